@@ -1,0 +1,74 @@
+//! The one error type of the crate. Every variant names the argument it is about, what was got and
+//! what was expected; the `python` room maps each variant onto one Python exception.
+
+use std::error::Error as StdError;
+
+/// A boxed foreign error, kept whole so that the Python door can raise it again unchanged.
+pub type Source = Box<dyn StdError + Send + Sync + 'static>;
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{argument}: expected shape {expected}, got {got}")]
+    Shape { argument: String, expected: String, got: String },
+    #[error("{argument}: expected {expected}, got {got}")]
+    Dtype { argument: String, expected: String, got: String },
+    #[error("{argument}: {message}")]
+    Device { argument: String, message: String },
+    #[error("{argument}: {message}")]
+    NonFinite { argument: String, message: String },
+    /// An argument outside its range.
+    #[error("{argument}: expected {expected}, got {got}")]
+    Argument { argument: String, expected: String, got: String },
+    /// The user's velocity field failed; `source` is its own exception where it raised one.
+    #[error("{message}")]
+    Teacher { message: String, source: Option<Source> },
+    #[error("{path}: {message}")]
+    Checkpoint { path: String, message: String },
+    /// The operating system refused a file; kept whole so that a missing file stays a missing file.
+    #[error("{path}: {source}")]
+    Io { path: String, source: std::io::Error },
+    #[error("{0}")]
+    NotFitted(String),
+    #[error("{0}")]
+    Divergence(String),
+    /// A stop asked for by the user (Ctrl-C) or by a callback; `0` is re-raised unchanged.
+    #[error("interrupted")]
+    Interrupted(Source),
+    /// libtorch refused an operation that koopflow's own checks let through.
+    #[error("libtorch: {0}")]
+    Torch(String),
+    #[error("internal error: {0:#}")]
+    Internal(#[from] anyhow::Error),
+}
+
+impl Error {
+    pub fn shape(argument: &str, expected: impl ToString, got: impl ToString) -> Self {
+        Error::Shape { argument: argument.into(), expected: expected.to_string(), got: got.to_string() }
+    }
+
+    pub fn argument(argument: &str, expected: impl ToString, got: impl ToString) -> Self {
+        Error::Argument { argument: argument.into(), expected: expected.to_string(), got: got.to_string() }
+    }
+
+    pub fn dtype(argument: &str, expected: impl ToString, got: impl ToString) -> Self {
+        Error::Dtype { argument: argument.into(), expected: expected.to_string(), got: got.to_string() }
+    }
+
+    pub fn teacher(message: impl Into<String>) -> Self {
+        Error::Teacher { message: message.into(), source: None }
+    }
+
+    pub fn checkpoint(path: impl ToString, message: impl Into<String>) -> Self {
+        Error::Checkpoint { path: path.to_string(), message: message.into() }
+    }
+}
+
+/// Keeps the first line of a libtorch message: the rest is a C++ backtrace.
+impl From<tch::TchError> for Error {
+    fn from(error: tch::TchError) -> Self {
+        let text = error.to_string();
+        Error::Torch(text.lines().next().unwrap_or("unknown failure").trim().to_string())
+    }
+}

@@ -1,0 +1,26 @@
+//! koopflow: one-step, interpretable sampling of flow-matching models by Koopman operators.
+//!
+//! Data flows one way: a teacher's velocity field ([`velocity`], trained by [`flow`], solved by
+//! [`ode`]) is lifted to observables and fitted by one linear generator ([`koopman`], trained by
+//! [`distill`]), then read off in closed form ([`sampler`]).
+//! Method: Turan et al., "Unfolding Generative Flows with Koopman Operators", arXiv 2506.22304.
+
+pub mod checkpoint;
+pub mod density;
+pub mod distill;
+pub mod error;
+pub mod flow;
+pub mod koopman;
+pub mod metrics;
+pub mod nets;
+pub mod ode;
+pub mod sampler;
+pub mod tensor;
+pub mod threads;
+pub mod training;
+pub mod velocity;
+
+#[cfg(feature = "python")]
+mod python;
+
+pub use error::{Error, Result};

@@ -1,0 +1,29 @@
+//! A rayon pool that survives `fork`: built at first use, and built anew in a child process, whose
+//! copy of the parent's pool has no threads behind it and would wait forever.
+
+use std::process;
+use std::sync::{Arc, Mutex};
+
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use crate::error::{Error, Result};
+
+static POOL: Mutex<Option<(u32, Arc<ThreadPool>)>> = Mutex::new(None);
+
+/// The process's own pool.
+pub fn pool() -> Result<Arc<ThreadPool>> {
+    let mut slot = POOL.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    match slot.as_ref() {
+        Some((pid, pool)) if *pid == process::id() => return Ok(Arc::clone(pool)),
+        // Dropping a pool joins threads that do not exist on this side of the fork.
+        Some((_, pool)) => std::mem::forget(Arc::clone(pool)),
+        None => {}
+    }
+    let pool = ThreadPoolBuilder::new()
+        .thread_name(|index| format!("koopflow-{index}"))
+        .build()
+        .map_err(|error| Error::Internal(anyhow::anyhow!("cannot start worker threads: {error}")))?;
+    let pool = Arc::new(pool);
+    *slot = Some((process::id(), Arc::clone(&pool)));
+    Ok(pool)
+}

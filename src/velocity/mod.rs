@@ -1,0 +1,167 @@
+//! Velocity fields: anything that gives v(t, x) with dx/dt = v, from noise at t = 0 to data at t = 1.
+
+mod empirical;
+mod gaussian;
+mod network;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+
+use crate::error::{Error, Result};
+use crate::tensor::{check_batch, dtype_name, event_size, expand_time, shape_text};
+
+pub use empirical::EmpiricalField;
+pub use gaussian::GaussianField;
+pub use network::{NetworkField, NetworkFieldConfig};
+
+/// What a field is conditioned on, besides t and x.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Conditioning {
+    #[default]
+    None,
+    /// Class labels: an integer tensor `[B]` with values in `0..classes`.
+    Labels { classes: i64 },
+    /// A continuous vector: a float tensor `[B, dim]`.
+    Vector { dim: i64 },
+}
+
+impl Conditioning {
+    /// Checks a condition for a batch of `batch` samples.
+    pub fn check(&self, condition: Option<&Tensor>, batch: i64) -> Result<()> {
+        let expected = match self {
+            Conditioning::None => "no condition (this field is unconditional)".to_string(),
+            Conditioning::Labels { classes } => format!("int64 labels ({batch},) in 0..{classes}"),
+            Conditioning::Vector { dim } => format!("a float array ({batch}, {dim})"),
+        };
+        let wrong = |got: String| Err(Error::argument("condition", &expected, got));
+        match (self, condition) {
+            (Conditioning::None, None) => Ok(()),
+            (_, None) => wrong("none".into()),
+            (Conditioning::None, Some(c)) => wrong(format!("an array {}", shape_text(&c.size()))),
+            (Conditioning::Labels { classes }, Some(c)) => {
+                if c.kind() != Kind::Int64 || c.size() != [batch] {
+                    return wrong(format!("{} {}", dtype_name(c.kind()), shape_text(&c.size())));
+                }
+                let (low, high) = (c.min().int64_value(&[]), c.max().int64_value(&[]));
+                if low < 0 || high >= *classes {
+                    return wrong(format!("labels from {low} to {high}"));
+                }
+                Ok(())
+            }
+            (Conditioning::Vector { dim }, Some(c)) => {
+                if !c.is_floating_point() || c.size() != [batch, *dim] {
+                    return wrong(format!("{} {}", dtype_name(c.kind()), shape_text(&c.size())));
+                }
+                crate::tensor::check_finite("condition", c)
+            }
+        }
+    }
+}
+
+/// Counts evaluations of a field (NFE): one for each batched call, shared by its clones.
+#[derive(Debug, Clone, Default)]
+pub struct EvaluationCounter(Arc<AtomicU64>);
+
+impl EvaluationCounter {
+    pub fn add(&self, evaluations: u64) {
+        self.0.fetch_add(evaluations, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A velocity field v(t, x) over samples of shape `event_shape`.
+///
+/// Implementors may take their arguments as checked: `t` is `[B]`, `x` is `[B, *event]`, both of the
+/// field's dtype and on its device, and the condition obeys [`VelocityField::conditioning`].
+pub trait VelocityField: Send {
+    /// The shape of one sample: `(2,)`, `(64,)`, `(1, 28, 28)` and so on.
+    fn event_shape(&self) -> &[i64];
+
+    fn conditioning(&self) -> Conditioning {
+        Conditioning::None
+    }
+
+    fn device(&self) -> Device;
+
+    fn dtype(&self) -> Kind;
+
+    /// v(t, x): `[B, *event]`. Adds one to the evaluation counter.
+    fn velocity(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Tensor>;
+
+    /// v(t, x) and the product of `cotangent` (`[B, *event]`) with its Jacobian in x.
+    /// The default differentiates [`VelocityField::velocity`] with libtorch.
+    fn velocity_and_vjp(
+        &self,
+        t: &Tensor,
+        x: &Tensor,
+        cotangent: &Tensor,
+        condition: Option<&Tensor>,
+    ) -> Result<(Tensor, Tensor)> {
+        let x = x.detach().set_requires_grad(true);
+        let v = tch::with_grad(|| self.velocity(t, &x, condition))?;
+        let product = (&v * cotangent).sum(v.kind());
+        let mut gradients = Tensor::f_run_backward(&[product], &[&x], false, false)?;
+        Ok((v.detach(), gradients.swap_remove(0)))
+    }
+
+    fn counter(&self) -> &EvaluationCounter;
+
+    /// The number of batched evaluations so far.
+    fn evaluations(&self) -> u64 {
+        self.counter().get()
+    }
+
+    /// A second handle on the same field: parameters and counter are shared, not copied.
+    fn shallow_clone(&self) -> Box<dyn VelocityField>;
+
+    /// A one-word name: `network`, `gaussian`, `empirical`, `torch`.
+    fn kind_name(&self) -> &'static str;
+
+    /// What [`crate::checkpoint`] needs to write the field; `None` where it has no weights of its own
+    /// (a Python callable).
+    fn state(&self) -> Option<FieldState>;
+}
+
+/// A field as plain data: a description and named tensors.
+pub struct FieldState {
+    pub description: FieldDescription,
+    pub tensors: Vec<(String, Tensor)>,
+}
+
+/// The serialisable part of a field.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "field", rename_all = "snake_case")]
+pub enum FieldDescription {
+    Gaussian { event_shape: Vec<i64> },
+    Empirical { event_shape: Vec<i64> },
+    Network(Box<NetworkFieldConfig>),
+}
+
+impl dyn VelocityField + '_ {
+    pub fn event_size(&self) -> i64 {
+        event_size(self.event_shape())
+    }
+
+    /// Checks, converts and evaluates arguments from outside.
+    ///
+    /// # Errors
+    /// Names the argument whose shape, dtype or values are wrong; `TeacherError`-class errors where
+    /// the field itself answers with another shape or with values that are not finite.
+    pub fn checked_velocity(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
+        let batch = check_batch("x", x, self.event_shape())?;
+        let t = expand_time("t", t, batch)?;
+        self.conditioning().check(condition, batch)?;
+        let (device, dtype) = (self.device(), self.dtype());
+        let x = x.to_device(device).to_kind(dtype);
+        let t = t.to_device(device).to_kind(dtype);
+        let condition = condition.map(|c| c.to_device(device));
+        self.velocity(&t, &x, condition.as_ref())
+    }
+}
