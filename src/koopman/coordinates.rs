@@ -34,14 +34,19 @@ impl InputCoordinates {
         let center = data.mean_dim(0, false, Kind::Double);
         let centered = &data - &center;
         let covariance = centered.tr().f_matmul(&centered)? / (size[0] as f64);
-        let scale = covariance.trace().f_div_scalar(dimension)?.f_sqrt()?.f_clamp_min(1e-12)?.f_reciprocal()?;
+        let scale =
+            covariance.trace().f_div_scalar(dimension)?.f_sqrt()?.f_clamp_min(1e-12)?.f_reciprocal()?;
         let (_, axes) = covariance.f_linalg_eigh("L")?;
         let mut means = Vec::new();
         let mut deviations = Vec::new();
         for index in 0..times {
             let rotated = (states.select(1, index).to_kind(Kind::Double) - &center).f_matmul(&axes)?;
             means.push(rotated.mean_dim(0, false, Kind::Double));
-            deviations.push(rotated.std_dim(0, false, false).f_clamp_min(DEVIATION_FLOOR / scale.double_value(&[]).max(1.0))?);
+            deviations.push(
+                rotated
+                    .std_dim(0, false, false)
+                    .f_clamp_min(DEVIATION_FLOOR / scale.double_value(&[]).max(1.0))?,
+            );
         }
         Ok(Self::from_tensors(
             [center, axes, scale, Tensor::f_stack(&means, 0)?, Tensor::f_stack(&deviations, 0)?],
@@ -136,7 +141,11 @@ impl InputCoordinates {
             let stored = take(name)?;
             if stored.size() != tensor.size() {
                 use crate::tensor::shape_text;
-                return Err(crate::Error::shape(name, shape_text(&tensor.size()), shape_text(&stored.size())));
+                return Err(crate::Error::shape(
+                    name,
+                    shape_text(&tensor.size()),
+                    shape_text(&stored.size()),
+                ));
             }
             tensor.shallow_clone().f_copy_(&stored)?;
         }

@@ -9,7 +9,9 @@ use super::{Generator, GeneratorKind, InputCoordinates, Lift, Observables, Propa
 use crate::condition::Conditioning;
 use crate::error::{Error, Result};
 use crate::nets::{MlpConfig, Parameters};
-use crate::tensor::{check_batch, check_finite, event_size, expand_time, parse_dtype, shape_text, RandomSource};
+use crate::tensor::{
+    check_batch, check_finite, event_size, expand_time, parse_dtype, shape_text, RandomSource,
+};
 use crate::velocity::EvaluationCounter;
 
 /// Which way along the flow the observables will be propagated.
@@ -109,13 +111,8 @@ impl Student {
             2 => Some(Lift::new("backward", &network, &mut parameters, &mut random)?),
             _ => None,
         };
-        let generator = Generator::new(
-            config.generator,
-            dimension,
-            config.observables,
-            &mut parameters,
-            &mut random,
-        )?;
+        let generator =
+            Generator::new(config.generator, dimension, config.observables, &mut parameters, &mut random)?;
         parameters.pack();
         Ok(Student {
             config,
