@@ -3,7 +3,7 @@
 use tch::{Device, Tensor};
 
 use crate::error::{Error, Result};
-use crate::koopman::{Direction, Propagator, Student};
+use crate::koopman::{finite_or_divergence, Direction, Propagator, Student};
 use crate::tensor::RandomSource;
 use crate::training::Monitor;
 
@@ -35,6 +35,7 @@ fn advance(
         let t = Tensor::full([x.size()[0]], from + tau * step as f64, (student.kind(), student.device()));
         x = propagator.apply(&student.lift_flat(&t, &x, direction, condition));
     }
+    finite_or_divergence(&x, "samples")?;
     Ok(x)
 }
 
@@ -142,7 +143,9 @@ pub fn sample_path(
         let condition = condition.as_ref().map(|c| c.narrow(0, start, length));
         let t = x.new_zeros([length], (student.kind(), student.device()));
         let g = student.lift_flat(&t, &x, Direction::Forward, condition.as_ref());
-        pieces.push(Propagator::apply_many(&propagators, &g));
+        let piece = Propagator::apply_many(&propagators, &g);
+        finite_or_divergence(&piece, "paths")?;
+        pieces.push(piece);
         monitor.tick()?;
         start += length;
     }

@@ -50,8 +50,8 @@ pub struct DistillConfig {
     pub clip_norm: Option<f64>,
     /// Stored teacher trajectories.
     pub trajectories: Option<i64>,
-    /// Uniform times at which each trajectory is stored.
-    pub path_times: i64,
+    /// Uniform intervals of each stored trajectory, each one step of the fourth-order solver.
+    pub path_steps: i64,
     pub weights: Weights,
     pub max_seconds: Option<f64>,
     pub seed: u64,
@@ -73,7 +73,7 @@ impl Default for DistillConfig {
             warmup_steps: 50,
             clip_norm: Some(1.0),
             trajectories: None,
-            path_times: 33,
+            path_steps: 32,
             weights: Weights::default(),
             max_seconds: None,
             seed: 0,
@@ -93,6 +93,20 @@ pub struct Recipe {
 }
 
 impl DistillConfig {
+    /// The same options with nothing left open.
+    pub fn with_defaults(&self, event_shape: &[i64], conditioning: Conditioning) -> Result<Self> {
+        let recipe = self.resolve(event_shape, conditioning)?;
+        Ok(DistillConfig {
+            observables: Some(recipe.student.observables),
+            width: Some(recipe.student.width),
+            depth: Some(recipe.student.depth),
+            steps: Some(recipe.steps),
+            learning_rate: Some(recipe.learning_rate),
+            trajectories: Some(recipe.trajectories),
+            ..self.clone()
+        })
+    }
+
     /// Decides what was left open and checks every range. The two columns are METHOD's measured recipes:
     /// small models and a high rate in a few dimensions, larger ones and a lower rate beyond.
     ///
@@ -110,7 +124,7 @@ impl DistillConfig {
                 lifts: self.lifts,
                 width: self.width.unwrap_or(pick(128, 512)),
                 depth: self.depth.unwrap_or(pick(3, 2)),
-                table_times: self.path_times,
+                table_times: self.path_steps + 1,
                 dtype: self.dtype.clone(),
             },
             steps: self.steps.unwrap_or(pick(12_000, 9_000) as u64),
@@ -146,7 +160,7 @@ impl DistillConfig {
             ("steps", recipe.steps as i64, 1, i64::MAX),
             ("batch_size", self.batch_size, 2, 1 << 24),
             ("trajectories", recipe.trajectories, 16, 1 << 32),
-            ("path_times", self.path_times, 2, 4097),
+            ("path_steps", self.path_steps, 1, 4096),
         ];
         for (name, value, low, high) in ranges {
             if !(low..=high).contains(&value) {

@@ -35,7 +35,7 @@ impl Trajectories {
     pub fn generate(
         teacher: &dyn VelocityField,
         count: i64,
-        path_times: i64,
+        path_steps: i64,
         seed: u64,
         pool: Option<&Tensor>,
         target: (Kind, Device),
@@ -43,13 +43,14 @@ impl Trajectories {
     ) -> Result<Self> {
         let _guard = tch::no_grad_guard();
         let started = std::time::Instant::now();
-        let grid: Vec<f64> = (0..path_times).map(|i| i as f64 / (path_times - 1) as f64).collect();
+        let path_times = path_steps + 1;
+        let grid: Vec<f64> = (0..path_times).map(|i| i as f64 / path_steps as f64).collect();
         let mut random = RandomSource::new(seed).fork("trajectories");
         let dimension = teacher.event_size();
         let states = Tensor::f_empty([count, path_times, dimension], target)?;
         let chosen =
             pool.map(|pool| pool.index_select(0, &random.integers(pool.size()[0], count, pool.device())));
-        let options = SolveOptions::fixed(Solver::Rk4, path_times as u64 - 1);
+        let options = SolveOptions::fixed(Solver::Rk4, path_steps as u64);
         let mut start = 0;
         while start < count {
             let rows = CHUNK_ROWS.min(count - start);

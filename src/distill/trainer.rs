@@ -66,7 +66,7 @@ pub fn distill(
     let trajectories = Trajectories::generate(
         teacher,
         recipe.trajectories,
-        config.path_times,
+        config.path_steps,
         config.seed,
         pool.as_ref(),
         target,

@@ -18,6 +18,7 @@ pub use generator::{Generator, GeneratorKind};
 pub use lift::Lift;
 pub use propagator::Propagator;
 pub use spectral::SpectralGenerator;
+pub(crate) use student::finite_or_divergence;
 pub use student::{Direction, Student, StudentConfig};
 
 /// A batch of observables in its parts; `m = 2 + d + k`.

@@ -234,6 +234,31 @@ impl Student {
         Ok(tch::no_grad(|| self.lift_flat(&t, &x, direction, condition.as_ref()).assemble()))
     }
 
+    /// Observables and their exact derivative along (1, velocity): (g `[B, m]`, J g (1, v) `[B, m]`).
+    /// For a perfect student the second is g L where `velocity` is the teacher's.
+    pub fn encode_with_tangent(
+        &self,
+        t: &Tensor,
+        x: &Tensor,
+        velocity: &Tensor,
+        direction: Direction,
+        condition: Option<&Tensor>,
+    ) -> Result<(Tensor, Tensor)> {
+        let x = self.flatten("x", x)?;
+        let velocity = self.flatten("velocity", velocity)?;
+        let batch = x.size()[0];
+        if velocity.size()[0] != batch {
+            let (expected, got) = (shape_text(&x.size()), shape_text(&velocity.size()));
+            return Err(Error::shape("velocity", expected, got));
+        }
+        let t = expand_time("t", t, batch)?.to_device(self.device()).to_kind(self.kind());
+        let condition = self.condition_input(condition, batch)?;
+        let _guard = tch::no_grad_guard();
+        let (g, tangent) = self.lift_flat_with_tangent(&t, &x, &velocity, direction, condition.as_ref());
+        let ones = t.ones_like().unsqueeze(1);
+        Ok((g.assemble(), Tensor::f_cat(&[ones.zeros_like(), ones, velocity, tangent], 1)?))
+    }
+
     fn check_observables(&self, g: &Tensor) -> Result<i64> {
         let size = g.size();
         let m = self.config.size();
