@@ -2,9 +2,11 @@
 
 use koopflow::metrics::{
     endpoint_error, energy_distance, sliced_wasserstein, sliced_wasserstein_along, total_std, wasserstein2,
-    ASSIGNMENT_LIMIT,
+    wasserstein2_watched, ASSIGNMENT_LIMIT,
 };
 use koopflow::tensor::RandomSource;
+use koopflow::training::{Monitor, Progress};
+use koopflow::{Error, Result};
 use tch::{Device, Kind, Tensor};
 
 fn normal(seed: u64, shape: &[i64]) -> Tensor {
@@ -111,6 +113,24 @@ fn duplicates_clusters_and_grids_do_not_loop() {
     close(wasserstein2(&place.narrow(0, 0, 1), &(place.narrow(0, 0, 1) + 2.0)).unwrap(), 8f64.sqrt());
 }
 
+struct Stop;
+
+impl Monitor for Stop {
+    fn tick(&mut self) -> Result<()> {
+        Err(Error::Interrupted("stop".into()))
+    }
+    fn report(&mut self, _: &Progress) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_monitor_stops_a_large_assignment() {
+    let (a, b) = (normal(1, &[1200, 2]), normal(2, &[1200, 2]));
+    let error = wasserstein2_watched(&a, &b, &mut Stop).unwrap_err();
+    assert!(matches!(error, Error::Interrupted(_)), "{error}");
+}
+
 #[test]
 fn energy_distance_is_unbiased_and_chunked() {
     // Equal distributions: the mean over independent pairs of sets is 0 within its spread.
@@ -134,9 +154,8 @@ fn energy_distance_is_unbiased_and_chunked() {
 #[test]
 fn bad_arguments_are_named() {
     let (a, b) = (normal(1, &[4, 2]), normal(2, &[5, 2]));
-    let name = |result: koopflow::Result<f64>| {
-        result.unwrap_err().to_string().split(':').next().unwrap_or("").to_string()
-    };
+    let name =
+        |result: Result<f64>| result.unwrap_err().to_string().split(':').next().unwrap_or("").to_string();
     assert_eq!(name(wasserstein2(&a, &b)), "b");
     assert_eq!(name(endpoint_error(&a, &b, 1.0)), "b");
     assert_eq!(name(endpoint_error(&a, &a, 0.0)), "data_std");
