@@ -167,7 +167,8 @@ mod stream {
     use super::*;
 
     fn source(coupling: Coupling, batch_size: usize, seed: u64) -> PairSource {
-        PairSource::new(&normal(&[40, 2], 5), None, coupling, batch_size, RandomSource::new(seed)).unwrap()
+        PairSource::new(&normal(&[40, 2], 5), None, coupling, batch_size, batch_size, RandomSource::new(seed))
+            .unwrap()
     }
 
     #[test]
@@ -237,7 +238,7 @@ mod stream {
         let data = normal(&[40, 1], 5) + labels.view([40, 1]).to_kind(Kind::Double) * 100.0;
         let mean_of_left = |condition: Option<&Tensor>| -> f32 {
             let random = RandomSource::new(2);
-            let source = PairSource::new(&data, condition, Coupling::Ot, 40, random).unwrap();
+            let source = PairSource::new(&data, condition, Coupling::Ot, 40, 40, random).unwrap();
             let mut total = 0.0;
             for step in 0..100 {
                 let batch = source.batch(step).unwrap();
@@ -257,7 +258,7 @@ mod stream {
     fn dropping_frees_the_pool() {
         let pool = Arc::new(rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap());
         let data = normal(&[3000, 2], 5);
-        let source = PairSource::new(&data, None, Coupling::Ot, 3000, RandomSource::new(0)).unwrap();
+        let source = PairSource::new(&data, None, Coupling::Ot, 3000, 3000, RandomSource::new(0)).unwrap();
         let stream = PairStream::on(Arc::clone(&pool), source, 0, 1_000_000).unwrap();
         drop(stream);
         // Hangs here (for minutes of assignments) unless the queued jobs gave up.
@@ -276,7 +277,7 @@ mod stream {
     #[test]
     fn refuses_bad_data() {
         let make = |data: &Tensor, size| {
-            PairSource::new(data, None, Coupling::Ot, size, RandomSource::new(0)).map(|_| ())
+            PairSource::new(data, None, Coupling::Ot, size, size, RandomSource::new(0)).map(|_| ())
         };
         assert!(matches!(make(&Tensor::from_slice(&[f64::NAN, 1.0]), 4), Err(Error::NonFinite { .. })));
         assert!(matches!(make(&normal(&[0, 2], 1), 4), Err(Error::Argument { .. })));

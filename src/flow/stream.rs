@@ -39,6 +39,8 @@ pub struct PairSource {
     rows: Option<Vec<f32>>,
     /// Which condition each row has, by number.
     groups: Option<Vec<u32>>,
+    /// Pairs in one assignment, at most.
+    coupling_size: usize,
     random: RandomSource,
 }
 
@@ -48,7 +50,8 @@ impl PairSource {
     /// Under optimal transport noise is exchanged only between rows of equal condition: an
     /// assignment across conditions would change the law of the noise given the condition, and a
     /// conditional flow is started from the standard normal law. (Distinct vectors are therefore
-    /// coupled independently.)
+    /// coupled independently.) No assignment is larger than `coupling_size`; a batch is cut into
+    /// parts of at most that size.
     ///
     /// # Errors
     /// Names the argument of a wrong shape, an empty set or values that are not finite.
@@ -57,6 +60,7 @@ impl PairSource {
         condition: Option<&Tensor>,
         coupling: Coupling,
         batch_size: usize,
+        coupling_size: usize,
         random: RandomSource,
     ) -> Result<Self> {
         check_finite("data", data)?;
@@ -64,8 +68,10 @@ impl PairSource {
         if count == 0 || data.numel() == 0 {
             return Err(Error::argument("data", "at least one sample", "an empty array"));
         }
-        if batch_size == 0 {
-            return Err(Error::argument("batch_size", "at least 1", batch_size));
+        for (name, size) in [("batch_size", batch_size), ("coupling_size", coupling_size)] {
+            if size == 0 {
+                return Err(Error::argument(name, "at least 1", size));
+            }
         }
         let dim = data.numel() / count;
         let (mut rows, mut groups) = (None, None);
@@ -73,7 +79,7 @@ impl PairSource {
             rows = Some(values(data)?);
             groups = condition.map(|c| number_conditions(c, count)).transpose()?;
         }
-        Ok(PairSource { count, dim, batch_size, rows, groups, random })
+        Ok(PairSource { count, dim, batch_size, rows, groups, coupling_size, random })
     }
 
     /// Batch number `step`.
@@ -121,14 +127,16 @@ impl PairSource {
         chosen
     }
 
-    /// The places of the batch whose noise may be exchanged.
+    /// The places of the batch whose noise may be exchanged: equal conditions, in parts of
+    /// `coupling_size`.
     fn members(&self, chosen: &[usize]) -> Vec<Vec<usize>> {
-        let Some(groups) = &self.groups else { return vec![(0..chosen.len()).collect()] };
-        let mut members: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        let mut groups: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
         for (place, &row) in chosen.iter().enumerate() {
-            members.entry(groups[row]).or_default().push(place);
+            let group = self.groups.as_ref().map_or(0, |groups| groups[row]);
+            groups.entry(group).or_default().push(place);
         }
-        members.into_values().collect()
+        let parts = |places: Vec<usize>| places.chunks(self.coupling_size).map(<[usize]>::to_vec).collect();
+        groups.into_values().flat_map(|places| -> Vec<Vec<usize>> { parts(places) }).collect()
     }
 }
 
