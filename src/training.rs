@@ -174,7 +174,7 @@ impl Average {
         let updates = self.updates as f64;
         let decay = self.decay.min((1.0 + updates) / (10.0 + updates));
         let flat = parameters.flat()?;
-        tch::no_grad(|| self.value.f_lerp_(&flat, 1.0 - decay))?;
+        let _ = tch::no_grad(|| self.value.f_lerp_(&flat, 1.0 - decay))?;
         self.updates += 1;
         Ok(())
     }
