@@ -3,6 +3,7 @@
 mod empirical;
 mod gaussian;
 mod network;
+mod path;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use crate::tensor::{check_batch, event_size, expand_time};
 pub use empirical::EmpiricalField;
 pub use gaussian::GaussianField;
 pub use network::{NetworkField, NetworkFieldConfig};
+pub use path::{Coefficients, Path};
 
 /// Counts evaluations of a field (NFE): one for each batched call, shared by its clones.
 #[derive(Debug, Clone, Default)]
