@@ -5,6 +5,7 @@ mod callable_field;
 mod dlpack;
 mod door;
 mod errors;
+mod probe;
 mod torch_state;
 mod velocity_field;
 
@@ -16,8 +17,9 @@ const TORCH_VERSION: &str = env!("KOOPFLOW_TORCH_VERSION");
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     door::install();
+    torch_state::install();
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("TORCH_VERSION", TORCH_VERSION)?;
     module.add_class::<velocity_field::PyVelocityField>()?;
-    Ok(())
+    probe::add(module)
 }
