@@ -6,6 +6,7 @@ mod dlpack;
 mod door;
 mod errors;
 mod probe;
+mod student;
 mod torch_state;
 mod velocity_field;
 
@@ -21,5 +22,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("TORCH_VERSION", TORCH_VERSION)?;
     module.add_class::<velocity_field::PyVelocityField>()?;
+    module.add_class::<student::PyStudent>()?;
+    module.add_function(wrap_pyfunction!(student::student_defaults, module)?)?;
     probe::add(module)
 }
