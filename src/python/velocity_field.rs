@@ -9,7 +9,7 @@ use super::array::Array;
 use super::callable_field::{CallableField, CallableFieldConfig};
 use super::door;
 use crate::error::Error;
-use crate::tensor::{device_name, dtype_name, parse_device, parse_dtype};
+use crate::tensor::{device_name, dtype_name, parse_device, parse_dtype, shape_text};
 use crate::velocity::{Conditioning, EmpiricalField, GaussianField, VelocityField};
 
 /// The mutex is held only long enough to clone the handle; work runs on the clone.
@@ -132,9 +132,9 @@ impl PyVelocityField {
     fn __repr__(&self) -> String {
         let field = self.handle();
         format!(
-            "VelocityField(kind={:?}, event_shape={:?}, device={:?}, dtype={:?})",
+            "VelocityField(kind={:?}, event_shape={}, device={:?}, dtype={:?})",
             field.kind_name(),
-            field.event_shape(),
+            shape_text(field.event_shape()),
             device_name(field.device()),
             dtype_name(field.dtype()),
         )
