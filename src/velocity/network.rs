@@ -3,11 +3,13 @@
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::{Conditioning, EvaluationCounter, FieldDescription, FieldState, VelocityField};
+use super::gaussian::find_tensor;
+use super::{Conditioning, EvaluationCounter, FieldDescription, FieldState, Path, VelocityField};
 use crate::error::{Error, Result};
-use crate::flow::Path;
 use crate::nets::{Mlp, MlpConfig, Network, Parameters, TimeEmbedding};
-use crate::tensor::{check_batch, check_finite, dtype_name, event_size, parse_dtype, RandomSource};
+use crate::tensor::{
+    check_batch, check_finite, dtype_name, event_size, parse_dtype, shape_text, RandomSource,
+};
 
 /// The shape of a [`NetworkField`]; its weights and data statistics are tensors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -46,10 +48,10 @@ impl NetworkFieldConfig {
     /// [`Error::Argument`] or [`Error::Dtype`] naming the first option out of its range.
     pub fn check(&self) -> Result<()> {
         if self.event_shape.is_empty() || self.event_shape.iter().any(|&length| length < 1) {
-            let got = crate::tensor::shape_text(&self.event_shape);
+            let got = shape_text(&self.event_shape);
             return Err(Error::argument("event_shape", "positive lengths", got));
         }
-        let condition = self.condition_size();
+        let condition = self.conditioning.size();
         let positive = [("width", self.width), ("depth", self.depth)];
         if let Some((name, value)) = positive.iter().find(|(_, value)| *value < 1) {
             return Err(Error::argument(name, "at least 1", value));
@@ -66,17 +68,9 @@ impl NetworkFieldConfig {
         parse_dtype(&self.dtype).map(|_| ())
     }
 
-    fn condition_size(&self) -> i64 {
-        match self.conditioning {
-            Conditioning::None => 0,
-            Conditioning::Labels { classes } => classes,
-            Conditioning::Vector { dim } => dim,
-        }
-    }
-
     fn mlp(&self) -> MlpConfig {
         let outputs = event_size(&self.event_shape);
-        let inputs = outputs + 1 + 2 * self.frequencies + self.condition_size();
+        let inputs = outputs + 1 + 2 * self.frequencies + self.conditioning.size();
         MlpConfig { inputs, outputs, width: self.width, depth: self.depth, skip: false }
     }
 
@@ -87,7 +81,7 @@ impl NetworkFieldConfig {
         let outputs =
             self.event_shape.iter().try_fold(1_i64, |size, &length| limit(size.checked_mul(length)?))?;
         let inputs =
-            limit(outputs.checked_add(1 + 2 * self.frequencies)?.checked_add(self.condition_size())?)?;
+            limit(outputs.checked_add(1 + 2 * self.frequencies)?.checked_add(self.conditioning.size())?)?;
         let first = self.width.checked_mul(inputs + 1)?;
         let hidden = self.width.checked_mul(self.width.checked_add(1)?)?.checked_mul(self.depth - 1)?;
         let last = outputs.checked_mul(self.width.checked_add(1)?)?;
@@ -116,6 +110,23 @@ impl Standard {
     fn identity(dim: i64) -> Standard {
         let options = (Kind::Double, Device::Cpu);
         Standard { mean: Tensor::zeros([dim], options), scale: Tensor::ones([dim], options) }
+    }
+
+    fn stored(tensors: &[(String, Tensor)], name: &str, length: i64) -> Result<Standard> {
+        let take = |part: &str| -> Result<Tensor> {
+            let name = format!("{name}.{part}");
+            let tensor = find_tensor(tensors, &name)?;
+            if tensor.size() != [length] {
+                return Err(Error::shape(&name, shape_text(&[length]), shape_text(&tensor.size())));
+            }
+            Ok(tensor.shallow_clone())
+        };
+        let (mean, scale) = (take("mean")?, take("scale")?);
+        let smallest = scale.min().double_value(&[]);
+        if smallest <= 0.0 {
+            return Err(Error::argument(&format!("{name}.scale"), "positive values", smallest));
+        }
+        Ok(Standard { mean, scale })
     }
 
     fn to(&self, device: Device, kind: Kind) -> Standard {
@@ -165,7 +176,7 @@ impl NetworkField {
         let data = Standard::of(&data.f_reshape([count, -1])?);
         let condition = match (config.conditioning, condition) {
             (Conditioning::Vector { .. }, Some(vectors)) => Standard::of(vectors),
-            _ => Standard::identity(config.condition_size()),
+            _ => Standard::identity(config.conditioning.size()),
         };
         NetworkField::build(config, &data, &condition, device, random)
     }
@@ -197,61 +208,34 @@ impl NetworkField {
     /// The field that [`VelocityField::state`] described.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] for a description out of range, and for tensors that are missing,
-    /// unknown, of another shape or not finite.
+    /// Names the option out of its range, and the tensor that is missing, unknown, of another shape
+    /// or not finite; where they come from a file, [`crate::checkpoint`] makes
+    /// [`Error::Checkpoint`] of it.
     pub fn from_state(
-        config: NetworkFieldConfig,
+        config: &NetworkFieldConfig,
         tensors: &[(String, Tensor)],
         device: Device,
     ) -> Result<Self> {
-        config.check().map_err(|error| Error::checkpoint("network field", error.to_string()))?;
-        let take = |name: &str, length: Option<i64>| -> Result<Tensor> {
-            let Some((_, tensor)) = tensors.iter().find(|(known, _)| known == name) else {
-                return Err(Error::checkpoint(name, "this tensor is missing"));
-            };
-            check_finite(name, tensor).map_err(|error| Error::checkpoint(name, error.to_string()))?;
-            match length {
-                Some(length) if tensor.size() != [length] => {
-                    let got = crate::tensor::shape_text(&tensor.size());
-                    Err(Error::checkpoint(name, format!("expected shape ({length},), got {got}")))
-                }
-                _ => Ok(tensor.shallow_clone()),
-            }
-        };
-        let standard = |name: &str, length: i64| -> Result<Standard> {
-            let mean = take(&format!("{name}.mean"), Some(length))?;
-            let scale = take(&format!("{name}.scale"), Some(length))?;
-            if length > 0 && scale.min().double_value(&[]) <= 0.0 {
-                return Err(Error::checkpoint(format!("{name}.scale"), "expected positive values"));
-            }
-            Ok(Standard { mean, scale })
-        };
-        let data = standard("data", event_size(&config.event_shape))?;
+        config.check()?;
+        tensors.iter().try_for_each(|(name, tensor)| check_finite(name, tensor))?;
+        let data = Standard::stored(tensors, "data", event_size(&config.event_shape))?;
         let condition = match config.conditioning {
-            Conditioning::Vector { dim } => standard("condition", dim)?,
-            _ => Standard::identity(config.condition_size()),
+            Conditioning::Vector { dim } => Standard::stored(tensors, "condition", dim)?,
+            _ => Standard::identity(config.conditioning.size()),
         };
         // Before the network takes the memory that the description asks for.
-        let stored: i64 = tensors
-            .iter()
-            .filter(|(name, _)| name.starts_with("network."))
-            .map(|(_, x)| x.numel() as i64)
-            .sum();
-        if Some(stored) != config.parameter_count() {
-            let expected = config.parameter_count().unwrap_or_default();
-            let message = format!("expected {expected} weights, got {stored}");
-            return Err(Error::checkpoint("network field", message));
+        let weights = tensors.iter().filter(|(name, _)| name.starts_with("network."));
+        let stored: i64 = weights.map(|(_, tensor)| tensor.numel() as i64).sum();
+        if config.parameter_count() != Some(stored) {
+            let expected = format!("{} weights", config.parameter_count().unwrap_or_default());
+            return Err(Error::argument("network", expected, stored));
         }
-        let mut field = NetworkField::build(config, &data, &condition, device, &mut RandomSource::new(0))?;
-        field.parameters.restore(|name| take(name, None)).map_err(|error| match error {
-            Error::Shape { argument, expected, got } => {
-                Error::checkpoint(argument, format!("expected shape {expected}, got {got}"))
-            }
-            other => other,
-        })?;
+        let mut random = RandomSource::new(0);
+        let mut field = NetworkField::build(config.clone(), &data, &condition, device, &mut random)?;
+        field.parameters.restore(|name| find_tensor(tensors, name).map(Tensor::shallow_clone))?;
         let known = field.tensors();
         if let Some((name, _)) = tensors.iter().find(|(name, _)| known.iter().all(|(own, _)| own != name)) {
-            return Err(Error::checkpoint(name, "this tensor is not part of a network field"));
+            return Err(Error::argument(name, "only tensors of a network field", "an unknown one"));
         }
         field.freeze();
         Ok(field)
@@ -294,22 +278,14 @@ impl NetworkField {
         let deviation = (c.a.square() * &variance + c.s.square()).sqrt();
         let input = (x - &c.a * &self.data.mean) / deviation;
         let time = self.embedding.forward(t);
-        let input = match (self.config.conditioning, condition) {
-            (Conditioning::Labels { classes }, Some(labels)) => {
-                let one_hot = labels.f_one_hot(classes)?.to_kind(self.dtype);
-                Tensor::f_cat(&[input, time, one_hot], 1)?
-            }
-            (Conditioning::Vector { .. }, Some(vectors)) => {
-                let vectors = vectors.to_kind(self.dtype);
-                let vectors = (vectors - &self.condition.mean) / &self.condition.scale;
-                Tensor::f_cat(&[input, time, vectors], 1)?
-            }
-            (Conditioning::None, None) => Tensor::f_cat(&[input, time], 1)?,
-            (conditioning, given) => {
-                conditioning.check(given, batch)?;
-                return Err(Error::Internal(anyhow::anyhow!("a condition was dropped")));
-            }
-        };
+        let mut parts = vec![input, time];
+        parts.extend(
+            self.config
+                .conditioning
+                .encode(condition, self.dtype)
+                .map(|c| (c - &self.condition.mean) / &self.condition.scale),
+        );
+        let input = Tensor::f_cat(&parts, 1)?;
         Ok(Scaled {
             answer: self.network.forward(&input),
             unit: (c.a_rate.square() * variance + c.s_rate.square()).sqrt(),
