@@ -4,7 +4,6 @@ of the first array argument."""
 from collections.abc import Callable, Sequence
 from typing import Any, final
 
-
 TORCH_VERSION: str
 __version__: str
 
