@@ -17,7 +17,7 @@ CHUNK = 65_536
 
 
 class Flow:
-    """A velocity field in the core and its flow; :class:`koopflow.FlowTeacher` says where the field comes from."""
+    """A velocity field in the core and its flow; :class:`koopflow.FlowTeacher` says where it comes from."""
 
     _event_shape: tuple[int, ...]
     _field: _core.VelocityField | None
@@ -167,7 +167,7 @@ class Flow:
         condition: Array | None = None,
         progress: bool | ProgressFunction = False,
     ) -> Array:
-        """log p(x) in nats, from d log p / dt = -div v along the flow.
+        """Log-density in nats, from d log p / dt = -div v along the flow.
 
         Parameters
         ----------
@@ -245,7 +245,7 @@ class Flow:
 
 
 def noise_or(x0: Array | None, n: int | None, event_shape: tuple[int, ...], seed: int) -> Array:
-    """The states that were given, or ``n`` fresh draws of noise. Raises ``ValueError`` for both or neither."""
+    """The given states, or ``n`` fresh draws of noise. Raises ``ValueError`` for both or neither."""
     if (x0 is None) == (n is None):
         raise ValueError(f"expected one of n and x0, got {'neither' if n is None else 'both'}")
     if x0 is not None:

@@ -159,8 +159,8 @@ def check(
         )
     if not torch.allclose(v, again, rtol=1e-3, atol=1e-4):
         raise TeacherError(
-            f"{tried}; two calls on the same batch gave different velocities: a module with dropout must be in "
-            "evaluation mode (model.eval()) before it is attached"
+            f"{tried}; two calls on the same batch gave different velocities: a module with dropout must "
+            "be in evaluation mode (model.eval()) before it is attached"
         )
 
 
@@ -188,7 +188,7 @@ def _probe_condition(conditioning: str, device: str, dtype: torch.dtype) -> torc
 
 
 def _tensor_of(answer: Any) -> torch.Tensor:
-    """The tensor in a model's answer: itself, ``answer.sample``, or the first of a tuple, as diffusers has it."""
+    """The tensor in a model's answer: itself, ``answer.sample``, or the first of a tuple."""
     if isinstance(answer, torch.Tensor):
         return answer
     inner = getattr(answer, "sample", None)

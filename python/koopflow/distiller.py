@@ -296,7 +296,7 @@ class KoopmanDistiller(BaseEstimator):
         return student.encode(times_for(t, x), x, direction=direction, condition=as_condition(condition))
 
     def propagate(self, g: Array, tau: Array | float) -> Array:
-        """g exp(tau L).
+        """Carry observables through time: g exp(tau L).
 
         Parameters
         ----------

@@ -100,7 +100,7 @@ class ProgressMeter:
 
     @property
     def monitor(self) -> Callable[[dict[str, Any]], object] | None:
-        """What the core calls; None when nobody listens, so that it does not come back to Python for nothing."""
+        """What the core calls; None when nobody listens, which spares it the way back to Python."""
         return self if self._draws or self._listeners else None  # type: ignore[return-value]
 
     def __call__(self, event: ProgressEvent) -> None:
