@@ -8,7 +8,7 @@ import numpy as np
 
 from . import _core
 from ._arrays import Array, as_batch, as_condition, join
-from .exceptions import NotFittedError, ShapeError
+from .exceptions import ArgumentError, NotFittedError, ShapeError
 from .progress import ProgressFunction, ProgressMeter
 
 # Samples that are solved at once. A chunk of its own adapts its own steps, so this is part of what a seed
@@ -150,7 +150,7 @@ class Flow:
         """
         times = [float(t) for t in times]
         if x0 is None and (not times or times[0] != 0.0):
-            raise ValueError(f"times: expected to begin at 0 without x0, got {times}")
+            raise ArgumentError(f"times: expected to begin at 0 without x0, got {times}")
         return self._solve(n, x0, times, seed, condition, progress, solver, steps, rtol, atol)
 
     def log_prob(
@@ -245,18 +245,18 @@ class Flow:
 
 
 def noise_or(x0: Array | None, n: int | None, event_shape: tuple[int, ...], seed: int) -> Array:
-    """The given states, or ``n`` fresh draws of noise. Raises ``ValueError`` for both or neither."""
+    """The given states, or ``n`` fresh draws of noise. Raises ``ArgumentError`` for both or neither."""
     if (x0 is None) == (n is None):
-        raise ValueError(f"expected one of n and x0, got {'neither' if n is None else 'both'}")
+        raise ArgumentError(f"expected one of n and x0, got {'neither' if n is None else 'both'}")
     if x0 is not None:
         return as_batch(x0)
     return _core.normal((checked_count(n), *event_shape), seed)
 
 
 def checked_count(n: object) -> int:
-    """A number of samples. Raises ``ValueError`` for anything but a positive integer."""
+    """A number of samples. Raises ``ArgumentError`` for anything but a positive integer."""
     if not isinstance(n, int | np.integer) or isinstance(n, bool) or n < 1:
-        raise ValueError(f"n: expected an integer of at least 1, got {n!r}")
+        raise ArgumentError(f"n: expected an integer of at least 1, got {n!r}")
     return int(n)
 
 

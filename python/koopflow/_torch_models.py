@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 
 from . import _core
-from .exceptions import TeacherError
+from .exceptions import ArgumentError, TeacherError
 
 Velocity: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 
@@ -43,7 +43,7 @@ def attach(
     """
     if convention not in CONVENTIONS:
         names = ", ".join(map(repr, CONVENTIONS))
-        raise ValueError(f"convention: expected one of {names}, got {convention!r}")
+        raise ArgumentError(f"convention: expected one of {names}, got {convention!r}")
     if not callable(model):
         raise TypeError(f"model: expected a torch.nn.Module or a function, got {type(model).__name__}")
     function = velocity_function(
@@ -167,10 +167,10 @@ def check(
 def conditioning_json(num_classes: int | None, condition_dim: int | None) -> str:
     """What a field is conditioned on, in the form of the core."""
     if num_classes is not None and condition_dim is not None:
-        raise ValueError("expected at most one of num_classes and condition_dim, got both")
+        raise ArgumentError("expected at most one of num_classes and condition_dim, got both")
     for name, value in (("num_classes", num_classes), ("condition_dim", condition_dim)):
         if value is not None and value < 1:
-            raise ValueError(f"{name}: expected at least 1, got {value}")
+            raise ArgumentError(f"{name}: expected at least 1, got {value}")
     if num_classes is not None:
         return json.dumps({"labels": {"classes": num_classes}})
     if condition_dim is not None:

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .exceptions import ArgumentError
+
 Samples = NDArray[np.float32]
 
 
@@ -189,7 +191,7 @@ def split(
 
     Raises
     ------
-    ValueError
+    ArgumentError
         When lengths differ or a part would be empty.
 
     Examples
@@ -201,10 +203,10 @@ def split(
     n = len(data)
     for other in others:
         if len(other) != n:
-            raise ValueError(f"split: expected arrays of equal length, got {n} and {len(other)}")
+            raise ArgumentError(f"split: expected arrays of equal length, got {n} and {len(other)}")
     count = held_out if isinstance(held_out, int) else round(held_out * n)
     if not 0 < count < n:
-        raise ValueError(f"held_out: expected between 1 and {n - 1} of {n} samples, got {held_out}")
+        raise ArgumentError(f"held_out: expected between 1 and {n - 1} of {n} samples, got {held_out}")
     order = np.random.default_rng(seed).permutation(n)
     parts = [(array[order[count:]], array[order[:count]]) for array in (data, *others)]
     return [part for pair in parts for part in pair]
@@ -212,7 +214,7 @@ def split(
 
 def _generator(n: int, noise: float, seed: int) -> np.random.Generator:
     if n < 1:
-        raise ValueError(f"n: expected at least 1, got {n}")
+        raise ArgumentError(f"n: expected at least 1, got {n}")
     if not noise >= 0.0:
-        raise ValueError(f"noise: expected at least 0, got {noise}")
+        raise ArgumentError(f"noise: expected at least 0, got {noise}")
     return np.random.default_rng(seed)

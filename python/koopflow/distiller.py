@@ -16,7 +16,7 @@ from . import _core
 from ._arrays import Array, as_batch, as_condition
 from ._flow import Flow, checked_count, noise_or, times_for
 from .evaluation import EvaluationReport, evaluate
-from .exceptions import CheckpointError, NotFittedError
+from .exceptions import ArgumentError, CheckpointError, NotFittedError
 from .progress import ProgressFunction, ProgressMeter
 
 
@@ -426,7 +426,7 @@ class KoopmanDistiller(BaseEstimator):
         config.update({name: value for name, value in options.items() if value is not None})
         unknown = sorted(set(weights) - set(config["weights"]))
         if unknown:
-            raise ValueError(f"weights: expected names among {sorted(config['weights'])}, got {unknown}")
+            raise ArgumentError(f"weights: expected names among {sorted(config['weights'])}, got {unknown}")
         config["weights"].update({name: float(weight) for name, weight in weights.items()})
         return config
 

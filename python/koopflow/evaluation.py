@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from . import _core
 from ._arrays import Array, as_batch, rms_norm, to_numpy, total_std
 from ._flow import Flow
-from .exceptions import ShapeError
+from .exceptions import ArgumentError, ShapeError
 
 if TYPE_CHECKING:
     from .distiller import KoopmanDistiller
@@ -144,7 +144,7 @@ def evaluate(
         raise ShapeError(f"data: expected at least 4 samples of shape {shape}, got an array {held_out.shape}")
     scale = total_std(held_out)
     if not (np.isfinite(scale) and scale > 0.0):
-        raise ValueError("data: expected finite samples that are not all equal")
+        raise ArgumentError("data: expected finite samples that are not all equal")
     noise = _core.normal((n, *shape), seed)
     times = [0.0, *PATH_TIMES, 1.0]
 

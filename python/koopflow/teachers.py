@@ -47,8 +47,8 @@ class FlowTeacher(Flow):
     ema_decay : float, optional
         Decay of the average of the parameters that is kept in the end; 0 turns it off, None takes the
         default.
-    clip_norm : float, default 1
-        Largest norm of a gradient, clipped after the backward pass; 0 turns it off.
+    clip_norm : float or None, default 1
+        Largest norm of a gradient, clipped after the backward pass; None does not clip.
     warmup_steps : int, optional
         Steps over which the learning rate rises; it falls along a cosine afterwards.
     num_classes : int, optional
@@ -91,7 +91,7 @@ class FlowTeacher(Flow):
         optimizer: str = "adam",
         weight_decay: float = 0.0,
         ema_decay: float | None = None,
-        clip_norm: float = 1.0,
+        clip_norm: float | None = 1.0,
         warmup_steps: int | None = None,
         num_classes: int | None = None,
         condition_dim: int | None = None,
@@ -370,6 +370,8 @@ class FlowTeacher(Flow):
             options["batch_size"] = batch_size
         config: dict[str, Any] = json.loads(_core.teacher_defaults())
         config.update({name: value for name, value in options.items() if value is not None})
+        # The only option where None is a value of its own.
+        config["clip_norm"] = options["clip_norm"]
         config["conditioning"] = json.loads(conditioning)
         return config
 
