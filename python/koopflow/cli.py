@@ -29,15 +29,16 @@ def parser() -> argparse.ArgumentParser:
         "demo",
         help="train, distil and compare on two moons and handwritten digits",
         description=(
-            "Trains a flow-matching teacher on two moons and on scikit-learn's handwritten digits, distils each "
-            "into a Koopman student, and writes a table (also as JSON) and pictures: how close the student's "
-            "one-step samples come to its teacher's and to held-out data, and at what cost."
+            "Trains a flow-matching teacher on two moons and on handwritten digits, distils each "
+            "into a Koopman student, and writes a table (also as JSON) and pictures: how close the "
+            "student's one-step samples come to its teacher's and to held-out data, and at what cost. "
+            "Training is bounded in time, so numbers vary from machine to machine."
         ),
     )
     demo.add_argument(
         "--quick",
         action="store_true",
-        help="a shorter training, for a first look (under 90 seconds on 2 cores)",
+        help="shorter training, for a first look (under 90 seconds on 2 cores)",
     )
     demo.add_argument(
         "--output",

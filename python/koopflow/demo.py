@@ -143,9 +143,7 @@ def cases(options: DemoOptions) -> list[Case]:
 def run_case(case: Case, options: DemoOptions) -> tuple[dict[str, Any], list[Path]]:
     """Train, distil, compare and draw one case."""
     shape = case.train.shape[1:]
-    print(
-        f"\n{case.name}: {len(case.train)} samples of shape {tuple(map(int, shape))}, {len(case.held_out)} held out"
-    )
+    print(f"\n{case.name}: {len(case.train)} samples of shape {shape}, {len(case.held_out)} held out")
     seed, device = options.seed, options.device
     with warnings.catch_warnings():
         # An interrupt is raised below, in place of the warning that a kept result gets.
@@ -159,8 +157,8 @@ def run_case(case: Case, options: DemoOptions) -> tuple[dict[str, Any], list[Pat
         stop_if_interrupted(student.history_)
     history = student.history_
     print(
-        f"  student: {student.n_observables_} observables, {history['steps']} steps in {history['seconds']:.0f} s, "
-        f"{history['trajectory_seconds']:.0f} s of them for the teacher's trajectories\n"
+        f"  student: {student.n_observables_} observables, {history['steps']} steps in "
+        f"{history['seconds']:.0f} s, trajectories {history['trajectory_seconds']:.0f} s of them\n"
     )
     rows, ends = compare(teacher, student, case, count=2_000 if options.quick else 10_000)
     print(table(rows))
@@ -170,7 +168,7 @@ def run_case(case: Case, options: DemoOptions) -> tuple[dict[str, Any], list[Pat
         f"inversion error {report.inversion_error:.4f}, round trip {report.round_trip_error:.4f}"
     )
     student.save(options.output / f"{case.name}-student.safetensors")
-    pictures = case.draw(options.output, case.held_out, teacher, student, ends, NOISE_SEED)
+    pictures = case.draw(options.output, case.name, case.held_out, teacher, student, ends, NOISE_SEED)
     summary = {
         "rows": [vars(row) for row in rows],
         "evaluation": report.to_dict(),

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from . import _core, plotting
@@ -18,6 +17,7 @@ Ends = dict[str, NDArray[Any]]
 
 def draw_plane(
     folder: Path,
+    name: str,
     held_out: NDArray[Any],
     teacher: FlowTeacher,
     student: KoopmanDistiller,
@@ -36,19 +36,20 @@ def draw_plane(
     paths = plotting.paths(
         student.sample_path(noise, times=times),
         teacher.trajectory(noise, times=times),
-        ax=Figure(figsize=(5.6, 5.6), dpi=140, layout="constrained").add_subplot(),
+        ax=plotting.new_figure((6.2, 5.4)).add_subplot(),
         background=held_out[:1500],
         title="student's paths over the teacher's, same noise",
     )
     return [
-        _write(plotting.side_by_side(sets)[0].figure, folder / "moons-samples.png"),
-        _write(paths.figure, folder / "moons-paths.png"),
-        *_draw_student(folder, "moons", student),
+        _write(plotting.side_by_side(sets)[0].figure, folder / f"{name}-samples.png"),
+        _write(paths.figure, folder / f"{name}-paths.png"),
+        *_draw_student(folder, name, student),
     ]
 
 
 def draw_digits(
     folder: Path,
+    name: str,
     held_out: NDArray[Any],
     teacher: FlowTeacher,
     student: KoopmanDistiller,
@@ -56,7 +57,7 @@ def draw_digits(
     seed: int,
 ) -> list[Path]:
     """Digits from the same noise, their paths, spectrum and training."""
-    figure = Figure(figsize=(10.4, 3.9), dpi=140, layout="constrained")
+    figure = plotting.new_figure((10.4, 3.7))
     panels = {
         "held-out data": held_out,
         "teacher, dopri5": ends["teacher, dopri5"],
@@ -77,9 +78,9 @@ def draw_digits(
         title="noise to digit: teacher's path above, student's below",
     )
     return [
-        _write(figure, folder / "digits-samples.png"),
-        _write(paths.figure, folder / "digits-paths.png"),
-        *_draw_student(folder, "digits", student),
+        _write(figure, folder / f"{name}-samples.png"),
+        _write(paths.figure, folder / f"{name}-paths.png"),
+        *_draw_student(folder, name, student),
     ]
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -20,6 +21,7 @@ from ._arrays import Array, to_numpy
 from .exceptions import ArgumentError, ShapeError
 
 DATA, TEACHER, STUDENT, INK, FAINT = "#4c4c4c", "#3b6fb6", "#d1495b", "#222222", "#c9c9c9"
+GAP = "#e4eaf1"
 COLOURS = {"data": DATA, "teacher": TEACHER, "student": STUDENT}
 
 
@@ -109,7 +111,8 @@ def side_by_side(
     if not sets:
         raise ArgumentError("sets: expected at least one set of samples, got none")
     limits = _limits(_plane("sets", next(iter(sets.values()))))
-    panels = _panels(axes, len(sets))
+    shape = (limits[3] - limits[2]) / (limits[1] - limits[0])
+    panels = _panels(axes, len(sets), shape)
     for ax, (title, points) in zip(panels, sets.items(), strict=True):
         samples(points, ax=ax, kind=kind, limits=limits, title=title, colour=_colour(title))
     return panels
@@ -214,13 +217,15 @@ def image_grid(
     columns = columns or int(np.ceil(np.sqrt(n)))
     rows = -(-n // columns)
     low, high = limits
-    # One pixel of white between the images and around them.
+    # One pixel between the images and around them, left to the colour of missing values.
     canvas = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1), np.nan)
     for index, image in enumerate(pixels.reshape(n, height, width)):
         top, left = 1 + index // columns * (height + 1), 1 + index % columns * (width + 1)
         canvas[top : top + height, left : left + width] = np.clip(image, low, high)
     ax = _axes(ax, size=(0.45 * columns + 0.3, 0.45 * rows + 0.5))
-    ax.imshow(canvas, cmap="gray_r", vmin=low, vmax=high, interpolation="nearest")
+    ink = colormaps["gray_r"].copy()
+    ink.set_bad(GAP)
+    ax.imshow(canvas, cmap=ink, vmin=low, vmax=high, interpolation="nearest")
     ax.set_axis_off()
     if title:
         _title(ax, title)
@@ -270,9 +275,11 @@ def eigenvalues(
         if len(weight) != len(spectrum):
             raise ShapeError(f"amplitudes: expected shape ({len(spectrum)},), got ({len(weight)},)")
         area = 12.0 + 120.0 * weight / max(float(weight.max()), 1e-300)
-    reach_x = max(1e-2, 1.15 * float(np.abs(spectrum.real).max()))
-    reach_y = max(1e-2, 1.15 * float(np.abs(spectrum.imag).max()))
-    ax.axvspan(0.0, reach_x, color=STUDENT, alpha=0.05, linewidth=0)
+    left, right = min(0.0, float(spectrum.real.min())), max(0.0, float(spectrum.real.max()))
+    margin = 0.16 * max(right - left, 1e-2)
+    left, right = left - margin, right + margin
+    top = 1.15 * max(1e-2, float(np.abs(spectrum.imag).max()))
+    ax.axvspan(0.0, right, color=STUDENT, alpha=0.05, linewidth=0)
     ax.axvline(0.0, color=STUDENT, linewidth=0.9)
     ax.axhline(0.0, color=FAINT, linewidth=0.8, zorder=0)
     ax.scatter(
@@ -284,11 +291,18 @@ def eigenvalues(
         linewidths=0.6,
         zorder=3,
     )
-    ax.set_xlim(-reach_x, reach_x)
-    ax.set_ylim(-reach_y, reach_y)
-    label = {"transform": ax.transAxes, "fontsize": 8, "color": INK, "alpha": 0.6, "va": "bottom"}
-    ax.text(0.49, 0.015, "decays", ha="right", **label)
-    ax.text(0.51, 0.015, "grows", ha="left", **label)
+    ax.set_xlim(left, right)
+    ax.set_ylim(-top, top)
+    for text, side, shift in (("decays", "right", -4), ("grows", "left", 4)):
+        ax.annotate(
+            text,
+            (0.0, -top),
+            xytext=(shift, 3),
+            textcoords="offset points",
+            ha=side,
+            fontsize=8,
+            color=DATA,
+        )
     ax.set_xlabel("growth rate, Re λ")
     ax.set_ylabel("frequency, Im λ")
     _plain(ax)
@@ -372,8 +386,6 @@ def _curves(history: Mapping[str, Any]) -> dict[str, tuple[list[float], list[flo
 
 def _pair_colours(spectrum: NDArray[np.complex128]) -> list[Any]:
     """One colour for each conjugate pair, by frequency; grey for real eigenvalues."""
-    from matplotlib import colormaps
-
     top = max(float(np.abs(spectrum.imag).max()), 1e-12)
     return [
         DATA if abs(value.imag) < 1e-9 else colormaps["viridis"](0.1 + 0.75 * abs(value.imag) / top)
@@ -405,24 +417,34 @@ def _path(name: str, states: Array) -> NDArray[Any]:
 
 
 def _limits(xy: NDArray[Any], central: float = 0.998) -> tuple[float, float, float, float]:
-    """A square around the central share of the points, with a margin."""
+    """A box around the central share of the points, with a margin, no flatter than two to one."""
     low, high = np.quantile(xy, [(1.0 - central) / 2, (1.0 + central) / 2], axis=0)
-    middle, reach = (low + high) / 2, 0.55 * float((high - low).max()) + 1e-6
+    middle, reach = (low + high) / 2, 0.55 * (high - low) + 1e-6
+    reach = np.maximum(reach, reach.max() / 2)
     return (
-        float(middle[0] - reach),
-        float(middle[0] + reach),
-        float(middle[1] - reach),
-        float(middle[1] + reach),
+        float(middle[0] - reach[0]),
+        float(middle[0] + reach[0]),
+        float(middle[1] - reach[1]),
+        float(middle[1] + reach[1]),
     )
 
 
 def _axes(ax: Axes | None, *, size: tuple[float, float] = (4.0, 4.0)) -> Axes:
-    return Figure(figsize=size, dpi=140, layout="constrained").add_subplot() if ax is None else ax
+    return new_figure(size).add_subplot() if ax is None else ax
 
 
-def _panels(axes: Sequence[Axes] | None, count: int) -> NDArray[Any]:
+def new_figure(size: tuple[float, float]) -> Figure:
+    """An empty figure that pyplot does not know, ``size`` in inches."""
+    figure = Figure(figsize=size, dpi=140, layout="constrained")
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.set(w_pad=0.1, h_pad=0.1)  # type: ignore[attr-defined]
+    return figure
+
+
+def _panels(axes: Sequence[Axes] | None, count: int, shape: float) -> NDArray[Any]:
     if axes is None:
-        figure = Figure(figsize=(3.2 * count, 3.4), dpi=140, layout="constrained")
+        figure = new_figure((3.4 * count, 3.2 * shape + 0.5))
         return np.atleast_1d(figure.subplots(1, count))
     panels = np.atleast_1d(np.asarray(axes, dtype=object)).reshape(-1)
     if len(panels) != count:
