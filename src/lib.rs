@@ -6,6 +6,7 @@
 //! Method: Turan et al., "Unfolding Generative Flows with Koopman Operators", arXiv 2506.22304.
 
 pub mod checkpoint;
+pub mod condition;
 pub mod density;
 pub mod distill;
 pub mod error;

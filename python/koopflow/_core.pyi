@@ -11,7 +11,7 @@ stops the computation and comes back unchanged.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, final
 
 from numpy import complex128, float32, float64
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ TORCH_VERSION: str
 __version__: str
 """The version of the Rust crate."""
 
+@final
 class VelocityField:
     """A velocity field v(t, x) over samples of a fixed event shape: dx/dt = v.
 
@@ -157,6 +158,7 @@ def teacher_defaults() -> str:
 def normal(shape: Sequence[int], seed: int) -> NDArray[float32]:
     """Standard normal noise of a shape from koopflow's own seeded generator."""
 
+@final
 class Student:
     """A lift and a linear generator: g(t + tau) = g(t) exp(tau L), x = g C."""
 

@@ -1,1 +1,11 @@
-//! (to come)
+//! Distillation: fit a student's observables and generator to a teacher's flow.
+
+mod config;
+mod objective;
+mod pairs;
+mod trainer;
+
+pub use config::{DistillConfig, Recipe, Weights};
+pub use objective::{Objective, Term};
+pub use pairs::{Batch, Pairs, Trajectories};
+pub use trainer::{distill, DistillHistory, LogEntry};

@@ -1,1 +1,60 @@
-//! (to come)
+//! The Koopman model: observables g(t, x) = [1, t, x, phi(t, x)] that evolve by one linear generator,
+//! dg/dt = g L (row convention), so that g(t + tau) = g(t) exp(tau L) and x is read off as a slice.
+//! Source: Turan et al., arXiv 2506.22304, section 3.
+
+mod coordinates;
+mod dense;
+mod generator;
+mod lift;
+mod propagator;
+mod spectral;
+mod student;
+
+use tch::Tensor;
+
+pub use coordinates::InputCoordinates;
+pub use dense::DenseGenerator;
+pub use generator::{Generator, GeneratorKind};
+pub use lift::Lift;
+pub use propagator::Propagator;
+pub use spectral::SpectralGenerator;
+pub(crate) use student::finite_or_divergence;
+pub use student::{Direction, Student, StudentConfig};
+
+/// A batch of observables in its parts; `m = 2 + d + k`.
+#[derive(Debug)]
+pub struct Observables {
+    /// `[B]`.
+    pub t: Tensor,
+    /// `[B, d]`.
+    pub x: Tensor,
+    /// phi: `[B, k]`.
+    pub features: Tensor,
+}
+
+impl Observables {
+    /// g = [1, t, x, phi]: `[B, m]`.
+    pub fn assemble(&self) -> Tensor {
+        let t = self.t.unsqueeze(1);
+        Tensor::cat(&[t.ones_like(), t, self.x.shallow_clone(), self.features.shallow_clone()], 1)
+    }
+
+    /// The parts of `g`, `[B, m]`, whose first coordinate is taken to be 1.
+    pub fn split(g: &Tensor, dimension: i64) -> Observables {
+        let features = g.size()[1] - 2 - dimension;
+        Observables {
+            t: g.select(1, 1),
+            x: g.narrow(1, 2, dimension),
+            features: g.narrow(1, 2 + dimension, features),
+        }
+    }
+
+    /// Rows `start .. start + length`.
+    pub fn rows(&self, start: i64, length: i64) -> Observables {
+        Observables {
+            t: self.t.narrow(0, start, length),
+            x: self.x.narrow(0, start, length),
+            features: self.features.narrow(0, start, length),
+        }
+    }
+}

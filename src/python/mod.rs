@@ -1,1 +1,23 @@
-//! (to come)
+//! The Python bindings: classes and conversions only, one file a class, no algorithm.
+
+mod array;
+mod callable_field;
+mod dlpack;
+mod door;
+mod errors;
+mod torch_state;
+mod velocity_field;
+
+use pyo3::prelude::*;
+
+/// The torch version that this build is linked against (from build.rs).
+const TORCH_VERSION: &str = env!("KOOPFLOW_TORCH_VERSION");
+
+#[pymodule]
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    door::install();
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add("TORCH_VERSION", TORCH_VERSION)?;
+    module.add_class::<velocity_field::PyVelocityField>()?;
+    Ok(())
+}

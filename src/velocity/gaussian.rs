@@ -1,2 +1,259 @@
-//! (to come)
-pub struct GaussianField;
+//! The analytic field between Gaussians: noise N(0, I) and data N(m, C) under the linear path.
+//!
+//! With S_t = t^2 C + (1 - t)^2 I (METHOD.md, "Gaussian field"),
+//! v(t, x) = m + (t C - (1 - t) I) S_t^{-1} (x - t m). In the eigenbasis of C everything is
+//! elementwise and x_t - t m scales by the square root of S_t, so that the flow map is closed form too.
+
+use std::f64::consts::PI;
+
+use tch::{Device, Kind, Tensor};
+
+use super::{EvaluationCounter, FieldDescription, FieldState, VelocityField};
+use crate::error::{Error, Result};
+use crate::tensor::{check_batch, check_finite, dtype_name, event_size, shape_text};
+
+/// Floor of the variances s_t^2 in the denominator of the velocity, (1e-5)^2: where C is singular
+/// the field is 0/0 at t = 1, and with the floor it is 0 in those directions. Directions whose
+/// variance is above the floor are exact at every t.
+const VARIANCE_FLOOR: f64 = 1e-10;
+
+/// v(t, x) between N(0, I) at t = 0 and N(m, C) at t = 1, exact for every finite t. See the module.
+pub struct GaussianField {
+    event_shape: Vec<i64>,
+    dtype: Kind,
+    /// `[d]` in the field's dtype, from which a checkpoint learns that dtype.
+    mean: Tensor,
+    /// `[d, d]`, float64.
+    covariance: Tensor,
+    /// Eigenvalues of C, float64 `[d]`, and eigenvectors as columns, float64 and in the field's dtype.
+    variances: Tensor,
+    basis64: Tensor,
+    basis: Tensor,
+    counter: EvaluationCounter,
+}
+
+impl GaussianField {
+    /// `mean` is `[d]` or the event's shape, `covariance` is `[d, d]`, symmetric and positive
+    /// semidefinite, with d the event's size. Velocities have dtype `dtype` (float32 or float64); the
+    /// mean is rounded to it, the covariance is decomposed in float64.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::NonFinite`], [`Error::Dtype`]; [`Error::Argument`] for a covariance
+    /// that is not symmetric (beyond 1e-5 of its largest entry) or has a negative eigenvalue (beyond
+    /// 1e-5 of the largest).
+    pub fn new(
+        mean: &Tensor,
+        covariance: &Tensor,
+        event_shape: &[i64],
+        device: Device,
+        dtype: Kind,
+    ) -> Result<Self> {
+        let d = check_event_shape(event_shape)?;
+        check_field_dtype(dtype)?;
+        if mean.size() != [d] && mean.size() != event_shape {
+            return Err(Error::shape("mean", shape_text(&[d]), shape_text(&mean.size())));
+        }
+        if covariance.size() != [d, d] {
+            return Err(Error::shape("cov", shape_text(&[d, d]), shape_text(&covariance.size())));
+        }
+        check_finite("mean", mean)?;
+        check_finite("cov", covariance)?;
+        let mean = mean.detach().reshape([d]).to_device(device).to_kind(dtype);
+        let given = covariance.detach().to_device(Device::Cpu).to_kind(Kind::Double);
+        let asymmetry = (&given - given.tr()).abs().max().double_value(&[]);
+        if asymmetry > 1e-5 * given.abs().max().double_value(&[]) {
+            let got = format!("entries that differ from their mirror image by up to {asymmetry:.3e}");
+            return Err(Error::argument("cov", "a symmetric matrix", got));
+        }
+        let covariance = (&given + given.tr()) * 0.5;
+        let (variances, basis64) = covariance.f_linalg_eigh("L")?;
+        let (low, high) = (variances.min().double_value(&[]), variances.max().double_value(&[]));
+        if low < -1e-5 * high.max(0.0) {
+            let got = format!("eigenvalues from {low:.3e} to {high:.3e}");
+            return Err(Error::argument("cov", "a positive semidefinite matrix", got));
+        }
+        let basis64 = basis64.to_device(device);
+        Ok(GaussianField {
+            event_shape: event_shape.to_vec(),
+            dtype,
+            mean,
+            covariance: covariance.to_device(device),
+            variances: variances.clamp_min(0.0).to_device(device),
+            basis: basis64.to_kind(dtype),
+            basis64,
+            counter: EvaluationCounter::default(),
+        })
+    }
+
+    /// Rebuilds the field that [`VelocityField::state`] described.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a missing tensor, and as [`GaussianField::new`].
+    pub fn from_state(event_shape: &[i64], tensors: &[(String, Tensor)], device: Device) -> Result<Self> {
+        let mean = find_tensor(tensors, "mean")?;
+        let covariance = find_tensor(tensors, "covariance")?;
+        GaussianField::new(mean, covariance, event_shape, device, mean.kind())
+    }
+
+    fn size(&self) -> i64 {
+        event_size(&self.event_shape)
+    }
+
+    fn mean64(&self) -> Tensor {
+        self.mean.to_kind(Kind::Double)
+    }
+
+    /// x - t m, as rows.
+    fn centred(&self, t: &Tensor, x: &Tensor) -> Result<Tensor> {
+        Ok(x.f_reshape([-1, self.size()])? - t.f_reshape([-1, 1])? * &self.mean)
+    }
+
+    /// The Jacobian's eigenvalues (t c - (1 - t)) / s_t^2 for each sample and direction: `[B, d]`.
+    fn rates(&self, t: &Tensor) -> Result<Tensor> {
+        let t = t.to_kind(Kind::Double).f_reshape([-1, 1])?;
+        let rest = t.neg() + 1.0;
+        let spread = t.square() * &self.variances + rest.square();
+        Ok(((t * &self.variances - rest) / spread.clamp_min(VARIANCE_FLOOR)).to_kind(self.dtype))
+    }
+
+    /// The Jacobian, which is symmetric, applied to rows.
+    fn apply_rates(&self, rates: &Tensor, rows: &Tensor) -> Result<Tensor> {
+        Ok((rows.f_matmul(&self.basis)? * rates).f_matmul(&self.basis.tr())?)
+    }
+
+    /// s_t for each direction, float64 `[d]`.
+    fn deviations(&self, t: f64) -> Tensor {
+        (&self.variances * (t * t) + (1.0 - t) * (1.0 - t)).sqrt()
+    }
+
+    /// The exact flow from time `start` to time `end` of `x` `[B, *event]`, evaluated in float64 and
+    /// returned in the dtype of `x`: t m + S_end^{1/2} S_start^{-1/2} (x - start m).
+    ///
+    /// # Errors
+    /// As [`crate::tensor::check_batch`]; [`Error::Argument`] where the flow from `start` is not
+    /// invertible (a singular covariance at t = 1).
+    pub fn flow(&self, x: &Tensor, start: f64, end: f64) -> Result<Tensor> {
+        check_batch("x", x, &self.event_shape)?;
+        let from = self.deviations(start);
+        if start != end && from.min().double_value(&[]) == 0.0 {
+            return Err(Error::argument("cov", "a regular matrix, to leave t = 1", "a singular one"));
+        }
+        let rows = x.to_device(self.device()).to_kind(Kind::Double).f_reshape([-1, self.size()])?;
+        let mean = self.mean64();
+        let scaled = (rows - &mean * start).f_matmul(&self.basis64)? * (self.deviations(end) / from);
+        let moved = scaled.f_matmul(&self.basis64.tr())? + mean * end;
+        Ok(moved.f_reshape(x.size())?.to_kind(x.kind()))
+    }
+
+    /// Noise to data: x1 = m + C^{1/2} x0.
+    ///
+    /// # Errors
+    /// As [`GaussianField::flow`].
+    pub fn flow_map(&self, x0: &Tensor) -> Result<Tensor> {
+        self.flow(x0, 0.0, 1.0)
+    }
+
+    /// Data to noise: x0 = C^{-1/2} (x1 - m).
+    ///
+    /// # Errors
+    /// As [`GaussianField::flow`].
+    pub fn inverse_flow_map(&self, x1: &Tensor) -> Result<Tensor> {
+        self.flow(x1, 1.0, 0.0)
+    }
+
+    /// log N(x; m, C) in nats, float64 `[B]`.
+    ///
+    /// # Errors
+    /// As [`GaussianField::inverse_flow_map`].
+    pub fn log_prob(&self, x: &Tensor) -> Result<Tensor> {
+        let noise = self.inverse_flow_map(&x.to_kind(Kind::Double))?.f_reshape([-1, self.size()])?;
+        let squares = noise.square().f_sum_dim_intlist([1i64].as_slice(), false, Kind::Double)?;
+        let volume = self.variances.log().sum(Kind::Double) + self.size() as f64 * (2.0 * PI).ln();
+        Ok((squares + volume) * -0.5)
+    }
+}
+
+impl VelocityField for GaussianField {
+    fn event_shape(&self) -> &[i64] {
+        &self.event_shape
+    }
+
+    fn device(&self) -> Device {
+        self.mean.device()
+    }
+
+    fn dtype(&self) -> Kind {
+        self.dtype
+    }
+
+    fn velocity(&self, t: &Tensor, x: &Tensor, _: Option<&Tensor>) -> Result<Tensor> {
+        self.counter.add(1);
+        let moved = self.apply_rates(&self.rates(t)?, &self.centred(t, x)?)?;
+        Ok((moved + &self.mean).f_reshape(x.size())?)
+    }
+
+    fn velocity_and_vjp(
+        &self,
+        t: &Tensor,
+        x: &Tensor,
+        cotangent: &Tensor,
+        _: Option<&Tensor>,
+    ) -> Result<(Tensor, Tensor)> {
+        self.counter.add(1);
+        let rates = self.rates(t)?;
+        let moved = self.apply_rates(&rates, &self.centred(t, x)?)?;
+        let product = self.apply_rates(&rates, &cotangent.f_reshape([-1, self.size()])?)?;
+        Ok(((moved + &self.mean).f_reshape(x.size())?, product.f_reshape(x.size())?))
+    }
+
+    fn counter(&self) -> &EvaluationCounter {
+        &self.counter
+    }
+
+    fn shallow_clone(&self) -> Box<dyn VelocityField> {
+        Box::new(GaussianField {
+            event_shape: self.event_shape.clone(),
+            dtype: self.dtype,
+            mean: self.mean.shallow_clone(),
+            covariance: self.covariance.shallow_clone(),
+            variances: self.variances.shallow_clone(),
+            basis64: self.basis64.shallow_clone(),
+            basis: self.basis.shallow_clone(),
+            counter: self.counter.clone(),
+        })
+    }
+
+    fn kind_name(&self) -> &'static str {
+        "gaussian"
+    }
+
+    fn state(&self) -> Option<FieldState> {
+        Some(FieldState {
+            description: FieldDescription::Gaussian { event_shape: self.event_shape.clone() },
+            tensors: vec![
+                ("mean".into(), self.mean.shallow_clone()),
+                ("covariance".into(), self.covariance.shallow_clone()),
+            ],
+        })
+    }
+}
+
+/// The event's size; at least one axis, none of them empty.
+pub(super) fn check_event_shape(event_shape: &[i64]) -> Result<i64> {
+    if event_shape.is_empty() || event_shape.iter().any(|&n| n < 1) {
+        return Err(Error::argument("event_shape", "positive sizes", shape_text(event_shape)));
+    }
+    Ok(event_size(event_shape))
+}
+
+pub(super) fn check_field_dtype(dtype: Kind) -> Result<()> {
+    match dtype {
+        Kind::Float | Kind::Double => Ok(()),
+        other => Err(Error::dtype("dtype", "float32 or float64", dtype_name(other))),
+    }
+}
+
+pub(super) fn find_tensor<'a>(tensors: &'a [(String, Tensor)], name: &str) -> Result<&'a Tensor> {
+    let found = tensors.iter().find(|(key, _)| key == name).map(|(_, tensor)| tensor);
+    found.ok_or_else(|| Error::argument("tensors", format!("a tensor named {name:?}"), "none"))
+}

@@ -10,57 +10,13 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use crate::error::{Error, Result};
-use crate::tensor::{check_batch, dtype_name, event_size, expand_time, shape_text};
+pub use crate::condition::Conditioning;
+use crate::error::Result;
+use crate::tensor::{check_batch, event_size, expand_time};
 
 pub use empirical::EmpiricalField;
 pub use gaussian::GaussianField;
 pub use network::{NetworkField, NetworkFieldConfig};
-
-/// What a field is conditioned on, besides t and x.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[serde(rename_all = "snake_case")]
-pub enum Conditioning {
-    #[default]
-    None,
-    /// Class labels: an integer tensor `[B]` with values in `0..classes`.
-    Labels { classes: i64 },
-    /// A continuous vector: a float tensor `[B, dim]`.
-    Vector { dim: i64 },
-}
-
-impl Conditioning {
-    /// Checks a condition for a batch of `batch` samples.
-    pub fn check(&self, condition: Option<&Tensor>, batch: i64) -> Result<()> {
-        let expected = match self {
-            Conditioning::None => "no condition (this field is unconditional)".to_string(),
-            Conditioning::Labels { classes } => format!("int64 labels ({batch},) in 0..{classes}"),
-            Conditioning::Vector { dim } => format!("a float array ({batch}, {dim})"),
-        };
-        let wrong = |got: String| Err(Error::argument("condition", &expected, got));
-        match (self, condition) {
-            (Conditioning::None, None) => Ok(()),
-            (_, None) => wrong("none".into()),
-            (Conditioning::None, Some(c)) => wrong(format!("an array {}", shape_text(&c.size()))),
-            (Conditioning::Labels { classes }, Some(c)) => {
-                if c.kind() != Kind::Int64 || c.size() != [batch] {
-                    return wrong(format!("{} {}", dtype_name(c.kind()), shape_text(&c.size())));
-                }
-                let (low, high) = (c.min().int64_value(&[]), c.max().int64_value(&[]));
-                if low < 0 || high >= *classes {
-                    return wrong(format!("labels from {low} to {high}"));
-                }
-                Ok(())
-            }
-            (Conditioning::Vector { dim }, Some(c)) => {
-                if !c.is_floating_point() || c.size() != [batch, *dim] {
-                    return wrong(format!("{} {}", dtype_name(c.kind()), shape_text(&c.size())));
-                }
-                crate::tensor::check_finite("condition", c)
-            }
-        }
-    }
-}
 
 /// Counts evaluations of a field (NFE): one for each batched call, shared by its clones.
 #[derive(Debug, Clone, Default)]

@@ -1,0 +1,56 @@
+"""The torch that koopflow was built for, and what a bug report needs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+
+import torch
+
+#: The version that pyproject.toml pins. The extension's own record is ``_core.TORCH_VERSION``.
+PINNED_TORCH = "2.11.0"
+
+
+def check_torch(built: str) -> None:
+    """Raise ImportError unless the torch at hand is the one that the extension was built for.
+
+    libtorch's C++ interface changes with every release, so another version crashes or fails to load.
+    """
+    found = torch.__version__.split("+")[0]
+    if found != built:
+        raise ImportError(
+            f"koopflow was built for torch {built}, but torch {torch.__version__} is installed. "
+            f"Install the matching one with: {sys.executable} -m pip install 'torch=={built}'"
+        )
+
+
+def show_versions() -> None:
+    """Print the versions and devices that a bug report needs."""
+    from koopflow import __version__, _core
+
+    rows = {
+        "koopflow": __version__,
+        "built for torch": _core.TORCH_VERSION,
+        "torch": torch.__version__,
+        "torch threads": str(torch.get_num_threads()),
+        "CUDA": _cuda(),
+        "python": sys.version.replace("\n", " "),
+        "platform": platform.platform(),
+    }
+    for name in ("numpy", "scikit-learn", "matplotlib", "tqdm"):
+        try:
+            rows[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            rows[name] = "not installed"
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        print(f"{name:>{width}}: {value}")
+
+
+def _cuda() -> str:
+    if not torch.cuda.is_available():
+        return "none"
+    count = torch.cuda.device_count()
+    names = ", ".join(torch.cuda.get_device_name(index) for index in range(count))
+    return f"{torch.version.cuda}: {names}"

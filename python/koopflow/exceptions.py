@@ -1,0 +1,59 @@
+"""The exceptions that koopflow raises, all of them :class:`KoopflowError`."""
+
+from __future__ import annotations
+
+__all__ = [
+    "ArgumentError",
+    "CheckpointError",
+    "DeviceError",
+    "DivergenceError",
+    "DtypeError",
+    "KoopflowError",
+    "NonFiniteError",
+    "NotFittedError",
+    "ShapeError",
+    "TeacherError",
+]
+
+
+class KoopflowError(Exception):
+    """The root of koopflow's exceptions; raised itself for what should never happen."""
+
+
+class ArgumentError(KoopflowError, ValueError):
+    """An argument is outside its range; the message names it, what was got and what was expected."""
+
+
+class ShapeError(KoopflowError, ValueError):
+    """An array has the wrong shape; the message names the argument and both shapes."""
+
+
+class DtypeError(KoopflowError, TypeError, ValueError):
+    """An array holds values of a type that koopflow cannot use there."""
+
+
+class DeviceError(KoopflowError, ValueError):
+    """A device is unknown, is not on this machine, or does not hold the array that it should."""
+
+
+class NonFiniteError(KoopflowError, ValueError):
+    """An array holds NaN or infinite values."""
+
+
+class TeacherError(KoopflowError, ValueError):
+    """A teacher's velocity field failed or answered with something else than a velocity.
+
+    The exception that the teacher's own code raised, if any, is the ``__cause__``.
+    """
+
+
+class CheckpointError(KoopflowError, ValueError):
+    """A file is not a koopflow checkpoint, is damaged, or was written by a newer version."""
+
+
+class NotFittedError(KoopflowError, ValueError, AttributeError):
+    """A method that needs a fitted student or teacher was called before ``fit``."""
+
+
+class DivergenceError(KoopflowError, RuntimeError):
+    """A solver or a training run left the range of finite numbers."""

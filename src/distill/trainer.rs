@@ -1,0 +1,240 @@
+//! The distillation loop: trajectories, then gradient steps with held-out errors, keeping the best.
+
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use super::objective::total;
+use super::{DistillConfig, Objective, Term, Trajectories};
+use crate::error::{Error, Result};
+use crate::koopman::{Direction, InputCoordinates, Student};
+use crate::tensor::{parse_device, parse_dtype, RandomSource};
+use crate::training::{clip_norm, Adam, Budget, Monitor, Progress, Schedule, Stopped};
+use crate::velocity::VelocityField;
+
+/// Values logged at one step: loss terms, held-out errors, learning rate.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LogEntry {
+    pub step: u64,
+    pub seconds: f64,
+    pub values: Vec<(String, f64)>,
+}
+
+/// What happened in a distillation.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DistillHistory {
+    pub steps: u64,
+    /// Whole wall-clock, trajectories included.
+    pub seconds: f64,
+    pub trajectory_seconds: f64,
+    /// Evaluations of the teacher (NFE, batched calls).
+    pub teacher_evaluations: u64,
+    pub stopped: Stopped,
+    /// The step whose parameters were kept.
+    pub best_step: u64,
+    pub log: Vec<LogEntry>,
+}
+
+/// Held-out errors in units of the data's (or noise's) deviation.
+struct HeldOut {
+    endpoint: f64,
+    path: f64,
+    inverse: f64,
+}
+
+/// How often the held-out errors are looked at.
+const EVALUATIONS: u64 = 60;
+
+/// Distils `teacher` into a student. Conditions of a conditional teacher are drawn from the rows of
+/// `pool`; for labels it may be left out, and every class is then equally likely.
+///
+/// An interrupt after training began keeps the best student so far; one before is an error.
+///
+/// # Errors
+/// [`Error::Argument`] for a bad option; [`Error::Divergence`] for a loss that is not finite; whatever the
+/// teacher or the monitor raises.
+pub fn distill(
+    teacher: &dyn VelocityField,
+    config: &DistillConfig,
+    pool: Option<&Tensor>,
+    monitor: &mut dyn Monitor,
+) -> Result<(Student, DistillHistory)> {
+    let recipe = config.resolve(teacher.event_shape(), teacher.conditioning())?;
+    let pool = condition_pool(teacher, pool)?;
+    let budget = Budget::new(recipe.steps, config.max_seconds);
+    let evaluations = teacher.evaluations();
+    let target = (parse_dtype(&config.dtype)?, parse_device(&config.device)?);
+    let trajectories = Trajectories::generate(
+        teacher,
+        recipe.trajectories,
+        config.path_steps,
+        config.seed,
+        pool.as_ref(),
+        target,
+        monitor,
+    )?;
+    let trajectory_seconds = budget.seconds();
+    let mut student = Student::new(recipe.student.clone(), config.seed, target.1)?;
+    student.set_coordinates(InputCoordinates::from_trajectories(trajectories.states(), target.0, target.1)?);
+
+    let objective = Objective { weights: config.weights.clone(), teacher };
+    let mut run = Run {
+        random: RandomSource::new(config.seed).fork("distillation batches"),
+        optimiser: Adam::new(student.parameters(), 0.0, false)?,
+        schedule: Schedule { peak: recipe.learning_rate, warmup_steps: config.warmup_steps },
+        best: (0, f64::INFINITY, student.parameters().flat()?.copy()),
+        log: Vec::new(),
+    };
+    let (steps, stopped) =
+        match run.train(&student, &objective, &trajectories, config, &budget, trajectory_seconds, monitor) {
+            Ok(outcome) => outcome,
+            // The monitor's own wish to stop: what was learnt so far is kept.
+            Err(Error::Interrupted(_)) => {
+                (run.log.last().map_or(0, |entry| entry.step), Stopped::Interrupted)
+            }
+            Err(error) => return Err(error),
+        };
+    student.set_parameters(&run.best.2)?;
+    let history = DistillHistory {
+        steps,
+        seconds: budget.seconds(),
+        trajectory_seconds,
+        teacher_evaluations: teacher.evaluations() - evaluations,
+        stopped,
+        best_step: run.best.0,
+        log: run.log,
+    };
+    Ok((student, history))
+}
+
+/// The rows that conditions are drawn from, checked.
+fn condition_pool(teacher: &dyn VelocityField, pool: Option<&Tensor>) -> Result<Option<Tensor>> {
+    use crate::condition::Conditioning;
+    let conditioning = teacher.conditioning();
+    match (conditioning, pool) {
+        (Conditioning::Labels { classes }, None) => {
+            Ok(Some(Tensor::arange(classes, (Kind::Int64, teacher.device()))))
+        }
+        (_, pool) => {
+            conditioning.check(pool, pool.map_or(0, |rows| rows.size().first().copied().unwrap_or(0)))?;
+            Ok(pool.map(Tensor::shallow_clone))
+        }
+    }
+}
+
+struct Run {
+    random: RandomSource,
+    optimiser: Adam,
+    schedule: Schedule,
+    /// Step, held-out score and parameters of the best state.
+    best: (u64, f64, Tensor),
+    log: Vec<LogEntry>,
+}
+
+impl Run {
+    #[allow(clippy::too_many_arguments)]
+    fn train(
+        &mut self,
+        student: &Student,
+        objective: &Objective,
+        trajectories: &Trajectories,
+        config: &DistillConfig,
+        budget: &Budget,
+        setup_seconds: f64,
+        monitor: &mut dyn Monitor,
+    ) -> Result<(u64, Stopped)> {
+        let every = (budget.steps / EVALUATIONS).max(1);
+        let setup_share = config.max_seconds.map_or(0.0, |limit| (setup_seconds / limit).min(1.0));
+        for step in 0..budget.steps {
+            // The clock's share that trajectories took does not shorten the schedule.
+            let done = ((budget.done(step) - setup_share) / (1.0 - setup_share).max(1e-9))
+                .max(step as f64 / budget.steps as f64);
+            let rate = self.schedule.rate(step, done);
+            let batch = trajectories.batch(&self.random, step, config.batch_size);
+            let terms = objective.terms(student, &batch)?;
+            let loss = total(&terms, student.kind());
+            let mut gradient = student.parameters().gradient(&loss)?;
+            let _ = clip_norm(&mut gradient, config.clip_norm)?;
+            self.optimiser.step(student.parameters(), &gradient, rate)?;
+            let done_steps = step + 1;
+            let last = done_steps == budget.steps || budget.exhausted();
+            if done_steps % every == 0 || done_steps == 1 || last {
+                self.look(student, trajectories, &terms, done_steps, rate, budget, monitor)?;
+            }
+            monitor.tick()?;
+            if budget.exhausted() && done_steps < budget.steps {
+                return Ok((done_steps, Stopped::Budget));
+            }
+        }
+        Ok((budget.steps, Stopped::Completed))
+    }
+
+    /// Logs, keeps the best state and reports.
+    #[allow(clippy::too_many_arguments)]
+    fn look(
+        &mut self,
+        student: &Student,
+        trajectories: &Trajectories,
+        terms: &[Term],
+        step: u64,
+        rate: f64,
+        budget: &Budget,
+        monitor: &mut dyn Monitor,
+    ) -> Result<()> {
+        let mut values: Vec<(String, f64)> =
+            terms.iter().map(|term| (term.name.to_string(), term.value.double_value(&[]))).collect();
+        if let Some((name, value)) = values.iter().find(|(_, value)| !value.is_finite()) {
+            return Err(Error::Divergence(format!(
+                "the {name} loss is {value} at step {step}: lower learning_rate or check the teacher"
+            )));
+        }
+        let errors = held_out_errors(student, trajectories)?;
+        let score = errors.endpoint + errors.path + errors.inverse;
+        if score < self.best.1 {
+            self.best = (step, score, student.parameters().flat()?.copy());
+        }
+        values.extend([
+            ("endpoint_error".to_string(), errors.endpoint),
+            ("path_error".to_string(), errors.path),
+            ("inversion_error".to_string(), errors.inverse),
+            ("learning_rate".to_string(), rate),
+        ]);
+        let seconds = budget.seconds();
+        self.log.push(LogEntry { step, seconds, values: values.clone() });
+        monitor.report(&Progress { stage: "student", step, total: budget.steps, seconds, values })
+    }
+}
+
+/// Endpoint, path and inversion errors on the trajectories kept out of training.
+fn held_out_errors(student: &Student, trajectories: &Trajectories) -> Result<HeldOut> {
+    let _guard = tch::no_grad_guard();
+    let (states, condition) = trajectories.held_out();
+    let last = trajectories.path_times() - 1;
+    let kind = student.kind();
+    let rms = |error: Tensor, index: i64| {
+        (error.square().sum_dim_intlist(1, false, kind).mean(Kind::Double).double_value(&[])
+            * trajectories.precision_at(index))
+        .sqrt()
+    };
+    let encode = |index: i64, direction: Direction| {
+        let x = states.select(1, index);
+        let t = Tensor::full([x.size()[0]], index as f64 / last as f64, (kind, student.device()));
+        student.lift_flat(&t, &x, direction, condition.as_ref())
+    };
+    let noise = encode(0, Direction::Forward);
+    let error_at = |index: i64| -> Result<f64> {
+        let decoded = student.generator().propagator(index as f64 / last as f64)?.apply(&noise);
+        let error = (decoded - states.select(1, index)).square().sum_dim_intlist(1, false, kind);
+        Ok((error.mean(Kind::Double).double_value(&[]) * trajectories.precision_at(last)).sqrt())
+    };
+    let looks: Vec<i64> = (1..8).map(|eighth| (last * eighth + 4) / 8).filter(|index| *index > 0).collect();
+    let mut path = 0.0;
+    for index in &looks {
+        path += error_at(*index)?;
+    }
+    let inverse = student.generator().propagator(-1.0)?.apply(&encode(last, Direction::Backward));
+    Ok(HeldOut {
+        endpoint: error_at(last)?,
+        path: path / looks.len().max(1) as f64,
+        inverse: rms(inverse - states.select(1, 0), 0),
+    })
+}

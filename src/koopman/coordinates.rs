@@ -1,0 +1,164 @@
+//! What the observables network sees of (t, x): time, and x in the data's principal axes twice, raw
+//! and standardised by the running mean and deviation of x_t along each axis. On 64-D digits the
+//! standardised half alone lowered the endpoint error from .45 to .32.
+
+use tch::{Device, Kind, Tensor};
+
+use crate::error::Result;
+use crate::nets::Dual;
+
+/// Deviations are floored: axes that the data does not use (blank pixels) must not amplify noise.
+const DEVIATION_FLOOR: f64 = 0.02;
+
+/// `(t [B], x [B, d]) -> [B, 1 + 2 d]`.
+#[derive(Debug)]
+pub struct InputCoordinates {
+    /// Mean of the data, `[d]`.
+    center: Tensor,
+    /// Principal axes of the data as columns, `[d, d]`.
+    axes: Tensor,
+    /// One over the data's root-mean-square deviation, `[]`.
+    scale: Tensor,
+    /// Mean of x_t along each axis at `T` uniform times, `[T, d]`.
+    means: Tensor,
+    /// Deviation of x_t along each axis at the same times, `[T, d]`.
+    deviations: Tensor,
+}
+
+impl InputCoordinates {
+    /// Tabulates the statistics of trajectories, `[N, T, d]` at `T` uniform times from 0 to 1.
+    pub fn from_trajectories(states: &Tensor, kind: Kind, device: Device) -> Result<Self> {
+        let size = states.size();
+        let (times, dimension) = (size[1], size[2]);
+        let data = states.select(1, times - 1).to_kind(Kind::Double);
+        let center = data.mean_dim(0, false, Kind::Double);
+        let centered = &data - &center;
+        let covariance = centered.tr().f_matmul(&centered)? / (size[0] as f64);
+        let scale =
+            covariance.trace().f_div_scalar(dimension)?.f_sqrt()?.f_clamp_min(1e-12)?.f_reciprocal()?;
+        let (_, axes) = covariance.f_linalg_eigh("L")?;
+        let mut means = Vec::new();
+        let mut deviations = Vec::new();
+        for index in 0..times {
+            let rotated = (states.select(1, index).to_kind(Kind::Double) - &center).f_matmul(&axes)?;
+            means.push(rotated.mean_dim(0, false, Kind::Double));
+            deviations.push(
+                rotated
+                    .std_dim(0, false, false)
+                    .f_clamp_min(DEVIATION_FLOOR / scale.double_value(&[]).max(1.0))?,
+            );
+        }
+        Ok(Self::from_tensors(
+            [center, axes, scale, Tensor::f_stack(&means, 0)?, Tensor::f_stack(&deviations, 0)?],
+            kind,
+            device,
+        ))
+    }
+
+    /// An untrained table, to be filled by [`Self::restore`].
+    pub fn identity(dimension: i64, times: i64, kind: Kind, device: Device) -> Self {
+        let options = (Kind::Double, Device::Cpu);
+        Self::from_tensors(
+            [
+                Tensor::zeros([dimension], options),
+                Tensor::eye(dimension, options),
+                Tensor::ones([], options),
+                Tensor::zeros([times, dimension], options),
+                Tensor::ones([times, dimension], options),
+            ],
+            kind,
+            device,
+        )
+    }
+
+    fn from_tensors(tensors: [Tensor; 5], kind: Kind, device: Device) -> Self {
+        let [center, axes, scale, means, deviations] =
+            tensors.map(|tensor| tensor.to_kind(kind).to_device(device).contiguous());
+        InputCoordinates { center, axes, scale, means, deviations }
+    }
+
+    pub fn size(&self) -> i64 {
+        1 + 2 * self.center.size()[0]
+    }
+
+    /// Table entries around each time: mean and deviation, and their slopes in t (0 outside [0, 1]).
+    fn interpolate(&self, t: &Tensor) -> (Dual, Dual) {
+        let intervals = self.means.size()[0] - 1;
+        let position = t.clamp(0.0, 1.0) * intervals;
+        let left = position.floor().clamp_max(intervals - 1);
+        let weight = (&position - &left).unsqueeze(1);
+        let left = left.to_kind(Kind::Int64);
+        let right: Tensor = &left + 1;
+        let inside = t.ge(0.0).logical_and(&t.le(1.0)).to_kind(t.kind()).unsqueeze(1) * intervals;
+        let read = |table: &Tensor| {
+            let (low, high) = (table.index_select(0, &left), table.index_select(0, &right));
+            let rise = high - &low;
+            Dual::new(low + &weight * &rise, rise * &inside)
+        };
+        (read(&self.means), read(&self.deviations))
+    }
+
+    pub fn forward(&self, t: &Tensor, x: &Tensor) -> Tensor {
+        let rotated = (x - &self.center).matmul(&self.axes);
+        let (mean, deviation) = self.interpolate(t);
+        let standardised = (&rotated - mean.primal) / deviation.primal;
+        Tensor::cat(&[t.unsqueeze(1), rotated * &self.scale, standardised], 1)
+    }
+
+    /// Value and derivative along (t', x').
+    pub fn forward_with_tangent(&self, t: &Dual, x: &Dual) -> Dual {
+        let rotated = (&x.primal - &self.center).matmul(&self.axes);
+        let rotated_rate = x.tangent.matmul(&self.axes);
+        let (mean, deviation) = self.interpolate(&t.primal);
+        let (time, time_rate) = (t.primal.unsqueeze(1), t.tangent.unsqueeze(1));
+        let standardised = (&rotated - mean.primal) / &deviation.primal;
+        let drift = (mean.tangent + &standardised * deviation.tangent) * &time_rate;
+        let standardised_rate = (&rotated_rate - drift) / &deviation.primal;
+        Dual::new(
+            Tensor::cat(&[time, rotated * &self.scale, standardised], 1),
+            Tensor::cat(&[time_rate, rotated_rate * &self.scale, standardised_rate], 1),
+        )
+    }
+
+    fn entries(&self) -> [(&'static str, &Tensor); 5] {
+        [
+            ("coordinates.center", &self.center),
+            ("coordinates.axes", &self.axes),
+            ("coordinates.scale", &self.scale),
+            ("coordinates.means", &self.means),
+            ("coordinates.deviations", &self.deviations),
+        ]
+    }
+
+    /// Copies for a file, by name.
+    pub fn named(&self) -> Vec<(String, Tensor)> {
+        self.entries().map(|(name, tensor)| (name.to_string(), tensor.copy())).into()
+    }
+
+    /// Overwrites the tables with tensors of the same names and shapes, taken from `take`.
+    pub fn restore(&mut self, mut take: impl FnMut(&str) -> Result<Tensor>) -> Result<()> {
+        for (name, tensor) in self.entries() {
+            let stored = take(name)?;
+            if stored.size() != tensor.size() {
+                use crate::tensor::shape_text;
+                return Err(crate::Error::shape(
+                    name,
+                    shape_text(&tensor.size()),
+                    shape_text(&stored.size()),
+                ));
+            }
+            tensor.shallow_clone().f_copy_(&stored)?;
+        }
+        Ok(())
+    }
+
+    pub fn shallow_clone(&self) -> Self {
+        InputCoordinates {
+            center: self.center.shallow_clone(),
+            axes: self.axes.shallow_clone(),
+            scale: self.scale.shallow_clone(),
+            means: self.means.shallow_clone(),
+            deviations: self.deviations.shallow_clone(),
+        }
+    }
+}

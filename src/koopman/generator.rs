@@ -1,0 +1,91 @@
+//! The two parametrisations of L behind one set of questions.
+
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+use super::{DenseGenerator, Observables, Propagator, SpectralGenerator};
+use crate::error::Result;
+use crate::nets::Parameters;
+use crate::tensor::RandomSource;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum GeneratorKind {
+    /// 2x2 and 1x1 blocks with a linear readout: elementwise exponentials.
+    #[default]
+    Spectral,
+    /// A full matrix, as in the paper, exact in the constant and time coordinates.
+    Dense,
+}
+
+#[derive(Debug)]
+pub enum Generator {
+    Spectral(SpectralGenerator),
+    Dense(DenseGenerator),
+}
+
+impl Generator {
+    pub fn new(
+        kind: GeneratorKind,
+        dimension: i64,
+        features: i64,
+        parameters: &mut Parameters,
+        random: &mut RandomSource,
+    ) -> Result<Self> {
+        Ok(match kind {
+            GeneratorKind::Spectral => {
+                Generator::Spectral(SpectralGenerator::new(dimension, features, parameters, random)?)
+            }
+            GeneratorKind::Dense => {
+                Generator::Dense(DenseGenerator::new(dimension, features, parameters, random)?)
+            }
+        })
+    }
+
+    /// L as a float64 matrix `[m, m]` on the CPU, dg/dt = g L.
+    pub fn matrix(&self) -> Tensor {
+        match self {
+            Generator::Spectral(generator) => generator.matrix(),
+            Generator::Dense(generator) => generator.matrix(),
+        }
+    }
+
+    /// The state and feature columns of g L: (dx/dt `[B, d]`, dphi/dt `[B, k]`).
+    pub fn rate(&self, g: &Observables) -> (Tensor, Tensor) {
+        match self {
+            Generator::Spectral(generator) => generator.rate(g),
+            Generator::Dense(generator) => generator.rate(g),
+        }
+    }
+
+    /// g exp(tau L) for one tau a sample, `[B]`; differentiable in everything.
+    pub fn propagate(&self, g: &Observables, tau: &Tensor) -> Result<Observables> {
+        match self {
+            Generator::Spectral(generator) => Ok(generator.propagate(g, tau)),
+            Generator::Dense(generator) => generator.propagate(g, tau),
+        }
+    }
+
+    /// x(t + tau) for one tau a sample: `[B, d]`. For the spectral form this never touches phi(t + tau).
+    pub fn propagate_state(&self, g: &Observables, tau: &Tensor) -> Result<Tensor> {
+        match self {
+            Generator::Spectral(generator) => Ok(generator.propagate_state(g, tau)),
+            Generator::Dense(generator) => Ok(generator.propagate(g, tau)?.x),
+        }
+    }
+
+    /// The readout columns of exp(tau L), computed in float64.
+    pub fn propagator(&self, tau: f64) -> Result<Propagator> {
+        match self {
+            Generator::Spectral(generator) => generator.propagator(tau),
+            Generator::Dense(generator) => generator.propagator(tau),
+        }
+    }
+
+    pub fn shallow_clone(&self) -> Self {
+        match self {
+            Generator::Spectral(generator) => Generator::Spectral(generator.shallow_clone()),
+            Generator::Dense(generator) => Generator::Dense(generator.shallow_clone()),
+        }
+    }
+}

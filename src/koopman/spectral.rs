@@ -1,0 +1,212 @@
+//! The spectral generator: phi' = phi Λ with blocks [[a, b], [-b, a]] and [a], and
+//! x' = b0 + t b1 + phi B. Every propagation is elementwise and exact, also at tau = 0:
+//! x(t + tau) = x + b0 tau + b1 (t tau + tau²/2) + phi K(tau) B, K(tau) = Λ^{-1} (e^{tau Λ} - I).
+
+use tch::{Device, Kind, Tensor};
+
+use super::{Observables, Propagator};
+use crate::error::Result;
+use crate::nets::Parameters;
+use crate::tensor::RandomSource;
+
+/// Growth rates lie in ±GROWTH_BOUND by construction.
+const GROWTH_BOUND: f64 = 8.0;
+
+/// phi is laid out as [real parts (p), imaginary parts (p), real eigenvalues (r)], k = 2 p + r: the
+/// complex feature z = re + i im obeys z' = (a + i b) z.
+#[derive(Debug)]
+pub struct SpectralGenerator {
+    /// Growth before the bound, `[p + r]`: pairs, then real eigenvalues.
+    raw_growth: Tensor,
+    /// Angular frequencies of the pairs, `[p]`.
+    frequency: Tensor,
+    /// B, `[k, d]`.
+    readout: Tensor,
+    /// b0 and b1, `[2, d]`.
+    drift: Tensor,
+}
+
+/// e^{λ tau} or (e^{λ tau} - 1)/λ of every eigenvalue: real and imaginary part, pairs first.
+struct Factors {
+    real: Tensor,
+    imaginary: Tensor,
+}
+
+impl SpectralGenerator {
+    pub fn new(
+        dimension: i64,
+        features: i64,
+        parameters: &mut Parameters,
+        random: &mut RandomSource,
+    ) -> Result<Self> {
+        let options = (parameters.kind(), parameters.device());
+        // About a quarter of the features are real eigenvalues: slow drifts and plain decays.
+        let pairs = (features * 3 / 8).max(i64::from(features >= 2));
+        let reals = features - 2 * pairs;
+        let growth = random.normal(&[pairs + reals], options.0, options.1)?;
+        let frequency = Tensor::linspace(0.5, 6.5, pairs, options);
+        let bound = 1.0 / (features as f64).sqrt();
+        let readout = (random.uniform(&[features, dimension], options.0, options.1)? * 2.0 - 1.0) * bound;
+        Ok(SpectralGenerator {
+            raw_growth: parameters.add("generator.growth", growth),
+            frequency: parameters.add("generator.frequency", frequency),
+            readout: parameters.add("generator.readout", readout),
+            drift: parameters.add("generator.drift", Tensor::zeros([2, dimension], options)),
+        })
+    }
+
+    fn pairs(&self) -> i64 {
+        self.frequency.size()[0]
+    }
+
+    /// Growth rates a, `[p + r]`, within the bound.
+    fn growth(&self) -> Tensor {
+        (&self.raw_growth * (1.0 / GROWTH_BOUND)).tanh() * GROWTH_BOUND
+    }
+
+    /// The same generator in float64 on the CPU, without gradients.
+    fn in_double(&self) -> Self {
+        let convert = |tensor: &Tensor| tensor.detach().to_device(Device::Cpu).to_kind(Kind::Double);
+        SpectralGenerator {
+            raw_growth: convert(&self.raw_growth),
+            frequency: convert(&self.frequency),
+            readout: convert(&self.readout),
+            drift: convert(&self.drift),
+        }
+    }
+
+    /// e^{λ tau} for tau `[B, 1]`.
+    fn exponentials(&self, tau: &Tensor) -> Factors {
+        let magnitude = (tau * self.growth()).exp();
+        let (pairs, all) = (self.pairs(), magnitude.size()[1]);
+        let angle = tau * &self.frequency;
+        let modulus = magnitude.narrow(1, 0, pairs);
+        Factors {
+            real: Tensor::cat(&[&modulus * angle.cos(), magnitude.narrow(1, pairs, all - pairs)], 1),
+            imaginary: modulus * angle.sin(),
+        }
+    }
+
+    /// (e^{λ tau} - 1)/λ for tau `[B, 1]`, without cancellation: the numerator is
+    /// expm1(a tau) cos(b tau) - 2 sin²(b tau / 2) + i e^{a tau} sin(b tau). Near λ = 0, where the quotient
+    /// is 0/0, the series tau (1 + z/2 + z²/6 + z³/24 + z⁴/120) in z = λ tau.
+    fn integrals(&self, tau: &Tensor) -> Factors {
+        let growth = self.growth();
+        let pairs = self.pairs();
+        let reals = growth.size()[0] - pairs;
+        let (a, b) = (growth.narrow(0, 0, pairs), &self.frequency);
+        let square = a.square() + b.square();
+        let small = square.lt(1e-6);
+        let safe = square.where_self(&small.logical_not(), &square.ones_like());
+        let angle = tau * b;
+        let rise = (tau * &a).expm1();
+        let numerator_re = &rise * angle.cos() - 2.0 * (&angle * 0.5).sin().square();
+        let numerator_im = (&rise + 1.0) * angle.sin();
+        let quotient_re = (&numerator_re * &a + &numerator_im * b) / &safe;
+        let quotient_im = (&numerator_im * &a - &numerator_re * b) / &safe;
+        let (zr, zi) = (tau * &a, angle);
+        // Horner's scheme in complex arithmetic.
+        let (mut series_re, mut series_im) = (&zr / 120.0 + 1.0 / 24.0, &zi / 120.0);
+        for coefficient in [1.0 / 6.0, 0.5, 1.0] {
+            let next_re = &zr * &series_re - &zi * &series_im + coefficient;
+            series_im = &zr * &series_im + &zi * &series_re;
+            series_re = next_re;
+        }
+        let real_pairs = (series_re * tau).where_self(&small, &quotient_re);
+        let imaginary = (series_im * tau).where_self(&small, &quotient_im);
+
+        let rate = growth.narrow(0, pairs, reals);
+        let small = rate.abs().lt(1e-3);
+        let safe = rate.where_self(&small.logical_not(), &rate.ones_like());
+        let z = tau * &rate;
+        let series = ((((&z / 120.0 + 1.0 / 24.0) * &z + 1.0 / 6.0) * &z + 0.5) * &z + 1.0) * tau;
+        let real_reals = series.where_self(&small, &(z.expm1() / safe));
+        Factors { real: Tensor::cat(&[real_pairs, real_reals], 1), imaginary }
+    }
+
+    /// Multiplies features `[B, k]` by one complex (pairs) or real factor each.
+    fn scale(&self, features: &Tensor, factors: &Factors) -> Tensor {
+        let pairs = self.pairs();
+        let reals = features.size()[1] - 2 * pairs;
+        let (re, im) = (features.narrow(1, 0, pairs), features.narrow(1, pairs, pairs));
+        let rest = features.narrow(1, 2 * pairs, reals);
+        let (real, imaginary) = (factors.real.narrow(1, 0, pairs), &factors.imaginary);
+        Tensor::cat(
+            &[
+                &re * &real - &im * imaginary,
+                &re * imaginary + &im * &real,
+                rest * factors.real.narrow(1, pairs, reals),
+            ],
+            1,
+        )
+    }
+
+    pub fn rate(&self, g: &Observables) -> (Tensor, Tensor) {
+        let growth = self.growth().unsqueeze(0);
+        let eigenvalues = Factors { real: growth, imaginary: self.frequency.unsqueeze(0) };
+        let drift = self.drift.select(0, 0) + g.t.unsqueeze(1) * self.drift.select(0, 1);
+        (drift.addmm(&g.features, &self.readout), self.scale(&g.features, &eigenvalues))
+    }
+
+    pub fn propagate_state(&self, g: &Observables, tau: &Tensor) -> Tensor {
+        let tau = tau.unsqueeze(1);
+        let integrated = self.scale(&g.features, &self.integrals(&tau));
+        let quadratic = &tau * (g.t.unsqueeze(1) + &tau * 0.5);
+        let moved = &g.x + &tau * self.drift.select(0, 0) + quadratic * self.drift.select(0, 1);
+        moved.addmm(&integrated, &self.readout)
+    }
+
+    pub fn propagate(&self, g: &Observables, tau: &Tensor) -> Observables {
+        Observables {
+            t: &g.t + tau,
+            x: self.propagate_state(g, tau),
+            features: self.scale(&g.features, &self.exponentials(&tau.unsqueeze(1))),
+        }
+    }
+
+    pub fn propagator(&self, tau: f64) -> Result<Propagator> {
+        let exact = self.in_double();
+        let tau = Tensor::from_slice(&[tau]).unsqueeze(1);
+        let features = exact.readout.size()[0];
+        // K(tau) B without forming K: scale acts on rows, so fold through the identity's rows.
+        let identity = Tensor::eye(features, (Kind::Double, Device::Cpu));
+        let folded = exact.scale(&identity, &exact.integrals(&tau)).f_matmul(&exact.readout)?;
+        let (slow, fast) = (exact.drift.select(0, 0), exact.drift.select(0, 1));
+        let tau = tau.reshape([1]);
+        let propagator = Propagator {
+            constant: slow * &tau + &fast * (tau.square() * 0.5),
+            time: fast * tau,
+            state: None,
+            features: folded,
+        };
+        Ok(propagator.to_device_and_kind(self.readout.device(), self.readout.kind()))
+    }
+
+    pub fn matrix(&self) -> Tensor {
+        let exact = self.in_double();
+        let size = exact.readout.size();
+        let (features, dimension) = (size[0], size[1]);
+        let m = 2 + dimension + features;
+        let one = Tensor::from_slice(&[1.0]);
+        let identity = Tensor::eye(features, (Kind::Double, Device::Cpu));
+        let block = exact.scale(
+            &identity,
+            &Factors { real: exact.growth().unsqueeze(0), imaginary: exact.frequency.unsqueeze(0) },
+        );
+        let matrix = Tensor::zeros([m, m], (Kind::Double, Device::Cpu));
+        matrix.narrow(0, 0, 1).narrow(1, 1, 1).copy_(&one);
+        matrix.narrow(0, 0, 2).narrow(1, 2, dimension).copy_(&exact.drift);
+        matrix.narrow(0, 2 + dimension, features).narrow(1, 2, dimension).copy_(&exact.readout);
+        matrix.narrow(0, 2 + dimension, features).narrow(1, 2 + dimension, features).copy_(&block);
+        matrix
+    }
+
+    pub fn shallow_clone(&self) -> Self {
+        SpectralGenerator {
+            raw_growth: self.raw_growth.shallow_clone(),
+            frequency: self.frequency.shallow_clone(),
+            readout: self.readout.shallow_clone(),
+            drift: self.drift.shallow_clone(),
+        }
+    }
+}

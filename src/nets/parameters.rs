@@ -1,0 +1,125 @@
+//! The trainable tensors of a model, kept in one flat buffer: an optimiser step, a moving average, a
+//! gradient norm or a snapshot is then a handful of operations, whatever the number of layers.
+
+use tch::{Device, Kind, Tensor};
+
+use crate::error::{Error, Result};
+use crate::tensor::shape_text;
+
+/// Named leaf tensors. Layers hold shallow clones of them; after [`Parameters::pack`] all are views
+/// of one buffer, so that writing the buffer writes every layer.
+#[derive(Debug)]
+pub struct Parameters {
+    kind: Kind,
+    device: Device,
+    names: Vec<String>,
+    tensors: Vec<Tensor>,
+    flat: Option<Tensor>,
+}
+
+impl Parameters {
+    pub fn new(kind: Kind, device: Device) -> Self {
+        Parameters { kind, device, names: Vec::new(), tensors: Vec::new(), flat: None }
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// Registers a parameter; the returned leaf is what a layer keeps. Call before [`Self::pack`].
+    pub fn add(&mut self, name: impl Into<String>, initial: Tensor) -> Tensor {
+        debug_assert!(self.flat.is_none(), "parameters are added before packing");
+        let leaf = initial.to_kind(self.kind).to_device(self.device).detach().copy().set_requires_grad(true);
+        self.names.push(name.into());
+        self.tensors.push(leaf.shallow_clone());
+        leaf
+    }
+
+    /// Moves every parameter into one contiguous buffer.
+    pub fn pack(&mut self) {
+        let flat = tch::no_grad(|| {
+            let pieces: Vec<Tensor> =
+                self.tensors.iter().map(|tensor| tensor.detach().reshape([-1])).collect();
+            match pieces.is_empty() {
+                true => Tensor::zeros([0], (self.kind, self.device)),
+                false => Tensor::cat(&pieces, 0),
+            }
+        });
+        let mut offset = 0;
+        for tensor in &mut self.tensors {
+            let length = tensor.numel() as i64;
+            let view = flat.narrow(0, offset, length).view(tensor.size().as_slice());
+            tensor.set_data(&view);
+            offset += length;
+        }
+        self.flat = Some(flat);
+    }
+
+    /// The buffer itself. Writing it in place writes the parameters.
+    ///
+    /// # Errors
+    /// An internal error before [`Self::pack`].
+    pub fn flat(&self) -> Result<Tensor> {
+        match &self.flat {
+            Some(flat) => Ok(flat.shallow_clone()),
+            None => Err(Error::Internal(anyhow::anyhow!("parameters were used before they were packed"))),
+        }
+    }
+
+    pub fn tensors(&self) -> &[Tensor] {
+        &self.tensors
+    }
+
+    /// Number of trainable values.
+    pub fn count(&self) -> i64 {
+        self.tensors.iter().map(|tensor| tensor.numel() as i64).sum()
+    }
+
+    /// The gradient of a scalar loss, flat; zero where the loss does not depend on a parameter.
+    pub fn gradient(&self, loss: &Tensor) -> Result<Tensor> {
+        let gradients = Tensor::f_run_backward(&[loss], &self.tensors, false, false)?;
+        let pieces: Vec<Tensor> = gradients
+            .iter()
+            .zip(&self.tensors)
+            .map(|(gradient, tensor)| match gradient.defined() {
+                true => gradient.reshape([-1]),
+                false => Tensor::zeros([tensor.numel() as i64], (self.kind, self.device)),
+            })
+            .collect();
+        Ok(Tensor::f_cat(&pieces, 0)?)
+    }
+
+    /// Copies for a file, by name.
+    pub fn named(&self) -> Vec<(String, Tensor)> {
+        self.names.iter().cloned().zip(self.tensors.iter().map(|tensor| tensor.detach().copy())).collect()
+    }
+
+    /// Overwrites the parameters with tensors of the same names and shapes, taken from `take`.
+    ///
+    /// # Errors
+    /// What `take` answers for a missing name; [`Error::Shape`] for a shape that does not fit.
+    pub fn restore(&mut self, mut take: impl FnMut(&str) -> Result<Tensor>) -> Result<()> {
+        for (name, tensor) in self.names.iter().zip(&mut self.tensors) {
+            let stored = take(name)?;
+            if stored.size() != tensor.size() {
+                return Err(Error::shape(name, shape_text(&tensor.size()), shape_text(&stored.size())));
+            }
+            tch::no_grad(|| tensor.f_copy_(&stored))?;
+        }
+        Ok(())
+    }
+
+    pub fn shallow_clone(&self) -> Self {
+        Parameters {
+            kind: self.kind,
+            device: self.device,
+            names: self.names.clone(),
+            tensors: self.tensors.iter().map(Tensor::shallow_clone).collect(),
+            flat: self.flat.as_ref().map(Tensor::shallow_clone),
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! A velocity field that asks Python: any PyTorch model, wrapped into one calling convention.
+
+use std::sync::Arc;
+
+use pyo3::exceptions::PyException;
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+use tch::{Device, Kind, Tensor};
+
+use super::array::{describe, first_line, Array, ArrayKind};
+use crate::error::{Error, Result};
+use crate::tensor::{check_finite, device_name, dtype_name, shape_text};
+use crate::velocity::{Conditioning, EvaluationCounter, FieldState, VelocityField};
+
+/// What a [`CallableField`] is, besides its two functions.
+#[derive(Debug, Clone)]
+pub struct CallableFieldConfig {
+    pub event_shape: Vec<i64>,
+    pub conditioning: Conditioning,
+    pub device: Device,
+    pub dtype: Kind,
+    /// How messages call it; names the calling convention.
+    pub label: String,
+}
+
+/// v(t, x) by `function(t, x, condition) -> v`, and its vector-Jacobian product by
+/// `vjp(t, x, cotangent, condition) -> (v, J^T cotangent)`. Both take and give torch tensors on the
+/// field's device: `t` `[B]`, `x` and the rest `[B, *event]`, condition a tensor or `None`.
+/// The tensors are copies, so that a function that writes to them harms nobody.
+pub struct CallableField {
+    functions: Arc<Functions>,
+    config: CallableFieldConfig,
+    counter: EvaluationCounter,
+}
+
+struct Functions {
+    velocity: Py<PyAny>,
+    vjp: Py<PyAny>,
+}
+
+impl CallableField {
+    pub fn new(velocity: Py<PyAny>, vjp: Py<PyAny>, config: CallableFieldConfig) -> Self {
+        let functions = Arc::new(Functions { velocity, vjp });
+        CallableField { functions, config, counter: EvaluationCounter::default() }
+    }
+
+    /// Copies of `tensors`, then the condition or `None`, as the functions take them.
+    fn arguments<'py>(
+        &self,
+        py: Python<'py>,
+        tensors: &[&Tensor],
+        condition: Option<&Tensor>,
+    ) -> Result<Bound<'py, PyTuple>> {
+        let kind = ArrayKind::Torch(self.config.device);
+        let hand_over = |tensor: &Tensor| kind.export(py, tensor.f_detach_copy().map_err(Error::from)?);
+        let mut arguments = Vec::with_capacity(tensors.len() + 1);
+        for tensor in tensors.iter().copied().chain(condition) {
+            arguments
+                .push(hand_over(tensor).map_err(|raised| self.raised(py, "handing tensors over", raised))?);
+        }
+        if condition.is_none() {
+            arguments.push(py.None().into_bound(py));
+        }
+        PyTuple::new(py, arguments).map_err(|raised| self.raised(py, "handing tensors over", raised))
+    }
+
+    /// What the user's code raised: a stop (Ctrl-C, `sys.exit`) passes through unchanged.
+    fn raised(&self, py: Python<'_>, what: &str, raised: PyErr) -> Error {
+        if !raised.is_instance_of::<PyException>(py) {
+            return Error::Interrupted(Box::new(raised));
+        }
+        let message = format!("teacher '{}': {what} raised {}", self.config.label, first_line(&raised));
+        Error::Teacher { message, source: Some(Box::new(raised)) }
+    }
+
+    fn wrong(&self, what: &str, got: String, x: &Tensor) -> Error {
+        let expected = format!("a floating-point torch tensor {}", shape_text(&x.size()));
+        let label = &self.config.label;
+        Error::teacher(format!("teacher '{label}': {what} returned {got}; expected {expected}"))
+    }
+
+    /// Checks an answer and copies it into the field's dtype.
+    fn accept(&self, what: &str, answer: &Bound<'_, PyAny>, x: &Tensor) -> Result<Tensor> {
+        let torch_tensor = answer.py().import("torch").and_then(|torch| torch.getattr("Tensor"));
+        let is_tensor = torch_tensor.and_then(|class| answer.is_instance(&class));
+        if !is_tensor.map_err(|raised| self.raised(answer.py(), what, raised))? {
+            return Err(self.wrong(what, describe(answer), x));
+        }
+        let array = Array::import(what, answer).map_err(|raised| {
+            let got = format!("a tensor that cannot be used ({})", first_line(&raised));
+            self.wrong(what, got, x)
+        })?;
+        let got = array.tensor;
+        if got.size() != x.size() {
+            return Err(self.wrong(what, format!("a tensor of shape {}", shape_text(&got.size())), x));
+        }
+        if !got.is_floating_point() {
+            return Err(self.wrong(what, format!("a tensor of dtype {}", dtype_name(got.kind())), x));
+        }
+        if got.device() != x.device() {
+            let place = format!(
+                "a tensor on {}, given one on {}",
+                device_name(got.device()),
+                device_name(x.device())
+            );
+            return Err(self.wrong(what, place, x));
+        }
+        let got = got.f_to_kind(self.config.dtype)?;
+        match check_finite(what, &got) {
+            Err(Error::NonFinite { message, .. }) => Err(self.wrong(what, message, x)),
+            Err(other) => Err(other),
+            Ok(()) => Ok(got),
+        }
+    }
+}
+
+impl VelocityField for CallableField {
+    fn event_shape(&self) -> &[i64] {
+        &self.config.event_shape
+    }
+
+    fn conditioning(&self) -> Conditioning {
+        self.config.conditioning
+    }
+
+    fn device(&self) -> Device {
+        self.config.device
+    }
+
+    fn dtype(&self) -> Kind {
+        self.config.dtype
+    }
+
+    fn velocity(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
+        self.counter.add(1);
+        // A torch module's parameters would otherwise grow a graph that nobody asks for.
+        let _no_grad = tch::no_grad_guard();
+        Python::attach(|py| {
+            let arguments = self.arguments(py, &[t, x], condition)?;
+            let answer = self.functions.velocity.bind(py).call1(arguments);
+            let answer = answer.map_err(|raised| self.raised(py, "velocity", raised))?;
+            self.accept("velocity", &answer, x)
+        })
+    }
+
+    fn velocity_and_vjp(
+        &self,
+        t: &Tensor,
+        x: &Tensor,
+        cotangent: &Tensor,
+        condition: Option<&Tensor>,
+    ) -> Result<(Tensor, Tensor)> {
+        self.counter.add(1);
+        Python::attach(|py| {
+            let arguments = self.arguments(py, &[t, x, cotangent], condition)?;
+            let answer = self.functions.vjp.bind(py).call1(arguments);
+            let answer = answer.map_err(|raised| self.raised(py, "vjp", raised))?;
+            let pair = answer.cast::<PyTuple>().ok().filter(|pair| pair.len() == 2);
+            let pair = pair.ok_or_else(|| self.wrong("vjp", describe(&answer), x))?;
+            let item = |index| pair.get_item(index).map_err(|raised| self.raised(py, "vjp", raised));
+            let velocity = self.accept("vjp's velocity", &item(0)?, x)?;
+            let product = self.accept("vjp's product", &item(1)?, x)?;
+            Ok((velocity, product))
+        })
+    }
+
+    fn counter(&self) -> &EvaluationCounter {
+        &self.counter
+    }
+
+    fn shallow_clone(&self) -> Box<dyn VelocityField> {
+        let functions = Arc::clone(&self.functions);
+        Box::new(CallableField { functions, config: self.config.clone(), counter: self.counter.clone() })
+    }
+
+    fn kind_name(&self) -> &'static str {
+        "torch"
+    }
+
+    fn state(&self) -> Option<FieldState> {
+        None
+    }
+}

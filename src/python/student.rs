@@ -1,0 +1,270 @@
+//! `_core.Student`: a distilled student, for Python.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+use serde_json::{json, Value};
+use tch::Tensor;
+
+use super::array::{Array, ArrayKind};
+use super::door::{self, PyMonitor};
+use super::velocity_field::PyVelocityField;
+use crate::condition::Conditioning;
+use crate::distill::{self, DistillConfig};
+use crate::error::{Error, Result};
+use crate::koopman::{Direction, Student};
+use crate::tensor::{device_name, dtype_name, parse_device};
+use crate::{checkpoint, sampler};
+
+/// The mutex is held only long enough to clone the handle; work runs on the clone.
+#[pyclass(name = "Student", module = "koopflow._core", frozen)]
+pub struct PyStudent {
+    student: Mutex<Student>,
+    history: Value,
+    config: Value,
+}
+
+impl PyStudent {
+    fn handle(&self) -> Student {
+        self.student.lock().unwrap_or_else(PoisonError::into_inner).shallow_clone()
+    }
+
+    /// The common shape of every method that turns one batch into another.
+    fn map<'py>(
+        &self,
+        argument: &str,
+        x: &Bound<'py, PyAny>,
+        condition: Option<&Bound<'py, PyAny>>,
+        work: impl FnOnce(&Student, &Tensor, Option<&Tensor>) -> Result<Tensor> + Send,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = x.py();
+        let Array { tensor: x, kind } = Array::import_float(argument, x)?;
+        let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
+        let student = self.handle();
+        let y = door::enter(py, move || work(&student, &x, condition.as_ref()))?;
+        kind.export(py, y)
+    }
+}
+
+#[pymethods]
+impl PyStudent {
+    #[staticmethod]
+    #[pyo3(signature = (teacher, config, *, condition=None, monitor=None))]
+    fn distill(
+        py: Python<'_>,
+        teacher: &PyVelocityField,
+        config: &str,
+        condition: Option<&Bound<'_, PyAny>>,
+        monitor: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let config: DistillConfig = parse(config)?;
+        let pool = Array::import_optional("condition", condition)?.map(|array| array.tensor);
+        let field = teacher.handle();
+        let mut monitor = PyMonitor::new(monitor);
+        let resolved = config.with_defaults(field.event_shape(), field.conditioning())?;
+        let (student, history) =
+            door::enter(py, move || distill::distill(&*field, &config, pool.as_ref(), &mut monitor))?;
+        Ok(PyStudent { student: Mutex::new(student), history: to_value(&history)?, config: to_value(&resolved)? })
+    }
+
+    #[staticmethod]
+    #[pyo3(signature = (path, *, device="cpu"))]
+    fn load(py: Python<'_>, path: PathBuf, device: &str) -> PyResult<(Self, String)> {
+        let device = parse_device(device)?;
+        let (student, mut facts) = door::enter(py, move || checkpoint::load_student(&path, device))?;
+        let (history, config) = (facts["history"].take(), facts["config"].take());
+        Ok((PyStudent { student: Mutex::new(student), history, config }, facts["header"].to_string()))
+    }
+
+    #[pyo3(signature = (path, header="{}"))]
+    fn save(&self, py: Python<'_>, path: PathBuf, header: &str) -> PyResult<()> {
+        let header: Value = parse_json("header", header)?;
+        let facts = json!({ "history": self.history, "config": self.config, "header": header });
+        let student = self.handle();
+        door::enter(py, move || checkpoint::save_student(&path, &student, facts))
+    }
+
+    #[getter]
+    fn event_shape<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, &self.handle().config().event_shape)
+    }
+
+    #[getter]
+    fn device(&self) -> String {
+        device_name(self.handle().device())
+    }
+
+    #[getter]
+    fn dtype(&self) -> &'static str {
+        dtype_name(self.handle().kind())
+    }
+
+    #[getter]
+    fn size(&self) -> i64 {
+        self.handle().config().size()
+    }
+
+    #[getter]
+    fn evaluations(&self) -> u64 {
+        self.handle().evaluations()
+    }
+
+    #[getter]
+    fn history(&self) -> String {
+        self.history.to_string()
+    }
+
+    #[getter]
+    fn config(&self) -> String {
+        self.config.to_string()
+    }
+
+    #[pyo3(signature = (t, x, *, direction="forward", condition=None))]
+    fn encode<'py>(
+        &self,
+        t: &Bound<'py, PyAny>,
+        x: &Bound<'py, PyAny>,
+        direction: &str,
+        condition: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let t = Array::import_float("t", t)?.tensor;
+        let direction = parse_direction(direction)?;
+        self.map("x", x, condition, move |student, x, condition| student.encode(&t, x, direction, condition))
+    }
+
+    #[pyo3(signature = (t, x, velocity, *, direction="forward", condition=None))]
+    fn encode_with_tangent<'py>(
+        &self,
+        py: Python<'py>,
+        t: &Bound<'py, PyAny>,
+        x: &Bound<'py, PyAny>,
+        velocity: &Bound<'py, PyAny>,
+        direction: &str,
+        condition: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+        let t = Array::import_float("t", t)?.tensor;
+        let Array { tensor: x, kind } = Array::import_float("x", x)?;
+        let velocity = Array::import_float("velocity", velocity)?.tensor;
+        let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
+        let direction = parse_direction(direction)?;
+        let student = self.handle();
+        let (g, tangent) = door::enter(py, move || {
+            student.encode_with_tangent(&t, &x, &velocity, direction, condition.as_ref())
+        })?;
+        Ok((kind.export(py, g)?, kind.export(py, tangent)?))
+    }
+
+    fn propagate<'py>(&self, g: &Bound<'py, PyAny>, tau: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let tau = Array::import_float("tau", tau)?.tensor;
+        self.map("g", g, None, move |student, g, _| student.propagate(g, &tau))
+    }
+
+    fn readout<'py>(&self, g: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        self.map("g", g, None, |student, g, _| student.readout(g))
+    }
+
+    #[pyo3(signature = (x0, *, steps=1, condition=None, monitor=None))]
+    fn sample<'py>(
+        &self,
+        x0: &Bound<'py, PyAny>,
+        steps: i64,
+        condition: Option<&Bound<'py, PyAny>>,
+        monitor: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let mut monitor = PyMonitor::new(monitor);
+        self.map("x0", x0, condition, move |student, x0, condition| {
+            sampler::sample(student, x0, condition, steps, &mut monitor)
+        })
+    }
+
+    #[pyo3(signature = (n, *, seed=0, steps=1, monitor=None))]
+    fn sample_count<'py>(
+        &self,
+        py: Python<'py>,
+        n: i64,
+        seed: u64,
+        steps: i64,
+        monitor: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let mut monitor = PyMonitor::new(monitor);
+        let student = self.handle();
+        let x =
+            door::enter(py, move || sampler::sample_count(&student, n, seed, None, steps, &mut monitor))?;
+        ArrayKind::Numpy.export(py, x)
+    }
+
+    #[pyo3(signature = (x0, times, *, condition=None))]
+    fn sample_path<'py>(
+        &self,
+        x0: &Bound<'py, PyAny>,
+        times: Vec<f64>,
+        condition: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let mut monitor = PyMonitor::new(None);
+        self.map("x0", x0, condition, move |student, x0, condition| {
+            sampler::sample_path(student, x0, &times, condition, &mut monitor)
+        })
+    }
+
+    #[pyo3(signature = (x, *, condition=None))]
+    fn invert<'py>(
+        &self,
+        x: &Bound<'py, PyAny>,
+        condition: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let mut monitor = PyMonitor::new(None);
+        self.map("x", x, condition, move |student, x, condition| {
+            sampler::invert(student, x, condition, &mut monitor)
+        })
+    }
+
+    fn generator_matrix<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let student = self.handle();
+        let matrix = door::enter(py, move || Ok(student.generator().matrix()))?;
+        ArrayKind::Numpy.export(py, matrix)
+    }
+
+    fn __repr__(&self) -> String {
+        let student = self.handle();
+        let config = student.config();
+        format!(
+            "Student(event_shape={:?}, observables={}, lifts={}, size={}, device={:?})",
+            config.event_shape,
+            config.observables,
+            config.lifts,
+            config.size(),
+            device_name(student.device()),
+        )
+    }
+}
+
+/// The options that an empty configuration resolves to, as JSON.
+#[pyfunction]
+pub fn student_defaults(event_size: i64) -> PyResult<String> {
+    let resolved = DistillConfig::default().with_defaults(&[event_size], Conditioning::None)?;
+    Ok(to_value(&resolved)?.to_string())
+}
+
+fn parse_direction(name: &str) -> Result<Direction> {
+    match name {
+        "forward" => Ok(Direction::Forward),
+        "backward" => Ok(Direction::Backward),
+        _ => Err(Error::argument("direction", "'forward' or 'backward'", format!("{name:?}"))),
+    }
+}
+
+/// A configuration from JSON; the message names the field that is wrong.
+pub fn parse<T: serde::de::DeserializeOwned>(config: &str) -> Result<T> {
+    serde_json::from_str(config)
+        .map_err(|error| Error::argument("config", "options of the right names and types", error))
+}
+
+pub fn parse_json(argument: &str, text: &str) -> Result<Value> {
+    serde_json::from_str(text).map_err(|error| Error::argument(argument, "JSON", error))
+}
+
+pub fn to_value<T: serde::Serialize>(value: &T) -> Result<Value> {
+    serde_json::to_value(value).map_err(|error| Error::Internal(error.into()))
+}

@@ -1,0 +1,126 @@
+//! `_core.VelocityField`: any velocity field, for Python.
+
+use std::sync::{Mutex, PoisonError};
+
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use super::array::Array;
+use super::callable_field::{CallableField, CallableFieldConfig};
+use super::door;
+use crate::error::Error;
+use crate::tensor::{device_name, dtype_name, parse_device, parse_dtype};
+use crate::velocity::{Conditioning, VelocityField};
+
+/// The mutex is held only long enough to clone the handle; work runs on the clone.
+#[pyclass(name = "VelocityField", module = "koopflow._core", frozen)]
+pub struct PyVelocityField {
+    field: Mutex<Box<dyn VelocityField>>,
+}
+
+impl PyVelocityField {
+    pub fn new(field: Box<dyn VelocityField>) -> Self {
+        PyVelocityField { field: Mutex::new(field) }
+    }
+
+    /// A handle on the same field, to move through the door.
+    pub fn handle(&self) -> Box<dyn VelocityField> {
+        self.field.lock().unwrap_or_else(PoisonError::into_inner).shallow_clone()
+    }
+}
+
+#[pymethods]
+impl PyVelocityField {
+    #[staticmethod]
+    #[pyo3(signature = (function, vjp, *, event_shape, conditioning="\"none\"", device="cpu", dtype="float32", label="callable"))]
+    fn callable(
+        function: Py<PyAny>,
+        vjp: Py<PyAny>,
+        event_shape: Vec<i64>,
+        conditioning: &str,
+        device: &str,
+        dtype: &str,
+        label: &str,
+    ) -> PyResult<Self> {
+        let config = CallableFieldConfig {
+            event_shape: check_event_shape(event_shape)?,
+            conditioning: parse_conditioning(conditioning)?,
+            device: parse_device(device)?,
+            dtype: parse_dtype(dtype)?,
+            label: label.to_string(),
+        };
+        Ok(PyVelocityField::new(Box::new(CallableField::new(function, vjp, config))))
+    }
+
+    #[getter]
+    fn event_shape<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, self.handle().event_shape())
+    }
+
+    #[getter]
+    fn kind(&self) -> &'static str {
+        self.handle().kind_name()
+    }
+
+    #[getter]
+    fn device(&self) -> String {
+        device_name(self.handle().device())
+    }
+
+    #[getter]
+    fn dtype(&self) -> &'static str {
+        dtype_name(self.handle().dtype())
+    }
+
+    #[getter]
+    fn evaluations(&self) -> u64 {
+        self.handle().evaluations()
+    }
+
+    #[getter]
+    fn conditioning(&self) -> PyResult<String> {
+        let json = serde_json::to_string(&self.handle().conditioning());
+        Ok(json.map_err(|error| Error::Internal(error.into()))?)
+    }
+
+    #[pyo3(signature = (t, x, condition=None))]
+    fn velocity<'py>(
+        &self,
+        py: Python<'py>,
+        t: &Bound<'py, PyAny>,
+        x: &Bound<'py, PyAny>,
+        condition: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let t = Array::import_float("t", t)?.tensor;
+        let Array { tensor: x, kind } = Array::import_float("x", x)?;
+        let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
+        let field = self.handle();
+        let v = door::enter(py, move || field.checked_velocity(&t, &x, condition.as_ref()))?;
+        kind.export(py, v)
+    }
+
+    fn __repr__(&self) -> String {
+        let field = self.handle();
+        format!(
+            "VelocityField(kind={:?}, event_shape={:?}, device={:?}, dtype={:?})",
+            field.kind_name(),
+            field.event_shape(),
+            device_name(field.device()),
+            dtype_name(field.dtype()),
+        )
+    }
+}
+
+/// The shape of one sample: at least one dimension, none empty.
+pub fn check_event_shape(event_shape: Vec<i64>) -> PyResult<Vec<i64>> {
+    if event_shape.is_empty() || event_shape.iter().any(|&size| size < 1) {
+        let got = format!("{event_shape:?}");
+        return Err(Error::argument("event_shape", "at least one dimension, each at least 1", got).into());
+    }
+    Ok(event_shape)
+}
+
+fn parse_conditioning(json: &str) -> PyResult<Conditioning> {
+    let parsed = serde_json::from_str(json);
+    Ok(parsed.map_err(|error| Error::argument("conditioning", "the JSON of a conditioning", error))?)
+}
