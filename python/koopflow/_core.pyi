@@ -147,8 +147,8 @@ def train_teacher(
 ) -> tuple[VelocityField, str]:
     """Conditional flow matching on data ``[N, *event]`` (Lipman et al. 2210.02747, Tong et al. 2302.00482).
 
-    ``config`` is JSON in the form of :func:`teacher_defaults`. The second result is a JSON history
-    ``{"steps", "seconds", "stopped", "loss": [[step, loss], ...]}``, where stopped is ``"completed"``,
+    ``config`` is JSON in the form of :func:`teacher_defaults`, possibly a part of it. The second
+    result is a JSON history ``{"steps", "seconds", "stopped", "loss": [[step, loss], ...]}``, where stopped is ``"completed"``,
     ``"interrupted"`` or ``"budget"``.
     """
 
@@ -163,8 +163,13 @@ class Student:
     """A lift and a linear generator: g(t + tau) = g(t) exp(tau L), x = g C."""
 
     @staticmethod
-    def distill(teacher: VelocityField, config: str, *, monitor: _Monitor = None) -> Student:
-        """Distil a field; ``config`` is JSON in the form of :func:`student_defaults`."""
+    def distill(
+        teacher: VelocityField, config: str, *, condition: _Array | None = None, monitor: _Monitor = None
+    ) -> Student:
+        """Distil a field; ``config`` is JSON in the form of :func:`student_defaults`, possibly a part of it.
+
+        A conditional field needs a pool of conditions, labels ``[P]`` or vectors ``[P, dim]``, to draw from.
+        """
 
     @staticmethod
     def load(path: str, *, device: str = "cpu") -> tuple[Student, str]:
@@ -205,6 +210,17 @@ class Student:
         self, t: _Array, x: _Array, *, direction: str = "forward", condition: _Array | None = None
     ) -> _Array:
         """Observables g(t, x), ``[B, m]``; ``direction``: forward or backward (the lift for decoding so)."""
+
+    def encode_with_tangent(
+        self,
+        t: _Array,
+        x: _Array,
+        velocity: _Array,
+        *,
+        direction: str = "forward",
+        condition: _Array | None = None,
+    ) -> tuple[_Array, _Array]:
+        """Observables and their derivative J g (1, v) along ``velocity`` ``[B, *event]``, each ``[B, m]``."""
 
     def propagate(self, g: _Array, tau: _Array | float) -> _Array:
         """Observables g exp(tau L), ``[B, m]``; ``tau`` is a scalar or ``[B]``, of either sign."""

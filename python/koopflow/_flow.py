@@ -103,7 +103,18 @@ class Flow:
         DivergenceError
             When dopri5 cannot reach its tolerance or the state stops being finite.
         """
-        ends = self._solve(n, x0, [0.0, 1.0], seed, condition, progress, solver, steps, rtol, atol)
+        ends = self._solve(
+            n,
+            x0,
+            [0.0, 1.0],
+            seed,
+            condition,
+            progress=progress,
+            solver=solver,
+            steps=steps,
+            rtol=rtol,
+            atol=atol,
+        )
         return ends[-1]
 
     def trajectory(
@@ -151,7 +162,9 @@ class Flow:
         times = [float(t) for t in times]
         if x0 is None and (not times or times[0] != 0.0):
             raise ArgumentError(f"times: expected to begin at 0 without x0, got {times}")
-        return self._solve(n, x0, times, seed, condition, progress, solver, steps, rtol, atol)
+        return self._solve(
+            n, x0, times, seed, condition, progress=progress, solver=solver, steps=steps, rtol=rtol, atol=atol
+        )
 
     def log_prob(
         self,
@@ -195,7 +208,7 @@ class Flow:
         >>> teacher.log_prob(np.zeros((1, 2), dtype=np.float32)).round(3)   # -log(2 pi)
         array([-1.838], dtype=float32)
         """
-        with ProgressMeter(progress) as meter:
+        with ProgressMeter(progress=progress) as meter:
             return self.field.log_prob(
                 as_batch(x),
                 divergence=divergence,
@@ -216,6 +229,7 @@ class Flow:
         times: list[float],
         seed: int,
         condition: Array | None,
+        *,
         progress: bool | ProgressFunction,
         solver: str,
         steps: int,
@@ -226,7 +240,7 @@ class Flow:
         x0, condition = noise_or(x0, n, self._event_shape, seed), as_condition(condition)
         chunk = max(1, CHUNK * 64 // max(64, int(np.prod(self._event_shape))))
         parts = []
-        with ProgressMeter(progress) as meter:
+        with ProgressMeter(progress=progress) as meter:
             for start in range(0, max(1, len(x0)), chunk):
                 part = slice(start, start + chunk)
                 parts.append(

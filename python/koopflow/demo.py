@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -197,14 +198,12 @@ def compare(
     noise = _core.normal((count, *teacher.event_shape), NOISE_SEED)
     scale = total_std(case.held_out)
     samplers: dict[str, tuple[Any, Callable[[], Any]]] = {
-        "teacher, dopri5": (teacher, lambda: teacher.sample(x0=noise))
+        "teacher, dopri5": (teacher, partial(teacher.sample, x0=noise))
     }
     for steps in EULER_STEPS:
-        samplers[f"teacher, Euler {steps}"] = (
-            teacher,
-            lambda steps=steps: teacher.sample(x0=noise, solver="euler", steps=steps),
-        )
-    samplers["student, 1 step"] = (student, lambda: student.sample(x0=noise))
+        euler = partial(teacher.sample, x0=noise, solver="euler", steps=steps)
+        samplers[f"teacher, Euler {steps}"] = (teacher, euler)
+    samplers["student, 1 step"] = (student, partial(student.sample, x0=noise))
     student.sample(x0=noise[:16])  # the propagator is folded once, on first use
 
     # Equally many samples on both sides, so that the floor is one for every row.

@@ -20,7 +20,7 @@ from .exceptions import ArgumentError, CheckpointError, NotFittedError
 from .progress import ProgressFunction, ProgressMeter
 
 
-class KoopmanDistiller(BaseEstimator):
+class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
     """Distils a flow-matching teacher into a Koopman student.
 
     The student's observables g(t, x) = [1, t, x, phi(t, x)] evolve by one linear generator, dg/dt = g L, so
@@ -125,6 +125,7 @@ class KoopmanDistiller(BaseEstimator):
         teacher: Flow,
         y: None = None,
         *,
+        condition: Array | None = None,
         progress: bool | ProgressFunction = True,
         callback: ProgressFunction | None = None,
     ) -> KoopmanDistiller:
@@ -136,6 +137,8 @@ class KoopmanDistiller(BaseEstimator):
             Fitted or attached.
         y : None
             Ignored; scikit-learn passes it.
+        condition : array, optional
+            For a conditional teacher: labels ``[P]`` or vectors ``[P, dim]`` that training draws from.
         progress : bool or callable, default True
             A bar where somebody is looking, nothing, or a function: see :mod:`koopflow.progress`.
         callback : callable, optional
@@ -161,8 +164,10 @@ class KoopmanDistiller(BaseEstimator):
             raise TypeError(_not_a_teacher(teacher))
         field = teacher.field
         config = self._config(int(np.prod(field.event_shape)))
-        with ProgressMeter(progress, callback) as meter:
-            student = _core.Student.distill(field, json.dumps(config), monitor=meter.monitor)
+        with ProgressMeter(progress=progress, callback=callback) as meter:
+            student = _core.Student.distill(
+                field, json.dumps(config), condition=as_condition(condition), monitor=meter.monitor
+            )
         self._adopt(
             student,
             {
@@ -212,7 +217,7 @@ class KoopmanDistiller(BaseEstimator):
             Of the kind of ``x0``; NumPy for fresh samples.
         """
         student = self._fitted()
-        with ProgressMeter(progress) as meter:
+        with ProgressMeter(progress=progress) as meter:
             if x0 is None and n is not None and condition is None:
                 return student.sample_count(checked_count(n), seed=seed, steps=steps, monitor=meter.monitor)
             x0 = noise_or(x0, n, student.event_shape, seed)
@@ -249,7 +254,8 @@ class KoopmanDistiller(BaseEstimator):
         """
         student = self._fitted()
         if isinstance(x0, int | np.integer):
-            x0, n = None, int(x0)
+            n = int(x0)
+            x0 = None
         x0 = noise_or(x0, n, student.event_shape, seed)
         return student.sample_path(x0, [float(t) for t in times], condition=as_condition(condition))
 
@@ -419,15 +425,13 @@ class KoopmanDistiller(BaseEstimator):
         return hasattr(self, "_student")
 
     def _config(self, event_size: int) -> dict[str, Any]:
-        """The core's configuration: what None resolves to under everything that was set."""
-        config: dict[str, Any] = json.loads(_core.student_defaults(event_size))
-        options = self.get_params()
-        weights = options.pop("weights") or {}
-        config.update({name: value for name, value in options.items() if value is not None})
-        unknown = sorted(set(weights) - set(config["weights"]))
+        """What was set, for the core, which resolves the rest."""
+        config = {name: value for name, value in self.get_params().items() if value is not None}
+        weights = config.get("weights", {})
+        known = json.loads(_core.student_defaults(event_size))["weights"]
+        unknown = sorted(set(weights) - set(known))
         if unknown:
-            raise ArgumentError(f"weights: expected names among {sorted(config['weights'])}, got {unknown}")
-        config["weights"].update({name: float(weight) for name, weight in weights.items()})
+            raise ArgumentError(f"weights: expected names among {sorted(known)}, got {unknown}")
         return config
 
 

@@ -15,6 +15,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from ._arrays import Array, to_numpy
@@ -161,8 +162,18 @@ def paths(
     thin = LineCollection(list(lines.swapaxes(0, 1)), colors=STUDENT, linewidths=1.0)
     thin.set_label("student")
     ax.add_collection(thin)
-    ax.scatter(*lines[0].T, s=14, facecolors="white", edgecolors=INK, linewidths=0.8, zorder=3, label="noise")
-    ax.scatter(*lines[-1].T, s=14, color=STUDENT, linewidths=0, zorder=3, label="data")
+    starts, ends = lines[0].T, lines[-1].T
+    ax.scatter(
+        starts[0],
+        starts[1],
+        s=14,
+        facecolors="white",
+        edgecolors=INK,
+        linewidths=0.8,
+        zorder=3,
+        label="noise",
+    )
+    ax.scatter(ends[0], ends[1], s=14, color=STUDENT, linewidths=0, zorder=3, label="data")
     _square(ax, _limits(np.concatenate(seen), central=1.0))
     ax.legend(loc="upper right", frameon=False, fontsize=8, handlelength=1.4)
     if title:
@@ -435,11 +446,7 @@ def _axes(ax: Axes | None, *, size: tuple[float, float] = (4.0, 4.0)) -> Axes:
 
 def new_figure(size: tuple[float, float]) -> Figure:
     """An empty figure that pyplot does not know, ``size`` in inches."""
-    figure = Figure(figsize=size, dpi=140, layout="constrained")
-    engine = figure.get_layout_engine()
-    if engine is not None:
-        engine.set(w_pad=0.1, h_pad=0.1)  # type: ignore[attr-defined]
-    return figure
+    return Figure(figsize=size, dpi=140, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
 
 
 def _panels(axes: Sequence[Axes] | None, count: int, shape: float) -> NDArray[Any]:

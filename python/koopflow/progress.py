@@ -75,7 +75,7 @@ class ProgressMeter:
     Examples
     --------
     >>> seen = []
-    >>> with ProgressMeter(False, callback=seen.append) as meter:
+    >>> with ProgressMeter(progress=False, callback=seen.append) as meter:
     ...     meter({"stage": "student", "step": 1, "total": 2, "seconds": 0.1, "values": {"loss": 0.5}})
     >>> seen[0]["values"]["loss"]
     0.5
@@ -83,9 +83,9 @@ class ProgressMeter:
 
     def __init__(
         self,
+        *,
         progress: bool | ProgressFunction = True,
         callback: ProgressFunction | None = None,
-        *,
         stream: TextIO | None = None,
     ) -> None:
         for name, function in (("progress", progress), ("callback", callback)):

@@ -168,7 +168,7 @@ class FlowTeacher(Flow):
                 f"data: expected shape (N, {', '.join(map(str, self._event_shape))}), got {tuple(data.shape)}"
             )
         config = self._config(steps=steps, batch_size=batch_size)
-        with ProgressMeter(progress, callback) as meter:
+        with ProgressMeter(progress=progress, callback=callback) as meter:
             self._field, history = _core.train_teacher(
                 data, json.dumps(config), condition=as_condition(condition), monitor=meter.monitor
             )
@@ -361,15 +361,14 @@ class FlowTeacher(Flow):
         return self._history
 
     def _config(self, *, steps: int | None, batch_size: int | None) -> dict[str, Any]:
-        """The core's configuration: its defaults under everything that was set."""
+        """What was set, for the core, which resolves the rest."""
         options = {**self._options}
         conditioning = conditioning_json(options.pop("num_classes"), options.pop("condition_dim"))
         if steps is not None:
             options["steps"] = steps
         if batch_size is not None:
             options["batch_size"] = batch_size
-        config: dict[str, Any] = json.loads(_core.teacher_defaults())
-        config.update({name: value for name, value in options.items() if value is not None})
+        config = {name: value for name, value in options.items() if value is not None}
         # The only option where None is a value of its own.
         config["clip_norm"] = options["clip_norm"]
         config["conditioning"] = json.loads(conditioning)
