@@ -99,8 +99,10 @@ pub fn load_field(path: &Path, device: Device) -> Result<(Box<dyn VelocityField>
     let tensors: Vec<(String, Tensor)> =
         file.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
     let field: Result<Box<dyn VelocityField>> = match &description {
-        FieldDescription::Gaussian { event_shape } => GaussianField::from_state(event_shape, &tensors, device)
-            .map(|field| Box::new(field) as Box<dyn VelocityField>),
+        FieldDescription::Gaussian { event_shape } => {
+            GaussianField::from_state(event_shape, &tensors, device)
+                .map(|field| Box::new(field) as Box<dyn VelocityField>)
+        }
         FieldDescription::Empirical { event_shape } => {
             EmpiricalField::from_state(event_shape, &tensors, device).map(|field| Box::new(field) as _)
         }
@@ -131,8 +133,8 @@ impl Contents {
             .and_then(|entries| entries.get(HEADER_KEY))
             .ok_or_else(|| refuse("a safetensors file, but not one that koopflow wrote".into()))?;
         // The version first: a newer header may have fields that this reader does not know.
-        let value: serde_json::Value =
-            serde_json::from_str(text).map_err(|error| refuse(format!("its header is not JSON ({error})")))?;
+        let value: serde_json::Value = serde_json::from_str(text)
+            .map_err(|error| refuse(format!("its header is not JSON ({error})")))?;
         match value.get("version").and_then(serde_json::Value::as_u64) {
             Some(version) if version <= FORMAT_VERSION => {}
             Some(version) => {
@@ -174,8 +176,10 @@ impl Contents {
         config.validate().map_err(|error| self.refuse(error))?;
         let held: usize = self.tensors.values().map(Tensor::numel).sum();
         let dimension = config.dimension();
-        let network = config.width.saturating_mul(config.width.saturating_mul(config.depth.saturating_sub(1)));
-        let needed = [dimension.saturating_mul(dimension), network, config.observables.saturating_mul(dimension)];
+        let network =
+            config.width.saturating_mul(config.width.saturating_mul(config.depth.saturating_sub(1)));
+        let needed =
+            [dimension.saturating_mul(dimension), network, config.observables.saturating_mul(dimension)];
         let dense = match config.generator {
             crate::koopman::GeneratorKind::Dense => largest,
             crate::koopman::GeneratorKind::Spectral => 0,
@@ -233,12 +237,7 @@ fn to_bytes(tensor: &Tensor) -> Result<(Dtype, Vec<usize>, Vec<u8>)> {
     Ok((dtype, tensor.size().iter().map(|size| *size as usize).collect(), bytes))
 }
 
-fn write(
-    path: &Path,
-    model: Model,
-    facts: serde_json::Value,
-    tensors: Vec<(String, Tensor)>,
-) -> Result<()> {
+fn write(path: &Path, model: Model, facts: serde_json::Value, tensors: Vec<(String, Tensor)>) -> Result<()> {
     let header = Header { version: FORMAT_VERSION, model, facts };
     let text = serde_json::to_string(&header).map_err(|error| Error::Internal(error.into()))?;
     let stored = tensors

@@ -82,6 +82,14 @@ impl Generator {
         }
     }
 
+    /// Eigenvalues of L as (real, imaginary) rows, `[m, 2]`, float64, conjugate pairs side by side.
+    pub fn eigenvalues(&self) -> Result<Tensor> {
+        match self {
+            Generator::Spectral(generator) => Ok(generator.eigenvalues()),
+            Generator::Dense(generator) => Ok(generator.matrix().f_linalg_eigvals()?.f_view_as_real()?),
+        }
+    }
+
     pub fn shallow_clone(&self) -> Self {
         match self {
             Generator::Spectral(generator) => Generator::Spectral(generator.shallow_clone()),

@@ -201,6 +201,20 @@ impl SpectralGenerator {
         matrix
     }
 
+    /// The eigenvalues are the parameters, and zero for the constant, time and state: `[m, 2]`.
+    pub fn eigenvalues(&self) -> Tensor {
+        let exact = self.in_double();
+        let pairs = exact.pairs();
+        let growth = exact.growth();
+        let reals = growth.size()[0] - pairs;
+        let still = Tensor::zeros([2 + exact.readout.size()[1], 2], (Kind::Double, Device::Cpu));
+        let upper = Tensor::stack(&[growth.narrow(0, 0, pairs), exact.frequency.shallow_clone()], 1);
+        let lower = Tensor::stack(&[growth.narrow(0, 0, pairs), -&exact.frequency], 1);
+        let couples = Tensor::stack(&[upper, lower], 1).view([-1, 2]);
+        let rest = growth.narrow(0, pairs, reals);
+        Tensor::cat(&[still, couples, Tensor::stack(&[rest.shallow_clone(), rest.zeros_like()], 1)], 0)
+    }
+
     pub fn shallow_clone(&self) -> Self {
         SpectralGenerator {
             raw_growth: self.raw_growth.shallow_clone(),

@@ -66,7 +66,11 @@ impl PyStudent {
         let resolved = config.with_defaults(field.event_shape(), field.conditioning())?;
         let (student, history) =
             door::enter(py, move || distill::distill(&*field, &config, pool.as_ref(), &mut monitor))?;
-        Ok(PyStudent { student: Mutex::new(student), history: to_value(&history)?, config: to_value(&resolved)? })
+        Ok(PyStudent {
+            student: Mutex::new(student),
+            history: to_value(&history)?,
+            config: to_value(&resolved)?,
+        })
     }
 
     #[staticmethod]
@@ -190,8 +194,7 @@ impl PyStudent {
     ) -> PyResult<Bound<'py, PyAny>> {
         let mut monitor = PyMonitor::new(monitor);
         let student = self.handle();
-        let x =
-            door::enter(py, move || sampler::sample_count(&student, n, seed, None, steps, &mut monitor))?;
+        let x = door::enter(py, move || sampler::sample_count(&student, n, seed, None, steps, &mut monitor))?;
         ArrayKind::Numpy.export(py, x)
     }
 
@@ -224,6 +227,13 @@ impl PyStudent {
         let student = self.handle();
         let matrix = door::enter(py, move || Ok(student.generator().matrix()))?;
         ArrayKind::Numpy.export(py, matrix)
+    }
+
+    fn eigenvalues<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let student = self.handle();
+        let parts = door::enter(py, move || student.generator().eigenvalues())?;
+        // (real, imaginary) rows are complex numbers under another name.
+        ArrayKind::Numpy.export(py, parts)?.call_method1("view", ("c16",))?.call_method1("reshape", (-1,))
     }
 
     fn __repr__(&self) -> String {
