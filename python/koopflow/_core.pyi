@@ -148,8 +148,8 @@ def train_teacher(
     """Conditional flow matching on data ``[N, *event]`` (Lipman et al. 2210.02747, Tong et al. 2302.00482).
 
     ``config`` is JSON in the form of :func:`teacher_defaults`, possibly a part of it. The second
-    result is a JSON history ``{"steps", "seconds", "stopped", "loss": [[step, loss], ...]}``, where stopped is ``"completed"``,
-    ``"interrupted"`` or ``"budget"``.
+    result is a JSON history ``{"steps", "seconds", "stopped", "loss": [[step, loss], ...]}``, where stopped
+    is ``"completed"``, ``"interrupted"`` or ``"budget"``.
     """
 
 def teacher_defaults() -> str:
@@ -196,7 +196,10 @@ class Student:
 
     @property
     def history(self) -> str:
-        """JSON: ``{"steps", "seconds", "trajectory_seconds", "stopped", "best_step", "log": [...]}``."""
+        """JSON: ``{"steps", "seconds", "trajectory_seconds", "stopped", "best_step", "log", ...}``.
+
+        The log is a list of ``{"step", "seconds", "values": [[name, value], ...]}``.
+        """
 
     @property
     def config(self) -> str:

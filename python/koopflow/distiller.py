@@ -70,7 +70,8 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
     config_ : dict
         The configuration with every None resolved.
     history_ : dict
-        ``steps``, ``seconds``, ``trajectory_seconds``, ``stopped``, ``best_step`` and ``log``.
+        ``steps``, ``seconds``, ``trajectory_seconds``, ``teacher_evaluations``, ``stopped``, ``best_step``
+        and ``log``, a list of dictionaries: ``step``, ``seconds``, every loss term and the held-out errors.
     teacher_ : dict
         What the teacher was: ``kind``, ``event_shape``, ``conditioning``.
 
@@ -414,6 +415,10 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
         self.n_observables_ = student.size
         self.config_: dict[str, Any] = json.loads(student.config)
         self.history_: dict[str, Any] = json.loads(student.history)
+        self.history_["log"] = [
+            {"step": entry["step"], "seconds": entry["seconds"], **dict(entry["values"])}
+            for entry in self.history_["log"]
+        ]
         self.teacher_ = teacher
 
     def _fitted(self) -> _core.Student:

@@ -234,8 +234,7 @@ def image_grid(
         top, left = 1 + index // columns * (height + 1), 1 + index % columns * (width + 1)
         canvas[top : top + height, left : left + width] = np.clip(image, low, high)
     ax = _axes(ax, size=(0.45 * columns + 0.3, 0.45 * rows + 0.5))
-    ink = colormaps["gray_r"].copy()
-    ink.set_bad(GAP)
+    ink = colormaps["gray_r"].with_extremes(bad=GAP)
     ax.imshow(canvas, cmap=ink, vmin=low, vmax=high, interpolation="nearest")
     ax.set_axis_off()
     if title:
@@ -366,7 +365,14 @@ def loss_history(
     ax = _axes(ax, size=(5.6, 3.6))
     for name in terms:
         steps, values = curves[name]
-        ax.plot(steps, values, linewidth=1.2, label=name.replace("_", " "))
+        judged = name.endswith("error")
+        ax.plot(
+            steps,
+            values,
+            linewidth=1.6 if judged else 0.9,
+            alpha=1.0 if judged else 0.7,
+            label=name.replace("_", " "),
+        )
     ax.set_yscale("log")
     ax.set_xlabel("step")
     ax.legend(frameon=False, fontsize=8)
@@ -385,7 +391,7 @@ def _curves(history: Mapping[str, Any]) -> dict[str, tuple[list[float], list[flo
         steps.append(step)
         values.append(value)
     for row in history.get("log", []):
-        for name, value in {**row, **row.get("values", {})}.items():
+        for name, value in row.items():
             if name != "step" and isinstance(value, int | float):
                 steps, values = curves.setdefault(name, ([], []))
                 steps.append(row["step"])

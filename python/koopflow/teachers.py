@@ -169,10 +169,10 @@ class FlowTeacher(Flow):
             )
         config = self._config(steps=steps, batch_size=batch_size)
         with ProgressMeter(progress=progress, callback=callback) as meter:
-            self._field, history = _core.train_teacher(
+            field, history = _core.train_teacher(
                 data, json.dumps(config), condition=as_condition(condition), monitor=meter.monitor
             )
-        self._history = json.loads(history)
+        self._field, self._history = field, json.loads(history)
         if self._history.get("stopped") == "interrupted":
             warnings.warn(
                 f"interrupted after {self._history.get('steps')} steps; the teacher so far is kept",
