@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from koopflow import FlowTeacher, KoopmanDistiller
 
 MEAN = np.array([1.0, -2.0])

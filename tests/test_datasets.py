@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from koopflow import datasets
 from sklearn.datasets import load_digits
+
+from koopflow import datasets
 
 NAMES = sorted(datasets.TWO_DIMENSIONAL)
 

@@ -4,10 +4,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from koopflow import datasets, plotting
-from koopflow.exceptions import ArgumentError, ShapeError
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+
+from koopflow import datasets, plotting
+from koopflow.exceptions import ArgumentError, ShapeError
 
 SPECTRUM = np.array([0.0, -0.5 + 2.0j, -0.5 - 2.0j, 0.1 + 1.0j, 0.1 - 1.0j, -0.7])
 
@@ -17,29 +18,33 @@ def ax():
     return Figure().add_subplot()
 
 
-def draw_everything(ax=None):
-    path = np.random.default_rng(0).normal(size=(5, 3, 2))
-    return {
-        "samples": plotting.samples(datasets.moons(50), ax=ax),
-        "paths": plotting.paths(path, path, ax=ax, background=datasets.moons(50)),
-        "image_grid": plotting.image_grid(datasets.digits()[0][:6], ax=ax),
-        "eigenvalues": plotting.eigenvalues(SPECTRUM, ax=ax),
-        "loss_history": plotting.loss_history({"loss": [[1, 2.0], [2, 1.0]]}, ax=ax),
-    }
+PATH = np.random.default_rng(0).normal(size=(5, 3, 2))
+DRAWINGS = {
+    "samples": lambda ax=None: plotting.samples(datasets.moons(50), ax=ax),
+    "paths": lambda ax=None: plotting.paths(PATH, PATH, ax=ax, background=datasets.moons(50)),
+    "image_grid": lambda ax=None: plotting.image_grid(datasets.digits()[0][:6], ax=ax),
+    "eigenvalues": lambda ax=None: plotting.eigenvalues(SPECTRUM, ax=ax),
+    "loss_history": lambda ax=None: plotting.loss_history({"loss": [[1, 2.0], [2, 1.0]]}, ax=ax),
+}
 
 
-def test_every_function_draws_on_the_axes_that_it_is_given(ax):
-    assert all(drawn is ax for drawn in draw_everything(ax).values())
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_every_function_draws_on_the_axes_that_it_is_given(name, ax):
+    assert DRAWINGS[name](ax) is ax
+    assert ax.has_data()
+
+
+def test_side_by_side_draws_on_the_axes_that_it_is_given(ax):
     pair = [ax, Figure().add_subplot()]
     panels = plotting.side_by_side({"data": datasets.moons(20), "student": datasets.moons(20)}, axes=pair)
     assert list(panels) == pair
 
 
-def test_without_axes_no_figure_is_left_in_pyplot(tmp_path):
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_without_axes_no_figure_is_left_in_pyplot(name, tmp_path):
     before = plt.get_fignums()
-    for name, drawn in draw_everything().items():
-        drawn.figure.savefig(tmp_path / f"{name}.png")
-        assert (tmp_path / f"{name}.png").stat().st_size > 1000
+    DRAWINGS[name]().figure.savefig(tmp_path / f"{name}.png")
+    assert (tmp_path / f"{name}.png").stat().st_size > 1000
     assert plt.get_fignums() == before
 
 
@@ -73,7 +78,9 @@ def test_paths_are_one_line_for_each_sample(ax):
     student = np.random.default_rng(1).normal(size=(7, 3, 2))
     teacher = student + 0.1
     plotting.paths(student, teacher, ax=ax)
-    lines = {c.get_label(): c.get_segments() for c in ax.collections if c.get_label() in ("student", "teacher")}
+    lines = {
+        c.get_label(): c.get_segments() for c in ax.collections if c.get_label() in ("student", "teacher")
+    }
     np.testing.assert_allclose(np.stack(lines["student"], axis=1), student)
     np.testing.assert_allclose(np.stack(lines["teacher"], axis=1), teacher)
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import io
 
 import pytest
+
 from koopflow.progress import ProgressMeter, format_values
 
 
@@ -12,7 +14,13 @@ class Terminal(io.StringIO):
 
 
 def event(step, stage="student", **values):
-    return {"stage": stage, "step": step, "total": 10, "seconds": 0.5 * step, "values": values or {"loss": 0.25}}
+    return {
+        "stage": stage,
+        "step": step,
+        "total": 10,
+        "seconds": 0.5 * step,
+        "values": values or {"loss": 0.25},
+    }
 
 
 def test_a_terminal_gets_a_bar_with_every_value():
@@ -64,21 +72,25 @@ def test_an_exception_that_training_swallowed_comes_back():
     def refuse(_):
         raise KeyError("no more")
 
-    with pytest.raises(KeyError, match="no more"), ProgressMeter(progress=False, callback=refuse) as meter:
-        # The core stops at the exception and returns its best state, as it does for Ctrl-C.
-        try:
-            meter(event(1))
-        except KeyError:
-            pass
+    def core(monitor):
+        # Stops at the exception and returns its best state, as it does for Ctrl-C.
+        with contextlib.suppress(KeyError):
+            monitor(event(1))
+
+    def fit():
+        with ProgressMeter(progress=False, callback=refuse) as meter:
+            core(meter.monitor)
+
+    with pytest.raises(KeyError, match="no more"):
+        fit()
 
 
 def test_ctrl_c_in_a_listener_is_left_to_the_core():
     def interrupt(_):
         raise KeyboardInterrupt
 
-    with ProgressMeter(progress=False, callback=interrupt) as meter:
-        with pytest.raises(KeyboardInterrupt):
-            meter(event(1))
+    with ProgressMeter(progress=False, callback=interrupt) as meter, pytest.raises(KeyboardInterrupt):
+        meter(event(1))
 
 
 @pytest.mark.parametrize("arguments", [{"progress": "yes"}, {"callback": 3}])

@@ -384,8 +384,9 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the student to one safetensors file, atomically."""
+        student = self._fitted()
         header = {"params": self.get_params(), "teacher": self.teacher_}
-        self._fitted().save(fspath(path), json.dumps(header))
+        student.save(fspath(path), json.dumps(header))
 
     @classmethod
     def load(cls, path: str | PathLike[str], *, device: str = "cpu") -> KoopmanDistiller:
