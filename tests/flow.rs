@@ -292,6 +292,8 @@ mod teacher {
     use koopflow::velocity::{Conditioning, FieldDescription, NetworkField, VelocityField};
     use koopflow::Result;
 
+    type Tensors = Vec<(String, Tensor)>;
+
     fn config(steps: u64) -> TeacherConfig {
         TeacherConfig {
             width: Some(32),
@@ -315,7 +317,7 @@ mod teacher {
         train(config, data, condition, &mut Silent).unwrap()
     }
 
-    fn tensors(field: &NetworkField) -> Vec<(String, Tensor)> {
+    fn tensors(field: &NetworkField) -> Tensors {
         field.state().unwrap().tensors
     }
 
@@ -542,8 +544,8 @@ mod teacher {
         let text = serde_json::to_string(&state.description).unwrap();
         assert_eq!(serde_json::from_str::<FieldDescription>(&text).unwrap(), state.description);
 
-        let refused = |change: &dyn Fn(&mut Vec<(String, Tensor)>)| {
-            let mut tensors = state.tensors.iter().map(|(n, x)| (n.clone(), x.copy())).collect();
+        let refused = |change: &dyn Fn(&mut Tensors)| {
+            let mut tensors: Tensors = state.tensors.iter().map(|(n, x)| (n.clone(), x.copy())).collect();
             change(&mut tensors);
             assert!(NetworkField::from_state(description, &tensors, Device::Cpu).is_err());
         };
