@@ -240,16 +240,16 @@ where
     options.validate()?;
     check_times(times)?;
     let mut rhs = Rhs { derivative, shape: y.size(), kind: y.kind(), evaluations: 0 };
-    tch::no_grad(|| {
-        let y = y.detach();
-        let (states, accepted, rejected) = match options.solver {
-            _ if times.len() == 1 => (vec![y], 0, 0),
-            Solver::Dopri5 => dopri5::run(&mut rhs, &y, times, options, monitor)?,
-            solver => fixed(&mut rhs, solver, &y, times, options.steps, monitor)?,
-        };
-        let trajectory = Tensor::f_stack(&states, 0)?;
-        Ok(Solution { trajectory, evaluations: rhs.evaluations, accepted, rejected })
-    })
+    // A guard, so that gradients come back on even where the derivative panics.
+    let _no_grad = tch::no_grad_guard();
+    let y = y.detach();
+    let (states, accepted, rejected) = match options.solver {
+        _ if times.len() == 1 => (vec![y], 0, 0),
+        Solver::Dopri5 => dopri5::run(&mut rhs, &y, times, options, monitor)?,
+        solver => fixed(&mut rhs, solver, &y, times, options.steps, monitor)?,
+    };
+    let trajectory = Tensor::f_stack(&states, 0)?;
+    Ok(Solution { trajectory, evaluations: rhs.evaluations, accepted, rejected })
 }
 
 /// The right-hand side, counted and checked.

@@ -27,3 +27,29 @@ pub fn pool() -> Result<Arc<ThreadPool>> {
     *slot = Some((process::id(), Arc::clone(&pool)));
     Ok(pool)
 }
+
+/// Lowers the number of threads that libtorch uses inside one operation, until it is dropped. The
+/// threads of OpenMP spin while they wait: on small operations, and beside other work, they cost
+/// far more than they bring. The limit holds for operations started by the calling thread.
+pub struct IntraOpThreads {
+    before: i32,
+}
+
+impl IntraOpThreads {
+    /// At most `threads`; never more than there were.
+    pub fn limit(threads: i32) -> Self {
+        let before = tch::get_num_threads();
+        if threads < before {
+            tch::set_num_threads(threads.max(1));
+        }
+        IntraOpThreads { before }
+    }
+}
+
+impl Drop for IntraOpThreads {
+    fn drop(&mut self) {
+        if tch::get_num_threads() != self.before {
+            tch::set_num_threads(self.before);
+        }
+    }
+}

@@ -160,6 +160,54 @@ fn both_fields_have_the_jacobian_that_autograd_finds() {
     check_vjp(&empirical(Kind::Float), &[0.0, 0.3, 0.8], 1e-5);
 }
 
+/// v = 3 whatever x is, without a graph or with one that leads to a parameter only.
+struct Constant(Tensor, EvaluationCounter);
+
+impl VelocityField for Constant {
+    fn event_shape(&self) -> &[i64] {
+        &[2]
+    }
+    fn device(&self) -> Device {
+        Device::Cpu
+    }
+    fn dtype(&self) -> Kind {
+        Kind::Float
+    }
+    fn velocity(&self, _: &Tensor, x: &Tensor, _: Option<&Tensor>) -> Result<Tensor> {
+        Ok(x.zeros_like() + &self.0)
+    }
+    fn counter(&self) -> &EvaluationCounter {
+        &self.1
+    }
+    fn shallow_clone(&self) -> Box<dyn VelocityField> {
+        Box::new(Constant(self.0.shallow_clone(), self.1.clone()))
+    }
+    fn kind_name(&self) -> &'static str {
+        "constant"
+    }
+    fn state(&self) -> Option<FieldState> {
+        None
+    }
+}
+
+#[test]
+fn autograd_products_survive_no_grad_and_constant_fields() {
+    let x = normal(1, &[3, 2], Kind::Double);
+    let t = full(0.5, 3, Kind::Double);
+    let field = gaussian(Kind::Double);
+    let expected = field.velocity_and_vjp(&t, &x, &x, None).unwrap().1;
+    let product = tch::no_grad(|| Autograd(field.shallow_clone()).velocity_and_vjp(&t, &x, &x, None));
+    assert!(worst(&product.unwrap().1, &expected) < 1e-12);
+    for parameter in [false, true] {
+        let value = Tensor::from(3.0f32).set_requires_grad(parameter);
+        let field = Constant(value, EvaluationCounter::default());
+        let x = normal(1, &[3, 2], Kind::Float);
+        let (v, product) = field.velocity_and_vjp(&t.to_kind(Kind::Float), &x, &x, None).unwrap();
+        assert_eq!(v, x.full_like(3.0));
+        assert_eq!(product, x.zeros_like());
+    }
+}
+
 #[test]
 fn bad_gaussians_are_refused() {
     let mean = Tensor::from_slice(&[0.0, 0.0]);

@@ -1,1 +1,13 @@
-//! (to come)
+//! Training a teacher: couplings of noise with data, and the conditional flow-matching loop. The
+//! probability paths themselves are [`crate::velocity::Path`].
+
+mod config;
+mod coupling;
+mod stream;
+mod trainer;
+
+pub use crate::velocity::Path;
+pub use config::{Optimizer, TeacherConfig};
+pub use coupling::{assign, Coupling};
+pub use stream::{PairBatch, PairSource, PairStream};
+pub use trainer::{train, TeacherHistory};

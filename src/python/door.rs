@@ -3,8 +3,6 @@
 
 use std::any::Any;
 use std::panic::{self, AssertUnwindSafe};
-use std::process;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -19,12 +17,8 @@ use crate::training::{Monitor, Progress};
 /// Where the last panic happened. Panics are reported as exceptions, never on stderr.
 static LAST_PANIC: Mutex<Option<String>> = Mutex::new(None);
 
-/// The process that loaded the extension, to tell a forked child.
-static LOADED_IN: AtomicU32 = AtomicU32::new(0);
-
 /// Called once, when the module is imported.
 pub fn install() {
-    LOADED_IN.store(process::id(), Ordering::Relaxed);
     // The extension links its own copy of Rust's runtime, so this silences nobody else's panics.
     panic::set_hook(Box::new(|info| {
         let place = info.location().map(ToString::to_string);
@@ -40,7 +34,6 @@ where
     T: Send,
 {
     let _neutral = Neutral::enter(py)?;
-    settle_in_child();
     let outcome = py.detach(|| guard(work));
     Ok(outcome?)
 }
@@ -61,14 +54,6 @@ fn from_panic(payload: &(dyn Any + Send)) -> Error {
     match place {
         Some(place) => Error::Internal(anyhow!("{line} (at {place})")),
         None => Error::Internal(anyhow!("{line}")),
-    }
-}
-
-/// A forked child inherits libtorch's thread pools without their threads, and would wait for them.
-fn settle_in_child() {
-    let process = process::id();
-    if LOADED_IN.swap(process, Ordering::Relaxed) != process {
-        tch::set_num_threads(1);
     }
 }
 

@@ -5,6 +5,7 @@ mod callable_field;
 mod dlpack;
 mod door;
 mod errors;
+mod probe;
 mod student;
 mod torch_state;
 mod velocity_field;
@@ -17,10 +18,11 @@ const TORCH_VERSION: &str = env!("KOOPFLOW_TORCH_VERSION");
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     door::install();
+    torch_state::install();
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("TORCH_VERSION", TORCH_VERSION)?;
     module.add_class::<velocity_field::PyVelocityField>()?;
     module.add_class::<student::PyStudent>()?;
     module.add_function(wrap_pyfunction!(student::student_defaults, module)?)?;
-    Ok(())
+    probe::add(module)
 }

@@ -1,4 +1,8 @@
-//! The caller's thread-local torch modes, set aside while koopflow computes on its thread.
+//! The caller's thread-local torch modes, set aside while koopflow computes on its thread, and
+//! libtorch's threads in a forked child.
+
+use std::process;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -38,6 +42,7 @@ impl<'py> Neutral<'py> {
             }
         }
         set_gradients(true);
+        settle_in_child();
         Ok(neutral)
     }
 
@@ -57,6 +62,23 @@ impl Drop for Neutral<'_> {
             }
         }
         set_gradients(self.gradients);
+    }
+}
+
+/// The process that used libtorch last.
+static USED_IN: AtomicU32 = AtomicU32::new(0);
+
+/// Called once, when the module is imported.
+pub fn install() {
+    USED_IN.store(process::id(), Ordering::Relaxed);
+}
+
+/// A forked child inherits libtorch's thread pools without their threads, and would wait for them for
+/// ever: there libtorch computes on the calling thread alone. Needed before the first operation.
+fn settle_in_child() {
+    let process = process::id();
+    if USED_IN.swap(process, Ordering::Relaxed) != process {
+        tch::set_num_threads(1);
     }
 }
 

@@ -9,8 +9,8 @@ use super::array::Array;
 use super::callable_field::{CallableField, CallableFieldConfig};
 use super::door;
 use crate::error::Error;
-use crate::tensor::{device_name, dtype_name, parse_device, parse_dtype};
-use crate::velocity::{Conditioning, VelocityField};
+use crate::tensor::{device_name, dtype_name, parse_device, parse_dtype, shape_text};
+use crate::velocity::{Conditioning, EmpiricalField, GaussianField, VelocityField};
 
 /// The mutex is held only long enough to clone the handle; work runs on the clone.
 #[pyclass(name = "VelocityField", module = "koopflow._core", frozen)]
@@ -31,6 +31,36 @@ impl PyVelocityField {
 
 #[pymethods]
 impl PyVelocityField {
+    /// The analytic field from the standard normal to N(mean, cov).
+    #[staticmethod]
+    #[pyo3(signature = (mean, cov, *, event_shape, device="cpu", dtype="float32"))]
+    fn gaussian(
+        py: Python<'_>,
+        mean: &Bound<'_, PyAny>,
+        cov: &Bound<'_, PyAny>,
+        event_shape: Vec<i64>,
+        device: &str,
+        dtype: &str,
+    ) -> PyResult<Self> {
+        let mean = Array::import_float("mean", mean)?.tensor;
+        let cov = Array::import_float("cov", cov)?.tensor;
+        let event_shape = check_event_shape(event_shape)?;
+        let (device, dtype) = (parse_device(device)?, parse_dtype(dtype)?);
+        let field = door::enter(py, move || GaussianField::new(&mean, &cov, &event_shape, device, dtype))?;
+        Ok(PyVelocityField::new(Box::new(field)))
+    }
+
+    /// The exact field of a finite data set `[N, *event]` under the linear path.
+    #[staticmethod]
+    #[pyo3(signature = (data, *, device="cpu", dtype="float32"))]
+    fn empirical(py: Python<'_>, data: &Bound<'_, PyAny>, device: &str, dtype: &str) -> PyResult<Self> {
+        let data = Array::import_float("data", data)?.tensor;
+        let (device, dtype) = (parse_device(device)?, parse_dtype(dtype)?);
+        let field = door::enter(py, move || EmpiricalField::new(&data, device, dtype))?;
+        Ok(PyVelocityField::new(Box::new(field)))
+    }
+
+    /// A field that asks Python; see [`CallableField`].
     #[staticmethod]
     #[pyo3(signature = (function, vjp, *, event_shape, conditioning="\"none\"", device="cpu", dtype="float32", label="callable"))]
     fn callable(
@@ -102,9 +132,9 @@ impl PyVelocityField {
     fn __repr__(&self) -> String {
         let field = self.handle();
         format!(
-            "VelocityField(kind={:?}, event_shape={:?}, device={:?}, dtype={:?})",
+            "VelocityField(kind={:?}, event_shape={}, device={:?}, dtype={:?})",
             field.kind_name(),
-            field.event_shape(),
+            shape_text(field.event_shape()),
             device_name(field.device()),
             dtype_name(field.dtype()),
         )

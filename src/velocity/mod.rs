@@ -3,6 +3,7 @@
 mod empirical;
 mod gaussian;
 mod network;
+mod path;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use crate::tensor::{check_batch, event_size, expand_time};
 pub use empirical::EmpiricalField;
 pub use gaussian::GaussianField;
 pub use network::{NetworkField, NetworkFieldConfig};
+pub use path::{Coefficients, Path};
 
 /// Counts evaluations of a field (NFE): one for each batched call, shared by its clones.
 #[derive(Debug, Clone, Default)]
@@ -61,10 +63,20 @@ pub trait VelocityField: Send {
         condition: Option<&Tensor>,
     ) -> Result<(Tensor, Tensor)> {
         let x = x.detach().set_requires_grad(true);
-        let v = tch::with_grad(|| self.velocity(t, &x, condition))?;
-        let product = (&v * cotangent).sum(v.kind());
+        // All of it under with_grad: a root without a graph crashes libtorch's engine.
+        let (v, product) = tch::with_grad(|| -> Result<_> {
+            let v = self.velocity(t, &x, condition)?;
+            let product = (&v * cotangent).sum(v.kind());
+            Ok((v, product))
+        })?;
+        if !product.requires_grad() {
+            return Ok((v, x.detach().zeros_like()));
+        }
         let mut gradients = Tensor::f_run_backward(&[product], &[&x], false, false)?;
-        Ok((v.detach(), gradients.swap_remove(0)))
+        let gradient = gradients.swap_remove(0);
+        // Undefined where v does not depend on x, but on parameters that are being trained.
+        let gradient = if gradient.defined() { gradient } else { x.detach().zeros_like() };
+        Ok((v.detach(), gradient))
     }
 
     fn counter(&self) -> &EvaluationCounter;

@@ -1,7 +1,367 @@
-//! (to come)
+//! A velocity field by a multilayer perceptron.
+
 use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
 
-pub struct NetworkField;
+use super::gaussian::find_tensor;
+use super::{Conditioning, EvaluationCounter, FieldDescription, FieldState, Path, VelocityField};
+use crate::error::{Error, Result};
+use crate::nets::{Mlp, MlpConfig, Network, Parameters, TimeEmbedding};
+use crate::tensor::{
+    check_batch, check_finite, dtype_name, event_size, parse_dtype, shape_text, RandomSource,
+};
 
+/// The shape of a [`NetworkField`]; its weights and data statistics are tensors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct NetworkFieldConfig {}
+#[serde(deny_unknown_fields)]
+pub struct NetworkFieldConfig {
+    pub event_shape: Vec<i64>,
+    pub conditioning: Conditioning,
+    /// The path that the field was trained on: it sets the scales of input and output.
+    pub path: Path,
+    /// Units of each hidden layer, at least 1.
+    pub width: i64,
+    /// Hidden layers, at least 1.
+    pub depth: i64,
+    /// Frequencies of the time embedding, 0 to 16.
+    pub frequencies: i64,
+    /// `"float32"` or `"float64"`.
+    pub dtype: String,
+}
+
+impl Default for NetworkFieldConfig {
+    fn default() -> Self {
+        NetworkFieldConfig {
+            event_shape: vec![2],
+            conditioning: Conditioning::None,
+            path: Path::Linear,
+            width: 256,
+            depth: 3,
+            frequencies: 3,
+            dtype: "float32".into(),
+        }
+    }
+}
+
+impl NetworkFieldConfig {
+    /// # Errors
+    /// [`Error::Argument`] or [`Error::Dtype`] naming the first option out of its range.
+    pub fn check(&self) -> Result<()> {
+        if self.event_shape.is_empty() || self.event_shape.iter().any(|&length| length < 1) {
+            let got = shape_text(&self.event_shape);
+            return Err(Error::argument("event_shape", "positive lengths", got));
+        }
+        let condition = self.conditioning.size();
+        let positive = [("width", self.width), ("depth", self.depth)];
+        if let Some((name, value)) = positive.iter().find(|(_, value)| *value < 1) {
+            return Err(Error::argument(name, "at least 1", value));
+        }
+        if self.conditioning != Conditioning::None && condition < 1 {
+            return Err(Error::argument("conditioning", "at least one class or dimension", condition));
+        }
+        if !(0..=16).contains(&self.frequencies) {
+            return Err(Error::argument("frequencies", "0 to 16", self.frequencies));
+        }
+        if self.parameter_count().is_none() {
+            return Err(Error::argument("width, depth", "fewer than 2^40 weights", "more"));
+        }
+        parse_dtype(&self.dtype).map(|_| ())
+    }
+
+    fn mlp(&self) -> MlpConfig {
+        let outputs = event_size(&self.event_shape);
+        let inputs = outputs + 1 + 2 * self.frequencies + self.conditioning.size();
+        MlpConfig { inputs, outputs, width: self.width, depth: self.depth, skip: false }
+    }
+
+    /// The number of weights, or `None` beyond 2^40: asked before memory is taken for what a file
+    /// says.
+    fn parameter_count(&self) -> Option<i64> {
+        let limit = |value: i64| (value <= 1 << 40).then_some(value);
+        let outputs =
+            self.event_shape.iter().try_fold(1_i64, |size, &length| limit(size.checked_mul(length)?))?;
+        let inputs =
+            limit(outputs.checked_add(1 + 2 * self.frequencies)?.checked_add(self.conditioning.size())?)?;
+        let first = self.width.checked_mul(inputs + 1)?;
+        let hidden = self.width.checked_mul(self.width.checked_add(1)?)?.checked_mul(self.depth - 1)?;
+        let last = outputs.checked_mul(self.width.checked_add(1)?)?;
+        limit(first.checked_add(hidden)?.checked_add(last)?)
+    }
+}
+
+/// Per-coordinate mean and standard deviation of what a field was trained on.
+struct Standard {
+    mean: Tensor,  // [dim]
+    scale: Tensor, // [dim]
+}
+
+impl Standard {
+    /// Of rows `[N, dim]`. The floor keeps constant coordinates from being blown up near t = 1; it
+    /// is measured against the noise (whose deviation is 1) or against data smaller than it.
+    fn of(rows: &Tensor) -> Standard {
+        let rows = rows.to_kind(Kind::Double);
+        let mean = rows.mean_dim([0].as_slice(), false, Kind::Double);
+        let scale = (&rows - &mean).square().mean_dim([0].as_slice(), false, Kind::Double).sqrt();
+        let largest = scale.max().double_value(&[]);
+        let floor = if largest > 0.0 { 0.02 * largest.min(1.0) } else { 0.02 };
+        Standard { scale: scale.clamp_min(floor), mean }
+    }
+
+    fn identity(dim: i64) -> Standard {
+        let options = (Kind::Double, Device::Cpu);
+        Standard { mean: Tensor::zeros([dim], options), scale: Tensor::ones([dim], options) }
+    }
+
+    fn stored(tensors: &[(String, Tensor)], name: &str, length: i64) -> Result<Standard> {
+        let take = |part: &str| -> Result<Tensor> {
+            let name = format!("{name}.{part}");
+            let tensor = find_tensor(tensors, &name)?;
+            if tensor.size() != [length] {
+                return Err(Error::shape(&name, shape_text(&[length]), shape_text(&tensor.size())));
+            }
+            Ok(tensor.shallow_clone())
+        };
+        let (mean, scale) = (take("mean")?, take("scale")?);
+        let smallest = scale.min().double_value(&[]);
+        if smallest <= 0.0 {
+            return Err(Error::argument(&format!("{name}.scale"), "positive values", smallest));
+        }
+        Ok(Standard { mean, scale })
+    }
+
+    fn to(&self, device: Device, kind: Kind) -> Standard {
+        let convert = |x: &Tensor| x.to_device(device).to_kind(kind);
+        Standard { mean: convert(&self.mean), scale: convert(&self.scale) }
+    }
+
+    fn shallow_clone(&self) -> Standard {
+        Standard { mean: self.mean.shallow_clone(), scale: self.scale.shallow_clone() }
+    }
+}
+
+/// v(t, x, c) by a multilayer perceptron over [x, time embedding, condition].
+///
+/// Input and output are scaled as Karras et al. (arXiv 2206.00364) do: with data of mean m and
+/// deviation d in each coordinate, and a path x_t = a x1 + s x0, the network sees
+/// (x - a m) / sqrt(a^2 d^2 + s^2) and answers in units of sqrt(a'^2 d^2 + s'^2) around a' m, so that
+/// data of any scale train alike.
+pub struct NetworkField {
+    config: NetworkFieldConfig,
+    device: Device,
+    dtype: Kind,
+    data: Standard,
+    condition: Standard,
+    embedding: TimeEmbedding,
+    network: Mlp,
+    parameters: Parameters,
+    counter: EvaluationCounter,
+}
+
+impl NetworkField {
+    /// An untrained field for `data` `[N, *event]` and, where the conditioning is by vectors,
+    /// `condition` `[N, dim]`. Its parameters require gradients until [`NetworkField::freeze`].
+    ///
+    /// # Errors
+    /// Names the option or argument that is wrong.
+    pub fn new(
+        config: NetworkFieldConfig,
+        data: &Tensor,
+        condition: Option<&Tensor>,
+        device: Device,
+        random: &mut RandomSource,
+    ) -> Result<Self> {
+        config.check()?;
+        let count = check_batch("data", data, &config.event_shape)?;
+        config.conditioning.check(condition, count)?;
+        let data = Standard::of(&data.f_reshape([count, -1])?);
+        let condition = match (config.conditioning, condition) {
+            (Conditioning::Vector { .. }, Some(vectors)) => Standard::of(vectors),
+            _ => Standard::identity(config.conditioning.size()),
+        };
+        NetworkField::build(config, &data, &condition, device, random)
+    }
+
+    fn build(
+        config: NetworkFieldConfig,
+        data: &Standard,
+        condition: &Standard,
+        device: Device,
+        random: &mut RandomSource,
+    ) -> Result<Self> {
+        let dtype = parse_dtype(&config.dtype)?;
+        let mut parameters = Parameters::new(dtype, device);
+        let network = Mlp::new("network", &config.mlp(), &mut parameters, random)?;
+        parameters.pack();
+        Ok(NetworkField {
+            device,
+            dtype,
+            data: data.to(device, dtype),
+            condition: condition.to(device, dtype),
+            embedding: TimeEmbedding::new(config.frequencies, dtype, device),
+            network,
+            parameters,
+            counter: EvaluationCounter::default(),
+            config,
+        })
+    }
+
+    /// The field that [`VelocityField::state`] described.
+    ///
+    /// # Errors
+    /// Names the option out of its range, and the tensor that is missing, unknown, of another shape
+    /// or not finite; where they come from a file, [`crate::checkpoint`] makes
+    /// [`Error::Checkpoint`] of it.
+    pub fn from_state(
+        config: &NetworkFieldConfig,
+        tensors: &[(String, Tensor)],
+        device: Device,
+    ) -> Result<Self> {
+        config.check()?;
+        tensors.iter().try_for_each(|(name, tensor)| check_finite(name, tensor))?;
+        let data = Standard::stored(tensors, "data", event_size(&config.event_shape))?;
+        let condition = match config.conditioning {
+            Conditioning::Vector { dim } => Standard::stored(tensors, "condition", dim)?,
+            _ => Standard::identity(config.conditioning.size()),
+        };
+        // Before the network takes the memory that the description asks for.
+        let weights = tensors.iter().filter(|(name, _)| name.starts_with("network."));
+        let stored: i64 = weights.map(|(_, tensor)| tensor.numel() as i64).sum();
+        if config.parameter_count() != Some(stored) {
+            let expected = format!("{} weights", config.parameter_count().unwrap_or_default());
+            return Err(Error::argument("network", expected, stored));
+        }
+        let mut random = RandomSource::new(0);
+        let mut field = NetworkField::build(config.clone(), &data, &condition, device, &mut random)?;
+        field.parameters.restore(|name| find_tensor(tensors, name).map(Tensor::shallow_clone))?;
+        let known = field.tensors();
+        if let Some((name, _)) = tensors.iter().find(|(name, _)| known.iter().all(|(own, _)| own != name)) {
+            return Err(Error::argument(name, "only tensors of a network field", "an unknown one"));
+        }
+        field.freeze();
+        Ok(field)
+    }
+
+    fn tensors(&self) -> Vec<(String, Tensor)> {
+        let mut tensors = self.parameters.named();
+        let mut add = |name: &str, standard: &Standard| {
+            tensors.push((format!("{name}.mean"), standard.mean.copy()));
+            tensors.push((format!("{name}.scale"), standard.scale.copy()));
+        };
+        add("data", &self.data);
+        if matches!(self.config.conditioning, Conditioning::Vector { .. }) {
+            add("condition", &self.condition);
+        }
+        tensors
+    }
+
+    pub fn config(&self) -> &NetworkFieldConfig {
+        &self.config
+    }
+
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// Ends training: evaluations no longer record a graph for the parameters.
+    pub fn freeze(&self) {
+        for tensor in self.parameters.tensors() {
+            let _ = tensor.set_requires_grad(false);
+        }
+    }
+
+    /// The network's answer, in units of `unit` around `centre`: each `[B, dim]`.
+    fn evaluate(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Scaled> {
+        let batch = t.size()[0];
+        let x = x.f_reshape([batch, -1])?;
+        let c = self.config.path.coefficients(&t.unsqueeze(1));
+        let variance = self.data.scale.square();
+        let deviation = (c.a.square() * &variance + c.s.square()).sqrt();
+        let input = (x - &c.a * &self.data.mean) / deviation;
+        let time = self.embedding.forward(t);
+        let mut parts = vec![input, time];
+        parts.extend(
+            self.config
+                .conditioning
+                .encode(condition, self.dtype)
+                .map(|c| (c - &self.condition.mean) / &self.condition.scale),
+        );
+        let input = Tensor::f_cat(&parts, 1)?;
+        Ok(Scaled {
+            answer: self.network.forward(&input),
+            unit: (c.a_rate.square() * variance + c.s_rate.square()).sqrt(),
+            centre: c.a_rate * &self.data.mean,
+        })
+    }
+
+    /// The regression loss: the mean square of (v - u) in each coordinate's own units, in which a
+    /// field that always answers the mean has loss 1. Differentiable in the parameters.
+    pub fn loss(&self, t: &Tensor, x: &Tensor, u: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
+        let scaled = self.evaluate(t, x, condition)?;
+        let target = (u.f_reshape(scaled.answer.size())? - scaled.centre) / scaled.unit;
+        Ok(scaled.answer.f_mse_loss(&target, tch::Reduction::Mean)?)
+    }
+
+    fn shared(&self) -> NetworkField {
+        NetworkField {
+            config: self.config.clone(),
+            device: self.device,
+            dtype: self.dtype,
+            data: self.data.shallow_clone(),
+            condition: self.condition.shallow_clone(),
+            embedding: self.embedding.shallow_clone(),
+            network: self.network.shallow_clone(),
+            parameters: self.parameters.shallow_clone(),
+            counter: self.counter.clone(),
+        }
+    }
+}
+
+struct Scaled {
+    answer: Tensor,
+    unit: Tensor,
+    centre: Tensor,
+}
+
+impl VelocityField for NetworkField {
+    fn event_shape(&self) -> &[i64] {
+        &self.config.event_shape
+    }
+
+    fn conditioning(&self) -> Conditioning {
+        self.config.conditioning
+    }
+
+    fn device(&self) -> Device {
+        self.device
+    }
+
+    fn dtype(&self) -> Kind {
+        self.dtype
+    }
+
+    fn velocity(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
+        if x.kind() != self.dtype {
+            return Err(Error::dtype("x", dtype_name(self.dtype), dtype_name(x.kind())));
+        }
+        self.counter.add(1);
+        let scaled = self.evaluate(t, x, condition)?;
+        Ok((scaled.answer * scaled.unit + scaled.centre).f_reshape(x.size())?)
+    }
+
+    fn counter(&self) -> &EvaluationCounter {
+        &self.counter
+    }
+
+    fn shallow_clone(&self) -> Box<dyn VelocityField> {
+        Box::new(self.shared())
+    }
+
+    fn kind_name(&self) -> &'static str {
+        "network"
+    }
+
+    fn state(&self) -> Option<FieldState> {
+        let description = FieldDescription::Network(Box::new(self.config.clone()));
+        Some(FieldState { description, tensors: self.tensors() })
+    }
+}

@@ -1,0 +1,217 @@
+//! Conditional flow matching: regression of v(t, x_t) on the velocity of the pair that x_t lies
+//! between (Lipman et al., arXiv 2210.02747; with coupled pairs Tong et al., arXiv 2302.00482).
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use tch::{Device, Kind, Tensor};
+
+use crate::error::{Error, Result};
+use crate::flow::config::{Optimizer, TeacherConfig};
+use crate::flow::stream::{PairBatch, PairSource, PairStream};
+use crate::tensor::{check_finite, parse_device, shape_text, RandomSource};
+use crate::threads::IntraOpThreads;
+use crate::training::{clip_norm, Adam, Average, Budget, Monitor, Progress, Schedule, Stopped};
+use crate::velocity::NetworkField;
+
+/// What happened while a teacher was trained.
+#[derive(Debug, Clone, Serialize)]
+pub struct TeacherHistory {
+    /// Steps taken.
+    pub steps: u64,
+    pub seconds: f64,
+    pub stopped: Stopped,
+    /// (steps done, mean loss over the steps since the entry before).
+    pub loss: Vec<(u64, f64)>,
+}
+
+const REPORT_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Losses as they come in. They are read in bulk, because reading one waits for the device.
+struct LossLog {
+    every: u64,
+    pending: Vec<Tensor>,
+    steps: u64,
+    entry: Mean,
+    report: Mean,
+    entries: Vec<(u64, f64)>,
+}
+
+#[derive(Default)]
+struct Mean {
+    sum: f64,
+    count: u64,
+}
+
+impl Mean {
+    fn add(&mut self, value: f64) {
+        self.sum += value;
+        self.count += 1;
+    }
+
+    /// The mean since the last call.
+    fn take(&mut self) -> Option<f64> {
+        let mean = (self.count > 0).then(|| self.sum / self.count as f64);
+        *self = Mean::default();
+        mean
+    }
+}
+
+impl LossLog {
+    fn new(every: u64) -> Self {
+        let (entry, report) = (Mean::default(), Mean::default());
+        LossLog { every, pending: Vec::new(), steps: 0, entry, report, entries: Vec::new() }
+    }
+
+    fn push(&mut self, loss: &Tensor) -> Result<()> {
+        self.pending.push(loss.detach());
+        if self.pending.len() as u64 >= self.every.min(100) {
+            self.read()?;
+        }
+        Ok(())
+    }
+
+    fn read(&mut self) -> Result<()> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let losses = Tensor::f_stack(&self.pending, 0)?.to_device(Device::Cpu).to_kind(Kind::Double);
+        self.pending.clear();
+        for loss in Vec::<f64>::try_from(&losses)? {
+            self.steps += 1;
+            if !loss.is_finite() {
+                return Err(Error::Divergence(format!(
+                    "the teacher's loss is {loss} at step {}: try a smaller learning_rate or a smaller clip_norm",
+                    self.steps
+                )));
+            }
+            self.entry.add(loss);
+            self.report.add(loss);
+            if self.steps % self.every == 0 {
+                self.close_entry();
+            }
+        }
+        Ok(())
+    }
+
+    fn close_entry(&mut self) {
+        let steps = self.steps;
+        self.entries.extend(self.entry.take().map(|mean| (steps, mean)));
+    }
+}
+
+/// Trains a velocity field on `data` `[N, *event]`; `condition` as `config.conditioning` says.
+///
+/// The field holds the averaged weights. An [`Error::Interrupted`] from the monitor and the end of
+/// `max_seconds` stop training and still return the field. On a CPU, and without `max_seconds`, the
+/// same configuration and data give the same field bit for bit.
+///
+/// # Errors
+/// Names an option out of its range or an argument of a wrong shape, dtype or with values that are
+/// not finite; [`Error::Divergence`] where the loss stops being finite; any other error of the
+/// monitor.
+pub fn train(
+    config: &TeacherConfig,
+    data: &Tensor,
+    condition: Option<&Tensor>,
+    monitor: &mut dyn Monitor,
+) -> Result<(NetworkField, TeacherHistory)> {
+    config.check()?;
+    let device = parse_device(&config.device)?;
+    let size = data.size();
+    if size.len() < 2 || data.numel() == 0 {
+        return Err(Error::shape("data", "(N, *event) with N at least 1", shape_text(&size)));
+    }
+    check_finite("data", data)?;
+    let config = config.resolve(&size[1..]);
+    let (steps, peak, coupling_size) = match (config.steps, config.learning_rate, config.coupling_size) {
+        (Some(steps), Some(rate), Some(size)) => (steps, rate, size),
+        _ => return Err(Error::Internal(anyhow::anyhow!("an option was left open"))),
+    };
+    let random = RandomSource::new(config.seed);
+    let network = config.network(&size[1..]);
+    let field = NetworkField::new(network, data, condition, device, &mut random.fork("teacher weights"))?;
+    let random = random.fork("teacher pairs");
+    let pairs = PairSource::new(data, condition, config.coupling, config.batch_size, coupling_size, random)?;
+    let stream = PairStream::new(pairs, 0, steps)?;
+    // A small step gains nothing from more threads, and their waiting slows the coupling down.
+    let work = field.parameters().count().saturating_mul(config.batch_size as i64);
+    let _threads = IntraOpThreads::limit((work >> 28).clamp(1, 64) as i32);
+
+    let parameters = field.parameters();
+    let dtype = parameters.kind();
+    let data = data.detach().to_device(device).to_kind(dtype);
+    let condition = condition.map(|c| c.detach().to_device(device));
+    let mut optimizer = Adam::new(parameters, config.weight_decay, config.optimizer == Optimizer::AdamW)?;
+    let mut average = Average::new(parameters, config.ema_decay)?;
+    let schedule = Schedule { peak, warmup_steps: config.warmup_steps };
+    let budget = Budget::new(steps, config.max_seconds);
+    let mut log = LossLog::new(config.log_every);
+    let mut reported = Instant::now();
+    let mut stopped = Stopped::Completed;
+    let mut step = 0;
+    for batch in stream {
+        let (t, x0, x1, c) = to_tensors(&batch?, &data, condition.as_ref())?;
+        let x = config.path.sample(&t, &x0, &x1)?;
+        let u = config.path.target(&t, &x0, &x1)?;
+        let loss = tch::with_grad(|| field.loss(&t, &x, &u, c.as_ref()))?;
+        let mut gradient = parameters.gradient(&loss)?;
+        let _ = clip_norm(&mut gradient, config.clip_norm)?;
+        let rate = schedule.rate(step, budget.done(step));
+        optimizer.step(parameters, &gradient, rate)?;
+        average.update(parameters)?;
+        log.push(&loss)?;
+        step += 1;
+
+        let mut watched = monitor.tick();
+        if watched.is_ok() && (reported.elapsed() >= REPORT_INTERVAL || step == steps) {
+            log.read()?;
+            reported = Instant::now();
+            let loss = log.report.take().unwrap_or(f64::NAN);
+            watched = monitor.report(&Progress {
+                stage: "teacher",
+                step,
+                total: steps,
+                seconds: budget.seconds(),
+                values: vec![("loss".into(), loss), ("learning_rate".into(), rate)],
+            });
+        }
+        match watched {
+            Ok(()) => {}
+            Err(Error::Interrupted(_)) => {
+                stopped = Stopped::Interrupted;
+                break;
+            }
+            Err(error) => return Err(error),
+        }
+        if step < steps && budget.exhausted() {
+            stopped = Stopped::Budget;
+            break;
+        }
+    }
+    log.read()?;
+    log.close_entry();
+    tch::no_grad(|| parameters.flat()?.f_copy_(average.value()).map_err(Error::from))?;
+    check_finite("teacher weights", &parameters.flat()?)
+        .map_err(|error| Error::Divergence(error.to_string()))?;
+    field.freeze();
+    let history = TeacherHistory { steps: step, seconds: budget.seconds(), stopped, loss: log.entries };
+    Ok((field, history))
+}
+
+/// t `[B]`, x0 and x1 `[B, *event]` and the condition of a batch, in the dtype and on the device of
+/// the data.
+fn to_tensors(
+    batch: &PairBatch,
+    data: &Tensor,
+    condition: Option<&Tensor>,
+) -> Result<(Tensor, Tensor, Tensor, Option<Tensor>)> {
+    let (device, dtype) = (data.device(), data.kind());
+    let indices = Tensor::from_slice(&batch.indices).to_device(device);
+    let x1 = data.f_index_select(0, &indices)?;
+    let x0 =
+        Tensor::from_slice(&batch.noise).to_device(device).to_kind(dtype).f_view(x1.size().as_slice())?;
+    let t = Tensor::from_slice(&batch.times).to_device(device).to_kind(dtype);
+    let condition = condition.map(|c| c.f_index_select(0, &indices)).transpose()?;
+    Ok((t, x0, x1, condition))
+}

@@ -1,0 +1,86 @@
+//! For the tests of the boundary: reaches what no outside data reaches otherwise. Private.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use pyo3::prelude::*;
+use tch::{Device, Kind, Tensor};
+
+use super::array::Array;
+use super::door::{self, PyMonitor};
+use crate::error::{Error, Result};
+use crate::threads;
+use crate::training::{Monitor, Progress};
+
+pub fn add(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(_roundtrip, module)?)?;
+    module.add_function(wrap_pyfunction!(_fail, module)?)?;
+    module.add_function(wrap_pyfunction!(_watch, module)?)
+}
+
+/// What koopflow makes of an array, as it would give it back.
+#[pyfunction]
+fn _roundtrip<'py>(py: Python<'py>, array: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let Array { tensor, kind } = Array::import("array", array)?;
+    kind.export(py, tensor)
+}
+
+/// Fails behind the door as `what` says.
+#[pyfunction]
+fn _fail(py: Python<'_>, what: String) -> PyResult<()> {
+    door::enter(py, move || fail(&what))
+}
+
+fn fail(what: &str) -> Result<()> {
+    let argument = || "argument".to_string();
+    let message = || "message".to_string();
+    let io = |source: io::Error| Error::Io { path: "some/path".into(), source };
+    match what {
+        "panic" => panic!("a deliberate panic"),
+        "panic in a worker" => threads::pool()?.install(|| {
+            rayon::join(|| (), || panic!("a deliberate panic in a worker"));
+        }),
+        "panic in torch" => {
+            let zeros = |shape: &[i64]| Tensor::zeros(shape, (Kind::Float, Device::Cpu));
+            drop(zeros(&[2, 3]).matmul(&zeros(&[2, 3])));
+        }
+        "torch" => drop(Tensor::zeros([2], (Kind::Float, Device::Cpu)).f_view([3])?),
+        "shape" => return Err(Error::shape("argument", "(2,)", "(3,)")),
+        "dtype" => return Err(Error::dtype("argument", "floats", "int64")),
+        "device" => return Err(Error::Device { argument: argument(), message: message() }),
+        "non-finite" => return Err(Error::NonFinite { argument: argument(), message: message() }),
+        "argument" => return Err(Error::argument("argument", "1", "2")),
+        "teacher" => return Err(Error::teacher(message())),
+        "checkpoint" => return Err(Error::checkpoint("some/path", message())),
+        "not fitted" => return Err(Error::NotFitted(message())),
+        "divergence" => return Err(Error::Divergence(message())),
+        "internal" => return Err(Error::Internal(anyhow::anyhow!("inner").context("outer"))),
+        "no file" => return Err(io(io::Error::from_raw_os_error(2))),
+        "no permission" => return Err(io(io::Error::from_raw_os_error(13))),
+        "missing" => return Err(io(io::Error::new(io::ErrorKind::NotFound, "nothing there"))),
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Works for `seconds`, watched by `monitor`, without ever looking at Python itself.
+#[pyfunction]
+#[pyo3(signature = (seconds, monitor=None))]
+fn _watch(py: Python<'_>, seconds: f64, monitor: Option<Bound<'_, PyAny>>) -> PyResult<u64> {
+    let mut monitor = PyMonitor::new(monitor);
+    door::enter(py, move || {
+        let start = Instant::now();
+        let mut step = 0;
+        while start.elapsed().as_secs_f64() < seconds {
+            std::thread::sleep(Duration::from_millis(1));
+            monitor.tick()?;
+            step += 1;
+            if step % 10 == 0 {
+                let values = vec![("loss".to_string(), 0.5)];
+                let seconds = start.elapsed().as_secs_f64();
+                monitor.report(&Progress { stage: "student", step, total: 1000, seconds, values })?;
+            }
+        }
+        Ok(step)
+    })
+}
