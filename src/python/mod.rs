@@ -24,5 +24,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<velocity_field::PyVelocityField>()?;
     module.add_class::<student::PyStudent>()?;
     module.add_function(wrap_pyfunction!(student::student_defaults, module)?)?;
-    probe::add(module)
+    probe::add(module)?;
+    // pyo3 lists every name, private ones too; the public face is the package's own list.
+    module.delattr("__all__")
 }
