@@ -5,10 +5,24 @@ from koopflow._versions import PINNED_TORCH, check_torch, show_versions
 
 check_torch(PINNED_TORCH)
 
-from koopflow import _core, exceptions  # noqa: E402
+from koopflow import _core, datasets, exceptions, plotting, progress  # noqa: E402
 
 check_torch(_core.TORCH_VERSION)
 
+from koopflow.distiller import KoopmanDistiller  # noqa: E402
+from koopflow.evaluation import EvaluationReport  # noqa: E402
+from koopflow.teachers import FlowTeacher  # noqa: E402
+
 __version__ = _core.__version__
 
-__all__ = ["__version__", "exceptions", "show_versions"]
+__all__ = [
+    "EvaluationReport",
+    "FlowTeacher",
+    "KoopmanDistiller",
+    "__version__",
+    "datasets",
+    "exceptions",
+    "plotting",
+    "progress",
+    "show_versions",
+]

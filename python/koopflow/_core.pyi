@@ -1,14 +1,56 @@
-"""The Rust extension. Arrays are NumPy or torch; outputs follow the kind (and, for torch, the device)
-of the first array argument."""
+"""The Rust extension: velocity fields, teacher training, students, metrics.
+
+Arrays are NumPy arrays or torch tensors. Outputs follow the kind (and, for torch, the device) of the first
+array argument, and are NumPy arrays where there is none. Batch first: ``t`` is ``[B]``, ``x`` is
+``[B, *event]``; time 0 is noise and time 1 is data.
+
+A *monitor* is called with ``{"stage", "step", "total", "seconds", "values"}``, where the stage is
+``"teacher"``,
+``"trajectories"``, ``"student"`` or ``"sample"`` and the values are named floats. An exception that it raises
+stops the computation and comes back unchanged.
+"""
 
 from collections.abc import Callable, Sequence
-from typing import Any, final
+from typing import Any, TypeAlias, final
+
+from numpy import complex128, float32, float64
+from numpy.typing import NDArray
+
+_Array: TypeAlias = Any
+_Monitor: TypeAlias = Callable[[dict[str, Any]], object] | None
 
 TORCH_VERSION: str
+"""The torch version that the extension was built for, for instance ``"2.11.0"``."""
+
 __version__: str
+"""The version of the Rust crate."""
 
 @final
 class VelocityField:
+    """A velocity field v(t, x) over samples of a fixed event shape: dx/dt = v.
+
+    Built by the static methods or by :func:`train_teacher`, never by calling the class.
+    """
+
+    @staticmethod
+    def gaussian(
+        mean: _Array,
+        cov: _Array,
+        *,
+        event_shape: Sequence[int],
+        device: str = "cpu",
+        dtype: str = "float32",
+    ) -> VelocityField:
+        """The exact field from N(0, I) to N(mean, cov) under the linear path.
+
+        ``mean`` is ``[*event]`` or flat, ``cov`` is ``[d, d]`` over the flattened event, symmetric and
+        positive semi-definite. Raises ``ShapeError`` or ``ValueError`` otherwise.
+        """
+
+    @staticmethod
+    def empirical(data: _Array, *, device: str = "cpu", dtype: str = "float32") -> VelocityField:
+        """The exact field of a finite data set ``[N, *event]`` under the linear path."""
+
     @staticmethod
     def callable(
         function: Callable[..., Any],
@@ -19,17 +61,206 @@ class VelocityField:
         device: str = "cpu",
         dtype: str = "float32",
         label: str = "callable",
-    ) -> VelocityField: ...
+    ) -> VelocityField:
+        """A field that calls Python with torch tensors on ``device``.
+
+        ``function(t, x, condition)`` answers v, ``[B, *event]``; ``vjp(t, x, cotangent, condition)`` answers
+        ``(v, J^T cotangent)``. ``conditioning`` is JSON: ``"none"``, ``{"labels": {"classes": 10}}`` or
+        ``{"vector": {"dim": 4}}``. An exception in the function becomes a ``TeacherError`` with it as its
+        cause.
+        """
+
     @property
-    def event_shape(self) -> tuple[int, ...]: ...
+    def event_shape(self) -> tuple[int, ...]:
+        """The shape of one sample."""
+
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> str:
+        """``"network"``, ``"gaussian"``, ``"empirical"`` or a callable's label."""
+
     @property
-    def device(self) -> str: ...
+    def device(self) -> str:
+        """``"cpu"`` or ``"cuda:N"``."""
+
     @property
-    def dtype(self) -> str: ...
+    def dtype(self) -> str:
+        """``"float32"`` or ``"float64"``."""
+
     @property
-    def evaluations(self) -> int: ...
+    def conditioning(self) -> str:
+        """What the field is conditioned on, as the JSON that :meth:`callable` takes."""
+
     @property
-    def conditioning(self) -> str: ...
-    def velocity(self, t: Any, x: Any, condition: Any = None) -> Any: ...
+    def evaluations(self) -> int:
+        """The number of batched evaluations so far (NFE)."""
+
+    def velocity(self, t: _Array, x: _Array, condition: _Array | None = None) -> _Array:
+        """v(t, x), ``[B, *event]``; ``t`` is ``[B]`` or a scalar."""
+
+    def solve(
+        self,
+        x: _Array,
+        times: Sequence[float],
+        *,
+        solver: str = "dopri5",
+        steps: int = 100,
+        rtol: float = 1e-5,
+        atol: float = 1e-5,
+        condition: _Array | None = None,
+        monitor: _Monitor = None,
+    ) -> _Array:
+        """Integrate dx/dt = v from ``x`` at ``times[0]`` through monotone ``times``; ``[T, B, *event]``.
+
+        The first entry is ``x``. Solvers: ``euler``, ``midpoint``, ``heun``, ``rk4`` take ``steps`` steps
+        over the whole span; ``dopri5`` adapts to ``rtol`` and ``atol``. Raises ``DivergenceError`` when it
+        cannot.
+        """
+
+    def log_prob(
+        self,
+        x: _Array,
+        *,
+        divergence: str = "auto",
+        probes: int = 1,
+        seed: int = 0,
+        solver: str = "dopri5",
+        steps: int = 100,
+        rtol: float = 1e-5,
+        atol: float = 1e-5,
+        condition: _Array | None = None,
+        monitor: _Monitor = None,
+    ) -> _Array:
+        """Log-density in nats, ``[B]``, from d log p / dt = -div v.
+
+        ``divergence`` is ``"exact"``, ``"hutchinson"`` or ``"auto"`` (exact up to 32 dimensions).
+        """
+
+    def save(self, path: str, header: str = "{}") -> None:
+        """Write a safetensors file atomically; ``header`` is JSON that :meth:`load` gives back."""
+
+    @staticmethod
+    def load(path: str, *, device: str = "cpu") -> tuple[VelocityField, str]:
+        """The field and the header that :meth:`save` wrote. Raises ``CheckpointError`` on any other file."""
+
+def train_teacher(
+    data: _Array, config: str, *, condition: _Array | None = None, monitor: _Monitor = None
+) -> tuple[VelocityField, str]:
+    """Conditional flow matching on data ``[N, *event]`` (Lipman et al. 2210.02747, Tong et al. 2302.00482).
+
+    ``config`` is JSON in the form of :func:`teacher_defaults`, possibly a part of it. The second
+    result is a JSON history ``{"steps", "seconds", "stopped", "loss": [[step, loss], ...]}``, where stopped
+    is ``"completed"``, ``"interrupted"`` or ``"budget"``.
+    """
+
+def teacher_defaults() -> str:
+    """The default configuration of :func:`train_teacher`, as JSON."""
+
+def normal(shape: Sequence[int], seed: int) -> NDArray[float32]:
+    """Standard normal noise of a shape from koopflow's own seeded generator."""
+
+@final
+class Student:
+    """A lift and a linear generator: g(t + tau) = g(t) exp(tau L), x = g C."""
+
+    @staticmethod
+    def distill(
+        teacher: VelocityField, config: str, *, condition: _Array | None = None, monitor: _Monitor = None
+    ) -> Student:
+        """Distil a field; ``config`` is JSON in the form of :func:`student_defaults`, possibly a part of it.
+
+        A conditional field needs a pool of conditions, labels ``[P]`` or vectors ``[P, dim]``, to draw from.
+        """
+
+    @staticmethod
+    def load(path: str, *, device: str = "cpu") -> tuple[Student, str]:
+        """The student and the header that :meth:`save` wrote; ``CheckpointError`` on any other file."""
+
+    def save(self, path: str, header: str = "{}") -> None:
+        """Write a safetensors file atomically; ``header`` is JSON that :meth:`load` gives back."""
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """The shape of one sample."""
+
+    @property
+    def device(self) -> str:
+        """``"cpu"`` or ``"cuda:N"``."""
+
+    @property
+    def dtype(self) -> str:
+        """``"float32"`` or ``"float64"``."""
+
+    @property
+    def size(self) -> int:
+        """m, the number of observables, the constant, time and state included."""
+
+    @property
+    def history(self) -> str:
+        """JSON: ``{"steps", "seconds", "trajectory_seconds", "stopped", "best_step", "log", ...}``.
+
+        The log is a list of ``{"step", "seconds", "values": [[name, value], ...]}``.
+        """
+
+    @property
+    def config(self) -> str:
+        """JSON of the configuration that was used, with every default resolved."""
+
+    @property
+    def evaluations(self) -> int:
+        """The number of batched evaluations of the lift so far (NFE)."""
+
+    def encode(
+        self, t: _Array, x: _Array, *, direction: str = "forward", condition: _Array | None = None
+    ) -> _Array:
+        """Observables g(t, x), ``[B, m]``; ``direction``: forward or backward (the lift for decoding so)."""
+
+    def encode_with_tangent(
+        self,
+        t: _Array,
+        x: _Array,
+        velocity: _Array,
+        *,
+        direction: str = "forward",
+        condition: _Array | None = None,
+    ) -> tuple[_Array, _Array]:
+        """Observables and their derivative J g (1, v) along ``velocity`` ``[B, *event]``, each ``[B, m]``."""
+
+    def propagate(self, g: _Array, tau: _Array | float) -> _Array:
+        """Observables g exp(tau L), ``[B, m]``; ``tau`` is a scalar or ``[B]``, of either sign."""
+
+    def readout(self, g: _Array) -> _Array:
+        """The state that observables carry, ``[B, *event]``."""
+
+    def sample(
+        self, x0: _Array, *, steps: int = 1, condition: _Array | None = None, monitor: _Monitor = None
+    ) -> _Array:
+        """Data from noise ``x0`` ``[B, *event]`` by ``steps`` encodings at equal distances in time."""
+
+    def sample_count(
+        self, n: int, *, seed: int = 0, steps: int = 1, monitor: _Monitor = None
+    ) -> NDArray[Any]:
+        """``n`` fresh samples, in chunks of bounded memory."""
+
+    def sample_path(self, x0: _Array, times: Sequence[float], *, condition: _Array | None = None) -> _Array:
+        """The states at ``times`` from one encoding at time 0, ``[T, B, *event]``."""
+
+    def invert(self, x: _Array, *, condition: _Array | None = None) -> _Array:
+        """The noise that data ``x`` came from, ``[B, *event]``."""
+
+    def generator_matrix(self) -> NDArray[float64]:
+        """L ``[m, m]``, in the row convention dg/dt = g L, whatever the parametrisation."""
+
+    def eigenvalues(self) -> NDArray[complex128]:
+        """The eigenvalues of L ``[m]``, conjugate pairs side by side."""
+
+def student_defaults(event_size: int) -> str:
+    """The configuration that unset options resolve to for events of ``event_size`` numbers, as JSON."""
+
+def sliced_wasserstein(a: _Array, b: _Array, *, projections: int = 256, seed: int = 0) -> float:
+    """Sliced Wasserstein-2 distance between ``[N, *event]`` and ``[M, *event]``."""
+
+def energy_distance(a: _Array, b: _Array) -> float:
+    """2 E|X - Y| - E|X - X'| - E|Y - Y'|, the unbiased U-statistic (so it can be slightly negative)."""
+
+def wasserstein2(a: _Array, b: _Array) -> float:
+    """Exact Wasserstein-2 distance between equally many points, by linear assignment."""

@@ -50,7 +50,7 @@ pub struct DistillConfig {
     pub clip_norm: Option<f64>,
     /// Stored teacher trajectories.
     pub trajectories: Option<i64>,
-    /// Uniform intervals of each stored trajectory, each one step of the fourth-order solver.
+    /// Uniform intervals at whose ends each trajectory is stored.
     pub path_steps: i64,
     pub weights: Weights,
     pub max_seconds: Option<f64>,
@@ -127,9 +127,9 @@ impl DistillConfig {
                 table_times: self.path_steps + 1,
                 dtype: self.dtype.clone(),
             },
-            steps: self.steps.unwrap_or(pick(12_000, 9_000) as u64),
+            steps: self.steps.unwrap_or(pick(5_000, 9_000) as u64),
             learning_rate: self.learning_rate.unwrap_or(if small { 5e-3 } else { 3e-3 }),
-            trajectories: self.trajectories.unwrap_or(32_768),
+            trajectories: self.trajectories.unwrap_or(pick(16_384, 32_768)),
         };
         recipe.student.validate()?;
         check_positive(&[("learning_rate", recipe.learning_rate)])?;

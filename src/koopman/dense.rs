@@ -62,13 +62,12 @@ impl DenseGenerator {
         let first = state.narrow(1, 0, 1);
         for _ in 0..substeps as i64 {
             // The series acts on the constant only through its first term, which `act` needs as it is.
-            let mut sum = state.shallow_clone();
             let mut term = self.act(&state, &first) * &step;
-            sum = sum + &term;
+            let mut sum = &state + &term;
             for order in 2..=terms {
                 let zeros = first.zeros_like();
                 term = self.act(&term, &zeros) * (&step / order);
-                sum = sum + &term;
+                sum = &sum + &term;
             }
             state = sum;
         }

@@ -5,9 +5,12 @@ mod callable_field;
 mod dlpack;
 mod door;
 mod errors;
+mod json;
+mod metrics;
 mod probe;
 mod student;
 mod torch_state;
+mod training;
 mod velocity_field;
 
 use pyo3::prelude::*;
@@ -24,6 +27,12 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<velocity_field::PyVelocityField>()?;
     module.add_class::<student::PyStudent>()?;
     module.add_function(wrap_pyfunction!(student::student_defaults, module)?)?;
+    module.add_function(wrap_pyfunction!(training::train_teacher, module)?)?;
+    module.add_function(wrap_pyfunction!(training::teacher_defaults, module)?)?;
+    module.add_function(wrap_pyfunction!(training::normal, module)?)?;
+    module.add_function(wrap_pyfunction!(metrics::sliced_wasserstein, module)?)?;
+    module.add_function(wrap_pyfunction!(metrics::energy_distance, module)?)?;
+    module.add_function(wrap_pyfunction!(metrics::wasserstein2, module)?)?;
     probe::add(module)?;
     // pyo3 lists every name, private ones too; the public face is the package's own list.
     module.delattr("__all__")

@@ -5,11 +5,12 @@ use std::sync::{Mutex, PoisonError};
 
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
-use serde_json::{json, Value};
+use serde_json::Value;
 use tch::Tensor;
 
 use super::array::{Array, ArrayKind};
 use super::door::{self, PyMonitor};
+use super::json;
 use super::velocity_field::PyVelocityField;
 use crate::condition::Conditioning;
 use crate::distill::{self, DistillConfig};
@@ -59,7 +60,7 @@ impl PyStudent {
         condition: Option<&Bound<'_, PyAny>>,
         monitor: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        let config: DistillConfig = parse(config)?;
+        let config: DistillConfig = json::parse_config(config)?;
         let pool = Array::import_optional("condition", condition)?.map(|array| array.tensor);
         let field = teacher.handle();
         let mut monitor = PyMonitor::new(monitor);
@@ -68,8 +69,8 @@ impl PyStudent {
             door::enter(py, move || distill::distill(&*field, &config, pool.as_ref(), &mut monitor))?;
         Ok(PyStudent {
             student: Mutex::new(student),
-            history: to_value(&history)?,
-            config: to_value(&resolved)?,
+            history: json::to_value(&history)?,
+            config: json::to_value(&resolved)?,
         })
     }
 
@@ -84,8 +85,8 @@ impl PyStudent {
 
     #[pyo3(signature = (path, header="{}"))]
     fn save(&self, py: Python<'_>, path: PathBuf, header: &str) -> PyResult<()> {
-        let header: Value = parse_json("header", header)?;
-        let facts = json!({ "history": self.history, "config": self.config, "header": header });
+        let header: Value = json::parse("header", header)?;
+        let facts = serde_json::json!({ "history": self.history, "config": self.config, "header": header });
         let student = self.handle();
         door::enter(py, move || checkpoint::save_student(&path, &student, facts))
     }
@@ -254,7 +255,7 @@ impl PyStudent {
 #[pyfunction]
 pub fn student_defaults(event_size: i64) -> PyResult<String> {
     let resolved = DistillConfig::default().with_defaults(&[event_size], Conditioning::None)?;
-    Ok(to_value(&resolved)?.to_string())
+    Ok(json::to_value(&resolved)?.to_string())
 }
 
 fn parse_direction(name: &str) -> Result<Direction> {
@@ -263,18 +264,4 @@ fn parse_direction(name: &str) -> Result<Direction> {
         "backward" => Ok(Direction::Backward),
         _ => Err(Error::argument("direction", "'forward' or 'backward'", format!("{name:?}"))),
     }
-}
-
-/// A configuration from JSON; the message names the field that is wrong.
-pub fn parse<T: serde::de::DeserializeOwned>(config: &str) -> Result<T> {
-    serde_json::from_str(config)
-        .map_err(|error| Error::argument("config", "options of the right names and types", error))
-}
-
-pub fn parse_json(argument: &str, text: &str) -> Result<Value> {
-    serde_json::from_str(text).map_err(|error| Error::argument(argument, "JSON", error))
-}
-
-pub fn to_value<T: serde::Serialize>(value: &T) -> Result<Value> {
-    serde_json::to_value(value).map_err(|error| Error::Internal(error.into()))
 }

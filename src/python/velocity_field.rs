@@ -1,5 +1,6 @@
 //! `_core.VelocityField`: any velocity field, for Python.
 
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use pyo3::prelude::*;
@@ -7,8 +8,12 @@ use pyo3::types::PyTuple;
 
 use super::array::Array;
 use super::callable_field::{CallableField, CallableFieldConfig};
-use super::door;
+use super::door::{self, PyMonitor};
+use super::json;
+use crate::checkpoint;
+use crate::density::{self, DensityOptions};
 use crate::error::Error;
+use crate::ode::{self, Chunks, SolveOptions};
 use crate::tensor::{device_name, dtype_name, parse_device, parse_dtype, shape_text};
 use crate::velocity::{Conditioning, EmpiricalField, GaussianField, VelocityField};
 
@@ -127,6 +132,80 @@ impl PyVelocityField {
         let field = self.handle();
         let v = door::enter(py, move || field.checked_velocity(&t, &x, condition.as_ref()))?;
         kind.export(py, v)
+    }
+
+    /// Integrates dx/dt = v from `x` at `times[0]` through `times`: `[T, B, *event]`.
+    #[pyo3(signature = (x, times, *, solver="dopri5", steps=100, rtol=1e-5, atol=1e-5, condition=None, monitor=None))]
+    #[allow(clippy::too_many_arguments)]
+    fn solve<'py>(
+        &self,
+        py: Python<'py>,
+        x: &Bound<'py, PyAny>,
+        times: Vec<f64>,
+        solver: &str,
+        steps: u64,
+        rtol: f64,
+        atol: f64,
+        condition: Option<&Bound<'py, PyAny>>,
+        monitor: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let Array { tensor: x, kind } = Array::import_float("x", x)?;
+        let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
+        let options = SolveOptions { solver: solver.parse()?, steps, rtol, atol };
+        let mut monitor = PyMonitor::new(monitor);
+        let field = self.handle();
+        let trajectory = door::enter(py, move || {
+            let chunks = Chunks::new("sample");
+            ode::solve_chunked(&*field, &x, &times, &options, condition.as_ref(), chunks, &mut monitor)
+                .map(|solution| solution.trajectory)
+        })?;
+        kind.export(py, trajectory)
+    }
+
+    /// Log-density in nats, `[B]`, by the instantaneous change of variables.
+    #[pyo3(signature = (x, *, divergence="auto", probes=1, seed=0, solver="dopri5", steps=100, rtol=1e-5, atol=1e-5, condition=None, monitor=None))]
+    #[allow(clippy::too_many_arguments)]
+    fn log_prob<'py>(
+        &self,
+        py: Python<'py>,
+        x: &Bound<'py, PyAny>,
+        divergence: &str,
+        probes: i64,
+        seed: u64,
+        solver: &str,
+        steps: u64,
+        rtol: f64,
+        atol: f64,
+        condition: Option<&Bound<'py, PyAny>>,
+        monitor: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let Array { tensor: x, kind } = Array::import_float("x", x)?;
+        let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
+        let solve = SolveOptions { solver: solver.parse()?, steps, rtol, atol };
+        let options = DensityOptions { divergence: divergence.parse()?, probes, seed, solve };
+        let mut monitor = PyMonitor::new(monitor);
+        let field = self.handle();
+        let density = door::enter(py, move || {
+            density::log_prob(&*field, &x, &options, condition.as_ref(), &mut monitor)
+        })?;
+        kind.export(py, density)
+    }
+
+    /// Writes one safetensors file, atomically; `header` is JSON that `load` gives back.
+    #[pyo3(signature = (path, header="{}"))]
+    fn save(&self, py: Python<'_>, path: PathBuf, header: &str) -> PyResult<()> {
+        let header = json::parse("header", header)?;
+        let field = self.handle();
+        door::enter(py, move || checkpoint::save_field(&path, &*field, header))
+    }
+
+    /// The field and the header that `save` wrote.
+    #[staticmethod]
+    #[pyo3(signature = (path, *, device="cpu"))]
+    fn load(py: Python<'_>, path: PathBuf, device: &str) -> PyResult<(Self, String)> {
+        let device = parse_device(device)?;
+        let (field, header) = door::enter(py, move || checkpoint::load_field(&path, device))?;
+        Ok((PyVelocityField::new(field), header.to_string()))
     }
 
     fn __repr__(&self) -> String {

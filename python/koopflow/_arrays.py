@@ -1,0 +1,57 @@
+"""The little that the package needs to treat NumPy arrays and torch tensors alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+# Outputs follow the kind of the input, which the type system cannot say without overloading every method.
+Array: TypeAlias = Any
+
+
+def join(parts: Sequence[Array], axis: int = 0) -> Array:
+    """Concatenate arrays of one kind."""
+    if len(parts) == 1:
+        return parts[0]
+    if isinstance(parts[0], torch.Tensor):
+        return torch.cat(list(parts), dim=axis)
+    return np.concatenate(parts, axis=axis)
+
+
+def to_numpy(array: Array) -> NDArray[Any]:
+    """A NumPy view or copy of an array of either kind."""
+    if isinstance(array, torch.Tensor):
+        return array.detach().cpu().numpy()
+    return np.asarray(array)
+
+
+def as_batch(array: Array) -> Array:
+    """Torch tensors as they are, anything else as a NumPy array; bare Python numbers become float32.
+
+    Lists come in as float64, which nobody meant by writing ``[[0, 1]]``.
+    """
+    if isinstance(array, torch.Tensor | np.ndarray):
+        return array
+    converted = np.asarray(array)
+    return converted.astype(np.float32) if converted.dtype.kind in "fiub" else converted
+
+
+def as_condition(condition: Array | None) -> Array | None:
+    """Labels and vectors as an array; torch tensors and None as they are."""
+    return condition if condition is None or isinstance(condition, torch.Tensor) else np.asarray(condition)
+
+
+def rms_norm(difference: NDArray[Any]) -> float:
+    """Root mean square over samples ``[B, *event]`` of the Euclidean norm of each."""
+    flat = difference.reshape(len(difference), -1).astype(np.float64)
+    return float(np.sqrt((flat**2).sum(axis=1).mean()))
+
+
+def total_std(data: NDArray[Any]) -> float:
+    """Square root of the summed variances of the coordinates of ``[N, *event]``."""
+    flat = data.reshape(len(data), -1).astype(np.float64)
+    return float(np.sqrt(flat.var(axis=0).sum()))

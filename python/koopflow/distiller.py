@@ -1,0 +1,450 @@
+"""The student: a flow lifted to observables that evolve linearly, sampled in one step."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from os import PathLike, fspath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+
+from . import _core
+from ._arrays import Array, as_batch, as_condition
+from ._flow import Flow, checked_count, noise_or, times_for
+from .evaluation import EvaluationReport, evaluate
+from .exceptions import ArgumentError, CheckpointError, NotFittedError
+from .progress import ProgressFunction, ProgressMeter
+
+
+class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
+    """Distils a flow-matching teacher into a Koopman student.
+
+    The student's observables g(t, x) = [1, t, x, phi(t, x)] evolve by one linear generator, dg/dt = g L, so
+    g(t + tau) = g(t) exp(tau L) and the state is a slice of g: data in one step from noise, whole paths in
+    closed form, the noise that data came from, and a spectrum to read (Turan et al., arXiv 2506.22304).
+    Every option that is None is chosen by the dimension of the data.
+
+    Parameters
+    ----------
+    observables : int, optional
+        How many learnt observables phi there are: about 32 in two dimensions, 128 in 64.
+    generator : {"spectral", "dense"}, default "spectral"
+        ``"spectral"``: phi evolves by 2x2 blocks of bounded growth, everything in closed form. ``"dense"``:
+        a full matrix, as in the paper.
+    width, depth : int, optional
+        Of the network behind phi.
+    lifts : {1, 2}, default 2
+        Two observables networks under one generator, one for decoding forwards and one for backwards, or
+        one for both.
+    steps : int, optional
+        Training steps.
+    batch_size : int, optional
+        Noise samples a step.
+    learning_rate : float, optional
+        Peak of the schedule.
+    trajectories : int, optional
+        How many of the teacher's trajectories to store and learn from.
+    path_steps : int, optional
+        Steps of each stored trajectory.
+    weights : dict, optional
+        Weights of the loss by term name, over the defaults; 0 turns a term off.
+    max_seconds : float, optional
+        Ends fitting early, trajectories included, keeping the best student.
+    seed : int, default 0
+        Fixes everything random.
+    device : str, default "cpu"
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"auto"``.
+    dtype : {"float32", "float64"}, default "float32"
+        Of parameters and samples.
+
+    Attributes
+    ----------
+    event_shape_ : tuple of int
+        The shape of one sample.
+    n_observables_ : int
+        m, the constant, time and state included.
+    config_ : dict
+        The configuration with every None resolved.
+    history_ : dict
+        ``steps``, ``seconds``, ``trajectory_seconds``, ``teacher_evaluations``, ``stopped``, ``best_step``
+        and ``log``, a list of dictionaries: ``step``, ``seconds``, every loss term and the held-out errors.
+    teacher_ : dict
+        What the teacher was: ``kind``, ``event_shape``, ``conditioning``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from koopflow import FlowTeacher, KoopmanDistiller
+    >>> teacher = FlowTeacher.gaussian([1.0, -1.0], np.eye(2))
+    >>> student = KoopmanDistiller(observables=8, width=16, steps=50, trajectories=256)
+    >>> student.fit(teacher, progress=False).sample(4).shape
+    (4, 2)
+    """
+
+    def __init__(
+        self,
+        *,
+        observables: int | None = None,
+        generator: str = "spectral",
+        width: int | None = None,
+        depth: int | None = None,
+        lifts: int = 2,
+        steps: int | None = None,
+        batch_size: int | None = None,
+        learning_rate: float | None = None,
+        trajectories: int | None = None,
+        path_steps: int | None = None,
+        weights: dict[str, float] | None = None,
+        max_seconds: float | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+        dtype: str = "float32",
+    ) -> None:
+        # Nothing is checked here: scikit-learn clones and sets parameters, and fit checks them.
+        self.observables = observables
+        self.generator = generator
+        self.width = width
+        self.depth = depth
+        self.lifts = lifts
+        self.steps = steps
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.trajectories = trajectories
+        self.path_steps = path_steps
+        self.weights = weights
+        self.max_seconds = max_seconds
+        self.seed = seed
+        self.device = device
+        self.dtype = dtype
+
+    def fit(
+        self,
+        teacher: Flow,
+        y: None = None,
+        *,
+        condition: Array | None = None,
+        progress: bool | ProgressFunction = True,
+        callback: ProgressFunction | None = None,
+    ) -> KoopmanDistiller:
+        """Distil a teacher.
+
+        Parameters
+        ----------
+        teacher : FlowTeacher
+            Fitted or attached.
+        y : None
+            Ignored; scikit-learn passes it.
+        condition : array, optional
+            For a conditional teacher: labels ``[P]`` or vectors ``[P, dim]`` that training draws from.
+        progress : bool or callable, default True
+            A bar where somebody is looking, nothing, or a function: see :mod:`koopflow.progress`.
+        callback : callable, optional
+            Called with every progress event besides.
+
+        Returns
+        -------
+        KoopmanDistiller
+            Itself. Ctrl-C ends fitting early: the best student so far is kept, a warning says so, and
+            ``history_["stopped"]`` is ``"interrupted"``.
+
+        Raises
+        ------
+        TypeError
+            When the teacher is not a FlowTeacher. A bare function does not say its event shape; wrap it with
+            ``FlowTeacher.from_torch``.
+        TeacherError
+            When the teacher's velocity fails, or is not finite.
+        DivergenceError
+            When the loss stops being finite.
+        """
+        if not isinstance(teacher, Flow):
+            raise TypeError(_not_a_teacher(teacher))
+        field = teacher.field
+        config = self._config(int(np.prod(field.event_shape)))
+        with ProgressMeter(progress=progress, callback=callback) as meter:
+            student = _core.Student.distill(
+                field, json.dumps(config), condition=as_condition(condition), monitor=meter.monitor
+            )
+        self._adopt(
+            student,
+            {
+                "kind": field.kind,
+                "event_shape": list(field.event_shape),
+                "conditioning": json.loads(field.conditioning),
+            },
+        )
+        if self.history_.get("stopped") == "interrupted":
+            warnings.warn(
+                f"interrupted after {self.history_.get('steps')} steps; the best student so far is kept",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return self
+
+    def sample(
+        self,
+        n: int | None = None,
+        *,
+        x0: Array | None = None,
+        steps: int = 1,
+        seed: int = 0,
+        condition: Array | None = None,
+        progress: bool | ProgressFunction = False,
+    ) -> Array:
+        """Data from noise, by one evaluation of the observables.
+
+        Parameters
+        ----------
+        n : int, optional
+            How many fresh samples, made in chunks of bounded memory; or give ``x0``.
+        x0 : array, ``[B, *event]``, optional
+            Noise to start from.
+        steps : int, default 1
+            Encode this often, at equal distances in time.
+        seed : int, default 0
+            Fixes the fresh noise.
+        condition : array, optional
+            Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student.
+        progress : bool or callable, default False
+            See :mod:`koopflow.progress`.
+
+        Returns
+        -------
+        array, ``[B, *event]``
+            Of the kind of ``x0``; NumPy for fresh samples.
+        """
+        student = self._fitted()
+        with ProgressMeter(progress=progress) as meter:
+            if x0 is None and n is not None and condition is None:
+                return student.sample_count(checked_count(n), seed=seed, steps=steps, monitor=meter.monitor)
+            x0 = noise_or(x0, n, student.event_shape, seed)
+            return student.sample(x0, steps=steps, condition=as_condition(condition), monitor=meter.monitor)
+
+    def sample_path(
+        self,
+        x0: Array | int | None = None,
+        *,
+        n: int | None = None,
+        times: Sequence[float],
+        seed: int = 0,
+        condition: Array | None = None,
+    ) -> Array:
+        """States along the path from one encoding of the noise, in closed form.
+
+        Parameters
+        ----------
+        x0 : array, ``[B, *event]``, or int, optional
+            Noise to start from; an integer counts fresh samples, as ``n`` does.
+        n : int, optional
+            How many fresh samples.
+        times : sequence of float
+            In [0, 1], in any order.
+        seed : int, default 0
+            Fixes the fresh noise.
+        condition : array, optional
+            Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student.
+
+        Returns
+        -------
+        array, ``[len(times), B, *event]``
+            Of the kind of ``x0``; NumPy for fresh samples.
+        """
+        student = self._fitted()
+        if isinstance(x0, int | np.integer):
+            n = int(x0)
+            x0 = None
+        x0 = noise_or(x0, n, student.event_shape, seed)
+        return student.sample_path(x0, [float(t) for t in times], condition=as_condition(condition))
+
+    def invert(self, x: Array, *, condition: Array | None = None) -> Array:
+        """The noise that data came from.
+
+        Parameters
+        ----------
+        x : array, ``[B, *event]``
+            Data.
+        condition : array, optional
+            Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student.
+
+        Returns
+        -------
+        array, ``[B, *event]``
+            Of the kind of ``x``.
+        """
+        return self._fitted().invert(as_batch(x), condition=as_condition(condition))
+
+    def encode(
+        self, t: Array | float, x: Array, *, direction: str = "forward", condition: Array | None = None
+    ) -> Array:
+        """Observables g(t, x) = [1, t, x, phi(t, x)].
+
+        Parameters
+        ----------
+        t : float or array, ``[B]``
+            Times in [0, 1].
+        x : array, ``[B, *event]``
+            States.
+        direction : {"forward", "backward"}, default "forward"
+            Which lift: the one for decoding at later times or at earlier ones. The same with ``lifts=1``.
+        condition : array, optional
+            Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student.
+
+        Returns
+        -------
+        array, ``[B, m]``
+            Of the kind of ``x``.
+        """
+        student = self._fitted()
+        x = as_batch(x)
+        return student.encode(times_for(t, x), x, direction=direction, condition=as_condition(condition))
+
+    def propagate(self, g: Array, tau: Array | float) -> Array:
+        """Carry observables through time: g exp(tau L).
+
+        Parameters
+        ----------
+        g : array, ``[B, m]``
+            Observables.
+        tau : float or array, ``[B]``
+            How far in time, of either sign.
+
+        Returns
+        -------
+        array, ``[B, m]``
+            Of the kind of ``g``.
+        """
+        return self._fitted().propagate(as_batch(g), tau)
+
+    def readout(self, g: Array) -> Array:
+        """The state that observables carry: a slice of them.
+
+        Parameters
+        ----------
+        g : array, ``[B, m]``
+            Observables.
+
+        Returns
+        -------
+        array, ``[B, *event]``
+            Of the kind of ``g``.
+        """
+        return self._fitted().readout(as_batch(g))
+
+    def generator_matrix(self) -> NDArray[np.float64]:
+        """L, ``[m, m]``, float64, in the row convention dg/dt = g L, whatever the parametrisation."""
+        return self._fitted().generator_matrix()
+
+    def eigenvalues(self) -> NDArray[np.complex128]:
+        """The eigenvalues of L, ``[m]``, complex128, conjugate pairs side by side."""
+        return self._fitted().eigenvalues()
+
+    @property
+    def evaluations(self) -> int:
+        """The number of batched evaluations of the observables so far (NFE)."""
+        return self._fitted().evaluations
+
+    def evaluate(
+        self,
+        teacher: Flow,
+        data: Array,
+        *,
+        n: int = 2000,
+        seed: int = 987_654_321,
+        condition: Array | None = None,
+    ) -> EvaluationReport:
+        """Compare with a teacher on fresh noise, and both with held-out data.
+
+        Parameters
+        ----------
+        teacher : FlowTeacher
+            Usually the one that was distilled; solved by dopri5 at tolerances of 1e-5.
+        data : array, ``[N, *event]``
+            Held-out data. With ``N >= 2 n`` the sampling floor has the size of the comparison.
+        n : int, default 2000
+            How many samples.
+        seed : int, default 987654321
+            Of the noise. It must differ from the seeds that trained teacher and student, or the noise is
+            not fresh.
+        condition : array, optional
+            ``n`` labels or vectors for conditional fields.
+
+        Returns
+        -------
+        EvaluationReport
+            Prints as a table; ``to_dict()`` for JSON.
+        """
+        self._fitted()
+        if not isinstance(teacher, Flow):
+            raise TypeError(_not_a_teacher(teacher))
+        return evaluate(self, teacher, data, n=checked_count(n), seed=seed, condition=as_condition(condition))
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the student to one safetensors file, atomically."""
+        student = self._fitted()
+        header = {"params": self.get_params(), "teacher": self.teacher_}
+        student.save(fspath(path), json.dumps(header))
+
+    @classmethod
+    def load(cls, path: str | PathLike[str], *, device: str = "cpu") -> KoopmanDistiller:
+        """Read a student that :meth:`save` wrote.
+
+        Raises
+        ------
+        FileNotFoundError
+            When there is no such file.
+        CheckpointError
+            When the file is not a whole koopflow student.
+        """
+        student, text = _core.Student.load(fspath(path), device=device)
+        header = json.loads(text)
+        try:
+            distiller = cls(**{**header.get("params", {}), "device": student.device})
+        except TypeError as error:
+            raise CheckpointError(
+                f"{fspath(path)}: the header holds options that are not a student's"
+            ) from error
+        distiller._adopt(student, header.get("teacher", {}))
+        return distiller
+
+    def _adopt(self, student: _core.Student, teacher: dict[str, Any]) -> None:
+        self._student = student
+        self.event_shape_ = tuple(student.event_shape)
+        self.n_observables_ = student.size
+        self.config_: dict[str, Any] = json.loads(student.config)
+        self.history_: dict[str, Any] = json.loads(student.history)
+        self.history_["log"] = [
+            {"step": entry["step"], "seconds": entry["seconds"], **dict(entry["values"])}
+            for entry in self.history_["log"]
+        ]
+        self.teacher_ = teacher
+
+    def _fitted(self) -> _core.Student:
+        if not self.__sklearn_is_fitted__():
+            raise NotFittedError("this KoopmanDistiller is not fitted yet: call fit(teacher) first")
+        return self._student
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "_student")
+
+    def _config(self, event_size: int) -> dict[str, Any]:
+        """What was set, for the core, which resolves the rest."""
+        config = {name: value for name, value in self.get_params().items() if value is not None}
+        weights = config.get("weights", {})
+        known = json.loads(_core.student_defaults(event_size))["weights"]
+        unknown = sorted(set(weights) - set(known))
+        if unknown:
+            raise ArgumentError(f"weights: expected names among {sorted(known)}, got {unknown}")
+        return config
+
+
+def _not_a_teacher(teacher: Any) -> str:
+    hint = (
+        "; a bare function does not say its event shape: FlowTeacher.from_torch(function, event_shape=(2,))"
+        if callable(teacher)
+        else ""
+    )
+    return f"teacher: expected a FlowTeacher, got {type(teacher).__name__}{hint}"

@@ -1,0 +1,216 @@
+"""How well a student follows its teacher, and how close both are to data."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _core
+from ._arrays import Array, as_batch, rms_norm, to_numpy, total_std
+from ._flow import Flow
+from .exceptions import ArgumentError, ShapeError
+
+if TYPE_CHECKING:
+    from .distiller import KoopmanDistiller
+
+# Inside (0, 1), where a straight line through the exact endpoints is not exact by construction.
+PATH_TIMES = tuple(float(t) for t in np.linspace(0.1, 0.9, 17))
+# The assignment behind the exact Wasserstein distance costs the cube of the number of samples.
+EXACT_LIMIT = 2_000
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Distances between two sets of samples; the floor is what two sets of data are apart."""
+
+    sliced_wasserstein: float
+    energy: float
+    wasserstein2: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """The result of :meth:`koopflow.KoopmanDistiller.evaluate`.
+
+    Attributes
+    ----------
+    endpoint_error : float
+        RMS of ``||student(x0) - teacher(x0)||`` over fresh noise, over the data's total standard deviation.
+    path_error : float
+        The same along the path, averaged over 17 times in [0.1, 0.9].
+    straight_line_path_error : float
+        What the straight line between the teacher's own endpoints would score: the bar for claims about
+        paths.
+    inversion_error : float
+        RMS of ``||invert(teacher(x0)) - x0||`` over the RMS norm of the noise.
+    round_trip_error : float
+        RMS of ``||student(invert(x1)) - x1||`` at the teacher's endpoints x1, over the data's total
+        deviation.
+    student, teacher, floor : Distances
+        To the given data; the floor is the distance between two halves of the data, of ``floor.samples``
+        each.
+    student_evaluations, teacher_evaluations : int
+        Batched network evaluations for one batch of samples (NFE); the teacher's by dopri5.
+    student_seconds, teacher_seconds : float
+        Wall-clock of the same.
+    n : int
+        Noise samples.
+    seed : int
+        Of the noise.
+    """
+
+    endpoint_error: float
+    path_error: float
+    straight_line_path_error: float
+    inversion_error: float
+    round_trip_error: float
+    student: Distances
+    teacher: Distances
+    floor: Distances
+    student_evaluations: int
+    teacher_evaluations: int
+    student_seconds: float
+    teacher_seconds: float
+    n: int
+    seed: int
+
+    @property
+    def evaluation_ratio(self) -> float:
+        """How many times fewer evaluations the student needs."""
+        return self.teacher_evaluations / max(1, self.student_evaluations)
+
+    @property
+    def speedup(self) -> float:
+        """How many times less wall-clock the student needs than the teacher's dopri5."""
+        return self.teacher_seconds / max(1e-9, self.student_seconds)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain numbers, ready for JSON."""
+        return {**asdict(self), "evaluation_ratio": self.evaluation_ratio, "speedup": self.speedup}
+
+    def __str__(self) -> str:
+        def row(name: str, value: str, note: str) -> str:
+            return f"  {name:<22}{value:>10}   {note}"
+
+        def distance(name: str, field: str) -> str:
+            student, teacher, floor = (getattr(d, field) for d in (self.student, self.teacher, self.floor))
+            return row(name, f"{student:.4f}", f"teacher {teacher:.4f}, data against data {floor:.4f}")
+
+        return "\n".join(
+            [
+                f"EvaluationReport: {self.n} samples of fresh noise, seed {self.seed}",
+                row("endpoint error", f"{self.endpoint_error:.4f}", "of the data's total deviation"),
+                row(
+                    "path error",
+                    f"{self.path_error:.4f}",
+                    f"straight line {self.straight_line_path_error:.4f}",
+                ),
+                row("inversion error", f"{self.inversion_error:.4f}", "of the noise's norm"),
+                row("round trip error", f"{self.round_trip_error:.4f}", "of the data's total deviation"),
+                distance("sliced Wasserstein", "sliced_wasserstein"),
+                distance("energy distance", "energy"),
+                distance("Wasserstein-2 (exact)", "wasserstein2"),
+                row(
+                    "evaluations",
+                    str(self.student_evaluations),
+                    f"teacher {self.teacher_evaluations} (dopri5)",
+                ),
+                row("seconds", f"{self.student_seconds:.4f}", f"teacher {self.teacher_seconds:.4f} (dopri5)"),
+            ]
+        )
+
+    __repr__ = __str__
+
+
+def evaluate(
+    student: KoopmanDistiller,
+    teacher: Flow,
+    data: Array,
+    *,
+    n: int = 2000,
+    seed: int = 987_654_321,
+    condition: Array | None = None,
+) -> EvaluationReport:
+    """Measure a student: see :meth:`koopflow.KoopmanDistiller.evaluate`."""
+    held_out = to_numpy(as_batch(data))
+    shape = teacher.event_shape
+    if held_out.shape[1:] != shape or len(held_out) < 4:
+        raise ShapeError(f"data: expected at least 4 samples of shape {shape}, got an array {held_out.shape}")
+    scale = total_std(held_out)
+    if not (np.isfinite(scale) and scale > 0.0):
+        raise ArgumentError("data: expected finite samples that are not all equal")
+    noise = _core.normal((n, *shape), seed)
+    times = [0.0, *PATH_TIMES, 1.0]
+
+    path = to_numpy(teacher.trajectory(noise, times=times, condition=condition))
+    before = teacher.evaluations
+    started = time.perf_counter()
+    ends = to_numpy(teacher.sample(x0=noise, condition=condition))
+    teacher_seconds = time.perf_counter() - started
+    teacher_evaluations = teacher.evaluations - before
+
+    student_ends = to_numpy(
+        student.sample(x0=noise, condition=condition)
+    )  # warm: the propagator is folded here
+    before = student.evaluations
+    started = time.perf_counter()
+    student_ends = to_numpy(student.sample(x0=noise, condition=condition))
+    student_seconds = time.perf_counter() - started
+    student_evaluations = student.evaluations - before
+
+    student_path = to_numpy(student.sample_path(noise, times=times, condition=condition))
+    recovered = to_numpy(student.invert(ends, condition=condition))
+    again = to_numpy(student.sample(x0=recovered, condition=condition))
+    line = [noise + np.float32(t) * (ends - noise) for t in PATH_TIMES]
+    inner = path[1:-1]
+
+    return EvaluationReport(
+        endpoint_error=rms_norm(student_ends - ends) / scale,
+        path_error=_mean_error(student_path[1:-1], inner) / scale,
+        straight_line_path_error=_mean_error(line, inner) / scale,
+        inversion_error=rms_norm(recovered - noise) / rms_norm(noise),
+        round_trip_error=rms_norm(again - ends) / scale,
+        student=distances(student_ends, held_out),
+        teacher=distances(ends, held_out),
+        floor=floor(held_out, n),
+        student_evaluations=student_evaluations,
+        teacher_evaluations=teacher_evaluations,
+        student_seconds=student_seconds,
+        teacher_seconds=teacher_seconds,
+        n=n,
+        seed=seed,
+    )
+
+
+def distances(samples: NDArray[Any], data: NDArray[Any]) -> Distances:
+    """All distances between samples and data; the exact one on as many as both have, up to a limit."""
+    exact = min(len(samples), len(data), EXACT_LIMIT)
+    return Distances(
+        sliced_wasserstein=_core.sliced_wasserstein(samples, data),
+        energy=_core.energy_distance(samples, data),
+        wasserstein2=_core.wasserstein2(samples[:exact], data[:exact]),
+        samples=exact,
+    )
+
+
+def floor(data: NDArray[Any], n: int) -> Distances:
+    """The distances between two halves of the data, of at most ``n`` samples each."""
+    half = min(n, len(data) // 2)
+    return distances(data[:half], data[half : 2 * half])
+
+
+def timed(function: Callable[[], Array]) -> tuple[NDArray[Any], float]:
+    """A function's array and its wall-clock in seconds."""
+    started = time.perf_counter()
+    answer = to_numpy(function())
+    return answer, time.perf_counter() - started
+
+
+def _mean_error(states: Any, exact: Any) -> float:
+    return float(np.mean([rms_norm(s - e) for s, e in zip(states, exact, strict=True)]))

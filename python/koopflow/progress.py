@@ -1,0 +1,165 @@
+"""Progress of long computations: a bar on a terminal or in a notebook, silence, or a function of yours.
+
+Everything long in koopflow reports events, plain dictionaries:
+
+``stage``
+    ``"teacher"``, ``"trajectories"``, ``"student"`` or ``"sample"``.
+``step``, ``total``
+    how far the stage is.
+``seconds``
+    since the stage began.
+``values``
+    named floats: each loss term, the learning rate, the held-out endpoint error.
+
+``progress=True`` shows them as a bar where somebody is looking (standard error is a terminal, or the code
+runs in a notebook), ``progress=False`` is silent, and ``progress=function`` calls the function instead of
+drawing. ``callback=function`` is called besides, for loggers. An exception that a function raises stops the
+computation and comes back unchanged.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, TextIO, TypeAlias, TypedDict
+
+from tqdm.auto import tqdm
+
+LABELS = {
+    "teacher": "training the teacher",
+    "trajectories": "teacher trajectories",
+    "student": "distilling",
+    "sample": "sampling",
+}
+
+
+class ProgressEvent(TypedDict):
+    """One report of a long computation."""
+
+    stage: str
+    step: int
+    total: int
+    seconds: float
+    values: dict[str, float]
+
+
+ProgressFunction: TypeAlias = Callable[[ProgressEvent], object]
+
+
+def in_notebook() -> bool:
+    """Whether the code runs in a Jupyter kernel, where bars are widgets."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return shell is not None and type(shell).__name__ == "ZMQInteractiveShell"
+
+
+def somebody_is_looking(stream: TextIO) -> bool:
+    """Whether a bar on ``stream`` would be seen by a person."""
+    return in_notebook() or stream.isatty()
+
+
+class ProgressMeter:
+    """Shows progress events; a context manager whose :attr:`monitor` goes to the core.
+
+    Parameters
+    ----------
+    progress : bool or callable, default True
+        True draws a tqdm bar when somebody is looking, False draws nothing, a function is called instead.
+    callback : callable, optional
+        Called with every event besides.
+    stream : text stream, optional
+        Where a bar goes; standard error by default. A stream that is given is drawn on unless it says that
+        it is no terminal.
+
+    Examples
+    --------
+    >>> seen = []
+    >>> with ProgressMeter(progress=False, callback=seen.append) as meter:
+    ...     meter({"stage": "student", "step": 1, "total": 2, "seconds": 0.1, "values": {"loss": 0.5}})
+    >>> seen[0]["values"]["loss"]
+    0.5
+    """
+
+    def __init__(
+        self,
+        *,
+        progress: bool | ProgressFunction = True,
+        callback: ProgressFunction | None = None,
+        stream: TextIO | None = None,
+    ) -> None:
+        for name, function in (("progress", progress), ("callback", callback)):
+            if not (function is None or isinstance(function, bool) or callable(function)):
+                kinds = "True, False or a function" if name == "progress" else "None or a function"
+                raise TypeError(f"{name}: expected {kinds}, got {type(function).__name__}")
+        self._stream = sys.stderr if stream is None else stream
+        self._listeners = [f for f in (progress, callback) if callable(f)]
+        self._draws = progress is True and somebody_is_looking(self._stream)
+        self._bar: Any = None
+        self._stage = ""
+        self._raised: Exception | None = None
+
+    @property
+    def monitor(self) -> Callable[[dict[str, Any]], object] | None:
+        """What the core calls; None when nobody listens, which spares it the way back to Python."""
+        return self if self._draws or self._listeners else None  # type: ignore[return-value]
+
+    def __call__(self, event: ProgressEvent) -> None:
+        """Show one event."""
+        try:
+            for listener in self._listeners:
+                listener(event)
+            if self._draws:
+                self._draw(event)
+        except Exception as error:
+            self._raised = error
+            raise
+
+    def _draw(self, event: ProgressEvent) -> None:
+        if event["stage"] != self._stage or self._bar is None:
+            self.close()
+            self._stage = event["stage"]
+            self._bar = tqdm(
+                total=event["total"],
+                desc=LABELS.get(self._stage, self._stage),
+                file=None if in_notebook() else self._stream,
+                dynamic_ncols=True,
+                # The core decides when to report; tqdm's own throttle would drop the last values.
+                mininterval=0.0,
+                smoothing=0.1,
+                leave=self._stage != "sample",
+            )
+        bar = self._bar
+        bar.total = event["total"]
+        bar.set_postfix_str(format_values(event["values"]), refresh=False)
+        bar.n = event["step"]
+        bar.refresh()
+
+    def close(self) -> None:
+        """Finish the bar that is drawn, if any."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def __enter__(self) -> ProgressMeter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+        # Training keeps its best state when it is stopped; a Ctrl-C is answered with that, an error in a
+        # listener with the error.
+        if kind is None and self._raised is not None:
+            raise self._raised
+
+
+def format_values(values: dict[str, float]) -> str:
+    """Named values on one line, three significant digits each.
+
+    Examples
+    --------
+    >>> format_values({"loss": 0.12345, "endpoint_error": 2e-5})
+    'loss 0.123, endpoint error 2e-05'
+    """
+    return ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in values.items())

@@ -1,0 +1,381 @@
+"""Teachers: velocity fields whose flow carries noise (time 0) to data (time 1)."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from os import PathLike, fspath
+from typing import Any
+
+from . import _core
+from ._arrays import Array, as_batch, as_condition
+from ._flow import Flow, checked_event_shape
+from ._torch_models import attach, conditioning_json, home_of
+from .exceptions import CheckpointError, NotFittedError, ShapeError
+from .progress import ProgressFunction, ProgressMeter
+
+
+class FlowTeacher(Flow):
+    """A flow-matching model: trained here on data, attached from PyTorch, or known in closed form.
+
+    The probability path is x_t = a(t) x1 + s(t) x0 with standard normal x0 (Lipman et al. 2210.02747); a
+    network regresses v(t, x_t) on a' x1 + s' x0, and sampling solves dx/dt = v(t, x) from time 0 to 1. With
+    ``coupling="ot"`` each minibatch is paired by the exact assignment of squared distance first (Tong et al.
+    2302.00482), which straightens the paths.
+
+    Parameters
+    ----------
+    event_shape : sequence of int
+        The shape of one sample: ``(2,)``, ``(64,)``, ``(1, 28, 28)``.
+    coupling : {"ot", "independent"}, default "ot"
+        How noise and data are paired in a minibatch.
+    path : {"linear", "vp"}, default "linear"
+        ``"linear"``: a = t, s = 1 - t. ``"vp"`` (variance preserving): a = sin(pi t / 2), s = cos(pi t / 2).
+    width, depth : int, optional
+        Of the network; None picks by the dimension of the data.
+    steps : int, optional
+        Training steps; None picks by the dimension of the data.
+    batch_size : int, default 256
+        Samples a step.
+    learning_rate : float, optional
+        None picks by the dimension of the data.
+    optimizer : {"adam", "adamw"}, default "adam"
+        ``weight_decay`` is decoupled in the second.
+    weight_decay : float, default 0
+        Strength of the optimizer's weight decay.
+    ema_decay : float, optional
+        Decay of the average of the parameters that is kept in the end; 0 turns it off, None takes the
+        default.
+    clip_norm : float or None, default 1
+        Largest norm of a gradient, clipped after the backward pass; None does not clip.
+    warmup_steps : int, optional
+        Steps over which the learning rate rises; it falls along a cosine afterwards.
+    num_classes : int, optional
+        Conditions on class labels ``[B]`` in ``0 .. num_classes - 1``.
+    condition_dim : int, optional
+        Conditions on vectors ``[B, condition_dim]``.
+    max_seconds : float, optional
+        Ends training early, keeping what is there.
+    seed : int, default 0
+        Fixes initialisation and training.
+    device : str, default "cpu"
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"auto"``.
+    dtype : {"float32", "float64"}, default "float32"
+        Of parameters and samples.
+
+    See Also
+    --------
+    FlowTeacher.from_torch : attach a PyTorch model.
+    FlowTeacher.gaussian, FlowTeacher.empirical : fields known in closed form.
+
+    Examples
+    --------
+    >>> from koopflow import FlowTeacher, datasets
+    >>> teacher = FlowTeacher((2,), width=16, depth=1, steps=20).fit(datasets.moons(256), progress=False)
+    >>> teacher.sample(5).shape
+    (5, 2)
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        *,
+        coupling: str = "ot",
+        path: str = "linear",
+        width: int | None = None,
+        depth: int | None = None,
+        steps: int | None = None,
+        batch_size: int = 256,
+        learning_rate: float | None = None,
+        optimizer: str = "adam",
+        weight_decay: float = 0.0,
+        ema_decay: float | None = None,
+        clip_norm: float | None = 1.0,
+        warmup_steps: int | None = None,
+        num_classes: int | None = None,
+        condition_dim: int | None = None,
+        max_seconds: float | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+        dtype: str = "float32",
+    ) -> None:
+        self._event_shape = checked_event_shape(event_shape)
+        self._options: dict[str, Any] = {
+            "coupling": coupling,
+            "path": path,
+            "width": width,
+            "depth": depth,
+            "steps": steps,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "optimizer": optimizer,
+            "weight_decay": weight_decay,
+            "ema_decay": ema_decay,
+            "clip_norm": clip_norm,
+            "warmup_steps": warmup_steps,
+            "num_classes": num_classes,
+            "condition_dim": condition_dim,
+            "max_seconds": max_seconds,
+            "seed": seed,
+            "device": device,
+            "dtype": dtype,
+        }
+        self._field: _core.VelocityField | None = None
+        self._history: dict[str, Any] = {}
+
+    def fit(
+        self,
+        data: Array,
+        *,
+        condition: Array | None = None,
+        steps: int | None = None,
+        batch_size: int | None = None,
+        progress: bool | ProgressFunction = True,
+        callback: ProgressFunction | None = None,
+    ) -> FlowTeacher:
+        """Train on data.
+
+        Parameters
+        ----------
+        data : array, ``[N, *event]``
+            NumPy or torch, finite.
+        condition : array, optional
+            Labels ``[N]`` or vectors ``[N, condition_dim]``, as the constructor says.
+        steps, batch_size : int, optional
+            For this call, over those of the constructor.
+        progress : bool or callable, default True
+            A bar where somebody is looking, nothing, or a function: see :mod:`koopflow.progress`.
+        callback : callable, optional
+            Called with every progress event besides.
+
+        Returns
+        -------
+        FlowTeacher
+            Itself. Ctrl-C ends training early: the teacher so far is kept, a warning says so, and
+            ``history["stopped"]`` is ``"interrupted"``.
+
+        Raises
+        ------
+        ShapeError
+            When data or condition do not fit the event shape or each other.
+        DivergenceError
+            When the loss stops being finite.
+        """
+        data = as_batch(data)
+        if tuple(data.shape[1:]) != self._event_shape or len(data.shape) == 0:
+            raise ShapeError(
+                f"data: expected shape (N, {', '.join(map(str, self._event_shape))}), got {tuple(data.shape)}"
+            )
+        config = self._config(steps=steps, batch_size=batch_size)
+        with ProgressMeter(progress=progress, callback=callback) as meter:
+            field, history = _core.train_teacher(
+                data, json.dumps(config), condition=as_condition(condition), monitor=meter.monitor
+            )
+        self._field, self._history = field, json.loads(history)
+        if self._history.get("stopped") == "interrupted":
+            warnings.warn(
+                f"interrupted after {self._history.get('steps')} steps; the teacher so far is kept",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return self
+
+    @classmethod
+    def from_torch(
+        cls,
+        model: Callable[..., Any],
+        event_shape: Sequence[int],
+        *,
+        convention: str = "torchcfm",
+        device: str | None = None,
+        dtype: str | None = None,
+        num_classes: int | None = None,
+        condition_dim: int | None = None,
+        condition_name: str | None = None,
+        timestep_scale: float = 1000.0,
+        **extras: Any,
+    ) -> FlowTeacher:
+        """Attach a PyTorch module or function, in one of the field's three conventions.
+
+        ``"torchcfm"``
+            ``model(t, x)``, time 0 is noise, answers data - noise.
+        ``"flow_matching"``
+            ``model(x=x, t=t)``, the same time and sign (facebookresearch/flow_matching).
+        ``"diffusers"``
+            ``model(x, timestep)`` with ``timestep = timestep_scale * (1 - t)``, answers noise - data, as it
+            is, in ``.sample`` or as the first of a tuple (flow-matching models of Hugging Face diffusers).
+
+        Parameters
+        ----------
+        model : torch.nn.Module or callable
+            Called with t ``[B]`` and x ``[B, *event]`` on ``device``. A module belongs in evaluation mode.
+        event_shape : sequence of int
+            The shape of one sample.
+        convention : {"torchcfm", "flow_matching", "diffusers"}, default "torchcfm"
+            How the model is called and what it answers.
+        device, dtype : str, optional
+            None takes those of the module's parameters, ``"cpu"`` and ``"float32"`` where it has none.
+        num_classes, condition_dim : int, optional
+            The model takes labels ``[B]`` or vectors ``[B, condition_dim]``.
+        condition_name : str, optional
+            The keyword that passes the condition; ``"y"`` by default, ``"class_labels"`` for diffusers.
+        timestep_scale : float, default 1000
+            For ``"diffusers"`` only.
+        **extras
+            Passed to the model at every call.
+
+        Raises
+        ------
+        TeacherError
+            When a batch of two does not come back as a finite velocity ``[2, *event]``: it says which
+            convention was tried and what came back, with the model's own exception as its cause.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from koopflow import FlowTeacher
+        >>> teacher = FlowTeacher.from_torch(lambda t, x: 1.0 - x, event_shape=(2,))
+        >>> teacher.velocity(0.5, torch.zeros(1, 2))
+        tensor([[1., 1.]])
+        """
+        home_device, home_dtype = home_of(model)
+        teacher = cls(
+            event_shape,
+            num_classes=num_classes,
+            condition_dim=condition_dim,
+            device=device or home_device,
+            dtype=dtype or home_dtype,
+        )
+        teacher._field = attach(
+            model,
+            teacher._event_shape,
+            convention=convention,
+            device=teacher._options["device"],
+            dtype=teacher._options["dtype"],
+            conditioning=conditioning_json(num_classes, condition_dim),
+            condition_name=condition_name,
+            timestep_scale=timestep_scale,
+            extras=extras,
+        )
+        return teacher
+
+    @classmethod
+    def gaussian(cls, mean: Array, cov: Array, *, device: str = "cpu", dtype: str = "float32") -> FlowTeacher:
+        """The exact field from N(0, I) to N(mean, cov) under the linear path; its flow map is affine.
+
+        Parameters
+        ----------
+        mean : array, ``[*event]``
+            Its shape is the event shape.
+        cov : array, ``[d, d]``
+            Over the flattened event; symmetric, positive semi-definite.
+        device, dtype : str
+            Where and in what precision the field is evaluated.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from koopflow import FlowTeacher
+        >>> teacher = FlowTeacher.gaussian([1.0, 2.0], np.diag([4.0, 0.25]))
+        >>> teacher.sample(x0=np.zeros((1, 2), dtype=np.float32)).round(3)
+        array([[1., 2.]], dtype=float32)
+        """
+        mean = as_batch(mean)
+        teacher = cls(tuple(mean.shape), device=device, dtype=dtype)
+        teacher._field = _core.VelocityField.gaussian(
+            mean, as_batch(cov), event_shape=teacher._event_shape, device=device, dtype=dtype
+        )
+        return teacher
+
+    @classmethod
+    def empirical(cls, data: Array, *, device: str = "cpu", dtype: str = "float32") -> FlowTeacher:
+        """The exact field of a finite data set under the linear path: its flow carries noise onto the data
+        points.
+
+        Parameters
+        ----------
+        data : array, ``[N, *event]``
+            Kept whole; an evaluation costs N times the batch.
+        device, dtype : str
+            Where and in what precision the field is evaluated.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from koopflow import FlowTeacher
+        >>> teacher = FlowTeacher.empirical(np.array([[0.0, 3.0]], dtype=np.float32))
+        >>> teacher.velocity(0.0, np.zeros((1, 2), dtype=np.float32))
+        array([[0., 3.]], dtype=float32)
+        """
+        data = as_batch(data)
+        if len(data.shape) < 2:
+            raise ShapeError(f"data: expected shape (N, *event), got {tuple(data.shape)}")
+        teacher = cls(tuple(data.shape[1:]), device=device, dtype=dtype)
+        teacher._field = _core.VelocityField.empirical(data, device=device, dtype=dtype)
+        return teacher
+
+    @classmethod
+    def load(cls, path: str | PathLike[str], *, device: str = "cpu") -> FlowTeacher:
+        """Read a teacher that :meth:`save` wrote.
+
+        Raises
+        ------
+        FileNotFoundError
+            When there is no such file.
+        CheckpointError
+            When the file is not a whole koopflow teacher.
+        """
+        field, text = _core.VelocityField.load(fspath(path), device=device)
+        header = json.loads(text)
+        options = header.get("options", {})
+        try:
+            teacher = cls(field.event_shape, **{**options, "device": field.device, "dtype": field.dtype})
+        except TypeError as error:
+            raise CheckpointError(
+                f"{fspath(path)}: the header holds options that are not a teacher's"
+            ) from error
+        teacher._field = field
+        teacher._history = header.get("history", {})
+        return teacher
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the teacher to one safetensors file, atomically.
+
+        Raises
+        ------
+        CheckpointError
+            For a teacher attached from PyTorch, whose weights are not koopflow's to write.
+        """
+        header = {"options": self._options, "history": self._history}
+        self.field.save(fspath(path), json.dumps(header))
+
+    @property
+    def history(self) -> dict[str, Any]:
+        """Of training: ``steps``, ``seconds``, ``stopped`` and ``loss``, a list of ``[step, loss]``.
+
+        Empty for a teacher that was not trained here.
+        """
+        if self._field is None:
+            raise NotFittedError("this FlowTeacher is not fitted yet: call fit(data) first")
+        return self._history
+
+    def _config(self, *, steps: int | None, batch_size: int | None) -> dict[str, Any]:
+        """What was set, for the core, which resolves the rest."""
+        options = {**self._options}
+        conditioning = conditioning_json(options.pop("num_classes"), options.pop("condition_dim"))
+        if steps is not None:
+            options["steps"] = steps
+        if batch_size is not None:
+            options["batch_size"] = batch_size
+        config = {name: value for name, value in options.items() if value is not None}
+        # The only option where None is a value of its own.
+        config["clip_norm"] = options["clip_norm"]
+        config["conditioning"] = json.loads(conditioning)
+        return config
+
+    def __repr__(self) -> str:
+        defaults = FlowTeacher.__init__.__kwdefaults__ or {}
+        changed = [f"{k}={v!r}" for k, v in self._options.items() if v != defaults.get(k)]
+        kind = "not fitted" if self._field is None else self._field.kind
+        return f"<FlowTeacher({', '.join([f'event_shape={self._event_shape}', *changed])}): {kind}>"

@@ -1,0 +1,22 @@
+"""What several test files share: one analytic teacher, and one small student of it, fitted once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from koopflow import FlowTeacher, KoopmanDistiller
+
+MEAN = np.array([1.0, -2.0])
+COV = np.array([[2.0, 0.5], [0.5, 1.0]])
+
+
+@pytest.fixture(scope="session")
+def gaussian() -> FlowTeacher:
+    return FlowTeacher.gaussian(MEAN, COV)
+
+
+@pytest.fixture(scope="session")
+def student(gaussian: FlowTeacher) -> KoopmanDistiller:
+    small = KoopmanDistiller(observables=16, width=32, depth=2, steps=400, trajectories=2048, seed=3)
+    return small.fit(gaussian, progress=False)

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+
+from koopflow import datasets, plotting
+from koopflow.exceptions import ArgumentError, ShapeError
+
+SPECTRUM = np.array([0.0, -0.5 + 2.0j, -0.5 - 2.0j, 0.1 + 1.0j, 0.1 - 1.0j, -0.7])
+
+
+@pytest.fixture
+def ax():
+    return Figure().add_subplot()
+
+
+PATH = np.random.default_rng(0).normal(size=(5, 3, 2))
+DRAWINGS = {
+    "samples": lambda ax=None: plotting.samples(datasets.moons(50), ax=ax),
+    "paths": lambda ax=None: plotting.paths(PATH, PATH, ax=ax, background=datasets.moons(50)),
+    "image_grid": lambda ax=None: plotting.image_grid(datasets.digits()[0][:6], ax=ax),
+    "eigenvalues": lambda ax=None: plotting.eigenvalues(SPECTRUM, ax=ax),
+    "loss_history": lambda ax=None: plotting.loss_history({"loss": [[1, 2.0], [2, 1.0]]}, ax=ax),
+}
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_every_function_draws_on_the_axes_that_it_is_given(name, ax):
+    assert DRAWINGS[name](ax) is ax
+    assert ax.has_data()
+
+
+def test_side_by_side_draws_on_the_axes_that_it_is_given(ax):
+    pair = [ax, Figure().add_subplot()]
+    panels = plotting.side_by_side({"data": datasets.moons(20), "student": datasets.moons(20)}, axes=pair)
+    assert list(panels) == pair
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_without_axes_no_figure_is_left_in_pyplot(name, tmp_path):
+    before = plt.get_fignums()
+    DRAWINGS[name]().figure.savefig(tmp_path / f"{name}.png")
+    assert (tmp_path / f"{name}.png").stat().st_size > 1000
+    assert plt.get_fignums() == before
+
+
+def test_samples_are_drawn_where_they_are_from_torch_too(ax):
+    points = datasets.moons(40)
+    plotting.samples(torch.from_numpy(points), ax=ax, title="moons")
+    np.testing.assert_allclose(ax.collections[0].get_offsets(), points, rtol=1e-6)
+    assert ax.get_title(loc="left") == "moons"
+
+
+def test_density_counts_every_sample_within_its_limits(ax):
+    points = datasets.checkerboard(3000)
+    plotting.samples(points, ax=ax, kind="density", limits=(-4.0, 4.0, -4.0, 4.0))
+    counts = ax.images[0].get_array()
+    assert counts.sum() == 3000
+    # The row is y from below: the lower left square is full, the one to its right is empty.
+    assert counts[:32, :32].sum() > 0
+    assert counts[:32, 32:64].sum() == 0
+
+
+def test_side_by_side_shares_one_scale_and_colours_by_name():
+    wide = 10.0 * datasets.moons(100)
+    panels = plotting.side_by_side({"data": datasets.moons(100), "teacher": wide, "student": wide})
+    assert len({ax.get_xlim() for ax in panels}) == 1
+    colours = [tuple(ax.collections[0].get_facecolor()[0][:3]) for ax in panels]
+    expected = [to_rgba(plotting.COLOURS[name])[:3] for name in ("data", "teacher", "student")]
+    assert colours == expected
+
+
+def test_paths_are_one_line_for_each_sample(ax):
+    student = np.random.default_rng(1).normal(size=(7, 3, 2))
+    teacher = student + 0.1
+    plotting.paths(student, teacher, ax=ax)
+    lines = {
+        c.get_label(): c.get_segments() for c in ax.collections if c.get_label() in ("student", "teacher")
+    }
+    np.testing.assert_allclose(np.stack(lines["student"], axis=1), student)
+    np.testing.assert_allclose(np.stack(lines["teacher"], axis=1), teacher)
+
+
+def test_image_grid_puts_images_in_rows(ax):
+    images = np.arange(3.0)[:, None, None] / 4 + np.zeros((3, 2, 2))
+    plotting.image_grid(images, ax=ax, columns=2)
+    canvas = np.ma.filled(ax.images[0].get_array(), np.nan)
+    assert canvas.shape == (7, 7)
+    np.testing.assert_array_equal(canvas[1:3, 1:3], 0.0)
+    np.testing.assert_array_equal(canvas[1:3, 4:6], 0.25)
+    np.testing.assert_array_equal(canvas[4:6, 1:3], 0.5)
+    assert np.isnan(canvas[4:6, 4:6]).all()
+
+
+def test_eigenvalues_mark_the_boundary_and_colour_pairs_alike(ax):
+    plotting.eigenvalues(SPECTRUM, ax=ax)
+    markers = ax.collections[-1]
+    np.testing.assert_allclose(markers.get_offsets(), np.stack([SPECTRUM.real, SPECTRUM.imag], axis=1))
+    colours = [tuple(c) for c in markers.get_facecolors()]
+    assert colours[1] == colours[2]
+    assert colours[3] == colours[4]
+    assert len({colours[0], colours[1], colours[3]}) == 3
+    assert colours[0] == colours[5]
+    assert any(list(line.get_xdata()) == [0.0, 0.0] for line in ax.lines)
+
+
+def test_eigenvalue_markers_grow_with_amplitude(ax):
+    plotting.eigenvalues(SPECTRUM, ax=ax, amplitudes=np.arange(6.0))
+    assert np.all(np.diff(ax.collections[-1].get_sizes()) > 0)
+
+
+def test_loss_history_takes_both_histories(ax):
+    log = [{"step": 10 * i, "endpoint": 1.0 / i, "learning_rate": 1e-3} for i in (1, 2, 4)]
+    plotting.loss_history({"log": log}, ax=ax)
+    (line,) = ax.lines
+    np.testing.assert_allclose(line.get_xdata(), [10, 20, 40])
+    np.testing.assert_allclose(line.get_ydata(), [1.0, 0.5, 0.25])
+    assert ax.get_yscale() == "log"
+    trained = plotting.loss_history({"loss": [[1, 4.0], [2, 3.0]]})
+    np.testing.assert_allclose(trained.lines[0].get_ydata(), [4.0, 3.0])
+
+
+@pytest.mark.parametrize(
+    ("draw", "kind", "message"),
+    [
+        (lambda: plotting.samples(np.zeros((3, 3))), ShapeError, r"points: expected shape \(N, 2\)"),
+        (lambda: plotting.samples(np.zeros((3, 2)), kind="pie"), ArgumentError, "kind: expected"),
+        (lambda: plotting.paths(np.zeros((3, 2))), ShapeError, r"student: expected shape \(T, B, 2\)"),
+        (lambda: plotting.image_grid(np.zeros((3, 7))), ShapeError, "images: expected square images"),
+        (lambda: plotting.image_grid(np.zeros((0, 4))), ArgumentError, "at least one image"),
+        (lambda: plotting.eigenvalues([]), ArgumentError, "at least one eigenvalue"),
+        (lambda: plotting.eigenvalues([1.0], amplitudes=[1.0, 2.0]), ShapeError, "amplitudes: expected"),
+        (lambda: plotting.loss_history({}), ArgumentError, "history: expected"),
+        (lambda: plotting.loss_history({"loss": [[1, 1.0]]}, terms=["x"]), ArgumentError, "terms: expected"),
+        (lambda: plotting.side_by_side({}), ArgumentError, "sets: expected"),
+    ],
+)
+def test_wrong_arguments_are_named(draw, kind, message):
+    with pytest.raises(kind, match=message):
+        draw()
