@@ -33,9 +33,12 @@ pub enum Error {
     NotFitted(String),
     #[error("{0}")]
     Divergence(String),
-    /// A stop asked for by the user (Ctrl-C) or by a callback; `0` is re-raised unchanged.
+    /// A stop asked for by the user (Ctrl-C). Training keeps its best state; elsewhere it is re-raised.
     #[error("interrupted")]
     Interrupted(Source),
+    /// The user's own callback failed; its exception is re-raised unchanged.
+    #[error("the callback failed: {0}")]
+    Callback(Source),
     /// libtorch refused an operation that koopflow's own checks let through.
     #[error("libtorch: {0}")]
     Torch(String),

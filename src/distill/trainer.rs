@@ -8,6 +8,7 @@ use super::{DistillConfig, Objective, Term, Trajectories};
 use crate::error::{Error, Result};
 use crate::koopman::{Direction, InputCoordinates, Student};
 use crate::tensor::{parse_device, parse_dtype, RandomSource};
+use crate::threads::IntraOpThreads;
 use crate::training::{clip_norm, Adam, Budget, Monitor, Progress, Schedule, Stopped};
 use crate::velocity::VelocityField;
 
@@ -40,6 +41,9 @@ struct HeldOut {
     path: f64,
     inverse: f64,
 }
+
+/// Logarithm of the products of weights and samples in a step that occupy one thread.
+const THREAD_WORK: i64 = 26;
 
 /// How often the held-out errors are looked at.
 const EVALUATIONS: u64 = 60;
@@ -143,6 +147,9 @@ impl Run {
         monitor: &mut dyn Monitor,
     ) -> Result<(u64, Stopped)> {
         let every = (budget.steps / EVALUATIONS).max(1);
+        // A small step gains nothing from more threads, and their waiting costs on a busy machine.
+        let work = student.parameters().count().saturating_mul(2 * config.batch_size);
+        let _threads = IntraOpThreads::limit((work >> THREAD_WORK).clamp(1, 64) as i32);
         let setup_share = config.max_seconds.map_or(0.0, |limit| (setup_seconds / limit).min(1.0));
         for step in 0..budget.steps {
             // The clock's share that trajectories took does not shorten the schedule.

@@ -49,6 +49,11 @@ impl StudentConfig {
             let got = shape_text(&self.event_shape);
             return Err(Error::argument("event_shape", "one or more positive sizes", got));
         }
+        let size = self.event_shape.iter().try_fold(1i64, |size, next| size.checked_mul(*next));
+        if size.is_none_or(|size| size > MAX_DIMENSION) {
+            let got = shape_text(&self.event_shape);
+            return Err(Error::argument("event_shape", format!("at most {MAX_DIMENSION} values"), got));
+        }
         let ranges = [
             ("observables", self.observables, 1, 1 << 20),
             ("lifts", self.lifts, 1, 2),
@@ -74,6 +79,9 @@ impl StudentConfig {
         2 + self.dimension() + self.observables
     }
 }
+
+/// Principal axes are a square matrix of this side: more than can be held.
+const MAX_DIMENSION: i64 = 1 << 20;
 
 pub struct Student {
     config: StudentConfig,

@@ -8,6 +8,7 @@ use pyo3::types::PyTuple;
 use tch::{Device, Kind, Tensor};
 
 use super::array::{describe, first_line, Array, ArrayKind};
+use super::errors::from_callback;
 use crate::error::{Error, Result};
 use crate::tensor::{check_finite, device_name, dtype_name, shape_text};
 use crate::velocity::{Conditioning, EvaluationCounter, FieldState, VelocityField};
@@ -67,7 +68,7 @@ impl CallableField {
     /// What the user's code raised: a stop (Ctrl-C, `sys.exit`) passes through unchanged.
     fn raised(&self, py: Python<'_>, what: &str, raised: PyErr) -> Error {
         if !raised.is_instance_of::<PyException>(py) {
-            return Error::Interrupted(Box::new(raised));
+            return from_callback(py, raised);
         }
         let message = format!("teacher '{}': {what} raised {}", self.config.label, first_line(&raised));
         Error::Teacher { message, source: Some(Box::new(raised)) }

@@ -10,6 +10,7 @@ use anyhow::anyhow;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use super::errors::from_callback;
 use super::torch_state::Neutral;
 use crate::error::{Error, Result};
 use crate::training::{Monitor, Progress};
@@ -58,7 +59,8 @@ fn from_panic(payload: &(dyn Any + Send)) -> Error {
 }
 
 /// Watches a computation for Python: signals at most every tenth of a second, and the caller's
-/// progress callable. Whatever either raises becomes [`Error::Interrupted`].
+/// progress callable. Ctrl-C becomes
+/// [`Error::Interrupted`], anything else that is raised [`Error::Callback`].
 pub struct PyMonitor {
     callable: Option<Py<PyAny>>,
     looked: Instant,
@@ -78,7 +80,7 @@ impl Monitor for PyMonitor {
             return Ok(());
         }
         self.looked = Instant::now();
-        Python::attach(|py| py.check_signals()).map_err(|raised| Error::Interrupted(Box::new(raised)))
+        Python::attach(|py| py.check_signals().map_err(|raised| from_callback(py, raised)))
     }
 
     fn report(&mut self, progress: &Progress) -> Result<()> {
@@ -86,20 +88,21 @@ impl Monitor for PyMonitor {
             return self.tick();
         };
         self.looked = Instant::now();
-        Python::attach(|py| {
-            py.check_signals()?;
-            let values = PyDict::new(py);
-            for (name, value) in &progress.values {
-                values.set_item(name, value)?;
-            }
-            let event = PyDict::new(py);
-            event.set_item("stage", progress.stage)?;
-            event.set_item("step", progress.step)?;
-            event.set_item("total", progress.total)?;
-            event.set_item("seconds", progress.seconds)?;
-            event.set_item("values", values)?;
-            callable.call1(py, (event,)).map(drop)
-        })
-        .map_err(|raised| Error::Interrupted(Box::new(raised)))
+        Python::attach(|py| watch(py, callable, progress).map_err(|raised| from_callback(py, raised)))
     }
+}
+
+fn watch(py: Python<'_>, callable: &Py<PyAny>, progress: &Progress) -> PyResult<()> {
+    py.check_signals()?;
+    let values = PyDict::new(py);
+    for (name, value) in &progress.values {
+        values.set_item(name, value)?;
+    }
+    let event = PyDict::new(py);
+    event.set_item("stage", progress.stage)?;
+    event.set_item("step", progress.step)?;
+    event.set_item("total", progress.total)?;
+    event.set_item("seconds", progress.seconds)?;
+    event.set_item("values", values)?;
+    callable.call1(py, (event,)).map(drop)
 }

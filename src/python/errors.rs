@@ -2,7 +2,9 @@
 
 use std::io;
 
-use pyo3::exceptions::{PyFileNotFoundError, PyOSError, PyPermissionError, PyRuntimeError};
+use pyo3::exceptions::{
+    PyFileNotFoundError, PyKeyboardInterrupt, PyOSError, PyPermissionError, PyRuntimeError,
+};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
@@ -16,7 +18,7 @@ impl From<Error> for PyErr {
 
 fn to_python(py: Python<'_>, error: Error) -> PyErr {
     let name = match error {
-        Error::Interrupted(source) => return from_source(source),
+        Error::Interrupted(source) | Error::Callback(source) => return from_source(source),
         Error::Io { path, source } => return from_io(path, source),
         Error::Teacher { message, source } => {
             let raised = named(py, "TeacherError", message);
@@ -68,5 +70,13 @@ fn from_io(path: String, source: io::Error) -> PyErr {
         io::ErrorKind::NotFound => PyFileNotFoundError::new_err(message),
         io::ErrorKind::PermissionDenied => PyPermissionError::new_err(message),
         _ => PyOSError::new_err(message),
+    }
+}
+
+/// What was raised while koopflow watched or asked Python: Ctrl-C is a wish to stop, all else a failure.
+pub fn from_callback(py: Python<'_>, raised: PyErr) -> Error {
+    match raised.is_instance_of::<PyKeyboardInterrupt>(py) {
+        true => Error::Interrupted(Box::new(raised)),
+        false => Error::Callback(Box::new(raised)),
     }
 }

@@ -78,9 +78,14 @@ impl PyStudent {
     #[pyo3(signature = (path, *, device="cpu"))]
     fn load(py: Python<'_>, path: PathBuf, device: &str) -> PyResult<(Self, String)> {
         let device = parse_device(device)?;
-        let (student, mut facts) = door::enter(py, move || checkpoint::load_student(&path, device))?;
-        let (history, config) = (facts["history"].take(), facts["config"].take());
-        Ok((PyStudent { student: Mutex::new(student), history, config }, facts["header"].to_string()))
+        let name = path.display().to_string();
+        let (student, facts) = door::enter(py, move || checkpoint::load_student(&path, device))?;
+        let part = |key: &str| match facts.get(key) {
+            Some(value @ Value::Object(_)) => Ok(value.clone()),
+            _ => Err(Error::checkpoint(&name, format!("its header has no {key}"))),
+        };
+        let (history, config, header) = (part("history")?, part("config")?, part("header")?);
+        Ok((PyStudent { student: Mutex::new(student), history, config }, header.to_string()))
     }
 
     #[pyo3(signature = (path, header="{}"))]
