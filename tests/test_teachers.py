@@ -105,15 +105,6 @@ def test_evaluations_are_counted():
     assert teacher.evaluations == 7 + 12
 
 
-def test_chunks_do_not_change_fixed_step_samples(gaussian, monkeypatch):
-    noise = np.random.default_rng(4).normal(size=(10, 2)).astype(np.float32)
-    whole = gaussian.trajectory(noise, times=[0, 1], solver="euler", steps=5)
-    monkeypatch.setattr("koopflow._flow.CHUNK", 3)
-    np.testing.assert_allclose(
-        gaussian.trajectory(noise, times=[0, 1], solver="euler", steps=5), whole, atol=1e-6
-    )
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -161,7 +161,7 @@ def run_case(case: Case, options: DemoOptions) -> tuple[dict[str, Any], list[Pat
         f"  student: {student.n_observables_} observables, {history['steps']} steps in "
         f"{history['seconds']:.0f} s, trajectories {history['trajectory_seconds']:.0f} s of them\n"
     )
-    rows, ends = compare(teacher, student, case, count=2_000 if options.quick else 10_000)
+    rows, ends = compare(teacher, student, case, count=2_000 if options.quick else 8_000)
     print(table(rows))
     report = student.evaluate(teacher, case.held_out, n=500 if options.quick else 2_000, seed=NOISE_SEED)
     print(
