@@ -29,8 +29,9 @@ pub struct Trajectories {
 /// Trajectories solved at once: bounds memory and the time between two looks at the monitor.
 const CHUNK_ROWS: i64 = 2048;
 
-/// Far below the errors that a student is left with.
-const SOLVER_TOLERANCE: f64 = 1e-5;
+/// Endpoints then err by less than 1e-3 of the data (measured on curved and 64-D teachers): below what a
+/// student is left with, at half the evaluations of 1e-5.
+const SOLVER_TOLERANCE: f64 = 1e-4;
 
 impl Trajectories {
     /// Solves `count` trajectories from fresh noise. Where the teacher is conditional, conditions are drawn

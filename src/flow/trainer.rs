@@ -124,15 +124,16 @@ pub fn train(
     }
     check_finite("data", data)?;
     let config = config.resolve(&size[1..]);
-    let (steps, peak, coupling_size) = match (config.steps, config.learning_rate, config.coupling_size) {
-        (Some(steps), Some(rate), Some(size)) => (steps, rate, size),
+    let (steps, peak) = match (config.steps, config.learning_rate) {
+        (Some(steps), Some(rate)) => (steps, rate),
         _ => return Err(Error::Internal(anyhow::anyhow!("an option was left open"))),
     };
     let random = RandomSource::new(config.seed);
     let network = config.network(&size[1..]);
     let field = NetworkField::new(network, data, condition, device, &mut random.fork("teacher weights"))?;
     let random = random.fork("teacher pairs");
-    let pairs = PairSource::new(data, condition, config.coupling, config.batch_size, coupling_size, random)?;
+    let pairs =
+        PairSource::new(data, condition, config.coupling, config.batch_size, config.coupling_size, random)?;
     let stream = PairStream::new(pairs, 0, steps)?;
     // A small step gains nothing from more threads, and their waiting slows the coupling down.
     let work = field.parameters().count().saturating_mul(config.batch_size as i64);

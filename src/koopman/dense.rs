@@ -49,7 +49,7 @@ impl DenseGenerator {
             .double_value(&[])
             .max(1.0);
         let reach = norm * tau.abs().max().double_value(&[]);
-        if !reach.is_finite() || reach > 1e5 {
+        if !reach.is_finite() || reach > 1e4 {
             return Err(Error::Divergence(format!(
                 "the dense generator's norm times tau is {reach:.3e}: exp(tau L) is out of reach"
             )));

@@ -33,5 +33,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(metrics::sliced_wasserstein, module)?)?;
     module.add_function(wrap_pyfunction!(metrics::energy_distance, module)?)?;
     module.add_function(wrap_pyfunction!(metrics::wasserstein2, module)?)?;
-    probe::add(module)
+    probe::add(module)?;
+    // pyo3 lists every name, private ones too; the public face is the package's own list.
+    module.delattr("__all__")
 }

@@ -21,7 +21,7 @@ pub struct NetworkFieldConfig {
     pub path: Path,
     /// Units of each hidden layer, at least 1.
     pub width: i64,
-    /// Hidden layers, at least 1.
+    /// Hidden layers, 1 to 100.
     pub depth: i64,
     /// Frequencies of the time embedding, 0 to 16.
     pub frequencies: i64,
@@ -35,7 +35,7 @@ impl Default for NetworkFieldConfig {
             event_shape: vec![2],
             conditioning: Conditioning::None,
             path: Path::Linear,
-            width: 256,
+            width: 128,
             depth: 3,
             frequencies: 3,
             dtype: "float32".into(),
@@ -52,9 +52,11 @@ impl NetworkFieldConfig {
             return Err(Error::argument("event_shape", "positive lengths", got));
         }
         let condition = self.conditioning.size();
-        let positive = [("width", self.width), ("depth", self.depth)];
-        if let Some((name, value)) = positive.iter().find(|(_, value)| *value < 1) {
-            return Err(Error::argument(name, "at least 1", value));
+        if self.width < 1 {
+            return Err(Error::argument("width", "at least 1", self.width));
+        }
+        if !(1..=100).contains(&self.depth) {
+            return Err(Error::argument("depth", "1 to 100", self.depth));
         }
         if self.conditioning != Conditioning::None && condition < 1 {
             return Err(Error::argument("conditioning", "at least one class or dimension", condition));
@@ -71,7 +73,7 @@ impl NetworkFieldConfig {
     fn mlp(&self) -> MlpConfig {
         let outputs = event_size(&self.event_shape);
         let inputs = outputs + 1 + 2 * self.frequencies + self.conditioning.size();
-        MlpConfig { inputs, outputs, width: self.width, depth: self.depth, skip: false }
+        MlpConfig { inputs, outputs, width: self.width, depth: self.depth, skip: true }
     }
 
     /// The number of weights, or `None` beyond 2^40: asked before memory is taken for what a file
@@ -85,7 +87,8 @@ impl NetworkFieldConfig {
         let first = self.width.checked_mul(inputs + 1)?;
         let hidden = self.width.checked_mul(self.width.checked_add(1)?)?.checked_mul(self.depth - 1)?;
         let last = outputs.checked_mul(self.width.checked_add(1)?)?;
-        limit(first.checked_add(hidden)?.checked_add(last)?)
+        let skip = outputs.checked_mul(inputs)?;
+        limit(first.checked_add(hidden)?.checked_add(last)?.checked_add(skip)?)
     }
 }
 
@@ -139,7 +142,8 @@ impl Standard {
     }
 }
 
-/// v(t, x, c) by a multilayer perceptron over [x, time embedding, condition].
+/// v(t, x, c) by a multilayer perceptron over [x, time embedding, condition], with a linear skip from
+/// input to output.
 ///
 /// Input and output are scaled as Karras et al. (arXiv 2206.00364) do: with data of mean m and
 /// deviation d in each coordinate, and a path x_t = a x1 + s x0, the network sees
