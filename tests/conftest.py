@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from koopflow import FlowTeacher, KoopmanDistiller
 
 MEAN = np.array([1.0, -2.0])
 COV = np.array([[2.0, 0.5], [0.5, 1.0]])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """One thread for each operation: on a busy machine the waiting of several costs tens of times more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

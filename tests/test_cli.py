@@ -105,7 +105,10 @@ def test_the_demo_writes_table_pictures_and_students(tmp_path, monkeypatch, caps
     every = demo.cases
 
     def shorter(options):
-        return [replace(case, teacher_seconds=1.0, student_seconds=2.0) for case in every(options)]
+        return [
+            replace(case, teacher_seconds=1.0, student_seconds=2.0, trajectories=256)
+            for case in every(options)
+        ]
 
     monkeypatch.setattr(demo, "cases", shorter)
     assert main(["demo", "--quick", "--seed", "4", "--output", str(tmp_path / "new" / "folder")]) == 0

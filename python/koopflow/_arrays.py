@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,15 +10,6 @@ from numpy.typing import NDArray
 
 # Outputs follow the kind of the input, which the type system cannot say without overloading every method.
 Array: TypeAlias = Any
-
-
-def join(parts: Sequence[Array], axis: int = 0) -> Array:
-    """Concatenate arrays of one kind."""
-    if len(parts) == 1:
-        return parts[0]
-    if isinstance(parts[0], torch.Tensor):
-        return torch.cat(list(parts), dim=axis)
-    return np.concatenate(parts, axis=axis)
 
 
 def to_numpy(array: Array) -> NDArray[Any]:

@@ -7,13 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from . import _core
-from ._arrays import Array, as_batch, as_condition, join
+from ._arrays import Array, as_batch, as_condition
 from .exceptions import ArgumentError, NotFittedError, ShapeError
 from .progress import ProgressFunction, ProgressMeter
-
-# Samples that are solved at once. A chunk of its own adapts its own steps, so this is part of what a seed
-# means.
-CHUNK = 65_536
 
 
 class Flow:
@@ -237,25 +233,18 @@ class Flow:
         atol: float,
     ) -> Array:
         field = self.field
-        x0, condition = noise_or(x0, n, self._event_shape, seed), as_condition(condition)
-        chunk = max(1, CHUNK * 64 // max(64, int(np.prod(self._event_shape))))
-        parts = []
+        x0 = noise_or(x0, n, self._event_shape, seed)
         with ProgressMeter(progress=progress) as meter:
-            for start in range(0, max(1, len(x0)), chunk):
-                part = slice(start, start + chunk)
-                parts.append(
-                    field.solve(
-                        x0[part],
-                        times,
-                        solver=solver,
-                        steps=steps,
-                        rtol=rtol,
-                        atol=atol,
-                        condition=None if condition is None else condition[part],
-                        monitor=meter.monitor,
-                    )
-                )
-        return join(parts, axis=1)
+            return field.solve(
+                x0,
+                times,
+                solver=solver,
+                steps=steps,
+                rtol=rtol,
+                atol=atol,
+                condition=as_condition(condition),
+                monitor=meter.monitor,
+            )
 
 
 def noise_or(x0: Array | None, n: int | None, event_shape: tuple[int, ...], seed: int) -> Array:

@@ -36,7 +36,7 @@ def draw_plane(
     paths = plotting.paths(
         student.sample_path(noise, times=times),
         teacher.trajectory(noise, times=times),
-        ax=plotting.new_figure((6.2, 5.4)).add_subplot(),
+        ax=plotting.new_figure((6.6, 4.4)).add_subplot(),
         background=held_out[:1500],
         title="student's paths over the teacher's, same noise",
     )

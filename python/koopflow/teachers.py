@@ -344,7 +344,7 @@ class FlowTeacher(Flow):
 
         Raises
         ------
-        CheckpointError
+        TeacherError
             For a teacher attached from PyTorch, whose weights are not koopflow's to write.
         """
         header = {"options": self._options, "history": self._history}
