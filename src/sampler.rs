@@ -5,6 +5,7 @@ use tch::{Device, Tensor};
 use crate::error::{Error, Result};
 use crate::koopman::{finite_or_divergence, Direction, Propagator, Student};
 use crate::tensor::RandomSource;
+use crate::threads::IntraOpThreads;
 use crate::training::Monitor;
 
 /// Values of the widest intermediate tensor in one chunk: bounds the memory of any sampling call, and the
@@ -16,6 +17,11 @@ fn chunk_rows(student: &Student, times: i64) -> i64 {
     let config = student.config();
     let width = config.width.max(config.observables).max(2 * config.dimension() + 1);
     (CHUNK_VALUES / width.max(times * config.dimension())).max(1)
+}
+
+/// Threads for samplers' products: those of one lift.
+fn threads(student: &Student, rows: i64) -> IntraOpThreads {
+    IntraOpThreads::for_work(student.parameters().count() / student.config().lifts, rows)
 }
 
 /// x(to) of flat samples at x(from), re-encoded `steps` times on the way.
@@ -61,6 +67,7 @@ fn map_chunks(
     let condition = student.condition_input(condition, x.size()[0])?;
     let total = x.size()[0];
     let rows = chunk_rows(student, 1);
+    let _threads = threads(student, rows.min(total));
     let output = x.empty_like();
     let mut start = 0;
     while start < total {
@@ -102,9 +109,10 @@ pub fn sample_count(
     }
     let condition = student.condition_input(condition, count)?;
     let dimension = student.config().dimension();
-    let mut random = RandomSource::new(seed).fork("samples");
+    let mut random = RandomSource::noise(seed);
     let output = Tensor::f_empty([count, dimension], (student.kind(), Device::Cpu))?;
-    let rows = chunk_rows(student, 1);
+    let rows = RandomSource::aligned_rows(chunk_rows(student, 1), dimension);
+    let _threads = threads(student, rows.min(count));
     let mut start = 0;
     while start < count {
         let length = rows.min(count - start);
@@ -135,6 +143,7 @@ pub fn sample_path(
     let propagators = times.iter().map(|time| student.propagator(*time)).collect::<Result<Vec<_>>>()?;
     let (total, count) = (x0.size()[0], times.len() as i64);
     let rows = chunk_rows(student, count);
+    let _threads = threads(student, rows.min(total));
     let mut pieces = Vec::new();
     let mut start = 0;
     while start < total {

@@ -137,6 +137,22 @@ impl RandomSource {
         RandomSource { seed, stream: 0 }
     }
 
+    /// The source of noise to sample from: the same for teachers and students, so that equal seeds start
+    /// from equal noise.
+    pub fn noise(seed: u64) -> Self {
+        RandomSource::new(seed).fork("noise")
+    }
+
+    /// The number of rows of `width` values, near `rows`, whose draws fill whole streams: drawing in pieces
+    /// of so many rows gives the same numbers as drawing all at once.
+    pub fn aligned_rows(rows: i64, width: i64) -> i64 {
+        let stream = STREAM_LENGTH as i64;
+        // A power of two shares with `width` just the factors of two in it.
+        let shared = 1i64 << width.trailing_zeros().min(stream.trailing_zeros());
+        let grain = stream / shared;
+        (rows / grain).max(1) * grain
+    }
+
     /// An independent source for a named purpose, so that adding draws to one part of a program
     /// leaves those of the others alone.
     pub fn fork(&self, purpose: &str) -> Self {

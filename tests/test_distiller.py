@@ -10,7 +10,7 @@ from scipy.linalg import expm, sqrtm
 from sklearn.base import clone
 from sklearn.utils import estimator_checks
 
-from koopflow import EvaluationReport, FlowTeacher, KoopmanDistiller
+from koopflow import EvaluationReport, FlowTeacher, KoopmanDistiller, _core
 from koopflow.exceptions import ArgumentError, CheckpointError, NotFittedError, ShapeError
 
 from .conftest import COV, MEAN
@@ -150,6 +150,16 @@ def test_fresh_samples_are_fixed_by_their_seed(student):
     np.testing.assert_array_equal(first, student.sample(50, seed=2))
     assert not np.array_equal(first, student.sample(50, seed=3))
     assert student.sample_path(5, times=[0.0, 1.0]).shape == (2, 5, 2)
+
+
+def test_fresh_samples_start_from_the_seeds_noise_whatever_the_chunks(student, gaussian):
+    """More rows than one chunk; teachers and students share the noise of a seed."""
+    n = 300_000
+    noise = _core.normal((n, 2), 5)
+    np.testing.assert_allclose(student.sample(n, seed=5), student.sample(x0=noise), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(
+        gaussian.sample(100, seed=5), gaussian.sample(x0=_core.normal((100, 2), 5))
+    )
 
 
 def test_one_sample_costs_one_evaluation(student):

@@ -52,6 +52,8 @@ def fitted(request, gaussian, tmp_path_factory):
     return student, path, request.param
 
 
+# torch.func imports parts of torch that warn about other parts of torch.
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_observables_and_tangents_are_pytorchs(fitted, direction):
     student, path, dtype = fitted

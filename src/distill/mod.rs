@@ -7,5 +7,5 @@ mod trainer;
 
 pub use config::{DistillConfig, Recipe, Weights};
 pub use objective::{Objective, Term};
-pub use pairs::{Batch, Pairs, Trajectories};
+pub use pairs::{Batch, Pairs, Trajectories, TrajectoryPlan};
 pub use trainer::{distill, DistillHistory, LogEntry};

@@ -10,6 +10,19 @@ use crate::tensor::RandomSource;
 use crate::training::{Monitor, Progress};
 use crate::velocity::VelocityField;
 
+/// How many trajectories to store, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct TrajectoryPlan {
+    pub count: i64,
+    /// Uniform intervals at whose ends a trajectory is stored.
+    pub path_steps: i64,
+    pub seed: u64,
+    pub kind: Kind,
+    pub device: Device,
+    /// Ends generation early, after one chunk at least.
+    pub max_seconds: Option<f64>,
+}
+
 /// Trajectories of the teacher at uniform times from 0 (noise) to 1 (data).
 #[derive(Debug)]
 pub struct Trajectories {
@@ -34,19 +47,18 @@ const CHUNK_ROWS: i64 = 2048;
 const SOLVER_TOLERANCE: f64 = 1e-4;
 
 impl Trajectories {
-    /// Solves `count` trajectories from fresh noise. Where the teacher is conditional, conditions are drawn
+    /// Solves trajectories from fresh noise. Where the teacher is conditional, conditions are drawn
     /// uniformly from the rows of `pool`.
     pub fn generate(
         teacher: &dyn VelocityField,
-        count: i64,
-        path_steps: i64,
-        seed: u64,
+        plan: &TrajectoryPlan,
         pool: Option<&Tensor>,
-        target: (Kind, Device),
         monitor: &mut dyn Monitor,
     ) -> Result<Self> {
         let _guard = tch::no_grad_guard();
         let started = std::time::Instant::now();
+        let TrajectoryPlan { count, path_steps, seed, kind, device, max_seconds } = *plan;
+        let target = (kind, device);
         let path_times = path_steps + 1;
         let grid: Vec<f64> = (0..path_times).map(|i| i as f64 / path_steps as f64).collect();
         let mut random = RandomSource::new(seed).fork("trajectories");
@@ -75,14 +87,19 @@ impl Trajectories {
                 seconds: started.elapsed().as_secs_f64(),
                 values: Vec::new(),
             })?;
+            if max_seconds.is_some_and(|limit| started.elapsed().as_secs_f64() >= limit) {
+                break;
+            }
         }
+        let states = states.narrow(0, 0, start);
+        let chosen = chosen.map(|chosen| chosen.narrow(0, 0, start));
         let variance = states.var_dim(0, false, false).sum_dim_intlist(1, false, target.0);
         Ok(Trajectories {
             times: Tensor::from_slice(&grid).to_kind(target.0).to_device(target.1),
             precision: variance.clamp_min(1e-12).reciprocal(),
             condition: chosen.map(|c| c.to_device(target.1)),
             conditioning: teacher.conditioning(),
-            held_out: (count / 8).min(512),
+            held_out: (start / 8).clamp(1, 512),
             states,
         })
     }

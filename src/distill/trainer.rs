@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::objective::total;
-use super::{DistillConfig, Objective, Term, Trajectories};
+use super::{DistillConfig, Objective, Term, Trajectories, TrajectoryPlan};
 use crate::error::{Error, Result};
 use crate::koopman::{Direction, InputCoordinates, Student};
 use crate::tensor::{parse_device, parse_dtype, RandomSource};
@@ -42,8 +42,8 @@ struct HeldOut {
     inverse: f64,
 }
 
-/// Logarithm of the products of weights and samples in a step that occupy one thread.
-const THREAD_WORK: i64 = 26;
+/// The most of `max_seconds` that trajectories may take.
+const TRAJECTORY_SHARE: f64 = 0.4;
 
 /// How often the held-out errors are looked at.
 const EVALUATIONS: u64 = 60;
@@ -66,46 +66,52 @@ pub fn distill(
     let pool = condition_pool(teacher, pool)?;
     let budget = Budget::new(recipe.steps, config.max_seconds);
     let evaluations = teacher.evaluations();
-    let target = (parse_dtype(&config.dtype)?, parse_device(&config.device)?);
-    let trajectories = Trajectories::generate(
-        teacher,
-        recipe.trajectories,
-        config.path_steps,
-        config.seed,
-        pool.as_ref(),
-        target,
-        monitor,
-    )?;
+    let plan = TrajectoryPlan {
+        count: recipe.trajectories,
+        path_steps: config.path_steps,
+        seed: config.seed,
+        kind: parse_dtype(&config.dtype)?,
+        device: parse_device(&config.device)?,
+        max_seconds: config.max_seconds.map(|limit| limit * TRAJECTORY_SHARE),
+    };
+    let trajectories = Trajectories::generate(teacher, &plan, pool.as_ref(), monitor)?;
     let trajectory_seconds = budget.seconds();
-    let mut student = Student::new(recipe.student.clone(), config.seed, target.1)?;
-    student.set_coordinates(InputCoordinates::from_trajectories(trajectories.states(), target.0, target.1)?);
+    let mut student = Student::new(recipe.student, config.seed, plan.device)?;
+    student.set_coordinates(InputCoordinates::from_trajectories(
+        trajectories.states(),
+        plan.kind,
+        plan.device,
+    )?);
 
-    let objective = Objective { weights: config.weights.clone(), teacher };
     let mut run = Run {
+        student: &student,
+        objective: Objective { weights: config.weights.clone(), teacher },
+        trajectories: &trajectories,
+        batch_size: config.batch_size,
+        clip_norm: config.clip_norm,
+        budget: &budget,
         random: RandomSource::new(config.seed).fork("distillation batches"),
         optimiser: Adam::new(student.parameters(), 0.0, false)?,
         schedule: Schedule { peak: recipe.learning_rate, warmup_steps: config.warmup_steps },
-        best: (0, f64::INFINITY, student.parameters().flat()?.copy()),
+        best: Best { step: 0, score: f64::INFINITY, parameters: student.parameters().flat()?.copy() },
         log: Vec::new(),
     };
-    let (steps, stopped) =
-        match run.train(&student, &objective, &trajectories, config, &budget, trajectory_seconds, monitor) {
-            Ok(outcome) => outcome,
-            // The monitor's own wish to stop: what was learnt so far is kept.
-            Err(Error::Interrupted(_)) => {
-                (run.log.last().map_or(0, |entry| entry.step), Stopped::Interrupted)
-            }
-            Err(error) => return Err(error),
-        };
-    student.set_parameters(&run.best.2)?;
+    let (steps, stopped) = match run.train(monitor) {
+        Ok(outcome) => outcome,
+        // The user's own wish to stop: what was learnt so far is kept.
+        Err(Error::Interrupted(_)) => (run.log.last().map_or(0, |entry| entry.step), Stopped::Interrupted),
+        Err(error) => return Err(error),
+    };
+    let Run { best, log, .. } = run;
+    student.set_parameters(&best.parameters)?;
     let history = DistillHistory {
         steps,
         seconds: budget.seconds(),
         trajectory_seconds,
         teacher_evaluations: teacher.evaluations() - evaluations,
         stopped,
-        best_step: run.best.0,
-        log: run.log,
+        best_step: best.step,
+        log,
     };
     Ok((student, history))
 }
@@ -125,68 +131,59 @@ fn condition_pool(teacher: &dyn VelocityField, pool: Option<&Tensor>) -> Result<
     }
 }
 
-struct Run {
+/// The state whose held-out errors were lowest.
+struct Best {
+    step: u64,
+    score: f64,
+    parameters: Tensor,
+}
+
+/// One training run.
+struct Run<'a> {
+    student: &'a Student,
+    objective: Objective<'a>,
+    trajectories: &'a Trajectories,
+    batch_size: i64,
+    clip_norm: Option<f64>,
+    budget: &'a Budget,
     random: RandomSource,
     optimiser: Adam,
     schedule: Schedule,
-    /// Step, held-out score and parameters of the best state.
-    best: (u64, f64, Tensor),
+    best: Best,
     log: Vec<LogEntry>,
 }
 
-impl Run {
-    #[allow(clippy::too_many_arguments)]
-    fn train(
-        &mut self,
-        student: &Student,
-        objective: &Objective,
-        trajectories: &Trajectories,
-        config: &DistillConfig,
-        budget: &Budget,
-        setup_seconds: f64,
-        monitor: &mut dyn Monitor,
-    ) -> Result<(u64, Stopped)> {
+impl Run<'_> {
+    fn train(&mut self, monitor: &mut dyn Monitor) -> Result<(u64, Stopped)> {
+        let (student, budget) = (self.student, self.budget);
+        let _threads = IntraOpThreads::for_work(student.parameters().count(), 2 * self.batch_size);
         let every = (budget.steps / EVALUATIONS).max(1);
-        // A small step gains nothing from more threads, and their waiting costs on a busy machine.
-        let work = student.parameters().count().saturating_mul(2 * config.batch_size);
-        let _threads = IntraOpThreads::limit((work >> THREAD_WORK).clamp(1, 64) as i32);
-        let setup_share = config.max_seconds.map_or(0.0, |limit| (setup_seconds / limit).min(1.0));
+        // The clock that trajectories used up does not shorten the schedule of what is left.
+        let before = budget.done(0);
         for step in 0..budget.steps {
-            // The clock's share that trajectories took does not shorten the schedule.
-            let done = ((budget.done(step) - setup_share) / (1.0 - setup_share).max(1e-9))
-                .max(step as f64 / budget.steps as f64);
-            let rate = self.schedule.rate(step, done);
-            let batch = trajectories.batch(&self.random, step, config.batch_size);
-            let terms = objective.terms(student, &batch)?;
+            let by_clock = (budget.done(0) - before) / (1.0 - before).max(1e-9);
+            let rate = self.schedule.rate(step, by_clock.max(step as f64 / budget.steps as f64));
+            let batch = self.trajectories.batch(&self.random, step, self.batch_size);
+            let terms = self.objective.terms(student, &batch)?;
             let loss = total(&terms, student.kind());
             let mut gradient = student.parameters().gradient(&loss)?;
-            let _ = clip_norm(&mut gradient, config.clip_norm)?;
+            let _ = clip_norm(&mut gradient, self.clip_norm)?;
             self.optimiser.step(student.parameters(), &gradient, rate)?;
-            let done_steps = step + 1;
-            let last = done_steps == budget.steps || budget.exhausted();
-            if done_steps % every == 0 || done_steps == 1 || last {
-                self.look(student, trajectories, &terms, done_steps, rate, budget, monitor)?;
+            let done = step + 1;
+            let exhausted = budget.exhausted();
+            if done == 1 || done % every == 0 || done == budget.steps || exhausted {
+                self.look(&terms, done, rate, monitor)?;
             }
             monitor.tick()?;
-            if budget.exhausted() && done_steps < budget.steps {
-                return Ok((done_steps, Stopped::Budget));
+            if exhausted && done < budget.steps {
+                return Ok((done, Stopped::Budget));
             }
         }
         Ok((budget.steps, Stopped::Completed))
     }
 
     /// Logs, keeps the best state and reports.
-    #[allow(clippy::too_many_arguments)]
-    fn look(
-        &mut self,
-        student: &Student,
-        trajectories: &Trajectories,
-        terms: &[Term],
-        step: u64,
-        rate: f64,
-        budget: &Budget,
-        monitor: &mut dyn Monitor,
-    ) -> Result<()> {
+    fn look(&mut self, terms: &[Term], step: u64, rate: f64, monitor: &mut dyn Monitor) -> Result<()> {
         let mut values: Vec<(String, f64)> =
             terms.iter().map(|term| (term.name.to_string(), term.value.double_value(&[]))).collect();
         if let Some((name, value)) = values.iter().find(|(_, value)| !value.is_finite()) {
@@ -194,10 +191,10 @@ impl Run {
                 "the {name} loss is {value} at step {step}: lower learning_rate or check the teacher"
             )));
         }
-        let errors = held_out_errors(student, trajectories)?;
+        let errors = held_out_errors(self.student, self.trajectories)?;
         let score = errors.endpoint + errors.path + errors.inverse;
-        if score < self.best.1 {
-            self.best = (step, score, student.parameters().flat()?.copy());
+        if score < self.best.score {
+            self.best = Best { step, score, parameters: self.student.parameters().flat()?.copy() };
         }
         values.extend([
             ("endpoint_error".to_string(), errors.endpoint),
@@ -205,9 +202,9 @@ impl Run {
             ("inversion_error".to_string(), errors.inverse),
             ("learning_rate".to_string(), rate),
         ]);
-        let seconds = budget.seconds();
+        let seconds = self.budget.seconds();
         self.log.push(LogEntry { step, seconds, values: values.clone() });
-        monitor.report(&Progress { stage: "student", step, total: budget.steps, seconds, values })
+        monitor.report(&Progress { stage: "student", step, total: self.budget.steps, seconds, values })
     }
 }
 

@@ -135,9 +135,7 @@ pub fn train(
     let pairs =
         PairSource::new(data, condition, config.coupling, config.batch_size, config.coupling_size, random)?;
     let stream = PairStream::new(pairs, 0, steps)?;
-    // A small step gains nothing from more threads, and their waiting slows the coupling down.
-    let work = field.parameters().count().saturating_mul(config.batch_size as i64);
-    let _threads = IntraOpThreads::limit((work >> 28).clamp(1, 64) as i32);
+    let _threads = IntraOpThreads::for_work(field.parameters().count(), config.batch_size as i64);
 
     let parameters = field.parameters();
     let dtype = parameters.kind();

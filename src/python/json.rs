@@ -7,8 +7,15 @@ use crate::error::{Error, Result};
 
 /// A configuration; the message names the field that is wrong.
 pub fn parse_config<T: DeserializeOwned>(config: &str) -> Result<T> {
-    serde_json::from_str(config)
-        .map_err(|error| Error::argument("config", "options of the right names and types", error))
+    serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(config)).map_err(|error| {
+        let option = error.path().to_string();
+        let inner = error.into_inner();
+        // serde_json adds a place in a text that the user never sees.
+        let text = inner.to_string();
+        let reason = text.split(" at line ").next().unwrap_or(&text);
+        let option = if option == "." { "config" } else { &option };
+        Error::argument(option, "an option that exists, of its type", reason)
+    })
 }
 
 pub fn parse(argument: &str, text: &str) -> Result<Value> {

@@ -39,8 +39,6 @@ pub fn teacher_defaults() -> PyResult<String> {
 #[pyfunction]
 pub fn normal<'py>(py: Python<'py>, shape: Vec<i64>, seed: u64) -> PyResult<Bound<'py, PyAny>> {
     let shape = check_event_shape(shape)?;
-    let noise = door::enter(py, move || {
-        RandomSource::new(seed).fork("noise").normal(&shape, Kind::Float, Device::Cpu)
-    })?;
+    let noise = door::enter(py, move || RandomSource::noise(seed).normal(&shape, Kind::Float, Device::Cpu))?;
     ArrayKind::Numpy.export(py, noise)
 }

@@ -10,6 +10,7 @@ use crate::nets::{Mlp, MlpConfig, Network, Parameters, TimeEmbedding};
 use crate::tensor::{
     check_batch, check_finite, dtype_name, event_size, parse_dtype, shape_text, RandomSource,
 };
+use crate::threads::IntraOpThreads;
 
 /// The shape of a [`NetworkField`]; its weights and data statistics are tensors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -348,6 +349,7 @@ impl VelocityField for NetworkField {
             return Err(Error::dtype("x", dtype_name(self.dtype), dtype_name(x.kind())));
         }
         self.counter.add(1);
+        let _threads = IntraOpThreads::for_work(self.parameters.count(), x.size()[0]);
         let scaled = self.evaluate(t, x, condition)?;
         Ok((scaled.answer * scaled.unit + scaled.centre).f_reshape(x.size())?)
     }
