@@ -124,15 +124,17 @@ impl TeacherConfig {
     /// This configuration with every choice made for samples of `event_shape`: measured in 2 and 64
     /// dimensions, a guess beyond 256.
     pub fn resolve(&self, event_shape: &[i64]) -> TeacherConfig {
-        let (width, learning_rate) = match event_size(event_shape) {
-            ..=8 => (128, 5e-3),
-            9..=256 => (256, 5e-3),
-            _ => (512, 2e-3),
+        // On digits, 6000 steps fit the training set closer and held-out pairs worse: the held-out loss was
+        // .258, and .233 after 3000.
+        let (width, learning_rate, steps) = match event_size(event_shape) {
+            ..=8 => (128, 5e-3, 6000),
+            9..=256 => (256, 5e-3, 3000),
+            _ => (512, 2e-3, 6000),
         };
         TeacherConfig {
             width: self.width.or(Some(width)),
             depth: self.depth.or(Some(3)),
-            steps: self.steps.or(Some(6000)),
+            steps: self.steps.or(Some(steps)),
             learning_rate: self.learning_rate.or(Some(learning_rate)),
             ..self.clone()
         }
