@@ -80,7 +80,9 @@ CASES = [
     Case("moons, independent", plane(datasets.moons), trained(coupling="independent"), CURVED),
     Case("checkerboard, independent", plane(datasets.checkerboard), trained(coupling="independent"), CURVED),
     Case("moons, VP", plane(datasets.moons), trained(coupling="independent", path="vp"), CURVED),
-    Case("checkerboard, VP", plane(datasets.checkerboard), trained(coupling="independent", path="vp"), CURVED),
+    Case(
+        "checkerboard, VP", plane(datasets.checkerboard), trained(coupling="independent", path="vp"), CURVED
+    ),
     Case(
         "Gaussian, analytic",
         gaussian,
@@ -135,8 +137,10 @@ def cell(values: list[float], column: str, bars: dict[str, float]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", default=[""], help="only cases whose names contain one of these")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cases", nargs="+", default=[""], help="only cases that contain one of these")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--output", type=Path, help="write every number as JSON")
     options = parser.parse_args()

@@ -157,9 +157,7 @@ def test_fresh_samples_start_from_the_seeds_noise_whatever_the_chunks(student, g
     n = 300_000
     noise = _core.normal((n, 2), 5)
     np.testing.assert_allclose(student.sample(n, seed=5), student.sample(x0=noise), rtol=1e-5, atol=1e-5)
-    np.testing.assert_array_equal(
-        gaussian.sample(100, seed=5), gaussian.sample(x0=_core.normal((100, 2), 5))
-    )
+    np.testing.assert_array_equal(gaussian.sample(100, seed=5), gaussian.sample(x0=_core.normal((100, 2), 5)))
 
 
 def test_one_sample_costs_one_evaluation(student):

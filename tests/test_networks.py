@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from scipy.linalg import expm
 
 from koopflow import KoopmanDistiller
 
@@ -97,3 +98,22 @@ def test_the_header_rebuilds_the_architecture(fitted):
     config = header["model"]["config"]
     assert (config["observables"], config["width"], config["depth"]) == (7, 24, 2)
     assert config["dtype"] == dtype
+
+
+@pytest.fixture(scope="module", params=["spectral", "dense"])
+def precise(request, gaussian):
+    return KoopmanDistiller(
+        generator=request.param, observables=9, width=16, steps=80, trajectories=256, dtype="float64"
+    ).fit(gaussian, progress=False)
+
+
+@pytest.mark.parametrize("tau", [1e-6, 1e-3, 0.3, 1.0, 10.0])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_propagation_is_scipys_exponential(precise, tau, sign):
+    g = precise.encode(0.0, np.random.default_rng(5).normal(size=(20, 2)))
+    expected = g @ expm(sign * tau * precise.generator_matrix())
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(precise.propagate(g, sign * tau), expected, rtol=0, atol=1e-10 * scale)
+    np.testing.assert_allclose(
+        precise.readout(precise.propagate(g, sign * tau)), expected[:, 2:4], rtol=0, atol=1e-10 * scale
+    )

@@ -242,17 +242,6 @@ class Student:
     ) -> tuple[_Array, _Array]:
         """Observables and their derivative J g (1, v) along ``velocity`` ``[B, *event]``, each ``[B, m]``."""
 
-    def encode_with_tangent(
-        self,
-        t: _Array,
-        x: _Array,
-        velocity: _Array,
-        *,
-        direction: str = "forward",
-        condition: _Array | None = None,
-    ) -> tuple[_Array, _Array]:
-        """Observables and their exact derivative J g (1, velocity), both ``[B, m]``."""
-
     def propagate(self, g: _Array, tau: _Array | float) -> _Array:
         """Observables g exp(tau L), ``[B, m]``; ``tau`` is a scalar or ``[B]``, of either sign."""
 
