@@ -32,7 +32,9 @@ pub fn pool() -> Result<Arc<ThreadPool>> {
 /// threads of OpenMP spin while they wait: on small operations, and beside other work, they cost
 /// far more than they bring. The limit holds for operations started by the calling thread.
 pub struct IntraOpThreads {
-    before: i32,
+    /// What to go back to; `None` where nothing was changed, so that guards of two threads that overlap
+    /// cannot leave the lower number behind.
+    before: Option<i32>,
 }
 
 impl IntraOpThreads {
@@ -47,17 +49,18 @@ impl IntraOpThreads {
     /// At most `threads`; never more than there were.
     pub fn limit(threads: i32) -> Self {
         let before = tch::get_num_threads();
-        if threads < before {
+        let lower = threads.max(1) < before;
+        if lower {
             tch::set_num_threads(threads.max(1));
         }
-        IntraOpThreads { before }
+        IntraOpThreads { before: lower.then_some(before) }
     }
 }
 
 impl Drop for IntraOpThreads {
     fn drop(&mut self) {
-        if tch::get_num_threads() != self.before {
-            tch::set_num_threads(self.before);
+        if let Some(before) = self.before {
+            tch::set_num_threads(before);
         }
     }
 }

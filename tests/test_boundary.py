@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
 from koopflow import _core, exceptions
 
@@ -302,3 +305,21 @@ class TestCuda:
         f = field(lambda t, x, condition: x.cpu(), device="cuda")
         with pytest.raises(exceptions.TeacherError, match=r"a tensor on cpu, given one on cuda:0"):
             f.velocity(0.5, torch.ones(4, 2))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    arrays(
+        dtype=st.sampled_from(["f2", "f4", "f8", ">f4", "i1", "i8", "u2", "?"]),
+        shape=array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=4),
+    ),
+    st.data(),
+)
+def test_any_layout_of_any_array_crosses_unchanged(array, data):
+    """Transposed, reversed and strided views; integers come back as int64, floats as they were."""
+    view = array.transpose(data.draw(st.permutations(range(array.ndim))))
+    view = view[tuple(slice(None, None, data.draw(st.sampled_from([1, -1, 2]))) for _ in view.shape)]
+    back = _core._roundtrip(view)
+    np.testing.assert_array_equal(back, view)
+    assert back.dtype.kind == view.dtype.kind or (view.dtype.kind == "u" and back.dtype == np.int64)
+    assert back.dtype.isnative

@@ -236,6 +236,42 @@ def test_ctrl_c_keeps_the_best_student(gaussian):
     assert np.isfinite(student.sample(10)).all()
 
 
+@pytest.mark.parametrize("generator", ["spectral", "dense"])
+@pytest.mark.parametrize(("shape", "observables", "lifts"), [((1, 2, 2), 3, 1), ((1,), 1, 2), ((3, 1), 2, 2)])
+def test_any_event_shape_and_any_number_of_observables(generator, shape, observables, lifts, tmp_path):
+    size = int(np.prod(shape))
+    teacher = FlowTeacher.gaussian(np.ones(shape), np.eye(size))
+    student = KoopmanDistiller(
+        generator=generator,
+        observables=observables,
+        lifts=lifts,
+        width=8,
+        depth=0,
+        steps=30,
+        trajectories=64,
+        path_steps=1,
+        batch_size=2,
+    ).fit(teacher, progress=False)
+    noise = np.random.default_rng(0).normal(size=(5, *shape)).astype("f4")
+    assert student.sample(7).shape == (7, *shape)
+    assert student.sample_path(x0=noise, times=[0, 0.5]).shape == (2, 5, *shape)
+    assert student.invert(noise).shape == (5, *shape)
+    assert student.encode(0.5, noise).shape == (5, 2 + size + observables)
+    assert student.eigenvalues().shape == (2 + size + observables,)
+    student.save(tmp_path / "student.safetensors")
+    again = KoopmanDistiller.load(tmp_path / "student.safetensors")
+    np.testing.assert_array_equal(again.sample(x0=noise), student.sample(x0=noise))
+
+
+def test_max_seconds_bounds_trajectories_and_steps(gaussian):
+    student = KoopmanDistiller(max_seconds=0.5, steps=10**7, trajectories=10**6, width=16)
+    student.fit(gaussian, progress=False)
+    assert student.history_["stopped"] == "budget"
+    assert 0 < student.history_["trajectories"] < 10**6
+    assert 0 < student.history_["steps"] < 10**7
+    assert np.isfinite(student.sample(10)).all()
+
+
 def test_the_seed_fixes_the_student(gaussian):
     first, again, other = (tiny(seed=s).fit(gaussian, progress=False).sample(x0=NOISE) for s in (1, 1, 2))
     np.testing.assert_array_equal(first, again)

@@ -265,7 +265,7 @@ def checked_count(n: object) -> int:
 
 def times_for(t: Array | float, x: Array) -> Array:
     """Times as an array: a bare number counts for every sample."""
-    return np.full(len(x), float(t), dtype=np.float32) if isinstance(t, int | float) else t
+    return np.full(len(x), float(t)) if isinstance(t, int | float) else t
 
 
 def checked_event_shape(shape: Sequence[int]) -> tuple[int, ...]:

@@ -97,7 +97,6 @@ class ProgressMeter:
         self._draws = progress is True and somebody_is_looking(self._stream)
         self._bar: Any = None
         self._stage = ""
-        self._raised: Exception | None = None
 
     @property
     def monitor(self) -> Callable[[dict[str, Any]], object] | None:
@@ -106,14 +105,10 @@ class ProgressMeter:
 
     def __call__(self, event: ProgressEvent) -> None:
         """Show one event."""
-        try:
-            for listener in self._listeners:
-                listener(event)
-            if self._draws:
-                self._draw(event)
-        except Exception as error:
-            self._raised = error
-            raise
+        for listener in self._listeners:
+            listener(event)
+        if self._draws:
+            self._draw(event)
 
     def _draw(self, event: ProgressEvent) -> None:
         if event["stage"] != self._stage or self._bar is None:
@@ -148,10 +143,6 @@ class ProgressMeter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-        # Training keeps its best state when it is stopped; a Ctrl-C is answered with that, an error in a
-        # listener with the error.
-        if kind is None and self._raised is not None:
-            raise self._raised
 
 
 def format_values(values: dict[str, float]) -> str:

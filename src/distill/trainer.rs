@@ -27,6 +27,8 @@ pub struct DistillHistory {
     /// Whole wall-clock, trajectories included.
     pub seconds: f64,
     pub trajectory_seconds: f64,
+    /// Trajectories stored: fewer than asked for where `max_seconds` cut them short.
+    pub trajectories: i64,
     /// Evaluations of the teacher (NFE, batched calls).
     pub teacher_evaluations: u64,
     pub stopped: Stopped,
@@ -108,6 +110,7 @@ pub fn distill(
         steps,
         seconds: budget.seconds(),
         trajectory_seconds,
+        trajectories: trajectories.states().size()[0],
         teacher_evaluations: teacher.evaluations() - evaluations,
         stopped,
         best_step: best.step,
