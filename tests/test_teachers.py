@@ -350,3 +350,12 @@ def test_repr_shows_what_was_changed():
     assert repr(FlowTeacher((2,), coupling="independent", seed=3)) == (
         "<FlowTeacher(event_shape=(2,), coupling='independent', seed=3): not fitted>"
     )
+
+
+def test_a_constant_velocity_has_a_density():
+    """x1 = x0 + shift: a normal density about the shift."""
+    shift = torch.tensor([1.0, -2.0])
+    teacher = FlowTeacher.from_torch(lambda t, x: shift.expand_as(x), event_shape=(2,))
+    x = np.array([[1.0, -2.0], [2.0, 0.0]], dtype=np.float32)
+    expected = -0.5 * ((x - shift.numpy()) ** 2).sum(axis=1) - np.log(2 * np.pi)
+    np.testing.assert_allclose(teacher.log_prob(x), expected, atol=1e-5)

@@ -65,7 +65,10 @@ def attach(
         with torch.enable_grad():
             x = x.detach().requires_grad_(True)
             v = function(t, x, condition)
-            (product,) = torch.autograd.grad(v, x, cotangent, allow_unused=True)
+            # A velocity that does not depend on x carries no graph at all.
+            (product,) = (
+                torch.autograd.grad(v, x, cotangent, allow_unused=True) if v.requires_grad else (None,)
+            )
         return v.detach(), torch.zeros_like(x) if product is None else product
 
     return _core.VelocityField.callable(
