@@ -120,8 +120,15 @@ fn a_batch_is_a_function_of_seed_and_step() {
 fn every_term_is_what_it_says() {
     let paths = trajectories();
     let field = teacher();
-    let weights =
-        Weights { endpoint: 1.0, path: 1.0, pairs: 1.0, inverse: 1.0, phase: 1.0, consistency: 1.0 };
+    let weights = Weights {
+        endpoint: 1.0,
+        path: 1.0,
+        pairs: 1.0,
+        inverse: 1.0,
+        round_trip: 1.0,
+        phase: 1.0,
+        consistency: 1.0,
+    };
     for generator in [GeneratorKind::Spectral, GeneratorKind::Dense] {
         let student = student(generator, &paths);
         let batch = paths.batch(&RandomSource::new(7), 1, 32);
@@ -142,6 +149,15 @@ fn every_term_is_what_it_says() {
         close("path", target(&batch.path, Direction::Forward));
         close("pairs", target(&batch.pairs, Direction::Forward));
         close("inverse", target(&batch.inverse, Direction::Backward));
+
+        let through = |s: f64, x: &Tensor, t: f64, direction: Direction| {
+            let g = student.encode(&Tensor::from(s), x, direction, None).unwrap();
+            student.readout(&student.propagate(&g, &Tensor::from(t - s)).unwrap()).unwrap()
+        };
+        let noise = through(1.0, &batch.inverse.x_s, 0.0, Direction::Backward);
+        let again = through(0.0, &noise, 1.0, Direction::Forward);
+        let at_data = Tensor::ones([16], DOUBLE) / variance.double_value(&[8]);
+        close("round_trip", mean_square(&(again - &batch.inverse.x_s), &at_data));
 
         let Pairs { s, t, x_s, x_t, .. } = &batch.pairs;
         let encode = |t: &Tensor, x: &Tensor| student.encode(t, x, Direction::Forward, None).unwrap();
@@ -167,13 +183,14 @@ fn weight_zero_is_off() {
     let student = student(GeneratorKind::Spectral, &paths);
     let field = teacher();
     let batch = paths.batch(&RandomSource::new(7), 1, 32);
-    for only in ["endpoint", "path", "pairs", "inverse", "phase", "consistency"] {
+    for only in ["endpoint", "path", "pairs", "inverse", "round_trip", "phase", "consistency"] {
         let on = |name: &str| if name == only { 2.5 } else { 0.0 };
         let weights = Weights {
             endpoint: on("endpoint"),
             path: on("path"),
             pairs: on("pairs"),
             inverse: on("inverse"),
+            round_trip: on("round_trip"),
             phase: on("phase"),
             consistency: on("consistency"),
         };
@@ -189,8 +206,15 @@ fn weight_zero_is_off() {
 
 #[test]
 fn consistency_alone_ties_the_generator_to_the_flow() {
-    let weights =
-        Weights { endpoint: 0.0, path: 0.0, pairs: 0.0, inverse: 0.0, phase: 0.0, consistency: 1.0 };
+    let weights = Weights {
+        endpoint: 0.0,
+        path: 0.0,
+        pairs: 0.0,
+        inverse: 0.0,
+        round_trip: 0.0,
+        phase: 0.0,
+        consistency: 1.0,
+    };
     let config = DistillConfig { weights, steps: Some(300), ..config(GeneratorKind::Dense) };
     let (_, history) = distill(&teacher(), &config, None, &mut Silent).unwrap();
     let loss = |index: usize| history.log[index].values[0].1;

@@ -20,6 +20,8 @@ pub struct Weights {
     pub pairs: f64,
     /// Target on x: encode data at t = 1, decode the noise at t = 0.
     pub inverse: f64,
+    /// Target on x: data inverted as for `inverse`, generated from again, and compared with itself.
+    pub round_trip: f64,
     /// Phase on phi: the `pairs` in observable space.
     pub phase: f64,
     /// J g (1, v) against g L at points of the trajectories (paper, equation of the generator).
@@ -28,7 +30,15 @@ pub struct Weights {
 
 impl Default for Weights {
     fn default() -> Self {
-        Weights { endpoint: 1.0, path: 0.5, pairs: 0.5, inverse: 1.0, phase: 0.0, consistency: 0.0 }
+        Weights {
+            endpoint: 1.0,
+            path: 0.5,
+            pairs: 0.5,
+            inverse: 1.0,
+            round_trip: 0.1,
+            phase: 0.0,
+            consistency: 0.0,
+        }
     }
 }
 
@@ -139,12 +149,13 @@ impl DistillConfig {
         if let Some(limit) = self.max_seconds {
             check_positive(&[("max_seconds", limit)])?;
         }
-        let Weights { endpoint, path, pairs, inverse, phase, consistency } = self.weights;
+        let Weights { endpoint, path, pairs, inverse, round_trip, phase, consistency } = self.weights;
         let named = [
             ("endpoint", endpoint),
             ("path", path),
             ("pairs", pairs),
             ("inverse", inverse),
+            ("round_trip", round_trip),
             ("phase", phase),
             ("consistency", consistency),
         ];

@@ -40,8 +40,6 @@ impl Objective<'_> {
     /// The terms whose weight is positive.
     pub fn terms(&self, student: &Student, batch: &Batch) -> Result<Vec<Term>> {
         let weights = &self.weights;
-        let mut terms = Vec::new();
-        let mut add = |name, weight, value| terms.push(Term { name, weight, value });
         let needs_noise = weights.endpoint > 0.0 || weights.path > 0.0;
         let needs_pairs = weights.pairs > 0.0 || weights.phase > 0.0;
         let encoded = encode_forward(
@@ -49,33 +47,39 @@ impl Objective<'_> {
             needs_noise.then_some(&batch.endpoint),
             needs_pairs.then_some(&batch.pairs),
         );
-        let target = |g: &Observables, pairs: &Pairs| -> Result<Tensor> {
-            let decoded = student.generator().propagate_state(g, &pairs.tau())?;
-            Ok(relative_square(&(decoded - &pairs.x_t), &pairs.precision))
-        };
+        let mut groups: Vec<(&'static str, f64, Observables, &Pairs)> = Vec::new();
         if let Some(g) = &encoded.noise {
-            if weights.endpoint > 0.0 {
-                add("endpoint", weights.endpoint, target(g, &batch.endpoint)?);
-            }
-            if weights.path > 0.0 {
-                add("path", weights.path, target(g, &batch.path)?);
-            }
+            groups.push(("endpoint", weights.endpoint, g.shallow_clone(), &batch.endpoint));
+            groups.push(("path", weights.path, g.shallow_clone(), &batch.path));
         }
         if let Some(g) = &encoded.pairs {
-            if weights.pairs > 0.0 {
-                add("pairs", weights.pairs, target(g, &batch.pairs)?);
+            groups.push(("pairs", weights.pairs, g.shallow_clone(), &batch.pairs));
+        }
+        if weights.inverse > 0.0 || weights.round_trip > 0.0 {
+            let Pairs { s, x_s, condition, .. } = &batch.inverse;
+            let g = student.lift_flat(s, x_s, Direction::Backward, condition.as_ref());
+            groups.push(("inverse", weights.inverse, g, &batch.inverse));
+        }
+        groups.retain(|(name, weight, ..)| *weight > 0.0 || *name == "inverse");
+
+        let mut terms = Vec::new();
+        for ((name, weight, _, pairs), decoded) in groups.iter().zip(decode(student, &groups)?) {
+            if *weight > 0.0 {
+                let value = relative_square(&(&decoded - &pairs.x_t), &pairs.precision);
+                terms.push(Term { name, weight: *weight, value });
             }
-            if weights.phase > 0.0 {
-                add("phase", weights.phase, phase(student, g, &batch.pairs)?);
+            if *name == "inverse" && weights.round_trip > 0.0 {
+                let value = round_trip(student, &decoded, pairs)?;
+                terms.push(Term { name: "round_trip", weight: weights.round_trip, value });
             }
         }
-        if weights.inverse > 0.0 {
-            let pairs = &batch.inverse;
-            let g = student.lift_flat(&pairs.s, &pairs.x_s, Direction::Backward, pairs.condition.as_ref());
-            add("inverse", weights.inverse, target(&g, pairs)?);
+        if let Some(g) = encoded.pairs.filter(|_| weights.phase > 0.0) {
+            let value = phase(student, &g, &batch.pairs)?;
+            terms.push(Term { name: "phase", weight: weights.phase, value });
         }
         if weights.consistency > 0.0 {
-            add("consistency", weights.consistency, self.consistency(student, &batch.pairs)?);
+            let value = self.consistency(student, &batch.pairs)?;
+            terms.push(Term { name: "consistency", weight: weights.consistency, value });
         }
         Ok(terms)
     }
@@ -103,6 +107,24 @@ impl Objective<'_> {
         Ok(variance_relative_square(&(state_rate - &velocity), &velocity)
             + variance_relative_square(&(feature_rate - &tangent), &tangent))
     }
+}
+
+/// x at the target times of all groups, in one propagation: small operations cost by their number.
+fn decode(student: &Student, groups: &[(&'static str, f64, Observables, &Pairs)]) -> Result<Vec<Tensor>> {
+    if groups.is_empty() {
+        return Ok(Vec::new());
+    }
+    let g = Observables::cat(&groups.iter().map(|(_, _, g, _)| g).collect::<Vec<_>>());
+    let tau = Tensor::cat(&groups.iter().map(|(.., pairs)| pairs.tau()).collect::<Vec<_>>(), 0);
+    let lengths: Vec<i64> = groups.iter().map(|(.., pairs)| pairs.count()).collect();
+    Ok(student.generator().propagate_state(&g, &tau)?.split_with_sizes(&lengths, 0))
+}
+
+/// The student's own noise for the data of `pairs`, generated from again and compared with the data.
+fn round_trip(student: &Student, noise: &Tensor, pairs: &Pairs) -> Result<Tensor> {
+    let g = student.lift_flat(&pairs.t, noise, Direction::Forward, pairs.condition.as_ref());
+    let again = student.generator().propagate_state(&g, &pairs.tau().neg())?;
+    Ok(relative_square(&(again - &pairs.x_s), &pairs.source_precision))
 }
 
 /// ||phi(s, x_s) e^{(t - s) Λ} - phi(t, x_t)||² in units of the variance of phi(t, x_t).

@@ -152,6 +152,7 @@ impl Trajectories {
             x_s: points(from),
             x_t: points(to),
             precision: self.precision.index_select(0, &to_index),
+            source_precision: self.precision.index_select(0, &from_index),
             condition: self.conditioning.encode(condition.as_ref(), flat.kind()),
             teacher_condition: condition,
         }
@@ -198,6 +199,8 @@ pub struct Pairs {
     pub x_t: Tensor,
     /// One over the summed variance at t, `[B]`.
     pub precision: Tensor,
+    /// One over the summed variance at s, `[B]`.
+    pub source_precision: Tensor,
     /// As the student takes it, `[B, c]`.
     pub condition: Option<Tensor>,
     /// As the teacher takes it.

@@ -49,6 +49,22 @@ impl Observables {
         }
     }
 
+    /// The rows of several batches, in order.
+    pub fn cat(batches: &[&Observables]) -> Observables {
+        let join = |part: fn(&Observables) -> &Tensor| {
+            Tensor::cat(&batches.iter().map(|g| part(g)).collect::<Vec<_>>(), 0)
+        };
+        Observables { t: join(|g| &g.t), x: join(|g| &g.x), features: join(|g| &g.features) }
+    }
+
+    pub fn shallow_clone(&self) -> Observables {
+        Observables {
+            t: self.t.shallow_clone(),
+            x: self.x.shallow_clone(),
+            features: self.features.shallow_clone(),
+        }
+    }
+
     /// Rows `start .. start + length`.
     pub fn rows(&self, start: i64, length: i64) -> Observables {
         Observables {

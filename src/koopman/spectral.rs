@@ -32,6 +32,23 @@ struct Factors {
     imaginary: Tensor,
 }
 
+/// Eigenvalues below this size are treated by the series.
+const SERIES_BELOW: f64 = 1e-3;
+
+/// (e^z - 1)/λ = tau (1 + z/2 + z²/6 + z³/24 + z⁴/120 + ...), z = λ tau with real parts `[B, p + r]` and, for
+/// the pairs, imaginary parts `[B, p]`; Horner's scheme in complex arithmetic.
+fn integral_series(tau: &Tensor, real: &Tensor, imaginary: &Tensor) -> Factors {
+    let (pairs, all) = (imaginary.size()[1], real.size()[1]);
+    let zi = imaginary.constant_pad_nd([0, all - pairs]);
+    let (mut re, mut im) = (real / 120.0 + 1.0 / 24.0, &zi / 120.0);
+    for coefficient in [1.0 / 6.0, 0.5, 1.0] {
+        let next = real * &re - &zi * &im + coefficient;
+        im = real * &im + &zi * &re;
+        re = next;
+    }
+    Factors { real: re * tau, imaginary: (im * tau).narrow(1, 0, pairs) }
+}
+
 impl SpectralGenerator {
     pub fn new(
         dimension: i64,
@@ -89,39 +106,40 @@ impl SpectralGenerator {
 
     /// (e^{λ tau} - 1)/λ for tau `[B, 1]`, without cancellation: the numerator is
     /// expm1(a tau) cos(b tau) - 2 sin²(b tau / 2) + i e^{a tau} sin(b tau). Near λ = 0, where the quotient
-    /// is 0/0, the series tau (1 + z/2 + z²/6 + z³/24 + z⁴/120) in z = λ tau.
+    /// is 0/0, the series of [`integral_series`].
     fn integrals(&self, tau: &Tensor) -> Factors {
         let growth = self.growth();
         let pairs = self.pairs();
         let reals = growth.size()[0] - pairs;
         let (a, b) = (growth.narrow(0, 0, pairs), &self.frequency);
-        let square = a.square() + b.square();
-        let small = square.lt(1e-6);
-        let safe = square.where_self(&small.logical_not(), &square.ones_like());
+        let square = Tensor::cat(&[a.square() + b.square(), growth.narrow(0, pairs, reals).square()], 0);
+        let small = square.detach().lt(SERIES_BELOW * SERIES_BELOW);
+        // Seldom: then both branches are formed, and the quotient's divisor is replaced where it vanishes.
+        let vanishing = small.any().int64_value(&[]) != 0;
+        let safe = match vanishing {
+            true => square.masked_fill(&small, 1.0),
+            false => square,
+        };
+        let scaled = tau * &growth;
+        let rise = scaled.expm1();
         let angle = tau * b;
-        let rise = (tau * &a).expm1();
-        let numerator_re = &rise * angle.cos() - 2.0 * (&angle * 0.5).sin().square();
-        let numerator_im = (&rise + 1.0) * angle.sin();
-        let quotient_re = (&numerator_re * &a + &numerator_im * b) / &safe;
-        let quotient_im = (&numerator_im * &a - &numerator_re * b) / &safe;
-        let (zr, zi) = (tau * &a, angle);
-        // Horner's scheme in complex arithmetic.
-        let (mut series_re, mut series_im) = (&zr / 120.0 + 1.0 / 24.0, &zi / 120.0);
-        for coefficient in [1.0 / 6.0, 0.5, 1.0] {
-            let next_re = &zr * &series_re - &zi * &series_im + coefficient;
-            series_im = &zr * &series_im + &zi * &series_re;
-            series_re = next_re;
+        let pair_rise = rise.narrow(1, 0, pairs);
+        let re = &pair_rise * angle.cos() - (&angle * 0.5).sin().square() * 2.0;
+        let im = (&pair_rise + 1.0) * angle.sin();
+        let divisor = safe.narrow(0, 0, pairs);
+        let (a, b) = (&a / &divisor, b / &divisor);
+        let rest =
+            rise.narrow(1, pairs, reals) * (growth.narrow(0, pairs, reals) / safe.narrow(0, pairs, reals));
+        let quotient =
+            Factors { real: Tensor::cat(&[&re * &a + &im * &b, rest], 1), imaginary: &im * &a - &re * &b };
+        if !vanishing {
+            return quotient;
         }
-        let real_pairs = (series_re * tau).where_self(&small, &quotient_re);
-        let imaginary = (series_im * tau).where_self(&small, &quotient_im);
-
-        let rate = growth.narrow(0, pairs, reals);
-        let small = rate.abs().lt(1e-3);
-        let safe = rate.where_self(&small.logical_not(), &rate.ones_like());
-        let z = tau * &rate;
-        let series = ((((&z / 120.0 + 1.0 / 24.0) * &z + 1.0 / 6.0) * &z + 0.5) * &z + 1.0) * tau;
-        let real_reals = series.where_self(&small, &(z.expm1() / safe));
-        Factors { real: Tensor::cat(&[real_pairs, real_reals], 1), imaginary }
+        let series = integral_series(tau, &scaled, &angle);
+        Factors {
+            real: series.real.where_self(&small, &quotient.real),
+            imaginary: series.imaginary.where_self(&small.narrow(0, 0, pairs), &quotient.imaginary),
+        }
     }
 
     /// Multiplies features `[B, k]` by one complex (pairs) or real factor each.
