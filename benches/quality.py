@@ -77,9 +77,15 @@ CASES = [
     Case("8 gaussians, OT", plane(datasets.eight_gaussians), trained(), STRAIGHT),
     Case("checkerboard, OT", plane(datasets.checkerboard), trained(), STRAIGHT),
     Case("swiss roll, OT", plane(datasets.swiss_roll), trained(), STRAIGHT),
-    Case("moons, independent", plane(datasets.moons), trained(coupling="independent"), CURVED),
-    Case("checkerboard, independent", plane(datasets.checkerboard), trained(coupling="independent"), CURVED),
-    Case("moons, VP", plane(datasets.moons), trained(coupling="independent", path="vp"), CURVED),
+    Case("moons, independent", plane(datasets.moons), trained(coupling="independent"), CURVED, n=1000),
+    Case(
+        "checkerboard, independent",
+        plane(datasets.checkerboard),
+        trained(coupling="independent"),
+        CURVED,
+        n=1000,
+    ),
+    Case("moons, VP", plane(datasets.moons), trained(coupling="independent", path="vp"), CURVED, n=1000),
     Case(
         "checkerboard, VP", plane(datasets.checkerboard), trained(coupling="independent", path="vp"), CURVED
     ),
@@ -88,6 +94,7 @@ CASES = [
         gaussian,
         lambda data, seed: FlowTeacher.gaussian(MEAN, COVARIANCE),
         {"endpoint_error": 1e-2, "path_error": 1e-2, "inversion_error": 2e-2, "seconds": 60},
+        n=1000,
     ),
     Case(
         "digits, OT",

@@ -137,7 +137,7 @@ impl DistillConfig {
                 table_times: self.path_steps + 1,
                 dtype: self.dtype.clone(),
             },
-            steps: self.steps.unwrap_or(pick(5_000, 4_500) as u64),
+            steps: self.steps.unwrap_or(pick(8_000, 4_500) as u64),
             learning_rate: self.learning_rate.unwrap_or(if small { 5e-3 } else { 3e-3 }),
             trajectories: self.trajectories.unwrap_or(pick(16_384, 32_768)),
         };
