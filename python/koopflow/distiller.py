@@ -51,7 +51,11 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
     path_steps : int, optional
         Steps of each stored trajectory.
     weights : dict, optional
-        Weights of the loss by term name, over the defaults; 0 turns a term off.
+        Weights of the loss by term name, over the defaults; 0 turns a term off. Targets in data space, each
+        over the variance at its time: ``endpoint`` (1; noise to data), ``path`` (0.5; noise to a random
+        time), ``pairs`` (0.5; between random times), ``inverse`` (1; data to noise), ``round_trip`` (0.2;
+        data to the student's noise and back). In observable space, off by default: ``phase`` (0),
+        ``consistency`` (0; J g (1, v) against g L).
     max_seconds : float, optional
         Ends fitting early, trajectories included, keeping the best student.
     seed : int, default 0
