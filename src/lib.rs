@@ -10,6 +10,7 @@ pub mod condition;
 pub mod density;
 pub mod distill;
 pub mod error;
+pub mod evaluations;
 pub mod flow;
 pub mod koopman;
 pub mod metrics;

@@ -8,11 +8,11 @@ use tch::{Device, Kind, Tensor};
 use super::{Generator, GeneratorKind, InputCoordinates, Lift, Observables, Propagator};
 use crate::condition::Conditioning;
 use crate::error::{Error, Result};
+use crate::evaluations::EvaluationCounter;
 use crate::nets::{MlpConfig, Parameters};
 use crate::tensor::{
     check_batch, check_finite, event_size, expand_time, parse_dtype, shape_text, RandomSource,
 };
-use crate::velocity::EvaluationCounter;
 
 /// Which way along the flow the observables will be propagated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

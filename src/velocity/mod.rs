@@ -5,34 +5,18 @@ mod gaussian;
 mod network;
 mod path;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 pub use crate::condition::Conditioning;
 use crate::error::Result;
+pub use crate::evaluations::EvaluationCounter;
 use crate::tensor::{check_batch, event_size, expand_time};
 
 pub use empirical::EmpiricalField;
 pub use gaussian::GaussianField;
 pub use network::{NetworkField, NetworkFieldConfig};
 pub use path::{Coefficients, Path};
-
-/// Counts evaluations of a field (NFE): one for each batched call, shared by its clones.
-#[derive(Debug, Clone, Default)]
-pub struct EvaluationCounter(Arc<AtomicU64>);
-
-impl EvaluationCounter {
-    pub fn add(&self, evaluations: u64) {
-        self.0.fetch_add(evaluations, Ordering::Relaxed);
-    }
-
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 /// A velocity field v(t, x) over samples of shape `event_shape`.
 ///
