@@ -134,6 +134,14 @@ impl Quantiles {
 /// [`Error::Shape`], [`Error::NonFinite`], [`Error::Dtype`]; [`Error::Argument`] for fewer than two
 /// samples in a set.
 pub fn energy_distance(a: &Tensor, b: &Tensor) -> Result<f64> {
+    energy_distance_watched(a, b, &mut Silent)
+}
+
+/// [`energy_distance`] that `monitor.tick()` can stop between chunks.
+///
+/// # Errors
+/// As [`energy_distance`], and the monitor's own.
+pub fn energy_distance_watched(a: &Tensor, b: &Tensor, monitor: &mut dyn Monitor) -> Result<f64> {
     let (a, b) = pair(a, b)?;
     let (n, m) = (a.size()[0], b.size()[0]);
     for (name, count) in [("a", n), ("b", m)] {
@@ -145,14 +153,14 @@ pub fn energy_distance(a: &Tensor, b: &Tensor) -> Result<f64> {
     let centre = a.f_mean_dim([0i64].as_slice(), true, Kind::Double)?;
     let (a, b) = (a - &centre, b - &centre);
     let (n, m) = (n as f64, m as f64);
-    let across = distance_sum(&a, &b)? / (n * m);
-    let within_a = distance_sum(&a, &a)? / (n * (n - 1.0));
-    let within_b = distance_sum(&b, &b)? / (m * (m - 1.0));
+    let across = distance_sum(&a, &b, monitor)? / (n * m);
+    let within_a = distance_sum(&a, &a, monitor)? / (n * (n - 1.0));
+    let within_b = distance_sum(&b, &b, monitor)? / (m * (m - 1.0));
     Ok(2.0 * across - within_a - within_b)
 }
 
 /// The sum of ||a_i - b_j|| over all pairs.
-fn distance_sum(a: &Tensor, b: &Tensor) -> Result<f64> {
+fn distance_sum(a: &Tensor, b: &Tensor, monitor: &mut dyn Monitor) -> Result<f64> {
     let (n, rows) = (a.size()[0], (CHUNK_ELEMENTS / b.size()[0]).max(1));
     // Direct differences (mode 2) in few dimensions, products (mode 1) in many, where they are much
     // faster; their error, about 1e-8 for coinciding points, is lost in the mean.
@@ -161,6 +169,7 @@ fn distance_sum(a: &Tensor, b: &Tensor) -> Result<f64> {
     while first < n {
         let part = a.narrow(0, first, rows.min(n - first));
         total += Tensor::f_cdist(&part, b, 2.0, mode)?.sum(Kind::Double).double_value(&[]);
+        monitor.tick()?;
         first += rows;
     }
     Ok(total)

@@ -30,7 +30,8 @@ pub fn sliced_wasserstein(
 
 #[pyfunction]
 pub fn energy_distance(a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> PyResult<f64> {
-    compare(a, b, metrics::energy_distance)
+    let mut monitor = PyMonitor::new(None);
+    compare(a, b, move |a, b| metrics::energy_distance_watched(a, b, &mut monitor))
 }
 
 #[pyfunction]
