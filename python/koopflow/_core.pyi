@@ -16,23 +16,6 @@ from typing import Any, TypeAlias, final
 from numpy import complex128, float32, float64
 from numpy.typing import NDArray
 
-__all__ = [
-    "TORCH_VERSION",
-    "Student",
-    "VelocityField",
-    "__version__",
-    "_fail",
-    "_roundtrip",
-    "_watch",
-    "energy_distance",
-    "normal",
-    "sliced_wasserstein",
-    "student_defaults",
-    "teacher_defaults",
-    "train_teacher",
-    "wasserstein2",
-]
-
 _Array: TypeAlias = Any
 _Monitor: TypeAlias = Callable[[dict[str, Any]], object] | None
 
