@@ -176,8 +176,7 @@ impl Contents {
         config.validate().map_err(|error| self.refuse(error))?;
         let held: usize = self.tensors.values().map(Tensor::numel).sum();
         let dimension = config.dimension();
-        let network =
-            config.width.saturating_mul(config.width.saturating_mul(config.depth.saturating_sub(1)));
+        let network = config.width.saturating_mul(config.width.saturating_mul((config.depth - 1).max(0)));
         let needed =
             [dimension.saturating_mul(dimension), network, config.observables.saturating_mul(dimension)];
         let dense = match config.generator {

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import io
 
 import pytest
@@ -66,23 +65,6 @@ def test_a_function_takes_the_place_of_the_bar_and_a_callback_joins_it():
         meter(event(3))
     assert shown == logged == [event(3)]
     assert stream.getvalue() == ""
-
-
-def test_an_exception_that_training_swallowed_comes_back():
-    def refuse(_):
-        raise KeyError("no more")
-
-    def core(monitor):
-        # Stops at the exception and returns its best state, as it does for Ctrl-C.
-        with contextlib.suppress(KeyError):
-            monitor(event(1))
-
-    def fit():
-        with ProgressMeter(progress=False, callback=refuse) as meter:
-            core(meter.monitor)
-
-    with pytest.raises(KeyError, match="no more"):
-        fit()
 
 
 def test_ctrl_c_in_a_listener_is_left_to_the_core():

@@ -2,7 +2,7 @@
 
 Every function takes ``ax=None`` (or ``axes=None`` where it draws several panels), draws on a figure of its
 own when there is none, returns the axes, and shows nothing: ``ax.figure.savefig(...)`` or a notebook does.
-No figure is registered with pyplot, so none has to be closed.
+Outside notebooks no figure is registered with pyplot, so none has to be closed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ._arrays import Array, to_numpy
 from .exceptions import ArgumentError, ShapeError
+from .progress import in_notebook
 
 DATA, TEACHER, STUDENT, INK, FAINT = "#4c4c4c", "#3b6fb6", "#d1495b", "#222222", "#c9c9c9"
 GAP = "#e4eaf1"
@@ -451,8 +452,21 @@ def _axes(ax: Axes | None, *, size: tuple[float, float] = (4.0, 4.0)) -> Axes:
 
 
 def new_figure(size: tuple[float, float]) -> Figure:
-    """An empty figure that pyplot does not know, ``size`` in inches."""
-    return Figure(figsize=size, dpi=140, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
+    """An empty figure, ``size`` in inches.
+
+    In a notebook pyplot knows it, so that the cell shows it and lets it go; elsewhere nobody does, and none
+    has to be closed.
+    """
+    options: dict[str, Any] = {
+        "figsize": size,
+        "dpi": 140,
+        "layout": ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1),
+    }
+    if in_notebook():
+        from matplotlib import pyplot
+
+        return pyplot.figure(**options)
+    return Figure(**options)
 
 
 def _panels(axes: Sequence[Axes] | None, count: int, shape: float) -> NDArray[Any]:
