@@ -6,7 +6,7 @@ use std::hint::black_box;
 
 use criterion::{criterion_group, criterion_main, BenchmarkId, Criterion};
 use koopflow::condition::Conditioning;
-use koopflow::distill::{DistillConfig, Objective, Trajectories, TrajectoryPlan, Weights};
+use koopflow::distill::{DistillConfig, Fidelity, Objective, Scaling, Trajectories, TrajectoryPlan, Weights};
 use koopflow::koopman::{GeneratorKind, InputCoordinates, Student};
 use koopflow::sampler;
 use koopflow::tensor::RandomSource;
@@ -72,7 +72,8 @@ fn training(criterion: &mut Criterion) {
     for (name, generator) in GENERATORS {
         for (dimension, observables) in SIZES {
             let (field, trajectories, student) = setup(dimension, observables, generator);
-            let objective = Objective { weights: Weights::default(), teacher: &field };
+            let weights = Weights::preset(Fidelity::Balanced, dimension <= 8, true);
+            let objective = Objective { weights, scaling: Scaling::Relative, teacher: &field };
             let random = RandomSource::new(2);
             let mut optimiser = Adam::new(student.parameters(), 0.0, false).expect("an optimiser");
             let mut step = 0;

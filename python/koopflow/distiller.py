@@ -50,12 +50,21 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
         How many of the teacher's trajectories to store and learn from.
     path_steps : int, optional
         Steps of each stored trajectory.
+    fidelity : {"endpoint", "balanced", "spectral"}, default "balanced"
+        What the student is to be good at; sets the weights. ``"endpoint"``: points in data space only, the
+        eigenvalues are then a basis of the student's own. ``"balanced"``: the same, with observables that
+        follow the flow. ``"spectral"``: the observables first.
     weights : dict, optional
-        Weights of the loss by term name, over the defaults; 0 turns a term off. Targets in data space, each
-        over the variance at its time: ``endpoint`` (1; noise to data), ``path`` (0.5; noise to a random
-        time), ``pairs`` (0.5; between random times), ``inverse`` (1; data to noise), ``round_trip`` (0.2;
-        data to the student's noise and back). In observable space, off by default: ``phase`` (0),
-        ``consistency`` (0; J g (1, v) against g L).
+        Weights of the loss by term name, over those of ``fidelity``; 0 turns a term off.
+        Targets in data space: ``endpoint`` (noise to data), ``path`` (noise to a random time), ``target``
+        (over the source of pairs), ``inverse`` (data to noise), ``round_trip`` (data to the student's noise
+        and back), ``re_encoding`` (noise to data in 2, 4 or 8 re-encodings), ``reconstruction`` (for readouts
+        that are no exact slice). In observable space: ``phase`` (g(s) exp((t - s) L) against g(t)),
+        ``consistency`` (J g (1, v) against g L; simulation-free). Regularisers: ``unitarity`` (squared
+        growth), ``stability`` (squared positive growth), ``orthogonality`` (squared cosines between modes),
+        ``latent_moments`` (feature means from 0 and deviations from 1).
+    scaling : {"relative", "absolute"}, default "relative"
+        Errors over the variance of what they are compared with, or plain mean squares.
     max_seconds : float, optional
         Ends fitting early, trajectories included, keeping the best student.
     seed : int, default 0
@@ -102,7 +111,9 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
         learning_rate: float | None = None,
         trajectories: int | None = None,
         path_steps: int | None = None,
+        fidelity: str = "balanced",
         weights: dict[str, float] | None = None,
+        scaling: str = "relative",
         max_seconds: float | None = None,
         seed: int = 0,
         device: str = "cpu",
@@ -119,7 +130,9 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
         self.learning_rate = learning_rate
         self.trajectories = trajectories
         self.path_steps = path_steps
+        self.fidelity = fidelity
         self.weights = weights
+        self.scaling = scaling
         self.max_seconds = max_seconds
         self.seed = seed
         self.device = device

@@ -1,45 +1,25 @@
 //! Options of a distillation. Those left open resolve by the size of a sample.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
+use super::weights::{Fidelity, Weights};
 use crate::condition::Conditioning;
 use crate::error::{Error, Result};
 use crate::koopman::{GeneratorKind, StudentConfig};
 use crate::tensor::{event_size, parse_device, parse_dtype};
 use crate::training::check_positive;
 
-/// Weights of the objective's terms; 0 turns a term off.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Weights {
-    /// Target on x: encode noise, decode at t = 1.
-    pub endpoint: f64,
-    /// Target on x: the same encodings decoded at one random time.
-    pub path: f64,
-    /// Target on x: encode at a random s, decode at a random t > s, half of them at t = 1.
-    pub pairs: f64,
-    /// Target on x: encode data at t = 1, decode the noise at t = 0.
-    pub inverse: f64,
-    /// Target on x: data inverted as for `inverse`, generated from again, and compared with itself.
-    pub round_trip: f64,
-    /// Phase on phi: the `pairs` in observable space.
-    pub phase: f64,
-    /// J g (1, v) against g L at points of the trajectories (paper, equation of the generator).
-    pub consistency: f64,
-}
-
-impl Default for Weights {
-    fn default() -> Self {
-        Weights {
-            endpoint: 1.0,
-            path: 0.5,
-            pairs: 0.5,
-            inverse: 1.0,
-            round_trip: 0.1,
-            phase: 0.0,
-            consistency: 0.0,
-        }
-    }
+/// What errors are measured in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Scaling {
+    /// Each over the summed variance of what it is compared with, at its time.
+    #[default]
+    Relative,
+    /// Mean squares, coordinate by coordinate.
+    Absolute,
 }
 
 /// Options as the user gives them; `None` resolves by the dimension of a sample.
@@ -62,7 +42,10 @@ pub struct DistillConfig {
     pub trajectories: Option<i64>,
     /// Uniform intervals at whose ends each trajectory is stored.
     pub path_steps: i64,
-    pub weights: Weights,
+    pub fidelity: Fidelity,
+    /// Weights by name, over those that `fidelity` sets.
+    pub weights: BTreeMap<String, f64>,
+    pub scaling: Scaling,
     pub max_seconds: Option<f64>,
     pub seed: u64,
     pub device: String,
@@ -84,7 +67,9 @@ impl Default for DistillConfig {
             clip_norm: Some(1.0),
             trajectories: None,
             path_steps: 32,
-            weights: Weights::default(),
+            fidelity: Fidelity::default(),
+            weights: BTreeMap::new(),
+            scaling: Scaling::default(),
             max_seconds: None,
             seed: 0,
             device: "cpu".into(),
@@ -100,6 +85,7 @@ pub struct Recipe {
     pub steps: u64,
     pub learning_rate: f64,
     pub trajectories: i64,
+    pub weights: Weights,
 }
 
 impl DistillConfig {
@@ -113,6 +99,7 @@ impl DistillConfig {
             steps: Some(recipe.steps),
             learning_rate: Some(recipe.learning_rate),
             trajectories: Some(recipe.trajectories),
+            weights: recipe.weights.to_map(),
             ..self.clone()
         })
     }
@@ -140,6 +127,7 @@ impl DistillConfig {
             steps: self.steps.unwrap_or(pick(8_000, 4_500) as u64),
             learning_rate: self.learning_rate.unwrap_or(if small { 5e-3 } else { 3e-3 }),
             trajectories: self.trajectories.unwrap_or(pick(16_384, 32_768)),
+            weights: Weights::preset(self.fidelity, small, true).with(&self.weights)?,
         };
         recipe.student.validate()?;
         check_positive(&[("learning_rate", recipe.learning_rate)])?;
@@ -148,24 +136,6 @@ impl DistillConfig {
         }
         if let Some(limit) = self.max_seconds {
             check_positive(&[("max_seconds", limit)])?;
-        }
-        let Weights { endpoint, path, pairs, inverse, round_trip, phase, consistency } = self.weights;
-        let named = [
-            ("endpoint", endpoint),
-            ("path", path),
-            ("pairs", pairs),
-            ("inverse", inverse),
-            ("round_trip", round_trip),
-            ("phase", phase),
-            ("consistency", consistency),
-        ];
-        for (name, weight) in named {
-            if !(weight.is_finite() && weight >= 0.0) {
-                return Err(Error::argument(&format!("weights[{name:?}]"), "a number >= 0", weight));
-            }
-        }
-        if named.iter().all(|(_, weight)| *weight == 0.0) {
-            return Err(Error::argument("weights", "at least one positive weight", "all zero"));
         }
         let ranges = [
             ("steps", recipe.steps as i64, 1, i64::MAX),

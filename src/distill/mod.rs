@@ -3,9 +3,12 @@
 mod config;
 mod objective;
 mod pairs;
+mod regularisers;
 mod trainer;
+mod weights;
 
-pub use config::{DistillConfig, Recipe, Weights};
+pub use config::{DistillConfig, Recipe, Scaling};
 pub use objective::{Objective, Term};
 pub use pairs::{Batch, Pairs, Trajectories, TrajectoryPlan};
 pub use trainer::{distill, DistillHistory, LogEntry};
+pub use weights::{Fidelity, Weights};

@@ -4,7 +4,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::{Batch, Pairs, Weights};
+use super::{regularisers, Batch, Pairs, Scaling, Weights};
 use crate::error::Result;
 use crate::koopman::{Direction, Observables, Student};
 use crate::velocity::VelocityField;
@@ -20,118 +20,179 @@ pub struct Term {
 
 pub struct Objective<'a> {
     pub weights: Weights,
+    pub scaling: Scaling,
     pub teacher: &'a dyn VelocityField,
 }
 
-/// Mean over the batch of ||error||² in units of the variance at the target time.
-fn relative_square(error: &Tensor, precision: &Tensor) -> Tensor {
-    let kind = error.kind();
-    (error.square().sum_dim_intlist(1, false, kind) * precision).mean(kind)
+/// The terms of one step as they are formed; those of weight 0 are left out.
+struct Sum {
+    terms: Vec<Term>,
 }
 
-/// Mean over the batch of ||error||² in units of the summed variance of `reference`, taken as given.
-fn variance_relative_square(error: &Tensor, reference: &Tensor) -> Tensor {
-    let kind = error.kind();
-    let variance = reference.detach().var_dim(0, false, false).sum(kind).clamp_min(1e-8);
-    error.square().sum_dim_intlist(1, false, kind).mean(kind) / variance
+impl Sum {
+    fn add(&mut self, name: &'static str, weight: f64, value: impl FnOnce() -> Result<Tensor>) -> Result<()> {
+        if weight > 0.0 {
+            self.terms.push(Term { name, weight, value: value()? });
+        }
+        Ok(())
+    }
 }
 
 impl Objective<'_> {
     /// The terms whose weight is positive.
     pub fn terms(&self, student: &Student, batch: &Batch) -> Result<Vec<Term>> {
-        let weights = &self.weights;
-        let needs_noise = weights.endpoint > 0.0 || weights.path > 0.0;
-        let needs_pairs = weights.pairs > 0.0 || weights.phase > 0.0;
+        let w = &self.weights;
+        let needs_noise = w.endpoint > 0.0 || w.path > 0.0;
+        let needs_pairs = [w.target, w.phase, w.reconstruction, w.latent_moments].iter().any(|w| *w > 0.0);
         let encoded = encode_forward(
             student,
             needs_noise.then_some(&batch.endpoint),
             needs_pairs.then_some(&batch.pairs),
         );
-        let mut groups: Vec<(&'static str, f64, Observables, &Pairs)> = Vec::new();
+        let mut groups: Vec<Group> = Vec::new();
+        let mut group = |name, weight, g: &Observables, pairs| {
+            groups.push(Group { name, weight, g: g.shallow_clone(), pairs });
+        };
         if let Some(g) = &encoded.noise {
-            groups.push(("endpoint", weights.endpoint, g.shallow_clone(), &batch.endpoint));
-            groups.push(("path", weights.path, g.shallow_clone(), &batch.path));
+            group("endpoint", w.endpoint, g, &batch.endpoint);
+            group("path", w.path, g, &batch.path);
         }
         if let Some(g) = &encoded.pairs {
-            groups.push(("pairs", weights.pairs, g.shallow_clone(), &batch.pairs));
+            group("target", w.target, g, &batch.pairs);
         }
-        if weights.inverse > 0.0 || weights.round_trip > 0.0 {
+        if w.inverse > 0.0 || w.round_trip > 0.0 {
             let Pairs { s, x_s, condition, .. } = &batch.inverse;
             let g = student.lift_flat(s, x_s, Direction::Backward, condition.as_ref());
-            groups.push(("inverse", weights.inverse, g, &batch.inverse));
+            group("inverse", w.inverse, &g, &batch.inverse);
         }
-        groups.retain(|(name, weight, ..)| *weight > 0.0 || *name == "inverse");
+        groups.retain(|group| group.weight > 0.0 || group.name == "inverse");
 
-        let mut terms = Vec::new();
-        for ((name, weight, _, pairs), decoded) in groups.iter().zip(decode(student, &groups)?) {
-            if *weight > 0.0 {
-                let value = relative_square(&(&decoded - &pairs.x_t), &pairs.precision);
-                terms.push(Term { name, weight: *weight, value });
-            }
-            if *name == "inverse" && weights.round_trip > 0.0 {
-                let value = round_trip(student, &decoded, pairs)?;
-                terms.push(Term { name: "round_trip", weight: weights.round_trip, value });
+        let mut sum = Sum { terms: Vec::new() };
+        for (group, decoded) in groups.iter().zip(decode(student, &groups)?) {
+            let Group { name, weight, pairs, .. } = group;
+            sum.add(name, *weight, || Ok(self.state_error(&(&decoded - &pairs.x_t), &pairs.precision)))?;
+            if *name == "inverse" {
+                sum.add("round_trip", w.round_trip, || self.round_trip(student, &decoded, pairs))?;
             }
         }
-        if let Some(g) = encoded.pairs.filter(|_| weights.phase > 0.0) {
-            let value = phase(student, &g, &batch.pairs)?;
-            terms.push(Term { name: "phase", weight: weights.phase, value });
+        sum.add("re_encoding", w.re_encoding, || {
+            self.re_encoding(student, &batch.endpoint, batch.re_encodings)
+        })?;
+        if let Some(g) = &encoded.pairs {
+            sum.add("phase", w.phase, || self.phase(student, g, &batch.pairs))?;
+            if !student.reads_exactly() {
+                sum.add("reconstruction", w.reconstruction, || {
+                    let error = student.decode(g) - &batch.pairs.x_s;
+                    Ok(self.state_error(&error, &batch.pairs.source_precision))
+                })?;
+            }
+            sum.add("latent_moments", w.latent_moments, || Ok(regularisers::latent_moments(g)))?;
         }
-        if weights.consistency > 0.0 {
-            let value = self.consistency(student, &batch.pairs)?;
-            terms.push(Term { name: "consistency", weight: weights.consistency, value });
+        sum.add("consistency", w.consistency, || self.consistency(student, batch))?;
+        let generator = student.generator();
+        sum.add("unitarity", w.unitarity, || Ok(regularisers::unitarity(generator)))?;
+        sum.add("stability", w.stability, || Ok(regularisers::stability(generator)))?;
+        sum.add("orthogonality", w.orthogonality, || Ok(regularisers::orthogonality(generator)))?;
+        Ok(sum.terms)
+    }
+
+    /// Mean over the batch of ||error||² in units of the summed variance at the target time; absolute: the
+    /// mean square of a coordinate.
+    fn state_error(&self, error: &Tensor, precision: &Tensor) -> Tensor {
+        let kind = error.kind();
+        match self.scaling {
+            Scaling::Relative => (error.square().sum_dim_intlist(1, false, kind) * precision).mean(kind),
+            Scaling::Absolute => error.square().mean(kind),
         }
-        Ok(terms)
+    }
+
+    /// The same for errors of features or rates, in units of the summed variance of `reference`, taken as
+    /// given: differentiating through it would reward large features.
+    fn feature_error(&self, error: &Tensor, reference: &Tensor) -> Tensor {
+        let kind = error.kind();
+        match self.scaling {
+            Scaling::Relative => {
+                let variance = reference.detach().var_dim(0, false, false).sum(kind).clamp_min(1e-8);
+                error.square().sum_dim_intlist(1, false, kind).mean(kind) / variance
+            }
+            Scaling::Absolute => error.square().mean(kind),
+        }
+    }
+
+    /// The student's own noise for the data of `pairs`, generated from again and compared with the data.
+    fn round_trip(&self, student: &Student, noise: &Tensor, pairs: &Pairs) -> Result<Tensor> {
+        let g = student.lift_flat(&pairs.t, noise, Direction::Forward, pairs.condition.as_ref());
+        let again = student.decode_after(&g, &pairs.tau().neg())?;
+        Ok(self.state_error(&(again - &pairs.x_s), &pairs.source_precision))
+    }
+
+    /// Noise carried to t = 1 in `count` re-encodings of the student's own states, all of it differentiated.
+    fn re_encoding(&self, student: &Student, pairs: &Pairs, count: i64) -> Result<Tensor> {
+        let rows = (pairs.count() / RE_ENCODED_SHARE).max(1);
+        let condition = pairs.condition.as_ref().map(|c| c.narrow(0, 0, rows));
+        let mut x = pairs.x_s.narrow(0, 0, rows);
+        let tau = x.new_ones([rows], (x.kind(), x.device())) / count as f64;
+        for step in 0..count {
+            let g = student.lift_flat(&(&tau * step as f64), &x, Direction::Forward, condition.as_ref());
+            x = student.decode_after(&g, &tau)?;
+        }
+        let error = x - pairs.x_t.narrow(0, 0, rows);
+        Ok(self.state_error(&error, &pairs.precision.narrow(0, 0, rows)))
+    }
+
+    /// ||phi(s, x_s) e^{(t - s) Λ} - phi(t, x_t)||².
+    fn phase(&self, student: &Student, g: &Observables, pairs: &Pairs) -> Result<Tensor> {
+        let moved = student.generator().propagate(g, &pairs.tau())?;
+        let target = student.lift_flat(&pairs.t, &pairs.x_t, Direction::Forward, pairs.condition.as_ref());
+        Ok(self.feature_error(&(moved.features - &target.features), &target.features))
     }
 
     /// ||J g (1, v) - g L||² over the columns of x and phi, each in units of its own variance.
-    fn consistency(&self, student: &Student, pairs: &Pairs) -> Result<Tensor> {
+    fn consistency(&self, student: &Student, batch: &Batch) -> Result<Tensor> {
+        let points = &batch.pairs;
         let teacher = self.teacher;
         let (kind, device) = (teacher.dtype(), teacher.device());
-        let mut shape = vec![pairs.count()];
+        let mut shape = vec![points.count()];
         shape.extend(teacher.event_shape());
         let velocity = tch::no_grad(|| {
-            let x = pairs.x_s.to_kind(kind).to_device(device).reshape(shape.as_slice());
-            let condition = pairs.teacher_condition.as_ref().map(|c| c.to_device(device));
-            teacher.velocity(&pairs.s.to_kind(kind).to_device(device), &x, condition.as_ref())
+            let x = points.x_s.to_kind(kind).to_device(device).reshape(shape.as_slice());
+            let condition = points.teacher_condition.as_ref().map(|c| c.to_device(device));
+            teacher.velocity(&points.s.to_kind(kind).to_device(device), &x, condition.as_ref())
         })?;
-        let velocity = velocity.to_kind(student.kind()).to_device(student.device()).reshape_as(&pairs.x_s);
+        let velocity = velocity.to_kind(student.kind()).to_device(student.device()).reshape_as(&points.x_s);
         let (g, tangent) = student.lift_flat_with_tangent(
-            &pairs.s,
-            &pairs.x_s,
+            &points.s,
+            &points.x_s,
             &velocity,
             Direction::Forward,
-            pairs.condition.as_ref(),
+            points.condition.as_ref(),
         );
         let (state_rate, feature_rate) = student.generator().rate(&g);
-        Ok(variance_relative_square(&(state_rate - &velocity), &velocity)
-            + variance_relative_square(&(feature_rate - &tangent), &tangent))
+        Ok(self.feature_error(&(state_rate - &velocity), &velocity)
+            + self.feature_error(&(feature_rate - &tangent), &tangent))
     }
+}
+
+/// One in so many of the noise samples is re-encoded: each costs up to eight lifts.
+const RE_ENCODED_SHARE: i64 = 4;
+
+/// Encodings to be decoded at their pairs' target times.
+struct Group<'a> {
+    name: &'static str,
+    weight: f64,
+    g: Observables,
+    pairs: &'a Pairs,
 }
 
 /// x at the target times of all groups, in one propagation: small operations cost by their number.
-fn decode(student: &Student, groups: &[(&'static str, f64, Observables, &Pairs)]) -> Result<Vec<Tensor>> {
+fn decode(student: &Student, groups: &[Group]) -> Result<Vec<Tensor>> {
     if groups.is_empty() {
         return Ok(Vec::new());
     }
-    let g = Observables::cat(&groups.iter().map(|(_, _, g, _)| g).collect::<Vec<_>>());
-    let tau = Tensor::cat(&groups.iter().map(|(.., pairs)| pairs.tau()).collect::<Vec<_>>(), 0);
-    let lengths: Vec<i64> = groups.iter().map(|(.., pairs)| pairs.count()).collect();
-    Ok(student.generator().propagate_state(&g, &tau)?.split_with_sizes(&lengths, 0))
-}
-
-/// The student's own noise for the data of `pairs`, generated from again and compared with the data.
-fn round_trip(student: &Student, noise: &Tensor, pairs: &Pairs) -> Result<Tensor> {
-    let g = student.lift_flat(&pairs.t, noise, Direction::Forward, pairs.condition.as_ref());
-    let again = student.generator().propagate_state(&g, &pairs.tau().neg())?;
-    Ok(relative_square(&(again - &pairs.x_s), &pairs.source_precision))
-}
-
-/// ||phi(s, x_s) e^{(t - s) Λ} - phi(t, x_t)||² in units of the variance of phi(t, x_t).
-fn phase(student: &Student, g: &Observables, pairs: &Pairs) -> Result<Tensor> {
-    let moved = student.generator().propagate(g, &pairs.tau())?;
-    let target = student.lift_flat(&pairs.t, &pairs.x_t, Direction::Forward, pairs.condition.as_ref());
-    Ok(variance_relative_square(&(moved.features - &target.features), &target.features))
+    let g = Observables::cat(&groups.iter().map(|group| &group.g).collect::<Vec<_>>());
+    let tau = Tensor::cat(&groups.iter().map(|group| group.pairs.tau()).collect::<Vec<_>>(), 0);
+    let lengths: Vec<i64> = groups.iter().map(|group| group.pairs.count()).collect();
+    Ok(student.decode_after(&g, &tau)?.split_with_sizes(&lengths, 0))
 }
 
 struct Encoded {

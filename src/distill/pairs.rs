@@ -182,7 +182,7 @@ impl Trajectories {
         let inverse_rows = rows(half, &mut rng);
         let ends = vec![last; inverse_rows.len()];
         let inverse = self.gather(&inverse_rows, &ends, &vec![0; inverse_rows.len()]);
-        Batch { endpoint, path, pairs, inverse }
+        Batch { endpoint, path, pairs, inverse, re_encodings: RE_ENCODINGS[step as usize % 3] }
     }
 }
 
@@ -217,6 +217,9 @@ impl Pairs {
     }
 }
 
+/// Taken in turn, step by step.
+const RE_ENCODINGS: [i64; 3] = [2, 4, 8];
+
 /// The training points of one step.
 #[derive(Debug)]
 pub struct Batch {
@@ -228,4 +231,6 @@ pub struct Batch {
     pub pairs: Pairs,
     /// From data back to noise.
     pub inverse: Pairs,
+    /// In how many re-encodings the student is to carry noise to data in this step.
+    pub re_encodings: i64,
 }

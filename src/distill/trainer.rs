@@ -87,7 +87,7 @@ pub fn distill(
 
     let mut run = Run {
         student: &student,
-        objective: Objective { weights: config.weights.clone(), teacher },
+        objective: Objective { weights: recipe.weights, scaling: config.scaling, teacher },
         trajectories: &trajectories,
         batch_size: config.batch_size,
         clip_norm: config.clip_norm,

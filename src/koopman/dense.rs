@@ -42,6 +42,19 @@ impl DenseGenerator {
         (rate.narrow(1, 0, self.dimension), rate.narrow(1, self.dimension, features))
     }
 
+    /// The block of L that carries features into features, `[k, k]`, differentiable.
+    pub fn feature_block(&self) -> Tensor {
+        let features = self.columns.size()[1] - self.dimension;
+        let rows = self.columns.narrow(0, 2 + self.dimension, features);
+        rows.narrow(1, self.dimension, features)
+    }
+
+    /// What each feature adds to dx/dt: `[k, d]`, differentiable.
+    pub fn modes(&self) -> Tensor {
+        let features = self.columns.size()[1] - self.dimension;
+        self.columns.narrow(0, 2 + self.dimension, features).narrow(1, 0, self.dimension)
+    }
+
     /// The Taylor action g -> sum_k (tau^k / k!) g L^k with a tau for each sample: cheaper than a matrix
     /// exponential from m of about 256 on, and a batch need not share one time difference.
     pub fn propagate(&self, g: &Observables, tau: &Tensor) -> Result<Observables> {

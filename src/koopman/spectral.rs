@@ -81,6 +81,17 @@ impl SpectralGenerator {
         (&self.raw_growth * (1.0 / GROWTH_BOUND)).tanh() * GROWTH_BOUND
     }
 
+    /// Growth rate of each feature, `[k]`, differentiable.
+    pub fn growth_of_features(&self) -> Tensor {
+        let (growth, pairs) = (self.growth(), self.pairs());
+        Tensor::cat(&[growth.narrow(0, 0, pairs), growth], 0)
+    }
+
+    /// What each feature adds to dx/dt: `[k, d]`, differentiable.
+    pub fn modes(&self) -> Tensor {
+        self.readout.shallow_clone()
+    }
+
     /// The same generator in float64 on the CPU, without gradients.
     fn in_double(&self) -> Self {
         let convert = |tensor: &Tensor| tensor.detach().to_device(Device::Cpu).to_kind(Kind::Double);

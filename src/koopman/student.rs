@@ -267,6 +267,21 @@ impl Student {
         Ok((g.assemble(), Tensor::f_cat(&[ones.zeros_like(), ones, velocity, tangent], 1)?))
     }
 
+    /// Whether x is an exact slice of g.
+    pub fn reads_exactly(&self) -> bool {
+        true
+    }
+
+    /// x of observables: `[B, d]`.
+    pub fn decode(&self, g: &Observables) -> Tensor {
+        g.x.shallow_clone()
+    }
+
+    /// x(t + tau) for one tau a sample: `[B, d]`; differentiable.
+    pub fn decode_after(&self, g: &Observables, tau: &Tensor) -> Result<Tensor> {
+        self.generator.propagate_state(g, tau)
+    }
+
     fn check_observables(&self, g: &Tensor) -> Result<i64> {
         let size = g.size();
         let m = self.config.size();
