@@ -1,7 +1,6 @@
 //! Distillation: each term of the objective against the student's public algebra, the pairs against the
 //! trajectories they come from, and the loop's promises.
 
-use koopflow::condition::Conditioning;
 use koopflow::distill::{distill, Batch, DistillConfig, Pairs, Trajectories, TrajectoryPlan, Weights};
 use koopflow::error::Error;
 use koopflow::koopman::GeneratorKind;
