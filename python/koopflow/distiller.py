@@ -319,6 +319,40 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
         x = as_batch(x)
         return student.encode(times_for(t, x), x, direction=direction, condition=as_condition(condition))
 
+    def encode_with_tangent(
+        self,
+        t: Array | float,
+        x: Array,
+        velocity: Array,
+        *,
+        direction: str = "forward",
+        condition: Array | None = None,
+    ) -> tuple[Array, Array]:
+        """Observables and their exact rate of change along a velocity: g and J g (1, v).
+
+        With the teacher's velocity the second is g L for a student that follows the flow (paper, equation of
+        the generator).
+
+        Parameters
+        ----------
+        t : float or array, ``[B]``
+            Times in [0, 1].
+        x, velocity : array, ``[B, *event]``
+            States and their velocities.
+        direction, condition
+            As in :meth:`encode`.
+
+        Returns
+        -------
+        tuple of two arrays, ``[B, m]``
+            Of the kind of ``x``.
+        """
+        student = self._fitted()
+        x = as_batch(x)
+        return student.encode_with_tangent(
+            times_for(t, x), x, as_batch(velocity), direction=direction, condition=as_condition(condition)
+        )
+
     def propagate(self, g: Array, tau: Array | float) -> Array:
         """Carry observables through time: g exp(tau L).
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # Inside (0, 1), where a straight line through the exact endpoints is not exact by construction.
 PATH_TIMES = tuple(float(t) for t in np.linspace(0.1, 0.9, 17))
+# What `sample(steps=k)` is tried with.
+RE_ENCODINGS = (2, 4, 8)
 # The assignment behind the exact Wasserstein distance costs the cube of the number of samples.
 EXACT_LIMIT = 2_000
 
@@ -52,6 +54,14 @@ class EvaluationReport:
     round_trip_error : float
         RMS of ``||student(invert(x1)) - x1||`` at the teacher's endpoints x1, over the data's total
         deviation.
+    phase_error : float
+        RMS of ``phi(0, x0) exp(L) - phi(1, x1)`` at the teacher's own x0 and x1, over the total deviation of the
+        second: whether observables follow the flow (small) or are a basis of the student's own (near 1).
+    consistency_residual : float
+        RMS of ``J phi (1, v) - (g L)_phi`` along the teacher's paths over that of ``J phi (1, v)``, averaged
+        over 19 times in [0, 1].
+    re_encoding_errors : dict of int to float
+        The endpoint error of ``sample(steps=k)`` for k = 2, 4, 8.
     student, teacher, floor : Distances
         To the given data; the floor is the distance between two halves of the data, of ``floor.samples``
         each.
@@ -70,6 +80,9 @@ class EvaluationReport:
     straight_line_path_error: float
     inversion_error: float
     round_trip_error: float
+    phase_error: float
+    consistency_residual: float
+    re_encoding_errors: dict[int, float]
     student: Distances
     teacher: Distances
     floor: Distances
@@ -113,6 +126,13 @@ class EvaluationReport:
                 ),
                 row("inversion error", f"{self.inversion_error:.4f}", "of the noise's norm"),
                 row("round trip error", f"{self.round_trip_error:.4f}", "of the data's total deviation"),
+                row("phase error", f"{self.phase_error:.4f}", "of the observables' total deviation"),
+                row("consistency residual", f"{self.consistency_residual:.4f}", "of the observables' rate"),
+                row(
+                    "re-encoded endpoints",
+                    f"{max(self.re_encoding_errors.values()):.4f}",
+                    ", ".join(f"{k} steps {e:.4f}" for k, e in self.re_encoding_errors.items()),
+                ),
                 distance("sliced Wasserstein", "sliced_wasserstein"),
                 distance("energy distance", "energy"),
                 distance("Wasserstein-2 (exact)", "wasserstein2"),
@@ -167,6 +187,10 @@ def evaluate(
     student_path = to_numpy(student.sample_path(noise, times=times, condition=condition))
     recovered = to_numpy(student.invert(ends, condition=condition))
     again = to_numpy(student.sample(x0=recovered, condition=condition))
+    re_encoded = {
+        k: rms_norm(to_numpy(student.sample(x0=noise, steps=k, condition=condition)) - ends) / scale
+        for k in RE_ENCODINGS
+    }
     line = [noise + np.float32(t) * (ends - noise) for t in PATH_TIMES]
     inner = path[1:-1]
 
@@ -176,6 +200,9 @@ def evaluate(
         straight_line_path_error=_mean_error(line, inner) / scale,
         inversion_error=rms_norm(recovered - noise) / rms_norm(noise),
         round_trip_error=rms_norm(again - ends) / scale,
+        phase_error=_phase_error(student, noise, ends, condition),
+        consistency_residual=_consistency_residual(student, teacher, times, path, condition),
+        re_encoding_errors=re_encoded,
         student=distances(student_ends, held_out),
         teacher=distances(ends, held_out),
         floor=floor(held_out, n),
@@ -210,6 +237,36 @@ def timed(function: Callable[[], Array]) -> tuple[NDArray[Any], float]:
     started = time.perf_counter()
     answer = to_numpy(function())
     return answer, time.perf_counter() - started
+
+
+def _features(student: KoopmanDistiller, g: Array) -> NDArray[Any]:
+    return to_numpy(g)[:, 2 + int(np.prod(student.event_shape_)) :]
+
+
+def _phase_error(
+    student: KoopmanDistiller, noise: NDArray[Any], ends: NDArray[Any], condition: Array | None
+) -> float:
+    moved = _features(student, student.propagate(student.encode(0.0, noise, condition=condition), 1.0))
+    there = _features(student, student.encode(1.0, ends, condition=condition))
+    return rms_norm(moved - there) / total_std(there)
+
+
+def _consistency_residual(
+    student: KoopmanDistiller,
+    teacher: Flow,
+    times: list[float],
+    path: NDArray[Any],
+    condition: Array | None,
+) -> float:
+    generator = student.generator_matrix()
+    ratios = []
+    for t, x in zip(times, path, strict=True):
+        velocity = to_numpy(teacher.velocity(t, x, condition))
+        g, rate = student.encode_with_tangent(t, x, velocity, condition=condition)
+        predicted = _features(student, to_numpy(g).astype(np.float64) @ generator)
+        actual = _features(student, rate)
+        ratios.append(rms_norm(actual - predicted) / rms_norm(actual))
+    return float(np.mean(ratios))
 
 
 def _mean_error(states: Any, exact: Any) -> float:
