@@ -55,8 +55,8 @@ class EvaluationReport:
         RMS of ``||student(invert(x1)) - x1||`` at the teacher's endpoints x1, over the data's total
         deviation.
     phase_error : float
-        RMS of ``phi(0, x0) exp(L) - phi(1, x1)`` at the teacher's own x0 and x1, over the total deviation of the
-        second: whether observables follow the flow (small) or are a basis of the student's own (near 1).
+        RMS of ``phi(0, x0) exp(L) - phi(1, x1)`` at the teacher's own x0 and x1, over the total deviation of
+        the second: whether observables follow the flow (small) or are a basis of the student's own (near 1).
     consistency_residual : float
         RMS of ``J phi (1, v) - (g L)_phi`` along the teacher's paths over that of ``J phi (1, v)``, averaged
         over 19 times in [0, 1].
