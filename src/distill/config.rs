@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::condition::Conditioning;
 use crate::error::{Error, Result};
-use crate::koopman::{GeneratorKind, StudentConfig};
+use crate::koopman::{polynomial_size, Basis, GeneratorKind, ReadoutKind, Stability, StudentConfig};
 use crate::tensor::{event_size, parse_device, parse_dtype};
 use crate::training::check_positive;
 
@@ -48,7 +48,14 @@ impl Default for Weights {
 pub struct DistillConfig {
     /// k, the number of learned observables.
     pub observables: Option<i64>,
+    /// What the observables are made of.
+    pub basis: Basis,
+    /// Total degree of a polynomial basis, which decides its number of observables.
+    pub degree: Option<i64>,
     pub generator: GeneratorKind,
+    /// Structure of a dense generator.
+    pub stability: Stability,
+    pub readout: ReadoutKind,
     pub lifts: i64,
     pub width: Option<i64>,
     pub depth: Option<i64>,
@@ -73,7 +80,11 @@ impl Default for DistillConfig {
     fn default() -> Self {
         DistillConfig {
             observables: None,
+            basis: Basis::Network,
+            degree: None,
             generator: GeneratorKind::Spectral,
+            stability: Stability::Free,
+            readout: ReadoutKind::Slice,
             lifts: 2,
             width: None,
             depth: None,
@@ -108,6 +119,7 @@ impl DistillConfig {
         let recipe = self.resolve(event_shape, conditioning)?;
         Ok(DistillConfig {
             observables: Some(recipe.student.observables),
+            degree: Some(recipe.student.degree),
             width: Some(recipe.student.width),
             depth: Some(recipe.student.depth),
             steps: Some(recipe.steps),
@@ -125,12 +137,27 @@ impl DistillConfig {
     pub fn resolve(&self, event_shape: &[i64], conditioning: Conditioning) -> Result<Recipe> {
         let small = event_size(event_shape) <= 8;
         let pick = |low: i64, high: i64| if small { low } else { high };
+        let degree = self.degree.unwrap_or(pick(4, 2));
+        if !(2..=12).contains(&degree) {
+            return Err(Error::argument("degree", "an integer from 2 to 12", degree));
+        }
+        let observables = match (self.observables, self.basis) {
+            (Some(count), _) => count,
+            (None, Basis::Polynomial) => polynomial_size(event_size(event_shape), conditioning, degree)?,
+            (None, Basis::Network | Basis::Fourier) => pick(32, 128),
+        };
         let recipe = Recipe {
             student: StudentConfig {
                 event_shape: event_shape.to_vec(),
                 conditioning,
-                observables: self.observables.unwrap_or(pick(32, 128)),
+                observables,
+                basis: self.basis,
+                degree,
                 generator: self.generator,
+                stability: self.stability,
+                readout: self.readout,
+                pairs: None,
+                mixing: None,
                 lifts: self.lifts,
                 width: self.width.unwrap_or(pick(128, 384)),
                 depth: self.depth.unwrap_or(3),

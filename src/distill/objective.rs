@@ -117,13 +117,13 @@ fn decode(student: &Student, groups: &[(&'static str, f64, Observables, &Pairs)]
     let g = Observables::cat(&groups.iter().map(|(_, _, g, _)| g).collect::<Vec<_>>());
     let tau = Tensor::cat(&groups.iter().map(|(.., pairs)| pairs.tau()).collect::<Vec<_>>(), 0);
     let lengths: Vec<i64> = groups.iter().map(|(.., pairs)| pairs.count()).collect();
-    Ok(student.generator().propagate_state(&g, &tau)?.split_with_sizes(&lengths, 0))
+    Ok(student.decode_after(&g, &tau)?.split_with_sizes(&lengths, 0))
 }
 
 /// The student's own noise for the data of `pairs`, generated from again and compared with the data.
 fn round_trip(student: &Student, noise: &Tensor, pairs: &Pairs) -> Result<Tensor> {
     let g = student.lift_flat(&pairs.t, noise, Direction::Forward, pairs.condition.as_ref());
-    let again = student.generator().propagate_state(&g, &pairs.tau().neg())?;
+    let again = student.decode_after(&g, &pairs.tau().neg())?;
     Ok(relative_square(&(again - &pairs.x_s), &pairs.source_precision))
 }
 
