@@ -92,13 +92,14 @@ fn students_of_every_basis_have_exact_tangents_and_come_back_from_files() {
         let time = Tensor::full([4], 0.31, DOUBLE);
         let (g, tangent) =
             student.encode_with_tangent(&time, &x, &velocity, Direction::Forward, None).unwrap();
-        let step = 1e-5;
+        // Third derivatives of the fastest cosines are large.
+        let step = 1e-6;
         let at = |sign: f64| {
             let moved = &x + &velocity * (sign * step);
             student.encode(&(&time + sign * step), &moved, Direction::Forward, None).unwrap()
         };
         assert!(gap(&g, &at(0.0)) < 1e-13);
-        assert!(gap(&tangent, &((at(1.0) - at(-1.0)) / (2.0 * step))) < 1e-8);
+        assert!(gap(&tangent, &((at(1.0) - at(-1.0)) / (2.0 * step))) < 1e-7);
         let again = through_a_file(&student, "bases");
         assert_eq!(again.config(), &config);
         let sample = |s| sampler::sample(s, &x, None, 1, &mut Silent).unwrap();
