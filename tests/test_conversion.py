@@ -26,10 +26,11 @@ def same(a, b, tolerance):
 
 
 @pytest.mark.parametrize("decoder", ["slice", "linear", "network"])
-def test_a_dense_student_becomes_spectral(teacher, decoder, tmp_path):
-    dense = fitted(teacher, generator="dense", stability="bounded", decoder=decoder, learning_rate=0.02)
+def test_a_dense_student_becomes_spectral(gaussian, decoder, tmp_path):
+    dense = fitted(gaussian, generator="dense", stability="bounded", decoder=decoder, learning_rate=0.02)
     spectral = dense.to_spectral()
-    assert spectral.generator == "spectral" and dense.generator == "dense"
+    assert spectral.generator == "spectral"
+    assert dense.generator == "dense"
     assert spectral.config_["generator"] == "spectral"
     condition = spectral.conversion_["condition_number"]
     assert condition >= 1
@@ -44,10 +45,11 @@ def test_a_dense_student_becomes_spectral(teacher, decoder, tmp_path):
     same(dense, again.to_dense(), 1e-10 * condition)
 
 
-def test_a_spectral_student_becomes_dense(teacher):
-    spectral = fitted(teacher)
+def test_a_spectral_student_becomes_dense(gaussian):
+    spectral = fitted(gaussian)
     dense = spectral.to_dense()
-    assert dense.generator == "dense" and dense.conversion_ == {}
+    assert dense.generator == "dense"
+    assert dense.conversion_ == {}
     np.testing.assert_allclose(dense.generator_matrix(), spectral.generator_matrix(), atol=1e-14)
     same(spectral, dense, 1e-10)
     with pytest.raises(ArgumentError, match="generator"):
@@ -57,17 +59,17 @@ def test_a_spectral_student_becomes_dense(teacher):
 
 
 @pytest.mark.parametrize("basis", ["fourier", "polynomial"])
-def test_other_bases_follow_the_same_algebra(teacher, basis):
-    student = fitted(teacher, basis=basis, observables=None, degree=3)
+def test_other_bases_follow_the_same_algebra(gaussian, basis):
+    student = fitted(gaussian, basis=basis, observables=None, degree=3)
     assert student.config_["observables"] == (32 if basis == "fourier" else 16)
     g = student.encode(0.0, NOISE)
     moved = g @ expm(student.generator_matrix())
     np.testing.assert_allclose(moved[:, 2:4], student.sample(x0=NOISE), atol=1e-9)
 
 
-def test_stable_generators_stay_in_bounds(teacher):
+def test_stable_generators_stay_in_bounds(gaussian):
     for stability, bound in [("dissipative", 1e-10), ("bounded", 8.0)]:
-        student = fitted(teacher, generator="dense", stability=stability, learning_rate=0.05)
+        student = fitted(gaussian, generator="dense", stability=stability, learning_rate=0.05)
         assert student.eigenvalues().real.max() <= bound
 
 
@@ -81,6 +83,6 @@ def test_stable_generators_stay_in_bounds(teacher):
         ("readout", {"decoder": "mean"}),
     ],
 )
-def test_bad_options_are_named(teacher, name, options):
+def test_bad_options_are_named(gaussian, name, options):
     with pytest.raises(ArgumentError, match=name):
-        fitted(teacher, **options)
+        fitted(gaussian, **options)

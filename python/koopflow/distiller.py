@@ -45,8 +45,8 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
         Of a dense generator: ``"dissipative"`` lets no eigenvalue grow, ``"bounded"`` keeps real parts
         within 8, as a spectral generator always does.
     decoder : {"slice", "linear", "network"}, default "slice"
-        How :meth:`readout` reads states from observables: the coordinates of x among them, exact at once; a learnt
-        linear map; or the coordinates and a learnt network's correction.
+        How :meth:`readout` reads states from observables: the coordinates of x among them, exact at once;
+        a learnt linear map; or the coordinates and a learnt network's correction.
     width, depth : int, optional
         Of the network behind phi.
     lifts : {1, 2}, default 2
