@@ -80,7 +80,7 @@ pub fn load_student(path: &Path, device: Device) -> Result<(Student, serde_json:
     };
     let kind = parse_dtype(&config.dtype).map_err(|error| file.refuse(error))?;
     // Sizes come from the file: check them against the tensors before allocating by them.
-    file.check_budget(config.size().saturating_mul(config.observables), &config)?;
+    file.check_budget(&config)?;
     let mut student = Student::new(config, 0, device).map_err(|error| file.refuse(error))?;
     student.restore(|name| file.take(name, kind)).map_err(|error| file.refuse(error))?;
     file.finish()?;
@@ -172,18 +172,11 @@ impl Contents {
     }
 
     /// Refuses a header whose sizes the tensors cannot match, before anything is allocated by them.
-    fn check_budget(&self, largest: i64, config: &StudentConfig) -> Result<()> {
+    fn check_budget(&self, config: &StudentConfig) -> Result<()> {
         config.validate().map_err(|error| self.refuse(error))?;
         let held: usize = self.tensors.values().map(Tensor::numel).sum();
-        let dimension = config.dimension();
-        let network = config.width.saturating_mul(config.width.saturating_mul((config.depth - 1).max(0)));
-        let needed =
-            [dimension.saturating_mul(dimension), network, config.observables.saturating_mul(dimension)];
-        let dense = match config.generator {
-            crate::koopman::GeneratorKind::Dense => largest,
-            crate::koopman::GeneratorKind::Spectral => 0,
-        };
-        if needed.into_iter().chain([dense]).any(|count| count < 0 || count as usize > held) {
+        let largest = config.tensor_sizes().into_iter().max().unwrap_or(0);
+        if largest < 0 || largest as usize > held {
             let message = format!("its header describes a larger model than its {held} values can fill");
             return Err(Error::checkpoint(&self.path, message));
         }

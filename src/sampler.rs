@@ -3,7 +3,7 @@
 use tch::{Device, Tensor};
 
 use crate::error::{Error, Result};
-use crate::koopman::{finite_or_divergence, Direction, Propagator, Student};
+use crate::koopman::{finite_or_divergence, Direction, Horizon, Student};
 use crate::tensor::RandomSource;
 use crate::threads::IntraOpThreads;
 use crate::training::Monitor;
@@ -35,11 +35,11 @@ fn advance(
 ) -> Result<Tensor> {
     let direction = if to >= from { Direction::Forward } else { Direction::Backward };
     let tau = (to - from) / steps as f64;
-    let propagator = student.propagator(tau)?;
+    let horizon = student.horizon(tau)?;
     let mut x = x.shallow_clone();
     for step in 0..steps {
         let t = Tensor::full([x.size()[0]], from + tau * step as f64, (student.kind(), student.device()));
-        x = propagator.apply(&student.lift_flat(&t, &x, direction, condition));
+        x = horizon.apply(&student.lift_flat(&t, &x, direction, condition))?;
     }
     finite_or_divergence(&x, "samples")?;
     Ok(x)
@@ -140,7 +140,7 @@ pub fn sample_path(
     }
     let x0 = student.flatten("x0", x0)?;
     let condition = student.condition_input(condition, x0.size()[0])?;
-    let propagators = times.iter().map(|time| student.propagator(*time)).collect::<Result<Vec<_>>>()?;
+    let horizons = times.iter().map(|time| student.horizon(*time)).collect::<Result<Vec<_>>>()?;
     let (total, count) = (x0.size()[0], times.len() as i64);
     let rows = chunk_rows(student, count);
     let _threads = threads(student, rows.min(total));
@@ -152,7 +152,7 @@ pub fn sample_path(
         let condition = condition.as_ref().map(|c| c.narrow(0, start, length));
         let t = x.new_zeros([length], (student.kind(), student.device()));
         let g = student.lift_flat(&t, &x, Direction::Forward, condition.as_ref());
-        let piece = Propagator::apply_many(&propagators, &g);
+        let piece = Horizon::apply_many(&horizons, &g)?;
         finite_or_divergence(&piece, "paths")?;
         pieces.push(piece);
         monitor.tick()?;

@@ -3,7 +3,7 @@
 
 use koopflow::distill::{distill, Batch, DistillConfig, Pairs, Trajectories, TrajectoryPlan, Weights};
 use koopflow::error::Error;
-use koopflow::koopman::GeneratorKind;
+use koopflow::koopman::{Basis, GeneratorKind, ReadoutKind, Stability};
 use koopflow::tensor::RandomSource;
 use koopflow::training::{Monitor, Progress, Silent, Stopped};
 use koopflow::velocity::GaussianField;
@@ -162,6 +162,9 @@ fn options_out_of_range_are_named() {
     let cases: Vec<(&str, DistillConfig)> = vec![
         ("observables", DistillConfig { observables: Some(0), ..base.clone() }),
         ("lifts", DistillConfig { lifts: 3, ..base.clone() }),
+        ("degree", DistillConfig { degree: Some(1), ..base.clone() }),
+        ("stability", DistillConfig { stability: Stability::Bounded, ..base.clone() }),
+        ("observables", DistillConfig { basis: Basis::Polynomial, ..base.clone() }),
         ("steps", DistillConfig { steps: Some(0), ..base.clone() }),
         ("learning_rate", DistillConfig { learning_rate: Some(-1.0), ..base.clone() }),
         ("trajectories", DistillConfig { trajectories: Some(1), ..base.clone() }),
@@ -176,5 +179,33 @@ fn options_out_of_range_are_named() {
     for (name, config) in cases {
         let error = distill(&teacher(), &config, None, &mut Silent).err().unwrap();
         assert!(error.to_string().contains(name), "{name}: {error}");
+    }
+}
+
+/// Every basis and readout trains: the loss falls, and what is left open is decided.
+#[test]
+fn every_basis_and_readout_is_distilled() {
+    for (basis, readout, generator, stability) in [
+        (Basis::Polynomial, ReadoutKind::Linear, GeneratorKind::Dense, Stability::Bounded),
+        (Basis::Fourier, ReadoutKind::Network, GeneratorKind::Spectral, Stability::Free),
+    ] {
+        let config = DistillConfig {
+            observables: None,
+            basis,
+            readout,
+            stability,
+            learning_rate: Some(1e-2),
+            steps: Some(60),
+            ..config(generator)
+        };
+        let (student, history) = distill(&teacher(), &config, None, &mut Silent).unwrap();
+        // Degree 4 in (t, x, y): C(7, 4) - 1 - 3.
+        let expected = if basis == Basis::Polynomial { 31 } else { 32 };
+        assert_eq!(student.config().observables, expected);
+        let error = |entry: &koopflow::distill::LogEntry| {
+            entry.values.iter().find(|(name, _)| name == "endpoint_error").unwrap().1
+        };
+        let best = history.log.iter().map(error).fold(f64::INFINITY, f64::min);
+        assert!(best < 0.6 * error(&history.log[0]), "{basis:?} {best} {}", error(&history.log[0]));
     }
 }

@@ -22,6 +22,7 @@ fn config(generator: GeneratorKind, observables: i64) -> StudentConfig {
         depth: 2,
         table_times: 9,
         dtype: "float64".into(),
+        ..StudentConfig::default()
     }
 }
 

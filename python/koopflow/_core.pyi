@@ -247,6 +247,16 @@ class Student:
     def invert(self, x: _Array, *, condition: _Array | None = None) -> _Array:
         """The noise that data ``x`` came from, ``[B, *event]``."""
 
+    def to_spectral(self) -> tuple[Student, str]:
+        """This dense student with a spectral generator, and a report as JSON.
+
+        The report is ``{"condition_number", "residual", "growth", "smallest", "observables", "dropped",
+        "affine_residual"}``. Raises ``DivergenceError`` when there is no spectral form.
+        """
+
+    def to_dense(self) -> tuple[Student, str]:
+        """This spectral student with a dense generator over the same observables, and an empty report."""
+
     def generator_matrix(self) -> NDArray[float64]:
         """L ``[m, m]``, in the row convention dg/dt = g L, whatever the parametrisation."""
 

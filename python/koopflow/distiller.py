@@ -31,10 +31,22 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     observables : int, optional
-        How many learnt observables phi there are: about 32 in two dimensions, 128 in 64.
+        How many learnt observables phi there are: about 32 in two dimensions, 128 in 64. A polynomial
+        basis has as many as its degree says.
+    basis : {"network", "fourier", "polynomial"}, default "network"
+        What phi is made of: a network; cosines of random frequencies; or all monomials of t, the data's
+        principal coordinates and the condition from degree 2 to ``degree``.
+    degree : int, optional
+        Of a polynomial basis, 2 to 12: 4 in a few dimensions, 2 beyond.
     generator : {"spectral", "dense"}, default "spectral"
         ``"spectral"``: phi evolves by 2x2 blocks of bounded growth, everything in closed form. ``"dense"``:
-        a full matrix, as in the paper.
+        a full matrix, as in the paper. See :meth:`to_spectral` and :meth:`to_dense`.
+    stability : {"free", "dissipative", "bounded"}, default "free"
+        Of a dense generator: ``"dissipative"`` lets no eigenvalue grow, ``"bounded"`` keeps real parts
+        within 8, as a spectral generator always does.
+    decoder : {"slice", "linear", "network"}, default "slice"
+        How :meth:`readout` reads states from observables: the coordinates of x among them, exact at once;
+        a learnt linear map; or the coordinates and a learnt network's correction.
     width, depth : int, optional
         Of the network behind phi.
     lifts : {1, 2}, default 2
@@ -87,6 +99,10 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
         and ``log``, a list of dictionaries: ``step``, ``seconds``, every loss term and the held-out errors.
     teacher_ : dict
         What the teacher was: ``kind``, ``event_shape``, ``conditioning``.
+    conversion_ : dict
+        Only after :meth:`to_spectral` or :meth:`to_dense`: ``condition_number`` of the eigenvectors,
+        ``residual``, largest ``growth``, ``smallest`` eigenvalue, ``observables``, ``dropped``,
+        ``affine_residual``; empty for ``to_dense``, which changes no number.
 
     Examples
     --------
@@ -102,7 +118,11 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
         self,
         *,
         observables: int | None = None,
+        basis: str = "network",
+        degree: int | None = None,
         generator: str = "spectral",
+        stability: str = "free",
+        decoder: str = "slice",
         width: int | None = None,
         depth: int | None = None,
         lifts: int = 2,
@@ -121,7 +141,11 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
     ) -> None:
         # Nothing is checked here: scikit-learn clones and sets parameters, and fit checks them.
         self.observables = observables
+        self.basis = basis
+        self.degree = degree
         self.generator = generator
+        self.stability = stability
+        self.decoder = decoder
         self.width = width
         self.depth = depth
         self.lifts = lifts
@@ -371,7 +395,7 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
         return self._fitted().propagate(as_batch(g), tau)
 
     def readout(self, g: Array) -> Array:
-        """The state that observables carry: a slice of them.
+        """The state that observables carry: a slice of them, or what ``decoder`` learnt.
 
         Parameters
         ----------
@@ -392,6 +416,48 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
     def eigenvalues(self) -> NDArray[np.complex128]:
         """The eigenvalues of L, ``[m]``, complex128, conjugate pairs side by side."""
         return self._fitted().eigenvalues()
+
+    def to_spectral(self) -> KoopmanDistiller:
+        """The same student with a spectral generator: the dense one's eigenvalues as its parameters.
+
+        Returns
+        -------
+        KoopmanDistiller
+            A fitted one with the same samples and paths, whose observables are linear mixtures of this
+            one's. Its ``conversion_`` says how well conditioned the change of coordinates was.
+
+        Raises
+        ------
+        ValueError
+            When the generator is spectral already.
+        DivergenceError
+            When it has no spectral form: nearly parallel eigenvectors, growth beyond 8, or an eigenvalue
+            of nearly zero that an affine motion would need.
+        """
+        return self._converted("spectral", self._fitted().to_spectral())
+
+    def to_dense(self) -> KoopmanDistiller:
+        """The same student with a dense generator, over the same observables.
+
+        Returns
+        -------
+        KoopmanDistiller
+            A fitted one with the same samples and paths.
+
+        Raises
+        ------
+        ValueError
+            When the generator is dense already.
+        """
+        return self._converted("dense", self._fitted().to_dense())
+
+    def _converted(self, generator: str, outcome: tuple[_core.Student, str]) -> KoopmanDistiller:
+        student, report = outcome
+        # The stability asked for is part of the parameters found: the new ones are bare.
+        other = KoopmanDistiller(**{**self.get_params(), "generator": generator, "stability": "free"})
+        other._adopt(student, self.teacher_)
+        other.conversion_ = json.loads(report)
+        return other
 
     @property
     def evaluations(self) -> int:
@@ -437,6 +503,8 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
         """Write the student to one safetensors file, atomically."""
         student = self._fitted()
         header = {"params": self.get_params(), "teacher": self.teacher_}
+        if hasattr(self, "conversion_"):
+            header["conversion"] = self.conversion_
         student.save(fspath(path), json.dumps(header))
 
     @classmethod
@@ -459,6 +527,8 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
                 f"{fspath(path)}: the header holds options that are not a student's"
             ) from error
         distiller._adopt(student, header.get("teacher", {}))
+        if "conversion" in header:
+            distiller.conversion_ = header["conversion"]
         return distiller
 
     def _adopt(self, student: _core.Student, teacher: dict[str, Any]) -> None:
@@ -484,6 +554,8 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
     def _config(self, event_size: int) -> dict[str, Any]:
         """What was set, for the core, which resolves the rest."""
         config = {name: value for name, value in self.get_params().items() if value is not None}
+        # An estimator cannot have a method and a parameter of one name.
+        config["readout"] = config.pop("decoder", "slice")
         weights = config.get("weights", {})
         known = json.loads(_core.student_defaults(event_size))["weights"]
         unknown = sorted(set(weights) - set(known))

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::weights::{Fidelity, Weights};
 use crate::condition::Conditioning;
 use crate::error::{Error, Result};
-use crate::koopman::{GeneratorKind, StudentConfig};
+use crate::koopman::{polynomial_size, Basis, GeneratorKind, ReadoutKind, Stability, StudentConfig};
 use crate::tensor::{event_size, parse_device, parse_dtype};
 use crate::training::check_positive;
 
@@ -28,7 +28,14 @@ pub enum Scaling {
 pub struct DistillConfig {
     /// k, the number of learned observables.
     pub observables: Option<i64>,
+    /// What the observables are made of.
+    pub basis: Basis,
+    /// Total degree of a polynomial basis, which decides its number of observables.
+    pub degree: Option<i64>,
     pub generator: GeneratorKind,
+    /// Structure of a dense generator.
+    pub stability: Stability,
+    pub readout: ReadoutKind,
     pub lifts: i64,
     pub width: Option<i64>,
     pub depth: Option<i64>,
@@ -56,7 +63,11 @@ impl Default for DistillConfig {
     fn default() -> Self {
         DistillConfig {
             observables: None,
+            basis: Basis::Network,
+            degree: None,
             generator: GeneratorKind::Spectral,
+            stability: Stability::Free,
+            readout: ReadoutKind::Slice,
             lifts: 2,
             width: None,
             depth: None,
@@ -94,6 +105,7 @@ impl DistillConfig {
         let recipe = self.resolve(event_shape, conditioning)?;
         Ok(DistillConfig {
             observables: Some(recipe.student.observables),
+            degree: Some(recipe.student.degree),
             width: Some(recipe.student.width),
             depth: Some(recipe.student.depth),
             steps: Some(recipe.steps),
@@ -112,12 +124,27 @@ impl DistillConfig {
     pub fn resolve(&self, event_shape: &[i64], conditioning: Conditioning) -> Result<Recipe> {
         let small = event_size(event_shape) <= 8;
         let pick = |low: i64, high: i64| if small { low } else { high };
+        let degree = self.degree.unwrap_or(pick(4, 2));
+        if !(2..=12).contains(&degree) {
+            return Err(Error::argument("degree", "an integer from 2 to 12", degree));
+        }
+        let observables = match (self.observables, self.basis) {
+            (Some(count), _) => count,
+            (None, Basis::Polynomial) => polynomial_size(event_size(event_shape), conditioning, degree)?,
+            (None, Basis::Network | Basis::Fourier) => pick(32, 128),
+        };
         let recipe = Recipe {
             student: StudentConfig {
                 event_shape: event_shape.to_vec(),
                 conditioning,
-                observables: self.observables.unwrap_or(pick(32, 128)),
+                observables,
+                basis: self.basis,
+                degree,
                 generator: self.generator,
+                stability: self.stability,
+                readout: self.readout,
+                pairs: None,
+                mixing: None,
                 lifts: self.lifts,
                 width: self.width.unwrap_or(pick(128, 384)),
                 depth: self.depth.unwrap_or(3),
@@ -127,7 +154,8 @@ impl DistillConfig {
             steps: self.steps.unwrap_or(pick(8_000, 4_500) as u64),
             learning_rate: self.learning_rate.unwrap_or(if small { 5e-3 } else { 3e-3 }),
             trajectories: self.trajectories.unwrap_or(pick(16_384, 32_768)),
-            weights: Weights::preset(self.fidelity, small, true).with(&self.weights)?,
+            weights: Weights::preset(self.fidelity, small, self.readout == ReadoutKind::Slice)
+                .with(&self.weights)?,
         };
         recipe.student.validate()?;
         check_positive(&[("learning_rate", recipe.learning_rate)])?;

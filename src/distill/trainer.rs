@@ -229,7 +229,7 @@ fn held_out_errors(student: &Student, trajectories: &Trajectories) -> Result<Hel
     };
     let noise = encode(0, Direction::Forward);
     let error_at = |index: i64| -> Result<f64> {
-        let decoded = student.generator().propagator(index as f64 / last as f64)?.apply(&noise);
+        let decoded = student.fresh_horizon(index as f64 / last as f64)?.apply(&noise)?;
         let error = (decoded - states.select(1, index)).square().sum_dim_intlist(1, false, kind);
         Ok((error.mean(Kind::Double).double_value(&[]) * trajectories.precision_at(last)).sqrt())
     };
@@ -238,7 +238,7 @@ fn held_out_errors(student: &Student, trajectories: &Trajectories) -> Result<Hel
     for index in &looks {
         path += error_at(*index)?;
     }
-    let inverse = student.generator().propagator(-1.0)?.apply(&encode(last, Direction::Backward));
+    let inverse = student.fresh_horizon(-1.0)?.apply(&encode(last, Direction::Backward))?;
     Ok(HeldOut {
         endpoint: error_at(last)?,
         path: path / looks.len().max(1) as f64,

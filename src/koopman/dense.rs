@@ -3,15 +3,16 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::{Observables, Propagator};
+use super::stability::Columns;
+use super::{Observables, Propagator, StudentConfig};
 use crate::error::{Error, Result};
 use crate::nets::Parameters;
-use crate::tensor::RandomSource;
+use crate::tensor::{check_finite, shape_text, RandomSource};
 
 #[derive(Debug)]
 pub struct DenseGenerator {
-    /// The free columns of L, those of x and phi: `[m, d + k]`.
-    columns: Tensor,
+    /// The learned columns of L, those of x and phi: `[m, d + k]`.
+    columns: Columns,
     dimension: i64,
 }
 
@@ -21,44 +22,57 @@ const MAX_TERMS: i64 = 60;
 
 impl DenseGenerator {
     pub fn new(
-        dimension: i64,
-        features: i64,
+        config: &StudentConfig,
         parameters: &mut Parameters,
         random: &mut RandomSource,
     ) -> Result<Self> {
-        let free = dimension + features;
-        let initial = random.normal(&[2 + free, free], parameters.kind(), parameters.device())? * 1e-3;
-        Ok(DenseGenerator { columns: parameters.add("generator.columns", initial), dimension })
+        let dimension = config.dimension();
+        let columns = Columns::new(config.stability, dimension + config.observables, parameters, random)?;
+        Ok(DenseGenerator { columns, dimension })
     }
 
-    /// [1, t] L = [0, 1], and the learned columns.
-    fn act(&self, g: &Tensor, ones: &Tensor) -> Tensor {
-        Tensor::cat(&[ones.zeros_like(), ones.shallow_clone(), g.matmul(&self.columns)], 1)
+    pub fn options(&self) -> (Kind, Device) {
+        self.columns.options()
+    }
+
+    /// Sets the columns of x and phi, `[m, d + k]`, or the nearest ones that the structure allows.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] and [`Error::NonFinite`] name `columns`.
+    pub fn set_columns(&self, columns: &Tensor) -> Result<()> {
+        let own = self.columns.matrix().size();
+        if columns.size() != own {
+            return Err(Error::shape("columns", shape_text(&own), shape_text(&columns.size())));
+        }
+        check_finite("columns", columns)?;
+        self.columns.set(columns)
     }
 
     pub fn rate(&self, g: &Observables) -> (Tensor, Tensor) {
-        let rate = g.assemble().matmul(&self.columns);
+        let rate = g.assemble().matmul(&self.columns.matrix());
         let features = rate.size()[1] - self.dimension;
         (rate.narrow(1, 0, self.dimension), rate.narrow(1, self.dimension, features))
     }
 
     /// The block of L that carries features into features, `[k, k]`, differentiable.
     pub fn feature_block(&self) -> Tensor {
-        let features = self.columns.size()[1] - self.dimension;
-        let rows = self.columns.narrow(0, 2 + self.dimension, features);
-        rows.narrow(1, self.dimension, features)
+        let columns = self.columns.matrix();
+        let features = columns.size()[1] - self.dimension;
+        columns.narrow(0, 2 + self.dimension, features).narrow(1, self.dimension, features)
     }
 
     /// What each feature adds to dx/dt: `[k, d]`, differentiable.
     pub fn modes(&self) -> Tensor {
-        let features = self.columns.size()[1] - self.dimension;
-        self.columns.narrow(0, 2 + self.dimension, features).narrow(1, 0, self.dimension)
+        let columns = self.columns.matrix();
+        let features = columns.size()[1] - self.dimension;
+        columns.narrow(0, 2 + self.dimension, features).narrow(1, 0, self.dimension)
     }
 
     /// The Taylor action g -> sum_k (tau^k / k!) g L^k with a tau for each sample: cheaper than a matrix
     /// exponential from m of about 256 on, and a batch need not share one time difference.
     pub fn propagate(&self, g: &Observables, tau: &Tensor) -> Result<Observables> {
-        let norm = tch::no_grad(|| self.columns.abs().sum_dim_intlist(0, false, Kind::Double).max())
+        let columns = self.columns.matrix();
+        let norm = tch::no_grad(|| columns.abs().sum_dim_intlist(0, false, Kind::Double).max())
             .double_value(&[])
             .max(1.0);
         let reach = norm * tau.abs().max().double_value(&[]);
@@ -75,11 +89,11 @@ impl DenseGenerator {
         let first = state.narrow(1, 0, 1);
         for _ in 0..substeps as i64 {
             // The series acts on the constant only through its first term, which `act` needs as it is.
-            let mut term = self.act(&state, &first) * &step;
+            let mut term = act(&columns, &state, &first) * &step;
             let mut sum = &state + &term;
             for order in 2..=terms {
                 let zeros = first.zeros_like();
-                term = self.act(&term, &zeros) * (&step / order);
+                term = act(&columns, &term, &zeros) * (&step / order);
                 sum = &sum + &term;
             }
             state = sum;
@@ -88,24 +102,26 @@ impl DenseGenerator {
         Ok(Observables { t: &g.t + tau, ..moved })
     }
 
-    pub fn propagator(&self, tau: f64) -> Result<Propagator> {
+    /// exp(tau L), `[m, m]`, float64 on the CPU.
+    ///
+    /// # Errors
+    /// [`Error::Divergence`] where it is not finite.
+    pub fn exponential(&self, tau: f64) -> Result<Tensor> {
         let exponential = (self.matrix() * tau).f_linalg_matrix_exp()?;
-        let columns = exponential.narrow(1, 2, self.dimension);
-        if !columns.isfinite().all().double_value(&[]).is_normal() {
+        if exponential.isfinite().all().int64_value(&[]) == 0 {
             return Err(Error::Divergence(format!("exp({tau} L) is not finite: the generator is unstable")));
         }
-        let features = columns.size()[0] - 2 - self.dimension;
-        let propagator = Propagator {
-            constant: columns.select(0, 0),
-            time: columns.select(0, 1),
-            state: Some(columns.narrow(0, 2, self.dimension)),
-            features: columns.narrow(0, 2 + self.dimension, features),
-        };
-        Ok(propagator.to_device_and_kind(self.columns.device(), self.columns.kind()))
+        Ok(exponential)
+    }
+
+    pub fn propagator(&self, tau: f64) -> Result<Propagator> {
+        let columns = self.exponential(tau)?.narrow(1, 2, self.dimension);
+        let (kind, device) = self.options();
+        Ok(Propagator::from_matrix(&columns).to_device_and_kind(device, kind))
     }
 
     pub fn matrix(&self) -> Tensor {
-        let columns = self.columns.detach().to_device(Device::Cpu).to_kind(Kind::Double);
+        let columns = self.columns.in_double();
         let head = Tensor::zeros([columns.size()[0], 2], (Kind::Double, Device::Cpu));
         let one = Tensor::from_slice(&[1.0]);
         head.narrow(0, 0, 1).narrow(1, 1, 1).copy_(&one);
@@ -115,6 +131,11 @@ impl DenseGenerator {
     pub fn shallow_clone(&self) -> Self {
         DenseGenerator { columns: self.columns.shallow_clone(), dimension: self.dimension }
     }
+}
+
+/// [1, t] L = [0, 1], and the learned columns; `ones` is what the constant is worth.
+fn act(columns: &Tensor, g: &Tensor, ones: &Tensor) -> Tensor {
+    Tensor::cat(&[ones.zeros_like(), ones.shallow_clone(), g.matmul(columns)], 1)
 }
 
 /// Smallest number of terms whose remainder, norm^n / n!, is below the tolerance.

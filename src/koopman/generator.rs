@@ -1,9 +1,9 @@
 //! The two parametrisations of L behind one set of questions.
 
 use serde::{Deserialize, Serialize};
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
-use super::{DenseGenerator, Observables, Propagator, SpectralGenerator};
+use super::{DenseGenerator, Observables, Propagator, SpectralGenerator, StudentConfig};
 use crate::error::Result;
 use crate::nets::Parameters;
 use crate::tensor::RandomSource;
@@ -26,20 +26,24 @@ pub enum Generator {
 
 impl Generator {
     pub fn new(
-        kind: GeneratorKind,
-        dimension: i64,
-        features: i64,
+        config: &StudentConfig,
         parameters: &mut Parameters,
         random: &mut RandomSource,
     ) -> Result<Self> {
-        Ok(match kind {
+        Ok(match config.generator {
             GeneratorKind::Spectral => {
-                Generator::Spectral(SpectralGenerator::new(dimension, features, parameters, random)?)
+                Generator::Spectral(SpectralGenerator::new(config, parameters, random)?)
             }
-            GeneratorKind::Dense => {
-                Generator::Dense(DenseGenerator::new(dimension, features, parameters, random)?)
-            }
+            GeneratorKind::Dense => Generator::Dense(DenseGenerator::new(config, parameters, random)?),
         })
+    }
+
+    /// Kind and device of the parameters.
+    pub fn options(&self) -> (Kind, Device) {
+        match self {
+            Generator::Spectral(generator) => generator.options(),
+            Generator::Dense(generator) => generator.options(),
+        }
     }
 
     /// L as a float64 matrix `[m, m]` on the CPU, dg/dt = g L.
@@ -74,7 +78,15 @@ impl Generator {
         }
     }
 
-    /// The readout columns of exp(tau L), computed in float64.
+    /// exp(tau L): `[m, m]`, float64 on the CPU.
+    pub fn exponential(&self, tau: f64) -> Result<Tensor> {
+        match self {
+            Generator::Spectral(generator) => generator.exponential(tau),
+            Generator::Dense(generator) => generator.exponential(tau),
+        }
+    }
+
+    /// The state's columns of exp(tau L), computed in float64.
     pub fn propagator(&self, tau: f64) -> Result<Propagator> {
         match self {
             Generator::Spectral(generator) => generator.propagator(tau),

@@ -1,25 +1,94 @@
-//! The learned observables phi(t, x): a perceptron with a linear skip over [`InputCoordinates`].
+//! The observables phi(t, x): a basis over [`InputCoordinates`], as it is or linearly mixed.
 
+use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::{InputCoordinates, Observables};
+use super::{InputCoordinates, Observables, StudentConfig};
 use crate::error::Result;
-use crate::nets::{Dual, Mlp, MlpConfig, Network, Parameters};
+use crate::nets::{Dual, FourierFeatures, Mlp, MlpConfig, Network, Parameters, Polynomial};
 use crate::tensor::RandomSource;
 
-pub struct Lift {
-    network: Mlp,
+/// What observables are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Basis {
+    /// A perceptron with a linear skip.
+    #[default]
+    Network,
+    /// Random cosines.
+    Fourier,
+    /// Monomials of t and of x in the data's principal axes; `degree` decides how many.
+    Polynomial,
 }
 
-impl Lift {
-    /// Registers its parameters under `name`.
-    pub fn new(
+/// A closed set of networks, because handles are cloned.
+enum Functions {
+    Network(Mlp),
+    Fourier(FourierFeatures),
+    Polynomial(Polynomial),
+}
+
+impl Functions {
+    fn new(
         name: &str,
-        config: &MlpConfig,
+        config: &StudentConfig,
         parameters: &mut Parameters,
         random: &mut RandomSource,
     ) -> Result<Self> {
-        Ok(Lift { network: Mlp::new(name, config, parameters, random)? })
+        let (inputs, outputs) = (config.inputs(), config.basis_size());
+        Ok(match config.basis {
+            Basis::Network => {
+                let (width, depth) = (config.width, config.depth);
+                let network = MlpConfig { inputs, outputs, width, depth, skip: true };
+                Functions::Network(Mlp::new(name, &network, parameters, random)?)
+            }
+            Basis::Fourier => {
+                Functions::Fourier(FourierFeatures::new(name, inputs, outputs, parameters, random)?)
+            }
+            Basis::Polynomial => {
+                // The raw half of the coordinates: standardised ones are no polynomials of (t, x).
+                let (dimension, extra) = (config.dimension(), config.conditioning.size());
+                let variables: Vec<i64> =
+                    (0..=dimension).chain(1 + 2 * dimension..1 + 2 * dimension + extra).collect();
+                Functions::Polynomial(Polynomial::new(&variables, extra, config.degree, parameters.device()))
+            }
+        })
+    }
+
+    fn network(&self) -> &dyn Network {
+        match self {
+            Functions::Network(network) => network,
+            Functions::Fourier(network) => network,
+            Functions::Polynomial(network) => network,
+        }
+    }
+
+    fn shallow_clone(&self) -> Self {
+        match self {
+            Functions::Network(network) => Functions::Network(network.shallow_clone()),
+            Functions::Fourier(network) => Functions::Fourier(network.shallow_clone()),
+            Functions::Polynomial(network) => Functions::Polynomial(network.shallow_clone()),
+        }
+    }
+}
+
+pub struct Lift {
+    functions: Functions,
+    /// phi = [1, t, x, functions] · mixing, `[2 + d + basis, k]`.
+    mixing: Option<Tensor>,
+}
+
+impl Lift {
+    /// Registers its parameters under `name`; `mixing` is shared by the lifts of a student.
+    pub fn new(
+        name: &str,
+        config: &StudentConfig,
+        mixing: Option<&Tensor>,
+        parameters: &mut Parameters,
+        random: &mut RandomSource,
+    ) -> Result<Self> {
+        let functions = Functions::new(name, config, parameters, random)?;
+        Ok(Lift { functions, mixing: mixing.map(Tensor::shallow_clone) })
     }
 
     /// Observables at (t, x); `condition` is `[B, c]`, already encoded as numbers.
@@ -34,7 +103,12 @@ impl Lift {
         if let Some(condition) = condition {
             input = Tensor::cat(&[&input, condition], 1);
         }
-        Observables { t: t.shallow_clone(), x: x.shallow_clone(), features: self.network.forward(&input) }
+        let features = self.functions.network().forward(&input);
+        let mut g = Observables { t: t.shallow_clone(), x: x.shallow_clone(), features };
+        if let Some(mixing) = &self.mixing {
+            g.features = g.assemble().matmul(mixing);
+        }
+        g
     }
 
     /// Observables at (t, x) and J phi · (1, velocity): the left-hand side of dg/dt = g L.
@@ -52,13 +126,21 @@ impl Lift {
         if let Some(condition) = condition {
             input = Dual::cat(&[input, Dual::new(condition.shallow_clone(), condition.zeros_like())]);
         }
-        let features = self.network.forward_with_tangent(&input);
-        let observables =
-            Observables { t: t.shallow_clone(), x: x.shallow_clone(), features: features.primal };
-        (observables, features.tangent)
+        let Dual { primal, mut tangent } = self.functions.network().forward_with_tangent(&input);
+        let mut g = Observables { t: t.shallow_clone(), x: x.shallow_clone(), features: primal };
+        if let Some(mixing) = &self.mixing {
+            let ones = t.ones_like().unsqueeze(1);
+            let rate = Tensor::cat(&[&ones.zeros_like(), &ones, velocity, &tangent], 1);
+            g.features = g.assemble().matmul(mixing);
+            tangent = rate.matmul(mixing);
+        }
+        (g, tangent)
     }
 
     pub fn shallow_clone(&self) -> Self {
-        Lift { network: self.network.shallow_clone() }
+        Lift {
+            functions: self.functions.shallow_clone(),
+            mixing: self.mixing.as_ref().map(Tensor::shallow_clone),
+        }
     }
 }

@@ -2,24 +2,34 @@
 //! dg/dt = g L (row convention), so that g(t + tau) = g(t) exp(tau L) and x is read off as a slice.
 //! Source: Turan et al., arXiv 2506.22304, section 3.
 
+mod config;
+mod convert;
 mod coordinates;
 mod dense;
 mod generator;
+mod horizon;
 mod lift;
 mod propagator;
+mod readout;
 mod spectral;
+mod stability;
 mod student;
 
 use tch::Tensor;
 
+pub use config::{polynomial_size, StudentConfig};
+pub use convert::Conversion;
 pub use coordinates::InputCoordinates;
 pub use dense::DenseGenerator;
 pub use generator::{Generator, GeneratorKind};
-pub use lift::Lift;
+pub use horizon::{Horizon, Motion};
+pub use lift::{Basis, Lift};
 pub use propagator::Propagator;
+pub use readout::{Readout, ReadoutKind};
 pub use spectral::SpectralGenerator;
+pub use stability::Stability;
 pub(crate) use student::finite_or_divergence;
-pub use student::{Direction, Student, StudentConfig};
+pub use student::{Direction, Student};
 
 /// A batch of observables in its parts; `m = 2 + d + k`.
 #[derive(Debug)]

@@ -18,6 +18,18 @@ pub struct Propagator {
 }
 
 impl Propagator {
+    /// The parts of columns over [1, t, x, phi], `[m, d]`.
+    pub fn from_matrix(columns: &Tensor) -> Propagator {
+        let size = columns.size();
+        let (features, dimension) = (size[0] - 2 - size[1], size[1]);
+        Propagator {
+            constant: columns.select(0, 0),
+            time: columns.select(0, 1),
+            state: Some(columns.narrow(0, 2, dimension)),
+            features: columns.narrow(0, 2 + dimension, features),
+        }
+    }
+
     /// x(t + tau): `[B, d]`.
     pub fn apply(&self, g: &Observables) -> Tensor {
         let moved = match &self.state {

@@ -4,13 +4,13 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::{Observables, Propagator};
-use crate::error::Result;
+use super::{Observables, Propagator, Stability, StudentConfig};
+use crate::error::{Error, Result};
 use crate::nets::Parameters;
-use crate::tensor::RandomSource;
+use crate::tensor::{check_finite, shape_text, RandomSource};
 
 /// Growth rates lie in ±GROWTH_BOUND by construction.
-const GROWTH_BOUND: f64 = 8.0;
+pub(super) const GROWTH_BOUND: f64 = Stability::BOUND;
 
 /// phi is laid out as [real parts (p), imaginary parts (p), real eigenvalues (r)], k = 2 p + r: the
 /// complex feature z = re + i im obeys z' = (a + i b) z.
@@ -51,14 +51,14 @@ fn integral_series(tau: &Tensor, real: &Tensor, imaginary: &Tensor) -> Factors {
 
 impl SpectralGenerator {
     pub fn new(
-        dimension: i64,
-        features: i64,
+        config: &StudentConfig,
         parameters: &mut Parameters,
         random: &mut RandomSource,
     ) -> Result<Self> {
+        let (dimension, features) = (config.dimension(), config.observables);
         let options = (parameters.kind(), parameters.device());
         // About a quarter of the features are real eigenvalues: slow drifts and plain decays.
-        let pairs = (features * 3 / 8).max(i64::from(features >= 2));
+        let pairs = config.pairs.unwrap_or((features * 3 / 8).max(i64::from(features >= 2)));
         let reals = features - 2 * pairs;
         let growth = random.normal(&[pairs + reals], options.0, options.1)?;
         let frequency = Tensor::linspace(0.5, 6.5, pairs, options);
@@ -70,6 +70,29 @@ impl SpectralGenerator {
             readout: parameters.add("generator.readout", readout),
             drift: parameters.add("generator.drift", Tensor::zeros([2, dimension], options)),
         })
+    }
+
+    pub fn options(&self) -> (Kind, Device) {
+        (self.readout.kind(), self.readout.device())
+    }
+
+    /// Sets B, `[k, d]`, and (b0, b1), `[2, d]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] and [`Error::NonFinite`] name `readout` or `drift`.
+    pub fn set_readout(&self, readout: &Tensor, drift: &Tensor) -> Result<()> {
+        let parts = [("readout", &self.readout, readout), ("drift", &self.drift, drift)];
+        for (name, own, given) in parts {
+            if given.size() != own.size() {
+                return Err(Error::shape(name, shape_text(&own.size()), shape_text(&given.size())));
+            }
+            check_finite(name, given)?;
+        }
+        let _guard = tch::no_grad_guard();
+        for (_, own, given) in parts {
+            own.shallow_clone().f_copy_(given)?;
+        }
+        Ok(())
     }
 
     fn pairs(&self) -> i64 {
@@ -126,7 +149,8 @@ impl SpectralGenerator {
         let square = Tensor::cat(&[a.square() + b.square(), growth.narrow(0, pairs, reals).square()], 0);
         let small = square.detach().lt(SERIES_BELOW * SERIES_BELOW);
         // Seldom: then both branches are formed, and the quotient's divisor is replaced where it vanishes.
-        let vanishing = small.any().int64_value(&[]) != 0;
+        // Asking another device would wait for it at every step, so there both always are.
+        let vanishing = small.device() != Device::Cpu || small.any().int64_value(&[]) != 0;
         let safe = match vanishing {
             true => square.masked_fill(&small, 1.0),
             false => square,
@@ -193,7 +217,8 @@ impl SpectralGenerator {
         }
     }
 
-    pub fn propagator(&self, tau: f64) -> Result<Propagator> {
+    /// The state's columns of exp(tau L) in float64 on the CPU.
+    fn fold(&self, tau: f64) -> Result<Propagator> {
         let exact = self.in_double();
         let tau = Tensor::from_slice(&[tau]).unsqueeze(1);
         let features = exact.readout.size()[0];
@@ -202,13 +227,37 @@ impl SpectralGenerator {
         let folded = exact.scale(&identity, &exact.integrals(&tau)).f_matmul(&exact.readout)?;
         let (slow, fast) = (exact.drift.select(0, 0), exact.drift.select(0, 1));
         let tau = tau.reshape([1]);
-        let propagator = Propagator {
+        Ok(Propagator {
             constant: slow * &tau + &fast * (tau.square() * 0.5),
             time: fast * tau,
             state: None,
             features: folded,
-        };
-        Ok(propagator.to_device_and_kind(self.readout.device(), self.readout.kind()))
+        })
+    }
+
+    pub fn propagator(&self, tau: f64) -> Result<Propagator> {
+        let (kind, device) = self.options();
+        Ok(self.fold(tau)?.to_device_and_kind(device, kind))
+    }
+
+    /// exp(tau L), `[m, m]`, float64 on the CPU.
+    pub fn exponential(&self, tau: f64) -> Result<Tensor> {
+        let exact = self.in_double();
+        let thin = self.fold(tau)?;
+        let size = exact.readout.size();
+        let (features, dimension) = (size[0], size[1]);
+        let options = (Kind::Double, Device::Cpu);
+        let step = Tensor::from_slice(&[tau]);
+        let factors = exact.exponentials(&step.unsqueeze(1));
+        let matrix = Tensor::f_eye(2 + dimension + features, options)?;
+        matrix.narrow(0, 0, 1).narrow(1, 1, 1).f_copy_(&step)?;
+        let state = matrix.narrow(1, 2, dimension);
+        state.select(0, 0).f_copy_(&thin.constant)?;
+        state.select(0, 1).f_copy_(&thin.time)?;
+        state.narrow(0, 2 + dimension, features).f_copy_(&thin.features)?;
+        let block = matrix.narrow(0, 2 + dimension, features).narrow(1, 2 + dimension, features);
+        block.shallow_clone().f_copy_(&exact.scale(&Tensor::f_eye(features, options)?, &factors))?;
+        Ok(matrix)
     }
 
     pub fn matrix(&self) -> Tensor {

@@ -2,17 +2,13 @@
 
 use std::cell::RefCell;
 
-use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::{Generator, GeneratorKind, InputCoordinates, Lift, Observables, Propagator};
-use crate::condition::Conditioning;
+use super::{Generator, Horizon, InputCoordinates, Lift, Observables, Readout, StudentConfig};
 use crate::error::{Error, Result};
 use crate::evaluations::EvaluationCounter;
-use crate::nets::{MlpConfig, Parameters};
-use crate::tensor::{
-    check_batch, check_finite, event_size, expand_time, parse_dtype, shape_text, RandomSource,
-};
+use crate::nets::Parameters;
+use crate::tensor::{check_batch, check_finite, expand_time, parse_dtype, shape_text, RandomSource};
 
 /// Which way along the flow the observables will be propagated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,68 +17,6 @@ pub enum Direction {
     Backward,
 }
 
-/// The architecture of a student: what a checkpoint stores to rebuild it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StudentConfig {
-    pub event_shape: Vec<i64>,
-    pub conditioning: Conditioning,
-    /// k, the number of learned observables phi.
-    pub observables: i64,
-    pub generator: GeneratorKind,
-    /// 1, or 2 for separate observables in each direction of time under one generator.
-    pub lifts: i64,
-    pub width: i64,
-    pub depth: i64,
-    /// Rows of the table of running statistics in [`InputCoordinates`].
-    pub table_times: i64,
-    pub dtype: String,
-}
-
-impl StudentConfig {
-    /// Checks every range.
-    ///
-    /// # Errors
-    /// [`Error::Argument`] naming the option.
-    pub fn validate(&self) -> Result<()> {
-        if self.event_shape.is_empty() || self.event_shape.iter().any(|size| *size < 1) {
-            let got = shape_text(&self.event_shape);
-            return Err(Error::argument("event_shape", "one or more positive sizes", got));
-        }
-        let size = self.event_shape.iter().try_fold(1i64, |size, next| size.checked_mul(*next));
-        if size.is_none_or(|size| size > MAX_DIMENSION) {
-            let got = shape_text(&self.event_shape);
-            return Err(Error::argument("event_shape", format!("at most {MAX_DIMENSION} values"), got));
-        }
-        let ranges = [
-            ("observables", self.observables, 1, 1 << 20),
-            ("lifts", self.lifts, 1, 2),
-            ("width", self.width, 1, 1 << 16),
-            ("depth", self.depth, 0, 64),
-            ("table_times", self.table_times, 2, 1 << 16),
-        ];
-        for (name, value, low, high) in ranges {
-            if !(low..=high).contains(&value) {
-                return Err(Error::argument(name, format!("an integer from {low} to {high}"), value));
-            }
-        }
-        parse_dtype(&self.dtype).map(|_| ())
-    }
-
-    /// d, the number of values in one sample.
-    pub fn dimension(&self) -> i64 {
-        event_size(&self.event_shape)
-    }
-
-    /// m = 2 + d + k.
-    pub fn size(&self) -> i64 {
-        2 + self.dimension() + self.observables
-    }
-}
-
-/// Principal axes are a square matrix of this side: more than can be held.
-const MAX_DIMENSION: i64 = 1 << 20;
-
 pub struct Student {
     config: StudentConfig,
     parameters: Parameters,
@@ -90,13 +24,14 @@ pub struct Student {
     forward: Lift,
     backward: Option<Lift>,
     generator: Generator,
+    readout: Readout,
     counter: EvaluationCounter,
-    /// Folded readouts of the horizons used so far; emptied when the parameters change.
-    propagators: RefCell<Vec<(f64, Propagator)>>,
+    /// The horizons used so far; emptied when the parameters change.
+    horizons: RefCell<Vec<(f64, Horizon)>>,
 }
 
 /// Horizons kept at once: paths may ask for many.
-const CACHED_PROPAGATORS: usize = 256;
+const CACHED_HORIZONS: usize = 256;
 
 impl Student {
     /// An untrained student, whose input coordinates are the identity.
@@ -107,20 +42,22 @@ impl Student {
         let mut parameters = Parameters::new(kind, device);
         let dimension = config.dimension();
         let coordinates = InputCoordinates::identity(dimension, config.table_times, kind, device);
-        let network = MlpConfig {
-            inputs: coordinates.size() + config.conditioning.size(),
-            outputs: config.observables,
-            width: config.width,
-            depth: config.depth,
-            skip: true,
+        let mixing = match config.mixing {
+            Some(basis) => {
+                // The last k of [1, t, x, basis], until a conversion or a file says otherwise.
+                let initial = Tensor::f_eye_m(2 + dimension + basis, config.observables, (kind, device))?;
+                Some(parameters.add("mixing", initial.f_flip([0, 1])?))
+            }
+            None => None,
         };
-        let forward = Lift::new("forward", &network, &mut parameters, &mut random)?;
+        let mut lift = |name: &str| Lift::new(name, &config, mixing.as_ref(), &mut parameters, &mut random);
+        let forward = lift("forward")?;
         let backward = match config.lifts {
-            2 => Some(Lift::new("backward", &network, &mut parameters, &mut random)?),
+            2 => Some(lift("backward")?),
             _ => None,
         };
-        let generator =
-            Generator::new(config.generator, dimension, config.observables, &mut parameters, &mut random)?;
+        let generator = Generator::new(&config, &mut parameters, &mut random)?;
+        let readout = Readout::new(&config, &mut parameters, &mut random)?;
         parameters.pack();
         Ok(Student {
             config,
@@ -129,8 +66,9 @@ impl Student {
             forward,
             backward,
             generator,
+            readout,
             counter: EvaluationCounter::default(),
-            propagators: RefCell::default(),
+            horizons: RefCell::default(),
         })
     }
 
@@ -164,11 +102,48 @@ impl Student {
         self.coordinates = coordinates;
     }
 
+    pub fn coordinates(&self) -> &InputCoordinates {
+        &self.coordinates
+    }
+
+    /// Forgets what was computed from the parameters. Whoever writes them in place (an optimiser, a moving
+    /// average) calls this before sampling.
+    pub fn parameters_changed(&self) {
+        self.horizons.borrow_mut().clear();
+    }
+
+    /// Sets the columns of x and phi of a dense generator, `[m, d + k]`; a stable one takes the nearest
+    /// that its structure allows.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a spectral student; [`Error::Shape`], [`Error::NonFinite`] name `columns`.
+    pub fn set_generator_columns(&self, columns: &Tensor) -> Result<()> {
+        let Generator::Dense(generator) = &self.generator else {
+            return Err(Error::argument("generator", "'dense', which has columns", "'spectral'"));
+        };
+        generator.set_columns(columns)?;
+        self.parameters_changed();
+        Ok(())
+    }
+
+    /// Sets B, `[k, d]`, and (b0, b1), `[2, d]`, of a spectral generator: x' = b0 + t b1 + phi B.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a dense student; [`Error::Shape`], [`Error::NonFinite`] name the tensor.
+    pub fn set_spectral_readout(&self, readout: &Tensor, drift: &Tensor) -> Result<()> {
+        let Generator::Spectral(generator) = &self.generator else {
+            return Err(Error::argument("generator", "'spectral', which has a readout of phi", "'dense'"));
+        };
+        generator.set_readout(readout, drift)?;
+        self.parameters_changed();
+        Ok(())
+    }
+
     /// Overwrites all parameters with a flat snapshot.
     pub fn set_parameters(&mut self, flat: &Tensor) -> Result<()> {
         let mut own = self.parameters.flat()?;
         tch::no_grad(|| own.f_copy_(flat))?;
-        self.propagators.borrow_mut().clear();
+        self.parameters_changed();
         Ok(())
     }
 
@@ -269,17 +244,7 @@ impl Student {
 
     /// Whether x is an exact slice of g.
     pub fn reads_exactly(&self) -> bool {
-        true
-    }
-
-    /// x of observables: `[B, d]`.
-    pub fn decode(&self, g: &Observables) -> Tensor {
-        g.x.shallow_clone()
-    }
-
-    /// x(t + tau) for one tau a sample: `[B, d]`; differentiable.
-    pub fn decode_after(&self, g: &Observables, tau: &Tensor) -> Result<Tensor> {
-        self.generator.propagate_state(g, tau)
+        matches!(self.readout, Readout::Slice)
     }
 
     fn check_observables(&self, g: &Tensor) -> Result<i64> {
@@ -314,25 +279,53 @@ impl Student {
         Ok(moved)
     }
 
-    /// x of observables: `[B, m] -> [B, *event]`, an exact slice.
+    /// x of observables, by the student's readout: `[B, m] -> [B, *event]`.
     pub fn readout(&self, g: &Tensor) -> Result<Tensor> {
         self.check_observables(g)?;
         let g = g.to_device(self.device()).to_kind(self.kind());
-        Ok(self.unflatten(&Observables::split(&g, self.config.dimension()).x))
+        let x = tch::no_grad(|| self.decode(&Observables::split(&g, self.config.dimension())));
+        finite_or_divergence(&x, "readout")?;
+        Ok(self.unflatten(&x))
     }
 
-    /// The readout columns of exp(tau L), computed once for each tau.
-    pub fn propagator(&self, tau: f64) -> Result<Propagator> {
-        let mut cache = self.propagators.borrow_mut();
-        if let Some((_, propagator)) = cache.iter().find(|(cached, _)| *cached == tau) {
-            return Ok(propagator.shallow_clone());
+    /// x of observables as they are: `[B, d]`, differentiable.
+    pub fn decode(&self, g: &Observables) -> Tensor {
+        self.readout.decode(g)
+    }
+
+    /// x(t + tau) for one tau a sample, `[B]`: `[B, d]`, differentiable. A slice propagates no more than x.
+    ///
+    /// # Errors
+    /// [`Error::Divergence`] where a dense generator's exponential is out of reach.
+    pub fn decode_after(&self, g: &Observables, tau: &Tensor) -> Result<Tensor> {
+        match &self.readout {
+            Readout::Slice => self.generator.propagate_state(g, tau),
+            readout => Ok(readout.decode(&self.generator.propagate(g, tau)?)),
         }
-        let propagator = tch::no_grad(|| self.generator.propagator(tau))?;
-        if cache.len() >= CACHED_PROPAGATORS {
+    }
+
+    /// One tau prepared from the parameters as they are now.
+    pub fn fresh_horizon(&self, tau: f64) -> Result<Horizon> {
+        Horizon::new(&self.generator, &self.readout, tau)
+    }
+
+    /// One tau prepared, once for each tau: see [`Self::parameters_changed`].
+    pub fn horizon(&self, tau: f64) -> Result<Horizon> {
+        let mut cache = self.horizons.borrow_mut();
+        if let Some((_, horizon)) = cache.iter().find(|(cached, _)| *cached == tau) {
+            return Ok(horizon.shallow_clone());
+        }
+        let horizon = self.fresh_horizon(tau)?;
+        if cache.len() >= CACHED_HORIZONS {
             cache.clear();
         }
-        cache.push((tau, propagator.shallow_clone()));
-        Ok(propagator)
+        cache.push((tau, horizon.shallow_clone()));
+        Ok(horizon)
+    }
+
+    /// x(t + tau) for one tau: `[B, d]`, without gradients in L.
+    pub fn advance(&self, g: &Observables, tau: f64) -> Result<Tensor> {
+        self.horizon(tau)?.apply(g)
     }
 
     /// Parameters and input statistics, by name.
@@ -346,7 +339,7 @@ impl Student {
     pub fn restore(&mut self, mut take: impl FnMut(&str) -> Result<Tensor>) -> Result<()> {
         self.parameters.restore(&mut take)?;
         self.coordinates.restore(&mut take)?;
-        self.propagators.borrow_mut().clear();
+        self.parameters_changed();
         Ok(())
     }
 
@@ -359,9 +352,10 @@ impl Student {
             forward: self.forward.shallow_clone(),
             backward: self.backward.as_ref().map(Lift::shallow_clone),
             generator: self.generator.shallow_clone(),
+            readout: self.readout.shallow_clone(),
             counter: self.counter.clone(),
-            propagators: RefCell::new(
-                self.propagators.borrow().iter().map(|(tau, p)| (*tau, p.shallow_clone())).collect(),
+            horizons: RefCell::new(
+                self.horizons.borrow().iter().map(|(tau, h)| (*tau, h.shallow_clone())).collect(),
             ),
         }
     }

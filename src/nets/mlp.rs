@@ -93,6 +93,17 @@ impl Mlp {
         Ok(Mlp { layers, skip })
     }
 
+    /// Multiplies the last layer's initial weights, before training: a small correction starts small.
+    pub fn scale_output(&self, factor: f64) -> Result<()> {
+        let _guard = tch::no_grad_guard();
+        if let Some(last) = self.layers.last() {
+            for tensor in [&last.weight, &last.bias] {
+                let _ = tensor.shallow_clone().f_mul_scalar_(factor)?;
+            }
+        }
+        Ok(())
+    }
+
     pub fn shallow_clone(&self) -> Self {
         Mlp {
             layers: self.layers.iter().map(Linear::shallow_clone).collect(),

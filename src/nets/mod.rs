@@ -3,15 +3,19 @@
 //! through the same batched products; both are differentiable in the parameters.
 
 mod embedding;
+mod fourier;
 mod init;
 mod mlp;
 mod parameters;
+mod polynomial;
 
 use tch::Tensor;
 
 pub use embedding::TimeEmbedding;
+pub use fourier::FourierFeatures;
 pub use mlp::{Mlp, MlpConfig};
 pub use parameters::Parameters;
+pub use polynomial::{monomial_count, Polynomial};
 
 /// A value and its derivative along one direction, of the same shape.
 #[derive(Debug)]

@@ -32,6 +32,15 @@ impl PyStudent {
         self.student.lock().unwrap_or_else(PoisonError::into_inner).shallow_clone()
     }
 
+    /// A student of the same history, whose configuration names its present generator.
+    fn converted(&self, student: Student, generator: &str) -> Self {
+        let mut config = self.config.clone();
+        config["generator"] = generator.into();
+        config["observables"] = student.config().observables.into();
+        config["stability"] = "free".into();
+        PyStudent { student: Mutex::new(student), history: self.history.clone(), config }
+    }
+
     /// The common shape of every method that turns one batch into another.
     fn map<'py>(
         &self,
@@ -227,6 +236,20 @@ impl PyStudent {
         self.map("x", x, condition, move |student, x, condition| {
             sampler::invert(student, x, condition, &mut monitor)
         })
+    }
+
+    /// The student with a spectral generator, and how well conditioned that is, as JSON.
+    fn to_spectral(&self, py: Python<'_>) -> PyResult<(Self, String)> {
+        let student = self.handle();
+        let (other, report) = door::enter(py, move || student.to_spectral())?;
+        Ok((self.converted(other, "spectral"), json::to_value(&report)?.to_string()))
+    }
+
+    /// The student with a dense generator; the JSON is empty, for nothing can go wrong.
+    fn to_dense(&self, py: Python<'_>) -> PyResult<(Self, String)> {
+        let student = self.handle();
+        let other = door::enter(py, move || student.to_dense())?;
+        Ok((self.converted(other, "dense"), "{}".into()))
     }
 
     fn generator_matrix<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {

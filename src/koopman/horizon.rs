@@ -1,0 +1,96 @@
+//! One fixed tau, prepared: whatever of exp(tau L) and the readout does not depend on the sample.
+
+use tch::{Device, Kind, Tensor};
+
+use super::{Generator, Observables, Propagator, Readout};
+use crate::error::Result;
+
+/// x(t + tau) of observables at t, for one tau.
+pub enum Horizon {
+    /// The readout is linear, so it is folded into exp(tau L): one thin product.
+    Thin(Propagator),
+    /// All observables are propagated, then decoded.
+    Decoded { motion: Motion, readout: Readout },
+}
+
+/// How all observables are carried.
+pub enum Motion {
+    /// exp(tau L), `[m, m]`.
+    Matrix(Tensor),
+    /// Elementwise, tau `[1]`.
+    Elementwise { generator: Generator, tau: Tensor },
+}
+
+impl Horizon {
+    /// # Errors
+    /// [`crate::Error::Divergence`] where exp(tau L) is not finite.
+    pub fn new(generator: &Generator, readout: &Readout, tau: f64) -> Result<Horizon> {
+        let _guard = tch::no_grad_guard();
+        Ok(match readout {
+            Readout::Slice => Horizon::Thin(generator.propagator(tau)?),
+            Readout::Linear(matrix) => {
+                let (kind, device) = (matrix.kind(), matrix.device());
+                let matrix = matrix.detach().to_device(Device::Cpu).to_kind(Kind::Double);
+                let folded = generator.exponential(tau)?.f_matmul(&matrix)?;
+                Horizon::Thin(Propagator::from_matrix(&folded).to_device_and_kind(device, kind))
+            }
+            Readout::Network(_) => {
+                let (kind, device) = generator.options();
+                let motion = match generator {
+                    Generator::Dense(_) => Motion::Matrix(
+                        generator.exponential(tau)?.to_kind(kind).to_device(device).contiguous(),
+                    ),
+                    Generator::Spectral(_) => Motion::Elementwise {
+                        generator: generator.shallow_clone(),
+                        tau: Tensor::from_slice(&[tau]).to_kind(kind).to_device(device),
+                    },
+                };
+                Horizon::Decoded { motion, readout: readout.shallow_clone() }
+            }
+        })
+    }
+
+    /// x(t + tau): `[B, d]`.
+    pub fn apply(&self, g: &Observables) -> Result<Tensor> {
+        let (motion, readout) = match self {
+            Horizon::Thin(propagator) => return Ok(propagator.apply(g)),
+            Horizon::Decoded { motion, readout } => (motion, readout),
+        };
+        let moved = match motion {
+            Motion::Matrix(matrix) => Observables::split(&g.assemble().matmul(matrix), g.x.size()[1]),
+            Motion::Elementwise { generator, tau } => generator.propagate(g, tau)?,
+        };
+        Ok(readout.decode(&moved))
+    }
+
+    /// All of `horizons`: `[T, B, d]`, as one product where they are thin.
+    pub fn apply_many(horizons: &[Horizon], g: &Observables) -> Result<Tensor> {
+        let thin: Vec<Propagator> = horizons
+            .iter()
+            .filter_map(|horizon| match horizon {
+                Horizon::Thin(propagator) => Some(propagator.shallow_clone()),
+                Horizon::Decoded { .. } => None,
+            })
+            .collect();
+        if thin.len() == horizons.len() {
+            return Ok(Propagator::apply_many(&thin, g));
+        }
+        let states = horizons.iter().map(|horizon| horizon.apply(g)).collect::<Result<Vec<_>>>()?;
+        Ok(Tensor::f_stack(&states, 0)?)
+    }
+
+    pub fn shallow_clone(&self) -> Horizon {
+        match self {
+            Horizon::Thin(propagator) => Horizon::Thin(propagator.shallow_clone()),
+            Horizon::Decoded { motion, readout } => Horizon::Decoded {
+                motion: match motion {
+                    Motion::Matrix(matrix) => Motion::Matrix(matrix.shallow_clone()),
+                    Motion::Elementwise { generator, tau } => {
+                        Motion::Elementwise { generator: generator.shallow_clone(), tau: tau.shallow_clone() }
+                    }
+                },
+                readout: readout.shallow_clone(),
+            },
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Random Fourier features (Rahimi & Recht, 2007): cos(w · z + b) with random w and b.
+
+use std::f64::consts::PI;
+
+use tch::Tensor;
+
+use super::{Dual, Network, Parameters};
+use crate::error::Result;
+use crate::tensor::RandomSource;
+
+/// `[B, inputs] -> [B, outputs]`. Frequencies and phases are parameters, so files hold them and gradient
+/// training moves them; a closed-form solve leaves them as drawn.
+pub struct FourierFeatures {
+    frequencies: Tensor, // [outputs, inputs]
+    phases: Tensor,      // [outputs]
+}
+
+/// Lengths of w, in units of a typical input's inverse size: one kernel width would have to be chosen for
+/// each data set, a spread of them need not.
+const NARROWEST: f64 = 0.3;
+const WIDEST: f64 = 3.0;
+
+impl FourierFeatures {
+    /// Registers its parameters under `name`.
+    pub fn new(
+        name: &str,
+        inputs: i64,
+        outputs: i64,
+        parameters: &mut Parameters,
+        random: &mut RandomSource,
+    ) -> Result<Self> {
+        let (kind, device) = (parameters.kind(), parameters.device());
+        let lengths = Tensor::linspace(NARROWEST.ln(), WIDEST.ln(), outputs, (kind, device)).exp();
+        let directions = random.normal(&[outputs, inputs], kind, device)? / (inputs as f64).sqrt();
+        let phases = random.uniform(&[outputs], kind, device)? * (2.0 * PI);
+        Ok(FourierFeatures {
+            frequencies: parameters.add(format!("{name}.frequencies"), directions * lengths.unsqueeze(1)),
+            phases: parameters.add(format!("{name}.phases"), phases),
+        })
+    }
+
+    pub fn shallow_clone(&self) -> Self {
+        FourierFeatures { frequencies: self.frequencies.shallow_clone(), phases: self.phases.shallow_clone() }
+    }
+}
+
+impl Network for FourierFeatures {
+    fn forward(&self, input: &Tensor) -> Tensor {
+        input.linear(&self.frequencies, Some(&self.phases)).cos()
+    }
+
+    fn forward_with_tangent(&self, input: &Dual) -> Dual {
+        let angle = input.primal.linear(&self.frequencies, Some(&self.phases));
+        let rate = input.tangent.matmul(&self.frequencies.tr());
+        Dual::new(angle.cos(), angle.sin().neg() * rate)
+    }
+}
