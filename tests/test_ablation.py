@@ -202,6 +202,7 @@ def test_ctrl_c_returns_the_runs_that_finished(gaussian, data, monkeypatch, tmp_
         table = ablate(gaussian, data, terms=["endpoint"], seeds=[0, 1, 2], csv=file, **SMALL)
     assert len(caught) == 1
     assert [row["seed"] for row in table] == [0, 1]
+    assert table.interrupted
     assert len(file.read_text().splitlines()) == 3
 
 
@@ -222,6 +223,7 @@ def test_a_file_resumes_with_what_is_missing(gaussian, data, fits, tmp_path):
     file = tmp_path / "runs.csv"
     first = ablate(gaussian, data, terms=["endpoint"], seeds=[0, 1], csv=file, **SMALL)
     assert len(fits) == 2
+    assert not first.interrupted
     more = ablate(gaussian, data, terms=["path", "endpoint"], seeds=[1, 2], csv=file, **SMALL)
     assert [(s.seed, s.weights["path"]) for s in fits[2:]] == [(1, 1.0), (2, 1.0), (2, 0.0)]
     assert more[2] == first[1]

@@ -85,7 +85,9 @@ def ablate(
 
     Without options this is the design of the paper's ablation of terms: every combination of
     ``consistency``, ``target`` and ``phase`` with at least one of them, weight 1 each, everything else off.
-    Its ablation of the embedding dimension is a second call with ``observables=[16, 32, 64, 128]``.
+    Its ablation of the embedding dimension is a second call with ``observables=[16, 32, 64, 128]``. The paper
+    has one lift (``options={"lifts": 1}``): of two, the one for decoding backwards learns from the
+    ``inverse`` and ``round_trip`` terms alone, and without them the inversion error says nothing.
 
     Parameters
     ----------
@@ -187,6 +189,7 @@ def ablate(
         finished = _opened(fspath(csv), settings, resume=resume)
         _check_teacher(finished.values(), teacher, data, n=n, seed=evaluation_seed, condition=asked)
     rows: list[Row] = []
+    interrupted = False
     with ProgressMeter(progress=progress) as meter:
         try:
             for run, student in zip(runs, students, strict=True):
@@ -209,12 +212,13 @@ def ablate(
                     }
                 )
         except KeyboardInterrupt:
+            interrupted = True
             warnings.warn(
                 f"interrupted after {len(rows)} of {len(runs)} runs; the table so far is returned",
                 RuntimeWarning,
                 stacklevel=2,
             )
-    return AblationTable(rows)
+    return AblationTable(rows, interrupted=interrupted)
 
 
 # --- the grid -------------------------------------------------------------------------------------

@@ -71,6 +71,8 @@ class AblationTable(Sequence[Row]):
         ``generator``, ``seed``, ``endpoint_error``, ``path_error``, ``straight_line_path_error``,
         ``inversion_error``, ``round_trip_error``, ``wasserstein2``, ``teacher_wasserstein2``, ``seconds``,
         ``steps``, ``teacher_evaluations`` and ``reason`` (why a run has no results, otherwise empty).
+    interrupted : bool, default False
+        Whether Ctrl-C ended the ablation before the last run.
 
     Examples
     --------
@@ -81,14 +83,15 @@ class AblationTable(Sequence[Row]):
     target            8  dense         0    0.2500
     target            8  dense         1    0.7500
     >>> print(table.summary())
-    terms   observables  generator  runs         endpoint  diverged
-    target            8  dense         2  0.5000 ± 0.3536         0
+    terms   observables  generator  runs         endpoint
+    target            8  dense         2  0.5000 ± 0.3536
     >>> table.to_dict()["endpoint_error"]
     [0.25, 0.75]
     """
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[Row], *, interrupted: bool = False) -> None:
         self._rows = [dict(row) for row in rows]
+        self.interrupted = interrupted
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -188,8 +191,10 @@ class AblationTable(Sequence[Row]):
     def _cells(self) -> tuple[list[str], list[list[str]], list[bool]]:
         """Headings, formatted cells, and which columns are text."""
         columns = _shown(self.columns)
-        if not any(row.get("reason") for row in self._rows):
-            columns = [column for column in columns if column != "reason"]
+        # What went wrong is a column only where something did.
+        for column in ("failed", "reason"):
+            if column in columns and not any(row[column] for row in self._rows):
+                columns.remove(column)
         cells = [[_cell(row, column) for column in columns] for row in self._rows]
         return [_HEADINGS[column] for column in columns], cells, [column in _TEXT for column in columns]
 

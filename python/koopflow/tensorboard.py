@@ -46,7 +46,7 @@ class TensorBoardLogger:
                 "log_dir: TensorBoard's event files need the tensorboard package, which is not installed: "
                 "pip install tensorboard"
             ) from error
-        self._writer: Any = SummaryWriter(log_dir=fspath(log_dir), flush_secs=10)  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(log_dir=fspath(log_dir), flush_secs=10)
 
     def __call__(self, event: ProgressEvent) -> None:
         """Write one event."""
