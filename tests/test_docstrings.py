@@ -23,6 +23,8 @@ def test_examples(name):
     assert failed == 0
 
 
-@pytest.mark.parametrize("name", ["koopflow.teachers", "koopflow.distiller", "koopflow.datasets"])
+@pytest.mark.parametrize(
+    "name", ["koopflow.teachers", "koopflow.distiller", "koopflow.datasets", "koopflow.ablation"]
+)
 def test_what_people_use_has_examples(name):
     assert doctest.testmod(importlib.import_module(name)).attempted > 0

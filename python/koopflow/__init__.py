@@ -9,17 +9,23 @@ from koopflow import _core, datasets, exceptions, plotting, progress  # noqa: E4
 
 check_torch(_core.TORCH_VERSION)
 
+from koopflow.ablation import ablate  # noqa: E402
+from koopflow.ablation_table import AblationTable  # noqa: E402
 from koopflow.distiller import KoopmanDistiller  # noqa: E402
 from koopflow.evaluation import EvaluationReport  # noqa: E402
 from koopflow.teachers import FlowTeacher  # noqa: E402
+from koopflow.tensorboard import TensorBoardLogger  # noqa: E402
 
 __version__ = _core.__version__
 
 __all__ = [
+    "AblationTable",
     "EvaluationReport",
     "FlowTeacher",
     "KoopmanDistiller",
+    "TensorBoardLogger",
     "__version__",
+    "ablate",
     "datasets",
     "exceptions",
     "plotting",

@@ -18,6 +18,7 @@ from ._flow import Flow, checked_count, noise_or, times_for
 from .evaluation import EvaluationReport, evaluate
 from .exceptions import ArgumentError, CheckpointError, NotFittedError
 from .progress import ProgressFunction, ProgressMeter
+from .tensorboard import logged
 
 
 class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
@@ -170,6 +171,7 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
         condition: Array | None = None,
         progress: bool | ProgressFunction = True,
         callback: ProgressFunction | None = None,
+        log_dir: str | PathLike[str] | None = None,
     ) -> KoopmanDistiller:
         """Distil a teacher.
 
@@ -185,6 +187,9 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
             A bar where somebody is looking, nothing, or a function: see :mod:`koopflow.progress`.
         callback : callable, optional
             Called with every progress event besides.
+        log_dir : path, optional
+            Writes every value as a TensorBoard scalar into this folder: see
+            :class:`koopflow.TensorBoardLogger`.
 
         Returns
         -------
@@ -206,7 +211,10 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
             raise TypeError(_not_a_teacher(teacher))
         field = teacher.field
         config = self._config(int(np.prod(field.event_shape)))
-        with ProgressMeter(progress=progress, callback=callback) as meter:
+        with (
+            logged(log_dir, callback) as listener,
+            ProgressMeter(progress=progress, callback=listener) as meter,
+        ):
             student = _core.Student.distill(
                 field, json.dumps(config), condition=as_condition(condition), monitor=meter.monitor
             )

@@ -3,7 +3,7 @@
 Everything long in koopflow reports events, plain dictionaries:
 
 ``stage``
-    ``"teacher"``, ``"trajectories"``, ``"student"`` or ``"sample"``.
+    ``"teacher"``, ``"trajectories"``, ``"student"``, ``"sample"`` or ``"ablation"``.
 ``step``, ``total``
     how far the stage is.
 ``seconds``
@@ -31,6 +31,7 @@ LABELS = {
     "trajectories": "teacher trajectories",
     "student": "distilling",
     "sample": "sampling",
+    "ablation": "ablation",
 }
 
 

@@ -1,0 +1,78 @@
+"""Progress events as TensorBoard scalars, through torch's own writer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike, fspath
+from types import TracebackType
+from typing import Any
+
+from .exceptions import ArgumentError
+from .progress import ProgressEvent, ProgressFunction, ProgressMeter
+
+
+class TensorBoardLogger:
+    """A callback that writes every value of every progress event as a TensorBoard scalar.
+
+    The scalar ``student/endpoint_error`` is the value ``endpoint_error`` of the stage ``student``, at the
+    event's step. Give it to any ``callback=``; ``KoopmanDistiller.fit(..., log_dir=...)`` makes and closes
+    one itself. A context manager; what it holds is written when it is closed, or within ten seconds.
+
+    Parameters
+    ----------
+    log_dir : path
+        The folder of event files, made if need be. One folder a run keeps curves apart.
+
+    Raises
+    ------
+    ArgumentError
+        When tensorboard is not installed: it is no dependency of koopflow.
+
+    Examples
+    --------
+    ::
+
+        with TensorBoardLogger("runs/teacher") as logger:
+            teacher.fit(data, callback=logger)
+        student.fit(teacher, log_dir="runs/student")
+    """
+
+    def __init__(self, log_dir: str | PathLike[str]) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ArgumentError(
+                "log_dir: TensorBoard's event files need the tensorboard package, which is not installed: "
+                "pip install tensorboard"
+            ) from error
+        self._writer: Any = SummaryWriter(log_dir=fspath(log_dir), flush_secs=10)
+
+    def __call__(self, event: ProgressEvent) -> None:
+        """Write one event."""
+        for name, value in event["values"].items():
+            self._writer.add_scalar(f"{event['stage']}/{name}", value, event["step"])
+
+    def close(self) -> None:
+        """Write what is left and close the event file."""
+        self._writer.close()
+
+    def __enter__(self) -> TensorBoardLogger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@contextmanager
+def logged(
+    log_dir: str | PathLike[str] | None, callback: ProgressFunction | None
+) -> Iterator[ProgressFunction | None]:
+    """A callback that logs to ``log_dir``, where there is one, besides calling ``callback``."""
+    if log_dir is None:
+        yield callback
+        return
+    with TensorBoardLogger(log_dir) as logger:
+        yield ProgressMeter(progress=logger, callback=callback)
