@@ -6,7 +6,7 @@ use std::hint::black_box;
 
 use criterion::{criterion_group, criterion_main, BenchmarkId, Criterion};
 use koopflow::condition::Conditioning;
-use koopflow::distill::{DistillConfig, Objective, Trajectories, TrajectoryPlan, Weights};
+use koopflow::distill::{DistillConfig, Objective, PairDraw, Trajectories, TrajectoryPlan, Weights};
 use koopflow::koopman::{GeneratorKind, InputCoordinates, Student};
 use koopflow::sampler;
 use koopflow::tensor::RandomSource;
@@ -79,7 +79,7 @@ fn training(criterion: &mut Criterion) {
             group.bench_function(BenchmarkId::new(name, dimension), |bencher| {
                 bencher.iter(|| {
                     step += 1;
-                    let batch = trajectories.batch(&random, step, 128);
+                    let batch = trajectories.batch(&random, step, 128, PairDraw::default());
                     let terms = objective.terms(&student, &batch).expect("terms");
                     let loss = terms.iter().map(|term| &term.value * term.weight).sum::<Tensor>();
                     let gradient = student.parameters().gradient(&loss).expect("a gradient");

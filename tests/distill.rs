@@ -3,7 +3,8 @@
 
 use koopflow::condition::Conditioning;
 use koopflow::distill::{
-    distill, Batch, DistillConfig, Objective, Pairs, Trajectories, TrajectoryPlan, Weights,
+    distill, Batch, DistillConfig, Inputs, Objective, PairDraw, Pairs, Points, Trajectories, TrajectoryPlan,
+    Weights,
 };
 use koopflow::error::Error;
 use koopflow::koopman::{Direction, GeneratorKind, InputCoordinates, Student};
@@ -45,6 +46,13 @@ fn plan(count: i64) -> TrajectoryPlan {
     }
 }
 
+/// A batch with all groups.
+fn batch(paths: &Trajectories) -> Batch {
+    let random = RandomSource::new(7);
+    let points = Some(paths.points(&random, 1, 32));
+    Batch { points, ..paths.batch(&random, 1, 32, PairDraw::default()) }
+}
+
 fn trajectories() -> Trajectories {
     Trajectories::generate(&teacher(), &plan(128), None, &mut Silent).unwrap()
 }
@@ -81,7 +89,7 @@ fn pairs_lie_on_training_trajectories_at_their_times() {
     let paths = trajectories();
     let (held_out, _) = paths.held_out();
     let training = paths.states().narrow(0, 0, 128 - held_out.size()[0]);
-    let batch = paths.batch(&RandomSource::new(7), 11, 32);
+    let batch = paths.batch(&RandomSource::new(7), 11, 32, PairDraw::default());
     let check = |pairs: &Pairs| {
         for row in 0..pairs.count() {
             let index = |t: &Tensor| (t.double_value(&[row]) * 8.0).round() as i64;
@@ -98,8 +106,9 @@ fn pairs_lie_on_training_trajectories_at_their_times() {
             assert_eq!(gap.abs().max().double_value(&[]), 0.0);
         }
     };
-    let Batch { endpoint, path, pairs, inverse } = &batch;
-    [endpoint, path, pairs, inverse].into_iter().for_each(check);
+    let Batch { endpoint, path, pairs, inverse, .. } = batch;
+    let [endpoint, path, pairs, inverse] = [endpoint, path, pairs, inverse].map(Option::unwrap);
+    [&endpoint, &path, &pairs, &inverse].into_iter().for_each(check);
     assert!(endpoint.tau().eq_tensor(&Tensor::ones([32], DOUBLE)).all().int64_value(&[]) == 1);
     assert!(inverse.tau().eq_tensor(&(Tensor::ones([16], DOUBLE) * -1.0)).all().int64_value(&[]) == 1);
     assert!(pairs.tau().gt(0.0).all().int64_value(&[]) == 1);
@@ -110,7 +119,9 @@ fn pairs_lie_on_training_trajectories_at_their_times() {
 #[test]
 fn a_batch_is_a_function_of_seed_and_step() {
     let paths = trajectories();
-    let draw = |seed, step| paths.batch(&RandomSource::new(seed), step, 16).endpoint.x_s;
+    let draw = |seed, step| {
+        paths.batch(&RandomSource::new(seed), step, 16, PairDraw::default()).endpoint.unwrap().x_s
+    };
     assert!(draw(1, 5).equal(&draw(1, 5)));
     assert!(!draw(1, 5).equal(&draw(1, 6)));
     assert!(!draw(1, 5).equal(&draw(2, 5)));
@@ -131,10 +142,14 @@ fn every_term_is_what_it_says() {
     };
     for generator in [GeneratorKind::Spectral, GeneratorKind::Dense] {
         let student = student(generator, &paths);
-        let batch = paths.batch(&RandomSource::new(7), 1, 32);
+        let batch = batch(&paths);
         let terms = Objective { weights: weights.clone(), teacher: &field }.terms(&student, &batch).unwrap();
         let value = |name: &str| terms.iter().find(|term| term.name == name).unwrap().value.double_value(&[]);
-        let variance = paths.states().var_dim(0, false, false).sum_dim_intlist(1, false, Kind::Double);
+        let variance = paths.states().to_kind(Kind::Double).var_dim(0, false, false).sum_dim_intlist(
+            1,
+            false,
+            Kind::Double,
+        );
         let target = |pairs: &Pairs, direction: Direction| {
             let g = student.encode(&pairs.s, &pairs.x_s, direction, None).unwrap();
             let decoded = student.readout(&student.propagate(&g, &pairs.tau()).unwrap()).unwrap();
@@ -145,29 +160,32 @@ fn every_term_is_what_it_says() {
             let got = value(name);
             assert!((got - expected).abs() < 1e-9 * expected.abs().max(1.0), "{name}: {got} {expected}");
         };
-        close("endpoint", target(&batch.endpoint, Direction::Forward));
-        close("path", target(&batch.path, Direction::Forward));
-        close("pairs", target(&batch.pairs, Direction::Forward));
-        close("inverse", target(&batch.inverse, Direction::Backward));
+        let Batch { endpoint, path, pairs, inverse, points } = batch;
+        let [endpoint, path, pairs, inverse] = [endpoint, path, pairs, inverse].map(Option::unwrap);
+        close("endpoint", target(&endpoint, Direction::Forward));
+        close("path", target(&path, Direction::Forward));
+        close("pairs", target(&pairs, Direction::Forward));
+        close("inverse", target(&inverse, Direction::Backward));
 
         let through = |s: f64, x: &Tensor, t: f64, direction: Direction| {
             let g = student.encode(&Tensor::from(s), x, direction, None).unwrap();
             student.readout(&student.propagate(&g, &Tensor::from(t - s)).unwrap()).unwrap()
         };
-        let noise = through(1.0, &batch.inverse.x_s, 0.0, Direction::Backward);
+        let noise = through(1.0, &inverse.x_s, 0.0, Direction::Backward);
         let again = through(0.0, &noise, 1.0, Direction::Forward);
         let at_data = Tensor::ones([16], DOUBLE) / variance.double_value(&[8]);
-        close("round_trip", mean_square(&(again - &batch.inverse.x_s), &at_data));
+        close("round_trip", mean_square(&(again - &inverse.x_s), &at_data));
 
-        let Pairs { s, t, x_s, x_t, .. } = &batch.pairs;
+        let Pairs { s, t, x_s, x_t, .. } = &pairs;
         let encode = |t: &Tensor, x: &Tensor| student.encode(t, x, Direction::Forward, None).unwrap();
         let moved = student.propagate(&encode(s, x_s), &(t - s)).unwrap().narrow(1, 4, 6);
         let features = encode(t, x_t).narrow(1, 4, 6);
         let total = |x: &Tensor| x.var_dim(0, false, false).sum(Kind::Double).reciprocal();
         close("phase", mean_square(&(moved - &features), &total(&features)));
 
-        let velocity = field.velocity(s, x_s, None).unwrap();
-        let (g, tangent) = student.encode_with_tangent(s, x_s, &velocity, Direction::Forward, None).unwrap();
+        let Points { t, x, .. } = points.unwrap();
+        let velocity = field.velocity(&t, &x, None).unwrap();
+        let (g, tangent) = student.encode_with_tangent(&t, &x, &velocity, Direction::Forward, None).unwrap();
         let residual = &tangent - g.matmul(&student.generator().matrix());
         let part = |start: i64, length: i64| {
             let own = tangent.narrow(1, start, length);
@@ -182,7 +200,7 @@ fn weight_zero_is_off() {
     let paths = trajectories();
     let student = student(GeneratorKind::Spectral, &paths);
     let field = teacher();
-    let batch = paths.batch(&RandomSource::new(7), 1, 32);
+    let batch = batch(&paths);
     for only in ["endpoint", "path", "pairs", "inverse", "round_trip", "phase", "consistency"] {
         let on = |name: &str| if name == only { 2.5 } else { 0.0 };
         let weights = Weights {
@@ -216,7 +234,7 @@ fn consistency_alone_ties_the_generator_to_the_flow() {
         consistency: 1.0,
     };
     let config = DistillConfig { weights, steps: Some(300), ..config(GeneratorKind::Dense) };
-    let (_, history) = distill(&teacher(), &config, None, &mut Silent).unwrap();
+    let (_, history) = distill(&teacher(), &config, &Inputs::default(), &mut Silent).unwrap();
     let loss = |index: usize| history.log[index].values[0].1;
     assert!(loss(history.log.len() - 1) < 0.2 * loss(0), "{} to {}", loss(0), loss(history.log.len() - 1));
 }
@@ -225,7 +243,7 @@ fn consistency_alone_ties_the_generator_to_the_flow() {
 fn the_same_seed_gives_the_same_student() {
     let fit = |seed| {
         let config = DistillConfig { seed, ..config(GeneratorKind::Spectral) };
-        distill(&teacher(), &config, None, &mut Silent).unwrap().0.parameters().flat().unwrap()
+        distill(&teacher(), &config, &Inputs::default(), &mut Silent).unwrap().0.parameters().flat().unwrap()
     };
     assert!(fit(4).equal(&fit(4)));
     assert!(!fit(4).equal(&fit(5)));
@@ -250,18 +268,19 @@ impl Monitor for StopAt {
 #[test]
 fn an_interrupt_keeps_the_best_student() {
     let config = DistillConfig { steps: Some(1_000_000), ..config(GeneratorKind::Spectral) };
-    let (student, history) = distill(&teacher(), &config, None, &mut StopAt("student", 1)).unwrap();
+    let (student, history) =
+        distill(&teacher(), &config, &Inputs::default(), &mut StopAt("student", 1)).unwrap();
     assert_eq!((history.stopped, history.steps), (Stopped::Interrupted, 1));
     assert!(student.parameters().flat().unwrap().isfinite().all().int64_value(&[]) == 1);
     // Before training there is nothing to keep.
-    let early = distill(&teacher(), &config, None, &mut StopAt("trajectories", 1));
+    let early = distill(&teacher(), &config, &Inputs::default(), &mut StopAt("trajectories", 1));
     assert!(matches!(early, Err(Error::Interrupted(_))));
 }
 
 #[test]
 fn the_best_state_is_the_one_that_is_kept() {
     let config = DistillConfig { steps: Some(200), ..config(GeneratorKind::Spectral) };
-    let (_, history) = distill(&teacher(), &config, None, &mut Silent).unwrap();
+    let (_, history) = distill(&teacher(), &config, &Inputs::default(), &mut Silent).unwrap();
     let score = |entry: &koopflow::distill::LogEntry| -> f64 {
         let of = |name: &str| entry.values.iter().find(|(own, _)| own == name).unwrap().1;
         of("endpoint_error") + of("path_error") + of("inversion_error")
@@ -286,7 +305,7 @@ fn options_out_of_range_are_named() {
         ("phase", DistillConfig { weights: Weights { phase: -1.0, ..Weights::default() }, ..base }),
     ];
     for (name, config) in cases {
-        let error = distill(&teacher(), &config, None, &mut Silent).err().unwrap();
+        let error = distill(&teacher(), &config, &Inputs::default(), &mut Silent).err().unwrap();
         assert!(error.to_string().contains(name), "{name}: {error}");
     }
 }

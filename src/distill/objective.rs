@@ -4,7 +4,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::{Batch, Pairs, Weights};
+use super::{Batch, Pairs, Points, Weights};
 use crate::error::Result;
 use crate::koopman::{Direction, Observables, Student};
 use crate::velocity::VelocityField;
@@ -40,25 +40,27 @@ impl Objective<'_> {
     /// The terms whose weight is positive.
     pub fn terms(&self, student: &Student, batch: &Batch) -> Result<Vec<Term>> {
         let weights = &self.weights;
+        let endpoint = batch.endpoint.as_ref();
+        let path = batch.path.as_ref();
+        let pairs = batch.pairs.as_ref();
+        let inverse = batch.inverse.as_ref();
         let needs_noise = weights.endpoint > 0.0 || weights.path > 0.0;
         let needs_pairs = weights.pairs > 0.0 || weights.phase > 0.0;
-        let encoded = encode_forward(
-            student,
-            needs_noise.then_some(&batch.endpoint),
-            needs_pairs.then_some(&batch.pairs),
-        );
+        let encoded =
+            encode_forward(student, endpoint.filter(|_| needs_noise), pairs.filter(|_| needs_pairs));
         let mut groups: Vec<(&'static str, f64, Observables, &Pairs)> = Vec::new();
-        if let Some(g) = &encoded.noise {
-            groups.push(("endpoint", weights.endpoint, g.shallow_clone(), &batch.endpoint));
-            groups.push(("path", weights.path, g.shallow_clone(), &batch.path));
+        if let (Some(g), Some(endpoint), Some(path)) = (&encoded.noise, endpoint, path) {
+            groups.push(("endpoint", weights.endpoint, g.shallow_clone(), endpoint));
+            groups.push(("path", weights.path, g.shallow_clone(), path));
         }
-        if let Some(g) = &encoded.pairs {
-            groups.push(("pairs", weights.pairs, g.shallow_clone(), &batch.pairs));
+        if let (Some(g), Some(pairs)) = (&encoded.pairs, pairs) {
+            groups.push(("pairs", weights.pairs, g.shallow_clone(), pairs));
         }
-        if weights.inverse > 0.0 || weights.round_trip > 0.0 {
-            let Pairs { s, x_s, condition, .. } = &batch.inverse;
+        let needs_inverse = weights.inverse > 0.0 || weights.round_trip > 0.0;
+        if let Some(inverse) = inverse.filter(|_| needs_inverse) {
+            let Pairs { s, x_s, condition, .. } = inverse;
             let g = student.lift_flat(s, x_s, Direction::Backward, condition.as_ref());
-            groups.push(("inverse", weights.inverse, g, &batch.inverse));
+            groups.push(("inverse", weights.inverse, g, inverse));
         }
         groups.retain(|(name, weight, ..)| *weight > 0.0 || *name == "inverse");
 
@@ -73,40 +75,26 @@ impl Objective<'_> {
                 terms.push(Term { name: "round_trip", weight: weights.round_trip, value });
             }
         }
-        if let Some(g) = encoded.pairs.filter(|_| weights.phase > 0.0) {
-            let value = phase(student, &g, &batch.pairs)?;
+        if let (Some(g), Some(pairs)) = (encoded.pairs.filter(|_| weights.phase > 0.0), pairs) {
+            let value = phase(student, &g, pairs)?;
             terms.push(Term { name: "phase", weight: weights.phase, value });
         }
-        if weights.consistency > 0.0 {
-            let value = self.consistency(student, &batch.pairs)?;
+        if let Some(points) = batch.points.as_ref().filter(|_| weights.consistency > 0.0) {
+            let value = consistency(student, points, &points.velocity(self.teacher)?);
             terms.push(Term { name: "consistency", weight: weights.consistency, value });
         }
         Ok(terms)
     }
+}
 
-    /// ||J g (1, v) - g L||² over the columns of x and phi, each in units of its own variance.
-    fn consistency(&self, student: &Student, pairs: &Pairs) -> Result<Tensor> {
-        let teacher = self.teacher;
-        let (kind, device) = (teacher.dtype(), teacher.device());
-        let mut shape = vec![pairs.count()];
-        shape.extend(teacher.event_shape());
-        let velocity = tch::no_grad(|| {
-            let x = pairs.x_s.to_kind(kind).to_device(device).reshape(shape.as_slice());
-            let condition = pairs.teacher_condition.as_ref().map(|c| c.to_device(device));
-            teacher.velocity(&pairs.s.to_kind(kind).to_device(device), &x, condition.as_ref())
-        })?;
-        let velocity = velocity.to_kind(student.kind()).to_device(student.device()).reshape_as(&pairs.x_s);
-        let (g, tangent) = student.lift_flat_with_tangent(
-            &pairs.s,
-            &pairs.x_s,
-            &velocity,
-            Direction::Forward,
-            pairs.condition.as_ref(),
-        );
-        let (state_rate, feature_rate) = student.generator().rate(&g);
-        Ok(variance_relative_square(&(state_rate - &velocity), &velocity)
-            + variance_relative_square(&(feature_rate - &tangent), &tangent))
-    }
+/// ||J g (1, v) - g L||² over the columns of x and phi, each in units of its own variance, for the
+/// teacher's velocity `[B, d]` at the points.
+pub(super) fn consistency(student: &Student, points: &Points, velocity: &Tensor) -> Tensor {
+    let Points { t, x, condition, .. } = points;
+    let (g, tangent) = student.lift_flat_with_tangent(t, x, velocity, Direction::Forward, condition.as_ref());
+    let (state_rate, feature_rate) = student.generator().rate(&g);
+    variance_relative_square(&(state_rate - velocity), velocity)
+        + variance_relative_square(&(feature_rate - &tangent), &tangent)
 }
 
 /// x at the target times of all groups, in one propagation: small operations cost by their number.
