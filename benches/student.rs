@@ -6,7 +6,9 @@ use std::hint::black_box;
 
 use criterion::{criterion_group, criterion_main, BenchmarkId, Criterion};
 use koopflow::condition::Conditioning;
-use koopflow::distill::{DistillConfig, Fidelity, Objective, Scaling, Trajectories, TrajectoryPlan, Weights};
+use koopflow::distill::{
+    DistillConfig, Fidelity, Objective, PairDraw, Scaling, Trajectories, TrajectoryPlan, Weights,
+};
 use koopflow::koopman::{GeneratorKind, InputCoordinates, Student};
 use koopflow::sampler;
 use koopflow::tensor::RandomSource;
@@ -80,7 +82,7 @@ fn training(criterion: &mut Criterion) {
             group.bench_function(BenchmarkId::new(name, dimension), |bencher| {
                 bencher.iter(|| {
                     step += 1;
-                    let batch = trajectories.batch(&random, step, 128);
+                    let batch = trajectories.batch(&random, step, 128, PairDraw::default());
                     let terms = objective.terms(&student, &batch).expect("terms");
                     let loss = terms.iter().map(|term| &term.value * term.weight).sum::<Tensor>();
                     let gradient = student.parameters().gradient(&loss).expect("a gradient");

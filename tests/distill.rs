@@ -1,7 +1,9 @@
 //! Distillation: each term of the objective against the student's public algebra, the pairs against the
 //! trajectories they come from, and the loop's promises.
 
-use koopflow::distill::{distill, Batch, DistillConfig, Pairs, Trajectories, TrajectoryPlan, Weights};
+use koopflow::distill::{
+    distill, Batch, DistillConfig, Inputs, PairDraw, Pairs, Trajectories, TrajectoryPlan, Weights,
+};
 use koopflow::error::Error;
 use koopflow::koopman::{Basis, GeneratorKind, ReadoutKind, Stability};
 use koopflow::tensor::RandomSource;
@@ -63,7 +65,7 @@ fn pairs_lie_on_training_trajectories_at_their_times() {
     let paths = trajectories();
     let (held_out, _) = paths.held_out();
     let training = paths.states().narrow(0, 0, 128 - held_out.size()[0]);
-    let batch = paths.batch(&RandomSource::new(7), 11, 32);
+    let batch = paths.batch(&RandomSource::new(7), 11, 32, PairDraw::default());
     let check = |pairs: &Pairs| {
         for row in 0..pairs.count() {
             let index = |t: &Tensor| (t.double_value(&[row]) * 8.0).round() as i64;
@@ -80,8 +82,9 @@ fn pairs_lie_on_training_trajectories_at_their_times() {
             assert_eq!(gap.abs().max().double_value(&[]), 0.0);
         }
     };
-    let Batch { endpoint, path, pairs, inverse, .. } = &batch;
-    [endpoint, path, pairs, inverse].into_iter().for_each(check);
+    let Batch { endpoint, path, pairs, inverse, .. } = batch;
+    let [endpoint, path, pairs, inverse] = [endpoint, path, pairs, inverse].map(Option::unwrap);
+    [&endpoint, &path, &pairs, &inverse].into_iter().for_each(check);
     assert!(endpoint.tau().eq_tensor(&Tensor::ones([32], DOUBLE)).all().int64_value(&[]) == 1);
     assert!(inverse.tau().eq_tensor(&(Tensor::ones([16], DOUBLE) * -1.0)).all().int64_value(&[]) == 1);
     assert!(pairs.tau().gt(0.0).all().int64_value(&[]) == 1);
@@ -92,7 +95,9 @@ fn pairs_lie_on_training_trajectories_at_their_times() {
 #[test]
 fn a_batch_is_a_function_of_seed_and_step() {
     let paths = trajectories();
-    let draw = |seed, step| paths.batch(&RandomSource::new(seed), step, 16).endpoint.x_s;
+    let draw = |seed, step| {
+        paths.batch(&RandomSource::new(seed), step, 16, PairDraw::default()).endpoint.unwrap().x_s
+    };
     assert!(draw(1, 5).equal(&draw(1, 5)));
     assert!(!draw(1, 5).equal(&draw(1, 6)));
     assert!(!draw(1, 5).equal(&draw(2, 5)));
@@ -102,7 +107,7 @@ fn a_batch_is_a_function_of_seed_and_step() {
 fn consistency_alone_ties_the_generator_to_the_flow() {
     let weights = Weights { consistency: 1.0, ..Weights::NONE }.to_map();
     let config = DistillConfig { weights, steps: Some(300), ..config(GeneratorKind::Dense) };
-    let (_, history) = distill(&teacher(), &config, None, &mut Silent).unwrap();
+    let (_, history) = distill(&teacher(), &config, &Inputs::default(), &mut Silent).unwrap();
     let loss = |index: usize| history.log[index].values[0].1;
     assert!(loss(history.log.len() - 1) < 0.2 * loss(0), "{} to {}", loss(0), loss(history.log.len() - 1));
 }
@@ -111,7 +116,7 @@ fn consistency_alone_ties_the_generator_to_the_flow() {
 fn the_same_seed_gives_the_same_student() {
     let fit = |seed| {
         let config = DistillConfig { seed, ..config(GeneratorKind::Spectral) };
-        distill(&teacher(), &config, None, &mut Silent).unwrap().0.parameters().flat().unwrap()
+        distill(&teacher(), &config, &Inputs::default(), &mut Silent).unwrap().0.parameters().flat().unwrap()
     };
     assert!(fit(4).equal(&fit(4)));
     assert!(!fit(4).equal(&fit(5)));
@@ -136,18 +141,19 @@ impl Monitor for StopAt {
 #[test]
 fn an_interrupt_keeps_the_best_student() {
     let config = DistillConfig { steps: Some(1_000_000), ..config(GeneratorKind::Spectral) };
-    let (student, history) = distill(&teacher(), &config, None, &mut StopAt("student", 1)).unwrap();
+    let (student, history) =
+        distill(&teacher(), &config, &Inputs::default(), &mut StopAt("student", 1)).unwrap();
     assert_eq!((history.stopped, history.steps), (Stopped::Interrupted, 1));
     assert!(student.parameters().flat().unwrap().isfinite().all().int64_value(&[]) == 1);
     // Before training there is nothing to keep.
-    let early = distill(&teacher(), &config, None, &mut StopAt("trajectories", 1));
+    let early = distill(&teacher(), &config, &Inputs::default(), &mut StopAt("trajectories", 1));
     assert!(matches!(early, Err(Error::Interrupted(_))));
 }
 
 #[test]
 fn the_best_state_is_the_one_that_is_kept() {
     let config = DistillConfig { steps: Some(200), ..config(GeneratorKind::Spectral) };
-    let (_, history) = distill(&teacher(), &config, None, &mut Silent).unwrap();
+    let (_, history) = distill(&teacher(), &config, &Inputs::default(), &mut Silent).unwrap();
     let score = |entry: &koopflow::distill::LogEntry| -> f64 {
         let of = |name: &str| entry.values.iter().find(|(own, _)| own == name).unwrap().1;
         of("endpoint_error") + of("path_error") + of("inversion_error")
@@ -177,7 +183,7 @@ fn options_out_of_range_are_named() {
         ("weights", DistillConfig { weights: Weights::NONE.to_map(), ..base }),
     ];
     for (name, config) in cases {
-        let error = distill(&teacher(), &config, None, &mut Silent).err().unwrap();
+        let error = distill(&teacher(), &config, &Inputs::default(), &mut Silent).err().unwrap();
         assert!(error.to_string().contains(name), "{name}: {error}");
     }
 }
@@ -198,7 +204,7 @@ fn every_basis_and_readout_is_distilled() {
             steps: Some(60),
             ..config(generator)
         };
-        let (student, history) = distill(&teacher(), &config, None, &mut Silent).unwrap();
+        let (student, history) = distill(&teacher(), &config, &Inputs::default(), &mut Silent).unwrap();
         // Degree 4 in (t, x, y): C(7, 4) - 1 - 3.
         let expected = if basis == Basis::Polynomial { 31 } else { 32 };
         assert_eq!(student.config().observables, expected);

@@ -1,7 +1,9 @@
 //! Each term of the objective against the student's public algebra.
 
 use koopflow::condition::Conditioning;
-use koopflow::distill::{DistillConfig, Objective, Pairs, Scaling, Trajectories, TrajectoryPlan, Weights};
+use koopflow::distill::{
+    Batch, DistillConfig, Objective, PairDraw, Pairs, Points, Scaling, Trajectories, TrajectoryPlan, Weights,
+};
 use koopflow::koopman::{Direction, GeneratorKind, InputCoordinates, Student};
 use koopflow::tensor::RandomSource;
 use koopflow::training::Silent;
@@ -56,6 +58,13 @@ fn student(generator: GeneratorKind, trajectories: &Trajectories) -> Student {
     student
 }
 
+/// The batch of step 1, with all groups.
+fn batch(paths: &Trajectories) -> Batch {
+    let random = RandomSource::new(7);
+    let points = Some(paths.points(&random, 1, 32));
+    Batch { points, ..paths.batch(&random, 1, 32, PairDraw::default()) }
+}
+
 fn mean_square(error: &Tensor, scale: &Tensor) -> f64 {
     (error.square().sum_dim_intlist(1, false, Kind::Double) * scale).mean(Kind::Double).double_value(&[])
 }
@@ -65,7 +74,7 @@ fn values(student: &Student, paths: &Trajectories, scaling: Scaling) -> Vec<(&'s
     let weights = Weights::NONE.with(&Weights::NONE.to_map().into_keys().map(|name| (name, 1.0)).collect());
     let field = teacher();
     let objective = Objective { weights: weights.unwrap(), scaling, teacher: &field };
-    let batch = paths.batch(&RandomSource::new(7), 1, 32);
+    let batch = batch(paths);
     let terms = objective.terms(student, &batch).unwrap();
     terms.iter().map(|term| (term.name, term.value.double_value(&[]))).collect()
 }
@@ -80,13 +89,17 @@ fn every_term_is_what_it_says() {
         (GeneratorKind::Spectral, Scaling::Absolute),
     ] {
         let student = student(generator, &paths);
-        let batch = paths.batch(&RandomSource::new(7), 1, 32);
+        let batch = batch(&paths);
         let terms = values(&student, &paths, scaling);
         let close = |name: &str, expected: f64| {
             let got = terms.iter().find(|(own, _)| *own == name).unwrap().1;
             assert!((got - expected).abs() < 1e-9 * expected.abs().max(1.0), "{name}: {got} {expected}");
         };
-        let variance = paths.states().var_dim(0, false, false).sum_dim_intlist(1, false, Kind::Double);
+        let states = paths.states().to_kind(Kind::Double);
+        let variance = states.var_dim(0, false, false).sum_dim_intlist(1, false, Kind::Double);
+        let re_encodings = batch.re_encodings;
+        let Batch { endpoint, path, pairs, inverse, points, .. } = batch;
+        let [endpoint, path, pairs, inverse] = [endpoint, path, pairs, inverse].map(Option::unwrap);
         // What an error at each of some times is measured in.
         let unit = |t: &Tensor, columns: f64| match scaling {
             Scaling::Relative => {
@@ -103,28 +116,28 @@ fn every_term_is_what_it_says() {
             let decoded = carry(&pairs.s, &pairs.x_s, &pairs.tau(), direction);
             mean_square(&(decoded - &pairs.x_t), &unit(&pairs.t, 2.0))
         };
-        close("endpoint", target(&batch.endpoint, Direction::Forward));
-        close("path", target(&batch.path, Direction::Forward));
-        close("target", target(&batch.pairs, Direction::Forward));
-        close("inverse", target(&batch.inverse, Direction::Backward));
+        close("endpoint", target(&endpoint, Direction::Forward));
+        close("path", target(&path, Direction::Forward));
+        close("target", target(&pairs, Direction::Forward));
+        close("inverse", target(&inverse, Direction::Backward));
 
-        let Pairs { s, x_s, .. } = &batch.inverse;
+        let Pairs { s, x_s, .. } = &inverse;
         let (zeros, ones) = (s.zeros_like(), s.ones_like());
         let noise = carry(s, x_s, &-&ones, Direction::Backward);
         let again = carry(&zeros, &noise, &ones, Direction::Forward);
         close("round_trip", mean_square(&(again - x_s), &unit(&ones, 2.0)));
 
         // Step 1 re-encodes 4 times, a quarter of the batch.
-        assert_eq!(batch.re_encodings, 4);
-        let mut x = batch.endpoint.x_s.narrow(0, 0, 8);
+        assert_eq!(re_encodings, 4);
+        let mut x = endpoint.x_s.narrow(0, 0, 8);
         let quarter = x.new_full([8], 0.25, DOUBLE);
         for step in 0..4 {
             x = carry(&(&quarter * step as f64), &x, &quarter, Direction::Forward);
         }
-        let error = x - batch.endpoint.x_t.narrow(0, 0, 8);
-        close("re_encoding", mean_square(&error, &unit(&batch.endpoint.t.narrow(0, 0, 8), 2.0)));
+        let error = x - endpoint.x_t.narrow(0, 0, 8);
+        close("re_encoding", mean_square(&error, &unit(&endpoint.t.narrow(0, 0, 8), 2.0)));
 
-        let Pairs { s, t, x_s, x_t, .. } = &batch.pairs;
+        let Pairs { s, t, x_s, x_t, .. } = &pairs;
         let phi = |g: &Tensor| g.narrow(1, 4, 6);
         let total = |x: &Tensor, columns: f64| match scaling {
             Scaling::Relative => x.var_dim(0, false, false).sum(Kind::Double).reciprocal(),
@@ -135,8 +148,9 @@ fn every_term_is_what_it_says() {
         let features = phi(&encode(t, x_t, Direction::Forward));
         close("phase", mean_square(&(moved - &features), &total(&features, 6.0)));
 
-        let velocity = field.velocity(s, x_s, None).unwrap();
-        let (g, tangent) = student.encode_with_tangent(s, x_s, &velocity, Direction::Forward, None).unwrap();
+        let Points { t, x, .. } = points.unwrap();
+        let velocity = field.velocity(&t, &x, None).unwrap();
+        let (g, tangent) = student.encode_with_tangent(&t, &x, &velocity, Direction::Forward, None).unwrap();
         let matrix = student.generator().matrix();
         let residual = &tangent - g.matmul(&matrix);
         let part = |start: i64, length: i64| {
@@ -170,7 +184,7 @@ fn weight_zero_is_off() {
     let paths = trajectories();
     let student = student(GeneratorKind::Spectral, &paths);
     let field = teacher();
-    let batch = paths.batch(&RandomSource::new(7), 1, 32);
+    let batch = batch(&paths);
     for only in Weights::NONE.to_map().into_keys().filter(|name| name != "reconstruction") {
         let weights = Weights::NONE.with(&[(only.clone(), 2.5)].into()).unwrap();
         let before = field.evaluations();
@@ -193,7 +207,7 @@ fn every_term_has_a_gradient_that_lowers_it() {
             let field = teacher();
             let weights = Weights::NONE.with(&[(only.clone(), 1.0)].into()).unwrap();
             let objective = Objective { weights, scaling: Scaling::Absolute, teacher: &field };
-            let batch = paths.batch(&RandomSource::new(7), 1, 32);
+            let batch = batch(&paths);
             let value = || objective.terms(&student, &batch).unwrap().remove(0).value;
             let before = value();
             let gradient = student.parameters().gradient(&before).unwrap();

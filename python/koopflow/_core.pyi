@@ -164,11 +164,22 @@ class Student:
 
     @staticmethod
     def distill(
-        teacher: VelocityField, config: str, *, condition: _Array | None = None, monitor: _Monitor = None
+        teacher: VelocityField,
+        config: str,
+        *,
+        condition: _Array | None = None,
+        data: _Array | None = None,
+        data_condition: _Array | None = None,
+        trajectory_file: str | None = None,
+        refresh: bool = False,
+        monitor: _Monitor = None,
     ) -> Student:
         """Distil a field; ``config`` is JSON in the form of :func:`student_defaults`, possibly a part of it.
 
         A conditional field needs a pool of conditions, labels ``[P]`` or vectors ``[P, dim]``, to draw from.
+        ``data`` ``[N, *event]`` are the teacher's, for simulation-free points; ``data_condition`` holds the
+        condition of each row, ``condition`` where it is left out. ``trajectory_file`` keeps the solved
+        trajectories for later fits; ``refresh`` solves them anew.
         """
 
     @staticmethod

@@ -17,6 +17,12 @@ class Flow:
 
     _event_shape: tuple[int, ...]
     _field: _core.VelocityField | None
+    # The data that the field comes from and the condition of each row, where they are known. Not saved.
+    _training: tuple[Array, Array | None] | None = None
+
+    def _pairing(self) -> dict[str, str]:
+        """How noise and data were paired, as far as it is known."""
+        return {"coupling": "independent", "path": "linear"}
 
     @property
     def field(self) -> _core.VelocityField:

@@ -63,6 +63,21 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
         How many of the teacher's trajectories to store and learn from.
     path_steps : int, optional
         Steps of each stored trajectory.
+    trajectory_memory : float, default 2
+        GiB that stored trajectories may take; where they would take more, fewer are stored, and
+        ``history_["trajectories"]`` says how many. Trajectories in a file are not bounded.
+    pairs : {"trajectory", "endpoints", "time_grouped"}, default "trajectory"
+        Which points of a trajectory the ``target`` and ``phase`` terms connect: two random times, half of the
+        later ones being 1; noise and endpoint; or one difference of times for each batch, from random starts.
+    curriculum : {"forward", "reverse"}, optional
+        For ``pairs="time_grouped"``: the difference grows from one step of the path to all of it as training
+        goes on, or shrinks. None draws it at random.
+    coupling : {"ot", "independent"}, optional
+        How the teacher's noise and data were paired, for the ``consistency`` term. None takes it from a
+        teacher that was trained here, and ``"independent"`` for any other.
+    path : {"linear", "vp"}, optional
+        The teacher's probability path, for the same. None takes it from a teacher that was trained here, and
+        ``"linear"`` for any other.
     fidelity : {"endpoint", "balanced", "spectral"}, default "balanced"
         What the student is to be good at; sets the weights. ``"endpoint"``: points in data space only, the
         eigenvalues are then a basis of the student's own. ``"balanced"``: the same, with observables that
@@ -132,6 +147,11 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
         learning_rate: float | None = None,
         trajectories: int | None = None,
         path_steps: int | None = None,
+        trajectory_memory: float = 2.0,
+        pairs: str = "trajectory",
+        curriculum: str | None = None,
+        coupling: str | None = None,
+        path: str | None = None,
         fidelity: str = "balanced",
         weights: dict[str, float] | None = None,
         scaling: str = "relative",
@@ -155,6 +175,11 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
         self.learning_rate = learning_rate
         self.trajectories = trajectories
         self.path_steps = path_steps
+        self.trajectory_memory = trajectory_memory
+        self.pairs = pairs
+        self.curriculum = curriculum
+        self.coupling = coupling
+        self.path = path
         self.fidelity = fidelity
         self.weights = weights
         self.scaling = scaling
@@ -169,6 +194,9 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
         y: None = None,
         *,
         condition: Array | None = None,
+        data: Array | None = None,
+        trajectory_file: str | PathLike[str] | None = None,
+        refresh: bool = False,
         progress: bool | ProgressFunction = True,
         callback: ProgressFunction | None = None,
         log_dir: str | PathLike[str] | None = None,
@@ -182,7 +210,20 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
         y : None
             Ignored; scikit-learn passes it.
         condition : array, optional
-            For a conditional teacher: labels ``[P]`` or vectors ``[P, dim]`` that training draws from.
+            For a conditional teacher: labels ``[P]`` or vectors ``[P, dim]`` that training draws from. Given
+            with ``data``, the condition of each of its rows. None: every class equally often, or the vectors
+            that the teacher was trained with.
+        data : array, ``[N, *event]``, optional
+            The teacher's training data, between which and noise the ``consistency`` term draws its points.
+            None takes those that the teacher was trained with in this process; where there are none, points
+            of the solved trajectories serve.
+        trajectory_file : path, optional
+            Where solved trajectories are kept, as a safetensors file that grows under the name
+            ``<file>.partial``. It is mapped rather than read, so it may be larger than memory. A later fit of
+            the same teacher, with the same ``trajectories`` and ``path_steps`` and any ``seed``, uses it
+            again; what was cut off, by Ctrl-C or worse, continues.
+        refresh : bool, default False
+            Solve the trajectories of that file anew.
         progress : bool or callable, default True
             A bar where somebody is looking, nothing, or a function: see :mod:`koopflow.progress`.
         callback : callable, optional
@@ -206,17 +247,29 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
             When the teacher's velocity fails, or is not finite.
         DivergenceError
             When the loss stops being finite.
+        CheckpointError
+            When ``trajectory_file`` is damaged, or made by another teacher or for other options.
         """
         if not isinstance(teacher, Flow):
             raise TypeError(_not_a_teacher(teacher))
         field = teacher.field
-        config = self._config(int(np.prod(field.event_shape)))
+        config = {**teacher._pairing(), **self._config(int(np.prod(field.event_shape)))}
+        data_condition = None
+        if data is None and teacher._training is not None:
+            data, data_condition = teacher._training
         with (
             logged(log_dir, callback) as listener,
             ProgressMeter(progress=progress, callback=listener) as meter,
         ):
             student = _core.Student.distill(
-                field, json.dumps(config), condition=as_condition(condition), monitor=meter.monitor
+                field,
+                json.dumps(config),
+                condition=as_condition(condition),
+                data=None if data is None else as_batch(data),
+                data_condition=as_condition(data_condition),
+                trajectory_file=None if trajectory_file is None else fspath(trajectory_file),
+                refresh=refresh,
+                monitor=meter.monitor,
             )
         self._adopt(
             student,

@@ -173,6 +173,7 @@ class FlowTeacher(Flow):
                 data, json.dumps(config), condition=as_condition(condition), monitor=meter.monitor
             )
         self._field, self._history = field, json.loads(history)
+        self._training = (data, condition)
         if self._history.get("stopped") == "interrupted":
             warnings.warn(
                 f"interrupted after {self._history.get('steps')} steps; the teacher so far is kept",
@@ -313,6 +314,7 @@ class FlowTeacher(Flow):
             raise ShapeError(f"data: expected shape (N, *event), got {tuple(data.shape)}")
         teacher = cls(tuple(data.shape[1:]), device=device, dtype=dtype)
         teacher._field = _core.VelocityField.empirical(data, device=device, dtype=dtype)
+        teacher._training = (data, None)
         return teacher
 
     @classmethod
@@ -359,6 +361,12 @@ class FlowTeacher(Flow):
         if self._field is None:
             raise NotFittedError("this FlowTeacher is not fitted yet: call fit(data) first")
         return self._history
+
+    def _pairing(self) -> dict[str, str]:
+        # The options of a teacher that was not trained here say nothing about it.
+        if self._field is None or self._field.kind != "network":
+            return super()._pairing()
+        return {name: self._options[name] for name in ("coupling", "path")}
 
     def _config(self, *, steps: int | None, batch_size: int | None) -> dict[str, Any]:
         """What was set, for the core, which resolves the rest."""

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::weights::{Fidelity, Weights};
 use crate::condition::Conditioning;
 use crate::error::{Error, Result};
+use crate::flow::{Coupling, Path};
 use crate::koopman::{polynomial_size, Basis, GeneratorKind, ReadoutKind, Stability, StudentConfig};
 use crate::tensor::{event_size, parse_device, parse_dtype};
 use crate::training::check_positive;
@@ -20,6 +21,29 @@ pub enum Scaling {
     Relative,
     /// Mean squares, coordinate by coordinate.
     Absolute,
+}
+
+/// Which points of a trajectory the `pairs` group connects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum PairKind {
+    /// A random time and a random later one, half of them ending at t = 1.
+    #[default]
+    Trajectory,
+    /// Noise and the teacher's endpoint.
+    Endpoints,
+    /// One difference of times for the whole batch, from random starts (as the paper's code does).
+    TimeGrouped,
+}
+
+/// How the difference of times of [`PairKind::TimeGrouped`] follows the progress of training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Curriculum {
+    /// Grows from one step of the grid to the whole path.
+    Forward,
+    /// Shrinks from the whole path to one step.
+    Reverse,
 }
 
 /// Options as the user gives them; `None` resolves by the dimension of a sample.
@@ -49,6 +73,18 @@ pub struct DistillConfig {
     pub trajectories: Option<i64>,
     /// Uniform intervals at whose ends each trajectory is stored.
     pub path_steps: i64,
+    /// GiB that stored trajectories may take in memory; fewer are stored where they would take more. A
+    /// file of trajectories is not bounded.
+    pub trajectory_memory: f64,
+    pub pairs: PairKind,
+    /// For [`PairKind::TimeGrouped`]; a random difference for each batch where there is none.
+    pub curriculum: Option<Curriculum>,
+    /// How the teacher's noise and data were paired, for points of its probability path.
+    pub coupling: Coupling,
+    /// The teacher's probability path.
+    pub path: Path,
+    /// Pairs in one optimal-transport assignment, at most.
+    pub coupling_size: usize,
     pub fidelity: Fidelity,
     /// Weights by name, over those that `fidelity` sets.
     pub weights: BTreeMap<String, f64>,
@@ -78,6 +114,12 @@ impl Default for DistillConfig {
             clip_norm: Some(1.0),
             trajectories: None,
             path_steps: 32,
+            trajectory_memory: 2.0,
+            pairs: PairKind::default(),
+            curriculum: None,
+            coupling: Coupling::default(),
+            path: Path::default(),
+            coupling_size: 128,
             fidelity: Fidelity::default(),
             weights: BTreeMap::new(),
             scaling: Scaling::default(),
@@ -158,7 +200,13 @@ impl DistillConfig {
                 .with(&self.weights)?,
         };
         recipe.student.validate()?;
-        check_positive(&[("learning_rate", recipe.learning_rate)])?;
+        check_positive(&[
+            ("learning_rate", recipe.learning_rate),
+            ("trajectory_memory", self.trajectory_memory),
+        ])?;
+        if self.curriculum.is_some() && self.pairs != PairKind::TimeGrouped {
+            return Err(Error::argument("curriculum", "none unless pairs is 'time_grouped'", "one"));
+        }
         if let Some(limit) = self.clip_norm {
             check_positive(&[("clip_norm", limit)])?;
         }
@@ -170,6 +218,7 @@ impl DistillConfig {
             ("batch_size", self.batch_size, 2, 1 << 24),
             ("trajectories", recipe.trajectories, 16, 1 << 32),
             ("path_steps", self.path_steps, 1, 4096),
+            ("coupling_size", i64::try_from(self.coupling_size).unwrap_or(i64::MAX), 1, 1 << 24),
         ];
         for (name, value, low, high) in ranges {
             if !(low..=high).contains(&value) {

@@ -4,7 +4,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::{regularisers, Batch, Pairs, Scaling, Weights};
+use super::{regularisers, Batch, Pairs, Points, Scaling, Weights};
 use crate::error::Result;
 use crate::koopman::{Direction, Observables, Student};
 use crate::velocity::VelocityField;
@@ -44,51 +44,58 @@ impl Objective<'_> {
         let w = &self.weights;
         let needs_noise = w.endpoint > 0.0 || w.path > 0.0;
         let needs_pairs = [w.target, w.phase, w.reconstruction, w.latent_moments].iter().any(|w| *w > 0.0);
-        let encoded = encode_forward(
-            student,
-            needs_noise.then_some(&batch.endpoint),
-            needs_pairs.then_some(&batch.pairs),
-        );
+        let (endpoint, pairs) = (batch.endpoint.as_ref(), batch.pairs.as_ref());
+        let encoded =
+            encode_forward(student, endpoint.filter(|_| needs_noise), pairs.filter(|_| needs_pairs));
         let mut groups: Vec<Group> = Vec::new();
         let mut group = |name, weight, g: &Observables, pairs| {
             groups.push(Group { name, weight, g: g.shallow_clone(), pairs });
         };
-        if let Some(g) = &encoded.noise {
-            group("endpoint", w.endpoint, g, &batch.endpoint);
-            group("path", w.path, g, &batch.path);
+        if let (Some(g), Some(endpoint), Some(path)) = (&encoded.noise, endpoint, &batch.path) {
+            group("endpoint", w.endpoint, g, endpoint);
+            group("path", w.path, g, path);
         }
-        if let Some(g) = &encoded.pairs {
-            group("target", w.target, g, &batch.pairs);
+        if let (Some(g), Some(pairs)) = (&encoded.pairs, pairs) {
+            group("target", w.target, g, pairs);
         }
-        if w.inverse > 0.0 || w.round_trip > 0.0 {
-            let Pairs { s, x_s, condition, .. } = &batch.inverse;
+        let needs_inverse = w.inverse > 0.0 || w.round_trip > 0.0;
+        if let Some(inverse) = batch.inverse.as_ref().filter(|_| needs_inverse) {
+            let Pairs { s, x_s, condition, .. } = inverse;
             let g = student.lift_flat(s, x_s, Direction::Backward, condition.as_ref());
-            group("inverse", w.inverse, &g, &batch.inverse);
+            group("inverse", w.inverse, &g, inverse);
         }
         groups.retain(|group| group.weight > 0.0 || group.name == "inverse");
 
         let mut sum = Sum { terms: Vec::new() };
         for (group, decoded) in groups.iter().zip(decode(student, &groups)?) {
             let Group { name, weight, pairs, .. } = group;
-            sum.add(name, *weight, || Ok(self.state_error(&(&decoded - &pairs.x_t), &pairs.precision)))?;
+            sum.add(name, *weight, || {
+                Ok(self.scaling.state_error(&(&decoded - &pairs.x_t), &pairs.precision))
+            })?;
             if *name == "inverse" {
                 sum.add("round_trip", w.round_trip, || self.round_trip(student, &decoded, pairs))?;
             }
         }
-        sum.add("re_encoding", w.re_encoding, || {
-            self.re_encoding(student, &batch.endpoint, batch.re_encodings)
-        })?;
-        if let Some(g) = &encoded.pairs {
-            sum.add("phase", w.phase, || self.phase(student, g, &batch.pairs))?;
+        if let Some(endpoint) = endpoint {
+            sum.add("re_encoding", w.re_encoding, || {
+                self.re_encoding(student, endpoint, batch.re_encodings)
+            })?;
+        }
+        if let (Some(g), Some(pairs)) = (&encoded.pairs, pairs) {
+            sum.add("phase", w.phase, || self.phase(student, g, pairs))?;
             if !student.reads_exactly() {
                 sum.add("reconstruction", w.reconstruction, || {
-                    let error = student.decode(g) - &batch.pairs.x_s;
-                    Ok(self.state_error(&error, &batch.pairs.source_precision))
+                    let error = student.decode(g) - &pairs.x_s;
+                    Ok(self.scaling.state_error(&error, &pairs.source_precision))
                 })?;
             }
             sum.add("latent_moments", w.latent_moments, || Ok(regularisers::latent_moments(g)))?;
         }
-        sum.add("consistency", w.consistency, || self.consistency(student, batch))?;
+        if let Some(points) = &batch.points {
+            sum.add("consistency", w.consistency, || {
+                Ok(self.scaling.consistency(student, points, &points.velocity(self.teacher)?))
+            })?;
+        }
         let generator = student.generator();
         sum.add("unitarity", w.unitarity, || Ok(regularisers::unitarity(generator)))?;
         sum.add("stability", w.stability, || Ok(regularisers::stability(generator)))?;
@@ -96,34 +103,11 @@ impl Objective<'_> {
         Ok(sum.terms)
     }
 
-    /// Mean over the batch of ||error||² in units of the summed variance at the target time; absolute: the
-    /// mean square of a coordinate.
-    fn state_error(&self, error: &Tensor, precision: &Tensor) -> Tensor {
-        let kind = error.kind();
-        match self.scaling {
-            Scaling::Relative => (error.square().sum_dim_intlist(1, false, kind) * precision).mean(kind),
-            Scaling::Absolute => error.square().mean(kind),
-        }
-    }
-
-    /// The same for errors of features or rates, in units of the summed variance of `reference`, taken as
-    /// given: differentiating through it would reward large features.
-    fn feature_error(&self, error: &Tensor, reference: &Tensor) -> Tensor {
-        let kind = error.kind();
-        match self.scaling {
-            Scaling::Relative => {
-                let variance = reference.detach().var_dim(0, false, false).sum(kind).clamp_min(1e-8);
-                error.square().sum_dim_intlist(1, false, kind).mean(kind) / variance
-            }
-            Scaling::Absolute => error.square().mean(kind),
-        }
-    }
-
     /// The student's own noise for the data of `pairs`, generated from again and compared with the data.
     fn round_trip(&self, student: &Student, noise: &Tensor, pairs: &Pairs) -> Result<Tensor> {
         let g = student.lift_flat(&pairs.t, noise, Direction::Forward, pairs.condition.as_ref());
         let again = student.decode_after(&g, &pairs.tau().neg())?;
-        Ok(self.state_error(&(again - &pairs.x_s), &pairs.source_precision))
+        Ok(self.scaling.state_error(&(again - &pairs.x_s), &pairs.source_precision))
     }
 
     /// Noise carried to t = 1 in `count` re-encodings of the student's own states, all of it differentiated.
@@ -137,39 +121,49 @@ impl Objective<'_> {
             x = student.decode_after(&g, &tau)?;
         }
         let error = x - pairs.x_t.narrow(0, 0, rows);
-        Ok(self.state_error(&error, &pairs.precision.narrow(0, 0, rows)))
+        Ok(self.scaling.state_error(&error, &pairs.precision.narrow(0, 0, rows)))
     }
 
     /// ||phi(s, x_s) e^{(t - s) Λ} - phi(t, x_t)||².
     fn phase(&self, student: &Student, g: &Observables, pairs: &Pairs) -> Result<Tensor> {
         let moved = student.generator().propagate(g, &pairs.tau())?;
         let target = student.lift_flat(&pairs.t, &pairs.x_t, Direction::Forward, pairs.condition.as_ref());
-        Ok(self.feature_error(&(moved.features - &target.features), &target.features))
+        Ok(self.scaling.feature_error(&(moved.features - &target.features), &target.features))
+    }
+}
+
+impl Scaling {
+    /// Mean over the batch of ||error||² in units of the summed variance at the target time; absolute: the
+    /// mean square of a coordinate.
+    fn state_error(self, error: &Tensor, precision: &Tensor) -> Tensor {
+        let kind = error.kind();
+        match self {
+            Scaling::Relative => (error.square().sum_dim_intlist(1, false, kind) * precision).mean(kind),
+            Scaling::Absolute => error.square().mean(kind),
+        }
+    }
+
+    /// The same for errors of features or rates, in units of the summed variance of `reference`, taken as
+    /// given: differentiating through it would reward large features.
+    fn feature_error(self, error: &Tensor, reference: &Tensor) -> Tensor {
+        let kind = error.kind();
+        match self {
+            Scaling::Relative => {
+                let variance = reference.detach().var_dim(0, false, false).sum(kind).clamp_min(1e-8);
+                error.square().sum_dim_intlist(1, false, kind).mean(kind) / variance
+            }
+            Scaling::Absolute => error.square().mean(kind),
+        }
     }
 
     /// ||J g (1, v) - g L||² over the columns of x and phi, each in units of its own variance.
-    fn consistency(&self, student: &Student, batch: &Batch) -> Result<Tensor> {
-        let points = &batch.pairs;
-        let teacher = self.teacher;
-        let (kind, device) = (teacher.dtype(), teacher.device());
-        let mut shape = vec![points.count()];
-        shape.extend(teacher.event_shape());
-        let velocity = tch::no_grad(|| {
-            let x = points.x_s.to_kind(kind).to_device(device).reshape(shape.as_slice());
-            let condition = points.teacher_condition.as_ref().map(|c| c.to_device(device));
-            teacher.velocity(&points.s.to_kind(kind).to_device(device), &x, condition.as_ref())
-        })?;
-        let velocity = velocity.to_kind(student.kind()).to_device(student.device()).reshape_as(&points.x_s);
-        let (g, tangent) = student.lift_flat_with_tangent(
-            &points.s,
-            &points.x_s,
-            &velocity,
-            Direction::Forward,
-            points.condition.as_ref(),
-        );
+    pub(super) fn consistency(self, student: &Student, points: &Points, velocity: &Tensor) -> Tensor {
+        let Points { t, x, condition, .. } = points;
+        let (g, tangent) =
+            student.lift_flat_with_tangent(t, x, velocity, Direction::Forward, condition.as_ref());
         let (state_rate, feature_rate) = student.generator().rate(&g);
-        Ok(self.feature_error(&(state_rate - &velocity), &velocity)
-            + self.feature_error(&(feature_rate - &tangent), &tangent))
+        self.feature_error(&(state_rate - velocity), velocity)
+            + self.feature_error(&(feature_rate - &tangent), &tangent)
     }
 }
 

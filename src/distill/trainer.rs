@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::objective::total;
-use super::{DistillConfig, Objective, Term, Trajectories, TrajectoryPlan};
+use super::{DistillConfig, Inputs, Objective, Scaling, Term, TrainingData, Trajectories};
 use crate::error::{Error, Result};
-use crate::koopman::{Direction, InputCoordinates, Student};
-use crate::tensor::{parse_device, parse_dtype, RandomSource};
+use crate::koopman::{Direction, Student};
+use crate::tensor::{parse_device, RandomSource};
 use crate::threads::IntraOpThreads;
 use crate::training::{clip_norm, Adam, Budget, Monitor, Progress, Schedule, Stopped};
 use crate::velocity::VelocityField;
@@ -27,7 +27,8 @@ pub struct DistillHistory {
     /// Whole wall-clock, trajectories included.
     pub seconds: f64,
     pub trajectory_seconds: f64,
-    /// Trajectories stored: fewer than asked for where `max_seconds` cut them short.
+    /// Trajectories stored: fewer than asked for where `max_seconds` or `trajectory_memory` cut them
+    /// short, none where no term needs them.
     pub trajectories: i64,
     /// Evaluations of the teacher (NFE, batched calls).
     pub teacher_evaluations: u64,
@@ -44,14 +45,12 @@ struct HeldOut {
     inverse: f64,
 }
 
-/// The most of `max_seconds` that trajectories may take.
-const TRAJECTORY_SHARE: f64 = 0.4;
-
 /// How often the held-out errors are looked at.
 const EVALUATIONS: u64 = 60;
 
-/// Distils `teacher` into a student. Conditions of a conditional teacher are drawn from the rows of
-/// `pool`; for labels it may be left out, and every class is then equally likely.
+/// Distils `teacher` into a student. An ODE is solved only where a term with a positive weight needs
+/// trajectories: with `consistency` alone and the teacher's data among the `inputs`, the teacher is
+/// evaluated once a step and once more for the held-out points.
 ///
 /// An interrupt after training began keeps the best student so far; one before is an error.
 ///
@@ -61,34 +60,22 @@ const EVALUATIONS: u64 = 60;
 pub fn distill(
     teacher: &dyn VelocityField,
     config: &DistillConfig,
-    pool: Option<&Tensor>,
+    inputs: &Inputs,
     monitor: &mut dyn Monitor,
 ) -> Result<(Student, DistillHistory)> {
     let recipe = config.resolve(teacher.event_shape(), teacher.conditioning())?;
-    let pool = condition_pool(teacher, pool)?;
     let budget = Budget::new(recipe.steps, config.max_seconds);
     let evaluations = teacher.evaluations();
-    let plan = TrajectoryPlan {
-        count: recipe.trajectories,
-        path_steps: config.path_steps,
-        seed: config.seed,
-        kind: parse_dtype(&config.dtype)?,
-        device: parse_device(&config.device)?,
-        max_seconds: config.max_seconds.map(|limit| limit * TRAJECTORY_SHARE),
-    };
-    let trajectories = Trajectories::generate(teacher, &plan, pool.as_ref(), monitor)?;
+    let data = TrainingData::prepare(teacher, config, &recipe, inputs, monitor)?;
     let trajectory_seconds = budget.seconds();
-    let mut student = Student::new(recipe.student, config.seed, plan.device)?;
-    student.set_coordinates(InputCoordinates::from_trajectories(
-        trajectories.states(),
-        plan.kind,
-        plan.device,
-    )?);
+    let table_times = recipe.student.table_times;
+    let mut student = Student::new(recipe.student, config.seed, parse_device(&config.device)?)?;
+    student.set_coordinates(data.coordinates(table_times)?);
 
     let mut run = Run {
         student: &student,
         objective: Objective { weights: recipe.weights, scaling: config.scaling, teacher },
-        trajectories: &trajectories,
+        data: &data,
         batch_size: config.batch_size,
         clip_norm: config.clip_norm,
         budget: &budget,
@@ -110,28 +97,13 @@ pub fn distill(
         steps,
         seconds: budget.seconds(),
         trajectory_seconds,
-        trajectories: trajectories.states().size()[0],
+        trajectories: data.trajectory_count(),
         teacher_evaluations: teacher.evaluations() - evaluations,
         stopped,
         best_step: best.step,
         log,
     };
     Ok((student, history))
-}
-
-/// The rows that conditions are drawn from, checked.
-fn condition_pool(teacher: &dyn VelocityField, pool: Option<&Tensor>) -> Result<Option<Tensor>> {
-    use crate::condition::Conditioning;
-    let conditioning = teacher.conditioning();
-    match (conditioning, pool) {
-        (Conditioning::Labels { classes }, None) => {
-            Ok(Some(Tensor::arange(classes, (Kind::Int64, teacher.device()))))
-        }
-        (_, pool) => {
-            conditioning.check(pool, pool.map_or(0, |rows| rows.size().first().copied().unwrap_or(0)))?;
-            Ok(pool.map(Tensor::shallow_clone))
-        }
-    }
 }
 
 /// The state whose held-out errors were lowest.
@@ -145,7 +117,7 @@ struct Best {
 struct Run<'a> {
     student: &'a Student,
     objective: Objective<'a>,
-    trajectories: &'a Trajectories,
+    data: &'a TrainingData,
     batch_size: i64,
     clip_norm: Option<f64>,
     budget: &'a Budget,
@@ -165,8 +137,9 @@ impl Run<'_> {
         let before = budget.done(0);
         for step in 0..budget.steps {
             let by_clock = (budget.done(0) - before) / (1.0 - before).max(1e-9);
-            let rate = self.schedule.rate(step, by_clock.max(step as f64 / budget.steps as f64));
-            let batch = self.trajectories.batch(&self.random, step, self.batch_size);
+            let progress = by_clock.max(step as f64 / budget.steps as f64);
+            let rate = self.schedule.rate(step, progress);
+            let batch = self.data.batch(&self.random, step, self.batch_size, progress)?;
             let terms = self.objective.terms(student, &batch)?;
             let loss = total(&terms, student.kind());
             let mut gradient = student.parameters().gradient(&loss)?;
@@ -194,17 +167,28 @@ impl Run<'_> {
                 "the {name} loss is {value} at step {step}: lower learning_rate or check the teacher"
             )));
         }
-        let errors = held_out_errors(self.student, self.trajectories)?;
-        let score = errors.endpoint + errors.path + errors.inverse;
+        let mut score = 0.0;
+        if let Some(trajectories) = &self.data.trajectories {
+            let errors = held_out_errors(self.student, trajectories)?;
+            score = errors.endpoint + errors.path + errors.inverse;
+            values.extend([
+                ("endpoint_error".to_string(), errors.endpoint),
+                ("path_error".to_string(), errors.path),
+                ("inversion_error".to_string(), errors.inverse),
+            ]);
+        }
+        if let Some((points, velocity)) = &self.data.held_out_points {
+            let residual = tch::no_grad(|| Scaling::Relative.consistency(self.student, points, velocity));
+            let residual = residual.double_value(&[]).sqrt();
+            values.push(("consistency_error".to_string(), residual));
+            if self.data.trajectories.is_none() {
+                score = residual;
+            }
+        }
+        values.push(("learning_rate".to_string(), rate));
         if score < self.best.score {
             self.best = Best { step, score, parameters: self.student.parameters().flat()?.copy() };
         }
-        values.extend([
-            ("endpoint_error".to_string(), errors.endpoint),
-            ("path_error".to_string(), errors.path),
-            ("inversion_error".to_string(), errors.inverse),
-            ("learning_rate".to_string(), rate),
-        ]);
         let seconds = self.budget.seconds();
         self.log.push(LogEntry { step, seconds, values: values.clone() });
         monitor.report(&Progress { stage: "student", step, total: self.budget.steps, seconds, values })

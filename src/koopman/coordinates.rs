@@ -28,19 +28,29 @@ pub struct InputCoordinates {
 impl InputCoordinates {
     /// Tabulates the statistics of trajectories, `[N, T, d]` at `T` uniform times from 0 to 1.
     pub fn from_trajectories(states: &Tensor, kind: Kind, device: Device) -> Result<Self> {
-        let size = states.size();
-        let (times, dimension) = (size[1], size[2]);
-        let data = states.select(1, times - 1).to_kind(Kind::Double);
+        Self::from_samples(states.size()[1], |index| Ok(states.select(1, index)), kind, device)
+    }
+
+    /// The same from samples `[N, d]` of x_t at each of `times` uniform times, as `at(index)` gives them:
+    /// they need not lie on trajectories.
+    pub fn from_samples(
+        times: i64,
+        at: impl Fn(i64) -> Result<Tensor>,
+        kind: Kind,
+        device: Device,
+    ) -> Result<Self> {
+        let data = at(times - 1)?.to_kind(Kind::Double);
+        let (count, dimension) = data.size2()?;
         let center = data.mean_dim(0, false, Kind::Double);
         let centered = &data - &center;
-        let covariance = centered.tr().f_matmul(&centered)? / (size[0] as f64);
+        let covariance = centered.tr().f_matmul(&centered)? / (count as f64);
         let scale =
             covariance.trace().f_div_scalar(dimension)?.f_sqrt()?.f_clamp_min(1e-12)?.f_reciprocal()?;
         let (_, axes) = covariance.f_linalg_eigh("L")?;
         let mut means = Vec::new();
         let mut deviations = Vec::new();
         for index in 0..times {
-            let rotated = (states.select(1, index).to_kind(Kind::Double) - &center).f_matmul(&axes)?;
+            let rotated = (at(index)?.to_kind(Kind::Double) - &center).f_matmul(&axes)?;
             means.push(rotated.mean_dim(0, false, Kind::Double));
             deviations.push(
                 rotated

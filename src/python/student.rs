@@ -13,7 +13,7 @@ use super::door::{self, PyMonitor};
 use super::json;
 use super::velocity_field::PyVelocityField;
 use crate::condition::Conditioning;
-use crate::distill::{self, DistillConfig};
+use crate::distill::{self, DistillConfig, Inputs};
 use crate::error::{Error, Result};
 use crate::koopman::{Direction, Student};
 use crate::tensor::{device_name, dtype_name, parse_device};
@@ -61,21 +61,33 @@ impl PyStudent {
 #[pymethods]
 impl PyStudent {
     #[staticmethod]
-    #[pyo3(signature = (teacher, config, *, condition=None, monitor=None))]
+    #[pyo3(signature = (teacher, config, *, condition=None, data=None, data_condition=None, trajectory_file=None, refresh=false, monitor=None))]
+    #[allow(clippy::too_many_arguments)]
     fn distill(
         py: Python<'_>,
         teacher: &PyVelocityField,
         config: &str,
         condition: Option<&Bound<'_, PyAny>>,
+        data: Option<&Bound<'_, PyAny>>,
+        data_condition: Option<&Bound<'_, PyAny>>,
+        trajectory_file: Option<PathBuf>,
+        refresh: bool,
         monitor: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let config: DistillConfig = json::parse_config(config)?;
-        let pool = Array::import_optional("condition", condition)?.map(|array| array.tensor);
+        let tensor = |array: Array| array.tensor;
+        let inputs = Inputs {
+            pool: Array::import_optional("condition", condition)?.map(tensor),
+            data: data.map(|data| Array::import_float("data", data)).transpose()?.map(tensor),
+            data_condition: Array::import_optional("condition", data_condition)?.map(tensor),
+            trajectory_file,
+            refresh,
+        };
         let field = teacher.handle();
         let mut monitor = PyMonitor::new(monitor);
         let resolved = config.with_defaults(field.event_shape(), field.conditioning())?;
         let (student, history) =
-            door::enter(py, move || distill::distill(&*field, &config, pool.as_ref(), &mut monitor))?;
+            door::enter(py, move || distill::distill(&*field, &config, &inputs, &mut monitor))?;
         Ok(PyStudent {
             student: Mutex::new(student),
             history: json::to_value(&history)?,

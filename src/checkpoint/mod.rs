@@ -1,0 +1,127 @@
+//! Files: one safetensors file a model or a set of trajectories, with a versioned JSON header, written
+//! atomically. The only room that knows files. Nothing is ever unpickled.
+
+mod file;
+mod trajectories;
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use tch::{Device, Tensor};
+
+use crate::error::{Error, Result};
+use crate::koopman::{Student, StudentConfig};
+use crate::tensor::parse_dtype;
+use crate::velocity::{EmpiricalField, FieldDescription, GaussianField, NetworkField, VelocityField};
+
+use file::{write, Contents};
+pub use trajectories::{StoredPlan, TrajectoryFile};
+
+/// What a file holds besides tensors.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Header {
+    pub version: u64,
+    pub model: Model,
+    /// Whatever the caller wants back: configuration, teacher facts, training history.
+    pub facts: serde_json::Value,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Model {
+    Student { config: StudentConfig },
+    Teacher { description: FieldDescription },
+    Trajectories { plan: StoredPlan },
+}
+
+impl Model {
+    fn name(&self) -> &'static str {
+        match self {
+            Model::Student { .. } => "student",
+            Model::Teacher { .. } => "teacher",
+            Model::Trajectories { .. } => "set of trajectories",
+        }
+    }
+}
+
+/// Writes a student with `facts` beside it.
+///
+/// # Errors
+/// [`Error::Io`] where the file cannot be written.
+pub fn save_student(path: &Path, student: &Student, facts: serde_json::Value) -> Result<()> {
+    write(path, Model::Student { config: student.config().clone() }, facts, student.named())
+}
+
+/// Writes a velocity field with `facts` beside it.
+///
+/// # Errors
+/// [`Error::Teacher`] for a field without weights of its own; [`Error::Io`].
+pub fn save_field(path: &Path, field: &dyn VelocityField, facts: serde_json::Value) -> Result<()> {
+    let Some(state) = field.state() else {
+        let kind = field.kind_name();
+        return Err(Error::teacher(format!(
+            "a teacher of kind '{kind}' wraps code that koopflow does not own and cannot be saved; \
+             save the wrapped module itself and attach it again"
+        )));
+    };
+    write(path, Model::Teacher { description: state.description }, facts, state.tensors)
+}
+
+/// Rebuilds a student from its file alone.
+///
+/// # Errors
+/// [`Error::Io`] for a file that cannot be read; [`Error::Checkpoint`] for one that is truncated, foreign,
+/// of a newer version, of another kind, inconsistent or not finite.
+pub fn load_student(path: &Path, device: Device) -> Result<(Student, serde_json::Value)> {
+    let mut file = Contents::read(path)?;
+    let Model::Student { config } = file.header.model.clone() else {
+        return Err(file.wrong_kind("student"));
+    };
+    let kind = parse_dtype(&config.dtype).map_err(|error| file.refuse(error))?;
+    // Sizes come from the file: check them against the tensors before allocating by them.
+    file.check_budget(&config)?;
+    let mut student = Student::new(config, 0, device).map_err(|error| file.refuse(error))?;
+    student.restore(|name| file.take(name, kind)).map_err(|error| file.refuse(error))?;
+    file.finish()?;
+    Ok((student, file.header.facts))
+}
+
+/// Rebuilds a velocity field from its file alone.
+///
+/// # Errors
+/// As [`load_student`].
+pub fn load_field(path: &Path, device: Device) -> Result<(Box<dyn VelocityField>, serde_json::Value)> {
+    let file = Contents::read(path)?;
+    let Model::Teacher { description } = file.header.model.clone() else {
+        return Err(file.wrong_kind("teacher"));
+    };
+    let tensors: Vec<(String, Tensor)> =
+        file.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
+    let field: Result<Box<dyn VelocityField>> = match &description {
+        FieldDescription::Gaussian { event_shape } => {
+            GaussianField::from_state(event_shape, &tensors, device)
+                .map(|field| Box::new(field) as Box<dyn VelocityField>)
+        }
+        FieldDescription::Empirical { event_shape } => {
+            EmpiricalField::from_state(event_shape, &tensors, device).map(|field| Box::new(field) as _)
+        }
+        FieldDescription::Network(config) => {
+            NetworkField::from_state(config, &tensors, device).map(|field| Box::new(field) as _)
+        }
+    };
+    Ok((field.map_err(|error| file.refuse(error))?, file.header.facts))
+}
+
+impl Contents {
+    /// Refuses a header whose sizes the tensors cannot match, before anything is allocated by them.
+    fn check_budget(&self, config: &StudentConfig) -> Result<()> {
+        config.validate().map_err(|error| self.refuse(error))?;
+        let held: usize = self.tensors.values().map(Tensor::numel).sum();
+        let largest = config.tensor_sizes().into_iter().max().unwrap_or(0);
+        if largest < 0 || largest as usize > held {
+            let message = format!("its header describes a larger model than its {held} values can fill");
+            return Err(Error::checkpoint(&self.path, message));
+        }
+        Ok(())
+    }
+}

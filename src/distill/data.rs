@@ -1,0 +1,201 @@
+//! What a student learns from: stored trajectories, points of the teacher's probability path, or both.
+
+use std::path::PathBuf;
+
+use tch::{Kind, Tensor};
+
+use super::pairs::re_encodings;
+use super::{
+    Batch, DistillConfig, PairDraw, PathPlan, PathPoints, Points, Recipe, Trajectories, TrajectoryPlan,
+};
+use crate::condition::Conditioning;
+use crate::error::{Error, Result};
+use crate::koopman::InputCoordinates;
+use crate::tensor::{check_batch, parse_device, parse_dtype, RandomSource};
+use crate::training::Monitor;
+use crate::velocity::VelocityField;
+
+/// What may be given to a distillation besides the teacher.
+#[derive(Debug, Default)]
+pub struct Inputs {
+    /// For a conditional teacher: labels `[P]` or vectors `[P, dim]` that trajectories draw their
+    /// conditions from. Where it is left out: the conditions of the data for vectors, all classes
+    /// equally for labels.
+    pub pool: Option<Tensor>,
+    /// `[N, *event]`: the teacher's training data, for simulation-free points.
+    pub data: Option<Tensor>,
+    /// The condition of each row of `data`; `pool` where it is left out.
+    pub data_condition: Option<Tensor>,
+    /// Where trajectories are stored and found again.
+    pub trajectory_file: Option<PathBuf>,
+    /// Regenerates the trajectories of that file.
+    pub refresh: bool,
+}
+
+/// The most of `max_seconds` that trajectories may take.
+const TRAJECTORY_SHARE: f64 = 0.4;
+
+/// Where batches come from.
+pub struct TrainingData {
+    /// Present where a term needs the flow solved, or consistency has no data to start from.
+    pub trajectories: Option<Trajectories>,
+    /// Present where the consistency term is on and data were given.
+    pub points: Option<PathPoints>,
+    /// Held-out points and the teacher's velocity there, `[H, d]`; present with `points`.
+    pub held_out_points: Option<(Points, Tensor)>,
+    draw: PairDraw,
+    consistency: bool,
+}
+
+impl TrainingData {
+    /// Prepares what the positive weights of `config` ask for. Without trajectories, the teacher is
+    /// evaluated once, at the held-out points; with a trajectory file, once more.
+    ///
+    /// # Errors
+    /// Names the input that does not fit; otherwise as [`Trajectories::generate`] and
+    /// [`Trajectories::in_file`].
+    pub fn prepare(
+        teacher: &dyn VelocityField,
+        config: &DistillConfig,
+        recipe: &Recipe,
+        inputs: &Inputs,
+        monitor: &mut dyn Monitor,
+    ) -> Result<Self> {
+        let (kind, device) = (parse_dtype(&config.dtype)?, parse_device(&config.device)?);
+        check_inputs(teacher, inputs)?;
+        let consistency = recipe.weights.consistency > 0.0;
+        let data = inputs.data.as_ref().filter(|_| consistency);
+        let points = data
+            .map(|data| {
+                let plan = PathPlan {
+                    coupling: config.coupling,
+                    path: config.path,
+                    coupling_size: config.coupling_size,
+                    seed: config.seed,
+                    kind,
+                    device,
+                };
+                let condition = inputs.data_condition.as_ref().or(inputs.pool.as_ref());
+                PathPoints::new(teacher, data, condition, plan)
+            })
+            .transpose()?;
+        let trajectories = match recipe.weights.need_trajectories() || (consistency && points.is_none()) {
+            false => None,
+            true => {
+                let mut plan = TrajectoryPlan {
+                    count: recipe.trajectories,
+                    path_steps: config.path_steps,
+                    seed: config.seed,
+                    kind,
+                    device,
+                    max_seconds: config.max_seconds.map(|limit| limit * TRAJECTORY_SHARE),
+                };
+                let pool = condition_pool(teacher, inputs)?;
+                Some(match &inputs.trajectory_file {
+                    Some(path) => {
+                        Trajectories::in_file(teacher, &plan, pool.as_ref(), path, inputs.refresh, monitor)?
+                    }
+                    None => {
+                        plan.count = bounded(config, plan.count, teacher.event_size())?;
+                        Trajectories::generate(teacher, &plan, pool.as_ref(), monitor)?
+                    }
+                })
+            }
+        };
+        let held_out_points = points
+            .as_ref()
+            .map(|points| {
+                let held_out = points.held_out()?;
+                let velocity = held_out.velocity(teacher)?;
+                Ok::<_, Error>((held_out, velocity))
+            })
+            .transpose()?;
+        let draw = PairDraw { kind: config.pairs, curriculum: config.curriculum, done: 0.0 };
+        Ok(TrainingData { trajectories, points, held_out_points, draw, consistency })
+    }
+
+    /// The batch of one step: a pure function of the source's seed, the step, the batch size and, for a
+    /// curriculum, of `done`, the share of training that is behind.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] where worker threads fail.
+    pub fn batch(&self, random: &RandomSource, step: u64, batch_size: i64, done: f64) -> Result<Batch> {
+        let mut batch = match &self.trajectories {
+            Some(trajectories) => {
+                trajectories.batch(random, step, batch_size, PairDraw { done, ..self.draw })
+            }
+            None => Batch {
+                endpoint: None,
+                path: None,
+                pairs: None,
+                inverse: None,
+                points: None,
+                re_encodings: re_encodings(step),
+            },
+        };
+        batch.points = match (&self.points, &self.trajectories) {
+            (Some(points), _) => Some(points.batch(random, step, batch_size)?),
+            (None, Some(trajectories)) if self.consistency => {
+                Some(trajectories.points(random, step, batch_size))
+            }
+            _ => None,
+        };
+        Ok(batch)
+    }
+
+    /// The table of the student's inputs at `times` uniform times.
+    pub fn coordinates(&self, times: i64) -> Result<InputCoordinates> {
+        match (&self.trajectories, &self.points) {
+            (Some(trajectories), _) => trajectories.coordinates(),
+            (None, Some(points)) => points.coordinates(times),
+            (None, None) => Err(Error::Internal(anyhow::anyhow!("nothing to learn from"))),
+        }
+    }
+
+    /// Trajectories in use.
+    pub fn trajectory_count(&self) -> i64 {
+        self.trajectories.as_ref().map_or(0, |trajectories| trajectories.states().size()[0])
+    }
+}
+
+/// Checks shapes and lengths, whether or not a term will use them.
+fn check_inputs(teacher: &dyn VelocityField, inputs: &Inputs) -> Result<()> {
+    let conditioning = teacher.conditioning();
+    if let Some(pool) = &inputs.pool {
+        let rows = pool.size().first().copied().unwrap_or(0);
+        if rows == 0 && conditioning != Conditioning::None {
+            return Err(Error::argument("condition", "at least one row", "an empty array"));
+        }
+        conditioning.check(Some(pool), rows)?;
+    }
+    if let Some(data) = &inputs.data {
+        let count = check_batch("data", data, teacher.event_shape())?;
+        conditioning.check(inputs.data_condition.as_ref().or(inputs.pool.as_ref()), count)?;
+    }
+    Ok(())
+}
+
+/// The rows that the trajectories' conditions are drawn from.
+fn condition_pool(teacher: &dyn VelocityField, inputs: &Inputs) -> Result<Option<Tensor>> {
+    let conditioning = teacher.conditioning();
+    let pool = match (conditioning, &inputs.pool) {
+        (Conditioning::Labels { classes }, None) => {
+            Some(Tensor::arange(classes, (Kind::Int64, teacher.device())))
+        }
+        (_, pool) => pool.as_ref().or(inputs.data_condition.as_ref()).map(Tensor::shallow_clone),
+    };
+    conditioning.check(pool.as_ref(), pool.as_ref().map_or(0, |rows| rows.size()[0]))?;
+    Ok(pool)
+}
+
+/// As many trajectories as `trajectory_memory` holds, `count` at most.
+fn bounded(config: &DistillConfig, count: i64, dimension: i64) -> Result<i64> {
+    let bytes = 4.0 * (config.path_steps + 1) as f64 * dimension as f64;
+    let fit = (config.trajectory_memory * (1u64 << 30) as f64 / bytes).floor() as i64;
+    if fit < 16 {
+        let expected = format!("room for at least 16 trajectories of {bytes} bytes each");
+        let got = format!("{} GiB", config.trajectory_memory);
+        return Err(Error::argument("trajectory_memory", expected, got));
+    }
+    Ok(count.min(fit))
+}
