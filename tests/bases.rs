@@ -147,3 +147,21 @@ fn impossible_bases_are_refused_by_name() {
     assert!(many.starts_with("degree:") && many.contains("4096"), "{many}");
     assert!(refused(StudentConfig { degree: 1, ..polynomial }).starts_with("degree:"));
 }
+
+/// Headers written before there were bases, readouts and stabilities.
+#[test]
+fn older_configurations_are_still_read() {
+    let text = r#"{"event_shape": [2], "conditioning": "none", "observables": 8, "generator": "dense",
+        "lifts": 1, "width": 16, "depth": 2, "table_times": 9, "dtype": "float32"}"#;
+    let read: StudentConfig = serde_json::from_str(text).unwrap();
+    let expected = StudentConfig {
+        observables: 8,
+        generator: GeneratorKind::Dense,
+        lifts: 1,
+        width: 16,
+        depth: 2,
+        table_times: 9,
+        ..StudentConfig::default()
+    };
+    assert_eq!(read, expected);
+}

@@ -178,6 +178,11 @@ fn a_nearly_vanishing_eigenvalue_loses_little() {
         let (after, _) = before.to_spectral().unwrap();
         let x = normal(2, &[4, 1]);
         let path = |s: &Student| sampler::sample_path(s, &x, &[0.5, 2.0], None, &mut Silent).unwrap();
+        // No pairs at all: empty tensors go through a file as well.
+        assert_eq!(
+            (after.config().pairs, gap(&path(&through_a_file(&after, "pairs")), &path(&after))),
+            (Some(0), 0.0)
+        );
         let lost = gap(&path(&after), &path(&before));
         assert!(lost < 1e-6, "λ near {size:e}: {lost:e}");
     }

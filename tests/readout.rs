@@ -109,11 +109,13 @@ fn readouts_begin_at_the_slice_and_learn() {
 
 #[test]
 fn horizons_follow_the_parameters() {
-    let student = student(config(GeneratorKind::Dense, ReadoutKind::Linear), 0.3);
+    let original = student(config(GeneratorKind::Dense, ReadoutKind::Linear), 0.3);
+    // A second handle shares the parameters, and what is known of them.
+    let student = original.shallow_clone();
     let x = normal(9, &[2, 3]);
     let before = sampler::sample(&student, &x, None, 1, &mut Silent).unwrap();
     let _ = tch::no_grad(|| student.parameters().flat().unwrap().f_mul_scalar_(0.5).unwrap());
-    student.parameters_changed();
+    original.parameters_changed();
     let after = sampler::sample(&student, &x, None, 1, &mut Silent).unwrap();
     let g = student.encode(&Tensor::from(0.0), &x, Direction::Forward, None).unwrap();
     let expected = student.readout(&student.propagate(&g, &Tensor::from(1.0)).unwrap()).unwrap();

@@ -1,6 +1,6 @@
 //! The student: one or two lifts and a generator, with everything needed to rebuild it.
 
-use std::cell::RefCell;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tch::{Device, Kind, Tensor};
 
@@ -26,8 +26,9 @@ pub struct Student {
     generator: Generator,
     readout: Readout,
     counter: EvaluationCounter,
-    /// The horizons used so far; emptied when the parameters change.
-    horizons: RefCell<Vec<(f64, Horizon)>>,
+    /// The horizons used so far; emptied when the parameters change. Clones share the parameters, so they
+    /// share this too.
+    horizons: Arc<Mutex<Vec<(f64, Horizon)>>>,
 }
 
 /// Horizons kept at once: paths may ask for many.
@@ -68,7 +69,7 @@ impl Student {
             generator,
             readout,
             counter: EvaluationCounter::default(),
-            horizons: RefCell::default(),
+            horizons: Arc::default(),
         })
     }
 
@@ -109,7 +110,7 @@ impl Student {
     /// Forgets what was computed from the parameters. Whoever writes them in place (an optimiser, a moving
     /// average) calls this before sampling.
     pub fn parameters_changed(&self) {
-        self.horizons.borrow_mut().clear();
+        self.cache().clear();
     }
 
     /// Sets the columns of x and phi of a dense generator, `[m, d + k]`; a stable one takes the nearest
@@ -304,6 +305,10 @@ impl Student {
         }
     }
 
+    fn cache(&self) -> MutexGuard<'_, Vec<(f64, Horizon)>> {
+        self.horizons.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// One tau prepared from the parameters as they are now.
     pub fn fresh_horizon(&self, tau: f64) -> Result<Horizon> {
         Horizon::new(&self.generator, &self.readout, tau)
@@ -311,7 +316,7 @@ impl Student {
 
     /// One tau prepared, once for each tau: see [`Self::parameters_changed`].
     pub fn horizon(&self, tau: f64) -> Result<Horizon> {
-        let mut cache = self.horizons.borrow_mut();
+        let mut cache = self.cache();
         if let Some((_, horizon)) = cache.iter().find(|(cached, _)| *cached == tau) {
             return Ok(horizon.shallow_clone());
         }
@@ -354,9 +359,7 @@ impl Student {
             generator: self.generator.shallow_clone(),
             readout: self.readout.shallow_clone(),
             counter: self.counter.clone(),
-            horizons: RefCell::new(
-                self.horizons.borrow().iter().map(|(tau, h)| (*tau, h.shallow_clone())).collect(),
-            ),
+            horizons: self.horizons.clone(),
         }
     }
 }
