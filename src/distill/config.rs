@@ -42,6 +42,19 @@ impl Default for Weights {
     }
 }
 
+/// How a student is fitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// Gradient steps on the objective.
+    #[default]
+    Gradient,
+    /// Random observables and a linear solve for the dense generator, or for the spectral readout.
+    ClosedForm,
+    /// Gradient steps, then the linear solve, and whichever has the lower held-out score.
+    Refine,
+}
+
 /// Options as the user gives them; `None` resolves by the dimension of a sample.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -63,6 +76,9 @@ pub struct DistillConfig {
     /// Uniform intervals at whose ends each trajectory is stored.
     pub path_steps: i64,
     pub weights: Weights,
+    pub method: Method,
+    /// Of the linear solve, relative to the mean square of the regressors; `None` chooses on held-out data.
+    pub ridge: Option<f64>,
     pub max_seconds: Option<f64>,
     pub seed: u64,
     pub device: String,
@@ -85,6 +101,8 @@ impl Default for DistillConfig {
             trajectories: None,
             path_steps: 32,
             weights: Weights::default(),
+            method: Method::default(),
+            ridge: None,
             max_seconds: None,
             seed: 0,
             device: "cpu".into(),
@@ -110,6 +128,7 @@ impl DistillConfig {
             observables: Some(recipe.student.observables),
             width: Some(recipe.student.width),
             depth: Some(recipe.student.depth),
+            lifts: recipe.student.lifts,
             steps: Some(recipe.steps),
             learning_rate: Some(recipe.learning_rate),
             trajectories: Some(recipe.trajectories),
@@ -131,7 +150,8 @@ impl DistillConfig {
                 conditioning,
                 observables: self.observables.unwrap_or(pick(32, 128)),
                 generator: self.generator,
-                lifts: self.lifts,
+                // Only training tells two lifts apart.
+                lifts: if self.method == Method::ClosedForm { self.lifts.min(1) } else { self.lifts },
                 width: self.width.unwrap_or(pick(128, 384)),
                 depth: self.depth.unwrap_or(3),
                 table_times: self.path_steps + 1,
@@ -166,6 +186,15 @@ impl DistillConfig {
         }
         if named.iter().all(|(_, weight)| *weight == 0.0) {
             return Err(Error::argument("weights", "at least one positive weight", "all zero"));
+        }
+        if let Some(ridge) = self.ridge.filter(|ridge| !(ridge.is_finite() && *ridge >= 0.0)) {
+            return Err(Error::argument("ridge", "a number >= 0, or none", ridge));
+        }
+        let solves_readout = self.method != Method::Gradient && self.generator == GeneratorKind::Spectral;
+        if solves_readout && [endpoint, path, pairs, inverse].iter().all(|weight| *weight == 0.0) {
+            let expected =
+                "a positive weight of endpoint, path, pairs or inverse for the readout to be solved by";
+            return Err(Error::argument("weights", expected, "none"));
         }
         let ranges = [
             ("steps", recipe.steps as i64, 1, i64::MAX),

@@ -116,7 +116,8 @@ impl Trajectories {
         self.times.size()[0]
     }
 
-    fn training_count(&self) -> i64 {
+    /// How many trajectories training may use: the first so many.
+    pub fn training_count(&self) -> i64 {
         self.states.size()[0] - self.held_out
     }
 
@@ -126,6 +127,12 @@ impl Trajectories {
         let take = |tensor: &Tensor| tensor.narrow(0, start, self.held_out);
         let condition = self.condition.as_ref().map(take);
         (take(&self.states), self.conditioning.encode(condition.as_ref(), self.states.kind()))
+    }
+
+    /// The conditions of trajectories `rows`: as the student takes them and as the teacher does.
+    pub fn conditions_of(&self, rows: &Tensor) -> (Option<Tensor>, Option<Tensor>) {
+        let own = self.condition.as_ref().map(|c| c.index_select(0, rows));
+        (self.conditioning.encode(own.as_ref(), self.states.kind()), own)
     }
 
     /// One over the summed variance at time index `index`.

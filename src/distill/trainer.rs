@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
+use super::closed_form::{ClosedForm, ClosedFormReport};
 use super::objective::total;
-use super::{DistillConfig, Objective, Term, Trajectories, TrajectoryPlan};
+use super::{DistillConfig, Method, Objective, Term, Trajectories, TrajectoryPlan};
 use crate::error::{Error, Result};
 use crate::koopman::{Direction, InputCoordinates, Student};
 use crate::tensor::{parse_device, parse_dtype, RandomSource};
@@ -35,6 +36,9 @@ pub struct DistillHistory {
     /// The step whose parameters were kept.
     pub best_step: u64,
     pub log: Vec<LogEntry>,
+    /// What a linear solve did, for the methods that have one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed_form: Option<ClosedFormReport>,
 }
 
 /// Held-out errors in units of the data's (or noise's) deviation.
@@ -42,6 +46,21 @@ struct HeldOut {
     endpoint: f64,
     path: f64,
     inverse: f64,
+}
+
+impl HeldOut {
+    /// What the best state has least of.
+    fn score(&self) -> f64 {
+        self.endpoint + self.path + self.inverse
+    }
+
+    fn named(&self) -> [(String, f64); 3] {
+        [
+            ("endpoint_error".to_string(), self.endpoint),
+            ("path_error".to_string(), self.path),
+            ("inversion_error".to_string(), self.inverse),
+        ]
+    }
 }
 
 /// The most of `max_seconds` that trajectories may take.
@@ -98,14 +117,29 @@ pub fn distill(
         best: Best { step: 0, score: f64::INFINITY, parameters: student.parameters().flat()?.copy() },
         log: Vec::new(),
     };
-    let (steps, stopped) = match run.train(monitor) {
+    let outcome = match config.method {
+        Method::ClosedForm => Ok((0, Stopped::Completed)),
+        Method::Gradient | Method::Refine => run.train(monitor),
+    };
+    let (steps, mut stopped) = match outcome {
         Ok(outcome) => outcome,
         // The user's own wish to stop: what was learnt so far is kept.
         Err(Error::Interrupted(_)) => (run.log.last().map_or(0, |entry| entry.step), Stopped::Interrupted),
         Err(error) => return Err(error),
     };
-    let Run { best, log, .. } = run;
+    let Run { best, mut log, .. } = run;
     student.set_parameters(&best.parameters)?;
+    let errors = |student: &Student| held_out_errors(student, &trajectories);
+    let score = |student: &Student| Ok(errors(student)?.score());
+    let closed_form = ClosedForm { teacher, trajectories: &trajectories, config, score: &score }.finish(
+        &mut student,
+        &mut stopped,
+        monitor,
+    )?;
+    if config.method == Method::ClosedForm {
+        let values = errors(&student)?.named().into();
+        log.push(LogEntry { step: 0, seconds: budget.seconds(), values });
+    }
     let history = DistillHistory {
         steps,
         seconds: budget.seconds(),
@@ -115,6 +149,7 @@ pub fn distill(
         stopped,
         best_step: best.step,
         log,
+        closed_form,
     };
     Ok((student, history))
 }
@@ -195,16 +230,12 @@ impl Run<'_> {
             )));
         }
         let errors = held_out_errors(self.student, self.trajectories)?;
-        let score = errors.endpoint + errors.path + errors.inverse;
+        let score = errors.score();
         if score < self.best.score {
             self.best = Best { step, score, parameters: self.student.parameters().flat()?.copy() };
         }
-        values.extend([
-            ("endpoint_error".to_string(), errors.endpoint),
-            ("path_error".to_string(), errors.path),
-            ("inversion_error".to_string(), errors.inverse),
-            ("learning_rate".to_string(), rate),
-        ]);
+        values.extend(errors.named());
+        values.push(("learning_rate".to_string(), rate));
         let seconds = self.budget.seconds();
         self.log.push(LogEntry { step, seconds, values: values.clone() });
         monitor.report(&Progress { stage: "student", step, total: self.budget.steps, seconds, values })

@@ -3,7 +3,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::{Observables, Propagator};
+use super::{overwrite, Observables, Propagator};
 use crate::error::{Error, Result};
 use crate::nets::Parameters;
 use crate::tensor::RandomSource;
@@ -97,6 +97,14 @@ impl DenseGenerator {
         let one = Tensor::from_slice(&[1.0]);
         head.narrow(0, 0, 1).narrow(1, 1, 1).copy_(&one);
         Tensor::cat(&[head, columns], 1)
+    }
+
+    /// Overwrites the free columns, those of x and phi: `[m, d + k]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`]; [`Error::NonFinite`].
+    pub fn set_columns(&mut self, columns: &Tensor) -> Result<()> {
+        overwrite("columns", &mut self.columns, columns)
     }
 
     pub fn shallow_clone(&self) -> Self {

@@ -12,6 +12,9 @@ mod student;
 
 use tch::Tensor;
 
+use crate::error::{Error, Result};
+use crate::tensor::{check_finite, shape_text};
+
 pub use coordinates::InputCoordinates;
 pub use dense::DenseGenerator;
 pub use generator::{Generator, GeneratorKind};
@@ -20,6 +23,16 @@ pub use propagator::Propagator;
 pub use spectral::SpectralGenerator;
 pub(crate) use student::finite_or_divergence;
 pub use student::{Direction, Student, StudentConfig};
+
+/// Writes values from outside over a parameter of the same shape.
+fn overwrite(name: &str, parameter: &mut Tensor, values: &Tensor) -> Result<()> {
+    if parameter.size() != values.size() {
+        return Err(Error::shape(name, shape_text(&parameter.size()), shape_text(&values.size())));
+    }
+    check_finite(name, values)?;
+    tch::no_grad(|| parameter.f_copy_(values))?;
+    Ok(())
+}
 
 /// A batch of observables in its parts; `m = 2 + d + k`.
 #[derive(Debug)]

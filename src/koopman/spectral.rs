@@ -4,7 +4,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::{Observables, Propagator};
+use super::{overwrite, Observables, Propagator};
 use crate::error::Result;
 use crate::nets::Parameters;
 use crate::tensor::RandomSource;
@@ -166,9 +166,24 @@ impl SpectralGenerator {
         (drift.addmm(&g.features, &self.readout), self.scale(&g.features, &eigenvalues))
     }
 
+    /// phi K(tau), `[B, k]`, for features `[B, k]` and tau `[B]`: x(t + tau) is linear in the readout and the
+    /// drift given these.
+    pub fn integrated(&self, features: &Tensor, tau: &Tensor) -> Tensor {
+        self.scale(features, &self.integrals(&tau.unsqueeze(1)))
+    }
+
+    /// Overwrites B `[k, d]` and (b0, b1) `[2, d]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape); [`Error::NonFinite`](crate::Error::NonFinite).
+    pub fn set_readout(&mut self, readout: &Tensor, drift: &Tensor) -> Result<()> {
+        overwrite("readout", &mut self.readout, readout)?;
+        overwrite("drift", &mut self.drift, drift)
+    }
+
     pub fn propagate_state(&self, g: &Observables, tau: &Tensor) -> Tensor {
+        let integrated = self.integrated(&g.features, tau);
         let tau = tau.unsqueeze(1);
-        let integrated = self.scale(&g.features, &self.integrals(&tau));
         let quadratic = &tau * (g.t.unsqueeze(1) + &tau * 0.5);
         let moved = &g.x + &tau * self.drift.select(0, 0) + quadratic * self.drift.select(0, 1);
         moved.addmm(&integrated, &self.readout)

@@ -172,6 +172,36 @@ impl Student {
         Ok(())
     }
 
+    /// Overwrites the free columns of a dense generator, those of x and phi: `[m, d + k]`.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] naming `generator` for a spectral one; [`Error::Shape`]; [`Error::NonFinite`].
+    pub fn set_generator_columns(&mut self, columns: &Tensor) -> Result<()> {
+        match &mut self.generator {
+            Generator::Dense(generator) => generator.set_columns(columns)?,
+            Generator::Spectral(_) => {
+                return Err(Error::argument("generator", "a dense generator", "a spectral one"))
+            }
+        }
+        self.propagators.borrow_mut().clear();
+        Ok(())
+    }
+
+    /// Overwrites the readout B `[k, d]` and the drift (b0, b1) `[2, d]` of a spectral generator.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] naming `generator` for a dense one; [`Error::Shape`]; [`Error::NonFinite`].
+    pub fn set_spectral_readout(&mut self, readout: &Tensor, drift: &Tensor) -> Result<()> {
+        match &mut self.generator {
+            Generator::Spectral(generator) => generator.set_readout(readout, drift)?,
+            Generator::Dense(_) => {
+                return Err(Error::argument("generator", "a spectral generator", "a dense one"))
+            }
+        }
+        self.propagators.borrow_mut().clear();
+        Ok(())
+    }
+
     fn lift(&self, direction: Direction) -> &Lift {
         match (direction, &self.backward) {
             (Direction::Backward, Some(lift)) => lift,

@@ -1,0 +1,421 @@
+//! What is linear in a student, solved instead of trained. Given observables, the generator is a least
+//! squares problem, J g (1, v) = g L at points of the flow (generator EDMD; Klus et al., 1909.10638). Given
+//! observables and eigenvalues, so is the readout of the spectral form,
+//! x_t - x_s = b0 tau + b1 (s tau + tau²/2) + phi(s, x_s) K(tau) B.
+
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use super::{select_ridge, DistillConfig, Method, NormalEquations, RidgeChoice, Trajectories, Weights};
+use crate::error::{Error, Result};
+use crate::koopman::{Direction, Generator, Student};
+use crate::tensor::RandomSource;
+use crate::training::{Monitor, Progress, Stopped};
+use crate::velocity::VelocityField;
+
+/// Points of the flow with the teacher's velocity, in the student's dtype and on its device.
+#[derive(Debug)]
+pub struct FlowPoints {
+    /// `[B]`.
+    pub t: Tensor,
+    /// `[B, d]`.
+    pub x: Tensor,
+    /// `[B, d]`.
+    pub velocity: Tensor,
+    /// As the student takes it, `[B, c]`.
+    pub condition: Option<Tensor>,
+}
+
+/// Two states of each of `B` trajectories, and what their errors weigh.
+#[derive(Debug)]
+pub struct StatePairs {
+    /// `[B]`, where it is encoded.
+    pub s: Tensor,
+    /// `[B]`, where it is decoded.
+    pub t: Tensor,
+    /// `[B, d]`.
+    pub x_s: Tensor,
+    /// `[B, d]`.
+    pub x_t: Tensor,
+    /// `[B]`, at least 0.
+    pub weight: Tensor,
+    /// Which lift encodes.
+    pub direction: Direction,
+    /// As the student takes it, `[B, c]`.
+    pub condition: Option<Tensor>,
+}
+
+/// What a linear solve replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Solved {
+    /// The columns of x and phi in a dense generator.
+    Generator,
+    /// Readout and drift of a spectral generator.
+    Readout,
+}
+
+/// What a linear solve did.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ClosedFormReport {
+    pub method: Method,
+    pub solved: Solved,
+    pub ridge: f64,
+    /// Share of the held-out targets left over, averaged over the targets: [`NormalEquations::residual`].
+    pub residual: f64,
+    /// Rows that were solved for.
+    pub rows: i64,
+    pub seconds: f64,
+    /// The trained student's held-out score: the sum of endpoint, path and inversion error.
+    pub trained_score: Option<f64>,
+    /// The same of the solved student; none where its flow diverges.
+    pub solved_score: Option<f64>,
+    /// Whether the solution is what the student has now.
+    pub kept: bool,
+}
+
+/// Rows evaluated at once: bounds memory and the time between two looks at the monitor.
+const CHUNK_ROWS: i64 = 8192;
+
+/// Rows for each regressor: enough for the held-out residual to be that of the basis, not of the sample.
+const ROWS_PER_REGRESSOR: i64 = 256;
+const ROW_LIMITS: (i64, i64) = (1 << 15, 1 << 17);
+
+/// Candidates are the powers of ten between. Solutions of a smaller ridge are so large that rounding them to
+/// the student's dtype costs more than they gain.
+const SMALLEST_RIDGE: (f64, f64) = (1e-9, 1e-12);
+const LARGEST_RIDGE: f64 = 0.1;
+
+/// The sums of J g (1, v) = g L over `points`, regressors g `[m]` and targets (v, J phi (1, v)) `[d + k]`, for
+/// every lift of the student: one generator serves them all. Looks at the monitor once a chunk.
+///
+/// # Errors
+/// Whatever the points or the monitor raise; [`Error::NonFinite`] for values that are not finite.
+pub fn generator_equations(
+    student: &Student,
+    points: impl IntoIterator<Item = Result<FlowPoints>>,
+    monitor: &mut dyn Monitor,
+) -> Result<NormalEquations> {
+    let _guard = tch::no_grad_guard();
+    let m = student.config().size();
+    let mut sums = NormalEquations::new(m, m - 2);
+    let directions = [Direction::Forward, Direction::Backward];
+    for chunk in points {
+        let FlowPoints { t, x, velocity, condition } = chunk?;
+        for direction in directions.into_iter().take(student.config().lifts as usize) {
+            let (g, tangent) =
+                student.lift_flat_with_tangent(&t, &x, &velocity, direction, condition.as_ref());
+            sums.add(&g.assemble(), &Tensor::f_cat(&[&velocity, &tangent], 1)?)?;
+        }
+        monitor.tick()?;
+    }
+    Ok(sums)
+}
+
+/// The weighted sums of x_t - x_s over `pairs` against (tau, s tau + tau²/2, phi K(tau)), `[2 + k]` regressors
+/// and `[d]` targets, for a spectral student. Looks at the monitor once a chunk.
+///
+/// # Errors
+/// [`Error::Argument`] naming `generator` for a dense one; as [`generator_equations`] otherwise.
+pub fn readout_equations(
+    student: &Student,
+    pairs: impl IntoIterator<Item = Result<StatePairs>>,
+    monitor: &mut dyn Monitor,
+) -> Result<NormalEquations> {
+    let _guard = tch::no_grad_guard();
+    let Generator::Spectral(generator) = student.generator() else {
+        return Err(Error::argument("generator", "a spectral generator", "a dense one"));
+    };
+    let config = student.config();
+    let mut sums = NormalEquations::new(2 + config.observables, config.dimension());
+    for chunk in pairs {
+        let StatePairs { s, t, x_s, x_t, weight, direction, condition } = chunk?;
+        let g = student.lift_flat(&s, &x_s, direction, condition.as_ref());
+        let tau = &t - &s;
+        let integrated = generator.integrated(&g.features, &tau);
+        let quadratic = &tau * (&s + &tau * 0.5);
+        let root = weight.sqrt().unsqueeze(1);
+        let regressors = Tensor::f_cat(&[tau.unsqueeze(1), quadratic.unsqueeze(1), integrated], 1)?;
+        sums.add(&(regressors * &root), &((x_t - x_s) * root))?;
+        monitor.tick()?;
+    }
+    Ok(sums)
+}
+
+/// The solution of `ridge`, or of the best one on the held-out sums.
+fn choose(
+    student: &Student,
+    train: &NormalEquations,
+    held_out: &NormalEquations,
+    ridge: Option<f64>,
+) -> Result<RidgeChoice> {
+    let candidates = match ridge {
+        Some(ridge) => {
+            let solution = train.solve(ridge)?;
+            return Ok(RidgeChoice { ridge, residual: held_out.residual(&solution)?, solution });
+        }
+        None => {
+            let double = student.kind() == Kind::Double;
+            let smallest = if double { SMALLEST_RIDGE.1 } else { SMALLEST_RIDGE.0 };
+            let decades = (LARGEST_RIDGE / smallest).log10().round() as i32;
+            (0..=decades).map(|decade| smallest * 10f64.powi(decade)).collect::<Vec<_>>()
+        }
+    };
+    select_ridge(train, held_out, &candidates)
+}
+
+/// Solves the columns of x and phi of a dense generator, given its student's observables; those of the
+/// constant and of time stay exact. `None` chooses the ridge by the held-out residual.
+///
+/// # Errors
+/// [`Error::Argument`] naming `generator` for a spectral one, or `ridge`: see [`NormalEquations::solve`].
+pub fn solve_generator(
+    student: &mut Student,
+    train: &NormalEquations,
+    held_out: &NormalEquations,
+    ridge: Option<f64>,
+) -> Result<RidgeChoice> {
+    let choice = choose(student, train, held_out, ridge)?;
+    student.set_generator_columns(&choice.solution)?;
+    Ok(choice)
+}
+
+/// Solves readout and drift of a spectral generator, given its student's observables and eigenvalues.
+///
+/// # Errors
+/// As [`solve_generator`], for a dense generator.
+pub fn solve_readout(
+    student: &mut Student,
+    train: &NormalEquations,
+    held_out: &NormalEquations,
+    ridge: Option<f64>,
+) -> Result<RidgeChoice> {
+    let choice = choose(student, train, held_out, ridge)?;
+    let features = choice.solution.size()[0] - 2;
+    student
+        .set_spectral_readout(&choice.solution.narrow(0, 2, features), &choice.solution.narrow(0, 0, 2))?;
+    Ok(choice)
+}
+
+/// Random places among stored states: the first `rows` trajectories from `start` on.
+struct Places<'a> {
+    trajectories: &'a Trajectories,
+    start: i64,
+    rows: i64,
+    random: RandomSource,
+}
+
+impl<'a> Places<'a> {
+    /// Those of training and those kept out of it, with independent draws.
+    fn both(trajectories: &'a Trajectories, seed: u64) -> [Places<'a>; 2] {
+        let training = trajectories.training_count();
+        let held_out = trajectories.states().size()[0] - training;
+        let random = RandomSource::new(seed).fork("closed form");
+        [
+            Places { trajectories, start: 0, rows: training, random: random.fork("training") },
+            Places { trajectories, start: training, rows: held_out, random: random.fork("held out") },
+        ]
+    }
+
+    /// `count` trajectories, by index.
+    fn draw(&mut self, count: i64) -> Tensor {
+        let device = self.trajectories.states().device();
+        self.random.integers(self.rows, count, device) + self.start
+    }
+
+    /// Indices of `from..to` in time, one a row.
+    fn times(&mut self, from: i64, to: i64, count: i64) -> Tensor {
+        self.random.integers(to - from, count, self.trajectories.states().device()) + from
+    }
+
+    /// States `[B, d]` and times `[B]`.
+    fn at(&self, rows: &Tensor, index: &Tensor) -> (Tensor, Tensor) {
+        let states = self.trajectories.states();
+        let flat = states.view([-1, states.size()[2]]);
+        let place = rows * self.trajectories.path_times() + index;
+        (flat.index_select(0, &place), self.trajectories.times().index_select(0, index))
+    }
+
+    /// `count` points in chunks, at any stored time before the last, where finite data sets make a teacher
+    /// singular.
+    fn points(
+        &'a mut self,
+        teacher: &'a dyn VelocityField,
+        count: i64,
+    ) -> impl Iterator<Item = Result<FlowPoints>> + 'a {
+        let last = self.trajectories.path_times() - 1;
+        chunks(count).map(move |size| {
+            let rows = self.draw(size);
+            let index = self.times(0, last, size);
+            let (x, t) = self.at(&rows, &index);
+            let (condition, given) = self.trajectories.conditions_of(&rows);
+            let velocity = velocity_at(teacher, &t, &x, given.as_ref())?;
+            Ok(FlowPoints { t, x, velocity, condition })
+        })
+    }
+
+    /// The pairs of the objective's targets, `count` for each that has a weight, in chunks.
+    fn pairs(&'a mut self, weights: &Weights, count: i64) -> impl Iterator<Item = Result<StatePairs>> + 'a {
+        let last = self.trajectories.path_times() - 1;
+        let terms = [
+            (Span::ToEnd, weights.endpoint),
+            (Span::FromNoise, weights.path),
+            (Span::Anywhere, weights.pairs),
+            (Span::Backward, weights.inverse),
+        ];
+        let wanted = terms.into_iter().filter(|(_, weight)| *weight > 0.0);
+        let plan: Vec<_> =
+            wanted.flat_map(|(span, weight)| chunks(count).map(move |size| (span, weight, size))).collect();
+        let precision: Vec<f64> = (0..=last).map(|index| self.trajectories.precision_at(index)).collect();
+        plan.into_iter().map(move |(span, weight, size)| {
+            let rows = self.draw(size);
+            let fixed = |index: i64| rows.full_like(index);
+            let (from, to, direction) = match span {
+                Span::ToEnd => (fixed(0), fixed(last), Direction::Forward),
+                Span::FromNoise => (fixed(0), self.times(1, last + 1, size), Direction::Forward),
+                Span::Anywhere => {
+                    // As in training: half of them end at t = 1.
+                    let from = self.times(0, last, size);
+                    let ends = self.times(0, 2, size).eq(0);
+                    let share = self.times(0, 1 << 30, size).to_kind(Kind::Double) / (1i64 << 30) as f64;
+                    let further = (share * (from.neg() + last)).floor().to_kind(Kind::Int64) + &from + 1;
+                    let to = further.clamp_max(last).where_self(&ends.logical_not(), &fixed(last));
+                    (from, to, Direction::Forward)
+                }
+                Span::Backward => (fixed(last), fixed(0), Direction::Backward),
+            };
+            let (x_s, s) = self.at(&rows, &from);
+            let (x_t, t) = self.at(&rows, &to);
+            let table = Tensor::from_slice(&precision).to_kind(x_t.kind()).to_device(x_t.device());
+            let weight = table.index_select(0, &to) * weight;
+            let (condition, _) = self.trajectories.conditions_of(&rows);
+            Ok(StatePairs { s, t, x_s, x_t, weight, direction, condition })
+        })
+    }
+}
+
+/// The objective's targets, by the times between which they carry a state.
+#[derive(Clone, Copy)]
+enum Span {
+    ToEnd,
+    FromNoise,
+    Anywhere,
+    Backward,
+}
+
+/// Sizes of the chunks of `count` rows.
+fn chunks(count: i64) -> impl Iterator<Item = i64> {
+    (0..count).step_by(CHUNK_ROWS as usize).map(move |start| CHUNK_ROWS.min(count - start))
+}
+
+/// The teacher's velocity of flat states, `[B, d]`, in their dtype and on their device.
+fn velocity_at(
+    teacher: &dyn VelocityField,
+    t: &Tensor,
+    x: &Tensor,
+    condition: Option<&Tensor>,
+) -> Result<Tensor> {
+    let (kind, device) = (teacher.dtype(), teacher.device());
+    let mut shape = vec![x.size()[0]];
+    shape.extend(teacher.event_shape());
+    let states = x.to_kind(kind).to_device(device).reshape(shape);
+    let condition = condition.map(|c| c.to_device(device));
+    let velocity = teacher.velocity(&t.to_kind(kind).to_device(device), &states, condition.as_ref())?;
+    Ok(velocity.to_kind(x.kind()).to_device(x.device()).f_reshape(x.size())?)
+}
+
+/// The last stage of a distillation whose method has a linear solve.
+pub(super) struct ClosedForm<'a> {
+    pub teacher: &'a dyn VelocityField,
+    pub trajectories: &'a Trajectories,
+    pub config: &'a DistillConfig,
+    /// The held-out score that keeps the best state: lower is better.
+    pub score: &'a dyn Fn(&Student) -> Result<f64>,
+}
+
+impl ClosedForm<'_> {
+    /// Solves, and keeps the solution: always for [`Method::ClosedForm`], where it scores better for
+    /// [`Method::Refine`]. Nothing for [`Method::Gradient`]. An interrupt leaves a trained student as it was
+    /// and says so in `stopped`; without one it is an error.
+    pub fn finish(
+        &self,
+        student: &mut Student,
+        stopped: &mut Stopped,
+        monitor: &mut dyn Monitor,
+    ) -> Result<Option<ClosedFormReport>> {
+        match self.config.method {
+            Method::Gradient => Ok(None),
+            Method::ClosedForm => self.solve(student, None, monitor).map(Some),
+            Method::Refine if *stopped == Stopped::Interrupted => Ok(None),
+            Method::Refine => {
+                let trained = student.parameters().flat()?.copy();
+                let score = (self.score)(student)?;
+                let outcome = self.solve(student, Some(score), monitor);
+                if !matches!(&outcome, Ok(report) if report.kept) {
+                    student.set_parameters(&trained)?;
+                }
+                match outcome {
+                    Err(Error::Interrupted(_)) => {
+                        *stopped = Stopped::Interrupted;
+                        Ok(None)
+                    }
+                    other => other.map(Some),
+                }
+            }
+        }
+    }
+
+    fn solve(
+        &self,
+        student: &mut Student,
+        trained_score: Option<f64>,
+        monitor: &mut dyn Monitor,
+    ) -> Result<ClosedFormReport> {
+        let _guard = tch::no_grad_guard();
+        let started = Instant::now();
+        let ridge = self.config.ridge;
+        let [mut training, mut held_out] = Places::both(self.trajectories, self.config.seed);
+        let rows = (ROWS_PER_REGRESSOR * student.config().size()).clamp(ROW_LIMITS.0, ROW_LIMITS.1);
+        let held_out_rows = (held_out.rows * (self.trajectories.path_times() - 1)).min(rows / 4);
+        let (solved, choice, rows) = match student.generator() {
+            Generator::Dense(_) => {
+                let train = generator_equations(student, training.points(self.teacher, rows), monitor)?;
+                let check = held_out.points(self.teacher, held_out_rows);
+                let check = generator_equations(student, check, monitor)?;
+                (Solved::Generator, solve_generator(student, &train, &check, ridge)?, train.count())
+            }
+            Generator::Spectral(_) => {
+                let weights = &self.config.weights;
+                let train = readout_equations(student, training.pairs(weights, rows), monitor)?;
+                let check = readout_equations(student, held_out.pairs(weights, held_out_rows), monitor)?;
+                (Solved::Readout, solve_readout(student, &train, &check, ridge)?, train.count())
+            }
+        };
+        let score = match (self.score)(student) {
+            Ok(score) => Some(score).filter(|score| score.is_finite()),
+            // A trained student stands behind this one.
+            Err(Error::Divergence(_)) if trained_score.is_some() => None,
+            Err(error) => return Err(error),
+        };
+        let kept = trained_score.is_none_or(|trained| score.is_some_and(|score| score < trained));
+        let seconds = started.elapsed().as_secs_f64();
+        let mut values = vec![("ridge".to_string(), choice.ridge), ("residual".to_string(), choice.residual)];
+        values.extend(score.map(|score| ("held_out_score".to_string(), score)));
+        monitor.report(&Progress { stage: "closed_form", step: 1, total: 1, seconds, values })?;
+        let RidgeChoice { ridge, residual, .. } = choice;
+        let method = self.config.method;
+        Ok(ClosedFormReport {
+            method,
+            solved,
+            ridge,
+            residual,
+            rows,
+            seconds,
+            trained_score,
+            solved_score: score,
+            kept,
+        })
+    }
+}
