@@ -56,6 +56,14 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
         time), ``pairs`` (0.5; between random times), ``inverse`` (1; data to noise), ``round_trip`` (0.2;
         data to the student's noise and back). In observable space, off by default: ``phase`` (0),
         ``consistency`` (0; J g (1, v) against g L).
+    method : {"gradient", "closed_form", "refine"}, default "gradient"
+        ``"closed_form"``: no gradient steps but a linear solve in seconds, for the dense generator, or the
+        spectral readout, of random observables (one lift: nothing but training tells two apart).
+        ``"refine"``: gradient steps, then the same solve for the trained observables; whichever has the lower
+        held-out errors is kept. The solve comes after ``max_seconds``.
+    ridge : float, optional
+        Of the linear solve, relative to the mean square of the regressors; None chooses by the residual on
+        held-out data.
     max_seconds : float, optional
         Ends fitting early, trajectories included, keeping the best student.
     seed : int, default 0
@@ -76,6 +84,8 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
     history_ : dict
         ``steps``, ``seconds``, ``trajectory_seconds``, ``teacher_evaluations``, ``stopped``, ``best_step``
         and ``log``, a list of dictionaries: ``step``, ``seconds``, every loss term and the held-out errors.
+        After a linear solve also ``closed_form``: ``ridge``, ``residual``, the held-out scores before and
+        after, and which was ``kept``.
     teacher_ : dict
         What the teacher was: ``kind``, ``event_shape``, ``conditioning``.
 
@@ -103,6 +113,8 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
         trajectories: int | None = None,
         path_steps: int | None = None,
         weights: dict[str, float] | None = None,
+        method: str = "gradient",
+        ridge: float | None = None,
         max_seconds: float | None = None,
         seed: int = 0,
         device: str = "cpu",
@@ -120,6 +132,8 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
         self.trajectories = trajectories
         self.path_steps = path_steps
         self.weights = weights
+        self.method = method
+        self.ridge = ridge
         self.max_seconds = max_seconds
         self.seed = seed
         self.device = device

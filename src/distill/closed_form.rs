@@ -241,7 +241,7 @@ impl<'a> Places<'a> {
     /// `count` points in chunks, at any stored time before the last, where finite data sets make a teacher
     /// singular.
     fn points(
-        &'a mut self,
+        mut self,
         teacher: &'a dyn VelocityField,
         count: i64,
     ) -> impl Iterator<Item = Result<FlowPoints>> + 'a {
@@ -257,7 +257,7 @@ impl<'a> Places<'a> {
     }
 
     /// The pairs of the objective's targets, `count` for each that has a weight, in chunks.
-    fn pairs(&'a mut self, weights: &Weights, count: i64) -> impl Iterator<Item = Result<StatePairs>> + 'a {
+    fn pairs(mut self, weights: &Weights, count: i64) -> impl Iterator<Item = Result<StatePairs>> + use<'a> {
         let last = self.trajectories.path_times() - 1;
         let terms = [
             (Span::ToEnd, weights.endpoint),
@@ -376,7 +376,7 @@ impl ClosedForm<'_> {
         let _guard = tch::no_grad_guard();
         let started = Instant::now();
         let ridge = self.config.ridge;
-        let [mut training, mut held_out] = Places::both(self.trajectories, self.config.seed);
+        let [training, held_out] = Places::both(self.trajectories, self.config.seed);
         let rows = (ROWS_PER_REGRESSOR * student.config().size()).clamp(ROW_LIMITS.0, ROW_LIMITS.1);
         let held_out_rows = (held_out.rows * (self.trajectories.path_times() - 1)).min(rows / 4);
         let (solved, choice, rows) = match student.generator() {
