@@ -62,8 +62,8 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
         ``"refine"``: gradient steps, then the same solve for the trained observables; whichever has the lower
         held-out errors is kept. The solve comes after ``max_seconds``.
     ridge : float, optional
-        Of the linear solve, relative to the mean square of the regressors; None chooses by the residual on
-        held-out data.
+        Of the linear solve, relative to the mean square of the regressors; None chooses by the residuals and
+        errors on held-out trajectories.
     max_seconds : float, optional
         Ends fitting early, trajectories included, keeping the best student.
     seed : int, default 0

@@ -77,7 +77,8 @@ pub struct DistillConfig {
     pub path_steps: i64,
     pub weights: Weights,
     pub method: Method,
-    /// Of the linear solve, relative to the mean square of the regressors; `None` chooses on held-out data.
+    /// Of the linear solve, relative to the mean square of the regressors; `None` chooses on held-out
+    /// trajectories.
     pub ridge: Option<f64>,
     pub max_seconds: Option<f64>,
     pub seed: u64,

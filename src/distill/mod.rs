@@ -8,11 +8,10 @@ mod pairs;
 mod trainer;
 
 pub use closed_form::{
-    generator_equations, readout_equations, solve_generator, solve_readout, ClosedFormReport, FlowPoints,
-    Solved, StatePairs,
+    generator_equations, install, readout_equations, ClosedFormReport, FlowPoints, Solved, StatePairs,
 };
 pub use config::{DistillConfig, Method, Recipe, Weights};
-pub use normal_equations::{select_ridge, NormalEquations, RidgeChoice};
+pub use normal_equations::{ridge_curve, select_ridge, NormalEquations, RidgeChoice};
 pub use objective::{Objective, Term};
 pub use pairs::{Batch, Pairs, Trajectories, TrajectoryPlan};
 pub use trainer::{distill, DistillHistory, LogEntry};

@@ -173,27 +173,41 @@ impl Decomposition {
     }
 }
 
-/// Solves the training sums for every candidate ridge, by one decomposition, and keeps the one whose solution
-/// leaves the least on the held-out sums. A ridge of 0 is passed over where the regressors are dependent.
+/// The solution of the training sums for every candidate ridge, by one decomposition, with what it leaves of
+/// the held-out sums. A ridge of 0 is passed over where the regressors are dependent and others are there.
 ///
 /// # Errors
-/// [`Error::Argument`] for no usable candidate or a negative one; [`Error::Shape`] for sums that do not fit.
+/// [`Error::Argument`] naming `ridge` for a negative candidate; [`Error::Shape`] for sums that do not fit.
+pub fn ridge_curve(
+    train: &NormalEquations,
+    held_out: &NormalEquations,
+    candidates: &[f64],
+) -> Result<Vec<RidgeChoice>> {
+    let decomposition = train.decompose()?;
+    let mut curve = Vec::new();
+    for &ridge in candidates {
+        let solution = match decomposition.solve(ridge) {
+            Err(Error::Argument { .. }) if ridge == 0.0 && candidates.len() > 1 => continue,
+            other => other?,
+        };
+        let residual = held_out.residual(&solution)?;
+        curve.push(RidgeChoice { ridge, solution, residual });
+    }
+    Ok(curve)
+}
+
+/// The candidate whose solution leaves the least of the held-out sums: see [`ridge_curve`].
+///
+/// # Errors
+/// Those of [`ridge_curve`]; [`Error::Argument`] naming `ridge` where no candidate can be used.
 pub fn select_ridge(
     train: &NormalEquations,
     held_out: &NormalEquations,
     candidates: &[f64],
 ) -> Result<RidgeChoice> {
-    let decomposition = train.decompose()?;
-    let mut best: Option<RidgeChoice> = None;
-    for &ridge in candidates {
-        let solution = match decomposition.solve(ridge) {
-            Err(Error::Argument { .. }) if ridge == 0.0 => continue,
-            other => other?,
-        };
-        let residual = held_out.residual(&solution)?;
-        if residual.is_finite() && best.as_ref().is_none_or(|best| residual < best.residual) {
-            best = Some(RidgeChoice { ridge, solution, residual });
-        }
-    }
-    best.ok_or_else(|| Error::argument("ridge", "a candidate that can be solved", format!("{candidates:?}")))
+    let curve = ridge_curve(train, held_out, candidates)?;
+    let usable = curve.into_iter().filter(|choice| choice.residual.is_finite());
+    usable
+        .min_by(|a, b| a.residual.total_cmp(&b.residual))
+        .ok_or_else(|| Error::argument("ridge", "a candidate that can be solved", format!("{candidates:?}")))
 }
