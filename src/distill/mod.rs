@@ -5,6 +5,7 @@ mod config;
 mod normal_equations;
 mod objective;
 mod pairs;
+mod places;
 mod trainer;
 
 pub use closed_form::{
