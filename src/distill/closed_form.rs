@@ -84,7 +84,7 @@ const ROW_LIMITS: (i64, i64) = (1 << 15, 1 << 17);
 /// Candidates are the powers of ten between. Solutions of a smaller ridge are so large that rounding them to
 /// the student's dtype costs more than they gain.
 const SMALLEST_RIDGE: (f64, f64) = (1e-9, 1e-12);
-const LARGEST_RIDGE: f64 = 0.1;
+const LARGEST_RIDGE: f64 = 10.0;
 
 /// Candidates whose residual is within this factor of the lowest are compared by the flow that they give.
 const SHORTLIST: f64 = 10.0;
