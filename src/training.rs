@@ -12,7 +12,7 @@ use crate::nets::Parameters;
 /// One report of a long computation.
 #[derive(Debug, Clone, Serialize)]
 pub struct Progress {
-    /// `"trajectories"`, `"teacher"`, `"student"`, `"sample"`.
+    /// `"trajectories"`, `"teacher"`, `"student"`, `"closed_form"`, `"sample"`.
     pub stage: &'static str,
     pub step: u64,
     pub total: u64,

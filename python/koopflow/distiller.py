@@ -93,6 +93,14 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
         ``latent_moments`` (feature means from 0 and deviations from 1).
     scaling : {"relative", "absolute"}, default "relative"
         Errors over the variance of what they are compared with, or plain mean squares.
+    method : {"gradient", "closed_form", "refine"}, default "gradient"
+        ``"closed_form"``: no gradient steps but a linear solve in seconds, for the dense generator, or the
+        spectral readout, of random observables (one lift: nothing but training tells two apart).
+        ``"refine"``: gradient steps, then the same solve for the trained observables; whichever has the lower
+        held-out errors is kept. The solve comes after ``max_seconds``.
+    ridge : float, optional
+        Of the linear solve, relative to the mean square of the regressors; None chooses by the residuals and
+        errors on held-out trajectories.
     max_seconds : float, optional
         Ends fitting early, trajectories included, keeping the best student.
     seed : int, default 0
@@ -113,6 +121,8 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
     history_ : dict
         ``steps``, ``seconds``, ``trajectory_seconds``, ``teacher_evaluations``, ``stopped``, ``best_step``
         and ``log``, a list of dictionaries: ``step``, ``seconds``, every loss term and the held-out errors.
+        After a linear solve also ``closed_form``: ``ridge``, ``residual``, the held-out scores before and
+        after, and which was ``kept``.
     teacher_ : dict
         What the teacher was: ``kind``, ``event_shape``, ``conditioning``.
     conversion_ : dict
@@ -155,6 +165,8 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
         fidelity: str = "balanced",
         weights: dict[str, float] | None = None,
         scaling: str = "relative",
+        method: str = "gradient",
+        ridge: float | None = None,
         max_seconds: float | None = None,
         seed: int = 0,
         device: str = "cpu",
@@ -183,6 +195,8 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
         self.fidelity = fidelity
         self.weights = weights
         self.scaling = scaling
+        self.method = method
+        self.ridge = ridge
         self.max_seconds = max_seconds
         self.seed = seed
         self.device = device

@@ -3,7 +3,7 @@
 Everything long in koopflow reports events, plain dictionaries:
 
 ``stage``
-    ``"teacher"``, ``"trajectories"``, ``"student"``, ``"sample"`` or ``"ablation"``.
+    ``"teacher"``, ``"trajectories"``, ``"student"``, ``"closed_form"``, ``"sample"`` or ``"ablation"``.
 ``step``, ``total``
     how far the stage is.
 ``seconds``
@@ -30,6 +30,7 @@ LABELS = {
     "teacher": "training the teacher",
     "trajectories": "teacher trajectories",
     "student": "distilling",
+    "closed_form": "linear solve",
     "sample": "sampling",
     "ablation": "ablation",
 }

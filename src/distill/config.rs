@@ -46,6 +46,19 @@ pub enum Curriculum {
     Reverse,
 }
 
+/// How a student is fitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// Gradient steps on the objective.
+    #[default]
+    Gradient,
+    /// Random observables and a linear solve for the dense generator, or for the spectral readout.
+    ClosedForm,
+    /// Gradient steps, then the linear solve, and whichever has the lower held-out score.
+    Refine,
+}
+
 /// Options as the user gives them; `None` resolves by the dimension of a sample.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -89,6 +102,10 @@ pub struct DistillConfig {
     /// Weights by name, over those that `fidelity` sets.
     pub weights: BTreeMap<String, f64>,
     pub scaling: Scaling,
+    pub method: Method,
+    /// Of the linear solve, relative to the mean square of the regressors; `None` chooses on held-out
+    /// trajectories.
+    pub ridge: Option<f64>,
     pub max_seconds: Option<f64>,
     pub seed: u64,
     pub device: String,
@@ -123,6 +140,8 @@ impl Default for DistillConfig {
             fidelity: Fidelity::default(),
             weights: BTreeMap::new(),
             scaling: Scaling::default(),
+            method: Method::default(),
+            ridge: None,
             max_seconds: None,
             seed: 0,
             device: "cpu".into(),
@@ -150,6 +169,7 @@ impl DistillConfig {
             degree: Some(recipe.student.degree),
             width: Some(recipe.student.width),
             depth: Some(recipe.student.depth),
+            lifts: recipe.student.lifts,
             steps: Some(recipe.steps),
             learning_rate: Some(recipe.learning_rate),
             trajectories: Some(recipe.trajectories),
@@ -187,7 +207,8 @@ impl DistillConfig {
                 readout: self.readout,
                 pairs: None,
                 mixing: None,
-                lifts: self.lifts,
+                // Only training tells two lifts apart.
+                lifts: if self.method == Method::ClosedForm { self.lifts.min(1) } else { self.lifts },
                 width: self.width.unwrap_or(pick(128, 384)),
                 depth: self.depth.unwrap_or(3),
                 table_times: self.path_steps + 1,
@@ -212,6 +233,16 @@ impl DistillConfig {
         }
         if let Some(limit) = self.max_seconds {
             check_positive(&[("max_seconds", limit)])?;
+        }
+        if let Some(ridge) = self.ridge.filter(|ridge| !(ridge.is_finite() && *ridge >= 0.0)) {
+            return Err(Error::argument("ridge", "a number >= 0, or none", ridge));
+        }
+        let solves_readout = self.method != Method::Gradient && self.generator == GeneratorKind::Spectral;
+        let Weights { endpoint, path, target, inverse, .. } = recipe.weights;
+        if solves_readout && [endpoint, path, target, inverse].iter().all(|weight| *weight == 0.0) {
+            let expected =
+                "a positive weight of endpoint, path, target or inverse for the readout to be solved by";
+            return Err(Error::argument("weights", expected, "none"));
         }
         let ranges = [
             ("steps", recipe.steps as i64, 1, i64::MAX),

@@ -1,17 +1,24 @@
 //! Distillation: fit a student's observables and generator to a teacher's flow.
 
+mod closed_form;
 mod config;
 mod data;
+mod normal_equations;
 mod objective;
 mod pairs;
+mod places;
 mod points;
 mod regularisers;
 mod trainer;
 mod trajectories;
 mod weights;
 
-pub use config::{Curriculum, DistillConfig, PairKind, Recipe, Scaling};
+pub use closed_form::{
+    generator_equations, install, readout_equations, ClosedFormReport, FlowPoints, Solved, StatePairs,
+};
+pub use config::{Curriculum, DistillConfig, Method, PairKind, Recipe, Scaling};
 pub use data::{Inputs, TrainingData};
+pub use normal_equations::{ridge_curve, select_ridge, NormalEquations, RidgeChoice};
 pub use objective::{Objective, Term};
 pub use pairs::{Batch, PairDraw, Pairs};
 pub use points::{PathPlan, PathPoints, Points};

@@ -327,8 +327,25 @@ impl Trajectories {
     }
 
     fn condition_of(&self, rows: &[i64]) -> (Option<Tensor>, Option<Tensor>) {
-        let rows = Tensor::from_slice(rows).to_device(self.device);
-        let condition = self.condition.as_ref().map(|c| c.index_select(0, &rows));
+        self.conditions_of(&Tensor::from_slice(rows).to_device(self.device))
+    }
+
+    /// Where batches are made.
+    pub(super) fn device(&self) -> Device {
+        self.device
+    }
+
+    /// States `[B, d]` and times `[B]` of trajectories `rows` at time indices `index`.
+    pub(super) fn at(&self, rows: &Tensor, index: &Tensor) -> (Tensor, Tensor) {
+        let flat = self.states.view([-1, self.states.size()[2]]);
+        let place = (rows * self.path_times() + index).to_device(flat.device());
+        let states = flat.index_select(0, &place).to_device(self.device).to_kind(self.kind);
+        (states, self.times.index_select(0, index))
+    }
+
+    /// The conditions of trajectories `rows`: as the student takes them and as the teacher does.
+    pub(super) fn conditions_of(&self, rows: &Tensor) -> (Option<Tensor>, Option<Tensor>) {
+        let condition = self.condition.as_ref().map(|c| c.index_select(0, rows));
         (self.conditioning.encode(condition.as_ref(), self.kind), condition)
     }
 

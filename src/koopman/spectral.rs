@@ -201,6 +201,12 @@ impl SpectralGenerator {
         (drift.addmm(&g.features, &self.readout), self.scale(&g.features, &eigenvalues))
     }
 
+    /// phi K(tau), `[B, k]`, for features `[B, k]` and tau `[B]`: x(t + tau) is linear in the readout and the
+    /// drift given these.
+    pub fn integrated(&self, features: &Tensor, tau: &Tensor) -> Tensor {
+        self.scale(features, &self.integrals(&tau.unsqueeze(1)))
+    }
+
     pub fn propagate_state(&self, g: &Observables, tau: &Tensor) -> Tensor {
         let tau = tau.unsqueeze(1);
         let integrated = self.scale(&g.features, &self.integrals(&tau));
