@@ -1,6 +1,8 @@
 //! Files: one safetensors file a model, with a versioned JSON header, written atomically. The only room
 //! that knows files. Nothing is ever unpickled.
 
+mod training;
+
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Write;
@@ -11,9 +13,11 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
-use crate::koopman::{Student, StudentConfig};
+use crate::koopman::{Student, StudentConfig, AVERAGED_WEIGHTS, RAW_WEIGHTS};
 use crate::tensor::{check_finite, dtype_name, parse_dtype, shape_text};
 use crate::velocity::{EmpiricalField, FieldDescription, GaussianField, NetworkField, VelocityField};
+
+pub use training::{save_training, TrainingFile};
 
 /// The key of the JSON header among the safetensors metadata.
 const HEADER_KEY: &str = "koopflow";
@@ -83,6 +87,11 @@ pub fn load_student(path: &Path, device: Device) -> Result<(Student, serde_json:
     file.check_budget(config.size().saturating_mul(config.observables), &config)?;
     let mut student = Student::new(config, 0, device).map_err(|error| file.refuse(error))?;
     student.restore(|name| file.take(name, kind)).map_err(|error| file.refuse(error))?;
+    if file.tensors.contains_key(RAW_WEIGHTS) {
+        let (averaged, raw) = (file.take(AVERAGED_WEIGHTS, kind)?, file.take(RAW_WEIGHTS, kind)?);
+        student.keep_both(&averaged, &raw).map_err(|error| file.refuse(error))?;
+    }
+    file.tensors.retain(|name, _| !name.starts_with(training::PREFIX));
     file.finish()?;
     Ok((student, file.header.facts))
 }

@@ -3,7 +3,7 @@
 
 use koopflow::condition::Conditioning;
 use koopflow::distill::{
-    distill, Batch, DistillConfig, Objective, Pairs, Trajectories, TrajectoryPlan, Weights,
+    distill, Batch, DistillConfig, Inputs, Objective, Pairs, Trajectories, TrajectoryPlan, Weights,
 };
 use koopflow::error::Error;
 use koopflow::koopman::{Direction, GeneratorKind, InputCoordinates, Student};
@@ -216,7 +216,7 @@ fn consistency_alone_ties_the_generator_to_the_flow() {
         consistency: 1.0,
     };
     let config = DistillConfig { weights, steps: Some(300), ..config(GeneratorKind::Dense) };
-    let (_, history) = distill(&teacher(), &config, None, &mut Silent).unwrap();
+    let (_, history) = distill(&teacher(), &config, &Inputs::default(), &mut Silent).unwrap();
     let loss = |index: usize| history.log[index].values[0].1;
     assert!(loss(history.log.len() - 1) < 0.2 * loss(0), "{} to {}", loss(0), loss(history.log.len() - 1));
 }
@@ -225,7 +225,7 @@ fn consistency_alone_ties_the_generator_to_the_flow() {
 fn the_same_seed_gives_the_same_student() {
     let fit = |seed| {
         let config = DistillConfig { seed, ..config(GeneratorKind::Spectral) };
-        distill(&teacher(), &config, None, &mut Silent).unwrap().0.parameters().flat().unwrap()
+        distill(&teacher(), &config, &Inputs::default(), &mut Silent).unwrap().0.parameters().flat().unwrap()
     };
     assert!(fit(4).equal(&fit(4)));
     assert!(!fit(4).equal(&fit(5)));
@@ -250,18 +250,18 @@ impl Monitor for StopAt {
 #[test]
 fn an_interrupt_keeps_the_best_student() {
     let config = DistillConfig { steps: Some(1_000_000), ..config(GeneratorKind::Spectral) };
-    let (student, history) = distill(&teacher(), &config, None, &mut StopAt("student", 1)).unwrap();
+    let (student, history) = distill(&teacher(), &config, &Inputs::default(), &mut StopAt("student", 1)).unwrap();
     assert_eq!((history.stopped, history.steps), (Stopped::Interrupted, 1));
     assert!(student.parameters().flat().unwrap().isfinite().all().int64_value(&[]) == 1);
     // Before training there is nothing to keep.
-    let early = distill(&teacher(), &config, None, &mut StopAt("trajectories", 1));
+    let early = distill(&teacher(), &config, &Inputs::default(), &mut StopAt("trajectories", 1));
     assert!(matches!(early, Err(Error::Interrupted(_))));
 }
 
 #[test]
 fn the_best_state_is_the_one_that_is_kept() {
     let config = DistillConfig { steps: Some(200), ..config(GeneratorKind::Spectral) };
-    let (_, history) = distill(&teacher(), &config, None, &mut Silent).unwrap();
+    let (_, history) = distill(&teacher(), &config, &Inputs::default(), &mut Silent).unwrap();
     let score = |entry: &koopflow::distill::LogEntry| -> f64 {
         let of = |name: &str| entry.values.iter().find(|(own, _)| own == name).unwrap().1;
         of("endpoint_error") + of("path_error") + of("inversion_error")
@@ -286,7 +286,7 @@ fn options_out_of_range_are_named() {
         ("phase", DistillConfig { weights: Weights { phase: -1.0, ..Weights::default() }, ..base }),
     ];
     for (name, config) in cases {
-        let error = distill(&teacher(), &config, None, &mut Silent).err().unwrap();
+        let error = distill(&teacher(), &config, &Inputs::default(), &mut Silent).err().unwrap();
         assert!(error.to_string().contains(name), "{name}: {error}");
     }
 }

@@ -6,7 +6,8 @@ array argument, and are NumPy arrays where there is none. Batch first: ``t`` is 
 
 A *monitor* is called with ``{"stage", "step", "total", "seconds", "values"}``, where the stage is
 ``"teacher"``,
-``"trajectories"``, ``"student"`` or ``"sample"`` and the values are named floats. An exception that it raises
+``"trajectories"``, ``"student"`` or ``"sample"`` and the values are named floats; ``"note"`` holds a text
+where something happened that a person should read. An exception that it raises
 stops the computation and comes back unchanged.
 """
 

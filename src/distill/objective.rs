@@ -7,6 +7,7 @@ use tch::{Kind, Tensor};
 use super::{Batch, Pairs, Weights};
 use crate::error::Result;
 use crate::koopman::{Direction, Observables, Student};
+use crate::nets::precision::Lowered;
 use crate::velocity::VelocityField;
 
 /// One summand: `weight * value` is minimised.
@@ -90,11 +91,14 @@ impl Objective<'_> {
         let (kind, device) = (teacher.dtype(), teacher.device());
         let mut shape = vec![pairs.count()];
         shape.extend(teacher.event_shape());
+        // The target of the regression keeps its precision.
+        let full = Lowered::to(None);
         let velocity = tch::no_grad(|| {
             let x = pairs.x_s.to_kind(kind).to_device(device).reshape(shape.as_slice());
             let condition = pairs.teacher_condition.as_ref().map(|c| c.to_device(device));
             teacher.velocity(&pairs.s.to_kind(kind).to_device(device), &x, condition.as_ref())
         })?;
+        drop(full);
         let velocity = velocity.to_kind(student.kind()).to_device(student.device()).reshape_as(&pairs.x_s);
         let (g, tangent) = student.lift_flat_with_tangent(
             &pairs.s,

@@ -9,6 +9,7 @@ mod lift;
 mod propagator;
 mod spectral;
 mod student;
+mod weights;
 
 use tch::Tensor;
 
@@ -20,6 +21,7 @@ pub use propagator::Propagator;
 pub use spectral::SpectralGenerator;
 pub(crate) use student::finite_or_divergence;
 pub use student::{Direction, Student, StudentConfig};
+pub use weights::{BothWeights, WeightsChoice, AVERAGED_WEIGHTS, RAW_WEIGHTS};
 
 /// A batch of observables in its parts; `m = 2 + d + k`.
 #[derive(Debug)]

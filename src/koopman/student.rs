@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::{Generator, GeneratorKind, InputCoordinates, Lift, Observables, Propagator};
+use super::{BothWeights, Generator, GeneratorKind, InputCoordinates, Lift, Observables, Propagator};
 use crate::condition::Conditioning;
 use crate::error::{Error, Result};
 use crate::evaluations::EvaluationCounter;
@@ -91,6 +91,8 @@ pub struct Student {
     backward: Option<Lift>,
     generator: Generator,
     counter: EvaluationCounter,
+    /// Where training averaged them.
+    pub(super) both: Option<BothWeights>,
     /// Folded readouts of the horizons used so far; emptied when the parameters change.
     propagators: RefCell<Vec<(f64, Propagator)>>,
 }
@@ -130,6 +132,7 @@ impl Student {
             backward,
             generator,
             counter: EvaluationCounter::default(),
+            both: None,
             propagators: RefCell::default(),
         })
     }
@@ -324,6 +327,7 @@ impl Student {
     pub fn named(&self) -> Vec<(String, Tensor)> {
         let mut tensors = self.parameters.named();
         tensors.extend(self.coordinates.named());
+        tensors.extend(self.both.iter().flat_map(BothWeights::named));
         tensors
     }
 
@@ -345,6 +349,7 @@ impl Student {
             backward: self.backward.as_ref().map(Lift::shallow_clone),
             generator: self.generator.shallow_clone(),
             counter: self.counter.clone(),
+            both: self.both.as_ref().map(BothWeights::shallow_clone),
             propagators: RefCell::new(
                 self.propagators.borrow().iter().map(|(tau, p)| (*tau, p.shallow_clone())).collect(),
             ),

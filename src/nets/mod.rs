@@ -6,6 +6,7 @@ mod embedding;
 mod init;
 mod mlp;
 mod parameters;
+pub mod precision;
 
 use tch::Tensor;
 
