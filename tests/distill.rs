@@ -250,7 +250,8 @@ impl Monitor for StopAt {
 #[test]
 fn an_interrupt_keeps_the_best_student() {
     let config = DistillConfig { steps: Some(1_000_000), ..config(GeneratorKind::Spectral) };
-    let (student, history) = distill(&teacher(), &config, &Inputs::default(), &mut StopAt("student", 1)).unwrap();
+    let (student, history) =
+        distill(&teacher(), &config, &Inputs::default(), &mut StopAt("student", 1)).unwrap();
     assert_eq!((history.stopped, history.steps), (Stopped::Interrupted, 1));
     assert!(student.parameters().flat().unwrap().isfinite().all().int64_value(&[]) == 1);
     // Before training there is nothing to keep.

@@ -165,11 +165,23 @@ class Student:
 
     @staticmethod
     def distill(
-        teacher: VelocityField, config: str, *, condition: _Array | None = None, monitor: _Monitor = None
+        teacher: VelocityField,
+        config: str,
+        *,
+        condition: _Array | None = None,
+        monitor: _Monitor = None,
+        checkpoint: str | None = None,
+        checkpoint_every: int | None = None,
+        checkpoint_seconds: float | None = None,
+        header: str = "{}",
+        resume: str | None = None,
     ) -> Student:
         """Distil a field; ``config`` is JSON in the form of :func:`student_defaults`, possibly a part of it.
 
         A conditional field needs a pool of conditions, labels ``[P]`` or vectors ``[P, dim]``, to draw from.
+        ``checkpoint`` is written every so many steps or seconds and at the end, with ``header`` in it;
+        ``resume`` goes on from such a file. A fit that diverged returns the best student, and its history
+        says ``"diverged"``.
         """
 
     @staticmethod
@@ -178,6 +190,9 @@ class Student:
 
     def save(self, path: str, header: str = "{}") -> None:
         """Write a safetensors file atomically; ``header`` is JSON that :meth:`load` gives back."""
+
+    def with_weights(self, weights: str) -> Student:
+        """The same student with its averaged (``"ema"``) or its last (``"raw"``) weights."""
 
     @property
     def event_shape(self) -> tuple[int, ...]:

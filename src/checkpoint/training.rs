@@ -58,8 +58,9 @@ impl TrainingFile {
     /// [`Error::Checkpoint`] where it is missing or of another form.
     pub fn fact<T: serde::de::DeserializeOwned>(&self, key: &str) -> Result<T> {
         let value = self.contents.header.facts.get(key).cloned().unwrap_or(Value::Null);
-        serde_json::from_value(value)
-            .map_err(|error| Error::checkpoint(&self.contents.path, format!("its {key} is damaged ({error})")))
+        serde_json::from_value(value).map_err(|error| {
+            Error::checkpoint(&self.contents.path, format!("its {key} is damaged ({error})"))
+        })
     }
 
     /// Overwrites a student of the same architecture.

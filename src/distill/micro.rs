@@ -159,9 +159,8 @@ mod tests {
     fn micro_batches_add_up_to_the_whole_gradient() {
         let (field, student, batch) = setting();
         let objective = Objective { weights: Weights::default(), teacher: &field };
-        let at = |count, scale| {
-            gradient(&objective, &student, &batch, count, Precision::Float32, scale).unwrap()
-        };
+        let at =
+            |count, scale| gradient(&objective, &student, &batch, count, Precision::Float32, scale).unwrap();
         let (whole, terms) = at(1, 1.0);
         // 4 divides neither 30 nor 15.
         for (count, scale) in [(2, 1.0), (4, 1.0), (7, 1.0), (4, 1024.0)] {
@@ -194,7 +193,9 @@ mod tests {
         assert!(out_of_memory(|| raise("shapes do not fit")).is_err());
         assert_eq!(out_of_memory(|| Ok(3)).unwrap(), Some(3));
         panic::set_hook(Box::new(|_| {}));
-        assert!(out_of_memory(|| -> Result<()> { panic!("Torch(\"CUDA out of memory\")") }).unwrap().is_none());
+        assert!(out_of_memory(|| -> Result<()> { panic!("Torch(\"CUDA out of memory\")") })
+            .unwrap()
+            .is_none());
         let other = panic::catch_unwind(|| out_of_memory(|| -> Result<()> { panic!("a bug") }));
         let _ = panic::take_hook();
         assert!(other.is_err());

@@ -177,7 +177,8 @@ impl Run<'_> {
         if improved {
             let current = self.student.parameters().flat()?;
             self.best = self.average.as_ref().map_or(current, |own| own.value().shallow_clone()).copy();
-            (self.ledger.best, self.ledger.best_step, self.ledger.stale) = (Some(metric), self.ledger.step, 0);
+            (self.ledger.best, self.ledger.best_step, self.ledger.stale) =
+                (Some(metric), self.ledger.step, 0);
         } else {
             self.ledger.stale += 1;
         }
@@ -196,7 +197,9 @@ impl Run<'_> {
         self.log.push(LogEntry { step: progress.step, seconds: progress.seconds, values: finite });
         let patience = self.config.patience.is_some_and(|limit| self.ledger.stale >= limit);
         let stopped = match diverged {
-            true => self.restart(&format!("the held-out {:?} was {metric:.3e}", self.config.metric), monitor)?,
+            true => {
+                self.restart(&format!("the held-out {:?} was {metric:.3e}", self.config.metric), monitor)?
+            }
             false => patience.then_some(Stopped::Patience),
         };
         monitor.report(&progress)?;

@@ -37,11 +37,8 @@ pub fn distill(
     let recipe = config.resolve(teacher.event_shape(), teacher.conditioning())?;
     let config = config.with_defaults(teacher.event_shape(), teacher.conditioning())?;
     let pool = condition_pool(teacher, inputs.pool.as_ref())?;
-    let mut resumed = inputs
-        .resume
-        .as_ref()
-        .map(|path| Resumed::read(path, &config, teacher.event_shape()))
-        .transpose()?;
+    let mut resumed =
+        inputs.resume.as_ref().map(|path| Resumed::read(path, &config, teacher.event_shape())).transpose()?;
     let spent = resumed.as_ref().map_or(0.0, |resumed| resumed.ledger.seconds);
     let budget = Budget::new(recipe.steps, config.max_seconds).resumed(spent);
     let evaluations_before = teacher.evaluations();
@@ -105,7 +102,8 @@ pub fn distill(
         config: &config,
         budget: &budget,
         random: RandomSource::new(config.seed).fork("distillation batches"),
-        optimiser: Adam::new(parameters, config.optimizer, config.weight_decay)?.with_multipliers(multipliers),
+        optimiser: Adam::new(parameters, config.optimizer, config.weight_decay)?
+            .with_multipliers(multipliers),
         average: match config.ema_decay > 0.0 {
             true => Some(Average::new(parameters, config.ema_decay)?),
             false => None,

@@ -53,8 +53,7 @@ impl Linear {
     /// One product for value and tangent, stacked along the batch; the bias has no tangent.
     fn forward_with_tangent(&self, input: &Dual) -> Dual {
         let batch = input.primal.size()[0];
-        let stacked =
-            precision::product(&Tensor::cat(&[&input.primal, &input.tangent], 0), &self.weight);
+        let stacked = precision::product(&Tensor::cat(&[&input.primal, &input.tangent], 0), &self.weight);
         let parts = stacked.split(batch, 0);
         Dual::new(&parts[0] + &self.bias, parts[1].shallow_clone())
     }
