@@ -253,11 +253,11 @@ def test_low_precision_trains_on_a_cpu_where_it_can(gaussian):
 
 def test_the_users_random_state_is_left_alone_and_does_not_matter(gaussian):
     torch.manual_seed(3)
-    np.random.seed(3)
-    expected = torch.get_rng_state(), np.random.get_state()
+    np.random.seed(3)  # noqa: NPY002
+    expected = torch.get_rng_state(), np.random.get_state()  # noqa: NPY002
     first = small().fit(gaussian, progress=False).sample(x0=NOISE)
     assert torch.equal(torch.get_rng_state(), expected[0])
-    np.testing.assert_array_equal(np.random.get_state()[1], expected[1][1])
+    np.testing.assert_array_equal(np.random.get_state()[1], expected[1][1])  # noqa: NPY002
     torch.manual_seed(4)
-    np.random.seed(4)
+    np.random.seed(4)  # noqa: NPY002
     np.testing.assert_array_equal(small().fit(gaussian, progress=False).sample(x0=NOISE), first)

@@ -265,7 +265,8 @@ fn the_generator_has_its_own_rate() {
     let fresh = Student::new(recipe.student, frozen.seed, Device::Cpu).unwrap();
     for ((name, trained), (_, initial)) in student.parameters().named().iter().zip(fresh.parameters().named())
     {
-        assert_eq!(trained.equal(&initial), name.starts_with("generator."), "{name}");
+        let moved = (trained - initial).abs().max().double_value(&[]);
+        assert_eq!(moved < 1e-200, name.starts_with("generator."), "{name}: {moved:e}");
     }
 }
 
