@@ -10,7 +10,7 @@ use koopflow::distill::{DistillConfig, Objective, Trajectories, TrajectoryPlan, 
 use koopflow::koopman::{GeneratorKind, InputCoordinates, Student};
 use koopflow::sampler;
 use koopflow::tensor::RandomSource;
-use koopflow::training::{Adam, Silent};
+use koopflow::training::{Adam, Optimizer, Silent};
 use koopflow::velocity::GaussianField;
 use tch::{Device, Kind, Tensor};
 
@@ -74,7 +74,7 @@ fn training(criterion: &mut Criterion) {
             let (field, trajectories, student) = setup(dimension, observables, generator);
             let objective = Objective { weights: Weights::default(), teacher: &field };
             let random = RandomSource::new(2);
-            let mut optimiser = Adam::new(student.parameters(), 0.0, false).expect("an optimiser");
+            let mut optimiser = Adam::new(student.parameters(), Optimizer::Adam, 0.0).expect("an optimiser");
             let mut step = 0;
             group.bench_function(BenchmarkId::new(name, dimension), |bencher| {
                 bencher.iter(|| {
