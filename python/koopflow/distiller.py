@@ -52,16 +52,16 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
         After a warm-up: a half cosine to zero over the budget, the peak throughout, or the peak halved
         whenever five held-out evaluations bring no improvement.
     warmup_steps : int, optional
-        Steps of linear warm-up.
+        Steps of linear warm-up; 50 by default.
     optimizer : {"adam", "adamw"}, default "adam"
         With weight decay in the gradient, or of the weights themselves.
     weight_decay : float, default 0.0
         At least 0.
     clip_norm : float, optional
-        The largest norm of the gradient that is applied.
+        The largest norm of the gradient that is applied; 1 by default.
     ema_decay : float, optional
         Of averaged weights, in [0, 1): they are what is evaluated, kept, sampled with and saved; see
-        :meth:`use_weights`. 0 does not average.
+        :meth:`use_weights`. 0, the default, does not average.
     precision : {"float32", "bf16", "fp16"}, default "float32"
         What the network's products run in while training. ``"fp16"``, with dynamic loss scaling, needs
         CUDA. Evaluation and sampling are in ``dtype``.
