@@ -12,7 +12,7 @@ use koopflow::distill::{
 use koopflow::koopman::{GeneratorKind, InputCoordinates, Student};
 use koopflow::sampler;
 use koopflow::tensor::RandomSource;
-use koopflow::training::{Adam, Silent};
+use koopflow::training::{Adam, Optimizer, Silent};
 use koopflow::velocity::GaussianField;
 use tch::{Device, Kind, Tensor};
 
@@ -77,7 +77,7 @@ fn training(criterion: &mut Criterion) {
             let weights = Weights::preset(Fidelity::Balanced, dimension <= 8, true);
             let objective = Objective { weights, scaling: Scaling::Relative, teacher: &field };
             let random = RandomSource::new(2);
-            let mut optimiser = Adam::new(student.parameters(), 0.0, false).expect("an optimiser");
+            let mut optimiser = Adam::new(student.parameters(), Optimizer::Adam, 0.0).expect("an optimiser");
             let mut step = 0;
             group.bench_function(BenchmarkId::new(name, dimension), |bencher| {
                 bencher.iter(|| {

@@ -4,7 +4,7 @@
 use koopflow::condition::Conditioning;
 use koopflow::distill::{
     distill, generator_equations, install, readout_equations, DistillConfig, DistillHistory, FlowPoints,
-    Method, Solved, StatePairs, Weights,
+    Inputs, Method, Solved, StatePairs, Weights,
 };
 use koopflow::error::Error;
 use koopflow::koopman::{Direction, GeneratorKind, Student};
@@ -98,7 +98,7 @@ fn a_linear_teacher_is_recovered() {
     let field = LinearField::new();
     // The teacher is in the span of x: plain least squares finds it.
     let config = DistillConfig { ridge: Some(0.0), ..config(GeneratorKind::Dense, Method::ClosedForm) };
-    let (student, history) = distill(&field, &config, None, &mut Silent).unwrap();
+    let (student, history) = distill(&field, &config, &Inputs::default(), &mut Silent).unwrap();
     let generator = student.generator().matrix();
     let columns = generator.narrow(1, 2, 2);
     assert!(gap(&columns.narrow(0, 2, 2), &field.matrix) < 1e-6);
@@ -187,7 +187,7 @@ fn random_observables_without_a_gradient_step() {
             dtype: dtype.into(),
             ..config(generator, Method::ClosedForm)
         };
-        let (student, _) = distill(&field, &config, None, &mut Silent).unwrap();
+        let (student, _) = distill(&field, &config, &Inputs::default(), &mut Silent).unwrap();
         let own = endpoint_error(&field, |x0| one_step(&student, x0));
         assert!(own < 0.4 * affine, "{generator:?} {dtype}: {own} against {affine}");
     }
@@ -204,7 +204,7 @@ fn the_ridge_is_chosen_by_the_flow() {
             ridge,
             ..config(GeneratorKind::Dense, Method::ClosedForm)
         };
-        distill(&gaussian(), &config, None, &mut Silent).unwrap().1.closed_form.unwrap()
+        distill(&gaussian(), &config, &Inputs::default(), &mut Silent).unwrap().1.closed_form.unwrap()
     };
     let (chosen, smallest) = (report(None), report(Some(1e-12)));
     // The smallest leaves less of dg/dt, but its exponential is worse.
@@ -278,10 +278,12 @@ fn setters_belong_to_their_generator() {
         let recipe = config(generator, Method::Gradient).resolve(&[2], Conditioning::None).unwrap();
         Student::new(recipe.student, 3, Device::Cpu).unwrap()
     };
-    let (mut dense, mut spectral) = (build(GeneratorKind::Dense), build(GeneratorKind::Spectral));
+    let (dense, spectral) = (build(GeneratorKind::Dense), build(GeneratorKind::Spectral));
     let (columns, readout, drift) = (normal(1, &[10, 8]), normal(2, &[6, 2]), normal(3, &[2, 2]));
     // Folded propagators of the old values are forgotten.
-    let folded = |student: &Student| student.propagator(1.0).unwrap().features;
+    let noise = normal(4, &[5, 2]);
+    let folded =
+        |student: &Student| koopflow::sampler::sample(student, &noise, None, 1, &mut Silent).unwrap();
     let before = [folded(&dense), folded(&spectral)];
     dense.set_generator_columns(&columns).unwrap();
     spectral.set_spectral_readout(&readout, &drift).unwrap();
@@ -314,8 +316,8 @@ fn refining_never_makes_the_held_out_score_worse() {
     {
         let plain = DistillConfig { steps: Some(steps), ..config(generator, Method::Gradient) };
         let refine = DistillConfig { method: Method::Refine, ..plain.clone() };
-        let (trained, _) = distill(&gaussian(), &plain, None, &mut Silent).unwrap();
-        let (student, history) = distill(&gaussian(), &refine, None, &mut Silent).unwrap();
+        let (trained, _) = distill(&gaussian(), &plain, &Inputs::default(), &mut Silent).unwrap();
+        let (student, history) = distill(&gaussian(), &refine, &Inputs::default(), &mut Silent).unwrap();
         let report = history.closed_form.as_ref().unwrap();
         let before = report.trained_score.unwrap();
         assert!((before - best_score(&history)).abs() < 1e-12 * before);
@@ -366,14 +368,19 @@ fn an_interrupt_of_the_solve_is_honoured() {
     for generator in [GeneratorKind::Dense, GeneratorKind::Spectral] {
         // Without training there is nothing to keep.
         let early = config(generator, Method::ClosedForm);
-        let early = distill(&gaussian(), &early, None, &mut StopAfter("trajectories", false));
+        let early = distill(&gaussian(), &early, &Inputs::default(), &mut StopAfter("trajectories", false));
         assert!(matches!(early, Err(Error::Interrupted(_))));
     }
     let refine = config(GeneratorKind::Dense, Method::Refine);
-    let (trained, _) =
-        distill(&gaussian(), &config(GeneratorKind::Dense, Method::Gradient), None, &mut Silent).unwrap();
+    let (trained, _) = distill(
+        &gaussian(),
+        &config(GeneratorKind::Dense, Method::Gradient),
+        &Inputs::default(),
+        &mut Silent,
+    )
+    .unwrap();
     let mut monitor = Second(StopAfter("student", false), 0);
-    let (student, history) = distill(&gaussian(), &refine, None, &mut monitor).unwrap();
+    let (student, history) = distill(&gaussian(), &refine, &Inputs::default(), &mut monitor).unwrap();
     assert_eq!((history.stopped, history.steps), (Stopped::Interrupted, 40));
     assert!(history.closed_form.is_none());
     assert!(student.parameters().flat().unwrap().equal(&trained.parameters().flat().unwrap()));
@@ -383,7 +390,8 @@ fn an_interrupt_of_the_solve_is_honoured() {
 fn the_solve_counts_the_teachers_evaluations() {
     let evaluations = |generator, method| {
         let field = gaussian();
-        let (_, history) = distill(&field, &config(generator, method), None, &mut Silent).unwrap();
+        let (_, history) =
+            distill(&field, &config(generator, method), &Inputs::default(), &mut Silent).unwrap();
         assert_eq!(history.teacher_evaluations, field.evaluations());
         history.teacher_evaluations
     };
@@ -434,7 +442,7 @@ fn conditions_reach_teacher_and_student() {
     for generator in [GeneratorKind::Dense, GeneratorKind::Spectral] {
         let config = DistillConfig { observables: Some(24), ..config(generator, Method::ClosedForm) };
         let field = Drift(EvaluationCounter::default());
-        let (student, _) = distill(&field, &config, None, &mut Silent).unwrap();
+        let (student, _) = distill(&field, &config, &Inputs::default(), &mut Silent).unwrap();
         let (x0, labels) = (normal(5, &[30, 2]), Tensor::arange(3, (Kind::Int64, Device::Cpu)).repeat([10]));
         let g = student.encode(&Tensor::from(0.0), &x0, Direction::Forward, Some(&labels)).unwrap();
         let moved = student.readout(&student.propagate(&g, &Tensor::from(1.0)).unwrap()).unwrap();
@@ -447,14 +455,14 @@ fn conditions_reach_teacher_and_student() {
 #[test]
 fn options_of_the_solve_are_checked() {
     let base = config(GeneratorKind::Spectral, Method::ClosedForm);
-    let off = Weights { endpoint: 0.0, path: 0.0, pairs: 0.0, inverse: 0.0, ..Weights::default() };
+    let off = Weights { phase: 1.0, ..Weights::NONE }.to_map();
     let cases = [
         ("ridge", DistillConfig { ridge: Some(-1.0), ..base.clone() }),
         ("ridge", DistillConfig { ridge: Some(f64::NAN), ..base.clone() }),
         ("weights", DistillConfig { weights: off, ..base.clone() }),
     ];
     for (name, config) in cases {
-        let error = distill(&gaussian(), &config, None, &mut Silent).err().unwrap();
+        let error = distill(&gaussian(), &config, &Inputs::default(), &mut Silent).err().unwrap();
         assert!(error.to_string().contains(name), "{name}: {error}");
     }
     // One lift: nothing but training tells two apart.

@@ -165,7 +165,7 @@ fn consistency_alone_solves_no_ode() {
     // One evaluation a step, and one for the held-out points.
     assert_eq!((history.teacher_evaluations, history.trajectories), (101, 0));
     let error = |entry: &koopflow::distill::LogEntry| {
-        entry.values.iter().find(|(name, _)| name == "consistency_error").unwrap().1
+        entry.values.iter().find(|(name, _)| name == "score").unwrap().1
     };
     let best = history.log.iter().min_by(|a, b| error(a).total_cmp(&error(b))).unwrap();
     assert_eq!(history.best_step, best.step);

@@ -42,6 +42,17 @@ def test_a_new_stage_gets_a_bar_of_its_own():
     assert drawn.count("\n") == 2
 
 
+def test_a_note_is_printed_and_the_bar_goes_on():
+    stream = Terminal()
+    with ProgressMeter(stream=stream) as meter:
+        meter(event(2))
+        meter({**event(3), "values": {}, "note": "back to step 1"})
+        meter(event(4))
+    drawn = stream.getvalue()
+    assert "back to step 1\n" in drawn
+    assert drawn.index("2/10") < drawn.index("back to step 1") < drawn.index("4/10")
+
+
 def test_nothing_is_drawn_where_nobody_looks():
     stream = io.StringIO()
     with ProgressMeter(stream=stream) as meter:

@@ -51,7 +51,7 @@ def test_consistency_alone_solves_no_ode(kind, trained):
     assert teacher.evaluations - before == student.history_["teacher_evaluations"] == 25 + 1
     assert student.history_["trajectories"] == 0
     assert stages == {"student"}
-    assert "consistency_error" in student.history_["log"][-1]
+    assert "consistency_residual" in student.history_["log"][-1]
     assert "endpoint_error" not in student.history_["log"][-1]
 
 

@@ -6,7 +6,8 @@ array argument, and are NumPy arrays where there is none. Batch first: ``t`` is 
 
 A *monitor* is called with ``{"stage", "step", "total", "seconds", "values"}``, where the stage is
 ``"teacher"``,
-``"trajectories"``, ``"student"`` or ``"sample"`` and the values are named floats. An exception that it raises
+``"trajectories"``, ``"student"`` or ``"sample"`` and the values are named floats; ``"note"`` holds a text
+where something happened that a person should read. An exception that it raises
 stops the computation and comes back unchanged.
 """
 
@@ -173,6 +174,11 @@ class Student:
         trajectory_file: str | None = None,
         refresh: bool = False,
         monitor: _Monitor = None,
+        checkpoint: str | None = None,
+        checkpoint_every: int | None = None,
+        checkpoint_seconds: float | None = None,
+        header: str = "{}",
+        resume: str | None = None,
     ) -> Student:
         """Distil a field; ``config`` is JSON in the form of :func:`student_defaults`, possibly a part of it.
 
@@ -180,6 +186,9 @@ class Student:
         ``data`` ``[N, *event]`` are the teacher's, for simulation-free points; ``data_condition`` holds the
         condition of each row, ``condition`` where it is left out. ``trajectory_file`` keeps the solved
         trajectories for later fits; ``refresh`` solves them anew.
+        ``checkpoint`` is written every so many steps or seconds and at the end, with ``header`` in it;
+        ``resume`` goes on from such a file. A fit that diverged returns the best student, and its history
+        says ``"diverged"``.
         """
 
     @staticmethod
@@ -188,6 +197,9 @@ class Student:
 
     def save(self, path: str, header: str = "{}") -> None:
         """Write a safetensors file atomically; ``header`` is JSON that :meth:`load` gives back."""
+
+    def with_weights(self, weights: str) -> Student:
+        """The same student with its averaged (``"ema"``) or its last (``"raw"``) weights."""
 
     @property
     def event_shape(self) -> tuple[int, ...]:

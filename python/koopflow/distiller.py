@@ -16,7 +16,7 @@ from . import _core
 from ._arrays import Array, as_batch, as_condition
 from ._flow import Flow, checked_count, noise_or, times_for
 from .evaluation import EvaluationReport, evaluate
-from .exceptions import ArgumentError, CheckpointError, NotFittedError
+from .exceptions import ArgumentError, CheckpointError, DivergenceError, NotFittedError
 from .progress import ProgressFunction, ProgressMeter
 from .tensorboard import logged
 
@@ -58,7 +58,39 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
     batch_size : int, optional
         Noise samples a step.
     learning_rate : float, optional
-        Peak of the schedule.
+        Peak of the schedule, for the observables.
+    generator_learning_rate : float, optional
+        Peak for the generator; that of the observables by default.
+    schedule : {"cosine", "constant", "plateau"}, default "cosine"
+        After a warm-up: a half cosine to zero over the budget, the peak throughout, or the peak halved
+        whenever five held-out evaluations bring no improvement.
+    warmup_steps : int, optional
+        Steps of linear warm-up; 50 by default.
+    optimizer : {"adam", "adamw"}, default "adam"
+        With weight decay in the gradient, or of the weights themselves.
+    weight_decay : float, default 0.0
+        At least 0.
+    clip_norm : float, optional
+        The largest norm of the gradient that is applied; 1 by default.
+    ema_decay : float, optional
+        Of averaged weights, in [0, 1): they are what is evaluated, kept, sampled with and saved; see
+        :meth:`use_weights`. 0, the default, does not average.
+    precision : {"float32", "bf16", "fp16"}, default "float32"
+        What the network's products run in while training. ``"fp16"``, with dynamic loss scaling, needs
+        CUDA. Evaluation and sampling are in ``dtype``.
+    accumulate : int, default 1
+        Micro-batches that one step's batch is cut into, at most a quarter of ``batch_size``. When a GPU runs
+        out of memory the number doubles, and ``history_["notes"]`` says so.
+    evaluate_every : int, optional
+        Steps between two held-out evaluations; sixty of them by default.
+    metric : str, default "score"
+        What best-model keeping, plateaus and ``patience`` look at: ``"endpoint_error"``, ``"path_error"``,
+        ``"inversion_error"``, ``"phase_error"``, ``"consistency_residual"``, or ``"score"``, the sum of the
+        first three.
+    patience : int, optional
+        Evaluations without improvement that end fitting.
+    max_restarts : int, default 3
+        How often a fit that diverges goes back to its best state, at half the learning rate.
     trajectories : int, optional
         How many of the teacher's trajectories to store and learn from.
     path_steps : int, optional
@@ -119,8 +151,12 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
     config_ : dict
         The configuration with every None resolved.
     history_ : dict
-        ``steps``, ``seconds``, ``trajectory_seconds``, ``teacher_evaluations``, ``stopped``, ``best_step``
-        and ``log``, a list of dictionaries: ``step``, ``seconds``, every loss term and the held-out errors.
+        ``steps``, ``seconds``, ``trajectory_seconds``, ``teacher_evaluations``, ``best_step`` (0 is the
+        untrained student), ``skipped_steps`` and ``restarts`` (after losses that were not finite),
+        ``notes`` (a list of ``step`` and ``text``), ``stopped`` (``"completed"``, ``"interrupted"``,
+        ``"budget"``, ``"patience"`` or ``"diverged"``; ``"interrupted"`` in a checkpoint of a fit that had
+        not ended) and ``log``, a list of dictionaries: ``step``, ``seconds``, every loss term, the held-out
+        errors and the learning rate, those that are not finite left out.
         After a linear solve also ``closed_form``: ``ridge``, ``residual``, the held-out scores before and
         after, and which was ``kept``.
     teacher_ : dict
@@ -155,6 +191,19 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
         steps: int | None = None,
         batch_size: int | None = None,
         learning_rate: float | None = None,
+        generator_learning_rate: float | None = None,
+        schedule: str = "cosine",
+        warmup_steps: int | None = None,
+        optimizer: str = "adam",
+        weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+        ema_decay: float | None = None,
+        precision: str = "float32",
+        accumulate: int = 1,
+        evaluate_every: int | None = None,
+        metric: str = "score",
+        patience: int | None = None,
+        max_restarts: int = 3,
         trajectories: int | None = None,
         path_steps: int | None = None,
         trajectory_memory: float = 2.0,
@@ -185,6 +234,19 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
         self.steps = steps
         self.batch_size = batch_size
         self.learning_rate = learning_rate
+        self.generator_learning_rate = generator_learning_rate
+        self.schedule = schedule
+        self.warmup_steps = warmup_steps
+        self.optimizer = optimizer
+        self.weight_decay = weight_decay
+        self.clip_norm = clip_norm
+        self.ema_decay = ema_decay
+        self.precision = precision
+        self.accumulate = accumulate
+        self.evaluate_every = evaluate_every
+        self.metric = metric
+        self.patience = patience
+        self.max_restarts = max_restarts
         self.trajectories = trajectories
         self.path_steps = path_steps
         self.trajectory_memory = trajectory_memory
@@ -213,6 +275,10 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
         refresh: bool = False,
         progress: bool | ProgressFunction = True,
         callback: ProgressFunction | None = None,
+        checkpoint: str | PathLike[str] | None = None,
+        checkpoint_every: int | None = None,
+        checkpoint_minutes: float | None = None,
+        resume: str | PathLike[str] | None = None,
         log_dir: str | PathLike[str] | None = None,
     ) -> KoopmanDistiller:
         """Distil a teacher.
@@ -245,6 +311,18 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
         log_dir : path, optional
             Writes every value as a TensorBoard scalar into this folder: see
             :class:`koopflow.TensorBoardLogger`.
+        checkpoint : path, optional
+            A file to write the state of training to, atomically, while it goes on and when it ends. At any
+            moment it is a whole student, the best so far, that :meth:`load` reads.
+        checkpoint_every : int, optional
+            Steps between two files.
+        checkpoint_minutes : float, optional
+            Minutes between two files; 10 where ``checkpoint_every`` is not given either.
+        resume : path, optional
+            A file that ``checkpoint`` wrote, to go on from; on a CPU exactly as if fitting had never been
+            cut. Teacher, condition and options must be those of the file, except for ``steps``,
+            ``max_seconds`` (which counts what was spent before) and ``device``. Trajectories are solved
+            again. With more ``steps`` the cosine goes back up to where the longer schedule has it.
 
         Returns
         -------
@@ -260,10 +338,20 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
         TeacherError
             When the teacher's velocity fails, or is not finite.
         DivergenceError
-            When the loss stops being finite.
+            When the loss kept blowing up after ``max_restarts`` restarts. The best student is kept, and this
+            object is fitted with it.
         CheckpointError
-            When ``trajectory_file`` is damaged, or made by another teacher or for other options.
+            When ``resume`` is no file of a fit, or ``trajectory_file`` is damaged, or made by another teacher or
+            for other options.
+        ArgumentError
+            When an option is out of its range, or is not that of the file to resume.
         """
+        if checkpoint is None and not (checkpoint_every is None and checkpoint_minutes is None):
+            raise ArgumentError("checkpoint: expected a file, since it is to be written regularly, got None")
+        if not (checkpoint_every is None or checkpoint_every >= 1):
+            raise ArgumentError(f"checkpoint_every: expected at least 1, got {checkpoint_every}")
+        if not (checkpoint_minutes is None or checkpoint_minutes > 0):
+            raise ArgumentError(f"checkpoint_minutes: expected a positive number, got {checkpoint_minutes}")
         if not isinstance(teacher, Flow):
             raise TypeError(_not_a_teacher(teacher))
         field = teacher.field
@@ -271,6 +359,11 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
         data_condition = None
         if data is None and teacher._training is not None:
             data, data_condition = teacher._training
+        facts = {
+            "kind": field.kind,
+            "event_shape": list(field.event_shape),
+            "conditioning": json.loads(field.conditioning),
+        }
         with (
             logged(log_dir, callback) as listener,
             ProgressMeter(progress=progress, callback=listener) as meter,
@@ -284,21 +377,42 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
                 trajectory_file=None if trajectory_file is None else fspath(trajectory_file),
                 refresh=refresh,
                 monitor=meter.monitor,
+                checkpoint=None if checkpoint is None else fspath(checkpoint),
+                checkpoint_every=checkpoint_every,
+                checkpoint_seconds=None if checkpoint_minutes is None else 60.0 * checkpoint_minutes,
+                header=json.dumps({"params": self.get_params(), "teacher": facts}),
+                resume=None if resume is None else fspath(resume),
             )
-        self._adopt(
-            student,
-            {
-                "kind": field.kind,
-                "event_shape": list(field.event_shape),
-                "conditioning": json.loads(field.conditioning),
-            },
-        )
+        self._adopt(student, facts)
         if self.history_.get("stopped") == "interrupted":
             warnings.warn(
                 f"interrupted after {self.history_.get('steps')} steps; the best student so far is kept",
                 RuntimeWarning,
                 stacklevel=2,
             )
+        if self.history_.get("stopped") == "diverged":
+            raise DivergenceError(
+                f"training diverged: {self.history_['notes'][-1]['text']} (try a smaller learning_rate)"
+            )
+        return self
+
+    def use_weights(self, weights: str) -> KoopmanDistiller:
+        """Choose between the averaged weights and those of the last step.
+
+        A fit with ``ema_decay`` keeps both, in its file too, and begins with the averaged ones; without it
+        there is one kind, and nothing changes.
+
+        Parameters
+        ----------
+        weights : {"ema", "raw"}
+            Which to use from now on.
+
+        Returns
+        -------
+        KoopmanDistiller
+            Itself.
+        """
+        self._student = self._fitted().with_weights(weights)
         return self
 
     def sample(

@@ -9,7 +9,10 @@ Everything long in koopflow reports events, plain dictionaries:
 ``seconds``
     since the stage began.
 ``values``
-    named floats: each loss term, the learning rate, the held-out endpoint error.
+    named floats: each loss term, the learning rate, the held-out errors.
+``note``
+    only where something happened that a person should read, such as a smaller micro-batch or a restart
+    after a divergence; such an event has no values.
 
 ``progress=True`` shows them as a bar where somebody is looking (standard error is a terminal, or the code
 runs in a notebook), ``progress=False`` is silent, and ``progress=function`` calls the function instead of
@@ -36,7 +39,11 @@ LABELS = {
 }
 
 
-class ProgressEvent(TypedDict):
+class _Note(TypedDict, total=False):
+    note: str
+
+
+class ProgressEvent(_Note):
     """One report of a long computation."""
 
     stage: str
@@ -128,6 +135,9 @@ class ProgressMeter:
             )
         bar = self._bar
         bar.total = event["total"]
+        if "note" in event:
+            bar.write(event["note"], file=self._stream)
+            return
         bar.set_postfix_str(format_values(event["values"]), refresh=False)
         bar.n = event["step"]
         bar.refresh()

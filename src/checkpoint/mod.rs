@@ -2,6 +2,7 @@
 //! atomically. The only room that knows files. Nothing is ever unpickled.
 
 mod file;
+mod training;
 mod trajectories;
 
 use std::path::Path;
@@ -10,11 +11,12 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
 use crate::error::{Error, Result};
-use crate::koopman::{Student, StudentConfig};
+use crate::koopman::{Student, StudentConfig, AVERAGED_WEIGHTS, RAW_WEIGHTS};
 use crate::tensor::parse_dtype;
 use crate::velocity::{EmpiricalField, FieldDescription, GaussianField, NetworkField, VelocityField};
 
 use file::{write, Contents};
+pub use training::{save_training, TrainingFile};
 pub use trajectories::{StoredPlan, TrajectoryFile};
 
 /// What a file holds besides tensors.
@@ -82,6 +84,11 @@ pub fn load_student(path: &Path, device: Device) -> Result<(Student, serde_json:
     file.check_budget(&config)?;
     let mut student = Student::new(config, 0, device).map_err(|error| file.refuse(error))?;
     student.restore(|name| file.take(name, kind)).map_err(|error| file.refuse(error))?;
+    if file.tensors.contains_key(RAW_WEIGHTS) {
+        let (averaged, raw) = (file.take(AVERAGED_WEIGHTS, kind)?, file.take(RAW_WEIGHTS, kind)?);
+        student.keep_both(&averaged, &raw).map_err(|error| file.refuse(error))?;
+    }
+    file.tensors.retain(|name, _| !name.starts_with(training::PREFIX));
     file.finish()?;
     Ok((student, file.header.facts))
 }

@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::weights::{Fidelity, Weights};
+use super::Metric;
 use crate::condition::Conditioning;
 use crate::error::{Error, Result};
 use crate::flow::{Coupling, Path};
 use crate::koopman::{polynomial_size, Basis, GeneratorKind, ReadoutKind, Stability, StudentConfig};
+use crate::nets::precision::Precision;
 use crate::tensor::{event_size, parse_device, parse_dtype};
-use crate::training::check_positive;
+use crate::training::{check_positive, Optimizer, ScheduleKind};
 
 /// What errors are measured in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -82,6 +84,26 @@ pub struct DistillConfig {
     pub learning_rate: Option<f64>,
     pub warmup_steps: u64,
     pub clip_norm: Option<f64>,
+    pub optimizer: Optimizer,
+    /// At least 0; of the weights themselves for `adamw`, through the gradient for `adam`.
+    pub weight_decay: f64,
+    /// Peak learning rate of the generator; `None` is that of the observables.
+    pub generator_learning_rate: Option<f64>,
+    pub schedule: ScheduleKind,
+    /// Of the averaged weights that are evaluated, kept and saved, in [0, 1); 0 does not average.
+    pub ema_decay: f64,
+    /// What the products of the observables run in while training.
+    pub precision: Precision,
+    /// Micro-batches of one step, from 1 to a quarter of `batch_size`.
+    pub accumulate: i64,
+    /// Steps between two held-out evaluations; `None` makes 60 of them.
+    pub evaluate_every: Option<u64>,
+    /// What best-model keeping, plateaus and `patience` look at.
+    pub metric: Metric,
+    /// Evaluations without improvement that end training; `None` never does.
+    pub patience: Option<u64>,
+    /// How often a training that diverges starts again from its best state, at half the rate.
+    pub max_restarts: u64,
     /// Stored teacher trajectories.
     pub trajectories: Option<i64>,
     /// Uniform intervals at whose ends each trajectory is stored.
@@ -129,6 +151,17 @@ impl Default for DistillConfig {
             learning_rate: None,
             warmup_steps: 50,
             clip_norm: Some(1.0),
+            optimizer: Optimizer::Adam,
+            weight_decay: 0.0,
+            generator_learning_rate: None,
+            schedule: ScheduleKind::Cosine,
+            ema_decay: 0.0,
+            precision: Precision::Float32,
+            accumulate: 1,
+            evaluate_every: None,
+            metric: Metric::Score,
+            patience: None,
+            max_restarts: 3,
             trajectories: None,
             path_steps: 32,
             trajectory_memory: 2.0,
@@ -258,6 +291,7 @@ impl DistillConfig {
         }
         parse_dtype(&self.dtype)?;
         parse_device(&self.device)?;
+        self.check_training()?;
         Ok(recipe)
     }
 }

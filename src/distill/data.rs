@@ -1,12 +1,11 @@
 //! What a student learns from: stored trajectories, points of the teacher's probability path, or both.
 
-use std::path::PathBuf;
-
 use tch::{Kind, Tensor};
 
 use super::pairs::re_encodings;
 use super::{
-    Batch, DistillConfig, PairDraw, PathPlan, PathPoints, Points, Recipe, Trajectories, TrajectoryPlan,
+    Batch, DistillConfig, Inputs, Method, PairDraw, PathPlan, PathPoints, Points, Recipe, Trajectories,
+    TrajectoryPlan,
 };
 use crate::condition::Conditioning;
 use crate::error::{Error, Result};
@@ -14,23 +13,6 @@ use crate::koopman::InputCoordinates;
 use crate::tensor::{check_batch, parse_device, parse_dtype, RandomSource};
 use crate::training::Monitor;
 use crate::velocity::VelocityField;
-
-/// What may be given to a distillation besides the teacher.
-#[derive(Debug, Default)]
-pub struct Inputs {
-    /// For a conditional teacher: labels `[P]` or vectors `[P, dim]` that trajectories draw their
-    /// conditions from. Where it is left out: the conditions of the data for vectors, all classes
-    /// equally for labels.
-    pub pool: Option<Tensor>,
-    /// `[N, *event]`: the teacher's training data, for simulation-free points.
-    pub data: Option<Tensor>,
-    /// The condition of each row of `data`; `pool` where it is left out.
-    pub data_condition: Option<Tensor>,
-    /// Where trajectories are stored and found again.
-    pub trajectory_file: Option<PathBuf>,
-    /// Regenerates the trajectories of that file.
-    pub refresh: bool,
-}
 
 /// The most of `max_seconds` that trajectories may take.
 const TRAJECTORY_SHARE: f64 = 0.4;
@@ -41,7 +23,8 @@ pub struct TrainingData {
     pub trajectories: Option<Trajectories>,
     /// Present where the consistency term is on and data were given.
     pub points: Option<PathPoints>,
-    /// Held-out points and the teacher's velocity there, `[H, d]`; present with `points`.
+    /// Held-out points and the teacher's velocity there, `[H, d]`; present where there are no
+    /// trajectories to judge by.
     pub held_out_points: Option<(Points, Tensor)>,
     draw: PairDraw,
     consistency: bool,
@@ -79,7 +62,10 @@ impl TrainingData {
                 PathPoints::new(teacher, data, condition, plan)
             })
             .transpose()?;
-        let trajectories = match recipe.weights.need_trajectories() || (consistency && points.is_none()) {
+        let trajectories = match recipe.weights.need_trajectories()
+            || config.method != Method::Gradient
+            || (consistency && points.is_none())
+        {
             false => None,
             true => {
                 let mut plan = TrajectoryPlan {
@@ -104,6 +90,7 @@ impl TrainingData {
         };
         let held_out_points = points
             .as_ref()
+            .filter(|_| trajectories.is_none())
             .map(|points| {
                 let held_out = points.held_out()?;
                 let velocity = held_out.velocity(teacher)?;

@@ -3,13 +3,20 @@
 mod closed_form;
 mod config;
 mod data;
+mod evaluation;
+mod history;
+mod inputs;
+mod micro;
 mod normal_equations;
 mod objective;
 mod pairs;
 mod places;
 mod points;
 mod regularisers;
+mod resume;
+mod run;
 mod trainer;
+mod training_options;
 mod trajectories;
 mod weights;
 
@@ -17,11 +24,15 @@ pub use closed_form::{
     generator_equations, install, readout_equations, ClosedFormReport, FlowPoints, Solved, StatePairs,
 };
 pub use config::{Curriculum, DistillConfig, Method, PairKind, Recipe, Scaling};
-pub use data::{Inputs, TrainingData};
+pub use data::TrainingData;
+pub use evaluation::{Evaluator, HeldOut};
+pub use history::{DistillHistory, LogEntry, Note};
+pub use inputs::{Checkpointing, Inputs};
 pub use normal_equations::{ridge_curve, select_ridge, NormalEquations, RidgeChoice};
 pub use objective::{Objective, Term};
 pub use pairs::{Batch, PairDraw, Pairs};
 pub use points::{PathPlan, PathPoints, Points};
-pub use trainer::{distill, DistillHistory, LogEntry};
+pub use trainer::distill;
+pub use training_options::Metric;
 pub use trajectories::{Trajectories, TrajectoryPlan};
 pub use weights::{Fidelity, Weights};

@@ -9,6 +9,7 @@ use crate::condition::Conditioning;
 use crate::error::{Error, Result};
 use crate::flow::{Coupling, PairBatch, PairSource, PairStream, Path};
 use crate::koopman::InputCoordinates;
+use crate::nets::precision::Lowered;
 use crate::tensor::{check_batch, RandomSource};
 use crate::velocity::VelocityField;
 
@@ -26,6 +27,15 @@ pub struct Points {
 }
 
 impl Points {
+    pub fn shallow_clone(&self) -> Points {
+        Points {
+            t: self.t.shallow_clone(),
+            x: self.x.shallow_clone(),
+            condition: self.condition.as_ref().map(Tensor::shallow_clone),
+            teacher_condition: self.teacher_condition.as_ref().map(Tensor::shallow_clone),
+        }
+    }
+
     pub fn count(&self) -> i64 {
         self.t.size()[0]
     }
@@ -38,6 +48,8 @@ impl Points {
         let (kind, device) = (teacher.dtype(), teacher.device());
         let mut shape = vec![self.count()];
         shape.extend(teacher.event_shape());
+        // What is regressed on keeps its precision.
+        let _full = Lowered::to(None);
         let velocity = tch::no_grad(|| {
             let x = self.x.to_kind(kind).to_device(device).f_reshape(shape.as_slice())?;
             let condition = self.teacher_condition.as_ref().map(|c| c.to_device(device));

@@ -305,6 +305,11 @@ impl Trajectories {
         (states, self.conditioning.encode(condition.as_ref(), self.kind))
     }
 
+    /// The conditions of the trajectories kept out of training, as the teacher takes them.
+    pub fn held_out_condition(&self) -> Option<Tensor> {
+        self.condition.as_ref().map(|c| c.narrow(0, self.training_count(), self.held_out))
+    }
+
     /// One over the summed variance at time index `index`.
     pub fn precision_at(&self, index: i64) -> f64 {
         self.precision.double_value(&[index])

@@ -5,16 +5,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::flow::{Coupling, Path};
 use crate::tensor::{event_size, parse_dtype};
-use crate::training::check_positive;
+pub use crate::training::Optimizer;
+use crate::training::{check_positive, check_weights_options};
 use crate::velocity::{Conditioning, NetworkFieldConfig};
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[serde(rename_all = "lowercase")]
-pub enum Optimizer {
-    #[default]
-    Adam,
-    AdamW,
-}
 
 /// The options of [`crate::flow::train`]; in JSON, the keyword arguments of Python's `FlowTeacher`.
 /// Options left `None` are chosen by the dimension of the data ([`TeacherConfig::resolve`]).
@@ -108,12 +101,7 @@ impl TeacherConfig {
         if self.coupling_size == 0 {
             return Err(Error::argument("coupling_size", "at least 1", 0));
         }
-        if !(self.weight_decay.is_finite() && self.weight_decay >= 0.0) {
-            return Err(Error::argument("weight_decay", "a number of at least 0", self.weight_decay));
-        }
-        if !(0.0..1.0).contains(&self.ema_decay) {
-            return Err(Error::argument("ema_decay", "at least 0 and below 1", self.ema_decay));
-        }
+        check_weights_options(self.weight_decay, self.ema_decay)?;
         if self.log_every == 0 {
             return Err(Error::argument("log_every", "at least 1", 0));
         }

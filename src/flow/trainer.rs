@@ -7,11 +7,11 @@ use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
-use crate::flow::config::{Optimizer, TeacherConfig};
+use crate::flow::config::TeacherConfig;
 use crate::flow::stream::{PairBatch, PairSource, PairStream};
 use crate::tensor::{check_finite, parse_device, shape_text, RandomSource};
 use crate::threads::IntraOpThreads;
-use crate::training::{clip_norm, Adam, Average, Budget, Monitor, Progress, Schedule, Stopped};
+use crate::training::{clip_norm, Adam, Average, Budget, Monitor, Progress, Schedule, ScheduleKind, Stopped};
 use crate::velocity::NetworkField;
 
 /// What happened while a teacher was trained.
@@ -141,9 +141,9 @@ pub fn train(
     let dtype = parameters.kind();
     let data = data.detach().to_device(device).to_kind(dtype);
     let condition = condition.map(|c| c.detach().to_device(device));
-    let mut optimizer = Adam::new(parameters, config.weight_decay, config.optimizer == Optimizer::AdamW)?;
+    let mut optimizer = Adam::new(parameters, config.optimizer, config.weight_decay)?;
     let mut average = Average::new(parameters, config.ema_decay)?;
-    let schedule = Schedule { peak, warmup_steps: config.warmup_steps };
+    let schedule = Schedule::new(ScheduleKind::Cosine, peak, config.warmup_steps);
     let budget = Budget::new(steps, config.max_seconds);
     let mut log = LossLog::new(config.log_every);
     let mut reported = Instant::now();

@@ -14,6 +14,7 @@ mod readout;
 mod spectral;
 mod stability;
 mod student;
+mod weights;
 
 use tch::Tensor;
 
@@ -30,6 +31,7 @@ pub use spectral::SpectralGenerator;
 pub use stability::Stability;
 pub(crate) use student::finite_or_divergence;
 pub use student::{Direction, Student};
+pub use weights::{BothWeights, WeightsChoice, AVERAGED_WEIGHTS, RAW_WEIGHTS};
 
 /// A batch of observables in its parts; `m = 2 + d + k`.
 #[derive(Debug)]

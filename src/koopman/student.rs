@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tch::{Device, Kind, Tensor};
 
-use super::{Generator, Horizon, InputCoordinates, Lift, Observables, Readout, StudentConfig};
+use super::{BothWeights, Generator, Horizon, InputCoordinates, Lift, Observables, Readout, StudentConfig};
 use crate::error::{Error, Result};
 use crate::evaluations::EvaluationCounter;
 use crate::nets::Parameters;
@@ -26,6 +26,8 @@ pub struct Student {
     generator: Generator,
     readout: Readout,
     counter: EvaluationCounter,
+    /// Where training averaged them.
+    pub(super) both: Option<BothWeights>,
     /// The horizons used so far; emptied when the parameters change. Clones share the parameters, so they
     /// share this too.
     horizons: Arc<Mutex<Vec<(f64, Horizon)>>>,
@@ -69,6 +71,7 @@ impl Student {
             generator,
             readout,
             counter: EvaluationCounter::default(),
+            both: None,
             horizons: Arc::default(),
         })
     }
@@ -337,6 +340,7 @@ impl Student {
     pub fn named(&self) -> Vec<(String, Tensor)> {
         let mut tensors = self.parameters.named();
         tensors.extend(self.coordinates.named());
+        tensors.extend(self.both.iter().flat_map(BothWeights::named));
         tensors
     }
 
@@ -359,6 +363,7 @@ impl Student {
             generator: self.generator.shallow_clone(),
             readout: self.readout.shallow_clone(),
             counter: self.counter.clone(),
+            both: self.both.as_ref().map(BothWeights::shallow_clone),
             horizons: self.horizons.clone(),
         }
     }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::init::linear_uniform;
-use super::{Dual, Network, Parameters};
+use super::{precision, Dual, Network, Parameters};
 use crate::error::Result;
 use crate::tensor::RandomSource;
 
@@ -44,13 +44,16 @@ impl Linear {
     }
 
     fn forward(&self, input: &Tensor) -> Tensor {
-        input.linear(&self.weight, Some(&self.bias))
+        match precision::lowered() {
+            None => input.linear(&self.weight, Some(&self.bias)),
+            Some(_) => precision::product(input, &self.weight) + &self.bias,
+        }
     }
 
     /// One product for value and tangent, stacked along the batch; the bias has no tangent.
     fn forward_with_tangent(&self, input: &Dual) -> Dual {
         let batch = input.primal.size()[0];
-        let stacked = Tensor::cat(&[&input.primal, &input.tangent], 0).matmul(&self.weight.tr());
+        let stacked = precision::product(&Tensor::cat(&[&input.primal, &input.tangent], 0), &self.weight);
         let parts = stacked.split(batch, 0);
         Dual::new(&parts[0] + &self.bias, parts[1].shallow_clone())
     }
@@ -127,7 +130,7 @@ impl Network for Mlp {
             hidden = if index == 0 { layer.forward(&hidden) } else { layer.forward(&hidden.silu()) };
         }
         match &self.skip {
-            Some(weight) => hidden + input.matmul(&weight.tr()),
+            Some(weight) => hidden + precision::product(input, weight),
             None => hidden,
         }
     }
@@ -142,8 +145,8 @@ impl Network for Mlp {
         }
         match &self.skip {
             Some(weight) => Dual::new(
-                hidden.primal + input.primal.matmul(&weight.tr()),
-                hidden.tangent + input.tangent.matmul(&weight.tr()),
+                hidden.primal + precision::product(&input.primal, weight),
+                hidden.tangent + precision::product(&input.tangent, weight),
             ),
             None => hidden,
         }

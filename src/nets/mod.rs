@@ -8,6 +8,7 @@ mod init;
 mod mlp;
 mod parameters;
 mod polynomial;
+pub mod precision;
 
 use tch::Tensor;
 

@@ -93,6 +93,18 @@ impl Parameters {
         Ok(Tensor::f_cat(&pieces, 0)?)
     }
 
+    /// One number for each value of the buffer, by the name of its parameter: `[count]`.
+    pub fn multipliers(&self, of: impl Fn(&str) -> f64) -> Result<Tensor> {
+        let options = (self.kind, self.device);
+        let pieces: Vec<Tensor> = self
+            .names
+            .iter()
+            .zip(&self.tensors)
+            .map(|(name, tensor)| Ok(Tensor::f_full([tensor.numel() as i64], of(name), options)?))
+            .collect::<Result<_>>()?;
+        Ok(Tensor::f_cat(&pieces, 0)?)
+    }
+
     /// Copies for a file, by name.
     pub fn named(&self) -> Vec<(String, Tensor)> {
         self.names.iter().cloned().zip(self.tensors.iter().map(|tensor| tensor.detach().copy())).collect()

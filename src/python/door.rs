@@ -88,11 +88,20 @@ impl Monitor for PyMonitor {
             return self.tick();
         };
         self.looked = Instant::now();
-        Python::attach(|py| watch(py, callable, progress).map_err(|raised| from_callback(py, raised)))
+        Python::attach(|py| watch(py, callable, progress, None).map_err(|raised| from_callback(py, raised)))
+    }
+
+    fn note(&mut self, progress: &Progress, text: &str) -> Result<()> {
+        let Some(callable) = &self.callable else {
+            return Ok(());
+        };
+        Python::attach(|py| {
+            watch(py, callable, progress, Some(text)).map_err(|raised| from_callback(py, raised))
+        })
     }
 }
 
-fn watch(py: Python<'_>, callable: &Py<PyAny>, progress: &Progress) -> PyResult<()> {
+fn watch(py: Python<'_>, callable: &Py<PyAny>, progress: &Progress, note: Option<&str>) -> PyResult<()> {
     py.check_signals()?;
     let values = PyDict::new(py);
     for (name, value) in &progress.values {
@@ -104,5 +113,8 @@ fn watch(py: Python<'_>, callable: &Py<PyAny>, progress: &Progress) -> PyResult<
     event.set_item("total", progress.total)?;
     event.set_item("seconds", progress.seconds)?;
     event.set_item("values", values)?;
+    if let Some(note) = note {
+        event.set_item("note", note)?;
+    }
     callable.call1(py, (event,)).map(drop)
 }

@@ -13,9 +13,9 @@ use super::door::{self, PyMonitor};
 use super::json;
 use super::velocity_field::PyVelocityField;
 use crate::condition::Conditioning;
-use crate::distill::{self, DistillConfig, Inputs};
+use crate::distill::{self, Checkpointing, DistillConfig, Inputs};
 use crate::error::{Error, Result};
-use crate::koopman::{Direction, Student};
+use crate::koopman::{Direction, Student, WeightsChoice};
 use crate::tensor::{device_name, dtype_name, parse_device};
 use crate::{checkpoint, sampler};
 
@@ -61,8 +61,10 @@ impl PyStudent {
 #[pymethods]
 impl PyStudent {
     #[staticmethod]
-    #[pyo3(signature = (teacher, config, *, condition=None, data=None, data_condition=None, trajectory_file=None, refresh=false, monitor=None))]
-    #[allow(clippy::too_many_arguments)]
+    #[pyo3(signature = (teacher, config, *, condition=None, data=None, data_condition=None, trajectory_file=None,
+                        refresh=false, monitor=None, checkpoint=None, checkpoint_every=None,
+                        checkpoint_seconds=None, header="{}", resume=None))]
+    #[allow(clippy::too_many_arguments)] // keywords, in Python
     fn distill(
         py: Python<'_>,
         teacher: &PyVelocityField,
@@ -73,8 +75,20 @@ impl PyStudent {
         trajectory_file: Option<PathBuf>,
         refresh: bool,
         monitor: Option<Bound<'_, PyAny>>,
+        checkpoint: Option<PathBuf>,
+        checkpoint_every: Option<u64>,
+        checkpoint_seconds: Option<f64>,
+        header: &str,
+        resume: Option<PathBuf>,
     ) -> PyResult<Self> {
         let config: DistillConfig = json::parse_config(config)?;
+        let header = json::parse("header", header)?;
+        let checkpoint = checkpoint.map(|file| Checkpointing {
+            file,
+            every_steps: checkpoint_every,
+            every_seconds: checkpoint_seconds,
+            header,
+        });
         let tensor = |array: Array| array.tensor;
         let inputs = Inputs {
             pool: Array::import_optional("condition", condition)?.map(tensor),
@@ -82,6 +96,8 @@ impl PyStudent {
             data_condition: Array::import_optional("condition", data_condition)?.map(tensor),
             trajectory_file,
             refresh,
+            checkpoint,
+            resume,
         };
         let field = teacher.handle();
         let mut monitor = PyMonitor::new(monitor);
@@ -115,6 +131,15 @@ impl PyStudent {
         let facts = serde_json::json!({ "history": self.history, "config": self.config, "header": header });
         let student = self.handle();
         door::enter(py, move || checkpoint::save_student(&path, &student, facts))
+    }
+
+    /// The same student with its averaged (`"ema"`) or its last (`"raw"`) weights.
+    fn with_weights(&self, py: Python<'_>, weights: &str) -> PyResult<Self> {
+        let choice: WeightsChoice = weights.parse()?;
+        let student = self.handle();
+        let student = door::enter(py, move || student.with_weights(choice))?;
+        let (history, config) = (self.history.clone(), self.config.clone());
+        Ok(PyStudent { student: Mutex::new(student), history, config })
     }
 
     #[getter]

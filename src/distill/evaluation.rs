@@ -1,0 +1,223 @@
+//! Errors on the trajectories kept out of training.
+
+use tch::{Kind, Tensor};
+
+use super::{Metric, Points, Scaling, TrainingData, Trajectories, Weights};
+use crate::error::{Error, Result};
+use crate::koopman::{Direction, Observables, Student};
+use crate::velocity::VelocityField;
+
+/// Held-out errors of one state of a student; smaller is better, 0 is a perfect student.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HeldOut {
+    /// Noise to data in one step, RMS over the data's total deviation.
+    pub endpoint: f64,
+    /// The same encodings along the path, at eighths of it, in the same units.
+    pub path: f64,
+    /// Data to noise, over the noise's total deviation.
+    pub inversion: f64,
+    /// Features propagated from noise to t = 1 against the features of the teacher's endpoint, over the
+    /// total deviation of the latter (METHOD's phase error).
+    pub phase: f64,
+    /// J phi (1, v) against (g L)_phi along the paths, over the RMS of the former: the feature's own rate
+    /// of change.
+    pub consistency: f64,
+    /// The sum of endpoint and path error and, where training sees it, inversion error; without
+    /// trajectories the consistency residual.
+    pub score: f64,
+}
+
+impl HeldOut {
+    const UNKNOWN: HeldOut = HeldOut {
+        endpoint: f64::NAN,
+        path: f64::NAN,
+        inversion: f64::NAN,
+        phase: f64::NAN,
+        consistency: f64::NAN,
+        score: f64::NAN,
+    };
+
+    pub fn metric(&self, metric: Metric) -> f64 {
+        match metric {
+            Metric::Score => self.score,
+            Metric::EndpointError => self.endpoint,
+            Metric::PathError => self.path,
+            Metric::InversionError => self.inversion,
+            Metric::PhaseError => self.phase,
+            Metric::ConsistencyResidual => self.consistency,
+        }
+    }
+
+    /// By the names that logs and [`Metric`] use.
+    pub fn named(&self) -> [(&'static str, f64); 6] {
+        [
+            ("endpoint_error", self.endpoint),
+            ("path_error", self.path),
+            ("inversion_error", self.inversion),
+            ("phase_error", self.phase),
+            ("consistency_residual", self.consistency),
+            ("score", self.score),
+        ]
+    }
+}
+
+/// Judges students by what was kept out of training; the teacher is asked once, not at each look.
+pub enum Evaluator {
+    Trajectories(HeldOutPaths),
+    /// Points of the probability path and the teacher's velocity there, `[H, d]`.
+    Points(Points, Tensor),
+}
+
+/// The held-out trajectories and the teacher's velocities along them.
+pub struct HeldOutPaths {
+    /// `[H, T, d]`.
+    states: Tensor,
+    /// As the student takes it.
+    condition: Option<Tensor>,
+    /// One over the summed variance of noise and of data.
+    noise_precision: f64,
+    data_precision: f64,
+    /// Time indices along the path, and the velocities there: `[H, d]` each.
+    velocities: Vec<(i64, Tensor)>,
+    /// Whether inversion is part of the score: what no term asks for is noise there.
+    inverts: bool,
+}
+
+impl Evaluator {
+    /// Evaluates the teacher at eight times along the held-out trajectories, or not at all where there are
+    /// held-out points.
+    ///
+    /// # Errors
+    /// Whatever the teacher answers.
+    pub fn new(teacher: &dyn VelocityField, data: &TrainingData, weights: &Weights) -> Result<Self> {
+        match (&data.trajectories, &data.held_out_points) {
+            (Some(trajectories), _) => {
+                let inverts = weights.inverse > 0.0 || weights.round_trip > 0.0;
+                Ok(Evaluator::Trajectories(HeldOutPaths::new(teacher, trajectories, inverts)?))
+            }
+            (None, Some((points, velocity))) => {
+                Ok(Evaluator::Points(points.shallow_clone(), velocity.shallow_clone()))
+            }
+            (None, None) => Err(Error::Internal(anyhow::anyhow!("nothing was kept out of training"))),
+        }
+    }
+
+    /// The errors of the student as it is now; NaN where it cannot be propagated any more, and for those
+    /// that need trajectories where there are none.
+    ///
+    /// # Errors
+    /// Whatever libtorch refuses.
+    pub fn errors(&self, student: &Student) -> Result<HeldOut> {
+        let _guard = tch::no_grad_guard();
+        match self {
+            Evaluator::Trajectories(paths) => match paths.measure(student) {
+                Err(Error::Divergence(_)) => Ok(HeldOut::UNKNOWN),
+                outcome => outcome,
+            },
+            Evaluator::Points(points, velocity) => {
+                let Points { t, x, condition, .. } = points;
+                let (g, tangent) =
+                    student.lift_flat_with_tangent(t, x, velocity, Direction::Forward, condition.as_ref());
+                let (_, features) = student.generator().rate(&g);
+                let consistency = rms(&(features - &tangent), 1.0) / rms(&tangent, 1.0).max(1e-12);
+                // x too: features that vanish are consistent and useless.
+                let residual = Scaling::Relative.consistency(student, points, velocity).double_value(&[]);
+                Ok(HeldOut { consistency, score: residual.sqrt(), ..HeldOut::UNKNOWN })
+            }
+        }
+    }
+}
+
+fn rms(error: &Tensor, precision: f64) -> f64 {
+    let square = error.square().sum_dim_intlist(1, false, error.kind());
+    (square.mean(Kind::Double).double_value(&[]) * precision).sqrt()
+}
+
+impl HeldOutPaths {
+    fn new(teacher: &dyn VelocityField, trajectories: &Trajectories, inverts: bool) -> Result<Self> {
+        let _guard = tch::no_grad_guard();
+        let (states, condition) = trajectories.held_out();
+        let teacher_condition = trajectories.held_out_condition().map(|c| c.to_device(teacher.device()));
+        let size = states.size();
+        let (count, last) = (size[0], size[1] - 1);
+        let mut shape = vec![count];
+        shape.extend(teacher.event_shape());
+        let (kind, device) = (teacher.dtype(), teacher.device());
+        let mut times: Vec<i64> = (0..8).map(|eighth| last * eighth / 8).collect();
+        times.dedup();
+        let mut velocities = Vec::new();
+        for index in times {
+            let t = Tensor::f_full([count], index as f64 / last as f64, (kind, device))?;
+            let x = states.select(1, index).to_kind(kind).to_device(device).f_reshape(shape.as_slice())?;
+            let velocity = teacher.velocity(&t, &x, teacher_condition.as_ref())?;
+            let velocity = velocity.to_kind(states.kind()).to_device(states.device());
+            velocities.push((index, velocity.f_reshape([count, size[2]])?));
+        }
+        let (noise_precision, data_precision) =
+            (trajectories.precision_at(0), trajectories.precision_at(last));
+        Ok(HeldOutPaths { states, condition, noise_precision, data_precision, velocities, inverts })
+    }
+
+    fn last(&self) -> i64 {
+        self.states.size()[1] - 1
+    }
+
+    fn point(&self, student: &Student, index: i64) -> (Tensor, Tensor) {
+        let x = self.states.select(1, index);
+        let time = index as f64 / self.last() as f64;
+        (Tensor::full([x.size()[0]], time, (student.kind(), student.device())), x)
+    }
+
+    fn encode(&self, student: &Student, index: i64, direction: Direction) -> Observables {
+        let (t, x) = self.point(student, index);
+        student.lift_flat(&t, &x, direction, self.condition.as_ref())
+    }
+
+    fn measure(&self, student: &Student) -> Result<HeldOut> {
+        let last = self.last();
+        let noise = self.encode(student, 0, Direction::Forward);
+        let error_at = |index: i64| -> Result<f64> {
+            let decoded = student.fresh_horizon(index as f64 / last as f64)?.apply(&noise)?;
+            Ok(rms(&(decoded - self.states.select(1, index)), self.data_precision))
+        };
+        let looks: Vec<i64> =
+            (1..8).map(|eighth| (last * eighth + 4) / 8).filter(|index| *index > 0).collect();
+        let mut path = 0.0;
+        for index in &looks {
+            path += error_at(*index)?;
+        }
+        let backward = self.encode(student, last, Direction::Backward);
+        let inverse = student.fresh_horizon(-1.0)?.apply(&backward)?;
+        let endpoint = error_at(last)?;
+        let path = path / looks.len().max(1) as f64;
+        let inversion = rms(&(inverse - self.states.select(1, 0)), self.noise_precision);
+        Ok(HeldOut {
+            endpoint,
+            path,
+            inversion,
+            phase: self.phase(student, &noise)?,
+            consistency: self.consistency(student),
+            score: endpoint + path + if self.inverts { inversion } else { 0.0 },
+        })
+    }
+
+    fn phase(&self, student: &Student, noise: &Observables) -> Result<f64> {
+        let moved = student.generator().propagate(noise, &noise.t.ones_like())?.features;
+        let target = self.encode(student, self.last(), Direction::Forward).features;
+        let variance = target.var_dim(0, false, false).sum(Kind::Double).double_value(&[]);
+        Ok(rms(&(moved - target), 1.0 / variance.max(1e-12)))
+    }
+
+    fn consistency(&self, student: &Student) -> f64 {
+        let (mut residual, mut rate) = (0.0, 0.0);
+        for (index, velocity) in &self.velocities {
+            let (t, x) = self.point(student, *index);
+            let (g, tangent) =
+                student.lift_flat_with_tangent(&t, &x, velocity, Direction::Forward, self.condition.as_ref());
+            let (_, features) = student.generator().rate(&g);
+            residual += rms(&(features - &tangent), 1.0).powi(2);
+            rate += rms(&tangent, 1.0).powi(2);
+        }
+        (residual / rate.max(1e-24)).sqrt()
+    }
+}

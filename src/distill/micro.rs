@@ -1,0 +1,239 @@
+//! One step's gradient, in as many micro-batches as memory asks for.
+
+use std::panic::{self, AssertUnwindSafe};
+
+use tch::Tensor;
+
+use super::objective::total;
+use super::{Batch, Objective, Pairs, Points, Term};
+use crate::error::{Error, Result};
+use crate::koopman::Student;
+use crate::nets::precision::{Lowered, Precision};
+
+impl Pairs {
+    /// Rows `start .. start + length`.
+    fn rows(&self, start: i64, length: i64) -> Pairs {
+        let part = |tensor: &Tensor| tensor.narrow(0, start, length);
+        Pairs {
+            s: part(&self.s),
+            t: part(&self.t),
+            x_s: part(&self.x_s),
+            x_t: part(&self.x_t),
+            precision: part(&self.precision),
+            source_precision: part(&self.source_precision),
+            condition: self.condition.as_ref().map(part),
+            teacher_condition: self.teacher_condition.as_ref().map(part),
+        }
+    }
+
+    /// Part `index` of `count` parts of nearly equal length.
+    fn part(&self, index: i64, count: i64) -> Pairs {
+        let edge = |index: i64| self.count() * index / count;
+        self.rows(edge(index), edge(index + 1) - edge(index))
+    }
+}
+
+impl Points {
+    /// Part `index` of `count` parts of nearly equal length.
+    fn part(&self, index: i64, count: i64) -> Points {
+        let edge = |index: i64| self.count() * index / count;
+        let part = |tensor: &Tensor| tensor.narrow(0, edge(index), edge(index + 1) - edge(index));
+        Points {
+            t: part(&self.t),
+            x: part(&self.x),
+            condition: self.condition.as_ref().map(part),
+            teacher_condition: self.teacher_condition.as_ref().map(part),
+        }
+    }
+}
+
+impl Batch {
+    /// Part `index` of `count` parts of nearly equal length.
+    fn part(&self, index: i64, count: i64) -> Batch {
+        let part = |pairs: &Option<Pairs>| pairs.as_ref().map(|pairs| pairs.part(index, count));
+        Batch {
+            endpoint: part(&self.endpoint),
+            path: part(&self.path),
+            pairs: part(&self.pairs),
+            inverse: part(&self.inverse),
+            points: self.points.as_ref().map(|points| points.part(index, count)),
+            re_encodings: self.re_encodings,
+        }
+    }
+
+    /// The rows that a term averages over; none for terms of the student alone.
+    fn rows_of(&self, term: &str) -> Option<i64> {
+        match term {
+            "endpoint" | "re_encoding" => self.endpoint.as_ref().map(Pairs::count),
+            "path" => self.path.as_ref().map(Pairs::count),
+            "inverse" | "round_trip" => self.inverse.as_ref().map(Pairs::count),
+            "consistency" => self.points.as_ref().map(Points::count),
+            "unitarity" | "stability" | "orthogonality" => None,
+            _ => self.pairs.as_ref().map(Pairs::count),
+        }
+    }
+
+    /// The share of `whole` that this part, one of `count`, is to a term: the mean over the whole is then the
+    /// sum of the parts' means by their shares.
+    fn share(&self, whole: &Batch, count: i64, term: &str) -> f64 {
+        match (self.rows_of(term), whole.rows_of(term)) {
+            (Some(own), Some(all)) => own as f64 / all.max(1) as f64,
+            _ => 1.0 / count as f64,
+        }
+    }
+}
+
+/// The gradient of the objective and its terms' values, over `accumulate` micro-batches whose graphs are
+/// never held at once. Terms that divide by a batch's own statistics (phase, consistency) see those of
+/// their micro-batch.
+pub(super) fn gradient(
+    objective: &Objective,
+    student: &Student,
+    batch: &Batch,
+    accumulate: i64,
+    precision: Precision,
+    scale: f64,
+) -> Result<(Tensor, Vec<Term>)> {
+    let mut sum: Option<(Tensor, Vec<Term>)> = None;
+    for index in 0..accumulate {
+        let part = (accumulate > 1).then(|| batch.part(index, accumulate));
+        let own = part.as_ref().unwrap_or(batch);
+        let mut terms = {
+            let _lowered = Lowered::to(precision.kind());
+            objective.terms(student, own)?
+        };
+        for term in terms.iter_mut().filter(|_| accumulate > 1) {
+            term.value = &term.value * own.share(batch, accumulate, term.name);
+        }
+        let loss = total(&terms, student.kind());
+        let gradient = student.parameters().gradient(&(loss * scale))?;
+        terms.iter_mut().for_each(|term| term.value = term.value.detach());
+        sum = Some(match sum {
+            None => (gradient, terms),
+            Some((mut whole, mut values)) => {
+                let _ = whole.f_add_(&gradient)?;
+                for (all, one) in values.iter_mut().zip(&terms) {
+                    all.value = &all.value + &one.value;
+                }
+                (whole, values)
+            }
+        });
+    }
+    let (gradient, terms) =
+        sum.ok_or_else(|| Error::Internal(anyhow::anyhow!("a step without micro-batches")))?;
+    Ok((if scale == 1.0 { gradient } else { gradient / scale }, terms))
+}
+
+/// `work`, with a failure for want of memory told apart. tch's operators answer with an error or panic,
+/// by the operator.
+pub(super) fn out_of_memory<T>(work: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
+    // with_grad: a panic inside tch::no_grad would leave gradients off for the next attempt.
+    match panic::catch_unwind(AssertUnwindSafe(|| tch::with_grad(work))) {
+        Ok(Err(Error::Torch(message))) if says_out_of_memory(&message) => Ok(None),
+        Ok(outcome) => outcome.map(Some),
+        Err(payload) => {
+            let text = payload.downcast_ref::<String>().map(String::as_str);
+            match text.or_else(|| payload.downcast_ref::<&str>().copied()) {
+                Some(text) if says_out_of_memory(text) => Ok(None),
+                _ => panic::resume_unwind(payload),
+            }
+        }
+    }
+}
+
+fn says_out_of_memory(message: &str) -> bool {
+    message.to_lowercase().contains("out of memory")
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, Kind};
+
+    use super::*;
+    use crate::distill::{DistillConfig, Fidelity, PairDraw, Scaling, Trajectories, TrajectoryPlan, Weights};
+    use crate::tensor::RandomSource;
+    use crate::training::Silent;
+    use crate::velocity::{GaussianField, VelocityField};
+
+    /// Terms that are means over rows, and some of the student alone.
+    fn weights() -> Weights {
+        Weights {
+            unitarity: 0.1,
+            stability: 0.1,
+            orthogonality: 0.1,
+            ..Weights::preset(Fidelity::Endpoint, true, true)
+        }
+    }
+
+    fn setting() -> (GaussianField, Student, Batch) {
+        let covariance = Tensor::from_slice(&[2.0, 0.6, 0.6, 0.5]).view([2, 2]);
+        let mean = Tensor::from_slice(&[1.0, -2.0]);
+        let field = GaussianField::new(&mean, &covariance, &[2], Device::Cpu, Kind::Double).unwrap();
+        let plan = TrajectoryPlan {
+            count: 128,
+            path_steps: 8,
+            seed: 3,
+            kind: Kind::Double,
+            device: Device::Cpu,
+            max_seconds: None,
+        };
+        let paths = Trajectories::generate(&field, &plan, None, &mut Silent).unwrap();
+        let config = DistillConfig {
+            observables: Some(6),
+            width: Some(12),
+            path_steps: 8,
+            dtype: "float64".into(),
+            ..DistillConfig::default()
+        };
+        let recipe = config.resolve(&[2], field.conditioning()).unwrap();
+        let student = Student::new(recipe.student, 1, Device::Cpu).unwrap();
+        let batch = paths.batch(&RandomSource::new(7), 11, 30, PairDraw::default());
+        (field, student, batch)
+    }
+
+    #[test]
+    fn micro_batches_add_up_to_the_whole_gradient() {
+        let (field, student, batch) = setting();
+        let objective = Objective { weights: weights(), scaling: Scaling::Relative, teacher: &field };
+        let at =
+            |count, scale| gradient(&objective, &student, &batch, count, Precision::Float32, scale).unwrap();
+        let (whole, terms) = at(1, 1.0);
+        // 4 divides neither 30 nor 15.
+        for (count, scale) in [(2, 1.0), (4, 1.0), (7, 1.0), (4, 1024.0)] {
+            let (parts, values) = at(count, scale);
+            let gap = (&parts - &whole).norm().double_value(&[]) / whole.norm().double_value(&[]);
+            assert!(gap < 1e-12, "{count} parts: {gap:e}");
+            for (own, all) in values.iter().zip(&terms) {
+                let gap = (&own.value - &all.value).double_value(&[]).abs();
+                assert!(gap < 1e-12, "{}: {gap:e}", own.name);
+            }
+        }
+    }
+
+    #[test]
+    fn low_precision_is_near_and_not_equal() {
+        let (field, student, batch) = setting();
+        let objective = Objective { weights: weights(), scaling: Scaling::Relative, teacher: &field };
+        let at = |precision| gradient(&objective, &student, &batch, 1, precision, 1.0).unwrap().0;
+        let (full, low) = (at(Precision::Float32), at(Precision::Bf16));
+        let gap = (&low - &full).norm().double_value(&[]) / full.norm().double_value(&[]);
+        // bfloat16 keeps 8 bits.
+        assert!(gap > 1e-5 && gap < 0.1, "{gap:e}");
+        assert!(at(Precision::Float32).equal(&full), "the guard is gone");
+    }
+
+    #[test]
+    fn memory_is_told_apart_from_other_failures() {
+        let raise = |text: &str| Err::<(), _>(Error::Torch(text.into()));
+        assert!(out_of_memory(|| raise("CUDA out of memory. Tried to allocate")).unwrap().is_none());
+        assert!(out_of_memory(|| raise("shapes do not fit")).is_err());
+        assert_eq!(out_of_memory(|| Ok(3)).unwrap(), Some(3));
+        panic::set_hook(Box::new(|_| {}));
+        assert!(out_of_memory(|| -> Result<()> { panic!("Torch(\"CUDA out of memory\")") })
+            .unwrap()
+            .is_none());
+        let other = panic::catch_unwind(|| out_of_memory(|| -> Result<()> { panic!("a bug") }));
+        let _ = panic::take_hook();
+        assert!(other.is_err());
+    }
+}

@@ -1,0 +1,44 @@
+//! Steps and seconds.
+
+use std::time::{Duration, Instant};
+
+/// Steps and, optionally, seconds: whichever runs out first.
+#[derive(Debug, Clone)]
+pub struct Budget {
+    pub steps: u64,
+    pub max_seconds: Option<f64>,
+    started: Instant,
+    /// Spent before this process: by a run that a checkpoint resumes.
+    before: Duration,
+}
+
+impl Budget {
+    pub fn new(steps: u64, max_seconds: Option<f64>) -> Self {
+        Budget { steps, max_seconds, started: Instant::now(), before: Duration::ZERO }
+    }
+
+    /// The same budget, of which `seconds` were spent already.
+    pub fn resumed(self, seconds: f64) -> Self {
+        Budget { before: Duration::try_from_secs_f64(seconds).unwrap_or_default(), ..self }
+    }
+
+    pub fn seconds(&self) -> f64 {
+        (self.before + self.started.elapsed()).as_secs_f64()
+    }
+
+    /// The share of the budget used when `step` steps are done. The learning rate follows it, so that
+    /// a run cut by the clock still ends with a small rate.
+    pub fn done(&self, step: u64) -> f64 {
+        let by_steps = step as f64 / self.steps.max(1) as f64;
+        by_steps.max(self.by_clock())
+    }
+
+    /// The share of the seconds used; 0 without a limit.
+    pub fn by_clock(&self) -> f64 {
+        self.max_seconds.map_or(0.0, |limit| self.seconds() / limit)
+    }
+
+    pub fn exhausted(&self) -> bool {
+        self.max_seconds.is_some_and(|limit| self.seconds() >= limit)
+    }
+}
