@@ -341,8 +341,8 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
             When the loss kept blowing up after ``max_restarts`` restarts. The best student is kept, and this
             object is fitted with it.
         CheckpointError
-            When ``resume`` is no file of a fit, or ``trajectory_file`` is damaged, or made by another teacher or
-            for other options.
+            When ``resume`` is no file of a fit, or ``trajectory_file`` is damaged, or was made by another
+            teacher or for other options.
         ArgumentError
             When an option is out of its range, or is not that of the file to resume.
         """
