@@ -1,8 +1,11 @@
 //! Each term of the objective against the student's public algebra.
 
+use std::collections::BTreeMap;
+
 use koopflow::condition::Conditioning;
 use koopflow::distill::{
-    Batch, DistillConfig, Objective, PairDraw, Pairs, Points, Scaling, Trajectories, TrajectoryPlan, Weights,
+    Batch, DistillConfig, Inputs, Objective, PairDraw, Pairs, Points, Scaling, TrainingData, Trajectories,
+    TrajectoryPlan, Weights,
 };
 use koopflow::koopman::{Direction, GeneratorKind, InputCoordinates, Student};
 use koopflow::tensor::RandomSource;
@@ -127,12 +130,12 @@ fn every_term_is_what_it_says() {
         let again = carry(&zeros, &noise, &ones, Direction::Forward);
         close("round_trip", mean_square(&(again - x_s), &unit(&ones, 2.0)));
 
-        // Step 1 re-encodes 4 times, a quarter of the batch.
-        assert_eq!(re_encodings, 4);
+        // The first round re-encodes twice, a quarter of the batch.
+        assert_eq!(re_encodings, 2);
         let mut x = endpoint.x_s.narrow(0, 0, 8);
-        let quarter = x.new_full([8], 0.25, DOUBLE);
-        for step in 0..4 {
-            x = carry(&(&quarter * step as f64), &x, &quarter, Direction::Forward);
+        let half = x.new_full([8], 0.5, DOUBLE);
+        for step in 0..2 {
+            x = carry(&(&half * step as f64), &x, &half, Direction::Forward);
         }
         let error = x - endpoint.x_t.narrow(0, 0, 8);
         close("re_encoding", mean_square(&error, &unit(&endpoint.t.narrow(0, 0, 8), 2.0)));
@@ -146,7 +149,12 @@ fn every_term_is_what_it_says() {
         let start = encode(s, x_s, Direction::Forward);
         let moved = phi(&student.propagate(&start, &(t - s)).unwrap());
         let features = phi(&encode(t, x_t, Direction::Forward));
-        close("phase", mean_square(&(moved - &features), &total(&features, 6.0)));
+        let between = mean_square(&(moved - &features), &total(&features, 6.0));
+        let half = |x: &Tensor| x.narrow(0, 0, 16);
+        let start_of_all = encode(&half(&endpoint.s), &half(&endpoint.x_s), Direction::Forward);
+        let moved = phi(&student.propagate(&start_of_all, &Tensor::from(1.0)).unwrap());
+        let features = phi(&encode(&half(&endpoint.t), &half(&endpoint.x_t), Direction::Forward));
+        close("phase", (between + mean_square(&(moved - &features), &total(&features, 6.0))) / 2.0);
 
         let Points { t, x, .. } = points.unwrap();
         let velocity = field.velocity(&t, &x, None).unwrap();
@@ -220,4 +228,38 @@ fn every_term_has_a_gradient_that_lowers_it() {
             assert!((fall / (1e-5 * length) - 1.0).abs() < 0.02, "{only}: {fall:e} for {length:e}");
         }
     }
+}
+
+#[test]
+fn interleaved_terms_take_turns_and_keep_their_share() {
+    let field = teacher();
+    let weights = [("phase".to_string(), 0.5), ("re_encoding".to_string(), 0.25)].into();
+    let config = DistillConfig { weights, ..config(GeneratorKind::Spectral) };
+    let recipe = config.resolve(&[2], Conditioning::None).unwrap();
+    let count = |config: &DistillConfig| {
+        let data = TrainingData::prepare(&field, config, &recipe, &Inputs::default(), &mut Silent).unwrap();
+        let student = Student::new(recipe.student.clone(), 1, Device::Cpu).unwrap();
+        let weights = recipe.weights.clone();
+        let objective = Objective { weights, scaling: Scaling::Relative, teacher: &field };
+        let mut sums = BTreeMap::new();
+        let mut largest = 0;
+        for step in 0..8 {
+            let batch = data.batch(&RandomSource::new(7), step, 16, 0.0).unwrap();
+            let terms = objective.terms(&student, &batch).unwrap();
+            largest = largest.max(terms.len());
+            for term in terms {
+                *sums.entry(term.name.to_string()).or_insert(0.0) += term.weight / 8.0;
+            }
+        }
+        (sums, largest)
+    };
+    let (interleaved, most) = count(&config);
+    let (every, all) = count(&DistillConfig { interleave: false, ..config.clone() });
+    for (name, weight) in recipe.weights.to_map().into_iter().filter(|(_, weight)| *weight > 0.0) {
+        for mean in [interleaved[&name], every[&name]] {
+            assert!((mean - weight).abs() < 1e-12, "{name}: {mean} {weight}");
+        }
+    }
+    assert_eq!(interleaved.len(), every.len());
+    assert!(most + 3 == all, "{most} of {all} at once");
 }

@@ -219,7 +219,7 @@ def test_the_callback_gets_everything_that_is_logged(gaussian):
     assert logged == student.history_["log"]
     assert set(logged[-1]) == {
         *("step", "seconds", "learning_rate"),
-        *("endpoint", "path", "pairs", "inverse", "round_trip", "phase", "consistency"),
+        *("endpoint", "path", "target", "inverse", "round_trip", "phase", "consistency"),
         *("endpoint_error", "path_error", "inversion_error", "phase_error", "consistency_residual", "score"),
     }
     assert [entry["step"] for entry in logged] == [1, *range(5, 61, 5)]

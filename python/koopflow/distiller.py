@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
 from os import PathLike, fspath
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from sklearn.base import BaseEstimator
 
 from . import _core
 from ._arrays import Array, as_batch, as_condition
-from ._flow import Flow, checked_count, noise_or, times_for
+from ._flow import Flow, checked_count
+from ._student import FittedStudent
 from .evaluation import EvaluationReport, evaluate
-from .exceptions import ArgumentError, CheckpointError, DivergenceError, NotFittedError
+from .exceptions import ArgumentError, CheckpointError, DivergenceError
 from .progress import ProgressFunction, ProgressMeter
 from .tensorboard import logged
 
 
-class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
+class KoopmanDistiller(FittedStudent):
     """Distils a flow-matching teacher into a Koopman student.
 
     The student's observables g(t, x) = [1, t, x, phi(t, x)] evolve by one linear generator, dg/dt = g L, so
@@ -95,6 +93,9 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
         How many of the teacher's trajectories to store and learn from.
     path_steps : int, optional
         Steps of each stored trajectory.
+    interleave : bool, default True
+        Where ``re_encoding``, ``phase`` or ``consistency`` are on, they and ``round_trip`` take turns, one a
+        step at four times its weight, instead of all being formed at every step.
     trajectory_memory : float, default 2
         GiB that stored trajectories may take; where they would take more, fewer are stored, and
         ``history_["trajectories"]`` says how many. Trajectories in a file are not bounded.
@@ -110,10 +111,11 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
     path : {"linear", "vp"}, optional
         The teacher's probability path, for the same. None takes it from a teacher that was trained here, and
         ``"linear"`` for any other.
-    fidelity : {"endpoint", "balanced", "spectral"}, default "balanced"
+    fidelity : {"endpoint", "balanced", "spectral"}, default "endpoint"
         What the student is to be good at; sets the weights. ``"endpoint"``: points in data space only, the
         eigenvalues are then a basis of the student's own. ``"balanced"``: the same, with observables that
-        follow the flow. ``"spectral"``: the observables first.
+        follow the flow and re-encodings that do not degrade; about twice the time. ``"spectral"``: the
+        observables first.
     weights : dict, optional
         Weights of the loss by term name, over those of ``fidelity``; 0 turns a term off.
         Targets in data space: ``endpoint`` (noise to data), ``path`` (noise to a random time), ``target``
@@ -211,9 +213,10 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
         curriculum: str | None = None,
         coupling: str | None = None,
         path: str | None = None,
-        fidelity: str = "balanced",
+        fidelity: str = "endpoint",
         weights: dict[str, float] | None = None,
         scaling: str = "relative",
+        interleave: bool = True,
         method: str = "gradient",
         ridge: float | None = None,
         max_seconds: float | None = None,
@@ -257,6 +260,7 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
         self.fidelity = fidelity
         self.weights = weights
         self.scaling = scaling
+        self.interleave = interleave
         self.method = method
         self.ridge = ridge
         self.max_seconds = max_seconds
@@ -415,244 +419,6 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
         self._student = self._fitted().with_weights(weights)
         return self
 
-    def sample(
-        self,
-        n: int | None = None,
-        *,
-        x0: Array | None = None,
-        steps: int = 1,
-        seed: int = 0,
-        condition: Array | None = None,
-        progress: bool | ProgressFunction = False,
-    ) -> Array:
-        """Data from noise, by one evaluation of the observables.
-
-        Parameters
-        ----------
-        n : int, optional
-            How many fresh samples, made in chunks of bounded memory; or give ``x0``.
-        x0 : array, ``[B, *event]``, optional
-            Noise to start from.
-        steps : int, default 1
-            Encode this often, at equal distances in time.
-        seed : int, default 0
-            Fixes the fresh noise.
-        condition : array, optional
-            Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student.
-        progress : bool or callable, default False
-            See :mod:`koopflow.progress`.
-
-        Returns
-        -------
-        array, ``[B, *event]``
-            Of the kind of ``x0``; NumPy for fresh samples.
-        """
-        student = self._fitted()
-        with ProgressMeter(progress=progress) as meter:
-            if x0 is None and n is not None and condition is None:
-                return student.sample_count(checked_count(n), seed=seed, steps=steps, monitor=meter.monitor)
-            x0 = noise_or(x0, n, student.event_shape, seed)
-            return student.sample(x0, steps=steps, condition=as_condition(condition), monitor=meter.monitor)
-
-    def sample_path(
-        self,
-        x0: Array | int | None = None,
-        *,
-        n: int | None = None,
-        times: Sequence[float],
-        seed: int = 0,
-        condition: Array | None = None,
-    ) -> Array:
-        """States along the path from one encoding of the noise, in closed form.
-
-        Parameters
-        ----------
-        x0 : array, ``[B, *event]``, or int, optional
-            Noise to start from; an integer counts fresh samples, as ``n`` does.
-        n : int, optional
-            How many fresh samples.
-        times : sequence of float
-            In [0, 1], in any order.
-        seed : int, default 0
-            Fixes the fresh noise.
-        condition : array, optional
-            Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student.
-
-        Returns
-        -------
-        array, ``[len(times), B, *event]``
-            Of the kind of ``x0``; NumPy for fresh samples.
-        """
-        student = self._fitted()
-        if isinstance(x0, int | np.integer):
-            n = int(x0)
-            x0 = None
-        x0 = noise_or(x0, n, student.event_shape, seed)
-        return student.sample_path(x0, [float(t) for t in times], condition=as_condition(condition))
-
-    def invert(self, x: Array, *, condition: Array | None = None) -> Array:
-        """The noise that data came from.
-
-        Parameters
-        ----------
-        x : array, ``[B, *event]``
-            Data.
-        condition : array, optional
-            Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student.
-
-        Returns
-        -------
-        array, ``[B, *event]``
-            Of the kind of ``x``.
-        """
-        return self._fitted().invert(as_batch(x), condition=as_condition(condition))
-
-    def encode(
-        self, t: Array | float, x: Array, *, direction: str = "forward", condition: Array | None = None
-    ) -> Array:
-        """Observables g(t, x) = [1, t, x, phi(t, x)].
-
-        Parameters
-        ----------
-        t : float or array, ``[B]``
-            Times in [0, 1].
-        x : array, ``[B, *event]``
-            States.
-        direction : {"forward", "backward"}, default "forward"
-            Which lift: the one for decoding at later times or at earlier ones. The same with ``lifts=1``.
-        condition : array, optional
-            Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student.
-
-        Returns
-        -------
-        array, ``[B, m]``
-            Of the kind of ``x``.
-        """
-        student = self._fitted()
-        x = as_batch(x)
-        return student.encode(times_for(t, x), x, direction=direction, condition=as_condition(condition))
-
-    def encode_with_tangent(
-        self,
-        t: Array | float,
-        x: Array,
-        velocity: Array,
-        *,
-        direction: str = "forward",
-        condition: Array | None = None,
-    ) -> tuple[Array, Array]:
-        """Observables and their exact rate of change along a velocity: g and J g (1, v).
-
-        With the teacher's velocity the second is g L for a student that follows the flow (paper, equation of
-        the generator).
-
-        Parameters
-        ----------
-        t : float or array, ``[B]``
-            Times in [0, 1].
-        x, velocity : array, ``[B, *event]``
-            States and their velocities.
-        direction, condition
-            As in :meth:`encode`.
-
-        Returns
-        -------
-        tuple of two arrays, ``[B, m]``
-            Of the kind of ``x``.
-        """
-        student = self._fitted()
-        x = as_batch(x)
-        return student.encode_with_tangent(
-            times_for(t, x), x, as_batch(velocity), direction=direction, condition=as_condition(condition)
-        )
-
-    def propagate(self, g: Array, tau: Array | float) -> Array:
-        """Carry observables through time: g exp(tau L).
-
-        Parameters
-        ----------
-        g : array, ``[B, m]``
-            Observables.
-        tau : float or array, ``[B]``
-            How far in time, of either sign.
-
-        Returns
-        -------
-        array, ``[B, m]``
-            Of the kind of ``g``.
-        """
-        return self._fitted().propagate(as_batch(g), tau)
-
-    def readout(self, g: Array) -> Array:
-        """The state that observables carry: a slice of them, or what ``decoder`` learnt.
-
-        Parameters
-        ----------
-        g : array, ``[B, m]``
-            Observables.
-
-        Returns
-        -------
-        array, ``[B, *event]``
-            Of the kind of ``g``.
-        """
-        return self._fitted().readout(as_batch(g))
-
-    def generator_matrix(self) -> NDArray[np.float64]:
-        """L, ``[m, m]``, float64, in the row convention dg/dt = g L, whatever the parametrisation."""
-        return self._fitted().generator_matrix()
-
-    def eigenvalues(self) -> NDArray[np.complex128]:
-        """The eigenvalues of L, ``[m]``, complex128, conjugate pairs side by side."""
-        return self._fitted().eigenvalues()
-
-    def to_spectral(self) -> KoopmanDistiller:
-        """The same student with a spectral generator: the dense one's eigenvalues as its parameters.
-
-        Returns
-        -------
-        KoopmanDistiller
-            A fitted one with the same samples and paths, whose observables are linear mixtures of this
-            one's. Its ``conversion_`` says how well conditioned the change of coordinates was.
-
-        Raises
-        ------
-        ValueError
-            When the generator is spectral already.
-        DivergenceError
-            When it has no spectral form: nearly parallel eigenvectors, growth beyond 8, or an eigenvalue
-            of nearly zero that an affine motion would need.
-        """
-        return self._converted("spectral", self._fitted().to_spectral())
-
-    def to_dense(self) -> KoopmanDistiller:
-        """The same student with a dense generator, over the same observables.
-
-        Returns
-        -------
-        KoopmanDistiller
-            A fitted one with the same samples and paths.
-
-        Raises
-        ------
-        ValueError
-            When the generator is dense already.
-        """
-        return self._converted("dense", self._fitted().to_dense())
-
-    def _converted(self, generator: str, outcome: tuple[_core.Student, str]) -> KoopmanDistiller:
-        student, report = outcome
-        # The stability asked for is part of the parameters found: the new ones are bare.
-        other = KoopmanDistiller(**{**self.get_params(), "generator": generator, "stability": "free"})
-        other._adopt(student, self.teacher_)
-        other.conversion_ = json.loads(report)
-        return other
-
-    @property
-    def evaluations(self) -> int:
-        """The number of batched evaluations of the observables so far (NFE)."""
-        return self._fitted().evaluations
-
     def evaluate(
         self,
         teacher: Flow,
@@ -719,26 +485,6 @@ class KoopmanDistiller(BaseEstimator):  # type: ignore[misc]
         if "conversion" in header:
             distiller.conversion_ = header["conversion"]
         return distiller
-
-    def _adopt(self, student: _core.Student, teacher: dict[str, Any]) -> None:
-        self._student = student
-        self.event_shape_ = tuple(student.event_shape)
-        self.n_observables_ = student.size
-        self.config_: dict[str, Any] = json.loads(student.config)
-        self.history_: dict[str, Any] = json.loads(student.history)
-        self.history_["log"] = [
-            {"step": entry["step"], "seconds": entry["seconds"], **dict(entry["values"])}
-            for entry in self.history_["log"]
-        ]
-        self.teacher_ = teacher
-
-    def _fitted(self) -> _core.Student:
-        if not self.__sklearn_is_fitted__():
-            raise NotFittedError("this KoopmanDistiller is not fitted yet: call fit(teacher) first")
-        return self._student
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "_student")
 
     def _config(self, event_size: int) -> dict[str, Any]:
         """What was set, for the core, which resolves the rest."""

@@ -124,6 +124,8 @@ pub struct DistillConfig {
     /// Weights by name, over those that `fidelity` sets.
     pub weights: BTreeMap<String, f64>,
     pub scaling: Scaling,
+    /// Costly terms take turns, one a step, at several times their weight.
+    pub interleave: bool,
     pub method: Method,
     /// Of the linear solve, relative to the mean square of the regressors; `None` chooses on held-out
     /// trajectories.
@@ -173,6 +175,7 @@ impl Default for DistillConfig {
             fidelity: Fidelity::default(),
             weights: BTreeMap::new(),
             scaling: Scaling::default(),
+            interleave: true,
             method: Method::default(),
             ridge: None,
             max_seconds: None,

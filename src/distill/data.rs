@@ -3,6 +3,7 @@
 use tch::{Kind, Tensor};
 
 use super::pairs::re_encodings;
+use super::weights::TURNS;
 use super::{
     Batch, DistillConfig, Inputs, Method, PairDraw, PathPlan, PathPoints, Points, Recipe, Trajectories,
     TrajectoryPlan,
@@ -28,6 +29,7 @@ pub struct TrainingData {
     pub held_out_points: Option<(Points, Tensor)>,
     draw: PairDraw,
     consistency: bool,
+    interleaved: bool,
 }
 
 impl TrainingData {
@@ -97,8 +99,9 @@ impl TrainingData {
                 Ok::<_, Error>((held_out, velocity))
             })
             .transpose()?;
+        let interleaved = config.interleave && recipe.weights.interleave();
         let draw = PairDraw { kind: config.pairs, curriculum: config.curriculum, done: 0.0 };
-        Ok(TrainingData { trajectories, points, held_out_points, draw, consistency })
+        Ok(TrainingData { trajectories, points, held_out_points, draw, consistency, interleaved })
     }
 
     /// The batch of one step: a pure function of the source's seed, the step, the batch size and, for a
@@ -118,8 +121,10 @@ impl TrainingData {
                 inverse: None,
                 points: None,
                 re_encodings: re_encodings(step),
+                turn: None,
             },
         };
+        batch.turn = self.interleaved.then_some(step as usize % TURNS.len());
         batch.points = match (&self.points, &self.trajectories) {
             (Some(points), _) => Some(points.batch(random, step, batch_size)?),
             (None, Some(trajectories)) if self.consistency => {

@@ -11,21 +11,6 @@ use crate::koopman::Student;
 use crate::nets::precision::{Lowered, Precision};
 
 impl Pairs {
-    /// Rows `start .. start + length`.
-    fn rows(&self, start: i64, length: i64) -> Pairs {
-        let part = |tensor: &Tensor| tensor.narrow(0, start, length);
-        Pairs {
-            s: part(&self.s),
-            t: part(&self.t),
-            x_s: part(&self.x_s),
-            x_t: part(&self.x_t),
-            precision: part(&self.precision),
-            source_precision: part(&self.source_precision),
-            condition: self.condition.as_ref().map(part),
-            teacher_condition: self.teacher_condition.as_ref().map(part),
-        }
-    }
-
     /// Part `index` of `count` parts of nearly equal length.
     fn part(&self, index: i64, count: i64) -> Pairs {
         let edge = |index: i64| self.count() * index / count;
@@ -49,7 +34,7 @@ impl Points {
 
 impl Batch {
     /// Part `index` of `count` parts of nearly equal length.
-    fn part(&self, index: i64, count: i64) -> Batch {
+    pub(super) fn part(&self, index: i64, count: i64) -> Batch {
         let part = |pairs: &Option<Pairs>| pairs.as_ref().map(|pairs| pairs.part(index, count));
         Batch {
             endpoint: part(&self.endpoint),
@@ -58,6 +43,7 @@ impl Batch {
             inverse: part(&self.inverse),
             points: self.points.as_ref().map(|points| points.part(index, count)),
             re_encodings: self.re_encodings,
+            turn: self.turn,
         }
     }
 
@@ -85,7 +71,7 @@ impl Batch {
 
 /// The gradient of the objective and its terms' values, over `accumulate` micro-batches whose graphs are
 /// never held at once. Terms that divide by a batch's own statistics (phase, consistency) see those of
-/// their micro-batch.
+/// their micro-batch, and re-encoding its own share of rows.
 pub(super) fn gradient(
     objective: &Objective,
     student: &Student,
@@ -155,7 +141,7 @@ mod tests {
     use crate::training::Silent;
     use crate::velocity::{GaussianField, VelocityField};
 
-    /// Terms that are means over rows, and some of the student alone.
+    /// Terms that are means over all rows, and some of the student alone.
     fn weights() -> Weights {
         Weights {
             unitarity: 0.1,

@@ -41,8 +41,8 @@ impl Sum {
 impl Objective<'_> {
     /// The terms whose weight is positive.
     pub fn terms(&self, student: &Student, batch: &Batch) -> Result<Vec<Term>> {
-        let w = &self.weights;
-        let needs_noise = w.endpoint > 0.0 || w.path > 0.0;
+        let w = &batch.turn.map_or_else(|| self.weights.clone(), |turn| self.weights.at_turn(turn));
+        let needs_noise = [w.endpoint, w.path, w.phase].iter().any(|w| *w > 0.0);
         let needs_pairs = [w.target, w.phase, w.reconstruction, w.latent_moments].iter().any(|w| *w > 0.0);
         let (endpoint, pairs) = (batch.endpoint.as_ref(), batch.pairs.as_ref());
         let encoded =
@@ -81,8 +81,17 @@ impl Objective<'_> {
                 self.re_encoding(student, endpoint, batch.re_encodings)
             })?;
         }
+        if let (Some(noise), Some(endpoint), Some(g), Some(pairs)) =
+            (&encoded.noise, endpoint, &encoded.pairs, pairs)
+        {
+            sum.add("phase", w.phase, || {
+                // From noise to data is what a spectrum is read for, and seldom among the pairs.
+                let rows = (endpoint.count() / 2).max(1);
+                let ends = self.phase(student, &noise.rows(0, rows), &endpoint.rows(0, rows))?;
+                Ok((self.phase(student, g, pairs)? + ends) * 0.5)
+            })?;
+        }
         if let (Some(g), Some(pairs)) = (&encoded.pairs, pairs) {
-            sum.add("phase", w.phase, || self.phase(student, g, pairs))?;
             if !student.reads_exactly() {
                 sum.add("reconstruction", w.reconstruction, || {
                     let error = student.decode(g) - &pairs.x_s;

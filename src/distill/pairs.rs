@@ -4,6 +4,7 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use tch::Tensor;
 
+use super::weights::TURNS;
 use super::{Curriculum, PairKind, Points, Trajectories};
 use crate::tensor::RandomSource;
 
@@ -36,6 +37,21 @@ impl Pairs {
     pub fn tau(&self) -> Tensor {
         &self.t - &self.s
     }
+
+    /// Rows `start .. start + length`.
+    pub(super) fn rows(&self, start: i64, length: i64) -> Pairs {
+        let part = |tensor: &Tensor| tensor.narrow(0, start, length);
+        Pairs {
+            s: part(&self.s),
+            t: part(&self.t),
+            x_s: part(&self.x_s),
+            x_t: part(&self.x_t),
+            precision: part(&self.precision),
+            source_precision: part(&self.source_precision),
+            condition: self.condition.as_ref().map(part),
+            teacher_condition: self.teacher_condition.as_ref().map(part),
+        }
+    }
 }
 
 /// The training points of one step; a group is missing where there is nothing to draw it from.
@@ -53,11 +69,13 @@ pub struct Batch {
     pub points: Option<Points>,
     /// In how many re-encodings the student is to carry noise to data in this step.
     pub re_encodings: i64,
+    /// Whose turn it is among [`super::weights::TURNS`]; `None` forms every term.
+    pub turn: Option<usize>,
 }
 
-/// 2, 4 and 8 in turn.
+/// 2, 4 and 8 in turn, each for a whole round of [`super::weights::TURNS`].
 pub(super) fn re_encodings(step: u64) -> i64 {
-    2 << (step % 3)
+    2 << (step / TURNS.len() as u64 % 3)
 }
 
 /// How the `pairs` group is drawn.
@@ -126,6 +144,7 @@ impl Trajectories {
             inverse: Some(inverse),
             points: None,
             re_encodings: re_encodings(step),
+            turn: None,
         }
     }
 

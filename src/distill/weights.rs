@@ -11,13 +11,17 @@ use crate::error::{Error, Result};
 #[serde(rename_all = "snake_case")]
 pub enum Fidelity {
     /// Points in data space only: the eigenvalues are then a basis of the student's own.
-    Endpoint,
-    /// Points first, with observables that follow the flow.
     #[default]
+    Endpoint,
+    /// Points first, with observables that follow the flow and re-encodings that do not degrade.
     Balanced,
     /// Observables first: the spectrum is the flow's as closely as the network can make it.
     Spectral,
 }
+
+/// Terms that cost as much as all others together. Interleaved, each is formed in one of so many steps, at
+/// so many times its weight: in the plane a step then takes half the time.
+pub(super) const TURNS: [&str; 4] = ["re_encoding", "phase", "consistency", "round_trip"];
 
 /// Weights of the objective's terms; 0 turns a term off.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,7 +39,7 @@ pub struct Weights {
     pub round_trip: f64,
     /// Target on x: noise carried to t = 1 in 2, 4 or 8 re-encodings of the student's own states.
     pub re_encoding: f64,
-    /// ||phi(s, x_s) exp((t - s) L) - phi(t, x_t)||² over the chosen source of pairs.
+    /// ||phi(s, x_s) exp((t - s) L) - phi(t, x_t)||² from noise to data and over the chosen source of pairs.
     pub phase: f64,
     /// ||J g (1, v) - g L||² (the equation of the generator; paper, section 3).
     pub consistency: f64,
@@ -81,11 +85,11 @@ impl Weights {
             reconstruction: if slice { 0.0 } else { 1.0 },
             ..Weights::NONE
         };
-        let _ = small;
+        let re_encoding = if small { 1.0 } else { 0.3 };
         match fidelity {
             Fidelity::Endpoint => points,
-            Fidelity::Balanced => Weights { phase: 0.1, ..points },
-            Fidelity::Spectral => Weights { phase: 1.0, consistency: 0.1, ..points },
+            Fidelity::Balanced => Weights { re_encoding, phase: 0.1, consistency: 0.005, ..points },
+            Fidelity::Spectral => Weights { re_encoding, phase: 0.5, consistency: 0.05, ..points },
         }
     }
 
@@ -106,6 +110,25 @@ impl Weights {
             ("orthogonality", self.orthogonality),
             ("latent_moments", self.latent_moments),
         ]
+    }
+
+    /// The weights at one turn of a round.
+    pub(super) fn at_turn(&self, turn: usize) -> Weights {
+        let mut own = self.clone();
+        for (index, name) in TURNS.into_iter().enumerate() {
+            if let Some(weight) = own.slot(name) {
+                *weight *= if index == turn { TURNS.len() as f64 } else { 0.0 };
+            }
+        }
+        own
+    }
+
+    /// Whether there is something to interleave: a costly term besides `round_trip`, which alone is not worth
+    /// a round, and another one for its idle steps.
+    pub(super) fn interleave(&self) -> bool {
+        let costly = self.entries().iter().filter(|(name, w)| *w > 0.0 && TURNS[..3].contains(name)).count();
+        let others = self.entries().iter().filter(|(name, w)| *w > 0.0 && !TURNS.contains(name)).count();
+        costly > 0 && others > 0
     }
 
     fn slot(&mut self, name: &str) -> Option<&mut f64> {
