@@ -52,8 +52,9 @@ def studies(case: str, *, quick: bool) -> dict[str, dict[str, Any]]:
     settings = (QUICK if quick else FULL)[case]
     sizes = SIZES[case][1:4:2] if quick else SIZES[case]
     kinds = ["spectral", "dense"]
-    # The paper has one lift; none of its terms would train a second one, for decoding backwards.
-    paper = {"options": {**settings, "lifts": 1}, "generators": kinds}
+    # The paper has one lift and boundary pairs; none of its terms would train a second lift, for decoding
+    # backwards.
+    paper = {"options": {**settings, "lifts": 1, "pairs": "endpoints"}, "generators": kinds}
     return {
         "terms": paper,
         "observables": {**paper, "terms": {"the paper's three": PAPER}, "observables": sizes},

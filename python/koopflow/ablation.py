@@ -269,19 +269,14 @@ def _variants(
         named = [(None, variant) for variant in ([terms] if isinstance(terms, str) else terms)]
     variants = []
     for name, variant in named:
-        chosen = _weights(variant)
-        # In the distiller's words; the target term used to be called pairs.
-        weights = {
-            "pairs" if term == "target" and "target" not in known else term: weight
-            for term, weight in chosen.items()
-        }
+        weights = _weights(variant)
         unknown = sorted(set(weights) - set(known))
         if unknown:
             raise ArgumentError(f"terms: expected names among {known}, got {unknown}")
         on = tuple(sorted((term, weight) for term, weight in weights.items() if weight != 0.0))
         if not on:
             raise ArgumentError(f"terms: expected at least one weight that is not 0, got {variant!r}")
-        variants.append((name or _name(chosen), on))
+        variants.append((name or _name(weights), on))
     return variants
 
 

@@ -253,7 +253,7 @@ impl DistillConfig {
             steps: self.steps.unwrap_or(pick(8_000, 4_500) as u64),
             learning_rate: self.learning_rate.unwrap_or(if small { 5e-3 } else { 3e-3 }),
             trajectories: self.trajectories.unwrap_or(pick(16_384, 32_768)),
-            weights: Weights::preset(self.fidelity, small, self.readout == ReadoutKind::Slice)
+            weights: Weights::preset(self.fidelity, self.readout == ReadoutKind::Slice)
                 .with(&self.weights)?,
         };
         recipe.student.validate()?;

@@ -147,7 +147,7 @@ mod tests {
             unitarity: 0.1,
             stability: 0.1,
             orthogonality: 0.1,
-            ..Weights::preset(Fidelity::Endpoint, true, true)
+            ..Weights::preset(Fidelity::Endpoint, true)
         }
     }
 

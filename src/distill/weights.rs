@@ -73,9 +73,8 @@ impl Weights {
         latent_moments: 0.0,
     };
 
-    /// The weights of a fidelity, `small` for samples of few dimensions, `slice` where the readout is
-    /// exact.
-    pub fn preset(fidelity: Fidelity, small: bool, slice: bool) -> Weights {
+    /// The weights of a fidelity, `slice` where the readout is exact.
+    pub fn preset(fidelity: Fidelity, slice: bool) -> Weights {
         let points = Weights {
             endpoint: 1.0,
             path: 0.5,
@@ -85,11 +84,10 @@ impl Weights {
             reconstruction: if slice { 0.0 } else { 1.0 },
             ..Weights::NONE
         };
-        let re_encoding = if small { 1.0 } else { 0.3 };
         match fidelity {
             Fidelity::Endpoint => points,
-            Fidelity::Balanced => Weights { re_encoding, phase: 0.1, consistency: 0.005, ..points },
-            Fidelity::Spectral => Weights { re_encoding, phase: 0.5, consistency: 0.05, ..points },
+            Fidelity::Balanced => Weights { re_encoding: 0.3, phase: 0.1, consistency: 0.005, ..points },
+            Fidelity::Spectral => Weights { re_encoding: 0.3, phase: 0.5, consistency: 0.05, ..points },
         }
     }
 
