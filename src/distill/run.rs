@@ -220,10 +220,11 @@ impl Run<'_> {
         if batch.turn.is_none() {
             return Ok(None);
         }
-        let _guard = tch::no_grad_guard();
-        match self.objective.terms(self.student, &Batch { turn: None, ..batch.part(0, 1) }) {
+        let batch = Batch { turn: None, ..batch.part(0, 1) };
+        // For the log only: where memory does not reach, or nothing can be propagated, those of the turn do.
+        match micro::out_of_memory(|| tch::no_grad(|| self.objective.terms(self.student, &batch))) {
             Err(Error::Divergence(_)) => Ok(None),
-            outcome => outcome.map(Some),
+            outcome => outcome,
         }
     }
 
