@@ -266,3 +266,20 @@ fn training_data_passes_the_pair_source_on() {
     assert!(tau(0.0).eq(1.0).all().int64_value(&[]) == 1);
     assert!(tau(1.0).eq(0.125).all().int64_value(&[]) == 1);
 }
+
+#[test]
+fn interleaved_points_are_drawn_once_a_round() {
+    let field = gaussian();
+    let weights = [("phase".to_string(), 0.1), ("consistency".to_string(), 0.1)].into();
+    let config = DistillConfig { weights, ..config() };
+    let recipe = config.resolve(&[2], Conditioning::None).unwrap();
+    let data = TrainingData::prepare(&field, &config, &recipe, &Inputs::default(), &mut Silent).unwrap();
+    let random = RandomSource::new(3);
+    let at = |step| data.batch(&random, step, 16, 0.0).unwrap().points.unwrap().x;
+    let first = at(0);
+    assert!((1..4).all(|step| at(step).equal(&first)));
+    let second = at(4);
+    assert!(!second.equal(&first));
+    // From any step on, and back: a function of the step alone.
+    assert!(at(2).equal(&first) && at(7).equal(&second));
+}

@@ -1,5 +1,7 @@
 //! What a student learns from: stored trajectories, points of the teacher's probability path, or both.
 
+use std::cell::RefCell;
+
 use tch::{Kind, Tensor};
 
 use super::pairs::re_encodings;
@@ -30,6 +32,8 @@ pub struct TrainingData {
     draw: PairDraw,
     consistency: bool,
     interleaved: bool,
+    /// The latest draw of points: from where, its number, and what came.
+    drawn: RefCell<Option<(RandomSource, u64, Points)>>,
 }
 
 impl TrainingData {
@@ -101,7 +105,15 @@ impl TrainingData {
             .transpose()?;
         let interleaved = config.interleave && recipe.weights.interleave();
         let draw = PairDraw { kind: config.pairs, curriculum: config.curriculum, done: 0.0 };
-        Ok(TrainingData { trajectories, points, held_out_points, draw, consistency, interleaved })
+        Ok(TrainingData {
+            trajectories,
+            points,
+            held_out_points,
+            draw,
+            consistency,
+            interleaved,
+            drawn: RefCell::default(),
+        })
     }
 
     /// The batch of one step: a pure function of the source's seed, the step, the batch size and, for a
@@ -125,14 +137,30 @@ impl TrainingData {
             },
         };
         batch.turn = self.interleaved.then_some(step as usize % TURNS.len());
-        batch.points = match (&self.points, &self.trajectories) {
-            (Some(points), _) => Some(points.batch(random, step, batch_size)?),
-            (None, Some(trajectories)) if self.consistency => {
-                Some(trajectories.points(random, step, batch_size))
-            }
-            _ => None,
-        };
+        batch.points = self.points_of(random, step, batch_size)?;
         Ok(batch)
+    }
+
+    /// Points for the consistency term, if it is on. Interleaved, it has one turn in a round, for which one
+    /// draw (with its assignment of noise to data) is enough.
+    fn points_of(&self, random: &RandomSource, step: u64, batch_size: i64) -> Result<Option<Points>> {
+        if !self.consistency {
+            return Ok(None);
+        }
+        let draw = if self.interleaved { step / TURNS.len() as u64 } else { step };
+        let mut drawn = self.drawn.borrow_mut();
+        if let Some((source, number, points)) = drawn.as_ref() {
+            if (source, *number, points.count()) == (random, draw, batch_size) {
+                return Ok(Some(points.shallow_clone()));
+            }
+        }
+        let points = match (&self.points, &self.trajectories) {
+            (Some(points), _) => points.batch(random, draw, batch_size)?,
+            (None, Some(trajectories)) => trajectories.points(random, draw, batch_size),
+            (None, None) => return Ok(None),
+        };
+        *drawn = Some((random.clone(), draw, points.shallow_clone()));
+        Ok(Some(points))
     }
 
     /// The table of the student's inputs at `times` uniform times.

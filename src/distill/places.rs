@@ -3,7 +3,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::{FlowPoints, StatePairs, Trajectories, Weights};
+use super::{FlowPoints, Points, StatePairs, Trajectories, Weights};
 use crate::error::Result;
 use crate::koopman::Direction;
 use crate::tensor::RandomSource;
@@ -55,8 +55,10 @@ impl<'a> Places<'a> {
             let rows = self.draw(size);
             let index = self.times(0, last, size);
             let (x, t) = self.trajectories.at(&rows, &index);
-            let (condition, given) = self.trajectories.conditions_of(&rows);
-            let velocity = velocity_at(teacher, &t, &x, given.as_ref())?;
+            let (condition, teacher_condition) = self.trajectories.conditions_of(&rows);
+            let points = Points { t, x, condition, teacher_condition };
+            let velocity = points.velocity(teacher)?;
+            let Points { t, x, condition, .. } = points;
             Ok(FlowPoints { t, x, velocity, condition })
         })
     }
@@ -117,20 +119,4 @@ enum Span {
 /// Sizes of the chunks of `count` rows.
 fn chunks(count: i64) -> impl Iterator<Item = i64> {
     (0..count).step_by(CHUNK_ROWS as usize).map(move |start| CHUNK_ROWS.min(count - start))
-}
-
-/// The teacher's velocity of flat states, `[B, d]`, in their dtype and on their device.
-fn velocity_at(
-    teacher: &dyn VelocityField,
-    t: &Tensor,
-    x: &Tensor,
-    condition: Option<&Tensor>,
-) -> Result<Tensor> {
-    let (kind, device) = (teacher.dtype(), teacher.device());
-    let mut shape = vec![x.size()[0]];
-    shape.extend(teacher.event_shape());
-    let states = x.to_kind(kind).to_device(device).reshape(shape);
-    let condition = condition.map(|c| c.to_device(device));
-    let velocity = teacher.velocity(&t.to_kind(kind).to_device(device), &states, condition.as_ref())?;
-    Ok(velocity.to_kind(x.kind()).to_device(x.device()).f_reshape(x.size())?)
 }
