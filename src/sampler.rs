@@ -3,7 +3,7 @@
 use tch::{Device, Tensor};
 
 use crate::error::{Error, Result};
-use crate::koopman::{finite_or_divergence, Direction, Horizon, Student};
+use crate::koopman::{finite_or_divergence, weight_of_encoding, Direction, Horizon, Motion, Student};
 use crate::tensor::RandomSource;
 use crate::threads::IntraOpThreads;
 use crate::training::Monitor;
@@ -24,7 +24,8 @@ fn threads(student: &Student, rows: i64) -> IntraOpThreads {
     IntraOpThreads::for_work(student.parameters().count() / student.config().lifts, rows)
 }
 
-/// x(to) of flat samples at x(from), re-encoded `steps` times on the way.
+/// x(to) of flat samples at x(from), in `steps` equal steps. Each but the first encodes the state reached so
+/// far and averages it into the observables carried along (see [`weight_of_encoding`]).
 fn advance(
     student: &Student,
     x: &Tensor,
@@ -36,10 +37,18 @@ fn advance(
     let direction = if to >= from { Direction::Forward } else { Direction::Backward };
     let tau = (to - from) / steps as f64;
     let horizon = student.horizon(tau)?;
-    let mut x = x.shallow_clone();
-    for step in 0..steps {
+    let encode = |x: &Tensor, step: i64| {
         let t = Tensor::full([x.size()[0]], from + tau * step as f64, (student.kind(), student.device()));
-        x = horizon.apply(&student.lift_flat(&t, &x, direction, condition))?;
+        student.lift_flat(&t, x, direction, condition)
+    };
+    let mut g = encode(x, 0);
+    let mut x = horizon.apply(&g)?;
+    if steps > 1 {
+        let motion = Motion::new(student.generator(), tau)?;
+        for step in 1..steps {
+            g = motion.apply(&g)?.blend(&encode(&x, step), weight_of_encoding(step, steps));
+            x = horizon.apply(&g)?;
+        }
     }
     finite_or_divergence(&x, "samples")?;
     Ok(x)

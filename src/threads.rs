@@ -28,6 +28,30 @@ pub fn pool() -> Result<Arc<ThreadPool>> {
     Ok(pool)
 }
 
+/// Runs `aside` on a worker while this thread runs `here`, with gradients on and with no more of libtorch's
+/// threads than here.
+///
+/// # Errors
+/// [`Error::Internal`] where worker threads cannot be started. A panic on either side goes on here.
+pub fn beside<A, B: Send>(here: impl FnOnce() -> A, aside: impl FnOnce() -> B + Send) -> Result<(A, B)> {
+    let threads = tch::get_num_threads();
+    let mut slot = None;
+    let result = pool()?.in_place_scope(|scope| {
+        scope.spawn(|_| {
+            // For good: setting it back would change what the products of the calling thread use.
+            if tch::get_num_threads() > threads {
+                tch::set_num_threads(threads);
+            }
+            slot = Some(tch::with_grad(aside));
+        });
+        here()
+    });
+    match slot {
+        Some(other) => Ok((result, other)),
+        None => Err(Error::Internal(anyhow::anyhow!("a worker thread ended without an answer"))),
+    }
+}
+
 /// Lowers the number of threads that libtorch uses inside one operation, until it is dropped. The
 /// threads of OpenMP spin while they wait: on small operations, and beside other work, they cost
 /// far more than they bring. The limit holds for operations started by the calling thread.

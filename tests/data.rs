@@ -268,18 +268,25 @@ fn training_data_passes_the_pair_source_on() {
 }
 
 #[test]
-fn interleaved_points_are_drawn_once_a_round() {
+fn points_lie_on_trajectories_where_those_are_solved_anyway() {
     let field = gaussian();
-    let weights = [("phase".to_string(), 0.1), ("consistency".to_string(), 0.1)].into();
-    let config = DistillConfig { weights, ..config() };
-    let recipe = config.resolve(&[2], Conditioning::None).unwrap();
-    let data = TrainingData::prepare(&field, &config, &recipe, &Inputs::default(), &mut Silent).unwrap();
-    let random = RandomSource::new(3);
-    let at = |step| data.batch(&random, step, 16, 0.0).unwrap().points.unwrap().x;
-    let first = at(0);
-    assert!((1..4).all(|step| at(step).equal(&first)));
-    let second = at(4);
-    assert!(!second.equal(&first));
-    // From any step on, and back: a function of the step alone.
-    assert!(at(2).equal(&first) && at(7).equal(&second));
+    let inputs = || Inputs { data: Some(data(512)), ..Inputs::default() };
+    let prepare = |weights| {
+        let config = DistillConfig { weights, ..config() };
+        let recipe = config.resolve(&[2], Conditioning::None).unwrap();
+        TrainingData::prepare(&field, &config, &recipe, &inputs(), &mut Silent).unwrap()
+    };
+    let both = prepare([("phase".to_string(), 0.1), ("consistency".to_string(), 0.1)].into());
+    let points = both.batch(&RandomSource::new(3), 0, 16, 0.0).unwrap().points.unwrap();
+    let states = both.trajectories.as_ref().unwrap().states();
+    let last = states.size()[1] - 1;
+    for row in 0..points.count() {
+        let index = (points.t.double_value(&[row]) * last as f64).round() as i64;
+        assert!(index < last, "the teacher may be singular at 1");
+        let gap =
+            (states.select(1, index) - points.x.select(0, row)).abs().sum_dim_intlist(1, false, Kind::Float);
+        assert!(gap.min().double_value(&[]) < 1e-6);
+    }
+    let alone = prepare(only_consistency());
+    assert!(alone.trajectories.is_none() && alone.points.is_some());
 }

@@ -86,7 +86,7 @@ fn pairs_lie_on_training_trajectories_at_their_times() {
     let [endpoint, path, pairs, inverse] = [endpoint, path, pairs, inverse].map(Option::unwrap);
     [&endpoint, &path, &pairs, &inverse].into_iter().for_each(check);
     assert!(endpoint.tau().eq_tensor(&Tensor::ones([32], DOUBLE)).all().int64_value(&[]) == 1);
-    assert!(inverse.tau().eq_tensor(&(Tensor::ones([16], DOUBLE) * -1.0)).all().int64_value(&[]) == 1);
+    assert!(inverse.tau().eq_tensor(&(Tensor::ones([32], DOUBLE) * -1.0)).all().int64_value(&[]) == 1);
     assert!(pairs.tau().gt(0.0).all().int64_value(&[]) == 1);
     assert!(pairs.t.eq(1.0).sum(Kind::Int64).int64_value(&[]) >= 8);
     assert!(path.x_s.equal(&endpoint.x_s));
@@ -206,7 +206,7 @@ fn every_basis_and_readout_is_distilled() {
         };
         let (student, history) = distill(&teacher(), &config, &Inputs::default(), &mut Silent).unwrap();
         // Degree 4 in (t, x, y): C(7, 4) - 1 - 3.
-        let expected = if basis == Basis::Polynomial { 31 } else { 32 };
+        let expected = if basis == Basis::Polynomial { 31 } else { 64 };
         assert_eq!(student.config().observables, expected);
         let error = |entry: &koopflow::distill::LogEntry| {
             entry.values.iter().find(|(name, _)| name == "endpoint_error").unwrap().1

@@ -1,19 +1,14 @@
 //! Each term of the objective against the student's public algebra.
 
-use std::collections::BTreeMap;
-
 use koopflow::condition::Conditioning;
 use koopflow::distill::{
-    Batch, DistillConfig, Inputs, Objective, PairDraw, Pairs, Points, Scaling, TrainingData, Trajectories,
-    TrajectoryPlan, Weights,
+    Batch, DistillConfig, Objective, PairDraw, Pairs, Points, Scaling, Trajectories, TrajectoryPlan, Weights,
 };
 use koopflow::koopman::{Direction, GeneratorKind, InputCoordinates, Student};
 use koopflow::tensor::RandomSource;
 use koopflow::training::Silent;
 use koopflow::velocity::{GaussianField, VelocityField};
 use tch::{Device, Kind, Tensor};
-
-const DOUBLE: (Kind, Device) = (Kind::Double, Device::Cpu);
 
 fn teacher() -> GaussianField {
     let mean = Tensor::from_slice(&[1.0, -2.0]);
@@ -100,7 +95,7 @@ fn every_term_is_what_it_says() {
         };
         let states = paths.states().to_kind(Kind::Double);
         let variance = states.var_dim(0, false, false).sum_dim_intlist(1, false, Kind::Double);
-        let re_encodings = batch.re_encodings;
+        let sampler_steps = batch.sampler_steps;
         let Batch { endpoint, path, pairs, inverse, points, .. } = batch;
         let [endpoint, path, pairs, inverse] = [endpoint, path, pairs, inverse].map(Option::unwrap);
         // What an error at each of some times is measured in.
@@ -130,15 +125,9 @@ fn every_term_is_what_it_says() {
         let again = carry(&zeros, &noise, &ones, Direction::Forward);
         close("round_trip", mean_square(&(again - x_s), &unit(&ones, 2.0)));
 
-        // The first round re-encodes twice, a quarter of the batch.
-        assert_eq!(re_encodings, 2);
-        let mut x = endpoint.x_s.narrow(0, 0, 8);
-        let half = x.new_full([8], 0.5, DOUBLE);
-        for step in 0..2 {
-            x = carry(&(&half * step as f64), &x, &half, Direction::Forward);
-        }
-        let error = x - endpoint.x_t.narrow(0, 0, 8);
-        close("re_encoding", mean_square(&error, &unit(&endpoint.t.narrow(0, 0, 8), 2.0)));
+        let own = re_encoded(&student, &endpoint, sampler_steps);
+        let decoded = carry(&own.s, &own.x_s, &own.tau(), Direction::Forward);
+        close("re_encoding", mean_square(&(decoded - &own.x_t), &unit(&own.t, 2.0)));
 
         let Pairs { s, t, x_s, x_t, .. } = &pairs;
         let phi = |g: &Tensor| g.narrow(1, 4, 6);
@@ -187,6 +176,57 @@ fn every_term_is_what_it_says() {
     }
 }
 
+/// Where a sampler of `steps` steps encodes anew, with the endpoints of the same noise: the encoding of the noise
+/// has 2 `steps` votes in the estimate that is carried on, each later one has one.
+fn re_encoded(student: &Student, endpoint: &Pairs, steps: i64) -> Pairs {
+    // Step 1 of training has a sampler of four steps, and half of the batch for its three encodings.
+    assert_eq!((steps, endpoint.count()), (4, 32));
+    let first = |tensor: &Tensor| tensor.narrow(0, 0, 5);
+    let (zeros, noise) = (first(&endpoint.s), first(&endpoint.x_s));
+    let quarter = Tensor::from(0.25);
+    let mut g = student.encode(&zeros, &noise, Direction::Forward, None).unwrap();
+    let (mut times, mut states) = (Vec::new(), Vec::new());
+    for step in 1..4 {
+        g = student.propagate(&g, &quarter).unwrap();
+        let (s, x) = (&zeros + 0.25 * f64::from(step), student.readout(&g).unwrap());
+        let fresh = student.encode(&s, &x, Direction::Forward, None).unwrap();
+        g = &g + (fresh - &g) / (8.0 + f64::from(step));
+        times.push(s);
+        states.push(x);
+    }
+    let thrice = |tensor: &Tensor| Tensor::cat(&[first(tensor), first(tensor), first(tensor)], 0);
+    Pairs {
+        s: Tensor::cat(&times, 0),
+        t: thrice(&endpoint.t),
+        x_s: Tensor::cat(&states, 0),
+        x_t: thrice(&endpoint.x_t),
+        precision: thrice(&endpoint.precision),
+        source_precision: thrice(&endpoint.source_precision),
+        condition: None,
+        teacher_condition: None,
+    }
+}
+
+#[test]
+fn re_encoded_states_are_taken_as_given() {
+    let paths = trajectories();
+    for generator in [GeneratorKind::Spectral, GeneratorKind::Dense] {
+        let (student, field) = (student(generator, &paths), teacher());
+        let gradient = |name: &str, batch: &Batch| {
+            let weights = Weights::NONE.with(&[(name.to_string(), 1.0)].into()).unwrap();
+            let objective = Objective { weights, scaling: Scaling::Relative, teacher: &field };
+            let terms = objective.terms(&student, batch).unwrap();
+            student.parameters().gradient(&terms[0].value).unwrap()
+        };
+        let batch = batch(&paths);
+        let own = re_encoded(&student, batch.endpoint.as_ref().unwrap(), batch.sampler_steps);
+        let same = Batch { pairs: Some(own), ..self::batch(&paths) };
+        let (term, target) = (gradient("re_encoding", &batch), gradient("target", &same));
+        let gap = (&term - &target).norm().double_value(&[]) / target.norm().double_value(&[]);
+        assert!(gap < 1e-12, "{gap:e}");
+    }
+}
+
 #[test]
 fn weight_zero_is_off() {
     let paths = trajectories();
@@ -210,7 +250,8 @@ fn weight_zero_is_off() {
 fn every_term_has_a_gradient_that_lowers_it() {
     let paths = trajectories();
     for generator in [GeneratorKind::Spectral, GeneratorKind::Dense] {
-        for only in Weights::NONE.to_map().into_keys().filter(|name| name != "reconstruction") {
+        let differentiated = |name: &String| name != "reconstruction" && name != "re_encoding";
+        for only in Weights::NONE.to_map().into_keys().filter(differentiated) {
             let student = student(generator, &paths);
             let field = teacher();
             let weights = Weights::NONE.with(&[(only.clone(), 1.0)].into()).unwrap();
@@ -228,38 +269,4 @@ fn every_term_has_a_gradient_that_lowers_it() {
             assert!((fall / (1e-5 * length) - 1.0).abs() < 0.02, "{only}: {fall:e} for {length:e}");
         }
     }
-}
-
-#[test]
-fn interleaved_terms_take_turns_and_keep_their_share() {
-    let field = teacher();
-    let weights = [("phase".to_string(), 0.5), ("re_encoding".to_string(), 0.25)].into();
-    let config = DistillConfig { weights, ..config(GeneratorKind::Spectral) };
-    let recipe = config.resolve(&[2], Conditioning::None).unwrap();
-    let count = |config: &DistillConfig| {
-        let data = TrainingData::prepare(&field, config, &recipe, &Inputs::default(), &mut Silent).unwrap();
-        let student = Student::new(recipe.student.clone(), 1, Device::Cpu).unwrap();
-        let weights = recipe.weights.clone();
-        let objective = Objective { weights, scaling: Scaling::Relative, teacher: &field };
-        let mut sums = BTreeMap::new();
-        let mut largest = 0;
-        for step in 0..8 {
-            let batch = data.batch(&RandomSource::new(7), step, 16, 0.0).unwrap();
-            let terms = objective.terms(&student, &batch).unwrap();
-            largest = largest.max(terms.len());
-            for term in terms {
-                *sums.entry(term.name.to_string()).or_insert(0.0) += term.weight / 8.0;
-            }
-        }
-        (sums, largest)
-    };
-    let (interleaved, most) = count(&config);
-    let (every, all) = count(&DistillConfig { interleave: false, ..config.clone() });
-    for (name, weight) in recipe.weights.to_map().into_iter().filter(|(_, weight)| *weight > 0.0) {
-        for mean in [interleaved[&name], every[&name]] {
-            assert!((mean - weight).abs() < 1e-12, "{name}: {mean} {weight}");
-        }
-    }
-    assert_eq!(interleaved.len(), every.len());
-    assert!(most + 2 == all, "{most} of {all} at once");
 }

@@ -117,3 +117,17 @@ def test_propagation_is_scipys_exponential(precise, tau, sign):
     np.testing.assert_allclose(
         precise.readout(precise.propagate(g, sign * tau)), expected[:, 2:4], rtol=0, atol=1e-10 * scale
     )
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_re_encoding_averages_observables(precise, steps):
+    """Each encoding is carried by SciPy's exponential; the first has two votes a step, each later one has one."""
+    noise = np.random.default_rng(6).normal(size=(20, 2))
+    motion = expm(precise.generator_matrix() / steps)
+    votes, encodings, x = [], [], noise
+    for step in range(steps):
+        votes.append(1.0 if step else 2.0 * steps)
+        encodings.append(precise.encode(step / steps, x))
+        encodings = [g @ motion for g in encodings]
+        x = np.average(encodings, axis=0, weights=votes)[:, 2:4]
+    np.testing.assert_allclose(precise.sample(x0=noise, steps=steps), x, rtol=0, atol=1e-9)

@@ -269,7 +269,6 @@ fn want_of_memory_cuts_the_step_and_says_so() {
     let field = Flaky { field: gaussian(), next: Arc::clone(&next) };
     let config = DistillConfig {
         weights: [("consistency".to_string(), 0.1)].into(),
-        interleave: false,
         evaluate_every: Some(10),
         ..config()
     };
@@ -298,7 +297,6 @@ fn a_step_that_is_not_finite_leaves_weights_and_moments_alone() {
     let field = Flaky { field: gaussian(), next: Arc::clone(&next) };
     let config = DistillConfig {
         weights: [("consistency".to_string(), 0.1)].into(),
-        interleave: false,
         evaluate_every: Some(1),
         steps: Some(12),
         ..config()

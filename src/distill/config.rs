@@ -79,7 +79,8 @@ pub struct DistillConfig {
     pub width: Option<i64>,
     pub depth: Option<i64>,
     pub steps: Option<u64>,
-    /// Noise-to-data encodings a step; half as many pairs and half as many backward pairs join them.
+    /// Noise-to-data encodings a step; as many backward pairs, half as many pairs and, for consistency, half as
+    /// many points join them.
     pub batch_size: i64,
     pub learning_rate: Option<f64>,
     pub warmup_steps: u64,
@@ -124,8 +125,6 @@ pub struct DistillConfig {
     /// Weights by name, over those that `fidelity` sets.
     pub weights: BTreeMap<String, f64>,
     pub scaling: Scaling,
-    /// Costly terms take turns, one a step, at several times their weight.
-    pub interleave: bool,
     pub method: Method,
     /// Of the linear solve, relative to the mean square of the regressors; `None` chooses on held-out
     /// trajectories.
@@ -175,7 +174,6 @@ impl Default for DistillConfig {
             fidelity: Fidelity::default(),
             weights: BTreeMap::new(),
             scaling: Scaling::default(),
-            interleave: true,
             method: Method::default(),
             ridge: None,
             max_seconds: None,
@@ -229,7 +227,12 @@ impl DistillConfig {
         let observables = match (self.observables, self.basis) {
             (Some(count), _) => count,
             (None, Basis::Polynomial) => polynomial_size(event_size(event_shape), conditioning, degree)?,
-            (None, Basis::Network | Basis::Fourier) => pick(32, 128),
+            (None, Basis::Network | Basis::Fourier) => pick(64, 128),
+        };
+        // About a minute in the plane and three on 64 pixels, on two cores.
+        let steps = match self.fidelity {
+            Fidelity::Endpoint => pick(10_000, 10_000),
+            Fidelity::Balanced | Fidelity::Spectral => pick(8_000, 7_000),
         };
         let recipe = Recipe {
             student: StudentConfig {
@@ -246,13 +249,13 @@ impl DistillConfig {
                 // Only training tells two lifts apart.
                 lifts: if self.method == Method::ClosedForm { self.lifts.min(1) } else { self.lifts },
                 width: self.width.unwrap_or(pick(128, 384)),
-                depth: self.depth.unwrap_or(3),
+                depth: self.depth.unwrap_or(pick(4, 3)),
                 table_times: self.path_steps + 1,
                 dtype: self.dtype.clone(),
             },
-            steps: self.steps.unwrap_or(pick(8_000, 4_500) as u64),
+            steps: self.steps.unwrap_or(steps as u64),
             learning_rate: self.learning_rate.unwrap_or(if small { 5e-3 } else { 3e-3 }),
-            trajectories: self.trajectories.unwrap_or(pick(16_384, 32_768)),
+            trajectories: self.trajectories.unwrap_or(65_536),
             weights: Weights::preset(self.fidelity, self.readout == ReadoutKind::Slice)
                 .with(&self.weights)?,
         };

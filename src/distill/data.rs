@@ -1,11 +1,8 @@
 //! What a student learns from: stored trajectories, points of the teacher's probability path, or both.
 
-use std::cell::RefCell;
-
 use tch::{Kind, Tensor};
 
-use super::pairs::re_encodings;
-use super::weights::TURNS;
+use super::pairs::sampler_steps;
 use super::{
     Batch, DistillConfig, Inputs, Method, PairDraw, PathPlan, PathPoints, Points, Recipe, Trajectories,
     TrajectoryPlan,
@@ -24,16 +21,14 @@ const TRAJECTORY_SHARE: f64 = 0.4;
 pub struct TrainingData {
     /// Present where a term needs the flow solved, or consistency has no data to start from.
     pub trajectories: Option<Trajectories>,
-    /// Present where the consistency term is on and data were given.
+    /// Present where only the consistency term is on and data were given: where trajectories are solved anyway,
+    /// its points lie on them, at the same marginals and without an assignment of noise to data at each step.
     pub points: Option<PathPoints>,
     /// Held-out points and the teacher's velocity there, `[H, d]`; present where there are no
     /// trajectories to judge by.
     pub held_out_points: Option<(Points, Tensor)>,
     draw: PairDraw,
     consistency: bool,
-    interleaved: bool,
-    /// The latest draw of points: from where, its number, and what came.
-    drawn: RefCell<Option<(RandomSource, u64, Points)>>,
 }
 
 impl TrainingData {
@@ -53,7 +48,8 @@ impl TrainingData {
         let (kind, device) = (parse_dtype(&config.dtype)?, parse_device(&config.device)?);
         check_inputs(teacher, inputs)?;
         let consistency = recipe.weights.consistency > 0.0;
-        let data = inputs.data.as_ref().filter(|_| consistency);
+        let solved = recipe.weights.need_trajectories() || config.method != Method::Gradient;
+        let data = inputs.data.as_ref().filter(|_| consistency && !solved);
         let points = data
             .map(|data| {
                 let plan = PathPlan {
@@ -68,10 +64,7 @@ impl TrainingData {
                 PathPoints::new(teacher, data, condition, plan)
             })
             .transpose()?;
-        let trajectories = match recipe.weights.need_trajectories()
-            || config.method != Method::Gradient
-            || (consistency && points.is_none())
-        {
+        let trajectories = match solved || (consistency && points.is_none()) {
             false => None,
             true => {
                 let mut plan = TrajectoryPlan {
@@ -103,17 +96,8 @@ impl TrainingData {
                 Ok::<_, Error>((held_out, velocity))
             })
             .transpose()?;
-        let interleaved = config.interleave && recipe.weights.interleave();
         let draw = PairDraw { kind: config.pairs, curriculum: config.curriculum, done: 0.0 };
-        Ok(TrainingData {
-            trajectories,
-            points,
-            held_out_points,
-            draw,
-            consistency,
-            interleaved,
-            drawn: RefCell::default(),
-        })
+        Ok(TrainingData { trajectories, points, held_out_points, draw, consistency })
     }
 
     /// The batch of one step: a pure function of the source's seed, the step, the batch size and, for a
@@ -132,35 +116,21 @@ impl TrainingData {
                 pairs: None,
                 inverse: None,
                 points: None,
-                re_encodings: re_encodings(step),
-                turn: None,
+                sampler_steps: sampler_steps(step),
             },
         };
-        batch.turn = self.interleaved.then_some(step as usize % TURNS.len());
         batch.points = self.points_of(random, step, batch_size)?;
         Ok(batch)
     }
 
-    /// Points for the consistency term, if it is on. Interleaved, it has one turn in a round, for which one
-    /// draw (with its assignment of noise to data) is enough.
+    /// Points for the consistency term, if it is on.
     fn points_of(&self, random: &RandomSource, step: u64, batch_size: i64) -> Result<Option<Points>> {
-        if !self.consistency {
-            return Ok(None);
-        }
-        let draw = if self.interleaved { step / TURNS.len() as u64 } else { step };
-        let mut drawn = self.drawn.borrow_mut();
-        if let Some((source, number, points)) = drawn.as_ref() {
-            if (source, *number, points.count()) == (random, draw, batch_size) {
-                return Ok(Some(points.shallow_clone()));
-            }
-        }
-        let points = match (&self.points, &self.trajectories) {
-            (Some(points), _) => points.batch(random, draw, batch_size)?,
-            (None, Some(trajectories)) => trajectories.points(random, draw, batch_size),
-            (None, None) => return Ok(None),
-        };
-        *drawn = Some((random.clone(), draw, points.shallow_clone()));
-        Ok(Some(points))
+        Ok(match (&self.points, &self.trajectories) {
+            _ if !self.consistency => None,
+            (Some(points), _) => Some(points.batch(random, step, batch_size)?),
+            (None, Some(trajectories)) => Some(trajectories.points(random, step, batch_size / 2)),
+            (None, None) => None,
+        })
     }
 
     /// The table of the student's inputs at `times` uniform times.

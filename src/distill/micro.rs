@@ -2,13 +2,14 @@
 
 use std::panic::{self, AssertUnwindSafe};
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::objective::total;
-use super::{Batch, Objective, Pairs, Points, Term};
+use super::{Batch, Objective, Pairs, Points, Term, Weights};
 use crate::error::{Error, Result};
 use crate::koopman::Student;
 use crate::nets::precision::{Lowered, Precision};
+use crate::threads;
 
 impl Pairs {
     /// Part `index` of `count` parts of nearly equal length.
@@ -42,8 +43,7 @@ impl Batch {
             pairs: part(&self.pairs),
             inverse: part(&self.inverse),
             points: self.points.as_ref().map(|points| points.part(index, count)),
-            re_encodings: self.re_encodings,
-            turn: self.turn,
+            sampler_steps: self.sampler_steps,
         }
     }
 
@@ -59,13 +59,14 @@ impl Batch {
         }
     }
 
-    /// The share of `whole` that this part, one of `count`, is to a term: the mean over the whole is then the
-    /// sum of the parts' means by their shares.
-    fn share(&self, whole: &Batch, count: i64, term: &str) -> f64 {
-        match (self.rows_of(term), whole.rows_of(term)) {
+    /// The share of `whole` that this part, one of `count`, is to each term: the mean over the whole is then
+    /// the sum of the parts' means by their shares.
+    fn shares(&self, whole: &Batch, count: i64) -> Vec<(&'static str, f64)> {
+        let share = |term: &str| match (self.rows_of(term), whole.rows_of(term)) {
             (Some(own), Some(all)) => own as f64 / all.max(1) as f64,
             _ => 1.0 / count as f64,
-        }
+        };
+        Weights::NONE.entries().map(|(name, _)| (name, share(name))).into()
     }
 }
 
@@ -81,33 +82,69 @@ pub(super) fn gradient(
     scale: f64,
 ) -> Result<(Tensor, Vec<Term>)> {
     let mut sum: Option<(Tensor, Vec<Term>)> = None;
+    let mut add = |part: Option<(Tensor, Vec<Term>)>| -> Result<()> {
+        match (&mut sum, part) {
+            (_, None) => {}
+            (None, part) => sum = part,
+            (Some((whole, values)), Some((gradient, terms))) => {
+                let _ = whole.f_add_(&gradient)?;
+                for term in terms {
+                    match values.iter_mut().find(|own| own.name == term.name) {
+                        Some(own) => own.value = &own.value + &term.value,
+                        None => values.push(term),
+                    }
+                }
+            }
+        }
+        Ok(())
+    };
     for index in 0..accumulate {
         let part = (accumulate > 1).then(|| batch.part(index, accumulate));
         let own = part.as_ref().unwrap_or(batch);
-        let mut terms = {
-            let _lowered = Lowered::to(precision.kind());
-            objective.terms(student, own)?
+        let shares = own.shares(batch, accumulate);
+        let side = objective.side(own)?;
+        let (second, theirs) = (student.shallow_clone(), shares.clone());
+        let aside = move || differentiate(&second, &theirs, precision, scale, |student| side.terms(student));
+        let here = || {
+            differentiate(student, &shares, precision, scale, |student| objective.forward_terms(student, own))
         };
-        for term in terms.iter_mut().filter(|_| accumulate > 1) {
-            term.value = &term.value * own.share(batch, accumulate, term.name);
-        }
-        let loss = total(&terms, student.kind());
-        let gradient = student.parameters().gradient(&(loss * scale))?;
-        terms.iter_mut().for_each(|term| term.value = term.value.detach());
-        sum = Some(match sum {
-            None => (gradient, terms),
-            Some((mut whole, mut values)) => {
-                let _ = whole.f_add_(&gradient)?;
-                for (all, one) in values.iter_mut().zip(&terms) {
-                    all.value = &all.value + &one.value;
-                }
-                (whole, values)
-            }
-        });
+        // The two sides are independent graphs of similar cost.
+        let (forward, side) = match student.device() {
+            Device::Cpu => threads::beside(here, aside)?,
+            _ => (here(), aside()),
+        };
+        add(forward?)?;
+        add(side?)?;
     }
     let (gradient, terms) =
         sum.ok_or_else(|| Error::Internal(anyhow::anyhow!("a step without micro-batches")))?;
     Ok((if scale == 1.0 { gradient } else { gradient / scale }, terms))
+}
+
+/// The scaled gradient of some terms and their values, each times its share; `None` where there are none.
+fn differentiate(
+    student: &Student,
+    shares: &[(&'static str, f64)],
+    precision: Precision,
+    scale: f64,
+    form: impl FnOnce(&Student) -> Result<Vec<Term>>,
+) -> Result<Option<(Tensor, Vec<Term>)>> {
+    let mut terms = {
+        let _lowered = Lowered::to(precision.kind());
+        form(student)?
+    };
+    if terms.is_empty() {
+        return Ok(None);
+    }
+    for term in &mut terms {
+        let share = shares.iter().find(|(name, _)| *name == term.name).map_or(1.0, |(_, share)| *share);
+        if share != 1.0 {
+            term.value = &term.value * share;
+        }
+    }
+    let gradient = student.parameters().gradient(&(total(&terms, student.kind()) * scale))?;
+    terms.iter_mut().for_each(|term| term.value = term.value.detach());
+    Ok(Some((gradient, terms)))
 }
 
 /// `work`, with a failure for want of memory told apart. tch's operators answer with an error or panic,
@@ -133,10 +170,10 @@ fn says_out_of_memory(message: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use tch::{Device, Kind};
+    use tch::Kind;
 
     use super::*;
-    use crate::distill::{DistillConfig, Fidelity, PairDraw, Scaling, Trajectories, TrajectoryPlan, Weights};
+    use crate::distill::{DistillConfig, Fidelity, PairDraw, Scaling, Trajectories, TrajectoryPlan};
     use crate::tensor::RandomSource;
     use crate::training::Silent;
     use crate::velocity::{GaussianField, VelocityField};

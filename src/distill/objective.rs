@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 
 use super::{regularisers, Batch, Pairs, Points, Scaling, Weights};
 use crate::error::Result;
-use crate::koopman::{Direction, Observables, Student};
+use crate::koopman::{weight_of_encoding, Direction, Observables, Student};
 use crate::velocity::VelocityField;
 
 /// One summand: `weight * value` is minimised.
@@ -41,30 +41,47 @@ impl Sum {
 impl Objective<'_> {
     /// The terms whose weight is positive.
     pub fn terms(&self, student: &Student, batch: &Batch) -> Result<Vec<Term>> {
-        let w = &batch.turn.map_or_else(|| self.weights.clone(), |turn| self.weights.at_turn(turn));
-        let needs_noise = [w.endpoint, w.path, w.phase].iter().any(|w| *w > 0.0);
-        let needs_pairs = [w.target, w.phase, w.reconstruction, w.latent_moments].iter().any(|w| *w > 0.0);
-        let (endpoint, pairs) = (batch.endpoint.as_ref(), batch.pairs.as_ref());
-        let encoded =
-            encode_forward(student, endpoint.filter(|_| needs_noise), pairs.filter(|_| needs_pairs));
-        let mut groups: Vec<Group> = Vec::new();
-        let mut group = |name, weight, g: &Observables, pairs| {
-            groups.push(Group { name, weight, g: g.shallow_clone(), pairs });
+        let mut terms = self.forward_terms(student, batch)?;
+        terms.extend(self.side(batch)?.terms(student)?);
+        Ok(terms)
+    }
+
+    /// Those that begin with an encoding at noise or along a path, and those of the student alone. All that is
+    /// encoded and known beforehand goes through one lift, and all that is decoded from it through one
+    /// propagation: small operations cost by their number.
+    pub(super) fn forward_terms(&self, student: &Student, batch: &Batch) -> Result<Vec<Term>> {
+        let w = &self.weights;
+        let on = |weights: &[f64]| weights.iter().any(|weight| *weight > 0.0);
+        let noise = batch.endpoint.as_ref().filter(|_| on(&[w.endpoint, w.path, w.phase]));
+        let pairs =
+            batch.pairs.as_ref().filter(|_| on(&[w.target, w.phase, w.reconstruction, w.latent_moments]));
+        let own = match batch.endpoint.as_ref().filter(|_| w.re_encoding > 0.0) {
+            Some(pairs) => Some(re_encoded(student, pairs, batch.sampler_steps)?),
+            None => None,
         };
-        if let (Some(g), Some(endpoint), Some(path)) = (&encoded.noise, endpoint, &batch.path) {
-            group("endpoint", w.endpoint, g, endpoint);
-            group("path", w.path, g, path);
-        }
-        if let (Some(g), Some(pairs)) = (&encoded.pairs, pairs) {
-            group("target", w.target, g, pairs);
-        }
-        let needs_inverse = w.inverse > 0.0 || w.round_trip > 0.0;
-        if let Some(inverse) = batch.inverse.as_ref().filter(|_| needs_inverse) {
-            let Pairs { s, x_s, condition, .. } = inverse;
-            let g = student.lift_flat(s, x_s, Direction::Backward, condition.as_ref());
-            group("inverse", w.inverse, &g, inverse);
-        }
-        groups.retain(|group| group.weight > 0.0 || group.name == "inverse");
+        // From noise to data is what a spectrum is read for, and seldom among the pairs.
+        let ends = noise.map(|noise| noise.rows(0, (noise.count() / 2).max(1)));
+        let moved = [ends.as_ref(), pairs].map(|pairs| pairs.filter(|_| w.phase > 0.0));
+        let sources = [noise, pairs, own.as_ref()].into_iter().flatten();
+        let targets = moved.into_iter().flatten();
+        let mut encoded = encode(student, sources, targets).into_iter();
+        let mut next = |present: bool| if present { encoded.next() } else { None };
+        let noise_g = next(noise.is_some());
+        let pairs_g = next(pairs.is_some());
+        let own_g = next(own.is_some());
+        let targets = moved.map(|pairs| next(pairs.is_some()));
+
+        let mut groups: Vec<Group> = Vec::new();
+        let mut group = |name, weight, g: &Option<Observables>, pairs: Option<&'_ Pairs>| {
+            if let (Some(g), Some(pairs)) = (g, pairs) {
+                groups.push(Group { name, weight, g: g.shallow_clone(), pairs: pairs.shallow_clone() });
+            }
+        };
+        group("endpoint", w.endpoint, &noise_g, noise);
+        group("path", w.path, &noise_g, batch.path.as_ref());
+        group("target", w.target, &pairs_g, pairs);
+        group("re_encoding", w.re_encoding, &own_g, own.as_ref());
+        groups.retain(|group| group.weight > 0.0);
 
         let mut sum = Sum { terms: Vec::new() };
         for (group, decoded) in groups.iter().zip(decode(student, &groups)?) {
@@ -72,26 +89,22 @@ impl Objective<'_> {
             sum.add(name, *weight, || {
                 Ok(self.scaling.state_error(&(&decoded - &pairs.x_t), &pairs.precision))
             })?;
-            if *name == "inverse" {
-                sum.add("round_trip", w.round_trip, || self.round_trip(student, &decoded, pairs))?;
-            }
         }
-        if let Some(endpoint) = endpoint {
-            sum.add("re_encoding", w.re_encoding, || {
-                self.re_encoding(student, endpoint, batch.re_encodings)
-            })?;
-        }
-        if let (Some(noise), Some(endpoint), Some(g), Some(pairs)) =
-            (&encoded.noise, endpoint, &encoded.pairs, pairs)
+        if let ([Some(ends), Some(pairs)], [Some(at_ends), Some(at_pairs)], Some(noise_g), Some(pairs_g)) =
+            (moved, &targets, &noise_g, &pairs_g)
         {
             sum.add("phase", w.phase, || {
-                // From noise to data is what a spectrum is read for, and seldom among the pairs.
-                let rows = (endpoint.count() / 2).max(1);
-                let ends = self.phase(student, &noise.rows(0, rows), &endpoint.rows(0, rows))?;
-                Ok((self.phase(student, g, pairs)? + ends) * 0.5)
+                let start = Observables::cat(&[&noise_g.rows(0, ends.count()), pairs_g]);
+                let tau = Tensor::cat(&[ends.tau(), pairs.tau()], 0);
+                let features = student.generator().propagate_features(&start, &tau)?;
+                let error = |row: i64, target: &Observables| {
+                    let moved = features.narrow(0, row, target.features.size()[0]);
+                    self.scaling.feature_error(&(moved - &target.features), &target.features)
+                };
+                Ok((error(0, at_ends) + error(ends.count(), at_pairs)) * 0.5)
             })?;
         }
-        if let (Some(g), Some(pairs)) = (&encoded.pairs, pairs) {
+        if let (Some(g), Some(pairs)) = (&pairs_g, pairs) {
             if !student.reads_exactly() {
                 sum.add("reconstruction", w.reconstruction, || {
                     let error = student.decode(g) - &pairs.x_s;
@@ -100,11 +113,6 @@ impl Objective<'_> {
             }
             sum.add("latent_moments", w.latent_moments, || Ok(regularisers::latent_moments(g)))?;
         }
-        if let Some(points) = &batch.points {
-            sum.add("consistency", w.consistency, || {
-                Ok(self.scaling.consistency(student, points, &points.velocity(self.teacher)?))
-            })?;
-        }
         let generator = student.generator();
         sum.add("unitarity", w.unitarity, || Ok(regularisers::unitarity(generator)))?;
         sum.add("stability", w.stability, || Ok(regularisers::stability(generator)))?;
@@ -112,32 +120,53 @@ impl Objective<'_> {
         Ok(sum.terms)
     }
 
-    /// The student's own noise for the data of `pairs`, generated from again and compared with the data.
-    fn round_trip(&self, student: &Student, noise: &Tensor, pairs: &Pairs) -> Result<Tensor> {
-        let g = student.lift_flat(&pairs.t, noise, Direction::Forward, pairs.condition.as_ref());
-        let again = student.decode_after(&g, &pairs.tau().neg())?;
-        Ok(self.scaling.state_error(&(again - &pairs.x_s), &pairs.source_precision))
+    /// The remaining terms, with the teacher's answer where they ask for one.
+    pub(super) fn side(&self, batch: &Batch) -> Result<SideTerms> {
+        let Weights { inverse, round_trip, consistency, .. } = self.weights;
+        let points = match batch.points.as_ref().filter(|_| consistency > 0.0) {
+            Some(points) => Some((points.shallow_clone(), points.velocity(self.teacher)?)),
+            None => None,
+        };
+        let wanted = inverse > 0.0 || round_trip > 0.0;
+        let inverse = batch.inverse.as_ref().filter(|_| wanted).map(Pairs::shallow_clone);
+        Ok(SideTerms { weights: self.weights.clone(), scaling: self.scaling, inverse, points })
     }
+}
 
-    /// Noise carried to t = 1 in `count` re-encodings of the student's own states, all of it differentiated.
-    fn re_encoding(&self, student: &Student, pairs: &Pairs, count: i64) -> Result<Tensor> {
-        let rows = (pairs.count() / RE_ENCODED_SHARE).max(1);
-        let condition = pairs.condition.as_ref().map(|c| c.narrow(0, 0, rows));
-        let mut x = pairs.x_s.narrow(0, 0, rows);
-        let tau = x.new_ones([rows], (x.kind(), x.device())) / count as f64;
-        for step in 0..count {
-            let g = student.lift_flat(&(&tau * step as f64), &x, Direction::Forward, condition.as_ref());
-            x = student.decode_after(&g, &tau)?;
+/// The terms that share no encoding with the others, so that they can be formed beside them: those that begin
+/// at data, and consistency.
+pub(super) struct SideTerms {
+    weights: Weights,
+    scaling: Scaling,
+    inverse: Option<Pairs>,
+    /// Points and the teacher's velocity there.
+    points: Option<(Points, Tensor)>,
+}
+
+impl SideTerms {
+    pub fn terms(&self, student: &Student) -> Result<Vec<Term>> {
+        let w = &self.weights;
+        let mut sum = Sum { terms: Vec::new() };
+        if let Some(pairs) = &self.inverse {
+            let Pairs { s, x_s, condition, .. } = pairs;
+            let g = student.lift_flat(s, x_s, Direction::Backward, condition.as_ref());
+            let noise = student.decode_after(&g, &pairs.tau())?;
+            sum.add("inverse", w.inverse, || {
+                Ok(self.scaling.state_error(&(&noise - &pairs.x_t), &pairs.precision))
+            })?;
+            sum.add("round_trip", w.round_trip, || {
+                // The student's own noise for these data, generated from again and compared with them.
+                let g = student.lift_flat(&pairs.t, &noise, Direction::Forward, condition.as_ref());
+                let again = student.decode_after(&g, &pairs.tau().neg())?;
+                Ok(self.scaling.state_error(&(again - &pairs.x_s), &pairs.source_precision))
+            })?;
         }
-        let error = x - pairs.x_t.narrow(0, 0, rows);
-        Ok(self.scaling.state_error(&error, &pairs.precision.narrow(0, 0, rows)))
-    }
-
-    /// ||phi(s, x_s) e^{(t - s) Λ} - phi(t, x_t)||².
-    fn phase(&self, student: &Student, g: &Observables, pairs: &Pairs) -> Result<Tensor> {
-        let moved = student.generator().propagate(g, &pairs.tau())?;
-        let target = student.lift_flat(&pairs.t, &pairs.x_t, Direction::Forward, pairs.condition.as_ref());
-        Ok(self.scaling.feature_error(&(moved.features - &target.features), &target.features))
+        if let Some((points, velocity)) = &self.points {
+            sum.add("consistency", w.consistency, || {
+                Ok(self.scaling.consistency(student, points, velocity))
+            })?;
+        }
+        Ok(sum.terms)
     }
 }
 
@@ -176,15 +205,12 @@ impl Scaling {
     }
 }
 
-/// One in so many of the noise samples is re-encoded: each costs up to eight lifts.
-const RE_ENCODED_SHARE: i64 = 4;
-
 /// Encodings to be decoded at their pairs' target times.
-struct Group<'a> {
+struct Group {
     name: &'static str,
     weight: f64,
     g: Observables,
-    pairs: &'a Pairs,
+    pairs: Pairs,
 }
 
 /// x at the target times of all groups, in one propagation: small operations cost by their number.
@@ -198,25 +224,71 @@ fn decode(student: &Student, groups: &[Group]) -> Result<Vec<Tensor>> {
     Ok(student.decode_after(&g, &tau)?.split_with_sizes(&lengths, 0))
 }
 
-struct Encoded {
-    noise: Option<Observables>,
-    pairs: Option<Observables>,
+/// One in so many of the noise samples is re-encoded, shared among the encodings.
+const RE_ENCODED_SHARE: i64 = 2;
+
+/// From where the student's own sampler of `steps` steps encodes anew to the teacher's endpoint. These states
+/// are taken as given: what is learnt is to go on from them. (Differentiating through the whole sampler
+/// costs several plain steps; pushing forward one step is Brandstetter et al., 2202.03376.)
+fn re_encoded(student: &Student, pairs: &Pairs, steps: i64) -> Result<Pairs> {
+    let _guard = tch::no_grad_guard();
+    let count = (pairs.count() / (RE_ENCODED_SHARE * (steps - 1))).max(1);
+    let pairs = pairs.rows(0, count);
+    let condition = pairs.condition.as_ref();
+    let tau = pairs.tau() / steps as f64;
+    let (mut times, mut states) = (Vec::new(), Vec::new());
+    let mut g = student.lift_flat(&pairs.s, &pairs.x_s, Direction::Forward, condition);
+    for step in 1..steps {
+        g = student.generator().propagate(&g, &tau)?;
+        let t = &pairs.s + &tau * step as f64;
+        let x = student.decode(&g);
+        if step + 1 < steps {
+            let fresh = student.lift_flat(&t, &x, Direction::Forward, condition);
+            g = g.blend(&fresh, weight_of_encoding(step, steps));
+        }
+        times.push(t);
+        states.push(x);
+    }
+    let again = |tensor: &Tensor| {
+        let mut repeats = vec![1; tensor.dim()];
+        repeats[0] = steps - 1;
+        tensor.repeat(repeats)
+    };
+    Ok(Pairs {
+        s: Tensor::f_cat(&times, 0)?,
+        t: again(&pairs.t),
+        x_s: Tensor::f_cat(&states, 0)?,
+        x_t: again(&pairs.x_t),
+        precision: again(&pairs.precision),
+        source_precision: again(&pairs.source_precision),
+        condition: condition.map(again),
+        teacher_condition: None,
+    })
 }
 
-/// Encodes both groups through one product each layer.
-fn encode_forward(student: &Student, noise: Option<&Pairs>, pairs: Option<&Pairs>) -> Encoded {
-    let groups: Vec<&Pairs> = [noise, pairs].into_iter().flatten().collect();
-    if groups.is_empty() {
-        return Encoded { noise: None, pairs: None };
+/// Encodes where `sources` begin and where `targets` end, through one product each layer.
+fn encode<'a>(
+    student: &Student,
+    sources: impl Iterator<Item = &'a Pairs>,
+    targets: impl Iterator<Item = &'a Pairs>,
+) -> Vec<Observables> {
+    let mut points: Vec<(&Tensor, &Tensor, Option<&Tensor>)> =
+        sources.map(|pairs| (&pairs.s, &pairs.x_s, pairs.condition.as_ref())).collect();
+    points.extend(targets.map(|pairs| (&pairs.t, &pairs.x_t, pairs.condition.as_ref())));
+    if points.is_empty() {
+        return Vec::new();
     }
-    let join = |part: fn(&Pairs) -> &Tensor| {
-        Tensor::cat(&groups.iter().map(|group| part(group)).collect::<Vec<_>>(), 0)
-    };
-    let conditions: Vec<&Tensor> = groups.iter().filter_map(|group| group.condition.as_ref()).collect();
+    let t = Tensor::cat(&points.iter().map(|(t, ..)| *t).collect::<Vec<_>>(), 0);
+    let x = Tensor::cat(&points.iter().map(|(_, x, _)| *x).collect::<Vec<_>>(), 0);
+    let conditions: Vec<&Tensor> = points.iter().filter_map(|(.., condition)| *condition).collect();
     let condition = (!conditions.is_empty()).then(|| Tensor::cat(&conditions, 0));
-    let g = student.lift_flat(&join(|p| &p.s), &join(|p| &p.x_s), Direction::Forward, condition.as_ref());
-    let first = noise.map_or(0, Pairs::count);
-    Encoded { noise: noise.map(|_| g.rows(0, first)), pairs: pairs.map(|group| g.rows(first, group.count())) }
+    let g = student.lift_flat(&t, &x, Direction::Forward, condition.as_ref());
+    let mut row = 0;
+    let mut take = |length: i64| {
+        row += length;
+        g.rows(row - length, length)
+    };
+    points.iter().map(|(t, ..)| take(t.size()[0])).collect()
 }
 
 /// Sum of the weighted terms.

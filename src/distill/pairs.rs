@@ -4,7 +4,6 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use tch::Tensor;
 
-use super::weights::TURNS;
 use super::{Curriculum, PairKind, Points, Trajectories};
 use crate::tensor::RandomSource;
 
@@ -38,6 +37,10 @@ impl Pairs {
         &self.t - &self.s
     }
 
+    pub(super) fn shallow_clone(&self) -> Pairs {
+        self.rows(0, self.count())
+    }
+
     /// Rows `start .. start + length`.
     pub(super) fn rows(&self, start: i64, length: i64) -> Pairs {
         let part = |tensor: &Tensor| tensor.narrow(0, start, length);
@@ -67,15 +70,13 @@ pub struct Batch {
     pub inverse: Option<Pairs>,
     /// Single points, for the consistency term.
     pub points: Option<Points>,
-    /// In how many re-encodings the student is to carry noise to data in this step.
-    pub re_encodings: i64,
-    /// Whose turn it is among [`super::weights::TURNS`]; `None` forms every term.
-    pub turn: Option<usize>,
+    /// In how many steps the student is to carry noise to data, for the re-encoding term.
+    pub sampler_steps: i64,
 }
 
-/// 2, 4 and 8 in turn, each for a whole round of [`super::weights::TURNS`].
-pub(super) fn re_encodings(step: u64) -> i64 {
-    2 << (step / TURNS.len() as u64 % 3)
+/// 2, 4 and 8 in turn.
+pub(super) fn sampler_steps(step: u64) -> i64 {
+    2 << (step % 3)
 }
 
 /// How the `pairs` group is drawn.
@@ -134,7 +135,7 @@ impl Trajectories {
         let pair_rows = rows(half, &mut rng);
         let (from, to) = draw.times(pair_rows.len(), last, &mut rng);
         let pairs = self.gather(&pair_rows, &from, &to);
-        let inverse_rows = rows(half, &mut rng);
+        let inverse_rows = rows(batch_size, &mut rng);
         let ends = vec![last; inverse_rows.len()];
         let inverse = self.gather(&inverse_rows, &ends, &vec![0; inverse_rows.len()]);
         Batch {
@@ -143,8 +144,7 @@ impl Trajectories {
             pairs: Some(pairs),
             inverse: Some(inverse),
             points: None,
-            re_encodings: re_encodings(step),
-            turn: None,
+            sampler_steps: sampler_steps(step),
         }
     }
 
@@ -154,7 +154,8 @@ impl Trajectories {
         let mut rng = random.fork("points of trajectories").at(step);
         let (trajectories, last) = (self.training_count(), self.path_times() - 1);
         let rows: Vec<i64> = (0..count).map(|_| rng.random_range(0..trajectories)).collect();
-        let at: Vec<i64> = rows.iter().map(|_| rng.random_range(0..=last)).collect();
+        // Not the last: finite data sets make a teacher singular there.
+        let at: Vec<i64> = rows.iter().map(|_| rng.random_range(0..last)).collect();
         self.points_at(&rows, &at)
     }
 }

@@ -65,7 +65,7 @@ impl Run<'_> {
         let every = self.config.evaluation_interval(self.budget.steps);
         let mut written = self.budget.seconds();
         while self.ledger.step < self.budget.steps {
-            let (batch, terms, rate) = self.step(monitor)?;
+            let (terms, rate) = self.step(monitor)?;
             let step = self.ledger.step;
             if self.ledger.consecutive >= SKIPPED_LIMIT {
                 let why = format!("{SKIPPED_LIMIT} steps in a row had no finite gradient");
@@ -75,7 +75,7 @@ impl Run<'_> {
             }
             let exhausted = self.budget.exhausted();
             if step == 1 || step % every == 0 || step == self.budget.steps || exhausted {
-                if let Some(stopped) = self.look(&batch, &terms, rate, monitor)? {
+                if let Some(stopped) = self.look(&terms, rate, monitor)? {
                     return Ok(stopped);
                 }
             }
@@ -105,8 +105,8 @@ impl Run<'_> {
         self.ledger.schedule.rate(step, by_clock.max(by_steps))
     }
 
-    /// One step: its batch, the values of its terms before it, and its learning rate.
-    fn step(&mut self, monitor: &mut dyn Monitor) -> Result<(Batch, Vec<Term>, f64)> {
+    /// One step: the values of its terms before it, and its learning rate.
+    fn step(&mut self, monitor: &mut dyn Monitor) -> Result<(Vec<Term>, f64)> {
         let rate = self.rate();
         let done = self.ledger.step as f64 / self.budget.steps as f64;
         let batch = self.data.batch(&self.random, self.ledger.step, self.config.batch_size, done)?;
@@ -130,7 +130,7 @@ impl Run<'_> {
                 self.ledger.consecutive += 1;
             }
         }
-        Ok((batch, terms, rate))
+        Ok((terms, rate))
     }
 
     /// The gradient that will be applied; `None` where it or the loss is not finite.
@@ -166,13 +166,7 @@ impl Run<'_> {
     }
 
     /// Measures, logs, keeps the best state and reports; answers where training should stop.
-    fn look(
-        &mut self,
-        batch: &Batch,
-        terms: &[Term],
-        rate: f64,
-        monitor: &mut dyn Monitor,
-    ) -> Result<Option<Stopped>> {
+    fn look(&mut self, terms: &[Term], rate: f64, monitor: &mut dyn Monitor) -> Result<Option<Stopped>> {
         let errors = match &self.average {
             Some(average) => self.with_weights(average.value(), || self.evaluator.errors(self.student)),
             None => self.evaluator.errors(self.student),
@@ -191,8 +185,6 @@ impl Run<'_> {
         }
         self.ledger.schedule.evaluated(improved);
 
-        let all = self.all_terms(batch)?;
-        let terms = all.as_deref().unwrap_or(terms);
         let mut values: Vec<(String, f64)> =
             terms.iter().map(|term| (term.name.to_string(), term.value.double_value(&[]))).collect();
         values.extend(errors.named().map(|(name, value)| (name.to_string(), value)));
@@ -213,19 +205,6 @@ impl Run<'_> {
         };
         monitor.report(&progress)?;
         Ok(stopped)
-    }
-
-    /// Every term on the step's batch, after it, where only some had their turn.
-    fn all_terms(&self, batch: &Batch) -> Result<Option<Vec<Term>>> {
-        if batch.turn.is_none() {
-            return Ok(None);
-        }
-        let batch = Batch { turn: None, ..batch.part(0, 1) };
-        // For the log only: where memory does not reach, or nothing can be propagated, those of the turn do.
-        match micro::out_of_memory(|| tch::no_grad(|| self.objective.terms(self.student, &batch))) {
-            Err(Error::Divergence(_)) => Ok(None),
-            outcome => outcome,
-        }
     }
 
     /// Goes back to the best state at half the learning rate; answers where that was done often enough.

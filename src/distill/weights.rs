@@ -19,10 +19,6 @@ pub enum Fidelity {
     Spectral,
 }
 
-/// Terms that cost as much as all others together. Interleaved, each is formed in one of so many steps, at
-/// so many times its weight: in the plane a step then takes half the time.
-pub(super) const TURNS: [&str; 4] = ["re_encoding", "phase", "consistency", "round_trip"];
-
 /// Weights of the objective's terms; 0 turns a term off.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -86,8 +82,8 @@ impl Weights {
         };
         match fidelity {
             Fidelity::Endpoint => points,
-            Fidelity::Balanced => Weights { re_encoding: 0.3, phase: 0.1, consistency: 0.005, ..points },
-            Fidelity::Spectral => Weights { re_encoding: 0.3, phase: 0.5, consistency: 0.05, ..points },
+            Fidelity::Balanced => Weights { phase: 0.1, consistency: 0.01, ..points },
+            Fidelity::Spectral => Weights { phase: 0.5, consistency: 0.05, ..points },
         }
     }
 
@@ -108,25 +104,6 @@ impl Weights {
             ("orthogonality", self.orthogonality),
             ("latent_moments", self.latent_moments),
         ]
-    }
-
-    /// The weights at one turn of a round.
-    pub(super) fn at_turn(&self, turn: usize) -> Weights {
-        let mut own = self.clone();
-        for (index, name) in TURNS.into_iter().enumerate() {
-            if let Some(weight) = own.slot(name) {
-                *weight *= if index == turn { TURNS.len() as f64 } else { 0.0 };
-            }
-        }
-        own
-    }
-
-    /// Whether there is something to interleave: a costly term besides `round_trip`, which alone is not worth
-    /// a round, and another one for its idle steps.
-    pub(super) fn interleave(&self) -> bool {
-        let costly = self.entries().iter().filter(|(name, w)| *w > 0.0 && TURNS[..3].contains(name)).count();
-        let others = self.entries().iter().filter(|(name, w)| *w > 0.0 && !TURNS.contains(name)).count();
-        costly > 0 && others > 0
     }
 
     fn slot(&mut self, name: &str) -> Option<&mut f64> {

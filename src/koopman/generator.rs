@@ -54,6 +54,17 @@ impl Generator {
         }
     }
 
+    /// The features of g exp(tau L), for a tau of each sample.
+    ///
+    /// # Errors
+    /// [`crate::Error::Divergence`] where a dense generator's exponential is out of reach.
+    pub fn propagate_features(&self, g: &Observables, tau: &Tensor) -> Result<Tensor> {
+        match self {
+            Generator::Spectral(generator) => Ok(generator.propagate_features(&g.features, tau)),
+            Generator::Dense(generator) => Ok(generator.propagate(g, tau)?.features),
+        }
+    }
+
     /// The state and feature columns of g L: (dx/dt `[B, d]`, dphi/dt `[B, k]`).
     pub fn rate(&self, g: &Observables) -> (Tensor, Tensor) {
         match self {

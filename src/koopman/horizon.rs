@@ -13,12 +13,47 @@ pub enum Horizon {
     Decoded { motion: Motion, readout: Readout },
 }
 
-/// How all observables are carried.
+/// How all observables are carried by one tau.
 pub enum Motion {
     /// exp(tau L), `[m, m]`.
     Matrix(Tensor),
     /// Elementwise, tau `[1]`.
     Elementwise { generator: Generator, tau: Tensor },
+}
+
+impl Motion {
+    /// # Errors
+    /// [`crate::Error::Divergence`] where exp(tau L) is not finite.
+    pub fn new(generator: &Generator, tau: f64) -> Result<Motion> {
+        let _guard = tch::no_grad_guard();
+        let (kind, device) = generator.options();
+        Ok(match generator {
+            Generator::Dense(_) => {
+                Motion::Matrix(generator.exponential(tau)?.to_kind(kind).to_device(device).contiguous())
+            }
+            Generator::Spectral(_) => Motion::Elementwise {
+                generator: generator.shallow_clone(),
+                tau: Tensor::from_slice(&[tau]).to_kind(kind).to_device(device),
+            },
+        })
+    }
+
+    /// g(t + tau).
+    pub fn apply(&self, g: &Observables) -> Result<Observables> {
+        match self {
+            Motion::Matrix(matrix) => Ok(Observables::split(&g.assemble().matmul(matrix), g.x.size()[1])),
+            Motion::Elementwise { generator, tau } => generator.propagate(g, tau),
+        }
+    }
+
+    pub fn shallow_clone(&self) -> Motion {
+        match self {
+            Motion::Matrix(matrix) => Motion::Matrix(matrix.shallow_clone()),
+            Motion::Elementwise { generator, tau } => {
+                Motion::Elementwise { generator: generator.shallow_clone(), tau: tau.shallow_clone() }
+            }
+        }
+    }
 }
 
 impl Horizon {
@@ -35,16 +70,7 @@ impl Horizon {
                 Horizon::Thin(Propagator::from_matrix(&folded).to_device_and_kind(device, kind))
             }
             Readout::Network(_) => {
-                let (kind, device) = generator.options();
-                let motion = match generator {
-                    Generator::Dense(_) => Motion::Matrix(
-                        generator.exponential(tau)?.to_kind(kind).to_device(device).contiguous(),
-                    ),
-                    Generator::Spectral(_) => Motion::Elementwise {
-                        generator: generator.shallow_clone(),
-                        tau: Tensor::from_slice(&[tau]).to_kind(kind).to_device(device),
-                    },
-                };
+                let motion = Motion::new(generator, tau)?;
                 Horizon::Decoded { motion, readout: readout.shallow_clone() }
             }
         })
@@ -56,11 +82,7 @@ impl Horizon {
             Horizon::Thin(propagator) => return Ok(propagator.apply(g)),
             Horizon::Decoded { motion, readout } => (motion, readout),
         };
-        let moved = match motion {
-            Motion::Matrix(matrix) => Observables::split(&g.assemble().matmul(matrix), g.x.size()[1]),
-            Motion::Elementwise { generator, tau } => generator.propagate(g, tau)?,
-        };
-        Ok(readout.decode(&moved))
+        Ok(readout.decode(&motion.apply(g)?))
     }
 
     /// All of `horizons`: `[T, B, d]`, as one product where they are thin.
@@ -82,15 +104,9 @@ impl Horizon {
     pub fn shallow_clone(&self) -> Horizon {
         match self {
             Horizon::Thin(propagator) => Horizon::Thin(propagator.shallow_clone()),
-            Horizon::Decoded { motion, readout } => Horizon::Decoded {
-                motion: match motion {
-                    Motion::Matrix(matrix) => Motion::Matrix(matrix.shallow_clone()),
-                    Motion::Elementwise { generator, tau } => {
-                        Motion::Elementwise { generator: generator.shallow_clone(), tau: tau.shallow_clone() }
-                    }
-                },
-                readout: readout.shallow_clone(),
-            },
+            Horizon::Decoded { motion, readout } => {
+                Horizon::Decoded { motion: motion.shallow_clone(), readout: readout.shallow_clone() }
+            }
         }
     }
 }

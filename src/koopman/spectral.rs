@@ -215,11 +215,16 @@ impl SpectralGenerator {
         moved.addmm(&integrated, &self.readout)
     }
 
+    /// phi e^{tau Λ}, `[B, k]`.
+    pub fn propagate_features(&self, features: &Tensor, tau: &Tensor) -> Tensor {
+        self.scale(features, &self.exponentials(&tau.unsqueeze(1)))
+    }
+
     pub fn propagate(&self, g: &Observables, tau: &Tensor) -> Observables {
         Observables {
             t: &g.t + tau,
             x: self.propagate_state(g, tau),
-            features: self.scale(&g.features, &self.exponentials(&tau.unsqueeze(1))),
+            features: self.propagate_features(&g.features, tau),
         }
     }
 

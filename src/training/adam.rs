@@ -25,6 +25,8 @@ pub struct Adam {
     steps: i32,
     weight_decay: f64,
     decoupled: bool,
+    /// Holds the step while it is formed: buffers as large as all parameters are slow to allocate anew.
+    scratch: Tensor,
     /// Of the learning rate, one for each value of the buffer; `None` is one for all.
     multipliers: Option<Tensor>,
 }
@@ -42,6 +44,7 @@ impl Adam {
             steps: 0,
             weight_decay,
             decoupled: optimizer == Optimizer::AdamW,
+            scratch: flat.zeros_like(),
             multipliers: None,
         })
     }
@@ -72,14 +75,18 @@ impl Adam {
                 gradient.shallow_clone()
             }
         };
+        let step = &mut self.scratch;
         let _ = self.first.f_lerp_(&gradient, 1.0 - BETA1)?;
-        let _ = self.second.f_lerp_(&gradient.f_square()?, 1.0 - BETA2)?;
-        let scale = self.second.f_sqrt()? * (1.0 / correction2.sqrt()) + EPSILON;
-        let mut step = self.first.f_div(&scale)? * (-learning_rate / correction1);
+        let _ = gradient.f_square_out(step)?;
+        let _ = self.second.f_lerp_(step, 1.0 - BETA2)?;
+        let _ = self.second.f_sqrt_out(step)?;
+        let _ = step.f_mul_scalar_(1.0 / correction2.sqrt())?.f_add_scalar_(EPSILON)?;
+        let _ = step.f_reciprocal_()?.f_mul_(&self.first)?;
+        let _ = step.f_mul_scalar_(-learning_rate / correction1)?;
         if let Some(multipliers) = &self.multipliers {
             let _ = step.f_mul_(multipliers)?;
         }
-        let _ = flat.f_add_(&step)?;
+        let _ = flat.f_add_(step)?;
         Ok(())
     }
 
