@@ -52,8 +52,8 @@ class KoopmanDistiller(FittedStudent):
         Two observables networks under one generator, one for decoding forwards and one for backwards, or
         one for both.
     steps : int, optional
-        Training steps: 10,000, or 8,000 (7,000 beyond eight dimensions) where ``fidelity`` is not
-        ``"endpoint"``, which is about a minute in the plane and three on 64 pixels, on two cores.
+        Training steps: 12,000 up to eight dimensions and 11,000 beyond; 8,000 and 7,000 where ``fidelity``
+        is not ``"endpoint"``. It is about a minute in the plane and three on 64 pixels, on two cores.
     batch_size : int, optional
         Noise samples a step, 128 by default.
     learning_rate : float, optional

@@ -231,7 +231,7 @@ impl DistillConfig {
         };
         // About a minute in the plane and three on 64 pixels, on two cores.
         let steps = match self.fidelity {
-            Fidelity::Endpoint => pick(10_000, 10_000),
+            Fidelity::Endpoint => pick(12_000, 11_000),
             Fidelity::Balanced | Fidelity::Spectral => pick(8_000, 7_000),
         };
         let recipe = Recipe {

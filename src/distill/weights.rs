@@ -76,7 +76,7 @@ impl Weights {
             path: 0.5,
             target: 0.5,
             inverse: 1.0,
-            round_trip: 0.2,
+            round_trip: 0.4,
             reconstruction: if slice { 0.0 } else { 1.0 },
             ..Weights::NONE
         };
