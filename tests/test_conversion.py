@@ -61,7 +61,7 @@ def test_a_spectral_student_becomes_dense(gaussian):
 @pytest.mark.parametrize("basis", ["fourier", "polynomial"])
 def test_other_bases_follow_the_same_algebra(gaussian, basis):
     student = fitted(gaussian, basis=basis, observables=None, degree=3)
-    assert student.config_["observables"] == (32 if basis == "fourier" else 16)
+    assert student.config_["observables"] == (64 if basis == "fourier" else 16)
     g = student.encode(0.0, NOISE)
     moved = g @ expm(student.generator_matrix())
     np.testing.assert_allclose(moved[:, 2:4], student.sample(x0=NOISE), atol=1e-9)
