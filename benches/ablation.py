@@ -47,11 +47,10 @@ def data(case: str) -> tuple[np.ndarray, np.ndarray]:
     return train, held_out
 
 
-def studies(case: str, *, quick: bool) -> dict[str, dict[str, Any]]:
+def studies(case: str, kinds: list[str], *, quick: bool) -> dict[str, dict[str, Any]]:
     """The arguments of ``ablate`` by study; the first two are the paper's design."""
     settings = (QUICK if quick else FULL)[case]
     sizes = SIZES[case][1:4:2] if quick else SIZES[case]
-    kinds = ["spectral", "dense"]
     # The paper has one lift and boundary pairs; none of its terms would train a second lift, for decoding
     # backwards.
     paper = {"options": {**settings, "lifts": 1, "pairs": "endpoints"}, "generators": kinds}
@@ -81,6 +80,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", choices=FULL, default=list(FULL))
     parser.add_argument("--studies", nargs="+", choices=TITLES, default=list(TITLES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--generators", nargs="+", default=["spectral", "dense"])
     parser.add_argument("--quick", action="store_true", help="small students, one seed")
     parser.add_argument("--output", type=Path, help="folder for a CSV of every run and the tables")
     options = parser.parse_args()
@@ -101,7 +101,7 @@ def main() -> None:
                 seeds=seeds,
                 n=500,
                 csv=options.output / f"{case}-{study}.csv" if options.output else None,
-                **studies(case, quick=options.quick)[study],
+                **studies(case, options.generators, quick=options.quick)[study],
             )
             text += [f"\n### {case}: {TITLES[study]}\n", table.summary().to_markdown()]
             print("\n".join(text[-2:]), flush=True)
