@@ -113,7 +113,7 @@ COLUMNS = {
 }
 
 
-def students(plain: bool, fidelities: list[str]) -> dict[str, dict[str, Any]]:
+def students(fidelities: list[str], *, plain: bool) -> dict[str, dict[str, Any]]:
     """What is fitted to each teacher, by name: options of :class:`KoopmanDistiller`."""
     fitted: dict[str, dict[str, Any]] = {fidelity: {"fidelity": fidelity} for fidelity in fidelities}
     if plain:
@@ -178,7 +178,7 @@ def main() -> None:
     print(f"| teacher | student | {' | '.join(COLUMNS.values())} |")
     print("|---" * (len(COLUMNS) + 2) + "|", flush=True)
     results: dict[str, Any] = {"machine": machine, "seeds": options.seeds, "cases": {}}
-    fitted = students(options.plain, options.fidelity)
+    fitted = students(options.fidelity, plain=options.plain)
     for case in CASES:
         if not any(part in case.name for part in options.cases):
             continue

@@ -121,7 +121,7 @@ def test_propagation_is_scipys_exponential(precise, tau, sign):
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_re_encoding_averages_observables(precise, steps):
-    """Each encoding is carried by SciPy's exponential; the first has two votes a step, each later one has one."""
+    """Encodings carried by SciPy's exponential: the first has two votes a step, each later one has one."""
     noise = np.random.default_rng(6).normal(size=(20, 2))
     motion = expm(precise.generator_matrix() / steps)
     votes, encodings, x = [], [], noise
