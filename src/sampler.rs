@@ -24,34 +24,46 @@ fn threads(student: &Student, rows: i64) -> IntraOpThreads {
     IntraOpThreads::for_work(student.parameters().count() / student.config().lifts, rows)
 }
 
-/// x(to) of flat samples at x(from), in `steps` equal steps. Each but the first encodes the state reached so
-/// far and averages it into the observables carried along (see [`weight_of_encoding`]).
-fn advance(
-    student: &Student,
-    x: &Tensor,
-    condition: Option<&Tensor>,
+/// Equal steps from one time to another, prepared once for all chunks.
+struct Stride {
     from: f64,
-    to: f64,
+    tau: f64,
     steps: i64,
-) -> Result<Tensor> {
-    let direction = if to >= from { Direction::Forward } else { Direction::Backward };
-    let tau = (to - from) / steps as f64;
-    let horizon = student.horizon(tau)?;
-    let encode = |x: &Tensor, step: i64| {
-        let t = Tensor::full([x.size()[0]], from + tau * step as f64, (student.kind(), student.device()));
-        student.lift_flat(&t, x, direction, condition)
-    };
-    let mut g = encode(x, 0);
-    let mut x = horizon.apply(&g)?;
-    if steps > 1 {
-        let motion = Motion::new(student.generator(), tau)?;
-        for step in 1..steps {
-            g = motion.apply(&g)?.blend(&encode(&x, step), weight_of_encoding(step, steps));
-            x = horizon.apply(&g)?;
-        }
+    direction: Direction,
+    /// The last step carries only x.
+    horizon: Horizon,
+    /// Those before it carry all observables.
+    motion: Option<Motion>,
+}
+
+impl Stride {
+    fn new(student: &Student, from: f64, to: f64, steps: i64) -> Result<Self> {
+        let tau = (to - from) / steps as f64;
+        let direction = if to >= from { Direction::Forward } else { Direction::Backward };
+        let motion = (steps > 1).then(|| Motion::new(student.generator(), tau)).transpose()?;
+        Ok(Stride { from, tau, steps, direction, horizon: student.horizon(tau)?, motion })
     }
-    finite_or_divergence(&x, "samples")?;
-    Ok(x)
+
+    /// Flat samples carried all the way. Each step but the first encodes the state reached so far and
+    /// averages it into the observables carried along (see [`weight_of_encoding`]).
+    fn advance(&self, student: &Student, x: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
+        let encode = |x: &Tensor, step: i64| {
+            let time = self.from + self.tau * step as f64;
+            let t = Tensor::full([x.size()[0]], time, (student.kind(), student.device()));
+            student.lift_flat(&t, x, self.direction, condition)
+        };
+        let mut g = encode(x, 0);
+        if let Some(motion) = &self.motion {
+            for step in 1..self.steps {
+                let carried = motion.apply(&g)?;
+                let fresh = encode(&student.decode(&carried), step);
+                g = carried.blend(&fresh, weight_of_encoding(step, self.steps));
+            }
+        }
+        let x = self.horizon.apply(&g)?;
+        finite_or_divergence(&x, "samples")?;
+        Ok(x)
+    }
 }
 
 fn check_steps(steps: i64) -> Result<()> {
@@ -61,7 +73,7 @@ fn check_steps(steps: i64) -> Result<()> {
     Ok(())
 }
 
-/// Applies `advance` chunk by chunk.
+/// Strides over `span` (from, to, steps) chunk by chunk.
 fn map_chunks(
     student: &Student,
     argument: &str,
@@ -74,6 +86,7 @@ fn map_chunks(
     check_steps(span.2)?;
     let x = student.flatten(argument, x)?;
     let condition = student.condition_input(condition, x.size()[0])?;
+    let stride = Stride::new(student, span.0, span.1, span.2)?;
     let total = x.size()[0];
     let rows = chunk_rows(student, 1);
     let _threads = threads(student, rows.min(total));
@@ -82,8 +95,7 @@ fn map_chunks(
     while start < total {
         let length = rows.min(total - start);
         let condition = condition.as_ref().map(|c| c.narrow(0, start, length));
-        let moved =
-            advance(student, &x.narrow(0, start, length), condition.as_ref(), span.0, span.1, span.2)?;
+        let moved = stride.advance(student, &x.narrow(0, start, length), condition.as_ref())?;
         output.narrow(0, start, length).copy_(&moved);
         monitor.tick()?;
         start += length;
@@ -118,6 +130,7 @@ pub fn sample_count(
     }
     let condition = student.condition_input(condition, count)?;
     let dimension = student.config().dimension();
+    let stride = Stride::new(student, 0.0, 1.0, steps)?;
     let mut random = RandomSource::noise(seed);
     let output = Tensor::f_empty([count, dimension], (student.kind(), Device::Cpu))?;
     let rows = RandomSource::aligned_rows(chunk_rows(student, 1), dimension);
@@ -127,7 +140,7 @@ pub fn sample_count(
         let length = rows.min(count - start);
         let noise = random.normal(&[length, dimension], student.kind(), student.device())?;
         let condition = condition.as_ref().map(|c| c.narrow(0, start, length));
-        let moved = advance(student, &noise, condition.as_ref(), 0.0, 1.0, steps)?;
+        let moved = stride.advance(student, &noise, condition.as_ref())?;
         output.narrow(0, start, length).copy_(&moved);
         monitor.tick()?;
         start += length;
