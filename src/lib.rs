@@ -2,7 +2,7 @@
 //!
 //! Data flows one way: a teacher's velocity field ([`velocity`], trained by [`flow`], solved by
 //! [`ode`]) is lifted to observables and fitted by one linear generator ([`koopman`], trained by
-//! [`distill`]), then read off in closed form ([`sampler`]).
+//! [`distill`]), then read off in closed form ([`sampler`], [`inversion`]) and explained ([`spectrum`]).
 //! Method: Turan et al., "Unfolding Generative Flows with Koopman Operators", arXiv 2506.22304.
 
 pub mod checkpoint;
@@ -12,11 +12,13 @@ pub mod distill;
 pub mod error;
 pub mod evaluations;
 pub mod flow;
+pub mod inversion;
 pub mod koopman;
 pub mod metrics;
 pub mod nets;
 pub mod ode;
 pub mod sampler;
+pub mod spectrum;
 pub mod tensor;
 pub mod threads;
 pub mod training;

@@ -3,7 +3,10 @@
 use tch::{Device, Tensor};
 
 use crate::error::{Error, Result};
-use crate::koopman::{finite_or_divergence, weight_of_encoding, Direction, Horizon, Motion, Student};
+use crate::koopman::{
+    finite_or_divergence, weight_of_encoding, Direction, Horizon, Motion, Observables, Student,
+};
+use crate::spectrum::{Edit, Spectrum};
 use crate::tensor::RandomSource;
 use crate::threads::IntraOpThreads;
 use crate::training::Monitor;
@@ -73,6 +76,61 @@ fn check_steps(steps: i64) -> Result<()> {
     Ok(())
 }
 
+/// One batch of samples from outside, flat, for `work` chunk by chunk.
+struct Chunks<'a> {
+    student: &'a Student,
+    /// `[B, d]`.
+    x: Tensor,
+    condition: Option<Tensor>,
+    /// States held at once for each sample.
+    states: i64,
+}
+
+/// Some rows of it.
+struct Chunk {
+    start: i64,
+    x: Tensor,
+    condition: Option<Tensor>,
+}
+
+impl<'a> Chunks<'a> {
+    fn new(student: &'a Student, argument: &str, x: &Tensor, condition: Option<&Tensor>) -> Result<Self> {
+        let x = student.flatten(argument, x)?;
+        let condition = student.condition_input(condition, x.size()[0])?;
+        Ok(Chunks { student, x, condition, states: 1 })
+    }
+
+    /// What `work` makes of each chunk, along dimension `batch` of its tensors.
+    fn map(
+        &self,
+        batch: i64,
+        monitor: &mut dyn Monitor,
+        mut work: impl FnMut(&Chunk) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let total = self.x.size()[0];
+        let rows = chunk_rows(self.student, self.states);
+        let _threads = threads(self.student, rows.min(total));
+        let mut pieces = Vec::new();
+        let mut start = 0;
+        while start < total {
+            let length = rows.min(total - start);
+            let x = self.x.narrow(0, start, length);
+            let condition = self.condition.as_ref().map(|c| c.narrow(0, start, length));
+            pieces.push(work(&Chunk { start, x, condition })?);
+            monitor.tick()?;
+            start += length;
+        }
+        Ok(Tensor::f_cat(&pieces, batch)?)
+    }
+}
+
+impl Chunk {
+    fn encode(&self, student: &Student, time: f64, x: &Tensor, direction: Direction) -> Observables {
+        let t = Tensor::full([x.size()[0]], time, (student.kind(), student.device()));
+        student.lift_flat(&t, x, direction, self.condition.as_ref())
+    }
+}
+
 /// Strides over `span` (from, to, steps) chunk by chunk.
 fn map_chunks(
     student: &Student,
@@ -84,23 +142,11 @@ fn map_chunks(
 ) -> Result<Tensor> {
     let _guard = tch::no_grad_guard();
     check_steps(span.2)?;
-    let x = student.flatten(argument, x)?;
-    let condition = student.condition_input(condition, x.size()[0])?;
+    let chunks = Chunks::new(student, argument, x, condition)?;
     let stride = Stride::new(student, span.0, span.1, span.2)?;
-    let total = x.size()[0];
-    let rows = chunk_rows(student, 1);
-    let _threads = threads(student, rows.min(total));
-    let output = x.empty_like();
-    let mut start = 0;
-    while start < total {
-        let length = rows.min(total - start);
-        let condition = condition.as_ref().map(|c| c.narrow(0, start, length));
-        let moved = stride.advance(student, &x.narrow(0, start, length), condition.as_ref())?;
-        output.narrow(0, start, length).copy_(&moved);
-        monitor.tick()?;
-        start += length;
-    }
-    Ok(student.unflatten(&output))
+    let moved =
+        chunks.map(0, monitor, |chunk| stride.advance(student, &chunk.x, chunk.condition.as_ref()))?;
+    Ok(student.unflatten(&moved))
 }
 
 /// Data for noise `[B, *event]`: one evaluation of the lift and one thin product for each of `steps`.
@@ -156,33 +202,121 @@ pub fn sample_path(
     condition: Option<&Tensor>,
     monitor: &mut dyn Monitor,
 ) -> Result<Tensor> {
-    let _guard = tch::no_grad_guard();
+    check_times(times)?;
+    let horizons = times.iter().map(|time| student.horizon(*time)).collect::<Result<Vec<_>>>()?;
+    read_path(student, x0, &horizons, condition, monitor)
+}
+
+/// The same with only the kept modes of a spectrum moving: `keep` has one entry an eigenvalue, and both of a
+/// conjugate pair are kept where one is.
+pub fn sample_modes(
+    student: &Student,
+    spectrum: &Spectrum,
+    x0: &Tensor,
+    times: &[f64],
+    keep: &[bool],
+    condition: Option<&Tensor>,
+    monitor: &mut dyn Monitor,
+) -> Result<Tensor> {
+    check_times(times)?;
+    let horizons =
+        times.iter().map(|time| spectrum.horizon(student, *time, keep)).collect::<Result<Vec<_>>>()?;
+    read_path(student, x0, &horizons, condition, monitor)
+}
+
+fn check_times(times: &[f64]) -> Result<()> {
     if times.is_empty() || times.iter().any(|time| !time.is_finite()) {
         return Err(Error::argument("times", "one or more finite times", format!("{times:?}")));
     }
-    let x0 = student.flatten("x0", x0)?;
-    let condition = student.condition_input(condition, x0.size()[0])?;
-    let horizons = times.iter().map(|time| student.horizon(*time)).collect::<Result<Vec<_>>>()?;
-    let (total, count) = (x0.size()[0], times.len() as i64);
-    let rows = chunk_rows(student, count);
-    let _threads = threads(student, rows.min(total));
-    let mut pieces = Vec::new();
-    let mut start = 0;
-    while start < total {
-        let length = rows.min(total - start);
-        let x = x0.narrow(0, start, length);
-        let condition = condition.as_ref().map(|c| c.narrow(0, start, length));
-        let t = x.new_zeros([length], (student.kind(), student.device()));
-        let g = student.lift_flat(&t, &x, Direction::Forward, condition.as_ref());
-        let piece = Horizon::apply_many(&horizons, &g)?;
+    Ok(())
+}
+
+/// What each of `horizons` reads from the encoding of noise at time 0.
+fn read_path(
+    student: &Student,
+    x0: &Tensor,
+    horizons: &[Horizon],
+    condition: Option<&Tensor>,
+    monitor: &mut dyn Monitor,
+) -> Result<Tensor> {
+    let _guard = tch::no_grad_guard();
+    let count = horizons.len() as i64;
+    let chunks = Chunks { states: count, ..Chunks::new(student, "x0", x0, condition)? };
+    let path = chunks.map(1, monitor, |chunk| {
+        let g = chunk.encode(student, 0.0, &chunk.x, Direction::Forward);
+        let piece = Horizon::apply_many(horizons, &g)?;
         finite_or_divergence(&piece, "paths")?;
-        pieces.push(piece);
-        monitor.tick()?;
-        start += length;
-    }
-    let mut shape = vec![count, total];
+        Ok(piece)
+    })?;
+    let mut shape = vec![count, chunks.x.size()[0]];
     shape.extend(&student.config().event_shape);
-    Ok(Tensor::f_cat(&pieces, 1)?.reshape(shape))
+    Ok(path.reshape(shape))
+}
+
+/// Where an edited path begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// Noise, encoded at time 0.
+    Noise,
+    /// Data: carried back to the time of the edit first.
+    Data,
+}
+
+/// Samples with some eigenfunctions changed at time `at`, in [0, 1]: `[B, *event]`.
+///
+/// From noise the observables at 0 are carried to `at`, edited, and carried on to 1. From data they are what
+/// the student encodes at `at`, of the state that it carries the data back to; what that round trip alone
+/// loses of the data is given back, so that an edit that changes nothing returns them. With `project` the
+/// edited observables are read and encoded anew before they go on, which keeps them on the set
+/// {g(at, x)} of observables that some state has.
+#[allow(clippy::too_many_arguments)]
+pub fn edit(
+    student: &Student,
+    edit: &Edit,
+    x: &Tensor,
+    source: Source,
+    at: f64,
+    project: bool,
+    condition: Option<&Tensor>,
+    monitor: &mut dyn Monitor,
+) -> Result<Tensor> {
+    let _guard = tch::no_grad_guard();
+    if !(0.0..=1.0).contains(&at) {
+        return Err(Error::argument("at", "a time in [0, 1]", at));
+    }
+    let argument = if source == Source::Noise { "x0" } else { "x" };
+    let chunks = Chunks::new(student, argument, x, condition)?;
+    let total = chunks.x.size()[0];
+    if let Some(batch) = edit.batch().filter(|batch| *batch != total) {
+        return Err(Error::shape("shifts", format!("one row a sample, {total}"), format!("{batch} rows")));
+    }
+    let edit = edit.to_device_and_kind(student.device(), student.kind());
+    let (onward, back) = (student.horizon(1.0 - at)?, student.horizon(at - 1.0)?);
+    let there = Motion::new(student.generator(), at)?;
+    let edited = chunks.map(0, monitor, |chunk| {
+        let g = match source {
+            Source::Noise => there.apply(&chunk.encode(student, 0.0, &chunk.x, Direction::Forward))?,
+            Source::Data if at == 1.0 => chunk.encode(student, 1.0, &chunk.x, Direction::Forward),
+            Source::Data => {
+                let earlier = back.apply(&chunk.encode(student, 1.0, &chunk.x, Direction::Backward))?;
+                chunk.encode(student, at, &earlier, Direction::Forward)
+            }
+        };
+        let read = |g: Observables| -> Result<Tensor> {
+            match project {
+                true => onward.apply(&chunk.encode(student, at, &student.decode(&g), Direction::Forward)),
+                false => onward.apply(&g),
+            }
+        };
+        let changed = read(edit.rows(chunk.start, chunk.x.size()[0]).apply(&g))?;
+        let x = match source {
+            Source::Noise => changed,
+            Source::Data => changed - read(g)? + &chunk.x,
+        };
+        finite_or_divergence(&x, "edited samples")?;
+        Ok(x)
+    })?;
+    Ok(student.unflatten(&edited))
 }
 
 /// The noise that generates data `[B, *event]`: the flow from 1 back to 0 in one step.

@@ -270,6 +270,24 @@ class Student:
     def invert(self, x: _Array, *, condition: _Array | None = None) -> _Array:
         """The noise that data ``x`` came from, ``[B, *event]``."""
 
+    def invert_polished(
+        self,
+        x: _Array,
+        *,
+        polish: str = "newton",
+        steps: int = 0,
+        damping: float = 0.0,
+        condition: _Array | None = None,
+        monitor: _Monitor = None,
+    ) -> tuple[_Array, _Array]:
+        """The noise behind data ``[B, *event]`` after ``steps`` steps against the forward map, and residuals ``[B]``.
+
+        ``polish`` is ``"newton"`` or ``"fixed_point"``.
+        """
+
+    def spectrum(self) -> Spectrum:
+        """Eigenvalues and eigenvectors of L; ``DivergenceError`` for a defective one."""
+
     def to_spectral(self) -> tuple[Student, str]:
         """This dense student with a spectral generator, and a report as JSON.
 
@@ -285,6 +303,67 @@ class Student:
 
     def eigenvalues(self) -> NDArray[complex128]:
         """The eigenvalues of L ``[m]``, conjugate pairs side by side."""
+
+@final
+class Spectrum:
+    """All r eigenvalues of a generator but the structural zeros, conjugates side by side."""
+
+    @property
+    def eigenvalues(self) -> NDArray[complex128]:
+        """``[r]``."""
+
+    @property
+    def weights(self) -> NDArray[complex128]:
+        """Right eigenvectors as columns, ``[m, r]``: psi = g @ weights."""
+
+    @property
+    def rows(self) -> NDArray[complex128]:
+        """Left eigenvectors as rows, ``[r, m]``, with rows @ weights = I; 0 in the state where lambda vanishes."""
+
+    @property
+    def rates(self) -> NDArray[complex128]:
+        """Lambda times the rows, ``[r, m]``, always finite."""
+
+    @property
+    def condition_numbers(self) -> NDArray[float64]:
+        """``||w_k|| ||q_k||``, ``[r]``."""
+
+    @property
+    def residual(self) -> float:
+        """``||L W - W diag(lambda)|| / ||L||``."""
+
+    @property
+    def readout(self) -> NDArray[float64] | None:
+        """C of x = g C, ``[m, d]``; None where a network decodes."""
+
+    def sample(
+        self,
+        x0: _Array,
+        times: Sequence[float],
+        keep: Sequence[bool],
+        *,
+        condition: _Array | None = None,
+        monitor: _Monitor = None,
+    ) -> _Array:
+        """States at ``times`` with only the kept modes moving, ``[T, B, *event]``; ``keep`` is ``[r]``."""
+
+    def edit(
+        self,
+        x: _Array,
+        gains: _Array,
+        shifts: _Array,
+        *,
+        noise: bool,
+        at: float,
+        project: bool = False,
+        condition: _Array | None = None,
+        monitor: _Monitor = None,
+    ) -> _Array:
+        """Samples with psi -> gain psi + shift at time ``at``, ``[B, *event]``.
+
+        ``gains`` ``[r, 2]`` and ``shifts`` ``[r, 2]`` or ``[B, r, 2]`` hold real and imaginary parts; of each pair
+        the second is taken to be the conjugate of the first. ``x`` is noise or, with ``noise=False``, data.
+        """
 
 def student_defaults(event_size: int) -> str:
     """The configuration that unset options resolve to for events of ``event_size`` numbers, as JSON."""

@@ -384,6 +384,7 @@ class KoopmanDistiller(FittedStudent):
                 resume=None if resume is None else fspath(resume),
             )
         self._adopt(student, facts)
+        self._teacher = teacher
         if self.history_.get("stopped") == "interrupted":
             warnings.warn(
                 f"interrupted after {self.history_.get('steps')} steps; the best student so far is kept",
@@ -413,6 +414,7 @@ class KoopmanDistiller(FittedStudent):
             Itself.
         """
         self._student = self._fitted().with_weights(weights)
+        self._spectrum = None
         return self
 
     def evaluate(

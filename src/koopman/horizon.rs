@@ -76,6 +76,26 @@ impl Horizon {
         })
     }
 
+    /// What is read after the motion g -> g `matrix`, `[m, m]` in float64 on the CPU.
+    pub fn from_matrix(
+        matrix: &Tensor,
+        readout: &Readout,
+        dimension: i64,
+        (kind, device): (Kind, Device),
+    ) -> Result<Horizon> {
+        let _guard = tch::no_grad_guard();
+        Ok(match readout.columns(dimension, matrix.size()[0])? {
+            Some(columns) => {
+                let thin = Propagator::from_matrix(&matrix.f_matmul(&columns)?);
+                Horizon::Thin(thin.to_device_and_kind(device, kind))
+            }
+            None => {
+                let motion = Motion::Matrix(matrix.to_kind(kind).to_device(device).contiguous());
+                Horizon::Decoded { motion, readout: readout.shallow_clone() }
+            }
+        })
+    }
+
     /// x(t + tau): `[B, d]`.
     pub fn apply(&self, g: &Observables) -> Result<Tensor> {
         let (motion, readout) = match self {
@@ -83,6 +103,17 @@ impl Horizon {
             Horizon::Decoded { motion, readout } => (motion, readout),
         };
         Ok(readout.decode(&motion.apply(g)?))
+    }
+
+    /// dx(t + tau) for changes of the state, `[.., d]`, and of the features, `[.., k]`; `None` where x is decoded
+    /// by a network.
+    pub fn derivative(&self, state: &Tensor, features: &Tensor) -> Option<Tensor> {
+        let Horizon::Thin(propagator) = self else { return None };
+        let moved = features.matmul(&propagator.features);
+        Some(match &propagator.state {
+            Some(matrix) => moved + state.matmul(matrix),
+            None => moved + state,
+        })
     }
 
     /// All of `horizons`: `[T, B, d]`, as one product where they are thin.

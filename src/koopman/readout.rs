@@ -1,7 +1,7 @@
 //! How x is read off observables.
 
 use serde::{Deserialize, Serialize};
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 use super::{Observables, StudentConfig};
 use crate::error::Result;
@@ -58,6 +58,18 @@ impl Readout {
                 network.scale_output(INITIAL_CORRECTION)?;
                 Readout::Network(network)
             }
+        })
+    }
+
+    /// C in float64 on the CPU, `[m, d]`, where x = g C.
+    pub fn columns(&self, dimension: i64, size: i64) -> Result<Option<Tensor>> {
+        Ok(match self {
+            Readout::Slice => {
+                let unit = Tensor::f_eye(dimension, (Kind::Double, Device::Cpu))?;
+                Some(unit.f_constant_pad_nd([0, 0, 2, size - 2 - dimension])?)
+            }
+            Readout::Linear(matrix) => Some(matrix.detach().to_device(Device::Cpu).to_kind(Kind::Double)),
+            Readout::Network(_) => None,
         })
     }
 

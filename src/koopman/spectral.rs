@@ -104,6 +104,12 @@ impl SpectralGenerator {
         (&self.raw_growth * (1.0 / GROWTH_BOUND)).tanh() * GROWTH_BOUND
     }
 
+    /// Growth rates `[p + r]` and frequencies `[p]` of the pairs, then the real eigenvalues; float64 on the CPU.
+    pub fn rates(&self) -> (Tensor, Tensor) {
+        let exact = self.in_double();
+        (exact.growth(), exact.frequency)
+    }
+
     /// Growth rate of each feature, `[k]`, differentiable.
     pub fn growth_of_features(&self) -> Tensor {
         let (growth, pairs) = (self.growth(), self.pairs());

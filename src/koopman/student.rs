@@ -317,6 +317,17 @@ impl Student {
         Horizon::new(&self.generator, &self.readout, tau)
     }
 
+    /// What is read after any linear motion of the observables, `[m, m]` in float64.
+    pub fn horizon_of(&self, motion: &Tensor) -> Result<Horizon> {
+        let options = (self.kind(), self.device());
+        Horizon::from_matrix(motion, &self.readout, self.config.dimension(), options)
+    }
+
+    /// C of x = g C in float64 on the CPU, `[m, d]`; `None` where x is decoded by a network.
+    pub fn readout_columns(&self) -> Result<Option<Tensor>> {
+        self.readout.columns(self.config.dimension(), self.config.size())
+    }
+
     /// One tau prepared, once for each tau: see [`Self::parameters_changed`].
     pub fn horizon(&self, tau: f64) -> Result<Horizon> {
         let mut cache = self.cache();

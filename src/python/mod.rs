@@ -8,6 +8,7 @@ mod errors;
 mod json;
 mod metrics;
 mod probe;
+mod spectrum;
 mod student;
 mod torch_state;
 mod training;
@@ -26,6 +27,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("TORCH_VERSION", TORCH_VERSION)?;
     module.add_class::<velocity_field::PyVelocityField>()?;
     module.add_class::<student::PyStudent>()?;
+    module.add_class::<spectrum::PySpectrum>()?;
     module.add_function(wrap_pyfunction!(student::student_defaults, module)?)?;
     module.add_function(wrap_pyfunction!(training::train_teacher, module)?)?;
     module.add_function(wrap_pyfunction!(training::teacher_defaults, module)?)?;

@@ -11,10 +11,12 @@ use tch::Tensor;
 use super::array::{Array, ArrayKind};
 use super::door::{self, PyMonitor};
 use super::json;
+use super::spectrum::PySpectrum;
 use super::velocity_field::PyVelocityField;
 use crate::condition::Conditioning;
 use crate::distill::{self, Checkpointing, DistillConfig, Inputs};
 use crate::error::{Error, Result};
+use crate::inversion::{self, Inversion, Polish};
 use crate::koopman::{Direction, Student, WeightsChoice};
 use crate::tensor::{device_name, dtype_name, parse_device};
 use crate::{checkpoint, sampler};
@@ -273,6 +275,42 @@ impl PyStudent {
         self.map("x", x, condition, move |student, x, condition| {
             sampler::invert(student, x, condition, &mut monitor)
         })
+    }
+
+    /// Noise and each sample's residual, polished against the forward map.
+    #[pyo3(signature = (x, *, polish="newton", steps=0, damping=0.0, condition=None, monitor=None))]
+    #[allow(clippy::too_many_arguments)] // keywords, in Python
+    fn invert_polished<'py>(
+        &self,
+        py: Python<'py>,
+        x: &Bound<'py, PyAny>,
+        polish: &str,
+        steps: i64,
+        damping: f64,
+        condition: Option<&Bound<'py, PyAny>>,
+        monitor: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+        let Array { tensor: x, kind } = Array::import_float("x", x)?;
+        let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
+        let polish = match polish {
+            "newton" => Polish::Newton,
+            "fixed_point" => Polish::FixedPoint,
+            _ => {
+                return Err(
+                    Error::argument("polish", "'newton' or 'fixed_point'", format!("{polish:?}")).into()
+                )
+            }
+        };
+        let mut monitor = PyMonitor::new(monitor);
+        let student = self.handle();
+        let Inversion { noise, residuals } = door::enter(py, move || {
+            inversion::invert(&student, &x, condition.as_ref(), polish, steps, damping, &mut monitor)
+        })?;
+        Ok((kind.export(py, noise)?, kind.export(py, residuals)?))
+    }
+
+    fn spectrum(&self, py: Python<'_>) -> PyResult<PySpectrum> {
+        PySpectrum::new(py, self.handle())
     }
 
     /// The student with a spectral generator, and how well conditioned that is, as JSON.
