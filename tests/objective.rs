@@ -177,7 +177,7 @@ fn every_term_is_what_it_says() {
 }
 
 /// Where a sampler of `steps` steps encodes anew, with the endpoints of the same noise: the encoding of the noise
-/// has 2 `steps` votes in the estimate that is carried on, each later one has one.
+/// has 3 `steps` votes in the estimate that is carried on, each later one has one.
 fn re_encoded(student: &Student, endpoint: &Pairs, steps: i64) -> Pairs {
     // Step 1 of training has a sampler of four steps, and half of the batch for its three encodings.
     assert_eq!((steps, endpoint.count()), (4, 32));
@@ -190,7 +190,7 @@ fn re_encoded(student: &Student, endpoint: &Pairs, steps: i64) -> Pairs {
         g = student.propagate(&g, &quarter).unwrap();
         let (s, x) = (&zeros + 0.25 * f64::from(step), student.readout(&g).unwrap());
         let fresh = student.encode(&s, &x, Direction::Forward, None).unwrap();
-        g = &g + (fresh - &g) / (8.0 + f64::from(step));
+        g = &g + (fresh - &g) / (12.0 + f64::from(step));
         times.push(s);
         states.push(x);
     }

@@ -38,7 +38,14 @@ def reference(path, direction):
                 hidden = torch.nn.functional.silu(hidden)
             weight, bias = (w[f"{direction}.{layer}.{part}"] for part in ("weight", "bias"))
             hidden = torch.nn.functional.linear(hidden, weight, bias)
-        return hidden + w[f"{direction}.skip"] @ row
+        basis = hidden + w[f"{direction}.skip"] @ row
+        # The moving frame: features in pairs (a, b) turn and grow by exp(t (a + i b)).
+        growth = 8.0 * torch.tanh(w["generator.growth"] / 8.0)
+        pairs = len(w["generator.frequency"])
+        turned = torch.complex(basis[:pairs], basis[pairs : 2 * pairs])
+        turned = turned * torch.exp(t * torch.complex(growth[:pairs], w["generator.frequency"]))
+        rest = basis[2 * pairs :] * torch.exp(t * growth[pairs:])
+        return torch.cat([turned.real, turned.imag, rest])
 
     return phi
 
@@ -121,12 +128,12 @@ def test_propagation_is_scipys_exponential(precise, tau, sign):
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_re_encoding_averages_observables(precise, steps):
-    """Encodings carried by SciPy's exponential: the first has two votes a step, each later one has one."""
+    """Encodings carried by SciPy's exponential: the first has three votes a step, each later one has one."""
     noise = np.random.default_rng(6).normal(size=(20, 2))
     motion = expm(precise.generator_matrix() / steps)
     votes, encodings, x = [], [], noise
     for step in range(steps):
-        votes.append(1.0 if step else 2.0 * steps)
+        votes.append(1.0 if step else 3.0 * steps)
         encodings.append(precise.encode(step / steps, x))
         encodings = [g @ motion for g in encodings]
         x = np.average(encodings, axis=0, weights=votes)[:, 2:4]

@@ -280,7 +280,8 @@ class Student:
         condition: _Array | None = None,
         monitor: _Monitor = None,
     ) -> tuple[_Array, _Array]:
-        """The noise behind data ``[B, *event]`` after ``steps`` steps against the forward map, and residuals ``[B]``.
+        """The noise behind data ``[B, *event]`` after ``steps`` steps against the forward map, and residuals
+        ``[B]``.
 
         ``polish`` is ``"newton"`` or ``"fixed_point"``.
         """
@@ -318,7 +319,8 @@ class Spectrum:
 
     @property
     def rows(self) -> NDArray[complex128]:
-        """Left eigenvectors as rows, ``[r, m]``, with rows @ weights = I; 0 in the state where lambda vanishes."""
+        """Left eigenvectors as rows, ``[r, m]``, with rows @ weights = I; 0 in the state where lambda
+        vanishes."""
 
     @property
     def rates(self) -> NDArray[complex128]:
@@ -361,8 +363,9 @@ class Spectrum:
     ) -> _Array:
         """Samples with psi -> gain psi + shift at time ``at``, ``[B, *event]``.
 
-        ``gains`` ``[r, 2]`` and ``shifts`` ``[r, 2]`` or ``[B, r, 2]`` hold real and imaginary parts; of each pair
-        the second is taken to be the conjugate of the first. ``x`` is noise or, with ``noise=False``, data.
+        ``gains`` ``[r, 2]`` and ``shifts`` ``[r, 2]`` or ``[B, r, 2]`` hold real and imaginary parts; of
+        each pair the second is taken to be the conjugate of the first. ``x`` is noise or, with
+        ``noise=False``, data.
         """
 
 def student_defaults(event_size: int) -> str:

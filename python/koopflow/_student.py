@@ -54,7 +54,7 @@ class FittedStudent(BaseEstimator):  # type: ignore[misc]
             Noise to start from.
         steps : int, default 1
             Encode this often, at equal distances in time. Observables evolve linearly, so every encoding is
-            carried along and averaged: the noise's has two votes for each step, each later one has one.
+            carried along and averaged: the noise's has three votes for each step, each later one has one.
             On the students measured so far more steps lower the error a little (docs/distillation.md).
         seed : int, default 0
             Fixes the fresh noise.
@@ -62,8 +62,8 @@ class FittedStudent(BaseEstimator):  # type: ignore[misc]
             Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student.
         modes : Spectrum, int, slice, list of int or mask, optional
             Let only these modes move, the others stay as they are in the noise: a selection of
-            :meth:`spectrum`, or places in it as it is sorted by energy. Both of each conjugate pair move where one
-            is selected. Takes ``steps=1``.
+            :meth:`spectrum`, or places in it as it is sorted by energy. Both of each conjugate pair move
+            where one is selected. Takes ``steps=1``.
         progress : bool or callable, default False
             See :mod:`koopflow.progress`.
 
@@ -217,7 +217,8 @@ class FittedStudent(BaseEstimator):  # type: ignore[misc]
         for weight in weights:
             near = np.abs(sine) < 1e-6
             parts = [
-                np.where(near, w, np.sin(w * angle) / np.where(near, 1.0, sine)) for w in (1.0 - weight, weight)
+                np.where(near, w, np.sin(w * angle) / np.where(near, 1.0, sine))
+                for w in (1.0 - weight, weight)
             ]
             unit = parts[0] * units[0] + parts[1] * units[1]
             noise = unit * ((1.0 - weight) * norms[0] + weight * norms[1])
@@ -322,14 +323,23 @@ class FittedStudent(BaseEstimator):  # type: ignore[misc]
             carried = chosen._facts.spread[chosen._chosen] * np.exp(chosen.eigenvalues.real * at)
             shifts = (np.asarray(shift) * carried).astype(np.complex128)
         return edit(
-            chosen, x, x0=x0, gains=gains, shifts=shifts, at=at, project=project, condition=as_condition(condition)
+            chosen,
+            x,
+            x0=x0,
+            gains=gains,
+            shifts=shifts,
+            at=at,
+            project=project,
+            condition=as_condition(condition),
         )
 
     def _selection(self, modes: Modes) -> Spectrum:
         """Modes of this student's spectrum, from places in it or a selection of it."""
         if isinstance(modes, Spectrum):
             if modes._facts.student is not self:
-                raise ArgumentError("modes: expected a selection of this student's spectrum, got another student's")
+                raise ArgumentError(
+                    "modes: expected a selection of this student's spectrum, got another student's"
+                )
             return modes
         if self._spectrum is None:
             self._spectrum = build_spectrum(
@@ -473,7 +483,9 @@ class FittedStudent(BaseEstimator):  # type: ignore[misc]
     def _converted(self: S, generator: str, outcome: tuple[_core.Student, str]) -> S:
         student, report = outcome
         # The stability asked for is part of the parameters found: the new ones are bare.
-        other = type(self)(**{**self.get_params(), "generator": generator, "stability": "free"})
+        other = type(self)(
+            **{**self.get_params(), "generator": generator, "frame": None, "stability": "free"}
+        )
         other._adopt(student, self.teacher_)
         other._teacher = self._teacher
         other.conversion_ = json.loads(report)

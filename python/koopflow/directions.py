@@ -25,9 +25,10 @@ FOLDS = 5
 class Directions:
     """What :meth:`koopflow.spectrum.Spectrum.directions` found.
 
-    A label (as 0 or 1) or a score is regressed on eigenfunction values by ridge regression. Its coefficients say how
-    to *read* the label; to *write* it, eigenfunctions are moved by their covariance with what is read, over the
-    variance of that: the pattern of Haufe et al., NeuroImage 87 (2014). A strength of 1 raises the reading by 1.
+    A label (as 0 or 1) or a score is regressed on eigenfunction values by ridge regression. Its coefficients
+    say how to *read* the label; to *write* it, eigenfunctions are moved by their covariance with what is
+    read, over the variance of that: the pattern of Haufe et al., NeuroImage 87 (2014). A strength of 1
+    raises the reading by 1.
 
     Attributes
     ----------
@@ -120,7 +121,9 @@ def find_directions(
 ) -> Directions:
     """See :meth:`koopflow.spectrum.Spectrum.directions`."""
     if (labels is None) == (scores is None):
-        raise ArgumentError(f"expected one of labels and scores, got {'neither' if labels is None else 'both'}")
+        raise ArgumentError(
+            f"expected one of labels and scores, got {'neither' if labels is None else 'both'}"
+        )
     if len(spectrum) == 0:
         raise ArgumentError("spectrum: expected at least one mode, got none")
     given = np.asarray(to_numpy(labels if scores is None else scores))
@@ -163,7 +166,8 @@ def edit(
     project: bool,
     condition: Array | None,
 ) -> Array:
-    """Change the eigenfunctions of a selection: gains ``[r]`` and shifts ``[r]`` or ``[B, r]`` of its modes."""
+    """Change the eigenfunctions of a selection: gains ``[r]`` and shifts ``[r]`` or ``[B, r]`` of its
+    modes."""
     if (x is None) == (x0 is None):
         raise ArgumentError(f"expected one of x and x0, got {'neither' if x is None else 'both'}")
     facts, chosen = spectrum._facts, spectrum._chosen

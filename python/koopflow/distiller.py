@@ -40,6 +40,11 @@ class KoopmanDistiller(FittedStudent):
     generator : {"spectral", "dense"}, default "spectral"
         ``"spectral"``: phi evolves by 2x2 blocks of bounded growth, everything in closed form. ``"dense"``:
         a full matrix, as in the paper. See :meth:`to_spectral` and :meth:`to_dense`.
+    frame : {"moving", "fixed"}, optional
+        ``"moving"``: the network gives each feature as it was at time 0, h(t, x), and phi = h exp(t L): an
+        eigenfunction is exp(lambda t) times a constant of motion, so that the network has no rotation to
+        learn. ``"fixed"``: it gives phi itself. None moves with a spectral generator whose network is
+        trained.
     stability : {"free", "dissipative", "bounded"}, default "free"
         Of a dense generator: ``"dissipative"`` lets no eigenvalue grow, ``"bounded"`` keeps real parts
         within 8, as a spectral generator always does.
@@ -52,8 +57,8 @@ class KoopmanDistiller(FittedStudent):
         Two observables networks under one generator, one for decoding forwards and one for backwards, or
         one for both.
     steps : int, optional
-        Training steps: 12,000 up to eight dimensions and 11,000 beyond; 8,000 and 7,000 where ``fidelity``
-        is not ``"endpoint"``. It is about a minute in the plane and three on 64 pixels, on two cores.
+        Training steps: 10,000; 11,000 where ``fidelity``
+        is ``"endpoint"``. It is about a minute in the plane and three on 64 pixels, on two cores.
     batch_size : int, optional
         Noise samples a step, 128 by default.
     learning_rate : float, optional
@@ -85,7 +90,7 @@ class KoopmanDistiller(FittedStudent):
     metric : str, default "score"
         What best-model keeping, plateaus and ``patience`` look at: ``"endpoint_error"``, ``"path_error"``,
         ``"inversion_error"``, ``"phase_error"``, ``"consistency_residual"``, or ``"score"``, the sum of the
-        first three.
+        first three, without those that no term of the loss asks for.
     patience : int, optional
         Evaluations without improvement that end fitting.
     max_restarts : int, default 3
@@ -109,10 +114,10 @@ class KoopmanDistiller(FittedStudent):
     path : {"linear", "vp"}, optional
         The teacher's probability path, for the same. None takes it from a teacher that was trained here, and
         ``"linear"`` for any other.
-    fidelity : {"endpoint", "balanced", "spectral"}, default "endpoint"
-        What the student is to be good at; sets the weights. ``"endpoint"``: points in data space only, the
-        eigenvalues are then a basis of the student's own. ``"balanced"``: the same, with observables that
-        follow the flow, for about half as much time again. ``"spectral"``: the observables first.
+    fidelity : {"balanced", "endpoint", "spectral"}, default "balanced"
+        What the student is to be good at; sets the weights. ``"balanced"``: points in data space, with
+        observables that follow the flow. ``"endpoint"``: points only, a little more exactly; the eigenvalues
+        are then a basis of the student's own. ``"spectral"``: the observables first.
     weights : dict, optional
         Weights of the loss by term name, over those of ``fidelity``; 0 turns a term off.
         Targets in data space: ``endpoint`` (noise to data), ``path`` (noise to a random time), ``target``
@@ -183,6 +188,7 @@ class KoopmanDistiller(FittedStudent):
         basis: str = "network",
         degree: int | None = None,
         generator: str = "spectral",
+        frame: str | None = None,
         stability: str = "free",
         decoder: str = "slice",
         width: int | None = None,
@@ -211,7 +217,7 @@ class KoopmanDistiller(FittedStudent):
         curriculum: str | None = None,
         coupling: str | None = None,
         path: str | None = None,
-        fidelity: str = "endpoint",
+        fidelity: str = "balanced",
         weights: dict[str, float] | None = None,
         scaling: str = "relative",
         method: str = "gradient",
@@ -226,6 +232,7 @@ class KoopmanDistiller(FittedStudent):
         self.basis = basis
         self.degree = degree
         self.generator = generator
+        self.frame = frame
         self.stability = stability
         self.decoder = decoder
         self.width = width

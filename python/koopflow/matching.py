@@ -16,7 +16,8 @@ from .exceptions import ShapeError
 if TYPE_CHECKING:
     from .spectrum import Spectrum
 
-# A pair is the same mode if its eigenfunctions correlate at least so, and its eigenvalues are no farther apart.
+# A pair is the same mode if its eigenfunctions correlate at least so, and its eigenvalues are no farther
+# apart.
 SAME_CORRELATION = 0.9
 SAME_EIGENVALUE = 0.5
 
@@ -32,8 +33,8 @@ class SpectrumComparison:
     distance : array, ``[P]``
         ``|lambda - lambda'|``, per unit of time.
     correlation : array, ``[P]``
-        ``|<psi, psi'>| / (|psi| |psi'|)``, centred, over noise at t = 0 and the first student's samples at t = 1 that
-        come of it.
+        ``|<psi, psi'>| / (|psi| |psi'|)``, centred, over noise at t = 0 and the first student's samples at t
+        = 1 that come of it.
     energy : array, ``[P]``
         The first spectrum's shares of those modes.
     """
@@ -61,7 +62,8 @@ class SpectrumComparison:
         lines = [
             f"{int(self.reproducible.sum())} of {len(self.first)} modes are reproducible, "
             f"{self.reproducible_energy:.0%} of their energy",
-            f"{'mode':>6}{'eigenvalue':>18}{'other mode':>12}{'eigenvalue':>18}{'distance':>10}{'correlation':>13}",
+            f"{'mode':>6}{'eigenvalue':>18}{'other mode':>12}{'eigenvalue':>18}"
+            f"{'distance':>10}{'correlation':>13}",
         ]
         for p in np.lexsort((-self.energy, ~self.reproducible))[:rows]:
             lines.append(

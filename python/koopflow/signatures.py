@@ -52,8 +52,8 @@ class Signatures:
     def permutation_test(self, permutations: int = 999, seed: int = 0) -> _Real:
         """p-values of the distances, ``[C, C]``: how often chance parts two classes as far.
 
-        For each pair of classes, the labels of its samples are shuffled among them; the p-value is the share of
-        shuffles with at least the distance seen, the unshuffled one counted too, so that it is at least
+        For each pair of classes, the labels of its samples are shuffled among them; the p-value is the share
+        of shuffles with at least the distance seen, the unshuffled one counted too, so that it is at least
         1 / (permutations + 1). The diagonal is 1. C (C - 1) / 2 tests are made: correct for as many where
         several are claimed at once.
 
@@ -86,7 +86,8 @@ class Signatures:
         """The label of the nearest signature for each of data ``[B, *event]``, ``[B]``."""
         given = _magnitudes(self.spectrum, as_batch(x), self.times, condition) / self.pooled
         gaps = ((given[:, None] - (self.mean / self.pooled)[None]) ** 2).sum(axis=(2, 3))
-        return np.asarray(self.labels)[gaps.argmin(axis=1)]
+        nearest: NDArray[Any] = np.asarray(self.labels)[gaps.argmin(axis=1)]
+        return nearest
 
     def accuracy(self, x: Array, labels: Array, *, condition: Array | None = None) -> float:
         """Share of held-out data ``[B, *event]`` that :meth:`classify` labels as given, ``[B]``."""

@@ -74,27 +74,31 @@ class StabilityReport:
 
 
 class Spectrum:
-    """Eigenvalues, eigenfunctions and modes of a student's generator; :meth:`FittedStudent.spectrum` makes one.
+    """Eigenvalues, eigenfunctions and modes of a student's generator; :meth:`FittedStudent.spectrum` makes
+    one.
 
     With dg/dt = g L (rows), a right eigenvector w of L makes an *eigenfunction* psi(t, x) = g(t, x) w, which
-    obeys d psi/dt = lambda psi along the student's flow. The left eigenvectors q give g = rest + sum_k psi_k q_k, and
-    what q_k puts into the state is the *Koopman mode* v_k of psi_k. (Columns w shown as images, as in the paper's
-    notebooks, are the weights of an eigenfunction: :attr:`weight_images`. Modes are :attr:`modes`.) The rest
-    belongs to the structural eigenvalue 0 of the constant, of time and, with a spectral generator, of the state;
-    it is not listed. Source: Turan et al., arXiv 2506.22304, section 3.
+    obeys d psi/dt = lambda psi along the student's flow. The left eigenvectors q give g = rest + sum_k psi_k
+    q_k, and what q_k puts into the state is the *Koopman mode* v_k of psi_k. (Columns w shown as images, as
+    in the paper's notebooks, are the weights of an eigenfunction: :attr:`weight_images`. Modes are
+    :attr:`modes`.) The rest belongs to the structural eigenvalue 0 of the constant, of time and, with a
+    spectral generator, of the state; it is not listed. Source: Turan et al., arXiv 2506.22304, section 3.
 
     A sample is its noise, a drift that is the same for all, and what each mode has moved since:
-    x(t) = base(x0, t) + sum_k psi_k(0, x0) (e^{lambda_k t} - 1) v_k; see :meth:`base` and :meth:`contributions`.
+    x(t) = base(x0, t) + sum_k psi_k(0, x0) (e^{lambda_k t} - 1) v_k; see :meth:`base` and
+    :meth:`contributions`.
 
-    Selections are spectra too: ``spec[3]``, ``spec[:10]``, ``spec[spec.growth < 0]``. Whoever samples or edits with a
-    selection gets both of each conjugate pair where one is selected, because real samples come of nothing else.
+    Selections are spectra too: ``spec[3]``, ``spec[:10]``, ``spec[spec.growth < 0]``. Whoever samples or
+    edits with a selection gets both of each conjugate pair where one is selected, because real samples come
+    of nothing else.
 
     Attributes
     ----------
     eigenvalues : array, ``[r]``, complex128
         Per unit of time, the time from noise to data. Conjugate pairs stand side by side.
     indices : array, ``[r]``, int
-        Of these modes in the whole spectrum by energy, as ``modes=`` of :meth:`FittedStudent.sample` takes them.
+        Of these modes in the whole spectrum by energy, as ``modes=`` of :meth:`FittedStudent.sample` takes
+        them.
     """
 
     def __init__(self, facts: _Facts, order: NDArray[np.int64], chosen: NDArray[np.int64]) -> None:
@@ -140,14 +144,15 @@ class Spectrum:
     def modes(self) -> _Complex:
         """Koopman modes, complex ``[r, *event]``: what a unit of psi_k puts into the state.
 
-        0 where an eigenvalue vanishes: the state then grows in proportion to psi_k, by :attr:`mode_rates`. With
-        ``decoder="network"`` the state's observables are meant; what is decoded is not linear in them.
+        0 where an eigenvalue vanishes: the state then grows in proportion to psi_k, by :attr:`mode_rates`.
+        With ``decoder="network"`` the state's observables are meant; what is decoded is not linear in them.
         """
         return self._facts.modes[self._chosen].reshape(-1, *self.event_shape)
 
     @property
     def mode_rates(self) -> _Complex:
-        """lambda_k times the modes, complex ``[r, *event]``: what a unit of psi_k puts into dx/dt; always finite."""
+        """lambda_k times the modes, complex ``[r, *event]``: what a unit of psi_k puts into dx/dt; always
+        finite."""
         return self._facts.rates[self._chosen].reshape(-1, *self.event_shape)
 
     @property
@@ -178,17 +183,17 @@ class Spectrum:
     def residuals(self) -> _Real | None:
         """How badly each eigenfunction obeys d psi/dt = lambda psi along the teacher's paths, ``[r]``.
 
-        RMS of d psi/dt - lambda psi over sqrt(RMS(d psi/dt)² + Var(psi)), in [0, 1] and beyond: relative to its rate
-        for a fast one, to its own size per unit of time for a slow one. None without a teacher.
+        RMS of d psi/dt - lambda psi over sqrt(RMS(d psi/dt)² + Var(psi)), in [0, 1] and beyond: relative to
+        its rate for a fast one, to its own size per unit of time for a slow one. None without a teacher.
         """
         residuals = self._facts.residuals
-        return None if residuals is None else residuals[self._chosen]
+        return None if residuals is None else np.asarray(residuals[self._chosen])
 
     @property
     def spurious(self) -> NDArray[np.bool_] | None:
         """Residuals above 0.5, ``[r]``: not to be read as the flow's. None without a teacher."""
         residuals = self.residuals
-        return None if residuals is None else residuals > SPURIOUS
+        return None if residuals is None else np.asarray(residuals > SPURIOUS)
 
     @property
     def trusted_energy(self) -> float | None:
@@ -330,8 +335,8 @@ class Spectrum:
     ) -> NDArray[np.complex128]:
         """What each mode has moved by time t, complex ``[B, r, *event]``.
 
-        psi_k(0, x0) (e^{lambda_k t} - 1) v_k. Over all modes they add up, with :meth:`base`, to the state at t; the
-        imaginary parts of a pair cancel.
+        psi_k(0, x0) (e^{lambda_k t} - 1) v_k. Over all modes they add up, with :meth:`base`, to the state at
+        t; the imaginary parts of a pair cancel.
 
         Raises
         ------
@@ -357,10 +362,9 @@ class Spectrum:
                 "decoder: expected 'slice' or 'linear': what a network decodes is no sum over modes"
             )
 
-    def sample_path(
-        self, x0: Array, *, times: Sequence[float], condition: Array | None = None
-    ) -> Array:
-        """States at ``times`` with only these modes moving, ``[T, B, *event]``; the others stay as they are at 0."""
+    def sample_path(self, x0: Array, *, times: Sequence[float], condition: Array | None = None) -> Array:
+        """States at ``times`` with only these modes moving, ``[T, B, *event]``; the others stay as they are
+        at 0."""
         times = [float(t) for t in times]
         return self._facts.core.sample(as_batch(x0), times, self._mask(), condition=as_condition(condition))
 
@@ -520,8 +524,9 @@ class Spectrum:
     def compare(self, other: Spectrum, *, n: int = 512, seed: int = NOISE_SEED) -> SpectrumComparison:
         """Match the eigenvalues of another student's spectrum with these.
 
-        Modes are paired one to one by the nearness of eigenvalues and by the correlation of eigenfunctions on the
-        same noise and the same samples of this student; see :class:`koopflow.matching.SpectrumComparison`.
+        Modes are paired one to one by the nearness of eigenvalues and by the correlation of eigenfunctions
+        on the same noise and the same samples of this student; see
+        :class:`koopflow.matching.SpectrumComparison`.
         """
         return match(self, other, n=checked_count(n), seed=seed)
 
@@ -537,7 +542,9 @@ class Spectrum:
                 f"nearly defective: condition number {self.condition_number:.1e}; single modes mean little, "
                 "sums over clusters of eigenvalues do"
             )
-        lines.append(f"{'mode':>6}{'growth':>10}{'frequency':>11}{'energy':>9}{'residual':>10}{'condition':>11}")
+        lines.append(
+            f"{'mode':>6}{'growth':>10}{'frequency':>11}{'energy':>9}{'residual':>10}{'condition':>11}"
+        )
         for place in range(min(rows, len(self))):
             value = self.eigenvalues[place]
             residual = "-" if residuals is None else f"{residuals[place]:.3f}"
@@ -601,7 +608,9 @@ def build_spectrum(
         condition_numbers=core.condition_numbers,
         power=(np.abs(psi) ** 2).mean(axis=0),
         spread=np.sqrt((np.abs(psi - psi.mean(axis=0)) ** 2).mean(axis=0)),
-        residuals=None if teacher is None else _residuals(student, teacher, noise, condition, weights, eigenvalues),
+        residuals=None
+        if teacher is None
+        else _residuals(student, teacher, noise, condition, weights, eigenvalues),
         samples=n,
     )
     order = _sorted(sort, facts)
@@ -688,4 +697,3 @@ def _residuals(
 
 def _rms(difference: NDArray[Any]) -> float:
     return float(np.sqrt((difference.astype(np.float64) ** 2).mean()))
-

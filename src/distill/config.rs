@@ -9,7 +9,7 @@ use super::Metric;
 use crate::condition::Conditioning;
 use crate::error::{Error, Result};
 use crate::flow::{Coupling, Path};
-use crate::koopman::{polynomial_size, Basis, GeneratorKind, ReadoutKind, Stability, StudentConfig};
+use crate::koopman::{polynomial_size, Basis, Frame, GeneratorKind, ReadoutKind, Stability, StudentConfig};
 use crate::nets::precision::Precision;
 use crate::tensor::{event_size, parse_device, parse_dtype};
 use crate::training::{check_positive, Optimizer, ScheduleKind};
@@ -72,6 +72,8 @@ pub struct DistillConfig {
     /// Total degree of a polynomial basis, which decides its number of observables.
     pub degree: Option<i64>,
     pub generator: GeneratorKind,
+    /// `None` moves with a spectral generator, for networks that are trained; others cannot.
+    pub frame: Option<Frame>,
     /// Structure of a dense generator.
     pub stability: Stability,
     pub readout: ReadoutKind,
@@ -142,6 +144,7 @@ impl Default for DistillConfig {
             basis: Basis::Network,
             degree: None,
             generator: GeneratorKind::Spectral,
+            frame: None,
             stability: Stability::Free,
             readout: ReadoutKind::Slice,
             lifts: 2,
@@ -203,6 +206,7 @@ impl DistillConfig {
             degree: Some(recipe.student.degree),
             width: Some(recipe.student.width),
             depth: Some(recipe.student.depth),
+            frame: Some(recipe.student.frame),
             lifts: recipe.student.lifts,
             steps: Some(recipe.steps),
             learning_rate: Some(recipe.learning_rate),
@@ -229,10 +233,21 @@ impl DistillConfig {
             (None, Basis::Polynomial) => polynomial_size(event_size(event_shape), conditioning, degree)?,
             (None, Basis::Network | Basis::Fourier) => pick(64, 128),
         };
+        let moves = self.generator == GeneratorKind::Spectral;
+        let frame = match self.frame {
+            Some(Frame::Moving) if !moves => {
+                return Err(Error::argument("frame", "'fixed' with a dense generator", "'moving'"));
+            }
+            Some(frame) => frame,
+            None if moves && self.basis == Basis::Network && self.method != Method::ClosedForm => {
+                Frame::Moving
+            }
+            None => Frame::Fixed,
+        };
         // About a minute in the plane and three on 64 pixels, on two cores.
         let steps = match self.fidelity {
-            Fidelity::Endpoint => pick(12_000, 11_000),
-            Fidelity::Balanced | Fidelity::Spectral => pick(8_000, 7_000),
+            Fidelity::Endpoint => 11_000,
+            Fidelity::Balanced | Fidelity::Spectral => 10_000,
         };
         let recipe = Recipe {
             student: StudentConfig {
@@ -242,6 +257,7 @@ impl DistillConfig {
                 basis: self.basis,
                 degree,
                 generator: self.generator,
+                frame,
                 stability: self.stability,
                 readout: self.readout,
                 pairs: None,
@@ -253,10 +269,10 @@ impl DistillConfig {
                 table_times: self.path_steps + 1,
                 dtype: self.dtype.clone(),
             },
-            steps: self.steps.unwrap_or(steps as u64),
+            steps: self.steps.unwrap_or(steps),
             learning_rate: self.learning_rate.unwrap_or(if small { 5e-3 } else { 3e-3 }),
             trajectories: self.trajectories.unwrap_or(65_536),
-            weights: Weights::preset(self.fidelity, self.readout == ReadoutKind::Slice)
+            weights: Weights::preset(self.fidelity, self.readout == ReadoutKind::Slice, small)
                 .with(&self.weights)?,
         };
         recipe.student.validate()?;

@@ -22,7 +22,7 @@ pub struct HeldOut {
     /// J phi (1, v) against (g L)_phi along the paths, over the RMS of the former: the feature's own rate
     /// of change.
     pub consistency: f64,
-    /// The sum of endpoint and path error and, where training sees it, inversion error; without
+    /// The sum of endpoint error and, where training asks for them, path and inversion error; without
     /// trajectories the consistency residual.
     pub score: f64,
 }
@@ -79,7 +79,8 @@ pub struct HeldOutPaths {
     data_precision: f64,
     /// Time indices along the path, and the velocities there: `[H, d]` each.
     velocities: Vec<(i64, Tensor)>,
-    /// Whether inversion is part of the score: what no term asks for is noise there.
+    /// Whether paths and inversion are part of the score: what no term asks for is noise there.
+    follows: bool,
     inverts: bool,
 }
 
@@ -93,7 +94,9 @@ impl Evaluator {
         match (&data.trajectories, &data.held_out_points) {
             (Some(trajectories), _) => {
                 let inverts = weights.inverse > 0.0 || weights.round_trip > 0.0;
-                Ok(Evaluator::Trajectories(HeldOutPaths::new(teacher, trajectories, inverts)?))
+                let w = weights;
+                let follows = [w.path, w.target, w.phase, w.consistency].iter().any(|weight| *weight > 0.0);
+                Ok(Evaluator::Trajectories(HeldOutPaths::new(teacher, trajectories, follows, inverts)?))
             }
             (None, Some((points, velocity))) => {
                 Ok(Evaluator::Points(points.shallow_clone(), velocity.shallow_clone()))
@@ -128,13 +131,27 @@ impl Evaluator {
     }
 }
 
+/// An error where some term asks for it to be small.
+fn counted(asked: bool, error: f64) -> f64 {
+    if asked {
+        error
+    } else {
+        0.0
+    }
+}
+
 fn rms(error: &Tensor, precision: f64) -> f64 {
     let square = error.square().sum_dim_intlist(1, false, error.kind());
     (square.mean(Kind::Double).double_value(&[]) * precision).sqrt()
 }
 
 impl HeldOutPaths {
-    fn new(teacher: &dyn VelocityField, trajectories: &Trajectories, inverts: bool) -> Result<Self> {
+    fn new(
+        teacher: &dyn VelocityField,
+        trajectories: &Trajectories,
+        follows: bool,
+        inverts: bool,
+    ) -> Result<Self> {
         let _guard = tch::no_grad_guard();
         let (states, condition) = trajectories.held_out();
         let teacher_condition = trajectories.held_out_condition().map(|c| c.to_device(teacher.device()));
@@ -155,7 +172,7 @@ impl HeldOutPaths {
         }
         let (noise_precision, data_precision) =
             (trajectories.precision_at(0), trajectories.precision_at(last));
-        Ok(HeldOutPaths { states, condition, noise_precision, data_precision, velocities, inverts })
+        Ok(HeldOutPaths { states, condition, noise_precision, data_precision, velocities, follows, inverts })
     }
 
     fn last(&self) -> i64 {
@@ -197,7 +214,7 @@ impl HeldOutPaths {
             inversion,
             phase: self.phase(student, &noise)?,
             consistency: self.consistency(student),
-            score: endpoint + path + if self.inverts { inversion } else { 0.0 },
+            score: endpoint + counted(self.follows, path) + counted(self.inverts, inversion),
         })
     }
 

@@ -184,7 +184,7 @@ mod tests {
             unitarity: 0.1,
             stability: 0.1,
             orthogonality: 0.1,
-            ..Weights::preset(Fidelity::Endpoint, true)
+            ..Weights::preset(Fidelity::Endpoint, true, true)
         }
     }
 

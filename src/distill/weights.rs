@@ -11,9 +11,9 @@ use crate::error::{Error, Result};
 #[serde(rename_all = "snake_case")]
 pub enum Fidelity {
     /// Points in data space only: the eigenvalues are then a basis of the student's own.
-    #[default]
     Endpoint,
-    /// Points first, with observables that follow the flow and re-encodings that do not degrade.
+    /// Points first, with observables that follow the flow.
+    #[default]
     Balanced,
     /// Observables first: the spectrum is the flow's as closely as the network can make it.
     Spectral,
@@ -69,8 +69,9 @@ impl Weights {
         latent_moments: 0.0,
     };
 
-    /// The weights of a fidelity, `slice` where the readout is exact.
-    pub fn preset(fidelity: Fidelity, slice: bool) -> Weights {
+    /// The weights of a fidelity, `slice` where the readout is exact, `small` in a few dimensions: there the
+    /// observables follow the flow for the asking.
+    pub fn preset(fidelity: Fidelity, slice: bool, small: bool) -> Weights {
         let points = Weights {
             endpoint: 1.0,
             path: 0.5,
@@ -82,8 +83,8 @@ impl Weights {
         };
         match fidelity {
             Fidelity::Endpoint => points,
-            Fidelity::Balanced => Weights { phase: 0.1, consistency: 0.01, ..points },
-            Fidelity::Spectral => Weights { phase: 0.5, consistency: 0.05, ..points },
+            Fidelity::Balanced => Weights { phase: if small { 0.01 } else { 0.15 }, ..points },
+            Fidelity::Spectral => Weights { phase: if small { 0.2 } else { 0.5 }, ..points },
         }
     }
 

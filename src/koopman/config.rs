@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Basis, GeneratorKind, ReadoutKind, Stability};
+use super::{Basis, Frame, GeneratorKind, ReadoutKind, Stability};
 use crate::condition::Conditioning;
 use crate::error::{Error, Result};
 use crate::nets::monomial_count;
@@ -30,6 +30,10 @@ pub struct StudentConfig {
     /// Total degree of a polynomial basis, 2 to 12.
     #[serde(default = "default_degree")]
     pub degree: i64,
+    /// What the basis is of. A moving frame is that of the spectral generator; of a converted one it is kept
+    /// apart, and belongs to the basis before it is mixed.
+    #[serde(default)]
+    pub frame: Frame,
     /// How x is read off the observables.
     #[serde(default)]
     pub readout: ReadoutKind,
@@ -63,6 +67,7 @@ impl Default for StudentConfig {
             dtype: "float32".into(),
             basis: Basis::Network,
             degree: 3,
+            frame: Frame::Fixed,
             readout: ReadoutKind::Slice,
             stability: Stability::Free,
             pairs: None,
@@ -129,6 +134,11 @@ impl StudentConfig {
     /// Number of functions in the basis: k, unless phi is a mixture of them.
     pub fn basis_size(&self) -> i64 {
         self.mixing.unwrap_or(self.observables)
+    }
+
+    /// Whether the frame's rates are the generator's own, learnt together.
+    pub fn shares_frame(&self) -> bool {
+        self.generator == GeneratorKind::Spectral && self.mixing.is_none()
     }
 
     /// Sizes of the large tensors that a student of this configuration holds, saturating: what a file must

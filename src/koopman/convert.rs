@@ -10,8 +10,8 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::spectral::GROWTH_BOUND;
-use super::{GeneratorKind, ReadoutKind, Stability, Student, StudentConfig};
+use super::blocks::GROWTH_BOUND;
+use super::{Frame, GeneratorKind, ReadoutKind, Stability, Student, StudentConfig};
 use crate::error::{Error, Result};
 
 /// How well a dense generator could be written in spectral form.
@@ -148,6 +148,14 @@ impl Student {
         let config = StudentConfig { generator: GeneratorKind::Dense, pairs: None, ..self.config().clone() };
         let matrix = self.generator().matrix();
         let mut tensors = exact(self);
+        if self.config().frame == Frame::Moving && self.config().shares_frame() {
+            // The basis keeps its frame when the generator no longer says what it is.
+            for part in ["growth", "frequency"] {
+                if let Some(tensor) = tensors.remove(&format!("generator.{part}")) {
+                    tensors.insert(format!("frame.{part}"), tensor);
+                }
+            }
+        }
         tensors.retain(|name, _| !name.starts_with("generator."));
         let columns = matrix.narrow(1, 2, matrix.size()[1] - 2);
         tensors.insert("generator.columns".into(), columns);

@@ -1,9 +1,10 @@
-//! The observables phi(t, x): a basis over [`InputCoordinates`], as it is or linearly mixed.
+//! The observables phi(t, x): a basis over [`InputCoordinates`], in a fixed or a moving frame, as it is or
+//! linearly mixed.
 
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::{InputCoordinates, Observables, StudentConfig};
+use super::{Blocks, InputCoordinates, Observables, StudentConfig};
 use crate::error::Result;
 use crate::nets::{Dual, FourierFeatures, Mlp, MlpConfig, Network, Parameters, Polynomial};
 use crate::tensor::RandomSource;
@@ -19,6 +20,19 @@ pub enum Basis {
     Fourier,
     /// Monomials of t and of x in the data's principal axes; `degree` decides how many.
     Polynomial,
+}
+
+/// What the basis is of: the features themselves, or the features as they were at time 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Frame {
+    /// phi(t, x) = h(t, x).
+    #[default]
+    Fixed,
+    /// phi(t, x) = h(t, x) e^{t Λ}. An eigenfunction of a flow is e^{lambda t} times a constant of motion, so
+    /// that h has no rotation to learn, only what does not change along a path. In a fixed frame the network
+    /// has to make the product itself, and follows the generator half as well (docs/distillation.md).
+    Moving,
 }
 
 /// A closed set of networks, because handles are cloned.
@@ -74,6 +88,8 @@ impl Functions {
 
 pub struct Lift {
     functions: Functions,
+    /// Λ of a moving frame.
+    frame: Option<Blocks>,
     /// phi = [1, t, x, functions] · mixing, `[2 + d + basis, k]`.
     mixing: Option<Tensor>,
 }
@@ -88,7 +104,12 @@ impl Lift {
         random: &mut RandomSource,
     ) -> Result<Self> {
         let functions = Functions::new(name, config, parameters, random)?;
-        Ok(Lift { functions, mixing: mixing.map(Tensor::shallow_clone) })
+        Ok(Lift { functions, frame: None, mixing: mixing.map(Tensor::shallow_clone) })
+    }
+
+    /// Multiplies the basis by e^{t Λ}.
+    pub fn set_frame(&mut self, frame: Option<Blocks>) {
+        self.frame = frame;
     }
 
     /// Observables at (t, x); `condition` is `[B, c]`, already encoded as numbers.
@@ -103,7 +124,10 @@ impl Lift {
         if let Some(condition) = condition {
             input = Tensor::cat(&[&input, condition], 1);
         }
-        let features = self.functions.network().forward(&input);
+        let mut features = self.functions.network().forward(&input);
+        if let Some(frame) = &self.frame {
+            features = frame.propagate(&features, t);
+        }
         let mut g = Observables { t: t.shallow_clone(), x: x.shallow_clone(), features };
         if let Some(mixing) = &self.mixing {
             g.features = g.assemble().matmul(mixing);
@@ -126,7 +150,12 @@ impl Lift {
         if let Some(condition) = condition {
             input = Dual::cat(&[input, Dual::new(condition.shallow_clone(), condition.zeros_like())]);
         }
-        let Dual { primal, mut tangent } = self.functions.network().forward_with_tangent(&input);
+        let Dual { mut primal, mut tangent } = self.functions.network().forward_with_tangent(&input);
+        if let Some(frame) = &self.frame {
+            // (h e^{tΛ})' = h' e^{tΛ} + h e^{tΛ} Λ
+            primal = frame.propagate(&primal, t);
+            tangent = frame.propagate(&tangent, t) + frame.rate(&primal);
+        }
         let mut g = Observables { t: t.shallow_clone(), x: x.shallow_clone(), features: primal };
         if let Some(mixing) = &self.mixing {
             let ones = t.ones_like().unsqueeze(1);
@@ -140,6 +169,7 @@ impl Lift {
     pub fn shallow_clone(&self) -> Self {
         Lift {
             functions: self.functions.shallow_clone(),
+            frame: self.frame.as_ref().map(Blocks::shallow_clone),
             mixing: self.mixing.as_ref().map(Tensor::shallow_clone),
         }
     }

@@ -2,6 +2,7 @@
 //! dg/dt = g L (row convention), so that g(t + tau) = g(t) exp(tau L) and x is read off as a slice.
 //! Source: Turan et al., arXiv 2506.22304, section 3.
 
+mod blocks;
 mod config;
 mod convert;
 mod coordinates;
@@ -19,13 +20,14 @@ mod weights;
 
 use tch::Tensor;
 
+pub use blocks::Blocks;
 pub use config::{polynomial_size, StudentConfig};
 pub use convert::Conversion;
 pub use coordinates::InputCoordinates;
 pub use dense::DenseGenerator;
 pub use generator::{Generator, GeneratorKind};
 pub use horizon::{Horizon, Motion};
-pub use lift::{Basis, Lift};
+pub use lift::{Basis, Frame, Lift};
 pub use observer::weight_of_encoding;
 pub use propagator::Propagator;
 pub use readout::{Readout, ReadoutKind};

@@ -4,7 +4,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tch::{Device, Kind, Tensor};
 
-use super::{BothWeights, Generator, Horizon, InputCoordinates, Lift, Observables, Readout, StudentConfig};
+use super::{
+    Blocks, BothWeights, Frame, Generator, Horizon, InputCoordinates, Lift, Observables, Readout,
+    StudentConfig,
+};
 use crate::error::{Error, Result};
 use crate::evaluations::EvaluationCounter;
 use crate::nets::Parameters;
@@ -54,12 +57,21 @@ impl Student {
             None => None,
         };
         let mut lift = |name: &str| Lift::new(name, &config, mixing.as_ref(), &mut parameters, &mut random);
-        let forward = lift("forward")?;
-        let backward = match config.lifts {
+        let mut forward = lift("forward")?;
+        let mut backward = match config.lifts {
             2 => Some(lift("backward")?),
             _ => None,
         };
         let generator = Generator::new(&config, &mut parameters, &mut random)?;
+        if config.frame == Frame::Moving {
+            let frame = match &generator {
+                Generator::Spectral(generator) if config.shares_frame() => generator.blocks().shallow_clone(),
+                _ => Blocks::new("frame", config.basis_size(), None, &mut parameters, &mut random)?,
+            };
+            for lift in [Some(&mut forward), backward.as_mut()].into_iter().flatten() {
+                lift.set_frame(Some(frame.shallow_clone()));
+            }
+        }
         let readout = Readout::new(&config, &mut parameters, &mut random)?;
         parameters.pack();
         Ok(Student {

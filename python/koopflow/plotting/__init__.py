@@ -1,0 +1,33 @@
+"""Pictures of samples, paths, images, training, spectra and what is done with them.
+
+Every function takes ``ax=None`` (or ``axes=None`` where it draws several panels), draws on a figure of its
+own when there is none, returns the axes, and shows nothing: ``ax.figure.savefig(...)`` or a notebook does.
+Outside notebooks no figure is registered with pyplot, so none has to be closed.
+"""
+
+from ._canvas import new_figure
+from .classes import embedding, signatures
+from .editing import edit_strip, inversion_strip
+from .modes import eigenfunctions, mode_energy, modes, truncation
+from .samples import image_grid, loss_history, paths, samples, side_by_side
+from .spectra import eigenvalues, generator, spectrum
+
+__all__ = [
+    "edit_strip",
+    "eigenfunctions",
+    "eigenvalues",
+    "embedding",
+    "generator",
+    "image_grid",
+    "inversion_strip",
+    "loss_history",
+    "mode_energy",
+    "modes",
+    "new_figure",
+    "paths",
+    "samples",
+    "side_by_side",
+    "signatures",
+    "spectrum",
+    "truncation",
+]

@@ -1,0 +1,178 @@
+"""Classes in the coordinates of a spectrum."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from scipy.cluster.hierarchy import dendrogram, linkage
+from scipy.spatial.distance import squareform
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+
+from .._arrays import Array, as_batch, to_numpy
+from ..exceptions import ArgumentError, ShapeError
+from ._canvas import DATA, SIGNED, axes_or_new, caveat, colour_bar, plain, title_of
+
+if TYPE_CHECKING:
+    from ..signatures import Signatures
+    from ..spectrum import Spectrum
+
+
+def signatures(
+    signatures: Signatures, *, ax: Axes | None = None, count: int = 40, title: str | None = None
+) -> Axes:
+    """Mean signatures by class, as a heat map beside a dendrogram of their distances.
+
+    Colour is the mean of ``|psi_k|`` less that of all classes, in deviations within classes. Classes are
+    joined by average linkage; the modes shown are those in which classes differ most, in the order of time
+    and energy.
+
+    Parameters
+    ----------
+    signatures : Signatures
+        As :meth:`koopflow.spectrum.Spectrum.signatures` measures them.
+    ax : matplotlib axes, optional
+        Where to draw; the dendrogram takes a strip on its left.
+    count : int, default 40
+        Columns, a mode at a time each.
+    title : str, optional
+        Above the panel.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    standard = signatures.mean / signatures.pooled
+    classes, times, modes = standard.shape
+    flat = (standard - standard.mean(axis=0)).reshape(classes, -1)
+    # One of each pair: both have the same modulus.
+    single = np.tile(signatures.spectrum.frequency >= 0, times)
+    spread = np.where(single, flat.std(axis=0), -1.0)
+    shown = np.sort(np.argsort(-spread, kind="stable")[: min(count, int(single.sum()))])
+    ax = axes_or_new(ax, size=(8.0, 0.28 * classes + 1.6))
+    distances = squareform(signatures.distances, checks=False)
+    tree = linkage(distances, "average")
+    side = ax.inset_axes((-0.2, 0.0, 0.12, 1.0))
+    drawn = dendrogram(
+        tree, ax=side, orientation="left", no_labels=True, color_threshold=0, above_threshold_color=DATA
+    )
+    side.set_axis_off()
+    order = np.asarray(drawn["leaves"])
+    top = max(float(np.abs(flat[:, shown]).max()), 1e-12)
+    image = ax.imshow(
+        flat[order][:, shown],
+        cmap=SIGNED,
+        vmin=-top,
+        vmax=top,
+        aspect="auto",
+        interpolation="nearest",
+        origin="lower",
+    )
+    ax.set_yticks(range(classes), [str(signatures.labels[place]) for place in order], fontsize=8)
+    names = [f"{signatures.spectrum.indices[place % modes]}" for place in shown]
+    ax.set_xticks(range(len(shown)), names, fontsize=6, rotation=90)
+    edges = np.flatnonzero(np.diff(shown // modes)) + 0.5
+    for edge in edges:
+        ax.axvline(edge, color=DATA, linewidth=0.8)
+    starts = [0.0, *edges]
+    for start, time in zip(starts, np.unique(shown // modes), strict=True):
+        ax.annotate(
+            f"t = {signatures.times[time]:g}",
+            (start, classes - 0.5),
+            xytext=(2, 2),
+            textcoords="offset points",
+            fontsize=7,
+            color=DATA,
+            annotation_clip=False,
+        )
+    ax.set_xlabel("mode", fontsize=8)
+    colour_bar(ax, image, "|ψ| against all classes (deviations)")
+    if title:
+        ax.set_title(title, loc="left", fontsize=10, pad=16)
+    caveat(ax, signatures.spectrum.caveat)
+    return ax
+
+
+def embedding(
+    spectrum: Spectrum,
+    x: Array,
+    labels: Array,
+    *,
+    ax: Axes | None = None,
+    at: float = 0.0,
+    method: str = "pca",
+    condition: Array | None = None,
+    seed: int = 0,
+    title: str | None = None,
+) -> Axes:
+    """Data in two coordinates of their eigenfunction values, coloured by class.
+
+    Parameters
+    ----------
+    spectrum : Spectrum
+        Or a selection.
+    x : array, ``[N, *event]``
+        Data.
+    labels : array, ``[N]``
+        Their classes, also numbered where each has its median.
+    ax : matplotlib axes, optional
+        Where to draw.
+    at : float, default 0.0
+        The time on the way from noise to data whose eigenfunctions are taken.
+    method : {"pca", "tsne"}, default "pca"
+        Principal components, which keep distances, or t-SNE, which keeps neighbours.
+    condition : array, optional
+        For a conditional student.
+    seed : int, default 0
+        Of t-SNE.
+    title : str, optional
+        Above the panel.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    given = np.asarray(to_numpy(labels))
+    states = spectrum.states_at(as_batch(x), at, condition=condition)
+    if given.shape != (len(states),):
+        raise ShapeError(f"labels: expected shape ({len(states)},), got {given.shape}")
+    psi = spectrum.eigenfunctions(at, states, condition=condition)
+    features = np.concatenate([psi.real, psi.imag[:, spectrum.frequency != 0]], axis=1)
+    features = (features - features.mean(axis=0)) / np.maximum(features.std(axis=0), 1e-12)
+    if method == "pca":
+        model = PCA(2, random_state=seed)
+        points = model.fit_transform(features)
+        names = [f"principal component {c + 1} ({model.explained_variance_ratio_[c]:.0%})" for c in (0, 1)]
+    elif method == "tsne":
+        points = TSNE(
+            2, random_state=seed, init="pca", perplexity=min(30.0, (len(features) - 1) / 3)
+        ).fit_transform(features)
+        names = ["t-SNE 1", "t-SNE 2"]
+    else:
+        raise ArgumentError(f"method: expected 'pca' or 'tsne', got {method!r}")
+    ax = axes_or_new(ax, size=(5.4, 4.4))
+    values = np.unique(given)
+    for index, value in enumerate(values):
+        own = points[given == value]
+        colour = colormaps["viridis"](index / max(1, len(values) - 1))
+        ax.scatter(own[:, 0], own[:, 1], s=10, color=colour, alpha=0.7, linewidths=0, label=str(value))
+        middle = np.median(own, axis=0)
+        # Numbers tell classes apart where colours do not.
+        ax.annotate(
+            str(value),
+            (float(middle[0]), float(middle[1])),
+            fontsize=9,
+            ha="center",
+            va="center",
+            bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": colour, "alpha": 0.85},
+        )
+    ax.set_xlabel(names[0], fontsize=8)
+    ax.set_ylabel(names[1], fontsize=8)
+    plain(ax)
+    if title:
+        title_of(ax, title)
+    caveat(ax, spectrum.caveat)
+    return ax

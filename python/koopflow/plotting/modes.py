@@ -1,0 +1,350 @@
+"""Modes and eigenfunctions: what they put into samples, where, when, and how many of them matter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from .._arrays import Array
+from ..exceptions import ArgumentError, ShapeError
+from ._canvas import (
+    DATA,
+    FAINT,
+    GAP,
+    INK,
+    SIGNED,
+    STUDENT,
+    TEACHER,
+    axes_or_new,
+    caveat,
+    colour_bar,
+    image_size,
+    is_image,
+    panels_or_new,
+    plain,
+    title_of,
+)
+
+if TYPE_CHECKING:
+    from ..spectrum import Spectrum
+
+# Told apart also in grey and by colour-blind readers: Okabe and Ito's palette.
+LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
+
+
+def modes(
+    spectrum: Spectrum,
+    *,
+    ax: Axes | None = None,
+    count: int = 16,
+    columns: int | None = None,
+    weights: bool = False,
+    title: str | None = None,
+) -> Axes:
+    """Koopman modes of the highest energy: images, arrows in the plane, or rows of a heat map.
+
+    The real part, one of each pair, each scaled to its own largest value. Of an image a pair's imaginary
+    part stands to the right of its real part.
+
+    Parameters
+    ----------
+    spectrum : Spectrum
+        Or a selection.
+    ax : matplotlib axes, optional
+        Where to draw.
+    count : int, default 16
+        How many, a pair counted once.
+    columns : int, optional
+        Pictures in a row.
+    weights : bool, default False
+        Draw the eigenfunctions' weights of x, columns of P, instead: these are not modes.
+    title : str, optional
+        Above the panel.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    places = _leading(spectrum, count)
+    drawn = (spectrum.weight_images if weights else spectrum.modes)[places]
+    names = [_name(spectrum, place) for place in places]
+    if spectrum.event_shape == (2,):
+        ax = _arrows(drawn, names, ax)
+    elif is_image(spectrum.event_shape):
+        ax = _images(drawn, names, ax, columns)
+    else:
+        ax = axes_or_new(ax, size=(6.0, 0.25 * len(places) + 1.0))
+        flat = drawn.reshape(len(places), -1).real
+        image = ax.imshow(_scaled(flat), cmap=SIGNED, vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
+        colour_bar(ax, image, "mode, of its largest value")
+        ax.set_yticks(range(len(places)), names, fontsize=7)
+        ax.set_xlabel("coordinate of x")
+    if title:
+        title_of(ax, title)
+    caveat(ax, spectrum.caveat)
+    return ax
+
+
+def eigenfunctions(
+    spectrum: Spectrum,
+    *,
+    axes: Sequence[Axes] | None = None,
+    mode: int = 0,
+    times: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
+    limits: tuple[float, float, float, float] = (-3.0, 3.0, -3.0, 3.0),
+    resolution: int = 96,
+    condition: Array | None = None,
+    background: Array | None = None,
+) -> NDArray[Any]:
+    """One eigenfunction of a two-dimensional student over the plane, at several times.
+
+    Colour is the real part over the modulus' largest value; lines are levels of the modulus. Along a path the
+    modulus grows by exp(Re lambda t), and the phase turns by Im lambda t.
+
+    Parameters
+    ----------
+    spectrum : Spectrum
+        Of a student of events ``(2,)``.
+    axes : sequence of matplotlib axes, optional
+        One for each time.
+    mode : int, default 0
+        Place in the spectrum.
+    times : sequence of float
+        In [0, 1].
+    limits : (left, right, bottom, top)
+        Of the plane.
+    resolution : int, default 96
+        Points on each side.
+    condition : array, optional
+        One label or vector, ``[1]`` or ``[1, dim]``, for a conditional student.
+    background : array, ``[T, B, 2]``, optional
+        States at the same times, drawn as dots.
+
+    Returns
+    -------
+    array of matplotlib.axes.Axes
+    """
+    if spectrum.event_shape != (2,):
+        raise ShapeError(f"spectrum: expected event shape (2,), got {spectrum.event_shape}")
+    left, right, bottom, top = limits
+    across, up = np.linspace(left, right, resolution), np.linspace(bottom, top, resolution)
+    points = np.stack(np.meshgrid(across, up), axis=-1).reshape(-1, 2).astype(np.float32)
+    given = None if condition is None else np.repeat(np.asarray(condition), len(points), axis=0)
+    chosen = spectrum[mode]
+    panels = panels_or_new(axes, len(times), (top - bottom) / (right - left))
+    for index, (ax, t) in enumerate(zip(panels, times, strict=True)):
+        psi = chosen.eigenfunctions(float(t), points, condition=given)[:, 0].reshape(resolution, resolution)
+        size = max(float(np.quantile(np.abs(psi), 0.995)), 1e-12)
+        image = ax.imshow(
+            psi.real / size,
+            origin="lower",
+            extent=limits,
+            cmap=SIGNED,
+            vmin=-1,
+            vmax=1,
+            interpolation="bilinear",
+        )
+        ax.contour(across, up, np.abs(psi), levels=5, colors=INK, linewidths=0.4, alpha=0.6)
+        if background is not None:
+            cloud = np.asarray(background)[index]
+            ax.scatter(cloud[:, 0], cloud[:, 1], s=3, color="black", alpha=0.5, linewidths=0)
+        ax.set_xlim(left, right)
+        ax.set_ylim(bottom, top)
+        ax.set_xticks([])
+        ax.set_yticks([])
+        title_of(ax, f"t = {t:g}")
+    panels[0].set_ylabel(f"mode {_name(spectrum, mode)}", fontsize=8)
+    colour_bar(panels[-1], image, "Re ψ / max |ψ|")
+    caveat(panels[-1], spectrum.caveat)
+    return panels
+
+
+def mode_energy(
+    spectrum: Spectrum,
+    *,
+    ax: Axes | None = None,
+    count: int = 7,
+    times: Sequence[float] | None = None,
+    title: str | None = None,
+) -> Axes:
+    """What each mode has moved by each time, mean square over noise, on a logarithmic scale.
+
+    Parameters
+    ----------
+    spectrum : Spectrum
+        Or a selection.
+    ax : matplotlib axes, optional
+        Where to draw.
+    count : int, default 7
+        Curves of single modes, a pair as one; the others are one dashed curve.
+    times : sequence of float, optional
+        40 times from 0.025 to 1 by default.
+    title : str, optional
+        Above the panel.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    grid = np.linspace(0.025, 1.0, 40) if times is None else np.asarray(times, dtype=np.float64)
+    energy = spectrum.energy_over_time(grid.tolist())
+    places = _leading(spectrum, min(count, len(LINES)))
+    ax = axes_or_new(ax, size=(5.6, 3.8))
+    shown = np.zeros(len(spectrum), dtype=bool)
+    for colour, place in zip(LINES, places, strict=False):
+        both = spectrum._closed(np.asarray([place]))
+        shown |= both
+        ax.plot(grid, energy[:, both].sum(axis=1), color=colour, linewidth=1.4, label=_name(spectrum, place))
+    if not shown.all():
+        rest = energy[:, ~shown].sum(axis=1)
+        label = f"{int((~shown).sum())} others"
+        ax.plot(grid, rest, color=DATA, linewidth=1.2, linestyle="--", label=label)
+    ax.set_yscale("log")
+    ax.set_xlabel("time, from noise (0) to data (1)")
+    ax.set_ylabel("energy moved (share of all at t = 1)")
+    ax.legend(frameon=False, fontsize=7, title="mode: eigenvalue", title_fontsize=7)
+    ax.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.6)
+    plain(ax)
+    if title:
+        title_of(ax, title)
+    caveat(ax, spectrum.caveat)
+    return ax
+
+
+def truncation(
+    spectrum: Spectrum,
+    x0: Array,
+    *,
+    ax: Axes | None = None,
+    counts: Sequence[int] | None = None,
+    condition: Array | None = None,
+    title: str | None = None,
+) -> Axes:
+    """How far samples of the first modes by energy are from samples of all, by the number of modes.
+
+    Parameters
+    ----------
+    spectrum : Spectrum
+        Or a selection.
+    x0 : array, ``[B, *event]``
+        Noise.
+    ax : matplotlib axes, optional
+        Where to draw.
+    counts, condition
+        As in :meth:`koopflow.spectrum.Spectrum.truncation_curve`.
+    title : str, optional
+        Above the panel.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    kept, errors = spectrum.truncation_curve(x0, counts=counts, condition=condition)
+    ax = axes_or_new(ax, size=(5.0, 3.6))
+    ax.plot(kept, errors, color=STUDENT, marker="o", markersize=3, linewidth=1.4)
+    order = np.argsort(-spectrum.energy, kind="stable")
+    left = 1.0 - np.cumsum(spectrum.energy[order]) / max(spectrum.energy.sum(), 1e-300)
+    ax.plot(
+        range(1, len(left) + 1),
+        np.sqrt(np.maximum(left, 0.0)),
+        color=TEACHER,
+        linewidth=1.0,
+        linestyle="--",
+        label="if contributions were orthogonal",
+    )
+    ax.axhline(0.1, color=FAINT, linewidth=0.8, zorder=0)
+    ax.set_ylim(0.0, None)
+    ax.set_xscale("symlog", linthresh=1.0)
+    ax.set_xlabel("modes, in the order of their energy")
+    ax.set_ylabel("RMS error (of what all modes move)")
+    ax.legend(frameon=False, fontsize=7)
+    plain(ax)
+    if title:
+        title_of(ax, title)
+    caveat(ax, spectrum.caveat)
+    return ax
+
+
+def _leading(spectrum: Spectrum, count: int) -> NDArray[np.int64]:
+    """Places of the highest energy, one of each pair."""
+    if len(spectrum) == 0:
+        raise ArgumentError("spectrum: expected at least one mode, got none")
+    order = np.argsort(-spectrum.energy, kind="stable")
+    taken, seen = [], set()
+    for place in order:
+        own = int(spectrum._chosen[place])
+        if int(spectrum._facts.partners[own]) not in seen or spectrum.eigenvalues[place].imag == 0:
+            taken.append(int(place))
+            seen.add(own)
+    return np.asarray(taken[:count], dtype=np.int64)
+
+
+def _name(spectrum: Spectrum, place: int) -> str:
+    value = spectrum.eigenvalues[place]
+    turn = f" ± {abs(value.imag):.2f}i" if value.imag else ""
+    return f"{spectrum.indices[place]}: {value.real:.2f}{turn}"
+
+
+def _scaled(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    flat = rows.reshape(len(rows), -1)
+    top = np.maximum(np.abs(flat).max(axis=1), 1e-300)
+    return np.asarray((flat / top[:, None]).reshape(rows.shape))
+
+
+def _arrows(drawn: NDArray[np.complex128], names: list[str], ax: Axes | None) -> Axes:
+    ax = axes_or_new(ax, size=(5.4, 4.4))
+    top = max(float(np.abs(drawn).max()), 1e-300)
+    for index, (mode, name) in enumerate(zip(drawn, names, strict=True)):
+        colour = colormaps["viridis"](0.9 * index / max(1, len(names) - 1))
+        # A pair turns the state along an ellipse; its real part is where it points at phase 0.
+        angle = np.linspace(0.0, 2.0 * np.pi, 73)
+        turn = np.real(mode[None] * np.exp(1j * angle)[:, None]) / top
+        if np.abs(mode.imag).max() > 0:
+            ax.plot(turn[:, 0], turn[:, 1], color=colour, linewidth=0.7, alpha=0.7)
+        tip = mode.real / top
+        ax.annotate("", tip, (0.0, 0.0), arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 1.3})
+        ax.plot([], [], color=colour, label=name)
+    ax.set_xlim(-1.1, 1.1)
+    ax.set_ylim(-1.1, 1.1)
+    ax.set_aspect("equal")
+    ax.set_xlabel("x₁ (of the largest mode)")
+    ax.set_ylabel("x₂")
+    ax.legend(frameon=False, fontsize=6, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    plain(ax)
+    return ax
+
+
+def _images(drawn: NDArray[np.complex128], names: list[str], ax: Axes | None, columns: int | None) -> Axes:
+    height, width = image_size(drawn.real)
+    pictures, captions = [], []
+    for mode, name in zip(drawn, names, strict=True):
+        image = mode.reshape(height, width)
+        top = max(float(np.abs(image).max()), 1e-300)
+        complex_ = np.abs(image.imag).max() > 1e-12 * top
+        both = np.concatenate(
+            [image.real, image.imag if complex_ else np.full_like(image.real, np.nan)], axis=1
+        )
+        pictures.append(both / top)
+        captions.append(name)
+    columns = columns or min(4, len(pictures))
+    rows = -(-len(pictures) // columns)
+    # Room for a caption above each picture.
+    room, gap = max(2, height // 3), 1
+    cell_h, cell_w = height + room + gap, 2 * width + 2 * gap
+    canvas = np.full((rows * cell_h, columns * cell_w), np.nan)
+    ax = axes_or_new(ax, size=(1.7 * columns + 0.6, 1.15 * rows + 0.5))
+    for index, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+        top_row, left = index // columns * cell_h + room, index % columns * cell_w + gap
+        canvas[top_row : top_row + height, left : left + 2 * width] = picture
+        ax.text(left, top_row - 1.0, caption, fontsize=6, color=INK, va="bottom")
+    image = ax.imshow(
+        canvas, cmap=colormaps[SIGNED].with_extremes(bad=GAP), vmin=-1, vmax=1, interpolation="nearest"
+    )
+    ax.set_axis_off()
+    colour_bar(ax, image, "real | imaginary part, of the mode's largest modulus")
+    return ax

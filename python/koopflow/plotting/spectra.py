@@ -1,0 +1,234 @@
+"""Eigenvalues and the generator."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize, SymLogNorm
+from numpy.typing import NDArray
+
+from .._arrays import Array, to_numpy
+from ..exceptions import ArgumentError, ShapeError
+from ._canvas import DATA, FAINT, INK, SIGNED, STUDENT, axes_or_new, caveat, colour_bar, plain, title_of
+
+if TYPE_CHECKING:
+    from ..spectrum import Spectrum
+
+# Residuals of this much and more are one colour.
+WORST = 1.0
+
+
+def eigenvalues(
+    values: Array,
+    *,
+    ax: Axes | None = None,
+    amplitudes: Array | None = None,
+    title: str | None = None,
+) -> Axes:
+    """Eigenvalues of a generator in the complex plane.
+
+    The line Re = 0 divides growth from decay; a conjugate pair has one colour, real eigenvalues are grey.
+
+    Parameters
+    ----------
+    values : array, ``[m]``, complex
+        As :meth:`koopflow.KoopmanDistiller.eigenvalues` gives them.
+    ax : matplotlib axes, optional
+        Where to draw.
+    amplitudes : array, ``[m]``, optional
+        Non-negative; the area of each marker.
+    title : str, optional
+        Above the panel.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> from koopflow import plotting
+    >>> ax = plotting.eigenvalues([0.0, -0.5 + 2j, -0.5 - 2j])
+    >>> ax.get_xlabel()
+    'growth rate, Re λ'
+    """
+    spectrum = np.asarray(to_numpy(values), dtype=np.complex128).reshape(-1)
+    if len(spectrum) == 0:
+        raise ArgumentError("values: expected at least one eigenvalue, got none")
+    ax = axes_or_new(ax, size=(5.0, 4.2))
+    area = np.full(len(spectrum), 34.0)
+    if amplitudes is not None:
+        weight = np.abs(to_numpy(amplitudes)).reshape(-1)
+        if len(weight) != len(spectrum):
+            raise ShapeError(f"amplitudes: expected shape ({len(spectrum)},), got ({len(weight)},)")
+        area = 12.0 + 120.0 * weight / max(float(weight.max()), 1e-300)
+    _plane_of_growth(ax, spectrum)
+    ax.scatter(
+        spectrum.real,
+        spectrum.imag,
+        s=area,
+        c=_pair_colours(spectrum),
+        edgecolors="white",
+        linewidths=0.6,
+        zorder=3,
+    )
+    ax.set_xlabel("growth rate, Re λ")
+    ax.set_ylabel("frequency, Im λ")
+    plain(ax)
+    if title:
+        title_of(ax, title)
+    return ax
+
+
+def spectrum(
+    spectrum: Spectrum, *, ax: Axes | None = None, labels: int = 6, title: str | None = None
+) -> Axes:
+    """Eigenvalues of a spectrum in the complex plane: area by energy, colour by residual.
+
+    The line Re = 0 divides growth from decay. Dark modes obey their equation along the teacher's paths, pale
+    ones do not; a spectrum without a teacher is grey.
+
+    Parameters
+    ----------
+    spectrum : Spectrum
+        Or a selection.
+    ax : matplotlib axes, optional
+        Where to draw.
+    labels : int, default 6
+        How many of the highest energy are numbered, one of each pair.
+    title : str, optional
+        Above the panel.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    values, energy, residuals = spectrum.eigenvalues, spectrum.energy, spectrum.residuals
+    if len(values) == 0:
+        raise ArgumentError("spectrum: expected at least one mode, got none")
+    ax = axes_or_new(ax, size=(5.8, 4.4))
+    _plane_of_growth(ax, values)
+    # Many modes: smaller markers, and faint ones stay visible.
+    largest = 420.0 if len(values) <= 100 else 240.0
+    area = 5.0 + largest * energy / max(float(energy.max()), 1e-300)
+    options: dict[str, Any] = {"edgecolors": INK, "linewidths": 0.4, "alpha": 0.9, "zorder": 3}
+    if residuals is None:
+        ax.scatter(values.real, values.imag, s=area, color=FAINT, **options)
+    else:
+        norm = Normalize(0.0, WORST)
+        dots = ax.scatter(
+            values.real,
+            values.imag,
+            s=area,
+            c=np.minimum(residuals, WORST),
+            cmap="viridis",
+            norm=norm,
+            **options,
+        )
+        bar = colour_bar(ax, dots, "residual along the teacher's paths", extend="max")
+        bar.ax.axhline(0.5, color="white", linewidth=1.2)
+    for place in [p for p in np.argsort(-energy, kind="stable") if values[p].imag >= 0][:labels]:
+        ax.annotate(
+            str(spectrum.indices[place]),
+            (values[place].real, values[place].imag),
+            xytext=(0.55 * np.sqrt(area[place]) + 1, 2),
+            textcoords="offset points",
+            fontsize=7,
+            color=INK,
+            zorder=4,
+        )
+    ax.set_xlabel("growth rate, Re λ (per unit of time)")
+    ax.set_ylabel("angular frequency, Im λ (radians per unit of time)")
+    plain(ax)
+    if title:
+        title_of(ax, title)
+    caveat(ax, spectrum.caveat)
+    return ax
+
+
+def generator(
+    matrix: Array, *, ax: Axes | None = None, dimension: int | None = None, title: str | None = None
+) -> Axes:
+    """A generator as a heat map, linear near 0 and logarithmic beyond.
+
+    Entry (i, j) is what observable i puts into the rate of observable j.
+
+    Parameters
+    ----------
+    matrix : array, ``[m, m]``
+        As :meth:`koopflow.KoopmanDistiller.generator_matrix` gives it.
+    ax : matplotlib axes, optional
+        Where to draw.
+    dimension : int, optional
+        d, to mark the blocks [1, t], x and phi.
+    title : str, optional
+        Above the panel.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> from koopflow import plotting
+    >>> ax = plotting.generator([[0.0, 1.0], [0.0, -0.5]])
+    >>> ax.get_xlabel()
+    'rate of observable'
+    """
+    entries = np.asarray(to_numpy(matrix), dtype=np.float64)
+    if entries.ndim != 2 or entries.shape[0] != entries.shape[1] or entries.size == 0:
+        raise ShapeError(f"matrix: expected shape (m, m), got {entries.shape}")
+    if not np.isfinite(entries).all():
+        raise ArgumentError("matrix: expected finite numbers")
+    ax = axes_or_new(ax, size=(5.2, 4.4))
+    top = max(float(np.abs(entries).max()), 1e-12)
+    image = ax.imshow(
+        entries, cmap=SIGNED, norm=SymLogNorm(top * 1e-2, vmin=-top, vmax=top), interpolation="nearest"
+    )
+    colour_bar(ax, image, "L (per unit of time)")
+    ax.set_xlabel("rate of observable")
+    ax.set_ylabel("observable")
+    if dimension is not None:
+        for edge in (1.5, 1.5 + dimension):
+            ax.axhline(edge, color=INK, linewidth=0.5)
+            ax.axvline(edge, color=INK, linewidth=0.5)
+        places = [0.5, 1.5 + dimension / 2, (1.5 + dimension + len(entries)) / 2]
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_ticks(places, ["1, t", "x", "phi"], fontsize=8)
+    if title:
+        title_of(ax, title)
+    return ax
+
+
+def _plane_of_growth(ax: Axes, values: NDArray[np.complex128]) -> None:
+    """Room for eigenvalues, with decay on the left of a line and growth on its right."""
+    left, right = min(0.0, float(values.real.min())), max(0.0, float(values.real.max()))
+    margin = 0.16 * max(right - left, 1e-2)
+    left, right = left - margin, right + margin
+    top = 1.15 * max(1e-2, float(np.abs(values.imag).max()))
+    ax.axvspan(0.0, right, color=STUDENT, alpha=0.05, linewidth=0)
+    ax.axvline(0.0, color=STUDENT, linewidth=0.9)
+    ax.axhline(0.0, color=FAINT, linewidth=0.8, zorder=0)
+    ax.set_xlim(left, right)
+    ax.set_ylim(-top, top)
+    for text, side, shift in (("decays", "right", -4), ("grows", "left", 4)):
+        ax.annotate(
+            text,
+            (0.0, -top),
+            xytext=(shift, 3),
+            textcoords="offset points",
+            ha=side,
+            fontsize=8,
+            color=DATA,
+        )
+
+
+def _pair_colours(spectrum: NDArray[np.complex128]) -> list[Any]:
+    """One colour for each conjugate pair, by frequency; grey for real eigenvalues."""
+    top = max(float(np.abs(spectrum.imag).max()), 1e-12)
+    return [
+        DATA if abs(value.imag) < 1e-9 else colormaps["viridis"](0.1 + 0.75 * abs(value.imag) / top)
+        for value in spectrum
+    ]
