@@ -7,7 +7,7 @@ import torch
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from koopflow import datasets, plotting
+from koopflow import FlowTeacher, KoopmanDistiller, datasets, plotting
 from koopflow.exceptions import ArgumentError, ShapeError
 
 SPECTRUM = np.array([0.0, -0.5 + 2.0j, -0.5 - 2.0j, 0.1 + 1.0j, 0.1 - 1.0j, -0.7])
@@ -25,6 +25,12 @@ DRAWINGS = {
     "image_grid": lambda ax=None: plotting.image_grid(datasets.digits()[0][:6], ax=ax),
     "eigenvalues": lambda ax=None: plotting.eigenvalues(SPECTRUM, ax=ax),
     "loss_history": lambda ax=None: plotting.loss_history({"loss": [[1, 2.0], [2, 1.0]]}, ax=ax),
+    "generator": lambda ax=None: plotting.generator(
+        np.random.default_rng(1).normal(size=(7, 7)), ax=ax, dimension=2
+    ),
+    "edit_strip": lambda ax=None: plotting.edit_strip(datasets.digits()[0][:6].reshape(3, 2, 64), ax=ax),
+    "inversion_strip": lambda ax=None: plotting.inversion_strip(*[datasets.digits()[0][:4]] * 3, ax=ax),
+    "edit_trails": lambda ax=None: plotting.edit_strip(PATH, ax=ax, strengths=range(5)),
 }
 
 
@@ -142,3 +148,107 @@ def test_loss_history_takes_both_histories(ax):
 def test_wrong_arguments_are_named(draw, kind, message):
     with pytest.raises(kind, match=message):
         draw()
+
+
+@pytest.fixture(scope="module")
+def spec(student, gaussian):
+    return student.spectrum(gaussian)
+
+
+@pytest.fixture(scope="module")
+def images():
+    """A student of 4 x 4 images, its spectrum and some data of two classes."""
+    random = np.random.default_rng(3)
+    teacher = FlowTeacher.gaussian(random.normal(size=(1, 4, 4)), np.eye(16) * 0.3)
+    student = KoopmanDistiller(observables=8, width=16, depth=1, steps=30, trajectories=64)
+    student.fit(teacher, progress=False)
+    return student, student.spectrum(), student.sample(30), np.arange(30) % 3
+
+
+SPECTRAL = {
+    "spectrum": lambda spec, ax=None: plotting.spectrum(spec, ax=ax),
+    "modes": lambda spec, ax=None: plotting.modes(spec, ax=ax),
+    "weights": lambda spec, ax=None: plotting.modes(spec, ax=ax, weights=True),
+    "mode_energy": lambda spec, ax=None: plotting.mode_energy(spec, ax=ax),
+}
+
+
+@pytest.mark.parametrize("name", SPECTRAL)
+def test_spectral_pictures_draw_where_they_are_told(name, spec, images, ax, tmp_path):
+    assert SPECTRAL[name](spec, ax) is ax
+    assert ax.has_data() or ax.texts
+    before = plt.get_fignums()
+    for selection in (spec, spec[:1], images[1]):
+        SPECTRAL[name](selection).figure.savefig(tmp_path / "picture.png")
+    assert plt.get_fignums() == before
+    with pytest.raises(ArgumentError, match="spectrum"):
+        SPECTRAL[name](spec[:0])
+
+
+def test_a_spectrum_that_is_not_the_flows_says_so_in_every_picture(spec):
+    bad = spec[spec.spurious]
+    assert bad.caveat
+    for draw in SPECTRAL.values():
+        assert bad.caveat in [text.get_text() for text in draw(bad).texts]
+        assert bad.caveat not in [text.get_text() for text in draw(spec[~spec.spurious]).texts]
+
+
+def test_the_spectrums_markers_are_its_eigenvalues_energies_and_residuals(spec, ax):
+    plotting.spectrum(spec, ax=ax)
+    dots = ax.collections[0]
+    np.testing.assert_allclose(dots.get_offsets(), np.column_stack([spec.growth, spec.frequency]))
+    np.testing.assert_allclose(dots.get_array(), np.minimum(spec.residuals, 1.0))
+    assert np.all(np.diff(dots.get_sizes()) <= 1e-9)
+
+
+def test_eigenfunctions_are_drawn_over_the_plane(spec, images):
+    panels = plotting.eigenfunctions(spec, mode=1, times=[0.0, 1.0], resolution=16)
+    psi = spec[1].eigenfunctions(0.0, np.array([[-3.0, -3.0], [3.0, 3.0]]))[:, 0].real
+    shown = np.asarray(panels[0].images[0].get_array())
+    assert shown[0, 0] / shown[-1, -1] == pytest.approx(psi[0] / psi[1], rel=1e-3)
+    with pytest.raises(ShapeError, match="event shape"):
+        plotting.eigenfunctions(images[1])
+
+
+def test_truncation_falls_to_nothing(student, spec, ax):
+    plotting.truncation(spec, np.random.default_rng(0).normal(size=(64, 2)).astype("f4"), ax=ax)
+    errors = ax.lines[0].get_ydata()
+    assert errors[0] == pytest.approx(1.0)
+    assert errors[-1] < 1e-4
+
+
+def test_classes_are_drawn(images, ax, tmp_path):
+    _, spectrum, x, labels = images
+    signatures = spectrum.signatures(x, labels)
+    assert plotting.signatures(signatures, ax=ax) is ax
+    assert sorted(tick.get_text() for tick in ax.get_yticklabels()) == ["0", "1", "2"]
+    ax.figure.savefig(tmp_path / "signatures.png")
+    for method in ("pca", "tsne"):
+        panel = plotting.embedding(spectrum, x, labels, method=method)
+        assert sum(len(dots.get_offsets()) for dots in panel.collections) == 30
+    with pytest.raises(ArgumentError, match="method"):
+        plotting.embedding(spectrum, x, labels, method="umap")
+    with pytest.raises(ShapeError, match="labels"):
+        plotting.embedding(spectrum, x, labels[:3])
+
+
+def test_strips_and_generators_refuse_what_does_not_fit():
+    with pytest.raises(ShapeError, match="sweep"):
+        plotting.edit_strip(np.zeros((3, 2)))
+    with pytest.raises(ArgumentError, match="strengths"):
+        plotting.edit_strip(PATH, strengths=[0.0])
+    with pytest.raises(ShapeError, match="one shape"):
+        plotting.inversion_strip(np.zeros((3, 64)), np.zeros((3, 64)), np.zeros((2, 64)))
+    with pytest.raises(ShapeError, match="matrix"):
+        plotting.generator(np.zeros((3, 2)))
+    with pytest.raises(ArgumentError, match="finite"):
+        plotting.generator([[np.nan]])
+
+
+def test_two_thousand_modes_are_drawn(tmp_path):
+    teacher = FlowTeacher.gaussian(np.zeros(2), np.eye(2))
+    student = KoopmanDistiller(observables=2000, width=8, depth=1, steps=1, trajectories=32)
+    spectrum = student.fit(teacher, progress=False).spectrum()
+    assert len(spectrum) == 2000
+    for draw in SPECTRAL.values():
+        draw(spectrum).figure.savefig(tmp_path / "many.png")

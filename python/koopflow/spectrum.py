@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # A mode whose residual is above this obeys its own equation worse than not.
 SPURIOUS = 0.5
+# Rounding L to float32 then moves an eigenvalue by some hundredths.
+NEARLY_DEFECTIVE = 1e5
 # Times along the teacher's paths where residuals are measured.
 RESIDUAL_TIMES = tuple(float(t) for t in np.linspace(0.0, 1.0, 9))
 NOISE_SEED = 424_242
@@ -168,7 +170,7 @@ class Spectrum:
         eigenfunctions read features only.
         """
         size = int(np.prod(self.event_shape))
-        return self.weights[2 : 2 + size].T.reshape(-1, *self.event_shape)
+        return np.asarray(self.weights[2 : 2 + size].T.reshape(-1, *self.event_shape))
 
     @property
     def energy(self) -> _Real:
@@ -177,7 +179,7 @@ class Spectrum:
         A pair's is shared equally. Contributions are not orthogonal, so that shares rank modes; they do not
         say how much of the variance is explained.
         """
-        return self.energy_over_time([1.0])[0]
+        return np.asarray(self.energy_over_time([1.0])[0])
 
     @property
     def residuals(self) -> _Real | None:
@@ -211,13 +213,13 @@ class Spectrum:
 
     @property
     def condition_number(self) -> float:
-        """The largest of them; above 1e8 the generator is nearly defective and :meth:`summary` says so."""
+        """The largest of them; above 1e5 the generator is nearly defective and :meth:`summary` says so."""
         return float(self._facts.condition_numbers.max())
 
     @property
     def nearly_defective(self) -> bool:
         """Whether some modes are nearly parallel, so that single ones mean little."""
-        return self.condition_number > 1e8
+        return self.condition_number > NEARLY_DEFECTIVE
 
     @property
     def verdict(self) -> str:

@@ -5,7 +5,7 @@ own when there is none, returns the axes, and shows nothing: ``ax.figure.savefig
 Outside notebooks no figure is registered with pyplot, so none has to be closed.
 """
 
-from ._canvas import new_figure
+from ._canvas import COLOURS, new_figure
 from .classes import embedding, signatures
 from .editing import edit_strip, inversion_strip
 from .modes import eigenfunctions, mode_energy, modes, truncation
@@ -13,6 +13,7 @@ from .samples import image_grid, loss_history, paths, samples, side_by_side
 from .spectra import eigenvalues, generator, spectrum
 
 __all__ = [
+    "COLOURS",
     "edit_strip",
     "eigenfunctions",
     "eigenvalues",

@@ -1,0 +1,446 @@
+"""Spectra from Python: identities by NumPy, a flow whose spectrum is known, and what is done with them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import expm
+
+from koopflow import FlowTeacher, KoopmanDistiller
+from koopflow.exceptions import ArgumentError, ShapeError
+
+NOISE = np.random.default_rng(5).normal(size=(40, 2))
+SMALL = {"width": 16, "depth": 2, "steps": 80, "trajectories": 256, "dtype": "float64"}
+
+
+@pytest.fixture(scope="module", params=["spectral", "dense", "linear", "network"])
+def fitted(request, gaussian):
+    decoder = request.param if request.param in ("linear", "network") else "slice"
+    generator = "dense" if request.param == "dense" else "spectral"
+    student = KoopmanDistiller(generator=generator, decoder=decoder, observables=9, seed=2, **SMALL)
+    return student.fit(gaussian, progress=False)
+
+
+@pytest.fixture(scope="module")
+def spec(student, gaussian):
+    return student.spectrum(gaussian)
+
+
+def test_eigenfunctions_and_modes_solve_the_eigenvalue_problem(fitted):
+    spec = fitted.spectrum()
+    generator = fitted.generator_matrix()
+    np.testing.assert_allclose(generator @ spec.weights, spec.weights * spec.eigenvalues, atol=1e-9)
+    own = np.linalg.eigvals(generator)
+    for value in spec.eigenvalues:
+        assert np.abs(own - value).min() < 1e-6
+    # Conjugates stand side by side, the positive frequency first.
+    turning = np.flatnonzero(spec.frequency > 0)
+    np.testing.assert_array_equal(spec.eigenvalues[turning + 1], spec.eigenvalues[turning].conj())
+    assert spec.condition_number >= 1.0
+    assert not spec.nearly_defective
+    assert np.all(np.diff(spec.energy) <= 1e-12)
+    assert spec.energy.sum() == pytest.approx(1.0)
+
+
+def test_contributions_add_up_to_the_sample(fitted):
+    spec = fitted.spectrum()
+    if fitted.decoder == "network":
+        with pytest.raises(ArgumentError, match="decoder"):
+            spec.contributions(NOISE)
+        return
+    for t in (0.3, 1.0):
+        parts = spec.contributions(NOISE, t=t).sum(axis=1)
+        assert np.abs(parts.imag).max() < 1e-10
+        expected = fitted.sample_path(NOISE, times=[t])[0]
+        np.testing.assert_allclose(spec.base(NOISE, t=t) + parts.real, expected, atol=1e-9)
+
+
+def test_modes_are_what_eigenfunctions_put_into_the_state(fitted):
+    """A unit of Re psi_k, put into g by the spectral projector, moves the readout by the mode."""
+    spec = fitted.spectrum()
+    assert spec.modes.shape == (len(spec), 2)
+    np.testing.assert_allclose(spec.mode_rates, spec.eigenvalues[:, None] * spec.modes, atol=1e-10)
+    if fitted.decoder != "slice":
+        return
+    rows = np.linalg.pinv(np.column_stack([spec.weights, _rest(fitted, spec)]))[: len(spec)]
+    np.testing.assert_allclose(spec.modes, rows[:, 2:4], atol=1e-7)
+
+
+def _rest(student, spec):
+    """A basis of the generalised null space of L, which completes the eigenvectors."""
+    power = np.linalg.matrix_power(student.generator_matrix(), 3)
+    return np.linalg.svd(power)[2][len(spec) - len(power) :].T
+
+
+def test_sampling_with_all_modes_is_sampling_and_with_some_is_not(fitted):
+    whole = fitted.sample(x0=NOISE)
+    np.testing.assert_allclose(fitted.sample(x0=NOISE, modes=slice(None)), whole, atol=1e-10)
+    spec = fitted.spectrum()
+    part = fitted.sample(x0=NOISE, modes=spec[:3])
+    assert part.dtype == whole.dtype
+    assert np.abs(part - whole).max() > 1e-4
+    np.testing.assert_array_equal(part, fitted.sample(x0=NOISE, modes=spec[:3].indices))
+    mask = np.zeros(len(spec), dtype=bool)
+    mask[spec[:3].indices] = True
+    np.testing.assert_array_equal(part, fitted.sample(x0=NOISE, modes=mask))
+    path = fitted.sample_path(NOISE, times=[0.5, 1.0], modes=spec[:3])
+    np.testing.assert_allclose(path[1], part, atol=1e-12)
+
+
+def test_truncation_leaves_the_others_where_they_are(fitted):
+    """By SciPy's exponential of a generator whose other modes have eigenvalue 0."""
+    spec = fitted.spectrum()
+    keep = spec.select(count=3)
+    gone = np.setdiff1d(spec.indices, keep.indices)
+    weights, values = spec.weights, spec.eigenvalues
+    # The projector needs left eigenvectors of L, not a pseudo-inverse: those of L^T, paired and scaled.
+    own, vectors = np.linalg.eig(fitted.generator_matrix().T)
+    still = np.zeros_like(fitted.generator_matrix(), dtype=complex)
+    for k in gone:
+        row = vectors[:, np.abs(own - values[k]).argmin()]
+        still += values[k] * np.outer(weights[:, k], row) / (row @ weights[:, k])
+    moved = fitted.encode(0.0, NOISE) @ expm(fitted.generator_matrix() - still)
+    assert np.abs(moved.imag).max() < 1e-8
+    np.testing.assert_allclose(fitted.sample(x0=NOISE, modes=keep), fitted.readout(moved.real), atol=1e-8)
+
+
+def test_selections(spec):
+    assert len(spec[3]) == 1
+    assert len(spec[:5]) == 5
+    assert len(spec[spec.growth < 0]) == int((spec.growth < 0).sum())
+    np.testing.assert_array_equal(spec[[4, 2]].indices, [4, 2])
+    np.testing.assert_array_equal(spec[2:6][[0, 1]].indices, spec.indices[2:4])
+    assert len(spec[-1:]) == 1
+    assert len(spec[[]]) == 0
+    with pytest.raises(IndexError):
+        spec[len(spec)]
+    with pytest.raises(ShapeError, match="modes"):
+        spec[np.ones(3, dtype=bool)]
+    with pytest.raises(ArgumentError, match="modes"):
+        spec[[0.5]]
+    most = spec.select(energy=0.9)
+    assert most.energy.sum() >= 0.9
+    slow = spec.select(frequency=(0.0, 2.0), growth=(-10.0, 0.0))
+    assert np.all((np.abs(slow.frequency) < 2.0) & (slow.growth < 0.0))
+    # No pair is parted.
+    for count in range(1, len(spec) + 1):
+        chosen = spec.select(count=count)
+        assert set(chosen.eigenvalues) == set(chosen.eigenvalues.conj())
+        assert count <= len(chosen) <= count + 1
+    for options in ({"count": 0}, {"count": 99}, {"energy": 1.5}):
+        with pytest.raises(ArgumentError):
+            spec.select(**options)
+
+
+@pytest.mark.parametrize("sort", ["frequency", "growth", "modulus", "residual"])
+def test_sorted_by_what_is_asked(student, gaussian, sort):
+    spec = student.spectrum(gaussian, sort=sort)
+    key = {
+        "frequency": np.abs(spec.frequency),
+        "growth": spec.growth,
+        "modulus": np.abs(spec.eigenvalues),
+        "residual": spec.residuals,
+    }[sort]
+    assert np.all(np.diff(key) >= -1e-12)
+    by_energy = student.spectrum(gaussian)
+    np.testing.assert_array_equal(by_energy.eigenvalues[spec.indices], spec.eigenvalues)
+    with pytest.raises(ArgumentError, match="sort"):
+        student.spectrum(sort="size")
+
+
+LINEAR = torch.tensor([[-0.5, 0.3], [0.0, 0.4]], dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def linear_flow():
+    """dx/dt = x A: Gaussian at every time. Its polynomial eigenvalues are sums of those of A, -0.5 and 0.4."""
+
+    def velocity(t, x):
+        return x @ LINEAR.to(x.dtype)
+
+    return FlowTeacher.from_torch(velocity, event_shape=(2,), convention="torchcfm", dtype="float64")
+
+
+def test_a_known_spectrum_is_recovered(linear_flow):
+    student = KoopmanDistiller(
+        method="closed_form", basis="polynomial", degree=2, generator="dense", dtype="float64"
+    ).fit(linear_flow, progress=False)
+    spec = student.spectrum()
+    for exact in (-0.5, 0.4, -1.0, -0.1, 0.8):
+        assert np.abs(spec.eigenvalues - exact).min() < 1e-2
+    # t, t² and t x make Jordan blocks, so that single modes mean nothing, and the table says it.
+    assert spec.nearly_defective
+    assert "nearly defective" in spec.summary()
+    assert spec.caveat
+
+
+def test_eigenfunctions_follow_a_flow_with_a_known_spectrum(linear_flow):
+    """psi(t, x_t) = e^{lambda t} psi(0, x_0) for the eigenfunctions of states and their products."""
+    student = KoopmanDistiller(
+        method="closed_form", basis="polynomial", degree=2, generator="dense", dtype="float64"
+    ).fit(linear_flow, progress=False)
+    spec = student.spectrum(linear_flow)
+    times = [0.0, 0.3, 1.0]
+    path = np.stack([NOISE @ expm(t * LINEAR.numpy()) for t in times])
+    for exact in (-1.0, -0.1, 0.8):
+        mode = spec[int(np.abs(spec.eigenvalues - exact).argmin())]
+        psi = np.stack([mode.eigenfunctions(t, x)[:, 0] for t, x in zip(times, path, strict=True)])
+        for index, t in enumerate(times):
+            np.testing.assert_allclose(
+                psi[index], np.exp(exact * t) * psi[0], atol=2e-2 * np.abs(psi[0]).max()
+            )
+        assert mode.residuals[0] < 0.05
+
+
+def test_residuals_are_those_of_paths_by_finite_differences(student, gaussian):
+    spec = student.spectrum(gaussian)
+    path = gaussian.trajectory(NOISE.astype("f4"), times=[0.499, 0.5, 0.501])
+    psi = [spec.eigenfunctions(t, x) for t, x in zip([0.499, 0.5, 0.501], path, strict=True)]
+    rate = (psi[2] - psi[0]) / 0.002
+    gap = np.sqrt((np.abs(rate - spec.eigenvalues * psi[1]) ** 2).mean(axis=0))
+    size = np.sqrt((np.abs(rate) ** 2).mean(axis=0) + psi[1].var(axis=0))
+    # One time of nine, other noise: the same magnitude.
+    ratio = (gap / size) / spec.residuals
+    assert np.median(ratio) == pytest.approx(1.0, abs=0.5)
+    assert np.corrcoef(gap / size, spec.residuals)[0, 1] > 0.5
+
+
+def test_what_is_said_about_the_flow(student, gaussian):
+    followed = student.spectrum(gaussian)
+    assert followed.residuals.shape == (len(followed),)
+    assert 0.0 <= followed.trusted_energy <= 1.0
+    good = followed.select(residual=0.5)
+    assert not good.spurious.any()
+    assert "follow the teacher's flow" in good.verdict
+    assert good.caveat is None
+    bad = followed[followed.spurious]
+    assert len(bad) > 0
+    assert "a basis of the student, not of the teacher's flow" in bad.verdict
+    assert bad.caveat
+    assert "spurious" in bad.summary()
+    assert repr(bad).startswith("Spectrum(")
+
+
+def test_a_loaded_student_has_no_teacher_to_check_against(student, tmp_path, gaussian):
+    student.save(tmp_path / "student.safetensors")
+    loaded = KoopmanDistiller.load(tmp_path / "student.safetensors")
+    spec = loaded.spectrum()
+    assert spec.residuals is None
+    assert spec.spurious is None
+    assert spec.trusted_energy is None
+    assert "not checked" in spec.summary()
+    with pytest.raises(ArgumentError, match="residual"):
+        spec.select(residual=0.5)
+    with pytest.raises(ArgumentError, match="sort"):
+        loaded.spectrum(sort="residual")
+    np.testing.assert_allclose(loaded.spectrum(gaussian).residuals, student.spectrum().residuals)
+
+
+def test_wrong_teachers_and_foreign_selections_are_refused(student, fitted):
+    with pytest.raises(TypeError, match="teacher"):
+        student.spectrum(lambda t, x: x)
+    with pytest.raises(ShapeError, match="teacher"):
+        student.spectrum(FlowTeacher.gaussian(np.zeros(3), np.eye(3)))
+    with pytest.raises(ArgumentError, match="another student"):
+        student.sample(x0=NOISE, modes=fitted.spectrum()[:2])
+    with pytest.raises(ArgumentError, match="steps"):
+        student.sample(x0=NOISE, modes=[0], steps=2)
+
+
+def test_energy_grows_from_nothing_and_bands_fill_up(student, spec):
+    energy = spec.energy_over_time([0.0, 0.5, 1.0])
+    assert np.all(energy[0] == 0.0)
+    np.testing.assert_allclose(energy[2], spec.energy)
+    # By hand: mean square of the contributions of the same noise.
+    noise = np.random.default_rng(0).normal(size=(4000, 2)).astype("f4")
+    moved = (np.abs(spec.contributions(noise)) ** 2).sum(axis=2).mean(axis=0)
+    np.testing.assert_allclose(moved / moved.sum(), spec.energy, atol=0.05)
+    edges = [0.5, 3.0, np.inf]
+    bands = spec.bands(NOISE.astype("f4"), edges=edges, times=[0.5, 1.0])
+    assert bands.shape == (3, 2, 40, 2)
+    np.testing.assert_allclose(bands[2, 1], student.sample(x0=NOISE.astype("f4")), atol=1e-5)
+    counts, errors = spec.truncation_curve(NOISE.astype("f4"))
+    assert counts[0] == 0
+    assert counts[-1] == len(spec)
+    assert errors[0] == pytest.approx(1.0)
+    assert errors[-1] < 1e-5
+    report = spec.stability()
+    assert report.growing + report.decaying + report.neutral == pytest.approx(1.0)
+    assert report.largest_growth == spec.growth.max()
+    assert np.all(spec.lifetime[spec.growth < 0] == -1.0 / spec.growth[spec.growth < 0])
+    assert np.all(np.isinf(spec.lifetime[spec.growth >= 0]))
+
+
+def test_edits_change_what_they_say(student, spec):
+    x0 = NOISE.astype("f4")
+    x = student.sample(x0=x0)
+    # Twice a mode's eigenfunction adds its contribution and its start: psi e^lambda v, and its conjugate's.
+    place = int(np.flatnonzero(spec.frequency > 0)[0])
+    psi, mode = spec.amplitudes(x0)[:, place], spec.modes[place]
+    carried = 2.0 * np.real((psi * np.exp(spec.eigenvalues[place]))[:, None] * mode)
+    np.testing.assert_allclose(student.edit(x0=x0, modes=[place], scale=2.0) - x, carried, atol=1e-4)
+    turned = 2.0 * np.real((psi * (1j - 1.0) * np.exp(spec.eigenvalues[place]))[:, None] * mode)
+    np.testing.assert_allclose(student.edit(x0=x0, modes=[place], rotate=np.pi / 2) - x, turned, atol=1e-4)
+    # Additive edits do not depend on when.
+    early = student.edit(x0=x0, modes=[place], shift=0.5)
+    growth = np.exp(1j * spec.frequency[place] * 0.7)
+    late = student.edit(x0=x0, modes=[place], shift=0.5 * growth, at=0.7)
+    np.testing.assert_allclose(early, late, atol=1e-4)
+    for options in ({"scale": 1.0}, {"shift": 0.0}):
+        for at in (0.0, 0.5, 1.0):
+            np.testing.assert_allclose(student.edit(x, modes=[place], at=at, **options), x, atol=1e-6)
+    torch_x = torch.from_numpy(x)
+    assert isinstance(student.edit(torch_x, modes=[place], scale=2.0), torch.Tensor)
+    projected = student.edit(x, modes=[place], scale=1.2, at=0.5, project=True)
+    assert np.abs(projected - x).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "scale, shift or rotate"),
+        ({"scale": 2.0, "x0": NOISE}, "one of x and x0"),
+        ({"scale": 2.0, "at": 2.0}, "at"),
+        ({"rotate": 1.0}, "rotate"),
+        ({"scale": float("nan")}, "gains"),
+    ],
+)
+def test_impossible_edits_are_refused(student, options, message):
+    with pytest.raises(ValueError, match=message):
+        student.edit(NOISE, **options)
+
+
+def test_directions_move_what_they_read(student, spec):
+    random = np.random.default_rng(1)
+    x = student.sample(x0=random.normal(size=(400, 2)).astype("f4"))
+    labels = np.where(x[:, 0] > 1.0, "right", "left")
+    directions = spec.directions(x, labels=labels, at=1.0)
+    assert directions.names == ["left", "right"]
+    assert np.all(directions.r2 > 0.4)
+    sweep = directions.sweep(x, "right", [-1.0, 0.0, 1.0])
+    assert sweep.shape == (3, 400, 2)
+    np.testing.assert_allclose(sweep[1], x, atol=1e-6)
+    assert np.all(sweep[2, :, 0] > x[:, 0])
+    np.testing.assert_allclose(sweep[2] - x, np.broadcast_to(directions.image("right"), x.shape), atol=1e-4)
+    # A score that is linear in the state. Where eigenfunctions make up all of the state, as with a dense
+    # generator, it rises by the strength; a spectral one leaves the part that no mode moves.
+    scores = x @ np.array([0.5, -1.0])
+    for spectrum, least, most in ((student.to_dense().spectrum(), 0.27, 0.33), (spec, 0.1, 0.33)):
+        scored = spectrum.directions(x, scores=scores, at=1.0)
+        assert scored.r2[0] > 0.9
+        risen = (scored.edit(x, strength=0.3) - x) @ np.array([0.5, -1.0])
+        assert least < risen.min() <= risen.max() < most
+    shuffled = spec.directions(x, labels=random.permutation(labels), at=1.0)
+    assert np.all(shuffled.r2 < 0.1)
+    from_noise = directions.edit(x0=NOISE.astype("f4"), name="right", strength=np.linspace(0, 1, 40))
+    assert from_noise.shape == (40, 2)
+
+
+def test_directions_need_labels_that_fit(student, spec):
+    x = student.sample(50)
+    for options in ({}, {"labels": np.arange(50), "scores": np.arange(50)}, {"labels": [0, 1]}):
+        with pytest.raises(ValueError, match="labels|scores"):
+            spec.directions(x, **options)
+    with pytest.raises(ArgumentError, match="name"):
+        spec.directions(x, labels=x[:, 0] > 1).edit(x, "nobody")
+
+
+def test_signatures_tell_real_classes_from_made_up_ones(student, spec):
+    random = np.random.default_rng(2)
+    x = student.sample(x0=random.normal(size=(300, 2)).astype("f4"))
+    labels = (x[:, 1] > -2.0).astype(int)
+    real = spec.signatures(x[:200], labels[:200])
+    assert real.mean.shape == real.spread.shape == real.energy.shape == (2, 3, len(spec))
+    np.testing.assert_allclose(real.energy, real.mean**2 + real.spread**2, rtol=1e-9)
+    assert real.permutation_test(99)[0, 1] == 0.01
+    assert real.accuracy(x[200:], labels[200:]) > 0.7
+    made_up = spec.signatures(x, random.integers(0, 2, 300))
+    assert made_up.permutation_test(99)[0, 1] > 0.05
+    assert made_up.distances[0, 1] < 0.5 * real.distances[0, 1]
+    with pytest.raises(ArgumentError, match="labels"):
+        spec.signatures(x, np.zeros(300))
+    with pytest.raises(ShapeError, match="labels"):
+        spec.signatures(x, labels[:10])
+
+
+def test_a_spectrum_is_its_own_best_match(student, spec, gaussian):
+    same = spec.compare(student.spectrum(gaussian, sort="frequency"))
+    np.testing.assert_allclose(same.distance, 0.0, atol=1e-12)
+    np.testing.assert_allclose(same.correlation, 1.0)
+    assert same.reproducible_energy == pytest.approx(1.0)
+    dense = spec.compare(student.to_dense().spectrum())
+    assert dense.reproducible.sum() >= len(spec) - 1
+    other = KoopmanDistiller(observables=6, seed=9, **SMALL).fit(gaussian, progress=False)
+    against = spec.compare(other.spectrum())
+    assert len(against.first) == 6
+    assert not against.reproducible.all()
+    assert "reproducible" in against.summary()
+    assert "SpectrumComparison" in repr(against)
+    with pytest.raises(ShapeError, match="other"):
+        third = FlowTeacher.gaussian(np.zeros(3), np.eye(3))
+        spec.compare(KoopmanDistiller(observables=4, **SMALL).fit(third, progress=False).spectrum())
+
+
+def test_inversion_is_polished(student):
+    x = student.sample(x0=NOISE.astype("f4"))
+    plain = student.invert(x, residuals=True)
+    np.testing.assert_allclose(plain[0], student.invert(x), atol=1e-7)
+    np.testing.assert_allclose(plain[1], np.linalg.norm(student.sample(x0=plain[0]) - x, axis=1), atol=1e-5)
+    newton = student.invert(x, polish=8, residuals=True)
+    assert newton[1].max() < 1e-5
+    np.testing.assert_allclose(newton[0], NOISE, atol=1e-3)
+    fixed = student.invert(x, polish=3, method="fixed_point", damping=0.5, residuals=True)
+    assert np.all(fixed[1] <= plain[1] + 1e-6)
+    for options in ({"method": "magic"}, {"damping": -1.0}, {"polish": -1}):
+        with pytest.raises(ArgumentError):
+            student.invert(x, **{"polish": 1, "residuals": True, **options})
+
+
+def test_interpolation_ends_at_the_data_and_keeps_the_norm(student):
+    x = student.sample(x0=NOISE.astype("f4"))
+    path = student.interpolate(x[:20], x[20:], weights=[0.0, 0.5, 1.0], polish=8)
+    np.testing.assert_allclose(path[0], x[:20], atol=1e-3)
+    np.testing.assert_allclose(path[2], x[20:], atol=1e-3)
+    middle = np.linalg.norm(student.invert(path[1], polish=8), axis=1)
+    ends = np.linalg.norm(NOISE, axis=1)
+    np.testing.assert_allclose(middle, (ends[:20] + ends[20:]) / 2, rtol=0.02, atol=0.02)
+    with pytest.raises(ShapeError, match="b"):
+        student.interpolate(x[:3], x[:2])
+
+
+def test_classes_are_averaged_over_and_vectors_asked_for():
+    data = np.random.default_rng(0).normal(size=(600, 2)).astype("f4")
+    labels = np.arange(600) % 3
+    teacher = FlowTeacher(event_shape=(2,), num_classes=3, width=16, depth=2, steps=30)
+    teacher.fit(data + 3.0 * labels[:, None], condition=labels, progress=False)
+    student = KoopmanDistiller(observables=6, **SMALL).fit(teacher, progress=False)
+    spec = student.spectrum()
+    assert spec.residuals is not None
+    x0 = NOISE.astype("f4")
+    condition = np.zeros(40, dtype=int)
+    whole = student.sample(x0=x0, condition=condition)
+    np.testing.assert_allclose(student.sample(x0=x0, condition=condition, modes=spec), whole, atol=1e-5)
+    parts = spec.base(x0, condition=condition) + spec.contributions(x0, condition=condition).sum(axis=1).real
+    np.testing.assert_allclose(parts, whole, atol=1e-4)
+    assert student.edit(whole, modes=spec[:2], scale=1.1, condition=condition).shape == whole.shape
+
+
+def test_images_of_one_channel_go_through_all_of_it():
+    """A [1, 4, 4] event: shapes follow it everywhere."""
+    random = np.random.default_rng(3)
+    teacher = FlowTeacher.gaussian(random.normal(size=(1, 4, 4)), np.eye(16) * 0.3)
+    student = KoopmanDistiller(observables=8, width=16, depth=1, steps=30, trajectories=64)
+    student.fit(teacher, progress=False)
+    spec = student.spectrum()
+    x0 = random.normal(size=(24, 1, 4, 4)).astype("f4")
+    x = student.sample(x0=x0)
+    labels = np.arange(24) % 2
+    assert spec.modes.shape == spec.weight_images.shape == (8, 1, 4, 4)
+    assert spec.contributions(x0).shape == (24, 8, 1, 4, 4)
+    assert student.edit(x, modes=[0], scale=0.5).shape == x.shape
+    assert spec.directions(x, labels=labels).sweep(x, 1, [0.0, 1.0]).shape == (2, 24, 1, 4, 4)
+    assert spec.signatures(x, labels).classify(x).shape == (24,)
+    assert student.invert(x, polish=2, residuals=True)[0].shape == x.shape
+    assert student.interpolate(x[:2], x[2:4]).shape == (5, 2, 1, 4, 4)
+    assert spec.bands(x0, edges=[1.0, 9.0]).shape == (2, 4, 24, 1, 4, 4)
