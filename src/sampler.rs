@@ -262,27 +262,27 @@ pub enum Source {
     Data,
 }
 
-/// Samples with some eigenfunctions changed at time `at`, in [0, 1]: `[B, *event]`.
+/// Samples with some eigenfunctions changed: `[B, *event]`.
 ///
-/// From noise the observables at 0 are carried to `at`, edited, and carried on to 1. From data they are what
-/// the student encodes at `at`, of the state that it carries the data back to; what that round trip alone
-/// loses of the data is given back, so that an edit that changes nothing returns them. With `project` the
-/// edited observables are read and encoded anew before they go on, which keeps them on the set
-/// {g(at, x)} of observables that some state has.
+/// From noise the observables at 0 are carried to the time of the edit. From data they are what the student
+/// encodes then, of the state that it carries the data back to; what that round trip alone loses of the data is
+/// given back, so that an edit that changes nothing returns them. With `project` the edited state of that
+/// time is encoded anew before it goes on, which keeps it on the set of observables that some state has.
 #[allow(clippy::too_many_arguments)]
 pub fn edit(
     student: &Student,
+    spectrum: &Spectrum,
     edit: &Edit,
     x: &Tensor,
     source: Source,
-    at: f64,
     project: bool,
     condition: Option<&Tensor>,
     monitor: &mut dyn Monitor,
 ) -> Result<Tensor> {
     let _guard = tch::no_grad_guard();
-    if !(0.0..=1.0).contains(&at) {
-        return Err(Error::argument("at", "a time in [0, 1]", at));
+    let at = edit.at();
+    if project && !edit.moves_the_state() {
+        return Err(Error::argument("at", "a time above 0 to project at: noise is not moved yet", at));
     }
     let argument = if source == Source::Noise { "x0" } else { "x" };
     let chunks = Chunks::new(student, argument, x, condition)?;
@@ -290,9 +290,10 @@ pub fn edit(
     if let Some(batch) = edit.batch().filter(|batch| *batch != total) {
         return Err(Error::shape("shifts", format!("one row a sample, {total}"), format!("{batch} rows")));
     }
-    let edit = edit.to_device_and_kind(student.device(), student.kind());
-    let (onward, back) = (student.horizon(1.0 - at)?, student.horizon(at - 1.0)?);
+    let change = edit.change(spectrum, student, if project { at } else { 1.0 })?;
+    let back = student.horizon(at - 1.0)?;
     let there = Motion::new(student.generator(), at)?;
+    let onward = Motion::new(student.generator(), 1.0 - at)?;
     let edited = chunks.map(0, monitor, |chunk| {
         let g = match source {
             Source::Noise => there.apply(&chunk.encode(student, 0.0, &chunk.x, Direction::Forward))?,
@@ -302,16 +303,19 @@ pub fn edit(
                 chunk.encode(student, at, &earlier, Direction::Forward)
             }
         };
-        let read = |g: Observables| -> Result<Tensor> {
-            match project {
-                true => onward.apply(&chunk.encode(student, at, &student.decode(&g), Direction::Forward)),
-                false => onward.apply(&g),
-            }
+        let (changed, same) = if project {
+            let again = |g: &Observables| -> Result<Tensor> {
+                let fresh = chunk.encode(student, at, &student.decode(g), Direction::Forward);
+                Ok(student.decode(&onward.apply(&fresh)?))
+            };
+            (again(&change.apply(&g, &g, chunk.start))?, again(&g)?)
+        } else {
+            let end = onward.apply(&g)?;
+            (student.decode(&change.apply(&end, &g, chunk.start)), student.decode(&end))
         };
-        let changed = read(edit.rows(chunk.start, chunk.x.size()[0]).apply(&g))?;
         let x = match source {
             Source::Noise => changed,
-            Source::Data => changed - read(g)? + &chunk.x,
+            Source::Data => changed - same + &chunk.x,
         };
         finite_or_divergence(&x, "edited samples")?;
         Ok(x)

@@ -116,39 +116,81 @@ fn an_edit_is_the_same_change_of_eigenfunctions_by_hand() {
             Tensor::stack(&pieces, 0)
         };
         let (gains, shifts) = (random(1), random(2));
-        let edit = Edit::new(&spectrum, &gains, &shifts).unwrap();
         for at in [0.0, 0.4, 1.0] {
-            let run = |source, project| {
-                sampler::edit(&student, &edit, &x0, source, at, project, None, &mut Silent).unwrap()
+            let edit = Edit::new(&spectrum, &gains, &shifts, at).unwrap();
+            let run = |project| {
+                let source = Source::Noise;
+                sampler::edit(&student, &spectrum, &edit, &x0, source, project, None, &mut Silent)
             };
-            let g = student.encode(&Tensor::from(0.0), &x0, Direction::Forward, None).unwrap();
-            let g = student.propagate(&g, &Tensor::from(at)).unwrap();
-            let psi = complex(&g).matmul(spectrum.weights());
-            let change = &psi * (&gains - 1.0).unsqueeze(0) + shifts.unsqueeze(0);
-            let edited = &g + change.matmul(spectrum.rows()).real();
-            let expected =
-                student.readout(&student.propagate(&edited, &Tensor::from(1.0 - at)).unwrap()).unwrap();
-            assert!(gap(&run(Source::Noise, false), &expected) < 1e-8);
+            let encode =
+                |t: f64, x: &Tensor| student.encode(&Tensor::from(t), x, Direction::Forward, None).unwrap();
+            let carry = |g: &Tensor, tau: f64| student.propagate(g, &Tensor::from(tau)).unwrap();
+            let g = encode(0.0, &x0);
+            // What every mode has moved since noise, for psi(at) changed and carried back to 0.
+            let psi = complex(&carry(&g, at)).matmul(spectrum.weights());
+            let values = spectrum.eigenvalues();
+            let change = (&psi * (&gains - 1.0).unsqueeze(0) + shifts.unsqueeze(0)) * (values * -at).exp();
+            let moved = |t: f64| {
+                let factors = (values * t).exp() - 1.0;
+                carry(&g, t) + (&change * factors.unsqueeze(0)).matmul(spectrum.rows()).real()
+            };
+            let expected = student.readout(&moved(1.0)).unwrap();
+            assert!(gap(&run(false).unwrap(), &expected) < 1e-8);
 
-            let state = student.readout(&edited).unwrap();
-            let again = student.encode(&Tensor::from(at), &state, Direction::Forward, None).unwrap();
-            let again =
-                student.readout(&student.propagate(&again, &Tensor::from(1.0 - at)).unwrap()).unwrap();
-            assert!(gap(&run(Source::Noise, true), &again) < 1e-8);
-        }
-        // Changing nothing gives data back, whatever the student's round trip loses.
-        let still = Edit::new(
-            &spectrum,
-            &complex(&Tensor::ones([count], DOUBLE)),
-            &complex(&Tensor::zeros([5, count], DOUBLE)),
-        )
-        .unwrap();
-        for project in [false, true] {
-            for at in [0.0, 0.6, 1.0] {
-                let same = sampler::edit(&student, &still, &x0, Source::Data, at, project, None, &mut Silent);
-                assert!(gap(&same.unwrap(), &x0) < 1e-9);
+            if at == 0.0 {
+                assert!(matches!(run(true), Err(Error::Argument { argument, .. }) if argument == "at"));
+                continue;
             }
+            let state = student.readout(&moved(at)).unwrap();
+            let again = student.readout(&carry(&encode(at, &state), 1.0 - at)).unwrap();
+            assert!(gap(&run(true).unwrap(), &again) < 1e-8);
         }
+        // No gain is what truncation is; changing nothing gives data back, whatever a round trip loses.
+        let zeros = complex(&Tensor::zeros([5, count], DOUBLE));
+        let nothing = Edit::new(&spectrum, &zeros.select(0, 0), &zeros, 0.0).unwrap();
+        let still = |edit: &Edit, source, project| {
+            sampler::edit(&student, &spectrum, edit, &x0, source, project, None, &mut Silent).unwrap()
+        };
+        let none = vec![false; count as usize];
+        let truncated =
+            sampler::sample_modes(&student, &spectrum, &x0, &[1.0], &none, None, &mut Silent).unwrap();
+        assert!(gap(&still(&nothing, Source::Noise, false), &truncated.select(0, 0)) < 1e-8);
+        for at in [0.0, 0.6, 1.0] {
+            let ones = complex(&Tensor::ones([count], DOUBLE));
+            let same = Edit::new(&spectrum, &ones, &zeros, at).unwrap();
+            assert!(gap(&still(&same, Source::Data, at > 0.0), &x0) < 1e-9);
+            assert!(gap(&still(&same, Source::Data, false), &x0) < 1e-9);
+        }
+    }
+}
+
+#[test]
+fn a_shift_of_observables_is_carried_by_the_generator() {
+    let x0 = normal(4, &[5, 3]);
+    for student in each() {
+        let spectrum = Spectrum::new(&student).unwrap();
+        let m = student.config().size();
+        for shape in [vec![m], vec![5, m]] {
+            let shift = normal(6, &shape);
+            let at = 0.3;
+            let edit = Edit::of_observables(&spectrum, &shift, at).unwrap();
+            let run = |project| {
+                sampler::edit(&student, &spectrum, &edit, &x0, Source::Noise, project, None, &mut Silent)
+                    .unwrap()
+            };
+            // The constant and time are not for shifting.
+            let _ = shift.narrow(-1, 0, 2).zero_();
+            let carry = |g: &Tensor, tau: f64| student.propagate(g, &Tensor::from(tau)).unwrap();
+            let g = student.encode(&Tensor::from(0.0), &x0, Direction::Forward, None).unwrap();
+            let there = carry(&g, at) + &shift;
+            let expected = student.readout(&carry(&there, 1.0 - at)).unwrap();
+            assert!(gap(&run(false), &expected) < 1e-8);
+            let state = student.readout(&there).unwrap();
+            let again = student.encode(&Tensor::from(at), &state, Direction::Forward, None).unwrap();
+            assert!(gap(&run(true), &student.readout(&carry(&again, 1.0 - at)).unwrap()) < 1e-8);
+        }
+        let wrong = Edit::of_observables(&spectrum, &normal(6, &[m + 1]), 0.3);
+        assert!(matches!(wrong, Err(Error::Shape { argument, .. }) if argument == "shift"));
     }
 }
 
@@ -162,17 +204,16 @@ fn what_cannot_be_edited_is_refused() {
         Error::Shape { argument, .. } | Error::NonFinite { argument, .. } => argument,
         other => panic!("{other}"),
     };
-    assert_eq!(argument(Edit::new(&spectrum, &wrong, &ones)), "gains");
-    assert_eq!(argument(Edit::new(&spectrum, &ones, &wrong)), "shifts");
-    assert_eq!(argument(Edit::new(&spectrum, &(&ones * f64::NAN), &ones)), "gains");
-    let per_sample = Edit::new(&spectrum, &ones, &complex(&Tensor::zeros([4, 7], DOUBLE))).unwrap();
+    assert_eq!(argument(Edit::new(&spectrum, &wrong, &ones, 0.5)), "gains");
+    assert_eq!(argument(Edit::new(&spectrum, &ones, &wrong, 0.5)), "shifts");
+    assert_eq!(argument(Edit::new(&spectrum, &(&ones * f64::NAN), &ones, 0.5)), "gains");
+    let per_sample = Edit::new(&spectrum, &ones, &complex(&Tensor::zeros([4, 7], DOUBLE)), 0.5).unwrap();
     let x0 = normal(4, &[5, 3]);
-    let run = |edit: &Edit, at: f64| {
-        sampler::edit(&student, edit, &x0, Source::Noise, at, false, None, &mut Silent).unwrap_err()
-    };
-    assert!(matches!(run(&per_sample, 0.5), Error::Shape { argument, .. } if argument == "shifts"));
-    let fine = Edit::new(&spectrum, &ones, &ones).unwrap();
-    assert!(matches!(run(&fine, 1.5), Error::Argument { argument, .. } if argument == "at"));
+    let outcome =
+        sampler::edit(&student, &spectrum, &per_sample, &x0, Source::Noise, false, None, &mut Silent);
+    assert!(matches!(outcome, Err(Error::Shape { argument, .. }) if argument == "shifts"));
+    let late = Edit::new(&spectrum, &ones, &ones, 1.5);
+    assert!(matches!(late, Err(Error::Argument { argument, .. }) if argument == "at"));
 }
 
 #[test]

@@ -368,6 +368,19 @@ class Spectrum:
         ``noise=False``, data.
         """
 
+    def shift(
+        self,
+        x: _Array,
+        shift: _Array,
+        *,
+        noise: bool,
+        at: float,
+        project: bool = False,
+        condition: _Array | None = None,
+        monitor: _Monitor = None,
+    ) -> _Array:
+        """Samples with the observables at time ``at`` shifted by ``[m]`` or ``[B, m]``, ``[B, *event]``."""
+
 def student_defaults(event_size: int) -> str:
     """The configuration that unset options resolve to for events of ``event_size`` numbers, as JSON."""
 

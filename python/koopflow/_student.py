@@ -282,6 +282,9 @@ class FittedStudent(BaseEstimator):  # type: ignore[misc]
     ) -> Array:
         """Data, or samples of noise, with some eigenfunctions changed: psi -> scale e^{i rotate} psi + shift.
 
+        What the modes have moved since noise changes accordingly, the noise is held: ``scale=0`` is a sample
+        without these modes.
+
         Parameters
         ----------
         x : array, ``[B, *event]``, optional
@@ -300,8 +303,8 @@ class FittedStudent(BaseEstimator):  # type: ignore[misc]
         at : float, default 0.0
             When, from 0 (noise) to 1 (data).
         project : bool, default False
-            Read the edited observables as a state and encode that anew before it goes on: slower by one
-            evaluation, and kept where real observables lie. At ``at=1`` it changes nothing.
+            Read the edited state at ``at``, above 0, and encode it anew before it goes on: slower by an
+            evaluation, but kept where real observables lie.
         condition : array, optional
             Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student.
 

@@ -25,26 +25,26 @@ FOLDS = 5
 class Directions:
     """What :meth:`koopflow.spectrum.Spectrum.directions` found.
 
-    A label (as 0 or 1) or a score is regressed on eigenfunction values by ridge regression. Its coefficients
-    say how to *read* the label; to *write* it, eigenfunctions are moved by their covariance with what is
-    read, over the variance of that: the pattern of Haufe et al., NeuroImage 87 (2014). A strength of 1
-    raises the reading by 1.
+    A label (as 0 or 1) or a score is regressed on eigenfunction values by ridge regression: that says how to
+    *read* it. To *write* it, all observables are moved by their covariance with the reading, over the
+    variance of that: the pattern of Haufe et al., NeuroImage 87 (2014). A strength of 1 raises the reading
+    by 1.
 
     Attributes
     ----------
     names : list
         The labels, or ``["score"]``.
-    shifts : array, complex ``[len(names), r]``
-        Of psi, for strength 1.
+    shifts : array, ``[len(names), m]``
+        Of the observables, for strength 1.
     r2 : array, ``[len(names)]``
         Of the readings, cross-validated in five parts: 0 or less is a direction of nothing.
     at : float
-        The time that the eigenfunctions belong to.
+        The time that they belong to.
     """
 
     spectrum: Spectrum
     names: list[Any]
-    shifts: NDArray[np.complex128]
+    shifts: NDArray[np.float64]
     r2: NDArray[np.float64]
     at: float
     _condition: Any = field(default=None, repr=False)
@@ -55,9 +55,12 @@ class Directions:
         return self.names.index(name)
 
     def image(self, name: Any) -> NDArray[np.float64]:
-        """What strength 1 of a direction puts into the state at its time, ``[*event]``."""
-        modes = self.spectrum.modes.reshape(len(self.spectrum), -1)
-        return np.asarray((self.shifts[self._place(name)] @ modes).real.reshape(self.spectrum.event_shape))
+        """What strength 1 of a direction adds to a sample, unless it is projected, ``[*event]``."""
+        facts = self.spectrum._facts
+        g = np.concatenate([[1.0, self.at], np.zeros(self.shifts.shape[1] - 2)])
+        both = np.stack([g, g + self.shifts[self._place(name)]])
+        ends = to_numpy(facts.student.readout(facts.student.propagate(both, 1.0 - self.at)))
+        return np.asarray(ends[1] - ends[0], dtype=np.float64)
 
     def edit(
         self,
@@ -80,7 +83,8 @@ class Directions:
         strength : float or array, ``[B]``, default 1
             How far; 0 gives data back as they are.
         project : bool, default False
-            Encode the edited state anew before it goes on: see :meth:`FittedStudent.edit`.
+            Encode the edited state anew before it goes on, which keeps it where real states lie. At time 0
+            that moves the noise.
         condition : array, optional
             For a conditional student.
 
@@ -92,8 +96,16 @@ class Directions:
             name = self.names[0]
         given = as_batch(x if x0 is None else x0)
         far = np.broadcast_to(np.asarray(to_numpy(strength), dtype=np.float64), (len(given),))
-        shifts = far[:, None] * self.shifts[self._place(name)]
-        return edit(self.spectrum, x, x0=x0, shifts=shifts, at=self.at, project=project, condition=condition)
+        if (x is None) == (x0 is None):
+            raise ArgumentError(f"expected one of x and x0, got {'neither' if x is None else 'both'}")
+        return self.spectrum._facts.core.shift(
+            given,
+            far[:, None] * self.shifts[self._place(name)],
+            noise=x is None,
+            at=self.at,
+            project=project,
+            condition=condition,
+        )
 
     def sweep(
         self,
@@ -140,9 +152,11 @@ def find_directions(
         names, targets = ["score"], given.astype(np.float64)[:, None]
         if not np.isfinite(targets).all():
             raise ArgumentError("scores: expected finite numbers")
-    psi = spectrum.eigenfunctions(at, spectrum.states_at(x, at, condition=condition), condition=condition)
-    centred = psi - psi.mean(axis=0)
-    features = np.concatenate([centred.real, centred.imag], axis=1)
+    states = spectrum.states_at(x, at, condition=condition)
+    g = to_numpy(spectrum._facts.student.encode(at, states, condition=condition)).astype(np.float64)
+    psi = g @ spectrum.weights
+    features = np.concatenate([psi.real, psi.imag], axis=1)
+    features -= features.mean(axis=0)
     features /= np.maximum(features.std(axis=0), 1e-12)
     # Seeded and shuffled: data often come sorted by label.
     folds = KFold(FOLDS, shuffle=True, random_state=0)
@@ -151,7 +165,7 @@ def find_directions(
     r2 = 1.0 - ((targets - readings) ** 2).sum(axis=0) / spread
     fitted = RidgeCV(RIDGES).fit(features, targets).predict(features).reshape(targets.shape)
     fitted -= fitted.mean(axis=0)
-    shifts = (fitted.T @ centred) / np.maximum((fitted**2).sum(axis=0), 1e-300)[:, None]
+    shifts = (fitted.T @ (g - g.mean(axis=0))) / np.maximum((fitted**2).sum(axis=0), 1e-300)[:, None]
     return Directions(spectrum, names, shifts, r2, float(at))
 
 

@@ -158,6 +158,12 @@ class Spectrum:
         return self._facts.rates[self._chosen].reshape(-1, *self.event_shape)
 
     @property
+    def displacements(self) -> _Complex:
+        """(e^{lambda_k} - 1) v_k, complex ``[r, *event]``: how far a unit of psi_k(0) moves the sample."""
+        factors = _integral(self.eigenvalues, 1.0)
+        return np.asarray(factors.reshape(-1, *[1] * len(self.event_shape)) * self.mode_rates)
+
+    @property
     def weights(self) -> _Complex:
         """Right eigenvectors as columns, complex ``[m, r]``: psi = g @ weights. Not modes."""
         return self._facts.weights[:, self._chosen]
@@ -180,6 +186,11 @@ class Spectrum:
         say how much of the variance is explained.
         """
         return np.asarray(self.energy_over_time([1.0])[0])
+
+    @property
+    def power(self) -> _Real:
+        """Mean of ``|psi_k(0, x0)|²`` over noise, ``[r]``."""
+        return self._facts.power[self._chosen]
 
     @property
     def residuals(self) -> _Real | None:

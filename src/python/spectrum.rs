@@ -26,6 +26,29 @@ impl PySpectrum {
         self.handles().0
     }
 
+    /// The common shape of both edits.
+    fn edited<'py>(
+        &self,
+        x: &Bound<'py, PyAny>,
+        noise: bool,
+        project: bool,
+        condition: Option<&Bound<'py, PyAny>>,
+        monitor: Option<Bound<'py, PyAny>>,
+        edit: impl FnOnce(&Spectrum) -> Result<Edit> + Send,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = x.py();
+        let Array { tensor: x, kind } = Array::import_float(if noise { "x0" } else { "x" }, x)?;
+        let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
+        let mut monitor = PyMonitor::new(monitor);
+        let source = if noise { Source::Noise } else { Source::Data };
+        let (spectrum, student) = self.handles();
+        let edited = door::enter(py, move || {
+            let (edit, condition) = (edit(&spectrum)?, condition.as_ref());
+            sampler::edit(&student, &spectrum, &edit, &x, source, project, condition, &mut monitor)
+        })?;
+        kind.export(py, edited)
+    }
+
     pub fn new(py: Python<'_>, student: Student) -> PyResult<Self> {
         let (student, spectrum) = door::enter(py, move || {
             let spectrum = Spectrum::new(&student)?;
@@ -125,18 +148,27 @@ impl PySpectrum {
         condition: Option<&Bound<'py, PyAny>>,
         monitor: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let py = x.py();
-        let Array { tensor: x, kind } = Array::import_float(if noise { "x0" } else { "x" }, x)?;
         let (gains, shifts) = (import_complex("gains", gains)?, import_complex("shifts", shifts)?);
-        let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
-        let mut monitor = PyMonitor::new(monitor);
-        let source = if noise { Source::Noise } else { Source::Data };
-        let (spectrum, student) = self.handles();
-        let edited = door::enter(py, move || -> Result<Tensor> {
-            let edit = Edit::new(&spectrum, &gains, &shifts)?;
-            let condition = condition.as_ref();
-            sampler::edit(&student, &edit, &x, source, at, project, condition, &mut monitor)
-        })?;
-        kind.export(py, edited)
+        self.edited(x, noise, project, condition, monitor, move |spectrum| {
+            Edit::new(spectrum, &gains, &shifts, at)
+        })
+    }
+
+    #[pyo3(signature = (x, shift, *, noise, at, project=false, condition=None, monitor=None))]
+    #[allow(clippy::too_many_arguments)] // keywords, in Python
+    fn shift<'py>(
+        &self,
+        x: &Bound<'py, PyAny>,
+        shift: &Bound<'py, PyAny>,
+        noise: bool,
+        at: f64,
+        project: bool,
+        condition: Option<&Bound<'py, PyAny>>,
+        monitor: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let shift = Array::import_float("shift", shift)?.tensor;
+        self.edited(x, noise, project, condition, monitor, move |spectrum| {
+            Edit::of_observables(spectrum, &shift, at)
+        })
     }
 }

@@ -42,7 +42,7 @@ fn reciprocal(eigenvalues: &Tensor, norm: f64) -> Result<Tensor> {
 }
 
 /// (e^{lambda tau} - 1)/lambda, by its series where that is 0/0.
-fn integral(eigenvalues: &Tensor, tau: f64) -> Result<Tensor> {
+pub(super) fn integral(eigenvalues: &Tensor, tau: f64) -> Result<Tensor> {
     let z = eigenvalues * tau;
     let small = z.f_abs()?.f_lt(1e-3)?;
     let safe = eigenvalues.f_masked_fill(&small, 1.0)?;

@@ -10,4 +10,4 @@ mod decomposition;
 mod edit;
 
 pub use decomposition::Spectrum;
-pub use edit::Edit;
+pub use edit::{Change, Edit};

@@ -48,6 +48,9 @@ def modes(
 ) -> Axes:
     """Koopman modes of the highest energy: images, arrows in the plane, or rows of a heat map.
 
+    In the plane, arrows are as long as an eigenfunction of RMS size moves a sample by t = 1, and the ellipse
+    of a pair is passed through as its phase turns.
+
     The real part, one of each pair, each scaled to its own largest value. Of an image a pair's imaginary
     part stands to the right of its real part.
 
@@ -74,7 +77,10 @@ def modes(
     drawn = (spectrum.weight_images if weights else spectrum.modes)[places]
     names = [_name(spectrum, place) for place in places]
     if spectrum.event_shape == (2,):
-        ax = _arrows(drawn, names, ax)
+        if not weights:
+            size = np.sqrt(spectrum.power[places])
+            drawn = size[:, None] * spectrum.displacements[places]
+        ax = _arrows(drawn, names, ax, weights=weights)
     elif is_image(spectrum.event_shape):
         ax = _images(drawn, names, ax, columns)
     else:
@@ -260,6 +266,7 @@ def truncation(
     ax.axhline(0.1, color=FAINT, linewidth=0.8, zorder=0)
     ax.set_ylim(0.0, None)
     ax.set_xscale("symlog", linthresh=1.0)
+    ax.set_xlim(0.0, 1.1 * max(1, len(spectrum)))
     ax.set_xlabel("modes, in the order of their energy")
     ax.set_ylabel("RMS error (of what all modes move)")
     ax.legend(frameon=False, fontsize=7)
@@ -296,9 +303,10 @@ def _scaled(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray((flat / top[:, None]).reshape(rows.shape))
 
 
-def _arrows(drawn: NDArray[np.complex128], names: list[str], ax: Axes | None) -> Axes:
+def _arrows(drawn: NDArray[np.complex128], names: list[str], ax: Axes | None, *, weights: bool) -> Axes:
     ax = axes_or_new(ax, size=(5.4, 4.4))
-    top = max(float(np.abs(drawn).max()), 1e-300)
+    reach = max(float(np.abs(drawn).max()), 1e-300)
+    top = reach if weights else 1.0
     for index, (mode, name) in enumerate(zip(drawn, names, strict=True)):
         colour = colormaps["viridis"](0.9 * index / max(1, len(names) - 1))
         # A pair turns the state along an ellipse; its real part is where it points at phase 0.
@@ -309,10 +317,10 @@ def _arrows(drawn: NDArray[np.complex128], names: list[str], ax: Axes | None) ->
         tip = mode.real / top
         ax.annotate("", tip, (0.0, 0.0), arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 1.3})
         ax.plot([], [], color=colour, label=name)
-    ax.set_xlim(-1.1, 1.1)
-    ax.set_ylim(-1.1, 1.1)
+    ax.set_xlim(-1.1 * reach / top, 1.1 * reach / top)
+    ax.set_ylim(-1.1 * reach / top, 1.1 * reach / top)
     ax.set_aspect("equal")
-    ax.set_xlabel("x₁ (of the largest mode)")
+    ax.set_xlabel("x₁, weight (of the largest)" if weights else "x₁, moved by t = 1 (units of the data)")
     ax.set_ylabel("x₂")
     ax.legend(frameon=False, fontsize=6, loc="center left", bbox_to_anchor=(1.0, 0.5))
     plain(ax)
