@@ -109,7 +109,7 @@ def eigenfunctions(
 ) -> NDArray[Any]:
     """One eigenfunction of a two-dimensional student over the plane, at several times.
 
-    Colour is the real part over the modulus' largest value; lines are levels of the modulus. Along a path the
+    Colour is the real part over the modulus' 97th percentile; lines are levels of the modulus. Along a path the
     modulus grows by exp(Re lambda t), and the phase turns by Im lambda t.
 
     Parameters
@@ -145,7 +145,7 @@ def eigenfunctions(
     panels = panels_or_new(axes, len(times), (top - bottom) / (right - left))
     for index, (ax, t) in enumerate(zip(panels, times, strict=True)):
         psi = chosen.eigenfunctions(float(t), points, condition=given)[:, 0].reshape(resolution, resolution)
-        size = max(float(np.quantile(np.abs(psi), 0.995)), 1e-12)
+        size = max(float(np.quantile(np.abs(psi), 0.97)), 1e-12)
         image = ax.imshow(
             psi.real / size,
             origin="lower",
@@ -165,7 +165,7 @@ def eigenfunctions(
         ax.set_yticks([])
         title_of(ax, f"t = {t:g}")
     panels[0].set_ylabel(f"mode {_name(spectrum, mode)}", fontsize=8)
-    colour_bar(panels[-1], image, "Re ψ / max |ψ|")
+    colour_bar(panels[-1], image, "Re ψ / |ψ| (97th percentile)")
     caveat(panels[-1], spectrum.caveat)
     return panels
 
