@@ -85,9 +85,7 @@ def draw_digits(
 
 
 def _draw_student(folder: Path, name: str, student: KoopmanDistiller) -> list[Path]:
-    spectrum = plotting.eigenvalues(
-        student.eigenvalues(), title=f"{name}: spectrum of the student's generator"
-    )
+    spectrum = plotting.spectrum(student.spectrum(), title=f"{name}: spectrum of the student's generator")
     training = plotting.loss_history(student.history_, title=f"{name}: distillation")
     return [
         _write(spectrum.figure, folder / f"{name}-spectrum.png"),

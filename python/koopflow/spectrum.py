@@ -607,17 +607,20 @@ def build_spectrum(
     condition = conditions_for(student, n, condition)
     weights, eigenvalues = core.weights, core.eigenvalues
     psi = to_numpy(student.encode(0.0, noise, condition=condition)).astype(np.float64) @ weights
-    readout = core.readout
     size = int(np.prod(fitted.event_shape))
-    state = np.eye(weights.shape[0])[:, 2 : 2 + size] if readout is None else readout
+
+    def read(rows: _Complex) -> _Complex:
+        linear = student.get_params()["decoder"] == "linear"
+        return np.asarray(rows @ core.readout if linear else rows[:, 2 : 2 + size])
+
     facts = _Facts(
         student=student,
         core=core,
         eigenvalues=eigenvalues,
         weights=weights,
         partners=_partners(eigenvalues),
-        modes=core.rows @ state,
-        rates=core.rates @ state,
+        modes=read(core.rows),
+        rates=read(core.rates),
         condition_numbers=core.condition_numbers,
         power=(np.abs(psi) ** 2).mean(axis=0),
         spread=np.sqrt((np.abs(psi - psi.mean(axis=0)) ** 2).mean(axis=0)),

@@ -108,7 +108,8 @@ impl Spectrum {
         let rows = Tensor::f_cat(&[&head, &state, &dual], 1)?;
         let above = Tensor::f_zeros([m - features, features], (Kind::ComplexDouble, Device::Cpu))?;
         let weights = Tensor::f_cat(&[above, columns.f_transpose(0, 1)?], 0)?;
-        Self::assemble(matrix, eigenvalues, weights, rows, rates)
+        // Eigenvectors by construction.
+        Self::assemble(eigenvalues, weights, rows, rates, 0.0)
     }
 
     /// Through LAPACK: W of the block D that carries [x, phi], its inverse for the rows, and the affine part of
@@ -135,20 +136,20 @@ impl Spectrum {
         let head = Tensor::f_zeros([n, 2], (Kind::ComplexDouble, Device::Cpu))?;
         let rates = Tensor::f_cat(&[&head, &(&rows * eigenvalues.unsqueeze(1))], 1)?;
         let rows = Tensor::f_cat(&[&head, &rows], 1)?;
-        Self::assemble(matrix, eigenvalues, weights, rows, rates)
-    }
-
-    fn assemble(
-        matrix: &Tensor,
-        eigenvalues: Tensor,
-        weights: Tensor,
-        rows: Tensor,
-        rates: Tensor,
-    ) -> Result<Spectrum> {
         let full = complex(matrix)?;
         let residual = full.f_matmul(&weights)? - &weights * eigenvalues.unsqueeze(0);
         let residual = residual.abs().square().sum(Kind::Double).sqrt().double_value(&[])
             / matrix.norm().double_value(&[]);
+        Self::assemble(eigenvalues, weights, rows, rates, residual)
+    }
+
+    fn assemble(
+        eigenvalues: Tensor,
+        weights: Tensor,
+        rows: Tensor,
+        rates: Tensor,
+        residual: f64,
+    ) -> Result<Spectrum> {
         let imaginary = Vec::<f64>::try_from(&eigenvalues.f_imag()?.contiguous())?;
         let partners = partners(&imaginary)?;
         Ok(Spectrum { eigenvalues, weights, rows, rates, partners, residual })

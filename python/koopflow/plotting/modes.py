@@ -109,8 +109,8 @@ def eigenfunctions(
 ) -> NDArray[Any]:
     """One eigenfunction of a two-dimensional student over the plane, at several times.
 
-    Colour is the real part over the modulus' 97th percentile; lines are levels of the modulus. Along a path the
-    modulus grows by exp(Re lambda t), and the phase turns by Im lambda t.
+    Colour is the real part over the modulus' 97th percentile; lines are levels of the modulus. Along a path
+    the modulus grows by exp(Re lambda t), and the phase turns by Im lambda t.
 
     Parameters
     ----------
