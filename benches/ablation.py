@@ -57,13 +57,13 @@ def studies(case: str, kinds: list[str], *, quick: bool) -> dict[str, dict[str, 
     return {
         "terms": paper,
         "observables": {**paper, "terms": {"the paper's three": PAPER}, "observables": sizes},
-        "defaults": {"options": settings, "generators": kinds, "terms": {"defaults": default_weights()}},
+        "defaults": {"options": settings, "generators": kinds, "terms": {"defaults": default_weights(case)}},
     }
 
 
-def default_weights() -> dict[str, float]:
+def default_weights(case: str) -> dict[str, float]:
     """What koopflow trains with when nobody says otherwise."""
-    return json.loads(_core.student_defaults(2))["weights"]
+    return json.loads(_core.student_defaults({"moons": 2, "digits": 64}[case]))["weights"]
 
 
 TITLES = {

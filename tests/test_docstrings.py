@@ -12,7 +12,7 @@ import koopflow
 
 MODULES = sorted(
     module.name
-    for module in pkgutil.iter_modules(koopflow.__path__, "koopflow.")
+    for module in pkgutil.walk_packages(koopflow.__path__, "koopflow.")
     if not module.name.endswith(("._core", ".__main__"))
 )
 

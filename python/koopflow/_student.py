@@ -13,10 +13,11 @@ from sklearn.base import BaseEstimator
 from . import _core
 from ._arrays import Array, as_batch, as_condition, to_numpy
 from ._flow import Flow, checked_count, noise_or, times_for
+from ._spectral_facts import NOISE_SEED
 from .directions import edit
 from .exceptions import ArgumentError, NotFittedError, ShapeError
 from .progress import ProgressFunction, ProgressMeter
-from .spectrum import NOISE_SEED, Spectrum, build_spectrum
+from .spectrum import Spectrum, build_spectrum
 
 S = TypeVar("S", bound="FittedStudent")
 Modes: TypeAlias = Spectrum | int | slice | Sequence[int] | NDArray[Any]

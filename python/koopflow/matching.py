@@ -80,7 +80,7 @@ def match(spectrum: Spectrum, other: Spectrum, *, n: int, seed: int) -> Spectrum
     """See :meth:`koopflow.spectrum.Spectrum.compare`."""
     if spectrum.event_shape != other.event_shape:
         raise ShapeError(f"other: expected event shape {spectrum.event_shape}, got {other.event_shape}")
-    from .spectrum import conditions_for
+    from ._spectral_facts import conditions_for
 
     student = spectrum._facts.student
     noise = _core.normal((n, *spectrum.event_shape), seed)
