@@ -118,7 +118,7 @@ def students(fidelities: list[str], *, plain: bool) -> dict[str, dict[str, Any]]
     fitted: dict[str, dict[str, Any]] = {fidelity: {"fidelity": fidelity} for fidelity in fidelities}
     if plain:
         # One lift and one target make x1 = x0 + b + phi(0, x0) R: a network with a skip, distilled x0 -> x1.
-        only = dict.fromkeys(("path", "target", "inverse", "round_trip"), 0.0)
+        only = dict.fromkeys(("path", "target", "inverse", "round_trip", "phase"), 0.0)
         # Judged by its endpoints: the default score would keep an early state, whose paths are less bad.
         fitted["plain network"] = {"lifts": 1, "weights": only, "metric": "endpoint_error"}
     return fitted

@@ -18,6 +18,7 @@ ONLY_CONSISTENCY = {
     "target": 0,
     "inverse": 0,
     "round_trip": 0,
+    "phase": 0,
     "consistency": 1,
 }
 DATA = datasets.moons(512)
