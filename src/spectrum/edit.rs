@@ -122,7 +122,7 @@ impl Change {
         };
         let mut changed = g.assemble() + shift;
         if let Some(matrix) = &self.matrix {
-            changed = changed + at_edit.assemble().matmul(matrix);
+            changed += at_edit.assemble().matmul(matrix);
         }
         Observables { t: g.t.shallow_clone(), ..Observables::split(&changed, g.x.size()[1]) }
     }
