@@ -200,11 +200,11 @@ fn sampling_is_encode_propagate_readout() {
         let monitor = &mut Silent;
         let one = sampler::sample(&student, &x0, None, 1, monitor).unwrap();
         assert!(gap(&one, &through(0.0, &x0, 1.0, Direction::Forward)) < 1e-11);
-        // Two steps: the encoding half-way has one vote beside the four of the noise's.
+        // Two steps: the encoding half-way has one vote beside the six of the noise's.
         let two = sampler::sample(&student, &x0, None, 2, monitor).unwrap();
         let half = through(0.0, &x0, 0.5, Direction::Forward);
         let again = through(0.5, &half, 0.5, Direction::Forward);
-        assert!(gap(&two, &(&one * 0.8 + again * 0.2)) < 1e-11);
+        assert!(gap(&two, &((&one * 6.0 + again) / 7.0)) < 1e-11);
         let back = sampler::invert(&student, &x0, None, monitor).unwrap();
         assert!(gap(&back, &through(1.0, &x0, -1.0, Direction::Backward)) < 1e-11);
         let times = [0.0, 0.25, 1.0, 0.25];

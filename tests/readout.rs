@@ -53,13 +53,13 @@ fn the_sampler_is_the_matrix_exponential_and_the_readout() {
             let one = sampler::sample(&student, &x, None, 1, &mut Silent).unwrap();
             close(&one, &through(0.0, &x, 1.0, Direction::Forward));
             let two = sampler::sample(&student, &x, None, 2, &mut Silent).unwrap();
-            // The encoding half-way has one vote beside the four of the noise's.
+            // The encoding half-way has one vote beside the six of the noise's.
             let motion = (student.generator().matrix() * 0.5).linalg_matrix_exp();
             let encode =
                 |t: f64, x: &Tensor| student.encode(&Tensor::from(t), x, Direction::Forward, None).unwrap();
             let carried = encode(0.0, &x).matmul(&motion);
             let fresh = encode(0.5, &by_hand(&student, &carried));
-            close(&two, &by_hand(&student, &(carried * 0.8 + fresh * 0.2).matmul(&motion)));
+            close(&two, &by_hand(&student, &((carried * 6.0 + fresh) / 7.0).matmul(&motion)));
             let back = sampler::invert(&student, &x, None, &mut Silent).unwrap();
             close(&back, &through(1.0, &x, -1.0, Direction::Backward));
             let path = sampler::sample_path(&student, &x, &[0.3, 0.0, 1.0], None, &mut Silent).unwrap();

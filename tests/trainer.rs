@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::Arc;
 
 use koopflow::checkpoint::{load_student, save_student};
-use koopflow::distill::{distill, Checkpointing, DistillConfig, DistillHistory, Inputs, Metric};
+use koopflow::distill::{distill, Checkpointing, DistillConfig, DistillHistory, Fidelity, Inputs, Metric};
 use koopflow::error::Error;
 use koopflow::koopman::{Student, WeightsChoice};
 use koopflow::nets::precision::Precision;
@@ -257,6 +257,8 @@ fn bfloat16_trains_and_float16_needs_cuda() {
 
 #[test]
 fn micro_batches_change_nothing_but_rounding() {
+    // Terms in observable space are relative to the spread within a part, which is not that of the whole.
+    let config = || DistillConfig { fidelity: Fidelity::Endpoint, ..config() };
     let (whole, _) = fit(&config());
     let (parts, _) = fit(&DistillConfig { accumulate: 4, ..config() });
     let gap = (flat(&parts) - flat(&whole)).abs().max().double_value(&[]);

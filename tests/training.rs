@@ -142,7 +142,9 @@ fn held_out_errors_are_what_they_say() {
     close("consistency", errors.consistency, (residual / rate).sqrt());
     close("score", errors.score, errors.endpoint + errors.path + errors.inversion);
     // What no term trains is no part of the score.
-    let forward = Weights { endpoint: 1.0, ..Weights::NONE };
-    let score = Evaluator::new(&field, &data, &forward).unwrap().errors(&student).unwrap().score;
-    close("score", score, errors.endpoint + errors.path);
+    let ends = Weights { endpoint: 1.0, ..Weights::NONE };
+    let score =
+        |weights: &Weights| Evaluator::new(&field, &data, weights).unwrap().errors(&student).unwrap().score;
+    close("score", score(&ends), errors.endpoint);
+    close("score", score(&Weights { path: 0.5, ..ends }), errors.endpoint + errors.path);
 }
