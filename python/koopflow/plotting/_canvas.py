@@ -114,15 +114,15 @@ def by_title(title: str) -> str:
 
 
 def caveat(ax: Axes, text: str | None) -> None:
-    """What must be said about a spectrum, under its picture; nothing for None."""
+    """What must be said about a spectrum, above its picture and title; nothing for None."""
     if text:
         ax.annotate(
             text,
-            (1.0, 1.0),
+            (0.0, 1.0),
             xycoords="axes fraction",
-            xytext=(0, 3),
+            xytext=(0, 20 if ax.get_title(loc="left") else 4),
             textcoords="offset points",
-            ha="right",
+            ha="left",
             va="bottom",
             fontsize=7,
             color=STUDENT,

@@ -92,6 +92,9 @@ def signatures(
     colour_bar(ax, image, "|ψ| against all classes (deviations)")
     if title:
         ax.set_title(title, loc="left", fontsize=10, pad=16)
+    else:
+        # The times stand where a title would.
+        ax.set_title(" ", loc="left", fontsize=6)
     caveat(ax, signatures.spectrum.caveat)
     return ax
 

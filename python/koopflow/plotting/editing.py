@@ -22,6 +22,7 @@ def edit_strip(
     strengths: Sequence[float] | None = None,
     image_shape: tuple[int, int] | None = None,
     limits: tuple[float, float] = (-1.0, 1.0),
+    label: str = "strength",
     title: str | None = None,
 ) -> Axes:
     """Samples at several strengths of an edit: a row a sample, a column a strength; lines in the plane.
@@ -38,6 +39,8 @@ def edit_strip(
         Of one image; a square by default.
     limits : (float, float), default (-1, 1)
         The values of black and white.
+    label : str, default "strength"
+        Below the strip: what the columns are.
     title : str, optional
         Above the strip.
 
@@ -53,7 +56,7 @@ def edit_strip(
     names = [f"{s:g}" for s in strengths] if strengths is not None else [str(i) for i in range(len(states))]
     if states.shape[2:] == (2,):
         return _trails(states, names, ax, title)
-    return _strip(states.swapaxes(0, 1), names, "strength", ax, image_shape, limits, title)
+    return _strip(states.swapaxes(0, 1), names, label, ax, image_shape, limits, title)
 
 
 def inversion_strip(
