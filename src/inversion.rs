@@ -33,7 +33,7 @@ const TANGENT_ROWS: i64 = 1 << 15;
 
 /// Inverts data `[B, *event]`, then takes `steps` polishing steps. A sample's step is kept only where it lowers
 /// its residual; where it does not, the next one is half as long, or more damped. `damping` >= 0 is relative to the
-/// mean square of the Jacobian's entries, or shortens a fixed-point step by 1 / (1 + damping).
+/// mean diagonal of J^T J, or shortens a fixed-point step by 1 / (1 + damping).
 ///
 /// # Errors
 /// [`Error::Argument`] naming `steps`, `damping`, or `polish` where Newton steps are too large to form.
@@ -83,7 +83,11 @@ pub fn invert(
             }
         };
         let candidate = &noise + step;
-        let Ok(image) = forward(&candidate, monitor) else { break };
+        let image = match forward(&candidate, monitor) {
+            // A step out of range helps nobody; an interruption is not one.
+            Err(Error::Divergence(_)) => break,
+            outcome => outcome?,
+        };
         let errors = norms(&(&image - &target));
         let better = errors.lt_tensor(&residuals);
         let rows = better.unsqueeze(1);
