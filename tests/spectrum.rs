@@ -8,7 +8,7 @@ use koopflow::inversion::{self, Polish};
 use koopflow::koopman::{Direction, GeneratorKind, ReadoutKind, Student, StudentConfig};
 use koopflow::sampler::{self, Source};
 use koopflow::spectrum::{Edit, Spectrum};
-use koopflow::training::Silent;
+use koopflow::training::{Monitor, Progress, Silent};
 use tch::{Kind, Tensor};
 
 fn each() -> impl Iterator<Item = Student> {
@@ -268,4 +268,31 @@ fn a_network_decoder_has_no_newton_steps() {
     assert!(matches!(outcome, Err(Error::Argument { argument, .. }) if argument == "polish"));
     let fixed = inversion::invert(&student, &x1, None, Polish::FixedPoint, 2, 0.0, &mut Silent).unwrap();
     assert!(fixed.residuals.isfinite().all().int64_value(&[]) != 0);
+}
+
+/// Interrupts at its third look.
+struct Impatient(i64);
+
+impl Monitor for Impatient {
+    fn tick(&mut self) -> Result<(), Error> {
+        self.0 += 1;
+        if self.0 > 3 {
+            return Err(Error::Interrupted("enough".into()));
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, _: &Progress) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+#[test]
+fn polishing_can_be_interrupted() {
+    let student = student(base(), 0.05);
+    let x1 = normal(8, &[6, 3]);
+    for polish in [Polish::Newton, Polish::FixedPoint] {
+        let outcome = inversion::invert(&student, &x1, None, polish, 50, 0.0, &mut Impatient(0));
+        assert!(matches!(outcome, Err(Error::Interrupted(_))), "{polish:?}");
+    }
 }
