@@ -46,7 +46,7 @@ fn config() -> DistillConfig {
         steps: Some(30),
         batch_size: 64,
         trajectories: Some(64),
-        path_steps: 4,
+        path_steps: Some(4),
         ..DistillConfig::default()
     }
 }
@@ -256,7 +256,7 @@ fn training_data_passes_the_pair_source_on() {
     let config = DistillConfig {
         pairs: PairKind::TimeGrouped,
         curriculum: Some(Curriculum::Reverse),
-        path_steps: 8,
+        path_steps: Some(8),
         ..config()
     };
     let field = gaussian();

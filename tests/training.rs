@@ -20,7 +20,7 @@ fn config() -> DistillConfig {
         observables: Some(6),
         width: Some(12),
         depth: Some(1),
-        path_steps: 8,
+        path_steps: Some(8),
         dtype: "float64".into(),
         ..DistillConfig::default()
     }

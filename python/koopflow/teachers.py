@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike, fspath
 from typing import Any
 
@@ -12,7 +12,9 @@ from . import _core
 from ._arrays import Array, as_batch, as_condition
 from ._flow import Flow, checked_event_shape
 from ._torch_models import attach, conditioning_json, home_of
+from ._torchcfm import read_state_dict
 from .exceptions import CheckpointError, NotFittedError, ShapeError
+from .networks import UNet, unet_of
 from .progress import ProgressFunction, ProgressMeter
 
 
@@ -32,8 +34,10 @@ class FlowTeacher(Flow):
         How noise and data are paired in a minibatch.
     path : {"linear", "vp"}, default "linear"
         ``"linear"``: a = t, s = 1 - t. ``"vp"`` (variance preserving): a = sin(pi t / 2), s = cos(pi t / 2).
+    network : {"mlp", "unet"}, UNet or mapping, default "mlp"
+        A perceptron, or a U-Net for images ``(C, H, W)``; options by a :class:`koopflow.UNet` or its options.
     width, depth : int, optional
-        Of the network; None picks by the dimension of the data.
+        Of a perceptron; None picks by the dimension of the data.
     steps : int, optional
         Training steps; None picks by the dimension of the data.
     batch_size : int, default 256
@@ -67,6 +71,7 @@ class FlowTeacher(Flow):
     See Also
     --------
     FlowTeacher.from_torch : attach a PyTorch model.
+    FlowTeacher.from_torchcfm : a U-Net's weights from torchcfm.
     FlowTeacher.gaussian, FlowTeacher.empirical : fields known in closed form.
 
     Examples
@@ -83,6 +88,7 @@ class FlowTeacher(Flow):
         *,
         coupling: str = "ot",
         path: str = "linear",
+        network: str | UNet | Mapping[str, Any] = "mlp",
         width: int | None = None,
         depth: int | None = None,
         steps: int | None = None,
@@ -101,9 +107,11 @@ class FlowTeacher(Flow):
         dtype: str = "float32",
     ) -> None:
         self._event_shape = checked_event_shape(event_shape)
+        unet = unet_of("network", network, "mlp")
         self._options: dict[str, Any] = {
             "coupling": coupling,
             "path": path,
+            "network": "mlp" if unet is None else unet.resolved(self._event_shape),
             "width": width,
             "depth": depth,
             "steps": steps,
@@ -262,6 +270,82 @@ class FlowTeacher(Flow):
         return teacher
 
     @classmethod
+    def from_torchcfm(
+        cls,
+        weights: str | PathLike[str] | Mapping[str, Any],
+        event_shape: Sequence[int],
+        *,
+        heads: int = 1,
+        head_channels: int | None = None,
+        new_attention_order: bool = False,
+        key: str | None = None,
+        device: str = "cpu",
+        dtype: str = "float32",
+    ) -> FlowTeacher:
+        """A U-Net that torchcfm trained, as a native teacher: no Python is called to evaluate it.
+
+        Everything but the heads of attention is read off the names and shapes of the weights.
+
+        Parameters
+        ----------
+        weights : path or mapping
+            A safetensors file, a file of ``torch.save``, or the state dict of a ``UNetModel`` or
+            ``UNetModelWrapper``.
+        event_shape : sequence of int
+            ``(C, H, W)``.
+        heads : int, default 1
+            ``num_heads`` of the model.
+        head_channels : int, optional
+            ``num_head_channels`` of the model.
+        new_attention_order : bool, default False
+            ``use_new_attention_order`` of the model.
+        key : str, optional
+            Which entry of a training checkpoint holds the weights; None takes ``"ema_model"`` where there
+            is one, then ``"net_model"``, ``"model"``, ``"state_dict"``.
+        device, dtype : str
+            Where and in what precision the field is evaluated.
+
+        Raises
+        ------
+        FileNotFoundError, CheckpointError
+            When there is no such file, or it holds no state dict.
+        ArgumentError
+            When the weights are not those of a ``UNetModel``, or not one for images of ``event_shape``.
+
+        See Also
+        --------
+        FlowTeacher.state_dict : the way back.
+        """
+        shape = checked_event_shape(event_shape)
+        tensors = read_state_dict(weights, key)
+        field = _core.VelocityField.torchcfm(
+            list(tensors),
+            list(tensors.values()),
+            event_shape=shape,
+            heads=heads,
+            head_channels=head_channels,
+            qkv_first=new_attention_order,
+            device=device,
+            dtype=dtype,
+        )
+        labels = tensors.get("label_emb.weight")
+        classes = None if labels is None else int(labels.shape[0])
+        teacher = cls(shape, num_classes=classes, device=device, dtype=dtype)
+        teacher._field = field
+        return teacher
+
+    def state_dict(self) -> dict[str, Any]:
+        """The weights of a network as torch tensors on the CPU, by name.
+
+        Those of a U-Net are named as in torchcfm's ``UNetModel``, whose ``load_state_dict`` takes them. A
+        teacher trained here answers in units of its data's scale, which the model does not know: only one from
+        :meth:`from_torchcfm` gives the same velocities there.
+        """
+        prefix = "network."
+        tensors = self.field.tensors()
+        return {name[len(prefix) :]: tensor for name, tensor in tensors if name.startswith(prefix)}
+
+    @classmethod
     def gaussian(cls, mean: Array, cov: Array, *, device: str = "cpu", dtype: str = "float32") -> FlowTeacher:
         """The exact field from N(0, I) to N(mean, cov) under the linear path; its flow map is affine.
 
@@ -380,6 +464,9 @@ class FlowTeacher(Flow):
         # The only option where None is a value of its own.
         config["clip_norm"] = options["clip_norm"]
         config["conditioning"] = json.loads(conditioning)
+        unet = config.pop("network")
+        if unet != "mlp":
+            config["unet"] = unet
         return config
 
     def __repr__(self) -> str:

@@ -204,7 +204,7 @@ mod tests {
         let config = DistillConfig {
             observables: Some(6),
             width: Some(12),
-            path_steps: 8,
+            path_steps: Some(8),
             dtype: "float64".into(),
             ..DistillConfig::default()
         };

@@ -9,6 +9,7 @@ use tch::{Device, Kind, Tensor};
 use crate::error::{Error, Result};
 use crate::flow::config::TeacherConfig;
 use crate::flow::stream::{PairBatch, PairSource, PairStream};
+use crate::nets::dropout;
 use crate::tensor::{check_finite, parse_device, shape_text, RandomSource};
 use crate::threads::IntraOpThreads;
 use crate::training::{clip_norm, Adam, Average, Budget, Monitor, Progress, Schedule, ScheduleKind, Stopped};
@@ -135,7 +136,8 @@ pub fn train(
     let pairs =
         PairSource::new(data, condition, config.coupling, config.batch_size, config.coupling_size, random)?;
     let stream = PairStream::new(pairs, 0, steps)?;
-    let _threads = IntraOpThreads::for_work(field.parameters().count(), config.batch_size as i64);
+    let _threads =
+        IntraOpThreads::for_work(field.parameters().count(), config.batch_size as i64 * field.reuse());
 
     let parameters = field.parameters();
     let dtype = parameters.kind();
@@ -153,6 +155,7 @@ pub fn train(
         let (t, x0, x1, c) = to_tensors(&batch?, &data, condition.as_ref())?;
         let x = config.path.sample(&t, &x0, &x1)?;
         let u = config.path.target(&t, &x0, &x1)?;
+        let _dropout = dropout::Training::with(config.seed, step);
         let loss = tch::with_grad(|| field.loss(&t, &x, &u, c.as_ref()))?;
         let mut gradient = parameters.gradient(&loss)?;
         let _ = clip_norm(&mut gradient, config.clip_norm)?;

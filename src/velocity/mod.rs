@@ -1,9 +1,11 @@
 //! Velocity fields: anything that gives v(t, x) with dx/dt = v, from noise at t = 0 to data at t = 1.
 
+mod body;
 mod empirical;
 mod gaussian;
 mod network;
 mod path;
+mod standard;
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
