@@ -78,6 +78,13 @@ def _levels(event_shape: tuple[int, ...]) -> tuple[float, ...]:
     return levels[:1]
 
 
+def plain(unet: UNet | Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Options as plain data, for a file."""
+    if unet is None:
+        return None
+    return asdict(unet) if isinstance(unet, UNet) else dict(unet)
+
+
 def unet_of(argument: str, given: str | UNet | Mapping[str, Any], default: str) -> UNet | None:
     """The U-Net that ``given`` asks for; None for ``default``, the name of what is used without one.
 

@@ -133,11 +133,12 @@ impl TrainingData {
         })
     }
 
-    /// The table of the student's inputs at `times` uniform times.
-    pub fn coordinates(&self, times: i64) -> Result<InputCoordinates> {
+    /// The table of the student's inputs at `times` uniform times; of channels where it sees images of
+    /// `event_shape`.
+    pub fn coordinates(&self, times: i64, images: Option<&[i64]>) -> Result<InputCoordinates> {
         match (&self.trajectories, &self.points) {
-            (Some(trajectories), _) => trajectories.coordinates(),
-            (None, Some(points)) => points.coordinates(times),
+            (Some(trajectories), _) => trajectories.coordinates(images),
+            (None, Some(points)) => points.coordinates(times, images),
             (None, None) => Err(Error::Internal(anyhow::anyhow!("nothing to learn from"))),
         }
     }

@@ -172,7 +172,7 @@ impl PathPoints {
     }
 
     /// The table of input coordinates, of a few thousand points at each of its `times`.
-    pub fn coordinates(&self, times: i64) -> Result<InputCoordinates> {
+    pub fn coordinates(&self, times: i64, images: Option<&[i64]>) -> Result<InputCoordinates> {
         let random = RandomSource::new(self.plan.seed).fork("input coordinates");
         // Not one assignment of thousands, whatever the plan: a table of means needs no such care.
         let plan = PathPlan { coupling_size: self.plan.coupling_size.min(TABLE_COUPLING), ..self.plan };
@@ -183,7 +183,10 @@ impl PathPoints {
             let t = Tensor::full([TABLE_POINTS as i64], t, (kind, device));
             Ok(self.points(&self.training, &pairs, t)?.x)
         };
-        InputCoordinates::from_samples(times, at, kind, device)
+        match images {
+            Some(shape) => InputCoordinates::of_channels(shape, times, at, kind, device),
+            None => InputCoordinates::from_samples(times, at, kind, device),
+        }
     }
 
     /// The points of `pairs` at times `t` `[B]`.

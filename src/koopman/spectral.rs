@@ -186,15 +186,8 @@ impl SpectralGenerator {
     /// The eigenvalues are the parameters, and zero for the constant, time and state: `[m, 2]`.
     pub fn eigenvalues(&self) -> Tensor {
         let exact = self.in_double();
-        let pairs = exact.blocks.pairs();
-        let (growth, frequency) = (exact.blocks.growth(), exact.blocks.frequency());
-        let reals = growth.size()[0] - pairs;
         let still = Tensor::zeros([2 + exact.readout.size()[1], 2], (Kind::Double, Device::Cpu));
-        let upper = Tensor::stack(&[growth.narrow(0, 0, pairs), frequency.shallow_clone()], 1);
-        let lower = Tensor::stack(&[growth.narrow(0, 0, pairs), -frequency], 1);
-        let couples = Tensor::stack(&[upper, lower], 1).view([-1, 2]);
-        let rest = growth.narrow(0, pairs, reals);
-        Tensor::cat(&[still, couples, Tensor::stack(&[rest.shallow_clone(), rest.zeros_like()], 1)], 0)
+        Tensor::cat(&[still, exact.blocks.eigenvalues()], 0)
     }
 
     pub fn shallow_clone(&self) -> Self {

@@ -38,6 +38,9 @@ pub trait Signal: Sized {
     /// Joins along channels.
     fn join(&self, other: &Self) -> Self;
 
+    /// Joins any number of signals along channels.
+    fn join_all(parts: &[Self]) -> Self;
+
     /// `count` equal pieces along `dimension`.
     fn pieces(&self, count: i64, dimension: i64) -> Vec<Self>;
 }
@@ -88,6 +91,10 @@ impl Signal for Tensor {
 
     fn join(&self, other: &Self) -> Self {
         Tensor::cat(&[self, other], 1)
+    }
+
+    fn join_all(parts: &[Self]) -> Self {
+        Tensor::cat(parts, 1)
     }
 
     fn pieces(&self, count: i64, dimension: i64) -> Vec<Self> {
@@ -175,6 +182,10 @@ impl Signal for Dual {
 
     fn join(&self, other: &Self) -> Self {
         Dual::cat_along(&[self, other], 1)
+    }
+
+    fn join_all(parts: &[Self]) -> Self {
+        Dual::cat_along(&parts.iter().collect::<Vec<_>>(), 1)
     }
 
     fn pieces(&self, count: i64, dimension: i64) -> Vec<Self> {
