@@ -204,6 +204,14 @@ impl StudentConfig {
         self.mixing.unwrap_or(self.observables)
     }
 
+    /// How often a sample uses each weight: once, or at every pixel (of a middle level, say) of a U-Net.
+    pub fn reuse(&self) -> i64 {
+        match &self.unet {
+            Some(_) => (self.event_shape[1..].iter().product::<i64>() / 16).max(1),
+            None => 1,
+        }
+    }
+
     /// Whether the frame's rates are the generator's own, learnt together.
     pub fn shares_frame(&self) -> bool {
         self.generator != GeneratorKind::Dense && self.mixing.is_none()

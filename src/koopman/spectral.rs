@@ -4,7 +4,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::{Blocks, Observables, Propagator, StudentConfig};
+use super::{Basis, Blocks, Observables, Propagator, StudentConfig};
 use crate::error::{Error, Result};
 use crate::nets::Parameters;
 use crate::tensor::{check_finite, shape_text, RandomSource};
@@ -29,7 +29,11 @@ impl SpectralGenerator {
         let options = (parameters.kind(), parameters.device());
         let blocks = Blocks::new("generator", features, config.pairs, parameters, random)?;
         let bound = 1.0 / (features as f64).sqrt();
-        let readout = (random.uniform(&[features, dimension], options.0, options.1)? * 2.0 - 1.0) * bound;
+        let readout = match config.basis {
+            // Pixels of the network's answer are rates of the image's own pixels to begin with.
+            Basis::UNet => Tensor::f_eye_m(features, dimension, options)?,
+            _ => (random.uniform(&[features, dimension], options.0, options.1)? * 2.0 - 1.0) * bound,
+        };
         Ok(SpectralGenerator {
             blocks,
             readout: parameters.add("generator.readout", readout),
