@@ -304,6 +304,21 @@ fn survives_its_own_state() {
     }
 }
 
+/// Large data are standardised a few coordinates at a time.
+#[test]
+fn moments_of_large_data() {
+    let count = (1 << 21) + 2;
+    let side = Tensor::arange(count, (Kind::Float, Device::Cpu)).remainder(2.0) * 2.0 - 1.0;
+    let data =
+        side.unsqueeze(1) * Tensor::from_slice(&[1f32, 2.0, 3.0]) + Tensor::from_slice(&[0f32, 10.0, 20.0]);
+    let network = config(1).network(&[3]);
+    let field = NetworkField::new(network, &data, None, Device::Cpu, &mut RandomSource::new(0)).unwrap();
+    for (name, expected) in [("data.mean", [0.0, 10.0, 20.0]), ("data.scale", [1.0, 2.0, 3.0])] {
+        let stored = tensors(&field).into_iter().find(|(other, _)| other == name).unwrap().1;
+        assert!(largest(&(stored - Tensor::from_slice(&expected))) < 1e-6, "{name}");
+    }
+}
+
 #[test]
 fn options_out_of_range_are_named() {
     let refused = |name: &str, change: &dyn Fn(&mut TeacherConfig)| {
