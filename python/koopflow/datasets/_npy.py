@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -52,7 +53,8 @@ def stored_in(file: Path, member: str | None) -> Stored:
             start = handle.tell()
     except DatasetError:
         raise
-    except ValueError as error:
+    # NumPy passes on what the tokenizer says of a header from Python 2.
+    except (ValueError, SyntaxError, tokenize.TokenError) as error:
         raise DatasetError(f"{name}: expected an NPY file, got something else ({error})") from error
     if dtype.hasobject:
         raise DtypeError(f"{name}: expected numbers, got pickled Python objects ({dtype})")
