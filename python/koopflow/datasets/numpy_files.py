@@ -75,23 +75,13 @@ def arrays(
     """
     if layout is not None and layout not in LAYOUTS:
         raise ArgumentError(f"layout: expected one of {', '.join(LAYOUTS)} or None, got {layout!r}")
-    if limits is not None and not (np.isfinite(limits).all() and limits[0] < limits[1]):
+    if limits is not None and not (len(limits) == 2 and -np.inf < limits[0] < limits[1] < np.inf):
         raise ArgumentError(f"limits: expected two rising finite numbers, got {limits!r}")
     place = existing(path)
     files = [file for file in _files(place) if not (place.is_dir() and file.name == LABELS_FILE)]
     parts = [_find(file, images, labels) for file in files]
     shapes = [_nchw(part.images.shape, _layout(part.images, layout)) for part in parts]
-    for part, shape in zip(parts, shapes, strict=True):
-        if shape[1:] != shapes[0][1:]:
-            raise ShapeError(
-                f"{part.images}: expected images of (channels, height, width) {shapes[0][1:]} as in "
-                f"{parts[0].images}, got {shape[1:]}"
-            )
-        if part.images.dtype != parts[0].images.dtype:
-            raise DtypeError(
-                f"{part.images}: expected {parts[0].images.dtype} as in {parts[0].images}, "
-                f"got {part.images.dtype}"
-            )
+    _check_alike(parts, shapes)
     ends = np.cumsum([shape[0] for shape in shapes])
     result = np.empty((int(ends[-1]), *shapes[0][1:]), np.float32)
     for part, shape, end in zip(parts, shapes, ends, strict=True):
@@ -180,6 +170,21 @@ def _checked_images(array: Stored) -> Stored:
     if 0 in array.shape:
         raise DatasetError(f"{array}: expected at least one image, got an array of shape {array.shape}")
     return array
+
+
+def _check_alike(parts: list[_Part], shapes: list[tuple[int, ...]]) -> None:
+    """One size and dtype in all files."""
+    for part, shape in zip(parts, shapes, strict=True):
+        if shape[1:] != shapes[0][1:]:
+            raise ShapeError(
+                f"{part.images}: expected images of (channels, height, width) {shapes[0][1:]} as in "
+                f"{parts[0].images}, got {shape[1:]}"
+            )
+        if part.images.dtype != parts[0].images.dtype:
+            raise DtypeError(
+                f"{part.images}: expected {parts[0].images.dtype} as in {parts[0].images}, "
+                f"got {part.images.dtype}"
+            )
 
 
 def _layout(array: Stored, layout: str | None) -> str:

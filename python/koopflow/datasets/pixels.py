@@ -101,9 +101,10 @@ def resize(images: Array, size: int | tuple[int, int], *, resample: str = "bicub
     )
     top, left, rows, columns = _middle(tensor.shape[2], tensor.shape[3], height, width)
     middle = tensor[:, :, top : top + rows, left : left + columns]
+    resized = middle.new_empty((*middle.shape[:2], height, width))
     # In pieces, so that the work in between takes little memory beside the result.
-    parts = [_resampled(part, (height, width), resample) for part in torch.split(middle, 1024)]
-    resized = torch.cat(parts)
+    for start in range(0, len(middle), 1024):
+        resized[start : start + 1024] = _resampled(middle[start : start + 1024], (height, width), resample)
     return resized if isinstance(images, torch.Tensor) else resized.numpy()
 
 
