@@ -42,6 +42,10 @@ class FlowTeacher(Flow):
         Training steps; None picks by the dimension of the data.
     batch_size : int, default 256
         Samples a step.
+    flip : bool, default False
+        Mirrors each row of a minibatch with probability one half, left to right, before it is paired with
+        noise: for images ``(channels, height, width)`` that may as well be mirrored. A student of this
+        teacher is then trained on mirrored data too.
     learning_rate : float, optional
         None picks by the dimension of the data.
     optimizer : {"adam", "adamw"}, default "adam"
@@ -93,6 +97,7 @@ class FlowTeacher(Flow):
         depth: int | None = None,
         steps: int | None = None,
         batch_size: int = 256,
+        flip: bool = False,
         learning_rate: float | None = None,
         optimizer: str = "adam",
         weight_decay: float = 0.0,
@@ -116,6 +121,7 @@ class FlowTeacher(Flow):
             "depth": depth,
             "steps": steps,
             "batch_size": batch_size,
+            "flip": flip,
             "learning_rate": learning_rate,
             "optimizer": optimizer,
             "weight_decay": weight_decay,
@@ -167,6 +173,8 @@ class FlowTeacher(Flow):
         ------
         ShapeError
             When data or condition do not fit the event shape or each other.
+        ArgumentError
+            When an option is out of its range, or ``flip`` was asked for and samples are no images.
         DivergenceError
             When the loss stops being finite.
         """
@@ -446,11 +454,11 @@ class FlowTeacher(Flow):
             raise NotFittedError("this FlowTeacher is not fitted yet: call fit(data) first")
         return self._history
 
-    def _pairing(self) -> dict[str, str]:
+    def _pairing(self) -> dict[str, Any]:
         # The options of a teacher that was not trained here say nothing about it.
         if self._field is None or self._field.kind != "network":
             return super()._pairing()
-        return {name: self._options[name] for name in ("coupling", "path")}
+        return {name: self._options[name] for name in ("coupling", "path", "flip")}
 
     def _config(self, *, steps: int | None, batch_size: int | None) -> dict[str, Any]:
         """What was set, for the core, which resolves the rest."""

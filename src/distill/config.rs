@@ -131,6 +131,8 @@ pub struct DistillConfig {
     pub path: Path,
     /// Pairs in one optimal-transport assignment, at most.
     pub coupling_size: usize,
+    /// Whether the teacher saw mirrored data as well.
+    pub flip: bool,
     pub fidelity: Fidelity,
     /// Weights by name, over those that `fidelity` sets.
     pub weights: BTreeMap<String, f64>,
@@ -185,6 +187,7 @@ impl Default for DistillConfig {
             coupling: Coupling::default(),
             path: Path::default(),
             coupling_size: 128,
+            flip: false,
             fidelity: Fidelity::default(),
             weights: BTreeMap::new(),
             scaling: Scaling::default(),

@@ -56,6 +56,7 @@ impl TrainingData {
                     coupling: config.coupling,
                     path: config.path,
                     coupling_size: config.coupling_size,
+                    flip: config.flip,
                     seed: config.seed,
                     kind,
                     device,

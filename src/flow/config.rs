@@ -32,6 +32,9 @@ pub struct TeacherConfig {
     /// Pairs in one optimal-transport assignment, which costs up to their cube: at least 1. A batch
     /// is cut into parts of this size.
     pub coupling_size: usize,
+    /// Mirrors each row of a batch with probability one half, left to right: images
+    /// `[channels, height, width]` only.
+    pub flip: bool,
     /// Peak learning rate, positive.
     pub learning_rate: Option<f64>,
     pub optimizer: Optimizer,
@@ -69,6 +72,7 @@ impl Default for TeacherConfig {
             // In two dimensions assignments are the slowest part: one of 256 pairs takes as long as eight
             // of 128.
             coupling_size: 128,
+            flip: false,
             learning_rate: None,
             optimizer: Optimizer::Adam,
             weight_decay: 0.0,
