@@ -16,7 +16,8 @@ from koopflow.exceptions import ArgumentError, KoopflowError
 
 SHAPE = (1, 8, 8)
 SMALL = UNet(channels=8, multipliers=(1, 2))
-NETWORK = UNet(channels=32, multipliers=(1, 2), time_scale=1.0)
+# As torchcfm has it.
+NETWORK = UNet(channels=32, multipliers=(1, 2), groups=32, scale_shift=False, time_scale=1.0)
 
 
 @pytest.fixture(scope="module")

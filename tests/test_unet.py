@@ -84,7 +84,8 @@ def test_values_and_tangents_are_those_of_an_independent_build(
     labels = torch.tensor([0, 3, 6]) if "num_classes" in theirs else None
     value, tangent = jvp(lambda t, x: model(t, x, labels), (t, x), (t_rate, x_rate))
 
-    config = {"channels": 32, "multipliers": [1.0, 2.0], "blocks": 1, "time_scale": 1.0, **ours}
+    plain = {"channels": 32, "multipliers": [1.0, 2.0], "blocks": 1, "time_scale": 1.0}
+    config = {**plain, "groups": 32, "scale_shift": False, **ours}
     state = model.state_dict()
     condition = None if labels is None else torch.nn.functional.one_hot(labels, 7).to(x.dtype)
     alone, both, rate = _core._unet(
@@ -212,6 +213,21 @@ def test_dropout_belongs_to_training_and_to_its_seed() -> None:
     assert np.abs(dropped.velocity(0.3, x) - kept.velocity(0.3, x)).max() > 1e-3
 
 
+def test_labels_and_times_reach_small_networks() -> None:
+    """With one channel a group a shift alone is normalised away; the default scales too."""
+    random = np.random.default_rng(5)
+    labels = random.integers(0, 2, 64)
+    data = random.standard_normal((64, 1, 8, 8)).astype(np.float32) + labels[:, None, None, None]
+    data = data.astype(np.float32)
+    network = UNet(channels=8, multipliers=(1,))
+    training = {"steps": 40, "batch_size": 16, "ema_decay": 0.0, "learning_rate": 0.01}
+    teacher = FlowTeacher((1, 8, 8), network=network, num_classes=2, **training).fit(data, condition=labels, progress=False)
+    x, zeros = data[:4], np.zeros(4, dtype=np.int64)
+    base = teacher.velocity(0.5, x, zeros)
+    assert np.abs(base - teacher.velocity(0.5, x, zeros + 1)).max() > 1e-4
+    assert np.abs(base - teacher.velocity(0.52, x, zeros)).max() > 1e-4
+
+
 @pytest.mark.parametrize(
     ("network", "shape", "message"),
     [
@@ -220,6 +236,7 @@ def test_dropout_belongs_to_training_and_to_its_seed() -> None:
         (UNet(attention=(3,)), (1, 8, 8), "attention.*factors"),
         (UNet(dropout=1.0), (1, 8, 8), "dropout"),
         (UNet(blocks=0), (1, 8, 8), "blocks"),
+        (UNet(groups=0), (1, 8, 8), "groups"),
         (UNet(multipliers=(0.001,)), (1, 8, 8), "multipliers"),
     ],
 )

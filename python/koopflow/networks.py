@@ -35,8 +35,12 @@ class UNet:
         Channels of one head instead (``num_head_channels``).
     dropout : float, default 0
         In [0, 1), of training only.
-    scale_shift : bool, default False
-        Time scales features as well as shifting them (``use_scale_shift_norm``).
+    groups : int, default 8
+        Groups of channels that are normalised together, or the largest power of two below that divides the
+        channels; torchcfm's are 32. Where that leaves one channel a group, normalisation takes away whatever
+        time and class shift, and they have no say unless they also scale.
+    scale_shift : bool, default True
+        Time and class scale features as well as shifting them (``use_scale_shift_norm``, False there).
     residual_resampling : bool, default False
         Residual blocks change the resolution, instead of convolutions (``resblock_updown``).
     time_scale : float, default 100
@@ -55,7 +59,8 @@ class UNet:
     heads: int = 1
     head_channels: int | None = None
     dropout: float = 0.0
-    scale_shift: bool = False
+    groups: int = 8
+    scale_shift: bool = True
     residual_resampling: bool = False
     time_scale: float = 100.0
 

@@ -26,6 +26,10 @@ pub struct UNetConfig {
     pub head_channels: Option<i64>,
     /// In [0, 1); of training only.
     pub dropout: f64,
+    /// Of channels that are normalised together: the largest power of two up to this that divides the channels.
+    /// torchcfm's are 32; where that leaves one channel a group, normalisation takes away whatever an embedding
+    /// shifts, and time and condition have no say unless they also scale.
+    pub groups: i64,
     /// The embedding scales as well as shifts (`use_scale_shift_norm`).
     pub scale_shift: bool,
     /// Residual blocks change the resolution, instead of convolutions (`resblock_updown`).
@@ -47,7 +51,8 @@ impl Default for UNetConfig {
             heads: 1,
             head_channels: None,
             dropout: 0.0,
-            scale_shift: false,
+            groups: 8,
+            scale_shift: true,
             residual_resampling: false,
             qkv_first: false,
             time_scale: 100.0,
@@ -85,6 +90,10 @@ impl UNetConfig {
     /// Values of the embedding of time and condition.
     pub fn embedding_size(&self) -> i64 {
         4 * self.channels
+    }
+
+    pub fn groups_of(&self, channels: i64) -> i64 {
+        1 << channels.trailing_zeros().min(self.groups.ilog2())
     }
 
     pub fn heads_of(&self, channels: i64) -> i64 {
@@ -167,6 +176,9 @@ impl UNetConfig {
         if let Some(unknown) = self.attention.iter().find(|rate| !known(rate)) {
             let expected = format!("factors of downsampling 1, 2, ... {factor}");
             return Err(Error::argument("attention", expected, unknown));
+        }
+        if !(1..=1 << 14).contains(&self.groups) {
+            return Err(Error::argument("groups", "an integer from 1 to 16384", self.groups));
         }
         if !(0.0..1.0).contains(&self.dropout) {
             return Err(Error::argument("dropout", "a number in [0, 1)", self.dropout));

@@ -109,20 +109,15 @@ pub(super) struct GroupNorm {
     groups: i64,
 }
 
-/// torchcfm's 32 groups, or fewer where they would not divide the channels.
-fn groups_of(channels: i64) -> i64 {
-    1 << channels.trailing_zeros().min(5)
-}
-
 impl GroupNorm {
-    pub fn new(name: &str, channels: i64, build: &mut Builder) -> Result<Self> {
+    pub fn new(name: &str, channels: i64, config: &UNetConfig, build: &mut Builder) -> Result<Self> {
         let options = (build.parameters.kind(), build.parameters.device());
         let weight = Tensor::f_ones([channels], options)?;
         let bias = Tensor::f_zeros([channels], options)?;
         Ok(GroupNorm {
             weight: build.parameters.add(format!("{name}.weight"), weight),
             bias: build.parameters.add(format!("{name}.bias"), bias),
-            groups: groups_of(channels),
+            groups: config.groups_of(channels),
         })
     }
 
@@ -182,11 +177,11 @@ impl ResidualBlock {
         build: &mut Builder,
     ) -> Result<Self> {
         let shifts = if config.scale_shift { 2 * outputs } else { outputs };
-        let norm_in = GroupNorm::new(&format!("{name}.in_layers.0"), inputs, build)?;
+        let norm_in = GroupNorm::new(&format!("{name}.in_layers.0"), inputs, config, build)?;
         let conv_in =
             Convolution::new(&format!("{name}.in_layers.2"), (inputs, outputs), 3, 1, Initial::Usual, build)?;
         let embedding = build.linear(&format!("{name}.emb_layers.1"), config.embedding_size(), shifts)?;
-        let norm_out = GroupNorm::new(&format!("{name}.out_layers.0"), outputs, build)?;
+        let norm_out = GroupNorm::new(&format!("{name}.out_layers.0"), outputs, config, build)?;
         let conv_out = Convolution::new(
             &format!("{name}.out_layers.3"),
             (outputs, outputs),
@@ -261,7 +256,7 @@ pub(super) struct AttentionBlock {
 
 impl AttentionBlock {
     pub fn new(name: &str, channels: i64, config: &UNetConfig, build: &mut Builder) -> Result<Self> {
-        let norm = GroupNorm::new(&format!("{name}.norm"), channels, build)?;
+        let norm = GroupNorm::new(&format!("{name}.norm"), channels, config, build)?;
         let qkv =
             Convolution::pointwise(&format!("{name}.qkv"), (channels, 3 * channels), Initial::Usual, build)?;
         let out =

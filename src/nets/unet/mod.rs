@@ -289,7 +289,7 @@ impl UNetDecoder {
                 output.push(Stage(layers));
             }
         }
-        let norm = GroupNorm::new(&format!("{prefix}out.0"), channels, build)?;
+        let norm = GroupNorm::new(&format!("{prefix}out.0"), channels, config, build)?;
         let last =
             Convolution::new(&format!("{prefix}out.2"), (channels, outputs), 3, 1, Initial::Zero, build)?;
         Ok(UNetDecoder { embedding, output, norm, last })

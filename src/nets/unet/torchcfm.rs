@@ -62,6 +62,7 @@ pub fn config_of(tensors: &[(String, Vec<i64>)]) -> Result<(UNetConfig, Option<i
     let config = UNetConfig {
         channels,
         blocks: blocks as i64,
+        groups: 32,
         attention: (0..levels).filter(attends).map(|level| 1 << level).collect(),
         scale_shift: shifts as f64 == 2.0 * multipliers[0] * channels as f64,
         residual_resampling: levels > 1 && has(halving),
