@@ -153,7 +153,7 @@ class AttachedTeachers(Flow):
 
         Examples
         --------
-        >>> import tempfile, torch
+        >>> import torch
         >>> from koopflow import FlowTeacher
         >>> class Model(torch.nn.Module):
         ...     def forward(self, t, x):
