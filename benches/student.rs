@@ -35,7 +35,7 @@ fn setup(
     let recipe = config.resolve(&[dimension], Conditioning::None).expect("valid options");
     let plan = TrajectoryPlan {
         count: 2048,
-        path_steps: config.path_steps,
+        path_steps: config.path_steps.unwrap_or(32),
         seed: 0,
         kind: Kind::Float,
         device: Device::Cpu,

@@ -18,13 +18,19 @@ const CHUNK_VALUES: i64 = 1 << 22;
 /// Rows in a chunk.
 fn chunk_rows(student: &Student, times: i64) -> i64 {
     let config = student.config();
-    let width = config.width.max(config.observables).max(2 * config.dimension() + 1);
+    let hidden = match &config.unet {
+        // A few maps at full resolution at once.
+        Some(unet) => 4 * unet.channels * config.event_shape[1..].iter().product::<i64>(),
+        None => config.width.max(2 * config.dimension() + 1),
+    };
+    let width = hidden.max(config.observables);
     (CHUNK_VALUES / width.max(times * config.dimension())).max(1)
 }
 
 /// Threads for samplers' products: those of one lift.
 fn threads(student: &Student, rows: i64) -> IntraOpThreads {
-    IntraOpThreads::for_work(student.parameters().count() / student.config().lifts, rows)
+    let config = student.config();
+    IntraOpThreads::for_work(student.parameters().count() / config.lifts, rows * config.reuse())
 }
 
 /// Equal steps from one time to another, prepared once for all chunks.

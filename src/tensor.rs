@@ -111,6 +111,19 @@ pub fn check_finite(argument: &str, x: &Tensor) -> Result<()> {
     })
 }
 
+/// Data larger than this do not move to a GPU, whose memory is for the network.
+const RESIDENT_BYTES: usize = 2 << 30;
+
+/// `data` in `kind`, where batches are gathered from it: on `device`, but beyond 2 GiB where they are, so
+/// that only batches move.
+pub fn at_home(data: &Tensor, kind: Kind, device: Device) -> Tensor {
+    let data = data.detach();
+    let bytes = data.numel() * kind.elt_size_in_bytes();
+    let stays = device.is_cuda() && bytes > RESIDENT_BYTES;
+    // Converted after the move: the same work, and a GPU is faster at it.
+    data.to_device(if stays { data.device() } else { device }).to_kind(kind)
+}
+
 /// Turns a time given as one number or as one a sample into `[B]`.
 pub fn expand_time(argument: &str, t: &Tensor, batch: i64) -> Result<Tensor> {
     check_finite(argument, t)?;

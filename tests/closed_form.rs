@@ -81,7 +81,7 @@ fn config(generator: GeneratorKind, method: Method) -> DistillConfig {
         depth: Some(1),
         steps: Some(40),
         trajectories: Some(128),
-        path_steps: 8,
+        path_steps: Some(8),
         dtype: "float64".into(),
         ..DistillConfig::default()
     }
@@ -183,7 +183,7 @@ fn random_observables_without_a_gradient_step() {
             observables: Some(64),
             width: Some(64),
             trajectories: Some(2048),
-            path_steps: 32,
+            path_steps: Some(32),
             dtype: dtype.into(),
             ..config(generator, Method::ClosedForm)
         };

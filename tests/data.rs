@@ -31,7 +31,15 @@ fn data(count: i64) -> Tensor {
 }
 
 fn path_plan(coupling: Coupling, path: Path) -> PathPlan {
-    PathPlan { coupling, path, coupling_size: 128, seed: 1, kind: Kind::Float, device: Device::Cpu }
+    PathPlan {
+        coupling,
+        path,
+        coupling_size: 128,
+        flip: false,
+        seed: 1,
+        kind: Kind::Float,
+        device: Device::Cpu,
+    }
 }
 
 fn only_consistency() -> BTreeMap<String, f64> {
@@ -46,7 +54,7 @@ fn config() -> DistillConfig {
         steps: Some(30),
         batch_size: 64,
         trajectories: Some(64),
-        path_steps: 4,
+        path_steps: Some(4),
         ..DistillConfig::default()
     }
 }
@@ -127,6 +135,27 @@ fn held_out_points_use_rows_that_training_never_sees() {
     let (training, held_out) = (seen(&training.x, &training.t), seen(&held_out.x, &held_out.t));
     assert_eq!((training.len(), held_out.len()), (56, 8));
     assert!(training.is_disjoint(&held_out));
+}
+
+/// A teacher that saw mirrored images is distilled at points between noise and mirrored images too.
+#[test]
+fn points_of_a_flipping_teacher_are_mirrored() {
+    let rows = Tensor::from_slice(&[-100f32, 100.0]).view([1, 1, 1, 2]).repeat([64, 1, 1, 1]);
+    let field = EmpiricalField::new(&rows, Device::Cpu, Kind::Float).unwrap();
+    let mirrored = |flip| {
+        let plan = PathPlan { flip, ..path_plan(Coupling::Ot, Path::Linear) };
+        let points = PathPoints::new(&field, &rows, None, plan).unwrap();
+        let batch = points.batch(&RandomSource::new(1), 0, 512).unwrap();
+        assert_eq!(batch.x.size(), [512, 2]);
+        let late = batch.x.index_select(0, &batch.t.gt(0.2).nonzero().squeeze_dim(1));
+        late.select(1, 0).gt(0.0).to_kind(Kind::Double).mean(Kind::Double).double_value(&[])
+    };
+    assert_eq!(mirrored(false), 0.0);
+    assert!((mirrored(true) - 0.5).abs() < 0.13, "{}", mirrored(true));
+    let plan = PathPlan { flip: true, ..path_plan(Coupling::Ot, Path::Linear) };
+    let points = PathPoints::new(&gaussian(), &data(64), None, plan).unwrap();
+    let error = points.batch(&RandomSource::new(1), 0, 8).unwrap_err();
+    assert!(error.to_string().starts_with("flip: "), "{error}");
 }
 
 #[test]
@@ -256,7 +285,7 @@ fn training_data_passes_the_pair_source_on() {
     let config = DistillConfig {
         pairs: PairKind::TimeGrouped,
         curriculum: Some(Curriculum::Reverse),
-        path_steps: 8,
+        path_steps: Some(8),
         ..config()
     };
     let field = gaussian();

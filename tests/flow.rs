@@ -284,3 +284,98 @@ mod stream {
         assert!(matches!(make(&normal(&[4, 2], 1), 0), Err(Error::Argument { .. })));
     }
 }
+
+mod flips {
+    use super::*;
+
+    /// Pixel (row, y, x) is 100 row + 10 y + x: [5, 1, 2, 3].
+    fn images() -> Tensor {
+        let pixel = |index: i64| (index / 6 * 100 + index / 3 % 2 * 10 + index % 3) as f64;
+        Tensor::from_slice(&(0..30).map(pixel).collect::<Vec<f64>>()).view([5, 1, 2, 3])
+    }
+
+    fn source(data: &Tensor, coupling: Coupling, batch_size: usize, seed: u64) -> PairSource {
+        let random = RandomSource::new(seed);
+        PairSource::new(data, None, coupling, batch_size, 64, random)
+            .unwrap()
+            .with_flips(&data.size()[1..])
+            .unwrap()
+    }
+
+    #[test]
+    fn rows_are_mirrored_left_to_right() {
+        let (data, batch) = (images(), source(&images(), Coupling::Independent, 40, 1).batch(0).unwrap());
+        let rows = batch.rows(&data).unwrap();
+        assert_eq!(rows.size(), [40, 1, 2, 3]);
+        for place in 0..40_i64 {
+            let row = batch.indices[place as usize];
+            for (y, x) in (0..2).flat_map(|y| (0..3).map(move |x| (y, x))) {
+                let column = if batch.flipped[place as usize] { 2 - x } else { x };
+                let expected = (100 * row + 10 * y + column) as f64;
+                assert_eq!(rows.double_value(&[place, 0, y, x]), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn every_row_is_mirrored_half_of_the_time() {
+        let batch = source(&images(), Coupling::Independent, 20_000, 2).batch(0).unwrap();
+        let count = |row: i64| {
+            let flipped = batch.indices.iter().zip(&batch.flipped);
+            flipped.filter(|(&index, &flipped)| index == row && flipped).count() as f64
+        };
+        // Five standard deviations of 4,000 draws.
+        assert!((0..5).map(count).all(|flipped| (flipped - 2000.0).abs() < 158.0));
+    }
+
+    #[test]
+    fn are_the_same_for_any_number_of_threads_and_change_no_other_draw() {
+        let batches = |seed| -> Vec<PairBatch> {
+            (2..9).map(|step| source(&images(), Coupling::Ot, 32, seed).batch(step).unwrap()).collect()
+        };
+        let reference = batches(9);
+        for threads in [1, 4] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let stream =
+                PairStream::on(Arc::new(pool), source(&images(), Coupling::Ot, 32, 9), 2, 9).unwrap();
+            assert_eq!(stream.map(Result::unwrap).collect::<Vec<_>>(), reference);
+        }
+        assert_ne!(reference[0].flipped, reference[1].flipped);
+        assert_ne!(reference[0].flipped, batches(10)[0].flipped);
+
+        let coupling = Coupling::Independent;
+        let flipping = source(&images(), coupling, 32, 9).batch(3).unwrap();
+        let plain = PairSource::new(&images(), None, coupling, 32, 64, RandomSource::new(9)).unwrap();
+        let plain = plain.batch(3).unwrap();
+        assert!(plain.flipped.is_empty());
+        assert_eq!(PairBatch { flipped: Vec::new(), ..flipping }, plain);
+    }
+
+    /// All rows are (-5, 5) and mirrored (5, -5): the best assignment gives the mirrored ones the noise
+    /// that falls most from left to right. One that looks at the rows as they lie in the data has no
+    /// preference.
+    #[test]
+    fn coupling_sees_mirrored_rows() {
+        let data = Tensor::from_slice(&[-5.0, 5.0]).view([1, 1, 1, 2]).repeat([64, 1, 1, 1]);
+        for step in 0..5 {
+            let batch = source(&data, Coupling::Ot, 64, 3).batch(step).unwrap();
+            let falls = |mirrored: bool| -> Vec<f32> {
+                let noise = batch.noise.chunks_exact(2).zip(&batch.flipped);
+                noise.filter(|(_, &flipped)| flipped == mirrored).map(|(n, _)| n[0] - n[1]).collect()
+            };
+            let least = falls(true).into_iter().fold(f32::INFINITY, f32::min);
+            let most = falls(false).into_iter().fold(f32::NEG_INFINITY, f32::max);
+            assert!(least > most, "step {step}: {least} and {most}");
+        }
+    }
+
+    #[test]
+    fn only_images_are_mirrored() {
+        for event in [&[6][..], &[2, 3], &[1, 1, 2, 3]] {
+            let data = images().view([5, 6]);
+            let source = PairSource::new(&data, None, Coupling::Ot, 4, 4, RandomSource::new(0)).unwrap();
+            let error = source.with_flips(event).map(|_| ()).unwrap_err();
+            assert!(matches!(&error, Error::Argument { argument, .. } if argument == "flip"), "{error}");
+        }
+    }
+}

@@ -24,7 +24,7 @@ fn config(generator: GeneratorKind) -> DistillConfig {
         depth: Some(1),
         steps: Some(40),
         trajectories: Some(128),
-        path_steps: 8,
+        path_steps: Some(8),
         dtype: "float64".into(),
         ..DistillConfig::default()
     }

@@ -43,6 +43,7 @@ fn rows_and_columns_are_the_eigenvectors_of_the_generator() {
             match student.config().generator {
                 GeneratorKind::Spectral => 7,
                 GeneratorKind::Dense => 10,
+                GeneratorKind::Levels => unreachable!("no such student here"),
             }
         );
         assert!(complex_gap(&matrix.matmul(w), &(w * values.unsqueeze(0))) < 1e-9);

@@ -145,6 +145,24 @@ fn double_precision_and_shaped_samples() {
     assert_eq!(field.evaluations(), 1);
 }
 
+/// All data are (-3, 3) and, seen in a mirror, (3, -3).
+#[test]
+fn flips_double_the_data() {
+    let data = Tensor::from_slice(&[-3.0, 3.0]).view([1, 1, 1, 2]).repeat([50, 1, 1, 1]);
+    let (field, _) = fit(&TeacherConfig { flip: true, ..config(400) }, &data, None);
+    let t = Tensor::full([400], 0.9, (Kind::Float, Device::Cpu));
+    let at = |sign: f64| {
+        let x = (&data.narrow(0, 0, 1) * (0.9 * sign)).to_kind(Kind::Float).expand([400, 1, 1, 2], false);
+        // The velocity x1 - x0 at 0.9 x1 of noise at the origin.
+        let v = field.velocity(&t, &x, None).unwrap().mean_dim([0].as_slice(), false, Kind::Double);
+        v.flatten(0, -1)
+    };
+    for sign in [1.0, -1.0] {
+        let expected = Tensor::from_slice(&[-3.0 * sign, 3.0 * sign]);
+        assert!(largest(&(at(sign) - expected)) < 0.7, "{}", at(sign));
+    }
+}
+
 #[test]
 fn gradient_in_x_is_exact() {
     let (field, _) = fit(&TeacherConfig { dtype: "float64".into(), ..config(20) }, &data(), None);
@@ -286,6 +304,21 @@ fn survives_its_own_state() {
     }
 }
 
+/// Large data are standardised a few coordinates at a time.
+#[test]
+fn moments_of_large_data() {
+    let count = (1 << 21) + 2;
+    let side = Tensor::arange(count, (Kind::Float, Device::Cpu)).remainder(2.0) * 2.0 - 1.0;
+    let data =
+        side.unsqueeze(1) * Tensor::from_slice(&[1f32, 2.0, 3.0]) + Tensor::from_slice(&[0f32, 10.0, 20.0]);
+    let network = config(1).network(&[3]);
+    let field = NetworkField::new(network, &data, None, Device::Cpu, &mut RandomSource::new(0)).unwrap();
+    for (name, expected) in [("data.mean", [0.0, 10.0, 20.0]), ("data.scale", [1.0, 2.0, 3.0])] {
+        let stored = tensors(&field).into_iter().find(|(other, _)| other == name).unwrap().1;
+        assert!(largest(&(stored - Tensor::from_slice(&expected))) < 1e-6, "{name}");
+    }
+}
+
 #[test]
 fn options_out_of_range_are_named() {
     let refused = |name: &str, change: &dyn Fn(&mut TeacherConfig)| {
@@ -310,6 +343,7 @@ fn options_out_of_range_are_named() {
     refused("dtype", &|c| c.dtype = "int8".into());
     refused("conditioning", &|c| c.conditioning = Conditioning::Labels { classes: 0 });
     refused("condition", &|c| c.conditioning = Conditioning::Labels { classes: 2 });
+    refused("flip", &|c| c.flip = true);
     let bad = |x: &Tensor| train(&config(5), x, None, &mut Silent).err().unwrap();
     assert!(matches!(bad(&normal(&[5], 1)), Error::Shape { .. }));
     assert!(matches!(bad(&normal(&[0, 2], 1)), Error::Shape { .. }));

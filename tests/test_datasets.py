@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from sklearn.datasets import load_digits
 
 from koopflow import datasets
+from koopflow.exceptions import ArgumentError, DtypeError, NonFiniteError, ShapeError
 
 NAMES = sorted(datasets.TWO_DIMENSIONAL)
 
@@ -68,6 +70,100 @@ def test_digits_are_those_of_scikit_learn():
     np.testing.assert_allclose((images + 1.0) * 8.0, bunch.data)
     np.testing.assert_array_equal(labels, bunch.target)
     assert images.dtype == np.float32
+
+
+def test_digits_as_images_keep_their_pixels_and_their_means():
+    flat, labels = datasets.digits()
+    small, same = datasets.digits(size=8)
+    np.testing.assert_array_equal(small, flat.reshape(1797, 1, 8, 8))
+    np.testing.assert_array_equal(same, labels)
+    for size in (16, 28):
+        images, _ = datasets.digits(size=size)
+        assert images.shape == (1797, 1, size, size)
+        assert images.dtype == np.float32
+        assert images.min() >= -1.0
+        assert images.max() <= 1.0
+        # Upscaling keeps the light of each image, but for overshoot that is cut off, and is smooth: no pixel
+        # is a plain copy of the one beside it.
+        np.testing.assert_allclose(images.mean(axis=(1, 2, 3)), flat.mean(axis=1), atol=0.05)
+        assert np.corrcoef(images[:, 0, size // 2, size // 2], small[:, 0, 4, 4])[0, 1] > 0.8
+    bright = datasets.digits(size=16)[0][0, 0, 8]
+    assert len(np.unique(bright)) > 8
+
+
+@pytest.mark.parametrize("size", [7, 0, 16.0, True])
+def test_digits_refuse_other_sizes(size):
+    with pytest.raises(ArgumentError, match="size: expected an integer of at least 8"):
+        datasets.digits(size=size)
+
+
+def test_bytes_come_back():
+    levels = np.arange(256, dtype=np.uint8).reshape(2, 2, 8, 8)
+    images = levels.astype(np.float32) / np.float32(127.5) - np.float32(1.0)
+    for given in (images, torch.from_numpy(images), images.astype(np.float64)):
+        back = datasets.to_uint8(given)
+        assert back.dtype == np.uint8
+        np.testing.assert_array_equal(back, np.moveaxis(levels, 1, 3))
+    beyond = datasets.to_uint8(np.array([-7.0, 7.0]).reshape(1, 1, 1, 2))
+    assert beyond.ravel().tolist() == [0, 255]
+
+
+@pytest.mark.parametrize(
+    ("images", "kind", "message"),
+    [
+        (np.zeros((2, 8, 8)), ShapeError, r"images: expected shape \(N, C, H, W\)"),
+        (np.zeros((0, 1, 8, 8)), ShapeError, "none of them 0"),
+        (np.zeros((2, 1, 8, 8), np.uint8), DtypeError, "floating-point array, got uint8"),
+        (np.full((2, 1, 8, 8), np.nan), NonFiniteError, "images: expected finite"),
+    ],
+)
+def test_to_uint8_refuses_what_are_no_images(images, kind, message):
+    with pytest.raises(kind, match=message):
+        datasets.to_uint8(images)
+
+
+def test_resize_by_boxes_takes_means():
+    images = np.random.default_rng(0).uniform(-1, 1, (1500, 2, 4, 6)).astype(np.float32)
+    small = datasets.resize(images, (2, 3), resample="box")
+    np.testing.assert_allclose(small, images.reshape(1500, 2, 2, 2, 3, 2).mean(axis=(3, 5)), atol=1e-6)
+    large = datasets.resize(torch.from_numpy(images[:2]), (8, 12), resample="box")
+    np.testing.assert_array_equal(large.numpy(), images[:2].repeat(2, axis=2).repeat(2, axis=3))
+
+
+def test_smooth_resizing_follows_a_ramp_and_stays_in_range():
+    ramp = np.linspace(-1, 1, 32, dtype=np.float32) * np.ones((1, 1, 32, 1), np.float32)
+    # Centres of the new pixels, in the old ones; two at each end feel the edge.
+    centres = np.interp((np.arange(8) + 0.5) * 4 - 0.5, np.arange(32), ramp[0, 0, 0])
+    small = datasets.resize(ramp, 8)
+    np.testing.assert_allclose(small[0, 0, 4, 2:-2], centres[2:-2], atol=1e-3)
+    step = np.where(np.arange(8) < 4, -1.0, 1.0) * np.ones((1, 3, 8, 1))
+    large = datasets.resize(step, 20)
+    assert large.dtype == np.float64
+    assert (large.min(), large.max()) == (-1.0, 1.0)
+
+
+def test_resizing_cuts_the_middle_out_of_another_shape():
+    wide = np.arange(12.0).reshape(1, 1, 2, 6) / 12
+    np.testing.assert_allclose(datasets.resize(wide, 2, resample="box"), wide[:, :, :, 2:4])
+    np.testing.assert_allclose(
+        datasets.resize(wide.swapaxes(2, 3), 2, resample="box")[0, 0], wide[0, 0, :, 2:4].T
+    )
+    np.testing.assert_allclose(
+        datasets.resize(wide, (1, 3), resample="box").ravel(), [3.5 / 12, 5.5 / 12, 7.5 / 12]
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "message"),
+    [
+        (0, {}, "size: expected an integer of at least 1"),
+        ((4, 4, 4), {}, "size: expected"),
+        (4, {"resample": "sinc"}, "resample: expected 'bicubic' or 'box', got 'sinc'"),
+    ],
+)
+def test_resize_names_a_wrong_option(size, options, message):
+    with pytest.raises(ArgumentError, match=message):
+        datasets.resize(np.zeros((1, 1, 8, 8)), size, **options)
 
 
 def test_split_is_a_partition_that_keeps_rows_together():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from PIL import Image
 
 from koopflow import FlowTeacher, KoopmanDistiller, datasets, plotting
 from koopflow.exceptions import ArgumentError, ShapeError
@@ -100,6 +101,34 @@ def test_image_grid_puts_images_in_rows(ax):
     np.testing.assert_array_equal(canvas[1:3, 4:6], 0.25)
     np.testing.assert_array_equal(canvas[4:6, 1:3], 0.5)
     assert np.isnan(canvas[4:6, 4:6]).all()
+
+
+def test_image_grid_keeps_colours(ax):
+    images = np.full((2, 3, 1, 2), -1.0)
+    images[1, 2] = 1.0
+    plotting.image_grid(images, ax=ax, columns=2)
+    canvas = np.asarray(ax.images[0].get_array())
+    assert canvas.shape == (3, 7, 3)
+    np.testing.assert_array_equal(canvas[1, 1:3], 0.0)
+    np.testing.assert_array_equal(canvas[1, 4:6], [[0.0, 0.0, 1.0]] * 2)
+    np.testing.assert_allclose(canvas[0], [to_rgba("#e4eaf1")[:3]] * 7)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_saved_grids_hold_every_pixel(tmp_path, channels):
+    levels = np.random.default_rng(0).integers(0, 256, (5, channels, 3, 4), dtype=np.uint8)
+    plotting.save_image_grid(tmp_path / "grid.png", torch.from_numpy(levels / 127.5 - 1.0), columns=2)
+    grid = np.asarray(Image.open(tmp_path / "grid.png").convert("RGB"))
+    assert grid.shape == (3 * 4 + 1, 2 * 5 + 1, 3)
+    for index, image in enumerate(levels):
+        top, left = 1 + index // 2 * 4, 1 + index % 2 * 5
+        pixels = np.broadcast_to(image.transpose(1, 2, 0), (3, 4, 3))
+        np.testing.assert_array_equal(grid[top : top + 3, left : left + 4], pixels)
+    gap = [0xE4, 0xEA, 0xF1]
+    for line in (grid[0], grid[4], grid[-1], grid[:, 0], grid[:, 5], grid[9:12, 6:10].reshape(-1, 3)):
+        np.testing.assert_array_equal(line, [gap] * len(line))
+    with pytest.raises(ShapeError, match="1 or 3 channels, got 2"):
+        plotting.save_image_grid(tmp_path / "grid.png", np.zeros((1, 2, 3, 3)))
 
 
 def test_eigenvalues_mark_the_boundary_and_colour_pairs_alike(ax):

@@ -128,6 +128,27 @@ def test_a_wrong_event_shape_is_a_shape_error(gaussian, call):
         getattr(gaussian, call)(**arguments)
 
 
+# --- mirrored images ------------------------------------------------------------------------------
+
+
+def test_flips_double_the_images_of_teacher_and_student():
+    data = np.array([-3.0, 3.0], np.float32).reshape(1, 1, 1, 2).repeat(64, axis=0)
+    teacher = FlowTeacher(
+        (1, 1, 2), flip=True, width=32, depth=2, steps=400, warmup_steps=10, learning_rate=5e-3
+    )
+    samples = teacher.fit(data, progress=False).sample(200).reshape(200, 2)
+    falling = samples[:, 0] > samples[:, 1]
+    assert 0.35 < falling.mean() < 0.65
+    np.testing.assert_allclose(np.abs(samples).mean(axis=0), 3.0, atol=0.7)
+    assert teacher._pairing()["flip"] is True
+    assert "flip=True" in repr(teacher)
+
+
+def test_only_images_are_mirrored():
+    with pytest.raises(ArgumentError, match=r"flip: expected samples of shape \(channels, height, width\)"):
+        FlowTeacher((2,), flip=True, steps=1).fit(datasets.moons(64), progress=False)
+
+
 # --- attached models ------------------------------------------------------------------------------
 
 

@@ -31,7 +31,7 @@ fn config() -> DistillConfig {
         steps: Some(40),
         batch_size: 32,
         trajectories: Some(128),
-        path_steps: 8,
+        path_steps: Some(8),
         dtype: "float64".into(),
         ..DistillConfig::default()
     }

@@ -20,7 +20,7 @@ fn config() -> DistillConfig {
         observables: Some(6),
         width: Some(12),
         depth: Some(1),
-        path_steps: 8,
+        path_steps: Some(8),
         dtype: "float64".into(),
         ..DistillConfig::default()
     }
@@ -99,7 +99,7 @@ fn held_out_errors_are_what_they_say() {
     let data = TrainingData::prepare(&field, &config, &recipe, &Inputs::default(), &mut Silent).unwrap();
     let paths = data.trajectories.as_ref().unwrap();
     let mut student = Student::new(recipe.student, 1, Device::Cpu).unwrap();
-    student.set_coordinates(data.coordinates(9).unwrap());
+    student.set_coordinates(data.coordinates(9, None).unwrap());
     let evaluator = Evaluator::new(&field, &data, &recipe.weights).unwrap();
     let asked = field.evaluations();
     let errors = evaluator.errors(&student).unwrap();

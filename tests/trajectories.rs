@@ -39,7 +39,7 @@ fn config() -> DistillConfig {
         steps: Some(30),
         batch_size: 64,
         trajectories: Some(64),
-        path_steps: 4,
+        path_steps: Some(4),
         ..DistillConfig::default()
     }
 }

@@ -100,6 +100,26 @@ class VelocityField:
     def guided(self, scale: float, null_condition: _Array) -> VelocityField:
         """Classifier-free guidance; ``null_condition`` is an integer label ``[]`` or a vector ``[dim]``."""
 
+    @staticmethod
+    def torchcfm(
+        names: Sequence[str],
+        tensors: Sequence[_Array],
+        *,
+        event_shape: Sequence[int],
+        heads: int = 1,
+        head_channels: int | None = None,
+        qkv_first: bool = False,
+        device: str = "cpu",
+        dtype: str = "float32",
+    ) -> VelocityField:
+        """A torchcfm ``UNetModel`` by the names and tensors of its state dict.
+
+        Raises ``ValueError`` naming ``state_dict``, ``event_shape`` or the tensor that does not fit.
+        """
+
+    def tensors(self) -> list[tuple[str, torch.Tensor]]:
+        """The field's own tensors by name, as copies on the CPU; none for a field that has none."""
+
     @property
     def event_shape(self) -> tuple[int, ...]:
         """The shape of one sample."""
@@ -427,3 +447,13 @@ def wasserstein2(a: _Array, b: _Array) -> float:
 def _roundtrip(array: _Array) -> _Array: ...
 def _fail(what: str) -> None: ...
 def _watch(seconds: float, monitor: _Monitor = None) -> None: ...
+def _unet(
+    config: str,
+    names: Sequence[str],
+    tensors: Sequence[_Array],
+    t: _Array,
+    x: _Array,
+    t_rate: _Array,
+    x_rate: _Array,
+    condition: _Array | None = None,
+) -> tuple[_Array, _Array, _Array]: ...

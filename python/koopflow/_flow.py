@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,8 +21,8 @@ class Flow:
     # The data that the field comes from and the condition of each row, where they are known. Not saved.
     _training: tuple[Array, Array | None] | None = None
 
-    def _pairing(self) -> dict[str, str]:
-        """How noise and data were paired, as far as it is known."""
+    def _pairing(self) -> dict[str, Any]:
+        """How noise and data were paired, as far as it is known, and whether data were mirrored."""
         return {"coupling": "independent", "path": "linear"}
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Mapping
 from os import PathLike, fspath
 from typing import Any
 
@@ -15,6 +16,7 @@ from ._flow import Flow, checked_count
 from ._student import FittedStudent
 from .evaluation import EvaluationReport, evaluate
 from .exceptions import ArgumentError, CheckpointError, DivergenceError
+from .networks import UNet, plain, unet_of
 from .progress import ProgressFunction, ProgressMeter
 from .tensorboard import logged
 
@@ -32,9 +34,20 @@ class KoopmanDistiller(FittedStudent):
     observables : int, optional
         How many learnt observables phi there are: 64 up to eight dimensions, 128 beyond. A polynomial basis
         has as many as its degree says.
-    basis : {"network", "fourier", "polynomial"}, default "network"
-        What phi is made of: a network; cosines of random frequencies; or all monomials of t, the data's
-        principal coordinates and the condition from degree 2 to ``degree``.
+    basis : {"network", "fourier", "polynomial", "unet", "hierarchy"}, default "network"
+        What phi is made of: a network; cosines of random frequencies; all monomials of t, the data's
+        principal coordinates and the condition from degree 2 to ``degree``. For images ``(C, H, W)`` also
+        ``"unet"``, the pixels of an image that a U-Net answers, as many channels as the image has unless
+        ``observables``, a multiple of H W, says otherwise (the paper's observables for images); and
+        ``"hierarchy"``: the feature maps of every level of a U-Net's way down, each of whose channels evolves
+        by eigenvalues of its own, and a U-Net's way up as the decoder (after Hierarchical Koopman Diffusion,
+        arXiv 2510.12220).
+    unet : UNet or mapping, optional
+        Of the last two bases; see :class:`koopflow.UNet`.
+    per_pixel : bool, default False
+        Every pixel of a hierarchy's maps has its own eigenvalues, instead of sharing its channel's.
+    warm_start : bool, default False
+        U-Nets begin with the weights of the teacher's, a native one of the same architecture.
     degree : int, optional
         Of a polynomial basis, 2 to 12: 4 in a few dimensions, 2 beyond.
     generator : {"spectral", "dense"}, default "spectral"
@@ -186,6 +199,9 @@ class KoopmanDistiller(FittedStudent):
         *,
         observables: int | None = None,
         basis: str = "network",
+        unet: UNet | Mapping[str, Any] | None = None,
+        per_pixel: bool = False,
+        warm_start: bool = False,
         degree: int | None = None,
         generator: str = "spectral",
         frame: str | None = None,
@@ -230,6 +246,9 @@ class KoopmanDistiller(FittedStudent):
         # Nothing is checked here: scikit-learn clones and sets parameters, and fit checks them.
         self.observables = observables
         self.basis = basis
+        self.unet = unet
+        self.per_pixel = per_pixel
+        self.warm_start = warm_start
         self.degree = degree
         self.generator = generator
         self.frame = frame
@@ -362,7 +381,7 @@ class KoopmanDistiller(FittedStudent):
         if not isinstance(teacher, Flow):
             raise TypeError(_not_a_teacher(teacher))
         field = teacher.field
-        config = {**teacher._pairing(), **self._config(int(np.prod(field.event_shape)))}
+        config = {**teacher._pairing(), **self._config(tuple(field.event_shape))}
         data_condition = None
         if data is None and teacher._training is not None:
             data, data_condition = teacher._training
@@ -387,7 +406,7 @@ class KoopmanDistiller(FittedStudent):
                 checkpoint=None if checkpoint is None else fspath(checkpoint),
                 checkpoint_every=checkpoint_every,
                 checkpoint_seconds=None if checkpoint_minutes is None else 60.0 * checkpoint_minutes,
-                header=json.dumps({"params": self.get_params(), "teacher": facts}),
+                header=self._header(teacher=facts),
                 resume=None if resume is None else fspath(resume),
             )
         self._adopt(student, facts)
@@ -462,10 +481,8 @@ class KoopmanDistiller(FittedStudent):
     def save(self, path: str | PathLike[str]) -> None:
         """Write the student to one safetensors file, atomically."""
         student = self._fitted()
-        header = {"params": self.get_params(), "teacher": self.teacher_}
-        if hasattr(self, "conversion_"):
-            header["conversion"] = self.conversion_
-        student.save(fspath(path), json.dumps(header))
+        more = {"conversion": self.conversion_} if hasattr(self, "conversion_") else {}
+        student.save(fspath(path), self._header(teacher=self.teacher_, **more))
 
     @classmethod
     def load(cls, path: str | PathLike[str], *, device: str = "cpu") -> KoopmanDistiller:
@@ -491,13 +508,21 @@ class KoopmanDistiller(FittedStudent):
             distiller.conversion_ = header["conversion"]
         return distiller
 
-    def _config(self, event_size: int) -> dict[str, Any]:
+    def _header(self, **more: Any) -> str:
+        """What a file says about the estimator."""
+        params = {**self.get_params(), "unet": plain(self.unet)}
+        return json.dumps({"params": params, **more})
+
+    def _config(self, event_shape: tuple[int, ...]) -> dict[str, Any]:
         """What was set, for the core, which resolves the rest."""
         config = {name: value for name, value in self.get_params().items() if value is not None}
+        unet = None if self.unet is None else unet_of("unet", self.unet, "")
+        if unet is not None:
+            config["unet"] = unet.resolved(event_shape)
         # An estimator cannot have a method and a parameter of one name.
         config["readout"] = config.pop("decoder", "slice")
         weights = config.get("weights", {})
-        known = json.loads(_core.student_defaults(event_size))["weights"]
+        known = json.loads(_core.student_defaults(int(np.prod(event_shape))))["weights"]
         unknown = sorted(set(weights) - set(known))
         if unknown:
             raise ArgumentError(f"weights: expected names among {sorted(known)}, got {unknown}")

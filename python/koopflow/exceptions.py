@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "ArgumentError",
     "CheckpointError",
+    "DatasetError",
     "DeviceError",
     "DivergenceError",
     "DtypeError",
@@ -50,6 +51,10 @@ class TeacherError(KoopflowError, ValueError):
 class CheckpointError(KoopflowError, ValueError):
     """A file is not a koopflow checkpoint (or a TorchScript module, if that is asked for), is damaged, or
     was written by a newer version."""
+
+
+class DatasetError(KoopflowError, ValueError):
+    """A file of data is not what it should be, is damaged, is empty or does not go with another."""
 
 
 class NotFittedError(KoopflowError, ValueError, AttributeError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,9 @@ from ._arrays import Array, as_batch, as_condition, to_numpy
 from ._attached import AttachedTeachers
 from ._flow import checked_event_shape
 from ._torch_models import conditioning_json, probe
+from ._torchcfm import read_state_dict
 from .exceptions import ArgumentError, CheckpointError, NotFittedError, ShapeError
+from .networks import UNet, unet_of
 from .progress import ProgressFunction, ProgressMeter
 
 if TYPE_CHECKING:
@@ -38,12 +40,18 @@ class FlowTeacher(AttachedTeachers):
         How noise and data are paired in a minibatch.
     path : {"linear", "vp"}, default "linear"
         ``"linear"``: a = t, s = 1 - t. ``"vp"`` (variance preserving): a = sin(pi t / 2), s = cos(pi t / 2).
+    network : {"mlp", "unet"}, UNet or mapping, default "mlp"
+        A perceptron, or a U-Net for images ``(C, H, W)``; options by a :class:`koopflow.UNet` or its options.
     width, depth : int, optional
-        Of the network; None picks by the dimension of the data.
+        Of a perceptron; None picks by the dimension of the data.
     steps : int, optional
         Training steps; None picks by the dimension of the data.
     batch_size : int, default 256
         Samples a step.
+    flip : bool, default False
+        Mirrors each row of a minibatch with probability one half, left to right, before it is paired with
+        noise: for images ``(channels, height, width)`` that may as well be mirrored. A student of this
+        teacher is then trained on mirrored data too.
     learning_rate : float, optional
         None picks by the dimension of the data.
     optimizer : {"adam", "adamw"}, default "adam"
@@ -77,6 +85,7 @@ class FlowTeacher(AttachedTeachers):
     --------
     FlowTeacher.from_torch, FlowTeacher.from_torchscript : attach a flow-matching model.
     FlowTeacher.from_diffusion : attach a diffusion model.
+    FlowTeacher.from_torchcfm : a U-Net's weights from torchcfm.
     FlowTeacher.gaussian, FlowTeacher.empirical : fields known in closed form.
 
     Examples
@@ -93,10 +102,12 @@ class FlowTeacher(AttachedTeachers):
         *,
         coupling: str = "ot",
         path: str = "linear",
+        network: str | UNet | Mapping[str, Any] = "mlp",
         width: int | None = None,
         depth: int | None = None,
         steps: int | None = None,
         batch_size: int = 256,
+        flip: bool = False,
         learning_rate: float | None = None,
         optimizer: str = "adam",
         weight_decay: float = 0.0,
@@ -112,13 +123,16 @@ class FlowTeacher(AttachedTeachers):
         dtype: str = "float32",
     ) -> None:
         self._event_shape = checked_event_shape(event_shape)
+        unet = unet_of("network", network, "mlp")
         self._options: dict[str, Any] = {
             "coupling": coupling,
             "path": path,
+            "network": "mlp" if unet is None else unet.resolved(self._event_shape),
             "width": width,
             "depth": depth,
             "steps": steps,
             "batch_size": batch_size,
+            "flip": flip,
             "learning_rate": learning_rate,
             "optimizer": optimizer,
             "weight_decay": weight_decay,
@@ -171,6 +185,8 @@ class FlowTeacher(AttachedTeachers):
         ------
         ShapeError
             When data or condition do not fit the event shape or each other.
+        ArgumentError
+            When an option is out of its range, or ``flip`` was asked for and samples are no images.
         DivergenceError
             When the loss stops being finite.
         """
@@ -207,6 +223,82 @@ class FlowTeacher(AttachedTeachers):
         )
         teacher._field = field
         return teacher
+
+    @classmethod
+    def from_torchcfm(
+        cls,
+        weights: str | PathLike[str] | Mapping[str, Any],
+        event_shape: Sequence[int],
+        *,
+        heads: int = 1,
+        head_channels: int | None = None,
+        new_attention_order: bool = False,
+        key: str | None = None,
+        device: str = "cpu",
+        dtype: str = "float32",
+    ) -> FlowTeacher:
+        """A U-Net that torchcfm trained, as a native teacher: no Python is called to evaluate it.
+
+        Everything but the heads of attention is read off the names and shapes of the weights.
+
+        Parameters
+        ----------
+        weights : path or mapping
+            A safetensors file, a file of ``torch.save``, or the state dict of a ``UNetModel`` or
+            ``UNetModelWrapper``.
+        event_shape : sequence of int
+            ``(C, H, W)``.
+        heads : int, default 1
+            ``num_heads`` of the model.
+        head_channels : int, optional
+            ``num_head_channels`` of the model.
+        new_attention_order : bool, default False
+            ``use_new_attention_order`` of the model.
+        key : str, optional
+            Which entry of a training checkpoint holds the weights; None takes ``"ema_model"`` where there
+            is one, then ``"net_model"``, ``"model"``, ``"state_dict"``.
+        device, dtype : str
+            Where and in what precision the field is evaluated.
+
+        Raises
+        ------
+        FileNotFoundError, CheckpointError
+            When there is no such file, or it holds no state dict.
+        ArgumentError
+            When the weights are not those of a ``UNetModel``, or not one for images of ``event_shape``.
+
+        See Also
+        --------
+        FlowTeacher.state_dict : the way back.
+        """
+        shape = checked_event_shape(event_shape)
+        tensors = read_state_dict(weights, key)
+        field = _core.VelocityField.torchcfm(
+            list(tensors),
+            list(tensors.values()),
+            event_shape=shape,
+            heads=heads,
+            head_channels=head_channels,
+            qkv_first=new_attention_order,
+            device=device,
+            dtype=dtype,
+        )
+        labels = tensors.get("label_emb.weight")
+        classes = None if labels is None else int(labels.shape[0])
+        teacher = cls(shape, num_classes=classes, device=device, dtype=dtype)
+        teacher._field = field
+        return teacher
+
+    def state_dict(self) -> dict[str, Any]:
+        """The weights of a network as torch tensors on the CPU, by name.
+
+        Those of a U-Net are named as in torchcfm's ``UNetModel``, whose ``load_state_dict`` takes them. A
+        teacher trained here answers in units of its data's scale, which the model does not know: only one from
+        :meth:`from_torchcfm` gives the same velocities there.
+        """
+        prefix = "network."
+        tensors = self.field.tensors()
+        return {name[len(prefix) :]: tensor for name, tensor in tensors if name.startswith(prefix)}
 
     @classmethod
     def gaussian(cls, mean: Array, cov: Array, *, device: str = "cpu", dtype: str = "float32") -> FlowTeacher:
@@ -312,7 +404,8 @@ class FlowTeacher(AttachedTeachers):
             if untrained and np.array_equal(to_numpy(null_condition), classes):
                 raise ArgumentError(
                     "label_dropout: expected above 0 for a teacher that is to be guided, got 0: it has never "
-                    "seen data without a label. Train FlowTeacher(..., label_dropout=0.1)"
+                    "seen data without a label. Train FlowTeacher(..., label_dropout=0.1), or name by "
+                    "null_condition the label that stands for none"
                 )
         teacher = type(self)(self._event_shape, **self._options)
         teacher._field = field.guided(float(scale), 0 if null_condition is None else null_condition)
@@ -365,11 +458,11 @@ class FlowTeacher(AttachedTeachers):
             raise NotFittedError("this FlowTeacher is not fitted yet: call fit(data) first")
         return self._history
 
-    def _pairing(self) -> dict[str, str]:
+    def _pairing(self) -> dict[str, Any]:
         # The options of a teacher that was not trained here say nothing about it.
         if self._field is None or self._field.kind != "network":
             return super()._pairing()
-        return {name: self._options[name] for name in ("coupling", "path")}
+        return {name: self._options[name] for name in ("coupling", "path", "flip")}
 
     def _config(self, *, steps: int | None, batch_size: int | None) -> dict[str, Any]:
         """What was set, for the core, which resolves the rest."""
@@ -383,6 +476,9 @@ class FlowTeacher(AttachedTeachers):
         # The only option where None is a value of its own.
         config["clip_norm"] = options["clip_norm"]
         config["conditioning"] = json.loads(conditioning)
+        unet = config.pop("network")
+        if unet != "mlp":
+            config["unet"] = unet
         return config
 
     def __repr__(self) -> str:

@@ -127,7 +127,7 @@ pub fn readout_equations(
 ) -> Result<NormalEquations> {
     let _guard = tch::no_grad_guard();
     let Generator::Spectral(generator) = student.generator() else {
-        return Err(Error::argument("generator", "a spectral generator", "a dense one"));
+        return Err(Error::argument("generator", "a spectral generator", "another"));
     };
     let config = student.config();
     let mut sums = NormalEquations::new(2 + config.observables, config.dimension());
@@ -152,6 +152,7 @@ pub fn readout_equations(
 /// [`Error::Shape`]; [`Error::NonFinite`].
 pub fn install(student: &mut Student, solution: &Tensor) -> Result<()> {
     match student.generator() {
+        Generator::Levels(_) => Err(no_solve()),
         Generator::Dense(_) => student.set_generator_columns(solution),
         Generator::Spectral(_) => {
             let rows = student.config().observables;
@@ -219,6 +220,7 @@ impl ClosedForm<'_> {
         let rows = (ROWS_PER_REGRESSOR * student.config().size()).clamp(ROW_LIMITS.0, ROW_LIMITS.1);
         let held_out_rows = (held_out.rows * (self.trajectories.path_times() - 1)).min(rows / 4);
         let (solved, train, check) = match student.generator() {
+            Generator::Levels(_) => return Err(no_solve()),
             Generator::Dense(_) => {
                 let train = generator_equations(student, training.points(self.teacher, rows), monitor)?;
                 let check = held_out.points(self.teacher, held_out_rows);
@@ -296,4 +298,8 @@ impl ClosedForm<'_> {
         }
         best.ok_or_else(|| Error::argument("ridge", "a solution that is finite", format!("{candidates:?}")))
     }
+}
+
+fn no_solve() -> Error {
+    Error::argument("method", "'gradient' for a hierarchy, which has no linear readout", "a linear solve")
 }

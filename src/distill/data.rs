@@ -56,6 +56,7 @@ impl TrainingData {
                     coupling: config.coupling,
                     path: config.path,
                     coupling_size: config.coupling_size,
+                    flip: config.flip,
                     seed: config.seed,
                     kind,
                     device,
@@ -69,7 +70,7 @@ impl TrainingData {
             true => {
                 let mut plan = TrajectoryPlan {
                     count: recipe.trajectories,
-                    path_steps: config.path_steps,
+                    path_steps: recipe.path_steps,
                     seed: config.seed,
                     kind,
                     device,
@@ -81,7 +82,7 @@ impl TrainingData {
                         Trajectories::in_file(teacher, &plan, pool.as_ref(), path, inputs.refresh, monitor)?
                     }
                     None => {
-                        plan.count = bounded(config, plan.count, teacher.event_size())?;
+                        plan.count = bounded(config.trajectory_memory, &plan, teacher.event_size())?;
                         Trajectories::generate(teacher, &plan, pool.as_ref(), monitor)?
                     }
                 })
@@ -133,11 +134,12 @@ impl TrainingData {
         })
     }
 
-    /// The table of the student's inputs at `times` uniform times.
-    pub fn coordinates(&self, times: i64) -> Result<InputCoordinates> {
+    /// The table of the student's inputs at `times` uniform times; of channels where it sees images of
+    /// `event_shape`.
+    pub fn coordinates(&self, times: i64, images: Option<&[i64]>) -> Result<InputCoordinates> {
         match (&self.trajectories, &self.points) {
-            (Some(trajectories), _) => trajectories.coordinates(),
-            (None, Some(points)) => points.coordinates(times),
+            (Some(trajectories), _) => trajectories.coordinates(images),
+            (None, Some(points)) => points.coordinates(times, images),
             (None, None) => Err(Error::Internal(anyhow::anyhow!("nothing to learn from"))),
         }
     }
@@ -178,14 +180,14 @@ fn condition_pool(teacher: &dyn VelocityField, inputs: &Inputs) -> Result<Option
     Ok(pool)
 }
 
-/// As many trajectories as `trajectory_memory` holds, `count` at most.
-fn bounded(config: &DistillConfig, count: i64, dimension: i64) -> Result<i64> {
-    let bytes = 4.0 * (config.path_steps + 1) as f64 * dimension as f64;
-    let fit = (config.trajectory_memory * (1u64 << 30) as f64 / bytes).floor() as i64;
+/// As many of the plan's trajectories as `memory` GiB hold.
+fn bounded(memory: f64, plan: &TrajectoryPlan, dimension: i64) -> Result<i64> {
+    let bytes = 4.0 * (plan.path_steps + 1) as f64 * dimension as f64;
+    let fit = (memory * (1u64 << 30) as f64 / bytes).floor() as i64;
     if fit < 16 {
         let expected = format!("room for at least 16 trajectories of {bytes} bytes each");
-        let got = format!("{} GiB", config.trajectory_memory);
+        let got = format!("{memory} GiB");
         return Err(Error::argument("trajectory_memory", expected, got));
     }
-    Ok(count.min(fit))
+    Ok(plan.count.min(fit))
 }

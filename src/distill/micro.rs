@@ -8,6 +8,7 @@ use super::objective::total;
 use super::{Batch, Objective, Pairs, Points, Term, Weights};
 use crate::error::{Error, Result};
 use crate::koopman::Student;
+use crate::nets::dropout;
 use crate::nets::precision::{Lowered, Precision};
 use crate::threads;
 
@@ -72,7 +73,7 @@ impl Batch {
 
 /// The gradient of the objective and its terms' values, over `accumulate` micro-batches whose graphs are
 /// never held at once. Terms that divide by a batch's own statistics (phase, consistency) see those of
-/// their micro-batch, and re-encoding its own share of rows.
+/// their micro-batch, and re-encoding its own share of rows. Dropout's masks are those of a seed and a step.
 pub(super) fn gradient(
     objective: &Objective,
     student: &Student,
@@ -80,6 +81,7 @@ pub(super) fn gradient(
     accumulate: i64,
     precision: Precision,
     scale: f64,
+    (seed, step): (u64, u64),
 ) -> Result<(Tensor, Vec<Term>)> {
     let mut sum: Option<(Tensor, Vec<Term>)> = None;
     let mut add = |part: Option<(Tensor, Vec<Term>)>| -> Result<()> {
@@ -104,8 +106,14 @@ pub(super) fn gradient(
         let shares = own.shares(batch, accumulate);
         let side = objective.side(own)?;
         let (second, theirs) = (student.shallow_clone(), shares.clone());
-        let aside = move || differentiate(&second, &theirs, precision, scale, |student| side.terms(student));
+        // Masks of dropout: other ones for each part, and for each of its two sides.
+        let masks = step.wrapping_mul(accumulate as u64).wrapping_add(index as u64).wrapping_mul(2);
+        let aside = move || {
+            let _dropout = dropout::Training::with(seed, masks + 1);
+            differentiate(&second, &theirs, precision, scale, |student| side.terms(student))
+        };
         let here = || {
+            let _dropout = dropout::Training::with(seed, masks);
             differentiate(student, &shares, precision, scale, |student| objective.forward_terms(student, own))
         };
         // The two sides are independent graphs of similar cost.
@@ -204,7 +212,7 @@ mod tests {
         let config = DistillConfig {
             observables: Some(6),
             width: Some(12),
-            path_steps: 8,
+            path_steps: Some(8),
             dtype: "float64".into(),
             ..DistillConfig::default()
         };
@@ -218,8 +226,9 @@ mod tests {
     fn micro_batches_add_up_to_the_whole_gradient() {
         let (field, student, batch) = setting();
         let objective = Objective { weights: weights(), scaling: Scaling::Relative, teacher: &field };
-        let at =
-            |count, scale| gradient(&objective, &student, &batch, count, Precision::Float32, scale).unwrap();
+        let at = |count, scale| {
+            gradient(&objective, &student, &batch, count, Precision::Float32, scale, (0, 0)).unwrap()
+        };
         let (whole, terms) = at(1, 1.0);
         // 4 divides neither 30 nor 15.
         for (count, scale) in [(2, 1.0), (4, 1.0), (7, 1.0), (4, 1024.0)] {
@@ -237,7 +246,7 @@ mod tests {
     fn low_precision_is_near_and_not_equal() {
         let (field, student, batch) = setting();
         let objective = Objective { weights: weights(), scaling: Scaling::Relative, teacher: &field };
-        let at = |precision| gradient(&objective, &student, &batch, 1, precision, 1.0).unwrap().0;
+        let at = |precision| gradient(&objective, &student, &batch, 1, precision, 1.0, (0, 0)).unwrap().0;
         let (full, low) = (at(Precision::Float32), at(Precision::Bf16));
         let gap = (&low - &full).norm().double_value(&[]) / full.norm().double_value(&[]);
         // bfloat16 keeps 8 bits.

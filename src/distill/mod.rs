@@ -18,6 +18,7 @@ mod run;
 mod trainer;
 mod training_options;
 mod trajectories;
+mod warm_start;
 mod weights;
 
 pub use closed_form::{

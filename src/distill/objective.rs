@@ -200,8 +200,11 @@ impl Scaling {
         let (g, tangent) =
             student.lift_flat_with_tangent(t, x, velocity, Direction::Forward, condition.as_ref());
         let (state_rate, feature_rate) = student.generator().rate(&g);
-        self.feature_error(&(state_rate - velocity), velocity)
-            + self.feature_error(&(feature_rate - &tangent), &tangent)
+        let features = self.feature_error(&(feature_rate - &tangent), &tangent);
+        match state_rate.size()[1] {
+            0 => features,
+            _ => self.feature_error(&(state_rate - velocity), velocity) + features,
+        }
     }
 }
 

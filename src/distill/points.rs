@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::flow::{Coupling, PairBatch, PairSource, PairStream, Path};
 use crate::koopman::InputCoordinates;
 use crate::nets::precision::Lowered;
-use crate::tensor::{check_batch, RandomSource};
+use crate::tensor::{at_home, check_batch, RandomSource};
 use crate::velocity::VelocityField;
 
 /// Single points (t, x_t).
@@ -66,6 +66,8 @@ pub struct PathPlan {
     pub path: Path,
     /// Pairs in one assignment, at most. (A batch smaller than this is one assignment.)
     pub coupling_size: usize,
+    /// Mirrors each row of the data with probability one half, as the teacher saw them: images only.
+    pub flip: bool,
     pub seed: u64,
     /// Of the points, and where they lie.
     pub kind: Kind,
@@ -80,7 +82,7 @@ const HELD_OUT_POINTS: usize = 512;
 const TABLE_POINTS: usize = 4096;
 const TABLE_COUPLING: usize = 256;
 
-/// Data `[N, d]` with their conditions.
+/// Data `[N, *event]` with their conditions.
 #[derive(Debug)]
 struct Rows {
     data: Tensor,
@@ -131,7 +133,7 @@ impl PathPoints {
         let count = check_batch("data", data, teacher.event_shape())?;
         let conditioning = teacher.conditioning();
         conditioning.check(condition, count)?;
-        let data = data.detach().f_reshape([count, -1])?.to_kind(plan.kind).to_device(plan.device);
+        let data = at_home(data, plan.kind, plan.device);
         let all = Rows { data, condition: condition.map(|c| c.detach().to_device(plan.device)) };
         let order = RandomSource::new(plan.seed).fork("held-out data").permutation(count, plan.device);
         let kept = if count < 16 { 0 } else { (count / HELD_OUT_SHARE).min(HELD_OUT_ROWS) };
@@ -172,7 +174,7 @@ impl PathPoints {
     }
 
     /// The table of input coordinates, of a few thousand points at each of its `times`.
-    pub fn coordinates(&self, times: i64) -> Result<InputCoordinates> {
+    pub fn coordinates(&self, times: i64, images: Option<&[i64]>) -> Result<InputCoordinates> {
         let random = RandomSource::new(self.plan.seed).fork("input coordinates");
         // Not one assignment of thousands, whatever the plan: a table of means needs no such care.
         let plan = PathPlan { coupling_size: self.plan.coupling_size.min(TABLE_COUPLING), ..self.plan };
@@ -183,15 +185,19 @@ impl PathPoints {
             let t = Tensor::full([TABLE_POINTS as i64], t, (kind, device));
             Ok(self.points(&self.training, &pairs, t)?.x)
         };
-        InputCoordinates::from_samples(times, at, kind, device)
+        match images {
+            Some(shape) => InputCoordinates::of_channels(shape, times, at, kind, device),
+            None => InputCoordinates::from_samples(times, at, kind, device),
+        }
     }
 
     /// The points of `pairs` at times `t` `[B]`.
     fn points(&self, rows: &Rows, pairs: &PairBatch, t: Tensor) -> Result<Points> {
         let PathPlan { path, kind, device, .. } = self.plan;
-        let Rows { data: x1, condition } = rows.pick(&Tensor::from_slice(&pairs.indices));
+        let x1 = pairs.rows(&rows.data)?.to_device(device);
+        let condition = rows.condition.as_ref().map(|c| pairs.conditions(c)).transpose()?;
         let x0 = Tensor::from_slice(&pairs.noise).to_kind(kind).to_device(device);
-        let x = path.sample(&t, &x0.f_view(x1.size().as_slice())?, &x1)?;
+        let x = path.sample(&t, &x0.f_view(x1.size().as_slice())?, &x1)?.f_flatten(1, -1)?;
         let encoded = self.conditioning.encode(condition.as_ref(), kind);
         Ok(Points { t, x, condition: encoded, teacher_condition: condition })
     }
@@ -199,5 +205,10 @@ impl PathPoints {
 
 fn source(plan: &PathPlan, rows: &Rows, batch_size: usize, random: RandomSource) -> Result<PairSource> {
     let PathPlan { coupling, coupling_size, .. } = *plan;
-    PairSource::new(&rows.data, rows.condition.as_ref(), coupling, batch_size, coupling_size, random)
+    let source =
+        PairSource::new(&rows.data, rows.condition.as_ref(), coupling, batch_size, coupling_size, random)?;
+    if !plan.flip {
+        return Ok(source);
+    }
+    source.with_flips(&rows.data.size()[1..])
 }

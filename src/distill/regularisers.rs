@@ -10,6 +10,7 @@ use crate::koopman::{Generator, Observables};
 fn growth(generator: &Generator) -> Tensor {
     match generator {
         Generator::Spectral(generator) => generator.growth_of_features(),
+        Generator::Levels(generator) => generator.growth(),
         Generator::Dense(generator) => {
             let block = generator.feature_block();
             ((&block + block.tr()) * 0.5).linalg_eigvalsh("L")
@@ -35,6 +36,8 @@ pub(super) fn orthogonality(generator: &Generator) -> Tensor {
     let modes = match generator {
         Generator::Spectral(generator) => generator.modes(),
         Generator::Dense(generator) => generator.modes(),
+        // Without a linear readout there are no modes; a configuration that asks for this is refused.
+        Generator::Levels(generator) => return generator.growth().sum(generator.options().0) * 0.0,
     };
     let kind = modes.kind();
     let count = modes.size()[0];

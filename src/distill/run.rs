@@ -48,7 +48,7 @@ impl Run<'_> {
 
     /// Trains, and writes a last checkpoint whatever ends it; an interrupt is an ordinary end.
     pub fn train(&mut self, monitor: &mut dyn Monitor) -> Result<Stopped> {
-        let work = 2 * self.config.batch_size;
+        let work = 2 * self.config.batch_size * self.student.config().reuse();
         let _threads = IntraOpThreads::for_work(self.student.parameters().count(), work);
         let stopped = match self.steps(monitor) {
             // The user's own wish to stop: what was learnt so far is kept.
@@ -148,7 +148,8 @@ impl Run<'_> {
             let parts = self.ledger.accumulate;
             let (precision, scale) = (self.config.precision, self.ledger.scale.value);
             let attempt = micro::out_of_memory(|| {
-                micro::gradient(&self.objective, self.student, batch, parts, precision, scale)
+                let masks = (self.config.seed, self.ledger.step);
+                micro::gradient(&self.objective, self.student, batch, parts, precision, scale, masks)
             })?;
             if let Some(outcome) = attempt {
                 return Ok(outcome);

@@ -5,6 +5,7 @@ use super::evaluation::Evaluator;
 use super::history::{DistillHistory, Ledger};
 use super::resume::Resumed;
 use super::run::Run;
+use super::warm_start::begin_as;
 use super::{ClosedFormReport, DistillConfig, Inputs, LogEntry, Method, Objective, TrainingData, Weights};
 use crate::error::Result;
 use crate::koopman::Student;
@@ -46,8 +47,12 @@ pub fn distill(
     let trajectory_seconds = budget.seconds();
     let evaluator = Evaluator::new(teacher, &data, &recipe.weights)?;
     let table_times = recipe.student.table_times;
+    let images = recipe.student.unet.as_ref().map(|_| recipe.student.event_shape.clone());
     let mut student = Student::new(recipe.student, config.seed, parse_device(&config.device)?)?;
-    student.set_coordinates(data.coordinates(table_times)?);
+    student.set_coordinates(data.coordinates(table_times, images.as_deref())?);
+    if config.warm_start && resumed.is_none() {
+        begin_as(&mut student, teacher)?;
+    }
     let best = match &mut resumed {
         Some(resumed) => resumed.student(&mut student)?,
         None => student.parameters().flat()?.copy(),

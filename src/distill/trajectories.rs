@@ -316,9 +316,15 @@ impl Trajectories {
     }
 
     /// The input coordinates that these trajectories give.
-    pub fn coordinates(&self) -> Result<InputCoordinates> {
+    pub fn coordinates(&self, images: Option<&[i64]>) -> Result<InputCoordinates> {
         let some = self.states.narrow(0, 0, self.states.size()[0].min(STATISTICS_ROWS));
-        InputCoordinates::from_trajectories(&some, self.kind, self.device)
+        let at = |index: i64| Ok(some.select(1, index));
+        match images {
+            Some(shape) => {
+                InputCoordinates::of_channels(shape, self.path_times(), at, self.kind, self.device)
+            }
+            None => InputCoordinates::from_trajectories(&some, self.kind, self.device),
+        }
     }
 
     /// States of trajectories `rows` at time indices `index`, `[B, d]`, converted.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::flow::{Coupling, Path};
+use crate::nets::UNetConfig;
 use crate::tensor::{event_size, parse_dtype};
 pub use crate::training::Optimizer;
 use crate::training::{check_positive, check_weights_options};
@@ -25,6 +26,8 @@ pub struct TeacherConfig {
     pub width: Option<i64>,
     /// Hidden layers, 1 to 100.
     pub depth: Option<i64>,
+    /// A U-Net in the perceptron's place, for images.
+    pub unet: Option<UNetConfig>,
     /// Training steps, at least 1.
     pub steps: Option<u64>,
     /// Pairs a step, 1 to 65,536.
@@ -32,6 +35,9 @@ pub struct TeacherConfig {
     /// Pairs in one optimal-transport assignment, which costs up to their cube: at least 1. A batch
     /// is cut into parts of this size.
     pub coupling_size: usize,
+    /// Mirrors each row of a batch with probability one half, left to right: images
+    /// `[channels, height, width]` only.
+    pub flip: bool,
     /// Peak learning rate, positive.
     pub learning_rate: Option<f64>,
     pub optimizer: Optimizer,
@@ -64,11 +70,13 @@ impl Default for TeacherConfig {
             label_dropout: 0.0,
             width: None,
             depth: None,
+            unet: None,
             steps: None,
             batch_size: 256,
             // In two dimensions assignments are the slowest part: one of 256 pairs takes as long as eight
             // of 128.
             coupling_size: 128,
+            flip: false,
             learning_rate: None,
             optimizer: Optimizer::Adam,
             weight_decay: 0.0,
@@ -116,7 +124,8 @@ impl TeacherConfig {
             return Err(Error::argument("log_every", "at least 1", 0));
         }
         parse_dtype(&self.dtype)?;
-        self.network(&[2]).check()
+        // Whether a U-Net fits is known where the data are.
+        NetworkFieldConfig { unet: None, ..self.network(&[2]) }.check()
     }
 
     /// This configuration with every choice made for samples of `event_shape`: measured in 2 and 64
@@ -125,6 +134,7 @@ impl TeacherConfig {
         // On digits, 6000 steps fit the training set closer and held-out pairs worse: the held-out loss was
         // .258, and .233 after 3000.
         let (width, learning_rate, steps) = match event_size(event_shape) {
+            _ if self.unet.is_some() => (512, 1e-3, 10_000),
             ..=8 => (128, 5e-3, 6000),
             9..=256 => (256, 5e-3, 3000),
             _ => (512, 2e-3, 6000),
@@ -148,6 +158,7 @@ impl TeacherConfig {
             path: self.path,
             width: resolved.width.unwrap_or(defaults.width),
             depth: resolved.depth.unwrap_or(defaults.depth),
+            unet: self.unet.clone(),
             dtype: self.dtype.clone(),
             ..defaults
         }

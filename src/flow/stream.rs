@@ -23,11 +23,40 @@ pub struct PairBatch {
     pub step: u64,
     /// `[B]`: the rows of the data set.
     pub indices: Vec<i64>,
+    /// `[B]`: which of them are mirrored; empty for a source without flips.
+    pub flipped: Vec<bool>,
     /// `[B, dim]`, row-major: the noise of each row, standard normal.
     pub noise: Vec<f32>,
     /// `[B]` in [0, 1): uniform, one in each of B equal intervals, which lowers the variance of the
     /// loss. A row's place says nothing about its data or its noise.
     pub times: Vec<f32>,
+}
+
+impl PairBatch {
+    /// The batch's rows of `data` `[N, *event]`, mirrored along the last axis where the batch says so: on the
+    /// data's device.
+    ///
+    /// # Errors
+    /// [`Error::Torch`] where the data have fewer rows than the batch's source had.
+    pub fn rows(&self, data: &Tensor) -> Result<Tensor> {
+        let chosen = self.conditions(data)?;
+        if self.flipped.is_empty() {
+            return Ok(chosen);
+        }
+        let mut column = vec![1; data.dim()];
+        column[0] = -1;
+        let flipped = Tensor::from_slice(&self.flipped).to_device(data.device()).f_view(column.as_slice())?;
+        Ok(chosen.f_flip([-1])?.f_where_self(&flipped, &chosen)?)
+    }
+
+    /// The batch's rows of what nothing mirrors, `[N, ...]`: on its device.
+    ///
+    /// # Errors
+    /// As [`PairBatch::rows`].
+    pub fn conditions(&self, condition: &Tensor) -> Result<Tensor> {
+        let indices = Tensor::from_slice(&self.indices).to_device(condition.device());
+        Ok(condition.f_index_select(0, &indices)?)
+    }
 }
 
 /// Where coupled minibatches come from. Batch `step` depends on the seed and `step` alone.
@@ -41,6 +70,8 @@ pub struct PairSource {
     groups: Option<Vec<u32>>,
     /// Pairs in one assignment, at most.
     coupling_size: usize,
+    /// Where rows are mirrored, the length of their last axis.
+    flip_width: Option<usize>,
     random: RandomSource,
 }
 
@@ -79,7 +110,21 @@ impl PairSource {
             rows = Some(values(data)?);
             groups = condition.map(|c| number_conditions(c, count)).transpose()?;
         }
-        Ok(PairSource { count, dim, batch_size, rows, groups, coupling_size, random })
+        Ok(PairSource { count, dim, batch_size, rows, groups, coupling_size, flip_width: None, random })
+    }
+
+    /// The same source, but each row of a batch is mirrored with probability one half: images
+    /// `[channels, height, width]`, left to right. Rows, noise and times stay what they were; the
+    /// assignment is of the mirrored rows.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where samples are not of three dimensions.
+    pub fn with_flips(self, event_shape: &[i64]) -> Result<Self> {
+        let &[_, _, width] = event_shape else {
+            let got = shape_text(event_shape);
+            return Err(Error::argument("flip", "samples of shape (channels, height, width)", got));
+        };
+        Ok(PairSource { flip_width: Some(width as usize), ..self })
     }
 
     /// Batch number `step`.
@@ -99,21 +144,31 @@ impl PairSource {
         // The last float below an integer may round up to it, hence the cap.
         let last = 1.0 - f32::EPSILON;
         let times = (0..size).map(|i| ((i as f32 + rng.random::<f32>()) / size as f32).min(last)).collect();
+        let mut flipped: Vec<bool> = match self.flip_width {
+            Some(_) => (0..size).map(|_| rng.random()).collect(),
+            None => Vec::new(),
+        };
         if let Some(rows) = &self.rows {
+            let row_of = |table: &[f32], row: usize| table[row * self.dim..][..self.dim].to_vec();
             for members in self.members(&chosen) {
-                let rows_of = |table: &[f32], of: &dyn Fn(usize) -> usize| -> Vec<f32> {
-                    let start = |&member: &usize| of(member) * self.dim;
-                    members.iter().map(start).flat_map(|at| table[at..at + self.dim].to_vec()).collect()
-                };
-                let x0 = rows_of(&noise, &|member| member);
-                let x1 = rows_of(rows, &|member| chosen[member]);
+                let x0: Vec<f32> = members.iter().flat_map(|&member| row_of(&noise, member)).collect();
+                let x1 = members.iter().flat_map(|&member| {
+                    let mut row = row_of(rows, chosen[member]);
+                    if let Some(width) = self.flip_width.filter(|_| flipped[member]) {
+                        row.chunks_exact_mut(width).for_each(<[f32]>::reverse);
+                    }
+                    row
+                });
+                let x1: Vec<f32> = x1.collect();
                 let Some(partner) = assign_until(&x0, &x1, self.dim, stop)? else { return Ok(None) };
-                let paired: Vec<usize> = partner.iter().map(|&p| chosen[members[p]]).collect();
-                members.iter().zip(paired).for_each(|(&member, row)| chosen[member] = row);
+                exchange(&mut chosen, &members, &partner);
+                if self.flip_width.is_some() {
+                    exchange(&mut flipped, &members, &partner);
+                }
             }
         }
         let indices = chosen.into_iter().map(|row| row as i64).collect();
-        Ok(Some(PairBatch { step, indices, noise, times }))
+        Ok(Some(PairBatch { step, indices, flipped, noise, times }))
     }
 
     /// Rows in random order, each as often as any other to within one.
@@ -138,6 +193,12 @@ impl PairSource {
         let parts = |places: Vec<usize>| places.chunks(self.coupling_size).map(<[usize]>::to_vec).collect();
         groups.into_values().flat_map(|places| -> Vec<Vec<usize>> { parts(places) }).collect()
     }
+}
+
+/// Gives the place `members[i]` what `members[partner[i]]` had.
+fn exchange<T: Copy>(places: &mut [T], members: &[usize], partner: &[usize]) {
+    let paired: Vec<T> = partner.iter().map(|&p| places[members[p]]).collect();
+    members.iter().zip(paired).for_each(|(&member, value)| places[member] = value);
 }
 
 fn values(x: &Tensor) -> Result<Vec<f32>> {

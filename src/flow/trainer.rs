@@ -9,7 +9,8 @@ use tch::{Device, Kind, Tensor};
 use crate::error::{Error, Result};
 use crate::flow::config::TeacherConfig;
 use crate::flow::stream::{PairBatch, PairSource, PairStream};
-use crate::tensor::{check_finite, parse_device, shape_text, RandomSource};
+use crate::nets::dropout;
+use crate::tensor::{at_home, check_finite, parse_device, shape_text, RandomSource};
 use crate::threads::IntraOpThreads;
 use crate::training::{clip_norm, Adam, Average, Budget, Monitor, Progress, Schedule, ScheduleKind, Stopped};
 use crate::velocity::{Conditioning, NetworkField};
@@ -133,14 +134,18 @@ pub fn train(
     let field = NetworkField::new(network, data, condition, device, &mut random.fork("teacher weights"))?;
     let mut hidden = random.fork("hidden labels");
     let random = random.fork("teacher pairs");
-    let pairs =
+    let mut pairs =
         PairSource::new(data, condition, config.coupling, config.batch_size, config.coupling_size, random)?;
+    if config.flip {
+        pairs = pairs.with_flips(&size[1..])?;
+    }
     let stream = PairStream::new(pairs, 0, steps)?;
-    let _threads = IntraOpThreads::for_work(field.parameters().count(), config.batch_size as i64);
+    let _threads =
+        IntraOpThreads::for_work(field.parameters().count(), config.batch_size as i64 * field.reuse());
 
     let parameters = field.parameters();
     let dtype = parameters.kind();
-    let data = data.detach().to_device(device).to_kind(dtype);
+    let data = at_home(data, dtype, device);
     let condition = condition.map(|c| c.detach().to_device(device));
     let mut optimizer = Adam::new(parameters, config.optimizer, config.weight_decay)?;
     let mut average = Average::new(parameters, config.ema_decay)?;
@@ -151,10 +156,11 @@ pub fn train(
     let mut stopped = Stopped::Completed;
     let mut step = 0;
     for batch in stream {
-        let (t, x0, x1, c) = to_tensors(&batch?, &data, condition.as_ref())?;
+        let (t, x0, x1, c) = to_tensors(&batch?, &data, condition.as_ref(), device)?;
         let c = c.map(|labels| hide(labels, &config, &mut hidden)).transpose()?;
         let x = config.path.sample(&t, &x0, &x1)?;
         let u = config.path.target(&t, &x0, &x1)?;
+        let _dropout = dropout::Training::with(config.seed, step);
         let loss = tch::with_grad(|| field.loss(&t, &x, &u, c.as_ref()))?;
         let mut gradient = parameters.gradient(&loss)?;
         let _ = clip_norm(&mut gradient, config.clip_norm)?;
@@ -210,19 +216,18 @@ fn hide(condition: Tensor, config: &TeacherConfig, random: &mut RandomSource) ->
     Ok(condition.f_masked_fill(&draw.f_lt(config.label_dropout)?, classes)?)
 }
 
-/// t `[B]`, x0 and x1 `[B, *event]` and the condition of a batch, in the dtype and on the device of
-/// the data.
+/// t `[B]`, x0 and x1 `[B, *event]` and the condition of a batch, in the dtype of the data and on `device`.
 fn to_tensors(
     batch: &PairBatch,
     data: &Tensor,
     condition: Option<&Tensor>,
+    device: Device,
 ) -> Result<(Tensor, Tensor, Tensor, Option<Tensor>)> {
-    let (device, dtype) = (data.device(), data.kind());
-    let indices = Tensor::from_slice(&batch.indices).to_device(device);
-    let x1 = data.f_index_select(0, &indices)?;
+    let x1 = batch.rows(data)?.to_device(device);
+    let dtype = x1.kind();
     let x0 =
         Tensor::from_slice(&batch.noise).to_device(device).to_kind(dtype).f_view(x1.size().as_slice())?;
     let t = Tensor::from_slice(&batch.times).to_device(device).to_kind(dtype);
-    let condition = condition.map(|c| c.f_index_select(0, &indices)).transpose()?;
+    let condition = condition.map(|c| batch.conditions(c)).transpose()?;
     Ok((t, x0, x1, condition))
 }

@@ -137,8 +137,29 @@ impl Blocks {
         }
     }
 
-    /// Multiplies features `[B, k]` by one complex (pairs) or real factor each.
+    /// k, the number of features.
+    pub fn features(&self) -> i64 {
+        self.raw_growth.size()[0] + self.pairs()
+    }
+
+    /// As (real, imaginary) rows `[k, 2]`, conjugate pairs side by side, then the real ones.
+    pub fn eigenvalues(&self) -> Tensor {
+        let (growth, pairs) = (self.growth(), self.pairs());
+        let of_pairs = growth.narrow(0, 0, pairs);
+        let upper = Tensor::stack(&[&of_pairs, &self.frequency], 1);
+        let lower = Tensor::stack(&[of_pairs, -&self.frequency], 1);
+        let couples = Tensor::stack(&[upper, lower], 1).view([-1, 2]);
+        let rest = growth.narrow(0, pairs, growth.size()[0] - pairs);
+        Tensor::cat(&[couples, Tensor::stack(&[rest.shallow_clone(), rest.zeros_like()], 1)], 0)
+    }
+
+    /// Multiplies features, `[B, k]` or `[B, k, pixels]`, by one complex (pairs) or real factor each.
     pub(super) fn scale(&self, features: &Tensor, factors: &Factors) -> Tensor {
+        let spread = |factor: &Tensor| match features.dim() {
+            2 => factor.shallow_clone(),
+            _ => factor.unsqueeze(-1),
+        };
+        let factors = &Factors { real: spread(&factors.real), imaginary: spread(&factors.imaginary) };
         let pairs = self.pairs();
         let reals = features.size()[1] - 2 * pairs;
         let (re, im) = (features.narrow(1, 0, pairs), features.narrow(1, pairs, pairs));
@@ -154,12 +175,12 @@ impl Blocks {
         )
     }
 
-    /// phi e^{tau Λ}, `[B, k]`, for features `[B, k]` and tau `[B]`.
+    /// phi e^{tau Λ} for features `[B, k]` or `[B, k, pixels]` and tau `[B]`.
     pub fn propagate(&self, features: &Tensor, tau: &Tensor) -> Tensor {
         self.scale(features, &self.exponentials(&tau.unsqueeze(1)))
     }
 
-    /// phi Λ, `[B, k]`.
+    /// phi Λ, of the features' shape.
     pub fn rate(&self, features: &Tensor) -> Tensor {
         let eigenvalues =
             Factors { real: self.growth().unsqueeze(0), imaginary: self.frequency.unsqueeze(0) };

@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Basis, Frame, GeneratorKind, ReadoutKind, Stability};
+use super::{Basis, FeatureMap, Frame, GeneratorKind, ReadoutKind, Stability};
 use crate::condition::Conditioning;
 use crate::error::{Error, Result};
-use crate::nets::monomial_count;
+use crate::nets::{feature_maps, monomial_count, UNetConfig};
 use crate::tensor::{event_size, parse_dtype, shape_text};
 
 /// What a checkpoint stores to rebuild a student.
@@ -47,6 +47,12 @@ pub struct StudentConfig {
     /// basis. Conversions between generators change coordinates so.
     #[serde(default)]
     pub mixing: Option<i64>,
+    /// The U-Net of a basis that is one, or half of one.
+    #[serde(default)]
+    pub unet: Option<UNetConfig>,
+    /// Whether each pixel of a hierarchy has eigenvalues of its own, instead of sharing them with its map's.
+    #[serde(default)]
+    pub per_pixel: bool,
 }
 
 fn default_degree() -> i64 {
@@ -72,6 +78,8 @@ impl Default for StudentConfig {
             stability: Stability::Free,
             pairs: None,
             mixing: None,
+            unet: None,
+            per_pixel: false,
         }
     }
 }
@@ -107,7 +115,7 @@ impl StudentConfig {
                 return Err(Error::argument(name, format!("an integer from {low} to {high}"), value));
             }
         }
-        if self.generator == GeneratorKind::Spectral && self.stability != Stability::Free {
+        if self.generator != GeneratorKind::Dense && self.stability != Stability::Free {
             let expected = "'free' with the spectral generator, whose growth is always bounded";
             return Err(Error::argument("stability", expected, format!("'{}'", self.stability.name())));
         }
@@ -118,6 +126,7 @@ impl StudentConfig {
                 return Err(Error::argument("observables", expected, self.basis_size()));
             }
         }
+        self.validate_unet()?;
         parse_dtype(&self.dtype).map(|_| ())
     }
 
@@ -126,9 +135,68 @@ impl StudentConfig {
         event_size(&self.event_shape)
     }
 
-    /// m = 2 + d + k.
+    /// Coordinates of x among the observables: all of them, or none in a hierarchy.
+    pub fn state_size(&self) -> i64 {
+        match self.generator {
+            GeneratorKind::Levels => 0,
+            GeneratorKind::Spectral | GeneratorKind::Dense => self.dimension(),
+        }
+    }
+
+    /// m: the constant, time, x where it is among the observables, and phi.
     pub fn size(&self) -> i64 {
-        2 + self.dimension() + self.observables
+        2 + self.state_size() + self.observables
+    }
+
+    /// The feature maps that a hierarchy's phi consists of, in their order; none for other students.
+    pub fn feature_maps(&self) -> Vec<FeatureMap> {
+        match (&self.unet, self.generator) {
+            (Some(unet), GeneratorKind::Levels) => feature_maps(unet)
+                .into_iter()
+                .map(|(channels, factor)| FeatureMap {
+                    channels,
+                    height: self.event_shape[1] / factor,
+                    width: self.event_shape[2] / factor,
+                })
+                .collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn validate_unet(&self) -> Result<()> {
+        let hierarchical = [
+            self.basis == Basis::Hierarchy,
+            self.generator == GeneratorKind::Levels,
+            self.readout == ReadoutKind::Decoder,
+        ];
+        if hierarchical.iter().any(|part| *part) && !hierarchical.iter().all(|part| *part) {
+            let expected = "'hierarchy' with the generator 'levels' and the readout 'decoder', all or none";
+            let got = format!("{:?}, {:?}, {:?}", self.basis, self.generator, self.readout).to_lowercase();
+            return Err(Error::argument("basis", expected, got));
+        }
+        let Some(unet) = &self.unet else {
+            return match self.basis {
+                Basis::UNet | Basis::Hierarchy => Err(Error::argument("unet", "a U-Net's options", "none")),
+                _ => Ok(()),
+            };
+        };
+        if !matches!(self.basis, Basis::UNet | Basis::Hierarchy) {
+            return Err(Error::argument("unet", "none unless the basis is a U-Net or its half", "one"));
+        }
+        unet.check(&self.event_shape)?;
+        let pixels = self.event_shape[1] * self.event_shape[2];
+        let expected = match self.basis {
+            Basis::UNet if self.observables % pixels == 0 => return Ok(()),
+            Basis::UNet => format!("a multiple of the {pixels} pixels"),
+            _ => {
+                let count: i64 = self.feature_maps().iter().map(FeatureMap::size).sum();
+                if self.observables == count {
+                    return Ok(());
+                }
+                format!("{count}, the values of all feature maps")
+            }
+        };
+        Err(Error::argument("observables", expected, self.observables))
     }
 
     /// Number of functions in the basis: k, unless phi is a mixture of them.
@@ -136,9 +204,17 @@ impl StudentConfig {
         self.mixing.unwrap_or(self.observables)
     }
 
+    /// How often a sample uses each weight: once, or at every pixel (of a middle level, say) of a U-Net.
+    pub fn reuse(&self) -> i64 {
+        match &self.unet {
+            Some(_) => (self.event_shape[1..].iter().product::<i64>() / 16).max(1),
+            None => 1,
+        }
+    }
+
     /// Whether the frame's rates are the generator's own, learnt together.
     pub fn shares_frame(&self) -> bool {
-        self.generator == GeneratorKind::Spectral && self.mixing.is_none()
+        self.generator != GeneratorKind::Dense && self.mixing.is_none()
     }
 
     /// Sizes of the large tensors that a student of this configuration holds, saturating: what a file must
@@ -149,7 +225,10 @@ impl StudentConfig {
         let layers = |inputs: i64, depth: i64| {
             [product(&[inputs, self.width]), product(&[self.width, self.width, (depth - 1).max(0)])]
         };
-        let mut sizes = vec![product(&[d, d]), product(&[self.table_times, d])];
+        let mut sizes = vec![product(&[self.table_times, d])];
+        if self.unet.is_none() {
+            sizes.push(product(&[d, d]));
+        }
         match self.basis {
             Basis::Network => {
                 sizes.extend([product(&[basis, self.inputs()])]);
@@ -159,15 +238,21 @@ impl StudentConfig {
             }
             Basis::Fourier => sizes.push(product(&[basis, self.inputs()])),
             Basis::Polynomial => {}
+            Basis::UNet | Basis::Hierarchy => {
+                let middle = self.unet.as_ref().map_or(0, |unet| unet.level_channels(unet.levels() - 1));
+                sizes.push(product(&[middle, middle, 9]));
+            }
         }
         sizes.push(match self.generator {
             GeneratorKind::Spectral => product(&[k, d]),
             GeneratorKind::Dense => product(&[d + k, d + k]),
+            GeneratorKind::Levels => 0,
         });
         match self.readout {
             ReadoutKind::Slice => {}
             ReadoutKind::Linear => sizes.push(product(&[self.size(), d])),
             ReadoutKind::Network => sizes.extend(layers(1 + d + k, self.depth.clamp(1, 2))),
+            ReadoutKind::Decoder => {}
         }
         if self.mixing.is_some() {
             sizes.push(product(&[2 + d + basis, k]));
@@ -201,5 +286,5 @@ pub fn polynomial_size(dimension: i64, conditioning: Conditioning, degree: i64) 
 
 /// Principal axes are a square matrix of this side: more than can be held.
 const MAX_DIMENSION: i64 = 1 << 20;
-const MAX_OBSERVABLES: i64 = 1 << 20;
+const MAX_OBSERVABLES: i64 = 1 << 24;
 const MAX_MONOMIALS: i64 = 4096;

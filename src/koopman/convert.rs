@@ -313,7 +313,7 @@ impl Student {
     fn reads(&self, inverse: &Tensor, rates: &Tensor) -> Tensor {
         match self.config().readout {
             ReadoutKind::Slice => rates.matmul(inverse).narrow(1, 0, self.config().dimension()),
-            ReadoutKind::Linear | ReadoutKind::Network => inverse.shallow_clone(),
+            ReadoutKind::Linear | ReadoutKind::Network | ReadoutKind::Decoder => inverse.shallow_clone(),
         }
     }
 }

@@ -1,10 +1,10 @@
-//! The two parametrisations of L behind one set of questions.
+//! The parametrisations of L behind one set of questions.
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::{DenseGenerator, Observables, Propagator, SpectralGenerator, StudentConfig};
-use crate::error::Result;
+use super::{DenseGenerator, LevelGenerator, Observables, Propagator, SpectralGenerator, StudentConfig};
+use crate::error::{Error, Result};
 use crate::nets::Parameters;
 use crate::tensor::RandomSource;
 
@@ -16,12 +16,15 @@ pub enum GeneratorKind {
     Spectral,
     /// A full matrix, as in the paper, exact in the constant and time coordinates.
     Dense,
+    /// Blocks of every feature map of a U-Net, for students whose readout is a decoder.
+    Levels,
 }
 
 #[derive(Debug)]
 pub enum Generator {
     Spectral(SpectralGenerator),
     Dense(DenseGenerator),
+    Levels(LevelGenerator),
 }
 
 impl Generator {
@@ -35,6 +38,7 @@ impl Generator {
                 Generator::Spectral(SpectralGenerator::new(config, parameters, random)?)
             }
             GeneratorKind::Dense => Generator::Dense(DenseGenerator::new(config, parameters, random)?),
+            GeneratorKind::Levels => Generator::Levels(LevelGenerator::new(config, parameters, random)?),
         })
     }
 
@@ -43,6 +47,7 @@ impl Generator {
         match self {
             Generator::Spectral(generator) => generator.options(),
             Generator::Dense(generator) => generator.options(),
+            Generator::Levels(generator) => generator.options(),
         }
     }
 
@@ -51,6 +56,7 @@ impl Generator {
         match self {
             Generator::Spectral(generator) => generator.matrix(),
             Generator::Dense(generator) => generator.matrix(),
+            Generator::Levels(generator) => generator.matrix(),
         }
     }
 
@@ -62,6 +68,7 @@ impl Generator {
         match self {
             Generator::Spectral(generator) => Ok(generator.propagate_features(&g.features, tau)),
             Generator::Dense(generator) => Ok(generator.propagate(g, tau)?.features),
+            Generator::Levels(generator) => Ok(generator.blocks().propagate(&g.features, tau)),
         }
     }
 
@@ -70,6 +77,7 @@ impl Generator {
         match self {
             Generator::Spectral(generator) => generator.rate(g),
             Generator::Dense(generator) => generator.rate(g),
+            Generator::Levels(generator) => generator.rate(g),
         }
     }
 
@@ -78,6 +86,7 @@ impl Generator {
         match self {
             Generator::Spectral(generator) => Ok(generator.propagate(g, tau)),
             Generator::Dense(generator) => generator.propagate(g, tau),
+            Generator::Levels(generator) => Ok(generator.propagate(g, tau)),
         }
     }
 
@@ -86,6 +95,7 @@ impl Generator {
         match self {
             Generator::Spectral(generator) => Ok(generator.propagate_state(g, tau)),
             Generator::Dense(generator) => Ok(generator.propagate(g, tau)?.x),
+            Generator::Levels(_) => Err(no_state()),
         }
     }
 
@@ -94,6 +104,7 @@ impl Generator {
         match self {
             Generator::Spectral(generator) => generator.exponential(tau),
             Generator::Dense(generator) => generator.exponential(tau),
+            Generator::Levels(generator) => Ok(generator.exponential(tau)),
         }
     }
 
@@ -102,6 +113,7 @@ impl Generator {
         match self {
             Generator::Spectral(generator) => generator.propagator(tau),
             Generator::Dense(generator) => generator.propagator(tau),
+            Generator::Levels(_) => Err(no_state()),
         }
     }
 
@@ -110,6 +122,7 @@ impl Generator {
         match self {
             Generator::Spectral(generator) => Ok(generator.eigenvalues()),
             Generator::Dense(generator) => Ok(generator.matrix().f_linalg_eigvals()?.f_view_as_real()?),
+            Generator::Levels(generator) => Ok(generator.eigenvalues()),
         }
     }
 
@@ -117,6 +130,12 @@ impl Generator {
         match self {
             Generator::Spectral(generator) => Generator::Spectral(generator.shallow_clone()),
             Generator::Dense(generator) => Generator::Dense(generator.shallow_clone()),
+            Generator::Levels(generator) => Generator::Levels(generator.shallow_clone()),
         }
     }
+}
+
+/// Configurations pair these with a decoder, which never asks for the state.
+fn no_state() -> Error {
+    Error::Internal(anyhow::anyhow!("the state is not among the observables of a hierarchical student"))
 }

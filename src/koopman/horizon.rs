@@ -31,7 +31,7 @@ impl Motion {
             Generator::Dense(_) => {
                 Motion::Matrix(generator.exponential(tau)?.to_kind(kind).to_device(device).contiguous())
             }
-            Generator::Spectral(_) => Motion::Elementwise {
+            Generator::Spectral(_) | Generator::Levels(_) => Motion::Elementwise {
                 generator: generator.shallow_clone(),
                 tau: Tensor::from_slice(&[tau]).to_kind(kind).to_device(device),
             },
@@ -69,7 +69,7 @@ impl Horizon {
                 let folded = generator.exponential(tau)?.f_matmul(&matrix)?;
                 Horizon::Thin(Propagator::from_matrix(&folded).to_device_and_kind(device, kind))
             }
-            Readout::Network(_) => {
+            Readout::Network(_) | Readout::Decoder { .. } => {
                 let motion = Motion::new(generator, tau)?;
                 Horizon::Decoded { motion, readout: readout.shallow_clone() }
             }

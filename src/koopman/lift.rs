@@ -4,9 +4,12 @@
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::{Blocks, InputCoordinates, Observables, StudentConfig};
-use crate::error::Result;
-use crate::nets::{Dual, FourierFeatures, Mlp, MlpConfig, Network, Parameters, Polynomial};
+use super::{Blocks, InputCoordinates, LevelBlocks, Observables, StudentConfig};
+use crate::error::{Error, Result};
+use crate::nets::{
+    Dual, FourierFeatures, Mlp, MlpConfig, Network, Parameters, Polynomial, Signal, Sinusoids, UNet,
+    UNetEncoder,
+};
 use crate::tensor::RandomSource;
 
 /// What observables are made of.
@@ -20,6 +23,11 @@ pub enum Basis {
     Fourier,
     /// Monomials of t and of x in the data's principal axes; `degree` decides how many.
     Polynomial,
+    /// The image that a U-Net answers, of any number of channels (the paper's observables for images).
+    #[serde(rename = "unet")]
+    UNet,
+    /// Feature maps of every level on a U-Net's way down.
+    Hierarchy,
 }
 
 /// What the basis is of: the features themselves, or the features as they were at time 0.
@@ -35,11 +43,42 @@ pub enum Frame {
     Moving,
 }
 
+/// Λ of a moving frame.
+pub enum Rates {
+    Flat(Blocks),
+    Levels(LevelBlocks),
+}
+
+impl Rates {
+    fn propagate(&self, features: &Tensor, tau: &Tensor) -> Tensor {
+        match self {
+            Rates::Flat(blocks) => blocks.propagate(features, tau),
+            Rates::Levels(blocks) => blocks.propagate(features, tau),
+        }
+    }
+
+    fn rate(&self, features: &Tensor) -> Tensor {
+        match self {
+            Rates::Flat(blocks) => blocks.rate(features),
+            Rates::Levels(blocks) => blocks.rate(features),
+        }
+    }
+
+    pub fn shallow_clone(&self) -> Self {
+        match self {
+            Rates::Flat(blocks) => Rates::Flat(blocks.shallow_clone()),
+            Rates::Levels(blocks) => Rates::Levels(blocks.shallow_clone()),
+        }
+    }
+}
+
 /// A closed set of networks, because handles are cloned.
 enum Functions {
     Network(Mlp),
     Fourier(FourierFeatures),
     Polynomial(Polynomial),
+    UNet(UNet),
+    Hierarchy(UNetEncoder),
 }
 
 impl Functions {
@@ -50,6 +89,11 @@ impl Functions {
         random: &mut RandomSource,
     ) -> Result<Self> {
         let (inputs, outputs) = (config.inputs(), config.basis_size());
+        let unet = || match &config.unet {
+            Some(unet) => Ok(unet),
+            None => Err(Error::Internal(anyhow::anyhow!("a configuration without its U-Net"))),
+        };
+        let (prefix, conditioning) = (format!("{name}."), config.conditioning);
         Ok(match config.basis {
             Basis::Network => {
                 let (width, depth) = (config.width, config.depth);
@@ -66,14 +110,37 @@ impl Functions {
                     (0..=dimension).chain(1 + 2 * dimension..1 + 2 * dimension + extra).collect();
                 Functions::Polynomial(Polynomial::new(&variables, extra, config.degree, parameters.device()))
             }
+            Basis::UNet => {
+                let shape = &config.event_shape;
+                let channels = (shape[0], outputs / (shape[1] * shape[2]));
+                let network = UNet::new(&prefix, unet()?, channels, conditioning, parameters, random)?;
+                Functions::UNet(network)
+            }
+            Basis::Hierarchy => {
+                let channels = config.event_shape[0];
+                let network = UNetEncoder::new(&prefix, unet()?, channels, conditioning, parameters, random)?;
+                Functions::Hierarchy(network)
+            }
         })
     }
 
-    fn network(&self) -> &dyn Network {
+    /// Features `[B, k]` of times `[B]`, flat samples `[B, d]` and a condition `[B, c]`, values alone or with
+    /// their tangents.
+    fn apply<S: Flow>(&self, coordinates: &InputCoordinates, t: &S, x: &S, condition: Option<&Tensor>) -> S {
         match self {
-            Functions::Network(network) => network,
-            Functions::Fourier(network) => network,
-            Functions::Polynomial(network) => network,
+            Functions::Network(network) => S::through(network, coordinates, t, x, condition),
+            Functions::Fourier(network) => S::through(network, coordinates, t, x, condition),
+            Functions::Polynomial(network) => S::through(network, coordinates, t, x, condition),
+            Functions::UNet(network) => {
+                let image = S::image(coordinates, t, x);
+                network.apply(t, &image, condition).map(flat)
+            }
+            Functions::Hierarchy(network) => {
+                let kind = x.primal().kind();
+                let maps = network.apply(t, &S::image(coordinates, t, x), condition);
+                let maps: Vec<S> = maps.iter().map(|map| map.map(|x| flat(x).to_kind(kind))).collect();
+                S::join_all(&maps)
+            }
         }
     }
 
@@ -82,16 +149,77 @@ impl Functions {
             Functions::Network(network) => Functions::Network(network.shallow_clone()),
             Functions::Fourier(network) => Functions::Fourier(network.shallow_clone()),
             Functions::Polynomial(network) => Functions::Polynomial(network.shallow_clone()),
+            Functions::UNet(network) => Functions::UNet(network.shallow_clone()),
+            Functions::Hierarchy(network) => Functions::Hierarchy(network.shallow_clone()),
         }
+    }
+}
+
+fn flat(x: &Tensor) -> Tensor {
+    x.flatten(1, -1)
+}
+
+/// Values, or values with tangents, on their way through coordinates and network.
+trait Flow: Signal + Sinusoids {
+    fn through(
+        network: &dyn Network,
+        coordinates: &InputCoordinates,
+        t: &Self,
+        x: &Self,
+        condition: Option<&Tensor>,
+    ) -> Self;
+
+    /// Standardised images `[B, C, H, W]`.
+    fn image(coordinates: &InputCoordinates, t: &Self, x: &Self) -> Self;
+}
+
+impl Flow for Tensor {
+    fn through(
+        network: &dyn Network,
+        coordinates: &InputCoordinates,
+        t: &Self,
+        x: &Self,
+        condition: Option<&Tensor>,
+    ) -> Self {
+        let input = coordinates.forward(t, x);
+        match condition {
+            Some(condition) => network.forward(&Tensor::cat(&[&input, condition], 1)),
+            None => network.forward(&input),
+        }
+    }
+
+    fn image(coordinates: &InputCoordinates, t: &Self, x: &Self) -> Self {
+        coordinates.image(t, x)
+    }
+}
+
+impl Flow for Dual {
+    fn through(
+        network: &dyn Network,
+        coordinates: &InputCoordinates,
+        t: &Self,
+        x: &Self,
+        condition: Option<&Tensor>,
+    ) -> Self {
+        let mut input = coordinates.forward_with_tangent(t, x);
+        if let Some(condition) = condition {
+            input = Dual::cat(&[input, Dual::new(condition.shallow_clone(), condition.zeros_like())]);
+        }
+        network.forward_with_tangent(&input)
+    }
+
+    fn image(coordinates: &InputCoordinates, t: &Self, x: &Self) -> Self {
+        coordinates.image_with_tangent(t, x)
     }
 }
 
 pub struct Lift {
     functions: Functions,
-    /// Λ of a moving frame.
-    frame: Option<Blocks>,
+    frame: Option<Rates>,
     /// phi = [1, t, x, functions] · mixing, `[2 + d + basis, k]`.
     mixing: Option<Tensor>,
+    /// Coordinates of x that are observables.
+    state: i64,
 }
 
 impl Lift {
@@ -104,11 +232,12 @@ impl Lift {
         random: &mut RandomSource,
     ) -> Result<Self> {
         let functions = Functions::new(name, config, parameters, random)?;
-        Ok(Lift { functions, frame: None, mixing: mixing.map(Tensor::shallow_clone) })
+        let state = config.state_size();
+        Ok(Lift { functions, frame: None, mixing: mixing.map(Tensor::shallow_clone), state })
     }
 
     /// Multiplies the basis by e^{t Λ}.
-    pub fn set_frame(&mut self, frame: Option<Blocks>) {
+    pub fn set_frame(&mut self, frame: Option<Rates>) {
         self.frame = frame;
     }
 
@@ -120,15 +249,11 @@ impl Lift {
         x: &Tensor,
         condition: Option<&Tensor>,
     ) -> Observables {
-        let mut input = coordinates.forward(t, x);
-        if let Some(condition) = condition {
-            input = Tensor::cat(&[&input, condition], 1);
-        }
-        let mut features = self.functions.network().forward(&input);
+        let mut features = self.functions.apply(coordinates, t, x, condition);
         if let Some(frame) = &self.frame {
             features = frame.propagate(&features, t);
         }
-        let mut g = Observables { t: t.shallow_clone(), x: x.shallow_clone(), features };
+        let mut g = Observables { t: t.shallow_clone(), x: x.narrow(1, 0, self.state), features };
         if let Some(mixing) = &self.mixing {
             g.features = g.assemble().matmul(mixing);
         }
@@ -146,17 +271,13 @@ impl Lift {
     ) -> (Observables, Tensor) {
         let time = Dual::new(t.shallow_clone(), t.ones_like());
         let state = Dual::new(x.shallow_clone(), velocity.shallow_clone());
-        let mut input = coordinates.forward_with_tangent(&time, &state);
-        if let Some(condition) = condition {
-            input = Dual::cat(&[input, Dual::new(condition.shallow_clone(), condition.zeros_like())]);
-        }
-        let Dual { mut primal, mut tangent } = self.functions.network().forward_with_tangent(&input);
+        let Dual { mut primal, mut tangent } = self.functions.apply(coordinates, &time, &state, condition);
         if let Some(frame) = &self.frame {
             // (h e^{tΛ})' = h' e^{tΛ} + h e^{tΛ} Λ
             primal = frame.propagate(&primal, t);
             tangent = frame.propagate(&tangent, t) + frame.rate(&primal);
         }
-        let mut g = Observables { t: t.shallow_clone(), x: x.shallow_clone(), features: primal };
+        let mut g = Observables { t: t.shallow_clone(), x: x.narrow(1, 0, self.state), features: primal };
         if let Some(mixing) = &self.mixing {
             let ones = t.ones_like().unsqueeze(1);
             let rate = Tensor::cat(&[&ones.zeros_like(), &ones, velocity, &tangent], 1);
@@ -169,8 +290,9 @@ impl Lift {
     pub fn shallow_clone(&self) -> Self {
         Lift {
             functions: self.functions.shallow_clone(),
-            frame: self.frame.as_ref().map(Blocks::shallow_clone),
+            frame: self.frame.as_ref().map(Rates::shallow_clone),
             mixing: self.mixing.as_ref().map(Tensor::shallow_clone),
+            state: self.state,
         }
     }
 }

@@ -9,6 +9,7 @@ mod coordinates;
 mod dense;
 mod generator;
 mod horizon;
+mod levels;
 mod lift;
 mod observer;
 mod propagator;
@@ -27,7 +28,8 @@ pub use coordinates::InputCoordinates;
 pub use dense::DenseGenerator;
 pub use generator::{Generator, GeneratorKind};
 pub use horizon::{Horizon, Motion};
-pub use lift::{Basis, Frame, Lift};
+pub use levels::{FeatureMap, LevelBlocks, LevelGenerator};
+pub use lift::{Basis, Frame, Lift, Rates};
 pub use observer::weight_of_encoding;
 pub use propagator::Propagator;
 pub use readout::{Readout, ReadoutKind};
@@ -42,7 +44,7 @@ pub use weights::{BothWeights, WeightsChoice, AVERAGED_WEIGHTS, RAW_WEIGHTS};
 pub struct Observables {
     /// `[B]`.
     pub t: Tensor,
-    /// `[B, d]`.
+    /// `[B, d]`; `[B, 0]` where the state is not among the observables.
     pub x: Tensor,
     /// phi: `[B, k]`.
     pub features: Tensor,

@@ -3,9 +3,10 @@
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::{Observables, StudentConfig};
-use crate::error::Result;
-use crate::nets::{Mlp, MlpConfig, Network, Parameters};
+use super::{FeatureMap, Observables, StudentConfig};
+use crate::condition::Conditioning;
+use crate::error::{Error, Result};
+use crate::nets::{Mlp, MlpConfig, Network, Parameters, UNetDecoder};
 use crate::tensor::RandomSource;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -18,6 +19,8 @@ pub enum ReadoutKind {
     Linear,
     /// The slice and a learned network's correction.
     Network,
+    /// A U-Net's way up, from the feature maps of a hierarchy.
+    Decoder,
 }
 
 pub enum Readout {
@@ -26,6 +29,11 @@ pub enum Readout {
     Linear(Tensor),
     /// x + network([t, x, phi]).
     Network(Mlp),
+    /// decoder(t, phi), phi being feature maps of these shapes.
+    Decoder {
+        decoder: UNetDecoder,
+        maps: Vec<FeatureMap>,
+    },
 }
 
 /// The correction starts at this fraction of a usual initialisation.
@@ -58,6 +66,15 @@ impl Readout {
                 network.scale_output(INITIAL_CORRECTION)?;
                 Readout::Network(network)
             }
+            ReadoutKind::Decoder => {
+                let Some(unet) = &config.unet else {
+                    return Err(Error::Internal(anyhow::anyhow!("a configuration without its U-Net")));
+                };
+                // The condition is in the features.
+                let (channels, condition) = (config.event_shape[0], Conditioning::None);
+                let decoder = UNetDecoder::new("readout.", unet, channels, condition, parameters, random)?;
+                Readout::Decoder { decoder, maps: config.feature_maps() }
+            }
         })
     }
 
@@ -69,7 +86,7 @@ impl Readout {
                 Some(unit.f_constant_pad_nd([0, 0, 2, size - 2 - dimension])?)
             }
             Readout::Linear(matrix) => Some(matrix.detach().to_device(Device::Cpu).to_kind(Kind::Double)),
-            Readout::Network(_) => None,
+            Readout::Network(_) | Readout::Decoder { .. } => None,
         })
     }
 
@@ -81,6 +98,15 @@ impl Readout {
             Readout::Network(network) => {
                 &g.x + network.forward(&Tensor::cat(&[&g.t.unsqueeze(1), &g.x, &g.features], 1))
             }
+            Readout::Decoder { decoder, maps } => {
+                let lengths: Vec<i64> = maps.iter().map(FeatureMap::size).collect();
+                let parts = g.features.split_with_sizes(&lengths, 1);
+                let image = |(part, map): (&Tensor, &FeatureMap)| {
+                    part.reshape([-1, map.channels, map.height, map.width])
+                };
+                let maps = parts.iter().zip(maps).map(image).collect();
+                decoder.apply(&g.t, maps, None).flatten(1, -1)
+            }
         }
     }
 
@@ -89,6 +115,9 @@ impl Readout {
             Readout::Slice => Readout::Slice,
             Readout::Linear(matrix) => Readout::Linear(matrix.shallow_clone()),
             Readout::Network(network) => Readout::Network(network.shallow_clone()),
+            Readout::Decoder { decoder, maps } => {
+                Readout::Decoder { decoder: decoder.shallow_clone(), maps: maps.clone() }
+            }
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::{Blocks, Observables, Propagator, StudentConfig};
+use super::{Basis, Blocks, Observables, Propagator, StudentConfig};
 use crate::error::{Error, Result};
 use crate::nets::Parameters;
 use crate::tensor::{check_finite, shape_text, RandomSource};
@@ -29,7 +29,11 @@ impl SpectralGenerator {
         let options = (parameters.kind(), parameters.device());
         let blocks = Blocks::new("generator", features, config.pairs, parameters, random)?;
         let bound = 1.0 / (features as f64).sqrt();
-        let readout = (random.uniform(&[features, dimension], options.0, options.1)? * 2.0 - 1.0) * bound;
+        let readout = match config.basis {
+            // Pixels of the network's answer are rates of the image's own pixels to begin with.
+            Basis::UNet => Tensor::f_eye_m(features, dimension, options)?,
+            _ => (random.uniform(&[features, dimension], options.0, options.1)? * 2.0 - 1.0) * bound,
+        };
         Ok(SpectralGenerator {
             blocks,
             readout: parameters.add("generator.readout", readout),
@@ -186,15 +190,8 @@ impl SpectralGenerator {
     /// The eigenvalues are the parameters, and zero for the constant, time and state: `[m, 2]`.
     pub fn eigenvalues(&self) -> Tensor {
         let exact = self.in_double();
-        let pairs = exact.blocks.pairs();
-        let (growth, frequency) = (exact.blocks.growth(), exact.blocks.frequency());
-        let reals = growth.size()[0] - pairs;
         let still = Tensor::zeros([2 + exact.readout.size()[1], 2], (Kind::Double, Device::Cpu));
-        let upper = Tensor::stack(&[growth.narrow(0, 0, pairs), frequency.shallow_clone()], 1);
-        let lower = Tensor::stack(&[growth.narrow(0, 0, pairs), -frequency], 1);
-        let couples = Tensor::stack(&[upper, lower], 1).view([-1, 2]);
-        let rest = growth.narrow(0, pairs, reals);
-        Tensor::cat(&[still, couples, Tensor::stack(&[rest.shallow_clone(), rest.zeros_like()], 1)], 0)
+        Tensor::cat(&[still, exact.blocks.eigenvalues()], 0)
     }
 
     pub fn shallow_clone(&self) -> Self {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tch::{Device, Kind, Tensor};
 
 use super::{
-    Blocks, BothWeights, Frame, Generator, Horizon, InputCoordinates, Lift, Observables, Readout,
+    Blocks, BothWeights, Frame, Generator, Horizon, InputCoordinates, Lift, Observables, Rates, Readout,
     StudentConfig,
 };
 use crate::error::{Error, Result};
@@ -47,7 +47,12 @@ impl Student {
         let mut random = RandomSource::new(seed).fork("student weights");
         let mut parameters = Parameters::new(kind, device);
         let dimension = config.dimension();
-        let coordinates = InputCoordinates::identity(dimension, config.table_times, kind, device);
+        let coordinates = match config.unet {
+            Some(_) => {
+                InputCoordinates::identity_of_channels(&config.event_shape, config.table_times, kind, device)
+            }
+            None => InputCoordinates::identity(dimension, config.table_times, kind, device),
+        };
         let mixing = match config.mixing {
             Some(basis) => {
                 // The last k of [1, t, x, basis], until a conversion or a file says otherwise.
@@ -65,8 +70,14 @@ impl Student {
         let generator = Generator::new(&config, &mut parameters, &mut random)?;
         if config.frame == Frame::Moving {
             let frame = match &generator {
-                Generator::Spectral(generator) if config.shares_frame() => generator.blocks().shallow_clone(),
-                _ => Blocks::new("frame", config.basis_size(), None, &mut parameters, &mut random)?,
+                Generator::Levels(generator) => Rates::Levels(generator.blocks().shallow_clone()),
+                Generator::Spectral(generator) if config.shares_frame() => {
+                    Rates::Flat(generator.blocks().shallow_clone())
+                }
+                _ => {
+                    let size = config.basis_size();
+                    Rates::Flat(Blocks::new("frame", size, None, &mut parameters, &mut random)?)
+                }
             };
             for lift in [Some(&mut forward), backward.as_mut()].into_iter().flatten() {
                 lift.set_frame(Some(frame.shallow_clone()));
@@ -255,7 +266,8 @@ impl Student {
         let _guard = tch::no_grad_guard();
         let (g, tangent) = self.lift_flat_with_tangent(&t, &x, &velocity, direction, condition.as_ref());
         let ones = t.ones_like().unsqueeze(1);
-        Ok((g.assemble(), Tensor::f_cat(&[ones.zeros_like(), ones, velocity, tangent], 1)?))
+        let state_rate = velocity.narrow(1, 0, self.config.state_size());
+        Ok((g.assemble(), Tensor::f_cat(&[ones.zeros_like(), ones, state_rate, tangent], 1)?))
     }
 
     /// Whether x is an exact slice of g.
@@ -289,7 +301,7 @@ impl Student {
         let batch = self.check_observables(g)?;
         let tau = expand_time("tau", tau, batch)?.to_device(self.device()).to_kind(self.kind());
         let g = g.to_device(self.device()).to_kind(self.kind());
-        let start = Observables::split(&g, self.config.dimension());
+        let start = Observables::split(&g, self.config.state_size());
         let moved = tch::no_grad(|| self.generator.propagate(&start, &tau))?.assemble();
         finite_or_divergence(&moved, "propagate")?;
         Ok(moved)
@@ -299,7 +311,7 @@ impl Student {
     pub fn readout(&self, g: &Tensor) -> Result<Tensor> {
         self.check_observables(g)?;
         let g = g.to_device(self.device()).to_kind(self.kind());
-        let x = tch::no_grad(|| self.decode(&Observables::split(&g, self.config.dimension())));
+        let x = tch::no_grad(|| self.decode(&Observables::split(&g, self.config.state_size())));
         finite_or_divergence(&x, "readout")?;
         Ok(self.unflatten(&x))
     }

@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::init::linear_uniform;
+use super::linear::Linear;
+use super::signal::Signal;
 use super::{precision, Dual, Network, Parameters};
 use crate::error::Result;
 use crate::tensor::RandomSource;
@@ -19,48 +21,6 @@ pub struct MlpConfig {
     pub depth: i64,
     /// Adds a linear map of the input to the output.
     pub skip: bool,
-}
-
-struct Linear {
-    weight: Tensor, // [outputs, inputs]
-    bias: Tensor,   // [outputs]
-}
-
-impl Linear {
-    fn new(
-        name: &str,
-        inputs: i64,
-        outputs: i64,
-        parameters: &mut Parameters,
-        random: &mut RandomSource,
-    ) -> Result<Self> {
-        let (kind, device) = (parameters.kind(), parameters.device());
-        let weight = linear_uniform(&[outputs, inputs], inputs, kind, device, random)?;
-        let bias = linear_uniform(&[outputs], inputs, kind, device, random)?;
-        Ok(Linear {
-            weight: parameters.add(format!("{name}.weight"), weight),
-            bias: parameters.add(format!("{name}.bias"), bias),
-        })
-    }
-
-    fn forward(&self, input: &Tensor) -> Tensor {
-        match precision::lowered() {
-            None => input.linear(&self.weight, Some(&self.bias)),
-            Some(_) => precision::product(input, &self.weight) + &self.bias,
-        }
-    }
-
-    /// One product for value and tangent, stacked along the batch; the bias has no tangent.
-    fn forward_with_tangent(&self, input: &Dual) -> Dual {
-        let batch = input.primal.size()[0];
-        let stacked = precision::product(&Tensor::cat(&[&input.primal, &input.tangent], 0), &self.weight);
-        let parts = stacked.split(batch, 0);
-        Dual::new(&parts[0] + &self.bias, parts[1].shallow_clone())
-    }
-
-    fn shallow_clone(&self) -> Self {
-        Linear { weight: self.weight.shallow_clone(), bias: self.bias.shallow_clone() }
-    }
 }
 
 /// `[B, inputs] -> [B, outputs]`.
@@ -115,40 +75,25 @@ impl Mlp {
     }
 }
 
-/// SiLU and its tangent: d(x σ(x)) = σ(x) (1 + x (1 - σ(x))) dx.
-fn silu_with_tangent(input: &Dual) -> Dual {
-    let gate = input.primal.sigmoid();
-    let value = &input.primal * &gate;
-    let slope = &gate * (1.0 + &input.primal - &value);
-    Dual::new(value, slope * &input.tangent)
+impl Mlp {
+    fn apply<S: Signal>(&self, input: &S) -> S {
+        let mut layers = self.layers.iter();
+        let first =
+            layers.next().map_or_else(|| input.map(Tensor::shallow_clone), |layer| layer.apply(input));
+        let output = layers.fold(first, |hidden, layer| layer.apply(&hidden.silu()));
+        match &self.skip {
+            Some(weight) => output.add(&input.map(|input| precision::product(input, weight))),
+            None => output,
+        }
+    }
 }
 
 impl Network for Mlp {
     fn forward(&self, input: &Tensor) -> Tensor {
-        let mut hidden = input.shallow_clone();
-        for (index, layer) in self.layers.iter().enumerate() {
-            hidden = if index == 0 { layer.forward(&hidden) } else { layer.forward(&hidden.silu()) };
-        }
-        match &self.skip {
-            Some(weight) => hidden + precision::product(input, weight),
-            None => hidden,
-        }
+        self.apply(input)
     }
 
     fn forward_with_tangent(&self, input: &Dual) -> Dual {
-        let mut hidden = Dual::new(input.primal.shallow_clone(), input.tangent.shallow_clone());
-        for (index, layer) in self.layers.iter().enumerate() {
-            hidden = match index {
-                0 => layer.forward_with_tangent(&hidden),
-                _ => layer.forward_with_tangent(&silu_with_tangent(&hidden)),
-            };
-        }
-        match &self.skip {
-            Some(weight) => Dual::new(
-                hidden.primal + precision::product(&input.primal, weight),
-                hidden.tangent + precision::product(&input.tangent, weight),
-            ),
-            None => hidden,
-        }
+        self.apply(input)
     }
 }

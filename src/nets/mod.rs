@@ -2,13 +2,17 @@
 //! has, besides `forward`, a `forward_with_tangent` that sends a value and its directional derivative
 //! through the same batched products; both are differentiable in the parameters.
 
+pub mod dropout;
 mod embedding;
 mod fourier;
 mod init;
+mod linear;
 mod mlp;
 mod parameters;
 mod polynomial;
 pub mod precision;
+mod signal;
+mod unet;
 
 use tch::Tensor;
 
@@ -17,6 +21,8 @@ pub use fourier::FourierFeatures;
 pub use mlp::{Mlp, MlpConfig};
 pub use parameters::Parameters;
 pub use polynomial::{monomial_count, Polynomial};
+pub use signal::Signal;
+pub use unet::{feature_maps, torchcfm_config, Sinusoids, UNet, UNetConfig, UNetDecoder, UNetEncoder};
 
 /// A value and its derivative along one direction, of the same shape.
 #[derive(Debug)]
@@ -32,9 +38,13 @@ impl Dual {
 
     /// Joins duals along the last dimension.
     pub fn cat(parts: &[Dual]) -> Dual {
+        Dual::cat_along(&parts.iter().collect::<Vec<_>>(), -1)
+    }
+
+    fn cat_along(parts: &[&Dual], dimension: i64) -> Dual {
         let primal: Vec<&Tensor> = parts.iter().map(|part| &part.primal).collect();
         let tangent: Vec<&Tensor> = parts.iter().map(|part| &part.tangent).collect();
-        Dual::new(Tensor::cat(&primal, -1), Tensor::cat(&tangent, -1))
+        Dual::new(Tensor::cat(&primal, dimension), Tensor::cat(&tangent, dimension))
     }
 }
 

@@ -8,14 +8,18 @@ use tch::{Device, Kind, Tensor};
 
 use super::array::Array;
 use super::door::{self, PyMonitor};
+use crate::condition::Conditioning;
 use crate::error::{Error, Result};
+use crate::nets::{Dual, Parameters, UNet, UNetConfig};
+use crate::tensor::RandomSource;
 use crate::threads;
 use crate::training::{Monitor, Progress};
 
 pub fn add(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(_roundtrip, module)?)?;
     module.add_function(wrap_pyfunction!(_fail, module)?)?;
-    module.add_function(wrap_pyfunction!(_watch, module)?)
+    module.add_function(wrap_pyfunction!(_watch, module)?)?;
+    module.add_function(wrap_pyfunction!(_unet, module)?)
 }
 
 /// What koopflow makes of an array, as it would give it back.
@@ -83,4 +87,51 @@ fn _watch(py: Python<'_>, seconds: f64, monitor: Option<Bound<'_, PyAny>>) -> Py
         }
         Ok(step)
     })
+}
+
+/// A U-Net of these weights (JSON of its configuration, names and tensors) at `(t, x)`, and its derivative along
+/// `(t_rate, x_rate)`: the layers that no other door reaches alone.
+#[pyfunction]
+#[pyo3(signature = (config, names, tensors, t, x, t_rate, x_rate, condition=None))]
+#[allow(clippy::too_many_arguments)]
+fn _unet<'py>(
+    py: Python<'py>,
+    config: &str,
+    names: Vec<String>,
+    tensors: Vec<Bound<'py, PyAny>>,
+    t: &Bound<'py, PyAny>,
+    x: &Bound<'py, PyAny>,
+    t_rate: &Bound<'py, PyAny>,
+    x_rate: &Bound<'py, PyAny>,
+    condition: Option<&Bound<'py, PyAny>>,
+) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+    let config: UNetConfig = serde_json::from_str(config)
+        .map_err(|error| Error::argument("config", "the JSON of a U-Net", error))?;
+    let take = |name: &str, object: &Bound<'py, PyAny>| Array::import_float(name, object);
+    let Array { tensor: x, kind } = take("x", x)?;
+    let [t, t_rate, x_rate] = [take("t", t)?, take("t_rate", t_rate)?, take("x_rate", x_rate)?];
+    let condition = condition.map(|c| take("condition", c)).transpose()?.map(|c| c.tensor);
+    let tensors = tensors.iter().zip(&names).map(|(tensor, name)| Ok(take(name, tensor)?.tensor));
+    let tensors = tensors.collect::<PyResult<Vec<_>>>()?;
+    let (t, t_rate, x_rate) = (t.tensor, t_rate.tensor, x_rate.tensor);
+    let (alone, value, tangent) = door::enter(py, move || {
+        let channels = x.size()[1];
+        let vector =
+            condition.as_ref().map_or(Conditioning::None, |c| Conditioning::Vector { dim: c.size()[1] });
+        let mut parameters = Parameters::new(x.kind(), x.device());
+        let mut random = RandomSource::new(0);
+        let outputs =
+            names.iter().position(|name| name == "out.2.weight").map_or(0, |i| tensors[i].size()[0]);
+        let network = UNet::new("", &config, (channels, outputs), vector, &mut parameters, &mut random)?;
+        parameters.pack();
+        parameters.restore(|name| match names.iter().position(|own| own == name) {
+            Some(index) => Ok(tensors[index].shallow_clone()),
+            None => Err(Error::argument("names", name, "none of that name")),
+        })?;
+        let _guard = tch::no_grad_guard();
+        let alone = network.apply(&t, &x, condition.as_ref());
+        let both = network.apply(&Dual::new(t, t_rate), &Dual::new(x, x_rate), condition.as_ref());
+        Ok((alone, both.primal, both.tangent))
+    })?;
+    Ok((kind.export(py, alone)?, kind.export(py, value)?, kind.export(py, tangent)?))
 }

@@ -5,8 +5,9 @@ use std::sync::{Mutex, PoisonError};
 
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
+use tch::{Device, Tensor};
 
-use super::array::Array;
+use super::array::{Array, ArrayKind};
 use super::callable_field::{CallableField, CallableFieldConfig};
 use super::door::{self, PyMonitor};
 use super::json;
@@ -16,8 +17,8 @@ use crate::error::Error;
 use crate::ode::{self, Chunks, SolveOptions};
 use crate::tensor::{device_name, dtype_name, parse_device, parse_dtype, shape_text};
 use crate::velocity::{
-    Conditioning, Convention, DiffusionField, EmpiricalField, GaussianField, GuidedField, TorchScriptConfig,
-    TorchScriptField, VelocityField,
+    Conditioning, Convention, DiffusionField, EmpiricalField, GaussianField, GuidedField, NetworkField,
+    TorchScriptConfig, TorchScriptField, VelocityField,
 };
 
 /// The mutex is held only long enough to clone the handle; work runs on the clone.
@@ -134,6 +135,44 @@ impl PyVelocityField {
         let model = self.handle();
         let field = door::enter(py, move || GuidedField::new(model, scale, &null))?;
         Ok(PyVelocityField::new(Box::new(field)))
+    }
+
+    /// A torchcfm `UNetModel` by the names and tensors of its state dict.
+    #[staticmethod]
+    #[pyo3(signature = (names, tensors, *, event_shape, heads=1, head_channels=None, qkv_first=false, device="cpu", dtype="float32"))]
+    #[allow(clippy::too_many_arguments)]
+    fn torchcfm(
+        py: Python<'_>,
+        names: Vec<String>,
+        tensors: Vec<Bound<'_, PyAny>>,
+        event_shape: Vec<i64>,
+        heads: i64,
+        head_channels: Option<i64>,
+        qkv_first: bool,
+        device: &str,
+        dtype: &str,
+    ) -> PyResult<Self> {
+        let pairs = names.into_iter().zip(&tensors);
+        let tensors: Vec<(String, Tensor)> = pairs
+            .map(|(name, tensor)| {
+                let tensor = Array::import_float(&name, tensor)?.tensor;
+                Ok((name, tensor))
+            })
+            .collect::<PyResult<_>>()?;
+        let event_shape = check_event_shape(event_shape)?;
+        let (device, dtype) = (parse_device(device)?, dtype.to_string());
+        let attention = (heads, head_channels, qkv_first);
+        let field = door::enter(py, move || {
+            NetworkField::from_torchcfm(&tensors, &event_shape, attention, &dtype, device)
+        })?;
+        Ok(PyVelocityField::new(Box::new(field)))
+    }
+
+    /// The field's own tensors by name, as copies on the CPU; none for a field that has none.
+    fn tensors<'py>(&self, py: Python<'py>) -> PyResult<Vec<(String, Bound<'py, PyAny>)>> {
+        let tensors = self.handle().state().map(|state| state.tensors).unwrap_or_default();
+        let kind = ArrayKind::Torch(Device::Cpu);
+        tensors.into_iter().map(|(name, tensor)| Ok((name, kind.export(py, tensor)?))).collect()
     }
 
     #[getter]

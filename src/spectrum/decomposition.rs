@@ -63,13 +63,17 @@ impl Spectrum {
     pub fn new(student: &Student) -> Result<Spectrum> {
         let _guard = tch::no_grad_guard();
         let dimension = student.config().dimension();
+        if let Generator::Levels(_) = student.generator() {
+            let expected = "a student that reads x off linearly; one by levels has their spectra";
+            return Err(Error::argument("student", expected, "one that decodes feature maps"));
+        }
         let matrix = student.generator().matrix();
         if matrix.isfinite().all().int64_value(&[]) == 0 {
             return Err(Error::Divergence("the generator is not finite: it has no spectrum".into()));
         }
         match student.generator() {
             Generator::Spectral(generator) => Self::of_blocks(generator, &matrix, dimension),
-            Generator::Dense(_) => Self::of_matrix(&matrix),
+            Generator::Dense(_) | Generator::Levels(_) => Self::of_matrix(&matrix),
         }
     }
 

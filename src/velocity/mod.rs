@@ -1,6 +1,7 @@
 //! Velocity fields: anything that gives v(t, x) with dx/dt = v, from noise at t = 0 to data at t = 1.
 
 pub mod answer;
+mod body;
 mod diffusion;
 mod empirical;
 mod gaussian;
@@ -8,6 +9,7 @@ mod guidance;
 mod network;
 mod noise_schedule;
 mod path;
+mod standard;
 mod torchscript;
 
 use serde::{Deserialize, Serialize};

@@ -1,12 +1,14 @@
-//! A velocity field by a multilayer perceptron.
+//! A velocity field by a network: a multilayer perceptron, or a U-Net for images.
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
+use super::body::Body;
 use super::gaussian::find_tensor;
+use super::standard::Standard;
 use super::{Conditioning, EvaluationCounter, FieldDescription, FieldState, Path, VelocityField};
 use crate::error::{Error, Result};
-use crate::nets::{Mlp, MlpConfig, Network, Parameters, TimeEmbedding};
+use crate::nets::{torchcfm_config, Parameters, UNetConfig};
 use crate::tensor::{
     check_batch, check_finite, dtype_name, event_size, parse_dtype, shape_text, RandomSource,
 };
@@ -20,14 +22,25 @@ pub struct NetworkFieldConfig {
     pub conditioning: Conditioning,
     /// The path that the field was trained on: it sets the scales of input and output.
     pub path: Path,
-    /// Units of each hidden layer, at least 1.
+    /// Units of each hidden layer of a perceptron, at least 1.
     pub width: i64,
-    /// Hidden layers, 1 to 100.
+    /// Hidden layers of a perceptron, 1 to 100.
     pub depth: i64,
-    /// Frequencies of the time embedding, 0 to 16.
+    /// Frequencies of a perceptron's time embedding, 0 to 16.
     pub frequencies: i64,
+    /// A U-Net takes the perceptron's place.
+    #[serde(default)]
+    pub unet: Option<UNetConfig>,
+    /// Whether input and output are scaled by the data's statistics. Networks from elsewhere are not: they answer
+    /// v(t, x) itself.
+    #[serde(default = "scaled_by_default")]
+    pub scaled: bool,
     /// `"float32"` or `"float64"`.
     pub dtype: String,
+}
+
+fn scaled_by_default() -> bool {
+    true
 }
 
 impl Default for NetworkFieldConfig {
@@ -39,6 +52,8 @@ impl Default for NetworkFieldConfig {
             width: 128,
             depth: 3,
             frequencies: 3,
+            unet: None,
+            scaled: true,
             dtype: "float32".into(),
         }
     }
@@ -65,22 +80,28 @@ impl NetworkFieldConfig {
         if !(0..=16).contains(&self.frequencies) {
             return Err(Error::argument("frequencies", "0 to 16", self.frequencies));
         }
+        if let Some(unet) = &self.unet {
+            unet.check(&self.event_shape)?;
+        }
         if self.parameter_count().is_none() {
-            return Err(Error::argument("width, depth", "fewer than 2^40 weights", "more"));
+            let names = if self.unet.is_some() { "channels, multipliers" } else { "width, depth" };
+            return Err(Error::argument(names, "fewer than 2^40 weights", "more"));
         }
         parse_dtype(&self.dtype).map(|_| ())
     }
 
-    fn mlp(&self) -> MlpConfig {
-        let outputs = event_size(&self.event_shape);
-        let inputs = outputs + 1 + 2 * self.frequencies + self.conditioning.size();
-        MlpConfig { inputs, outputs, width: self.width, depth: self.depth, skip: true }
+    /// Numbers that a perceptron takes: sample, embedded time and condition.
+    pub(super) fn inputs(&self) -> i64 {
+        event_size(&self.event_shape) + 1 + 2 * self.frequencies + self.conditioning.size()
     }
 
-    /// The number of weights, or `None` beyond 2^40: asked before memory is taken for what a file
-    /// says.
+    /// The number of weights, or `None` beyond 2^40: asked before memory is taken for what a file says.
     fn parameter_count(&self) -> Option<i64> {
         let limit = |value: i64| (value <= 1 << 40).then_some(value);
+        if let Some(unet) = &self.unet {
+            let channels = self.event_shape[0];
+            return limit(unet.parameter_count((channels, channels), self.conditioning.size()));
+        }
         let outputs =
             self.event_shape.iter().try_fold(1_i64, |size, &length| limit(size.checked_mul(length)?))?;
         let inputs =
@@ -93,58 +114,8 @@ impl NetworkFieldConfig {
     }
 }
 
-/// Per-coordinate mean and standard deviation of what a field was trained on.
-struct Standard {
-    mean: Tensor,  // [dim]
-    scale: Tensor, // [dim]
-}
-
-impl Standard {
-    /// Of rows `[N, dim]`. The floor keeps constant coordinates from being blown up near t = 1; it
-    /// is measured against the noise (whose deviation is 1) or against data smaller than it.
-    fn of(rows: &Tensor) -> Standard {
-        let rows = rows.to_kind(Kind::Double);
-        let mean = rows.mean_dim([0].as_slice(), false, Kind::Double);
-        let scale = (&rows - &mean).square().mean_dim([0].as_slice(), false, Kind::Double).sqrt();
-        let largest = scale.max().double_value(&[]);
-        let floor = if largest > 0.0 { 0.02 * largest.min(1.0) } else { 0.02 };
-        Standard { scale: scale.clamp_min(floor), mean }
-    }
-
-    fn identity(dim: i64) -> Standard {
-        let options = (Kind::Double, Device::Cpu);
-        Standard { mean: Tensor::zeros([dim], options), scale: Tensor::ones([dim], options) }
-    }
-
-    fn stored(tensors: &[(String, Tensor)], name: &str, length: i64) -> Result<Standard> {
-        let take = |part: &str| -> Result<Tensor> {
-            let name = format!("{name}.{part}");
-            let tensor = find_tensor(tensors, &name)?;
-            if tensor.size() != [length] {
-                return Err(Error::shape(&name, shape_text(&[length]), shape_text(&tensor.size())));
-            }
-            Ok(tensor.shallow_clone())
-        };
-        let (mean, scale) = (take("mean")?, take("scale")?);
-        let smallest = scale.min().double_value(&[]);
-        if smallest <= 0.0 {
-            return Err(Error::argument(&format!("{name}.scale"), "positive values", smallest));
-        }
-        Ok(Standard { mean, scale })
-    }
-
-    fn to(&self, device: Device, kind: Kind) -> Standard {
-        let convert = |x: &Tensor| x.to_device(device).to_kind(kind);
-        Standard { mean: convert(&self.mean), scale: convert(&self.scale) }
-    }
-
-    fn shallow_clone(&self) -> Standard {
-        Standard { mean: self.mean.shallow_clone(), scale: self.scale.shallow_clone() }
-    }
-}
-
 /// v(t, x, c) by a multilayer perceptron over [x, time embedding, condition], with a linear skip from
-/// input to output.
+/// input to output, or by a U-Net.
 ///
 /// Input and output are scaled as Karras et al. (arXiv 2206.00364) do: with data of mean m and
 /// deviation d in each coordinate, and a path x_t = a x1 + s x0, the network sees
@@ -156,8 +127,7 @@ pub struct NetworkField {
     dtype: Kind,
     data: Standard,
     condition: Standard,
-    embedding: TimeEmbedding,
-    network: Mlp,
+    body: Body,
     parameters: Parameters,
     counter: EvaluationCounter,
 }
@@ -178,7 +148,11 @@ impl NetworkField {
         config.check()?;
         let count = check_batch("data", data, &config.event_shape)?;
         config.conditioning.check(condition, count)?;
-        let data = Standard::of(&data.f_reshape([count, -1])?);
+        let data = match (config.scaled, &config.unet) {
+            (false, _) => Standard::identity(event_size(&config.event_shape)),
+            (true, Some(_)) => Standard::of_channels(data)?,
+            (true, None) => Standard::of(&data.f_reshape([count, -1])?),
+        };
         let condition = match (config.conditioning, condition) {
             (Conditioning::Vector { .. }, Some(vectors)) => Standard::of(vectors),
             _ => Standard::identity(config.conditioning.size()),
@@ -195,15 +169,14 @@ impl NetworkField {
     ) -> Result<Self> {
         let dtype = parse_dtype(&config.dtype)?;
         let mut parameters = Parameters::new(dtype, device);
-        let network = Mlp::new("network", &config.mlp(), &mut parameters, random)?;
+        let body = Body::new(&config, (dtype, device), &mut parameters, random)?;
         parameters.pack();
         Ok(NetworkField {
             device,
             dtype,
             data: data.to(device, dtype),
             condition: condition.to(device, dtype),
-            embedding: TimeEmbedding::new(config.frequencies, dtype, device),
-            network,
+            body,
             parameters,
             counter: EvaluationCounter::default(),
             config,
@@ -223,7 +196,10 @@ impl NetworkField {
     ) -> Result<Self> {
         config.check()?;
         tensors.iter().try_for_each(|(name, tensor)| check_finite(name, tensor))?;
-        let data = Standard::stored(tensors, "data", event_size(&config.event_shape))?;
+        let data = match config.scaled {
+            true => Standard::stored(tensors, "data", event_size(&config.event_shape))?,
+            false => Standard::identity(event_size(&config.event_shape)),
+        };
         let condition = match config.conditioning {
             Conditioning::Vector { dim } => Standard::stored(tensors, "condition", dim)?,
             _ => Standard::identity(config.conditioning.size()),
@@ -246,13 +222,52 @@ impl NetworkField {
         Ok(field)
     }
 
+    /// A torchcfm `UNetModel` by its state dict, which answers v(t, x) as it did there. `heads` is what a state
+    /// dict does not tell: (`num_heads`, `num_head_channels`, `use_new_attention_order`).
+    ///
+    /// # Errors
+    /// [`Error::Argument`] naming `state_dict` where it is another model's, `event_shape` where the model takes
+    /// other images, or a tensor that is missing, unknown, of another shape or not finite.
+    pub fn from_torchcfm(
+        tensors: &[(String, Tensor)],
+        event_shape: &[i64],
+        (heads, head_channels, qkv_first): (i64, Option<i64>, bool),
+        dtype: &str,
+        device: Device,
+    ) -> Result<Self> {
+        let shapes: Vec<_> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.size())).collect();
+        let (unet, classes) = torchcfm_config(&shapes)?;
+        let ends = ["input_blocks.0.0.weight", "out.2.weight"].map(|name| find_tensor(tensors, name));
+        let [first, last] = ends;
+        let (inputs, outputs) = (first?.size()[1], last?.size()[0]);
+        if event_shape.first() != Some(&inputs) || inputs != outputs {
+            let expected = format!("images that the model takes and gives, {inputs} and {outputs} channels");
+            return Err(Error::argument("event_shape", expected, shape_text(event_shape)));
+        }
+        let config = NetworkFieldConfig {
+            event_shape: event_shape.to_vec(),
+            conditioning: classes.map_or(Conditioning::None, |classes| Conditioning::Labels { classes }),
+            unet: Some(UNetConfig { heads, head_channels, qkv_first, ..unet }),
+            scaled: false,
+            dtype: dtype.to_string(),
+            ..NetworkFieldConfig::default()
+        };
+        let named: Vec<_> = tensors
+            .iter()
+            .map(|(name, tensor)| (format!("network.{name}"), tensor.shallow_clone()))
+            .collect();
+        NetworkField::from_state(&config, &named, device)
+    }
+
     fn tensors(&self) -> Vec<(String, Tensor)> {
         let mut tensors = self.parameters.named();
         let mut add = |name: &str, standard: &Standard| {
             tensors.push((format!("{name}.mean"), standard.mean.copy()));
             tensors.push((format!("{name}.scale"), standard.scale.copy()));
         };
-        add("data", &self.data);
+        if self.config.scaled {
+            add("data", &self.data);
+        }
         if matches!(self.config.conditioning, Conditioning::Vector { .. }) {
             add("condition", &self.condition);
         }
@@ -267,6 +282,14 @@ impl NetworkField {
         &self.parameters
     }
 
+    /// How often one sample uses each weight: once, or at every pixel (of a middle level, say).
+    pub fn reuse(&self) -> i64 {
+        match &self.config.unet {
+            Some(_) => (self.config.event_shape[1..].iter().product::<i64>() / 16).max(1),
+            None => 1,
+        }
+    }
+
     /// Ends training: evaluations no longer record a graph for the parameters.
     pub fn freeze(&self) {
         for tensor in self.parameters.tensors() {
@@ -278,21 +301,23 @@ impl NetworkField {
     fn evaluate(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Scaled> {
         let batch = t.size()[0];
         let x = x.f_reshape([batch, -1])?;
+        let condition = self
+            .config
+            .conditioning
+            .encode(condition, self.dtype)
+            .map(|c| (c - &self.condition.mean) / &self.condition.scale);
+        if !self.config.scaled {
+            let (unit, centre) = (Tensor::from(1.0), Tensor::from(0.0));
+            let options = (self.dtype, self.device);
+            let [unit, centre] = [unit, centre].map(|x| x.to_kind(options.0).to_device(options.1));
+            return Ok(Scaled { answer: self.body.forward(t, x, condition)?, unit, centre });
+        }
         let c = self.config.path.coefficients(&t.unsqueeze(1));
         let variance = self.data.scale.square();
         let deviation = (c.a.square() * &variance + c.s.square()).sqrt();
         let input = (x - &c.a * &self.data.mean) / deviation;
-        let time = self.embedding.forward(t);
-        let mut parts = vec![input, time];
-        parts.extend(
-            self.config
-                .conditioning
-                .encode(condition, self.dtype)
-                .map(|c| (c - &self.condition.mean) / &self.condition.scale),
-        );
-        let input = Tensor::f_cat(&parts, 1)?;
         Ok(Scaled {
-            answer: self.network.forward(&input),
+            answer: self.body.forward(t, input, condition)?,
             unit: (c.a_rate.square() * variance + c.s_rate.square()).sqrt(),
             centre: c.a_rate * &self.data.mean,
         })
@@ -313,8 +338,7 @@ impl NetworkField {
             dtype: self.dtype,
             data: self.data.shallow_clone(),
             condition: self.condition.shallow_clone(),
-            embedding: self.embedding.shallow_clone(),
-            network: self.network.shallow_clone(),
+            body: self.body.shallow_clone(),
             parameters: self.parameters.shallow_clone(),
             counter: self.counter.clone(),
         }
@@ -349,7 +373,7 @@ impl VelocityField for NetworkField {
             return Err(Error::dtype("x", dtype_name(self.dtype), dtype_name(x.kind())));
         }
         self.counter.add(1);
-        let _threads = IntraOpThreads::for_work(self.parameters.count(), x.size()[0]);
+        let _threads = IntraOpThreads::for_work(self.parameters.count(), x.size()[0] * self.reuse());
         let scaled = self.evaluate(t, x, condition)?;
         Ok((scaled.answer * scaled.unit + scaled.centre).f_reshape(x.size())?)
     }

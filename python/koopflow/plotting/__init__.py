@@ -8,8 +8,9 @@ Outside notebooks no figure is registered with pyplot, so none has to be closed.
 from ._canvas import COLOURS, new_figure
 from .classes import embedding, signatures
 from .editing import edit_strip, inversion_strip
+from .images import image_grid, save_image_grid
 from .modes import eigenfunctions, mode_energy, modes, truncation
-from .samples import image_grid, loss_history, paths, samples, side_by_side
+from .samples import loss_history, paths, samples, side_by_side
 from .spectra import eigenvalues, generator, spectrum
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "new_figure",
     "paths",
     "samples",
+    "save_image_grid",
     "side_by_side",
     "signatures",
     "spectrum",

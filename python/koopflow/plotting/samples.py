@@ -1,4 +1,4 @@
-"""Samples, paths, images and training, whatever made them."""
+"""Samples, paths and training, whatever made them."""
 
 from __future__ import annotations
 
@@ -6,22 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from numpy.typing import NDArray
 
-from .._arrays import Array, to_numpy
-from ..exceptions import ArgumentError, ShapeError
+from .._arrays import Array
+from ..exceptions import ArgumentError
 from ._canvas import (
     FAINT,
-    GAP,
     INK,
     STUDENT,
     TEACHER,
     axes_or_new,
     by_title,
-    image_size,
     limits_of,
     panels_or_new,
     plain,
@@ -182,67 +179,6 @@ def paths(
     ax.scatter(ends[0], ends[1], s=14, color=STUDENT, linewidths=0, zorder=3, label="data")
     square(ax, limits_of(np.concatenate(seen), central=1.0))
     ax.legend(loc="upper right", frameon=False, fontsize=8, handlelength=1.4)
-    if title:
-        title_of(ax, title)
-    return ax
-
-
-def image_grid(
-    images: Array,
-    *,
-    ax: Axes | None = None,
-    columns: int | None = None,
-    image_shape: tuple[int, int] | None = None,
-    limits: tuple[float, float] = (-1.0, 1.0),
-    title: str | None = None,
-) -> Axes:
-    """Grey images in a grid.
-
-    Parameters
-    ----------
-    images : array, ``[N, H, W]``, ``[N, 1, H, W]`` or ``[N, H * W]``
-        Values within ``limits``; what lies beyond is cut off.
-    ax : matplotlib axes, optional
-        Where to draw.
-    columns : int, optional
-        Images in a row; nearly square by default.
-    image_shape : (int, int), optional
-        Of one image; a square by default, where images are flat.
-    limits : (float, float), default (-1, 1)
-        The values of black and white.
-    title : str, optional
-        Above the grid.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-
-    Examples
-    --------
-    >>> from koopflow import datasets, plotting
-    >>> images, labels = datasets.digits()
-    >>> ax = plotting.image_grid(images[:20], columns=10)
-    """
-    pixels = to_numpy(images).astype(np.float64)
-    n = len(pixels)
-    if n == 0:
-        raise ArgumentError("images: expected at least one image, got none")
-    size = pixels[0].size
-    height, width = image_shape or (image_size(pixels))
-    if height * width != size:
-        raise ShapeError(f"images: expected {height} x {width} pixels each, got an array {pixels.shape}")
-    columns = columns or int(np.ceil(np.sqrt(n)))
-    rows = -(-n // columns)
-    low, high = limits
-    # One pixel between the images and around them, left to the colour of missing values.
-    canvas = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1), np.nan)
-    for index, image in enumerate(pixels.reshape(n, height, width)):
-        top, left = 1 + index // columns * (height + 1), 1 + index % columns * (width + 1)
-        canvas[top : top + height, left : left + width] = np.clip(image, low, high)
-    ax = axes_or_new(ax, size=(0.45 * columns + 0.3, 0.45 * rows + 0.5))
-    ink = colormaps["gray_r"].with_extremes(bad=GAP)
-    ax.imshow(canvas, cmap=ink, vmin=low, vmax=high, interpolation="nearest")
-    ax.set_axis_off()
     if title:
         title_of(ax, title)
     return ax

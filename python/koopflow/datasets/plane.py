@@ -1,19 +1,18 @@
-"""Data to try things on: the two-dimensional sets of the flow-matching literature, and handwritten digits.
+"""The two-dimensional sets of the flow-matching literature.
 
-The two-dimensional sets have the scales that the literature uses: moons and eight Gaussians as in torchcfm
-(Tong et al. 2302.00482), checkerboard and Swiss roll as in FFJORD (Grathwohl et al. 1810.01367). Every
-function gives independent draws, so a second seed is held-out data.
+They have the scales that the literature uses: moons and eight Gaussians as in torchcfm (Tong et al.
+2302.00482), checkerboard and Swiss roll as in FFJORD (Grathwohl et al. 1810.01367). Every function gives
+independent draws, so a second seed is held-out data.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .exceptions import ArgumentError
+from ..exceptions import ArgumentError
 
 Samples = NDArray[np.float32]
 
@@ -145,71 +144,6 @@ TWO_DIMENSIONAL: dict[str, Callable[..., Samples]] = {
     "swiss_roll": swiss_roll,
 }
 """The two-dimensional sets by name."""
-
-
-def digits() -> tuple[Samples, NDArray[np.int64]]:
-    """The 1797 handwritten digits of 8x8 pixels that come with scikit-learn.
-
-    Returns
-    -------
-    images : array, ``[1797, 64]``, float32
-        Pixels in row order, scaled from [0, 16] to [-1, 1].
-    labels : array, ``[1797]``, int64
-        The digit that each image shows.
-
-    Examples
-    --------
-    >>> images, labels = digits()
-    >>> images.shape, float(images.min()), float(images.max())
-    ((1797, 64), -1.0, 1.0)
-    """
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    return (bunch.data / 8.0 - 1.0).astype(np.float32), bunch.target.astype(np.int64)
-
-
-def split(
-    data: NDArray[Any], *others: NDArray[Any], held_out: int | float = 0.2, seed: int = 0
-) -> list[NDArray[Any]]:
-    """Shuffle and split arrays of equal length into a training and a held-out part.
-
-    Parameters
-    ----------
-    data, *others : arrays, ``[N, ...]``
-        Split alike, so that labels stay with their samples.
-    held_out : int or float, default 0.2
-        How many samples to hold out, or which share of them (below one).
-    seed : int, default 0
-        Fixes the shuffle.
-
-    Returns
-    -------
-    list of arrays
-        ``[train, held_out]`` for one array, ``[train_a, held_out_a, train_b, held_out_b]`` for two, and so
-        on.
-
-    Raises
-    ------
-    ArgumentError
-        When lengths differ or a part would be empty.
-
-    Examples
-    --------
-    >>> train, test = split(moons(100), held_out=25)
-    >>> len(train), len(test)
-    (75, 25)
-    """
-    n = len(data)
-    for other in others:
-        if len(other) != n:
-            raise ArgumentError(f"split: expected arrays of equal length, got {n} and {len(other)}")
-    count = held_out if isinstance(held_out, int) else round(held_out * n)
-    if not 0 < count < n:
-        raise ArgumentError(f"held_out: expected between 1 and {n - 1} of {n} samples, got {held_out}")
-    order = np.random.default_rng(seed).permutation(n)
-    parts = [(array[order[count:]], array[order[:count]]) for array in (data, *others)]
-    return [part for pair in parts for part in pair]
 
 
 def _generator(n: int, noise: float, seed: int) -> np.random.Generator:

@@ -1,0 +1,52 @@
+"""The handwritten digits that come with scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..exceptions import ArgumentError
+from .pixels import Images, Labels, resize
+
+SIDE = 8
+
+
+def digits(*, size: int | None = None) -> tuple[Images, Labels]:
+    """The 1797 handwritten digits of 8x8 pixels that come with scikit-learn, flat or as images.
+
+    Parameters
+    ----------
+    size : int, optional
+        Pixels on each side, at least 8: 8 as they are, more by bicubic interpolation (16, or the 28 of
+        MNIST). None gives flat rows of 64 pixels.
+
+    Returns
+    -------
+    images : array, ``[1797, 64]`` or ``[1797, 1, size, size]``, float32
+        Pixels in row order, scaled from [0, 16] to [-1, 1].
+    labels : array, ``[1797]``, int64
+        The digit that each image shows.
+
+    Raises
+    ------
+    ArgumentError
+        When ``size`` is smaller than 8.
+
+    Examples
+    --------
+    >>> images, labels = digits()
+    >>> images.shape, float(images.min()), float(images.max())
+    ((1797, 64), -1.0, 1.0)
+    >>> digits(size=16)[0].shape
+    (1797, 1, 16, 16)
+    """
+    from sklearn.datasets import load_digits
+
+    if size is not None and not (isinstance(size, int) and size >= SIDE):
+        raise ArgumentError(f"size: expected an integer of at least {SIDE} or None, got {size!r}")
+    bunch = load_digits()
+    flat = (bunch.data / 8.0 - 1.0).astype(np.float32)
+    labels = bunch.target.astype(np.int64)
+    if size is None:
+        return flat, labels
+    images = flat.reshape(-1, 1, SIDE, SIDE)
+    return (images if size == SIDE else resize(images, size)), labels

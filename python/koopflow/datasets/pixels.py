@@ -1,0 +1,145 @@
+"""Pixels: from what files hold to [-1, 1] and back, and to another size."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .._arrays import Array, to_numpy
+from ..exceptions import ArgumentError, DtypeError, NonFiniteError, ShapeError
+
+Images: TypeAlias = NDArray[np.float32]
+"""``[N, channels, height, width]`` in [-1, 1]."""
+Labels: TypeAlias = NDArray[np.int64]
+"""``[N]``."""
+
+RESAMPLING = ("bicubic", "box")
+
+
+def from_uint8(pixels: NDArray[np.uint8]) -> Images:
+    """Float32 of the same shape: 0 becomes -1 and 255 becomes 1."""
+    images = pixels.astype(np.float32)
+    images /= 127.5
+    images -= 1.0
+    return images
+
+
+def to_uint8(images: Array) -> NDArray[np.uint8]:
+    """Pixels as image files and imaging libraries hold them.
+
+    Parameters
+    ----------
+    images : array, ``[N, C, H, W]``
+        NumPy or torch, floating point, in [-1, 1]; what lies beyond is cut off.
+
+    Returns
+    -------
+    array, ``[N, H, W, C]``, uint8
+        NumPy; -1 becomes 0 and 1 becomes 255. Images that a reader of this package made from bytes come
+        back exactly.
+
+    Raises
+    ------
+    ShapeError, DtypeError, NonFiniteError
+        When ``images`` are not four-dimensional, not floating point or not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> to_uint8(np.array([-1.0, 0.0, 1.0]).reshape(3, 1, 1, 1)).ravel()
+    array([  0, 128, 255], dtype=uint8)
+    """
+    pixels = to_numpy(images)
+    _check_images(pixels)
+    if not np.isfinite(pixels).all():
+        raise NonFiniteError("images: expected finite values, got NaN or infinite ones")
+    levels = np.rint((np.clip(pixels, -1.0, 1.0) + 1.0) * 127.5)
+    return np.ascontiguousarray(levels.astype(np.uint8).transpose(0, 2, 3, 1))
+
+
+def resize(images: Array, size: int | tuple[int, int], *, resample: str = "bicubic") -> Array:
+    """Images of another size.
+
+    Where the shape of an image changes with it, the middle is cut out first, so that nothing is squeezed.
+
+    Parameters
+    ----------
+    images : array, ``[N, C, H, W]``
+        NumPy or torch, floating point, in [-1, 1].
+    size : int or (int, int)
+        Pixels on each side, or height and width.
+    resample : {"bicubic", "box"}, default "bicubic"
+        Smooth interpolation, with averaging where images shrink; or means over boxes, which adds no
+        overshoot and repeats pixels where images grow.
+
+    Returns
+    -------
+    array, ``[N, C, height, width]``
+        In [-1, 1], of the kind and dtype of ``images``.
+
+    Raises
+    ------
+    ArgumentError, ShapeError, DtypeError
+        When an option is out of its range or ``images`` are not four-dimensional floating-point arrays.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> resize(np.zeros((2, 3, 32, 48), np.float32), 16).shape
+    (2, 3, 16, 16)
+    """
+    height, width = checked_size(size)
+    checked_resample(resample)
+    given = images if isinstance(images, torch.Tensor) else np.asarray(images)
+    _check_images(given)
+    # torch warns about arrays that may not be written to.
+    tensor = (
+        given if isinstance(given, torch.Tensor) else torch.from_numpy(np.require(given, None, ["C", "W"]))
+    )
+    top, left, rows, columns = _middle(tensor.shape[2], tensor.shape[3], height, width)
+    middle = tensor[:, :, top : top + rows, left : left + columns]
+    resized = middle.new_empty((*middle.shape[:2], height, width))
+    # In pieces, so that the work in between takes little memory beside the result.
+    for start in range(0, len(middle), 1024):
+        resized[start : start + 1024] = _resampled(middle[start : start + 1024], (height, width), resample)
+    return resized if isinstance(images, torch.Tensor) else resized.numpy()
+
+
+def checked_size(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width, or an ArgumentError."""
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+        raise ArgumentError(f"size: expected an integer of at least 1 or (height, width), got {size!r}")
+    return sides
+
+
+def checked_resample(resample: str) -> None:
+    if resample not in RESAMPLING:
+        raise ArgumentError(f"resample: expected 'bicubic' or 'box', got {resample!r}")
+
+
+def _check_images(images: Any) -> None:
+    if images.ndim != 4 or 0 in images.shape:
+        raise ShapeError(f"images: expected shape (N, C, H, W), none of them 0, got {tuple(images.shape)}")
+    if not (images.is_floating_point() if isinstance(images, torch.Tensor) else images.dtype.kind == "f"):
+        raise DtypeError(f"images: expected a floating-point array, got {images.dtype}")
+
+
+def _middle(rows: int, columns: int, height: int, width: int) -> tuple[int, int, int, int]:
+    """Top, left, rows and columns of the largest part of ``height : width`` in the middle."""
+    if rows * width > columns * height:
+        kept_rows, kept_columns = max(1, round(columns * height / width)), columns
+    else:
+        kept_rows, kept_columns = rows, max(1, round(rows * width / height))
+    return (rows - kept_rows) // 2, (columns - kept_columns) // 2, kept_rows, kept_columns
+
+
+def _resampled(images: torch.Tensor, size: tuple[int, int], resample: str) -> torch.Tensor:
+    if resample == "box":
+        return torch.nn.functional.adaptive_avg_pool2d(images, size)
+    smooth = torch.nn.functional.interpolate(images, size, mode="bicubic", antialias=True)
+    # Bicubic interpolation overshoots at edges.
+    return smooth.clamp(-1.0, 1.0)

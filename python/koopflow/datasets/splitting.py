@@ -1,0 +1,54 @@
+"""A training and a held-out part."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..exceptions import ArgumentError
+
+
+def split(
+    data: NDArray[Any], *others: NDArray[Any], held_out: int | float = 0.2, seed: int = 0
+) -> list[NDArray[Any]]:
+    """Shuffle and split arrays of equal length into a training and a held-out part.
+
+    Parameters
+    ----------
+    data, *others : arrays, ``[N, ...]``
+        Split alike, so that labels stay with their samples.
+    held_out : int or float, default 0.2
+        How many samples to hold out, or which share of them (below one).
+    seed : int, default 0
+        Fixes the shuffle.
+
+    Returns
+    -------
+    list of arrays
+        ``[train, held_out]`` for one array, ``[train_a, held_out_a, train_b, held_out_b]`` for two, and so
+        on.
+
+    Raises
+    ------
+    ArgumentError
+        When lengths differ or a part would be empty.
+
+    Examples
+    --------
+    >>> from koopflow.datasets import moons
+    >>> train, test = split(moons(100), held_out=25)
+    >>> len(train), len(test)
+    (75, 25)
+    """
+    n = len(data)
+    for other in others:
+        if len(other) != n:
+            raise ArgumentError(f"split: expected arrays of equal length, got {n} and {len(other)}")
+    count = held_out if isinstance(held_out, int) else round(held_out * n)
+    if not 0 < count < n:
+        raise ArgumentError(f"held_out: expected between 1 and {n - 1} of {n} samples, got {held_out}")
+    order = np.random.default_rng(seed).permutation(n)
+    parts = [(array[order[count:]], array[order[:count]]) for array in (data, *others)]
+    return [part for pair in parts for part in pair]

@@ -1,0 +1,57 @@
+//! Students whose U-Nets begin as the teacher's.
+
+use tch::Tensor;
+
+use crate::error::{Error, Result};
+use crate::koopman::{InputCoordinates, Student};
+use crate::velocity::{FieldDescription, VelocityField};
+
+/// Where a student keeps U-Nets, or halves of them.
+const PLACES: [&str; 3] = ["forward.", "backward.", "readout."];
+
+/// Copies the weights of the teacher's U-Net to those of the student's parts that have the same name and shape: all
+/// of them but a last layer of another width, and the condition of a decoder, which has none.
+///
+/// # Errors
+/// [`Error::Argument`] naming `warm_start` where the teacher is no native U-Net, or one of another architecture.
+pub fn begin_as(student: &mut Student, teacher: &dyn VelocityField) -> Result<()> {
+    let wrong = |got: String| {
+        let expected = "a native teacher by a U-Net of the student's architecture";
+        Error::argument("warm_start", expected, got)
+    };
+    let config = student.config().clone();
+    let state = teacher.state().ok_or_else(|| wrong(format!("a '{}' teacher", teacher.kind_name())))?;
+    let (unet, scaled) = match &state.description {
+        FieldDescription::Network(field) => (field.unet.clone(), field.scaled),
+        _ => (None, false),
+    };
+    let unet = unet.ok_or_else(|| wrong(format!("a '{}' teacher without a U-Net", teacher.kind_name())))?;
+    if config.unet.as_ref() != Some(&unet) {
+        return Err(wrong(format!("one of {}", serde_json::to_string(&unet).unwrap_or_default())));
+    }
+    let theirs = |name: &str| -> Option<&Tensor> {
+        let own = PLACES.iter().find_map(|place| name.strip_prefix(place))?;
+        let found = state.tensors.iter().find(|(theirs, _)| theirs.strip_prefix("network.") == Some(own));
+        found.map(|(_, tensor)| tensor)
+    };
+    if !scaled {
+        // It saw its images as they are.
+        let table = config.table_times;
+        let (kind, device) = (student.kind(), student.device());
+        student.set_coordinates(InputCoordinates::identity_of_channels(
+            &config.event_shape,
+            table,
+            kind,
+            device,
+        ));
+    }
+    let own = student.named();
+    student.restore(|name| {
+        let current = own.iter().find(|(own, _)| own == name).map(|(_, tensor)| tensor);
+        match (theirs(name), current) {
+            (Some(tensor), Some(current)) if tensor.size() == current.size() => Ok(tensor.shallow_clone()),
+            (_, Some(current)) => Ok(current.shallow_clone()),
+            (_, None) => Err(Error::Internal(anyhow::anyhow!("a parameter without a value: {name}"))),
+        }
+    })
+}

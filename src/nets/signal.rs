@@ -1,0 +1,195 @@
+//! What flows through a network: a value, or a value with its tangent. Blocks are written once over both, so
+//! that no layer can have a tangent that is not its own.
+
+use tch::{Kind, Tensor};
+
+use super::Dual;
+
+/// Groups are normalised with this added to their variance, as PyTorch does.
+const NORM_EPSILON: f64 = 1e-5;
+
+/// Operations of layers; `Self` is a [`Tensor`] or a [`Dual`]. The batch is dimension 0, channels are
+/// dimension 1.
+pub trait Signal: Sized {
+    fn primal(&self) -> &Tensor;
+
+    /// A signal that does not change along the direction.
+    fn constant(value: Tensor) -> Self;
+
+    /// A linear map that treats rows of the batch alike: reshapes, resampling, products.
+    fn map(&self, map: impl Fn(&Tensor) -> Tensor) -> Self;
+
+    /// A linear map of rows, then `bias`, one number for each channel.
+    fn affine(&self, map: impl Fn(&Tensor, Option<&Tensor>) -> Tensor, bias: &Tensor) -> Self;
+
+    fn add(&self, other: &Self) -> Self;
+
+    /// `self * (1 + scale) + shift`, broadcast.
+    fn modulate(&self, scale: &Self, shift: &Self) -> Self;
+
+    fn silu(&self) -> Self;
+
+    /// Normalises each of `groups` groups of channels, then scales and shifts each channel.
+    fn group_norm(&self, groups: i64, weight: &Tensor, bias: &Tensor) -> Self;
+
+    /// softmax(q k^T / sqrt(c)) v over `[B, heads, positions, c]`.
+    fn attention(query: &Self, key: &Self, value: &Self) -> Self;
+
+    /// Joins along channels.
+    fn join(&self, other: &Self) -> Self;
+
+    /// Joins any number of signals along channels.
+    fn join_all(parts: &[Self]) -> Self;
+
+    /// `count` equal pieces along `dimension`.
+    fn pieces(&self, count: i64, dimension: i64) -> Vec<Self>;
+}
+
+/// `[C]` against a batch of any rank, along dimension 1.
+fn along_channels(values: &Tensor, rank: usize) -> Tensor {
+    let mut shape = vec![1; rank];
+    shape[1] = -1;
+    values.view(shape.as_slice())
+}
+
+impl Signal for Tensor {
+    fn primal(&self) -> &Tensor {
+        self
+    }
+
+    fn constant(value: Tensor) -> Self {
+        value
+    }
+
+    fn map(&self, map: impl Fn(&Tensor) -> Tensor) -> Self {
+        map(self)
+    }
+
+    fn affine(&self, map: impl Fn(&Tensor, Option<&Tensor>) -> Tensor, bias: &Tensor) -> Self {
+        map(self, Some(bias))
+    }
+
+    fn add(&self, other: &Self) -> Self {
+        self + other
+    }
+
+    fn modulate(&self, scale: &Self, shift: &Self) -> Self {
+        shift + self * (scale + 1.0)
+    }
+
+    fn silu(&self) -> Self {
+        Tensor::silu(self)
+    }
+
+    fn group_norm(&self, groups: i64, weight: &Tensor, bias: &Tensor) -> Self {
+        Tensor::group_norm(self, groups, Some(weight), Some(bias), NORM_EPSILON, true)
+    }
+
+    fn attention(query: &Self, key: &Self, value: &Self) -> Self {
+        Tensor::scaled_dot_product_attention(query, key, value, None::<Tensor>, 0.0, false, None, false)
+    }
+
+    fn join(&self, other: &Self) -> Self {
+        Tensor::cat(&[self, other], 1)
+    }
+
+    fn join_all(parts: &[Self]) -> Self {
+        Tensor::cat(parts, 1)
+    }
+
+    fn pieces(&self, count: i64, dimension: i64) -> Vec<Self> {
+        self.chunk(count, dimension)
+    }
+}
+
+impl Dual {
+    /// One product for value and tangent, stacked along the batch.
+    fn stacked(&self, map: impl Fn(&Tensor) -> Tensor) -> (Tensor, Tensor) {
+        let batch = self.primal.size()[0];
+        let both = map(&Tensor::cat(&[&self.primal, &self.tangent], 0));
+        (both.narrow(0, 0, batch), both.narrow(0, batch, batch))
+    }
+}
+
+impl Signal for Dual {
+    fn primal(&self) -> &Tensor {
+        &self.primal
+    }
+
+    fn constant(value: Tensor) -> Self {
+        let tangent = value.zeros_like();
+        Dual::new(value, tangent)
+    }
+
+    fn map(&self, map: impl Fn(&Tensor) -> Tensor) -> Self {
+        Dual::new(map(&self.primal), map(&self.tangent))
+    }
+
+    fn affine(&self, map: impl Fn(&Tensor, Option<&Tensor>) -> Tensor, bias: &Tensor) -> Self {
+        let (primal, tangent) = self.stacked(|both| map(both, None));
+        let bias = along_channels(bias, primal.dim());
+        Dual::new(primal + bias, tangent)
+    }
+
+    fn add(&self, other: &Self) -> Self {
+        Dual::new(&self.primal + &other.primal, &self.tangent + &other.tangent)
+    }
+
+    fn modulate(&self, scale: &Self, shift: &Self) -> Self {
+        let factor = &scale.primal + 1.0;
+        let tangent = &self.tangent * &factor + &self.primal * &scale.tangent + &shift.tangent;
+        Dual::new(&self.primal * factor + &shift.primal, tangent)
+    }
+
+    /// d(x σ(x)) = σ(x) (1 + x (1 - σ(x))) dx.
+    fn silu(&self) -> Self {
+        let gate = self.primal.sigmoid();
+        let value = &self.primal * &gate;
+        let slope = &gate * (1.0 + &self.primal - &value);
+        Dual::new(value, slope * &self.tangent)
+    }
+
+    /// With y = (x - mean) / deviation: dy = (dx - mean(dx) - y mean(y dx)) / deviation, in each group.
+    fn group_norm(&self, groups: i64, weight: &Tensor, bias: &Tensor) -> Self {
+        let shape = self.primal.size();
+        let kind = self.primal.kind();
+        // Moments in single precision at least, as the fused forward has them.
+        let wide = if kind == Kind::Double { Kind::Double } else { Kind::Float };
+        let grouped = |x: &Tensor| x.to_kind(wide).reshape([shape[0], groups, -1]);
+        let mean = |x: &Tensor| x.mean_dim([2].as_slice(), true, wide);
+        let (x, dx) = (grouped(&self.primal), grouped(&self.tangent));
+        let centred = &x - mean(&x);
+        let inverse = (mean(&centred.square()) + NORM_EPSILON).rsqrt();
+        let y = centred * &inverse;
+        let dy = (&dx - mean(&dx) - &y * mean(&(&y * &dx))) * inverse;
+        let weight = along_channels(weight, shape.len());
+        let bias = along_channels(bias, shape.len());
+        let back = |x: Tensor| x.reshape(shape.as_slice()).to_kind(kind);
+        Dual::new(back(y) * &weight + bias, back(dy) * weight)
+    }
+
+    /// With w = softmax(s): dw = w (ds - sum(w ds)), and d(w v) = dw v + w dv.
+    fn attention(query: &Self, key: &Self, value: &Self) -> Self {
+        let scale = 1.0 / (query.primal.size()[3] as f64).sqrt();
+        let scores = |q: &Tensor, k: &Tensor| q.matmul(&k.transpose(2, 3)) * scale;
+        let weights = scores(&query.primal, &key.primal).softmax(-1, query.primal.kind());
+        let rates = scores(&query.tangent, &key.primal) + scores(&query.primal, &key.tangent);
+        let mean = (&weights * &rates).sum_dim_intlist([-1].as_slice(), true, rates.kind());
+        let changes = &weights * (rates - mean);
+        let tangent = changes.matmul(&value.primal) + weights.matmul(&value.tangent);
+        Dual::new(weights.matmul(&value.primal), tangent)
+    }
+
+    fn join(&self, other: &Self) -> Self {
+        Dual::cat_along(&[self, other], 1)
+    }
+
+    fn join_all(parts: &[Self]) -> Self {
+        Dual::cat_along(&parts.iter().collect::<Vec<_>>(), 1)
+    }
+
+    fn pieces(&self, count: i64, dimension: i64) -> Vec<Self> {
+        let (primal, tangent) = (self.primal.chunk(count, dimension), self.tangent.chunk(count, dimension));
+        primal.into_iter().zip(tangent).map(|(primal, tangent)| Dual::new(primal, tangent)).collect()
+    }
+}

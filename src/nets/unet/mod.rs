@@ -1,0 +1,383 @@
+//! The U-Net of flow and diffusion models, in two halves that a hierarchical student uses apart: an encoder of
+//! features at every level, and a decoder from them. Parameters are named as in torchcfm's `UNetModel`, so that
+//! its checkpoints are read by name.
+
+mod config;
+mod layers;
+mod torchcfm;
+
+use tch::{Kind, Tensor};
+
+pub use config::UNetConfig;
+pub use torchcfm::config_of as torchcfm_config;
+
+use super::linear::Linear;
+use super::{precision, Dual, Parameters, Signal};
+use crate::condition::Conditioning;
+use crate::error::Result;
+use crate::tensor::RandomSource;
+use layers::{
+    AttentionBlock, Builder, Convolution, GroupNorm, Initial, Layer, Resampling, ResidualBlock, Stage,
+};
+
+/// Periods of the time embedding go up to this.
+const LONGEST_PERIOD: f64 = 10_000.0;
+
+/// Time and condition as one vector, `[B, 4 channels]`.
+struct Embedding {
+    layers: [Linear; 2],
+    /// One row a class or a coordinate, `[c, 4 channels]`.
+    condition: Option<Tensor>,
+    /// `[channels / 2]`.
+    frequencies: Tensor,
+    odd: bool,
+}
+
+impl Embedding {
+    fn new(
+        prefix: &str,
+        config: &UNetConfig,
+        conditioning: Conditioning,
+        build: &mut Builder,
+    ) -> Result<Self> {
+        let (kind, device) = (build.parameters.kind(), build.parameters.device());
+        let size = config.embedding_size();
+        let layers = [
+            build.linear(&format!("{prefix}time_embed.0"), config.channels, size)?,
+            build.linear(&format!("{prefix}time_embed.2"), size, size)?,
+        ];
+        let condition = match conditioning.size() {
+            0 => None,
+            count => {
+                let initial = build.random.normal(&[count, size], kind, device)?;
+                Some(build.parameters.add(format!("{prefix}label_emb.weight"), initial))
+            }
+        };
+        let half = config.channels / 2;
+        let exponents =
+            Tensor::f_arange(half, (Kind::Double, device))? * (-LONGEST_PERIOD.ln() / half as f64);
+        let frequencies = (exponents.exp() * config.time_scale).to_kind(kind);
+        Ok(Embedding { layers, condition, frequencies, odd: config.channels % 2 == 1 })
+    }
+
+    /// Of times `[B]` and a condition encoded as numbers, `[B, c]`.
+    fn apply<S: Signal + Sinusoids>(&self, t: &S, condition: Option<&Tensor>) -> S {
+        let waves = t.sinusoids(&self.frequencies);
+        let waves = if self.odd { waves.map(|x| x.constant_pad_nd([0, 1])) } else { waves };
+        let embedded = self.layers[1].apply(&self.layers[0].apply(&waves).silu());
+        match (&self.condition, condition) {
+            (Some(rows), Some(condition)) => embedded.add(&S::constant(condition.matmul(rows))),
+            _ => embedded,
+        }
+    }
+
+    fn shallow_clone(&self) -> Self {
+        Embedding {
+            layers: self.layers.each_ref().map(Linear::shallow_clone),
+            condition: self.condition.as_ref().map(Tensor::shallow_clone),
+            frequencies: self.frequencies.shallow_clone(),
+            odd: self.odd,
+        }
+    }
+}
+
+/// [cos(w t), sin(w t)] of times `[B]`.
+pub trait Sinusoids {
+    fn sinusoids(&self, frequencies: &Tensor) -> Self;
+}
+
+impl Sinusoids for Tensor {
+    fn sinusoids(&self, frequencies: &Tensor) -> Self {
+        let phase = self.unsqueeze(1) * frequencies;
+        Tensor::cat(&[phase.cos(), phase.sin()], 1)
+    }
+}
+
+impl Sinusoids for Dual {
+    fn sinusoids(&self, frequencies: &Tensor) -> Self {
+        let phase = self.primal.unsqueeze(1) * frequencies;
+        let rate = self.tangent.unsqueeze(1) * frequencies;
+        let (cosine, sine) = (phase.cos(), phase.sin());
+        let tangent = Tensor::cat(&[-(&sine * &rate), &cosine * &rate], 1);
+        Dual::new(Tensor::cat(&[cosine, sine], 1), tangent)
+    }
+}
+
+/// The way down and the middle: (t, x) to features of every level.
+pub struct UNetEncoder {
+    embedding: Embedding,
+    input: Vec<Stage>,
+    middle: Stage,
+}
+
+/// Channels, and factor of downsampling, of each feature map that the encoder gives: those that the decoder
+/// joins on its way up, from full resolution down, and the middle's.
+pub fn feature_maps(config: &UNetConfig) -> Vec<(i64, i64)> {
+    let mut maps = vec![(config.level_channels(0), 1)];
+    for level in 0..config.levels() {
+        let (channels, factor) = (config.level_channels(level), 1 << level);
+        maps.extend((0..config.blocks).map(|_| (channels, factor)));
+        if level + 1 < config.levels() {
+            maps.push((channels, 2 * factor));
+        }
+    }
+    maps.push((config.level_channels(config.levels() - 1), 1 << (config.levels() - 1)));
+    maps
+}
+
+impl UNetEncoder {
+    /// Registers its parameters behind `prefix`; `inputs` channels come in.
+    pub fn new(
+        prefix: &str,
+        config: &UNetConfig,
+        inputs: i64,
+        conditioning: Conditioning,
+        parameters: &mut Parameters,
+        random: &mut RandomSource,
+    ) -> Result<Self> {
+        let build = &mut Builder { parameters, random };
+        let embedding = Embedding::new(prefix, config, conditioning, build)?;
+        UNetEncoder::with_embedding(prefix, config, inputs, embedding, build)
+    }
+
+    fn with_embedding(
+        prefix: &str,
+        config: &UNetConfig,
+        inputs: i64,
+        embedding: Embedding,
+        build: &mut Builder,
+    ) -> Result<Self> {
+        let mut channels = config.level_channels(0);
+        let name = |index: usize, layer: usize| format!("{prefix}input_blocks.{index}.{layer}");
+        let first = Convolution::new(&name(0, 0), (inputs, channels), 3, 1, Initial::Usual, build)?;
+        let mut input = vec![Stage(vec![Layer::Convolution(first)])];
+        for level in 0..config.levels() {
+            for _ in 0..config.blocks {
+                let (index, outputs) = (input.len(), config.level_channels(level));
+                let sizes = (channels, outputs);
+                let mut layers = vec![Layer::Residual(ResidualBlock::new(
+                    &name(index, 0),
+                    sizes,
+                    Resampling::Keep,
+                    config,
+                    build,
+                )?)];
+                channels = outputs;
+                if config.attends(level) {
+                    layers.push(Layer::Attention(AttentionBlock::new(
+                        &name(index, 1),
+                        channels,
+                        config,
+                        build,
+                    )?));
+                }
+                input.push(Stage(layers));
+            }
+            if level + 1 < config.levels() {
+                let (name, sizes) = (name(input.len(), 0), (channels, channels));
+                input.push(Stage(vec![match config.residual_resampling {
+                    true => {
+                        Layer::Residual(ResidualBlock::new(&name, sizes, Resampling::Down, config, build)?)
+                    }
+                    false => {
+                        let name = format!("{name}.op");
+                        Layer::Convolution(Convolution::new(&name, sizes, 3, 2, Initial::Usual, build)?)
+                    }
+                }]));
+            }
+        }
+        let sizes = (channels, channels);
+        let name = |layer: usize| format!("{prefix}middle_block.{layer}");
+        let middle = Stage(vec![
+            Layer::Residual(ResidualBlock::new(&name(0), sizes, Resampling::Keep, config, build)?),
+            Layer::Attention(AttentionBlock::new(&name(1), channels, config, build)?),
+            Layer::Residual(ResidualBlock::new(&name(2), sizes, Resampling::Keep, config, build)?),
+        ]);
+        Ok(UNetEncoder { embedding, input, middle })
+    }
+
+    fn features<S: Signal>(&self, x: &S, embedding: &S) -> Vec<S> {
+        let mut maps: Vec<S> = Vec::with_capacity(self.input.len() + 1);
+        for stage in &self.input {
+            let next = stage.apply(maps.last().unwrap_or(x), embedding);
+            maps.push(next);
+        }
+        let middle = self.middle.apply(maps.last().unwrap_or(x), embedding);
+        maps.push(middle);
+        maps
+    }
+
+    /// Features of images `[B, C, H, W]` at times `[B]`, in the order of [`feature_maps`].
+    pub fn apply<S: Signal + Sinusoids>(&self, t: &S, x: &S, condition: Option<&Tensor>) -> Vec<S> {
+        self.features(&lower(x), &self.embedding.apply(t, condition))
+    }
+
+    pub fn shallow_clone(&self) -> Self {
+        UNetEncoder {
+            embedding: self.embedding.shallow_clone(),
+            input: self.input.iter().map(Stage::shallow_clone).collect(),
+            middle: self.middle.shallow_clone(),
+        }
+    }
+}
+
+/// The way up, from features to an image.
+pub struct UNetDecoder {
+    /// `None` where the encoder's is used.
+    embedding: Option<Embedding>,
+    output: Vec<Stage>,
+    norm: GroupNorm,
+    last: Convolution,
+}
+
+impl UNetDecoder {
+    /// Registers its parameters behind `prefix`, with its own embedding of time and condition; `outputs`
+    /// channels go out.
+    pub fn new(
+        prefix: &str,
+        config: &UNetConfig,
+        outputs: i64,
+        conditioning: Conditioning,
+        parameters: &mut Parameters,
+        random: &mut RandomSource,
+    ) -> Result<Self> {
+        let build = &mut Builder { parameters, random };
+        let embedding = Embedding::new(prefix, config, conditioning, build)?;
+        UNetDecoder::with_embedding(prefix, config, outputs, Some(embedding), build)
+    }
+
+    fn with_embedding(
+        prefix: &str,
+        config: &UNetConfig,
+        outputs: i64,
+        embedding: Option<Embedding>,
+        build: &mut Builder,
+    ) -> Result<Self> {
+        let mut maps = feature_maps(config);
+        let mut channels = maps.pop().map_or(0, |(channels, _)| channels);
+        let mut output: Vec<Stage> = Vec::new();
+        for level in (0..config.levels()).rev() {
+            for block in 0..=config.blocks {
+                let joined = maps.pop().map_or(0, |(channels, _)| channels);
+                let index = output.len();
+                let name = |layer: usize| format!("{prefix}output_blocks.{index}.{layer}");
+                let sizes = (channels + joined, config.level_channels(level));
+                let mut layers = vec![Layer::Residual(ResidualBlock::new(
+                    &name(0),
+                    sizes,
+                    Resampling::Keep,
+                    config,
+                    build,
+                )?)];
+                channels = sizes.1;
+                if config.attends(level) {
+                    let block = AttentionBlock::new(&name(layers.len()), channels, config, build)?;
+                    layers.push(Layer::Attention(block));
+                }
+                if level > 0 && block == config.blocks {
+                    let (name, sizes) = (name(layers.len()), (channels, channels));
+                    layers.push(match config.residual_resampling {
+                        true => {
+                            Layer::Residual(ResidualBlock::new(&name, sizes, Resampling::Up, config, build)?)
+                        }
+                        false => {
+                            let name = format!("{name}.conv");
+                            Layer::Upsample(Convolution::new(&name, sizes, 3, 1, Initial::Usual, build)?)
+                        }
+                    });
+                }
+                output.push(Stage(layers));
+            }
+        }
+        let norm = GroupNorm::new(&format!("{prefix}out.0"), channels, build)?;
+        let last =
+            Convolution::new(&format!("{prefix}out.2"), (channels, outputs), 3, 1, Initial::Zero, build)?;
+        Ok(UNetDecoder { embedding, output, norm, last })
+    }
+
+    fn image<S: Signal>(&self, mut maps: Vec<S>, embedding: &S) -> S {
+        let mut hidden = match maps.pop() {
+            Some(middle) => middle,
+            None => unreachable!("an encoder always gives its middle"),
+        };
+        for stage in &self.output {
+            if let Some(skip) = maps.pop() {
+                hidden = stage.apply(&hidden.join(&skip), embedding);
+            }
+        }
+        self.last.apply(&self.norm.apply(&hidden).silu())
+    }
+
+    /// The image `[B, outputs, H, W]` of feature maps in the order of [`feature_maps`].
+    pub fn apply<S: Signal + Sinusoids>(&self, t: &S, maps: Vec<S>, condition: Option<&Tensor>) -> S {
+        let embedding = match &self.embedding {
+            Some(own) => own.apply(t, condition),
+            None => unreachable!("a decoder that stands alone has its own embedding"),
+        };
+        let kind = maps.first().map(|map| map.primal().kind());
+        let image = self.image(maps.iter().map(lower).collect(), &embedding);
+        match kind {
+            Some(kind) => image.map(|x| x.to_kind(kind)),
+            None => image,
+        }
+    }
+
+    pub fn shallow_clone(&self) -> Self {
+        UNetDecoder {
+            embedding: self.embedding.as_ref().map(Embedding::shallow_clone),
+            output: self.output.iter().map(Stage::shallow_clone).collect(),
+            norm: self.norm.shallow_clone(),
+            last: self.last.shallow_clone(),
+        }
+    }
+}
+
+/// `(t [B], x [B, inputs, H, W]) -> [B, outputs, H, W]`.
+pub struct UNet {
+    encoder: UNetEncoder,
+    decoder: UNetDecoder,
+}
+
+impl UNet {
+    /// Registers its parameters behind `prefix`, by torchcfm's names.
+    pub fn new(
+        prefix: &str,
+        config: &UNetConfig,
+        (inputs, outputs): (i64, i64),
+        conditioning: Conditioning,
+        parameters: &mut Parameters,
+        random: &mut RandomSource,
+    ) -> Result<Self> {
+        let encoder = UNetEncoder::new(prefix, config, inputs, conditioning, parameters, random)?;
+        let build = &mut Builder { parameters, random };
+        let decoder = UNetDecoder::with_embedding(prefix, config, outputs, None, build)?;
+        Ok(UNet { encoder, decoder })
+    }
+
+    /// Value, or value and tangent, in one pass.
+    pub fn apply<S: Signal + Sinusoids>(&self, t: &S, x: &S, condition: Option<&Tensor>) -> S {
+        let kind = x.primal().kind();
+        let embedding = self.encoder.embedding.apply(t, condition);
+        let maps = self.encoder.features(&lower(x), &embedding);
+        self.decoder.image(maps, &embedding).map(|x| x.to_kind(kind))
+    }
+
+    pub fn shallow_clone(&self) -> Self {
+        UNet { encoder: self.encoder.shallow_clone(), decoder: self.decoder.shallow_clone() }
+    }
+}
+
+/// In the dtype that products are lowered to; on CUDA then also with channels last in memory, which tensor
+/// cores ask for.
+fn lower<S: Signal>(x: &S) -> S {
+    match precision::lowered() {
+        None => x.map(Tensor::shallow_clone),
+        Some(kind) => x.map(|x| {
+            let x = x.to_kind(kind);
+            match x.device().is_cuda() {
+                true => x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]),
+                false => x,
+            }
+        }),
+    }
+}

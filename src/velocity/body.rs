@@ -1,0 +1,69 @@
+//! The network inside a [`super::NetworkField`].
+
+use tch::{Device, Kind, Tensor};
+
+use super::NetworkFieldConfig;
+use crate::error::Result;
+use crate::nets::{Mlp, MlpConfig, Network, Parameters, TimeEmbedding, UNet};
+use crate::tensor::{event_size, RandomSource};
+
+pub(super) enum Body {
+    Perceptron { embedding: TimeEmbedding, network: Mlp },
+    UNet { network: UNet, event_shape: Vec<i64> },
+}
+
+impl Body {
+    /// Registers its parameters under `network`.
+    pub fn new(
+        config: &NetworkFieldConfig,
+        (kind, device): (Kind, Device),
+        parameters: &mut Parameters,
+        random: &mut RandomSource,
+    ) -> Result<Self> {
+        let event_shape = config.event_shape.clone();
+        Ok(match &config.unet {
+            Some(unet) => {
+                let channels = (event_shape[0], event_shape[0]);
+                let network = UNet::new("network.", unet, channels, config.conditioning, parameters, random)?;
+                Body::UNet { network, event_shape }
+            }
+            None => {
+                let (inputs, outputs) = (config.inputs(), event_size(&event_shape));
+                let (width, depth) = (config.width, config.depth);
+                let network = MlpConfig { inputs, outputs, width, depth, skip: true };
+                Body::Perceptron {
+                    embedding: TimeEmbedding::new(config.frequencies, kind, device),
+                    network: Mlp::new("network", &network, parameters, random)?,
+                }
+            }
+        })
+    }
+
+    /// The answer `[B, dim]` for times `[B]`, flattened samples `[B, dim]` and a condition `[B, c]`.
+    pub fn forward(&self, t: &Tensor, x: Tensor, condition: Option<Tensor>) -> Result<Tensor> {
+        match self {
+            Body::Perceptron { embedding, network } => {
+                let mut parts = vec![x, embedding.forward(t)];
+                parts.extend(condition);
+                Ok(network.forward(&Tensor::f_cat(&parts, 1)?))
+            }
+            Body::UNet { network, event_shape } => {
+                let mut shape = vec![-1];
+                shape.extend(event_shape);
+                let image = x.f_reshape(shape.as_slice())?;
+                Ok(network.apply(t, &image, condition.as_ref()).f_reshape(x.size())?)
+            }
+        }
+    }
+
+    pub fn shallow_clone(&self) -> Self {
+        match self {
+            Body::Perceptron { embedding, network } => {
+                Body::Perceptron { embedding: embedding.shallow_clone(), network: network.shallow_clone() }
+            }
+            Body::UNet { network, event_shape } => {
+                Body::UNet { network: network.shallow_clone(), event_shape: event_shape.clone() }
+            }
+        }
+    }
+}
