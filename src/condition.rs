@@ -59,11 +59,14 @@ impl Conditioning {
         }
     }
 
-    /// A checked condition as network input, `[B, size]`: labels become one-hot rows.
+    /// A condition as network input, `[B, size]`: labels become one-hot rows, and the label `classes`, which
+    /// stands for no condition at all, a row of zeros.
     pub fn encode(&self, condition: Option<&Tensor>, kind: Kind) -> Option<Tensor> {
         match self {
             Conditioning::None => None,
-            Conditioning::Labels { classes } => condition.map(|c| c.one_hot(*classes).to_kind(kind)),
+            Conditioning::Labels { classes } => {
+                condition.map(|c| c.one_hot(*classes + 1).narrow(1, 0, *classes).to_kind(kind))
+            }
             Conditioning::Vector { .. } => condition.map(|c| c.to_kind(kind)),
         }
     }

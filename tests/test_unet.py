@@ -190,9 +190,7 @@ def test_a_teacher_trains_and_its_options_are_kept(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(again.sample(64, seed=3, solver="midpoint", steps=20)), samples)
     teacher.save(tmp_path / "t.safetensors")
     loaded = FlowTeacher.load(tmp_path / "t.safetensors")
-    np.testing.assert_array_equal(
-        np.asarray(loaded.sample(64, seed=3, solver="midpoint", steps=20)), samples
-    )
+    np.testing.assert_array_equal(np.asarray(loaded.sample(64, seed=3, solver="midpoint", steps=20)), samples)
     assert "multipliers" in repr(loaded)
 
 

@@ -72,6 +72,35 @@ class VelocityField:
         """
 
     @staticmethod
+    def torchscript(
+        path: str,
+        *,
+        event_shape: Sequence[int],
+        convention: str = "torchcfm",
+        timestep_scale: float = 1000.0,
+        conditioning: str = '"none"',
+        device: str = "cpu",
+        dtype: str | None = None,
+    ) -> VelocityField:
+        """The module of a TorchScript file, run without Python.
+
+        ``convention``: ``"torchcfm"``, ``"flow_matching"`` or ``"diffusers"``; a condition comes third.
+        Raises ``FileNotFoundError`` (``OSError``) or ``CheckpointError`` for a file that holds no whole
+        module.
+        """
+
+    @staticmethod
+    def diffusion(model: VelocityField, config: str = "{}") -> VelocityField:
+        """The probability-flow ODE of a field that answers a diffusion model's prediction for (noise, z).
+
+        ``config`` is JSON: ``{"parametrisation": "eps", "schedule": {"name": "vp", ...}, "noise_argument",
+        "num_timesteps", "sigma_data"}``, possibly a part of it.
+        """
+
+    def guided(self, scale: float, null_condition: _Array) -> VelocityField:
+        """Classifier-free guidance; ``null_condition`` is an integer label ``[]`` or a vector ``[dim]``."""
+
+    @staticmethod
     def torchcfm(
         names: Sequence[str],
         tensors: Sequence[_Array],
@@ -97,7 +126,8 @@ class VelocityField:
 
     @property
     def kind(self) -> str:
-        """``"network"``, ``"gaussian"``, ``"empirical"`` or a callable's label."""
+        """``"network"``, ``"gaussian"``, ``"empirical"``, ``"torch"``, ``"torchscript"``, ``"diffusion"`` or
+        ``"guided"``."""
 
     @property
     def device(self) -> str:

@@ -1,4 +1,4 @@
-"""Attaching PyTorch models: three calling conventions made into one function v(t, x, condition)."""
+"""Attaching PyTorch models: their calling conventions made into one function v(t, x, condition)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 
 from . import _core
@@ -19,6 +20,8 @@ CONVENTIONS = {
     "flow_matching": "model(x=x, t=t)",
     "diffusers": "model(x, timestep) with reversed time and output noise - data",
 }
+# model(x, noise), with the answer as it is: of diffusion models, see FlowTeacher.from_diffusion.
+PREDICTION = "prediction"
 CONDITION_NAMES = {"torchcfm": "y", "flow_matching": "y", "diffusers": "class_labels"}
 
 
@@ -46,6 +49,7 @@ def attach(
         raise ArgumentError(f"convention: expected one of {names}, got {convention!r}")
     if not callable(model):
         raise TypeError(f"model: expected a torch.nn.Module or a function, got {type(model).__name__}")
+    device = found_device(device)
     function = velocity_function(
         model,
         convention,
@@ -54,6 +58,40 @@ def attach(
         extras=extras,
     )
     check(function, tuple(event_shape), convention, device, dtype, conditioning)
+    return field_of(function, event_shape, device=device, dtype=dtype, conditioning=conditioning)
+
+
+def attach_prediction(
+    model: Callable[..., Any],
+    event_shape: Sequence[int],
+    *,
+    device: str,
+    dtype: str,
+    conditioning: str,
+    condition_name: str | None,
+    extras: dict[str, Any],
+) -> _core.VelocityField:
+    """The field of a diffusion model's raw prediction, ``model(x, noise)``. Not tried: it depends on the
+    schedule what noise it expects."""
+    if not callable(model):
+        raise TypeError(
+            "model: expected a torch.nn.Module, a function, a FlowTeacher or the path of a TorchScript file, "
+            f"got {type(model).__name__}"
+        )
+    if condition_name is None:
+        condition_name = "class_labels" if _names(model, "class_labels") else "y"
+    function = velocity_function(
+        model, PREDICTION, condition_name=condition_name, timestep_scale=1.0, extras=extras
+    )
+    return field_of(
+        function, event_shape, device=found_device(device), dtype=dtype, conditioning=conditioning
+    )
+
+
+def field_of(
+    function: Velocity, event_shape: Sequence[int], *, device: str, dtype: str, conditioning: str
+) -> _core.VelocityField:
+    """The field of a function and of its vector-Jacobian product by autograd."""
 
     def evaluate(t: torch.Tensor, x: torch.Tensor, condition: torch.Tensor | None) -> torch.Tensor:
         with torch.no_grad():
@@ -106,17 +144,22 @@ def velocity_function(
     dtype = None
     if isinstance(model, torch.nn.Module):
         dtype = next((p.dtype for p in model.parameters() if p.dtype.is_floating_point), None)
-    by_keyword = convention == "diffusers" and _takes_keyword(model, "timestep")
+    by_keyword = (convention == "diffusers" and _takes_keyword(model, "timestep")) or (
+        convention == PREDICTION and _names(model, "timestep")
+    )
 
     def velocity(t: torch.Tensor, x: torch.Tensor, condition: torch.Tensor | None) -> torch.Tensor:
         answer_dtype = x.dtype
         if dtype is not None:
-            t, x = t.to(dtype), x.to(dtype)
+            # Discrete steps stay integers.
+            t, x = t.to(dtype) if t.is_floating_point() else t, x.to(dtype)
         named = dict(extras) if condition is None else {condition_name: condition, **extras}
         if convention == "torchcfm":
             answer = model(t, x, **named)
         elif convention == "flow_matching":
             answer = model(x=x, t=t, **named)
+        elif convention == PREDICTION:
+            answer = model(x, timestep=t, **named) if by_keyword else model(x, t, **named)
         else:
             timestep = timestep_scale * (1.0 - t)
             answer = model(x, timestep=timestep, **named) if by_keyword else model(x, timestep, **named)
@@ -167,6 +210,26 @@ def check(
         )
 
 
+def probe(field: _core.VelocityField, tried: str) -> None:
+    """Try a field on a batch of two, and say what was tried and what came back when it is no velocity."""
+    x = _core.normal((2, *field.event_shape), 0)
+    t = np.array([0.25, 0.75])
+    condition = _probe_condition(field.conditioning, "cpu", torch.float32)
+    try:
+        v, again = field.velocity(t, x, condition), field.velocity(t, x, condition)
+    except TeacherError as error:
+        raise TeacherError(f"{tried}; {error}") from (error.__cause__ or error)
+    if not np.allclose(v, again, rtol=1e-3, atol=1e-4):
+        raise TeacherError(f"{tried}; two calls on the same batch gave different velocities")
+
+
+def found_device(device: str) -> str:
+    """``"auto"`` as the device that it stands for."""
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def conditioning_json(num_classes: int | None, condition_dim: int | None) -> str:
     """What a field is conditioned on, in the form of the core."""
     if num_classes is not None and condition_dim is not None:
@@ -203,14 +266,17 @@ def _tensor_of(answer: Any) -> torch.Tensor:
 
 
 def _takes_keyword(model: Callable[..., Any], name: str) -> bool:
+    return _names(model, name) or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in _parameters(model))
+
+
+def _names(model: Callable[..., Any], name: str) -> bool:
+    # A name bound positionally only would clash with the keyword.
+    return any(p.name == name and p.kind is not inspect.Parameter.POSITIONAL_ONLY for p in _parameters(model))
+
+
+def _parameters(model: Callable[..., Any]) -> list[inspect.Parameter]:
     target = model.forward if isinstance(model, torch.nn.Module) else model
     try:
-        parameters = inspect.signature(target).parameters.values()
+        return list(inspect.signature(target).parameters.values())
     except (TypeError, ValueError):
-        return False
-    # A name bound positionally only would clash with the keyword.
-    return any(
-        (p.name == name and p.kind is not inspect.Parameter.POSITIONAL_ONLY)
-        or p.kind is inspect.Parameter.VAR_KEYWORD
-        for p in parameters
-    )
+        return []

@@ -49,7 +49,8 @@ class TeacherError(KoopflowError, ValueError):
 
 
 class CheckpointError(KoopflowError, ValueError):
-    """A file is not a koopflow checkpoint, is damaged, or was written by a newer version."""
+    """A file is not a koopflow checkpoint (or a TorchScript module, if that is asked for), is damaged, or
+    was written by a newer version."""
 
 
 class DatasetError(KoopflowError, ValueError):

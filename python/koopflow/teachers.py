@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from . import _core
-from ._arrays import Array, as_batch, as_condition
-from ._flow import Flow, checked_event_shape
-from ._torch_models import attach, conditioning_json, home_of
+from ._arrays import Array, as_batch, as_condition, to_numpy
+from ._attached import AttachedTeachers
+from ._flow import checked_event_shape
+from ._torch_models import conditioning_json, probe
 from ._torchcfm import read_state_dict
-from .exceptions import CheckpointError, NotFittedError, ShapeError
+from .exceptions import ArgumentError, CheckpointError, NotFittedError, ShapeError
 from .networks import UNet, unet_of
 from .progress import ProgressFunction, ProgressMeter
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
-class FlowTeacher(Flow):
+
+class FlowTeacher(AttachedTeachers):
     """A flow-matching model: trained here on data, attached from PyTorch, or known in closed form.
 
     The probability path is x_t = a(t) x1 + s(t) x0 with standard normal x0 (Lipman et al. 2210.02747); a
@@ -63,6 +69,9 @@ class FlowTeacher(Flow):
         Conditions on class labels ``[B]`` in ``0 .. num_classes - 1``.
     condition_dim : int, optional
         Conditions on vectors ``[B, condition_dim]``.
+    label_dropout : float, default 0
+        How often training hides the label, in [0, 1); :meth:`guided` needs a teacher that knows the velocity
+        without one (0.1 to 0.2; Ho and Salimans 2207.12598).
     max_seconds : float, optional
         Ends training early, keeping what is there.
     seed : int, default 0
@@ -74,7 +83,8 @@ class FlowTeacher(Flow):
 
     See Also
     --------
-    FlowTeacher.from_torch : attach a PyTorch model.
+    FlowTeacher.from_torch, FlowTeacher.from_torchscript : attach a flow-matching model.
+    FlowTeacher.from_diffusion : attach a diffusion model.
     FlowTeacher.from_torchcfm : a U-Net's weights from torchcfm.
     FlowTeacher.gaussian, FlowTeacher.empirical : fields known in closed form.
 
@@ -106,6 +116,7 @@ class FlowTeacher(Flow):
         warmup_steps: int | None = None,
         num_classes: int | None = None,
         condition_dim: int | None = None,
+        label_dropout: float = 0.0,
         max_seconds: float | None = None,
         seed: int = 0,
         device: str = "cpu",
@@ -130,6 +141,7 @@ class FlowTeacher(Flow):
             "warmup_steps": warmup_steps,
             "num_classes": num_classes,
             "condition_dim": condition_dim,
+            "label_dropout": label_dropout,
             "max_seconds": max_seconds,
             "seed": seed,
             "device": device,
@@ -199,82 +211,17 @@ class FlowTeacher(Flow):
         return self
 
     @classmethod
-    def from_torch(
-        cls,
-        model: Callable[..., Any],
-        event_shape: Sequence[int],
-        *,
-        convention: str = "torchcfm",
-        device: str | None = None,
-        dtype: str | None = None,
-        num_classes: int | None = None,
-        condition_dim: int | None = None,
-        condition_name: str | None = None,
-        timestep_scale: float = 1000.0,
-        **extras: Any,
-    ) -> FlowTeacher:
-        """Attach a PyTorch module or function, in one of the field's three conventions.
-
-        ``"torchcfm"``
-            ``model(t, x)``, time 0 is noise, answers data - noise.
-        ``"flow_matching"``
-            ``model(x=x, t=t)``, the same time and sign (facebookresearch/flow_matching).
-        ``"diffusers"``
-            ``model(x, timestep)`` with ``timestep = timestep_scale * (1 - t)``, answers noise - data, as it
-            is, in ``.sample`` or as the first of a tuple (flow-matching models of Hugging Face diffusers).
-
-        Parameters
-        ----------
-        model : torch.nn.Module or callable
-            Called with t ``[B]`` and x ``[B, *event]`` on ``device``. A module belongs in evaluation mode.
-        event_shape : sequence of int
-            The shape of one sample.
-        convention : {"torchcfm", "flow_matching", "diffusers"}, default "torchcfm"
-            How the model is called and what it answers.
-        device, dtype : str, optional
-            None takes those of the module's parameters, ``"cpu"`` and ``"float32"`` where it has none.
-        num_classes, condition_dim : int, optional
-            The model takes labels ``[B]`` or vectors ``[B, condition_dim]``.
-        condition_name : str, optional
-            The keyword that passes the condition; ``"y"`` by default, ``"class_labels"`` for diffusers.
-        timestep_scale : float, default 1000
-            For ``"diffusers"`` only.
-        **extras
-            Passed to the model at every call.
-
-        Raises
-        ------
-        TeacherError
-            When a batch of two does not come back as a finite velocity ``[2, *event]``: it says which
-            convention was tried and what came back, with the model's own exception as its cause.
-
-        Examples
-        --------
-        >>> import torch
-        >>> from koopflow import FlowTeacher
-        >>> teacher = FlowTeacher.from_torch(lambda t, x: 1.0 - x, event_shape=(2,))
-        >>> teacher.velocity(0.5, torch.zeros(1, 2))
-        tensor([[1., 1.]])
-        """
-        home_device, home_dtype = home_of(model)
+    def _around(cls, field: _core.VelocityField) -> Self:
+        kind = json.loads(field.conditioning)
+        labels, vector = ({}, {}) if kind == "none" else (kind.get("labels", {}), kind.get("vector", {}))
         teacher = cls(
-            event_shape,
-            num_classes=num_classes,
-            condition_dim=condition_dim,
-            device=device or home_device,
-            dtype=dtype or home_dtype,
+            field.event_shape,
+            num_classes=labels.get("classes"),
+            condition_dim=vector.get("dim"),
+            device=field.device,
+            dtype=field.dtype,
         )
-        teacher._field = attach(
-            model,
-            teacher._event_shape,
-            convention=convention,
-            device=teacher._options["device"],
-            dtype=teacher._options["dtype"],
-            conditioning=conditioning_json(num_classes, condition_dim),
-            condition_name=condition_name,
-            timestep_scale=timestep_scale,
-            extras=extras,
-        )
+        teacher._field = field
         return teacher
 
     @classmethod
@@ -409,6 +356,63 @@ class FlowTeacher(Flow):
         teacher._training = (data, None)
         return teacher
 
+    def guided(self, scale: float, *, null_condition: Array | int | None = None) -> FlowTeacher:
+        """This conditional teacher with classifier-free guidance (Ho and Salimans 2207.12598).
+
+        v = v(t, x, null) + scale (v(t, x, c) - v(t, x, null)): 0 is unconditional, 1 this teacher, and more
+        pushes samples towards what is typical of their condition. Both velocities come from one evaluation of
+        twice the size, which counts as two. The result is a conditional teacher: it samples, has densities
+        and can be distilled.
+
+        Parameters
+        ----------
+        scale : float
+            Any finite number.
+        null_condition : int or array, optional
+            The condition that stands for none: a label, or a vector ``[condition_dim]``. None takes the label
+            ``num_classes``, which is that of most class-conditional models and of teachers that were trained
+            here with ``label_dropout``; vectors have no such default.
+
+        Raises
+        ------
+        ArgumentError
+            For a teacher that is unconditional, one that was trained here without ``label_dropout``, and a
+            null condition that does not fit.
+        TeacherError
+            When an attached model fails on the null condition, or does not answer with a finite velocity.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from koopflow import FlowTeacher
+        >>> means = torch.tensor([[4.0], [-4.0], [0.0]])  # of two classes, and of both
+        >>> teacher = FlowTeacher.from_torch(lambda t, x, y: means[y] - x, event_shape=(1,), num_classes=2)
+        >>> teacher.guided(1.5).velocity(0.5, torch.zeros(2, 1), torch.tensor([0, 1]))
+        tensor([[ 6.],
+                [-6.]])
+        """
+        field = self.field
+        kind = json.loads(field.conditioning)
+        if null_condition is None and "vector" in kind:
+            raise ArgumentError(
+                f"null_condition: expected a vector ({kind['vector']['dim']},), got None (it has no default)"
+            )
+        if "labels" in kind:
+            classes = kind["labels"]["classes"]
+            null_condition = classes if null_condition is None else null_condition
+            untrained = field.kind == "network" and not self._options["label_dropout"]
+            if untrained and np.array_equal(to_numpy(null_condition), classes):
+                raise ArgumentError(
+                    "label_dropout: expected above 0 for a teacher that is to be guided, got 0: it has never "
+                    "seen data without a label. Train FlowTeacher(..., label_dropout=0.1), or name by "
+                    "null_condition the label that stands for none"
+                )
+        teacher = type(self)(self._event_shape, **self._options)
+        teacher._field = field.guided(float(scale), 0 if null_condition is None else null_condition)
+        teacher._history = self._history
+        probe(teacher._field, f"guidance with null_condition {null_condition!r}")
+        return teacher
+
     @classmethod
     def load(cls, path: str | PathLike[str], *, device: str = "cpu") -> FlowTeacher:
         """Read a teacher that :meth:`save` wrote.
@@ -439,7 +443,7 @@ class FlowTeacher(Flow):
         Raises
         ------
         TeacherError
-            For a teacher attached from PyTorch, whose weights are not koopflow's to write.
+            For a teacher that was attached: its code and weights are not koopflow's to write.
         """
         header = {"options": self._options, "history": self._history}
         self.field.save(fspath(path), json.dumps(header))

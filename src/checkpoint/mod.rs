@@ -13,7 +13,9 @@ use tch::{Device, Tensor};
 use crate::error::{Error, Result};
 use crate::koopman::{Student, StudentConfig, AVERAGED_WEIGHTS, RAW_WEIGHTS};
 use crate::tensor::parse_dtype;
-use crate::velocity::{EmpiricalField, FieldDescription, GaussianField, NetworkField, VelocityField};
+use crate::velocity::{
+    EmpiricalField, FieldDescription, GaussianField, GuidedField, NetworkField, VelocityField,
+};
 
 use file::{write, Contents};
 pub use training::{save_training, TrainingFile};
@@ -61,9 +63,12 @@ pub fn save_student(path: &Path, student: &Student, facts: serde_json::Value) ->
 pub fn save_field(path: &Path, field: &dyn VelocityField, facts: serde_json::Value) -> Result<()> {
     let Some(state) = field.state() else {
         let kind = field.kind_name();
+        let advice = match kind {
+            "torchscript" => "its TorchScript file is what to keep: load it again",
+            _ => "save the wrapped module itself and attach it again",
+        };
         return Err(Error::teacher(format!(
-            "a teacher of kind '{kind}' wraps code that koopflow does not own and cannot be saved; \
-             save the wrapped module itself and attach it again"
+            "a teacher of kind '{kind}' wraps code that koopflow does not own and cannot be saved; {advice}"
         )));
     };
     write(path, Model::Teacher { description: state.description }, facts, state.tensors)
@@ -104,19 +109,28 @@ pub fn load_field(path: &Path, device: Device) -> Result<(Box<dyn VelocityField>
     };
     let tensors: Vec<(String, Tensor)> =
         file.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
-    let field: Result<Box<dyn VelocityField>> = match &description {
+    let field = build_field(&description, &tensors, device);
+    Ok((field.map_err(|error| file.refuse(error))?, file.header.facts))
+}
+
+fn build_field(
+    description: &FieldDescription,
+    tensors: &[(String, Tensor)],
+    device: Device,
+) -> Result<Box<dyn VelocityField>> {
+    Ok(match description {
         FieldDescription::Gaussian { event_shape } => {
-            GaussianField::from_state(event_shape, &tensors, device)
-                .map(|field| Box::new(field) as Box<dyn VelocityField>)
+            Box::new(GaussianField::from_state(event_shape, tensors, device)?)
         }
         FieldDescription::Empirical { event_shape } => {
-            EmpiricalField::from_state(event_shape, &tensors, device).map(|field| Box::new(field) as _)
+            Box::new(EmpiricalField::from_state(event_shape, tensors, device)?)
         }
-        FieldDescription::Network(config) => {
-            NetworkField::from_state(config, &tensors, device).map(|field| Box::new(field) as _)
+        FieldDescription::Network(config) => Box::new(NetworkField::from_state(config, tensors, device)?),
+        FieldDescription::Guided { scale, model } => {
+            let (model_tensors, null) = GuidedField::split_state(tensors)?;
+            Box::new(GuidedField::new(build_field(model, &model_tensors, device)?, *scale, &null)?)
         }
-    };
-    Ok((field.map_err(|error| file.refuse(error))?, file.header.facts))
+    })
 }
 
 impl Contents {

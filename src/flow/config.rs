@@ -19,6 +19,9 @@ pub struct TeacherConfig {
     pub path: Path,
     /// What the data carry besides themselves.
     pub conditioning: Conditioning,
+    /// How often training hides a label, in [0, 1): such a teacher also knows v without a class, which
+    /// classifier-free guidance needs.
+    pub label_dropout: f64,
     /// Units of each hidden layer, at least 1.
     pub width: Option<i64>,
     /// Hidden layers, 1 to 100.
@@ -64,6 +67,7 @@ impl Default for TeacherConfig {
             coupling: Coupling::Ot,
             path: Path::Linear,
             conditioning: Conditioning::None,
+            label_dropout: 0.0,
             width: None,
             depth: None,
             unet: None,
@@ -108,6 +112,12 @@ impl TeacherConfig {
         }
         if self.coupling_size == 0 {
             return Err(Error::argument("coupling_size", "at least 1", 0));
+        }
+        if !(0.0..1.0).contains(&self.label_dropout) {
+            return Err(Error::argument("label_dropout", "0 to below 1", self.label_dropout));
+        }
+        if self.label_dropout > 0.0 && !matches!(self.conditioning, Conditioning::Labels { .. }) {
+            return Err(Error::argument("label_dropout", "0 without class labels", self.label_dropout));
         }
         check_weights_options(self.weight_decay, self.ema_decay)?;
         if self.log_every == 0 {

@@ -13,7 +13,7 @@ use crate::nets::dropout;
 use crate::tensor::{at_home, check_finite, parse_device, shape_text, RandomSource};
 use crate::threads::IntraOpThreads;
 use crate::training::{clip_norm, Adam, Average, Budget, Monitor, Progress, Schedule, ScheduleKind, Stopped};
-use crate::velocity::NetworkField;
+use crate::velocity::{Conditioning, NetworkField};
 
 /// What happened while a teacher was trained.
 #[derive(Debug, Clone, Serialize)]
@@ -132,6 +132,7 @@ pub fn train(
     let random = RandomSource::new(config.seed);
     let network = config.network(&size[1..]);
     let field = NetworkField::new(network, data, condition, device, &mut random.fork("teacher weights"))?;
+    let mut hidden = random.fork("hidden labels");
     let random = random.fork("teacher pairs");
     let mut pairs =
         PairSource::new(data, condition, config.coupling, config.batch_size, config.coupling_size, random)?;
@@ -156,6 +157,7 @@ pub fn train(
     let mut step = 0;
     for batch in stream {
         let (t, x0, x1, c) = to_tensors(&batch?, &data, condition.as_ref(), device)?;
+        let c = c.map(|labels| hide(labels, &config, &mut hidden)).transpose()?;
         let x = config.path.sample(&t, &x0, &x1)?;
         let u = config.path.target(&t, &x0, &x1)?;
         let _dropout = dropout::Training::with(config.seed, step);
@@ -202,6 +204,16 @@ pub fn train(
     field.freeze();
     let history = TeacherHistory { steps: step, seconds: budget.seconds(), stopped, loss: log.entries };
     Ok((field, history))
+}
+
+/// Some of the labels replaced by the null label, the number of classes; vectors as they are.
+fn hide(condition: Tensor, config: &TeacherConfig, random: &mut RandomSource) -> Result<Tensor> {
+    let Conditioning::Labels { classes } = config.conditioning else { return Ok(condition) };
+    if config.label_dropout == 0.0 {
+        return Ok(condition);
+    }
+    let draw = random.uniform(&condition.size(), Kind::Float, condition.device())?;
+    Ok(condition.f_masked_fill(&draw.f_lt(config.label_dropout)?, classes)?)
 }
 
 /// t `[B]`, x0 and x1 `[B, *event]` and the condition of a batch, in the dtype of the data and on `device`.

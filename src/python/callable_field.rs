@@ -10,8 +10,7 @@ use tch::{Device, Kind, Tensor};
 use super::array::{describe, first_line, Array, ArrayKind};
 use super::errors::from_callback;
 use crate::error::{Error, Result};
-use crate::tensor::{check_finite, device_name, dtype_name, shape_text};
-use crate::velocity::{Conditioning, EvaluationCounter, FieldState, VelocityField};
+use crate::velocity::{answer, Conditioning, EvaluationCounter, FieldState, VelocityField};
 
 /// What a [`CallableField`] is, besides its two functions.
 #[derive(Debug, Clone)]
@@ -75,43 +74,21 @@ impl CallableField {
     }
 
     fn wrong(&self, what: &str, got: String, x: &Tensor) -> Error {
-        let expected = format!("a floating-point torch tensor {}", shape_text(&x.size()));
-        let label = &self.config.label;
-        Error::teacher(format!("teacher '{label}': {what} returned {got}; expected {expected}"))
+        answer::refuse(&self.config.label, what, got, x)
     }
 
     /// Checks an answer and copies it into the field's dtype.
-    fn accept(&self, what: &str, answer: &Bound<'_, PyAny>, x: &Tensor) -> Result<Tensor> {
-        let torch_tensor = answer.py().import("torch").and_then(|torch| torch.getattr("Tensor"));
-        let is_tensor = torch_tensor.and_then(|class| answer.is_instance(&class));
-        if !is_tensor.map_err(|raised| self.raised(answer.py(), what, raised))? {
-            return Err(self.wrong(what, describe(answer), x));
+    fn accept(&self, what: &str, returned: &Bound<'_, PyAny>, x: &Tensor) -> Result<Tensor> {
+        let torch_tensor = returned.py().import("torch").and_then(|torch| torch.getattr("Tensor"));
+        let is_tensor = torch_tensor.and_then(|class| returned.is_instance(&class));
+        if !is_tensor.map_err(|raised| self.raised(returned.py(), what, raised))? {
+            return Err(self.wrong(what, describe(returned), x));
         }
-        let array = Array::import(what, answer).map_err(|raised| {
+        let array = Array::import(what, returned).map_err(|raised| {
             let got = format!("a tensor that cannot be used ({})", first_line(&raised));
             self.wrong(what, got, x)
         })?;
-        let got = array.tensor;
-        if got.size() != x.size() {
-            return Err(self.wrong(what, format!("a tensor of shape {}", shape_text(&got.size())), x));
-        }
-        if !got.is_floating_point() {
-            return Err(self.wrong(what, format!("a tensor of dtype {}", dtype_name(got.kind())), x));
-        }
-        if got.device() != x.device() {
-            let place = format!(
-                "a tensor on {}, given one on {}",
-                device_name(got.device()),
-                device_name(x.device())
-            );
-            return Err(self.wrong(what, place, x));
-        }
-        let got = got.f_to_kind(self.config.dtype)?;
-        match check_finite(what, &got) {
-            Err(Error::NonFinite { message, .. }) => Err(self.wrong(what, message, x)),
-            Err(other) => Err(other),
-            Ok(()) => Ok(got),
-        }
+        answer::accept(&self.config.label, what, array.tensor, x, self.config.dtype)
     }
 }
 

@@ -16,7 +16,10 @@ use crate::density::{self, DensityOptions};
 use crate::error::Error;
 use crate::ode::{self, Chunks, SolveOptions};
 use crate::tensor::{device_name, dtype_name, parse_device, parse_dtype, shape_text};
-use crate::velocity::{Conditioning, EmpiricalField, GaussianField, NetworkField, VelocityField};
+use crate::velocity::{
+    Conditioning, Convention, DiffusionField, EmpiricalField, GaussianField, GuidedField, NetworkField,
+    TorchScriptConfig, TorchScriptField, VelocityField,
+};
 
 /// The mutex is held only long enough to clone the handle; work runs on the clone.
 #[pyclass(name = "VelocityField", module = "koopflow._core", frozen)]
@@ -86,6 +89,52 @@ impl PyVelocityField {
             label: label.to_string(),
         };
         Ok(PyVelocityField::new(Box::new(CallableField::new(function, vjp, config))))
+    }
+
+    /// The module of a TorchScript file; see [`TorchScriptField`].
+    #[staticmethod]
+    #[pyo3(signature = (path, *, event_shape, convention="torchcfm", timestep_scale=1000.0, conditioning="\"none\"", device="cpu", dtype=None))]
+    #[allow(clippy::too_many_arguments)]
+    fn torchscript(
+        py: Python<'_>,
+        path: PathBuf,
+        event_shape: Vec<i64>,
+        convention: &str,
+        timestep_scale: f64,
+        conditioning: &str,
+        device: &str,
+        dtype: Option<&str>,
+    ) -> PyResult<Self> {
+        let convention = match convention.parse()? {
+            Convention::Diffusers { .. } => Convention::Diffusers { timestep_scale },
+            other => other,
+        };
+        let config = TorchScriptConfig {
+            event_shape: check_event_shape(event_shape)?,
+            conditioning: parse_conditioning(conditioning)?,
+            convention,
+            device: parse_device(device)?,
+            dtype: dtype.map(parse_dtype).transpose()?,
+        };
+        let field = door::enter(py, move || TorchScriptField::load(&path, config))?;
+        Ok(PyVelocityField::new(Box::new(field)))
+    }
+
+    /// The probability-flow ODE of a field that answers a diffusion model's prediction.
+    #[staticmethod]
+    #[pyo3(signature = (model, config="{}"))]
+    fn diffusion(model: &Self, config: &str) -> PyResult<Self> {
+        let field = DiffusionField::new(model.handle(), json::parse_config(config)?)?;
+        Ok(PyVelocityField::new(Box::new(field)))
+    }
+
+    /// Classifier-free guidance of this field.
+    #[pyo3(signature = (scale, null_condition))]
+    fn guided(&self, py: Python<'_>, scale: f64, null_condition: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let null = Array::import("null_condition", null_condition)?.tensor;
+        let model = self.handle();
+        let field = door::enter(py, move || GuidedField::new(model, scale, &null))?;
+        Ok(PyVelocityField::new(Box::new(field)))
     }
 
     /// A torchcfm `UNetModel` by the names and tensors of its state dict.

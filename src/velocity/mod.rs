@@ -1,11 +1,16 @@
 //! Velocity fields: anything that gives v(t, x) with dx/dt = v, from noise at t = 0 to data at t = 1.
 
+pub mod answer;
 mod body;
+mod diffusion;
 mod empirical;
 mod gaussian;
+mod guidance;
 mod network;
+mod noise_schedule;
 mod path;
 mod standard;
+mod torchscript;
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
@@ -15,10 +20,14 @@ use crate::error::Result;
 pub use crate::evaluations::EvaluationCounter;
 use crate::tensor::{check_batch, event_size, expand_time};
 
+pub use diffusion::{DiffusionConfig, DiffusionField, NoiseArgument, Parametrisation};
 pub use empirical::EmpiricalField;
 pub use gaussian::GaussianField;
+pub use guidance::GuidedField;
 pub use network::{NetworkField, NetworkFieldConfig};
+pub use noise_schedule::{Cosine, Geometric, Karras, LinearBeta, NoiseLevel, NoiseSchedule, ScaledBeta};
 pub use path::{Coefficients, Path};
+pub use torchscript::{Convention, TorchScriptConfig, TorchScriptField};
 
 /// A velocity field v(t, x) over samples of shape `event_shape`.
 ///
@@ -75,11 +84,11 @@ pub trait VelocityField: Send {
     /// A second handle on the same field: parameters and counter are shared, not copied.
     fn shallow_clone(&self) -> Box<dyn VelocityField>;
 
-    /// A one-word name: `network`, `gaussian`, `empirical`, `torch`.
+    /// A one-word name: `network`, `gaussian`, `empirical`, `torch`, `torchscript`, `diffusion`, `guided`.
     fn kind_name(&self) -> &'static str;
 
     /// What [`crate::checkpoint`] needs to write the field; `None` where it has no weights of its own
-    /// (a Python callable).
+    /// (a Python callable, a TorchScript module).
     fn state(&self) -> Option<FieldState>;
 }
 
@@ -96,6 +105,7 @@ pub enum FieldDescription {
     Gaussian { event_shape: Vec<i64> },
     Empirical { event_shape: Vec<i64> },
     Network(Box<NetworkFieldConfig>),
+    Guided { scale: f64, model: Box<FieldDescription> },
 }
 
 impl dyn VelocityField + '_ {

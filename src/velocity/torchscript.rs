@@ -1,0 +1,211 @@
+//! A velocity field from a TorchScript file: a PyTorch model that runs without Python.
+
+use std::fs::File;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use tch::{CModule, Device, IValue, Kind, TchError, Tensor};
+
+use super::answer;
+use super::gaussian::{check_event_shape, check_field_dtype};
+use super::{Conditioning, EvaluationCounter, FieldState, VelocityField};
+use crate::error::{Error, Result};
+
+/// In which order a module takes its arguments, and what it answers. Arguments are positional.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum Convention {
+    /// `forward(t, x[, condition])` answers data - noise.
+    #[default]
+    TorchCfm,
+    /// `forward(x, t[, condition])`, the same time and sign.
+    FlowMatching,
+    /// `forward(x, timestep[, condition])` with timestep = scale (1 - t) answers noise - data.
+    Diffusers { timestep_scale: f64 },
+}
+
+impl FromStr for Convention {
+    type Err = Error;
+
+    /// The scale of `"diffusers"` is 1000.
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "torchcfm" => Ok(Convention::TorchCfm),
+            "flow_matching" => Ok(Convention::FlowMatching),
+            "diffusers" => Ok(Convention::Diffusers { timestep_scale: 1000.0 }),
+            _ => {
+                let expected = "one of 'torchcfm', 'flow_matching', 'diffusers'";
+                Err(Error::argument("convention", expected, format!("'{name}'")))
+            }
+        }
+    }
+}
+
+/// What a [`TorchScriptField`] is, besides its file.
+#[derive(Debug, Clone)]
+pub struct TorchScriptConfig {
+    pub event_shape: Vec<i64>,
+    pub conditioning: Conditioning,
+    pub convention: Convention,
+    pub device: Device,
+    /// Float32 or float64; `None` takes float64 where the module's parameters are, float32 elsewhere.
+    pub dtype: Option<Kind>,
+}
+
+/// v(t, x) by the module of a TorchScript file, in evaluation mode and with frozen parameters. Modules in
+/// half precision get their input so; answers come back in the field's dtype. An answer may be a tensor, or a
+/// tuple or list that begins with one.
+pub struct TorchScriptField {
+    module: Arc<CModule>,
+    config: TorchScriptConfig,
+    /// How messages call it.
+    name: String,
+    dtype: Kind,
+    /// Of the parameters, where there are any.
+    module_dtype: Option<Kind>,
+    counter: EvaluationCounter,
+}
+
+impl TorchScriptField {
+    /// Loads `path` onto the device of `config`. A TorchScript file is a program: load those that you trust.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for a file that cannot be read, [`Error::Checkpoint`] for one that holds no whole
+    /// TorchScript module; [`Error::Argument`] or [`Error::Dtype`] naming an option.
+    pub fn load(path: &Path, config: TorchScriptConfig) -> Result<Self> {
+        check_event_shape(&config.event_shape)?;
+        config.dtype.map_or(Ok(()), check_field_dtype)?;
+        let name = path.display().to_string();
+        // Before libtorch looks: it cannot tell a missing file from a damaged one.
+        let file = File::open(path).map_err(|source| Error::Io { path: name.clone(), source })?;
+        if file.metadata().is_ok_and(|facts| facts.is_dir()) {
+            return Err(Error::checkpoint(&name, "expected a TorchScript file, got a folder"));
+        }
+        let refuse = |error: TchError| {
+            let text = error.to_string();
+            let line = text.lines().next().unwrap_or_default();
+            let reason = line.split(". This is an internal").next().unwrap_or(line);
+            let expected = "expected a TorchScript module, as torch.jit.save writes it, whole";
+            Error::checkpoint(&name, format!("{expected}; libtorch says: {reason}"))
+        };
+        let mut module = CModule::load_on_device(path, config.device).map_err(refuse)?;
+        module.f_set_eval()?;
+        let parameters = module.named_parameters()?;
+        for (_, parameter) in &parameters {
+            let _ = parameter.f_set_requires_grad(false)?;
+        }
+        let module_dtype =
+            parameters.iter().map(|(_, tensor)| tensor).find(|p| p.is_floating_point()).map(Tensor::kind);
+        let natural = if module_dtype == Some(Kind::Double) { Kind::Double } else { Kind::Float };
+        Ok(TorchScriptField {
+            module: Arc::new(module),
+            dtype: config.dtype.unwrap_or(natural),
+            config,
+            name,
+            module_dtype,
+            counter: EvaluationCounter::default(),
+        })
+    }
+
+    fn arguments(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Vec<IValue>> {
+        let kind = self.module_dtype.unwrap_or(self.dtype);
+        // Labels and discrete time steps stay integers.
+        let cast = |tensor: &Tensor| match tensor.is_floating_point() {
+            true => tensor.f_to_kind(kind),
+            false => Ok(tensor.shallow_clone()),
+        };
+        let x = cast(x)?;
+        let mut arguments = match self.config.convention {
+            Convention::TorchCfm => vec![cast(t)?, x],
+            Convention::FlowMatching => vec![x, cast(t)?],
+            Convention::Diffusers { timestep_scale } => {
+                vec![x, cast(&((t.f_neg()? + 1.0) * timestep_scale))?]
+            }
+        };
+        arguments.extend(condition.map(cast).transpose()?);
+        Ok(arguments.into_iter().map(IValue::Tensor).collect())
+    }
+
+    fn failed(&self, error: &TchError) -> Error {
+        Error::teacher(format!("teacher '{}': forward raised {}", self.name, reason(&error.to_string())))
+    }
+}
+
+/// The interpreter's traceback ends in the line that says what happened; other failures begin with it.
+fn reason(text: &str) -> &str {
+    let names_an_error = |line: &&str| {
+        let name = line.split(": ").next().unwrap_or_default();
+        name.ends_with("Error") && !name.contains(' ')
+    };
+    let line = text.lines().rev().find(names_an_error).or_else(|| text.lines().next());
+    line.unwrap_or("an unknown failure").trim()
+}
+
+fn first_tensor(answer: IValue) -> Option<Tensor> {
+    match answer {
+        IValue::Tensor(tensor) => Some(tensor),
+        IValue::Tuple(items) | IValue::GenericList(items) => match items.into_iter().next() {
+            Some(IValue::Tensor(tensor)) => Some(tensor),
+            _ => None,
+        },
+        IValue::TensorList(items) => items.into_iter().next(),
+        _ => None,
+    }
+}
+
+impl VelocityField for TorchScriptField {
+    fn event_shape(&self) -> &[i64] {
+        &self.config.event_shape
+    }
+
+    fn conditioning(&self) -> Conditioning {
+        self.config.conditioning
+    }
+
+    fn device(&self) -> Device {
+        self.config.device
+    }
+
+    fn dtype(&self) -> Kind {
+        self.dtype
+    }
+
+    fn velocity(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
+        self.counter.add(1);
+        let arguments = self.arguments(t, x, condition)?;
+        let answer = self.module.forward_is(&arguments).map_err(|error| self.failed(&error))?;
+        let got = first_tensor(answer)
+            .filter(Tensor::defined)
+            .ok_or_else(|| answer::refuse(&self.name, "forward", "no tensor".into(), x))?;
+        let v = answer::accept(&self.name, "forward", got, x, self.dtype)?;
+        match self.config.convention {
+            // dx/ds = noise - data in diffusers' time s = 1 - t, so dx/dt has the other sign.
+            Convention::Diffusers { .. } => Ok(v.f_neg()?),
+            _ => Ok(v),
+        }
+    }
+
+    fn counter(&self) -> &EvaluationCounter {
+        &self.counter
+    }
+
+    fn shallow_clone(&self) -> Box<dyn VelocityField> {
+        Box::new(TorchScriptField {
+            module: Arc::clone(&self.module),
+            config: self.config.clone(),
+            name: self.name.clone(),
+            dtype: self.dtype,
+            module_dtype: self.module_dtype,
+            counter: self.counter.clone(),
+        })
+    }
+
+    fn kind_name(&self) -> &'static str {
+        "torchscript"
+    }
+
+    /// None: a checkpoint holds numbers alone, never a program.
+    fn state(&self) -> Option<FieldState> {
+        None
+    }
+}
