@@ -65,7 +65,7 @@ class Reference(torch.nn.Module):
         self.direction, self.per_pixel = direction, per_pixel
         self.hierarchy = "generator.0.growth" in self.tensors
         self.model = UNetModel(8, 1, 32, 1, 1, (), channel_mult=(1, 2)).eval()
-        own = {name: value for name, value in self.part(f"{direction}.").items()}
+        own = dict(self.part(f"{direction}.").items())
         if self.hierarchy:
             decoder = self.part("readout.")
             self.decoder = UNetModel(8, 1, 32, 1, 1, (), channel_mult=(1, 2)).eval()
@@ -197,7 +197,8 @@ def test_one_step_is_encode_turn_and_decode(student, reference) -> None:
 def test_everything_a_student_does_works_on_images(student, teacher, bars, tmp_path: Path) -> None:
     _, x = some(6)
     sample = np.asarray(student.sample(x0=x))
-    assert sample.shape == x.shape and np.isfinite(sample).all()
+    assert sample.shape == x.shape
+    assert np.isfinite(sample).all()
     assert np.asarray(student.sample(3, seed=2)).shape == (3, *SHAPE)
     assert np.asarray(student.sample(x0=x, steps=4)).shape == x.shape
     assert np.asarray(student.invert(sample)).shape == x.shape
@@ -205,7 +206,8 @@ def test_everything_a_student_does_works_on_images(student, teacher, bars, tmp_p
     again = KoopmanDistiller.load(tmp_path / "s.safetensors")
     np.testing.assert_array_equal(again.sample(x0=x), sample)
     report = student.evaluate(teacher, bars, n=16)
-    assert 0 < report.endpoint_error < 5 and np.isfinite(report.phase_error)
+    assert 0 < report.endpoint_error < 5
+    assert np.isfinite(report.phase_error)
 
 
 @pytest.mark.parametrize("basis", ["unet", "hierarchy"])

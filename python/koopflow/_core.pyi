@@ -117,8 +117,8 @@ class VelocityField:
         Raises ``ValueError`` naming ``state_dict``, ``event_shape`` or the tensor that does not fit.
         """
 
-    def tensors(self) -> list[tuple[str, torch.Tensor]]:
-        """The field's own tensors by name, as copies on the CPU; none for a field that has none."""
+    def tensors(self) -> list[tuple[str, Any]]:
+        """The field's own torch tensors by name, as copies on the CPU; none for a field that has none."""
 
     @property
     def event_shape(self) -> tuple[int, ...]:

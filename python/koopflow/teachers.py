@@ -293,8 +293,8 @@ class FlowTeacher(AttachedTeachers):
         """The weights of a network as torch tensors on the CPU, by name.
 
         Those of a U-Net are named as in torchcfm's ``UNetModel``, whose ``load_state_dict`` takes them. A
-        teacher trained here answers in units of its data's scale, which the model does not know: only one from
-        :meth:`from_torchcfm` gives the same velocities there.
+        teacher trained here answers in units of its data's scale, which the model does not know: only one
+        from :meth:`from_torchcfm` gives the same velocities there.
         """
         prefix = "network."
         tensors = self.field.tensors()

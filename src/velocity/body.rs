@@ -9,7 +9,7 @@ use crate::tensor::{event_size, RandomSource};
 
 pub(super) enum Body {
     Perceptron { embedding: TimeEmbedding, network: Mlp },
-    UNet { network: UNet, event_shape: Vec<i64> },
+    UNet { network: Box<UNet>, event_shape: Vec<i64> },
 }
 
 impl Body {
@@ -25,7 +25,7 @@ impl Body {
             Some(unet) => {
                 let channels = (event_shape[0], event_shape[0]);
                 let network = UNet::new("network.", unet, channels, config.conditioning, parameters, random)?;
-                Body::UNet { network, event_shape }
+                Body::UNet { network: Box::new(network), event_shape }
             }
             None => {
                 let (inputs, outputs) = (config.inputs(), event_size(&event_shape));
@@ -62,7 +62,7 @@ impl Body {
                 Body::Perceptron { embedding: embedding.shallow_clone(), network: network.shallow_clone() }
             }
             Body::UNet { network, event_shape } => {
-                Body::UNet { network: network.shallow_clone(), event_shape: event_shape.clone() }
+                Body::UNet { network: Box::new(network.shallow_clone()), event_shape: event_shape.clone() }
             }
         }
     }
