@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torchcfm.models.unet.unet import UNetModel
 
-from koopflow import FlowTeacher, KoopmanDistiller, UNet
+from koopflow import FlowTeacher, KoopmanDistiller, LevelSpectrum, UNet
 from koopflow.exceptions import ArgumentError, KoopflowError
 
 SHAPE = (1, 8, 8)
@@ -277,3 +277,57 @@ def test_flat_samples_have_no_unet() -> None:
     teacher = FlowTeacher.gaussian(np.zeros(4), np.eye(4))
     with pytest.raises(KoopflowError, match=r"event_shape.*\(C, H, W\)"):
         KoopmanDistiller(basis="unet", steps=1).fit(teacher, progress=False)
+
+
+@pytest.fixture(scope="module")
+def hierarchy(teacher: FlowTeacher) -> KoopmanDistiller:
+    return student_of(teacher, basis="hierarchy")
+
+
+def test_the_spectrum_is_that_of_every_level(hierarchy: KoopmanDistiller, teacher: FlowTeacher) -> None:
+    spec = hierarchy.spectrum(teacher, n=24)
+    assert isinstance(spec, LevelSpectrum)
+    sizes = [(level.channels, level.height) for level in spec]
+    # The first convolution, one block, the convolution that halves, one block, the middle.
+    assert sizes == [(32, 8), (32, 8), (32, 4), (64, 4), (64, 4)]
+    assert [level.name for level in spec] == ["8x8, 1", "8x8, 2", "4x4, 1", "4x4, 2", "middle"]
+    # The spectrum of the whole generator, its 0 of constant and time left out, each as often as it occurs.
+    L = np.asarray(hierarchy.eigenvalues())
+    for value in spec.eigenvalues:
+        assert np.abs(L - value).min() < 1e-12
+    assert sum(level.energy.sum() for level in spec) == pytest.approx(1.0)
+    t, x = some(9)
+    for index, level in enumerate(spec):
+        psi = spec.eigenfunctions(t, x, index)
+        assert psi.shape == (len(x), len(level.eigenvalues), level.height, level.width)
+        # d psi / dtau = lambda psi: exactly so for observables carried by the student itself.
+        g = np.asarray(hierarchy.encode(t, x))
+        moved = np.asarray(hierarchy.propagate(g, 0.3))
+        later = level_of(moved, spec, index)
+        turned = level_of(g, spec, index) * np.exp(0.3 * level.eigenvalues)[None, :, None, None]
+        np.testing.assert_allclose(later, turned, rtol=0, atol=2e-5 * np.abs(turned).max())
+        assert level.residual is not None
+        assert np.isfinite(level.residual).all()
+    text = spec.summary()
+    assert text.count("\n") == len(spec)
+    assert "middle" in text
+
+
+def level_of(g: np.ndarray, spec: LevelSpectrum, index: int) -> np.ndarray:
+    """Of observables: real parts, imaginary parts and real features of one map, written again."""
+    start = 2 + sum(level.channels * level.height * level.width for level in spec[:index])
+    level = spec[index]
+    size = level.channels * level.height * level.width
+    rows = g[:, start : start + size].reshape(len(g), level.channels, level.height, level.width)
+    pairs = level.channels - len(level.eigenvalues)
+    return np.concatenate([rows[:, :pairs] + 1j * rows[:, pairs : 2 * pairs], rows[:, 2 * pairs :]], axis=1)
+
+
+def test_pictures_of_a_hierarchys_spectrum(hierarchy: KoopmanDistiller) -> None:
+    spec = hierarchy.spectrum(n=8)
+    ax = spec.plot_eigenvalues()
+    drawn = sum(len(collection.get_offsets()) for collection in ax.collections)
+    assert drawn >= len(spec.eigenvalues)
+    assert {text.get_text() for text in ax.get_legend().get_texts()} == {"8 x 8", "4 x 4"}
+    with pytest.raises(ArgumentError, match="index.*5 feature maps"):
+        spec.eigenfunctions(0.0, some(1)[1], 7)

@@ -13,6 +13,7 @@ from koopflow.ablation import ablate  # noqa: E402
 from koopflow.ablation_table import AblationTable  # noqa: E402
 from koopflow.distiller import KoopmanDistiller  # noqa: E402
 from koopflow.evaluation import EvaluationReport  # noqa: E402
+from koopflow.level_spectrum import LevelSpectrum  # noqa: E402
 from koopflow.networks import UNet  # noqa: E402
 from koopflow.spectrum import Spectrum  # noqa: E402
 from koopflow.teachers import FlowTeacher  # noqa: E402
@@ -25,6 +26,7 @@ __all__ = [
     "EvaluationReport",
     "FlowTeacher",
     "KoopmanDistiller",
+    "LevelSpectrum",
     "Spectrum",
     "TensorBoardLogger",
     "UNet",

@@ -16,6 +16,7 @@ from ._flow import Flow, checked_count, noise_or, times_for
 from ._spectral_facts import NOISE_SEED
 from .directions import edit
 from .exceptions import ArgumentError, NotFittedError, ShapeError
+from .level_spectrum import LevelSpectrum, build_level_spectrum
 from .progress import ProgressFunction, ProgressMeter
 from .spectrum import Spectrum, build_spectrum
 
@@ -236,7 +237,7 @@ class FittedStudent(BaseEstimator):  # type: ignore[misc]
         count: int | None = None,
         n: int = 512,
         seed: int = NOISE_SEED,
-    ) -> Spectrum:
+    ) -> Spectrum | LevelSpectrum:
         """Eigenvalues, eigenfunctions and modes of the generator: how samples come about.
 
         Parameters
@@ -258,6 +259,8 @@ class FittedStudent(BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         Spectrum
+            Of a hierarchical student a :class:`koopflow.LevelSpectrum`, map by map, neither sorted nor
+            counted.
 
         Raises
         ------
@@ -266,6 +269,8 @@ class FittedStudent(BaseEstimator):  # type: ignore[misc]
         """
         if teacher is None:
             teacher = getattr(self, "_teacher", None)
+        if self._fitted().feature_maps:
+            return build_level_spectrum(self, teacher, condition=condition, n=n, seed=seed)
         return build_spectrum(self, teacher, condition=condition, sort=sort, count=count, n=n, seed=seed)
 
     def edit(

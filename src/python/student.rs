@@ -17,7 +17,7 @@ use crate::condition::Conditioning;
 use crate::distill::{self, Checkpointing, DistillConfig, Inputs};
 use crate::error::{Error, Result};
 use crate::inversion::{self, Inversion, Polish};
-use crate::koopman::{Direction, Student, WeightsChoice};
+use crate::koopman::{Direction, FeatureMap, Student, WeightsChoice};
 use crate::tensor::{device_name, dtype_name, parse_device};
 use crate::{checkpoint, sampler};
 
@@ -331,6 +331,15 @@ impl PyStudent {
         let student = self.handle();
         let matrix = door::enter(py, move || Ok(student.generator().matrix()))?;
         ArrayKind::Numpy.export(py, matrix)
+    }
+
+    /// (channels, height, width, pixels that share eigenvalues) of each feature map of a hierarchy; empty for others.
+    #[getter]
+    fn feature_maps(&self) -> Vec<(i64, i64, i64, i64)> {
+        let student = self.handle();
+        let config = student.config();
+        let shared = |map: &FeatureMap| if config.per_pixel { 1 } else { map.pixels() };
+        config.feature_maps().iter().map(|map| (map.channels, map.height, map.width, shared(map))).collect()
     }
 
     fn eigenvalues<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {

@@ -11,7 +11,7 @@ from .editing import edit_strip, inversion_strip
 from .images import image_grid, save_image_grid
 from .modes import eigenfunctions, mode_energy, modes, truncation
 from .samples import loss_history, paths, samples, side_by_side
-from .spectra import eigenvalues, generator, spectrum
+from .spectra import eigenvalues, generator, level_eigenvalues, spectrum
 
 __all__ = [
     "COLOURS",
@@ -22,6 +22,7 @@ __all__ = [
     "generator",
     "image_grid",
     "inversion_strip",
+    "level_eigenvalues",
     "loss_history",
     "mode_energy",
     "modes",

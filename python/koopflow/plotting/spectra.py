@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from .._arrays import Array, to_numpy
 from ..exceptions import ArgumentError, ShapeError
+from ..level_spectrum import LevelSpectrum
 from ._canvas import DATA, FAINT, INK, SIGNED, STUDENT, axes_or_new, caveat, colour_bar, plain, title_of
 
 if TYPE_CHECKING:
@@ -83,7 +84,11 @@ def eigenvalues(
 
 
 def spectrum(
-    spectrum: Spectrum, *, ax: Axes | None = None, labels: int = 6, title: str | None = None
+    spectrum: Spectrum | LevelSpectrum,
+    *,
+    ax: Axes | None = None,
+    labels: int = 6,
+    title: str | None = None,
 ) -> Axes:
     """Eigenvalues of a spectrum in the complex plane: area by energy, colour by residual.
 
@@ -93,7 +98,7 @@ def spectrum(
     Parameters
     ----------
     spectrum : Spectrum
-        Or a selection.
+        Or a selection; a LevelSpectrum is drawn by :func:`level_eigenvalues`.
     ax : matplotlib axes, optional
         Where to draw.
     labels : int, default 6
@@ -105,6 +110,8 @@ def spectrum(
     -------
     matplotlib.axes.Axes
     """
+    if isinstance(spectrum, LevelSpectrum):
+        return level_eigenvalues(spectrum, ax=ax, title=title)
     values, energy, residuals = spectrum.eigenvalues, spectrum.energy, spectrum.residuals
     if len(values) == 0:
         raise ArgumentError("spectrum: expected at least one mode, got none")
@@ -232,3 +239,53 @@ def _pair_colours(spectrum: NDArray[np.complex128]) -> list[Any]:
         DATA if abs(value.imag) < 1e-9 else colormaps["viridis"](0.1 + 0.75 * abs(value.imag) / top)
         for value in spectrum
     ]
+
+
+def level_eigenvalues(spectrum: LevelSpectrum, *, ax: Axes | None = None, title: str | None = None) -> Axes:
+    """Eigenvalues of a hierarchy's feature maps in the complex plane, one colour a resolution.
+
+    The line Re = 0 divides growth from decay; area is by energy. Of each conjugate pair the one of positive
+    frequency is drawn.
+
+    Parameters
+    ----------
+    spectrum : LevelSpectrum
+        Of :meth:`koopflow.KoopmanDistiller.spectrum`, for a hierarchical student.
+    ax : matplotlib axes, optional
+        Where to draw.
+    title : str, optional
+        Above the panel.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    ax = axes_or_new(ax, size=(5.6, 4.2))
+    _plane_of_growth(ax, spectrum.eigenvalues)
+    largest = max(float(level.energy.max()) for level in spectrum)
+    sizes = sorted({(level.height, level.width) for level in spectrum}, reverse=True)
+    # Dark for coarse maps, which carry what is common to many pixels.
+    shades = colormaps["viridis_r"](np.linspace(0.05, 0.95, len(sizes)))
+    for (height, width), shade in zip(sizes, shades, strict=True):
+        levels = [level for level in spectrum if (level.height, level.width) == (height, width)]
+        values = np.concatenate([level.eigenvalues for level in levels])
+        energy = np.concatenate([level.energy for level in levels])
+        area = 10.0 + 120.0 * energy / max(largest, 1e-300)
+        ax.scatter(
+            values.real,
+            np.abs(values.imag),
+            s=area,
+            color=shade,
+            edgecolors="white",
+            linewidths=0.5,
+            alpha=0.85,
+            zorder=3,
+            label=f"{height} x {width}",
+        )
+    ax.set_xlabel("growth rate, Re λ")
+    ax.set_ylabel("frequency, |Im λ|")
+    ax.legend(title="feature maps", frameon=False, fontsize=8, title_fontsize=8)
+    plain(ax)
+    if title:
+        title_of(ax, title)
+    return ax
