@@ -75,7 +75,8 @@ fn training(criterion: &mut Criterion) {
         for (dimension, observables) in SIZES {
             let (field, trajectories, student) = setup(dimension, observables, generator);
             let weights = Weights::preset(Fidelity::Balanced, true, dimension <= 8);
-            let objective = Objective { weights, scaling: Scaling::Relative, teacher: &field };
+            let objective =
+                Objective { weights, scaling: Scaling::Relative, teacher: &field, feature_distance: None };
             let random = RandomSource::new(2);
             let mut optimiser = Adam::new(student.parameters(), Optimizer::Adam, 0.0).expect("an optimiser");
             let mut step = 0;

@@ -71,7 +71,7 @@ fn mean_square(error: &Tensor, scale: &Tensor) -> f64 {
 fn values(student: &Student, paths: &Trajectories, scaling: Scaling) -> Vec<(&'static str, f64)> {
     let weights = Weights::NONE.with(&Weights::NONE.to_map().into_keys().map(|name| (name, 1.0)).collect());
     let field = teacher();
-    let objective = Objective { weights: weights.unwrap(), scaling, teacher: &field };
+    let objective = Objective { weights: weights.unwrap(), scaling, teacher: &field, feature_distance: None };
     let batch = batch(paths);
     let terms = objective.terms(student, &batch).unwrap();
     terms.iter().map(|term| (term.name, term.value.double_value(&[]))).collect()
@@ -214,7 +214,8 @@ fn re_encoded_states_are_taken_as_given() {
         let (student, field) = (student(generator, &paths), teacher());
         let gradient = |name: &str, batch: &Batch| {
             let weights = Weights::NONE.with(&[(name.to_string(), 1.0)].into()).unwrap();
-            let objective = Objective { weights, scaling: Scaling::Relative, teacher: &field };
+            let objective =
+                Objective { weights, scaling: Scaling::Relative, teacher: &field, feature_distance: None };
             let terms = objective.terms(&student, batch).unwrap();
             student.parameters().gradient(&terms[0].value).unwrap()
         };
@@ -236,7 +237,8 @@ fn weight_zero_is_off() {
     for only in Weights::NONE.to_map().into_keys().filter(|name| name != "reconstruction") {
         let weights = Weights::NONE.with(&[(only.clone(), 2.5)].into()).unwrap();
         let before = field.evaluations();
-        let objective = Objective { weights, scaling: Scaling::Relative, teacher: &field };
+        let objective =
+            Objective { weights, scaling: Scaling::Relative, teacher: &field, feature_distance: None };
         let terms = objective.terms(&student, &batch).unwrap();
         let names: Vec<&str> = terms.iter().map(|term| term.name).collect();
         assert_eq!(names, [only.as_str()]);
@@ -255,7 +257,8 @@ fn every_term_has_a_gradient_that_lowers_it() {
             let student = student(generator, &paths);
             let field = teacher();
             let weights = Weights::NONE.with(&[(only.clone(), 1.0)].into()).unwrap();
-            let objective = Objective { weights, scaling: Scaling::Absolute, teacher: &field };
+            let objective =
+                Objective { weights, scaling: Scaling::Absolute, teacher: &field, feature_distance: None };
             let batch = batch(&paths);
             let value = || objective.terms(&student, &batch).unwrap().remove(0).value;
             let before = value();

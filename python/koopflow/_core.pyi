@@ -229,6 +229,7 @@ class Student:
         checkpoint_seconds: float | None = None,
         header: str = "{}",
         resume: str | None = None,
+        features: Callable[[Any, Any], tuple[Any, Any]] | None = None,
     ) -> Student:
         """Distil a field; ``config`` is JSON in the form of :func:`student_defaults`, possibly a part of it.
 
@@ -238,7 +239,8 @@ class Student:
         trajectories for later fits; ``refresh`` solves them anew.
         ``checkpoint`` is written every so many steps or seconds and at the end, with ``header`` in it;
         ``resume`` goes on from such a file. A fit that diverged returns the best student, and its history
-        says ``"diverged"``.
+        says ``"diverged"``. ``features`` answers the distance of two batches ``[B, *event]`` and its gradient
+        in the first, for the term of weight ``feature_distance``.
         """
 
     @staticmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike, fspath
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from . import _core
 from ._arrays import Array, as_batch, as_condition
+from ._feature_distance import feature_distance
 from ._flow import Flow, checked_count
 from ._student import FittedStudent
 from .evaluation import EvaluationReport, evaluate
@@ -306,6 +307,7 @@ class KoopmanDistiller(FittedStudent):
         checkpoint_minutes: float | None = None,
         resume: str | PathLike[str] | None = None,
         log_dir: str | PathLike[str] | None = None,
+        features: Callable[[Any], Any] | str | PathLike[str] | None = None,
     ) -> KoopmanDistiller:
         """Distil a teacher.
 
@@ -337,6 +339,11 @@ class KoopmanDistiller(FittedStudent):
         log_dir : path, optional
             Writes every value as a TensorBoard scalar into this folder: see
             :class:`koopflow.TensorBoardLogger`.
+        features : torch.nn.Module, callable or path, optional
+            A network of images' features, or a TorchScript file of one, on the student's device: the loss
+            then has a term ``"feature_distance"``, of weight 1 unless ``weights`` says otherwise. It is
+            called with a torch tensor ``[B, *event]``, must be differentiable in it, and answers a tensor
+            ``[B, ...]`` or several.
         checkpoint : path, optional
             A file to write the state of training to, atomically, while it goes on and when it ends. At any
             moment it is a whole student, the best so far, that :meth:`load` reads.
@@ -382,6 +389,8 @@ class KoopmanDistiller(FittedStudent):
             raise TypeError(_not_a_teacher(teacher))
         field = teacher.field
         config = {**teacher._pairing(), **self._config(tuple(field.event_shape))}
+        if features is not None:
+            config["weights"] = {"feature_distance": 1.0, **config.get("weights", {})}
         data_condition = None
         if data is None and teacher._training is not None:
             data, data_condition = teacher._training
@@ -408,6 +417,7 @@ class KoopmanDistiller(FittedStudent):
                 checkpoint_seconds=None if checkpoint_minutes is None else 60.0 * checkpoint_minutes,
                 header=self._header(teacher=facts),
                 resume=None if resume is None else fspath(resume),
+                features=None if features is None else feature_distance(features, field.device),
             )
         self._adopt(student, facts)
         self._teacher = teacher

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use serde_json::Value;
 use tch::Tensor;
 
+use super::FeatureDistance;
+
 /// Everything optional.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Inputs {
     /// For a conditional teacher: labels `[P]` or vectors `[P, dim]` that trajectories draw their
     /// conditions from. Where it is left out: the conditions of the data for vectors, all classes
@@ -18,6 +20,8 @@ pub struct Inputs {
     pub data_condition: Option<Tensor>,
     /// Where trajectories are stored and found again.
     pub trajectory_file: Option<PathBuf>,
+    /// Where the objective has a distance of features.
+    pub feature_distance: Option<Box<dyn FeatureDistance>>,
     /// Regenerates the trajectories of that file.
     pub refresh: bool,
     pub checkpoint: Option<Checkpointing>,

@@ -51,7 +51,7 @@ impl Batch {
     /// The rows that a term averages over; none for terms of the student alone.
     fn rows_of(&self, term: &str) -> Option<i64> {
         match term {
-            "endpoint" | "re_encoding" => self.endpoint.as_ref().map(Pairs::count),
+            "endpoint" | "re_encoding" | "feature_distance" => self.endpoint.as_ref().map(Pairs::count),
             "path" => self.path.as_ref().map(Pairs::count),
             "inverse" | "round_trip" => self.inverse.as_ref().map(Pairs::count),
             "consistency" => self.points.as_ref().map(Points::count),
@@ -225,7 +225,12 @@ mod tests {
     #[test]
     fn micro_batches_add_up_to_the_whole_gradient() {
         let (field, student, batch) = setting();
-        let objective = Objective { weights: weights(), scaling: Scaling::Relative, teacher: &field };
+        let objective = Objective {
+            weights: weights(),
+            scaling: Scaling::Relative,
+            teacher: &field,
+            feature_distance: None,
+        };
         let at = |count, scale| {
             gradient(&objective, &student, &batch, count, Precision::Float32, scale, (0, 0)).unwrap()
         };
@@ -245,7 +250,12 @@ mod tests {
     #[test]
     fn low_precision_is_near_and_not_equal() {
         let (field, student, batch) = setting();
-        let objective = Objective { weights: weights(), scaling: Scaling::Relative, teacher: &field };
+        let objective = Objective {
+            weights: weights(),
+            scaling: Scaling::Relative,
+            teacher: &field,
+            feature_distance: None,
+        };
         let at = |precision| gradient(&objective, &student, &batch, 1, precision, 1.0, (0, 0)).unwrap().0;
         let (full, low) = (at(Precision::Float32), at(Precision::Bf16));
         let gap = (&low - &full).norm().double_value(&[]) / full.norm().double_value(&[]);

@@ -4,6 +4,7 @@ mod closed_form;
 mod config;
 mod data;
 mod evaluation;
+mod feature_distance;
 mod history;
 mod inputs;
 mod micro;
@@ -27,6 +28,7 @@ pub use closed_form::{
 pub use config::{Curriculum, DistillConfig, Method, PairKind, Recipe, Scaling};
 pub use data::TrainingData;
 pub use evaluation::{Evaluator, HeldOut};
+pub use feature_distance::FeatureDistance;
 pub use history::{DistillHistory, LogEntry, Note};
 pub use inputs::{Checkpointing, Inputs};
 pub use normal_equations::{ridge_curve, select_ridge, NormalEquations, RidgeChoice};

@@ -4,7 +4,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::{regularisers, Batch, Pairs, Points, Scaling, Weights};
+use super::{feature_distance, regularisers, Batch, FeatureDistance, Pairs, Points, Scaling, Weights};
 use crate::error::Result;
 use crate::koopman::{weight_of_encoding, Direction, Observables, Student};
 use crate::velocity::VelocityField;
@@ -22,6 +22,8 @@ pub struct Objective<'a> {
     pub weights: Weights,
     pub scaling: Scaling,
     pub teacher: &'a dyn VelocityField,
+    /// Of the term of that name.
+    pub feature_distance: Option<&'a dyn FeatureDistance>,
 }
 
 /// The terms of one step as they are formed; those of weight 0 are left out.
@@ -52,7 +54,8 @@ impl Objective<'_> {
     pub(super) fn forward_terms(&self, student: &Student, batch: &Batch) -> Result<Vec<Term>> {
         let w = &self.weights;
         let on = |weights: &[f64]| weights.iter().any(|weight| *weight > 0.0);
-        let noise = batch.endpoint.as_ref().filter(|_| on(&[w.endpoint, w.path, w.phase]));
+        let noise =
+            batch.endpoint.as_ref().filter(|_| on(&[w.endpoint, w.path, w.phase, w.feature_distance]));
         let pairs =
             batch.pairs.as_ref().filter(|_| on(&[w.target, w.phase, w.reconstruction, w.latent_moments]));
         let own = match batch.endpoint.as_ref().filter(|_| w.re_encoding > 0.0) {
@@ -77,7 +80,7 @@ impl Objective<'_> {
                 groups.push(Group { name, weight, g: g.shallow_clone(), pairs: pairs.shallow_clone() });
             }
         };
-        group("endpoint", w.endpoint, &noise_g, noise);
+        group("endpoint", w.endpoint.max(w.feature_distance), &noise_g, noise);
         group("path", w.path, &noise_g, batch.path.as_ref());
         group("target", w.target, &pairs_g, pairs);
         group("re_encoding", w.re_encoding, &own_g, own.as_ref());
@@ -86,9 +89,16 @@ impl Objective<'_> {
         let mut sum = Sum { terms: Vec::new() };
         for (group, decoded) in groups.iter().zip(decode(student, &groups)?) {
             let Group { name, weight, pairs, .. } = group;
-            sum.add(name, *weight, || {
+            // Endpoints are decoded for two terms.
+            let weight = if *name == "endpoint" { w.endpoint } else { *weight };
+            sum.add(name, weight, || {
                 Ok(self.scaling.state_error(&(&decoded - &pairs.x_t), &pairs.precision))
             })?;
+            if let ("endpoint", Some(distance)) = (*name, self.feature_distance) {
+                sum.add("feature_distance", w.feature_distance, || {
+                    feature_distance::term(distance, &decoded, &pairs.x_t)
+                })?;
+            }
         }
         if let ([Some(ends), Some(pairs)], [Some(at_ends), Some(at_pairs)], Some(noise_g), Some(pairs_g)) =
             (moved, &targets, &noise_g, &pairs_g)

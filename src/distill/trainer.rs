@@ -7,7 +7,7 @@ use super::resume::Resumed;
 use super::run::Run;
 use super::warm_start::begin_as;
 use super::{ClosedFormReport, DistillConfig, Inputs, LogEntry, Method, Objective, TrainingData, Weights};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::koopman::Student;
 use crate::nets::precision::Precision;
 use crate::tensor::{parse_device, RandomSource};
@@ -32,6 +32,10 @@ pub fn distill(
 ) -> Result<(Student, DistillHistory)> {
     let recipe = config.resolve(teacher.event_shape(), teacher.conditioning())?;
     let config = config.with_defaults(teacher.event_shape(), teacher.conditioning())?;
+    if (recipe.weights.feature_distance > 0.0) != inputs.feature_distance.is_some() {
+        let expected = "a network of features and a positive weight of 'feature_distance', both or neither";
+        return Err(Error::argument("features", expected, "one without the other"));
+    }
     let mut resumed =
         inputs.resume.as_ref().map(|path| Resumed::read(path, &config, teacher.event_shape())).transpose()?;
     let spent = resumed.as_ref().map_or(0.0, |resumed| resumed.ledger.seconds);
@@ -89,7 +93,12 @@ pub fn distill(
     };
     let mut run = Run {
         student: &student,
-        objective: Objective { weights: recipe.weights.clone(), scaling: config.scaling, teacher },
+        objective: Objective {
+            weights: recipe.weights.clone(),
+            scaling: config.scaling,
+            teacher,
+            feature_distance: inputs.feature_distance.as_deref(),
+        },
         data: &data,
         evaluator: &evaluator,
         config: &config,

@@ -35,6 +35,8 @@ pub struct Weights {
     pub round_trip: f64,
     /// Target on x: noise carried to t = 1 in 2, 4 or 8 re-encodings of the student's own states.
     pub re_encoding: f64,
+    /// Distance of features by the user's own network, of noise carried to t = 1 from the teacher's endpoint.
+    pub feature_distance: f64,
     /// ||phi(s, x_s) exp((t - s) L) - phi(t, x_t)||² from noise to data and over the chosen source of pairs.
     pub phase: f64,
     /// ||J g (1, v) - g L||² (the equation of the generator; paper, section 3).
@@ -60,6 +62,7 @@ impl Weights {
         inverse: 0.0,
         round_trip: 0.0,
         re_encoding: 0.0,
+        feature_distance: 0.0,
         phase: 0.0,
         consistency: 0.0,
         reconstruction: 0.0,
@@ -89,7 +92,7 @@ impl Weights {
     }
 
     /// Every term with its weight, in the order in which they are logged.
-    pub fn entries(&self) -> [(&'static str, f64); 13] {
+    pub fn entries(&self) -> [(&'static str, f64); 14] {
         [
             ("endpoint", self.endpoint),
             ("path", self.path),
@@ -97,6 +100,7 @@ impl Weights {
             ("inverse", self.inverse),
             ("round_trip", self.round_trip),
             ("re_encoding", self.re_encoding),
+            ("feature_distance", self.feature_distance),
             ("phase", self.phase),
             ("consistency", self.consistency),
             ("reconstruction", self.reconstruction),
@@ -115,6 +119,7 @@ impl Weights {
             "inverse" => &mut self.inverse,
             "round_trip" => &mut self.round_trip,
             "re_encoding" => &mut self.re_encoding,
+            "feature_distance" => &mut self.feature_distance,
             "phase" => &mut self.phase,
             "consistency" => &mut self.consistency,
             "reconstruction" => &mut self.reconstruction,
@@ -167,6 +172,7 @@ impl Weights {
             self.inverse,
             self.round_trip,
             self.re_encoding,
+            self.feature_distance,
             self.phase,
             self.reconstruction,
             self.latent_moments,

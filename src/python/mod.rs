@@ -5,6 +5,7 @@ mod callable_field;
 mod dlpack;
 mod door;
 mod errors;
+mod feature_distance;
 mod json;
 mod metrics;
 mod probe;

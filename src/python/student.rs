@@ -10,11 +10,12 @@ use tch::Tensor;
 
 use super::array::{Array, ArrayKind};
 use super::door::{self, PyMonitor};
+use super::feature_distance::PyFeatureDistance;
 use super::json;
 use super::spectrum::PySpectrum;
 use super::velocity_field::PyVelocityField;
 use crate::condition::Conditioning;
-use crate::distill::{self, Checkpointing, DistillConfig, Inputs};
+use crate::distill::{self, Checkpointing, DistillConfig, FeatureDistance, Inputs};
 use crate::error::{Error, Result};
 use crate::inversion::{self, Inversion, Polish};
 use crate::koopman::{Direction, FeatureMap, Student, WeightsChoice};
@@ -65,7 +66,7 @@ impl PyStudent {
     #[staticmethod]
     #[pyo3(signature = (teacher, config, *, condition=None, data=None, data_condition=None, trajectory_file=None,
                         refresh=false, monitor=None, checkpoint=None, checkpoint_every=None,
-                        checkpoint_seconds=None, header="{}", resume=None))]
+                        checkpoint_seconds=None, header="{}", resume=None, features=None))]
     #[allow(clippy::too_many_arguments)] // keywords, in Python
     fn distill(
         py: Python<'_>,
@@ -82,6 +83,7 @@ impl PyStudent {
         checkpoint_seconds: Option<f64>,
         header: &str,
         resume: Option<PathBuf>,
+        features: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         let config: DistillConfig = json::parse_config(config)?;
         let header = json::parse("header", header)?;
@@ -100,6 +102,10 @@ impl PyStudent {
             refresh,
             checkpoint,
             resume,
+            feature_distance: features.map(|function| {
+                let shape = teacher.handle().event_shape().to_vec();
+                Box::new(PyFeatureDistance::new(function, shape)) as Box<dyn FeatureDistance>
+            }),
         };
         let field = teacher.handle();
         let mut monitor = PyMonitor::new(monitor);

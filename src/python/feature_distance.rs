@@ -1,0 +1,55 @@
+//! A distance of features that Python measures.
+
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+use tch::{Device, Tensor};
+
+use super::array::{Array, ArrayKind};
+use crate::distill::FeatureDistance;
+use crate::error::{Error, Result};
+use crate::tensor::{check_finite, shape_text};
+
+/// A function of two batches `[B, *event]` that answers (distance, its gradient in the first).
+pub struct PyFeatureDistance {
+    function: Py<PyAny>,
+    event_shape: Vec<i64>,
+}
+
+impl PyFeatureDistance {
+    pub fn new(function: Py<PyAny>, event_shape: Vec<i64>) -> Self {
+        PyFeatureDistance { function, event_shape }
+    }
+
+    fn images<'py>(&self, py: Python<'py>, x: &Tensor) -> PyResult<Bound<'py, PyAny>> {
+        let mut shape = vec![x.size()[0]];
+        shape.extend(&self.event_shape);
+        let images = x.f_reshape(shape.as_slice()).map_err(Error::from)?.copy();
+        ArrayKind::Torch(x.device()).export(py, images)
+    }
+
+    fn ask(&self, py: Python<'_>, x: &Tensor, target: &Tensor) -> PyResult<(Tensor, Tensor)> {
+        let answer = self.function.bind(py).call1((self.images(py, x)?, self.images(py, target)?))?;
+        let (value, gradient): (Bound<'_, PyAny>, Bound<'_, PyAny>) =
+            answer.cast_into::<PyTuple>()?.extract()?;
+        let value = Array::import_float("feature distance", &value)?.tensor;
+        let gradient = Array::import_float("gradient of the feature distance", &gradient)?.tensor;
+        Ok((value, gradient))
+    }
+}
+
+impl FeatureDistance for PyFeatureDistance {
+    fn value_and_gradient(&self, x: &Tensor, target: &Tensor) -> Result<(Tensor, Tensor)> {
+        let (value, gradient) = Python::attach(|py| self.ask(py, x, target)).map_err(|raised| {
+            Error::argument("features", "a network that takes a batch of images", format!("{raised}"))
+        })?;
+        let gradient = gradient.f_reshape([x.size()[0], -1])?;
+        if gradient.size() != x.size() || value.numel() != 1 {
+            let got = shape_text(&gradient.size());
+            return Err(Error::shape("gradient of the feature distance", shape_text(&x.size()), got));
+        }
+        check_finite("feature distance", &value)?;
+        let device = if x.device() == Device::Cpu { Device::Cpu } else { x.device() };
+        let to = |tensor: Tensor| tensor.to_kind(x.kind()).to_device(device);
+        Ok((to(value).reshape([] as [i64; 0]), to(gradient)))
+    }
+}
