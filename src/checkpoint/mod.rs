@@ -16,7 +16,7 @@ use crate::tensor::parse_dtype;
 use crate::velocity::{EmpiricalField, FieldDescription, GaussianField, NetworkField, VelocityField};
 
 use file::{write, Contents};
-pub use training::{save_training, TrainingFile};
+pub use training::{save_field_training, save_training, FieldTrainingFile, TrainingFile};
 pub use trajectories::{StoredPlan, TrajectoryFile};
 
 /// What a file holds besides tensors.
@@ -102,8 +102,9 @@ pub fn load_field(path: &Path, device: Device) -> Result<(Box<dyn VelocityField>
     let Model::Teacher { description } = file.header.model.clone() else {
         return Err(file.wrong_kind("teacher"));
     };
+    let own = file.tensors.iter().filter(|(name, _)| !name.starts_with(training::PREFIX));
     let tensors: Vec<(String, Tensor)> =
-        file.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
+        own.map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
     let field: Result<Box<dyn VelocityField>> = match &description {
         FieldDescription::Gaussian { event_shape } => {
             GaussianField::from_state(event_shape, &tensors, device)

@@ -20,6 +20,7 @@ mod training_options;
 mod trajectories;
 mod weights;
 
+pub use crate::training::Checkpointing;
 pub use closed_form::{
     generator_equations, install, readout_equations, ClosedFormReport, FlowPoints, Solved, StatePairs,
 };
@@ -27,7 +28,7 @@ pub use config::{Curriculum, DistillConfig, Method, PairKind, Recipe, Scaling};
 pub use data::TrainingData;
 pub use evaluation::{Evaluator, HeldOut};
 pub use history::{DistillHistory, LogEntry, Note};
-pub use inputs::{Checkpointing, Inputs};
+pub use inputs::Inputs;
 pub use normal_equations::{ridge_curve, select_ridge, NormalEquations, RidgeChoice};
 pub use objective::{Objective, Term};
 pub use pairs::{Batch, PairDraw, Pairs};
