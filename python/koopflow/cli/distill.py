@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..distiller import KoopmanDistiller
 from ..exceptions import DivergenceError
 from ..teachers import FlowTeacher
@@ -14,7 +12,7 @@ from .errors import UsageError
 from .files import input_file, write_text
 from .keys import keys_of, table
 from .settings import Settings
-from .training import FROM_COMMAND, Place, draw, finish, fit_options, started, without_warnings
+from .training import FROM_COMMAND, Place, chosen, draw, finish, fit_options, started, without_warnings
 
 FLAGS = (
     "observables",
@@ -101,21 +99,13 @@ def distil(
     try:
         with without_warnings():
             student.fit(teacher, **keywords)
-    except DivergenceError:
+    except DivergenceError as error:
+        if not student.__sklearn_is_fitted__():
+            raise
         # The best student before it went wrong is still a student.
-        if student.__sklearn_is_fitted__():
-            student.save(place.model)
-        raise
+        student.save(place.model)
+        raise DivergenceError(f"{error}; the best student before that is {place.model}") from error
     student.save(place.model)
-    write_text(place.settings, settings.to_toml(chosen(student, settings)))
+    write_text(place.settings, settings.to_toml(chosen(settings["student"], student.config_)))
     finish(place, student.history_)
     draw(place, student.history_, student, None if data is None else data.held_out_labels)
-
-
-def chosen(student: KoopmanDistiller, settings: Settings) -> dict[str, Any]:
-    """What koopflow chose for the options that were left open."""
-    return {
-        name: student.config_[name]
-        for name, value in settings["student"].items()
-        if value is None and student.config_.get(name) is not None
-    }

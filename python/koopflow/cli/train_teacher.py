@@ -5,9 +5,10 @@ from __future__ import annotations
 from ..teachers import FlowTeacher
 from .command import Command, Options, run_table
 from .data import Data, data_table, load
+from .files import write_text
 from .keys import keys_of, table
 from .settings import Settings
-from .training import FROM_COMMAND, Place, draw, finish, fit_options, started, without_warnings
+from .training import FROM_COMMAND, Place, chosen, draw, finish, fit_options, started, without_warnings
 
 FLAGS = (
     "network",
@@ -77,5 +78,6 @@ def train(teacher: FlowTeacher, data: Data, settings: Settings, options: Options
     with without_warnings():
         teacher.fit(data.train, condition=data.train_labels, **keywords)
     teacher.save(place.model)
+    write_text(place.settings, settings.to_toml(chosen(settings["teacher"], teacher.history["config"])))
     finish(place, teacher.history)
     draw(place, teacher.history, teacher, data.held_out_labels)

@@ -127,6 +127,13 @@ def finish(place: Place, history: Mapping[str, Any]) -> None:
     print(f"{place.kind}: {steps} steps in {history['seconds']:.0f} s")
 
 
+def chosen(values: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """What koopflow chose for the options that were left open."""
+    return {
+        name: config[name] for name, value in values.items() if value is None and config.get(name) is not None
+    }
+
+
 def draw(
     place: Place, history: Mapping[str, Any], model: FlowTeacher | KoopmanDistiller, conditions: Any | None
 ) -> None:
