@@ -49,6 +49,8 @@ def asked_for(
 
     Without either every class comes equally often, in order.
     """
+    if n is not None and n < 1:
+        raise UsageError(f"-n: expected at least 1, got {n}")
     classes, dimension = classes_of(conditioning), dimension_of(conditioning)
     if labels is not None and classes is None:
         raise UsageError("--label: expected a model with classes, got one without")
@@ -58,18 +60,21 @@ def asked_for(
         rows, _ = array_file(Path(file)) if Path(file).is_file() else (None, None)
         if rows is None:
             raise UsageError(f"--condition: expected an .npy file, got {file!r}, where there is no file")
-        return n or len(rows), np.resize(rows, (n or len(rows), *rows.shape[1:]))
+        n = len(rows) if n is None else n
+        return n, np.resize(rows, (n, *rows.shape[1:]))
     if dimension is not None:
         raise UsageError(f"--condition: expected an .npy file of vectors of length {dimension}, got nothing")
     if classes is None:
-        return n or EACH**2, None
+        return EACH**2 if n is None else n, None
     if labels is None:
-        n = n or (EACH * classes if classes <= 2 * EACH else EACH**2)
+        if n is None:
+            n = EACH * classes if classes <= 2 * EACH else EACH**2
         return n, every_class(n, classes)
     wrong = [label for label in labels if not isinstance(label, int) or not 0 <= label < classes]
     if wrong:
         raise UsageError(f"--label: expected labels from 0 to {classes - 1}, got {wrong[0]}")
-    n = n or (EACH * len(labels) if len(labels) > 1 else EACH**2)
+    if n is None:
+        n = EACH * len(labels) if len(labels) > 1 else EACH**2
     # Row by row, in the order asked for.
     return n, np.asarray(labels, dtype=np.int64)[every_class(n, len(labels))]
 

@@ -21,6 +21,7 @@ else:
 
 # TOML has no null. Where None is one of the values, this text stands for it.
 NONE = "none"
+SEEDS = 2**62
 _NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
 
 
@@ -39,6 +40,8 @@ class Key:
             return None
         if not accepts(self.kind, value):
             raise UsageError(f"{where}: expected {spelled(self.kind)}, got {value!r}")
+        if self.name.endswith("seed") and isinstance(value, int) and not 0 <= value < SEEDS:
+            raise UsageError(f"{where}: expected a non-negative integer below 2**62, got {value}")
         return value
 
     def parsed(self, text: str, where: str) -> Any:

@@ -59,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail("koopflow: interrupted", INTERRUPTED)
     except Stopped as stopped:
         return _fail(f"{name}: {stopped}", INTERRUPTED)
+    except OverflowError as error:
+        return _fail(f"{name}: error: a number is out of its range: {error}", USAGE_ERROR)
     except _USAGE as error:
         return _fail(f"{name}: error: {error}", USAGE_ERROR)
     except (KoopflowError, OSError) as error:

@@ -75,7 +75,11 @@ def run(settings: Settings, options: Options) -> int:
         [labels] if isinstance(labels, int) else labels,
         asked["condition"],
     )
-    samples = to_numpy(model.sample(n, condition=condition, **keywords_for(model, settings, options)))
+    keywords = keywords_for(model, settings, options)
+    try:
+        samples = to_numpy(model.sample(n, condition=condition, **keywords))
+    except IndexError as error:
+        raise UsageError(f"--modes: {error}") from error
     if path.suffix in SUFFIXES:
         draw_samples(samples, path, columns=asked["columns"] or columns_of(condition))
     else:

@@ -60,6 +60,10 @@ class Place:
         """A picture of losses and errors."""
         return self.folder / f"{self.kind}-training.png"
 
+    def written(self) -> list[int]:
+        """When the model and the state of training were written; nothing for what is not there."""
+        return [path.stat().st_mtime_ns for path in (self.model, self.checkpoint) if path.exists()]
+
 
 @contextmanager
 def started(settings: Settings, options: Options, kind: str) -> Iterator[Place | None]:
@@ -81,12 +85,13 @@ def started(settings: Settings, options: Options, kind: str) -> Iterator[Place |
         refuse_existing(there, overwrite=options.overwrite, hint=hint)
         place.checkpoint.unlink(missing_ok=True)
     before = place.settings.read_text(encoding="utf-8") if place.settings.exists() else None
+    untouched = place.written()
     write_text(place.settings, settings.to_toml())
     try:
         yield place
     except BaseException:
-        # A run that never began, for a wrong option say, leaves nothing behind.
-        if not place.model.exists() and not place.checkpoint.exists():
+        # A run that never began, for a wrong option say, leaves everything as it was.
+        if place.written() == untouched:
             if before is None:
                 place.settings.unlink(missing_ok=True)
             else:
