@@ -132,6 +132,9 @@ def _call(function: Callable[..., Any], source: str, options: dict[str, Any], *a
     for key in keys:
         if key.name in options:
             key.checked(options[key.name], f"data.{key.name}")
+            # TOML has lists only.
+            if isinstance(options[key.name], list):
+                options[key.name] = tuple(options[key.name])
     try:
         return function(*arguments, **options)
     except (ValueError, OSError) as error:

@@ -9,7 +9,6 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
 
 from .._arrays import Array, to_numpy
@@ -197,11 +196,11 @@ def image_grid(
     limits: tuple[float, float] = (-1.0, 1.0),
     title: str | None = None,
 ) -> Axes:
-    """Grey or colour images in a grid.
+    """Grey images in a grid.
 
     Parameters
     ----------
-    images : array, ``[N, H, W]``, ``[N, 1, H, W]``, ``[N, H * W]`` or, in colour, ``[N, 3, H, W]``
+    images : array, ``[N, H, W]``, ``[N, 1, H, W]`` or ``[N, H * W]``
         Values within ``limits``; what lies beyond is cut off.
     ax : matplotlib axes, optional
         Where to draw.
@@ -230,24 +229,19 @@ def image_grid(
         raise ArgumentError("images: expected at least one image, got none")
     size = pixels[0].size
     height, width = image_shape or (image_size(pixels))
-    channels = 3 if pixels.ndim == 4 and pixels.shape[1] == 3 else 1
-    if channels * height * width != size:
+    if height * width != size:
         raise ShapeError(f"images: expected {height} x {width} pixels each, got an array {pixels.shape}")
     columns = columns or int(np.ceil(np.sqrt(n)))
     rows = -(-n // columns)
     low, high = limits
     # One pixel between the images and around them, left to the colour of missing values.
-    canvas = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1, channels), np.nan)
-    for index, image in enumerate(pixels.reshape(n, channels, height, width)):
+    canvas = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1), np.nan)
+    for index, image in enumerate(pixels.reshape(n, height, width)):
         top, left = 1 + index // columns * (height + 1), 1 + index % columns * (width + 1)
-        canvas[top : top + height, left : left + width] = np.clip(image, low, high).transpose(1, 2, 0)
+        canvas[top : top + height, left : left + width] = np.clip(image, low, high)
     ax = axes_or_new(ax, size=(0.45 * columns + 0.3, 0.45 * rows + 0.5))
-    if channels == 3:
-        canvas = np.where(np.isnan(canvas), to_rgb(GAP), (canvas - low) / (high - low))
-        ax.imshow(canvas, interpolation="nearest")
-    else:
-        ink = colormaps["gray_r"].with_extremes(bad=GAP)
-        ax.imshow(canvas[..., 0], cmap=ink, vmin=low, vmax=high, interpolation="nearest")
+    ink = colormaps["gray_r"].with_extremes(bad=GAP)
+    ax.imshow(canvas, cmap=ink, vmin=low, vmax=high, interpolation="nearest")
     ax.set_axis_off()
     if title:
         title_of(ax, title)
