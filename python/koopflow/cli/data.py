@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,13 @@ _OWN = (
     Key("labels", bool, False, "Condition on the labels that the data bring along."),
     Key("split_seed", int, 0, "Fixes which samples are held out."),
 )
+# Flags for keys that a source may or may not have.
+FLAGS = {
+    "--data": ("data", "source"),
+    "--size": ("data", "size"),
+    "--channels": ("data", "channels"),
+    "--held-out": ("data", "held_out"),
+}
 _GIVEN = ("path", "n", "seed")
 
 
@@ -62,20 +69,22 @@ class Data:
 
 def data_table() -> Table:
     """The keys of all sources; each source takes those that are its own."""
-    readers: list[Callable[..., Any]] = [*datasets.TWO_DIMENSIONAL.values(), datasets.digits, images_reader()]
-    counts = [
-        Key(
-            "n", int | None, None, f"How many samples to draw of a two-dimensional set ({DRAWN} by default)."
-        ),
-        Key("seed", int | None, None, "Fixes what is drawn of a two-dimensional set."),
+    readers: list[Callable[..., Any]] = [
+        images_reader(),
+        datasets.digits,
+        *datasets.TWO_DIMENSIONAL.values(),
     ]
+    keys = {
+        "n": Key("n", int | None, None, f"How many samples to draw of a two-dimensional set ({DRAWN})."),
+        "seed": Key("seed", int | None, None, "Fixes what is drawn of a two-dimensional set."),
+    }
     # Defaults differ from source to source: what is not set is left to each.
-    of_readers = [
-        Key(key.name, key.kind | None if key.kind is not Any else Any, None, key.help)
-        for reader in readers
-        for key in keys_of(reader, leave_out=_GIVEN)
-    ]
-    return table("data", _OWN, counts, of_readers)
+    for reader in readers:
+        for key in keys_of(reader, leave_out=_GIVEN):
+            before = keys.get(key.name)
+            kind = Union[key.kind, None] if before is None else Union[before.kind, key.kind]  # noqa: UP007
+            keys[key.name] = Key(key.name, kind, None, key.help if before is None else before.help)
+    return table("data", _OWN, keys.values())
 
 
 def load(values: dict[str, Any], *, flag: str = "--data") -> Data:
@@ -138,7 +147,8 @@ def _call(function: Callable[..., Any], source: str, options: dict[str, Any], *a
     try:
         return function(*arguments, **options)
     except (ValueError, OSError) as error:
-        raise UsageError(f"--data: {source}: {error}") from error
+        named = str(error) if str(Path(source)) in str(error) else f"{source}: {error}"
+        raise UsageError(f"--data: {named}") from error
 
 
 def _refuse(options: dict[str, Any], source: str, known: list[str]) -> None:

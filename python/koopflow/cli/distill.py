@@ -7,6 +7,7 @@ from ..exceptions import DivergenceError
 from ..teachers import FlowTeacher
 from .command import Command, Options, run_table
 from .conditions import conditioning_of
+from .data import FLAGS as FLAGS_OF_DATA
 from .data import Data, data_table, load
 from .errors import UsageError
 from .files import input_file, write_text
@@ -50,11 +51,10 @@ def command() -> Command:
         ],
         flags={
             "--teacher": ("run", "teacher"),
-            "--data": ("data", "source"),
+            **FLAGS_OF_DATA,
             "--output": ("run", "output"),
             **{f"--{name.replace('_', '-')}": ("student", name) for name in FLAGS},
             "--trajectory-file": ("fit", "trajectory_file"),
-            "--held-out": ("data", "held_out"),
         },
         run=run,
         resumes=True,

@@ -11,6 +11,7 @@ from ..distiller import KoopmanDistiller
 from ..teachers import FlowTeacher
 from .command import DEVICE, Command, Options, run_table
 from .conditions import conditioning_of
+from .data import FLAGS as FLAGS_OF_DATA
 from .data import data_table, load
 from .errors import UsageError
 from .files import input_file, make, refuse_existing, write_text
@@ -39,8 +40,7 @@ def command() -> Command:
         flags={
             "--student": ("run", "student"),
             "--teacher": ("run", "teacher"),
-            "--data": ("data", "source"),
-            "--held-out": ("data", "held_out"),
+            **FLAGS_OF_DATA,
             "-n, --count": ("evaluate", "n"),
             "--seed": ("evaluate", "seed"),
             "--device": ("evaluate", "device"),

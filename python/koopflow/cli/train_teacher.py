@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..teachers import FlowTeacher
 from .command import Command, Options, run_table
+from .data import FLAGS as FLAGS_OF_DATA
 from .data import Data, data_table, load
 from .files import write_text
 from .keys import keys_of, table
@@ -44,10 +45,9 @@ def command() -> Command:
             data_table(),
         ],
         flags={
-            "--data": ("data", "source"),
+            **FLAGS_OF_DATA,
             "--output": ("run", "output"),
             "--labels": ("data", "labels"),
-            "--held-out": ("data", "held_out"),
             **{f"--{name.replace('_', '-')}": ("teacher", name) for name in FLAGS},
         },
         run=run,
