@@ -36,7 +36,8 @@ def classes(tmp_path_factory):
     images = np.full((300, 1, 6, 6), -1.0, dtype=np.float32)
     for kind in range(3):
         images[labels == kind, :, 2 * kind : 2 * kind + 2] = 1.0
-    images += 0.1 * np.random.default_rng(0).normal(size=images.shape).astype("f4")
+    noise = 0.1 * np.random.default_rng(0).normal(size=images.shape).astype("f4")
+    images = np.clip(images + noise, -1.0, 1.0)
     teacher = FlowTeacher((1, 6, 6), num_classes=3, width=32, depth=2, steps=60)
     teacher.fit(images, condition=labels, progress=False)
     student = KoopmanDistiller(observables=16, width=32, depth=2, steps=40, trajectories=128)
