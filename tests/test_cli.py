@@ -13,6 +13,8 @@ import koopflow
 from koopflow import KoopmanDistiller, demo
 from koopflow.cli import main
 
+COMMANDS = ("train-teacher", "distill", "sample", "spectrum", "evaluate")
+
 
 def one_line(text):
     return text.endswith("\n") and text.count("\n") == 1
@@ -23,16 +25,41 @@ def test_help_names_the_commands(capsys):
         main(["--help"])
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
-    assert "demo" in shown
-    assert "versions" in shown
+    assert all(command in shown for command in (*COMMANDS, "demo", "versions"))
     with pytest.raises(SystemExit):
         main(["demo", "--help"])
     shown = capsys.readouterr().out
     assert all(flag in shown for flag in ("--quick", "--output", "--seed", "--device"))
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_names_its_flags_and_its_other_keys(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(
+        flag in shown for flag in ("--config", "--set", "--output", "--overwrite", "--seed", "--device")
+    )
+    if command == "distill":
+        assert all(flag in shown for flag in ("--resume", "--max-seconds", "--fidelity", "--generator"))
+        # From the docstring, and keys without a flag.
+        assert "How many learnt observables" in shown
+        assert "trajectory_memory" in shown.split("[student]")[1]
+
+
 @pytest.mark.parametrize(
-    "arguments", [[], ["dance"], ["demo", "--fast"], ["demo", "--seed", "-1"], ["demo", "--seed", "x"]]
+    "arguments",
+    [
+        [],
+        ["dance"],
+        ["demo", "--fast"],
+        ["demo", "--seed", "-1"],
+        ["demo", "--seed", "x"],
+        ["distill", "--fast"],
+        ["train-teacher", "--step", "3"],
+        ["distill", "--steps"],
+    ],
 )
 def test_a_wrong_argument_is_one_line_and_exit_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:

@@ -194,13 +194,22 @@ class VelocityField:
         """The field and the header that :meth:`save` wrote. Raises ``CheckpointError`` on any other file."""
 
 def train_teacher(
-    data: _Array, config: str, *, condition: _Array | None = None, monitor: _Monitor = None
+    data: _Array,
+    config: str,
+    *,
+    condition: _Array | None = None,
+    monitor: _Monitor = None,
+    checkpoint: str | None = None,
+    checkpoint_every: int | None = None,
+    checkpoint_seconds: float | None = None,
+    header: str = "{}",
+    resume: str | None = None,
 ) -> tuple[VelocityField, str]:
     """Conditional flow matching on data ``[N, *event]`` (Lipman et al. 2210.02747, Tong et al. 2302.00482).
 
     ``config`` is JSON in the form of :func:`teacher_defaults`, possibly a part of it. The second
-    result is a JSON history ``{"steps", "seconds", "stopped", "loss": [[step, loss], ...]}``, where stopped
-    is ``"completed"``, ``"interrupted"`` or ``"budget"``.
+    result is a JSON history ``{"steps", "seconds", "stopped", "config", "loss": [[step, loss], ...]}``, where
+    stopped is ``"completed"``, ``"interrupted"`` or ``"budget"``. Files as in :meth:`Student.distill`.
     """
 
 def teacher_defaults() -> str:

@@ -283,3 +283,13 @@ def checked_event_shape(shape: Sequence[int]) -> tuple[int, ...]:
             f"event_shape: expected positive integers such as (2,) or (1, 28, 28), got {shape!r}"
         )
     return tuple(int(s) for s in sizes)
+
+
+def check_checkpointing(file: object, every: int | None, minutes: float | None) -> None:
+    """When training is to write its state. Raises ``ArgumentError`` for times without a file, or none."""
+    if file is None and not (every is None and minutes is None):
+        raise ArgumentError("checkpoint: expected a file, since it is to be written regularly, got None")
+    if not (every is None or every >= 1):
+        raise ArgumentError(f"checkpoint_every: expected at least 1, got {every}")
+    if not (minutes is None or minutes > 0):
+        raise ArgumentError(f"checkpoint_minutes: expected a positive number, got {minutes}")

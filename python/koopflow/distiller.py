@@ -13,7 +13,7 @@ import numpy as np
 from . import _core
 from ._arrays import Array, as_batch, as_condition
 from ._feature_distance import feature_distance
-from ._flow import Flow, checked_count
+from ._flow import Flow, check_checkpointing, checked_count
 from ._student import FittedStudent
 from .evaluation import EvaluationReport, evaluate
 from .exceptions import ArgumentError, CheckpointError, DivergenceError
@@ -379,12 +379,7 @@ class KoopmanDistiller(FittedStudent):
         ArgumentError
             When an option is out of its range, or is not that of the file to resume.
         """
-        if checkpoint is None and not (checkpoint_every is None and checkpoint_minutes is None):
-            raise ArgumentError("checkpoint: expected a file, since it is to be written regularly, got None")
-        if not (checkpoint_every is None or checkpoint_every >= 1):
-            raise ArgumentError(f"checkpoint_every: expected at least 1, got {checkpoint_every}")
-        if not (checkpoint_minutes is None or checkpoint_minutes > 0):
-            raise ArgumentError(f"checkpoint_minutes: expected a positive number, got {checkpoint_minutes}")
+        check_checkpointing(checkpoint, checkpoint_every, checkpoint_minutes)
         if not isinstance(teacher, Flow):
             raise TypeError(_not_a_teacher(teacher))
         field = teacher.field

@@ -13,7 +13,7 @@ import numpy as np
 from . import _core
 from ._arrays import Array, as_batch, as_condition, to_numpy
 from ._attached import AttachedTeachers
-from ._flow import checked_event_shape
+from ._flow import check_checkpointing, checked_event_shape
 from ._torch_models import conditioning_json, probe
 from ._torchcfm import read_state_dict
 from .exceptions import ArgumentError, CheckpointError, NotFittedError, ShapeError
@@ -159,6 +159,10 @@ class FlowTeacher(AttachedTeachers):
         batch_size: int | None = None,
         progress: bool | ProgressFunction = True,
         callback: ProgressFunction | None = None,
+        checkpoint: str | PathLike[str] | None = None,
+        checkpoint_every: int | None = None,
+        checkpoint_minutes: float | None = None,
+        resume: str | PathLike[str] | None = None,
     ) -> FlowTeacher:
         """Train on data.
 
@@ -174,6 +178,17 @@ class FlowTeacher(AttachedTeachers):
             A bar where somebody is looking, nothing, or a function: see :mod:`koopflow.progress`.
         callback : callable, optional
             Called with every progress event besides.
+        checkpoint : path, optional
+            A file to write the state of training to, atomically, while it goes on and when it ends. At any
+            moment it is a whole teacher that :meth:`load` reads.
+        checkpoint_every : int, optional
+            Steps between two files.
+        checkpoint_minutes : float, optional
+            Minutes between two files; 10 where ``checkpoint_every`` is not given either.
+        resume : path, optional
+            A file that ``checkpoint`` wrote, to go on from; on a CPU exactly as if training had never been
+            cut. Data, condition and options must be those of the file, except for ``steps``,
+            ``max_seconds`` (which counts what was spent before) and ``device``.
 
         Returns
         -------
@@ -189,7 +204,12 @@ class FlowTeacher(AttachedTeachers):
             When an option is out of its range, or ``flip`` was asked for and samples are no images.
         DivergenceError
             When the loss stops being finite.
+        CheckpointError
+            When ``resume`` is no file of a training.
+        ArgumentError
+            When an option is out of its range, or is not that of the file to resume.
         """
+        check_checkpointing(checkpoint, checkpoint_every, checkpoint_minutes)
         data = as_batch(data)
         if tuple(data.shape[1:]) != self._event_shape or len(data.shape) == 0:
             raise ShapeError(
@@ -198,7 +218,15 @@ class FlowTeacher(AttachedTeachers):
         config = self._config(steps=steps, batch_size=batch_size)
         with ProgressMeter(progress=progress, callback=callback) as meter:
             field, history = _core.train_teacher(
-                data, json.dumps(config), condition=as_condition(condition), monitor=meter.monitor
+                data,
+                json.dumps(config),
+                condition=as_condition(condition),
+                monitor=meter.monitor,
+                checkpoint=None if checkpoint is None else fspath(checkpoint),
+                checkpoint_every=checkpoint_every,
+                checkpoint_seconds=None if checkpoint_minutes is None else 60.0 * checkpoint_minutes,
+                header=json.dumps({"options": self._options}),
+                resume=None if resume is None else fspath(resume),
             )
         self._field, self._history = field, json.loads(history)
         self._training = (data, condition)
@@ -450,7 +478,8 @@ class FlowTeacher(AttachedTeachers):
 
     @property
     def history(self) -> dict[str, Any]:
-        """Of training: ``steps``, ``seconds``, ``stopped`` and ``loss``, a list of ``[step, loss]``.
+        """Of training: ``steps``, ``seconds``, ``stopped``, ``loss``, a list of ``[step, loss]``, and
+        ``config``, the options with every None resolved.
 
         Empty for a teacher that was not trained here.
         """

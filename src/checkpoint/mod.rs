@@ -18,7 +18,7 @@ use crate::velocity::{
 };
 
 use file::{write, Contents};
-pub use training::{save_training, TrainingFile};
+pub use training::{save_field_training, save_training, FieldTrainingFile, TrainingFile};
 pub use trajectories::{StoredPlan, TrajectoryFile};
 
 /// What a file holds besides tensors.
@@ -107,8 +107,9 @@ pub fn load_field(path: &Path, device: Device) -> Result<(Box<dyn VelocityField>
     let Model::Teacher { description } = file.header.model.clone() else {
         return Err(file.wrong_kind("teacher"));
     };
+    let own = file.tensors.iter().filter(|(name, _)| !name.starts_with(training::PREFIX));
     let tensors: Vec<(String, Tensor)> =
-        file.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
+        own.map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
     let field = build_field(&description, &tensors, device);
     Ok((field.map_err(|error| file.refuse(error))?, file.header.facts))
 }

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use serde_json::Value;
 use tch::Tensor;
 
 use super::FeatureDistance;
+use crate::training::Checkpointing;
 
 /// Everything optional.
 #[derive(Default)]
@@ -27,29 +27,4 @@ pub struct Inputs {
     pub checkpoint: Option<Checkpointing>,
     /// A file that [`Checkpointing`] wrote: training goes on where it was.
     pub resume: Option<PathBuf>,
-}
-
-/// Where and how often training writes its state. Whatever ends training writes it once more. The file is
-/// at any moment a whole student, the best so far.
-#[derive(Debug, Clone, Default)]
-pub struct Checkpointing {
-    pub file: PathBuf,
-    /// Steps between two files.
-    pub every_steps: Option<u64>,
-    /// Seconds between two files; 600 where `every_steps` is open too.
-    pub every_seconds: Option<f64>,
-    /// Stored beside the student under `header`, for the caller's own use: a JSON object.
-    pub header: Value,
-}
-
-impl Checkpointing {
-    /// Whether a file is due after `step` steps, `seconds` after the last one.
-    pub(super) fn due(&self, step: u64, seconds: f64) -> bool {
-        let by_steps = self.every_steps.is_some_and(|every| step % every.max(1) == 0);
-        let limit = match (self.every_steps, self.every_seconds) {
-            (None, None) => Some(600.0),
-            (_, limit) => limit,
-        };
-        by_steps || limit.is_some_and(|limit| seconds >= limit)
-    }
 }

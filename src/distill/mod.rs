@@ -22,6 +22,7 @@ mod trajectories;
 mod warm_start;
 mod weights;
 
+pub use crate::training::Checkpointing;
 pub use closed_form::{
     generator_equations, install, readout_equations, ClosedFormReport, FlowPoints, Solved, StatePairs,
 };
@@ -30,7 +31,7 @@ pub use data::TrainingData;
 pub use evaluation::{Evaluator, HeldOut};
 pub use feature_distance::FeatureDistance;
 pub use history::{DistillHistory, LogEntry, Note};
-pub use inputs::{Checkpointing, Inputs};
+pub use inputs::Inputs;
 pub use normal_equations::{ridge_curve, select_ridge, NormalEquations, RidgeChoice};
 pub use objective::{Objective, Term};
 pub use pairs::{Batch, PairDraw, Pairs};

@@ -12,7 +12,7 @@ use crate::checkpoint::{save_training, TrainingFile};
 use crate::error::{Error, Result};
 use crate::koopman::Student;
 use crate::tensor::shape_text;
-use crate::training::Stopped;
+use crate::training::{check_same_options, Stopped};
 
 /// Options that a longer run on another machine may change. The cosine follows the budget of the run that
 /// resumes: with more steps than before, the rate goes back up to where the longer schedule has it.
@@ -38,19 +38,8 @@ impl Resumed {
             let expected = format!("a teacher of samples {own}, as in {name}");
             return Err(Error::argument("resume", expected, shape_text(event_shape)));
         }
-        let plain = |config: &DistillConfig| match serde_json::to_value(config) {
-            Ok(Value::Object(options)) => Ok(options),
-            Ok(_) => Err(Error::Internal(anyhow::anyhow!("a configuration is an object"))),
-            Err(error) => Err(Error::Internal(error.into())),
-        };
         // Through the type, so that options younger than the file have their defaults.
-        let (stored, own) = (plain(&file.fact("config")?)?, plain(config)?);
-        for (option, value) in own.iter().filter(|(option, _)| !MAY_DIFFER.contains(&option.as_str())) {
-            let before = stored.get(option).unwrap_or(&Value::Null);
-            if before != value {
-                return Err(Error::argument(option, format!("{before}, as in {name}"), value));
-            }
-        }
+        check_same_options(&file.fact("config")?, config, &MAY_DIFFER, path)?;
         let (ledger, history) = (file.fact("training")?, file.fact("history")?);
         Ok(Resumed { file, ledger, history })
     }

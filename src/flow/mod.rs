@@ -3,11 +3,13 @@
 
 mod config;
 mod coupling;
+mod resume;
 mod stream;
 mod trainer;
 
 pub use crate::velocity::Path;
 pub use config::{Optimizer, TeacherConfig};
 pub use coupling::{assign, Coupling};
+pub use resume::TrainingFiles;
 pub use stream::{PairBatch, PairSource, PairStream};
-pub use trainer::{train, TeacherHistory};
+pub use trainer::{train, train_with_files, TeacherHistory};

@@ -3,11 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
 use crate::flow::config::TeacherConfig;
+use crate::flow::resume::{Resumed, Snapshot, TrainingFiles};
 use crate::flow::stream::{PairBatch, PairSource, PairStream};
 use crate::nets::dropout;
 use crate::tensor::{at_home, check_finite, parse_device, shape_text, RandomSource};
@@ -24,6 +25,8 @@ pub struct TeacherHistory {
     pub stopped: Stopped,
     /// (steps done, mean loss over the steps since the entry before).
     pub loss: Vec<(u64, f64)>,
+    /// The options, with nothing left open.
+    pub config: TeacherConfig,
 }
 
 const REPORT_INTERVAL: Duration = Duration::from_millis(250);
@@ -38,7 +41,7 @@ struct LossLog {
     entries: Vec<(u64, f64)>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 struct Mean {
     sum: f64,
     count: u64,
@@ -58,7 +61,32 @@ impl Mean {
     }
 }
 
+/// What a checkpoint keeps of a log.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct LossState {
+    steps: u64,
+    entry: Mean,
+    entries: Vec<(u64, f64)>,
+}
+
+impl LossState {
+    /// The entries, the one that is being averaged included.
+    pub(super) fn closed(&self) -> Vec<(u64, f64)> {
+        let mut entry = self.entry;
+        self.entries.iter().copied().chain(entry.take().map(|mean| (self.steps, mean))).collect()
+    }
+}
+
 impl LossLog {
+    fn state(&mut self) -> Result<LossState> {
+        self.read()?;
+        Ok(LossState { steps: self.steps, entry: self.entry, entries: self.entries.clone() })
+    }
+
+    fn restore(&mut self, state: LossState) {
+        (self.steps, self.entry, self.entries) = (state.steps, state.entry, state.entries);
+    }
+
     fn new(every: u64) -> Self {
         let (entry, report) = (Mean::default(), Mean::default());
         LossLog { every, pending: Vec::new(), steps: 0, entry, report, entries: Vec::new() }
@@ -117,6 +145,22 @@ pub fn train(
     condition: Option<&Tensor>,
     monitor: &mut dyn Monitor,
 ) -> Result<(NetworkField, TeacherHistory)> {
+    train_with_files(config, data, condition, &TrainingFiles::default(), monitor)
+}
+
+/// [`train`] that writes its state into a file, or goes on from one: on a CPU bit for bit as if it had
+/// never been cut.
+///
+/// # Errors
+/// As [`train`]; [`Error::Checkpoint`] or [`Error::Io`] for a bad file, [`Error::Argument`] for options or
+/// data that are not those of the resumed one.
+pub fn train_with_files(
+    config: &TeacherConfig,
+    data: &Tensor,
+    condition: Option<&Tensor>,
+    files: &TrainingFiles,
+    monitor: &mut dyn Monitor,
+) -> Result<(NetworkField, TeacherHistory)> {
     config.check()?;
     let device = parse_device(&config.device)?;
     let size = data.size();
@@ -132,14 +176,16 @@ pub fn train(
     let random = RandomSource::new(config.seed);
     let network = config.network(&size[1..]);
     let field = NetworkField::new(network, data, condition, device, &mut random.fork("teacher weights"))?;
-    let mut hidden = random.fork("hidden labels");
+    let hidden = random.fork("hidden labels");
     let random = random.fork("teacher pairs");
     let mut pairs =
         PairSource::new(data, condition, config.coupling, config.batch_size, config.coupling_size, random)?;
     if config.flip {
         pairs = pairs.with_flips(&size[1..])?;
     }
-    let stream = PairStream::new(pairs, 0, steps)?;
+    let resumed = files.resume.as_ref().map(|path| Resumed::read(path, &config)).transpose()?;
+    let mut step = resumed.as_ref().map_or(0, |resumed| resumed.ledger.step);
+    let stream = PairStream::new(pairs, step, steps)?;
     let _threads =
         IntraOpThreads::for_work(field.parameters().count(), config.batch_size as i64 * field.reuse());
 
@@ -150,14 +196,19 @@ pub fn train(
     let mut optimizer = Adam::new(parameters, config.optimizer, config.weight_decay)?;
     let mut average = Average::new(parameters, config.ema_decay)?;
     let schedule = Schedule::new(ScheduleKind::Cosine, peak, config.warmup_steps);
-    let budget = Budget::new(steps, config.max_seconds);
+    let spent = resumed.as_ref().map_or(0.0, |resumed| resumed.ledger.seconds);
+    let budget = Budget::new(steps, config.max_seconds).resumed(spent);
     let mut log = LossLog::new(config.log_every);
+    if let Some(resumed) = resumed {
+        log.restore(resumed.ledger.loss.clone());
+        resumed.restore(&field, &mut optimizer, &mut average)?;
+    }
+    let mut written = spent;
     let mut reported = Instant::now();
     let mut stopped = Stopped::Completed;
-    let mut step = 0;
     for batch in stream {
         let (t, x0, x1, c) = to_tensors(&batch?, &data, condition.as_ref(), device)?;
-        let c = c.map(|labels| hide(labels, &config, &mut hidden)).transpose()?;
+        let c = c.map(|labels| hide(labels, &config, &mut hidden.fork(&step.to_string()))).transpose()?;
         let x = config.path.sample(&t, &x0, &x1)?;
         let u = config.path.target(&t, &x0, &x1)?;
         let _dropout = dropout::Training::with(config.seed, step);
@@ -195,6 +246,19 @@ pub fn train(
             stopped = Stopped::Budget;
             break;
         }
+        if let Some(plan) = files.checkpoint.as_ref().filter(|p| p.due(step, budget.seconds() - written)) {
+            let (loss, seconds) = (log.state()?, budget.seconds());
+            let (config, field, optimizer, average) = (&config, &field, &optimizer, &average);
+            let snapshot = Snapshot { config, field, optimizer, average, step, seconds, loss };
+            // A file that is read later tells of a run that was cut.
+            snapshot.save(plan, Stopped::Interrupted)?;
+            written = budget.seconds();
+        }
+    }
+    if let Some(plan) = &files.checkpoint {
+        let (loss, seconds) = (log.state()?, budget.seconds());
+        let (config, field, optimizer, average) = (&config, &field, &optimizer, &average);
+        Snapshot { config, field, optimizer, average, step, seconds, loss }.save(plan, stopped)?;
     }
     log.read()?;
     log.close_entry();
@@ -202,7 +266,8 @@ pub fn train(
     check_finite("teacher weights", &parameters.flat()?)
         .map_err(|error| Error::Divergence(error.to_string()))?;
     field.freeze();
-    let history = TeacherHistory { steps: step, seconds: budget.seconds(), stopped, loss: log.entries };
+    let history =
+        TeacherHistory { steps: step, seconds: budget.seconds(), stopped, loss: log.entries, config };
     Ok((field, history))
 }
 

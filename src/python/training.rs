@@ -1,5 +1,7 @@
 //! Training a teacher, and noise, for Python.
 
+use std::path::PathBuf;
+
 use pyo3::prelude::*;
 use tch::{Device, Kind};
 
@@ -7,25 +9,42 @@ use super::array::{Array, ArrayKind};
 use super::door::{self, PyMonitor};
 use super::json;
 use super::velocity_field::{check_event_shape, PyVelocityField};
-use crate::flow::{self, TeacherConfig};
+use crate::flow::{self, TeacherConfig, TrainingFiles};
 use crate::tensor::RandomSource;
+use crate::training::Checkpointing;
 
 /// Conditional flow matching on `[N, *event]`: the field and its history as JSON.
 #[pyfunction]
-#[pyo3(signature = (data, config, *, condition=None, monitor=None))]
+#[pyo3(signature = (data, config, *, condition=None, monitor=None, checkpoint=None, checkpoint_every=None,
+                    checkpoint_seconds=None, header="{}", resume=None))]
+#[allow(clippy::too_many_arguments)]
 pub fn train_teacher(
     py: Python<'_>,
     data: &Bound<'_, PyAny>,
     config: &str,
     condition: Option<&Bound<'_, PyAny>>,
     monitor: Option<Bound<'_, PyAny>>,
+    checkpoint: Option<PathBuf>,
+    checkpoint_every: Option<u64>,
+    checkpoint_seconds: Option<f64>,
+    header: &str,
+    resume: Option<PathBuf>,
 ) -> PyResult<(PyVelocityField, String)> {
     let config: TeacherConfig = json::parse_config(config)?;
     let data = Array::import_float("data", data)?.tensor;
     let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
+    let header = json::parse("header", header)?;
+    let checkpoint = checkpoint.map(|file| Checkpointing {
+        file,
+        every_steps: checkpoint_every,
+        every_seconds: checkpoint_seconds,
+        header,
+    });
+    let files = TrainingFiles { checkpoint, resume };
     let mut monitor = PyMonitor::new(monitor);
-    let (field, history) =
-        door::enter(py, move || flow::train(&config, &data, condition.as_ref(), &mut monitor))?;
+    let (field, history) = door::enter(py, move || {
+        flow::train_with_files(&config, &data, condition.as_ref(), &files, &mut monitor)
+    })?;
     Ok((PyVelocityField::new(Box::new(field)), json::to_value(&history)?.to_string()))
 }
 

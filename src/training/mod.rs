@@ -4,6 +4,7 @@
 mod adam;
 mod average;
 mod budget;
+mod checkpointing;
 mod scale;
 mod schedule;
 
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use adam::{clip_norm, Adam, Optimizer};
 pub use average::Average;
 pub use budget::Budget;
+pub use checkpointing::{check_same_options, Checkpointing};
 pub use scale::LossScale;
 pub use schedule::{Schedule, ScheduleKind};
 

@@ -1,0 +1,56 @@
+//! When training writes its state, and whose state it may go on from.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+
+/// Where and how often training writes its state. Whatever ends training writes it once more. The file is
+/// at any moment a whole model, the best so far.
+#[derive(Debug, Clone, Default)]
+pub struct Checkpointing {
+    pub file: PathBuf,
+    /// Steps between two files.
+    pub every_steps: Option<u64>,
+    /// Seconds between two files; 600 where `every_steps` is open too.
+    pub every_seconds: Option<f64>,
+    /// Stored beside the model, for the caller's own use: a JSON object.
+    pub header: Value,
+}
+
+impl Checkpointing {
+    /// Whether a file is due after `step` steps, `seconds` after the last one.
+    pub fn due(&self, step: u64, seconds: f64) -> bool {
+        let by_steps = self.every_steps.is_some_and(|every| step % every.max(1) == 0);
+        let limit = match (self.every_steps, self.every_seconds) {
+            (None, None) => Some(600.0),
+            (_, limit) => limit,
+        };
+        by_steps || limit.is_some_and(|limit| seconds >= limit)
+    }
+}
+
+/// Checks that a run goes on with the options that `file` was written with, but for those that
+/// `may_differ`.
+///
+/// # Errors
+/// [`Error::Argument`] naming the first option that differs.
+pub fn check_same_options<C: Serialize>(stored: &C, own: &C, may_differ: &[&str], file: &Path) -> Result<()> {
+    let plain = |config: &C| -> Result<Map<String, Value>> {
+        match serde_json::to_value(config) {
+            Ok(Value::Object(options)) => Ok(options),
+            Ok(_) => Err(Error::Internal(anyhow::anyhow!("a configuration is an object"))),
+            Err(error) => Err(Error::Internal(error.into())),
+        }
+    };
+    let (stored, own) = (plain(stored)?, plain(own)?);
+    for (option, value) in own.iter().filter(|(option, _)| !may_differ.contains(&option.as_str())) {
+        let before = stored.get(option).unwrap_or(&Value::Null);
+        if before != value {
+            return Err(Error::argument(option, format!("{before}, as in {}", file.display()), value));
+        }
+    }
+    Ok(())
+}
