@@ -79,7 +79,7 @@ def test_what_is_written_is_read_back(settings, tmp_path):
     assert content["resolved"] == {"width": 64}
     # Complete: all that has a value is there, and the rest is named.
     assert set(content["student"]) == {k for k, v in settings["student"].items() if v is not None}
-    assert "# not set: observables, degree, frame, " in text
+    assert "# not set: observables, unet, degree, frame, " in text
 
 
 def test_none_can_be_said_in_toml():

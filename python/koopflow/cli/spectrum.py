@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .. import plotting
 from ..distiller import KoopmanDistiller
 from ..exceptions import ShapeError
+from ..level_spectrum import LevelSpectrum
 from ..spectrum import Spectrum
 from ..teachers import FlowTeacher
 from .command import DEVICE, Command, Options, run_table
@@ -76,21 +77,50 @@ def run(settings: Settings, options: Options) -> int:
         folder = output_folder(paths["output"])
         refuse_existing([folder / name for name in NAMES], overwrite=options.overwrite)
     spectrum = student.spectrum(teacher, **keywords)
-    print(spectrum.summary(rows=rows))
+    print(spectrum.summary() if isinstance(spectrum, LevelSpectrum) else spectrum.summary(rows=rows))
     if folder is not None:
-        written = write(spectrum, folder, rows)
+        written = (
+            write_levels(spectrum, folder)
+            if isinstance(spectrum, LevelSpectrum)
+            else write(spectrum, folder, rows)
+        )
         written.append(write_text(folder / "spectrum.toml", settings.to_toml()))
         print(f"wrote {', '.join(str(path) for path in written)}")
     return 0
 
 
+def write_levels(spectrum: LevelSpectrum, folder: Path) -> list[Path]:
+    """The same of a hierarchy, whose feature maps have eigenvalues and no modes."""
+    rows = [
+        {
+            "map": level.name,
+            "growth": float(value.real),
+            "frequency": float(value.imag),
+            "energy": float(level.energy[place]),
+            "residual": None if level.residual is None else float(level.residual[place]),
+        }
+        for level in spectrum
+        for place, value in enumerate(level.eigenvalues)
+    ]
+    return [
+        write_text(folder / "summary.txt", spectrum.summary() + "\n"),
+        write_text(folder / "eigenvalues.csv", _as_csv(rows)),
+        write_text(folder / "eigenvalues.json", json.dumps({"eigenvalues": rows}, indent=2) + "\n"),
+        save(plotting.level_eigenvalues(spectrum), folder / "eigenvalues.png"),
+    ]
+
+
+def _as_csv(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
 def write(spectrum: Spectrum, folder: Path, rows: int) -> list[Path]:
     """The summary, the eigenvalues as CSV and JSON, and pictures."""
     modes = modes_of(spectrum)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(modes[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(modes)
     facts = {
         "verdict": spectrum.verdict,
         "condition_number": spectrum.condition_number,
@@ -99,7 +129,7 @@ def write(spectrum: Spectrum, folder: Path, rows: int) -> list[Path]:
     }
     written = [
         write_text(folder / "summary.txt", spectrum.summary(rows=rows) + "\n"),
-        write_text(folder / "eigenvalues.csv", text.getvalue()),
+        write_text(folder / "eigenvalues.csv", _as_csv(modes)),
         write_text(folder / "eigenvalues.json", json.dumps(facts, indent=2) + "\n"),
     ]
     pictures: dict[str, Callable[[Spectrum], Axes]] = {"eigenvalues.png": plotting.spectrum}
