@@ -268,8 +268,8 @@ impl DistillConfig {
         };
         // About a minute in the plane and three on 64 pixels, on two cores.
         let steps = match self.fidelity {
-            Fidelity::Endpoint => pick(10_000, 8_000),
-            Fidelity::Balanced | Fidelity::Spectral => pick(9_000, 7_500),
+            Fidelity::Endpoint => pick(11_000, 8_000),
+            Fidelity::Balanced | Fidelity::Spectral => pick(10_000, 8_000),
         };
         let (steps, learning_rate) = match unet.is_some() {
             true => (5_000, 1e-3),
