@@ -46,7 +46,7 @@ def test_value_and_gradient_are_those_of_the_definition() -> None:
 def test_only_what_the_features_see_is_learnt(teacher: FlowTeacher) -> None:
     """With a network that sees the first coordinate alone, the second has nothing to follow."""
     only = {"endpoint": 0, "path": 0, "target": 0, "inverse": 0, "round_trip": 0, "phase": 0}
-    distiller = KoopmanDistiller(**TINY, steps=150, lifts=1, weights=only, metric="endpoint_error")
+    distiller = KoopmanDistiller(**TINY, steps=800, lifts=1, weights=only, metric="endpoint_error")
     terms = []
     student = distiller.fit(
         teacher,
@@ -54,7 +54,7 @@ def test_only_what_the_features_see_is_learnt(teacher: FlowTeacher) -> None:
         progress=False,
         callback=lambda event: terms.append(event),
     )
-    assert any("feature_distance" in event for event in terms)
+    assert any("feature_distance" in event["values"] for event in terms)
     noise = np.random.default_rng(1).standard_normal((500, 2)).astype("f4")
     error = np.asarray(student.sample(x0=noise)) - np.asarray(teacher.sample(x0=noise))
     first, second = np.sqrt((error**2).mean(axis=0))

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch.func import jvp
 from torchcfm.models.unet.unet import UNetModel
 
+import koopflow
 from koopflow import FlowTeacher, UNet, _core
 from koopflow.exceptions import ArgumentError, CheckpointError, KoopflowError
 
@@ -244,6 +245,25 @@ def test_options_out_of_range_are_named(network: UNet, shape: tuple[int, ...], m
     data = np.zeros((4, *shape), dtype=np.float32)
     with pytest.raises(ArgumentError, match=message):
         FlowTeacher(shape, network=network, steps=1).fit(data, progress=False)
+
+
+def test_half_precision_is_near_and_ends_with_its_block() -> None:
+    model = torchcfm_model({"attention_resolutions": (2,)}, dtype=torch.float32)
+    teacher = FlowTeacher.from_torchcfm(model.state_dict(), (2, 8, 8))
+    t, x, _, _ = images(6, dtype=torch.float32)
+    whole = teacher.velocity(t, x)
+    with koopflow.autocast("bf16"):
+        half = teacher.velocity(t, x)
+        with koopflow.autocast("float32"):
+            torch.testing.assert_close(teacher.velocity(t, x), whole, rtol=0, atol=0)
+        torch.testing.assert_close(teacher.velocity(t, x), half, rtol=0, atol=0)
+    torch.testing.assert_close(teacher.velocity(t, x), whole, rtol=0, atol=0)
+    assert half.dtype == torch.float32
+    error = ((half - whole).norm() / whole.norm()).item()
+    # Eight bits of mantissa, some twenty layers.
+    assert 1e-4 < error < 5e-2
+    with pytest.raises(ArgumentError, match="precision.*int8"), koopflow.autocast("int8"):
+        pass
 
 
 def test_network_names() -> None:

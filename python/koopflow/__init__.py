@@ -9,6 +9,7 @@ from koopflow import _core, datasets, exceptions, plotting, progress  # noqa: E4
 
 check_torch(_core.TORCH_VERSION)
 
+from koopflow._autocast import autocast  # noqa: E402
 from koopflow.ablation import ablate  # noqa: E402
 from koopflow.ablation_table import AblationTable  # noqa: E402
 from koopflow.distiller import KoopmanDistiller  # noqa: E402
@@ -32,6 +33,7 @@ __all__ = [
     "UNet",
     "__version__",
     "ablate",
+    "autocast",
     "datasets",
     "exceptions",
     "plotting",

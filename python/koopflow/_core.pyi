@@ -459,6 +459,11 @@ def energy_distance(a: _Array, b: _Array) -> float:
 def wasserstein2(a: _Array, b: _Array) -> float:
     """Exact Wasserstein-2 distance between equally many points, by linear assignment."""
 
+def lower_precision(name: str) -> str:
+    """What the network products of this thread run in from now on: ``"float32"`` (the network's own),
+    ``"bf16"`` or ``"fp16"``. Answers what they ran in before.
+    """
+
 # For the tests of the boundary only.
 def _roundtrip(array: _Array) -> _Array: ...
 def _fail(what: str) -> None: ...

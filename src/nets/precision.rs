@@ -56,7 +56,7 @@ pub struct Lowered {
 impl Lowered {
     /// To `kind`; `None` is full precision.
     pub fn to(kind: Option<Kind>) -> Self {
-        Lowered { before: LOWERED.replace(kind) }
+        Lowered { before: lower(kind) }
     }
 }
 
@@ -64,6 +64,11 @@ impl Drop for Lowered {
     fn drop(&mut self) {
         LOWERED.set(self.before);
     }
+}
+
+/// Sets what this thread's products run in, for good; answers what they ran in before.
+pub fn lower(kind: Option<Kind>) -> Option<Kind> {
+    LOWERED.replace(kind)
 }
 
 /// What products run in now; `None` is full precision.

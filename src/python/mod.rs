@@ -33,6 +33,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(training::train_teacher, module)?)?;
     module.add_function(wrap_pyfunction!(training::teacher_defaults, module)?)?;
     module.add_function(wrap_pyfunction!(training::normal, module)?)?;
+    module.add_function(wrap_pyfunction!(training::lower_precision, module)?)?;
     module.add_function(wrap_pyfunction!(metrics::sliced_wasserstein, module)?)?;
     module.add_function(wrap_pyfunction!(metrics::energy_distance, module)?)?;
     module.add_function(wrap_pyfunction!(metrics::wasserstein2, module)?)?;

@@ -9,7 +9,9 @@ use super::array::{Array, ArrayKind};
 use super::door::{self, PyMonitor};
 use super::json;
 use super::velocity_field::{check_event_shape, PyVelocityField};
+use crate::error::Error;
 use crate::flow::{self, TeacherConfig, TrainingFiles};
+use crate::nets::precision::{self, Precision};
 use crate::tensor::RandomSource;
 use crate::training::Checkpointing;
 
@@ -60,4 +62,18 @@ pub fn normal<'py>(py: Python<'py>, shape: Vec<i64>, seed: u64) -> PyResult<Boun
     let shape = check_event_shape(shape)?;
     let noise = door::enter(py, move || RandomSource::noise(seed).normal(&shape, Kind::Float, Device::Cpu))?;
     ArrayKind::Numpy.export(py, noise)
+}
+
+/// What this thread's network products run in from now on (`"float32"`, `"bf16"`, `"fp16"`); answers what they ran
+/// in before.
+#[pyfunction]
+pub fn lower_precision(name: &str) -> PyResult<&'static str> {
+    let wanted = [("float32", Precision::Float32), ("bf16", Precision::Bf16), ("fp16", Precision::Fp16)];
+    let Some((_, precision)) = wanted.iter().find(|(known, _)| *known == name) else {
+        let got = format!("{name:?}");
+        return Err(Error::argument("precision", "'float32', 'bf16' or 'fp16'", got).into());
+    };
+    let before = precision::lower(precision.kind());
+    let was = wanted.iter().find(|(_, known)| known.kind() == before);
+    Ok(was.map_or("float32", |(known, _)| known))
 }
