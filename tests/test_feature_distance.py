@@ -43,23 +43,20 @@ def test_value_and_gradient_are_those_of_the_definition() -> None:
         assert gradient[row, column].item() == pytest.approx(slope, rel=1e-4, abs=1e-6)
 
 
-def test_only_what_the_features_see_is_learnt(teacher: FlowTeacher) -> None:
-    """With a network that sees the first coordinate alone, the second has nothing to follow."""
+def test_the_distance_alone_is_an_objective(teacher: FlowTeacher) -> None:
+    """With a network that answers its input, the student follows the teacher by this term alone."""
     only = {"endpoint": 0, "path": 0, "target": 0, "inverse": 0, "round_trip": 0, "phase": 0}
     distiller = KoopmanDistiller(**TINY, steps=800, lifts=1, weights=only, metric="endpoint_error")
-    terms = []
-    student = distiller.fit(
-        teacher,
-        features=lambda x: x[:, :1],
-        progress=False,
-        callback=lambda event: terms.append(event),
-    )
-    assert any("feature_distance" in event["values"] for event in terms)
+    events: list[dict] = []
+    student = distiller.fit(teacher, features=lambda x: x, progress=False, callback=events.append)
+    values = [
+        event["values"]["feature_distance"] for event in events if "feature_distance" in event["values"]
+    ]
+    assert values[-1] < 0.05 * values[0]
     noise = np.random.default_rng(1).standard_normal((500, 2)).astype("f4")
-    error = np.asarray(student.sample(x0=noise)) - np.asarray(teacher.sample(x0=noise))
-    first, second = np.sqrt((error**2).mean(axis=0))
-    assert first < 0.1
-    assert second > 0.25
+    ends = np.asarray(teacher.sample(x0=noise))
+    error = np.sqrt(((np.asarray(student.sample(x0=noise)) - ends) ** 2).sum(axis=1).mean())
+    assert error < 0.15 * np.sqrt(ends.var(axis=0).sum())
 
 
 def test_a_torchscript_file_serves_as_well(teacher: FlowTeacher, tmp_path: Path) -> None:
