@@ -171,12 +171,16 @@ def compare(options: argparse.Namespace, seed: int) -> dict[str, dict[str, float
     rows = {"teacher (dopri5)": {**judge.quality(path[-1]), "sample_ms": teacher_ms}}
     pictures = {"held-out": judge.held_out[:20], "teacher": path[-1][:20]}
     for name, given in students(network).items():
+        if options.only and name not in options.only:
+            continue
         student = KoopmanDistiller(
             unet=network,
             steps=options.steps,
             batch_size=options.batch_size,
             trajectories=options.trajectories,
             path_steps=8,
+            # A look at held-out trajectories costs as much as many steps.
+            evaluate_every=max(options.steps // 8, 1),
             learning_rate=options.learning_rate,
             seed=seed,
             device=options.device,
@@ -227,6 +231,7 @@ def main() -> None:
     parser.add_argument("--trajectories", type=int, default=4096)
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=30, help="of the classifier")
+    parser.add_argument("--only", nargs="+", help="students, by name")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--quick", action="store_true", help="a few steps of everything")

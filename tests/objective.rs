@@ -2,8 +2,10 @@
 
 use koopflow::condition::Conditioning;
 use koopflow::distill::{
-    Batch, DistillConfig, Objective, PairDraw, Pairs, Points, Scaling, Trajectories, TrajectoryPlan, Weights,
+    Batch, DistillConfig, FeatureDistance, Objective, PairDraw, Pairs, Points, Scaling, Trajectories,
+    TrajectoryPlan, Weights,
 };
+use koopflow::error::Result;
 use koopflow::koopman::{Direction, GeneratorKind, InputCoordinates, Student};
 use koopflow::tensor::RandomSource;
 use koopflow::training::Silent;
@@ -228,6 +230,17 @@ fn re_encoded_states_are_taken_as_given() {
     }
 }
 
+/// Coordinates as features, with the gradient by hand.
+struct Coordinates;
+
+impl FeatureDistance for Coordinates {
+    fn value_and_gradient(&self, x: &Tensor, target: &Tensor) -> Result<(Tensor, Tensor)> {
+        let gap = x - target;
+        let count = gap.numel() as f64;
+        Ok((gap.square().mean(gap.kind()), gap * (2.0 / count)))
+    }
+}
+
 #[test]
 fn weight_zero_is_off() {
     let paths = trajectories();
@@ -237,8 +250,12 @@ fn weight_zero_is_off() {
     for only in Weights::NONE.to_map().into_keys().filter(|name| name != "reconstruction") {
         let weights = Weights::NONE.with(&[(only.clone(), 2.5)].into()).unwrap();
         let before = field.evaluations();
-        let objective =
-            Objective { weights, scaling: Scaling::Relative, teacher: &field, feature_distance: None };
+        let objective = Objective {
+            weights,
+            scaling: Scaling::Relative,
+            teacher: &field,
+            feature_distance: Some(&Coordinates),
+        };
         let terms = objective.terms(&student, &batch).unwrap();
         let names: Vec<&str> = terms.iter().map(|term| term.name).collect();
         assert_eq!(names, [only.as_str()]);
@@ -257,8 +274,12 @@ fn every_term_has_a_gradient_that_lowers_it() {
             let student = student(generator, &paths);
             let field = teacher();
             let weights = Weights::NONE.with(&[(only.clone(), 1.0)].into()).unwrap();
-            let objective =
-                Objective { weights, scaling: Scaling::Absolute, teacher: &field, feature_distance: None };
+            let objective = Objective {
+                weights,
+                scaling: Scaling::Absolute,
+                teacher: &field,
+                feature_distance: Some(&Coordinates),
+            };
             let batch = batch(&paths);
             let value = || objective.terms(&student, &batch).unwrap().remove(0).value;
             let before = value();

@@ -139,10 +139,10 @@ class KoopmanDistiller(FittedStudent):
         (over the source of pairs), ``inverse`` (data to noise), ``round_trip`` (data to the student's noise
         and back), ``re_encoding`` (to data from where the student's own sampler of 2, 4 or 8 steps encodes
         anew), ``feature_distance`` (see :meth:`fit`), ``reconstruction`` (for readouts that are no exact
-        slice). In observable space: ``phase`` (g(s) exp((t - s) L) against g(t)), ``consistency`` (J g (1, v) against g L; alone it is
-        simulation-free). Regularisers: ``unitarity`` (squared growth), ``stability`` (squared positive
-        growth), ``orthogonality`` (squared cosines between modes), ``latent_moments`` (feature means from 0
-        and deviations from 1).
+        slice). In observable space: ``phase`` (g(s) exp((t - s) L) against g(t)), ``consistency`` (J g (1, v)
+        against g L; alone it is simulation-free). Regularisers: ``unitarity`` (squared growth), ``stability``
+        (squared positive growth), ``orthogonality`` (squared cosines between modes), ``latent_moments``
+        (feature means from 0 and deviations from 1).
     scaling : {"relative", "absolute"}, default "relative"
         Errors over the variance of what they are compared with, or plain mean squares.
     method : {"gradient", "closed_form", "refine"}, default "gradient"

@@ -104,8 +104,8 @@ impl Readout {
                 let image = |(part, map): (&Tensor, &FeatureMap)| {
                     part.reshape([-1, map.channels, map.height, map.width])
                 };
-                let maps = parts.iter().zip(maps).map(image).collect();
-                decoder.apply(&g.t, maps, None).flatten(1, -1)
+                let maps: Vec<Tensor> = parts.iter().zip(maps).map(image).collect();
+                decoder.apply(&g.t, &maps, None).flatten(1, -1)
             }
         }
     }

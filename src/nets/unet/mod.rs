@@ -137,16 +137,6 @@ impl UNetEncoder {
     ) -> Result<Self> {
         let build = &mut Builder { parameters, random };
         let embedding = Embedding::new(prefix, config, conditioning, build)?;
-        UNetEncoder::with_embedding(prefix, config, inputs, embedding, build)
-    }
-
-    fn with_embedding(
-        prefix: &str,
-        config: &UNetConfig,
-        inputs: i64,
-        embedding: Embedding,
-        build: &mut Builder,
-    ) -> Result<Self> {
         let mut channels = config.level_channels(0);
         let name = |index: usize, layer: usize| format!("{prefix}input_blocks.{index}.{layer}");
         let first = Convolution::new(&name(0, 0), (inputs, channels), 3, 1, Initial::Usual, build)?;
@@ -221,38 +211,15 @@ impl UNetEncoder {
     }
 }
 
-/// The way up, from features to an image.
-pub struct UNetDecoder {
-    /// `None` where the encoder's is used.
-    embedding: Option<Embedding>,
+/// The way up, from features and an embedding to an image.
+struct Ascent {
     output: Vec<Stage>,
     norm: GroupNorm,
     last: Convolution,
 }
 
-impl UNetDecoder {
-    /// Registers its parameters behind `prefix`, with its own embedding of time and condition; `outputs`
-    /// channels go out.
-    pub fn new(
-        prefix: &str,
-        config: &UNetConfig,
-        outputs: i64,
-        conditioning: Conditioning,
-        parameters: &mut Parameters,
-        random: &mut RandomSource,
-    ) -> Result<Self> {
-        let build = &mut Builder { parameters, random };
-        let embedding = Embedding::new(prefix, config, conditioning, build)?;
-        UNetDecoder::with_embedding(prefix, config, outputs, Some(embedding), build)
-    }
-
-    fn with_embedding(
-        prefix: &str,
-        config: &UNetConfig,
-        outputs: i64,
-        embedding: Option<Embedding>,
-        build: &mut Builder,
-    ) -> Result<Self> {
+impl Ascent {
+    fn new(prefix: &str, config: &UNetConfig, outputs: i64, build: &mut Builder) -> Result<Self> {
         let mut maps = feature_maps(config);
         let mut channels = maps.pop().map_or(0, |(channels, _)| channels);
         let mut output: Vec<Stage> = Vec::new();
@@ -292,39 +259,23 @@ impl UNetDecoder {
         let norm = GroupNorm::new(&format!("{prefix}out.0"), channels, config, build)?;
         let last =
             Convolution::new(&format!("{prefix}out.2"), (channels, outputs), 3, 1, Initial::Zero, build)?;
-        Ok(UNetDecoder { embedding, output, norm, last })
+        Ok(Ascent { output, norm, last })
     }
 
-    fn image<S: Signal>(&self, mut maps: Vec<S>, embedding: &S) -> S {
-        let mut hidden = match maps.pop() {
-            Some(middle) => middle,
-            None => unreachable!("an encoder always gives its middle"),
-        };
-        for stage in &self.output {
-            if let Some(skip) = maps.pop() {
-                hidden = stage.apply(&hidden.join(&skip), embedding);
-            }
-        }
+    /// Of maps in the order of [`feature_maps`]; an encoder always gives a middle.
+    fn image<S: Signal>(&self, maps: &[S], embedding: &S) -> S {
+        let (skips, middle) = maps.split_at(maps.len() - 1);
+        let start = middle[0].map(Tensor::shallow_clone);
+        let hidden = self
+            .output
+            .iter()
+            .zip(skips.iter().rev())
+            .fold(start, |hidden, (stage, skip)| stage.apply(&hidden.join(skip), embedding));
         self.last.apply(&self.norm.apply(&hidden).silu())
     }
 
-    /// The image `[B, outputs, H, W]` of feature maps in the order of [`feature_maps`].
-    pub fn apply<S: Signal + Sinusoids>(&self, t: &S, maps: Vec<S>, condition: Option<&Tensor>) -> S {
-        let embedding = match &self.embedding {
-            Some(own) => own.apply(t, condition),
-            None => unreachable!("a decoder that stands alone has its own embedding"),
-        };
-        let kind = maps.first().map(|map| map.primal().kind());
-        let image = self.image(maps.iter().map(lower).collect(), &embedding);
-        match kind {
-            Some(kind) => image.map(|x| x.to_kind(kind)),
-            None => image,
-        }
-    }
-
-    pub fn shallow_clone(&self) -> Self {
-        UNetDecoder {
-            embedding: self.embedding.as_ref().map(Embedding::shallow_clone),
+    fn shallow_clone(&self) -> Self {
+        Ascent {
             output: self.output.iter().map(Stage::shallow_clone).collect(),
             norm: self.norm.shallow_clone(),
             last: self.last.shallow_clone(),
@@ -332,10 +283,44 @@ impl UNetDecoder {
     }
 }
 
+/// The way up alone, with an embedding of its own.
+pub struct UNetDecoder {
+    embedding: Embedding,
+    ascent: Ascent,
+}
+
+impl UNetDecoder {
+    /// Registers its parameters behind `prefix`; `outputs` channels go out.
+    pub fn new(
+        prefix: &str,
+        config: &UNetConfig,
+        outputs: i64,
+        conditioning: Conditioning,
+        parameters: &mut Parameters,
+        random: &mut RandomSource,
+    ) -> Result<Self> {
+        let build = &mut Builder { parameters, random };
+        let embedding = Embedding::new(prefix, config, conditioning, build)?;
+        Ok(UNetDecoder { embedding, ascent: Ascent::new(prefix, config, outputs, build)? })
+    }
+
+    /// The image `[B, outputs, H, W]` at times `[B]` of feature maps in the order of [`feature_maps`].
+    pub fn apply<S: Signal + Sinusoids>(&self, t: &S, maps: &[S], condition: Option<&Tensor>) -> S {
+        let kind = t.primal().kind();
+        let maps: Vec<S> = maps.iter().map(lower).collect();
+        let image = self.ascent.image(&maps, &self.embedding.apply(t, condition));
+        image.map(|x| x.to_kind(kind))
+    }
+
+    pub fn shallow_clone(&self) -> Self {
+        UNetDecoder { embedding: self.embedding.shallow_clone(), ascent: self.ascent.shallow_clone() }
+    }
+}
+
 /// `(t [B], x [B, inputs, H, W]) -> [B, outputs, H, W]`.
 pub struct UNet {
     encoder: UNetEncoder,
-    decoder: UNetDecoder,
+    ascent: Ascent,
 }
 
 impl UNet {
@@ -350,8 +335,7 @@ impl UNet {
     ) -> Result<Self> {
         let encoder = UNetEncoder::new(prefix, config, inputs, conditioning, parameters, random)?;
         let build = &mut Builder { parameters, random };
-        let decoder = UNetDecoder::with_embedding(prefix, config, outputs, None, build)?;
-        Ok(UNet { encoder, decoder })
+        Ok(UNet { encoder, ascent: Ascent::new(prefix, config, outputs, build)? })
     }
 
     /// Value, or value and tangent, in one pass.
@@ -359,11 +343,11 @@ impl UNet {
         let kind = x.primal().kind();
         let embedding = self.encoder.embedding.apply(t, condition);
         let maps = self.encoder.features(&lower(x), &embedding);
-        self.decoder.image(maps, &embedding).map(|x| x.to_kind(kind))
+        self.ascent.image(&maps, &embedding).map(|x| x.to_kind(kind))
     }
 
     pub fn shallow_clone(&self) -> Self {
-        UNet { encoder: self.encoder.shallow_clone(), decoder: self.decoder.shallow_clone() }
+        UNet { encoder: self.encoder.shallow_clone(), ascent: self.ascent.shallow_clone() }
     }
 }
 
