@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -150,10 +151,15 @@ class Judge:
         return float(np.sqrt((gap**2).sum(axis=1).mean()) / scale)
 
 
-def compare(options: argparse.Namespace, seed: int) -> dict[str, dict[str, float]]:
-    """One seed: a teacher, its students, and their pictures."""
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def compare(options: argparse.Namespace, seed: int, folder: Path) -> dict[str, dict[str, float]]:
+    """One seed: a teacher, its students, and their pictures. Trajectories are solved once, in ``folder``."""
+    trajectories = folder / f"trajectories-{seed}.safetensors"
     judge = Judge(options, seed)
-    print(f"seed {seed}: classifier {judge.accuracy:.1%} on held-out digits, Fréchet floor {judge.floor:.3f}")
+    say(f"seed {seed}: classifier {judge.accuracy:.1%} on held-out digits, Fréchet floor {judge.floor:.3f}")
     network = UNet(channels=options.channels, multipliers=tuple(options.multipliers))
     teacher = FlowTeacher(
         judge.train.shape[1:],
@@ -164,6 +170,7 @@ def compare(options: argparse.Namespace, seed: int) -> dict[str, dict[str, float
         seed=seed,
         device=options.device,
     ).fit(judge.train, condition=judge.train_labels, progress=False)
+    say(f"  teacher: {teacher.history['steps']} steps in {teacher.history['seconds']:.0f} s")
     times = [0.25, 0.5, 0.75, 1.0]
     started = time.perf_counter()
     path = np.asarray(teacher.trajectory(judge.noise, times=[0.0, *times], condition=judge.labels))[1:]
@@ -185,7 +192,7 @@ def compare(options: argparse.Namespace, seed: int) -> dict[str, dict[str, float
             seed=seed,
             device=options.device,
             **given,
-        ).fit(teacher, progress=False)
+        ).fit(teacher, trajectory_file=trajectories, progress=False)
         history = student.history_
         started = time.perf_counter()
         samples = np.asarray(student.sample(x0=judge.noise, condition=judge.labels))
@@ -202,7 +209,8 @@ def compare(options: argparse.Namespace, seed: int) -> dict[str, dict[str, float
             "sample_ms": sample_ms,
         }
         pictures[name] = samples[:20]
-        report(name, rows[name], rows["teacher (dopri5)"]["frechet"])
+        ratio = rows[name]["frechet"] / rows["teacher (dopri5)"]["frechet"]
+        say(f"  {name}: Fréchet {rows[name]['frechet']:.3f} ({ratio:.2f}x), {history['seconds']:.0f} s")
     if options.pictures:
         options.pictures.mkdir(parents=True, exist_ok=True)
         for name, images in pictures.items():
@@ -211,10 +219,6 @@ def compare(options: argparse.Namespace, seed: int) -> dict[str, dict[str, float
     for row in rows.values():
         row["frechet_ratio"] = row["frechet"] / rows["teacher (dopri5)"]["frechet"]
     return rows
-
-
-def report(name: str, row: dict[str, float], teacher: float) -> None:
-    print(f"  {name}: Fréchet {row['frechet']:.3f} ({row['frechet'] / teacher:.2f}x)", flush=True)
 
 
 def main() -> None:
@@ -242,7 +246,8 @@ def main() -> None:
         options.teacher_steps, options.steps, options.trajectories = 20, 5, 64
         options.samples, options.epochs = 100, 2
     print(f"koopflow {koopflow.__version__}, torch {torch.__version__}, {options.device}")
-    results = {seed: compare(options, seed) for seed in options.seeds}
+    with tempfile.TemporaryDirectory() as folder:
+        results = {seed: compare(options, seed, Path(folder)) for seed in options.seeds}
     if options.output:
         options.output.write_text(json.dumps(results, indent=2) + "\n")
     print(f"\n| | {' | '.join(COLUMNS.values())} |")

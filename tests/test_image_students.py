@@ -72,6 +72,7 @@ class Reference(torch.nn.Module):
             self.decoder.load_state_dict({**self.decoder.state_dict(), **decoder})
             self.model.load_state_dict({**self.model.state_dict(), **own})
         else:
+            self.skip = own.pop("skip")
             self.model.load_state_dict(own)
 
     def part(self, prefix: str) -> dict[str, torch.Tensor]:
@@ -96,7 +97,7 @@ class Reference(torch.nn.Module):
         """h(t, x), map by map."""
         image = self.standardised(t, x)
         if not self.hierarchy:
-            return [self.model(t, image)]
+            return [self.model(t, image) + torch.einsum("oc,bchw->bohw", self.skip, image)]
         embedding, hidden, maps = self.embed(self.model, t), image, []
         for block in self.model.input_blocks:
             hidden = block(hidden, embedding)
@@ -233,6 +234,7 @@ def test_a_warm_start_is_the_teachers_network(teacher: FlowTeacher, tmp_path: Pa
     for direction in ("forward", "backward"):
         for name, value in theirs.items():
             torch.testing.assert_close(weights[f"{direction}.{name}"], value, rtol=0, atol=1e-8)
+        assert weights[f"{direction}.skip"].abs().max() < 1e-8
     hierarchy = student_of(teacher, **{**options, "basis": "hierarchy"})
     hierarchy.save(tmp_path / "h.safetensors")
     weights = load_file(tmp_path / "h.safetensors")

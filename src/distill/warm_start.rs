@@ -50,6 +50,8 @@ pub fn begin_as(student: &mut Student, teacher: &dyn VelocityField) -> Result<()
         let current = own.iter().find(|(own, _)| own == name).map(|(_, tensor)| tensor);
         match (theirs(name), current) {
             (Some(tensor), Some(current)) if tensor.size() == current.size() => Ok(tensor.shallow_clone()),
+            // The teacher has no skip beside its network.
+            (_, Some(current)) if name.ends_with(".skip") => Ok(current.zeros_like()),
             (_, Some(current)) => Ok(current.shallow_clone()),
             (_, None) => Err(Error::Internal(anyhow::anyhow!("a parameter without a value: {name}"))),
         }

@@ -77,7 +77,12 @@ enum Functions {
     Network(Mlp),
     Fourier(FourierFeatures),
     Polynomial(Polynomial),
-    UNet(UNet),
+    /// A U-Net, and a linear map of each pixel's channels, `[outputs, inputs]`: without it the network would have to
+    /// make the noise that one step takes away out of nonlinear layers, pixel by pixel.
+    UNet {
+        network: UNet,
+        skip: Tensor,
+    },
     Hierarchy(UNetEncoder),
 }
 
@@ -114,7 +119,10 @@ impl Functions {
                 let shape = &config.event_shape;
                 let channels = (shape[0], outputs / (shape[1] * shape[2]));
                 let network = UNet::new(&prefix, unet()?, channels, conditioning, parameters, random)?;
-                Functions::UNet(network)
+                // At the start of every path the velocity is about minus the noise.
+                let options = (parameters.kind(), parameters.device());
+                let skip = Tensor::f_eye_m(channels.1, channels.0, options)?.neg();
+                Functions::UNet { network, skip: parameters.add(format!("{name}.skip"), skip) }
             }
             Basis::Hierarchy => {
                 let channels = config.event_shape[0];
@@ -131,9 +139,10 @@ impl Functions {
             Functions::Network(network) => S::through(network, coordinates, t, x, condition),
             Functions::Fourier(network) => S::through(network, coordinates, t, x, condition),
             Functions::Polynomial(network) => S::through(network, coordinates, t, x, condition),
-            Functions::UNet(network) => {
+            Functions::UNet { network, skip } => {
                 let image = S::image(coordinates, t, x);
-                network.apply(t, &image, condition).map(flat)
+                let through = image.map(|x| skip.matmul(&x.flatten(2, 3)).flatten(1, 2));
+                network.apply(t, &image, condition).map(flat).add(&through)
             }
             Functions::Hierarchy(network) => {
                 let kind = x.primal().kind();
@@ -149,7 +158,9 @@ impl Functions {
             Functions::Network(network) => Functions::Network(network.shallow_clone()),
             Functions::Fourier(network) => Functions::Fourier(network.shallow_clone()),
             Functions::Polynomial(network) => Functions::Polynomial(network.shallow_clone()),
-            Functions::UNet(network) => Functions::UNet(network.shallow_clone()),
+            Functions::UNet { network, skip } => {
+                Functions::UNet { network: network.shallow_clone(), skip: skip.shallow_clone() }
+            }
             Functions::Hierarchy(network) => Functions::Hierarchy(network.shallow_clone()),
         }
     }
