@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,9 @@ class AttachedTeachers(Flow):
     """The constructors of :class:`koopflow.FlowTeacher` for models that were trained elsewhere."""
 
     @classmethod
+    @abstractmethod
     def _around(cls, field: _core.VelocityField) -> Self:
-        raise NotImplementedError
+        """A teacher that is this field."""
 
     @classmethod
     def from_torch(

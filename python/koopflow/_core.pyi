@@ -364,9 +364,9 @@ class Student:
         """L ``[m, m]``, in the row convention dg/dt = g L, whatever the parametrisation."""
 
     @property
-    def feature_maps(self) -> list[tuple[int, int, int, int]]:
-        """(channels, height, width, pixels that share eigenvalues) of each feature map of a hierarchy; empty
-        for other students."""
+    def feature_maps(self) -> list[tuple[int, int, int, int, int]]:
+        """(channels, height, width, pixels that share eigenvalues, complex pairs) of each feature map of a
+        hierarchy; empty for other students."""
 
     def eigenvalues(self) -> NDArray[complex128]:
         """The eigenvalues of L ``[m]``, conjugate pairs side by side."""

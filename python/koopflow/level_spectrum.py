@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _Complex = NDArray[np.complex128]
 _Real = NDArray[np.float64]
+# As the core has it: channels, height, width, pixels that share eigenvalues, complex pairs.
+_Layout = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,9 +79,7 @@ class LevelSpectrum(Sequence[MapSpectrum]):
     ``for level in student.spectrum(teacher): print(level.name, level.eigenvalues)``
     """
 
-    def __init__(
-        self, student: FittedStudent, maps: list[MapSpectrum], layout: list[tuple[int, int, int, int]]
-    ) -> None:
+    def __init__(self, student: FittedStudent, maps: list[MapSpectrum], layout: list[_Layout]) -> None:
         self._student, self._maps, self._layout = student, maps, layout
 
     def __len__(self) -> int:
@@ -121,7 +121,7 @@ class LevelSpectrum(Sequence[MapSpectrum]):
             raise ArgumentError(f"index: expected one of {len(self)} feature maps, got {index}")
         g = to_numpy(self._student.encode(t, x, condition=condition))
         psi = _complex_maps(g, self._layout)[index]
-        _, height, width, shared = self._layout[index]
+        _, height, width, shared, _ = self._layout[index]
         return psi.reshape(*psi.shape[:2], height, width) if shared > 1 else psi[:, :, 0]
 
     def summary(self) -> str:
@@ -183,7 +183,7 @@ def build_level_spectrum(
         ]
     maps = [
         MapSpectrum(name, channels, height, width, rates, part / total, residual)
-        for name, (channels, height, width, _), rates, part, residual in zip(
+        for name, (channels, height, width, _, _), rates, part, residual in zip(
             _names(layout), layout, values, moved, residuals, strict=True
         )
     ]
@@ -197,44 +197,37 @@ def _gap(found: _Complex, expected: _Complex) -> _Real:
     return np.asarray(np.sqrt(difference / np.maximum(spread, 1e-300)))
 
 
-def _names(layout: list[tuple[int, int, int, int]]) -> list[str]:
+def _names(layout: list[_Layout]) -> list[str]:
     counts: dict[tuple[int, int], int] = {}
     names = []
-    for _, height, width, _ in layout[:-1]:
+    for _, height, width, *_ in layout[:-1]:
         counts[height, width] = counts.get((height, width), 0) + 1
         names.append(f"{height}x{width}, {counts[height, width]}")
     return [*names, "middle"]
 
 
-def _map_eigenvalues(values: _Complex, layout: list[tuple[int, int, int, int]]) -> list[_Complex]:
+def _map_eigenvalues(values: _Complex, layout: list[_Layout]) -> list[_Complex]:
     """One of each pair, then the real ones. The core lists two zeros, and then each as often as pixels share
     it."""
     maps, place = [], 2
-    for channels, height, width, shared in layout:
+    for channels, height, width, shared, pairs in layout:
         features = channels * height * width // shared
         own = values[place : place + features]
         place += features * shared
-        pairs = _pairs(features)
         maps.append(np.concatenate([own[: 2 * pairs : 2], own[2 * pairs :]]))
     return maps
 
 
-def _pairs(features: int) -> int:
-    """Complex pairs among the features of one map, as the core lays them out."""
-    return max(features * 3 // 8, int(features >= 2))
-
-
-def _complex_maps(g: NDArray[Any], layout: list[tuple[int, int, int, int]]) -> list[_Complex]:
+def _complex_maps(g: NDArray[Any], layout: list[_Layout]) -> list[_Complex]:
     """Observables ``[B, m]`` as eigenfunctions ``[B, r, shared pixels]``, map by map.
 
     A map holds [real parts, imaginary parts, real features], with its pixels innermost.
     """
     maps, place = [], 2
-    for channels, height, width, shared in layout:
+    for channels, height, width, shared, pairs in layout:
         size = channels * height * width
         rows = g[:, place : place + size].astype(np.float64).reshape(len(g), size // shared, shared)
         place += size
-        pairs = _pairs(size // shared)
         turning = rows[:, :pairs] + 1j * rows[:, pairs : 2 * pairs]
         maps.append(np.concatenate([turning, rows[:, 2 * pairs :].astype(np.complex128)], axis=1))
     return maps

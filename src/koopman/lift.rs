@@ -134,7 +134,13 @@ impl Functions {
 
     /// Features `[B, k]` of times `[B]`, flat samples `[B, d]` and a condition `[B, c]`, values alone or with
     /// their tangents.
-    fn apply<S: Flow>(&self, coordinates: &InputCoordinates, t: &S, x: &S, condition: Option<&Tensor>) -> S {
+    fn apply<S: Lifted>(
+        &self,
+        coordinates: &InputCoordinates,
+        t: &S,
+        x: &S,
+        condition: Option<&Tensor>,
+    ) -> S {
         match self {
             Functions::Network(network) => S::through(network, coordinates, t, x, condition),
             Functions::Fourier(network) => S::through(network, coordinates, t, x, condition),
@@ -171,7 +177,7 @@ fn flat(x: &Tensor) -> Tensor {
 }
 
 /// Values, or values with tangents, on their way through coordinates and network.
-trait Flow: Signal + Sinusoids {
+trait Lifted: Signal + Sinusoids {
     fn through(
         network: &dyn Network,
         coordinates: &InputCoordinates,
@@ -184,7 +190,7 @@ trait Flow: Signal + Sinusoids {
     fn image(coordinates: &InputCoordinates, t: &Self, x: &Self) -> Self;
 }
 
-impl Flow for Tensor {
+impl Lifted for Tensor {
     fn through(
         network: &dyn Network,
         coordinates: &InputCoordinates,
@@ -204,7 +210,7 @@ impl Flow for Tensor {
     }
 }
 
-impl Flow for Dual {
+impl Lifted for Dual {
     fn through(
         network: &dyn Network,
         coordinates: &InputCoordinates,

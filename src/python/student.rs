@@ -18,7 +18,7 @@ use crate::condition::Conditioning;
 use crate::distill::{self, Checkpointing, DistillConfig, FeatureDistance, Inputs};
 use crate::error::{Error, Result};
 use crate::inversion::{self, Inversion, Polish};
-use crate::koopman::{Direction, FeatureMap, Student, WeightsChoice};
+use crate::koopman::{Direction, Generator, Student, WeightsChoice};
 use crate::tensor::{device_name, dtype_name, parse_device};
 use crate::{checkpoint, sampler};
 
@@ -339,13 +339,16 @@ impl PyStudent {
         ArrayKind::Numpy.export(py, matrix)
     }
 
-    /// (channels, height, width, pixels that share eigenvalues) of each feature map of a hierarchy; empty for others.
+    /// (channels, height, width, pixels that share eigenvalues, complex pairs) of each feature map of a hierarchy;
+    /// empty for others.
     #[getter]
-    fn feature_maps(&self) -> Vec<(i64, i64, i64, i64)> {
+    fn feature_maps(&self) -> Vec<(i64, i64, i64, i64, i64)> {
         let student = self.handle();
-        let config = student.config();
-        let shared = |map: &FeatureMap| if config.per_pixel { 1 } else { map.pixels() };
-        config.feature_maps().iter().map(|map| (map.channels, map.height, map.width, shared(map))).collect()
+        let Generator::Levels(generator) = student.generator() else { return Vec::new() };
+        let maps = student.config().feature_maps();
+        let rows = maps.iter().zip(generator.blocks().maps());
+        rows.map(|(map, (blocks, shared))| (map.channels, map.height, map.width, shared, blocks.pairs()))
+            .collect()
     }
 
     fn eigenvalues<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
