@@ -524,7 +524,7 @@ class KoopmanDistiller(FittedStudent):
         config = {name: value for name, value in self.get_params().items() if value is not None}
         unet = None if self.unet is None else unet_of("unet", self.unet, "")
         if unet is not None:
-            config["unet"] = unet.resolved(event_shape)
+            config["unet"] = unet.options()
         # An estimator cannot have a method and a parameter of one name.
         config["readout"] = config.pop("decoder", "slice")
         weights = config.get("weights", {})

@@ -64,23 +64,12 @@ class UNet:
     residual_resampling: bool = False
     time_scale: float = 100.0
 
-    def resolved(self, event_shape: tuple[int, ...]) -> dict[str, Any]:
-        """As plain data, with the levels decided."""
+    def options(self) -> dict[str, Any]:
+        """As plain data for the core, which decides what is open."""
         options = asdict(self)
-        if self.multipliers is None:
-            options["multipliers"] = _levels(event_shape)
-        options["multipliers"] = [float(factor) for factor in options["multipliers"]]
+        options["multipliers"] = [float(factor) for factor in self.multipliers or ()]
         options["attention"] = [int(factor) for factor in self.attention]
         return options
-
-
-def _levels(event_shape: tuple[int, ...]) -> tuple[float, ...]:
-    levels = (1.0, 2.0, 2.0)
-    for count in (3, 2):
-        factor = 2 ** (count - 1)
-        if all(side % factor == 0 and side // factor >= 4 for side in event_shape[1:]):
-            return levels[:count]
-    return levels[:1]
 
 
 def plain(unet: UNet | Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -127,7 +127,7 @@ class FlowTeacher(AttachedTeachers):
         self._options: dict[str, Any] = {
             "coupling": coupling,
             "path": path,
-            "network": "mlp" if unet is None else unet.resolved(self._event_shape),
+            "network": "mlp" if unet is None else unet.options(),
             "width": width,
             "depth": depth,
             "steps": steps,

@@ -361,7 +361,7 @@ impl DistillConfig {
     fn resolve_unet(&self, event_shape: &[i64]) -> Result<(Option<UNetConfig>, GeneratorKind, ReadoutKind)> {
         let unet = match self.basis {
             Basis::UNet | Basis::Hierarchy => {
-                let unet = self.unet.clone().unwrap_or_else(|| UNetConfig::for_images(event_shape));
+                let unet = self.unet.clone().unwrap_or_default().for_images(event_shape);
                 unet.check(event_shape)?;
                 Some(unet)
             }

@@ -158,7 +158,7 @@ impl TeacherConfig {
             path: self.path,
             width: resolved.width.unwrap_or(defaults.width),
             depth: resolved.depth.unwrap_or(defaults.depth),
-            unet: self.unet.clone(),
+            unet: self.unet.clone().map(|unet| unet.for_images(event_shape)),
             dtype: self.dtype.clone(),
             ..defaults
         }

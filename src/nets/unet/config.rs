@@ -13,7 +13,7 @@ pub struct UNetConfig {
     /// Channels at full resolution (`num_channels`).
     pub channels: i64,
     /// Channels of each level over `channels`, from full resolution down, each level half as large as the one
-    /// before (`channel_mult`).
+    /// before (`channel_mult`); none: as the images allow.
     pub multipliers: Vec<f64>,
     /// Residual blocks of each level on the way down; one more on the way up (`num_res_blocks`).
     pub blocks: i64,
@@ -45,7 +45,7 @@ impl Default for UNetConfig {
     fn default() -> Self {
         UNetConfig {
             channels: 32,
-            multipliers: vec![1.0, 2.0, 2.0],
+            multipliers: Vec::new(),
             blocks: 1,
             attention: Vec::new(),
             heads: 1,
@@ -61,16 +61,18 @@ impl Default for UNetConfig {
 }
 
 impl UNetConfig {
-    /// For samples of `event_shape`: three levels from 12 pixels on, two or one below.
-    pub fn for_images(event_shape: &[i64]) -> UNetConfig {
-        let side = event_shape.iter().skip(1).copied().min().unwrap_or(1);
-        let levels = [1.0, 2.0, 2.0];
-        let fits = |count: usize| {
-            let factor = 1i64 << (count - 1);
-            side / factor >= 4 && event_shape.iter().skip(1).all(|length| length % factor == 0)
-        };
-        let count = (1..=levels.len()).rev().find(|count| fits(*count)).unwrap_or(1);
-        UNetConfig { multipliers: levels[..count].to_vec(), ..UNetConfig::default() }
+    /// With levels, where none are given: three, (1, 2, 2), or as many as images of `event_shape` can be halved and
+    /// keep four pixels.
+    pub fn for_images(mut self, event_shape: &[i64]) -> UNetConfig {
+        if self.multipliers.is_empty() {
+            let fits = |count: &usize| {
+                let factor = 1i64 << (count - 1);
+                event_shape.iter().skip(1).all(|side| side % factor == 0 && side / factor >= 4)
+            };
+            let count = (1..=3).rev().find(fits).unwrap_or(1);
+            self.multipliers = [1.0, 2.0, 2.0][..count].to_vec();
+        }
+        self
     }
 
     /// Channels of a level.
