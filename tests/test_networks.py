@@ -20,8 +20,9 @@ def reference(path, direction):
     with safe_open(path, framework="pt") as file:
         w = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     depth = sum(name.startswith(f"{direction}.") and name.endswith(".bias") for name in w)
+    has_skip = f"{direction}.skip" in w
 
-    def phi(t, x):
+    def coordinates(t, x):
         times = len(w["coordinates.means"]) - 1
         left = int(t * times)
         part = t * times - left
@@ -31,14 +32,17 @@ def reference(path, direction):
         )
         rotated = (x - w["coordinates.center"]) @ w["coordinates.axes"]
         standardised = (rotated - mean) / deviation
-        row = torch.cat([t.reshape(1), rotated * w["coordinates.scale"], standardised])
+        return torch.cat([t.reshape(1), rotated * w["coordinates.scale"], standardised])
+
+    def phi(t, x):
+        row = coordinates(t, x) if has_skip else torch.cat([t.reshape(1), x])
         hidden = row
         for layer in range(depth):
             if layer > 0:
                 hidden = torch.nn.functional.silu(hidden)
             weight, bias = (w[f"{direction}.{layer}.{part}"] for part in ("weight", "bias"))
             hidden = torch.nn.functional.linear(hidden, weight, bias)
-        basis = hidden + w[f"{direction}.skip"] @ row
+        basis = hidden + w[f"{direction}.skip"] @ row if has_skip else hidden
         # The moving frame: features in pairs (a, b) turn and grow by exp(t (a + i b)).
         growth = 8.0 * torch.tanh(w["generator.growth"] / 8.0)
         pairs = len(w["generator.frequency"])
@@ -50,14 +54,16 @@ def reference(path, direction):
     return phi
 
 
-@pytest.fixture(scope="module", params=["float32", "float64"])
+@pytest.fixture(scope="module", params=["float32", "float64", "float64 raw"])
 def fitted(request, gaussian, tmp_path_factory):
+    dtype, *raw = request.param.split()
+    options = {"dtype": dtype, "inputs": "raw" if raw else "standardised"}
     student = KoopmanDistiller(
-        observables=7, width=24, depth=2, steps=60, trajectories=256, seed=1, dtype=request.param
+        observables=7, width=24, depth=2, steps=60, trajectories=256, seed=1, **options
     ).fit(gaussian, progress=False)
     path = tmp_path_factory.mktemp("students") / f"{request.param}.safetensors"
     student.save(path)
-    return student, path, request.param
+    return student, path, dtype
 
 
 # torch.func imports parts of torch that warn about other parts of torch.

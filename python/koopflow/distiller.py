@@ -43,6 +43,10 @@ class KoopmanDistiller(FittedStudent):
         ``"hierarchy"``: the feature maps of every level of a U-Net's way down, each of whose channels evolves
         by eigenvalues of its own, and a U-Net's way up as the decoder (after Hierarchical Koopman Diffusion,
         arXiv 2510.12220).
+    inputs : {"standardised", "raw"}, default "standardised"
+        What the network of the first basis sees: t and x in the data's principal axes, raw and standardised
+        by the running mean and deviation of x_t, with a linear skip to the features; or t and x as they are
+        and no skip, as in the paper, for comparison.
     unet : UNet or mapping, optional
         Of the last two bases; see :class:`koopflow.UNet`.
     per_pixel : bool, default False
@@ -201,6 +205,7 @@ class KoopmanDistiller(FittedStudent):
         *,
         observables: int | None = None,
         basis: str = "network",
+        inputs: str = "standardised",
         unet: UNet | Mapping[str, Any] | None = None,
         per_pixel: bool = False,
         warm_start: bool = False,
@@ -248,6 +253,7 @@ class KoopmanDistiller(FittedStudent):
         # Nothing is checked here: scikit-learn clones and sets parameters, and fit checks them.
         self.observables = observables
         self.basis = basis
+        self.inputs = inputs
         self.unet = unet
         self.per_pixel = per_pixel
         self.warm_start = warm_start

@@ -9,7 +9,9 @@ use super::Metric;
 use crate::condition::Conditioning;
 use crate::error::{Error, Result};
 use crate::flow::{Coupling, Path};
-use crate::koopman::{polynomial_size, Basis, Frame, GeneratorKind, ReadoutKind, Stability, StudentConfig};
+use crate::koopman::{
+    polynomial_size, Basis, Frame, GeneratorKind, Inputs, ReadoutKind, Stability, StudentConfig,
+};
 use crate::nets::precision::Precision;
 use crate::nets::{feature_maps, UNetConfig};
 use crate::tensor::{event_size, parse_device, parse_dtype};
@@ -70,6 +72,8 @@ pub struct DistillConfig {
     pub observables: Option<i64>,
     /// What the observables are made of.
     pub basis: Basis,
+    /// What a perceptron sees of (t, x).
+    pub inputs: Inputs,
     /// Total degree of a polynomial basis, which decides its number of observables.
     pub degree: Option<i64>,
     /// Of the bases that are a U-Net or its way down; `None` is one for the size of the images.
@@ -152,6 +156,7 @@ impl Default for DistillConfig {
         DistillConfig {
             observables: None,
             basis: Basis::Network,
+            inputs: Inputs::Standardised,
             degree: None,
             unet: None,
             per_pixel: false,
@@ -290,6 +295,7 @@ impl DistillConfig {
                 conditioning,
                 observables,
                 basis: self.basis,
+                sees: self.inputs,
                 degree,
                 generator,
                 frame,

@@ -22,7 +22,7 @@ pub enum Metric {
 }
 
 /// How often held-out errors are looked at where `evaluate_every` is open.
-const EVALUATIONS: u64 = 60;
+const EVALUATIONS: u64 = 20;
 
 impl DistillConfig {
     /// Steps between two held-out evaluations.

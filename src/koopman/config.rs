@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Basis, FeatureMap, Frame, GeneratorKind, ReadoutKind, Stability};
+use super::{Basis, FeatureMap, Frame, GeneratorKind, Inputs, ReadoutKind, Stability};
 use crate::condition::Conditioning;
 use crate::error::{Error, Result};
 use crate::nets::{feature_maps, monomial_count, UNetConfig};
@@ -27,6 +27,9 @@ pub struct StudentConfig {
     /// What phi is made of.
     #[serde(default)]
     pub basis: Basis,
+    /// What a basis that is a perceptron sees.
+    #[serde(default, rename = "inputs")]
+    pub sees: Inputs,
     /// Total degree of a polynomial basis, 2 to 12.
     #[serde(default = "default_degree")]
     pub degree: i64,
@@ -72,6 +75,7 @@ impl Default for StudentConfig {
             table_times: 33,
             dtype: "float32".into(),
             basis: Basis::Network,
+            sees: Inputs::Standardised,
             degree: 3,
             frame: Frame::Fixed,
             readout: ReadoutKind::Slice,
@@ -118,6 +122,9 @@ impl StudentConfig {
         if self.generator != GeneratorKind::Dense && self.stability != Stability::Free {
             let expected = "'free' with the spectral generator, whose growth is always bounded";
             return Err(Error::argument("stability", expected, format!("'{}'", self.stability.name())));
+        }
+        if self.basis != Basis::Network && self.sees != Inputs::Standardised {
+            return Err(Error::argument("inputs", "'standardised' unless the basis is 'network'", "'raw'"));
         }
         if self.basis == Basis::Polynomial {
             let count = polynomial_size(self.dimension(), self.conditioning, self.degree)?;
@@ -260,9 +267,10 @@ impl StudentConfig {
         sizes
     }
 
-    /// Numbers that the basis sees: time, x twice, and the condition.
+    /// Numbers that the basis sees: time, x (twice where it is standardised), and the condition.
     pub fn inputs(&self) -> i64 {
-        (1 + 2 * self.dimension()).saturating_add(self.conditioning.size())
+        let copies = if self.sees == Inputs::Raw { 1 } else { 2 };
+        (1 + copies * self.dimension()).saturating_add(self.conditioning.size())
     }
 }
 

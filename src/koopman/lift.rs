@@ -43,6 +43,17 @@ pub enum Frame {
     Moving,
 }
 
+/// What a perceptron sees of (t, x).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Inputs {
+    /// [`InputCoordinates`], and a linear skip from them to the features.
+    #[default]
+    Standardised,
+    /// t and x as they are and no skip: the paper's, kept for comparison.
+    Raw,
+}
+
 /// Λ of a moving frame.
 pub enum Rates {
     Flat(Blocks),
@@ -74,7 +85,7 @@ impl Rates {
 
 /// A closed set of networks, because handles are cloned.
 enum Functions {
-    Network(Mlp),
+    Network(Mlp, Inputs),
     Fourier(FourierFeatures),
     Polynomial(Polynomial),
     /// A U-Net, and a linear map of each pixel's channels, `[outputs, inputs]`: without it the network would have to
@@ -102,8 +113,9 @@ impl Functions {
         Ok(match config.basis {
             Basis::Network => {
                 let (width, depth) = (config.width, config.depth);
-                let network = MlpConfig { inputs, outputs, width, depth, skip: true };
-                Functions::Network(Mlp::new(name, &network, parameters, random)?)
+                let skip = config.sees == Inputs::Standardised;
+                let network = MlpConfig { inputs, outputs, width, depth, skip };
+                Functions::Network(Mlp::new(name, &network, parameters, random)?, config.sees)
             }
             Basis::Fourier => {
                 Functions::Fourier(FourierFeatures::new(name, inputs, outputs, parameters, random)?)
@@ -142,9 +154,14 @@ impl Functions {
         condition: Option<&Tensor>,
     ) -> S {
         match self {
-            Functions::Network(network) => S::through(network, coordinates, t, x, condition),
-            Functions::Fourier(network) => S::through(network, coordinates, t, x, condition),
-            Functions::Polynomial(network) => S::through(network, coordinates, t, x, condition),
+            Functions::Network(network, Inputs::Standardised) => {
+                S::through(network, S::coordinates(coordinates, t, x), condition)
+            }
+            Functions::Network(network, Inputs::Raw) => S::through(network, S::raw(t, x), condition),
+            Functions::Fourier(network) => S::through(network, S::coordinates(coordinates, t, x), condition),
+            Functions::Polynomial(network) => {
+                S::through(network, S::coordinates(coordinates, t, x), condition)
+            }
             Functions::UNet { network, skip } => {
                 let image = S::image(coordinates, t, x);
                 let through = image.map(|x| skip.matmul(&x.flatten(2, 3)).flatten(1, 2));
@@ -161,7 +178,7 @@ impl Functions {
 
     fn shallow_clone(&self) -> Self {
         match self {
-            Functions::Network(network) => Functions::Network(network.shallow_clone()),
+            Functions::Network(network, sees) => Functions::Network(network.shallow_clone(), *sees),
             Functions::Fourier(network) => Functions::Fourier(network.shallow_clone()),
             Functions::Polynomial(network) => Functions::Polynomial(network.shallow_clone()),
             Functions::UNet { network, skip } => {
@@ -178,31 +195,33 @@ fn flat(x: &Tensor) -> Tensor {
 
 /// Values, or values with tangents, on their way through coordinates and network.
 trait Lifted: Signal + Sinusoids {
-    fn through(
-        network: &dyn Network,
-        coordinates: &InputCoordinates,
-        t: &Self,
-        x: &Self,
-        condition: Option<&Tensor>,
-    ) -> Self;
+    /// `[B, inputs]`, beside a condition, through the network.
+    fn through(network: &dyn Network, input: Self, condition: Option<&Tensor>) -> Self;
+
+    /// [`InputCoordinates`] of (t, x).
+    fn coordinates(coordinates: &InputCoordinates, t: &Self, x: &Self) -> Self;
+
+    /// (t, x) side by side.
+    fn raw(t: &Self, x: &Self) -> Self;
 
     /// Standardised images `[B, C, H, W]`.
     fn image(coordinates: &InputCoordinates, t: &Self, x: &Self) -> Self;
 }
 
 impl Lifted for Tensor {
-    fn through(
-        network: &dyn Network,
-        coordinates: &InputCoordinates,
-        t: &Self,
-        x: &Self,
-        condition: Option<&Tensor>,
-    ) -> Self {
-        let input = coordinates.forward(t, x);
+    fn through(network: &dyn Network, input: Self, condition: Option<&Tensor>) -> Self {
         match condition {
             Some(condition) => network.forward(&Tensor::cat(&[&input, condition], 1)),
             None => network.forward(&input),
         }
+    }
+
+    fn coordinates(coordinates: &InputCoordinates, t: &Self, x: &Self) -> Self {
+        coordinates.forward(t, x)
+    }
+
+    fn raw(t: &Self, x: &Self) -> Self {
+        t.unsqueeze(1).join(x)
     }
 
     fn image(coordinates: &InputCoordinates, t: &Self, x: &Self) -> Self {
@@ -211,18 +230,19 @@ impl Lifted for Tensor {
 }
 
 impl Lifted for Dual {
-    fn through(
-        network: &dyn Network,
-        coordinates: &InputCoordinates,
-        t: &Self,
-        x: &Self,
-        condition: Option<&Tensor>,
-    ) -> Self {
-        let mut input = coordinates.forward_with_tangent(t, x);
+    fn through(network: &dyn Network, mut input: Self, condition: Option<&Tensor>) -> Self {
         if let Some(condition) = condition {
-            input = Dual::cat(&[input, Dual::new(condition.shallow_clone(), condition.zeros_like())]);
+            input = Dual::cat(&[input, Dual::constant(condition.shallow_clone())]);
         }
         network.forward_with_tangent(&input)
+    }
+
+    fn coordinates(coordinates: &InputCoordinates, t: &Self, x: &Self) -> Self {
+        coordinates.forward_with_tangent(t, x)
+    }
+
+    fn raw(t: &Self, x: &Self) -> Self {
+        t.map(|t| t.unsqueeze(1)).join(x)
     }
 
     fn image(coordinates: &InputCoordinates, t: &Self, x: &Self) -> Self {

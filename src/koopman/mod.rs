@@ -29,7 +29,7 @@ pub use dense::DenseGenerator;
 pub use generator::{Generator, GeneratorKind};
 pub use horizon::{Horizon, Motion};
 pub use levels::{FeatureMap, LevelBlocks, LevelGenerator};
-pub use lift::{Basis, Frame, Lift, Rates};
+pub use lift::{Basis, Frame, Inputs, Lift, Rates};
 pub use observer::weight_of_encoding;
 pub use propagator::Propagator;
 pub use readout::{Readout, ReadoutKind};
