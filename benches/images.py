@@ -26,10 +26,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.linalg import sqrtm
 
 import koopflow
-from koopflow import FlowTeacher, KoopmanDistiller, UNet, _core, datasets, plotting
+from koopflow import FlowTeacher, KoopmanDistiller, UNet, _core, datasets, metrics, plotting
 
 EVALUATION_SEED = 900_000_000
 CLASSES = 10
@@ -81,22 +80,8 @@ def trained_classifier(images: np.ndarray, labels: np.ndarray, seed: int, epochs
     return model.eval()
 
 
-@torch.no_grad()
-def features_of(model: Classifier, images: np.ndarray) -> np.ndarray:
-    return model.features(torch.from_numpy(images)).double().numpy()
-
-
-@torch.no_grad()
 def recognised(model: Classifier, images: np.ndarray, labels: np.ndarray) -> float:
-    return float((model(torch.from_numpy(images)).argmax(1).numpy() == labels).mean())
-
-
-def frechet(first: np.ndarray, second: np.ndarray) -> float:
-    """||m1 - m2||^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) (Heusel et al., arXiv 1706.08500, equation 6)."""
-    means, covariances = zip(*((f.mean(0), np.cov(f, rowvar=False)) for f in (first, second)), strict=True)
-    root = np.real(sqrtm(covariances[0] @ covariances[1]))
-    gap = means[0] - means[1]
-    return float(gap @ gap + np.trace(covariances[0] + covariances[1] - 2 * root))
+    return float((metrics.extract_features(images, model).argmax(1) == labels).mean())
 
 
 def students(network: UNet) -> dict[str, dict[str, Any]]:
@@ -130,20 +115,20 @@ class Judge:
         )
         self.classifier = trained_classifier(self.train, self.train_labels, seed, options.epochs)
         self.accuracy = recognised(self.classifier, self.held_out, self.held_out_labels)
-        self.real = features_of(self.classifier, self.held_out)
-        self.floor = frechet(features_of(self.classifier, self.train), self.real)
+        self.floor = self.frechet(self.train)
         n = options.samples
         self.noise = np.asarray(_core.normal((n, 1, options.size, options.size), EVALUATION_SEED + seed))
         self.labels = np.arange(n, dtype=np.int64) % CLASSES
         self.deviation = float(np.sqrt(self.train.var(axis=0).sum()))
 
+    def frechet(self, samples: np.ndarray) -> float:
+        return metrics.frechet_distance(samples, self.held_out, self.classifier.features)
+
     def quality(self, samples: np.ndarray) -> dict[str, float]:
-        flat = samples.reshape(len(samples), -1)
-        held_out = self.held_out.reshape(len(self.held_out), -1)
         return {
-            "frechet": frechet(features_of(self.classifier, samples), self.real),
+            "frechet": self.frechet(samples),
             "recognised": recognised(self.classifier, samples, self.labels),
-            "sliced": float(_core.sliced_wasserstein(flat, held_out, seed=0)),
+            "sliced": metrics.sliced_wasserstein(samples, self.held_out),
         }
 
     def error(self, got: np.ndarray, wanted: np.ndarray, scale: float) -> float:

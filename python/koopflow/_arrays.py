@@ -45,3 +45,11 @@ def total_std(data: NDArray[Any]) -> float:
     """Square root of the summed variances of the coordinates of ``[N, *event]``."""
     flat = data.reshape(len(data), -1).astype(np.float64)
     return float(np.sqrt(flat.var(axis=0).sum()))
+
+
+def method_of(name: str, model: Any, method: str) -> Any:
+    """A method of a model that was passed as the argument ``name``. Raises ``TypeError`` without one."""
+    found = getattr(model, method, None)
+    if not callable(found):
+        raise TypeError(f"{name}: expected a model with a method {method}, got {type(model).__name__}")
+    return found

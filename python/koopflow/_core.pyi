@@ -459,6 +459,26 @@ def energy_distance(a: _Array, b: _Array) -> float:
 def wasserstein2(a: _Array, b: _Array) -> float:
     """Exact Wasserstein-2 distance between equally many points, by linear assignment."""
 
+def frechet_distance(a: _Array, b: _Array) -> float:
+    """Squared Fréchet distance of the Gaussians fitted to ``[N, F]`` and ``[M, F]``."""
+
+def mmd(samples: _Array, data: _Array, *, bandwidths: Sequence[float] | None = None) -> float:
+    """Squared maximum mean discrepancy by a sum of Gaussian kernels, the unbiased U-statistic; the bandwidths
+    are those of :func:`median_bandwidths` of the data where none are given."""
+
+def median_bandwidths(data: _Array) -> list[float]:
+    """The median distance within ``[N, *event]`` times 1/2, 1 and 2."""
+
+def precision_recall(samples: _Array, data: _Array, *, k: int = 3) -> tuple[float, float]:
+    """Shares of samples within the ``k`` nearest neighbours of data, and of data within those of samples."""
+
+def squared_errors(a: _Array, b: _Array) -> NDArray[float64]:
+    """``||a - b||^2`` of each of ``[N, *event]``, ``[N]``."""
+
+def straightness(path: _Array, times: Sequence[float]) -> tuple[NDArray[float64], NDArray[float64]]:
+    """Of each path of ``[T, B, *event]`` the integral of ``||(x1 - x0) - dx/ds||^2``, with its span as the
+    unit of time, and ``||x1 - x0||^2``: each ``[B]``."""
+
 def lower_precision(name: str) -> str:
     """What the network products of this thread run in from now on: ``"float32"`` (the network's own),
     ``"bf16"`` or ``"fp16"``. Answers what they ran in before.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from os import PathLike, fspath
-from pathlib import Path
 from typing import Any
 
-from .exceptions import ArgumentError, ShapeError
+import torch
+
+from .metrics.features import maps_of, network_of
 
 
 def feature_distance(features: Any, device: str) -> Callable[[Any, Any], tuple[Any, Any]]:
@@ -23,18 +22,12 @@ def feature_distance(features: Any, device: str) -> Callable[[Any, Any], tuple[A
     FileNotFoundError, ArgumentError
         For what is neither a callable nor a TorchScript file.
     """
-    import torch
-
-    network = _network(features, device)
+    network = network_of(features, device)
+    if isinstance(network, torch.nn.Module):
+        network.eval()
 
     def maps(images: Any) -> list[Any]:
-        answer = network(images)
-        parts = list(answer) if isinstance(answer, (tuple, list)) else [answer]
-        for part in parts:
-            if not isinstance(part, torch.Tensor) or part.shape[:1] != images.shape[:1]:
-                got = tuple(part.shape) if isinstance(part, torch.Tensor) else type(part).__name__
-                raise ShapeError(f"features: expected tensors ({len(images)}, ...), got {got}")
-        return [part.flatten(1).float() for part in parts]
+        return [part.flatten(1).float() for part in maps_of(network(images), len(images))]
 
     def measure(x: Any, target: Any) -> tuple[Any, Any]:
         with torch.enable_grad():
@@ -50,27 +43,3 @@ def feature_distance(features: Any, device: str) -> Callable[[Any, Any], tuple[A
         return total.detach(), gradient
 
     return measure
-
-
-def _network(features: Any, device: str) -> Callable[[Any], Any]:
-    import torch
-
-    if isinstance(features, (str, PathLike)):
-        path = Path(fspath(features))
-        if not path.is_file():
-            raise FileNotFoundError(f"features: no file {str(path)!r}")
-        try:
-            with warnings.catch_warnings():
-                # What torch would rather have is not what people have on disk.
-                warnings.simplefilter("ignore", DeprecationWarning)
-                features = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
-        except (RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise ArgumentError(f"features: expected a TorchScript file, got {path}: {reason}") from error
-    if not callable(features):
-        raise ArgumentError(
-            f"features: expected a module, a function or a TorchScript file, got {type(features).__name__}"
-        )
-    if isinstance(features, torch.nn.Module):
-        features = features.eval()
-    return features  # type: ignore[no-any-return]

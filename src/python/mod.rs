@@ -37,6 +37,12 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(metrics::sliced_wasserstein, module)?)?;
     module.add_function(wrap_pyfunction!(metrics::energy_distance, module)?)?;
     module.add_function(wrap_pyfunction!(metrics::wasserstein2, module)?)?;
+    module.add_function(wrap_pyfunction!(metrics::frechet_distance, module)?)?;
+    module.add_function(wrap_pyfunction!(metrics::mmd, module)?)?;
+    module.add_function(wrap_pyfunction!(metrics::median_bandwidths, module)?)?;
+    module.add_function(wrap_pyfunction!(metrics::precision_recall, module)?)?;
+    module.add_function(wrap_pyfunction!(metrics::squared_errors, module)?)?;
+    module.add_function(wrap_pyfunction!(metrics::straightness, module)?)?;
     probe::add(module)?;
     // pyo3 lists every name, private ones too; the public face is the package's own list.
     module.delattr("__all__")

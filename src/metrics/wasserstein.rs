@@ -1,5 +1,4 @@
-//! Distances between sets of samples, `[N, *event]` against `[M, *event]`, each sample flattened.
-//! Everything is computed in float64 on the device of the first argument, in bounded memory.
+//! Wasserstein-2 distances: sliced, by sorting along random directions, and exact, by assignment.
 
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -7,38 +6,14 @@ use std::time::Duration;
 
 use tch::{Device, Kind, Tensor};
 
+use super::{pair, same_count, CHUNK_ELEMENTS};
 use crate::error::{Error, Result};
-use crate::tensor::{check_batch, event_size, shape_text, RandomSource};
+use crate::tensor::{check_batch, shape_text, RandomSource};
 use crate::training::{Monitor, Silent};
-
-/// Values formed at once by the chunked loops (float64: 32 MB).
-const CHUNK_ELEMENTS: i64 = 1 << 22;
 
 /// Largest number of samples for [`wasserstein2`], whose cost matrix takes N^2 float64 values and whose
 /// time grows like N^3: at the limit 200 MB.
 pub const ASSIGNMENT_LIMIT: i64 = 5000;
-
-/// Checks a pair of sets and flattens both to float64 rows.
-fn pair(a: &Tensor, b: &Tensor) -> Result<(Tensor, Tensor)> {
-    let shape = a.size();
-    if shape.len() < 2 || shape[1..].contains(&0) {
-        return Err(Error::shape("a", "(N, *event)", shape_text(&shape)));
-    }
-    let (n, m) = (check_batch("a", a, &shape[1..])?, check_batch("b", b, &shape[1..])?);
-    let size = event_size(&shape[1..]);
-    let rows = |x: &Tensor, count| -> Result<Tensor> {
-        Ok(x.detach().to_device(a.device()).f_reshape([count, size])?.to_kind(Kind::Double))
-    };
-    Ok((rows(a, n)?, rows(b, m)?))
-}
-
-fn same_count(a: &Tensor, b: &Tensor) -> Result<i64> {
-    let (n, m) = (a.size()[0], b.size()[0]);
-    if n != m {
-        return Err(Error::argument("b", format!("{n} samples, as many as in a"), m));
-    }
-    Ok(n)
-}
 
 /// Sliced Wasserstein distance SW_2 (Bonneel et al., JMIV 2015): the root of the mean over
 /// `projections` seeded random directions of the squared one-dimensional W_2 of the projections. Sets
@@ -51,7 +26,7 @@ pub fn sliced_wasserstein(a: &Tensor, b: &Tensor, projections: i64, seed: u64) -
     if projections < 1 {
         return Err(Error::argument("projections", "at least 1", projections));
     }
-    let (a, b) = pair(a, b)?;
+    let (a, b) = pair(("a", a), ("b", b))?;
     let mut source = RandomSource::new(seed).fork("sliced wasserstein");
     let directions = source.normal(&[a.size()[1], projections], Kind::Double, a.device())?;
     let lengths = directions.square().f_sum_dim_intlist([0i64].as_slice(), true, Kind::Double)?.sqrt();
@@ -63,7 +38,7 @@ pub fn sliced_wasserstein(a: &Tensor, b: &Tensor, projections: i64, seed: u64) -
 /// # Errors
 /// As [`sliced_wasserstein`]; [`Error::Shape`] for directions of another dimension.
 pub fn sliced_wasserstein_along(a: &Tensor, b: &Tensor, directions: &Tensor) -> Result<f64> {
-    let (a, b) = pair(a, b)?;
+    let (a, b) = pair(("a", a), ("b", b))?;
     let (d, shape) = (a.size()[1], directions.size());
     if shape.len() != 2 || shape[0] != d {
         return Err(Error::shape("directions", format!("({d}, P)"), shape_text(&shape)));
@@ -126,55 +101,6 @@ impl Quantiles {
     }
 }
 
-/// Energy distance 2 E|X - Y| - E|X - X'| - E|Y - Y'| (Szekely and Rizzo, 2013), without a root, as the
-/// unbiased U-statistic: pairs of a sample with itself are left out, so that two sets of one
-/// distribution give values around 0, some of them negative.
-///
-/// # Errors
-/// [`Error::Shape`], [`Error::NonFinite`], [`Error::Dtype`]; [`Error::Argument`] for fewer than two
-/// samples in a set.
-pub fn energy_distance(a: &Tensor, b: &Tensor) -> Result<f64> {
-    energy_distance_watched(a, b, &mut Silent)
-}
-
-/// [`energy_distance`] that `monitor.tick()` can stop between chunks.
-///
-/// # Errors
-/// As [`energy_distance`], and the monitor's own.
-pub fn energy_distance_watched(a: &Tensor, b: &Tensor, monitor: &mut dyn Monitor) -> Result<f64> {
-    let (a, b) = pair(a, b)?;
-    let (n, m) = (a.size()[0], b.size()[0]);
-    for (name, count) in [("a", n), ("b", m)] {
-        if count < 2 {
-            return Err(Error::argument(name, "at least two samples", count));
-        }
-    }
-    // Far from the origin the products below would cancel.
-    let centre = a.f_mean_dim([0i64].as_slice(), true, Kind::Double)?;
-    let (a, b) = (a - &centre, b - &centre);
-    let (n, m) = (n as f64, m as f64);
-    let across = distance_sum(&a, &b, monitor)? / (n * m);
-    let within_a = distance_sum(&a, &a, monitor)? / (n * (n - 1.0));
-    let within_b = distance_sum(&b, &b, monitor)? / (m * (m - 1.0));
-    Ok(2.0 * across - within_a - within_b)
-}
-
-/// The sum of ||a_i - b_j|| over all pairs.
-fn distance_sum(a: &Tensor, b: &Tensor, monitor: &mut dyn Monitor) -> Result<f64> {
-    let (n, rows) = (a.size()[0], (CHUNK_ELEMENTS / b.size()[0]).max(1));
-    // Direct differences (mode 2) in few dimensions, products (mode 1) in many, where they are much
-    // faster; their error, about 1e-8 for coinciding points, is lost in the mean.
-    let mode = if a.size()[1] <= 16 { 2 } else { 1 };
-    let (mut total, mut first) = (0.0, 0);
-    while first < n {
-        let part = a.narrow(0, first, rows.min(n - first));
-        total += Tensor::f_cdist(&part, b, 2.0, mode)?.sum(Kind::Double).double_value(&[]);
-        monitor.tick()?;
-        first += rows;
-    }
-    Ok(total)
-}
-
 /// Exact Wasserstein-2 distance between two sets of equal size: the root of the mean squared distance
 /// under the best one-to-one assignment (Jonker and Volgenant, 1987), on one CPU thread. 2,000 samples
 /// in two dimensions took 5 s and 5,000 a minute on a busy 2-core machine.
@@ -191,7 +117,7 @@ pub fn wasserstein2(a: &Tensor, b: &Tensor) -> Result<f64> {
 /// # Errors
 /// As [`wasserstein2`], and the monitor's own.
 pub fn wasserstein2_watched(a: &Tensor, b: &Tensor, monitor: &mut dyn Monitor) -> Result<f64> {
-    let (a, b) = pair(a, b)?;
+    let (a, b) = pair(("a", a), ("b", b))?;
     let n = same_count(&a, &b)?;
     if n > ASSIGNMENT_LIMIT {
         return Err(Error::argument("a", format!("at most {ASSIGNMENT_LIMIT} samples"), n));
@@ -234,29 +160,4 @@ fn assign(costs: &lapjv::Matrix<f64>, monitor: &mut dyn Monitor) -> Result<Vec<u
             }
         }
     })
-}
-
-/// Total standard deviation: the root of the summed variances (divisor N) of the dimensions.
-///
-/// # Errors
-/// [`Error::Shape`], [`Error::NonFinite`] or [`Error::Dtype`].
-pub fn total_std(data: &Tensor) -> Result<f64> {
-    let (rows, _) = pair(data, data)?;
-    let centred = &rows - rows.f_mean_dim([0i64].as_slice(), true, Kind::Double)?;
-    Ok((centred.square().sum(Kind::Double).double_value(&[]) / rows.size()[0] as f64).sqrt())
-}
-
-/// Endpoint error: the root mean square over samples of ||a - b||, divided by `data_std`, the data's
-/// [`total_std`]. `a` and `b` start from the same noise, row by row.
-///
-/// # Errors
-/// [`Error::Shape`], [`Error::NonFinite`], [`Error::Dtype`]; [`Error::Argument`] for sets of different
-/// sizes or a `data_std` that is not positive and finite.
-pub fn endpoint_error(a: &Tensor, b: &Tensor, data_std: f64) -> Result<f64> {
-    let (a, b) = pair(a, b)?;
-    let n = same_count(&a, &b)?;
-    if !(data_std > 0.0 && data_std.is_finite()) {
-        return Err(Error::argument("data_std", "a finite number above 0", data_std));
-    }
-    Ok(((a - b).square().sum(Kind::Double).double_value(&[]) / n as f64).sqrt() / data_std)
 }

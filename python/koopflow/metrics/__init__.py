@@ -1,0 +1,53 @@
+"""How far samples are from data, a student from its teacher, and paths from straight lines.
+
+Distances between sets of samples ``[N, *event]`` are plain numbers, computed in float64 by the core;
+:func:`measured` gives any of them its sampling floor and an interval, without which they mean little. Errors
+of models on the same noise come with an interval at once: :class:`Estimate`. docs/metrics.md says what each
+one sees and when it misleads.
+
+Examples
+--------
+>>> from koopflow import datasets, metrics
+>>> samples, data = datasets.moons(200, seed=1), datasets.moons(400, seed=2)
+>>> metrics.wasserstein2(samples, data[:200]) > 0.0
+True
+>>> estimate = metrics.measured(metrics.sliced_wasserstein, samples, data, resamples=50)
+>>> estimate.low < estimate.value < estimate.high
+True
+"""
+
+from .distances import (
+    PrecisionRecall,
+    energy_distance,
+    frechet_distance,
+    median_bandwidths,
+    mmd,
+    precision_recall,
+    sliced_wasserstein,
+    wasserstein2,
+)
+from .errors import endpoint_error, inversion_error, path_error, round_trip_error, straightness
+from .estimate import Estimate, measured
+from .features import extract_features
+from .likelihood import LogLikelihood, log_likelihood
+
+__all__ = [
+    "Estimate",
+    "LogLikelihood",
+    "PrecisionRecall",
+    "endpoint_error",
+    "energy_distance",
+    "extract_features",
+    "frechet_distance",
+    "inversion_error",
+    "log_likelihood",
+    "measured",
+    "median_bandwidths",
+    "mmd",
+    "path_error",
+    "precision_recall",
+    "round_trip_error",
+    "sliced_wasserstein",
+    "straightness",
+    "wasserstein2",
+]

@@ -1,0 +1,239 @@
+"""Distances between sets of samples, in float64 by the core."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from .. import _core
+from .._arrays import Array, as_batch
+from .features import extract_features
+
+
+def wasserstein2(a: Array, b: Array) -> float:
+    """Exact Wasserstein-2 distance: the root of the mean squared distance under the best assignment.
+
+    Parameters
+    ----------
+    a, b : array, ``[N, *event]``
+        As many in both, at most 5,000: time grows with the cube of N, which the core watches for Ctrl-C.
+
+    Returns
+    -------
+    float
+        In the units of the samples. Biased upwards, the more the fewer the samples and the more their
+        dimensions (about N^(-1/d)).
+
+    Raises
+    ------
+    ShapeError, DtypeError, NonFiniteError, ArgumentError
+        Naming ``a`` or ``b``.
+
+    Examples
+    --------
+    >>> wasserstein2([[0.0, 0.0], [1.0, 0.0]], [[1.0, 2.0], [0.0, 2.0]])
+    2.0
+    """
+    return _core.wasserstein2(as_batch(a), as_batch(b))
+
+
+def sliced_wasserstein(a: Array, b: Array, *, projections: int = 256, seed: int = 0) -> float:
+    """Sliced Wasserstein-2 distance (Bonneel et al., JMIV 2015): along random directions, by sorting.
+
+    Parameters
+    ----------
+    a, b : array, ``[N, *event]`` and ``[M, *event]``
+        Samples.
+    projections : int, default 256
+        Directions, over whose squared distances the mean is taken.
+    seed : int, default 0
+        Of the directions.
+
+    Returns
+    -------
+    float
+        In the units of the samples. Biased upwards, by about N^(-1/2) in any dimension.
+
+    Raises
+    ------
+    ShapeError, DtypeError, NonFiniteError, ArgumentError
+        Naming ``a``, ``b`` or ``projections``.
+
+    Examples
+    --------
+    >>> sliced_wasserstein([[0.0], [1.0]], [[2.0], [3.0]])
+    2.0
+    """
+    return _core.sliced_wasserstein(as_batch(a), as_batch(b), projections=projections, seed=seed)
+
+
+def energy_distance(a: Array, b: Array) -> float:
+    """Energy distance 2 E|X - Y| - E|X - X'| - E|Y - Y'| (Szekely and Rizzo, 2013), without a root.
+
+    Parameters
+    ----------
+    a, b : array, ``[N, *event]`` and ``[M, *event]``
+        At least two samples each.
+
+    Returns
+    -------
+    float
+        In the units of the samples. Unbiased: around 0, and possibly below, for samples of one distribution.
+
+    Raises
+    ------
+    ShapeError, DtypeError, NonFiniteError, ArgumentError
+        Naming ``a`` or ``b``.
+
+    Examples
+    --------
+    >>> energy_distance([[0.0], [2.0]], [[1.0], [3.0]])   # 2 * 1.5 - 2 - 2
+    -1.0
+    """
+    return _core.energy_distance(as_batch(a), as_batch(b))
+
+
+def mmd(samples: Array, data: Array, *, bandwidths: Sequence[float] | None = None) -> float:
+    """Squared maximum mean discrepancy (Gretton et al., JMLR 2012) by a sum of Gaussian kernels.
+
+    k(x, y) is the sum over the bandwidths s of exp(-||x - y||^2 / (2 s^2)).
+
+    Parameters
+    ----------
+    samples, data : array, ``[N, *event]`` and ``[M, *event]``
+        At least two samples each.
+    bandwidths : sequence of float, optional
+        In the units of the samples; :func:`median_bandwidths` of the data by default. State them with the
+        value, which means nothing without.
+
+    Returns
+    -------
+    float
+        Without units. Unbiased: around 0, and possibly below, for samples of one distribution.
+
+    Raises
+    ------
+    ShapeError, DtypeError, NonFiniteError, ArgumentError
+        Naming ``samples``, ``data`` or ``bandwidths``.
+
+    Examples
+    --------
+    >>> round(mmd([[0.0], [1.0]], [[0.0], [1.0]], bandwidths=[1.0]), 3)   # exp(-1/2) - 1
+    -0.393
+    """
+    return _core.mmd(as_batch(samples), as_batch(data), bandwidths=bandwidths)
+
+
+def median_bandwidths(data: Array) -> list[float]:
+    """The median distance between samples times 1/2, 1 and 2: bandwidths for :func:`mmd`.
+
+    Parameters
+    ----------
+    data : array, ``[N, *event]``
+        At least two samples; of more than 1,000 as many are taken, always the same ones.
+
+    Raises
+    ------
+    ShapeError, DtypeError, NonFiniteError, ArgumentError
+        Naming ``data``; also where most samples are equal.
+
+    Examples
+    --------
+    >>> median_bandwidths([[0.0], [1.0], [3.0]])
+    [1.0, 2.0, 4.0]
+    """
+    return _core.median_bandwidths(as_batch(data))
+
+
+def frechet_distance(a: Array, b: Array, features: Any = None, *, batch_size: int = 64) -> float:
+    """Squared Fréchet distance between Gaussians fitted to features (Heusel et al., arXiv 1706.08500).
+
+    ||m1 - m2||^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), with covariances of divisor N - 1: of Inception features
+    the Fréchet inception distance (FID).
+
+    Parameters
+    ----------
+    a, b : array, ``[N, *event]`` and ``[M, *event]``
+        Samples, or their features where ``features`` is None. At least two each; fewer than there are
+        features are allowed.
+    features : torch.nn.Module, callable or path, optional
+        What makes features of samples: see :func:`extract_features`.
+    batch_size : int, default 64
+        How many samples ``features`` gets at once.
+
+    Returns
+    -------
+    float
+        In squared units of the features. Biased upwards by about 1/N, and by much while N is not well above
+        the number of features: compare values of equal N only.
+
+    Raises
+    ------
+    ShapeError, DtypeError, NonFiniteError, ArgumentError
+        Naming ``a``, ``b`` or ``features``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> ends = np.array([[-1.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
+    >>> round(frechet_distance(ends, 2 * ends + [0.0, 3.0]), 6)   # 3^2 + (2 - 1)^2
+    10.0
+
+    The FID of a published comparison is that of one network and one resizing: bring it yourself, for instance
+    that of the package pytorch-fid, which takes images ``[B, 3, H, W]`` in [0, 1].
+
+    >>> from pytorch_fid.inception import InceptionV3                               # doctest: +SKIP
+    >>> inception = InceptionV3().to("cuda")                                        # doctest: +SKIP
+    >>> generated, real = (x * 0.5 + 0.5 for x in (student.sample(10_000), images)) # doctest: +SKIP
+    >>> frechet_distance(generated, real, inception)                                # doctest: +SKIP
+    """
+    if features is not None:
+        a, b = (extract_features(x, features, batch_size=batch_size) for x in (a, b))
+    return _core.frechet_distance(as_batch(a), as_batch(b))
+
+
+class PrecisionRecall(NamedTuple):
+    """Shares in [0, 1]: of samples that lie where data do, and of data that lie where samples do."""
+
+    precision: float
+    recall: float
+
+
+def precision_recall(
+    samples: Array, data: Array, *, k: int = 3, features: Any = None, batch_size: int = 64
+) -> PrecisionRecall:
+    """Improved precision and recall (Kynkäänniemi et al., arXiv 1904.06991).
+
+    Each set stands for the balls around its points that reach to their ``k``-th nearest neighbour in the
+    set: precision is the share of samples in the balls of the data (how good they are), recall the share of
+    data in the balls of the samples (how much of the data they cover).
+
+    Parameters
+    ----------
+    samples, data : array, ``[N, *event]`` and ``[M, *event]``
+        Or their features. More than ``k`` each, and equally many: the balls shrink with their number.
+    k : int, default 3
+        Neighbours.
+    features, batch_size
+        As in :func:`frechet_distance`.
+
+    Returns
+    -------
+    PrecisionRecall
+        ``.precision`` and ``.recall``.
+
+    Raises
+    ------
+    ShapeError, DtypeError, NonFiniteError, ArgumentError
+        Naming ``samples``, ``data``, ``k`` or ``features``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> data = np.arange(10.0)[:, None]
+    >>> precision_recall(data[:5], data, k=1)
+    PrecisionRecall(precision=1.0, recall=0.6)
+    """
+    if features is not None:
+        samples, data = (extract_features(x, features, batch_size=batch_size) for x in (samples, data))
+    return PrecisionRecall(*_core.precision_recall(as_batch(samples), as_batch(data), k=k))

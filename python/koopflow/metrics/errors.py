@@ -1,0 +1,225 @@
+"""Errors of models on the same noise, and how straight their paths are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import _core
+from .._arrays import Array, as_batch, as_condition, method_of, rms_norm, to_numpy, total_std
+from ..exceptions import ArgumentError
+from .estimate import Estimate, bootstrapped, rms_error
+
+# Inside (0, 1), where a straight line through the exact endpoints is not exact by construction.
+PATH_TIMES = tuple(float(t) for t in np.linspace(0.1, 0.9, 17))
+# Enough for a polygon through a smooth path.
+STRAIGHTNESS_TIMES = tuple(float(t) for t in np.linspace(0.0, 1.0, 65))
+
+
+def endpoint_error(
+    student: Any,
+    teacher: Any,
+    noise: Array,
+    *,
+    condition: Array | None = None,
+    scale: float | None = None,
+    **interval: Any,
+) -> Estimate:
+    """RMS over the noise of ``||student(x0) - teacher(x0)||``, over a scale.
+
+    Parameters
+    ----------
+    student, teacher : KoopmanDistiller, FlowTeacher
+        Or anything with ``sample(x0=..., condition=...)``.
+    noise : array, ``[N, *event]``
+        That neither was trained with.
+    condition : array, optional
+        Labels ``[N]`` or vectors ``[N, dim]``.
+    scale : float, optional
+        What the error is divided by; by default the total standard deviation of the teacher's samples. The
+        interval takes it as known.
+    **interval
+        ``resamples`` (200), ``confidence`` (0.95) and ``seed`` (0) of the percentile bootstrap over the
+        noise.
+
+    Returns
+    -------
+    Estimate
+        1 for a student that always answers the teacher's mean.
+
+    Raises
+    ------
+    TypeError
+        For models without that method.
+    ArgumentError
+        For a scale that is not positive.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from koopflow import FlowTeacher
+    >>> teacher = FlowTeacher.gaussian([0.0, 0.0], np.eye(2))
+    >>> noise = np.random.default_rng(0).normal(size=(100, 2))
+    >>> endpoint_error(teacher, teacher, noise).value
+    0.0
+    """
+    noise, condition = as_batch(noise), as_condition(condition)
+    ends, wanted = (
+        method_of(name, model, "sample")(x0=noise, condition=condition)
+        for name, model in (("student", student), ("teacher", teacher))
+    )
+    return rms_error([ends], [wanted], _scale(scale, wanted), **interval)
+
+
+def path_error(
+    student: Any,
+    teacher: Any,
+    noise: Array,
+    *,
+    times: Sequence[float] = PATH_TIMES,
+    condition: Array | None = None,
+    scale: float | None = None,
+    **interval: Any,
+) -> Estimate:
+    """The error of :func:`endpoint_error` at times along the path, averaged over them.
+
+    Parameters
+    ----------
+    student, teacher, noise, condition, scale, **interval
+        As there; the models have ``sample_path`` or ``trajectory``.
+    times : sequence of float
+        Rising, in (0, 1); by default 17 in [0.1, 0.9].
+
+    Returns
+    -------
+    Estimate
+    """
+    noise, condition, times = as_batch(noise), as_condition(condition), [float(t) for t in times]
+    if not times or times[0] <= 0.0 or times[-1] >= 1.0:
+        raise ArgumentError(f"times: expected rising times in (0, 1), got {times}")
+    path, wanted = (
+        _path(name, model, noise, [0.0, *times, 1.0], condition)
+        for name, model in (("student", student), ("teacher", teacher))
+    )
+    return rms_error(path[1:-1], wanted[1:-1], _scale(scale, wanted[-1]), **interval)
+
+
+def inversion_error(
+    student: Any, teacher: Any, noise: Array, *, condition: Array | None = None, **interval: Any
+) -> Estimate:
+    """RMS of ``||invert(teacher(x0)) - x0||``, over the RMS norm of the noise.
+
+    Parameters
+    ----------
+    student, teacher, noise, condition, **interval
+        As in :func:`endpoint_error`; the student has ``invert``.
+
+    Returns
+    -------
+    Estimate
+        1 for a student that always answers 0.
+    """
+    noise, condition = as_batch(noise), as_condition(condition)
+    ends = method_of("teacher", teacher, "sample")(x0=noise, condition=condition)
+    recovered = method_of("student", student, "invert")(ends, condition=condition)
+    return rms_error([recovered], [noise], rms_norm(to_numpy(noise)), **interval)
+
+
+def round_trip_error(
+    student: Any,
+    data: Array,
+    *,
+    condition: Array | None = None,
+    scale: float | None = None,
+    **interval: Any,
+) -> Estimate:
+    """RMS of ``||student(invert(x)) - x||``, over a scale.
+
+    Parameters
+    ----------
+    student, condition, **interval
+        As in :func:`endpoint_error`; the student has ``invert``.
+    data : array, ``[N, *event]``
+        Real data, or a teacher's samples: only these lie where the flow leads.
+    scale : float, optional
+        By default the total standard deviation of the data.
+
+    Returns
+    -------
+    Estimate
+    """
+    data, condition = as_batch(data), as_condition(condition)
+    noise = method_of("student", student, "invert")(data, condition=condition)
+    again = student.sample(x0=noise, condition=condition)
+    return rms_error([again], [data], _scale(scale, data), **interval)
+
+
+def straightness(
+    model: Any,
+    noise: Array,
+    *,
+    times: Sequence[float] = STRAIGHTNESS_TIMES,
+    condition: Array | None = None,
+    **interval: Any,
+) -> Estimate:
+    """How far paths are from straight lines at constant speed (Liu et al., arXiv 2209.03003), relatively.
+
+    S = E of the integral of ``||(x1 - x0) - dx/dt||^2`` over time, divided by E ``||x1 - x0||^2``: 0 for
+    straight paths, on which one Euler step is exact.
+
+    Parameters
+    ----------
+    model : FlowTeacher or KoopmanDistiller
+        Or anything with ``trajectory`` or ``sample_path``.
+    noise : array, ``[N, *event]``
+        To start from.
+    times : sequence of float
+        Rising from 0 to 1, at least three; by default 65. Between them paths are taken as straight, which
+        leaves out what the square of their gaps makes up.
+    condition, **interval
+        As in :func:`endpoint_error`.
+
+    Returns
+    -------
+    Estimate
+        Its floor is that of a straight flow, not of the data: independent coupling bends every flow.
+
+    Raises
+    ------
+    ArgumentError
+        For other times, or where nothing moves.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import torch
+    >>> from koopflow import FlowTeacher
+    >>> shift = FlowTeacher.from_torch(lambda t, x: torch.ones_like(x), event_shape=(2,))
+    >>> round(straightness(shift, np.zeros((10, 2), dtype=np.float32)).value, 6)
+    0.0
+    """
+    noise, times = as_batch(noise), [float(t) for t in times]
+    bend, displacement = _core.straightness(
+        _path("model", model, noise, times, as_condition(condition)), times
+    )
+    if not displacement.any():
+        raise ArgumentError("model: expected paths that lead somewhere, got none that moves")
+    both = np.stack([bend, displacement], axis=1)
+    return bootstrapped(lambda rows: float(np.divide(*rows.mean(axis=0))), both, floor=0.0, **interval)
+
+
+def _path(name: str, model: Any, noise: Array, times: list[float], condition: Array | None) -> Array:
+    """States of a student or a teacher, ``[T, N, *event]``."""
+    if hasattr(model, "sample_path"):
+        return model.sample_path(noise, times=times, condition=condition)
+    return method_of(name, model, "trajectory")(noise, times=times, condition=condition)
+
+
+def _scale(scale: float | None, ends: Array) -> float:
+    found = total_std(to_numpy(ends)) if scale is None else float(scale)
+    if not (np.isfinite(found) and found > 0.0):
+        got = f"{found}" if scale is not None else "samples that are all equal"
+        raise ArgumentError(f"scale: expected a finite number above 0, got {got}")
+    return found

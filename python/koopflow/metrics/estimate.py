@@ -1,0 +1,175 @@
+"""Values with their uncertainty: intervals by resampling, and what data score against data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _core
+from .._arrays import Array, as_batch
+from ..exceptions import ArgumentError, ShapeError
+
+RESAMPLES = 200
+# Halves of fewer samples than this would say nothing.
+FEWEST = 4
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured value, how far chance may have moved it, and what a perfect model would score.
+
+    ``float(estimate)`` is the value.
+
+    Attributes
+    ----------
+    value : float
+        What was measured.
+    low, high : float
+        Where the value would come out, in a share ``confidence`` of cases, were as many samples drawn again.
+        Of a biased metric (:func:`koopflow.metrics.measured`) that is not an interval for its limit with
+        infinitely many samples.
+    floor : float or None
+        The same metric of data against other data, of as many samples: nothing is expected to come out lower.
+        0 for errors, which a perfect model does not make; None where there is no such thing.
+    samples : int
+        How many were measured; for distances, on each side.
+    confidence : float
+        Of the interval.
+    """
+
+    value: float
+    low: float
+    high: float
+    floor: float | None
+    samples: int
+    confidence: float = 0.95
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __str__(self) -> str:
+        floor = "" if self.floor is None else f"; floor {self.floor:.4g}"
+        interval = f"{self.confidence:.0%} interval {self.low:.4g} to {self.high:.4g}"
+        return f"{self.value:.4g} ({interval}{floor}; {self.samples} samples)"
+
+
+def measured(
+    metric: Callable[[Any, Any], float],
+    samples: Array,
+    data: Array,
+    *,
+    resamples: int = RESAMPLES,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """A distance between samples and data with its sampling floor and an interval.
+
+    With n = min(len(samples), len(data) // 2), n samples are compared with n data (the value), and n other
+    data with the same n data (the floor): equal numbers, because most distances are the larger the fewer
+    samples they see. Give twice as much data as samples, or the value is that of fewer samples. What is taken
+    is random, so that rows may be in any order.
+
+    The interval comes from random halves without replacement, of both sides at once: about the value lie the
+    deviations of the halves' distances from their own mean. The mean of a half deviates from that of the
+    whole as much as the whole's from the truth (the factor sqrt(m / (n - m)) of subsets of m is 1); near the
+    floor the intervals of distances are too wide rather than too narrow. The usual bootstrap with replacement
+    would put copies into each set, which distances between samples take for structure.
+
+    Parameters
+    ----------
+    metric : callable
+        From two arrays ``[n, ...]`` to a float, such as the functions of this module.
+    samples : array, ``[N, ...]``
+        Of the model; ``...`` is the event, or features, made once by
+        :func:`koopflow.metrics.extract_features`.
+    data : array, ``[M, ...]``
+        That the model was not trained on.
+    resamples : int, default 200
+        Halves; the metric is called so often on n / 2 samples, and twice on n.
+    confidence : float, default 0.95
+        Of the interval, in (0, 1).
+    seed : int, default 0
+        Of everything random here.
+
+    Returns
+    -------
+    Estimate
+
+    Raises
+    ------
+    ShapeError
+        For fewer than 4 samples or 8 data.
+    ArgumentError
+        For resamples below 2, or a confidence outside (0, 1).
+
+    Examples
+    --------
+    >>> from koopflow import datasets
+    >>> from koopflow.metrics import energy_distance, measured
+    >>> samples, data = datasets.moons(300, seed=1), datasets.moons(600, seed=2)
+    >>> near, far = (measured(energy_distance, x, data, resamples=50) for x in (samples, samples + 0.5))
+    >>> near.low < near.floor < near.high < far.low
+    True
+    """
+    samples, data = as_batch(samples), as_batch(data)
+    _check(resamples, confidence)
+    n = min(len(samples), len(data) // 2)
+    if n < FEWEST:
+        raise ShapeError(
+            f"samples: expected at least {FEWEST}, and at least {2 * FEWEST} data, "
+            f"got {len(samples)} and {len(data)}"
+        )
+    random = np.random.default_rng(seed)
+    samples, order = samples[random.permutation(len(samples))[:n]], random.permutation(len(data))
+    reference, fresh = data[order[:n]], data[order[n : 2 * n]]
+    value, floor = float(metric(samples, reference)), float(metric(fresh, reference))
+    m = n // 2
+    halves = np.array(
+        [
+            float(metric(samples[random.permutation(n)[:m]], reference[random.permutation(n)[:m]]))
+            for _ in range(resamples)
+        ]
+    )
+    deviations = (halves - halves.mean()) * np.sqrt(m / (n - m))
+    low, high = value + np.quantile(deviations, _tails(confidence))
+    return Estimate(value, float(low), float(high), floor, n, confidence)
+
+
+def rms_error(got: Iterable[Array], wanted: Iterable[Array], scale: float, **options: Any) -> Estimate:
+    """RMS over samples of ``||got - wanted||``, averaged over the batches ``[B, *event]``, over a scale."""
+    squares = np.stack([_core.squared_errors(g, w) for g, w in zip(got, wanted, strict=True)], axis=1)
+    return bootstrapped(
+        lambda rows: float(np.sqrt(rows.mean(axis=0)).mean()) / scale, squares, floor=0.0, **options
+    )
+
+
+def bootstrapped(
+    statistic: Callable[[NDArray[Any]], float],
+    rows: NDArray[Any],
+    *,
+    floor: float | None,
+    resamples: int = RESAMPLES,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """A statistic of independent rows ``[N, ...]`` with its percentile bootstrap interval."""
+    _check(resamples, confidence)
+    random, n = np.random.default_rng(seed), len(rows)
+    again = [statistic(rows[random.integers(0, n, n)]) for _ in range(resamples)]
+    low, high = np.quantile(again, _tails(confidence))
+    return Estimate(statistic(rows), float(low), float(high), floor, n, confidence)
+
+
+def _check(resamples: int, confidence: float) -> None:
+    if resamples < 2:
+        raise ArgumentError(f"resamples: expected at least 2, got {resamples}")
+    if not 0.0 < confidence < 1.0:
+        raise ArgumentError(f"confidence: expected a number between 0 and 1, got {confidence}")
+
+
+def _tails(confidence: float) -> tuple[float, float]:
+    return (1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0

@@ -1,0 +1,123 @@
+"""Features of samples by the user's own network, which is left as it was found."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .._arrays import Array, as_batch
+from ..exceptions import ArgumentError, ShapeError
+
+
+def extract_features(samples: Array, features: Any, *, batch_size: int = 64) -> NDArray[np.float64]:
+    """Features of samples by a network of yours, batch by batch, without gradients.
+
+    Parameters
+    ----------
+    samples : array, ``[N, *event]``
+        Floats are cast to the dtype of a module's parameters, integers (images as bytes) stay.
+    features : torch.nn.Module, callable or path
+        From torch tensors ``[B, *event]`` to tensors ``[B, ...]``, each flattened; one tensor, or a list of
+        one. A module is called where its parameters are, in evaluation mode, and left in the mode that it was
+        in; a TorchScript file is loaded where the samples are; a function is called as it is.
+    batch_size : int, default 64
+        B.
+
+    Returns
+    -------
+    array, ``[N, F]``
+        NumPy, float64.
+
+    Raises
+    ------
+    FileNotFoundError, ArgumentError
+        For what is neither a callable nor a TorchScript file, or a batch size below 1.
+    ShapeError
+        For no samples, or features that are not one row a sample.
+
+    Examples
+    --------
+    >>> import torch
+    >>> network = torch.nn.Linear(2, 5)
+    >>> extract_features(np.zeros((100, 2)), network).shape
+    (100, 5)
+    """
+    samples = as_batch(samples)
+    if batch_size < 1:
+        raise ArgumentError(f"batch_size: expected at least 1, got {batch_size}")
+    if samples.ndim < 2 or len(samples) == 0:
+        raise ShapeError(f"samples: expected (N, *event) with N of at least 1, got {tuple(samples.shape)}")
+    network = network_of(features, str(getattr(samples, "device", "cpu")))
+    parameters = network.parameters() if isinstance(network, torch.nn.Module) else iter(())
+    home = next((p for p in parameters if p.is_floating_point()), None)
+    found = []
+    with evaluating(network), torch.no_grad():
+        for first in range(0, len(samples), batch_size):
+            part = samples[first : first + batch_size]
+            part = part.detach() if isinstance(part, torch.Tensor) else torch.tensor(part)
+            if home is not None:
+                part = part.to(home.device, home.dtype if part.is_floating_point() else part.dtype)
+            maps = maps_of(network(part), len(part))
+            if len(maps) != 1:
+                raise ShapeError(f"features: expected one tensor, got {len(maps)}")
+            found.append(maps[0].reshape(len(part), -1).double().cpu())
+    return torch.cat(found).numpy()
+
+
+def network_of(features: Any, device: str) -> Callable[[Any], Any]:
+    """A callable as it is, a TorchScript file as its module on a device.
+
+    Raises
+    ------
+    FileNotFoundError, ArgumentError
+        For what is neither.
+    """
+    if isinstance(features, (str, PathLike)):
+        path = Path(fspath(features))
+        if not path.is_file():
+            raise FileNotFoundError(f"features: no file {str(path)!r}")
+        try:
+            with warnings.catch_warnings():
+                # What torch would rather have is not what people have on disk.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                features = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ArgumentError(f"features: expected a TorchScript file, got {path}: {reason}") from error
+    if not callable(features):
+        raise ArgumentError(
+            f"features: expected a module, a function or a TorchScript file, got {type(features).__name__}"
+        )
+    return features  # type: ignore[no-any-return]
+
+
+def maps_of(answer: Any, count: int) -> list[torch.Tensor]:
+    """The tensors in a network's answer. Raises ``ShapeError`` where one does not begin with ``count``."""
+    parts = list(answer) if isinstance(answer, (tuple, list)) else [answer]
+    for part in parts:
+        if not isinstance(part, torch.Tensor) or part.shape[:1] != (count,):
+            got = tuple(part.shape) if isinstance(part, torch.Tensor) else type(part).__name__
+            raise ShapeError(f"features: expected tensors ({count}, ...), got {got}")
+    return parts
+
+
+@contextmanager
+def evaluating(network: Callable[[Any], Any]) -> Iterator[None]:
+    """A module in evaluation mode, and each part of it back in its own mode afterwards."""
+    parts = list(network.modules()) if isinstance(network, torch.nn.Module) else []
+    modes = [part.training for part in parts]
+    if isinstance(network, torch.nn.Module):
+        network.eval()
+    try:
+        yield
+    finally:
+        for part, mode in zip(parts, modes, strict=True):
+            part.training = mode
