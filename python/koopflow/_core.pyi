@@ -372,6 +372,82 @@ class Student:
         """The eigenvalues of L ``[m]``, conjugate pairs side by side."""
 
 @final
+class Baseline:
+    """A flow distilled in another way than koopflow's: a map from noise to data, with a path or without."""
+
+    @staticmethod
+    def fit(
+        teacher: VelocityField,
+        config: str,
+        *,
+        condition: _Array | None = None,
+        trajectory_file: str | None = None,
+        refresh: bool = False,
+        monitor: _Monitor = None,
+    ) -> Baseline:
+        """Distil a field; ``config`` is JSON whose ``method`` is ``"plain_network"``, ``"kdm"`` or
+        ``"mean_velocity"``. Conditions, trajectories and the monitor as in :meth:`Student.distill`.
+        """
+
+    @staticmethod
+    def load(path: str, *, device: str = "cpu") -> tuple[Baseline, str]:
+        """The baseline and the facts that :meth:`save` wrote; ``CheckpointError`` on any other file."""
+
+    def save(self, path: str, facts: str = "{}") -> None:
+        """Write a safetensors file atomically; ``facts`` is a JSON object that :meth:`load` gives back."""
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """The shape of one sample."""
+
+    @property
+    def device(self) -> str:
+        """``"cpu"`` or ``"cuda:N"``."""
+
+    @property
+    def dtype(self) -> str:
+        """``"float32"`` or ``"float64"``."""
+
+    @property
+    def evaluations(self) -> int:
+        """The number of batched evaluations of the map so far (NFE)."""
+
+    @property
+    def parameter_count(self) -> int:
+        """The number of trainable values."""
+
+    @property
+    def history(self) -> str:
+        """JSON: ``{"steps", "seconds", "trajectory_seconds", "trajectories", "teacher_evaluations",
+        "stopped", "loss": [[step, loss], ...]}``."""
+
+    @property
+    def config(self) -> str:
+        """JSON of the configuration that was used, with every default resolved."""
+
+    def sample(
+        self, x0: _Array, *, steps: int = 1, condition: _Array | None = None, monitor: _Monitor = None
+    ) -> _Array:
+        """Data from noise ``x0`` ``[B, *event]`` by ``steps`` maps; more than one needs a path."""
+
+    def sample_path(
+        self,
+        x0: _Array,
+        times: Sequence[float],
+        *,
+        condition: _Array | None = None,
+        monitor: _Monitor = None,
+    ) -> _Array:
+        """States at ``times`` in [0, 1] by one map each, ``[T, B, *event]``; ``ValueError`` where there is
+        no path."""
+
+    def operator(self) -> NDArray[float64]:
+        """K of a KDM, ``[m, m]``: latents of data are those of noise times K."""
+
+def describe_file(path: str) -> tuple[str, str]:
+    """What kind of thing a koopflow file holds, and the facts beside it as JSON."""
+
+@final
 class Spectrum:
     """All r eigenvalues of a generator but the structural zeros, conjugates side by side."""
 

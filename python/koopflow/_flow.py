@@ -254,6 +254,18 @@ class Flow:
             )
 
 
+def checked_teacher(teacher: Any) -> Flow:
+    """The teacher. Raises ``TypeError`` for anything that is none."""
+    if isinstance(teacher, Flow):
+        return teacher
+    hint = (
+        "; a bare function does not say its event shape: FlowTeacher.from_torch(function, event_shape=(2,))"
+        if callable(teacher)
+        else ""
+    )
+    raise TypeError(f"teacher: expected a FlowTeacher, got {type(teacher).__name__}{hint}")
+
+
 def noise_or(x0: Array | None, n: int | None, event_shape: tuple[int, ...], seed: int) -> Array:
     """The given states, or ``n`` fresh draws of noise. Raises ``ArgumentError`` for both or neither."""
     if (x0 is None) == (n is None):

@@ -13,7 +13,7 @@ import numpy as np
 from . import _core
 from ._arrays import Array, as_batch, as_condition
 from ._feature_distance import feature_distance
-from ._flow import Flow, check_checkpointing, checked_count
+from ._flow import Flow, check_checkpointing, checked_count, checked_teacher
 from ._student import FittedStudent
 from .evaluation import EvaluationReport, evaluate
 from .exceptions import ArgumentError, CheckpointError, DivergenceError
@@ -387,9 +387,7 @@ class KoopmanDistiller(FittedStudent):
             When an option is out of its range, or is not that of the file to resume.
         """
         check_checkpointing(checkpoint, checkpoint_every, checkpoint_minutes)
-        if not isinstance(teacher, Flow):
-            raise TypeError(_not_a_teacher(teacher))
-        field = teacher.field
+        field = checked_teacher(teacher).field
         config = {**teacher._pairing(), **self._config(tuple(field.event_shape))}
         if features is not None:
             config["weights"] = {"feature_distance": 1.0, **config.get("weights", {})}
@@ -486,8 +484,7 @@ class KoopmanDistiller(FittedStudent):
             Prints as a table; ``to_dict()`` for JSON.
         """
         self._fitted()
-        if not isinstance(teacher, Flow):
-            raise TypeError(_not_a_teacher(teacher))
+        teacher = checked_teacher(teacher)
         return evaluate(self, teacher, data, n=checked_count(n), seed=seed, condition=as_condition(condition))
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -539,12 +536,3 @@ class KoopmanDistiller(FittedStudent):
         if unknown:
             raise ArgumentError(f"weights: expected names among {sorted(known)}, got {unknown}")
         return config
-
-
-def _not_a_teacher(teacher: Any) -> str:
-    hint = (
-        "; a bare function does not say its event shape: FlowTeacher.from_torch(function, event_shape=(2,))"
-        if callable(teacher)
-        else ""
-    )
-    return f"teacher: expected a FlowTeacher, got {type(teacher).__name__}{hint}"

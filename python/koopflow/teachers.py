@@ -473,8 +473,11 @@ class FlowTeacher(AttachedTeachers):
         TeacherError
             For a teacher that was attached: its code and weights are not koopflow's to write.
         """
-        header = {"options": self._options, "history": self._history}
-        self.field.save(fspath(path), json.dumps(header))
+        self.field.save(fspath(path), json.dumps(self._header()))
+
+    def _header(self) -> dict[str, Any]:
+        """What a file says about the teacher."""
+        return {"options": self._options, "history": self._history}
 
     @property
     def history(self) -> dict[str, Any]:

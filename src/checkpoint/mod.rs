@@ -10,6 +10,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
+use crate::baselines::{Baseline, BaselineModel};
 use crate::error::{Error, Result};
 use crate::koopman::{Student, StudentConfig, AVERAGED_WEIGHTS, RAW_WEIGHTS};
 use crate::tensor::parse_dtype;
@@ -34,6 +35,7 @@ pub struct Header {
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Model {
     Student { config: StudentConfig },
+    Baseline { model: BaselineModel },
     Teacher { description: FieldDescription },
     Trajectories { plan: StoredPlan },
 }
@@ -42,6 +44,7 @@ impl Model {
     fn name(&self) -> &'static str {
         match self {
             Model::Student { .. } => "student",
+            Model::Baseline { .. } => "baseline",
             Model::Teacher { .. } => "teacher",
             Model::Trajectories { .. } => "set of trajectories",
         }
@@ -54,6 +57,14 @@ impl Model {
 /// [`Error::Io`] where the file cannot be written.
 pub fn save_student(path: &Path, student: &Student, facts: serde_json::Value) -> Result<()> {
     write(path, Model::Student { config: student.config().clone() }, facts, student.named())
+}
+
+/// Writes a baseline with `facts` beside it.
+///
+/// # Errors
+/// [`Error::Io`] where the file cannot be written.
+pub fn save_baseline(path: &Path, student: &Baseline, facts: serde_json::Value) -> Result<()> {
+    write(path, Model::Baseline { model: student.model().clone() }, facts, student.named())
 }
 
 /// Writes a velocity field with `facts` beside it.
@@ -86,7 +97,8 @@ pub fn load_student(path: &Path, device: Device) -> Result<(Student, serde_json:
     };
     let kind = parse_dtype(&config.dtype).map_err(|error| file.refuse(error))?;
     // Sizes come from the file: check them against the tensors before allocating by them.
-    file.check_budget(&config)?;
+    config.validate().map_err(|error| file.refuse(error))?;
+    file.check_budget(&config.tensor_sizes())?;
     let mut student = Student::new(config, 0, device).map_err(|error| file.refuse(error))?;
     student.restore(|name| file.take(name, kind)).map_err(|error| file.refuse(error))?;
     if file.tensors.contains_key(RAW_WEIGHTS) {
@@ -96,6 +108,33 @@ pub fn load_student(path: &Path, device: Device) -> Result<(Student, serde_json:
     file.tensors.retain(|name, _| !name.starts_with(training::PREFIX));
     file.finish()?;
     Ok((student, file.header.facts))
+}
+
+/// Rebuilds a baseline from its file alone.
+///
+/// # Errors
+/// As [`load_student`].
+pub fn load_baseline(path: &Path, device: Device) -> Result<(Baseline, serde_json::Value)> {
+    let mut file = Contents::read(path)?;
+    let Model::Baseline { model } = file.header.model.clone() else {
+        return Err(file.wrong_kind("baseline"));
+    };
+    let kind = parse_dtype(&model.dtype).map_err(|error| file.refuse(error))?;
+    model.validate().map_err(|error| file.refuse(error))?;
+    file.check_budget(&model.tensor_sizes())?;
+    let mut student = Baseline::new(model, 0, device).map_err(|error| file.refuse(error))?;
+    student.restore(|name| file.take(name, kind)).map_err(|error| file.refuse(error))?;
+    file.finish()?;
+    Ok((student, file.header.facts))
+}
+
+/// What kind of thing a file holds, by its name, and the facts beside it.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::Checkpoint`] for a file that is not koopflow's, or not whole.
+pub fn describe(path: &Path) -> Result<(&'static str, serde_json::Value)> {
+    let file = Contents::read(path)?;
+    Ok((file.header.model.name(), file.header.facts))
 }
 
 /// Rebuilds a velocity field from its file alone.
@@ -136,10 +175,9 @@ fn build_field(
 
 impl Contents {
     /// Refuses a header whose sizes the tensors cannot match, before anything is allocated by them.
-    fn check_budget(&self, config: &StudentConfig) -> Result<()> {
-        config.validate().map_err(|error| self.refuse(error))?;
+    fn check_budget(&self, sizes: &[i64]) -> Result<()> {
         let held: usize = self.tensors.values().map(Tensor::numel).sum();
-        let largest = config.tensor_sizes().into_iter().max().unwrap_or(0);
+        let largest = sizes.iter().copied().max().unwrap_or(0);
         if largest < 0 || largest as usize > held {
             let message = format!("its header describes a larger model than its {held} values can fill");
             return Err(Error::checkpoint(&self.path, message));

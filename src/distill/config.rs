@@ -319,7 +319,6 @@ impl DistillConfig {
             weights: Weights::preset(self.fidelity, readout == ReadoutKind::Slice, small)
                 .with(&self.weights)?,
         };
-        recipe.student.validate()?;
         check_positive(&[
             ("learning_rate", recipe.learning_rate),
             ("trajectory_memory", self.trajectory_memory),
@@ -358,6 +357,7 @@ impl DistillConfig {
                 return Err(Error::argument(name, format!("an integer from {low} to {high}"), value));
             }
         }
+        recipe.student.validate()?;
         parse_dtype(&self.dtype)?;
         parse_device(&self.device)?;
         self.check_training()?;

@@ -68,24 +68,15 @@ impl TrainingData {
         let trajectories = match solved || (consistency && points.is_none()) {
             false => None,
             true => {
-                let mut plan = TrajectoryPlan {
+                let plan = TrajectoryPlan {
                     count: recipe.trajectories,
                     path_steps: recipe.path_steps,
                     seed: config.seed,
                     kind,
                     device,
-                    max_seconds: config.max_seconds.map(|limit| limit * TRAJECTORY_SHARE),
+                    max_seconds: config.max_seconds,
                 };
-                let pool = condition_pool(teacher, inputs)?;
-                Some(match &inputs.trajectory_file {
-                    Some(path) => {
-                        Trajectories::in_file(teacher, &plan, pool.as_ref(), path, inputs.refresh, monitor)?
-                    }
-                    None => {
-                        plan.count = bounded(config.trajectory_memory, &plan, teacher.event_size())?;
-                        Trajectories::generate(teacher, &plan, pool.as_ref(), monitor)?
-                    }
-                })
+                Some(stored_trajectories(teacher, plan, config.trajectory_memory, inputs, monitor)?)
             }
         };
         let held_out_points = points
@@ -150,8 +141,29 @@ impl TrainingData {
     }
 }
 
+/// Trajectories of the inputs' conditions: in their file, or in memory, where they take `memory` GiB at most. They
+/// may take up to a fixed share of the plan's `max_seconds`, which is that of the whole fit.
+pub(crate) fn stored_trajectories(
+    teacher: &dyn VelocityField,
+    plan: TrajectoryPlan,
+    memory: f64,
+    inputs: &Inputs,
+    monitor: &mut dyn Monitor,
+) -> Result<Trajectories> {
+    let pool = condition_pool(teacher, inputs)?;
+    let max_seconds = plan.max_seconds.map(|limit| limit * TRAJECTORY_SHARE);
+    let plan = TrajectoryPlan { max_seconds, ..plan };
+    match &inputs.trajectory_file {
+        Some(path) => Trajectories::in_file(teacher, &plan, pool.as_ref(), path, inputs.refresh, monitor),
+        None => {
+            let count = bounded(memory, &plan, teacher.event_size())?;
+            Trajectories::generate(teacher, &TrajectoryPlan { count, ..plan }, pool.as_ref(), monitor)
+        }
+    }
+}
+
 /// Checks shapes and lengths, whether or not a term will use them.
-fn check_inputs(teacher: &dyn VelocityField, inputs: &Inputs) -> Result<()> {
+pub(crate) fn check_inputs(teacher: &dyn VelocityField, inputs: &Inputs) -> Result<()> {
     let conditioning = teacher.conditioning();
     if let Some(pool) = &inputs.pool {
         let rows = pool.size().first().copied().unwrap_or(0);

@@ -28,6 +28,7 @@ pub use closed_form::{
 };
 pub use config::{Curriculum, DistillConfig, Method, PairKind, Recipe, Scaling};
 pub use data::TrainingData;
+pub(crate) use data::{check_inputs, stored_trajectories};
 pub use evaluation::{Evaluator, HeldOut};
 pub use feature_distance::FeatureDistance;
 pub use history::{DistillHistory, LogEntry, Note};

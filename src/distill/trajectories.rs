@@ -291,7 +291,7 @@ impl Trajectories {
         self.times.size()[0]
     }
 
-    pub(super) fn training_count(&self) -> i64 {
+    pub(crate) fn training_count(&self) -> i64 {
         self.states.size()[0] - self.held_out
     }
 
@@ -361,7 +361,7 @@ impl Trajectories {
     }
 
     /// The points of trajectories `rows` at time indices `from` and `to`.
-    pub(super) fn gather(&self, rows: &[i64], from: &[i64], to: &[i64]) -> Pairs {
+    pub(crate) fn gather(&self, rows: &[i64], from: &[i64], to: &[i64]) -> Pairs {
         let from_index = Tensor::from_slice(from).to_device(self.device);
         let to_index = Tensor::from_slice(to).to_device(self.device);
         let (condition, teacher_condition) = self.condition_of(rows);

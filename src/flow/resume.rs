@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 use tch::Tensor;
 
-use super::trainer::{LossState, TeacherHistory};
+use super::trainer::TeacherHistory;
 use super::TeacherConfig;
 use crate::checkpoint::{save_field_training, FieldTrainingFile};
 use crate::error::{Error, Result};
 use crate::tensor::shape_text;
-use crate::training::{check_same_options, Adam, Average, Checkpointing, Stopped};
+use crate::training::{check_same_options, Adam, Average, Checkpointing, LossState, Stopped};
 use crate::velocity::NetworkField;
 
 /// Options that a longer run on another machine may change.

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
@@ -13,7 +13,9 @@ use crate::flow::stream::{PairBatch, PairSource, PairStream};
 use crate::nets::dropout;
 use crate::tensor::{at_home, check_finite, parse_device, shape_text, RandomSource};
 use crate::threads::IntraOpThreads;
-use crate::training::{clip_norm, Adam, Average, Budget, Monitor, Progress, Schedule, ScheduleKind, Stopped};
+use crate::training::{
+    clip_norm, Adam, Average, Budget, LossLog, Monitor, Progress, Schedule, ScheduleKind, Stopped,
+};
 use crate::velocity::{Conditioning, NetworkField};
 
 /// What happened while a teacher was trained.
@@ -30,104 +32,6 @@ pub struct TeacherHistory {
 }
 
 const REPORT_INTERVAL: Duration = Duration::from_millis(250);
-
-/// Losses as they come in. They are read in bulk, because reading one waits for the device.
-struct LossLog {
-    every: u64,
-    pending: Vec<Tensor>,
-    steps: u64,
-    entry: Mean,
-    report: Mean,
-    entries: Vec<(u64, f64)>,
-}
-
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
-struct Mean {
-    sum: f64,
-    count: u64,
-}
-
-impl Mean {
-    fn add(&mut self, value: f64) {
-        self.sum += value;
-        self.count += 1;
-    }
-
-    /// The mean since the last call.
-    fn take(&mut self) -> Option<f64> {
-        let mean = (self.count > 0).then(|| self.sum / self.count as f64);
-        *self = Mean::default();
-        mean
-    }
-}
-
-/// What a checkpoint keeps of a log.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct LossState {
-    steps: u64,
-    entry: Mean,
-    entries: Vec<(u64, f64)>,
-}
-
-impl LossState {
-    /// The entries, the one that is being averaged included.
-    pub(super) fn closed(&self) -> Vec<(u64, f64)> {
-        let mut entry = self.entry;
-        self.entries.iter().copied().chain(entry.take().map(|mean| (self.steps, mean))).collect()
-    }
-}
-
-impl LossLog {
-    fn state(&mut self) -> Result<LossState> {
-        self.read()?;
-        Ok(LossState { steps: self.steps, entry: self.entry, entries: self.entries.clone() })
-    }
-
-    fn restore(&mut self, state: LossState) {
-        (self.steps, self.entry, self.entries) = (state.steps, state.entry, state.entries);
-    }
-
-    fn new(every: u64) -> Self {
-        let (entry, report) = (Mean::default(), Mean::default());
-        LossLog { every, pending: Vec::new(), steps: 0, entry, report, entries: Vec::new() }
-    }
-
-    fn push(&mut self, loss: &Tensor) -> Result<()> {
-        self.pending.push(loss.detach());
-        if self.pending.len() as u64 >= self.every.min(100) {
-            self.read()?;
-        }
-        Ok(())
-    }
-
-    fn read(&mut self) -> Result<()> {
-        if self.pending.is_empty() {
-            return Ok(());
-        }
-        let losses = Tensor::f_stack(&self.pending, 0)?.to_device(Device::Cpu).to_kind(Kind::Double);
-        self.pending.clear();
-        for loss in Vec::<f64>::try_from(&losses)? {
-            self.steps += 1;
-            if !loss.is_finite() {
-                return Err(Error::Divergence(format!(
-                    "the teacher's loss is {loss} at step {}: try a smaller learning_rate or a smaller clip_norm",
-                    self.steps
-                )));
-            }
-            self.entry.add(loss);
-            self.report.add(loss);
-            if self.steps % self.every == 0 {
-                self.close_entry();
-            }
-        }
-        Ok(())
-    }
-
-    fn close_entry(&mut self) {
-        let steps = self.steps;
-        self.entries.extend(self.entry.take().map(|mean| (steps, mean)));
-    }
-}
 
 /// Trains a velocity field on `data` `[N, *event]`; `condition` as `config.conditioning` says.
 ///
@@ -198,7 +102,7 @@ pub fn train_with_files(
     let schedule = Schedule::new(ScheduleKind::Cosine, peak, config.warmup_steps);
     let spent = resumed.as_ref().map_or(0.0, |resumed| resumed.ledger.seconds);
     let budget = Budget::new(steps, config.max_seconds).resumed(spent);
-    let mut log = LossLog::new(config.log_every);
+    let mut log = LossLog::new("the teacher", config.log_every);
     if let Some(resumed) = resumed {
         log.restore(resumed.ledger.loss.clone());
         resumed.restore(&field, &mut optimizer, &mut average)?;
@@ -223,9 +127,8 @@ pub fn train_with_files(
 
         let mut watched = monitor.tick();
         if watched.is_ok() && (reported.elapsed() >= REPORT_INTERVAL || step == steps) {
-            log.read()?;
             reported = Instant::now();
-            let loss = log.report.take().unwrap_or(f64::NAN);
+            let loss = log.since_report()?;
             watched = monitor.report(&Progress {
                 stage: "teacher",
                 step,
@@ -260,14 +163,12 @@ pub fn train_with_files(
         let (config, field, optimizer, average) = (&config, &field, &optimizer, &average);
         Snapshot { config, field, optimizer, average, step, seconds, loss }.save(plan, stopped)?;
     }
-    log.read()?;
-    log.close_entry();
+    let losses = log.close()?;
     tch::no_grad(|| parameters.flat()?.f_copy_(average.value()).map_err(Error::from))?;
     check_finite("teacher weights", &parameters.flat()?)
         .map_err(|error| Error::Divergence(error.to_string()))?;
     field.freeze();
-    let history =
-        TeacherHistory { steps: step, seconds: budget.seconds(), stopped, loss: log.entries, config };
+    let history = TeacherHistory { steps: step, seconds: budget.seconds(), stopped, loss: losses, config };
     Ok((field, history))
 }
 

@@ -129,6 +129,16 @@ impl InputCoordinates {
         1 + 2 * self.center.size()[0]
     }
 
+    /// Mean of the data, `[d]`.
+    pub fn center(&self) -> &Tensor {
+        &self.center
+    }
+
+    /// The data's root-mean-square deviation, `[]`.
+    pub fn deviation(&self) -> Tensor {
+        self.scale.reciprocal()
+    }
+
     /// Mean and deviation at each time, side by side: `[B, 2 d]`, and their slopes in t (0 outside [0, 1]).
     fn interpolate(&self, t: &Tensor) -> Dual {
         let intervals = self.means.size()[0] - 1;

@@ -1,6 +1,7 @@
 //! The Python bindings: classes and conversions only, one file a class, no algorithm.
 
 mod array;
+mod baseline;
 mod callable_field;
 mod dlpack;
 mod door;
@@ -28,7 +29,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("TORCH_VERSION", TORCH_VERSION)?;
     module.add_class::<velocity_field::PyVelocityField>()?;
     module.add_class::<student::PyStudent>()?;
+    module.add_class::<baseline::PyBaseline>()?;
     module.add_class::<spectrum::PySpectrum>()?;
+    module.add_function(wrap_pyfunction!(baseline::describe_file, module)?)?;
     module.add_function(wrap_pyfunction!(student::student_defaults, module)?)?;
     module.add_function(wrap_pyfunction!(training::train_teacher, module)?)?;
     module.add_function(wrap_pyfunction!(training::teacher_defaults, module)?)?;

@@ -1,10 +1,11 @@
-//! What both trainers share: optimisers, learning-rate schedules, clipping, averaging, loss scaling,
+//! What all trainers share: optimisers, loss logs, learning-rate schedules, clipping, averaging, loss scaling,
 //! budgets, interrupts and progress.
 
 mod adam;
 mod average;
 mod budget;
 mod checkpointing;
+mod loss_log;
 mod scale;
 mod schedule;
 
@@ -14,6 +15,7 @@ pub use adam::{clip_norm, Adam, Optimizer};
 pub use average::Average;
 pub use budget::Budget;
 pub use checkpointing::{check_same_options, Checkpointing};
+pub use loss_log::{LossLog, LossState};
 pub use scale::LossScale;
 pub use schedule::{Schedule, ScheduleKind};
 
@@ -76,7 +78,7 @@ pub enum Stopped {
     Diverged,
 }
 
-/// Checks the options that both trainers share.
+/// Checks the options that all trainers share.
 ///
 /// # Errors
 /// [`Error::Argument`] naming the first one out of its range.

@@ -1,0 +1,234 @@
+//! Options of the baselines. Those left open resolve by the size of a sample, as koopflow's own students' do.
+
+use serde::{Deserialize, Serialize};
+
+use crate::condition::Conditioning;
+use crate::distill::{DistillConfig, Recipe};
+use crate::error::{Error, Result};
+use crate::koopman::StudentConfig;
+use crate::tensor::event_size;
+
+/// Which way a flow is distilled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// [`super::PlainNetwork`].
+    #[default]
+    PlainNetwork,
+    /// [`super::Kdm`].
+    Kdm,
+    /// [`super::MeanVelocity`].
+    MeanVelocity,
+}
+
+/// What a checkpoint stores to rebuild a baseline.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BaselineModel {
+    pub method: Method,
+    pub event_shape: Vec<i64>,
+    pub conditioning: Conditioning,
+    /// Size of a KDM's latents; other methods have none.
+    pub observables: i64,
+    pub width: i64,
+    pub depth: i64,
+    /// Rows of the table of running statistics in [`crate::koopman::InputCoordinates`].
+    pub table_times: i64,
+    pub dtype: String,
+}
+
+impl BaselineModel {
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] or [`Error::Dtype`] naming the option.
+    pub fn validate(&self) -> Result<()> {
+        self.as_student().validate()
+    }
+
+    /// d, the number of values in one sample.
+    pub fn dimension(&self) -> i64 {
+        event_size(&self.event_shape)
+    }
+
+    /// Numbers that a network sees of a state: time, x twice, and the condition.
+    pub fn inputs(&self) -> i64 {
+        self.as_student().inputs()
+    }
+
+    /// Sizes of the large tensors of this model, saturating: what a file must be able to fill.
+    pub fn tensor_sizes(&self) -> Vec<i64> {
+        let product = |sizes: &[i64]| sizes.iter().fold(1i64, |size, next| size.saturating_mul(*next));
+        let d = self.dimension();
+        let mut sizes = vec![product(&[self.table_times, d]), product(&[d, d])];
+        if self.depth > 0 {
+            sizes.push(product(&[self.inputs(), self.width]));
+            sizes.push(product(&[self.width, self.width, self.depth - 1]));
+        }
+        if self.method == Method::Kdm {
+            sizes.push(product(&[self.observables, self.observables]));
+        }
+        sizes
+    }
+
+    /// The student of koopflow's own that has the same inputs and the same ranges.
+    fn as_student(&self) -> StudentConfig {
+        StudentConfig {
+            event_shape: self.event_shape.clone(),
+            conditioning: self.conditioning,
+            observables: self.observables,
+            width: self.width,
+            depth: self.depth,
+            table_times: self.table_times,
+            dtype: self.dtype.clone(),
+            ..StudentConfig::default()
+        }
+    }
+}
+
+/// Weights of the terms of [`super::Kdm`]'s loss, each at least 0.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KdmWeights {
+    pub target: f64,
+    pub latent: f64,
+    pub reconstruction: f64,
+}
+
+impl Default for KdmWeights {
+    fn default() -> Self {
+        KdmWeights { target: 1.0, latent: 1.0, reconstruction: 1.0 }
+    }
+}
+
+/// The options of [`super::fit`]; in JSON, the keyword arguments of Python's classes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BaselineConfig {
+    pub method: Method,
+    /// Size of a KDM's latents.
+    pub observables: Option<i64>,
+    /// Of a KDM.
+    pub weights: KdmWeights,
+    /// Of [`super::MeanVelocity`]: how much of a batch has s = t, in [0, 1].
+    pub instant_share: f64,
+    pub width: Option<i64>,
+    pub depth: Option<i64>,
+    /// `None` with `max_seconds` lets the clock alone end training.
+    pub steps: Option<u64>,
+    pub batch_size: i64,
+    /// Peak of a cosine.
+    pub learning_rate: Option<f64>,
+    pub warmup_steps: u64,
+    /// Of the averaged weights, which are what is kept, in [0, 1); 0 keeps the last ones.
+    pub ema_decay: f64,
+    pub clip_norm: Option<f64>,
+    pub trajectories: Option<i64>,
+    pub path_steps: Option<i64>,
+    /// For the whole fit, trajectories included.
+    pub max_seconds: Option<f64>,
+    pub seed: u64,
+    pub device: String,
+    pub dtype: String,
+}
+
+impl Default for BaselineConfig {
+    fn default() -> Self {
+        BaselineConfig {
+            method: Method::default(),
+            observables: None,
+            weights: KdmWeights::default(),
+            instant_share: 0.25,
+            width: None,
+            depth: None,
+            steps: None,
+            batch_size: 256,
+            learning_rate: None,
+            warmup_steps: 100,
+            ema_decay: 0.999,
+            clip_norm: Some(1.0),
+            trajectories: None,
+            path_steps: None,
+            max_seconds: None,
+            seed: 0,
+            device: "cpu".into(),
+            dtype: "float32".into(),
+        }
+    }
+}
+
+impl BaselineConfig {
+    /// The same options with nothing left open, except for steps where the clock alone ends training. Width,
+    /// depth, latents and trajectories are those of koopflow's own students.
+    ///
+    /// # Errors
+    /// [`Error::Argument`], [`Error::Dtype`] or [`Error::Device`] naming the option that is out of its range.
+    pub fn with_defaults(&self, event_shape: &[i64], conditioning: Conditioning) -> Result<Self> {
+        let small = event_size(event_shape) <= 8;
+        let steps = if small { 10_000 } else { 8_000 };
+        let learning_rate = match (small, self.method) {
+            (true, Method::MeanVelocity) => 1e-2,
+            (true, Method::PlainNetwork | Method::Kdm) => 5e-3,
+            (false, _) => 3e-3,
+        };
+        let learning_rate = self.learning_rate.unwrap_or(learning_rate);
+        let own = DistillConfig {
+            observables: self.observables,
+            width: self.width,
+            depth: self.depth,
+            steps: self.steps,
+            batch_size: self.batch_size,
+            learning_rate: Some(learning_rate),
+            ema_decay: self.ema_decay,
+            clip_norm: self.clip_norm,
+            trajectories: self.trajectories,
+            path_steps: self.path_steps,
+            max_seconds: self.max_seconds,
+            device: self.device.clone(),
+            dtype: self.dtype.clone(),
+            ..DistillConfig::default()
+        };
+        let Recipe { student, trajectories, path_steps, .. } = own.resolve(event_shape, conditioning)?;
+        let KdmWeights { target, latent, reconstruction } = self.weights;
+        for (name, weight) in [("target", target), ("latent", latent), ("reconstruction", reconstruction)] {
+            if !(weight.is_finite() && weight >= 0.0) {
+                return Err(Error::argument(&format!("weights.{name}"), "a number of at least 0", weight));
+            }
+        }
+        if target + latent + reconstruction == 0.0 {
+            return Err(Error::argument("weights", "at least one above 0", "none"));
+        }
+        if !(0.0..=1.0).contains(&self.instant_share) {
+            return Err(Error::argument("instant_share", "0 to 1", self.instant_share));
+        }
+        Ok(BaselineConfig {
+            observables: Some(student.observables),
+            width: Some(student.width),
+            depth: Some(student.depth),
+            steps: self.steps.or(self.max_seconds.is_none().then_some(steps)),
+            learning_rate: Some(learning_rate),
+            trajectories: Some(trajectories),
+            path_steps: Some(path_steps),
+            ..self.clone()
+        })
+    }
+
+    /// The model that options with nothing left open ask for.
+    pub(super) fn model(&self, event_shape: &[i64], conditioning: Conditioning) -> Result<BaselineModel> {
+        let (Some(observables), Some(width), Some(depth), Some(path_steps)) =
+            (self.observables, self.width, self.depth, self.path_steps)
+        else {
+            return Err(Error::Internal(anyhow::anyhow!("an option was left open")));
+        };
+        Ok(BaselineModel {
+            method: self.method,
+            event_shape: event_shape.to_vec(),
+            conditioning,
+            observables,
+            width,
+            depth,
+            table_times: path_steps + 1,
+            dtype: self.dtype.clone(),
+        })
+    }
+}

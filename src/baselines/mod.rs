@@ -1,0 +1,23 @@
+//! Other ways to distil a flow, for comparison: what koopflow's students are to be measured against. Each sees
+//! the same trajectories, in the same coordinates, through networks of the same width and depth.
+
+mod config;
+mod kdm;
+mod mean_velocity;
+mod networks;
+mod plain;
+mod sampler;
+mod source;
+mod space;
+mod student;
+mod trainer;
+
+pub use config::{BaselineConfig, BaselineModel, KdmWeights, Method};
+pub use kdm::Kdm;
+pub use mean_velocity::MeanVelocity;
+pub use networks::Networks;
+pub use plain::PlainNetwork;
+pub use source::Source;
+pub use space::Space;
+pub use student::Baseline;
+pub use trainer::{fit, BaselineHistory};

@@ -1,0 +1,105 @@
+//! Reading a baseline off: data from noise, and the path where there is one.
+
+use tch::Tensor;
+
+use super::Baseline;
+use crate::error::{Error, Result};
+use crate::koopman::finite_or_divergence;
+use crate::tensor::check_batch;
+use crate::threads::IntraOpThreads;
+use crate::training::Monitor;
+
+/// Values of the widest intermediate tensor in one chunk: bounds memory, and the time between two looks at the
+/// monitor.
+const CHUNK_VALUES: i64 = 1 << 22;
+
+impl Baseline {
+    /// Data `[B, *event]` of noise `x0` `[B, *event]` by `steps` maps over equal spans of time.
+    ///
+    /// # Errors
+    /// Names the argument that is wrong; [`Error::Divergence`] for samples that are not finite; whatever the
+    /// monitor raises.
+    pub fn sample(
+        &self,
+        x0: &Tensor,
+        condition: Option<&Tensor>,
+        steps: i64,
+        monitor: &mut dyn Monitor,
+    ) -> Result<Tensor> {
+        let limit = if self.networks.have_path() { 10_000 } else { 1 };
+        if !(1..=limit).contains(&steps) {
+            return Err(Error::argument("steps", format!("an integer from 1 to {limit}"), steps));
+        }
+        let time = |step: i64| step as f64 / steps as f64;
+        let samples = self.map(x0, condition, 1, monitor, |x, condition| {
+            let stride = |x: Tensor, step: i64| self.carry(&x, (time(step), time(step + 1)), condition);
+            (0..steps).fold(x.shallow_clone(), stride).unsqueeze(0)
+        })?;
+        Ok(samples.squeeze_dim(0))
+    }
+
+    /// States `[T, B, *event]` of the path from noise `x0` `[B, *event]` at each of `times` in [0, 1], by one map
+    /// each.
+    ///
+    /// # Errors
+    /// As [`Baseline::sample`]; [`Error::Argument`] where there is no path.
+    pub fn sample_path(
+        &self,
+        x0: &Tensor,
+        times: &[f64],
+        condition: Option<&Tensor>,
+        monitor: &mut dyn Monitor,
+    ) -> Result<Tensor> {
+        if !self.networks.have_path() {
+            let got = format!("{:?}", self.model().method);
+            return Err(Error::argument("method", "one that has a path", got));
+        }
+        if times.is_empty() || times.iter().any(|time| !(0.0..=1.0).contains(time)) {
+            return Err(Error::argument("times", "one or more times in [0, 1]", format!("{times:?}")));
+        }
+        self.map(x0, condition, times.len() as i64, monitor, |x, condition| {
+            let states: Vec<Tensor> =
+                times.iter().map(|time| self.carry(x, (0.0, *time), condition)).collect();
+            Tensor::stack(&states, 0)
+        })
+    }
+
+    fn carry(&self, x: &Tensor, span: (f64, f64), condition: Option<&Tensor>) -> Tensor {
+        self.counter.add(1);
+        self.networks.carry(&self.space, x, span, condition)
+    }
+
+    /// What `work` makes of flat samples and their condition as networks take it, chunk by chunk:
+    /// `[states, B, *event]`.
+    fn map(
+        &self,
+        x0: &Tensor,
+        condition: Option<&Tensor>,
+        states: i64,
+        monitor: &mut dyn Monitor,
+        work: impl Fn(&Tensor, Option<&Tensor>) -> Tensor,
+    ) -> Result<Tensor> {
+        let _guard = tch::no_grad_guard();
+        let model = self.model();
+        let batch = check_batch("x0", x0, &model.event_shape)?;
+        model.conditioning.check(condition, batch)?;
+        let x = x0.to_device(self.device()).to_kind(self.kind()).f_reshape([batch, -1])?;
+        let condition = model.conditioning.encode(condition, self.kind()).map(|c| c.to_device(self.device()));
+        let widest = model.width.max(model.inputs()).max(states * model.dimension());
+        let rows = (CHUNK_VALUES / widest).max(1);
+        let _threads = IntraOpThreads::for_work(self.parameters().count(), rows.min(batch));
+        let mut pieces = Vec::new();
+        let mut start = 0;
+        while start < batch {
+            let part = |tensor: &Tensor| tensor.narrow(0, start, rows.min(batch - start));
+            pieces.push(work(&part(&x), condition.as_ref().map(part).as_ref()));
+            monitor.tick()?;
+            start += rows;
+        }
+        let samples = Tensor::f_cat(&pieces, 1)?;
+        finite_or_divergence(&samples, "samples")?;
+        let mut shape = vec![states, batch];
+        shape.extend(&model.event_shape);
+        Ok(samples.f_reshape(shape)?)
+    }
+}

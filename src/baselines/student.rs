@@ -1,0 +1,107 @@
+//! A distilled baseline, with everything needed to rebuild it.
+
+use tch::{Device, Kind, Tensor};
+
+use super::{BaselineModel, Networks, Space};
+use crate::error::{Error, Result};
+use crate::evaluations::EvaluationCounter;
+use crate::koopman::InputCoordinates;
+use crate::nets::Parameters;
+use crate::tensor::{parse_dtype, RandomSource};
+
+pub struct Baseline {
+    model: BaselineModel,
+    parameters: Parameters,
+    pub(super) space: Space,
+    pub(super) networks: Networks,
+    pub(super) counter: EvaluationCounter,
+}
+
+impl Baseline {
+    /// An untrained one, whose input coordinates are the identity.
+    ///
+    /// # Errors
+    /// Names the option of `model` that is out of its range.
+    pub fn new(model: BaselineModel, seed: u64, device: Device) -> Result<Self> {
+        model.validate()?;
+        let kind = parse_dtype(&model.dtype)?;
+        let mut parameters = Parameters::new(kind, device);
+        let mut random = RandomSource::new(seed).fork("baseline weights");
+        let networks = Networks::new(&model, &mut parameters, &mut random)?;
+        parameters.pack();
+        let space = Space::identity(model.dimension(), model.table_times, kind, device);
+        Ok(Baseline { model, parameters, space, networks, counter: EvaluationCounter::default() })
+    }
+
+    pub fn model(&self) -> &BaselineModel {
+        &self.model
+    }
+
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    pub fn device(&self) -> Device {
+        self.parameters.device()
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.parameters.kind()
+    }
+
+    /// Number of batched evaluations of the map so far (NFE), shared by clones.
+    pub fn evaluations(&self) -> u64 {
+        self.counter.get()
+    }
+
+    /// Replaces the input statistics, before training.
+    pub fn set_coordinates(&mut self, coordinates: InputCoordinates) {
+        self.space.coordinates = coordinates;
+    }
+
+    pub fn networks(&self) -> &Networks {
+        &self.networks
+    }
+
+    pub fn space(&self) -> &Space {
+        &self.space
+    }
+
+    /// K of a KDM, `[m, m]`, float64: latents of data are those of noise times K.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for another method.
+    pub fn operator(&self) -> Result<Tensor> {
+        match &self.networks {
+            Networks::Kdm(networks) => Ok(networks.operator().detach().to_kind(Kind::Double)),
+            _ => {
+                let got = format!("{:?}", self.model.method);
+                Err(Error::argument("method", "a KDM, which has an operator", got))
+            }
+        }
+    }
+
+    /// Parameters and input statistics, by name.
+    pub fn named(&self) -> Vec<(String, Tensor)> {
+        let mut tensors = self.parameters.named();
+        tensors.extend(self.space.coordinates.named());
+        tensors
+    }
+
+    /// Overwrites parameters and input statistics with tensors taken by name.
+    pub fn restore(&mut self, mut take: impl FnMut(&str) -> Result<Tensor>) -> Result<()> {
+        self.parameters.restore(&mut take)?;
+        self.space.coordinates.restore(&mut take)
+    }
+
+    /// A second handle: parameters and counter are shared, not copied.
+    pub fn shallow_clone(&self) -> Self {
+        Baseline {
+            model: self.model.clone(),
+            parameters: self.parameters.shallow_clone(),
+            space: self.space.shallow_clone(),
+            networks: self.networks.shallow_clone(),
+            counter: self.counter.clone(),
+        }
+    }
+}
