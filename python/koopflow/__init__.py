@@ -12,6 +12,7 @@ check_torch(_core.TORCH_VERSION)
 from koopflow._autocast import autocast  # noqa: E402
 from koopflow.ablation import ablate  # noqa: E402
 from koopflow.ablation_table import AblationTable  # noqa: E402
+from koopflow.density import StudentDensity  # noqa: E402
 from koopflow.distiller import KoopmanDistiller  # noqa: E402
 from koopflow.evaluation import EvaluationReport  # noqa: E402
 from koopflow.level_spectrum import LevelSpectrum  # noqa: E402
@@ -29,6 +30,7 @@ __all__ = [
     "KoopmanDistiller",
     "LevelSpectrum",
     "Spectrum",
+    "StudentDensity",
     "TensorBoardLogger",
     "UNet",
     "__version__",

@@ -347,6 +347,24 @@ class Student:
         ``polish`` is ``"newton"`` or ``"fixed_point"``.
         """
 
+    def density(
+        self,
+        x: _Array,
+        *,
+        determinant: str = "auto",
+        polish: int = 10,
+        probes: int = 8,
+        products: int = 32,
+        seed: int = 0,
+        condition: _Array | None = None,
+        monitor: _Monitor = None,
+    ) -> tuple[Sequence[_Array], float]:
+        """By the change of variables: log-densities ``[B]``, noise ``[B, *event]``, residuals,
+        log-determinants and their standard errors ``[B]``; and the total deviation of the student's data.
+
+        ``determinant`` is ``"exact"``, ``"lanczos"`` or ``"auto"`` (exact up to 1024 dimensions).
+        """
+
     def spectrum(self) -> Spectrum:
         """Eigenvalues and eigenvectors of L; ``DivergenceError`` for a defective one."""
 
