@@ -17,6 +17,7 @@ from koopflow.distiller import KoopmanDistiller  # noqa: E402
 from koopflow.evaluation import EvaluationReport  # noqa: E402
 from koopflow.level_spectrum import LevelSpectrum  # noqa: E402
 from koopflow.networks import UNet  # noqa: E402
+from koopflow.reflow import reflow  # noqa: E402
 from koopflow.spectrum import Spectrum  # noqa: E402
 from koopflow.teachers import FlowTeacher  # noqa: E402
 from koopflow.tensorboard import TensorBoardLogger  # noqa: E402
@@ -40,5 +41,6 @@ __all__ = [
     "exceptions",
     "plotting",
     "progress",
+    "reflow",
     "show_versions",
 ]

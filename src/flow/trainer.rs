@@ -145,18 +145,19 @@ pub fn train(
     condition: Option<&Tensor>,
     monitor: &mut dyn Monitor,
 ) -> Result<(NetworkField, TeacherHistory)> {
-    train_with_files(config, data, condition, &TrainingFiles::default(), monitor)
+    train_with_files(config, data, None, condition, &TrainingFiles::default(), monitor)
 }
 
 /// [`train`] that writes its state into a file, or goes on from one: on a CPU bit for bit as if it had
-/// never been cut.
+/// never been cut. `noise` `[N, *event]` is that of each row, for [`crate::flow::Coupling::Given`].
 ///
 /// # Errors
-/// As [`train`]; [`Error::Checkpoint`] or [`Error::Io`] for a bad file, [`Error::Argument`] for options or
-/// data that are not those of the resumed one.
+/// As [`train`] and [`crate::flow::Coupling::check_noise`]; [`Error::Checkpoint`] or [`Error::Io`] for a bad file,
+/// [`Error::Argument`] for options or data that are not those of the resumed one.
 pub fn train_with_files(
     config: &TeacherConfig,
     data: &Tensor,
+    noise: Option<&Tensor>,
     condition: Option<&Tensor>,
     files: &TrainingFiles,
     monitor: &mut dyn Monitor,
@@ -168,6 +169,7 @@ pub fn train_with_files(
         return Err(Error::shape("data", "(N, *event) with N at least 1", shape_text(&size)));
     }
     check_finite("data", data)?;
+    config.coupling.check_noise(data, noise, config.flip)?;
     let config = config.resolve(&size[1..]);
     let (steps, peak) = match (config.steps, config.learning_rate) {
         (Some(steps), Some(rate)) => (steps, rate),
@@ -192,6 +194,7 @@ pub fn train_with_files(
     let parameters = field.parameters();
     let dtype = parameters.kind();
     let data = at_home(data, dtype, device);
+    let noise = noise.map(|noise| at_home(noise, dtype, device));
     let condition = condition.map(|c| c.detach().to_device(device));
     let mut optimizer = Adam::new(parameters, config.optimizer, config.weight_decay)?;
     let mut average = Average::new(parameters, config.ema_decay)?;
@@ -207,7 +210,7 @@ pub fn train_with_files(
     let mut reported = Instant::now();
     let mut stopped = Stopped::Completed;
     for batch in stream {
-        let (t, x0, x1, c) = to_tensors(&batch?, &data, condition.as_ref(), device)?;
+        let (t, x0, x1, c) = to_tensors(&batch?, &data, noise.as_ref(), condition.as_ref(), device)?;
         let c = c.map(|labels| hide(labels, &config, &mut hidden.fork(&step.to_string()))).transpose()?;
         let x = config.path.sample(&t, &x0, &x1)?;
         let u = config.path.target(&t, &x0, &x1)?;
@@ -285,14 +288,13 @@ fn hide(condition: Tensor, config: &TeacherConfig, random: &mut RandomSource) ->
 fn to_tensors(
     batch: &PairBatch,
     data: &Tensor,
+    noise: Option<&Tensor>,
     condition: Option<&Tensor>,
     device: Device,
 ) -> Result<(Tensor, Tensor, Tensor, Option<Tensor>)> {
     let x1 = batch.rows(data)?.to_device(device);
-    let dtype = x1.kind();
-    let x0 =
-        Tensor::from_slice(&batch.noise).to_device(device).to_kind(dtype).f_view(x1.size().as_slice())?;
-    let t = Tensor::from_slice(&batch.times).to_device(device).to_kind(dtype);
+    let x0 = batch.noise_for(&x1, noise)?;
+    let t = Tensor::from_slice(&batch.times).to_device(device).to_kind(x1.kind());
     let condition = condition.map(|c| batch.conditions(c)).transpose()?;
     Ok((t, x0, x1, condition))
 }

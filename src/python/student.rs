@@ -65,8 +65,8 @@ impl PyStudent {
 #[pymethods]
 impl PyStudent {
     #[staticmethod]
-    #[pyo3(signature = (teacher, config, *, condition=None, data=None, data_condition=None, trajectory_file=None,
-                        refresh=false, monitor=None, checkpoint=None, checkpoint_every=None,
+    #[pyo3(signature = (teacher, config, *, condition=None, data=None, data_noise=None, data_condition=None,
+                        trajectory_file=None, refresh=false, monitor=None, checkpoint=None, checkpoint_every=None,
                         checkpoint_seconds=None, header="{}", resume=None, features=None))]
     #[allow(clippy::too_many_arguments)] // keywords, in Python
     fn distill(
@@ -75,6 +75,7 @@ impl PyStudent {
         config: &str,
         condition: Option<&Bound<'_, PyAny>>,
         data: Option<&Bound<'_, PyAny>>,
+        data_noise: Option<&Bound<'_, PyAny>>,
         data_condition: Option<&Bound<'_, PyAny>>,
         trajectory_file: Option<PathBuf>,
         refresh: bool,
@@ -98,6 +99,7 @@ impl PyStudent {
         let inputs = Inputs {
             pool: Array::import_optional("condition", condition)?.map(tensor),
             data: data.map(|data| Array::import_float("data", data)).transpose()?.map(tensor),
+            noise: data_noise.map(|noise| Array::import_float("noise", noise)).transpose()?.map(tensor),
             data_condition: Array::import_optional("condition", data_condition)?.map(tensor),
             trajectory_file,
             refresh,
