@@ -3,7 +3,8 @@
 use tch::{Kind, Tensor};
 
 use crate::error::{Error, Result};
-use crate::koopman::{finite_or_divergence, Direction, Horizon, Student};
+use crate::koopman::{finite_or_divergence, Student};
+use crate::sample_map::{SampleMap, JACOBIAN_LIMIT};
 use crate::sampler;
 use crate::tensor::{check_batch, check_finite};
 use crate::training::Monitor;
@@ -11,7 +12,7 @@ use crate::training::Monitor;
 /// How each polishing step is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Polish {
-    /// Levenberg-Marquardt with the exact Jacobian of F, one tangent for each coordinate of a sample.
+    /// Levenberg-Marquardt with the exact Jacobian of F, one product for each coordinate of a sample.
     Newton,
     /// x0 + B(x1) - B(F(x0)), B the student's own inverse: two evaluations, no Jacobian.
     FixedPoint,
@@ -25,11 +26,6 @@ pub struct Inversion {
     /// ||F(noise) - x1|| of each sample, `[B]`.
     pub residuals: Tensor,
 }
-
-/// Largest number of coordinates that a Jacobian is formed for.
-pub const NEWTON_LIMIT: i64 = 1024;
-/// Tangents carried at once.
-const TANGENT_ROWS: i64 = 1 << 15;
 
 /// Inverts data `[B, *event]`, then takes `steps` polishing steps. A sample's step is kept only where it lowers
 /// its residual; where it does not, the next one is half as long, or more damped. `damping` >= 0 is relative to the
@@ -56,8 +52,8 @@ pub fn invert(
     check_batch("x", x1, &student.config().event_shape)?;
     check_finite("x", x1)?;
     let dimension = student.config().dimension();
-    if polish == Polish::Newton && steps > 0 && dimension > NEWTON_LIMIT {
-        let expected = format!("'fixed_point' beyond {NEWTON_LIMIT} values a sample");
+    if polish == Polish::Newton && steps > 0 && dimension > JACOBIAN_LIMIT {
+        let expected = format!("'fixed_point' beyond {JACOBIAN_LIMIT} values a sample");
         return Err(Error::argument("polish", expected, format!("'newton' for {dimension}")));
     }
     let target = student.flatten("x", x1)?;
@@ -120,14 +116,14 @@ fn newton_step(
 ) -> Result<Tensor> {
     let (count, dimension) = noise.size2()?;
     let condition = student.condition_input(condition, count)?;
-    let horizon = student.horizon(1.0)?;
-    let rows = (TANGENT_ROWS / (dimension + 1)).max(1);
+    let map = SampleMap::new(student)?;
+    let rows = map.samples_at_once();
     let mut pieces = Vec::new();
     let mut start = 0;
     while start < count {
         let length = rows.min(count - start);
         let condition = condition.as_ref().map(|c| c.narrow(0, start, length));
-        let jacobian = jacobian(student, &horizon, &noise.narrow(0, start, length), condition.as_ref())?;
+        let jacobian = map.jacobian(&noise.narrow(0, start, length), condition.as_ref(), monitor)?;
         let transposed = jacobian.transpose(1, 2);
         let normal = transposed.matmul(&jacobian);
         let diagonal = normal.diagonal(0, 1, 2).mean_dim(1, false, Kind::Double).to_kind(normal.kind());
@@ -137,37 +133,7 @@ fn newton_step(
         let right = transposed.matmul(&residual.narrow(0, start, length).unsqueeze(2));
         let solved = Tensor::f_linalg_solve(&(normal + mu.view([-1, 1, 1]) * eye), &right, true)?;
         pieces.push(solved.squeeze_dim(2).neg());
-        monitor.tick()?;
         start += length;
     }
     Ok(Tensor::f_cat(&pieces, 0)?)
-}
-
-/// dF/dx0, `[B, d, d]`, row i the derivative of coordinate i of the sample.
-fn jacobian(
-    student: &Student,
-    horizon: &Horizon,
-    noise: &Tensor,
-    condition: Option<&Tensor>,
-) -> Result<Tensor> {
-    let (count, dimension) = noise.size2()?;
-    // One row for each direction, and one of direction 0, whose tangent is that of time alone.
-    let directions = Tensor::f_eye(dimension, (noise.kind(), noise.device()))?;
-    let directions = Tensor::f_cat(
-        &[&directions.new_zeros([1, dimension], (noise.kind(), noise.device())), &directions],
-        0,
-    )?;
-    let each = |tensor: &Tensor| tensor.repeat_interleave_self_int(dimension + 1, 0, None);
-    let x = each(noise);
-    let t = Tensor::f_zeros([x.size()[0]], (noise.kind(), noise.device()))?;
-    let condition = condition.map(each);
-    let velocity = directions.repeat([count, 1]);
-    let (_, tangent) =
-        student.lift_flat_with_tangent(&t, &x, &velocity, Direction::Forward, condition.as_ref());
-    let tangent = tangent.view([count, dimension + 1, -1]);
-    let along = tangent.narrow(1, 1, dimension) - tangent.narrow(1, 0, 1);
-    let columns = horizon
-        .derivative(&directions.narrow(0, 1, dimension), &along)
-        .ok_or_else(|| Error::argument("polish", "'fixed_point' where a network decodes", "'newton'"))?;
-    Ok(columns.transpose(1, 2))
 }

@@ -16,7 +16,7 @@ use crate::training::Monitor;
 const CHUNK_VALUES: i64 = 1 << 22;
 
 /// Rows in a chunk.
-fn chunk_rows(student: &Student, times: i64) -> i64 {
+pub(crate) fn chunk_rows(student: &Student, times: i64) -> i64 {
     let config = student.config();
     let hidden = match &config.unet {
         // A few maps at full resolution at once.
@@ -28,7 +28,7 @@ fn chunk_rows(student: &Student, times: i64) -> i64 {
 }
 
 /// Threads for samplers' products: those of one lift.
-fn threads(student: &Student, rows: i64) -> IntraOpThreads {
+pub(crate) fn threads(student: &Student, rows: i64) -> IntraOpThreads {
     let config = student.config();
     IntraOpThreads::for_work(student.parameters().count() / config.lifts, rows * config.reuse())
 }

@@ -65,7 +65,7 @@ fn config() -> DistillConfig {
 fn points_have_the_moments_of_the_path() {
     let field = gaussian();
     let points =
-        PathPoints::new(&field, &data(4096), None, path_plan(Coupling::Independent, Path::Vp)).unwrap();
+        PathPoints::new(&field, &data(4096), None, None, path_plan(Coupling::Independent, Path::Vp)).unwrap();
     let batch = points.batch(&RandomSource::new(3), 0, 40_000).unwrap();
     // Times are spread evenly: about 400 of them lie in each hundredth.
     let late = batch.t.gt(0.7).logical_and(&batch.t.lt(0.8));
@@ -89,7 +89,7 @@ fn coupled_points_follow_the_optimal_assignment() {
     let pole = Tensor::from_slice(&[-3f32, 3.0]).view([2, 1]);
     let field = EmpiricalField::new(&pole, Device::Cpu, Kind::Float).unwrap();
     let spread = |coupling| {
-        let points = PathPoints::new(&field, &pole, None, path_plan(coupling, Path::Linear)).unwrap();
+        let points = PathPoints::new(&field, &pole, None, None, path_plan(coupling, Path::Linear)).unwrap();
         let batch = points.batch(&RandomSource::new(3), 0, 128).unwrap();
         // Variance of x_t near t = 1/2: E x0 x1 adds to it where noise and data are coupled.
         let middle = batch.t.gt(0.4).logical_and(&batch.t.lt(0.6)).nonzero().squeeze_dim(1);
@@ -103,7 +103,8 @@ fn coupled_points_follow_the_optimal_assignment() {
 #[test]
 fn points_are_a_function_of_seed_and_step_from_any_step_on() {
     let field = gaussian();
-    let points = || PathPoints::new(&field, &data(256), None, path_plan(Coupling::Ot, Path::Linear)).unwrap();
+    let points =
+        || PathPoints::new(&field, &data(256), None, None, path_plan(Coupling::Ot, Path::Linear)).unwrap();
     let one = points();
     let random = RandomSource::new(9);
     let draws: Vec<Tensor> = (0..6).map(|step| one.batch(&random, step, 32).unwrap().x).collect();
@@ -123,7 +124,7 @@ fn held_out_points_use_rows_that_training_never_sees() {
     let rows = Tensor::arange(64, (Kind::Float, Device::Cpu)).view([64, 1]) * 1000.0;
     let field = EmpiricalField::new(&rows, Device::Cpu, Kind::Float).unwrap();
     let points =
-        PathPoints::new(&field, &rows, None, path_plan(Coupling::Independent, Path::Linear)).unwrap();
+        PathPoints::new(&field, &rows, None, None, path_plan(Coupling::Independent, Path::Linear)).unwrap();
     let seen = |x: &Tensor, t: &Tensor| {
         let late = t.gt(0.2).nonzero().squeeze_dim(1);
         let (x, t) = (x.index_select(0, &late).squeeze_dim(1), t.index_select(0, &late));
@@ -144,7 +145,7 @@ fn points_of_a_flipping_teacher_are_mirrored() {
     let field = EmpiricalField::new(&rows, Device::Cpu, Kind::Float).unwrap();
     let mirrored = |flip| {
         let plan = PathPlan { flip, ..path_plan(Coupling::Ot, Path::Linear) };
-        let points = PathPoints::new(&field, &rows, None, plan).unwrap();
+        let points = PathPoints::new(&field, &rows, None, None, plan).unwrap();
         let batch = points.batch(&RandomSource::new(1), 0, 512).unwrap();
         assert_eq!(batch.x.size(), [512, 2]);
         let late = batch.x.index_select(0, &batch.t.gt(0.2).nonzero().squeeze_dim(1));
@@ -153,7 +154,7 @@ fn points_of_a_flipping_teacher_are_mirrored() {
     assert_eq!(mirrored(false), 0.0);
     assert!((mirrored(true) - 0.5).abs() < 0.13, "{}", mirrored(true));
     let plan = PathPlan { flip: true, ..path_plan(Coupling::Ot, Path::Linear) };
-    let points = PathPoints::new(&gaussian(), &data(64), None, plan).unwrap();
+    let points = PathPoints::new(&gaussian(), &data(64), None, None, plan).unwrap();
     let error = points.batch(&RandomSource::new(1), 0, 8).unwrap_err();
     assert!(error.to_string().starts_with("flip: "), "{error}");
 }
@@ -172,14 +173,19 @@ fn conditions_stay_with_their_rows() {
     let mut random = RandomSource::new(0);
     let field = NetworkField::new(field, &rows, Some(&labels), Device::Cpu, &mut random).unwrap();
     let points =
-        PathPoints::new(&field, &rows, Some(&labels), path_plan(Coupling::Ot, Path::Linear)).unwrap();
+        PathPoints::new(&field, &rows, None, Some(&labels), path_plan(Coupling::Ot, Path::Linear)).unwrap();
     let batch = points.batch(&RandomSource::new(1), 0, 128).unwrap();
     let label = batch.teacher_condition.unwrap();
     let gap = batch.x.squeeze_dim(1) - label.to_kind(Kind::Float) * 100.0 * &batch.t;
     assert!(gap.abs().max().double_value(&[]) < 6.0);
     assert!(batch.condition.unwrap().argmax(1, false).equal(&label));
-    let short =
-        PathPoints::new(&field, &rows, Some(&labels.narrow(0, 0, 9)), path_plan(Coupling::Ot, Path::Linear));
+    let short = PathPoints::new(
+        &field,
+        &rows,
+        None,
+        Some(&labels.narrow(0, 0, 9)),
+        path_plan(Coupling::Ot, Path::Linear),
+    );
     assert!(short.err().unwrap().to_string().contains("condition"));
 }
 

@@ -1,6 +1,7 @@
-//! Log-likelihoods against the Gaussian's closed form.
+//! Log-likelihoods against the Gaussian's closed form; quadrature against eigenvalues.
 
 use koopflow::density::{log_prob, DensityOptions, Divergence};
+use koopflow::lanczos::log_quadratic_form;
 use koopflow::ode::SolveOptions;
 use koopflow::tensor::RandomSource;
 use koopflow::training::{Monitor, Progress, Silent};
@@ -167,4 +168,29 @@ fn bad_arguments_are_named() {
     assert_eq!(refuse(&x, &good, Some(&x)), "condition");
     assert!("trace".parse::<Divergence>().unwrap_err().to_string().contains("'hutchinson'"));
     assert_eq!("exact".parse::<Divergence>().unwrap(), Divergence::Exact);
+}
+
+/// e^T log(A) e by the eigenvectors of A: Lanczos' with as many products as dimensions, above it with fewer, and
+/// with more than the space has directions.
+#[test]
+fn lanczos_quadrature_is_exact_with_all_products_and_too_large_with_few() {
+    let double = (Kind::Double, Device::Cpu);
+    let rates = Tensor::linspace(-3.0, 2.0, 12, double);
+    let (axes, _) = Tensor::linalg_qr(&normal(7, &[12, 12], Kind::Double), "reduced");
+    let matrix = (&axes * rates.exp()).matmul(&axes.tr());
+    let probes = normal(8, &[5, 12], Kind::Double);
+    let exact = (probes.matmul(&axes).square() * &rates).sum_dim_intlist(1, false, Kind::Double);
+    let form = |steps, matrix: &Tensor, probes: &Tensor| {
+        log_quadratic_form(probes, steps, f64::EPSILON, |v| Ok(v.matmul(matrix))).unwrap()
+    };
+    for steps in [12, 40] {
+        assert!(worst(&form(steps, &matrix, &probes), &exact) < 1e-8, "{steps}");
+    }
+    let few: Vec<Tensor> = [1, 2, 4, 8].iter().map(|steps| form(*steps, &matrix, &probes)).collect();
+    assert!(few.iter().all(|found| found.gt_tensor(&exact).all().int64_value(&[]) != 0));
+    assert!(few.windows(2).all(|pair| pair[1].lt_tensor(&pair[0]).all().int64_value(&[]) != 0));
+    // The space of a multiple of the identity is exhausted at once.
+    let squares = probes.square().sum_dim_intlist(1, false, Kind::Double);
+    let found = form(6, &(Tensor::eye(12, double) * 3.0), &probes);
+    assert!(worst(&found, &(squares * 3f64.ln())) < 1e-10);
 }

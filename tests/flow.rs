@@ -285,6 +285,41 @@ mod stream {
     }
 }
 
+mod given {
+    use super::*;
+
+    #[test]
+    fn each_row_has_its_own_noise() {
+        let (data, noise) = (normal(&[30, 2], 5), normal(&[30, 2], 6));
+        let source = PairSource::new(&data, None, Coupling::Given, 64, 64, RandomSource::new(1)).unwrap();
+        let batch = source.batch(3).unwrap();
+        let x1 = batch.rows(&data).unwrap().to_kind(Kind::Float);
+        let x0 = batch.noise_for(&x1, Some(&noise)).unwrap();
+        assert_eq!((x0.size(), x0.kind()), (vec![64, 2], Kind::Float));
+        for (place, &row) in batch.indices.iter().enumerate() {
+            let expected = noise.get(row).to_kind(Kind::Float);
+            assert_eq!(x0.get(place as i64), expected);
+        }
+        assert!(batch.noise.is_empty());
+    }
+
+    #[test]
+    fn noise_is_wanted_there_and_only_there() {
+        let (data, short) = (normal(&[30, 2], 5), normal(&[29, 2], 6));
+        let check = |coupling: Coupling, noise, flip| coupling.check_noise(&data, noise, flip);
+        assert!(check(Coupling::Given, Some(&data), false).is_ok());
+        assert!(check(Coupling::Ot, None, true).is_ok());
+        let named = |outcome: koopflow::Result<()>, name: &str| {
+            let text = outcome.unwrap_err().to_string();
+            assert!(text.starts_with(&format!("{name}: ")), "{text}");
+        };
+        named(check(Coupling::Given, None, false), "noise");
+        named(check(Coupling::Independent, Some(&data), false), "noise");
+        named(check(Coupling::Given, Some(&data), true), "flip");
+        named(check(Coupling::Given, Some(&short), false), "noise");
+    }
+}
+
 mod flips {
     use super::*;
 

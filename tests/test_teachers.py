@@ -361,7 +361,7 @@ def test_data_of_another_shape_are_refused(data):
 
 
 def test_wrong_training_options_are_named():
-    with pytest.raises(ArgumentError, match="unknown variant `none`, expected `independent` or `ot`"):
+    with pytest.raises(ArgumentError, match="unknown variant `none`, expected one of `independent`, `ot`"):
         FlowTeacher((2,), coupling="none").fit(datasets.moons(100), progress=False)
     with pytest.raises(ArgumentError, match="steps"):
         FlowTeacher((2,), steps=0).fit(datasets.moons(100), progress=False)

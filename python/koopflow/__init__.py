@@ -12,10 +12,12 @@ check_torch(_core.TORCH_VERSION)
 from koopflow._autocast import autocast  # noqa: E402
 from koopflow.ablation import ablate  # noqa: E402
 from koopflow.ablation_table import AblationTable  # noqa: E402
+from koopflow.density import StudentDensity  # noqa: E402
 from koopflow.distiller import KoopmanDistiller  # noqa: E402
 from koopflow.evaluation import EvaluationReport  # noqa: E402
 from koopflow.level_spectrum import LevelSpectrum  # noqa: E402
 from koopflow.networks import UNet  # noqa: E402
+from koopflow.reflow import reflow  # noqa: E402
 from koopflow.spectrum import Spectrum  # noqa: E402
 from koopflow.teachers import FlowTeacher  # noqa: E402
 from koopflow.tensorboard import TensorBoardLogger  # noqa: E402
@@ -29,6 +31,7 @@ __all__ = [
     "KoopmanDistiller",
     "LevelSpectrum",
     "Spectrum",
+    "StudentDensity",
     "TensorBoardLogger",
     "UNet",
     "__version__",
@@ -40,5 +43,6 @@ __all__ = [
     "metrics",
     "plotting",
     "progress",
+    "reflow",
     "show_versions",
 ]

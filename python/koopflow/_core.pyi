@@ -197,6 +197,7 @@ def train_teacher(
     data: _Array,
     config: str,
     *,
+    noise: _Array | None = None,
     condition: _Array | None = None,
     monitor: _Monitor = None,
     checkpoint: str | None = None,
@@ -209,7 +210,8 @@ def train_teacher(
 
     ``config`` is JSON in the form of :func:`teacher_defaults`, possibly a part of it. The second
     result is a JSON history ``{"steps", "seconds", "stopped", "config", "loss": [[step, loss], ...]}``, where
-    stopped is ``"completed"``, ``"interrupted"`` or ``"budget"``. Files as in :meth:`Student.distill`.
+    stopped is ``"completed"``, ``"interrupted"`` or ``"budget"``. ``noise`` ``[N, *event]`` is that of each
+    row where the coupling is ``"given"``. Files as in :meth:`Student.distill`.
     """
 
 def teacher_defaults() -> str:
@@ -229,6 +231,7 @@ class Student:
         *,
         condition: _Array | None = None,
         data: _Array | None = None,
+        data_noise: _Array | None = None,
         data_condition: _Array | None = None,
         trajectory_file: str | None = None,
         refresh: bool = False,
@@ -244,8 +247,9 @@ class Student:
 
         A conditional field needs a pool of conditions, labels ``[P]`` or vectors ``[P, dim]``, to draw from.
         ``data`` ``[N, *event]`` are the teacher's, for simulation-free points; ``data_condition`` holds the
-        condition of each row, ``condition`` where it is left out. ``trajectory_file`` keeps the solved
-        trajectories for later fits; ``refresh`` solves them anew.
+        condition of each row, ``condition`` where it is left out, and ``data_noise`` the noise of each row
+        where the coupling is ``"given"``. ``trajectory_file`` keeps the solved trajectories for
+        later fits; ``refresh`` solves them anew.
         ``checkpoint`` is written every so many steps or seconds and at the end, with ``header`` in it;
         ``resume`` goes on from such a file. A fit that diverged returns the best student, and its history
         says ``"diverged"``. ``features`` answers the distance of two batches ``[B, *event]`` and its gradient
@@ -345,6 +349,24 @@ class Student:
         ``[B]``.
 
         ``polish`` is ``"newton"`` or ``"fixed_point"``.
+        """
+
+    def density(
+        self,
+        x: _Array,
+        *,
+        determinant: str = "auto",
+        polish: int = 10,
+        probes: int = 8,
+        products: int = 32,
+        seed: int = 0,
+        condition: _Array | None = None,
+        monitor: _Monitor = None,
+    ) -> tuple[Sequence[_Array], float]:
+        """By the change of variables: log-densities ``[B]``, noise ``[B, *event]``, residuals,
+        log-determinants and their standard errors ``[B]``; and the total deviation of the student's data.
+
+        ``determinant`` is ``"exact"``, ``"lanczos"`` or ``"auto"`` (exact up to 1024 dimensions).
         """
 
     def spectrum(self) -> Spectrum:

@@ -20,6 +20,8 @@ class Flow:
     _field: _core.VelocityField | None
     # The data that the field comes from and the condition of each row, where they are known. Not saved.
     _training: tuple[Array, Array | None] | None = None
+    # The noise of each row, where pairs were given.
+    _training_noise: Array | None = None
 
     def _pairing(self) -> dict[str, Any]:
         """How noise and data were paired, as far as it is known, and whether data were mirrored."""

@@ -14,6 +14,7 @@ from . import _core
 from ._arrays import Array, as_batch, as_condition, to_numpy
 from ._flow import Flow, checked_count, noise_or, times_for
 from ._spectral_facts import NOISE_SEED
+from .density import WithDensity
 from .directions import edit
 from .exceptions import ArgumentError, NotFittedError, ShapeError
 from .level_spectrum import LevelSpectrum, build_level_spectrum
@@ -24,7 +25,7 @@ S = TypeVar("S", bound="FittedStudent")
 Modes: TypeAlias = Spectrum | int | slice | Sequence[int] | NDArray[Any]
 
 
-class FittedStudent(BaseEstimator):  # type: ignore[misc]
+class FittedStudent(WithDensity, BaseEstimator):  # type: ignore[misc]
     """A student in the core; :class:`koopflow.KoopmanDistiller` says where it comes from."""
 
     _student: _core.Student
@@ -149,8 +150,8 @@ class FittedStudent(BaseEstimator):  # type: ignore[misc]
             Steps that bring :meth:`sample` of the noise closer to the data. Each is kept where it does, and
             shortened or damped more where it does not, sample by sample.
         method : {"newton", "fixed_point"}, default "newton"
-            Levenberg-Marquardt with the exact Jacobian (one tangent a coordinate, up to 1024 of them, and no
-            ``decoder="network"``), or the student's own inverse applied to what is missing.
+            Levenberg-Marquardt with the exact Jacobian (one product a coordinate, up to 1024 of them), or the
+            student's own inverse applied to what is missing.
         damping : float, default 1e-3
             At least 0; relative to the mean diagonal of J^T J, or shortens a fixed-point step by
             1 / (1 + damping).

@@ -391,9 +391,11 @@ class KoopmanDistiller(FittedStudent):
         config = {**teacher._pairing(), **self._config(tuple(field.event_shape))}
         if features is not None:
             config["weights"] = {"feature_distance": 1.0, **config.get("weights", {})}
-        data_condition = None
+        data_noise, data_condition = None, None
         if data is None and teacher._training is not None:
             data, data_condition = teacher._training
+            # Other pairs may be asked for, where points are drawn from data.
+            data_noise = teacher._training_noise if config["coupling"] == "given" else None
         facts = {
             "kind": field.kind,
             "event_shape": list(field.event_shape),
@@ -408,6 +410,7 @@ class KoopmanDistiller(FittedStudent):
                 json.dumps(config),
                 condition=as_condition(condition),
                 data=None if data is None else as_batch(data),
+                data_noise=None if data_noise is None else as_batch(data_noise),
                 data_condition=as_condition(data_condition),
                 trajectory_file=None if trajectory_file is None else fspath(trajectory_file),
                 refresh=refresh,

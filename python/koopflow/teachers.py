@@ -87,6 +87,7 @@ class FlowTeacher(AttachedTeachers):
     FlowTeacher.from_diffusion : attach a diffusion model.
     FlowTeacher.from_torchcfm : a U-Net's weights from torchcfm.
     FlowTeacher.gaussian, FlowTeacher.empirical : fields known in closed form.
+    koopflow.reflow : straighter paths between the same ends.
 
     Examples
     --------
@@ -154,6 +155,7 @@ class FlowTeacher(AttachedTeachers):
         self,
         data: Array,
         *,
+        noise: Array | None = None,
         condition: Array | None = None,
         steps: int | None = None,
         batch_size: int | None = None,
@@ -170,6 +172,9 @@ class FlowTeacher(AttachedTeachers):
         ----------
         data : array, ``[N, *event]``
             NumPy or torch, finite.
+        noise : array, ``[N, *event]``, optional
+            The noise that each row is paired with, which should be standard normal over all of them: no other
+            coupling is drawn. :func:`koopflow.reflow` brings such pairs.
         condition : array, optional
             Labels ``[N]`` or vectors ``[N, condition_dim]``, as the constructor says.
         steps, batch_size : int, optional
@@ -199,9 +204,10 @@ class FlowTeacher(AttachedTeachers):
         Raises
         ------
         ShapeError
-            When data or condition do not fit the event shape or each other.
+            When data, noise or condition do not fit the event shape or each other.
         ArgumentError
-            When an option is out of its range, or ``flip`` was asked for and samples are no images.
+            When an option is out of its range, or ``flip`` was asked for and samples are no images or pairs
+            are given.
         DivergenceError
             When the loss stops being finite.
         CheckpointError
@@ -216,10 +222,13 @@ class FlowTeacher(AttachedTeachers):
                 f"data: expected shape (N, {', '.join(map(str, self._event_shape))}), got {tuple(data.shape)}"
             )
         config = self._config(steps=steps, batch_size=batch_size)
+        if noise is not None:
+            noise, config["coupling"] = as_batch(noise), "given"
         with ProgressMeter(progress=progress, callback=callback) as meter:
             field, history = _core.train_teacher(
                 data,
                 json.dumps(config),
+                noise=noise,
                 condition=as_condition(condition),
                 monitor=meter.monitor,
                 checkpoint=None if checkpoint is None else fspath(checkpoint),
@@ -229,7 +238,7 @@ class FlowTeacher(AttachedTeachers):
                 resume=None if resume is None else fspath(resume),
             )
         self._field, self._history = field, json.loads(history)
-        self._training = (data, condition)
+        self._training, self._training_noise = (data, condition), noise
         if self._history.get("stopped") == "interrupted":
             warnings.warn(
                 f"interrupted after {self._history.get('steps')} steps; the teacher so far is kept",
@@ -494,7 +503,8 @@ class FlowTeacher(AttachedTeachers):
         # The options of a teacher that was not trained here say nothing about it.
         if self._field is None or self._field.kind != "network":
             return super()._pairing()
-        return {name: self._options[name] for name in ("coupling", "path", "flip")}
+        known = {**self._options, **self._history.get("config", {})}
+        return {name: known[name] for name in ("coupling", "path", "flip")}
 
     def _config(self, *, steps: int | None, batch_size: int | None) -> dict[str, Any]:
         """What was set, for the core, which resolves the rest."""

@@ -62,7 +62,7 @@ impl TrainingData {
                     device,
                 };
                 let condition = inputs.data_condition.as_ref().or(inputs.pool.as_ref());
-                PathPoints::new(teacher, data, condition, plan)
+                PathPoints::new(teacher, data, inputs.noise.as_ref(), condition, plan)
             })
             .transpose()?;
         let trajectories = match solved || (consistency && points.is_none()) {

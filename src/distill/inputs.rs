@@ -16,6 +16,8 @@ pub struct Inputs {
     pub pool: Option<Tensor>,
     /// `[N, *event]`: the teacher's training data, for simulation-free points.
     pub data: Option<Tensor>,
+    /// `[N, *event]`: the noise of each row of `data`, for a teacher that was trained on given pairs.
+    pub noise: Option<Tensor>,
     /// The condition of each row of `data`; `pool` where it is left out.
     pub data_condition: Option<Tensor>,
     /// Where trajectories are stored and found again.

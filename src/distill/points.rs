@@ -82,20 +82,21 @@ const HELD_OUT_POINTS: usize = 512;
 const TABLE_POINTS: usize = 4096;
 const TABLE_COUPLING: usize = 256;
 
-/// Data `[N, *event]` with their conditions.
+/// Data `[N, *event]` with their conditions, and their noise where it is given.
 #[derive(Debug)]
 struct Rows {
     data: Tensor,
+    noise: Option<Tensor>,
     condition: Option<Tensor>,
 }
 
 impl Rows {
     fn pick(&self, index: &Tensor) -> Rows {
-        let index = index.to_device(self.data.device());
-        let condition = self.condition.as_ref();
+        let pick = |x: &Tensor| x.index_select(0, &index.to_device(x.device()));
         Rows {
-            data: self.data.index_select(0, &index),
-            condition: condition.map(|c| c.index_select(0, &index.to_device(c.device()))),
+            data: pick(&self.data),
+            noise: self.noise.as_ref().map(pick),
+            condition: self.condition.as_ref().map(pick),
         }
     }
 }
@@ -118,23 +119,30 @@ pub struct PathPoints {
 }
 
 impl PathPoints {
-    /// Points between noise and `data` `[N, *event]` for a teacher; `condition`: that of each row, for a
-    /// conditional one. Some rows (an eighth, at most 512) are kept for [`PathPoints::held_out`]; of fewer
+    /// Points between noise and `data` `[N, *event]` for a teacher; `noise`: that of each row, for one that was
+    /// trained on given pairs; `condition`: that of each row, for a conditional one. Some rows (an eighth, at most 512) are kept for [`PathPoints::held_out`]; of fewer
     /// than 16 rows none, and held-out points then differ by their noise and times alone.
     ///
     /// # Errors
-    /// Names `data` or `condition` where they do not fit the teacher or each other.
+    /// Names `data`, `noise` or `condition` where they do not fit the teacher or each other.
     pub fn new(
         teacher: &dyn VelocityField,
         data: &Tensor,
+        noise: Option<&Tensor>,
         condition: Option<&Tensor>,
         plan: PathPlan,
     ) -> Result<Self> {
         let count = check_batch("data", data, teacher.event_shape())?;
+        if plan.coupling == Coupling::Given && noise.is_none() {
+            let expected = "none for a teacher of given pairs, whose noise is not known: points of its trajectories serve";
+            return Err(Error::argument("data", expected, "an array"));
+        }
+        plan.coupling.check_noise(data, noise, plan.flip)?;
         let conditioning = teacher.conditioning();
         conditioning.check(condition, count)?;
         let data = at_home(data, plan.kind, plan.device);
-        let all = Rows { data, condition: condition.map(|c| c.detach().to_device(plan.device)) };
+        let noise = noise.map(|noise| at_home(noise, plan.kind, plan.device));
+        let all = Rows { data, noise, condition: condition.map(|c| c.detach().to_device(plan.device)) };
         let order = RandomSource::new(plan.seed).fork("held-out data").permutation(count, plan.device);
         let kept = if count < 16 { 0 } else { (count / HELD_OUT_SHARE).min(HELD_OUT_ROWS) };
         let training = all.pick(&order.narrow(0, kept, count - kept));
@@ -195,9 +203,9 @@ impl PathPoints {
     fn points(&self, rows: &Rows, pairs: &PairBatch, t: Tensor) -> Result<Points> {
         let PathPlan { path, kind, device, .. } = self.plan;
         let x1 = pairs.rows(&rows.data)?.to_device(device);
+        let x0 = pairs.noise_for(&x1, rows.noise.as_ref())?;
         let condition = rows.condition.as_ref().map(|c| pairs.conditions(c)).transpose()?;
-        let x0 = Tensor::from_slice(&pairs.noise).to_kind(kind).to_device(device);
-        let x = path.sample(&t, &x0.f_view(x1.size().as_slice())?, &x1)?.f_flatten(1, -1)?;
+        let x = path.sample(&t, &x0, &x1)?.f_flatten(1, -1)?;
         let encoded = self.conditioning.encode(condition.as_ref(), kind);
         Ok(Points { t, x, condition: encoded, teacher_condition: condition })
     }

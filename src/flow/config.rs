@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::flow::{Coupling, Path};
+use crate::flow::{Coupling, Objective, Path};
 use crate::nets::UNetConfig;
 use crate::tensor::{event_size, parse_dtype};
 pub use crate::training::Optimizer;
@@ -17,6 +17,7 @@ use crate::velocity::{Conditioning, NetworkFieldConfig};
 pub struct TeacherConfig {
     pub coupling: Coupling,
     pub path: Path,
+    pub objective: Objective,
     /// What the data carry besides themselves.
     pub conditioning: Conditioning,
     /// How often training hides a label, in [0, 1): such a teacher also knows v without a class, which
@@ -66,6 +67,7 @@ impl Default for TeacherConfig {
         TeacherConfig {
             coupling: Coupling::Ot,
             path: Path::Linear,
+            objective: Objective::FlowMatching,
             conditioning: Conditioning::None,
             label_dropout: 0.0,
             width: None,
@@ -119,6 +121,7 @@ impl TeacherConfig {
         if self.label_dropout > 0.0 && !matches!(self.conditioning, Conditioning::Labels { .. }) {
             return Err(Error::argument("label_dropout", "0 without class labels", self.label_dropout));
         }
+        self.objective.check(self.path)?;
         check_weights_options(self.weight_decay, self.ema_decay)?;
         if self.log_every == 0 {
             return Err(Error::argument("log_every", "at least 1", 0));
@@ -139,6 +142,9 @@ impl TeacherConfig {
             9..=256 => (256, 5e-3, 3000),
             _ => (512, 2e-3, 6000),
         };
+        // What is learnt near the data has to reach the noise: on moons a W2 of .267 after 6000 steps, .241 after
+        // 12,000.
+        let steps = if matches!(self.objective, Objective::Consistency(_)) { 2 * steps } else { steps };
         TeacherConfig {
             width: self.width.or(Some(width)),
             depth: self.depth.or(Some(3)),

@@ -1,4 +1,4 @@
-//! Which noise goes with which data: at random, or by minibatch optimal transport.
+//! Which noise goes with which data: at random, by minibatch optimal transport, or as given.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -6,8 +6,10 @@ use std::sync::{Mutex, PoisonError};
 use lapjv::{Cancellation, ErrorKind, LapJV};
 use ndarray::{Array2, Axis};
 use serde::{Deserialize, Serialize};
+use tch::Tensor;
 
 use crate::error::{Error, Result};
+use crate::tensor::{check_finite, shape_text};
 
 /// How a minibatch of noise is paired with a minibatch of data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -19,6 +21,30 @@ pub enum Coupling {
     /// straighter paths for the same marginals.
     #[default]
     Ot,
+    /// As given with the data, row by row: rectified flow from another flow's own pairs (Liu et al., arXiv
+    /// 2209.03003).
+    Given,
+}
+
+impl Coupling {
+    /// Whether noise comes with the data.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] naming `noise` where it is missing or not wanted, or `flip`: a mirrored pair is not one
+    /// that was given; [`Error::Shape`], [`Error::NonFinite`] for noise that does not go with the data.
+    pub fn check_noise(self, data: &Tensor, noise: Option<&Tensor>, flip: bool) -> Result<()> {
+        let given = self == Coupling::Given;
+        match noise {
+            None if given => Err(Error::argument("noise", "that of each row, for given pairs", "none")),
+            None => Ok(()),
+            Some(_) if !given => Err(Error::argument("noise", "none unless pairs are given", "an array")),
+            Some(_) if flip => Err(Error::argument("flip", "false where pairs are given", "true")),
+            Some(noise) if noise.size() != data.size() => {
+                Err(Error::shape("noise", shape_text(&data.size()), shape_text(&noise.size())))
+            }
+            Some(noise) => check_finite("noise", noise),
+        }
+    }
 }
 
 /// Lets one thread end another's assignment early.

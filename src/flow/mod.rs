@@ -3,6 +3,7 @@
 
 mod config;
 mod coupling;
+mod objective;
 mod resume;
 mod stream;
 mod trainer;
@@ -10,6 +11,7 @@ mod trainer;
 pub use crate::velocity::Path;
 pub use config::{Optimizer, TeacherConfig};
 pub use coupling::{assign, Coupling};
+pub use objective::{Consistency, Objective};
 pub use resume::TrainingFiles;
 pub use stream::{PairBatch, PairSource, PairStream};
 pub use trainer::{train, train_with_files, TeacherHistory};

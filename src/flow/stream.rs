@@ -25,7 +25,7 @@ pub struct PairBatch {
     pub indices: Vec<i64>,
     /// `[B]`: which of them are mirrored; empty for a source without flips.
     pub flipped: Vec<bool>,
-    /// `[B, dim]`, row-major: the noise of each row, standard normal.
+    /// `[B, dim]`, row-major: the noise of each row, standard normal; empty where it is given with the data.
     pub noise: Vec<f32>,
     /// `[B]` in [0, 1): uniform, one in each of B equal intervals, which lowers the variance of the
     /// loss. A row's place says nothing about its data or its noise.
@@ -49,6 +49,19 @@ impl PairBatch {
         Ok(chosen.f_flip([-1])?.f_where_self(&flipped, &chosen)?)
     }
 
+    /// The noise of each row, of the shape, dtype and device of `x1` `[B, *event]`: the batch's own, or its rows of
+    /// `given` `[N, *event]`.
+    ///
+    /// # Errors
+    /// As [`PairBatch::rows`].
+    pub fn noise_for(&self, x1: &Tensor, given: Option<&Tensor>) -> Result<Tensor> {
+        let noise = match given {
+            Some(noise) => self.conditions(noise)?,
+            None => Tensor::from_slice(&self.noise),
+        };
+        Ok(noise.to_device(x1.device()).to_kind(x1.kind()).f_view(x1.size().as_slice())?)
+    }
+
     /// The batch's rows of what nothing mirrors, `[N, ...]`: on its device.
     ///
     /// # Errors
@@ -70,6 +83,8 @@ pub struct PairSource {
     groups: Option<Vec<u32>>,
     /// Pairs in one assignment, at most.
     coupling_size: usize,
+    /// Whether the noise comes with the data.
+    given: bool,
     /// Where rows are mirrored, the length of their last axis.
     flip_width: Option<usize>,
     random: RandomSource,
@@ -110,7 +125,8 @@ impl PairSource {
             rows = Some(values(data)?);
             groups = condition.map(|c| number_conditions(c, count)).transpose()?;
         }
-        Ok(PairSource { count, dim, batch_size, rows, groups, coupling_size, flip_width: None, random })
+        let (given, flip_width) = (coupling == Coupling::Given, None);
+        Ok(PairSource { count, dim, batch_size, rows, groups, coupling_size, given, flip_width, random })
     }
 
     /// The same source, but each row of a batch is mirrored with probability one half: images
@@ -140,7 +156,8 @@ impl PairSource {
         let mut rng = self.random.at(step);
         let size = self.batch_size;
         let mut chosen = self.draw(&mut rng);
-        let noise: Vec<f32> = (0..size * self.dim).map(|_| rng.sample(StandardNormal)).collect();
+        let values = if self.given { 0 } else { size * self.dim };
+        let noise: Vec<f32> = (0..values).map(|_| rng.sample(StandardNormal)).collect();
         // The last float below an integer may round up to it, hence the cap.
         let last = 1.0 - f32::EPSILON;
         let times = (0..size).map(|i| ((i as f32 + rng.random::<f32>()) / size as f32).min(last)).collect();

@@ -8,6 +8,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
 use crate::flow::config::TeacherConfig;
+use crate::flow::objective::Pairs;
 use crate::flow::resume::{Resumed, Snapshot, TrainingFiles};
 use crate::flow::stream::{PairBatch, PairSource, PairStream};
 use crate::nets::dropout;
@@ -49,18 +50,19 @@ pub fn train(
     condition: Option<&Tensor>,
     monitor: &mut dyn Monitor,
 ) -> Result<(NetworkField, TeacherHistory)> {
-    train_with_files(config, data, condition, &TrainingFiles::default(), monitor)
+    train_with_files(config, data, None, condition, &TrainingFiles::default(), monitor)
 }
 
 /// [`train`] that writes its state into a file, or goes on from one: on a CPU bit for bit as if it had
-/// never been cut.
+/// never been cut. `noise` `[N, *event]` is that of each row, for [`crate::flow::Coupling::Given`].
 ///
 /// # Errors
-/// As [`train`]; [`Error::Checkpoint`] or [`Error::Io`] for a bad file, [`Error::Argument`] for options or
-/// data that are not those of the resumed one.
+/// As [`train`] and [`crate::flow::Coupling::check_noise`]; [`Error::Checkpoint`] or [`Error::Io`] for a bad file,
+/// [`Error::Argument`] for options or data that are not those of the resumed one.
 pub fn train_with_files(
     config: &TeacherConfig,
     data: &Tensor,
+    noise: Option<&Tensor>,
     condition: Option<&Tensor>,
     files: &TrainingFiles,
     monitor: &mut dyn Monitor,
@@ -72,6 +74,7 @@ pub fn train_with_files(
         return Err(Error::shape("data", "(N, *event) with N at least 1", shape_text(&size)));
     }
     check_finite("data", data)?;
+    config.coupling.check_noise(data, noise, config.flip)?;
     let config = config.resolve(&size[1..]);
     let (steps, peak) = match (config.steps, config.learning_rate) {
         (Some(steps), Some(rate)) => (steps, rate),
@@ -96,9 +99,11 @@ pub fn train_with_files(
     let parameters = field.parameters();
     let dtype = parameters.kind();
     let data = at_home(data, dtype, device);
+    let noise = noise.map(|noise| at_home(noise, dtype, device));
     let condition = condition.map(|c| c.detach().to_device(device));
     let mut optimizer = Adam::new(parameters, config.optimizer, config.weight_decay)?;
     let mut average = Average::new(parameters, config.ema_decay)?;
+    let objective = config.objective.over(&field)?;
     let schedule = Schedule::new(ScheduleKind::Cosine, peak, config.warmup_steps);
     let spent = resumed.as_ref().map_or(0.0, |resumed| resumed.ledger.seconds);
     let budget = Budget::new(steps, config.max_seconds).resumed(spent);
@@ -111,12 +116,13 @@ pub fn train_with_files(
     let mut reported = Instant::now();
     let mut stopped = Stopped::Completed;
     for batch in stream {
-        let (t, x0, x1, c) = to_tensors(&batch?, &data, condition.as_ref(), device)?;
-        let c = c.map(|labels| hide(labels, &config, &mut hidden.fork(&step.to_string()))).transpose()?;
-        let x = config.path.sample(&t, &x0, &x1)?;
-        let u = config.path.target(&t, &x0, &x1)?;
-        let _dropout = dropout::Training::with(config.seed, step);
-        let loss = tch::with_grad(|| field.loss(&t, &x, &u, c.as_ref()))?;
+        let mut pairs = to_pairs(&batch?, &data, noise.as_ref(), condition.as_ref(), device)?;
+        let labels = pairs.condition.take();
+        pairs.condition =
+            labels.map(|labels| hide(labels, &config, &mut hidden.fork(&step.to_string()))).transpose()?;
+        let mask = || dropout::Training::with(config.seed, step);
+        let done = step as f64 / steps as f64;
+        let loss = tch::with_grad(|| objective.loss(&pairs, config.path, average.value(), done, mask))?;
         let mut gradient = parameters.gradient(&loss)?;
         let _ = clip_norm(&mut gradient, config.clip_norm)?;
         let rate = schedule.rate(step, budget.done(step));
@@ -182,18 +188,17 @@ fn hide(condition: Tensor, config: &TeacherConfig, random: &mut RandomSource) ->
     Ok(condition.f_masked_fill(&draw.f_lt(config.label_dropout)?, classes)?)
 }
 
-/// t `[B]`, x0 and x1 `[B, *event]` and the condition of a batch, in the dtype of the data and on `device`.
-fn to_tensors(
+/// A batch in the dtype of the data and on `device`.
+fn to_pairs(
     batch: &PairBatch,
     data: &Tensor,
+    noise: Option<&Tensor>,
     condition: Option<&Tensor>,
     device: Device,
-) -> Result<(Tensor, Tensor, Tensor, Option<Tensor>)> {
+) -> Result<Pairs> {
     let x1 = batch.rows(data)?.to_device(device);
-    let dtype = x1.kind();
-    let x0 =
-        Tensor::from_slice(&batch.noise).to_device(device).to_kind(dtype).f_view(x1.size().as_slice())?;
-    let t = Tensor::from_slice(&batch.times).to_device(device).to_kind(dtype);
+    let x0 = batch.noise_for(&x1, noise)?;
+    let t = Tensor::from_slice(&batch.times).to_device(device).to_kind(x1.kind());
     let condition = condition.map(|c| batch.conditions(c)).transpose()?;
-    Ok((t, x0, x1, condition))
+    Ok(Pairs { t, x0, x1, condition })
 }

@@ -139,6 +139,11 @@ impl InputCoordinates {
         self.scale.reciprocal()
     }
 
+    /// The total deviation of the data: the root of its summed variances.
+    pub fn spread(&self) -> f64 {
+        (self.center.numel() as f64).sqrt() / self.scale.double_value(&[])
+    }
+
     /// Mean and deviation at each time, side by side: `[B, 2 d]`, and their slopes in t (0 outside [0, 1]).
     fn interpolate(&self, t: &Tensor) -> Dual {
         let intervals = self.means.size()[0] - 1;

@@ -19,6 +19,7 @@ use crate::distill::{self, Checkpointing, DistillConfig, FeatureDistance, Inputs
 use crate::error::{Error, Result};
 use crate::inversion::{self, Inversion, Polish};
 use crate::koopman::{Direction, Generator, Student, WeightsChoice};
+use crate::student_density::{student_density, StudentDensity, StudentDensityOptions};
 use crate::tensor::{device_name, dtype_name, parse_device};
 use crate::{checkpoint, sampler};
 
@@ -64,8 +65,8 @@ impl PyStudent {
 #[pymethods]
 impl PyStudent {
     #[staticmethod]
-    #[pyo3(signature = (teacher, config, *, condition=None, data=None, data_condition=None, trajectory_file=None,
-                        refresh=false, monitor=None, checkpoint=None, checkpoint_every=None,
+    #[pyo3(signature = (teacher, config, *, condition=None, data=None, data_noise=None, data_condition=None,
+                        trajectory_file=None, refresh=false, monitor=None, checkpoint=None, checkpoint_every=None,
                         checkpoint_seconds=None, header="{}", resume=None, features=None))]
     #[allow(clippy::too_many_arguments)] // keywords, in Python
     fn distill(
@@ -74,6 +75,7 @@ impl PyStudent {
         config: &str,
         condition: Option<&Bound<'_, PyAny>>,
         data: Option<&Bound<'_, PyAny>>,
+        data_noise: Option<&Bound<'_, PyAny>>,
         data_condition: Option<&Bound<'_, PyAny>>,
         trajectory_file: Option<PathBuf>,
         refresh: bool,
@@ -97,6 +99,7 @@ impl PyStudent {
         let inputs = Inputs {
             pool: Array::import_optional("condition", condition)?.map(tensor),
             data: data.map(|data| Array::import_float("data", data)).transpose()?.map(tensor),
+            noise: data_noise.map(|noise| Array::import_float("noise", noise)).transpose()?.map(tensor),
             data_condition: Array::import_optional("condition", data_condition)?.map(tensor),
             trajectory_file,
             refresh,
@@ -313,6 +316,41 @@ impl PyStudent {
             inversion::invert(&student, &x, condition.as_ref(), polish, steps, damping, &mut monitor)
         })?;
         Ok((kind.export(py, noise)?, kind.export(py, residuals)?))
+    }
+
+    /// (log p, noise, residuals, log |det| and its standard errors), and the data's total deviation.
+    #[pyo3(signature = (x, *, determinant="auto", polish=10, probes=8, products=32, seed=0, condition=None, monitor=None))]
+    #[allow(clippy::too_many_arguments)] // keywords, in Python
+    fn density<'py>(
+        &self,
+        py: Python<'py>,
+        x: &Bound<'py, PyAny>,
+        determinant: &str,
+        polish: i64,
+        probes: i64,
+        products: i64,
+        seed: u64,
+        condition: Option<&Bound<'py, PyAny>>,
+        monitor: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<([Bound<'py, PyAny>; 5], f64)> {
+        let Array { tensor: x, kind } = Array::import_float("x", x)?;
+        let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
+        let determinant = determinant.parse()?;
+        let options = StudentDensityOptions { determinant, polish, probes, products, seed };
+        let mut monitor = PyMonitor::new(monitor);
+        let student = self.handle();
+        let StudentDensity { log_prob, noise, residuals, log_determinant, standard_errors, spread } =
+            door::enter(py, move || {
+                student_density(&student, &x, condition.as_ref(), &options, &mut monitor)
+            })?;
+        let arrays = [
+            kind.export(py, log_prob)?,
+            kind.export(py, noise)?,
+            kind.export(py, residuals)?,
+            kind.export(py, log_determinant)?,
+            kind.export(py, standard_errors)?,
+        ];
+        Ok((arrays, spread))
     }
 
     fn spectrum(&self, py: Python<'_>) -> PyResult<PySpectrum> {

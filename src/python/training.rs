@@ -17,13 +17,14 @@ use crate::training::Checkpointing;
 
 /// Conditional flow matching on `[N, *event]`: the field and its history as JSON.
 #[pyfunction]
-#[pyo3(signature = (data, config, *, condition=None, monitor=None, checkpoint=None, checkpoint_every=None,
-                    checkpoint_seconds=None, header="{}", resume=None))]
+#[pyo3(signature = (data, config, *, noise=None, condition=None, monitor=None, checkpoint=None,
+                    checkpoint_every=None, checkpoint_seconds=None, header="{}", resume=None))]
 #[allow(clippy::too_many_arguments)]
 pub fn train_teacher(
     py: Python<'_>,
     data: &Bound<'_, PyAny>,
     config: &str,
+    noise: Option<&Bound<'_, PyAny>>,
     condition: Option<&Bound<'_, PyAny>>,
     monitor: Option<Bound<'_, PyAny>>,
     checkpoint: Option<PathBuf>,
@@ -34,6 +35,7 @@ pub fn train_teacher(
 ) -> PyResult<(PyVelocityField, String)> {
     let config: TeacherConfig = json::parse_config(config)?;
     let data = Array::import_float("data", data)?.tensor;
+    let noise = noise.map(|noise| Array::import_float("noise", noise)).transpose()?.map(|array| array.tensor);
     let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
     let header = json::parse("header", header)?;
     let checkpoint = checkpoint.map(|file| Checkpointing {
@@ -45,7 +47,7 @@ pub fn train_teacher(
     let files = TrainingFiles { checkpoint, resume };
     let mut monitor = PyMonitor::new(monitor);
     let (field, history) = door::enter(py, move || {
-        flow::train_with_files(&config, &data, condition.as_ref(), &files, &mut monitor)
+        flow::train_with_files(&config, &data, noise.as_ref(), condition.as_ref(), &files, &mut monitor)
     })?;
     Ok((PyVelocityField::new(Box::new(field)), json::to_value(&history)?.to_string()))
 }

@@ -323,6 +323,27 @@ impl NetworkField {
         })
     }
 
+    /// v(t, x) and the unit of each coordinate's velocity, each `[B, dim]`, for training: differentiable in the
+    /// parameters, and not counted.
+    pub fn velocity_in_units(
+        &self,
+        t: &Tensor,
+        x: &Tensor,
+        condition: Option<&Tensor>,
+    ) -> Result<(Tensor, Tensor)> {
+        let Scaled { answer, unit, centre } = self.evaluate(t, x, condition)?;
+        Ok((answer * &unit + centre, unit))
+    }
+
+    /// The same network with weights of its own, which ask for no gradients.
+    pub fn twin(&self) -> Result<NetworkField> {
+        let mut random = RandomSource::new(0);
+        let twin =
+            NetworkField::build(self.config.clone(), &self.data, &self.condition, self.device, &mut random)?;
+        twin.freeze();
+        Ok(twin)
+    }
+
     /// The regression loss: the mean square of (v - u) in each coordinate's own units, in which a
     /// field that always answers the mean has loss 1. Differentiable in the parameters.
     pub fn loss(&self, t: &Tensor, x: &Tensor, u: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {

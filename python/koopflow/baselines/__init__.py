@@ -30,10 +30,20 @@ device, dtype : str
 """
 
 from ._baseline import Baseline, load
+from .consistency_flow import ConsistencyFlow
 from .kdm import KDM
 from .mean_velocity import MeanVelocity
 from .ode_solver import OdeSolver
 from .plain_network import PlainNetwork
 from .straight_line import StraightLine
 
-__all__ = ["KDM", "Baseline", "MeanVelocity", "OdeSolver", "PlainNetwork", "StraightLine", "load"]
+__all__ = [
+    "KDM",
+    "Baseline",
+    "ConsistencyFlow",
+    "MeanVelocity",
+    "OdeSolver",
+    "PlainNetwork",
+    "StraightLine",
+    "load",
+]
