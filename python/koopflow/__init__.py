@@ -12,6 +12,7 @@ check_torch(_core.TORCH_VERSION)
 from koopflow._autocast import autocast  # noqa: E402
 from koopflow.ablation import ablate  # noqa: E402
 from koopflow.ablation_table import AblationTable  # noqa: E402
+from koopflow.comparison import ComparisonTable, compare  # noqa: E402
 from koopflow.density import StudentDensity  # noqa: E402
 from koopflow.distiller import KoopmanDistiller  # noqa: E402
 from koopflow.evaluation import EvaluationReport  # noqa: E402
@@ -26,6 +27,7 @@ __version__ = _core.__version__
 
 __all__ = [
     "AblationTable",
+    "ComparisonTable",
     "EvaluationReport",
     "FlowTeacher",
     "KoopmanDistiller",
@@ -38,6 +40,7 @@ __all__ = [
     "ablate",
     "autocast",
     "baselines",
+    "compare",
     "datasets",
     "exceptions",
     "metrics",

@@ -35,6 +35,8 @@ class RowTable(Sequence[Row]):
         Columns that are aligned to the left.
     optional : tuple of str
         Columns that are printed only where one row has something there.
+    missing : str
+        What is printed for NaN.
     """
 
     design: ClassVar[tuple[str, ...]] = ()
@@ -43,6 +45,7 @@ class RowTable(Sequence[Row]):
     decimals: ClassVar[Mapping[str, int]] = {}
     text: ClassVar[tuple[str, ...]] = ()
     optional: ClassVar[tuple[str, ...]] = ()
+    missing: ClassVar[str] = "nan"
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self._rows = [dict(row) for row in rows]
@@ -72,8 +75,8 @@ class RowTable(Sequence[Row]):
         Returns
         -------
         table
-            The design, ``runs`` (how many seeds) and ``failed`` (how many of them have a ``reason`` for having
-            none). Every measure is the mean over the runs that have it, with the sample standard deviation
+            The design, ``runs`` (how many seeds) and ``failed`` (how many of them have no results and say
+            why). Every measure is the mean over the runs that have it, with the sample standard deviation
             as ``<measure>_spread``; NaN where there are too few.
         """
         groups: dict[str, list[Row]] = {}
@@ -155,6 +158,8 @@ class RowTable(Sequence[Row]):
         value = row[column]
         if column not in self.measures:
             return str(value)
+        if math.isnan(value):
+            return self.missing
         decimals = self.decimals.get(column, 4)
         spread = row.get(f"{column}_spread", math.nan)
         text = f"{value:.{decimals}f}"

@@ -18,7 +18,8 @@ import numpy as np
 from . import _core
 from ._arrays import Array, as_batch, as_condition, to_numpy
 from ._flow import Flow, checked_count
-from .ablation_table import COLUMNS, DESIGN, MEASURES, AblationTable, Row
+from ._row_table import Row
+from .ablation_table import COLUMNS, DESIGN, MEASURES, AblationTable
 from .distiller import KoopmanDistiller
 from .evaluation import distances
 from .exceptions import ArgumentError, DivergenceError

@@ -3,7 +3,8 @@
 Everything long in koopflow reports events, plain dictionaries:
 
 ``stage``
-    ``"teacher"``, ``"trajectories"``, ``"student"``, ``"closed_form"``, ``"sample"`` or ``"ablation"``.
+    ``"teacher"``, ``"trajectories"``, ``"student"``, ``"closed_form"``, ``"sample"``, ``"ablation"`` or
+    ``"compare"``.
 ``step``, ``total``
     how far the stage is.
 ``seconds``
@@ -36,6 +37,7 @@ LABELS = {
     "closed_form": "linear solve",
     "sample": "sampling",
     "ablation": "ablation",
+    "compare": "comparing",
 }
 
 

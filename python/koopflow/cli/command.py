@@ -20,7 +20,7 @@ RUN = (
     Key("student", str | None, None, "A student's safetensors file."),
 )
 DEVICE = Key("device", str, "cpu", "cpu, cuda, cuda:N or auto (default: cpu).")
-TABLES = ("run", "data", "teacher", "student", "fit", "sample", "spectrum", "evaluate")
+TABLES = ("run", "data", "teacher", "student", "fit", "sample", "spectrum", "evaluate", "compare")
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,0 +1,66 @@
+"""koopflow beside what a user would pick in its place: the tables of docs/results.md.
+
+    python benches/compare.py --output runs/plane             # two-dimensional sets, 20 minutes on 2 cores
+    python benches/compare.py digits --output runs/digits     # two minutes a student, over an hour
+    python benches/compare.py images --output runs/images     # U-Nets on digits of 16x16 pixels
+    python benches/compare.py --quick --output runs/quick     # two minutes
+
+``koopflow compare`` is the same with every setting; this file says which settings the tables have. Parts that
+are finished are kept in the folder, and a second call goes on with them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from koopflow import compare
+from koopflow.cli.compare import QUICK
+from koopflow.comparison import claims, write
+
+TABLES: dict[str, dict[str, Any]] = {
+    # What compare() does where nobody says otherwise.
+    "plane": {},
+    "digits": {
+        "problems": ["digits/ot"],
+        "seconds": 150.0,
+        "steps": 4000,
+        "trajectories": 131_072,
+        "n": 500,
+    },
+    "images": {
+        "problems": ["digits16/ot"],
+        "methods": ["dopri5", "Euler, 4 steps", "Euler, 20 steps", "hierarchical", "U-Net pixels"],
+        "seconds": 300.0,
+        "steps": None,
+        "trajectories": 4096,
+        "teacher_steps": 1500,
+        "seeds": [0],
+        "n": 500,
+    },
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("table", nargs="?", choices=TABLES, default="plane")
+    parser.add_argument("--quick", action="store_true", help="two small problems, one seed")
+    parser.add_argument("--seeds", type=int, nargs="+")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--output", type=Path, required=True, help="a folder")
+    options = parser.parse_args()
+    settings = dict(QUICK) if options.quick else dict(TABLES[options.table])
+    if options.seeds:
+        settings["seeds"] = options.seeds
+    table = compare(**settings, device=options.device, output=options.output)
+    for file in write(table, options.output):
+        print(f"wrote {file}")
+    for claim in claims(table):
+        print(claim)
+
+
+if __name__ == "__main__":
+    main()
