@@ -201,6 +201,22 @@ def test_every_method_has_a_word_on_itself():
     assert METHODS["dopri5"].trains is False
 
 
+def test_pictures_have_every_method_but_the_line(table):
+    axes = picture(table.where(problem="checkerboard/vp"), curves=table.curves, title="checkerboard")
+    assert axes[0].get_title(loc="left") == "checkerboard"
+    koopflow = [
+        np.mean([row[column] for row in table.where(problem="checkerboard/vp", method="koopflow")])
+        for column in ("evaluations", "w2_over_teacher")
+    ]
+    drawn = [line.get_xydata() for line in axes[0].lines]
+    assert any(len(xy) == 1 and np.allclose(xy[0], koopflow) for xy in drawn)
+    # The teacher, Euler, koopflow and the plain network, and the level of the teacher.
+    assert len(drawn) == 5
+    assert len(axes[2].lines) == 2
+
+
 def test_pictures_need_rows():
     with pytest.raises(ArgumentError, match="rows"):
         picture([])
+    with pytest.raises(ArgumentError, match="axes"):
+        picture([row("koopflow")], axes=[None])

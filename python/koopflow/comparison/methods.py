@@ -97,7 +97,7 @@ def _solver(solver: str, steps: int | None = None) -> Callable[..., Any]:
 
 def _solvers() -> list[Method]:
     kinds: list[tuple[str, str, int | None]] = [("dopri5", "dopri5", None)]
-    kinds += [(f"Euler, {k} steps", "euler", k) for k in EULER_STEPS]
+    kinds += [(f"Euler, {k} step{'s' * (k > 1)}", "euler", k) for k in EULER_STEPS]
     kinds += [(f"Heun, {k} steps", "heun", k) for k in HEUN_STEPS]
     return [Method(name, _solver(solver, k), trains=False, distils=False) for name, solver, k in kinds]
 

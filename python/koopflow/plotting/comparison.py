@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import ScalarFormatter
 from numpy.typing import NDArray
 
 from ..exceptions import ArgumentError
@@ -16,6 +21,8 @@ from ._canvas import DATA, FAINT, INK, STUDENT, TEACHER, new_figure, plain, titl
 
 # Panels from left to right: column and label.
 COSTS = (("evaluations", "network evaluations"), ("milliseconds", "milliseconds for 1,000 samples"))
+
+SOLVERS = ("dopri5", "Euler", "Heun")
 
 
 def comparison(
@@ -52,69 +59,94 @@ def comparison(
     rows = list(rows)
     if not rows:
         raise ArgumentError("rows: expected at least one, got none")
-    panels = list(new_figure((13.5, 4.2)).subplots(1, 3)) if axes is None else list(axes)
+    panels = list(new_figure((13.5, 5.0)).subplots(1, 3)) if axes is None else list(axes)
     if len(panels) != 3:
         raise ArgumentError(f"axes: expected 3, got {len(panels)}")
-    budgets = [row["budget"] for row in rows if row["budget"]]
-    rows = [row for row in rows if row["budget"] in ("", *budgets[:1])]
-    methods = {
-        name: [row for row in rows if row["method"] == name]
-        for name in dict.fromkeys(r["method"] for r in rows)
-    }
+    budgets = [row["budget"] for row in rows if row["budget"]][:1]
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["budget"] in ("", *budgets):
+            groups.setdefault(row["method"], []).append(row)
+    styles = _styles(groups)
     for ax, (column, label) in zip(panels[:2], COSTS, strict=True):
-        _costs(ax, methods, column, label)
+        _costs(ax, groups, styles, column, label)
     problem = rows[0].get("problem")
-    _curves(panels[2], [curve for curve in curves if curve["problem"] == problem], budgets[:1])
+    some = [c for c in curves if c["problem"] == problem and c["budget"] in ("", *budgets)]
+    _curves(panels[2], some, styles)
     if title:
         title_of(panels[0], title)
+    if axes is None:
+        handles = [Line2D([], [], label=name, **style) for name, style in styles.items()]
+        panels[0].figure.legend(
+            handles=handles, loc="outside lower center", ncols=6, fontsize=7, frameon=False
+        )
     return np.array(panels)
 
 
-def _costs(ax: Axes, methods: Mapping[str, list[Mapping[str, Any]]], column: str, label: str) -> None:
-    solvers: list[tuple[float, float]] = []
-    for name, rows in methods.items():
+def _family(name: str) -> str:
+    """Rows of one legend entry: a solver with any number of steps, a student with any number."""
+    return name.split(",")[0] if name.startswith(SOLVERS) else re.sub(r", \d+ steps?$", "", name)
+
+
+def _styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Line and marker of each family: solvers in the teacher's colour, koopflow in the student's."""
+    families = dict.fromkeys(_family(name) for name in names)
+    others = iter(colormaps["Dark2"].colors)  # type: ignore[attr-defined]
+    shapes = itertools.cycle("sD^vP*Xph<>")
+    styles: dict[str, dict[str, Any]] = {}
+    for family in families:
+        style: dict[str, Any] = {"linewidth": 1.2, "markersize": 6}
+        if family.startswith(SOLVERS):
+            style |= {"color": TEACHER, "marker": ".", "linestyle": "--" if family == "Heun" else "-"}
+        elif family == "straight line":
+            style |= {"color": DATA, "linestyle": ":"}
+        elif family == "koopflow":
+            style |= {"color": STUDENT, "marker": "o", "linewidth": 2.0}
+        else:
+            style |= {"color": next(others, INK), "marker": next(shapes)}
+        styles[family] = style
+    return styles
+
+
+def _costs(
+    ax: Axes,
+    groups: Mapping[str, Sequence[Mapping[str, Any]]],
+    styles: Mapping[str, dict[str, Any]],
+    column: str,
+    label: str,
+) -> None:
+    points: dict[str, list[tuple[float, float]]] = {}
+    for name, rows in groups.items():
         x, y = _mean(rows, column), _mean(rows, "w2_over_teacher")
-        if math.isnan(x) or math.isnan(y) or name == "straight line":
-            continue
-        colour = _colour(name)
-        if name.startswith("Euler"):
-            solvers.append((x, y))
-        ax.scatter([x], [y], s=26, color=colour, zorder=3, linewidths=0)
-        ax.annotate(name, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=6, color=colour)
-    if solvers:
-        ax.plot(*zip(*sorted(solvers), strict=True), color=FAINT, linewidth=1.0, zorder=1)
+        # The line's endpoints are the teacher's own.
+        if name != "straight line" and not (math.isnan(x) or math.isnan(y)):
+            points.setdefault(_family(name), []).append((x, y))
+    for family, some in points.items():
+        ax.plot(*zip(*sorted(some), strict=True), **styles[family])
     ax.axhline(1.0, color=FAINT, linewidth=0.8, zorder=0)
     ax.set_xscale("log")
     ax.set_yscale("log")
+    ax.yaxis.set_major_formatter(ScalarFormatter())
+    ax.yaxis.set_minor_formatter(ScalarFormatter())
+    ax.tick_params(axis="y", which="minor", labelsize=7)
     ax.set_xlabel(label)
     ax.set_ylabel("W2 to data, over the teacher's")
     plain(ax)
 
 
-def _curves(ax: Axes, curves: Sequence[Mapping[str, Any]], budgets: Sequence[str]) -> None:
+def _curves(ax: Axes, curves: Sequence[Mapping[str, Any]], styles: Mapping[str, dict[str, Any]]) -> None:
     named: dict[str, list[Sequence[float]]] = {}
     for curve in curves:
-        if curve["budget"] in ("", *budgets):
+        # Solvers stand in the other panels, by their ends.
+        if not curve["method"].startswith(SOLVERS):
             named.setdefault(curve["method"], []).append(curve["path"])
     for name, values in named.items():
-        mean = np.mean(values, axis=0)
-        # Solvers are off by their own tolerance at most.
-        if mean.max() < 1e-4:
-            continue
-        ax.plot(PATH_TIMES, mean, color=_colour(name), linewidth=1.4)
-        ax.annotate(name, (PATH_TIMES[-1], mean[-1]), xytext=(3, 0), textcoords="offset points", fontsize=6)
+        style = {key: value for key, value in styles[_family(name)].items() if key != "marker"}
+        ax.plot(PATH_TIMES, np.mean(values, axis=0), **style)
     ax.set_yscale("log")
     ax.set_xlabel("t")
     ax.set_ylabel("path error, of the data's deviation")
     plain(ax)
-
-
-def _colour(name: str) -> str:
-    if name.startswith(("dopri5", "Euler", "Heun")):
-        return TEACHER
-    if "koopflow" in name or name == "hierarchical":
-        return STUDENT
-    return DATA if name == "straight line" else INK
 
 
 def _mean(rows: Sequence[Mapping[str, Any]], column: str) -> float:
