@@ -254,8 +254,7 @@ def load(path: str | PathLike[str], *, device: str = "cpu") -> Baseline:
     ...     baselines.load(pathlib.Path(folder) / "solver.safetensors")
     OdeSolver(solver='euler', steps=2)
     """
-    kind, options = _described(path)
-    return kind._read(path, options, device)
+    return Baseline.load(path, device=device)
 
 
 def _described(path: str | PathLike[str]) -> tuple[type[Baseline], dict[str, Any]]:
