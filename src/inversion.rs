@@ -95,7 +95,8 @@ pub fn invert(
             Polish::Newton => &caution * 0.3,
         };
         let longer = if polish == Polish::FixedPoint { 2.0 } else { 10.0 };
-        caution = next.where_self(&better, &(&caution * longer));
+        // Bounded, for a sample that nothing improves any more is tried to the end.
+        caution = next.where_self(&better, &(&caution * longer)).clamp(1e-12, 1e12);
     }
     finite_or_divergence(&noise, "inverted samples")?;
     Ok(Inversion { noise: student.unflatten(&noise), residuals })

@@ -164,6 +164,11 @@ def test_an_inverse_that_misses_is_told(student):
     assert found.spread == pytest.approx(np.sqrt(np.trace(COV)), rel=0.1)
     distance = np.linalg.norm(student.sample(x0=found.noise) - far, axis=1)
     np.testing.assert_allclose(found.residuals, distance, rtol=1e-3)
+    # However long it is tried.
+    for method in ("newton", "fixed_point"):
+        noise, residuals = student.invert(far, polish=150, method=method, residuals=True)
+        assert np.isfinite(noise).all()
+        assert (residuals <= found.residuals).all()
 
 
 def test_torch_comes_back_as_torch_and_the_generator_is_left_alone(student):
