@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from .. import _core
 from .._arrays import Array, as_batch, as_condition
 from .._flow import Flow
-from ..exceptions import ArgumentError, CheckpointError, NotFittedError, ShapeError
+from ..exceptions import ArgumentError, NotFittedError, ShapeError
 from ..networks import UNet, plain
 from ..progress import ProgressFunction, ProgressMeter
 from ..teachers import FlowTeacher
+from ._baseline import Baseline
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -25,7 +26,7 @@ OBJECTIVE = ("segments", "delta", "alpha", "boundary", "anchoring")
 
 
 @dataclass(kw_only=True, eq=False)
-class ConsistencyFlow:
+class ConsistencyFlow(Baseline):
     """A velocity field whose flow is straight, trained from data without a teacher's help.
 
     With f(t, x) = x + (e - t) v(t, x), the end of a straight line from (t, x) to the time e at which a
@@ -76,11 +77,6 @@ class ConsistencyFlow:
     (5, 2)
     """
 
-    has_path: ClassVar[bool] = False
-    """Whether it knows the states between noise and data: its flow is straight, the teacher's is not."""
-    has_inverse: ClassVar[bool] = False
-    """Whether it finds the noise behind data."""
-
     steps: int | None = None
     segments: int = 1
     delta: float = 0.1
@@ -98,8 +94,6 @@ class ConsistencyFlow:
     seed: int = 0
     device: str = "cpu"
     dtype: str = "float32"
-    event_shape_: tuple[int, ...] = field(init=False, repr=False)
-    history_: dict[str, Any] = field(init=False, repr=False)
     # A teacher in name only: whose field is this model's.
     _flow: FlowTeacher | None = field(default=None, init=False, repr=False)
 
@@ -109,6 +103,8 @@ class ConsistencyFlow:
         *,
         data: Array | None = None,
         condition: Array | None = None,
+        trajectory_file: str | PathLike[str] | None = None,
+        refresh: bool = False,
         progress: bool | ProgressFunction = True,
     ) -> Self:
         """Train on the data of a teacher.
@@ -121,6 +117,8 @@ class ConsistencyFlow:
             None takes those that the teacher was trained on in this process.
         condition : array, optional
             Given with ``data``: labels ``[N]`` or vectors ``[N, dim]``, for a conditional teacher.
+        trajectory_file, refresh
+            For the sake of the other baselines: nothing is solved here.
         progress : bool or callable, default True
             See :mod:`koopflow.progress`.
 
@@ -201,9 +199,14 @@ class ConsistencyFlow:
         array, ``[B, *event]``
             Of the kind of ``x0``; NumPy for fresh samples.
         """
-        steps = self.segments if steps is None else steps
-        flow = self._fitted()
-        return flow.sample(n, x0=x0, solver="euler", steps=steps, seed=seed, condition=condition)
+        noise = self._noise(x0, n, seed)
+        return self._euler(noise, self.segments if steps is None else steps, as_condition(condition))
+
+    def _ends(self, x0: Array, condition: Array | None) -> Array:
+        return self._euler(x0, self.segments, condition)
+
+    def _euler(self, x0: Array, steps: int, condition: Array | None) -> Array:
+        return self._fitted().sample(x0=x0, solver="euler", steps=steps, condition=condition)
 
     @property
     def evaluations(self) -> int:
@@ -217,37 +220,25 @@ class ConsistencyFlow:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the model to one safetensors file, atomically."""
-        described = {"kind": type(self).__name__, "options": self._options()}
-        header = {"baseline": described, "history": self.history_}
-        self._fitted().field.save(fspath(path), json.dumps(header))
+        self._fitted().field.save(fspath(path), json.dumps({**self._facts(), "history": self.history_}))
 
     @classmethod
-    def load(cls, path: str | PathLike[str], *, device: str = "cpu") -> Self:
-        """Read a model that :meth:`save` wrote.
-
-        Raises
-        ------
-        FileNotFoundError
-            When there is no such file.
-        CheckpointError
-            When the file is not a whole model of this kind.
-        """
+    def _read(cls, path: str | PathLike[str], options: dict[str, Any], device: str) -> Self:
         weights, text = _core.VelocityField.load(fspath(path), device=device)
-        header = json.loads(text)
-        described = header.get("baseline")
-        if not isinstance(described, dict) or described.get("kind") != cls.__name__:
-            raise CheckpointError(f"{fspath(path)}: holds another model, expected a {cls.__name__}")
-        model = cls(**{**described["options"], "device": weights.device})
-        model._adopt(FlowTeacher._around(weights), header["history"])
+        model = cls._with_options(path, {**options, "device": weights.device})
+        model._adopt(FlowTeacher._around(weights), json.loads(text)["history"])
         return model
 
     def _options(self) -> dict[str, Any]:
         """What the constructor was given, as plain data."""
-        options = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+        options = super()._options()
         return options if isinstance(self.network, str) else {**options, "network": plain(self.network)}
 
     def _adopt(self, flow: FlowTeacher, history: dict[str, Any]) -> None:
-        self._flow, self.history_, self.event_shape_ = flow, history, flow.event_shape
+        self._flow, self.event_shape_ = flow, flow.event_shape
+        # It asks no teacher for anything.
+        nothing = {"trajectory_seconds": 0.0, "trajectories": 0, "teacher_evaluations": 0}
+        self.history_ = {**nothing, **history}
 
     def _fitted(self) -> FlowTeacher:
         if self._flow is None:
