@@ -54,7 +54,7 @@ def test_files_of_others_are_refused(kdm, student, gaussian, tmp_path):
     with pytest.raises(CheckpointError, match="holds a teacher, expected a baseline"):
         OdeSolver.load(path)
     kdm.save(path)
-    with pytest.raises(CheckpointError, match="holds a KDM, expected a PlainNetwork"):
+    with pytest.raises(CheckpointError, match="holds a baseline KDM, expected PlainNetwork"):
         PlainNetwork.load(path)
     with pytest.raises(CheckpointError, match="holds a baseline, expected a student"):
         KoopmanDistiller.load(path)

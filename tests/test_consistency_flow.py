@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from koopflow import FlowTeacher, _core, datasets
+from koopflow import FlowTeacher, _core, baselines, datasets
 from koopflow.baselines import ConsistencyFlow
 from koopflow.exceptions import ArgumentError, CheckpointError, NotFittedError, ShapeError
 
@@ -159,9 +159,13 @@ def test_files(model, teacher, tmp_path):
     np.testing.assert_array_equal(loaded.sample(50, seed=2), model.sample(50, seed=2))
     assert loaded.history_ == model.history_
     assert repr(loaded) == repr(model)
+    assert repr(baselines.load(path)) == repr(model)
     loaded.save(path)
     teacher.save(path)
-    with pytest.raises(CheckpointError, match="holds another model, expected a ConsistencyFlow"):
+    with pytest.raises(CheckpointError, match="holds a teacher, expected a baseline"):
+        ConsistencyFlow.load(path)
+    baselines.OdeSolver().fit(teacher).save(path)
+    with pytest.raises(CheckpointError, match="holds a baseline OdeSolver, expected ConsistencyFlow"):
         ConsistencyFlow.load(path)
     with pytest.raises(FileNotFoundError):
         ConsistencyFlow.load(tmp_path / "nowhere")

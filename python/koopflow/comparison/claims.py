@@ -64,8 +64,8 @@ def claims(table: ComparisonTable) -> list[Claim]:
     --------
     >>> from koopflow.comparison import ComparisonTable, claims
     >>> row = {"problem": "moons/vp", "method": "koopflow", "budget": "8 s", "curved": True, "seed": 0}
-    >>> [str(claim) for claim in claims(ComparisonTable([{**row, "path_over_line": 0.1}]))]
-    ['moons/vp: path error over the straight line's: 0.1, bar 0.1667: yes']
+    >>> print(claims(ComparisonTable([{**row, "path_over_line": 0.1}]))[0])
+    moons/vp: path error over the straight line's: 0.1, bar 0.1667: yes
     """
     return [claim for problem in table.problems for claim in _of(table.where(problem=problem), problem)]
 
