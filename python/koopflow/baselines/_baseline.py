@@ -155,7 +155,9 @@ class Baseline(ABC):
         """
         kind, options = _described(path)
         if not issubclass(kind, cls):
-            raise CheckpointError(f"{fspath(path)}: holds a baseline {kind.__name__}, expected {cls.__name__}")
+            raise CheckpointError(
+                f"{fspath(path)}: holds a baseline {kind.__name__}, expected {cls.__name__}"
+            )
         return kind._read(path, options, device)
 
     @classmethod
