@@ -1,7 +1,8 @@
 """koopflow beside what a user would pick in its place: the tables of docs/results.md.
 
     python benches/compare.py --output runs/plane             # two-dimensional sets, 20 minutes on 2 cores
-    python benches/compare.py digits --output runs/digits     # two minutes a student, over an hour
+    python benches/compare.py minute --output runs/minute     # a minute a student, few of them: 15 minutes
+    python benches/compare.py digits --output runs/digits     # two minutes a student: 20 minutes
     python benches/compare.py images --output runs/images     # U-Nets on digits of 16x16 pixels
     python benches/compare.py --quick --output runs/quick     # two minutes
 
@@ -22,12 +23,28 @@ from koopflow.comparison import claims, write
 TABLES: dict[str, dict[str, Any]] = {
     # What compare() does where nobody says otherwise.
     "plane": {},
+    "minute": {
+        "problems": ["eight_gaussians/independent", "checkerboard/vp", "moons/ot", "swiss_roll/ot"],
+        "methods": [
+            "straight line",
+            "Euler, 4 steps",
+            "Euler, 20 steps",
+            "koopflow",
+            "plain network",
+            "mean velocity",
+        ],
+        "seconds": 60.0,
+        "steps": None,
+        "trajectories": 65_536,
+        "seeds": [0],
+    },
     "digits": {
         "problems": ["digits/ot"],
-        "seconds": 150.0,
+        "seconds": 120.0,
         "steps": 4000,
         "trajectories": 131_072,
         "n": 500,
+        "seeds": [0],
     },
     "images": {
         "problems": ["digits16/ot"],

@@ -57,7 +57,7 @@ def compare(
     problems: str | Sequence[str] = PROBLEMS,
     *,
     methods: Sequence[str] | None = None,
-    seconds: float | None = 8.0,
+    seconds: float | None = 6.0,
     steps: int | None = 800,
     seeds: int | Sequence[int] = (0, 1, 2),
     trajectories: int | None = 16_384,
@@ -83,7 +83,7 @@ def compare(
     methods : sequence of str, optional
         Names of :data:`koopflow.comparison.METHODS`; None is all that suit the problem: reflow only where
         paths are curved, U-Nets only for images.
-    seconds : float, optional, default 8.0
+    seconds : float, optional, default 6.0
         Wall-clock that each student may train for, on top of the shared trajectories; None leaves this
         comparison out.
     steps : int, optional, default 800
