@@ -59,6 +59,8 @@ class Method:
         Whether it takes part in the comparison at an equal number of steps.
     koopman : bool
         Whether it is a :class:`koopflow.KoopmanDistiller` of some kind.
+    by_default : bool
+        Whether it is compared where nobody names it.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Method:
     images_only: bool = False
     by_steps: bool = False
     koopman: bool = False
+    by_default: bool = True
 
 
 def _koopman(name: str, options: Mapping[str, Any] | None = None, **about: Any) -> Method:
@@ -122,7 +125,7 @@ METHODS: dict[str, Method] = {
         *_solvers(),
         Method("straight line", lambda **_: baselines.StraightLine(), trains=False, distils=False),
         _koopman("koopflow", by_steps=True),
-        _koopman("koopflow, endpoint", {"fidelity": "endpoint"}),
+        _koopman("koopflow, endpoint", {"fidelity": "endpoint"}, by_default=False),
         _koopman("paper's losses, our inputs", PAPER),
         _koopman("paper", {**PAPER, "inputs": "raw"}),
         _koopman("hierarchical", {"basis": "hierarchy", "warm_start": True}, images_only=True),
@@ -143,7 +146,9 @@ def methods_for(problem: Problem, *, images: bool) -> list[Method]:
     return [
         method
         for method in METHODS.values()
-        if (problem.curved or not method.straightened) and (images or not method.images_only)
+        if method.by_default
+        and (problem.curved or not method.straightened)
+        and (images or not method.images_only)
     ]
 
 

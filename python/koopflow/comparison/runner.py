@@ -82,7 +82,7 @@ def compare(
         ``independent`` and ``vp``.
     methods : sequence of str, optional
         Names of :data:`koopflow.comparison.METHODS`; None is all that suit the problem: reflow only where
-        paths are curved, U-Nets only for images.
+        paths are curved, U-Nets only for images, and ``"koopflow, endpoint"`` only by name.
     seconds : float, optional, default 6.0
         Wall-clock that each student may train for, on top of the shared trajectories; None leaves this
         comparison out.
