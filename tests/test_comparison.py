@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 
-from koopflow import KoopmanDistiller, compare
+from koopflow import FlowTeacher, KoopmanDistiller, compare
 from koopflow.cli import main
 from koopflow.comparison import METHODS, ComparisonTable, claims, to_markdown, write
 from koopflow.comparison.measure import Reference, measured
@@ -106,6 +106,15 @@ def test_finished_parts_are_taken_from_the_folder(table, tmp_path):
         compare("moons/ot", methods=FEW, output=tmp_path, **options)
     anew = compare("moons/ot", methods=FEW, output=tmp_path, resume=False, **options)
     assert anew[0]["energy"] == pytest.approx(table[0]["energy"], rel=1e-4)
+
+
+def test_a_teacher_that_was_cut_short_leaves_no_part(tmp_path, monkeypatch):
+    monkeypatch.setattr(FlowTeacher, "history", property(lambda self: {"stopped": "interrupted"}))
+    with pytest.warns(RuntimeWarning, match="interrupted after 0 of 2 parts"):
+        cut = compare("moons/ot", methods=FEW, output=tmp_path, **SMALL)
+    assert cut.interrupted
+    assert len(cut) == 0
+    assert not list(tmp_path.rglob("*.json"))
 
 
 def test_files(table, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,11 +53,12 @@ class StudentDensity:
         return self.log_prob / (-dimension * math.log(2.0))
 
 
-class WithDensity:
+class WithDensity(ABC):
     """The part of a student that measures densities."""
 
+    @abstractmethod
     def _fitted(self) -> _core.Student:
-        raise NotImplementedError
+        """The student in the core."""
 
     def log_prob(
         self,

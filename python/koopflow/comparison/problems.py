@@ -32,6 +32,11 @@ class Problem:
         return f"{self.data_name}/{self.teacher_name}"
 
     @property
+    def file_name(self) -> str:
+        """The name as files have it, without an ending."""
+        return file_name(self.name)
+
+    @property
     def curved(self) -> bool:
         """Whether the teacher's paths are curved: anything but optimal-transport pairs."""
         return self.teacher_name != "ot"
@@ -48,6 +53,11 @@ class Problem:
         """A teacher that is not trained yet; images ``(C, H, W)`` get a U-Net."""
         network: dict[str, Any] = {"network": "unet"} if data.ndim == 4 else {}
         return FlowTeacher(data.shape[1:], seed=seed, **network, **TEACHERS[self.teacher_name], **options)
+
+
+def file_name(name: str) -> str:
+    """A problem's name with nothing in it that a file system minds."""
+    return "".join(letter if letter.isalnum() else "-" for letter in name)
 
 
 def problem(name: str) -> Problem:

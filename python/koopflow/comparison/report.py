@@ -11,6 +11,7 @@ import torch
 
 from .. import plotting
 from .claims import claims
+from .problems import file_name
 from .table import ComparisonTable
 
 CSV, JSON, MARKDOWN = "comparison.csv", "comparison.json", "comparison.md"
@@ -83,7 +84,6 @@ def figures(table: ComparisonTable, folder: str | PathLike[str]) -> list[Path]:
     written = []
     for problem in table.problems:
         axes = plotting.comparison(table.where(problem=problem), curves=table.curves, title=problem)
-        name = "".join(letter if letter.isalnum() else "-" for letter in problem)
-        written.append(Path(folder) / f"{name}.png")
+        written.append(Path(folder) / f"{file_name(problem)}.png")
         axes[0].figure.savefig(written[-1])
     return written

@@ -8,7 +8,7 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
@@ -133,7 +133,7 @@ def compare(
     pairs = [(each, seed) for each in chosen for seed in numbers]
     with ProgressMeter(progress=progress) as meter:
         for done, (each, seed) in enumerate(pairs):
-            file = None if folder is None else folder / "parts" / f"{_spelled(each.name)}-{seed}.json"
+            file = None if folder is None else folder / "parts" / f"{each.file_name}-{seed}.json"
             part = _stored(file, settings) if resume and file is not None else None
             try:
                 part = part or _part(each, seed, settings, _Report(meter, done, len(pairs)))
@@ -195,6 +195,7 @@ def _part(each: Problem, seed: int, settings: Settings, report: _Report) -> dict
     data, held_out = each.data(seed)
     options = {} if settings.teacher_steps is None else {"steps": settings.teacher_steps}
     teacher = each.teacher(data, seed, device=settings.device, **options).fit(data, progress=False)
+    _check_whole(teacher.history)
     reference = Reference.of(teacher, held_out, settings.n, seed)
     interval = teacher_interval(reference, seed)
     straight: tuple[Any, Reference, float] | None = None
@@ -211,6 +212,7 @@ def _part(each: Problem, seed: int, settings: Settings, report: _Report) -> dict
                 if straight is None:
                     before = time.perf_counter()
                     flow = reflow(teacher, pairs=settings.trajectories, seed=seed, progress=False, **options)
+                    _check_whole(flow.history)
                     straight = flow, reference.of_teacher(flow), time.perf_counter() - before
                 _, against, prepared = straight
                 files = Path(folder) / "reflowed.safetensors"
@@ -257,8 +259,7 @@ def _fitted(
         if method.trains:
             started = time.perf_counter()
             student.fit(reference.teacher, **given)
-            if student.history_["stopped"] == "interrupted":
-                raise KeyboardInterrupt
+            _check_whole(student.history_)
             spent = {"fit_seconds": time.perf_counter() - started, "steps": student.history_["steps"]}
         else:
             student.fit(reference.teacher)
@@ -278,6 +279,13 @@ def _solve(student: Any, reference: Reference, files: Path, settings: Settings) 
     counts: dict[str, Any] = {} if settings.trajectories is None else {"trajectories": settings.trajectories}
     one_step = KoopmanDistiller(steps=1, seed=student.seed, device=settings.device, **counts)
     one_step.fit(reference.teacher, trajectory_file=files, progress=False)
+    _check_whole(one_step.history_)
+
+
+def _check_whole(history: Mapping[str, Any]) -> None:
+    """Raises KeyboardInterrupt after Ctrl-C, of which fits keep what they have: half a part says nothing."""
+    if history["stopped"] == "interrupted":
+        raise KeyboardInterrupt
 
 
 def _complete(row: Row) -> Row:
@@ -290,10 +298,6 @@ def _complete(row: Row) -> Row:
 
 
 # --- parts ----------------------------------------------------------------------------------------
-
-
-def _spelled(name: str) -> str:
-    return "".join(letter if letter.isalnum() else "-" for letter in name)
 
 
 def _stored(file: Path, settings: Settings) -> dict[str, Any] | None:
