@@ -66,7 +66,14 @@ impl IntraOpThreads {
     /// not pay for the waiting (measured on two cores: none gained up to 2^28, and on a busy machine two
     /// threads took ten times as long as one).
     pub fn for_work(weights: i64, samples: i64) -> Self {
-        let threads = weights.saturating_mul(samples) >> 27;
+        Self::for_sides(1, weights, samples)
+    }
+
+    /// The same for work that goes on beside other work of its kind ([`beside`]), `sides` in all: together they
+    /// use no more threads than there are. (Two threads for each of two sides on two cores took as long as none
+    /// beside the other.)
+    pub fn for_sides(sides: i64, weights: i64, samples: i64) -> Self {
+        let threads = (weights.saturating_mul(samples) >> 27).min(i64::from(tch::get_num_threads()) / sides);
         Self::limit(threads.clamp(1, 1024) as i32)
     }
 

@@ -174,7 +174,7 @@ fn options_out_of_range_are_named() {
         ("steps", DistillConfig { steps: Some(0), ..base.clone() }),
         ("learning_rate", DistillConfig { learning_rate: Some(-1.0), ..base.clone() }),
         ("trajectories", DistillConfig { trajectories: Some(1), ..base.clone() }),
-        ("batch_size", DistillConfig { batch_size: 0, ..base.clone() }),
+        ("batch_size", DistillConfig { batch_size: Some(0), ..base.clone() }),
         ("max_seconds", DistillConfig { max_seconds: Some(0.0), ..base.clone() }),
         ("dtype", DistillConfig { dtype: "float16".into(), ..base.clone() }),
         ("device", DistillConfig { device: "cuda:99".into(), ..base.clone() }),

@@ -29,7 +29,7 @@ fn config() -> DistillConfig {
         width: Some(12),
         depth: Some(1),
         steps: Some(40),
-        batch_size: 32,
+        batch_size: Some(32),
         trajectories: Some(128),
         path_steps: Some(8),
         dtype: "float64".into(),

@@ -37,7 +37,7 @@ fn config() -> DistillConfig {
         width: Some(12),
         depth: Some(1),
         steps: Some(30),
-        batch_size: 64,
+        batch_size: Some(64),
         trajectories: Some(64),
         path_steps: Some(4),
         ..DistillConfig::default()

@@ -176,7 +176,7 @@ impl BaselineConfig {
             width: self.width,
             depth: self.depth,
             steps: self.steps,
-            batch_size: self.batch_size,
+            batch_size: Some(self.batch_size),
             learning_rate: Some(learning_rate),
             ema_decay: self.ema_decay,
             clip_norm: self.clip_norm,

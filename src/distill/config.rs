@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::weights::{Fidelity, Weights};
-use super::Metric;
+use super::{BatchRows, Metric, Regime};
 use crate::condition::Conditioning;
 use crate::error::{Error, Result};
 use crate::flow::{Coupling, Path};
@@ -93,9 +93,8 @@ pub struct DistillConfig {
     pub width: Option<i64>,
     pub depth: Option<i64>,
     pub steps: Option<u64>,
-    /// Noise-to-data encodings a step; as many backward pairs, half as many pairs and, for consistency, half as
-    /// many points join them.
-    pub batch_size: i64,
+    /// Noise-to-data encodings a step, which other kinds of rows join ([`BatchRows`]).
+    pub batch_size: Option<i64>,
     pub learning_rate: Option<f64>,
     pub warmup_steps: u64,
     pub clip_norm: Option<f64>,
@@ -109,7 +108,7 @@ pub struct DistillConfig {
     pub ema_decay: f64,
     /// What the products of the observables run in while training.
     pub precision: Precision,
-    /// Micro-batches of one step, from 1 to a quarter of `batch_size`.
+    /// Micro-batches of one step, from 1 to [`BatchRows::most_parts`].
     pub accumulate: i64,
     /// Steps between two held-out evaluations; `None` makes 60 of them.
     pub evaluate_every: Option<u64>,
@@ -169,7 +168,7 @@ impl Default for DistillConfig {
             width: None,
             depth: None,
             steps: None,
-            batch_size: 128,
+            batch_size: None,
             learning_rate: None,
             warmup_steps: 50,
             clip_norm: Some(1.0),
@@ -210,6 +209,7 @@ impl Default for DistillConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Recipe {
     pub student: StudentConfig,
+    pub rows: BatchRows,
     pub steps: u64,
     pub learning_rate: f64,
     pub trajectories: i64,
@@ -232,6 +232,7 @@ impl DistillConfig {
             frame: Some(recipe.student.frame),
             lifts: recipe.student.lifts,
             steps: Some(recipe.steps),
+            batch_size: Some(recipe.rows.noise),
             learning_rate: Some(recipe.learning_rate),
             trajectories: Some(recipe.trajectories),
             path_steps: Some(recipe.path_steps),
@@ -271,14 +272,20 @@ impl DistillConfig {
             None if moves && trained && self.method != Method::ClosedForm => Frame::Moving,
             None => Frame::Fixed,
         };
-        // About a minute in the plane and three on 64 pixels, on two cores.
-        let steps = match self.fidelity {
-            Fidelity::Endpoint => pick(11_000, 8_000),
-            Fidelity::Balanced | Fidelity::Spectral => pick(10_000, 8_000),
+        let regime = match event_size(event_shape) {
+            ..=8 => Regime::Few,
+            9..=256 if unet.is_none() => Regime::Several,
+            _ => Regime::Many,
         };
-        let (steps, learning_rate) = match unet.is_some() {
-            true => (5_000, 1e-3),
-            false => (steps, if small { 5e-3 } else { 3e-3 }),
+        let batch_size = self.batch_size.unwrap_or(if regime == Regime::Several { 256 } else { 128 });
+        // About a minute in the plane and three on 64 pixels, on two cores.
+        let (steps, learning_rate) = match (regime, self.fidelity) {
+            (Regime::Few, Fidelity::Endpoint) => (11_000, 5e-3),
+            (Regime::Few, _) => (10_000, 5e-3),
+            (Regime::Several, Fidelity::Endpoint) => (8_200, 4e-3),
+            (Regime::Several, _) => (6_200, 4e-3),
+            (Regime::Many, _) if unet.is_some() => (5_000, 1e-3),
+            (Regime::Many, _) => (8_000, 3e-3),
         };
         // In many dimensions more paths are worth more than more of each: on digits 131,072 for 65,536 lowered
         // the endpoint error by 4%, the inversion by 3% and the round trip by 9%. Large samples are the slowest
@@ -312,11 +319,12 @@ impl DistillConfig {
                 table_times: path_steps + 1,
                 dtype: self.dtype.clone(),
             },
-            steps: self.steps.unwrap_or(steps as u64),
+            rows: BatchRows::of(batch_size, regime),
+            steps: self.steps.unwrap_or(steps),
             learning_rate: self.learning_rate.unwrap_or(learning_rate),
             trajectories: self.trajectories.unwrap_or(trajectories),
             path_steps,
-            weights: Weights::preset(self.fidelity, readout == ReadoutKind::Slice, small)
+            weights: Weights::preset(self.fidelity, readout == ReadoutKind::Slice, regime)
                 .with(&self.weights)?,
         };
         check_positive(&[
@@ -347,7 +355,7 @@ impl DistillConfig {
         }
         let ranges = [
             ("steps", recipe.steps as i64, 1, i64::MAX),
-            ("batch_size", self.batch_size, 2, 1 << 24),
+            ("batch_size", batch_size, 2, 1 << 24),
             ("trajectories", recipe.trajectories, 16, 1 << 32),
             ("path_steps", recipe.path_steps, 1, 4096),
             ("coupling_size", i64::try_from(self.coupling_size).unwrap_or(i64::MAX), 1, 1 << 24),
@@ -360,7 +368,7 @@ impl DistillConfig {
         recipe.student.validate()?;
         parse_dtype(&self.dtype)?;
         parse_device(&self.device)?;
-        self.check_training()?;
+        self.check_training(&recipe.rows)?;
         Ok(recipe)
     }
     /// The U-Net, and what goes with a basis that is half of one.

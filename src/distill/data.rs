@@ -4,8 +4,8 @@ use tch::{Kind, Tensor};
 
 use super::pairs::sampler_steps;
 use super::{
-    Batch, DistillConfig, Inputs, Method, PairDraw, PathPlan, PathPoints, Points, Recipe, Trajectories,
-    TrajectoryPlan,
+    Batch, BatchRows, DistillConfig, Inputs, Method, PairDraw, PathPlan, PathPoints, Points, Recipe,
+    Trajectories, TrajectoryPlan,
 };
 use crate::condition::Conditioning;
 use crate::error::{Error, Result};
@@ -92,35 +92,42 @@ impl TrainingData {
         Ok(TrainingData { trajectories, points, held_out_points, draw, consistency })
     }
 
-    /// The batch of one step: a pure function of the source's seed, the step, the batch size and, for a
+    /// The batch of one step: a pure function of the source's seed, the step, its numbers of rows and, for a
     /// curriculum, of `done`, the share of training that is behind.
     ///
     /// # Errors
     /// [`Error::Internal`] where worker threads fail.
-    pub fn batch(&self, random: &RandomSource, step: u64, batch_size: i64, done: f64) -> Result<Batch> {
+    pub fn batch(
+        &self,
+        random: &RandomSource,
+        step: u64,
+        size: impl Into<BatchRows>,
+        done: f64,
+    ) -> Result<Batch> {
+        let size = size.into();
         let mut batch = match &self.trajectories {
-            Some(trajectories) => {
-                trajectories.batch(random, step, batch_size, PairDraw { done, ..self.draw })
-            }
+            Some(trajectories) => trajectories.batch(random, step, size, PairDraw { done, ..self.draw }),
             None => Batch {
                 endpoint: None,
                 path: None,
                 pairs: None,
                 inverse: None,
+                round_trip: 0,
+                ends: 0,
                 points: None,
                 sampler_steps: sampler_steps(step),
             },
         };
-        batch.points = self.points_of(random, step, batch_size)?;
+        batch.points = self.points_of(random, step, &size)?;
         Ok(batch)
     }
 
     /// Points for the consistency term, if it is on.
-    fn points_of(&self, random: &RandomSource, step: u64, batch_size: i64) -> Result<Option<Points>> {
+    fn points_of(&self, random: &RandomSource, step: u64, size: &BatchRows) -> Result<Option<Points>> {
         Ok(match (&self.points, &self.trajectories) {
             _ if !self.consistency => None,
-            (Some(points), _) => Some(points.batch(random, step, batch_size)?),
-            (None, Some(trajectories)) => Some(trajectories.points(random, step, batch_size / 2)),
+            (Some(points), _) => Some(points.batch(random, step, size.noise)?),
+            (None, Some(trajectories)) => Some(trajectories.points(random, step, size.points)),
             (None, None) => None,
         })
     }

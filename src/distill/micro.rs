@@ -38,11 +38,14 @@ impl Batch {
     /// Part `index` of `count` parts of nearly equal length.
     pub(super) fn part(&self, index: i64, count: i64) -> Batch {
         let part = |pairs: &Option<Pairs>| pairs.as_ref().map(|pairs| pairs.part(index, count));
+        let edge = |rows: i64, index: i64| rows * index / count;
         Batch {
             endpoint: part(&self.endpoint),
             path: part(&self.path),
             pairs: part(&self.pairs),
             inverse: part(&self.inverse),
+            round_trip: edge(self.round_trip, index + 1) - edge(self.round_trip, index),
+            ends: edge(self.ends, index + 1) - edge(self.ends, index),
             points: self.points.as_ref().map(|points| points.part(index, count)),
             sampler_steps: self.sampler_steps,
         }
@@ -53,7 +56,8 @@ impl Batch {
         match term {
             "endpoint" | "re_encoding" | "feature_distance" => self.endpoint.as_ref().map(Pairs::count),
             "path" => self.path.as_ref().map(Pairs::count),
-            "inverse" | "round_trip" => self.inverse.as_ref().map(Pairs::count),
+            "inverse" => self.inverse.as_ref().map(Pairs::count),
+            "round_trip" => self.inverse.as_ref().map(|_| self.round_trip),
             "consistency" => self.points.as_ref().map(Points::count),
             "unitarity" | "stability" | "orthogonality" => None,
             _ => self.pairs.as_ref().map(Pairs::count),
@@ -181,7 +185,7 @@ mod tests {
     use tch::Kind;
 
     use super::*;
-    use crate::distill::{DistillConfig, Fidelity, PairDraw, Scaling, Trajectories, TrajectoryPlan};
+    use crate::distill::{DistillConfig, Fidelity, PairDraw, Regime, Scaling, Trajectories, TrajectoryPlan};
     use crate::tensor::RandomSource;
     use crate::training::Silent;
     use crate::velocity::{GaussianField, VelocityField};
@@ -192,7 +196,7 @@ mod tests {
             unitarity: 0.1,
             stability: 0.1,
             orthogonality: 0.1,
-            ..Weights::preset(Fidelity::Endpoint, true, true)
+            ..Weights::preset(Fidelity::Endpoint, true, Regime::Few)
         }
     }
 

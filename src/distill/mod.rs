@@ -1,5 +1,6 @@
 //! Distillation: fit a student's observables and generator to a teacher's flow.
 
+mod batch_rows;
 mod closed_form;
 mod config;
 mod data;
@@ -23,6 +24,7 @@ mod warm_start;
 mod weights;
 
 pub use crate::training::Checkpointing;
+pub use batch_rows::{BatchRows, Regime};
 pub use closed_form::{
     generator_equations, install, readout_equations, ClosedFormReport, FlowPoints, Solved, StatePairs,
 };

@@ -63,7 +63,7 @@ impl Objective<'_> {
             None => None,
         };
         // From noise to data is what a spectrum is read for, and seldom among the pairs.
-        let ends = noise.map(|noise| noise.rows(0, (noise.count() / 2).max(1)));
+        let ends = noise.map(|noise| noise.rows(0, batch.ends.clamp(1, noise.count())));
         let moved = [ends.as_ref(), pairs].map(|pairs| pairs.filter(|_| w.phase > 0.0));
         let sources = [noise, pairs, own.as_ref()].into_iter().flatten();
         let targets = moved.into_iter().flatten();
@@ -81,7 +81,9 @@ impl Objective<'_> {
             }
         };
         group("endpoint", w.endpoint.max(w.feature_distance), &noise_g, noise);
-        group("path", w.path, &noise_g, batch.path.as_ref());
+        let path = batch.path.as_ref();
+        let path_g = noise_g.as_ref().zip(path).map(|(g, path)| g.rows(0, path.count()));
+        group("path", w.path, &path_g, path);
         group("target", w.target, &pairs_g, pairs);
         group("re_encoding", w.re_encoding, &own_g, own.as_ref());
         groups.retain(|group| group.weight > 0.0);
@@ -139,7 +141,8 @@ impl Objective<'_> {
         };
         let wanted = inverse > 0.0 || round_trip > 0.0;
         let inverse = batch.inverse.as_ref().filter(|_| wanted).map(Pairs::shallow_clone);
-        Ok(SideTerms { weights: self.weights.clone(), scaling: self.scaling, inverse, points })
+        let (weights, scaling, round_trip) = (self.weights.clone(), self.scaling, batch.round_trip);
+        Ok(SideTerms { weights, scaling, inverse, round_trip, points })
     }
 }
 
@@ -149,6 +152,8 @@ pub(super) struct SideTerms {
     weights: Weights,
     scaling: Scaling,
     inverse: Option<Pairs>,
+    /// How many of `inverse` go on to data again.
+    round_trip: i64,
     /// Points and the teacher's velocity there.
     points: Option<(Points, Tensor)>,
 }
@@ -166,7 +171,10 @@ impl SideTerms {
             })?;
             sum.add("round_trip", w.round_trip, || {
                 // The student's own noise for these data, generated from again and compared with them.
-                let g = student.lift_flat(&pairs.t, &noise, Direction::Forward, condition.as_ref());
+                let rows = self.round_trip.clamp(1, pairs.count());
+                let (pairs, noise) = (pairs.rows(0, rows), noise.narrow(0, 0, rows));
+                let condition = pairs.condition.as_ref();
+                let g = student.lift_flat(&pairs.t, &noise, Direction::Forward, condition);
                 let again = student.decode_after(&g, &pairs.tau().neg())?;
                 Ok(self.scaling.state_error(&(again - &pairs.x_s), &pairs.source_precision))
             })?;

@@ -4,7 +4,7 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use tch::Tensor;
 
-use super::{Curriculum, PairKind, Points, Trajectories};
+use super::{BatchRows, Curriculum, PairKind, Points, Trajectories};
 use crate::tensor::RandomSource;
 
 /// Two points of each of `B` trajectories.
@@ -41,7 +41,7 @@ impl Pairs {
         self.rows(0, self.count())
     }
 
-    /// Rows `start .. start + length`.
+    /// BatchRows `start .. start + length`.
     pub(super) fn rows(&self, start: i64, length: i64) -> Pairs {
         let part = |tensor: &Tensor| tensor.narrow(0, start, length);
         Pairs {
@@ -62,12 +62,16 @@ impl Pairs {
 pub struct Batch {
     /// From noise to data.
     pub endpoint: Option<Pairs>,
-    /// The same noise, to a random time.
+    /// The same noise, or the first of it, to a random time.
     pub path: Option<Pairs>,
     /// Two times of a trajectory, as [`PairKind`] says.
     pub pairs: Option<Pairs>,
     /// From data back to noise.
     pub inverse: Option<Pairs>,
+    /// How many of `inverse`, the first ones, go on to data again.
+    pub round_trip: i64,
+    /// From how many of `endpoint`, the first ones, the phase term carries observables to data.
+    pub ends: i64,
     /// Single points, for the consistency term.
     pub points: Option<Points>,
     /// In how many steps the student is to carry noise to data, for the re-encoding term.
@@ -120,22 +124,28 @@ impl PairDraw {
 impl Trajectories {
     /// The batch of one step: a pure function of the source's seed, the step and `draw`. Without `points`
     /// of its own, which another source may bring.
-    pub fn batch(&self, random: &RandomSource, step: u64, batch_size: i64, draw: PairDraw) -> Batch {
+    pub fn batch(
+        &self,
+        random: &RandomSource,
+        step: u64,
+        size: impl Into<BatchRows>,
+        draw: PairDraw,
+    ) -> Batch {
+        let size = size.into();
         let mut rng = random.at(step);
         let (count, last) = (self.training_count(), self.path_times() - 1);
-        let half = batch_size / 2;
         let rows = |n: i64, rng: &mut ChaCha8Rng| -> Vec<i64> {
             (0..n).map(|_| rng.random_range(0..count)).collect()
         };
-        let noise_rows = rows(batch_size, &mut rng);
+        let noise_rows = rows(size.noise, &mut rng);
         let zeros = vec![0; noise_rows.len()];
         let endpoint = self.gather(&noise_rows, &zeros, &vec![last; noise_rows.len()]);
         let somewhere: Vec<i64> = zeros.iter().map(|_| rng.random_range(1..=last)).collect();
-        let path = self.gather(&noise_rows, &zeros, &somewhere);
-        let pair_rows = rows(half, &mut rng);
+        let path = self.gather(&noise_rows, &zeros, &somewhere).rows(0, size.path);
+        let pair_rows = rows(size.pairs, &mut rng);
         let (from, to) = draw.times(pair_rows.len(), last, &mut rng);
         let pairs = self.gather(&pair_rows, &from, &to);
-        let inverse_rows = rows(batch_size, &mut rng);
+        let inverse_rows = rows(size.inverse, &mut rng);
         let ends = vec![last; inverse_rows.len()];
         let inverse = self.gather(&inverse_rows, &ends, &vec![0; inverse_rows.len()]);
         Batch {
@@ -143,6 +153,8 @@ impl Trajectories {
             path: Some(path),
             pairs: Some(pairs),
             inverse: Some(inverse),
+            round_trip: size.round_trip,
+            ends: size.ends,
             points: None,
             sampler_steps: sampler_steps(step),
         }

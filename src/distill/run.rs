@@ -4,7 +4,7 @@ use tch::Tensor;
 
 use super::evaluation::Evaluator;
 use super::history::{Ledger, LogEntry, Note};
-use super::{micro, Batch, Checkpointing, DistillConfig, Objective, Term, TrainingData};
+use super::{micro, Batch, BatchRows, Checkpointing, DistillConfig, Objective, Term, TrainingData};
 use crate::error::{Error, Result};
 use crate::koopman::Student;
 use crate::tensor::RandomSource;
@@ -24,6 +24,7 @@ pub(super) struct Run<'a> {
     pub evaluator: &'a Evaluator,
     /// With nothing left open.
     pub config: &'a DistillConfig,
+    pub rows: BatchRows,
     pub budget: &'a Budget,
     pub random: RandomSource,
     pub optimiser: Adam,
@@ -48,8 +49,10 @@ impl Run<'_> {
 
     /// Trains, and writes a last checkpoint whatever ends it; an interrupt is an ordinary end.
     pub fn train(&mut self, monitor: &mut dyn Monitor) -> Result<Stopped> {
-        let work = 2 * self.config.batch_size * self.student.config().reuse();
-        let _threads = IntraOpThreads::for_work(self.student.parameters().count(), work);
+        let work = 2 * self.rows.noise * self.student.config().reuse();
+        let weights = self.student.parameters().count() / self.student.config().lifts;
+        let sides = self.objective.weights.sides();
+        let _threads = IntraOpThreads::for_sides(sides, weights, work);
         let stopped = match self.steps(monitor) {
             // The user's own wish to stop: what was learnt so far is kept.
             Err(Error::Interrupted(_)) => Stopped::Interrupted,
@@ -109,7 +112,7 @@ impl Run<'_> {
     fn step(&mut self, monitor: &mut dyn Monitor) -> Result<(Vec<Term>, f64)> {
         let rate = self.rate();
         let done = self.ledger.step as f64 / self.budget.steps as f64;
-        let batch = self.data.batch(&self.random, self.ledger.step, self.config.batch_size, done)?;
+        let batch = self.data.batch(&self.random, self.ledger.step, self.rows, done)?;
         let (gradient, terms) = match self.gradient(&batch, monitor) {
             Ok((gradient, terms)) => (Some(gradient), terms),
             // Propagation overflowed: a loss that is not finite, found early.
@@ -154,13 +157,13 @@ impl Run<'_> {
             if let Some(outcome) = attempt {
                 return Ok(outcome);
             }
-            let parts = (2 * parts).min(self.config.accumulate_limit());
+            let parts = (2 * parts).min(self.rows.most_parts());
             if parts == self.ledger.accumulate {
                 let message = format!("out of memory, even with a step cut into {parts} micro-batches");
                 return Err(Error::Torch(message));
             }
             self.ledger.accumulate = parts;
-            let rows = self.config.batch_size / parts;
+            let rows = self.rows.noise / parts;
             let text = format!("out of memory: steps now take {parts} micro-batches of {rows} rows");
             self.note(text, monitor)?;
         }

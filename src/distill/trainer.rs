@@ -102,6 +102,7 @@ pub fn distill(
         data: &data,
         evaluator: &evaluator,
         config: &config,
+        rows: recipe.rows,
         budget: &budget,
         random: RandomSource::new(config.seed).fork("distillation batches"),
         optimiser: Adam::new(parameters, config.optimizer, config.weight_decay)?

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::DistillConfig;
+use super::{BatchRows, DistillConfig};
 use crate::error::{Error, Result};
 use crate::tensor::parse_device;
 use crate::training::{check_positive, check_weights_options};
@@ -30,21 +30,17 @@ impl DistillConfig {
         self.evaluate_every.unwrap_or(steps / EVALUATIONS).max(1)
     }
 
-    /// The most micro-batches a step can be cut into: two rows of each kind of pair stay in each.
-    pub(super) fn accumulate_limit(&self) -> i64 {
-        (self.batch_size / 4).max(1)
-    }
-
     /// # Errors
     /// [`Error::Argument`] naming the option out of its range.
-    pub(super) fn check_training(&self) -> Result<()> {
+    pub(super) fn check_training(&self, rows: &BatchRows) -> Result<()> {
         check_weights_options(self.weight_decay, self.ema_decay)?;
         if let Some(rate) = self.generator_learning_rate {
             check_positive(&[("generator_learning_rate", rate)])?;
         }
-        let limit = self.accumulate_limit();
+        let limit = rows.most_parts();
         if !(1..=limit).contains(&self.accumulate) {
-            let expected = format!("an integer from 1 to {limit}, a quarter of batch_size");
+            let expected =
+                format!("an integer from 1 to {limit}, which leaves two rows of each kind of pair in a part");
             return Err(Error::argument("accumulate", expected, self.accumulate));
         }
         for (name, value) in [("evaluate_every", self.evaluate_every), ("patience", self.patience)] {
