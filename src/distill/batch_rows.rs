@@ -14,7 +14,7 @@ pub enum Regime {
     Many,
 }
 
-/// BatchRows of one step.
+/// Rows of one step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchRows {
     /// From noise to data.

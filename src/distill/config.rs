@@ -110,7 +110,7 @@ pub struct DistillConfig {
     pub precision: Precision,
     /// Micro-batches of one step, from 1 to [`BatchRows::most_parts`].
     pub accumulate: i64,
-    /// Steps between two held-out evaluations; `None` makes 60 of them.
+    /// Steps between two held-out evaluations; `None` makes 20 of them.
     pub evaluate_every: Option<u64>,
     /// What best-model keeping, plateaus and `patience` look at.
     pub metric: Metric,
@@ -371,6 +371,7 @@ impl DistillConfig {
         self.check_training(&recipe.rows)?;
         Ok(recipe)
     }
+
     /// The U-Net, and what goes with a basis that is half of one.
     fn resolve_unet(&self, event_shape: &[i64]) -> Result<(Option<UNetConfig>, GeneratorKind, ReadoutKind)> {
         let unet = match self.basis {

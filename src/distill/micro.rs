@@ -185,7 +185,9 @@ mod tests {
     use tch::Kind;
 
     use super::*;
-    use crate::distill::{DistillConfig, Fidelity, PairDraw, Regime, Scaling, Trajectories, TrajectoryPlan};
+    use crate::distill::{
+        BatchRows, DistillConfig, Fidelity, PairDraw, Regime, Scaling, Trajectories, TrajectoryPlan,
+    };
     use crate::tensor::RandomSource;
     use crate::training::Silent;
     use crate::velocity::{GaussianField, VelocityField};
@@ -200,7 +202,7 @@ mod tests {
         }
     }
 
-    fn setting() -> (GaussianField, Student, Batch) {
+    fn setting(rows: BatchRows) -> (GaussianField, Student, Batch) {
         let covariance = Tensor::from_slice(&[2.0, 0.6, 0.6, 0.5]).view([2, 2]);
         let mean = Tensor::from_slice(&[1.0, -2.0]);
         let field = GaussianField::new(&mean, &covariance, &[2], Device::Cpu, Kind::Double).unwrap();
@@ -222,38 +224,44 @@ mod tests {
         };
         let recipe = config.resolve(&[2], field.conditioning()).unwrap();
         let student = Student::new(recipe.student, 1, Device::Cpu).unwrap();
-        let batch = paths.batch(&RandomSource::new(7), 11, 30, PairDraw::default());
+        let batch = paths.batch(&RandomSource::new(7), 11, rows, PairDraw::default());
         (field, student, batch)
     }
 
     #[test]
     fn micro_batches_add_up_to_the_whole_gradient() {
-        let (field, student, batch) = setting();
-        let objective = Objective {
-            weights: weights(),
-            scaling: Scaling::Relative,
-            teacher: &field,
-            feature_distance: None,
-        };
-        let at = |count, scale| {
-            gradient(&objective, &student, &batch, count, Precision::Float32, scale, (0, 0)).unwrap()
-        };
-        let (whole, terms) = at(1, 1.0);
-        // 4 divides neither 30 nor 15.
-        for (count, scale) in [(2, 1.0), (4, 1.0), (7, 1.0), (4, 1024.0)] {
-            let (parts, values) = at(count, scale);
-            let gap = (&parts - &whole).norm().double_value(&[]) / whole.norm().double_value(&[]);
-            assert!(gap < 1e-12, "{count} parts: {gap:e}");
-            for (own, all) in values.iter().zip(&terms) {
-                let gap = (&own.value - &all.value).double_value(&[]).abs();
-                assert!(gap < 1e-12, "{}: {gap:e}", own.name);
+        // 4 divides neither 30 nor 15, nor 3 the 8 pairs and 16 round trips.
+        let few = [(2, 1.0), (4, 1.0), (7, 1.0), (4, 1024.0)];
+        let several = [(2, 1.0), (3, 1.0), (4, 1024.0)];
+        let cases =
+            [(BatchRows::from(30), few.as_slice()), (BatchRows::of(64, Regime::Several), several.as_slice())];
+        for (rows, cuts) in cases {
+            let (field, student, batch) = setting(rows);
+            let objective = Objective {
+                weights: weights(),
+                scaling: Scaling::Relative,
+                teacher: &field,
+                feature_distance: None,
+            };
+            let at = |count, scale| {
+                gradient(&objective, &student, &batch, count, Precision::Float32, scale, (0, 0)).unwrap()
+            };
+            let (whole, terms) = at(1, 1.0);
+            for (count, scale) in cuts {
+                let (parts, values) = at(*count, *scale);
+                let gap = (&parts - &whole).norm().double_value(&[]) / whole.norm().double_value(&[]);
+                assert!(gap < 1e-12, "{rows:?}, {count} parts: {gap:e}");
+                for (own, all) in values.iter().zip(&terms) {
+                    let gap = (&own.value - &all.value).double_value(&[]).abs();
+                    assert!(gap < 1e-12, "{}: {gap:e}", own.name);
+                }
             }
         }
     }
 
     #[test]
     fn low_precision_is_near_and_not_equal() {
-        let (field, student, batch) = setting();
+        let (field, student, batch) = setting(BatchRows::from(30));
         let objective = Objective {
             weights: weights(),
             scaling: Scaling::Relative,

@@ -83,12 +83,11 @@ impl Weights {
             (Fidelity::Spectral, Regime::Few) => 0.2,
             (Fidelity::Spectral, _) => 0.5,
         };
-        let between = if regime == Regime::Several { 0.25 } else { 0.5 };
-        let round_trip = match (fidelity, regime) {
-            // It is the endpoint's rival on digits: 5% farther for a round trip half as long.
-            (Fidelity::Endpoint, Regime::Several) => 0.0,
-            (_, Regime::Several) => 0.1,
-            _ => 0.4,
+        let (between, round_trip) = match (fidelity, regime) {
+            // Rivals of the endpoint on digits: 5% farther for a round trip half as long.
+            (Fidelity::Endpoint, Regime::Several) => (0.25, 0.0),
+            (_, Regime::Several) => (0.5, 0.1),
+            _ => (0.5, 0.4),
         };
         Weights {
             endpoint: 1.0,
