@@ -112,6 +112,7 @@ impl TrainingData {
                 path: None,
                 pairs: None,
                 inverse: None,
+                path_rows: 0,
                 round_trip: 0,
                 ends: 0,
                 points: None,

@@ -44,6 +44,7 @@ impl Batch {
             path: part(&self.path),
             pairs: part(&self.pairs),
             inverse: part(&self.inverse),
+            path_rows: edge(self.path_rows, index + 1) - edge(self.path_rows, index),
             round_trip: edge(self.round_trip, index + 1) - edge(self.round_trip, index),
             ends: edge(self.ends, index + 1) - edge(self.ends, index),
             points: self.points.as_ref().map(|points| points.part(index, count)),
@@ -55,7 +56,7 @@ impl Batch {
     fn rows_of(&self, term: &str) -> Option<i64> {
         match term {
             "endpoint" | "re_encoding" | "feature_distance" => self.endpoint.as_ref().map(Pairs::count),
-            "path" => self.path.as_ref().map(Pairs::count),
+            "path" => self.path.as_ref().map(|_| self.path_rows),
             "inverse" => self.inverse.as_ref().map(Pairs::count),
             "round_trip" => self.inverse.as_ref().map(|_| self.round_trip),
             "consistency" => self.points.as_ref().map(Points::count),
@@ -77,7 +78,7 @@ impl Batch {
 
 /// The gradient of the objective and its terms' values, over `accumulate` micro-batches whose graphs are
 /// never held at once. Terms that divide by a batch's own statistics (phase, consistency) see those of
-/// their micro-batch, and re-encoding its own share of rows. Dropout's masks are those of a seed and a step.
+/// their micro-batch; re-encoding, and paths and round trips of some rows only, their own share of rows. Dropout's masks are those of a seed and a step.
 pub(super) fn gradient(
     objective: &Objective,
     student: &Student,
@@ -230,31 +231,50 @@ mod tests {
 
     #[test]
     fn micro_batches_add_up_to_the_whole_gradient() {
-        // 4 divides neither 30 nor 15, nor 3 the 8 pairs and 16 round trips.
-        let few = [(2, 1.0), (4, 1.0), (7, 1.0), (4, 1024.0)];
-        let several = [(2, 1.0), (3, 1.0), (4, 1024.0)];
-        let cases =
-            [(BatchRows::from(30), few.as_slice()), (BatchRows::of(64, Regime::Several), several.as_slice())];
-        for (rows, cuts) in cases {
-            let (field, student, batch) = setting(rows);
-            let objective = Objective {
-                weights: weights(),
-                scaling: Scaling::Relative,
-                teacher: &field,
-                feature_distance: None,
-            };
-            let at = |count, scale| {
-                gradient(&objective, &student, &batch, count, Precision::Float32, scale, (0, 0)).unwrap()
-            };
-            let (whole, terms) = at(1, 1.0);
-            for (count, scale) in cuts {
-                let (parts, values) = at(*count, *scale);
-                let gap = (&parts - &whole).norm().double_value(&[]) / whole.norm().double_value(&[]);
-                assert!(gap < 1e-12, "{rows:?}, {count} parts: {gap:e}");
-                for (own, all) in values.iter().zip(&terms) {
-                    let gap = (&own.value - &all.value).double_value(&[]).abs();
-                    assert!(gap < 1e-12, "{}: {gap:e}", own.name);
-                }
+        let (field, student, batch) = setting(BatchRows::from(30));
+        let objective = Objective {
+            weights: weights(),
+            scaling: Scaling::Relative,
+            teacher: &field,
+            feature_distance: None,
+        };
+        let at = |count, scale| {
+            gradient(&objective, &student, &batch, count, Precision::Float32, scale, (0, 0)).unwrap()
+        };
+        let (whole, terms) = at(1, 1.0);
+        // 4 divides neither 30 nor 15.
+        for (count, scale) in [(2, 1.0), (4, 1.0), (7, 1.0), (4, 1024.0)] {
+            let (parts, values) = at(count, scale);
+            let gap = (&parts - &whole).norm().double_value(&[]) / whole.norm().double_value(&[]);
+            assert!(gap < 1e-12, "{count} parts: {gap:e}");
+            for (own, all) in values.iter().zip(&terms) {
+                let gap = (&own.value - &all.value).double_value(&[]).abs();
+                assert!(gap < 1e-12, "{}: {gap:e}", own.name);
+            }
+        }
+    }
+
+    #[test]
+    fn parts_keep_each_path_with_its_noise_and_every_row_once() {
+        let rows = BatchRows::of(64, Regime::Several);
+        let (_, _, batch) = setting(rows);
+        for count in [1, 2, 3, rows.most_parts()] {
+            let parts: Vec<Batch> = (0..count).map(|index| batch.part(index, count)).collect();
+            for part in &parts {
+                let (endpoint, path) = (part.endpoint.as_ref().unwrap(), part.path.as_ref().unwrap());
+                assert!(endpoint.x_s.equal(&path.x_s));
+                let pairs = part.pairs.as_ref().unwrap().count();
+                assert!(pairs.min(part.path_rows).min(part.round_trip).min(part.ends) >= 2);
+                assert!(part.round_trip <= part.inverse.as_ref().unwrap().count());
+            }
+            let sum = |of: fn(&Batch) -> i64| parts.iter().map(of).sum::<i64>();
+            assert_eq!(sum(|part| part.path_rows), rows.path);
+            assert_eq!(sum(|part| part.round_trip), rows.round_trip);
+            assert_eq!(sum(|part| part.ends), rows.ends);
+            for name in ["endpoint", "path", "target", "inverse", "round_trip"] {
+                let shares = parts.iter().flat_map(|part| part.shares(&batch, count));
+                let all: f64 = shares.filter(|(own, _)| *own == name).map(|(_, share)| share).sum();
+                assert!((all - 1.0).abs() < 1e-12, "{name}: {all}");
             }
         }
     }

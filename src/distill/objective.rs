@@ -81,9 +81,9 @@ impl Objective<'_> {
             }
         };
         group("endpoint", w.endpoint.max(w.feature_distance), &noise_g, noise);
-        let path = batch.path.as_ref();
-        let path_g = noise_g.as_ref().zip(path).map(|(g, path)| g.rows(0, path.count()));
-        group("path", w.path, &path_g, path);
+        let path = batch.path.as_ref().map(|path| path.rows(0, batch.path_rows.clamp(1, path.count())));
+        let path_g = noise_g.as_ref().zip(path.as_ref()).map(|(g, path)| g.rows(0, path.count()));
+        group("path", w.path, &path_g, path.as_ref());
         group("target", w.target, &pairs_g, pairs);
         group("re_encoding", w.re_encoding, &own_g, own.as_ref());
         groups.retain(|group| group.weight > 0.0);

@@ -62,8 +62,10 @@ impl Pairs {
 pub struct Batch {
     /// From noise to data.
     pub endpoint: Option<Pairs>,
-    /// The same noise, or the first of it, to a random time.
+    /// The same noise, to a random time.
     pub path: Option<Pairs>,
+    /// How many of `path`, the first ones, are decoded.
+    pub path_rows: i64,
     /// Two times of a trajectory, as [`PairKind`] says.
     pub pairs: Option<Pairs>,
     /// From data back to noise.
@@ -141,7 +143,7 @@ impl Trajectories {
         let zeros = vec![0; noise_rows.len()];
         let endpoint = self.gather(&noise_rows, &zeros, &vec![last; noise_rows.len()]);
         let somewhere: Vec<i64> = zeros.iter().map(|_| rng.random_range(1..=last)).collect();
-        let path = self.gather(&noise_rows, &zeros, &somewhere).rows(0, size.path);
+        let path = self.gather(&noise_rows, &zeros, &somewhere);
         let pair_rows = rows(size.pairs, &mut rng);
         let (from, to) = draw.times(pair_rows.len(), last, &mut rng);
         let pairs = self.gather(&pair_rows, &from, &to);
@@ -153,6 +155,7 @@ impl Trajectories {
             path: Some(path),
             pairs: Some(pairs),
             inverse: Some(inverse),
+            path_rows: size.path,
             round_trip: size.round_trip,
             ends: size.ends,
             points: None,
