@@ -7,7 +7,8 @@ use std::hint::black_box;
 use criterion::{criterion_group, criterion_main, BenchmarkId, Criterion};
 use koopflow::condition::Conditioning;
 use koopflow::distill::{
-    DistillConfig, Fidelity, Objective, PairDraw, Scaling, Trajectories, TrajectoryPlan, Weights,
+    BatchRows, DistillConfig, Fidelity, Objective, PairDraw, Regime, Scaling, Trajectories, TrajectoryPlan,
+    Weights,
 };
 use koopflow::koopman::{GeneratorKind, InputCoordinates, Student};
 use koopflow::sampler;
@@ -74,7 +75,9 @@ fn training(criterion: &mut Criterion) {
     for (name, generator) in GENERATORS {
         for (dimension, observables) in SIZES {
             let (field, trajectories, student) = setup(dimension, observables, generator);
-            let weights = Weights::preset(Fidelity::Balanced, true, dimension <= 8);
+            let regime = if dimension <= 8 { Regime::Few } else { Regime::Several };
+            let rows = BatchRows::of(128, regime);
+            let weights = Weights::preset(Fidelity::Balanced, true, regime);
             let objective =
                 Objective { weights, scaling: Scaling::Relative, teacher: &field, feature_distance: None };
             let random = RandomSource::new(2);
@@ -83,7 +86,7 @@ fn training(criterion: &mut Criterion) {
             group.bench_function(BenchmarkId::new(name, dimension), |bencher| {
                 bencher.iter(|| {
                     step += 1;
-                    let batch = trajectories.batch(&random, step, 128, PairDraw::default());
+                    let batch = trajectories.batch(&random, step, rows, PairDraw::default());
                     let terms = objective.terms(&student, &batch).expect("terms");
                     let loss = terms.iter().map(|term| &term.value * term.weight).sum::<Tensor>();
                     let gradient = student.parameters().gradient(&loss).expect("a gradient");

@@ -79,9 +79,9 @@ class KoopmanDistiller(FittedStudent):
         ``"endpoint"``), 8,000 beyond, 5,000 with a U-Net. It is about a minute in the plane and three on 64
         pixels, on two cores.
     batch_size : int, optional
-        Noise samples a step: 256 from nine dimensions to 256 without a U-Net, 128 otherwise. As many data go back
-        to noise and half as many pairs of times join them; in nine to 256 dimensions three quarters and an
-        eighth, and a quarter for each of ``path`` and ``round_trip``.
+        Noise samples a step: 256 from nine dimensions to 256 without a U-Net, 128 otherwise. As many data
+        go back to noise and half as many pairs of times join them; in nine to 256 dimensions three quarters
+        and an eighth, and a quarter for each of ``path`` and ``round_trip``.
     learning_rate : float, optional
         Peak of the schedule, for the observables.
     generator_learning_rate : float, optional
@@ -104,8 +104,8 @@ class KoopmanDistiller(FittedStudent):
         What the network's products run in while training. ``"fp16"``, with dynamic loss scaling, needs
         CUDA. Evaluation and sampling are in ``dtype``.
     accumulate : int, default 1
-        Micro-batches that one step's batch is cut into, at most as many as leave two pairs of times in each. When
-        a GPU runs out of memory the number doubles, and ``history_["notes"]`` says so.
+        Micro-batches that one step's batch is cut into, at most as many as leave two pairs of times in each.
+        When a GPU runs out of memory the number doubles, and ``history_["notes"]`` says so.
     evaluate_every : int, optional
         Steps between two held-out evaluations; twenty of them by default.
     metric : str, default "score"
