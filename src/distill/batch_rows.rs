@@ -36,7 +36,8 @@ pub struct BatchRows {
 impl BatchRows {
     pub fn of(batch_size: i64, regime: Regime) -> Self {
         let b = batch_size;
-        let part = |share: i64| (b / share).max(1);
+        // Errors in observable space are in units of the rows' own variance: one row has none.
+        let part = |share: i64| (b / share).max(2).min(b);
         let points = b / 2;
         match regime {
             // In 64 dimensions endpoints are what is hard, and rows of noise what they are learnt from: on digits
@@ -54,7 +55,7 @@ impl BatchRows {
                 noise: b,
                 path: b,
                 ends: part(2),
-                pairs: b / 2,
+                pairs: part(2),
                 inverse: b,
                 round_trip: b,
                 points,
@@ -72,5 +73,22 @@ impl BatchRows {
 impl From<i64> for BatchRows {
     fn from(batch_size: i64) -> Self {
         BatchRows::of(batch_size, Regime::Few)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_batches_keep_rows_that_vary() {
+        for regime in [Regime::Few, Regime::Several, Regime::Many] {
+            for batch_size in 2..40 {
+                let rows = BatchRows::of(batch_size, regime);
+                assert!(rows.pairs >= 2 && rows.ends >= 2, "{rows:?}");
+                assert!(rows.path <= rows.noise && rows.ends <= rows.noise, "{rows:?}");
+                assert!(rows.round_trip <= rows.inverse && rows.inverse >= 2, "{rows:?}");
+            }
+        }
     }
 }

@@ -78,7 +78,8 @@ impl Batch {
 
 /// The gradient of the objective and its terms' values, over `accumulate` micro-batches whose graphs are
 /// never held at once. Terms that divide by a batch's own statistics (phase, consistency) see those of
-/// their micro-batch; re-encoding, and paths and round trips of some rows only, their own share of rows. Dropout's masks are those of a seed and a step.
+/// their micro-batch; re-encoding, and paths and round trips of some rows only, their own share of rows.
+/// Dropout's masks are those of a seed and a step.
 pub(super) fn gradient(
     objective: &Objective,
     student: &Student,

@@ -41,7 +41,7 @@ impl Pairs {
         self.rows(0, self.count())
     }
 
-    /// BatchRows `start .. start + length`.
+    /// Rows `start .. start + length`.
     pub(super) fn rows(&self, start: i64, length: i64) -> Pairs {
         let part = |tensor: &Tensor| tensor.narrow(0, start, length);
         Pairs {
