@@ -6,14 +6,14 @@ use std::hint::black_box;
 
 use criterion::{criterion_group, criterion_main, BenchmarkId, Criterion};
 use koopflow::condition::Conditioning;
-use koopflow::distill::{
-    BatchRows, DistillConfig, Fidelity, Objective, PairDraw, Regime, Scaling, Trajectories, TrajectoryPlan,
-    Weights,
-};
-use koopflow::koopman::{GeneratorKind, InputCoordinates, Student};
-use koopflow::sampler;
+use koopflow::data::{BatchRows, PairDraw, Regime, Trajectories, TrajectoryPlan};
+use koopflow::distill::{DistillConfig, Fidelity, Objective, Scaling, Weights};
+use koopflow::koopman::{GeneratorKind, Student};
+use koopflow::monitor::Silent;
+use koopflow::nets::InputCoordinates;
+use koopflow::sampling;
 use koopflow::tensor::RandomSource;
-use koopflow::training::{Adam, Optimizer, Silent};
+use koopflow::training::{Adam, Optimizer};
 use koopflow::velocity::GaussianField;
 use tch::{Device, Kind, Tensor};
 
@@ -58,11 +58,12 @@ fn sampling(criterion: &mut Criterion) {
             let noise =
                 RandomSource::new(1).normal(&[10_000, dimension], Kind::Float, Device::Cpu).expect("noise");
             group.bench_function(BenchmarkId::new(name, dimension), |bencher| {
-                bencher.iter(|| black_box(sampler::sample(&student, &noise, None, 1, &mut Silent)));
+                bencher.iter(|| black_box(sampling::sample(&student, &noise, None, 1, &mut Silent)));
             });
             let times: Vec<f64> = (0..9).map(|eighth| f64::from(eighth) / 8.0).collect();
             group.bench_function(BenchmarkId::new(format!("{name}, 9 times"), dimension), |bencher| {
-                bencher.iter(|| black_box(sampler::sample_path(&student, &noise, &times, None, &mut Silent)));
+                bencher
+                    .iter(|| black_box(sampling::sample_path(&student, &noise, &times, None, &mut Silent)));
             });
         }
     }

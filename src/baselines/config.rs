@@ -32,7 +32,7 @@ pub struct BaselineModel {
     pub observables: i64,
     pub width: i64,
     pub depth: i64,
-    /// Rows of the table of running statistics in [`crate::koopman::InputCoordinates`].
+    /// Rows of the table of running statistics in [`crate::nets::InputCoordinates`].
     pub table_times: i64,
     pub dtype: String,
 }

@@ -3,7 +3,7 @@
 use tch::Tensor;
 
 use super::{BaselineModel, Source, Space};
-use crate::distill::Points;
+use crate::data::Points;
 use crate::error::Result;
 use crate::nets::{Dual, Mlp, MlpConfig, Network, Parameters, Signal};
 use crate::tensor::RandomSource;

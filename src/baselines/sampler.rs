@@ -4,10 +4,10 @@ use tch::Tensor;
 
 use super::Baseline;
 use crate::error::{Error, Result};
-use crate::koopman::finite_or_divergence;
+use crate::monitor::Monitor;
 use crate::tensor::check_batch;
-use crate::threads::IntraOpThreads;
-use crate::training::Monitor;
+use crate::tensor::finite_or_divergence;
+use crate::tensor::threads::IntraOpThreads;
 
 /// Values of the widest intermediate tensor in one chunk: bounds memory, and the time between two looks at the
 /// monitor.

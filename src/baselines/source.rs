@@ -4,7 +4,7 @@ use rand::Rng;
 use tch::Tensor;
 
 use super::BaselineConfig;
-use crate::distill::{Pairs, Points, Trajectories};
+use crate::data::{Pairs, Points, Trajectories};
 use crate::tensor::RandomSource;
 use crate::velocity::VelocityField;
 

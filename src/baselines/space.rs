@@ -2,8 +2,8 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::koopman::InputCoordinates;
 use crate::nets::Dual;
+use crate::nets::InputCoordinates;
 
 /// The data's scales, as they are known from stored trajectories.
 pub struct Space {

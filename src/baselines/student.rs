@@ -4,8 +4,8 @@ use tch::{Device, Kind, Tensor};
 
 use super::{BaselineModel, Networks, Space};
 use crate::error::{Error, Result};
-use crate::evaluations::EvaluationCounter;
-use crate::koopman::InputCoordinates;
+use crate::monitor::EvaluationCounter;
+use crate::nets::InputCoordinates;
 use crate::nets::Parameters;
 use crate::tensor::{parse_dtype, RandomSource};
 

@@ -5,12 +5,15 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::{Baseline, BaselineConfig, Source};
-use crate::distill::{check_inputs, stored_trajectories, DistillConfig, Inputs, TrajectoryPlan};
+use crate::data::{Inputs, TrajectoryPlan};
+use crate::distill::DistillConfig;
+use crate::distill::{check_inputs, stored_trajectories};
 use crate::error::{Error, Result};
+use crate::monitor::{Monitor, Progress};
+use crate::tensor::threads::IntraOpThreads;
 use crate::tensor::{check_finite, parse_device, parse_dtype, RandomSource};
-use crate::threads::IntraOpThreads;
 use crate::training::{
-    clip_norm, Adam, Average, Budget, LossLog, Monitor, Optimizer, Progress, Schedule, ScheduleKind, Stopped,
+    clip_norm, Adam, Average, Budget, LossLog, Optimizer, Schedule, ScheduleKind, Stopped,
 };
 use crate::velocity::VelocityField;
 

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::weights::{Fidelity, Weights};
-use super::{BatchRows, Metric, Regime};
+use super::Metric;
 use crate::condition::Conditioning;
+use crate::data::Coupling;
+use crate::data::{BatchRows, Curriculum, PairKind, Regime};
+use crate::distill::objective::{Fidelity, Weights};
 use crate::error::{Error, Result};
-use crate::flow::{Coupling, Path};
+use crate::flow::Path;
 use crate::koopman::{
     polynomial_size, Basis, Frame, GeneratorKind, Inputs, ReadoutKind, Stability, StudentConfig,
 };
@@ -26,29 +28,6 @@ pub enum Scaling {
     Relative,
     /// Mean squares, coordinate by coordinate.
     Absolute,
-}
-
-/// Which points of a trajectory the `pairs` group connects.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[serde(rename_all = "snake_case")]
-pub enum PairKind {
-    /// A random time and a random later one, half of them ending at t = 1.
-    #[default]
-    Trajectory,
-    /// Noise and the teacher's endpoint.
-    Endpoints,
-    /// One difference of times for the whole batch, from random starts (as the paper's code does).
-    TimeGrouped,
-}
-
-/// How the difference of times of [`PairKind::TimeGrouped`] follows the progress of training.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Curriculum {
-    /// Grows from one step of the grid to the whole path.
-    Forward,
-    /// Shrinks from the whole path to one step.
-    Reverse,
 }
 
 /// How a student is fitted.

@@ -2,7 +2,8 @@
 
 use tch::{Kind, Tensor};
 
-use super::{Metric, Points, Scaling, TrainingData, Trajectories, Weights};
+use super::{Metric, Scaling, TrainingData, Weights};
+use crate::data::{Points, Trajectories};
 use crate::error::{Error, Result};
 use crate::koopman::{Direction, Observables, Student};
 use crate::velocity::VelocityField;

@@ -8,11 +8,11 @@ use tch::Tensor;
 use super::history::{DistillHistory, Ledger};
 use super::run::Run;
 use super::DistillConfig;
-use crate::checkpoint::{save_training, TrainingFile};
 use crate::error::{Error, Result};
 use crate::koopman::Student;
 use crate::tensor::shape_text;
 use crate::training::{check_same_options, Stopped};
+use crate::training::{save_training, TrainingFile};
 
 /// Options that a longer run on another machine may change. The cosine follows the budget of the run that
 /// resumes: with more steps than before, the rate goes back up to where the longer schedule has it.

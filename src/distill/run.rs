@@ -4,12 +4,14 @@ use tch::Tensor;
 
 use super::evaluation::Evaluator;
 use super::history::{Ledger, LogEntry, Note};
-use super::{micro, Batch, BatchRows, Checkpointing, DistillConfig, Objective, Term, TrainingData};
+use super::{accumulate, Checkpointing, DistillConfig, Objective, Term, TrainingData};
+use crate::data::{Batch, BatchRows};
 use crate::error::{Error, Result};
 use crate::koopman::Student;
+use crate::monitor::{Monitor, Progress};
+use crate::tensor::threads::IntraOpThreads;
 use crate::tensor::RandomSource;
-use crate::threads::IntraOpThreads;
-use crate::training::{clip_norm, Adam, Average, Budget, Monitor, Progress, Stopped};
+use crate::training::{clip_norm, Adam, Average, Budget, Stopped};
 
 /// Steps in a row without a finite gradient that count as a divergence.
 const SKIPPED_LIMIT: u64 = 10;
@@ -150,9 +152,9 @@ impl Run<'_> {
         loop {
             let parts = self.ledger.accumulate;
             let (precision, scale) = (self.config.precision, self.ledger.scale.value);
-            let attempt = micro::out_of_memory(|| {
+            let attempt = accumulate::out_of_memory(|| {
                 let masks = (self.config.seed, self.ledger.step);
-                micro::gradient(&self.objective, self.student, batch, parts, precision, scale, masks)
+                accumulate::gradient(&self.objective, self.student, batch, parts, precision, scale, masks)
             })?;
             if let Some(outcome) = attempt {
                 return Ok(outcome);

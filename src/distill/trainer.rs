@@ -1,17 +1,19 @@
 //! Distillation from end to end: trajectories, a run, the best student.
 
-use super::closed_form::ClosedForm;
 use super::evaluation::Evaluator;
 use super::history::{DistillHistory, Ledger};
 use super::resume::Resumed;
 use super::run::Run;
 use super::warm_start::begin_as;
-use super::{ClosedFormReport, DistillConfig, Inputs, LogEntry, Method, Objective, TrainingData, Weights};
+use super::{ClosedFormReport, DistillConfig, LogEntry, Method, Objective, TrainingData, Weights};
+use crate::data::Inputs;
+use crate::distill::solve::ClosedForm;
 use crate::error::{Error, Result};
 use crate::koopman::Student;
+use crate::monitor::Monitor;
 use crate::nets::precision::Precision;
 use crate::tensor::{parse_device, RandomSource};
-use crate::training::{Adam, Average, Budget, LossScale, Monitor, Schedule, Stopped};
+use crate::training::{Adam, Average, Budget, LossScale, Schedule, Stopped};
 use crate::velocity::VelocityField;
 
 /// Distils `teacher` into a student, the best one seen; [`DistillHistory::stopped`] says what ended it.

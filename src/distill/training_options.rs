@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BatchRows, DistillConfig};
+use super::DistillConfig;
+use crate::data::BatchRows;
 use crate::error::{Error, Result};
 use crate::tensor::parse_device;
 use crate::training::{check_positive, check_weights_options};

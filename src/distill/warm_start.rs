@@ -3,7 +3,8 @@
 use tch::Tensor;
 
 use crate::error::{Error, Result};
-use crate::koopman::{InputCoordinates, Student};
+use crate::koopman::Student;
+use crate::nets::InputCoordinates;
 use crate::velocity::{FieldDescription, VelocityField};
 
 /// Where a student keeps U-Nets, or halves of them.

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{Objective, Path};
+use crate::data::Coupling;
 use crate::error::{Error, Result};
-use crate::flow::{Coupling, Objective, Path};
 use crate::nets::UNetConfig;
 use crate::tensor::{event_size, parse_dtype};
 pub use crate::training::Optimizer;

@@ -2,16 +2,12 @@
 //! probability paths themselves are [`crate::velocity::Path`].
 
 mod config;
-mod coupling;
 mod objective;
 mod resume;
-mod stream;
 mod trainer;
 
 pub use crate::velocity::Path;
 pub use config::{Optimizer, TeacherConfig};
-pub use coupling::{assign, Coupling};
 pub use objective::{Consistency, Objective};
 pub use resume::TrainingFiles;
-pub use stream::{PairBatch, PairSource, PairStream};
 pub use trainer::{train, train_with_files, TeacherHistory};

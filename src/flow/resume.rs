@@ -8,10 +8,10 @@ use tch::Tensor;
 
 use super::trainer::TeacherHistory;
 use super::TeacherConfig;
-use crate::checkpoint::{save_field_training, FieldTrainingFile};
 use crate::error::{Error, Result};
 use crate::tensor::shape_text;
 use crate::training::{check_same_options, Adam, Average, Checkpointing, LossState, Stopped};
+use crate::training::{save_field_training, FieldTrainingFile};
 use crate::velocity::NetworkField;
 
 /// Options that a longer run on another machine may change.

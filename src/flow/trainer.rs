@@ -6,17 +6,16 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
+use crate::data::{PairBatch, PairSource, PairStream};
 use crate::error::{Error, Result};
 use crate::flow::config::TeacherConfig;
 use crate::flow::objective::Pairs;
 use crate::flow::resume::{Resumed, Snapshot, TrainingFiles};
-use crate::flow::stream::{PairBatch, PairSource, PairStream};
+use crate::monitor::{Monitor, Progress};
 use crate::nets::dropout;
+use crate::tensor::threads::IntraOpThreads;
 use crate::tensor::{at_home, check_finite, parse_device, shape_text, RandomSource};
-use crate::threads::IntraOpThreads;
-use crate::training::{
-    clip_norm, Adam, Average, Budget, LossLog, Monitor, Progress, Schedule, ScheduleKind, Stopped,
-};
+use crate::training::{clip_norm, Adam, Average, Budget, LossLog, Schedule, ScheduleKind, Stopped};
 use crate::velocity::{Conditioning, NetworkField};
 
 /// What happened while a teacher was trained.
@@ -54,10 +53,10 @@ pub fn train(
 }
 
 /// [`train`] that writes its state into a file, or goes on from one: on a CPU bit for bit as if it had
-/// never been cut. `noise` `[N, *event]` is that of each row, for [`crate::flow::Coupling::Given`].
+/// never been cut. `noise` `[N, *event]` is that of each row, for [`crate::data::Coupling::Given`].
 ///
 /// # Errors
-/// As [`train`] and [`crate::flow::Coupling::check_noise`]; [`Error::Checkpoint`] or [`Error::Io`] for a bad file,
+/// As [`train`] and [`crate::data::Coupling::check_noise`]; [`Error::Checkpoint`] or [`Error::Io`] for a bad file,
 /// [`Error::Argument`] for options or data that are not those of the resumed one.
 pub fn train_with_files(
     config: &TeacherConfig,

@@ -10,9 +10,9 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::blocks::GROWTH_BOUND;
 use super::{Frame, GeneratorKind, ReadoutKind, Stability, Student, StudentConfig};
 use crate::error::{Error, Result};
+use crate::koopman::generator::GROWTH_BOUND;
 
 /// How well a dense generator could be written in spectral form.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

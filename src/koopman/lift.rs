@@ -4,8 +4,9 @@
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::{Blocks, InputCoordinates, LevelBlocks, Observables, StudentConfig};
+use super::{Blocks, LevelBlocks, Observables, StudentConfig};
 use crate::error::{Error, Result};
+use crate::nets::InputCoordinates;
 use crate::nets::{
     Dual, FourierFeatures, Mlp, MlpConfig, Network, Parameters, Polynomial, Signal, Sinusoids, UNet,
     UNetEncoder,

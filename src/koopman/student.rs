@@ -5,13 +5,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tch::{Device, Kind, Tensor};
 
 use super::{
-    Blocks, BothWeights, Frame, Generator, Horizon, InputCoordinates, Lift, Observables, Rates, Readout,
-    StudentConfig,
+    Blocks, BothWeights, Frame, Generator, Horizon, Lift, Observables, Rates, Readout, StudentConfig,
 };
 use crate::error::{Error, Result};
-use crate::evaluations::EvaluationCounter;
+use crate::monitor::EvaluationCounter;
+use crate::nets::InputCoordinates;
 use crate::nets::Parameters;
-use crate::tensor::{check_batch, check_finite, expand_time, parse_dtype, shape_text, RandomSource};
+use crate::tensor::{
+    check_batch, check_finite, expand_time, finite_or_divergence, parse_dtype, shape_text, RandomSource,
+};
 
 /// Which way along the flow the observables will be propagated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -401,13 +403,5 @@ impl Student {
             both: self.both.as_ref().map(BothWeights::shallow_clone),
             horizons: self.horizons.clone(),
         }
-    }
-}
-
-/// A result that overflowed is an unstable operator's doing, not a value to hand out.
-pub(crate) fn finite_or_divergence(x: &Tensor, what: &str) -> Result<()> {
-    match check_finite(what, x) {
-        Err(Error::NonFinite { message, .. }) => Err(Error::Divergence(format!("{what}: {message}"))),
-        other => other,
     }
 }

@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 use super::mmd::discrepancy;
 use super::pair;
 use crate::error::Result;
-use crate::training::{Monitor, Silent};
+use crate::monitor::{Monitor, Silent};
 
 /// Energy distance 2 E|X - Y| - E|X - X'| - E|Y - Y'| (Szekely and Rizzo, 2013), without a root, as the
 /// unbiased U-statistic: pairs of a sample with itself are left out, so that two sets of one

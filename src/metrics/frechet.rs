@@ -4,7 +4,7 @@ use tch::{Kind, Tensor};
 
 use super::{at_least_two, rows, CHUNK_ELEMENTS};
 use crate::error::Result;
-use crate::training::{Monitor, Silent};
+use crate::monitor::{Monitor, Silent};
 
 /// Squared Fréchet distance ||m1 - m2||^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) between the Gaussians fitted to two
 /// sets of features (Heusel et al., arXiv 1706.08500, equation 6; covariances with divisor N - 1): of

@@ -4,8 +4,8 @@ use tch::{Device, Kind, Tensor};
 
 use super::{at_least_two, centred, each_distance, pair, Named};
 use crate::error::{Error, Result};
+use crate::monitor::{Monitor, Silent};
 use crate::tensor::RandomSource;
-use crate::training::{Monitor, Silent};
 
 /// Samples whose pairs make the median of [`median_bandwidths`].
 pub const MEDIAN_SAMPLES: i64 = 1000;

@@ -21,8 +21,8 @@ pub use wasserstein::{
 };
 
 use crate::error::{Error, Result};
+use crate::monitor::Monitor;
 use crate::tensor::{check_batch, event_size, shape_text};
-use crate::training::Monitor;
 
 /// Values formed at once by the chunked loops (float64: 32 MB).
 const CHUNK_ELEMENTS: i64 = 1 << 22;

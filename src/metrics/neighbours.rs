@@ -4,7 +4,7 @@ use tch::{Kind, Tensor};
 
 use super::{centred, each_distance, pair};
 use crate::error::{Error, Result};
-use crate::training::{Monitor, Silent};
+use crate::monitor::{Monitor, Silent};
 
 /// The two shares of [`precision_recall`], in [0, 1].
 #[derive(Debug, Clone, Copy, PartialEq)]

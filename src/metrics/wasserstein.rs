@@ -8,8 +8,8 @@ use tch::{Device, Kind, Tensor};
 
 use super::{pair, same_count, CHUNK_ELEMENTS};
 use crate::error::{Error, Result};
+use crate::monitor::{Monitor, Silent};
 use crate::tensor::{check_batch, shape_text, RandomSource};
-use crate::training::{Monitor, Silent};
 
 /// Largest number of samples for [`wasserstein2`], whose cost matrix takes N^2 float64 values and whose
 /// time grows like N^3: at the limit 200 MB.

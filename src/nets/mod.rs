@@ -2,6 +2,7 @@
 //! has, besides `forward`, a `forward_with_tangent` that sends a value and its directional derivative
 //! through the same batched products; both are differentiable in the parameters.
 
+mod coordinates;
 pub mod dropout;
 mod embedding;
 mod fourier;
@@ -16,6 +17,7 @@ mod unet;
 
 use tch::Tensor;
 
+pub use coordinates::InputCoordinates;
 pub use embedding::TimeEmbedding;
 pub use fourier::FourierFeatures;
 pub use mlp::{Mlp, MlpConfig};

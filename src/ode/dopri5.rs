@@ -4,7 +4,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::{is_finite, not_finite, Rhs, SolveOptions, States, STEP_LIMIT};
 use crate::error::{Error, Result};
-use crate::training::Monitor;
+use crate::monitor::Monitor;
 
 // The Dormand-Prince pair, laid out as in SciPy: nodes, stages, error weights, dense output.
 const C: [f64; 6] = [0.0, 1.0 / 5.0, 3.0 / 10.0, 4.0 / 5.0, 8.0 / 9.0, 1.0];

@@ -9,13 +9,15 @@ use serde_json::Value;
 use tch::Tensor;
 
 use super::array::{Array, ArrayKind};
-use super::door::{self, PyMonitor};
+use super::door;
 use super::json;
 use super::velocity_field::PyVelocityField;
-use crate::baselines::{self, Baseline, BaselineConfig};
-use crate::checkpoint;
-use crate::distill::Inputs;
+use crate::baselines;
+use crate::baselines::{Baseline, BaselineConfig};
+use crate::data::Inputs;
 use crate::error::{Error, Result};
+use crate::python::door::PyMonitor;
+use crate::store;
 use crate::tensor::{device_name, dtype_name, parse_device};
 
 /// The mutex is held only long enough to clone the handle; work runs on the clone.
@@ -81,7 +83,7 @@ impl PyBaseline {
     fn load(py: Python<'_>, path: PathBuf, device: &str) -> PyResult<(Self, String)> {
         let device = parse_device(device)?;
         let name = path.display().to_string();
-        let (student, facts) = door::enter(py, move || checkpoint::load_baseline(&path, device))?;
+        let (student, facts) = door::enter(py, move || store::load_baseline(&path, device))?;
         let part = |key: &str| match facts.get(key) {
             Some(value @ Value::Object(_)) => Ok(value.clone()),
             _ => Err(Error::checkpoint(&name, format!("its header has no {key}"))),
@@ -99,7 +101,7 @@ impl PyBaseline {
             [("history", &self.history), ("config", &self.config)].map(|(k, v)| (k.into(), v.clone())),
         );
         let student = self.handle();
-        door::enter(py, move || checkpoint::save_baseline(&path, &student, facts.into()))
+        door::enter(py, move || store::save_baseline(&path, &student, facts.into()))
     }
 
     #[getter]
@@ -186,6 +188,6 @@ impl PyBaseline {
 /// What kind of thing a file holds, and the facts beside it as JSON.
 #[pyfunction]
 pub fn describe_file(py: Python<'_>, path: PathBuf) -> PyResult<(&'static str, String)> {
-    let (kind, facts) = door::enter(py, move || checkpoint::describe(&path))?;
+    let (kind, facts) = door::enter(py, move || store::describe(&path))?;
     Ok((kind, facts.to_string()))
 }

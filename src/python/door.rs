@@ -13,7 +13,7 @@ use pyo3::types::PyDict;
 use super::errors::from_callback;
 use super::torch_state::Neutral;
 use crate::error::{Error, Result};
-use crate::training::{Monitor, Progress};
+use crate::monitor::{Monitor, Progress};
 
 /// Where the last panic happened. Panics are reported as exceptions, never on stderr.
 static LAST_PANIC: Mutex<Option<String>> = Mutex::new(None);

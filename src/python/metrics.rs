@@ -4,9 +4,10 @@ use pyo3::prelude::*;
 use tch::Tensor;
 
 use super::array::{Array, ArrayKind};
-use super::door::{self, PyMonitor};
+use super::door;
 use crate::error::Result;
 use crate::metrics;
+use crate::python::door::PyMonitor;
 
 type Object<'a, 'py> = &'a Bound<'py, PyAny>;
 

@@ -7,13 +7,14 @@ use pyo3::prelude::*;
 use tch::{Device, Kind, Tensor};
 
 use super::array::Array;
-use super::door::{self, PyMonitor};
+use super::door;
 use crate::condition::Conditioning;
 use crate::error::{Error, Result};
+use crate::monitor::{Monitor, Progress};
 use crate::nets::{Dual, Parameters, UNet, UNetConfig};
+use crate::python::door::PyMonitor;
+use crate::tensor::threads;
 use crate::tensor::RandomSource;
-use crate::threads;
-use crate::training::{Monitor, Progress};
 
 pub fn add(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(_roundtrip, module)?)?;

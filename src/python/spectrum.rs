@@ -6,10 +6,12 @@ use pyo3::prelude::*;
 use tch::{Kind, Tensor};
 
 use super::array::{Array, ArrayKind};
-use super::door::{self, PyMonitor};
+use super::door;
 use crate::error::{Error, Result};
 use crate::koopman::Student;
-use crate::sampler::{self, Source};
+use crate::python::door::PyMonitor;
+use crate::sampling;
+use crate::sampling::Source;
 use crate::spectrum::{Edit, Spectrum};
 
 /// The mutex is held only long enough to clone the handles; work runs on the clones.
@@ -44,7 +46,7 @@ impl PySpectrum {
         let (spectrum, student) = self.handles();
         let edited = door::enter(py, move || {
             let (edit, condition) = (edit(&spectrum)?, condition.as_ref());
-            sampler::edit(&student, &spectrum, &edit, &x, source, project, condition, &mut monitor)
+            sampling::edit(&student, &spectrum, &edit, &x, source, project, condition, &mut monitor)
         })?;
         kind.export(py, edited)
     }
@@ -130,7 +132,7 @@ impl PySpectrum {
         let (spectrum, student) = self.handles();
         let path = door::enter(py, move || {
             let condition = condition.as_ref();
-            sampler::sample_modes(&student, &spectrum, &x0, &times, &keep, condition, &mut monitor)
+            sampling::sample_modes(&student, &spectrum, &x0, &times, &keep, condition, &mut monitor)
         })?;
         kind.export(py, path)
     }

@@ -9,19 +9,23 @@ use serde_json::Value;
 use tch::Tensor;
 
 use super::array::{Array, ArrayKind};
-use super::door::{self, PyMonitor};
+use super::door;
 use super::feature_distance::PyFeatureDistance;
 use super::json;
 use super::spectrum::PySpectrum;
 use super::velocity_field::PyVelocityField;
 use crate::condition::Conditioning;
-use crate::distill::{self, Checkpointing, DistillConfig, FeatureDistance, Inputs};
+use crate::data::Inputs;
+use crate::distill;
+use crate::distill::{Checkpointing, DistillConfig, FeatureDistance};
 use crate::error::{Error, Result};
-use crate::inversion::{self, Inversion, Polish};
 use crate::koopman::{Direction, Generator, Student, WeightsChoice};
-use crate::student_density::{student_density, StudentDensity, StudentDensityOptions};
+use crate::python::door::PyMonitor;
+
+use crate::sampling::{student_density, StudentDensity, StudentDensityOptions};
+use crate::sampling::{Inversion, Polish};
 use crate::tensor::{device_name, dtype_name, parse_device};
-use crate::{checkpoint, sampler};
+use crate::{sampling, store};
 
 /// The mutex is held only long enough to clone the handle; work runs on the clone.
 #[pyclass(name = "Student", module = "koopflow._core", frozen)]
@@ -127,7 +131,7 @@ impl PyStudent {
     fn load(py: Python<'_>, path: PathBuf, device: &str) -> PyResult<(Self, String)> {
         let device = parse_device(device)?;
         let name = path.display().to_string();
-        let (student, facts) = door::enter(py, move || checkpoint::load_student(&path, device))?;
+        let (student, facts) = door::enter(py, move || store::load_student(&path, device))?;
         let part = |key: &str| match facts.get(key) {
             Some(value @ Value::Object(_)) => Ok(value.clone()),
             _ => Err(Error::checkpoint(&name, format!("its header has no {key}"))),
@@ -141,7 +145,7 @@ impl PyStudent {
         let header: Value = json::parse("header", header)?;
         let facts = serde_json::json!({ "history": self.history, "config": self.config, "header": header });
         let student = self.handle();
-        door::enter(py, move || checkpoint::save_student(&path, &student, facts))
+        door::enter(py, move || store::save_student(&path, &student, facts))
     }
 
     /// The same student with its averaged (`"ema"`) or its last (`"raw"`) weights.
@@ -242,7 +246,7 @@ impl PyStudent {
     ) -> PyResult<Bound<'py, PyAny>> {
         let mut monitor = PyMonitor::new(monitor);
         self.map("x0", x0, condition, move |student, x0, condition| {
-            sampler::sample(student, x0, condition, steps, &mut monitor)
+            sampling::sample(student, x0, condition, steps, &mut monitor)
         })
     }
 
@@ -257,7 +261,8 @@ impl PyStudent {
     ) -> PyResult<Bound<'py, PyAny>> {
         let mut monitor = PyMonitor::new(monitor);
         let student = self.handle();
-        let x = door::enter(py, move || sampler::sample_count(&student, n, seed, None, steps, &mut monitor))?;
+        let x =
+            door::enter(py, move || sampling::sample_count(&student, n, seed, None, steps, &mut monitor))?;
         ArrayKind::Numpy.export(py, x)
     }
 
@@ -270,7 +275,7 @@ impl PyStudent {
     ) -> PyResult<Bound<'py, PyAny>> {
         let mut monitor = PyMonitor::new(None);
         self.map("x0", x0, condition, move |student, x0, condition| {
-            sampler::sample_path(student, x0, &times, condition, &mut monitor)
+            sampling::sample_path(student, x0, &times, condition, &mut monitor)
         })
     }
 
@@ -282,7 +287,7 @@ impl PyStudent {
     ) -> PyResult<Bound<'py, PyAny>> {
         let mut monitor = PyMonitor::new(None);
         self.map("x", x, condition, move |student, x, condition| {
-            sampler::invert(student, x, condition, &mut monitor)
+            sampling::invert(student, x, condition, &mut monitor)
         })
     }
 
@@ -313,7 +318,7 @@ impl PyStudent {
         let mut monitor = PyMonitor::new(monitor);
         let student = self.handle();
         let Inversion { noise, residuals } = door::enter(py, move || {
-            inversion::invert(&student, &x, condition.as_ref(), polish, steps, damping, &mut monitor)
+            sampling::invert_polished(&student, &x, condition.as_ref(), polish, steps, damping, &mut monitor)
         })?;
         Ok((kind.export(py, noise)?, kind.export(py, residuals)?))
     }

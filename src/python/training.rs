@@ -6,12 +6,15 @@ use pyo3::prelude::*;
 use tch::{Device, Kind};
 
 use super::array::{Array, ArrayKind};
-use super::door::{self, PyMonitor};
+use super::door;
 use super::json;
 use super::velocity_field::{check_event_shape, PyVelocityField};
 use crate::error::Error;
-use crate::flow::{self, TeacherConfig, TrainingFiles};
-use crate::nets::precision::{self, Precision};
+use crate::flow;
+use crate::flow::{TeacherConfig, TrainingFiles};
+use crate::nets::precision;
+use crate::nets::precision::Precision;
+use crate::python::door::PyMonitor;
 use crate::tensor::RandomSource;
 use crate::training::Checkpointing;
 

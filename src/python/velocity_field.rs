@@ -9,12 +9,12 @@ use tch::{Device, Tensor};
 
 use super::array::{Array, ArrayKind};
 use super::callable_field::{CallableField, CallableFieldConfig};
-use super::door::{self, PyMonitor};
+use super::door;
 use super::json;
-use crate::checkpoint;
-use crate::density::{self, DensityOptions};
 use crate::error::Error;
-use crate::ode::{self, Chunks, SolveOptions};
+use crate::ode::{self, Chunks, DensityOptions, SolveOptions};
+use crate::python::door::PyMonitor;
+use crate::store;
 use crate::tensor::{device_name, dtype_name, parse_device, parse_dtype, shape_text};
 use crate::velocity::{
     Conditioning, Convention, DiffusionField, EmpiricalField, GaussianField, GuidedField, NetworkField,
@@ -273,9 +273,8 @@ impl PyVelocityField {
         let options = DensityOptions { divergence: divergence.parse()?, probes, seed, solve };
         let mut monitor = PyMonitor::new(monitor);
         let field = self.handle();
-        let density = door::enter(py, move || {
-            density::log_prob(&*field, &x, &options, condition.as_ref(), &mut monitor)
-        })?;
+        let density =
+            door::enter(py, move || ode::log_prob(&*field, &x, &options, condition.as_ref(), &mut monitor))?;
         kind.export(py, density)
     }
 
@@ -284,7 +283,7 @@ impl PyVelocityField {
     fn save(&self, py: Python<'_>, path: PathBuf, header: &str) -> PyResult<()> {
         let header = json::parse("header", header)?;
         let field = self.handle();
-        door::enter(py, move || checkpoint::save_field(&path, &*field, header))
+        door::enter(py, move || store::save_field(&path, &*field, header))
     }
 
     /// The field and the header that `save` wrote.
@@ -292,7 +291,7 @@ impl PyVelocityField {
     #[pyo3(signature = (path, *, device="cpu"))]
     fn load(py: Python<'_>, path: PathBuf, device: &str) -> PyResult<(Self, String)> {
         let device = parse_device(device)?;
-        let (field, header) = door::enter(py, move || checkpoint::load_field(&path, device))?;
+        let (field, header) = door::enter(py, move || store::load_field(&path, device))?;
         Ok((PyVelocityField::new(field), header.to_string()))
     }
 

@@ -6,6 +6,7 @@ mod average;
 mod budget;
 mod checkpointing;
 mod loss_log;
+mod resume;
 mod scale;
 mod schedule;
 
@@ -16,52 +17,12 @@ pub use average::Average;
 pub use budget::Budget;
 pub use checkpointing::{check_same_options, Checkpointing};
 pub use loss_log::{LossLog, LossState};
+pub(crate) use resume::PREFIX;
+pub use resume::{save_field_training, save_training, FieldTrainingFile, TrainingFile};
 pub use scale::LossScale;
 pub use schedule::{Schedule, ScheduleKind};
 
 use crate::error::{Error, Result};
-
-/// One report of a long computation.
-#[derive(Debug, Clone, Serialize)]
-pub struct Progress {
-    /// `"trajectories"`, `"teacher"`, `"student"`, `"sample"`.
-    pub stage: &'static str,
-    pub step: u64,
-    pub total: u64,
-    /// Seconds since the stage began.
-    pub seconds: f64,
-    /// Named values, in a fixed order: each loss term, the learning rate, held-out errors.
-    pub values: Vec<(String, f64)>,
-}
-
-/// Who watches a long computation. An error stops it: [`Error::Interrupted`] keeps the best state so
-/// far, any other is passed on.
-pub trait Monitor {
-    /// Called after every step or chunk; cheap implementors answer at once most of the time.
-    fn tick(&mut self) -> Result<()>;
-
-    /// Called when there is something to show.
-    fn report(&mut self, progress: &Progress) -> Result<()>;
-
-    /// Called when something happened that a person should read: a smaller micro-batch, a restart.
-    fn note(&mut self, progress: &Progress, text: &str) -> Result<()> {
-        let _ = (progress, text);
-        Ok(())
-    }
-}
-
-/// Watches nothing.
-pub struct Silent;
-
-impl Monitor for Silent {
-    fn tick(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn report(&mut self, _: &Progress) -> Result<()> {
-        Ok(())
-    }
-}
 
 /// Why a training loop ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

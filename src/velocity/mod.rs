@@ -17,7 +17,7 @@ use tch::{Device, Kind, Tensor};
 
 pub use crate::condition::Conditioning;
 use crate::error::Result;
-pub use crate::evaluations::EvaluationCounter;
+pub use crate::monitor::EvaluationCounter;
 use crate::tensor::{check_batch, event_size, expand_time};
 
 pub use diffusion::{DiffusionConfig, DiffusionField, NoiseArgument, Parametrisation};
@@ -87,7 +87,7 @@ pub trait VelocityField: Send {
     /// A one-word name: `network`, `gaussian`, `empirical`, `torch`, `torchscript`, `diffusion`, `guided`.
     fn kind_name(&self) -> &'static str;
 
-    /// What [`crate::checkpoint`] needs to write the field; `None` where it has no weights of its own
+    /// What [`crate::store`] needs to write the field; `None` where it has no weights of its own
     /// (a Python callable, a TorchScript module).
     fn state(&self) -> Option<FieldState>;
 }

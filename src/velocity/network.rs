@@ -9,10 +9,10 @@ use super::standard::Standard;
 use super::{Conditioning, EvaluationCounter, FieldDescription, FieldState, Path, VelocityField};
 use crate::error::{Error, Result};
 use crate::nets::{torchcfm_config, Parameters, UNetConfig};
+use crate::tensor::threads::IntraOpThreads;
 use crate::tensor::{
     check_batch, check_finite, dtype_name, event_size, parse_dtype, shape_text, RandomSource,
 };
-use crate::threads::IntraOpThreads;
 
 /// The shape of a [`NetworkField`]; its weights and data statistics are tensors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -187,7 +187,7 @@ impl NetworkField {
     ///
     /// # Errors
     /// Names the option out of its range, and the tensor that is missing, unknown, of another shape
-    /// or not finite; where they come from a file, [`crate::checkpoint`] makes
+    /// or not finite; where they come from a file, [`crate::store`] makes
     /// [`Error::Checkpoint`] of it.
     pub fn from_state(
         config: &NetworkFieldConfig,

@@ -1,0 +1,200 @@
+//! The pairs of points that targets connect, drawn from stored trajectories.
+
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+use super::{BatchRows, Points, Trajectories};
+use crate::tensor::RandomSource;
+
+/// Which points of a trajectory the `pairs` group connects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum PairKind {
+    /// A random time and a random later one, half of them ending at t = 1.
+    #[default]
+    Trajectory,
+    /// Noise and the teacher's endpoint.
+    Endpoints,
+    /// One difference of times for the whole batch, from random starts (as the paper's code does).
+    TimeGrouped,
+}
+
+/// How the difference of times of [`PairKind::TimeGrouped`] follows the progress of training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Curriculum {
+    /// Grows from one step of the grid to the whole path.
+    Forward,
+    /// Shrinks from the whole path to one step.
+    Reverse,
+}
+
+/// Two points of each of `B` trajectories.
+#[derive(Debug)]
+pub struct Pairs {
+    /// `[B]`, where it is encoded.
+    pub s: Tensor,
+    /// `[B]`, where it is decoded.
+    pub t: Tensor,
+    /// `[B, d]`.
+    pub x_s: Tensor,
+    /// `[B, d]`.
+    pub x_t: Tensor,
+    /// One over the summed variance at t, `[B]`.
+    pub precision: Tensor,
+    /// One over the summed variance at s, `[B]`.
+    pub source_precision: Tensor,
+    /// As the student takes it, `[B, c]`.
+    pub condition: Option<Tensor>,
+    /// As the teacher takes it.
+    pub teacher_condition: Option<Tensor>,
+}
+
+impl Pairs {
+    pub fn count(&self) -> i64 {
+        self.s.size()[0]
+    }
+
+    pub fn tau(&self) -> Tensor {
+        &self.t - &self.s
+    }
+
+    pub(crate) fn shallow_clone(&self) -> Pairs {
+        self.rows(0, self.count())
+    }
+
+    /// Rows `start .. start + length`.
+    pub(crate) fn rows(&self, start: i64, length: i64) -> Pairs {
+        let part = |tensor: &Tensor| tensor.narrow(0, start, length);
+        Pairs {
+            s: part(&self.s),
+            t: part(&self.t),
+            x_s: part(&self.x_s),
+            x_t: part(&self.x_t),
+            precision: part(&self.precision),
+            source_precision: part(&self.source_precision),
+            condition: self.condition.as_ref().map(part),
+            teacher_condition: self.teacher_condition.as_ref().map(part),
+        }
+    }
+}
+
+/// The training points of one step; a group is missing where there is nothing to draw it from.
+#[derive(Debug)]
+pub struct Batch {
+    /// From noise to data.
+    pub endpoint: Option<Pairs>,
+    /// The same noise, to a random time.
+    pub path: Option<Pairs>,
+    /// How many of `path`, the first ones, are decoded.
+    pub path_rows: i64,
+    /// Two times of a trajectory, as [`PairKind`] says.
+    pub pairs: Option<Pairs>,
+    /// From data back to noise.
+    pub inverse: Option<Pairs>,
+    /// How many of `inverse`, the first ones, go on to data again.
+    pub round_trip: i64,
+    /// From how many of `endpoint`, the first ones, the phase term carries observables to data.
+    pub ends: i64,
+    /// Single points, for the consistency term.
+    pub points: Option<Points>,
+    /// In how many steps the student is to carry noise to data, for the re-encoding term.
+    pub sampler_steps: i64,
+}
+
+/// 2, 4 and 8 in turn.
+pub(crate) fn sampler_steps(step: u64) -> i64 {
+    2 << (step % 3)
+}
+
+/// How the `pairs` group is drawn.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PairDraw {
+    pub kind: PairKind,
+    pub curriculum: Option<Curriculum>,
+    /// The share of training that is behind, 0 to 1: what a curriculum follows.
+    pub done: f64,
+}
+
+impl PairDraw {
+    /// The index of both times for each of `count` rows, on a grid from 0 to `last`.
+    fn times(&self, count: usize, last: i64, rng: &mut ChaCha8Rng) -> (Vec<i64>, Vec<i64>) {
+        match self.kind {
+            PairKind::Endpoints => (vec![0; count], vec![last; count]),
+            PairKind::Trajectory => {
+                let from: Vec<i64> = (0..count).map(|_| rng.random_range(0..last)).collect();
+                let end = |(i, s): (usize, &i64)| match i % 2 {
+                    0 => last,
+                    _ => rng.random_range(s + 1..=last),
+                };
+                let to = from.iter().enumerate().map(end).collect();
+                (from, to)
+            }
+            PairKind::TimeGrouped => {
+                let grown = (self.done.clamp(0.0, 1.0) * (last - 1) as f64).round() as i64;
+                let gap = match self.curriculum {
+                    Some(Curriculum::Forward) => 1 + grown,
+                    Some(Curriculum::Reverse) => last - grown,
+                    None => rng.random_range(1..=last),
+                };
+                let from: Vec<i64> = (0..count).map(|_| rng.random_range(0..=last - gap)).collect();
+                let to = from.iter().map(|s| s + gap).collect();
+                (from, to)
+            }
+        }
+    }
+}
+
+impl Trajectories {
+    /// The batch of one step: a pure function of the source's seed, the step and `draw`. Without `points`
+    /// of its own, which another source may bring.
+    pub fn batch(
+        &self,
+        random: &RandomSource,
+        step: u64,
+        size: impl Into<BatchRows>,
+        draw: PairDraw,
+    ) -> Batch {
+        let size = size.into();
+        let mut rng = random.at(step);
+        let (count, last) = (self.training_count(), self.path_times() - 1);
+        let rows = |n: i64, rng: &mut ChaCha8Rng| -> Vec<i64> {
+            (0..n).map(|_| rng.random_range(0..count)).collect()
+        };
+        let noise_rows = rows(size.noise, &mut rng);
+        let zeros = vec![0; noise_rows.len()];
+        let endpoint = self.gather(&noise_rows, &zeros, &vec![last; noise_rows.len()]);
+        let somewhere: Vec<i64> = zeros.iter().map(|_| rng.random_range(1..=last)).collect();
+        let path = self.gather(&noise_rows, &zeros, &somewhere);
+        let pair_rows = rows(size.pairs, &mut rng);
+        let (from, to) = draw.times(pair_rows.len(), last, &mut rng);
+        let pairs = self.gather(&pair_rows, &from, &to);
+        let inverse_rows = rows(size.inverse, &mut rng);
+        let ends = vec![last; inverse_rows.len()];
+        let inverse = self.gather(&inverse_rows, &ends, &vec![0; inverse_rows.len()]);
+        Batch {
+            endpoint: Some(endpoint),
+            path: Some(path),
+            pairs: Some(pairs),
+            inverse: Some(inverse),
+            path_rows: size.path,
+            round_trip: size.round_trip,
+            ends: size.ends,
+            points: None,
+            sampler_steps: sampler_steps(step),
+        }
+    }
+
+    /// Points of the trajectories at random times of the grid, for the consistency term where no data are
+    /// known: a pure function of the source's seed and the step.
+    pub fn points(&self, random: &RandomSource, step: u64, count: i64) -> Points {
+        let mut rng = random.fork("points of trajectories").at(step);
+        let (trajectories, last) = (self.training_count(), self.path_times() - 1);
+        let rows: Vec<i64> = (0..count).map(|_| rng.random_range(0..trajectories)).collect();
+        // Not the last: finite data sets make a teacher singular there.
+        let at: Vec<i64> = rows.iter().map(|_| rng.random_range(0..last)).collect();
+        self.points_at(&rows, &at)
+    }
+}

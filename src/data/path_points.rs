@@ -1,0 +1,223 @@
+//! Points of the teacher's own probability path, x_t = a_t x1 + s_t x0, with noise and data paired as the
+//! teacher was trained: no ODE is solved for them. Their marginals are the flow's.
+
+use std::cell::RefCell;
+
+use tch::{Device, Kind, Tensor};
+
+use super::{Coupling, PairBatch, PairSource, PairStream};
+use crate::condition::Conditioning;
+use crate::error::{Error, Result};
+use crate::flow::Path;
+use crate::nets::precision::Lowered;
+use crate::nets::InputCoordinates;
+use crate::tensor::{at_home, check_batch, RandomSource};
+use crate::velocity::VelocityField;
+
+/// Single points (t, x_t).
+#[derive(Debug)]
+pub struct Points {
+    /// `[B]`.
+    pub t: Tensor,
+    /// `[B, d]`.
+    pub x: Tensor,
+    /// As the student takes it, `[B, c]`.
+    pub condition: Option<Tensor>,
+    /// As the teacher takes it.
+    pub teacher_condition: Option<Tensor>,
+}
+
+impl Points {
+    pub fn shallow_clone(&self) -> Points {
+        Points {
+            t: self.t.shallow_clone(),
+            x: self.x.shallow_clone(),
+            condition: self.condition.as_ref().map(Tensor::shallow_clone),
+            teacher_condition: self.teacher_condition.as_ref().map(Tensor::shallow_clone),
+        }
+    }
+
+    pub fn count(&self) -> i64 {
+        self.t.size()[0]
+    }
+
+    /// The teacher's velocity here, `[B, d]`, in the points' dtype and on their device: one evaluation.
+    ///
+    /// # Errors
+    /// Whatever the teacher answers.
+    pub fn velocity(&self, teacher: &dyn VelocityField) -> Result<Tensor> {
+        let (kind, device) = (teacher.dtype(), teacher.device());
+        let mut shape = vec![self.count()];
+        shape.extend(teacher.event_shape());
+        // What is regressed on keeps its precision.
+        let _full = Lowered::to(None);
+        let velocity = tch::no_grad(|| {
+            let x = self.x.to_kind(kind).to_device(device).f_reshape(shape.as_slice())?;
+            let condition = self.teacher_condition.as_ref().map(|c| c.to_device(device));
+            teacher.velocity(&self.t.to_kind(kind).to_device(device), &x, condition.as_ref())
+        })?;
+        Ok(velocity.to_kind(self.x.kind()).to_device(self.x.device()).f_reshape(self.x.size().as_slice())?)
+    }
+}
+
+/// How points of a path are drawn.
+#[derive(Debug, Clone, Copy)]
+pub struct PathPlan {
+    pub coupling: Coupling,
+    pub path: Path,
+    /// Pairs in one assignment, at most. (A batch smaller than this is one assignment.)
+    pub coupling_size: usize,
+    /// Mirrors each row of the data with probability one half, as the teacher saw them: images only.
+    pub flip: bool,
+    pub seed: u64,
+    /// Of the points, and where they lie.
+    pub kind: Kind,
+    pub device: Device,
+}
+
+/// Data rows kept out of training for the held-out points.
+const HELD_OUT_SHARE: i64 = 8;
+const HELD_OUT_ROWS: i64 = 512;
+/// Held-out points, and points at each time of the table of input coordinates.
+const HELD_OUT_POINTS: usize = 512;
+const TABLE_POINTS: usize = 4096;
+const TABLE_COUPLING: usize = 256;
+
+/// Data `[N, *event]` with their conditions, and their noise where it is given.
+#[derive(Debug)]
+struct Rows {
+    data: Tensor,
+    noise: Option<Tensor>,
+    condition: Option<Tensor>,
+}
+
+impl Rows {
+    fn pick(&self, index: &Tensor) -> Rows {
+        let pick = |x: &Tensor| x.index_select(0, &index.to_device(x.device()));
+        Rows {
+            data: pick(&self.data),
+            noise: self.noise.as_ref().map(pick),
+            condition: self.condition.as_ref().map(pick),
+        }
+    }
+}
+
+/// Batches made ahead, and what they are for.
+struct Ahead {
+    random: RandomSource,
+    batch_size: i64,
+    next: u64,
+    stream: PairStream,
+}
+
+/// Where points of the teacher's probability path come from.
+pub struct PathPoints {
+    plan: PathPlan,
+    conditioning: Conditioning,
+    training: Rows,
+    held_out: Rows,
+    ahead: RefCell<Option<Ahead>>,
+}
+
+impl PathPoints {
+    /// Points between noise and `data` `[N, *event]` for a teacher; `noise`: that of each row, for one that was
+    /// trained on given pairs; `condition`: that of each row, for a conditional one. Some rows (an eighth, at most 512) are kept for [`PathPoints::held_out`]; of fewer
+    /// than 16 rows none, and held-out points then differ by their noise and times alone.
+    ///
+    /// # Errors
+    /// Names `data`, `noise` or `condition` where they do not fit the teacher or each other.
+    pub fn new(
+        teacher: &dyn VelocityField,
+        data: &Tensor,
+        noise: Option<&Tensor>,
+        condition: Option<&Tensor>,
+        plan: PathPlan,
+    ) -> Result<Self> {
+        let count = check_batch("data", data, teacher.event_shape())?;
+        if plan.coupling == Coupling::Given && noise.is_none() {
+            let expected = "none for a teacher of given pairs, whose noise is not known: points of its trajectories serve";
+            return Err(Error::argument("data", expected, "an array"));
+        }
+        plan.coupling.check_noise(data, noise, plan.flip)?;
+        let conditioning = teacher.conditioning();
+        conditioning.check(condition, count)?;
+        let data = at_home(data, plan.kind, plan.device);
+        let noise = noise.map(|noise| at_home(noise, plan.kind, plan.device));
+        let all = Rows { data, noise, condition: condition.map(|c| c.detach().to_device(plan.device)) };
+        let order = RandomSource::new(plan.seed).fork("held-out data").permutation(count, plan.device);
+        let kept = if count < 16 { 0 } else { (count / HELD_OUT_SHARE).min(HELD_OUT_ROWS) };
+        let training = all.pick(&order.narrow(0, kept, count - kept));
+        let held_out = if kept == 0 { all } else { all.pick(&order.narrow(0, 0, kept)) };
+        Ok(PathPoints { plan, conditioning, training, held_out, ahead: RefCell::new(None) })
+    }
+
+    /// The points of one step: a pure function of the source's seed, the step and the batch size, at times
+    /// spread evenly over [0, 1). Batches of the steps that follow are prepared meanwhile.
+    pub fn batch(&self, random: &RandomSource, step: u64, batch_size: i64) -> Result<Points> {
+        let mut ahead = self.ahead.borrow_mut();
+        let fits =
+            |ahead: &Ahead| (&ahead.random, ahead.batch_size, ahead.next) == (random, batch_size, step);
+        let mut current = match ahead.take().filter(fits) {
+            Some(current) => current,
+            None => {
+                let source =
+                    source(&self.plan, &self.training, batch_size as usize, random.fork("path points"))?;
+                let stream = PairStream::new(source, step, u64::MAX)?;
+                Ahead { random: random.clone(), batch_size, next: step, stream }
+            }
+        };
+        let lost = || Error::Internal(anyhow::anyhow!("the stream of pairs ended"));
+        let pairs = current.stream.next().ok_or_else(lost)??;
+        current.next += 1;
+        *ahead = Some(current);
+        let t = Tensor::from_slice(&pairs.times).to_kind(self.plan.kind).to_device(self.plan.device);
+        self.points(&self.training, &pairs, t)
+    }
+
+    /// Points of data, noise and times that training never sees: always the same ones.
+    pub fn held_out(&self) -> Result<Points> {
+        let random = RandomSource::new(self.plan.seed).fork("held-out points");
+        let pairs = source(&self.plan, &self.held_out, HELD_OUT_POINTS, random)?.batch(0)?;
+        let t = Tensor::from_slice(&pairs.times).to_kind(self.plan.kind).to_device(self.plan.device);
+        self.points(&self.held_out, &pairs, t)
+    }
+
+    /// The table of input coordinates, of a few thousand points at each of its `times`.
+    pub fn coordinates(&self, times: i64, images: Option<&[i64]>) -> Result<InputCoordinates> {
+        let random = RandomSource::new(self.plan.seed).fork("input coordinates");
+        // Not one assignment of thousands, whatever the plan: a table of means needs no such care.
+        let plan = PathPlan { coupling_size: self.plan.coupling_size.min(TABLE_COUPLING), ..self.plan };
+        let pairs = source(&plan, &self.training, TABLE_POINTS, random)?.batch(0)?;
+        let PathPlan { kind, device, .. } = self.plan;
+        let at = |index: i64| {
+            let t = index as f64 / (times - 1).max(1) as f64;
+            let t = Tensor::full([TABLE_POINTS as i64], t, (kind, device));
+            Ok(self.points(&self.training, &pairs, t)?.x)
+        };
+        match images {
+            Some(shape) => InputCoordinates::of_channels(shape, times, at, kind, device),
+            None => InputCoordinates::from_samples(times, at, kind, device),
+        }
+    }
+
+    /// The points of `pairs` at times `t` `[B]`.
+    fn points(&self, rows: &Rows, pairs: &PairBatch, t: Tensor) -> Result<Points> {
+        let PathPlan { path, kind, device, .. } = self.plan;
+        let x1 = pairs.rows(&rows.data)?.to_device(device);
+        let x0 = pairs.noise_for(&x1, rows.noise.as_ref())?;
+        let condition = rows.condition.as_ref().map(|c| pairs.conditions(c)).transpose()?;
+        let x = path.sample(&t, &x0, &x1)?.f_flatten(1, -1)?;
+        let encoded = self.conditioning.encode(condition.as_ref(), kind);
+        Ok(Points { t, x, condition: encoded, teacher_condition: condition })
+    }
+}
+
+fn source(plan: &PathPlan, rows: &Rows, batch_size: usize, random: RandomSource) -> Result<PairSource> {
+    let PathPlan { coupling, coupling_size, .. } = *plan;
+    let source =
+        PairSource::new(&rows.data, rows.condition.as_ref(), coupling, batch_size, coupling_size, random)?;
+    if !plan.flip {
+        return Ok(source);
+    }
+    source.with_flips(&rows.data.size()[1..])
+}

@@ -1,0 +1,307 @@
+//! Coupled minibatches made ahead of the training step, on other threads.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::mpsc::{sync_channel, Receiver};
+use std::sync::Arc;
+
+use rand::seq::{index, SliceRandom};
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::StandardNormal;
+use rayon::ThreadPool;
+use tch::{Kind, Tensor};
+
+use super::coupling::{assign_until, Stop};
+use super::Coupling;
+use crate::error::{Error, Result};
+use crate::tensor::threads;
+use crate::tensor::{check_finite, shape_text, RandomSource};
+
+/// One coupled minibatch of B pairs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PairBatch {
+    pub step: u64,
+    /// `[B]`: the rows of the data set.
+    pub indices: Vec<i64>,
+    /// `[B]`: which of them are mirrored; empty for a source without flips.
+    pub flipped: Vec<bool>,
+    /// `[B, dim]`, row-major: the noise of each row, standard normal; empty where it is given with the data.
+    pub noise: Vec<f32>,
+    /// `[B]` in [0, 1): uniform, one in each of B equal intervals, which lowers the variance of the
+    /// loss. A row's place says nothing about its data or its noise.
+    pub times: Vec<f32>,
+}
+
+impl PairBatch {
+    /// The batch's rows of `data` `[N, *event]`, mirrored along the last axis where the batch says so: on the
+    /// data's device.
+    ///
+    /// # Errors
+    /// [`Error::Torch`] where the data have fewer rows than the batch's source had.
+    pub fn rows(&self, data: &Tensor) -> Result<Tensor> {
+        let chosen = self.conditions(data)?;
+        if self.flipped.is_empty() {
+            return Ok(chosen);
+        }
+        let mut column = vec![1; data.dim()];
+        column[0] = -1;
+        let flipped = Tensor::from_slice(&self.flipped).to_device(data.device()).f_view(column.as_slice())?;
+        Ok(chosen.f_flip([-1])?.f_where_self(&flipped, &chosen)?)
+    }
+
+    /// The noise of each row, of the shape, dtype and device of `x1` `[B, *event]`: the batch's own, or its rows of
+    /// `given` `[N, *event]`.
+    ///
+    /// # Errors
+    /// As [`PairBatch::rows`].
+    pub fn noise_for(&self, x1: &Tensor, given: Option<&Tensor>) -> Result<Tensor> {
+        let noise = match given {
+            Some(noise) => self.conditions(noise)?,
+            None => Tensor::from_slice(&self.noise),
+        };
+        Ok(noise.to_device(x1.device()).to_kind(x1.kind()).f_view(x1.size().as_slice())?)
+    }
+
+    /// The batch's rows of what nothing mirrors, `[N, ...]`: on its device.
+    ///
+    /// # Errors
+    /// As [`PairBatch::rows`].
+    pub fn conditions(&self, condition: &Tensor) -> Result<Tensor> {
+        let indices = Tensor::from_slice(&self.indices).to_device(condition.device());
+        Ok(condition.f_index_select(0, &indices)?)
+    }
+}
+
+/// Where coupled minibatches come from. Batch `step` depends on the seed and `step` alone.
+pub struct PairSource {
+    count: usize,
+    dim: usize,
+    batch_size: usize,
+    /// The data `[count, dim]`, where the coupling looks at them.
+    rows: Option<Vec<f32>>,
+    /// Which condition each row has, by number.
+    groups: Option<Vec<u32>>,
+    /// Pairs in one assignment, at most.
+    coupling_size: usize,
+    /// Whether the noise comes with the data.
+    given: bool,
+    /// Where rows are mirrored, the length of their last axis.
+    flip_width: Option<usize>,
+    random: RandomSource,
+}
+
+impl PairSource {
+    /// Pairs for `data` `[N, *event]`; `condition` is `[N]` labels or `[N, dim]` vectors.
+    ///
+    /// Under optimal transport noise is exchanged only between rows of equal condition: an
+    /// assignment across conditions would change the law of the noise given the condition, and a
+    /// conditional flow is started from the standard normal law. (Distinct vectors are therefore
+    /// coupled independently.) No assignment is larger than `coupling_size`; a batch is cut into
+    /// parts of at most that size.
+    ///
+    /// # Errors
+    /// Names the argument of a wrong shape, an empty set or values that are not finite.
+    pub fn new(
+        data: &Tensor,
+        condition: Option<&Tensor>,
+        coupling: Coupling,
+        batch_size: usize,
+        coupling_size: usize,
+        random: RandomSource,
+    ) -> Result<Self> {
+        check_finite("data", data)?;
+        let count = data.size().first().copied().unwrap_or(0) as usize;
+        if count == 0 || data.numel() == 0 {
+            return Err(Error::argument("data", "at least one sample", "an empty array"));
+        }
+        for (name, size) in [("batch_size", batch_size), ("coupling_size", coupling_size)] {
+            if size == 0 {
+                return Err(Error::argument(name, "at least 1", size));
+            }
+        }
+        let dim = data.numel() / count;
+        let (mut rows, mut groups) = (None, None);
+        if coupling == Coupling::Ot {
+            rows = Some(values(data)?);
+            groups = condition.map(|c| number_conditions(c, count)).transpose()?;
+        }
+        let (given, flip_width) = (coupling == Coupling::Given, None);
+        Ok(PairSource { count, dim, batch_size, rows, groups, coupling_size, given, flip_width, random })
+    }
+
+    /// The same source, but each row of a batch is mirrored with probability one half: images
+    /// `[channels, height, width]`, left to right. Rows, noise and times stay what they were; the
+    /// assignment is of the mirrored rows.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where samples are not of three dimensions.
+    pub fn with_flips(self, event_shape: &[i64]) -> Result<Self> {
+        let &[_, _, width] = event_shape else {
+            let got = shape_text(event_shape);
+            return Err(Error::argument("flip", "samples of shape (channels, height, width)", got));
+        };
+        Ok(PairSource { flip_width: Some(width as usize), ..self })
+    }
+
+    /// Batch number `step`.
+    pub fn batch(&self, step: u64) -> Result<PairBatch> {
+        self.batch_until(step, &Stop::default())?
+            .ok_or_else(|| Error::Internal(anyhow::anyhow!("a batch was cancelled by nobody")))
+    }
+
+    fn batch_until(&self, step: u64, stop: &Stop) -> Result<Option<PairBatch>> {
+        if stop.is_raised() {
+            return Ok(None);
+        }
+        let mut rng = self.random.at(step);
+        let size = self.batch_size;
+        let mut chosen = self.draw(&mut rng);
+        let values = if self.given { 0 } else { size * self.dim };
+        let noise: Vec<f32> = (0..values).map(|_| rng.sample(StandardNormal)).collect();
+        // The last float below an integer may round up to it, hence the cap.
+        let last = 1.0 - f32::EPSILON;
+        let times = (0..size).map(|i| ((i as f32 + rng.random::<f32>()) / size as f32).min(last)).collect();
+        let mut flipped: Vec<bool> = match self.flip_width {
+            Some(_) => (0..size).map(|_| rng.random()).collect(),
+            None => Vec::new(),
+        };
+        if let Some(rows) = &self.rows {
+            let row_of = |table: &[f32], row: usize| table[row * self.dim..][..self.dim].to_vec();
+            for members in self.members(&chosen) {
+                let x0: Vec<f32> = members.iter().flat_map(|&member| row_of(&noise, member)).collect();
+                let x1 = members.iter().flat_map(|&member| {
+                    let mut row = row_of(rows, chosen[member]);
+                    if let Some(width) = self.flip_width.filter(|_| flipped[member]) {
+                        row.chunks_exact_mut(width).for_each(<[f32]>::reverse);
+                    }
+                    row
+                });
+                let x1: Vec<f32> = x1.collect();
+                let Some(partner) = assign_until(&x0, &x1, self.dim, stop)? else { return Ok(None) };
+                exchange(&mut chosen, &members, &partner);
+                if self.flip_width.is_some() {
+                    exchange(&mut flipped, &members, &partner);
+                }
+            }
+        }
+        let indices = chosen.into_iter().map(|row| row as i64).collect();
+        Ok(Some(PairBatch { step, indices, flipped, noise, times }))
+    }
+
+    /// Rows in random order, each as often as any other to within one.
+    fn draw(&self, rng: &mut ChaCha8Rng) -> Vec<usize> {
+        let mut chosen: Vec<usize> = Vec::with_capacity(self.batch_size);
+        for _ in 0..self.batch_size / self.count {
+            chosen.extend(0..self.count);
+        }
+        chosen.extend(index::sample(rng, self.count, self.batch_size % self.count));
+        chosen.shuffle(rng);
+        chosen
+    }
+
+    /// The places of the batch whose noise may be exchanged: equal conditions, in parts of
+    /// `coupling_size`.
+    fn members(&self, chosen: &[usize]) -> Vec<Vec<usize>> {
+        let mut groups: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        for (place, &row) in chosen.iter().enumerate() {
+            let group = self.groups.as_ref().map_or(0, |groups| groups[row]);
+            groups.entry(group).or_default().push(place);
+        }
+        let parts = |places: Vec<usize>| places.chunks(self.coupling_size).map(<[usize]>::to_vec).collect();
+        groups.into_values().flat_map(|places| -> Vec<Vec<usize>> { parts(places) }).collect()
+    }
+}
+
+/// Gives the place `members[i]` what `members[partner[i]]` had.
+fn exchange<T: Copy>(places: &mut [T], members: &[usize], partner: &[usize]) {
+    let paired: Vec<T> = partner.iter().map(|&p| places[members[p]]).collect();
+    members.iter().zip(paired).for_each(|(&member, value)| places[member] = value);
+}
+
+fn values(x: &Tensor) -> Result<Vec<f32>> {
+    let flat = x.to_device(tch::Device::Cpu).to_kind(Kind::Float).contiguous().f_view([-1])?;
+    Ok(Vec::<f32>::try_from(&flat)?)
+}
+
+/// Numbers equal conditions equally.
+fn number_conditions(condition: &Tensor, count: usize) -> Result<Vec<u32>> {
+    let size = condition.size();
+    if size.first() != Some(&(count as i64)) {
+        return Err(Error::shape("condition", format!("({count}, ...)"), shape_text(&size)));
+    }
+    let (_, inverse, _) = condition.f_unique_dim(0, true, true, false)?;
+    let inverse = Vec::<i64>::try_from(&inverse.to_device(tch::Device::Cpu))?;
+    Ok(inverse.into_iter().map(|group| group as u32).collect())
+}
+
+struct Job {
+    stop: Arc<Stop>,
+    result: Receiver<Result<Option<PairBatch>>>,
+}
+
+/// The batches `first..end` of a source, in order, computed ahead on the shared pool (which holds
+/// no Python lock). At most twice as many batches as threads exist at once. Dropping the stream
+/// ends what is under way.
+pub struct PairStream {
+    source: Arc<PairSource>,
+    pool: Arc<ThreadPool>,
+    jobs: VecDeque<Job>,
+    depth: usize,
+    next: u64,
+    end: u64,
+}
+
+impl PairStream {
+    /// # Errors
+    /// [`Error::Internal`] where no worker threads can be started.
+    pub fn new(source: PairSource, first: u64, end: u64) -> Result<Self> {
+        PairStream::on(threads::pool()?, source, first, end)
+    }
+
+    /// The same on a given pool.
+    pub fn on(pool: Arc<ThreadPool>, source: PairSource, first: u64, end: u64) -> Result<Self> {
+        let depth = (2 * pool.current_num_threads()).clamp(2, 16);
+        let mut stream =
+            PairStream { source: Arc::new(source), pool, jobs: VecDeque::new(), depth, next: first, end };
+        stream.refill();
+        Ok(stream)
+    }
+
+    fn refill(&mut self) {
+        while self.jobs.len() < self.depth && self.next < self.end {
+            let (sender, result) = sync_channel(1);
+            let stop = Arc::new(Stop::default());
+            let (source, step, raised) = (Arc::clone(&self.source), self.next, Arc::clone(&stop));
+            self.pool.spawn_fifo(move || {
+                // A panic here would end the whole process.
+                let answer = catch_unwind(AssertUnwindSafe(|| source.batch_until(step, &raised)))
+                    .unwrap_or_else(|_| Err(Error::Internal(anyhow::anyhow!("the coupling panicked"))));
+                // The other end is gone once the stream has been dropped.
+                let _ = sender.send(answer);
+            });
+            self.jobs.push_back(Job { stop, result });
+            self.next += 1;
+        }
+    }
+}
+
+impl Iterator for PairStream {
+    type Item = Result<PairBatch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let job = self.jobs.pop_front()?;
+        self.refill();
+        let lost = || Error::Internal(anyhow::anyhow!("a coupling worker ended without an answer"));
+        match job.result.recv() {
+            Ok(answer) => answer.and_then(|batch| batch.ok_or_else(lost)).map(Some).transpose(),
+            Err(_) => Some(Err(lost())),
+        }
+    }
+}
+
+impl Drop for PairStream {
+    fn drop(&mut self) {
+        self.jobs.iter().for_each(|job| job.stop.raise());
+    }
+}

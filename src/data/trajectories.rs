@@ -1,0 +1,442 @@
+//! Stored trajectories of the teacher: in memory, or in a file that later fits find again.
+
+use std::path::Path;
+use std::time::Instant;
+
+use tch::{Device, Kind, Tensor};
+
+use super::{Pairs, Points};
+use super::{StoredPlan, TrajectoryFile};
+use crate::condition::Conditioning;
+use crate::error::{Error, Result};
+use crate::monitor::{Monitor, Progress};
+use crate::nets::InputCoordinates;
+use crate::ode;
+use crate::ode::SolveOptions;
+use crate::tensor::RandomSource;
+use crate::velocity::VelocityField;
+
+/// How many trajectories to store, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct TrajectoryPlan {
+    pub count: i64,
+    /// Uniform intervals at whose ends a trajectory is stored.
+    pub path_steps: i64,
+    pub seed: u64,
+    /// What batches are converted to, and where they lie.
+    pub kind: Kind,
+    pub device: Device,
+    /// Ends generation early, after one chunk at least.
+    pub max_seconds: Option<f64>,
+}
+
+/// Trajectories of the teacher at uniform times from 0 (noise) to 1 (data).
+#[derive(Debug)]
+pub struct Trajectories {
+    /// `[N, T, d]`, float32: on the student's device, or on the CPU where they are a mapped file.
+    states: Tensor,
+    /// `[T]`.
+    times: Tensor,
+    /// One over the summed variance of x_t at each time, `[T]`: what errors at that time are scaled by.
+    precision: Tensor,
+    /// Condition of each trajectory, as the teacher takes it, `[N, ...]`.
+    condition: Option<Tensor>,
+    conditioning: Conditioning,
+    kind: Kind,
+    device: Device,
+    /// The last so many trajectories are kept out of training.
+    held_out: i64,
+}
+
+/// Trajectories solved at once: bounds memory and the time between two looks at the monitor.
+const CHUNK_ROWS: i64 = 2048;
+/// The same in stored values, for large samples.
+const CHUNK_VALUES: i64 = 1 << 26;
+
+/// Endpoints then err by less than 1e-3 of the data (measured on curved and 64-D teachers): below what a
+/// student is left with, at half the evaluations of 1e-5.
+const SOLVER_TOLERANCE: f64 = 1e-4;
+
+/// Trajectories that statistics are taken of, at most: a mapped file need not be read whole.
+const STATISTICS_ROWS: i64 = 32_768;
+
+/// Points, and coordinates of each, that a teacher is known again by.
+const FINGERPRINT_POINTS: i64 = 8;
+const FINGERPRINT_COORDINATES: i64 = 64;
+/// Relative: other machines and thread counts round differently, other teachers differ by far more.
+const FINGERPRINT_TOLERANCE: f64 = 1e-4;
+
+/// The trajectories as a function of the plan and the chunk's number.
+struct Generation<'a> {
+    teacher: &'a dyn VelocityField,
+    plan: TrajectoryPlan,
+    chunk_rows: i64,
+    /// Of all trajectories.
+    condition: Option<Tensor>,
+}
+
+impl<'a> Generation<'a> {
+    fn new(
+        teacher: &'a dyn VelocityField,
+        plan: TrajectoryPlan,
+        chunk_rows: i64,
+        pool: Option<&Tensor>,
+    ) -> Result<Self> {
+        let mut generation = Generation { teacher, plan, chunk_rows, condition: None };
+        if let Some(pool) = pool {
+            let mut chosen = Vec::new();
+            for index in 0..(plan.count as u64).div_ceil(chunk_rows as u64) as i64 {
+                let rows = chunk_rows.min(plan.count - index * chunk_rows);
+                let mut random = generation.random(index).fork("condition");
+                chosen.push(random.integers(pool.size()[0], rows, pool.device()));
+            }
+            generation.condition = Some(pool.f_index_select(0, &Tensor::f_cat(&chosen, 0)?)?);
+        }
+        Ok(generation)
+    }
+
+    fn random(&self, chunk: i64) -> RandomSource {
+        RandomSource::new(self.plan.seed).fork("trajectories").fork(&format!("chunk {chunk}"))
+    }
+
+    /// Solves the chunks from row `done` on, until all are there or time is up; returns the rows done.
+    fn run(
+        &self,
+        mut done: i64,
+        mut store: impl FnMut(i64, &Tensor) -> Result<()>,
+        monitor: &mut dyn Monitor,
+    ) -> Result<i64> {
+        let started = Instant::now();
+        let count = self.plan.count;
+        let report = |done: i64, monitor: &mut dyn Monitor| {
+            monitor.report(&Progress {
+                stage: "trajectories",
+                step: done as u64,
+                total: count as u64,
+                seconds: started.elapsed().as_secs_f64(),
+                values: Vec::new(),
+            })
+        };
+        if done > 0 && done < count {
+            report(done, monitor)?;
+        }
+        while done < count {
+            let states = self.chunk(done / self.chunk_rows, self.chunk_rows.min(count - done), monitor)?;
+            store(done, &states)?;
+            done += states.size()[0];
+            report(done, monitor)?;
+            if self.plan.max_seconds.is_some_and(|limit| started.elapsed().as_secs_f64() >= limit) {
+                break;
+            }
+        }
+        Ok(done)
+    }
+
+    /// One chunk `[rows, T, d]`, float32.
+    fn chunk(&self, index: i64, rows: i64, monitor: &mut dyn Monitor) -> Result<Tensor> {
+        let (teacher, path_steps) = (self.teacher, self.plan.path_steps);
+        let grid: Vec<f64> = (0..=path_steps).map(|i| i as f64 / path_steps as f64).collect();
+        // Adaptive, with dense output at the grid: as cheap as 16 steps of RK4 where the field is smooth, and
+        // safe where it is stiff near t = 1 (finite data sets).
+        let options = SolveOptions::adaptive(SOLVER_TOLERANCE);
+        let mut shape = vec![rows];
+        shape.extend(teacher.event_shape());
+        let noise = self.random(index).fork("noise").normal(&shape, teacher.dtype(), teacher.device())?;
+        let condition = self.condition.as_ref().map(|c| c.narrow(0, index * self.chunk_rows, rows));
+        let solution = ode::solve(teacher, &noise, &grid, &options, condition.as_ref(), monitor)?;
+        let paths = solution.trajectory.f_reshape([path_steps + 1, rows, teacher.event_size()])?;
+        Ok(paths.transpose(0, 1).to_kind(Kind::Float))
+    }
+
+    /// Some velocities at fixed points: one evaluation.
+    fn fingerprint(&self) -> Result<Vec<f64>> {
+        let (teacher, points) = (self.teacher, FINGERPRINT_POINTS);
+        let (kind, device) = (teacher.dtype(), teacher.device());
+        let mut shape = vec![points];
+        shape.extend(teacher.event_shape());
+        let x = RandomSource::new(0).fork("fingerprint").normal(&shape, kind, device)?;
+        let t = (Tensor::arange(points, (kind, device)) + 0.5) / points as f64;
+        let condition = self.condition.as_ref().map(|c| {
+            let rows = Tensor::arange(points, (Kind::Int64, c.device())).remainder(c.size()[0]);
+            c.index_select(0, &rows).to_device(device)
+        });
+        let v = teacher.velocity(&t, &x, condition.as_ref())?.f_reshape([points, -1])?;
+        let stride = (v.size()[1] / FINGERPRINT_COORDINATES).max(1);
+        let some = v.slice(1, 0, stride * FINGERPRINT_COORDINATES, stride);
+        let flat = some.to_kind(Kind::Double).to_device(Device::Cpu).contiguous().f_view([-1])?;
+        let values = Vec::<f64>::try_from(&flat)?;
+        match values.iter().all(|value| value.is_finite()) {
+            true => Ok(values),
+            false => Err(Error::teacher("the velocity has values that are not finite")),
+        }
+    }
+}
+
+/// Trajectories solved at once, by the size of one.
+fn chunk_rows(plan: &TrajectoryPlan, dimension: i64) -> i64 {
+    (CHUNK_VALUES / ((plan.path_steps + 1) * dimension)).clamp(16, CHUNK_ROWS)
+}
+
+impl Trajectories {
+    /// Solves trajectories from fresh noise and keeps them in memory. Where the teacher is conditional,
+    /// conditions are drawn uniformly from the rows of `pool`.
+    ///
+    /// # Errors
+    /// Whatever the solver, the teacher or the monitor raises.
+    pub fn generate(
+        teacher: &dyn VelocityField,
+        plan: &TrajectoryPlan,
+        pool: Option<&Tensor>,
+        monitor: &mut dyn Monitor,
+    ) -> Result<Self> {
+        let _guard = tch::no_grad_guard();
+        let generation = Generation::new(teacher, *plan, chunk_rows(plan, teacher.event_size()), pool)?;
+        let shape = [plan.count, plan.path_steps + 1, teacher.event_size()];
+        let states = Tensor::f_empty(shape, (Kind::Float, plan.device))?;
+        let store = |done: i64, chunk: &Tensor| {
+            states.narrow(0, done, chunk.size()[0]).f_copy_(chunk)?;
+            Ok(())
+        };
+        let done = generation.run(0, store, monitor)?;
+        Self::new(states.narrow(0, 0, done), generation.condition, teacher, plan)
+    }
+
+    /// The same in a file, which is mapped rather than held in memory: reused where it is whole, continued
+    /// where an earlier generation was cut off, begun where there is none or on `refresh`. One evaluation
+    /// of the teacher tells whether it is the one that the file was made with. The noise follows the seed
+    /// that the file was begun with.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] for a file that is damaged, or made by another plan, pool or teacher;
+    /// [`Error::Io`]; otherwise as [`Trajectories::generate`]. After any error what was solved stays in
+    /// the file.
+    pub fn in_file(
+        teacher: &dyn VelocityField,
+        plan: &TrajectoryPlan,
+        pool: Option<&Tensor>,
+        path: &Path,
+        refresh: bool,
+        monitor: &mut dyn Monitor,
+    ) -> Result<Self> {
+        let _guard = tch::no_grad_guard();
+        let found = if refresh { None } else { TrajectoryFile::open(path)? };
+        let seed = found.as_ref().map_or(plan.seed, |file| file.plan().seed);
+        let chunk_rows = chunk_rows(plan, teacher.event_size());
+        let generation = Generation::new(teacher, TrajectoryPlan { seed, ..*plan }, chunk_rows, pool)?;
+        let wanted = StoredPlan {
+            count: plan.count,
+            path_steps: plan.path_steps,
+            seed,
+            chunk_rows,
+            tolerance: SOLVER_TOLERANCE,
+            event_shape: teacher.event_shape().to_vec(),
+            conditioning: teacher.conditioning(),
+            fingerprint: generation.fingerprint()?,
+        };
+        let mut file = match found {
+            Some(file) => {
+                check_same(&file, &wanted, generation.condition.as_ref())?;
+                file
+            }
+            None => TrajectoryFile::create(path, wanted, generation.condition.as_ref())?,
+        };
+        if !file.is_whole() {
+            generation.run(file.rows(), |_, chunk| file.append(chunk), monitor)?;
+        }
+        let trajectories = Self::new(file.states()?, generation.condition, teacher, plan)?;
+        match trajectories.precision.isfinite().all().int64_value(&[]) {
+            1 => Ok(trajectories),
+            _ => Err(file.refuse("holds values that are not finite; refresh=True regenerates it")),
+        }
+    }
+
+    fn new(
+        states: Tensor,
+        condition: Option<Tensor>,
+        teacher: &dyn VelocityField,
+        plan: &TrajectoryPlan,
+    ) -> Result<Self> {
+        let TrajectoryPlan { path_steps, kind, device, .. } = *plan;
+        let count = states.size()[0];
+        let times = Tensor::arange(path_steps + 1, (Kind::Double, Device::Cpu)) / path_steps as f64;
+        let some = states.narrow(0, 0, count.min(STATISTICS_ROWS));
+        let variances: Vec<Tensor> = (0..=path_steps)
+            .map(|index| {
+                let x = some.select(1, index).to_kind(Kind::Double);
+                x.var_dim(0, false, false).sum(Kind::Double)
+            })
+            .collect();
+        let precision = Tensor::f_stack(&variances, 0)?.clamp_min(1e-12).reciprocal();
+        Ok(Trajectories {
+            times: times.to_kind(kind).to_device(device),
+            precision: precision.to_kind(kind).to_device(device),
+            condition: condition.map(|c| c.narrow(0, 0, count).to_device(device)),
+            conditioning: teacher.conditioning(),
+            kind,
+            device,
+            held_out: (count / 8).clamp(1, 512),
+            states,
+        })
+    }
+
+    /// `[N, T, d]`, float32; a mapped file where they are in one.
+    pub fn states(&self) -> &Tensor {
+        &self.states
+    }
+
+    pub fn times(&self) -> &Tensor {
+        &self.times
+    }
+
+    pub fn path_times(&self) -> i64 {
+        self.times.size()[0]
+    }
+
+    pub(crate) fn training_count(&self) -> i64 {
+        self.states.size()[0] - self.held_out
+    }
+
+    /// The trajectories kept out of training: states `[H, T, d]` in the student's dtype and on its device,
+    /// and their conditions as the student takes them.
+    pub fn held_out(&self) -> (Tensor, Option<Tensor>) {
+        let start = self.training_count();
+        let take = |tensor: &Tensor| tensor.narrow(0, start, self.held_out);
+        let condition = self.condition.as_ref().map(take);
+        let states = take(&self.states).to_device(self.device).to_kind(self.kind);
+        (states, self.conditioning.encode(condition.as_ref(), self.kind))
+    }
+
+    /// The conditions of the trajectories kept out of training, as the teacher takes them.
+    pub fn held_out_condition(&self) -> Option<Tensor> {
+        self.condition.as_ref().map(|c| c.narrow(0, self.training_count(), self.held_out))
+    }
+
+    /// One over the summed variance at time index `index`.
+    pub fn precision_at(&self, index: i64) -> f64 {
+        self.precision.double_value(&[index])
+    }
+
+    /// The input coordinates that these trajectories give.
+    pub fn coordinates(&self, images: Option<&[i64]>) -> Result<InputCoordinates> {
+        let some = self.states.narrow(0, 0, self.states.size()[0].min(STATISTICS_ROWS));
+        let at = |index: i64| Ok(some.select(1, index));
+        match images {
+            Some(shape) => {
+                InputCoordinates::of_channels(shape, self.path_times(), at, self.kind, self.device)
+            }
+            None => InputCoordinates::from_trajectories(&some, self.kind, self.device),
+        }
+    }
+
+    /// States of trajectories `rows` at time indices `index`, `[B, d]`, converted.
+    fn states_at(&self, rows: &[i64], index: &[i64]) -> Tensor {
+        let flat = self.states.view([-1, self.states.size()[2]]);
+        let times = self.path_times();
+        let place: Vec<i64> = rows.iter().zip(index).map(|(row, i)| row * times + i).collect();
+        flat.index_select(0, &Tensor::from_slice(&place).to_device(flat.device()))
+            .to_device(self.device)
+            .to_kind(self.kind)
+    }
+
+    fn condition_of(&self, rows: &[i64]) -> (Option<Tensor>, Option<Tensor>) {
+        self.conditions_of(&Tensor::from_slice(rows).to_device(self.device))
+    }
+
+    /// Where batches are made.
+    pub(crate) fn device(&self) -> Device {
+        self.device
+    }
+
+    /// States `[B, d]` and times `[B]` of trajectories `rows` at time indices `index`.
+    pub(crate) fn at(&self, rows: &Tensor, index: &Tensor) -> (Tensor, Tensor) {
+        let flat = self.states.view([-1, self.states.size()[2]]);
+        let place = (rows * self.path_times() + index).to_device(flat.device());
+        let states = flat.index_select(0, &place).to_device(self.device).to_kind(self.kind);
+        (states, self.times.index_select(0, index))
+    }
+
+    /// The conditions of trajectories `rows`: as the student takes them and as the teacher does.
+    pub(crate) fn conditions_of(&self, rows: &Tensor) -> (Option<Tensor>, Option<Tensor>) {
+        let condition = self.condition.as_ref().map(|c| c.index_select(0, rows));
+        (self.conditioning.encode(condition.as_ref(), self.kind), condition)
+    }
+
+    /// The points of trajectories `rows` at time indices `from` and `to`.
+    pub(crate) fn gather(&self, rows: &[i64], from: &[i64], to: &[i64]) -> Pairs {
+        let from_index = Tensor::from_slice(from).to_device(self.device);
+        let to_index = Tensor::from_slice(to).to_device(self.device);
+        let (condition, teacher_condition) = self.condition_of(rows);
+        Pairs {
+            s: self.times.index_select(0, &from_index),
+            t: self.times.index_select(0, &to_index),
+            x_s: self.states_at(rows, from),
+            x_t: self.states_at(rows, to),
+            precision: self.precision.index_select(0, &to_index),
+            source_precision: self.precision.index_select(0, &from_index),
+            condition,
+            teacher_condition,
+        }
+    }
+
+    /// Trajectories `rows` at time indices `at`.
+    pub(crate) fn points_at(&self, rows: &[i64], at: &[i64]) -> Points {
+        let (condition, teacher_condition) = self.condition_of(rows);
+        Points {
+            t: self.times.index_select(0, &Tensor::from_slice(at).to_device(self.device)),
+            x: self.states_at(rows, at),
+            condition,
+            teacher_condition,
+        }
+    }
+}
+
+/// Refuses a file that another plan, teacher or pool of conditions made.
+fn check_same(file: &TrajectoryFile, wanted: &StoredPlan, condition: Option<&Tensor>) -> Result<()> {
+    let stored = file.plan();
+    let differ = |what: &str, got: String, expected: String| {
+        file.refuse(format!("its {what} is {got}, this fit needs {expected}; refresh=True regenerates it"))
+    };
+    let sizes = [
+        ("number of trajectories", stored.count, wanted.count),
+        ("path_steps", stored.path_steps, wanted.path_steps),
+        ("chunk size", stored.chunk_rows, wanted.chunk_rows),
+    ];
+    let shape = |shape: &[i64]| crate::tensor::shape_text(shape);
+    if stored.event_shape != wanted.event_shape {
+        return Err(differ("event shape", shape(&stored.event_shape), shape(&wanted.event_shape)));
+    }
+    for (what, got, expected) in sizes {
+        if got != expected {
+            return Err(differ(what, got.to_string(), expected.to_string()));
+        }
+    }
+    if stored.tolerance != wanted.tolerance {
+        return Err(differ("solver tolerance", stored.tolerance.to_string(), wanted.tolerance.to_string()));
+    }
+    if stored.conditioning != wanted.conditioning {
+        let [got, expected] = [stored.conditioning, wanted.conditioning].map(|c| format!("{c:?}"));
+        return Err(differ("conditioning", got, expected));
+    }
+    let other = || file.refuse("was made with another pool of conditions; refresh=True regenerates it");
+    match (file.condition()?, condition) {
+        (None, None) => {}
+        (Some(got), Some(expected)) => {
+            let expected = expected.to_device(Device::Cpu).to_kind(got.kind());
+            if got.size() != expected.size() || !got.equal(&expected) {
+                return Err(other());
+            }
+        }
+        _ => return Err(other()),
+    }
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    let (old, new) = (&stored.fingerprint, &wanted.fingerprint);
+    let gap = norm(&mut old.iter().zip(new).map(|(a, b)| a - b));
+    // Not a number compares false: such a teacher is none that the file knows.
+    let close = gap <= FINGERPRINT_TOLERANCE * norm(&mut old.iter().copied()).max(1e-6);
+    match old.len() == new.len() && close {
+        true => Ok(()),
+        false => Err(file.refuse(
+            "was made with another teacher (its velocities at fixed points differ); refresh=True regenerates it",
+        )),
+    }
+}

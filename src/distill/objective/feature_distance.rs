@@ -1,0 +1,23 @@
+//! A distance between images that the user brings: how far apart a network's features of them are.
+
+use tch::Tensor;
+
+use crate::error::Result;
+
+/// Answers for flat samples `x` and `target`, `[B, d]` each.
+pub trait FeatureDistance: Send {
+    /// The distance, a scalar, and its gradient in `x`, `[B, d]`.
+    fn value_and_gradient(&self, x: &Tensor, target: &Tensor) -> Result<(Tensor, Tensor)>;
+}
+
+/// The distance as a term of the objective: a scalar of that value, whose gradient in `x` is the one answered,
+/// wherever it was computed.
+pub(in crate::distill) fn term(
+    distance: &dyn FeatureDistance,
+    x: &Tensor,
+    target: &Tensor,
+) -> Result<Tensor> {
+    let (value, gradient) = distance.value_and_gradient(&x.detach(), target)?;
+    let product = (x * gradient).sum(x.kind());
+    Ok(&product - product.detach() + value)
+}

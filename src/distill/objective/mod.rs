@@ -1,0 +1,332 @@
+//! The objective: a sum of named, weighted terms.
+//! Target and phase terms: paper, section 3 and its ablation; consistency: the generator equation
+//! J g (1, v) = g L, simulation-free.
+
+mod feature_distance;
+mod regularisers;
+mod weights;
+
+use tch::{Kind, Tensor};
+
+use crate::data::{Batch, Pairs, Points};
+use crate::distill::Scaling;
+use crate::error::Result;
+use crate::koopman::{weight_of_encoding, Direction, Observables, Student};
+use crate::velocity::VelocityField;
+
+pub use feature_distance::FeatureDistance;
+pub use weights::{Fidelity, Weights};
+
+/// One summand: `weight * value` is minimised.
+#[derive(Debug)]
+pub struct Term {
+    pub name: &'static str,
+    pub weight: f64,
+    /// A scalar.
+    pub value: Tensor,
+}
+
+pub struct Objective<'a> {
+    pub weights: Weights,
+    pub scaling: Scaling,
+    pub teacher: &'a dyn VelocityField,
+    /// Of the term of that name.
+    pub feature_distance: Option<&'a dyn FeatureDistance>,
+}
+
+/// The terms of one step as they are formed; those of weight 0 are left out.
+struct Sum {
+    terms: Vec<Term>,
+}
+
+impl Sum {
+    fn add(&mut self, name: &'static str, weight: f64, value: impl FnOnce() -> Result<Tensor>) -> Result<()> {
+        if weight > 0.0 {
+            self.terms.push(Term { name, weight, value: value()? });
+        }
+        Ok(())
+    }
+}
+
+impl Objective<'_> {
+    /// The terms whose weight is positive.
+    pub fn terms(&self, student: &Student, batch: &Batch) -> Result<Vec<Term>> {
+        let mut terms = self.forward_terms(student, batch)?;
+        terms.extend(self.side(batch)?.terms(student)?);
+        Ok(terms)
+    }
+
+    /// Those that begin with an encoding at noise or along a path, and those of the student alone. All that is
+    /// encoded and known beforehand goes through one lift, and all that is decoded from it through one
+    /// propagation: small operations cost by their number.
+    pub(in crate::distill) fn forward_terms(&self, student: &Student, batch: &Batch) -> Result<Vec<Term>> {
+        let w = &self.weights;
+        let on = |weights: &[f64]| weights.iter().any(|weight| *weight > 0.0);
+        let noise =
+            batch.endpoint.as_ref().filter(|_| on(&[w.endpoint, w.path, w.phase, w.feature_distance]));
+        let pairs =
+            batch.pairs.as_ref().filter(|_| on(&[w.target, w.phase, w.reconstruction, w.latent_moments]));
+        let own = match batch.endpoint.as_ref().filter(|_| w.re_encoding > 0.0) {
+            Some(pairs) => Some(re_encoded(student, pairs, batch.sampler_steps)?),
+            None => None,
+        };
+        // From noise to data is what a spectrum is read for, and seldom among the pairs.
+        let ends = noise.map(|noise| noise.rows(0, batch.ends.clamp(1, noise.count())));
+        let moved = [ends.as_ref(), pairs].map(|pairs| pairs.filter(|_| w.phase > 0.0));
+        let sources = [noise, pairs, own.as_ref()].into_iter().flatten();
+        let targets = moved.into_iter().flatten();
+        let mut encoded = encode(student, sources, targets).into_iter();
+        let mut next = |present: bool| if present { encoded.next() } else { None };
+        let noise_g = next(noise.is_some());
+        let pairs_g = next(pairs.is_some());
+        let own_g = next(own.is_some());
+        let targets = moved.map(|pairs| next(pairs.is_some()));
+
+        let mut groups: Vec<Group> = Vec::new();
+        let mut group = |name, weight, g: &Option<Observables>, pairs: Option<&'_ Pairs>| {
+            if let (Some(g), Some(pairs)) = (g, pairs) {
+                groups.push(Group { name, weight, g: g.shallow_clone(), pairs: pairs.shallow_clone() });
+            }
+        };
+        group("endpoint", w.endpoint.max(w.feature_distance), &noise_g, noise);
+        let path = batch.path.as_ref().map(|path| path.rows(0, batch.path_rows.clamp(1, path.count())));
+        let path_g = noise_g.as_ref().zip(path.as_ref()).map(|(g, path)| g.rows(0, path.count()));
+        group("path", w.path, &path_g, path.as_ref());
+        group("target", w.target, &pairs_g, pairs);
+        group("re_encoding", w.re_encoding, &own_g, own.as_ref());
+        groups.retain(|group| group.weight > 0.0);
+
+        let mut sum = Sum { terms: Vec::new() };
+        for (group, decoded) in groups.iter().zip(decode(student, &groups)?) {
+            let Group { name, weight, pairs, .. } = group;
+            // Endpoints are decoded for two terms.
+            let weight = if *name == "endpoint" { w.endpoint } else { *weight };
+            sum.add(name, weight, || {
+                Ok(self.scaling.state_error(&(&decoded - &pairs.x_t), &pairs.precision))
+            })?;
+            if let ("endpoint", Some(distance)) = (*name, self.feature_distance) {
+                sum.add("feature_distance", w.feature_distance, || {
+                    feature_distance::term(distance, &decoded, &pairs.x_t)
+                })?;
+            }
+        }
+        if let ([Some(ends), Some(pairs)], [Some(at_ends), Some(at_pairs)], Some(noise_g), Some(pairs_g)) =
+            (moved, &targets, &noise_g, &pairs_g)
+        {
+            sum.add("phase", w.phase, || {
+                let start = Observables::cat(&[&noise_g.rows(0, ends.count()), pairs_g]);
+                let tau = Tensor::cat(&[ends.tau(), pairs.tau()], 0);
+                let features = student.generator().propagate_features(&start, &tau)?;
+                let error = |row: i64, target: &Observables| {
+                    let moved = features.narrow(0, row, target.features.size()[0]);
+                    self.scaling.feature_error(&(moved - &target.features), &target.features)
+                };
+                Ok((error(0, at_ends) + error(ends.count(), at_pairs)) * 0.5)
+            })?;
+        }
+        if let (Some(g), Some(pairs)) = (&pairs_g, pairs) {
+            if !student.reads_exactly() {
+                sum.add("reconstruction", w.reconstruction, || {
+                    let error = student.decode(g) - &pairs.x_s;
+                    Ok(self.scaling.state_error(&error, &pairs.source_precision))
+                })?;
+            }
+            sum.add("latent_moments", w.latent_moments, || Ok(regularisers::latent_moments(g)))?;
+        }
+        let generator = student.generator();
+        sum.add("unitarity", w.unitarity, || Ok(regularisers::unitarity(generator)))?;
+        sum.add("stability", w.stability, || Ok(regularisers::stability(generator)))?;
+        sum.add("orthogonality", w.orthogonality, || Ok(regularisers::orthogonality(generator)))?;
+        Ok(sum.terms)
+    }
+
+    /// The remaining terms, with the teacher's answer where they ask for one.
+    pub(in crate::distill) fn side(&self, batch: &Batch) -> Result<SideTerms> {
+        let Weights { inverse, round_trip, consistency, .. } = self.weights;
+        let points = match batch.points.as_ref().filter(|_| consistency > 0.0) {
+            Some(points) => Some((points.shallow_clone(), points.velocity(self.teacher)?)),
+            None => None,
+        };
+        let wanted = inverse > 0.0 || round_trip > 0.0;
+        let inverse = batch.inverse.as_ref().filter(|_| wanted).map(Pairs::shallow_clone);
+        let (weights, scaling, round_trip) = (self.weights.clone(), self.scaling, batch.round_trip);
+        Ok(SideTerms { weights, scaling, inverse, round_trip, points })
+    }
+}
+
+/// The terms that share no encoding with the others, so that they can be formed beside them: those that begin
+/// at data, and consistency.
+pub(in crate::distill) struct SideTerms {
+    weights: Weights,
+    scaling: Scaling,
+    inverse: Option<Pairs>,
+    /// How many of `inverse` go on to data again.
+    round_trip: i64,
+    /// Points and the teacher's velocity there.
+    points: Option<(Points, Tensor)>,
+}
+
+impl SideTerms {
+    pub fn terms(&self, student: &Student) -> Result<Vec<Term>> {
+        let w = &self.weights;
+        let mut sum = Sum { terms: Vec::new() };
+        if let Some(pairs) = &self.inverse {
+            let Pairs { s, x_s, condition, .. } = pairs;
+            let g = student.lift_flat(s, x_s, Direction::Backward, condition.as_ref());
+            let noise = student.decode_after(&g, &pairs.tau())?;
+            sum.add("inverse", w.inverse, || {
+                Ok(self.scaling.state_error(&(&noise - &pairs.x_t), &pairs.precision))
+            })?;
+            sum.add("round_trip", w.round_trip, || {
+                // The student's own noise for these data, generated from again and compared with them.
+                let rows = self.round_trip.clamp(1, pairs.count());
+                let (pairs, noise) = (pairs.rows(0, rows), noise.narrow(0, 0, rows));
+                let condition = pairs.condition.as_ref();
+                let g = student.lift_flat(&pairs.t, &noise, Direction::Forward, condition);
+                let again = student.decode_after(&g, &pairs.tau().neg())?;
+                Ok(self.scaling.state_error(&(again - &pairs.x_s), &pairs.source_precision))
+            })?;
+        }
+        if let Some((points, velocity)) = &self.points {
+            sum.add("consistency", w.consistency, || {
+                Ok(self.scaling.consistency(student, points, velocity))
+            })?;
+        }
+        Ok(sum.terms)
+    }
+}
+
+impl Scaling {
+    /// Mean over the batch of ||error||² in units of the summed variance at the target time; absolute: the
+    /// mean square of a coordinate.
+    fn state_error(self, error: &Tensor, precision: &Tensor) -> Tensor {
+        let kind = error.kind();
+        match self {
+            Scaling::Relative => (error.square().sum_dim_intlist(1, false, kind) * precision).mean(kind),
+            Scaling::Absolute => error.square().mean(kind),
+        }
+    }
+
+    /// The same for errors of features or rates, in units of the summed variance of `reference`, taken as
+    /// given: differentiating through it would reward large features.
+    fn feature_error(self, error: &Tensor, reference: &Tensor) -> Tensor {
+        let kind = error.kind();
+        match self {
+            Scaling::Relative => {
+                let variance = reference.detach().var_dim(0, false, false).sum(kind).clamp_min(1e-8);
+                error.square().sum_dim_intlist(1, false, kind).mean(kind) / variance
+            }
+            Scaling::Absolute => error.square().mean(kind),
+        }
+    }
+
+    /// ||J g (1, v) - g L||² over the columns of x and phi, each in units of its own variance.
+    pub(in crate::distill) fn consistency(
+        self,
+        student: &Student,
+        points: &Points,
+        velocity: &Tensor,
+    ) -> Tensor {
+        let Points { t, x, condition, .. } = points;
+        let (g, tangent) =
+            student.lift_flat_with_tangent(t, x, velocity, Direction::Forward, condition.as_ref());
+        let (state_rate, feature_rate) = student.generator().rate(&g);
+        let features = self.feature_error(&(feature_rate - &tangent), &tangent);
+        match state_rate.size()[1] {
+            0 => features,
+            _ => self.feature_error(&(state_rate - velocity), velocity) + features,
+        }
+    }
+}
+
+/// Encodings to be decoded at their pairs' target times.
+struct Group {
+    name: &'static str,
+    weight: f64,
+    g: Observables,
+    pairs: Pairs,
+}
+
+/// x at the target times of all groups, in one propagation: small operations cost by their number.
+fn decode(student: &Student, groups: &[Group]) -> Result<Vec<Tensor>> {
+    if groups.is_empty() {
+        return Ok(Vec::new());
+    }
+    let g = Observables::cat(&groups.iter().map(|group| &group.g).collect::<Vec<_>>());
+    let tau = Tensor::cat(&groups.iter().map(|group| group.pairs.tau()).collect::<Vec<_>>(), 0);
+    let lengths: Vec<i64> = groups.iter().map(|group| group.pairs.count()).collect();
+    Ok(student.decode_after(&g, &tau)?.split_with_sizes(&lengths, 0))
+}
+
+/// One in so many of the noise samples is re-encoded, shared among the encodings.
+const RE_ENCODED_SHARE: i64 = 2;
+
+/// From where the student's own sampler of `steps` steps encodes anew to the teacher's endpoint. These states
+/// are taken as given: what is learnt is to go on from them. (Differentiating through the whole sampler
+/// costs several plain steps; pushing forward one step is Brandstetter et al., 2202.03376.)
+fn re_encoded(student: &Student, pairs: &Pairs, steps: i64) -> Result<Pairs> {
+    let _guard = tch::no_grad_guard();
+    let count = (pairs.count() / (RE_ENCODED_SHARE * (steps - 1))).max(1);
+    let pairs = pairs.rows(0, count);
+    let condition = pairs.condition.as_ref();
+    let tau = pairs.tau() / steps as f64;
+    let (mut times, mut states) = (Vec::new(), Vec::new());
+    let mut g = student.lift_flat(&pairs.s, &pairs.x_s, Direction::Forward, condition);
+    for step in 1..steps {
+        g = student.generator().propagate(&g, &tau)?;
+        let t = &pairs.s + &tau * step as f64;
+        let x = student.decode(&g);
+        if step + 1 < steps {
+            let fresh = student.lift_flat(&t, &x, Direction::Forward, condition);
+            g = g.blend(&fresh, weight_of_encoding(step, steps));
+        }
+        times.push(t);
+        states.push(x);
+    }
+    let again = |tensor: &Tensor| {
+        let mut repeats = vec![1; tensor.dim()];
+        repeats[0] = steps - 1;
+        tensor.repeat(repeats)
+    };
+    Ok(Pairs {
+        s: Tensor::f_cat(&times, 0)?,
+        t: again(&pairs.t),
+        x_s: Tensor::f_cat(&states, 0)?,
+        x_t: again(&pairs.x_t),
+        precision: again(&pairs.precision),
+        source_precision: again(&pairs.source_precision),
+        condition: condition.map(again),
+        teacher_condition: None,
+    })
+}
+
+/// Encodes where `sources` begin and where `targets` end, through one product each layer.
+fn encode<'a>(
+    student: &Student,
+    sources: impl Iterator<Item = &'a Pairs>,
+    targets: impl Iterator<Item = &'a Pairs>,
+) -> Vec<Observables> {
+    let mut points: Vec<(&Tensor, &Tensor, Option<&Tensor>)> =
+        sources.map(|pairs| (&pairs.s, &pairs.x_s, pairs.condition.as_ref())).collect();
+    points.extend(targets.map(|pairs| (&pairs.t, &pairs.x_t, pairs.condition.as_ref())));
+    if points.is_empty() {
+        return Vec::new();
+    }
+    let t = Tensor::cat(&points.iter().map(|(t, ..)| *t).collect::<Vec<_>>(), 0);
+    let x = Tensor::cat(&points.iter().map(|(_, x, _)| *x).collect::<Vec<_>>(), 0);
+    let conditions: Vec<&Tensor> = points.iter().filter_map(|(.., condition)| *condition).collect();
+    let condition = (!conditions.is_empty()).then(|| Tensor::cat(&conditions, 0));
+    let g = student.lift_flat(&t, &x, Direction::Forward, condition.as_ref());
+    let mut row = 0;
+    let mut take = |length: i64| {
+        row += length;
+        g.rows(row - length, length)
+    };
+    points.iter().map(|(t, ..)| take(t.size()[0])).collect()
+}
+
+/// Sum of the weighted terms.
+pub(in crate::distill) fn total(terms: &[Term], kind: Kind) -> Tensor {
+    let weighted: Vec<Tensor> = terms.iter().map(|term| &term.value * term.weight).collect();
+    Tensor::stack(&weighted, 0).sum(kind)
+}

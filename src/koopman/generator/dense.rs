@@ -1,0 +1,151 @@
+//! The paper's generator: a full matrix, except that the columns of the constant and of time are exact
+//! (d1/dt = 0, dt/dt = 1) instead of learned.
+
+use tch::{Device, Kind, Tensor};
+
+use super::Columns;
+use crate::error::{Error, Result};
+use crate::koopman::{Observables, Propagator, StudentConfig};
+use crate::nets::Parameters;
+use crate::tensor::{check_finite, shape_text, RandomSource};
+
+#[derive(Debug)]
+pub struct DenseGenerator {
+    /// The learned columns of L, those of x and phi: `[m, d + k]`.
+    columns: Columns,
+    dimension: i64,
+}
+
+/// One Taylor substep covers ||L|| |tau| up to this; the sum then needs few terms and does not cancel.
+const SUBSTEP_NORM: f64 = 2.0;
+const MAX_TERMS: i64 = 60;
+
+impl DenseGenerator {
+    pub fn new(
+        config: &StudentConfig,
+        parameters: &mut Parameters,
+        random: &mut RandomSource,
+    ) -> Result<Self> {
+        let dimension = config.dimension();
+        let columns = Columns::new(config.stability, dimension + config.observables, parameters, random)?;
+        Ok(DenseGenerator { columns, dimension })
+    }
+
+    pub fn options(&self) -> (Kind, Device) {
+        self.columns.options()
+    }
+
+    /// Sets the columns of x and phi, `[m, d + k]`, or the nearest ones that the structure allows.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] and [`Error::NonFinite`] name `columns`.
+    pub fn set_columns(&self, columns: &Tensor) -> Result<()> {
+        let own = self.columns.matrix().size();
+        if columns.size() != own {
+            return Err(Error::shape("columns", shape_text(&own), shape_text(&columns.size())));
+        }
+        check_finite("columns", columns)?;
+        self.columns.set(columns)
+    }
+
+    pub fn rate(&self, g: &Observables) -> (Tensor, Tensor) {
+        let rate = g.assemble().matmul(&self.columns.matrix());
+        let features = rate.size()[1] - self.dimension;
+        (rate.narrow(1, 0, self.dimension), rate.narrow(1, self.dimension, features))
+    }
+
+    /// The block of L that carries features into features, `[k, k]`, differentiable.
+    pub fn feature_block(&self) -> Tensor {
+        let columns = self.columns.matrix();
+        let features = columns.size()[1] - self.dimension;
+        columns.narrow(0, 2 + self.dimension, features).narrow(1, self.dimension, features)
+    }
+
+    /// What each feature adds to dx/dt: `[k, d]`, differentiable.
+    pub fn modes(&self) -> Tensor {
+        let columns = self.columns.matrix();
+        let features = columns.size()[1] - self.dimension;
+        columns.narrow(0, 2 + self.dimension, features).narrow(1, 0, self.dimension)
+    }
+
+    /// The Taylor action g -> sum_k (tau^k / k!) g L^k with a tau for each sample: cheaper than a matrix
+    /// exponential from m of about 256 on, and a batch need not share one time difference.
+    pub fn propagate(&self, g: &Observables, tau: &Tensor) -> Result<Observables> {
+        let columns = self.columns.matrix();
+        let norm = tch::no_grad(|| columns.abs().sum_dim_intlist(0, false, Kind::Double).max())
+            .double_value(&[])
+            .max(1.0);
+        let reach = norm * tau.abs().max().double_value(&[]);
+        if !reach.is_finite() || reach > 1e4 {
+            return Err(Error::Divergence(format!(
+                "the dense generator's norm times tau is {reach:.3e}: exp(tau L) is out of reach"
+            )));
+        }
+        let substeps = (reach / SUBSTEP_NORM).ceil().max(1.0);
+        let tolerance = if g.x.kind() == Kind::Double { 1e-17 } else { 1e-8 };
+        let terms = term_count(reach / substeps, tolerance);
+        let step = tau.unsqueeze(1) / substeps;
+        let mut state = g.assemble();
+        let first = state.narrow(1, 0, 1);
+        for _ in 0..substeps as i64 {
+            // The series acts on the constant only through its first term, which `act` needs as it is.
+            let mut term = act(&columns, &state, &first) * &step;
+            let mut sum = &state + &term;
+            for order in 2..=terms {
+                let zeros = first.zeros_like();
+                term = act(&columns, &term, &zeros) * (&step / order);
+                sum = &sum + &term;
+            }
+            state = sum;
+        }
+        let moved = Observables::split(&state, self.dimension);
+        Ok(Observables { t: &g.t + tau, ..moved })
+    }
+
+    /// exp(tau L), `[m, m]`, float64 on the CPU.
+    ///
+    /// # Errors
+    /// [`Error::Divergence`] where it is not finite.
+    pub fn exponential(&self, tau: f64) -> Result<Tensor> {
+        let exponential = (self.matrix() * tau).f_linalg_matrix_exp()?;
+        if exponential.isfinite().all().int64_value(&[]) == 0 {
+            return Err(Error::Divergence(format!("exp({tau} L) is not finite: the generator is unstable")));
+        }
+        Ok(exponential)
+    }
+
+    pub fn propagator(&self, tau: f64) -> Result<Propagator> {
+        let columns = self.exponential(tau)?.narrow(1, 2, self.dimension);
+        let (kind, device) = self.options();
+        Ok(Propagator::from_matrix(&columns).to_device_and_kind(device, kind))
+    }
+
+    pub fn matrix(&self) -> Tensor {
+        let columns = self.columns.in_double();
+        let head = Tensor::zeros([columns.size()[0], 2], (Kind::Double, Device::Cpu));
+        let one = Tensor::from_slice(&[1.0]);
+        head.narrow(0, 0, 1).narrow(1, 1, 1).copy_(&one);
+        Tensor::cat(&[head, columns], 1)
+    }
+
+    pub fn shallow_clone(&self) -> Self {
+        DenseGenerator { columns: self.columns.shallow_clone(), dimension: self.dimension }
+    }
+}
+
+/// [1, t] L = [0, 1], and the learned columns; `ones` is what the constant is worth.
+fn act(columns: &Tensor, g: &Tensor, ones: &Tensor) -> Tensor {
+    Tensor::cat(&[ones.zeros_like(), ones.shallow_clone(), g.matmul(columns)], 1)
+}
+
+/// Smallest number of terms whose remainder, norm^n / n!, is below the tolerance.
+fn term_count(norm: f64, tolerance: f64) -> i64 {
+    let mut bound = 1.0;
+    for order in 1..MAX_TERMS {
+        bound *= norm / order as f64;
+        if bound < tolerance && order as f64 > norm {
+            return order;
+        }
+    }
+    MAX_TERMS
+}

@@ -1,0 +1,155 @@
+//! The parametrisations of L behind one set of questions.
+
+mod blocks;
+mod dense;
+mod levels;
+mod spectral;
+mod stability;
+
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+
+use crate::error::{Error, Result};
+use crate::koopman::{Observables, Propagator, StudentConfig};
+use crate::nets::Parameters;
+use crate::tensor::RandomSource;
+
+pub use blocks::Blocks;
+pub(in crate::koopman) use blocks::GROWTH_BOUND;
+pub use dense::DenseGenerator;
+pub use levels::{FeatureMap, LevelBlocks, LevelGenerator};
+pub use spectral::SpectralGenerator;
+use stability::Columns;
+pub use stability::Stability;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum GeneratorKind {
+    /// 2x2 and 1x1 blocks with a linear readout: elementwise exponentials.
+    #[default]
+    Spectral,
+    /// A full matrix, as in the paper, exact in the constant and time coordinates.
+    Dense,
+    /// Blocks of every feature map of a U-Net, for students whose readout is a decoder.
+    Levels,
+}
+
+#[derive(Debug)]
+pub enum Generator {
+    Spectral(SpectralGenerator),
+    Dense(DenseGenerator),
+    Levels(LevelGenerator),
+}
+
+impl Generator {
+    pub fn new(
+        config: &StudentConfig,
+        parameters: &mut Parameters,
+        random: &mut RandomSource,
+    ) -> Result<Self> {
+        Ok(match config.generator {
+            GeneratorKind::Spectral => {
+                Generator::Spectral(SpectralGenerator::new(config, parameters, random)?)
+            }
+            GeneratorKind::Dense => Generator::Dense(DenseGenerator::new(config, parameters, random)?),
+            GeneratorKind::Levels => Generator::Levels(LevelGenerator::new(config, parameters, random)?),
+        })
+    }
+
+    /// Kind and device of the parameters.
+    pub fn options(&self) -> (Kind, Device) {
+        match self {
+            Generator::Spectral(generator) => generator.options(),
+            Generator::Dense(generator) => generator.options(),
+            Generator::Levels(generator) => generator.options(),
+        }
+    }
+
+    /// L as a float64 matrix `[m, m]` on the CPU, dg/dt = g L.
+    pub fn matrix(&self) -> Tensor {
+        match self {
+            Generator::Spectral(generator) => generator.matrix(),
+            Generator::Dense(generator) => generator.matrix(),
+            Generator::Levels(generator) => generator.matrix(),
+        }
+    }
+
+    /// The features of g exp(tau L), for a tau of each sample.
+    ///
+    /// # Errors
+    /// [`crate::Error::Divergence`] where a dense generator's exponential is out of reach.
+    pub fn propagate_features(&self, g: &Observables, tau: &Tensor) -> Result<Tensor> {
+        match self {
+            Generator::Spectral(generator) => Ok(generator.propagate_features(&g.features, tau)),
+            Generator::Dense(generator) => Ok(generator.propagate(g, tau)?.features),
+            Generator::Levels(generator) => Ok(generator.blocks().propagate(&g.features, tau)),
+        }
+    }
+
+    /// The state and feature columns of g L: (dx/dt `[B, d]`, dphi/dt `[B, k]`).
+    pub fn rate(&self, g: &Observables) -> (Tensor, Tensor) {
+        match self {
+            Generator::Spectral(generator) => generator.rate(g),
+            Generator::Dense(generator) => generator.rate(g),
+            Generator::Levels(generator) => generator.rate(g),
+        }
+    }
+
+    /// g exp(tau L) for one tau a sample, `[B]`; differentiable in everything.
+    pub fn propagate(&self, g: &Observables, tau: &Tensor) -> Result<Observables> {
+        match self {
+            Generator::Spectral(generator) => Ok(generator.propagate(g, tau)),
+            Generator::Dense(generator) => generator.propagate(g, tau),
+            Generator::Levels(generator) => Ok(generator.propagate(g, tau)),
+        }
+    }
+
+    /// x(t + tau) for one tau a sample: `[B, d]`. For the spectral form this never touches phi(t + tau).
+    pub fn propagate_state(&self, g: &Observables, tau: &Tensor) -> Result<Tensor> {
+        match self {
+            Generator::Spectral(generator) => Ok(generator.propagate_state(g, tau)),
+            Generator::Dense(generator) => Ok(generator.propagate(g, tau)?.x),
+            Generator::Levels(_) => Err(no_state()),
+        }
+    }
+
+    /// exp(tau L): `[m, m]`, float64 on the CPU.
+    pub fn exponential(&self, tau: f64) -> Result<Tensor> {
+        match self {
+            Generator::Spectral(generator) => generator.exponential(tau),
+            Generator::Dense(generator) => generator.exponential(tau),
+            Generator::Levels(generator) => Ok(generator.exponential(tau)),
+        }
+    }
+
+    /// The state's columns of exp(tau L), computed in float64.
+    pub fn propagator(&self, tau: f64) -> Result<Propagator> {
+        match self {
+            Generator::Spectral(generator) => generator.propagator(tau),
+            Generator::Dense(generator) => generator.propagator(tau),
+            Generator::Levels(_) => Err(no_state()),
+        }
+    }
+
+    /// Eigenvalues of L as (real, imaginary) rows, `[m, 2]`, float64, conjugate pairs side by side.
+    pub fn eigenvalues(&self) -> Result<Tensor> {
+        match self {
+            Generator::Spectral(generator) => Ok(generator.eigenvalues()),
+            Generator::Dense(generator) => Ok(generator.matrix().f_linalg_eigvals()?.f_view_as_real()?),
+            Generator::Levels(generator) => Ok(generator.eigenvalues()),
+        }
+    }
+
+    pub fn shallow_clone(&self) -> Self {
+        match self {
+            Generator::Spectral(generator) => Generator::Spectral(generator.shallow_clone()),
+            Generator::Dense(generator) => Generator::Dense(generator.shallow_clone()),
+            Generator::Levels(generator) => Generator::Levels(generator.shallow_clone()),
+        }
+    }
+}
+
+/// Configurations pair these with a decoder, which never asks for the state.
+fn no_state() -> Error {
+    Error::Internal(anyhow::anyhow!("the state is not among the observables of a hierarchical student"))
+}

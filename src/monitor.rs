@@ -1,0 +1,64 @@
+//! What a long call reports: its progress, whether it is to stop, and how many network evaluations it took.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::error::Result;
+
+/// Counts evaluations (NFE): one for each batched call, shared by its clones.
+#[derive(Debug, Clone, Default)]
+pub struct EvaluationCounter(Arc<AtomicU64>);
+
+impl EvaluationCounter {
+    pub fn add(&self, evaluations: u64) {
+        self.0.fetch_add(evaluations, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// One report of a long computation.
+#[derive(Debug, Clone, Serialize)]
+pub struct Progress {
+    /// `"trajectories"`, `"teacher"`, `"student"`, `"sample"`.
+    pub stage: &'static str,
+    pub step: u64,
+    pub total: u64,
+    /// Seconds since the stage began.
+    pub seconds: f64,
+    /// Named values, in a fixed order: each loss term, the learning rate, held-out errors.
+    pub values: Vec<(String, f64)>,
+}
+
+/// Who watches a long computation. An error stops it: [`Error::Interrupted`] keeps the best state so
+/// far, any other is passed on.
+pub trait Monitor {
+    /// Called after every step or chunk; cheap implementors answer at once most of the time.
+    fn tick(&mut self) -> Result<()>;
+
+    /// Called when there is something to show.
+    fn report(&mut self, progress: &Progress) -> Result<()>;
+
+    /// Called when something happened that a person should read: a smaller micro-batch, a restart.
+    fn note(&mut self, progress: &Progress, text: &str) -> Result<()> {
+        let _ = (progress, text);
+        Ok(())
+    }
+}
+
+/// Watches nothing.
+pub struct Silent;
+
+impl Monitor for Silent {
+    fn tick(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn report(&mut self, _: &Progress) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,190 @@
+//! Log-density of a student by the change of variables through its one-step map S: with x = S(z) and z standard
+//! normal, log p(x) = log N(z; 0, I) - log |det dS/dz|. z is found by the student's inverse, polished against S.
+
+use std::f64::consts::PI;
+use std::str::FromStr;
+
+use tch::{Kind, Tensor};
+
+use super::log_quadratic_form;
+use super::{Inversion, Polish};
+use super::{SampleMap, JACOBIAN_LIMIT};
+use crate::error::{Error, Result};
+use crate::koopman::Student;
+use crate::monitor::Monitor;
+use crate::nets::precision::Lowered;
+use crate::sampling;
+use crate::tensor::RandomSource;
+
+/// How log |det dS/dz| is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Determinant {
+    /// Exact up to [`JACOBIAN_LIMIT`] coordinates, estimated above.
+    #[default]
+    Auto,
+    /// Of the Jacobian, d vector-Jacobian products a sample, in float64.
+    Exact,
+    /// Half of tr log J^T J by stochastic Lanczos quadrature: see [`log_quadratic_form`].
+    Lanczos,
+}
+
+impl FromStr for Determinant {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "auto" => Ok(Determinant::Auto),
+            "exact" => Ok(Determinant::Exact),
+            "lanczos" => Ok(Determinant::Lanczos),
+            _ => Err(Error::argument("determinant", "'auto', 'exact' or 'lanczos'", format!("{name:?}"))),
+        }
+    }
+}
+
+/// What [`student_density`] may be told.
+#[derive(Debug, Clone)]
+pub struct StudentDensityOptions {
+    pub determinant: Determinant,
+    /// Polishing steps of the inverse, 0 to 1000: Newton's up to [`JACOBIAN_LIMIT`] coordinates, fixed-point
+    /// steps above.
+    pub polish: i64,
+    /// Lanczos: random signs for each sample, at least 2.
+    pub probes: i64,
+    /// Lanczos: products with J^T J for each of them, at least 1.
+    pub products: i64,
+    /// Lanczos: of the signs.
+    pub seed: u64,
+}
+
+impl Default for StudentDensityOptions {
+    fn default() -> Self {
+        StudentDensityOptions { determinant: Determinant::Auto, polish: 10, probes: 8, products: 32, seed: 0 }
+    }
+}
+
+/// Densities and what they rest on, each `[B]` but for the noise.
+#[derive(Debug)]
+pub struct StudentDensity {
+    /// In nats, of S(noise): of x itself as far as `residuals` are small. Where other noise leads there too, the
+    /// sum of the densities is larger.
+    pub log_prob: Tensor,
+    /// `[B, *event]`
+    pub noise: Tensor,
+    /// ||S(noise) - x||.
+    pub residuals: Tensor,
+    pub log_determinant: Tensor,
+    /// Of an estimated log-determinant, over its probes; 0 for an exact one.
+    pub standard_errors: Tensor,
+    /// What residuals are to be compared with: the total deviation of the data that the student was fitted to.
+    pub spread: f64,
+}
+
+/// Damping of Newton's steps.
+const DAMPING: f64 = 1e-3;
+
+/// Densities of `x` `[B, *event]` in the student's dtype, on its device.
+///
+/// # Errors
+/// As [`sampling::invert_polished`]; [`Error::Argument`] naming `probes`, `products`, or `determinant` where it is to be
+/// estimated for a student that decodes by a network; [`Error::Divergence`] where a Jacobian is not finite.
+pub fn student_density(
+    student: &Student,
+    x: &Tensor,
+    condition: Option<&Tensor>,
+    options: &StudentDensityOptions,
+    monitor: &mut dyn Monitor,
+) -> Result<StudentDensity> {
+    let _guard = tch::no_grad_guard();
+    let _full = Lowered::to(None);
+    for (name, value, least) in [("probes", options.probes, 2), ("products", options.products, 1)] {
+        if value < least {
+            return Err(Error::argument(name, format!("at least {least}"), value));
+        }
+    }
+    let dimension = student.config().dimension();
+    let polish = if dimension <= JACOBIAN_LIMIT { Polish::Newton } else { Polish::FixedPoint };
+    let Inversion { noise, residuals } =
+        sampling::invert_polished(student, x, condition, polish, options.polish, DAMPING, monitor)?;
+    let flat = student.flatten("x", &noise)?;
+    let condition = student.condition_input(condition, flat.size()[0])?;
+    let map = SampleMap::new(student)?;
+    let exact = match options.determinant {
+        Determinant::Auto => dimension <= JACOBIAN_LIMIT,
+        Determinant::Exact => true,
+        Determinant::Lanczos => false,
+    };
+    let (log_determinant, standard_errors) = match exact {
+        true => exact_log_determinant(&map, &flat, condition.as_ref(), monitor)?,
+        false => estimated_log_determinant(&map, &flat, condition.as_ref(), options, monitor)?,
+    };
+    let squares =
+        flat.to_kind(Kind::Double).square().f_sum_dim_intlist([1].as_slice(), false, Kind::Double)?;
+    let log_noise = (squares + dimension as f64 * (2.0 * PI).ln()) * -0.5;
+    let kind = student.kind();
+    Ok(StudentDensity {
+        log_prob: (log_noise - &log_determinant).to_kind(kind),
+        noise,
+        residuals,
+        log_determinant: log_determinant.to_kind(kind),
+        standard_errors: standard_errors.to_kind(kind),
+        spread: student.coordinates().spread(),
+    })
+}
+
+/// log |det J| and its error, none: `[B]` in float64.
+fn exact_log_determinant(
+    map: &SampleMap,
+    noise: &Tensor,
+    condition: Option<&Tensor>,
+    monitor: &mut dyn Monitor,
+) -> Result<(Tensor, Tensor)> {
+    let mut parts = Vec::new();
+    for (first, rows) in batches(noise.size()[0], map.samples_at_once()) {
+        let condition = condition.map(|c| c.narrow(0, first, rows));
+        let jacobian = map.jacobian(&noise.narrow(0, first, rows), condition.as_ref(), monitor)?;
+        let finite = jacobian.isfinite().all().int64_value(&[]) != 0;
+        if !finite {
+            return Err(Error::Divergence("the Jacobian of the one-step map is not finite".into()));
+        }
+        parts.push(Tensor::f_linalg_slogdet(&jacobian.to_kind(Kind::Double))?.1);
+    }
+    let log_determinant = Tensor::f_cat(&parts, 0)?;
+    let none = log_determinant.zeros_like();
+    Ok((log_determinant, none))
+}
+
+/// Values of the Lanczos bases that exist at once.
+const BASIS_VALUES: i64 = 1 << 25;
+
+/// An estimate of log |det J| and its standard error: `[B]` in float64.
+fn estimated_log_determinant(
+    map: &SampleMap,
+    noise: &Tensor,
+    condition: Option<&Tensor>,
+    options: &StudentDensityOptions,
+    monitor: &mut dyn Monitor,
+) -> Result<(Tensor, Tensor)> {
+    let (count, dimension) = noise.size2()?;
+    let (probes, kind) = (options.probes, noise.kind());
+    let floor = if kind == Kind::Double { f64::EPSILON } else { f64::from(f32::EPSILON) };
+    let at_once = (BASIS_VALUES / (dimension * probes * options.products.min(dimension))).max(1);
+    let mut source = RandomSource::new(options.seed).fork("determinant probes");
+    let (mut means, mut errors) = (Vec::new(), Vec::new());
+    for (first, rows) in batches(count, at_once) {
+        let each = |x: &Tensor| x.narrow(0, first, rows).repeat_interleave_self_int(probes, 0, None);
+        let (noise, condition) = (each(noise), condition.map(each));
+        let signs = source.uniform(&noise.size(), Kind::Float, noise.device())?.ge(0.5);
+        let signs = signs.to_kind(Kind::Double) * 2.0 - 1.0;
+        let product = |v: &Tensor| map.gram(&noise, &v.to_kind(kind), condition.as_ref(), monitor);
+        let halves = log_quadratic_form(&signs, options.products, floor, product)? * 0.5;
+        let halves = halves.f_view([rows, probes])?;
+        means.push(halves.f_mean_dim([1].as_slice(), false, Kind::Double)?);
+        errors.push(halves.f_std_dim([1].as_slice(), true, false)? / (probes as f64).sqrt());
+    }
+    Ok((Tensor::f_cat(&means, 0)?, Tensor::f_cat(&errors, 0)?))
+}
+
+/// (first, rows) of `count` rows, at most `at_once` together.
+fn batches(count: i64, at_once: i64) -> impl Iterator<Item = (i64, i64)> {
+    (0..count).step_by(at_once as usize).map(move |first| (first, at_once.min(count - first)))
+}

@@ -1,0 +1,130 @@
+//! The derivatives of the one-step map S from noise to samples: what polishing an inverse and changing variables
+//! ask of a student.
+
+use tch::{Kind, Tensor};
+
+use super::sample::{chunk_rows, threads};
+use crate::error::{Error, Result};
+use crate::koopman::{Direction, Horizon, Student};
+use crate::monitor::Monitor;
+
+/// Largest number of coordinates that a Jacobian is formed for unasked.
+pub const JACOBIAN_LIMIT: i64 = 1024;
+
+/// Values of the Jacobians that exist at once.
+const JACOBIAN_VALUES: i64 = 1 << 22;
+/// A product keeps the intermediates of every layer, where a sampler keeps one.
+const LAYERS_KEPT: i64 = 8;
+
+/// S of one student. Noise is flat, `[B, d]`; `condition` is as the network takes it, `[B, c]`.
+pub struct SampleMap<'a> {
+    student: &'a Student,
+    horizon: Horizon,
+}
+
+impl<'a> SampleMap<'a> {
+    /// # Errors
+    /// [`Error::Divergence`] where exp(L) is not finite.
+    pub fn new(student: &'a Student) -> Result<Self> {
+        Ok(SampleMap { student, horizon: student.horizon(1.0)? })
+    }
+
+    /// Samples whose Jacobians are to exist at once.
+    pub fn samples_at_once(&self) -> i64 {
+        (JACOBIAN_VALUES / self.student.config().dimension().pow(2)).max(1)
+    }
+
+    /// `covectors` J, row by row: `[R, d]` for noise of R rows.
+    ///
+    /// # Errors
+    /// Whatever libtorch refuses.
+    pub fn pull(&self, noise: &Tensor, covectors: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
+        let noise = noise.detach().set_requires_grad(true);
+        let product = tch::with_grad(|| -> Result<Tensor> {
+            let t = noise.new_zeros([noise.size()[0]], (noise.kind(), noise.device()));
+            let g = self.student.lift_flat(&t, &noise, Direction::Forward, condition);
+            Ok((self.horizon.apply(&g)? * covectors).sum(noise.kind()))
+        })?;
+        let mut gradients = Tensor::f_run_backward(&[product], &[&noise], false, false)?;
+        Ok(gradients.swap_remove(0))
+    }
+
+    /// J `directions`, row by row: `[R, d]` for noise of R rows.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] naming `determinant` where a network decodes: its readout carries no tangents.
+    pub fn push(&self, noise: &Tensor, directions: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
+        let t = noise.new_zeros([noise.size()[0]], (noise.kind(), noise.device()));
+        let tangent = |velocity: &Tensor| {
+            self.student.lift_flat_with_tangent(&t, noise, velocity, Direction::Forward, condition).1
+        };
+        // Tangents are those along (1, velocity): less that of time alone.
+        let features = tangent(directions) - tangent(&directions.zeros_like());
+        self.horizon.derivative(directions, &features).ok_or_else(|| {
+            Error::argument("determinant", "'exact' where a network decodes", "an estimate by products")
+        })
+    }
+
+    /// dS/dz, `[B, d, d]`, row i the derivative of coordinate i of the sample.
+    ///
+    /// # Errors
+    /// As [`SampleMap::pull`]; whatever the monitor answers.
+    pub fn jacobian(
+        &self,
+        noise: &Tensor,
+        condition: Option<&Tensor>,
+        monitor: &mut dyn Monitor,
+    ) -> Result<Tensor> {
+        let (count, dimension) = noise.size2()?;
+        let device = noise.device();
+        let axes = Tensor::f_eye(dimension, (noise.kind(), device))?;
+        let pieces = self.chunked(count * dimension, monitor, |first, rows| {
+            let place = Tensor::f_arange_start(first, first + rows, (Kind::Int64, device))?;
+            let sample = place.f_divide_scalar_mode(dimension, "floor")?;
+            let axis = place.f_remainder(dimension)?;
+            let condition = condition.map(|c| c.index_select(0, &sample));
+            let noise = noise.index_select(0, &sample);
+            self.pull(&noise, &axes.index_select(0, &axis), condition.as_ref())
+        })?;
+        Ok(pieces.f_view([count, dimension, dimension])?)
+    }
+
+    /// J^T J `vectors`, row by row.
+    ///
+    /// # Errors
+    /// As [`SampleMap::push`] and [`SampleMap::pull`]; whatever the monitor answers.
+    pub fn gram(
+        &self,
+        noise: &Tensor,
+        vectors: &Tensor,
+        condition: Option<&Tensor>,
+        monitor: &mut dyn Monitor,
+    ) -> Result<Tensor> {
+        self.chunked(noise.size()[0], monitor, |first, rows| {
+            let part = |x: &Tensor| x.narrow(0, first, rows);
+            let (noise, condition) = (part(noise), condition.map(part));
+            let pushed = self.push(&noise, &part(vectors), condition.as_ref())?;
+            self.pull(&noise, &pushed, condition.as_ref())
+        })
+    }
+
+    /// `work(first row, rows)` over `total` rows, in pieces of bounded memory.
+    fn chunked(
+        &self,
+        total: i64,
+        monitor: &mut dyn Monitor,
+        work: impl Fn(i64, i64) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let rows = (chunk_rows(self.student, 1) / LAYERS_KEPT).max(1);
+        let _threads = threads(self.student, rows.min(total));
+        let mut pieces = Vec::new();
+        let mut first = 0;
+        while first < total {
+            let length = rows.min(total - first);
+            pieces.push(work(first, length)?);
+            monitor.tick()?;
+            first += length;
+        }
+        Ok(Tensor::f_cat(&pieces, 0)?)
+    }
+}

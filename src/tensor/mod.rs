@@ -1,0 +1,143 @@
+//! What every room asks of tensors: parsing devices and dtypes, checks at the door, random numbers that do not
+//! touch anybody's global state, and threads.
+
+mod random;
+pub mod threads;
+
+use tch::{Cuda, Device, Kind, Tensor};
+
+use crate::error::{Error, Result};
+
+pub use random::RandomSource;
+
+/// Parses `"cpu"`, `"cuda"`, `"cuda:1"` or `"auto"` (a GPU where there is one).
+///
+/// # Errors
+/// [`Error::Device`] for an unknown name or a GPU that is not there.
+pub fn parse_device(name: &str) -> Result<Device> {
+    let refuse = |message: String| Err(Error::Device { argument: "device".into(), message });
+    let index = match name {
+        "cpu" => return Ok(Device::Cpu),
+        "auto" => return Ok(Device::cuda_if_available()),
+        "cuda" => 0,
+        _ => match name.strip_prefix("cuda:").and_then(|digits| digits.parse::<usize>().ok()) {
+            Some(index) => index,
+            None => return refuse(format!("expected 'cpu', 'cuda', 'cuda:N' or 'auto', got {name:?}")),
+        },
+    };
+    let count = Cuda::device_count();
+    if !Cuda::is_available() || index as i64 >= count {
+        return refuse(format!("{name:?} was asked for, but this machine has {count} CUDA devices"));
+    }
+    Ok(Device::Cuda(index))
+}
+
+pub fn device_name(device: Device) -> String {
+    match device {
+        Device::Cuda(index) => format!("cuda:{index}"),
+        Device::Cpu => "cpu".into(),
+        other => format!("{other:?}").to_lowercase(),
+    }
+}
+
+/// Parses `"float32"` or `"float64"`.
+pub fn parse_dtype(name: &str) -> Result<Kind> {
+    match name {
+        "float32" => Ok(Kind::Float),
+        "float64" => Ok(Kind::Double),
+        _ => Err(Error::dtype("dtype", "'float32' or 'float64'", format!("{name:?}"))),
+    }
+}
+
+pub fn dtype_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Float => "float32",
+        Kind::Double => "float64",
+        Kind::Half => "float16",
+        Kind::BFloat16 => "bfloat16",
+        Kind::Int64 => "int64",
+        Kind::Int => "int32",
+        Kind::Bool => "bool",
+        _ => "an unsupported dtype",
+    }
+}
+
+/// `(2, 3)`-style, as Python prints a shape.
+pub fn shape_text(shape: &[i64]) -> String {
+    match shape {
+        [one] => format!("({one},)"),
+        _ => format!("({})", shape.iter().map(i64::to_string).collect::<Vec<_>>().join(", ")),
+    }
+}
+
+/// Number of elements in one sample.
+pub fn event_size(event_shape: &[i64]) -> i64 {
+    event_shape.iter().product()
+}
+
+/// Checks that `x` is `[B, *event]` with `B >= 1`, floating point and finite; returns `B`.
+pub fn check_batch(argument: &str, x: &Tensor, event_shape: &[i64]) -> Result<i64> {
+    let size = x.size();
+    if size.len() != event_shape.len() + 1 || &size[1..] != event_shape {
+        let expected = std::iter::once("B".to_string())
+            .chain(event_shape.iter().map(i64::to_string))
+            .collect::<Vec<_>>()
+            .join(", ");
+        return Err(Error::shape(argument, format!("({expected})"), shape_text(&size)));
+    }
+    if size[0] == 0 {
+        return Err(Error::argument(argument, "at least one sample", "an empty batch"));
+    }
+    check_finite(argument, x)?;
+    Ok(size[0])
+}
+
+/// Checks that every value is a finite float.
+pub fn check_finite(argument: &str, x: &Tensor) -> Result<()> {
+    if !x.is_floating_point() {
+        return Err(Error::dtype(argument, "a floating-point array", dtype_name(x.kind())));
+    }
+    // One reduction: a NaN or an infinity anywhere survives multiplication by zero and the sum.
+    let probe = (x * 0.0).sum(Kind::Double).double_value(&[]);
+    if probe == 0.0 {
+        return Ok(());
+    }
+    let nan = x.isnan().sum(Kind::Int64).int64_value(&[]);
+    let infinite = x.isinf().sum(Kind::Int64).int64_value(&[]);
+    let total = x.numel();
+    Err(Error::NonFinite {
+        argument: argument.into(),
+        message: format!("{nan} NaN and {infinite} infinite values among {total}"),
+    })
+}
+
+/// Data larger than this do not move to a GPU, whose memory is for the network.
+const RESIDENT_BYTES: usize = 2 << 30;
+
+/// `data` in `kind`, where batches are gathered from it: on `device`, but beyond 2 GiB where they are, so
+/// that only batches move.
+pub fn at_home(data: &Tensor, kind: Kind, device: Device) -> Tensor {
+    let data = data.detach();
+    let bytes = data.numel() * kind.elt_size_in_bytes();
+    let stays = device.is_cuda() && bytes > RESIDENT_BYTES;
+    // Converted after the move: the same work, and a GPU is faster at it.
+    data.to_device(if stays { data.device() } else { device }).to_kind(kind)
+}
+
+/// Turns a time given as one number or as one a sample into `[B]`.
+pub fn expand_time(argument: &str, t: &Tensor, batch: i64) -> Result<Tensor> {
+    check_finite(argument, t)?;
+    match t.size().as_slice() {
+        [] | [1] => Ok(t.reshape([1]).expand([batch], false)),
+        [n] if *n == batch => Ok(t.shallow_clone()),
+        got => Err(Error::shape(argument, format!("() or ({batch},)"), shape_text(got))),
+    }
+}
+
+/// A result that overflowed is an unstable operator's doing, not a value to hand out.
+pub(crate) fn finite_or_divergence(x: &Tensor, what: &str) -> Result<()> {
+    match check_finite(what, x) {
+        Err(Error::NonFinite { message, .. }) => Err(Error::Divergence(format!("{what}: {message}"))),
+        other => other,
+    }
+}

@@ -1,0 +1,113 @@
+//! Seeded random numbers that do not touch anybody's global state.
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rand_distr::StandardNormal;
+use rayon::prelude::*;
+use tch::{Device, Kind, Tensor};
+
+use super::{event_size, threads};
+use crate::error::Result;
+
+/// Seeded random numbers, the same on every device and for any number of threads. Its whole state
+/// is two integers. Every draw takes fresh streams of a counter-based cipher (ChaCha8).
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct RandomSource {
+    seed: u64,
+    stream: u64,
+}
+
+/// Values drawn from one stream: the grain of parallelism.
+const STREAM_LENGTH: usize = 1 << 15;
+
+impl RandomSource {
+    pub fn new(seed: u64) -> Self {
+        RandomSource { seed, stream: 0 }
+    }
+
+    /// The source of noise to sample from: the same for teachers and students, so that equal seeds start
+    /// from equal noise.
+    pub fn noise(seed: u64) -> Self {
+        RandomSource::new(seed).fork("noise")
+    }
+
+    /// The number of rows of `width` values, near `rows`, whose draws fill whole streams: drawing in pieces
+    /// of so many rows gives the same numbers as drawing all at once.
+    pub fn aligned_rows(rows: i64, width: i64) -> i64 {
+        let stream = STREAM_LENGTH as i64;
+        // A power of two shares with `width` just the factors of two in it.
+        let shared = 1i64 << width.trailing_zeros().min(stream.trailing_zeros());
+        let grain = stream / shared;
+        (rows / grain).max(1) * grain
+    }
+
+    /// An independent source for a named purpose, so that adding draws to one part of a program
+    /// leaves those of the others alone.
+    pub fn fork(&self, purpose: &str) -> Self {
+        // FNV-1a: stable across builds, unlike the standard library's hasher.
+        let hash = purpose.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+        });
+        RandomSource::new(self.seed.rotate_left(17) ^ hash)
+    }
+
+    /// A generator for one step of a loop, independent of all draws made so far.
+    pub fn at(&self, step: u64) -> ChaCha8Rng {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        rng.set_stream((1 << 63) | step);
+        rng
+    }
+
+    fn fill<F>(&mut self, count: usize, draw: F) -> Result<Vec<f32>>
+    where
+        F: Fn(&mut ChaCha8Rng) -> f32 + Sync,
+    {
+        let (seed, first) = (self.seed, self.stream);
+        self.stream += count.div_ceil(STREAM_LENGTH) as u64;
+        let mut values = vec![0f32; count];
+        let fill_chunk = |(index, chunk): (usize, &mut [f32])| {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            rng.set_stream(first + index as u64);
+            chunk.iter_mut().for_each(|value| *value = draw(&mut rng));
+        };
+        if count <= STREAM_LENGTH {
+            values.chunks_mut(STREAM_LENGTH).enumerate().for_each(fill_chunk);
+        } else {
+            threads::pool()?
+                .install(|| values.par_chunks_mut(STREAM_LENGTH).enumerate().for_each(fill_chunk));
+        }
+        Ok(values)
+    }
+
+    /// Standard normal values.
+    pub fn normal(&mut self, shape: &[i64], kind: Kind, device: Device) -> Result<Tensor> {
+        let values = self.fill(event_size(shape) as usize, |rng| rng.sample(StandardNormal))?;
+        Ok(Tensor::from_slice(&values).view(shape).to_device(device).to_kind(kind))
+    }
+
+    /// Uniform values in `[0, 1)`.
+    pub fn uniform(&mut self, shape: &[i64], kind: Kind, device: Device) -> Result<Tensor> {
+        let values = self.fill(event_size(shape) as usize, |rng| rng.random())?;
+        Ok(Tensor::from_slice(&values).view(shape).to_device(device).to_kind(kind))
+    }
+
+    /// `count` integers in `[0, high)`.
+    pub fn integers(&mut self, high: i64, count: i64, device: Device) -> Tensor {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        rng.set_stream(self.stream);
+        self.stream += 1;
+        let values: Vec<i64> = (0..count).map(|_| rng.random_range(0..high)).collect();
+        Tensor::from_slice(&values).to_device(device)
+    }
+
+    /// A random order of `0..count`.
+    pub fn permutation(&mut self, count: i64, device: Device) -> Tensor {
+        use rand::seq::SliceRandom;
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        rng.set_stream(self.stream);
+        self.stream += 1;
+        let mut values: Vec<i64> = (0..count).collect();
+        values.shuffle(&mut rng);
+        Tensor::from_slice(&values).to_device(device)
+    }
+}
