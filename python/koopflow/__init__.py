@@ -10,24 +10,15 @@ from koopflow import _core, baselines, datasets, exceptions, metrics, plotting, 
 check_torch(_core.TORCH_VERSION)
 
 from koopflow._autocast import autocast  # noqa: E402
-from koopflow.ablation import ablate  # noqa: E402
-from koopflow.ablation_table import AblationTable  # noqa: E402
-from koopflow.comparison import ComparisonTable, compare  # noqa: E402
-from koopflow.density import StudentDensity  # noqa: E402
-from koopflow.distiller import KoopmanDistiller  # noqa: E402
-from koopflow.evaluation import EvaluationReport  # noqa: E402
-from koopflow.level_spectrum import LevelSpectrum  # noqa: E402
-from koopflow.networks import UNet  # noqa: E402
-from koopflow.reflow import reflow  # noqa: E402
-from koopflow.spectrum import Spectrum  # noqa: E402
-from koopflow.teachers import FlowTeacher  # noqa: E402
+from koopflow.options import UNet  # noqa: E402
+from koopflow.spectrum import LevelSpectrum, Spectrum  # noqa: E402
+from koopflow.students import EvaluationReport, KoopmanDistiller, StudentDensity  # noqa: E402
+from koopflow.teachers import FlowTeacher, reflow  # noqa: E402
 from koopflow.tensorboard import TensorBoardLogger  # noqa: E402
 
 __version__ = _core.__version__
 
 __all__ = [
-    "AblationTable",
-    "ComparisonTable",
     "EvaluationReport",
     "FlowTeacher",
     "KoopmanDistiller",
@@ -37,10 +28,8 @@ __all__ = [
     "TensorBoardLogger",
     "UNet",
     "__version__",
-    "ablate",
     "autocast",
     "baselines",
-    "compare",
     "datasets",
     "exceptions",
     "metrics",

@@ -13,9 +13,9 @@ import numpy as np
 
 from .. import _core
 from .._arrays import Array, as_condition
-from .._flow import Flow, noise_or
 from ..exceptions import ArgumentError, CheckpointError, NotFittedError
 from ..progress import ProgressFunction
+from ..teachers.flow import Flow, noise_or
 
 if TYPE_CHECKING:
     from typing_extensions import Self

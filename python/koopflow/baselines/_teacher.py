@@ -7,10 +7,10 @@ from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
 from .._arrays import Array
-from .._flow import Flow, checked_teacher
 from ..exceptions import NotFittedError
 from ..progress import ProgressFunction
-from ..teachers import FlowTeacher
+from ..teachers.flow import Flow, checked_teacher
+from ..teachers.teacher import FlowTeacher
 from ._baseline import PathBaseline
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _core
 from .._arrays import Array, as_batch, as_condition
-from .._flow import Flow
 from ..exceptions import ArgumentError, NotFittedError, ShapeError
-from ..networks import UNet, plain
+from ..options import UNet, plain
 from ..progress import ProgressFunction, ProgressMeter
-from ..teachers import FlowTeacher
+from ..teachers.flow import Flow
+from ..teachers.teacher import FlowTeacher
 from ._baseline import Baseline
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ._trained import TrainedBaseline
+from .trained import TrainedBaseline
 
 
 @dataclass(kw_only=True, eq=False)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from .._arrays import Array, as_condition
 from ._baseline import PathBaseline
-from ._trained import TrainedBaseline
+from .trained import TrainedBaseline
 
 
 @dataclass(kw_only=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ._trained import TrainedBaseline
+from .trained import TrainedBaseline
 
 
 @dataclass(kw_only=True, eq=False)

@@ -10,7 +10,7 @@ from types import NoneType
 from typing import Any, NoReturn, get_args
 
 from .errors import USAGE_ERROR
-from .keys import Key, Table
+from .options import Key, Table
 from .settings import Settings, collect
 
 # Where files are; one table for all commands.

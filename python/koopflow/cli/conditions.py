@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..distiller import KoopmanDistiller
-from ..teachers import FlowTeacher
-from .data import array_file
+from ..students.distiller import KoopmanDistiller
+from ..teachers.teacher import FlowTeacher
 from .errors import UsageError
+from .inputs import array_file
 
 EACH = 8
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from ..distiller import KoopmanDistiller
 from ..exceptions import DivergenceError
-from ..teachers import FlowTeacher
+from ..students.distiller import KoopmanDistiller
+from ..teachers.teacher import FlowTeacher
 from .command import Command, Options, run_table
 from .conditions import conditioning_of
-from .data import FLAGS as FLAGS_OF_DATA
-from .data import Data, data_table, load
 from .errors import UsageError
 from .files import input_file, write_text
-from .keys import keys_of, table
+from .inputs import FLAGS as FLAGS_OF_DATA
+from .inputs import Data, data_table, load
+from .options import keys_of, table
 from .settings import Settings
 from .training import FROM_COMMAND, Place, chosen, draw, finish, fit_options, started, without_warnings
 

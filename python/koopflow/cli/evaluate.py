@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from ..distiller import KoopmanDistiller
-from ..teachers import FlowTeacher
+from ..students.distiller import KoopmanDistiller
+from ..teachers.teacher import FlowTeacher
 from .command import DEVICE, Command, Options, run_table
 from .conditions import conditioning_of
-from .data import FLAGS as FLAGS_OF_DATA
-from .data import data_table, load
 from .errors import UsageError
 from .files import input_file, make, refuse_existing, write_text
-from .keys import keys_of, table
+from .inputs import FLAGS as FLAGS_OF_DATA
+from .inputs import data_table, load
+from .options import keys_of, table
 from .settings import Settings
 
 

@@ -14,7 +14,7 @@ from ..exceptions import (
     NonFiniteError,
     ShapeError,
 )
-from . import compare, demo, distill, evaluate, sample, spectrum, train_teacher, versions
+from . import demo, distill, evaluate, sample, spectrum, train_teacher, versions
 from .command import Parser
 from .errors import FAILURE, INTERRUPTED, USAGE_ERROR, Stopped, UsageError
 
@@ -38,7 +38,7 @@ def parser() -> Parser:
         description="One-step, interpretable sampling of flow-matching models by Koopman operators.",
     )
     commands = root.add_subparsers(dest="command", metavar="command", required=True)
-    for module in (train_teacher, distill, sample, spectrum, evaluate, compare):
+    for module in (train_teacher, distill, sample, spectrum, evaluate):
         module.command().add_to(commands)
     demo.add_to(commands)
     versions.add_to(commands)

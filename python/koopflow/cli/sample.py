@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._arrays import to_numpy
-from ..distiller import KoopmanDistiller
 from ..exceptions import CheckpointError
-from ..teachers import FlowTeacher
+from ..students.distiller import KoopmanDistiller
+from ..teachers.teacher import FlowTeacher
 from .command import DEVICE, Command, Options, run_table
 from .conditions import asked_for, columns_of, conditioning_of
 from .errors import UsageError
 from .files import input_file, make, refuse_existing
-from .keys import Key, keys_of, table
+from .options import Key, keys_of, table
 from .pictures import SUFFIXES, can_be_drawn, draw_samples
 from .settings import Settings
 from .training import progress

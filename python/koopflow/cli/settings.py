@@ -11,7 +11,7 @@ from typing import Any
 import tomli_w
 
 from .errors import UsageError
-from .keys import NONE, Key, Table, parse_value, unknown
+from .options import NONE, Key, Table, parse_value, unknown
 
 if sys.version_info >= (3, 11):
     import tomllib

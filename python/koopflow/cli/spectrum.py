@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import plotting
-from ..distiller import KoopmanDistiller
 from ..exceptions import ShapeError
-from ..level_spectrum import LevelSpectrum
-from ..spectrum import Spectrum
-from ..teachers import FlowTeacher
+from ..spectrum.levels import LevelSpectrum
+from ..spectrum.spectrum import Spectrum
+from ..students.distiller import KoopmanDistiller
+from ..teachers.teacher import FlowTeacher
 from .command import DEVICE, Command, Options, run_table
 from .files import input_file, output_folder, refuse_existing, write_text
-from .keys import Key, keys_of, table
+from .options import Key, keys_of, table
 from .pictures import can_be_drawn, save
 from .settings import Settings
 

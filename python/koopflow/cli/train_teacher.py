@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ..teachers import FlowTeacher
+from ..teachers.teacher import FlowTeacher
 from .command import Command, Options, run_table
-from .data import FLAGS as FLAGS_OF_DATA
-from .data import Data, data_table, load
 from .files import write_text
-from .keys import keys_of, table
+from .inputs import FLAGS as FLAGS_OF_DATA
+from .inputs import Data, data_table, load
+from .options import keys_of, table
 from .settings import Settings
 from .training import FROM_COMMAND, Place, chosen, draw, finish, fit_options, started, without_warnings
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from .._arrays import to_numpy
-from ..distiller import KoopmanDistiller
 from ..progress import LABELS, ProgressEvent, ProgressFunction, format_values, somebody_is_looking
-from ..teachers import FlowTeacher
+from ..students.distiller import KoopmanDistiller
+from ..teachers.teacher import FlowTeacher
 from .command import Options
 from .conditions import asked_for, columns_of, conditioning_of, dimension_of
 from .errors import Stopped

@@ -7,7 +7,6 @@ Outside notebooks no figure is registered with pyplot, so none has to be closed.
 
 from ._canvas import COLOURS, new_figure
 from .classes import embedding, signatures
-from .comparison import comparison
 from .editing import edit_strip, inversion_strip
 from .images import image_grid, save_image_grid
 from .modes import eigenfunctions, mode_energy, modes, truncation
@@ -16,7 +15,6 @@ from .spectra import eigenvalues, generator, level_eigenvalues, spectrum
 
 __all__ = [
     "COLOURS",
-    "comparison",
     "edit_strip",
     "eigenfunctions",
     "eigenvalues",

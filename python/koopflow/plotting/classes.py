@@ -17,8 +17,8 @@ from ..exceptions import ArgumentError, ShapeError
 from ._canvas import DATA, SIGNED, axes_or_new, caveat, colour_bar, plain, title_of
 
 if TYPE_CHECKING:
-    from ..signatures import Signatures
-    from ..spectrum import Spectrum
+    from ..analysis.signatures import Signatures
+    from ..spectrum.spectrum import Spectrum
 
 
 def signatures(

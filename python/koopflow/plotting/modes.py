@@ -31,7 +31,7 @@ from ._canvas import (
 )
 
 if TYPE_CHECKING:
-    from ..spectrum import Spectrum
+    from ..spectrum.spectrum import Spectrum
 
 # Told apart also in grey and by colour-blind readers: Okabe and Ito's palette.
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from .._arrays import Array, to_numpy
 from ..exceptions import ArgumentError, ShapeError
-from ..level_spectrum import LevelSpectrum
+from ..spectrum.levels import LevelSpectrum
 from ._canvas import DATA, FAINT, INK, SIGNED, STUDENT, axes_or_new, caveat, colour_bar, plain, title_of
 
 if TYPE_CHECKING:
-    from ..spectrum import Spectrum
+    from ..spectrum.spectrum import Spectrum
 
 # Residuals of this much and more are one colour.
 WORST = 1.0

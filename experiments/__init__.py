@@ -1,0 +1,1 @@
+"""Studies of koopflow by koopflow: not part of the wheel."""

@@ -1,0 +1,157 @@
+"""Who is compared: koopflow's students, and what a user would pick in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from koopflow import baselines
+from koopflow.students.distiller import KoopmanDistiller
+
+from .problems import Problem
+
+# More steps than any budget of seconds allows: the clock alone ends training and lowers the rate.
+UNLIMITED_STEPS = 10**9
+# Steps between two looks at held-out trajectories where the number of steps is not known beforehand.
+LOOK_EVERY = 500
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a student may train: seconds of wall-clock or steps, one of them."""
+
+    seconds: float | None = None
+    steps: int | None = None
+
+    @property
+    def name(self) -> str:
+        """``"8 s"``, ``"1000 steps"``."""
+        return f"{self.steps} steps" if self.seconds is None else f"{self.seconds:g} s"
+
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments that every student understands."""
+        if self.seconds is None:
+            return {"steps": self.steps}
+        return {"steps": UNLIMITED_STEPS, "max_seconds": self.seconds}
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way from noise to data.
+
+    Attributes
+    ----------
+    name : str
+        Of its rows.
+    make : callable
+        Called with keyword arguments (budget, seed, device, trajectories); gives a student, not fitted.
+    trains : bool
+        Whether it has a budget. Solvers and lines have none.
+    distils : bool
+        Whether it is fitted to stored trajectories, which all of these share.
+    straightened : bool
+        Whether its teacher is the reflowed one.
+    steps : tuple of int
+        Evaluations of itself that it is tried with.
+    images_only : bool
+        Whether it needs samples ``(C, H, W)``.
+    by_steps : bool
+        Whether it takes part in the comparison at an equal number of steps.
+    koopman : bool
+        Whether it is a :class:`koopflow.KoopmanDistiller` of some kind.
+    by_default : bool
+        Whether it is compared where nobody names it.
+    """
+
+    name: str
+    make: Callable[..., Any]
+    trains: bool = True
+    distils: bool = True
+    straightened: bool = False
+    steps: tuple[int, ...] = (1,)
+    images_only: bool = False
+    by_steps: bool = False
+    koopman: bool = False
+    by_default: bool = True
+
+
+def _koopman(name: str, options: Mapping[str, Any] | None = None, **about: Any) -> Method:
+    return Method(name, _distiller(**(options or {})), koopman=True, **about)
+
+
+def _distiller(**options: Any) -> Callable[..., KoopmanDistiller]:
+    def make(**common: Any) -> KoopmanDistiller:
+        looks: dict[str, Any] = {"evaluate_every": LOOK_EVERY} if "max_seconds" in common else {}
+        return KoopmanDistiller(**looks, **options, **common)
+
+    return make
+
+
+def _solver(solver: str, steps: int | None = None) -> Callable[..., Any]:
+    def make(**_: Any) -> baselines.OdeSolver:
+        return (
+            baselines.OdeSolver(solver=solver)
+            if steps is None
+            else baselines.OdeSolver(solver=solver, steps=steps)
+        )
+
+    return make
+
+
+def _solvers() -> list[Method]:
+    kinds: list[tuple[str, str, int | None]] = [("dopri5", "dopri5", None)]
+    kinds += [(f"Euler, {k} step{'s' * (k > 1)}", "euler", k) for k in EULER_STEPS]
+    kinds += [(f"Heun, {k} steps", "heun", k) for k in HEUN_STEPS]
+    return [Method(name, _solver(solver, k), trains=False, distils=False) for name, solver, k in kinds]
+
+
+EULER_STEPS = (1, 2, 4, 8, 20, 100)
+HEUN_STEPS = (2, 10)
+
+# Turan et al., arXiv 2506.22304, ablation: dense, one lift, three losses of weight 1, noise and endpoint.
+PAPER: Mapping[str, Any] = {
+    "generator": "dense",
+    "lifts": 1,
+    "pairs": "endpoints",
+    "weights": {
+        **dict.fromkeys(("endpoint", "path", "inverse", "round_trip"), 0.0),
+        **dict.fromkeys(("consistency", "phase", "target"), 1.0),
+    },
+}
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        *_solvers(),
+        Method("straight line", lambda **_: baselines.StraightLine(), trains=False, distils=False),
+        _koopman("koopflow", by_steps=True),
+        _koopman("koopflow, endpoint", {"fidelity": "endpoint"}, by_default=False),
+        _koopman("paper's losses, our inputs", PAPER),
+        _koopman("paper", {**PAPER, "inputs": "raw"}),
+        _koopman("hierarchical", {"basis": "hierarchy", "warm_start": True}, images_only=True),
+        _koopman("U-Net pixels", {"basis": "unet"}, images_only=True),
+        Method("plain network", baselines.PlainNetwork, by_steps=True),
+        Method("KDM", baselines.KDM),
+        Method("mean velocity", baselines.MeanVelocity, steps=(1, 4)),
+        Method("consistency flow", baselines.ConsistencyFlow, distils=False, steps=(1, 2)),
+        Method("reflow, plain network", baselines.PlainNetwork, straightened=True),
+        _koopman("reflow, koopflow", straightened=True),
+    )
+}
+"""Every method by name."""
+
+
+def methods_for(problem: Problem, *, images: bool) -> list[Method]:
+    """The methods that suit a problem: a straight flow is not straightened, a U-Net wants images."""
+    return [
+        method
+        for method in METHODS.values()
+        if method.by_default
+        and (problem.curved or not method.straightened)
+        and (images or not method.images_only)
+    ]
+
+
+TEACHER = "dopri5"
+"""The method that is the teacher itself."""

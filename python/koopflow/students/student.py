@@ -1,0 +1,528 @@
+"""What a fitted student can do: sample, follow paths, invert, encode, read its generator."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+
+from .. import _core
+from .._arrays import Array, as_batch, as_condition, to_numpy
+from ..analysis.directions import edit
+from ..exceptions import ArgumentError, NotFittedError, ShapeError
+from ..progress import ProgressFunction, ProgressMeter
+from ..spectrum.facts import NOISE_SEED
+from ..spectrum.levels import LevelSpectrum, build_level_spectrum
+from ..spectrum.spectrum import Spectrum, build_spectrum
+from ..teachers.flow import Flow, checked_count, noise_or, times_for
+from .density import WithDensity
+
+S = TypeVar("S", bound="FittedStudent")
+Modes: TypeAlias = Spectrum | int | slice | Sequence[int] | NDArray[Any]
+
+
+class FittedStudent(WithDensity, BaseEstimator):  # type: ignore[misc]
+    """A student in the core; :class:`koopflow.KoopmanDistiller` says where it comes from."""
+
+    _student: _core.Student
+    # By energy, for modes given as places; made when first asked for.
+    _spectrum: Spectrum | None = None
+    # What fit was given, in this process only.
+    _teacher: Flow | None = None
+    teacher_: dict[str, Any]
+    conversion_: dict[str, Any]
+
+    def sample(
+        self,
+        n: int | None = None,
+        *,
+        x0: Array | None = None,
+        steps: int = 1,
+        seed: int = 0,
+        condition: Array | None = None,
+        modes: Modes | None = None,
+        progress: bool | ProgressFunction = False,
+    ) -> Array:
+        """Data from noise, by one evaluation of the observables.
+
+        Parameters
+        ----------
+        n : int, optional
+            How many fresh samples, made in chunks of bounded memory; or give ``x0``.
+        x0 : array, ``[B, *event]``, optional
+            Noise to start from.
+        steps : int, default 1
+            Encode this often, at equal distances in time. Observables evolve linearly, so every encoding is
+            carried along and averaged: the noise's has three votes for each step, each later one has one.
+            On the students measured so far more steps lower the error a little (docs/distillation.md).
+        seed : int, default 0
+            Fixes the fresh noise.
+        condition : array, optional
+            Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student.
+        modes : Spectrum, int, slice, list of int or mask, optional
+            Let only these modes move, the others stay as they are in the noise: a selection of
+            :meth:`spectrum`, or places in it as it is sorted by energy. Both of each conjugate pair move
+            where one is selected. Takes ``steps=1``.
+        progress : bool or callable, default False
+            See :mod:`koopflow.progress`.
+
+        Returns
+        -------
+        array, ``[B, *event]``
+            Of the kind of ``x0``; NumPy for fresh samples.
+        """
+        student = self._fitted()
+        if modes is not None:
+            if steps != 1:
+                raise ArgumentError(f"steps: expected 1 with modes, got {steps!r}")
+            x0 = noise_or(x0, n, student.event_shape, seed)
+            return self._selection(modes).sample_path(x0, times=[1.0], condition=condition)[0]
+        with ProgressMeter(progress=progress) as meter:
+            if x0 is None and n is not None and condition is None:
+                return student.sample_count(checked_count(n), seed=seed, steps=steps, monitor=meter.monitor)
+            x0 = noise_or(x0, n, student.event_shape, seed)
+            return student.sample(x0, steps=steps, condition=as_condition(condition), monitor=meter.monitor)
+
+    def sample_path(
+        self,
+        x0: Array | int | None = None,
+        *,
+        n: int | None = None,
+        times: Sequence[float],
+        seed: int = 0,
+        condition: Array | None = None,
+        modes: Modes | None = None,
+    ) -> Array:
+        """States along the path from one encoding of the noise, in closed form.
+
+        Parameters
+        ----------
+        x0 : array, ``[B, *event]``, or int, optional
+            Noise to start from; an integer counts fresh samples, as ``n`` does.
+        n : int, optional
+            How many fresh samples.
+        times : sequence of float
+            In any order; 0 is noise and 1 is data. Other horizons than [0, 1] are where the generator leads,
+            beyond what any teacher taught.
+        seed : int, default 0
+            Fixes the fresh noise.
+        condition : array, optional
+            Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student.
+        modes
+            As in :meth:`sample`.
+
+        Returns
+        -------
+        array, ``[len(times), B, *event]``
+            Of the kind of ``x0``; NumPy for fresh samples.
+        """
+        student = self._fitted()
+        if isinstance(x0, int | np.integer):
+            n = int(x0)
+            x0 = None
+        x0 = noise_or(x0, n, student.event_shape, seed)
+        if modes is not None:
+            return self._selection(modes).sample_path(x0, times=times, condition=condition)
+        return student.sample_path(x0, [float(t) for t in times], condition=as_condition(condition))
+
+    def invert(
+        self,
+        x: Array,
+        *,
+        polish: int = 0,
+        method: str = "newton",
+        damping: float = 1e-3,
+        residuals: bool = False,
+        condition: Array | None = None,
+        progress: bool | ProgressFunction = False,
+    ) -> Any:
+        """The noise that data came from.
+
+        Parameters
+        ----------
+        x : array, ``[B, *event]``
+            Data.
+        polish : int, default 0
+            Steps that bring :meth:`sample` of the noise closer to the data. Each is kept where it does, and
+            shortened or damped more where it does not, sample by sample.
+        method : {"newton", "fixed_point"}, default "newton"
+            Levenberg-Marquardt with the exact Jacobian (one product a coordinate, up to 1024 of them), or the
+            student's own inverse applied to what is missing.
+        damping : float, default 1e-3
+            At least 0; relative to the mean diagonal of J^T J, or shortens a fixed-point step by
+            1 / (1 + damping).
+        residuals : bool, default False
+            Also return ``||sample(x0) - x||`` of each sample, ``[B]``.
+        condition : array, optional
+            Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student.
+        progress : bool or callable, default False
+            See :mod:`koopflow.progress`; for interruptions too.
+
+        Returns
+        -------
+        array, ``[B, *event]``
+            Of the kind of ``x``; with ``residuals`` a tuple of it and their array.
+        """
+        student, x, condition = self._fitted(), as_batch(x), as_condition(condition)
+        if not polish and not residuals:
+            return student.invert(x, condition=condition)
+        with ProgressMeter(progress=progress) as meter:
+            noise, errors = student.invert_polished(
+                x,
+                polish=method,
+                steps=polish,
+                damping=damping,
+                condition=condition,
+                monitor=meter.monitor,
+            )
+        return (noise, errors) if residuals else noise
+
+    def interpolate(
+        self,
+        a: Array,
+        b: Array,
+        *,
+        weights: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
+        polish: int = 0,
+        condition: Array | None = None,
+    ) -> Array:
+        """Between data by way of their noise, on the great circle, which keeps the noise's norm.
+
+        Parameters
+        ----------
+        a, b : array, ``[B, *event]``
+            Data of weight 0 and of weight 1.
+        weights : sequence of float
+            Of ``b``.
+        polish : int, default 0
+            As in :meth:`invert`; without it the ends are what the student's round trip makes of the data.
+        condition : array, optional
+            Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student.
+
+        Returns
+        -------
+        array, ``[len(weights), B, *event]``
+            NumPy.
+        """
+        ends = [to_numpy(self.invert(x, polish=polish, condition=condition)) for x in (a, b)]
+        if ends[0].shape != ends[1].shape:
+            raise ShapeError(f"b: expected shape {ends[0].shape}, got {ends[1].shape}")
+        flat = [end.reshape(len(end), -1) for end in ends]
+        norms = [np.linalg.norm(noise, axis=1, keepdims=True) for noise in flat]
+        units = [noise / np.maximum(norm, 1e-12) for noise, norm in zip(flat, norms, strict=True)]
+        angle = np.arccos(np.clip((units[0] * units[1]).sum(axis=1, keepdims=True), -1.0, 1.0))
+        sine = np.sin(angle)
+        between = []
+        for weight in weights:
+            near = np.abs(sine) < 1e-6
+            parts = [
+                np.where(near, w, np.sin(w * angle) / np.where(near, 1.0, sine))
+                for w in (1.0 - weight, weight)
+            ]
+            unit = parts[0] * units[0] + parts[1] * units[1]
+            noise = unit * ((1.0 - weight) * norms[0] + weight * norms[1])
+            x0 = noise.reshape(ends[0].shape).astype(ends[0].dtype)
+            between.append(to_numpy(self.sample(x0=x0, condition=condition)))
+        return np.stack(between)
+
+    def spectrum(
+        self,
+        teacher: Flow | None = None,
+        *,
+        condition: Array | None = None,
+        sort: str = "energy",
+        count: int | None = None,
+        n: int = 512,
+        seed: int = NOISE_SEED,
+    ) -> Spectrum | LevelSpectrum:
+        """Eigenvalues, eigenfunctions and modes of the generator: how samples come about.
+
+        Parameters
+        ----------
+        teacher : FlowTeacher, optional
+            Along whose paths the residuals are measured: which modes are the flow's. Without one, the teacher
+            that this student was fitted to in this process.
+        condition : array, optional
+            Labels or vectors to average over, for a conditional student; every class equally by default.
+        sort : {"energy", "frequency", "growth", "modulus", "residual"}, default "energy"
+            Descending energy, or ascending ``|Im lambda|``, Re lambda, ``|lambda|`` or residual.
+        count : int, optional
+            Only so many, of the highest energy.
+        n : int, default 512
+            Noise samples for energies and residuals.
+        seed : int
+            Of that noise.
+
+        Returns
+        -------
+        Spectrum
+            Of a hierarchical student a :class:`koopflow.LevelSpectrum`, map by map, neither sorted nor
+            counted.
+
+        Raises
+        ------
+        DivergenceError
+            For a defective dense generator, which has no modes.
+        """
+        if teacher is None:
+            teacher = getattr(self, "_teacher", None)
+        if self._fitted().feature_maps:
+            return build_level_spectrum(self, teacher, condition=condition, n=n, seed=seed)
+        return build_spectrum(self, teacher, condition=condition, sort=sort, count=count, n=n, seed=seed)
+
+    def edit(
+        self,
+        x: Array | None = None,
+        modes: Modes | None = None,
+        *,
+        x0: Array | None = None,
+        scale: float | Array | None = None,
+        shift: complex | Array | None = None,
+        rotate: float | Array | None = None,
+        at: float = 0.0,
+        project: bool = False,
+        condition: Array | None = None,
+    ) -> Array:
+        """Data, or samples of noise, with some eigenfunctions changed: psi -> scale e^{i rotate} psi + shift.
+
+        What the modes have moved since noise changes accordingly, the noise is held: ``scale=0`` is a sample
+        without these modes.
+
+        Parameters
+        ----------
+        x : array, ``[B, *event]``, optional
+            Data, carried back to time ``at`` first. What that round trip loses is given back, so that an edit
+            that changes nothing returns them. Or:
+        x0 : array, ``[B, *event]``, optional
+            Noise, whose sample is edited.
+        modes : Spectrum, int, slice, list of int or mask, optional
+            Which: as in :meth:`sample`; all by default. The other of each conjugate pair changes alike.
+        scale : float or array, ``[r]``, optional
+            Of the selected modes; 0 removes them.
+        shift : complex or array, ``[r]`` or ``[B, r]``, optional
+            In deviations of each eigenfunction over noise, carried to ``at``.
+        rotate : float or array, ``[r]``, optional
+            Radians; for complex modes only.
+        at : float, default 0.0
+            When, from 0 (noise) to 1 (data).
+        project : bool, default False
+            Read the edited state at ``at``, above 0, and encode it anew before it goes on: slower by an
+            evaluation, but kept where real observables lie.
+        condition : array, optional
+            Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student.
+
+        Returns
+        -------
+        array, ``[B, *event]``
+            Of the kind of what was given.
+        """
+        if scale is None and shift is None and rotate is None:
+            raise ArgumentError("expected scale, shift or rotate, got none of them")
+        chosen = self._selection(slice(None) if modes is None else modes)
+        if rotate is not None and np.any(chosen.eigenvalues.imag == 0.0):
+            raise ArgumentError("rotate: expected complex modes only, got real ones among them")
+        gains = np.broadcast_to(
+            np.asarray(1.0 if scale is None else scale) * np.exp(1j * np.asarray(rotate or 0.0)), len(chosen)
+        ).astype(np.complex128)
+        shifts = None
+        if shift is not None:
+            carried = chosen._facts.spread[chosen._chosen] * np.exp(chosen.eigenvalues.real * at)
+            shifts = (np.asarray(shift) * carried).astype(np.complex128)
+        return edit(
+            chosen,
+            x,
+            x0=x0,
+            gains=gains,
+            shifts=shifts,
+            at=at,
+            project=project,
+            condition=as_condition(condition),
+        )
+
+    def _selection(self, modes: Modes) -> Spectrum:
+        """Modes of this student's spectrum, from places in it or a selection of it."""
+        if isinstance(modes, Spectrum):
+            if modes._facts.student is not self:
+                raise ArgumentError(
+                    "modes: expected a selection of this student's spectrum, got another student's"
+                )
+            return modes
+        if self._spectrum is None:
+            self._spectrum = build_spectrum(
+                self, None, condition=None, sort="energy", count=None, n=512, seed=NOISE_SEED
+            )
+        return self._spectrum[modes]
+
+    def encode(
+        self, t: Array | float, x: Array, *, direction: str = "forward", condition: Array | None = None
+    ) -> Array:
+        """Observables g(t, x) = [1, t, x, phi(t, x)].
+
+        Parameters
+        ----------
+        t : float or array, ``[B]``
+            Times in [0, 1].
+        x : array, ``[B, *event]``
+            States.
+        direction : {"forward", "backward"}, default "forward"
+            Which lift: the one for decoding at later times or at earlier ones. The same with ``lifts=1``.
+        condition : array, optional
+            Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student.
+
+        Returns
+        -------
+        array, ``[B, m]``
+            Of the kind of ``x``.
+        """
+        student = self._fitted()
+        x = as_batch(x)
+        return student.encode(times_for(t, x), x, direction=direction, condition=as_condition(condition))
+
+    def encode_with_tangent(
+        self,
+        t: Array | float,
+        x: Array,
+        velocity: Array,
+        *,
+        direction: str = "forward",
+        condition: Array | None = None,
+    ) -> tuple[Array, Array]:
+        """Observables and their exact rate of change along a velocity: g and J g (1, v).
+
+        With the teacher's velocity the second is g L for a student that follows the flow (paper, equation of
+        the generator).
+
+        Parameters
+        ----------
+        t : float or array, ``[B]``
+            Times in [0, 1].
+        x, velocity : array, ``[B, *event]``
+            States and their velocities.
+        direction, condition
+            As in :meth:`encode`.
+
+        Returns
+        -------
+        tuple of two arrays, ``[B, m]``
+            Of the kind of ``x``.
+        """
+        student = self._fitted()
+        x = as_batch(x)
+        return student.encode_with_tangent(
+            times_for(t, x), x, as_batch(velocity), direction=direction, condition=as_condition(condition)
+        )
+
+    def propagate(self, g: Array, tau: Array | float) -> Array:
+        """Carry observables through time: g exp(tau L).
+
+        Parameters
+        ----------
+        g : array, ``[B, m]``
+            Observables.
+        tau : float or array, ``[B]``
+            How far in time, of either sign.
+
+        Returns
+        -------
+        array, ``[B, m]``
+            Of the kind of ``g``.
+        """
+        return self._fitted().propagate(as_batch(g), tau)
+
+    def readout(self, g: Array) -> Array:
+        """The state that observables carry: a slice of them, or what ``decoder`` learnt.
+
+        Parameters
+        ----------
+        g : array, ``[B, m]``
+            Observables.
+
+        Returns
+        -------
+        array, ``[B, *event]``
+            Of the kind of ``g``.
+        """
+        return self._fitted().readout(as_batch(g))
+
+    def generator_matrix(self) -> NDArray[np.float64]:
+        """L, ``[m, m]``, float64, in the row convention dg/dt = g L, whatever the parametrisation."""
+        return self._fitted().generator_matrix()
+
+    def eigenvalues(self) -> NDArray[np.complex128]:
+        """The eigenvalues of L, ``[m]``, complex128, conjugate pairs side by side."""
+        return self._fitted().eigenvalues()
+
+    def to_spectral(self: S) -> S:
+        """The same student with a spectral generator: the dense one's eigenvalues as its parameters.
+
+        Returns
+        -------
+        KoopmanDistiller
+            A fitted one with the same samples and paths, whose observables are linear mixtures of this
+            one's. Its ``conversion_`` says how well conditioned the change of coordinates was.
+
+        Raises
+        ------
+        ValueError
+            When the generator is spectral already.
+        DivergenceError
+            When it has no spectral form: nearly parallel eigenvectors, growth beyond 8, or an eigenvalue
+            of nearly zero that an affine motion would need.
+        """
+        return self._converted("spectral", self._fitted().to_spectral())
+
+    def to_dense(self: S) -> S:
+        """The same student with a dense generator, over the same observables.
+
+        Returns
+        -------
+        KoopmanDistiller
+            A fitted one with the same samples and paths.
+
+        Raises
+        ------
+        ValueError
+            When the generator is dense already.
+        """
+        return self._converted("dense", self._fitted().to_dense())
+
+    def _converted(self: S, generator: str, outcome: tuple[_core.Student, str]) -> S:
+        student, report = outcome
+        # The stability asked for is part of the parameters found: the new ones are bare.
+        other = type(self)(
+            **{**self.get_params(), "generator": generator, "frame": None, "stability": "free"}
+        )
+        other._adopt(student, self.teacher_)
+        other._teacher = self._teacher
+        other.conversion_ = json.loads(report)
+        return other
+
+    @property
+    def evaluations(self) -> int:
+        """The number of batched evaluations of the observables so far (NFE)."""
+        return self._fitted().evaluations
+
+    def _adopt(self, student: _core.Student, teacher: dict[str, Any]) -> None:
+        self._student = student
+        self._spectrum = None
+        self.event_shape_ = tuple(student.event_shape)
+        self.n_observables_ = student.size
+        self.config_: dict[str, Any] = json.loads(student.config)
+        self.history_: dict[str, Any] = json.loads(student.history)
+        self.history_["log"] = [
+            {"step": entry["step"], "seconds": entry["seconds"], **dict(entry["values"])}
+            for entry in self.history_["log"]
+        ]
+        self.teacher_ = teacher
+
+    def _fitted(self) -> _core.Student:
+        if not self.__sklearn_is_fitted__():
+            raise NotFittedError("this KoopmanDistiller is not fitted yet: call fit(teacher) first")
+        return self._student
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "_student")

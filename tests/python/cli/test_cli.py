@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+import koopflow
+from koopflow import KoopmanDistiller
+from koopflow.cli import demo_run as demo
+from koopflow.cli import main
+
+COMMANDS = ("train-teacher", "distill", "sample", "spectrum", "evaluate")
+
+
+def one_line(text):
+    return text.endswith("\n") and text.count("\n") == 1
+
+
+def test_help_names_the_commands(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(command in shown for command in (*COMMANDS, "demo", "versions"))
+    with pytest.raises(SystemExit):
+        main(["demo", "--help"])
+    shown = capsys.readouterr().out
+    assert all(flag in shown for flag in ("--quick", "--output", "--seed", "--device"))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_names_its_flags_and_its_other_keys(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(
+        flag in shown for flag in ("--config", "--set", "--output", "--overwrite", "--seed", "--device")
+    )
+    if command == "distill":
+        assert all(flag in shown for flag in ("--resume", "--max-seconds", "--fidelity", "--generator"))
+        # From the docstring, and keys without a flag.
+        assert "How many learnt observables" in shown
+        assert "trajectory_memory" in shown.split("[student]")[1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["dance"],
+        ["demo", "--fast"],
+        ["demo", "--seed", "-1"],
+        ["demo", "--seed", "x"],
+        ["distill", "--fast"],
+        ["train-teacher", "--step", "3"],
+        ["distill", "--steps"],
+    ],
+)
+def test_a_wrong_argument_is_one_line_and_exit_code_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert one_line(error)
+    assert error.startswith("koopflow")
+    assert "--help" in error
+
+
+def test_an_unwritable_folder_is_one_line_and_exit_code_2(tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert main(["demo", "--quick", "--output", str(tmp_path / "file" / "folder")]) == 2
+    captured = capsys.readouterr()
+    assert one_line(captured.err)
+    assert "cannot write to" in captured.err
+    assert captured.out == ""
+
+
+def test_an_unknown_device_is_one_line_and_exit_code_2(tmp_path, capsys):
+    assert main(["demo", "--device", "abacus", "--output", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert one_line(error)
+    assert "abacus" in error
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "message"),
+    [
+        (KeyboardInterrupt(), 130, "koopflow: interrupted"),
+        (koopflow.exceptions.DivergenceError("the loss is not finite"), 1, "the loss is not finite"),
+        (OSError(28, "No space left on device"), 1, "No space left on device"),
+    ],
+)
+def test_what_ends_the_demo_is_one_line(raised, code, message, monkeypatch, capsys):
+    def end(options):
+        raise raised
+
+    monkeypatch.setattr(demo, "run", end)
+    assert main(["demo"]) == code
+    error = capsys.readouterr().err
+    assert one_line(error)
+    assert message in error
+
+
+def test_versions(capsys):
+    assert main(["versions"]) == 0
+    shown = capsys.readouterr().out
+    assert koopflow.__version__ in shown
+    assert torch.__version__ in shown
+
+
+def test_the_module_is_the_command():
+    run = subprocess.run(
+        [sys.executable, "-m", "koopflow", "demo", "--fast"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ,
+        check=False,
+    )
+    assert run.returncode == 2
+    assert one_line(run.stderr)
+    assert "koopflow: error:" in run.stderr
+    assert "--fast" in run.stderr
+
+
+def test_the_demo_writes_table_pictures_and_students(tmp_path, monkeypatch, capsys):
+    every = demo.cases
+
+    def shorter(options):
+        return [
+            replace(case, teacher_seconds=1.0, student_seconds=2.0, trajectories=256)
+            for case in every(options)
+        ]
+
+    monkeypatch.setattr(demo, "cases", shorter)
+    assert main(["demo", "--quick", "--seed", "4", "--output", str(tmp_path / "new" / "folder")]) == 0
+    folder = tmp_path / "new" / "folder"
+    results = json.loads((folder / "results.json").read_text())
+    assert results["seed"] == 4
+    shown = capsys.readouterr().out
+    for name in ("moons", "digits"):
+        rows = {row["method"]: row for row in results["cases"][name]["rows"]}
+        assert rows["student, 1 step"]["evaluations"] == 1
+        assert rows["teacher, Euler 20"]["evaluations"] == 20
+        assert rows["teacher, Euler 100"]["endpoint_error"] < rows["teacher, Euler 4"]["endpoint_error"]
+        assert rows["teacher, dopri5"]["endpoint_error"] is None
+        assert rows["data against data"]["sliced_wasserstein"] > 0.0
+        assert f"{rows['student, 1 step']['endpoint_error']:.4f}" in shown
+        for picture in ("samples", "paths", "spectrum", "training"):
+            assert (folder / f"{name}-{picture}.png").read_bytes()[:4] == b"\x89PNG"
+        student = KoopmanDistiller.load(folder / f"{name}-student.safetensors")
+        assert student.sample(2).shape == (2, *student.event_shape_)
+
+
+def test_an_interrupt_during_training_ends_the_demo():
+    demo.stop_if_interrupted({"stopped": "budget"})
+    with pytest.raises(KeyboardInterrupt):
+        demo.stop_if_interrupted({"stopped": "interrupted"})

@@ -1,0 +1,231 @@
+"""The harness: rows, parts, files, claims. What the numbers say is a matter of benches/compare.py."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+
+from experiments.compare import METHODS, ComparisonTable, claims, compare, to_markdown, write
+from experiments.compare.figures import comparison as picture
+from experiments.compare.measure import Reference, measured
+from koopflow import FlowTeacher, KoopmanDistiller
+from koopflow.cli import main
+from koopflow.exceptions import ArgumentError
+from koopflow.metrics.errors import PATH_TIMES
+
+SMALL = {
+    "seconds": None,
+    "steps": 30,
+    "seeds": [0, 1],
+    "trajectories": 256,
+    "teacher_steps": 60,
+    "n": 64,
+    "progress": False,
+}
+FEW = ["Euler, 2 steps", "straight line", "koopflow", "plain network"]
+
+
+@pytest.fixture(scope="module")
+def table():
+    return compare(["moons/ot", "checkerboard/vp"], methods=FEW, **SMALL)
+
+
+def test_there_is_a_row_for_every_problem_seed_and_method(table):
+    rows = {(row["problem"], row["seed"], row["method"]) for row in table}
+    assert rows == {
+        (problem, seed, method)
+        for problem in ("moons/ot", "checkerboard/vp")
+        for seed in (0, 1)
+        for method in ("dopri5", *FEW)
+    }
+    assert {row["curved"] for row in table.where(problem="moons/ot")} == {False}
+    assert {row["curved"] for row in table.where(problem="checkerboard/vp")} == {True}
+    assert {row["budget"] for row in table.where(method="koopflow")} == {"30 steps"}
+    assert {row["steps"] for row in table.where(method="plain network")} == {30.0}
+
+
+def test_the_teacher_is_its_own_measure(table):
+    for row in table.where(method="dopri5"):
+        assert row["endpoint_error"] < 1e-3
+        assert row["w2_over_teacher"] == 1.0
+        assert row["teacher_w2_low"] <= row["teacher_w2_high"]
+        assert row["evaluations"] > 10
+
+
+def test_exact_endpoints_and_a_straight_path(table):
+    for row in table.where(method="straight line"):
+        assert row["endpoint_error"] < 1e-3
+        assert row["path_over_line"] == pytest.approx(1.0, abs=0.05)
+        assert math.isnan(row["inversion_error"])
+    curved = {row["straight_line_path_error"] for row in table.where(problem="checkerboard/vp")}
+    straight = {row["straight_line_path_error"] for row in table.where(problem="moons/ot")}
+    values = [{value for value in each if not math.isnan(value)} for each in (curved, straight)]
+    assert min(values[0]) > max(values[1])
+
+
+def test_what_a_method_has_is_what_it_is_measured_by(table):
+    for row in table:
+        assert math.isnan(row["inversion_error"]) == (row["method"] != "koopflow")
+        assert row["evaluations"] == {"koopflow": 1, "plain network": 1, "Euler, 2 steps": 2}.get(
+            row["method"], row["evaluations"]
+        )
+    assert {curve["method"] for curve in table.curves} >= {"koopflow", "straight line"}
+    assert all(len(curve["path"]) == len(PATH_TIMES) for curve in table.curves)
+
+
+def test_measures_are_those_of_evaluate(gaussian):
+    """Both ask the same questions of the same noise, by different code."""
+    student = KoopmanDistiller(observables=8, width=16, depth=1, steps=200, trajectories=512, seed=3).fit(
+        gaussian, progress=False
+    )
+    data = np.asarray(gaussian.sample(1000, seed=5))
+    reference = Reference.of(gaussian, data, 300, 0)
+    numbers, _ = measured(student, reference, reference, steps=None)
+    report = student.evaluate(gaussian, data, n=300, seed=900_000_000)
+    for name in ("endpoint_error", "path_error", "inversion_error", "round_trip_error"):
+        assert numbers[name] == pytest.approx(getattr(report, name), rel=1e-3)
+
+
+def test_finished_parts_are_taken_from_the_folder(table, tmp_path):
+    options = {**SMALL, "seeds": [0]}
+    compare("moons/ot", methods=FEW, output=tmp_path, **options)
+    part = tmp_path / "parts" / "moons-ot-0.json"
+    content = json.loads(part.read_text())
+    content["rows"][0]["energy"] = 123.0
+    part.write_text(json.dumps(content))
+    again = compare("moons/ot", methods=FEW, output=tmp_path, **options)
+    assert again[0]["energy"] == 123.0
+    with pytest.raises(ArgumentError, match="other settings"):
+        compare("moons/ot", methods=FEW, output=tmp_path, **{**options, "steps": 31})
+    part.write_text("{")
+    with pytest.raises(ArgumentError, match="not a part of a comparison"):
+        compare("moons/ot", methods=FEW, output=tmp_path, **options)
+    anew = compare("moons/ot", methods=FEW, output=tmp_path, resume=False, **options)
+    assert anew[0]["energy"] == pytest.approx(table[0]["energy"], rel=1e-4)
+
+
+def test_a_teacher_that_was_cut_short_leaves_no_part(tmp_path, monkeypatch):
+    monkeypatch.setattr(FlowTeacher, "history", property(lambda self: {"stopped": "interrupted"}))
+    with pytest.warns(RuntimeWarning, match="interrupted after 0 of 2 parts"):
+        cut = compare("moons/ot", methods=FEW, output=tmp_path, **SMALL)
+    assert cut.interrupted
+    assert len(cut) == 0
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_files(table, tmp_path):
+    written = write(table, tmp_path)
+    assert sorted(file.name for file in written) == [
+        "checkerboard-vp.png",
+        "comparison.csv",
+        "comparison.json",
+        "comparison.md",
+        "moons-ot.png",
+    ]
+    assert all(file.stat().st_size > 500 for file in written)
+    with open(tmp_path / "comparison.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [float(line["endpoint_error"]) for line in lines] == [row["endpoint_error"] for row in table]
+    back = ComparisonTable.from_json(tmp_path / "comparison.json")
+    assert to_markdown(back) == to_markdown(table)
+    assert "NaN" not in (tmp_path / "comparison.json").read_text()
+    assert "## moons/ot, 30 steps" in (tmp_path / "comparison.md").read_text()
+
+
+def row(method, **values):
+    return {
+        "problem": "moons/vp",
+        "method": method,
+        "budget": "" if "Euler" in method or method == "dopri5" else "8 s",
+        "curved": True,
+        "seed": 0,
+        "teacher_w2_high": 1.1,
+        **values,
+    }
+
+
+def test_claims_are_decided_by_the_rows():
+    rows = [
+        row("dopri5", wasserstein2=1.0, milliseconds=100.0, evaluations=60.0),
+        row("Euler, 4 steps", wasserstein2=1.5, milliseconds=4.0, evaluations=4.0),
+        row(
+            "koopflow",
+            endpoint_error=0.03,
+            path_over_line=0.1,
+            inversion_error=0.01,
+            path_error=0.1,
+            wasserstein2=1.05,
+            milliseconds=8.0,
+            evaluations=1.0,
+        ),
+        row("plain network", endpoint_error=0.02, wasserstein2=1.0, milliseconds=1.0, evaluations=1.0),
+    ]
+    found = {claim.text: claim for claim in claims(ComparisonTable(rows))}
+    assert found["path error over the straight line's"].holds is True
+    assert found["endpoint error"].holds is False
+    assert found["endpoint error over the plain network's"].got == pytest.approx(1.5)
+    assert found["W2 over that of Euler, 4 steps"].got == pytest.approx(0.7)
+    assert found["milliseconds over those of Euler, 4 steps"].holds is False
+    assert found["W2 over the upper end of the teacher's interval"].got == pytest.approx(1.05 / 1.1)
+    assert found["other one-step methods with a path and an inverse"].got == 0.0
+    rival = row("plain network", path_error=0.1, inversion_error=0.1, evaluations=1.0, budget="8 s")
+    found = {claim.text: claim for claim in claims(ComparisonTable([*rows, rival]))}
+    assert found["other one-step methods with a path and an inverse"].holds is False
+
+
+@pytest.mark.parametrize(
+    ("problems", "options", "words"),
+    [
+        ("moons", {}, "slash"),
+        ("moons/straight", {}, "ot"),
+        ("stars/ot", {}, "moons"),
+        ("moons/ot", {"methods": ["koopflow", "magic"]}, "magic"),
+        ([], {}, "at least one"),
+        ("moons/ot", {"n": 0}, "n: "),
+    ],
+)
+def test_what_there_is_not_is_said(problems, options, words):
+    with pytest.raises(ArgumentError, match=words):
+        compare(problems, **{**SMALL, **options})
+
+
+def test_the_command_line(tmp_path, capsys):
+    arguments = ["compare", "--output", str(tmp_path), "--quiet", "--seeds", "[0]", "--steps", "10"]
+    arguments += ["--set", "compare.problems=['moons/ot']", "--set", "seconds=none", "--set", "n=32"]
+    arguments += ["--methods", "['koopflow']", "--set", "trajectories=128", "--set", "teacher_steps=20"]
+    assert main(arguments) == 0
+    assert "inversion error" in capsys.readouterr().out
+    assert (tmp_path / "compare.toml").exists()
+    assert main(arguments) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert main([*arguments, "--resume"]) == 0
+
+
+def test_every_method_has_a_word_on_itself():
+    assert len({method.name for method in METHODS.values()}) == len(METHODS)
+    assert METHODS["dopri5"].trains is False
+
+
+def test_pictures_have_every_method_but_the_line(table):
+    axes = picture(table.where(problem="checkerboard/vp"), curves=table.curves, title="checkerboard")
+    assert axes[0].get_title(loc="left") == "checkerboard"
+    koopflow = [
+        np.mean([row[column] for row in table.where(problem="checkerboard/vp", method="koopflow")])
+        for column in ("evaluations", "w2_over_teacher")
+    ]
+    drawn = [line.get_xydata() for line in axes[0].lines]
+    assert any(len(xy) == 1 and np.allclose(xy[0], koopflow) for xy in drawn)
+    # The teacher, Euler, koopflow and the plain network, and the level of the teacher.
+    assert len(drawn) == 5
+    assert len(axes[2].lines) == 2
+
+
+def test_pictures_need_rows():
+    with pytest.raises(ArgumentError, match="rows"):
+        picture([])
+    with pytest.raises(ArgumentError, match="axes"):
+        picture([row("koopflow")], axes=[None])
