@@ -195,7 +195,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Trajectories:
-    """The teacher's trajectories that a student learns from. An integer stands for ``Trajectories(count=...)``.
+    """The teacher's trajectories that a student learns from; an integer stands for their count.
 
     Parameters
     ----------
