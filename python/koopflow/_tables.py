@@ -1,0 +1,86 @@
+"""Tables of results: as text by tabulate, as data frames where pandas is installed."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Mapping, Sequence
+from numbers import Number, Real
+from typing import Any
+
+from tabulate import tabulate
+
+from .exceptions import ArgumentError
+
+
+def text_table(
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[str] | Mapping[str, str] | None = None,
+    *,
+    decimals: int | Mapping[str, int] = 4,
+    missing: str = "",
+    style: str = "plain",
+) -> str:
+    """Rows as an aligned table: text to the left, numbers to the right.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        One mapping of column names to values for each row.
+    columns : sequence of str or mapping of str to str, optional
+        Columns to print, in order; a mapping also gives their headings. By default the keys of the first row.
+    decimals : int or mapping of str to int, default 4
+        Decimals of floating-point numbers, for all columns or by column name (4 for columns not named).
+    missing : str, default ""
+        Text printed for None, NaN and keys that a row does not have.
+    style : str, default "plain"
+        Table format of tabulate: ``"plain"``, ``"github"`` for Markdown, ``"html"``, ...
+
+    Examples
+    --------
+    >>> print(text_table([{"name": "a", "error": 0.25}, {"name": "bc", "error": None}], missing="-"))
+    name      error
+    a        0.2500
+    bc            -
+    """
+    if columns is None:
+        columns = list(rows[0]) if rows else []
+    headings = dict(columns) if isinstance(columns, Mapping) else {name: name for name in columns}
+
+    def cell(name: str, value: Any) -> str:
+        if value is None or (isinstance(value, Real) and math.isnan(value)):
+            return missing
+        if isinstance(value, Real) and not isinstance(value, int):
+            places = decimals if isinstance(decimals, int) else decimals.get(name, 4)
+            return f"{float(value):.{places}f}"
+        return str(value)
+
+    def is_text(name: str) -> bool:
+        values = [row.get(name) for row in rows]
+        return any(v is not None and (isinstance(v, bool) or not isinstance(v, Number)) for v in values)
+
+    # Cells are text already, so tabulate must not read numbers back out of them.
+    table: str = tabulate(
+        [[cell(name, row.get(name)) for name in headings] for row in rows],
+        headers=list(headings.values()),
+        tablefmt=style,
+        colalign=["left" if is_text(name) else "right" for name in headings] if rows else None,
+        disable_numparse=True,
+    )
+    return table
+
+
+def to_frame(rows: Sequence[Mapping[str, Any]], *, index: str | None = None) -> Any:
+    """Rows as a ``pandas.DataFrame``, indexed by one of their columns where ``index`` names it.
+
+    Raises
+    ------
+    ArgumentError
+        When pandas is not installed.
+    """
+    try:
+        pandas = importlib.import_module("pandas")
+    except ImportError as error:
+        raise ArgumentError("a data frame needs pandas: pip install pandas") from error
+    frame = pandas.DataFrame(list(rows))
+    return frame if index is None else frame.set_index(index)
