@@ -10,9 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._arrays import Array, as_batch, as_condition, to_numpy
-from ..analysis.directions import Directions, find_directions
-from ..analysis.matching import SpectrumComparison, match
-from ..analysis.signatures import Signatures, measure_signatures
 from ..exceptions import ArgumentError, ShapeError
 from ..teachers.flow import Flow, checked_count
 from .facts import NOISE_SEED, SORTS, SpectralFacts, integral, measure_facts, sorted_by
@@ -20,6 +17,7 @@ from .facts import NOISE_SEED, SORTS, SpectralFacts, integral, measure_facts, so
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from ..analysis import Directions, Signatures, SpectrumComparison
     from ..students.student import FittedStudent
 
 # A mode whose residual is above this obeys its own equation worse than not.
@@ -481,6 +479,8 @@ class Spectrum:
         Directions
             ``directions.sweep(x, label, strengths)`` moves data or noise along one.
         """
+        from ..analysis.directions import find_directions
+
         return find_directions(self, as_batch(x), labels=labels, scores=scores, at=at, condition=condition)
 
     def signatures(
@@ -508,6 +508,8 @@ class Spectrum:
         -------
         Signatures
         """
+        from ..analysis.signatures import measure_signatures
+
         return measure_signatures(self, as_batch(x), labels, times=times, condition=condition)
 
     def compare(self, other: Spectrum, *, n: int = 512, seed: int = NOISE_SEED) -> SpectrumComparison:
@@ -517,6 +519,8 @@ class Spectrum:
         on the same noise and the same samples of this student; see
         :class:`koopflow.matching.SpectrumComparison`.
         """
+        from ..analysis.matching import match
+
         return match(self, other, n=checked_count(n), seed=seed)
 
     # --- to read -----------------------------------------------------------------------------------------

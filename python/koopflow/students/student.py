@@ -12,7 +12,6 @@ from sklearn.base import BaseEstimator
 
 from .. import _core
 from .._arrays import Array, as_batch, as_condition, to_numpy
-from ..analysis.directions import edit
 from ..exceptions import ArgumentError, NotFittedError, ShapeError
 from ..progress import ProgressFunction, ProgressMeter
 from ..spectrum.facts import NOISE_SEED
@@ -20,6 +19,7 @@ from ..spectrum.levels import LevelSpectrum, build_level_spectrum
 from ..spectrum.spectrum import Spectrum, build_spectrum
 from ..teachers.flow import Flow, checked_count, noise_or, times_for
 from .density import WithDensity
+from .edit import edit
 
 S = TypeVar("S", bound="FittedStudent")
 Modes: TypeAlias = Spectrum | int | slice | Sequence[int] | NDArray[Any]
