@@ -12,12 +12,12 @@ use tch::{Device, Kind, Tensor};
 
 use super::{Frame, GeneratorKind, ReadoutKind, Stability, Student, StudentConfig};
 use crate::error::{Error, Result};
-use crate::koopman::generator::GROWTH_BOUND;
+use crate::koopman::generator::{RealEigenvectors, GROWTH_BOUND};
 
 /// How well a dense generator could be written in spectral form.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Conversion {
-    /// Of the eigenvectors, each of length 1: errors of the parameters grow by up to this.
+    /// Condition number of the eigenvector matrix (unit columns): errors of the parameters grow by up to this.
     pub condition_number: f64,
     /// ||D W - W Λ|| / ||D||.
     pub residual: f64,
@@ -31,81 +31,6 @@ pub struct Conversion {
     pub dropped: i64,
     /// Bound on what the rate of x loses where an eigenvalue is too near 0 to carry an affine motion.
     pub affine_residual: f64,
-}
-
-/// Eigenvalues and right eigenvectors of D: one of each conjugate pair, then the real ones.
-struct Spectrum {
-    /// Real and imaginary parts of the eigenvalues, `[p + r]`.
-    growth: Tensor,
-    frequency: Tensor,
-    /// Real and imaginary parts of the eigenvectors, `[n, p + r]`.
-    real: Tensor,
-    imaginary: Tensor,
-    pairs: i64,
-}
-
-impl Spectrum {
-    fn new(block: &Tensor) -> Result<Self> {
-        let (values, vectors) = block.f_linalg_eig()?;
-        let (values, vectors) = (values.f_view_as_real()?, vectors.f_view_as_real()?);
-        let (growth, frequency) = (values.select(1, 0), values.select(1, 1));
-        let couples = frequency.gt(0.0).nonzero().reshape([-1]);
-        let order = Tensor::cat(&[&couples, &frequency.eq(0.0).nonzero().reshape([-1])], 0);
-        let pairs = couples.size()[0];
-        // Both of a pair's vectors have the weight of one complex vector and its conjugate.
-        let weight = Tensor::ones([order.size()[0]], (Kind::Double, Device::Cpu));
-        let _ = weight.narrow(0, 0, pairs).f_mul_scalar_(2f64.sqrt())?;
-        let vectors = vectors.index_select(1, &order);
-        Ok(Spectrum {
-            growth: growth.index_select(0, &order),
-            frequency: frequency.index_select(0, &order),
-            real: vectors.select(2, 0) * &weight,
-            imaginary: vectors.select(2, 1) * &weight,
-            pairs,
-        })
-    }
-
-    fn modulus(&self) -> Tensor {
-        (self.growth.square() + self.frequency.square()).sqrt()
-    }
-
-    /// Columns in the generator's layout: real parts, imaginary parts of the pairs, real eigenvalues.
-    fn layout(&self, real: &Tensor, imaginary: &Tensor) -> Tensor {
-        let reals = real.size()[1] - self.pairs;
-        Tensor::cat(
-            &[real.narrow(1, 0, self.pairs), imaginary.narrow(1, 0, self.pairs)]
-                .into_iter()
-                .chain([real.narrow(1, self.pairs, reals)])
-                .collect::<Vec<_>>(),
-            1,
-        )
-    }
-
-    /// Rows of complex numbers over the eigenvalues; `factor` is 0 where the quotient is not wanted.
-    fn divide(&self, real: &Tensor, imaginary: &Tensor, factor: &Tensor) -> (Tensor, Tensor) {
-        let square = self.modulus().square();
-        let inverse = factor / square.masked_fill(&factor.eq(0.0), 1.0);
-        (
-            (real * &self.growth + imaginary * &self.frequency) * &inverse,
-            (imaginary * &self.growth - real * &self.frequency) * inverse,
-        )
-    }
-
-    /// Λ in the layout's order, `[n, n]`.
-    fn matrix(&self) -> Result<Tensor> {
-        let reals = self.growth.size()[0] - self.pairs;
-        let (p, n) = (self.pairs, 2 * self.pairs + reals);
-        let matrix = Tensor::f_zeros([n, n], (Kind::Double, Device::Cpu))?;
-        let a = self.growth.narrow(0, 0, p);
-        let b = self.frequency.narrow(0, 0, p);
-        matrix.narrow(0, 0, p).narrow(1, 0, p).f_copy_(&a.f_diag(0)?)?;
-        matrix.narrow(0, p, p).narrow(1, p, p).f_copy_(&a.f_diag(0)?)?;
-        matrix.narrow(0, 0, p).narrow(1, p, p).f_copy_(&b.f_diag(0)?)?;
-        matrix.narrow(0, p, p).narrow(1, 0, p).f_copy_(&b.f_diag(0)?.neg())?;
-        let rest = self.growth.narrow(0, p, reals);
-        matrix.narrow(0, 2 * p, reals).narrow(1, 2 * p, reals).f_copy_(&rest.f_diag(0)?)?;
-        Ok(matrix)
-    }
 }
 
 /// Everything by name, float64 on the CPU.
@@ -180,8 +105,8 @@ impl Student {
         let matrix = self.generator().matrix();
         let affine = matrix.narrow(0, 0, 2).narrow(1, 2, n);
         let block = matrix.narrow(0, 2, n).narrow(1, 2, n).contiguous();
-        let spectrum = Spectrum::new(&block)?;
-        let basis = spectrum.layout(&spectrum.real, &spectrum.imaginary);
+        let spectrum = RealEigenvectors::new(&block)?;
+        let basis = spectrum.basis();
         let precision = match self.kind() {
             Kind::Double => f64::EPSILON,
             _ => f64::from(f32::EPSILON),
@@ -218,7 +143,7 @@ impl Student {
         let slope =
             spectrum.layout(&(slope_re - row(&real, 0) * &still), &(slope_im - row(&imaginary, 0) * &still));
         let shift = spectrum.layout(&shift_re, &shift_im);
-        let rates = spectrum.matrix()?;
+        let rates = spectrum.rates()?;
         // What the still ones' own equation, y' = y Λ, leaves out, per unit of time.
         let still = spectrum.layout(&still.unsqueeze(0), &still.unsqueeze(0));
         let (first, second) = (row(&affine, 0).matmul(&basis), row(&affine, 1).matmul(&basis));

@@ -16,8 +16,8 @@ mod weights;
 pub use config::{polynomial_size, StudentConfig};
 pub use convert::Conversion;
 pub use generator::{
-    Blocks, DenseGenerator, FeatureMap, Generator, GeneratorKind, LevelBlocks, LevelGenerator,
-    SpectralGenerator, Stability,
+    exponential_integral, Blocks, DenseGenerator, Eigenvectors, FeatureMap, Generator, GeneratorKind,
+    LevelBlocks, LevelGenerator, SpectralGenerator, Stability,
 };
 pub use horizon::{Horizon, Motion};
 pub use lift::{Basis, Frame, Inputs, Lift, Rates};

@@ -3,7 +3,9 @@
 
 use koopflow::condition::Conditioning;
 use koopflow::error::Error;
-use koopflow::koopman::{Direction, GeneratorKind, Student, StudentConfig};
+use koopflow::koopman::{
+    exponential_integral, Direction, Eigenvectors, GeneratorKind, Student, StudentConfig,
+};
 use koopflow::monitor::Silent;
 use koopflow::nets::InputCoordinates;
 use koopflow::sampling;
@@ -273,4 +275,52 @@ fn wrong_arguments_are_named() {
     assert!(said(sampling::sample(&student, &x, None, 0, &mut Silent)).contains("steps"));
     let empty = Tensor::zeros([0, 3], DOUBLE);
     assert!(said(sampling::invert(&student, &empty, None, &mut Silent)).contains("empty"));
+}
+
+#[test]
+fn the_integral_of_an_exponential_is_accurate_at_every_eigenvalue() {
+    let values: [(f64, f64); 8] = [
+        (0.0, 0.0),
+        (1e-9, -1e-12),
+        (2e-4, 9e-4),
+        (2e-4, -9e-4),
+        (-1.2e-3, 3e-4),
+        (1.01e-3, 0.0),
+        (-2.0, 3.0),
+        (1.5, -0.3),
+    ];
+    let part =
+        |pick: fn(&(f64, f64)) -> f64| Tensor::from_slice(&values.iter().map(pick).collect::<Vec<_>>());
+    let eigenvalues = Tensor::complex(&part(|v| v.0), &part(|v| v.1));
+    for tau in [1.0, -0.7, 0.25] {
+        let got = exponential_integral(&eigenvalues, tau).unwrap().view_as_real();
+        for (row, (a, b)) in values.iter().enumerate() {
+            // tau times the sum of z^k / (k + 1)!, z = lambda tau, in complex arithmetic.
+            let (za, zb) = (a * tau, b * tau);
+            let (mut term, mut sum) = ((tau, 0.0), (tau, 0.0));
+            for k in 2..60 {
+                let factor = 1.0 / f64::from(k);
+                term = ((term.0 * za - term.1 * zb) * factor, (term.0 * zb + term.1 * za) * factor);
+                sum = (sum.0 + term.0, sum.1 + term.1);
+            }
+            let real = got.double_value(&[row as i64, 0]) - sum.0;
+            let imaginary = got.double_value(&[row as i64, 1]) - sum.1;
+            let gap = real.hypot(imaginary) / sum.0.hypot(sum.1);
+            assert!(gap < 1e-14, "lambda {a} + {b}i, tau {tau}: off by {gap:e}");
+        }
+    }
+}
+
+#[test]
+fn eigenvectors_diagonalise_and_a_defective_matrix_has_no_rows() {
+    let matrix = RandomSource::new(3).normal(&[6, 6], Kind::Double, Device::Cpu).unwrap();
+    let eigen = Eigenvectors::new(&matrix).unwrap();
+    let again = (&eigen.columns * eigen.values.unsqueeze(0)).matmul(&eigen.rows().unwrap());
+    let gap = (again.real() - matrix).abs().max().double_value(&[]);
+    assert!(gap < 1e-12, "{gap:e}");
+    assert!(again.imag().abs().max().double_value(&[]) < 1e-12);
+    let jordan = Tensor::from_slice(&[0.0, 1.0, 0.0, 0.0]).view([2, 2]);
+    assert!(matches!(Eigenvectors::new(&jordan).unwrap().rows(), Err(Error::Divergence(_))));
+    let broken = Tensor::from_slice(&[f64::NAN, 1.0, 0.0, 0.0]).view([2, 2]);
+    assert!(matches!(Eigenvectors::new(&broken), Err(Error::Divergence(_))));
 }

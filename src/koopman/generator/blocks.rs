@@ -43,6 +43,55 @@ fn integral_series(tau: &Tensor, real: &Tensor, imaginary: &Tensor) -> Factors {
     Factors { real: re * tau, imaginary: (im * tau).narrow(1, 0, pairs) }
 }
 
+/// (e^{λ tau} - 1)/λ for eigenvalues λ of real parts `growth` `[p + r]`, the first p with the imaginary parts
+/// `frequency` `[p]`, and tau `[B, 1]`. Without cancellation: the numerator is
+/// expm1(a tau) cos(b tau) - 2 sin²(b tau / 2) + i e^{a tau} sin(b tau). Near λ = 0, where the quotient
+/// is 0/0, the series of [`integral_series`].
+fn integrals(growth: &Tensor, frequency: &Tensor, tau: &Tensor) -> Factors {
+    let pairs = frequency.size()[0];
+    let reals = growth.size()[0] - pairs;
+    let (a, b) = (growth.narrow(0, 0, pairs), frequency);
+    let square = Tensor::cat(&[a.square() + b.square(), growth.narrow(0, pairs, reals).square()], 0);
+    let small = square.detach().lt(SERIES_BELOW * SERIES_BELOW);
+    // Seldom: then both branches are formed, and the quotient's divisor is replaced where it vanishes.
+    // Asking another device would wait for it at every step, so there both always are.
+    let vanishing = small.device() != Device::Cpu || small.any().int64_value(&[]) != 0;
+    let safe = match vanishing {
+        true => square.masked_fill(&small, 1.0),
+        false => square,
+    };
+    let scaled = tau * growth;
+    let rise = scaled.expm1();
+    let angle = tau * b;
+    let pair_rise = rise.narrow(1, 0, pairs);
+    let re = &pair_rise * angle.cos() - (&angle * 0.5).sin().square() * 2.0;
+    let im = (&pair_rise + 1.0) * angle.sin();
+    let divisor = safe.narrow(0, 0, pairs);
+    let (a, b) = (&a / &divisor, b / &divisor);
+    let rest = rise.narrow(1, pairs, reals) * (growth.narrow(0, pairs, reals) / safe.narrow(0, pairs, reals));
+    let quotient =
+        Factors { real: Tensor::cat(&[&re * &a + &im * &b, rest], 1), imaginary: &im * &a - &re * &b };
+    if !vanishing {
+        return quotient;
+    }
+    let series = integral_series(tau, &scaled, &angle);
+    Factors {
+        real: series.real.where_self(&small, &quotient.real),
+        imaginary: series.imaginary.where_self(&small.narrow(0, 0, pairs), &quotient.imaginary),
+    }
+}
+
+/// (e^{λ tau} - 1)/λ of complex eigenvalues, `[r]`, as accurate near λ = 0 as elsewhere; tau where λ is 0.
+///
+/// # Errors
+/// [`crate::Error::Torch`] for a tensor that is not complex and one-dimensional.
+pub fn exponential_integral(eigenvalues: &Tensor, tau: f64) -> Result<Tensor> {
+    let (growth, frequency) = (eigenvalues.f_real()?, eigenvalues.f_imag()?);
+    let tau = Tensor::full([1, 1], tau, (growth.kind(), growth.device()));
+    let Factors { real, imaginary } = integrals(&growth, &frequency, &tau);
+    Ok(Tensor::f_complex(&real.f_squeeze_dim(0)?, &imaginary.f_squeeze_dim(0)?)?)
+}
+
 impl Blocks {
     /// Registers `<name>.growth` and `<name>.frequency` of `features` features; about a quarter of them are real
     /// eigenvalues (slow drifts and plain decays) unless the number of pairs is given.
@@ -98,43 +147,9 @@ impl Blocks {
         }
     }
 
-    /// (e^{λ tau} - 1)/λ for tau `[B, 1]`, without cancellation: the numerator is
-    /// expm1(a tau) cos(b tau) - 2 sin²(b tau / 2) + i e^{a tau} sin(b tau). Near λ = 0, where the quotient
-    /// is 0/0, the series of [`integral_series`].
+    /// (e^{λ tau} - 1)/λ for tau `[B, 1]`.
     pub(in crate::koopman) fn integrals(&self, tau: &Tensor) -> Factors {
-        let growth = self.growth();
-        let pairs = self.pairs();
-        let reals = growth.size()[0] - pairs;
-        let (a, b) = (growth.narrow(0, 0, pairs), &self.frequency);
-        let square = Tensor::cat(&[a.square() + b.square(), growth.narrow(0, pairs, reals).square()], 0);
-        let small = square.detach().lt(SERIES_BELOW * SERIES_BELOW);
-        // Seldom: then both branches are formed, and the quotient's divisor is replaced where it vanishes.
-        // Asking another device would wait for it at every step, so there both always are.
-        let vanishing = small.device() != Device::Cpu || small.any().int64_value(&[]) != 0;
-        let safe = match vanishing {
-            true => square.masked_fill(&small, 1.0),
-            false => square,
-        };
-        let scaled = tau * &growth;
-        let rise = scaled.expm1();
-        let angle = tau * b;
-        let pair_rise = rise.narrow(1, 0, pairs);
-        let re = &pair_rise * angle.cos() - (&angle * 0.5).sin().square() * 2.0;
-        let im = (&pair_rise + 1.0) * angle.sin();
-        let divisor = safe.narrow(0, 0, pairs);
-        let (a, b) = (&a / &divisor, b / &divisor);
-        let rest =
-            rise.narrow(1, pairs, reals) * (growth.narrow(0, pairs, reals) / safe.narrow(0, pairs, reals));
-        let quotient =
-            Factors { real: Tensor::cat(&[&re * &a + &im * &b, rest], 1), imaginary: &im * &a - &re * &b };
-        if !vanishing {
-            return quotient;
-        }
-        let series = integral_series(tau, &scaled, &angle);
-        Factors {
-            real: series.real.where_self(&small, &quotient.real),
-            imaginary: series.imaginary.where_self(&small.narrow(0, 0, pairs), &quotient.imaginary),
-        }
+        integrals(&self.growth(), &self.frequency, tau)
     }
 
     /// k, the number of features.

@@ -2,6 +2,7 @@
 
 mod blocks;
 mod dense;
+mod eigen;
 mod levels;
 mod spectral;
 mod stability;
@@ -14,9 +15,11 @@ use crate::koopman::{Observables, Propagator, StudentConfig};
 use crate::nets::Parameters;
 use crate::tensor::RandomSource;
 
-pub use blocks::Blocks;
 pub(in crate::koopman) use blocks::GROWTH_BOUND;
+pub use blocks::{exponential_integral, Blocks};
 pub use dense::DenseGenerator;
+pub use eigen::Eigenvectors;
+pub(in crate::koopman) use eigen::RealEigenvectors;
 pub use levels::{FeatureMap, LevelBlocks, LevelGenerator};
 pub use spectral::SpectralGenerator;
 use stability::Columns;
