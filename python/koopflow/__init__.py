@@ -10,7 +10,7 @@ from koopflow import _core, baselines, datasets, exceptions, metrics, plotting, 
 check_torch(_core.TORCH_VERSION)
 
 from koopflow._autocast import autocast  # noqa: E402
-from koopflow.options import UNet  # noqa: E402
+from koopflow.options import Architecture, Objective, Training, Trajectories, UNet  # noqa: E402
 from koopflow.spectrum import LevelSpectrum, Spectrum  # noqa: E402
 from koopflow.students import EvaluationReport, KoopmanDistiller, StudentDensity  # noqa: E402
 from koopflow.teachers import FlowTeacher, reflow  # noqa: E402
@@ -19,13 +19,17 @@ from koopflow.tensorboard import TensorBoardLogger  # noqa: E402
 __version__ = _core.__version__
 
 __all__ = [
+    "Architecture",
     "EvaluationReport",
     "FlowTeacher",
     "KoopmanDistiller",
     "LevelSpectrum",
+    "Objective",
     "Spectrum",
     "StudentDensity",
     "TensorBoardLogger",
+    "Training",
+    "Trajectories",
     "UNet",
     "__version__",
     "autocast",

@@ -1,16 +1,162 @@
-"""Architectures of networks, for teachers and for students alike."""
+"""Options of teachers, students and baselines, as small frozen dataclasses that they share.
+
+Each holds what somebody may set; None leaves a choice to the core. A mapping of the same names may stand for
+any of them, in a TOML file for instance.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+import difflib
+import json
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import Field, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
 
 from .exceptions import ArgumentError
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
-@dataclass(frozen=True)
-class UNet:
+
+class Options:
+    """What all option dataclasses do."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+    # The option that a bare number stands for, if any.
+    _short: ClassVar[str | None] = None
+    # Names that keyword arguments had before options were grouped, and what they are called here.
+    _old_names: ClassVar[Mapping[str, str]] = {}
+
+    def __new__(cls, *args: Any, **keywords: Any) -> Self:
+        # Python's own message would not say which name is meant.
+        for name in keywords:
+            if name not in cls.names():
+                raise TypeError(f"{cls.__name__}() has no option {name!r}{nearest(name, cls.names())}")
+        return super().__new__(cls)
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """The names of all options."""
+        return [field.name for field in fields(cls)]
+
+    @classmethod
+    def renamed(cls) -> Mapping[str, str]:
+        """Names that keyword arguments had before options were grouped, and what they are called here."""
+        return cls._old_names
+
+    @classmethod
+    def stands_for(cls, value: object, *, whole: bool = False) -> bool:
+        """Whether ``value`` says such options; ``whole`` leaves out a bare number."""
+        return isinstance(value, cls | Mapping) or (
+            not whole and cls._short is not None and isinstance(value, int | np.integer)
+        )
+
+    @classmethod
+    def of(cls, argument: str, value: Any) -> Self:
+        """The options that an argument says: an instance, a mapping, or None for none.
+
+        Raises
+        ------
+        ArgumentError
+            For anything else, and for unknown names in a mapping.
+        """
+        if value is None:
+            return cls()
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, Mapping):
+            for name in value:
+                if name not in cls.names():
+                    hint = nearest(str(name), cls.names())
+                    raise ArgumentError(f"{argument}: a {cls.__name__} has no option {name!r}{hint}")
+            return cls(**value)
+        if cls._short is not None and isinstance(value, int | np.integer) and not isinstance(value, bool):
+            return cls(**{cls._short: value})
+        raise ArgumentError(
+            f"{argument}: expected a {cls.__name__}, a mapping of its options or None, got {value!r}"
+        )
+
+    def given(self, *, only: Collection[str] | None = None, of: str = "") -> dict[str, Any]:
+        """The options that are set, by name.
+
+        Parameters
+        ----------
+        only : collection of str, optional
+            Names that are allowed, where a trainer does not have all of them.
+        of : str
+            That trainer, for the message.
+
+        Raises
+        ------
+        ArgumentError
+            For another name.
+        """
+        found = {name: getattr(self, name) for name in self.names() if getattr(self, name) is not None}
+        for name in found:
+            if only is not None and name not in only:
+                raise ArgumentError(f"{name}: {of} has no such option, only {', '.join(sorted(only))}")
+        return found
+
+    def replaced(self, **options: Any) -> Self:
+        """A copy with some options changed."""
+        return replace(self, **options)
+
+    def __repr__(self) -> str:
+        defaults = type(self)()
+        changed = [
+            f"{name}={getattr(self, name)!r}"
+            for name in self.names()
+            if getattr(self, name) != getattr(defaults, name)
+        ]
+        return f"{type(self).__name__}({', '.join(changed)})"
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """What to say after an unknown name: the nearest one that exists, if any is near.
+
+    Examples
+    --------
+    >>> nearest("learning_rat", ["steps", "learning_rate"])
+    ": did you mean 'learning_rate'?"
+    """
+    found = difflib.get_close_matches(name, sorted(names), n=1)
+    return f": did you mean {found[0]!r}?" if found else ""
+
+
+def to_json(options: Mapping[str, Any]) -> str:
+    """JSON for the core; numbers of NumPy and torch, their devices and dtypes become plain."""
+    return json.dumps(options, default=plain)
+
+
+def plain(value: Any) -> Any:
+    """A number, name or device as plain data. Raises ``ArgumentError`` for what has no such form.
+
+    Examples
+    --------
+    >>> import numpy as np, torch
+    >>> plain(np.int64(3)), plain(torch.float64), plain(np.float32), plain(torch.device("cpu"))
+    (3, 'float64', 'float32', 'cpu')
+    """
+    if isinstance(value, Options):
+        return value.given()
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray | torch.Tensor):
+        return value.tolist()
+    if isinstance(value, torch.dtype | torch.device):
+        return str(value).removeprefix("torch.")
+    if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic)):
+        return np.dtype(value).name
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise ArgumentError(f"expected a number, a name or a list of them, got {value!r}")
+
+
+@dataclass(frozen=True, repr=False)
+class UNet(Options):
     """A U-Net: residual blocks with group norm and SiLU, embeddings of time and class, attention.
 
     The architecture is that of torchcfm's ``UNetModel`` (after Dhariwal & Nichol, arXiv 2105.05233); names in
@@ -22,7 +168,7 @@ class UNet:
         Channels at full resolution (``num_channels``).
     multipliers : sequence of float, optional
         Channels of each level over ``channels``, from full resolution down, each level half as large as the
-        one before (``channel_mult``). None takes up to three levels, (1, 2, 2), as far as the image can be
+        one before (``channel_mult``). None takes up to three levels, (1, 2, 2), as long as the image can be
         halved and keeps 4 pixels.
     blocks : int, default 1
         Residual blocks of each level on the way down, one more on the way up (``num_res_blocks``).
@@ -32,19 +178,20 @@ class UNet:
     heads : int, default 1
         Heads of attention (``num_heads``).
     head_channels : int, optional
-        Channels of one head instead (``num_head_channels``).
+        Channels of one head, instead of ``heads`` (``num_head_channels``).
     dropout : float, default 0
-        In [0, 1), of training only.
+        Share of activations that training drops, in [0, 1).
     groups : int, default 8
         Groups of channels that are normalised together, or the largest power of two below that divides the
-        channels; torchcfm's are 32. Where that leaves one channel a group, normalisation takes away whatever
-        time and class shift, and they have no say unless they also scale.
+        channels; torchcfm's are 32. With one channel a group, normalisation removes every shift by time and
+        class, so that they act only if they also scale.
     scale_shift : bool, default True
-        Time and class scale features as well as shifting them (``use_scale_shift_norm``, False there).
+        Whether time and class scale features as well as shifting them (``use_scale_shift_norm``, there
+        False).
     residual_resampling : bool, default False
-        Residual blocks change the resolution, instead of convolutions (``resblock_updown``).
+        Whether residual blocks change the resolution, instead of convolutions (``resblock_updown``).
     time_scale : float, default 100
-        What t is multiplied by before its sines and cosines; 1 is torchcfm's.
+        Factor of t before its sines and cosines; torchcfm's is 1.
 
     Examples
     --------
@@ -64,19 +211,22 @@ class UNet:
     residual_resampling: bool = False
     time_scale: float = 100.0
 
+    def __post_init__(self) -> None:
+        for name in ("multipliers", "attention"):
+            value = getattr(self, name)
+            if value is None and name == "multipliers":
+                continue
+            if isinstance(value, str) or np.ndim(value) != 1:
+                raise ArgumentError(f"{name}: expected a sequence of numbers such as (1, 2), got {value!r}")
+            object.__setattr__(self, name, tuple(value))
+
     def options(self) -> dict[str, Any]:
-        """As plain data for the core, which decides what is open."""
-        options = asdict(self)
-        options["multipliers"] = [float(factor) for factor in self.multipliers or ()]
-        options["attention"] = [int(factor) for factor in self.attention]
-        return options
-
-
-def plain(unet: UNet | Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Options as plain data, for a file."""
-    if unet is None:
-        return None
-    return asdict(unet) if isinstance(unet, UNet) else dict(unet)
+        """All options as plain data for the core; it decides on what is None."""
+        return {
+            **{name: getattr(self, name) for name in self.names()},
+            "multipliers": [float(factor) for factor in self.multipliers or ()],
+            "attention": [int(factor) for factor in self.attention],
+        }
 
 
 def unet_of(argument: str, given: str | UNet | Mapping[str, Any], default: str) -> UNet | None:
@@ -87,43 +237,50 @@ def unet_of(argument: str, given: str | UNet | Mapping[str, Any], default: str) 
     ArgumentError
         For another name, or a mapping with unknown options.
     """
-    if isinstance(given, UNet):
-        return given
-    if isinstance(given, Mapping):
-        names = [field.name for field in fields(UNet)]
-        unknown = sorted(set(given) - set(names))
-        if unknown:
-            raise ArgumentError(f"{argument}: expected options of a UNet ({', '.join(names)}), got {unknown}")
-        return UNet(**given)
-    if given == "unet":
-        return UNet()
     if given == default:
         return None
+    if given == "unet":
+        return UNet()
+    if isinstance(given, UNet | Mapping):
+        return UNet.of(argument, given)
     raise ArgumentError(f"{argument}: expected {default!r}, 'unet' or a UNet, got {given!r}")
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """The student's model beyond its basis, generator, width and depth; defaults are those of the core.
+@dataclass(frozen=True, repr=False)
+class Architecture(Options):
+    """A student's model beyond its basis, generator, width and depth.
 
     Parameters
     ----------
     inputs : {"standardised", "raw"}, optional
-        Inputs of the observables network: t and x in the data's principal axes, raw and standardised by the
-        running mean and deviation of x_t, with a linear skip to the features; or t and x alone and no skip,
-        as in the paper.
+        Inputs of the network of ``basis="network"``. ``"standardised"``, the default: t and x in the data's
+        principal axes, raw and standardised by the running mean and deviation of x_t, with a linear skip to
+        the features. ``"raw"``: t and x as they are and no skip, as in the paper, for comparison.
     lifts : {1, 2}, optional
-        Number of observables networks: one for each direction of time (2, the default), or one for both.
+        Number of observables networks under the one generator: 2, the default, for decoding forwards and
+        backwards in time, or 1 for both directions.
     frame : {"moving", "fixed"}, optional
-        Whether the network gives each feature as it was at time 0 (``"moving"``) or the feature itself.
+        What the network gives. ``"moving"``: each feature as it was at time 0, h(t, x), and phi is
+        h exp(t L); an eigenfunction is then exp(lambda t) times a constant of motion, and the network has no
+        rotation to learn. ``"fixed"``: phi itself. None is ``"moving"`` for a spectral generator whose
+        network is trained.
     stability : {"free", "dissipative", "bounded"}, optional
-        Constraint on the eigenvalues of a dense generator.
+        Constraint on a dense generator: none (the default), no growing eigenvalue, or real parts within 8, as
+        a spectral generator always has them.
     decoder : {"slice", "linear", "network"}, optional
-        How states are read from observables.
+        Map from observables to states: the coordinates of x among them, exact from the start (the default); a
+        learnt linear map; or the coordinates and a learnt network's correction.
     degree : int, optional
-        Degree of a polynomial basis, 2 to 12.
+        Degree of ``basis="polynomial"``, 2 to 12; by default 4 in up to eight dimensions, 2 beyond.
     per_pixel : bool, optional
-        Whether every pixel of a hierarchy's maps has its own eigenvalues.
+        Whether every pixel of a hierarchy's maps has its own eigenvalues, instead of sharing its channel's.
+
+    Examples
+    --------
+    >>> from koopflow import Architecture, KoopmanDistiller
+    >>> KoopmanDistiller(generator="dense", architecture=Architecture(lifts=1, stability="dissipative"))
+    KoopmanDistiller(architecture=Architecture(lifts=1, stability='dissipative'),
+                     generator='dense')
     """
 
     inputs: str | None = None
@@ -135,45 +292,64 @@ class Architecture:
     per_pixel: bool | None = None
 
 
-@dataclass(frozen=True)
-class Training:
+@dataclass(frozen=True, repr=False)
+class Training(Options):
     """How gradient steps are taken: shared by teachers, students, baselines and the command line.
 
-    Every option that is None is the trainer's default. Options that a trainer does not have are an
-    :class:`~koopflow.exceptions.ArgumentError` there.
+    None leaves an option to the trainer. An option that a trainer does not have is an
+    :class:`~koopflow.exceptions.ArgumentError` when it fits.
 
     Parameters
     ----------
     optimizer : {"adam", "adamw"}, optional
-        Optimiser; ``"adamw"`` decouples the weight decay.
+        Optimiser; ``"adam"`` by default. ``"adamw"`` decouples the weight decay from the gradient.
     weight_decay : float, optional
-        Strength of the weight decay, at least 0.
+        Strength of the weight decay, at least 0, the default.
     schedule : {"cosine", "constant", "plateau"}, optional
-        Learning rate after the warm-up. Students only.
+        Learning rate after the warm-up: a half cosine to zero (the default), constant, or halved whenever
+        five held-out evaluations bring no improvement. Students only; teachers always use the cosine.
     warmup_steps : int, optional
-        Steps of linear warm-up.
+        Steps of linear warm-up; by default 100 for teachers, 50 for students.
     generator_learning_rate : float, optional
-        Peak learning rate of the generator. Students only.
+        Peak learning rate of the generator; that of the observables by default. Students only.
     clip_norm : float, optional
-        Largest gradient norm that is applied; 0 does not clip.
+        Largest gradient norm that is applied, 1 by default; 0 does not clip.
     ema_decay : float, optional
-        Decay of the averaged weights, in [0, 1); 0 does not average.
+        Decay of the averaged weights, in [0, 1); 0 does not average. By default 0.999 for teachers and 0 for
+        students, which keep both kinds of weights: see :meth:`koopflow.KoopmanDistiller.use_weights`.
     precision : {"float32", "bf16", "fp16"}, optional
-        Precision of the network's products while training. Students only.
+        Precision of the network's products while training; evaluation and sampling are in ``dtype``.
+        ``"fp16"``, with dynamic loss scaling, needs CUDA. Students only.
     accumulate : int, optional
-        Micro-batches of one step. Students only.
+        Micro-batches of one step, at most as many as leave two pairs of times in each; 1 by default. When a
+        GPU runs out of memory the number doubles, and ``history_["notes"]`` says so. Students only.
     evaluate_every : int, optional
-        Steps between two held-out evaluations. Students only.
+        Steps between two held-out evaluations; by default there are twenty of them. Students only.
     metric : str, optional
-        Held-out error that best-model keeping, plateaus and ``patience`` look at. Students only.
+        Held-out error that best-model keeping, plateaus and ``patience`` look at: ``"endpoint_error"``,
+        ``"path_error"``, ``"inversion_error"``, ``"phase_error"``, ``"consistency_residual"``, or the default
+        ``"score"``: the sum of the first three, without those that no term of the loss asks for. Students
+        only.
     patience : int, optional
-        Evaluations without improvement that end fitting. Students only.
+        Evaluations without improvement that end fitting; by default nothing does. Students only.
     max_restarts : int, optional
-        Number of times a diverging fit returns to its best state at half the learning rate.
+        Number of times that a diverging fit returns to its best state at half the learning rate, 3 by
+        default. Students only.
     method : {"gradient", "closed_form", "refine"}, optional
-        Gradient steps, a linear solve, or both. Students only.
+        ``"gradient"``: gradient steps (the default). ``"closed_form"``: instead a linear solve in seconds,
+        for the dense generator, or the spectral readout, of random observables with one lift. ``"refine"``:
+        gradient steps, then the same solve for the trained observables, and whichever has the lower held-out
+        errors; the solve comes after ``max_seconds``. Students only.
     ridge : float, optional
-        Ridge of the linear solve, relative to the mean square of the regressors. Students only.
+        Ridge of the linear solve, relative to the mean square of the regressors; chosen on held-out
+        trajectories by default. Students only.
+
+    Examples
+    --------
+    >>> from koopflow import KoopmanDistiller, Training
+    >>> distiller = KoopmanDistiller(training=Training(ema_decay=0.99))
+    >>> distiller.set_params(training__schedule="constant").training
+    Training(schedule='constant', ema_decay=0.99)
     """
 
     optimizer: str | None = None
@@ -193,23 +369,38 @@ class Training:
     ridge: float | None = None
 
 
-@dataclass(frozen=True)
-class Trajectories:
+@dataclass(frozen=True, repr=False)
+class Trajectories(Options):
     """The teacher's trajectories that a student learns from; an integer stands for their count.
 
     Parameters
     ----------
     count : int, optional
-        Number of stored trajectories.
+        Number of stored trajectories: by default 65,536 up to eight dimensions, 131,072 up to 256, 16,384
+        beyond.
     path_steps : int, optional
-        Number of steps in which each trajectory is stored.
+        Number of steps in which each trajectory is stored: by default 32 up to eight dimensions, 16 beyond.
     memory : float, optional
-        GiB that stored trajectories may take; 2 by default.
+        GiB that stored trajectories may take, 2 by default. If they would take more, fewer are stored, and
+        ``history_["trajectories"]`` says how many. Trajectories in a file are not bounded.
     pairs : {"trajectory", "endpoints", "time_grouped"}, optional
-        Which two points of a trajectory the ``target`` and ``phase`` terms connect.
+        Points of a trajectory that the ``target`` and ``phase`` terms connect: two random times, half of the
+        later ones being 1 (the default); noise and endpoint; or one time difference for each batch, from
+        random starts.
     curriculum : {"forward", "reverse"}, optional
-        Whether the time difference of ``pairs="time_grouped"`` grows or shrinks during training.
+        Whether the time difference of ``pairs="time_grouped"`` grows from one step of the path to all of it
+        during training, or shrinks; drawn at random by default.
+
+    Examples
+    --------
+    >>> from koopflow import KoopmanDistiller, Trajectories
+    >>> distiller = KoopmanDistiller(trajectories=Trajectories(count=4096, path_steps=8))
+    >>> distiller.get_params()["trajectories__count"]
+    4096
     """
+
+    _short: ClassVar[str | None] = "count"
+    _old_names: ClassVar[Mapping[str, str]] = {"trajectory_memory": "memory"}
 
     count: int | None = None
     path_steps: int | None = None
@@ -218,20 +409,37 @@ class Trajectories:
     curriculum: str | None = None
 
 
-@dataclass(frozen=True)
-class Objective:
-    """The student's loss, over what ``fidelity`` sets.
+@dataclass(frozen=True, repr=False)
+class Objective(Options):
+    """A student's loss, on top of what ``fidelity`` sets.
 
     Parameters
     ----------
     weights : mapping, optional
         Weights of the loss by term name; 0 turns a term off.
+        Terms in data space: ``endpoint`` (noise to data), ``path`` (noise to a random time), ``target``
+        (between the two points of a pair), ``inverse`` (data to noise), ``round_trip`` (data to the student's
+        noise and back), ``re_encoding`` (noise to data through 2, 4 or 8 of the student's own steps),
+        ``feature_distance`` (see :meth:`koopflow.KoopmanDistiller.fit`), ``reconstruction`` (for readouts
+        that are not an exact slice).
+        In observable space: ``phase`` (g(s) exp((t - s) L) against g(t)), ``consistency`` (J g (1, v) against
+        g L; alone it needs no solved trajectories).
+        Regularisers: ``unitarity`` (squared growth), ``stability`` (squared positive growth),
+        ``orthogonality`` (squared cosines between modes), ``latent_moments`` (means of features from 0 and
+        deviations from 1).
     scaling : {"relative", "absolute"}, optional
-        Errors over the variance of their target, or plain mean squares.
+        Unit of errors: the variance of what they are compared with (the default), or none.
     coupling : {"ot", "independent"}, optional
-        How the teacher's noise and data were paired, for the ``consistency`` term.
+        Pairing of noise and data on the teacher's probability path, for the ``consistency`` term. By default
+        that of a teacher that koopflow trained, and ``"independent"`` for any other.
     path : {"linear", "vp"}, optional
-        The teacher's probability path, for the ``consistency`` term.
+        The teacher's probability path, for the same term. By default that of a teacher that koopflow trained,
+        and ``"linear"`` for any other.
+
+    Examples
+    --------
+    >>> from koopflow import KoopmanDistiller, Objective
+    >>> distiller = KoopmanDistiller(objective=Objective(weights={"consistency": 0.1}))
     """
 
     weights: Mapping[str, float] | None = None

@@ -6,15 +6,13 @@ import json
 import warnings
 from collections.abc import Callable, Mapping
 from os import PathLike, fspath
-from typing import Any
-
-import numpy as np
+from typing import Any, ClassVar
 
 from .. import _core
 from .._arrays import Array, as_batch, as_condition
-from ..exceptions import ArgumentError, CheckpointError, DivergenceError
+from ..exceptions import DivergenceError
 from ..metrics.feature_distance import feature_distance
-from ..options import UNet, plain, unet_of
+from ..options import Architecture, Objective, Options, Training, Trajectories, UNet, to_json
 from ..progress import ProgressFunction, ProgressMeter
 from ..teachers.flow import Flow, check_checkpointing, checked_count, checked_teacher
 from ..tensorboard import logged
@@ -33,141 +31,54 @@ class KoopmanDistiller(FittedStudent):
     Parameters
     ----------
     observables : int, optional
-        How many learnt observables phi there are: 64 up to eight dimensions, 128 beyond. A polynomial basis
-        has as many as its degree says.
+        Number of learnt observables phi: 64 up to eight dimensions, 128 beyond. The degree of a polynomial
+        basis decides its number.
     basis : {"network", "fourier", "polynomial", "unet", "hierarchy"}, default "network"
-        What phi is made of: a network; cosines of random frequencies; all monomials of t, the data's
-        principal coordinates and the condition from degree 2 to ``degree``. For images ``(C, H, W)`` also
-        ``"unet"``, the pixels of an image that a U-Net answers, as many channels as the image has unless
-        ``observables``, a multiple of H W, says otherwise (the paper's observables for images); and
-        ``"hierarchy"``: the feature maps of every level of a U-Net's way down, each of whose channels evolves
-        by eigenvalues of its own, and a U-Net's way up as the decoder (after Hierarchical Koopman Diffusion,
-        arXiv 2510.12220).
-    inputs : {"standardised", "raw"}, default "standardised"
-        What the network of the first basis sees: t and x in the data's principal axes, raw and standardised
-        by the running mean and deviation of x_t, with a linear skip to the features; or t and x as they are
-        and no skip, as in the paper, for comparison.
-    unet : UNet or mapping, optional
-        Of the last two bases; see :class:`koopflow.UNet`.
-    per_pixel : bool, default False
-        Every pixel of a hierarchy's maps has its own eigenvalues, instead of sharing its channel's.
-    warm_start : bool, default False
-        U-Nets begin with the weights of the teacher's, a native one of the same architecture.
-    degree : int, optional
-        Of a polynomial basis, 2 to 12: 4 in a few dimensions, 2 beyond.
+        What phi is made of. ``"network"``: a perceptron. ``"fourier"``: cosines of random frequencies.
+        ``"polynomial"``: all monomials of t, the data's principal coordinates and the condition from degree 2
+        up. For images ``(C, H, W)`` also ``"unet"``: the pixels of an image that a U-Net gives, with as many
+        channels as the image unless ``observables``, a multiple of H W, says otherwise (the paper's
+        observables for images); and ``"hierarchy"``: the feature maps of every level of a U-Net's way down,
+        each of whose channels evolves by eigenvalues of its own, with a U-Net's way up as the decoder (after
+        Hierarchical Koopman Diffusion, arXiv 2510.12220).
     generator : {"spectral", "dense"}, default "spectral"
         ``"spectral"``: phi evolves by 2x2 blocks of bounded growth, everything in closed form. ``"dense"``:
         a full matrix, as in the paper. See :meth:`to_spectral` and :meth:`to_dense`.
-    frame : {"moving", "fixed"}, optional
-        ``"moving"``: the network gives each feature as it was at time 0, h(t, x), and phi = h exp(t L): an
-        eigenfunction is exp(lambda t) times a constant of motion, so that the network has no rotation to
-        learn. ``"fixed"``: it gives phi itself. None moves with a spectral generator whose network is
-        trained.
-    stability : {"free", "dissipative", "bounded"}, default "free"
-        Of a dense generator: ``"dissipative"`` lets no eigenvalue grow, ``"bounded"`` keeps real parts
-        within 8, as a spectral generator always does.
-    decoder : {"slice", "linear", "network"}, default "slice"
-        How :meth:`readout` reads states from observables: the coordinates of x among them, exact at once;
-        a learnt linear map; or the coordinates and a learnt network's correction.
-    width, depth : int, optional
-        Of the network behind phi.
-    lifts : {1, 2}, default 2
-        Two observables networks under one generator, one for decoding forwards and one for backwards, or
-        one for both.
-    steps : int, optional
-        Training steps: 10,000 up to eight dimensions, 6,200 up to 256 (11,000 and 8,200 where ``fidelity`` is
-        ``"endpoint"``), 8,000 beyond, 5,000 with a U-Net. It is about a minute in the plane and three on 64
-        pixels, on two cores.
-    batch_size : int, optional
-        Noise samples a step: 256 from nine dimensions to 256 without a U-Net, 128 otherwise. As many data
-        go back to noise and half as many pairs of times join them; in nine to 256 dimensions three quarters
-        and an eighth, and a quarter for each of ``path`` and ``round_trip``.
-    learning_rate : float, optional
-        Peak of the schedule, for the observables.
-    generator_learning_rate : float, optional
-        Peak for the generator; that of the observables by default.
-    schedule : {"cosine", "constant", "plateau"}, default "cosine"
-        After a warm-up: a half cosine to zero over the budget, the peak throughout, or the peak halved
-        whenever five held-out evaluations bring no improvement.
-    warmup_steps : int, optional
-        Steps of linear warm-up; 50 by default.
-    optimizer : {"adam", "adamw"}, default "adam"
-        With weight decay in the gradient, or of the weights themselves.
-    weight_decay : float, default 0.0
-        At least 0.
-    clip_norm : float, optional
-        The largest norm of the gradient that is applied; 1 by default.
-    ema_decay : float, optional
-        Of averaged weights, in [0, 1): they are what is evaluated, kept, sampled with and saved; see
-        :meth:`use_weights`. 0, the default, does not average.
-    precision : {"float32", "bf16", "fp16"}, default "float32"
-        What the network's products run in while training. ``"fp16"``, with dynamic loss scaling, needs
-        CUDA. Evaluation and sampling are in ``dtype``.
-    accumulate : int, default 1
-        Micro-batches that one step's batch is cut into, at most as many as leave two pairs of times in each.
-        When a GPU runs out of memory the number doubles, and ``history_["notes"]`` says so.
-    evaluate_every : int, optional
-        Steps between two held-out evaluations; twenty of them by default.
-    metric : str, default "score"
-        What best-model keeping, plateaus and ``patience`` look at: ``"endpoint_error"``, ``"path_error"``,
-        ``"inversion_error"``, ``"phase_error"``, ``"consistency_residual"``, or ``"score"``, the sum of the
-        first three, without those that no term of the loss asks for.
-    patience : int, optional
-        Evaluations without improvement that end fitting.
-    max_restarts : int, default 3
-        How often a fit that diverges goes back to its best state, at half the learning rate.
-    trajectories : int, optional
-        How many of the teacher's trajectories to store and learn from: 65,536 up to eight dimensions, 131,072
-        up to 256, 16,384 beyond.
-    path_steps : int, optional
-        Steps of each stored trajectory: 32 up to eight dimensions, 16 beyond.
-    trajectory_memory : float, default 2
-        GiB that stored trajectories may take; where they would take more, fewer are stored, and
-        ``history_["trajectories"]`` says how many. Trajectories in a file are not bounded.
-    pairs : {"trajectory", "endpoints", "time_grouped"}, default "trajectory"
-        Which points of a trajectory the ``target`` and ``phase`` terms connect: two random times, half of the
-        later ones being 1; noise and endpoint; or one difference of times for each batch, from random starts.
-    curriculum : {"forward", "reverse"}, optional
-        For ``pairs="time_grouped"``: the difference grows from one step of the path to all of it as training
-        goes on, or shrinks. None draws it at random.
-    coupling : {"ot", "independent"}, optional
-        How the teacher's noise and data were paired, for the ``consistency`` term. None takes it from a
-        teacher that was trained here, and ``"independent"`` for any other.
-    path : {"linear", "vp"}, optional
-        The teacher's probability path, for the same. None takes it from a teacher that was trained here, and
-        ``"linear"`` for any other.
     fidelity : {"balanced", "endpoint", "spectral"}, default "balanced"
-        What the student is to be good at; sets the weights. ``"balanced"``: points in data space, with
-        observables that follow the flow. ``"endpoint"``: points only, a little more exactly; the eigenvalues
-        are then a basis of the student's own. ``"spectral"``: the observables first.
-    weights : dict, optional
-        Weights of the loss by term name, over those of ``fidelity``; 0 turns a term off.
-        Targets in data space: ``endpoint`` (noise to data), ``path`` (noise to a random time), ``target``
-        (over the source of pairs), ``inverse`` (data to noise), ``round_trip`` (data to the student's noise
-        and back), ``re_encoding`` (to data from where the student's own sampler of 2, 4 or 8 steps encodes
-        anew), ``feature_distance`` (see :meth:`fit`), ``reconstruction`` (for readouts that are no exact
-        slice). In observable space: ``phase`` (g(s) exp((t - s) L) against g(t)), ``consistency`` (J g (1, v)
-        against g L; alone it is simulation-free). Regularisers: ``unitarity`` (squared growth), ``stability``
-        (squared positive growth), ``orthogonality`` (squared cosines between modes), ``latent_moments``
-        (feature means from 0 and deviations from 1).
-    scaling : {"relative", "absolute"}, default "relative"
-        Errors over the variance of what they are compared with, or plain mean squares.
-    method : {"gradient", "closed_form", "refine"}, default "gradient"
-        ``"closed_form"``: no gradient steps but a linear solve in seconds, for the dense generator, or the
-        spectral readout, of random observables (one lift: nothing but training tells two apart).
-        ``"refine"``: gradient steps, then the same solve for the trained observables; whichever has the lower
-        held-out errors is kept. The solve comes after ``max_seconds``.
-    ridge : float, optional
-        Of the linear solve, relative to the mean square of the regressors; None chooses by the residuals and
-        errors on held-out trajectories.
+        What the student should be good at; sets the weights of the loss. ``"balanced"``: points in data
+        space, with observables that follow the flow. ``"endpoint"``: points only, a little more exactly; the
+        eigenvalues are then a basis of the student's own. ``"spectral"``: the observables first.
+    width, depth : int, optional
+        Units of each hidden layer and number of hidden layers of the perceptron behind phi.
+    unet : UNet or mapping, optional
+        U-Net of the last two bases.
+    warm_start : bool, default False
+        Whether U-Nets begin with the weights of the teacher's, a native one of the same architecture.
+    architecture : Architecture or mapping, optional
+        Everything else about the model: see :class:`koopflow.Architecture`.
+    steps : int, optional
+        Training steps: 10,000 up to eight dimensions, 6,200 up to 256 (11,000 and 8,200 with
+        ``fidelity="endpoint"``), 8,000 beyond, 5,000 with a U-Net. That is about a minute in the plane and
+        three on 64 pixels, on two cores.
+    batch_size : int, optional
+        Noise samples of one step: 256 from nine to 256 dimensions without a U-Net, 128 otherwise. Rows for
+        other terms of the loss are added in proportion (docs/distillation.md).
+    learning_rate : float, optional
+        Peak learning rate of the observables.
+    training : Training or mapping, optional
+        How steps are taken: see :class:`koopflow.Training`.
+    trajectories : Trajectories, mapping or int, optional
+        The teacher's trajectories to learn from, or their number: see :class:`koopflow.Trajectories`.
+    objective : Objective or mapping, optional
+        Single terms of the loss: see :class:`koopflow.Objective`.
     max_seconds : float, optional
-        Ends fitting early, trajectories included, keeping the best student.
+        Time limit of fitting, trajectories included; the best student is kept.
     seed : int, default 0
-        Fixes everything random.
+        Random seed of everything.
     device : str, default "cpu"
         ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"auto"``.
     dtype : {"float32", "float64"}, default "float32"
-        Of parameters and samples.
+        Precision of parameters and samples.
 
     Attributes
     ----------
@@ -203,99 +114,52 @@ class KoopmanDistiller(FittedStudent):
     (4, 2)
     """
 
+    _nested: ClassVar[Mapping[str, type[Options]]] = {
+        "unet": UNet,
+        "architecture": Architecture,
+        "training": Training,
+        "trajectories": Trajectories,
+        "objective": Objective,
+    }
+
     def __init__(
         self,
         *,
         observables: int | None = None,
         basis: str = "network",
-        inputs: str = "standardised",
-        unet: UNet | Mapping[str, Any] | None = None,
-        per_pixel: bool = False,
-        warm_start: bool = False,
-        degree: int | None = None,
         generator: str = "spectral",
-        frame: str | None = None,
-        stability: str = "free",
-        decoder: str = "slice",
+        fidelity: str = "balanced",
         width: int | None = None,
         depth: int | None = None,
-        lifts: int = 2,
+        unet: UNet | Mapping[str, Any] | None = None,
+        warm_start: bool = False,
+        architecture: Architecture | Mapping[str, Any] | None = None,
         steps: int | None = None,
         batch_size: int | None = None,
         learning_rate: float | None = None,
-        generator_learning_rate: float | None = None,
-        schedule: str = "cosine",
-        warmup_steps: int | None = None,
-        optimizer: str = "adam",
-        weight_decay: float = 0.0,
-        clip_norm: float | None = None,
-        ema_decay: float | None = None,
-        precision: str = "float32",
-        accumulate: int = 1,
-        evaluate_every: int | None = None,
-        metric: str = "score",
-        patience: int | None = None,
-        max_restarts: int = 3,
-        trajectories: int | None = None,
-        path_steps: int | None = None,
-        trajectory_memory: float = 2.0,
-        pairs: str = "trajectory",
-        curriculum: str | None = None,
-        coupling: str | None = None,
-        path: str | None = None,
-        fidelity: str = "balanced",
-        weights: dict[str, float] | None = None,
-        scaling: str = "relative",
-        method: str = "gradient",
-        ridge: float | None = None,
+        training: Training | Mapping[str, Any] | None = None,
+        trajectories: Trajectories | Mapping[str, Any] | int | None = None,
+        objective: Objective | Mapping[str, Any] | None = None,
         max_seconds: float | None = None,
         seed: int = 0,
         device: str = "cpu",
         dtype: str = "float32",
     ) -> None:
-        # Nothing is checked here: scikit-learn clones and sets parameters, and fit checks them.
         self.observables = observables
         self.basis = basis
-        self.inputs = inputs
-        self.unet = unet
-        self.per_pixel = per_pixel
-        self.warm_start = warm_start
-        self.degree = degree
         self.generator = generator
-        self.frame = frame
-        self.stability = stability
-        self.decoder = decoder
+        self.fidelity = fidelity
         self.width = width
         self.depth = depth
-        self.lifts = lifts
+        self.unet = unet
+        self.warm_start = warm_start
+        self.architecture = architecture
         self.steps = steps
         self.batch_size = batch_size
         self.learning_rate = learning_rate
-        self.generator_learning_rate = generator_learning_rate
-        self.schedule = schedule
-        self.warmup_steps = warmup_steps
-        self.optimizer = optimizer
-        self.weight_decay = weight_decay
-        self.clip_norm = clip_norm
-        self.ema_decay = ema_decay
-        self.precision = precision
-        self.accumulate = accumulate
-        self.evaluate_every = evaluate_every
-        self.metric = metric
-        self.patience = patience
-        self.max_restarts = max_restarts
+        self.training = training
         self.trajectories = trajectories
-        self.path_steps = path_steps
-        self.trajectory_memory = trajectory_memory
-        self.pairs = pairs
-        self.curriculum = curriculum
-        self.coupling = coupling
-        self.path = path
-        self.fidelity = fidelity
-        self.weights = weights
-        self.scaling = scaling
-        self.method = method
-        self.ridge = ridge
+        self.objective = objective
         self.max_seconds = max_seconds
         self.seed = seed
         self.device = device
@@ -391,7 +255,7 @@ class KoopmanDistiller(FittedStudent):
         """
         check_checkpointing(checkpoint, checkpoint_every, checkpoint_minutes)
         field = checked_teacher(teacher).field
-        config = {**teacher._pairing(), **self._config(tuple(field.event_shape))}
+        config = {**teacher._pairing(), **self._config()}
         if features is not None:
             config["weights"] = {"feature_distance": 1.0, **config.get("weights", {})}
         data_noise, data_condition = None, None
@@ -410,7 +274,7 @@ class KoopmanDistiller(FittedStudent):
         ):
             student = _core.Student.distill(
                 field,
-                json.dumps(config),
+                to_json(config),
                 condition=as_condition(condition),
                 data=None if data is None else as_batch(data),
                 data_noise=None if data_noise is None else as_batch(data_noise),
@@ -512,12 +376,7 @@ class KoopmanDistiller(FittedStudent):
         """
         student, text = _core.Student.load(fspath(path), device=device)
         header = json.loads(text)
-        try:
-            distiller = cls(**{**header.get("params", {}), "device": student.device})
-        except TypeError as error:
-            raise CheckpointError(
-                f"{fspath(path)}: the header holds options that are not a student's"
-            ) from error
+        distiller = cls._read(path, header.get("params", {}), device=student.device)
         distiller._adopt(student, header.get("teacher", {}))
         if "conversion" in header:
             distiller.conversion_ = header["conversion"]
@@ -525,20 +384,27 @@ class KoopmanDistiller(FittedStudent):
 
     def _header(self, **more: Any) -> str:
         """What a file says about the estimator."""
-        params = {**self.get_params(), "unet": plain(self.unet)}
-        return json.dumps({"params": params, **more})
+        return to_json({"params": self._written(), **more})
 
-    def _config(self, event_shape: tuple[int, ...]) -> dict[str, Any]:
-        """What was set, for the core, which resolves the rest."""
-        config = {name: value for name, value in self.get_params().items() if value is not None}
-        unet = None if self.unet is None else unet_of("unet", self.unet, "")
-        if unet is not None:
-            config["unet"] = unet.options()
-        # An estimator cannot have a method and a parameter of one name.
-        config["readout"] = config.pop("decoder", "slice")
-        weights = config.get("weights", {})
-        known = json.loads(_core.student_defaults(int(np.prod(event_shape))))["weights"]
-        unknown = sorted(set(weights) - set(known))
-        if unknown:
-            raise ArgumentError(f"weights: expected names among {sorted(known)}, got {unknown}")
-        return config
+    def _config(self) -> dict[str, Any]:
+        """The options that are set, by the core's flat names; the core decides on the others."""
+        flat = {
+            name: value
+            for name in self._get_param_names()
+            if name not in self._nested and (value := getattr(self, name)) is not None
+        }
+        unet = None if self.unet is None else {"unet": UNet.of("unet", self.unet).options()}
+        architecture = Architecture.of("architecture", self.architecture).given()
+        training = Training.of("training", self.training).given()
+        trajectories = Trajectories.of("trajectories", self.trajectories).given()
+        objective = Objective.of("objective", self.objective).given()
+        for options, ours, cores in (
+            (architecture, "decoder", "readout"),
+            (trajectories, "count", "trajectories"),
+            (trajectories, "memory", "trajectory_memory"),
+        ):
+            if ours in options:
+                options[cores] = options.pop(ours)
+        if training.get("clip_norm") == 0:
+            training["clip_norm"] = None
+        return {**flat, **(unet or {}), **architecture, **training, **trajectories, **objective}

@@ -8,10 +8,11 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator
+from sklearn.base import clone
 
 from .. import _core
 from .._arrays import Array, as_batch, as_condition, to_numpy
+from .._parameters import Parameters
 from ..exceptions import ArgumentError, NotFittedError, ShapeError
 from ..progress import ProgressFunction, ProgressMeter
 from ..spectrum.facts import NOISE_SEED
@@ -25,7 +26,7 @@ S = TypeVar("S", bound="FittedStudent")
 Modes: TypeAlias = Spectrum | int | slice | Sequence[int] | NDArray[Any]
 
 
-class FittedStudent(WithDensity, BaseEstimator):  # type: ignore[misc]
+class FittedStudent(WithDensity, Parameters):
     """A student in the core; :class:`koopflow.KoopmanDistiller` says where it comes from."""
 
     _student: _core.Student
@@ -492,10 +493,9 @@ class FittedStudent(WithDensity, BaseEstimator):  # type: ignore[misc]
 
     def _converted(self: S, generator: str, outcome: tuple[_core.Student, str]) -> S:
         student, report = outcome
+        other: S = clone(self)
         # The stability asked for is part of the parameters found: the new ones are bare.
-        other = type(self)(
-            **{**self.get_params(), "generator": generator, "frame": None, "stability": "free"}
-        )
+        other.set_params(generator=generator, architecture__frame=None, architecture__stability=None)
         other._adopt(student, self.teacher_)
         other._teacher = self._teacher
         other.conversion_ = json.loads(report)

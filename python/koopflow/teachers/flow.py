@@ -16,8 +16,9 @@ from ..progress import ProgressFunction, ProgressMeter
 class Flow:
     """A velocity field in the core and its flow; :class:`koopflow.FlowTeacher` says where it comes from."""
 
-    _event_shape: tuple[int, ...]
-    _field: _core.VelocityField | None
+    event_shape: tuple[int, ...]
+    _field: _core.VelocityField | None = None
+    _history: dict[str, Any] = {}  # noqa: RUF012 (replaced, never changed)
     # The data that the field comes from and the condition of each row, where they are known. Not saved.
     _training: tuple[Array, Array | None] | None = None
     # The noise of each row, where pairs were given.
@@ -35,9 +36,9 @@ class Flow:
         return self._field
 
     @property
-    def event_shape(self) -> tuple[int, ...]:
-        """The shape of one sample."""
-        return self._event_shape
+    def event_shape_(self) -> tuple[int, ...]:
+        """The shape of one sample. Raises ``NotFittedError`` before :meth:`fit`."""
+        return tuple(self.field.event_shape)
 
     @property
     def evaluations(self) -> int:
@@ -242,7 +243,7 @@ class Flow:
         atol: float,
     ) -> Array:
         field = self.field
-        x0 = noise_or(x0, n, self._event_shape, seed)
+        x0 = noise_or(x0, n, field.event_shape, seed)
         with ProgressMeter(progress=progress) as meter:
             return field.solve(
                 x0,
@@ -296,7 +297,9 @@ def checked_event_shape(shape: Sequence[int]) -> tuple[int, ...]:
         raise ShapeError(
             f"event_shape: expected positive integers such as (2,) or (1, 28, 28), got {shape!r}"
         )
-    return tuple(int(s) for s in sizes)
+    plain = tuple(int(s) for s in sizes)
+    # The same object if nothing changes: scikit-learn's clone asks for it.
+    return shape if isinstance(shape, tuple) and plain == shape else plain
 
 
 def check_checkpointing(file: object, every: int | None, minutes: float | None) -> None:

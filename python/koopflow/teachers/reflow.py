@@ -119,7 +119,8 @@ def _condition_pool(teacher: Flow, condition: Array | None) -> NDArray[Any] | No
 def _options_of(teacher: Flow) -> dict[str, Any]:
     """What a teacher like this one is made with."""
     field = teacher.field
-    if isinstance(teacher, FlowTeacher) and field.kind == "network" and teacher.history:
-        # Mirrored pairs would not be the teacher's own.
-        return {**teacher._options, "flip": False}
-    return {**FlowTeacher._around(field)._options}
+    if not (isinstance(teacher, FlowTeacher) and field.kind == "network" and teacher.history_):
+        teacher = FlowTeacher._around(field)
+    params = teacher.get_params(deep=False)
+    # Mirrored pairs would not be the teacher's own.
+    return {name: value for name, value in params.items() if name not in ("event_shape", "flip")}

@@ -6,14 +6,16 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from sklearn.base import clone
 
 from .. import _core
 from .._arrays import Array, as_batch, as_condition, to_numpy
-from ..exceptions import ArgumentError, CheckpointError, NotFittedError, ShapeError
-from ..options import UNet, unet_of
+from .._parameters import Parameters
+from ..exceptions import ArgumentError, NotFittedError, ShapeError
+from ..options import Options, Training, UNet, to_json, unet_of
 from ..progress import ProgressFunction, ProgressMeter
 from .attach import AttachedTeachers
 from .flow import check_checkpointing, checked_event_shape
@@ -23,8 +25,11 @@ from .torchcfm import read_state_dict
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+# Options of Training that teachers have.
+TRAINING = ("optimizer", "weight_decay", "warmup_steps", "clip_norm", "ema_decay")
 
-class FlowTeacher(AttachedTeachers):
+
+class FlowTeacher(AttachedTeachers, Parameters):
     """A flow-matching model: trained here on data, attached from PyTorch, or known in closed form.
 
     The probability path is x_t = a(t) x1 + s(t) x0 with standard normal x0 (Lipman et al. 2210.02747); a
@@ -35,51 +40,45 @@ class FlowTeacher(AttachedTeachers):
     Parameters
     ----------
     event_shape : sequence of int
-        The shape of one sample: ``(2,)``, ``(64,)``, ``(1, 28, 28)``.
+        Shape of one sample: ``(2,)``, ``(64,)``, ``(1, 28, 28)``.
     coupling : {"ot", "independent"}, default "ot"
-        How noise and data are paired in a minibatch.
+        Pairing of noise and data in a minibatch.
     path : {"linear", "vp"}, default "linear"
-        ``"linear"``: a = t, s = 1 - t. ``"vp"`` (variance preserving): a = sin(pi t / 2), s = cos(pi t / 2).
+        Probability path. ``"linear"``: a = t, s = 1 - t. ``"vp"`` (variance preserving): a = sin(pi t / 2),
+        s = cos(pi t / 2).
     network : {"mlp", "unet"}, UNet or mapping, default "mlp"
-        A perceptron, or a U-Net for images ``(C, H, W)``; options by a :class:`koopflow.UNet` or its options.
+        A perceptron, or a U-Net for images ``(C, H, W)``, with the options of a :class:`koopflow.UNet`.
     width, depth : int, optional
-        Of a perceptron; None picks by the dimension of the data.
+        Units of each hidden layer and number of hidden layers of a perceptron; None picks by the dimension of
+        the data.
     steps : int, optional
         Training steps; None picks by the dimension of the data.
     batch_size : int, default 256
-        Samples a step.
-    flip : bool, default False
-        Mirrors each row of a minibatch with probability one half, left to right, before it is paired with
-        noise: for images ``(channels, height, width)`` that may as well be mirrored. A student of this
-        teacher is then trained on mirrored data too.
+        Samples of one step.
     learning_rate : float, optional
-        None picks by the dimension of the data.
-    optimizer : {"adam", "adamw"}, default "adam"
-        ``weight_decay`` is decoupled in the second.
-    weight_decay : float, default 0
-        Strength of the optimizer's weight decay.
-    ema_decay : float, optional
-        Decay of the average of the parameters that is kept in the end; 0 turns it off, None takes the
-        default.
-    clip_norm : float or None, default 1
-        Largest norm of a gradient, clipped after the backward pass; None does not clip.
-    warmup_steps : int, optional
-        Steps over which the learning rate rises; it falls along a cosine afterwards.
+        Peak learning rate; None picks by the dimension of the data.
+    flip : bool, default False
+        Whether each row of a minibatch is mirrored left to right with probability one half, before it is
+        paired with noise: for images ``(channels, height, width)`` that may as well be mirrored. A student of
+        this teacher is then trained on mirrored data too.
     num_classes : int, optional
-        Conditions on class labels ``[B]`` in ``0 .. num_classes - 1``.
+        Number of classes, for a teacher that is conditioned on labels ``[B]`` in ``0 .. num_classes - 1``.
     condition_dim : int, optional
-        Conditions on vectors ``[B, condition_dim]``.
+        Length of vectors, for a teacher that is conditioned on vectors ``[B, condition_dim]``.
     label_dropout : float, default 0
-        How often training hides the label, in [0, 1); :meth:`guided` needs a teacher that knows the velocity
-        without one (0.1 to 0.2; Ho and Salimans 2207.12598).
+        Probability that training hides a label, in [0, 1); :meth:`guided` needs a teacher that knows the
+        velocity without one (0.1 to 0.2; Ho and Salimans 2207.12598).
+    training : Training or mapping, optional
+        Options ``optimizer``, ``weight_decay``, ``warmup_steps``, ``clip_norm`` and ``ema_decay`` of
+        :class:`koopflow.Training`.
     max_seconds : float, optional
-        Ends training early, keeping what is there.
+        Time limit of training; the teacher so far is kept.
     seed : int, default 0
-        Fixes initialisation and training.
+        Random seed of initialisation and training.
     device : str, default "cpu"
         ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"auto"``.
     dtype : {"float32", "float64"}, default "float32"
-        Of parameters and samples.
+        Precision of parameters and samples.
 
     See Also
     --------
@@ -97,6 +96,8 @@ class FlowTeacher(AttachedTeachers):
     (5, 2)
     """
 
+    _nested: ClassVar[Mapping[str, type[Options]]] = {"network": UNet, "training": Training}
+
     def __init__(
         self,
         event_shape: Sequence[int],
@@ -108,48 +109,35 @@ class FlowTeacher(AttachedTeachers):
         depth: int | None = None,
         steps: int | None = None,
         batch_size: int = 256,
-        flip: bool = False,
         learning_rate: float | None = None,
-        optimizer: str = "adam",
-        weight_decay: float = 0.0,
-        ema_decay: float | None = None,
-        clip_norm: float | None = 1.0,
-        warmup_steps: int | None = None,
+        flip: bool = False,
         num_classes: int | None = None,
         condition_dim: int | None = None,
         label_dropout: float = 0.0,
+        training: Training | Mapping[str, Any] | None = None,
         max_seconds: float | None = None,
         seed: int = 0,
         device: str = "cpu",
         dtype: str = "float32",
     ) -> None:
-        self._event_shape = checked_event_shape(event_shape)
-        unet = unet_of("network", network, "mlp")
-        self._options: dict[str, Any] = {
-            "coupling": coupling,
-            "path": path,
-            "network": "mlp" if unet is None else unet.options(),
-            "width": width,
-            "depth": depth,
-            "steps": steps,
-            "batch_size": batch_size,
-            "flip": flip,
-            "learning_rate": learning_rate,
-            "optimizer": optimizer,
-            "weight_decay": weight_decay,
-            "ema_decay": ema_decay,
-            "clip_norm": clip_norm,
-            "warmup_steps": warmup_steps,
-            "num_classes": num_classes,
-            "condition_dim": condition_dim,
-            "label_dropout": label_dropout,
-            "max_seconds": max_seconds,
-            "seed": seed,
-            "device": device,
-            "dtype": dtype,
-        }
-        self._field: _core.VelocityField | None = None
-        self._history: dict[str, Any] = {}
+        self.event_shape = checked_event_shape(event_shape)
+        self.coupling = coupling
+        self.path = path
+        self.network = network
+        self.width = width
+        self.depth = depth
+        self.steps = steps
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.flip = flip
+        self.num_classes = num_classes
+        self.condition_dim = condition_dim
+        self.label_dropout = label_dropout
+        self.training = training
+        self.max_seconds = max_seconds
+        self.seed = seed
+        self.device = device
+        self.dtype = dtype
 
     def fit(
         self,
@@ -217,9 +205,9 @@ class FlowTeacher(AttachedTeachers):
         """
         check_checkpointing(checkpoint, checkpoint_every, checkpoint_minutes)
         data = as_batch(data)
-        if tuple(data.shape[1:]) != self._event_shape or len(data.shape) == 0:
+        if tuple(data.shape[1:]) != self.event_shape or len(data.shape) == 0:
             raise ShapeError(
-                f"data: expected shape (N, {', '.join(map(str, self._event_shape))}), got {tuple(data.shape)}"
+                f"data: expected shape (N, {', '.join(map(str, self.event_shape))}), got {tuple(data.shape)}"
             )
         config = self._config(steps=steps, batch_size=batch_size)
         if noise is not None:
@@ -227,14 +215,14 @@ class FlowTeacher(AttachedTeachers):
         with ProgressMeter(progress=progress, callback=callback) as meter:
             field, history = _core.train_teacher(
                 data,
-                json.dumps(config),
+                to_json(config),
                 noise=noise,
                 condition=as_condition(condition),
                 monitor=meter.monitor,
                 checkpoint=None if checkpoint is None else fspath(checkpoint),
                 checkpoint_every=checkpoint_every,
                 checkpoint_seconds=None if checkpoint_minutes is None else 60.0 * checkpoint_minutes,
-                header=json.dumps({"options": self._options}),
+                header=to_json({"params": self._written(without=["event_shape"])}),
                 resume=None if resume is None else fspath(resume),
             )
         self._field, self._history = field, json.loads(history)
@@ -341,49 +329,51 @@ class FlowTeacher(AttachedTeachers):
     def gaussian(cls, mean: Array, cov: Array, *, device: str = "cpu", dtype: str = "float32") -> FlowTeacher:
         """The exact field from N(0, I) to N(mean, cov) under the linear path; its flow map is affine.
 
-        Parameters
-        ----------
-        mean : array, ``[*event]``
-            Its shape is the event shape.
-        cov : array, ``[d, d]``
-            Over the flattened event; symmetric, positive semi-definite.
-        device, dtype : str
-            Where and in what precision the field is evaluated.
+                Parameters
+                ----------
+                mean : array, ``[*event]``
+                    Its shape is the event shape.
+                cov : array, ``[d, d]``
+                    Over the flattened event; symmetric, positive semi-definite.
+                device, dtype : str
+                    Where and in what precision the field is evaluated.
 
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from koopflow import FlowTeacher
-        >>> teacher = FlowTeacher.gaussian([1.0, 2.0], np.diag([4.0, 0.25]))
-        >>> teacher.sample(x0=np.zeros((1, 2), dtype=np.float32)).round(3)
-        array([[1., 2.]], dtype=float32)
+                Examples
+                --------
+                >>> import numpy as np
+        from sklearn.base import clone
+                >>> from koopflow import FlowTeacher
+                >>> teacher = FlowTeacher.gaussian([1.0, 2.0], np.diag([4.0, 0.25]))
+                >>> teacher.sample(x0=np.zeros((1, 2), dtype=np.float32)).round(3)
+                array([[1., 2.]], dtype=float32)
         """
         mean = as_batch(mean)
         teacher = cls(tuple(mean.shape), device=device, dtype=dtype)
         teacher._field = _core.VelocityField.gaussian(
-            mean, as_batch(cov), event_shape=teacher._event_shape, device=device, dtype=dtype
+            mean, as_batch(cov), event_shape=teacher.event_shape, device=device, dtype=dtype
         )
         return teacher
 
     @classmethod
     def empirical(cls, data: Array, *, device: str = "cpu", dtype: str = "float32") -> FlowTeacher:
         """The exact field of a finite data set under the linear path: its flow carries noise onto the data
-        points.
+                points.
 
-        Parameters
-        ----------
-        data : array, ``[N, *event]``
-            Kept whole; an evaluation costs N times the batch.
-        device, dtype : str
-            Where and in what precision the field is evaluated.
+                Parameters
+                ----------
+                data : array, ``[N, *event]``
+                    Kept whole; an evaluation costs N times the batch.
+                device, dtype : str
+                    Where and in what precision the field is evaluated.
 
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from koopflow import FlowTeacher
-        >>> teacher = FlowTeacher.empirical(np.array([[0.0, 3.0]], dtype=np.float32))
-        >>> teacher.velocity(0.0, np.zeros((1, 2), dtype=np.float32))
-        array([[0., 3.]], dtype=float32)
+                Examples
+                --------
+                >>> import numpy as np
+        from sklearn.base import clone
+                >>> from koopflow import FlowTeacher
+                >>> teacher = FlowTeacher.empirical(np.array([[0.0, 3.0]], dtype=np.float32))
+                >>> teacher.velocity(0.0, np.zeros((1, 2), dtype=np.float32))
+                array([[0., 3.]], dtype=float32)
         """
         data = as_batch(data)
         if len(data.shape) < 2:
@@ -437,14 +427,14 @@ class FlowTeacher(AttachedTeachers):
         if "labels" in kind:
             classes = kind["labels"]["classes"]
             null_condition = classes if null_condition is None else null_condition
-            untrained = field.kind == "network" and not self._options["label_dropout"]
+            untrained = field.kind == "network" and not self.label_dropout
             if untrained and np.array_equal(to_numpy(null_condition), classes):
                 raise ArgumentError(
                     "label_dropout: expected above 0 for a teacher that is to be guided, got 0: it has never "
                     "seen data without a label. Train FlowTeacher(..., label_dropout=0.1), or name by "
                     "null_condition the label that stands for none"
                 )
-        teacher = type(self)(self._event_shape, **self._options)
+        teacher: Self = clone(self)
         teacher._field = field.guided(float(scale), 0 if null_condition is None else null_condition)
         teacher._history = self._history
         probe(teacher._field, f"guidance with null_condition {null_condition!r}")
@@ -463,13 +453,14 @@ class FlowTeacher(AttachedTeachers):
         """
         field, text = _core.VelocityField.load(fspath(path), device=device)
         header = json.loads(text)
-        options = header.get("options", {})
-        try:
-            teacher = cls(field.event_shape, **{**options, "device": field.device, "dtype": field.dtype})
-        except TypeError as error:
-            raise CheckpointError(
-                f"{fspath(path)}: the header holds options that are not a teacher's"
-            ) from error
+        params = header.get("params")
+        if params is None:
+            # Before options were grouped, None did not clip.
+            params = header.get("options", {})
+            if params.get("clip_norm", 1.0) is None:
+                params["clip_norm"] = 0.0
+        known = {"event_shape": field.event_shape, "device": field.device, "dtype": field.dtype}
+        teacher = cls._read(path, params, **known)
         teacher._field = field
         teacher._history = header.get("history", {})
         return teacher
@@ -482,15 +473,15 @@ class FlowTeacher(AttachedTeachers):
         TeacherError
             For a teacher that was attached: its code and weights are not koopflow's to write.
         """
-        self.field.save(fspath(path), json.dumps(self._header()))
+        self.field.save(fspath(path), to_json(self._header()))
 
     def _header(self) -> dict[str, Any]:
         """What a file says about the teacher."""
-        return {"options": self._options, "history": self._history}
+        return {"params": self._written(without=["event_shape"]), "history": self._history}
 
     @property
-    def history(self) -> dict[str, Any]:
-        """Of training: ``steps``, ``seconds``, ``stopped``, ``loss``, a list of ``[step, loss]``, and
+    def history_(self) -> dict[str, Any]:
+        """Training: ``steps``, ``seconds``, ``stopped``, ``loss``, a list of ``[step, loss]``, and
         ``config``, the options with every None resolved.
 
         Empty for a teacher that was not trained here.
@@ -499,32 +490,44 @@ class FlowTeacher(AttachedTeachers):
             raise NotFittedError("this FlowTeacher is not fitted yet: call fit(data) first")
         return self._history
 
+    @property
+    def history(self) -> dict[str, Any]:
+        """Another name of :attr:`history_`."""
+        return self.history_
+
     def _pairing(self) -> dict[str, Any]:
         # The options of a teacher that was not trained here say nothing about it.
         if self._field is None or self._field.kind != "network":
             return super()._pairing()
-        known = {**self._options, **self._history.get("config", {})}
-        return {name: known[name] for name in ("coupling", "path", "flip")}
+        known = self._history.get("config", {})
+        return {name: known.get(name, getattr(self, name)) for name in ("coupling", "path", "flip")}
 
     def _config(self, *, steps: int | None, batch_size: int | None) -> dict[str, Any]:
-        """What was set, for the core, which resolves the rest."""
-        options = {**self._options}
-        conditioning = conditioning_json(options.pop("num_classes"), options.pop("condition_dim"))
-        if steps is not None:
-            options["steps"] = steps
-        if batch_size is not None:
-            options["batch_size"] = batch_size
-        config = {name: value for name, value in options.items() if value is not None}
-        # The only option where None is a value of its own.
-        config["clip_norm"] = options["clip_norm"]
+        """The options that are set, by the core's flat names; the core decides on the others."""
+        conditioning = conditioning_json(self.num_classes, self.condition_dim)
+        config = {
+            name: value
+            for name in self._get_param_names()
+            if name not in ("event_shape", "network", "training", "num_classes", "condition_dim")
+            and (value := getattr(self, name)) is not None
+        }
+        training = Training.of("training", self.training)
+        config |= training.given(only=TRAINING, of="a FlowTeacher's training")
+        if config.get("clip_norm") == 0:
+            config["clip_norm"] = None
+        config |= {name: n for name, n in (("steps", steps), ("batch_size", batch_size)) if n is not None}
         config["conditioning"] = json.loads(conditioning)
-        unet = config.pop("network")
-        if unet != "mlp":
-            config["unet"] = unet
+        unet = unet_of("network", self.network, "mlp")
+        if unet is not None:
+            config["unet"] = unet.options()
         return config
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return self._field is not None
 
     def __repr__(self) -> str:
         defaults = FlowTeacher.__init__.__kwdefaults__ or {}
-        changed = [f"{k}={v!r}" for k, v in self._options.items() if v != defaults.get(k)]
+        params = self.get_params(deep=False)
+        changed = [f"{k}={v!r}" for k, v in params.items() if k in defaults and v != defaults[k]]
         kind = "not fitted" if self._field is None else self._field.kind
-        return f"<FlowTeacher({', '.join([f'event_shape={self._event_shape}', *changed])}): {kind}>"
+        return f"<FlowTeacher({', '.join([f'event_shape={self.event_shape}', *changed])}): {kind}>"

@@ -1,0 +1,140 @@
+"""Constructor parameters of teachers and students: names, nested options, and what files say about them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from os import PathLike, fspath
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from sklearn.base import BaseEstimator
+
+from .exceptions import ArgumentError, CheckpointError
+from .options import Options, nearest
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Parameters(BaseEstimator):  # type: ignore[misc]
+    """A scikit-learn estimator some of whose parameters are option dataclasses.
+
+    Their options are reached by double underscore: ``set_params(training__ema_decay=0.9)``. As scikit-learn
+    asks, the constructor checks names only; ``fit`` checks values.
+    """
+
+    # The option dataclass that each such parameter takes.
+    _nested: ClassVar[Mapping[str, type[Options]]] = {}
+
+    def __new__(cls, *args: Any, **keywords: Any) -> Self:
+        # Python's own message would not say which name is meant, nor where an option has moved to.
+        known = inspect.signature(cls.__init__).parameters
+        for name in keywords:
+            if name not in known:
+                raise TypeError(f"{cls.__name__}() has no parameter {name!r}{cls._hint(name)}")
+        made: Self = super().__new__(cls)
+        return made
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: FBT001, FBT002 (scikit-learn's)
+        """Parameters by name.
+
+        Parameters
+        ----------
+        deep : bool, default True
+            Whether options are listed one by one as well, as ``training__ema_decay``.
+        """
+        params = {name: getattr(self, name) for name in self._get_param_names()}
+        if deep:
+            for name, kind in self._nested.items():
+                if params[name] is None:
+                    params.update({f"{name}__{option}": None for option in kind.names()})
+                elif kind.stands_for(params[name]):
+                    options = kind.of(name, params[name])
+                    params.update({f"{name}__{option}": getattr(options, option) for option in kind.names()})
+        return params
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters by name, and their options by double underscore.
+
+        Raises
+        ------
+        ArgumentError
+            For a name that does not exist; the message suggests the nearest one.
+        """
+        known = self._get_param_names()
+        whole: dict[str, Any] = {}
+        single: dict[str, dict[str, Any]] = {}
+        for name, value in params.items():
+            outer, _, option = name.partition("__")
+            kind = self._nested.get(outer)
+            if not option and outer in known:
+                whole[outer] = value
+            elif kind is not None and option in kind.names():
+                single.setdefault(outer, {})[option] = value
+            else:
+                raise ArgumentError(f"{type(self).__name__} has no parameter {name!r}{self._hint(name)}")
+        for name, value in whole.items():
+            setattr(self, name, value)
+        for name, options in single.items():
+            setattr(self, name, self._nested[name].of(name, getattr(self, name)).replaced(**options))
+        return self
+
+    @classmethod
+    def _hint(cls, name: str) -> str:
+        """What to write in the place of an unknown name."""
+        for outer, kind in cls._nested.items():
+            option = kind.renamed().get(name, name)
+            if option in kind.names():
+                return f": write {outer}={kind.__name__}({option}=...)"
+        options = {f"{outer}__{option}" for outer, kind in cls._nested.items() for option in kind.names()}
+        if "__" in name:
+            return nearest(name, options)
+        inner = {option: outer for outer, kind in cls._nested.items() for option in kind.names()}
+        names = list(cls._get_param_names())
+        found = nearest(name, [*names, *inner])
+        for option, outer in inner.items():
+            if option not in names and found == nearest(name, [option]) != "":
+                return f": did you mean {outer}={cls._nested[outer].__name__}({option}=...)?"
+        return found
+
+    def _written(self, *, without: Iterable[str] = ()) -> dict[str, Any]:
+        """The parameters for a file: options that are not set are left out."""
+        params = {name: getattr(self, name) for name in self._get_param_names() if name not in without}
+        for name, kind in self._nested.items():
+            if params.get(name) is not None and kind.stands_for(params[name], whole=True):
+                params[name] = kind.of(name, params[name]).given()
+        return params
+
+    @classmethod
+    def _read(cls, path: str | PathLike[str], written: Mapping[str, Any], **known: Any) -> Self:
+        """An unfitted one with the parameters that a file says; ``known`` ones come from its model.
+
+        Files before version 0.2 say options by flat names.
+
+        Raises
+        ------
+        CheckpointError
+            For parameters that are not this class's.
+        """
+        names = cls._get_param_names()
+        params: dict[str, Any] = {}
+        flat: dict[str, dict[str, Any]] = {}
+        for name, value in written.items():
+            inner = {outer: kind.renamed().get(name, name) for outer, kind in cls._nested.items()}
+            homes = [outer for outer, option in inner.items() if option in cls._nested[outer].names()]
+            if name in names:
+                params[name] = value
+            elif homes and value is not None:
+                flat.setdefault(homes[0], {})[inner[homes[0]]] = value
+            elif not homes:
+                raise CheckpointError(f"{fspath(path)}: holds an unknown option {name!r} of a {cls.__name__}")
+        try:
+            for name, options in flat.items():
+                given = cls._nested[name].of(name, params.get(name))
+                params[name] = given.replaced(**options)
+            for name, kind in cls._nested.items():
+                if isinstance(params.get(name), Mapping):
+                    params[name] = kind.of(name, params[name])
+            return cls(**{**params, **known})
+        except (TypeError, ArgumentError) as error:
+            raise CheckpointError(f"{fspath(path)}: {error}") from error
