@@ -14,15 +14,12 @@ Examples
 1500
 """
 
-from .any_images import images
-from .cifar import cifar10
-from .handwritten import digits
-from .idx_files import fashion_mnist, idx, mnist
-from .numpy_files import arrays
-from .picture_files import image_folder
+from .arrays import arrays
+from .digits import digits
+from .images import cifar10, fashion_mnist, idx, image_folder, images, mnist
 from .pixels import Images, Labels, resize, to_uint8
 from .plane import TWO_DIMENSIONAL, Samples, checkerboard, eight_gaussians, moons, swiss_roll
-from .splitting import split
+from .split import split
 
 __all__ = [
     "TWO_DIMENSIONAL",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,8 +16,6 @@ Images: TypeAlias = NDArray[np.float32]
 """``[N, channels, height, width]`` in [-1, 1]."""
 Labels: TypeAlias = NDArray[np.int64]
 """``[N]``."""
-
-RESAMPLING = ("bicubic", "box")
 
 
 def from_uint8(pixels: NDArray[np.uint8]) -> Images:
@@ -33,7 +32,7 @@ def to_uint8(images: Array) -> NDArray[np.uint8]:
     Parameters
     ----------
     images : array, ``[N, C, H, W]``
-        NumPy or torch, floating point, in [-1, 1]; what lies beyond is cut off.
+        NumPy or torch images, floating point; values outside [-1, 1] are clipped.
 
     Returns
     -------
@@ -61,19 +60,17 @@ def to_uint8(images: Array) -> NDArray[np.uint8]:
 
 
 def resize(images: Array, size: int | tuple[int, int], *, resample: str = "bicubic") -> Array:
-    """Images of another size.
-
-    Where the shape of an image changes with it, the middle is cut out first, so that nothing is squeezed.
+    """Images of another size, cropped in the middle where the aspect ratio changes.
 
     Parameters
     ----------
     images : array, ``[N, C, H, W]``
-        NumPy or torch, floating point, in [-1, 1].
+        NumPy or torch images, floating point, in [-1, 1].
     size : int or (int, int)
         Pixels on each side, or height and width.
     resample : {"bicubic", "box"}, default "bicubic"
-        Smooth interpolation, with averaging where images shrink; or means over boxes, which adds no
-        overshoot and repeats pixels where images grow.
+        Bicubic interpolation with antialiasing, clipped to [-1, 1]; or means over boxes, which do not
+        overshoot and repeat pixels where images grow.
 
     Returns
     -------
@@ -95,14 +92,14 @@ def resize(images: Array, size: int | tuple[int, int], *, resample: str = "bicub
     checked_resample(resample)
     given = images if isinstance(images, torch.Tensor) else np.asarray(images)
     _check_images(given)
-    # torch warns about arrays that may not be written to.
+    # torch warns about arrays that are read-only.
     tensor = (
         given if isinstance(given, torch.Tensor) else torch.from_numpy(np.require(given, None, ["C", "W"]))
     )
     top, left, rows, columns = _middle(tensor.shape[2], tensor.shape[3], height, width)
     middle = tensor[:, :, top : top + rows, left : left + columns]
     resized = middle.new_empty((*middle.shape[:2], height, width))
-    # In pieces, so that the work in between takes little memory beside the result.
+    # In pieces, because interpolation needs several times the memory of its input.
     for start in range(0, len(middle), 1024):
         resized[start : start + 1024] = _resampled(middle[start : start + 1024], (height, width), resample)
     return resized if isinstance(images, torch.Tensor) else resized.numpy()
@@ -110,14 +107,18 @@ def resize(images: Array, size: int | tuple[int, int], *, resample: str = "bicub
 
 def checked_size(size: int | tuple[int, int]) -> tuple[int, int]:
     """Height and width, or an ArgumentError."""
-    sides = (size, size) if isinstance(size, int) else tuple(size)
-    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+    sides = (size, size) if isinstance(size, Integral) else size
+    if (
+        not isinstance(sides, tuple | list)
+        or len(sides) != 2
+        or not all(isinstance(side, Integral) and side >= 1 for side in sides)
+    ):
         raise ArgumentError(f"size: expected an integer of at least 1 or (height, width), got {size!r}")
-    return sides
+    return int(sides[0]), int(sides[1])
 
 
 def checked_resample(resample: str) -> None:
-    if resample not in RESAMPLING:
+    if resample not in ("bicubic", "box"):
         raise ArgumentError(f"resample: expected 'bicubic' or 'box', got {resample!r}")
 
 

@@ -8,6 +8,7 @@ independent draws, so a second seed is held-out data.
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +24,11 @@ def moons(n: int, *, noise: float = 0.2, seed: int = 0) -> Samples:
     Parameters
     ----------
     n : int
-        The number of samples.
+        Number of samples.
     noise : float, default 0.2
         Standard deviation of the Gaussian noise, relative to a radius of one.
     seed : int, default 0
-        Fixes the draw.
+        Random seed.
 
     Returns
     -------
@@ -54,11 +55,11 @@ def eight_gaussians(n: int, *, noise: float = 0.1**0.5, seed: int = 0) -> Sample
     Parameters
     ----------
     n : int
-        The number of samples.
+        Number of samples.
     noise : float, default sqrt(0.1)
         Standard deviation of each Gaussian.
     seed : int, default 0
-        Fixes the draw.
+        Random seed.
 
     Returns
     -------
@@ -84,11 +85,11 @@ def checkerboard(n: int, *, noise: float = 0.0, seed: int = 0) -> Samples:
     Parameters
     ----------
     n : int
-        The number of samples.
+        Number of samples.
     noise : float, default 0
         Standard deviation of Gaussian noise added to the exact board.
     seed : int, default 0
-        Fixes the draw.
+        Random seed.
 
     Returns
     -------
@@ -115,11 +116,11 @@ def swiss_roll(n: int, *, noise: float = 1.0, seed: int = 0) -> Samples:
     Parameters
     ----------
     n : int
-        The number of samples.
+        Number of samples.
     noise : float, default 1
         Standard deviation of the Gaussian noise before the scaling, as scikit-learn counts it.
     seed : int, default 0
-        Fixes the draw.
+        Random seed.
 
     Returns
     -------
@@ -147,8 +148,8 @@ TWO_DIMENSIONAL: dict[str, Callable[..., Samples]] = {
 
 
 def _generator(n: int, noise: float, seed: int) -> np.random.Generator:
-    if n < 1:
-        raise ArgumentError(f"n: expected at least 1, got {n}")
+    if not isinstance(n, Integral) or n < 1:
+        raise ArgumentError(f"n: expected an integer of at least 1, got {n!r}")
     if not noise >= 0.0:
         raise ArgumentError(f"noise: expected at least 0, got {noise}")
     return np.random.default_rng(seed)

@@ -24,8 +24,9 @@ def test_plane_sets_are_float32_and_fixed_by_their_seed(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_plane_sets_refuse_what_makes_no_sense(name):
     draw = datasets.TWO_DIMENSIONAL[name]
-    with pytest.raises(ValueError, match="n: expected at least 1"):
-        draw(0)
+    for n in (0, -3, 2.5):
+        with pytest.raises(ArgumentError, match="n: expected an integer of at least 1"):
+            draw(n)
     with pytest.raises(ValueError, match="noise: expected at least 0"):
         draw(10, noise=-1.0)
 
@@ -97,6 +98,21 @@ def test_digits_refuse_other_sizes(size):
         datasets.digits(size=size)
 
 
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, np.int32])
+def test_numpy_integers_are_integers(kind):
+    assert datasets.digits(size=kind(16))[0].shape == (1797, 1, 16, 16)
+    images = np.zeros((2, 1, 8, 8), np.float32)
+    assert datasets.resize(images, kind(4)).shape == (2, 1, 4, 4)
+    assert datasets.resize(images, (kind(4), kind(6))).shape == (2, 1, 4, 6)
+    assert datasets.resize(images, [4, 6]).shape == (2, 1, 4, 6)
+    for own, given in ((25, kind(25)), (0.25, np.float32(0.25))):
+        expected = datasets.split(np.arange(100), held_out=own)
+        parts = datasets.split(np.arange(100), held_out=given)
+        assert [len(part) for part in parts] == [75, 25]
+        np.testing.assert_array_equal(parts[1], expected[1])
+    np.testing.assert_array_equal(datasets.moons(kind(5), seed=kind(3)), datasets.moons(5, seed=3))
+
+
 def test_bytes_come_back():
     levels = np.arange(256, dtype=np.uint8).reshape(2, 2, 8, 8)
     images = levels.astype(np.float32) / np.float32(127.5) - np.float32(1.0)
@@ -158,6 +174,8 @@ def test_resizing_cuts_the_middle_out_of_another_shape():
     [
         (0, {}, "size: expected an integer of at least 1"),
         ((4, 4, 4), {}, "size: expected"),
+        (4.0, {}, "size: expected"),
+        ("44", {}, "size: expected"),
         (4, {"resample": "sinc"}, "resample: expected 'bicubic' or 'box', got 'sinc'"),
     ],
 )

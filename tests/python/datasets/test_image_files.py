@@ -37,16 +37,63 @@ def test_folders_of_images_are_read_in_the_order_of_names(tmp_path):
 def test_folders_of_folders_are_classes(tmp_path):
     write(tmp_path / "cat", a=LEVELS[0], b=LEVELS[1])
     write(tmp_path / "ant", z=LEVELS[2])
-    (tmp_path / "empty").mkdir()
     write(tmp_path / "dog", a=LEVELS[3])
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / "notes.txt").write_text("passed over")
     for read in (datasets.image_folder, datasets.images):
         images, labels = read(tmp_path)
         assert_images(images, scaled(LEVELS[[2, 0, 1, 3]])[:, None])
         assert labels.dtype == np.int64
         assert labels.tolist() == [0, 1, 1, 2]
     write(tmp_path, stray=LEVELS[0])
-    with pytest.raises(DatasetError, match="expected images or folders of images, got both"):
+    with pytest.raises(DatasetError, match="expected pictures or folders of pictures, got both, such as ant"):
         datasets.image_folder(tmp_path)
+
+
+@pytest.mark.parametrize("what", ["nothing", "text"])
+def test_a_class_without_pictures_is_named_and_renumbers_nobody(tmp_path, what):
+    for name in "023":
+        write(tmp_path / name, a=LEVELS[int(name)])
+    (tmp_path / "1").mkdir()
+    if what == "text":
+        (tmp_path / "1" / "a.svg").write_text("<svg/>")
+    for read in (datasets.image_folder, datasets.images):
+        with pytest.raises(DatasetError, match=r"/1: expected at least one picture .* of this class"):
+            read(tmp_path)
+    Image.fromarray(LEVELS[1]).save(tmp_path / "1" / "a.webp", lossless=True)
+    images, labels = datasets.images(tmp_path, channels=1)
+    assert labels.tolist() == [0, 1, 2, 3]
+    np.testing.assert_allclose(images[:, 0], scaled(LEVELS[:4]), atol=0.02)
+
+
+def test_pictures_of_a_class_may_lie_deeper(tmp_path):
+    write(tmp_path / "cat", a=LEVELS[0])
+    (tmp_path / "dog").mkdir()
+    write(tmp_path / "dog" / "more", a=LEVELS[1])
+    write(tmp_path / "dog" / "more" / "still", a=LEVELS[2])
+    write(tmp_path / "dog", z=LEVELS[3])
+    for read in (datasets.image_folder, datasets.images):
+        images, labels = read(tmp_path)
+        assert_images(images, scaled(LEVELS[:4])[:, None])
+        assert labels.tolist() == [0, 1, 1, 1]
+    # Pictures above folders whose pictures lie deeper are both, too.
+    write(tmp_path / "flat", a=LEVELS[0])
+    (tmp_path / "flat" / "below").mkdir()
+    assert len(datasets.images(tmp_path / "flat")[0]) == 1
+    write(tmp_path / "flat" / "below" / "deep", a=LEVELS[0])
+    with pytest.raises(DatasetError, match="got both, such as below"):
+        datasets.images(tmp_path / "flat")
+
+
+@pytest.mark.parametrize("suffix", ["webp", "bmp", "tif", "tiff", "jfif", "gif", "JPEG", "PNG"])
+def test_every_suffix_is_read(tmp_path, suffix):
+    ramp = np.repeat(np.arange(0, 256, 8, dtype=np.uint8)[:, None], 16, axis=1)
+    kind = {"jfif": "JPEG", "tif": "TIFF"}.get(suffix, suffix.upper())
+    Image.fromarray(ramp).save(tmp_path / f"b.{suffix}", kind)
+    write(tmp_path, a=ramp)
+    images, _ = datasets.images(tmp_path, channels=1)
+    assert len(images) == 2
+    np.testing.assert_allclose(images[1], images[0], atol=0.06)
 
 
 def test_images_of_any_size_are_resized(tmp_path):
@@ -122,14 +169,14 @@ def test_damaged_images_are_named(tmp_path, name):
     whole = buffer.getvalue()
     for content in (b"", b"text", *[whole[: int(share * len(whole))] for share in (0.01, 0.1, 0.5, 0.9)]):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(DatasetError, match=f"{name}: expected a PNG or JPEG image"):
+        with pytest.raises(DatasetError, match=f"{name}: expected a picture, got something else"):
             datasets.image_folder(tmp_path)
 
 
 def test_image_folders_say_what_is_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         datasets.image_folder(tmp_path / "nowhere")
-    with pytest.raises(DatasetError, match="expected PNG or JPEG files, or folders of them"):
+    with pytest.raises(DatasetError, match=r"expected pictures \(\.bmp, .*\.webp\), got a folder with none"):
         datasets.image_folder(tmp_path)
     for options, message in [
         ({"size": 0}, "size: expected"),
@@ -178,8 +225,8 @@ def test_unknown_and_mixed_folders_are_named(tmp_path):
     with pytest.raises(DatasetError, match="notes.txt: expected images of one format .*, got 8 bytes of"):
         datasets.images(tmp_path / "notes.txt")
     write(tmp_path, a=LEVELS[0])
-    with pytest.raises(ArgumentError, match="layout: expected None for PNG or JPEG files, got 'NHW'"):
+    with pytest.raises(ArgumentError, match="layout: expected None for picture files, got 'NHW'"):
         datasets.images(tmp_path, layout="NHW")
     np.save(tmp_path / "some.npy", LEVELS)
-    with pytest.raises(DatasetError, match="got files of NumPy and PNG or JPEG side by side"):
+    with pytest.raises(DatasetError, match="got NumPy and picture files in the same folder"):
         datasets.images(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import zipfile
 
 import numpy as np
@@ -62,8 +63,51 @@ def test_archives_hold_labels(tmp_path):
         datasets.arrays(tmp_path / "several.npz", images="x_valid")
     with pytest.raises(DatasetError, match="expected 2 labels, one for each image of .*'x_test', got 5"):
         datasets.arrays(tmp_path / "several.npz", images="x_test", labels="y_train")
-    with pytest.raises(ShapeError, match=r"labels of shape \(N,\), got \(5, 4, 3\)"):
+    with pytest.raises(ShapeError, match=r"'x_train': .* shape \(N,\) or \(N, 1\), got \(5, 4, 3\)"):
         datasets.arrays(tmp_path / "several.npz", images="x_test", labels="x_train")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64, np.uint16])
+def test_labels_may_be_a_column(tmp_path, dtype):
+    np.savez(tmp_path / "keras.npz", x=LEVELS, y=NUMBERS[:, None].astype(dtype))
+    for read in (datasets.arrays, datasets.images):
+        labels = read(tmp_path / "keras.npz")[1]
+        assert labels.dtype == np.int64
+        np.testing.assert_array_equal(labels, NUMBERS)
+    np.savez(tmp_path / "keras.npz", x=LEVELS, y=NUMBERS[:4, None])
+    with pytest.raises(DatasetError, match="array 'y': expected 5 labels, .*, got 4"):
+        datasets.arrays(tmp_path / "keras.npz")
+    np.save(tmp_path / "images.npy", LEVELS)
+    (tmp_path / "keras.npz").unlink()
+    np.save(tmp_path / "labels.npy", NUMBERS[:, None])
+    np.testing.assert_array_equal(datasets.images(tmp_path)[1], NUMBERS)
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind", "message"),
+    [
+        (NUMBERS.astype(np.float64), DtypeError, r"shape \(N,\) or \(N, 1\), got float64"),
+        (NUMBERS[:, None].astype(np.float32), DtypeError, "got float32"),
+        (np.array(list("abcde")), DtypeError, "got <U1"),
+        (NUMBERS > 2, DtypeError, "got bool"),
+        (np.eye(6, dtype=np.uint8)[NUMBERS], ShapeError, r"got \(5, 6\)"),
+        (np.eye(6)[NUMBERS], ShapeError, r"got \(5, 6\)"),
+    ],
+)
+def test_what_cannot_be_labels_is_named(tmp_path, labels, kind, message):
+    file = tmp_path / "some.npz"
+    np.savez(file, x=LEVELS, y=labels)
+    for read in (datasets.arrays, datasets.images):
+        with pytest.raises(kind, match=f"some.npz, array 'y': expected labels as integers .*{message}"):
+            read(file)
+    images, none = datasets.arrays(file, labels=False)
+    assert_images(images, scaled(LEVELS)[:, None])
+    assert none is None
+    # Next to labels that are labels, and if there are not as many rows as images, it is something else.
+    np.savez(file, x=LEVELS, y=labels, z=NUMBERS)
+    np.testing.assert_array_equal(datasets.arrays(file)[1], NUMBERS)
+    np.savez(file, x=LEVELS, y=labels[:4])
+    assert datasets.arrays(file)[1] is None
 
 
 def test_folders_are_joined_in_the_order_of_names(tmp_path):
@@ -80,7 +124,7 @@ def test_folders_are_joined_in_the_order_of_names(tmp_path):
     with pytest.raises(DatasetError, match="labels.npy: expected 5 labels, .*, got 3"):
         datasets.arrays(tmp_path)
     np.save(tmp_path / "labels.npy", NUMBERS / 2)
-    with pytest.raises(DtypeError, match="labels.npy: expected labels as integers, got float64"):
+    with pytest.raises(DtypeError, match="labels.npy: expected labels as integers .*, got float64"):
         datasets.arrays(tmp_path)
 
 
@@ -91,11 +135,11 @@ def test_folders_of_archives_join_labels(tmp_path):
     assert_images(images, scaled(LEVELS)[:, None])
     np.testing.assert_array_equal(labels, NUMBERS)
     np.save(tmp_path / "labels.npy", NUMBERS)
-    with pytest.raises(DatasetError, match="expected labels there or in .*1.npz, got both"):
+    with pytest.raises(DatasetError, match="labels.npy: expected labels there or in .*, got both"):
         datasets.arrays(tmp_path)
     (tmp_path / "labels.npy").unlink()
     np.savez(tmp_path / "3.npz", x=LEVELS)
-    with pytest.raises(DatasetError, match="3.npz, array 'x': expected labels as in .*1.npz, got none"):
+    with pytest.raises(DatasetError, match="3.npz: expected labels in all files .*, got only some"):
         datasets.arrays(tmp_path)
 
 
@@ -147,25 +191,28 @@ def npy(array):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    "content",
     [
-        (b"", "expected an NPY file"),
-        (b"GIF89a" + bytes(100), "expected an NPY file, got something else"),
-        (npy(LEVELS)[:40], "expected an NPY file"),
-        (npy(LEVELS)[:-1], r"expected 60 bytes of uint8 \(5, 4, 3\), got 59: the file is cut off"),
-        (npy(LEVELS) + b"\0", "got 61: the file goes on"),
-        (npy(LEVELS).replace(b"(5, 4, 3)", b"(-5,-4,3)"), r"at least 0, got the shape \(-5, -4, 3\)"),
-        (npy(LEVELS).replace(b"(5, 4, 3)", b"(5, 4, 3L"), "expected an NPY file, got something else"),
-        (npy(LEVELS).replace(b"'shape'", b"'shave'"), "expected an NPY file"),
-        (b"\x93NUMPY\x09\0" + npy(LEVELS)[8:], "expected"),
+        b"",
+        b"GIF89a" + bytes(100),
+        pickle.dumps({"images": LEVELS}),
+        npy(LEVELS)[:40],
+        npy(LEVELS)[:-1],
+        npy(LEVELS) + b"\0",
+        npy(LEVELS).replace(b"(5, 4, 3)", b"(-5,-4,3)"),
+        # A header that asks for 2^60 bytes must not get them.
+        npy(LEVELS).replace(b"(5, 4, 3), ", b"(%d, 4, 3)" % 2**58),
+        npy(LEVELS).replace(b"(5, 4, 3)", b"(5, 4, 3L"),
+        npy(LEVELS).replace(b"'shape'", b"'shave'"),
+        b"\x93NUMPY\x09\0" + npy(LEVELS)[8:],
     ],
 )
-def test_a_damaged_array_is_named(tmp_path, content, message):
+def test_a_damaged_array_is_named(tmp_path, content):
     (tmp_path / "some.npy").write_bytes(content)
     with zipfile.ZipFile(tmp_path / "some.npz", "w") as archive:
         archive.writestr("x.npy", content)
-    for name in ("some.npy", "some.npz"):
-        with pytest.raises(DatasetError, match=message) as caught:
+    for name, kind in (("some.npy", "NPY"), ("some.npz", "NPZ")):
+        with pytest.raises(DatasetError, match=f"expected an {kind} file, got something damaged") as caught:
             datasets.arrays(tmp_path / name)
         assert str(tmp_path / name) in str(caught.value)
 
@@ -175,7 +222,7 @@ def test_damaged_archives_are_named(tmp_path):
     np.savez_compressed(path, x=LEVELS)
     whole = path.read_bytes()
     path.write_bytes(whole[:-30])
-    with pytest.raises(DatasetError, match="some.npz: expected an NPZ file, got something else"):
+    with pytest.raises(DatasetError, match="some.npz: expected an NPZ file, got something damaged"):
         datasets.arrays(path)
     # A flipped bit in the packed pixels: found by inflation or by the checksum.
     for place in range(80, 180, 10):

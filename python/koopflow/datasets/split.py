@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,11 @@ def split(
     Parameters
     ----------
     data, *others : arrays, ``[N, ...]``
-        Split alike, so that labels stay with their samples.
+        Arrays that are split alike, so that labels stay with their samples.
     held_out : int or float, default 0.2
-        How many samples to hold out, or which share of them (below one).
+        Number of held-out samples, or their share (below one).
     seed : int, default 0
-        Fixes the shuffle.
+        Random seed of the shuffle.
 
     Returns
     -------
@@ -46,9 +47,10 @@ def split(
     for other in others:
         if len(other) != n:
             raise ArgumentError(f"split: expected arrays of equal length, got {n} and {len(other)}")
-    count = held_out if isinstance(held_out, int) else round(held_out * n)
+    count = int(held_out) if isinstance(held_out, Integral) else round(float(held_out) * n)
     if not 0 < count < n:
         raise ArgumentError(f"held_out: expected between 1 and {n - 1} of {n} samples, got {held_out}")
+    # Not scikit-learn's train_test_split: a seed keeps the partition that published numbers were made with.
     order = np.random.default_rng(seed).permutation(n)
     parts = [(array[order[count:]], array[order[:count]]) for array in (data, *others)]
     return [part for pair in parts for part in pair]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import numpy as np
 
 from ..exceptions import ArgumentError
@@ -16,8 +18,8 @@ def digits(*, size: int | None = None) -> tuple[Images, Labels]:
     Parameters
     ----------
     size : int, optional
-        Pixels on each side, at least 8: 8 as they are, more by bicubic interpolation (16, or the 28 of
-        MNIST). None gives flat rows of 64 pixels.
+        Pixels on each side, at least 8; more than 8 by bicubic interpolation (16, or the 28 of MNIST). None
+        gives flat rows of 64 pixels.
 
     Returns
     -------
@@ -29,7 +31,7 @@ def digits(*, size: int | None = None) -> tuple[Images, Labels]:
     Raises
     ------
     ArgumentError
-        When ``size`` is smaller than 8.
+        When ``size`` is smaller than 8 or not an integer.
 
     Examples
     --------
@@ -41,7 +43,7 @@ def digits(*, size: int | None = None) -> tuple[Images, Labels]:
     """
     from sklearn.datasets import load_digits
 
-    if size is not None and not (isinstance(size, int) and size >= SIDE):
+    if size is not None and not (isinstance(size, Integral) and size >= SIDE):
         raise ArgumentError(f"size: expected an integer of at least {SIDE} or None, got {size!r}")
     bunch = load_digits()
     flat = (bunch.data / 8.0 - 1.0).astype(np.float32)

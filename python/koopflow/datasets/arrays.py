@@ -1,0 +1,280 @@
+"""Images and labels in NumPy's own files: NPY, NPZ and folders of them."""
+
+from __future__ import annotations
+
+import errno
+import tokenize
+import zipfile
+import zlib
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..exceptions import ArgumentError, DatasetError, DtypeError, NonFiniteError, ShapeError
+from .pixels import Images, Labels
+
+LAYOUTS = {"NHW": 3, "NHWC": 4, "NCHW": 4}
+# Lengths that an axis of channels may have if the layout is not given.
+CHANNELS = range(1, 5)
+LABELS_FILE = "labels.npy"
+FULL_SCALE = {"uint8": (0.0, 255.0), "bool": (0.0, 1.0)}
+# What NumPy and the standard library raise on damaged files and on headers that ask for too much memory.
+DAMAGED = (
+    *(ValueError, SyntaxError, tokenize.TokenError, EOFError, RuntimeError, MemoryError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+
+
+def arrays(
+    path: str | PathLike[str],
+    *,
+    layout: str | None = None,
+    limits: tuple[float, float] | None = None,
+    images: str | None = None,
+    labels: str | Literal[False] | None = None,
+) -> tuple[Images, Labels | None]:
+    """Images ``[N, C, H, W]`` and labels of a NumPy file, or of all those in a folder.
+
+    Parameters
+    ----------
+    path : path
+        A ``.npy`` file of images; a ``.npz`` file of images and, perhaps, labels; or a folder of either,
+        whose images are joined in the order of the names. In a folder of ``.npy`` files ``labels.npy`` holds
+        the labels of all images.
+    layout : {"NHW", "NHWC", "NCHW"}, optional
+        Meaning of the axes. None takes three axes for grey images, and of four looks for the channels: the
+        axis, second or last, of length 1 to 4. If both or neither are, it has to be given.
+    limits : (float, float), optional
+        Values that become -1 and 1; none may lie outside. None takes (0, 255) for uint8, (0, 1) for
+        booleans, and for floating-point numbers (0, 1) if all lie there or (-1, 1) if all lie there;
+        for anything else it has to be given.
+    images : str, optional
+        Name of the images in ``.npz`` files. None takes the one array of three or four dimensions.
+    labels : str or False, optional
+        Name of the labels in ``.npz`` files; False reads no labels. None takes the one array of integers of
+        shape ``(N,)`` or ``(N, 1)``, if there is one.
+
+    Returns
+    -------
+    images : array, ``[N, C, H, W]``, float32
+        Images in [-1, 1].
+    labels : array, ``[N]``, int64, or None
+        Class of each image; None if there are no labels.
+
+    Raises
+    ------
+    DatasetError
+        When a file is damaged, empty, or of another format, a folder holds no such files, or the numbers of
+        labels and images differ.
+    ShapeError
+        When images differ in size, the layout is not clear, or labels are one-hot rows.
+    DtypeError
+        When images are not real numbers, or labels are not integers.
+    NonFiniteError
+        When an image holds NaN or infinite values.
+    ArgumentError
+        When ``limits`` are not clear or too narrow, or several arrays could be meant.
+    """
+    if layout is not None and layout not in LAYOUTS:
+        raise ArgumentError(f"layout: expected one of {', '.join(LAYOUTS)} or None, got {layout!r}")
+    if limits is not None and not (len(limits) == 2 and -np.inf < limits[0] < limits[1] < np.inf):
+        raise ArgumentError(f"limits: expected two rising finite numbers, got {limits!r}")
+    place = existing(path)
+    files = _files(place)
+    parts: list[NDArray[Any]] = []
+    numbers: list[Labels] = []
+    for file in files:
+        found = _loaded(file)
+        name = _image_name(file, found, images)
+        pixels = _nchw(_where(file, name), found.pop(name), layout)
+        if parts and pixels.shape[1:] != parts[0].shape[1:]:
+            wanted = f"(channels, height, width) {parts[0].shape[1:]} as in {files[0]}"
+            raise ShapeError(f"{file}: expected images of {wanted}, got {pixels.shape[1:]}")
+        if parts and pixels.dtype != parts[0].dtype:
+            raise DtypeError(f"{file}: expected {parts[0].dtype} as in {files[0]}, got {pixels.dtype}")
+        parts.append(pixels)
+        own = None if labels is False else _label_name(file, found, labels, len(pixels))
+        if own is not None:
+            numbers.append(_numbers(_where(file, own), found[own], len(pixels), _where(file, name)))
+        if numbers and len(numbers) < len(parts):
+            raise DatasetError(f"{file}: expected labels in all files of {place} or in none, got only some")
+    result = np.empty((sum(map(len, parts)), *parts[0].shape[1:]), np.float32)
+    # Values outside the range of float32 become infinite, which is refused below.
+    with np.errstate(over="ignore"):
+        np.concatenate(parts, out=result, casting="unsafe")
+    if not np.isfinite(result).all():
+        raise NonFiniteError(f"{place}: expected finite images, got NaN or infinite values")
+    _scale(result, limits, place, parts[0].dtype)
+    beside = place / LABELS_FILE
+    if labels is False or not (place.is_dir() and beside.is_file()):
+        return result, np.concatenate(numbers) if numbers else None
+    if numbers:
+        raise DatasetError(f"{beside}: expected labels there or in the .npz files, got both")
+    return result, _numbers(str(beside), _loaded(beside)[""], len(result), place)
+
+
+def existing(path: str | PathLike[str]) -> Path:
+    """The path, or FileNotFoundError."""
+    place = Path(fspath(path))
+    if not place.exists():
+        raise FileNotFoundError(errno.ENOENT, "no such file or folder", str(place))
+    return place
+
+
+def visible(folder: Path) -> list[Path]:
+    """The entries of a folder in the order of their names, without hidden ones."""
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def check_count(place: object, labels: int, images: int, source: object) -> None:
+    """One label for each image, or a DatasetError."""
+    if labels != images:
+        raise DatasetError(f"{place}: expected {images} labels, one for each image of {source}, got {labels}")
+
+
+def is_numpy(place: Path) -> bool:
+    """Whether a file, or a folder, is of these formats."""
+    entries = visible(place) if place.is_dir() else [place]
+    return any(entry.suffix in (".npy", ".npz") and entry.is_file() for entry in entries)
+
+
+def _files(place: Path) -> list[Path]:
+    if not place.is_dir():
+        if not is_numpy(place):
+            raise DatasetError(f"{place}: expected a name that ends in .npy or .npz")
+        return [place]
+    files = [file for file in visible(place) if is_numpy(file) and file.name != LABELS_FILE]
+    if not files:
+        raise DatasetError(f"{place}: expected .npy or .npz files, got a folder with none")
+    return files
+
+
+def _loaded(file: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of a file by name; that of an NPY file is called ``""`` and mapped into memory."""
+    try:
+        if file.suffix == ".npy":
+            mapped = np.load(file, mmap_mode="r", allow_pickle=False)
+            extra = file.stat().st_size - mapped.offset - mapped.nbytes
+            if extra:
+                raise ValueError(f"{extra} bytes more than the header says")
+            return {"": mapped}
+        with zipfile.ZipFile(file) as archive:
+            names = [name for name in archive.namelist() if name.endswith(".npy")]
+            return {name.removesuffix(".npy"): _member(archive, name) for name in names}
+    except DAMAGED as error:
+        if "objects" in str(error).lower():
+            raise DtypeError(f"{file}: expected numbers, got pickled Python objects") from error
+        kind, problem = file.suffix[1:].upper(), str(error).split(". ")[0]
+        raise DatasetError(f"{file}: expected an {kind} file, got something damaged ({problem})") from error
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    with archive.open(name) as handle:
+        array: NDArray[Any] = np.lib.format.read_array(handle, allow_pickle=False)
+        # Reading to the end also compares the checksum.
+        if handle.read(1):
+            raise ValueError(f"{name} has more bytes than its header says")
+    return array
+
+
+def _where(file: Path, name: str) -> str:
+    return f"{file}, array {name!r}" if name else str(file)
+
+
+def _image_name(file: Path, found: dict[str, NDArray[Any]], given: str | None) -> str:
+    name = _name(file, "images", given, found, [n for n, array in found.items() if array.ndim in (3, 4)])
+    if name is None and file.suffix == ".npz":
+        raise DatasetError(f"{file}: expected an array of three or four dimensions, got {_shapes(found)}")
+    return name or ""
+
+
+def _label_name(file: Path, others: dict[str, NDArray[Any]], given: str | None, count: int) -> str | None:
+    likely = [name for name, array in others.items() if _is_column(array) and array.dtype.kind in "iu"]
+    # Labels of another type or shape are found too and refused later: nobody wants to lose them silently.
+    likely = likely or [n for n, a in others.items() if a.ndim in (1, 2) and len(a) == count]
+    return _name(file, "labels", given, others, likely)
+
+
+def _name(
+    file: Path, what: str, given: str | None, found: dict[str, NDArray[Any]], likely: list[str]
+) -> str | None:
+    if given is None:
+        if len(likely) > 1:
+            raise ArgumentError(f"{what}: expected a name, since {file} holds {_shapes(found)}, got None")
+        return likely[0] if likely else None
+    if file.suffix == ".npy":
+        raise ArgumentError(f"images, labels: expected None, since {file} holds one array without a name")
+    if given not in found:
+        raise ArgumentError(f"{what}: expected one of the arrays {_shapes(found)} in {file}, got {given!r}")
+    return given
+
+
+def _shapes(found: dict[str, NDArray[Any]]) -> str:
+    return ", ".join(f"{name!r} {array.shape}" for name, array in found.items()) or "nothing"
+
+
+def _nchw(name: str, array: NDArray[Any], layout: str | None) -> NDArray[Any]:
+    """A view ``[N, C, H, W]`` of images."""
+    shape = array.shape
+    if array.dtype.kind not in "fiub":
+        raise DtypeError(f"{name}: expected real numbers, got {array.dtype}")
+    if 0 in shape:
+        raise DatasetError(f"{name}: expected at least one image, got an array of shape {shape}")
+    if len(shape) not in (3, 4):
+        raise ShapeError(f"{name}: expected shape (N, H, W), (N, H, W, C) or (N, C, H, W), got {shape}")
+    if layout is None and len(shape) == 4:
+        first, last = shape[1] in CHANNELS, shape[3] in CHANNELS
+        if first == last:
+            problem = "could be either" if first else "shows no channels"
+            raise ShapeError(
+                f"{name}: expected a layout, 'NCHW' or 'NHWC', since the shape {shape} {problem}"
+            )
+        layout = "NCHW" if first else "NHWC"
+    if layout is not None and len(shape) != LAYOUTS[layout]:
+        raise ShapeError(f"{name}: expected {LAYOUTS[layout]} dimensions for layout {layout}, got {shape}")
+    if len(shape) == 3:
+        return array[:, None]
+    return array.transpose(0, 3, 1, 2) if layout == "NHWC" else array
+
+
+def _scale(images: Images, limits: tuple[float, float] | None, place: Path, dtype: np.dtype[Any]) -> None:
+    """To [-1, 1], in place."""
+    least, most = float(images.min()), float(images.max())
+    if limits is None:
+        limits = FULL_SCALE.get(dtype.name)
+    if limits is None and dtype.kind == "f" and least >= -1.0 and most <= 1.0:
+        limits = (0.0, 1.0) if least >= 0.0 else (-1.0, 1.0)
+    if limits is None:
+        raise ArgumentError(
+            f"limits: expected the values of black and white, such as (0, 255), since {place} holds {dtype} "
+            f"in [{least:g}, {most:g}], got None"
+        )
+    low, high = limits
+    if least < low or most > high:
+        raise ArgumentError(
+            f"limits: expected all values of {place} in between, [{least:g}, {most:g}], got {limits}"
+        )
+    images -= np.float32(low)
+    images /= np.float32((high - low) / 2.0)
+    images -= 1.0
+    # Rounding may exceed 1 by a little.
+    np.clip(images, -1.0, 1.0, out=images)
+
+
+def _is_column(array: NDArray[Any]) -> bool:
+    """``[N]``, or ``[N, 1]`` as Keras stores labels."""
+    return array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1)
+
+
+def _numbers(name: str, array: NDArray[Any], count: int, images: object) -> Labels:
+    """Labels ``[N]`` of an array, one for each of ``count`` images."""
+    expected = f"{name}: expected labels as integers of shape (N,) or (N, 1)"
+    if not _is_column(array):
+        raise ShapeError(f"{expected}, got {array.shape}; labels=False reads images alone")
+    if array.dtype.kind not in "iu":
+        raise DtypeError(f"{expected}, got {array.dtype}; labels=False reads images alone")
+    check_count(name, len(array), count, images)
+    return array.reshape(-1).astype(np.int64)
