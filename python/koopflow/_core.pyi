@@ -325,9 +325,15 @@ class Student:
         """Data from noise ``x0`` ``[B, *event]`` by ``steps`` encodings at equal distances in time."""
 
     def sample_count(
-        self, n: int, *, seed: int = 0, steps: int = 1, monitor: _Monitor = None
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        steps: int = 1,
+        condition: _Array | None = None,
+        monitor: _Monitor = None,
     ) -> NDArray[Any]:
-        """``n`` fresh samples, in chunks of bounded memory."""
+        """``n`` fresh samples, in chunks of bounded memory; ``condition`` has one row for each."""
 
     def sample_path(self, x0: _Array, times: Sequence[float], *, condition: _Array | None = None) -> _Array:
         """The states at ``times`` from one encoding at time 0, ``[T, B, *event]``."""

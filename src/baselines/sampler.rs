@@ -5,9 +5,8 @@ use tch::Tensor;
 use super::Baseline;
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
-use crate::tensor::check_batch;
-use crate::tensor::finite_or_divergence;
 use crate::tensor::threads::IntraOpThreads;
+use crate::tensor::{check_batch, finite_or_divergence, in_chunks};
 
 /// Values of the widest intermediate tensor in one chunk: bounds memory, and the time between two looks at the
 /// monitor.
@@ -88,15 +87,12 @@ impl Baseline {
         let widest = model.width.max(model.inputs()).max(states * model.dimension());
         let rows = (CHUNK_VALUES / widest).max(1);
         let _threads = IntraOpThreads::for_work(self.parameters().count(), rows.min(batch));
-        let mut pieces = Vec::new();
-        let mut start = 0;
-        while start < batch {
-            let part = |tensor: &Tensor| tensor.narrow(0, start, rows.min(batch - start));
-            pieces.push(work(&part(&x), condition.as_ref().map(part).as_ref()));
+        let samples = in_chunks(batch, rows, 1, |start, length| {
+            let part = |tensor: &Tensor| tensor.narrow(0, start, length);
+            let made = work(&part(&x), condition.as_ref().map(part).as_ref());
             monitor.tick()?;
-            start += rows;
-        }
-        let samples = Tensor::f_cat(&pieces, 1)?;
+            Ok(made)
+        })?;
         finite_or_divergence(&samples, "samples")?;
         let mut shape = vec![states, batch];
         shape.extend(&model.event_shape);

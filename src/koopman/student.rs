@@ -225,11 +225,13 @@ impl Student {
     /// Checks a condition from outside and turns it into network input.
     pub fn condition_input(&self, condition: Option<&Tensor>, batch: i64) -> Result<Option<Tensor>> {
         self.config.conditioning.check(condition, batch)?;
-        Ok(self
-            .config
-            .conditioning
-            .encode(condition, self.kind())
-            .map(|encoded| encoded.to_device(self.device())))
+        Ok(self.encode_condition(condition))
+    }
+
+    /// A checked condition as network input, on the student's device.
+    pub(crate) fn encode_condition(&self, condition: Option<&Tensor>) -> Option<Tensor> {
+        let encoded = self.config.conditioning.encode(condition, self.kind());
+        encoded.map(|encoded| encoded.to_device(self.device()))
     }
 
     /// g(t, x): `[B, m]`, for t `[B]` or one number and x `[B, *event]`.

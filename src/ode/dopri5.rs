@@ -2,9 +2,10 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::{is_finite, not_finite, Rhs, SolveOptions, States, STEP_LIMIT};
+use super::{not_finite, Rhs, SolveOptions, States, STEP_LIMIT};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
+use crate::tensor::all_finite;
 
 // The Dormand-Prince pair, laid out as in SciPy: nodes, stages, error weights, dense output.
 const C: [f64; 6] = [0.0, 1.0 / 5.0, 3.0 / 10.0, 4.0 / 5.0, 8.0 / 9.0, 1.0];
@@ -117,7 +118,7 @@ where
     let mut states = vec![y.shallow_clone()];
     let mut stages = Stages::new(&y)?;
     let slope = rhs.call(first, &y)?;
-    if !is_finite(&slope) {
+    if !all_finite(&slope) {
         return Err(not_finite(first));
     }
     stages.set(0, &slope)?;

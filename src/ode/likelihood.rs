@@ -13,7 +13,7 @@ use tch::{Kind, Tensor};
 use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Progress};
 use crate::ode::{integrate, SolveOptions};
-use crate::tensor::{check_batch, RandomSource};
+use crate::tensor::{check_batch, chunks, RandomSource};
 use crate::velocity::VelocityField;
 
 /// Dimension up to which [`Divergence::Auto`] is exact.
@@ -54,9 +54,9 @@ impl FromStr for Divergence {
 #[serde(default)]
 pub struct DensityOptions {
     pub divergence: Divergence,
-    /// Hutchinson: probes for each sample.
+    /// Number of Hutchinson's probes for each sample.
     pub probes: i64,
-    /// Hutchinson: seed of the probes.
+    /// Random seed of Hutchinson's probes.
     pub seed: u64,
     pub solve: SolveOptions,
 }
@@ -97,9 +97,7 @@ pub fn log_prob(
     let chunk = (CHUNK_ROWS / count).max(1);
     let mut parts = Vec::new();
     let start = Instant::now();
-    let mut first = 0;
-    while first < batch {
-        let rows = chunk.min(batch - first);
+    for (first, rows) in chunks(batch, chunk) {
         let probes = if exact {
             Tensor::eye(size, (kind, device)).f_repeat([rows, 1])?
         } else {
@@ -119,10 +117,9 @@ pub fn log_prob(
             },
         };
         parts.push(part.solve(&x.narrow(0, first, rows), &options.solve, monitor)?);
-        first += rows;
         monitor.report(&Progress {
             stage: "density",
-            step: first as u64,
+            step: (first + rows) as u64,
             total: batch as u64,
             seconds: start.elapsed().as_secs_f64(),
             values: vec![],
@@ -140,11 +137,11 @@ fn repeat(x: &Tensor, count: i64) -> Result<Tensor> {
 struct Part<'a> {
     field: &'a dyn VelocityField,
     rows: i64,
-    /// Probes for each sample.
+    /// Number of probes for each sample.
     count: i64,
     /// `[rows * count, d]`
     probes: Tensor,
-    /// Of each e^T J e in the divergence.
+    /// Weight of each e^T J e in the divergence.
     weight: f64,
     /// `[rows * count, ...]`
     condition: Option<Tensor>,

@@ -17,7 +17,7 @@ use tch::{Kind, Tensor};
 
 use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Progress};
-use crate::tensor::{check_batch, dtype_name, shape_text};
+use crate::tensor::{self, all_finite, check_batch, dtype_name, shape_text};
 use crate::velocity::VelocityField;
 
 pub use likelihood::{log_prob, DensityOptions, Divergence, EXACT_LIMIT};
@@ -203,19 +203,16 @@ pub fn solve_chunked(
     let trajectory = Tensor::f_zeros(shape, (field.dtype(), x.device()))?;
     let mut total = Solution { trajectory, evaluations: 0, accepted: 0, rejected: 0 };
     let start = Instant::now();
-    let mut first = 0;
-    while first < batch {
-        let rows = chunks.rows.min(batch - first);
+    for (first, rows) in tensor::chunks(batch, chunks.rows) {
         let part = condition.map(|c| c.narrow(0, first, rows));
         let solved = solve(field, &x.narrow(0, first, rows), times, options, part.as_ref(), monitor)?;
         total.trajectory.narrow(1, first, rows).f_copy_(&solved.trajectory)?;
         total.evaluations = total.evaluations.max(solved.evaluations);
         total.accepted = total.accepted.max(solved.accepted);
         total.rejected = total.rejected.max(solved.rejected);
-        first += rows;
         monitor.report(&Progress {
             stage: chunks.stage,
-            step: first as u64,
+            step: (first + rows) as u64,
             total: batch as u64,
             seconds: start.elapsed().as_secs_f64(),
             values: vec![("evaluations".into(), total.evaluations as f64)],
@@ -302,10 +299,6 @@ fn check_times(times: &[f64]) -> Result<()> {
     Ok(())
 }
 
-fn is_finite(y: &Tensor) -> bool {
-    (y * 0.0).sum(Kind::Double).double_value(&[]) == 0.0
-}
-
 fn not_finite(t: f64) -> Error {
     Error::Divergence(format!("the state or its velocity is not finite at t = {t:.6}"))
 }
@@ -344,7 +337,7 @@ where
         for step in 0..share {
             let t = ends[0] + h * step as f64;
             y = fixed_step(rhs, solver, t, h, &y)?;
-            if !is_finite(&y) {
+            if !all_finite(&y) {
                 return Err(not_finite(t + h));
             }
             taken += 1;

@@ -250,19 +250,22 @@ impl PyStudent {
         })
     }
 
-    #[pyo3(signature = (n, *, seed=0, steps=1, monitor=None))]
+    #[pyo3(signature = (n, *, seed=0, steps=1, condition=None, monitor=None))]
     fn sample_count<'py>(
         &self,
         py: Python<'py>,
         n: i64,
         seed: u64,
         steps: i64,
+        condition: Option<&Bound<'py, PyAny>>,
         monitor: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
+        let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
         let mut monitor = PyMonitor::new(monitor);
         let student = self.handle();
-        let x =
-            door::enter(py, move || sampling::sample_count(&student, n, seed, None, steps, &mut monitor))?;
+        let x = door::enter(py, move || {
+            sampling::sample_count(&student, n, seed, condition.as_ref(), steps, &mut monitor)
+        })?;
         ArrayKind::Numpy.export(py, x)
     }
 

@@ -6,15 +6,13 @@ use std::str::FromStr;
 
 use tch::{Kind, Tensor};
 
-use super::log_quadratic_form;
-use super::{Inversion, Polish};
-use super::{SampleMap, JACOBIAN_LIMIT};
+use super::{log_quadratic_form, Inversion, Polish, SampleMap, JACOBIAN_LIMIT};
 use crate::error::{Error, Result};
 use crate::koopman::Student;
 use crate::monitor::Monitor;
 use crate::nets::precision::Lowered;
 use crate::sampling;
-use crate::tensor::RandomSource;
+use crate::tensor::{all_finite, chunks, in_chunks, RandomSource};
 
 /// How log |det dS/dz| is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -22,9 +20,9 @@ pub enum Determinant {
     /// Exact up to [`JACOBIAN_LIMIT`] coordinates, estimated above.
     #[default]
     Auto,
-    /// Of the Jacobian, d vector-Jacobian products a sample, in float64.
+    /// Determinant of the Jacobian in float64, by d vector-Jacobian products a sample.
     Exact,
-    /// Half of tr log J^T J by stochastic Lanczos quadrature: see [`log_quadratic_form`].
+    /// Half of tr log J^T J, estimated by stochastic Lanczos quadrature: see [`log_quadratic_form`].
     Lanczos,
 }
 
@@ -48,11 +46,11 @@ pub struct StudentDensityOptions {
     /// Polishing steps of the inverse, 0 to 1000: Newton's up to [`JACOBIAN_LIMIT`] coordinates, fixed-point
     /// steps above.
     pub polish: i64,
-    /// Lanczos: random signs for each sample, at least 2.
+    /// Number of random sign vectors for each sample that Lanczos starts from, at least 2.
     pub probes: i64,
-    /// Lanczos: products with J^T J for each of them, at least 1.
+    /// Number of products with J^T J for each of those vectors, at least 1.
     pub products: i64,
-    /// Lanczos: of the signs.
+    /// Random seed of the sign vectors.
     pub seed: u64,
 }
 
@@ -62,20 +60,20 @@ impl Default for StudentDensityOptions {
     }
 }
 
-/// Densities and what they rest on, each `[B]` but for the noise.
+/// Log-densities and the quantities that they are computed from, each `[B]` except the noise.
 #[derive(Debug)]
 pub struct StudentDensity {
-    /// In nats, of S(noise): of x itself as far as `residuals` are small. Where other noise leads there too, the
-    /// sum of the densities is larger.
+    /// Log-density in nats at S(noise), which is x as far as `residuals` are small. Where other noise leads to x
+    /// too, the true density is larger.
     pub log_prob: Tensor,
     /// `[B, *event]`
     pub noise: Tensor,
-    /// ||S(noise) - x||.
+    /// Distances ||S(noise) - x||.
     pub residuals: Tensor,
     pub log_determinant: Tensor,
-    /// Of an estimated log-determinant, over its probes; 0 for an exact one.
+    /// Standard errors of the log-determinants over their probes; 0 where they are exact.
     pub standard_errors: Tensor,
-    /// What residuals are to be compared with: the total deviation of the data that the student was fitted to.
+    /// Total standard deviation of the data that the student was fitted to, which residuals are compared with.
     pub spread: f64,
 }
 
@@ -138,17 +136,14 @@ fn exact_log_determinant(
     condition: Option<&Tensor>,
     monitor: &mut dyn Monitor,
 ) -> Result<(Tensor, Tensor)> {
-    let mut parts = Vec::new();
-    for (first, rows) in batches(noise.size()[0], map.samples_at_once()) {
+    let log_determinant = in_chunks(noise.size()[0], map.samples_at_once(), 0, |first, rows| {
         let condition = condition.map(|c| c.narrow(0, first, rows));
         let jacobian = map.jacobian(&noise.narrow(0, first, rows), condition.as_ref(), monitor)?;
-        let finite = jacobian.isfinite().all().int64_value(&[]) != 0;
-        if !finite {
+        if !all_finite(&jacobian) {
             return Err(Error::Divergence("the Jacobian of the one-step map is not finite".into()));
         }
-        parts.push(Tensor::f_linalg_slogdet(&jacobian.to_kind(Kind::Double))?.1);
-    }
-    let log_determinant = Tensor::f_cat(&parts, 0)?;
+        Ok(Tensor::f_linalg_slogdet(&jacobian.to_kind(Kind::Double))?.1)
+    })?;
     let none = log_determinant.zeros_like();
     Ok((log_determinant, none))
 }
@@ -170,7 +165,7 @@ fn estimated_log_determinant(
     let at_once = (BASIS_VALUES / (dimension * probes * options.products.min(dimension))).max(1);
     let mut source = RandomSource::new(options.seed).fork("determinant probes");
     let (mut means, mut errors) = (Vec::new(), Vec::new());
-    for (first, rows) in batches(count, at_once) {
+    for (first, rows) in chunks(count, at_once) {
         let each = |x: &Tensor| x.narrow(0, first, rows).repeat_interleave_self_int(probes, 0, None);
         let (noise, condition) = (each(noise), condition.map(each));
         let signs = source.uniform(&noise.size(), Kind::Float, noise.device())?.ge(0.5);
@@ -182,9 +177,4 @@ fn estimated_log_determinant(
         errors.push(halves.f_std_dim([1].as_slice(), true, false)? / (probes as f64).sqrt());
     }
     Ok((Tensor::f_cat(&means, 0)?, Tensor::f_cat(&errors, 0)?))
-}
-
-/// (first, rows) of `count` rows, at most `at_once` together.
-fn batches(count: i64, at_once: i64) -> impl Iterator<Item = (i64, i64)> {
-    (0..count).step_by(at_once as usize).map(move |first| (first, at_once.min(count - first)))
 }

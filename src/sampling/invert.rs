@@ -2,13 +2,13 @@
 
 use tch::{Kind, Tensor};
 
+use super::chunks::Samples;
+use super::sample::Stride;
 use super::{SampleMap, JACOBIAN_LIMIT};
 use crate::error::{Error, Result};
 use crate::koopman::Student;
 use crate::monitor::Monitor;
-use crate::sampling;
-use crate::tensor::finite_or_divergence;
-use crate::tensor::{check_batch, check_finite};
+use crate::tensor::{finite_or_divergence, in_chunks};
 
 /// How each polishing step is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,11 +29,13 @@ pub struct Inversion {
 }
 
 /// Inverts data `[B, *event]`, then takes `steps` polishing steps. A sample's step is kept only where it lowers
-/// its residual; where it does not, the next one is half as long, or more damped. `damping` >= 0 is relative to the
-/// mean diagonal of J^T J, or shortens a fixed-point step by 1 / (1 + damping).
+/// its residual, and one that leaves the range of numbers is not; where a step is not kept, that sample's next one
+/// is half as long, or more damped. `damping` >= 0 is relative to the mean diagonal of J^T J, or shortens a
+/// fixed-point step by 1 / (1 + damping).
 ///
 /// # Errors
-/// [`Error::Argument`] naming `steps`, `damping`, or `polish` where Newton steps are too large to form.
+/// [`Error::Argument`] naming `steps`, `damping`, or `polish` where Newton steps are too large to form;
+/// [`Error::Divergence`] where the student's own inverse, or its sample of that noise, is not finite.
 pub fn invert_polished(
     student: &Student,
     x1: &Tensor,
@@ -50,42 +52,40 @@ pub fn invert_polished(
     if !(damping.is_finite() && damping >= 0.0) {
         return Err(Error::argument("damping", "a number >= 0", damping));
     }
-    check_batch("x", x1, &student.config().event_shape)?;
-    check_finite("x", x1)?;
     let dimension = student.config().dimension();
     if polish == Polish::Newton && steps > 0 && dimension > JACOBIAN_LIMIT {
         let expected = format!("'fixed_point' beyond {JACOBIAN_LIMIT} values a sample");
         return Err(Error::argument("polish", expected, format!("'newton' for {dimension}")));
     }
-    let target = student.flatten("x", x1)?;
-    let mut noise = student.flatten("x", &sampling::invert(student, x1, condition, monitor)?)?;
-    let forward = |noise: &Tensor, monitor: &mut dyn Monitor| -> Result<Tensor> {
-        student.flatten("x", &sampling::sample(student, &student.unflatten(noise), condition, 1, monitor)?)
+    let data = Samples::new(student, "x", x1, condition)?;
+    let condition = student.condition_input(condition, data.count())?;
+    let ahead = Stride::new(student, 0.0, 1.0, 1)?;
+    let back = Stride::new(student, 1.0, 0.0, 1)?;
+    // One sample may leave the range of numbers without ending the search for the others: its step is not kept.
+    let carry = |stride: &Stride, x: &Tensor, monitor: &mut dyn Monitor| {
+        data.with(x).map(0, monitor, |chunk| stride.carry(student, chunk))
     };
-    let mut reached = forward(&noise, monitor)?;
-    let mut residuals = norms(&(&reached - &target));
+    let first = data.map(0, monitor, |chunk| back.advance(student, chunk))?;
+    let mut noise = first.shallow_clone();
+    let mut reached = data.with(&noise).map(0, monitor, |chunk| ahead.advance(student, chunk))?;
+    let mut residuals = norms(&(&reached - &data.x));
     // Per sample: the share of a fixed-point step, or what multiplies a Newton step's damping.
     let mut caution = residuals.ones_like();
-    let first = noise.shallow_clone();
     for _ in 0..steps {
         let step = match polish {
             Polish::FixedPoint => {
-                let again = sampling::invert(student, &student.unflatten(&reached), condition, monitor)?;
                 let share = (&caution * (1.0 + damping)).reciprocal().unsqueeze(1);
-                (&first - student.flatten("x", &again)?) * share
+                (&first - carry(&back, &reached, monitor)?) * share
             }
             Polish::Newton => {
                 let damping = &caution * damping;
-                newton_step(student, &noise, &(&reached - &target), &damping, condition, monitor)?
+                newton_step(student, &noise, &(&reached - &data.x), &damping, condition.as_ref(), monitor)?
             }
         };
         let candidate = &noise + step;
-        let image = match forward(&candidate, monitor) {
-            // A step out of range helps nobody; an interruption is not one.
-            Err(Error::Divergence(_)) => break,
-            outcome => outcome?,
-        };
-        let errors = norms(&(&image - &target));
+        let image = carry(&ahead, &candidate, monitor)?;
+        let errors = norms(&(&image - &data.x));
+        // A NaN or an infinite error is not less than any residual.
         let better = errors.lt_tensor(&residuals);
         let rows = better.unsqueeze(1);
         noise = candidate.where_self(&rows, &noise);
@@ -107,7 +107,12 @@ fn norms(error: &Tensor) -> Tensor {
     error.square().sum_dim_intlist(1, false, error.kind()).sqrt()
 }
 
-/// -(J^T J + mu I)^{-1} J^T residual, mu = damping times the mean diagonal of J^T J: `[B, d]`.
+/// Least damping of a Newton step, relative to the mean diagonal of J^T J, so that a singular Jacobian has a step
+/// too: above what the rounding of float64 leaves of J^T J.
+const LEAST_DAMPING: f64 = 1e-12;
+
+/// -(J^T J + mu I)^{-1} J^T residual, mu = damping times the mean diagonal of J^T J: `[B, d]`. In float64, for J^T J
+/// has the square of the condition number of J. Not finite where J is not.
 fn newton_step(
     student: &Student,
     noise: &Tensor,
@@ -117,25 +122,20 @@ fn newton_step(
     monitor: &mut dyn Monitor,
 ) -> Result<Tensor> {
     let (count, dimension) = noise.size2()?;
-    let condition = student.condition_input(condition, count)?;
     let map = SampleMap::new(student)?;
-    let rows = map.samples_at_once();
-    let mut pieces = Vec::new();
-    let mut start = 0;
-    while start < count {
-        let length = rows.min(count - start);
-        let condition = condition.as_ref().map(|c| c.narrow(0, start, length));
-        let jacobian = map.jacobian(&noise.narrow(0, start, length), condition.as_ref(), monitor)?;
+    let exact = |x: Tensor| x.to_kind(Kind::Double);
+    in_chunks(count, map.samples_at_once(), 0, |start, length| {
+        let part = |x: &Tensor| x.narrow(0, start, length);
+        let jacobian = exact(map.jacobian(&part(noise), condition.map(part).as_ref(), monitor)?);
         let transposed = jacobian.transpose(1, 2);
         let normal = transposed.matmul(&jacobian);
-        let diagonal = normal.diagonal(0, 1, 2).mean_dim(1, false, Kind::Double).to_kind(normal.kind());
-        // A floor, so that a singular Jacobian has a step too.
-        let mu = diagonal * damping.narrow(0, start, length).clamp_min(1e-6);
-        let eye = Tensor::f_eye(dimension, (normal.kind(), normal.device()))?;
-        let right = transposed.matmul(&residual.narrow(0, start, length).unsqueeze(2));
-        let solved = Tensor::f_linalg_solve(&(normal + mu.view([-1, 1, 1]) * eye), &right, true)?;
-        pieces.push(solved.squeeze_dim(2).neg());
-        start += length;
-    }
-    Ok(Tensor::f_cat(&pieces, 0)?)
+        let diagonal = normal.diagonal(0, 1, 2).mean_dim(1, false, Kind::Double);
+        let mu = diagonal * exact(part(damping)).clamp_min(LEAST_DAMPING);
+        let eye = Tensor::f_eye(dimension, (Kind::Double, noise.device()))?;
+        let right = transposed.matmul(&exact(part(residual)).unsqueeze(2));
+        // Without a check of the factors: one singular sample is not to fail the others.
+        let system = normal + mu.view([-1, 1, 1]) * eye;
+        let (solved, _) = Tensor::f_linalg_solve_ex(&system, &right, true, false)?;
+        Ok(solved.squeeze_dim(2).neg().to_kind(noise.kind()))
+    })
 }

@@ -3,10 +3,11 @@
 
 use tch::{Kind, Tensor};
 
-use super::sample::{chunk_rows, threads};
+use super::chunks::{chunk_rows, threads};
 use crate::error::{Error, Result};
 use crate::koopman::{Direction, Horizon, Student};
 use crate::monitor::Monitor;
+use crate::tensor::in_chunks;
 
 /// Largest number of coordinates that a Jacobian is formed for unasked.
 pub const JACOBIAN_LIMIT: i64 = 1024;
@@ -29,7 +30,7 @@ impl<'a> SampleMap<'a> {
         Ok(SampleMap { student, horizon: student.horizon(1.0)? })
     }
 
-    /// Samples whose Jacobians are to exist at once.
+    /// Number of samples whose Jacobians may exist at once.
     pub fn samples_at_once(&self) -> i64 {
         (JACOBIAN_VALUES / self.student.config().dimension().pow(2)).max(1)
     }
@@ -117,14 +118,10 @@ impl<'a> SampleMap<'a> {
     ) -> Result<Tensor> {
         let rows = (chunk_rows(self.student, 1) / LAYERS_KEPT).max(1);
         let _threads = threads(self.student, rows.min(total));
-        let mut pieces = Vec::new();
-        let mut first = 0;
-        while first < total {
-            let length = rows.min(total - first);
-            pieces.push(work(first, length)?);
+        in_chunks(total, rows, 0, |first, length| {
+            let made = work(first, length)?;
             monitor.tick()?;
-            first += length;
-        }
-        Ok(Tensor::f_cat(&pieces, 0)?)
+            Ok(made)
+        })
     }
 }

@@ -1,14 +1,17 @@
 //! What is read off a student in closed form: samples, paths, edits, the way back to noise, derivatives of the
 //! one-step map and densities.
 
+mod chunks;
 mod density;
+mod edit;
 mod invert;
 mod lanczos;
 mod map;
 mod sample;
 
 pub use density::{student_density, Determinant, StudentDensity, StudentDensityOptions};
+pub use edit::{edit, Source};
 pub use invert::{invert_polished, Inversion, Polish};
 pub use lanczos::log_quadratic_form;
 pub use map::{SampleMap, JACOBIAN_LIMIT};
-pub use sample::{edit, invert, sample, sample_count, sample_modes, sample_path, Source};
+pub use sample::{invert, sample, sample_count, sample_modes, sample_path};

@@ -1,6 +1,8 @@
-//! What every room asks of tensors: parsing devices and dtypes, checks at the door, random numbers that do not
-//! touch anybody's global state, and threads.
+//! What every room asks of tensors: parsing devices and dtypes, checks at the door, chunks, random numbers that do
+//! not touch anybody's global state, and threads.
 
+mod chunks;
+mod condition;
 mod random;
 pub mod threads;
 
@@ -8,6 +10,7 @@ use tch::{Cuda, Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
 
+pub use chunks::{chunks, in_chunks};
 pub use random::RandomSource;
 
 /// Parses `"cpu"`, `"cuda"`, `"cuda:1"` or `"auto"` (a GPU where there is one).
@@ -92,14 +95,19 @@ pub fn check_batch(argument: &str, x: &Tensor, event_shape: &[i64]) -> Result<i6
     Ok(size[0])
 }
 
+/// Whether no value is a NaN or infinite: one reduction, and one number read from the device.
+pub(crate) fn all_finite(x: &Tensor) -> bool {
+    // A NaN or an infinity anywhere survives the sum. So may an overflow of finite values: they are looked at one by
+    // one before anybody is refused.
+    x.sum(x.kind()).double_value(&[]).is_finite() || x.isfinite().all().int64_value(&[]) != 0
+}
+
 /// Checks that every value is a finite float.
 pub fn check_finite(argument: &str, x: &Tensor) -> Result<()> {
     if !x.is_floating_point() {
         return Err(Error::dtype(argument, "a floating-point array", dtype_name(x.kind())));
     }
-    // One reduction: a NaN or an infinity anywhere survives multiplication by zero and the sum.
-    let probe = (x * 0.0).sum(Kind::Double).double_value(&[]);
-    if probe == 0.0 {
+    if all_finite(x) {
         return Ok(());
     }
     let nan = x.isnan().sum(Kind::Int64).int64_value(&[]);
@@ -139,5 +147,23 @@ pub(crate) fn finite_or_divergence(x: &Tensor, what: &str) -> Result<()> {
     match check_finite(what, x) {
         Err(Error::NonFinite { message, .. }) => Err(Error::Divergence(format!("{what}: {message}"))),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_values_that_are_not_finite_are_refused() {
+        let large = Tensor::from_slice(&[f32::MAX, f32::MAX, 1.0, -f32::MAX]);
+        check_finite("x", &large).unwrap();
+        check_finite("x", &large.to_kind(Kind::Double)).unwrap();
+        check_finite("x", &Tensor::zeros([0, 3], (Kind::Float, Device::Cpu))).unwrap();
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let x = Tensor::from_slice(&[1.0, bad, f32::INFINITY]);
+            let said = check_finite("x", &x).unwrap_err().to_string();
+            assert!(said.contains("among 3"), "{said}");
+        }
     }
 }

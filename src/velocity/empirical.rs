@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 use super::gaussian::{check_event_shape, check_field_dtype, find_tensor};
 use super::{EvaluationCounter, FieldDescription, FieldState, VelocityField};
 use crate::error::{Error, Result};
-use crate::tensor::{check_batch, event_size, shape_text};
+use crate::tensor::{check_batch, chunks, event_size, shape_text};
 
 /// Floor of 1 - t, in the weights and in the division: the field is 0/0 at t = 1, where every point
 /// off the data would have infinite velocity. It is exact up to t = 1 - 1e-5; from there on, and at
@@ -105,16 +105,13 @@ impl EmpiricalField {
         let batch = shape[0];
         let times = t.f_reshape([-1, 1])?.to_kind(Kind::Double);
         let mut outputs: [Vec<Tensor>; OUT] = std::array::from_fn(|_| Vec::new());
-        let mut first = 0;
-        while first < batch {
-            let length = self.chunk_rows().min(batch - first);
+        for (first, length) in chunks(batch, self.chunk_rows()) {
             let part = inputs
                 .map(|x| x.narrow(0, first, length).reshape([length, self.size()]).to_kind(Kind::Double));
             let results = body(&times.narrow(0, first, length), part)?;
             for (all, result) in outputs.iter_mut().zip(results) {
                 all.push(result.to_kind(self.data.kind()));
             }
-            first += length;
         }
         Ok(outputs.map(|parts| Tensor::cat(&parts, 0).view(shape.as_slice())))
     }

@@ -83,10 +83,14 @@ class FittedStudent(WithDensity, Parameters):
             x0 = noise_or(x0, n, student.event_shape, seed)
             return self._selection(modes).sample_path(x0, times=[1.0], condition=condition)[0]
         with ProgressMeter(progress=progress) as meter:
-            if x0 is None and n is not None and condition is None:
-                return student.sample_count(checked_count(n), seed=seed, steps=steps, monitor=meter.monitor)
+            condition = as_condition(condition)
+            if x0 is None and n is not None:
+                count = checked_count(n)
+                return student.sample_count(
+                    count, seed=seed, steps=steps, condition=condition, monitor=meter.monitor
+                )
             x0 = noise_or(x0, n, student.event_shape, seed)
-            return student.sample(x0, steps=steps, condition=as_condition(condition), monitor=meter.monitor)
+            return student.sample(x0, steps=steps, condition=condition, monitor=meter.monitor)
 
     def sample_path(
         self,

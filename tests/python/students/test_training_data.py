@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from koopflow import FlowTeacher, KoopmanDistiller, datasets
+from koopflow import FlowTeacher, KoopmanDistiller, _core, datasets
 from koopflow.exceptions import ArgumentError, CheckpointError, ShapeError
 
 ONLY_CONSISTENCY = {
@@ -87,6 +87,24 @@ def test_a_conditional_teacher_brings_its_own_pairs():
         student.fit(teacher, data=DATA, condition=labels[:7], progress=False)
     with pytest.raises(ArgumentError, match="condition"):
         student.fit(teacher, data=DATA, progress=False)
+
+
+def test_fresh_conditional_samples_are_made_in_chunks(monkeypatch):
+    labels = np.arange(512) % 2
+    teacher = FlowTeacher((2,), num_classes=2, width=16, depth=1, steps=5)
+    teacher.fit(DATA, condition=labels, progress=False)
+    student = tiny(weights=ONLY_CONSISTENCY).fit(teacher, progress=False)
+    many = np.arange(600_000) % 2
+    noise = _core.normal((len(many), 2), 5)
+    whole = student.sample(x0=noise, condition=many)
+
+    def all_at_once(*_):
+        raise AssertionError("the noise of all samples was made at once")
+
+    monkeypatch.setattr(_core, "normal", all_at_once)
+    np.testing.assert_array_equal(student.sample(len(many), seed=5, condition=many), whole)
+    with pytest.raises(ArgumentError, match="condition"):
+        student.sample(3, condition=many)
 
 
 def test_pair_sources_by_keyword(gaussian):

@@ -1,0 +1,80 @@
+//! Samples with some eigenfunctions changed.
+
+use tch::Tensor;
+
+use super::chunks::Samples;
+use crate::error::{Error, Result};
+use crate::koopman::{Direction, Motion, Observables, Student};
+use crate::monitor::Monitor;
+use crate::spectrum::{Edit, Spectrum};
+use crate::tensor::finite_or_divergence;
+
+/// Where an edited path begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// Noise, encoded at time 0.
+    Noise,
+    /// Data: carried back to the time of the edit first.
+    Data,
+}
+
+/// Samples with some eigenfunctions changed: `[B, *event]`.
+///
+/// From noise the observables at 0 are carried to the time of the edit. From data they are what the student
+/// encodes then, of the state that it carries the data back to; what that round trip alone loses of the data is
+/// given back, so that an edit that changes nothing returns them. With `project` the edited state of that
+/// time is encoded anew before it goes on, which keeps it on the set of observables that some state has.
+#[allow(clippy::too_many_arguments)]
+pub fn edit(
+    student: &Student,
+    spectrum: &Spectrum,
+    edit: &Edit,
+    x: &Tensor,
+    source: Source,
+    project: bool,
+    condition: Option<&Tensor>,
+    monitor: &mut dyn Monitor,
+) -> Result<Tensor> {
+    let _guard = tch::no_grad_guard();
+    let at = edit.at();
+    if project && !edit.moves_the_state() {
+        return Err(Error::argument("at", "a time above 0 to project at: noise is not moved yet", at));
+    }
+    let argument = if source == Source::Noise { "x0" } else { "x" };
+    let samples = Samples::new(student, argument, x, condition)?;
+    let total = samples.count();
+    if let Some(batch) = edit.batch().filter(|batch| *batch != total) {
+        return Err(Error::shape("shifts", format!("one row a sample, {total}"), format!("{batch} rows")));
+    }
+    let change = edit.change(spectrum, student, if project { at } else { 1.0 })?;
+    let back = student.horizon(at - 1.0)?;
+    let there = Motion::new(student.generator(), at)?;
+    let onward = Motion::new(student.generator(), 1.0 - at)?;
+    let edited = samples.map(0, monitor, |chunk| {
+        let g = match source {
+            Source::Noise => there.apply(&chunk.encode(student, 0.0, &chunk.x, Direction::Forward))?,
+            Source::Data if at == 1.0 => chunk.encode(student, 1.0, &chunk.x, Direction::Forward),
+            Source::Data => {
+                let earlier = back.apply(&chunk.encode(student, 1.0, &chunk.x, Direction::Backward))?;
+                chunk.encode(student, at, &earlier, Direction::Forward)
+            }
+        };
+        let (changed, same) = if project {
+            let again = |g: &Observables| -> Result<Tensor> {
+                let fresh = chunk.encode(student, at, &student.decode(g), Direction::Forward);
+                Ok(student.decode(&onward.apply(&fresh)?))
+            };
+            (again(&change.apply(&g, &g, chunk.start))?, again(&g)?)
+        } else {
+            let end = onward.apply(&g)?;
+            (student.decode(&change.apply(&end, &g, chunk.start)), student.decode(&end))
+        };
+        let x = match source {
+            Source::Noise => changed,
+            Source::Data => changed - same + &chunk.x,
+        };
+        finite_or_divergence(&x, "edited samples")?;
+        Ok(x)
+    })?;
+    Ok(student.unflatten(&edited))
+}
