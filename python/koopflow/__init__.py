@@ -10,6 +10,7 @@ from koopflow import _core, baselines, datasets, exceptions, metrics, plotting, 
 check_torch(_core.TORCH_VERSION)
 
 from koopflow._autocast import autocast  # noqa: E402
+from koopflow.compare import Comparison, compare  # noqa: E402
 from koopflow.options import Architecture, Objective, Training, Trajectories, UNet  # noqa: E402
 from koopflow.spectrum import LevelSpectrum, Spectrum  # noqa: E402
 from koopflow.students import EvaluationReport, KoopmanDistiller, StudentDensity  # noqa: E402
@@ -20,6 +21,7 @@ __version__ = _core.__version__
 
 __all__ = [
     "Architecture",
+    "Comparison",
     "EvaluationReport",
     "FlowTeacher",
     "KoopmanDistiller",
@@ -34,6 +36,7 @@ __all__ = [
     "__version__",
     "autocast",
     "baselines",
+    "compare",
     "datasets",
     "exceptions",
     "metrics",

@@ -1,0 +1,349 @@
+"""What to use on a teacher of one's own: koopflow's students, solvers and baselines side by side."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from . import _core, baselines, metrics
+from ._arrays import Array, as_batch, as_condition, to_numpy
+from ._tables import text_table, to_frame
+from .exceptions import ArgumentError, DivergenceError, ShapeError
+from .metrics.errors import PATH_TIMES
+from .options import Training
+from .progress import ProgressEvent, ProgressFunction, ProgressMeter
+from .students.distiller import KoopmanDistiller
+from .teachers.flow import Flow, checked_count, checked_teacher
+
+Row: TypeAlias = dict[str, Any]
+
+# Far from the seeds that people train with, so that the noise of the comparison is fresh.
+EVALUATION_SEED = 900_000_000
+# An exact assignment of this many samples takes about half a second.
+EXACT_SAMPLES = 1_000
+# Resamples of the interval of the teacher's own distance; each is an assignment of half the samples.
+RESAMPLES = 40
+TIMED_RUNS = 3
+FEWEST_TRAJECTORIES = 256
+COLUMNS = {
+    "method": "method",
+    "evaluations": "NFE",
+    "milliseconds": "ms / 1,000",
+    "speedup": "speed-up",
+    "wasserstein2": "W2 to data",
+    "w2_over_teacher": "over teacher's",
+    "endpoint_error": "endpoint error",
+    "path_error": "path error",
+    "inversion_error": "inversion error",
+    "fit_seconds": "fit, s",
+    "steps": "steps",
+    "reason": "",
+}
+DECIMALS = {"milliseconds": 2, "speedup": 1, "w2_over_teacher": 3, "fit_seconds": 1}
+
+
+def _solver(solver: str, steps: int) -> Callable[..., Any]:
+    return lambda **_: baselines.OdeSolver(solver=solver, steps=steps)
+
+
+def _koopflow(**options: Any) -> Callable[..., Any]:
+    # The clock ends training, so held-out evaluations cannot be spread over a known number of steps.
+    options |= {"steps": 10**9, "training": Training(evaluate_every=500)}
+    return lambda **budget: KoopmanDistiller(**options, **budget)
+
+
+METHODS: dict[str, Callable[..., Any]] = {
+    "Euler, 4 steps": _solver("euler", 4),
+    "Euler, 20 steps": _solver("euler", 20),
+    "Heun, 10 steps": _solver("heun", 10),
+    "koopflow": _koopflow(),
+    "koopflow, endpoint": _koopflow(fidelity="endpoint"),
+    "koopflow, hierarchy": _koopflow(basis="hierarchy", warm_start=True),
+    "koopflow, U-Net": _koopflow(basis="unet"),
+    "plain network": baselines.PlainNetwork,
+    "KDM": baselines.KDM,
+    "mean velocity": baselines.MeanVelocity,
+}
+"""Functions that make an estimator with a budget: few-step solvers of the teacher, and students of it."""
+
+IMAGES_ONLY = ("koopflow, hierarchy", "koopflow, U-Net")
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison:
+    """The table that :func:`koopflow.compare` returns; ``str`` prints it with its advice.
+
+    Attributes
+    ----------
+    rows : list of dict
+        One row for each method, the teacher's first: ``method``; ``evaluations`` (network evaluations of a
+        batch) and ``milliseconds`` (of 1,000 samples, the best of three runs); ``speedup`` over the teacher;
+        ``wasserstein2``, the exact distance from the data, and ``w2_over_teacher``; ``endpoint_error`` and
+        ``path_error``, RMS distances from the teacher's answers to the same noise, over the data's total
+        standard deviation; ``inversion_error``, that of recovered noise, over the norm of the noise;
+        ``fit_seconds`` and ``steps``; ``reason``, why there are no results. What a method lacks is None.
+    w2_limit : float
+        Upper end of the 95% interval of the teacher's own distance. Methods below it are as good as the
+        teacher, as far as so many samples can tell.
+    seconds : float
+        Training time of each student.
+    trajectories, n, seed : int
+        Number of training trajectories, number of samples measured, random seed.
+    interrupted : bool
+        Whether Ctrl-C ended the comparison before the last method.
+    """
+
+    rows: list[Row]
+    w2_limit: float
+    seconds: float
+    trajectories: int
+    n: int
+    seed: int
+    interrupted: bool = False
+
+    @property
+    def advice(self) -> str:
+        """What the rows say to use: the fastest method that is as good as the teacher."""
+        teacher, *others = self.rows
+        measured = [row for row in others if row["wasserstein2"] is not None]
+        good = [row for row in measured if row["wasserstein2"] <= self.w2_limit and row["speedup"] > 1.0]
+        if not measured:
+            return "No method but the teacher has been measured."
+        wanted = f"the sampling error of the teacher's {teacher['wasserstein2']:.4g}"
+        if not good:
+            row = min(measured, key=lambda row: row["wasserstein2"])
+            return (
+                f"Keep the teacher, or train for longer than {self.seconds:g} s: nothing faster has a W2 "
+                f"within {wanted}; the smallest is {row['wasserstein2']:.4g}, of {row['method']}, at "
+                f"{row['speedup']:.3g} times the teacher's speed."
+            )
+        best = max(good, key=lambda row: row["speedup"])
+        speed = f"{best['speedup']:.3g} times the teacher's speed"
+        advice = f"Use {best['method']}: a W2 of {best['wasserstein2']:.4g}, within {wanted}, at {speed}."
+        inverse = [row for row in good if row["inversion_error"] is not None]
+        if inverse and best["inversion_error"] is None:
+            row = min(inverse, key=lambda row: row["inversion_error"])
+            advice += f" To recover noise from data, use {row['method']}, at {row['speedup']:.3g} times."
+        return advice
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values, ready for JSON."""
+        return {**asdict(self), "advice": self.advice}
+
+    def to_frame(self) -> Any:
+        """The rows as a ``pandas.DataFrame`` indexed by method. Raises ``ArgumentError`` without pandas."""
+        return to_frame(self.rows, index="method")
+
+    def __str__(self) -> str:
+        shown = {c: name for c, name in COLUMNS.items() if any(row[c] is not None for row in self.rows)}
+        cut = "Interrupted: not all methods were measured.\n" * self.interrupted
+        return (
+            f"{self.n} samples of fresh noise, seed {self.seed}; students trained for {self.seconds:g} s on "
+            f"{self.trajectories} trajectories\n{text_table(self.rows, shown, decimals=DECIMALS)}\n{cut}"
+            f"{self.advice}"
+        )
+
+    __repr__ = __str__
+
+
+def compare(
+    teacher: Flow,
+    data: Array,
+    *,
+    methods: Sequence[str] | Mapping[str, Any] | None = None,
+    seconds: float = 60.0,
+    trajectories: int | None = None,
+    condition: Array | None = None,
+    n: int = 1000,
+    seed: int = 0,
+    device: str | None = None,
+    progress: bool | ProgressFunction = True,
+) -> Comparison:
+    """Measure koopflow's students, few-step solvers and other students on one teacher, within a time limit.
+
+    The teacher's trajectories are solved once for all students; each student is then trained for ``seconds``,
+    and all methods are measured on the same noise and held-out data.
+
+    Parameters
+    ----------
+    teacher : FlowTeacher
+        Fitted or attached teacher.
+    data : array, ``[N, *event]``
+        Held-out data, at least 8 samples; better twice ``n``.
+    methods : sequence of str, or mapping of str to estimator, optional
+        ``"Euler, 4 steps"``, ``"Euler, 20 steps"``, ``"Heun, 10 steps"``, ``"koopflow"``, ``"koopflow,
+        endpoint"``, ``"plain network"``, ``"KDM"``, ``"mean velocity"``; for images also ``"koopflow,
+        hierarchy"`` and ``"koopflow, U-Net"``. Or estimators by name, with ``fit(teacher)`` and
+        ``sample(x0=...)``, which keep time limits of their own. None takes all but ``"koopflow, endpoint"``.
+    seconds : float, default 60
+        Training time of each student.
+    trajectories : int, optional
+        Number of trajectories; None takes a student's default, or as many as are solved in ``seconds``.
+    condition : array, optional
+        Labels ``[P]`` or vectors ``[P, dim]`` to train and measure with, for a conditional teacher.
+    n : int, default 1000
+        Number of noise samples to measure.
+    seed : int, default 0
+        Random seed of students and noise. Training ends by the clock, so results vary a little.
+    device : str, optional
+        Device of the students; the teacher's by default.
+    progress : bool or callable, default True
+        A bar, nothing, or a function that is called after each method: see :mod:`koopflow.progress`.
+
+    Returns
+    -------
+    Comparison
+        A table with advice. A method that diverges has a row that says why. Ctrl-C keeps the finished rows,
+        and a warning says so.
+
+    Raises
+    ------
+    TypeError, ShapeError, ArgumentError
+        When the teacher is not a FlowTeacher, the data do not have its shape, a method is unknown, or an
+        option is out of its range.
+    TeacherError
+        When the teacher's velocity fails, or is not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from koopflow import FlowTeacher, compare
+    >>> teacher = FlowTeacher.gaussian([1.0, -1.0], np.eye(2))
+    >>> data = np.random.default_rng(0).normal([1.0, -1.0], 1.0, (200, 2))
+    >>> table = compare(teacher, data, methods=["Euler, 4 steps"], n=100, progress=False)
+    >>> table.rows[1]["method"], table.rows[1]["evaluations"]
+    ('Euler, 4 steps', 4)
+    """
+    n, shape, held_out = checked_count(n), checked_teacher(teacher).event_shape_, to_numpy(as_batch(data))
+    if held_out.shape[1:] != shape or len(held_out) < 8:
+        raise ShapeError(f"data: expected at least 8 samples of shape {shape}, got an array {held_out.shape}")
+    if not 0.0 < seconds < float("inf"):
+        raise ArgumentError(f"seconds: expected a finite number above 0, got {seconds!r}")
+    models = _models(methods, images=len(shape) == 3)
+    pool = as_condition(condition)
+    asked = None if pool is None else pool[np.random.default_rng(seed).integers(0, len(pool), n)]
+    reference = _Reference(teacher, n, held_out, asked, seed)
+    if trajectories is None:
+        default = json.loads(_core.student_defaults(int(np.prod(shape))))["trajectories"]
+        solved = 1e6 * seconds / reference.teachers["milliseconds"]
+        trajectories = min(default, max(FEWEST_TRAJECTORIES, int(solved)))
+    device = teacher.field.device if device is None else device
+    budget: dict[str, Any] = {"trajectories": trajectories, "seed": seed, "device": device}
+    rows, interrupted, started = [reference.teachers], False, time.perf_counter()
+    with ProgressMeter(progress=progress) as meter, tempfile.TemporaryDirectory() as folder:
+        fit: dict[str, Any] = {"condition": pool, "trajectory_file": Path(folder) / "all", "progress": False}
+        try:
+            for step, (name, make) in enumerate(models.items(), 1):
+                known = make in METHODS.values()
+                model = make(**budget, max_seconds=seconds) if known else make
+                learns = known and not isinstance(model, baselines.OdeSolver)
+                if learns and not fit["trajectory_file"].exists():
+                    # Solved before the first student, so that none of them pays for it.
+                    _fitted(KoopmanDistiller(steps=1, **budget), teacher, fit)
+                rows.append(_row(name, model, reference, fit if known else {}))
+                passed = time.perf_counter() - started
+                meter(ProgressEvent(stage="compare", step=step, total=len(models), seconds=passed, values={}))
+        except KeyboardInterrupt:
+            interrupted = True
+            text = f"interrupted after {len(rows) - 1} of {len(models)} methods; the table so far is returned"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+    return Comparison(rows, reference.limit(), float(seconds), trajectories, n, seed, interrupted)
+
+
+def _models(methods: Sequence[str] | Mapping[str, Any] | None, *, images: bool) -> dict[str, Any]:
+    """Functions in METHODS, or estimators, by name."""
+    if isinstance(methods, Mapping):
+        return dict(methods)
+    if methods is None:
+        left_out = ("koopflow, endpoint", *(() if images else IMAGES_ONLY))
+        return {name: make for name, make in METHODS.items() if name not in left_out}
+    names = [methods] if isinstance(methods, str) else list(methods)
+    unknown = [name for name in names if name not in METHODS]
+    if unknown:
+        raise ArgumentError(f"methods: expected names among {list(METHODS)}, got {unknown}")
+    return {name: METHODS[name] for name in names}
+
+
+class _Reference:
+    """The teacher's answers to fixed noise, each computed once; metrics of errors take it for the teacher."""
+
+    def __init__(self, teacher: Flow, n: int, held_out: Any, condition: Array | None, seed: int) -> None:
+        self.teacher, self.held_out, self.condition, self.seed = teacher, held_out, condition, seed
+        self.noise = _core.normal((n, *teacher.event_shape_), EVALUATION_SEED + seed)
+        times = [0.0, *PATH_TIMES, 1.0]
+        self.path = to_numpy(teacher.trajectory(self.noise, times=times, condition=condition))
+        self.scale = float(np.sqrt(held_out.reshape(len(held_out), -1).var(axis=0, dtype=np.float64).sum()))
+        if not 0.0 < self.scale < float("inf"):
+            raise ArgumentError("data: expected finite samples that are not all equal")
+        self.exact = min(n, len(held_out), EXACT_SAMPLES)
+        self.teachers = self.row("teacher (dopri5)", teacher) | {"speedup": 1.0, "w2_over_teacher": 1.0}
+
+    def sample(self, **_: Any) -> Array:
+        return self.path[-1]
+
+    def trajectory(self, *_: Any, **__: Any) -> Array:
+        return self.path
+
+    def row(self, name: str, model: Any) -> Row:
+        """What is measured of every model, the teacher included."""
+        before, times = getattr(model, "evaluations", None), [time.perf_counter()]
+        for _ in range(1 + TIMED_RUNS):
+            samples = to_numpy(model.sample(x0=self.noise, condition=self.condition))
+            times.append(time.perf_counter())
+        # The first run warms up.
+        milliseconds = 1e6 * float(np.diff(times)[1:].min()) / len(samples)
+        evaluations = None if before is None else (model.evaluations - before) // (1 + TIMED_RUNS)
+        distance = metrics.wasserstein2(samples[: self.exact], self.held_out[: self.exact])
+        values = {"evaluations": evaluations, "milliseconds": milliseconds, "wasserstein2": distance}
+        return {**dict.fromkeys(COLUMNS), "method": name, **values}
+
+    def limit(self) -> float:
+        """The upper end of the 95% interval of the teacher's distance."""
+        some = self.path[-1][: self.exact], self.held_out[: 2 * self.exact]
+        estimate = metrics.measured(metrics.wasserstein2, *some, resamples=RESAMPLES, seed=self.seed)
+        return float(self.teachers["wasserstein2"] + estimate.high - estimate.value)
+
+    def errors(self, model: Any) -> dict[str, float]:
+        """Errors against the teacher's answers, of whatever the model can do."""
+        # The interval of an error is not shown: two resamples are the fewest.
+        options: dict[str, Any] = {"condition": self.condition, "resamples": 2}
+        scaled: dict[str, Any] = {**options, "scale": self.scale}
+        errors = {"endpoint_error": metrics.endpoint_error(model, self, self.noise, **scaled).value}
+        if getattr(model, "has_path", hasattr(model, "sample_path")):
+            errors["path_error"] = metrics.path_error(model, self, self.noise, **scaled).value
+        if getattr(model, "has_inverse", hasattr(model, "invert")):
+            errors["inversion_error"] = metrics.inversion_error(model, self, self.noise, **options).value
+        return errors
+
+
+def _fitted(model: Any, teacher: Flow, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Fits a model and returns its history; raises KeyboardInterrupt if Ctrl-C cut the fit short."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="interrupted after", category=RuntimeWarning)
+        model.fit(teacher, **options)
+    history: dict[str, Any] = getattr(model, "history_", None) or {}
+    if history.get("stopped") == "interrupted":
+        raise KeyboardInterrupt
+    return history
+
+
+def _row(name: str, model: Any, reference: _Reference, options: Mapping[str, Any]) -> Row:
+    """Fit one method and measure it."""
+    started = time.perf_counter()
+    try:
+        steps = _fitted(model, reference.teacher, options).get("steps")
+        spent = {"fit_seconds": time.perf_counter() - started, "steps": steps} if steps else {}
+        row = {**reference.row(name, model), **reference.errors(model), **spent}
+    except DivergenceError as error:
+        return {**dict.fromkeys(COLUMNS), "method": name, "reason": " ".join(str(error).split())}
+    row["speedup"] = reference.teachers["milliseconds"] / row["milliseconds"]
+    row["w2_over_teacher"] = row["wasserstein2"] / reference.teachers["wasserstein2"]
+    return row
