@@ -1,7 +1,7 @@
-"""Checks the rules of the house: rooms import downwards only, in both languages, and no files import in a circle.
+"""Checks the rules of the house: rooms import downwards only, in both languages, and files in no circle.
 
-The rooms and their order are those of ``docs/architecture.md``. Run it from anywhere: ``python .ci/rooms.py``.
-It prints one line for each import that breaks a rule and exits with 1 where there is one.
+The rooms and their order are those of ``docs/architecture.md``. Run it from anywhere:
+``python .ci/rooms.py``. It prints a line for each import that breaks a rule, and exits with 1 where one does.
 """
 
 from __future__ import annotations
@@ -172,7 +172,8 @@ def upwards(root: Path, imports: Mapping[Path, Iterable[Path]], floors: list[lis
         for target in sorted(targets):
             other = room_of(root, target)
             if other != own and other in level and level[other] >= level[own]:
-                yield f"{path.relative_to(ROOT)} imports {target.relative_to(ROOT)}: {own} stands below {other}"
+                arrow = f"{path.relative_to(ROOT)} imports {target.relative_to(ROOT)}"
+                yield f"{arrow}: {own} does not stand above {other}"
 
 
 def circles(root: Path, imports: Mapping[Path, Iterable[Path]]) -> Iterator[str]:

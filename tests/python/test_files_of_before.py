@@ -1,7 +1,7 @@
 """Files that koopflow wrote before its rooms were rebuilt: they load, and what they hold samples as it did.
 
-``tests/fixtures/before_redesign/`` was made by commit 615769b: a small file of every kind, and in ``expected.npz``
-what each model answered then (``<file>/x0``, ``<file>/condition``, ``<file>/sample`` ...).
+``tests/fixtures/before_redesign/`` was made by commit 615769b: a small file of every kind, and in
+``expected.npz`` what each model answered then (``<file>/x0``, ``<file>/condition``, ``<file>/sample``).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def names(prefix):
 
 def given(name):
     key = f"{name}/condition"
-    return EXPECTED[f"{name}/x0"], EXPECTED[key] if key in EXPECTED else None
+    return EXPECTED[f"{name}/x0"], EXPECTED.get(key)
 
 
 @pytest.mark.parametrize("name", names("teacher"))
