@@ -11,6 +11,7 @@ import torch
 PAGE = Path(__file__).parents[3] / "docs" / "idea.md"
 
 
+@pytest.mark.notebook
 # torch's own forward mode scripts its decompositions.
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_the_idea_runs_from_top_to_bottom(capsys):
