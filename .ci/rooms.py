@@ -21,8 +21,8 @@ PACKAGE = ROOT / "python" / "koopflow"
 # and do not import one another.
 RUST_ROOMS = [
     ["error"],
-    ["tensor"],
     ["monitor", "condition"],
+    ["tensor"],
     ["store"],
     ["nets", "metrics"],
     ["training"],
@@ -41,6 +41,7 @@ PYTHON_ROOMS = [
     ["_core", "exceptions"],
     ["_arrays", "_autocast", "_tables", "_versions", "progress"],
     ["_conditioning", "options", "tensorboard"],
+    ["_parameters"],
     ["datasets", "metrics"],
     ["teachers"],
     ["spectrum"],
