@@ -43,7 +43,8 @@ def main() -> None:
     }
     seconds = {name: median_seconds(run) for name, run in runs.items()}
     for name, value in seconds.items():
-        print(f"{name}: {value:.4f} s for 10,000 samples, {value / seconds['student']:.0f}x the student's time")
+        ratio = value / seconds["student"]
+        print(f"{name}: {value:.4f} s for 10,000 samples, {ratio:.0f} times the student's")
     draw(teacher, student, held_out, given.output)
     print(f"wrote {given.output}")
 
