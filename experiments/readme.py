@@ -1,7 +1,7 @@
 """The README's picture and its three numbers: ``python -m experiments.readme``.
 
-Trains the README's teacher and student on two moons (seed 0), draws ``docs/pictures/moons.png`` and prints the
-figures. Times are measured side by side in one run, each as the median of five.
+Trains the README's teacher and student on two moons (seed 0), draws ``docs/pictures/moons.png`` and prints
+the figures. Times are measured side by side in one run, each as the median of five.
 """
 
 from __future__ import annotations
