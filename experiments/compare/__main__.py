@@ -1,13 +1,14 @@
-"""``koopflow compare``: koopflow's students beside what a user would pick in their place."""
+"""``python -m experiments.compare``: koopflow's students and what a user would pick in their place."""
 
 from __future__ import annotations
 
-from koopflow.cli.command import Command, Options, run_table
-from koopflow.cli.errors import Stopped
-from koopflow.cli.files import output_folder, refuse_existing, write_text
-from koopflow.cli.options import Key, keys_of, table
-from koopflow.cli.settings import Settings
-from koopflow.cli.training import progress, without_warnings
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from koopflow.exceptions import ArgumentError, DeviceError
 
 from . import claims, compare, write
 from .report import CSV, JSON, MARKDOWN
@@ -22,61 +23,49 @@ QUICK = {
     "teacher_steps": 1500,
     "n": 500,
 }
-SETTINGS = "compare.toml"
 
 
-def command() -> Command:
-    """The command."""
-    options = keys_of(compare, leave_out=("output", "resume", "progress"))
-    return Command(
-        name="compare",
-        summary="measure students beside solvers, reflow and other one-step methods",
-        description=(
-            "Trains a teacher for every problem and seed, fits every method to it, and writes tables (CSV,\n"
-            "JSON, Markdown), pictures, and which of koopflow's claims hold. --quick takes two minutes."
-        ),
-        tables=[
-            run_table("output"),
-            table("compare", [Key("quick", bool, False, "Two small problems, one seed.")], options),
-        ],
-        flags={
-            "problems": ("compare", "problems"),
-            "--output": ("run", "output"),
-            "--methods": ("compare", "methods"),
-            "--seconds": ("compare", "seconds"),
-            "--steps": ("compare", "steps"),
-            "--seeds": ("compare", "seeds"),
-            "--device": ("compare", "device"),
-            "--quick": ("compare", "quick"),
-        },
-        run=run,
-        resumes=True,
-    )
-
-
-def run(settings: Settings, options: Options) -> int:
-    """Compare, print, write."""
-    folder = output_folder(settings["run"]["output"])
-    if not options.resume:
-        refuse_existing(
-            [folder / CSV, folder / JSON, folder / MARKDOWN, folder / "parts"],
-            overwrite=options.overwrite,
-            hint=", --resume goes on with it",
-        )
-    keywords = settings["compare"]
-    if keywords.pop("quick"):
-        keywords |= {name: value for name, value in QUICK.items() if name not in settings.given("compare")}
-    write_text(folder / SETTINGS, settings.to_toml())
-    with without_warnings():
-        table = compare(
-            **keywords, output=folder, resume=options.resume, progress=progress(quiet=options.quiet)
-        )
-    if not len(table):
-        raise Stopped("stopped before the first part was finished: nothing to write")
-    for file in write(table, folder):
-        print(f"wrote {file}")
-    for claim in claims(table):
-        print(claim)
-    if table.interrupted:
-        raise Stopped(f"stopped early; --resume goes on with the parts in {folder}")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare, print, write; 2 for wrong options, 130 after Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.compare", description=compare.__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = parser.add_argument
+    add("problems", nargs="*", default=argparse.SUPPRESS, help="set/teacher, as in moons/ot")
+    add("--output", type=Path, required=True, help="folder for tables, pictures and parts")
+    add("--methods", nargs="+", default=argparse.SUPPRESS, metavar="NAME")
+    add("--seconds", type=float, default=argparse.SUPPRESS)
+    add("--seeds", type=int, nargs="+", default=argparse.SUPPRESS)
+    for name in ("steps", "trajectories", "teacher-steps", "n"):
+        add(f"--{name}", type=int, default=argparse.SUPPRESS)
+    add("--device", default="cpu")
+    add("--quick", action="store_true", help="two small problems, one seed")
+    add("--resume", action="store_true", help="go on with the parts in the folder")
+    add("--overwrite", action="store_true", help="replace results that are there")
+    options = vars(parser.parse_args(arguments))
+    quick, overwrite = options.pop("quick"), options.pop("overwrite")
+    folder: Path = options["output"]
+    if not options.get("problems"):
+        options.pop("problems", None)
+    there = [str(folder / name) for name in (CSV, JSON, MARKDOWN, "parts") if (folder / name).exists()]
+    if there and not (options["resume"] or overwrite):
+        parser.error(f"{there[0]} is there already: --overwrite replaces it, --resume goes on with it")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="interrupted after", category=RuntimeWarning)
+            table = compare(**{**(QUICK if quick else {}), **options})
+    except (ArgumentError, DeviceError) as error:
+        parser.error(str(error))
+    if len(table):
+        for file in write(table, folder):
+            print(f"wrote {file}")
+        for claim in claims(table):
+            print(claim)
+    if table.interrupted or not len(table):
+        print(f"stopped early; --resume goes on with the parts in {folder}", file=sys.stderr)
+        return 130
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

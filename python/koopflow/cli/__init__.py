@@ -1,6 +1,5 @@
 """The ``koopflow`` command line."""
 
-from .errors import FAILURE, INTERRUPTED, USAGE_ERROR
-from .main import main, parser
+from .main import COMMANDS, FAILURE, INTERRUPTED, USAGE_ERROR, main
 
-__all__ = ["FAILURE", "INTERRUPTED", "USAGE_ERROR", "main", "parser"]
+__all__ = ["COMMANDS", "FAILURE", "INTERRUPTED", "USAGE_ERROR", "main"]

@@ -7,69 +7,56 @@ from pathlib import Path
 
 import numpy as np
 
-from ..students.distiller import KoopmanDistiller
-from ..teachers.teacher import FlowTeacher
-from .command import DEVICE, Command, Options, run_table
-from .conditions import conditioning_of
-from .errors import UsageError
-from .files import input_file, make, refuse_existing, write_text
-from .inputs import FLAGS as FLAGS_OF_DATA
-from .inputs import data_table, load
-from .options import keys_of, table
-from .settings import Settings
+from ..students import KoopmanDistiller
+from .inputs import (
+    DataOptions,
+    conditioning_of,
+    load,
+    load_student,
+    load_teacher,
+    make,
+    refuse_existing,
+    write_text,
+)
+from .options import Command, Settings, UsageError, plain
+from .training import for_results
 
 
-def command() -> Command:
-    """The command."""
-    return Command(
-        name="evaluate",
-        summary="measure a student against its teacher and held-out data",
-        description=(
-            "Prints how far a student is from its teacher and both are from data, and writes the same as\n"
-            "JSON. Of --data, only what training held out is used: the same share and split_seed are needed."
-        ),
-        tables=[
-            run_table("student", "teacher", "output"),
-            table(
-                "evaluate",
-                [DEVICE],
-                keys_of(KoopmanDistiller.evaluate, leave_out=("teacher", "data", "condition")),
-            ),
-            data_table(),
-        ],
-        flags={
-            "--student": ("run", "student"),
-            "--teacher": ("run", "teacher"),
-            **FLAGS_OF_DATA,
-            "-n, --count": ("evaluate", "n"),
-            "--seed": ("evaluate", "seed"),
-            "--device": ("evaluate", "device"),
-            "--output": ("run", "output"),
-        },
-        run=run,
+def evaluate() -> Command:
+    """The command ``koopflow evaluate``."""
+    command = Command(
+        "evaluate",
+        "Prints how far a student is from its teacher and both are from data, and writes the same as JSON. "
+        "Of --data, only what training held out is used: give the same data options.",
+        _run,
     )
+    command.add("run", "student", str | None, words="File of the student.")
+    command.add("run", "teacher", str | None, words="File of its teacher.")
+    command.add("run", "output", str | None, words="File for the report; evaluation.json with the student.")
+    command.add("evaluate", "device", str, "cpu", "cpu, cuda, cuda:N or auto.")
+    command.add_signature("evaluate", KoopmanDistiller.evaluate, skip=("teacher", "data", "condition"))
+    command.add_signature("data", DataOptions)
+    return for_results(command)
 
 
-def run(settings: Settings, options: Options) -> int:
+def _run(settings: Settings) -> int:
     """Load, measure, print, write."""
-    paths, keywords = settings["run"], settings["evaluate"]
+    keywords = settings.table("evaluate")
     device = keywords.pop("device")
-    student_file = input_file(paths["student"], "--student", "a student's file")
-    teacher_file = input_file(paths["teacher"], "--teacher", "a teacher's file")
-    student = KoopmanDistiller.load(student_file, device=device)
-    teacher = FlowTeacher.load(teacher_file, device=device)
+    student = load_student(settings["student"], device, "--student")
+    teacher = load_teacher(settings["teacher"], device)
     if student.event_shape_ != teacher.event_shape:
         raise UsageError(
             f"--student: expected samples of shape {teacher.event_shape}, as the teacher's, "
             f"got {student.event_shape_}"
         )
-    output = Path(paths["output"] or student_file.parent / "evaluation.json")
+    output = Path(settings["output"] or Path(settings["student"]).parent / "evaluation.json")
     if output.suffix != ".json":
         raise UsageError(f"--output: expected a file that ends in .json, got {str(output)!r}")
-    refuse_existing([output], overwrite=options.overwrite)
+    refuse_existing([output], overwrite=settings["overwrite"])
     make(output.parent)
-    settings.put("data", "labels", conditioning_of(teacher) != "none")
-    data = load(settings["data"])
+    options = {**settings.table("data"), "labels": conditioning_of(teacher) != (None, None)}
+    data = load(DataOptions(**options))
     condition = data.held_out_labels
     if condition is not None:
         condition = np.resize(condition, (keywords["n"], *condition.shape[1:]))
@@ -78,7 +65,7 @@ def run(settings: Settings, options: Options) -> int:
     facts = {
         "evaluation": report.to_dict(),
         "held_out": len(data.held_out),
-        "settings": {name: settings[name] for name in settings.tables},
+        "settings": {name: plain(settings.table(name)) for name in settings.tables},
     }
     write_text(output, json.dumps(facts, indent=2) + "\n")
     print(f"wrote {output}")

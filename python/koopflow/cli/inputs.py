@@ -1,51 +1,90 @@
-"""``--data``: a built-in set by its name, an array file, or images."""
+"""What commands read: data, models, conditions and the places of files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+import json
+import os
+import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import datasets
-from ..exceptions import ArgumentError
-from .errors import UsageError
-from .options import Key, Table, keys_of, table
+from ..exceptions import ArgumentError, CheckpointError, KoopflowError
+from ..students import KoopmanDistiller
+from ..teachers import FlowTeacher
+from .options import UsageError
 
-NAMES = {
-    **{name: name for name in datasets.TWO_DIMENSIONAL},
-    "8gaussians": "eight_gaussians",
-    "digits": "digits",
+READERS = {
+    **datasets.TWO_DIMENSIONAL,
+    "8gaussians": datasets.eight_gaussians,
+    "digits": datasets.digits,
 }
-# Of the sets that are drawn rather than stored.
+BUILT_IN = "8gaussians, checkerboard, digits, moons, swiss_roll"
+# Samples that are drawn of the sets in the plane.
 DRAWN = 20_000
-_OWN = (
-    Key(
-        "source",
-        str | None,
-        None,
-        f"{', '.join(sorted(NAMES))}, an .npy or .npz file, or images: a file or a folder.",
-    ),
-    Key("held_out", float, 0.1, "Share that is not trained on; what evaluate compares with."),
-    Key("labels", bool, False, "Condition on the labels that the data bring along."),
-    Key("split_seed", int, 0, "Fixes which samples are held out."),
-)
-# Flags for keys that a source may or may not have.
-FLAGS = {
-    "--data": ("data", "source"),
-    "--size": ("data", "size"),
-    "--channels": ("data", "channels"),
-    "--held-out": ("data", "held_out"),
-}
-_GIVEN = ("path", "n", "seed")
+# Samples of each class, and columns of a grid of images.
+EACH = 8
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Data, and which part of them is held out of training.
+
+    Parameters
+    ----------
+    source : str, optional
+        Data: 8gaussians, checkerboard, digits, moons, swiss_roll; an .npy or .npz file; or a file or folder
+        of images. ``--data`` for short.
+    labels : bool, default False
+        Whether to condition on the labels that come with the data. ``--labels`` for short.
+    held_out : float, default 0.1
+        Share of the data that is not trained on, with which ``evaluate`` compares. ``--held-out`` for short.
+    split_seed : int, default 0
+        Random seed of that share.
+    n : int, optional
+        Number of samples that are drawn of a set in the plane; 20,000 by default.
+    noise : float, optional
+        Noise of a set in the plane.
+    seed : int, optional
+        Random seed of a set in the plane.
+    size : int or (int, int), optional
+        Size that images are brought to. ``--size`` for short.
+    resample : str, optional
+        Method of resizing: bicubic or box.
+    channels : int, optional
+        Channels of PNG and JPEG files, 1 or 3. ``--channels`` for short.
+    split : str, optional
+        Part of MNIST or CIFAR-10: train or test.
+    layout : str, optional
+        Order of the axes of arrays of images: NCHW or NHWC.
+    limits : (float, float), optional
+        Values of black and white in arrays of images.
+    """
+
+    source: str | None = None
+    labels: bool = False
+    held_out: float = 0.1
+    split_seed: int = 0
+    n: int | None = None
+    noise: float | None = None
+    seed: int | None = None
+    size: int | tuple[int, int] | None = None
+    resample: str | None = None
+    channels: int | None = None
+    split: str | None = None
+    layout: str | None = None
+    limits: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
 class Data:
-    """Samples ``[N, *event]`` and, where they were asked for, labels ``[N]``; no sample is in both parts."""
+    """Samples ``[N, *event]`` and their labels ``[N]`` or vectors ``[N, dim]``, if those were asked for."""
 
     train: NDArray[Any]
     held_out: NDArray[Any]
@@ -59,7 +98,7 @@ class Data:
 
     @property
     def conditioning(self) -> dict[str, int]:
-        """What a teacher of these labels is told: ``num_classes``, or ``condition_dim`` for vectors."""
+        """The keywords of a teacher of these labels: ``num_classes`` or ``condition_dim``."""
         if self.train_labels is None or self.held_out_labels is None:
             return {}
         if self.train_labels.ndim > 1:
@@ -67,107 +106,72 @@ class Data:
         return {"num_classes": int(max(self.train_labels.max(), self.held_out_labels.max())) + 1}
 
 
-def data_table() -> Table:
-    """The keys of all sources; each source takes those that are its own."""
-    readers: list[Callable[..., Any]] = [
-        datasets.images,
-        datasets.digits,
-        *datasets.TWO_DIMENSIONAL.values(),
-    ]
-    keys = {
-        "n": Key("n", int | None, None, f"How many samples to draw of a two-dimensional set ({DRAWN})."),
-        "seed": Key("seed", int | None, None, "Fixes what is drawn of a two-dimensional set."),
-    }
-    # Defaults differ from source to source: what is not set is left to each.
-    for reader in readers:
-        for key in keys_of(reader, leave_out=_GIVEN):
-            before = keys.get(key.name)
-            kind = Union[key.kind, None] if before is None else Union[before.kind, key.kind]  # noqa: UP007
-            keys[key.name] = Key(key.name, kind, None, key.help if before is None else before.help)
-    return table("data", _OWN, keys.values())
+def load(options: DataOptions) -> Data:
+    """The data that were asked for, split.
 
-
-def load(values: dict[str, Any], *, flag: str = "--data") -> Data:
-    """The data that ``[data]`` asks for, split."""
-    source = values["source"]
-    if source is None:
-        raise UsageError(f"{flag}: expected {_expected()}, got nothing")
-    samples, labels = _read(source, values, flag)
-    if not values["labels"]:
-        labels = None
-    elif labels is None:
-        raise UsageError(f"--labels: {source} brings no labels along")
-    share = float(values["held_out"])
+    Raises
+    ------
+    UsageError
+        When there are no such data, or options belong to others.
+    """
+    expected = f"--data: expected one of {BUILT_IN}, or a file or folder"
+    if options.source is None:
+        raise UsageError(f"{expected}, got nothing")
+    if options.source not in READERS and not Path(options.source).exists():
+        raise UsageError(f"{expected}, got {options.source!r}, where there is nothing")
+    try:
+        samples, labels = _read(options, options.source)
+        if not options.labels:
+            labels = None
+        elif labels is None:
+            raise UsageError(f"--labels: {options.source} brings no labels along")
+        elif labels.dtype.kind not in "iuf" or (labels.ndim == 1) != (labels.dtype.kind in "iu"):
+            raise UsageError(
+                f"--labels: expected integers of shape (N,) or vectors (N, dim) in {options.source}, "
+                f"got {labels.dtype} of shape {labels.shape}"
+            )
+    except (KoopflowError, OSError) as error:
+        said = str(error) if options.source in str(error) else f"{options.source}: {error}"
+        raise UsageError(f"--data: {said}") from error
+    share = options.held_out
     if share == 0.0:
         return Data(samples, samples, labels, labels)
     if not 0.0 < share < 1.0:
         raise UsageError(f"--held-out: expected a share from 0 to below 1, got {share:g}")
+    arrays = [samples] if labels is None else [samples, labels]
     try:
-        parts = datasets.split(
-            samples, *([] if labels is None else [labels]), held_out=share, seed=values["split_seed"]
-        )
+        return Data(*datasets.split(*arrays, held_out=share, seed=options.split_seed))
     except ArgumentError as error:
         raise UsageError(f"--held-out: {error}") from error
-    return Data(*parts)
 
 
-def _read(source: str, values: dict[str, Any], flag: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    options = {
-        name: value
-        for name, value in values.items()
-        if value is not None and name not in {key.name for key in _OWN}
-    }
-    name = NAMES.get(source)
-    if name == "digits":
-        return _call(datasets.digits, source, options)  # type: ignore[no-any-return]
-    if name is not None:
-        options.setdefault("n", DRAWN)
-        return _call(datasets.TWO_DIMENSIONAL[name], source, options), None
-    path = Path(source)
-    if not path.exists():
-        raise UsageError(f"{flag}: expected {_expected()}, got {source!r}, where there is nothing")
-    vectors = _vectors(path)
-    if vectors is not None:
-        _refuse(options, source, [])
-        return vectors
-    answer: tuple[NDArray[Any], NDArray[Any] | None] = _call(datasets.images, source, options, path)
+def _read(options: DataOptions, source: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    own = ("source", "labels", "held_out", "split_seed")
+    given = {key: value for key, value in vars(options).items() if key not in own and value is not None}
+    reader: Any = READERS.get(source, datasets.images)
+    known = [key for key in inspect.signature(reader).parameters if key != "path"]
+    samples, labels = None, None
+    if source not in READERS and Path(source).suffix in (".npy", ".npz"):
+        samples, labels = array_file(Path(source), "--data")
+        known = [] if samples.ndim == 2 else ["size", "resample", "layout", "limits"]
+    for key in given:
+        if key not in known:
+            raise UsageError(f"data.{key}: no option of {source}, which has {', '.join(known) or 'none'}")
+    answer: tuple[NDArray[Any], NDArray[Any] | None]
+    if source in datasets.TWO_DIMENSIONAL or source == "8gaussians":
+        return reader(**{"n": DRAWN, **given}), None
+    if samples is not None and samples.ndim == 2:
+        return samples.astype(np.float32), labels
+    if samples is not None and not options.labels:
+        # Labels that nobody asked for may be text.
+        size = {key: given.pop(key) for key in ("size", "resample") if key in given}
+        images, _ = datasets.arrays(source, labels=False, **given)
+        return (datasets.resize(images, **size) if "size" in size else images), None
+    answer = reader(**given) if source == "digits" else reader(source, **given)
     return answer
 
 
-def _call(function: Callable[..., Any], source: str, options: dict[str, Any], *arguments: Any) -> Any:
-    """A reader's answer; its own complaints are about ``--data``."""
-    keys = keys_of(function)
-    _refuse(options, source, [key.name for key in keys if key.name != "path"])
-    for key in keys:
-        if key.name in options:
-            key.checked(options[key.name], f"data.{key.name}")
-            # TOML has lists only.
-            if isinstance(options[key.name], list):
-                options[key.name] = tuple(options[key.name])
-    try:
-        return function(*arguments, **options)
-    except (ValueError, OSError) as error:
-        named = str(error) if str(Path(source)) in str(error) else f"{source}: {error}"
-        raise UsageError(f"--data: {named}") from error
-
-
-def _refuse(options: dict[str, Any], source: str, known: list[str]) -> None:
-    for name in options:
-        if name not in known:
-            raise UsageError(f"data.{name}: no option of {source}, which has {', '.join(known) or 'none'}")
-
-
-def _vectors(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None] | None:
-    """An array file of ``[N, d]``; None for everything else, which is for the reader of images."""
-    if path.suffix not in (".npy", ".npz"):
-        return None
-    samples, labels = array_file(path)
-    if samples.ndim != 2:
-        return None
-    return samples.astype(np.float32), labels
-
-
-def array_file(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
+def array_file(path: Path, flag: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """The samples and labels of an .npy or .npz file; nothing is ever unpickled."""
     try:
         content = np.load(path, allow_pickle=False)
@@ -176,18 +180,131 @@ def array_file(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
         with content:
             arrays = {name: content[name] for name in content.files}
     except (ValueError, OSError, EOFError) as error:
-        raise UsageError(f"--data: cannot read {path} as an array file: {error}") from error
+        raise UsageError(f"{flag}: cannot read {path} as an array file: {error}") from error
     labels = next((arrays.pop(name) for name in ("labels", "y") if name in arrays), None)
     for name in ("samples", "images", "data", "x"):
         if name in arrays:
             return arrays[name], labels
     if len(arrays) != 1:
-        raise UsageError(
-            f"--data: {path}: expected an array named samples, images, data or x, "
-            f"got {', '.join(arrays) or 'none'}"
-        )
+        names = ", ".join(arrays) or "none"
+        raise UsageError(f"{flag}: {path}: expected an array named samples, images, data or x, got {names}")
     return next(iter(arrays.values())), labels
 
 
-def _expected() -> str:
-    return f"one of {', '.join(sorted(NAMES))}, or a file or folder"
+# --- models and conditions ------------------------------------------------------------------------
+
+
+def input_file(given: str | None, flag: str, what: str) -> Path:
+    """A file that has to be there."""
+    if given is None:
+        raise UsageError(f"{flag}: expected {what}, got nothing")
+    if not Path(given).is_file():
+        raise UsageError(f"{flag}: expected {what}, got {given!r}, where there is no file")
+    return Path(given)
+
+
+def load_teacher(given: str | None, device: str) -> FlowTeacher:
+    """The teacher of ``--teacher``."""
+    return FlowTeacher.load(input_file(given, "--teacher", "a teacher's file"), device=device)
+
+
+def load_student(given: str | None, device: str, flag: str = "student") -> KoopmanDistiller:
+    """The student of a file."""
+    return KoopmanDistiller.load(input_file(given, flag, "a student's file"), device=device)
+
+
+def load_either(given: str | None, device: str) -> KoopmanDistiller | FlowTeacher:
+    """The student, or else the teacher, of a file."""
+    try:
+        return load_student(given, device)
+    except CheckpointError as error:
+        try:
+            return load_teacher(given, device)
+        except CheckpointError:
+            raise error from None
+
+
+def event_shape_of(model: KoopmanDistiller | FlowTeacher) -> tuple[int, ...]:
+    """The shape of one sample."""
+    return tuple(model.event_shape if isinstance(model, FlowTeacher) else model.event_shape_)
+
+
+def conditioning_of(model: KoopmanDistiller | FlowTeacher) -> tuple[int | None, int | None]:
+    """The number of classes, or the length of vectors, that a model is conditioned on."""
+    if isinstance(model, FlowTeacher):
+        said = json.loads(model.field.conditioning)
+    else:
+        said = model.teacher_.get("conditioning")
+    said = said if isinstance(said, dict) else {}
+    return said.get("labels", {}).get("classes"), said.get("vector", {}).get("dim")
+
+
+def conditions(
+    model: KoopmanDistiller | FlowTeacher,
+    n: int | None = None,
+    labels: int | list[int] | None = None,
+    file: str | None = None,
+) -> tuple[int, NDArray[Any] | None]:
+    """The number of samples and the condition of each: labels in rows, those of a file, or every class."""
+    classes, dim = conditioning_of(model)
+    if n is not None and n < 1:
+        raise UsageError(f"-n: expected at least 1, got {n}")
+    if labels is not None and classes is None:
+        raise UsageError("--label: expected a model with classes, got one without")
+    if file is not None:
+        if classes is None and dim is None:
+            raise UsageError("--condition: expected a conditional model, got an unconditional one")
+        rows, _ = array_file(input_file(file, "--condition", "an .npy file"), "--condition")
+        n = len(rows) if n is None else n
+        return n, np.resize(rows, (n, *rows.shape[1:]))
+    if dim is not None:
+        raise UsageError(f"--condition: expected an .npy file of vectors of length {dim}, got nothing")
+    if classes is None:
+        return EACH**2 if n is None else n, None
+    asked = list(range(classes)) if labels is None else [labels] if isinstance(labels, int) else labels
+    for label in asked:
+        if not 0 <= label < classes:
+            raise UsageError(f"--label: expected labels from 0 to {classes - 1}, got {label}")
+    if n is None:
+        n = EACH * len(asked) if 1 < len(asked) <= 2 * EACH else EACH**2
+    # In the order asked for, each as often as any other to within one.
+    return n, np.asarray(asked, dtype=np.int64)[np.arange(n) * len(asked) // n]
+
+
+# --- places ---------------------------------------------------------------------------------------
+
+
+def output_folder(given: str | None) -> Path:
+    """The folder of ``--output``, made."""
+    if given is None:
+        raise UsageError("--output: expected a folder, got nothing")
+    folder = Path(given)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--output: expected a folder, got the file {folder}")
+    make(folder)
+    return folder
+
+
+def make(folder: Path) -> None:
+    """Make a folder and prove that it can be written, before anything long begins."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(f"--output: cannot write to {folder}: {error.strerror or error}") from error
+
+
+def refuse_existing(paths: Iterable[Path], *, overwrite: bool, hint: str = "") -> None:
+    """Raises ``UsageError`` for a result that is there already."""
+    there = [str(path) for path in paths if path.exists()]
+    if there and not overwrite:
+        raise UsageError(f"--output: {there[0]} is there already: --overwrite replaces it{hint}")
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a small file whole or not at all."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+    return path

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
 
+from .._versions import show_versions
 from ..exceptions import (
     ArgumentError,
     CheckpointError,
@@ -14,12 +19,32 @@ from ..exceptions import (
     NonFiniteError,
     ShapeError,
 )
-from . import demo, distill, evaluate, sample, spectrum, train_teacher, versions
-from .command import Parser
-from .errors import FAILURE, INTERRUPTED, USAGE_ERROR, Stopped, UsageError
+from .options import Command, Settings, Stopped, UsageError
 
+# Exit codes besides 0.
+USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
+# The module and function that give each command, and what the help says of it.
+COMMANDS = {
+    "train-teacher": ("training", "train_teacher", "train a flow-matching teacher on data"),
+    "distill": ("training", "distill", "distil a teacher into a one-step student"),
+    "sample": ("sample", "sample", "draw samples of a student or a teacher"),
+    "spectrum": ("spectrum", "spectrum", "take a student's generator apart"),
+    "evaluate": ("evaluate", "evaluate", "measure a student against its teacher and held-out data"),
+    "compare": ("compare", "compare", "compare ways to sample a teacher in few steps"),
+    "demo": ("demo", "demo", "train, distil and compare on two moons and handwritten digits"),
+    "versions": ("main", "versions", "print what a bug report needs"),
+}
+HELP = f"""usage: koopflow COMMAND [options]
+
+One-step, interpretable sampling of flow-matching models by Koopman operators.
+
+commands:
+{chr(10).join(f"  {name:<14} {words}" for name, (_, _, words) in COMMANDS.items())}
+
+koopflow COMMAND --help lists the options of a command.
+"""
 # What koopflow says of an option, a file or data that a person gave.
-_USAGE = (
+USAGE = (
     UsageError,
     ArgumentError,
     CheckpointError,
@@ -31,41 +56,60 @@ _USAGE = (
 )
 
 
-def parser() -> Parser:
-    """The command line."""
-    root = Parser(
-        prog="koopflow",
-        description="One-step, interpretable sampling of flow-matching models by Koopman operators.",
-    )
-    commands = root.add_subparsers(dest="command", metavar="command", required=True)
-    for module in (train_teacher, distill, sample, spectrum, evaluate):
-        module.command().add_to(commands)
-    demo.add_to(commands)
-    versions.add_to(commands)
-    return root
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code.
 
     2 for a wrong argument, key or file, 1 for a failure, 130 after Ctrl-C; each says why in one line on
     standard error.
     """
-    options = parser().parse_args(arguments)
-    name = f"koopflow {options.command}"
+    if sys.stderr is None or sys.stderr.closed:
+        # Services run without standard error; bars, warnings and other libraries all expect one.
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    name, *rest = sys.argv[1:] if arguments is None else arguments or [""]
+    if name in ("-h", "--help"):
+        print(HELP, end="")
+        return 0
+    if name not in COMMANDS:
+        near = get_close_matches(name, COMMANDS, n=1)
+        hint = f", the nearest is {near[0]!r}" if near else ""
+        said = f"expected a command, got {name!r}{hint}" if name else "expected a command"
+        return _fail(f"koopflow: error: {said} (see koopflow --help)", USAGE_ERROR)
     try:
-        code: int = options.run(options)
+        return _run(name, rest)
     except KeyboardInterrupt:
         return _fail("koopflow: interrupted", INTERRUPTED)
     except Stopped as stopped:
-        return _fail(f"{name}: {stopped}", INTERRUPTED)
+        return _fail(f"koopflow {name}: {stopped}", INTERRUPTED)
     except OverflowError as error:
-        return _fail(f"{name}: error: a number is out of its range: {error}", USAGE_ERROR)
-    except _USAGE as error:
-        return _fail(f"{name}: error: {error}", USAGE_ERROR)
+        return _fail(f"koopflow {name}: error: a number is out of its range: {error}", USAGE_ERROR)
+    except USAGE as error:
+        return _fail(f"koopflow {name}: error: {error}", USAGE_ERROR)
     except (KoopflowError, OSError) as error:
-        return _fail(f"{name}: error: {error}", FAILURE)
-    return code
+        return _fail(f"koopflow {name}: error: {error}", FAILURE)
+
+
+def versions() -> Command:
+    """The command ``koopflow versions``."""
+
+    def run(_: Settings) -> int:
+        show_versions()
+        return 0
+
+    return Command("versions", "Prints the versions of koopflow and of what it runs on.", run)
+
+
+def _run(name: str, arguments: Sequence[str]) -> int:
+    module, function, _ = COMMANDS[name]
+    # Only what this command needs is imported.
+    command: Command = getattr(importlib.import_module(f".{module}", __package__), function)()
+    settings = command.parse(arguments)
+    options = settings.values
+    if options.get("resume") and options["output"] and not settings.config:
+        # The settings of the run that was cut off, under what the command line says now.
+        before = Path(options["output"]) / f"{name}.toml"
+        if before.is_file():
+            settings = command.parse(["--config", str(before), *arguments])
+    return command.run(settings)
 
 
 def _fail(message: str, code: int) -> int:

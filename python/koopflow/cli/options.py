@@ -1,189 +1,349 @@
-"""What can be set: keys with types, defaults and help, read from the signatures that they are passed to."""
+"""What a command can be told: flags, whose types jsonargparse checks, and the same keys in a TOML file."""
 
 from __future__ import annotations
 
-import difflib
+import argparse
 import inspect
 import re
 import sys
 import types
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from os import PathLike
-from typing import Any, Union, get_args, get_origin
+import typing
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from difflib import get_close_matches
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from typing import Any
 
-from .errors import UsageError
+import tomli_w
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+
+from ..options import Options
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-# TOML has no null. Where None is one of the values, this text stands for it.
+# Tables of a file. One file may serve all commands: each reads its own.
+TABLES = ("run", "data", "teacher", "student", "fit", "sample", "spectrum", "evaluate", "compare")
+# The places of [run]; a command passes over those that only others have.
+PATHS = ("output", "teacher", "student")
+# Keys of [data] with a flag of their own.
+SHORT = {"data": "data.source", **{key: f"data.{key}" for key in ("size", "channels", "labels", "held_out")}}
+# Options that got another name when they were grouped, besides their group.
+RENAMED = {"trajectory_memory": "trajectories.memory"}
+# TOML has no null; this text stands for it.
 NONE = "none"
-SEEDS = 2**62
-_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
+# What a run decided itself; a file shows it and nothing reads it back.
+RECORD = "resolved"
+
+UNIONS = (typing.Union, types.UnionType)
+
+# Files and flags give values; nothing that they name is imported.
+set_parsing_settings(
+    subclasses_disabled=[Options], import_path_denylist=["*"], import_path_allowlist=["koopflow"]
+)
+
+
+class UsageError(Exception):
+    """A wrong flag, key, file or value; the message is one line that names it."""
+
+
+class Stopped(Exception):
+    """Ctrl-C ended a training whose result was kept; the message says where it is."""
 
 
 @dataclass(frozen=True)
-class Key:
-    """One thing that can be set."""
+class Settings:
+    """The values that a command runs with.
 
-    name: str
-    kind: Any
-    default: Any = None
-    help: str = ""
+    Attributes
+    ----------
+    command : str
+        Name of the command.
+    tables : mapping
+        Full name of each key of each table.
+    values : Namespace
+        Value of each full name.
+    defaults : Namespace
+        The same before a file or flags.
+    config : str or None
+        The file of ``--config``.
+    """
 
-    def checked(self, value: Any, where: str) -> Any:
-        """The value in the key's type; ``where`` is the flag or key that an error names."""
-        if value == NONE and accepts(self.kind, None):
-            return None
-        if not accepts(self.kind, value):
-            raise UsageError(f"{where}: expected {spelled(self.kind)}, got {value!r}")
-        if self.name.endswith("seed") and isinstance(value, int) and not 0 <= value < SEEDS:
-            raise UsageError(f"{where}: expected a non-negative integer below 2**62, got {value}")
-        return value
+    command: str
+    tables: Mapping[str, Mapping[str, str]]
+    values: Namespace
+    defaults: Namespace
+    config: str | None
 
-    def parsed(self, text: str, where: str) -> Any:
-        """The same for the text of a flag."""
-        takes_text = accepts(self.kind, "") and not accepts(self.kind, 0)
-        return self.checked(text if takes_text else parse_value(text), where)
+    def __getitem__(self, key: str) -> Any:
+        return self.values[key]
 
+    def table(self, name: str, *, given: bool = False) -> dict[str, Any]:
+        """The values of a table; with ``given`` only those that differ from their defaults."""
+        return {
+            key: self[full]
+            for key, full in self.tables[name].items()
+            if not given or self[full] != self.defaults[full]
+        }
 
-@dataclass(frozen=True)
-class Table:
-    """A table of the TOML file, and what can stand in it; keys ``elsewhere`` are for other commands."""
+    def to_toml(self, record: Mapping[str, Any] | None = None) -> str:
+        """The file that repeats this run; ``record`` is what the run itself decided."""
+        from .. import __version__
 
-    name: str
-    keys: Mapping[str, Key]
-    elsewhere: frozenset[str] = frozenset()
-
-    def find(self, name: str, where: str) -> Key:
-        """Raises ``UsageError`` with the nearest key that there is."""
-        if name not in self.keys:
-            raise unknown(f"{where}: no such key", name, self.keys)
-        return self.keys[name]
-
-
-def table(name: str, *groups: Iterable[Key]) -> Table:
-    """A table of all these keys; the first of one name counts."""
-    keys: dict[str, Key] = {}
-    for group in groups:
-        for key in group:
-            keys.setdefault(key.name, key)
-    return Table(name, keys)
+        parts = [
+            f"# koopflow {__version__}. To repeat this run: koopflow {self.command} --config <this file>",
+            tomli_w.dumps({"command": self.command}),
+        ]
+        for name in self.tables:
+            unset = [key for key, value in self.table(name).items() if value is None]
+            note = f"# not set: {', '.join(unset)}\n" if unset else ""
+            parts.append(note + tomli_w.dumps({name: plain(self.table(name))}))
+        if record:
+            parts.append("# Chosen by koopflow; not read back.\n" + tomli_w.dumps({RECORD: plain(record)}))
+        return "\n".join(parts)
 
 
-def keys_of(function: Callable[..., Any], *, leave_out: Collection[str] = ()) -> list[Key]:
-    """The keywords of a function or class, with its docstring's words on each."""
-    notes = documented(inspect.getdoc(function) or "")
-    found = []
-    for parameter in inspect.signature(function, eval_str=True).parameters.values():
-        named = parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-        if named and parameter.name != "self" and parameter.name not in leave_out:
+class Command:
+    """One command: its options, and how they are read.
+
+    Parameters
+    ----------
+    name : str
+        Name of the command.
+    description : str
+        Text of its help.
+    run : callable
+        Function of the settings that does the work and returns the exit code.
+    """
+
+    def __init__(self, name: str, description: str, run: Callable[[Settings], int]) -> None:
+        self.name = name
+        self.run = run
+        self.tables: dict[str, dict[str, str]] = {}
+        self._groups: dict[str, Any] = {}
+        self._switches: set[str] = set()
+        # Names of options that are grouped in dataclasses.
+        self._nested: list[str] = []
+        self._parser = ArgumentParser(
+            prog=f"koopflow {name}",
+            usage=f"koopflow {name} [options]",
+            description=description,
+            exit_on_error=False,
+            allow_abbrev=False,
+        )
+        # Both are taken out before parsing; they stand here for the help.
+        self._parser.add_argument(
+            "--config", metavar="FILE", default=argparse.SUPPRESS,
+            help="TOML file of settings, such as one that a run has written; flags win over it",
+        )  # fmt: skip
+        self._parser.add_argument(
+            "--set", metavar="KEY=VALUE", default=argparse.SUPPRESS,
+            help="any option by its name in the file, as in --set training.ema_decay=0.99",
+        )  # fmt: skip
+
+    def add(
+        self,
+        table: str,
+        name: str,
+        kind: Any,
+        default: Any = None,
+        words: str = "",
+        *,
+        positional: bool = False,
+    ) -> None:
+        """Add one option. Tables ``""`` are not written into files."""
+        full = f"{table}.{name}" if table == "data" else name
+        flag, more = (full, {"nargs": "?"}) if positional else (f"--{full}", {})
+        if table not in self._groups:
+            title = f"table [{table}] of a file" if table else "of the command line alone"
+            self._groups[table] = self._parser.add_argument_group(title)
+        self._groups[table].add_argument(
+            flag, type=kind, default=default, help=words.replace("%", "%%"), **more
+        )
+        self.tables.setdefault(table, {})[name] = full
+        if kind is bool:
+            self._switches.add(full)
+
+    def add_signature(self, table: str, function: Any, *, skip: Collection[str] = ()) -> None:
+        """Add the keywords of a function or class that the table lacks, with their docstring's words."""
+        words = _documented(function)
+        called = function.__init__ if isinstance(function, type) else function
+        hints = typing.get_type_hints(called)
+        for name, parameter in inspect.signature(called).parameters.items():
+            if name in ("self", *skip, *self.tables.get(table, {})):
+                continue
+            kinds = (
+                typing.get_args(hints[name]) if typing.get_origin(hints[name]) in UNIONS else [hints[name]]
+            )
+            options = [kind for kind in kinds if is_dataclass(kind)]
+            self._nested += [f"{name}.{field.name}" for kind in options for field in fields(kind)]
+            # Python also takes functions, and mappings for option dataclasses; here neither can be given.
+            left_out = (Callable, Mapping) if options else (Callable,)
+            kind = reduce(or_, [kind for kind in kinds if typing.get_origin(kind) not in left_out])
             default = None if parameter.default is parameter.empty else parameter.default
-            found.append(Key(parameter.name, parameter.annotation, default, notes.get(parameter.name, "")))
-    return found
+            self.add(table, name, kind, default, words.get(name, ""))
 
+    def parse(self, arguments: Sequence[str]) -> Settings:
+        """Defaults, then the file of ``--config``, then ``--set``, then flags.
 
-def documented(docstring: str) -> dict[str, str]:
-    """What the Parameters section of a NumPy-style docstring says of each, on one line.
-
-    Examples
-    --------
-    >>> documented('''Do.
-    ...
-    ... Parameters
-    ... ----------
-    ... width, depth : int, optional
-    ...     Of the network.
-    ... ''')
-    {'width': 'Of the network. (int, optional)', 'depth': 'Of the network. (int, optional)'}
-    """
-    section = re.search(r"^Parameters\n-+\n(.*?)(?=^\S[^\n]*\n-+\n|\Z)", docstring, re.MULTILINE | re.DOTALL)
-    if section is None:
-        return {}
-    notes = {}
-    for entry in re.finditer(
-        r"^(\S[^\n]*?)(?: : ([^\n]*))?\n((?:[ ]+[^\n]*\n?|\n)*)", section[1], re.MULTILINE
-    ):
-        names, kind, text = entry.groups()
-        words = " ".join(text.split()).replace("``", "")
-        words = re.sub(r":\w+:`~?([^`]*)`", r"\1", words)
-        for name in names.split(","):
-            notes[name.strip().lstrip("*")] = f"{words} ({kind})" if kind else words
-    return notes
-
-
-def accepts(kind: Any, value: Any) -> bool:
-    """Whether a value that TOML can say is of an annotated type. Unusual annotations take everything."""
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType):
-        return any(accepts(part, value) for part in inner)
-    if kind is None or kind is types.NoneType:
-        return value is None
-    if kind is bool:
-        return isinstance(value, bool)
-    if kind in (int, float):
-        return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
-    if kind is str or kind is PathLike or origin is PathLike:
-        return isinstance(value, str)
-    if kind is dict or origin in (dict, Mapping):
-        of = inner[1] if inner else Any
-        return isinstance(value, dict) and all(accepts(of, item) for item in value.values())
-    if kind is list or origin in (list, tuple, Sequence):
-        return isinstance(value, list)
-    return True
-
-
-def spelled(kind: Any) -> str:
-    """An annotated type in words.
-
-    Examples
-    --------
-    >>> spelled(int | None)
-    'an integer or none'
-    """
-    if get_origin(kind) in (Union, types.UnionType):
-        words = [spelled(part) for part in get_args(kind)]
-        return " or ".join(dict.fromkeys(words))
-    if kind is None or kind is types.NoneType:
-        return NONE
-    if kind is PathLike or get_origin(kind) is PathLike:
-        return "text"
-    if kind is dict or get_origin(kind) in (dict, Mapping):
-        return "a table"
-    if kind is list or get_origin(kind) in (list, tuple, Sequence):
-        return "a list"
-    return _NAMES.get(kind, getattr(kind, "__name__", str(kind)))
-
-
-def unknown(message: str, name: str, known: Iterable[str]) -> UsageError:
-    """An error about a name, with the nearest one that there is."""
-    names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
-    return UsageError(
-        f"{message} as {name!r}, the nearest is {near[0]!r}" if near else f"{message} as {name!r}"
-    )
-
-
-def parse_value(text: str) -> Any:
-    """A TOML value, a number as Python writes it, or text without its quotes.
-
-    Examples
-    --------
-    >>> parse_value("[1, 2]"), parse_value("1e-3"), parse_value("ot"), parse_value('"ot"')
-    ([1, 2], 0.001, 'ot', 'ot')
-    """
-    try:
-        parsed = tomllib.loads(f"value = {text}")
-        if list(parsed) == ["value"]:
-            return parsed["value"]
-    except tomllib.TOMLDecodeError:
-        pass
-    for number in (int, float):
+        Raises
+        ------
+        UsageError
+            For the first that is wrong.
+        """
+        defaults = self._parser.get_defaults()
+        config, sets, flags = self._split(arguments)
+        if config is not None:
+            self._read(Path(config))
         try:
-            return number(text)
-        except ValueError:
-            continue
-    return text
+            values = self._parser.instantiate(self._parser.parse_args([*sets, *flags]))
+        except argparse.ArgumentError as error:
+            raise UsageError(_one_line(str(error), self._nested)) from error
+        for full in (full for keys in self.tables.values() for full in keys.values()):
+            if full.endswith("seed") and values[full] is not None and not 0 <= values[full] < 2**62:
+                raise UsageError(f"--{full}: expected a non-negative integer, got {values[full]}")
+        tables = {name: keys for name, keys in self.tables.items() if name}
+        return Settings(self.name, tables, values, defaults, config)
+
+    def _split(self, arguments: Sequence[str]) -> tuple[str | None, list[str], list[str]]:
+        """The file of ``--config``, the keys of ``--set`` as flags, and flags under their full names."""
+        config, sets, flags, rest = None, [], [], list(arguments)
+        while rest:
+            flag, equals, value = rest.pop(0).partition("=")
+            if flag in ("--config", "--set"):
+                if not equals and not rest:
+                    raise UsageError(f"{flag}: expected a value, got nothing")
+                value = value if equals else rest.pop(0)
+                if flag == "--config":
+                    config = value
+                    continue
+                key, equals, value = (part.strip() for part in value.partition("="))
+                if not equals or not key:
+                    raise UsageError(f"--set: expected key=value, got {key!r}")
+                sets.append(f"--{self._full(key, flag)}={_null(value)}")
+            elif flag.startswith("--") and flag != "--help":
+                full = self._full(flag[2:].replace("-", "_"), flag)
+                if not equals and full in self._switches:
+                    value = rest.pop(0) if rest[:1] in (["true"], ["false"]) else "true"
+                    equals = "="
+                flags.append(f"--{full}{equals}{_null(value)}")
+            else:
+                flags.append("--n" if flag == "-n" else _null(flag + equals + value))
+        return config, sets, flags
+
+    def _read(self, path: Path) -> None:
+        """Take the values of a file as defaults."""
+        try:
+            # Some editors begin a file with a byte-order mark.
+            content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        except OSError as error:
+            raise UsageError(f"--config: cannot read {path}: {error.strerror or error}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f"--config: {path} is not TOML: {error}") from error
+        command = content.pop("command", self.name)
+        if command != self.name:
+            raise UsageError(f"--config: expected a file of koopflow {self.name}, got {path} of {command!r}")
+        content.pop(RECORD, None)
+        found: dict[str, Any] = {}
+        for table, values in content.items():
+            if table not in TABLES:
+                raise UsageError(f"{path}: no such table as {table!r}{_nearest(table, TABLES)}")
+            if not isinstance(values, dict):
+                raise UsageError(f"{path}: {table}: expected a table, got {values!r}")
+            for key, value in values.items() if table in self.tables else ():
+                if table != "run" or key in self.tables["run"] or key not in PATHS:
+                    found[self._full(f"{table}.{key}", f"{path}: {table}")] = _none(value)
+        nested: dict[str, Any] = {}
+        for full, value in found.items():
+            table, _, name = full.rpartition(".")
+            (nested.setdefault(table, {}) if table else nested)[name] = value
+        try:
+            self._parser.parse_object(nested)
+        except argparse.ArgumentError as error:
+            said = _one_line(str(error), self._nested).removeprefix("--")
+            raise UsageError(f"{path}: {said}") from error
+        self._parser.set_defaults(found)
+
+    def _full(self, name: str, where: str) -> str:
+        """The full name of an option. Raises ``UsageError`` with the name that was meant."""
+        keys = {
+            name: full
+            for table, keys in self.tables.items()
+            if table != "data"
+            for name, full in keys.items()
+        }
+        keys |= SHORT if "data" in self.tables else {}
+        head, dot, rest = name.partition(".")
+        if dot and head in self.tables:
+            keys = self.tables[head]
+            head, dot, rest = rest.partition(".")
+        if head in keys:
+            return keys[head] + dot + rest
+        known = [*self._nested, *(full for keys in self.tables.values() for full in keys.values())]
+        moved = [full for full in known if full.endswith(f".{head}") or full == RENAMED.get(head)]
+        hint = f": it is {moved[0]!r}" if moved else _nearest(head, [*keys, *known])
+        raise UsageError(f"{where}: no such option as {head!r}{hint} (koopflow {self.name} --help lists all)")
+
+
+def plain(value: Any) -> Any:
+    """A value as TOML and JSON can say it; keys whose value is None are left out."""
+    if isinstance(value, Options):
+        value = value.given()
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items() if item is not None}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _documented(function: Callable[..., Any]) -> dict[str, str]:
+    """What a docstring says of each parameter."""
+    try:
+        from docstring_parser import parse
+    except ModuleNotFoundError:
+        # As in jsonargparse, help then has names and types only.
+        return {}
+    return {
+        name.strip(): re.sub(r":\w+:`~?([^`]*)`|``", r"\1", " ".join((entry.description or "").split()))
+        for entry in parse(inspect.getdoc(function) or "").params
+        for name in entry.arg_name.split(",")
+    }
+
+
+def _one_line(message: str, nested: Collection[str] = ()) -> str:
+    r"""What jsonargparse says of a wrong value, in one line.
+
+    Examples
+    --------
+    >>> _one_line("Parser key \"steps\":\n  Expected a <class 'int'>. Got value: wide")
+    '--steps: expected int, got wide'
+    """
+    key = ".".join(re.findall(r'Parser key "([^"]+)"', message))
+    unknown = re.search(r"Option '(\w+)' is not accepted", message)
+    if unknown is not None:
+        return f"--{key}: no such option as {unknown[1]!r}{_nearest(f'{key}.{unknown[1]}', nested)}"
+    got = re.search(r"(?:Got|Given) value: (.*)", message)
+    if not key or got is None:
+        return " ".join(message.split())
+    kinds = re.findall(r"Expected an? (?:<class ')?(\w[^'>.\n]*)", message)
+    if "import path" in message or "Not a valid subclass" in message:
+        kinds = ["a table", *(kind for kind in kinds if "import path" not in kind)]
+    kinds = sorted(dict.fromkeys(NONE if kind == "NoneType" else kind for kind in kinds), key=NONE.__eq__)
+    return f"--{key}: expected {' or '.join(kinds)}, got {got[1]}"
+
+
+def _nearest(name: str, names: Collection[str]) -> str:
+    near = get_close_matches(name, sorted(names), n=1, cutoff=0.5)
+    return f", the nearest is {near[0]!r}" if near else ""
+
+
+def _null(text: str) -> str:
+    return "null" if text == NONE else text
+
+
+def _none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _none(item) for key, item in value.items()}
+    return None if value == NONE else value

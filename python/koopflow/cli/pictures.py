@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from .. import plotting
@@ -40,6 +41,14 @@ def draw_training(history: Mapping[str, Any], path: Path) -> Path | None:
     if not history.get("loss") and not history.get("log"):
         return None
     return save(plotting.loss_history(history), path)
+
+
+def columns_of(condition: NDArray[Any] | None) -> int | None:
+    """The columns that put each label on rows of its own; None where none do."""
+    if condition is None or condition.ndim != 1:
+        return None
+    labels, counts = np.unique(condition, return_counts=True)
+    return int(counts[0]) if len(labels) > 1 and len(set(counts.tolist())) == 1 else None
 
 
 def save(axes: Any, path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -9,112 +10,71 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._arrays import to_numpy
-from ..exceptions import CheckpointError
-from ..students.distiller import KoopmanDistiller
-from ..teachers.teacher import FlowTeacher
-from .command import DEVICE, Command, Options, run_table
-from .conditions import asked_for, columns_of, conditioning_of
-from .errors import UsageError
-from .files import input_file, make, refuse_existing
-from .options import Key, keys_of, table
-from .pictures import SUFFIXES, can_be_drawn, draw_samples
-from .settings import Settings
-from .training import progress
+from ..students import KoopmanDistiller
+from ..teachers import FlowTeacher
+from .inputs import conditions, event_shape_of, load_either, make, refuse_existing
+from .options import Command, Settings, UsageError
+from .pictures import SUFFIXES, can_be_drawn, columns_of, draw_samples
+from .training import for_results, progress
 
 ARRAYS = (".npy", ".npz", ".safetensors")
-_OWN = (
-    Key("n", int | None, None, "How many samples: 64, or eight of each class, by default."),
-    Key(
-        "label", list | int | None, None, "Only this class, or with [0, 3] these, a row each: all by default."
-    ),
-    Key("condition", str | None, None, "An .npy file with the condition of each sample."),
-    Key("modes", list | int | str | None, None, "Let only these modes move: 3, [0, 1, 4] or :20."),
-    Key("steps", int | None, None, "Encodings of a student (1); steps of a teacher's fixed-step solver."),
-    Key("columns", int | None, None, "Of a grid of images."),
-    DEVICE,
-)
 
 
-def command() -> Command:
-    """The command."""
-    of_teachers = keys_of(FlowTeacher.sample, leave_out=("x0", "progress"))
-    return Command(
-        name="sample",
-        summary="draw samples from a student or a teacher",
-        description=(
-            "Draws samples into a picture (.png, .pdf, .svg: images in a grid, points in the plane\n"
-            "scattered) or into an array file (.npy, .npz, .safetensors), by the ending of --output."
-        ),
-        tables=[run_table("student", "output"), table("sample", _OWN, of_teachers)],
-        flags={
-            "student": ("run", "student"),
-            "-n, --count": ("sample", "n"),
-            "--output": ("run", "output"),
-            "--label": ("sample", "label"),
-            "--condition": ("sample", "condition"),
-            "--modes": ("sample", "modes"),
-            "--steps": ("sample", "steps"),
-            "--solver": ("sample", "solver"),
-            "--columns": ("sample", "columns"),
-            "--seed": ("sample", "seed"),
-            "--device": ("sample", "device"),
-        },
-        run=run,
+def sample() -> Command:
+    """The command ``koopflow sample``."""
+    command = Command(
+        "sample",
+        "Draws samples of a student or a teacher into a picture (.png, .pdf, .svg: images in a grid, points "
+        "of the plane scattered) or an array file (.npy, .npz, .safetensors), by the ending of --output.",
+        _run,
     )
+    command.add("run", "student", str | None, words="File of a student or a teacher.", positional=True)
+    command.add("run", "output", str | None, words="File for the samples.")
+    number = "Number of samples: 64, or eight of each class, by default; -n for short."
+    command.add("sample", "n", int | None, words=number)
+    command.add(
+        "sample", "label", int | list[int] | None, words="One class or several, [0, 3]: all by default."
+    )
+    command.add("sample", "condition", str | None, words="An .npy file with the condition of each sample.")
+    command.add(
+        "sample", "modes", int | list[int] | str | None, words="Modes that move: 3, [0, 1, 4] or :20."
+    )
+    steps = "Encodings of a student's path, 1 by default; steps of a teacher's fixed-step solver."
+    command.add("sample", "steps", int | None, words=steps)
+    for model in (KoopmanDistiller, FlowTeacher):
+        command.add_signature("sample", model.sample, skip=("x0", "progress"))
+    command.add("sample", "columns", int | None, words="Number of columns of a grid of images.")
+    command.add("sample", "device", str, "cpu", "cpu, cuda, cuda:N or auto.")
+    return for_results(command)
 
 
-def run(settings: Settings, options: Options) -> int:
+def _run(settings: Settings) -> int:
     """Load, sample, write."""
-    asked = settings["sample"]
-    model = load_model(input_file(settings["run"]["student"], "student", "a student's file"), settings)
-    path = output_file(settings["run"]["output"], event_shape_of(model), options)
-    labels = asked["label"]
-    n, condition = asked_for(
-        conditioning_of(model),
-        asked["n"],
-        [labels] if isinstance(labels, int) else labels,
-        asked["condition"],
-    )
-    keywords = keywords_for(model, settings, options)
+    model = load_either(settings["student"], settings["device"])
+    path = _output_file(settings, event_shape_of(model))
+    n, condition = conditions(model, settings["n"], settings["label"], settings["condition"])
+    known = inspect.signature(type(model).sample).parameters
+    given = settings.table("sample", given=True)
+    for key in ("n", "label", "condition", "columns", "device"):
+        given.pop(key, None)
+    for key in given:
+        if key not in known:
+            kind = "student" if isinstance(model, KoopmanDistiller) else "teacher"
+            raise UsageError(f"sample.{key}: not for a {kind}")
+    if "modes" in given:
+        given["modes"] = parsed_modes(given["modes"])
     try:
-        samples = to_numpy(model.sample(n, condition=condition, **keywords))
+        samples = to_numpy(
+            model.sample(n, condition=condition, **given, progress=progress(quiet=settings["quiet"]))
+        )
     except IndexError as error:
         raise UsageError(f"--modes: {error}") from error
     if path.suffix in SUFFIXES:
-        draw_samples(samples, path, columns=asked["columns"] or columns_of(condition))
+        draw_samples(samples, path, columns=settings["columns"] or columns_of(condition))
     else:
-        write_arrays(path, samples, condition)
+        _write_arrays(path, samples, condition)
     print(f"wrote {n} samples to {path}")
     return 0
-
-
-def load_model(path: Path, settings: Settings) -> KoopmanDistiller | FlowTeacher:
-    """The student, or else the teacher, of a file."""
-    device = settings["sample"]["device"]
-    try:
-        return KoopmanDistiller.load(path, device=device)
-    except CheckpointError as error:
-        try:
-            return FlowTeacher.load(path, device=device)
-        except CheckpointError:
-            raise error from None
-
-
-def keywords_for(
-    model: KoopmanDistiller | FlowTeacher, settings: Settings, options: Options
-) -> dict[str, Any]:
-    """What the model's own ``sample`` takes of the settings; the rest must not have been set."""
-    given = settings.given("sample")
-    function = type(model).sample
-    names = {key.name for key in keys_of(function, leave_out=("x0", "n", "condition", "progress"))}
-    for name in given:
-        if name not in names | {key.name for key in _OWN} or (name == "modes" and "modes" not in names):
-            kind = "student" if isinstance(model, KoopmanDistiller) else "teacher"
-            raise UsageError(f"sample.{name}: not for a {kind}")
-    keywords = {name: value for name, value in given.items() if name in names and value is not None}
-    if "modes" in keywords:
-        keywords["modes"] = parsed_modes(keywords["modes"])
-    return {**keywords, "progress": progress(quiet=options.quiet)}
 
 
 def parsed_modes(modes: int | str | list[int]) -> Any:
@@ -135,31 +95,25 @@ def parsed_modes(modes: int | str | list[int]) -> Any:
         raise UsageError(f"--modes: expected 3, [0, 1, 4] or :20, got {modes!r}") from None
 
 
-def event_shape_of(model: KoopmanDistiller | FlowTeacher) -> tuple[int, ...]:
-    """The shape of one sample."""
-    return model.event_shape if isinstance(model, FlowTeacher) else model.event_shape_
-
-
-def output_file(given: str | None, event_shape: tuple[int, ...], options: Options) -> Path:
+def _output_file(settings: Settings, event_shape: tuple[int, ...]) -> Path:
     """The file of ``--output``, whose ending says what it is to be."""
-    expected = f"a file that ends in {', '.join((*SUFFIXES, *ARRAYS))}"
-    if given is None:
-        raise UsageError(f"--output: expected {expected}, got nothing")
-    path = Path(given)
-    if path.suffix not in (*SUFFIXES, *ARRAYS):
-        raise UsageError(f"--output: expected {expected}, got {given!r}")
+    given, endings = settings["output"], (*SUFFIXES, *ARRAYS)
+    path = Path(given or "")
+    if path.suffix not in endings:
+        got = "nothing" if given is None else repr(given)
+        raise UsageError(f"--output: expected a file that ends in {', '.join(endings)}, got {got}")
     if path.suffix in SUFFIXES and not can_be_drawn(event_shape):
         raise UsageError(
             f"--output: expected {', '.join(ARRAYS)} for samples of shape {event_shape}, which are neither "
             f"images nor in the plane, got {given!r}"
         )
-    refuse_existing([path], overwrite=options.overwrite)
+    refuse_existing([path], overwrite=settings["overwrite"])
     make(path.parent)
     return path
 
 
-def write_arrays(path: Path, samples: NDArray[Any], condition: NDArray[Any] | None) -> None:
-    """``samples``, and ``condition`` beside it where the file can hold two."""
+def _write_arrays(path: Path, samples: NDArray[Any], condition: NDArray[Any] | None) -> None:
+    """``samples``, and ``condition`` where the file can hold two arrays."""
     arrays = {"samples": np.ascontiguousarray(samples)}
     if condition is not None:
         arrays["condition"] = np.ascontiguousarray(condition)

@@ -1,180 +1,256 @@
-"""What both training commands share: going on, being cut off, saying how far it is."""
+"""``koopflow train-teacher`` and ``koopflow distill``: data to a teacher, a teacher to a one-step student."""
 
 from __future__ import annotations
 
-import inspect
+import contextlib
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from .._arrays import to_numpy
+from ..exceptions import DivergenceError
 from ..progress import LABELS, ProgressEvent, ProgressFunction, format_values, somebody_is_looking
-from ..students.distiller import KoopmanDistiller
-from ..teachers.teacher import FlowTeacher
-from .command import Options
-from .conditions import asked_for, columns_of, conditioning_of, dimension_of
-from .errors import Stopped
-from .files import output_folder, refuse_existing, write_text
-from .pictures import can_be_drawn, draw_samples, draw_training
-from .settings import Settings
+from ..students import KoopmanDistiller
+from ..teachers import FlowTeacher
+from .inputs import (
+    DataOptions,
+    conditioning_of,
+    conditions,
+    event_shape_of,
+    load,
+    load_teacher,
+    output_folder,
+    refuse_existing,
+    write_text,
+)
+from .options import Command, Settings, Stopped, UsageError
+from .pictures import can_be_drawn, columns_of, draw_samples, draw_training
 
-# What fit takes from a command itself.
-FROM_COMMAND = ("teacher", "y", "data", "condition", "progress", "callback", "checkpoint", "resume")
+# Keywords of fit that a command fills in itself.
+FILLED = ("data", "y", "teacher", "noise", "condition", "progress", "callback", "checkpoint", "resume")
 SECONDS_BETWEEN_LINES = 10.0
 
 
-@dataclass(frozen=True)
-class Place:
-    """The files of a training in its output folder, ``kind`` being teacher or student."""
+def train_teacher() -> Command:
+    """The command ``koopflow train-teacher``."""
+    command = Command(
+        "train-teacher",
+        "Trains a flow-matching teacher; writes teacher.safetensors, train-teacher.toml (the settings, to "
+        "repeat the run), and pictures of samples and of the training into the output folder.",
+        _train_teacher,
+    )
+    command.add("run", "output", str | None, words="Folder for the results.")
+    command.add_signature("data", DataOptions)
+    command.add_signature("teacher", FlowTeacher, skip=("event_shape",))
+    command.add_signature("fit", FlowTeacher.fit, skip=(*FILLED, "steps", "batch_size"))
+    return _for_training(command)
 
-    folder: Path
-    command: str
+
+def _train_teacher(settings: Settings) -> int:
+    """Train, save, draw."""
+    keywords = settings.table("teacher")
+    given = keywords["num_classes"] is not None or keywords["condition_dim"] is not None
+    options = settings.table("data")
+    data = load(DataOptions(**{**options, "labels": options["labels"] or given}))
+    teacher = FlowTeacher(data.event_shape, **{**keywords, **({} if given else data.conditioning)})
+    run = Run(settings, "teacher")
+    if run.finished():
+        return 0
+    shape = " x ".join(map(str, data.event_shape))
+    print(f"{len(data.train)} samples of {shape}, {len(data.held_out)} held out")
+    with run.started() as fit:
+        teacher.fit(data.train, condition=data.train_labels, **fit)
+    run.end(teacher, teacher.history, keywords, teacher.history["config"], data.held_out_labels)
+    return 0
+
+
+def distill() -> Command:
+    """The command ``koopflow distill``."""
+    command = Command(
+        "distill",
+        "Distils a teacher into a one-step student; writes student.safetensors, distill.toml (the settings, "
+        "to repeat the run), and pictures of samples and of the training into the output folder.",
+        _distill,
+    )
+    command.add("run", "output", str | None, words="Folder for the results.")
+    command.add("run", "teacher", str | None, words="File of the teacher.")
+    command.add_signature("data", DataOptions)
+    command.add_signature("student", KoopmanDistiller)
+    command.add_signature("fit", KoopmanDistiller.fit, skip=FILLED)
+    return _for_training(command)
+
+
+def _distill(settings: Settings) -> int:
+    """Distil, save, draw."""
+    keywords = settings.table("student")
+    teacher = load_teacher(settings["teacher"], keywords["device"])
+    fit_data: dict[str, Any] = {}
+    held_out_labels = None
+    if settings["data.source"] is not None:
+        # A conditional teacher needs the condition of each of its data.
+        conditional = conditioning_of(teacher) != (None, None)
+        data = load(DataOptions(**{**settings.table("data"), "labels": conditional}))
+        if data.event_shape != teacher.event_shape:
+            raise UsageError(
+                f"--data: expected samples of shape {teacher.event_shape}, as the teacher's, "
+                f"got {data.event_shape}"
+            )
+        fit_data = {"data": data.train, "condition": data.train_labels}
+        held_out_labels = data.held_out_labels
+    student = KoopmanDistiller(**keywords)
+    run = Run(settings, "student")
+    if run.finished():
+        return 0
+    try:
+        with run.started() as fit:
+            student.fit(teacher, **fit_data, **fit)
+    except DivergenceError as error:
+        if not student.__sklearn_is_fitted__():
+            raise
+        # The best student before it went wrong is still a student.
+        student.save(run.model)
+        raise DivergenceError(f"{error}; the best student before that is {run.model}") from error
+    run.end(student, student.history_, keywords, student.config_, held_out_labels)
+    return 0
+
+
+def _for_training(command: Command) -> Command:
+    words = "Whether to go on from where the run in the output folder was cut off, with its settings."
+    command.add("", "resume", bool, default=False, words=words)
+    return for_results(command)
+
+
+def for_results(command: Command) -> Command:
+    """Add what every command that writes results has."""
+    command.add("", "overwrite", bool, default=False, words="Whether to replace results that are there.")
+    command.add("", "quiet", bool, default=False, words="Whether to print no progress.")
+    return command
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: its files in the output folder, ``kind`` being teacher or student."""
+
+    of: Settings
     kind: str
+
+    def _file(self, ending: str) -> Path:
+        return output_folder(self.of["output"]) / ending
 
     @property
     def model(self) -> Path:
         """What training makes."""
-        return self.folder / f"{self.kind}.safetensors"
+        return self._file(f"{self.kind}.safetensors")
 
     @property
     def checkpoint(self) -> Path:
         """The state of training, there until it is completed."""
-        return self.folder / f"{self.kind}.checkpoint.safetensors"
+        return self._file(f"{self.kind}.checkpoint.safetensors")
 
     @property
     def settings(self) -> Path:
         """What the run was asked for."""
-        return self.folder / f"{self.command}.toml"
+        return self._file(f"{self.of.command}.toml")
 
     @property
-    def samples(self) -> Path:
-        """A picture of samples."""
-        return self.folder / f"{self.kind}-samples.png"
+    def pictures(self) -> tuple[Path, Path]:
+        """Samples, and losses and errors."""
+        return self._file(f"{self.kind}-samples.png"), self._file(f"{self.kind}-training.png")
 
-    @property
-    def curves(self) -> Path:
-        """A picture of losses and errors."""
-        return self.folder / f"{self.kind}-training.png"
+    def finished(self) -> bool:
+        """Whether ``--resume`` has nothing to do. Raises ``UsageError`` for results that nobody gave up."""
+        if not self.of["resume"]:
+            hint = ", --resume goes on" if self.checkpoint.exists() else ""
+            there = [self.checkpoint, self.model, self.settings, *self.pictures]
+            refuse_existing(there, overwrite=self.of["overwrite"], hint=hint)
+            return False
+        if self.model.exists() and not self.checkpoint.exists():
+            print(f"{self.model} is finished: nothing to resume (--overwrite begins anew)")
+            return True
+        return False
 
-    def written(self) -> list[int]:
-        """When the model and the state of training were written; nothing for what is not there."""
-        return [path.stat().st_mtime_ns for path in (self.model, self.checkpoint) if path.exists()]
+    @contextmanager
+    def started(self) -> Iterator[dict[str, Any]]:
+        """The keywords of fit; settings are written when the first step is reported."""
+        written = False
 
+        def first(_: ProgressEvent) -> None:
+            # Not earlier: a run that never begins, for a wrong option say, leaves everything as it was.
+            nonlocal written
+            if not written:
+                if not self.of["resume"]:
+                    self.checkpoint.unlink(missing_ok=True)
+                write_text(self.settings, self.of.to_toml())
+                written = True
 
-@contextmanager
-def started(settings: Settings, options: Options, kind: str) -> Iterator[Place | None]:
-    """The place of a run, its settings written there; None where ``--resume`` finds it finished.
+        keywords = {**self.of.table("fit"), "checkpoint": self.checkpoint, "callback": first}
+        if self.of["resume"] and self.checkpoint.exists():
+            keywords["resume"] = self.checkpoint
+        with warnings.catch_warnings():
+            # A command says itself that it was interrupted.
+            warnings.filterwarnings("ignore", message="interrupted after", category=RuntimeWarning)
+            yield {**keywords, "progress": progress(quiet=self.of["quiet"])}
 
-    Raises
-    ------
-    UsageError
-        Where results are there and nothing says what to do about them.
-    """
-    place = Place(output_folder(settings["run"]["output"]), settings.command, kind)
-    if options.resume and place.model.exists() and not place.checkpoint.exists():
-        print(f"{place.model} is finished: nothing to resume (--overwrite begins anew)")
-        yield None
-        return
-    if not options.resume:
-        hint = ", --resume goes on" if place.checkpoint.exists() else ""
-        there = [place.checkpoint, place.model, place.settings, place.samples, place.curves]
-        refuse_existing(there, overwrite=options.overwrite, hint=hint)
-        place.checkpoint.unlink(missing_ok=True)
-    before = place.settings.read_text(encoding="utf-8") if place.settings.exists() else None
-    untouched = place.written()
-    write_text(place.settings, settings.to_toml())
-    try:
-        yield place
-    except BaseException:
-        # A run that never began, for a wrong option say, leaves everything as it was.
-        if place.written() == untouched:
-            if before is None:
-                place.settings.unlink(missing_ok=True)
-            else:
-                write_text(place.settings, before)
-        raise
+    def end(
+        self,
+        model: FlowTeacher | KoopmanDistiller,
+        history: Mapping[str, Any],
+        asked: Mapping[str, Any],
+        config: Mapping[str, Any],
+        held_out: Any | None,
+    ) -> None:
+        """Save, say how training ended, and draw; ``held_out`` are conditions of data that it has not seen.
 
-
-def fit_options(
-    fit: Callable[..., Any], settings: Settings, options: Options, place: Place
-) -> dict[str, Any]:
-    """The keywords of a fit: what ``[fit]`` says, progress, and files to go on from and to leave behind."""
-    keywords = settings.given("fit")
-    keywords["progress"] = progress(quiet=options.quiet)
-    if "checkpoint" in inspect.signature(fit).parameters:
-        keywords["checkpoint"] = place.checkpoint
-        if options.resume and place.checkpoint.exists():
-            keywords["resume"] = place.checkpoint
-    return keywords
-
-
-def finish(place: Place, history: Mapping[str, Any]) -> None:
-    """Say how training ended; the checkpoint goes where nothing is left to do.
-
-    Raises
-    ------
-    Stopped
-        After Ctrl-C.
-    """
-    stopped, steps = history.get("stopped"), history.get("steps")
-    if stopped == "interrupted":
-        on = "; --resume goes on" if place.checkpoint.exists() else ""
-        raise Stopped(f"interrupted after {steps} steps: the best {place.kind} so far is {place.model}{on}")
-    if stopped == "budget":
-        on = f", --resume goes on from {place.checkpoint}" if place.checkpoint.exists() else ""
-        print(f"{place.kind}: {steps} steps in {history['seconds']:.0f} s, the end of --max-seconds{on}")
-        return
-    place.checkpoint.unlink(missing_ok=True)
-    print(f"{place.kind}: {steps} steps in {history['seconds']:.0f} s")
-
-
-def chosen(values: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """What koopflow chose for the options that were left open."""
-    return {
-        name: config[name] for name, value in values.items() if value is None and config.get(name) is not None
-    }
-
-
-def draw(
-    place: Place, history: Mapping[str, Any], model: FlowTeacher | KoopmanDistiller, conditions: Any | None
-) -> None:
-    """Pictures of training and of samples, where there are such pictures, and what has been written.
-
-    ``conditions`` are those of data that the model has not seen; they are used for samples of a model that
-    needs vectors.
-    """
-    shape = model.event_shape if isinstance(model, FlowTeacher) else model.event_shape_
-    conditioning = conditioning_of(model)
-    draw_training(history, place.curves)
-    if can_be_drawn(shape) and (dimension_of(conditioning) is None or conditions is not None):
-        n = 1000 if shape == (2,) else None
-        if dimension_of(conditioning) is None:
-            n, condition = asked_for(conditioning, n, None, None)
+        Raises
+        ------
+        Stopped
+            After Ctrl-C.
+        """
+        model.save(self.model)
+        resolved = {key: value for key, value in config.items() if asked.get(key) is None}
+        write_text(self.settings, self.of.to_toml(resolved))
+        stopped, steps = history.get("stopped"), history.get("steps")
+        on = self.checkpoint.exists()
+        if stopped == "interrupted":
+            best = f"interrupted after {steps} steps: the best {self.kind} so far is {self.model}"
+            raise Stopped(best + ("; --resume goes on" if on else ""))
+        said = f"{self.kind}: {steps} steps in {history['seconds']:.0f} s"
+        if stopped == "budget":
+            on_from = f", --resume goes on from {self.checkpoint}" if on else ""
+            print(f"{said}, the end of --max-seconds{on_from}")
         else:
-            condition = conditions[: n or 64]  # type: ignore[index]
+            self.checkpoint.unlink(missing_ok=True)
+            print(said)
+        self._draw(model, history, held_out)
+        written = [self.model, self.settings, *self.pictures]
+        print(f"wrote {', '.join(str(path) for path in written if path.exists())}")
+
+    def _draw(
+        self, model: FlowTeacher | KoopmanDistiller, history: Mapping[str, Any], held_out: Any | None
+    ) -> None:
+        samples, curves = self.pictures
+        draw_training(history, curves)
+        shape = event_shape_of(model)
+        of_vectors = conditioning_of(model)[1] is not None
+        if not can_be_drawn(shape) or (of_vectors and held_out is None):
+            return
+        if of_vectors:
+            condition = held_out[: 1000 if shape == (2,) else 64]  # type: ignore[index]
             n = len(condition)
-        samples = to_numpy(model.sample(n, condition=condition))
-        draw_samples(samples, place.samples, columns=columns_of(condition))
-    written = [place.model, place.settings, place.samples, place.curves]
-    print(f"wrote {', '.join(str(path) for path in written if path.exists())}")
-
-
-@contextmanager
-def without_warnings() -> Iterator[None]:
-    """Training warns when it is interrupted; a command says so itself."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="interrupted after", category=RuntimeWarning)
-        yield
+        else:
+            n, condition = conditions(model, 1000 if shape == (2,) else None)
+        images = to_numpy(model.sample(n, condition=condition))
+        draw_samples(images, samples, columns=columns_of(condition))
 
 
 def progress(*, quiet: bool = False, stream: TextIO | None = None) -> bool | ProgressFunction:
     """A bar for a person, lines for a log."""
     stream = sys.stderr if stream is None else stream
-    if quiet:
+    if quiet or stream is None:
         return False
     return True if somebody_is_looking(stream) else Lines(stream)
 
@@ -201,15 +277,14 @@ class Lines:
         if "note" in event:
             self._print(f"{name}: {event['note']}")
             return
-        begins = event["stage"] != self._stage
-        ends = event["step"] == event["total"]
+        begins, ends = event["stage"] != self._stage, event["step"] == event["total"]
         if begins or ends or event["seconds"] - self._printed >= SECONDS_BETWEEN_LINES:
             self._stage, self._printed = event["stage"], event["seconds"]
             values = format_values(event["values"])
-            self._print(
-                f"{name}: {event['step']}/{event['total']}, {event['seconds']:.0f} s"
-                f"{', ' if values else ''}{values}"
-            )
+            said = f"{name}: {event['step']}/{event['total']}, {event['seconds']:.0f} s"
+            self._print(f"{said}, {values}" if values else said)
 
     def _print(self, line: str) -> None:
-        print(line, file=self._stream, flush=True)
+        # A log that has been closed is no reason to lose a training.
+        with contextlib.suppress(OSError, ValueError):
+            print(line, file=self._stream, flush=True)

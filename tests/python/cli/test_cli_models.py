@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +12,11 @@ from safetensors.numpy import load_file
 
 from koopflow import FlowTeacher, KoopmanDistiller, datasets
 from koopflow.cli import main
-from koopflow.cli.settings import tomllib
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 
 def run(*arguments):
@@ -262,3 +267,23 @@ def test_an_evaluation_of_strangers(plane, classes, tmp_path, capsys):
     assert "data: expected at least 4 samples of shape (2,)" in capsys.readouterr().err
     assert run("evaluate", *paths, "--data", "moons", "--output", tmp_path / "e.txt") == 2
     assert "--output: expected a file that ends in .json" in capsys.readouterr().err
+
+
+# --- compare --------------------------------------------------------------------------------------
+
+
+def test_a_comparison(plane, gaussian, tmp_path, capsys):
+    data = tmp_path / "data.npy"
+    np.save(data, gaussian.sample(400, seed=1))
+    output = tmp_path / "comparison.json"
+    arguments = ["--teacher", plane / "teacher.safetensors", "--data", data, "--held-out", 0.5, "-n", 100]
+    arguments += ["--methods", "['Euler, 4 steps', 'koopflow']", "--seconds", 0.5, "--trajectories", 256]
+    assert run("compare", *arguments, "--output", output, "--quiet") == 0
+    facts = json.loads(output.read_text())
+    assert [row["method"] for row in facts["rows"]] == ["teacher (dopri5)", "Euler, 4 steps", "koopflow"]
+    assert facts["rows"][1]["evaluations"] == 4
+    assert facts["advice"] in capsys.readouterr().out
+    assert run("compare", *arguments, "--output", output) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert run("compare", *arguments, "--methods", "magic") == 2
+    assert "magic" in capsys.readouterr().err

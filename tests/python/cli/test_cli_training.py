@@ -11,12 +11,19 @@ import time
 import numpy as np
 import pytest
 
-from koopflow import FlowTeacher, KoopmanDistiller, datasets
+from koopflow import FlowTeacher, KoopmanDistiller, Objective, datasets
 from koopflow.cli import main, training
-from koopflow.cli.settings import tomllib
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 TEACHER = ["--steps", "30", "--width", "16", "--depth", "1", "--set", "data.n=600", "--quiet"]
 STUDENT = ["--steps", "30", "--width", "16", "--depth", "1", "--observables", "8", "--trajectories", "128"]
+
+
+SMALL = ["--steps", "5", "--width", "8", "--depth", "1"]
 
 
 def run(*arguments):
@@ -83,11 +90,12 @@ def test_the_file_that_a_run_writes_repeats_it(folder, tmp_path):
 def test_flags_win_over_the_file(folder, tmp_path):
     code = run(
         "distill", "--config", folder / "distill.toml", "--output", tmp_path, "--steps", 7, "--quiet",
-        "--set", "weights.phase=0.5", "--set", "fidelity=endpoint",
+        "--set", "objective.weights.phase=0.5", "--set", "fidelity=endpoint",
     )  # fmt: skip
     assert code == 0
     student = KoopmanDistiller.load(tmp_path / "student.safetensors")
-    assert (student.history_["steps"], student.fidelity, student.weights) == (7, "endpoint", {"phase": 0.5})
+    assert (student.history_["steps"], student.fidelity) == (7, "endpoint")
+    assert student.objective == Objective(weights={"phase": 0.5})
     assert student.observables == 8
 
 
@@ -125,7 +133,7 @@ def interrupt_after(step):
 
 def test_a_student_that_was_cut_goes_on_as_if_it_had_not_been(folder, tmp_path, monkeypatch, capsys):
     arguments = ["--teacher", folder / "teacher.safetensors", "--output", tmp_path, "--seed", 4, *STUDENT]
-    arguments += ["--set", "evaluate_every=5"]
+    arguments += ["--training.evaluate-every", "5"]
     whole = tmp_path / "whole"
     assert run("distill", *arguments, "--output", whole, "--quiet") == 0
     with monkeypatch.context() as patched:
@@ -253,7 +261,7 @@ def test_array_files(tmp_path, capsys):
         (["--data", "moons", "--num-classes", "3"], "--labels: moons brings no labels along"),
         (["--data", "moons", "--held-out", "1.5"], "--held-out: expected a share from 0 to below 1, got 1.5"),
         (["--data", "moons", "--held-out", "0.00001"], "held_out: expected between 1 and"),
-        (["--data", "moons", "--set", "data.n=0"], "n: expected at least 1, got 0"),
+        (["--data", "moons", "--data.n", "0"], "n: expected an integer of at least 1, got 0"),
         (["--data", "digits", "--set", "data.n=10"], "data.n: no option of digits"),
         (["--data", "moons"], "--output: expected a folder, got nothing"),
         (["--data", "moons", "--output", "OUT", "--coupling", "optimal"], "coupling: "),
@@ -279,7 +287,7 @@ def test_what_cannot_be_trained_is_one_line_and_leaves_nothing(arguments, messag
     ("arguments", "message"),
     [
         (["--data", "digits"], "--data: expected samples of shape (2,), as the teacher's, got (64,)"),
-        (["--set", "weights.fase=1"], "weights: expected names among"),
+        (["--objective.weights.fase", "1"], "fase"),
         (["--generator", "sparse"], "sparse"),
         (["--set", "checkpoint_every=0"], "checkpoint_every: expected at least 1, got 0"),
     ],
@@ -290,6 +298,32 @@ def test_what_cannot_be_distilled_is_one_line(arguments, message, folder, tmp_pa
     assert message in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("shape", [(2,), (6, 6)])
+def test_text_labels_are_one_line(shape, tmp_path, capsys):
+    path = tmp_path / "text.npz"
+    arrays = {"images": np.zeros((20, *shape), "f4"), "labels": np.array(["cat", "dog"] * 10)}
+    np.savez(path, **arrays)
+    arguments = ["--data", path, "--output", tmp_path / "out", *SMALL]
+    assert run("train-teacher", *arguments, "--labels") == 2
+    error = capsys.readouterr().err
+    assert "labels" in error
+    assert "<U3" in error
+    assert error.count("\n") == 1
+    # Nobody asked for them.
+    assert run("train-teacher", *arguments) == 0
+    assert FlowTeacher.load(tmp_path / "out" / "teacher.safetensors").sample(1).shape[-1] == shape[-1]
+
+
+def test_training_needs_no_standard_error(tmp_path):
+    arguments = ["train-teacher", "--data", "moons", "--output", str(tmp_path), *SMALL]
+    for more, code in ([], 0), (["--overwrite"], 0), (["--steps", "0", "--overwrite"], 2):
+        command = [sys.executable, "-m", "koopflow", *arguments, *more]
+        closed = subprocess.run(["sh", "-c", '"$@" 2>&-', "sh", *command], capture_output=True, check=False)
+        assert closed.returncode == code
+        assert b"Traceback" not in closed.stdout
+    assert np.isfinite(weights(FlowTeacher.load(tmp_path / "teacher.safetensors"))).all()
 
 
 def test_a_student_is_no_teacher(folder, tmp_path, capsys):

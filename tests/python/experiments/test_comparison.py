@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from experiments.compare import METHODS, ComparisonTable, claims, compare, to_markdown, write
+from experiments.compare.__main__ import main
 from experiments.compare.figures import comparison as picture
 from experiments.compare.measure import Reference, measured
 from koopflow import FlowTeacher, KoopmanDistiller
-from koopflow.cli import main
 from koopflow.exceptions import ArgumentError
 from koopflow.metrics.errors import PATH_TIMES
 
@@ -194,13 +194,24 @@ def test_what_there_is_not_is_said(problems, options, words):
 
 
 def test_the_command_line(tmp_path, capsys):
-    arguments = ["compare", "--output", str(tmp_path), "--quiet", "--seeds", "[0]", "--steps", "10"]
-    arguments += ["--set", "compare.problems=['moons/ot']", "--set", "seconds=none", "--set", "n=32"]
-    arguments += ["--methods", "['koopflow']", "--set", "trajectories=128", "--set", "teacher_steps=20"]
+    arguments = [
+        "moons/ot",
+        "--output",
+        str(tmp_path),
+        "--quick",
+        "--seeds",
+        "0",
+        "--steps",
+        "10",
+        "--n",
+        "32",
+    ]
+    arguments += ["--methods", "koopflow", "--trajectories", "128", "--teacher-steps", "20"]
     assert main(arguments) == 0
     assert "inversion error" in capsys.readouterr().out
-    assert (tmp_path / "compare.toml").exists()
-    assert main(arguments) == 2
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
     assert "--resume" in capsys.readouterr().err
     assert main([*arguments, "--resume"]) == 0
 
