@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.linalg import expm
 
-from koopflow import FlowTeacher, KoopmanDistiller
+from koopflow import Architecture, FlowTeacher, KoopmanDistiller, Training
 from koopflow.exceptions import ArgumentError, ShapeError
 
 NOISE = np.random.default_rng(5).normal(size=(40, 2))
@@ -18,7 +18,9 @@ SMALL = {"width": 16, "depth": 2, "steps": 80, "trajectories": 256, "dtype": "fl
 def fitted(request, gaussian):
     decoder = request.param if request.param in ("linear", "network") else "slice"
     generator = "dense" if request.param == "dense" else "spectral"
-    student = KoopmanDistiller(generator=generator, decoder=decoder, observables=9, seed=2, **SMALL)
+    student = KoopmanDistiller(
+        generator=generator, architecture=Architecture(decoder=decoder), observables=9, seed=2, **SMALL
+    )
     return student.fit(gaussian, progress=False)
 
 
@@ -164,7 +166,11 @@ def linear_flow():
 
 def test_a_known_spectrum_is_recovered(linear_flow):
     student = KoopmanDistiller(
-        method="closed_form", basis="polynomial", degree=2, generator="dense", dtype="float64"
+        training=Training(method="closed_form"),
+        basis="polynomial",
+        architecture=Architecture(degree=2),
+        generator="dense",
+        dtype="float64",
     ).fit(linear_flow, progress=False)
     spec = student.spectrum()
     for exact in (-0.5, 0.4, -1.0, -0.1, 0.8):
@@ -178,7 +184,11 @@ def test_a_known_spectrum_is_recovered(linear_flow):
 def test_eigenfunctions_follow_a_flow_with_a_known_spectrum(linear_flow):
     """psi(t, x_t) = e^{lambda t} psi(0, x_0) for the eigenfunctions of states and their products."""
     student = KoopmanDistiller(
-        method="closed_form", basis="polynomial", degree=2, generator="dense", dtype="float64"
+        training=Training(method="closed_form"),
+        basis="polynomial",
+        architecture=Architecture(degree=2),
+        generator="dense",
+        dtype="float64",
     ).fit(linear_flow, progress=False)
     spec = student.spectrum(linear_flow)
     times = [0.0, 0.3, 1.0]

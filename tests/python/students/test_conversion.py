@@ -14,7 +14,7 @@ NOISE = np.random.default_rng(11).normal(size=(64, 2))
 
 def fitted(teacher, **options):
     options = {"observables": 8, "width": 16, "steps": 60, "trajectories": 256, "dtype": "float64", **options}
-    return KoopmanDistiller(**options).fit(teacher, progress=False)
+    return KoopmanDistiller().set_params(**options).fit(teacher, progress=False)
 
 
 def same(a, b, tolerance):
@@ -27,7 +27,13 @@ def same(a, b, tolerance):
 
 @pytest.mark.parametrize("decoder", ["slice", "linear", "network"])
 def test_a_dense_student_becomes_spectral(gaussian, decoder, tmp_path):
-    dense = fitted(gaussian, generator="dense", stability="bounded", decoder=decoder, learning_rate=0.02)
+    dense = fitted(
+        gaussian,
+        generator="dense",
+        architecture__stability="bounded",
+        architecture__decoder=decoder,
+        learning_rate=0.02,
+    )
     spectral = dense.to_spectral()
     assert spectral.generator == "spectral"
     assert dense.generator == "dense"
@@ -60,7 +66,7 @@ def test_a_spectral_student_becomes_dense(gaussian):
 
 @pytest.mark.parametrize("basis", ["fourier", "polynomial"])
 def test_other_bases_follow_the_same_algebra(gaussian, basis):
-    student = fitted(gaussian, basis=basis, observables=None, degree=3)
+    student = fitted(gaussian, basis=basis, observables=None, architecture__degree=3)
     assert student.config_["observables"] == (64 if basis == "fourier" else 16)
     g = student.encode(0.0, NOISE)
     moved = g @ expm(student.generator_matrix())
@@ -69,18 +75,18 @@ def test_other_bases_follow_the_same_algebra(gaussian, basis):
 
 def test_stable_generators_stay_in_bounds(gaussian):
     for stability, bound in [("dissipative", 1e-10), ("bounded", 8.0)]:
-        student = fitted(gaussian, generator="dense", stability=stability, learning_rate=0.05)
+        student = fitted(gaussian, generator="dense", architecture__stability=stability, learning_rate=0.05)
         assert student.eigenvalues().real.max() <= bound
 
 
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("degree", {"degree": 1}),
+        ("degree", {"architecture__degree": 1}),
         ("basis", {"basis": "wavelet"}),
-        ("stability", {"stability": "bounded"}),
+        ("stability", {"architecture__stability": "bounded"}),
         ("observables", {"basis": "polynomial", "observables": 5}),
-        ("readout", {"decoder": "mean"}),
+        ("readout", {"architecture__decoder": "mean"}),
     ],
 )
 def test_bad_options_are_named(gaussian, name, options):

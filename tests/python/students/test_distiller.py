@@ -10,7 +10,7 @@ from scipy.linalg import expm, sqrtm
 from sklearn.base import clone
 from sklearn.utils import estimator_checks
 
-from koopflow import EvaluationReport, FlowTeacher, KoopmanDistiller, _core
+from koopflow import Architecture, EvaluationReport, FlowTeacher, KoopmanDistiller, Trajectories, _core
 from koopflow.exceptions import ArgumentError, CheckpointError, NotFittedError, ShapeError
 
 from ..conftest import COV, MEAN
@@ -186,7 +186,9 @@ def test_wrong_calls_are_named(student, call, error, message):
 
 
 def tiny(**options):
-    return KoopmanDistiller(**{"observables": 8, "width": 16, "steps": 60, "trajectories": 256, **options})
+    return KoopmanDistiller().set_params(
+        **{"observables": 8, "width": 16, "steps": 60, "trajectories": 256} | options
+    )
 
 
 def test_a_bare_function_is_told_how_to_become_a_teacher():
@@ -244,12 +246,11 @@ def test_any_event_shape_and_any_number_of_observables(generator, shape, observa
     student = KoopmanDistiller(
         generator=generator,
         observables=observables,
-        lifts=lifts,
+        architecture=Architecture(lifts=lifts),
         width=8,
         depth=0,
         steps=30,
-        trajectories=64,
-        path_steps=1,
+        trajectories=Trajectories(count=64, path_steps=1),
         batch_size=2,
     ).fit(teacher, progress=False)
     noise = np.random.default_rng(0).normal(size=(5, *shape)).astype("f4")
@@ -279,24 +280,28 @@ def test_the_seed_fixes_the_student(gaussian):
 
 
 def test_the_dense_generator_gives_the_same_interface(gaussian):
-    student = tiny(generator="dense", lifts=1).fit(gaussian, progress=False)
+    student = tiny(generator="dense", architecture__lifts=1).fit(gaussian, progress=False)
     g = student.encode(0.0, NOISE)
     expected = g.astype(np.float64) @ expm(student.generator_matrix())
     np.testing.assert_allclose(student.readout(student.propagate(g, 1.0)), expected[:, 2:4], atol=1e-3)
 
 
 def test_weights_change_single_terms_and_unknown_ones_are_named(gaussian):
-    student = tiny(weights={"path": 0.0}).fit(gaussian, progress=False)
+    student = tiny(objective__weights={"path": 0.0}).fit(gaussian, progress=False)
     weights = student.config_["weights"]
     assert weights["path"] == 0.0
     assert weights["endpoint"] > 0.0
-    with pytest.raises(ArgumentError, match=r"weights: expected names among .*'endpoint'.*, got \['paths'\]"):
-        tiny(weights={"paths": 1.0}).fit(gaussian, progress=False)
+    with pytest.raises(ArgumentError, match=r'weights\["paths"\]: expected one of endpoint, path, .*'):
+        tiny(objective__weights={"paths": 1.0}).fit(gaussian, progress=False)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"generator": "magic"}, "generator|magic"), ({"steps": 0}, "steps"), ({"lifts": 3}, "lifts")],
+    [
+        ({"generator": "magic"}, "generator|magic"),
+        ({"steps": 0}, "steps"),
+        ({"architecture__lifts": 3}, "lifts"),
+    ],
 )
 def test_wrong_options_are_named_when_fitting(gaussian, options, message):
     with pytest.raises(ArgumentError, match=message):

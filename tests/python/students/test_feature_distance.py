@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from koopflow import FlowTeacher, KoopmanDistiller
+from koopflow import Architecture, FlowTeacher, KoopmanDistiller, Objective, Training
 from koopflow.exceptions import ArgumentError, KoopflowError, ShapeError
 from koopflow.metrics.feature_distance import feature_distance
 
@@ -46,7 +46,13 @@ def test_value_and_gradient_are_those_of_the_definition() -> None:
 def test_the_distance_alone_is_an_objective(teacher: FlowTeacher) -> None:
     """With a network that answers its input, the student follows the teacher by this term alone."""
     only = {"endpoint": 0, "path": 0, "target": 0, "inverse": 0, "round_trip": 0, "phase": 0}
-    distiller = KoopmanDistiller(**TINY, steps=800, lifts=1, weights=only, metric="endpoint_error")
+    distiller = KoopmanDistiller(
+        **TINY,
+        steps=800,
+        architecture=Architecture(lifts=1),
+        objective=Objective(weights=only),
+        training=Training(metric="endpoint_error"),
+    )
     events: list[dict] = []
     student = distiller.fit(teacher, features=lambda x: x, progress=False, callback=events.append)
     values = [
@@ -76,7 +82,7 @@ def test_a_torchscript_file_serves_as_well(teacher: FlowTeacher, tmp_path: Path)
 
 def test_what_is_wrong_with_features_is_said(teacher: FlowTeacher, tmp_path: Path) -> None:
     def fit(features, **weights):
-        student = KoopmanDistiller(**TINY, steps=2, weights=weights or None)
+        student = KoopmanDistiller(**TINY, steps=2, objective=Objective(weights=weights or None))
         return student.fit(teacher, features=features, progress=False)
 
     with pytest.raises(FileNotFoundError, match="features.*nothing"):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import koopflow
-from koopflow import FlowTeacher, KoopmanDistiller, UNet
+from koopflow import FlowTeacher, KoopmanDistiller, Training, Trajectories, UNet
 
 pytestmark = [
     pytest.mark.gpu,
@@ -53,9 +53,8 @@ def test_students_train_and_sample_there(trained, basis: str, precision: str, tm
         unet=NETWORK,
         steps=20,
         batch_size=32,
-        trajectories=256,
-        path_steps=4,
-        precision=precision,
+        trajectories=Trajectories(count=256, path_steps=4),
+        training=Training(precision=precision),
         device="cuda",
     ).fit(teacher, progress=False)
     x0 = torch.randn(8, *SHAPE)

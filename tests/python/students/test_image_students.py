@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torchcfm.models.unet.unet import UNetModel
 
-from koopflow import FlowTeacher, KoopmanDistiller, LevelSpectrum, UNet
+from koopflow import FlowTeacher, KoopmanDistiller, LevelSpectrum, Training, UNet
 from koopflow.exceptions import ArgumentError, KoopflowError
 
 SHAPE = (1, 8, 8)
@@ -32,9 +32,9 @@ def bars() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def teacher(bars: np.ndarray) -> FlowTeacher:
-    return FlowTeacher(SHAPE, network=NETWORK, steps=60, batch_size=32, ema_decay=0.9, seed=0).fit(
-        bars, progress=False
-    )
+    return FlowTeacher(
+        SHAPE, network=NETWORK, steps=60, batch_size=32, training=Training(ema_decay=0.9), seed=0
+    ).fit(bars, progress=False)
 
 
 def student_of(teacher: FlowTeacher, **options: Any) -> KoopmanDistiller:
@@ -43,17 +43,17 @@ def student_of(teacher: FlowTeacher, **options: Any) -> KoopmanDistiller:
         "steps": 12,
         "batch_size": 16,
         "trajectories": 64,
-        "path_steps": 4,
+        "trajectories__path_steps": 4,
         "seed": 1,
         "learning_rate": 5e-3,
     }
-    return KoopmanDistiller(**{**small, **options}).fit(teacher, progress=False)
+    return KoopmanDistiller().set_params(**{**small, **options}).fit(teacher, progress=False)
 
 
 @pytest.fixture(scope="module", params=["unet", "hierarchy", "hierarchy per pixel"])
 def student(request, teacher: FlowTeacher) -> KoopmanDistiller:
     basis, *per_pixel = request.param.split(" ", 1)
-    return student_of(teacher, basis=basis, per_pixel=bool(per_pixel))
+    return student_of(teacher, basis=basis, architecture__per_pixel=bool(per_pixel))
 
 
 class Reference(torch.nn.Module):
@@ -227,7 +227,13 @@ def test_training_follows_the_teacher(basis: str, teacher: FlowTeacher) -> None:
 
 
 def test_a_warm_start_is_the_teachers_network(teacher: FlowTeacher, tmp_path: Path) -> None:
-    options = {"basis": "unet", "warm_start": True, "frame": "fixed", "learning_rate": 1e-12, "steps": 1}
+    options = {
+        "basis": "unet",
+        "warm_start": True,
+        "architecture__frame": "fixed",
+        "learning_rate": 1e-12,
+        "steps": 1,
+    }
     student = student_of(teacher, **options)
     student.save(tmp_path / "s.safetensors")
     weights, theirs = load_file(tmp_path / "s.safetensors"), teacher.state_dict()
@@ -259,9 +265,9 @@ def test_labels_condition_the_hierarchy(bars: np.ndarray) -> None:
     ("options", "message"),
     [
         ({"basis": "hierarchy", "generator": "dense"}, "generator.*spectral.*hierarchy"),
-        ({"basis": "hierarchy", "decoder": "linear"}, "decoder.*hierarchy"),
-        ({"basis": "hierarchy", "method": "refine"}, "method.*gradient"),
-        ({"basis": "hierarchy", "weights": {"orthogonality": 1.0}}, "orthogonality"),
+        ({"basis": "hierarchy", "architecture__decoder": "linear"}, "decoder.*hierarchy"),
+        ({"basis": "hierarchy", "training__method": "refine"}, "method.*gradient"),
+        ({"basis": "hierarchy", "objective__weights": {"orthogonality": 1.0}}, "orthogonality"),
         ({"basis": "unet", "observables": 65}, "observables.*multiple of the 64 pixels"),
         ({"basis": "hierarchy", "observables": 65}, "observables.*all feature maps"),
         ({"basis": "network", "unet": NETWORK}, "unet.*none unless"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 
-from koopflow import FlowTeacher, KoopmanDistiller, StudentDensity
+from koopflow import FlowTeacher, KoopmanDistiller, StudentDensity, Training
 from koopflow.exceptions import ArgumentError, NotFittedError, ShapeError
 
 from ..conftest import COV, MEAN
@@ -19,8 +19,15 @@ NOISE = np.random.default_rng(5).normal(size=(40, 2)).astype(np.float32)
 
 def small(teacher, **options):
     """A student in float64, fitted a little: a smooth map that is not the teacher's."""
-    defaults = {"observables": 8, "width": 16, "depth": 1, "steps": 60, "trajectories": 128, "path_steps": 8}
-    student = KoopmanDistiller(dtype="float64", seed=1, **{**defaults, **options})
+    defaults = {
+        "observables": 8,
+        "width": 16,
+        "depth": 1,
+        "steps": 60,
+        "trajectories": 128,
+        "trajectories__path_steps": 8,
+    }
+    student = KoopmanDistiller(dtype="float64", seed=1).set_params(**{**defaults, **options})
     return student.fit(teacher, progress=False)
 
 
@@ -53,7 +60,7 @@ def test_an_exact_student_of_a_gaussian_has_exactly_its_density():
     teacher = FlowTeacher.gaussian([1.0, -1.0], np.diag([4.0, 0.25]), dtype="float64")
     student = KoopmanDistiller(
         observables=16,
-        method="refine",
+        training=Training(method="refine"),
         width=32,
         depth=2,
         steps=600,
@@ -81,9 +88,9 @@ def test_density_has_mass_one(student):
 KINDS = {
     "spectral": {},
     "dense": {"generator": "dense"},
-    "one lift": {"lifts": 1},
-    "linear decoder": {"decoder": "linear"},
-    "network decoder": {"decoder": "network"},
+    "one lift": {"architecture__lifts": 1},
+    "linear decoder": {"architecture__decoder": "linear"},
+    "network decoder": {"architecture__decoder": "network"},
     "fourier": {"basis": "fourier"},
 }
 
@@ -199,7 +206,7 @@ def test_what_cannot_be_is_refused(gaussian, student):
         KoopmanDistiller().log_prob(NOISE)
     with pytest.raises(ShapeError, match="x: "):
         student.log_prob(NOISE[:, :1])
-    decoding = small(gaussian, decoder="network", steps=5)
+    decoding = small(gaussian, architecture__decoder="network", steps=5)
     x = decoding.sample(x0=NOISE.astype(np.float64))
     with pytest.raises(ArgumentError, match=r"determinant: expected 'exact' where a network decodes"):
         decoding.log_prob(x, determinant="lanczos")

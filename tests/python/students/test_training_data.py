@@ -28,8 +28,15 @@ REUSED = 1 + 8
 
 
 def tiny(**options):
-    defaults = {"observables": 8, "width": 16, "depth": 1, "steps": 25, "trajectories": 256, "path_steps": 8}
-    return KoopmanDistiller(**{**defaults, **options})
+    defaults = {
+        "observables": 8,
+        "width": 16,
+        "depth": 1,
+        "steps": 25,
+        "trajectories": 256,
+        "trajectories__path_steps": 8,
+    }
+    return KoopmanDistiller().set_params(**{**defaults, **options})
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +57,7 @@ def test_consistency_alone_solves_no_ode(kind, trained):
         teacher, given = (trained if kind == "trained" else FlowTeacher.empirical(DATA)), {}
     before = teacher.evaluations
     stages = set()
-    student = tiny(weights=ONLY_CONSISTENCY)
+    student = tiny(objective__weights=ONLY_CONSISTENCY)
     student.fit(teacher, progress=False, callback=lambda event: stages.add(event["stage"]), **given)
     assert teacher.evaluations - before == student.history_["teacher_evaluations"] == 25 + 1
     assert student.history_["trajectories"] == 0
@@ -60,7 +67,9 @@ def test_consistency_alone_solves_no_ode(kind, trained):
 
 
 def test_without_data_solved_trajectories_serve():
-    student = tiny(weights=ONLY_CONSISTENCY).fit(FlowTeacher.gaussian([1.0, 2.0], np.eye(2)), progress=False)
+    student = tiny(objective__weights=ONLY_CONSISTENCY).fit(
+        FlowTeacher.gaussian([1.0, 2.0], np.eye(2)), progress=False
+    )
     assert student.history_["trajectories"] == 256
     assert student.history_["teacher_evaluations"] > 25 + 6
 
@@ -69,7 +78,7 @@ def test_pairing_follows_the_teacher_unless_it_is_given(trained):
     fit = {"progress": False}
     config = tiny(steps=1).fit(trained, **fit).config_
     assert (config["coupling"], config["path"]) == ("independent", "vp")
-    config = tiny(steps=1, coupling="ot", path="linear").fit(trained, **fit).config_
+    config = tiny(steps=1, objective__coupling="ot", objective__path="linear").fit(trained, **fit).config_
     assert (config["coupling"], config["path"]) == ("ot", "linear")
     config = tiny(steps=1).fit(FlowTeacher.empirical(DATA), **fit).config_
     assert (config["coupling"], config["path"]) == ("independent", "linear")
@@ -80,7 +89,7 @@ def test_a_conditional_teacher_brings_its_own_pairs():
     teacher = FlowTeacher((2,), num_classes=2, width=16, depth=1, steps=5)
     teacher.fit(DATA, condition=labels, progress=False)
     before = teacher.evaluations
-    student = tiny(weights=ONLY_CONSISTENCY)
+    student = tiny(objective__weights=ONLY_CONSISTENCY)
     assert student.fit(teacher, progress=False).sample(4, condition=[0, 1, 0, 1]).shape == (4, 2)
     assert teacher.evaluations - before == 26
     with pytest.raises(ArgumentError, match="condition"):
@@ -109,18 +118,20 @@ def test_fresh_conditional_samples_are_made_in_chunks(monkeypatch):
 
 def test_pair_sources_by_keyword(gaussian):
     for options in ({"pairs": "endpoints"}, {"pairs": "time_grouped", "curriculum": "forward"}):
-        student = tiny(**options).fit(gaussian, progress=False)
+        student = tiny(**{f"trajectories__{name}": value for name, value in options.items()}).fit(
+            gaussian, progress=False
+        )
         assert {**student.config_, **options} == student.config_
     with pytest.raises(ArgumentError, match="curriculum"):
-        tiny(curriculum="forward").fit(gaussian, progress=False)
+        tiny(trajectories__curriculum="forward").fit(gaussian, progress=False)
     with pytest.raises(ArgumentError, match="pairs"):
-        tiny(pairs="all").fit(gaussian, progress=False)
+        tiny(trajectories__pairs="all").fit(gaussian, progress=False)
     with pytest.raises(ShapeError, match="data"):
         tiny().fit(gaussian, data=np.zeros((8, 3), np.float32), progress=False)
 
 
 def test_memory_bounds_the_trajectories(gaussian):
-    student = tiny(trajectory_memory=100 * 9 * 2 * 4 / 2**30).fit(gaussian, progress=False)
+    student = tiny(trajectories__memory=100 * 9 * 2 * 4 / 2**30).fit(gaussian, progress=False)
     assert student.history_["trajectories"] == 100
 
 
@@ -169,7 +180,7 @@ def watch(event):
     if event["stage"] == "trajectories" and event["step"] >= int(sys.argv[2]):
         sys.stdin.read()   # Until the parent kills.
 
-student = KoopmanDistiller(observables=8, width=16, steps=5, trajectories=10_000, path_steps=8)
+student = KoopmanDistiller(observables=8, width=16, steps=5, trajectories={'count': 10_000, 'path_steps': 8})
 student.fit(FlowTeacher.gaussian([1.0, 2.0], np.eye(2)), trajectory_file=sys.argv[1], progress=watch)
 """
 

@@ -8,7 +8,7 @@ import torch
 from scipy.linalg import sqrtm
 from sklearn.svm import SVC
 
-from koopflow import FlowTeacher, KoopmanDistiller, datasets
+from koopflow import FlowTeacher, KoopmanDistiller, Objective, Trajectories, datasets
 
 COV = np.array([[0.5, 0.3], [0.3, 0.8]])
 
@@ -53,10 +53,9 @@ def by_class(digits):
         depth=2,
         steps=1_200,
         batch_size=64,
-        trajectories=6_144,
-        path_steps=8,
+        trajectories=Trajectories(count=6_144, path_steps=8),
         learning_rate=4e-3,
-        weights={"path": 0.25, "inverse": 0.2, "round_trip": 0.0},
+        objective=Objective(weights={"path": 0.25, "inverse": 0.2, "round_trip": 0.0}),
         seed=0,
     ).fit(teacher, progress=False)
     return teacher, student
@@ -115,7 +114,12 @@ def by_vector():
     teacher = FlowTeacher.from_torch(gaussian_field, event_shape=(2,), condition_dim=2, condition_name="c")
     pool = np.random.default_rng(0).uniform(-1.0, 1.0, size=(1_024, 2)).astype("f4")
     student = KoopmanDistiller(
-        observables=16, width=64, depth=2, steps=1_200, trajectories=4_096, path_steps=8, seed=0
+        observables=16,
+        width=64,
+        depth=2,
+        steps=1_200,
+        trajectories=Trajectories(count=4_096, path_steps=8),
+        seed=0,
     ).fit(teacher, condition=pool, progress=False)
     return teacher, student
 

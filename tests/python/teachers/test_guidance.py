@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 
-from koopflow import FlowTeacher, KoopmanDistiller
+from koopflow import FlowTeacher, KoopmanDistiller, Training
 from koopflow.exceptions import ArgumentError, DtypeError, NotFittedError, ShapeError, TeacherError
 
 # Of two classes, and of "no class".
@@ -137,7 +137,7 @@ def trained():
         width=48,
         depth=2,
         steps=1200,
-        ema_decay=0.97,
+        training=Training(ema_decay=0.97),
         seed=0,
     )
     return teacher.fit(data, condition=y, progress=False)

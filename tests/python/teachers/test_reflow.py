@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from koopflow import FlowTeacher, KoopmanDistiller, _core, datasets, reflow
+from koopflow import FlowTeacher, KoopmanDistiller, Objective, _core, datasets, reflow
 from koopflow.exceptions import ArgumentError, NonFiniteError, ShapeError
 
 SMALL = {"width": 48, "depth": 2, "batch_size": 128, "learning_rate": 5e-3}
@@ -178,7 +178,13 @@ def only_consistency():
 
 
 def test_simulation_free_points_lie_between_the_given_pairs(straight):
-    options = {"observables": 16, "width": 32, "depth": 2, "steps": 600, "weights": only_consistency()}
+    options = {
+        "observables": 16,
+        "width": 32,
+        "depth": 2,
+        "steps": 600,
+        "objective": {"weights": only_consistency()},
+    }
     before = straight.evaluations
     student = KoopmanDistiller(seed=0, **options).fit(straight, progress=False)
     # One evaluation a step and one for the held-out points: no flow was solved.
@@ -194,12 +200,16 @@ def test_without_the_pairs_points_of_trajectories_serve(straight, tmp_path):
     straight.save(tmp_path / "teacher.safetensors")
     loaded = FlowTeacher.load(tmp_path / "teacher.safetensors")
     options = {"observables": 4, "width": 8, "depth": 1, "steps": 2, "trajectories": 32}
-    student = KoopmanDistiller(weights=only_consistency(), **options).fit(loaded, progress=False)
+    student = KoopmanDistiller(objective=Objective(weights=only_consistency()), **options).fit(
+        loaded, progress=False
+    )
     assert student.history_["trajectories"] == 32
     with pytest.raises(ArgumentError, match=r"data: expected none for a teacher of given pairs"):
-        KoopmanDistiller(weights=only_consistency(), **options).fit(loaded, data=NOISE, progress=False)
+        KoopmanDistiller(objective=Objective(weights=only_consistency()), **options).fit(
+            loaded, data=NOISE, progress=False
+        )
     # Whoever names another coupling means it.
-    other = KoopmanDistiller(weights=only_consistency(), coupling="ot", **options)
+    other = KoopmanDistiller(objective=Objective(weights=only_consistency(), coupling="ot"), **options)
     assert other.fit(straight, progress=False).config_["coupling"] == "ot"
 
 

@@ -6,7 +6,7 @@ import torch
 from scipy.linalg import sqrtm
 from scipy.stats import multivariate_normal
 
-from koopflow import FlowTeacher, datasets
+from koopflow import FlowTeacher, Training, datasets
 from koopflow.exceptions import (
     ArgumentError,
     CheckpointError,
@@ -134,7 +134,13 @@ def test_a_wrong_event_shape_is_a_shape_error(gaussian, call):
 def test_flips_double_the_images_of_teacher_and_student():
     data = np.array([-3.0, 3.0], np.float32).reshape(1, 1, 1, 2).repeat(64, axis=0)
     teacher = FlowTeacher(
-        (1, 1, 2), flip=True, width=32, depth=2, steps=400, warmup_steps=10, learning_rate=5e-3
+        (1, 1, 2),
+        flip=True,
+        width=32,
+        depth=2,
+        steps=400,
+        training=Training(warmup_steps=10),
+        learning_rate=5e-3,
     )
     samples = teacher.fit(data, progress=False).sample(200).reshape(200, 2)
     falling = samples[:, 0] > samples[:, 1]
@@ -273,7 +279,9 @@ def test_wrong_options_of_attached_models_are_named(arguments, error, message):
 @pytest.fixture(scope="module")
 def trained():
     data = 0.3 * np.random.default_rng(0).normal(size=(4000, 2)) + [2.0, -1.0]
-    teacher = FlowTeacher((2,), width=32, depth=2, steps=600, learning_rate=5e-3, ema_decay=0.95, seed=1)
+    teacher = FlowTeacher(
+        (2,), width=32, depth=2, steps=600, learning_rate=5e-3, training=Training(ema_decay=0.95), seed=1
+    )
     return teacher.fit(data.astype(np.float32), progress=False)
 
 

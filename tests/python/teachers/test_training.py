@@ -26,22 +26,22 @@ OPTIONS = {
     "steps": 60,
     "batch_size": 32,
     "trajectories": 256,
-    "path_steps": 8,
-    "evaluate_every": 5,
+    "trajectories__path_steps": 8,
+    "training__evaluate_every": 5,
 }
 AVERAGED = {
-    "optimizer": "adamw",
-    "weight_decay": 1e-3,
-    "generator_learning_rate": 1e-3,
-    "schedule": "plateau",
-    "ema_decay": 0.9,
-    "accumulate": 2,
-    "metric": "endpoint_error",
+    "training__optimizer": "adamw",
+    "training__weight_decay": 1e-3,
+    "training__generator_learning_rate": 1e-3,
+    "training__schedule": "plateau",
+    "training__ema_decay": 0.9,
+    "training__accumulate": 2,
+    "training__metric": "endpoint_error",
 }
 
 
 def small(**options):
-    return KoopmanDistiller(**{**OPTIONS, **options})
+    return KoopmanDistiller().set_params(**{**OPTIONS, **options})
 
 
 def losses(student):
@@ -83,12 +83,12 @@ def test_a_fit_that_was_cut_goes_on_as_if_it_had_not_been(gaussian, tmp_path, op
 
 def test_a_finished_fit_leaves_its_file_and_can_be_made_longer(gaussian, tmp_path):
     path = tmp_path / "fit.safetensors"
-    first = small(schedule="constant").fit(gaussian, progress=False, checkpoint=path)
+    first = small(training__schedule="constant").fit(gaussian, progress=False, checkpoint=path)
     loaded = KoopmanDistiller.load(path)
     assert loaded.history_["stopped"] == "completed"
     np.testing.assert_array_equal(loaded.sample(x0=NOISE), first.sample(x0=NOISE))
-    longer = small(schedule="constant", steps=80).fit(gaussian, progress=False, resume=path)
-    whole = small(schedule="constant", steps=80).fit(gaussian, progress=False)
+    longer = small(training__schedule="constant", steps=80).fit(gaussian, progress=False, resume=path)
+    whole = small(training__schedule="constant", steps=80).fit(gaussian, progress=False)
     assert losses(longer) == losses(whole)
 
 
@@ -135,7 +135,7 @@ CHILD = textwrap.dedent(
     def say(event):
         print(event["stage"], event["step"], flush=True)
 
-    student = KoopmanDistiller(**options)
+    student = KoopmanDistiller().set_params(**options)
     student.fit(FlowTeacher.gaussian(np.array(mean), np.array(cov)), progress=False, callback=say,
                 checkpoint=path, checkpoint_every=every)
     print("stopped", student.history_["stopped"], flush=True)
@@ -151,12 +151,12 @@ def child(path, every, **options):
 
 
 def test_a_killed_process_leaves_a_file_that_loads_and_resumes(gaussian, tmp_path):
-    whole = small(evaluate_every=1).fit(gaussian, progress=False)
+    whole = small(training__evaluate_every=1).fit(gaussian, progress=False)
     random = np.random.default_rng(5)
     # The line of step n is written before the file of step n: from the third on there is a file.
     for attempt, lines in enumerate(random.integers(3, 55, size=4)):
         path = tmp_path / f"{attempt}.safetensors"
-        process = child(path, 1, evaluate_every=1)
+        process = child(path, 1, training__evaluate_every=1)
         seen = 0
         for line in process.stdout:
             seen += line.startswith("student")
@@ -168,14 +168,14 @@ def test_a_killed_process_leaves_a_file_that_loads_and_resumes(gaussian, tmp_pat
         loaded = KoopmanDistiller.load(path)
         assert lines - 2 <= loaded.history_["steps"] <= 60
         assert np.isfinite(loaded.sample(10)).all()
-        again = small(evaluate_every=1).fit(gaussian, progress=False, resume=path)
+        again = small(training__evaluate_every=1).fit(gaussian, progress=False, resume=path)
         assert losses(again) == losses(whole)
         np.testing.assert_array_equal(again.sample(x0=NOISE), whole.sample(x0=NOISE))
 
 
 def test_ctrl_c_in_a_real_process_keeps_the_best_and_writes_it(gaussian, tmp_path):
     path = tmp_path / "fit.safetensors"
-    process = child(path, 10**9, steps=10**7, evaluate_every=20)
+    process = child(path, 10**9, steps=10**7, training__evaluate_every=20)
     for line in process.stdout:
         if line.startswith("student"):
             process.send_signal(signal.SIGINT)
@@ -187,7 +187,7 @@ def test_ctrl_c_in_a_real_process_keeps_the_best_and_writes_it(gaussian, tmp_pat
     assert loaded.history_["stopped"] == "interrupted"
     # It goes on, to an end that is near.
     steps = loaded.history_["steps"] + 3
-    again = small(steps=steps, evaluate_every=20).fit(gaussian, progress=False, resume=path)
+    again = small(steps=steps, training__evaluate_every=20).fit(gaussian, progress=False, resume=path)
     assert (again.history_["steps"], again.history_["stopped"]) == (steps, "completed")
 
 
@@ -196,8 +196,8 @@ def test_ctrl_c_in_a_real_process_keeps_the_best_and_writes_it(gaussian, tmp_pat
 
 def test_both_kinds_of_weights_are_kept(gaussian, tmp_path):
     path = tmp_path / "student.safetensors"
-    plain = small(evaluate_every=60).fit(gaussian, progress=False).sample(x0=NOISE)
-    student = small(evaluate_every=60, ema_decay=0.95).fit(gaussian, progress=False)
+    plain = small(training__evaluate_every=60).fit(gaussian, progress=False).sample(x0=NOISE)
+    student = small(training__evaluate_every=60, training__ema_decay=0.95).fit(gaussian, progress=False)
     averaged = student.sample(x0=NOISE)
     assert not np.array_equal(averaged, plain)
     np.testing.assert_array_equal(student.use_weights("raw").sample(x0=NOISE), plain)
@@ -211,7 +211,7 @@ def test_both_kinds_of_weights_are_kept(gaussian, tmp_path):
 
 def test_the_callback_gets_everything_that_is_logged(gaussian):
     events = []
-    student = small(weights={"phase": 0.1, "consistency": 0.1}).fit(
+    student = small(objective__weights={"phase": 0.1, "consistency": 0.1}).fit(
         gaussian, progress=False, callback=events.append
     )
     events = [event for event in events if event["stage"] == "student"]
@@ -227,7 +227,7 @@ def test_the_callback_gets_everything_that_is_logged(gaussian):
 
 def test_divergence_keeps_the_best_student(gaussian):
     events = []
-    student = small(learning_rate=1e25, warmup_steps=0, max_restarts=1)
+    student = small(learning_rate=1e25, training__warmup_steps=0, training__max_restarts=1)
     with pytest.raises(DivergenceError, match="stopped after 1 restarts"):
         student.fit(gaussian, progress=False, callback=events.append)
     assert student.history_["stopped"] == "diverged"
@@ -239,16 +239,18 @@ def test_divergence_keeps_the_best_student(gaussian):
 
 
 def test_patience_ends_a_fit(gaussian):
-    student = small(learning_rate=1e-30, patience=2).fit(gaussian, progress=False)
+    student = small(learning_rate=1e-30, training__patience=2).fit(gaussian, progress=False)
     assert student.history_["stopped"] == "patience"
     assert student.history_["steps"] < 60
 
 
 def test_low_precision_trains_on_a_cpu_where_it_can(gaussian):
-    student = small(precision="bf16", steps=300, observables=16, width=32).fit(gaussian, progress=False)
+    student = small(training__precision="bf16", steps=300, observables=16, width=32).fit(
+        gaussian, progress=False
+    )
     assert student.history_["log"][-1]["endpoint_error"] < 0.2
     with pytest.raises(ArgumentError, match="precision"):
-        small(precision="fp16").fit(gaussian, progress=False)
+        small(training__precision="fp16").fit(gaussian, progress=False)
 
 
 def test_the_users_random_state_is_left_alone_and_does_not_matter(gaussian):

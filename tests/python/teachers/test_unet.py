@@ -201,7 +201,7 @@ def test_dropout_belongs_to_training_and_to_its_seed() -> None:
 
     def fit(dropout: float) -> FlowTeacher:
         network = UNet(channels=8, multipliers=(1,), dropout=dropout)
-        options = {"steps": 20, "batch_size": 8, "ema_decay": 0.0, "learning_rate": 0.01}
+        options = {"steps": 20, "batch_size": 8, "training": {"ema_decay": 0.0}, "learning_rate": 0.01}
         return FlowTeacher((1, 8, 8), network=network, **options).fit(data, progress=False)
 
     state = torch.random.get_rng_state()
@@ -220,7 +220,7 @@ def test_labels_and_times_reach_small_networks() -> None:
     data = random.standard_normal((64, 1, 8, 8)).astype(np.float32) + labels[:, None, None, None]
     data = data.astype(np.float32)
     network = UNet(channels=8, multipliers=(1,))
-    training = {"steps": 40, "batch_size": 16, "ema_decay": 0.0, "learning_rate": 0.01}
+    training = {"steps": 40, "batch_size": 16, "training": {"ema_decay": 0.0}, "learning_rate": 0.01}
     teacher = FlowTeacher((1, 8, 8), network=network, num_classes=2, **training)
     teacher.fit(data, condition=labels, progress=False)
     x, zeros = data[:4], np.zeros(4, dtype=np.int64)
