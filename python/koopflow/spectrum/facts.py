@@ -58,7 +58,7 @@ def measure_facts(
 
     def read(rows: _Complex) -> _Complex:
         # A slice needs no product, and of what a network decodes the slice is the linear part.
-        columns = core.readout if student.get_params()["decoder"] == "linear" else None
+        columns = core.readout if student.config_["readout"] == "linear" else None
         return np.asarray(rows[:, 2 : 2 + size] if columns is None else rows @ columns)
 
     return SpectralFacts(

@@ -137,7 +137,7 @@ class Reference(torch.nn.Module):
 @pytest.fixture
 def reference(student: KoopmanDistiller, tmp_path: Path):
     student.save(tmp_path / "student.safetensors")
-    per_pixel = bool(student.per_pixel)
+    per_pixel = bool(student.config_["per_pixel"])
     return lambda direction: Reference(tmp_path / "student.safetensors", direction, per_pixel=per_pixel)
 
 
