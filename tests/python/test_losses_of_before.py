@@ -1,6 +1,6 @@
 """Seeded fits give the losses that they gave before koopflow's rooms were rebuilt.
 
-``losses.json`` was recorded with commit 615769b, torch 2.11.0 and two threads. On the machine that recorded it
+``losses.json`` was recorded with commit 615769b, torch 2.11.0 and two threads. On that machine
 the losses are the same to the last digit; other processors round otherwise, hence the tolerance.
 """
 
