@@ -118,7 +118,7 @@ pub fn train_with_files(
         let mut pairs = to_pairs(&batch?, &data, noise.as_ref(), condition.as_ref(), device)?;
         let labels = pairs.condition.take();
         pairs.condition =
-            labels.map(|labels| hide(labels, &config, &mut hidden.fork(&step.to_string()))).transpose()?;
+            labels.map(|labels| hide(labels, &config, &mut hidden.fork_numbered("", step))).transpose()?;
         let mask = || dropout::Training::with(config.seed, step);
         let done = step as f64 / steps as f64;
         let loss = tch::with_grad(|| objective.loss(&pairs, config.path, average.value(), done, mask))?;

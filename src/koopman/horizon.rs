@@ -132,6 +132,18 @@ impl Horizon {
         Ok(Tensor::f_stack(&states, 0)?)
     }
 
+    /// Size of what was prepared for this tau alone; parameters are shared with the student.
+    pub(super) fn bytes(&self) -> usize {
+        let size = |tensor: &Tensor| tensor.numel() * tensor.kind().elt_size_in_bytes();
+        match self {
+            Horizon::Thin(Propagator { constant, time, state, features }) => {
+                [constant, time, features].into_iter().chain(state.as_ref()).map(size).sum()
+            }
+            Horizon::Decoded { motion: Motion::Matrix(matrix), .. } => size(matrix),
+            Horizon::Decoded { motion: Motion::Elementwise { tau, .. }, .. } => size(tau),
+        }
+    }
+
     pub fn shallow_clone(&self) -> Horizon {
         match self {
             Horizon::Thin(propagator) => Horizon::Thin(propagator.shallow_clone()),

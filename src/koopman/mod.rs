@@ -6,6 +6,7 @@ mod config;
 mod convert;
 mod generator;
 mod horizon;
+mod horizons;
 mod lift;
 mod observables;
 mod propagator;

@@ -1,9 +1,10 @@
 //! The student: one or two lifts and a generator, with everything needed to rebuild it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tch::{Device, Kind, Tensor};
 
+use super::horizons::Horizons;
 use super::{
     Blocks, BothWeights, Frame, Generator, Horizon, Lift, Observables, Rates, Readout, StudentConfig,
 };
@@ -33,13 +34,9 @@ pub struct Student {
     counter: EvaluationCounter,
     /// Where training averaged them.
     pub(super) both: Option<BothWeights>,
-    /// The horizons used so far; emptied when the parameters change. Clones share the parameters, so they
-    /// share this too.
-    horizons: Arc<Mutex<Vec<(f64, Horizon)>>>,
+    /// Horizons of the parameters as they are. Clones share the parameters, so they share this too.
+    horizons: Arc<Mutex<Horizons>>,
 }
-
-/// Horizons kept at once: paths may ask for many.
-const CACHED_HORIZONS: usize = 256;
 
 impl Student {
     /// An untrained student, whose input coordinates are the identity.
@@ -135,12 +132,6 @@ impl Student {
         &self.coordinates
     }
 
-    /// Forgets what was computed from the parameters. Whoever writes them in place (an optimiser, a moving
-    /// average) calls this before sampling.
-    pub fn parameters_changed(&self) {
-        self.cache().clear();
-    }
-
     /// Sets the columns of x and phi of a dense generator, `[m, d + k]`; a stable one takes the nearest
     /// that its structure allows.
     ///
@@ -150,9 +141,7 @@ impl Student {
         let Generator::Dense(generator) = &self.generator else {
             return Err(Error::argument("generator", "'dense', which has columns", "'spectral'"));
         };
-        generator.set_columns(columns)?;
-        self.parameters_changed();
-        Ok(())
+        generator.set_columns(columns)
     }
 
     /// Sets B, `[k, d]`, and (b0, b1), `[2, d]`, of a spectral generator: x' = b0 + t b1 + phi B.
@@ -163,16 +152,13 @@ impl Student {
         let Generator::Spectral(generator) = &self.generator else {
             return Err(Error::argument("generator", "'spectral', which has a readout of phi", "'dense'"));
         };
-        generator.set_readout(readout, drift)?;
-        self.parameters_changed();
-        Ok(())
+        generator.set_readout(readout, drift)
     }
 
     /// Overwrites all parameters with a flat snapshot.
     pub fn set_parameters(&mut self, flat: &Tensor) -> Result<()> {
         let mut own = self.parameters.flat()?;
         tch::no_grad(|| own.f_copy_(flat))?;
-        self.parameters_changed();
         Ok(())
     }
 
@@ -336,10 +322,6 @@ impl Student {
         }
     }
 
-    fn cache(&self) -> MutexGuard<'_, Vec<(f64, Horizon)>> {
-        self.horizons.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// One tau prepared from the parameters as they are now.
     pub fn fresh_horizon(&self, tau: f64) -> Result<Horizon> {
         Horizon::new(&self.generator, &self.readout, tau)
@@ -356,17 +338,14 @@ impl Student {
         self.readout.columns(self.config.dimension(), self.config.size())
     }
 
-    /// One tau prepared, once for each tau: see [`Self::parameters_changed`].
+    /// One tau prepared, or as it was prepared before: writing the parameters makes it anew.
     pub fn horizon(&self, tau: f64) -> Result<Horizon> {
-        let mut cache = self.cache();
-        if let Some((_, horizon)) = cache.iter().find(|(cached, _)| *cached == tau) {
-            return Ok(horizon.shallow_clone());
+        let mut kept = self.horizons.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(horizon) = kept.find(self.parameters.version(), tau) {
+            return Ok(horizon);
         }
         let horizon = self.fresh_horizon(tau)?;
-        if cache.len() >= CACHED_HORIZONS {
-            cache.clear();
-        }
-        cache.push((tau, horizon.shallow_clone()));
+        kept.keep(tau, &horizon);
         Ok(horizon)
     }
 
@@ -386,9 +365,7 @@ impl Student {
     /// Overwrites parameters and input statistics with tensors taken by name.
     pub fn restore(&mut self, mut take: impl FnMut(&str) -> Result<Tensor>) -> Result<()> {
         self.parameters.restore(&mut take)?;
-        self.coordinates.restore(&mut take)?;
-        self.parameters_changed();
-        Ok(())
+        self.coordinates.restore(&mut take)
     }
 
     /// A second handle: parameters and counter are shared, not copied.

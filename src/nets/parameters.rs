@@ -70,6 +70,12 @@ impl Parameters {
         }
     }
 
+    /// A number that grows whenever a parameter is written, through the buffer or through a layer's own tensor: what
+    /// was computed from the parameters before is then stale. libtorch counts the writes.
+    pub fn version(&self) -> i64 {
+        self.tensors.iter().chain(&self.flat).map(Tensor::internal_version).sum()
+    }
+
     pub fn tensors(&self) -> &[Tensor] {
         &self.tensors
     }

@@ -35,10 +35,17 @@ const MAX_FACTOR: f64 = 10.0;
 /// -1 over (the error estimate's order + 1).
 const ERROR_EXPONENT: f64 = -0.2;
 
+/// Rows of the table of coefficients: A of stages 1 to 5, then B and E.
+const STAGE_B: usize = 6;
+const STAGE_E: usize = 7;
+
 /// The seven slopes of a step as rows of one `[7, n]` tensor, so that every combination of them is
-/// one product.
+/// one product, with coefficients that are where the slopes are: a step uploads none.
 struct Stages {
     slopes: Tensor,
+    /// A, B and E by rows, `[8, 7]`, float64, and the same times the length of the present step in the state's dtype.
+    table: Tensor,
+    scaled: Tensor,
     shape: Vec<i64>,
     options: (Kind, Device),
 }
@@ -46,7 +53,19 @@ struct Stages {
 impl Stages {
     fn new(y: &Tensor) -> Result<Self> {
         let options = (y.kind(), y.device());
-        Ok(Stages { slopes: Tensor::f_zeros([7, y.numel() as i64], options)?, shape: y.size(), options })
+        let mut table = [[0.0; 7]; 8];
+        for (row, weights) in table.iter_mut().zip(A.iter().copied().chain([&B[..], &E[..]])) {
+            row[..weights.len()].copy_from_slice(weights);
+        }
+        let table = Tensor::from_slice(table.as_flattened()).f_view([8, 7])?.f_to_device(y.device())?;
+        let slopes = Tensor::f_zeros([7, y.numel() as i64], options)?;
+        Ok(Stages { slopes, scaled: table.f_to_kind(y.kind())?, table, shape: y.size(), options })
+    }
+
+    /// Begins a step of length `h`.
+    fn begin(&mut self, h: f64) -> Result<()> {
+        self.scaled = self.table.f_mul_scalar(h)?.f_to_kind(self.options.0)?;
+        Ok(())
     }
 
     fn set(&mut self, index: i64, slope: &Tensor) -> Result<()> {
@@ -58,13 +77,30 @@ impl Stages {
         self.slopes.get(index).view(self.shape.as_slice())
     }
 
-    /// scale times the sum over i of `weights[i]` * slope i, in the state's shape.
-    fn combine(&self, weights: &[f64], scale: f64) -> Result<Tensor> {
-        let scaled: Vec<f64> = weights.iter().map(|w| w * scale).collect();
-        let count = scaled.len() as i64;
-        let row = Tensor::from_slice(&scaled).to_kind(self.options.0).to_device(self.options.1);
-        let sum = row.view([1, count]).f_matmul(&self.slopes.narrow(0, 0, count))?;
+    /// The sum of the first `count` slopes by weights `[1, 7]`, in the state's shape.
+    fn combine(&self, weights: &Tensor, count: usize) -> Result<Tensor> {
+        let count = count as i64;
+        let sum = weights.narrow(1, 0, count).f_matmul(&self.slopes.narrow(0, 0, count))?;
         Ok(sum.view(self.shape.as_slice()))
+    }
+
+    /// The present step's length times the sum over i of coefficient i in `row` of the table * slope i.
+    fn weighted(&self, row: usize) -> Result<Tensor> {
+        let count = match row {
+            STAGE_B => B.len(),
+            STAGE_E => E.len(),
+            stage => stage,
+        };
+        self.combine(&self.scaled.narrow(0, row as i64, 1), count)
+    }
+
+    /// What dense output adds to the state at the start of a step of length `h`, at each of `fractions` of it: one
+    /// upload for all of them.
+    fn dense(&self, fractions: &[f64], h: f64) -> Result<Vec<Tensor>> {
+        let weights: Vec<f64> = fractions.iter().flat_map(|x| dense_weights(*x)).map(|w| w * h).collect();
+        let weights = Tensor::from_slice(&weights).to_kind(self.options.0).to_device(self.options.1);
+        let weights = weights.f_view([-1, 7])?;
+        (0..fractions.len()).map(|row| self.combine(&weights.narrow(0, row as i64, 1), 7)).collect()
     }
 }
 
@@ -108,36 +144,101 @@ pub(super) fn run<F>(
 where
     F: FnMut(f64, &Tensor) -> Result<Tensor>,
 {
-    let rounding = if start.kind() == Kind::Double { f64::EPSILON } else { f64::from(f32::EPSILON) };
-    let (rtol, atol) = (options.rtol.max(10.0 * rounding), options.atol);
-    let (first, last) = (times[0], times[times.len() - 1]);
-    let span = last - first;
-    let direction = span.signum();
-
-    let mut y = start.shallow_clone();
-    let mut states = vec![y.shallow_clone()];
-    let mut stages = Stages::new(&y)?;
-    let slope = rhs.call(first, &y)?;
-    if !all_finite(&slope) {
-        return Err(not_finite(first));
+    let mut run = Run::start(rhs, start, times, options)?;
+    while run.t != run.last {
+        run.check_length()?;
+        let step = run.try_step()?;
+        monitor.tick()?;
+        // NaN and infinity fail the comparison and are retried with a smaller step.
+        if step.error.lt(&1.0) {
+            run.read_off(&step)?;
+            run.accept(step)?;
+        } else {
+            run.reject(step.error);
+        }
     }
-    stages.set(0, &slope)?;
-    let mut t = first;
-    let mut length = initial_step(rhs, &y, &slope, times, (rtol, atol))?;
-    if !length.is_finite() {
-        return Err(not_finite(first));
-    }
-    let (mut accepted, mut rejected) = (0, 0);
-    let mut rejected_here = false;
-    let mut error = 0.0;
+    Ok((run.states, run.accepted, run.rejected))
+}
 
-    while t != last {
+/// An integration under way.
+struct Run<'a, F> {
+    rhs: &'a mut Rhs<F>,
+    times: &'a [f64],
+    rtol: f64,
+    atol: f64,
+    last: f64,
+    /// 1 forwards in time, -1 backwards.
+    direction: f64,
+    t: f64,
+    y: Tensor,
+    stages: Stages,
+    /// The states at the first of `times`, as many as have been passed.
+    states: Vec<Tensor>,
+    /// The length of the next step.
+    length: f64,
+    /// The error of the last step tried, in units of what is tolerated.
+    error: f64,
+    /// Whether the step from `t` has been tried before, in a greater length.
+    rejected_here: bool,
+    accepted: u64,
+    rejected: u64,
+}
+
+/// A step tried from the present state.
+struct Step {
+    t: f64,
+    h: f64,
+    y: Tensor,
+    error: f64,
+}
+
+impl<'a, F: FnMut(f64, &Tensor) -> Result<Tensor>> Run<'a, F> {
+    fn start(rhs: &'a mut Rhs<F>, start: &Tensor, times: &'a [f64], options: &SolveOptions) -> Result<Self> {
+        let rounding = if start.kind() == Kind::Double { f64::EPSILON } else { f64::from(f32::EPSILON) };
+        let (rtol, atol) = (options.rtol.max(10.0 * rounding), options.atol);
+        let (first, last) = (times[0], times[times.len() - 1]);
+        let y = start.shallow_clone();
+        let mut stages = Stages::new(&y)?;
+        let slope = rhs.call(first, &y)?;
+        if !all_finite(&slope) {
+            return Err(not_finite(first));
+        }
+        stages.set(0, &slope)?;
+        let length = initial_step(rhs, &y, &slope, times, (rtol, atol))?;
+        if !length.is_finite() {
+            return Err(not_finite(first));
+        }
+        let direction = (last - first).signum();
+        let states = vec![y.shallow_clone()];
+        Ok(Run {
+            rhs,
+            times,
+            rtol,
+            atol,
+            last,
+            direction,
+            t: first,
+            y,
+            stages,
+            states,
+            length,
+            error: 0.0,
+            rejected_here: false,
+            accepted: 0,
+            rejected: 0,
+        })
+    }
+
+    /// Gives up where steps have become too short or too many.
+    fn check_length(&mut self) -> Result<()> {
+        let t = self.t;
         // Below this, t + h is t up to rounding.
-        let shortest = 10.0 * f64::EPSILON * t.abs().max(1e-3 * span.abs());
-        if length < shortest {
-            if !rejected_here {
-                length = shortest;
-            } else if f64::is_finite(error) {
+        let shortest = 10.0 * f64::EPSILON * t.abs().max(1e-3 * (self.last - self.times[0]).abs());
+        if self.length < shortest {
+            if !self.rejected_here {
+                self.length = shortest;
+            } else if f64::is_finite(self.error) {
+                let (rtol, atol) = (self.rtol, self.atol);
                 return Err(Error::Divergence(format!(
                     "dopri5: the step size fell below {shortest:.1e} at t = {t:.6}, where the velocity \
                      changes too fast for rtol {rtol:.1e} and atol {atol:.1e}"
@@ -146,56 +247,71 @@ where
                 return Err(not_finite(t));
             }
         }
-        if accepted + rejected >= STEP_LIMIT {
+        if self.accepted + self.rejected >= STEP_LIMIT {
             return Err(Error::Divergence(format!(
-                "dopri5: {STEP_LIMIT} steps only reached t = {t:.6} of {last}"
+                "dopri5: {STEP_LIMIT} steps only reached t = {t:.6} of {}",
+                self.last
             )));
         }
-        let mut t_new = t + length * direction;
-        if direction * (t_new - last) > 0.0 {
-            t_new = last;
-        }
-        let h = t_new - t;
-        length = h.abs();
-
-        for stage in 1..6 {
-            let inner = &y + stages.combine(A[stage], h)?;
-            stages.set(stage as i64, &rhs.call(t + C[stage] * h, &inner)?)?;
-        }
-        let y_new = &y + stages.combine(&B, h)?;
-        stages.set(6, &rhs.call(t_new, &y_new)?)?;
-
-        let scale = y.abs().maximum(&y_new.abs()) * rtol + atol;
-        error = rms(&(stages.combine(&E, h)? / scale));
-        monitor.tick()?;
-        // NaN and infinity fail the comparison and are retried with a smaller step.
-        if !error.lt(&1.0) {
-            let factor = SAFETY * error.powf(ERROR_EXPONENT);
-            length *= if factor > MIN_FACTOR { factor } else { MIN_FACTOR };
-            rejected_here = true;
-            rejected += 1;
-            continue;
-        }
-        while states.len() < times.len() && direction * (times[states.len()] - t_new) <= 0.0 {
-            let time = times[states.len()];
-            states.push(if time == t_new {
-                y_new.shallow_clone()
-            } else {
-                &y + stages.combine(&dense_weights((time - t) / h), h)?
-            });
-        }
-        let factor =
-            if error == 0.0 { MAX_FACTOR } else { (SAFETY * error.powf(ERROR_EXPONENT)).min(MAX_FACTOR) };
-        length *= if rejected_here { factor.min(1.0) } else { factor };
-        rejected_here = false;
-        accepted += 1;
-        t = t_new;
-        y = y_new;
-        // The last stage of this step is the first of the next.
-        let slope = stages.get(6).copy();
-        stages.set(0, &slope)?;
+        Ok(())
     }
-    Ok((states, accepted, rejected))
+
+    /// One step of the present length, or up to the end, and its error: six evaluations.
+    fn try_step(&mut self) -> Result<Step> {
+        let mut t = self.t + self.length * self.direction;
+        if self.direction * (t - self.last) > 0.0 {
+            t = self.last;
+        }
+        let h = t - self.t;
+        self.length = h.abs();
+        self.stages.begin(h)?;
+        for stage in 1..6 {
+            let inner = &self.y + self.stages.weighted(stage)?;
+            let slope = self.rhs.call(self.t + C[stage] * h, &inner)?;
+            self.stages.set(stage as i64, &slope)?;
+        }
+        let y = &self.y + self.stages.weighted(STAGE_B)?;
+        self.stages.set(6, &self.rhs.call(t, &y)?)?;
+        let scale = self.y.abs().maximum(&y.abs()) * self.rtol + self.atol;
+        let error = rms(&(self.stages.weighted(STAGE_E)? / scale));
+        self.error = error;
+        Ok(Step { t, h, y, error })
+    }
+
+    /// The states at the requested times that the step has passed.
+    fn read_off(&mut self, step: &Step) -> Result<()> {
+        let ahead = &self.times[self.states.len()..];
+        let passed = ahead.iter().take_while(|time| self.direction * (**time - step.t) <= 0.0);
+        let (inside, end): (Vec<f64>, Vec<f64>) = passed.partition(|time| **time != step.t);
+        let fractions: Vec<f64> = inside.iter().map(|time| (time - self.t) / step.h).collect();
+        if !fractions.is_empty() {
+            let moved = self.stages.dense(&fractions, step.h)?;
+            self.states.extend(moved.into_iter().map(|moved| &self.y + moved));
+        }
+        self.states.extend(end.iter().map(|_| step.y.shallow_clone()));
+        Ok(())
+    }
+
+    fn reject(&mut self, error: f64) {
+        let factor = SAFETY * error.powf(ERROR_EXPONENT);
+        self.length *= if factor > MIN_FACTOR { factor } else { MIN_FACTOR };
+        self.rejected_here = true;
+        self.rejected += 1;
+    }
+
+    fn accept(&mut self, step: Step) -> Result<()> {
+        let factor = match step.error {
+            0.0 => MAX_FACTOR,
+            error => (SAFETY * error.powf(ERROR_EXPONENT)).min(MAX_FACTOR),
+        };
+        self.length *= if self.rejected_here { factor.min(1.0) } else { factor };
+        self.rejected_here = false;
+        self.accepted += 1;
+        (self.t, self.y) = (step.t, step.y);
+        // The last stage of this step is the first of the next.
+        let slope = self.stages.get(6).copy();
+        self.stages.set(0, &slope)
+    }
 }
 
 /// Weights of the slopes at the fraction `x` of a step (fourth-order interpolation).

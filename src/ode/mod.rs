@@ -13,7 +13,7 @@ use std::str::FromStr;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Progress};
@@ -152,7 +152,19 @@ pub fn solve(
 ) -> Result<Solution> {
     let batch = check_batch("x", x, field.event_shape())?;
     field.conditioning().check(condition, batch)?;
-    let (device, kind) = (field.device(), field.dtype());
+    solve_checked(field, x, times, options, condition, monitor)
+}
+
+/// [`solve`] of what was checked.
+fn solve_checked(
+    field: &dyn VelocityField,
+    x: &Tensor,
+    times: &[f64],
+    options: &SolveOptions,
+    condition: Option<&Tensor>,
+    monitor: &mut dyn Monitor,
+) -> Result<Solution> {
+    let (device, kind, batch) = (field.device(), field.dtype(), x.size()[0]);
     let x = x.to_device(device).to_kind(kind);
     let condition = condition.map(|c| c.to_device(device));
     let velocity = |t: f64, x: &Tensor| {
@@ -205,7 +217,7 @@ pub fn solve_chunked(
     let start = Instant::now();
     for (first, rows) in tensor::chunks(batch, chunks.rows) {
         let part = condition.map(|c| c.narrow(0, first, rows));
-        let solved = solve(field, &x.narrow(0, first, rows), times, options, part.as_ref(), monitor)?;
+        let solved = solve_checked(field, &x.narrow(0, first, rows), times, options, part.as_ref(), monitor)?;
         total.trajectory.narrow(1, first, rows).f_copy_(&solved.trajectory)?;
         total.evaluations = total.evaluations.max(solved.evaluations);
         total.accepted = total.accepted.max(solved.accepted);
@@ -337,7 +349,8 @@ where
         for step in 0..share {
             let t = ends[0] + h * step as f64;
             y = fixed_step(rhs, solver, t, h, &y)?;
-            if !all_finite(&y) {
+            // Each look waits for another device: there, one at the end of the interval tells as well.
+            if (y.device() == Device::Cpu || step + 1 == share) && !all_finite(&y) {
                 return Err(not_finite(t + h));
             }
             taken += 1;

@@ -23,7 +23,10 @@ impl Conditioning {
                 if c.kind() != Kind::Int64 || c.size() != [batch] {
                     return wrong(format!("{} {}", dtype_name(c.kind()), shape_text(&c.size())));
                 }
-                let (low, high) = (c.min().int64_value(&[]), c.max().int64_value(&[]));
+                // One read from the device for both.
+                let (low, high) = c.f_aminmax(None, false)?;
+                let ends = Vec::<i64>::try_from(&Tensor::f_stack(&[low, high], 0)?)?;
+                let (low, high) = (ends[0], ends[1]);
                 if low < 0 || high >= *classes {
                     return wrong(format!("labels from {low} to {high}"));
                 }

@@ -20,6 +20,13 @@ pub struct RandomSource {
 /// Values drawn from one stream: the grain of parallelism.
 const STREAM_LENGTH: usize = 1 << 15;
 
+const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// FNV-1a from `start` on: stable across builds, unlike the standard library's hasher.
+fn hash(start: u64, bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(start, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+}
+
 impl RandomSource {
     pub fn new(seed: u64) -> Self {
         RandomSource { seed, stream: 0 }
@@ -31,8 +38,8 @@ impl RandomSource {
         RandomSource::new(seed).fork("noise")
     }
 
-    /// The number of rows of `width` values, near `rows`, whose draws fill whole streams: drawing in pieces
-    /// of so many rows gives the same numbers as drawing all at once.
+    /// The number of rows of `width` values, near `rows`, whose draws fill whole streams: drawing in pieces of that
+    /// number of rows gives the same numbers as drawing all at once.
     pub fn aligned_rows(rows: i64, width: i64) -> i64 {
         let stream = STREAM_LENGTH as i64;
         // A power of two shares with `width` just the factors of two in it.
@@ -44,10 +51,24 @@ impl RandomSource {
     /// An independent source for a named purpose, so that adding draws to one part of a program
     /// leaves those of the others alone.
     pub fn fork(&self, purpose: &str) -> Self {
-        // FNV-1a: stable across builds, unlike the standard library's hasher.
-        let hash = purpose.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
-        });
+        self.fork_by(hash(FNV_OFFSET, purpose.bytes()))
+    }
+
+    /// [`RandomSource::fork`] for `purpose` followed by a number in decimal digits, without making that text: for
+    /// sources of the steps of a loop.
+    pub fn fork_numbered(&self, purpose: &str, number: u64) -> Self {
+        let mut digits = [0; 20];
+        let mut first = digits.len();
+        let mut rest = number;
+        while rest > 0 || first == digits.len() {
+            first -= 1;
+            digits[first] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+        }
+        self.fork_by(hash(hash(FNV_OFFSET, purpose.bytes()), digits[first..].iter().copied()))
+    }
+
+    fn fork_by(&self, hash: u64) -> Self {
         RandomSource::new(self.seed.rotate_left(17) ^ hash)
     }
 
@@ -109,5 +130,20 @@ impl RandomSource {
         let mut values: Vec<i64> = (0..count).collect();
         values.shuffle(&mut rng);
         Tensor::from_slice(&values).to_device(device)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_forked_by_its_digits() {
+        let source = RandomSource::new(7);
+        for number in [0, 7, 10, 90_210, u64::MAX] {
+            assert_eq!(source.fork_numbered("", number), source.fork(&number.to_string()));
+            assert_eq!(source.fork_numbered("chunk ", number), source.fork(&format!("chunk {number}")));
+        }
+        assert_ne!(source.fork_numbered("", 1), source.fork_numbered("", 2));
     }
 }

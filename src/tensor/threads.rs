@@ -28,8 +28,8 @@ pub fn pool() -> Result<Arc<ThreadPool>> {
     Ok(pool)
 }
 
-/// Runs `aside` on a worker while this thread runs `here`, with gradients on and with no more of libtorch's
-/// threads than here.
+/// Runs `aside` on a worker while this thread runs `here`, with gradients on and with as many of libtorch's
+/// threads as here.
 ///
 /// # Errors
 /// [`Error::Internal`] where worker threads cannot be started. A panic on either side goes on here.
@@ -38,8 +38,9 @@ pub fn beside<A, B: Send>(here: impl FnOnce() -> A, aside: impl FnOnce() -> B + 
     let mut slot = None;
     let result = pool()?.in_place_scope(|scope| {
         scope.spawn(|_| {
-            // For good: setting it back would change what the products of the calling thread use.
-            if tch::get_num_threads() > threads {
+            // As many as here, whatever the last one to use this worker left behind. It stays so: setting it back
+            // would change what the products of the calling thread use.
+            if tch::get_num_threads() != threads {
                 tch::set_num_threads(threads);
             }
             slot = Some(tch::with_grad(aside));
@@ -52,12 +53,12 @@ pub fn beside<A, B: Send>(here: impl FnOnce() -> A, aside: impl FnOnce() -> B + 
     }
 }
 
-/// Lowers the number of threads that libtorch uses inside one operation, until it is dropped. The
-/// threads of OpenMP spin while they wait: on small operations, and beside other work, they cost
-/// far more than they bring. The limit holds for operations started by the calling thread.
+/// Lowers the number of threads that libtorch uses inside one operation, until it is dropped. OpenMP's threads
+/// spin while they wait: for small operations, and while other work is running, they cost far more than they
+/// gain. The limit holds for operations started by the calling thread.
 pub struct IntraOpThreads {
-    /// What to go back to; `None` where nothing was changed, so that guards of two threads that overlap
-    /// cannot leave the lower number behind.
+    /// Number of threads to go back to; `None` where nothing was changed, so that guards of two threads that
+    /// overlap cannot leave the lower number behind.
     before: Option<i32>,
 }
 
@@ -69,9 +70,9 @@ impl IntraOpThreads {
         Self::for_sides(1, weights, samples)
     }
 
-    /// The same for work that goes on beside other work of its kind ([`beside`]), `sides` in all: together they
-    /// use no more threads than there are. (Two threads for each of two sides on two cores took as long as none
-    /// beside the other.)
+    /// The same for `sides` pieces of work of this kind that run at the same time ([`beside`]): together they use
+    /// no more threads than there are. (On two cores, two sides with two threads each were no faster than one side
+    /// after the other.)
     pub fn for_sides(sides: i64, weights: i64, samples: i64) -> Self {
         let threads = (weights.saturating_mul(samples) >> 27).min(i64::from(tch::get_num_threads()) / sides);
         Self::limit(threads.clamp(1, 1024) as i32)
@@ -93,5 +94,20 @@ impl Drop for IntraOpThreads {
         if let Some(before) = self.before {
             tch::set_num_threads(before);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_has_as_many_threads_as_its_caller() {
+        let before = tch::get_num_threads();
+        // Whatever an earlier, smaller piece of work left behind.
+        pool().unwrap().broadcast(|_| tch::set_num_threads(1));
+        tch::set_num_threads(2);
+        assert_eq!(beside(tch::get_num_threads, tch::get_num_threads).unwrap(), (2, 2));
+        tch::set_num_threads(before);
     }
 }

@@ -116,16 +116,20 @@ fn readouts_begin_at_the_slice_and_learn() {
 #[test]
 fn horizons_follow_the_parameters() {
     let original = student(config(GeneratorKind::Dense, ReadoutKind::Linear), 0.3);
-    // A second handle shares the parameters, and what is known of them.
+    // A second handle shares the parameters, and what is known of them. Nobody has to be told of a write.
     let student = original.shallow_clone();
     let x = normal(9, &[2, 3]);
     let before = sampling::sample(&student, &x, None, 1, &mut Silent).unwrap();
     let _ = tch::no_grad(|| student.parameters().flat().unwrap().f_mul_scalar_(0.5).unwrap());
-    original.parameters_changed();
     let after = sampling::sample(&student, &x, None, 1, &mut Silent).unwrap();
+    assert_eq!(gap(&sampling::sample(&original, &x, None, 1, &mut Silent).unwrap(), &after), 0.0);
     let g = student.encode(&Tensor::from(0.0), &x, Direction::Forward, None).unwrap();
     let expected = student.readout(&student.propagate(&g, &Tensor::from(1.0)).unwrap()).unwrap();
     assert!(gap(&after, &expected) < 1e-12 && gap(&after, &before) > 1e-3);
+    // Through one parameter's own tensor.
+    let version = student.parameters().version();
+    let _ = tch::no_grad(|| student.parameters().tensors()[0].shallow_clone().f_mul_scalar_(0.5).unwrap());
+    assert_ne!(student.parameters().version(), version);
 }
 
 fn stable(stability: Stability, spread: f64) -> koopflow::koopman::Student {
