@@ -24,17 +24,17 @@ pub struct StudentConfig {
     /// Rows of the table of running statistics in [`super::InputCoordinates`].
     pub table_times: i64,
     pub dtype: String,
-    /// What phi is made of.
+    /// The functions that phi is made of.
     #[serde(default)]
     pub basis: Basis,
-    /// What a basis that is a perceptron sees.
+    /// Inputs of a basis that is a perceptron.
     #[serde(default, rename = "inputs")]
     pub sees: Inputs,
     /// Total degree of a polynomial basis, 2 to 12.
     #[serde(default = "default_degree")]
     pub degree: i64,
-    /// What the basis is of. A moving frame is that of the spectral generator; of a converted one it is kept
-    /// apart, and belongs to the basis before it is mixed.
+    /// Whether the basis gives the features themselves or the features carried back to time 0. A moving frame has
+    /// the eigenvalues of the spectral generator; a converted student keeps them apart, for its basis before mixing.
     #[serde(default)]
     pub frame: Frame,
     /// How x is read off the observables.
@@ -43,11 +43,11 @@ pub struct StudentConfig {
     /// Structure of a dense generator's free block.
     #[serde(default)]
     pub stability: Stability,
-    /// Complex pairs of a spectral generator; `None` is about 3/8 of the observables.
+    /// Number of complex pairs of a spectral generator; `None` is about 3/8 of the observables.
     #[serde(default)]
     pub pairs: Option<i64>,
-    /// phi is a linear map of [1, t, x, basis], with this many functions in the basis; `None`: phi is the
-    /// basis. Conversions between generators change coordinates so.
+    /// Number of functions in the basis where phi is a linear map of [1, t, x, basis], as it is after a conversion
+    /// to the other generator; `None` where phi is the basis.
     #[serde(default)]
     pub mixing: Option<i64>,
     /// The U-Net of a basis that is one, or half of one.
@@ -211,7 +211,8 @@ impl StudentConfig {
         self.mixing.unwrap_or(self.observables)
     }
 
-    /// How often a sample uses each weight: once, or at every pixel (of a middle level, say) of a U-Net.
+    /// Number of times that one sample uses each weight: once in a perceptron, once for each pixel in a U-Net (an
+    /// average over its levels).
     pub fn reuse(&self) -> i64 {
         match &self.unet {
             Some(_) => (self.event_shape[1..].iter().product::<i64>() / 16).max(1),

@@ -95,23 +95,94 @@ impl Student {
     /// spectral form: nearly parallel eigenvectors, growth beyond ±8, or an eigenvalue too near zero under
     /// an affine motion.
     pub fn to_spectral(&self) -> Result<(Student, Conversion)> {
-        let config = self.config();
-        if config.generator != GeneratorKind::Dense {
+        if self.config().generator != GeneratorKind::Dense {
             return Err(wrong_generator("'dense', to be made spectral", "'spectral'"));
         }
         let _guard = tch::no_grad_guard();
-        let d = config.dimension();
-        let n = d + config.observables;
-        let matrix = self.generator().matrix();
+        let form = SpectralForm::new(self)?;
+        let affine = form.absorb_affine_motion()?;
+        let kept = form.keep_what_is_read();
+
+        let mut tensors = exact(self);
+        tensors.retain(|name, _| !name.starts_with("generator."));
+        form.add_generator(&affine, &kept, &mut tensors);
+        form.add_mixing(&affine, &kept, &mut tensors)?;
+        form.translate_readout(&affine, &mut tensors);
+        let config = StudentConfig {
+            generator: GeneratorKind::Spectral,
+            stability: Stability::Free,
+            observables: kept.observables(),
+            pairs: Some(kept.pairs),
+            mixing: Some(self.config().basis_size()),
+            ..self.config().clone()
+        };
+        Ok((rebuild(self, config, tensors)?, form.report(&affine, &kept)))
+    }
+}
+
+/// A dense generator in the coordinates of its eigenvectors: y = z W + α + t β.
+struct SpectralForm<'a> {
+    student: &'a Student,
+    /// Rounding of the student's dtype.
+    precision: f64,
+    /// (b0, b1), `[2, n]`.
+    affine: Tensor,
+    /// D, `[n, n]`.
+    block: Tensor,
+    spectrum: RealEigenvectors,
+    /// W and its inverse, `[n, n]`.
+    basis: Tensor,
+    inverse: Tensor,
+    /// Λ, `[n, n]`.
+    rates: Tensor,
+    condition_number: f64,
+    /// Largest |Re λ|.
+    growth: f64,
+}
+
+/// The affine motion as part of the features.
+struct Affine {
+    /// (α, β), `[2, n]`.
+    part: Tensor,
+    /// Bound on what the rate of x loses.
+    residual: f64,
+}
+
+/// The features of the new student.
+struct Kept {
+    /// Which eigenvalues, one of each pair first: bool, `[p + r]`.
+    values: Tensor,
+    /// Their places in the layout of real and imaginary parts, int64.
+    places: Tensor,
+    /// Number of pairs among them.
+    pairs: i64,
+}
+
+impl Kept {
+    fn observables(&self) -> i64 {
+        self.places.size()[0]
+    }
+}
+
+fn row(tensor: &Tensor, index: i64) -> Tensor {
+    tensor.narrow(0, index, 1)
+}
+
+impl<'a> SpectralForm<'a> {
+    /// # Errors
+    /// [`Error::Divergence`] for nearly parallel eigenvectors and for growth out of bounds.
+    fn new(student: &'a Student) -> Result<Self> {
+        let config = student.config();
+        let n = config.dimension() + config.observables;
+        let matrix = student.generator().matrix();
         let affine = matrix.narrow(0, 0, 2).narrow(1, 2, n);
         let block = matrix.narrow(0, 2, n).narrow(1, 2, n).contiguous();
         let spectrum = RealEigenvectors::new(&block)?;
         let basis = spectrum.basis();
-        let precision = match self.kind() {
+        let precision = match student.kind() {
             Kind::Double => f64::EPSILON,
             _ => f64::from(f32::EPSILON),
         };
-
         let (_, singular, _) = basis.f_svd(true, false)?;
         let (largest, least) = (singular.max().double_value(&[]), singular.min().double_value(&[]));
         let condition_number = if least > 0.0 { largest / least } else { f64::INFINITY };
@@ -128,14 +199,31 @@ impl Student {
                  spectral growth is bounded by {GROWTH_BOUND}"
             )));
         }
-        let inverse = Tensor::f_linalg_inv(&basis)?;
+        let (inverse, rates) = (Tensor::f_linalg_inv(&basis)?, spectrum.rates()?);
+        Ok(SpectralForm {
+            student,
+            precision,
+            affine,
+            block,
+            spectrum,
+            basis,
+            inverse,
+            rates,
+            condition_number,
+            growth,
+        })
+    }
 
-        // The affine motion is absorbed, except where dividing by the eigenvalue twice would lose more
-        // than keeping it: there β = 0 and α + t β becomes -t b0 W, which leaves c' = t b1 W + ... behind.
+    /// α and β. The affine motion is absorbed, except where dividing by the eigenvalue twice would lose more
+    /// than keeping it: there β = 0 and α + t β becomes -t b0 W, which leaves c' = t b1 W + ... behind.
+    ///
+    /// # Errors
+    /// [`Error::Divergence`] where too much of the motion is left behind.
+    fn absorb_affine_motion(&self) -> Result<Affine> {
+        let (spectrum, affine) = (&self.spectrum, &self.affine);
         let modulus = spectrum.modulus();
-        let carried = modulus.gt(precision.sqrt()).to_kind(Kind::Double);
+        let carried = modulus.gt(self.precision.sqrt()).to_kind(Kind::Double);
         let (real, imaginary) = (affine.matmul(&spectrum.real), affine.matmul(&spectrum.imaginary));
-        let row = |tensor: &Tensor, index: i64| tensor.narrow(0, index, 1);
         let (slope_re, slope_im) = spectrum.divide(&row(&real, 1), &row(&imaginary, 1), &carried);
         let (shift_re, shift_im) =
             spectrum.divide(&(row(&real, 0) + &slope_re), &(row(&imaginary, 0) + &slope_im), &carried);
@@ -143,74 +231,98 @@ impl Student {
         let slope =
             spectrum.layout(&(slope_re - row(&real, 0) * &still), &(slope_im - row(&imaginary, 0) * &still));
         let shift = spectrum.layout(&shift_re, &shift_im);
-        let rates = spectrum.rates()?;
         // What the still ones' own equation, y' = y Λ, leaves out, per unit of time.
         let still = spectrum.layout(&still.unsqueeze(0), &still.unsqueeze(0));
-        let (first, second) = (row(&affine, 0).matmul(&basis), row(&affine, 1).matmul(&basis));
-        let left =
-            (&second - slope.matmul(&rates)) * &still + (first - shift.matmul(&rates) + &slope) * &still;
-        let read = self.reads(&inverse, &rates);
-        let affine_residual = (left.abs().reshape([-1, 1]) * read.abs()).sum(Kind::Double).double_value(&[]);
+        let (first, second) = (row(affine, 0).matmul(&self.basis), row(affine, 1).matmul(&self.basis));
+        let left = (&second - slope.matmul(&self.rates)) * &still
+            + (first - shift.matmul(&self.rates) + &slope) * &still;
+        let residual = (left.abs().reshape([-1, 1]) * self.reads().abs()).sum(Kind::Double).double_value(&[]);
         let scale = affine.abs().max().double_value(&[]).max(1.0);
-        if affine_residual > 30.0 * precision.sqrt() * scale {
+        if residual > 30.0 * self.precision.sqrt() * scale {
             return Err(Error::Divergence(format!(
                 "the generator has no spectral form: an eigenvalue is zero, or nearly ({:.1e}), where the \
-                 constant or time drives the state (x' would be off by {affine_residual:.1e})",
+                 constant or time drives the state (x' would be off by {residual:.1e})",
                 modulus.min().double_value(&[])
             )));
         }
+        Ok(Affine { part: Tensor::cat(&[&shift, &slope], 0), residual })
+    }
 
-        // A slice reads x' = ... + y Λ W^{-1} only: features of eigenvalue 0 are read by nobody.
-        let tiny = 1e-13 * modulus.max().double_value(&[]).max(1.0);
-        let mut kept = modulus.gt(if config.readout == ReadoutKind::Slice { tiny } else { -1.0 });
-        if kept.any().int64_value(&[]) == 0 {
-            kept = kept.logical_not();
+    /// How the features y enter what is read, `[n, *]`: the rate of x, and all of z for a readout of phi.
+    fn reads(&self) -> Tensor {
+        match self.student.config().readout {
+            ReadoutKind::Slice => {
+                self.rates.matmul(&self.inverse).narrow(1, 0, self.student.config().dimension())
+            }
+            ReadoutKind::Linear | ReadoutKind::Network | ReadoutKind::Decoder => self.inverse.shallow_clone(),
         }
-        let pairs = kept.narrow(0, 0, spectrum.pairs).to_kind(Kind::Int64).sum(Kind::Int64).int64_value(&[]);
-        let places = kept.to_kind(Kind::Double).unsqueeze(0);
-        let places = spectrum.layout(&places, &places).reshape([-1]).nonzero().reshape([-1]);
-        let observables = places.size()[0];
-        let smallest = modulus.masked_select(&kept).min().double_value(&[]);
-        let report = Conversion {
-            condition_number,
-            residual: ((block.matmul(&basis) - basis.matmul(&rates)).norm() / block.norm().clamp_min(1e-300))
-                .double_value(&[]),
-            growth,
-            smallest,
-            observables,
-            dropped: n - observables,
-            affine_residual,
+    }
+
+    /// A slice reads x' = ... + y Λ W^{-1} only: features of eigenvalue 0 are read by nobody.
+    fn keep_what_is_read(&self) -> Kept {
+        let modulus = self.spectrum.modulus();
+        let tiny = match self.student.config().readout {
+            ReadoutKind::Slice => 1e-13 * modulus.max().double_value(&[]).max(1.0),
+            _ => -1.0,
         };
+        let mut values = modulus.gt(tiny);
+        if values.any().int64_value(&[]) == 0 {
+            values = values.logical_not();
+        }
+        let pairs = values.narrow(0, 0, self.spectrum.pairs).to_kind(Kind::Int64).sum(Kind::Int64);
+        let places = values.to_kind(Kind::Double).unsqueeze(0);
+        let places = self.spectrum.layout(&places, &places).reshape([-1]).nonzero().reshape([-1]);
+        Kept { values, places, pairs: pairs.int64_value(&[]) }
+    }
 
-        let mut tensors = exact(self);
-        tensors.retain(|name, _| !name.starts_with("generator."));
-        let readout = rates.matmul(&inverse).narrow(1, 0, d);
-        let drift = affine.narrow(1, 0, d) - Tensor::cat(&[&shift, &slope], 0).matmul(&readout);
-        tensors.insert("generator.readout".into(), readout.index_select(0, &places));
+    fn report(&self, affine: &Affine, kept: &Kept) -> Conversion {
+        let residual = (self.block.matmul(&self.basis) - self.basis.matmul(&self.rates)).norm()
+            / self.block.norm().clamp_min(1e-300);
+        Conversion {
+            condition_number: self.condition_number,
+            residual: residual.double_value(&[]),
+            growth: self.growth,
+            smallest: self.spectrum.modulus().masked_select(&kept.values).min().double_value(&[]),
+            observables: kept.observables(),
+            dropped: self.rates.size()[0] - kept.observables(),
+            affine_residual: affine.residual,
+        }
+    }
+
+    /// The parameters of the spectral generator.
+    fn add_generator(&self, affine: &Affine, kept: &Kept, tensors: &mut HashMap<String, Tensor>) {
+        let d = self.student.config().dimension();
+        let readout = self.rates.matmul(&self.inverse).narrow(1, 0, d);
+        let drift = self.affine.narrow(1, 0, d) - affine.part.matmul(&readout);
+        let growth = (self.spectrum.growth.masked_select(&kept.values) / GROWTH_BOUND).atanh() * GROWTH_BOUND;
+        let frequency = self.spectrum.frequency.masked_select(&kept.values).narrow(0, 0, kept.pairs);
+        tensors.insert("generator.readout".into(), readout.index_select(0, &kept.places));
         tensors.insert("generator.drift".into(), drift);
-        let rate = (spectrum.growth.masked_select(&kept) / GROWTH_BOUND).atanh() * GROWTH_BOUND;
-        tensors.insert("generator.growth".into(), rate);
-        tensors.insert(
-            "generator.frequency".into(),
-            spectrum.frequency.masked_select(&kept).narrow(0, 0, pairs),
-        );
+        tensors.insert("generator.growth".into(), growth);
+        tensors.insert("generator.frequency".into(), frequency);
+    }
 
-        let affine_part = Tensor::cat(&[&shift, &slope], 0);
-        let below = config.basis_size();
+    /// The map from [1, t, x, basis] to the features: to z first, then to y.
+    fn add_mixing(&self, affine: &Affine, kept: &Kept, tensors: &mut HashMap<String, Tensor>) -> Result<()> {
+        let (d, below) = (self.student.config().dimension(), self.student.config().basis_size());
+        let eye = Tensor::f_eye(2 + d + below, (Kind::Double, Device::Cpu))?;
         let mixing = match tensors.get("mixing") {
             Some(own) => own.shallow_clone(),
-            None => Tensor::f_eye(2 + d + below, (Kind::Double, Device::Cpu))?.narrow(1, 2 + d, below),
+            None => eye.narrow(1, 2 + d, below),
         };
-        // [1, t, x, basis] -> z, then z -> y.
-        let state = Tensor::f_eye(2 + d + below, (Kind::Double, Device::Cpu))?.narrow(1, 2, d);
-        let mixed = Tensor::cat(&[state, mixing], 1).f_matmul(&basis)?;
-        let _ = mixed.narrow(0, 0, 2).f_add_(&affine_part)?;
-        tensors.insert("mixing".into(), mixed.index_select(1, &places));
+        let mixed = Tensor::cat(&[eye.narrow(1, 2, d), mixing], 1).f_matmul(&self.basis)?;
+        let _ = mixed.narrow(0, 0, 2).f_add_(&affine.part)?;
+        tensors.insert("mixing".into(), mixed.index_select(1, &kept.places));
+        Ok(())
+    }
 
+    /// A readout that is linear in the observables, or begins so, as a function of the new ones.
+    fn translate_readout(&self, affine: &Affine, tensors: &mut HashMap<String, Tensor>) {
+        let (d, n) = (self.student.config().dimension(), self.rates.size()[0]);
         // Linear functions of [1, t, z], `[2 + n, *]`, as functions of [1, t, x, y].
         let translate = |function: &Tensor| {
-            let features = inverse.matmul(&function.narrow(0, 2, n));
-            let first = function.narrow(0, 0, 2) - affine_part.matmul(&features);
+            let features = self.inverse.matmul(&function.narrow(0, 2, n));
+            let first = function.narrow(0, 0, 2) - affine.part.matmul(&features);
             let state = Tensor::zeros([d, function.size()[1]], (Kind::Double, Device::Cpu));
             Tensor::cat(&[first, state, features], 0)
         };
@@ -222,23 +334,6 @@ impl Student {
             let (bias, weight) = (function.select(0, 0), function.narrow(0, 1, 1 + d + n).tr().contiguous());
             tensors.insert("readout.0.weight".into(), weight);
             tensors.insert("readout.0.bias".into(), bias);
-        }
-        let config = StudentConfig {
-            generator: GeneratorKind::Spectral,
-            stability: Stability::Free,
-            observables,
-            pairs: Some(pairs),
-            mixing: Some(below),
-            ..config.clone()
-        };
-        Ok((rebuild(self, config, tensors)?, report))
-    }
-
-    /// How the features y enter what is read, `[n, *]`: the rate of x, and all of z for a readout of phi.
-    fn reads(&self, inverse: &Tensor, rates: &Tensor) -> Tensor {
-        match self.config().readout {
-            ReadoutKind::Slice => rates.matmul(inverse).narrow(1, 0, self.config().dimension()),
-            ReadoutKind::Linear | ReadoutKind::Network | ReadoutKind::Decoder => inverse.shallow_clone(),
         }
     }
 }

@@ -282,7 +282,8 @@ impl NetworkField {
         &self.parameters
     }
 
-    /// How often one sample uses each weight: once, or at every pixel (of a middle level, say).
+    /// Number of times that one sample uses each weight: once in a perceptron, once for each pixel in a U-Net (an
+    /// average over its levels).
     pub fn reuse(&self) -> i64 {
         match &self.config.unet {
             Some(_) => (self.config.event_shape[1..].iter().product::<i64>() / 16).max(1),
