@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from koopflow import _core, metrics
-from koopflow._arrays import Array, rms_norm, to_numpy, total_std
+from koopflow._arrays import Array, to_numpy
 from koopflow.metrics.errors import PATH_TIMES
 from koopflow.teachers.flow import Flow
 
@@ -55,7 +55,7 @@ class Reference:
         """Solve the teacher's paths from the noise of this seed."""
         noise = np.asarray(_core.normal((n, *teacher.event_shape), EVALUATION_SEED + seed))
         path = to_numpy(teacher.trajectory(noise, times=[0.0, *PATH_TIMES, 1.0]))
-        return cls(teacher, noise, path[1:-1], path[-1], held_out, total_std(held_out))
+        return cls(teacher, noise, path[1:-1], path[-1], held_out, _core.total_std(held_out))
 
     def of_teacher(self, teacher: Flow) -> Reference:
         """The same noise and data with another teacher's paths."""
@@ -65,7 +65,7 @@ class Reference:
     def path_errors(self, states: Array) -> NDArray[np.float64]:
         """RMS distance from the teacher's path at each of ``PATH_TIMES``, over the data's deviation."""
         pairs = zip(to_numpy(states), self.path, strict=True)
-        return np.array([rms_norm(got - exact) for got, exact in pairs]) / self.scale
+        return np.array([_core.endpoint_error(got, exact, self.scale).value for got, exact in pairs])
 
     def straight_line(self) -> NDArray[np.float64]:
         """:meth:`path_errors` of the straight lines between the teacher's own endpoints."""
@@ -117,8 +117,8 @@ def measured(
     numbers = {
         "evaluations": float(evaluations),
         "milliseconds": _timed(lambda: student.sample(x0=reference.noise, **options), len(samples)),
-        "endpoint_error": rms_norm(samples - original.ends) / original.scale,
-        "own_endpoint_error": rms_norm(samples - reference.ends) / reference.scale,
+        "endpoint_error": _core.endpoint_error(samples, original.ends, original.scale).value,
+        "own_endpoint_error": _core.endpoint_error(samples, reference.ends, reference.scale).value,
         **quality(samples, original),
     }
     curves: dict[str, list[float]] = {}
@@ -148,8 +148,8 @@ def _inverse(student: Any, reference: Reference) -> dict[str, float]:
     noise = to_numpy(student.invert(reference.ends))
     again = to_numpy(student.sample(x0=noise))
     return {
-        "inversion_error": rms_norm(noise - reference.noise) / rms_norm(reference.noise),
-        "round_trip_error": rms_norm(again - reference.ends) / reference.scale,
+        "inversion_error": _core.inversion_error(noise, reference.noise).value,
+        "round_trip_error": _core.round_trip_error(again, reference.ends, reference.scale).value,
     }
 
 

@@ -35,18 +35,6 @@ def as_condition(condition: Array | None) -> Array | None:
     return condition if condition is None or isinstance(condition, torch.Tensor) else np.asarray(condition)
 
 
-def rms_norm(difference: NDArray[Any]) -> float:
-    """Root mean square over samples ``[B, *event]`` of the Euclidean norm of each."""
-    flat = difference.reshape(len(difference), -1).astype(np.float64)
-    return float(np.sqrt((flat**2).sum(axis=1).mean()))
-
-
-def total_std(data: NDArray[Any]) -> float:
-    """Square root of the summed variances of the coordinates of ``[N, *event]``."""
-    flat = data.reshape(len(data), -1).astype(np.float64)
-    return float(np.sqrt(flat.var(axis=0).sum()))
-
-
 def method_of(name: str, model: Any, method: str) -> Any:
     """A method of a model that was passed as the argument ``name``. Raises ``TypeError`` without one."""
     found = getattr(model, method, None)

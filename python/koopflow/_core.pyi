@@ -391,6 +391,24 @@ class Student:
     def generator_matrix(self) -> NDArray[float64]:
         """L ``[m, m]``, in the row convention dg/dt = g L, whatever the parametrisation."""
 
+    def phase_error(
+        self, x0: _Array, x1: _Array, *, condition: _Array | None = None, monitor: _Monitor = None
+    ) -> float:
+        """RMS of ``phi(0, x0) exp(L) - phi(1, x1)`` over the total standard deviation of the second, in
+        bounded memory; NaN where features do not vary."""
+
+    def consistency_residual(
+        self,
+        t: _Array | float,
+        x: _Array,
+        velocity: _Array,
+        *,
+        condition: _Array | None = None,
+        monitor: _Monitor = None,
+    ) -> float:
+        """RMS of ``J phi (1, velocity) - (g L)_phi`` over that of the first, in bounded memory; NaN where no
+        feature changes."""
+
     @property
     def feature_maps(self) -> list[tuple[int, int, int, int, int]]:
         """(channels, height, width, pixels that share eigenvalues, complex pairs) of each feature map of a
@@ -576,12 +594,39 @@ def median_bandwidths(data: _Array) -> list[float]:
 def precision_recall(samples: _Array, data: _Array, *, k: int = 3) -> tuple[float, float]:
     """Shares of samples within the ``k`` nearest neighbours of data, and of data within those of samples."""
 
-def squared_errors(a: _Array, b: _Array) -> NDArray[float64]:
-    """``||a - b||^2`` of each of ``[N, *event]``, ``[N]``."""
+def total_std(data: _Array) -> float:
+    """Total standard deviation of ``[N, *event]``: the root of the summed variances of the dimensions."""
 
-def straightness(path: _Array, times: Sequence[float]) -> tuple[NDArray[float64], NDArray[float64]]:
-    """Of each path of ``[T, B, *event]`` the integral of ``||(x1 - x0) - dx/ds||^2``, with its span as the
-    unit of time, and ``||x1 - x0||^2``: each ``[B]``."""
+@final
+class Statistic:
+    """A number measured on N independent samples, which can be taken of a resample of them."""
+
+    @property
+    def value(self) -> float:
+        """The statistic of all samples."""
+
+    @property
+    def samples(self) -> int:
+        """N."""
+
+    def value_of(self, rows: _Array) -> float:
+        """The statistic of the samples at these places, int64 ``[R]``, each as often as it is named."""
+
+def endpoint_error(samples: _Array, ends: _Array, scale: float) -> Statistic:
+    """RMS of ``||samples - ends||`` over ``scale``; ``[N, *event]`` each."""
+
+def path_error(path: _Array, exact: _Array, scale: float) -> Statistic:
+    """The endpoint error of the states at each time, averaged over times; ``[T, N, *event]`` each."""
+
+def inversion_error(recovered: _Array, noise: _Array) -> Statistic:
+    """RMS of ``||recovered - noise||`` over the RMS norm of the noise; ``[N, *event]`` each."""
+
+def round_trip_error(again: _Array, data: _Array, scale: float) -> Statistic:
+    """RMS of ``||again - data||`` over ``scale``; ``[N, *event]`` each."""
+
+def straightness(path: _Array, times: Sequence[float]) -> Statistic:
+    """The mean over paths ``[T, B, *event]`` of the integral of ``||(x1 - x0) - dx/ds||^2``, with the span of
+    the times as the unit of time, over the mean of ``||x1 - x0||^2``; NaN where nothing moves."""
 
 def lower_precision(name: str) -> str:
     """What the network products of this thread run in from now on: ``"float32"`` (the network's own),

@@ -1,43 +1,120 @@
-//! Errors of each sample against what it should be, their scale, and how straight paths are.
+//! Errors of models on the same noise, the only definitions of them: endpoint, path, inversion and round-trip
+//! errors, the total standard deviation that they are given in, and how straight paths are.
+//!
+//! Each is a [`Statistic`] of independent samples, so that the bootstrap can take it of other samples.
 
 use tch::{Kind, Tensor};
 
-use super::{pair, same_count};
+use super::{pair, same_count, single, Named};
 use crate::error::{Error, Result};
 use crate::tensor::{check_batch, event_size, shape_text};
+
+/// A number measured on N independent samples, which can be taken of a resample of them.
+pub trait Statistic {
+    /// N.
+    fn samples(&self) -> i64;
+
+    /// The statistic of all samples.
+    fn value(&self) -> f64;
+
+    /// The statistic of the samples at these places, `[R]` of int64, each as often as it is named.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for no places, or places outside `0..N`.
+    fn value_of(&self, rows: &Tensor) -> Result<f64>;
+}
 
 /// Total standard deviation: the root of the summed variances (divisor N) of the dimensions.
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::NonFinite`] or [`Error::Dtype`].
 pub fn total_std(data: &Tensor) -> Result<f64> {
-    let (rows, _) = pair(("a", data), ("b", data))?;
+    let rows = single(("data", data))?;
     let centred = &rows - rows.f_mean_dim([0i64].as_slice(), true, Kind::Double)?;
     Ok((centred.square().sum(Kind::Double).double_value(&[]) / rows.size()[0] as f64).sqrt())
 }
 
-/// ||a - b||^2 of each sample, row by row, `[N]` in float64.
-///
-/// # Errors
-/// [`Error::Shape`], [`Error::NonFinite`], [`Error::Dtype`]; [`Error::Argument`] for sets of different
-/// sizes.
-pub fn squared_errors(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    let (a, b) = pair(("a", a), ("b", b))?;
-    same_count(&a, &b)?;
-    squared_lengths(&(a - b))
+/// Errors of paired samples: the root mean square of their distances, averaged over times, over a scale.
+#[derive(Debug)]
+pub struct Errors {
+    /// Squared distances, `[N, T]` in float64; T is 1 where there is one time.
+    squares: Tensor,
+    scale: f64,
 }
 
-/// Endpoint error: the root mean square over samples of ||a - b||, divided by `data_std`, the data's
-/// [`total_std`]. `a` and `b` start from the same noise, row by row.
+impl Errors {
+    fn new(pairs: &[(Tensor, Tensor)], scale: f64, names: [&str; 2]) -> Result<Self> {
+        let columns = pairs.iter().map(|(a, b)| squared_distances((names[0], a), (names[1], b)));
+        let squares = Tensor::f_stack(&columns.collect::<Result<Vec<_>>>()?, 1)?;
+        if !(scale > 0.0 && scale.is_finite()) {
+            return Err(Error::argument("scale", "a finite number above 0", scale));
+        }
+        Ok(Errors { squares, scale })
+    }
+}
+
+impl Statistic for Errors {
+    fn samples(&self) -> i64 {
+        self.squares.size()[0]
+    }
+
+    fn value(&self) -> f64 {
+        mean_of_roots(&self.squares) / self.scale
+    }
+
+    fn value_of(&self, rows: &Tensor) -> Result<f64> {
+        check_rows(rows, self.samples())?;
+        Ok(mean_of_roots(&self.squares.f_index_select(0, rows)?) / self.scale)
+    }
+}
+
+/// The mean over columns of the root of each column's mean.
+fn mean_of_roots(squares: &Tensor) -> f64 {
+    let means = squares.mean_dim([0i64].as_slice(), false, Kind::Double);
+    means.sqrt().mean(Kind::Double).double_value(&[])
+}
+
+/// Endpoint error: the RMS of ||samples - ends|| over `scale`, usually the [`total_std`] of the data. Both start
+/// from the same noise, row by row: `[N, *event]`.
 ///
 /// # Errors
-/// As [`squared_errors`]; [`Error::Argument`] for a `data_std` that is not positive and finite.
-pub fn endpoint_error(a: &Tensor, b: &Tensor, data_std: f64) -> Result<f64> {
-    let squares = squared_errors(a, b)?;
-    if !(data_std > 0.0 && data_std.is_finite()) {
-        return Err(Error::argument("data_std", "a finite number above 0", data_std));
+/// [`Error::Shape`], [`Error::NonFinite`] or [`Error::Dtype`]; [`Error::Argument`] for sets of different sizes,
+/// or for a scale that is not positive and finite.
+pub fn endpoint_error(samples: &Tensor, ends: &Tensor, scale: f64) -> Result<Errors> {
+    Errors::new(&[(samples.shallow_clone(), ends.shallow_clone())], scale, ["samples", "ends"])
+}
+
+/// Path error: the [`endpoint_error`] of the states at each time, averaged over the times; `[T, N, *event]`.
+///
+/// # Errors
+/// As [`endpoint_error`].
+pub fn path_error(path: &Tensor, exact: &Tensor, scale: f64) -> Result<Errors> {
+    let (shape, wanted) = (path.size(), exact.size());
+    if shape.len() < 3 || shape[0] == 0 || shape[0] != wanted[0] {
+        let expected = format!("(T, N, *event) with the {} times of exact", wanted.first().unwrap_or(&0));
+        return Err(Error::shape("path", expected, shape_text(&shape)));
     }
-    Ok(squares.mean(Kind::Double).double_value(&[]).sqrt() / data_std)
+    let states: Vec<_> = (0..shape[0]).map(|time| (path.get(time), exact.get(time))).collect();
+    Errors::new(&states, scale, ["path", "exact"])
+}
+
+/// Inversion error: the RMS of ||recovered - noise|| over the RMS norm of the noise, `[N, *event]`.
+///
+/// # Errors
+/// As [`endpoint_error`].
+pub fn inversion_error(recovered: &Tensor, noise: &Tensor) -> Result<Errors> {
+    let squares = squared_lengths(&single(("noise", noise))?)?;
+    let norm = squares.mean(Kind::Double).double_value(&[]).sqrt();
+    Errors::new(&[(recovered.shallow_clone(), noise.shallow_clone())], norm, ["recovered", "noise"])
+}
+
+/// Round-trip error: the RMS of ||again - data|| over `scale`, usually the [`total_std`] of the data; `again` is
+/// what is sampled from the noise that the data were carried back to, `[N, *event]`.
+///
+/// # Errors
+/// As [`endpoint_error`].
+pub fn round_trip_error(again: &Tensor, data: &Tensor, scale: f64) -> Result<Errors> {
+    Errors::new(&[(again.shallow_clone(), data.shallow_clone())], scale, ["again", "data"])
 }
 
 /// How far each path is from a straight line travelled at constant speed, see [`straightness`].
@@ -49,12 +126,22 @@ pub struct Straightness {
     pub displacement: Tensor,
 }
 
-impl Straightness {
+impl Statistic for Straightness {
+    fn samples(&self) -> i64 {
+        self.bend.size()[0]
+    }
+
     /// The mean bend over the mean squared displacement: 0 where every path is straight. Not a number where
     /// nothing moves.
-    pub fn ratio(&self) -> f64 {
+    fn value(&self) -> f64 {
         let mean = |x: &Tensor| x.mean(Kind::Double).double_value(&[]);
         mean(&self.bend) / mean(&self.displacement)
+    }
+
+    fn value_of(&self, rows: &Tensor) -> Result<f64> {
+        check_rows(rows, self.samples())?;
+        let pick = |x: &Tensor| x.f_index_select(0, rows);
+        Ok(Straightness { bend: pick(&self.bend)?, displacement: pick(&self.displacement)? }.value())
     }
 }
 
@@ -92,7 +179,27 @@ pub fn straightness(path: &Tensor, times: &[f64]) -> Result<Straightness> {
     Ok(Straightness { bend, displacement: squared_lengths(&line)? })
 }
 
+/// ||a - b||^2 of each sample, row by row, `[N]` in float64.
+fn squared_distances(a: Named, b: Named) -> Result<Tensor> {
+    let names = (a.0, b.0);
+    let (a, b) = pair(a, b)?;
+    same_count((names.0, &a), (names.1, &b))?;
+    squared_lengths(&(a - b))
+}
+
 /// ||x||^2 of each row.
 fn squared_lengths(rows: &Tensor) -> Result<Tensor> {
     Ok(rows.square().f_sum_dim_intlist([1i64].as_slice(), false, Kind::Double)?)
+}
+
+fn check_rows(rows: &Tensor, count: i64) -> Result<()> {
+    let expected = || format!("one or more int64 places from 0 to {}", count - 1);
+    if rows.kind() != Kind::Int64 || rows.dim() != 1 || rows.numel() == 0 {
+        return Err(Error::argument("rows", expected(), format!("{:?} {:?}", rows.kind(), rows.size())));
+    }
+    let (low, high) = (rows.min().int64_value(&[]), rows.max().int64_value(&[]));
+    if low < 0 || high >= count {
+        return Err(Error::argument("rows", expected(), format!("places from {low} to {high}")));
+    }
+    Ok(())
 }

@@ -9,10 +9,13 @@ mod mmd;
 mod neighbours;
 mod wasserstein;
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 pub use energy::{energy_distance, energy_distance_watched};
-pub use errors::{endpoint_error, squared_errors, straightness, total_std, Straightness};
+pub use errors::{
+    endpoint_error, inversion_error, path_error, round_trip_error, straightness, total_std, Errors,
+    Statistic, Straightness,
+};
 pub use frechet::{frechet_distance, frechet_distance_watched};
 pub use mmd::{median_bandwidths, mmd, mmd_watched, MEDIAN_SAMPLES};
 pub use neighbours::{precision_recall, precision_recall_watched, PrecisionRecall};
@@ -36,12 +39,21 @@ fn rows(a: Named, b: Named) -> Result<(Tensor, Tensor)> {
     if shape.len() < 2 || shape[1..].contains(&0) {
         return Err(Error::shape(a.0, "(N, *event)", shape_text(&shape)));
     }
-    let (event, size) = (&shape[1..], event_size(&shape[1..]));
-    let flat = |(name, x): Named| -> Result<Tensor> {
-        let count = check_batch(name, x, event)?;
-        Ok(x.detach().to_device(device).f_reshape([count, size])?)
-    };
-    Ok((flat(a)?, flat(b)?))
+    Ok((flat(a, &shape[1..], device)?, flat(b, &shape[1..], device)?))
+}
+
+fn flat((name, x): Named, event: &[i64], device: Device) -> Result<Tensor> {
+    let count = check_batch(name, x, event)?;
+    Ok(x.detach().to_device(device).f_reshape([count, event_size(event)])?)
+}
+
+/// One set as rows in float64.
+fn single((name, x): Named) -> Result<Tensor> {
+    let shape = x.size();
+    if shape.len() < 2 || shape[1..].contains(&0) {
+        return Err(Error::shape(name, "(N, *event)", shape_text(&shape)));
+    }
+    Ok(flat((name, x), &shape[1..], x.device())?.to_kind(Kind::Double))
 }
 
 /// [`rows`] in float64.
@@ -50,10 +62,10 @@ fn pair(a: Named, b: Named) -> Result<(Tensor, Tensor)> {
     Ok((a.to_kind(Kind::Double), b.to_kind(Kind::Double)))
 }
 
-fn same_count(a: &Tensor, b: &Tensor) -> Result<i64> {
-    let (n, m) = (a.size()[0], b.size()[0]);
+fn same_count(a: Named, b: Named) -> Result<i64> {
+    let (n, m) = (a.1.size()[0], b.1.size()[0]);
     if n != m {
-        return Err(Error::argument("b", format!("{n} samples, as many as in a"), m));
+        return Err(Error::argument(b.0, format!("{n} samples, as many as in {}", a.0), m));
     }
     Ok(n)
 }

@@ -118,7 +118,7 @@ pub fn wasserstein2(a: &Tensor, b: &Tensor) -> Result<f64> {
 /// As [`wasserstein2`], and the monitor's own.
 pub fn wasserstein2_watched(a: &Tensor, b: &Tensor, monitor: &mut dyn Monitor) -> Result<f64> {
     let (a, b) = pair(("a", a), ("b", b))?;
-    let n = same_count(&a, &b)?;
+    let n = same_count(("a", &a), ("b", &b))?;
     if n > ASSIGNMENT_LIMIT {
         return Err(Error::argument("a", format!("at most {ASSIGNMENT_LIMIT} samples"), n));
     }

@@ -1,12 +1,15 @@
 //! Distances between samples, errors of paired samples and the straightness of paths, for Python.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use pyo3::prelude::*;
 use tch::Tensor;
 
-use super::array::{Array, ArrayKind};
+use super::array::Array;
 use super::door;
 use crate::error::Result;
 use crate::metrics;
+use crate::metrics::Statistic;
 use crate::python::door::PyMonitor;
 
 type Object<'a, 'py> = &'a Bound<'py, PyAny>;
@@ -78,21 +81,76 @@ pub fn precision_recall(samples: Object<'_, '_>, data: Object<'_, '_>, k: i64) -
     Ok((found.precision, found.recall))
 }
 
-#[pyfunction]
-pub fn squared_errors<'py>(a: Object<'_, 'py>, b: Object<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
-    let squares = compare(("a", a), ("b", b), metrics::squared_errors)?;
-    ArrayKind::Numpy.export(a.py(), squares)
+/// A number measured on independent samples, which can be taken of a resample of them.
+#[pyclass(name = "Statistic", module = "koopflow._core", frozen)]
+pub struct PyStatistic(Mutex<Box<dyn Statistic + Send>>);
+
+impl PyStatistic {
+    fn new(statistic: impl Statistic + Send + 'static) -> Self {
+        PyStatistic(Mutex::new(Box::new(statistic)))
+    }
+
+    fn held(&self) -> MutexGuard<'_, Box<dyn Statistic + Send>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// Bends and squared displacements, each `[B]`.
+#[pymethods]
+impl PyStatistic {
+    #[getter]
+    fn value(&self, py: Python<'_>) -> PyResult<f64> {
+        door::enter(py, || Ok(self.held().value()))
+    }
+
+    #[getter]
+    fn samples(&self) -> i64 {
+        self.held().samples()
+    }
+
+    /// The statistic of the samples at these places.
+    fn value_of(&self, rows: Object<'_, '_>) -> PyResult<f64> {
+        let places = Array::import("rows", rows)?.tensor;
+        door::enter(rows.py(), move || self.held().value_of(&places))
+    }
+}
+
 #[pyfunction]
-pub fn straightness<'py>(
-    path: Object<'_, 'py>,
-    times: Vec<f64>,
-) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+pub fn endpoint_error(samples: Object<'_, '_>, ends: Object<'_, '_>, scale: f64) -> PyResult<PyStatistic> {
+    compare(("samples", samples), ("ends", ends), move |samples, ends| {
+        metrics::endpoint_error(samples, ends, scale)
+    })
+    .map(PyStatistic::new)
+}
+
+#[pyfunction]
+pub fn path_error(path: Object<'_, '_>, exact: Object<'_, '_>, scale: f64) -> PyResult<PyStatistic> {
+    compare(("path", path), ("exact", exact), move |path, exact| metrics::path_error(path, exact, scale))
+        .map(PyStatistic::new)
+}
+
+#[pyfunction]
+pub fn inversion_error(recovered: Object<'_, '_>, noise: Object<'_, '_>) -> PyResult<PyStatistic> {
+    compare(("recovered", recovered), ("noise", noise), metrics::inversion_error).map(PyStatistic::new)
+}
+
+#[pyfunction]
+pub fn round_trip_error(again: Object<'_, '_>, data: Object<'_, '_>, scale: f64) -> PyResult<PyStatistic> {
+    compare(("again", again), ("data", data), move |again, data| {
+        metrics::round_trip_error(again, data, scale)
+    })
+    .map(PyStatistic::new)
+}
+
+#[pyfunction]
+pub fn total_std(data: Object<'_, '_>) -> PyResult<f64> {
+    let py = data.py();
+    let data = Array::import_float("data", data)?.tensor;
+    door::enter(py, move || metrics::total_std(&data))
+}
+
+#[pyfunction]
+pub fn straightness(path: Object<'_, '_>, times: Vec<f64>) -> PyResult<PyStatistic> {
     let py = path.py();
     let path = Array::import_float("path", path)?.tensor;
-    let found = door::enter(py, move || metrics::straightness(&path, &times))?;
-    let export = |tensor| ArrayKind::Numpy.export(py, tensor);
-    Ok((export(found.bend)?, export(found.displacement)?))
+    door::enter(py, move || metrics::straightness(&path, &times)).map(PyStatistic::new)
 }

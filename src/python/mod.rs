@@ -31,6 +31,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<student::PyStudent>()?;
     module.add_class::<baseline::PyBaseline>()?;
     module.add_class::<spectrum::PySpectrum>()?;
+    module.add_class::<metrics::PyStatistic>()?;
     module.add_function(wrap_pyfunction!(baseline::describe_file, module)?)?;
     module.add_function(wrap_pyfunction!(student::student_defaults, module)?)?;
     module.add_function(wrap_pyfunction!(training::train_teacher, module)?)?;
@@ -44,7 +45,11 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(metrics::mmd, module)?)?;
     module.add_function(wrap_pyfunction!(metrics::median_bandwidths, module)?)?;
     module.add_function(wrap_pyfunction!(metrics::precision_recall, module)?)?;
-    module.add_function(wrap_pyfunction!(metrics::squared_errors, module)?)?;
+    module.add_function(wrap_pyfunction!(metrics::total_std, module)?)?;
+    module.add_function(wrap_pyfunction!(metrics::endpoint_error, module)?)?;
+    module.add_function(wrap_pyfunction!(metrics::path_error, module)?)?;
+    module.add_function(wrap_pyfunction!(metrics::inversion_error, module)?)?;
+    module.add_function(wrap_pyfunction!(metrics::round_trip_error, module)?)?;
     module.add_function(wrap_pyfunction!(metrics::straightness, module)?)?;
     probe::add(module)?;
     // pyo3 lists every name, private ones too; the public face is the package's own list.

@@ -385,6 +385,43 @@ impl PyStudent {
         ArrayKind::Numpy.export(py, matrix)
     }
 
+    /// See [`sampling::phase_error`].
+    #[pyo3(signature = (x0, x1, *, condition=None, monitor=None))]
+    fn phase_error(
+        &self,
+        py: Python<'_>,
+        x0: &Bound<'_, PyAny>,
+        x1: &Bound<'_, PyAny>,
+        condition: Option<&Bound<'_, PyAny>>,
+        monitor: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<f64> {
+        let (x0, x1) = (Array::import_float("x0", x0)?.tensor, Array::import_float("x1", x1)?.tensor);
+        let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
+        let (student, mut monitor) = (self.handle(), PyMonitor::new(monitor));
+        door::enter(py, move || sampling::phase_error(&student, &x0, &x1, condition.as_ref(), &mut monitor))
+    }
+
+    /// See [`sampling::consistency_residual`].
+    #[pyo3(signature = (t, x, velocity, *, condition=None, monitor=None))]
+    fn consistency_residual(
+        &self,
+        py: Python<'_>,
+        t: &Bound<'_, PyAny>,
+        x: &Bound<'_, PyAny>,
+        velocity: &Bound<'_, PyAny>,
+        condition: Option<&Bound<'_, PyAny>>,
+        monitor: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<f64> {
+        let t = Array::import_float("t", t)?.tensor;
+        let x = Array::import_float("x", x)?.tensor;
+        let velocity = Array::import_float("velocity", velocity)?.tensor;
+        let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
+        let (student, mut monitor) = (self.handle(), PyMonitor::new(monitor));
+        door::enter(py, move || {
+            sampling::consistency_residual(&student, &t, &x, &velocity, condition.as_ref(), &mut monitor)
+        })
+    }
+
     /// (channels, height, width, pixels that share eigenvalues, complex pairs) of each feature map of a hierarchy;
     /// empty for others.
     #[getter]

@@ -4,6 +4,7 @@
 mod chunks;
 mod density;
 mod edit;
+mod follows;
 mod invert;
 mod lanczos;
 mod map;
@@ -11,6 +12,7 @@ mod sample;
 
 pub use density::{student_density, Determinant, StudentDensity, StudentDensityOptions};
 pub use edit::{edit, Source};
+pub use follows::{consistency_residual, phase_error};
 pub use invert::{invert_polished, Inversion, Polish};
 pub use lanczos::log_quadratic_form;
 pub use map::{SampleMap, JACOBIAN_LIMIT};

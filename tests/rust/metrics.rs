@@ -4,9 +4,9 @@ use std::f64::consts::PI;
 
 use koopflow::metrics::{
     endpoint_error, energy_distance, energy_distance_watched, frechet_distance, frechet_distance_watched,
-    median_bandwidths, mmd, mmd_watched, precision_recall, precision_recall_watched, sliced_wasserstein,
-    sliced_wasserstein_along, squared_errors, straightness, total_std, wasserstein2, wasserstein2_watched,
-    ASSIGNMENT_LIMIT,
+    inversion_error, median_bandwidths, mmd, mmd_watched, path_error, precision_recall,
+    precision_recall_watched, round_trip_error, sliced_wasserstein, sliced_wasserstein_along, straightness,
+    total_std, wasserstein2, wasserstein2_watched, Statistic, ASSIGNMENT_LIMIT,
 };
 use koopflow::monitor::{Monitor, Progress};
 use koopflow::tensor::RandomSource;
@@ -52,7 +52,25 @@ fn values_are_those_of_pot_and_scipy() {
     close(wasserstein2(&a, &first).unwrap(), 0.8990550024791664);
     close(energy_distance(&a, &b).unwrap(), 0.14357584673542);
     close(total_std(&a).unwrap(), 1.2658884146532128);
-    close(endpoint_error(&a, &first, 2.0).unwrap(), 1.4654432901048928 / 2.0);
+    close(endpoint_error(&a, &first, 2.0).unwrap().value(), 1.4654432901048928 / 2.0);
+}
+
+#[test]
+fn errors_are_those_of_their_definitions() {
+    // Distances of 3-4-5 triangles: 5 and 10 at the first time, 0 and 5 at the second.
+    let exact = Tensor::zeros([2, 2, 2], (Kind::Float, Device::Cpu));
+    let path = Tensor::from_slice(&[3f32, 4.0, 6.0, 8.0, 0.0, 0.0, 4.0, 3.0]).view([2, 2, 2]);
+    let roots = [(125f64 / 2.0).sqrt(), (25f64 / 2.0).sqrt()];
+    let errors = path_error(&path, &exact, 4.0).unwrap();
+    assert_eq!(errors.samples(), 2);
+    close(errors.value(), (roots[0] + roots[1]) / 2.0 / 4.0);
+    // The second sample, three times over: 10 and 5.
+    close(errors.value_of(&Tensor::from_slice(&[1i64, 1, 1])).unwrap(), 15.0 / 2.0 / 4.0);
+    close(round_trip_error(&path.get(0), &exact.get(0), 2.0).unwrap().value(), roots[0] / 2.0);
+    // Over the noise's own norm, the root of (1 + 1 + 1 + 1) / 2.
+    let noise = Tensor::ones([2, 2], (Kind::Float, Device::Cpu));
+    close(inversion_error(&(path.get(0) + 1.0), &noise).unwrap().value(), roots[0] / 2f64.sqrt());
+    close(inversion_error(&noise.zeros_like(), &noise).unwrap().value(), 1.0);
 }
 
 #[test]
@@ -256,20 +274,20 @@ fn straightness_of_lines_and_circles() {
         close(found.bend.double_value(&[index as i64]), radius.powi(2) * (speed.powi(2) - 4.0));
         close(found.displacement.double_value(&[index as i64]), 4.0 * radius.powi(2));
     }
-    close(found.ratio(), speed.powi(2) / 4.0 - 1.0);
+    close(found.value(), speed.powi(2) / 4.0 - 1.0);
     // Finer, it is the circle's own: pi^2 - 4 over 4.
     let (fine, many) = half_circles(1000, &[1.0]);
-    assert!((straightness(&fine, &many).unwrap().ratio() - (PI * PI / 4.0 - 1.0)).abs() < 1e-5);
+    assert!((straightness(&fine, &many).unwrap().value() - (PI * PI / 4.0 - 1.0)).abs() < 1e-5);
     // Another clock, and the way back.
     let slower: Vec<f64> = times.iter().map(|t| 5.0 + 2.0 * t).collect();
-    close(straightness(&path, &slower).unwrap().ratio(), found.ratio());
+    close(straightness(&path, &slower).unwrap().value(), found.value());
     let back: Vec<f64> = times.iter().rev().copied().collect();
-    close(straightness(&path.flip([0]), &back).unwrap().ratio(), found.ratio());
+    close(straightness(&path.flip([0]), &back).unwrap().value(), found.value());
     // A line at constant speed, and one that is waited on for half of the time.
     let line = Tensor::from_slice(&[0.0, 1.0, 4.0]).view([3, 1, 1]);
-    close(straightness(&line, &[0.0, 0.25, 1.0]).unwrap().ratio(), 0.0);
+    close(straightness(&line, &[0.0, 0.25, 1.0]).unwrap().value(), 0.0);
     let late = Tensor::from_slice(&[0.0, 0.0, 4.0]).view([3, 1, 1]);
-    close(straightness(&late, &[0.0, 0.5, 1.0]).unwrap().ratio(), 1.0);
+    close(straightness(&late, &[0.0, 0.5, 1.0]).unwrap().value(), 1.0);
 }
 
 #[test]
@@ -288,15 +306,24 @@ fn bad_arguments_are_named() {
     let name =
         |result: Result<f64>| result.unwrap_err().to_string().split(':').next().unwrap_or("").to_string();
     assert_eq!(name(wasserstein2(&a, &b)), "b");
-    assert_eq!(name(endpoint_error(&a, &b, 1.0)), "b");
-    assert_eq!(name(endpoint_error(&a, &a, 0.0)), "data_std");
+    let value = |errors: Result<koopflow::metrics::Errors>| errors.map(|errors| errors.value());
+    assert_eq!(name(value(endpoint_error(&a, &b, 1.0))), "ends");
+    assert_eq!(name(value(endpoint_error(&a, &a, 0.0))), "scale");
+    assert_eq!(name(value(path_error(&a, &a, 1.0))), "path");
+    assert_eq!(name(value(path_error(&a.view([2, 2, 2]), &a.view([1, 4, 2]), 1.0))), "path");
+    assert_eq!(name(value(inversion_error(&a, &b))), "noise");
+    assert_eq!(name(value(round_trip_error(&(&a / 0.0), &a, 1.0))), "again");
+    let errors = endpoint_error(&a, &(&a + 1.0), 1.0).unwrap();
+    for places in [&[][..], &[-1], &[4]] {
+        assert_eq!(name(errors.value_of(&Tensor::from_slice(places))), "rows");
+    }
     assert_eq!(name(sliced_wasserstein(&a, &b, 0, 0)), "projections");
     assert_eq!(name(sliced_wasserstein(&a, &normal(1, &[4, 3]), 8, 0)), "b");
     assert_eq!(name(sliced_wasserstein(&normal(1, &[4]), &b, 8, 0)), "a");
     assert_eq!(name(sliced_wasserstein_along(&a, &b, &normal(1, &[3, 4]))), "directions");
     assert_eq!(name(energy_distance(&a.narrow(0, 0, 1), &b)), "a");
     assert_eq!(name(energy_distance(&a, &(&b / 0.0))), "b");
-    assert_eq!(name(total_std(&a.to_kind(Kind::Int64))), "a");
+    assert_eq!(name(total_std(&a.to_kind(Kind::Int64))), "data");
     assert_eq!(name(mmd(&a.narrow(0, 0, 1), &b, None)), "samples");
     assert_eq!(name(mmd(&a, &Tensor::ones([4, 2], (Kind::Float, Device::Cpu)), None)), "data");
     for widths in [&[][..], &[1.0, 0.0], &[f64::NAN]] {
@@ -308,9 +335,8 @@ fn bad_arguments_are_named() {
         assert_eq!(name(precision_recall(&a, &b, k).map(|found| found.recall)), "k");
     }
     assert_eq!(name(precision_recall(&(&a / 0.0), &b, 3).map(|found| found.recall)), "samples");
-    assert_eq!(name(squared_errors(&a, &b).map(|_| 0.0)), "b");
     let (path, times) = half_circles(4, &[1.0]);
-    let ratio = |path: &Tensor, times: &[f64]| straightness(path, times).map(|found| found.ratio());
+    let ratio = |path: &Tensor, times: &[f64]| straightness(path, times).map(|found| found.value());
     assert_eq!(name(ratio(&a, &times)), "path");
     assert_eq!(name(ratio(&(&path / 0.0), &times)), "path");
     assert_eq!(name(ratio(&path, &times[1..])), "times");

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from .. import _core
-from .._arrays import Array, as_batch, as_condition, method_of, rms_norm, to_numpy, total_std
+from .._arrays import Array, as_batch, as_condition, method_of
 from ..exceptions import ArgumentError
-from .estimate import Estimate, bootstrapped, rms_error
+from .estimate import Estimate, bootstrapped
 
 # Inside (0, 1), where a straight line through the exact endpoints is not exact by construction.
 PATH_TIMES = tuple(float(t) for t in np.linspace(0.1, 0.9, 17))
@@ -70,7 +70,7 @@ def endpoint_error(
         method_of(name, model, "sample")(x0=noise, condition=condition)
         for name, model in (("student", student), ("teacher", teacher))
     )
-    return rms_error([ends], [wanted], _scale(scale, wanted), **interval)
+    return bootstrapped(_core.endpoint_error(ends, wanted, _scale(scale, wanted)), floor=0.0, **interval)
 
 
 def path_error(
@@ -103,7 +103,8 @@ def path_error(
         _path(name, model, noise, [0.0, *times, 1.0], condition)
         for name, model in (("student", student), ("teacher", teacher))
     )
-    return rms_error(path[1:-1], wanted[1:-1], _scale(scale, wanted[-1]), **interval)
+    errors = _core.path_error(path[1:-1], wanted[1:-1], _scale(scale, wanted[-1]))
+    return bootstrapped(errors, floor=0.0, **interval)
 
 
 def inversion_error(
@@ -124,7 +125,7 @@ def inversion_error(
     noise, condition = as_batch(noise), as_condition(condition)
     ends = method_of("teacher", teacher, "sample")(x0=noise, condition=condition)
     recovered = method_of("student", student, "invert")(ends, condition=condition)
-    return rms_error([recovered], [noise], rms_norm(to_numpy(noise)), **interval)
+    return bootstrapped(_core.inversion_error(recovered, noise), floor=0.0, **interval)
 
 
 def round_trip_error(
@@ -153,7 +154,7 @@ def round_trip_error(
     data, condition = as_batch(data), as_condition(condition)
     noise = method_of("student", student, "invert")(data, condition=condition)
     again = student.sample(x0=noise, condition=condition)
-    return rms_error([again], [data], _scale(scale, data), **interval)
+    return bootstrapped(_core.round_trip_error(again, data, _scale(scale, data)), floor=0.0, **interval)
 
 
 def straightness(
@@ -201,13 +202,11 @@ def straightness(
     0.0
     """
     noise, times = as_batch(noise), [float(t) for t in times]
-    bend, displacement = _core.straightness(
-        _path("model", model, noise, times, as_condition(condition)), times
-    )
-    if not displacement.any():
+    path = _path("model", model, noise, times, as_condition(condition))
+    bend = _core.straightness(path, times)
+    if np.isnan(bend.value):
         raise ArgumentError("model: expected paths that lead somewhere, got none that moves")
-    both = np.stack([bend, displacement], axis=1)
-    return bootstrapped(lambda rows: float(np.divide(*rows.mean(axis=0))), both, floor=0.0, **interval)
+    return bootstrapped(bend, floor=0.0, **interval)
 
 
 def _path(name: str, model: Any, noise: Array, times: list[float], condition: Array | None) -> Array:
@@ -218,7 +217,7 @@ def _path(name: str, model: Any, noise: Array, times: list[float], condition: Ar
 
 
 def _scale(scale: float | None, ends: Array) -> float:
-    found = total_std(to_numpy(ends)) if scale is None else float(scale)
+    found = _core.total_std(ends) if scale is None else float(scale)
     if not (np.isfinite(found) and found > 0.0):
         got = f"{found}" if scale is not None else "samples that are all equal"
         raise ArgumentError(f"scale: expected a finite number above 0, got {got}")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .. import _core
 from .._arrays import Array, as_batch
@@ -139,29 +138,26 @@ def measured(
     return Estimate(value, float(low), float(high), floor, n, confidence)
 
 
-def rms_error(got: Iterable[Array], wanted: Iterable[Array], scale: float, **options: Any) -> Estimate:
-    """RMS over samples of ``||got - wanted||``, averaged over the batches ``[B, *event]``, over a scale."""
-    squares = np.stack([_core.squared_errors(g, w) for g, w in zip(got, wanted, strict=True)], axis=1)
-    return bootstrapped(
-        lambda rows: float(np.sqrt(rows.mean(axis=0)).mean()) / scale, squares, floor=0.0, **options
-    )
-
-
 def bootstrapped(
-    statistic: Callable[[NDArray[Any]], float],
-    rows: NDArray[Any],
+    statistic: _core.Statistic,
     *,
     floor: float | None,
     resamples: int = RESAMPLES,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Estimate:
-    """A statistic of independent rows ``[N, ...]`` with its percentile bootstrap interval."""
+    """A statistic of independent samples with its percentile bootstrap interval.
+
+    Raises
+    ------
+    ArgumentError
+        For resamples below 2, or a confidence outside (0, 1).
+    """
     _check(resamples, confidence)
-    random, n = np.random.default_rng(seed), len(rows)
-    again = [statistic(rows[random.integers(0, n, n)]) for _ in range(resamples)]
+    random, n = np.random.default_rng(seed), statistic.samples
+    again = [statistic.value_of(random.integers(0, n, n)) for _ in range(resamples)]
     low, high = np.quantile(again, _tails(confidence))
-    return Estimate(statistic(rows), float(low), float(high), floor, n, confidence)
+    return Estimate(statistic.value, float(low), float(high), floor, n, confidence)
 
 
 def _check(resamples: int, confidence: float) -> None:

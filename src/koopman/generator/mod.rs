@@ -98,6 +98,21 @@ impl Generator {
         }
     }
 
+    /// The feature columns of g L, `[B, k]`, in float64: a good student's residual is below what single
+    /// precision rounds away. Forms no more of L than its parameters are.
+    pub fn feature_rate(&self, g: &Observables) -> Tensor {
+        let features = g.features.to_kind(Kind::Double);
+        match self {
+            Generator::Spectral(generator) => generator.blocks().rate(&features),
+            Generator::Levels(generator) => generator.blocks().rate(&features),
+            Generator::Dense(generator) => {
+                let (matrix, k) = (generator.matrix().to_device(features.device()), features.size()[1]);
+                let columns = matrix.narrow(1, matrix.size()[1] - k, k);
+                g.assemble().to_kind(Kind::Double).matmul(&columns)
+            }
+        }
+    }
+
     /// g exp(tau L) for one tau a sample, `[B]`; differentiable in everything.
     pub fn propagate(&self, g: &Observables, tau: &Tensor) -> Result<Observables> {
         match self {

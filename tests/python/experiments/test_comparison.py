@@ -7,15 +7,19 @@ import json
 import math
 
 import numpy as np
+import ot
 import pytest
+from scipy.linalg import sqrtm
 
 from experiments.compare import METHODS, ComparisonTable, claims, compare, to_markdown, write
 from experiments.compare.__main__ import main
 from experiments.compare.figures import comparison as picture
 from experiments.compare.measure import Reference, measured
-from koopflow import FlowTeacher, KoopmanDistiller
+from koopflow import FlowTeacher, KoopmanDistiller, _core
 from koopflow.exceptions import ArgumentError
 from koopflow.metrics.errors import PATH_TIMES
+
+from ..conftest import COV, MEAN
 
 SMALL = {
     "seconds": None,
@@ -77,17 +81,39 @@ def test_what_a_method_has_is_what_it_is_measured_by(table):
     assert all(len(curve["path"]) == len(PATH_TIMES) for curve in table.curves)
 
 
-def test_measures_are_those_of_evaluate(gaussian):
-    """Both ask the same questions of the same noise, by different code."""
+def test_measures_are_those_of_pot_and_the_closed_form(gaussian):
     student = KoopmanDistiller(observables=8, width=16, depth=1, steps=200, trajectories=512, seed=3).fit(
         gaussian, progress=False
     )
     data = np.asarray(gaussian.sample(1000, seed=5))
     reference = Reference.of(gaussian, data, 300, 0)
-    numbers, _ = measured(student, reference, reference, steps=None)
-    report = student.evaluate(gaussian, data, n=300, seed=900_000_000)
-    for name in ("endpoint_error", "path_error", "inversion_error", "round_trip_error"):
-        assert numbers[name] == pytest.approx(getattr(report, name), rel=1e-3)
+    numbers, curves = measured(student, reference, reference, steps=None)
+    noise, scale = (
+        np.asarray(_core.normal((300, 2), 900_000_000)),
+        np.sqrt(data.astype("f8").var(axis=0).sum()),
+    )
+
+    def exact(t):
+        """The flow map of the Gaussian teacher, t m + (t^2 C + (1 - t)^2 I)^(1/2) x0."""
+        return t * MEAN + noise @ np.real(sqrtm(t**2 * COV + (1 - t) ** 2 * np.eye(2)))
+
+    def rms(difference):
+        return np.sqrt((difference.astype("f8") ** 2).sum(axis=1).mean())
+
+    samples, recovered = (
+        np.asarray(a) for a in (student.sample(x0=noise), student.invert(exact(1.0).astype("f4")))
+    )
+    again = np.asarray(student.sample(x0=recovered))
+    path = [rms(np.asarray(student.sample_path(noise, times=[t]))[0] - exact(t)) / scale for t in PATH_TIMES]
+    line = [rms(noise + t * (exact(1.0) - noise) - exact(t)) / scale for t in PATH_TIMES]
+    np.testing.assert_allclose(curves["path"], path, atol=1e-3)
+    np.testing.assert_allclose(curves["straight line"], line, atol=1e-3)
+    assert numbers["endpoint_error"] == pytest.approx(rms(samples - exact(1.0)) / scale, abs=1e-3)
+    assert numbers["path_error"] == pytest.approx(np.mean(path), abs=1e-3)
+    assert numbers["inversion_error"] == pytest.approx(rms(recovered - noise) / rms(noise), abs=1e-3)
+    assert numbers["round_trip_error"] == pytest.approx(rms(again - exact(1.0)) / scale, abs=1e-3)
+    rows = [samples.astype("f8"), data[:300].astype("f8")]
+    assert numbers["wasserstein2"] == pytest.approx(np.sqrt(ot.emd2([], [], ot.dist(*rows))), rel=1e-6)
 
 
 def test_finished_parts_are_taken_from_the_folder(table, tmp_path):
@@ -216,9 +242,18 @@ def test_the_command_line(tmp_path, capsys):
     assert main([*arguments, "--resume"]) == 0
 
 
-def test_every_method_has_a_word_on_itself():
-    assert len({method.name for method in METHODS.values()}) == len(METHODS)
-    assert METHODS["dopri5"].trains is False
+def test_methods_that_do_not_train_take_the_evaluations_of_their_names(gaussian):
+    expected = {"Euler, 1 step": 1, "Euler, 4 steps": 4, "Heun, 10 steps": 20}
+    for name, evaluations in expected.items():
+        solver = METHODS[name].make(seconds=1.0).fit(gaussian)
+        before = gaussian.evaluations
+        solver.sample(x0=np.zeros((3, 2), np.float32))
+        assert gaussian.evaluations - before == evaluations
+    idle = {name for name, method in METHODS.items() if not method.trains}
+    assert idle == {name for name in METHODS if name.startswith(("Euler", "Heun"))} | {
+        "dopri5",
+        "straight line",
+    }
 
 
 def test_pictures_have_every_method_but_the_line(table):
