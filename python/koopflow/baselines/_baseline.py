@@ -1,11 +1,11 @@
-"""The face that all baselines have."""
+"""What all baselines have in common."""
 
 from __future__ import annotations
 
 import json
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,19 +13,23 @@ import numpy as np
 
 from .. import _core
 from .._arrays import Array, as_condition
+from .._parameters import Parameters
 from ..exceptions import ArgumentError, CheckpointError, NotFittedError
 from ..progress import ProgressFunction
-from ..teachers.flow import Flow, noise_or
+from ..teachers.flow import Flow, checked_teacher, noise_or
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-# By the name that files know them by.
+# Classes by the name that files call them.
 _kinds: dict[str, type[Baseline]] = {}
 
 
-class Baseline(ABC):
+class Baseline(Parameters, ABC):
     """A way to sample a teacher's flow.
+
+    Parameters are scikit-learn's: ``get_params``, ``set_params`` and ``clone`` work, with the options in
+    ``training`` and ``trajectories`` under ``training__ema_decay`` and the like.
 
     Attributes
     ----------
@@ -34,7 +38,7 @@ class Baseline(ABC):
     has_inverse : bool
         Whether there is an ``invert``.
     event_shape_ : tuple of int
-        The shape of one sample.
+        Shape of one sample.
     history_ : dict
         ``steps``, ``seconds`` (of the whole fit), ``trajectory_seconds``, ``trajectories``,
         ``teacher_evaluations``, ``stopped`` (``"completed"``, ``"interrupted"`` or ``"budget"``) and
@@ -50,11 +54,11 @@ class Baseline(ABC):
         super().__init_subclass__(**arguments)
         _kinds[cls.__name__] = cls
 
-    @abstractmethod
     def fit(
         self,
         teacher: Flow,
         *,
+        data: Array | None = None,
         condition: Array | None = None,
         trajectory_file: str | PathLike[str] | None = None,
         refresh: bool = False,
@@ -65,16 +69,20 @@ class Baseline(ABC):
         Parameters
         ----------
         teacher : FlowTeacher
-            Fitted or attached.
+            Fitted or attached teacher.
+        data : array, ``[N, *event]``, optional
+            Data for :class:`ConsistencyFlow`; by default those that the teacher was trained on in this
+            process. The other baselines learn from the teacher alone.
         condition : array, optional
-            For a conditional teacher: labels ``[P]`` or vectors ``[P, dim]`` that trajectories draw from.
-            None: every class equally often, or the vectors that the teacher was trained with.
+            For a conditional teacher: labels ``[P]`` or vectors ``[P, dim]`` that trajectories draw from, by
+            default every class equally often, or the vectors that the teacher was trained with. Given with
+            ``data``: the label or vector of each row.
         trajectory_file : path, optional
-            Where solved trajectories are kept and found again, as of :meth:`koopflow.KoopmanDistiller.fit`.
+            File that keeps solved trajectories, as in :meth:`koopflow.KoopmanDistiller.fit`.
         refresh : bool, default False
-            Solve the trajectories of that file anew.
+            Whether to solve the trajectories of that file anew.
         progress : bool or callable, default True
-            A bar where somebody is looking, nothing, or a function: see :mod:`koopflow.progress`.
+            Progress bar, silence, or a function to call: see :mod:`koopflow.progress`.
 
         Returns
         -------
@@ -87,20 +95,49 @@ class Baseline(ABC):
         TypeError
             When the teacher is not a FlowTeacher.
         TeacherError
-            When the teacher's velocity fails, or is not finite.
+            When the teacher's velocity fails or is not finite.
         DivergenceError
             When the loss stops being finite.
         CheckpointError
             When ``trajectory_file`` is damaged, or was made by another teacher or for other options.
-        ArgumentError
-            When an option is out of its range.
+        ArgumentError, ShapeError
+            When an option is out of its range, or data are missing or do not fit the teacher.
         """
+        self._fit(
+            checked_teacher(teacher),
+            data=data,
+            condition=as_condition(condition),
+            trajectory_file=None if trajectory_file is None else fspath(trajectory_file),
+            refresh=refresh,
+            progress=progress,
+        )
+        if self.history_["stopped"] == "interrupted":
+            warnings.warn(
+                f"interrupted after {self.history_['steps']} steps; the student so far is kept",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return self
+
+    @abstractmethod
+    def _fit(
+        self,
+        teacher: Flow,
+        *,
+        data: Array | None,
+        condition: Array | None,
+        trajectory_file: str | None,
+        refresh: bool,
+        progress: bool | ProgressFunction,
+    ) -> None:
+        """Set ``event_shape_`` and ``history_``, and whatever samples are made with."""
 
     def sample(
         self,
         n: int | None = None,
         *,
         x0: Array | None = None,
+        steps: int | None = None,
         seed: int = 0,
         condition: Array | None = None,
     ) -> Array:
@@ -109,11 +146,14 @@ class Baseline(ABC):
         Parameters
         ----------
         n : int, optional
-            How many fresh samples; or give ``x0``.
+            Number of fresh samples; or give ``x0``.
         x0 : array, ``[B, *event]``, optional
             Noise to start from.
+        steps : int, optional
+            Number of equal steps in time, one evaluation each, where the method has a choice: of
+            :class:`MeanVelocity` 1 by default, of :class:`ConsistencyFlow` its number of segments.
         seed : int, default 0
-            Fixes the fresh noise.
+            Random seed of the fresh noise.
         condition : array, optional
             Labels ``[B]`` or vectors ``[B, dim]`` for a conditional teacher.
 
@@ -121,26 +161,38 @@ class Baseline(ABC):
         -------
         array, ``[B, *event]``
             Of the kind of ``x0``; NumPy for fresh samples.
+
+        Raises
+        ------
+        ArgumentError
+            For steps that the method does not have.
         """
-        return self._ends(self._noise(x0, n, seed), as_condition(condition))
+        return self._ends(self._noise(x0, n, seed), steps, as_condition(condition))
 
     @abstractmethod
-    def _ends(self, x0: Array, condition: Array | None) -> Array:
+    def _ends(self, x0: Array, steps: int | None, condition: Array | None) -> Array:
         """Data of noise ``[B, *event]``."""
 
     @property
     @abstractmethod
     def evaluations(self) -> int:
-        """The number of batched evaluations of what samples are made with so far (NFE)."""
+        """Number of batched evaluations of the sampler's network so far (NFE): its own, or the teacher's."""
 
     @property
     @abstractmethod
     def parameter_count(self) -> int:
-        """The number of trainable values behind the samples."""
+        """Number of trainable values behind the samples, including those that only training needs; 0 where
+        koopflow does not own them."""
 
     @abstractmethod
     def save(self, path: str | PathLike[str]) -> None:
-        """Write everything to one safetensors file, atomically."""
+        """Write everything to one safetensors file, atomically.
+
+        Raises
+        ------
+        TeacherError
+            Where that takes an attached teacher's code and weights, which are not koopflow's to write.
+        """
 
     @classmethod
     def load(cls, path: str | PathLike[str], *, device: str = "cpu") -> Self:
@@ -153,40 +205,32 @@ class Baseline(ABC):
         CheckpointError
             When the file is not a whole koopflow file of such a baseline.
         """
-        kind, options = _described(path)
+        kind, written = _described(path)
         if not issubclass(kind, cls):
             raise CheckpointError(
                 f"{fspath(path)}: holds a baseline {kind.__name__}, expected {cls.__name__}"
             )
-        return kind._read(path, options, device)
+        return kind._from_file(path, written, device)
 
     @classmethod
     @abstractmethod
-    def _read(cls, path: str | PathLike[str], options: dict[str, Any], device: str) -> Self:
-        """A fitted one from its file, which was found to be of this class."""
-
-    @classmethod
-    def _with_options(cls, path: str | PathLike[str], options: dict[str, Any]) -> Self:
-        """One that is not fitted yet, with the options of a file."""
-        try:
-            return cls(**options)
-        except TypeError as error:
-            raise CheckpointError(
-                f"{fspath(path)}: the header holds options that {cls.__name__} has not"
-            ) from error
-
-    def _options(self) -> dict[str, Any]:
-        """What the constructor was given."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.init} if is_dataclass(self) else {}
+    def _from_file(cls, path: str | PathLike[str], written: dict[str, Any], device: str) -> Self:
+        """A fitted one from a file of this class, whose parameters are ``written``."""
 
     def _facts(self) -> dict[str, Any]:
         """What a file says about this object, besides what it holds."""
-        return {"baseline": {"kind": type(self).__name__, "options": self._options()}}
+        return {"baseline": {"kind": type(self).__name__, "options": self._written()}}
 
     def _noise(self, x0: Array | None, n: int | None, seed: int) -> Array:
         if not hasattr(self, "event_shape_"):
-            raise NotFittedError(f"this {type(self).__name__} is not fitted yet: call fit(teacher) first")
+            raise self._unfitted()
         return noise_or(x0, n, self.event_shape_, seed)
+
+    def _unfitted(self) -> NotFittedError:
+        return NotFittedError(f"this {type(self).__name__} is not fitted yet: call fit(teacher) first")
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "event_shape_")
 
 
 class PathBaseline(Baseline):
@@ -210,13 +254,11 @@ class PathBaseline(Baseline):
         x0 : array, ``[B, *event]``, or int, optional
             Noise to start from; an integer counts fresh samples, as ``n`` does.
         n : int, optional
-            How many fresh samples.
+            Number of fresh samples.
         times : sequence of float
-            In [0, 1] and any order; 0 is noise and 1 is data.
-        seed : int, default 0
-            Fixes the fresh noise.
-        condition : array, optional
-            Labels ``[B]`` or vectors ``[B, dim]`` for a conditional teacher.
+            Times in [0, 1], in any order; 0 is noise and 1 is data.
+        seed, condition
+            As in :meth:`sample`.
 
         Returns
         -------
@@ -237,14 +279,7 @@ class PathBaseline(Baseline):
 
 
 def load(path: str | PathLike[str], *, device: str = "cpu") -> Baseline:
-    """Read the baseline that a file holds, of whatever kind.
-
-    Raises
-    ------
-    FileNotFoundError
-        When there is no such file.
-    CheckpointError
-        When the file is not a whole koopflow file of a baseline.
+    """Read the baseline that a file holds, of whatever kind; see :meth:`Baseline.load`.
 
     Examples
     --------
@@ -254,18 +289,18 @@ def load(path: str | PathLike[str], *, device: str = "cpu") -> Baseline:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     solver.save(pathlib.Path(folder) / "solver.safetensors")
     ...     baselines.load(pathlib.Path(folder) / "solver.safetensors")
-    OdeSolver(solver='euler', steps=2)
+    OdeSolver(steps=2)
     """
     return Baseline.load(path, device=device)
 
 
 def _described(path: str | PathLike[str]) -> tuple[type[Baseline], dict[str, Any]]:
-    """The class that a file says it holds, and the options that it was made with."""
+    """The class that a file says it holds, and the parameters that it was made with."""
     thing, text = _core.describe_file(fspath(path))
     described = json.loads(text).get("baseline")
     if not isinstance(described, dict):
         raise CheckpointError(f"{fspath(path)}: holds a {thing}, expected a baseline")
-    kind, options = _kinds.get(str(described.get("kind"))), described.get("options")
-    if kind is None or not isinstance(options, dict):
+    kind, written = _kinds.get(str(described.get("kind"))), described.get("options")
+    if kind is None or not isinstance(written, dict):
         raise CheckpointError(f"{fspath(path)}: holds a baseline that this koopflow does not know")
-    return kind, options
+    return kind, written

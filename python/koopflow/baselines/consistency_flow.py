@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import _core
 from .._arrays import Array, as_batch, as_condition
-from ..exceptions import ArgumentError, NotFittedError, ShapeError
-from ..options import UNet, plain
+from ..exceptions import ArgumentError, ShapeError
+from ..options import Options, Training, UNet, to_json
 from ..progress import ProgressFunction, ProgressMeter
 from ..teachers.flow import Flow
 from ..teachers.teacher import FlowTeacher
@@ -21,46 +20,37 @@ from ._baseline import Baseline
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-# The options that are the objective's own.
+# The parameters that are the objective's own; the others are a FlowTeacher's.
 OBJECTIVE = ("segments", "delta", "alpha", "boundary", "anchoring")
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False, repr=False)
 class ConsistencyFlow(Baseline):
-    """A velocity field whose flow is straight, trained from data without a teacher's help.
+    """A velocity field whose flow is straight, trained on data without a teacher's help.
 
     With f(t, x) = x + (e - t) v(t, x), the end of a straight line from (t, x) to the time e at which a
     segment ends, training minimises ``|f(t, x_t) - f'(r, x_r)|^2 + alpha |v(t, x_t) - v'(r, x_r)|^2`` for two
     points of the same pair's line, r = t + delta; f' and v' are those of the averaged weights (Yang et al.
     2407.02398). From ``boundary`` on the data themselves take the place of f'. Sampling takes one Euler step
-    for each segment.
+    for each segment. Of the teacher only the data, the event shape and the kind of condition matter.
 
     Parameters
     ----------
-    steps : int, optional
-        Training steps; None takes twice those of a :class:`koopflow.FlowTeacher`.
     segments : int, default 1
-        Equal segments of [0, 1], each with a straight flow of its own: 1 to 64.
+        Number of equal segments of [0, 1], each with a straight flow of its own: 1 to 64.
     delta : float, default 0.1
-        How far apart in time the two points are: above 0, below ``1 / segments``. Less takes longer to learn;
-        more biases samples where many pairs cross, as with ``coupling="independent"``.
+        Time between the two points: above 0, below ``1 / segments``. Less takes longer to learn; more biases
+        samples where many pairs cross, as with ``coupling="independent"``.
     alpha : float, default 1e-5
         Weight of the velocities, at least 0; the authors' value.
     boundary : float, default 0.9
         Share of a segment, in (0, 1], from which on the target is the pair's own end; the authors' value.
     anchoring : float, default 0.2
         Share of the steps, in [0, 1), for which that is the target everywhere: the authors' first stage.
-    coupling : {"ot", "independent"}, default "ot"
-        How noise and data are paired.
-    network, width, depth, batch_size, learning_rate, ema_decay, max_seconds, seed, device, dtype
+    steps : int, optional
+        Number of training steps; by default twice those of a :class:`koopflow.FlowTeacher`.
+    coupling, network, width, depth, batch_size, learning_rate, training, max_seconds, seed, device, dtype
         As in :class:`koopflow.FlowTeacher`.
-
-    Attributes
-    ----------
-    event_shape_ : tuple of int
-        The shape of one sample.
-    history_ : dict
-        ``steps``, ``seconds``, ``stopped``, ``loss``, a list of ``[step, loss]``, and ``config``.
 
     Notes
     -----
@@ -76,6 +66,10 @@ class ConsistencyFlow(Baseline):
     (5, 2)
     """
 
+    _nested: ClassVar[Mapping[str, type[Options]]] = {"network": UNet, "training": Training}
+    # A teacher in name only: its field is this model's.
+    _flow = None
+
     steps: int | None = None
     segments: int = 1
     delta: float = 0.1
@@ -88,53 +82,22 @@ class ConsistencyFlow(Baseline):
     depth: int | None = None
     batch_size: int = 256
     learning_rate: float | None = None
-    ema_decay: float | None = None
+    training: Training | Mapping[str, Any] | None = None
     max_seconds: float | None = None
     seed: int = 0
     device: str = "cpu"
     dtype: str = "float32"
-    # A teacher in name only: whose field is this model's.
-    _flow: FlowTeacher | None = field(default=None, init=False, repr=False)
 
-    def fit(
+    def _fit(
         self,
         teacher: Flow,
         *,
-        data: Array | None = None,
-        condition: Array | None = None,
-        trajectory_file: str | PathLike[str] | None = None,
-        refresh: bool = False,
-        progress: bool | ProgressFunction = True,
-    ) -> Self:
-        """Train on the data of a teacher.
-
-        Parameters
-        ----------
-        teacher : FlowTeacher
-            Whose samples are to be matched. Only its data, event shape and kind of condition matter.
-        data : array, ``[N, *event]``, optional
-            None takes those that the teacher was trained on in this process.
-        condition : array, optional
-            Given with ``data``: labels ``[N]`` or vectors ``[N, dim]``, for a conditional teacher.
-        trajectory_file, refresh
-            For the sake of the other baselines: nothing is solved here.
-        progress : bool or callable, default True
-            See :mod:`koopflow.progress`.
-
-        Returns
-        -------
-        ConsistencyFlow
-            Itself. Ctrl-C ends training early: the model so far is kept, and a warning says so.
-
-        Raises
-        ------
-        ArgumentError
-            When an option is out of its range, or nobody knows the teacher's data.
-        ShapeError
-            When data or condition do not fit the teacher or each other.
-        DivergenceError
-            When the loss stops being finite.
-        """
+        data: Array | None,
+        condition: Array | None,
+        trajectory_file: str | None,
+        refresh: bool,
+        progress: bool | ProgressFunction,
+    ) -> None:
         if data is None:
             if teacher._training is None:
                 raise ArgumentError(
@@ -148,90 +111,39 @@ class ConsistencyFlow(Baseline):
             )
         kind = json.loads(teacher.field.conditioning)
         labels, vector = ({}, {}) if kind == "none" else (kind.get("labels", {}), kind.get("vector", {}))
-        options = {name: value for name, value in self._options().items() if name not in OBJECTIVE}
-        classes, dim = labels.get("classes"), vector.get("dim")
-        flow = FlowTeacher(shape, num_classes=classes, condition_dim=dim, **options)
+        params = {name: value for name, value in self.get_params(deep=False).items() if name not in OBJECTIVE}
+        flow = FlowTeacher(
+            shape, num_classes=labels.get("classes"), condition_dim=vector.get("dim"), **params
+        )
         config = flow._config(steps=None, batch_size=None)
         config["objective"] = {"consistency": {name: getattr(self, name) for name in OBJECTIVE}}
         with ProgressMeter(progress=progress) as meter:
             flow._field, history = _core.train_teacher(
-                data,
-                json.dumps(config),
-                condition=as_condition(condition),
-                monitor=meter.monitor,
+                data, to_json(config), condition=as_condition(condition), monitor=meter.monitor
             )
         self._adopt(flow, json.loads(history))
-        if self.history_["stopped"] == "interrupted":
-            warnings.warn(
-                f"interrupted after {self.history_['steps']} steps; the model so far is kept",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        return self
 
-    def sample(
-        self,
-        n: int | None = None,
-        *,
-        x0: Array | None = None,
-        steps: int | None = None,
-        seed: int = 0,
-        condition: Array | None = None,
-    ) -> Array:
-        """Data from noise, by Euler steps.
-
-        Parameters
-        ----------
-        n : int, optional
-            How many fresh samples; or give ``x0``.
-        x0 : array, ``[B, *event]``, optional
-            Noise to start from.
-        steps : int, optional
-            Equal ones, each an evaluation; None takes one for each segment.
-        seed : int, default 0
-            Fixes the fresh noise.
-        condition : array, optional
-            Labels ``[B]`` or vectors ``[B, dim]``.
-
-        Returns
-        -------
-        array, ``[B, *event]``
-            Of the kind of ``x0``; NumPy for fresh samples.
-        """
-        noise = self._noise(x0, n, seed)
-        return self._euler(noise, self.segments if steps is None else steps, as_condition(condition))
-
-    def _ends(self, x0: Array, condition: Array | None) -> Array:
-        return self._euler(x0, self.segments, condition)
-
-    def _euler(self, x0: Array, steps: int, condition: Array | None) -> Array:
+    def _ends(self, x0: Array, steps: int | None, condition: Array | None) -> Array:
+        steps = self.segments if steps is None else steps
         return self._fitted().sample(x0=x0, solver="euler", steps=steps, condition=condition)
 
     @property
     def evaluations(self) -> int:
-        """The number of batched evaluations of the network so far (NFE), those of training left out."""
         return self._fitted().evaluations
 
     @property
     def parameter_count(self) -> int:
-        """The number of trainable values."""
         return sum(tensor.numel() for tensor in self._fitted().state_dict().values())
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the model to one safetensors file, atomically."""
-        self._fitted().field.save(fspath(path), json.dumps({**self._facts(), "history": self.history_}))
+        self._fitted().field.save(fspath(path), to_json({**self._facts(), "history": self.history_}))
 
     @classmethod
-    def _read(cls, path: str | PathLike[str], options: dict[str, Any], device: str) -> Self:
+    def _from_file(cls, path: str | PathLike[str], written: dict[str, Any], device: str) -> Self:
         weights, text = _core.VelocityField.load(fspath(path), device=device)
-        model = cls._with_options(path, {**options, "device": weights.device})
+        model = cls._read(path, written, device=weights.device)
         model._adopt(FlowTeacher._around(weights), json.loads(text)["history"])
         return model
-
-    def _options(self) -> dict[str, Any]:
-        """What the constructor was given, as plain data."""
-        options = super()._options()
-        return options if isinstance(self.network, str) else {**options, "network": plain(self.network)}
 
     def _adopt(self, flow: FlowTeacher, history: dict[str, Any]) -> None:
         self._flow, self.event_shape_ = flow, flow.event_shape
@@ -240,6 +152,7 @@ class ConsistencyFlow(Baseline):
         self.history_ = {**nothing, **history}
 
     def _fitted(self) -> FlowTeacher:
-        if self._flow is None:
-            raise NotFittedError("this ConsistencyFlow is not fitted yet: call fit(teacher) first")
-        return self._flow
+        flow: FlowTeacher | None = self._flow
+        if flow is None:
+            raise self._unfitted()
+        return flow

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .._arrays import Array, as_condition
+from .._arrays import Array
 from ._baseline import PathBaseline
 from .trained import TrainedBaseline
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False, repr=False)
 class MeanVelocity(PathBaseline, TrainedBaseline):
     """A flow map between any two times, X_{s,t}(x) = x + (t - s) u(x, s, t) (MeanFlow, arXiv 2505.13447).
 
@@ -29,10 +29,10 @@ class MeanVelocity(PathBaseline, TrainedBaseline):
     Parameters
     ----------
     instant_share : float, default 0.25
-        How much of a batch has s = t, where u is the velocity itself; in [0, 1]. Of the rest one half has t =
-        1, the other a random t between s and 1.
-    width, depth, steps, batch_size, ...
-        Those of every baseline that is trained: see :mod:`koopflow.baselines`.
+        Share of a batch, in [0, 1], that has s = t, where u is the velocity itself. Of the rest one half has
+        t = 1, the other a random t between s and 1.
+    width, depth, steps, ...
+        As in :class:`TrainedBaseline`.
 
     Examples
     --------
@@ -47,38 +47,6 @@ class MeanVelocity(PathBaseline, TrainedBaseline):
     _method: ClassVar[str] = "mean_velocity"
 
     instant_share: float = 0.25
-
-    def sample(
-        self,
-        n: int | None = None,
-        *,
-        x0: Array | None = None,
-        steps: int = 1,
-        seed: int = 0,
-        condition: Array | None = None,
-    ) -> Array:
-        """Data from noise.
-
-        Parameters
-        ----------
-        n : int, optional
-            How many fresh samples; or give ``x0``.
-        x0 : array, ``[B, *event]``, optional
-            Noise to start from.
-        steps : int, default 1
-            Maps over equal spans of time, one after the other, each an evaluation.
-        seed : int, default 0
-            Fixes the fresh noise.
-        condition : array, optional
-            Labels ``[B]`` or vectors ``[B, dim]`` for a conditional teacher.
-
-        Returns
-        -------
-        array, ``[B, *event]``
-            Of the kind of ``x0``; NumPy for fresh samples.
-        """
-        noise = self._noise(x0, n, seed)
-        return self._fitted().sample(noise, steps=steps, condition=as_condition(condition))
 
     def _path(self, x0: Array, times: list[float], condition: Array | None) -> Array:
         return self._fitted().sample_path(x0, times, condition=condition)

@@ -1,21 +1,87 @@
-"""The teacher itself, in few steps."""
+"""The teacher itself: in few steps of a solver, or by the straight line to its endpoints."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass
+from os import PathLike, fspath
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from .._arrays import Array
 from ..exceptions import ArgumentError
-from ._teacher import TeachersOwn
+from ..options import to_json
+from ..progress import ProgressFunction
+from ..teachers.flow import Flow
+from ..teachers.teacher import FlowTeacher
+from ._baseline import PathBaseline
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 SOLVERS = ("euler", "midpoint", "heun", "rk4", "dopri5")
 
 
-@dataclass(kw_only=True, eq=False)
+class TeachersOwn(PathBaseline):
+    """A baseline that keeps its teacher and trains nothing; its file is the teacher's, and one too."""
+
+    _teacher: Flow | None = None
+
+    def _fit(
+        self,
+        teacher: Flow,
+        *,
+        data: Array | None,
+        condition: Array | None,
+        trajectory_file: str | None,
+        refresh: bool,
+        progress: bool | ProgressFunction,
+    ) -> None:
+        self._check()
+        self._teacher, self.event_shape_ = teacher, tuple(teacher.field.event_shape)
+        counts = dict.fromkeys(("steps", "trajectories", "teacher_evaluations"), 0)
+        seconds = dict.fromkeys(("seconds", "trajectory_seconds"), 0.0)
+        self.history_ = {**counts, **seconds, "stopped": "completed", "loss": []}
+
+    def _check(self) -> None:
+        """Raises ``ArgumentError`` for options out of their ranges."""
+
+    def _ends(self, x0: Array, steps: int | None, condition: Array | None) -> Array:
+        if steps is not None:
+            raise ArgumentError(f"steps: a {type(self).__name__} has those of its constructor, got {steps!r}")
+        return self._solved(x0, condition)
+
+    def _solved(self, x0: Array, condition: Array | None) -> Array:
+        """The teacher's endpoints."""
+        return self._kept().sample(x0=x0, condition=condition)
+
+    @property
+    def evaluations(self) -> int:
+        return self._kept().evaluations
+
+    @property
+    def parameter_count(self) -> int:
+        tensors = self._kept().field.tensors()
+        return sum(tensor.numel() for name, tensor in tensors if name.startswith("network."))
+
+    def save(self, path: str | PathLike[str]) -> None:
+        teacher = self._kept()
+        header = teacher._header() if isinstance(teacher, FlowTeacher) else {}
+        teacher.field.save(fspath(path), to_json({**header, **self._facts()}))
+
+    @classmethod
+    def _from_file(cls, path: str | PathLike[str], written: dict[str, Any], device: str) -> Self:
+        return cls._read(path, written).fit(FlowTeacher.load(path, device=device))
+
+    def _kept(self) -> Flow:
+        if self._teacher is None:
+            raise self._unfitted()
+        return self._teacher
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
 class OdeSolver(TeachersOwn):
     """The teacher's flow by a solver of few steps: what no student should be worse than at its cost.
 
@@ -27,7 +93,7 @@ class OdeSolver(TeachersOwn):
     solver : {"euler", "midpoint", "heun", "rk4", "dopri5"}, default "euler"
         Fixed steps of 1, 2, 2 and 4 evaluations, or adaptive ones at tolerances of 1e-5.
     steps : int, default 4
-        Of the fixed-step solvers, at least 1.
+        Number of steps of a fixed-step solver, at least 1.
 
     Examples
     --------
@@ -49,7 +115,7 @@ class OdeSolver(TeachersOwn):
         if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 1:
             raise ArgumentError(f"steps: expected an integer of at least 1, got {self.steps!r}")
 
-    def _ends(self, x0: Array, condition: Array | None) -> Array:
+    def _solved(self, x0: Array, condition: Array | None) -> Array:
         return self._kept().sample(x0=x0, solver=self.solver, steps=self.steps, condition=condition)
 
     def _path(self, x0: Array, times: list[float], condition: Array | None) -> Array:
@@ -65,3 +131,24 @@ class OdeSolver(TeachersOwn):
             weight = (t - grid[right - 1]) / (grid[right] - grid[right - 1])
             path.append(states[right - 1] + weight * (states[right] - states[right - 1]))
         return torch.stack(path) if isinstance(states, torch.Tensor) else np.stack(path)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class StraightLine(TeachersOwn):
+    """The teacher's exact endpoints, by dopri5, and the line to them: the bar for claims about paths.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from koopflow import FlowTeacher, baselines
+    >>> line = baselines.StraightLine().fit(FlowTeacher.gaussian([1.0, 2.0], np.eye(2)))
+    >>> line.sample_path(np.zeros((1, 2), dtype=np.float32), times=[0.0, 0.5]).round(3)
+    array([[[0. , 0. ]],
+    <BLANKLINE>
+           [[0.5, 1. ]]], dtype=float32)
+    """
+
+    def _path(self, x0: Array, times: list[float], condition: Array | None) -> Array:
+        start, end = self._kept().trajectory(x0, times=[0.0, 1.0], condition=condition)
+        path = [start + t * (end - start) for t in times]
+        return torch.stack(path) if isinstance(end, torch.Tensor) else np.stack(path)

@@ -1,107 +1,144 @@
-"""Baselines whose networks the core trains on stored trajectories."""
+"""Baselines whose networks the core trains on stored trajectories: a plain network, and a KDM."""
 
 from __future__ import annotations
 
 import json
-import warnings
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .. import _core
 from .._arrays import Array, as_condition
-from ..exceptions import NotFittedError
+from ..options import Options, Training, Trajectories, to_json
 from ..progress import ProgressFunction, ProgressMeter
-from ..teachers.flow import Flow, checked_teacher
+from ..teachers.flow import Flow
 from ._baseline import Baseline
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+# What of the shared options these trainers have.
+TRAINING = ("warmup_steps", "ema_decay", "clip_norm")
+TRAJECTORIES = ("count", "path_steps")
 
-@dataclass(kw_only=True, eq=False)
+
+@dataclass(kw_only=True, eq=False, repr=False)
 class TrainedBaseline(Baseline):
-    """The options that all of them have; :mod:`koopflow.baselines` says what they mean."""
+    """A baseline that is trained on what a :class:`koopflow.KoopmanDistiller` is trained on.
 
-    # Of the core's.
+    It sees the same number of trajectories through networks of the same width and depth, and its parameters
+    have the distiller's names.
+
+    Parameters
+    ----------
+    width, depth : int, optional
+        Width and number of hidden layers of each network; those of a Koopman student by default.
+    steps : int, optional
+        Number of training steps; by default chosen by the dimension of the data, or left to ``max_seconds``
+        where that is given.
+    batch_size : int, optional
+        Number of rows in a step, 256 by default.
+    learning_rate : float, optional
+        Peak learning rate of a cosine schedule; chosen by the dimension of the data by default.
+    training : Training, optional
+        Of its options ``warmup_steps`` (100 by default), ``ema_decay`` (0.999; the averaged weights are what
+        is kept) and ``clip_norm`` (1).
+    trajectories : int or Trajectories, optional
+        Number of stored trajectories, or of its options ``count`` and ``path_steps``; those of a Koopman
+        student by default.
+    max_seconds : float, optional
+        Time limit of the whole fit, trajectories included. The learning rate then follows the clock.
+    seed : int, default 0
+        Random seed. On a CPU and without ``max_seconds`` the same seed gives the same student.
+    device : str, default "cpu"
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"auto"``.
+    dtype : {"float32", "float64"}
+        Precision of weights and samples.
+    """
+
+    _nested: ClassVar[Mapping[str, type[Options]]] = {"training": Training, "trajectories": Trajectories}
+    # The core's name of the method.
     _method: ClassVar[str]
+    _student = None
 
     width: int | None = None
     depth: int | None = None
     steps: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
-    warmup_steps: int | None = None
-    ema_decay: float | None = None
-    clip_norm: float | None = None
-    trajectories: int | None = None
-    path_steps: int | None = None
+    training: Training | Mapping[str, Any] | None = None
+    trajectories: Trajectories | Mapping[str, Any] | int | None = None
     max_seconds: float | None = None
     seed: int = 0
     device: str = "cpu"
     dtype: str = "float32"
-    _student: _core.Baseline | None = field(default=None, init=False, repr=False)
 
-    def fit(
+    def _fit(
         self,
         teacher: Flow,
         *,
-        condition: Array | None = None,
-        trajectory_file: str | PathLike[str] | None = None,
-        refresh: bool = False,
-        progress: bool | ProgressFunction = True,
-    ) -> Self:
-        flow = checked_teacher(teacher)
-        config = {name: value for name, value in self._options().items() if value is not None}
-        if condition is None and "vector" in json.loads(flow.field.conditioning) and flow._training:
-            condition = flow._training[1]
+        data: Array | None,
+        condition: Array | None,
+        trajectory_file: str | None,
+        refresh: bool,
+        progress: bool | ProgressFunction,
+    ) -> None:
+        if condition is None and "vector" in json.loads(teacher.field.conditioning) and teacher._training:
+            condition = as_condition(teacher._training[1])
         with ProgressMeter(progress=progress) as meter:
             student = _core.Baseline.fit(
-                flow.field,
-                json.dumps({"method": self._method, **config}),
-                condition=as_condition(condition),
-                trajectory_file=None if trajectory_file is None else fspath(trajectory_file),
+                teacher.field,
+                to_json({"method": self._method, **self._config()}),
+                condition=condition,
+                trajectory_file=trajectory_file,
                 refresh=refresh,
                 monitor=meter.monitor,
             )
         self._adopt(student)
-        if self.history_["stopped"] == "interrupted":
-            warnings.warn(
-                f"interrupted after {self.history_['steps']} steps; the student so far is kept",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        return self
+
+    def _config(self) -> dict[str, Any]:
+        """The options that are set, by the core's flat names."""
+        name = f"a {type(self).__name__}"
+        flat = {key: value for key, value in self.get_params(deep=False).items() if value is not None}
+        training = Training.of("training", flat.pop("training", None)).given(only=TRAINING, of=name)
+        solved = Trajectories.of("trajectories", flat.pop("trajectories", None))
+        trajectories = solved.given(only=TRAJECTORIES, of=name)
+        if "count" in trajectories:
+            trajectories["trajectories"] = trajectories.pop("count")
+        if training.get("clip_norm") == 0:
+            training["clip_norm"] = None
+        return {**flat, **training, **trajectories}
 
     @property
     def config_(self) -> dict[str, Any]:
-        """The configuration with every None resolved, but for steps where the clock decides."""
+        """The core's configuration with every None resolved, except for steps that the clock decides."""
         config: dict[str, Any] = json.loads(self._fitted().config)
         return config
 
     @property
     def evaluations(self) -> int:
-        """The number of batched evaluations of the student so far (NFE)."""
         return self._fitted().evaluations
 
     @property
     def parameter_count(self) -> int:
-        """The number of trainable values, those that only training needs included."""
         return self._fitted().parameter_count
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the student to one safetensors file, atomically."""
-        self._fitted().save(fspath(path), json.dumps(self._facts()))
+        self._fitted().save(fspath(path), to_json(self._facts()))
 
     @classmethod
-    def _read(cls, path: str | PathLike[str], options: dict[str, Any], device: str) -> Self:
+    def _from_file(cls, path: str | PathLike[str], written: dict[str, Any], device: str) -> Self:
         student, _ = _core.Baseline.load(fspath(path), device=device)
-        baseline = cls._with_options(path, {**options, "device": student.device})
+        baseline = cls._read(path, written, device=student.device)
         baseline._adopt(student)
         return baseline
 
-    def _ends(self, x0: Array, condition: Array | None) -> Array:
-        return self._fitted().sample(x0, condition=condition)
+    def _ends(self, x0: Array, steps: int | None, condition: Array | None) -> Array:
+        return self._fitted().sample(x0, steps=1 if steps is None else steps, condition=condition)
 
     def _adopt(self, student: _core.Baseline) -> None:
         self._student = student
@@ -109,6 +146,74 @@ class TrainedBaseline(Baseline):
         self.history_ = json.loads(student.history)
 
     def _fitted(self) -> _core.Baseline:
-        if self._student is None:
-            raise NotFittedError(f"this {type(self).__name__} is not fitted yet: call fit(teacher) first")
-        return self._student
+        student: _core.Baseline | None = self._student
+        if student is None:
+            raise self._unfitted()
+        return student
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class PlainNetwork(TrainedBaseline):
+    """A network from noise to the teacher's endpoint: x1 = skip(x0) + network(x0).
+
+    It sees what a Koopman student sees of the noise, and has its linear skip. The loss is the mean square of
+    endpoint errors over the data's variance. It has neither a path, nor an inverse, nor a spectrum. All
+    parameters are those of :class:`TrainedBaseline`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from koopflow import FlowTeacher, baselines
+    >>> teacher = FlowTeacher.gaussian([1.0, -1.0], np.eye(2))
+    >>> plain = baselines.PlainNetwork(width=16, depth=1, steps=50, trajectories=256)
+    >>> plain.fit(teacher, progress=False).sample(4).shape
+    (4, 2)
+    """
+
+    _method: ClassVar[str] = "plain_network"
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class KDM(TrainedBaseline):
+    """The Koopman distillation model (arXiv 2505.13358): x1 = D(E0(x0) K).
+
+    Noise and data have encoders of their own, and one linear operator carries latents of the first to those
+    of the second. It knows the ends of the flow only: its operator is one map rather than a generator in
+    time, so there is no path, and its eigenvalues are a basis of its own. The paper's adversarial term, which
+    is for images, is left out; time and a condition are seen by the networks as koopflow's own students see
+    them.
+
+    Parameters
+    ----------
+    observables : int, optional
+        Size of the latents; the number of a Koopman student's observables by default.
+    weights : dict, optional
+        Weights of the loss, 1 each by default: ``target`` (D(E0(x0) K) against x1), ``latent`` (E0(x0) K
+        against E1(x1)) and ``reconstruction`` (D(E1(x1)) against x1), each over the variance of what it is
+        compared with.
+    width, depth, steps, ...
+        As in :class:`TrainedBaseline`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from koopflow import FlowTeacher, baselines
+    >>> teacher = FlowTeacher.gaussian([1.0, -1.0], np.eye(2))
+    >>> kdm = baselines.KDM(observables=8, width=16, depth=1, steps=50, trajectories=256)
+    >>> kdm.fit(teacher, progress=False).operator().shape
+    (8, 8)
+    """
+
+    _method: ClassVar[str] = "kdm"
+
+    observables: int | None = None
+    weights: Mapping[str, float] | None = None
+
+    def operator(self) -> NDArray[np.float64]:
+        """K, ``[m, m]``, float64: latents are rows, those of data are those of noise times K."""
+        return self._fitted().operator()
+
+    def eigenvalues(self) -> NDArray[np.complex128]:
+        """The eigenvalues of K, ``[m]``, complex128, by falling modulus."""
+        values = np.linalg.eigvals(self.operator()).astype(np.complex128)
+        return values[np.argsort(-np.abs(values), kind="stable")]

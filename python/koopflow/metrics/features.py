@@ -1,4 +1,4 @@
-"""Features of samples by the user's own network, which is left as it was found."""
+"""Features of samples by the user's own network, which is left as it was found, and distances in them."""
 
 from __future__ import annotations
 
@@ -70,6 +70,47 @@ def extract_features(samples: Array, features: Any, *, batch_size: int = 64) -> 
                 raise ShapeError(f"features: expected one tensor, got {len(maps)}")
             found.append(maps[0].reshape(len(part), -1).double().cpu())
     return torch.cat(found).numpy()
+
+
+def feature_distance(features: Any, device: str) -> Callable[[Any, Any], tuple[Any, Any]]:
+    """A function of two batches that answers their distance in features, and its gradient in the first.
+
+    The distance is the mean squared difference of the features of each pair, divided by the summed variance
+    of the second batch's features: 1 for a constant image at their mean. A network may answer several feature
+    maps, whose distances are averaged. A module is called in evaluation mode, and each part of it is put back
+    into its own mode after every call.
+
+    Parameters
+    ----------
+    features : torch.nn.Module, callable or path
+        Network, as of :func:`extract_features`.
+    device : str
+        Device that a TorchScript file is loaded to.
+
+    Raises
+    ------
+    FileNotFoundError, ArgumentError
+        For what is neither a callable nor a TorchScript file.
+    """
+    network = network_of(features, device)
+
+    def maps(images: Any) -> list[Any]:
+        return [part.flatten(1).float() for part in maps_of(network(images), len(images))]
+
+    def measure(x: Any, target: Any) -> tuple[Any, Any]:
+        with evaluating(network), torch.enable_grad():
+            x = x.detach().requires_grad_()
+            with torch.no_grad():
+                wanted = maps(target)
+            total = x.new_zeros(())
+            for ours, theirs in zip(maps(x), wanted, strict=True):
+                spread = theirs.var(dim=0, unbiased=False).sum().clamp_min(1e-8)
+                total = total + (ours - theirs).square().sum(dim=1).mean() / spread
+            total = total / len(wanted)
+            (gradient,) = torch.autograd.grad(total, x)
+        return total.detach(), gradient
+
+    return measure
 
 
 def network_of(features: Any, device: str) -> Callable[[Any], Any]:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from .. import _core
 from .._arrays import Array, as_batch, as_condition
 from ..exceptions import DivergenceError
-from ..metrics.feature_distance import feature_distance
+from ..metrics.features import feature_distance
 from ..options import Architecture, Objective, Options, Training, Trajectories, UNet, to_json
 from ..progress import ProgressFunction, ProgressMeter
 from ..teachers.flow import Flow, check_checkpointing, checked_count, checked_teacher

@@ -76,7 +76,7 @@ def by_dense_arithmetic(
     ("options", "state"),
     [
         ({"basis": "hierarchy", "unet": UNET}, 0),
-        ({"basis": "hierarchy", "unet": UNET, "per_pixel": True}, 0),
+        ({"basis": "hierarchy", "unet": UNET, "architecture": {"per_pixel": True}}, 0),
         ({"basis": "unet", "unet": UNET, "observables": 32}, 16),
         ({"generator": "dense", "observables": 10, "width": 16, "depth": 1}, 16),
         ({"generator": "spectral", "observables": 10, "width": 16, "depth": 1}, 16),
@@ -111,7 +111,9 @@ def test_errors_of_features_see_the_condition() -> None:
 def test_many_samples_are_measured_in_chunks_that_agree() -> None:
     """A wide network takes about a thousand rows at once, so that these are two chunks."""
     teacher = FlowTeacher.from_torch(wave, event_shape=(2,))
-    student = fitted(teacher, width=4096, depth=1, observables=6, steps=1, trajectories=16)
+    student = fitted(
+        teacher, width=4096, depth=1, observables=6, steps=1, trajectories={"count": 16, "path_steps": 4}
+    )
     noise = np.random.default_rng(1).normal(size=(1500, 2)).astype("f4") + np.float32(3.0)
     path = np.asarray(teacher.trajectory(noise, times=TIMES))
     phase, _ = by_dense_arithmetic(student, teacher, slice(4, None), noise)
@@ -130,10 +132,10 @@ def test_a_hierarchy_of_sixteen_by_sixteen_fits_into_memory() -> None:
 import resource
 import numpy as np
 import torch
-from koopflow import FlowTeacher, KoopmanDistiller
+from koopflow import FlowTeacher, KoopmanDistiller, Trajectories
 torch.set_num_threads(1)
 teacher = FlowTeacher.from_torch(lambda t, x: torch.sin(x), event_shape=(1, 16, 16))
-student = KoopmanDistiller(basis="hierarchy", steps=1, batch_size=4, trajectories=16, path_steps=2)
+student = KoopmanDistiller(basis="hierarchy", steps=1, batch_size=4, trajectories=Trajectories(16, 2))
 student.fit(teacher, progress=False)
 assert student.n_observables_ > 25_000
 data = np.random.default_rng(0).normal(size=(16, 1, 16, 16)).astype("f4")

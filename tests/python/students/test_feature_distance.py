@@ -10,7 +10,7 @@ import torch
 
 from koopflow import Architecture, FlowTeacher, KoopmanDistiller, Objective, Training
 from koopflow.exceptions import ArgumentError, KoopflowError, ShapeError
-from koopflow.metrics.feature_distance import feature_distance
+from koopflow.metrics.features import feature_distance
 
 TINY = {"observables": 8, "width": 16, "depth": 1, "trajectories": 256, "batch_size": 32, "seed": 0}
 
@@ -78,6 +78,28 @@ def test_a_torchscript_file_serves_as_well(teacher: FlowTeacher, tmp_path: Path)
     without = KoopmanDistiller(**options).fit(teacher, progress=False).sample(x0=noise)
     np.testing.assert_allclose(with_module, with_file, rtol=0, atol=1e-6)
     assert np.abs(np.asarray(with_module) - np.asarray(without)).max() > 1e-6
+
+
+def test_a_network_keeps_the_mode_that_it_was_in(teacher: FlowTeacher) -> None:
+    """Dropout and batch statistics are off while it measures; a part that was frozen stays frozen."""
+    network = torch.nn.Sequential(
+        torch.nn.Linear(2, 8), torch.nn.BatchNorm1d(8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 3)
+    )
+    network.train()
+    network[1].eval()
+    modes: list[list[bool]] = []
+    network[3].register_forward_hook(lambda *_: modes.append([part.training for part in network]))
+    buffers = [buffer.clone() for buffer in network.buffers()]
+    KoopmanDistiller(**{**TINY, "steps": 3}).fit(teacher, features=network, progress=False)
+    assert network.training
+    assert [part.training for part in network] == [True, False, True, True]
+    assert modes
+    assert not any(any(each) for each in modes)
+    assert all(torch.equal(x, y) for x, y in zip(buffers, network.buffers(), strict=True))
+    x = torch.randn(5, 2)
+    with pytest.raises(ShapeError):
+        feature_distance(torch.nn.Sequential(network, torch.nn.Flatten(0)), "cpu")(x, x)
+    assert [part.training for part in network] == [True, False, True, True]
 
 
 def test_what_is_wrong_with_features_is_said(teacher: FlowTeacher, tmp_path: Path) -> None:
