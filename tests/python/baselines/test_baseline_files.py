@@ -9,14 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from koopflow import FlowTeacher, KoopmanDistiller, baselines
+from koopflow import FlowTeacher, KoopmanDistiller, Trajectories, baselines
 from koopflow.baselines import KDM, MeanVelocity, OdeSolver, PlainNetwork, StraightLine
 from koopflow.exceptions import CheckpointError, TeacherError
 
 from ..conftest import COV, MEAN
 
 NOISE = np.random.default_rng(11).normal(size=(64, 2)).astype(np.float32)
-TINY = {"width": 8, "depth": 1, "trajectories": 64, "path_steps": 4, "steps": 20, "batch_size": 16}
+TINY = {"width": 8, "depth": 1, "trajectories": Trajectories(64, path_steps=4), "steps": 20, "batch_size": 16}
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_damaged_files_are_refused(kdm, tmp_path):
         KDM.load(path)
     other = {"kind": "KDM", "options": {"colour": "red"}}
     rewrite(path, {**header, "facts": {**header["facts"], "baseline": other}}, tensors)
-    with pytest.raises(CheckpointError, match="options that KDM has not"):
+    with pytest.raises(CheckpointError, match="unknown option 'colour' of a KDM"):
         KDM.load(path)
 
 

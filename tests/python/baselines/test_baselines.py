@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch.func import jvp
 
-from koopflow import FlowTeacher, KoopmanDistiller
+from koopflow import FlowTeacher, KoopmanDistiller, Trajectories
 from koopflow.baselines import KDM, MeanVelocity, OdeSolver, PlainNetwork, StraightLine
 from koopflow.exceptions import ArgumentError, DivergenceError, NotFittedError, ShapeError
 
@@ -17,8 +17,8 @@ from ..conftest import COV, MEAN
 
 NOISE = np.random.default_rng(11).normal(size=(256, 2)).astype(np.float32)
 SCALE = float(np.sqrt(np.trace(COV)))
-SMALL = {"width": 32, "depth": 2, "trajectories": 2048, "path_steps": 16, "seed": 3}
-TINY = {"width": 8, "depth": 1, "trajectories": 64, "path_steps": 4, "steps": 20, "batch_size": 16}
+SMALL = {"width": 32, "depth": 2, "trajectories": Trajectories(2048, path_steps=16), "seed": 3}
+TINY = {"width": 8, "depth": 1, "trajectories": Trajectories(64, path_steps=4), "steps": 20, "batch_size": 16}
 TRAINED = [PlainNetwork, KDM, MeanVelocity]
 
 
@@ -366,7 +366,7 @@ def test_the_clock_ends_training(gaussian):
 
 def test_losses_that_blow_up_are_said_to(gaussian):
     with pytest.raises(DivergenceError, match="the student's loss is"):
-        PlainNetwork(**{**TINY, "steps": 200}, learning_rate=1e30, warmup_steps=1).fit(
+        PlainNetwork(**{**TINY, "steps": 200}, learning_rate=1e30, training={"warmup_steps": 1}).fit(
             gaussian, progress=False
         )
 
@@ -397,10 +397,12 @@ def test_before_fit_nothing_works(make, tmp_path):
         (PlainNetwork, {"steps": 0}),
         (PlainNetwork, {"batch_size": 1}),
         (PlainNetwork, {"learning_rate": 0.0}),
-        (PlainNetwork, {"ema_decay": 1.0}),
-        (PlainNetwork, {"clip_norm": -1.0}),
+        (PlainNetwork, {"training": {"ema_decay": 1.0}}),
+        (PlainNetwork, {"training": {"clip_norm": -1.0}}),
         (PlainNetwork, {"trajectories": 3}),
-        (PlainNetwork, {"path_steps": 0}),
+        (PlainNetwork, {"trajectories": {"pairs": "endpoints"}}),
+        (PlainNetwork, {"training": {"method": "closed_form"}}),
+        (PlainNetwork, {"trajectories": {"path_steps": 0}}),
         (PlainNetwork, {"max_seconds": -1.0}),
         (PlainNetwork, {"seed": -1}),
         (PlainNetwork, {"device": "abacus"}),
@@ -417,7 +419,10 @@ def test_before_fit_nothing_works(make, tmp_path):
 )
 def test_wrong_options_are_named(gaussian, method, options):
     tiny = {**TINY, **options} if method in TRAINED else options
-    with pytest.raises(ValueError, match=next(iter(options))):
+    name, value = next(iter(options.items()))
+    # Of nested options, the one that is wrong.
+    nested = isinstance(value, dict) and name != "weights"
+    with pytest.raises(ValueError, match=next(iter(value)) if nested else name):
         method(**tiny).fit(gaussian, progress=False)
 
 

@@ -11,7 +11,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from koopflow import FlowTeacher, KoopmanDistiller, UNet, _core
+from koopflow import FlowTeacher, KoopmanDistiller, Trajectories, UNet, _core
 from koopflow.exceptions import NonFiniteError
 
 SHAPE = (1, 4, 4)
@@ -38,8 +38,7 @@ def fitted(teacher: FlowTeacher, **options: Any) -> KoopmanDistiller:
     small = {
         "steps": 6,
         "batch_size": 8,
-        "trajectories": 32,
-        "path_steps": 4,
+        "trajectories": Trajectories(32, path_steps=4),
         "learning_rate": 1e-2,
         "seed": 2,
     }
@@ -112,7 +111,7 @@ def test_many_samples_are_measured_in_chunks_that_agree() -> None:
     """A wide network takes about a thousand rows at once, so that these are two chunks."""
     teacher = FlowTeacher.from_torch(wave, event_shape=(2,))
     student = fitted(
-        teacher, width=4096, depth=1, observables=6, steps=1, trajectories={"count": 16, "path_steps": 4}
+        teacher, width=4096, depth=1, observables=6, steps=1, trajectories=Trajectories(16, path_steps=4)
     )
     noise = np.random.default_rng(1).normal(size=(1500, 2)).astype("f4") + np.float32(3.0)
     path = np.asarray(teacher.trajectory(noise, times=TIMES))
