@@ -280,7 +280,7 @@ class _Reference:
         self.noise = _core.normal((n, *teacher.event_shape_), EVALUATION_SEED + seed)
         times = [0.0, *PATH_TIMES, 1.0]
         self.path = to_numpy(teacher.trajectory(self.noise, times=times, condition=condition))
-        self.scale = float(np.sqrt(held_out.reshape(len(held_out), -1).var(axis=0, dtype=np.float64).sum()))
+        self.scale = _core.total_std(held_out)
         if not 0.0 < self.scale < float("inf"):
             raise ArgumentError("data: expected finite samples that are not all equal")
         self.exact = min(n, len(held_out), EXACT_SAMPLES)

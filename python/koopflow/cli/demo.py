@@ -175,16 +175,12 @@ def compare(
         before = model.evaluations
         ends[method], seconds = timed(partial(sampler, x0=noise))
         evaluations = model.evaluations - before
-        error = None if method == EXACT else endpoint_error(ends[method], ends[EXACT], noise)
+        error = None
+        if method != EXACT:
+            error = _core.endpoint_error(ends[method], ends[EXACT], _core.total_std(ends[EXACT])).value
         distances = _distances(ends[method][:size], held_out)
         rows.append(Row(method, evaluations, seconds * 10_000 / count, *distances, error))
     return [*rows, Row("data against data", None, None, *_distances(fresh, held_out), None)], ends
-
-
-def endpoint_error(samples: NDArray[Any], exact: NDArray[Any], noise: NDArray[Any]) -> float:
-    """:func:`koopflow.metrics.endpoint_error` of samples that are drawn already."""
-    models = [type("Drawn", (), {"sample": lambda *_, ends=ends, **__: ends}) for ends in (samples, exact)]
-    return metrics.endpoint_error(models[0], models[1], noise, resamples=2).value
 
 
 def _distances(samples: NDArray[Any], data: NDArray[Any]) -> tuple[float, float]:
