@@ -39,6 +39,9 @@ pub enum Error {
     /// The user's own callback failed; its exception is re-raised unchanged.
     #[error("the callback failed: {0}")]
     Callback(Source),
+    /// Memory ran out, the computer's or the GPU's.
+    #[error("{0}")]
+    OutOfMemory(String),
     /// libtorch refused an operation that koopflow's own checks let through.
     #[error("libtorch: {0}")]
     Torch(String),
@@ -72,6 +75,17 @@ impl Error {
 impl From<tch::TchError> for Error {
     fn from(error: tch::TchError) -> Self {
         let text = error.to_string();
-        Error::Torch(text.lines().next().unwrap_or("unknown failure").trim().to_string())
+        let line = text.lines().next().unwrap_or("unknown failure").trim();
+        match says_out_of_memory(line) {
+            true => Error::OutOfMemory(line.to_string()),
+            false => Error::Torch(line.to_string()),
+        }
     }
+}
+
+/// Whether a message of libtorch's is about memory that it could not get: on a GPU "CUDA out of memory", on a
+/// CPU "DefaultCPUAllocator: not enough memory" or "can't allocate memory".
+pub fn says_out_of_memory(message: &str) -> bool {
+    let message = message.to_lowercase();
+    ["out of memory", "not enough memory", "can't allocate memory"].iter().any(|text| message.contains(text))
 }

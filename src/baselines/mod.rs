@@ -9,6 +9,7 @@ mod plain;
 mod sampler;
 mod source;
 mod space;
+mod store;
 mod student;
 mod trainer;
 
@@ -19,5 +20,6 @@ pub use networks::Networks;
 pub use plain::PlainNetwork;
 pub use source::Source;
 pub use space::Space;
+pub use store::BaselineDescription;
 pub use student::Baseline;
 pub use trainer::{fit, BaselineHistory};

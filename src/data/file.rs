@@ -2,7 +2,7 @@
 //! when whole, and is mapped into memory rather than read.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
@@ -11,32 +11,47 @@ use tch::{Device, Kind, Tensor};
 
 use crate::condition::Conditioning;
 use crate::error::{Error, Result};
-use crate::store::file::{metadata, read_header, sync_folder, to_bytes, FORMAT_VERSION};
-use crate::store::{Header, Model};
+use crate::store::{final_target, fresh_file, read_metadata, sync_folder, to_bytes, Header};
 use crate::tensor::{dtype_name, event_size, shape_text};
+
+/// What the header of such a file calls it.
+const KIND: &str = "trajectories";
+
+/// Trajectories in a file, without their states.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Description {
+    plan: StoredPlan,
+}
 
 /// How stored trajectories came about: what a later fit must ask for to reuse them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StoredPlan {
-    /// Trajectories of the whole file.
+    /// Number of trajectories of the whole file.
     pub count: i64,
-    /// Uniform intervals at whose ends they are stored.
+    /// Number of uniform intervals of time at whose ends the states are stored.
     pub path_steps: i64,
-    /// Of the noise: chunk i starts from noise that depends on the seed and on i alone.
+    /// Random seed of the noise: chunk i starts from noise that depends on the seed and on i alone.
     pub seed: u64,
-    /// Trajectories solved at once.
+    /// Number of trajectories solved at once.
     pub chunk_rows: i64,
-    /// Of the solver.
+    /// Relative and absolute tolerance of the solver.
     pub tolerance: f64,
     pub event_shape: Vec<i64>,
     pub conditioning: Conditioning,
-    /// Some of the teacher's velocities at fixed points, to know the teacher again.
+    /// A few of the teacher's velocities at fixed points, by which the teacher is recognised.
     pub fingerprint: Vec<f64>,
 }
 
 impl StoredPlan {
     /// Rejects sizes that no writer of ours leaves behind, before anything is computed by them.
     fn check(&self) -> std::result::Result<(), String> {
+        // In values of four bytes, as the states are.
+        let condition = match self.conditioning {
+            Conditioning::None => 0,
+            Conditioning::Labels { .. } => 2,
+            Conditioning::Vector { dim } if (1..1 << 40).contains(&dim) => dim,
+            Conditioning::Vector { .. } => return Err("its header describes impossible conditions".into()),
+        };
         let sizes = [self.count, self.path_steps, self.chunk_rows];
         let positive = sizes.iter().chain(&self.event_shape).all(|size| (1..1 << 40).contains(size));
         let values = self
@@ -44,6 +59,7 @@ impl StoredPlan {
             .iter()
             .try_fold(self.count, |total, size| total.checked_mul(*size))
             .and_then(|total| total.checked_mul(self.path_steps + 1))
+            .and_then(|total| total.checked_add(self.count.checked_mul(condition)?))
             .filter(|total| *total < 1 << 60);
         match positive && !self.event_shape.is_empty() && values.is_some() {
             true => Ok(()),
@@ -80,7 +96,7 @@ pub struct TrajectoryFile {
     plan: StoredPlan,
     header_bytes: u64,
     condition_bytes: u64,
-    /// Whole trajectories in it.
+    /// Number of whole trajectories in it.
     rows: i64,
     /// `None` for a whole file.
     growing: Option<File>,
@@ -97,18 +113,30 @@ fn failed(path: &Path) -> impl Fn(std::io::Error) -> Error + '_ {
 }
 
 impl TrajectoryFile {
-    /// Opens the whole file at `path` or, failing that, the growing one beside it, to be continued after
-    /// its last whole chunk; `None` where there is neither.
+    /// Opens the whole file at `path`; `None` where there is none.
+    ///
+    /// # Errors
+    /// As [`TrajectoryFile::open`].
+    pub fn open_whole(path: &Path) -> Result<Option<Self>> {
+        match File::open(path) {
+            Ok(file) => Self::read(path, path, file, false).map(Some),
+            Err(source) if source.kind() == ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(failed(path)(source)),
+        }
+    }
+
+    /// Opens the whole file at `path` or, failing that, the growing one beside it, to be continued after its last
+    /// whole chunk; `None` where there is neither. A growing file has one writer at a time: see
+    /// [`crate::store::WriterLock`].
     ///
     /// # Errors
     /// [`Error::Io`] for a file that cannot be read; [`Error::Checkpoint`] for one that is truncated,
     /// foreign, of a newer version, or of another kind.
     pub fn open(path: &Path) -> Result<Option<Self>> {
-        match File::open(path) {
-            Ok(file) => return Self::read(path, path, file, false).map(Some),
-            Err(source) if source.kind() == ErrorKind::NotFound => {}
-            Err(source) => return Err(failed(path)(source)),
+        if let Some(whole) = Self::open_whole(path)? {
+            return Ok(Some(whole));
         }
+        let path = &final_target(path).map_err(failed(path))?;
         let partial = partial_path(path);
         match OpenOptions::new().read(true).write(true).open(&partial) {
             Ok(file) => Self::read(path, &partial, file, true).map(Some),
@@ -121,23 +149,11 @@ impl TrajectoryFile {
         let name = current.display().to_string();
         let fail = failed(current);
         let refuse = |message: String| Error::checkpoint(&name, message);
-        let cut = || refuse("not a whole safetensors file (its header is cut short)".into());
         let size = file.metadata().map_err(&fail)?.len();
-        let mut length = [0u8; 8];
-        file.read_exact(&mut length).map_err(|_| cut())?;
-        let length = u64::from_le_bytes(length);
-        if length > size.saturating_sub(8) {
-            return Err(cut());
-        }
-        let mut text = vec![0u8; length as usize];
-        file.read_exact(&mut text).map_err(&fail)?;
-        let metadata: Metadata = serde_json::from_slice(&text)
-            .map_err(|error| refuse(format!("not a whole safetensors file ({error})")))?;
-        let header = read_header(&name, &metadata)?;
-        let Model::Trajectories { plan } = header.model else {
-            let got = header.model.name();
-            return Err(refuse(format!("holds a {got}, expected a set of trajectories")));
-        };
+        let (metadata, header_bytes) = read_metadata(&name, &mut file, size)?;
+        let header = Header::read(&name, &metadata)?;
+        header.expect(&name, KIND)?;
+        let Description { plan } = header.description(&name)?;
         plan.check().map_err(&refuse)?;
         let expected = layout(&plan)?;
         let mut stored = expected.tensors().into_iter();
@@ -149,7 +165,6 @@ impl TrajectoryFile {
         if !stored.all(|(name, info)| same(&name, info)) {
             return Err(refuse("its tensors are not those that its header describes".into()));
         }
-        let header_bytes = 8 + length;
         let condition_bytes = condition_bytes(&plan);
         let body = size.saturating_sub(header_bytes + condition_bytes);
         let whole = plan.count as u64 * plan.row_bytes();
@@ -158,7 +173,7 @@ impl TrajectoryFile {
             return Err(refuse(format!("has {size} bytes, expected {exact}: truncated or damaged")));
         }
         if size < header_bytes + condition_bytes {
-            return Err(cut());
+            return Err(refuse("not a whole safetensors file (its header is cut short)".into()));
         }
         let rows = (body / plan.row_bytes()) as i64;
         // A chunk that was cut off is solved again.
@@ -183,6 +198,7 @@ impl TrajectoryFile {
     /// [`Error::Io`] where it cannot be written.
     pub fn create(path: &Path, plan: StoredPlan, condition: Option<&Tensor>) -> Result<Self> {
         plan.check().map_err(|message| Error::Internal(anyhow::anyhow!(message)))?;
+        let path = &final_target(path).map_err(failed(path))?;
         let partial = partial_path(path);
         let fail = failed(&partial);
         let header = serde_json::to_vec(&layout(&plan)?).map_err(|error| Error::Internal(error.into()))?;
@@ -194,11 +210,9 @@ impl TrajectoryFile {
         bytes.resize(8 + length, b' ');
         bytes.extend(condition.iter().flatten());
         // Renamed into place: a partial file never has half a header.
-        let fresh = partial.with_extension(format!("partial.{}", std::process::id()));
-        let outcome = File::create(&fresh)
-            .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()).map(|()| file))
-            .and_then(|file| fs::rename(&fresh, &partial).map(|()| file));
-        let file = outcome.map_err(|source| {
+        let (fresh, mut file) = fresh_file(&partial).map_err(&fail)?;
+        let written = file.write_all(&bytes).and_then(|()| file.sync_all());
+        written.and_then(|()| fs::rename(&fresh, &partial)).map_err(|source| {
             let _ = fs::remove_file(&fresh);
             fail(source)
         })?;
@@ -324,8 +338,8 @@ fn stored_condition(condition: &Tensor, plan: &StoredPlan) -> Result<Vec<u8>> {
 
 /// The safetensors header of a whole file.
 fn layout(plan: &StoredPlan) -> Result<Metadata> {
-    let model = Model::Trajectories { plan: plan.clone() };
-    let header = Header { version: FORMAT_VERSION, model, facts: serde_json::Value::Null };
+    let description = Description { plan: plan.clone() };
+    let header = Header::new(KIND, &description, serde_json::Value::Null)?;
     let mut tensors = Vec::new();
     let mut place = 0;
     if let Some((dtype, shape)) = plan.condition_layout() {
@@ -336,5 +350,5 @@ fn layout(plan: &StoredPlan) -> Result<Metadata> {
     let end = place + plan.count as usize * plan.row_bytes() as usize;
     let states = TensorInfo { dtype: Dtype::F32, shape: plan.states_shape(), data_offsets: (place, end) };
     tensors.push(("states".to_string(), states));
-    Metadata::new(Some(metadata(&header)?), tensors).map_err(|error| Error::Internal(error.into()))
+    Metadata::new(Some(header.metadata()?), tensors).map_err(|error| Error::Internal(error.into()))
 }

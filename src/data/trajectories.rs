@@ -13,6 +13,7 @@ use crate::monitor::{Monitor, Progress};
 use crate::nets::InputCoordinates;
 use crate::ode;
 use crate::ode::SolveOptions;
+use crate::store::WriterLock;
 use crate::tensor::RandomSource;
 use crate::velocity::VelocityField;
 
@@ -20,7 +21,7 @@ use crate::velocity::VelocityField;
 #[derive(Debug, Clone, Copy)]
 pub struct TrajectoryPlan {
     pub count: i64,
-    /// Uniform intervals at whose ends a trajectory is stored.
+    /// Number of uniform intervals of time at whose ends a trajectory is stored.
     pub path_steps: i64,
     pub seed: u64,
     /// What batches are converted to, and where they lie.
@@ -202,7 +203,8 @@ impl Trajectories {
     }
 
     /// The same in a file, which is mapped rather than held in memory: reused where it is whole, continued
-    /// where an earlier generation was cut off, begun where there is none or on `refresh`. One evaluation
+    /// where an earlier generation was cut off, begun where there is none or on `refresh`. A fit that finds another
+    /// one writing the file waits for it, and then uses what it wrote. One evaluation
     /// of the teacher tells whether it is the one that the file was made with. The noise follows the seed
     /// that the file was begun with.
     ///
@@ -219,7 +221,15 @@ impl Trajectories {
         monitor: &mut dyn Monitor,
     ) -> Result<Self> {
         let _guard = tch::no_grad_guard();
-        let found = if refresh { None } else { TrajectoryFile::open(path)? };
+        // A whole file is only read; what is still to be solved has one writer at a time.
+        let mut found = if refresh { None } else { TrajectoryFile::open_whole(path)? };
+        let _lock = match found {
+            Some(_) => None,
+            None => Some(wait_for_writers(path, plan, monitor)?),
+        };
+        if found.is_none() && !refresh {
+            found = TrajectoryFile::open(path)?;
+        }
         let seed = found.as_ref().map_or(plan.seed, |file| file.plan().seed);
         let chunk_rows = chunk_rows(plan, teacher.event_size());
         let generation = Generation::new(teacher, TrajectoryPlan { seed, ..*plan }, chunk_rows, pool)?;
@@ -388,6 +398,29 @@ impl Trajectories {
             teacher_condition,
         }
     }
+}
+
+/// Waits until nobody else solves trajectories into the file at `path`.
+fn wait_for_writers(path: &Path, plan: &TrajectoryPlan, monitor: &mut dyn Monitor) -> Result<WriterLock> {
+    let started = Instant::now();
+    let mut told = false;
+    WriterLock::acquire(path, || {
+        let seconds = started.elapsed().as_secs_f64();
+        if !told {
+            told = true;
+            let total = plan.count as u64;
+            let progress = Progress { stage: "trajectories", step: 0, total, seconds, values: Vec::new() };
+            let text = format!("waiting for another fit, which is writing {}", path.display());
+            monitor.note(&progress, &text)?;
+        }
+        match plan.max_seconds {
+            Some(limit) if seconds > limit => {
+                let message = format!("another fit was still writing it after {seconds:.0} seconds");
+                Err(Error::checkpoint(path.display(), message))
+            }
+            _ => monitor.tick(),
+        }
+    })
 }
 
 /// Refuses a file that another plan, teacher or pool of conditions made.

@@ -7,7 +7,7 @@ use tch::{Device, Tensor};
 use super::{Objective, Term, Weights};
 use crate::data::{Batch, Pairs, Points};
 use crate::distill::objective::total;
-use crate::error::{Error, Result};
+use crate::error::{says_out_of_memory, Error, Result};
 use crate::koopman::Student;
 use crate::nets::dropout;
 use crate::nets::precision::{Lowered, Precision};
@@ -167,7 +167,7 @@ fn differentiate(
 pub(super) fn out_of_memory<T>(work: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
     // with_grad: a panic inside tch::no_grad would leave gradients off for the next attempt.
     match panic::catch_unwind(AssertUnwindSafe(|| tch::with_grad(work))) {
-        Ok(Err(Error::Torch(message))) if says_out_of_memory(&message) => Ok(None),
+        Ok(Err(Error::OutOfMemory(_))) => Ok(None),
         Ok(outcome) => outcome.map(Some),
         Err(payload) => {
             let text = payload.downcast_ref::<String>().map(String::as_str);
@@ -177,10 +177,6 @@ pub(super) fn out_of_memory<T>(work: impl FnOnce() -> Result<T>) -> Result<Optio
             }
         }
     }
-}
-
-fn says_out_of_memory(message: &str) -> bool {
-    message.to_lowercase().contains("out of memory")
 }
 
 #[cfg(test)]

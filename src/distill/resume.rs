@@ -1,18 +1,18 @@
-//! A training run in a file, and back.
+//! A distillation in a file, and back.
 
 use std::path::Path;
 
 use serde_json::{json, Value};
 use tch::Tensor;
 
-use super::history::{DistillHistory, Ledger};
-use super::run::Run;
+use super::history::{DistillHistory, Ledger, LogEntry};
 use super::DistillConfig;
 use crate::error::{Error, Result};
 use crate::koopman::Student;
 use crate::tensor::shape_text;
-use crate::training::{check_same_options, Stopped};
-use crate::training::{save_training, TrainingFile};
+use crate::training::{
+    check_same_options, save_training, Adam, Average, Stopped, TrainingFile, UpdateCounts,
+};
 
 /// Options that a longer run on another machine may change. The cosine follows the budget of the run that
 /// resumes: with more steps than before, the rate goes back up to where the longer schedule has it.
@@ -20,22 +20,21 @@ const MAY_DIFFER: [&str; 4] = ["steps", "max_seconds", "device", "trajectory_mem
 
 /// A file to go on from.
 pub(super) struct Resumed {
-    file: TrainingFile,
+    file: TrainingFile<Student>,
     pub ledger: Ledger,
     pub history: DistillHistory,
 }
 
 impl Resumed {
-    /// `config` with nothing left open.
+    /// Reads the file of a run whose options, with nothing left open, are `config`.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Checkpoint`]; [`Error::Argument`] naming the option that differs.
     pub fn read(path: &Path, config: &DistillConfig, event_shape: &[i64]) -> Result<Self> {
-        let file = TrainingFile::read(path)?;
-        let name = path.display();
-        if file.config().event_shape != event_shape {
-            let own = shape_text(&file.config().event_shape);
-            let expected = format!("a teacher of samples {own}, as in {name}");
+        let file = TrainingFile::<Student>::read(path)?;
+        let own = &file.description.config.event_shape;
+        if own != event_shape {
+            let expected = format!("a teacher of samples {}, as in {}", shape_text(own), path.display());
             return Err(Error::argument("resume", expected, shape_text(event_shape)));
         }
         // Through the type, so that options younger than the file have their defaults.
@@ -44,60 +43,61 @@ impl Resumed {
         Ok(Resumed { file, ledger, history })
     }
 
-    /// The student as it was: input statistics, and the best parameters, which are returned too.
+    /// Overwrites `student` with the one that the file keeps: its input statistics and the best parameters,
+    /// which are returned too.
     pub fn student(&mut self, student: &mut Student) -> Result<Tensor> {
-        self.file.restore(student)?;
+        let kind = student.kind();
+        let restored = student.restore(|name| self.file.tensors.take(name, kind));
+        restored.map_err(|error| self.file.refuse(error))?;
         Ok(student.parameters().flat()?.copy())
     }
 
-    /// Weights, moments and averages, into a run that has the best parameters.
-    pub fn run(mut self, run: &mut Run) -> Result<()> {
-        let parameters = run.student.parameters();
-        let kind = parameters.kind();
-        let mut flat = parameters.flat()?;
-        let raw = self.file.take("raw", kind)?;
-        if raw.size() != flat.size() {
-            let (expected, got) = (shape_text(&flat.size()), shape_text(&raw.size()));
-            return Err(self.file.refuse(Error::shape("training.raw", expected, got)));
-        }
-        tch::no_grad(|| flat.f_copy_(&raw))?;
-        let (first, second) = (self.file.take("first", kind)?, self.file.take("second", kind)?);
-        let restored = run.optimiser.restore(&first, &second, self.ledger.optimiser_steps);
-        restored.map_err(|error| self.file.refuse(error))?;
-        if let Some(average) = &mut run.average {
-            let value = self.file.take("average", kind)?;
-            let restored = average.restore(&value, self.ledger.average_updates);
-            restored.map_err(|error| self.file.refuse(error))?;
-        }
-        run.log = self.history.log;
-        run.ledger = self.ledger;
-        Ok(())
+    /// Puts weights, moments and average into a run whose student has the best parameters; answers the rest of
+    /// what the run knew.
+    pub fn run(
+        mut self,
+        student: &Student,
+        optimiser: &mut Adam,
+        average: Option<&mut Average>,
+    ) -> Result<(Ledger, Vec<LogEntry>)> {
+        let Ledger { optimiser_steps, average_updates, .. } = self.ledger;
+        let counts = UpdateCounts { optimiser_steps, average_updates };
+        self.file.restore(student.parameters(), optimiser, average, counts)?;
+        Ok((self.ledger, self.history.log))
     }
 }
 
-impl Run<'_> {
+/// What a file is written from.
+pub(super) struct Snapshot<'a> {
+    pub student: &'a Student,
+    /// The parameters to keep in the student's place.
+    pub best: &'a Tensor,
+    pub config: &'a DistillConfig,
+    pub optimiser: &'a Adam,
+    pub average: Option<&'a Average>,
+    /// With everything filled in.
+    pub ledger: Ledger,
+    pub log: &'a [LogEntry],
+}
+
+impl Snapshot<'_> {
     /// Writes the best student and everything that training needs to go on.
-    pub(super) fn save(&mut self, path: &Path, header: &Value, stopped: Stopped) -> Result<()> {
-        let ledger = self.closed_ledger();
+    pub fn save(self, path: &Path, header: &Value, stopped: Stopped) -> Result<()> {
         let header = if header.is_object() { header.clone() } else { json!({}) };
         let facts = json!({
-            "history": ledger.history(stopped, &self.log),
+            "history": self.ledger.history(stopped, self.log),
             "config": self.config,
             "header": header,
-            "training": ledger,
+            "training": self.ledger,
         });
         let raw = self.student.parameters().flat()?.copy();
-        let (first, second, _) = self.optimiser.state();
-        let mut training = vec![
-            ("raw", raw.shallow_clone()),
-            ("first", first.shallow_clone()),
-            ("second", second.shallow_clone()),
-        ];
         let mut student = self.student.shallow_clone();
-        if let Some(average) = &self.average {
-            training.push(("average", average.value().shallow_clone()));
-            student.keep_both(&self.best, &raw)?;
+        if self.average.is_some() {
+            student.keep_both(self.best, &raw)?;
         }
-        self.with_weights(&self.best, || save_training(path, &student, facts, training))
+        // For as long as the file is written, the student is the best one.
+        self.student.parameters().with(self.best, || {
+            save_training(path, &student, facts, &raw, self.optimiser, self.average)
+        })
     }
 }

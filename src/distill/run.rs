@@ -1,9 +1,13 @@
 //! One training run: gradient steps, held-out looks, restarts.
 
+use std::path::Path;
+
+use serde_json::Value;
 use tch::Tensor;
 
 use super::evaluation::Evaluator;
 use super::history::{Ledger, LogEntry, Note};
+use super::resume::Snapshot;
 use super::{accumulate, Checkpointing, DistillConfig, Objective, Term, TrainingData};
 use crate::data::{Batch, BatchRows};
 use crate::error::{Error, Result};
@@ -162,7 +166,7 @@ impl Run<'_> {
             let parts = (2 * parts).min(self.rows.most_parts());
             if parts == self.ledger.accumulate {
                 let message = format!("out of memory, even with a step cut into {parts} micro-batches");
-                return Err(Error::Torch(message));
+                return Err(Error::OutOfMemory(message));
             }
             self.ledger.accumulate = parts;
             let rows = self.rows.noise / parts;
@@ -174,7 +178,7 @@ impl Run<'_> {
     /// Measures, logs, keeps the best state and reports; answers where training should stop.
     fn look(&mut self, terms: &[Term], rate: f64, monitor: &mut dyn Monitor) -> Result<Option<Stopped>> {
         let errors = match &self.average {
-            Some(average) => self.with_weights(average.value(), || self.evaluator.errors(self.student)),
+            Some(average) => self.student.parameters().with(average.value(), || self.evaluator.errors(self.student)),
             None => self.evaluator.errors(self.student),
         }?;
         let metric = errors.metric(self.config.metric);
@@ -252,14 +256,18 @@ impl Run<'_> {
         monitor.note(&self.progress(), &text)
     }
 
-    /// Runs `work` while the student has other parameters.
-    pub fn with_weights<T>(&self, weights: &Tensor, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        let mut flat = self.student.parameters().flat()?;
-        let own = flat.copy();
-        tch::no_grad(|| flat.f_copy_(weights))?;
-        let outcome = work();
-        tch::no_grad(|| flat.f_copy_(&own))?;
-        outcome
+    /// Writes the best student and everything that training needs to go on.
+    fn save(&self, path: &Path, header: &Value, stopped: Stopped) -> Result<()> {
+        let snapshot = Snapshot {
+            student: self.student,
+            best: &self.best,
+            config: self.config,
+            optimiser: &self.optimiser,
+            average: self.average.as_ref(),
+            ledger: self.closed_ledger(),
+            log: &self.log,
+        };
+        snapshot.save(path, header, stopped)
     }
 
     /// The ledger, with what lives elsewhere filled in.

@@ -120,7 +120,9 @@ pub fn distill(
         checkpoint: inputs.checkpoint.as_ref(),
     };
     match resumed {
-        Some(resumed) => resumed.run(&mut run)?,
+        Some(resumed) => {
+            (run.ledger, run.log) = resumed.run(&student, &mut run.optimiser, run.average.as_mut())?;
+        }
         None => run.begin()?,
     }
     let mut stopped = match config.method {

@@ -2,12 +2,14 @@
 //! probability paths themselves are [`crate::velocity::Path`].
 
 mod config;
+mod history;
 mod objective;
 mod resume;
 mod trainer;
 
 pub use crate::velocity::Path;
 pub use config::{Optimizer, TeacherConfig};
+pub use history::TeacherHistory;
 pub use objective::{Consistency, Objective};
 pub use resume::TrainingFiles;
-pub use trainer::{train, train_with_files, TeacherHistory};
+pub use trainer::{train, train_with_files};

@@ -4,20 +4,21 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
-use tch::Tensor;
+use tch::Device;
 
-use super::trainer::TeacherHistory;
+use super::history::TeacherHistory;
 use super::TeacherConfig;
 use crate::error::{Error, Result};
-use crate::tensor::shape_text;
-use crate::training::{check_same_options, Adam, Average, Checkpointing, LossState, Stopped};
-use crate::training::{save_field_training, FieldTrainingFile};
-use crate::velocity::NetworkField;
+use crate::training::{
+    check_same_options, save_training, Adam, Average, Checkpointing, LossState, Stopped, TrainingFile,
+    UpdateCounts,
+};
+use crate::velocity::{NetworkField, VelocityField};
 
 /// Options that a longer run on another machine may change.
 const MAY_DIFFER: [&str; 3] = ["steps", "max_seconds", "device"];
 
-/// The files of a training; none by default.
+/// The files of a training run; none by default.
 #[derive(Debug, Default)]
 pub struct TrainingFiles {
     pub checkpoint: Option<Checkpointing>,
@@ -37,23 +38,23 @@ pub(super) struct Ledger {
 
 /// A file to go on from.
 pub(super) struct Resumed {
-    file: FieldTrainingFile,
+    file: TrainingFile<Box<dyn VelocityField>>,
     pub ledger: Ledger,
 }
 
 impl Resumed {
-    /// `config` with nothing left open.
+    /// Reads the file of a run whose options, with nothing left open, are `config`.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Checkpoint`]; [`Error::Argument`] naming the option that differs.
     pub fn read(path: &Path, config: &TeacherConfig) -> Result<Self> {
-        let file = FieldTrainingFile::read(path)?;
+        let file = TrainingFile::read(path)?;
         check_same_options(&file.fact("config")?, config, &MAY_DIFFER, path)?;
         let ledger = file.fact("training")?;
         Ok(Resumed { file, ledger })
     }
 
-    /// Weights, moments and averages, into a run that has just begun on the same data.
+    /// Puts weights, moments and average into a run that has just begun on the same data.
     ///
     /// # Errors
     /// [`Error::Argument`] for other data; [`Error::Checkpoint`] for a damaged file.
@@ -63,21 +64,31 @@ impl Resumed {
         optimizer: &mut Adam,
         average: &mut Average,
     ) -> Result<()> {
-        self.file.check_data(field)?;
-        let parameters = field.parameters();
-        let (kind, mut flat) = (parameters.kind(), parameters.flat()?);
-        let raw = self.file.take("raw", kind)?;
-        if raw.size() != flat.size() {
-            let (expected, got) = (shape_text(&flat.size()), shape_text(&raw.size()));
-            return Err(self.file.refuse(Error::shape("training.raw", expected, got)));
+        self.check_data(field)?;
+        let Ledger { optimiser_steps, average_updates, .. } = self.ledger;
+        let counts = UpdateCounts { optimiser_steps, average_updates };
+        self.file.restore(field.parameters(), optimizer, Some(average), counts)
+    }
+
+    /// Compares what the file and a field know of the data that they were made for: their shape, mean and
+    /// scale.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where they differ.
+    fn check_data(&self, field: &NetworkField) -> Result<()> {
+        let expected = format!("the data, conditions and network of {}", self.file.tensors.path());
+        let differ = |name: &str| Error::argument("resume", expected.clone(), format!("another {name}"));
+        for (name, own) in field.state().map(|state| state.tensors).unwrap_or_default() {
+            let Some(stored) = self.file.tensors.get(&name) else { return Err(differ(&name)) };
+            if stored.size() != own.size() {
+                return Err(differ(&name));
+            }
+            let own = own.to_device(Device::Cpu).to_kind(stored.kind());
+            if !name.starts_with("network.") && !stored.f_allclose(&own, 1e-4, 1e-6, false)? {
+                return Err(differ(&name));
+            }
         }
-        tch::no_grad(|| flat.f_copy_(&raw))?;
-        let (first, second) = (self.file.take("first", kind)?, self.file.take("second", kind)?);
-        let restored = optimizer.restore(&first, &second, self.ledger.optimiser_steps);
-        restored.map_err(|error| self.file.refuse(error))?;
-        let value = self.file.take("average", kind)?;
-        let restored = average.restore(&value, self.ledger.average_updates);
-        restored.map_err(|error| self.file.refuse(error))
+        Ok(())
     }
 }
 
@@ -95,7 +106,7 @@ pub(super) struct Snapshot<'a> {
 impl Snapshot<'_> {
     /// Writes the averaged teacher and everything that training needs to go on.
     pub fn save(self, plan: &Checkpointing, stopped: Stopped) -> Result<()> {
-        let (first, second, optimiser_steps) = self.optimizer.state();
+        let counts = UpdateCounts::of(self.optimizer, Some(self.average));
         let history = TeacherHistory {
             steps: self.step,
             seconds: self.seconds,
@@ -106,8 +117,8 @@ impl Snapshot<'_> {
         let ledger = Ledger {
             step: self.step,
             seconds: self.seconds,
-            optimiser_steps,
-            average_updates: self.average.updates(),
+            optimiser_steps: counts.optimiser_steps,
+            average_updates: counts.average_updates,
             loss: self.loss,
         };
         let mut facts = if plan.header.is_object() { plan.header.clone() } else { json!({}) };
@@ -115,18 +126,11 @@ impl Snapshot<'_> {
         if let (Value::Object(facts), Value::Object(own)) = (&mut facts, own) {
             facts.extend(own);
         }
-        let mut flat = self.field.parameters().flat()?;
-        let raw = flat.copy();
-        let training: Vec<(&str, Tensor)> = vec![
-            ("raw", raw.shallow_clone()),
-            ("first", first.shallow_clone()),
-            ("second", second.shallow_clone()),
-            ("average", self.average.value().shallow_clone()),
-        ];
+        let raw = self.field.parameters().flat()?.copy();
         // For as long as the file is written, the field is the average.
-        tch::no_grad(|| flat.f_copy_(self.average.value()))?;
-        let written = save_field_training(&plan.file, self.field, facts, training);
-        tch::no_grad(|| flat.f_copy_(&raw))?;
-        written
+        self.field.parameters().with(self.average.value(), || {
+            let field = self.field.shallow_clone();
+            save_training(&plan.file, &field, facts, &raw, self.optimizer, Some(self.average))
+        })
     }
 }

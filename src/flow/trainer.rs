@@ -3,12 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
 use crate::data::{PairBatch, PairSource, PairStream};
 use crate::error::{Error, Result};
 use crate::flow::config::TeacherConfig;
+use crate::flow::history::TeacherHistory;
 use crate::flow::objective::Pairs;
 use crate::flow::resume::{Resumed, Snapshot, TrainingFiles};
 use crate::monitor::{Monitor, Progress};
@@ -17,19 +17,6 @@ use crate::tensor::threads::IntraOpThreads;
 use crate::tensor::{at_home, check_finite, parse_device, shape_text, RandomSource};
 use crate::training::{clip_norm, Adam, Average, Budget, LossLog, Schedule, ScheduleKind, Stopped};
 use crate::velocity::{Conditioning, NetworkField};
-
-/// What happened while a teacher was trained.
-#[derive(Debug, Clone, Serialize)]
-pub struct TeacherHistory {
-    /// Steps taken.
-    pub steps: u64,
-    pub seconds: f64,
-    pub stopped: Stopped,
-    /// (steps done, mean loss over the steps since the entry before).
-    pub loss: Vec<(u64, f64)>,
-    /// The options, with nothing left open.
-    pub config: TeacherConfig,
-}
 
 const REPORT_INTERVAL: Duration = Duration::from_millis(250);
 

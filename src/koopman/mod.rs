@@ -11,6 +11,7 @@ mod lift;
 mod observables;
 mod propagator;
 mod readout;
+mod store;
 mod student;
 mod weights;
 
@@ -25,5 +26,6 @@ pub use lift::{Basis, Frame, Inputs, Lift, Rates};
 pub use observables::{weight_of_encoding, Observables};
 pub use propagator::Propagator;
 pub use readout::{Readout, ReadoutKind};
+pub use store::StudentDescription;
 pub use student::{Direction, Student};
 pub use weights::{BothWeights, WeightsChoice, AVERAGED_WEIGHTS, RAW_WEIGHTS};

@@ -76,6 +76,19 @@ impl Parameters {
         self.tensors.iter().chain(&self.flat).map(Tensor::internal_version).sum()
     }
 
+    /// Runs `work` while the parameters have other values, `[count]`.
+    ///
+    /// # Errors
+    /// What `work` answers; the parameters are put back all the same.
+    pub fn with<T>(&self, values: &Tensor, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let mut flat = self.flat()?;
+        let own = flat.copy();
+        tch::no_grad(|| flat.f_copy_(values))?;
+        let outcome = work();
+        tch::no_grad(|| flat.f_copy_(&own))?;
+        outcome
+    }
+
     pub fn tensors(&self) -> &[Tensor] {
         &self.tensors
     }

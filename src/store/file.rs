@@ -1,62 +1,47 @@
-//! What every kind of file shares: reading whole ones with care, writing new ones atomically.
+//! Whole files: read with care, and turned into bytes.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
-use safetensors::tensor::{serialize, Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{serialize, Dtype, Metadata, TensorInfo, TensorView};
 use tch::{Device, Kind, Tensor};
 
-use super::{Header, Model};
+use super::header::Header;
+use super::BESIDE;
 use crate::error::{Error, Result};
 use crate::tensor::{check_finite, dtype_name, shape_text};
 
-/// The key of the JSON header among the safetensors metadata.
-const HEADER_KEY: &str = "koopflow";
-/// Written into every file; a reader refuses newer ones.
-pub(crate) const FORMAT_VERSION: u64 = 1;
-
-/// A file's header and tensors, checked for being whole and finite.
-pub(crate) struct Contents {
-    pub path: String,
-    pub header: Header,
-    pub tensors: HashMap<String, Tensor>,
+/// The tensors of a file, to be taken one by one.
+pub struct Tensors {
+    path: String,
+    tensors: HashMap<String, Tensor>,
 }
 
-impl Contents {
-    pub fn read(path: &Path) -> Result<Self> {
-        let name = path.display().to_string();
-        let bytes = fs::read(path).map_err(|source| Error::Io { path: name.clone(), source })?;
-        let refuse = |message: String| Error::checkpoint(&name, message);
-        let (_, metadata) = SafeTensors::read_metadata(&bytes)
-            .map_err(|error| refuse(format!("not a whole safetensors file ({error})")))?;
-        let header = read_header(&name, &metadata)?;
-        let views = SafeTensors::deserialize(&bytes)
-            .map_err(|error| refuse(format!("not a whole safetensors file ({error})")))?;
-        let mut tensors = HashMap::new();
-        for (tensor_name, view) in views.iter() {
-            let tensor = to_tensor(&view).map_err(|error| refuse(format!("{tensor_name}: {error}")))?;
-            if tensor.is_floating_point() {
-                check_finite(tensor_name, &tensor).map_err(|error| refuse(error.to_string()))?;
-            }
-            tensors.insert(tensor_name.to_string(), tensor);
-        }
-        Ok(Contents { path: name, header, tensors })
+impl Tensors {
+    /// The file's path, for messages.
+    pub fn path(&self) -> &str {
+        &self.path
     }
 
+    /// An error about this file.
     pub fn refuse(&self, error: Error) -> Error {
         match error {
             Error::Checkpoint { message, .. } => Error::checkpoint(&self.path, message),
+            Error::OutOfMemory(message) => Error::OutOfMemory(format!("{}: {message}", self.path)),
             other => Error::checkpoint(&self.path, format!("inconsistent: {other}")),
         }
     }
 
-    pub fn wrong_kind(&self, expected: &str) -> Error {
-        let got = self.header.model.name();
-        Error::checkpoint(&self.path, format!("holds a {got}, expected a {expected}"))
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.tensors.get(name)
     }
 
+    /// The tensor called `name`, which must be of `kind`.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] where it is missing or of another dtype.
     pub fn take(&mut self, name: &str, kind: Kind) -> Result<Tensor> {
         let Some(tensor) = self.tensors.remove(name) else {
             return Err(Error::checkpoint(&self.path, format!("has no tensor {name:?}")));
@@ -68,7 +53,38 @@ impl Contents {
         Ok(tensor)
     }
 
-    pub fn finish(&self) -> Result<()> {
+    /// All that are left.
+    pub fn take_all(&mut self) -> Vec<(String, Tensor)> {
+        self.tensors.drain().collect()
+    }
+
+    /// Whether there are tensors of a training run.
+    pub fn has_beside(&self) -> bool {
+        self.tensors.keys().any(|name| name.starts_with(BESIDE))
+    }
+
+    pub(super) fn drop_beside(&mut self) {
+        self.tensors.retain(|name, _| !name.starts_with(BESIDE));
+    }
+
+    /// Refuses a description whose `sizes` the tensors cannot match, before anything is allocated by them.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`].
+    pub fn check_budget(&self, sizes: &[i64]) -> Result<()> {
+        let held: usize = self.tensors.values().map(Tensor::numel).sum();
+        let described = sizes.iter().try_fold(0i64, |sum, size| sum.checked_add((*size >= 0).then_some(*size)?));
+        match described {
+            Some(described) if described as usize <= held => Ok(()),
+            _ => {
+                let message = format!("its header describes a larger model than its {held} values can fill");
+                Err(Error::checkpoint(&self.path, message))
+            }
+        }
+    }
+
+    /// Refuses tensors that nobody took.
+    pub(super) fn finish(&self) -> Result<()> {
         match self.tensors.iter().next() {
             None => Ok(()),
             Some((name, tensor)) => {
@@ -79,44 +95,94 @@ impl Contents {
     }
 }
 
-/// The koopflow header of a safetensors file.
-pub(crate) fn read_header(name: &str, metadata: &safetensors::tensor::Metadata) -> Result<Header> {
-    let refuse = |message: String| Error::checkpoint(name, message);
-    let text = metadata
-        .metadata()
-        .as_ref()
-        .and_then(|entries| entries.get(HEADER_KEY))
-        .ok_or_else(|| refuse("a safetensors file, but not one that koopflow wrote".into()))?;
-    // The version first: a newer header may have fields that this reader does not know.
-    let value: serde_json::Value =
-        serde_json::from_str(text).map_err(|error| refuse(format!("its header is not JSON ({error})")))?;
-    match value.get("version").and_then(serde_json::Value::as_u64) {
-        Some(version) if version <= FORMAT_VERSION => {}
-        Some(version) => {
-            return Err(refuse(format!(
-                "written in format {version} by a newer koopflow; this one reads up to {FORMAT_VERSION}"
-            )))
+/// A file of which only the header has been read, and found to belong to a file of this size.
+pub(super) struct Opened {
+    file: File,
+    name: String,
+    metadata: Metadata,
+    pub header: Header,
+}
+
+impl Opened {
+    pub fn open(path: &Path) -> Result<Self> {
+        let name = path.display().to_string();
+        let fail = |source| Error::Io { path: name.clone(), source };
+        let mut file = File::open(path).map_err(fail)?;
+        let size = file.metadata().map_err(fail)?.len();
+        let (metadata, begin) = read_metadata(&name, &mut file, size)?;
+        let header = Header::read(&name, &metadata)?;
+        let end = begin.checked_add(metadata.data_len() as u64);
+        if end != Some(size) {
+            let message = format!("not a whole safetensors file (it has {size} bytes, its header describes others)");
+            return Err(Error::checkpoint(&name, message));
         }
-        None => return Err(refuse("its header names no format version".into())),
+        Ok(Opened { file, name, metadata, header })
     }
-    serde_json::from_value(value).map_err(|error| refuse(format!("its header is damaged ({error})")))
+
+    fn tensors(mut self) -> Result<(Header, Tensors)> {
+        let refuse = |message: String| Error::checkpoint(&self.name, message);
+        let mut tensors = HashMap::new();
+        // In the order in which they lie in the file, without gaps, as `Metadata` made sure.
+        for name in self.metadata.offset_keys() {
+            let Some(info) = self.metadata.info(&name) else { continue };
+            let bytes = read_bytes(&self.name, &mut self.file, info.data_offsets.1 - info.data_offsets.0)?;
+            let tensor = to_tensor(info, &bytes).map_err(|error| refuse(format!("{name}: {error}")))?;
+            if tensor.is_floating_point() {
+                check_finite(&name, &tensor).map_err(|error| refuse(error.to_string()))?;
+            }
+            tensors.insert(name, tensor);
+        }
+        Ok((self.header, Tensors { path: self.name, tensors }))
+    }
 }
 
-/// The safetensors metadata that carry a header.
-pub(crate) fn metadata(header: &Header) -> Result<HashMap<String, String>> {
-    let text = serde_json::to_string(header).map_err(|error| Error::Internal(error.into()))?;
-    Ok(HashMap::from([(HEADER_KEY.to_string(), text)]))
+/// Reads a whole file of kind `expected`. One of another kind is refused by its header.
+pub(super) fn read(path: &Path, expected: &str) -> Result<(Header, Tensors)> {
+    let opened = Opened::open(path)?;
+    opened.header.expect(&opened.name, expected)?;
+    opened.tensors()
 }
 
-fn to_tensor(view: &TensorView) -> std::result::Result<Tensor, String> {
-    let kind = match view.dtype() {
+/// The safetensors metadata at the start of a file of `size` bytes, and where the tensors begin.
+pub(crate) fn read_metadata(name: &str, file: &mut File, size: u64) -> Result<(Metadata, u64)> {
+    let refuse = |why: &dyn std::fmt::Display| {
+        Error::checkpoint(name, format!("not a whole safetensors file ({why})"))
+    };
+    let mut length = [0u8; 8];
+    file.read_exact(&mut length).map_err(|_| refuse(&"its header is cut short"))?;
+    let length = u64::from_le_bytes(length);
+    if length > size.saturating_sub(8) {
+        return Err(refuse(&"its header is cut short"));
+    }
+    let text = read_bytes(name, file, length as usize)?;
+    let metadata: Metadata = serde_json::from_slice(&text).map_err(|error| refuse(&error))?;
+    Ok((metadata, 8 + length))
+}
+
+/// The next `count` bytes, a number that is known to be less than the file's size.
+fn read_bytes(name: &str, file: &mut File, count: usize) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    bytes
+        .try_reserve_exact(count)
+        .map_err(|_| Error::OutOfMemory(format!("{name}: out of memory for {count} bytes")))?;
+    let read = file.take(count as u64).read_to_end(&mut bytes);
+    match read {
+        Ok(read) if read == count => Ok(bytes),
+        Ok(_) => Err(Error::checkpoint(name, "not a whole safetensors file (it ends too early)")),
+        Err(source) => Err(Error::Io { path: name.into(), source }),
+    }
+}
+
+fn to_tensor(info: &TensorInfo, bytes: &[u8]) -> std::result::Result<Tensor, String> {
+    let kind = match info.dtype {
         Dtype::F32 => Kind::Float,
         Dtype::F64 => Kind::Double,
         Dtype::I64 => Kind::Int64,
         other => return Err(format!("dtype {other:?} is not one that koopflow writes")),
     };
-    let shape: Vec<i64> = view.shape().iter().map(|size| *size as i64).collect();
-    Tensor::f_from_data_size(view.data(), &shape, kind).map_err(|error| Error::from(error).to_string())
+    let shape: Option<Vec<i64>> = info.shape.iter().map(|size| i64::try_from(*size).ok()).collect();
+    let shape = shape.ok_or_else(|| "its shape is impossible".to_string())?;
+    Tensor::f_from_data_size(bytes, &shape, kind).map_err(|error| Error::from(error).to_string())
 }
 
 /// Dtype, shape and row-major bytes of a tensor.
@@ -133,14 +199,9 @@ pub(crate) fn to_bytes(tensor: &Tensor) -> Result<(Dtype, Vec<usize>, Vec<u8>)> 
     Ok((dtype, tensor.size().iter().map(|size| *size as usize).collect(), bytes))
 }
 
-/// Writes a whole file: header and tensors.
-pub(crate) fn write(
-    path: &Path,
-    model: Model,
-    facts: serde_json::Value,
-    tensors: Vec<(String, Tensor)>,
-) -> Result<()> {
-    let metadata = metadata(&Header { version: FORMAT_VERSION, model, facts })?;
+/// A whole file as bytes.
+pub(super) fn serialise(header: &Header, tensors: &[(String, Tensor)]) -> Result<Vec<u8>> {
+    let internal = |error: safetensors::SafeTensorError| Error::Internal(error.into());
     let stored = tensors
         .iter()
         .map(|(name, tensor)| Ok((name.as_str(), to_bytes(tensor)?)))
@@ -148,35 +209,8 @@ pub(crate) fn write(
     let views = stored
         .iter()
         .map(|(name, (dtype, shape, bytes))| {
-            TensorView::new(*dtype, shape.clone(), bytes)
-                .map(|view| (*name, view))
-                .map_err(|error| Error::Internal(error.into()))
+            Ok((*name, TensorView::new(*dtype, shape.clone(), bytes).map_err(internal)?))
         })
         .collect::<Result<Vec<_>>>()?;
-    let bytes = serialize(views, Some(metadata)).map_err(|error| Error::Internal(error.into()))?;
-    write_atomically(path, &bytes)
-}
-
-/// Writes beside the target, flushes to the disk, then renames: a crash leaves the old file or the new.
-fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let fail = |source| Error::Io { path: path.display().to_string(), source };
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(format!(".{}.partial", std::process::id()));
-    let partial = Path::new(&partial);
-    let outcome = File::create(partial)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .and_then(|()| fs::rename(partial, path));
-    if let Err(source) = outcome {
-        let _ = fs::remove_file(partial);
-        return Err(fail(source));
-    }
-    sync_folder(path);
-    Ok(())
-}
-
-/// A rename is durable once the folder is; not every file system can be asked.
-pub(crate) fn sync_folder(path: &Path) {
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        let _ = File::open(folder).and_then(|folder| folder.sync_all());
-    }
+    serialize(views, Some(header.metadata()?)).map_err(internal)
 }

@@ -17,8 +17,7 @@ pub use average::Average;
 pub use budget::Budget;
 pub use checkpointing::{check_same_options, Checkpointing};
 pub use loss_log::{LossLog, LossState};
-pub(crate) use resume::PREFIX;
-pub use resume::{save_field_training, save_training, FieldTrainingFile, TrainingFile};
+pub use resume::{save_training, TrainingFile, UpdateCounts};
 pub use scale::LossScale;
 pub use schedule::{Schedule, ScheduleKind};
 

@@ -1,171 +1,115 @@
-//! A model in training: its own file, with what training needs to go on under `training.`.
+//! A model in training: its own file, with what training needs to go on kept beside the model.
 
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
+use super::{Adam, Average};
 use crate::error::{Error, Result};
-use crate::koopman::{Student, StudentConfig};
-use crate::store::file::{write, Contents};
-use crate::store::Model;
-use crate::velocity::{FieldState, NetworkField, VelocityField};
+use crate::nets::Parameters;
+use crate::store::{self, Stored, Tensors, BESIDE};
+use crate::tensor::shape_text;
 
-/// Tensors of this prefix are no part of the student itself.
-pub(crate) const PREFIX: &str = "training.";
+/// What an optimiser and a moving average know of a run besides their tensors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UpdateCounts {
+    pub optimiser_steps: i32,
+    pub average_updates: u64,
+}
 
-/// Writes `student` as [`crate::store::save_student`] does, and `training` beside it.
+/// Writes `model` with its facts as [`store::save`] does, and beside it the weights `raw` that training goes on
+/// from, the optimiser's moments and the average, if there is one. [`UpdateCounts::of`] belongs into the facts.
 ///
 /// # Errors
 /// [`Error::Io`] where the file cannot be written.
-pub fn save_training(
+pub fn save_training<T: Stored>(
     path: &Path,
-    student: &Student,
+    model: &T,
     facts: Value,
-    training: Vec<(&str, Tensor)>,
+    raw: &Tensor,
+    optimiser: &Adam,
+    average: Option<&Average>,
 ) -> Result<()> {
-    let mut tensors = student.named();
-    tensors.extend(training.into_iter().map(|(name, tensor)| (format!("{PREFIX}{name}"), tensor)));
-    write(path, Model::Student { config: student.config().clone() }, facts, tensors)
+    let (first, second, _) = optimiser.state();
+    let mut beside = vec![("raw", raw), ("first", first), ("second", second)];
+    beside.extend(average.map(|average| ("average", average.value())));
+    let beside = beside.into_iter().map(|(name, tensor)| (name, tensor.shallow_clone())).collect();
+    store::save_with(path, model, facts, beside)
 }
 
-/// Writes a teacher's `field` as [`crate::store::save_field`] does, and `training` beside it.
-///
-/// # Errors
-/// [`Error::Io`] where the file cannot be written.
-pub fn save_field_training(
-    path: &Path,
-    field: &NetworkField,
+impl UpdateCounts {
+    pub fn of(optimiser: &Adam, average: Option<&Average>) -> Self {
+        UpdateCounts {
+            optimiser_steps: optimiser.state().2,
+            average_updates: average.map_or(0, Average::updates),
+        }
+    }
+}
+
+/// What [`save_training`] wrote of a model of type `T`, to be taken apart.
+pub struct TrainingFile<T: Stored> {
+    pub description: T::Description,
+    /// The model's own tensors, and those of its training.
+    pub tensors: Tensors,
     facts: Value,
-    training: Vec<(&str, Tensor)>,
-) -> Result<()> {
-    let Some(FieldState { description, mut tensors }) = field.state() else {
-        return Err(Error::Internal(anyhow::anyhow!("a network field has weights")));
-    };
-    tensors.extend(training.into_iter().map(|(name, tensor)| (format!("{PREFIX}{name}"), tensor)));
-    write(path, Model::Teacher { description }, facts, tensors)
 }
 
-/// What [`save_field_training`] wrote, to be taken apart.
-pub struct FieldTrainingFile {
-    contents: Contents,
-}
-
-impl FieldTrainingFile {
+impl<T: Stored> TrainingFile<T> {
     /// # Errors
-    /// As [`crate::store::load_field`]; [`Error::Checkpoint`] for a teacher without its training.
+    /// As [`store::load`]; [`Error::Checkpoint`] for a model without its training.
     pub fn read(path: &Path) -> Result<Self> {
-        let contents = Contents::read(path)?;
-        if !matches!(contents.header.model, Model::Teacher { .. }) {
-            return Err(contents.wrong_kind("teacher"));
+        let (description, facts, tensors) = store::open::<T>(path)?;
+        if !tensors.has_beside() {
+            let message = format!("holds a finished {}, not one in training: nothing to resume", T::KIND);
+            return Err(Error::checkpoint(path.display(), message));
         }
-        contents.check_in_training("teacher")?;
-        Ok(FieldTrainingFile { contents })
-    }
-
-    /// As [`TrainingFile::fact`].
-    pub fn fact<T: serde::de::DeserializeOwned>(&self, key: &str) -> Result<T> {
-        self.contents.fact(key)
-    }
-
-    /// As [`TrainingFile::take`].
-    pub fn take(&mut self, name: &str, kind: Kind) -> Result<Tensor> {
-        self.contents.take(&format!("{PREFIX}{name}"), kind)
-    }
-
-    /// An error about this file.
-    pub fn refuse(&self, error: Error) -> Error {
-        self.contents.refuse(error)
-    }
-
-    /// Compares what the file and a field know of the data that they were made for: their shape, mean and
-    /// scale.
-    ///
-    /// # Errors
-    /// [`Error::Argument`] where they differ.
-    pub fn check_data(&self, field: &NetworkField) -> Result<()> {
-        let expected = format!("the data, conditions and network of {}", self.contents.path);
-        let differ = |name: &str| Error::argument("resume", expected.clone(), format!("another {name}"));
-        for (name, own) in field.state().map(|state| state.tensors).unwrap_or_default() {
-            let Some(stored) = self.contents.tensors.get(&name) else { return Err(differ(&name)) };
-            if stored.size() != own.size() {
-                return Err(differ(&name));
-            }
-            let own = own.to_device(Device::Cpu).to_kind(stored.kind());
-            if !name.starts_with("network.") && !stored.f_allclose(&own, 1e-4, 1e-6, false)? {
-                return Err(differ(&name));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// What [`save_training`] wrote, to be taken apart.
-pub struct TrainingFile {
-    contents: Contents,
-    config: StudentConfig,
-}
-
-impl TrainingFile {
-    /// # Errors
-    /// As [`crate::store::load_student`]; [`Error::Checkpoint`] for a student without its training.
-    pub fn read(path: &Path) -> Result<Self> {
-        let contents = Contents::read(path)?;
-        let Model::Student { config } = contents.header.model.clone() else {
-            return Err(contents.wrong_kind("student"));
-        };
-        contents.check_in_training("student")?;
-        Ok(TrainingFile { contents, config })
-    }
-
-    pub fn config(&self) -> &StudentConfig {
-        &self.config
+        Ok(TrainingFile { description, tensors, facts })
     }
 
     /// The part of the facts under `key`.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] where it is missing or of another form.
-    pub fn fact<T: serde::de::DeserializeOwned>(&self, key: &str) -> Result<T> {
-        self.contents.fact(key)
-    }
-
-    /// Overwrites a student of the same architecture.
-    ///
-    /// # Errors
-    /// [`Error::Checkpoint`] for missing tensors or other shapes.
-    pub fn restore(&mut self, student: &mut Student) -> Result<()> {
-        let kind = student.kind();
-        let contents = &mut self.contents;
-        student.restore(|name| contents.take(name, kind)).map_err(|error| self.contents.refuse(error))
-    }
-
-    /// The tensor that was written as `name`.
-    ///
-    /// # Errors
-    /// [`Error::Checkpoint`] where it is missing or of another dtype.
-    pub fn take(&mut self, name: &str, kind: Kind) -> Result<Tensor> {
-        self.contents.take(&format!("{PREFIX}{name}"), kind)
+    pub fn fact<F: DeserializeOwned>(&self, key: &str) -> Result<F> {
+        let value = self.facts.get(key).cloned().unwrap_or(Value::Null);
+        serde_json::from_value(value)
+            .map_err(|error| self.refuse(Error::checkpoint("", format!("its {key} is damaged ({error})"))))
     }
 
     /// An error about this file.
     pub fn refuse(&self, error: Error) -> Error {
-        self.contents.refuse(error)
-    }
-}
-
-impl Contents {
-    fn fact<T: serde::de::DeserializeOwned>(&self, key: &str) -> Result<T> {
-        let value = self.header.facts.get(key).cloned().unwrap_or(Value::Null);
-        serde_json::from_value(value)
-            .map_err(|error| Error::checkpoint(&self.path, format!("its {key} is damaged ({error})")))
+        self.tensors.refuse(error)
     }
 
-    fn check_in_training(&self, model: &str) -> Result<()> {
-        if self.tensors.keys().any(|name| name.starts_with(PREFIX)) {
-            return Ok(());
+    /// Puts weights, moments and average back, as they were after `counts` updates.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] for missing tensors or other shapes.
+    pub fn restore(
+        &mut self,
+        parameters: &Parameters,
+        optimiser: &mut Adam,
+        average: Option<&mut Average>,
+        counts: UpdateCounts,
+    ) -> Result<()> {
+        let (kind, mut flat) = (parameters.kind(), parameters.flat()?);
+        let raw = self.take("raw", kind)?;
+        if raw.size() != flat.size() {
+            let (expected, got) = (shape_text(&flat.size()), shape_text(&raw.size()));
+            return Err(self.refuse(Error::shape("training.raw", expected, got)));
         }
-        let message = format!("holds a finished {model}, not one in training: nothing to resume");
-        Err(Error::checkpoint(&self.path, message))
+        tch::no_grad(|| flat.f_copy_(&raw))?;
+        let (first, second) = (self.take("first", kind)?, self.take("second", kind)?);
+        let restored = optimiser.restore(&first, &second, counts.optimiser_steps);
+        restored.map_err(|error| self.refuse(error))?;
+        let Some(average) = average else { return Ok(()) };
+        let value = self.take("average", kind)?;
+        average.restore(&value, counts.average_updates).map_err(|error| self.refuse(error))
+    }
+
+    fn take(&mut self, name: &str, kind: Kind) -> Result<Tensor> {
+        self.tensors.take(&format!("{BESIDE}{name}"), kind)
     }
 }

@@ -10,6 +10,7 @@ mod network;
 mod noise_schedule;
 mod path;
 mod standard;
+mod store;
 mod torchscript;
 
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,7 @@ pub use guidance::GuidedField;
 pub use network::{NetworkField, NetworkFieldConfig};
 pub use noise_schedule::{Cosine, Geometric, Karras, LinearBeta, NoiseLevel, NoiseSchedule, ScaledBeta};
 pub use path::{Coefficients, Path};
+pub use store::TeacherDescription;
 pub use torchscript::{Convention, TorchScriptConfig, TorchScriptField};
 
 /// A velocity field v(t, x) over samples of shape `event_shape`.

@@ -1,0 +1,46 @@
+//! How a student is kept in a file.
+
+use serde::{Deserialize, Serialize};
+use tch::{Device, Tensor};
+
+use super::{Student, StudentConfig, AVERAGED_WEIGHTS, RAW_WEIGHTS};
+use crate::error::Result;
+use crate::store::{Stored, Tensors};
+use crate::tensor::parse_dtype;
+
+/// A student without its tensors.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StudentDescription {
+    pub config: StudentConfig,
+}
+
+impl Stored for Student {
+    const KIND: &'static str = "student";
+    type Description = StudentDescription;
+
+    fn description(&self) -> Result<StudentDescription> {
+        Ok(StudentDescription { config: self.config().clone() })
+    }
+
+    fn tensors(&self) -> Result<Vec<(String, Tensor)>> {
+        Ok(self.named())
+    }
+
+    fn rebuild(
+        StudentDescription { config }: StudentDescription,
+        tensors: &mut Tensors,
+        device: Device,
+    ) -> Result<Self> {
+        let kind = parse_dtype(&config.dtype)?;
+        // Sizes come from the file: check them against the tensors before allocating by them.
+        config.validate()?;
+        tensors.check_budget(&config.tensor_sizes())?;
+        let mut student = Student::new(config, 0, device)?;
+        student.restore(|name| tensors.take(name, kind))?;
+        if tensors.get(RAW_WEIGHTS).is_some() {
+            let (averaged, raw) = (tensors.take(AVERAGED_WEIGHTS, kind)?, tensors.take(RAW_WEIGHTS, kind)?);
+            student.keep_both(&averaged, &raw)?;
+        }
+        Ok(student)
+    }
+}

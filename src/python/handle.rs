@@ -1,0 +1,120 @@
+//! What the classes of models share: a handle under a lock, and what a fit leaves beside the model.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use pyo3::prelude::*;
+use serde_json::{json, Map, Value};
+use tch::Device;
+
+use super::door;
+use crate::baselines::Baseline;
+use crate::error::{Error, Result};
+use crate::koopman::Student;
+use crate::store::{self, Stored};
+use crate::velocity::VelocityField;
+
+/// A model of which a second handle is cheap: parameters are shared, not copied.
+pub trait Share: Send {
+    fn share(&self) -> Self;
+}
+
+impl Share for Student {
+    fn share(&self) -> Self {
+        self.shallow_clone()
+    }
+}
+
+impl Share for Baseline {
+    fn share(&self) -> Self {
+        self.shallow_clone()
+    }
+}
+
+impl Share for Box<dyn VelocityField> {
+    fn share(&self) -> Self {
+        (**self).shallow_clone()
+    }
+}
+
+/// A model that any Python thread may use. The lock is held only long enough to look at a fact or to share a
+/// handle; work runs on the handle.
+pub struct Shared<T>(Mutex<T>);
+
+impl<T: Share> Shared<T> {
+    pub fn new(model: T) -> Self {
+        Shared(Mutex::new(model))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A handle of its own, to move through the door.
+    pub fn handle(&self) -> T {
+        self.lock().share()
+    }
+
+    /// A fact of the model, without a handle. `look` is short and never asks Python.
+    pub fn fact<R>(&self, look: impl FnOnce(&T) -> R) -> R {
+        look(&self.lock())
+    }
+}
+
+/// A model that was fitted: itself, its history and its options, with nothing left open.
+pub struct Fitted<T> {
+    pub model: Shared<T>,
+    pub history: Value,
+    pub config: Value,
+}
+
+impl<T: Share + Stored> Fitted<T> {
+    pub fn new(model: T, history: Value, config: Value) -> Self {
+        Fitted { model: Shared::new(model), history, config }
+    }
+
+    /// Another model of the same history and options.
+    pub fn with_model(&self, model: T) -> Self {
+        Fitted::new(model, self.history.clone(), self.config.clone())
+    }
+
+    /// Writes the model with history, options and `facts` beside it.
+    pub fn save(&self, py: Python<'_>, path: PathBuf, mut facts: Map<String, Value>) -> PyResult<()> {
+        facts.insert("history".into(), self.history.clone());
+        facts.insert("config".into(), self.config.clone());
+        let model = self.model.handle();
+        door::enter(py, move || store::save(&path, &model, facts.into()))
+    }
+
+    /// The model of a file, and all facts beside it.
+    pub fn load(py: Python<'_>, path: PathBuf, device: Device) -> PyResult<(Self, Value)> {
+        let name = path.display().to_string();
+        let (model, facts) = door::enter(py, move || store::load::<T>(&path, device))?;
+        let (history, config) = (part(&name, &facts, "history")?, part(&name, &facts, "config")?);
+        Ok((Fitted::new(model, history, config), facts))
+    }
+}
+
+/// The object under `key` among the facts of the file called `name`.
+pub fn part(name: &str, facts: &Value, key: &str) -> Result<Value> {
+    match facts.get(key) {
+        Some(value @ Value::Object(_)) => Ok(value.clone()),
+        _ => Err(Error::checkpoint(name, format!("its header has no {key}"))),
+    }
+}
+
+/// JSON text from Python that must be an object.
+pub fn object(argument: &str, text: &str) -> Result<Map<String, Value>> {
+    match super::json::parse(argument, text)? {
+        Value::Object(object) => Ok(object),
+        other => Err(Error::argument(argument, "a JSON object", other)),
+    }
+}
+
+/// One fact, under its own name.
+pub fn named(key: &str, value: Value) -> Map<String, Value> {
+    match json!({ key: value }) {
+        Value::Object(object) => object,
+        _ => Map::new(),
+    }
+}

@@ -1,0 +1,66 @@
+//! Files that are written whole or not at all.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{Error, Result};
+
+/// Symbolic links followed before they count as a circle, as Linux counts.
+const MOST_LINKS: usize = 40;
+
+/// Writes a new file beside the target, flushes it to the disk and renames it: a crash leaves the old file or
+/// the new one, and of several writers at once the last one wins with a whole file. A symbolic link stays a
+/// link, and the file that it points to is replaced.
+///
+/// # Errors
+/// [`Error::Io`], after which the target is as it was.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    let fail = |source| Error::Io { path: path.display().to_string(), source };
+    let target = final_target(path).map_err(fail)?;
+    let (partial, mut file) = fresh_file(&target).map_err(fail)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    drop(file);
+    if let Err(source) = written.and_then(|()| fs::rename(&partial, &target)) {
+        let _ = fs::remove_file(&partial);
+        return Err(fail(source));
+    }
+    sync_folder(&target);
+    Ok(())
+}
+
+/// Creates an empty file in the folder of `target`. Its name belongs to this call alone: the process and a
+/// running number tell calls apart, and a file of that name that somebody else left behind is passed over.
+/// The name does not contain the target's, which may be as long as the file system allows.
+pub(crate) fn fresh_file(target: &Path) -> io::Result<(PathBuf, File)> {
+    static CALLS: AtomicU64 = AtomicU64::new(0);
+    loop {
+        let call = CALLS.fetch_add(1, Ordering::Relaxed);
+        let path = target.with_file_name(format!(".koopflow-{}-{call}.partial", std::process::id()));
+        match OpenOptions::new().read(true).write(true).create_new(true).open(&path) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            outcome => return outcome.map(|file| (path, file)),
+        }
+    }
+}
+
+/// Where a file of this name is written: what a symbolic link points to, or else the path itself.
+pub(crate) fn final_target(path: &Path) -> io::Result<PathBuf> {
+    let mut target = path.to_path_buf();
+    for _ in 0..MOST_LINKS {
+        match fs::read_link(&target) {
+            // A relative link counts from the folder that holds it.
+            Ok(link) => target = target.parent().map_or_else(|| link.clone(), |folder| folder.join(&link)),
+            Err(_) => return Ok(target),
+        }
+    }
+    Err(io::Error::other("too many symbolic links, one pointing to the next"))
+}
+
+/// A rename is durable once the folder is; not every file system can be asked.
+pub(crate) fn sync_folder(path: &Path) {
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        let _ = File::open(folder).and_then(|folder| folder.sync_all());
+    }
+}

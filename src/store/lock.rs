@@ -1,0 +1,70 @@
+//! One writer at a time, across threads and processes.
+
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use fs4::{FileExt, TryLockError};
+
+use crate::error::{Error, Result};
+
+/// How long to wait before asking again for a lock that another writer holds.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// The right to write the files of one target, held by a lock on `<target>.lock`. The operating system lets it go
+/// when its holder ends, however that happens.
+#[derive(Debug)]
+pub(crate) struct WriterLock {
+    path: PathBuf,
+    file: File,
+}
+
+impl WriterLock {
+    /// Waits for the lock, calling `waiting` now and then. A file system without locks grants it at once.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the folder cannot be written; what `waiting` answers.
+    pub fn acquire(target: &Path, mut waiting: impl FnMut() -> Result<()>) -> Result<Self> {
+        let mut path = target.as_os_str().to_owned();
+        path.push(".lock");
+        let path = PathBuf::from(path);
+        loop {
+            let file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)
+                .map_err(|source| Error::Io { path: target.display().to_string(), source })?;
+            if let Err(TryLockError::WouldBlock) = FileExt::try_lock(&file) {
+                waiting()?;
+                thread::sleep(PATIENCE);
+            } else if is_at(&file, &path) {
+                return Ok(WriterLock { path, file });
+            }
+        }
+    }
+}
+
+impl Drop for WriterLock {
+    fn drop(&mut self) {
+        // Removed while it is held: whoever waits for this file looks again, and finds it gone.
+        let _ = fs::remove_file(&self.path);
+        let _ = FileExt::unlock(&self.file);
+    }
+}
+
+/// Whether `path` still leads to the open `file`, and not to one that was made after this one was removed.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(own), Ok(there)) => (own.dev(), own.ino()) == (there.dev(), there.ino()),
+        _ => false,
+    }
+}
+
+#[cfg(not(unix))]
+fn is_at(_: &File, _: &Path) -> bool {
+    true
+}

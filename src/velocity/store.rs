@@ -1,0 +1,71 @@
+//! How a velocity field is kept in a file.
+
+use serde::{Deserialize, Serialize};
+use tch::{Device, Tensor};
+
+use super::{
+    EmpiricalField, FieldDescription, FieldState, GaussianField, GuidedField, NetworkField, VelocityField,
+};
+use crate::error::{Error, Result};
+use crate::store::{Stored, Tensors};
+
+/// A field without its tensors.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TeacherDescription {
+    pub description: FieldDescription,
+}
+
+impl Stored for Box<dyn VelocityField> {
+    const KIND: &'static str = "teacher";
+    type Description = TeacherDescription;
+
+    fn description(&self) -> Result<TeacherDescription> {
+        Ok(TeacherDescription { description: own_state(&**self)?.description })
+    }
+
+    fn tensors(&self) -> Result<Vec<(String, Tensor)>> {
+        Ok(own_state(&**self)?.tensors)
+    }
+
+    fn rebuild(
+        TeacherDescription { description }: TeacherDescription,
+        tensors: &mut Tensors,
+        device: Device,
+    ) -> Result<Self> {
+        build(&description, &tensors.take_all(), device)
+    }
+}
+
+/// The state of a field that has weights of its own.
+fn own_state(field: &dyn VelocityField) -> Result<FieldState> {
+    field.state().ok_or_else(|| {
+        let kind = field.kind_name();
+        let advice = match kind {
+            "torchscript" => "its TorchScript file is what to keep: load it again",
+            _ => "save the wrapped module itself and attach it again",
+        };
+        Error::teacher(format!(
+            "a teacher of kind '{kind}' wraps code that koopflow does not own and cannot be saved; {advice}"
+        ))
+    })
+}
+
+fn build(
+    description: &FieldDescription,
+    tensors: &[(String, Tensor)],
+    device: Device,
+) -> Result<Box<dyn VelocityField>> {
+    Ok(match description {
+        FieldDescription::Gaussian { event_shape } => {
+            Box::new(GaussianField::from_state(event_shape, tensors, device)?)
+        }
+        FieldDescription::Empirical { event_shape } => {
+            Box::new(EmpiricalField::from_state(event_shape, tensors, device)?)
+        }
+        FieldDescription::Network(config) => Box::new(NetworkField::from_state(config, tensors, device)?),
+        FieldDescription::Guided { scale, model } => {
+            let (model_tensors, null) = GuidedField::split_state(tensors)?;
+            Box::new(GuidedField::new(build(model, &model_tensors, device)?, *scale, &null)?)
+        }
+    })
+}
