@@ -62,6 +62,15 @@ impl Error {
         Error::Dtype { argument: argument.into(), expected: expected.to_string(), got: got.to_string() }
     }
 
+    /// Whether the same work may succeed on fewer rows.
+    pub fn is_out_of_memory(&self) -> bool {
+        match self {
+            Error::OutOfMemory(_) => true,
+            Error::Torch(message) => says_out_of_memory(message),
+            _ => false,
+        }
+    }
+
     pub fn teacher(message: impl Into<String>) -> Self {
         Error::Teacher { message: message.into(), source: None }
     }

@@ -14,6 +14,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from koopflow import _core
 from koopflow.exceptions import ArgumentError, DivergenceError
 from koopflow.progress import ProgressFunction, ProgressMeter
 from koopflow.teachers.flow import checked_count
@@ -317,6 +318,4 @@ def _stored(file: Path, settings: Settings) -> dict[str, Any] | None:
 def _store(file: Path, part: dict[str, Any]) -> None:
     """Whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(part, indent=1) + "\n", encoding="utf-8")
-    partial.replace(file)
+    _core._write_atomically(os.fspath(file), (json.dumps(part, indent=1) + "\n").encode())

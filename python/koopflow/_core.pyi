@@ -491,7 +491,8 @@ class Baseline:
         """K of a KDM, ``[m, m]``: latents of data are those of noise times K."""
 
 def describe_file(path: str) -> tuple[str, str]:
-    """What kind of thing a koopflow file holds, and the facts beside it as JSON."""
+    """The kind of thing that a koopflow file holds (``"student"``, ``"teacher"``, ``"baseline"`` or
+    ``"trajectories"``), and the facts beside it as JSON. Reads the header only."""
 
 @final
 class Spectrum:
@@ -633,7 +634,10 @@ def lower_precision(name: str) -> str:
     ``"bf16"`` or ``"fp16"``. Answers what they ran in before.
     """
 
-# For the tests of the boundary only.
+def _write_atomically(path: str, content: bytes) -> None:
+    """Writes a file whole, or leaves the old one as it was. A symbolic link stays one; its target is replaced."""
+
+# For the tests of the boundary: only in an extension compiled with the cargo feature `probe`.
 def _roundtrip(array: _Array) -> _Array: ...
 def _fail(what: str) -> None: ...
 def _watch(seconds: float, monitor: _Monitor = None) -> None: ...

@@ -12,6 +12,7 @@ __all__ = [
     "KoopflowError",
     "NonFiniteError",
     "NotFittedError",
+    "OutOfMemoryError",
     "ShapeError",
     "TeacherError",
 ]
@@ -59,6 +60,10 @@ class DatasetError(KoopflowError, ValueError):
 
 class NotFittedError(KoopflowError, ValueError, AttributeError):
     """A method that needs a fitted student or teacher was called before ``fit``."""
+
+
+class OutOfMemoryError(KoopflowError, MemoryError):
+    """Memory ran out, the computer's or the GPU's; a smaller batch, or fewer samples at once, may fit."""
 
 
 class DivergenceError(KoopflowError, RuntimeError):

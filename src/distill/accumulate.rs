@@ -167,7 +167,7 @@ fn differentiate(
 pub(super) fn out_of_memory<T>(work: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
     // with_grad: a panic inside tch::no_grad would leave gradients off for the next attempt.
     match panic::catch_unwind(AssertUnwindSafe(|| tch::with_grad(work))) {
-        Ok(Err(Error::OutOfMemory(_))) => Ok(None),
+        Ok(Err(error)) if error.is_out_of_memory() => Ok(None),
         Ok(outcome) => outcome.map(Some),
         Err(payload) => {
             let text = payload.downcast_ref::<String>().map(String::as_str);

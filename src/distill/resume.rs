@@ -96,8 +96,8 @@ impl Snapshot<'_> {
             student.keep_both(self.best, &raw)?;
         }
         // For as long as the file is written, the student is the best one.
-        self.student.parameters().with(self.best, || {
-            save_training(path, &student, facts, &raw, self.optimiser, self.average)
-        })
+        self.student
+            .parameters()
+            .with(self.best, || save_training(path, &student, facts, &raw, self.optimiser, self.average))
     }
 }

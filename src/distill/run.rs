@@ -178,7 +178,9 @@ impl Run<'_> {
     /// Measures, logs, keeps the best state and reports; answers where training should stop.
     fn look(&mut self, terms: &[Term], rate: f64, monitor: &mut dyn Monitor) -> Result<Option<Stopped>> {
         let errors = match &self.average {
-            Some(average) => self.student.parameters().with(average.value(), || self.evaluator.errors(self.student)),
+            Some(average) => {
+                self.student.parameters().with(average.value(), || self.evaluator.errors(self.student))
+            }
             None => self.evaluator.errors(self.student),
         }?;
         let metric = errors.metric(self.config.metric);

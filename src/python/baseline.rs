@@ -1,36 +1,29 @@
 //! `_core.Baseline`: a flow distilled in another way than koopflow's, for Python.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
 
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
-use serde_json::Value;
 use tch::Tensor;
 
 use super::array::{Array, ArrayKind};
 use super::door;
+use super::handle::{self, Fitted};
 use super::json;
 use super::velocity_field::PyVelocityField;
 use crate::baselines;
 use crate::baselines::{Baseline, BaselineConfig};
 use crate::data::Inputs;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::python::door::PyMonitor;
-use crate::store;
 use crate::tensor::{device_name, dtype_name, parse_device};
 
-/// The mutex is held only long enough to clone the handle; work runs on the clone.
 #[pyclass(name = "Baseline", module = "koopflow._core", frozen)]
-pub struct PyBaseline {
-    student: Mutex<Baseline>,
-    history: Value,
-    config: Value,
-}
+pub struct PyBaseline(Fitted<Baseline>);
 
 impl PyBaseline {
     fn handle(&self) -> Baseline {
-        self.student.lock().unwrap_or_else(PoisonError::into_inner).shallow_clone()
+        self.0.model.handle()
     }
 
     /// The common shape of the methods that make states of noise.
@@ -67,76 +60,60 @@ impl PyBaseline {
         let inputs = Inputs { pool, trajectory_file, refresh, ..Inputs::default() };
         let field = teacher.handle();
         let mut monitor = PyMonitor::new(monitor);
-        let resolved = config.with_defaults(field.event_shape(), field.conditioning())?;
-        let (student, history) =
-            door::enter(py, move || baselines::fit(&*field, &config, &inputs, &mut monitor))?;
-        Ok(PyBaseline {
-            student: Mutex::new(student),
-            history: json::to_value(&history)?,
-            config: json::to_value(&resolved)?,
-        })
+        let (student, history, resolved) = door::enter(py, move || {
+            let resolved = config.with_defaults(field.event_shape(), field.conditioning())?;
+            let (student, history) = baselines::fit(&*field, &config, &inputs, &mut monitor)?;
+            Ok((student, json::to_value(&history)?, json::to_value(&resolved)?))
+        })?;
+        Ok(PyBaseline(Fitted::new(student, history, resolved)))
     }
 
     /// The baseline and the facts that `save` was given.
     #[staticmethod]
     #[pyo3(signature = (path, *, device="cpu"))]
     fn load(py: Python<'_>, path: PathBuf, device: &str) -> PyResult<(Self, String)> {
-        let device = parse_device(device)?;
-        let name = path.display().to_string();
-        let (student, facts) = door::enter(py, move || store::load_baseline(&path, device))?;
-        let part = |key: &str| match facts.get(key) {
-            Some(value @ Value::Object(_)) => Ok(value.clone()),
-            _ => Err(Error::checkpoint(&name, format!("its header has no {key}"))),
-        };
-        let (history, config) = (part("history")?, part("config")?);
-        Ok((PyBaseline { student: Mutex::new(student), history, config }, facts.to_string()))
+        let (fitted, facts) = Fitted::load(py, path, parse_device(device)?)?;
+        Ok((PyBaseline(fitted), facts.to_string()))
     }
 
     #[pyo3(signature = (path, facts="{}"))]
     fn save(&self, py: Python<'_>, path: PathBuf, facts: &str) -> PyResult<()> {
-        let Value::Object(mut facts) = json::parse("facts", facts)? else {
-            return Err(Error::argument("facts", "a JSON object", facts).into());
-        };
-        facts.extend(
-            [("history", &self.history), ("config", &self.config)].map(|(k, v)| (k.into(), v.clone())),
-        );
-        let student = self.handle();
-        door::enter(py, move || store::save_baseline(&path, &student, facts.into()))
+        self.0.save(py, path, handle::object("facts", facts)?)
     }
 
     #[getter]
     fn event_shape<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, &self.handle().model().event_shape)
+        self.0.model.fact(|student| PyTuple::new(py, &student.model().event_shape))
     }
 
     #[getter]
     fn device(&self) -> String {
-        device_name(self.handle().device())
+        self.0.model.fact(|student| device_name(student.device()))
     }
 
     #[getter]
     fn dtype(&self) -> &'static str {
-        dtype_name(self.handle().kind())
+        self.0.model.fact(|student| dtype_name(student.kind()))
     }
 
     #[getter]
     fn evaluations(&self) -> u64 {
-        self.handle().evaluations()
+        self.0.model.fact(Baseline::evaluations)
     }
 
     #[getter]
     fn parameter_count(&self) -> i64 {
-        self.handle().parameters().count()
+        self.0.model.fact(|student| student.parameters().count())
     }
 
     #[getter]
     fn history(&self) -> String {
-        self.history.to_string()
+        self.0.history.to_string()
     }
 
     #[getter]
     fn config(&self) -> String {
-        self.config.to_string()
+        self.0.config.to_string()
     }
 
     #[pyo3(signature = (x0, *, steps=1, condition=None, monitor=None))]
@@ -174,20 +151,12 @@ impl PyBaseline {
     }
 
     fn __repr__(&self) -> String {
-        let student = self.handle();
-        let model = student.model();
-        format!(
-            "Baseline(method={:?}, event_shape={:?}, device={:?})",
-            model.method,
-            model.event_shape,
-            device_name(student.device()),
-        )
+        self.0.model.fact(|student| {
+            let (model, device) = (student.model(), device_name(student.device()));
+            format!(
+                "Baseline(method={:?}, event_shape={:?}, device={device:?})",
+                model.method, model.event_shape
+            )
+        })
     }
-}
-
-/// What kind of thing a file holds, and the facts beside it as JSON.
-#[pyfunction]
-pub fn describe_file(py: Python<'_>, path: PathBuf) -> PyResult<(&'static str, String)> {
-    let (kind, facts) = door::enter(py, move || store::describe(&path))?;
-    Ok((kind, facts.to_string()))
 }

@@ -3,7 +3,8 @@
 
 use std::any::Any;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
@@ -12,18 +13,39 @@ use pyo3::types::PyDict;
 
 use super::errors::from_callback;
 use super::torch_state::Neutral;
-use crate::error::{Error, Result};
+use crate::error::{says_out_of_memory, Error, Result};
 use crate::monitor::{Monitor, Progress};
 
-/// Where the last panic happened. Panics are reported as exceptions, never on stderr.
-static LAST_PANIC: Mutex<Option<String>> = Mutex::new(None);
+/// A panic that nobody has reported yet.
+struct Panic {
+    thread: ThreadId,
+    message: String,
+    /// File, line and column.
+    place: String,
+}
+
+/// Panics are reported as exceptions, never on stderr. Several threads may panic at once, and one that is waited
+/// for (a worker of rayon's) hands its panic to another thread, which then reports it.
+static PANICS: Mutex<Vec<Panic>> = Mutex::new(Vec::new());
+
+/// More panics than these at once are unlikely; the oldest ones are forgotten.
+const MOST_PANICS: usize = 64;
+
+fn panics() -> MutexGuard<'static, Vec<Panic>> {
+    PANICS.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Called once, when the module is imported.
 pub fn install() {
     // The extension links its own copy of Rust's runtime, so this silences nobody else's panics.
     panic::set_hook(Box::new(|info| {
-        let place = info.location().map(ToString::to_string);
-        *LAST_PANIC.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = place;
+        let Some(place) = info.location() else { return };
+        let (message, place) = (text_of(info.payload()).to_string(), place.to_string());
+        let mut panics = panics();
+        if panics.len() >= MOST_PANICS {
+            panics.remove(0);
+        }
+        panics.push(Panic { thread: thread::current().id(), message, place });
     }));
 }
 
@@ -44,15 +66,29 @@ pub fn guard<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| Err(from_panic(payload.as_ref())))
 }
 
-fn from_panic(payload: &(dyn Any + Send)) -> Error {
+fn text_of(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<String>().map(String::as_str);
-    let text =
-        text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message");
+    text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message")
+}
+
+/// Where a panic of this message happened: on this thread or, failing that, on any other.
+fn place_of(message: &str) -> Option<String> {
+    let (own, mut panics) = (thread::current().id(), panics());
+    let same = |panic: &&Panic| panic.message == message;
+    let found = panics.iter().rposition(|panic| same(&panic) && panic.thread == own);
+    let found = found.or_else(|| panics.iter().rposition(|panic| same(&panic)));
+    found.map(|index| panics.remove(index).place)
+}
+
+fn from_panic(payload: &(dyn Any + Send)) -> Error {
+    let text = text_of(payload);
     // tch's infallible operators quote libtorch's whole C++ backtrace, newlines escaped.
     let line = text.split('\n').next().unwrap_or_default();
     let line = line.split("\\n").next().unwrap_or_default();
-    let place = LAST_PANIC.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
-    match place {
+    if says_out_of_memory(line) {
+        return Error::OutOfMemory(line.to_string());
+    }
+    match place_of(text) {
         Some(place) => Error::Internal(anyhow!("{line} (at {place})")),
         None => Error::Internal(anyhow!("{line}")),
     }

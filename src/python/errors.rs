@@ -10,43 +10,58 @@ use pyo3::types::PyType;
 
 use crate::error::{Error, Source};
 
+/// The classes of `koopflow.exceptions`, each found once and from then on known by its Rust type.
+macro_rules! exceptions {
+    ($($name:ident),* $(,)?) => {
+        mod classes {
+            $(pyo3::import_exception!(koopflow.exceptions, $name);)*
+        }
+
+        /// Called when the module is imported: fails there, and not at the first error, where a class is missing.
+        pub fn install(py: Python<'_>) -> PyResult<()> {
+            let module = py.import("koopflow.exceptions")?;
+            $(module.getattr(stringify!($name))?.cast_into::<PyType>()?;)*
+            Ok(())
+        }
+    };
+}
+
+exceptions!(
+    ArgumentError,
+    CheckpointError,
+    DeviceError,
+    DivergenceError,
+    DtypeError,
+    KoopflowError,
+    NonFiniteError,
+    NotFittedError,
+    OutOfMemoryError,
+    ShapeError,
+    TeacherError,
+);
+
 impl From<Error> for PyErr {
     fn from(error: Error) -> Self {
-        Python::attach(|py| to_python(py, error))
-    }
-}
-
-fn to_python(py: Python<'_>, error: Error) -> PyErr {
-    let name = match error {
-        Error::Interrupted(source) | Error::Callback(source) => return from_source(source),
-        Error::Io { path, source } => return from_io(path, source),
-        Error::Teacher { message, source } => {
-            let raised = named(py, "TeacherError", message);
-            raised.set_cause(py, source.map(from_source));
-            return raised;
+        let text = error.to_string();
+        match error {
+            Error::Interrupted(source) | Error::Callback(source) => from_source(source),
+            Error::Io { path, source } => from_io(path, source),
+            Error::Teacher { source, .. } => {
+                let raised = classes::TeacherError::new_err(text);
+                Python::attach(|py| raised.set_cause(py, source.map(from_source)));
+                raised
+            }
+            Error::Shape { .. } => classes::ShapeError::new_err(text),
+            Error::Dtype { .. } => classes::DtypeError::new_err(text),
+            Error::Device { .. } => classes::DeviceError::new_err(text),
+            Error::NonFinite { .. } => classes::NonFiniteError::new_err(text),
+            Error::Argument { .. } => classes::ArgumentError::new_err(text),
+            Error::Checkpoint { .. } => classes::CheckpointError::new_err(text),
+            Error::NotFitted(_) => classes::NotFittedError::new_err(text),
+            Error::Divergence(_) => classes::DivergenceError::new_err(text),
+            Error::OutOfMemory(_) => classes::OutOfMemoryError::new_err(text),
+            Error::Torch(_) | Error::Internal(_) => classes::KoopflowError::new_err(text),
         }
-        Error::Shape { .. } => "ShapeError",
-        Error::Dtype { .. } => "DtypeError",
-        Error::Device { .. } => "DeviceError",
-        Error::NonFinite { .. } => "NonFiniteError",
-        Error::Argument { .. } => "ArgumentError",
-        Error::Checkpoint { .. } => "CheckpointError",
-        Error::NotFitted(_) => "NotFittedError",
-        Error::Divergence(_) => "DivergenceError",
-        Error::Torch(_) | Error::Internal(_) => "KoopflowError",
-    };
-    named(py, name, error.to_string())
-}
-
-/// An exception of `koopflow.exceptions`; failing that, the reason why there is none.
-fn named(py: Python<'_>, name: &str, message: String) -> PyErr {
-    let class = py
-        .import("koopflow.exceptions")
-        .and_then(|module| module.getattr(name))
-        .and_then(|class| Ok(class.cast_into::<PyType>()?));
-    match class {
-        Ok(class) => PyErr::from_type(class, message),
-        Err(missing) => missing,
     }
 }
 

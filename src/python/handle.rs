@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pyo3::prelude::*;
-use serde_json::{json, Map, Value};
+use serde_json::{Map, Value};
 use tch::Device;
 
 use super::door;
@@ -108,13 +108,5 @@ pub fn object(argument: &str, text: &str) -> Result<Map<String, Value>> {
     match super::json::parse(argument, text)? {
         Value::Object(object) => Ok(object),
         other => Err(Error::argument(argument, "a JSON object", other)),
-    }
-}
-
-/// One fact, under its own name.
-pub fn named(key: &str, value: Value) -> Map<String, Value> {
-    match json!({ key: value }) {
-        Value::Object(object) => object,
-        _ => Map::new(),
     }
 }

@@ -7,8 +7,11 @@ mod dlpack;
 mod door;
 mod errors;
 mod feature_distance;
+mod files;
+mod handle;
 mod json;
 mod metrics;
+#[cfg(feature = "probe")]
 mod probe;
 mod spectrum;
 mod student;
@@ -23,6 +26,7 @@ const TORCH_VERSION: &str = env!("KOOPFLOW_TORCH_VERSION");
 
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    errors::install(module.py())?;
     door::install();
     torch_state::install();
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
@@ -32,7 +36,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<baseline::PyBaseline>()?;
     module.add_class::<spectrum::PySpectrum>()?;
     module.add_class::<metrics::PyStatistic>()?;
-    module.add_function(wrap_pyfunction!(baseline::describe_file, module)?)?;
+    module.add_function(wrap_pyfunction!(files::describe_file, module)?)?;
+    module.add_function(wrap_pyfunction!(files::_write_atomically, module)?)?;
     module.add_function(wrap_pyfunction!(student::student_defaults, module)?)?;
     module.add_function(wrap_pyfunction!(training::train_teacher, module)?)?;
     module.add_function(wrap_pyfunction!(training::teacher_defaults, module)?)?;
@@ -51,6 +56,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(metrics::inversion_error, module)?)?;
     module.add_function(wrap_pyfunction!(metrics::round_trip_error, module)?)?;
     module.add_function(wrap_pyfunction!(metrics::straightness, module)?)?;
+    #[cfg(feature = "probe")]
     probe::add(module)?;
     // pyo3 lists every name, private ones too; the public face is the package's own list.
     module.delattr("__all__")

@@ -1,4 +1,5 @@
-//! For the tests of the boundary: reaches what no outside data reaches otherwise. Private.
+//! Private functions for the tests of the boundary: errors, panics and conversions that no call of the public
+//! interface can cause. Compiled with the feature `probe` only, which wheels do not have.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -49,6 +50,21 @@ fn fail(what: &str) -> Result<()> {
             let zeros = |shape: &[i64]| Tensor::zeros(shape, (Kind::Float, Device::Cpu));
             drop(zeros(&[2, 3]).matmul(&zeros(&[2, 3])));
         }
+        "panic during another" => {
+            // Unwinding drops this: while the first panic is under way, another thread panics elsewhere.
+            struct Second;
+            impl Drop for Second {
+                fn drop(&mut self) {
+                    let zeros = |shape: &[i64]| Tensor::zeros(shape, (Kind::Float, Device::Cpu));
+                    let second = std::thread::spawn(move || drop(zeros(&[2, 3]).matmul(&zeros(&[2, 3]))));
+                    let _ = second.join();
+                }
+            }
+            let _second = Second;
+            panic!("a deliberate panic");
+        }
+        "out of memory" => drop(Tensor::f_empty([1 << 50], (Kind::Float, Device::Cpu))?),
+        "panic out of memory" => drop(Tensor::empty([1 << 50], (Kind::Float, Device::Cpu))),
         "torch" => drop(Tensor::zeros([2], (Kind::Float, Device::Cpu)).f_view([3])?),
         "shape" => return Err(Error::shape("argument", "(2,)", "(3,)")),
         "dtype" => return Err(Error::dtype("argument", "floats", "int64")),

@@ -1,16 +1,16 @@
 //! `_core.Student`: a distilled student, for Python.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
 
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tch::Tensor;
 
 use super::array::{Array, ArrayKind};
 use super::door;
 use super::feature_distance::PyFeatureDistance;
+use super::handle::{self, Fitted};
 use super::json;
 use super::spectrum::PySpectrum;
 use super::velocity_field::PyVelocityField;
@@ -22,31 +22,26 @@ use crate::error::{Error, Result};
 use crate::koopman::{Direction, Generator, Student, WeightsChoice};
 use crate::python::door::PyMonitor;
 
+use crate::sampling;
 use crate::sampling::{student_density, StudentDensity, StudentDensityOptions};
 use crate::sampling::{Inversion, Polish};
 use crate::tensor::{device_name, dtype_name, parse_device};
-use crate::{sampling, store};
 
-/// The mutex is held only long enough to clone the handle; work runs on the clone.
 #[pyclass(name = "Student", module = "koopflow._core", frozen)]
-pub struct PyStudent {
-    student: Mutex<Student>,
-    history: Value,
-    config: Value,
-}
+pub struct PyStudent(Fitted<Student>);
 
 impl PyStudent {
     fn handle(&self) -> Student {
-        self.student.lock().unwrap_or_else(PoisonError::into_inner).shallow_clone()
+        self.0.model.handle()
     }
 
     /// A student of the same history, whose configuration names its present generator.
     fn converted(&self, student: Student, generator: &str) -> Self {
-        let mut config = self.config.clone();
+        let mut config = self.0.config.clone();
         config["generator"] = generator.into();
         config["observables"] = student.config().observables.into();
         config["stability"] = "free".into();
-        PyStudent { student: Mutex::new(student), history: self.history.clone(), config }
+        PyStudent(Fitted::new(student, self.0.history.clone(), config))
     }
 
     /// The common shape of every method that turns one batch into another.
@@ -116,36 +111,27 @@ impl PyStudent {
         };
         let field = teacher.handle();
         let mut monitor = PyMonitor::new(monitor);
-        let resolved = config.with_defaults(field.event_shape(), field.conditioning())?;
-        let (student, history) =
-            door::enter(py, move || distill::distill(&*field, &config, &inputs, &mut monitor))?;
-        Ok(PyStudent {
-            student: Mutex::new(student),
-            history: json::to_value(&history)?,
-            config: json::to_value(&resolved)?,
-        })
+        let (student, history, resolved) = door::enter(py, move || {
+            let resolved = config.with_defaults(field.event_shape(), field.conditioning())?;
+            let (student, history) = distill::distill(&*field, &config, &inputs, &mut monitor)?;
+            Ok((student, json::to_value(&history)?, json::to_value(&resolved)?))
+        })?;
+        Ok(PyStudent(Fitted::new(student, history, resolved)))
     }
 
     #[staticmethod]
     #[pyo3(signature = (path, *, device="cpu"))]
     fn load(py: Python<'_>, path: PathBuf, device: &str) -> PyResult<(Self, String)> {
-        let device = parse_device(device)?;
         let name = path.display().to_string();
-        let (student, facts) = door::enter(py, move || store::load_student(&path, device))?;
-        let part = |key: &str| match facts.get(key) {
-            Some(value @ Value::Object(_)) => Ok(value.clone()),
-            _ => Err(Error::checkpoint(&name, format!("its header has no {key}"))),
-        };
-        let (history, config, header) = (part("history")?, part("config")?, part("header")?);
-        Ok((PyStudent { student: Mutex::new(student), history, config }, header.to_string()))
+        let (fitted, facts) = Fitted::load(py, path, parse_device(device)?)?;
+        let header = handle::part(&name, &facts, "header")?;
+        Ok((PyStudent(fitted), header.to_string()))
     }
 
     #[pyo3(signature = (path, header="{}"))]
     fn save(&self, py: Python<'_>, path: PathBuf, header: &str) -> PyResult<()> {
         let header: Value = json::parse("header", header)?;
-        let facts = serde_json::json!({ "history": self.history, "config": self.config, "header": header });
-        let student = self.handle();
-        door::enter(py, move || store::save_student(&path, &student, facts))
+        self.0.save(py, path, Map::from_iter([("header".to_string(), header)]))
     }
 
     /// The same student with its averaged (`"ema"`) or its last (`"raw"`) weights.
@@ -153,43 +139,42 @@ impl PyStudent {
         let choice: WeightsChoice = weights.parse()?;
         let student = self.handle();
         let student = door::enter(py, move || student.with_weights(choice))?;
-        let (history, config) = (self.history.clone(), self.config.clone());
-        Ok(PyStudent { student: Mutex::new(student), history, config })
+        Ok(PyStudent(self.0.with_model(student)))
     }
 
     #[getter]
     fn event_shape<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, &self.handle().config().event_shape)
+        self.0.model.fact(|student| PyTuple::new(py, &student.config().event_shape))
     }
 
     #[getter]
     fn device(&self) -> String {
-        device_name(self.handle().device())
+        self.0.model.fact(|student| device_name(student.device()))
     }
 
     #[getter]
     fn dtype(&self) -> &'static str {
-        dtype_name(self.handle().kind())
+        self.0.model.fact(|student| dtype_name(student.kind()))
     }
 
     #[getter]
     fn size(&self) -> i64 {
-        self.handle().config().size()
+        self.0.model.fact(|student| student.config().size())
     }
 
     #[getter]
     fn evaluations(&self) -> u64 {
-        self.handle().evaluations()
+        self.0.model.fact(Student::evaluations)
     }
 
     #[getter]
     fn history(&self) -> String {
-        self.history.to_string()
+        self.0.history.to_string()
     }
 
     #[getter]
     fn config(&self) -> String {
-        self.config.to_string()
+        self.0.config.to_string()
     }
 
     #[pyo3(signature = (t, x, *, direction="forward", condition=None))]
@@ -426,12 +411,13 @@ impl PyStudent {
     /// empty for others.
     #[getter]
     fn feature_maps(&self) -> Vec<(i64, i64, i64, i64, i64)> {
-        let student = self.handle();
-        let Generator::Levels(generator) = student.generator() else { return Vec::new() };
-        let maps = student.config().feature_maps();
-        let rows = maps.iter().zip(generator.blocks().maps());
-        rows.map(|(map, (blocks, shared))| (map.channels, map.height, map.width, shared, blocks.pairs()))
-            .collect()
+        self.0.model.fact(|student| {
+            let Generator::Levels(generator) = student.generator() else { return Vec::new() };
+            let maps = student.config().feature_maps();
+            let rows = maps.iter().zip(generator.blocks().maps());
+            rows.map(|(map, (blocks, shared))| (map.channels, map.height, map.width, shared, blocks.pairs()))
+                .collect()
+        })
     }
 
     fn eigenvalues<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
@@ -442,16 +428,17 @@ impl PyStudent {
     }
 
     fn __repr__(&self) -> String {
-        let student = self.handle();
-        let config = student.config();
-        format!(
-            "Student(event_shape={:?}, observables={}, lifts={}, size={}, device={:?})",
-            config.event_shape,
-            config.observables,
-            config.lifts,
-            config.size(),
-            device_name(student.device()),
-        )
+        self.0.model.fact(|student| {
+            let config = student.config();
+            format!(
+                "Student(event_shape={:?}, observables={}, lifts={}, size={}, device={:?})",
+                config.event_shape,
+                config.observables,
+                config.lifts,
+                config.size(),
+                device_name(student.device()),
+            )
+        })
     }
 }
 

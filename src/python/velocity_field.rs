@@ -1,7 +1,6 @@
 //! `_core.VelocityField`: any velocity field, for Python.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
 
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -10,6 +9,7 @@ use tch::{Device, Tensor};
 use super::array::{Array, ArrayKind};
 use super::callable_field::{CallableField, CallableFieldConfig};
 use super::door;
+use super::handle::Shared;
 use super::json;
 use crate::error::Error;
 use crate::ode::{self, Chunks, DensityOptions, SolveOptions};
@@ -21,20 +21,17 @@ use crate::velocity::{
     TorchScriptConfig, TorchScriptField, VelocityField,
 };
 
-/// The mutex is held only long enough to clone the handle; work runs on the clone.
 #[pyclass(name = "VelocityField", module = "koopflow._core", frozen)]
-pub struct PyVelocityField {
-    field: Mutex<Box<dyn VelocityField>>,
-}
+pub struct PyVelocityField(Shared<Box<dyn VelocityField>>);
 
 impl PyVelocityField {
     pub fn new(field: Box<dyn VelocityField>) -> Self {
-        PyVelocityField { field: Mutex::new(field) }
+        PyVelocityField(Shared::new(field))
     }
 
     /// A handle on the same field, to move through the door.
     pub fn handle(&self) -> Box<dyn VelocityField> {
-        self.field.lock().unwrap_or_else(PoisonError::into_inner).shallow_clone()
+        self.0.handle()
     }
 }
 
@@ -177,32 +174,32 @@ impl PyVelocityField {
 
     #[getter]
     fn event_shape<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, self.handle().event_shape())
+        self.0.fact(|field| PyTuple::new(py, field.event_shape()))
     }
 
     #[getter]
     fn kind(&self) -> &'static str {
-        self.handle().kind_name()
+        self.0.fact(|field| field.kind_name())
     }
 
     #[getter]
     fn device(&self) -> String {
-        device_name(self.handle().device())
+        self.0.fact(|field| device_name(field.device()))
     }
 
     #[getter]
     fn dtype(&self) -> &'static str {
-        dtype_name(self.handle().dtype())
+        self.0.fact(|field| dtype_name(field.dtype()))
     }
 
     #[getter]
     fn evaluations(&self) -> u64 {
-        self.handle().evaluations()
+        self.0.fact(|field| field.evaluations())
     }
 
     #[getter]
     fn conditioning(&self) -> PyResult<String> {
-        let json = serde_json::to_string(&self.handle().conditioning());
+        let json = serde_json::to_string(&self.0.fact(|field| field.conditioning()));
         Ok(json.map_err(|error| Error::Internal(error.into()))?)
     }
 
@@ -283,7 +280,7 @@ impl PyVelocityField {
     fn save(&self, py: Python<'_>, path: PathBuf, header: &str) -> PyResult<()> {
         let header = json::parse("header", header)?;
         let field = self.handle();
-        door::enter(py, move || store::save_field(&path, &*field, header))
+        door::enter(py, move || store::save(&path, &field, header))
     }
 
     /// The field and the header that `save` wrote.
@@ -291,19 +288,20 @@ impl PyVelocityField {
     #[pyo3(signature = (path, *, device="cpu"))]
     fn load(py: Python<'_>, path: PathBuf, device: &str) -> PyResult<(Self, String)> {
         let device = parse_device(device)?;
-        let (field, header) = door::enter(py, move || store::load_field(&path, device))?;
+        let (field, header) = door::enter(py, move || store::load::<Box<dyn VelocityField>>(&path, device))?;
         Ok((PyVelocityField::new(field), header.to_string()))
     }
 
     fn __repr__(&self) -> String {
-        let field = self.handle();
-        format!(
-            "VelocityField(kind={:?}, event_shape={}, device={:?}, dtype={:?})",
-            field.kind_name(),
-            shape_text(field.event_shape()),
-            device_name(field.device()),
-            dtype_name(field.dtype()),
-        )
+        self.0.fact(|field| {
+            format!(
+                "VelocityField(kind={:?}, event_shape={}, device={:?}, dtype={:?})",
+                field.kind_name(),
+                shape_text(field.event_shape()),
+                device_name(field.device()),
+                dtype_name(field.dtype()),
+            )
+        })
     }
 }
 

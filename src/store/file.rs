@@ -73,7 +73,8 @@ impl Tensors {
     /// [`Error::Checkpoint`].
     pub fn check_budget(&self, sizes: &[i64]) -> Result<()> {
         let held: usize = self.tensors.values().map(Tensor::numel).sum();
-        let described = sizes.iter().try_fold(0i64, |sum, size| sum.checked_add((*size >= 0).then_some(*size)?));
+        let described =
+            sizes.iter().try_fold(0i64, |sum, size| sum.checked_add((*size >= 0).then_some(*size)?));
         match described {
             Some(described) if described as usize <= held => Ok(()),
             _ => {
@@ -113,7 +114,8 @@ impl Opened {
         let header = Header::read(&name, &metadata)?;
         let end = begin.checked_add(metadata.data_len() as u64);
         if end != Some(size) {
-            let message = format!("not a whole safetensors file (it has {size} bytes, its header describes others)");
+            let message =
+                format!("not a whole safetensors file (it has {size} bytes, its header describes others)");
             return Err(Error::checkpoint(&name, message));
         }
         Ok(Opened { file, name, metadata, header })

@@ -18,8 +18,8 @@ use crate::error::Result;
 
 pub use atomic::write_atomically;
 pub(crate) use atomic::{final_target, fresh_file, sync_folder};
-pub(crate) use file::{read_metadata, to_bytes};
 pub use file::Tensors;
+pub(crate) use file::{read_metadata, to_bytes};
 pub(crate) use header::Header;
 pub(crate) use lock::WriterLock;
 

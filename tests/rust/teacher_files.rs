@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use koopflow::flow::{train, train_with_files, TeacherConfig, TeacherHistory, TrainingFiles};
 use koopflow::monitor::{Monitor, Progress, Silent};
-use koopflow::store::{load_field, save_field};
+use koopflow::store;
 use koopflow::tensor::RandomSource;
 use koopflow::training::{Checkpointing, Stopped};
 use koopflow::velocity::{Conditioning, NetworkField, VelocityField};
@@ -99,7 +99,7 @@ fn a_training_that_was_cut_goes_on_bit_for_bit() {
         let (part, early) =
             train_with_files(&config(), &data(), None, None, &writing(&file), &mut monitor).unwrap();
         assert_eq!((early.stopped, early.steps), (Stopped::Interrupted, cut));
-        let (loaded, facts) = load_field(&file, Device::Cpu).unwrap();
+        let (loaded, facts) = store::load::<Box<dyn VelocityField>>(&file, Device::Cpu).unwrap();
         assert_equal(&*loaded, &part);
         assert_eq!(facts["history"]["steps"], cut);
         assert_eq!(facts["history"]["loss"], serde_json::to_value(&early.loss).unwrap());
@@ -116,7 +116,7 @@ fn a_training_that_was_lost_goes_on_from_its_last_file() {
     let mut monitor = After(12, broken);
     let outcome = train_with_files(&config(), &data(), None, None, &writing(&file), &mut monitor);
     assert!(matches!(outcome.err().unwrap(), Error::Internal(_)));
-    let (_, facts) = load_field(&file, Device::Cpu).unwrap();
+    let (_, facts) = store::load::<Box<dyn VelocityField>>(&file, Device::Cpu).unwrap();
     assert_eq!(
         (&facts["history"]["steps"], &facts["history"]["stopped"]),
         (&10.into(), &"interrupted".into())
@@ -143,7 +143,7 @@ fn a_training_is_resumed_with_its_own_options_and_data_only() {
     named(refused(&conditional, &data(), Some(&labels), &file), "conditioning");
 
     let finished = folder.join("finished.safetensors");
-    save_field(&finished, &field, serde_json::json!({})).unwrap();
+    store::save(&finished, &field.shallow_clone(), serde_json::json!({})).unwrap();
     let error = refused(&config(), &data(), None, &finished);
     assert!(matches!(error, Error::Checkpoint { .. }), "{error}");
     assert!(matches!(refused(&config(), &data(), None, &folder.join("nowhere")), Error::Io { .. }));

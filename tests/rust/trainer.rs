@@ -11,7 +11,7 @@ use koopflow::error::Error;
 use koopflow::koopman::{Student, WeightsChoice};
 use koopflow::monitor::{Monitor, Progress, Silent};
 use koopflow::nets::precision::Precision;
-use koopflow::store::{load_student, save_student};
+use koopflow::store;
 use koopflow::training::{Optimizer, ScheduleKind, Stopped};
 use koopflow::velocity::{EvaluationCounter, FieldState, GaussianField, VelocityField};
 use safetensors::SafeTensors;
@@ -234,8 +234,8 @@ fn averaged_weights_are_kept_and_raw_ones_on_request() {
     let raw = student.with_weights(WeightsChoice::Raw).unwrap();
     assert!(flat(&raw).equal(&flat(&plain)));
     for own in [&student, &raw] {
-        save_student(&file, own, serde_json::json!({})).unwrap();
-        let (loaded, _) = load_student(&file, Device::Cpu).unwrap();
+        store::save(&file, own, serde_json::json!({})).unwrap();
+        let (loaded, _) = store::load::<Student>(&file, Device::Cpu).unwrap();
         assert!(flat(&loaded).equal(&flat(own)));
         assert!(flat(&loaded.with_weights(WeightsChoice::Raw).unwrap()).equal(&flat(&plain)));
         assert!(flat(&loaded.with_weights(WeightsChoice::Averaged).unwrap()).equal(&flat(&student)));
@@ -379,7 +379,7 @@ fn a_run_that_was_cut_goes_on_bit_for_bit() {
         for cut in [1, 15, 33] {
             let (part, early) = distill(&gaussian(), &config, &writing(&file, 5), &mut stop_at(cut)).unwrap();
             assert_eq!((early.stopped, early.steps), (Stopped::Interrupted, cut));
-            let (loaded, facts) = load_student(&file, Device::Cpu).unwrap();
+            let (loaded, facts) = store::load::<Student>(&file, Device::Cpu).unwrap();
             assert!(flat(&loaded).equal(&flat(&part)), "{label}: the file holds the best student");
             assert_eq!(facts["history"]["steps"], cut);
             let (resumed, again) = distill(&gaussian(), &config, &resuming(&file), &mut Silent).unwrap();
@@ -433,7 +433,7 @@ fn a_run_is_resumed_with_its_own_options_only() {
     .unwrap();
     named(refused(config(), &other, &file), "resume");
     let finished = folder.join("finished.safetensors");
-    save_student(&finished, &student, serde_json::json!({})).unwrap();
+    store::save(&finished, &student, serde_json::json!({})).unwrap();
     let error = refused(config(), &gaussian(), &finished);
     assert!(matches!(error, Error::Checkpoint { .. }), "{error}");
     assert!(matches!(refused(config(), &gaussian(), &folder.join("nowhere")), Error::Io { .. }));

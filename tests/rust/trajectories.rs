@@ -3,11 +3,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 
 use koopflow::condition::Conditioning;
 use koopflow::data::{Inputs, PairDraw, Trajectories, TrajectoryPlan};
 use koopflow::distill::{distill, DistillConfig};
 use koopflow::error::Error;
+use koopflow::koopman::Student;
 use koopflow::monitor::{Monitor, Progress, Silent};
 use koopflow::store;
 use koopflow::tensor::RandomSource;
@@ -110,7 +112,7 @@ fn a_file_holds_what_memory_would_and_is_reused() {
     let random = RandomSource::new(0);
     let draw = |paths: &Trajectories| paths.batch(&random, 3, 64, PairDraw::default()).pairs.unwrap().x_t;
     assert!(draw(&again).equal(&draw(&in_memory)));
-    assert!(matches!(store::load_student(&scratch.0, Device::Cpu), Err(Error::Checkpoint { .. })));
+    assert!(matches!(store::load::<Student>(&scratch.0, Device::Cpu), Err(Error::Checkpoint { .. })));
 }
 
 #[test]
@@ -188,7 +190,7 @@ fn a_file_of_another_kind_is_refused_with_the_reason() {
             "{what}"
         );
     }
-    store::save_field(&scratch.0, &field, serde_json::Value::Null).unwrap();
+    store::save(&scratch.0, &field.shallow_clone(), serde_json::Value::Null).unwrap();
     assert!(reason(&field, &plan(64)).contains("holds a teacher"));
     let nowhere = scratch.0.join("no/such/folder");
     assert!(matches!(in_file(&field, &plan(64), &nowhere), Err(Error::Io { .. })));
@@ -294,4 +296,89 @@ fn conditions_are_stored_beside_the_trajectories() {
         let message = run(&(pool + 0 + 1).clamp_max(5)).unwrap_err().to_string();
         assert!(message.contains("another pool of conditions"), "{message}");
     }
+}
+
+/// Goes on only when another thread has found out that it has to wait.
+struct UntilSomebodyWaits(Option<mpsc::Receiver<()>>);
+
+impl Monitor for UntilSomebodyWaits {
+    fn tick(&mut self) -> koopflow::Result<()> {
+        Ok(())
+    }
+
+    fn report(&mut self, _: &Progress) -> koopflow::Result<()> {
+        if let Some(waiting) = self.0.take() {
+            waiting.recv().unwrap();
+        }
+        Ok(())
+    }
+}
+
+struct TellsThatItWaits(mpsc::Sender<()>);
+
+impl Monitor for TellsThatItWaits {
+    fn tick(&mut self) -> koopflow::Result<()> {
+        Ok(())
+    }
+
+    fn report(&mut self, _: &Progress) -> koopflow::Result<()> {
+        Ok(())
+    }
+
+    fn note(&mut self, _: &Progress, text: &str) -> koopflow::Result<()> {
+        assert!(text.contains("waiting for another fit"), "{text}");
+        self.0.send(()).unwrap();
+        Ok(())
+    }
+}
+
+#[test]
+fn of_two_fits_with_one_file_the_second_waits_and_uses_what_the_first_wrote() {
+    let scratch = Scratch::new("shared");
+    let path = scratch.0.clone();
+    let (tell, waiting) = mpsc::channel();
+    let (begun, begin) = mpsc::channel();
+    let first = std::thread::spawn(move || {
+        let field = gaussian(0.0);
+        let mut monitor = Begun(begun, UntilSomebodyWaits(Some(waiting)));
+        let whole = Trajectories::in_file(&field, &plan(5000), None, &path, false, &mut monitor).unwrap();
+        whole.states().copy()
+    });
+    begin.recv().unwrap();
+    let field = gaussian(0.0);
+    let mut monitor = TellsThatItWaits(tell);
+    let second = Trajectories::in_file(&field, &plan(5000), None, &scratch.0, false, &mut monitor).unwrap();
+    assert_eq!(field.evaluations(), 1, "only to know the teacher again");
+    assert!(second.states().equal(&first.join().unwrap()));
+    let folder = fs::read_dir(scratch.0.parent().unwrap()).unwrap();
+    let name = scratch.0.file_name().unwrap().to_str().unwrap().to_string();
+    let left: Vec<_> = folder.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(left.iter().all(|other| *other == name || !other.starts_with(&name)), "{left:?}");
+}
+
+/// Tells when the first chunk is being solved, and so the file is locked.
+struct Begun(mpsc::Sender<()>, UntilSomebodyWaits);
+
+impl Monitor for Begun {
+    fn tick(&mut self) -> koopflow::Result<()> {
+        let _ = self.0.send(());
+        Ok(())
+    }
+
+    fn report(&mut self, progress: &Progress) -> koopflow::Result<()> {
+        self.1.report(progress)
+    }
+}
+
+#[test]
+fn a_linked_trajectory_file_stays_a_link() {
+    let (scratch, target) = (Scratch::new("link"), Scratch::new("link-target"));
+    std::os::unix::fs::symlink(&target.0, &scratch.0).unwrap();
+    let field = gaussian(0.0);
+    in_file(&field, &plan(64), &scratch.0).unwrap();
+    assert!(fs::symlink_metadata(&scratch.0).unwrap().is_symlink());
+    assert!(fs::symlink_metadata(&target.0).unwrap().is_file());
+    let before = field.evaluations();
+    in_file(&field, &plan(64), &scratch.0).unwrap();
+    assert_eq!(field.evaluations() - before, 1);
 }

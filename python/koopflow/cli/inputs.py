@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
+from os import fspath
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import datasets
+from .. import _core, datasets
 from ..exceptions import ArgumentError, CheckpointError, KoopflowError
 from ..students import KoopmanDistiller
 from ..teachers import FlowTeacher
@@ -304,7 +304,5 @@ def refuse_existing(paths: Iterable[Path], *, overwrite: bool, hint: str = "") -
 
 def write_text(path: Path, text: str) -> Path:
     """Write a small file whole or not at all."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    _core._write_atomically(fspath(path), text.encode())
     return path

@@ -27,6 +27,7 @@ def numbers(seed=0, shape=SHAPE):
     return np.random.default_rng(seed).normal(size=shape)
 
 
+@pytest.mark.probe
 class TestNumpyIn:
     @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", ">f4", ">f8"])
     def test_floats_keep_their_width(self, dtype):
@@ -125,6 +126,7 @@ class TestNumpyIn:
             _core._roundtrip([[1.0], [2.0, 3.0]])
 
 
+@pytest.mark.probe
 class TestTorchIn:
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
     def test_floats_keep_their_width(self, dtype):
@@ -220,6 +222,7 @@ class TestTorchIn:
 
 
 class TestOut:
+    @pytest.mark.probe
     @pytest.mark.parametrize("make", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
     def test_results_outlive_everything_else(self, make):
         expected = numbers(shape=(64, 64))[3:5]
@@ -232,6 +235,7 @@ class TestOut:
         assert len(churn) == 20
         np.testing.assert_array_equal(np.asarray(part), expected)
 
+    @pytest.mark.probe
     def test_results_can_be_written(self):
         for make in (np.asarray, torch.as_tensor):
             back = _core._roundtrip(make(numbers()))
@@ -245,6 +249,7 @@ class TestOut:
         assert isinstance(f.velocity(0.5, torch.from_numpy(x)), torch.Tensor)
 
 
+@pytest.mark.probe
 @pytest.mark.parametrize("make", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
 def test_fifty_thousand_crossings_hold_memory(make):
     def resident():
@@ -286,6 +291,7 @@ class TestCuda:
         if not torch.cuda.is_available():
             pytest.skip("no CUDA device")
 
+    @pytest.mark.probe
     def test_roundtrip_stays_on_the_device(self):
         for tensor in (torch.arange(12.0).reshape(SHAPE), torch.ones(3).expand(4, 3), torch.tensor(1)):
             given = tensor.cuda()
@@ -307,6 +313,7 @@ class TestCuda:
             f.velocity(0.5, torch.ones(4, 2))
 
 
+@pytest.mark.probe
 @settings(max_examples=150, deadline=None)
 @given(
     arrays(

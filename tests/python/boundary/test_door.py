@@ -54,10 +54,13 @@ CLASSES = {
     "divergence": (exceptions.DivergenceError, RuntimeError),
     "internal": (exceptions.KoopflowError,),
     "torch": (exceptions.KoopflowError,),
+    "out of memory": (exceptions.OutOfMemoryError, MemoryError),
+    "panic out of memory": (exceptions.OutOfMemoryError, MemoryError),
 }
 
 
 class TestErrors:
+    @pytest.mark.probe
     @pytest.mark.parametrize("what", CLASSES)
     def test_every_error_has_its_class(self, what):
         exact, *bases = CLASSES[what]
@@ -68,10 +71,12 @@ class TestErrors:
             assert isinstance(caught.value, base)
         assert "\n" not in str(caught.value)
 
+    @pytest.mark.probe
     def test_internal_errors_tell_the_whole_chain(self):
         with pytest.raises(exceptions.KoopflowError, match="outer: inner"):
             _core._fail("internal")
 
+    @pytest.mark.probe
     def test_missing_files(self):
         with pytest.raises(FileNotFoundError) as caught:
             _core._fail("no file")
@@ -91,6 +96,7 @@ class TestErrors:
         assert isinstance(made, exceptions.KoopflowError)
         assert type(made).__doc__
 
+    @pytest.mark.probe
     @pytest.mark.parametrize("what", ["panic", "panic in a worker", "panic in torch"])
     def test_panics_become_koopflow_errors_and_print_nothing(self, what):
         done = run_python(
@@ -110,6 +116,11 @@ class TestErrors:
         assert re.match(rf"internal error: .*({expected}).* \(at .*\.rs:\d+:\d+\)\n$", done.stdout), (
             done.stdout
         )
+
+    @pytest.mark.probe
+    def test_each_panic_is_reported_where_it_happened(self):
+        with pytest.raises(exceptions.KoopflowError, match=r"a deliberate panic \(at .*probe\.rs:"):
+            _core._fail("panic during another")
 
     def test_bad_options_are_named(self):
         def function(t, x, condition):
@@ -138,6 +149,7 @@ class TestErrors:
             f.velocity(0.5, numbers(shape=(4, 2)), [0, 1, 2, 3])
 
 
+@pytest.mark.probe
 class TestDoor:
     def test_monitor_is_told(self):
         events = []
@@ -173,6 +185,7 @@ class TestDoor:
             signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.probe
 def test_a_forked_child_can_use_the_library():
     done = run_python(
         """

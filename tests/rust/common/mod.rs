@@ -44,8 +44,8 @@ pub fn student(config: StudentConfig, spread: f64) -> Student {
 /// Written to a file and read again.
 pub fn through_a_file(student: &Student, name: &str) -> Student {
     let path = std::env::temp_dir().join(format!("koopflow-{name}-{}.safetensors", std::process::id()));
-    koopflow::store::save_student(&path, student, serde_json::Value::Null).unwrap();
-    let again = koopflow::store::load_student(&path, Device::Cpu);
+    koopflow::store::save(&path, student, serde_json::Value::Null).unwrap();
+    let again = koopflow::store::load::<Student>(&path, Device::Cpu);
     std::fs::remove_file(&path).unwrap();
     again.unwrap().0
 }

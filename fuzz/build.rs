@@ -1,0 +1,8 @@
+//! Fuzz targets find libtorch by an absolute path; CUDA is not for them.
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    if let Ok(lib) = std::env::var("DEP_TCH_LIBTORCH_LIB") {
+        println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
+    }
+}

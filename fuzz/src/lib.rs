@@ -1,0 +1,3 @@
+//! Readers of outside bytes, for libFuzzer. See `README.md` beside this crate for how to run it.
+
+pub mod readers;
