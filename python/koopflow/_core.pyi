@@ -635,7 +635,7 @@ def lower_precision(name: str) -> str:
     """
 
 def _write_atomically(path: str, content: bytes) -> None:
-    """Writes a file whole, or leaves the old one as it was. A symbolic link stays one; its target is replaced."""
+    """Writes a file whole, or leaves the old one as it was. Of a symbolic link, the target is replaced."""
 
 # For the tests of the boundary: only in an extension compiled with the cargo feature `probe`.
 def _roundtrip(array: _Array) -> _Array: ...
