@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from .. import __version__, _core, datasets, metrics, plotting
+from .._tables import text_table
 from ..students import KoopmanDistiller
 from ..students.evaluation import timed
 from ..teachers import FlowTeacher
@@ -29,6 +30,14 @@ from .pictures import save
 NOISE_SEED = 987_654_321
 EULER_STEPS = (1, 4, 20, 100)
 EXACT, STUDENT = "teacher, dopri5", "student, 1 step"
+HEADS = {
+    "method": "method",
+    "evaluations": "NFE",
+    "seconds_per_10k": "s per 10,000",
+    "sliced_wasserstein": "sliced W2",
+    "energy": "energy",
+    "endpoint_error": "endpoint error",
+}
 
 
 @dataclass(frozen=True)
@@ -41,18 +50,6 @@ class Case:
     teacher_seconds: float
     student_seconds: float
     trajectories: int | None = None
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table; the names are those of its JSON."""
-
-    method: str
-    evaluations: int | None
-    seconds_per_10k: float | None
-    sliced_wasserstein: float
-    energy: float
-    endpoint_error: float | None
 
 
 def demo() -> Command:
@@ -132,7 +129,7 @@ def run_case(case: Case, settings: Settings, folder: Path) -> tuple[dict[str, An
         f"{learned['seconds']:.0f} s, trajectories {learned['trajectory_seconds']:.0f} s of them\n"
     )
     rows, ends = compare(teacher, student, case, count=2_000 if settings["quick"] else 8_000)
-    print(table(rows))
+    print(text_table(rows, HEADS))
     count = 500 if settings["quick"] else 2_000
     report = student.evaluate(teacher, case.held_out, n=count, seed=NOISE_SEED)
     print(
@@ -142,7 +139,7 @@ def run_case(case: Case, settings: Settings, folder: Path) -> tuple[dict[str, An
     student.save(folder / f"{case.name}-student.safetensors")
     of_student = ("steps", "seconds", "trajectory_seconds", "stopped", "best_step")
     summary = {
-        "rows": [vars(row) for row in rows],
+        "rows": rows,
         "evaluation": report.to_dict(),
         "teacher": {name: history[name] for name in ("steps", "seconds", "stopped")},
         "student": {"observables": student.n_observables_, **{name: learned[name] for name in of_student}},
@@ -158,7 +155,7 @@ def stop_if_interrupted(history: dict[str, Any]) -> None:
 
 def compare(
     teacher: FlowTeacher, student: KoopmanDistiller, case: Case, *, count: int
-) -> tuple[list[Row], dict[str, NDArray[Any]]]:
+) -> tuple[list[dict[str, Any]], dict[str, NDArray[Any]]]:
     """Every sampler from the same noise: its cost, its distance to data, its distance to dopri5."""
     noise = _core.normal((count, *teacher.event_shape), NOISE_SEED)
     samplers: dict[str, tuple[Any, Callable[..., Any]]] = {EXACT: (teacher, teacher.sample)}
@@ -179,24 +176,16 @@ def compare(
         if method != EXACT:
             error = _core.endpoint_error(ends[method], ends[EXACT], _core.total_std(ends[EXACT])).value
         distances = _distances(ends[method][:size], held_out)
-        rows.append(Row(method, evaluations, seconds * 10_000 / count, *distances, error))
-    return [*rows, Row("data against data", None, None, *_distances(fresh, held_out), None)], ends
+        rows.append(_row(method, evaluations, seconds * 10_000 / count, *distances, error))
+    return [*rows, _row("data against data", None, None, *_distances(fresh, held_out), None)], ends
+
+
+def _row(*values: Any) -> dict[str, Any]:
+    return dict(zip(HEADS, values, strict=True))
 
 
 def _distances(samples: NDArray[Any], data: NDArray[Any]) -> tuple[float, float]:
     return metrics.sliced_wasserstein(samples, data), metrics.energy_distance(samples, data)
-
-
-def table(rows: list[Row]) -> str:
-    """The rows as text; the last one is the sampling floor."""
-    heads = ("", "NFE", "s per 10,000", "sliced W2", "energy", "endpoint error")
-    formats = ("<18", ">5", ">14.4f", ">11.4f", ">10.4f", ">16.4f")
-    lines = ["".join(format(head, form.split(".")[0]) for head, form in zip(heads, formats, strict=True))]
-    lines.append("-" * len(lines[0]))
-    for row in rows:
-        cells = zip(vars(row).values(), formats, strict=True)
-        lines.append("".join(format("", f.split(".")[0]) if v is None else format(v, f) for v, f in cells))
-    return "\n".join(f"  {line}".rstrip() for line in lines)
 
 
 def draw(

@@ -224,11 +224,6 @@ def load_either(given: str | None, device: str) -> KoopmanDistiller | FlowTeache
             raise error from None
 
 
-def event_shape_of(model: KoopmanDistiller | FlowTeacher) -> tuple[int, ...]:
-    """The shape of one sample."""
-    return tuple(model.event_shape if isinstance(model, FlowTeacher) else model.event_shape_)
-
-
 def conditioning_of(model: KoopmanDistiller | FlowTeacher) -> tuple[int | None, int | None]:
     """The number of classes, or the length of vectors, that a model is conditioned on."""
     if isinstance(model, FlowTeacher):

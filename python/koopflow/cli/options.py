@@ -171,7 +171,7 @@ class Command:
     def add_signature(self, table: str, function: Any, *, skip: Collection[str] = ()) -> None:
         """Add the keywords of a function or class that the table lacks, with their docstring's words."""
         words = _documented(function)
-        called = function.__init__ if isinstance(function, type) else function
+        called = inspect.getattr_static(function, "__init__") if isinstance(function, type) else function
         hints = typing.get_type_hints(called)
         for name, parameter in inspect.signature(called).parameters.items():
             if name in ("self", *skip, *self.tables.get(table, {})):
@@ -188,7 +188,7 @@ class Command:
             self.add(table, name, kind, default, words.get(name, ""))
 
     def parse(self, arguments: Sequence[str]) -> Settings:
-        """Defaults, then the file of ``--config``, then ``--set``, then flags.
+        """Defaults, then the file of ``--config``, then flags and ``--set`` in their order.
 
         Raises
         ------
@@ -196,11 +196,11 @@ class Command:
             For the first that is wrong.
         """
         defaults = self._parser.get_defaults()
-        config, sets, flags = self._split(arguments)
+        config, flags = self._split(arguments)
         if config is not None:
             self._read(Path(config))
         try:
-            values = self._parser.instantiate(self._parser.parse_args([*sets, *flags]))
+            values = self._parser.instantiate(self._parser.parse_args(flags))
         except argparse.ArgumentError as error:
             raise UsageError(_one_line(str(error), self._nested)) from error
         for full in (full for keys in self.tables.values() for full in keys.values()):
@@ -209,31 +209,31 @@ class Command:
         tables = {name: keys for name, keys in self.tables.items() if name}
         return Settings(self.name, tables, values, defaults, config)
 
-    def _split(self, arguments: Sequence[str]) -> tuple[str | None, list[str], list[str]]:
-        """The file of ``--config``, the keys of ``--set`` as flags, and flags under their full names."""
-        config, sets, flags, rest = None, [], [], list(arguments)
+    def _split(self, arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+        """The file of ``--config``, and everything else as flags under their full names."""
+        config, flags, rest = None, [], list(arguments)
         while rest:
-            flag, equals, value = rest.pop(0).partition("=")
-            if flag in ("--config", "--set"):
+            name, equals, value = rest.pop(0).partition("=")
+            if name in ("--config", "--set"):
                 if not equals and not rest:
-                    raise UsageError(f"{flag}: expected a value, got nothing")
+                    raise UsageError(f"{name}: expected a value, got nothing")
                 value = value if equals else rest.pop(0)
-                if flag == "--config":
+                if name == "--config":
                     config = value
                     continue
                 key, equals, value = (part.strip() for part in value.partition("="))
                 if not equals or not key:
                     raise UsageError(f"--set: expected key=value, got {key!r}")
-                sets.append(f"--{self._full(key, flag)}={_null(value)}")
-            elif flag.startswith("--") and flag != "--help":
-                full = self._full(flag[2:].replace("-", "_"), flag)
+                name = f"--{key}"
+            if name == "-n":
+                name = "--n"
+            if name.startswith("--") and name != "--help":
+                full = self._full(name[2:].replace("-", "_"), name)
                 if not equals and full in self._switches:
-                    value = rest.pop(0) if rest[:1] in (["true"], ["false"]) else "true"
-                    equals = "="
-                flags.append(f"--{full}{equals}{_null(value)}")
-            else:
-                flags.append("--n" if flag == "-n" else _null(flag + equals + value))
-        return config, sets, flags
+                    equals, value = "=", rest.pop(0) if rest[:1] in (["true"], ["false"]) else "true"
+                name = f"--{full}"
+            flags.append(f"{name}={_null(value)}" if equals else _null(name))
+        return config, flags
 
     def _read(self, path: Path) -> None:
         """Take the values of a file as defaults."""

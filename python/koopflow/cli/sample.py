@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .._arrays import to_numpy
 from ..students import KoopmanDistiller
 from ..teachers import FlowTeacher
-from .inputs import conditions, event_shape_of, load_either, make, refuse_existing
+from .inputs import conditions, load_either, make, refuse_existing
 from .options import Command, Settings, UsageError
 from .pictures import SUFFIXES, can_be_drawn, columns_of, draw_samples
 from .training import for_results, progress
@@ -51,7 +51,7 @@ def sample() -> Command:
 def _run(settings: Settings) -> int:
     """Load, sample, write."""
     model = load_either(settings["student"], settings["device"])
-    path = _output_file(settings, event_shape_of(model))
+    path = _output_file(settings, model.event_shape_)
     n, condition = conditions(model, settings["n"], settings["label"], settings["condition"])
     known = inspect.signature(type(model).sample).parameters
     given = settings.table("sample", given=True)

@@ -7,8 +7,6 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TextIO
 
 from .._arrays import to_numpy
@@ -20,7 +18,6 @@ from .inputs import (
     DataOptions,
     conditioning_of,
     conditions,
-    event_shape_of,
     load,
     load_teacher,
     output_folder,
@@ -131,41 +128,23 @@ def for_results(command: Command) -> Command:
     return command
 
 
-@dataclass(frozen=True)
 class Run:
-    """One training: its files in the output folder, ``kind`` being teacher or student."""
+    """One training and its files in the output folder; ``kind`` is teacher or student."""
 
-    of: Settings
-    kind: str
-
-    def _file(self, ending: str) -> Path:
-        return output_folder(self.of["output"]) / ending
-
-    @property
-    def model(self) -> Path:
-        """What training makes."""
-        return self._file(f"{self.kind}.safetensors")
-
-    @property
-    def checkpoint(self) -> Path:
-        """The state of training, there until it is completed."""
-        return self._file(f"{self.kind}.checkpoint.safetensors")
-
-    @property
-    def settings(self) -> Path:
-        """What the run was asked for."""
-        return self._file(f"{self.of.command}.toml")
-
-    @property
-    def pictures(self) -> tuple[Path, Path]:
-        """Samples, and losses and errors."""
-        return self._file(f"{self.kind}-samples.png"), self._file(f"{self.kind}-training.png")
+    def __init__(self, settings: Settings, kind: str) -> None:
+        folder = output_folder(settings["output"])
+        self.of, self.kind = settings, kind
+        self.model = folder / f"{kind}.safetensors"
+        # The state of training, there until it is completed.
+        self.checkpoint = folder / f"{kind}.checkpoint.safetensors"
+        self.settings = folder / f"{settings.command}.toml"
+        self.samples, self.curves = folder / f"{kind}-samples.png", folder / f"{kind}-training.png"
 
     def finished(self) -> bool:
         """Whether ``--resume`` has nothing to do. Raises ``UsageError`` for results that nobody gave up."""
         if not self.of["resume"]:
             hint = ", --resume goes on" if self.checkpoint.exists() else ""
-            there = [self.checkpoint, self.model, self.settings, *self.pictures]
+            there = [self.checkpoint, self.model, self.settings, self.samples, self.curves]
             refuse_existing(there, overwrite=self.of["overwrite"], hint=hint)
             return False
         if self.model.exists() and not self.checkpoint.exists():
@@ -226,15 +205,14 @@ class Run:
             self.checkpoint.unlink(missing_ok=True)
             print(said)
         self._draw(model, history, held_out)
-        written = [self.model, self.settings, *self.pictures]
+        written = [self.model, self.settings, self.samples, self.curves]
         print(f"wrote {', '.join(str(path) for path in written if path.exists())}")
 
     def _draw(
         self, model: FlowTeacher | KoopmanDistiller, history: Mapping[str, Any], held_out: Any | None
     ) -> None:
-        samples, curves = self.pictures
-        draw_training(history, curves)
-        shape = event_shape_of(model)
+        draw_training(history, self.curves)
+        shape = model.event_shape_
         of_vectors = conditioning_of(model)[1] is not None
         if not can_be_drawn(shape) or (of_vectors and held_out is None):
             return
@@ -243,8 +221,8 @@ class Run:
             n = len(condition)
         else:
             n, condition = conditions(model, 1000 if shape == (2,) else None)
-        images = to_numpy(model.sample(n, condition=condition))
-        draw_samples(images, samples, columns=columns_of(condition))
+        samples = to_numpy(model.sample(n, condition=condition))
+        draw_samples(samples, self.samples, columns=columns_of(condition))
 
 
 def progress(*, quiet: bool = False, stream: TextIO | None = None) -> bool | ProgressFunction:

