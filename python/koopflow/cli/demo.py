@@ -201,7 +201,7 @@ def draw(
     sets = {
         "data": case.held_out[:count],
         EXACT: ends[EXACT][:count],
-        "student, one step": ends[STUDENT][:count],
+        "student, one step, from the same noise": ends[STUDENT][:count],
     }
     noise = _core.normal((24 if plane else 5, *teacher.event_shape), NOISE_SEED)
     times = np.linspace(0.0, 1.0, 33 if plane else 11).tolist()
