@@ -6,7 +6,7 @@ use super::source::relative_error;
 use super::{BaselineModel, KdmWeights, Source, Space};
 use crate::error::Result;
 use crate::nets::{Mlp, MlpConfig, Network, Parameters};
-use crate::tensor::RandomSource;
+use crate::tensor::{shared, RandomSource};
 
 /// x1 = D(E0(x0) K), after Berman, Naiman et al., "One-Step Offline Distillation of Diffusion-based Models via
 /// Koopman Modeling" (arXiv 2505.13358), without its adversarial term, which is for images. Latents are rows,
@@ -86,13 +86,6 @@ impl Kdm {
         }
         Tensor::stack(&terms, 0).sum(carried.kind())
     }
-
-    pub fn shallow_clone(&self) -> Self {
-        Kdm {
-            noise_encoder: self.noise_encoder.shallow_clone(),
-            data_encoder: self.data_encoder.shallow_clone(),
-            decoder: self.decoder.shallow_clone(),
-            operator: self.operator.shallow_clone(),
-        }
-    }
 }
+
+shared!(Kdm { noise_encoder, data_encoder, decoder, operator });

@@ -6,7 +6,7 @@ use super::{BaselineModel, Source, Space};
 use crate::data::Points;
 use crate::error::Result;
 use crate::nets::{Dual, Mlp, MlpConfig, Network, Parameters, Signal};
-use crate::tensor::RandomSource;
+use crate::tensor::{shared, RandomSource};
 
 /// X_{s,t}(x) = x + (t - s) u(x, s, t), with u the mean of the velocity along the path from (s, x) to t (Geng et
 /// al., "Mean Flows for One-step Generative Modeling", arXiv 2505.13447, whose time runs the other way: its t is
@@ -94,8 +94,6 @@ impl MeanVelocity {
         let weight = (square.detach() + WEIGHT_FLOOR).rsqrt();
         Ok((square * weight).mean(error.kind()))
     }
-
-    pub fn shallow_clone(&self) -> Self {
-        MeanVelocity { network: self.network.shallow_clone() }
-    }
 }
+
+shared!(MeanVelocity { network });

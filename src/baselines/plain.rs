@@ -6,7 +6,7 @@ use super::source::relative_error;
 use super::{BaselineModel, Source, Space};
 use crate::error::Result;
 use crate::nets::{Mlp, MlpConfig, Network, Parameters};
-use crate::tensor::RandomSource;
+use crate::tensor::{shared, RandomSource};
 
 /// x1 = skip(x0) + network(x0), regressed on the teacher's endpoints.
 pub struct PlainNetwork {
@@ -36,8 +36,6 @@ impl PlainNetwork {
         let ends = source.ends(step);
         relative_error(&self.endpoint(space, &ends.x_s, ends.condition.as_ref()), &ends)
     }
-
-    pub fn shallow_clone(&self) -> Self {
-        PlainNetwork { network: self.network.shallow_clone() }
-    }
 }
+
+shared!(PlainNetwork { network });

@@ -4,6 +4,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::nets::Dual;
 use crate::nets::InputCoordinates;
+use crate::tensor::shared;
 
 /// The data's scales, as they are known from stored trajectories.
 pub struct Space {
@@ -50,8 +51,6 @@ impl Space {
     pub fn velocity_unit(&self) -> Tensor {
         (self.coordinates.deviation().square() + 1.0).sqrt()
     }
-
-    pub fn shallow_clone(&self) -> Self {
-        Space { coordinates: self.coordinates.shallow_clone() }
-    }
 }
+
+shared!(Space { coordinates });

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::monitor::EvaluationCounter;
 use crate::nets::InputCoordinates;
 use crate::nets::Parameters;
-use crate::tensor::{parse_dtype, RandomSource};
+use crate::tensor::{parse_dtype, shared, RandomSource};
 
 pub struct Baseline {
     model: BaselineModel,
@@ -93,15 +93,6 @@ impl Baseline {
         self.parameters.restore(&mut take)?;
         self.space.coordinates.restore(&mut take)
     }
-
-    /// A second handle: parameters and counter are shared, not copied.
-    pub fn shallow_clone(&self) -> Self {
-        Baseline {
-            model: self.model.clone(),
-            parameters: self.parameters.shallow_clone(),
-            space: self.space.shallow_clone(),
-            networks: self.networks.shallow_clone(),
-            counter: self.counter.clone(),
-        }
-    }
 }
+
+shared!(Baseline { parameters, space, networks; model, counter });

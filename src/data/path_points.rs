@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::flow::Path;
 use crate::nets::precision::Lowered;
 use crate::nets::InputCoordinates;
-use crate::tensor::{at_home, check_batch, RandomSource};
+use crate::tensor::{at_home, check_batch, shared, RandomSource};
 use crate::velocity::VelocityField;
 
 /// Single points (t, x_t).
@@ -28,15 +28,6 @@ pub struct Points {
 }
 
 impl Points {
-    pub fn shallow_clone(&self) -> Points {
-        Points {
-            t: self.t.shallow_clone(),
-            x: self.x.shallow_clone(),
-            condition: self.condition.as_ref().map(Tensor::shallow_clone),
-            teacher_condition: self.teacher_condition.as_ref().map(Tensor::shallow_clone),
-        }
-    }
-
     pub fn count(&self) -> i64 {
         self.t.size()[0]
     }
@@ -59,6 +50,8 @@ impl Points {
         Ok(velocity.to_kind(self.x.kind()).to_device(self.x.device()).f_reshape(self.x.size().as_slice())?)
     }
 }
+
+shared!(Points { t, x, condition, teacher_condition });
 
 /// How points of a path are drawn.
 #[derive(Debug, Clone, Copy)]

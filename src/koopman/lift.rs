@@ -11,7 +11,7 @@ use crate::nets::{
     Dual, FourierFeatures, Mlp, MlpConfig, Network, Parameters, Polynomial, Signal, Sinusoids, UNet,
     UNetEncoder,
 };
-use crate::tensor::RandomSource;
+use crate::tensor::{shared, RandomSource, Share};
 
 /// What observables are made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -75,8 +75,10 @@ impl Rates {
             Rates::Levels(blocks) => blocks.rate(features),
         }
     }
+}
 
-    pub fn shallow_clone(&self) -> Self {
+impl Share for Rates {
+    fn shallow_clone(&self) -> Self {
         match self {
             Rates::Flat(blocks) => Rates::Flat(blocks.shallow_clone()),
             Rates::Levels(blocks) => Rates::Levels(blocks.shallow_clone()),
@@ -324,13 +326,6 @@ impl Lift {
         }
         (g, tangent)
     }
-
-    pub fn shallow_clone(&self) -> Self {
-        Lift {
-            functions: self.functions.shallow_clone(),
-            frame: self.frame.as_ref().map(Rates::shallow_clone),
-            mixing: self.mixing.as_ref().map(Tensor::shallow_clone),
-            state: self.state,
-        }
-    }
 }
+
+shared!(Lift { functions, frame, mixing; state });

@@ -3,6 +3,7 @@
 //! linear observer does. Going on from the latest encoding alone makes samples worse with every step: its
 //! error adds to those of the states it was made of, and the encodings before it are forgotten.
 
+use crate::tensor::shared;
 use tch::Tensor;
 
 /// How many votes the encoding of the noise has for each step of the sampler. A later encoding has one: it is
@@ -51,14 +52,6 @@ impl Observables {
         Observables { t: join(|g| &g.t), x: join(|g| &g.x), features: join(|g| &g.features) }
     }
 
-    pub fn shallow_clone(&self) -> Observables {
-        Observables {
-            t: self.t.shallow_clone(),
-            x: self.x.shallow_clone(),
-            features: self.features.shallow_clone(),
-        }
-    }
-
     /// Rows `start .. start + length`.
     pub fn rows(&self, start: i64, length: i64) -> Observables {
         Observables {
@@ -77,3 +70,5 @@ impl Observables {
         }
     }
 }
+
+shared!(Observables { t, x, features });

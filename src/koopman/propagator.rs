@@ -3,6 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::Observables;
+use crate::tensor::shared;
 
 /// x(t + tau) = constant + t · time + x · state + phi · features, for one fixed tau.
 #[derive(Debug)]
@@ -71,13 +72,6 @@ impl Propagator {
             features: convert(&self.features),
         }
     }
-
-    pub fn shallow_clone(&self) -> Propagator {
-        Propagator {
-            constant: self.constant.shallow_clone(),
-            time: self.time.shallow_clone(),
-            state: self.state.as_ref().map(Tensor::shallow_clone),
-            features: self.features.shallow_clone(),
-        }
-    }
 }
+
+shared!(Propagator { constant, time, state, features });

@@ -13,7 +13,8 @@ use crate::monitor::EvaluationCounter;
 use crate::nets::InputCoordinates;
 use crate::nets::Parameters;
 use crate::tensor::{
-    check_batch, check_finite, expand_time, finite_or_divergence, parse_dtype, shape_text, RandomSource,
+    check_batch, check_finite, expand_time, finite_or_divergence, parse_dtype, shape_text, shared,
+    RandomSource, Share,
 };
 
 /// Which way along the flow the observables will be propagated.
@@ -367,20 +368,6 @@ impl Student {
         self.parameters.restore(&mut take)?;
         self.coordinates.restore(&mut take)
     }
-
-    /// A second handle: parameters and counter are shared, not copied.
-    pub fn shallow_clone(&self) -> Self {
-        Student {
-            config: self.config.clone(),
-            parameters: self.parameters.shallow_clone(),
-            coordinates: self.coordinates.shallow_clone(),
-            forward: self.forward.shallow_clone(),
-            backward: self.backward.as_ref().map(Lift::shallow_clone),
-            generator: self.generator.shallow_clone(),
-            readout: self.readout.shallow_clone(),
-            counter: self.counter.clone(),
-            both: self.both.as_ref().map(BothWeights::shallow_clone),
-            horizons: self.horizons.clone(),
-        }
-    }
 }
+
+shared!(Student { parameters, coordinates, forward, backward, generator, readout, both; config, counter, horizons });

@@ -7,7 +7,7 @@ use tch::Tensor;
 
 use super::Student;
 use crate::error::{Error, Result};
-use crate::tensor::shape_text;
+use crate::tensor::{shape_text, shared};
 
 /// The names of both kinds in a file.
 pub const AVERAGED_WEIGHTS: &str = "weights.averaged";
@@ -21,14 +21,12 @@ pub struct BothWeights {
 }
 
 impl BothWeights {
-    pub(super) fn shallow_clone(&self) -> Self {
-        BothWeights { averaged: self.averaged.shallow_clone(), raw: self.raw.shallow_clone() }
-    }
-
     pub(super) fn named(&self) -> [(String, Tensor); 2] {
         [(AVERAGED_WEIGHTS.into(), self.averaged.copy()), (RAW_WEIGHTS.into(), self.raw.copy())]
     }
 }
+
+shared!(BothWeights { averaged, raw });
 
 /// Which weights to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

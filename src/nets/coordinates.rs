@@ -7,6 +7,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::error::Result;
 use crate::nets::Dual;
+use crate::tensor::shared;
 
 /// Deviations are floored: axes that the data does not use (blank pixels) must not amplify noise.
 const DEVIATION_FLOOR: f64 = 0.02;
@@ -244,19 +245,9 @@ impl InputCoordinates {
         self.table = table(&self.means, &self.deviations);
         Ok(())
     }
-
-    pub fn shallow_clone(&self) -> Self {
-        InputCoordinates {
-            center: self.center.shallow_clone(),
-            axes: self.axes.as_ref().map(Tensor::shallow_clone),
-            event_shape: self.event_shape.clone(),
-            scale: self.scale.shallow_clone(),
-            means: self.means.shallow_clone(),
-            deviations: self.deviations.shallow_clone(),
-            table: self.table.shallow_clone(),
-        }
-    }
 }
+
+shared!(InputCoordinates { center, axes, scale, means, deviations, table; event_shape });
 
 /// Mean and floored deviation of each column of `at(index)`, at each time: `[T, columns]` twice.
 fn moments(times: i64, at: impl Fn(i64) -> Result<Tensor>, scale: &Tensor) -> Result<(Tensor, Tensor)> {

@@ -5,6 +5,7 @@ use std::f64::consts::PI;
 use tch::{Device, Kind, Tensor};
 
 use super::Dual;
+use crate::tensor::shared;
 
 /// [t, sin(pi 2^j t), cos(pi 2^j t)] for j = 0, 1, ...: `[B] -> [B, 1 + 2 frequencies]`.
 #[derive(Debug)]
@@ -37,8 +38,6 @@ impl TimeEmbedding {
         let tangent = Tensor::cat(&[rate, &cosine * &phase_rate, -(&sine * &phase_rate)], 1);
         Dual::new(Tensor::cat(&[value, sine, cosine], 1), tangent)
     }
-
-    pub fn shallow_clone(&self) -> Self {
-        TimeEmbedding { frequencies: self.frequencies.shallow_clone() }
-    }
 }
+
+shared!(TimeEmbedding { frequencies });

@@ -6,7 +6,7 @@ use tch::Tensor;
 
 use super::{Dual, Network, Parameters};
 use crate::error::Result;
-use crate::tensor::RandomSource;
+use crate::tensor::{shared, RandomSource};
 
 /// `[B, inputs] -> [B, outputs]`. Frequencies and phases are parameters, so files hold them and gradient
 /// training moves them; a closed-form solve leaves them as drawn.
@@ -38,11 +38,9 @@ impl FourierFeatures {
             phases: parameters.add(format!("{name}.phases"), phases),
         })
     }
-
-    pub fn shallow_clone(&self) -> Self {
-        FourierFeatures { frequencies: self.frequencies.shallow_clone(), phases: self.phases.shallow_clone() }
-    }
 }
+
+shared!(FourierFeatures { frequencies, phases });
 
 impl Network for FourierFeatures {
     fn forward(&self, input: &Tensor) -> Tensor {

@@ -4,7 +4,7 @@ use super::init::linear_uniform;
 use super::signal::Signal;
 use super::{precision, Parameters};
 use crate::error::Result;
-use crate::tensor::RandomSource;
+use crate::tensor::{shared, RandomSource};
 use tch::Tensor;
 
 /// `[B, inputs] -> [B, outputs]`.
@@ -40,8 +40,6 @@ impl Linear {
         };
         input.affine(product, &self.bias)
     }
-
-    pub fn shallow_clone(&self) -> Self {
-        Linear { weight: self.weight.shallow_clone(), bias: self.bias.shallow_clone() }
-    }
 }
+
+shared!(Linear { weight, bias });

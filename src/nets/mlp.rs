@@ -8,7 +8,7 @@ use super::linear::Linear;
 use super::signal::Signal;
 use super::{precision, Dual, Network, Parameters};
 use crate::error::Result;
-use crate::tensor::RandomSource;
+use crate::tensor::{shared, RandomSource};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -66,14 +66,9 @@ impl Mlp {
         }
         Ok(())
     }
-
-    pub fn shallow_clone(&self) -> Self {
-        Mlp {
-            layers: self.layers.iter().map(Linear::shallow_clone).collect(),
-            skip: self.skip.as_ref().map(Tensor::shallow_clone),
-        }
-    }
 }
+
+shared!(Mlp { layers, skip });
 
 impl Mlp {
     fn apply<S: Signal>(&self, input: &S) -> S {

@@ -4,7 +4,7 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
-use crate::tensor::shape_text;
+use crate::tensor::{shape_text, shared};
 
 /// Named leaf tensors. Layers hold shallow clones of them; after [`Parameters::pack`] all are views
 /// of one buffer, so that writing the buffer writes every layer.
@@ -143,14 +143,6 @@ impl Parameters {
         }
         Ok(())
     }
-
-    pub fn shallow_clone(&self) -> Self {
-        Parameters {
-            kind: self.kind,
-            device: self.device,
-            names: self.names.clone(),
-            tensors: self.tensors.iter().map(Tensor::shallow_clone).collect(),
-            flat: self.flat.as_ref().map(Tensor::shallow_clone),
-        }
-    }
 }
+
+shared!(Parameters { tensors, flat; kind, device, names });

@@ -265,9 +265,9 @@ impl<'a, F: FnMut(f64, &Tensor) -> Result<Tensor>> Run<'a, F> {
         let h = t - self.t;
         self.length = h.abs();
         self.stages.begin(h)?;
-        for stage in 1..6 {
+        for (stage, node) in C.iter().enumerate().skip(1) {
             let inner = &self.y + self.stages.weighted(stage)?;
-            let slope = self.rhs.call(self.t + C[stage] * h, &inner)?;
+            let slope = self.rhs.call(self.t + node * h, &inner)?;
             self.stages.set(stage as i64, &slope)?;
         }
         let y = &self.y + self.stages.weighted(STAGE_B)?;

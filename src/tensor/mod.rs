@@ -4,6 +4,7 @@
 mod chunks;
 mod condition;
 mod random;
+mod share;
 pub mod threads;
 
 use tch::{Cuda, Device, Kind, Tensor};
@@ -12,6 +13,8 @@ use crate::error::{Error, Result};
 
 pub use chunks::{chunks, in_chunks};
 pub use random::RandomSource;
+pub(crate) use share::shared;
+pub use share::Share;
 
 /// Parses `"cpu"`, `"cuda"`, `"cuda:1"` or `"auto"` (a GPU where there is one).
 ///

@@ -4,7 +4,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::gaussian::find_tensor;
 use crate::error::{Error, Result};
-use crate::tensor::shape_text;
+use crate::tensor::{shape_text, shared};
 
 /// Per-coordinate mean and standard deviation of what a field was trained on.
 pub(super) struct Standard {
@@ -70,8 +70,6 @@ impl Standard {
         let convert = |x: &Tensor| x.to_device(device).to_kind(kind);
         Standard { mean: convert(&self.mean), scale: convert(&self.scale) }
     }
-
-    pub fn shallow_clone(&self) -> Standard {
-        Standard { mean: self.mean.shallow_clone(), scale: self.scale.shallow_clone() }
-    }
 }
+
+shared!(Standard { mean, scale });

@@ -7,7 +7,7 @@ use super::Columns;
 use crate::error::{Error, Result};
 use crate::koopman::{Observables, Propagator, StudentConfig};
 use crate::nets::Parameters;
-use crate::tensor::{check_finite, shape_text, RandomSource};
+use crate::tensor::{check_finite, shape_text, shared, RandomSource};
 
 #[derive(Debug)]
 pub struct DenseGenerator {
@@ -127,11 +127,9 @@ impl DenseGenerator {
         head.narrow(0, 0, 1).narrow(1, 1, 1).copy_(&one);
         Tensor::cat(&[head, columns], 1)
     }
-
-    pub fn shallow_clone(&self) -> Self {
-        DenseGenerator { columns: self.columns.shallow_clone(), dimension: self.dimension }
-    }
 }
+
+shared!(DenseGenerator { columns; dimension });
 
 /// [1, t] L = [0, 1], and the learned columns; `ones` is what the constant is worth.
 fn act(columns: &Tensor, g: &Tensor, ones: &Tensor) -> Tensor {

@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 use crate::error::Result;
 use crate::koopman::{Blocks, Observables, StudentConfig};
 use crate::nets::Parameters;
-use crate::tensor::RandomSource;
+use crate::tensor::{shared, RandomSource};
 
 /// A feature map of `channels` x `pixels` values, flattened with its pixels innermost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,8 +173,6 @@ impl LevelGenerator {
         let maps = exact.maps().map(|(blocks, shared)| blocks.eigenvalues().repeat([shared, 1]));
         Tensor::cat(&std::iter::once(still).chain(maps).collect::<Vec<_>>(), 0)
     }
-
-    pub fn shallow_clone(&self) -> Self {
-        LevelGenerator { blocks: self.blocks.shallow_clone(), options: self.options }
-    }
 }
+
+shared!(LevelGenerator { blocks; options });

@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 use crate::error::{Error, Result};
 use crate::koopman::{Basis, Blocks, Observables, Propagator, StudentConfig};
 use crate::nets::Parameters;
-use crate::tensor::{check_finite, shape_text, RandomSource};
+use crate::tensor::{check_finite, shape_text, shared, RandomSource};
 
 #[derive(Debug)]
 pub struct SpectralGenerator {
@@ -193,12 +193,6 @@ impl SpectralGenerator {
         let still = Tensor::zeros([2 + exact.readout.size()[1], 2], (Kind::Double, Device::Cpu));
         Tensor::cat(&[still, exact.blocks.eigenvalues()], 0)
     }
-
-    pub fn shallow_clone(&self) -> Self {
-        SpectralGenerator {
-            blocks: self.blocks.shallow_clone(),
-            readout: self.readout.shallow_clone(),
-            drift: self.drift.shallow_clone(),
-        }
-    }
 }
+
+shared!(SpectralGenerator { blocks, readout, drift });

@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::error::Result;
 use crate::nets::Parameters;
-use crate::tensor::RandomSource;
+use crate::tensor::{shared, RandomSource};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
@@ -121,12 +121,6 @@ impl Columns {
         };
         exact.matrix()
     }
-
-    pub fn shallow_clone(&self) -> Self {
-        Columns {
-            stability: self.stability,
-            first: self.first.shallow_clone(),
-            rest: self.rest.iter().map(Tensor::shallow_clone).collect(),
-        }
-    }
 }
+
+shared!(Columns { first, rest; stability });

@@ -8,7 +8,7 @@ use super::super::linear::Linear;
 use super::super::{dropout, Parameters, Signal};
 use super::UNetConfig;
 use crate::error::Result;
-use crate::tensor::RandomSource;
+use crate::tensor::{shared, RandomSource, Share};
 
 /// Where layers register their parameters.
 pub(super) struct Builder<'a> {
@@ -95,12 +95,9 @@ impl Convolution {
         };
         input.affine(convolve, &bias)
     }
-
-    pub fn shallow_clone(&self) -> Self {
-        let (weight, bias) = (self.weight.shallow_clone(), self.bias.shallow_clone());
-        Convolution { weight, bias, stride: self.stride }
-    }
 }
+
+shared!(Convolution { weight, bias; stride });
 
 /// Normalisation of groups of channels.
 pub(super) struct GroupNorm {
@@ -125,12 +122,9 @@ impl GroupNorm {
         let kind = input.primal().kind();
         input.group_norm(self.groups, &self.weight.to_kind(kind), &self.bias.to_kind(kind))
     }
-
-    pub fn shallow_clone(&self) -> Self {
-        let (weight, bias) = (self.weight.shallow_clone(), self.bias.shallow_clone());
-        GroupNorm { weight, bias, groups: self.groups }
-    }
 }
+
+shared!(GroupNorm { weight, bias; groups });
 
 /// What a block does to the size of an image, without weights.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -281,17 +275,9 @@ impl AttentionBlock {
         let mixed = mixed.map(|x| x.transpose(2, 3).reshape([batch, channels, positions]));
         rows.add(&self.out.apply(&mixed)).map(|x| x.reshape(size.as_slice()))
     }
-
-    pub fn shallow_clone(&self) -> Self {
-        AttentionBlock {
-            norm: self.norm.shallow_clone(),
-            qkv: self.qkv.shallow_clone(),
-            out: self.out.shallow_clone(),
-            heads: self.heads,
-            qkv_first: self.qkv_first,
-        }
-    }
 }
+
+shared!(AttentionBlock { norm, qkv, out; heads, qkv_first });
 
 /// One entry of a stage.
 pub(super) enum Layer {
@@ -311,7 +297,9 @@ impl Layer {
             Layer::Upsample(layer) => layer.apply(&Resampling::Up.apply(input)),
         }
     }
+}
 
+impl Share for Layer {
     fn shallow_clone(&self) -> Self {
         match self {
             Layer::Convolution(layer) => Layer::Convolution(layer.shallow_clone()),
@@ -329,8 +317,10 @@ impl Stage {
     pub fn apply<S: Signal>(&self, input: &S, embedding: &S) -> S {
         self.0.iter().fold(input.map(Tensor::shallow_clone), |hidden, layer| layer.apply(&hidden, embedding))
     }
+}
 
-    pub fn shallow_clone(&self) -> Self {
-        Stage(self.0.iter().map(Layer::shallow_clone).collect())
+impl Share for Stage {
+    fn shallow_clone(&self) -> Self {
+        Stage(self.0.shallow_clone())
     }
 }

@@ -15,7 +15,7 @@ use super::linear::Linear;
 use super::{precision, Dual, Parameters, Signal};
 use crate::condition::Conditioning;
 use crate::error::Result;
-use crate::tensor::RandomSource;
+use crate::tensor::{shared, RandomSource};
 use layers::{
     AttentionBlock, Builder, Convolution, GroupNorm, Initial, Layer, Resampling, ResidualBlock, Stage,
 };
@@ -70,16 +70,9 @@ impl Embedding {
             _ => embedded,
         }
     }
-
-    fn shallow_clone(&self) -> Self {
-        Embedding {
-            layers: self.layers.each_ref().map(Linear::shallow_clone),
-            condition: self.condition.as_ref().map(Tensor::shallow_clone),
-            frequencies: self.frequencies.shallow_clone(),
-            odd: self.odd,
-        }
-    }
 }
+
+shared!(Embedding { layers, condition, frequencies; odd });
 
 /// [cos(w t), sin(w t)] of times `[B]`.
 pub trait Sinusoids {
@@ -201,15 +194,9 @@ impl UNetEncoder {
     pub fn apply<S: Signal + Sinusoids>(&self, t: &S, x: &S, condition: Option<&Tensor>) -> Vec<S> {
         self.features(&lower(x), &self.embedding.apply(t, condition))
     }
-
-    pub fn shallow_clone(&self) -> Self {
-        UNetEncoder {
-            embedding: self.embedding.shallow_clone(),
-            input: self.input.iter().map(Stage::shallow_clone).collect(),
-            middle: self.middle.shallow_clone(),
-        }
-    }
 }
+
+shared!(UNetEncoder { embedding, input, middle });
 
 /// The way up, from features and an embedding to an image.
 struct Ascent {
@@ -273,15 +260,9 @@ impl Ascent {
             .fold(start, |hidden, (stage, skip)| stage.apply(&hidden.join(skip), embedding));
         self.last.apply(&self.norm.apply(&hidden).silu())
     }
-
-    fn shallow_clone(&self) -> Self {
-        Ascent {
-            output: self.output.iter().map(Stage::shallow_clone).collect(),
-            norm: self.norm.shallow_clone(),
-            last: self.last.shallow_clone(),
-        }
-    }
 }
+
+shared!(Ascent { output, norm, last });
 
 /// The way up alone, with an embedding of its own.
 pub struct UNetDecoder {
@@ -311,11 +292,9 @@ impl UNetDecoder {
         let image = self.ascent.image(&maps, &self.embedding.apply(t, condition));
         image.map(|x| x.to_kind(kind))
     }
-
-    pub fn shallow_clone(&self) -> Self {
-        UNetDecoder { embedding: self.embedding.shallow_clone(), ascent: self.ascent.shallow_clone() }
-    }
 }
+
+shared!(UNetDecoder { embedding, ascent });
 
 /// `(t [B], x [B, inputs, H, W]) -> [B, outputs, H, W]`.
 pub struct UNet {
@@ -345,11 +324,9 @@ impl UNet {
         let maps = self.encoder.features(&lower(x), &embedding);
         self.ascent.image(&maps, &embedding).map(|x| x.to_kind(kind))
     }
-
-    pub fn shallow_clone(&self) -> Self {
-        UNet { encoder: self.encoder.shallow_clone(), ascent: self.ascent.shallow_clone() }
-    }
 }
+
+shared!(UNet { encoder, ascent });
 
 /// In the dtype that products are lowered to; on CUDA then also with channels last in memory, which tensor
 /// cores ask for.
