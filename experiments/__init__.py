@@ -1,1 +1,1 @@
-"""Studies of koopflow by koopflow: not part of the wheel."""
+"""Studies of koopflow itself, run from a checkout and not part of the wheel: README.md lists the commands."""

@@ -18,6 +18,7 @@ import numpy as np
 from koopflow import _core
 from koopflow._arrays import Array, as_batch, as_condition, to_numpy
 from koopflow.exceptions import ArgumentError, DivergenceError
+from koopflow.options import Objective
 from koopflow.progress import ProgressFunction, ProgressMeter
 from koopflow.students.distiller import KoopmanDistiller
 from koopflow.students.evaluation import distances
@@ -32,11 +33,11 @@ PAPER_TERMS = ("consistency", "target", "phase")
 """The terms that the paper's ablation turns on and off (Turan et al., arXiv 2506.22304)."""
 
 EVALUATION_SEED = 900_000_000
-"""Of the noise that every run is measured on, far from the seeds that people train with."""
+"""Seed of the noise that every run is measured on, far from the seeds that people train with."""
 
-# Settings decide the results as much as the design does, so that a file says them in every row.
+# Settings decide the results as much as the design does, so every row of a file has them.
 _FILE_COLUMNS = (*COLUMNS, "settings")
-# Teachers and data are recognised by the teacher's own distance: solvers differ in the last digits.
+# Teachers and data are recognised by the teacher's own distance, whose last digits differ between machines.
 _FINGERPRINT_TOLERANCE = 1e-3
 
 
@@ -62,7 +63,7 @@ class _Run:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What a finished run is recognised by: everything but what it was called."""
+        """What identifies a finished run: everything but its name."""
         return self.weights, self.observables, self.generator, self.seed
 
 
@@ -85,48 +86,48 @@ def ablate(
 ) -> AblationTable:
     """Fit a student for every combination of terms, observables, generator and seed, and measure each.
 
-    Without options this is the design of the paper's ablation of terms: every combination of
-    ``consistency``, ``target`` and ``phase`` with at least one of them, weight 1 each, everything else off.
-    Its ablation of the embedding dimension is a second call with ``observables=[16, 32, 64, 128]``. The paper
-    has one lift (``options={"lifts": 1}``): of two, the one for decoding backwards learns from the
-    ``inverse`` and ``round_trip`` terms alone, and without them the inversion error says nothing.
+    By default this is the design of the paper's ablation of terms: every combination of ``consistency``,
+    ``target`` and ``phase`` with at least one of them, weight 1 each, everything else off. Its ablation of
+    the embedding dimension is a second call with ``observables=[16, 32, 64, 128]``. The paper has one lift
+    (``options={"architecture": {"lifts": 1}}``): of two, the one for decoding backwards learns from the
+    ``inverse`` and ``round_trip`` terms alone, and without them the inversion error is meaningless.
 
     Parameters
     ----------
     teacher : FlowTeacher
-        Fitted or attached; distilled by every run.
+        Fitted or attached teacher of every run.
     data : array, ``[N, *event]``
-        Held-out data, at least 4 samples: the scale of the errors, and what W2 is measured to.
+        Held-out data, at least 4 samples, for the scale of the errors and for W2.
     terms : mapping or sequence, optional
-        What to vary in the loss. A mapping gives each variant a name: ``{"all": {"target": 1, "phase": 0.1},
+        Variants of the loss. A mapping gives each variant a name: ``{"all": {"target": 1, "phase": 0.1},
         ...}``; a sequence names them after their terms: ``["target", ("target", "phase"), {"phase": 0.1}]``.
-        A variant is a dictionary of weights, or the names of terms at weight 1; terms that it leaves out
-        are 0. The names are those of the ``weights`` of :class:`koopflow.KoopmanDistiller`.
+        A variant is a dictionary of weights, or the names of terms at weight 1; other terms are 0. The names
+        are those of the ``weights`` of :class:`koopflow.Objective`.
     observables : int or sequence of int, optional
-        How many learnt observables; None is the default for the dimension.
+        Numbers of learnt observables; None is the default for the dimension.
     generators : str or sequence of str, optional
         ``"spectral"``, ``"dense"``; None is the distiller's default.
     seeds : int or sequence of int, default (0,)
-        One run each.
+        Random seeds, one run each.
     options : mapping, optional
         Further arguments of every :class:`koopflow.KoopmanDistiller`: ``{"steps": 2000}``.
     fit_options : mapping, optional
         Further arguments of every :meth:`koopflow.KoopmanDistiller.fit`.
     condition : array, optional
-        For a conditional teacher: labels ``[P]`` or vectors ``[P, dim]``, which training and evaluation draw
-        from.
+        Labels ``[P]`` or vectors ``[P, dim]`` that training and evaluation draw from, for a conditional
+        teacher.
     n : int, default 1000
-        Noise samples of each evaluation.
+        Number of noise samples of each evaluation.
     evaluation_seed : int, default 900000000
-        Of that noise, the same for every run.
+        Random seed of that noise, the same for every run.
     csv : path, optional
-        Every run is appended here as it finishes, so that a process that dies loses at most one.
+        File that every run is appended to when it is finished, so that a crash loses at most one run.
     resume : bool, default True
-        With a file at ``csv`` of an earlier call, take finished runs from it and do the rest; runs that
-        diverged are finished. False starts the file anew.
+        Whether finished runs, diverged ones included, are taken from the file at ``csv``. False starts the
+        file anew.
     progress : bool or callable, default True
-        A bar over the runs where somebody is looking, nothing, or a function that is called with an event of
-        the stage ``"ablation"`` after each run: see :mod:`koopflow.progress`.
+        A bar over the runs, nothing, or a function that is called with an event of the stage ``"ablation"``
+        after each run: see :mod:`koopflow.progress`.
 
     Returns
     -------
@@ -147,7 +148,7 @@ def ablate(
     Examples
     --------
     >>> import numpy as np
-    >>> from experiments.ablation.run import ablate
+    >>> from experiments.ablation import ablate
     >>> from koopflow import FlowTeacher
     >>> teacher = FlowTeacher.gaussian([1.0, -1.0], np.eye(2))
     >>> table = ablate(
@@ -171,7 +172,7 @@ def ablate(
     options, fit_options = dict(options or {}), dict(fit_options or {})
     n, data = checked_count(n), to_numpy(as_batch(data))
     runs = _grid(teacher, terms=terms, observables=observables, generators=generators, seeds=seeds)
-    students = [_student(run, options) for run in runs]
+    students = [_student(run, dict(options)) for run in runs]
     pool = as_condition(condition)
     if pool is not None:
         fit_options["condition"] = pool
@@ -296,13 +297,20 @@ def _name(weights: Mapping[str, float]) -> str:
 
 def _student(run: _Run, options: dict[str, Any]) -> KoopmanDistiller:
     """The student of a run, whose options are checked before the first run begins."""
-    axes = {"weights": "terms", "observables": "observables", "generator": "generators", "seed": "seeds"}
+    axes = {"observables": "observables", "generator": "generators", "seed": "seeds"}
     for option, axis in axes.items():
         if option in options:
             raise ArgumentError(f"options: expected no {option!r}, which the ablation sets: use {axis}=")
+    objective = Objective.of("objective", options.pop("objective", None))
+    if objective.weights is not None:
+        raise ArgumentError("options: expected no weights, which the ablation sets: use terms=")
     weights = dict.fromkeys(json.loads(_core.student_defaults(2))["weights"], 0.0) | dict(run.weights)
     return KoopmanDistiller(
-        weights=weights, observables=run.observables, generator=run.generator, seed=run.seed, **options
+        objective=objective.replaced(weights=weights),
+        observables=run.observables,
+        generator=run.generator,
+        seed=run.seed,
+        **options,
     )
 
 
@@ -320,10 +328,10 @@ def _measured(
     seed: int,
     condition: Array | None,
 ) -> Row:
-    """The row of a run; KeyboardInterrupt when it was interrupted, for half a run measures nothing."""
+    """The row of a run; raises KeyboardInterrupt if Ctrl-C cut it short, since half a run is no result."""
     try:
         with warnings.catch_warnings():
-            # That the best student so far is kept is not true here.
+            # Its message, that the best student is kept, is not true here.
             warnings.filterwarnings("ignore", message="interrupted after", category=RuntimeWarning)
             student.fit(teacher, progress=False, **fit_options)
         if student.history_["stopped"] == "interrupted":
@@ -357,7 +365,7 @@ def _drawn(pool: Array, n: int, seed: int) -> Array:
 
 
 def _opened(path: str, settings: str, *, resume: bool) -> dict[tuple[Any, ...], Row]:
-    """Makes the file ready to be appended to; the finished runs in it that had the same settings."""
+    """Prepares the file for appending and returns its finished runs that had the same settings."""
     if not resume or not os.path.exists(path) or os.path.getsize(path) == 0:
         with open(path, "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow(_FILE_COLUMNS)
@@ -378,7 +386,7 @@ def _opened(path: str, settings: str, *, resume: bool) -> dict[tuple[Any, ...], 
 
 
 def _drop_broken_line(path: str) -> None:
-    """Cuts a last line without an end: its process died while it wrote."""
+    """Removes a last line without an end, left by a process that died while writing."""
     with open(path, "rb+") as file:
         content = file.read()
         file.truncate(content.rfind(b"\n") + 1)
@@ -411,7 +419,7 @@ def _key(row: Row) -> tuple[Any, ...]:
 def _check_teacher(
     finished: Iterable[Row], teacher: Flow, data: Array, *, n: int, seed: int, condition: Array | None
 ) -> None:
-    """Refuses rows that another teacher or other data gave: their own distance differs."""
+    """Refuses rows of another teacher or other data, whose own distance differs."""
     known = [row["teacher_wasserstein2"] for row in finished if not row["reason"]]
     if not known:
         return

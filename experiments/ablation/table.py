@@ -1,4 +1,4 @@
-"""The table that an ablation answers."""
+"""The table of an ablation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 from ..tables import Row, RowTable
 
 DESIGN = ("name", "weights", "observables", "generator")
-"""The columns that say which student a row is about; rows that differ in the seed alone agree on them."""
+"""Columns that say which student a row is about; rows of the same design differ in the seed alone."""
 
 MEASURES = (
     "endpoint_error",
@@ -22,24 +22,22 @@ MEASURES = (
     "steps",
     "teacher_evaluations",
 )
-"""The columns that were measured: numbers, NaN where the run diverged."""
+"""Columns of numbers, NaN if the run diverged."""
 
 COLUMNS = (*DESIGN, "seed", *MEASURES, "reason")
-"""The columns of a table of single runs, in order."""
+"""Columns of a table of single runs, in order."""
 
 
 class AblationTable(RowTable):
-    """Rows of an ablation: a sequence of dictionaries that prints as an aligned table.
+    """Rows of an ablation, as :func:`experiments.ablation.ablate` returns them.
 
-    Made by :func:`koopflow.ablate`. Errors are those of :class:`koopflow.EvaluationReport`.
+    Errors are those of :class:`koopflow.EvaluationReport`.
 
     Parameters
     ----------
     rows : sequence of dict
-        With the same keys each: ``name``, ``weights`` (of every term that is on), ``observables``,
-        ``generator``, ``seed``, ``endpoint_error``, ``path_error``, ``straight_line_path_error``,
-        ``inversion_error``, ``round_trip_error``, ``wasserstein2``, ``teacher_wasserstein2``, ``seconds``,
-        ``steps``, ``teacher_evaluations`` and ``reason`` (why a run has no results, otherwise empty).
+        Single runs with the keys in ``COLUMNS``; ``weights`` are those of the terms that are on, ``reason``
+        says why a run has no results.
     interrupted : bool, default False
         Whether Ctrl-C ended the ablation before the last run.
 
@@ -48,19 +46,16 @@ class AblationTable(RowTable):
     >>> row = {"name": "target", "observables": 8, "generator": "dense", "seed": 0, "endpoint_error": 0.25}
     >>> table = AblationTable([row, {**row, "seed": 1, "endpoint_error": 0.75}])
     >>> print(table)
-    terms   observables  generator  seed  endpoint
-    target            8  dense         0    0.2500
-    target            8  dense         1    0.7500
+    terms      observables  generator      seed    endpoint
+    target               8  dense             0      0.2500
+    target               8  dense             1      0.7500
     >>> print(table.summary())
-    terms   observables  generator  runs         endpoint
-    target            8  dense         2  0.5000 ± 0.3536
-    >>> table.to_dict()["endpoint_error"]
-    [0.25, 0.75]
+    terms      observables  generator      runs  endpoint
+    target               8  dense             2  0.5000 ± 0.3536
     """
 
     design = DESIGN
     measures = MEASURES
-    # What is not here is left to the CSV.
     headings: ClassVar[Mapping[str, str]] = {
         "name": "terms",
         "observables": "observables",
@@ -80,15 +75,8 @@ class AblationTable(RowTable):
         "reason": "reason",
     }
     decimals: ClassVar[Mapping[str, int]] = {"seconds": 1, "steps": 0, "teacher_evaluations": 0}
-    text = ("name", "generator", "reason")
-    # What went wrong is a column only where something did.
     optional = ("failed", "reason")
 
     def __init__(self, rows: Sequence[Row], *, interrupted: bool = False) -> None:
         super().__init__(rows)
         self.interrupted = interrupted
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The names of the columns."""
-        return tuple(self._rows[0]) if self._rows else COLUMNS

@@ -1,9 +1,9 @@
 """Speed of image models: samples and training steps a second, memory, in float32 and bfloat16.
 
-    python benches/image_speed.py --device cuda                                  # about 1M parameters, 28x28
-    python benches/image_speed.py --device cuda --shape 3 32 32 --channels 128 \\
-        --multipliers 1 2 2 2 --blocks 2 --attention 2 --heads 4                 # about 35M parameters
-    python benches/image_speed.py --shape 1 8 8 --channels 8 --batch 16          # whether it runs, on a CPU
+    python -m experiments.benches.image_speed --device cuda                   # about 1M parameters, 28x28
+    python -m experiments.benches.image_speed --device cuda --shape 3 32 32 --channels 128 \\
+        --multipliers 1 2 2 2 --blocks 2 --attention 2 --heads 4              # about 35M parameters
+    python -m experiments.benches.image_speed --shape 1 8 8 --channels 8 --batch 16      # quick, on a CPU
 
 Weights are untrained: speed does not depend on them, apart from the steps that an adaptive solver takes. A
 rate of samples is the median of ``--repeats`` runs after one that warms up; a rate of training is the
@@ -55,7 +55,7 @@ def synchronise(device: str) -> None:
 
 
 def memory(options: argparse.Namespace) -> str:
-    """What is in use on the device: libtorch's allocator is this process's own, koopflow's included."""
+    """Peak memory on the device, in GiB; koopflow's tensors are in the same allocator as torch's."""
     if not options.device.startswith("cuda"):
         return "-"
     return f"{torch.cuda.max_memory_reserved() / 2**30:.2f}"
@@ -66,8 +66,8 @@ def row(*cells: Any) -> None:
 
 
 def steps_a_second(fit: Callable[[int], dict[str, float]], options: argparse.Namespace) -> float:
-    """By the difference of a longer and a shorter training, which have the rest in common; NaN where other
-    work on the machine drowned it."""
+    """By the difference of a longer and a shorter training, which have the rest in common; NaN if it is not
+    positive because of other work on the machine."""
     few, many = options.training_steps, 5 * options.training_steps
     difference = fit(many)["seconds"] - fit(few)["seconds"]
     return (many - few) / difference if difference > 0 else float("nan")
@@ -123,10 +123,8 @@ def main() -> None:
             unet=network,
             steps=steps,
             batch_size=options.batch,
-            trajectories=max(64, options.batch),
-            path_steps=2,
-            evaluate_every=10**6,
-            precision=precision,
+            trajectories={"count": max(64, options.batch), "path_steps": 2},
+            training={"evaluate_every": 10**6, "precision": precision},
             device=options.device,
             **given,
         )

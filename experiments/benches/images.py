@@ -1,16 +1,16 @@
-"""Image students side by side on upscaled digits: the paper's, the hierarchical one, a plain distilled U-Net.
+"""Image students on upscaled digits: the paper's, the hierarchical one, a plain distilled U-Net.
 
-    python benches/images.py                           # 16x16, seed 0, about half an hour on 2 cores
-    python benches/images.py --size 28 --channels 32 --steps 20000 --device cuda
-    python benches/images.py --quick                   # whether it runs
+    python -m experiments.benches.images                  # 16x16, seed 0: about half an hour on 2 cores
+    python -m experiments.benches.images --size 28 --channels 32 --steps 20000 --device cuda
+    python -m experiments.benches.images --quick          # whether it runs
 
 A class-conditional U-Net teacher is trained on scikit-learn's digits, and every student is distilled from the
-same kind of stored trajectories in as many steps. What is compared is drawn from noise that nobody has seen,
-with as many samples of every class, against 500 digits that were kept out of all training:
+same stored trajectories in the same number of steps. Samples are drawn from fresh noise, equally many of
+every class, and compared with 500 digits that were kept out of all training:
 
 - *Fréchet*: distance of Gaussians fitted to features of a small classifier, which is trained here on the
-  teacher's training split; *floor* is that of training digits.
-- *recognised*: samples that the classifier takes for the class that was asked for.
+  teacher's training split; *floor* is the distance of training digits.
+- *recognised*: share of samples that the classifier assigns to the requested class.
 - *sliced W2*, *endpoint*, *path*: in pixels; endpoint and path errors against the teacher's own, over the
   data's total deviation.
 """
@@ -94,19 +94,32 @@ def students(network: UNet) -> dict[str, dict[str, Any]]:
         "paper": {
             "basis": "unet",
             "generator": "dense",
-            "lifts": 1,
-            "pairs": "endpoints",
-            "weights": paper,
+            "architecture": {"lifts": 1},
+            "trajectories": {"pairs": "endpoints"},
+            "objective": {"weights": paper},
         },
         "U-Net pixels, spectral": {"basis": "unet"},
         "hierarchical": {"basis": "hierarchy"},
         "hierarchical, warm": {"basis": "hierarchy", "warm_start": True},
-        "plain U-Net": {"basis": "unet", "lifts": 1, "weights": only, "metric": "endpoint_error"},
+        "plain U-Net": {
+            "basis": "unet",
+            "architecture": {"lifts": 1},
+            "objective": {"weights": only},
+            "training": {"metric": "endpoint_error"},
+        },
     }
 
 
+def with_common(given: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """The options of one student together with those that all students share."""
+    # A held-out evaluation costs as much as many steps.
+    training = {"evaluate_every": max(options.steps // 8, 1), **given.get("training", {})}
+    paths = {"count": options.trajectories, "path_steps": 8, **given.get("trajectories", {})}
+    return {**given, "training": training, "trajectories": paths}
+
+
 class Judge:
-    """Fixed noise, classes, held-out digits and a classifier: what every model is held against."""
+    """Fixed noise, classes, held-out digits and a classifier, by which every model is measured."""
 
     def __init__(self, options: argparse.Namespace, seed: int) -> None:
         images, labels = datasets.digits(size=options.size)
@@ -169,14 +182,10 @@ def compare(options: argparse.Namespace, seed: int, folder: Path) -> dict[str, d
             unet=network,
             steps=options.steps,
             batch_size=options.batch_size,
-            trajectories=options.trajectories,
-            path_steps=8,
-            # A look at held-out trajectories costs as much as many steps.
-            evaluate_every=max(options.steps // 8, 1),
             learning_rate=options.learning_rate,
             seed=seed,
             device=options.device,
-            **given,
+            **with_common(given, options),
         ).fit(teacher, trajectory_file=trajectories, progress=False)
         history = student.history_
         started = time.perf_counter()
@@ -219,7 +228,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--trajectories", type=int, default=4096)
     parser.add_argument("--samples", type=int, default=1000)
-    parser.add_argument("--epochs", type=int, default=30, help="of the classifier")
+    parser.add_argument("--epochs", type=int, default=30, help="training epochs of the classifier")
     parser.add_argument("--only", nargs="+", help="students, by name")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--device", default="cpu")

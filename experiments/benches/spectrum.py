@@ -1,8 +1,8 @@
 """What a student's spectrum is worth on digits, and how fast it is computed: the tables of docs/spectrum.md.
 
-    python benches/spectrum.py                 # seeds 0 1 2
-    python benches/spectrum.py --seeds 0 --steps 3000 --output spectrum.json
-    python benches/spectrum.py --large         # eigen-analysis of 2000 observables only
+    python -m experiments.benches.spectrum                 # seeds 0 1 2
+    python -m experiments.benches.spectrum --seeds 0 --steps 3000 --output spectrum.json
+    python -m experiments.benches.spectrum --large         # eigen-analysis of 2000 observables only
 
 For each seed a teacher is trained on digits, a default student distilled, and measured: which modes follow
 the flow, how many are needed, inversion and its polish, edits along class directions against blending
@@ -14,21 +14,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-import koopflow
 from koopflow import FlowTeacher, KoopmanDistiller, datasets
 from koopflow.spectrum.spectrum import Spectrum
+
+from ..environment import machine, versions
 
 STRENGTHS = np.linspace(0.0, 1.5, 7)
 WEIGHTS = np.linspace(0.0, 1.0, 7)
@@ -125,7 +123,8 @@ def measure(seed: int, steps: int | None) -> dict[str, float]:
 def large() -> None:
     """Wall-clock of the eigen-analysis of 2000 observables, 1x28x28 events; students are not trained."""
     teacher = FlowTeacher.gaussian(np.zeros((1, 28, 28)), np.eye(784))
-    small = {"width": 8, "depth": 1, "steps": 1, "trajectories": 16, "path_steps": 2, "batch_size": 8}
+    small = {"width": 8, "depth": 1, "steps": 1, "batch_size": 8}
+    small["trajectories"] = {"count": 16, "path_steps": 2}
     for generator in ("dense", "spectral"):
         student = KoopmanDistiller(generator=generator, observables=1214, **small)
         student.fit(teacher, progress=False)
@@ -143,21 +142,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, help="of the students, instead of the default")
+    parser.add_argument("--steps", type=int, help="training steps of the students, instead of the default")
     parser.add_argument(
         "--large", action="store_true", help="only time the eigen-analysis of 2000 observables"
     )
     parser.add_argument("--output", type=Path, help="write every number as JSON")
     options = parser.parse_args()
-    machine = f"{platform.machine()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} torch threads"
-    print(f"koopflow {koopflow.__version__}, torch {torch.__version__}, {machine}, seeds {options.seeds}\n")
+    print(f"{versions()}, seeds {options.seeds}\n")
     if options.large:
         large()
         return
     rows = [measure(seed, options.steps) for seed in options.seeds]
     if options.output:
         options.output.write_text(
-            json.dumps({"machine": machine, "seeds": options.seeds, "rows": rows}, indent=2)
+            json.dumps({"machine": machine(), "seeds": options.seeds, "rows": rows}, indent=2)
         )
     print("| digits | mean (range) |\n|---|---|")
     for name, text in ROWS.items():

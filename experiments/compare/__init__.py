@@ -1,6 +1,7 @@
-"""koopflow beside what a user would pick in its place, measured alike.
+"""koopflow's students against what a user would pick instead: the claims tables of docs/results.md.
 
-data set → teacher → every student → the same noise, the same held-out data → a table.
+For every data set and seed a teacher is trained, every method is fitted to it, and all are measured on the
+same noise and held-out data. For one teacher of your own there is :func:`koopflow.compare`.
 """
 
 from .claims import Claim, claims

@@ -1,4 +1,4 @@
-"""What koopflow says of itself, held against a table: claims with their numbers and bars."""
+"""koopflow's claims, each with its number in a table and the bar that it has to meet."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .table import ComparisonTable
 
 KOOPFLOW, PLAIN, PAPERS = "koopflow", "plain network", "paper's losses, our inputs"
 
-# In the plane, and on digits or anything larger.
+# Bars; of two, the first is for the plane, the second for digits and anything larger.
 ENDPOINT_BAR = 0.02
 LINE_BAR = 1 / 6
 INVERSION_BARS = (0.02, 0.22)
@@ -28,11 +28,11 @@ class Claim:
     Attributes
     ----------
     text : str
-        What is claimed.
+        Quantity that the claim is about.
     problem : str
+        Name of the problem.
     got, bar : float
-        Means over the seeds; the claim is that ``got`` is at most ``bar``. A NaN bar means that the number is
-        only reported.
+        Mean over the seeds, and the most that it may be. With a NaN bar the number is only reported.
     """
 
     text: str
@@ -42,7 +42,7 @@ class Claim:
 
     @property
     def holds(self) -> bool | None:
-        """None where nothing is claimed."""
+        """Whether ``got`` is at most ``bar``; None if the number is only reported."""
         return None if math.isnan(self.bar) else self.got <= self.bar
 
     def __str__(self) -> str:
@@ -53,12 +53,12 @@ class Claim:
 
 
 def claims(table: ComparisonTable) -> list[Claim]:
-    """Every claim that the rows of a comparison can decide.
+    """All claims that the rows of a comparison can decide.
 
     Parameters
     ----------
     table : ComparisonTable
-        Single runs, not a summary.
+        Table of single runs, not a summary.
 
     Examples
     --------
@@ -109,7 +109,7 @@ def _of(rows: ComparisonTable, problem: str) -> Iterator[Claim]:
         ]
     complete = {row["method"] for row in rows if _is_one_step_with_path_and_inverse(row)}
     stated.append(("other one-step methods with a path and an inverse", float(len(complete)), 0.0))
-    # What helps and what does not is said without a bar.
+    # Reported without a bar.
     for text, column, method in (
         ("after reflow, endpoint error over that without", "endpoint_error", "reflow, koopflow"),
         ("after reflow, W2 over that without", "wasserstein2", "reflow, koopflow"),

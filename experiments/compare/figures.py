@@ -1,4 +1,4 @@
-"""Methods side by side: what quality costs, and how far paths are off."""
+"""Figures of a comparison: quality against cost, and path errors over time."""
 
 from __future__ import annotations
 
@@ -37,15 +37,16 @@ def comparison(
     Parameters
     ----------
     rows : sequence of mapping
-        Of one problem, as :func:`koopflow.compare` gives them: ``method``, ``budget``, ``evaluations``,
-        ``milliseconds``, ``w2_over_teacher``. Seeds are averaged; of several budgets the first one counts.
+        Rows of one problem, as :func:`experiments.compare.compare` gives them: ``method``, ``budget``,
+        ``evaluations``, ``milliseconds``, ``w2_over_teacher``. Seeds are averaged; of several budgets the
+        first one is drawn.
     curves : sequence of mapping, optional
         ``problem``, ``method``, ``budget`` and ``path``, the error at each of
         :data:`koopflow.metrics.errors.PATH_TIMES`; also ``straight line``.
     axes : sequence of three matplotlib axes, optional
-        Where to draw.
+        Axes to draw on; new ones by default.
     title : str, optional
-        Above the first panel.
+        Title above the first panel.
 
     Returns
     -------
@@ -84,7 +85,7 @@ def comparison(
 
 
 def _family(name: str) -> str:
-    """Rows of one legend entry: a solver with any number of steps, a student with any number."""
+    """The legend entry of a row: a solver or a student, whatever its number of steps."""
     return name.split(",")[0] if name.startswith(SOLVERS) else re.sub(r", \d+ steps?$", "", name)
 
 
@@ -118,7 +119,7 @@ def _costs(
     points: dict[str, list[tuple[float, float]]] = {}
     for name, rows in groups.items():
         x, y = _mean(rows, column), _mean(rows, "w2_over_teacher")
-        # The line's endpoints are the teacher's own.
+        # The straight line ends at the teacher's own endpoints, so it has no quality of its own.
         if name != "straight line" and not (math.isnan(x) or math.isnan(y)):
             points.setdefault(_family(name), []).append((x, y))
     for family, some in points.items():
@@ -137,7 +138,7 @@ def _costs(
 def _curves(ax: Axes, curves: Sequence[Mapping[str, Any]], styles: Mapping[str, dict[str, Any]]) -> None:
     named: dict[str, list[Sequence[float]]] = {}
     for curve in curves:
-        # Solvers stand in the other panels, by their ends.
+        # Solvers are drawn in the other panels.
         if not curve["method"].startswith(SOLVERS):
             named.setdefault(curve["method"], []).append(curve["path"])
     for name, values in named.items():

@@ -1,4 +1,4 @@
-"""How far the teacher's own distance from data is uncertain: what a student's has to be held against."""
+"""The sampling error of the teacher's own distance from data, which students are compared with."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from koopflow import metrics
 
 from .measure import Reference
 
-# Each is an exact assignment of half the samples.
+# Each resample is an exact assignment of half the samples.
 RESAMPLES = 40
 
 
 def teacher_interval(reference: Reference, seed: int) -> dict[str, float]:
-    """The 95% interval of the teacher's exact W2 about the value of its row, and what two sets of data score.
+    """The 95% interval of the teacher's exact W2, and the W2 between two sets of data.
 
-    See :func:`koopflow.metrics.measured`. Where there are not twice as many held-out samples as are compared,
-    the interval is that of fewer samples, and wider.
+    See :func:`koopflow.metrics.measured`. With fewer than twice as many held-out samples as are compared, the
+    interval is that of fewer samples, and wider.
     """
     exact = reference.exact
     ends, data = (x.reshape(len(x), -1) for x in (reference.ends, reference.held_out))

@@ -1,4 +1,4 @@
-"""Who is compared: koopflow's students, and what a user would pick in their place."""
+"""The methods: koopflow's students, and what a user would pick instead."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from koopflow.students.distiller import KoopmanDistiller
 
 from .problems import Problem
 
-# More steps than any budget of seconds allows: the clock alone ends training and lowers the rate.
+# More steps than any budget of seconds allows, so that the clock alone ends training.
 UNLIMITED_STEPS = 10**9
-# Steps between two looks at held-out trajectories where the number of steps is not known beforehand.
+# Steps between two held-out evaluations if the clock ends training.
 LOOK_EVERY = 500
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a student may train: seconds of wall-clock or steps, one of them."""
+    """The training budget of a student: seconds of wall-clock time or steps, one of them."""
 
     seconds: float | None = None
     steps: int | None = None
 
     @property
     def name(self) -> str:
-        """``"8 s"``, ``"1000 steps"``."""
+        """``"8 s"`` or ``"1000 steps"``."""
         return f"{self.steps} steps" if self.seconds is None else f"{self.seconds:g} s"
 
     def options(self) -> dict[str, Any]:
-        """The keyword arguments that every student understands."""
+        """Keyword arguments that every student takes."""
         if self.seconds is None:
             return {"steps": self.steps}
         return {"steps": UNLIMITED_STEPS, "max_seconds": self.seconds}
@@ -43,25 +43,25 @@ class Method:
     Attributes
     ----------
     name : str
-        Of its rows.
+        Name in the rows.
     make : callable
-        Called with keyword arguments (budget, seed, device, trajectories); gives a student, not fitted.
+        Function of keyword arguments (budget, seed, device, trajectories) that makes an unfitted student.
     trains : bool
-        Whether it has a budget. Solvers and lines have none.
+        Whether it is trained within a budget; solvers and lines are not.
     distils : bool
-        Whether it is fitted to stored trajectories, which all of these share.
+        Whether it is fitted to stored trajectories, which all such methods share.
     straightened : bool
         Whether its teacher is the reflowed one.
     steps : tuple of int
-        Evaluations of itself that it is tried with.
+        Numbers of sampling steps that it is measured with.
     images_only : bool
         Whether it needs samples ``(C, H, W)``.
     by_steps : bool
         Whether it takes part in the comparison at an equal number of steps.
     koopman : bool
-        Whether it is a :class:`koopflow.KoopmanDistiller` of some kind.
+        Whether it is a :class:`koopflow.KoopmanDistiller`.
     by_default : bool
-        Whether it is compared where nobody names it.
+        Whether it is compared without being named.
     """
 
     name: str
@@ -82,19 +82,16 @@ def _koopman(name: str, options: Mapping[str, Any] | None = None, **about: Any) 
 
 def _distiller(**options: Any) -> Callable[..., KoopmanDistiller]:
     def make(**common: Any) -> KoopmanDistiller:
-        looks: dict[str, Any] = {"evaluate_every": LOOK_EVERY} if "max_seconds" in common else {}
-        return KoopmanDistiller(**looks, **options, **common)
+        paths = {**options.get("trajectories", {}), "count": common.pop("trajectories", None)}
+        training = {"evaluate_every": LOOK_EVERY} if "max_seconds" in common else None
+        return KoopmanDistiller(**{**options, **common, "trajectories": paths, "training": training})
 
     return make
 
 
 def _solver(solver: str, steps: int | None = None) -> Callable[..., Any]:
     def make(**_: Any) -> baselines.OdeSolver:
-        return (
-            baselines.OdeSolver(solver=solver)
-            if steps is None
-            else baselines.OdeSolver(solver=solver, steps=steps)
-        )
+        return baselines.OdeSolver(solver=solver, **({} if steps is None else {"steps": steps}))
 
     return make
 
@@ -112,11 +109,13 @@ HEUN_STEPS = (2, 10)
 # Turan et al., arXiv 2506.22304, ablation: dense, one lift, three losses of weight 1, noise and endpoint.
 PAPER: Mapping[str, Any] = {
     "generator": "dense",
-    "lifts": 1,
-    "pairs": "endpoints",
-    "weights": {
-        **dict.fromkeys(("endpoint", "path", "inverse", "round_trip"), 0.0),
-        **dict.fromkeys(("consistency", "phase", "target"), 1.0),
+    "architecture": {"lifts": 1},
+    "trajectories": {"pairs": "endpoints"},
+    "objective": {
+        "weights": {
+            **dict.fromkeys(("endpoint", "path", "inverse", "round_trip"), 0.0),
+            **dict.fromkeys(("consistency", "phase", "target"), 1.0),
+        }
     },
 }
 
@@ -128,7 +127,7 @@ METHODS: dict[str, Method] = {
         _koopman("koopflow", by_steps=True),
         _koopman("koopflow, endpoint", {"fidelity": "endpoint"}, by_default=False),
         _koopman("paper's losses, our inputs", PAPER),
-        _koopman("paper", {**PAPER, "inputs": "raw"}),
+        _koopman("paper", {**PAPER, "architecture": {"lifts": 1, "inputs": "raw"}}),
         _koopman("hierarchical", {"basis": "hierarchy", "warm_start": True}, images_only=True),
         _koopman("U-Net pixels", {"basis": "unet"}, images_only=True),
         Method("plain network", baselines.PlainNetwork, by_steps=True),
@@ -143,7 +142,7 @@ METHODS: dict[str, Method] = {
 
 
 def methods_for(problem: Problem, *, images: bool) -> list[Method]:
-    """The methods that suit a problem: a straight flow is not straightened, a U-Net wants images."""
+    """The default methods for a problem: reflow only for curved paths, U-Nets only for images."""
     return [
         method
         for method in METHODS.values()
@@ -154,4 +153,4 @@ def methods_for(problem: Problem, *, images: bool) -> list[Method]:
 
 
 TEACHER = "dopri5"
-"""The method that is the teacher itself."""
+"""Name of the method that is the teacher itself."""

@@ -1,4 +1,4 @@
-"""What is compared on: a data set and a way to train a teacher on it."""
+"""The problems: a data set and a way to train a teacher on it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HELD_OUT_DIGITS = 500
 
 @dataclass(frozen=True)
 class Problem:
-    """A set and a kind of teacher, by a name such as ``"moons/ot"``."""
+    """A data set and a kind of teacher, by a name such as ``"moons/ot"``."""
 
     data_name: str
     teacher_name: str
@@ -33,16 +33,16 @@ class Problem:
 
     @property
     def file_name(self) -> str:
-        """The name as files have it, without an ending."""
+        """The name as part of file names."""
         return file_name(self.name)
 
     @property
     def curved(self) -> bool:
-        """Whether the teacher's paths are curved: anything but optimal-transport pairs."""
+        """Whether the teacher's paths are curved: all but those of optimal-transport pairs."""
         return self.teacher_name != "ot"
 
     def data(self, seed: int) -> Split:
-        """Training and held-out samples; a seed fixes both."""
+        """Training and held-out samples for a seed."""
         if self.data_name in SETS:
             return SETS[self.data_name](seed)
         images, _ = datasets.images(self.data_name.removeprefix(FILES))
@@ -50,13 +50,13 @@ class Problem:
         return train, held_out
 
     def teacher(self, data: NDArray[Any], seed: int, **options: Any) -> FlowTeacher:
-        """A teacher that is not trained yet; images ``(C, H, W)`` get a U-Net."""
+        """An untrained teacher; images ``(C, H, W)`` get a U-Net."""
         network: dict[str, Any] = {"network": "unet"} if data.ndim == 4 else {}
         return FlowTeacher(data.shape[1:], seed=seed, **network, **TEACHERS[self.teacher_name], **options)
 
 
 def file_name(name: str) -> str:
-    """A problem's name with nothing in it that a file system minds."""
+    """A problem's name with every character that is not a letter or digit replaced by a hyphen."""
     return "".join(letter if letter.isalnum() else "-" for letter in name)
 
 
@@ -66,7 +66,7 @@ def problem(name: str) -> Problem:
     Raises
     ------
     ArgumentError
-        When the set or the teacher is none that there is.
+        When there is no such set or teacher.
     """
     data_name, _, teacher_name = name.rpartition("/")
     if teacher_name not in TEACHERS:
@@ -80,7 +80,7 @@ def problem(name: str) -> Problem:
 
 
 def _plane(make: Callable[..., NDArray[Any]]) -> Callable[[int], Split]:
-    # Independent draws, not two parts of one.
+    # Two independent draws.
     return lambda seed: (make(TRAINING_POINTS, seed=2 * seed), make(HELD_OUT_POINTS, seed=2 * seed + 1))
 
 
@@ -101,15 +101,14 @@ SETS: dict[str, Callable[[int], Split]] = {
     "digits": _digits(None),
     "digits16": _digits(16),
 }
-"""Training and held-out samples of a seed."""
+"""Functions of a seed that give training and held-out samples."""
 
 FILES = "files:"
-"""What the name of a set of the user's own begins with: ``files:/data/mnist`` for anything that
-:func:`koopflow.datasets.images` reads."""
+"""Prefix of a path to any images that :func:`koopflow.datasets.images` reads: ``files:data/mnist``."""
 
 TEACHERS: dict[str, dict[str, Any]] = {
     "ot": {"coupling": "ot"},
     "independent": {"coupling": "independent"},
     "vp": {"coupling": "independent", "path": "vp"},
 }
-"""Options of :class:`koopflow.FlowTeacher` by name: straight paths, and two kinds of curved ones."""
+"""Options of :class:`koopflow.FlowTeacher`: for straight paths, and for two kinds of curved ones."""

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from os import PathLike
 from pathlib import Path
 
-import torch
-
-from koopflow import plotting
-
+from ..environment import versions
 from .claims import claims
+from .figures import comparison
 from .problems import file_name
 from .table import ComparisonTable
 
@@ -24,9 +20,9 @@ def write(table: ComparisonTable, folder: str | PathLike[str]) -> list[Path]:
     Parameters
     ----------
     table : ComparisonTable
-        Single runs.
+        Table of single runs.
     folder : path
-        Made if it is not there; files of the same names are replaced.
+        Folder, made if it is not there; files of the same names are replaced.
 
     Returns
     -------
@@ -43,35 +39,32 @@ def write(table: ComparisonTable, folder: str | PathLike[str]) -> list[Path]:
 
 def to_markdown(table: ComparisonTable) -> str:
     """Machine and settings, a table for each problem and budget, and the claims."""
-    from koopflow import __version__
-
-    machine = f"{platform.machine()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} torch threads"
     settings = ", ".join(f"{name} {value}" for name, value in table.settings.items() if name != "methods")
     seeds = sorted({row["seed"] for row in table})
     lines = [
-        f"koopflow {__version__}, torch {torch.__version__}, {machine}.",
+        f"{versions()}.",
         f"Seeds {seeds}: mean ± standard deviation. Settings: {settings}.",
     ]
     for problem in table.problems:
         rows = table.where(problem=problem)
         budgets = dict.fromkeys(row["budget"] for row in rows if row["budget"])
         for index, budget in enumerate(budgets):
-            # Solvers have no budget: they stand in the first table.
+            # Solvers have no budget and are part of the first table.
             allowed = (budget, "") if index == 0 else (budget,)
             part = ComparisonTable([row for row in rows if row["budget"] in allowed])
             lines += [
                 "",
                 f"## {problem}, {budget}",
                 "",
-                part.summary().without("problem", "budget").to_markdown(),
+                part.summary().without("problem", "budget").to_text("github"),
             ]
         first = rows[0]
         lines += [
             "",
             f"Exact W2 of the teacher (seed {first['seed']}): 95% interval {first['teacher_w2_low']:.4f} to "
-            f"{first['teacher_w2_high']:.4f}; two sets of data are {first['w2_floor']:.4f} apart.",
+            f"{first['teacher_w2_high']:.4f}; the W2 between two sets of data is {first['w2_floor']:.4f}.",
         ]
-    lines += ["", "## What is claimed, and whether it holds", ""]
+    lines += ["", "## Claims", ""]
     lines += ["| problem | claim | got | bar | holds |", "|:---|:---|---:|---:|:---|"]
     for claim in claims(table):
         verdict = {None: "", True: "yes", False: "**no**"}[claim.holds]
@@ -84,7 +77,7 @@ def figures(table: ComparisonTable, folder: str | PathLike[str]) -> list[Path]:
     """Quality against evaluations and milliseconds, and path errors over time, one PNG a problem."""
     written = []
     for problem in table.problems:
-        axes = plotting.comparison(table.where(problem=problem), curves=table.curves, title=problem)
+        axes = comparison(table.where(problem=problem), curves=table.curves, title=problem)
         written.append(Path(folder) / f"{file_name(problem)}.png")
         axes[0].figure.savefig(written[-1])
     return written

@@ -1,4 +1,4 @@
-"""Every method on every problem and seed, one part of the table after the other."""
+"""Every method on every problem and seed; each problem and seed is one part of the table."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import Any
 from koopflow import _core
 from koopflow.exceptions import ArgumentError, DivergenceError
 from koopflow.progress import ProgressFunction, ProgressMeter
+from koopflow.students.distiller import KoopmanDistiller
 from koopflow.teachers.flow import checked_count
 from koopflow.teachers.reflow import reflow
 
@@ -28,12 +29,12 @@ from .problems import Problem, problem
 from .table import MEASURES, ComparisonTable
 
 PROBLEMS = ("moons/ot", "eight_gaussians/independent", "checkerboard/vp", "swiss_roll/ot")
-"""What is compared on where nobody says otherwise: every two-dimensional set, every kind of teacher."""
+"""Default problems: every two-dimensional set and every kind of teacher."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the numbers of a part, besides problem and seed."""
+    """Everything but problem and seed that decides the numbers of a part."""
 
     methods: tuple[str, ...] | None
     seconds: float | None
@@ -44,7 +45,7 @@ class Settings:
     device: str
 
     def budgets(self, method: Method) -> list[Budget | None]:
-        """Every budget that the method is given in turn."""
+        """The budgets that a method is trained with."""
         if not method.trains:
             return [None]
         budgets: list[Budget | None] = []
@@ -70,44 +71,43 @@ def compare(
     resume: bool = True,
     progress: bool | ProgressFunction = True,
 ) -> ComparisonTable:
-    """Put koopflow's students beside what a user would pick in their place.
+    """Compare koopflow's students with what a user would pick instead.
 
-    For every problem and seed a teacher is trained, its trajectories are solved once for everybody, and each
-    method is fitted to it and measured on the same noise and held-out data.
+    For every problem and seed a teacher is trained, its trajectories are solved once for all methods, and
+    each method is fitted to it and measured on the same noise and held-out data.
 
     Parameters
     ----------
     problems : str or sequence of str, optional
-        ``set/teacher``. Sets: ``moons``, ``eight_gaussians``, ``checkerboard``, ``swiss_roll``, ``digits``,
-        ``digits16`` (images of 16x16) and ``files:<path>`` for anything that
-        :func:`koopflow.datasets.images` reads (MNIST's files, say). Teachers: ``ot``, and with curved paths
+        Names ``set/teacher``. Sets: ``moons``, ``eight_gaussians``, ``checkerboard``, ``swiss_roll``,
+        ``digits``, ``digits16`` (images of 16x16) and ``files:<path>`` for anything that
+        :func:`koopflow.datasets.images` reads, such as MNIST. Teachers: ``ot``, and with curved paths
         ``independent`` and ``vp``.
     methods : sequence of str, optional
-        Names of :data:`koopflow.comparison.METHODS`; None is all that suit the problem: reflow only where
-        paths are curved, U-Nets only for images, and ``"koopflow, endpoint"`` only by name.
+        Names in :data:`experiments.compare.METHODS`; None is all that suit the problem: reflow only for
+        curved paths, U-Nets only for images, and ``"koopflow, endpoint"`` only by name.
     seconds : float, optional, default 6.0
-        Wall-clock that each student may train for, on top of the shared trajectories; None leaves this
-        comparison out.
+        Training time of each student, beyond the shared trajectories; None leaves this comparison out.
     steps : int, optional, default 800
-        The same number of training steps for each of the distilled one-step students, as a second
-        comparison; None leaves it out.
+        Number of training steps of each distilled one-step student, in a second comparison; None leaves it
+        out.
     seeds : int or sequence of int, default (0, 1, 2)
-        Of data, teacher, student and evaluation noise.
+        Random seeds of data, teacher, student and evaluation noise.
     trajectories : int, optional, default 16384
-        Of the teacher, for training; None is each student's own default.
+        Number of the teacher's trajectories for training; None is each student's own default.
     teacher_steps : int, optional
-        Training steps of teachers, the reflowed one included; None is their default.
+        Number of training steps of teachers, the reflowed one included; None is their default.
     n : int, default 1000
-        Noise samples of an evaluation.
+        Number of noise samples of an evaluation.
     device : str, default "cpu"
-        Of teachers and students.
+        Device of teachers and students.
     output : path, optional
-        A folder. Each problem and seed is kept there as it is finished.
+        Folder that each problem and seed is written to when it is finished.
     resume : bool, default True
-        With parts of an earlier call of the same settings in ``output``, take them from there.
+        Whether parts of an earlier call with the same settings are taken from ``output``.
     progress : bool or callable, default True
         A bar over the fits, nothing, or a function that is called with an event of the stage ``"compare"``
-        after each: see :mod:`koopflow.progress`.
+        after each fit: see :mod:`koopflow.progress`.
 
     Returns
     -------
@@ -119,7 +119,7 @@ def compare(
     Raises
     ------
     ArgumentError
-        When a problem or method is none that there is, or ``output`` holds parts of other settings.
+        When there is no such problem or method, or ``output`` holds parts of other settings.
     """
     chosen = [problem(name) for name in ([problems] if isinstance(problems, str) else problems)]
     numbers = [seeds] if isinstance(seeds, int) else [int(seed) for seed in seeds]
@@ -160,13 +160,13 @@ def _known(methods: Sequence[str] | None) -> tuple[str, ...] | None:
     unknown = sorted(set(methods) - set(METHODS))
     if unknown:
         raise ArgumentError(f"methods: expected names among {sorted(METHODS)}, got {unknown}")
-    # What everything is held against is always there.
+    # The teacher is always measured, since everything is compared with it.
     return tuple(dict.fromkeys([TEACHER, *methods]))
 
 
 @dataclass
 class _Report:
-    """Tells how far a part of the comparison is."""
+    """Reports the progress within a part of the comparison."""
 
     meter: ProgressMeter
     done: int
@@ -184,7 +184,7 @@ class _Report:
         )
 
     def note(self, text: str) -> None:
-        """Says what is finished, on a line of its own."""
+        """Reports a finished part on a line of its own."""
         step, total = round(100 * (self.done + 1)), 100 * self.total
         self.meter(
             {"stage": "compare", "step": step, "total": total, "seconds": 0.0, "values": {}, "note": text}
@@ -275,9 +275,7 @@ def _fitted(
 
 
 def _solve(student: Any, reference: Reference, files: Path, settings: Settings) -> None:
-    """Writes the trajectories that all students share, so that none of them pays for them."""
-    from koopflow.students.distiller import KoopmanDistiller
-
+    """Writes the trajectories that all students share, so that no student's time includes them."""
     counts: dict[str, Any] = {} if settings.trajectories is None else {"trajectories": settings.trajectories}
     one_step = KoopmanDistiller(steps=1, seed=student.seed, device=settings.device, **counts)
     one_step.fit(reference.teacher, trajectory_file=files, progress=False)
@@ -285,13 +283,13 @@ def _solve(student: Any, reference: Reference, files: Path, settings: Settings) 
 
 
 def _check_whole(history: Mapping[str, Any]) -> None:
-    """Raises KeyboardInterrupt after Ctrl-C, of which fits keep what they have: half a part says nothing."""
+    """Raises KeyboardInterrupt if Ctrl-C ended a fit early, since half a part is no result."""
     if history["stopped"] == "interrupted":
         raise KeyboardInterrupt
 
 
 def _complete(row: Row) -> Row:
-    """Every column, NaN where nothing was measured."""
+    """A row with every column, NaN if it was not measured."""
     return {
         **{name: row.get(name) for name in ("problem", "method", "budget", "seed", "curved")},
         **{name: float(row.get(name, math.nan)) for name in MEASURES},
@@ -316,6 +314,6 @@ def _stored(file: Path, settings: Settings) -> dict[str, Any] | None:
 
 
 def _store(file: Path, part: dict[str, Any]) -> None:
-    """Whole or not at all."""
+    """Writes a part atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
     _core._write_atomically(os.fspath(file), (json.dumps(part, indent=1) + "\n").encode())

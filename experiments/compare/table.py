@@ -1,4 +1,4 @@
-"""The table that a comparison answers."""
+"""The table of a comparison."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 from ..tables import Row, RowTable
 
 DESIGN = ("problem", "method", "budget", "curved")
-"""The columns that say what a row is about; rows that differ in the seed alone agree on them."""
+"""Columns that say what a row is about; rows of the same design differ in the seed alone."""
 
 MEASURES = (
     "evaluations",
@@ -42,27 +42,24 @@ MEASURES = (
     "preparation_seconds",
     "steps",
 )
-"""The columns that were measured: numbers, NaN where a method has no such thing or diverged."""
-
-COLUMNS = (*DESIGN, "seed", *MEASURES, "reason")
+"""Columns of numbers, NaN if a method has no such thing or diverged."""
 
 Table = TypeVar("Table", bound="ComparisonTable")
 
 
 class ComparisonTable(RowTable):
-    """Rows of a comparison: a sequence of dictionaries that prints as an aligned table.
+    """Rows of a comparison, as :func:`experiments.compare.compare` returns them.
 
-    Made by :func:`koopflow.compare`. Errors are over the data's total deviation, inversion over the
-    noise's; ``milliseconds`` are for 1,000 samples; ``own_endpoint_error`` and what belongs to paths and
-    inverses is held against the teacher that a student was fitted to, which for reflow is the straightened
-    one.
+    Errors are divided by the data's total standard deviation, inversion errors by the norm of the noise;
+    ``milliseconds`` are for 1,000 samples; ``own_endpoint_error`` and the errors of paths and inverses are
+    measured against the teacher that a student was fitted to, which for reflow is the straightened one.
 
     Attributes
     ----------
     curves : list of dict
         Path errors over :data:`koopflow.metrics.errors.PATH_TIMES` of the methods that have a path.
     settings : dict
-        Of the call.
+        Settings of the call.
     interrupted : bool
         Whether Ctrl-C ended the comparison before the last part.
     """
@@ -100,8 +97,6 @@ class ComparisonTable(RowTable):
         "fit_seconds": 1,
         "steps": 0,
     }
-    text = ("problem", "method", "budget", "reason")
-    missing = ""
     optional = (
         "budget",
         "path_over_line",
@@ -130,11 +125,6 @@ class ComparisonTable(RowTable):
         return type(self)(rows, curves=self.curves, settings=self.settings, interrupted=self.interrupted)
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        """The names of the columns."""
-        return tuple(self._rows[0]) if self._rows else COLUMNS
-
-    @property
     def problems(self) -> list[str]:
         """The problems, in their order."""
         return list(dict.fromkeys(row["problem"] for row in self._rows))
@@ -150,7 +140,7 @@ class ComparisonTable(RowTable):
         return self._of([{name: row[name] for name in row if name not in columns} for row in self._rows])
 
     def to_json(self, path: str | PathLike[str]) -> None:
-        """Write rows, curves and settings; what there is not is null."""
+        """Write rows, curves and settings; NaN becomes null."""
         content = {"settings": self.settings, "rows": self._rows, "curves": self.curves}
         Path(path).write_text(json.dumps(_without_nan(content), indent=1) + "\n", encoding="utf-8")
 

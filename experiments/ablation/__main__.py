@@ -1,32 +1,30 @@
 """The paper's ablation: which terms of the loss, how many observables, and which generator matter.
 
-    python benches/ablation.py                          # moons and digits, seeds 0 1 2
-    python benches/ablation.py --quick                  # minutes: small students, one seed
-    python benches/ablation.py --cases moons --studies terms --output runs
+    python -m experiments.ablation                          # moons and digits, seeds 0 1 2
+    python -m experiments.ablation --quick                  # minutes: small students, one seed
+    python -m experiments.ablation --cases moons --studies terms --output runs
 
 One teacher a data set (seed 0). Every student is measured on the same noise and on held-out data; every
-cell is the mean over the seeds, with the sample standard deviation. Seconds are the whole wall-clock of
-``KoopmanDistiller.fit``, trajectories included. ``--output`` names a folder: every run is appended to a CSV
-there as it finishes, and a second call goes on where the first was stopped.
+cell is the mean over the seeds, with the sample standard deviation. Seconds are the whole wall-clock time of
+``KoopmanDistiller.fit``, trajectories included. With ``--output`` every run is appended to a CSV file in that
+folder when it is finished, and a second call continues where the first was stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-import koopflow
-from experiments.ablation.run import ablate
 from koopflow import FlowTeacher, _core, datasets
 
-# Every student of a study gets as many steps, so that the terms differ and not the budget.
+from ..environment import versions
+from .run import ablate
+
+# All students of a study have the same number of steps, so that only the terms differ.
 FULL: dict[str, dict[str, Any]] = {
     "moons": {"steps": 3_000, "trajectories": 8_192},
     "digits": {"steps": 2_000, "trajectories": 16_384},
@@ -52,9 +50,14 @@ def studies(case: str, kinds: list[str], *, quick: bool) -> dict[str, dict[str, 
     """The arguments of ``ablate`` by study; the first two are the paper's design."""
     settings = (QUICK if quick else FULL)[case]
     sizes = SIZES[case][1:4:2] if quick else SIZES[case]
-    # The paper has one lift and boundary pairs; none of its terms would train a second lift, for decoding
-    # backwards.
-    paper = {"options": {**settings, "lifts": 1, "pairs": "endpoints"}, "generators": kinds}
+    # The paper has one lift and pairs of endpoints; a second lift, for decoding backwards, would be trained
+    # by none of its terms.
+    options = {
+        **settings,
+        "trajectories": {"count": settings["trajectories"], "pairs": "endpoints"},
+        "architecture": {"lifts": 1},
+    }
+    paper = {"options": options, "generators": kinds}
     return {
         "terms": paper,
         "observables": {**paper, "terms": {"the paper's three": PAPER}, "observables": sizes},
@@ -63,7 +66,7 @@ def studies(case: str, kinds: list[str], *, quick: bool) -> dict[str, dict[str, 
 
 
 def default_weights(case: str) -> dict[str, float]:
-    """What koopflow trains with when nobody says otherwise."""
+    """The weights of koopflow's own loss."""
     return json.loads(_core.student_defaults({"moons": 2, "digits": 64}[case]))["weights"]
 
 
@@ -76,7 +79,9 @@ TITLES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m experiments.ablation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--cases", nargs="+", choices=FULL, default=list(FULL))
     parser.add_argument("--studies", nargs="+", choices=TITLES, default=list(TITLES))
@@ -86,8 +91,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="folder for a CSV of every run and the tables")
     options = parser.parse_args()
     seeds = options.seeds[:1] if options.quick else options.seeds
-    machine = f"{platform.machine()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} torch threads"
-    text = [f"koopflow {koopflow.__version__}, torch {torch.__version__}, {machine}, seeds {seeds}"]
+    text = [f"{versions()}, seeds {seeds}"]
     print(text[0], flush=True)
     if options.output:
         options.output.mkdir(parents=True, exist_ok=True)
@@ -104,7 +108,7 @@ def main() -> None:
                 csv=options.output / f"{case}-{study}.csv" if options.output else None,
                 **studies(case, options.generators, quick=options.quick)[study],
             )
-            text += [f"\n### {case}: {TITLES[study]}\n", table.summary().to_markdown()]
+            text += [f"\n### {case}: {TITLES[study]}\n", table.summary().to_text("github")]
             print("\n".join(text[-2:]), flush=True)
             if options.output:
                 (options.output / "ablation.md").write_text("\n".join(text) + "\n")
