@@ -110,7 +110,7 @@ class RowTable(Sequence[Row]):
             )
 
     def to_text(self, style: str = "plain") -> str:
-        """The columns with headings as a table of one of tabulate's formats: ``"github"`` is Markdown."""
+        """The columns with headings as a table of one of tabulate's formats: ``"pipe"`` is Markdown."""
         rows = [{column: self._cell(row, column) for column in row} for row in self._rows]
         shown = {column: name for column, name in self.headings.items() if column in self.columns}
         for column in self.optional:

@@ -108,7 +108,7 @@ def main() -> None:
                 csv=options.output / f"{case}-{study}.csv" if options.output else None,
                 **studies(case, options.generators, quick=options.quick)[study],
             )
-            text += [f"\n### {case}: {TITLES[study]}\n", table.summary().to_text("github")]
+            text += [f"\n### {case}: {TITLES[study]}\n", table.summary().to_text("pipe")]
             print("\n".join(text[-2:]), flush=True)
             if options.output:
                 (options.output / "ablation.md").write_text("\n".join(text) + "\n")

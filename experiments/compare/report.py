@@ -56,7 +56,7 @@ def to_markdown(table: ComparisonTable) -> str:
                 "",
                 f"## {problem}, {budget}",
                 "",
-                part.summary().without("problem", "budget").to_text("github"),
+                part.summary().without("problem", "budget").to_text("pipe"),
             ]
         first = rows[0]
         lines += [

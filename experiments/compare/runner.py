@@ -138,7 +138,10 @@ def compare(
             file = None if folder is None else folder / "parts" / f"{each.file_name}-{seed}.json"
             part = _stored(file, settings) if resume and file is not None else None
             try:
-                part = part or _part(each, seed, settings, _Report(meter, done, len(pairs)))
+                with warnings.catch_warnings():
+                    # A fit that was cut short is no part of the table, whatever it says.
+                    warnings.filterwarnings("ignore", message="interrupted after", category=RuntimeWarning)
+                    part = part or _part(each, seed, settings, _Report(meter, done, len(pairs)))
             except KeyboardInterrupt:
                 interrupted = True
                 warnings.warn(

@@ -1,4 +1,4 @@
-"""The harness: rows, parts, files, claims. What the numbers say is a matter of benches/compare.py."""
+"""The comparison: rows, parts, files, claims. What the numbers say is for python -m experiments.compare."""
 
 from __future__ import annotations
 
@@ -134,13 +134,24 @@ def test_finished_parts_are_taken_from_the_folder(table, tmp_path):
     assert anew[0]["energy"] == pytest.approx(table[0]["energy"], rel=1e-4)
 
 
-def test_a_teacher_that_was_cut_short_leaves_no_part(tmp_path, monkeypatch):
-    monkeypatch.setattr(FlowTeacher, "history", property(lambda self: {"stopped": "interrupted"}))
-    with pytest.warns(RuntimeWarning, match="interrupted after 0 of 2 parts"):
-        cut = compare("moons/ot", methods=FEW, output=tmp_path, **SMALL)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_teacher_that_was_cut_short_leaves_no_part(tmp_path, monkeypatch, seed):
+    fit = FlowTeacher.fit
+
+    def interrupted(self, data, **options):
+        def press(event):
+            if self.seed == seed:
+                raise KeyboardInterrupt
+
+        return fit(self, data, **{**options, "progress": press})
+
+    monkeypatch.setattr(FlowTeacher, "fit", interrupted)
+    with pytest.warns(RuntimeWarning, match=f"interrupted after {seed} of 2 parts") as caught:
+        cut = compare("moons/ot", methods=["straight line"], output=tmp_path, **SMALL)
+    assert len(caught) == 1
     assert cut.interrupted
-    assert len(cut) == 0
-    assert not list(tmp_path.rglob("*.json"))
+    assert sorted({row["seed"] for row in cut}) == list(range(seed))
+    assert [file.stem for file in tmp_path.rglob("*.json")] == [f"moons-ot-{k}" for k in range(seed)]
 
 
 def test_files(table, tmp_path):
@@ -220,26 +231,28 @@ def test_what_there_is_not_is_said(problems, options, words):
 
 
 def test_the_command_line(tmp_path, capsys):
-    arguments = [
-        "moons/ot",
-        "--output",
-        str(tmp_path),
-        "--quick",
-        "--seeds",
-        "0",
-        "--steps",
-        "10",
-        "--n",
-        "32",
-    ]
-    arguments += ["--methods", "koopflow", "--trajectories", "128", "--teacher-steps", "20"]
+    arguments = ["--output", str(tmp_path), "--seeds", "0", "--steps", "10", "--problems", "moons/ot"]
+    arguments += ["--seconds", "0", "--n", "32", "--methods", "koopflow", "--trajectories", "128"]
+    arguments += ["--teacher-steps", "20"]
     assert main(arguments) == 0
-    assert "inversion error" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "comparison.md" in out
+    assert "inversion error" in out
+    part = tmp_path / "parts" / "moons-ot-0.json"
+    content = json.loads(part.read_text())
+    assert content["settings"]["steps"] == 10
+    assert content["settings"]["seconds"] is None
+    # A second call takes the part that is there, unless it is told not to.
+    content["rows"][0]["energy"] = 123.0
+    part.write_text(json.dumps(content))
+    main(arguments)
+    assert ",123.0," in (tmp_path / "comparison.csv").read_text()
+    assert main([*arguments, "--fresh"]) == 0
+    assert ",123.0," not in (tmp_path / "comparison.csv").read_text()
     with pytest.raises(SystemExit) as stopped:
-        main(arguments)
+        main(["--output", str(tmp_path), "--problems", "stars/ot"])
     assert stopped.value.code == 2
-    assert "--resume" in capsys.readouterr().err
-    assert main([*arguments, "--resume"]) == 0
+    assert "stars/ot" in capsys.readouterr().err
 
 
 def test_methods_that_do_not_train_take_the_evaluations_of_their_names(gaussian):
