@@ -269,6 +269,24 @@ def test_methods_that_do_not_train_take_the_evaluations_of_their_names(gaussian)
     }
 
 
+TRAINED = [name for name, method in METHODS.items() if method.trains and not method.images_only]
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_method_samples_the_teacher_that_it_was_fitted_to(gaussian, name):
+    method = METHODS[name]
+    budget = {"steps": 2, "seed": 0, "device": "cpu"}
+    given = {} if method.distils else {"data": gaussian.sample(64)}
+    student = method.make(**budget, **({"trajectories": 64} if method.distils else {}))
+    student.fit(gaussian, **given, progress=False)
+    noise = _core.normal((5, 2), 0)
+    for steps in method.steps:
+        before = student.evaluations
+        chosen = {} if method.steps == (1,) else {"steps": steps}
+        assert student.sample(x0=noise, **chosen).shape == (5, 2)
+        assert student.evaluations - before == steps
+
+
 def test_pictures_have_every_method_but_the_line(table):
     axes = picture(table.where(problem="checkerboard/vp"), curves=table.curves, title="checkerboard")
     assert axes[0].get_title(loc="left") == "checkerboard"
