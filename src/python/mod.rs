@@ -36,6 +36,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<baseline::PyBaseline>()?;
     module.add_class::<spectrum::PySpectrum>()?;
     module.add_class::<metrics::PyStatistic>()?;
+    module.add_class::<spectrum::PyLevelSpectrum>()?;
     module.add_function(wrap_pyfunction!(files::describe_file, module)?)?;
     module.add_function(wrap_pyfunction!(files::_write_atomically, module)?)?;
     module.add_function(wrap_pyfunction!(student::student_defaults, module)?)?;

@@ -1,31 +1,74 @@
-//! `_core.Spectrum`: a student's spectrum, for Python. Complex arrays cross as their real and imaginary parts.
+//! `_core.Spectrum` and `_core.LevelSpectrum`: a student's spectrum, for Python. Complex arrays cross as their real
+//! and imaginary parts.
 
 use std::sync::{Mutex, PoisonError};
 
 use pyo3::prelude::*;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::array::{Array, ArrayKind};
 use super::door;
+use super::student::PyStudent;
+use super::velocity_field::PyVelocityField;
 use crate::error::{Error, Result};
 use crate::koopman::Student;
 use crate::python::door::PyMonitor;
 use crate::sampling;
 use crate::sampling::Source;
-use crate::spectrum::{Edit, Spectrum};
+use crate::spectrum::{Edit, Facts, LevelSpectrum, Sort, Spectrum};
+use crate::tensor::RandomSource;
+
+struct Measured {
+    spectrum: Spectrum,
+    student: Student,
+    facts: Facts,
+}
 
 /// The mutex is held only long enough to clone the handles; work runs on the clones.
 #[pyclass(name = "Spectrum", module = "koopflow._core", frozen)]
-pub struct PySpectrum(Mutex<(Spectrum, Student)>);
+pub struct PySpectrum(Mutex<Measured>);
+
+/// As [`PySpectrum`], of a hierarchy.
+#[pyclass(name = "LevelSpectrum", module = "koopflow._core", frozen)]
+pub struct PyLevelSpectrum(Mutex<(LevelSpectrum, Student)>);
+
+/// Name, channels, height, width, eigenvalues, energy and residual of a feature map.
+type MapRow<'py> = (String, i64, i64, i64, Bound<'py, PyAny>, Bound<'py, PyAny>, Option<Bound<'py, PyAny>>);
+
+/// The noise that a spectrum is measured over, and a condition for each sample of it.
+fn draw(
+    student: &Student,
+    n: i64,
+    seed: u64,
+    condition: Option<&Tensor>,
+) -> Result<(Tensor, Option<Tensor>)> {
+    if n < 1 {
+        return Err(Error::argument("n", "at least 1", n));
+    }
+    let mut shape = vec![n];
+    shape.extend(&student.config().event_shape);
+    let noise = RandomSource::noise(seed).normal(&shape, Kind::Float, Device::Cpu)?;
+    Ok((noise, student.config().conditioning.spread(condition, n)?))
+}
 
 impl PySpectrum {
-    fn handles(&self) -> (Spectrum, Student) {
+    fn handles(&self) -> Measured {
         let own = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        (own.0.shallow_clone(), own.1.shallow_clone())
+        Measured {
+            spectrum: own.spectrum.shallow_clone(),
+            student: own.student.shallow_clone(),
+            facts: own.facts.shallow_clone(),
+        }
     }
 
-    fn spectrum(&self) -> Spectrum {
-        self.handles().0
+    /// A table made away from the interpreter.
+    fn table<'py>(
+        &self,
+        py: Python<'py>,
+        make: impl FnOnce(Measured) -> Result<Tensor> + Send,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let own = self.handles();
+        export_complex(py, &door::enter(py, move || make(own))?)
     }
 
     /// The common shape of both edits.
@@ -43,20 +86,12 @@ impl PySpectrum {
         let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
         let mut monitor = PyMonitor::new(monitor);
         let source = if noise { Source::Noise } else { Source::Data };
-        let (spectrum, student) = self.handles();
+        let Measured { spectrum, student, .. } = self.handles();
         let edited = door::enter(py, move || {
             let (edit, condition) = (edit(&spectrum)?, condition.as_ref());
             sampling::edit(&student, &spectrum, &edit, &x, source, project, condition, &mut monitor)
         })?;
         kind.export(py, edited)
-    }
-
-    pub fn new(py: Python<'_>, student: Student) -> PyResult<Self> {
-        let (student, spectrum) = door::enter(py, move || {
-            let spectrum = Spectrum::new(&student)?;
-            Ok((student, spectrum))
-        })?;
-        Ok(PySpectrum(Mutex::new((spectrum, student))))
     }
 }
 
@@ -74,46 +109,141 @@ fn import_complex(argument: &str, object: &Bound<'_, PyAny>) -> PyResult<Tensor>
         let got = crate::tensor::shape_text(&parts.size());
         return Err(Error::shape(argument, "(..., 2), real and imaginary parts", got).into());
     }
-    Ok(parts.to_kind(Kind::Double).to_device(tch::Device::Cpu).contiguous().view_as_complex())
+    Ok(parts.to_kind(Kind::Double).to_device(Device::Cpu).contiguous().view_as_complex())
+}
+
+/// A copy, which Python may write to.
+fn export_own<'py>(py: Python<'py>, tensor: &Tensor) -> PyResult<Bound<'py, PyAny>> {
+    ArrayKind::Numpy.export(py, tensor.copy())
 }
 
 #[pymethods]
 impl PySpectrum {
+    /// Decomposes a student's generator and measures its modes.
+    #[new]
+    #[pyo3(signature = (student, *, n=512, seed=0, condition=None, teacher=None, monitor=None))]
+    fn new(
+        py: Python<'_>,
+        student: &PyStudent,
+        n: i64,
+        seed: u64,
+        condition: Option<&Bound<'_, PyAny>>,
+        teacher: Option<&PyVelocityField>,
+        monitor: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
+        let (student, teacher) = (student.handle(), teacher.map(PyVelocityField::handle));
+        let mut monitor = PyMonitor::new(monitor);
+        let measured = door::enter(py, move || {
+            let spectrum = Spectrum::new(&student)?;
+            let (noise, condition) = draw(&student, n, seed, condition.as_ref())?;
+            let (condition, teacher) = (condition.as_ref(), teacher.as_deref());
+            let facts = Facts::measure(&student, &spectrum, &noise, condition, teacher, &mut monitor)?;
+            Ok(Measured { spectrum, student, facts })
+        })?;
+        Ok(PySpectrum(Mutex::new(measured)))
+    }
+
     #[getter]
     fn eigenvalues<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        export_complex(py, self.spectrum().eigenvalues())
+        self.table(py, |own| Ok(own.spectrum.eigenvalues().copy()))
+    }
+
+    /// The place of the other of each conjugate pair.
+    #[getter]
+    fn partners(&self) -> Vec<usize> {
+        self.handles().spectrum.partners().to_vec()
     }
 
     #[getter]
     fn weights<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        export_complex(py, self.spectrum().weights())
+        self.table(py, |own| Ok(own.spectrum.weights()?.copy()))
     }
 
     #[getter]
-    fn rows<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        export_complex(py, self.spectrum().rows())
+    fn modes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.table(py, |own| own.spectrum.modes(&own.student))
     }
 
     #[getter]
-    fn rates<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        export_complex(py, self.spectrum().rates())
+    fn mode_rates<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.table(py, |own| Ok(own.spectrum.mode_rates(&own.student)?.copy()))
+    }
+
+    fn displacements<'py>(&self, py: Python<'py>, t: f64) -> PyResult<Bound<'py, PyAny>> {
+        self.table(py, move |own| own.spectrum.displacements(&own.student, t))
     }
 
     #[getter]
     fn condition_numbers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        ArrayKind::Numpy.export(py, self.spectrum().condition_numbers())
+        let own = self.handles();
+        let numbers = door::enter(py, move || own.spectrum.condition_numbers())?;
+        ArrayKind::Numpy.export(py, numbers)
     }
 
+    #[getter]
+    fn power<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        export_own(py, self.handles().facts.power())
+    }
+
+    #[getter]
+    fn spread<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        export_own(py, self.handles().facts.spread())
+    }
+
+    #[getter]
+    fn residuals<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.handles().facts.residuals().map(|residuals| export_own(py, residuals)).transpose()
+    }
+
+    /// How exactly the eigenvectors solve the eigenvalue problem.
     #[getter]
     fn residual(&self) -> f64 {
-        self.spectrum().residual()
+        self.handles().spectrum.residual()
     }
 
-    /// C of x = g C `[m, d]`, or None where a network decodes.
+    /// Whether a sample is a sum over modes, as it is where no network decodes.
     #[getter]
-    fn readout<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let columns = self.handles().1.readout_columns()?;
-        columns.map(|columns| ArrayKind::Numpy.export(py, columns)).transpose()
+    fn linear(&self) -> PyResult<bool> {
+        Ok(self.handles().student.readout_columns()?.is_some())
+    }
+
+    fn energy<'py>(&self, py: Python<'py>, times: Vec<f64>) -> PyResult<Bound<'py, PyAny>> {
+        let own = self.handles();
+        let energy = door::enter(py, move || own.facts.energy(&own.spectrum, &times))?;
+        ArrayKind::Numpy.export(py, energy)
+    }
+
+    fn order(&self, sort: &str) -> PyResult<Vec<i64>> {
+        let own = self.handles();
+        Ok(own.facts.order(&own.spectrum, sort.parse::<Sort>()?)?)
+    }
+
+    #[pyo3(signature = (n, condition=None))]
+    fn conditions<'py>(
+        &self,
+        py: Python<'py>,
+        n: i64,
+        condition: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let given = Array::import_optional("condition", condition)?.map(|array| array.tensor);
+        let spread = self.handles().student.config().conditioning.spread(given.as_ref(), n)?;
+        spread.map(|spread| ArrayKind::Numpy.export(py, spread)).transpose()
+    }
+
+    #[pyo3(signature = (t, x, places=None, *, condition=None))]
+    fn eigenfunctions<'py>(
+        &self,
+        t: &Bound<'py, PyAny>,
+        x: &Bound<'py, PyAny>,
+        places: Option<Vec<i64>>,
+        condition: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (t, x_) = (Array::import_float("t", t)?.tensor, Array::import_float("x", x)?.tensor);
+        let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
+        self.table(x.py(), move |own| {
+            own.spectrum.eigenfunctions(&own.student, &t, &x_, condition.as_ref(), places.as_deref())
+        })
     }
 
     #[pyo3(signature = (x0, times, keep, *, condition=None, monitor=None))]
@@ -129,7 +259,7 @@ impl PySpectrum {
         let Array { tensor: x0, kind } = Array::import_float("x0", x0)?;
         let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
         let mut monitor = PyMonitor::new(monitor);
-        let (spectrum, student) = self.handles();
+        let Measured { spectrum, student, .. } = self.handles();
         let path = door::enter(py, move || {
             let condition = condition.as_ref();
             sampling::sample_modes(&student, &spectrum, &x0, &times, &keep, condition, &mut monitor)
@@ -172,5 +302,66 @@ impl PySpectrum {
         self.edited(x, noise, project, condition, monitor, move |spectrum| {
             Edit::of_observables(spectrum, &shift, at)
         })
+    }
+}
+
+#[pymethods]
+impl PyLevelSpectrum {
+    /// Measures how the feature maps of a hierarchical student move.
+    #[new]
+    #[pyo3(signature = (student, *, n=512, seed=0, condition=None, teacher=None, monitor=None))]
+    fn new(
+        py: Python<'_>,
+        student: &PyStudent,
+        n: i64,
+        seed: u64,
+        condition: Option<&Bound<'_, PyAny>>,
+        teacher: Option<&PyVelocityField>,
+        monitor: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
+        let (student, teacher) = (student.handle(), teacher.map(PyVelocityField::handle));
+        let mut monitor = PyMonitor::new(monitor);
+        let measured = door::enter(py, move || {
+            let (noise, condition) = draw(&student, n, seed, condition.as_ref())?;
+            let (condition, teacher) = (condition.as_ref(), teacher.as_deref());
+            Ok((LevelSpectrum::measure(&student, &noise, condition, teacher, &mut monitor)?, student))
+        })?;
+        Ok(PyLevelSpectrum(Mutex::new(measured)))
+    }
+
+    #[getter]
+    fn maps<'py>(&self, py: Python<'py>) -> PyResult<Vec<MapRow<'py>>> {
+        let own = self.handles().0;
+        let row = |map: crate::spectrum::MapSpectrum| -> PyResult<MapRow<'py>> {
+            let residual = map.residual.as_ref().map(|residual| export_own(py, residual)).transpose()?;
+            let (values, energy) =
+                (export_complex(py, &map.eigenvalues.copy())?, export_own(py, &map.energy)?);
+            Ok((map.name, map.map.channels, map.map.height, map.map.width, values, energy, residual))
+        };
+        own.maps.into_iter().map(row).collect()
+    }
+
+    #[pyo3(signature = (t, x, index, *, condition=None))]
+    fn eigenfunctions<'py>(
+        &self,
+        t: &Bound<'py, PyAny>,
+        x: &Bound<'py, PyAny>,
+        index: usize,
+        condition: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (t, x_) = (Array::import_float("t", t)?.tensor, Array::import_float("x", x)?.tensor);
+        let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
+        let (own, student) = self.handles();
+        let psi =
+            door::enter(x.py(), move || own.eigenfunctions(&student, &t, &x_, condition.as_ref(), index))?;
+        export_complex(x.py(), &psi)
+    }
+}
+
+impl PyLevelSpectrum {
+    fn handles(&self) -> (LevelSpectrum, Student) {
+        let own = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (own.0.shallow_clone(), own.1.shallow_clone())
     }
 }

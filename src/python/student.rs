@@ -12,7 +12,6 @@ use super::door;
 use super::feature_distance::PyFeatureDistance;
 use super::handle::{self, Fitted};
 use super::json;
-use super::spectrum::PySpectrum;
 use super::velocity_field::PyVelocityField;
 use crate::condition::Conditioning;
 use crate::data::Inputs;
@@ -31,7 +30,7 @@ use crate::tensor::{device_name, dtype_name, parse_device};
 pub struct PyStudent(Fitted<Student>);
 
 impl PyStudent {
-    fn handle(&self) -> Student {
+    pub(super) fn handle(&self) -> Student {
         self.0.model.handle()
     }
 
@@ -344,10 +343,6 @@ impl PyStudent {
             kind.export(py, standard_errors)?,
         ];
         Ok((arrays, spread))
-    }
-
-    fn spectrum(&self, py: Python<'_>) -> PyResult<PySpectrum> {
-        PySpectrum::new(py, self.handle())
     }
 
     /// The student with a spectral generator, and how well conditioned that is, as JSON.

@@ -2,21 +2,20 @@
 
 use tch::{Device, Kind, Tensor};
 
+use super::facts::exact;
+use super::vectors::{complex, product, Blocks, Vectors};
 use crate::error::{Error, Result};
-use crate::koopman::{Generator, Horizon, SpectralGenerator, Student};
+use crate::koopman::{Direction, Generator, Horizon, SpectralGenerator, Student};
 
 /// All eigenvalues of L but the structural zeros (the constant, time and, with a spectral generator, the
 /// state); `r` of them, each conjugate pair side by side, the positive frequency first.
 pub struct Spectrum {
     /// lambda: complex, `[r]`.
     eigenvalues: Tensor,
-    /// Right eigenvectors as columns: complex, `[m, r]`; psi = g · weights.
-    weights: Tensor,
-    /// Left eigenvectors as rows: complex, `[r, m]`. Where an eigenvalue vanishes the state's entries, which
-    /// would be infinite, are 0: see `rates`.
-    rows: Tensor,
-    /// lambda times the rows, always finite: complex, `[r, m]`.
-    rates: Tensor,
+    /// 1/lambda: complex, `[r]`; 0 where lambda vanishes, so that left eigenvectors, which would be infinite in the
+    /// state's entries, are 0 there.
+    inverse: Tensor,
+    vectors: Vectors,
     /// The other of each conjugate pair; real ones are their own.
     partners: Vec<usize>,
     /// ||L W - W Λ|| / ||L||.
@@ -26,13 +25,6 @@ pub struct Spectrum {
 /// Eigenvalues below this, in units of the generator's norm where that is above 1, are taken for 0 where they
 /// would have to be divided by.
 const VANISHING: f64 = 1e-7;
-
-const REAL: (Kind, Device) = (Kind::Double, Device::Cpu);
-
-/// A real tensor as a complex one.
-fn complex(real: &Tensor) -> Result<Tensor> {
-    Ok(Tensor::f_complex(real, &real.f_zeros_like()?)?)
-}
 
 /// 1/lambda, and 0 where it vanishes.
 fn reciprocal(eigenvalues: &Tensor, norm: f64) -> Result<Tensor> {
@@ -62,63 +54,37 @@ impl Spectrum {
     /// generator is not finite.
     pub fn new(student: &Student) -> Result<Spectrum> {
         let _guard = tch::no_grad_guard();
-        let dimension = student.config().dimension();
         if let Generator::Levels(_) = student.generator() {
             let expected = "a student that reads x off linearly; one by levels has their spectra";
             return Err(Error::argument("student", expected, "one that decodes feature maps"));
         }
-        let matrix = student.generator().matrix();
-        if matrix.isfinite().all().int64_value(&[]) == 0 {
-            return Err(Error::Divergence("the generator is not finite: it has no spectrum".into()));
-        }
         match student.generator() {
-            Generator::Spectral(generator) => Self::of_blocks(generator, &matrix, dimension),
-            Generator::Dense(_) | Generator::Levels(_) => Self::of_matrix(&matrix),
+            Generator::Spectral(generator) => Self::of_blocks(generator),
+            _ => Self::of_matrix(&student.generator().matrix()),
         }
     }
 
-    /// The parameters are the eigenvalues. For z = re + i im the row is (re - i im)/2.
-    fn of_blocks(generator: &SpectralGenerator, matrix: &Tensor, dimension: i64) -> Result<Spectrum> {
+    /// The parameters are the eigenvalues: eigenvectors by construction.
+    fn of_blocks(generator: &SpectralGenerator) -> Result<Spectrum> {
         let (growth, frequency) = generator.rates();
+        let readout = generator.modes().detach().to_device(Device::Cpu).to_kind(Kind::Double);
+        check(&Tensor::f_cat(&[&growth, &frequency, &readout.reshape([-1])], 0)?)?;
         let (pairs, all) = (frequency.size()[0], growth.size()[0]);
-        let (features, m) = (pairs + all, matrix.size()[0]);
-        let unit = Tensor::f_eye(features, REAL)?;
-        let (re, im) = (unit.narrow(0, 0, pairs), unit.narrow(0, pairs, pairs));
-        let sign = frequency.f_ge(0.0)?.to_kind(Kind::Double) * 2.0 - 1.0;
-        // Rows over phi of: one of each pair, its conjugate, the real ones.
-        let upper = Tensor::f_complex(&re, &(&im * sign.unsqueeze(1)))?;
-        let couples = |upper: &Tensor| -> Result<Tensor> {
-            let mut shape = upper.size();
-            shape[0] *= 2;
-            Ok(Tensor::f_stack(&[upper.shallow_clone(), upper.f_conj()?.f_resolve_conj()?], 1)?
-                .reshape(shape))
-        };
-        let rest = complex(&unit.narrow(0, 2 * pairs, all - pairs))?;
-        let columns = Tensor::f_cat(&[&couples(&upper)?, &rest], 0)?;
-        let values = Tensor::f_complex(&growth.narrow(0, 0, pairs), &frequency.f_abs()?)?;
+        let (growing, turning) = (growth.narrow(0, 0, pairs), frequency.f_abs()?);
+        let couples = [&turning, &turning.neg()].map(|each| Tensor::f_complex(&growing, each));
+        let [one, other] = couples;
+        let couples = Tensor::f_stack(&[one?, other?], 1)?.f_reshape([-1])?;
         let rest = complex(&growth.narrow(0, pairs, all - pairs))?;
-        let eigenvalues = Tensor::f_cat(&[&couples(&values)?, &rest], 0)?;
-        // The columns of a pair, re ± i im, have the dual (re ∓ i im)/2; the real ones are their own.
-        let halves = Tensor::f_ones([features], REAL)?;
-        let _ = halves.narrow(0, 0, 2 * pairs).f_fill_(0.5)?;
-        let dual = columns.f_conj()?.f_resolve_conj()? * halves.unsqueeze(1);
-        let readout = matrix.narrow(0, 2 + dimension, features).narrow(1, 2, dimension);
-        let state_rates = dual.f_matmul(&complex(&readout)?)?;
-        let feature_rates = &dual * eigenvalues.unsqueeze(1);
+        let eigenvalues = Tensor::f_cat(&[couples, rest], 0)?;
+        let sign = frequency.f_ge(0.0)?.to_kind(Kind::Double) * 2.0 - 1.0;
         let inverse = reciprocal(&eigenvalues, 1.0)?;
-        let head = Tensor::f_zeros([features, 2], (Kind::ComplexDouble, Device::Cpu))?;
-        let state = &state_rates * inverse.unsqueeze(1);
-        let rates = Tensor::f_cat(&[&head, &state_rates, &feature_rates], 1)?;
-        let rows = Tensor::f_cat(&[&head, &state, &dual], 1)?;
-        let above = Tensor::f_zeros([m - features, features], (Kind::ComplexDouble, Device::Cpu))?;
-        let weights = Tensor::f_cat(&[above, columns.f_transpose(0, 1)?], 0)?;
-        // Eigenvectors by construction.
-        Self::assemble(eigenvalues, weights, rows, rates, 0.0)
+        Self::assemble(eigenvalues, inverse, Vectors::Blocks(Blocks { sign, readout }), 0.0)
     }
 
     /// Through LAPACK: W of the block D that carries [x, phi], its inverse for the rows, and the affine part of
     /// each eigenfunction, beta = b1 w / lambda and alpha = (b0 w + beta) / lambda.
     fn of_matrix(matrix: &Tensor) -> Result<Spectrum> {
+        check(matrix)?;
         let n = matrix.size()[0] - 2;
         let block = matrix.narrow(0, 2, n).narrow(1, 2, n).contiguous();
         let norm = block.norm().double_value(&[]);
@@ -133,39 +99,31 @@ impl Spectrum {
             ));
         };
         let inverse = reciprocal(&eigenvalues, norm)?;
-        let affine = complex(&matrix.narrow(0, 0, 2).narrow(1, 2, n))?.f_matmul(&vectors)?;
+        let affine = product(&matrix.narrow(0, 0, 2).narrow(1, 2, n), &vectors)?;
         let slope = affine.select(0, 1) * &inverse;
         let shift = (affine.select(0, 0) + &slope) * &inverse;
         let weights = Tensor::f_cat(&[&shift.unsqueeze(0), &slope.unsqueeze(0), &vectors], 0)?;
         let head = Tensor::f_zeros([n, 2], (Kind::ComplexDouble, Device::Cpu))?;
         let rates = Tensor::f_cat(&[&head, &(&rows * eigenvalues.unsqueeze(1))], 1)?;
         let rows = Tensor::f_cat(&[&head, &rows], 1)?;
-        let full = complex(matrix)?;
-        let residual = full.f_matmul(&weights)? - &weights * eigenvalues.unsqueeze(0);
+        let residual = product(matrix, &weights)? - &weights * eigenvalues.unsqueeze(0);
         let residual = residual.abs().square().sum(Kind::Double).sqrt().double_value(&[])
             / matrix.norm().double_value(&[]);
-        Self::assemble(eigenvalues, weights, rows, rates, residual)
+        Self::assemble(eigenvalues, inverse, Vectors::Tables { weights, rows, rates }, residual)
     }
 
-    fn assemble(
-        eigenvalues: Tensor,
-        weights: Tensor,
-        rows: Tensor,
-        rates: Tensor,
-        residual: f64,
-    ) -> Result<Spectrum> {
+    fn assemble(eigenvalues: Tensor, inverse: Tensor, vectors: Vectors, residual: f64) -> Result<Spectrum> {
         let imaginary = Vec::<f64>::try_from(&eigenvalues.f_imag()?.contiguous())?;
         let partners = partners(&imaginary)?;
-        Ok(Spectrum { eigenvalues, weights, rows, rates, partners, residual })
+        Ok(Spectrum { eigenvalues, inverse, vectors, partners, residual })
     }
 
     /// A second handle on the same tensors.
     pub fn shallow_clone(&self) -> Spectrum {
         Spectrum {
             eigenvalues: self.eigenvalues.shallow_clone(),
-            weights: self.weights.shallow_clone(),
-            rows: self.rows.shallow_clone(),
-            rates: self.rates.shallow_clone(),
+            inverse: self.inverse.shallow_clone(),
+            vectors: self.vectors.shallow_clone(),
             partners: self.partners.clone(),
             residual: self.residual,
         }
@@ -176,24 +134,105 @@ impl Spectrum {
         self.eigenvalues.size()[0]
     }
 
+    /// 0 for each mode, float64.
+    pub(super) fn zeros(&self) -> Result<Tensor> {
+        Ok(self.eigenvalues.f_real()?.f_zeros_like()?)
+    }
+
+    /// m, the number of observables.
+    pub fn observables(&self) -> i64 {
+        self.vectors.observables()
+    }
+
     /// lambda, complex `[r]`.
     pub fn eigenvalues(&self) -> &Tensor {
         &self.eigenvalues
     }
 
     /// Right eigenvectors as columns, complex `[m, r]`: the weights of each eigenfunction, psi = g · weights.
-    pub fn weights(&self) -> &Tensor {
-        &self.weights
+    /// Made anew for a spectral generator, as [`Self::rows`] and [`Self::rates`] are.
+    ///
+    /// # Errors
+    /// Whatever libtorch refuses: memory, where m is large.
+    pub fn weights(&self) -> Result<Tensor> {
+        self.vectors.weights()
     }
 
-    /// Left eigenvectors as rows, complex `[r, m]`: the spectral projector of mode k is weights_k rows_k.
-    pub fn rows(&self) -> &Tensor {
-        &self.rows
+    /// Left eigenvectors as rows, complex `[r, m]`: the spectral projector of mode k is weights_k rows_k. Where an
+    /// eigenvalue vanishes the state's entries, which would be infinite, are 0: see [`Self::rates`].
+    ///
+    /// # Errors
+    /// As [`Self::weights`].
+    pub fn rows(&self) -> Result<Tensor> {
+        self.vectors.rows(&self.inverse)
     }
 
     /// lambda times the rows, complex `[r, m]`, finite also where lambda is 0: dg/dt of a unit of psi.
-    pub fn rates(&self) -> &Tensor {
-        &self.rates
+    ///
+    /// # Errors
+    /// As [`Self::weights`].
+    pub fn rates(&self) -> Result<Tensor> {
+        self.vectors.rates(&self.eigenvalues)
+    }
+
+    /// Eigenfunctions of observables, float64 `[B, m]` on the CPU: complex `[B, r]`, or `[B, places]`.
+    ///
+    /// # Errors
+    /// Whatever libtorch refuses.
+    pub fn read(&self, g: &Tensor, places: Option<&[i64]>) -> Result<Tensor> {
+        match places {
+            None => self.vectors.read(g),
+            Some(places) => self.vectors.read_some(g, places),
+        }
+    }
+
+    /// psi(t, x) of a student's states `[B, *event]`, for t `[B]` or one number: complex `[B, r]`, or `[B, places]`.
+    ///
+    /// # Errors
+    /// As [`Student::encode`].
+    pub fn eigenfunctions(
+        &self,
+        student: &Student,
+        t: &Tensor,
+        x: &Tensor,
+        condition: Option<&Tensor>,
+        places: Option<&[i64]>,
+    ) -> Result<Tensor> {
+        let _guard = tch::no_grad_guard();
+        self.read(&exact(&student.encode(t, x, Direction::Forward, condition)?), places)
+    }
+
+    /// What a unit of each psi puts into the rate of what a student reads off, complex `[r, d]`: of the state among
+    /// the observables where a network decodes.
+    ///
+    /// # Errors
+    /// Whatever libtorch refuses.
+    pub fn mode_rates(&self, student: &Student) -> Result<Tensor> {
+        match student.readout_columns()? {
+            // A slice needs no product, and of what a network decodes the slice is the linear part.
+            Some(columns) if !student.reads_exactly() => Ok(self.rates()?.f_matmul(&complex(&columns)?)?),
+            _ => self.vectors.state_rates(student.config().dimension()),
+        }
+    }
+
+    /// What a unit of each psi puts into what a student reads off, complex `[r, d]`.
+    ///
+    /// # Errors
+    /// Whatever libtorch refuses.
+    pub fn modes(&self, student: &Student) -> Result<Tensor> {
+        match student.readout_columns()? {
+            Some(columns) if !student.reads_exactly() => Ok(self.rows()?.f_matmul(&complex(&columns)?)?),
+            _ => self.vectors.state_rows(student.config().dimension(), &self.inverse),
+        }
+    }
+
+    /// How far a unit of each psi at time 0 has moved what is read by time `t`, (e^{lambda t} - 1) times the modes:
+    /// complex `[r, d]`.
+    ///
+    /// # Errors
+    /// Whatever libtorch refuses.
+    pub fn displacements(&self, student: &Student, t: f64) -> Result<Tensor> {
+        Ok(self.mode_rates(student)? * integral(&self.eigenvalues, t)?.unsqueeze(1))
     }
 
     /// ||L W - W Λ|| / ||L||: how exactly the eigenfunctions are eigenfunctions of L.
@@ -203,11 +242,11 @@ impl Spectrum {
 
     /// ||w_k|| ||q_k||, `[r]`: how much lambda_k moves for a change of L (Wilkinson); infinite for a defective
     /// one.
-    pub fn condition_numbers(&self) -> Tensor {
-        let norm = |tensor: &Tensor, dimension: i64| {
-            tensor.abs().square().sum_dim_intlist(dimension, false, Kind::Double).sqrt()
-        };
-        norm(&self.weights, 0) * norm(&self.rows, 1)
+    ///
+    /// # Errors
+    /// Whatever libtorch refuses.
+    pub fn condition_numbers(&self) -> Result<Tensor> {
+        self.vectors.condition_numbers(&self.inverse)
     }
 
     /// The same selection with both of each conjugate pair where it has one: real samples come of nothing else.
@@ -222,8 +261,19 @@ impl Spectrum {
         Ok(self.partners.iter().zip(keep).map(|(partner, kept)| *kept || keep[*partner]).collect())
     }
 
-    pub(super) fn partners(&self) -> &[usize] {
+    /// The place of the other of each conjugate pair, `[r]`; real ones are their own.
+    pub fn partners(&self) -> &[usize] {
         &self.partners
+    }
+
+    /// Re(a Λ Q): what amplitudes, complex `[.., r]`, put into dg/dt, `[.., m]`.
+    pub(super) fn write(&self, amplitudes: &Tensor) -> Result<Tensor> {
+        self.vectors.write(amplitudes, &self.eigenvalues)
+    }
+
+    /// Re(W diag(factors) Λ Q), `[m, m]`, for complex factors `[r]`.
+    pub(super) fn motion(&self, factors: &Tensor) -> Result<Tensor> {
+        self.vectors.motion(factors, &self.eigenvalues)
     }
 
     /// exp(tau L) with only the kept modes moving, `[m, m]`: psi_k of the others stays what it is,
@@ -234,15 +284,11 @@ impl Spectrum {
     pub fn exponential(&self, generator: &Generator, tau: f64, keep: &[bool]) -> Result<Tensor> {
         let keep = self.close(keep)?;
         let whole = generator.exponential(tau)?;
-        let left_out: Vec<i64> = (0..keep.len()).filter(|k| !keep[*k]).map(|k| k as i64).collect();
-        if left_out.is_empty() {
+        if keep.iter().all(|kept| *kept) {
             return Ok(whole);
         }
-        let chosen = Tensor::from_slice(&left_out);
-        let weights = self.weights.index_select(1, &chosen);
-        let factors = integral(&self.eigenvalues.index_select(0, &chosen), tau)?;
-        let moved = (weights * factors.unsqueeze(0)).f_matmul(&self.rates.index_select(0, &chosen))?;
-        Ok(whole - moved.f_real()?)
+        let left_out: Vec<f64> = keep.iter().map(|kept| f64::from(u8::from(!kept))).collect();
+        Ok(whole - self.motion(&(integral(&self.eigenvalues, tau)? * Tensor::from_slice(&left_out)))?)
     }
 
     /// x(t + tau) of observables at t with only the kept modes moving.
@@ -253,6 +299,15 @@ impl Spectrum {
         let _guard = tch::no_grad_guard();
         student.horizon_of(&self.exponential(student.generator(), tau, keep)?)
     }
+}
+
+/// # Errors
+/// [`Error::Divergence`] for a generator that is not finite.
+fn check(parameters: &Tensor) -> Result<()> {
+    if parameters.isfinite().all().int64_value(&[]) == 0 {
+        return Err(Error::Divergence("the generator is not finite: it has no spectrum".into()));
+    }
+    Ok(())
 }
 
 /// Conjugates side by side, the positive frequency first, as LAPACK gives them.

@@ -60,7 +60,7 @@ impl Edit {
     /// [`Error::Shape`] and [`Error::NonFinite`] name `shift`; [`Error::Argument`] names `at`.
     pub fn of_observables(spectrum: &Spectrum, shift: &Tensor, at: f64) -> Result<Edit> {
         check_time(at)?;
-        let m = spectrum.weights().size()[0];
+        let m = spectrum.observables();
         if !(1..=2).contains(&shift.dim()) || shift.size().last() != Some(&m) {
             return Err(Error::shape("shift", format!("({m},)"), shape_text(&shift.size())));
         }
@@ -103,11 +103,9 @@ impl Edit {
         };
         let values = spectrum.eigenvalues();
         let carried = (values * -self.at).f_exp()? * integral(values, time)?;
-        let moved = spectrum.rates() * carried.unsqueeze(1);
-        let weights = spectrum.weights() * gains.unsqueeze(0);
         Ok(Change {
-            matrix: Some(convert(weights.f_matmul(&moved)?.f_real()?)),
-            shift: convert(shifts.f_matmul(&moved)?.f_real()?),
+            matrix: Some(convert(spectrum.motion(&(gains * &carried))?)),
+            shift: convert(spectrum.write(&(shifts * carried))?),
         })
     }
 }

@@ -8,6 +8,11 @@
 
 mod decomposition;
 mod edit;
+mod facts;
+mod levels;
+mod vectors;
 
 pub use decomposition::Spectrum;
 pub use edit::{Change, Edit};
+pub use facts::{Facts, Sort, RESIDUAL_TIMES};
+pub use levels::{LevelSpectrum, MapSpectrum};

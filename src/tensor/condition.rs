@@ -1,6 +1,6 @@
 //! Conditions at the door: shape, dtype and range, and how a network takes them.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::{check_finite, dtype_name, shape_text};
 use crate::condition::Conditioning;
@@ -37,6 +37,28 @@ impl Conditioning {
                     return wrong(format!("{} {}", dtype_name(c.kind()), shape_text(&c.size())));
                 }
                 check_finite("condition", c)
+            }
+        }
+    }
+
+    /// Conditions for `count` samples: those given, repeated as often as needed; without any, every class in turn.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] naming `condition` for vectors of which none are given, or for an empty array.
+    pub fn spread(&self, given: Option<&Tensor>, count: i64) -> Result<Option<Tensor>> {
+        let turn = |length: i64| Tensor::arange(count, (Kind::Int64, Device::Cpu)).f_remainder(length);
+        match (self, given) {
+            (_, Some(given)) => {
+                let rows = if given.dim() == 0 { given.unsqueeze(0) } else { given.shallow_clone() };
+                match rows.size()[0] {
+                    0 => Err(Error::argument("condition", "at least one condition", "an empty array")),
+                    length => Ok(Some(rows.f_index_select(0, &turn(length)?.to_device(rows.device()))?)),
+                }
+            }
+            (Conditioning::None, None) => Ok(None),
+            (Conditioning::Labels { classes }, None) => Ok(Some(turn(*classes)?)),
+            (Conditioning::Vector { dim }, None) => {
+                Err(Error::argument("condition", format!("vectors (P, {dim}) to draw from"), "none"))
             }
         }
     }

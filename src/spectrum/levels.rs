@@ -1,0 +1,185 @@
+//! The spectrum of a hierarchical student: how the feature maps of every level move.
+
+use tch::{Kind, Tensor};
+
+use super::decomposition::integral;
+use super::facts::{check_teacher, exact};
+use crate::error::{Error, Result};
+use crate::koopman::{Direction, FeatureMap, Generator, LevelGenerator, Student};
+use crate::monitor::Monitor;
+use crate::ode::{self, Chunks, SolveOptions};
+use crate::velocity::VelocityField;
+
+/// One feature map's eigenvalues; float64 on the CPU.
+pub struct MapSpectrum {
+    /// `"8x8, 1"`: the map's size and its place among maps of that size, on the way down; `"middle"`.
+    pub name: String,
+    pub map: FeatureMap,
+    /// Number of pixels that share eigenvalues.
+    pub shared: i64,
+    /// Number of complex pairs.
+    pub pairs: i64,
+    /// One of each conjugate pair, then the real ones: complex `[r]`.
+    pub eigenvalues: Tensor,
+    /// Mean square over noise, summed over pixels, of what the eigenfunctions change from noise to data, as a share
+    /// of all maps': `[r]`.
+    pub energy: Tensor,
+    /// RMS distance of the eigenfunctions at the teacher's endpoints from e^lambda psi(0, x0), over their
+    /// deviation there: `[r]`; `None` without a teacher.
+    pub residual: Option<Tensor>,
+}
+
+impl MapSpectrum {
+    fn shallow_clone(&self) -> MapSpectrum {
+        MapSpectrum {
+            name: self.name.clone(),
+            eigenvalues: self.eigenvalues.shallow_clone(),
+            energy: self.energy.shallow_clone(),
+            residual: self.residual.as_ref().map(Tensor::shallow_clone),
+            ..*self
+        }
+    }
+}
+
+/// The feature maps of a hierarchy, from full resolution down to the middle.
+pub struct LevelSpectrum {
+    pub maps: Vec<MapSpectrum>,
+}
+
+impl LevelSpectrum {
+    /// A second handle on the same tensors.
+    pub fn shallow_clone(&self) -> LevelSpectrum {
+        LevelSpectrum { maps: self.maps.iter().map(MapSpectrum::shallow_clone).collect() }
+    }
+
+    /// Energies over the noise `[B, *event]`, residuals at the teacher's endpoints of it.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] naming `student` for one that is no hierarchy; [`Error::Shape`] naming `teacher` for one
+    /// of other events; whatever the student, the teacher's solver and the monitor answer.
+    pub fn measure(
+        student: &Student,
+        noise: &Tensor,
+        condition: Option<&Tensor>,
+        teacher: Option<&dyn VelocityField>,
+        monitor: &mut dyn Monitor,
+    ) -> Result<LevelSpectrum> {
+        let _guard = tch::no_grad_guard();
+        let mut maps = layout(student)?;
+        let encode = |t: f64, x: &Tensor| student.encode(&Tensor::from(t), x, Direction::Forward, condition);
+        let start = split(&encode(0.0, noise)?, &maps)?;
+        let mut total = 0.0;
+        for (map, psi) in maps.iter_mut().zip(&start) {
+            // |e^lambda - 1|² without cancellation.
+            let change = (integral(&map.eigenvalues, 1.0)? * &map.eigenvalues).f_abs()?.f_square()?;
+            let power = psi.f_abs()?.f_square()?.f_mean_dim([0i64].as_slice(), false, Kind::Double)?;
+            map.energy = power.f_sum_dim_intlist(1, false, Kind::Double)? * change;
+            total += map.energy.f_sum(Kind::Double)?.double_value(&[]);
+        }
+        for map in &mut maps {
+            map.energy = &map.energy / total.max(1e-300);
+        }
+        if let Some(teacher) = teacher {
+            check_teacher(student, teacher)?;
+            let (options, chunks) = (SolveOptions::default(), Chunks::new("sample"));
+            let solved =
+                ode::solve_chunked(teacher, noise, &[0.0, 1.0], &options, condition, chunks, monitor)?;
+            let ends = split(&encode(1.0, &solved.trajectory.select(0, 1))?, &maps)?;
+            for ((map, before), after) in maps.iter_mut().zip(&start).zip(&ends) {
+                let expected = before * map.eigenvalues.f_exp()?.unsqueeze(1);
+                map.residual = Some(gap(after, &expected)?);
+            }
+        }
+        Ok(LevelSpectrum { maps })
+    }
+
+    /// psi(t, x) of one map: complex `[B, r, height, width]`, or `[B, r]` where every pixel has eigenvalues of its own.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] naming `index`; whatever the student answers.
+    pub fn eigenfunctions(
+        &self,
+        student: &Student,
+        t: &Tensor,
+        x: &Tensor,
+        condition: Option<&Tensor>,
+        index: usize,
+    ) -> Result<Tensor> {
+        let Some(map) = self.maps.get(index) else {
+            return Err(Error::argument("index", format!("one of {} feature maps", self.maps.len()), index));
+        };
+        let g = student.encode(t, x, Direction::Forward, condition)?;
+        let psi = split(&g, &self.maps)?.swap_remove(index);
+        let (batch, features) = (psi.size()[0], psi.size()[1]);
+        Ok(match map.shared {
+            1 => psi.f_squeeze_dim(2)?,
+            _ => psi.f_reshape([batch, features, map.map.height, map.map.width])?,
+        })
+    }
+}
+
+/// Every map with its eigenvalues, not measured yet.
+fn layout(student: &Student) -> Result<Vec<MapSpectrum>> {
+    let Generator::Levels(generator) = student.generator() else {
+        return Err(Error::argument("student", "a hierarchy of feature maps", "one that has none"));
+    };
+    let maps = student.config().feature_maps();
+    let mut named: Vec<MapSpectrum> = Vec::with_capacity(maps.len());
+    let values = eigenvalues(generator)?;
+    for (index, ((map, (blocks, shared)), eigenvalues)) in
+        maps.iter().zip(generator.blocks().maps()).zip(values).enumerate()
+    {
+        let alike = |other: &&MapSpectrum| (other.map.height, other.map.width) == (map.height, map.width);
+        let name = match index + 1 == maps.len() {
+            true => "middle".to_string(),
+            false => format!("{}x{}, {}", map.height, map.width, named.iter().filter(alike).count() + 1),
+        };
+        let energy = eigenvalues.f_real()?.f_zeros_like()?;
+        let pairs = blocks.pairs();
+        named.push(MapSpectrum { name, map: *map, shared, pairs, eigenvalues, energy, residual: None });
+    }
+    Ok(named)
+}
+
+/// One of each pair, then the real ones, map by map. The generator lists two zeros, and then those of each map as
+/// often as pixels share them, pairs side by side.
+fn eigenvalues(generator: &LevelGenerator) -> Result<Vec<Tensor>> {
+    let all = generator.eigenvalues().f_contiguous()?.f_view_as_complex()?;
+    let mut place = 2;
+    generator
+        .blocks()
+        .maps()
+        .map(|(blocks, shared)| {
+            let (features, both) = (blocks.features(), 2 * blocks.pairs());
+            let own = all.narrow(0, place, features);
+            place += features * shared;
+            Ok(Tensor::f_cat(&[own.slice(0, 0, both, 2), own.narrow(0, both, features - both)], 0)?)
+        })
+        .collect()
+}
+
+/// Observables `[B, m]` as eigenfunctions, complex `[B, r, shared pixels]`, map by map. A map holds [real parts,
+/// imaginary parts, real features], with its pixels innermost.
+fn split(g: &Tensor, maps: &[MapSpectrum]) -> Result<Vec<Tensor>> {
+    let (batch, mut place) = (g.size()[0], 2);
+    maps.iter()
+        .map(|map| {
+            let (size, pairs) = (map.map.size(), map.pairs);
+            let rows = exact(&g.narrow(1, place, size)).f_reshape([batch, size / map.shared, map.shared])?;
+            place += size;
+            let rest = rows.narrow(1, 2 * pairs, rows.size()[1] - 2 * pairs);
+            let real = Tensor::f_cat(&[&rows.narrow(1, 0, pairs), &rest], 1)?;
+            let imaginary = Tensor::f_cat(&[rows.narrow(1, pairs, pairs), rest.zeros_like()], 1)?;
+            Ok(Tensor::f_complex(&real, &imaginary)?)
+        })
+        .collect()
+}
+
+/// RMS of the difference over the deviation of what was found, for each eigenfunction: `[r]`.
+fn gap(found: &Tensor, expected: &Tensor) -> Result<Tensor> {
+    let over_all = |values: &Tensor| -> Result<Tensor> {
+        Ok(values.f_abs()?.f_square()?.f_mean_dim([0i64, 2].as_slice(), false, Kind::Double)?)
+    };
+    let centre = found.f_mean_dim([0i64].as_slice(), true, None::<Kind>)?;
+    Ok((over_all(&(found - expected))? / over_all(&(found - centre))?.clamp_min(1e-300)).sqrt())
+}
