@@ -24,7 +24,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from koopflow import FlowTeacher, KoopmanDistiller, datasets
-from koopflow.spectrum.spectrum import Spectrum
+from koopflow.analysis import compare_spectra, find_directions, measure_signatures, permutation_test
+from koopflow.spectrum import Spectrum
 
 from ..environment import machine, versions
 
@@ -68,7 +69,7 @@ def edits(
     """
     train, train_labels = images[:1300], labels[:1300]
     held_out, held_out_labels = images[1300:], labels[1300:]
-    directions = spectrum.directions(train, labels=train_labels, at=AT)
+    directions = find_directions(spectrum, train, labels=train_labels, at=AT)
     ours, theirs = np.zeros((10, 7, 2)), np.zeros((10, 7, 2))
     for target in range(10):
         x = held_out[held_out_labels != target]
@@ -102,10 +103,10 @@ def measure(seed: int, steps: int | None) -> dict[str, float]:
     size = np.sqrt((held_out**2).sum(axis=1).mean())
     trips = [student.invert(held_out, polish=polish, residuals=True)[1] for polish in (0, 8)]
     classifier = LogisticRegression(C=0.1, max_iter=2000).fit(images[:1300], labels[:1300])
-    signatures = spectrum.signatures(images[:1300], labels[:1300])
-    p = signatures.permutation_test(999)[np.triu_indices(10, 1)]
+    signatures = measure_signatures(spectrum, images[:1300], labels[:1300])
+    p = permutation_test(signatures, 999)[np.triu_indices(10, 1)]
     neighbours = KNeighborsClassifier(5).fit(images[:1300], labels[:1300])
-    comparison = spectrum.compare(other.spectrum())
+    comparison = compare_spectra(spectrum, other.spectrum())
     return {
         "trusted": float(spectrum.trusted_energy or 0.0),
         "modes": float(counts[np.argmax(errors < 0.1)]),

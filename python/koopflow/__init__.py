@@ -5,7 +5,7 @@ from koopflow._versions import PINNED_TORCH, check_torch, show_versions
 
 check_torch(PINNED_TORCH)
 
-from koopflow import _core, baselines, datasets, exceptions, metrics, plotting, progress  # noqa: E402
+from koopflow import _core, analysis, baselines, datasets, exceptions, metrics, plotting, progress  # noqa: E402
 
 check_torch(_core.TORCH_VERSION)
 
@@ -34,6 +34,7 @@ __all__ = [
     "Trajectories",
     "UNet",
     "__version__",
+    "analysis",
     "autocast",
     "baselines",
     "compare",

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .exceptions import ArgumentError
+
 # Outputs follow the kind of the input, which the type system cannot say without overloading every method.
 Array: TypeAlias = Any
 
@@ -33,6 +35,13 @@ def as_batch(array: Array) -> Array:
 def as_condition(condition: Array | None) -> Array | None:
     """Labels and vectors as an array; torch tensors and None as they are."""
     return condition if condition is None or isinstance(condition, torch.Tensor) else np.asarray(condition)
+
+
+def checked_count(n: object) -> int:
+    """A number of samples. Raises ``ArgumentError`` for anything but a positive integer."""
+    if not isinstance(n, int | np.integer) or isinstance(n, bool) or n < 1:
+        raise ArgumentError(f"n: expected an integer of at least 1, got {n!r}")
+    return int(n)
 
 
 def method_of(name: str, model: Any, method: str) -> Any:

@@ -375,9 +375,6 @@ class Student:
         ``determinant`` is ``"exact"``, ``"lanczos"`` or ``"auto"`` (exact up to 1024 dimensions).
         """
 
-    def spectrum(self) -> Spectrum:
-        """Eigenvalues and eigenvectors of L; ``DivergenceError`` for a defective one."""
-
     def to_spectral(self) -> tuple[Student, str]:
         """This dense student with a spectral generator, and a report as JSON.
 
@@ -496,36 +493,93 @@ def describe_file(path: str) -> tuple[str, str]:
 
 @final
 class Spectrum:
-    """All r eigenvalues of a generator but the structural zeros, conjugates side by side."""
+    """All r eigenvalues of a student's generator but the structural zeros, conjugates side by side.
 
+    Measured over ``n`` samples of noise, with the conditions that :meth:`conditions` spreads over them, and
+    along the teacher's paths from it. Raises ``DivergenceError`` for a defective generator and ``ShapeError``
+    for a teacher of other events.
+    """
+
+    def __new__(
+        cls,
+        student: Student,
+        *,
+        n: int = 512,
+        seed: int = 0,
+        condition: _Array | None = None,
+        teacher: VelocityField | None = None,
+        monitor: _Monitor = None,
+    ) -> Spectrum: ...
     @property
     def eigenvalues(self) -> NDArray[complex128]:
         """``[r]``."""
+
+    @property
+    def partners(self) -> list[int]:
+        """The place of the other of each conjugate pair, ``[r]``; real modes are their own."""
 
     @property
     def weights(self) -> NDArray[complex128]:
         """Right eigenvectors as columns, ``[m, r]``: psi = g @ weights."""
 
     @property
-    def rows(self) -> NDArray[complex128]:
-        """Left eigenvectors as rows, ``[r, m]``, with rows @ weights = I; 0 in the state where lambda
-        vanishes."""
+    def modes(self) -> NDArray[complex128]:
+        """What a unit of each psi puts into the state that is read, ``[r, d]``; 0 where lambda vanishes."""
 
     @property
-    def rates(self) -> NDArray[complex128]:
-        """Lambda times the rows, ``[r, m]``, always finite."""
+    def mode_rates(self) -> NDArray[complex128]:
+        """What a unit of each psi puts into the state's rate, ``[r, d]``, always finite."""
+
+    def displacements(self, t: float) -> NDArray[complex128]:
+        """(e^{lambda t} - 1) times the modes, ``[r, d]``."""
 
     @property
     def condition_numbers(self) -> NDArray[float64]:
         """``||w_k|| ||q_k||``, ``[r]``."""
 
     @property
+    def power(self) -> NDArray[float64]:
+        """Mean of ``|psi(0, x0)|²`` over noise, ``[r]``."""
+
+    @property
+    def spread(self) -> NDArray[float64]:
+        """Standard deviation of psi(0, x0) over noise, ``[r]``."""
+
+    @property
+    def residuals(self) -> NDArray[float64] | None:
+        """How badly each psi obeys its equation along the teacher's paths, ``[r]``; None without one."""
+
+    @property
     def residual(self) -> float:
         """``||L W - W diag(lambda)|| / ||L||``."""
 
     @property
-    def readout(self) -> NDArray[float64] | None:
-        """C of x = g C, ``[m, d]``; None where a network decodes."""
+    def linear(self) -> bool:
+        """Whether samples are linear in the observables: no network decodes them."""
+
+    def energy(self, times: Sequence[float]) -> NDArray[float64]:
+        """Mean square over noise of what each mode has moved by each time, ``[T, r]``.
+
+        In units of the sum over all modes at t = 1.
+        """
+
+    def order(self, sort: str) -> list[int]:
+        """Places sorted by ``"energy"`` (descending), ``"frequency"``, ``"growth"``, ``"modulus"`` or
+        ``"residual"``, the two of a pair side by side."""
+
+    def conditions(self, n: int, condition: _Array | None = None) -> NDArray[Any] | None:
+        """Conditions for ``n`` samples: those given, repeated; else every class in turn; None for a student
+        without conditions."""
+
+    def eigenfunctions(
+        self,
+        t: _Array | float,
+        x: _Array,
+        places: Sequence[int] | None = None,
+        *,
+        condition: _Array | None = None,
+    ) -> NDArray[complex128]:
+        """psi(t, x), ``[B, r]``, or of some places, ``[B, len(places)]``."""
 
     def sample(
         self,
@@ -569,6 +623,34 @@ class Spectrum:
         monitor: _Monitor = None,
     ) -> _Array:
         """Samples with the observables at time ``at`` shifted by ``[m]`` or ``[B, m]``, ``[B, *event]``."""
+
+@final
+class LevelSpectrum:
+    """Eigenvalues of the feature maps of a hierarchical student, from full resolution down to the middle.
+
+    Arguments and errors as those of :class:`Spectrum`.
+    """
+
+    def __new__(
+        cls,
+        student: Student,
+        *,
+        n: int = 512,
+        seed: int = 0,
+        condition: _Array | None = None,
+        teacher: VelocityField | None = None,
+        monitor: _Monitor = None,
+    ) -> LevelSpectrum: ...
+    @property
+    def maps(
+        self,
+    ) -> list[tuple[str, int, int, int, NDArray[complex128], NDArray[float64], NDArray[float64] | None]]:
+        """Name, channels, height, width, eigenvalues, energy and residual of each map, arrays ``[r]``."""
+
+    def eigenfunctions(
+        self, t: _Array | float, x: _Array, index: int, *, condition: _Array | None = None
+    ) -> NDArray[complex128]:
+        """psi(t, x) of one map, ``[B, r, height, width]``, or ``[B, r]`` if pixels share no eigenvalues."""
 
 def student_defaults(event_size: int) -> str:
     """The configuration that unset options resolve to for events of ``event_size`` numbers, as JSON."""

@@ -14,14 +14,14 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from . import _core, baselines, metrics
-from ._arrays import Array, as_batch, as_condition, to_numpy
+from ._arrays import Array, as_batch, checked_count, as_condition, to_numpy
 from ._tables import text_table, to_frame
 from .exceptions import ArgumentError, DivergenceError, ShapeError
 from .metrics.errors import PATH_TIMES
 from .options import Training
 from .progress import ProgressEvent, ProgressFunction, ProgressMeter
 from .students.distiller import KoopmanDistiller
-from .teachers.flow import Flow, checked_count, checked_teacher
+from .teachers.flow import Flow, checked_teacher
 
 Row: TypeAlias = dict[str, Any]
 

@@ -5,7 +5,9 @@ use tch::{Device, Kind, Tensor};
 use super::facts::exact;
 use super::vectors::{complex, product, Blocks, Vectors};
 use crate::error::{Error, Result};
-use crate::koopman::{Direction, Generator, Horizon, SpectralGenerator, Student};
+use crate::koopman::{
+    exponential_integral, Direction, Eigenvectors, Generator, Horizon, SpectralGenerator, Student,
+};
 
 /// All eigenvalues of L but the structural zeros (the constant, time and, with a spectral generator, the
 /// state); `r` of them, each conjugate pair side by side, the positive frequency first.
@@ -31,19 +33,6 @@ fn reciprocal(eigenvalues: &Tensor, norm: f64) -> Result<Tensor> {
     let vanishing = eigenvalues.f_abs()?.f_lt(VANISHING * norm.max(1.0))?;
     let safe = eigenvalues.f_masked_fill(&vanishing, 1.0)?;
     Ok(safe.f_reciprocal()?.f_masked_fill(&vanishing, 0.0)?)
-}
-
-/// (e^{lambda tau} - 1)/lambda, by its series where that is 0/0.
-pub(super) fn integral(eigenvalues: &Tensor, tau: f64) -> Result<Tensor> {
-    let z = eigenvalues * tau;
-    let small = z.f_abs()?.f_lt(1e-3)?;
-    let safe = eigenvalues.f_masked_fill(&small, 1.0)?;
-    let quotient = ((&safe * tau).f_exp()? - 1.0) / &safe;
-    let mut series = &z / 120.0 + 1.0 / 24.0;
-    for coefficient in [1.0 / 6.0, 0.5, 1.0] {
-        series = &series * &z + coefficient;
-    }
-    Ok((series * tau).f_where_self(&small, &quotient)?)
 }
 
 impl Spectrum {
@@ -88,16 +77,9 @@ impl Spectrum {
         let n = matrix.size()[0] - 2;
         let block = matrix.narrow(0, 2, n).narrow(1, 2, n).contiguous();
         let norm = block.norm().double_value(&[]);
-        let (eigenvalues, vectors) = block.f_linalg_eig()?;
-        let rows = Tensor::f_linalg_inv(&vectors)
-            .ok()
-            .filter(|rows| rows.abs().isfinite().all().int64_value(&[]) != 0);
-        let Some(rows) = rows else {
-            return Err(Error::Divergence(
-                "the generator is defective: its eigenvectors are linearly dependent, so that it has no modes"
-                    .into(),
-            ));
-        };
+        let eigen = Eigenvectors::new(&block)?;
+        let rows = eigen.rows()?;
+        let Eigenvectors { values: eigenvalues, columns: vectors } = eigen;
         let inverse = reciprocal(&eigenvalues, norm)?;
         let affine = product(&matrix.narrow(0, 0, 2).narrow(1, 2, n), &vectors)?;
         let slope = affine.select(0, 1) * &inverse;
@@ -232,7 +214,7 @@ impl Spectrum {
     /// # Errors
     /// Whatever libtorch refuses.
     pub fn displacements(&self, student: &Student, t: f64) -> Result<Tensor> {
-        Ok(self.mode_rates(student)? * integral(&self.eigenvalues, t)?.unsqueeze(1))
+        Ok(self.mode_rates(student)? * exponential_integral(&self.eigenvalues, t)?.unsqueeze(1))
     }
 
     /// ||L W - W Λ|| / ||L||: how exactly the eigenfunctions are eigenfunctions of L.
@@ -288,7 +270,9 @@ impl Spectrum {
             return Ok(whole);
         }
         let left_out: Vec<f64> = keep.iter().map(|kept| f64::from(u8::from(!kept))).collect();
-        Ok(whole - self.motion(&(integral(&self.eigenvalues, tau)? * Tensor::from_slice(&left_out)))?)
+        Ok(whole
+            - self
+                .motion(&(exponential_integral(&self.eigenvalues, tau)? * Tensor::from_slice(&left_out)))?)
     }
 
     /// x(t + tau) of observables at t with only the kept modes moving.

@@ -2,10 +2,9 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::decomposition::integral;
 use super::Spectrum;
 use crate::error::{Error, Result};
-use crate::koopman::{Observables, Student};
+use crate::koopman::{exponential_integral, Observables, Student};
 use crate::tensor::{check_finite, shape_text};
 
 /// A change of the observables at one time.
@@ -102,7 +101,7 @@ impl Edit {
             }
         };
         let values = spectrum.eigenvalues();
-        let carried = (values * -self.at).f_exp()? * integral(values, time)?;
+        let carried = (values * -self.at).f_exp()? * exponential_integral(values, time)?;
         Ok(Change {
             matrix: Some(convert(spectrum.motion(&(gains * &carried))?)),
             shift: convert(spectrum.write(&(shifts * carried))?),

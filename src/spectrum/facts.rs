@@ -4,10 +4,9 @@ use std::str::FromStr;
 
 use tch::{Device, Kind, Tensor};
 
-use super::decomposition::integral;
 use super::Spectrum;
 use crate::error::{Error, Result};
-use crate::koopman::{Direction, Student};
+use crate::koopman::{exponential_integral, Direction, Student};
 use crate::monitor::Monitor;
 use crate::ode::{self, Chunks, SolveOptions};
 use crate::tensor::shape_text;
@@ -118,7 +117,7 @@ impl Facts {
 
     /// Mean square over noise of what each mode has moved by time `t`, `[r]`.
     fn moved(&self, spectrum: &Spectrum, t: f64) -> Result<Tensor> {
-        Ok(&self.rate * integral(spectrum.eigenvalues(), t)?.f_abs()?.f_square()?)
+        Ok(&self.rate * exponential_integral(spectrum.eigenvalues(), t)?.f_abs()?.f_square()?)
     }
 
     /// Mean square over noise of what each mode has moved by each of `times`, `[T, r]`, in units of the sum over all

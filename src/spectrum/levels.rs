@@ -2,10 +2,9 @@
 
 use tch::{Kind, Tensor};
 
-use super::decomposition::integral;
 use super::facts::{check_teacher, exact};
 use crate::error::{Error, Result};
-use crate::koopman::{Direction, FeatureMap, Generator, LevelGenerator, Student};
+use crate::koopman::{exponential_integral, Direction, FeatureMap, Generator, LevelGenerator, Student};
 use crate::monitor::Monitor;
 use crate::ode::{self, Chunks, SolveOptions};
 use crate::velocity::VelocityField;
@@ -71,7 +70,8 @@ impl LevelSpectrum {
         let mut total = 0.0;
         for (map, psi) in maps.iter_mut().zip(&start) {
             // |e^lambda - 1|² without cancellation.
-            let change = (integral(&map.eigenvalues, 1.0)? * &map.eigenvalues).f_abs()?.f_square()?;
+            let change =
+                (exponential_integral(&map.eigenvalues, 1.0)? * &map.eigenvalues).f_abs()?.f_square()?;
             let power = psi.f_abs()?.f_square()?.f_mean_dim([0i64].as_slice(), false, Kind::Double)?;
             map.energy = power.f_sum_dim_intlist(1, false, Kind::Double)? * change;
             total += map.energy.f_sum(Kind::Double)?.double_value(&[]);

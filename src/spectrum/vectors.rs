@@ -223,10 +223,9 @@ impl Vectors {
                 rows: rows.shallow_clone(),
                 rates: rates.shallow_clone(),
             },
-            Vectors::Blocks(Blocks { sign, readout }) => Vectors::Blocks(Blocks {
-                sign: sign.shallow_clone(),
-                readout: readout.shallow_clone(),
-            }),
+            Vectors::Blocks(Blocks { sign, readout }) => {
+                Vectors::Blocks(Blocks { sign: sign.shallow_clone(), readout: readout.shallow_clone() })
+            }
         }
     }
 }

@@ -1,7 +1,19 @@
-"""What can be asked of a spectrum: meaningful directions, class signatures, other students' modes."""
+"""Questions to a spectrum: meaningful directions, signatures of classes, modes of other students.
 
-from .directions import Directions
-from .matching import SpectrumComparison
-from .signatures import Signatures
+Functions of a :class:`koopflow.Spectrum` or a selection of one; their results hold numbers, which
+:mod:`koopflow.plotting` draws.
+"""
 
-__all__ = ["Directions", "Signatures", "SpectrumComparison"]
+from .directions import Directions, find_directions
+from .matching import SpectrumComparison, compare_spectra
+from .signatures import Signatures, measure_signatures, permutation_test
+
+__all__ = [
+    "Directions",
+    "Signatures",
+    "SpectrumComparison",
+    "compare_spectra",
+    "find_directions",
+    "measure_signatures",
+    "permutation_test",
+]

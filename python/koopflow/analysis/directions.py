@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import KFold, cross_val_predict
 
-from .._arrays import Array, as_batch, to_numpy
+from .._arrays import Array, as_batch, as_condition, to_numpy
 from ..exceptions import ArgumentError, ShapeError
-
-if TYPE_CHECKING:
-    from ..spectrum.spectrum import Spectrum
+from ..spectrum import Spectrum
 
 RIDGES = np.logspace(-3, 4, 15)
 FOLDS = 5
@@ -23,7 +21,7 @@ FOLDS = 5
 
 @dataclass(frozen=True, eq=False)
 class Directions:
-    """What :meth:`koopflow.spectrum.Spectrum.directions` found.
+    """Directions that :func:`koopflow.analysis.find_directions` found.
 
     A label (as 0 or 1) or a score is regressed on eigenfunction values by ridge regression: that says how to
     *read* it. To *write* it, all observables are moved by their covariance with the reading, over the
@@ -35,11 +33,12 @@ class Directions:
     names : list
         The labels, or ``["score"]``.
     shifts : array, ``[len(names), m]``
-        Of the observables, for strength 1.
+        Shifts of the observables for strength 1.
     r2 : array, ``[len(names)]``
-        Of the readings, cross-validated in five parts: 0 or less is a direction of nothing.
+        Coefficients of determination of the readings, cross-validated in five parts: 0 or less is a direction
+        of nothing.
     at : float
-        The time that they belong to.
+        Time of the eigenfunctions and of the edit.
     """
 
     spectrum: Spectrum
@@ -47,7 +46,6 @@ class Directions:
     shifts: NDArray[np.float64]
     r2: NDArray[np.float64]
     at: float
-    _condition: Any = field(default=None, repr=False)
 
     def _place(self, name: Any) -> int:
         if name not in self.names:
@@ -56,10 +54,10 @@ class Directions:
 
     def image(self, name: Any) -> NDArray[np.float64]:
         """What strength 1 of a direction adds to a sample, unless it is projected, ``[*event]``."""
-        facts = self.spectrum._facts
+        student = self.spectrum.student
         g = np.concatenate([[1.0, self.at], np.zeros(self.shifts.shape[1] - 2)])
         both = np.stack([g, g + self.shifts[self._place(name)]])
-        ends = to_numpy(facts.student.readout(facts.student.propagate(both, 1.0 - self.at)))
+        ends = to_numpy(student.readout(student.propagate(both, 1.0 - self.at)))
         return np.asarray(ends[1] - ends[0], dtype=np.float64)
 
     def edit(
@@ -79,32 +77,33 @@ class Directions:
         x : array, ``[B, *event]``, optional
             Data; or give ``x0``, noise.
         name : label, optional
-            Which direction; not needed where there is one.
+            Name of the direction; not needed if there is only one.
         strength : float or array, ``[B]``, default 1
-            How far; 0 gives data back as they are.
+            Distance along the direction; 0 gives data back as they are.
         project : bool, default False
             Encode the edited state anew before it goes on, which keeps it where real states lie. At time 0
             that moves the noise.
         condition : array, optional
-            For a conditional student.
+            Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student.
 
         Returns
         -------
         array, ``[B, *event]``
+            Edited samples, of the kind of what was given.
         """
+        if (x is None) == (x0 is None):
+            raise ArgumentError(f"expected one of x and x0, got {'neither' if x is None else 'both'}")
         if name is None and len(self.names) == 1:
             name = self.names[0]
         given = as_batch(x if x0 is None else x0)
         far = np.broadcast_to(np.asarray(to_numpy(strength), dtype=np.float64), (len(given),))
-        if (x is None) == (x0 is None):
-            raise ArgumentError(f"expected one of x and x0, got {'neither' if x is None else 'both'}")
-        return self.spectrum._facts.core.shift(
+        return self.spectrum.core.shift(
             given,
             far[:, None] * self.shifts[self._place(name)],
             noise=x is None,
             at=self.at,
             project=project,
-            condition=condition,
+            condition=as_condition(condition),
         )
 
     def sweep(
@@ -117,7 +116,7 @@ class Directions:
         project: bool = False,
         condition: Array | None = None,
     ) -> Array:
-        """The same at several strengths, ``[len(strengths), B, *event]``."""
+        """:meth:`edit` at several strengths, ``[len(strengths), B, *event]``."""
         options: dict[str, Any] = {"x0": x0, "project": project, "condition": condition}
         return np.stack([to_numpy(self.edit(x, name, strength, **options)) for strength in strengths])
 
@@ -126,12 +125,41 @@ def find_directions(
     spectrum: Spectrum,
     x: Array,
     *,
-    labels: Array | None,
-    scores: Array | None,
-    at: float,
-    condition: Array | None,
+    labels: Array | None = None,
+    scores: Array | None = None,
+    at: float = 1.0,
+    condition: Array | None = None,
 ) -> Directions:
-    """See :meth:`koopflow.spectrum.Spectrum.directions`."""
+    """Directions of eigenfunction values along which labels or a score change.
+
+    Parameters
+    ----------
+    spectrum : Spectrum
+        A spectrum, or a selection of one, whose eigenfunctions the labels are read from.
+    x : array, ``[N, *event]``
+        Data, at least 10.
+    labels : array, ``[N]``, optional
+        Classes; one direction for each. Or:
+    scores : array, ``[N]``, optional
+        Numbers, of any function of the data; one direction.
+    at : float, default 1.0
+        Time on the way from noise to data whose eigenfunctions are read and edited.
+    condition : array, optional
+        Labels ``[N]`` or vectors ``[N, dim]`` for a conditional student.
+
+    Returns
+    -------
+    Directions
+        ``directions.sweep(x, label, strengths)`` moves data or noise along one.
+
+    Raises
+    ------
+    ArgumentError
+        For both labels and scores, or none of them; for too few data and for an empty selection.
+    ShapeError
+        For labels or scores that are not one a sample.
+    """
+    x = as_batch(x)
     if (labels is None) == (scores is None):
         raise ArgumentError(
             f"expected one of labels and scores, got {'neither' if labels is None else 'both'}"
@@ -153,8 +181,8 @@ def find_directions(
         if not np.isfinite(targets).all():
             raise ArgumentError("scores: expected finite numbers")
     states = spectrum.states_at(x, at, condition=condition)
-    g = to_numpy(spectrum._facts.student.encode(at, states, condition=condition)).astype(np.float64)
-    psi = g @ spectrum.weights
+    psi = spectrum.eigenfunctions(at, states, condition=condition)
+    g = to_numpy(spectrum.student.encode(at, states, condition=as_condition(condition))).astype(np.float64)
     features = np.concatenate([psi.real, psi.imag], axis=1)
     features -= features.mean(axis=0)
     features /= np.maximum(features.std(axis=0), 1e-12)

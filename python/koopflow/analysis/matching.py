@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from .. import _core
-from .._arrays import to_numpy
+from .._arrays import checked_count
+from .._tables import text_table
 from ..exceptions import ShapeError
+from ..spectrum import NOISE_SEED, Spectrum
 
-if TYPE_CHECKING:
-    from ..spectrum.spectrum import Spectrum
-
-# A pair is the same mode if its eigenfunctions correlate at least so, and its eigenvalues are no farther
-# apart.
+# A matched pair counts as the same mode with at least this correlation of eigenfunctions and at most this
+# distance of eigenvalues.
 SAME_CORRELATION = 0.9
 SAME_EIGENVALUE = 0.5
 
 
 @dataclass(frozen=True, eq=False)
 class SpectrumComparison:
-    """What :meth:`koopflow.spectrum.Spectrum.compare` found, one entry a matched pair.
+    """Matched modes that :func:`koopflow.analysis.compare_spectra` found, one entry a pair.
 
     Attributes
     ----------
     first, second : array, ``[P]``, int
-        Places in the two selections, P the size of the smaller.
+        Places in the two selections; P is the size of the smaller.
+    eigenvalues, others : array, ``[P]``, complex128
+        Eigenvalues of the first spectrum and of the other.
     distance : array, ``[P]``
         ``|lambda - lambda'|``, per unit of time.
     correlation : array, ``[P]``
@@ -59,33 +60,64 @@ class SpectrumComparison:
 
     def summary(self, rows: int = 12) -> str:
         """A table of the matches, reproducible ones first, by energy."""
-        lines = [
+        order = np.lexsort((-self.energy, ~self.reproducible))[:rows]
+        columns = {
+            "mode": self.first,
+            "growth": self.eigenvalues.real,
+            "frequency": self.eigenvalues.imag,
+            "other mode": self.second,
+            "its growth": self.others.real,
+            "its frequency": self.others.imag,
+            "distance": self.distance,
+            "correlation": self.correlation,
+        }
+        table = text_table(
+            [{name: values[place].item() for name, values in columns.items()} for place in order], decimals=3
+        )
+        return f"{self._verdict}\n{table}"
+
+    @property
+    def _verdict(self) -> str:
+        return (
             f"{int(self.reproducible.sum())} of {len(self.first)} modes are reproducible, "
-            f"{self.reproducible_energy:.0%} of their energy",
-            f"{'mode':>6}{'eigenvalue':>18}{'other mode':>12}{'eigenvalue':>18}"
-            f"{'distance':>10}{'correlation':>13}",
-        ]
-        for p in np.lexsort((-self.energy, ~self.reproducible))[:rows]:
-            lines.append(
-                f"{self.first[p]:>6}{self.eigenvalues[p]:>18.3f}{self.second[p]:>12}{self.others[p]:>18.3f}"
-                f"{self.distance[p]:>10.3f}{self.correlation[p]:>13.3f}"
-            )
-        return "\n".join(lines)
+            f"{self.reproducible_energy:.0%} of their energy"
+        )
 
     def __repr__(self) -> str:
-        return f"SpectrumComparison({self.summary(0).splitlines()[0]})"
+        return f"SpectrumComparison({self._verdict})"
 
 
-def match(spectrum: Spectrum, other: Spectrum, *, n: int, seed: int) -> SpectrumComparison:
-    """See :meth:`koopflow.spectrum.Spectrum.compare`."""
+def compare_spectra(
+    spectrum: Spectrum, other: Spectrum, *, n: int = 512, seed: int = NOISE_SEED
+) -> SpectrumComparison:
+    """Match the modes of two students' spectra one to one.
+
+    Modes are paired by the nearness of eigenvalues and by the correlation of eigenfunctions on the same noise
+    and on the first student's samples of it.
+
+    Parameters
+    ----------
+    spectrum, other : Spectrum
+        Spectra, or selections, of students of the same events.
+    n : int, default 512
+        Number of noise samples.
+    seed : int
+        Random seed of the noise.
+
+    Returns
+    -------
+    SpectrumComparison
+
+    Raises
+    ------
+    ShapeError
+        For students of other events.
+    """
     if spectrum.event_shape != other.event_shape:
         raise ShapeError(f"other: expected event shape {spectrum.event_shape}, got {other.event_shape}")
-    from ..spectrum.facts import conditions_for
-
-    student = spectrum._facts.student
-    noise = _core.normal((n, *spectrum.event_shape), seed)
-    condition = conditions_for(student, n, None)
-    ends = student.sample(x0=noise, condition=condition)
+    noise = _core.normal((checked_count(n), *spectrum.event_shape), seed)
+    condition = spectrum.core.conditions(n)
+    ends = spectrum.student.sample(noise, condition=condition)
     values = [_standardised(each, noise, ends, condition) for each in (spectrum, other)]
     correlation = np.abs(values[0].conj().T @ values[1])
     distance = np.abs(spectrum.eigenvalues[:, None] - other.eigenvalues[None])
@@ -105,7 +137,7 @@ def _standardised(spectrum: Spectrum, noise: Any, ends: Any, condition: Any) -> 
     """Eigenfunctions at both ends, each end centred and the whole of norm 1, ``[2 n, r]``."""
     parts = []
     for t, x in ((0.0, noise), (1.0, ends)):
-        psi = spectrum.eigenfunctions(t, to_numpy(x), condition=condition)
+        psi = spectrum.eigenfunctions(t, x, condition=condition)
         parts.append(psi - psi.mean(axis=0))
     whole = np.concatenate(parts)
     return np.asarray(whole / np.maximum(np.sqrt((np.abs(whole) ** 2).sum(axis=0)), 1e-300))

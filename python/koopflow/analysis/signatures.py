@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .._arrays import Array, as_batch, as_condition, to_numpy
 from ..exceptions import ArgumentError, ShapeError
-
-if TYPE_CHECKING:
-    from ..spectrum.spectrum import Spectrum
+from ..spectrum import Spectrum
 
 _Real = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class Signatures:
-    """What :meth:`koopflow.spectrum.Spectrum.signatures` measured.
+    """Signatures that :func:`koopflow.analysis.measure_signatures` measured.
 
     Attributes
     ----------
@@ -31,7 +29,11 @@ class Signatures:
     mean, spread, energy : array, ``[C, T, r]``
         Mean and standard deviation of ``|psi_k|``, and mean of its square.
     pooled : array, ``[T, r]``
-        Deviation of ``|psi_k|`` within classes: the unit of distances.
+        Standard deviation of ``|psi_k|`` within classes: the unit of distances.
+    magnitudes : array, ``[N, T, r]``
+        ``|psi_k|`` of every sample.
+    codes : array, ``[N]``, int
+        Place of each sample's class among ``labels``.
     """
 
     spectrum: Spectrum
@@ -41,46 +43,13 @@ class Signatures:
     spread: _Real
     energy: _Real
     pooled: _Real
-    _magnitudes: _Real
-    _given: NDArray[np.int64]
+    magnitudes: _Real
+    codes: NDArray[np.int64]
 
     @property
     def distances(self) -> _Real:
         """RMS difference of mean signatures in units of the deviation within classes, ``[C, C]``."""
         return _distances(self.mean / self.pooled)
-
-    def permutation_test(self, permutations: int = 999, seed: int = 0) -> _Real:
-        """p-values of the distances, ``[C, C]``: how often chance parts two classes as far.
-
-        For each pair of classes, the labels of its samples are shuffled among them; the p-value is the share
-        of shuffles with at least the distance seen, the unshuffled one counted too, so that it is at least
-        1 / (permutations + 1). The diagonal is 1. C (C - 1) / 2 tests are made: correct for as many where
-        several are claimed at once.
-
-        Parameters
-        ----------
-        permutations : int, default 999
-            Shuffles of each pair.
-        seed : int, default 0
-            Of the shuffles.
-        """
-        if permutations < 1:
-            raise ArgumentError(f"permutations: expected at least 1, got {permutations}")
-        random = np.random.default_rng(seed)
-        count = len(self.labels)
-        p = np.ones((count, count))
-        samples = (self._magnitudes / self.pooled).reshape(len(self._magnitudes), -1)
-        for a in range(count):
-            for b in range(a + 1, count):
-                both = samples[(self._given == a) | (self._given == b)]
-                first = int((self._given == a).sum())
-                seen = _gap(samples[self._given == a], samples[self._given == b])
-                as_far = 1
-                for _ in range(permutations):
-                    order = random.permutation(len(both))
-                    as_far += _gap(both[order[:first]], both[order[first:]]) >= seen
-                p[a, b] = p[b, a] = as_far / (permutations + 1)
-        return p
 
     def classify(self, x: Array, *, condition: Array | None = None) -> NDArray[Any]:
         """The label of the nearest signature for each of data ``[B, *event]``, ``[B]``."""
@@ -95,9 +64,40 @@ class Signatures:
 
 
 def measure_signatures(
-    spectrum: Spectrum, x: Array, labels: Array, *, times: Sequence[float], condition: Array | None
+    spectrum: Spectrum,
+    x: Array,
+    labels: Array,
+    *,
+    times: Sequence[float] = (0.0, 0.5, 1.0),
+    condition: Array | None = None,
 ) -> Signatures:
-    """See :meth:`koopflow.spectrum.Spectrum.signatures`."""
+    """Mean, spread and energy of ``|psi_k|`` by class along the paths that end in data.
+
+    Parameters
+    ----------
+    spectrum : Spectrum
+        A spectrum, or a selection of one.
+    x : array, ``[N, *event]``
+        Data.
+    labels : array, ``[N]``
+        Classes of the data.
+    times : sequence of float
+        Times in [0, 1].
+    condition : array, optional
+        Labels ``[N]`` or vectors ``[N, dim]`` for a conditional student.
+
+    Returns
+    -------
+    Signatures
+
+    Raises
+    ------
+    ArgumentError
+        For fewer than two classes of two samples each, and without modes or times.
+    ShapeError
+        For labels that are not one a sample.
+    """
+    x = as_batch(x)
     given = np.asarray(to_numpy(labels))
     if given.shape != (len(x),):
         raise ShapeError(f"labels: expected shape ({len(x)},), got {given.shape}")
@@ -117,9 +117,50 @@ def measure_signatures(
         spread=np.stack([group.std(axis=0) for group in groups]),
         energy=np.stack([(group**2).mean(axis=0) for group in groups]),
         pooled=np.maximum(within.std(axis=0), 1e-12),
-        _magnitudes=magnitudes,
-        _given=codes,
+        magnitudes=magnitudes,
+        codes=codes,
     )
+
+
+def permutation_test(signatures: Signatures, permutations: int = 999, *, seed: int = 0) -> _Real:
+    """p-values of the distances between classes, ``[C, C]``: how often chance parts two classes as far.
+
+    For each pair of classes, the labels of its samples are shuffled among them; the p-value is the share of
+    shuffles with at least the distance seen, the unshuffled one counted too, so it is at least
+    1 / (permutations + 1). The diagonal is 1. This makes C (C - 1) / 2 tests: correct for their number before
+    claiming several at once.
+
+    Parameters
+    ----------
+    signatures : Signatures
+        Measured signatures.
+    permutations : int, default 999
+        Number of shuffles of each pair.
+    seed : int, default 0
+        Random seed of the shuffles.
+
+    Raises
+    ------
+    ArgumentError
+        For fewer than 1 permutation.
+    """
+    if permutations < 1:
+        raise ArgumentError(f"permutations: expected at least 1, got {permutations}")
+    random = np.random.default_rng(seed)
+    count, codes = len(signatures.labels), signatures.codes
+    p = np.ones((count, count))
+    samples = (signatures.magnitudes / signatures.pooled).reshape(len(codes), -1)
+    for a in range(count):
+        for b in range(a + 1, count):
+            both = samples[(codes == a) | (codes == b)]
+            first = int((codes == a).sum())
+            seen = _gap(samples[codes == a], samples[codes == b])
+            as_far = 1
+            for _ in range(permutations):
+                order = random.permutation(len(both))
+                as_far += _gap(both[order[:first]], both[order[first:]]) >= seen
+            p[a, b] = p[b, a] = as_far / (permutations + 1)
+    return p
 
 
 def _magnitudes(spectrum: Spectrum, x: Array, times: Sequence[float], condition: Array | None) -> _Real:

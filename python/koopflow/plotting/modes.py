@@ -203,7 +203,7 @@ def mode_energy(
     ax = axes_or_new(ax, size=(5.6, 3.8))
     shown = np.zeros(len(spectrum), dtype=bool)
     for colour, place in zip(LINES, places, strict=False):
-        both = spectrum._closed(np.asarray([place]))
+        both = spectrum.paired(np.asarray([place]))
         shown |= both
         ax.plot(grid, energy[:, both].sum(axis=1), color=colour, linewidth=1.4, label=_name(spectrum, place))
     if not shown.all():
@@ -282,10 +282,11 @@ def _leading(spectrum: Spectrum, count: int) -> NDArray[np.int64]:
     if len(spectrum) == 0:
         raise ArgumentError("spectrum: expected at least one mode, got none")
     order = np.argsort(-spectrum.energy, kind="stable")
+    partners = spectrum.core.partners
     taken, seen = [], set()
     for place in order:
-        own = int(spectrum._chosen[place])
-        if int(spectrum._facts.partners[own]) not in seen or spectrum.eigenvalues[place].imag == 0:
+        own = int(spectrum.places[place])
+        if partners[own] not in seen or spectrum.eigenvalues[place].imag == 0:
             taken.append(int(place))
             seen.add(own)
     return np.asarray(taken[:count], dtype=np.int64)

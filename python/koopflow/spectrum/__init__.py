@@ -1,6 +1,14 @@
 """Spectra: eigenvalues, eigenfunctions and modes of a student's generator."""
 
-from .levels import LevelSpectrum
-from .spectrum import Spectrum, StabilityReport
+from .levels import LevelSpectrum, MapSpectrum, build_level_spectrum
+from .spectrum import NOISE_SEED, Spectrum, StabilityReport, build_spectrum
 
-__all__ = ["LevelSpectrum", "Spectrum", "StabilityReport"]
+__all__ = [
+    "NOISE_SEED",
+    "LevelSpectrum",
+    "MapSpectrum",
+    "Spectrum",
+    "StabilityReport",
+    "build_level_spectrum",
+    "build_spectrum",
+]

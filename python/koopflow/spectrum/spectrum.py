@@ -4,28 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .._arrays import Array, as_batch, as_condition, to_numpy
+from .. import _core
+from .._arrays import Array, as_batch, as_condition, checked_count, to_numpy
+from .._tables import text_table, to_frame
 from ..exceptions import ArgumentError, ShapeError
-from ..teachers.flow import Flow, checked_count
-from .facts import NOISE_SEED, SORTS, SpectralFacts, integral, measure_facts, sorted_by
+from .facts import Complex, Places, Real, SpectralFacts
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-    from ..analysis import Directions, Signatures, SpectrumComparison
-    from ..students.student import FittedStudent
-
+NOISE_SEED = 424_242
+SORTS = ("energy", "frequency", "growth", "modulus", "residual")
 # A mode whose residual is above this obeys its own equation worse than not.
 SPURIOUS = 0.5
 # Rounding L to float32 then moves an eigenvalue by some hundredths.
 NEARLY_DEFECTIVE = 1e5
-_Complex = NDArray[np.complex128]
-_Real = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -64,86 +60,88 @@ class Spectrum:
     x(t) = base(x0, t) + sum_k psi_k(0, x0) (e^{lambda_k t} - 1) v_k; see :meth:`base` and
     :meth:`contributions`.
 
-    Selections are spectra too: ``spec[3]``, ``spec[:10]``, ``spec[spec.growth < 0]``. Whoever samples or
-    edits with a selection gets both of each conjugate pair where one is selected, because real samples come
-    of nothing else.
+    Selections are spectra too: ``spec[3]``, ``spec[:10]``, ``spec[spec.growth < 0]``. Sampling and editing
+    with a selection takes both modes of each conjugate pair if one is selected, because real samples need
+    both.
 
     Attributes
     ----------
-    eigenvalues : array, ``[r]``, complex128
-        Per unit of time, the time from noise to data. Conjugate pairs stand side by side.
-    indices : array, ``[r]``, int
-        Of these modes in the whole spectrum by energy, as ``modes=`` of :meth:`FittedStudent.sample` takes
-        them.
+    student : _core.Student
+        The student in the core, for the rooms that build on spectra.
+    core : _core.Spectrum
+        The decomposition in the core, of all modes.
+    places : array, ``[r]``, int
+        Places of these modes in the core's order.
     """
 
-    def __init__(self, facts: SpectralFacts, order: NDArray[np.int64], chosen: NDArray[np.int64]) -> None:
+    def __init__(self, facts: SpectralFacts, places: Places) -> None:
         self._facts = facts
-        # Core indices: of the whole spectrum as it is sorted, and of this selection.
-        self._order = order
-        self._chosen = chosen
+        self.student, self.core = facts.student, facts.core
+        self.places = places
 
     # --- what there is -----------------------------------------------------------------------------------
 
-    @property
-    def eigenvalues(self) -> _Complex:
-        return self._facts.eigenvalues[self._chosen]
+    @cached_property
+    def eigenvalues(self) -> Complex:
+        """lambda, complex ``[r]``, per unit of time, the time from noise to data; pairs stand side by
+        side."""
+        return self._facts.eigenvalues[self.places]
 
-    @property
-    def indices(self) -> NDArray[np.int64]:
-        place = np.empty(len(self._facts.eigenvalues), dtype=np.int64)
-        place[sorted_by("energy", self._facts)] = np.arange(len(place))
-        return place[self._chosen]
+    @cached_property
+    def indices(self) -> Places:
+        """Places of these modes in the whole spectrum by energy, ``[r]``, as ``modes=`` of
+        :meth:`FittedStudent.sample` takes them."""
+        return self._facts.rank[self.places]
 
     @property
     def event_shape(self) -> tuple[int, ...]:
         """The shape of one sample."""
-        return tuple(self._facts.student._fitted().event_shape)
+        return tuple(self.student.event_shape)
 
     @property
-    def frequency(self) -> _Real:
+    def frequency(self) -> Real:
         """Im lambda, ``[r]``: angular frequency, in radians per unit of time."""
         return np.asarray(self.eigenvalues.imag)
 
     @property
-    def growth(self) -> _Real:
+    def growth(self) -> Real:
         """Re lambda, ``[r]``, per unit of time."""
         return np.asarray(self.eigenvalues.real)
 
     @property
-    def lifetime(self) -> _Real:
-        """-1 / Re lambda, ``[r]``: the time in which a decaying mode falls by e; infinite where none does."""
+    def lifetime(self) -> Real:
+        """-1 / Re lambda, ``[r]``: the time in which a decaying mode falls by e; infinite for others."""
         growth = self.growth
         return np.where(growth < 0, -1.0 / np.where(growth < 0, growth, -1.0), np.inf)
 
     @property
-    def modes(self) -> _Complex:
+    def modes(self) -> Complex:
         """Koopman modes, complex ``[r, *event]``: what a unit of psi_k puts into the state.
 
         0 where an eigenvalue vanishes: the state then grows in proportion to psi_k, by :attr:`mode_rates`.
-        With ``decoder="network"`` the state's observables are meant; what is decoded is not linear in them.
+        With ``decoder="network"`` these are modes of the state among the observables; what is decoded is not
+        linear in them.
         """
-        return self._facts.modes[self._chosen].reshape(-1, *self.event_shape)
+        return self._facts.modes[self.places].reshape(-1, *self.event_shape)
 
     @property
-    def mode_rates(self) -> _Complex:
+    def mode_rates(self) -> Complex:
         """lambda_k times the modes, complex ``[r, *event]``: what a unit of psi_k puts into dx/dt; always
         finite."""
-        return self._facts.rates[self._chosen].reshape(-1, *self.event_shape)
+        return self._facts.mode_rates[self.places].reshape(-1, *self.event_shape)
 
     @property
-    def displacements(self) -> _Complex:
+    def displacements(self) -> Complex:
         """(e^{lambda_k} - 1) v_k, complex ``[r, *event]``: how far a unit of psi_k(0) moves the sample."""
-        factors = integral(self.eigenvalues, 1.0)
-        return np.asarray(factors.reshape(-1, *[1] * len(self.event_shape)) * self.mode_rates)
+        return self.core.displacements(1.0)[self.places].reshape(-1, *self.event_shape)
 
     @property
-    def weights(self) -> _Complex:
+    def weights(self) -> Complex:
         """Right eigenvectors as columns, complex ``[m, r]``: psi = g @ weights. Not modes."""
-        return self._facts.weights[:, self._chosen]
+        return self.core.weights[:, self.places]
 
     @property
-    def weight_images(self) -> _Complex:
+    def weight_images(self) -> Complex:
         """How much of each coordinate of x an eigenfunction reads, complex ``[r, *event]``.
 
         These are the columns of P that the paper's notebooks show. 0 with a spectral generator, whose
@@ -152,33 +150,39 @@ class Spectrum:
         size = int(np.prod(self.event_shape))
         return np.asarray(self.weights[2 : 2 + size].T.reshape(-1, *self.event_shape))
 
-    @property
-    def energy(self) -> _Real:
+    @cached_property
+    def energy(self) -> Real:
         """Share of the whole spectrum's energy, ``[r]``: mean square of what a mode has moved at t = 1.
 
-        A pair's is shared equally. Contributions are not orthogonal, so that shares rank modes; they do not
-        say how much of the variance is explained.
+        The two modes of a pair have equal shares. Contributions are not orthogonal, so shares rank modes;
+        they do not say how much of the variance is explained.
         """
-        return np.asarray(self.energy_over_time([1.0])[0])
+        return self._facts.energy[self.places]
 
     @property
-    def power(self) -> _Real:
+    def power(self) -> Real:
         """Mean of ``|psi_k(0, x0)|²`` over noise, ``[r]``."""
-        return self._facts.power[self._chosen]
+        return self._facts.power[self.places]
 
     @property
-    def residuals(self) -> _Real | None:
+    def spread(self) -> Real:
+        """Standard deviation of psi_k(0, x0) over noise, ``[r]``."""
+        return self._facts.spread[self.places]
+
+    @cached_property
+    def residuals(self) -> Real | None:
         """How badly each eigenfunction obeys d psi/dt = lambda psi along the teacher's paths, ``[r]``.
 
         RMS of d psi/dt - lambda psi over sqrt(RMS(d psi/dt)² + Var(psi)), in [0, 1] and beyond: relative to
         its rate for a fast one, to its own size per unit of time for a slow one. None without a teacher.
         """
         residuals = self._facts.residuals
-        return None if residuals is None else np.asarray(residuals[self._chosen])
+        return None if residuals is None else residuals[self.places]
 
     @property
     def spurious(self) -> NDArray[np.bool_] | None:
-        """Residuals above 0.5, ``[r]``: not to be read as the flow's. None without a teacher."""
+        """Whether the residual is above 0.5, so that a mode is not the flow's, ``[r]``. None without a
+        teacher."""
         residuals = self.residuals
         return None if residuals is None else np.asarray(residuals > SPURIOUS)
 
@@ -188,17 +192,17 @@ class Spectrum:
         spurious = self.spurious
         if spurious is None:
             return None
-        energy = self.energy
-        return float(energy[~spurious].sum() / max(energy.sum(), 1e-300))
+        return float(self.energy[~spurious].sum() / max(self.energy.sum(), 1e-300))
 
-    @property
-    def condition_numbers(self) -> _Real:
+    @cached_property
+    def condition_numbers(self) -> Real:
         """``||w_k|| ||q_k||``, ``[r]``, at least 1: how much lambda_k moves for a change of L."""
-        return self._facts.condition_numbers[self._chosen]
+        return self._facts.condition_numbers[self.places]
 
     @property
     def condition_number(self) -> float:
-        """The largest of them; above 1e5 the generator is nearly defective and :meth:`summary` says so."""
+        """The largest condition number of the whole spectrum; above 1e5 the generator is nearly defective
+        and :meth:`summary` says so."""
         return float(self._facts.condition_numbers.max())
 
     @property
@@ -221,7 +225,7 @@ class Spectrum:
 
     @property
     def caveat(self) -> str | None:
-        """What a picture must say beside the modes; None where nothing."""
+        """A warning that a picture of these modes must carry; None if there is nothing to warn of."""
         if self.nearly_defective:
             return "nearly defective generator: single modes mean little"
         trusted = self.trusted_energy
@@ -230,7 +234,7 @@ class Spectrum:
         return None
 
     def __len__(self) -> int:
-        return len(self._chosen)
+        return len(self.places)
 
     def __getitem__(self, key: int | slice | Sequence[int] | NDArray[Any]) -> Spectrum:
         if isinstance(key, int | np.integer):
@@ -245,7 +249,7 @@ class Spectrum:
                 index = index.astype(np.int64)
             if index.dtype.kind not in "iub" or index.ndim != 1:
                 raise ArgumentError("modes: expected an integer, a slice, a list of integers or a mask")
-        return Spectrum(self._facts, self._order, self._chosen[index])
+        return Spectrum(self._facts, self.places[index])
 
     def select(
         self,
@@ -261,13 +265,13 @@ class Spectrum:
         Parameters
         ----------
         count : int, optional
-            So many of the highest energy; one more where that would part a pair.
+            Number of modes, those of the highest energy; one more if a pair would be parted.
         energy : float, optional
-            The fewest of the highest energy whose shares add up to this much of the selection's, in (0, 1].
+            Share of the selection's energy, in (0, 1], that the fewest modes of the highest energy reach.
         frequency, growth : (float, float), optional
             Half-open ranges of ``|Im lambda|`` and of Re lambda.
         residual : float, optional
-            At most this; needs a spectrum made with a teacher.
+            Largest residual; needs a spectrum made with a teacher.
 
         Returns
         -------
@@ -288,38 +292,33 @@ class Spectrum:
             order = np.argsort(-self.energy, kind="stable")
             shares = np.cumsum(self.energy[order]) / max(self.energy.sum(), 1e-300)
             enough = int(np.searchsorted(shares, energy - 1e-12)) + 1
-            keep &= self._closed(order[:enough])
+            keep &= self.paired(order[:enough])
         if count is not None:
             if checked_count(count) > len(self):
                 raise ArgumentError(f"count: expected at most {len(self)}, got {count}")
-            keep &= self._closed(np.argsort(-self.energy, kind="stable")[:count])
+            keep &= self.paired(np.argsort(-self.energy, kind="stable")[:count])
         return self[keep]
 
-    def _closed(self, places: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """A mask of places in this selection, with the partner of each."""
-        wanted = self._chosen[places]
-        return np.isin(self._chosen, np.concatenate([wanted, self._facts.partners[wanted]]))
+    def paired(self, places: Places) -> NDArray[np.bool_]:
+        """A mask ``[r]`` of places in this selection, with the partner of each."""
+        return np.isin(self.places, self._with_partners(self.places[places]))
 
-    def _mask(self) -> list[bool]:
-        mask = np.zeros(len(self._facts.eigenvalues), dtype=bool)
-        mask[self._chosen] = True
-        mask[self._facts.partners[self._chosen]] = True
-        return [bool(kept) for kept in mask]
+    def _with_partners(self, places: Places) -> Places:
+        return np.concatenate([places, self._facts.partners[places]])
 
     # --- samples in eigenfunctions -----------------------------------------------------------------------
 
-    def eigenfunctions(self, t: Array | float, x: Array, *, condition: Array | None = None) -> _Complex:
+    def eigenfunctions(self, t: Array | float, x: Array, *, condition: Array | None = None) -> Complex:
         """psi_k(t, x), complex ``[B, r]``; ``t`` is a number or ``[B]``, ``x`` is ``[B, *event]``."""
-        g = self._facts.student.encode(t, x, condition=condition)
-        return np.asarray(to_numpy(g).astype(np.float64) @ self.weights)
+        return self.core.eigenfunctions(
+            t, as_batch(x), self.places.tolist(), condition=as_condition(condition)
+        )
 
-    def amplitudes(self, x0: Array, *, condition: Array | None = None) -> _Complex:
+    def amplitudes(self, x0: Array, *, condition: Array | None = None) -> Complex:
         """psi_k(0, x0) of noise ``[B, *event]``, complex ``[B, r]``: what decides its sample."""
         return self.eigenfunctions(0.0, x0, condition=condition)
 
-    def contributions(
-        self, x0: Array, *, t: float = 1.0, condition: Array | None = None
-    ) -> NDArray[np.complex128]:
+    def contributions(self, x0: Array, *, t: float = 1.0, condition: Array | None = None) -> Complex:
         """What each mode has moved by time t, complex ``[B, r, *event]``.
 
         psi_k(0, x0) (e^{lambda_k t} - 1) v_k. Over all modes they add up, with :meth:`base`, to the state at
@@ -330,21 +329,18 @@ class Spectrum:
         ArgumentError
             With ``decoder="network"``, where a sample is no sum.
         """
-        self._linear()
-        factors = integral(self.eigenvalues, t)
+        self._check_linear()
         psi = self.amplitudes(x0, condition=condition)
-        moved = (psi * factors)[:, :, None] * self._facts.rates[self._chosen][None]
+        moved = psi[:, :, None] * self.core.displacements(float(t))[self.places][None]
         return np.asarray(moved.reshape(*psi.shape, *self.event_shape))
 
     def base(self, x0: Array, *, t: float = 1.0, condition: Array | None = None) -> NDArray[Any]:
         """The state at t if no mode moved, ``[B, *event]``: the noise and a drift that all samples share."""
-        self._linear()
-        none = [False] * len(self._facts.eigenvalues)
-        path = self._facts.core.sample(as_batch(x0), [float(t)], none, condition=as_condition(condition))
-        return np.asarray(to_numpy(path)[0])
+        self._check_linear()
+        return self[:0]._samples(x0, condition, t=float(t))
 
-    def _linear(self) -> None:
-        if self._facts.core.readout is None:
+    def _check_linear(self) -> None:
+        if not self.core.linear:
             raise ArgumentError(
                 "decoder: expected 'slice' or 'linear': what a network decodes is no sum over modes"
             )
@@ -352,21 +348,26 @@ class Spectrum:
     def sample_path(self, x0: Array, *, times: Sequence[float], condition: Array | None = None) -> Array:
         """States at ``times`` with only these modes moving, ``[T, B, *event]``; the others stay as they are
         at 0."""
+        keep = np.isin(np.arange(len(self._facts)), self._with_partners(self.places))
         times = [float(t) for t in times]
-        return self._facts.core.sample(as_batch(x0), times, self._mask(), condition=as_condition(condition))
+        return self.core.sample(as_batch(x0), times, keep.tolist(), condition=as_condition(condition))
+
+    def states_at(self, x: Array, t: float, *, condition: Array | None = None) -> Array:
+        """The student's states at time t of the paths that end in data ``x``, ``[B, *event]``."""
+        x = as_batch(x)
+        if t == 1.0:
+            return x
+        g = self.student.encode(1.0, x, direction="backward", condition=as_condition(condition))
+        return self.student.readout(self.student.propagate(g, t - 1.0))
 
     # --- time --------------------------------------------------------------------------------------------
 
-    def energy_over_time(self, times: Sequence[float]) -> _Real:
+    def energy_over_time(self, times: Sequence[float]) -> Real:
         """Mean square over noise of what each mode has moved by each of ``times``, ``[T, r]``.
 
         In units of the whole spectrum's sum at t = 1.
         """
-        facts = self._facts
-        size = (np.abs(facts.rates) ** 2).sum(axis=1) * facts.power
-        end = size * np.abs(integral(facts.eigenvalues, 1.0)) ** 2
-        rows = [size * np.abs(integral(facts.eigenvalues, float(t))) ** 2 for t in times]
-        return np.asarray(np.stack(rows)[:, self._chosen] / max(end.sum(), 1e-300))
+        return self.core.energy([float(t) for t in times])[:, self.places]
 
     def stability(self) -> StabilityReport:
         """Shares of this selection's energy in growing, decaying, neutral and oscillating modes."""
@@ -403,7 +404,7 @@ class Spectrum:
 
     def truncation_curve(
         self, x0: Array, *, counts: Sequence[int] | None = None, condition: Array | None = None
-    ) -> tuple[NDArray[np.int64], _Real]:
+    ) -> tuple[Places, Real]:
         """How far samples of the first modes by energy are from samples of all of the student's.
 
         Parameters
@@ -413,19 +414,19 @@ class Spectrum:
         counts : sequence of int, optional
             Numbers of modes; about 24 of them, geometrically spaced, by default.
         condition : array, optional
-            For a conditional student.
+            Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student.
 
         Returns
         -------
         counts : array, ``[C]``
-            As many modes as were really kept: pairs are not parted.
+            Numbers of modes that were kept: pairs are not parted.
         errors : array, ``[C]``
             RMS difference over the RMS of what all modes move together.
         """
         if counts is None:
             grid = np.geomspace(1, len(self), min(24, len(self)))
             counts = [0, *np.unique(grid.round().astype(int)).tolist()]
-        everything = Spectrum(self._facts, self._order, self._order)
+        everything = Spectrum(self._facts, np.arange(len(self._facts)))
         whole, none = everything._samples(x0, condition), self[:0]._samples(x0, condition)
         scale = max(_rms(whole - none), 1e-300)
         kept, errors = [], []
@@ -436,154 +437,85 @@ class Spectrum:
                 errors.append(_rms(part._samples(x0, condition) - whole) / scale)
         return np.asarray(kept, dtype=np.int64), np.asarray(errors)
 
-    def _samples(self, x0: Array, condition: Array | None) -> NDArray[Any]:
-        return np.asarray(to_numpy(self.sample_path(x0, times=[1.0], condition=condition))[0])
-
-    # --- labels, and other spectra -----------------------------------------------------------------------
-
-    def states_at(self, x: Array, t: float, *, condition: Array | None = None) -> Array:
-        """The student's states at time t of the paths that end in data ``x``, ``[B, *event]``."""
-        student = self._facts.student
-        x = as_batch(x)
-        if t == 1.0:
-            return x
-        g = student.encode(1.0, x, direction="backward", condition=condition)
-        return student.readout(student.propagate(g, t - 1.0))
-
-    def directions(
-        self,
-        x: Array,
-        *,
-        labels: Array | None = None,
-        scores: Array | None = None,
-        at: float = 1.0,
-        condition: Array | None = None,
-    ) -> Directions:
-        """Directions of eigenfunction values along which labels or a score change.
-
-        Parameters
-        ----------
-        x : array, ``[N, *event]``
-            Data.
-        labels : array, ``[N]``, optional
-            Classes; one direction for each. Or:
-        scores : array, ``[N]``, optional
-            Numbers of any function of the data; one direction.
-        at : float, default 1.0
-            The time on the way from noise to data whose eigenfunctions are looked at and edited.
-        condition : array, optional
-            For a conditional student.
-
-        Returns
-        -------
-        Directions
-            ``directions.sweep(x, label, strengths)`` moves data or noise along one.
-        """
-        from ..analysis.directions import find_directions
-
-        return find_directions(self, as_batch(x), labels=labels, scores=scores, at=at, condition=condition)
-
-    def signatures(
-        self,
-        x: Array,
-        labels: Array,
-        *,
-        times: Sequence[float] = (0.0, 0.5, 1.0),
-        condition: Array | None = None,
-    ) -> Signatures:
-        """Mean, spread and energy of ``|psi_k|`` by label along the paths that end in data.
-
-        Parameters
-        ----------
-        x : array, ``[N, *event]``
-            Data.
-        labels : array, ``[N]``
-            Their classes.
-        times : sequence of float
-            In [0, 1].
-        condition : array, optional
-            For a conditional student.
-
-        Returns
-        -------
-        Signatures
-        """
-        from ..analysis.signatures import measure_signatures
-
-        return measure_signatures(self, as_batch(x), labels, times=times, condition=condition)
-
-    def compare(self, other: Spectrum, *, n: int = 512, seed: int = NOISE_SEED) -> SpectrumComparison:
-        """Match the eigenvalues of another student's spectrum with these.
-
-        Modes are paired one to one by the nearness of eigenvalues and by the correlation of eigenfunctions
-        on the same noise and the same samples of this student; see
-        :class:`koopflow.matching.SpectrumComparison`.
-        """
-        from ..analysis.matching import match
-
-        return match(self, other, n=checked_count(n), seed=seed)
+    def _samples(self, x0: Array, condition: Array | None, *, t: float = 1.0) -> NDArray[Any]:
+        return np.asarray(to_numpy(self.sample_path(x0, times=[t], condition=condition))[0])
 
     # --- to read -----------------------------------------------------------------------------------------
 
+    def records(self) -> list[dict[str, Any]]:
+        """One mapping of names to plain numbers for each mode; what was not measured is None."""
+        columns = {
+            "mode": self.indices,
+            "growth": self.growth,
+            "frequency": self.frequency,
+            "energy": self.energy,
+            "residual": self.residuals,
+            "spurious": self.spurious,
+            "condition_number": self.condition_numbers,
+        }
+        values = [[None] * len(self) if column is None else column.tolist() for column in columns.values()]
+        return [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
+
+    def to_frame(self) -> Any:
+        """:meth:`records` as a ``pandas.DataFrame``, indexed by mode.
+
+        Raises
+        ------
+        ArgumentError
+            When pandas is not installed.
+        """
+        return to_frame(self.records(), index="mode")
+
     def summary(self, rows: int = 12) -> str:
         """A table of the first modes, after one sentence on what to believe."""
-        spurious, residuals = self.spurious, self.residuals
-        head = f"{len(self)} of {len(self._facts.eigenvalues)} modes; {self.verdict}"
-        lines = [head]
+        lines = [f"{len(self)} of {len(self._facts)} modes; {self.verdict}"]
         if self.nearly_defective:
             lines.append(
                 f"nearly defective: condition number {self.condition_number:.1e}; single modes mean little, "
                 "sums over clusters of eigenvalues do"
             )
-        lines.append(
-            f"{'mode':>6}{'growth':>10}{'frequency':>11}{'energy':>9}{'residual':>10}{'condition':>11}"
-        )
-        for place in range(min(rows, len(self))):
-            value = self.eigenvalues[place]
-            residual = "-" if residuals is None else f"{residuals[place]:.3f}"
-            flag = "  spurious" if spurious is not None and spurious[place] else ""
-            lines.append(
-                f"{self.indices[place]:>6}{value.real:>10.3f}{value.imag:>11.3f}{self.energy[place]:>9.1%}"
-                f"{residual:>10}{self.condition_numbers[place]:>11.1f}{flag}"
-            )
+        shown = [
+            row | {"energy": 100.0 * row["energy"], "spurious": "spurious" if row["spurious"] else ""}
+            for row in self[:rows].records()
+        ]
+        columns = {
+            "mode": "mode",
+            "growth": "growth",
+            "frequency": "frequency",
+            "energy": "energy (%)",
+            "residual": "residual",
+            "condition_number": "condition",
+            "spurious": "",
+        }
+        decimals = {"growth": 3, "frequency": 3, "energy": 1, "residual": 3, "condition_number": 1}
+        lines.append(text_table(shown, columns, decimals=decimals, missing="-"))
         if len(self) > rows:
-            lines.append(f"{'...':>6}  {len(self) - rows} more, {self.energy[rows:].sum():.1%} of the energy")
+            lines.append(f"{len(self) - rows} more, {self.energy[rows:].sum():.1%} of the energy")
         return "\n".join(lines)
 
     def __repr__(self) -> str:
-        return f"Spectrum({len(self)} of {len(self._facts.eigenvalues)} modes; {self.verdict})"
-
-    def plot_eigenvalues(self, *, ax: Axes | None = None) -> Axes:
-        """:func:`koopflow.plotting.spectrum` of this selection."""
-        from ..plotting import spectrum
-
-        return spectrum(self, ax=ax)
-
-    def plot_modes(self, *, ax: Axes | None = None) -> Axes:
-        """:func:`koopflow.plotting.modes` of this selection."""
-        from ..plotting import modes
-
-        return modes(self, ax=ax)
+        return f"Spectrum({len(self)} of {len(self._facts)} modes; {self.verdict})"
 
 
 def build_spectrum(
-    student: FittedStudent,
-    teacher: Flow | None,
+    student: _core.Student,
+    teacher: _core.VelocityField | None,
     *,
-    condition: Array | None,
-    sort: str,
-    count: int | None,
-    n: int,
-    seed: int,
+    condition: Array | None = None,
+    sort: str = "energy",
+    count: int | None = None,
+    n: int = 512,
+    seed: int = NOISE_SEED,
 ) -> Spectrum:
     """See :meth:`FittedStudent.spectrum`."""
     if sort not in SORTS:
         raise ArgumentError(f"sort: expected one of {', '.join(SORTS)}, got {sort!r}")
     if sort == "residual" and teacher is None:
         raise ArgumentError("sort: expected a teacher for 'residual', got none")
-    facts = measure_facts(student, teacher, condition=condition, n=n, seed=seed)
-    order = sorted_by(sort, facts)
-    whole = Spectrum(facts, order, order)
+    core = _core.Spectrum(
+        student, n=checked_count(n), seed=seed, condition=as_condition(condition), teacher=teacher
+    )
+    whole = Spectrum(SpectralFacts(student, core), np.asarray(core.order(sort), dtype=np.int64))
     return whole if count is None else whole.select(count=count)
 
 

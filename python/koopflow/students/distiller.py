@@ -9,12 +9,12 @@ from os import PathLike, fspath
 from typing import Any, ClassVar
 
 from .. import _core
-from .._arrays import Array, as_batch, as_condition
+from .._arrays import Array, as_batch, as_condition, checked_count
 from ..exceptions import DivergenceError
 from ..metrics.features import feature_distance
 from ..options import Architecture, Objective, Options, Training, Trajectories, UNet, to_json
 from ..progress import ProgressFunction, ProgressMeter
-from ..teachers.flow import Flow, check_checkpointing, checked_count, checked_teacher
+from ..teachers.flow import Flow, check_checkpointing, checked_teacher
 from ..tensorboard import logged
 from .evaluation import EvaluationReport, evaluate
 from .student import FittedStudent

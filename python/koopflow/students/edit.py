@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from .._arrays import Array, as_batch
 from ..exceptions import ArgumentError
-from ..spectrum.spectrum import Spectrum
+from ..spectrum import Spectrum
 
 
 def edit(
@@ -25,15 +25,14 @@ def edit(
     modes."""
     if (x is None) == (x0 is None):
         raise ArgumentError(f"expected one of x and x0, got {'neither' if x is None else 'both'}")
-    facts, chosen = spectrum._facts, spectrum._chosen
-    count = len(facts.eigenvalues)
+    count = len(spectrum.core.partners)
     gain, shift = np.ones(count, dtype=np.complex128), np.zeros(count, dtype=np.complex128)
     if gains is not None:
-        _scatter(gain, gains, chosen, facts.partners)
+        _scatter(gain, gains, spectrum)
     if shifts is not None:
         shift = np.zeros((*shifts.shape[:-1], count), dtype=np.complex128)
-        _scatter(shift, shifts, chosen, facts.partners)
-    return facts.core.edit(
+        _scatter(shift, shifts, spectrum)
+    return spectrum.core.edit(
         as_batch(x if x0 is None else x0),
         _parts(gain),
         _parts(shift),
@@ -44,16 +43,13 @@ def edit(
     )
 
 
-def _scatter(
-    target: NDArray[np.complex128],
-    values: NDArray[np.complex128],
-    chosen: NDArray[np.int64],
-    partners: NDArray[np.int64],
-) -> None:
-    """Values of the chosen modes, and their conjugates for partners."""
-    target[..., partners[chosen]] = np.conj(values)
-    target[..., chosen] = values
+def _scatter(target: NDArray[np.complex128], values: NDArray[np.complex128], spectrum: Spectrum) -> None:
+    """Values of the chosen modes, and their conjugates for partners, among those of all modes."""
+    partners = np.asarray(spectrum.core.partners)
+    target[..., partners[spectrum.places]] = np.conj(values)
+    target[..., spectrum.places] = values
 
 
 def _parts(values: NDArray[np.complex128]) -> NDArray[np.float64]:
+    """Real and imaginary parts, ``[..., 2]``."""
     return np.stack([values.real, values.imag], axis=-1)

@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from .. import _core
-from .._arrays import Array, as_batch, as_condition, to_numpy
+from .._arrays import Array, as_batch, as_condition, checked_count, to_numpy
 from .._parameters import Parameters
 from ..exceptions import ArgumentError, NotFittedError, ShapeError
 from ..progress import ProgressFunction, ProgressMeter
-from ..spectrum.facts import NOISE_SEED
-from ..spectrum.levels import LevelSpectrum, build_level_spectrum
-from ..spectrum.spectrum import Spectrum, build_spectrum
-from ..teachers.flow import Flow, checked_count, noise_or, times_for
+from ..spectrum import NOISE_SEED, LevelSpectrum, Spectrum, build_level_spectrum, build_spectrum
+from ..teachers.flow import Flow, checked_teacher, noise_or, times_for
 from .density import WithDensity
 from .edit import edit
 
@@ -275,9 +273,10 @@ class FittedStudent(WithDensity, Parameters):
         """
         if teacher is None:
             teacher = getattr(self, "_teacher", None)
-        if self._fitted().feature_maps:
-            return build_level_spectrum(self, teacher, condition=condition, n=n, seed=seed)
-        return build_spectrum(self, teacher, condition=condition, sort=sort, count=count, n=n, seed=seed)
+        student, field = self._fitted(), None if teacher is None else checked_teacher(teacher).field
+        if student.feature_maps:
+            return build_level_spectrum(student, field, condition=condition, n=n, seed=seed)
+        return build_spectrum(student, field, condition=condition, sort=sort, count=count, n=n, seed=seed)
 
     def edit(
         self,
@@ -335,7 +334,7 @@ class FittedStudent(WithDensity, Parameters):
         ).astype(np.complex128)
         shifts = None
         if shift is not None:
-            carried = chosen._facts.spread[chosen._chosen] * np.exp(chosen.eigenvalues.real * at)
+            carried = chosen.spread * np.exp(chosen.growth * at)
             shifts = (np.asarray(shift) * carried).astype(np.complex128)
         return edit(
             chosen,
@@ -351,15 +350,13 @@ class FittedStudent(WithDensity, Parameters):
     def _selection(self, modes: Modes) -> Spectrum:
         """Modes of this student's spectrum, from places in it or a selection of it."""
         if isinstance(modes, Spectrum):
-            if modes._facts.student is not self:
+            if modes.student is not self._fitted():
                 raise ArgumentError(
                     "modes: expected a selection of this student's spectrum, got another student's"
                 )
             return modes
         if self._spectrum is None:
-            self._spectrum = build_spectrum(
-                self, None, condition=None, sort="energy", count=None, n=512, seed=NOISE_SEED
-            )
+            self._spectrum = build_spectrum(self._fitted(), None)
         return self._spectrum[modes]
 
     def encode(

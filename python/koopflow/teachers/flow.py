@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import _core
-from .._arrays import Array, as_batch, as_condition
+from .._arrays import Array, as_batch, as_condition, checked_count
 from ..exceptions import ArgumentError, NotFittedError, ShapeError
 from ..progress import ProgressFunction, ProgressMeter
 
@@ -276,13 +276,6 @@ def noise_or(x0: Array | None, n: int | None, event_shape: tuple[int, ...], seed
     if x0 is not None:
         return as_batch(x0)
     return _core.normal((checked_count(n), *event_shape), seed)
-
-
-def checked_count(n: object) -> int:
-    """A number of samples. Raises ``ArgumentError`` for anything but a positive integer."""
-    if not isinstance(n, int | np.integer) or isinstance(n, bool) or n < 1:
-        raise ArgumentError(f"n: expected an integer of at least 1, got {n!r}")
-    return int(n)
 
 
 def times_for(t: Array | float, x: Array) -> Array:

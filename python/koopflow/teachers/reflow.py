@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from .._arrays import Array, as_condition, to_numpy
+from .._arrays import Array, as_condition, checked_count, to_numpy
 from ..exceptions import ArgumentError
 from ..progress import ProgressFunction
-from .flow import Flow, checked_count
+from .flow import Flow
 from .teacher import FlowTeacher
 
 

@@ -7,6 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from koopflow import FlowTeacher, KoopmanDistiller, datasets
+from koopflow.analysis import find_directions, measure_signatures, permutation_test
 
 STRENGTHS = np.linspace(0.0, 1.5, 7)
 
@@ -19,18 +20,23 @@ def digits():
 
 
 @pytest.fixture(scope="module")
-def spectrum(digits):
+def student(digits):
     teacher = FlowTeacher(event_shape=(64,), steps=800, width=256, seed=0)
     teacher.fit(digits[0][:1300], progress=False)
     student = KoopmanDistiller(steps=500, width=128, depth=2, trajectories=2048, seed=0)
-    return student.fit(teacher, progress=False).spectrum(teacher)
+    return student.fit(teacher, progress=False)
+
+
+@pytest.fixture(scope="module")
+def spectrum(student):
+    return student.spectrum()
 
 
 def test_directions_of_classes_edit_held_out_digits(digits, spectrum):
     images, labels = digits
     train, train_labels, held_out = images[:1300], labels[:1300], images[1300:]
     classifier = LogisticRegression(C=0.1, max_iter=2000).fit(train, train_labels)
-    directions = spectrum.directions(train, labels=train_labels, at=0.5)
+    directions = find_directions(spectrum, train, labels=train_labels, at=0.5)
     assert np.median(directions.r2) > 0.4
     ours, pixels = np.zeros((10, 7, 2)), np.zeros((10, 7, 2))
     for target in range(10):
@@ -52,8 +58,8 @@ def test_directions_of_classes_edit_held_out_digits(digits, spectrum):
         assert rest[step] < np.interp(probability[step], *pixels.mean(axis=0).T)
 
 
-def test_held_out_digits_are_inverted_exactly(digits, spectrum):
-    student, x = spectrum._facts.student, digits[0][1300:1400]
+def test_held_out_digits_are_inverted_exactly(digits, student):
+    x = digits[0][1300:1400]
     before = student.invert(x, residuals=True)[1]
     noise, after = student.invert(x, polish=12, residuals=True)
     size = np.linalg.norm(x, axis=1)
@@ -64,7 +70,7 @@ def test_held_out_digits_are_inverted_exactly(digits, spectrum):
 
 def test_signatures_separate_classes(digits, spectrum):
     images, labels = digits
-    signatures = spectrum.signatures(images[:1300], labels[:1300])
-    p = signatures.permutation_test(99)[np.triu_indices(10, 1)]
+    signatures = measure_signatures(spectrum, images[:1300], labels[:1300])
+    p = permutation_test(signatures, 99)[np.triu_indices(10, 1)]
     assert np.median(p) == 0.01
     assert signatures.accuracy(images[1300:], labels[1300:]) > 0.3

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from koopflow import FlowTeacher, KoopmanDistiller, datasets, plotting
+from koopflow.analysis import measure_signatures
 from koopflow.exceptions import ArgumentError, ShapeError
 
 SPECTRUM = np.array([0.0, -0.5 + 2.0j, -0.5 - 2.0j, 0.1 + 1.0j, 0.1 - 1.0j, -0.7])
@@ -248,7 +249,7 @@ def test_truncation_falls_to_nothing(student, spec, ax):
 
 def test_classes_are_drawn(images, ax, tmp_path):
     _, spectrum, x, labels = images
-    signatures = spectrum.signatures(x, labels)
+    signatures = measure_signatures(spectrum, x, labels)
     assert plotting.signatures(signatures, ax=ax) is ax
     assert sorted(tick.get_text() for tick in ax.get_yticklabels()) == ["0", "1", "2"]
     ax.figure.savefig(tmp_path / "signatures.png")

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torchcfm.models.unet.unet import UNetModel
 
-from koopflow import FlowTeacher, KoopmanDistiller, LevelSpectrum, Training, UNet, _core
+from koopflow import FlowTeacher, KoopmanDistiller, LevelSpectrum, Training, UNet, _core, plotting
 from koopflow.exceptions import ArgumentError, KoopflowError
 
 SHAPE = (1, 8, 8)
@@ -352,7 +352,7 @@ def level_of(g: np.ndarray, spec: LevelSpectrum, index: int) -> np.ndarray:
 
 def test_pictures_of_a_hierarchys_spectrum(hierarchy: KoopmanDistiller) -> None:
     spec = hierarchy.spectrum(n=8)
-    ax = spec.plot_eigenvalues()
+    ax = plotting.level_eigenvalues(spec)
     drawn = sum(len(collection.get_offsets()) for collection in ax.collections)
     assert drawn >= len(spec.eigenvalues)
     assert {text.get_text() for text in ax.get_legend().get_texts()} == {"8 x 8", "4 x 4"}
