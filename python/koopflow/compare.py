@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from . import _core, baselines, metrics
-from ._arrays import Array, as_batch, checked_count, as_condition, to_numpy
+from ._arrays import Array, as_batch, as_condition, checked_count, to_numpy
 from ._tables import text_table, to_frame
 from .exceptions import ArgumentError, DivergenceError, ShapeError
 from .metrics.errors import PATH_TIMES
