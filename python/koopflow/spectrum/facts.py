@@ -49,7 +49,7 @@ class SpectralFacts:
 
     @cached_property
     def energy(self) -> Real:
-        return self.core.energy([1.0])[0]
+        return np.asarray(self.core.energy([1.0])[0])
 
     @cached_property
     def power(self) -> Real:

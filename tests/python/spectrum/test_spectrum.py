@@ -48,7 +48,7 @@ def test_eigenfunctions_and_modes_solve_the_eigenvalue_problem(fitted):
 
 def test_contributions_add_up_to_the_sample(fitted):
     spec = fitted.spectrum()
-    if fitted.decoder == "network":
+    if fitted.architecture.decoder == "network":
         with pytest.raises(ArgumentError, match="decoder"):
             spec.contributions(NOISE)
         return
@@ -64,7 +64,7 @@ def test_modes_are_what_eigenfunctions_put_into_the_state(fitted):
     spec = fitted.spectrum()
     assert spec.modes.shape == (len(spec), 2)
     np.testing.assert_allclose(spec.mode_rates, spec.eigenvalues[:, None] * spec.modes, atol=1e-10)
-    if fitted.decoder != "slice":
+    if fitted.architecture.decoder != "slice":
         return
     rows = np.linalg.pinv(np.column_stack([spec.weights, _rest(fitted, spec)]))[: len(spec)]
     np.testing.assert_allclose(spec.modes, rows[:, 2:4], atol=1e-7)
