@@ -22,7 +22,7 @@ from .._tables import text_table
 from ..students import KoopmanDistiller
 from ..students.evaluation import timed
 from ..teachers import FlowTeacher
-from .inputs import output_folder
+from .inputs import output_folder, write_text
 from .options import Command, Settings
 from .pictures import save
 
@@ -90,7 +90,7 @@ def _run(settings: Settings) -> int:
         results["cases"][case.name], pictures = run_case(case, settings, folder)
         written += pictures
     results["seconds"] = time.perf_counter() - started
-    written[0].write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    write_text(written[0], json.dumps(results, indent=2) + "\n")
     print(f"\n{results['seconds']:.0f} s in all; wrote {len(written)} files to {folder}:")
     print("  " + ", ".join(path.name for path in written))
     return 0

@@ -10,7 +10,7 @@ import numpy as np
 from ..students import KoopmanDistiller
 from .inputs import (
     DataOptions,
-    conditioning_of,
+    is_conditional,
     load,
     load_student,
     load_teacher,
@@ -55,8 +55,7 @@ def _run(settings: Settings) -> int:
         raise UsageError(f"--output: expected a file that ends in .json, got {str(output)!r}")
     refuse_existing([output], overwrite=settings["overwrite"])
     make(output.parent)
-    options = {**settings.table("data"), "labels": conditioning_of(teacher) != (None, None)}
-    data = load(DataOptions(**options))
+    data = load(settings.table("data"), labels=is_conditional(teacher))
     condition = data.held_out_labels
     if condition is not None:
         condition = np.resize(condition, (keywords["n"], *condition.shape[1:]))

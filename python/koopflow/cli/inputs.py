@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from os import fspath
 from pathlib import Path
@@ -106,39 +106,39 @@ class Data:
         return {"num_classes": int(max(self.train_labels.max(), self.held_out_labels.max())) + 1}
 
 
-def load(options: DataOptions) -> Data:
-    """The data that were asked for, split.
+def load(given: Mapping[str, Any], *, labels: bool | None = None) -> Data:
+    """The data that the table [data] asks for, split; ``labels`` goes before what it says of them.
 
     Raises
     ------
     UsageError
         When there are no such data, or options belong to others.
     """
+    options = DataOptions(**(given if labels is None else {**given, "labels": labels}))
     expected = f"--data: expected one of {BUILT_IN}, or a file or folder"
     if options.source is None:
         raise UsageError(f"{expected}, got nothing")
     if options.source not in READERS and not Path(options.source).exists():
         raise UsageError(f"{expected}, got {options.source!r}, where there is nothing")
     try:
-        samples, labels = _read(options, options.source)
-        if not options.labels:
-            labels = None
-        elif labels is None:
-            raise UsageError(f"--labels: {options.source} brings no labels along")
-        elif labels.dtype.kind not in "iuf" or (labels.ndim == 1) != (labels.dtype.kind in "iu"):
-            raise UsageError(
-                f"--labels: expected integers of shape (N,) or vectors (N, dim) in {options.source}, "
-                f"got {labels.dtype} of shape {labels.shape}"
-            )
+        samples, found = _read(options, options.source)
     except (KoopflowError, OSError) as error:
         said = str(error) if options.source in str(error) else f"{options.source}: {error}"
         raise UsageError(f"--data: {said}") from error
+    found = found if options.labels else None
+    if options.labels and found is None:
+        raise UsageError(f"--labels: {options.source} brings no labels along")
+    if found is not None and (found.ndim == 1) != (found.dtype.kind in "iu"):
+        raise UsageError(
+            f"--labels: expected integers of shape (N,) or vectors (N, dim) in {options.source}, "
+            f"got {found.dtype} of shape {found.shape}"
+        )
     share = options.held_out
     if share == 0.0:
-        return Data(samples, samples, labels, labels)
+        return Data(samples, samples, found, found)
     if not 0.0 < share < 1.0:
         raise UsageError(f"--held-out: expected a share from 0 to below 1, got {share:g}")
-    arrays = [samples] if labels is None else [samples, labels]
+    arrays = [samples] if found is None else [samples, found]
     try:
         return Data(*datasets.split(*arrays, held_out=share, seed=options.split_seed))
     except ArgumentError as error:
@@ -232,6 +232,11 @@ def conditioning_of(model: KoopmanDistiller | FlowTeacher) -> tuple[int | None, 
         said = model.teacher_.get("conditioning")
     said = said if isinstance(said, dict) else {}
     return said.get("labels", {}).get("classes"), said.get("vector", {}).get("dim")
+
+
+def is_conditional(model: KoopmanDistiller | FlowTeacher) -> bool:
+    """Whether a model has classes or takes vectors."""
+    return conditioning_of(model) != (None, None)
 
 
 def conditions(

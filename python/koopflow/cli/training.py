@@ -18,6 +18,7 @@ from .inputs import (
     DataOptions,
     conditioning_of,
     conditions,
+    is_conditional,
     load,
     load_teacher,
     output_folder,
@@ -51,8 +52,7 @@ def _train_teacher(settings: Settings) -> int:
     """Train, save, draw."""
     keywords = settings.table("teacher")
     given = keywords["num_classes"] is not None or keywords["condition_dim"] is not None
-    options = settings.table("data")
-    data = load(DataOptions(**{**options, "labels": options["labels"] or given}))
+    data = load(settings.table("data"), labels=True if given else None)
     teacher = FlowTeacher(data.event_shape, **{**keywords, **({} if given else data.conditioning)})
     run = Run(settings, "teacher")
     if run.finished():
@@ -89,8 +89,7 @@ def _distill(settings: Settings) -> int:
     held_out_labels = None
     if settings["data.source"] is not None:
         # A conditional teacher needs the condition of each of its data.
-        conditional = conditioning_of(teacher) != (None, None)
-        data = load(DataOptions(**{**settings.table("data"), "labels": conditional}))
+        data = load(settings.table("data"), labels=is_conditional(teacher))
         if data.event_shape != teacher.event_shape:
             raise UsageError(
                 f"--data: expected samples of shape {teacher.event_shape}, as the teacher's, "
