@@ -59,7 +59,7 @@ def _train_teacher(settings: Settings) -> int:
         return 0
     shape = " x ".join(map(str, data.event_shape))
     print(f"{len(data.train)} samples of {shape}, {len(data.held_out)} held out")
-    with run.started() as fit:
+    with run.started(teacher) as fit:
         teacher.fit(data.train, condition=data.train_labels, **fit)
     run.end(teacher, teacher.history, keywords, teacher.history["config"], data.held_out_labels)
     return 0
@@ -101,15 +101,8 @@ def _distill(settings: Settings) -> int:
     run = Run(settings, "student")
     if run.finished():
         return 0
-    try:
-        with run.started() as fit:
-            student.fit(teacher, **fit_data, **fit)
-    except DivergenceError as error:
-        if not student.__sklearn_is_fitted__():
-            raise
-        # The best student before it went wrong is still a student.
-        student.save(run.model)
-        raise DivergenceError(f"{error}; the best student before that is {run.model}") from error
+    with run.started(student) as fit:
+        student.fit(teacher, **fit_data, **fit)
     run.end(student, student.history_, keywords, student.config_, held_out_labels)
     return 0
 
@@ -152,8 +145,14 @@ class Run:
         return False
 
     @contextmanager
-    def started(self) -> Iterator[dict[str, Any]]:
-        """The keywords of fit; settings are written when the first step is reported."""
+    def started(self, model: FlowTeacher | KoopmanDistiller) -> Iterator[dict[str, Any]]:
+        """The keywords of fit; settings are written when the first step is reported.
+
+        Raises
+        ------
+        DivergenceError
+            That of fit, once the best model before it is saved.
+        """
         written = False
 
         def first(_: ProgressEvent) -> None:
@@ -171,7 +170,13 @@ class Run:
         with warnings.catch_warnings():
             # A command says itself that it was interrupted.
             warnings.filterwarnings("ignore", message="interrupted after", category=RuntimeWarning)
-            yield {**keywords, "progress": progress(quiet=self.of["quiet"])}
+            try:
+                yield {**keywords, "progress": progress(quiet=self.of["quiet"])}
+            except DivergenceError as error:
+                if not model.__sklearn_is_fitted__():
+                    raise
+                model.save(self.model)
+                raise DivergenceError(f"{error}; the best {self.kind} before that is {self.model}") from error
 
     def end(
         self,
