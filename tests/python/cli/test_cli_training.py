@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 from koopflow import FlowTeacher, KoopmanDistiller, Objective, datasets
 from koopflow.cli import main, training
+from koopflow.exceptions import DivergenceError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -324,6 +326,23 @@ def test_training_needs_no_standard_error(tmp_path):
         assert closed.returncode == code
         assert b"Traceback" not in closed.stdout
     assert np.isfinite(weights(FlowTeacher.load(tmp_path / "teacher.safetensors"))).all()
+
+
+def test_a_training_that_diverges_leaves_the_best_so_far(folder, tmp_path, monkeypatch, capsys):
+    fit = KoopmanDistiller.fit
+
+    @functools.wraps(fit)
+    def diverges(*arguments, **options):
+        fit(*arguments, **options)
+        raise DivergenceError("training diverged")
+
+    monkeypatch.setattr(KoopmanDistiller, "fit", diverges)
+    teacher = folder / "teacher.safetensors"
+    assert run("distill", "--teacher", teacher, "--output", tmp_path, *STUDENT, "--quiet") == 1
+    error = capsys.readouterr().err
+    assert f"training diverged; the best student before that is {tmp_path / 'student.safetensors'}" in error
+    assert error.count("\n") == 1
+    assert KoopmanDistiller.load(tmp_path / "student.safetensors").history_["steps"] == 30
 
 
 def test_a_student_is_no_teacher(folder, tmp_path, capsys):
