@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from koopflow import FlowTeacher, KoopmanDistiller, baselines
+from koopflow import FlowTeacher, KoopmanDistiller, Trajectories, baselines
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "before_redesign"
 EXPECTED = np.load(FOLDER / "expected.npz")
@@ -67,7 +67,7 @@ def test_baselines(name):
 
 def test_a_student_in_training_goes_on():
     teacher = FlowTeacher.load(FOLDER / "teacher_network.safetensors")
-    student = KoopmanDistiller(observables=6, width=12, depth=1, steps=24, trajectories=256, path_steps=8)
+    student = KoopmanDistiller(observables=6, width=12, depth=1, steps=24, trajectories=Trajectories(256, 8))
     student.fit(teacher, resume=FOLDER / "training_student.safetensors", progress=False)
     x0, _ = given("resumed_student")
     np.testing.assert_allclose(student.sample(x0=x0), EXPECTED["resumed_student/sample"], **TOLERANCE)
@@ -88,7 +88,7 @@ def test_trajectories_are_used_again(tmp_path):
     path = tmp_path / "trajectories.safetensors"
     path.write_bytes((FOLDER / "trajectories.safetensors").read_bytes())
     teacher = FlowTeacher.load(FOLDER / "teacher_network.safetensors")
-    student = KoopmanDistiller(observables=6, width=12, depth=1, steps=12, trajectories=256, path_steps=8)
+    student = KoopmanDistiller(observables=6, width=12, depth=1, steps=12, trajectories=Trajectories(256, 8))
     student.fit(teacher, trajectory_file=path, progress=False)
     x0, _ = given("student_spectral")
     np.testing.assert_allclose(student.sample(x0=x0), EXPECTED["student_spectral/sample"], **TOLERANCE)
