@@ -67,7 +67,7 @@ class ConsistencyFlow(Baseline):
     """
 
     _nested: ClassVar[Mapping[str, type[Options]]] = {"network": UNet, "training": Training}
-    # A teacher in name only: its field is this model's.
+    # Holds the trained field; it teaches nobody.
     _flow = None
 
     steps: int | None = None
@@ -147,7 +147,7 @@ class ConsistencyFlow(Baseline):
 
     def _adopt(self, flow: FlowTeacher, history: dict[str, Any]) -> None:
         self._flow, self.event_shape_ = flow, flow.event_shape
-        # It asks no teacher for anything.
+        # No trajectories are solved, so a teacher is never evaluated.
         nothing = {"trajectory_seconds": 0.0, "trajectories": 0, "teacher_evaluations": 0}
         self.history_ = {**nothing, **history}
 

@@ -25,7 +25,10 @@ SOLVERS = ("euler", "midpoint", "heun", "rk4", "dopri5")
 
 
 class TeachersOwn(PathBaseline):
-    """A baseline that keeps its teacher and trains nothing; its file is the teacher's, and one too."""
+    """A baseline that keeps its teacher and trains nothing.
+
+    Its file is a teacher's file whose header also has the baseline's parameters.
+    """
 
     _teacher: Flow | None = None
 

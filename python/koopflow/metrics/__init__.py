@@ -1,9 +1,9 @@
 """How far samples are from data, a student from its teacher, and paths from straight lines.
 
 Distances between sets of samples ``[N, *event]`` are plain numbers, computed in float64 by the core;
-:func:`measured` gives any of them its sampling floor and an interval, without which they mean little. Errors
-of models on the same noise come with an interval at once: :class:`Estimate`. docs/metrics.md says what each
-one sees and when it misleads.
+:func:`measured` adds a sampling floor and an interval, which it takes to judge them. Errors of models on the
+same noise are an :class:`Estimate` with an interval. docs/metrics.md says what each metric sees and when it
+misleads.
 
 Examples
 --------

@@ -16,13 +16,12 @@ def wasserstein2(a: Array, b: Array) -> float:
     Parameters
     ----------
     a, b : array, ``[N, *event]``
-        As many in both, at most 5,000: time grows with the cube of N, which the core watches for Ctrl-C.
+        Equally many samples in both, at most 5,000: time grows with the cube of N. Ctrl-C interrupts.
 
     Returns
     -------
     float
-        In the units of the samples. Biased upwards, the more the fewer the samples and the more their
-        dimensions (about N^(-1/d)).
+        Distance in the units of the samples. Its upward bias is about N^(-1/d) in d dimensions.
 
     Raises
     ------
@@ -45,14 +44,14 @@ def sliced_wasserstein(a: Array, b: Array, *, projections: int = 256, seed: int 
     a, b : array, ``[N, *event]`` and ``[M, *event]``
         Samples.
     projections : int, default 256
-        Directions, over whose squared distances the mean is taken.
+        Number of directions, whose squared distances are averaged.
     seed : int, default 0
-        Of the directions.
+        Random seed of the directions.
 
     Returns
     -------
     float
-        In the units of the samples. Biased upwards, by about N^(-1/2) in any dimension.
+        Distance in the units of the samples. Its upward bias is about N^(-1/2) in any dimension.
 
     Raises
     ------
@@ -78,7 +77,8 @@ def energy_distance(a: Array, b: Array) -> float:
     Returns
     -------
     float
-        In the units of the samples. Unbiased: around 0, and possibly below, for samples of one distribution.
+        Distance in the units of the samples. Unbiased: around 0, and sometimes below, for two sets from one
+        distribution.
 
     Raises
     ------
@@ -103,13 +103,13 @@ def mmd(samples: Array, data: Array, *, bandwidths: Sequence[float] | None = Non
     samples, data : array, ``[N, *event]`` and ``[M, *event]``
         At least two samples each.
     bandwidths : sequence of float, optional
-        In the units of the samples; :func:`median_bandwidths` of the data by default. State them with the
-        value, which means nothing without.
+        Bandwidths in the units of the samples; :func:`median_bandwidths` of the data by default. Values can
+        be compared for equal bandwidths only, so state them.
 
     Returns
     -------
     float
-        Without units. Unbiased: around 0, and possibly below, for samples of one distribution.
+        Value without units. Unbiased: around 0, and sometimes below, for two sets from one distribution.
 
     Raises
     ------
@@ -130,12 +130,12 @@ def median_bandwidths(data: Array) -> list[float]:
     Parameters
     ----------
     data : array, ``[N, *event]``
-        At least two samples; of more than 1,000 as many are taken, always the same ones.
+        At least two samples. Of more than 1,000 a fixed subset of 1,000 is used.
 
     Raises
     ------
     ShapeError, DtypeError, NonFiniteError, ArgumentError
-        Naming ``data``; also where most samples are equal.
+        Naming ``data``; also when most samples are equal.
 
     Examples
     --------
@@ -157,15 +157,15 @@ def frechet_distance(a: Array, b: Array, features: Any = None, *, batch_size: in
         Samples, or their features where ``features`` is None. At least two each; fewer than there are
         features are allowed.
     features : torch.nn.Module, callable or path, optional
-        What makes features of samples: see :func:`extract_features`.
+        Network that turns samples into features: see :func:`extract_features`.
     batch_size : int, default 64
-        How many samples ``features`` gets at once.
+        Number of samples in one call of ``features``.
 
     Returns
     -------
     float
-        In squared units of the features. Biased upwards by about 1/N, and by much while N is not well above
-        the number of features: compare values of equal N only.
+        Distance in squared units of the features. Its upward bias is about 1/N, and large unless N is well
+        above the number of features: compare values of equal N only.
 
     Raises
     ------
@@ -179,8 +179,8 @@ def frechet_distance(a: Array, b: Array, features: Any = None, *, batch_size: in
     >>> round(frechet_distance(ends, 2 * ends + [0.0, 3.0]), 6)   # 3^2 + (2 - 1)^2
     10.0
 
-    The FID of a published comparison is that of one network and one resizing: bring it yourself, for instance
-    that of the package pytorch-fid, which takes images ``[B, 3, H, W]`` in [0, 1].
+    A published FID depends on one network and one way of resizing. Bring that network, for instance the one
+    of the package pytorch-fid, which takes images ``[B, 3, H, W]`` in [0, 1].
 
     >>> from pytorch_fid.inception import InceptionV3                               # doctest: +SKIP
     >>> inception = InceptionV3().to("cuda")                                        # doctest: +SKIP
@@ -193,7 +193,8 @@ def frechet_distance(a: Array, b: Array, features: Any = None, *, batch_size: in
 
 
 class PrecisionRecall(NamedTuple):
-    """Shares in [0, 1]: of samples that lie where data do, and of data that lie where samples do."""
+    """Precision, the share of samples that lie where data do, and recall, the share of data that lie where
+    samples do; both in [0, 1]."""
 
     precision: float
     recall: float
@@ -211,9 +212,10 @@ def precision_recall(
     Parameters
     ----------
     samples, data : array, ``[N, *event]`` and ``[M, *event]``
-        Or their features. More than ``k`` each, and equally many: the balls shrink with their number.
+        Samples, or their features: more than ``k`` of each, and equally many, because the balls shrink with
+        their number.
     k : int, default 3
-        Neighbours.
+        Rank of the neighbour that a ball reaches to.
     features, batch_size
         As in :func:`frechet_distance`.
 

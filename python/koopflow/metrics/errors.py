@@ -32,14 +32,14 @@ def endpoint_error(
     Parameters
     ----------
     student, teacher : KoopmanDistiller, FlowTeacher
-        Or anything with ``sample(x0=..., condition=...)``.
+        Models; anything with ``sample(x0=..., condition=...)`` will do.
     noise : array, ``[N, *event]``
-        That neither was trained with.
+        Noise that neither was trained with.
     condition : array, optional
-        Labels ``[N]`` or vectors ``[N, dim]``.
+        Labels ``[N]`` or vectors ``[N, dim]`` of conditional models.
     scale : float, optional
-        What the error is divided by; by default the total standard deviation of the teacher's samples. The
-        interval takes it as known.
+        Divisor of the error; by default the total standard deviation of the teacher's samples. The interval
+        takes it as known.
     **interval
         ``resamples`` (200), ``confidence`` (0.95) and ``seed`` (0) of the percentile bootstrap over the
         noise.
@@ -47,7 +47,7 @@ def endpoint_error(
     Returns
     -------
     Estimate
-        1 for a student that always answers the teacher's mean.
+        Error with its bootstrap interval; a student that always answers the teacher's mean has 1.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def path_error(
     student, teacher, noise, condition, scale, **interval
         As there; the models have ``sample_path`` or ``trajectory``.
     times : sequence of float
-        Rising, in (0, 1); by default 17 in [0.1, 0.9].
+        Rising times in (0, 1); by default 17 in [0.1, 0.9].
 
     Returns
     -------
@@ -120,7 +120,7 @@ def inversion_error(
     Returns
     -------
     Estimate
-        1 for a student that always answers 0.
+        Error with its bootstrap interval; a student that always answers 0 has 1.
     """
     noise, condition = as_batch(noise), as_condition(condition)
     ends = method_of("teacher", teacher, "sample")(x0=noise, condition=condition)
@@ -143,9 +143,9 @@ def round_trip_error(
     student, condition, **interval
         As in :func:`endpoint_error`; the student has ``invert``.
     data : array, ``[N, *event]``
-        Real data, or a teacher's samples: only these lie where the flow leads.
+        Real data, or a teacher's samples: states that the flow leads to.
     scale : float, optional
-        By default the total standard deviation of the data.
+        Divisor of the error; by default the total standard deviation of the data.
 
     Returns
     -------
@@ -173,19 +173,19 @@ def straightness(
     Parameters
     ----------
     model : FlowTeacher or KoopmanDistiller
-        Or anything with ``trajectory`` or ``sample_path``.
+        Model; anything with ``trajectory`` or ``sample_path`` will do.
     noise : array, ``[N, *event]``
-        To start from.
+        Noise to start from.
     times : sequence of float
-        Rising from 0 to 1, at least three; by default 65. Between them paths are taken as straight, which
-        leaves out what the square of their gaps makes up.
+        At least three times that rise from 0 to 1; by default 65. Between two of them paths are taken as
+        straight; what that misses falls with the square of the gap.
     condition, **interval
         As in :func:`endpoint_error`.
 
     Returns
     -------
     Estimate
-        Its floor is that of a straight flow, not of the data: independent coupling bends every flow.
+        Its floor, 0, is that of a straight flow; flows of an independent coupling always bend.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Values with their uncertainty: intervals by resampling, and what data score against data."""
+"""Measured values with intervals by resampling and a floor: the value of data against other data."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from .._arrays import Array, as_batch
 from ..exceptions import ArgumentError, ShapeError
 
 RESAMPLES = 200
-# Halves of fewer samples than this would say nothing.
+# The fewest samples that are halved.
 FEWEST = 4
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measured value, how far chance may have moved it, and what a perfect model would score.
+    """A measured value, its interval, and the value of a perfect model.
 
     ``float(estimate)`` is the value.
 
     Attributes
     ----------
     value : float
-        What was measured.
+        Value of the metric.
     low, high : float
-        Where the value would come out, in a share ``confidence`` of cases, were as many samples drawn again.
-        Of a biased metric (:func:`koopflow.metrics.measured`) that is not an interval for its limit with
-        infinitely many samples.
+        Ends of the interval in which the value would lie, with probability ``confidence``, if equally many
+        samples were drawn again. For a biased metric (:func:`koopflow.metrics.measured`) this is no interval
+        for its limit with infinitely many samples.
     floor : float or None
-        The same metric of data against other data, of as many samples: nothing is expected to come out lower.
-        0 for errors, which a perfect model does not make; None where there is no such thing.
+        Value of the same metric between data and other data, with as many samples: no model is expected to be
+        lower. 0 for errors; None where no floor is known.
     samples : int
-        How many were measured; for distances, on each side.
+        Number of samples that were measured; for distances, on each side.
     confidence : float
-        Of the interval.
+        Confidence of the interval.
     """
 
     value: float
@@ -67,32 +67,32 @@ def measured(
 ) -> Estimate:
     """A distance between samples and data with its sampling floor and an interval.
 
-    With n = min(len(samples), len(data) // 2), n samples are compared with n data (the value), and n other
-    data with the same n data (the floor): equal numbers, because most distances are the larger the fewer
-    samples they see. Give twice as much data as samples, or the value is that of fewer samples. What is taken
-    is random, so that rows may be in any order.
+    With n = min(len(samples), len(data) // 2), the value compares n samples with n data, and the floor
+    compares n other data with the same n data: equal numbers, because most distances grow when samples are
+    fewer. Give at least twice as many data as samples, or some samples are left out. Rows are chosen at
+    random, so they may be in any order.
 
-    The interval comes from random halves without replacement, of both sides at once: about the value lie the
-    deviations of the halves' distances from their own mean. The mean of a half deviates from that of the
-    whole as much as the whole's from the truth (the factor sqrt(m / (n - m)) of subsets of m is 1); near the
-    floor the intervals of distances are too wide rather than too narrow. The usual bootstrap with replacement
-    would put copies into each set, which distances between samples take for structure.
+    The interval comes from random halves of both sides, drawn without replacement: the deviations of their
+    distances from their own mean, around the value. A half deviates from the whole as much as the whole from
+    the truth (for subsets of m the factor sqrt(m / (n - m)) makes up for it). Near the floor these intervals
+    are too wide rather than too narrow. The usual bootstrap with replacement would put copies into each set,
+    which distances between samples take for structure.
 
     Parameters
     ----------
     metric : callable
-        From two arrays ``[n, ...]`` to a float, such as the functions of this module.
+        Function of two arrays ``[n, ...]`` that returns a float, such as those of :mod:`koopflow.metrics`.
     samples : array, ``[N, ...]``
-        Of the model; ``...`` is the event, or features, made once by
+        Samples of the model; ``...`` is the event, or features made by
         :func:`koopflow.metrics.extract_features`.
     data : array, ``[M, ...]``
-        That the model was not trained on.
+        Data that the model was not trained on.
     resamples : int, default 200
-        Halves; the metric is called so often on n / 2 samples, and twice on n.
+        Number of halves: the metric is called once for each, on n / 2 samples, and twice on n.
     confidence : float, default 0.95
-        Of the interval, in (0, 1).
+        Confidence of the interval, in (0, 1).
     seed : int, default 0
-        Of everything random here.
+        Random seed of the choice of rows and halves.
 
     Returns
     -------

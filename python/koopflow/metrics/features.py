@@ -23,13 +23,13 @@ def extract_features(samples: Array, features: Any, *, batch_size: int = 64) -> 
     Parameters
     ----------
     samples : array, ``[N, *event]``
-        Floats are cast to the dtype of a module's parameters, integers (images as bytes) stay.
+        Samples; floats are cast to the dtype of a module's parameters, integers (images as bytes) are not.
     features : torch.nn.Module, callable or path
-        From torch tensors ``[B, *event]`` to tensors ``[B, ...]``, each flattened; one tensor, or a list of
-        one. A module is called where its parameters are, in evaluation mode, and left in the mode that it was
-        in; a TorchScript file is loaded where the samples are; a function is called as it is.
+        Network from torch tensors ``[B, *event]`` to one tensor ``[B, ...]``, or a list of one, which is
+        flattened. A module is called on the device of its parameters and in evaluation mode, and put back
+        into its own mode; a TorchScript file is loaded to the device of the samples.
     batch_size : int, default 64
-        B.
+        Number of samples in one call.
 
     Returns
     -------
@@ -127,7 +127,7 @@ def network_of(features: Any, device: str) -> Callable[[Any], Any]:
             raise FileNotFoundError(f"features: no file {str(path)!r}")
         try:
             with warnings.catch_warnings():
-                # What torch would rather have is not what people have on disk.
+                # torch deprecates TorchScript, but people have such files.
                 warnings.simplefilter("ignore", DeprecationWarning)
                 features = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
         except (RuntimeError, ValueError) as error:

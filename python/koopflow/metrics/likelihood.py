@@ -18,14 +18,14 @@ class LogLikelihood:
     Attributes
     ----------
     nats : float
-        The mean of log p(x).
+        Mean of log p(x).
     standard_error : float
-        Of that mean, in nats.
+        Standard error of that mean, in nats.
     bits_per_dimension : float
-        -nats / (d log 2), for data in their own units. Images whose bytes were dequantised by uniform noise
-        and scaled by s (to [-1, 1]: s = 2 / 255) have -log2(s) more in units of bytes.
+        -nats / (d log 2), in the data's own units. For images whose bytes were dequantised by uniform noise
+        and scaled by s (s = 2 / 255 for [-1, 1]), add -log2(s) to have units of bytes.
     samples : int
-        How many data.
+        Number of data.
     """
 
     nats: float
@@ -40,11 +40,11 @@ def log_likelihood(model: Any, data: Array, **options: Any) -> LogLikelihood:
     Parameters
     ----------
     model : FlowTeacher
-        Or anything with ``log_prob(data, **options)`` that answers ``[N]``, in nats.
+        Model; anything with ``log_prob(data, **options)`` that returns ``[N]`` nats will do.
     data : array, ``[N, *event]``
-        That the model was not trained on; at least two.
+        At least two data that the model was not trained on.
     **options
-        For ``log_prob``, such as ``condition``.
+        Options of ``log_prob``, such as ``condition``.
 
     Returns
     -------
