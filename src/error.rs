@@ -24,6 +24,10 @@ pub enum Error {
     /// The user's velocity field failed; `source` is its own exception where it raised one.
     #[error("{message}")]
     Teacher { message: String, source: Option<Source> },
+    /// Code that koopflow does not own answered for a velocity with values that are not finite. A training step
+    /// is skipped then; elsewhere it is as [`Error::Teacher`].
+    #[error("{0}")]
+    NotFiniteAnswer(String),
     #[error("{path}: {message}")]
     Checkpoint { path: String, message: String },
     /// The operating system refused a file; kept whole so that a missing file stays a missing file.

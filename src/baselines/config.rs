@@ -7,6 +7,7 @@ use crate::distill::{DistillConfig, Recipe};
 use crate::error::{Error, Result};
 use crate::koopman::StudentConfig;
 use crate::tensor::event_size;
+use crate::training::{json_options, TrainingOptions};
 
 /// Which way a flow is distilled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -103,34 +104,29 @@ impl Default for KdmWeights {
 
 /// The options of [`super::fit`]; in JSON, the keyword arguments of Python's classes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(remote = "Self")]
 pub struct BaselineConfig {
     pub method: Method,
     /// Size of a KDM's latents.
     pub observables: Option<i64>,
-    /// Of a KDM.
+    /// Weights of a KDM's loss.
     pub weights: KdmWeights,
-    /// Of [`super::MeanVelocity`]: how much of a batch has s = t, in [0, 1].
+    /// Share of a batch of [`super::MeanVelocity`] that has s = t, in [0, 1].
     pub instant_share: f64,
     pub width: Option<i64>,
     pub depth: Option<i64>,
-    /// `None` with `max_seconds` lets the clock alone end training.
-    pub steps: Option<u64>,
-    pub batch_size: i64,
-    /// Peak of a cosine.
-    pub learning_rate: Option<f64>,
-    pub warmup_steps: u64,
-    /// Of the averaged weights, which are what is kept, in [0, 1); 0 keeps the last ones.
-    pub ema_decay: f64,
-    pub clip_norm: Option<f64>,
     pub trajectories: Option<i64>,
     pub path_steps: Option<i64>,
-    /// For the whole fit, trajectories included.
-    pub max_seconds: Option<f64>,
-    pub seed: u64,
-    pub device: String,
-    pub dtype: String,
+    /// `max_seconds` is for the whole fit, trajectories included; where it is given and `steps` is open, the clock
+    /// alone ends training. The learning rate falls along a cosine. What is kept are the averaged weights.
+    #[serde(flatten)]
+    pub training: TrainingOptions,
 }
+
+json_options!(BaselineConfig);
+
+/// Batch of a step where it is left open.
+const BATCH_SIZE: i64 = 256;
 
 impl Default for BaselineConfig {
     fn default() -> Self {
@@ -141,18 +137,9 @@ impl Default for BaselineConfig {
             instant_share: 0.25,
             width: None,
             depth: None,
-            steps: None,
-            batch_size: 256,
-            learning_rate: None,
-            warmup_steps: 100,
-            ema_decay: 0.999,
-            clip_norm: Some(1.0),
             trajectories: None,
             path_steps: None,
-            max_seconds: None,
-            seed: 0,
-            device: "cpu".into(),
-            dtype: "float32".into(),
+            training: TrainingOptions { batch_size: Some(BATCH_SIZE), ..TrainingOptions::default() },
         }
     }
 }
@@ -170,21 +157,19 @@ impl BaselineConfig {
             9..=256 => (8_000, 5e-3),
             _ => (8_000, 2e-3),
         };
-        let learning_rate = self.learning_rate.unwrap_or(learning_rate);
+        let training = TrainingOptions {
+            steps: self.training.steps.or(self.training.max_seconds.is_none().then_some(steps)),
+            batch_size: self.training.batch_size.or(Some(BATCH_SIZE)),
+            learning_rate: self.training.learning_rate.or(Some(learning_rate)),
+            ..self.training.clone()
+        };
         let own = DistillConfig {
             observables: self.observables,
             width: self.width,
             depth: self.depth,
-            steps: self.steps,
-            batch_size: Some(self.batch_size),
-            learning_rate: Some(learning_rate),
-            ema_decay: self.ema_decay,
-            clip_norm: self.clip_norm,
             trajectories: self.trajectories,
             path_steps: self.path_steps,
-            max_seconds: self.max_seconds,
-            device: self.device.clone(),
-            dtype: self.dtype.clone(),
+            training: training.clone(),
             ..DistillConfig::default()
         };
         let Recipe { student, trajectories, path_steps, .. } = own.resolve(event_shape, conditioning)?;
@@ -204,12 +189,16 @@ impl BaselineConfig {
             observables: Some(student.observables),
             width: Some(student.width),
             depth: Some(student.depth),
-            steps: self.steps.or(self.max_seconds.is_none().then_some(steps)),
-            learning_rate: Some(learning_rate),
             trajectories: Some(trajectories),
             path_steps: Some(path_steps),
+            training,
             ..self.clone()
         })
+    }
+
+    /// Samples of one step.
+    pub(super) fn batch_size(&self) -> i64 {
+        self.training.batch_size.unwrap_or(BATCH_SIZE)
     }
 
     /// The model that options with nothing left open ask for.
@@ -227,7 +216,7 @@ impl BaselineConfig {
             width,
             depth,
             table_times: path_steps + 1,
-            dtype: self.dtype.clone(),
+            dtype: self.training.dtype.clone(),
         })
     }
 }

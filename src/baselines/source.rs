@@ -21,7 +21,7 @@ impl Source<'_> {
     fn rows(&self, rng: &mut impl Rng) -> Vec<i64> {
         // Those that koopflow's own students hold out are left alone here too.
         let count = self.trajectories.training_count();
-        (0..self.config.batch_size).map(|_| rng.random_range(0..count)).collect()
+        (0..self.config.batch_size()).map(|_| rng.random_range(0..count)).collect()
     }
 
     /// Noise and the teacher's endpoints.

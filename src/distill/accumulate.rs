@@ -188,6 +188,7 @@ mod tests {
     use crate::distill::{DistillConfig, Fidelity, Scaling};
     use crate::monitor::Silent;
     use crate::tensor::RandomSource;
+    use crate::training::TrainingOptions;
     use crate::velocity::{GaussianField, VelocityField};
 
     /// Terms that are means over all rows, and some of the student alone.
@@ -217,7 +218,7 @@ mod tests {
             observables: Some(6),
             width: Some(12),
             path_steps: Some(8),
-            dtype: "float64".into(),
+            training: TrainingOptions { dtype: "float64".into(), ..DistillConfig::default().training },
             ..DistillConfig::default()
         };
         let recipe = config.resolve(&[2], field.conditioning()).unwrap();

@@ -45,7 +45,7 @@ impl TrainingData {
         inputs: &Inputs,
         monitor: &mut dyn Monitor,
     ) -> Result<Self> {
-        let (kind, device) = (parse_dtype(&config.dtype)?, parse_device(&config.device)?);
+        let (kind, device) = (parse_dtype(&config.training.dtype)?, parse_device(&config.training.device)?);
         check_inputs(teacher, inputs)?;
         let consistency = recipe.weights.consistency > 0.0;
         let solved = recipe.weights.need_trajectories() || config.method != Method::Gradient;
@@ -57,7 +57,7 @@ impl TrainingData {
                     path: config.path,
                     coupling_size: config.coupling_size,
                     flip: config.flip,
-                    seed: config.seed,
+                    seed: config.training.seed,
                     kind,
                     device,
                 };
@@ -71,10 +71,10 @@ impl TrainingData {
                 let plan = TrajectoryPlan {
                     count: recipe.trajectories,
                     path_steps: recipe.path_steps,
-                    seed: config.seed,
+                    seed: config.training.seed,
                     kind,
                     device,
-                    max_seconds: config.max_seconds,
+                    max_seconds: config.training.max_seconds,
                 };
                 Some(stored_trajectories(teacher, plan, config.trajectory_memory, inputs, monitor)?)
             }

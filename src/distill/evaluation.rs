@@ -1,12 +1,27 @@
 //! Errors on the trajectories kept out of training.
 
+use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::{Metric, Scaling, TrainingData, Weights};
+use super::{Scaling, TrainingData, Weights};
 use crate::data::{Points, Trajectories};
 use crate::error::{Error, Result};
 use crate::koopman::{Direction, Observables, Student};
 use crate::velocity::VelocityField;
+
+/// What best-model keeping, plateaus and early stopping look at: all are errors, the smaller the better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// The sum of endpoint, path and inversion errors.
+    #[default]
+    Score,
+    EndpointError,
+    PathError,
+    InversionError,
+    PhaseError,
+    ConsistencyResidual,
+}
 
 /// Held-out errors of one state of a student; smaller is better, 0 is a perfect student.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::ClosedFormReport;
-use crate::training::{LossScale, Schedule, Stopped};
+use crate::training;
+pub use crate::training::Note;
+use crate::training::Stopped;
 
 /// Values logged at one step: loss terms, held-out errors, learning rate. Values that are not finite are
 /// left out.
@@ -12,13 +14,6 @@ pub struct LogEntry {
     pub step: u64,
     pub seconds: f64,
     pub values: Vec<(String, f64)>,
-}
-
-/// Something that a person should read: a smaller micro-batch, a restart.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Note {
-    pub step: u64,
-    pub text: String,
 }
 
 /// What happened in a distillation.
@@ -43,7 +38,7 @@ pub struct DistillHistory {
     pub restarts: u64,
     #[serde(default)]
     pub notes: Vec<Note>,
-    /// Of a method with a linear solve.
+    /// Report of the linear solve, for a method that has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closed_form: Option<ClosedFormReport>,
     pub log: Vec<LogEntry>,
@@ -52,45 +47,28 @@ pub struct DistillHistory {
 /// Everything about a training run that is neither a tensor nor its log.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Ledger {
-    /// Steps done, skipped ones included.
-    pub step: u64,
-    pub schedule: Schedule,
-    pub scale: LossScale,
+    #[serde(flatten)]
+    pub run: training::Ledger,
     /// Micro-batches of one step: `accumulate`, or more where memory ran out.
     pub accumulate: i64,
-    pub best_step: u64,
-    /// The metric of the best state; `None` before there is a finite one.
-    pub best: Option<f64>,
-    /// Evaluations since the best.
-    pub stale: u64,
-    pub skipped_steps: u64,
-    /// Skipped steps in a row.
-    pub consecutive: u64,
-    pub restarts: u64,
-    pub seconds: f64,
-    /// When the first step began, on the clock of `seconds`.
-    pub began: f64,
     pub trajectory_seconds: f64,
     pub trajectories: i64,
     pub teacher_evaluations: u64,
-    pub optimiser_steps: i32,
-    pub average_updates: u64,
-    pub notes: Vec<Note>,
 }
 
 impl Ledger {
     pub fn history(&self, stopped: Stopped, log: &[LogEntry]) -> DistillHistory {
         DistillHistory {
-            steps: self.step,
-            seconds: self.seconds,
+            steps: self.run.step,
+            seconds: self.run.seconds,
             trajectory_seconds: self.trajectory_seconds,
             trajectories: self.trajectories,
             teacher_evaluations: self.teacher_evaluations,
             stopped,
-            best_step: self.best_step,
-            skipped_steps: self.skipped_steps,
-            restarts: self.restarts,
-            notes: self.notes.clone(),
+            best_step: self.run.best_step,
+            skipped_steps: self.run.skipped_steps,
+            restarts: self.run.restarts,
+            notes: self.run.notes.clone(),
             closed_form: None,
             log: log.to_vec(),
         }

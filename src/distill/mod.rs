@@ -6,23 +6,23 @@ mod config;
 mod evaluation;
 mod history;
 mod objective;
+mod recipe;
 mod resume;
 mod run;
 mod solve;
 mod trainer;
-mod training_options;
 mod warm_start;
 
 pub use crate::training::Checkpointing;
 pub use batches::TrainingData;
 pub(crate) use batches::{check_inputs, stored_trajectories};
-pub use config::{DistillConfig, Method, Recipe, Scaling};
-pub use evaluation::{Evaluator, HeldOut};
+pub use config::{DistillConfig, Method, Scaling};
+pub use evaluation::{Evaluator, HeldOut, Metric};
 pub use history::{DistillHistory, LogEntry, Note};
 pub use objective::{FeatureDistance, Fidelity, Objective, Term, Weights};
+pub use recipe::Recipe;
 pub use solve::{
     generator_equations, install, readout_equations, ridge_curve, select_ridge, ClosedFormReport, FlowPoints,
     NormalEquations, RidgeChoice, Solved, StatePairs,
 };
 pub use trainer::distill;
-pub use training_options::Metric;

@@ -3,16 +3,14 @@
 use std::path::Path;
 
 use serde_json::{json, Value};
-use tch::Tensor;
 
 use super::history::{DistillHistory, Ledger, LogEntry};
 use super::DistillConfig;
 use crate::error::{Error, Result};
 use crate::koopman::Student;
 use crate::tensor::shape_text;
-use crate::training::{
-    check_same_options, save_training, Adam, Average, Stopped, TrainingFile, UpdateCounts,
-};
+use crate::training;
+use crate::training::{check_same_options, save_training, State, Stopped, TrainingFile, UpdateCounts};
 
 /// Options that a longer run on another machine may change. The cosine follows the budget of the run that
 /// resumes: with more steps than before, the rate goes back up to where the longer schedule has it.
@@ -43,26 +41,20 @@ impl Resumed {
         Ok(Resumed { file, ledger, history })
     }
 
-    /// Overwrites `student` with the one that the file keeps: its input statistics and the best parameters,
-    /// which are returned too.
-    pub fn student(&mut self, student: &mut Student) -> Result<Tensor> {
+    /// Overwrites `student` with the one that the file keeps: its input statistics and the best parameters.
+    pub fn student(&mut self, student: &mut Student) -> Result<()> {
         let kind = student.kind();
         let restored = student.restore(|name| self.file.tensors.take(name, kind));
-        restored.map_err(|error| self.file.refuse(error))?;
-        Ok(student.parameters().flat()?.copy())
+        restored.map_err(|error| self.file.refuse(error))
     }
 
-    /// Puts weights, moments and average into a run whose student has the best parameters; answers the rest of
-    /// what the run knew.
-    pub fn run(
-        mut self,
-        student: &Student,
-        optimiser: &mut Adam,
-        average: Option<&mut Average>,
-    ) -> Result<(Ledger, Vec<LogEntry>)> {
-        let Ledger { optimiser_steps, average_updates, .. } = self.ledger;
+    /// Puts weights, moments, average and counts into a run whose student has the best parameters; answers the
+    /// rest of what the run knew.
+    pub fn restore(mut self, state: &mut State<'_>) -> Result<(Ledger, Vec<LogEntry>)> {
+        let training::Ledger { optimiser_steps, average_updates, .. } = self.ledger.run;
         let counts = UpdateCounts { optimiser_steps, average_updates };
-        self.file.restore(student.parameters(), optimiser, average, counts)?;
+        self.file.restore(state.parameters, &mut state.optimiser, state.average.as_mut(), counts)?;
+        state.ledger = self.ledger.run.clone();
         Ok((self.ledger, self.history.log))
     }
 }
@@ -70,11 +62,9 @@ impl Resumed {
 /// What a file is written from.
 pub(super) struct Snapshot<'a> {
     pub student: &'a Student,
-    /// The parameters to keep in the student's place.
-    pub best: &'a Tensor,
+    /// Its best parameters are kept in the student's place.
+    pub state: &'a State<'a>,
     pub config: &'a DistillConfig,
-    pub optimiser: &'a Adam,
-    pub average: Option<&'a Average>,
     /// With everything filled in.
     pub ledger: Ledger,
     pub log: &'a [LogEntry],
@@ -90,14 +80,15 @@ impl Snapshot<'_> {
             "header": header,
             "training": self.ledger,
         });
+        let State { best, optimiser, average, .. } = self.state;
         let raw = self.student.parameters().flat()?.copy();
         let mut student = self.student.shallow_clone();
-        if self.average.is_some() {
-            student.keep_both(self.best, &raw)?;
+        if average.is_some() {
+            student.keep_both(best, &raw)?;
         }
         // For as long as the file is written, the student is the best one.
         self.student
             .parameters()
-            .with(self.best, || save_training(path, &student, facts, &raw, self.optimiser, self.average))
+            .with(best, || save_training(path, &student, facts, &raw, optimiser, average.as_ref()))
     }
 }

@@ -3,24 +3,26 @@
 use super::evaluation::Evaluator;
 use super::history::{DistillHistory, Ledger};
 use super::resume::Resumed;
-use super::run::Run;
+use super::run::{Run, Spent};
 use super::warm_start::begin_as;
-use super::{ClosedFormReport, DistillConfig, LogEntry, Method, Objective, TrainingData, Weights};
+use super::{ClosedFormReport, DistillConfig, LogEntry, Method, Objective, Recipe, TrainingData, Weights};
 use crate::data::Inputs;
 use crate::distill::solve::ClosedForm;
 use crate::error::{Error, Result};
 use crate::koopman::Student;
 use crate::monitor::Monitor;
 use crate::nets::precision::Precision;
-use crate::tensor::{parse_device, RandomSource};
-use crate::training::{Adam, Average, Budget, LossScale, Schedule, Stopped};
+use crate::nets::Parameters;
+use crate::tensor::threads::IntraOpThreads;
+use crate::tensor::RandomSource;
+use crate::training;
+use crate::training::{Adam, Average, Budget, Loop, LossScale, Schedule, State, Stopped};
 use crate::velocity::VelocityField;
 
 /// Distils `teacher` into a student, the best one seen; [`DistillHistory::stopped`] says what ended it.
 ///
 /// An interrupt after training began keeps the best student so far; one before is an error. So does
-/// [`crate::training::Stopped::Diverged`], which callers may want to treat as an error. `inputs.resume` goes on, bit for bit
-/// on a CPU, with the batches and the state that an uninterrupted run would have had; options must be
+/// [`Stopped::Diverged`], which callers may want to treat as an error. `inputs.resume` goes on, bit for bit on a CPU, with the batches and the state that an uninterrupted run would have had; options must be
 /// those of the file, except for steps, max_seconds and device.
 ///
 /// # Errors
@@ -34,65 +36,26 @@ pub fn distill(
 ) -> Result<(Student, DistillHistory)> {
     let recipe = config.resolve(teacher.event_shape(), teacher.conditioning())?;
     let config = config.with_defaults(teacher.event_shape(), teacher.conditioning())?;
-    if (recipe.weights.feature_distance > 0.0) != inputs.feature_distance.is_some() {
-        let expected = "a network of features and a positive weight of 'feature_distance', both or neither";
-        return Err(Error::argument("features", expected, "one without the other"));
-    }
+    check_features(&recipe, inputs)?;
     let mut resumed =
         inputs.resume.as_ref().map(|path| Resumed::read(path, &config, teacher.event_shape())).transpose()?;
-    let spent = resumed.as_ref().map_or(0.0, |resumed| resumed.ledger.seconds);
-    let budget = Budget::new(recipe.steps, config.max_seconds).resumed(spent);
+    let before = resumed.as_ref().map(|resumed| resumed.ledger.clone());
+    let spent = before.as_ref().map_or(0.0, |ledger| ledger.run.seconds);
+    let budget = Budget::new(recipe.steps, config.training.max_seconds).resumed(spent);
     let evaluations_before = teacher.evaluations();
-    // A resumed run has the trajectories it had, however long they take.
-    let (mut recipe, mut as_before) = (recipe, config.clone());
-    if let Some(resumed) = &resumed {
-        as_before.max_seconds = None;
-        recipe.trajectories = resumed.ledger.trajectories.max(1);
-    }
-    let data = TrainingData::prepare(teacher, &as_before, &recipe, inputs, monitor)?;
-    let trajectory_seconds = budget.seconds();
-    let evaluator = Evaluator::new(teacher, &data, &recipe.weights)?;
-    let table_times = recipe.student.table_times;
-    let images = recipe.student.unet.as_ref().map(|_| recipe.student.event_shape.clone());
-    let mut student = Student::new(recipe.student, config.seed, parse_device(&config.device)?)?;
-    student.set_coordinates(data.coordinates(table_times, images.as_deref())?);
-    if config.warm_start && resumed.is_none() {
-        begin_as(&mut student, teacher)?;
-    }
-    let best = match &mut resumed {
-        Some(resumed) => resumed.student(&mut student)?,
-        None => student.parameters().flat()?.copy(),
-    };
-
-    let parameters = student.parameters();
-    let multipliers = config
-        .generator_learning_rate
-        .map(|rate| rate / recipe.learning_rate)
-        .map(|ratio| parameters.multipliers(|name| if name.starts_with("generator.") { ratio } else { 1.0 }))
-        .transpose()?;
-    let ledger = Ledger {
-        step: 0,
-        schedule: Schedule::new(config.schedule, recipe.learning_rate, config.warmup_steps),
-        scale: match config.precision {
-            Precision::Fp16 => LossScale::dynamic(),
-            Precision::Float32 | Precision::Bf16 => LossScale::off(),
-        },
-        accumulate: config.accumulate,
-        best_step: 0,
-        best: None,
-        stale: 0,
-        skipped_steps: 0,
-        consecutive: 0,
-        restarts: 0,
-        seconds: 0.0,
-        began: 0.0,
-        trajectory_seconds,
+    let data = prepare(teacher, &config, &recipe, inputs, before.as_ref(), monitor)?;
+    let spent = Spent {
+        trajectory_seconds: budget.seconds(),
         trajectories: data.trajectory_count(),
         teacher_evaluations: 0,
-        optimiser_steps: 0,
-        average_updates: 0,
-        notes: Vec::new(),
+        evaluations_before,
     };
+    let evaluator = Evaluator::new(teacher, &data, &recipe.weights)?;
+    let mut student = untrained(teacher, &config, &recipe, &data, resumed.is_none())?;
+    if let Some(resumed) = &mut resumed {
+        resumed.student(&mut student)?;
+    }
+    let mut state = begin(&config, &recipe, student.parameters(), budget)?;
     let mut run = Run {
         student: &student,
         objective: Objective {
@@ -105,39 +68,37 @@ pub fn distill(
         evaluator: &evaluator,
         config: &config,
         rows: recipe.rows,
-        budget: &budget,
-        random: RandomSource::new(config.seed).fork("distillation batches"),
-        optimiser: Adam::new(parameters, config.optimizer, config.weight_decay)?
-            .with_multipliers(multipliers),
-        average: match config.ema_decay > 0.0 {
-            true => Some(Average::new(parameters, config.ema_decay)?),
-            false => None,
-        },
-        best,
-        ledger,
+        random: RandomSource::new(config.training.seed).fork("distillation batches"),
         log: Vec::new(),
-        evaluations_before,
-        checkpoint: inputs.checkpoint.as_ref(),
+        accumulate: config.accumulate,
+        spent,
+        terms: Vec::new(),
     };
     match resumed {
         Some(resumed) => {
-            (run.ledger, run.log) = resumed.run(&student, &mut run.optimiser, run.average.as_mut())?;
+            let (ledger, log) = resumed.restore(&mut state)?;
+            run.go_on(&ledger, log);
         }
-        None => run.begin()?,
+        None => run.begin(&mut state)?,
     }
+    let mut run = Loop::new(run, state, &config.training, inputs.checkpoint.as_ref())?;
+    run.patience = config.patience;
     let mut stopped = match config.method {
         Method::ClosedForm => Stopped::Completed,
-        Method::Gradient | Method::Refine => run.train(monitor)?,
+        Method::Gradient | Method::Refine => {
+            let _threads = threads(&student, &recipe);
+            run.train(monitor)?
+        }
     };
-    let ledger = run.closed_ledger();
+    let Loop { step: run, state, .. } = run;
+    let ledger = run.ledger(&state);
+    let (State { best, average, budget, .. }, Run { mut log, .. }) = (state, run);
     let evaluated = teacher.evaluations();
-    let Run { best, average, mut log, .. } = run;
-    let averaged = average.is_some();
     let raw = student.parameters().flat()?.copy();
     student.set_parameters(&best)?;
     let closed_form =
         solve(teacher, &config, &recipe.weights, &data, &evaluator, &mut student, &mut stopped, monitor)?;
-    if averaged {
+    if average.is_some() {
         student.keep_both(&student.parameters().flat()?.copy(), &raw)?;
     }
     if config.method == Method::ClosedForm {
@@ -149,6 +110,89 @@ pub fn distill(
     let history =
         DistillHistory { seconds, teacher_evaluations, closed_form, ..ledger.history(stopped, &log) };
     Ok((student, history))
+}
+
+fn check_features(recipe: &Recipe, inputs: &Inputs) -> Result<()> {
+    if (recipe.weights.feature_distance > 0.0) != inputs.feature_distance.is_some() {
+        let expected = "a network of features and a positive weight of 'feature_distance', both or neither";
+        return Err(Error::argument("features", expected, "one without the other"));
+    }
+    Ok(())
+}
+
+/// What the student learns from. A resumed run has the trajectories it had, however long they take.
+fn prepare(
+    teacher: &dyn VelocityField,
+    config: &DistillConfig,
+    recipe: &Recipe,
+    inputs: &Inputs,
+    before: Option<&Ledger>,
+    monitor: &mut dyn Monitor,
+) -> Result<TrainingData> {
+    let Some(before) = before else {
+        return TrainingData::prepare(teacher, config, recipe, inputs, monitor);
+    };
+    let mut config = config.clone();
+    config.training.max_seconds = None;
+    let recipe = Recipe { trajectories: before.trajectories.max(1), ..recipe.clone() };
+    TrainingData::prepare(teacher, &config, &recipe, inputs, monitor)
+}
+
+/// The student before its first step; `fresh` where no file says what it has become.
+fn untrained(
+    teacher: &dyn VelocityField,
+    config: &DistillConfig,
+    recipe: &Recipe,
+    data: &TrainingData,
+    fresh: bool,
+) -> Result<Student> {
+    let own = &recipe.student;
+    let images = own.unet.as_ref().map(|_| own.event_shape.as_slice());
+    let mut student = Student::new(own.clone(), config.training.seed, config.training.place()?.1)?;
+    student.set_coordinates(data.coordinates(own.table_times, images)?);
+    if config.warm_start && fresh {
+        begin_as(&mut student, teacher)?;
+    }
+    Ok(student)
+}
+
+/// The state of a run that begins now.
+fn begin<'a>(
+    config: &DistillConfig,
+    recipe: &Recipe,
+    parameters: &'a Parameters,
+    budget: Budget,
+) -> Result<State<'a>> {
+    let options = &config.training;
+    let multipliers = config
+        .generator_learning_rate
+        .map(|rate| rate / recipe.learning_rate)
+        .map(|ratio| parameters.multipliers(|name| if name.starts_with("generator.") { ratio } else { 1.0 }))
+        .transpose()?;
+    let scale = match config.precision {
+        Precision::Fp16 => LossScale::dynamic(),
+        Precision::Float32 | Precision::Bf16 => LossScale::off(),
+    };
+    let schedule = Schedule::new(config.schedule, recipe.learning_rate, options.warmup_steps);
+    let average = match options.ema_decay > 0.0 {
+        true => Some(Average::new(parameters, options.ema_decay)?),
+        false => None,
+    };
+    Ok(State {
+        parameters,
+        optimiser: Adam::new(parameters, options.optimizer, options.weight_decay)?
+            .with_multipliers(multipliers),
+        average,
+        best: parameters.flat()?.copy(),
+        ledger: training::Ledger { scale, ..training::Ledger::new(schedule) },
+        budget,
+    })
+}
+
+fn threads(student: &Student, recipe: &Recipe) -> IntraOpThreads {
+    let work = 2 * recipe.rows.noise * student.config().reuse();
+    let weights = student.parameters().count() / student.config().lifts;
+    IntraOpThreads::for_sides(recipe.weights.sides(), weights, work)
 }
 
 /// The linear solve of a method that has one.

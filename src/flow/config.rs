@@ -6,15 +6,17 @@ use super::{Objective, Path};
 use crate::data::Coupling;
 use crate::error::{Error, Result};
 use crate::nets::UNetConfig;
-use crate::tensor::{event_size, parse_dtype};
+use crate::tensor::event_size;
 pub use crate::training::Optimizer;
-use crate::training::{check_positive, check_weights_options};
+use crate::training::{json_options, TrainingOptions};
 use crate::velocity::{Conditioning, NetworkFieldConfig};
+
+const BATCH_SIZE: i64 = 256;
 
 /// The options of [`crate::flow::train`]; in JSON, the keyword arguments of Python's `FlowTeacher`.
 /// Options left `None` are chosen by the dimension of the data ([`TeacherConfig::resolve`]).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(remote = "Self")]
 pub struct TeacherConfig {
     pub coupling: Coupling,
     pub path: Path,
@@ -30,38 +32,21 @@ pub struct TeacherConfig {
     pub depth: Option<i64>,
     /// A U-Net in the perceptron's place, for images.
     pub unet: Option<UNetConfig>,
-    /// Training steps, at least 1.
-    pub steps: Option<u64>,
-    /// Pairs a step, 1 to 65,536.
-    pub batch_size: usize,
     /// Pairs in one optimal-transport assignment, which costs up to their cube: at least 1. A batch
     /// is cut into parts of this size.
     pub coupling_size: usize,
     /// Mirrors each row of a batch with probability one half, left to right: images
     /// `[channels, height, width]` only.
     pub flip: bool,
-    /// Peak learning rate, positive.
-    pub learning_rate: Option<f64>,
-    pub optimizer: Optimizer,
-    /// At least 0.
-    pub weight_decay: f64,
-    /// Steps of linear warm-up, before a cosine to zero.
-    pub warmup_steps: u64,
-    /// Of the averaged weights that training returns, in [0, 1); 0 returns the last ones.
-    pub ema_decay: f64,
-    /// The largest gradient norm, positive; `None` does not clip.
-    pub clip_norm: Option<f64>,
-    pub seed: u64,
-    /// `"cpu"`, `"cuda"`, `"cuda:N"` or `"auto"`.
-    pub device: String,
-    /// `"float32"` or `"float64"`.
-    pub dtype: String,
-    /// A limit in seconds, positive. The learning rate then follows the clock where that is ahead of
-    /// the steps, and results are no longer the same from run to run.
-    pub max_seconds: Option<f64>,
     /// Steps that one entry of the history averages over, at least 1.
     pub log_every: u64,
+    /// A batch is 1 to 65,536 pairs, 256 where it is left open. The learning rate falls along a cosine to zero.
+    /// Training returns the averaged weights, or the last ones where it does not average.
+    #[serde(flatten)]
+    pub training: TrainingOptions,
 }
+
+json_options!(TeacherConfig);
 
 impl Default for TeacherConfig {
     fn default() -> Self {
@@ -74,23 +59,12 @@ impl Default for TeacherConfig {
             width: None,
             depth: None,
             unet: None,
-            steps: None,
-            batch_size: 256,
             // In two dimensions assignments are the slowest part: one of 256 pairs takes as long as eight
             // of 128.
             coupling_size: 128,
             flip: false,
-            learning_rate: None,
-            optimizer: Optimizer::Adam,
-            weight_decay: 0.0,
-            warmup_steps: 100,
-            ema_decay: 0.999,
-            clip_norm: Some(1.0),
-            seed: 0,
-            device: "cpu".into(),
-            dtype: "float32".into(),
-            max_seconds: None,
             log_every: 50,
+            training: TrainingOptions { batch_size: Some(BATCH_SIZE), ..TrainingOptions::default() },
         }
     }
 }
@@ -99,20 +73,7 @@ impl TeacherConfig {
     /// # Errors
     /// Names the first option out of its range.
     pub fn check(&self) -> Result<()> {
-        let mut positive: Vec<(&str, f64)> = Vec::new();
-        let optional = [
-            ("learning_rate", self.learning_rate),
-            ("clip_norm", self.clip_norm),
-            ("max_seconds", self.max_seconds),
-        ];
-        positive.extend(optional.iter().filter_map(|(name, value)| value.map(|value| (*name, value))));
-        check_positive(&positive)?;
-        if self.steps == Some(0) {
-            return Err(Error::argument("steps", "at least 1", 0));
-        }
-        if !(1..=65_536).contains(&self.batch_size) {
-            return Err(Error::argument("batch_size", "1 to 65536", self.batch_size));
-        }
+        self.training.check(1..=65_536)?;
         if self.coupling_size == 0 {
             return Err(Error::argument("coupling_size", "at least 1", 0));
         }
@@ -123,11 +84,9 @@ impl TeacherConfig {
             return Err(Error::argument("label_dropout", "0 without class labels", self.label_dropout));
         }
         self.objective.check(self.path)?;
-        check_weights_options(self.weight_decay, self.ema_decay)?;
         if self.log_every == 0 {
             return Err(Error::argument("log_every", "at least 1", 0));
         }
-        parse_dtype(&self.dtype)?;
         // Whether a U-Net fits is known where the data are.
         NetworkFieldConfig { unet: None, ..self.network(&[2]) }.check()
     }
@@ -149,8 +108,12 @@ impl TeacherConfig {
         TeacherConfig {
             width: self.width.or(Some(width)),
             depth: self.depth.or(Some(3)),
-            steps: self.steps.or(Some(steps)),
-            learning_rate: self.learning_rate.or(Some(learning_rate)),
+            training: TrainingOptions {
+                steps: self.training.steps.or(Some(steps)),
+                batch_size: self.training.batch_size.or(Some(BATCH_SIZE)),
+                learning_rate: self.training.learning_rate.or(Some(learning_rate)),
+                ..self.training.clone()
+            },
             ..self.clone()
         }
     }
@@ -166,7 +129,7 @@ impl TeacherConfig {
             width: resolved.width.unwrap_or(defaults.width),
             depth: resolved.depth.unwrap_or(defaults.depth),
             unet: self.unet.clone().map(|unet| unet.for_images(event_shape)),
-            dtype: self.dtype.clone(),
+            dtype: self.training.dtype.clone(),
             ..defaults
         }
     }

@@ -2,16 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 use tch::Device;
 
-use super::history::TeacherHistory;
+use super::history::Ledger;
 use super::TeacherConfig;
 use crate::error::{Error, Result};
+use crate::training;
 use crate::training::{
-    check_same_options, save_training, Adam, Average, Checkpointing, LossState, Stopped, TrainingFile,
-    UpdateCounts,
+    check_same_options, save_training, Checkpointing, LossLog, LossState, Schedule, State, Stopped,
+    TrainingFile, UpdateCounts,
 };
 use crate::velocity::{NetworkField, VelocityField};
 
@@ -24,16 +24,6 @@ pub struct TrainingFiles {
     pub checkpoint: Option<Checkpointing>,
     /// A file that [`Checkpointing`] wrote: training goes on where it was.
     pub resume: Option<PathBuf>,
-}
-
-/// Everything about a run that is neither a tensor nor an option.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Ledger {
-    pub step: u64,
-    pub seconds: f64,
-    pub optimiser_steps: i32,
-    pub average_updates: u64,
-    pub loss: LossState,
 }
 
 /// A file to go on from.
@@ -54,20 +44,24 @@ impl Resumed {
         Ok(Resumed { file, ledger })
     }
 
-    /// Puts weights, moments and average into a run that has just begun on the same data.
+    /// Puts weights, moments, average and counts into a run that has just begun on the same data. The state to go
+    /// back to is the average.
     ///
     /// # Errors
     /// [`Error::Argument`] for other data; [`Error::Checkpoint`] for a damaged file.
-    pub fn restore(
-        mut self,
-        field: &NetworkField,
-        optimizer: &mut Adam,
-        average: &mut Average,
-    ) -> Result<()> {
+    pub fn restore(mut self, field: &NetworkField, state: &mut State<'_>, log: &mut LossLog) -> Result<()> {
         self.check_data(field)?;
-        let Ledger { optimiser_steps, average_updates, .. } = self.ledger;
-        let counts = UpdateCounts { optimiser_steps, average_updates };
-        self.file.restore(field.parameters(), optimizer, Some(average), counts)
+        let run = self.ledger.run;
+        let counts =
+            UpdateCounts { optimiser_steps: run.optimiser_steps, average_updates: run.average_updates };
+        self.file.restore(state.parameters, &mut state.optimiser, state.average.as_mut(), counts)?;
+        state.best = state.current()?.copy();
+        log.restore(self.ledger.loss);
+        // A file from before teachers restarted has no schedule; its options are those of this run.
+        let Schedule { factor, stale, .. } = run.schedule;
+        let schedule = Schedule { factor, stale, ..state.ledger.schedule };
+        state.ledger = training::Ledger { schedule, best_step: run.step, ..run };
+        Ok(())
     }
 
     /// Compares what the file and a field know of the data that they were made for: their shape, mean and
@@ -96,41 +90,26 @@ impl Resumed {
 pub(super) struct Snapshot<'a> {
     pub config: &'a TeacherConfig,
     pub field: &'a NetworkField,
-    pub optimizer: &'a Adam,
-    pub average: &'a Average,
-    pub step: u64,
-    pub seconds: f64,
+    pub state: &'a State<'a>,
     pub loss: LossState,
 }
 
 impl Snapshot<'_> {
     /// Writes the averaged teacher and everything that training needs to go on.
     pub fn save(self, plan: &Checkpointing, stopped: Stopped) -> Result<()> {
-        let counts = UpdateCounts::of(self.optimizer, Some(self.average));
-        let history = TeacherHistory {
-            steps: self.step,
-            seconds: self.seconds,
-            stopped,
-            loss: self.loss.closed(),
-            config: self.config.clone(),
-        };
-        let ledger = Ledger {
-            step: self.step,
-            seconds: self.seconds,
-            optimiser_steps: counts.optimiser_steps,
-            average_updates: counts.average_updates,
-            loss: self.loss,
-        };
+        let ledger = Ledger { run: self.state.closed_ledger(), loss: self.loss };
+        let history = ledger.history(stopped, self.config);
         let mut facts = if plan.header.is_object() { plan.header.clone() } else { json!({}) };
         let own = json!({ "history": history, "config": self.config, "training": ledger });
         if let (Value::Object(facts), Value::Object(own)) = (&mut facts, own) {
             facts.extend(own);
         }
+        let State { optimiser, average, .. } = self.state;
         let raw = self.field.parameters().flat()?.copy();
         // For as long as the file is written, the field is the average.
-        self.field.parameters().with(self.average.value(), || {
+        self.field.parameters().with(&self.state.current()?, || {
             let field = self.field.shallow_clone();
-            save_training(&plan.file, &field, facts, &raw, self.optimizer, Some(self.average))
+            save_training(&plan.file, &field, facts, &raw, optimiser, average.as_ref())
         })
     }
 }

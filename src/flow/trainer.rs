@@ -1,35 +1,36 @@
 //! Conditional flow matching: regression of v(t, x_t) on the velocity of the pair that x_t lies
 //! between (Lipman et al., arXiv 2210.02747; with coupled pairs Tong et al., arXiv 2302.00482).
 
-use std::time::{Duration, Instant};
-
 use tch::{Device, Kind, Tensor};
 
 use crate::data::{PairBatch, PairSource, PairStream};
 use crate::error::{Error, Result};
 use crate::flow::config::TeacherConfig;
-use crate::flow::history::TeacherHistory;
-use crate::flow::objective::Pairs;
+use crate::flow::history::{Ledger, TeacherHistory};
+use crate::flow::objective::{Loss, Pairs};
 use crate::flow::resume::{Resumed, Snapshot, TrainingFiles};
-use crate::monitor::{Monitor, Progress};
+use crate::monitor::Monitor;
 use crate::nets::dropout;
 use crate::tensor::threads::IntraOpThreads;
-use crate::tensor::{at_home, check_finite, parse_device, shape_text, RandomSource};
-use crate::training::{clip_norm, Adam, Average, Budget, LossLog, Schedule, ScheduleKind, Stopped};
+use crate::tensor::{at_home, check_finite, shape_text, RandomSource};
+use crate::training;
+use crate::training::{
+    decided, Adam, Average, Budget, Checkpointing, Gradient, Look, Loop, LossLog, Schedule, ScheduleKind,
+    State, Step, Stopped,
+};
 use crate::velocity::{Conditioning, NetworkField};
-
-const REPORT_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Trains a velocity field on `data` `[N, *event]`; `condition` as `config.conditioning` says.
 ///
-/// The field holds the averaged weights. An [`Error::Interrupted`] from the monitor and the end of
-/// `max_seconds` stop training and still return the field. On a CPU, and without `max_seconds`, the
+/// The field holds the averaged weights. A step whose loss or gradient is not finite is skipped; ten in a row go
+/// back to the last good weights, at half the learning rate. An [`Error::Interrupted`] from the monitor, the end of
+/// `max_seconds` and too many such returns ([`crate::training::Stopped::Diverged`], which callers may want to treat
+/// as an error) stop training and still return the field. On a CPU, and without `max_seconds`, the
 /// same configuration and data give the same field bit for bit.
 ///
 /// # Errors
 /// Names an option out of its range or an argument of a wrong shape, dtype or with values that are
-/// not finite; [`Error::Divergence`] where the loss stops being finite; any other error of the
-/// monitor.
+/// not finite; any other error of the monitor.
 pub fn train(
     config: &TeacherConfig,
     data: &Tensor,
@@ -54,114 +55,146 @@ pub fn train_with_files(
     monitor: &mut dyn Monitor,
 ) -> Result<(NetworkField, TeacherHistory)> {
     config.check()?;
-    let device = parse_device(&config.device)?;
+    check_data(config, data, noise)?;
+    let event_shape = &data.size()[1..];
+    let config = config.resolve(event_shape);
+    let device = config.training.place()?.1;
+    let random = RandomSource::new(config.training.seed);
+    let network = config.network(event_shape);
+    let field = NetworkField::new(network, data, condition, device, &mut random.fork("teacher weights"))?;
+    let resumed = files.resume.as_ref().map(|path| Resumed::read(path, &config)).transpose()?;
+    let (step, spent) = resumed.as_ref().map_or((0, 0.0), |resumed| {
+        let run = &resumed.ledger.run;
+        (run.step, run.seconds)
+    });
+    let stream = pair_stream(&config, data, condition, step, random.fork("teacher pairs"))?;
+    let mut state = begin(&config, &field, spent)?;
+    let mut log = LossLog::new(config.log_every);
+    if let Some(resumed) = resumed {
+        resumed.restore(&field, &mut state, &mut log)?;
+    }
+    let batch_size = decided("batch_size", config.training.batch_size)?;
+    let _threads = IntraOpThreads::for_work(field.parameters().count(), batch_size * field.reuse());
+    let dtype = field.parameters().kind();
+    let teaching = Teaching {
+        config: &config,
+        field: &field,
+        objective: config.objective.over(&field)?,
+        stream,
+        data: at_home(data, dtype, device),
+        noise: noise.map(|noise| at_home(noise, dtype, device)),
+        condition: condition.map(|c| c.detach().to_device(device)),
+        hidden: random.fork("hidden labels"),
+        log,
+    };
+    let mut run = Loop::new(teaching, state, &config.training, files.checkpoint.as_ref())?;
+    let stopped = run.train(monitor)?;
+    let Loop { step: mut teaching, state, .. } = run;
+    let ledger = Ledger { run: state.closed_ledger(), loss: teaching.log.state()? };
+    state.keep_average()?;
+    let history = ledger.history(stopped, &config);
+    drop(teaching);
+    field.freeze();
+    Ok((field, history))
+}
+
+fn check_data(config: &TeacherConfig, data: &Tensor, noise: Option<&Tensor>) -> Result<()> {
     let size = data.size();
     if size.len() < 2 || data.numel() == 0 {
         return Err(Error::shape("data", "(N, *event) with N at least 1", shape_text(&size)));
     }
     check_finite("data", data)?;
-    config.coupling.check_noise(data, noise, config.flip)?;
-    let config = config.resolve(&size[1..]);
-    let (steps, peak) = match (config.steps, config.learning_rate) {
-        (Some(steps), Some(rate)) => (steps, rate),
-        _ => return Err(Error::Internal(anyhow::anyhow!("an option was left open"))),
-    };
-    let random = RandomSource::new(config.seed);
-    let network = config.network(&size[1..]);
-    let field = NetworkField::new(network, data, condition, device, &mut random.fork("teacher weights"))?;
-    let hidden = random.fork("hidden labels");
-    let random = random.fork("teacher pairs");
+    config.coupling.check_noise(data, noise, config.flip)
+}
+
+/// The coupled rows of every step from `step` on.
+fn pair_stream(
+    config: &TeacherConfig,
+    data: &Tensor,
+    condition: Option<&Tensor>,
+    step: u64,
+    random: RandomSource,
+) -> Result<PairStream> {
+    let batch_size = decided("batch_size", config.training.batch_size)? as usize;
     let mut pairs =
-        PairSource::new(data, condition, config.coupling, config.batch_size, config.coupling_size, random)?;
+        PairSource::new(data, condition, config.coupling, batch_size, config.coupling_size, random)?;
     if config.flip {
-        pairs = pairs.with_flips(&size[1..])?;
+        pairs = pairs.with_flips(&data.size()[1..])?;
     }
-    let resumed = files.resume.as_ref().map(|path| Resumed::read(path, &config)).transpose()?;
-    let mut step = resumed.as_ref().map_or(0, |resumed| resumed.ledger.step);
-    let stream = PairStream::new(pairs, step, steps)?;
-    let _threads =
-        IntraOpThreads::for_work(field.parameters().count(), config.batch_size as i64 * field.reuse());
+    PairStream::new(pairs, step, decided("steps", config.training.steps)?)
+}
 
+/// The state of a run that begins now, but for `spent` seconds.
+fn begin<'a>(config: &TeacherConfig, field: &'a NetworkField, spent: f64) -> Result<State<'a>> {
+    let options = &config.training;
+    let peak = decided("learning_rate", options.learning_rate)?;
+    let schedule = Schedule::new(ScheduleKind::Cosine, peak, options.warmup_steps);
     let parameters = field.parameters();
-    let dtype = parameters.kind();
-    let data = at_home(data, dtype, device);
-    let noise = noise.map(|noise| at_home(noise, dtype, device));
-    let condition = condition.map(|c| c.detach().to_device(device));
-    let mut optimizer = Adam::new(parameters, config.optimizer, config.weight_decay)?;
-    let mut average = Average::new(parameters, config.ema_decay)?;
-    let objective = config.objective.over(&field)?;
-    let schedule = Schedule::new(ScheduleKind::Cosine, peak, config.warmup_steps);
-    let spent = resumed.as_ref().map_or(0.0, |resumed| resumed.ledger.seconds);
-    let budget = Budget::new(steps, config.max_seconds).resumed(spent);
-    let mut log = LossLog::new("the teacher", config.log_every);
-    if let Some(resumed) = resumed {
-        log.restore(resumed.ledger.loss.clone());
-        resumed.restore(&field, &mut optimizer, &mut average)?;
-    }
-    let mut written = spent;
-    let mut reported = Instant::now();
-    let mut stopped = Stopped::Completed;
-    for batch in stream {
-        let mut pairs = to_pairs(&batch?, &data, noise.as_ref(), condition.as_ref(), device)?;
-        let labels = pairs.condition.take();
-        pairs.condition =
-            labels.map(|labels| hide(labels, &config, &mut hidden.fork_numbered("", step))).transpose()?;
-        let mask = || dropout::Training::with(config.seed, step);
-        let done = step as f64 / steps as f64;
-        let loss = tch::with_grad(|| objective.loss(&pairs, config.path, average.value(), done, mask))?;
-        let mut gradient = parameters.gradient(&loss)?;
-        let _ = clip_norm(&mut gradient, config.clip_norm)?;
-        let rate = schedule.rate(step, budget.done(step));
-        optimizer.step(parameters, &gradient, rate)?;
-        average.update(parameters)?;
-        log.push(&loss)?;
-        step += 1;
+    Ok(State {
+        parameters,
+        optimiser: Adam::new(parameters, options.optimizer, options.weight_decay)?,
+        average: Some(Average::new(parameters, options.ema_decay)?),
+        best: parameters.flat()?.copy(),
+        ledger: training::Ledger::new(schedule),
+        budget: Budget::new(decided("steps", options.steps)?, options.max_seconds).resumed(spent),
+    })
+}
 
-        let mut watched = monitor.tick();
-        if watched.is_ok() && (reported.elapsed() >= REPORT_INTERVAL || step == steps) {
-            reported = Instant::now();
-            let loss = log.since_report()?;
-            watched = monitor.report(&Progress {
-                stage: "teacher",
-                step,
-                total: steps,
-                seconds: budget.seconds(),
-                values: vec![("loss".into(), loss), ("learning_rate".into(), rate)],
-            });
-        }
-        match watched {
-            Ok(()) => {}
-            Err(Error::Interrupted(_)) => {
-                stopped = Stopped::Interrupted;
-                break;
-            }
-            Err(error) => return Err(error),
-        }
-        if step < steps && budget.exhausted() {
-            stopped = Stopped::Budget;
-            break;
-        }
-        if let Some(plan) = files.checkpoint.as_ref().filter(|p| p.due(step, budget.seconds() - written)) {
-            let (loss, seconds) = (log.state()?, budget.seconds());
-            let (config, field, optimizer, average) = (&config, &field, &optimizer, &average);
-            let snapshot = Snapshot { config, field, optimizer, average, step, seconds, loss };
-            // A file that is read later tells of a run that was cut.
-            snapshot.save(plan, Stopped::Interrupted)?;
-            written = budget.seconds();
-        }
+/// What the loop trains.
+struct Teaching<'a> {
+    /// With nothing left open.
+    config: &'a TeacherConfig,
+    field: &'a NetworkField,
+    objective: Loss<'a>,
+    stream: PairStream,
+    /// `[N, *event]`, in the field's dtype.
+    data: Tensor,
+    noise: Option<Tensor>,
+    condition: Option<Tensor>,
+    /// Decides which labels are hidden.
+    hidden: RandomSource,
+    log: LossLog,
+}
+
+impl Step for Teaching<'_> {
+    const STAGE: &'static str = "teacher";
+    const MEASURED: bool = false;
+
+    fn gradient(&mut self, state: &mut State<'_>, _: &mut dyn Monitor) -> Result<Gradient> {
+        let Some(batch) = self.stream.next().transpose()? else {
+            return Err(Error::Internal(anyhow::anyhow!("pairs ran out before the steps did")));
+        };
+        let step = state.ledger.step;
+        let device = self.field.parameters().device();
+        let mut pairs = to_pairs(&batch, &self.data, self.noise.as_ref(), self.condition.as_ref(), device)?;
+        let labels = pairs.condition.take();
+        pairs.condition = labels
+            .map(|labels| hide(labels, self.config, &mut self.hidden.fork_numbered("", step)))
+            .transpose()?;
+        let mask = || dropout::Training::with(self.config.training.seed, step);
+        let average = state.current()?;
+        let loss =
+            tch::with_grad(|| self.objective.loss(&pairs, self.config.path, &average, state.done(), mask))?;
+        let flat = self.field.parameters().gradient(&loss)?;
+        Ok(Gradient { flat, losses: vec![loss.detach()] })
     }
-    if let Some(plan) = &files.checkpoint {
-        let (loss, seconds) = (log.state()?, budget.seconds());
-        let (config, field, optimizer, average) = (&config, &field, &optimizer, &average);
-        Snapshot { config, field, optimizer, average, step, seconds, loss }.save(plan, stopped)?;
+
+    fn stepped(&mut self, losses: &[Tensor]) -> Result<()> {
+        self.log.push(losses.first())
     }
-    let losses = log.close()?;
-    tch::no_grad(|| parameters.flat()?.f_copy_(average.value()).map_err(Error::from))?;
-    check_finite("teacher weights", &parameters.flat()?)
-        .map_err(|error| Error::Divergence(error.to_string()))?;
-    field.freeze();
-    let history = TeacherHistory { steps: step, seconds: budget.seconds(), stopped, loss: losses, config };
-    Ok((field, history))
+
+    fn due(&self, _: &State<'_>, last: bool) -> bool {
+        self.log.due(last)
+    }
+
+    fn look(&mut self, _: &State<'_>, rate: f64) -> Result<Look> {
+        self.log.look(rate)
+    }
+
+    fn save(&mut self, state: &State<'_>, plan: &Checkpointing, stopped: Stopped) -> Result<()> {
+        let (config, field, loss) = (self.config, self.field, self.log.state()?);
+        Snapshot { config, field, state, loss }.save(plan, stopped)
+    }
 }
 
 /// Some of the labels replaced by the null label, the number of classes; vectors as they are.

@@ -55,7 +55,7 @@ impl PyBaseline {
         refresh: bool,
         monitor: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        let config: BaselineConfig = json::parse_config(config)?;
+        let config: BaselineConfig = json::parse_options(config)?;
         let pool = Array::import_optional("condition", condition)?.map(|array| array.tensor);
         let inputs = Inputs { pool, trajectory_file, refresh, ..Inputs::default() };
         let field = teacher.handle();

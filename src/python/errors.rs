@@ -51,6 +51,7 @@ impl From<Error> for PyErr {
                 Python::attach(|py| raised.set_cause(py, source.map(from_source)));
                 raised
             }
+            Error::NotFiniteAnswer(_) => classes::TeacherError::new_err(text),
             Error::Shape { .. } => classes::ShapeError::new_err(text),
             Error::Dtype { .. } => classes::DtypeError::new_err(text),
             Error::Device { .. } => classes::DeviceError::new_err(text),

@@ -2,12 +2,13 @@
 
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
-use tch::{Device, Tensor};
+use tch::Tensor;
 
 use super::array::{Array, ArrayKind};
+use super::errors::from_callback;
 use crate::distill::FeatureDistance;
 use crate::error::{Error, Result};
-use crate::tensor::{check_finite, shape_text};
+use crate::tensor::shape_text;
 
 /// A function of two batches `[B, *event]` that answers (distance, its gradient in the first).
 pub struct PyFeatureDistance {
@@ -37,19 +38,18 @@ impl PyFeatureDistance {
     }
 }
 
+/// What the user's network raises comes back unchanged, Ctrl-C as a wish to stop. Values that are not finite pass:
+/// the training loop skips their step.
 impl FeatureDistance for PyFeatureDistance {
     fn value_and_gradient(&self, x: &Tensor, target: &Tensor) -> Result<(Tensor, Tensor)> {
-        let (value, gradient) = Python::attach(|py| self.ask(py, x, target)).map_err(|raised| {
-            Error::argument("features", "a network that takes a batch of images", format!("{raised}"))
-        })?;
+        let (value, gradient) =
+            Python::attach(|py| self.ask(py, x, target).map_err(|raised| from_callback(py, raised)))?;
         let gradient = gradient.f_reshape([x.size()[0], -1])?;
         if gradient.size() != x.size() || value.numel() != 1 {
             let got = shape_text(&gradient.size());
             return Err(Error::shape("gradient of the feature distance", shape_text(&x.size()), got));
         }
-        check_finite("feature distance", &value)?;
-        let device = if x.device() == Device::Cpu { Device::Cpu } else { x.device() };
-        let to = |tensor: Tensor| tensor.to_kind(x.kind()).to_device(device);
+        let to = |tensor: Tensor| tensor.to_kind(x.kind()).to_device(x.device());
         Ok((to(value).reshape([] as [i64; 0]), to(gradient)))
     }
 }

@@ -4,6 +4,14 @@ use serde::{de::DeserializeOwned, Serialize};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::training::{JsonOptions, OptionError};
+
+/// A trainer's options; the message names the one that is wrong.
+pub fn parse_options<T: JsonOptions>(options: &str) -> Result<T> {
+    T::from_json(parse("config", options)?).map_err(|OptionError { option, reason }| {
+        Error::argument(&option, "an option that exists, of its type", reason)
+    })
+}
 
 /// A configuration; the message names the field that is wrong.
 pub fn parse_config<T: DeserializeOwned>(config: &str) -> Result<T> {

@@ -85,7 +85,7 @@ impl PyStudent {
         resume: Option<PathBuf>,
         features: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
-        let config: DistillConfig = json::parse_config(config)?;
+        let config: DistillConfig = json::parse_options(config)?;
         let header = json::parse("header", header)?;
         let checkpoint = checkpoint.map(|file| Checkpointing {
             file,

@@ -36,7 +36,7 @@ pub fn train_teacher(
     header: &str,
     resume: Option<PathBuf>,
 ) -> PyResult<(PyVelocityField, String)> {
-    let config: TeacherConfig = json::parse_config(config)?;
+    let config: TeacherConfig = json::parse_options(config)?;
     let data = Array::import_float("data", data)?.tensor;
     let noise = noise.map(|noise| Array::import_float("noise", noise)).transpose()?.map(|array| array.tensor);
     let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);

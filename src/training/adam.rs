@@ -27,7 +27,7 @@ pub struct Adam {
     decoupled: bool,
     /// Holds the step while it is formed: buffers as large as all parameters are slow to allocate anew.
     scratch: Tensor,
-    /// Of the learning rate, one for each value of the buffer; `None` is one for all.
+    /// Factor of the learning rate for each value of the buffer; `None` is 1 for all.
     multipliers: Option<Tensor>,
 }
 
@@ -58,6 +58,18 @@ impl Adam {
 
     /// Applies one step along the flat gradient.
     pub fn step(&mut self, parameters: &Parameters, gradient: &Tensor, learning_rate: f64) -> Result<()> {
+        self.step_masked(parameters, gradient, learning_rate, None)
+    }
+
+    /// As [`Adam::step`], but where `mask`, 0-dimensional, is 0 and not 1 nothing changes, though the step is
+    /// counted until [`Adam::uncount`]: whether it is 0 need not be known here.
+    pub fn step_masked(
+        &mut self,
+        parameters: &Parameters,
+        gradient: &Tensor,
+        learning_rate: f64,
+        mask: Option<&Tensor>,
+    ) -> Result<()> {
         let mut flat = parameters.flat()?;
         self.steps += 1;
         let correction1 = 1.0 - BETA1.powi(self.steps);
@@ -68,26 +80,38 @@ impl Adam {
             (true, false) => gradient + &flat * self.weight_decay,
             (true, true) => {
                 let decay = learning_rate * self.weight_decay;
-                let _ = match &self.multipliers {
-                    Some(multipliers) => flat.f_mul_(&(multipliers * -decay + 1.0))?,
-                    None => flat.f_mul_scalar_(1.0 - decay)?,
+                let _ = match (&self.multipliers, mask) {
+                    (Some(multipliers), None) => flat.f_mul_(&(multipliers * -decay + 1.0))?,
+                    (Some(multipliers), Some(mask)) => flat.f_mul_(&(multipliers * mask * -decay + 1.0))?,
+                    (None, None) => flat.f_mul_scalar_(1.0 - decay)?,
+                    (None, Some(mask)) => flat.f_mul_(&(mask * -decay + 1.0))?,
                 };
                 gradient.shallow_clone()
             }
         };
+        // Zero times a gradient that is not finite is not zero.
+        let gradient = match mask {
+            Some(mask) => gradient.f_masked_fill(&mask.f_eq(0.0)?, 0.0)?,
+            None => gradient,
+        };
         let step = &mut self.scratch;
-        let _ = self.first.f_lerp_(&gradient, 1.0 - BETA1)?;
+        lerp(&mut self.first, &gradient, 1.0 - BETA1, mask)?;
         let _ = gradient.f_square_out(step)?;
-        let _ = self.second.f_lerp_(step, 1.0 - BETA2)?;
+        lerp(&mut self.second, step, 1.0 - BETA2, mask)?;
         let _ = self.second.f_sqrt_out(step)?;
         let _ = step.f_mul_scalar_(1.0 / correction2.sqrt())?.f_add_scalar_(EPSILON)?;
         let _ = step.f_reciprocal_()?.f_mul_(&self.first)?;
         let _ = step.f_mul_scalar_(-learning_rate / correction1)?;
-        if let Some(multipliers) = &self.multipliers {
-            let _ = step.f_mul_(multipliers)?;
+        for factor in [self.multipliers.as_ref(), mask].into_iter().flatten() {
+            let _ = step.f_mul_(factor)?;
         }
         let _ = flat.f_add_(step)?;
         Ok(())
+    }
+
+    /// Takes back the count of one step that a mask left out.
+    pub fn uncount(&mut self) {
+        self.steps -= 1;
     }
 
     /// Forgets all moments, after a restart from other weights.
@@ -116,11 +140,20 @@ impl Adam {
     }
 }
 
-/// Scales a flat gradient down to norm `limit` at most, in place; returns the norm before (a scalar
-/// tensor, left on its device).
-pub fn clip_norm(gradient: &mut Tensor, limit: Option<f64>) -> Result<Tensor> {
+/// Moves `value` by `weight` of the way to `target`, or not at all where the mask is 0.
+pub(super) fn lerp(value: &mut Tensor, target: &Tensor, weight: f64, mask: Option<&Tensor>) -> Result<()> {
+    let _ = match mask {
+        Some(mask) => value.f_lerp_tensor_(target, &(mask * weight))?,
+        None => value.f_lerp_(target, weight)?,
+    };
+    Ok(())
+}
+
+/// Scales a flat gradient down to norm `limit` at most, in place; 0 leaves it as it is. Returns the norm before, a
+/// scalar tensor, left on its device.
+pub fn clip_norm(gradient: &mut Tensor, limit: f64) -> Result<Tensor> {
     let norm = gradient.f_norm()?;
-    if let Some(limit) = limit {
+    if limit > 0.0 {
         let scale = ((&norm + 1e-12).f_reciprocal()? * limit).f_clamp_max(1.0)?;
         let _ = gradient.f_mul_(&scale)?;
     }

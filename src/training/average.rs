@@ -2,6 +2,7 @@
 
 use tch::Tensor;
 
+use super::adam::lerp;
 use crate::error::{Error, Result};
 use crate::nets::Parameters;
 use crate::tensor::shape_text;
@@ -20,13 +21,24 @@ impl Average {
     }
 
     pub fn update(&mut self, parameters: &Parameters) -> Result<()> {
+        self.update_masked(parameters, None)
+    }
+
+    /// As [`Average::update`], but where `mask`, 0-dimensional, is 0 and not 1 nothing changes, though the update
+    /// is counted until [`Average::uncount`].
+    pub fn update_masked(&mut self, parameters: &Parameters, mask: Option<&Tensor>) -> Result<()> {
         let updates = self.updates as f64;
         let decay = self.decay.min((1.0 + updates) / (10.0 + updates));
         let flat = parameters.flat()?;
         let _guard = tch::no_grad_guard();
-        let _ = self.value.f_lerp_(&flat, 1.0 - decay)?;
+        lerp(&mut self.value, &flat, 1.0 - decay, mask)?;
         self.updates += 1;
         Ok(())
+    }
+
+    /// Takes back the count of one update that a mask left out.
+    pub fn uncount(&mut self) {
+        self.updates -= 1;
     }
 
     pub fn value(&self) -> &Tensor {

@@ -26,18 +26,6 @@ impl Budget {
         (self.before + self.started.elapsed()).as_secs_f64()
     }
 
-    /// The share of the budget used when `step` steps are done. The learning rate follows it, so that
-    /// a run cut by the clock still ends with a small rate.
-    pub fn done(&self, step: u64) -> f64 {
-        let by_steps = step as f64 / self.steps.max(1) as f64;
-        by_steps.max(self.by_clock())
-    }
-
-    /// The share of the seconds used; 0 without a limit.
-    pub fn by_clock(&self) -> f64 {
-        self.max_seconds.map_or(0.0, |limit| self.seconds() / limit)
-    }
-
     pub fn exhausted(&self) -> bool {
         self.max_seconds.is_some_and(|limit| self.seconds() >= limit)
     }

@@ -1,20 +1,26 @@
 //! Losses as they come in.
 
+use std::time::{Duration, Instant};
+
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use crate::error::{Error, Result};
+use super::Look;
+use crate::error::Result;
 
-/// The losses of one training, averaged over so many steps an entry. They are read in bulk, because reading
-/// one waits for the device.
+/// Time between two reports.
+const REPORT_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The losses of one training, each entry the mean over a fixed number of steps; those that are not finite are
+/// left out of it. They are read in bulk, because reading one waits for the device.
 pub struct LossLog {
-    subject: &'static str,
     every: u64,
     pending: Vec<Tensor>,
     steps: u64,
     entry: Mean,
     report: Mean,
     entries: Vec<(u64, f64)>,
+    reported: Instant,
 }
 
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
@@ -46,7 +52,7 @@ pub struct LossState {
 }
 
 impl LossState {
-    /// The entries, the one that is being averaged included.
+    /// (steps done, mean loss over the steps since the entry before), the entry that is being averaged included.
     pub fn closed(&self) -> Vec<(u64, f64)> {
         let mut entry = self.entry;
         self.entries.iter().copied().chain(entry.take().map(|mean| (self.steps, mean))).collect()
@@ -54,15 +60,23 @@ impl LossState {
 }
 
 impl LossLog {
-    /// An entry every so many steps; `subject` is whose loss it is, for messages.
-    pub fn new(subject: &'static str, every: u64) -> Self {
+    /// A log with an entry for every `every` steps.
+    pub fn new(every: u64) -> Self {
         let (entry, report) = (Mean::default(), Mean::default());
-        LossLog { subject, every, pending: Vec::new(), steps: 0, entry, report, entries: Vec::new() }
+        let (pending, entries) = (Vec::new(), Vec::new());
+        LossLog { every, pending, steps: 0, entry, report, entries, reported: Instant::now() }
     }
 
+    /// The loss of the next step; `None` for one that had none.
+    ///
     /// # Errors
-    /// [`Error::Divergence`] where a loss is not finite, a few steps later perhaps; so in all that follows.
-    pub fn push(&mut self, loss: &Tensor) -> Result<()> {
+    /// Whatever libtorch refuses; so in all that follows.
+    pub fn push(&mut self, loss: Option<&Tensor>) -> Result<()> {
+        let Some(loss) = loss else {
+            self.read()?;
+            self.add(f64::NAN);
+            return Ok(());
+        };
         self.pending.push(loss.detach());
         if self.pending.len() as u64 >= self.every.min(100) {
             self.read()?;
@@ -79,15 +93,17 @@ impl LossLog {
         (self.steps, self.entry, self.entries) = (state.steps, state.entry, state.entries);
     }
 
-    /// The mean loss since this was last asked for; NaN without a step in between.
-    pub fn since_report(&mut self) -> Result<f64> {
-        self.read()?;
-        Ok(self.report.take().unwrap_or(f64::NAN))
+    /// Whether a report is due; the last one always is.
+    pub fn due(&self, last: bool) -> bool {
+        last || self.reported.elapsed() >= REPORT_INTERVAL
     }
 
-    /// (steps done, mean loss over the steps since the entry before), the last entry included.
-    pub fn close(mut self) -> Result<Vec<(u64, f64)>> {
-        Ok(self.state()?.closed())
+    /// A report: the mean loss since the one before, NaN without a finite loss in between, and the learning rate.
+    pub fn look(&mut self, rate: f64) -> Result<Look> {
+        self.read()?;
+        self.reported = Instant::now();
+        let loss = self.report.take().unwrap_or(f64::NAN);
+        Ok(Look { values: vec![("loss".into(), loss), ("learning_rate".into(), rate)], ..Look::default() })
     }
 
     fn read(&mut self) -> Result<()> {
@@ -96,20 +112,18 @@ impl LossLog {
         }
         let losses = Tensor::f_stack(&self.pending, 0)?.to_device(Device::Cpu).to_kind(Kind::Double);
         self.pending.clear();
-        for loss in Vec::<f64>::try_from(&losses)? {
-            self.steps += 1;
-            if !loss.is_finite() {
-                let (subject, steps) = (self.subject, self.steps);
-                return Err(Error::Divergence(format!(
-                    "{subject}'s loss is {loss} at step {steps}: try a smaller learning_rate or a smaller clip_norm",
-                )));
-            }
+        Vec::<f64>::try_from(&losses)?.into_iter().for_each(|loss| self.add(loss));
+        Ok(())
+    }
+
+    fn add(&mut self, loss: f64) {
+        self.steps += 1;
+        if loss.is_finite() {
             self.entry.add(loss);
             self.report.add(loss);
-            if self.steps % self.every == 0 {
-                self.entries.extend(self.entry.take().map(|mean| (self.steps, mean)));
-            }
         }
-        Ok(())
+        if self.steps % self.every == 0 {
+            self.entries.extend(self.entry.take().map(|mean| (self.steps, mean)));
+        }
     }
 }

@@ -18,7 +18,7 @@ pub enum ScheduleKind {
 pub const PLATEAU_EVALUATIONS: u64 = 5;
 
 /// Linear warm-up, then what the kind says.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, Default)]
 pub struct Schedule {
     pub kind: ScheduleKind,
     pub peak: f64,

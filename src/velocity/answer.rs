@@ -15,8 +15,8 @@ pub fn refuse(source: &str, what: &str, got: String, x: &Tensor) -> Error {
 /// are finite.
 ///
 /// # Errors
-/// [`Error::Teacher`] where the answer has another shape than `x`, holds no floats, lies on another device or
-/// is not finite.
+/// [`Error::Teacher`] where the answer has another shape than `x`, holds no floats or lies on another device;
+/// [`Error::NotFiniteAnswer`].
 pub fn accept(source: &str, what: &str, got: Tensor, x: &Tensor, kind: Kind) -> Result<Tensor> {
     let wrong = |got: String| Err(refuse(source, what, got, x));
     if got.size() != x.size() {
@@ -31,7 +31,9 @@ pub fn accept(source: &str, what: &str, got: Tensor, x: &Tensor, kind: Kind) -> 
     }
     let got = got.f_to_kind(kind)?;
     match check_finite(what, &got.detach()) {
-        Err(Error::NonFinite { message, .. }) => wrong(message),
+        Err(Error::NonFinite { message, .. }) => Err(Error::NotFiniteAnswer(format!(
+            "teacher '{source}': {what} returned {message}; expected finite values"
+        ))),
         Err(other) => Err(other),
         Ok(()) => Ok(got),
     }

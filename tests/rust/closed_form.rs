@@ -11,7 +11,7 @@ use koopflow::error::Error;
 use koopflow::koopman::{Direction, GeneratorKind, Student};
 use koopflow::monitor::{Monitor, Progress, Silent};
 use koopflow::tensor::RandomSource;
-use koopflow::training::Stopped;
+use koopflow::training::{Stopped, TrainingOptions};
 use koopflow::velocity::{EvaluationCounter, FieldState, GaussianField, VelocityField};
 use tch::{Device, Kind, Tensor};
 
@@ -81,10 +81,13 @@ fn config(generator: GeneratorKind, method: Method) -> DistillConfig {
         method,
         width: Some(12),
         depth: Some(1),
-        steps: Some(40),
         trajectories: Some(128),
         path_steps: Some(8),
-        dtype: "float64".into(),
+        training: TrainingOptions {
+            steps: Some(40),
+            dtype: "float64".into(),
+            ..DistillConfig::default().training
+        },
         ..DistillConfig::default()
     }
 }
@@ -186,7 +189,10 @@ fn random_observables_without_a_gradient_step() {
             width: Some(64),
             trajectories: Some(2048),
             path_steps: Some(32),
-            dtype: dtype.into(),
+            training: TrainingOptions {
+                dtype: dtype.into(),
+                ..config(generator, Method::ClosedForm).training
+            },
             ..config(generator, Method::ClosedForm)
         };
         let (student, _) = distill(&field, &config, &Inputs::default(), &mut Silent).unwrap();
@@ -316,7 +322,10 @@ fn refining_never_makes_the_held_out_score_worse() {
     for (generator, steps) in
         [(GeneratorKind::Dense, 40), (GeneratorKind::Spectral, 5), (GeneratorKind::Spectral, 300)]
     {
-        let plain = DistillConfig { steps: Some(steps), ..config(generator, Method::Gradient) };
+        let plain = DistillConfig {
+            training: TrainingOptions { steps: Some(steps), ..config(generator, Method::Gradient).training },
+            ..config(generator, Method::Gradient)
+        };
         let refine = DistillConfig { method: Method::Refine, ..plain.clone() };
         let (trained, _) = distill(&gaussian(), &plain, &Inputs::default(), &mut Silent).unwrap();
         let (student, history) = distill(&gaussian(), &refine, &Inputs::default(), &mut Silent).unwrap();

@@ -12,6 +12,7 @@ use koopflow::distill::{distill, DistillConfig, TrainingData, Weights};
 use koopflow::flow::Path;
 use koopflow::monitor::Silent;
 use koopflow::tensor::RandomSource;
+use koopflow::training::TrainingOptions;
 use koopflow::velocity::{EmpiricalField, GaussianField, NetworkField, NetworkFieldConfig};
 use tch::{Device, Kind, Tensor};
 
@@ -52,10 +53,13 @@ fn config() -> DistillConfig {
         observables: Some(6),
         width: Some(12),
         depth: Some(1),
-        steps: Some(30),
-        batch_size: Some(64),
         trajectories: Some(64),
         path_steps: Some(4),
+        training: TrainingOptions {
+            steps: Some(30),
+            batch_size: Some(64),
+            ..DistillConfig::default().training
+        },
         ..DistillConfig::default()
     }
 }
@@ -195,7 +199,11 @@ fn conditions_stay_with_their_rows() {
 #[test]
 fn consistency_alone_solves_no_ode() {
     let field = gaussian();
-    let config = DistillConfig { weights: only_consistency(), steps: Some(100), ..config() };
+    let config = DistillConfig {
+        weights: only_consistency(),
+        training: TrainingOptions { steps: Some(100), ..config().training },
+        ..config()
+    };
     let inputs = Inputs { data: Some(data(512)), ..Inputs::default() };
     let (_, history) = distill(&field, &config, &inputs, &mut Silent).unwrap();
     // One evaluation a step, and one for the held-out points.
@@ -216,7 +224,10 @@ fn consistency_alone_solves_no_ode() {
 fn other_terms_ask_the_teacher_nothing_while_training() {
     let field = gaussian();
     let cost = |steps| {
-        let config = DistillConfig { steps: Some(steps), ..config() };
+        let config = DistillConfig {
+            training: TrainingOptions { steps: Some(steps), ..config().training },
+            ..config()
+        };
         distill(&field, &config, &Inputs::default(), &mut Silent).unwrap().1.teacher_evaluations
     };
     assert_eq!(cost(2), cost(20));

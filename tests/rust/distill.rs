@@ -7,7 +7,7 @@ use koopflow::error::Error;
 use koopflow::koopman::{Basis, GeneratorKind, ReadoutKind, Stability};
 use koopflow::monitor::{Monitor, Progress, Silent};
 use koopflow::tensor::RandomSource;
-use koopflow::training::Stopped;
+use koopflow::training::{Stopped, TrainingOptions};
 use koopflow::velocity::GaussianField;
 use tch::{Device, Kind, Tensor};
 
@@ -25,10 +25,13 @@ fn config(generator: GeneratorKind) -> DistillConfig {
         generator,
         width: Some(12),
         depth: Some(1),
-        steps: Some(40),
         trajectories: Some(128),
         path_steps: Some(8),
-        dtype: "float64".into(),
+        training: TrainingOptions {
+            steps: Some(40),
+            dtype: "float64".into(),
+            ..DistillConfig::default().training
+        },
         ..DistillConfig::default()
     }
 }
@@ -106,7 +109,11 @@ fn a_batch_is_a_function_of_seed_and_step() {
 #[test]
 fn consistency_alone_ties_the_generator_to_the_flow() {
     let weights = Weights { consistency: 1.0, ..Weights::NONE }.to_map();
-    let config = DistillConfig { weights, steps: Some(300), ..config(GeneratorKind::Dense) };
+    let config = DistillConfig {
+        weights,
+        training: TrainingOptions { steps: Some(300), ..config(GeneratorKind::Dense).training },
+        ..config(GeneratorKind::Dense)
+    };
     let (_, history) = distill(&teacher(), &config, &Inputs::default(), &mut Silent).unwrap();
     let loss = |index: usize| history.log[index].values[0].1;
     assert!(loss(history.log.len() - 1) < 0.2 * loss(0), "{} to {}", loss(0), loss(history.log.len() - 1));
@@ -115,7 +122,10 @@ fn consistency_alone_ties_the_generator_to_the_flow() {
 #[test]
 fn the_same_seed_gives_the_same_student() {
     let fit = |seed| {
-        let config = DistillConfig { seed, ..config(GeneratorKind::Spectral) };
+        let config = DistillConfig {
+            training: TrainingOptions { seed, ..config(GeneratorKind::Spectral).training },
+            ..config(GeneratorKind::Spectral)
+        };
         distill(&teacher(), &config, &Inputs::default(), &mut Silent).unwrap().0.parameters().flat().unwrap()
     };
     assert!(fit(4).equal(&fit(4)));
@@ -140,7 +150,10 @@ impl Monitor for StopAt {
 
 #[test]
 fn an_interrupt_keeps_the_best_student() {
-    let config = DistillConfig { steps: Some(1_000_000), ..config(GeneratorKind::Spectral) };
+    let config = DistillConfig {
+        training: TrainingOptions { steps: Some(1_000_000), ..config(GeneratorKind::Spectral).training },
+        ..config(GeneratorKind::Spectral)
+    };
     let (student, history) =
         distill(&teacher(), &config, &Inputs::default(), &mut StopAt("student", 1)).unwrap();
     assert_eq!((history.stopped, history.steps), (Stopped::Interrupted, 1));
@@ -152,7 +165,10 @@ fn an_interrupt_keeps_the_best_student() {
 
 #[test]
 fn the_best_state_is_the_one_that_is_kept() {
-    let config = DistillConfig { steps: Some(200), ..config(GeneratorKind::Spectral) };
+    let config = DistillConfig {
+        training: TrainingOptions { steps: Some(200), ..config(GeneratorKind::Spectral).training },
+        ..config(GeneratorKind::Spectral)
+    };
     let (_, history) = distill(&teacher(), &config, &Inputs::default(), &mut Silent).unwrap();
     let score = |entry: &koopflow::distill::LogEntry| -> f64 {
         let of = |name: &str| entry.values.iter().find(|(own, _)| own == name).unwrap().1;
@@ -171,13 +187,49 @@ fn options_out_of_range_are_named() {
         ("degree", DistillConfig { degree: Some(1), ..base.clone() }),
         ("stability", DistillConfig { stability: Stability::Bounded, ..base.clone() }),
         ("observables", DistillConfig { basis: Basis::Polynomial, ..base.clone() }),
-        ("steps", DistillConfig { steps: Some(0), ..base.clone() }),
-        ("learning_rate", DistillConfig { learning_rate: Some(-1.0), ..base.clone() }),
+        (
+            "steps",
+            DistillConfig {
+                training: TrainingOptions { steps: Some(0), ..base.clone().training },
+                ..base.clone()
+            },
+        ),
+        (
+            "learning_rate",
+            DistillConfig {
+                training: TrainingOptions { learning_rate: Some(-1.0), ..base.clone().training },
+                ..base.clone()
+            },
+        ),
         ("trajectories", DistillConfig { trajectories: Some(1), ..base.clone() }),
-        ("batch_size", DistillConfig { batch_size: Some(0), ..base.clone() }),
-        ("max_seconds", DistillConfig { max_seconds: Some(0.0), ..base.clone() }),
-        ("dtype", DistillConfig { dtype: "float16".into(), ..base.clone() }),
-        ("device", DistillConfig { device: "cuda:99".into(), ..base.clone() }),
+        (
+            "batch_size",
+            DistillConfig {
+                training: TrainingOptions { batch_size: Some(0), ..base.clone().training },
+                ..base.clone()
+            },
+        ),
+        (
+            "max_seconds",
+            DistillConfig {
+                training: TrainingOptions { max_seconds: Some(0.0), ..base.clone().training },
+                ..base.clone()
+            },
+        ),
+        (
+            "dtype",
+            DistillConfig {
+                training: TrainingOptions { dtype: "float16".into(), ..base.clone().training },
+                ..base.clone()
+            },
+        ),
+        (
+            "device",
+            DistillConfig {
+                training: TrainingOptions { device: "cuda:99".into(), ..base.clone().training },
+                ..base.clone()
+            },
+        ),
         ("phase", DistillConfig { weights: [("phase".to_string(), -1.0)].into(), ..base.clone() }),
         ("surprise", DistillConfig { weights: [("surprise".to_string(), 1.0)].into(), ..base.clone() }),
         ("weights", DistillConfig { weights: Weights::NONE.to_map(), ..base }),
@@ -200,8 +252,11 @@ fn every_basis_and_readout_is_distilled() {
             basis,
             readout,
             stability,
-            learning_rate: Some(1e-2),
-            steps: Some(60),
+            training: TrainingOptions {
+                learning_rate: Some(1e-2),
+                steps: Some(60),
+                ..config(generator).training
+            },
             ..config(generator)
         };
         let (student, history) = distill(&teacher(), &config, &Inputs::default(), &mut Silent).unwrap();

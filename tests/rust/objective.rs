@@ -8,6 +8,7 @@ use koopflow::koopman::{Direction, GeneratorKind, Student};
 use koopflow::monitor::Silent;
 use koopflow::nets::InputCoordinates;
 use koopflow::tensor::RandomSource;
+use koopflow::training::TrainingOptions;
 use koopflow::velocity::{GaussianField, VelocityField};
 use tch::{Device, Kind, Tensor};
 
@@ -23,10 +24,13 @@ fn config(generator: GeneratorKind) -> DistillConfig {
         generator,
         width: Some(12),
         depth: Some(1),
-        steps: Some(40),
         trajectories: Some(128),
         path_steps: Some(8),
-        dtype: "float64".into(),
+        training: TrainingOptions {
+            steps: Some(40),
+            dtype: "float64".into(),
+            ..DistillConfig::default().training
+        },
         ..DistillConfig::default()
     }
 }

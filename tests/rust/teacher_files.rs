@@ -7,7 +7,7 @@ use koopflow::flow::{train, train_with_files, TeacherConfig, TeacherHistory, Tra
 use koopflow::monitor::{Monitor, Progress, Silent};
 use koopflow::store;
 use koopflow::tensor::RandomSource;
-use koopflow::training::{Checkpointing, Stopped};
+use koopflow::training::{Checkpointing, Stopped, TrainingOptions};
 use koopflow::velocity::{Conditioning, NetworkField, VelocityField};
 use koopflow::{Error, Result};
 use tch::{Device, Kind, Tensor};
@@ -20,11 +20,14 @@ fn config() -> TeacherConfig {
     TeacherConfig {
         width: Some(16),
         depth: Some(2),
-        steps: Some(40),
-        batch_size: 32,
-        ema_decay: 0.95,
         log_every: 7,
-        weight_decay: 0.01,
+        training: TrainingOptions {
+            steps: Some(40),
+            batch_size: Some(32),
+            ema_decay: 0.95,
+            weight_decay: 0.01,
+            ..TeacherConfig::default().training
+        },
         ..TeacherConfig::default()
     }
 }
@@ -111,15 +114,15 @@ fn a_training_that_was_cut_goes_on_bit_for_bit() {
 }
 
 #[test]
-fn a_training_that_was_lost_goes_on_from_its_last_file() {
-    let file = folder("lost").join("run.safetensors");
+fn a_training_that_failed_goes_on_from_where_it_failed() {
+    let file = folder("failed").join("run.safetensors");
     let mut monitor = After(12, broken);
     let outcome = train_with_files(&config(), &data(), None, None, &writing(&file), &mut monitor);
     assert!(matches!(outcome.err().unwrap(), Error::Internal(_)));
     let (_, facts) = store::load::<Box<dyn VelocityField>>(&file, Device::Cpu).unwrap();
     assert_eq!(
         (&facts["history"]["steps"], &facts["history"]["stopped"]),
-        (&10.into(), &"interrupted".into())
+        (&12.into(), &"interrupted".into())
     );
     let (resumed, _) =
         train_with_files(&config(), &data(), None, None, &resuming(&file), &mut Silent).unwrap();
@@ -134,8 +137,27 @@ fn a_training_is_resumed_with_its_own_options_and_data_only() {
     let named = |error: Error, name: &str| {
         assert!(matches!(&error, Error::Argument { argument, .. } if argument == name), "{name}: {error}");
     };
-    named(refused(&TeacherConfig { seed: 3, ..config() }, &data(), None, &file), "seed");
-    named(refused(&TeacherConfig { batch_size: 16, ..config() }, &data(), None, &file), "batch_size");
+    named(
+        refused(
+            &TeacherConfig { training: TrainingOptions { seed: 3, ..config().training }, ..config() },
+            &data(),
+            None,
+            &file,
+        ),
+        "seed",
+    );
+    named(
+        refused(
+            &TeacherConfig {
+                training: TrainingOptions { batch_size: Some(16), ..config().training },
+                ..config()
+            },
+            &data(),
+            None,
+            &file,
+        ),
+        "batch_size",
+    );
     named(refused(&config(), &(data() + 1.0), None, &file), "resume");
     named(refused(&config(), &data().repeat([1, 2]), None, &file), "resume");
     let labels = Tensor::zeros([300], (Kind::Int64, Device::Cpu));

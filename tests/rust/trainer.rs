@@ -12,7 +12,7 @@ use koopflow::koopman::{Student, WeightsChoice};
 use koopflow::monitor::{Monitor, Progress, Silent};
 use koopflow::nets::precision::Precision;
 use koopflow::store;
-use koopflow::training::{Optimizer, ScheduleKind, Stopped};
+use koopflow::training::{Optimizer, ScheduleKind, Stopped, TrainingOptions};
 use koopflow::velocity::{EvaluationCounter, FieldState, GaussianField, VelocityField};
 use safetensors::SafeTensors;
 use tch::{Device, Kind, Tensor};
@@ -30,11 +30,14 @@ fn config() -> DistillConfig {
         observables: Some(6),
         width: Some(12),
         depth: Some(1),
-        steps: Some(40),
-        batch_size: Some(32),
         trajectories: Some(128),
         path_steps: Some(8),
-        dtype: "float64".into(),
+        training: TrainingOptions {
+            steps: Some(40),
+            batch_size: Some(32),
+            dtype: "float64".into(),
+            ..DistillConfig::default().training
+        },
         ..DistillConfig::default()
     }
 }
@@ -42,15 +45,18 @@ fn config() -> DistillConfig {
 /// Every option of the loop that carries state, away from its default.
 fn stateful() -> DistillConfig {
     DistillConfig {
-        optimizer: Optimizer::AdamW,
-        weight_decay: 1e-3,
         generator_learning_rate: Some(1e-3),
         schedule: ScheduleKind::Plateau,
-        ema_decay: 0.9,
         accumulate: 2,
         evaluate_every: Some(3),
         metric: Metric::EndpointError,
-        warmup_steps: 10,
+        training: TrainingOptions {
+            optimizer: Optimizer::AdamW,
+            weight_decay: 1e-3,
+            ema_decay: 0.9,
+            warmup_steps: 10,
+            ..config().training
+        },
         ..config()
     }
 }
@@ -172,11 +178,14 @@ impl VelocityField for Flaky {
 fn a_plateau_halves_the_rate_and_patience_ends_training() {
     // So small a rate changes nothing: no evaluation is an improvement.
     let still = DistillConfig {
-        learning_rate: Some(1e-300),
-        warmup_steps: 0,
         evaluate_every: Some(1),
         schedule: ScheduleKind::Plateau,
-        steps: Some(14),
+        training: TrainingOptions {
+            learning_rate: Some(1e-300),
+            warmup_steps: 0,
+            steps: Some(14),
+            ..config().training
+        },
         ..config()
     };
     let (_, history) = fit(&still);
@@ -193,7 +202,7 @@ fn the_generator_has_its_own_rate() {
     let frozen = DistillConfig { generator_learning_rate: Some(1e-300), ..config() };
     let (student, _) = fit(&frozen);
     let recipe = frozen.resolve(&[2], koopflow::condition::Conditioning::None).unwrap();
-    let fresh = Student::new(recipe.student, frozen.seed, Device::Cpu).unwrap();
+    let fresh = Student::new(recipe.student, frozen.training.seed, Device::Cpu).unwrap();
     for ((name, trained), (_, initial)) in student.parameters().named().iter().zip(fresh.parameters().named())
     {
         let moved = (trained - initial).abs().max().double_value(&[]);
@@ -220,7 +229,11 @@ fn the_best_state_is_the_metrics() {
 
 #[test]
 fn averaged_weights_are_kept_and_raw_ones_on_request() {
-    let averaged = DistillConfig { ema_decay: 0.95, evaluate_every: Some(40), ..config() };
+    let averaged = DistillConfig {
+        evaluate_every: Some(40),
+        training: TrainingOptions { ema_decay: 0.95, ..config().training },
+        ..config()
+    };
     let (student, history) = fit(&averaged);
     let (plain, _) = fit(&DistillConfig { evaluate_every: Some(40), ..config() });
     assert_eq!(history.best_step, 40);
@@ -244,8 +257,11 @@ fn averaged_weights_are_kept_and_raw_ones_on_request() {
 
 #[test]
 fn bfloat16_trains_and_float16_needs_cuda() {
-    let low =
-        DistillConfig { precision: Precision::Bf16, dtype: "float32".into(), steps: Some(300), ..config() };
+    let low = DistillConfig {
+        precision: Precision::Bf16,
+        training: TrainingOptions { dtype: "float32".into(), steps: Some(300), ..config().training },
+        ..config()
+    };
     let (student, history) = fit(&low);
     assert_eq!(student.kind(), Kind::Float);
     let (first, last) = (&history.log[0], &history.log[history.log.len() - 1]);
@@ -302,7 +318,7 @@ fn a_step_that_is_not_finite_leaves_weights_and_moments_alone() {
     let config = DistillConfig {
         weights: [("consistency".to_string(), 0.1)].into(),
         evaluate_every: Some(1),
-        steps: Some(12),
+        training: TrainingOptions { steps: Some(12), ..config().training },
         ..config()
     };
     // A report comes before the file of its step: the file there is the one of the step before.
@@ -334,10 +350,13 @@ fn a_step_that_is_not_finite_leaves_weights_and_moments_alone() {
 #[test]
 fn persistent_divergence_ends_with_the_best_student() {
     let wild = DistillConfig {
-        learning_rate: Some(1e150),
-        warmup_steps: 0,
         evaluate_every: Some(1000),
-        steps: Some(500),
+        training: TrainingOptions {
+            learning_rate: Some(1e150),
+            warmup_steps: 0,
+            steps: Some(500),
+            ..config().training
+        },
         ..config()
     };
     let (student, history) = fit(&wild);
@@ -347,7 +366,10 @@ fn persistent_divergence_ends_with_the_best_student() {
     assert!(history.notes.iter().any(|note| note.text.contains("10 steps in a row")), "{:?}", history.notes);
     assert_eq!(history.notes.len(), 4);
     assert!(flat(&student).isfinite().all().int64_value(&[]) == 1);
-    let (_, history) = fit(&DistillConfig { max_restarts: 0, ..wild });
+    let (_, history) = fit(&DistillConfig {
+        training: TrainingOptions { max_restarts: 0, ..wild.clone().training },
+        ..wild
+    });
     assert_eq!((history.stopped, history.restarts), (Stopped::Diverged, 0));
 }
 
@@ -355,12 +377,15 @@ fn persistent_divergence_ends_with_the_best_student() {
 fn a_blow_up_of_the_held_out_error_halves_the_rate() {
     // Far too fast, but finite: the state runs away from the data.
     let fast = DistillConfig {
-        learning_rate: Some(1e6),
-        warmup_steps: 0,
         schedule: ScheduleKind::Constant,
         evaluate_every: Some(1),
-        max_restarts: 2,
-        steps: Some(50),
+        training: TrainingOptions {
+            learning_rate: Some(1e6),
+            warmup_steps: 0,
+            max_restarts: 2,
+            steps: Some(50),
+            ..config().training
+        },
         ..config()
     };
     let (_, history) = fit(&fast);
@@ -384,7 +409,7 @@ fn a_run_that_was_cut_goes_on_bit_for_bit() {
             assert_eq!(facts["history"]["steps"], cut);
             let (resumed, again) = distill(&gaussian(), &config, &resuming(&file), &mut Silent).unwrap();
             assert!(flat(&resumed).equal(&flat(&whole)), "{label}, cut at {cut}");
-            assert_eq!(resumed.raw().is_some(), config.ema_decay > 0.0);
+            assert_eq!(resumed.raw().is_some(), config.training.ema_decay > 0.0);
             if let (Some(own), Some(raw)) = (resumed.raw(), whole.raw()) {
                 assert!(own.equal(&raw));
             }
@@ -398,7 +423,10 @@ fn a_run_that_was_cut_goes_on_bit_for_bit() {
 fn a_finished_run_can_be_made_longer() {
     let file = folder("longer").join("run.safetensors");
     let long = DistillConfig { schedule: ScheduleKind::Constant, evaluate_every: Some(4), ..stateful() };
-    let short = DistillConfig { steps: Some(20), ..long.clone() };
+    let short = DistillConfig {
+        training: TrainingOptions { steps: Some(20), ..long.clone().training },
+        ..long.clone()
+    };
     let (whole, history) = fit(&long);
     let _ = distill(&gaussian(), &short, &writing(&file, 1000), &mut Silent).unwrap();
     let (resumed, again) = distill(&gaussian(), &long, &resuming(&file), &mut Silent).unwrap();
@@ -418,11 +446,32 @@ fn a_run_is_resumed_with_its_own_options_only() {
         assert!(matches!(&error, Error::Argument { argument, .. } if argument == name), "{name}: {error}");
     };
     named(
-        refused(DistillConfig { learning_rate: Some(0.25), ..config() }, &gaussian(), &file),
+        refused(
+            DistillConfig {
+                training: TrainingOptions { learning_rate: Some(0.25), ..config().training },
+                ..config()
+            },
+            &gaussian(),
+            &file,
+        ),
         "learning_rate",
     );
-    named(refused(DistillConfig { seed: 9, ..config() }, &gaussian(), &file), "seed");
-    named(refused(DistillConfig { ema_decay: 0.5, ..config() }, &gaussian(), &file), "ema_decay");
+    named(
+        refused(
+            DistillConfig { training: TrainingOptions { seed: 9, ..config().training }, ..config() },
+            &gaussian(),
+            &file,
+        ),
+        "seed",
+    );
+    named(
+        refused(
+            DistillConfig { training: TrainingOptions { ema_decay: 0.5, ..config().training }, ..config() },
+            &gaussian(),
+            &file,
+        ),
+        "ema_decay",
+    );
     let other = GaussianField::new(
         &Tensor::zeros([3], DOUBLE),
         &Tensor::eye(3, DOUBLE),
@@ -443,8 +492,20 @@ fn a_run_is_resumed_with_its_own_options_only() {
 fn options_of_the_loop_are_checked() {
     let base = config();
     let cases = [
-        ("weight_decay", DistillConfig { weight_decay: -1.0, ..base.clone() }),
-        ("ema_decay", DistillConfig { ema_decay: 1.0, ..base.clone() }),
+        (
+            "weight_decay",
+            DistillConfig {
+                training: TrainingOptions { weight_decay: -1.0, ..base.clone().training },
+                ..base.clone()
+            },
+        ),
+        (
+            "ema_decay",
+            DistillConfig {
+                training: TrainingOptions { ema_decay: 1.0, ..base.clone().training },
+                ..base.clone()
+            },
+        ),
         ("generator_learning_rate", DistillConfig { generator_learning_rate: Some(0.0), ..base.clone() }),
         ("accumulate", DistillConfig { accumulate: 9, ..base.clone() }),
         ("evaluate_every", DistillConfig { evaluate_every: Some(0), ..base.clone() }),

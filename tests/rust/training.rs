@@ -1,13 +1,15 @@
 //! What training is made of: optimisers and schedules against their recursions, held-out errors against
 //! the student's public algebra.
 
+use koopflow::baselines::BaselineConfig;
 use koopflow::condition::Conditioning;
 use koopflow::data::Inputs;
 use koopflow::distill::{DistillConfig, Evaluator, TrainingData, Weights};
+use koopflow::flow::TeacherConfig;
 use koopflow::koopman::{Direction, Student};
 use koopflow::monitor::Silent;
 use koopflow::nets::Parameters;
-use koopflow::training::{clip_norm, Adam, Optimizer, Schedule, ScheduleKind};
+use koopflow::training::{clip_norm, Adam, JsonOptions, Optimizer, Schedule, ScheduleKind, TrainingOptions};
 use koopflow::velocity::{GaussianField, VelocityField};
 use tch::{Device, Kind, Tensor};
 
@@ -23,7 +25,7 @@ fn config() -> DistillConfig {
         width: Some(12),
         depth: Some(1),
         path_steps: Some(8),
-        dtype: "float64".into(),
+        training: TrainingOptions { dtype: "float64".into(), ..DistillConfig::default().training },
         ..DistillConfig::default()
     }
 }
@@ -65,13 +67,16 @@ fn adam_follows_its_recursion() {
 #[test]
 fn clipping_bounds_the_norm_and_keeps_the_direction() {
     let mut gradient = Tensor::from_slice(&[3.0, 4.0]);
-    let before = clip_norm(&mut gradient, Some(1.0)).unwrap().double_value(&[]);
+    let before = clip_norm(&mut gradient, 1.0).unwrap().double_value(&[]);
     assert!((before - 5.0).abs() < 1e-12);
     let gap = (&gradient - Tensor::from_slice(&[0.6, 0.8])).abs().max().double_value(&[]);
     assert!(gap < 1e-9);
     let short = gradient.copy();
-    let _ = clip_norm(&mut gradient, Some(2.0)).unwrap();
+    let _ = clip_norm(&mut gradient, 2.0).unwrap();
     assert!(gradient.equal(&short));
+    let mut long = Tensor::from_slice(&[30.0, 40.0]);
+    let _ = clip_norm(&mut long, 0.0).unwrap();
+    assert_eq!(long.double_value(&[1]), 40.0, "0 does not clip");
 }
 
 #[test]
@@ -149,4 +154,80 @@ fn held_out_errors_are_what_they_say() {
         |weights: &Weights| Evaluator::new(&field, &data, weights).unwrap().errors(&student).unwrap().score;
     close("score", score(&ends), errors.endpoint);
     close("score", score(&Weights { path: 0.5, ..ends }), errors.endpoint + errors.path);
+}
+
+/// What the header of a safetensors file says under `facts.config`.
+fn stored_config(name: &str) -> serde_json::Value {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/before_redesign");
+    let bytes = std::fs::read(format!("{folder}/{name}.safetensors")).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    let text = header["__metadata__"]["koopflow"].as_str().unwrap();
+    serde_json::from_str::<serde_json::Value>(text).unwrap()["facts"]["config"].clone()
+}
+
+/// Every option of `before` is there with the same value, but `clip_norm`, where 0 may stand for null.
+fn keeps(before: &serde_json::Value, after: &serde_json::Value) {
+    for (name, value) in before.as_object().unwrap() {
+        assert_eq!(after.get(name), Some(value), "{name}");
+    }
+}
+
+#[test]
+fn options_of_files_from_before_the_redesign_are_read() {
+    let teacher = stored_config("training_teacher");
+    let read: TeacherConfig = serde_json::from_value(teacher.clone()).unwrap();
+    keeps(&teacher, &serde_json::to_value(&read).unwrap());
+    let student = stored_config("training_student");
+    let read: DistillConfig = serde_json::from_value(student.clone()).unwrap();
+    keeps(&student, &serde_json::to_value(&read).unwrap());
+    let baseline = stored_config("baseline_kdm");
+    let read: BaselineConfig = serde_json::from_value(baseline.clone()).unwrap();
+    keeps(&baseline, &serde_json::to_value(&read).unwrap());
+    let unclipped: TeacherConfig = serde_json::from_str(r#"{"clip_norm": null}"#).unwrap();
+    assert_eq!(unclipped.training.clip_norm, 0.0);
+}
+
+/// The same checks and refusals for every trainer; `check` is what the trainer does with its options.
+fn shares_options<C: JsonOptions>(check: impl Fn(&C) -> koopflow::Result<()>) {
+    let json = |text: &str| C::from_json(serde_json::from_str(text).unwrap());
+    let defaults = serde_json::to_value(C::default()).unwrap();
+    assert_eq!(serde_json::to_value(json("{}").ok().unwrap()).unwrap(), defaults);
+    let one = serde_json::to_value(json(r#"{"seed": 7}"#).ok().unwrap()).unwrap();
+    assert_eq!(one["seed"], 7);
+    assert_eq!(one["warmup_steps"], defaults["warmup_steps"]);
+    let unknown = json(r#"{"sed": 7}"#).err().unwrap();
+    assert_eq!(unknown.option, "sed");
+    assert!(unknown.reason.contains("unknown field `sed`") && unknown.reason.contains("`seed`"));
+    for text in [r#"{"seed": "x"}"#, r#"{"optimizer": "sgd"}"#, r#"{"width": "wide"}"#, r#"{"seed": -1}"#] {
+        let wrong = json(text).err().unwrap();
+        assert!(text.contains(&wrong.option) && wrong.option != "config", "{wrong}");
+    }
+    assert!(json("[]").is_err());
+    check(&json(r#"{"clip_norm": 0}"#).ok().unwrap()).unwrap();
+    for (name, value) in [
+        ("steps", "0"),
+        ("batch_size", "0"),
+        ("learning_rate", "0.0"),
+        ("weight_decay", "-1.0"),
+        ("ema_decay", "1.0"),
+        ("clip_norm", "-1.0"),
+        ("max_seconds", "0.0"),
+        ("device", "\"abacus\""),
+        ("dtype", "\"float16\""),
+    ] {
+        let error = check(&json(&format!("{{{name:?}: {value}}}")).ok().unwrap()).err().unwrap();
+        assert!(error.to_string().starts_with(name), "{name}: {error}");
+    }
+}
+
+#[test]
+fn every_trainer_reads_and_checks_the_shared_options() {
+    shares_options(|config: &TeacherConfig| config.check());
+    shares_options(|config: &DistillConfig| config.resolve(&[2], Conditioning::None).map(drop));
+    shares_options(|config: &BaselineConfig| config.with_defaults(&[2], Conditioning::None).map(drop));
+    // Defaults differ: a student averages no weights.
+    let ema = |json: serde_json::Value| json["ema_decay"].as_f64().unwrap();
+    assert_eq!(ema(serde_json::to_value(DistillConfig::default()).unwrap()), 0.0);
+    assert_eq!(ema(serde_json::to_value(TeacherConfig::default()).unwrap()), 0.999);
 }

@@ -13,6 +13,7 @@ use koopflow::koopman::Student;
 use koopflow::monitor::{Monitor, Progress, Silent};
 use koopflow::store;
 use koopflow::tensor::RandomSource;
+use koopflow::training::TrainingOptions;
 use koopflow::velocity::{EvaluationCounter, FieldState, GaussianField, VelocityField};
 use safetensors::SafeTensors;
 use tch::{Device, Kind, Tensor};
@@ -39,10 +40,13 @@ fn config() -> DistillConfig {
         observables: Some(6),
         width: Some(12),
         depth: Some(1),
-        steps: Some(30),
-        batch_size: Some(64),
         trajectories: Some(64),
         path_steps: Some(4),
+        training: TrainingOptions {
+            steps: Some(30),
+            batch_size: Some(64),
+            ..DistillConfig::default().training
+        },
         ..DistillConfig::default()
     }
 }

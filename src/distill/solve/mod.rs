@@ -223,7 +223,7 @@ impl ClosedForm<'_> {
     ) -> Result<ClosedFormReport> {
         let _guard = tch::no_grad_guard();
         let started = Instant::now();
-        let [training, held_out] = Places::both(self.trajectories, self.config.seed);
+        let [training, held_out] = Places::both(self.trajectories, self.config.training.seed);
         let rows = (ROWS_PER_REGRESSOR * student.config().size()).clamp(ROW_LIMITS.0, ROW_LIMITS.1);
         let held_out_rows = (held_out.rows * (self.trajectories.path_times() - 1)).min(rows / 4);
         let (solved, train, check) = match student.generator() {

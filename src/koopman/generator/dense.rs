@@ -20,6 +20,13 @@ pub struct DenseGenerator {
 const SUBSTEP_NORM: f64 = 2.0;
 const MAX_TERMS: i64 = 60;
 
+/// Substeps at most, which bounds the time.
+const MAX_SUBSTEPS: f64 = 5000.0;
+
+/// Substeps at most where gradients are recorded: each keeps every term of its series in memory, and a generator
+/// that needs more than these is on its way out. A training step is then skipped.
+const MAX_RECORDED_SUBSTEPS: f64 = 100.0;
+
 impl DenseGenerator {
     pub fn new(
         config: &StudentConfig,
@@ -76,12 +83,15 @@ impl DenseGenerator {
             .double_value(&[])
             .max(1.0);
         let reach = norm * tau.abs().max().double_value(&[]);
-        if !reach.is_finite() || reach > 1e4 {
+        // Of an operation's result: views of what is trained claim to be recorded always.
+        let recorded = columns.narrow(0, 0, 1).neg().requires_grad();
+        let limit = if recorded { MAX_RECORDED_SUBSTEPS } else { MAX_SUBSTEPS };
+        let substeps = (reach / SUBSTEP_NORM).ceil().max(1.0);
+        if !reach.is_finite() || substeps > limit {
             return Err(Error::Divergence(format!(
                 "the dense generator's norm times tau is {reach:.3e}: exp(tau L) is out of reach"
             )));
         }
-        let substeps = (reach / SUBSTEP_NORM).ceil().max(1.0);
         let tolerance = if g.x.kind() == Kind::Double { 1e-17 } else { 1e-8 };
         let terms = term_count(reach / substeps, tolerance);
         let step = tau.unsqueeze(1) / substeps;
@@ -146,4 +156,44 @@ fn term_count(norm: f64, tolerance: f64) -> i64 {
         }
     }
     MAX_TERMS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recorded_propagation_gives_up_where_plain_propagation_goes_on() {
+        let config = StudentConfig {
+            event_shape: vec![1],
+            observables: 2,
+            dtype: "float64".into(),
+            ..StudentConfig::default()
+        };
+        let mut parameters = Parameters::new(Kind::Double, Device::Cpu);
+        let generator = DenseGenerator::new(&config, &mut parameters, &mut RandomSource::new(1)).unwrap();
+        parameters.pack();
+        // A rotation of the two features: bounded, however fast.
+        let rotate = |speed: f64| {
+            let columns = Tensor::zeros([5, 3], (Kind::Double, Device::Cpu));
+            let _ = columns.get(3).get(2).fill_(speed);
+            let _ = columns.get(4).get(1).fill_(-speed);
+            generator.set_columns(&columns).unwrap();
+        };
+        let state = Tensor::from_slice(&[1.0, 0.0, 0.3, 1.0, 0.0]).view([1, 5]);
+        let g = Observables::split(&state, 1);
+        let tau = Tensor::from_slice(&[1.0]);
+        let propagate = || generator.propagate(&g, &tau).map(|moved| moved.features);
+        for speed in [150.0f64, 300.0] {
+            rotate(speed);
+            let moved = tch::no_grad(propagate).unwrap();
+            let exact = Tensor::from_slice(&[speed.cos(), speed.sin()]).view([1, 2]);
+            assert!((moved - exact).abs().max().double_value(&[]) < 1e-9, "{speed}");
+            let recorded = tch::with_grad(propagate);
+            match speed < 200.0 {
+                true => assert!(recorded.unwrap().requires_grad()),
+                false => assert!(matches!(recorded, Err(Error::Divergence(_)))),
+            }
+        }
+    }
 }

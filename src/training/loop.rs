@@ -1,0 +1,767 @@
+//! The one loop of gradient steps, under teachers, students and baselines.
+
+use std::panic::{self, AssertUnwindSafe};
+
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+
+use super::{
+    clip_norm, Adam, Average, Budget, Checkpointing, LossScale, Schedule, Stopped, TrainingOptions,
+    UpdateCounts,
+};
+use crate::error::{Error, Result};
+use crate::monitor::{Monitor, Progress};
+use crate::nets::Parameters;
+use crate::tensor::finite_or_divergence;
+
+/// Steps in a row without a finite gradient that count as a divergence.
+const SKIPPED_LIMIT: u64 = 10;
+
+/// Training has diverged when the metric exceeds this many times its best value.
+const BLOW_UP: f64 = 100.0;
+
+/// Steps between two states that a training without a metric may go back to. Also the most flags that are left on
+/// the device, before they are read.
+const KEEP_EVERY: u64 = 50;
+
+/// Something that a person should read: a smaller micro-batch, a restart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    pub step: u64,
+    pub text: String,
+}
+
+/// Everything that the loop knows of a run that is neither a tensor nor an option; a training file keeps it.
+///
+/// Defaults are for the files of teachers from before teachers skipped steps and restarted.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Ledger {
+    /// Steps done, skipped ones included.
+    pub step: u64,
+    #[serde(default)]
+    pub schedule: Schedule,
+    #[serde(default = "LossScale::off")]
+    pub scale: LossScale,
+    /// The step whose parameters were best; 0 is the untrained model.
+    #[serde(default)]
+    pub best_step: u64,
+    /// The metric of the best state; `None` before there is a finite one.
+    #[serde(default)]
+    pub best: Option<f64>,
+    /// Evaluations since the best.
+    #[serde(default)]
+    pub stale: u64,
+    /// Steps whose loss or gradient was not finite: nothing was learnt from them.
+    #[serde(default)]
+    pub skipped_steps: u64,
+    /// Skipped steps in a row.
+    #[serde(default)]
+    pub consecutive: u64,
+    /// Returns to the best state after a divergence.
+    #[serde(default)]
+    pub restarts: u64,
+    pub seconds: f64,
+    /// When the first step began, on the clock of `seconds`.
+    #[serde(default)]
+    pub began: f64,
+    pub optimiser_steps: i32,
+    pub average_updates: u64,
+    #[serde(default)]
+    pub notes: Vec<Note>,
+}
+
+impl Ledger {
+    /// A run that begins now.
+    pub fn new(schedule: Schedule) -> Self {
+        Ledger {
+            step: 0,
+            schedule,
+            scale: LossScale::off(),
+            best_step: 0,
+            best: None,
+            stale: 0,
+            skipped_steps: 0,
+            consecutive: 0,
+            restarts: 0,
+            seconds: 0.0,
+            began: 0.0,
+            optimiser_steps: 0,
+            average_updates: 0,
+            notes: Vec::new(),
+        }
+    }
+}
+
+/// A model in training.
+pub struct State<'a> {
+    pub parameters: &'a Parameters,
+    pub optimiser: Adam,
+    pub average: Option<Average>,
+    /// The parameters that a diverging training goes back to, and what it keeps: those of the lowest metric, or
+    /// the last ones whose step was finite.
+    pub best: Tensor,
+    pub ledger: Ledger,
+    pub budget: Budget,
+}
+
+impl State<'_> {
+    /// The averaged parameters, or the last ones where nothing is averaged.
+    ///
+    /// # Errors
+    /// An internal error before the parameters are packed.
+    pub fn current(&self) -> Result<Tensor> {
+        match &self.average {
+            Some(average) => Ok(average.value().shallow_clone()),
+            None => self.parameters.flat(),
+        }
+    }
+
+    /// The share of the steps that is behind.
+    pub fn done(&self) -> f64 {
+        self.ledger.step as f64 / self.budget.steps as f64
+    }
+
+    /// The share of the budget that is spent, of the steps or of the seconds since the first step, whichever is
+    /// larger. The learning rate follows it, so that a run that the clock ends still ends with a small rate.
+    pub fn spent(&self) -> f64 {
+        let by_clock = self.budget.max_seconds.map_or(0.0, |limit| {
+            (self.budget.seconds() - self.ledger.began) / (limit - self.ledger.began).max(1e-9)
+        });
+        by_clock.max(self.done())
+    }
+
+    /// The learning rate of the next step.
+    fn rate(&self) -> f64 {
+        self.ledger.schedule.rate(self.ledger.step, self.spent())
+    }
+
+    /// Writes down something that a person should read, and tells the monitor.
+    ///
+    /// # Errors
+    /// Whatever the monitor raises.
+    pub fn note(&mut self, stage: &'static str, text: String, monitor: &mut dyn Monitor) -> Result<()> {
+        self.ledger.notes.push(Note { step: self.ledger.step, text: text.clone() });
+        monitor.note(&self.progress(stage, self.budget.steps), &text)
+    }
+
+    fn progress(&self, stage: &'static str, total: u64) -> Progress {
+        let (step, seconds) = (self.ledger.step, self.budget.seconds());
+        Progress { stage, step, total, seconds, values: Vec::new() }
+    }
+
+    /// Makes the parameters those of the average.
+    ///
+    /// # Errors
+    /// [`Error::Divergence`] where they are not finite.
+    pub fn keep_average(&self) -> Result<()> {
+        let current = self.current()?;
+        tch::no_grad(|| self.parameters.flat()?.f_copy_(&current).map_err(Error::from))?;
+        finite_or_divergence(&current, "weights")
+    }
+
+    /// The ledger, with what lives elsewhere filled in: what a file keeps.
+    pub fn closed_ledger(&self) -> Ledger {
+        let UpdateCounts { optimiser_steps, average_updates } =
+            UpdateCounts::of(&self.optimiser, self.average.as_ref());
+        let seconds = self.budget.seconds();
+        Ledger { seconds, optimiser_steps, average_updates, ..self.ledger.clone() }
+    }
+}
+
+/// The gradient of one step.
+pub struct Gradient {
+    /// Flat, as [`Parameters::gradient`] answers it.
+    pub flat: Tensor,
+    /// Scalars that have to be finite for the step to be taken: the loss, or its terms.
+    pub losses: Vec<Tensor>,
+}
+
+/// What a trainer sees when it looks at its model.
+#[derive(Default)]
+pub struct Look {
+    /// An error, smaller for a better model; `None` for trainers without a metric.
+    pub metric: Option<f64>,
+    /// The metric's name, for messages.
+    pub name: String,
+    /// Named values to be reported.
+    pub values: Vec<(String, f64)>,
+}
+
+/// One trainer, as the loop sees it.
+pub trait Step {
+    /// What reports call it: `"teacher"` or `"student"`.
+    const STAGE: &'static str;
+
+    /// Whether looks measure a metric, whose best state is then kept.
+    const MEASURED: bool;
+
+    /// The gradient of the next step. [`Error::Divergence`] and [`Error::NotFiniteAnswer`] skip the step.
+    ///
+    /// # Errors
+    /// Whatever ends training.
+    fn gradient(&mut self, state: &mut State<'_>, monitor: &mut dyn Monitor) -> Result<Gradient>;
+
+    /// Called after every step, with what [`Step::gradient`] answered, before it is known to be finite; with
+    /// nothing where it failed.
+    ///
+    /// # Errors
+    /// Whatever ends training.
+    fn stepped(&mut self, losses: &[Tensor]) -> Result<()> {
+        let _ = losses;
+        Ok(())
+    }
+
+    /// Whether to look at the model now; `last` where training is about to end.
+    fn due(&self, state: &State<'_>, last: bool) -> bool;
+
+    /// Measures and logs; `rate` was the learning rate of the last step.
+    ///
+    /// # Errors
+    /// Whatever ends training.
+    fn look(&mut self, state: &State<'_>, rate: f64) -> Result<Look>;
+
+    /// The number of steps that progress is shown against.
+    fn total(&self, state: &State<'_>) -> u64 {
+        state.budget.steps
+    }
+
+    /// Writes the model and everything that training needs to go on.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the file cannot be written.
+    fn save(&mut self, state: &State<'_>, plan: &Checkpointing, stopped: Stopped) -> Result<()>;
+}
+
+/// What a training without a metric goes back to. A state is good once a step from it was finite.
+struct LastGood {
+    candidate: Tensor,
+    step: u64,
+    /// Whether the first step from the candidate was finite; `None` before it is known.
+    proven: Option<bool>,
+}
+
+/// A trainer and its run.
+pub struct Loop<'a, S: Step> {
+    pub step: S,
+    pub state: State<'a>,
+    clip_norm: f64,
+    max_restarts: u64,
+    /// Evaluations without improvement that end training.
+    pub patience: Option<u64>,
+    checkpoint: Option<&'a Checkpointing>,
+    good: Option<LastGood>,
+    /// Whether finiteness stays on the device until a few steps are done, and a step that is not finite is masked
+    /// there: reading it would make the host wait for every step. On a CPU nothing waits.
+    masked: bool,
+    /// Steps whose finiteness has not been read yet: 0-dimensional, finite or not.
+    pending: Vec<Tensor>,
+    /// Why the last step that failed before there was a gradient did so.
+    reason: Option<String>,
+}
+
+impl<'a, S: Step> Loop<'a, S> {
+    pub fn new(
+        step: S,
+        state: State<'a>,
+        options: &TrainingOptions,
+        checkpoint: Option<&'a Checkpointing>,
+    ) -> Result<Self> {
+        let good = match S::MEASURED {
+            true => None,
+            false => {
+                Some(LastGood { candidate: state.current()?.copy(), step: state.ledger.step, proven: None })
+            }
+        };
+        // A metric needs the host anyway, and so does a loss scale.
+        let masked = !S::MEASURED && state.parameters.device() != Device::Cpu;
+        Ok(Loop {
+            step,
+            state,
+            clip_norm: options.clip_norm,
+            max_restarts: options.max_restarts,
+            patience: None,
+            checkpoint,
+            good,
+            masked,
+            pending: Vec::new(),
+            reason: None,
+        })
+    }
+
+    /// Trains until the budget is spent or something else ends it. Whatever that is, panics included, a last
+    /// checkpoint is written first, if there are any; one that cannot be written hides nothing: the error that
+    /// ended training is answered, and a training that ended well keeps its model and gets a note. An interrupt
+    /// is an ordinary end.
+    ///
+    /// # Errors
+    /// Whatever the trainer or the monitor raises, but an interrupt.
+    pub fn train(&mut self, monitor: &mut dyn Monitor) -> Result<Stopped> {
+        let outcome = panic::catch_unwind(AssertUnwindSafe(|| self.steps(monitor)));
+        let stopped = match &outcome {
+            Ok(Ok(stopped)) => *stopped,
+            // The user's own wish to stop, or a failure: a file that is read later tells of a run that was cut.
+            _ => Stopped::Interrupted,
+        };
+        let saved = self.settle().and_then(|()| self.save(stopped));
+        let outcome = outcome.unwrap_or_else(|payload| panic::resume_unwind(payload));
+        match outcome {
+            Ok(_) | Err(Error::Interrupted(_)) => {}
+            Err(error) => return Err(error),
+        }
+        if let Err(failure) = saved {
+            match self.state.note(S::STAGE, unwritten(&failure), monitor) {
+                Ok(()) | Err(Error::Interrupted(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(stopped)
+    }
+
+    fn steps(&mut self, monitor: &mut dyn Monitor) -> Result<Stopped> {
+        let mut written = self.state.budget.seconds();
+        while self.state.ledger.step < self.state.budget.steps {
+            let rate = self.one(monitor)?;
+            let step = self.state.ledger.step;
+            if self.state.ledger.consecutive >= SKIPPED_LIMIT {
+                let reason = self.reason.take().map_or(String::new(), |reason| format!(" ({reason})"));
+                let why = format!("{SKIPPED_LIMIT} steps in a row had no finite gradient{reason}");
+                if let Some(stopped) = self.restart(&why, monitor)? {
+                    return Ok(stopped);
+                }
+            }
+            let exhausted = self.state.budget.exhausted();
+            let last = step == self.state.budget.steps || exhausted;
+            if self.step.due(&self.state, last) {
+                if let Some(stopped) = self.look(rate, monitor)? {
+                    return Ok(stopped);
+                }
+            }
+            monitor.tick()?;
+            if step == self.state.budget.steps {
+                break;
+            }
+            if exhausted {
+                return Ok(Stopped::Budget);
+            }
+            let since = self.state.budget.seconds() - written;
+            if self.checkpoint.is_some_and(|plan| plan.due(step, since)) {
+                self.settle()?;
+                // A file that is read later tells of a run that was cut.
+                if let Err(failure) = self.save(Stopped::Interrupted) {
+                    // Training is worth more than its files. Once is enough, until the end.
+                    if !self.state.ledger.notes.iter().any(|note| note.text.starts_with(UNWRITTEN)) {
+                        self.state.note(S::STAGE, unwritten(&failure), monitor)?;
+                    }
+                }
+                written = self.state.budget.seconds();
+            }
+        }
+        Ok(Stopped::Completed)
+    }
+
+    /// One step, and its learning rate.
+    fn one(&mut self, monitor: &mut dyn Monitor) -> Result<f64> {
+        let rate = self.state.rate();
+        let attempt = match self.step.gradient(&mut self.state, monitor) {
+            Ok(gradient) => Some(gradient),
+            // A loss that is not finite, found early.
+            Err(Error::Divergence(reason) | Error::NotFiniteAnswer(reason)) => {
+                self.reason = Some(reason);
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        self.state.ledger.step += 1;
+        self.step.stepped(attempt.as_ref().map_or(&[], |gradient| &gradient.losses))?;
+        match attempt {
+            None => {
+                self.settle()?;
+                self.count(false);
+            }
+            Some(Gradient { mut flat, losses }) => {
+                let mut probe = clip_norm(&mut flat, self.clip_norm)?;
+                for loss in &losses {
+                    probe += loss * 0.0;
+                }
+                match self.masked {
+                    true => self.apply_masked(&flat, probe, rate)?,
+                    false => {
+                        let finite = probe.double_value(&[]).is_finite();
+                        if finite {
+                            self.apply(&flat, rate, None)?;
+                        }
+                        self.count(finite);
+                    }
+                }
+            }
+        }
+        if self.state.ledger.step % KEEP_EVERY == 0 {
+            self.settle()?;
+            self.keep()?;
+        }
+        Ok(rate)
+    }
+
+    fn apply(&mut self, gradient: &Tensor, rate: f64, mask: Option<&Tensor>) -> Result<()> {
+        let parameters = self.state.parameters;
+        self.state.optimiser.step_masked(parameters, gradient, rate, mask)?;
+        match &mut self.state.average {
+            Some(average) => average.update_masked(parameters, mask),
+            None => Ok(()),
+        }
+    }
+
+    /// A step that changes nothing where it is not finite, without the host's knowing.
+    fn apply_masked(&mut self, gradient: &Tensor, probe: Tensor, rate: f64) -> Result<()> {
+        let mask = probe.f_isfinite()?.f_to_kind(self.state.parameters.kind())?;
+        self.apply(gradient, rate, Some(&mask))?;
+        self.pending.push(probe);
+        Ok(())
+    }
+
+    /// Reads what is pending, so that all counts are true.
+    fn settle(&mut self) -> Result<()> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let pending = std::mem::take(&mut self.pending);
+        let probes = Tensor::f_stack(&pending, 0)?.to_device(Device::Cpu).to_kind(Kind::Double);
+        for probe in Vec::<f64>::try_from(&probes)? {
+            let finite = probe.is_finite();
+            if !finite {
+                // They were counted when they were applied.
+                self.state.optimiser.uncount();
+                if let Some(average) = &mut self.state.average {
+                    average.uncount();
+                }
+            }
+            self.count(finite);
+        }
+        Ok(())
+    }
+
+    /// Counts one step that was taken, or skipped because it was not finite.
+    fn count(&mut self, finite: bool) {
+        let ledger = &mut self.state.ledger;
+        if finite {
+            ledger.scale.succeeded();
+            ledger.consecutive = 0;
+        } else {
+            ledger.skipped_steps += 1;
+            // A smaller scale may help before anything else has to.
+            if !ledger.scale.overflowed() {
+                ledger.consecutive += 1;
+            }
+        }
+        if let Some(good) = &mut self.good {
+            good.proven.get_or_insert(finite);
+        }
+    }
+
+    /// Makes the present state the candidate for what a training without a metric goes back to.
+    fn keep(&mut self) -> Result<()> {
+        self.promote()?;
+        let current = self.state.current()?;
+        let Some(good) = &mut self.good else { return Ok(()) };
+        good.candidate.f_copy_(&current)?;
+        (good.step, good.proven) = (self.state.ledger.step, None);
+        Ok(())
+    }
+
+    /// Makes the candidate the best state, where it has proven to be good.
+    fn promote(&mut self) -> Result<()> {
+        let Some(good) = self.good.as_ref().filter(|good| good.proven == Some(true)) else { return Ok(()) };
+        self.state.best.f_copy_(&good.candidate)?;
+        self.state.ledger.best_step = good.step;
+        Ok(())
+    }
+
+    /// Looks, keeps the best state and reports; answers where training should stop.
+    fn look(&mut self, rate: f64, monitor: &mut dyn Monitor) -> Result<Option<Stopped>> {
+        let Look { metric, name, values } = self.step.look(&self.state, rate)?;
+        let total = self.step.total(&self.state);
+        let progress = Progress { values, ..self.state.progress(S::STAGE, total) };
+        let stopped = match metric {
+            Some(metric) => self.judge(metric, &name, monitor)?,
+            None => None,
+        };
+        monitor.report(&progress)?;
+        Ok(stopped)
+    }
+
+    /// Keeps a better state, and goes back to the best one from one that blew up.
+    fn judge(&mut self, metric: f64, name: &str, monitor: &mut dyn Monitor) -> Result<Option<Stopped>> {
+        let best = self.state.ledger.best;
+        let improved = metric.is_finite() && best.is_none_or(|best| metric < best);
+        let diverged = !metric.is_finite() || best.is_some_and(|best| metric > BLOW_UP * best.max(1e-9));
+        if improved {
+            self.state.best = self.state.current()?.copy();
+            let ledger = &mut self.state.ledger;
+            (ledger.best, ledger.best_step, ledger.stale) = (Some(metric), ledger.step, 0);
+        } else {
+            self.state.ledger.stale += 1;
+        }
+        self.state.ledger.schedule.evaluated(improved);
+        if diverged {
+            return self.restart(&format!("the held-out {name} was {metric:.3e}"), monitor);
+        }
+        let patience = self.patience.is_some_and(|limit| self.state.ledger.stale >= limit);
+        Ok(patience.then_some(Stopped::Patience))
+    }
+
+    /// Goes back to the best state at half the learning rate; answers where that was done often enough.
+    fn restart(&mut self, why: &str, monitor: &mut dyn Monitor) -> Result<Option<Stopped>> {
+        self.settle()?;
+        self.promote()?;
+        let (best, allowed) = (self.state.ledger.best_step, self.max_restarts);
+        let exhausted = self.state.ledger.restarts >= allowed;
+        let text = match exhausted {
+            true => format!("{why}: stopped after {allowed} restarts, step {best} is kept"),
+            false => format!("{why}: back to step {best}, with half the learning rate"),
+        };
+        let mut flat = self.state.parameters.flat()?;
+        tch::no_grad(|| flat.f_copy_(&self.state.best))?;
+        if let Some(average) = &mut self.state.average {
+            average.restore(&self.state.best, 0)?;
+        }
+        if let Some(good) = &mut self.good {
+            good.candidate.f_copy_(&self.state.best)?;
+            (good.step, good.proven) = (best, None);
+        }
+        self.state.optimiser.reset();
+        let ledger = &mut self.state.ledger;
+        ledger.consecutive = 0;
+        if !exhausted {
+            ledger.restarts += 1;
+            ledger.schedule.halve();
+        }
+        self.state.note(S::STAGE, text, monitor)?;
+        Ok(exhausted.then_some(Stopped::Diverged))
+    }
+
+    fn save(&mut self, stopped: Stopped) -> Result<()> {
+        match self.checkpoint {
+            Some(plan) => self.step.save(&self.state, plan, stopped),
+            None => Ok(()),
+        }
+    }
+}
+
+const UNWRITTEN: &str = "the checkpoint could not be written";
+
+fn unwritten(failure: &Error) -> String {
+    format!("{UNWRITTEN}: {failure}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::LazyLock;
+
+    use super::*;
+    use crate::monitor::Silent;
+    use crate::training::{Optimizer, ScheduleKind};
+
+    /// Descends |x - 3|², with steps that go wrong as they are told.
+    struct Toy<'a> {
+        parameters: &'a Parameters,
+        /// What the step of this number does.
+        wrong: fn(u64) -> Wrong,
+        unwritable: bool,
+        saved: Vec<(u64, Stopped)>,
+    }
+
+    #[derive(PartialEq)]
+    enum Wrong {
+        No,
+        NotFinite,
+        Divergence,
+        Failure,
+        Panic,
+    }
+
+    impl Step for Toy<'_> {
+        const STAGE: &'static str = "teacher";
+        const MEASURED: bool = false;
+
+        fn gradient(&mut self, state: &mut State<'_>, _: &mut dyn Monitor) -> Result<Gradient> {
+            let gap = self.parameters.flat()? - 3.0;
+            let factor = match (self.wrong)(state.ledger.step) {
+                Wrong::No => 1.0,
+                Wrong::NotFinite => f64::NAN,
+                Wrong::Divergence => return Err(Error::Divergence("too far".into())),
+                Wrong::Failure => return Err(Error::NotFitted("a failure".into())),
+                Wrong::Panic => panic!("a bug"),
+            };
+            Ok(Gradient { flat: &gap * factor, losses: vec![gap.square().sum(Kind::Double) * factor] })
+        }
+
+        fn due(&self, _: &State<'_>, _: bool) -> bool {
+            false
+        }
+
+        fn look(&mut self, _: &State<'_>, _: f64) -> Result<Look> {
+            Ok(Look::default())
+        }
+
+        fn save(&mut self, state: &State<'_>, _: &Checkpointing, stopped: Stopped) -> Result<()> {
+            self.saved.push((state.ledger.step, stopped));
+            match self.unwritable {
+                true => Err(Error::Internal(anyhow::anyhow!("no space"))),
+                false => Ok(()),
+            }
+        }
+    }
+
+    fn parameters() -> Parameters {
+        let mut parameters = Parameters::new(Kind::Double, Device::Cpu);
+        let _ = parameters.add("x", Tensor::from_slice(&[0.5, -2.0, 7.0]));
+        parameters.pack();
+        parameters
+    }
+
+    static EVERY_25: LazyLock<Checkpointing> =
+        LazyLock::new(|| Checkpointing { every_steps: Some(25), ..Checkpointing::default() });
+
+    fn toy<'a>(
+        parameters: &'a Parameters,
+        steps: u64,
+        wrong: fn(u64) -> Wrong,
+        plan: &'a Checkpointing,
+    ) -> Loop<'a, Toy<'a>> {
+        let toy = Toy { parameters, wrong, unwritable: false, saved: Vec::new() };
+        let optimiser = Adam::new(parameters, Optimizer::AdamW, 1e-3).unwrap();
+        let multipliers = parameters.multipliers(|_| 0.5).unwrap();
+        let state = State {
+            parameters,
+            optimiser: optimiser.with_multipliers(Some(multipliers)),
+            average: Some(Average::new(parameters, 0.9).unwrap()),
+            best: parameters.flat().unwrap().copy(),
+            ledger: Ledger::new(Schedule::new(ScheduleKind::Constant, 0.05, 0)),
+            budget: Budget::new(steps, None),
+        };
+        Loop::new(toy, state, &TrainingOptions::default(), Some(plan)).unwrap()
+    }
+
+    /// Weights, average and both moments.
+    fn tensors(state: &State<'_>) -> Tensor {
+        let (first, second, _) = state.optimiser.state();
+        let average = state.current().unwrap();
+        Tensor::cat(&[&state.parameters.flat().unwrap(), &average, first, second], 0)
+    }
+
+    fn gap(a: &Tensor, b: &Tensor) -> f64 {
+        (a - b).abs().max().double_value(&[])
+    }
+
+    #[test]
+    fn a_step_that_is_not_finite_changes_nothing_whether_it_is_read_or_masked() {
+        let own = parameters();
+        let mut whole = toy(&own, 59, |_| Wrong::No, &EVERY_25);
+        assert_eq!(whole.train(&mut Silent).unwrap(), Stopped::Completed);
+        for wrong in
+            [(|step| if step == 20 { Wrong::NotFinite } else { Wrong::No }) as fn(u64) -> Wrong, |step| {
+                if step == 20 {
+                    Wrong::Divergence
+                } else {
+                    Wrong::No
+                }
+            }]
+        {
+            for masked in [false, true] {
+                let own = parameters();
+                let mut run = toy(&own, 60, wrong, &EVERY_25);
+                run.masked = masked;
+                assert_eq!(run.train(&mut Silent).unwrap(), Stopped::Completed);
+                let ledger = run.state.closed_ledger();
+                assert_eq!((ledger.step, ledger.skipped_steps, ledger.restarts), (60, 1, 0));
+                assert_eq!((ledger.optimiser_steps, ledger.average_updates), (59, 59));
+                // Masked, the count behind the corrections is off by one until it is read.
+                let limit = if masked { 1e-2 } else { 0.0 };
+                assert!(gap(&tensors(&run.state), &tensors(&whole.state)) <= limit, "masked: {masked}");
+                assert_eq!(run.step.saved, [25, 50, 60].map(|step| (step, ending(step))));
+            }
+        }
+        // Without such a step, a mask is no difference.
+        let own = parameters();
+        let mut masked = toy(&own, 59, |_| Wrong::No, &EVERY_25);
+        masked.masked = true;
+        masked.train(&mut Silent).unwrap();
+        assert!(gap(&tensors(&masked.state), &tensors(&whole.state)) < 1e-12);
+    }
+
+    fn ending(step: u64) -> Stopped {
+        if step == 60 {
+            Stopped::Completed
+        } else {
+            Stopped::Interrupted
+        }
+    }
+
+    #[test]
+    fn ten_steps_in_a_row_go_back_to_the_last_good_state_at_half_the_rate() {
+        let own = parameters();
+        let mut before = toy(&own, 50, |_| Wrong::No, &EVERY_25);
+        before.train(&mut Silent).unwrap();
+        let good = before.state.current().unwrap().copy();
+        let own = parameters();
+        let mut run = toy(
+            &own,
+            72,
+            |step| if (62..72).contains(&step) { Wrong::Divergence } else { Wrong::No },
+            &EVERY_25,
+        );
+        assert_eq!(run.train(&mut Silent).unwrap(), Stopped::Completed);
+        let ledger = &run.state.ledger;
+        assert_eq!((ledger.skipped_steps, ledger.restarts, ledger.best_step), (10, 1, 50));
+        assert_eq!(ledger.schedule.factor, 0.5);
+        let Note { step, text } = &ledger.notes[0];
+        assert_eq!(*step, 72);
+        assert!(text.contains("too far") && text.contains("back to step 50"), "{text}");
+        assert!(run.state.parameters.flat().unwrap().equal(&good));
+        assert!(run.state.current().unwrap().equal(&good));
+    }
+
+    #[test]
+    fn a_training_that_stays_wrong_diverges_with_the_weights_it_had() {
+        for masked in [false, true] {
+            let own = parameters();
+            let mut run = toy(&own, 1000, |_| Wrong::NotFinite, &EVERY_25);
+            run.masked = masked;
+            assert_eq!(run.train(&mut Silent).unwrap(), Stopped::Diverged);
+            assert_eq!((run.state.ledger.restarts, run.state.ledger.notes.len()), (3, 4));
+            assert!(own.flat().unwrap().equal(&parameters().flat().unwrap()));
+            assert_eq!(run.step.saved.last().unwrap().1, Stopped::Diverged);
+        }
+    }
+
+    #[test]
+    fn whatever_ends_training_is_saved_first() {
+        for unwritable in [false, true] {
+            let own = parameters();
+            let mut run = toy(&own, 30, |step| if step == 7 { Wrong::Failure } else { Wrong::No }, &EVERY_25);
+            run.step.unwritable = unwritable;
+            let error = run.train(&mut Silent).err().unwrap();
+            assert!(matches!(error, Error::NotFitted(_)), "{error}");
+            assert_eq!(run.step.saved, [(7, Stopped::Interrupted)]);
+        }
+        let own = parameters();
+        let mut run = toy(&own, 30, |step| if step == 7 { Wrong::Panic } else { Wrong::No }, &EVERY_25);
+        panic::set_hook(Box::new(|_| {}));
+        let panicked = panic::catch_unwind(AssertUnwindSafe(|| run.train(&mut Silent)));
+        let _ = panic::take_hook();
+        assert!(panicked.is_err());
+        assert_eq!(run.step.saved, [(7, Stopped::Interrupted)]);
+    }
+
+    #[test]
+    fn files_that_cannot_be_written_end_nothing() {
+        let own = parameters();
+        let mut run = toy(&own, 60, |_| Wrong::No, &EVERY_25);
+        run.step.unwritable = true;
+        assert_eq!(run.train(&mut Silent).unwrap(), Stopped::Completed);
+        // Once while training, and at the end.
+        let steps: Vec<u64> = run.state.ledger.notes.iter().map(|note| note.step).collect();
+        assert_eq!(steps, [25, 60]);
+        assert!(run.state.ledger.notes.iter().all(|note| note.text.contains("no space")));
+    }
+}
