@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from os import PathLike, fspath
@@ -13,6 +12,7 @@ import numpy as np
 
 from .. import _core
 from .._arrays import Array, as_condition
+from .._ending import tell_ending
 from .._parameters import Parameters
 from ..exceptions import ArgumentError, CheckpointError, NotFittedError
 from ..progress import ProgressFunction
@@ -41,8 +41,9 @@ class Baseline(Parameters, ABC):
         Shape of one sample.
     history_ : dict
         ``steps``, ``seconds`` (of the whole fit), ``trajectory_seconds``, ``trajectories``,
-        ``teacher_evaluations``, ``stopped`` (``"completed"``, ``"interrupted"`` or ``"budget"``) and
-        ``loss``, a list of ``[step, loss]``.
+        ``teacher_evaluations``, ``stopped`` (``"completed"``, ``"interrupted"``, ``"budget"`` or
+        ``"diverged"``) and ``loss``, a list of ``[step, loss]``; where there was training also
+        ``skipped_steps``, ``restarts`` and ``notes``.
     """
 
     has_path: ClassVar[bool] = False
@@ -97,7 +98,7 @@ class Baseline(Parameters, ABC):
         TeacherError
             When the teacher's velocity fails or is not finite.
         DivergenceError
-            When the loss stops being finite.
+            When the loss kept blowing up after ``max_restarts`` restarts. The last good student is kept.
         CheckpointError
             When ``trajectory_file`` is damaged, or was made by another teacher or for other options.
         ArgumentError, ShapeError
@@ -111,12 +112,7 @@ class Baseline(Parameters, ABC):
             refresh=refresh,
             progress=progress,
         )
-        if self.history_["stopped"] == "interrupted":
-            warnings.warn(
-                f"interrupted after {self.history_['steps']} steps; the student so far is kept",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+        tell_ending(self.history_, "the student so far")
         return self
 
     @abstractmethod

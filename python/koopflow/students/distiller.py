@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable, Mapping
 from os import PathLike, fspath
 from typing import Any, ClassVar
 
 from .. import _core
 from .._arrays import Array, as_batch, as_condition, checked_count
-from ..exceptions import DivergenceError
+from .._ending import tell_ending
 from ..metrics.features import feature_distance
 from ..options import Architecture, Objective, Options, Training, Trajectories, UNet, to_json
 from ..progress import ProgressFunction, ProgressMeter
@@ -291,16 +290,7 @@ class KoopmanDistiller(FittedStudent):
             )
         self._adopt(student, facts)
         self._teacher = teacher
-        if self.history_.get("stopped") == "interrupted":
-            warnings.warn(
-                f"interrupted after {self.history_.get('steps')} steps; the best student so far is kept",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        if self.history_.get("stopped") == "diverged":
-            raise DivergenceError(
-                f"training diverged: {self.history_['notes'][-1]['text']} (try a smaller learning_rate)"
-            )
+        tell_ending(self.history_, "the best student so far")
         return self
 
     def use_weights(self, weights: str) -> KoopmanDistiller:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,6 +12,7 @@ from sklearn.base import clone
 
 from .. import _core
 from .._arrays import Array, as_batch, as_condition, to_numpy
+from .._ending import tell_ending
 from .._parameters import Parameters
 from ..exceptions import ArgumentError, NotFittedError, ShapeError
 from ..options import Options, Training, UNet, to_json, unet_of
@@ -197,7 +197,8 @@ class FlowTeacher(AttachedTeachers, Parameters):
             When an option is out of its range, or ``flip`` was asked for and samples are no images or pairs
             are given.
         DivergenceError
-            When the loss stops being finite.
+            When the loss kept blowing up after ``max_restarts`` restarts. The last good teacher is kept, and
+            this object is fitted with it.
         CheckpointError
             When ``resume`` is no file of a training.
         ArgumentError
@@ -227,12 +228,7 @@ class FlowTeacher(AttachedTeachers, Parameters):
             )
         self._field, self._history = field, json.loads(history)
         self._training, self._training_noise = (data, condition), noise
-        if self._history.get("stopped") == "interrupted":
-            warnings.warn(
-                f"interrupted after {self._history.get('steps')} steps; the teacher so far is kept",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+        tell_ending(self._history, "the teacher so far")
         return self
 
     @classmethod
@@ -481,8 +477,9 @@ class FlowTeacher(AttachedTeachers, Parameters):
 
     @property
     def history_(self) -> dict[str, Any]:
-        """Training: ``steps``, ``seconds``, ``stopped``, ``loss``, a list of ``[step, loss]``, and
-        ``config``, the options with every None resolved.
+        """Training: ``steps``, ``seconds``, ``stopped``, ``loss``, a list of ``[step, loss]``,
+        ``skipped_steps``, whose loss or gradient was not finite, ``restarts`` after a divergence, ``notes``
+        (a list of ``step`` and ``text``) and ``config``, the options with every None resolved.
 
         Empty for a teacher that was not trained here.
         """

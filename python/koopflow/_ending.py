@@ -1,0 +1,34 @@
+"""How a fit ended, said to the user in one way by teachers, students and baselines."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from .exceptions import DivergenceError
+
+
+def tell_ending(history: Mapping[str, Any], kept: str) -> None:
+    """Warn of a fit that was cut or whose checkpoint is missing; call last, when ``kept`` is in place.
+
+    Parameters
+    ----------
+    history : mapping
+        History of the fit: ``steps``, ``stopped`` and perhaps ``notes``.
+    kept : str
+        What the estimator holds now, as in "the teacher so far".
+
+    Raises
+    ------
+    DivergenceError
+        When the fit diverged after all of its restarts.
+    """
+    steps, notes = history.get("steps"), history.get("notes") or []
+    last: Mapping[str, Any] = notes[-1] if notes else {"step": None, "text": ""}
+    if last["step"] == steps and last["text"].startswith("the checkpoint could not be written"):
+        warnings.warn(last["text"], RuntimeWarning, stacklevel=3)
+    if history.get("stopped") == "interrupted":
+        warnings.warn(f"interrupted after {steps} steps; {kept} is kept", RuntimeWarning, stacklevel=3)
+    if history.get("stopped") == "diverged":
+        raise DivergenceError(f"training diverged: {last['text']} (try a smaller learning_rate)")
