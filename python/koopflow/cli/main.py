@@ -6,7 +6,6 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 from .._versions import show_versions
@@ -19,6 +18,7 @@ from ..exceptions import (
     NonFiniteError,
     ShapeError,
 )
+from ..options import nearest
 from .options import Command, Settings, Stopped, UsageError
 
 # Exit codes besides 0.
@@ -70,9 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(HELP, end="")
         return 0
     if name not in COMMANDS:
-        near = get_close_matches(name, COMMANDS, n=1)
-        hint = f", the nearest is {near[0]!r}" if near else ""
-        said = f"expected a command, got {name!r}{hint}" if name else "expected a command"
+        said = f"no command {name!r}{nearest(name, COMMANDS)}" if name else "expected a command"
         return _fail(f"koopflow: error: {said} (see koopflow --help)", USAGE_ERROR)
     try:
         return _run(name, rest)

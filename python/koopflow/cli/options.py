@@ -10,7 +10,6 @@ import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from difflib import get_close_matches
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 import tomli_w
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from ..options import Options
+from ..options import Options, nearest
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -167,6 +166,8 @@ class Command:
         self.tables.setdefault(table, {})[name] = full
         if kind is bool:
             self._switches.add(full)
+        if positional:
+            self._parser.usage = f"koopflow {self.name} {name.upper()} [options]"
 
     def add_signature(self, table: str, function: Any, *, skip: Collection[str] = ()) -> None:
         """Add the keywords of a function or class that the table lacks, with their docstring's words."""
@@ -251,7 +252,7 @@ class Command:
         found: dict[str, Any] = {}
         for table, values in content.items():
             if table not in TABLES:
-                raise UsageError(f"{path}: no such table as {table!r}{_nearest(table, TABLES)}")
+                raise UsageError(f"{path}: no table {table!r}{nearest(table, TABLES)}")
             if not isinstance(values, dict):
                 raise UsageError(f"{path}: {table}: expected a table, got {values!r}")
             for key, value in values.items() if table in self.tables else ():
@@ -270,13 +271,9 @@ class Command:
 
     def _full(self, name: str, where: str) -> str:
         """The full name of an option. Raises ``UsageError`` with the name that was meant."""
-        keys = {
-            name: full
-            for table, keys in self.tables.items()
-            if table != "data"
-            for name, full in keys.items()
-        }
-        keys |= SHORT if "data" in self.tables else {}
+        keys = dict(SHORT) if "data" in self.tables else {}
+        for table, of_table in self.tables.items():
+            keys |= of_table if table != "data" else {}
         head, dot, rest = name.partition(".")
         if dot and head in self.tables:
             keys = self.tables[head]
@@ -285,8 +282,8 @@ class Command:
             return keys[head] + dot + rest
         known = [*self._nested, *(full for keys in self.tables.values() for full in keys.values())]
         moved = [full for full in known if full.endswith(f".{head}") or full == RENAMED.get(head)]
-        hint = f": it is {moved[0]!r}" if moved else _nearest(head, [*keys, *known])
-        raise UsageError(f"{where}: no such option as {head!r}{hint} (koopflow {self.name} --help lists all)")
+        hint = f": it is {moved[0]!r}" if moved else nearest(head, [*keys, *known])
+        raise UsageError(f"{where}: no option {head!r}{hint} (koopflow {self.name} --help lists all)")
 
 
 def plain(value: Any) -> Any:
@@ -323,7 +320,7 @@ def _one_line(message: str, nested: Collection[str] = ()) -> str:
     key = ".".join(re.findall(r'Parser key "([^"]+)"', message))
     unknown = re.search(r"Option '(\w+)' is not accepted", message)
     if unknown is not None:
-        return f"--{key}: no such option as {unknown[1]!r}{_nearest(f'{key}.{unknown[1]}', nested)}"
+        return f"--{key}: no option {unknown[1]!r}{nearest(f'{key}.{unknown[1]}', nested)}"
     got = re.search(r"(?:Got|Given) value: (.*)", message)
     if not key or got is None:
         return " ".join(message.split())
@@ -332,11 +329,6 @@ def _one_line(message: str, nested: Collection[str] = ()) -> str:
         kinds = ["a table", *(kind for kind in kinds if "import path" not in kind)]
     kinds = sorted(dict.fromkeys(NONE if kind == "NoneType" else kind for kind in kinds), key=NONE.__eq__)
     return f"--{key}: expected {' or '.join(kinds)}, got {got[1]}"
-
-
-def _nearest(name: str, names: Collection[str]) -> str:
-    near = get_close_matches(name, sorted(names), n=1, cutoff=0.5)
-    return f", the nearest is {near[0]!r}" if near else ""
 
 
 def _null(text: str) -> str:

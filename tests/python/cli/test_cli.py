@@ -61,9 +61,9 @@ def test_help_has_the_words_of_docstrings(capsys):
     ("arguments", "words"),
     [
         ([], "expected a command (see koopflow --help)"),
-        (["dance"], "got 'dance' (see koopflow --help)"),
-        (["distil"], "the nearest is 'distill'"),
-        (["demo", "--fast"], "--fast: no such option"),
+        (["dance"], "no command 'dance' (see koopflow --help)"),
+        (["distil"], "did you mean 'distill'?"),
+        (["demo", "--fast"], "--fast: no option"),
         (["demo", "--seed", "-1"], "--seed: expected a non-negative integer, got -1"),
         (["demo", "--seed", "x"], "--seed: expected int, got x"),
         (["versions", "now"], "unrecognized arguments: now"),
