@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
 from safetensors.torch import load_file
+from sklearn.base import clone
 from torch.func import jvp
 
 from koopflow import FlowTeacher, KoopmanDistiller, Trajectories
-from koopflow.baselines import KDM, MeanVelocity, OdeSolver, PlainNetwork, StraightLine
+from koopflow.baselines import KDM, ConsistencyFlow, MeanVelocity, OdeSolver, PlainNetwork, StraightLine
 from koopflow.exceptions import ArgumentError, DivergenceError, NotFittedError, ShapeError
 
 from ..conftest import COV, MEAN
@@ -424,6 +427,33 @@ def test_wrong_options_are_named(gaussian, method, options):
     nested = isinstance(value, dict) and name != "weights"
     with pytest.raises(ValueError, match=next(iter(value)) if nested else name):
         method(**tiny).fit(gaussian, progress=False)
+
+
+@pytest.mark.parametrize("method", [*TRAINED, ConsistencyFlow, OdeSolver, StraightLine])
+def test_parameters_are_scikit_learns(method):
+    params = method().get_params(deep=False)
+    assert set(inspect.signature(method).parameters) == set(params)
+    assert clone(method(**params)).get_params() == method().get_params()
+    with pytest.raises(ArgumentError, match="has no parameter 'colour'"):
+        method().set_params(colour="red")
+
+
+def test_options_are_set_by_double_underscore(gaussian):
+    network = PlainNetwork(**TINY).set_params(training__clip_norm=0, trajectories__path_steps=8)
+    assert network.get_params()["trajectories__count"] == 64
+    config = network.fit(gaussian, progress=False).config_
+    assert (config["clip_norm"], config["path_steps"], config["trajectories"]) == (None, 8, 64)
+    with pytest.raises(TypeError, match=r"training=Training\(ema_decay=...\)"):
+        PlainNetwork(ema_decay=0.9)
+    with pytest.raises(TypeError, match="did you mean 'depth'"):
+        KDM(dept=1)
+
+
+def test_steps_are_those_that_a_method_has(fitted, gaussian):
+    assert fitted["PlainNetwork"].sample(x0=NOISE, steps=1).shape == NOISE.shape
+    for student in (fitted["PlainNetwork"], fitted["KDM"], OdeSolver().fit(gaussian)):
+        with pytest.raises(ArgumentError, match="^steps: "):
+            student.sample(x0=NOISE, steps=2)
 
 
 def test_wrong_arguments_are_named(fitted, gaussian):
