@@ -7,6 +7,7 @@ use super::{Scaling, TrainingData, Weights};
 use crate::data::{Points, Trajectories};
 use crate::error::{Error, Result};
 use crate::koopman::{Direction, Observables, Student};
+use crate::metrics::rms_length;
 use crate::velocity::VelocityField;
 
 /// What best-model keeping, plateaus and early stopping look at: all are errors, the smaller the better.
@@ -156,9 +157,9 @@ fn counted(asked: bool, error: f64) -> f64 {
     }
 }
 
+/// The RMS length of errors over the square root of a variance, given its inverse.
 fn rms(error: &Tensor, precision: f64) -> f64 {
-    let square = error.square().sum_dim_intlist(1, false, error.kind());
-    (square.mean(Kind::Double).double_value(&[]) * precision).sqrt()
+    rms_length(error) * precision.sqrt()
 }
 
 impl HeldOutPaths {

@@ -34,6 +34,12 @@ pub fn total_std(data: &Tensor) -> Result<f64> {
     Ok((centred.square().sum(Kind::Double).double_value(&[]) / rows.size()[0] as f64).sqrt())
 }
 
+/// RMS length of rows `[N, d]`, computed in float64; NaN where one of them is.
+pub fn rms_length(rows: &Tensor) -> f64 {
+    let squares = rows.to_kind(Kind::Double).square().sum_dim_intlist([1i64].as_slice(), false, Kind::Double);
+    mean_of_roots(&squares.unsqueeze(1))
+}
+
 /// Errors of paired samples: the root mean square of their distances, averaged over times, over a scale.
 #[derive(Debug)]
 pub struct Errors {
@@ -103,8 +109,7 @@ pub fn path_error(path: &Tensor, exact: &Tensor, scale: f64) -> Result<Errors> {
 /// # Errors
 /// As [`endpoint_error`].
 pub fn inversion_error(recovered: &Tensor, noise: &Tensor) -> Result<Errors> {
-    let squares = squared_lengths(&single(("noise", noise))?)?;
-    let norm = squares.mean(Kind::Double).double_value(&[]).sqrt();
+    let norm = rms_length(&single(("noise", noise))?);
     Errors::new(&[(recovered.shallow_clone(), noise.shallow_clone())], norm, ["recovered", "noise"])
 }
 

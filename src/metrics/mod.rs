@@ -13,8 +13,8 @@ use tch::{Device, Kind, Tensor};
 
 pub use energy::{energy_distance, energy_distance_watched};
 pub use errors::{
-    endpoint_error, inversion_error, path_error, round_trip_error, straightness, total_std, Errors,
-    Statistic, Straightness,
+    endpoint_error, inversion_error, path_error, rms_length, round_trip_error, straightness, total_std,
+    Errors, Statistic, Straightness,
 };
 pub use frechet::{frechet_distance, frechet_distance_watched};
 pub use mmd::{median_bandwidths, mmd, mmd_watched, MEDIAN_SAMPLES};
