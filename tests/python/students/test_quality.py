@@ -1,4 +1,4 @@
-"""What a student is for, on real flows: small budgets here, the full bars in experiments/benches/quality.py."""
+"""What a student is for, on real flows: small budgets here, all bars in experiments.benches.quality."""
 
 from __future__ import annotations
 
