@@ -65,9 +65,15 @@ def in_notebook() -> bool:
     return shell is not None and type(shell).__name__ == "ZMQInteractiveShell"
 
 
-def somebody_is_looking(stream: TextIO) -> bool:
+def somebody_is_looking(stream: TextIO | None) -> bool:
     """Whether a bar on ``stream`` would be seen by a person."""
-    return in_notebook() or stream.isatty()
+    if in_notebook():
+        return True
+    try:
+        return stream is not None and stream.isatty()
+    except (AttributeError, ValueError):
+        # A logger in the stream's place, or a stream that is closed.
+        return False
 
 
 class ProgressMeter:
@@ -119,7 +125,11 @@ class ProgressMeter:
         for listener in self._listeners:
             listener(event)
         if self._draws:
-            self._draw(event)
+            try:
+                self._draw(event)
+            except (OSError, ValueError):
+                # A terminal that went away is no reason to lose a training.
+                self._draws, self._bar = False, None
 
     def _draw(self, event: ProgressEvent) -> None:
         if event["stage"] != self._stage or self._bar is None:

@@ -78,6 +78,37 @@ def test_a_function_takes_the_place_of_the_bar_and_a_callback_joins_it():
     assert stream.getvalue() == ""
 
 
+class Logger:
+    """What services put in the place of standard error."""
+
+    def write(self, text):
+        return len(text)
+
+
+def closed():
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+@pytest.mark.parametrize("stream", [None, Logger(), closed()])
+def test_nothing_is_drawn_without_a_whole_standard_error(stream, monkeypatch):
+    monkeypatch.setattr("sys.stderr", stream)
+    with ProgressMeter(progress=True) as meter:
+        assert meter.monitor is None
+        meter(event(1))
+
+
+def test_a_terminal_that_goes_away_ends_the_bar_only():
+    stream, logged = Terminal(), []
+    with ProgressMeter(callback=logged.append, stream=stream) as meter:
+        meter(event(1))
+        stream.close()
+        meter(event(2))
+        meter(event(3))
+    assert logged == [event(1), event(2), event(3)]
+
+
 def test_ctrl_c_in_a_listener_is_left_to_the_core():
     def interrupt(_):
         raise KeyboardInterrupt
