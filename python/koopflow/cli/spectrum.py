@@ -61,7 +61,7 @@ def _run(settings: Settings) -> int:
         summary, lines = spectrum.summary(), level_rows(spectrum)
         facts: dict[str, Any] = {"eigenvalues": lines}
     else:
-        summary, lines = spectrum.summary(rows=rows), mode_rows(spectrum)
+        summary, lines = spectrum.summary(rows=rows), spectrum.records()
         facts = {
             "verdict": spectrum.verdict,
             "condition_number": spectrum.condition_number,
@@ -93,24 +93,6 @@ def level_rows(spectrum: LevelSpectrum) -> list[dict[str, Any]]:
         }
         for level in spectrum
         for place, value in enumerate(level.eigenvalues)
-    ]
-
-
-def mode_rows(spectrum: Spectrum) -> list[dict[str, Any]]:
-    """One row for each mode; what was not measured is None."""
-    residuals, spurious, energy = spectrum.residuals, spectrum.spurious, spectrum.energy
-    conditions = spectrum.condition_numbers
-    return [
-        {
-            "mode": int(spectrum.indices[place]),
-            "growth": float(value.real),
-            "frequency": float(value.imag),
-            "energy": float(energy[place]),
-            "residual": None if residuals is None else float(residuals[place]),
-            "spurious": None if spurious is None else bool(spurious[place]),
-            "condition_number": float(conditions[place]),
-        }
-        for place, value in enumerate(spectrum.eigenvalues)
     ]
 
 
