@@ -1,8 +1,9 @@
 """Pictures of samples, paths, images, training, spectra and what is done with them.
 
-Every function takes ``ax=None`` (or ``axes=None`` where it draws several panels), draws on a figure of its
-own when there is none, returns the axes, and shows nothing: ``ax.figure.savefig(...)`` or a notebook does.
-Outside notebooks no figure is registered with pyplot, so none has to be closed.
+Every function takes ``ax``, the matplotlib axes to draw on (``axes`` for several panels), and draws on a new
+figure without them; ``title`` is a text above the picture. Every function returns the axes and shows nothing:
+``ax.figure.savefig(...)`` or a notebook does. Outside notebooks no figure is registered with pyplot, so none
+has to be closed.
 """
 
 from ._canvas import COLOURS, new_figure

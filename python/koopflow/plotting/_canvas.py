@@ -65,8 +65,8 @@ def axes_or_new(ax: Axes | None, *, size: tuple[float, float] = (4.0, 4.0)) -> A
 def new_figure(size: tuple[float, float]) -> Figure:
     """An empty figure, ``size`` in inches.
 
-    In a notebook pyplot knows it, so that the cell shows it and lets it go; elsewhere nobody does, and none
-    has to be closed.
+    Registered with pyplot only in notebooks, whose cells show and close figures; elsewhere none has to be
+    closed.
     """
     options: dict[str, Any] = {
         "figsize": size,
@@ -105,32 +105,42 @@ def plain(ax: Axes) -> None:
     ax.tick_params(labelsize=8, color=DATA)
 
 
-def title_of(ax: Axes, title: str) -> None:
-    ax.set_title(title, loc="left", fontsize=10, color=INK)
+def title_of(ax: Axes, title: str | None) -> None:
+    if title:
+        ax.set_title(title, loc="left", fontsize=10, color=INK)
 
 
 def by_title(title: str) -> str:
     return next((colour for name, colour in COLOURS.items() if title.lower().startswith(name)), TEACHER)
 
 
+def note(ax: Axes, text: str, place: tuple[float, float], shift: tuple[float, float], **options: Any) -> None:
+    """Text ``shift`` points away from a place in the coordinates of the data, or of ``xycoords=``."""
+    options = {"color": DATA, "fontsize": 7, "textcoords": "offset points", **options}
+    ax.annotate(text, place, xytext=shift, **options)
+
+
 def caveat(ax: Axes, text: str | None) -> None:
-    """What must be said about a spectrum, above its picture and title; nothing for None."""
+    """A warning about a spectrum, above its picture and title; nothing for None."""
     if text:
-        ax.annotate(
-            text,
-            (0.0, 1.0),
-            xycoords="axes fraction",
-            xytext=(0, 20 if ax.get_title(loc="left") else 4),
-            textcoords="offset points",
-            ha="left",
-            va="bottom",
-            fontsize=7,
-            color=STUDENT,
-        )
+        above = 20 if ax.get_title(loc="left") else 4
+        note(ax, text, (0.0, 1.0), (0, above), xycoords="axes fraction", va="bottom", color=STUDENT)
+
+
+def finish(
+    ax: Axes, title: str | None, x: str | None = None, y: str | None = None, *, warning: str | None = None
+) -> Axes:
+    """Labels, title and the warning that a spectrum carries, on axes without a frame."""
+    ax.set_xlabel(x or "")
+    ax.set_ylabel(y or "")
+    plain(ax)
+    title_of(ax, title)
+    caveat(ax, warning)
+    return ax
 
 
 def colour_bar(ax: Axes, mappable: Any, label: str, **options: Any) -> Any:
-    """A slim bar beside the axes."""
+    """A slim colour bar to the right of the axes."""
     bar = ax.get_figure().colorbar(mappable, ax=ax, shrink=0.85, pad=0.02, **options)  # type: ignore[union-attr]
     bar.set_label(label, fontsize=8)
     bar.ax.tick_params(labelsize=7)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -13,18 +13,16 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from .._arrays import Array, as_batch, to_numpy
+from ..analysis import Signatures
 from ..exceptions import ArgumentError, ShapeError
-from ._canvas import DATA, SIGNED, axes_or_new, caveat, colour_bar, plain, title_of
-
-if TYPE_CHECKING:
-    from ..analysis.signatures import Signatures
-    from ..spectrum.spectrum import Spectrum
+from ..spectrum import Spectrum
+from ._canvas import DATA, SIGNED, axes_or_new, caveat, colour_bar, finish, note
 
 
 def signatures(
     signatures: Signatures, *, ax: Axes | None = None, count: int = 40, title: str | None = None
 ) -> Axes:
-    """Mean signatures by class, as a heat map beside a dendrogram of their distances.
+    """Mean signatures by class: a heat map, and a dendrogram of their distances on its left.
 
     Colour is the mean of ``|psi_k|`` less that of all classes, in deviations within classes. Classes are
     joined by average linkage; the modes shown are those in which classes differ most, in the order of time
@@ -33,17 +31,11 @@ def signatures(
     Parameters
     ----------
     signatures : Signatures
-        As :meth:`koopflow.spectrum.Spectrum.signatures` measures them.
-    ax : matplotlib axes, optional
-        Where to draw; the dendrogram takes a strip on its left.
+        Signatures that :func:`koopflow.analysis.measure_signatures` measured.
     count : int, default 40
-        Columns, a mode at a time each.
-    title : str, optional
-        Above the panel.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
+        Number of columns, each a mode at a time.
+    ax, title
+        As everywhere in :mod:`koopflow.plotting`.
     """
     standard = signatures.mean / signatures.pooled
     classes, times, modes = standard.shape
@@ -62,15 +54,8 @@ def signatures(
     side.set_axis_off()
     order = np.asarray(drawn["leaves"])
     top = max(float(np.abs(flat[:, shown]).max()), 1e-12)
-    image = ax.imshow(
-        flat[order][:, shown],
-        cmap=SIGNED,
-        vmin=-top,
-        vmax=top,
-        aspect="auto",
-        interpolation="nearest",
-        origin="lower",
-    )
+    shades: dict[str, Any] = {"cmap": SIGNED, "vmin": -top, "vmax": top, "interpolation": "nearest"}
+    image = ax.imshow(flat[order][:, shown], aspect="auto", origin="lower", **shades)
     ax.set_yticks(range(classes), [str(signatures.labels[place]) for place in order], fontsize=8)
     names = [f"{signatures.spectrum.indices[place % modes]}" for place in shown]
     ax.set_xticks(range(len(shown)), names, fontsize=6, rotation=90)
@@ -79,15 +64,8 @@ def signatures(
         ax.axvline(edge, color=DATA, linewidth=0.8)
     starts = [0.0, *edges]
     for start, time in zip(starts, np.unique(shown // modes), strict=True):
-        ax.annotate(
-            f"t = {signatures.times[time]:g}",
-            (start, classes - 0.5),
-            xytext=(2, 2),
-            textcoords="offset points",
-            fontsize=7,
-            color=DATA,
-            annotation_clip=False,
-        )
+        text = f"t = {signatures.times[time]:g}"
+        note(ax, text, (start, classes - 0.5), (2, 2), annotation_clip=False)
     ax.set_xlabel("mode", fontsize=8)
     colour_bar(ax, image, "|ψ| against all classes (deviations)")
     if title:
@@ -116,27 +94,21 @@ def embedding(
     Parameters
     ----------
     spectrum : Spectrum
-        Or a selection.
+        A spectrum or a selection of one.
     x : array, ``[N, *event]``
         Data.
     labels : array, ``[N]``
-        Their classes, also numbered where each has its median.
-    ax : matplotlib axes, optional
-        Where to draw.
+        Classes of the data, numbered at the median of each.
     at : float, default 0.0
-        The time on the way from noise to data whose eigenfunctions are taken.
+        Time on the way from noise to data whose eigenfunctions are taken.
     method : {"pca", "tsne"}, default "pca"
         Principal components, which keep distances, or t-SNE, which keeps neighbours.
     condition : array, optional
-        For a conditional student.
+        Labels ``[N]`` or vectors ``[N, dim]`` for a conditional student.
     seed : int, default 0
-        Of t-SNE.
-    title : str, optional
-        Above the panel.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
+        Random seed of t-SNE.
+    ax, title
+        As everywhere in :mod:`koopflow.plotting`.
     """
     given = np.asarray(to_numpy(labels))
     states = spectrum.states_at(as_batch(x), at, condition=condition)
@@ -150,9 +122,8 @@ def embedding(
         points = model.fit_transform(features)
         names = [f"principal component {c + 1} ({model.explained_variance_ratio_[c]:.0%})" for c in (0, 1)]
     elif method == "tsne":
-        points = TSNE(
-            2, random_state=seed, init="pca", perplexity=min(30.0, (len(features) - 1) / 3)
-        ).fit_transform(features)
+        perplexity = min(30.0, (len(features) - 1) / 3)
+        points = TSNE(2, random_state=seed, init="pca", perplexity=perplexity).fit_transform(features)
         names = ["t-SNE 1", "t-SNE 2"]
     else:
         raise ArgumentError(f"method: expected 'pca' or 'tsne', got {method!r}")
@@ -162,20 +133,8 @@ def embedding(
         own = points[given == value]
         colour = colormaps["viridis"](index / max(1, len(values) - 1))
         ax.scatter(own[:, 0], own[:, 1], s=10, color=colour, alpha=0.7, linewidths=0, label=str(value))
-        middle = np.median(own, axis=0)
-        # Numbers tell classes apart where colours do not.
-        ax.annotate(
-            str(value),
-            (float(middle[0]), float(middle[1])),
-            fontsize=9,
-            ha="center",
-            va="center",
-            bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": colour, "alpha": 0.85},
-        )
-    ax.set_xlabel(names[0], fontsize=8)
-    ax.set_ylabel(names[1], fontsize=8)
-    plain(ax)
-    if title:
-        title_of(ax, title)
-    caveat(ax, spectrum.caveat)
-    return ax
+        # Numbers distinguish classes whose colours are alike.
+        box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": colour, "alpha": 0.85}
+        x, y = np.median(own, axis=0).tolist()
+        ax.text(x, y, str(value), fontsize=9, ha="center", va="center", bbox=box)
+    return finish(ax, title, *names, warning=spectrum.caveat)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from .._arrays import Array, to_numpy
 from ..exceptions import ArgumentError, ShapeError
-from ._canvas import FAINT, GAP, INK, SIZES, axes_or_new, image_size, limits_of, square, title_of
+from ._canvas import FAINT, INK, SIZES, axes_or_new, image_size, limits_of, square, title_of
+from .images import show, tiled
 
 
 def edit_strip(
@@ -25,28 +26,22 @@ def edit_strip(
     label: str = "strength",
     title: str | None = None,
 ) -> Axes:
-    """Samples at several strengths of an edit: a row a sample, a column a strength; lines in the plane.
+    """Samples at several strengths of an edit: one row a sample, one column a strength; lines in the plane.
 
     Parameters
     ----------
     sweep : array, ``[S, B, *event]``
-        As :meth:`koopflow.directions.Directions.sweep` gives it.
-    ax : matplotlib axes, optional
-        Where to draw.
+        Samples by strength, as ``Directions.sweep`` of :mod:`koopflow.analysis` gives it.
     strengths : sequence of float, optional
-        S numbers for the axis.
+        Numbers for the axis, S of them.
     image_shape : (int, int), optional
-        Of one image; a square by default.
+        Size of one image; a square by default.
     limits : (float, float), default (-1, 1)
-        The values of black and white.
+        Values of black and white.
     label : str, default "strength"
-        Below the strip: what the columns are.
-    title : str, optional
-        Above the strip.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
+        Text below the strip: what the columns are.
+    ax, title
+        As everywhere in :mod:`koopflow.plotting`.
     """
     states = to_numpy(sweep).astype(np.float64)
     if states.ndim < 3 or states.size == 0:
@@ -69,21 +64,15 @@ def inversion_strip(
     limits: tuple[float, float] = (-1.0, 1.0),
     title: str | None = None,
 ) -> Axes:
-    """Data, the noise that the student finds behind them, the samples of that, and what is different.
+    """Data, the noise that the student finds for them, the samples of that noise, and the difference.
 
     Parameters
     ----------
     data, noise, again : array, ``[B, *event]``
         ``noise = student.invert(data)`` and ``again = student.sample(x0=noise)``. Noise is drawn at a third
         of its contrast, differences as they are.
-    ax : matplotlib axes, optional
-        Where to draw.
-    image_shape, limits, title
+    image_shape, limits, ax, title
         As in :func:`edit_strip`.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
     """
     parts = [to_numpy(part).astype(np.float64) for part in (data, noise, again)]
     if any(part.shape != parts[0].shape for part in parts) or parts[0].ndim < 2 or parts[0].size == 0:
@@ -111,22 +100,15 @@ def _strip(
     height, width = image_shape or image_size(rows[0])
     if height * width * count * columns != rows.size:
         raise ShapeError(f"expected images of {height} x {width} pixels, got an array {rows.shape}")
-    canvas = np.full((count * (height + 1) + 1, columns * (width + 1) + 1), np.nan)
-    for row in range(count):
-        for column in range(columns):
-            top, left = 1 + row * (height + 1), 1 + column * (width + 1)
-            canvas[top : top + height, left : left + width] = rows[row, column].reshape(height, width)
     ax = axes_or_new(ax, size=(0.62 * columns + 0.5, 0.62 * count + 0.7))
-    ink = colormaps["gray_r"].with_extremes(bad=GAP)
-    ax.imshow(canvas, cmap=ink, vmin=limits[0], vmax=limits[1], interpolation="nearest")
+    show(ax, tiled(rows.reshape(-1, height, width), columns), "gray_r", limits)
     ax.set_xticks([1 + (width + 1) * c + (width - 1) / 2 for c in range(columns)], names, fontsize=7)
     ax.set_yticks([])
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     if label:
         ax.set_xlabel(label, fontsize=8)
-    if title:
-        title_of(ax, title)
+    title_of(ax, title)
     return ax
 
 
@@ -135,15 +117,9 @@ def _trails(states: NDArray[Any], names: list[str], ax: Axes | None, title: str 
     ax = axes_or_new(ax, size=(5.0, 4.2))
     ax.plot(states[:, :, 0], states[:, :, 1], color=FAINT, linewidth=0.6, zorder=1)
     for index, (points, name) in enumerate(zip(states, names, strict=True)):
-        colour = colormaps_sizes(index / max(1, len(states) - 1))
+        colour = colormaps[SIZES](0.9 * index / max(1, len(states) - 1))
         ax.scatter(points[:, 0], points[:, 1], s=10, color=colour, edgecolors=INK, linewidths=0.2, label=name)
     square(ax, limits_of(states.reshape(-1, 2), central=1.0))
     ax.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    if title:
-        title_of(ax, title)
+    title_of(ax, title)
     return ax
-
-
-def colormaps_sizes(place: float) -> Any:
-    """A colour from dark (0) to light (1)."""
-    return colormaps[SIZES](0.9 * place)

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
-from matplotlib.image import imsave
+from matplotlib.image import AxesImage, imsave
 from numpy.typing import NDArray
 
 from .._arrays import Array, to_numpy
@@ -32,21 +32,15 @@ def image_grid(
     Parameters
     ----------
     images : array, ``[N, H, W]``, ``[N, 1, H, W]``, ``[N, 3, H, W]`` or ``[N, H * W]``
-        Values within ``limits``; what lies beyond is cut off.
-    ax : matplotlib axes, optional
-        Where to draw.
+        Images with values within ``limits``; what lies beyond is cut off.
     columns : int, optional
-        Images in a row; nearly square by default.
+        Number of images in a row; a nearly square grid by default.
     image_shape : (int, int), optional
-        Of one grey image; a square by default, where images are flat.
+        Size of one flat grey image; a square by default.
     limits : (float, float), default (-1, 1)
         The values of paper and ink; in colour, of no light and full light.
-    title : str, optional
-        Above the grid.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
+    ax, title
+        As everywhere in :mod:`koopflow.plotting`.
 
     Examples
     --------
@@ -61,35 +55,31 @@ def image_grid(
     low, high = limits
     if pixels.ndim == 4 and pixels.shape[1] == 3 and image_shape is None:
         light = (np.clip(pixels, low, high) - low) / (high - low)
-        canvas = _tiled(light.transpose(0, 2, 3, 1), columns, np.array(to_rgb(GAP)))
+        canvas = tiled(light.transpose(0, 2, 3, 1), columns, np.array(to_rgb(GAP)))
     else:
-        height, width = image_shape or (image_size(pixels))
+        height, width = image_shape or image_size(pixels)
         if height * width != pixels[0].size:
             raise ShapeError(f"images: expected {height} x {width} pixels each, got an array {pixels.shape}")
-        # The gaps are left to the colour of missing values.
-        grey = np.clip(pixels, low, high).reshape(n, height, width, 1)
-        canvas = _tiled(grey, columns, np.array([np.nan]))[..., 0]
-    across = columns or _columns(n)
+        canvas = tiled(np.clip(pixels, low, high).reshape(n, height, width), columns)
+    across = columns or nearly_square(n)
     ax = axes_or_new(ax, size=(0.45 * across + 0.3, 0.45 * -(-n // across) + 0.5))
-    ink = colormaps["gray_r"].with_extremes(bad=GAP)
-    ax.imshow(canvas, cmap=ink, vmin=low, vmax=high, interpolation="nearest")
+    show(ax, canvas, "gray_r", (low, high))
     ax.set_axis_off()
-    if title:
-        title_of(ax, title)
+    title_of(ax, title)
     return ax
 
 
 def save_image_grid(path: str | PathLike[str], images: Array, *, columns: int | None = None) -> None:
-    """Write images as one PNG file, a pixel for a pixel.
+    """Write images as one PNG file, one pixel of the file for each pixel.
 
     Parameters
     ----------
     path : path
-        Written over; its folder must exist.
+        File to write, replaced if it exists; its folder must exist.
     images : array, ``[N, 1, H, W]`` or ``[N, 3, H, W]``
-        In [-1, 1]: from black to white, or from no light to full light. What lies beyond is cut off.
+        Images in [-1, 1]: from black to white, or from no light to full light. What lies beyond is cut off.
     columns : int, optional
-        Images in a row; nearly square by default. One pixel lies between images and around them.
+        Number of images in a row; a nearly square grid by default. One pixel parts the images.
 
     Raises
     ------
@@ -108,21 +98,39 @@ def save_image_grid(path: str | PathLike[str], images: Array, *, columns: int | 
     if pixels.shape[3] not in (1, 3):
         raise ShapeError(f"images: expected 1 or 3 channels, got {pixels.shape[3]}")
     gap = np.rint(255.0 * np.array(to_rgb(GAP))).astype(np.uint8)
-    imsave(fspath(path), _tiled(np.broadcast_to(pixels, (*pixels.shape[:3], 3)), columns, gap), format="png")
+    colours = np.broadcast_to(pixels, (*pixels.shape[:3], 3))
+    imsave(fspath(path), tiled(colours, columns, gap), format="png")
 
 
-def _columns(count: int) -> int:
+def nearly_square(count: int) -> int:
+    """Columns of a grid of ``count`` images that has about as many rows."""
     return int(np.ceil(np.sqrt(count)))
 
 
-def _tiled(images: NDArray[Any], columns: int | None, gap: NDArray[Any]) -> NDArray[Any]:
-    """``[N, H, W, C]`` row by row, a pixel of ``gap`` between the images and around them."""
-    n, height, width, channels = images.shape
-    columns = columns or _columns(n)
+def corners(count: int, height: int, width: int, columns: int) -> list[tuple[int, int]]:
+    """Top and left pixel of each image on a canvas by :func:`tiled`."""
+    return [(1 + i // columns * (height + 1), 1 + i % columns * (width + 1)) for i in range(count)]
+
+
+def tiled(
+    images: NDArray[Any], columns: int | None = None, gap: NDArray[Any] | float = np.nan
+) -> NDArray[Any]:
+    """Images ``[N, H, W]`` or ``[N, H, W, C]`` row by row on one canvas.
+
+    A pixel of ``gap`` lies between the images and around them; NaN takes the colour of missing values.
+    """
+    n, height, width = images.shape[:3]
+    columns = columns or nearly_square(n)
     rows = -(-n // columns)
-    canvas = np.empty((rows * (height + 1) + 1, columns * (width + 1) + 1, channels), images.dtype)
+    shape = (rows * (height + 1) + 1, columns * (width + 1) + 1, *images.shape[3:])
+    canvas = np.empty(shape, images.dtype)
     canvas[:] = gap
-    for index, image in enumerate(images):
-        top, left = 1 + index // columns * (height + 1), 1 + index % columns * (width + 1)
+    for image, (top, left) in zip(images, corners(n, height, width, columns), strict=True):
         canvas[top : top + height, left : left + width] = image
     return canvas
+
+
+def show(ax: Axes, canvas: NDArray[Any], colours: str, limits: tuple[float, float]) -> AxesImage:
+    """A canvas by :func:`tiled`, pixel by pixel, with its gaps in the colour of gaps."""
+    shades = colormaps[colours].with_extremes(bad=GAP)
+    return ax.imshow(canvas, cmap=shades, vmin=limits[0], vmax=limits[1], interpolation="nearest")

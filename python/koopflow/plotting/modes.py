@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from .._arrays import Array
 from ..exceptions import ArgumentError, ShapeError
+from ..spectrum import Spectrum
 from ._canvas import (
     DATA,
     FAINT,
-    GAP,
     INK,
     SIGNED,
     STUDENT,
@@ -23,17 +23,15 @@ from ._canvas import (
     axes_or_new,
     caveat,
     colour_bar,
+    finish,
     image_size,
     is_image,
     panels_or_new,
-    plain,
     title_of,
 )
+from .images import corners, show, tiled
 
-if TYPE_CHECKING:
-    from ..spectrum.spectrum import Spectrum
-
-# Told apart also in grey and by colour-blind readers: Okabe and Ito's palette.
+# Okabe and Ito's palette, distinguishable in grey and for colour-blind readers.
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
 
 
@@ -57,21 +55,15 @@ def modes(
     Parameters
     ----------
     spectrum : Spectrum
-        Or a selection.
-    ax : matplotlib axes, optional
-        Where to draw.
+        A spectrum or a selection of one.
     count : int, default 16
-        How many, a pair counted once.
+        Number of modes, a pair counted once.
     columns : int, optional
-        Pictures in a row.
+        Number of pictures in a row.
     weights : bool, default False
         Draw the eigenfunctions' weights of x, columns of P, instead: these are not modes.
-    title : str, optional
-        Above the panel.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
+    ax, title
+        As everywhere in :mod:`koopflow.plotting`.
     """
     places = _leading(spectrum, count)
     drawn = (spectrum.weight_images if weights else spectrum.modes)[places]
@@ -90,8 +82,7 @@ def modes(
         colour_bar(ax, image, "mode, of its largest value")
         ax.set_yticks(range(len(places)), names, fontsize=7)
         ax.set_xlabel("coordinate of x")
-    if title:
-        title_of(ax, title)
+    title_of(ax, title)
     caveat(ax, spectrum.caveat)
     return ax
 
@@ -115,25 +106,21 @@ def eigenfunctions(
     Parameters
     ----------
     spectrum : Spectrum
-        Of a student of events ``(2,)``.
+        Spectrum of a student of events ``(2,)``.
     axes : sequence of matplotlib axes, optional
-        One for each time.
+        Axes, one for each time.
     mode : int, default 0
-        Place in the spectrum.
+        Place of the mode in the spectrum.
     times : sequence of float
-        In [0, 1].
+        Times in [0, 1].
     limits : (left, right, bottom, top)
-        Of the plane.
+        Sides of the plane that is drawn.
     resolution : int, default 96
-        Points on each side.
+        Number of points on each side.
     condition : array, optional
         One label or vector, ``[1]`` or ``[1, dim]``, for a conditional student.
     background : array, ``[T, B, 2]``, optional
         States at the same times, drawn as dots.
-
-    Returns
-    -------
-    array of matplotlib.axes.Axes
     """
     if spectrum.event_shape != (2,):
         raise ShapeError(f"spectrum: expected event shape (2,), got {spectrum.event_shape}")
@@ -146,15 +133,8 @@ def eigenfunctions(
     for index, (ax, t) in enumerate(zip(panels, times, strict=True)):
         psi = chosen.eigenfunctions(float(t), points, condition=given)[:, 0].reshape(resolution, resolution)
         size = max(float(np.quantile(np.abs(psi), 0.97)), 1e-12)
-        image = ax.imshow(
-            psi.real / size,
-            origin="lower",
-            extent=limits,
-            cmap=SIGNED,
-            vmin=-1,
-            vmax=1,
-            interpolation="bilinear",
-        )
+        shades: dict[str, Any] = {"cmap": SIGNED, "vmin": -1, "vmax": 1, "interpolation": "bilinear"}
+        image = ax.imshow(psi.real / size, origin="lower", extent=limits, **shades)
         ax.contour(across, up, np.abs(psi), levels=5, colors=INK, linewidths=0.4, alpha=0.6)
         if background is not None:
             cloud = np.asarray(background)[index]
@@ -183,19 +163,13 @@ def mode_energy(
     Parameters
     ----------
     spectrum : Spectrum
-        Or a selection.
-    ax : matplotlib axes, optional
-        Where to draw.
+        A spectrum or a selection of one.
     count : int, default 7
-        Curves of single modes, a pair as one; the others are one dashed curve.
+        Number of single curves, a pair as one; the other modes are one dashed curve.
     times : sequence of float, optional
-        40 times from 0.025 to 1 by default.
-    title : str, optional
-        Above the panel.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
+        Times of the curves; 40 from 0.025 to 1 by default.
+    ax, title
+        As everywhere in :mod:`koopflow.plotting`.
     """
     grid = np.linspace(0.025, 1.0, 40) if times is None else np.asarray(times, dtype=np.float64)
     energy = spectrum.energy_over_time(grid.tolist())
@@ -211,15 +185,10 @@ def mode_energy(
         label = f"{int((~shown).sum())} others"
         ax.plot(grid, rest, color=DATA, linewidth=1.2, linestyle="--", label=label)
     ax.set_yscale("log")
-    ax.set_xlabel("time, from noise (0) to data (1)")
-    ax.set_ylabel("energy moved (share of all at t = 1)")
     ax.legend(frameon=False, fontsize=7, title="mode: eigenvalue", title_fontsize=7)
     ax.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.6)
-    plain(ax)
-    if title:
-        title_of(ax, title)
-    caveat(ax, spectrum.caveat)
-    return ax
+    x, y = "time, from noise (0) to data (1)", "energy moved (share of all at t = 1)"
+    return finish(ax, title, x, y, warning=spectrum.caveat)
 
 
 def truncation(
@@ -236,45 +205,32 @@ def truncation(
     Parameters
     ----------
     spectrum : Spectrum
-        Or a selection.
+        A spectrum or a selection of one.
     x0 : array, ``[B, *event]``
         Noise.
-    ax : matplotlib axes, optional
-        Where to draw.
     counts, condition
         As in :meth:`koopflow.spectrum.Spectrum.truncation_curve`.
-    title : str, optional
-        Above the panel.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
+    ax, title
+        As everywhere in :mod:`koopflow.plotting`.
     """
     kept, errors = spectrum.truncation_curve(x0, counts=counts, condition=condition)
     ax = axes_or_new(ax, size=(5.0, 3.6))
     ax.plot(kept, errors, color=STUDENT, marker="o", markersize=3, linewidth=1.4)
     order = np.argsort(-spectrum.energy, kind="stable")
     left = 1.0 - np.cumsum(spectrum.energy[order]) / max(spectrum.energy.sum(), 1e-300)
-    ax.plot(
-        range(1, len(left) + 1),
-        np.sqrt(np.maximum(left, 0.0)),
-        color=TEACHER,
-        linewidth=1.0,
-        linestyle="--",
-        label="if contributions were orthogonal",
-    )
+    dashed: dict[str, Any] = {
+        "linewidth": 1.0,
+        "linestyle": "--",
+        "label": "if contributions were orthogonal",
+    }
+    ax.plot(range(1, len(left) + 1), np.sqrt(np.maximum(left, 0.0)), color=TEACHER, **dashed)
     ax.axhline(0.1, color=FAINT, linewidth=0.8, zorder=0)
     ax.set_ylim(0.0, None)
     ax.set_xscale("symlog", linthresh=1.0)
     ax.set_xlim(0.0, 1.1 * max(1, len(spectrum)))
-    ax.set_xlabel("modes, in the order of their energy")
-    ax.set_ylabel("RMS error (of what all modes move)")
     ax.legend(frameon=False, fontsize=7)
-    plain(ax)
-    if title:
-        title_of(ax, title)
-    caveat(ax, spectrum.caveat)
-    return ax
+    x, y = "modes, in the order of their energy", "RMS error (of what all modes move)"
+    return finish(ax, title, x, y, warning=spectrum.caveat)
 
 
 def _leading(spectrum: Spectrum, count: int) -> NDArray[np.int64]:
@@ -321,39 +277,28 @@ def _arrows(drawn: NDArray[np.complex128], names: list[str], ax: Axes | None, *,
     ax.set_xlim(-1.1 * reach / top, 1.1 * reach / top)
     ax.set_ylim(-1.1 * reach / top, 1.1 * reach / top)
     ax.set_aspect("equal")
-    ax.set_xlabel("x₁, weight (of the largest)" if weights else "x₁, moved by t = 1 (units of the data)")
-    ax.set_ylabel("x₂")
     ax.legend(frameon=False, fontsize=6, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    plain(ax)
-    return ax
+    moved = "x₁, weight (of the largest)" if weights else "x₁, moved by t = 1 (units of the data)"
+    return finish(ax, None, moved, "x₂")
 
 
 def _images(drawn: NDArray[np.complex128], names: list[str], ax: Axes | None, columns: int | None) -> Axes:
     height, width = image_size(drawn.real)
-    pictures, captions = [], []
-    for mode, name in zip(drawn, names, strict=True):
-        image = mode.reshape(height, width)
-        top = max(float(np.abs(image).max()), 1e-300)
-        complex_ = np.abs(image.imag).max() > 1e-12 * top
-        both = np.concatenate(
-            [image.real, image.imag if complex_ else np.full_like(image.real, np.nan)], axis=1
-        )
-        pictures.append(both / top)
-        captions.append(name)
-    columns = columns or min(4, len(pictures))
-    rows = -(-len(pictures) // columns)
-    # Room for a caption above each picture.
-    room, gap = max(2, height // 3), 1
-    cell_h, cell_w = height + room + gap, 2 * width + 2 * gap
-    canvas = np.full((rows * cell_h, columns * cell_w), np.nan)
-    ax = axes_or_new(ax, size=(1.7 * columns + 0.6, 1.15 * rows + 0.5))
-    for index, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
-        top_row, left = index // columns * cell_h + room, index % columns * cell_w + gap
-        canvas[top_row : top_row + height, left : left + 2 * width] = picture
-        ax.text(left, top_row - 1.0, caption, fontsize=6, color=INK, va="bottom")
-    image = ax.imshow(
-        canvas, cmap=colormaps[SIGNED].with_extremes(bad=GAP), vmin=-1, vmax=1, interpolation="nearest"
-    )
+    count = len(drawn)
+    # Room for a caption above each picture, and a column that parts it from the next.
+    room = max(2, height // 3)
+    pictures = np.full((count, room + height, 2 * width + 1), np.nan)
+    for picture, mode in zip(pictures, drawn.reshape(count, height, width), strict=True):
+        top = max(float(np.abs(mode).max()), 1e-300)
+        picture[room:, :width] = mode.real / top
+        if np.abs(mode.imag).max() > 1e-12 * top:
+            picture[room:, width:-1] = mode.imag / top
+    columns = columns or min(4, count)
+    ax = axes_or_new(ax, size=(1.7 * columns + 0.6, 1.15 * -(-count // columns) + 0.5))
+    image = show(ax, tiled(pictures, columns), SIGNED, (-1.0, 1.0))
+    places = corners(count, *pictures.shape[1:], columns)
+    for (above, left), name in zip(places, names, strict=True):
+        ax.text(left, above + room - 1.0, name, fontsize=6, color=INK, va="bottom")
     ax.set_axis_off()
     colour_bar(ax, image, "real | imaginary part, of the mode's largest modulus")
     return ax

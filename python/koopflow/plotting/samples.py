@@ -19,9 +19,9 @@ from ._canvas import (
     TEACHER,
     axes_or_new,
     by_title,
+    finish,
     limits_of,
     panels_or_new,
-    plain,
     plane,
     polyline,
     square,
@@ -43,21 +43,15 @@ def samples(
     Parameters
     ----------
     points : array, ``[N, 2]``
-        NumPy or torch.
-    ax : matplotlib axes, optional
-        Where to draw.
+        Samples, NumPy or torch.
     kind : {"scatter", "density"}, default "scatter"
-        A dot a sample, or a histogram of 128 by 128 cells.
+        One dot a sample, or a histogram of 128 by 128 cells.
     colour : str, optional
-        Of the dots.
+        Colour of the dots.
     limits : (left, right, bottom, top), optional
-        Otherwise what the central 99.8% of the samples span.
-    title : str, optional
-        Above the panel.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
+        Sides of the picture; by default what the central 99.8% of the samples span.
+    ax, title
+        As everywhere in :mod:`koopflow.plotting`.
 
     Examples
     --------
@@ -79,31 +73,23 @@ def samples(
     else:
         raise ArgumentError(f"kind: expected 'scatter' or 'density', got {kind!r}")
     square(ax, (left, right, bottom, top))
-    if title:
-        title_of(ax, title)
+    title_of(ax, title)
     return ax
 
 
 def side_by_side(
-    sets: Mapping[str, Array],
-    *,
-    axes: Sequence[Axes] | None = None,
-    kind: str = "scatter",
+    sets: Mapping[str, Array], *, axes: Sequence[Axes] | None = None, kind: str = "scatter"
 ) -> NDArray[Any]:
     """Sets of two-dimensional samples next to each other, on the same scale.
 
     Parameters
     ----------
     sets : mapping from title to array ``[N, 2]``
-        A title that begins with data, teacher or student gets that colour.
+        Samples by title; a title that begins with data, teacher or student gets that colour.
     axes : sequence of matplotlib axes, optional
-        One for each set.
+        Axes, one for each set.
     kind : {"scatter", "density"}, default "scatter"
         As in :func:`samples`.
-
-    Returns
-    -------
-    array of matplotlib.axes.Axes
 
     Examples
     --------
@@ -138,16 +124,10 @@ def paths(
         States at T times, as :meth:`koopflow.KoopmanDistiller.sample_path` gives them.
     teacher : array, ``[T', B, 2]``, optional
         The teacher's paths from the same noise, drawn wide and pale underneath.
-    ax : matplotlib axes, optional
-        Where to draw.
     background : array, ``[N, 2]``, optional
         Data, drawn faintly.
-    title : str, optional
-        Above the panel.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
+    ax, title
+        As everywhere in :mod:`koopflow.plotting`.
     """
     lines = polyline("student", student)
     below = None if teacher is None else polyline("teacher", teacher)
@@ -166,21 +146,12 @@ def paths(
     thin.set_label("student")
     ax.add_collection(thin)
     starts, ends = lines[0].T, lines[-1].T
-    ax.scatter(
-        starts[0],
-        starts[1],
-        s=14,
-        facecolors="white",
-        edgecolors=INK,
-        linewidths=0.8,
-        zorder=3,
-        label="noise",
-    )
+    ring: dict[str, Any] = {"c": "white", "edgecolors": INK, "linewidths": 0.8, "label": "noise"}
+    ax.scatter(starts[0], starts[1], s=14, zorder=3, **ring)
     ax.scatter(ends[0], ends[1], s=14, color=STUDENT, linewidths=0, zorder=3, label="data")
     square(ax, limits_of(np.concatenate(seen), central=1.0))
     ax.legend(loc="upper right", frameon=False, fontsize=8, handlelength=1.4)
-    if title:
-        title_of(ax, title)
+    title_of(ax, title)
     return ax
 
 
@@ -196,17 +167,11 @@ def loss_history(
     Parameters
     ----------
     history : mapping
-        ``teacher.history`` or ``student.history_``.
-    ax : matplotlib axes, optional
-        Where to draw.
+        History of a fit: ``teacher.history_`` or ``student.history_``.
     terms : sequence of str, optional
-        Which values; by default all that stay positive, but for the learning rate and times.
-    title : str, optional
-        Above the panel.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
+        Names of the values; by default all that stay positive, except the learning rate and times.
+    ax, title
+        As everywhere in :mod:`koopflow.plotting`.
 
     Examples
     --------
@@ -228,22 +193,12 @@ def loss_history(
     ax = axes_or_new(ax, size=(5.6, 3.6))
     for name in terms:
         steps, values = curves[name]
-        judged = name.endswith("error")
-        ax.plot(
-            steps,
-            values,
-            linewidth=1.6 if judged else 0.9,
-            alpha=1.0 if judged else 0.7,
-            label=name.replace("_", " "),
-        )
+        width, alpha = (1.6, 1.0) if name.endswith("error") else (0.9, 0.7)
+        ax.plot(steps, values, linewidth=width, alpha=alpha, label=name.replace("_", " "))
     ax.set_yscale("log")
-    ax.set_xlabel("step")
     ax.legend(frameon=False, fontsize=8)
     ax.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.6)
-    plain(ax)
-    if title:
-        title_of(ax, title)
-    return ax
+    return finish(ax, title, "step")
 
 
 def _curves(history: Mapping[str, Any]) -> dict[str, tuple[list[float], list[float]]]:

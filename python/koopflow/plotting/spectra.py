@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -12,22 +12,15 @@ from numpy.typing import NDArray
 
 from .._arrays import Array, to_numpy
 from ..exceptions import ArgumentError, ShapeError
-from ..spectrum.levels import LevelSpectrum
-from ._canvas import DATA, FAINT, INK, SIGNED, STUDENT, axes_or_new, caveat, colour_bar, plain, title_of
+from ..spectrum import LevelSpectrum, Spectrum
+from ._canvas import DATA, FAINT, INK, SIGNED, STUDENT, axes_or_new, colour_bar, finish, note, title_of
 
-if TYPE_CHECKING:
-    from ..spectrum.spectrum import Spectrum
-
-# Residuals of this much and more are one colour.
+# Larger residuals have the colour of this one.
 WORST = 1.0
 
 
 def eigenvalues(
-    values: Array,
-    *,
-    ax: Axes | None = None,
-    amplitudes: Array | None = None,
-    title: str | None = None,
+    values: Array, *, ax: Axes | None = None, amplitudes: Array | None = None, title: str | None = None
 ) -> Axes:
     """Eigenvalues of a generator in the complex plane.
 
@@ -36,17 +29,11 @@ def eigenvalues(
     Parameters
     ----------
     values : array, ``[m]``, complex
-        As :meth:`koopflow.KoopmanDistiller.eigenvalues` gives them.
-    ax : matplotlib axes, optional
-        Where to draw.
+        Eigenvalues, as :meth:`koopflow.KoopmanDistiller.eigenvalues` gives them.
     amplitudes : array, ``[m]``, optional
-        Non-negative; the area of each marker.
-    title : str, optional
-        Above the panel.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
+        Non-negative sizes, drawn as the area of each marker.
+    ax, title
+        As everywhere in :mod:`koopflow.plotting`.
 
     Examples
     --------
@@ -66,29 +53,13 @@ def eigenvalues(
             raise ShapeError(f"amplitudes: expected shape ({len(spectrum)},), got ({len(weight)},)")
         area = 12.0 + 120.0 * weight / max(float(weight.max()), 1e-300)
     _plane_of_growth(ax, spectrum)
-    ax.scatter(
-        spectrum.real,
-        spectrum.imag,
-        s=area,
-        c=_pair_colours(spectrum),
-        edgecolors="white",
-        linewidths=0.6,
-        zorder=3,
-    )
-    ax.set_xlabel("growth rate, Re λ")
-    ax.set_ylabel("frequency, Im λ")
-    plain(ax)
-    if title:
-        title_of(ax, title)
-    return ax
+    style: dict[str, Any] = {"edgecolors": "white", "linewidths": 0.6, "zorder": 3}
+    ax.scatter(spectrum.real, spectrum.imag, s=area, c=_pair_colours(spectrum), **style)
+    return finish(ax, title, "growth rate, Re λ", "frequency, Im λ")
 
 
 def spectrum(
-    spectrum: Spectrum | LevelSpectrum,
-    *,
-    ax: Axes | None = None,
-    labels: int = 6,
-    title: str | None = None,
+    spectrum: Spectrum | LevelSpectrum, *, ax: Axes | None = None, labels: int = 6, title: str | None = None
 ) -> Axes:
     """Eigenvalues of a spectrum in the complex plane: area by energy, colour by residual.
 
@@ -98,17 +69,11 @@ def spectrum(
     Parameters
     ----------
     spectrum : Spectrum
-        Or a selection; a LevelSpectrum is drawn by :func:`level_eigenvalues`.
-    ax : matplotlib axes, optional
-        Where to draw.
+        A spectrum or a selection of one; a LevelSpectrum is drawn by :func:`level_eigenvalues`.
     labels : int, default 6
-        How many of the highest energy are numbered, one of each pair.
-    title : str, optional
-        Above the panel.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
+        Number of modes, those of the highest energy, that are numbered; one of each pair.
+    ax, title
+        As everywhere in :mod:`koopflow.plotting`.
     """
     if isinstance(spectrum, LevelSpectrum):
         return level_eigenvalues(spectrum, ax=ax, title=title)
@@ -120,39 +85,19 @@ def spectrum(
     # Many modes: smaller markers, and faint ones stay visible.
     largest = 420.0 if len(values) <= 100 else 240.0
     area = 5.0 + largest * energy / max(float(energy.max()), 1e-300)
-    options: dict[str, Any] = {"edgecolors": INK, "linewidths": 0.4, "alpha": 0.9, "zorder": 3}
+    style: dict[str, Any] = {"edgecolors": INK, "linewidths": 0.4, "alpha": 0.9, "zorder": 3}
     if residuals is None:
-        ax.scatter(values.real, values.imag, s=area, color=FAINT, **options)
+        ax.scatter(values.real, values.imag, s=area, color=FAINT, **style)
     else:
-        norm = Normalize(0.0, WORST)
-        dots = ax.scatter(
-            values.real,
-            values.imag,
-            s=area,
-            c=np.minimum(residuals, WORST),
-            cmap="viridis",
-            norm=norm,
-            **options,
-        )
+        style |= {"c": np.minimum(residuals, WORST), "cmap": "viridis", "norm": Normalize(0.0, WORST)}
+        dots = ax.scatter(values.real, values.imag, s=area, **style)
         bar = colour_bar(ax, dots, "residual along the teacher's paths", extend="max")
         bar.ax.axhline(0.5, color="white", linewidth=1.2)
     for place in [p for p in np.argsort(-energy, kind="stable") if values[p].imag >= 0][:labels]:
-        ax.annotate(
-            str(spectrum.indices[place]),
-            (values[place].real, values[place].imag),
-            xytext=(0.55 * np.sqrt(area[place]) + 1, 2),
-            textcoords="offset points",
-            fontsize=7,
-            color=INK,
-            zorder=4,
-        )
-    ax.set_xlabel("growth rate, Re λ (per unit of time)")
-    ax.set_ylabel("angular frequency, Im λ (radians per unit of time)")
-    plain(ax)
-    if title:
-        title_of(ax, title)
-    caveat(ax, spectrum.caveat)
-    return ax
+        centre, shift = (values[place].real, values[place].imag), (0.55 * np.sqrt(area[place]) + 1, 2)
+        note(ax, str(spectrum.indices[place]), centre, shift, color=INK, zorder=4)
+    x, y = "growth rate, Re λ (per unit of time)", "angular frequency, Im λ (radians per unit of time)"
+    return finish(ax, title, x, y, warning=spectrum.caveat)
 
 
 def generator(
@@ -165,17 +110,11 @@ def generator(
     Parameters
     ----------
     matrix : array, ``[m, m]``
-        As :meth:`koopflow.KoopmanDistiller.generator_matrix` gives it.
-    ax : matplotlib axes, optional
-        Where to draw.
+        Generator, as :meth:`koopflow.KoopmanDistiller.generator_matrix` gives it.
     dimension : int, optional
-        d, to mark the blocks [1, t], x and phi.
-    title : str, optional
-        Above the panel.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
+        Dimension d of x, to mark the blocks [1, t], x and phi.
+    ax, title
+        As everywhere in :mod:`koopflow.plotting`.
 
     Examples
     --------
@@ -204,8 +143,7 @@ def generator(
         places = [0.5, 1.5 + dimension / 2, (1.5 + dimension + len(entries)) / 2]
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_ticks(places, ["1, t", "x", "phi"], fontsize=8)
-    if title:
-        title_of(ax, title)
+    title_of(ax, title)
     return ax
 
 
@@ -221,15 +159,7 @@ def _plane_of_growth(ax: Axes, values: NDArray[np.complex128]) -> None:
     ax.set_xlim(left, right)
     ax.set_ylim(-top, top)
     for text, side, shift in (("decays", "right", -4), ("grows", "left", 4)):
-        ax.annotate(
-            text,
-            (0.0, -top),
-            xytext=(shift, 3),
-            textcoords="offset points",
-            ha=side,
-            fontsize=8,
-            color=DATA,
-        )
+        note(ax, text, (0.0, -top), (shift, 3), fontsize=8, ha=side)
 
 
 def _pair_colours(spectrum: NDArray[np.complex128]) -> list[Any]:
@@ -250,15 +180,9 @@ def level_eigenvalues(spectrum: LevelSpectrum, *, ax: Axes | None = None, title:
     Parameters
     ----------
     spectrum : LevelSpectrum
-        Of :meth:`koopflow.KoopmanDistiller.spectrum`, for a hierarchical student.
-    ax : matplotlib axes, optional
-        Where to draw.
-    title : str, optional
-        Above the panel.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
+        Spectrum of a hierarchical student.
+    ax, title
+        As everywhere in :mod:`koopflow.plotting`.
     """
     ax = axes_or_new(ax, size=(5.6, 4.2))
     _plane_of_growth(ax, spectrum.eigenvalues)
@@ -271,21 +195,8 @@ def level_eigenvalues(spectrum: LevelSpectrum, *, ax: Axes | None = None, title:
         values = np.concatenate([level.eigenvalues for level in levels])
         energy = np.concatenate([level.energy for level in levels])
         area = 10.0 + 120.0 * energy / max(largest, 1e-300)
-        ax.scatter(
-            values.real,
-            np.abs(values.imag),
-            s=area,
-            color=shade,
-            edgecolors="white",
-            linewidths=0.5,
-            alpha=0.85,
-            zorder=3,
-            label=f"{height} x {width}",
-        )
-    ax.set_xlabel("growth rate, Re λ")
-    ax.set_ylabel("frequency, |Im λ|")
+        style: dict[str, Any] = {"edgecolors": "white", "linewidths": 0.5, "alpha": 0.85, "zorder": 3}
+        style |= {"color": shade, "label": f"{height} x {width}"}
+        ax.scatter(values.real, np.abs(values.imag), s=area, **style)
     ax.legend(title="feature maps", frameon=False, fontsize=8, title_fontsize=8)
-    plain(ax)
-    if title:
-        title_of(ax, title)
-    return ax
+    return finish(ax, title, "growth rate, Re λ", "frequency, |Im λ|")

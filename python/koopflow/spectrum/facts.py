@@ -15,7 +15,7 @@ Places = NDArray[np.int64]
 
 
 class SpectralFacts:
-    """All r modes of a student, in the core's order.
+    """All r modes of a student, in the core's order; arrays ``[r]``, the modes ``[r, d]``.
 
     Attributes
     ----------
@@ -23,56 +23,29 @@ class SpectralFacts:
         The student whose generator was decomposed.
     core : _core.Spectrum
         Its decomposition.
+    partners : array, ``[r]``, int
+        Place of the other of each conjugate pair; real modes are their own.
+    rank : array, ``[r]``, int
+        Place of each mode among all of them by energy.
     """
 
     def __init__(self, student: _core.Student, core: _core.Spectrum) -> None:
         self.student, self.core = student, core
+        self.eigenvalues: Complex = core.eigenvalues
+        self.partners: Places = np.asarray(core.partners, dtype=np.int64)
+        self.rank: Places = np.empty(len(self), dtype=np.int64)
+        self.rank[core.order("energy")] = np.arange(len(self))
+        self.energy: Real = np.asarray(core.energy([1.0])[0])
+        self.power, self.spread, self.residuals = core.power, core.spread, core.residuals
+        self.condition_numbers: Real = core.condition_numbers
 
     def __len__(self) -> int:
-        return len(self.partners)
-
-    @cached_property
-    def eigenvalues(self) -> Complex:
-        return self.core.eigenvalues
-
-    @cached_property
-    def partners(self) -> Places:
-        """The place of the other of each conjugate pair; real modes are their own."""
-        return np.asarray(self.core.partners, dtype=np.int64)
-
-    @cached_property
-    def rank(self) -> Places:
-        """The place of each mode among all of them by energy."""
-        rank = np.empty(len(self), dtype=np.int64)
-        rank[self.core.order("energy")] = np.arange(len(self))
-        return rank
-
-    @cached_property
-    def energy(self) -> Real:
-        return np.asarray(self.core.energy([1.0])[0])
-
-    @cached_property
-    def power(self) -> Real:
-        return self.core.power
-
-    @cached_property
-    def spread(self) -> Real:
-        return self.core.spread
-
-    @cached_property
-    def residuals(self) -> Real | None:
-        return self.core.residuals
-
-    @cached_property
-    def condition_numbers(self) -> Real:
-        return self.core.condition_numbers
+        return len(self.eigenvalues)
 
     @cached_property
     def modes(self) -> Complex:
-        """Complex ``[r, d]``."""
         return self.core.modes
 
     @cached_property
     def mode_rates(self) -> Complex:
-        """Complex ``[r, d]``."""
         return self.core.mode_rates

@@ -138,12 +138,7 @@ class LevelSpectrum(Sequence[MapSpectrum]):
 
 
 def build_level_spectrum(
-    student: _core.Student,
-    teacher: _core.VelocityField | None,
-    *,
-    condition: Array | None,
-    n: int,
-    seed: int,
+    student: _core.Student, teacher: _core.VelocityField | None, *, condition: Array | None, n: int, seed: int
 ) -> LevelSpectrum:
     """See :meth:`FittedStudent.spectrum`."""
     core = _core.LevelSpectrum(
