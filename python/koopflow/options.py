@@ -131,6 +131,11 @@ def to_json(options: Mapping[str, Any]) -> str:
     return json.dumps(options, default=plain)
 
 
+def name_of(value: Any) -> str:
+    """The name of a device or dtype, which torch and NumPy have objects for."""
+    return value if isinstance(value, str) else str(plain(value))
+
+
 def plain(value: Any) -> Any:
     """A number, name or device as plain data. Raises ``ArgumentError`` for what has no such form.
 
@@ -334,7 +339,7 @@ class Training(Options):
         Evaluations without improvement that end fitting; by default nothing does. Students only.
     max_restarts : int, optional
         Number of times that a diverging fit returns to its best state at half the learning rate, 3 by
-        default. Students only.
+        default.
     method : {"gradient", "closed_form", "refine"}, optional
         ``"gradient"``: gradient steps (the default). ``"closed_form"``: instead a linear solve in seconds,
         for the dense generator, or the spectral readout, of random observables with one lift. ``"refine"``:

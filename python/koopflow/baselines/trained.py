@@ -109,8 +109,6 @@ class TrainedBaseline(Baseline):
         trajectories = solved.given(only=TRAJECTORIES, of=name)
         if "count" in trajectories:
             trajectories["trajectories"] = trajectories.pop("count")
-        if training.get("clip_norm") == 0:
-            training["clip_norm"] = None
         return {**flat, **training, **trajectories}
 
     @property

@@ -9,11 +9,13 @@ from typing import Any, ClassVar
 
 from .. import _core
 from .._arrays import Array, as_batch, as_condition, checked_count
+from .._checkpointing import check_place, checkpointing
+from .._conditioning import Conditioning
 from .._ending import tell_ending
 from ..metrics.features import feature_distance
-from ..options import Architecture, Objective, Options, Training, Trajectories, UNet, to_json
+from ..options import Architecture, Objective, Options, Training, Trajectories, UNet, name_of, to_json
 from ..progress import ProgressFunction, ProgressMeter
-from ..teachers.flow import Flow, check_checkpointing, checked_teacher
+from ..teachers.flow import Flow, checked_teacher
 from ..tensorboard import logged
 from .evaluation import EvaluationReport, evaluate
 from .student import FittedStudent
@@ -78,30 +80,6 @@ class KoopmanDistiller(FittedStudent):
         ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"auto"``.
     dtype : {"float32", "float64"}, default "float32"
         Precision of parameters and samples.
-
-    Attributes
-    ----------
-    event_shape_ : tuple of int
-        The shape of one sample.
-    n_observables_ : int
-        m, the constant, time and state included.
-    config_ : dict
-        The configuration with every None resolved.
-    history_ : dict
-        ``steps``, ``seconds``, ``trajectory_seconds``, ``teacher_evaluations``, ``best_step`` (0 is the
-        untrained student), ``skipped_steps`` and ``restarts`` (after losses that were not finite),
-        ``notes`` (a list of ``step`` and ``text``), ``stopped`` (``"completed"``, ``"interrupted"``,
-        ``"budget"``, ``"patience"`` or ``"diverged"``; ``"interrupted"`` in a checkpoint of a fit that had
-        not ended) and ``log``, a list of dictionaries: ``step``, ``seconds``, every loss term, the held-out
-        errors and the learning rate, those that are not finite left out.
-        After a linear solve also ``closed_form``: ``ridge``, ``residual``, the held-out scores before and
-        after, and which was ``kept``.
-    teacher_ : dict
-        What the teacher was: ``kind``, ``event_shape``, ``conditioning``.
-    conversion_ : dict
-        Only after :meth:`to_spectral` or :meth:`to_dense`: ``condition_number`` of the eigenvectors,
-        ``residual``, largest ``growth``, ``smallest`` eigenvalue, ``observables``, ``dropped``,
-        ``affine_residual``; empty for ``to_dense``, which changes no number.
 
     Examples
     --------
@@ -187,48 +165,37 @@ class KoopmanDistiller(FittedStudent):
         Parameters
         ----------
         teacher : FlowTeacher
-            Fitted or attached.
+            Teacher, fitted or attached.
         y : None
             Ignored; scikit-learn passes it.
         condition : array, optional
-            For a conditional teacher: labels ``[P]`` or vectors ``[P, dim]`` that training draws from. Given
-            with ``data``, the condition of each of its rows. None: every class equally often, or the vectors
-            that the teacher was trained with.
+            Labels ``[P]`` or vectors ``[P, dim]`` that training draws from, for a conditional teacher; with
+            ``data``, the condition of each of its rows. By default every class equally often, or the vectors
+            of ``teacher.training_data_``.
         data : array, ``[N, *event]``, optional
-            The teacher's training data, between which and noise the ``consistency`` term draws its points.
-            None takes those that the teacher was trained with in this process; where there are none, points
-            of the solved trajectories serve.
+            The teacher's training data: the ``consistency`` term draws its points between them and noise. By
+            default ``teacher.training_data_``, which a teacher has in the process that trained it and not
+            after :meth:`FlowTeacher.load`. Without data, points of the solved trajectories serve.
         trajectory_file : path, optional
-            Where solved trajectories are kept, as a safetensors file that grows under the name
-            ``<file>.partial``. It is mapped rather than read, so it may be larger than memory. A later fit of
-            the same teacher, with the same ``trajectories`` and ``path_steps`` and any ``seed``, uses it
-            again; what was cut off, by Ctrl-C or worse, continues.
+            File that solved trajectories are kept in; it grows under the name ``<file>.partial``, and is
+            mapped rather than read, so that it may be larger than memory. A later fit of the same teacher
+            with the same ``trajectories``, whatever its seed, uses it again; an unfinished one is continued.
         refresh : bool, default False
-            Solve the trajectories of that file anew.
-        progress : bool or callable, default True
-            A bar where somebody is looking, nothing, or a function: see :mod:`koopflow.progress`.
-        callback : callable, optional
-            Called with every progress event besides.
-        log_dir : path, optional
-            Writes every value as a TensorBoard scalar into this folder: see
-            :class:`koopflow.TensorBoardLogger`.
-        features : torch.nn.Module, callable or path, optional
-            A network of images' features, or a TorchScript file of one, on the student's device: the loss
-            then has a term ``"feature_distance"``, of weight 1 unless ``weights`` says otherwise. It is
-            called with a torch tensor ``[B, *event]``, must be differentiable in it, and answers a tensor
-            ``[B, ...]`` or several.
-        checkpoint : path, optional
-            A file to write the state of training to, atomically, while it goes on and when it ends. At any
-            moment it is a whole student, the best so far, that :meth:`load` reads.
-        checkpoint_every : int, optional
-            Steps between two files.
-        checkpoint_minutes : float, optional
-            Minutes between two files; 10 where ``checkpoint_every`` is not given either.
+            Whether to solve the trajectories of that file anew.
+        progress, callback, checkpoint, checkpoint_every, checkpoint_minutes
+            As in :meth:`FlowTeacher.fit`; the file is at any moment a whole student, the best so far.
         resume : path, optional
-            A file that ``checkpoint`` wrote, to go on from; on a CPU exactly as if fitting had never been
-            cut. Teacher, condition and options must be those of the file, except for ``steps``,
-            ``max_seconds`` (which counts what was spent before) and ``device``. Trajectories are solved
-            again. With more ``steps`` the cosine goes back up to where the longer schedule has it.
+            File that ``checkpoint`` wrote, to go on from; on a CPU exactly as if fitting had never stopped.
+            Teacher, condition and options must be those of the file, except for ``steps``, ``max_seconds``
+            (which counts what was spent before) and ``device``. Trajectories are solved again. With more
+            ``steps`` the cosine continues at its place in the longer schedule.
+        log_dir : path, optional
+            Folder for TensorBoard scalars of every value: see :class:`koopflow.TensorBoardLogger`.
+        features : torch.nn.Module, callable or path, optional
+            Network of images' features, or a TorchScript file of one, on the student's device: the loss then
+            has a term ``"feature_distance"``, of weight 1 unless ``objective`` says otherwise. It is called
+            with a torch tensor ``[B, *event]``, must be differentiable in it, and answers a tensor
+            ``[B, ...]`` or several.
 
         Returns
         -------
@@ -247,25 +214,31 @@ class KoopmanDistiller(FittedStudent):
             When the loss kept blowing up after ``max_restarts`` restarts. The best student is kept, and this
             object is fitted with it.
         CheckpointError
-            When ``resume`` is no file of a fit, or ``trajectory_file`` is damaged, or was made by another
+            When ``resume`` is not a file of a fit, or ``trajectory_file`` is damaged, or was made by another
             teacher or for other options.
         ArgumentError
             When an option is out of its range, or is not that of the file to resume.
+        FileNotFoundError
+            When there is no folder for ``checkpoint`` or ``trajectory_file``.
+
+        Warns
+        -----
+        UserWarning
+            When the ``consistency`` term has no data because the teacher was loaded from a file.
+        RuntimeWarning
+            When Ctrl-C ended fitting.
         """
-        check_checkpointing(checkpoint, checkpoint_every, checkpoint_minutes)
+        files = checkpointing(checkpoint, checkpoint_every, checkpoint_minutes, resume)
+        if trajectory_file is not None:
+            check_place("trajectory_file", trajectory_file)
         field = checked_teacher(teacher).field
-        config = {**teacher._pairing(), **self._config()}
+        config = {**teacher.pairing_, **self._config()}
         if features is not None:
             config["weights"] = {"feature_distance": 1.0, **config.get("weights", {})}
-        data_noise, data_condition = None, None
-        if data is None and teacher._training is not None:
-            data, data_condition = teacher._training
-            # Other pairs may be asked for, where points are drawn from data.
-            data_noise = teacher._training_noise if config["coupling"] == "given" else None
         facts = {
             "kind": field.kind,
             "event_shape": list(field.event_shape),
-            "conditioning": json.loads(field.conditioning),
+            "conditioning": Conditioning.of(field).plain(),
         }
         with (
             logged(log_dir, callback) as listener,
@@ -275,18 +248,13 @@ class KoopmanDistiller(FittedStudent):
                 field,
                 to_json(config),
                 condition=as_condition(condition),
-                data=None if data is None else as_batch(data),
-                data_noise=None if data_noise is None else as_batch(data_noise),
-                data_condition=as_condition(data_condition),
+                **_points(teacher, data, config),
                 trajectory_file=None if trajectory_file is None else fspath(trajectory_file),
                 refresh=refresh,
                 monitor=meter.monitor,
-                checkpoint=None if checkpoint is None else fspath(checkpoint),
-                checkpoint_every=checkpoint_every,
-                checkpoint_seconds=None if checkpoint_minutes is None else 60.0 * checkpoint_minutes,
                 header=self._header(teacher=facts),
-                resume=None if resume is None else fspath(resume),
                 features=None if features is None else feature_distance(features, field.device),
+                **files,
             )
         self._adopt(student, facts)
         self._teacher = teacher
@@ -302,7 +270,7 @@ class KoopmanDistiller(FittedStudent):
         Parameters
         ----------
         weights : {"ema", "raw"}
-            Which to use from now on.
+            Weights to use from now on.
 
         Returns
         -------
@@ -327,16 +295,16 @@ class KoopmanDistiller(FittedStudent):
         Parameters
         ----------
         teacher : FlowTeacher
-            Usually the one that was distilled; solved by dopri5 at tolerances of 1e-5.
+            Teacher, usually the one that was distilled; solved by dopri5 at tolerances of 1e-5.
         data : array, ``[N, *event]``
             Held-out data. With ``N >= 2 n`` the sampling floor has the size of the comparison.
         n : int, default 2000
-            How many samples.
+            Number of samples.
         seed : int, default 987654321
-            Of the noise. It must differ from the seeds that trained teacher and student, or the noise is
-            not fresh.
+            Random seed of the noise. It must differ from the seeds that trained teacher and student, or the
+            noise is not fresh.
         condition : array, optional
-            ``n`` labels or vectors for conditional fields.
+            Labels or vectors of the ``n`` samples, for conditional fields.
 
         Returns
         -------
@@ -364,7 +332,7 @@ class KoopmanDistiller(FittedStudent):
         CheckpointError
             When the file is not a whole koopflow student.
         """
-        student, text = _core.Student.load(fspath(path), device=device)
+        student, text = _core.Student.load(fspath(path), device=name_of(device))
         header = json.loads(text)
         distiller = cls._read(path, header.get("params", {}), device=student.device)
         distiller._adopt(student, header.get("teacher", {}))
@@ -395,6 +363,26 @@ class KoopmanDistiller(FittedStudent):
         ):
             if ours in options:
                 options[cores] = options.pop(ours)
-        if training.get("clip_norm") == 0:
-            training["clip_norm"] = None
         return {**flat, **(unet or {}), **architecture, **training, **trajectories, **objective}
+
+
+def _points(teacher: Flow, data: Array | None, config: dict[str, Any]) -> dict[str, Any]:
+    """Data that points are drawn from, and the condition and noise of each row."""
+    if data is not None:
+        return {"data": as_batch(data)}
+    known = teacher.training_data_
+    if known is not None:
+        # Somebody may ask for other pairs than the given ones.
+        noise = known.noise if config["coupling"] == "given" else None
+        return {"data": known.data, "data_condition": known.condition, "data_noise": noise}
+    if teacher.history_ and config.get("weights", {}).get("consistency"):
+        given = config["coupling"] == "given"
+        warnings.warn(
+            "the teacher was loaded from a file, which does not hold "
+            + ("the pairs that it was trained on" if given else "its training data")
+            + ": the consistency term uses points of solved trajectories"
+            + ("" if given else "; fit(teacher, data=...) draws them from the teacher's probability path"),
+            UserWarning,
+            stacklevel=3,
+        )
+    return {}

@@ -11,21 +11,49 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from .. import _core
-from .._arrays import Array, as_batch, as_condition, checked_count, to_numpy
+from .._arrays import Array, as_batch, as_condition, checked_count, noise_or, times_for, to_numpy
 from .._parameters import Parameters
 from ..exceptions import ArgumentError, NotFittedError, ShapeError
 from ..progress import ProgressFunction, ProgressMeter
 from ..spectrum import NOISE_SEED, LevelSpectrum, Spectrum, build_level_spectrum, build_spectrum
-from ..teachers.flow import Flow, checked_teacher, noise_or, times_for
-from .density import WithDensity
+from ..teachers.flow import Flow, checked_teacher
+from .density import StudentDensity, warn_of_residuals
 from .edit import edit
 
 S = TypeVar("S", bound="FittedStudent")
 Modes: TypeAlias = Spectrum | int | slice | Sequence[int] | NDArray[Any]
 
 
-class FittedStudent(WithDensity, Parameters):
-    """A student in the core; :class:`koopflow.KoopmanDistiller` says where it comes from."""
+class FittedStudent(Parameters):
+    """A student in the core: samples, paths, inverses, densities, spectra and edits.
+
+    :class:`koopflow.KoopmanDistiller` makes one. Every fact about it comes from the core, so that parameters
+    that are set after fitting change nothing until the next fit.
+
+    Attributes
+    ----------
+    event_shape_ : tuple of int
+        Shape of one sample.
+    n_observables_ : int
+        m, the number of observables, with the constant, time and state.
+    config_ : dict
+        Configuration with every None resolved, by the core's flat names.
+    history_ : dict
+        ``steps``, ``seconds``, ``trajectories``, ``trajectory_seconds``, ``teacher_evaluations``,
+        ``best_step`` (0 is the untrained student), ``skipped_steps`` and ``restarts`` (after losses that were
+        not finite), ``notes`` (a list of ``step`` and ``text``), ``stopped`` (``"completed"``,
+        ``"interrupted"``, ``"budget"``, ``"patience"`` or ``"diverged"``; ``"interrupted"`` in a checkpoint
+        of a fit that had not ended) and ``log``, a list of dictionaries: ``step``, ``seconds``, every loss
+        term, the held-out errors and the learning rate, without those that are not finite.
+        After a linear solve also ``closed_form``: ``ridge``, ``residual``, the held-out scores before and
+        after, and which was ``kept``.
+    teacher_ : dict
+        What the teacher was: ``kind``, ``event_shape``, ``conditioning``.
+    conversion_ : dict
+        Only after :meth:`to_spectral` or :meth:`to_dense`: ``condition_number`` of the eigenvectors,
+        ``residual``, largest ``growth``, ``smallest`` eigenvalue, ``observables``, ``dropped``,
+        ``affine_residual``; empty for ``to_dense``, which changes no number.
+    """
 
     _student: _core.Student
     # By energy, for modes given as places; made when first asked for.
@@ -51,28 +79,28 @@ class FittedStudent(WithDensity, Parameters):
         Parameters
         ----------
         n : int, optional
-            How many fresh samples, made in chunks of bounded memory; or give ``x0``.
+            Number of fresh samples, made in chunks of bounded memory; or give ``x0``.
         x0 : array, ``[B, *event]``, optional
             Noise to start from.
         steps : int, default 1
-            Encode this often, at equal distances in time. Observables evolve linearly, so every encoding is
-            carried along and averaged: the noise's has three votes for each step, each later one has one.
-            On the students measured so far more steps lower the error a little (docs/distillation.md).
+            Number of encodings at equal distances in time. Observables evolve linearly, so every encoding is
+            carried along and averaged; the noise's weighs three times as much as each later one. On the
+            students measured so far more steps lower the error a little (docs/distillation.md).
         seed : int, default 0
-            Fixes the fresh noise.
+            Random seed of fresh noise.
         condition : array, optional
             Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student.
         modes : Spectrum, int, slice, list of int or mask, optional
-            Let only these modes move, the others stay as they are in the noise: a selection of
-            :meth:`spectrum`, or places in it as it is sorted by energy. Both of each conjugate pair move
-            where one is selected. Takes ``steps=1``.
+            Modes that move, while the others stay as they are in the noise: a selection of :meth:`spectrum`,
+            or places in it as it is sorted by energy. Both modes of a conjugate pair move if one is selected.
+            Takes ``steps=1``.
         progress : bool or callable, default False
-            See :mod:`koopflow.progress`.
+            Progress bar or function: see :mod:`koopflow.progress`.
 
         Returns
         -------
         array, ``[B, *event]``
-            Of the kind of ``x0``; NumPy for fresh samples.
+            Samples, of the kind of ``x0``; NumPy for fresh ones.
         """
         student = self._fitted()
         if modes is not None:
@@ -105,14 +133,14 @@ class FittedStudent(WithDensity, Parameters):
         Parameters
         ----------
         x0 : array, ``[B, *event]``, or int, optional
-            Noise to start from; an integer counts fresh samples, as ``n`` does.
+            Noise to start from; an integer is a number of fresh samples, like ``n``.
         n : int, optional
-            How many fresh samples.
+            Number of fresh samples.
         times : sequence of float
-            In any order; 0 is noise and 1 is data. Other horizons than [0, 1] are where the generator leads,
-            beyond what any teacher taught.
+            Times in any order; 0 is noise and 1 is data. Times outside [0, 1] follow the generator, beyond
+            what any teacher taught.
         seed : int, default 0
-            Fixes the fresh noise.
+            Random seed of fresh noise.
         condition : array, optional
             Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student.
         modes
@@ -121,7 +149,7 @@ class FittedStudent(WithDensity, Parameters):
         Returns
         -------
         array, ``[len(times), B, *event]``
-            Of the kind of ``x0``; NumPy for fresh samples.
+            States, of the kind of ``x0``; NumPy for fresh ones.
         """
         student = self._fitted()
         if isinstance(x0, int | np.integer):
@@ -150,25 +178,25 @@ class FittedStudent(WithDensity, Parameters):
         x : array, ``[B, *event]``
             Data.
         polish : int, default 0
-            Steps that bring :meth:`sample` of the noise closer to the data. Each is kept where it does, and
-            shortened or damped more where it does not, sample by sample.
+            Number of steps that bring :meth:`sample` of the noise closer to the data. Sample by sample, a
+            step is kept if it does, and otherwise shortened or damped more.
         method : {"newton", "fixed_point"}, default "newton"
-            Levenberg-Marquardt with the exact Jacobian (one product a coordinate, up to 1024 of them), or the
-            student's own inverse applied to what is missing.
+            Kind of step: Levenberg-Marquardt with the exact Jacobian (one product for each coordinate, up to
+            1024 of them), or the student's own inverse applied to what is missing.
         damping : float, default 1e-3
-            At least 0; relative to the mean diagonal of J^T J, or shortens a fixed-point step by
+            Damping of at least 0, relative to the mean diagonal of J^T J; a fixed-point step is shortened by
             1 / (1 + damping).
         residuals : bool, default False
-            Also return ``||sample(x0) - x||`` of each sample, ``[B]``.
+            Whether to return ``||sample(x0) - x||`` of each sample as well, ``[B]``.
         condition : array, optional
             Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student.
         progress : bool or callable, default False
-            See :mod:`koopflow.progress`; for interruptions too.
+            Progress bar or function: see :mod:`koopflow.progress`. With either, Ctrl-C is looked for.
 
         Returns
         -------
         array, ``[B, *event]``
-            Of the kind of ``x``; with ``residuals`` a tuple of it and their array.
+            Noise, of the kind of ``x``; with ``residuals`` a tuple of it and the residuals.
         """
         student, x, condition = self._fitted(), as_batch(x), as_condition(condition)
         if not polish and not residuals:
@@ -184,6 +212,121 @@ class FittedStudent(WithDensity, Parameters):
             )
         return (noise, errors) if residuals else noise
 
+    def log_prob(
+        self,
+        x: Array,
+        *,
+        determinant: str = "auto",
+        polish: int = 10,
+        probes: int = 8,
+        products: int = 32,
+        seed: int = 0,
+        condition: Array | None = None,
+        progress: bool | ProgressFunction = False,
+    ) -> Array:
+        """Log-density in nats, by the change of variables through the one-step map S.
+
+        log p(x) = log N(z; 0, I) - log |det dS/dz| at the noise z whose sample is x. A student's own inverse
+        is approximate, so z is polished until its sample is x. :meth:`density` says how near that came, and a
+        warning is given if samples stay away by more than 1% of the data's total deviation.
+
+        Parameters
+        ----------
+        x : array, ``[B, *event]``
+            Data.
+        determinant : {"auto", "exact", "lanczos"}, default "auto"
+            Method. ``"exact"`` takes one vector-Jacobian product for each dimension and the determinant in
+            float64. ``"lanczos"`` estimates it from products with random signs (stochastic Lanczos
+            quadrature), for students that do not decode by a network. ``"auto"`` is exact up to 1024
+            dimensions.
+        polish : int, default 10
+            Number of steps of the inverse, as in :meth:`invert`: Newton's up to 1024 dimensions, fixed-point
+            steps beyond.
+        probes : int, default 8
+            Number of random probes for each sample of the estimate; at least 2, for a standard error.
+        products : int, default 32
+            Number of products for each probe. Too few overestimate the determinant and so underestimate the
+            density, by more for a worse condition number of S; as many as dimensions leave no such error.
+        seed : int, default 0
+            Random seed of the probes.
+        condition : array, optional
+            Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student.
+        progress : bool or callable, default False
+            Progress bar or function: see :mod:`koopflow.progress`. With either, Ctrl-C is looked for.
+
+        Returns
+        -------
+        array, ``[B]``
+            Log-densities, of the kind of ``x``.
+
+        Raises
+        ------
+        ArgumentError
+            When an option is out of its range, or an estimate is wanted of a student that decodes by a
+            network.
+
+        Warns
+        -----
+        RuntimeWarning
+            When samples of the noise that was found are not the data.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from koopflow import FlowTeacher, KoopmanDistiller
+        >>> teacher = FlowTeacher.gaussian([1.0, 2.0], np.diag([4.0, 0.25]))
+        >>> student = KoopmanDistiller(observables=8, width=16, depth=1, steps=300, trajectories=512)
+        >>> student = student.fit(teacher, progress=False)
+        >>> x = teacher.sample(200, seed=1)
+        >>> error = student.log_prob(x) - teacher.log_prob(x)
+        >>> bool(np.abs(error).mean() < 0.2)
+        True
+        """
+        found = self.density(
+            x,
+            determinant=determinant,
+            polish=polish,
+            probes=probes,
+            products=products,
+            seed=seed,
+            condition=condition,
+            progress=progress,
+        )
+        return found.log_prob
+
+    def density(
+        self,
+        x: Array,
+        *,
+        determinant: str = "auto",
+        polish: int = 10,
+        probes: int = 8,
+        products: int = 32,
+        seed: int = 0,
+        condition: Array | None = None,
+        progress: bool | ProgressFunction = False,
+    ) -> StudentDensity:
+        """The answer of :meth:`log_prob` and what it rests on; takes, raises and warns the same.
+
+        Returns
+        -------
+        StudentDensity
+            Densities, the noise behind the data, how far its samples are from them, and log-determinants.
+        """
+        with ProgressMeter(progress=progress) as meter:
+            (log_prob, noise, residuals, log_determinant, standard_errors), spread = self._fitted().density(
+                as_batch(x),
+                determinant=determinant,
+                polish=polish,
+                probes=probes,
+                products=products,
+                seed=seed,
+                condition=as_condition(condition),
+                monitor=meter.monitor,
+            )
+        warn_of_residuals(to_numpy(residuals), spread)
+        return StudentDensity(log_prob, noise, residuals, log_determinant, standard_errors, spread)
+
     def interpolate(
         self,
         a: Array,
@@ -193,23 +336,23 @@ class FittedStudent(WithDensity, Parameters):
         polish: int = 0,
         condition: Array | None = None,
     ) -> Array:
-        """Between data by way of their noise, on the great circle, which keeps the noise's norm.
+        """Samples between data, by way of their noise on the great circle, which keeps the noise's norm.
 
         Parameters
         ----------
         a, b : array, ``[B, *event]``
             Data of weight 0 and of weight 1.
         weights : sequence of float
-            Of ``b``.
+            Weights of ``b``.
         polish : int, default 0
-            As in :meth:`invert`; without it the ends are what the student's round trip makes of the data.
+            As in :meth:`invert`; without it the ends are the student's round trips of the data.
         condition : array, optional
             Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student.
 
         Returns
         -------
         array, ``[len(weights), B, *event]``
-            NumPy.
+            Samples, in NumPy.
         """
         ends = [to_numpy(self.invert(x, polish=polish, condition=condition)) for x in (a, b)]
         if ends[0].shape != ends[1].shape:
@@ -247,24 +390,25 @@ class FittedStudent(WithDensity, Parameters):
         Parameters
         ----------
         teacher : FlowTeacher, optional
-            Along whose paths the residuals are measured: which modes are the flow's. Without one, the teacher
-            that this student was fitted to in this process.
+            Teacher along whose paths residuals are measured, which tell the modes that are the flow's. By
+            default the one that this student was fitted to in this process.
         condition : array, optional
             Labels or vectors to average over, for a conditional student; every class equally by default.
         sort : {"energy", "frequency", "growth", "modulus", "residual"}, default "energy"
-            Descending energy, or ascending ``|Im lambda|``, Re lambda, ``|lambda|`` or residual.
+            Order of modes: descending energy, or ascending ``|Im lambda|``, Re lambda, ``|lambda|`` or
+            residual.
         count : int, optional
-            Only so many, of the highest energy.
+            Number of modes to keep, those of the highest energy.
         n : int, default 512
-            Noise samples for energies and residuals.
+            Number of noise samples for energies and residuals.
         seed : int
-            Of that noise.
+            Random seed of that noise.
 
         Returns
         -------
         Spectrum
-            Of a hierarchical student a :class:`koopflow.LevelSpectrum`, map by map, neither sorted nor
-            counted.
+            The modes; for a hierarchical student a :class:`koopflow.LevelSpectrum`, map by map, neither
+            sorted nor counted.
 
         Raises
         ------
@@ -293,36 +437,36 @@ class FittedStudent(WithDensity, Parameters):
     ) -> Array:
         """Data, or samples of noise, with some eigenfunctions changed: psi -> scale e^{i rotate} psi + shift.
 
-        What the modes have moved since noise changes accordingly, the noise is held: ``scale=0`` is a sample
-        without these modes.
+        What the modes have moved since noise changes accordingly while the noise is kept: ``scale=0`` gives a
+        sample without these modes.
 
         Parameters
         ----------
         x : array, ``[B, *event]``, optional
-            Data, carried back to time ``at`` first. What that round trip loses is given back, so that an edit
-            that changes nothing returns them. Or:
+            Data, carried back to time ``at`` first. What that round trip loses is added again, so that an
+            edit that changes nothing returns the data. Or:
         x0 : array, ``[B, *event]``, optional
             Noise, whose sample is edited.
         modes : Spectrum, int, slice, list of int or mask, optional
-            Which: as in :meth:`sample`; all by default. The other of each conjugate pair changes alike.
+            Modes to change, as in :meth:`sample`; all by default. Both of a conjugate pair change alike.
         scale : float or array, ``[r]``, optional
-            Of the selected modes; 0 removes them.
+            Factors of the selected modes; 0 removes them.
         shift : complex or array, ``[r]`` or ``[B, r]``, optional
-            In deviations of each eigenfunction over noise, carried to ``at``.
+            Shifts, in standard deviations of each eigenfunction over noise, carried to ``at``.
         rotate : float or array, ``[r]``, optional
-            Radians; for complex modes only.
+            Angles in radians; for complex modes only.
         at : float, default 0.0
-            When, from 0 (noise) to 1 (data).
+            Time of the edit, from 0 (noise) to 1 (data).
         project : bool, default False
-            Read the edited state at ``at``, above 0, and encode it anew before it goes on: slower by an
-            evaluation, but kept where real observables lie.
+            Whether the edited state is read at ``at``, above 0, and encoded anew before it goes on: one more
+            evaluation, but the observables are then those of a state.
         condition : array, optional
             Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student.
 
         Returns
         -------
         array, ``[B, *event]``
-            Of the kind of what was given.
+            Samples, of the kind of what was given.
         """
         if scale is None and shift is None and rotate is None:
             raise ArgumentError("expected scale, shift or rotate, got none of them")
@@ -371,14 +515,14 @@ class FittedStudent(WithDensity, Parameters):
         x : array, ``[B, *event]``
             States.
         direction : {"forward", "backward"}, default "forward"
-            Which lift: the one for decoding at later times or at earlier ones. The same with ``lifts=1``.
+            Lift: the one for decoding at later times or at earlier ones; they are the same with ``lifts=1``.
         condition : array, optional
             Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student.
 
         Returns
         -------
         array, ``[B, m]``
-            Of the kind of ``x``.
+            Observables, of the kind of ``x``.
         """
         student = self._fitted()
         x = as_batch(x)
@@ -410,7 +554,7 @@ class FittedStudent(WithDensity, Parameters):
         Returns
         -------
         tuple of two arrays, ``[B, m]``
-            Of the kind of ``x``.
+            Observables and their rates, of the kind of ``x``.
         """
         student = self._fitted()
         x = as_batch(x)
@@ -426,17 +570,17 @@ class FittedStudent(WithDensity, Parameters):
         g : array, ``[B, m]``
             Observables.
         tau : float or array, ``[B]``
-            How far in time, of either sign.
+            Time span, of either sign.
 
         Returns
         -------
         array, ``[B, m]``
-            Of the kind of ``g``.
+            Observables, of the kind of ``g``.
         """
         return self._fitted().propagate(as_batch(g), tau)
 
     def readout(self, g: Array) -> Array:
-        """The state that observables carry: a slice of them, or what ``decoder`` learnt.
+        """The state of observables: a slice of them, or what ``decoder`` learnt.
 
         Parameters
         ----------
@@ -446,7 +590,7 @@ class FittedStudent(WithDensity, Parameters):
         Returns
         -------
         array, ``[B, *event]``
-            Of the kind of ``g``.
+            States, of the kind of ``g``.
         """
         return self._fitted().readout(as_batch(g))
 
@@ -504,7 +648,7 @@ class FittedStudent(WithDensity, Parameters):
 
     @property
     def evaluations(self) -> int:
-        """The number of batched evaluations of the observables so far (NFE)."""
+        """Number of batched evaluations of the observables so far (NFE)."""
         return self._fitted().evaluations
 
     def _adopt(self, student: _core.Student, teacher: dict[str, Any]) -> None:

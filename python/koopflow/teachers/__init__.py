@@ -1,7 +1,7 @@
 """Teachers: velocity fields whose flow carries noise (time 0) to data (time 1)."""
 
-from .flow import Flow, checked_teacher
+from .flow import Flow, TrainingData, checked_teacher
 from .reflow import reflow
 from .teacher import FlowTeacher
 
-__all__ = ["Flow", "FlowTeacher", "checked_teacher", "reflow"]
+__all__ = ["Flow", "FlowTeacher", "TrainingData", "checked_teacher", "reflow"]

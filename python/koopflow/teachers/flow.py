@@ -3,30 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from .. import _core
-from .._arrays import Array, as_batch, as_condition, checked_count
-from ..exceptions import ArgumentError, NotFittedError, ShapeError
+from .._arrays import Array, as_batch, as_condition, kept
+from .._arrays import checked_count as checked_count
+from .._arrays import noise_or as noise_or
+from .._arrays import times_for as times_for
+from ..exceptions import ArgumentError, NotFittedError
 from ..progress import ProgressFunction, ProgressMeter
 
 
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """What a teacher was trained with in this process, as copies; files of teachers do not hold it.
+
+    Attributes
+    ----------
+    data : array, ``[N, *event]``
+        Data.
+    condition : array or None
+        Label or vector of each row.
+    noise : array, ``[N, *event]``, or None
+        Noise of each row, if pairs were given.
+    """
+
+    data: Array
+    condition: Array | None = None
+    noise: Array | None = None
+
+    @classmethod
+    def copied(cls, data: Array, condition: Array | None = None, noise: Array | None = None) -> TrainingData:
+        """Copies of arrays, except for files that are mapped read-only."""
+        return cls(kept(data), kept(condition), kept(noise))
+
+
 class Flow:
-    """A velocity field in the core and its flow; :class:`koopflow.FlowTeacher` says where it comes from."""
+    """A velocity field in the core and its flow; :class:`koopflow.FlowTeacher` says where it comes from.
+
+    Attributes
+    ----------
+    event_shape_ : tuple of int
+        Shape of one sample.
+    history_ : dict
+        Training: ``steps``, ``seconds``, ``stopped``, ``loss``, a list of ``[step, loss]``, ``skipped_steps``
+        (whose loss or gradient was not finite), ``restarts`` after a divergence, ``notes`` (a list of
+        ``step`` and ``text``) and ``config``, the options with every None resolved. Empty for a teacher that
+        koopflow did not train.
+    training_data_ : TrainingData or None
+        Data that the field comes from, in the process that trained it; None for a teacher that was attached
+        or loaded.
+    """
 
     event_shape: tuple[int, ...]
+    training_data_: TrainingData | None = None
     _field: _core.VelocityField | None = None
-    _history: dict[str, Any] = {}  # noqa: RUF012 (replaced, never changed)
-    # The data that the field comes from and the condition of each row, where they are known. Not saved.
-    _training: tuple[Array, Array | None] | None = None
-    # The noise of each row, where pairs were given.
-    _training_noise: Array | None = None
-
-    def _pairing(self) -> dict[str, Any]:
-        """How noise and data were paired, as far as it is known, and whether data were mirrored."""
-        return {"coupling": "independent", "path": "linear"}
+    _history: dict[str, Any] = {}  # noqa: RUF012 (replaced as a whole, never changed)
 
     @property
     def field(self) -> _core.VelocityField:
@@ -37,12 +70,31 @@ class Flow:
 
     @property
     def event_shape_(self) -> tuple[int, ...]:
-        """The shape of one sample. Raises ``NotFittedError`` before :meth:`fit`."""
         return tuple(self.field.event_shape)
 
     @property
+    def history_(self) -> dict[str, Any]:
+        return self._history if self.field else {}
+
+    @property
+    def pairing_(self) -> dict[str, Any]:
+        """``coupling`` and ``path`` of the training, and ``flip``: whether it saw mirrored data as well.
+
+        For a teacher that koopflow did not train: independent pairs on the linear path.
+        """
+        known = self._history.get("config", {}) if self.field.kind == "network" else {}
+        return {"coupling": "independent", "path": "linear", "flip": False} | {
+            name: known[name] for name in ("coupling", "path", "flip") if name in known
+        }
+
+    @property
+    def _training(self) -> tuple[Array, Array | None] | None:
+        known = self.training_data_
+        return None if known is None else (known.data, known.condition)
+
+    @property
     def evaluations(self) -> int:
-        """The number of batched evaluations of the field so far (NFE)."""
+        """Number of batched evaluations of the field so far (NFE)."""
         return self.field.evaluations
 
     def velocity(self, t: Array | float, x: Array, condition: Array | None = None) -> Array:
@@ -60,7 +112,7 @@ class Flow:
         Returns
         -------
         array, ``[B, *event]``
-            Of the kind of ``x``.
+            Velocities, of the kind of ``x``.
         """
         x = as_batch(x)
         return self.field.velocity(times_for(t, x), x, as_condition(condition))
@@ -83,45 +135,34 @@ class Flow:
         Parameters
         ----------
         n : int, optional
-            How many fresh samples; or give ``x0``.
+            Number of fresh samples; or give ``x0``.
         x0 : array, ``[B, *event]``, optional
             Noise to start from.
         solver : {"dopri5", "euler", "midpoint", "heun", "rk4"}, default "dopri5"
             Adaptive Dormand-Prince 5(4), or fixed steps.
         steps : int, default 100
-            Of the fixed-step solvers.
+            Number of steps of the fixed-step solvers.
         rtol, atol : float, default 1e-5
             Tolerances of dopri5.
         seed : int, default 0
-            Fixes the fresh noise.
+            Random seed of fresh noise.
         condition : array, optional
             Labels ``[B]`` or vectors ``[B, condition_dim]``.
         progress : bool or callable, default False
-            See :mod:`koopflow.progress`.
+            Progress bar or function: see :mod:`koopflow.progress`.
 
         Returns
         -------
         array, ``[B, *event]``
-            Of the kind of ``x0``; NumPy for fresh samples.
+            Samples, of the kind of ``x0``; NumPy for fresh ones.
 
         Raises
         ------
         DivergenceError
             When dopri5 cannot reach its tolerance or the state stops being finite.
         """
-        ends = self._solve(
-            n,
-            x0,
-            [0.0, 1.0],
-            seed,
-            condition,
-            progress=progress,
-            solver=solver,
-            steps=steps,
-            rtol=rtol,
-            atol=atol,
-        )
-        return ends[-1]
+        options: dict[str, Any] = {"solver": solver, "steps": steps, "rtol": rtol, "atol": atol}
+        return self._solve(n, x0, [0.0, 1.0], seed, condition, progress=progress, **options)[-1]
 
     def trajectory(
         self,
@@ -142,18 +183,18 @@ class Flow:
         Parameters
         ----------
         x0 : array, ``[B, *event]``, optional
-            The states at ``times[0]``: noise where that is 0, data where it is 1 and the times fall.
+            States at ``times[0]``: noise if that is 0, data if it is 1 and the times fall.
         n : int, optional
-            Fresh noise instead; then ``times`` must begin at 0.
+            Number of fresh noise samples instead; then ``times`` must begin at 0.
         times : sequence of float
-            Rising or falling, within [0, 1].
+            Rising or falling times within [0, 1].
         solver, steps, rtol, atol, seed, condition, progress
             As in :meth:`sample`; fixed steps are shared out over the whole span.
 
         Returns
         -------
         array, ``[len(times), B, *event]``
-            The first entry is ``x0``.
+            States; the first entry is ``x0``.
 
         Examples
         --------
@@ -168,9 +209,8 @@ class Flow:
         times = [float(t) for t in times]
         if x0 is None and (not times or times[0] != 0.0):
             raise ArgumentError(f"times: expected to begin at 0 without x0, got {times}")
-        return self._solve(
-            n, x0, times, seed, condition, progress=progress, solver=solver, steps=steps, rtol=rtol, atol=atol
-        )
+        options: dict[str, Any] = {"solver": solver, "steps": steps, "rtol": rtol, "atol": atol}
+        return self._solve(n, x0, times, seed, condition, progress=progress, **options)
 
     def log_prob(
         self,
@@ -193,18 +233,19 @@ class Flow:
         x : array, ``[B, *event]``
             Data.
         divergence : {"auto", "exact", "hutchinson"}, default "auto"
-            ``"auto"`` is exact up to 32 dimensions and an unbiased estimate with random probes beyond.
+            Divergence of the velocity: exact, or an unbiased estimate with random probes. ``"auto"`` is exact
+            up to 32 dimensions.
         probes : int, default 1
-            Of the estimate.
+            Number of random probes of the estimate.
         seed : int, default 0
-            Of the probes.
+            Random seed of the probes.
         solver, steps, rtol, atol, condition, progress
             As in :meth:`sample`.
 
         Returns
         -------
         array, ``[B]``
-            Of the kind of ``x``.
+            Log-densities, of the kind of ``x``.
 
         Examples
         --------
@@ -237,24 +278,12 @@ class Flow:
         condition: Array | None,
         *,
         progress: bool | ProgressFunction,
-        solver: str,
-        steps: int,
-        rtol: float,
-        atol: float,
+        **options: Any,
     ) -> Array:
         field = self.field
         x0 = noise_or(x0, n, field.event_shape, seed)
         with ProgressMeter(progress=progress) as meter:
-            return field.solve(
-                x0,
-                times,
-                solver=solver,
-                steps=steps,
-                rtol=rtol,
-                atol=atol,
-                condition=as_condition(condition),
-                monitor=meter.monitor,
-            )
+            return field.solve(x0, times, condition=as_condition(condition), monitor=meter.monitor, **options)
 
 
 def checked_teacher(teacher: Any) -> Flow:
@@ -267,39 +296,3 @@ def checked_teacher(teacher: Any) -> Flow:
         else ""
     )
     raise TypeError(f"teacher: expected a FlowTeacher, got {type(teacher).__name__}{hint}")
-
-
-def noise_or(x0: Array | None, n: int | None, event_shape: tuple[int, ...], seed: int) -> Array:
-    """The given states, or ``n`` fresh draws of noise. Raises ``ArgumentError`` for both or neither."""
-    if (x0 is None) == (n is None):
-        raise ArgumentError(f"expected one of n and x0, got {'neither' if n is None else 'both'}")
-    if x0 is not None:
-        return as_batch(x0)
-    return _core.normal((checked_count(n), *event_shape), seed)
-
-
-def times_for(t: Array | float, x: Array) -> Array:
-    """Times as an array: a bare number counts for every sample."""
-    return np.full(len(x), float(t)) if isinstance(t, int | float) else t
-
-
-def checked_event_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    """The shape of one sample as a tuple. Raises ``ShapeError`` for anything but positive integers."""
-    sizes = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
-    if not sizes or not all(isinstance(s, int | np.integer) and s >= 1 for s in sizes):
-        raise ShapeError(
-            f"event_shape: expected positive integers such as (2,) or (1, 28, 28), got {shape!r}"
-        )
-    plain = tuple(int(s) for s in sizes)
-    # The same object if nothing changes: scikit-learn's clone asks for it.
-    return shape if isinstance(shape, tuple) and plain == shape else plain
-
-
-def check_checkpointing(file: object, every: int | None, minutes: float | None) -> None:
-    """When training is to write its state. Raises ``ArgumentError`` for times without a file, or none."""
-    if file is None and not (every is None and minutes is None):
-        raise ArgumentError("checkpoint: expected a file, since it is to be written regularly, got None")
-    if not (every is None or every >= 1):
-        raise ArgumentError(f"checkpoint_every: expected at least 1, got {every}")
-    if not (minutes is None or minutes > 0):
-        raise ArgumentError(f"checkpoint_minutes: expected a positive number, got {minutes}")

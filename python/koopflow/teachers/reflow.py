@@ -6,13 +6,13 @@ import json
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .. import _core
-from .._arrays import Array, as_condition, checked_count, to_numpy
+from .._arrays import Array, checked_count
+from .._conditioning import Conditioning
 from ..exceptions import ArgumentError
 from ..progress import ProgressFunction
-from .flow import Flow
+from .flow import Flow, checked_teacher
 from .teacher import FlowTeacher
 
 
@@ -37,20 +37,20 @@ def reflow(
     teacher : FlowTeacher
         Fitted or attached. It is left as it is.
     rounds : int, default 1
-        How often; each round solves the flow that the one before trained.
+        Number of rounds; each solves the flow that the one before trained.
     pairs : int, optional
-        Fresh noise whose endpoints are solved in each round, by dopri5 in chunks of bounded memory. None: as
-        many as a student solves trajectories by default.
+        Number of noise samples whose endpoints are solved in each round, by dopri5 in chunks of bounded
+        memory; by default as many as a student solves trajectories.
     condition : array, optional
-        For a conditional teacher: labels ``[P]`` or vectors ``[P, dim]`` to draw from. None: every class
-        equally often, or the vectors that the teacher was trained with in this process.
+        Labels ``[P]`` or vectors ``[P, dim]`` to draw from, for a conditional teacher; by default every class
+        equally often, or the vectors of ``teacher.training_data_``.
     seed : int, default 0
-        Of noise, conditions and training.
+        Random seed of noise, conditions and training.
     progress : bool or callable, default True
-        See :mod:`koopflow.progress`.
+        Progress bar or function: see :mod:`koopflow.progress`.
     **options
-        Of :class:`koopflow.FlowTeacher`, for the teachers to train. Those that ``teacher`` was trained with
-        are the defaults, if it was trained here.
+        Parameters of :class:`koopflow.FlowTeacher` for the teachers to train; by default those of
+        ``teacher``, if koopflow trained it.
 
     Returns
     -------
@@ -61,8 +61,8 @@ def reflow(
     Raises
     ------
     ArgumentError
-        When ``rounds`` or ``pairs`` is below 1, an option is out of its range, or nobody knows which vectors
-        a teacher is to be conditioned on.
+        When ``rounds`` or ``pairs`` is below 1, an option is out of its range, or the vectors that a teacher
+        is conditioned on are not known.
 
     Examples
     --------
@@ -75,11 +75,12 @@ def reflow(
     """
     if not isinstance(rounds, int | np.integer) or isinstance(rounds, bool) or rounds < 1:
         raise ArgumentError(f"rounds: expected an integer of at least 1, got {rounds!r}")
-    shape = tuple(teacher.field.event_shape)
+    shape = checked_teacher(teacher).event_shape_
     if pairs is None:
         pairs = json.loads(_core.student_defaults(int(np.prod(shape))))["trajectories"]
     count = checked_count(pairs)
-    pool = _condition_pool(teacher, condition)
+    known = teacher.training_data_
+    pool = Conditioning.of(teacher.field).pool(condition, None if known is None else known.condition)
     options = {**_options_of(teacher), **options, "seed": seed}
     current: Flow = teacher
     for turn in range(rounds):
@@ -90,30 +91,9 @@ def reflow(
         ends = current.sample(x0=noise, condition=drawn, progress=progress)
         straighter = FlowTeacher(shape, **options)
         current = straighter.fit(ends, noise=noise, condition=drawn, progress=progress)
-        if straighter.history["stopped"] == "interrupted":
+        if straighter.history_["stopped"] == "interrupted":
             break
     return straighter
-
-
-def _condition_pool(teacher: Flow, condition: Array | None) -> NDArray[Any] | None:
-    """The rows that conditions are drawn from; None for an unconditional teacher."""
-    kind = json.loads(teacher.field.conditioning)
-    if kind == "none":
-        if condition is not None:
-            raise ArgumentError("condition: expected None for an unconditional teacher, got an array")
-        return None
-    if condition is None and "labels" in kind:
-        condition = np.arange(kind["labels"]["classes"])
-    if condition is None and teacher._training is not None:
-        condition = teacher._training[1]
-    if condition is None:
-        raise ArgumentError(
-            "condition: expected the vectors that a conditional teacher is to draw from, got None"
-        )
-    pool = to_numpy(as_condition(condition))
-    if len(pool) == 0:
-        raise ArgumentError("condition: expected at least one row, got an empty array")
-    return pool
 
 
 def _options_of(teacher: Flow) -> dict[str, Any]:

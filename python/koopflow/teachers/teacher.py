@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,25 +11,27 @@ import numpy as np
 from sklearn.base import clone
 
 from .. import _core
-from .._arrays import Array, as_batch, as_condition, to_numpy
+from .._arrays import Array, as_batch, as_condition, checked_event_shape, to_numpy
+from .._checkpointing import checkpointing
+from .._conditioning import Conditioning
 from .._ending import tell_ending
 from .._parameters import Parameters
-from ..exceptions import ArgumentError, NotFittedError, ShapeError
-from ..options import Options, Training, UNet, to_json, unet_of
+from ..exceptions import ArgumentError, ShapeError
+from ..options import Options, Training, UNet, name_of, to_json, unet_of
 from ..progress import ProgressFunction, ProgressMeter
-from .attach import AttachedTeachers
-from .flow import check_checkpointing, checked_event_shape
-from .torch_models import conditioning_json, probe
+from . import attach
+from .flow import Flow, TrainingData
+from .torch_models import probe
 from .torchcfm import read_state_dict
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 # Options of Training that teachers have.
-TRAINING = ("optimizer", "weight_decay", "warmup_steps", "clip_norm", "ema_decay")
+TRAINING = ("optimizer", "weight_decay", "warmup_steps", "clip_norm", "ema_decay", "max_restarts")
 
 
-class FlowTeacher(AttachedTeachers, Parameters):
+class FlowTeacher(Flow, Parameters):
     """A flow-matching model: trained here on data, attached from PyTorch, or known in closed form.
 
     The probability path is x_t = a(t) x1 + s(t) x0 with standard normal x0 (Lipman et al. 2210.02747); a
@@ -69,8 +71,8 @@ class FlowTeacher(AttachedTeachers, Parameters):
         Probability that training hides a label, in [0, 1); :meth:`guided` needs a teacher that knows the
         velocity without one (0.1 to 0.2; Ho and Salimans 2207.12598).
     training : Training or mapping, optional
-        Options ``optimizer``, ``weight_decay``, ``warmup_steps``, ``clip_norm`` and ``ema_decay`` of
-        :class:`koopflow.Training`.
+        Options ``optimizer``, ``weight_decay``, ``warmup_steps``, ``clip_norm``, ``ema_decay`` and
+        ``max_restarts`` of :class:`koopflow.Training`.
     max_seconds : float, optional
         Time limit of training; the teacher so far is kept.
     seed : int, default 0
@@ -159,57 +161,58 @@ class FlowTeacher(AttachedTeachers, Parameters):
         Parameters
         ----------
         data : array, ``[N, *event]``
-            NumPy or torch, finite.
+            Finite data, NumPy or torch. Copies of these arrays stay in :attr:`training_data_`.
         noise : array, ``[N, *event]``, optional
-            The noise that each row is paired with, which should be standard normal over all of them: no other
-            coupling is drawn. :func:`koopflow.reflow` brings such pairs.
+            Noise that each row is paired with, standard normal over all of them; no other coupling is drawn.
+            :func:`koopflow.reflow` brings such pairs.
         condition : array, optional
             Labels ``[N]`` or vectors ``[N, condition_dim]``, as the constructor says.
         steps, batch_size : int, optional
-            For this call, over those of the constructor.
+            Values for this call, instead of those of the constructor.
         progress : bool or callable, default True
-            A bar where somebody is looking, nothing, or a function: see :mod:`koopflow.progress`.
+            Progress bar, silence, or a function: see :mod:`koopflow.progress`.
         callback : callable, optional
-            Called with every progress event besides.
+            Function that is called with every progress event as well.
         checkpoint : path, optional
-            A file to write the state of training to, atomically, while it goes on and when it ends. At any
-            moment it is a whole teacher that :meth:`load` reads.
+            File that the state of training is written to, atomically, while it goes on and when it ends. At
+            any moment it is a whole teacher that :meth:`load` reads.
         checkpoint_every : int, optional
             Steps between two files.
         checkpoint_minutes : float, optional
-            Minutes between two files; 10 where ``checkpoint_every`` is not given either.
+            Minutes between two files; 10 if ``checkpoint_every`` is not given either.
         resume : path, optional
-            A file that ``checkpoint`` wrote, to go on from; on a CPU exactly as if training had never been
-            cut. Data, condition and options must be those of the file, except for ``steps``,
-            ``max_seconds`` (which counts what was spent before) and ``device``.
+            File that ``checkpoint`` wrote, to go on from; on a CPU exactly as if training had never stopped.
+            Data, condition and options must be those of the file, except for ``steps``, ``max_seconds``
+            (which counts what was spent before) and ``device``.
 
         Returns
         -------
         FlowTeacher
             Itself. Ctrl-C ends training early: the teacher so far is kept, a warning says so, and
-            ``history["stopped"]`` is ``"interrupted"``.
+            ``history_["stopped"]`` is ``"interrupted"``.
 
         Raises
         ------
         ShapeError
             When data, noise or condition do not fit the event shape or each other.
         ArgumentError
-            When an option is out of its range, or ``flip`` was asked for and samples are no images or pairs
-            are given.
+            When an option is out of its range or not that of the file to resume, or when ``flip`` is set and
+            samples are no images or pairs are given.
         DivergenceError
             When the loss kept blowing up after ``max_restarts`` restarts. The last good teacher is kept, and
             this object is fitted with it.
         CheckpointError
-            When ``resume`` is no file of a training.
-        ArgumentError
-            When an option is out of its range, or is not that of the file to resume.
+            When ``resume`` is not a file of a training.
+        FileNotFoundError
+            When there is no folder for ``checkpoint``.
         """
-        check_checkpointing(checkpoint, checkpoint_every, checkpoint_minutes)
+        files = checkpointing(checkpoint, checkpoint_every, checkpoint_minutes, resume)
         data = as_batch(data)
         if tuple(data.shape[1:]) != self.event_shape or len(data.shape) == 0:
             raise ShapeError(
                 f"data: expected shape (N, {', '.join(map(str, self.event_shape))}), got {tuple(data.shape)}"
             )
+        condition = as_condition(condition)
         config = self._config(steps=steps, batch_size=batch_size)
         if noise is not None:
             noise, config["coupling"] = as_batch(noise), "given"
@@ -218,32 +221,265 @@ class FlowTeacher(AttachedTeachers, Parameters):
                 data,
                 to_json(config),
                 noise=noise,
-                condition=as_condition(condition),
+                condition=condition,
                 monitor=meter.monitor,
-                checkpoint=None if checkpoint is None else fspath(checkpoint),
-                checkpoint_every=checkpoint_every,
-                checkpoint_seconds=None if checkpoint_minutes is None else 60.0 * checkpoint_minutes,
                 header=to_json({"params": self._written(without=["event_shape"])}),
-                resume=None if resume is None else fspath(resume),
+                **files,
             )
         self._field, self._history = field, json.loads(history)
-        self._training, self._training_noise = (data, condition), noise
+        self.training_data_ = TrainingData.copied(data, condition, noise)
         tell_ending(self._history, "the teacher so far")
         return self
 
     @classmethod
-    def _around(cls, field: _core.VelocityField) -> Self:
-        kind = json.loads(field.conditioning)
-        labels, vector = ({}, {}) if kind == "none" else (kind.get("labels", {}), kind.get("vector", {}))
-        teacher = cls(
-            field.event_shape,
-            num_classes=labels.get("classes"),
-            condition_dim=vector.get("dim"),
-            device=field.device,
-            dtype=field.dtype,
+    def from_torch(
+        cls,
+        model: Callable[..., Any],
+        event_shape: Sequence[int],
+        *,
+        convention: str = "torchcfm",
+        device: str | None = None,
+        dtype: str | None = None,
+        num_classes: int | None = None,
+        condition_dim: int | None = None,
+        condition_name: str | None = None,
+        timestep_scale: float = 1000.0,
+        **extras: Any,
+    ) -> FlowTeacher:
+        """Attach a PyTorch module or function, in one of the field's three conventions.
+
+        ``"torchcfm"``
+            ``model(t, x)``, time 0 is noise, answers data - noise.
+        ``"flow_matching"``
+            ``model(x=x, t=t)``, the same time and sign (facebookresearch/flow_matching).
+        ``"diffusers"``
+            ``model(x, timestep)`` with ``timestep = timestep_scale * (1 - t)``, answers noise - data, as it
+            is, in ``.sample`` or as the first of a tuple (flow-matching models of Hugging Face diffusers).
+
+        Parameters
+        ----------
+        model : torch.nn.Module or callable
+            Model that is called with t ``[B]`` and x ``[B, *event]`` on ``device``. A module belongs in
+            evaluation mode.
+        event_shape : sequence of int
+            Shape of one sample.
+        convention : {"torchcfm", "flow_matching", "diffusers"}, default "torchcfm"
+            How the model is called and what it answers.
+        device, dtype : str, optional
+            Device and precision of the flow; by default those of the module's parameters, ``"cpu"`` and
+            ``"float32"`` without any. Modules in half precision are called in it and solved in float32.
+        num_classes, condition_dim : int, optional
+            Number of classes of labels ``[B]``, or length of vectors ``[B, condition_dim]``, that the model
+            takes.
+        condition_name : str, optional
+            Keyword that passes the condition; ``"y"`` by default, ``"class_labels"`` for diffusers.
+        timestep_scale : float, default 1000
+            Factor of ``"diffusers"``.
+        **extras
+            Keywords that the model is given at every call.
+
+        Raises
+        ------
+        TeacherError
+            When a few samples ``[n, *event]`` do not come back as a finite velocity: it says which convention
+            was tried and what came back, with the model's own exception as its cause.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from koopflow import FlowTeacher
+        >>> teacher = FlowTeacher.from_torch(lambda t, x: 1.0 - x, event_shape=(2,))
+        >>> teacher.velocity(0.5, torch.zeros(1, 2))
+        tensor([[1., 1.]])
+        """
+        return cls._around(
+            attach.from_torch(
+                model,
+                event_shape,
+                convention=convention,
+                device=device,
+                dtype=dtype,
+                conditioning=Conditioning(num_classes, condition_dim),
+                condition_name=condition_name,
+                timestep_scale=timestep_scale,
+                extras=extras,
+            )
         )
-        teacher._field = field
-        return teacher
+
+    @classmethod
+    def from_torchscript(
+        cls,
+        path: str | PathLike[str],
+        event_shape: Sequence[int],
+        *,
+        convention: str = "torchcfm",
+        device: str = "cpu",
+        dtype: str | None = None,
+        num_classes: int | None = None,
+        condition_dim: int | None = None,
+        timestep_scale: float = 1000.0,
+    ) -> FlowTeacher:
+        """Load a model that ``torch.jit.save`` wrote. It runs without Python.
+
+        Arguments are positional, in the order of :meth:`from_torch`'s conventions: ``forward(t, x)``,
+        ``forward(x, t)`` or ``forward(x, timestep)``; a condition comes third. The answer is a tensor, or a
+        tuple or list that begins with one. The module is put into evaluation mode.
+
+        Parameters
+        ----------
+        path : str or path
+            TorchScript file. It is a program: load files that you trust.
+        dtype : str, optional
+            Precision of the flow; by default ``"float64"`` if the module's parameters are, else
+            ``"float32"``.
+        event_shape, convention, device, num_classes, condition_dim, timestep_scale
+            As in :meth:`from_torch`.
+
+        Raises
+        ------
+        FileNotFoundError
+            When there is no such file.
+        CheckpointError
+            When the file is not a whole TorchScript module.
+        TeacherError
+            As in :meth:`from_torch`.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from koopflow import FlowTeacher
+        >>> class Model(torch.nn.Module):
+        ...     def forward(self, t, x):
+        ...         return t[:, None] - x
+        >>> module = torch.jit.trace(Model(), (torch.zeros(3), torch.zeros(3, 2)))  # doctest: +SKIP
+        >>> module.save("teacher.pt")  # doctest: +SKIP
+        >>> teacher = FlowTeacher.from_torchscript("teacher.pt", event_shape=(2,))  # doctest: +SKIP
+        """
+        return cls._around(
+            attach.from_torchscript(
+                path,
+                event_shape,
+                convention=convention,
+                device=device,
+                dtype=None if dtype is None else name_of(dtype),
+                conditioning=Conditioning(num_classes, condition_dim),
+                timestep_scale=timestep_scale,
+            )
+        )
+
+    @classmethod
+    def from_diffusion(
+        cls,
+        model: Callable[..., Any] | Flow | str | PathLike[str],
+        event_shape: Sequence[int] | None = None,
+        *,
+        parametrisation: str = "eps",
+        schedule: str = "vp",
+        noise_argument: str | None = None,
+        beta_min: float | None = None,
+        beta_max: float | None = None,
+        offset: float | None = None,
+        time_clip: float | None = None,
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
+        rho: float | None = None,
+        sigma_data: float = 0.5,
+        num_timesteps: int = 1000,
+        device: str | None = None,
+        dtype: str | None = None,
+        num_classes: int | None = None,
+        condition_dim: int | None = None,
+        condition_name: str | None = None,
+        **extras: Any,
+    ) -> FlowTeacher:
+        """Turn a diffusion model into a velocity field, by its probability-flow ODE (Song et al. 2011.13456).
+
+        The model sees z = alpha x1 + sigma x0 of data x1 and noise x0, and one number that tells the noise.
+        With r = 1 - t, t being koopflow's time, docs/teachers.md has the formula of every schedule and how
+        nearly each reaches its ends. The teacher's state x is z for ``"vp"``, ``"scaled_linear"`` and
+        ``"cosine"``; for ``"ve"`` and ``"edm"`` it is z scaled so that it starts as N(0, I) at t = 0 and is z
+        itself at t = 1.
+
+        Parameters
+        ----------
+        model : torch.nn.Module, callable, FlowTeacher, str or path
+            ``model(z, noise)`` with z ``[B, *event]`` and noise ``[B]``, which answers the prediction, as it
+            is, in ``.sample`` or as the first of a tuple; or the path of a TorchScript file that does; or a
+            teacher whose velocity(noise, z) is the prediction.
+        event_shape : sequence of int, optional
+            Shape of one sample; a FlowTeacher knows its own.
+        parametrisation : {"eps", "score", "x0", "v", "F"}, default "eps"
+            What the model predicts: the noise; the score of z; the data (a denoiser, as a preconditioned EDM
+            network is); (alpha x0 - sigma x1) / sqrt(alpha^2 + sigma^2) (Salimans and Ho 2202.00512); or
+            EDM's raw network F before preconditioning (Karras et al. 2206.00364, eq. 7).
+        schedule : {"vp", "scaled_linear", "cosine", "ve", "edm"}, default "vp"
+            Noise schedule: DDPM's linear beta; latent diffusion's; Nichol and Dhariwal's cosine; variance
+            exploding; or Karras et al.'s.
+        noise_argument : str, optional
+            What the model is told: ``"time"`` (r), ``"timestep"`` ((num_timesteps - 1) r), ``"index"`` (the
+            same rounded, int64), ``"sigma"`` (sigma / alpha), ``"c_noise"`` (log(sigma / alpha) / 4) or
+            ``"log_snr"`` (2 log(alpha / sigma)). By default ``"c_noise"`` for F, ``"sigma"`` for ve and edm,
+            else ``"time"``.
+        beta_min, beta_max, offset, sigma_min, sigma_max, rho : float, optional
+            Constants of the schedules that have them.
+        time_clip : float, default 0.001
+            Distance from either end of time within which the field of the first three schedules stands still,
+            because sigma has an infinite slope there or no data is left.
+        sigma_data : float, default 0.5
+            Deviation of the data, for F.
+        num_timesteps : int, default 1000
+            Number of time steps of ``"timestep"`` and ``"index"``.
+        device, dtype, num_classes, condition_dim, condition_name, **extras
+            As in :meth:`from_torch`; a condition is named ``class_labels`` if the model has such an argument,
+            otherwise ``y``. A TorchScript file takes it third, and takes no extras; a FlowTeacher has all of
+            these already.
+
+        Raises
+        ------
+        ArgumentError
+            For an unknown option or one that the schedule does not have.
+        TeacherError
+            When a few samples do not come back as finite predictions of their shape.
+        FileNotFoundError, CheckpointError
+            As in :meth:`from_torchscript`.
+
+        Examples
+        --------
+        The noise predicted by a model of data that are all zero is z / sigma:
+
+        >>> import torch
+        >>> from koopflow import FlowTeacher
+        >>> teacher = FlowTeacher.from_diffusion(lambda z, sigma: z / sigma[:, None], (2,), schedule="edm")
+        >>> float(abs(teacher.sample(100)).max()) < 0.01
+        True
+        """
+        return cls._around(
+            attach.from_diffusion(
+                model.field if isinstance(model, Flow) else model,
+                event_shape,
+                schedule={
+                    "name": schedule,
+                    "beta_min": beta_min,
+                    "beta_max": beta_max,
+                    "offset": offset,
+                    "time_clip": time_clip,
+                    "sigma_min": sigma_min,
+                    "sigma_max": sigma_max,
+                    "rho": rho,
+                },
+                config={
+                    "parametrisation": parametrisation,
+                    "noise_argument": noise_argument,
+                    "sigma_data": sigma_data,
+                    "num_timesteps": num_timesteps,
+                },
+                device=device,
+                dtype=dtype,
+                conditioning=Conditioning(num_classes, condition_dim),
+                condition_name=condition_name,
+                extras=extras,
+            )
+        )
 
     @classmethod
     def from_torchcfm(
@@ -268,18 +504,14 @@ class FlowTeacher(AttachedTeachers, Parameters):
             A safetensors file, a file of ``torch.save``, or the state dict of a ``UNetModel`` or
             ``UNetModelWrapper``.
         event_shape : sequence of int
-            ``(C, H, W)``.
-        heads : int, default 1
-            ``num_heads`` of the model.
-        head_channels : int, optional
-            ``num_head_channels`` of the model.
-        new_attention_order : bool, default False
-            ``use_new_attention_order`` of the model.
+            Shape of one image, ``(C, H, W)``.
+        heads, head_channels, new_attention_order
+            The model's ``num_heads``, ``num_head_channels`` and ``use_new_attention_order``.
         key : str, optional
-            Which entry of a training checkpoint holds the weights; None takes ``"ema_model"`` where there
-            is one, then ``"net_model"``, ``"model"``, ``"state_dict"``.
+            Entry of a training checkpoint that holds the weights; by default the first that exists of
+            ``"ema_model"``, ``"net_model"``, ``"model"`` and ``"state_dict"``.
         device, dtype : str
-            Where and in what precision the field is evaluated.
+            Device and precision of the field.
 
         Raises
         ------
@@ -292,23 +524,18 @@ class FlowTeacher(AttachedTeachers, Parameters):
         --------
         FlowTeacher.state_dict : the way back.
         """
-        shape = checked_event_shape(event_shape)
         tensors = read_state_dict(weights, key)
         field = _core.VelocityField.torchcfm(
             list(tensors),
             list(tensors.values()),
-            event_shape=shape,
+            event_shape=checked_event_shape(event_shape),
             heads=heads,
             head_channels=head_channels,
             qkv_first=new_attention_order,
-            device=device,
-            dtype=dtype,
+            device=name_of(device),
+            dtype=name_of(dtype),
         )
-        labels = tensors.get("label_emb.weight")
-        classes = None if labels is None else int(labels.shape[0])
-        teacher = cls(shape, num_classes=classes, device=device, dtype=dtype)
-        teacher._field = field
-        return teacher
+        return cls._around(field)
 
     def state_dict(self) -> dict[str, Any]:
         """The weights of a network as torch tensors on the CPU, by name.
@@ -325,58 +552,56 @@ class FlowTeacher(AttachedTeachers, Parameters):
     def gaussian(cls, mean: Array, cov: Array, *, device: str = "cpu", dtype: str = "float32") -> FlowTeacher:
         """The exact field from N(0, I) to N(mean, cov) under the linear path; its flow map is affine.
 
-                Parameters
-                ----------
-                mean : array, ``[*event]``
-                    Its shape is the event shape.
-                cov : array, ``[d, d]``
-                    Over the flattened event; symmetric, positive semi-definite.
-                device, dtype : str
-                    Where and in what precision the field is evaluated.
+        Parameters
+        ----------
+        mean : array, ``[*event]``
+            Mean; its shape is the event shape.
+        cov : array, ``[d, d]``
+            Covariance over the flattened event; symmetric, positive semi-definite.
+        device, dtype : str
+            Device and precision of the field.
 
-                Examples
-                --------
-                >>> import numpy as np
-        from sklearn.base import clone
-                >>> from koopflow import FlowTeacher
-                >>> teacher = FlowTeacher.gaussian([1.0, 2.0], np.diag([4.0, 0.25]))
-                >>> teacher.sample(x0=np.zeros((1, 2), dtype=np.float32)).round(3)
-                array([[1., 2.]], dtype=float32)
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from koopflow import FlowTeacher
+        >>> teacher = FlowTeacher.gaussian([1.0, 2.0], np.diag([4.0, 0.25]))
+        >>> teacher.sample(x0=np.zeros((1, 2), dtype=np.float32)).round(3)
+        array([[1., 2.]], dtype=float32)
         """
         mean = as_batch(mean)
-        teacher = cls(tuple(mean.shape), device=device, dtype=dtype)
-        teacher._field = _core.VelocityField.gaussian(
-            mean, as_batch(cov), event_shape=teacher.event_shape, device=device, dtype=dtype
+        shape = checked_event_shape(tuple(mean.shape))
+        device, dtype = name_of(device), name_of(dtype)
+        return cls._around(
+            _core.VelocityField.gaussian(mean, as_batch(cov), event_shape=shape, device=device, dtype=dtype)
         )
-        return teacher
 
     @classmethod
     def empirical(cls, data: Array, *, device: str = "cpu", dtype: str = "float32") -> FlowTeacher:
         """The exact field of a finite data set under the linear path: its flow carries noise onto the data
-                points.
+        points.
 
-                Parameters
-                ----------
-                data : array, ``[N, *event]``
-                    Kept whole; an evaluation costs N times the batch.
-                device, dtype : str
-                    Where and in what precision the field is evaluated.
+        Parameters
+        ----------
+        data : array, ``[N, *event]``
+            Data points, kept whole; an evaluation costs N times the batch.
+        device, dtype : str
+            Device and precision of the field.
 
-                Examples
-                --------
-                >>> import numpy as np
-        from sklearn.base import clone
-                >>> from koopflow import FlowTeacher
-                >>> teacher = FlowTeacher.empirical(np.array([[0.0, 3.0]], dtype=np.float32))
-                >>> teacher.velocity(0.0, np.zeros((1, 2), dtype=np.float32))
-                array([[0., 3.]], dtype=float32)
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from koopflow import FlowTeacher
+        >>> teacher = FlowTeacher.empirical(np.array([[0.0, 3.0]], dtype=np.float32))
+        >>> teacher.velocity(0.0, np.zeros((1, 2), dtype=np.float32))
+        array([[0., 3.]], dtype=float32)
         """
         data = as_batch(data)
         if len(data.shape) < 2:
             raise ShapeError(f"data: expected shape (N, *event), got {tuple(data.shape)}")
-        teacher = cls(tuple(data.shape[1:]), device=device, dtype=dtype)
-        teacher._field = _core.VelocityField.empirical(data, device=device, dtype=dtype)
-        teacher._training = (data, None)
+        device, dtype = name_of(device), name_of(dtype)
+        teacher = cls._around(_core.VelocityField.empirical(data, device=device, dtype=dtype))
+        teacher.training_data_ = TrainingData.copied(data)
         return teacher
 
     def guided(self, scale: float, *, null_condition: Array | int | None = None) -> FlowTeacher:
@@ -390,11 +615,11 @@ class FlowTeacher(AttachedTeachers, Parameters):
         Parameters
         ----------
         scale : float
-            Any finite number.
+            Strength of the guidance, any finite number.
         null_condition : int or array, optional
-            The condition that stands for none: a label, or a vector ``[condition_dim]``. None takes the label
+            Condition that stands for none: a label, or a vector ``[condition_dim]``. By default the label
             ``num_classes``, which is that of most class-conditional models and of teachers that were trained
-            here with ``label_dropout``; vectors have no such default.
+            here with ``label_dropout``; vectors have no default.
 
         Raises
         ------
@@ -415,22 +640,26 @@ class FlowTeacher(AttachedTeachers, Parameters):
                 [-6.]])
         """
         field = self.field
-        kind = json.loads(field.conditioning)
-        if null_condition is None and "vector" in kind:
+        kind = Conditioning.of(field)
+        if null_condition is None and kind.dim is not None:
             raise ArgumentError(
-                f"null_condition: expected a vector ({kind['vector']['dim']},), got None (it has no default)"
+                f"null_condition: expected a vector ({kind.dim},), got None (it has no default)"
             )
-        if "labels" in kind:
-            classes = kind["labels"]["classes"]
-            null_condition = classes if null_condition is None else null_condition
-            untrained = field.kind == "network" and not self.label_dropout
-            if untrained and np.array_equal(to_numpy(null_condition), classes):
+        if kind.classes is not None:
+            null_condition = kind.classes if null_condition is None else null_condition
+            # Asked of the training: the parameter may have been set since.
+            dropout = self._history.get("config", {}).get("label_dropout", 0.0)
+            if (
+                field.kind == "network"
+                and not dropout
+                and np.array_equal(to_numpy(null_condition), kind.classes)
+            ):
                 raise ArgumentError(
                     "label_dropout: expected above 0 for a teacher that is to be guided, got 0: it has never "
                     "seen data without a label. Train FlowTeacher(..., label_dropout=0.1), or name by "
                     "null_condition the label that stands for none"
                 )
-        teacher: Self = clone(self)
+        teacher: FlowTeacher = clone(self)
         teacher._field = field.guided(float(scale), 0 if null_condition is None else null_condition)
         teacher._history = self._history
         probe(teacher._field, f"guidance with null_condition {null_condition!r}")
@@ -447,7 +676,7 @@ class FlowTeacher(AttachedTeachers, Parameters):
         CheckpointError
             When the file is not a whole koopflow teacher.
         """
-        field, text = _core.VelocityField.load(fspath(path), device=device)
+        field, text = _core.VelocityField.load(fspath(path), device=name_of(device))
         header = json.loads(text)
         params = header.get("params")
         if params is None:
@@ -455,7 +684,7 @@ class FlowTeacher(AttachedTeachers, Parameters):
             params = header.get("options", {})
             if params.get("clip_norm", 1.0) is None:
                 params["clip_norm"] = 0.0
-        known = {"event_shape": field.event_shape, "device": field.device, "dtype": field.dtype}
+        known = {"event_shape": tuple(field.event_shape), "device": field.device, "dtype": field.dtype}
         teacher = cls._read(path, params, **known)
         teacher._field = field
         teacher._history = header.get("history", {})
@@ -471,50 +700,40 @@ class FlowTeacher(AttachedTeachers, Parameters):
         """
         self.field.save(fspath(path), to_json(self._header()))
 
-    def _header(self) -> dict[str, Any]:
-        """What a file says about the teacher."""
-        return {"params": self._written(without=["event_shape"]), "history": self._history}
-
-    @property
-    def history_(self) -> dict[str, Any]:
-        """Training: ``steps``, ``seconds``, ``stopped``, ``loss``, a list of ``[step, loss]``,
-        ``skipped_steps``, whose loss or gradient was not finite, ``restarts`` after a divergence, ``notes``
-        (a list of ``step`` and ``text``) and ``config``, the options with every None resolved.
-
-        Empty for a teacher that was not trained here.
-        """
-        if self._field is None:
-            raise NotFittedError("this FlowTeacher is not fitted yet: call fit(data) first")
-        return self._history
-
     @property
     def history(self) -> dict[str, Any]:
         """Another name of :attr:`history_`."""
         return self.history_
 
-    def _pairing(self) -> dict[str, Any]:
-        # The options of a teacher that was not trained here say nothing about it.
-        if self._field is None or self._field.kind != "network":
-            return super()._pairing()
-        known = self._history.get("config", {})
-        return {name: known.get(name, getattr(self, name)) for name in ("coupling", "path", "flip")}
+    def _header(self) -> dict[str, Any]:
+        """What a file says about the teacher."""
+        return {"params": self._written(without=["event_shape"]), "history": self._history}
 
-    def _config(self, *, steps: int | None, batch_size: int | None) -> dict[str, Any]:
+    @classmethod
+    def _around(cls, field: _core.VelocityField) -> Self:
+        """A teacher that is this field."""
+        kind = Conditioning.of(field)
+        teacher = cls(
+            tuple(field.event_shape),
+            num_classes=kind.classes,
+            condition_dim=kind.dim,
+            device=field.device,
+            dtype=field.dtype,
+        )
+        teacher._field = field
+        return teacher
+
+    def _config(self, *, steps: int | None = None, batch_size: int | None = None) -> dict[str, Any]:
         """The options that are set, by the core's flat names; the core decides on the others."""
-        conditioning = conditioning_json(self.num_classes, self.condition_dim)
-        config = {
-            name: value
-            for name in self._get_param_names()
-            if name not in ("event_shape", "network", "training", "num_classes", "condition_dim")
-            and (value := getattr(self, name)) is not None
-        }
+        params = {**self.get_params(deep=False), "training": None}
+        params |= {name: n for name, n in (("steps", steps), ("batch_size", batch_size)) if n is not None}
+        conditioning = Conditioning(params.pop("num_classes"), params.pop("condition_dim"))
+        unet = unet_of("network", params.pop("network"), "mlp")
+        del params["event_shape"]
+        config = {name: value for name, value in params.items() if value is not None}
         training = Training.of("training", self.training)
         config |= training.given(only=TRAINING, of="a FlowTeacher's training")
-        if config.get("clip_norm") == 0:
-            config["clip_norm"] = None
-        config |= {name: n for name, n in (("steps", steps), ("batch_size", batch_size)) if n is not None}
-        config["conditioning"] = json.loads(conditioning)
-        unet = unet_of("network", self.network, "mlp")
+        config["conditioning"] = conditioning.plain()
         if unet is not None:
             config["unet"] = unet.options()
         return config

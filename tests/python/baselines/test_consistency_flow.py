@@ -100,7 +100,7 @@ def model(teacher):
 def test_one_step_is_better_than_one_step_of_flow_matching(teacher, model):
     # Of independent pairs, whose flow bends: one Euler step of it ends in the middle of everything.
     options = {"coupling": "independent", "steps": 1500, **SMALL}
-    flow = FlowTeacher((2,), **options).fit(teacher._training[0], progress=False)
+    flow = FlowTeacher((2,), **options).fit(teacher.training_data_.data, progress=False)
     straight = ConsistencyFlow(**options).fit(teacher, progress=False)
     held_out = datasets.moons(1000, seed=1)
     x0 = RANDOM.normal(size=(1000, 2)).astype(np.float32)

@@ -211,14 +211,14 @@ def test_ctrl_c_in_a_real_process_leaves_a_teacher_that_goes_on(tmp_path):
     assert run("train-teacher", *arguments, "--output", whole, "--quiet") == 0
     interrupted("train-teacher", "teacher", *arguments, "--set", "checkpoint_every=50", output=tmp_path)
     part = FlowTeacher.load(tmp_path / "teacher.safetensors")
-    assert part.history["stopped"] == "interrupted"
+    assert part.history_["stopped"] == "interrupted"
     assert np.isfinite(weights(part)).all()
     # Fewer files: each is flushed to the disk.
     fewer = ["--set", "checkpoint_every=1000"]
     assert run("train-teacher", "--resume", "--output", tmp_path, "--quiet", *fewer) == 0
     first, second = (FlowTeacher.load(place / "teacher.safetensors") for place in (whole, tmp_path))
-    assert second.history["steps"] == 3000
-    assert second.history["loss"] == first.history["loss"]
+    assert second.history_["steps"] == 3000
+    assert second.history_["loss"] == first.history_["loss"]
     np.testing.assert_array_equal(weights(first), weights(second))
 
 

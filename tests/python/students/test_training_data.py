@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from koopflow import FlowTeacher, KoopmanDistiller, _core, datasets
@@ -74,6 +75,52 @@ def test_without_data_solved_trajectories_serve():
     assert student.history_["teacher_evaluations"] > 25 + 6
 
 
+def test_a_loaded_teacher_brings_no_data_and_says_so(trained, tmp_path):
+    """The same call learnt from other points after a restart, and nobody was told."""
+    trained.save(tmp_path / "teacher.safetensors")
+    loaded = FlowTeacher.load(tmp_path / "teacher.safetensors")
+    assert loaded.training_data_ is None
+    np.testing.assert_array_equal(trained.training_data_.data, DATA)
+    noise = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)
+    student = tiny(objective__weights=ONLY_CONSISTENCY)
+    here = student.fit(trained, progress=False).sample(x0=noise)
+    with pytest.warns(UserWarning, match=r"does not hold its training data.*fit\(teacher, data=\.\.\.\)"):
+        student.fit(loaded, progress=False)
+    assert student.history_["trajectories"] == 256
+    # With the data, everything is as in the process that trained the teacher; without the term, too.
+    np.testing.assert_array_equal(student.fit(loaded, data=DATA, progress=False).sample(x0=noise), here)
+    tiny().fit(loaded, progress=False)
+
+
+@pytest.mark.parametrize("kind", [np.ndarray, torch.Tensor])
+def test_teachers_keep_copies(kind):
+    """Somebody who reuses an array does not change what a later student learns from."""
+    labels = np.arange(512) % 2
+    samples = []
+    for changes in (False, True):
+        data = DATA.copy() if kind is np.ndarray else torch.from_numpy(DATA.copy())
+        condition = labels.copy()
+        teacher = FlowTeacher((2,), num_classes=2, width=16, depth=1, steps=5)
+        teacher.fit(data, condition=condition, progress=False)
+        if changes:
+            data *= 0.3
+            condition[:] = 0
+        student = tiny(objective__weights=ONLY_CONSISTENCY).fit(teacher, progress=False)
+        samples.append(student.sample(16, condition=labels[:16]))
+    np.testing.assert_array_equal(samples[0], samples[1])
+    exact = DATA.copy()
+    empirical = FlowTeacher.empirical(exact)
+    exact *= 0.3
+    np.testing.assert_array_equal(empirical.training_data_.data, DATA)
+
+
+def test_data_that_are_mapped_from_a_file_are_not_copied(tmp_path):
+    np.save(tmp_path / "data.npy", DATA)
+    data = np.load(tmp_path / "data.npy", mmap_mode="r")
+    teacher = FlowTeacher((2,), width=16, depth=1, steps=5).fit(data, progress=False)
+    assert teacher.training_data_.data is data
+
+
 def test_pairing_follows_the_teacher_unless_it_is_given(trained):
     fit = {"progress": False}
     config = tiny(steps=1).fit(trained, **fit).config_
@@ -102,7 +149,7 @@ def test_fresh_conditional_samples_are_made_in_chunks(monkeypatch):
     labels = np.arange(512) % 2
     teacher = FlowTeacher((2,), num_classes=2, width=16, depth=1, steps=5)
     teacher.fit(DATA, condition=labels, progress=False)
-    student = tiny(weights=ONLY_CONSISTENCY).fit(teacher, progress=False)
+    student = tiny(objective__weights=ONLY_CONSISTENCY).fit(teacher, progress=False)
     many = np.arange(600_000) % 2
     noise = _core.normal((len(many), 2), 5)
     whole = student.sample(x0=noise, condition=many)

@@ -194,8 +194,8 @@ def test_a_model_that_is_no_prediction_is_refused():
         raise ZeroDivisionError("mine")
 
     for model, message in (
-        (lambda z, noise: z[:, :1], r"a tensor of shape \(2, 1\)"),
-        (lambda z, noise: z * float("nan"), "4 NaN"),
+        (lambda z, noise: z[:, :1], r"a tensor of shape \(3, 1\)"),
+        (lambda z, noise: z * float("nan"), "6 NaN"),
         (lambda z: z, "raised TypeError"),
         (raises, "raised ZeroDivisionError: mine"),
         (lambda z, noise: torch.rand_like(z), "gave different velocities"),

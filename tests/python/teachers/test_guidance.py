@@ -163,7 +163,7 @@ def test_a_guided_teacher_survives_a_file(trained, tmp_path):
     t, x, y = batch()
     np.testing.assert_array_equal(loaded.velocity(t, x, y), guided.guided(1.5).velocity(t, x, y))
     assert repr(loaded).endswith("guided>")
-    assert loaded.history == trained.history
+    assert loaded.history_ == trained.history_
 
 
 def test_training_without_dropout_is_as_before():

@@ -55,8 +55,8 @@ def test_a_flow_of_given_pairs_carries_each_noise_to_its_data():
         error = teacher.sample(x0=fresh, **options) - (2.0 * fresh + [1.0, -3.0])
         assert np.sqrt((error**2).mean()) < 0.1
     # Any other pairing of these data leaves a variance that no velocity explains.
-    assert teacher.history["loss"][-1][1] < 0.01
-    assert teacher.history["config"]["coupling"] == "given"
+    assert teacher.history_["loss"][-1][1] < 0.01
+    assert teacher.history_["config"]["coupling"] == "given"
 
 
 def test_given_pairs_have_torch_arrays_conditions_and_files(tmp_path):
@@ -71,8 +71,8 @@ def test_given_pairs_have_torch_arrays_conditions_and_files(tmp_path):
         assert float((ends - noise[:200] - 10.0 * label).square().mean()) < 0.1
     path = tmp_path / "teacher.safetensors"
     FlowTeacher((2,), **options).fit(data, steps=20, checkpoint=path, **fit)
-    assert FlowTeacher.load(path)._pairing()["coupling"] == "given"
-    assert FlowTeacher((2,), **options).fit(data, steps=30, resume=path, **fit).history["steps"] == 30
+    assert FlowTeacher.load(path).pairing_["coupling"] == "given"
+    assert FlowTeacher((2,), **options).fit(data, steps=30, resume=path, **fit).history_["steps"] == 30
     with pytest.raises(ArgumentError, match="coupling"):
         FlowTeacher((2,), **options).fit(data, steps=30, resume=path, condition=labels, progress=False)
 
@@ -124,11 +124,11 @@ def test_rounds_go_on_from_each_other(bent):
     other = reflow(bent, 2, seed=6, **options)
     assert not np.array_equal(twice.sample(x0=NOISE[:9]), other.sample(x0=NOISE[:9]))
     once = reflow(bent, 1, seed=5, **options)
-    assert not np.array_equal(twice._training_noise, once._training_noise)
-    np.testing.assert_allclose(once._training[0], bent.sample(x0=once._training_noise), atol=1e-5)
-    assert twice.history["config"]["seed"] == 5
+    assert not np.array_equal(twice.training_data_.noise, once.training_data_.noise)
+    np.testing.assert_allclose(once.training_data_.data, bent.sample(x0=once.training_data_.noise), atol=1e-5)
+    assert twice.history_["config"]["seed"] == 5
     # What the caller did not say is as it was in the first teacher.
-    assert twice.history["config"]["batch_size"] == SMALL["batch_size"]
+    assert twice.history_["config"]["batch_size"] == SMALL["batch_size"]
 
 
 def test_a_teacher_in_closed_form_is_rectified_too(gaussian):
@@ -143,19 +143,22 @@ def test_conditions_are_carried_along():
     data = (0.5 * NOISE[:1000] + 8.0 * labels[:, None] - 4.0).astype(np.float32)
     teacher = FlowTeacher((2,), num_classes=2, steps=200, **SMALL).fit(data, condition=labels, progress=False)
     straighter = reflow(teacher, pairs=1000, progress=False)
-    drawn = straighter._training[1]
+    drawn = straighter.training_data_.condition
     assert np.bincount(drawn).tolist() == [500, 500]
     for label in (0, 1):
         x = straighter.sample(200, condition=np.full(200, label))
         assert np.abs(x.mean(axis=0) - (8.0 * label - 4.0)).max() < 0.5
     only = reflow(teacher, pairs=16, steps=2, condition=np.array([1]), progress=False)
-    assert (only._training[1] == 1).all()
+    assert (only.training_data_.condition == 1).all()
     vectors = (labels[:, None] - 0.5).astype(np.float32)
     teacher = FlowTeacher((2,), condition_dim=1, steps=5, **SMALL).fit(
         data, condition=vectors, progress=False
     )
-    assert set(reflow(teacher, pairs=64, steps=2, progress=False)._training[1].ravel()) == {-0.5, 0.5}
-    teacher._training = None
+    assert set(reflow(teacher, pairs=64, steps=2, progress=False).training_data_.condition.ravel()) == {
+        -0.5,
+        0.5,
+    }
+    teacher.training_data_ = None
     with pytest.raises(ArgumentError, match=r"condition: expected the vectors"):
         reflow(teacher, pairs=8, progress=False)
 
@@ -200,9 +203,9 @@ def test_without_the_pairs_points_of_trajectories_serve(straight, tmp_path):
     straight.save(tmp_path / "teacher.safetensors")
     loaded = FlowTeacher.load(tmp_path / "teacher.safetensors")
     options = {"observables": 4, "width": 8, "depth": 1, "steps": 2, "trajectories": 32}
-    student = KoopmanDistiller(objective=Objective(weights=only_consistency()), **options).fit(
-        loaded, progress=False
-    )
+    student = KoopmanDistiller(objective=Objective(weights=only_consistency()), **options)
+    with pytest.warns(UserWarning, match="does not hold the pairs"):
+        student.fit(loaded, progress=False)
     assert student.history_["trajectories"] == 32
     with pytest.raises(ArgumentError, match=r"data: expected none for a teacher of given pairs"):
         KoopmanDistiller(objective=Objective(weights=only_consistency()), **options).fit(

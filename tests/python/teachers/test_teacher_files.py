@@ -31,12 +31,12 @@ def test_a_lost_training_goes_on_as_if_it_had_not_been(tmp_path):
     with pytest.raises(Lost):
         small().fit(DATA, progress=lose, checkpoint=path, checkpoint_every=20)
     part = FlowTeacher.load(path)
-    assert (part.history["steps"], part.history["stopped"]) == (20, "interrupted")
+    assert (part.history_["steps"], part.history_["stopped"]) == (20, "interrupted")
     assert np.isfinite(part.sample(x0=NOISE)).all()
     again = small().fit(DATA, progress=False, resume=path)
     np.testing.assert_array_equal(again.sample(x0=NOISE), whole.sample(x0=NOISE))
-    assert again.history["loss"] == whole.history["loss"]
-    assert again.history["seconds"] > part.history["seconds"]
+    assert again.history_["loss"] == whole.history_["loss"]
+    assert again.history_["seconds"] > part.history_["seconds"]
 
 
 def test_a_finished_training_can_be_made_longer(tmp_path):
@@ -44,7 +44,7 @@ def test_a_finished_training_can_be_made_longer(tmp_path):
     first = small().fit(DATA, progress=False, checkpoint=path)
     np.testing.assert_array_equal(FlowTeacher.load(path).sample(x0=NOISE), first.sample(x0=NOISE))
     longer = small(steps=40).fit(DATA, progress=False, resume=path)
-    assert (longer.history["steps"], longer.history["stopped"]) == (40, "completed")
+    assert (longer.history_["steps"], longer.history_["stopped"]) == (40, "completed")
 
 
 def test_what_cannot_be_resumed_says_why(tmp_path):
@@ -66,5 +66,5 @@ def test_what_cannot_be_resumed_says_why(tmp_path):
 
 
 def test_the_history_says_what_was_chosen():
-    config = small(width=None).fit(DATA, progress=False).history["config"]
+    config = small(width=None).fit(DATA, progress=False).history_["config"]
     assert (config["width"], config["depth"], config["learning_rate"]) == (128, 1, 0.005)

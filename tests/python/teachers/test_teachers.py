@@ -146,7 +146,7 @@ def test_flips_double_the_images_of_teacher_and_student():
     falling = samples[:, 0] > samples[:, 1]
     assert 0.35 < falling.mean() < 0.65
     np.testing.assert_allclose(np.abs(samples).mean(axis=0), 3.0, atol=0.7)
-    assert teacher._pairing()["flip"] is True
+    assert teacher.pairing_["flip"] is True
     assert "flip=True" in repr(teacher)
 
 
@@ -230,8 +230,8 @@ def raises(t, x):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (lambda t, x: x[:, :1], r"expected a velocity \(2, 2\), got \(2, 1\)"),
-        (lambda t, x: x * float("nan"), "finite values, got 4 that are not"),
+        (lambda t, x: x[:, :1], r"expected a velocity \(3, 2\), got \(3, 1\)"),
+        (lambda t, x: x * float("nan"), "finite values, got 6 that are not"),
         (lambda t, x: x.long(), "float32 velocity, got int64"),
         (lambda t, x: x.numpy(), "expected a torch.Tensor, got ndarray"),
         (lambda t, x: x.to("meta"), "expected a velocity on cpu, got one on meta"),
@@ -242,7 +242,7 @@ def raises(t, x):
 def test_a_model_that_is_no_velocity_is_refused_when_attached(model, message):
     with pytest.raises(TeacherError, match=message) as caught:
         FlowTeacher.from_torch(model, event_shape=(2,))
-    assert "convention 'torchcfm' calls model(t, x) with x (2, 2) and t (2,)" in str(caught.value)
+    assert "convention 'torchcfm' calls model(t, x) with x (3, 2) and t (3,)" in str(caught.value)
 
 
 def test_the_models_own_exception_is_chained():
@@ -292,7 +292,7 @@ def test_a_trained_teacher_samples_its_data(trained):
 
 
 def test_the_history_tells_of_training(trained):
-    history = trained.history
+    history = trained.history_
     assert history["steps"] == 600
     assert history["stopped"] == "completed"
     losses = [loss for _, loss in history["loss"]]
@@ -306,7 +306,7 @@ def test_a_trained_teacher_survives_a_file(trained, tmp_path):
     t, x = BATCH
     np.testing.assert_array_equal(loaded.velocity(t, x), trained.velocity(t, x))
     assert repr(loaded) == repr(trained)
-    assert loaded.history == trained.history
+    assert loaded.history_ == trained.history_
 
 
 def test_closed_forms_survive_a_file(gaussian, tmp_path):
@@ -346,7 +346,7 @@ def test_fit_takes_steps_over_those_of_the_constructor():
     teacher = FlowTeacher((2,), width=8, depth=1, steps=10_000).fit(
         datasets.moons(300), steps=5, progress=False
     )
-    assert teacher.history["steps"] == 5
+    assert teacher.history_["steps"] == 5
 
 
 def test_before_fit_nothing_works():
@@ -354,7 +354,7 @@ def test_before_fit_nothing_works():
     for call in (
         lambda: teacher.sample(3),
         lambda: teacher.velocity(0.0, np.zeros((1, 2))),
-        lambda: teacher.history,
+        lambda: teacher.history_,
         lambda: teacher.evaluations,
         lambda: teacher.save("never.safetensors"),
     ):

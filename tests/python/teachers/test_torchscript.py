@@ -207,8 +207,8 @@ class Whole(torch.nn.Module):
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (Wide, r"forward returned a tensor of shape \(2, 1\); expected .* \(2, 2\)"),
-        (NotANumber, "forward returned .* infinite values among 4"),
+        (Wide, r"forward returned a tensor of shape \(3, 1\); expected .* \(3, 2\)"),
+        (NotANumber, "forward returned .* infinite values among 6"),
         (Whole, "forward returned a tensor of dtype int64"),
         (FlowMatching, "forward raised RuntimeError: "),
     ],
@@ -217,7 +217,7 @@ def test_a_module_that_is_no_velocity_is_refused(tmp_path, module, message):
     path = save(module(), tmp_path / "wrong.pt")
     with pytest.raises(TeacherError, match=message) as caught:
         FlowTeacher.from_torchscript(path, (2,))
-    tried = f"{path}: convention 'torchcfm' calls forward(t, x) with x (2, 2) and t (2,), float32 on cpu"
+    tried = f"{path}: convention 'torchcfm' calls forward(t, x) with x (3, 2) and t (3,), float32 on cpu"
     assert str(caught.value).startswith(tried)
 
 

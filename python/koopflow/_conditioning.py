@@ -1,0 +1,108 @@
+"""What a velocity field is conditioned on, as one value instead of the core's JSON."""
+
+from __future__ import annotations
+
+import json
+import operator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from ._arrays import Array, as_condition, to_numpy
+from .exceptions import ArgumentError
+
+
+class Conditioned(Protocol):
+    """A field of the core."""
+
+    @property
+    def conditioning(self) -> str:
+        """JSON: ``"none"``, ``{"labels": {"classes": 10}}`` or ``{"vector": {"dim": 4}}``."""
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Class labels, vectors, or nothing.
+
+    Parameters
+    ----------
+    classes : int, optional
+        Number of classes of labels ``[B]``.
+    dim : int, optional
+        Length of vectors ``[B, dim]``.
+
+    Raises
+    ------
+    ArgumentError
+        For both at once, or anything but integers of at least 1.
+
+    Examples
+    --------
+    >>> Conditioning(classes=10).to_json()
+    '{"labels": {"classes": 10}}'
+    """
+
+    classes: int | None = None
+    dim: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.classes is not None and self.dim is not None:
+            raise ArgumentError("expected at most one of num_classes and condition_dim, got both")
+        for field, argument in (("classes", "num_classes"), ("dim", "condition_dim")):
+            value = getattr(self, field)
+            if value is None:
+                continue
+            try:
+                object.__setattr__(self, field, operator.index(value))
+            except TypeError:
+                raise ArgumentError(f"{argument}: expected an integer of at least 1, got {value!r}") from None
+            if value < 1:
+                raise ArgumentError(f"{argument}: expected at least 1, got {value}")
+
+    @classmethod
+    def of(cls, field: Conditioned) -> Conditioning:
+        """That of a field."""
+        return cls.from_plain(json.loads(field.conditioning))
+
+    @classmethod
+    def from_plain(cls, written: Any) -> Conditioning:
+        """That of the core's JSON, once it is read."""
+        kind = {} if written == "none" else written
+        return cls(kind.get("labels", {}).get("classes"), kind.get("vector", {}).get("dim"))
+
+    def plain(self) -> Any:
+        """Plain data, as the core writes it."""
+        if self.classes is not None:
+            return {"labels": {"classes": self.classes}}
+        return "none" if self.dim is None else {"vector": {"dim": self.dim}}
+
+    def to_json(self) -> str:
+        """Text for the core."""
+        return json.dumps(self.plain())
+
+    def __bool__(self) -> bool:
+        return self != Conditioning()
+
+    def pool(self, condition: Array | None, known: Array | None = None) -> Array | None:
+        """Rows that conditions are drawn from: those given, every class once, or known ones for vectors.
+
+        Raises
+        ------
+        ArgumentError
+            For a condition without conditioning, an empty one, and vectors that nobody knows.
+        """
+        if not self:
+            if condition is not None:
+                raise ArgumentError("condition: expected None for an unconditional teacher, got an array")
+            return None
+        if condition is None:
+            condition = known if self.classes is None else np.arange(self.classes)
+        if condition is None:
+            raise ArgumentError(
+                "condition: expected the vectors that a conditional teacher is to draw from, got None"
+            )
+        pool = to_numpy(as_condition(condition))
+        if len(pool) == 0:
+            raise ArgumentError("condition: expected at least one row, got an empty array")
+        return pool
