@@ -16,13 +16,13 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from koopflow import _core
-from koopflow._arrays import Array, as_batch, as_condition, to_numpy
+from koopflow._arrays import Array, as_batch, as_condition, checked_count, to_numpy
 from koopflow.exceptions import ArgumentError, DivergenceError
 from koopflow.options import Objective
 from koopflow.progress import ProgressFunction, ProgressMeter
 from koopflow.students.distiller import KoopmanDistiller
 from koopflow.students.evaluation import distances
-from koopflow.teachers.flow import Flow, checked_count
+from koopflow.teachers.flow import Flow
 
 from ..tables import Row
 from .table import COLUMNS, DESIGN, MEASURES, AblationTable

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from koopflow import _core
+from koopflow._arrays import checked_count
 from koopflow.exceptions import ArgumentError, DivergenceError
 from koopflow.progress import ProgressFunction, ProgressMeter
 from koopflow.students.distiller import KoopmanDistiller
-from koopflow.teachers.flow import checked_count
 from koopflow.teachers.reflow import reflow
 
 from ..tables import Row

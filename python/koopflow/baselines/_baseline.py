@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from .. import _core
-from .._arrays import Array, as_condition
+from .._arrays import Array, as_condition, noise_or
 from .._ending import tell_ending
 from .._parameters import Parameters
 from ..exceptions import ArgumentError, CheckpointError, NotFittedError
 from ..progress import ProgressFunction
-from ..teachers.flow import Flow, checked_teacher, noise_or
+from ..teachers.flow import Flow, checked_teacher
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import _core
 from .._arrays import Array, as_batch, as_condition
+from .._conditioning import Conditioning
 from ..exceptions import ArgumentError, ShapeError
 from ..options import Options, Training, UNet, to_json
 from ..progress import ProgressFunction, ProgressMeter
@@ -99,23 +100,21 @@ class ConsistencyFlow(Baseline):
         progress: bool | ProgressFunction,
     ) -> None:
         if data is None:
-            if teacher._training is None:
+            known = teacher.training_data_
+            if known is None:
                 raise ArgumentError(
                     "data: expected the teacher's training data, which this process does not know, got None"
                 )
-            data, condition = teacher._training
-        data, shape = as_batch(data), tuple(teacher.event_shape)
+            data, condition = known.data, known.condition
+        data, shape = as_batch(data), teacher.event_shape_
         if tuple(data.shape[1:]) != shape:
             raise ShapeError(
                 f"data: expected shape (N, {', '.join(map(str, shape))}), got {tuple(data.shape)}"
             )
-        kind = json.loads(teacher.field.conditioning)
-        labels, vector = ({}, {}) if kind == "none" else (kind.get("labels", {}), kind.get("vector", {}))
+        kind = Conditioning.of(teacher.field)
         params = {name: value for name, value in self.get_params(deep=False).items() if name not in OBJECTIVE}
-        flow = FlowTeacher(
-            shape, num_classes=labels.get("classes"), condition_dim=vector.get("dim"), **params
-        )
-        config = flow._config(steps=None, batch_size=None)
+        flow = FlowTeacher(shape, num_classes=kind.classes, condition_dim=kind.dim, **params)
+        config = flow._config()
         config["objective"] = {"consistency": {name: getattr(self, name) for name in OBJECTIVE}}
         with ProgressMeter(progress=progress) as meter:
             flow._field, history = _core.train_teacher(

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from .._arrays import Array, as_condition
+from .._arrays import Array
+from .._conditioning import Conditioning
 from ..options import Options, Training, Trajectories, to_json
 from ..progress import ProgressFunction, ProgressMeter
 from ..teachers.flow import Flow
@@ -87,8 +88,9 @@ class TrainedBaseline(Baseline):
         refresh: bool,
         progress: bool | ProgressFunction,
     ) -> None:
-        if condition is None and "vector" in json.loads(teacher.field.conditioning) and teacher._training:
-            condition = as_condition(teacher._training[1])
+        known = teacher.training_data_
+        if condition is None and known is not None and Conditioning.of(teacher.field).dim is not None:
+            condition = known.condition
         with ProgressMeter(progress=progress) as meter:
             student = _core.Baseline.fit(
                 teacher.field,

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import _core
-from .._arrays import Array, as_batch, as_condition, kept
+from .._arrays import Array, as_batch, as_condition, kept, noise_or
 from .._arrays import checked_count as checked_count
-from .._arrays import noise_or as noise_or
 from .._arrays import times_for as times_for
 from ..exceptions import ArgumentError, NotFittedError
 from ..progress import ProgressFunction, ProgressMeter
@@ -86,11 +85,6 @@ class Flow:
         return {"coupling": "independent", "path": "linear", "flip": False} | {
             name: known[name] for name in ("coupling", "path", "flip") if name in known
         }
-
-    @property
-    def _training(self) -> tuple[Array, Array | None] | None:
-        known = self.training_data_
-        return None if known is None else (known.data, known.condition)
 
     @property
     def evaluations(self) -> int:
