@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -33,6 +34,7 @@ EXACT_SAMPLES = 1_000
 RESAMPLES = 40
 TIMED_RUNS = 3
 FEWEST_TRAJECTORIES = 256
+TEACHER = "teacher (dopri5)"
 COLUMNS = {
     "method": "method",
     "evaluations": "NFE",
@@ -85,14 +87,13 @@ class Comparison:
     ----------
     rows : list of dict
         One row for each method, the teacher's first: ``method``; ``evaluations`` (network evaluations of a
-        batch) and ``milliseconds`` (of 1,000 samples, the best of three runs); ``speedup`` over the teacher;
+        batch), ``milliseconds`` (of 1,000 samples, the best of three runs) and ``speedup`` over the teacher;
         ``wasserstein2``, the exact distance from the data, and ``w2_over_teacher``; ``endpoint_error`` and
         ``path_error``, RMS distances from the teacher's answers to the same noise, over the data's total
         standard deviation; ``inversion_error``, that of recovered noise, over the norm of the noise;
         ``fit_seconds`` and ``steps``; ``reason``, why there are no results. What a method lacks is None.
     w2_limit : float
-        Upper end of the 95% interval of the teacher's own distance. Methods below it are as good as the
-        teacher, as far as so many samples can tell.
+        Upper end of the 95% interval of the teacher's own distance, up to which a method is as good.
     seconds : float
         Training time of each student.
     trajectories, n, seed : int
@@ -233,11 +234,11 @@ def compare(
     reference = _Reference(teacher, n, held_out, asked, seed)
     if trajectories is None:
         default = json.loads(_core.student_defaults(int(np.prod(shape))))["trajectories"]
-        solved = 1e6 * seconds / reference.teachers["milliseconds"]
+        solved = 1e6 * seconds / reference.own["milliseconds"]
         trajectories = min(default, max(FEWEST_TRAJECTORIES, int(solved)))
     device = teacher.field.device if device is None else device
     budget: dict[str, Any] = {"trajectories": trajectories, "seed": seed, "device": device}
-    rows, interrupted, started = [reference.teachers], False, time.perf_counter()
+    rows, interrupted, started = [reference.own], False, time.perf_counter()
     with ProgressMeter(progress=progress) as meter, tempfile.TemporaryDirectory() as folder:
         fit: dict[str, Any] = {"condition": pool, "trajectory_file": Path(folder) / "all", "progress": False}
         try:
@@ -273,55 +274,50 @@ def _models(methods: Sequence[str] | Mapping[str, Any] | None, *, images: bool) 
 
 
 class _Reference:
-    """The teacher's answers to fixed noise, each computed once; metrics of errors take it for the teacher."""
+    """The teacher's answers to fixed noise, computed once; metrics of errors take them for the teacher."""
 
     def __init__(self, teacher: Flow, n: int, held_out: Any, condition: Array | None, seed: int) -> None:
         self.teacher, self.held_out, self.condition, self.seed = teacher, held_out, condition, seed
         self.noise = _core.normal((n, *teacher.event_shape_), EVALUATION_SEED + seed)
         times = [0.0, *PATH_TIMES, 1.0]
-        self.path = to_numpy(teacher.trajectory(self.noise, times=times, condition=condition))
+        path = to_numpy(teacher.trajectory(self.noise, times=times, condition=condition))
+        self.answers = SimpleNamespace(sample=lambda **_: path[-1], trajectory=lambda *_, **__: path)
         self.scale = _core.total_std(held_out)
-        if not 0.0 < self.scale < float("inf"):
-            raise ArgumentError("data: expected finite samples that are not all equal")
+        if self.scale == 0.0:
+            raise ArgumentError("data: expected samples that are not all equal")
         self.exact = min(n, len(held_out), EXACT_SAMPLES)
-        self.teachers = self.row("teacher (dopri5)", teacher) | {"speedup": 1.0, "w2_over_teacher": 1.0}
+        self.own = self.measured(TEACHER, teacher)
 
-    def sample(self, **_: Any) -> Array:
-        return self.path[-1]
-
-    def trajectory(self, *_: Any, **__: Any) -> Array:
-        return self.path
-
-    def row(self, name: str, model: Any) -> Row:
-        """What is measured of every model, the teacher included."""
+    def measured(self, name: str, model: Any) -> Row:
+        """The row of a fitted model, or of the teacher itself."""
         before, times = getattr(model, "evaluations", None), [time.perf_counter()]
         for _ in range(1 + TIMED_RUNS):
             samples = to_numpy(model.sample(x0=self.noise, condition=self.condition))
             times.append(time.perf_counter())
+        row: Row = {**dict.fromkeys(COLUMNS), "method": name}
+        if before is not None:
+            row["evaluations"] = (model.evaluations - before) // (1 + TIMED_RUNS)
         # The first run warms up.
-        milliseconds = 1e6 * float(np.diff(times)[1:].min()) / len(samples)
-        evaluations = None if before is None else (model.evaluations - before) // (1 + TIMED_RUNS)
-        distance = metrics.wasserstein2(samples[: self.exact], self.held_out[: self.exact])
-        values = {"evaluations": evaluations, "milliseconds": milliseconds, "wasserstein2": distance}
-        return {**dict.fromkeys(COLUMNS), "method": name, **values}
+        row["milliseconds"] = 1e6 * float(np.diff(times)[1:].min()) / len(samples)
+        row["wasserstein2"] = metrics.wasserstein2(samples[: self.exact], self.held_out[: self.exact])
+        # The interval of an error is not shown: two resamples are the fewest.
+        given: dict[str, Any] = {"condition": self.condition, "resamples": 2}
+        scaled: dict[str, Any] = {**given, "scale": self.scale}
+        row["endpoint_error"] = metrics.endpoint_error(model, self.answers, self.noise, **scaled).value
+        if getattr(model, "has_path", hasattr(model, "sample_path")):
+            row["path_error"] = metrics.path_error(model, self.answers, self.noise, **scaled).value
+        if getattr(model, "has_inverse", hasattr(model, "invert")):
+            row["inversion_error"] = metrics.inversion_error(model, self.answers, self.noise, **given).value
+        own = row if name == TEACHER else self.own
+        row["speedup"] = own["milliseconds"] / row["milliseconds"]
+        row["w2_over_teacher"] = row["wasserstein2"] / own["wasserstein2"]
+        return row
 
     def limit(self) -> float:
         """The upper end of the 95% interval of the teacher's distance."""
-        some = self.path[-1][: self.exact], self.held_out[: 2 * self.exact]
+        some = self.answers.sample()[: self.exact], self.held_out[: 2 * self.exact]
         estimate = metrics.measured(metrics.wasserstein2, *some, resamples=RESAMPLES, seed=self.seed)
-        return float(self.teachers["wasserstein2"] + estimate.high - estimate.value)
-
-    def errors(self, model: Any) -> dict[str, float]:
-        """Errors against the teacher's answers, of whatever the model can do."""
-        # The interval of an error is not shown: two resamples are the fewest.
-        options: dict[str, Any] = {"condition": self.condition, "resamples": 2}
-        scaled: dict[str, Any] = {**options, "scale": self.scale}
-        errors = {"endpoint_error": metrics.endpoint_error(model, self, self.noise, **scaled).value}
-        if getattr(model, "has_path", hasattr(model, "sample_path")):
-            errors["path_error"] = metrics.path_error(model, self, self.noise, **scaled).value
-        if getattr(model, "has_inverse", hasattr(model, "invert")):
-            errors["inversion_error"] = metrics.inversion_error(model, self, self.noise, **options).value
-        return errors
+        return float(self.own["wasserstein2"] + estimate.high - estimate.value)
 
 
 def _fitted(model: Any, teacher: Flow, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -341,9 +337,6 @@ def _row(name: str, model: Any, reference: _Reference, options: Mapping[str, Any
     try:
         steps = _fitted(model, reference.teacher, options).get("steps")
         spent = {"fit_seconds": time.perf_counter() - started, "steps": steps} if steps else {}
-        row = {**reference.row(name, model), **reference.errors(model), **spent}
+        return {**reference.measured(name, model), **spent}
     except DivergenceError as error:
         return {**dict.fromkeys(COLUMNS), "method": name, "reason": " ".join(str(error).split())}
-    row["speedup"] = reference.teachers["milliseconds"] / row["milliseconds"]
-    row["w2_over_teacher"] = row["wasserstein2"] / reference.teachers["wasserstein2"]
-    return row

@@ -70,12 +70,9 @@ def images(
 
     Raises
     ------
-    DatasetError
-        When the path holds no known format, or several.
-    ArgumentError
-        When an option belongs to another format.
-    KoopflowError
-        What the reader of the format raises.
+    DatasetError, ArgumentError
+        When the path holds no known format or several, or an option belongs to another format; and what the
+        reader of the format raises.
     """
     place = existing(path)
     formats = {
@@ -97,19 +94,16 @@ def images(
     if found[0] == "picture":
         # Resized one by one, since they may be of different sizes.
         return image_folder(place, size=size, resample=resample, **options)
-    pixels, labels = _read(found[0], place, options)
+    if found[0] == "NumPy":
+        pixels, labels = arrays(place, **options)
+    elif found[0] == "CIFAR-10":
+        pixels, labels = cifar10(place, **options) if place.is_dir() else _cifar([place])
+    elif place.is_dir():
+        pixels, labels = _mnist(place, "raw", **options)
+    else:
+        beside = place.with_name(place.name.replace("images", "labels").replace("idx3", "idx1"))
+        pixels, labels = idx(place, beside if beside != place and beside.exists() else None)
     return (pixels if size is None else resize(pixels, size, resample=resample)), labels
-
-
-def _read(name: str, place: Path, options: dict[str, Any]) -> tuple[Images, Labels | None]:
-    if name == "NumPy":
-        return arrays(place, **options)
-    if place.is_dir():
-        return _mnist(place, "raw", **options) if name == "IDX" else cifar10(place, **options)
-    if name == "CIFAR-10":
-        return _cifar([place])
-    labels = place.with_name(place.name.replace("images", "labels").replace("idx3", "idx1"))
-    return idx(place, labels if labels != place and labels.exists() else None)
 
 
 def _description(place: Path) -> str:
@@ -215,13 +209,16 @@ def _idx(path: Path, ndim: int) -> NDArray[np.uint8]:
     if path.is_dir():
         raise ArgumentError(f"{path}: expected an IDX file, got a folder")
     content, header = _content(path), 4 + 4 * ndim
-    magic, expected = content[:4], f"an IDX file of unsigned bytes, magic number 0x0000080{ndim}"
-    if len(magic) < 4:
-        raise DatasetError(f"{path}: expected {expected}, got {len(magic)} bytes")
-    if magic[:2] == b"\0\0" and magic[2] in IDX_DTYPES:
-        raise DtypeError(f"{path}: expected {expected}, got {IDX_DTYPES[magic[2]]}")
+    magic, expected = (
+        content[:4],
+        f"{path}: expected an IDX file of unsigned bytes, magic number 0x0000080{ndim}",
+    )
+    if len(magic) == 4 and magic[:2] == b"\0\0" and magic[2] in IDX_DTYPES:
+        raise DtypeError(f"{expected}, got {IDX_DTYPES[magic[2]]}")
     if magic != bytes([0, 0, 8, ndim]):
-        raise DatasetError(f"{path}: expected {expected}, got 0x{magic.hex()}")
+        raise DatasetError(
+            f"{expected}, got {f'0x{magic.hex()}' if len(magic) == 4 else f'{len(magic)} bytes'}"
+        )
     if len(content) < header:
         raise DatasetError(f"{path}: expected a header of {header} bytes, got {len(content)}")
     shape = struct.unpack(f">{ndim}I", content[4:header])

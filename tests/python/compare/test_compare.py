@@ -79,6 +79,7 @@ def test_errors_and_distances_are_those_of_formulas(gaussian):
     norm = np.sqrt((noise.astype(np.float64) ** 2).sum(axis=1).mean())
     assert off["inversion_error"] == pytest.approx(0.2 / norm, rel=1e-3)
     ends = MEAN + noise @ ROOT
+    assert teacher["endpoint_error"] < 1e-3
     assert teacher["wasserstein2"] == pytest.approx(wasserstein2(ends, DATA[:100]), rel=1e-3)
     expected = wasserstein2(ends + shifted.shift, DATA[:100])
     assert off["wasserstein2"] == pytest.approx(expected, rel=1e-4)
