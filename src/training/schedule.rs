@@ -18,7 +18,7 @@ pub enum ScheduleKind {
 pub const PLATEAU_EVALUATIONS: u64 = 5;
 
 /// Linear warm-up, then what the kind says.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Schedule {
     pub kind: ScheduleKind,
     pub peak: f64,
@@ -27,6 +27,13 @@ pub struct Schedule {
     pub factor: f64,
     /// Evaluations since the last improvement or halving.
     pub stale: u64,
+}
+
+/// What a file without a schedule means: nothing has changed the peak yet.
+impl Default for Schedule {
+    fn default() -> Self {
+        Schedule::new(ScheduleKind::default(), 0.0, 0)
+    }
 }
 
 impl Schedule {
