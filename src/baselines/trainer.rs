@@ -6,7 +6,6 @@ use tch::Tensor;
 use super::{Baseline, BaselineConfig, Source};
 use crate::data::{Inputs, Trajectories, TrajectoryPlan};
 use crate::distill::DistillConfig;
-use crate::distill::{check_inputs, stored_trajectories};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::tensor::threads::IntraOpThreads;
@@ -101,7 +100,7 @@ fn trajectories(
     inputs: &Inputs,
     monitor: &mut dyn Monitor,
 ) -> Result<Trajectories> {
-    check_inputs(teacher, inputs)?;
+    inputs.check(teacher)?;
     let (kind, device) = config.training.place()?;
     let plan = TrajectoryPlan {
         count: decided("trajectories", config.trajectories)?,
@@ -112,7 +111,7 @@ fn trajectories(
         max_seconds: config.training.max_seconds,
     };
     let memory = DistillConfig::default().trajectory_memory;
-    stored_trajectories(teacher, plan, memory, inputs, monitor)
+    Trajectories::of_inputs(teacher, plan, memory, inputs, monitor)
 }
 
 /// The state of a run whose trajectories are there. The schedule follows what they have left of the clock.

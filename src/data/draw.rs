@@ -1,11 +1,11 @@
-//! The pairs of points that targets connect, drawn from stored trajectories.
+//! How the rows of a batch are drawn from stored trajectories.
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use tch::Tensor;
 
-use super::{BatchRows, Points, Trajectories};
+use super::batch::sampler_steps;
+use super::{Batch, BatchRows, Points, Trajectories};
 use crate::tensor::RandomSource;
 
 /// Which points of a trajectory the `pairs` group connects.
@@ -31,90 +31,12 @@ pub enum Curriculum {
     Reverse,
 }
 
-/// Two points of each of `B` trajectories.
-#[derive(Debug)]
-pub struct Pairs {
-    /// `[B]`, where it is encoded.
-    pub s: Tensor,
-    /// `[B]`, where it is decoded.
-    pub t: Tensor,
-    /// `[B, d]`.
-    pub x_s: Tensor,
-    /// `[B, d]`.
-    pub x_t: Tensor,
-    /// One over the summed variance at t, `[B]`.
-    pub precision: Tensor,
-    /// One over the summed variance at s, `[B]`.
-    pub source_precision: Tensor,
-    /// As the student takes it, `[B, c]`.
-    pub condition: Option<Tensor>,
-    /// As the teacher takes it.
-    pub teacher_condition: Option<Tensor>,
-}
-
-impl Pairs {
-    pub fn count(&self) -> i64 {
-        self.s.size()[0]
-    }
-
-    pub fn tau(&self) -> Tensor {
-        &self.t - &self.s
-    }
-
-    pub(crate) fn shallow_clone(&self) -> Pairs {
-        self.rows(0, self.count())
-    }
-
-    /// Rows `start .. start + length`.
-    pub(crate) fn rows(&self, start: i64, length: i64) -> Pairs {
-        let part = |tensor: &Tensor| tensor.narrow(0, start, length);
-        Pairs {
-            s: part(&self.s),
-            t: part(&self.t),
-            x_s: part(&self.x_s),
-            x_t: part(&self.x_t),
-            precision: part(&self.precision),
-            source_precision: part(&self.source_precision),
-            condition: self.condition.as_ref().map(part),
-            teacher_condition: self.teacher_condition.as_ref().map(part),
-        }
-    }
-}
-
-/// The training points of one step; a group is missing where there is nothing to draw it from.
-#[derive(Debug)]
-pub struct Batch {
-    /// From noise to data.
-    pub endpoint: Option<Pairs>,
-    /// The same noise, to a random time.
-    pub path: Option<Pairs>,
-    /// How many of `path`, the first ones, are decoded.
-    pub path_rows: i64,
-    /// Two times of a trajectory, as [`PairKind`] says.
-    pub pairs: Option<Pairs>,
-    /// From data back to noise.
-    pub inverse: Option<Pairs>,
-    /// How many of `inverse`, the first ones, go on to data again.
-    pub round_trip: i64,
-    /// From how many of `endpoint`, the first ones, the phase term carries observables to data.
-    pub ends: i64,
-    /// Single points, for the consistency term.
-    pub points: Option<Points>,
-    /// In how many steps the student is to carry noise to data, for the re-encoding term.
-    pub sampler_steps: i64,
-}
-
-/// 2, 4 and 8 in turn.
-pub(crate) fn sampler_steps(step: u64) -> i64 {
-    2 << (step % 3)
-}
-
 /// How the `pairs` group is drawn.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PairDraw {
     pub kind: PairKind,
     pub curriculum: Option<Curriculum>,
-    /// The share of training that is behind, 0 to 1: what a curriculum follows.
+    /// Share of training that is done, 0 to 1: what a curriculum follows.
     pub done: f64,
 }
 

@@ -1,32 +1,63 @@
-//! What a distillation is given besides its options: data and files.
+//! What data a fit is given.
 
 use std::path::PathBuf;
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
-use crate::distill::FeatureDistance;
-use crate::training::Checkpointing;
+use crate::condition::Conditioning;
+use crate::error::{Error, Result};
+use crate::tensor::check_batch;
+use crate::velocity::VelocityField;
 
-/// Everything optional.
-#[derive(Default)]
+/// Data of the teacher's, and where trajectories are kept; everything is optional.
+#[derive(Debug, Default)]
 pub struct Inputs {
-    /// For a conditional teacher: labels `[P]` or vectors `[P, dim]` that trajectories draw their
-    /// conditions from. Where it is left out: the conditions of the data for vectors, all classes
-    /// equally for labels.
+    /// Labels `[P]` or vectors `[P, dim]` that the trajectories of a conditional teacher draw their conditions from.
+    /// The default is the conditions of the data for vectors, and all classes equally for labels.
     pub pool: Option<Tensor>,
-    /// `[N, *event]`: the teacher's training data, for simulation-free points.
+    /// Training data of the teacher, `[N, *event]`, for points on probability paths that need no solver.
     pub data: Option<Tensor>,
-    /// `[N, *event]`: the noise of each row of `data`, for a teacher that was trained on given pairs.
+    /// Noise of each row of `data`, `[N, *event]`, for a teacher that was trained on given pairs.
     pub noise: Option<Tensor>,
-    /// The condition of each row of `data`; `pool` where it is left out.
+    /// Condition of each row of `data`; the default is `pool`.
     pub data_condition: Option<Tensor>,
-    /// Where trajectories are stored and found again.
+    /// File in which trajectories are stored and found again.
     pub trajectory_file: Option<PathBuf>,
-    /// Where the objective has a distance of features.
-    pub feature_distance: Option<Box<dyn FeatureDistance>>,
-    /// Regenerates the trajectories of that file.
+    /// Whether the trajectories of that file are solved anew.
     pub refresh: bool,
-    pub checkpoint: Option<Checkpointing>,
-    /// A file that [`Checkpointing`] wrote: training goes on where it was.
-    pub resume: Option<PathBuf>,
+}
+
+impl Inputs {
+    /// Checks shapes and lengths, whether or not a term will use them.
+    ///
+    /// # Errors
+    /// Names `data` or `condition`.
+    pub fn check(&self, teacher: &dyn VelocityField) -> Result<()> {
+        let conditioning = teacher.conditioning();
+        if let Some(pool) = &self.pool {
+            let rows = pool.size().first().copied().unwrap_or(0);
+            if rows == 0 && conditioning != Conditioning::None {
+                return Err(Error::argument("condition", "at least one row", "an empty array"));
+            }
+            conditioning.check(Some(pool), rows)?;
+        }
+        if let Some(data) = &self.data {
+            let count = check_batch("data", data, teacher.event_shape())?;
+            conditioning.check(self.data_condition.as_ref().or(self.pool.as_ref()), count)?;
+        }
+        Ok(())
+    }
+
+    /// The rows that the trajectories' conditions are drawn from.
+    pub(super) fn condition_pool(&self, teacher: &dyn VelocityField) -> Result<Option<Tensor>> {
+        let conditioning = teacher.conditioning();
+        let pool = match (conditioning, &self.pool) {
+            (Conditioning::Labels { classes }, None) => {
+                Some(Tensor::arange(classes, (Kind::Int64, teacher.device())))
+            }
+            (_, pool) => pool.as_ref().or(self.data_condition.as_ref()).map(Tensor::shallow_clone),
+        };
+        conditioning.check(pool.as_ref(), pool.as_ref().map_or(0, |rows| rows.size()[0]))?;
+        Ok(pool)
+    }
 }

@@ -1,20 +1,24 @@
 //! What a step learns from: solved trajectories, points on probability paths, coupled minibatches.
 
+mod batch;
 mod batch_rows;
 mod coupling;
 mod draw;
 mod file;
+mod generate;
 mod inputs;
 mod path_points;
 mod stream;
 mod trajectories;
 
+pub(crate) use batch::sampler_steps;
+pub use batch::{Batch, Pairs, Points};
 pub use batch_rows::{BatchRows, Regime};
 pub use coupling::{assign, Coupling};
-pub(crate) use draw::sampler_steps;
-pub use draw::{Batch, Curriculum, PairDraw, PairKind, Pairs};
+pub use draw::{Curriculum, PairDraw, PairKind};
 pub use file::{StoredPlan, TrajectoryFile};
+pub use generate::TrajectoryPlan;
 pub use inputs::Inputs;
-pub use path_points::{PathPlan, PathPoints, Points};
+pub use path_points::{PathPlan, PathPoints};
 pub use stream::{PairBatch, PairSource, PairStream};
-pub use trajectories::{Trajectories, TrajectoryPlan};
+pub use trajectories::Trajectories;

@@ -5,65 +5,24 @@ use std::cell::RefCell;
 
 use tch::{Device, Kind, Tensor};
 
-use super::{Coupling, PairBatch, PairSource, PairStream};
+use super::{Coupling, PairBatch, PairSource, PairStream, Points};
 use crate::condition::Conditioning;
 use crate::error::{Error, Result};
-use crate::flow::Path;
-use crate::nets::precision::Lowered;
 use crate::nets::InputCoordinates;
-use crate::tensor::{at_home, check_batch, shared, RandomSource};
-use crate::velocity::VelocityField;
-
-/// Single points (t, x_t).
-#[derive(Debug)]
-pub struct Points {
-    /// `[B]`.
-    pub t: Tensor,
-    /// `[B, d]`.
-    pub x: Tensor,
-    /// As the student takes it, `[B, c]`.
-    pub condition: Option<Tensor>,
-    /// As the teacher takes it.
-    pub teacher_condition: Option<Tensor>,
-}
-
-impl Points {
-    pub fn count(&self) -> i64 {
-        self.t.size()[0]
-    }
-
-    /// The teacher's velocity here, `[B, d]`, in the points' dtype and on their device: one evaluation.
-    ///
-    /// # Errors
-    /// Whatever the teacher answers.
-    pub fn velocity(&self, teacher: &dyn VelocityField) -> Result<Tensor> {
-        let (kind, device) = (teacher.dtype(), teacher.device());
-        let mut shape = vec![self.count()];
-        shape.extend(teacher.event_shape());
-        // What is regressed on keeps its precision.
-        let _full = Lowered::to(None);
-        let velocity = tch::no_grad(|| {
-            let x = self.x.to_kind(kind).to_device(device).f_reshape(shape.as_slice())?;
-            let condition = self.teacher_condition.as_ref().map(|c| c.to_device(device));
-            teacher.velocity(&self.t.to_kind(kind).to_device(device), &x, condition.as_ref())
-        })?;
-        Ok(velocity.to_kind(self.x.kind()).to_device(self.x.device()).f_reshape(self.x.size().as_slice())?)
-    }
-}
-
-shared!(Points { t, x, condition, teacher_condition });
+use crate::tensor::{at_home, check_batch, RandomSource};
+use crate::velocity::{Path, VelocityField};
 
 /// How points of a path are drawn.
 #[derive(Debug, Clone, Copy)]
 pub struct PathPlan {
     pub coupling: Coupling,
     pub path: Path,
-    /// Pairs in one assignment, at most. (A batch smaller than this is one assignment.)
+    /// Largest number of pairs in one assignment. (A batch smaller than this is one assignment.)
     pub coupling_size: usize,
-    /// Mirrors each row of the data with probability one half, as the teacher saw them: images only.
+    /// Whether each row of the data is mirrored with probability one half, as the teacher saw them: images only.
     pub flip: bool,
     pub seed: u64,
-    /// Of the points, and where they lie.
+    /// Dtype and device of the points.
     pub kind: Kind,
     pub device: Device,
 }
@@ -114,8 +73,9 @@ pub struct PathPoints {
 
 impl PathPoints {
     /// Points between noise and `data` `[N, *event]` for a teacher; `noise`: that of each row, for one that was
-    /// trained on given pairs; `condition`: that of each row, for a conditional one. Some rows (an eighth, at most 512) are kept for [`PathPoints::held_out`]; of fewer
-    /// than 16 rows none, and held-out points then differ by their noise and times alone.
+    /// trained on given pairs; `condition`: that of each row, for a conditional one. Some rows (an eighth, at most
+    /// 512) are kept for [`PathPoints::held_out`]; of fewer than 16 rows none, and held-out points then differ by
+    /// their noise and times alone.
     ///
     /// # Errors
     /// Names `data`, `noise` or `condition` where they do not fit the teacher or each other.

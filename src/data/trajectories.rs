@@ -5,31 +5,15 @@ use std::time::Instant;
 
 use tch::{Device, Kind, Tensor};
 
-use super::{Pairs, Points};
-use super::{StoredPlan, TrajectoryFile};
+use super::generate::{chunk_rows, Generation, SOLVER_TOLERANCE};
+use super::{Inputs, Pairs, Points, StoredPlan, TrajectoryFile, TrajectoryPlan};
 use crate::condition::Conditioning;
 use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Progress};
 use crate::nets::InputCoordinates;
-use crate::ode;
-use crate::ode::SolveOptions;
 use crate::store::WriterLock;
-use crate::tensor::RandomSource;
+use crate::tensor::all_finite;
 use crate::velocity::VelocityField;
-
-/// How many trajectories to store, and how.
-#[derive(Debug, Clone, Copy)]
-pub struct TrajectoryPlan {
-    pub count: i64,
-    /// Number of uniform intervals of time at whose ends a trajectory is stored.
-    pub path_steps: i64,
-    pub seed: u64,
-    /// What batches are converted to, and where they lie.
-    pub kind: Kind,
-    pub device: Device,
-    /// Ends generation early, after one chunk at least.
-    pub max_seconds: Option<f64>,
-}
 
 /// Trajectories of the teacher at uniform times from 0 (noise) to 1 (data).
 #[derive(Debug)]
@@ -45,140 +29,45 @@ pub struct Trajectories {
     conditioning: Conditioning,
     kind: Kind,
     device: Device,
-    /// The last so many trajectories are kept out of training.
+    /// Number of trajectories, the last ones, that are kept out of training.
     held_out: i64,
 }
 
-/// Trajectories solved at once: bounds memory and the time between two looks at the monitor.
-const CHUNK_ROWS: i64 = 2048;
-/// The same in stored values, for large samples.
-const CHUNK_VALUES: i64 = 1 << 26;
-
-/// Endpoints then err by less than 1e-3 of the data (measured on curved and 64-D teachers): below what a
-/// student is left with, at half the evaluations of 1e-5.
-const SOLVER_TOLERANCE: f64 = 1e-4;
-
-/// Trajectories that statistics are taken of, at most: a mapped file need not be read whole.
+/// Largest number of trajectories that statistics are taken of: a mapped file need not be read whole.
 const STATISTICS_ROWS: i64 = 32_768;
 
-/// Points, and coordinates of each, that a teacher is known again by.
-const FINGERPRINT_POINTS: i64 = 8;
-const FINGERPRINT_COORDINATES: i64 = 64;
+/// Share of `max_seconds` that trajectories may take.
+const TIME_SHARE: f64 = 0.4;
+
 /// Relative: other machines and thread counts round differently, other teachers differ by far more.
 const FINGERPRINT_TOLERANCE: f64 = 1e-4;
 
-/// The trajectories as a function of the plan and the chunk's number.
-struct Generation<'a> {
-    teacher: &'a dyn VelocityField,
-    plan: TrajectoryPlan,
-    chunk_rows: i64,
-    /// Of all trajectories.
-    condition: Option<Tensor>,
-}
-
-impl<'a> Generation<'a> {
-    fn new(
-        teacher: &'a dyn VelocityField,
-        plan: TrajectoryPlan,
-        chunk_rows: i64,
-        pool: Option<&Tensor>,
-    ) -> Result<Self> {
-        let mut generation = Generation { teacher, plan, chunk_rows, condition: None };
-        if let Some(pool) = pool {
-            let mut chosen = Vec::new();
-            for index in 0..(plan.count as u64).div_ceil(chunk_rows as u64) as i64 {
-                let rows = chunk_rows.min(plan.count - index * chunk_rows);
-                let mut random = generation.random(index).fork("condition");
-                chosen.push(random.integers(pool.size()[0], rows, pool.device()));
-            }
-            generation.condition = Some(pool.f_index_select(0, &Tensor::f_cat(&chosen, 0)?)?);
-        }
-        Ok(generation)
-    }
-
-    fn random(&self, chunk: i64) -> RandomSource {
-        RandomSource::new(self.plan.seed).fork("trajectories").fork(&format!("chunk {chunk}"))
-    }
-
-    /// Solves the chunks from row `done` on, until all are there or time is up; returns the rows done.
-    fn run(
-        &self,
-        mut done: i64,
-        mut store: impl FnMut(i64, &Tensor) -> Result<()>,
-        monitor: &mut dyn Monitor,
-    ) -> Result<i64> {
-        let started = Instant::now();
-        let count = self.plan.count;
-        let report = |done: i64, monitor: &mut dyn Monitor| {
-            monitor.report(&Progress {
-                stage: "trajectories",
-                step: done as u64,
-                total: count as u64,
-                seconds: started.elapsed().as_secs_f64(),
-                values: Vec::new(),
-            })
-        };
-        if done > 0 && done < count {
-            report(done, monitor)?;
-        }
-        while done < count {
-            let states = self.chunk(done / self.chunk_rows, self.chunk_rows.min(count - done), monitor)?;
-            store(done, &states)?;
-            done += states.size()[0];
-            report(done, monitor)?;
-            if self.plan.max_seconds.is_some_and(|limit| started.elapsed().as_secs_f64() >= limit) {
-                break;
-            }
-        }
-        Ok(done)
-    }
-
-    /// One chunk `[rows, T, d]`, float32.
-    fn chunk(&self, index: i64, rows: i64, monitor: &mut dyn Monitor) -> Result<Tensor> {
-        let (teacher, path_steps) = (self.teacher, self.plan.path_steps);
-        let grid: Vec<f64> = (0..=path_steps).map(|i| i as f64 / path_steps as f64).collect();
-        // Adaptive, with dense output at the grid: as cheap as 16 steps of RK4 where the field is smooth, and
-        // safe where it is stiff near t = 1 (finite data sets).
-        let options = SolveOptions::adaptive(SOLVER_TOLERANCE);
-        let mut shape = vec![rows];
-        shape.extend(teacher.event_shape());
-        let noise = self.random(index).fork("noise").normal(&shape, teacher.dtype(), teacher.device())?;
-        let condition = self.condition.as_ref().map(|c| c.narrow(0, index * self.chunk_rows, rows));
-        let solution = ode::solve(teacher, &noise, &grid, &options, condition.as_ref(), monitor)?;
-        let paths = solution.trajectory.f_reshape([path_steps + 1, rows, teacher.event_size()])?;
-        Ok(paths.transpose(0, 1).to_kind(Kind::Float))
-    }
-
-    /// Some velocities at fixed points: one evaluation.
-    fn fingerprint(&self) -> Result<Vec<f64>> {
-        let (teacher, points) = (self.teacher, FINGERPRINT_POINTS);
-        let (kind, device) = (teacher.dtype(), teacher.device());
-        let mut shape = vec![points];
-        shape.extend(teacher.event_shape());
-        let x = RandomSource::new(0).fork("fingerprint").normal(&shape, kind, device)?;
-        let t = (Tensor::arange(points, (kind, device)) + 0.5) / points as f64;
-        let condition = self.condition.as_ref().map(|c| {
-            let rows = Tensor::arange(points, (Kind::Int64, c.device())).remainder(c.size()[0]);
-            c.index_select(0, &rows).to_device(device)
-        });
-        let v = teacher.velocity(&t, &x, condition.as_ref())?.f_reshape([points, -1])?;
-        let stride = (v.size()[1] / FINGERPRINT_COORDINATES).max(1);
-        let some = v.slice(1, 0, stride * FINGERPRINT_COORDINATES, stride);
-        let flat = some.to_kind(Kind::Double).to_device(Device::Cpu).contiguous().f_view([-1])?;
-        let values = Vec::<f64>::try_from(&flat)?;
-        match values.iter().all(|value| value.is_finite()) {
-            true => Ok(values),
-            false => Err(Error::teacher("the velocity has values that are not finite")),
-        }
-    }
-}
-
-/// Trajectories solved at once, by the size of one.
-fn chunk_rows(plan: &TrajectoryPlan, dimension: i64) -> i64 {
-    (CHUNK_VALUES / ((plan.path_steps + 1) * dimension)).clamp(16, CHUNK_ROWS)
-}
-
 impl Trajectories {
+    /// Trajectories under the inputs' conditions: in their file, or in memory, where they take `memory` GiB at most.
+    /// They may take up to a fixed share of the plan's `max_seconds`, which is that of the whole fit.
+    ///
+    /// # Errors
+    /// As [`Trajectories::generate`] and [`Trajectories::in_file`]; [`Error::Argument`] naming `trajectory_memory`
+    /// where it holds fewer than 16.
+    pub fn of_inputs(
+        teacher: &dyn VelocityField,
+        plan: TrajectoryPlan,
+        memory: f64,
+        inputs: &Inputs,
+        monitor: &mut dyn Monitor,
+    ) -> Result<Self> {
+        let pool = inputs.condition_pool(teacher)?;
+        let max_seconds = plan.max_seconds.map(|limit| limit * TIME_SHARE);
+        let plan = TrajectoryPlan { max_seconds, ..plan };
+        match &inputs.trajectory_file {
+            Some(path) => Self::in_file(teacher, &plan, pool.as_ref(), path, inputs.refresh, monitor),
+            None => {
+                let count = bounded(memory, &plan, teacher.event_size())?;
+                Self::generate(teacher, &TrajectoryPlan { count, ..plan }, pool.as_ref(), monitor)
+            }
+        }
+    }
+
     /// Solves trajectories from fresh noise and keeps them in memory. Where the teacher is conditional,
     /// conditions are drawn uniformly from the rows of `pool`.
     ///
@@ -254,9 +143,9 @@ impl Trajectories {
             generation.run(file.rows(), |_, chunk| file.append(chunk), monitor)?;
         }
         let trajectories = Self::new(file.states()?, generation.condition, teacher, plan)?;
-        match trajectories.precision.isfinite().all().int64_value(&[]) {
-            1 => Ok(trajectories),
-            _ => Err(file.refuse("holds values that are not finite; refresh=True regenerates it")),
+        match all_finite(&trajectories.precision) {
+            true => Ok(trajectories),
+            false => Err(file.refuse("holds values that are not finite; refresh=True regenerates it")),
         }
     }
 
@@ -338,20 +227,6 @@ impl Trajectories {
         }
     }
 
-    /// States of trajectories `rows` at time indices `index`, `[B, d]`, converted.
-    fn states_at(&self, rows: &[i64], index: &[i64]) -> Tensor {
-        let flat = self.states.view([-1, self.states.size()[2]]);
-        let times = self.path_times();
-        let place: Vec<i64> = rows.iter().zip(index).map(|(row, i)| row * times + i).collect();
-        flat.index_select(0, &Tensor::from_slice(&place).to_device(flat.device()))
-            .to_device(self.device)
-            .to_kind(self.kind)
-    }
-
-    fn condition_of(&self, rows: &[i64]) -> (Option<Tensor>, Option<Tensor>) {
-        self.conditions_of(&Tensor::from_slice(rows).to_device(self.device))
-    }
-
     /// Where batches are made.
     pub(crate) fn device(&self) -> Device {
         self.device
@@ -362,7 +237,7 @@ impl Trajectories {
         let flat = self.states.view([-1, self.states.size()[2]]);
         let place = (rows * self.path_times() + index).to_device(flat.device());
         let states = flat.index_select(0, &place).to_device(self.device).to_kind(self.kind);
-        (states, self.times.index_select(0, index))
+        (states, self.times.index_select(0, &self.here(index)))
     }
 
     /// The conditions of trajectories `rows`: as the student takes them and as the teacher does.
@@ -373,30 +248,31 @@ impl Trajectories {
 
     /// The points of trajectories `rows` at time indices `from` and `to`.
     pub(crate) fn gather(&self, rows: &[i64], from: &[i64], to: &[i64]) -> Pairs {
-        let from_index = Tensor::from_slice(from).to_device(self.device);
-        let to_index = Tensor::from_slice(to).to_device(self.device);
-        let (condition, teacher_condition) = self.condition_of(rows);
-        Pairs {
-            s: self.times.index_select(0, &from_index),
-            t: self.times.index_select(0, &to_index),
-            x_s: self.states_at(rows, from),
-            x_t: self.states_at(rows, to),
-            precision: self.precision.index_select(0, &to_index),
-            source_precision: self.precision.index_select(0, &from_index),
-            condition,
-            teacher_condition,
-        }
+        let [rows, from, to] = self.upload([rows, from, to]);
+        let ((x_s, s), (x_t, t)) = (self.at(&rows, &from), self.at(&rows, &to));
+        let (condition, teacher_condition) = self.conditions_of(&self.here(&rows));
+        let precision = |index: &Tensor| self.precision.index_select(0, &self.here(index));
+        let (source_precision, precision) = (precision(&from), precision(&to));
+        Pairs { s, t, x_s, x_t, precision, source_precision, condition, teacher_condition }
     }
 
     /// Trajectories `rows` at time indices `at`.
     pub(crate) fn points_at(&self, rows: &[i64], at: &[i64]) -> Points {
-        let (condition, teacher_condition) = self.condition_of(rows);
-        Points {
-            t: self.times.index_select(0, &Tensor::from_slice(at).to_device(self.device)),
-            x: self.states_at(rows, at),
-            condition,
-            teacher_condition,
-        }
+        let [rows, at] = self.upload([rows, at]);
+        let (x, t) = self.at(&rows, &at);
+        let (condition, teacher_condition) = self.conditions_of(&self.here(&rows));
+        Points { t, x, condition, teacher_condition }
+    }
+
+    /// Index tensors where the states are, by one upload for all.
+    fn upload<const N: usize>(&self, index: [&[i64]; N]) -> [Tensor; N] {
+        let all = Tensor::from_slice(&index.concat()).view([N as i64, -1]).to_device(self.states.device());
+        std::array::from_fn(|row| all.get(row as i64))
+    }
+
+    /// An index where batches are made.
+    fn here(&self, index: &Tensor) -> Tensor {
+        index.to_device(self.device)
     }
 }
 
@@ -472,4 +348,16 @@ fn check_same(file: &TrajectoryFile, wanted: &StoredPlan, condition: Option<&Ten
             "was made with another teacher (its velocities at fixed points differ); refresh=True regenerates it",
         )),
     }
+}
+
+/// As many of the plan's trajectories as `memory` GiB hold.
+fn bounded(memory: f64, plan: &TrajectoryPlan, dimension: i64) -> Result<i64> {
+    let bytes = 4.0 * (plan.path_steps + 1) as f64 * dimension as f64;
+    let fit = (memory * (1u64 << 30) as f64 / bytes).floor() as i64;
+    if fit < 16 {
+        let expected = format!("room for at least 16 trajectories of {bytes} bytes each");
+        let got = format!("{memory} GiB");
+        return Err(Error::argument("trajectory_memory", expected, got));
+    }
+    Ok(plan.count.min(fit))
 }

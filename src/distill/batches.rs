@@ -1,9 +1,8 @@
 //! What a student learns from: stored trajectories, points of the teacher's probability path, or both.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::{DistillConfig, Method, Recipe};
-use crate::condition::Conditioning;
 use crate::data::sampler_steps;
 use crate::data::{
     Batch, BatchRows, Inputs, PairDraw, PathPlan, PathPoints, Points, Trajectories, TrajectoryPlan,
@@ -11,11 +10,8 @@ use crate::data::{
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::nets::InputCoordinates;
-use crate::tensor::{check_batch, parse_device, parse_dtype, RandomSource};
+use crate::tensor::{parse_device, parse_dtype, RandomSource};
 use crate::velocity::VelocityField;
-
-/// The most of `max_seconds` that trajectories may take.
-const TRAJECTORY_SHARE: f64 = 0.4;
 
 /// Where batches come from.
 pub struct TrainingData {
@@ -46,7 +42,7 @@ impl TrainingData {
         monitor: &mut dyn Monitor,
     ) -> Result<Self> {
         let (kind, device) = (parse_dtype(&config.training.dtype)?, parse_device(&config.training.device)?);
-        check_inputs(teacher, inputs)?;
+        inputs.check(teacher)?;
         let consistency = recipe.weights.consistency > 0.0;
         let solved = recipe.weights.need_trajectories() || config.method != Method::Gradient;
         let data = inputs.data.as_ref().filter(|_| consistency && !solved);
@@ -76,7 +72,7 @@ impl TrainingData {
                     device,
                     max_seconds: config.training.max_seconds,
                 };
-                Some(stored_trajectories(teacher, plan, config.trajectory_memory, inputs, monitor)?)
+                Some(Trajectories::of_inputs(teacher, plan, config.trajectory_memory, inputs, monitor)?)
             }
         };
         let held_out_points = points
@@ -147,67 +143,4 @@ impl TrainingData {
     pub fn trajectory_count(&self) -> i64 {
         self.trajectories.as_ref().map_or(0, |trajectories| trajectories.states().size()[0])
     }
-}
-
-/// Trajectories of the inputs' conditions: in their file, or in memory, where they take `memory` GiB at most. They
-/// may take up to a fixed share of the plan's `max_seconds`, which is that of the whole fit.
-pub(crate) fn stored_trajectories(
-    teacher: &dyn VelocityField,
-    plan: TrajectoryPlan,
-    memory: f64,
-    inputs: &Inputs,
-    monitor: &mut dyn Monitor,
-) -> Result<Trajectories> {
-    let pool = condition_pool(teacher, inputs)?;
-    let max_seconds = plan.max_seconds.map(|limit| limit * TRAJECTORY_SHARE);
-    let plan = TrajectoryPlan { max_seconds, ..plan };
-    match &inputs.trajectory_file {
-        Some(path) => Trajectories::in_file(teacher, &plan, pool.as_ref(), path, inputs.refresh, monitor),
-        None => {
-            let count = bounded(memory, &plan, teacher.event_size())?;
-            Trajectories::generate(teacher, &TrajectoryPlan { count, ..plan }, pool.as_ref(), monitor)
-        }
-    }
-}
-
-/// Checks shapes and lengths, whether or not a term will use them.
-pub(crate) fn check_inputs(teacher: &dyn VelocityField, inputs: &Inputs) -> Result<()> {
-    let conditioning = teacher.conditioning();
-    if let Some(pool) = &inputs.pool {
-        let rows = pool.size().first().copied().unwrap_or(0);
-        if rows == 0 && conditioning != Conditioning::None {
-            return Err(Error::argument("condition", "at least one row", "an empty array"));
-        }
-        conditioning.check(Some(pool), rows)?;
-    }
-    if let Some(data) = &inputs.data {
-        let count = check_batch("data", data, teacher.event_shape())?;
-        conditioning.check(inputs.data_condition.as_ref().or(inputs.pool.as_ref()), count)?;
-    }
-    Ok(())
-}
-
-/// The rows that the trajectories' conditions are drawn from.
-fn condition_pool(teacher: &dyn VelocityField, inputs: &Inputs) -> Result<Option<Tensor>> {
-    let conditioning = teacher.conditioning();
-    let pool = match (conditioning, &inputs.pool) {
-        (Conditioning::Labels { classes }, None) => {
-            Some(Tensor::arange(classes, (Kind::Int64, teacher.device())))
-        }
-        (_, pool) => pool.as_ref().or(inputs.data_condition.as_ref()).map(Tensor::shallow_clone),
-    };
-    conditioning.check(pool.as_ref(), pool.as_ref().map_or(0, |rows| rows.size()[0]))?;
-    Ok(pool)
-}
-
-/// As many of the plan's trajectories as `memory` GiB hold.
-fn bounded(memory: f64, plan: &TrajectoryPlan, dimension: i64) -> Result<i64> {
-    let bytes = 4.0 * (plan.path_steps + 1) as f64 * dimension as f64;
-    let fit = (memory * (1u64 << 30) as f64 / bytes).floor() as i64;
-    if fit < 16 {
-        let expected = format!("room for at least 16 trajectories of {bytes} bytes each");
-        let got = format!("{memory} GiB");
-        return Err(Error::argument("trajectory_memory", expected, got));
-    }
-    Ok(plan.count.min(fit))
 }

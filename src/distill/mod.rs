@@ -4,6 +4,7 @@ mod accumulate;
 mod batches;
 mod config;
 mod evaluation;
+mod extras;
 mod history;
 mod objective;
 mod recipe;
@@ -15,9 +16,9 @@ mod warm_start;
 
 pub use crate::training::Checkpointing;
 pub use batches::TrainingData;
-pub(crate) use batches::{check_inputs, stored_trajectories};
 pub use config::{DistillConfig, Method, Scaling};
 pub use evaluation::{Evaluator, HeldOut, Metric};
+pub use extras::Extras;
 pub use history::{DistillHistory, LogEntry, Note};
 pub use objective::{FeatureDistance, Fidelity, Objective, Term, Weights};
 pub use recipe::Recipe;
@@ -25,4 +26,4 @@ pub use solve::{
     generator_equations, install, readout_equations, ridge_curve, select_ridge, ClosedFormReport, FlowPoints,
     NormalEquations, RidgeChoice, Solved, StatePairs,
 };
-pub use trainer::distill;
+pub use trainer::{distill, distill_with};

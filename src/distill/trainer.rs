@@ -5,7 +5,9 @@ use super::history::{DistillHistory, Ledger};
 use super::resume::Resumed;
 use super::run::{Run, Spent};
 use super::warm_start::begin_as;
-use super::{ClosedFormReport, DistillConfig, LogEntry, Method, Objective, Recipe, TrainingData, Weights};
+use super::{
+    ClosedFormReport, DistillConfig, Extras, LogEntry, Method, Objective, Recipe, TrainingData, Weights,
+};
 use crate::data::Inputs;
 use crate::distill::solve::ClosedForm;
 use crate::error::{Error, Result};
@@ -22,23 +24,39 @@ use crate::velocity::VelocityField;
 /// Distils `teacher` into a student, the best one seen; [`DistillHistory::stopped`] says what ended it.
 ///
 /// An interrupt after training began keeps the best student so far; one before is an error. So does
-/// [`Stopped::Diverged`], which callers may want to treat as an error. `inputs.resume` goes on, bit for bit on a CPU, with the batches and the state that an uninterrupted run would have had; options must be
-/// those of the file, except for steps, max_seconds and device.
+/// [`Stopped::Diverged`], which callers may want to treat as an error.
 ///
 /// # Errors
-/// [`Error::Argument`] for a bad option, or one that is not that of the resumed file;
-/// [`Error::Checkpoint`] or [`Error::Io`] for a bad file; whatever the teacher or the monitor raises.
+/// [`Error::Argument`] for a bad option or input; [`Error::Checkpoint`] or [`Error::Io`] for a bad trajectory file;
+/// whatever the teacher or the monitor raises.
 pub fn distill(
     teacher: &dyn VelocityField,
     config: &DistillConfig,
     inputs: &Inputs,
     monitor: &mut dyn Monitor,
 ) -> Result<(Student, DistillHistory)> {
+    distill_with(teacher, config, inputs, &Extras::default(), monitor)
+}
+
+/// [`distill`] with checkpoints, from a checkpoint, or by a distance of features. `extras.resume` goes on, bit for bit
+/// on a CPU, with the batches and the state that an uninterrupted run would have had; options must be those of the
+/// file, except for steps, max_seconds and device.
+///
+/// # Errors
+/// As [`distill`]; [`Error::Argument`] for an option that is not that of the resumed file, or naming `features`;
+/// [`Error::Checkpoint`] or [`Error::Io`] for a bad checkpoint.
+pub fn distill_with(
+    teacher: &dyn VelocityField,
+    config: &DistillConfig,
+    inputs: &Inputs,
+    extras: &Extras,
+    monitor: &mut dyn Monitor,
+) -> Result<(Student, DistillHistory)> {
     let recipe = config.resolve(teacher.event_shape(), teacher.conditioning())?;
     let config = config.with_defaults(teacher.event_shape(), teacher.conditioning())?;
-    check_features(&recipe, inputs)?;
+    check_features(&recipe, extras)?;
     let mut resumed =
-        inputs.resume.as_ref().map(|path| Resumed::read(path, &config, teacher.event_shape())).transpose()?;
+        extras.resume.as_ref().map(|path| Resumed::read(path, &config, teacher.event_shape())).transpose()?;
     let before = resumed.as_ref().map(|resumed| resumed.ledger.clone());
     let spent = before.as_ref().map_or(0.0, |ledger| ledger.run.seconds);
     let budget = Budget::new(recipe.steps, config.training.max_seconds).resumed(spent);
@@ -62,7 +80,7 @@ pub fn distill(
             weights: recipe.weights.clone(),
             scaling: config.scaling,
             teacher,
-            feature_distance: inputs.feature_distance.as_deref(),
+            feature_distance: extras.feature_distance.as_deref(),
         },
         data: &data,
         evaluator: &evaluator,
@@ -81,7 +99,7 @@ pub fn distill(
         }
         None => run.begin(&mut state)?,
     }
-    let mut run = Loop::new(run, state, &config.training, inputs.checkpoint.as_ref())?;
+    let mut run = Loop::new(run, state, &config.training, extras.checkpoint.as_ref())?;
     run.patience = config.patience;
     let mut stopped = match config.method {
         Method::ClosedForm => Stopped::Completed,
@@ -112,8 +130,8 @@ pub fn distill(
     Ok((student, history))
 }
 
-fn check_features(recipe: &Recipe, inputs: &Inputs) -> Result<()> {
-    if (recipe.weights.feature_distance > 0.0) != inputs.feature_distance.is_some() {
+fn check_features(recipe: &Recipe, extras: &Extras) -> Result<()> {
+    if (recipe.weights.feature_distance > 0.0) != extras.feature_distance.is_some() {
         let expected = "a network of features and a positive weight of 'feature_distance', both or neither";
         return Err(Error::argument("features", expected, "one without the other"));
     }

@@ -16,7 +16,7 @@ use super::velocity_field::PyVelocityField;
 use crate::condition::Conditioning;
 use crate::data::Inputs;
 use crate::distill;
-use crate::distill::{Checkpointing, DistillConfig, FeatureDistance};
+use crate::distill::{Checkpointing, DistillConfig, Extras, FeatureDistance};
 use crate::error::{Error, Result};
 use crate::koopman::{Direction, Generator, Student, WeightsChoice};
 use crate::python::door::PyMonitor;
@@ -101,6 +101,8 @@ impl PyStudent {
             data_condition: Array::import_optional("condition", data_condition)?.map(tensor),
             trajectory_file,
             refresh,
+        };
+        let extras = Extras {
             checkpoint,
             resume,
             feature_distance: features.map(|function| {
@@ -112,7 +114,7 @@ impl PyStudent {
         let mut monitor = PyMonitor::new(monitor);
         let (student, history, resolved) = door::enter(py, move || {
             let resolved = config.with_defaults(field.event_shape(), field.conditioning())?;
-            let (student, history) = distill::distill(&*field, &config, &inputs, &mut monitor)?;
+            let (student, history) = distill::distill_with(&*field, &config, &inputs, &extras, &mut monitor)?;
             Ok((student, json::to_value(&history)?, json::to_value(&resolved)?))
         })?;
         Ok(PyStudent(Fitted::new(student, history, resolved)))

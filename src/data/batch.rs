@@ -1,0 +1,126 @@
+//! What one step of training learns from: single points of the flow, pairs of points on its trajectories, and the
+//! groups of both that make up a batch.
+
+use tch::Tensor;
+
+use crate::error::Result;
+use crate::nets::precision::Lowered;
+use crate::tensor::shared;
+use crate::velocity::VelocityField;
+
+/// Single points (t, x_t).
+#[derive(Debug)]
+pub struct Points {
+    /// Times, `[B]`.
+    pub t: Tensor,
+    /// States, `[B, d]`.
+    pub x: Tensor,
+    /// Conditions as the student takes them, `[B, c]`.
+    pub condition: Option<Tensor>,
+    /// Conditions as the teacher takes them.
+    pub teacher_condition: Option<Tensor>,
+}
+
+impl Points {
+    pub fn count(&self) -> i64 {
+        self.t.size()[0]
+    }
+
+    /// The teacher's velocity here, `[B, d]`, in the points' dtype and on their device: one evaluation.
+    ///
+    /// # Errors
+    /// Whatever the teacher answers.
+    pub fn velocity(&self, teacher: &dyn VelocityField) -> Result<Tensor> {
+        let (kind, device) = (teacher.dtype(), teacher.device());
+        let mut shape = vec![self.count()];
+        shape.extend(teacher.event_shape());
+        // What is regressed on keeps its precision.
+        let _full = Lowered::to(None);
+        let velocity = tch::no_grad(|| {
+            let x = self.x.to_kind(kind).to_device(device).f_reshape(shape.as_slice())?;
+            let condition = self.teacher_condition.as_ref().map(|c| c.to_device(device));
+            teacher.velocity(&self.t.to_kind(kind).to_device(device), &x, condition.as_ref())
+        })?;
+        Ok(velocity.to_kind(self.x.kind()).to_device(self.x.device()).f_reshape(self.x.size().as_slice())?)
+    }
+}
+
+shared!(Points { t, x, condition, teacher_condition });
+
+/// Two points of each of `B` trajectories.
+#[derive(Debug)]
+pub struct Pairs {
+    /// Times of the points that are encoded, `[B]`.
+    pub s: Tensor,
+    /// Times of the points that are decoded, `[B]`.
+    pub t: Tensor,
+    /// States at s, `[B, d]`.
+    pub x_s: Tensor,
+    /// States at t, `[B, d]`.
+    pub x_t: Tensor,
+    /// One over the summed variance at t, `[B]`.
+    pub precision: Tensor,
+    /// One over the summed variance at s, `[B]`.
+    pub source_precision: Tensor,
+    /// Conditions as the student takes them, `[B, c]`.
+    pub condition: Option<Tensor>,
+    /// Conditions as the teacher takes them.
+    pub teacher_condition: Option<Tensor>,
+}
+
+impl Pairs {
+    pub fn count(&self) -> i64 {
+        self.s.size()[0]
+    }
+
+    pub fn tau(&self) -> Tensor {
+        &self.t - &self.s
+    }
+
+    pub(crate) fn shallow_clone(&self) -> Pairs {
+        self.rows(0, self.count())
+    }
+
+    /// Rows `start .. start + length`.
+    pub(crate) fn rows(&self, start: i64, length: i64) -> Pairs {
+        let part = |tensor: &Tensor| tensor.narrow(0, start, length);
+        Pairs {
+            s: part(&self.s),
+            t: part(&self.t),
+            x_s: part(&self.x_s),
+            x_t: part(&self.x_t),
+            precision: part(&self.precision),
+            source_precision: part(&self.source_precision),
+            condition: self.condition.as_ref().map(part),
+            teacher_condition: self.teacher_condition.as_ref().map(part),
+        }
+    }
+}
+
+/// The training points of one step; a group is missing where there is nothing to draw it from.
+#[derive(Debug)]
+pub struct Batch {
+    /// From noise to data.
+    pub endpoint: Option<Pairs>,
+    /// The same noise, to a random time.
+    pub path: Option<Pairs>,
+    /// Number of rows of `path`, the first ones, that are decoded.
+    pub path_rows: i64,
+    /// Two times of a trajectory, as [`PairKind`] says.
+    pub pairs: Option<Pairs>,
+    /// From data back to noise.
+    pub inverse: Option<Pairs>,
+    /// Number of rows of `inverse`, the first ones, that go on to data again.
+    pub round_trip: i64,
+    /// Number of rows of `endpoint`, the first ones, from which the phase term carries observables to data.
+    pub ends: i64,
+    /// Single points, for the consistency term.
+    pub points: Option<Points>,
+    /// Number of steps in which the student is to carry noise to data, for the re-encoding term.
+    pub sampler_steps: i64,
+}
+
+/// 2, 4 and 8 in turn.
+pub(crate) fn sampler_steps(step: u64) -> i64 {
+    2 << (step % 3)
+}
