@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use koopflow::baselines::Baseline;
 use koopflow::data::{Inputs, Trajectories, TrajectoryPlan};
-use koopflow::distill::{self, DistillConfig};
+use koopflow::distill::{self, DistillConfig, Extras};
 use koopflow::error::Error;
 use koopflow::flow::{self, TeacherConfig, TrainingFiles};
 use koopflow::koopman::Student;
@@ -151,8 +151,8 @@ fn resume(path: &Path) -> Result<(), Error> {
         _ => {
             let config: DistillConfig =
                 serde_json::from_value(options_of(TRAINING_STUDENT)).expect("the fixture's options");
-            let inputs = Inputs { resume: Some(path.into()), ..Inputs::default() };
-            distill::distill(&teacher(), &config, &inputs, &mut Silent).map(drop)
+            let extras = Extras { resume: Some(path.into()), ..Extras::default() };
+            distill::distill_with(&teacher(), &config, &Inputs::default(), &extras, &mut Silent).map(drop)
         }
     }
 }

@@ -273,8 +273,8 @@ impl DistillConfig {
 /// error by 4%, the inversion by 3% and the round trip by 9%. Large samples are the slowest to solve for.
 fn default_trajectories(size: i64) -> i64 {
     match size {
-        ..=FEW => 65_536,
-        ..=SEVERAL => 131_072,
+        size if size <= FEW => 65_536,
+        size if size <= SEVERAL => 131_072,
         _ => 16_384,
     }
 }

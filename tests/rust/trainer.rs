@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::Arc;
 
 use koopflow::data::Inputs;
-use koopflow::distill::{distill, Checkpointing, DistillConfig, DistillHistory, Fidelity, Metric};
+use koopflow::distill::{
+    distill, distill_with, Checkpointing, DistillConfig, DistillHistory, Extras, Fidelity, Metric,
+};
 use koopflow::error::Error;
 use koopflow::koopman::{Student, WeightsChoice};
 use koopflow::monitor::{Monitor, Progress, Silent};
@@ -77,19 +79,19 @@ fn folder(name: &str) -> PathBuf {
     path
 }
 
-fn writing(file: &Path, every: u64) -> Inputs {
-    Inputs {
+fn writing(file: &Path, every: u64) -> Extras {
+    Extras {
         checkpoint: Some(Checkpointing {
             file: file.into(),
             every_steps: Some(every),
             ..Checkpointing::default()
         }),
-        ..Inputs::default()
+        ..Extras::default()
     }
 }
 
-fn resuming(file: &Path) -> Inputs {
-    Inputs { resume: Some(file.into()), ..Inputs::default() }
+fn resuming(file: &Path) -> Extras {
+    Extras { resume: Some(file.into()), ..Extras::default() }
 }
 
 fn values(history: &DistillHistory) -> Vec<(u64, Vec<(String, f64)>)> {
@@ -334,7 +336,8 @@ fn a_step_that_is_not_finite_leaves_weights_and_moments_alone() {
         },
         Vec::new(),
     );
-    let (_, history) = distill(&field, &config, &writing(&file, 1), &mut watch).unwrap();
+    let (_, history) =
+        distill_with(&field, &config, &Inputs::default(), &writing(&file, 1), &mut watch).unwrap();
     assert_eq!((history.skipped_steps, history.restarts, history.steps), (1, 0, 12));
     let state = |step: u64| -> Vec<Vec<u8>> {
         let bytes = fs::read(folder.join(step.to_string())).unwrap();
@@ -402,12 +405,16 @@ fn a_run_that_was_cut_goes_on_bit_for_bit() {
         let config = DistillConfig { evaluate_every: Some(3), ..config };
         let (whole, history) = fit(&config);
         for cut in [1, 15, 33] {
-            let (part, early) = distill(&gaussian(), &config, &writing(&file, 5), &mut stop_at(cut)).unwrap();
+            let (part, early) =
+                distill_with(&gaussian(), &config, &Inputs::default(), &writing(&file, 5), &mut stop_at(cut))
+                    .unwrap();
             assert_eq!((early.stopped, early.steps), (Stopped::Interrupted, cut));
             let (loaded, facts) = store::load::<Student>(&file, Device::Cpu).unwrap();
             assert!(flat(&loaded).equal(&flat(&part)), "{label}: the file holds the best student");
             assert_eq!(facts["history"]["steps"], cut);
-            let (resumed, again) = distill(&gaussian(), &config, &resuming(&file), &mut Silent).unwrap();
+            let (resumed, again) =
+                distill_with(&gaussian(), &config, &Inputs::default(), &resuming(&file), &mut Silent)
+                    .unwrap();
             assert!(flat(&resumed).equal(&flat(&whole)), "{label}, cut at {cut}");
             assert_eq!(resumed.raw().is_some(), config.training.ema_decay > 0.0);
             if let (Some(own), Some(raw)) = (resumed.raw(), whole.raw()) {
@@ -428,8 +435,10 @@ fn a_finished_run_can_be_made_longer() {
         ..long.clone()
     };
     let (whole, history) = fit(&long);
-    let _ = distill(&gaussian(), &short, &writing(&file, 1000), &mut Silent).unwrap();
-    let (resumed, again) = distill(&gaussian(), &long, &resuming(&file), &mut Silent).unwrap();
+    let _ =
+        distill_with(&gaussian(), &short, &Inputs::default(), &writing(&file, 1000), &mut Silent).unwrap();
+    let (resumed, again) =
+        distill_with(&gaussian(), &long, &Inputs::default(), &resuming(&file), &mut Silent).unwrap();
     assert!(flat(&resumed).equal(&flat(&whole)));
     assert_eq!(values(&again), values(&history));
 }
@@ -438,9 +447,11 @@ fn a_finished_run_can_be_made_longer() {
 fn a_run_is_resumed_with_its_own_options_only() {
     let folder = folder("refuse");
     let file = folder.join("run.safetensors");
-    let (student, _) = distill(&gaussian(), &config(), &writing(&file, 5), &mut stop_at(1)).unwrap();
+    let (student, _) =
+        distill_with(&gaussian(), &config(), &Inputs::default(), &writing(&file, 5), &mut stop_at(1))
+            .unwrap();
     let refused = |config: DistillConfig, field: &dyn VelocityField, file: &Path| {
-        distill(field, &config, &resuming(file), &mut Silent).err().unwrap()
+        distill_with(field, &config, &Inputs::default(), &resuming(file), &mut Silent).err().unwrap()
     };
     let named = |error: Error, name: &str| {
         assert!(matches!(&error, Error::Argument { argument, .. } if argument == name), "{name}: {error}");
