@@ -21,9 +21,9 @@ EVALUATION_SEED = 900_000_000
 
 # An exact assignment of this many samples takes about half a second.
 EXACT_SAMPLES = 1_000
-# Best of so many runs, after one that warms up.
+# Number of timed runs, of which the best counts; one more warms up.
 TIMED_RUNS = 3
-# Densities are compared on so many held-out samples; each costs the teacher an ODE with a divergence.
+# Held-out samples whose densities are compared; each costs the teacher an ODE with a divergence.
 DENSITY_SAMPLES = 500
 # Beyond it the exact Jacobian of every sample is too dear for a table.
 DENSITY_DIMENSIONS = 8
@@ -31,7 +31,7 @@ DENSITY_DIMENSIONS = 8
 
 @dataclass(frozen=True)
 class Reference:
-    """A teacher's answers on fixed noise, and data that nobody was trained on.
+    """A teacher's answers on fixed noise, and held-out data.
 
     Attributes
     ----------

@@ -139,7 +139,7 @@ def compare(
             part = _stored(file, settings) if resume and file is not None else None
             try:
                 with warnings.catch_warnings():
-                    # A fit that was cut short is no part of the table, whatever it says.
+                    # The warning of a fit that was cut short; the one of the whole comparison follows below.
                     warnings.filterwarnings("ignore", message="interrupted after", category=RuntimeWarning)
                     part = part or _part(each, seed, settings, _Report(meter, done, len(pairs)))
             except KeyboardInterrupt:

@@ -154,21 +154,28 @@ def _files(place: Path) -> list[Path]:
 
 def _loaded(file: Path) -> dict[str, NDArray[Any]]:
     """The arrays of a file by name; that of an NPY file is called ``""`` and mapped into memory."""
+    found: dict[str, NDArray[Any]] = {}
+    name = ""
     try:
         if file.suffix == ".npy":
-            mapped = np.load(file, mmap_mode="r", allow_pickle=False)
+            found[name] = mapped = np.load(file, mmap_mode="r", allow_pickle=False)
             extra = file.stat().st_size - mapped.offset - mapped.nbytes
             if extra:
                 raise ValueError(f"{extra} bytes more than the header says")
-            return {"": mapped}
+            return found
         with zipfile.ZipFile(file) as archive:
-            names = [name for name in archive.namelist() if name.endswith(".npy")]
-            return {name.removesuffix(".npy"): _member(archive, name) for name in names}
+            for member in archive.namelist():
+                if member.endswith(".npy"):
+                    name = member.removesuffix(".npy")
+                    found[name] = _member(archive, member)
+        return found
     except DAMAGED as error:
-        if "objects" in str(error).lower():
-            raise DtypeError(f"{file}: expected numbers, got pickled Python objects") from error
+        # NumPy has no exception of its own for arrays of Python objects.
+        if any(words in str(error) for words in ("Object arrays", "Python objects")):
+            raise DtypeError(f"{_where(file, name)}: expected numbers, got pickled Python objects") from error
         kind, problem = file.suffix[1:].upper(), str(error).split(". ")[0]
-        raise DatasetError(f"{file}: expected an {kind} file, got something damaged ({problem})") from error
+        expected = f"{_where(file, name)}: expected an {kind} file"
+        raise DatasetError(f"{expected}, got something damaged ({problem})") from error
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
@@ -193,7 +200,7 @@ def _image_name(file: Path, found: dict[str, NDArray[Any]], given: str | None) -
 
 def _label_name(file: Path, others: dict[str, NDArray[Any]], given: str | None, count: int) -> str | None:
     likely = [name for name, array in others.items() if _is_column(array) and array.dtype.kind in "iu"]
-    # Labels of another type or shape are found too and refused later: nobody wants to lose them silently.
+    # Labels of another type or shape are found too and refused later, so that they never vanish.
     likely = likely or [n for n, a in others.items() if a.ndim in (1, 2) and len(a) == count]
     return _name(file, "labels", given, others, likely)
 

@@ -217,6 +217,12 @@ def test_a_damaged_array_is_named(tmp_path, content):
         assert str(tmp_path / name) in str(caught.value)
 
 
+def test_an_array_of_objects_is_named(tmp_path):
+    np.savez(tmp_path / "some.npz", x=LEVELS, notes=np.array([{"a": 1}, None]))
+    with pytest.raises(DtypeError, match="some.npz, array 'notes': expected numbers, got pickled Python"):
+        datasets.arrays(tmp_path / "some.npz")
+
+
 def test_damaged_archives_are_named(tmp_path):
     path = tmp_path / "some.npz"
     np.savez_compressed(path, x=LEVELS)
