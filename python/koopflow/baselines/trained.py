@@ -17,13 +17,13 @@ from .._conditioning import Conditioning
 from ..options import Options, Training, Trajectories, to_json
 from ..progress import ProgressFunction, ProgressMeter
 from ..teachers.flow import Flow
+from ..teachers.teacher import TRAINING
 from ._baseline import Baseline
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-# What of the shared options these trainers have.
-TRAINING = ("warmup_steps", "ema_decay", "clip_norm")
+# The options of stored trajectories that these trainers have.
 TRAJECTORIES = ("count", "path_steps")
 
 
@@ -46,8 +46,9 @@ class TrainedBaseline(Baseline):
     learning_rate : float, optional
         Peak learning rate of a cosine schedule; chosen by the dimension of the data by default.
     training : Training, optional
-        Of its options ``warmup_steps`` (100 by default), ``ema_decay`` (0.999; the averaged weights are what
-        is kept) and ``clip_norm`` (1).
+        Those of its options that are for teachers too: ``optimizer``, ``weight_decay``, ``warmup_steps`` (100
+        by default), ``clip_norm`` (1), ``ema_decay`` (0.999; the averaged weights are what is kept) and
+        ``max_restarts`` (3).
     trajectories : int or Trajectories, optional
         Number of stored trajectories, or of its options ``count`` and ``path_steps``; those of a Koopman
         student by default.

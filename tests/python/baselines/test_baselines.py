@@ -367,11 +367,13 @@ def test_the_clock_ends_training(gaussian):
     assert (counted.history_["stopped"], counted.history_["steps"]) == ("completed", 20)
 
 
-def test_losses_that_blow_up_are_said_to(gaussian):
-    with pytest.raises(DivergenceError, match="the student's loss is"):
-        PlainNetwork(**{**TINY, "steps": 200}, learning_rate=1e30, training={"warmup_steps": 1}).fit(
-            gaussian, progress=False
-        )
+def test_a_fit_that_diverges_is_said_to_and_keeps_a_student(gaussian):
+    network = PlainNetwork(**{**TINY, "steps": 200}, learning_rate=1e30, training={"warmup_steps": 1})
+    with pytest.raises(DivergenceError, match="training diverged.*smaller learning_rate"):
+        network.fit(gaussian, progress=False)
+    assert network.history_["stopped"] == "diverged"
+    assert network.history_["restarts"] == 3
+    assert np.isfinite(network.sample(x0=NOISE)).all()
 
 
 @pytest.mark.parametrize("make", [*TRAINED, OdeSolver, StraightLine])
@@ -445,6 +447,10 @@ def test_options_are_set_by_double_underscore(gaussian):
     assert (config["path_steps"], config["trajectories"]) == (8, 64)
     # 0 does not clip.
     assert not config["clip_norm"]
+    network.set_params(training__optimizer="adamw", training__weight_decay=0.25, training__max_restarts=1)
+    config = network.fit(gaussian, progress=False).config_
+    found = [config[name] for name in ("optimizer", "weight_decay", "max_restarts")]
+    assert found == ["adamw", 0.25, 1]
     with pytest.raises(TypeError, match=r"training=Training\(ema_decay=...\)"):
         PlainNetwork(ema_decay=0.9)
     with pytest.raises(TypeError, match="did you mean 'depth'"):
