@@ -241,7 +241,9 @@ def test_array_files(tmp_path, capsys):
     np.savez(tmp_path / "pairs.npz", x=rng.normal(size=(200, 3)), y=rng.normal(size=(200, 2)).astype("f4"))
     small = ["--steps", 5, "--width", 8, "--depth", 1, "--quiet"]
     five = tmp_path / "five"
-    assert run("train-teacher", "--data", tmp_path / "points.npy", "--output", five, *small) == 0
+    # There is nothing to resume, so it begins.
+    arguments = ["--data", tmp_path / "points.npy", "--output", five, "--resume", *small]
+    assert run("train-teacher", *arguments) == 0
     assert FlowTeacher.load(five / "teacher.safetensors").event_shape == (5,)
     # Five coordinates are neither an image nor a point in the plane.
     assert not (five / "teacher-samples.png").exists()
