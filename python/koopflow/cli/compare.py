@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..compare import Comparison
 from ..compare import compare as compare_methods
-from .inputs import DataOptions, is_conditional, load, load_teacher, make, refuse_existing, write_text
+from .inputs import DataOptions, conditioning_of, load, load_teacher, make, refuse_existing, write_text
 from .options import Command, Settings, Stopped, UsageError
 from .training import for_results, progress
 
@@ -41,7 +41,7 @@ def _run(settings: Settings) -> int:
             raise UsageError(f"--output: expected a file that ends in .json, got {str(output)!r}")
         refuse_existing([output], overwrite=settings["overwrite"])
         make(output.parent)
-    data = load(settings.table("data"), labels=is_conditional(teacher))
+    data = load(settings.table("data"), labels=bool(conditioning_of(teacher)))
     with warnings.catch_warnings():
         # A command says itself that it was interrupted.
         warnings.filterwarnings("ignore", message="interrupted after", category=RuntimeWarning)

@@ -116,7 +116,7 @@ def run_case(case: Case, settings: Settings, folder: Path) -> tuple[dict[str, An
         # An interrupt is raised below, in place of the warning that a kept result gets.
         warnings.simplefilter("ignore", RuntimeWarning)
         teacher = FlowTeacher(shape, coupling="ot", max_seconds=case.teacher_seconds, **shared)
-        history = teacher.fit(case.train).history
+        history = teacher.fit(case.train).history_
         stop_if_interrupted(history)
         print(f"  teacher: {history['steps']} steps in {history['seconds']:.0f} s")
         student = KoopmanDistiller(

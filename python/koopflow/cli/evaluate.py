@@ -10,7 +10,7 @@ import numpy as np
 from ..students import KoopmanDistiller
 from .inputs import (
     DataOptions,
-    is_conditional,
+    conditioning_of,
     load,
     load_student,
     load_teacher,
@@ -55,7 +55,7 @@ def _run(settings: Settings) -> int:
         raise UsageError(f"--output: expected a file that ends in .json, got {str(output)!r}")
     refuse_existing([output], overwrite=settings["overwrite"])
     make(output.parent)
-    data = load(settings.table("data"), labels=is_conditional(teacher))
+    data = load(settings.table("data"), labels=bool(conditioning_of(teacher)))
     condition = data.held_out_labels
     if condition is not None:
         condition = np.resize(condition, (keywords["n"], *condition.shape[1:]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core, datasets
+from .._conditioning import Conditioning
 from ..exceptions import ArgumentError, CheckpointError, KoopflowError
 from ..students import KoopmanDistiller
 from ..teachers import FlowTeacher
@@ -224,19 +224,11 @@ def load_either(given: str | None, device: str) -> KoopmanDistiller | FlowTeache
             raise error from None
 
 
-def conditioning_of(model: KoopmanDistiller | FlowTeacher) -> tuple[int | None, int | None]:
-    """The number of classes, or the length of vectors, that a model is conditioned on."""
+def conditioning_of(model: KoopmanDistiller | FlowTeacher) -> Conditioning:
+    """What a model is conditioned on."""
     if isinstance(model, FlowTeacher):
-        said = json.loads(model.field.conditioning)
-    else:
-        said = model.teacher_.get("conditioning")
-    said = said if isinstance(said, dict) else {}
-    return said.get("labels", {}).get("classes"), said.get("vector", {}).get("dim")
-
-
-def is_conditional(model: KoopmanDistiller | FlowTeacher) -> bool:
-    """Whether a model has classes or takes vectors."""
-    return conditioning_of(model) != (None, None)
+        return Conditioning.of(model.field)
+    return Conditioning.from_plain(model.teacher_.get("conditioning", "none"))
 
 
 def conditions(
@@ -246,13 +238,14 @@ def conditions(
     file: str | None = None,
 ) -> tuple[int, NDArray[Any] | None]:
     """The number of samples and the condition of each: labels in rows, those of a file, or every class."""
-    classes, dim = conditioning_of(model)
+    conditioning = conditioning_of(model)
+    classes, dim = conditioning.classes, conditioning.dim
     if n is not None and n < 1:
         raise UsageError(f"-n: expected at least 1, got {n}")
     if labels is not None and classes is None:
         raise UsageError("--label: expected a model with classes, got one without")
     if file is not None:
-        if classes is None and dim is None:
+        if not conditioning:
             raise UsageError("--condition: expected a conditional model, got an unconditional one")
         rows, _ = array_file(input_file(file, "--condition", "an .npy file"), "--condition")
         n = len(rows) if n is None else n

@@ -18,7 +18,6 @@ from .inputs import (
     DataOptions,
     conditioning_of,
     conditions,
-    is_conditional,
     load,
     load_teacher,
     output_folder,
@@ -61,7 +60,7 @@ def _train_teacher(settings: Settings) -> int:
     print(f"{len(data.train)} samples of {shape}, {len(data.held_out)} held out")
     with run.started(teacher) as fit:
         teacher.fit(data.train, condition=data.train_labels, **fit)
-    run.end(teacher, teacher.history, keywords, teacher.history["config"], data.held_out_labels)
+    run.end(teacher, teacher.history_, keywords, teacher.history_["config"], data.held_out_labels)
     return 0
 
 
@@ -89,7 +88,7 @@ def _distill(settings: Settings) -> int:
     held_out_labels = None
     if settings["data.source"] is not None:
         # A conditional teacher needs the condition of each of its data.
-        data = load(settings.table("data"), labels=is_conditional(teacher))
+        data = load(settings.table("data"), labels=bool(conditioning_of(teacher)))
         if data.event_shape != teacher.event_shape:
             raise UsageError(
                 f"--data: expected samples of shape {teacher.event_shape}, as the teacher's, "
@@ -217,7 +216,7 @@ class Run:
     ) -> None:
         draw_training(history, self.curves)
         shape = model.event_shape_
-        of_vectors = conditioning_of(model)[1] is not None
+        of_vectors = conditioning_of(model).dim is not None
         if not can_be_drawn(shape) or (of_vectors and held_out is None):
             return
         if of_vectors:

@@ -270,7 +270,7 @@ def test_array_files(tmp_path, capsys):
         (["--data", "moons"], "--output: expected a folder, got nothing"),
         (["--data", "moons", "--output", "OUT", "--coupling", "optimal"], "coupling: "),
         (["--data", "moons", "--output", "OUT", "--device", "abacus"], "abacus"),
-        (["--data", "moons", "--output", "OUT", "--steps", "0"], "steps: expected at least 1, got 0"),
+        (["--data", "moons", "--output", "OUT", "--steps", "0"], "steps: expected an integer from 1 to "),
         (["--data", "moons", "--output", "FILE"], "--output: expected a folder, got the file"),
         (["--data", "FILE.npy", "--output", "OUT"], "as an array file"),
     ],
