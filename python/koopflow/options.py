@@ -297,6 +297,10 @@ class Architecture(Options):
     per_pixel: bool | None = None
 
 
+# Options of Training that every trainer has; the others are a student's.
+SHARED_TRAINING = ("optimizer", "weight_decay", "warmup_steps", "clip_norm", "ema_decay", "max_restarts")
+
+
 @dataclass(frozen=True, repr=False)
 class Training(Options):
     """How gradient steps are taken: shared by teachers, students, baselines and the command line.
@@ -338,8 +342,8 @@ class Training(Options):
     patience : int, optional
         Evaluations without improvement that end fitting; by default nothing does. Students only.
     max_restarts : int, optional
-        Number of times that a diverging fit returns to its best state at half the learning rate, 3 by
-        default.
+        Number of times that a diverging fit returns to its best state, or to the last good one of teachers
+        and baselines, at half the learning rate; 3 by default.
     method : {"gradient", "closed_form", "refine"}, optional
         ``"gradient"``: gradient steps (the default). ``"closed_form"``: instead a linear solve in seconds,
         for the dense generator, or the spectral readout, of random observables with one lift. ``"refine"``:

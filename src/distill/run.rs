@@ -7,7 +7,7 @@ use super::{accumulate, Checkpointing, DistillConfig, Objective, Term, TrainingD
 use crate::data::{Batch, BatchRows};
 use crate::error::{Error, Result};
 use crate::koopman::Student;
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, Progress};
 use crate::tensor::RandomSource;
 use crate::training::{Gradient, Look, State, Step, Stopped};
 
@@ -136,12 +136,14 @@ impl Step for Run<'_> {
         if state.ledger.scale.is_dynamic() {
             values.push(("loss_scale".into(), state.ledger.scale.value));
         }
-        // JSON has no word for values that are not finite.
-        let finite = values.iter().filter(|(_, value)| value.is_finite()).cloned().collect();
-        let (step, seconds) = (state.ledger.step, state.budget.seconds());
-        self.log.push(LogEntry { step, seconds, values: finite });
         let metric = self.config.metric;
         Ok(Look { metric: Some(errors.metric(metric)), name: format!("{metric:?}"), values })
+    }
+
+    fn log(&mut self, progress: &Progress) {
+        // JSON has no word for values that are not finite.
+        let finite = progress.values.iter().filter(|(_, value)| value.is_finite()).cloned().collect();
+        self.log.push(LogEntry { step: progress.step, seconds: progress.seconds, values: finite });
     }
 
     fn save(&mut self, state: &State<'_>, plan: &Checkpointing, stopped: Stopped) -> Result<()> {

@@ -1,13 +1,13 @@
 //! Distillation from end to end: trajectories, a run, the best student.
 
+use tch::Tensor;
+
 use super::evaluation::Evaluator;
 use super::history::{DistillHistory, Ledger};
 use super::resume::Resumed;
 use super::run::{Run, Spent};
 use super::warm_start::begin_as;
-use super::{
-    ClosedFormReport, DistillConfig, Extras, LogEntry, Method, Objective, Recipe, TrainingData, Weights,
-};
+use super::{ClosedFormReport, DistillConfig, Extras, LogEntry, Method, Objective, Recipe, TrainingData};
 use crate::data::Inputs;
 use crate::distill::solve::ClosedForm;
 use crate::error::{Error, Result};
@@ -52,16 +52,17 @@ pub fn distill_with(
     extras: &Extras,
     monitor: &mut dyn Monitor,
 ) -> Result<(Student, DistillHistory)> {
-    let recipe = config.resolve(teacher.event_shape(), teacher.conditioning())?;
-    let config = config.with_defaults(teacher.event_shape(), teacher.conditioning())?;
+    let (event_shape, conditioning) = (teacher.event_shape(), teacher.conditioning());
+    let recipe = config.resolve(event_shape, conditioning)?;
+    let config = config.with_defaults(event_shape, conditioning)?;
     check_features(&recipe, extras)?;
     let mut resumed =
-        extras.resume.as_ref().map(|path| Resumed::read(path, &config, teacher.event_shape())).transpose()?;
-    let before = resumed.as_ref().map(|resumed| resumed.ledger.clone());
-    let spent = before.as_ref().map_or(0.0, |ledger| ledger.run.seconds);
-    let budget = Budget::new(recipe.steps, config.training.max_seconds).resumed(spent);
+        extras.resume.as_ref().map(|path| Resumed::read(path, &config, event_shape)).transpose()?;
+    let before = resumed.as_ref().map(|resumed| &resumed.ledger);
+    let seconds = before.map_or(0.0, |ledger| ledger.run.seconds);
+    let budget = Budget::new(recipe.steps, config.training.max_seconds).resumed(seconds);
     let evaluations_before = teacher.evaluations();
-    let data = prepare(teacher, &config, &recipe, inputs, before.as_ref(), monitor)?;
+    let data = prepare(teacher, &config, &recipe, inputs, before, monitor)?;
     let spent = Spent {
         trajectory_seconds: budget.seconds(),
         trajectories: data.trajectory_count(),
@@ -69,64 +70,13 @@ pub fn distill_with(
         evaluations_before,
     };
     let evaluator = Evaluator::new(teacher, &data, &recipe.weights)?;
-    let mut student = untrained(teacher, &config, &recipe, &data, resumed.is_none())?;
+    let fit = Fit { teacher, config, recipe, extras, data, evaluator };
+    let mut student = fit.untrained(resumed.is_none())?;
     if let Some(resumed) = &mut resumed {
         resumed.student(&mut student)?;
     }
-    let mut state = begin(&config, &recipe, student.parameters(), budget)?;
-    let mut run = Run {
-        student: &student,
-        objective: Objective {
-            weights: recipe.weights.clone(),
-            scaling: config.scaling,
-            teacher,
-            feature_distance: extras.feature_distance.as_deref(),
-        },
-        data: &data,
-        evaluator: &evaluator,
-        config: &config,
-        rows: recipe.rows,
-        random: RandomSource::new(config.training.seed).fork("distillation batches"),
-        log: Vec::new(),
-        accumulate: config.accumulate,
-        spent,
-        terms: Vec::new(),
-    };
-    match resumed {
-        Some(resumed) => {
-            let (ledger, log) = resumed.restore(&mut state)?;
-            run.go_on(&ledger, log);
-        }
-        None => run.begin(&mut state)?,
-    }
-    let mut run = Loop::new(run, state, &config.training, extras.checkpoint.as_ref())?;
-    run.patience = config.patience;
-    let mut stopped = match config.method {
-        Method::ClosedForm => Stopped::Completed,
-        Method::Gradient | Method::Refine => {
-            let _threads = threads(&student, &recipe);
-            run.train(monitor)?
-        }
-    };
-    let Loop { step: run, state, .. } = run;
-    let ledger = run.ledger(&state);
-    let (State { best, average, budget, .. }, Run { mut log, .. }) = (state, run);
-    let evaluated = teacher.evaluations();
-    let raw = student.parameters().flat()?.copy();
-    student.set_parameters(&best)?;
-    let closed_form =
-        solve(teacher, &config, &recipe.weights, &data, &evaluator, &mut student, &mut stopped, monitor)?;
-    if average.is_some() {
-        student.keep_both(&student.parameters().flat()?.copy(), &raw)?;
-    }
-    if config.method == Method::ClosedForm {
-        let values = evaluator.errors(&student)?.named().map(|(name, value)| (name.to_string(), value));
-        log.push(LogEntry { step: 0, seconds: budget.seconds(), values: values.into() });
-    }
-    let seconds = budget.seconds();
-    let teacher_evaluations = ledger.teacher_evaluations + teacher.evaluations() - evaluated;
-    let history =
-        DistillHistory { seconds, teacher_evaluations, closed_form, ..ledger.history(stopped, &log) };
+    let trained = fit.train(&student, resumed, spent, budget, monitor)?;
+    let history = fit.finish(&mut student, trained, monitor)?;
     Ok((student, history))
 }
 
@@ -156,78 +106,174 @@ fn prepare(
     TrainingData::prepare(teacher, &config, &recipe, inputs, monitor)
 }
 
-/// The student before its first step; `fresh` where no file says what it has become.
-fn untrained(
-    teacher: &dyn VelocityField,
-    config: &DistillConfig,
-    recipe: &Recipe,
-    data: &TrainingData,
-    fresh: bool,
-) -> Result<Student> {
-    let own = &recipe.student;
-    let images = own.unet.as_ref().map(|_| own.event_shape.as_slice());
-    let mut student = Student::new(own.clone(), config.training.seed, config.training.place()?.1)?;
-    student.set_coordinates(data.coordinates(own.table_times, images)?);
-    if config.warm_start && fresh {
-        begin_as(&mut student, teacher)?;
-    }
-    Ok(student)
+/// Everything that a distillation is made from.
+struct Fit<'a> {
+    teacher: &'a dyn VelocityField,
+    /// With nothing left open.
+    config: DistillConfig,
+    recipe: Recipe,
+    extras: &'a Extras,
+    data: TrainingData,
+    evaluator: Evaluator,
 }
 
-/// The state of a run that begins now.
-fn begin<'a>(
-    config: &DistillConfig,
-    recipe: &Recipe,
-    parameters: &'a Parameters,
+/// What a run has made of the student.
+struct Trained {
+    best: Tensor,
+    averaged: bool,
+    stopped: Stopped,
+    ledger: Ledger,
+    log: Vec<LogEntry>,
     budget: Budget,
-) -> Result<State<'a>> {
-    let options = &config.training;
-    let multipliers = config
-        .generator_learning_rate
-        .map(|rate| rate / recipe.learning_rate)
-        .map(|ratio| parameters.multipliers(|name| if name.starts_with("generator.") { ratio } else { 1.0 }))
-        .transpose()?;
-    let scale = match config.precision {
-        Precision::Fp16 => LossScale::dynamic(),
-        Precision::Float32 | Precision::Bf16 => LossScale::off(),
-    };
-    let schedule = Schedule::new(config.schedule, recipe.learning_rate, options.warmup_steps);
-    let average = match options.ema_decay > 0.0 {
-        true => Some(Average::new(parameters, options.ema_decay)?),
-        false => None,
-    };
-    Ok(State {
-        parameters,
-        optimiser: Adam::new(parameters, options.optimizer, options.weight_decay)?
-            .with_multipliers(multipliers),
-        average,
-        best: parameters.flat()?.copy(),
-        ledger: training::Ledger { scale, ..training::Ledger::new(schedule) },
-        budget,
-    })
 }
 
-fn threads(student: &Student, recipe: &Recipe) -> IntraOpThreads {
-    let work = 2 * recipe.rows.noise * student.config().reuse();
-    let weights = student.parameters().count() / student.config().lifts;
-    IntraOpThreads::for_sides(recipe.weights.sides(), weights, work)
-}
+impl Fit<'_> {
+    /// The student before its first step; `fresh` where no file says what it has become.
+    fn untrained(&self, fresh: bool) -> Result<Student> {
+        let own = &self.recipe.student;
+        let images = own.unet.as_ref().map(|_| own.event_shape.as_slice());
+        let options = &self.config.training;
+        let mut student = Student::new(own.clone(), options.seed, options.place()?.1)?;
+        student.set_coordinates(self.data.coordinates(own.table_times, images)?);
+        if self.config.warm_start && fresh {
+            begin_as(&mut student, self.teacher)?;
+        }
+        Ok(student)
+    }
 
-/// The linear solve of a method that has one.
-#[allow(clippy::too_many_arguments)] // all of a distillation's parts
-fn solve(
-    teacher: &dyn VelocityField,
-    config: &DistillConfig,
-    weights: &Weights,
-    data: &TrainingData,
-    evaluator: &Evaluator,
-    student: &mut Student,
-    stopped: &mut Stopped,
-    monitor: &mut dyn Monitor,
-) -> Result<Option<ClosedFormReport>> {
-    let Some(trajectories) = &data.trajectories else {
-        return Ok(None);
-    };
-    let score = |student: &Student| Ok(evaluator.errors(student)?.score);
-    ClosedForm { teacher, trajectories, config, weights, score: &score }.finish(student, stopped, monitor)
+    /// The gradient steps of a method that has any.
+    fn train(
+        &self,
+        student: &Student,
+        resumed: Option<Resumed>,
+        spent: Spent,
+        budget: Budget,
+        monitor: &mut dyn Monitor,
+    ) -> Result<Trained> {
+        let mut state = self.begin(student.parameters(), budget)?;
+        let mut run = self.run(student, spent);
+        match resumed {
+            Some(resumed) => {
+                let (ledger, log) = resumed.restore(&mut state)?;
+                run.go_on(&ledger, log);
+            }
+            None => run.begin(&mut state)?,
+        }
+        let mut run = Loop::new(run, state, &self.config.training, self.extras.checkpoint.as_ref())?;
+        run.patience = self.config.patience;
+        let stopped = match self.config.method {
+            Method::ClosedForm => Stopped::Completed,
+            Method::Gradient | Method::Refine => {
+                let _threads = self.threads(student);
+                run.train(monitor)?
+            }
+        };
+        let Loop { step: run, state, .. } = run;
+        let ledger = run.ledger(&state);
+        let State { best, average, budget, .. } = state;
+        Ok(Trained { best, averaged: average.is_some(), stopped, ledger, log: run.log, budget })
+    }
+
+    /// The state of a run that begins now.
+    fn begin<'a>(&self, parameters: &'a Parameters, budget: Budget) -> Result<State<'a>> {
+        let (config, options) = (&self.config, &self.config.training);
+        let multipliers = config
+            .generator_learning_rate
+            .map(|rate| rate / self.recipe.learning_rate)
+            .map(|ratio| {
+                parameters.multipliers(|name| if name.starts_with("generator.") { ratio } else { 1.0 })
+            })
+            .transpose()?;
+        let scale = match config.precision {
+            Precision::Fp16 => LossScale::dynamic(),
+            Precision::Float32 | Precision::Bf16 => LossScale::off(),
+        };
+        let schedule = Schedule::new(config.schedule, self.recipe.learning_rate, options.warmup_steps);
+        let average = match options.ema_decay > 0.0 {
+            true => Some(Average::new(parameters, options.ema_decay)?),
+            false => None,
+        };
+        let optimiser = Adam::new(parameters, options.optimizer, options.weight_decay)?;
+        Ok(State {
+            parameters,
+            optimiser: optimiser.with_multipliers(multipliers),
+            average,
+            best: parameters.flat()?.copy(),
+            ledger: training::Ledger { scale, ..training::Ledger::new(schedule) },
+            budget,
+        })
+    }
+
+    fn run<'a>(&'a self, student: &'a Student, spent: Spent) -> Run<'a> {
+        Run {
+            student,
+            objective: Objective {
+                weights: self.recipe.weights.clone(),
+                scaling: self.config.scaling,
+                teacher: self.teacher,
+                feature_distance: self.extras.feature_distance.as_deref(),
+            },
+            data: &self.data,
+            evaluator: &self.evaluator,
+            config: &self.config,
+            rows: self.recipe.rows,
+            random: RandomSource::new(self.config.training.seed).fork("distillation batches"),
+            log: Vec::new(),
+            accumulate: self.config.accumulate,
+            spent,
+            terms: Vec::new(),
+        }
+    }
+
+    fn threads(&self, student: &Student) -> IntraOpThreads {
+        let work = 2 * self.recipe.rows.noise * student.config().reuse();
+        let weights = student.parameters().count() / student.config().lifts;
+        IntraOpThreads::for_sides(self.recipe.weights.sides(), weights, work)
+    }
+
+    /// Makes the student the best one of the run, or what the linear solve of a method that has one makes of it.
+    fn finish(
+        &self,
+        student: &mut Student,
+        trained: Trained,
+        monitor: &mut dyn Monitor,
+    ) -> Result<DistillHistory> {
+        let Trained { best, averaged, mut stopped, ledger, mut log, budget } = trained;
+        let evaluated = self.teacher.evaluations();
+        let raw = student.parameters().flat()?.copy();
+        student.set_parameters(&best)?;
+        let closed_form = self.solve(student, &mut stopped, monitor)?;
+        if averaged {
+            student.keep_both(&student.parameters().flat()?.copy(), &raw)?;
+        }
+        if self.config.method == Method::ClosedForm {
+            let errors = self.evaluator.errors(student)?.named();
+            let values = errors.map(|(name, value)| (name.to_string(), value)).into();
+            log.push(LogEntry { step: 0, seconds: budget.seconds(), values });
+        }
+        let teacher_evaluations = ledger.teacher_evaluations + self.teacher.evaluations() - evaluated;
+        let seconds = budget.seconds();
+        Ok(DistillHistory { seconds, teacher_evaluations, closed_form, ..ledger.history(stopped, &log) })
+    }
+
+    /// The linear solve of a method that has one.
+    fn solve(
+        &self,
+        student: &mut Student,
+        stopped: &mut Stopped,
+        monitor: &mut dyn Monitor,
+    ) -> Result<Option<ClosedFormReport>> {
+        let Some(trajectories) = &self.data.trajectories else {
+            return Ok(None);
+        };
+        let score = |student: &Student| Ok(self.evaluator.errors(student)?.score);
+        let solver = ClosedForm {
+            teacher: self.teacher,
+            trajectories,
+            config: &self.config,
+            weights: &self.recipe.weights,
+            score: &score,
+        };
+        solver.finish(student, stopped, monitor)
+    }
 }

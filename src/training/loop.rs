@@ -214,11 +214,16 @@ pub trait Step {
     /// Whether to look at the model now; `last` where training is about to end.
     fn due(&self, state: &State<'_>, last: bool) -> bool;
 
-    /// Measures and logs; `rate` was the learning rate of the last step.
+    /// Measures; `rate` was the learning rate of the last step.
     ///
     /// # Errors
     /// Whatever ends training.
     fn look(&mut self, state: &State<'_>, rate: f64) -> Result<Look>;
+
+    /// Keeps what is about to be reported, for trainers with a log of looks.
+    fn log(&mut self, progress: &Progress) {
+        let _ = progress;
+    }
 
     /// The number of steps that progress is shown against.
     fn total(&self, state: &State<'_>) -> u64 {
@@ -481,6 +486,7 @@ impl<'a, S: Step> Loop<'a, S> {
         let Look { metric, name, values } = self.step.look(&self.state, rate)?;
         let total = self.step.total(&self.state);
         let progress = Progress { values, ..self.state.progress(S::STAGE, total) };
+        self.step.log(&progress);
         let stopped = match metric {
             Some(metric) => self.judge(metric, &name, monitor)?,
             None => None,

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from .. import _core
 from .._arrays import Array
 from .._conditioning import Conditioning
-from ..options import Options, Training, Trajectories, to_json
+from ..options import SHARED_TRAINING, Options, Training, Trajectories, to_json
 from ..progress import ProgressFunction, ProgressMeter
 from ..teachers.flow import Flow
-from ..teachers.teacher import TRAINING
 from ._baseline import Baseline
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ class TrainedBaseline(Baseline):
         """The options that are set, by the core's flat names."""
         name = f"a {type(self).__name__}"
         flat = {key: value for key, value in self.get_params(deep=False).items() if value is not None}
-        training = Training.of("training", flat.pop("training", None)).given(only=TRAINING, of=name)
+        training = Training.of("training", flat.pop("training", None)).given(only=SHARED_TRAINING, of=name)
         solved = Trajectories.of("trajectories", flat.pop("trajectories", None))
         trajectories = solved.given(only=TRAJECTORIES, of=name)
         if "count" in trajectories:

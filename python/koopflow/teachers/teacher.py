@@ -17,7 +17,7 @@ from .._conditioning import Conditioning
 from .._ending import tell_ending
 from .._parameters import Parameters
 from ..exceptions import ArgumentError, ShapeError
-from ..options import Options, Training, UNet, name_of, to_json, unet_of
+from ..options import SHARED_TRAINING, Options, Training, UNet, name_of, to_json, unet_of
 from ..progress import ProgressFunction, ProgressMeter
 from . import attach
 from .flow import Flow, TrainingData
@@ -26,9 +26,6 @@ from .torchcfm import read_state_dict
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-# Options of Training that teachers have.
-TRAINING = ("optimizer", "weight_decay", "warmup_steps", "clip_norm", "ema_decay", "max_restarts")
 
 
 class FlowTeacher(Flow, Parameters):
@@ -732,7 +729,7 @@ class FlowTeacher(Flow, Parameters):
         del params["event_shape"]
         config = {name: value for name, value in params.items() if value is not None}
         training = Training.of("training", self.training)
-        config |= training.given(only=TRAINING, of="a FlowTeacher's training")
+        config |= training.given(only=SHARED_TRAINING, of="a FlowTeacher's training")
         config["conditioning"] = conditioning.plain()
         if unet is not None:
             config["unet"] = unet.options()
