@@ -23,8 +23,8 @@ use koopflow::flow::{self, TeacherConfig, TrainingFiles};
 use koopflow::koopman::Student;
 use koopflow::monitor::Silent;
 use koopflow::store;
-use koopflow::tensor::RandomSource;
-use koopflow::velocity::{GaussianField, VelocityField};
+use koopflow::velocity::VelocityField;
+use safetensors::SafeTensors;
 use serde_json::{json, Map, Value};
 use tch::{Device, Kind, Tensor};
 
@@ -71,9 +71,8 @@ pub fn file_of(input: &[u8]) -> Option<Vec<u8>> {
 
 /// The recipe of a file.
 pub fn recipe_of(file: &[u8]) -> Vec<u8> {
-    let (_, metadata) = safetensors::SafeTensors::read_metadata(file).expect("a whole file");
-    let header =
-        metadata.metadata().as_ref().and_then(|entries| entries.get("koopflow")).expect("koopflow's");
+    let (_, metadata) = SafeTensors::read_metadata(file).expect("a whole file");
+    let mut recipe = header_of(file).to_string().into_bytes();
     let tensors: Vec<_> = metadata
         .offset_keys()
         .into_iter()
@@ -83,7 +82,6 @@ pub fn recipe_of(file: &[u8]) -> Vec<u8> {
         })
         .collect();
     let data = &file[file.len() - metadata.data_len()..];
-    let mut recipe = header.clone().into_bytes();
     recipe.push(b'\n');
     recipe.extend(json!(tensors).to_string().into_bytes());
     recipe.push(b'\n');
@@ -117,25 +115,42 @@ pub fn read(reader: Reader, input: &[u8]) -> bool {
     }
 }
 
-fn teacher() -> GaussianField {
-    let covariance = Tensor::from_slice(&[2.0, 0.5, 0.5, 1.0]).view([2, 2]);
-    let mean = Tensor::from_slice(&[1.0, -2.0]);
-    GaussianField::new(&mean, &covariance, &[2], Device::Cpu, Kind::Float).expect("a Gaussian")
+/// The koopflow header of a good file.
+pub fn header_of(file: &[u8]) -> Value {
+    let (_, metadata) = SafeTensors::read_metadata(file).expect("a whole file");
+    let header = &metadata.metadata().as_ref().expect("metadata")["koopflow"];
+    serde_json::from_str(header).expect("JSON")
+}
+
+/// The teacher of the student and the trajectories that are the seeds.
+fn teacher() -> Box<dyn VelocityField> {
+    let scratch = Scratch::new();
+    fs::write(&scratch.0, TEACHER).expect("a scratch file");
+    store::load(&scratch.0, Device::Cpu).expect("a good file").0
+}
+
+/// Data of the mean and the deviation that the teacher's fixture was trained on: all that a file tells of them.
+fn training_data() -> Tensor {
+    let file = SafeTensors::deserialize(TRAINING_TEACHER).expect("a whole file");
+    let of = |name: &str| {
+        let view = file.tensor(name).expect("a tensor of that name");
+        Tensor::from_data_size(view.data(), &[1, 2], Kind::Float)
+    };
+    let (mean, scale) = (of("data.mean"), of("data.scale"));
+    Tensor::cat(&[&mean - &scale, mean + scale], 0).repeat([32, 1])
 }
 
 /// The options of a fixture that was written by a run, and one step more.
 fn options_of(file: &[u8]) -> Value {
-    let (_, metadata) = safetensors::SafeTensors::read_metadata(file).expect("a whole file");
-    let header = &metadata.metadata().as_ref().expect("metadata")["koopflow"];
-    let header: Value = serde_json::from_str(header).expect("JSON");
-    let mut options = header["facts"]["config"].clone();
+    let mut options = header_of(file)["facts"]["config"].clone();
     options["steps"] = json!(options["steps"].as_u64().expect("a number of steps") + 1);
     options
 }
 
-pub const TRAINING_STUDENT: &[u8] =
+const TEACHER: &[u8] = include_bytes!("../../tests/fixtures/before_redesign/teacher_network.safetensors");
+const TRAINING_STUDENT: &[u8] =
     include_bytes!("../../tests/fixtures/before_redesign/training_student.safetensors");
-pub const TRAINING_TEACHER: &[u8] =
+const TRAINING_TEACHER: &[u8] =
     include_bytes!("../../tests/fixtures/before_redesign/training_teacher.safetensors");
 
 /// Goes on with the run of a file, for a step.
@@ -144,7 +159,7 @@ fn resume(path: &Path) -> Result<(), Error> {
         "teacher" => {
             let config: TeacherConfig =
                 serde_json::from_value(options_of(TRAINING_TEACHER)).expect("the fixture's options");
-            let data = RandomSource::new(1).normal(&[64, 2], Kind::Float, Device::Cpu).expect("noise");
+            let data = training_data();
             let files = TrainingFiles { checkpoint: None, resume: Some(path.into()) };
             flow::train_with_files(&config, &data, None, None, &files, &mut Silent).map(drop)
         }
@@ -152,7 +167,7 @@ fn resume(path: &Path) -> Result<(), Error> {
             let config: DistillConfig =
                 serde_json::from_value(options_of(TRAINING_STUDENT)).expect("the fixture's options");
             let extras = Extras { resume: Some(path.into()), ..Extras::default() };
-            distill::distill_with(&teacher(), &config, &Inputs::default(), &extras, &mut Silent).map(drop)
+            distill::distill_with(&*teacher(), &config, &Inputs::default(), &extras, &mut Silent).map(drop)
         }
     }
 }
@@ -167,12 +182,12 @@ fn trajectories(path: &Path) -> Result<(), Error> {
         device: Device::Cpu,
         max_seconds: None,
     };
-    Trajectories::in_file(&teacher(), &plan, None, path, false, &mut Silent).map(drop)?;
+    Trajectories::in_file(&*teacher(), &plan, None, path, false, &mut Silent).map(drop)?;
     // What is still growing is read by the same rules, but may end anywhere.
     let mut growing = path.as_os_str().to_owned();
     growing.push(".partial");
     fs::rename(path, &growing).expect("a scratch file");
-    let outcome = Trajectories::in_file(&teacher(), &plan, None, path, false, &mut Silent).map(drop);
+    let outcome = Trajectories::in_file(&*teacher(), &plan, None, path, false, &mut Silent).map(drop);
     let _ = fs::remove_file(growing);
     outcome
 }
