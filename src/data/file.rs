@@ -58,7 +58,7 @@ impl StoredPlan {
             .event_shape
             .iter()
             .try_fold(self.count, |total, size| total.checked_mul(*size))
-            .and_then(|total| total.checked_mul(self.path_steps + 1))
+            .and_then(|total| total.checked_mul(self.path_steps.checked_add(1)?))
             .and_then(|total| total.checked_add(self.count.checked_mul(condition)?))
             .filter(|total| *total < 1 << 60);
         match positive && !self.event_shape.is_empty() && values.is_some() {

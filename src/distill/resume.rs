@@ -16,6 +16,9 @@ use crate::training::{check_same_options, save_training, State, Stopped, Trainin
 /// resumes: with more steps than before, the rate goes back up to where the longer schedule has it.
 const MAY_DIFFER: [&str; 4] = ["steps", "max_seconds", "device", "trajectory_memory"];
 
+/// A chunk of trajectories, the fewest that a run has that was cut short while it solved them, is no smaller.
+const FEWEST_TRAJECTORIES: i64 = 16;
+
 /// A file to go on from.
 pub(super) struct Resumed {
     file: TrainingFile<Student>,
@@ -37,7 +40,21 @@ impl Resumed {
         }
         // Through the type, so that options younger than the file have their defaults.
         check_same_options(&file.fact("config")?, config, &MAY_DIFFER, path)?;
-        let (ledger, history) = (file.fact("training")?, file.fact("history")?);
+        let (ledger, history): (Ledger, _) = (file.fact("training")?, file.fact("history")?);
+        // What is reserved follows the run's own options, whatever the file says.
+        let most = config.trajectories.unwrap_or(i64::MAX);
+        // None, where training had no need of them.
+        let enough = ledger.trajectories == 0 || ledger.trajectories >= most.min(FEWEST_TRAJECTORIES);
+        let ranges = [
+            ("accumulate", ledger.accumulate, (1..=config.batch_size.unwrap_or(i64::MAX)), true),
+            ("trajectories", ledger.trajectories, (0..=most), enough),
+        ];
+        for (name, value, range, enough) in ranges {
+            if !range.contains(&value) || !enough {
+                let message = format!("its training is damaged ({name} is {value})");
+                return Err(Error::checkpoint(path.display(), message));
+            }
+        }
         Ok(Resumed { file, ledger, history })
     }
 

@@ -102,7 +102,10 @@ fn prepare(
     };
     let mut config = config.clone();
     config.training.max_seconds = None;
-    let recipe = Recipe { trajectories: before.trajectories.max(1), ..recipe.clone() };
+    let mut recipe = recipe.clone();
+    if before.trajectories > 0 {
+        recipe.trajectories = before.trajectories;
+    }
     TrainingData::prepare(teacher, &config, &recipe, inputs, monitor)
 }
 

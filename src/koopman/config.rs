@@ -247,13 +247,14 @@ impl StudentConfig {
             Basis::Fourier => sizes.push(product(&[basis, self.inputs()])),
             Basis::Polynomial => {}
             Basis::UNet | Basis::Hierarchy => {
-                let middle = self.unet.as_ref().map_or(0, |unet| unet.level_channels(unet.levels() - 1));
-                sizes.push(product(&[middle, middle, 9]));
+                let (inputs, condition) = (self.event_shape[0], self.conditioning.size());
+                sizes.push(self.unet.as_ref().map_or(0, |unet| unet.least_weights(inputs, condition)));
             }
         }
         sizes.push(match self.generator {
             GeneratorKind::Spectral => product(&[k, d]),
             GeneratorKind::Dense => product(&[d + k, d + k]),
+            GeneratorKind::Levels if self.per_pixel => k,
             GeneratorKind::Levels => 0,
         });
         match self.readout {

@@ -23,7 +23,7 @@ impl Budget {
     }
 
     pub fn seconds(&self) -> f64 {
-        (self.before + self.started.elapsed()).as_secs_f64()
+        self.before.saturating_add(self.started.elapsed()).as_secs_f64()
     }
 
     pub fn exhausted(&self) -> bool {

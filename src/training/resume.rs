@@ -12,6 +12,9 @@ use crate::nets::Parameters;
 use crate::store::{self, Stored, Tensors, BESIDE};
 use crate::tensor::shape_text;
 
+/// No count of a run comes near this.
+const MOST_COUNTED: u64 = 1 << 30;
+
 /// What an optimiser and a moving average know of a run besides their tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UpdateCounts {
@@ -48,6 +51,17 @@ impl UpdateCounts {
     }
 }
 
+/// Whether the counts and durations of a ledger may be those of a run, so that they can be counted on.
+fn plausible(ledger: &Value) -> bool {
+    match ledger {
+        Value::Number(number) if number.is_f64() => number.as_f64().is_some_and(|value| value.abs() < 1e100),
+        Value::Number(number) => number.as_u64().is_some_and(|value| value < MOST_COUNTED),
+        Value::Array(items) => items.iter().all(plausible),
+        Value::Object(entries) => entries.values().all(plausible),
+        Value::Null | Value::Bool(_) | Value::String(_) => true,
+    }
+}
+
 /// What [`save_training`] wrote of a model of type `T`, to be taken apart.
 pub struct TrainingFile<T: Stored> {
     pub description: T::Description,
@@ -65,7 +79,10 @@ impl<T: Stored> TrainingFile<T> {
             let message = format!("holds a finished {}, not one in training: nothing to resume", T::KIND);
             return Err(Error::checkpoint(path.display(), message));
         }
-        Ok(TrainingFile { description, tensors, facts })
+        match facts.get("training").is_none_or(plausible) {
+            true => Ok(TrainingFile { description, tensors, facts }),
+            false => Err(Error::checkpoint(path.display(), "has counts in it that no training reaches")),
+        }
     }
 
     /// The part of the facts under `key`.

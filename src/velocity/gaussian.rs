@@ -240,10 +240,15 @@ impl VelocityField for GaussianField {
 
 /// The event's size; at least one axis, none of them empty.
 pub(super) fn check_event_shape(event_shape: &[i64]) -> Result<i64> {
-    if event_shape.is_empty() || event_shape.iter().any(|&n| n < 1) {
-        return Err(Error::argument("event_shape", "positive sizes", shape_text(event_shape)));
+    let size = event_shape.iter().try_fold(1i64, |size, &n| size.checked_mul(n).filter(|_| n >= 1));
+    match size.filter(|_| !event_shape.is_empty()) {
+        Some(size) if size < 1 << 40 => Ok(size),
+        _ => Err(Error::argument(
+            "event_shape",
+            "positive sizes of fewer than 2^40 values",
+            shape_text(event_shape),
+        )),
     }
-    Ok(event_size(event_shape))
 }
 
 pub(super) fn check_field_dtype(dtype: Kind) -> Result<()> {

@@ -74,8 +74,13 @@ impl NetworkFieldConfig {
         if !(1..=100).contains(&self.depth) {
             return Err(Error::argument("depth", "1 to 100", self.depth));
         }
-        if self.conditioning != Conditioning::None && condition < 1 {
-            return Err(Error::argument("conditioning", "at least one class or dimension", condition));
+        if self.conditioning != Conditioning::None && !(1..=1 << 24).contains(&condition) {
+            return Err(Error::argument("conditioning", "1 to 2^24 classes or dimensions", condition));
+        }
+        let size = self.event_shape.iter().try_fold(1i64, |size, &length| size.checked_mul(length));
+        if size.is_none_or(|size| size > 1 << 40) {
+            let got = shape_text(&self.event_shape);
+            return Err(Error::argument("event_shape", "at most 2^40 values", got));
         }
         if !(0..=16).contains(&self.frequencies) {
             return Err(Error::argument("frequencies", "0 to 16", self.frequencies));
@@ -196,21 +201,22 @@ impl NetworkField {
     ) -> Result<Self> {
         config.check()?;
         tensors.iter().try_for_each(|(name, tensor)| check_finite(name, tensor))?;
-        let data = match config.scaled {
-            true => Standard::stored(tensors, "data", event_size(&config.event_shape))?,
-            false => Standard::identity(event_size(&config.event_shape)),
-        };
-        let condition = match config.conditioning {
-            Conditioning::Vector { dim } => Standard::stored(tensors, "condition", dim)?,
-            _ => Standard::identity(config.conditioning.size()),
-        };
-        // Before the network takes the memory that the description asks for.
+        // Before anything takes the memory that the description asks for.
         let weights = tensors.iter().filter(|(name, _)| name.starts_with("network."));
         let stored: i64 = weights.map(|(_, tensor)| tensor.numel() as i64).sum();
         if config.parameter_count() != Some(stored) {
             let expected = format!("{} weights", config.parameter_count().unwrap_or_default());
             return Err(Error::argument("network", expected, stored));
         }
+        let data = match config.scaled {
+            true => Standard::stored(tensors, "data", event_size(&config.event_shape))?,
+            // Nothing is scaled by it, and images may be of any size.
+            false => Standard::identity(0),
+        };
+        let condition = match config.conditioning {
+            Conditioning::Vector { dim } => Standard::stored(tensors, "condition", dim)?,
+            _ => Standard::identity(config.conditioning.size()),
+        };
         let mut random = RandomSource::new(0);
         let mut field = NetworkField::build(config.clone(), &data, &condition, device, &mut random)?;
         field.parameters.restore(|name| find_tensor(tensors, name).map(Tensor::shallow_clone))?;

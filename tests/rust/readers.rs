@@ -115,11 +115,13 @@ fn changed(seed: &[u8], random: &mut ChaCha8Rng) -> Vec<u8> {
         match random.random_range(0..8) {
             0..4 => {
                 // What the reader allocates by lies in the model's description and the training's ledger.
-                let part = match random.random_range(0..4) {
-                    0 => header.get_mut("facts"),
-                    _ => header.get_mut("model"),
+                let ledger = header.pointer("/facts/training").is_some() && random.random::<bool>();
+                let part = match (ledger, random.random_range(0..4)) {
+                    (true, _) => "/facts/training",
+                    (false, 0) => "/facts",
+                    _ => "/model",
                 };
-                part.into_iter().for_each(|part| change(part, random));
+                header.pointer_mut(part).into_iter().for_each(|part| change(part, random));
             }
             4 => change(&mut header, random),
             5 => change(&mut tensors, random),

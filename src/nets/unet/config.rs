@@ -147,12 +147,26 @@ impl UNetConfig {
         total + 2 * channels + convolution(channels, outputs, 3)
     }
 
+    /// At least so many weights has the half that analyses, and a small multiple of them the whole network: what a
+    /// file must be able to fill before a network is built by its header. Saturating.
+    pub fn least_weights(&self, inputs: i64, condition: i64) -> i64 {
+        let embedding = self.embedding_size();
+        let time = (self.channels + embedding).saturating_add(condition).saturating_mul(embedding);
+        let levels = (0..self.levels()).map(|level| self.blocks * 9 * self.level_channels(level).pow(2));
+        let first = inputs.saturating_mul(9 * self.level_channels(0));
+        levels.fold(time.saturating_add(first), i64::saturating_add)
+    }
+
     /// # Errors
     /// [`Error::Argument`] naming the first option out of its range, or the shape that does not fit.
     pub fn check(&self, event_shape: &[i64]) -> Result<()> {
         if event_shape.len() != 3 {
             let got = shape_text(event_shape);
             return Err(Error::argument("event_shape", "(C, H, W) for a U-Net", got));
+        }
+        if !(1..=1 << 16).contains(&event_shape[0]) {
+            let got = shape_text(event_shape);
+            return Err(Error::argument("event_shape", "1 to 65536 channels for a U-Net", got));
         }
         let levels = self.levels();
         if !(1..=12).contains(&levels) {
