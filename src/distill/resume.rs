@@ -46,7 +46,7 @@ impl Resumed {
         // None, where training had no need of them.
         let enough = ledger.trajectories == 0 || ledger.trajectories >= most.min(FEWEST_TRAJECTORIES);
         let ranges = [
-            ("accumulate", ledger.accumulate, (1..=config.batch_size.unwrap_or(i64::MAX)), true),
+            ("accumulate", ledger.accumulate, (1..=config.training.batch_size.unwrap_or(i64::MAX)), true),
             ("trajectories", ledger.trajectories, (0..=most), enough),
         ];
         for (name, value, range, enough) in ranges {

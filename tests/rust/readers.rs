@@ -17,7 +17,7 @@ use serde_json::{json, Value};
 
 /// Changed files for each reader; `KOOPFLOW_READER_TRIES` asks for more.
 fn tries() -> u64 {
-    std::env::var("KOOPFLOW_READER_TRIES").map_or(1000, |tries| tries.parse().unwrap())
+    std::env::var("KOOPFLOW_READER_TRIES").map_or(600, |tries| tries.parse().unwrap())
 }
 
 /// More address space than this for one small file is an allocation by a header's say-so. Threads of other tests that
