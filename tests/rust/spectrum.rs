@@ -3,13 +3,15 @@
 mod common;
 
 use common::{base, gap, normal, student, DOUBLE};
+use koopflow::condition::Conditioning;
 use koopflow::error::Error;
 use koopflow::koopman::{Direction, GeneratorKind, ReadoutKind, Student, StudentConfig};
 use koopflow::monitor::{Monitor, Progress, Silent};
 use koopflow::sampling;
 use koopflow::sampling::Polish;
 use koopflow::sampling::Source;
-use koopflow::spectrum::{Edit, Spectrum};
+use koopflow::spectrum::{Edit, Facts, Sort, Spectrum};
+use koopflow::velocity::GaussianField;
 use tch::{Kind, Tensor};
 
 fn each() -> impl Iterator<Item = Student> {
@@ -54,6 +56,102 @@ fn rows_and_columns_are_the_eigenvectors_of_the_generator() {
         assert!(complex_gap(&spectrum.rates().unwrap(), &(q * values.unsqueeze(1))) < 1e-9);
         assert!(spectrum.residual() < 1e-9);
         assert!(spectrum.condition_numbers().unwrap().min().double_value(&[]) >= 1.0 - 1e-9);
+    }
+}
+
+#[test]
+fn eigenfunctions_are_products_with_the_table_of_weights() {
+    for student in each() {
+        let spectrum = Spectrum::new(&student).unwrap();
+        let g = student.encode(&Tensor::from(0.3), &normal(3, &[5, 3]), Direction::Forward, None).unwrap();
+        let table = complex(&g).matmul(&spectrum.weights().unwrap());
+        assert!(complex_gap(&spectrum.read(&g, None).unwrap(), &table) < 1e-12);
+        let places = [4i64, 0, 5];
+        let some = table.index_select(1, &Tensor::from_slice(&places));
+        assert!(complex_gap(&spectrum.read(&g, Some(&places)).unwrap(), &some) < 1e-12);
+        assert!(spectrum.read(&g, Some(&[99])).is_err());
+        let none = spectrum.read(&g, Some(&[])).unwrap();
+        assert_eq!(none.size(), [5, 0]);
+    }
+}
+
+#[test]
+fn condition_numbers_are_products_of_norms() {
+    for student in each() {
+        let spectrum = Spectrum::new(&student).unwrap();
+        let norm = |tensor: &Tensor, dimension: i64| {
+            tensor.abs().square().sum_dim_intlist(dimension, false, Kind::Double).sqrt()
+        };
+        let expected = norm(&spectrum.weights().unwrap(), 0) * norm(&spectrum.rows().unwrap(), 1);
+        assert!(gap(&spectrum.condition_numbers().unwrap(), &expected) < 1e-12);
+    }
+}
+
+#[test]
+fn what_modes_move_of_the_state_is_read_from_the_tables() {
+    for student in each() {
+        let spectrum = Spectrum::new(&student).unwrap();
+        let columns = student.readout_columns().unwrap();
+        let columns = columns.unwrap_or_else(|| Tensor::eye(12, DOUBLE).narrow(1, 2, 3));
+        let size = student.config().size();
+        let columns = columns.constant_pad_nd([0, 0, 0, size - columns.size()[0]]);
+        let read = |rows: Tensor| rows.matmul(&complex(&columns));
+        assert!(complex_gap(&spectrum.modes(&student).unwrap(), &read(spectrum.rows().unwrap())) < 1e-12);
+        let rates = spectrum.mode_rates(&student).unwrap();
+        assert!(complex_gap(&rates, &read(spectrum.rates().unwrap())) < 1e-12);
+        let factors = (spectrum.eigenvalues() * 0.4).exp() - 1.0;
+        let moved = spectrum.modes(&student).unwrap() * factors.unsqueeze(1);
+        assert!(complex_gap(&spectrum.displacements(&student, 0.4).unwrap(), &moved) < 1e-9);
+    }
+}
+
+#[test]
+fn energies_add_up_to_one_and_orders_are_by_them() {
+    for student in each() {
+        let spectrum = Spectrum::new(&student).unwrap();
+        let facts =
+            Facts::measure(&student, &spectrum, &normal(3, &[40, 3]), None, None, &mut Silent).unwrap();
+        let energy = facts.energy(&spectrum, &[0.0, 1.0]).unwrap();
+        assert_eq!(energy.select(0, 0).abs().max().double_value(&[]), 0.0);
+        assert!((energy.select(0, 1).sum(Kind::Double).double_value(&[]) - 1.0).abs() < 1e-12);
+        let order = facts.order(&spectrum, Sort::Energy).unwrap();
+        let sorted = Vec::<f64>::try_from(energy.select(0, 1).index_select(0, &Tensor::from_slice(&order)));
+        assert!(sorted.unwrap().windows(2).all(|pair| pair[1] <= pair[0] + 1e-12));
+        let partners = spectrum.partners();
+        for (place, mode) in order.iter().enumerate() {
+            let other = order.iter().position(|k| *k as usize == partners[*mode as usize]).unwrap();
+            assert!(place.abs_diff(other) <= 1);
+        }
+        let refused = facts.order(&spectrum, Sort::Residual);
+        assert!(matches!(refused, Err(Error::Argument { argument, .. }) if argument == "sort"));
+        let flow = GaussianField::new(
+            &Tensor::zeros([2], DOUBLE),
+            &Tensor::eye(2, DOUBLE),
+            &[2],
+            tch::Device::Cpu,
+            Kind::Double,
+        )
+        .unwrap();
+        let wrong = Facts::measure(&student, &spectrum, &normal(3, &[4, 3]), None, Some(&flow), &mut Silent);
+        assert!(matches!(wrong, Err(Error::Shape { argument, .. }) if argument == "teacher"));
+    }
+}
+
+#[test]
+fn conditions_are_spread_over_samples() {
+    let labels = Conditioning::Labels { classes: 3 };
+    let spread = |kind: Conditioning, given: Option<&Tensor>| kind.spread(given, 5);
+    let all = spread(labels, None).unwrap().unwrap();
+    assert_eq!(Vec::<i64>::try_from(all).unwrap(), [0, 1, 2, 0, 1]);
+    let one = spread(labels, Some(&Tensor::from(2i64))).unwrap().unwrap();
+    assert_eq!(Vec::<i64>::try_from(one).unwrap(), [2; 5]);
+    let rows = normal(1, &[2, 4]);
+    let vectors = spread(Conditioning::Vector { dim: 4 }, Some(&rows)).unwrap().unwrap();
+    assert_eq!(gap(&vectors.select(0, 4), &rows.select(0, 0)), 0.0);
+    assert!(spread(Conditioning::None, None).unwrap().is_none());
+    let nothing = Tensor::zeros([0], (Kind::Int64, tch::Device::Cpu));
+    for refused in [spread(Conditioning::Vector { dim: 4 }, None), spread(labels, Some(&nothing))] {
+        assert!(matches!(refused, Err(Error::Argument { argument, .. }) if argument == "condition"));
     }
 }
 
