@@ -1,17 +1,16 @@
 //! `_core.Spectrum` and `_core.LevelSpectrum`: a student's spectrum, for Python. Complex arrays cross as their real
 //! and imaginary parts.
 
-use std::sync::{Mutex, PoisonError};
-
 use pyo3::prelude::*;
 use tch::{Device, Kind, Tensor};
 
 use super::array::{Array, ArrayKind};
 use super::door;
+use super::handle::{Share, Shared};
 use super::student::PyStudent;
 use super::velocity_field::PyVelocityField;
 use crate::error::{Error, Result};
-use crate::koopman::Student;
+use crate::koopman::{ReadoutKind, Student};
 use crate::python::door::PyMonitor;
 use crate::sampling;
 use crate::sampling::Source;
@@ -24,13 +23,33 @@ struct Measured {
     facts: Facts,
 }
 
-/// The mutex is held only long enough to clone the handles; work runs on the clones.
-#[pyclass(name = "Spectrum", module = "koopflow._core", frozen)]
-pub struct PySpectrum(Mutex<Measured>);
+impl Share for Measured {
+    fn share(&self) -> Self {
+        Measured {
+            spectrum: self.spectrum.shallow_clone(),
+            student: self.student.shallow_clone(),
+            facts: self.facts.shallow_clone(),
+        }
+    }
+}
 
-/// As [`PySpectrum`], of a hierarchy.
+/// A hierarchy and what was measured of it.
+struct MeasuredLevels {
+    spectrum: LevelSpectrum,
+    student: Student,
+}
+
+impl Share for MeasuredLevels {
+    fn share(&self) -> Self {
+        MeasuredLevels { spectrum: self.spectrum.shallow_clone(), student: self.student.shallow_clone() }
+    }
+}
+
+#[pyclass(name = "Spectrum", module = "koopflow._core", frozen)]
+pub struct PySpectrum(Shared<Measured>);
+
 #[pyclass(name = "LevelSpectrum", module = "koopflow._core", frozen)]
-pub struct PyLevelSpectrum(Mutex<(LevelSpectrum, Student)>);
+pub struct PyLevelSpectrum(Shared<MeasuredLevels>);
 
 /// Name, channels, height, width, eigenvalues, energy and residual of a feature map.
 type MapRow<'py> = (String, i64, i64, i64, Bound<'py, PyAny>, Bound<'py, PyAny>, Option<Bound<'py, PyAny>>);
@@ -52,22 +71,13 @@ fn draw(
 }
 
 impl PySpectrum {
-    fn handles(&self) -> Measured {
-        let own = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Measured {
-            spectrum: own.spectrum.shallow_clone(),
-            student: own.student.shallow_clone(),
-            facts: own.facts.shallow_clone(),
-        }
-    }
-
     /// A table made away from the interpreter.
     fn table<'py>(
         &self,
         py: Python<'py>,
         make: impl FnOnce(Measured) -> Result<Tensor> + Send,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let own = self.handles();
+        let own = self.0.handle();
         export_complex(py, &door::enter(py, move || make(own))?)
     }
 
@@ -86,7 +96,7 @@ impl PySpectrum {
         let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
         let mut monitor = PyMonitor::new(monitor);
         let source = if noise { Source::Noise } else { Source::Data };
-        let Measured { spectrum, student, .. } = self.handles();
+        let Measured { spectrum, student, .. } = self.0.handle();
         let edited = door::enter(py, move || {
             let (edit, condition) = (edit(&spectrum)?, condition.as_ref());
             sampling::edit(&student, &spectrum, &edit, &x, source, project, condition, &mut monitor)
@@ -141,7 +151,7 @@ impl PySpectrum {
             let facts = Facts::measure(&student, &spectrum, &noise, condition, teacher, &mut monitor)?;
             Ok(Measured { spectrum, student, facts })
         })?;
-        Ok(PySpectrum(Mutex::new(measured)))
+        Ok(PySpectrum(Shared::new(measured)))
     }
 
     #[getter]
@@ -152,7 +162,7 @@ impl PySpectrum {
     /// The place of the other of each conjugate pair.
     #[getter]
     fn partners(&self) -> Vec<usize> {
-        self.handles().spectrum.partners().to_vec()
+        self.0.fact(|own| own.spectrum.partners().to_vec())
     }
 
     #[getter]
@@ -176,46 +186,48 @@ impl PySpectrum {
 
     #[getter]
     fn condition_numbers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let own = self.handles();
+        let own = self.0.handle();
         let numbers = door::enter(py, move || own.spectrum.condition_numbers())?;
         ArrayKind::Numpy.export(py, numbers)
     }
 
     #[getter]
     fn power<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        export_own(py, self.handles().facts.power())
+        ArrayKind::Numpy.export(py, self.0.fact(|own| own.facts.power().copy()))
     }
 
     #[getter]
     fn spread<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        export_own(py, self.handles().facts.spread())
+        ArrayKind::Numpy.export(py, self.0.fact(|own| own.facts.spread().copy()))
     }
 
     #[getter]
     fn residuals<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        self.handles().facts.residuals().map(|residuals| export_own(py, residuals)).transpose()
+        let residuals = self.0.fact(|own| own.facts.residuals().map(Tensor::copy));
+        residuals.map(|residuals| ArrayKind::Numpy.export(py, residuals)).transpose()
     }
 
     /// How exactly the eigenvectors solve the eigenvalue problem.
     #[getter]
     fn residual(&self) -> f64 {
-        self.handles().spectrum.residual()
+        self.0.fact(|own| own.spectrum.residual())
     }
 
     /// Whether a sample is a sum over modes, as it is where no network decodes.
     #[getter]
-    fn linear(&self) -> PyResult<bool> {
-        Ok(self.handles().student.readout_columns()?.is_some())
+    fn linear(&self) -> bool {
+        let linear = [ReadoutKind::Slice, ReadoutKind::Linear];
+        self.0.fact(|own| linear.contains(&own.student.config().readout))
     }
 
     fn energy<'py>(&self, py: Python<'py>, times: Vec<f64>) -> PyResult<Bound<'py, PyAny>> {
-        let own = self.handles();
+        let own = self.0.handle();
         let energy = door::enter(py, move || own.facts.energy(&own.spectrum, &times))?;
         ArrayKind::Numpy.export(py, energy)
     }
 
     fn order(&self, sort: &str) -> PyResult<Vec<i64>> {
-        let own = self.handles();
+        let own = self.0.handle();
         Ok(own.facts.order(&own.spectrum, sort.parse::<Sort>()?)?)
     }
 
@@ -227,7 +239,8 @@ impl PySpectrum {
         condition: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let given = Array::import_optional("condition", condition)?.map(|array| array.tensor);
-        let spread = self.handles().student.config().conditioning.spread(given.as_ref(), n)?;
+        let kind = self.0.fact(|own| own.student.config().conditioning);
+        let spread = kind.spread(given.as_ref(), n)?;
         spread.map(|spread| ArrayKind::Numpy.export(py, spread)).transpose()
     }
 
@@ -259,7 +272,7 @@ impl PySpectrum {
         let Array { tensor: x0, kind } = Array::import_float("x0", x0)?;
         let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
         let mut monitor = PyMonitor::new(monitor);
-        let Measured { spectrum, student, .. } = self.handles();
+        let Measured { spectrum, student, .. } = self.0.handle();
         let path = door::enter(py, move || {
             let condition = condition.as_ref();
             sampling::sample_modes(&student, &spectrum, &x0, &times, &keep, condition, &mut monitor)
@@ -325,14 +338,15 @@ impl PyLevelSpectrum {
         let measured = door::enter(py, move || {
             let (noise, condition) = draw(&student, n, seed, condition.as_ref())?;
             let (condition, teacher) = (condition.as_ref(), teacher.as_deref());
-            Ok((LevelSpectrum::measure(&student, &noise, condition, teacher, &mut monitor)?, student))
+            let spectrum = LevelSpectrum::measure(&student, &noise, condition, teacher, &mut monitor)?;
+            Ok(MeasuredLevels { spectrum, student })
         })?;
-        Ok(PyLevelSpectrum(Mutex::new(measured)))
+        Ok(PyLevelSpectrum(Shared::new(measured)))
     }
 
     #[getter]
     fn maps<'py>(&self, py: Python<'py>) -> PyResult<Vec<MapRow<'py>>> {
-        let own = self.handles().0;
+        let own = self.0.handle().spectrum;
         let row = |map: crate::spectrum::MapSpectrum| -> PyResult<MapRow<'py>> {
             let residual = map.residual.as_ref().map(|residual| export_own(py, residual)).transpose()?;
             let (values, energy) =
@@ -352,16 +366,10 @@ impl PyLevelSpectrum {
     ) -> PyResult<Bound<'py, PyAny>> {
         let (t, x_) = (Array::import_float("t", t)?.tensor, Array::import_float("x", x)?.tensor);
         let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
-        let (own, student) = self.handles();
-        let psi =
-            door::enter(x.py(), move || own.eigenfunctions(&student, &t, &x_, condition.as_ref(), index))?;
+        let MeasuredLevels { spectrum, student } = self.0.handle();
+        let psi = door::enter(x.py(), move || {
+            spectrum.eigenfunctions(&student, &t, &x_, condition.as_ref(), index)
+        })?;
         export_complex(x.py(), &psi)
-    }
-}
-
-impl PyLevelSpectrum {
-    fn handles(&self) -> (LevelSpectrum, Student) {
-        let own = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        (own.0.shallow_clone(), own.1.shallow_clone())
     }
 }

@@ -190,10 +190,9 @@ impl Spectrum {
     /// # Errors
     /// Whatever libtorch refuses.
     pub fn mode_rates(&self, student: &Student) -> Result<Tensor> {
-        match student.readout_columns()? {
-            // A slice needs no product, and of what a network decodes the slice is the linear part.
-            Some(columns) if !student.reads_exactly() => Ok(self.rates()?.f_matmul(&complex(&columns)?)?),
-            _ => self.vectors.state_rates(student.config().dimension()),
+        match learned_columns(student)? {
+            Some(columns) => Ok(self.rates()?.f_matmul(&complex(&columns)?)?),
+            None => self.vectors.state_rates(student.config().dimension()),
         }
     }
 
@@ -202,9 +201,9 @@ impl Spectrum {
     /// # Errors
     /// Whatever libtorch refuses.
     pub fn modes(&self, student: &Student) -> Result<Tensor> {
-        match student.readout_columns()? {
-            Some(columns) if !student.reads_exactly() => Ok(self.rows()?.f_matmul(&complex(&columns)?)?),
-            _ => self.vectors.state_rows(student.config().dimension(), &self.inverse),
+        match learned_columns(student)? {
+            Some(columns) => Ok(self.rows()?.f_matmul(&complex(&columns)?)?),
+            None => self.vectors.state_rows(student.config().dimension(), &self.inverse),
         }
     }
 
@@ -282,6 +281,15 @@ impl Spectrum {
     pub fn horizon(&self, student: &Student, tau: f64, keep: &[bool]) -> Result<Horizon> {
         let _guard = tch::no_grad_guard();
         student.horizon_of(&self.exponential(student.generator(), tau, keep)?)
+    }
+}
+
+/// C of x = g C where it was learned. A slice needs no product, and of what a network decodes the slice is the linear
+/// part.
+fn learned_columns(student: &Student) -> Result<Option<Tensor>> {
+    match student.reads_exactly() {
+        true => Ok(None),
+        false => student.readout_columns(),
     }
 }
 
