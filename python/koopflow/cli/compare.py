@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 
 from ..compare import Comparison
@@ -42,16 +41,13 @@ def _run(settings: Settings) -> int:
         refuse_existing([output], overwrite=settings["overwrite"])
         make(output.parent)
     data = load(settings.table("data"), labels=bool(conditioning_of(teacher)))
-    with warnings.catch_warnings():
-        # A command says itself that it was interrupted.
-        warnings.filterwarnings("ignore", message="interrupted after", category=RuntimeWarning)
-        table: Comparison = compare_methods(
-            teacher,
-            data.held_out,
-            condition=data.held_out_labels,
-            **keywords,
-            progress=progress(quiet=settings["quiet"]),
-        )
+    table: Comparison = compare_methods(
+        teacher,
+        data.held_out,
+        condition=data.held_out_labels,
+        **keywords,
+        progress=progress(quiet=settings["quiet"]),
+    )
     print(table)
     if output is not None:
         write_text(output, json.dumps(table.to_dict(), indent=2) + "\n")

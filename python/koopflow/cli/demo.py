@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -112,16 +111,13 @@ def run_case(case: Case, settings: Settings, folder: Path) -> tuple[dict[str, An
     shape = case.train.shape[1:]
     print(f"\n{case.name}: {len(case.train)} samples of shape {shape}, {len(case.held_out)} held out")
     shared = {"seed": settings["seed"], "device": settings["device"]}
-    with warnings.catch_warnings():
-        # An interrupt is raised below, in place of the warning that a kept result gets.
-        warnings.simplefilter("ignore", RuntimeWarning)
-        teacher = FlowTeacher(shape, coupling="ot", max_seconds=case.teacher_seconds, **shared)
-        history = teacher.fit(case.train).history_
-        stop_if_interrupted(history)
-        print(f"  teacher: {history['steps']} steps in {history['seconds']:.0f} s")
-        student = KoopmanDistiller(
-            trajectories=case.trajectories, max_seconds=case.student_seconds, **shared
-        ).fit(teacher)
+    teacher = FlowTeacher(shape, coupling="ot", max_seconds=case.teacher_seconds, **shared)
+    history = teacher.fit(case.train).history_
+    stop_if_interrupted(history)
+    print(f"  teacher: {history['steps']} steps in {history['seconds']:.0f} s")
+    student = KoopmanDistiller(
+        trajectories=case.trajectories, max_seconds=case.student_seconds, **shared
+    ).fit(teacher)
     learned = student.history_
     stop_if_interrupted(learned)
     print(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -107,10 +108,18 @@ def _run(name: str, arguments: Sequence[str]) -> int:
         before = Path(options["output"]) / f"{name}.toml"
         if before.is_file():
             settings = command.parse(["--config", str(before), *arguments])
-    return command.run(settings)
+    with warnings.catch_warnings():
+        # A command says itself that it was interrupted; any other warning is a line.
+        warnings.filterwarnings("ignore", message="interrupted after", category=RuntimeWarning)
+        warnings.showwarning = lambda message, *_, **__: _say(f"koopflow {name}: warning: {message}")
+        return command.run(settings)
 
 
 def _fail(message: str, code: int) -> int:
+    _say(message)
+    return code
+
+
+def _say(message: str) -> None:
     # One line, whatever the message is made of.
     print(" ".join(message.split()), file=sys.stderr)
-    return code

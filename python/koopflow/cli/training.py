@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TextIO
@@ -166,16 +165,13 @@ class Run:
         keywords = {**self.of.table("fit"), "checkpoint": self.checkpoint, "callback": first}
         if self.of["resume"] and self.checkpoint.exists():
             keywords["resume"] = self.checkpoint
-        with warnings.catch_warnings():
-            # A command says itself that it was interrupted.
-            warnings.filterwarnings("ignore", message="interrupted after", category=RuntimeWarning)
-            try:
-                yield {**keywords, "progress": progress(quiet=self.of["quiet"])}
-            except DivergenceError as error:
-                if not model.__sklearn_is_fitted__():
-                    raise
-                model.save(self.model)
-                raise DivergenceError(f"{error}; the best {self.kind} before that is {self.model}") from error
+        try:
+            yield {**keywords, "progress": progress(quiet=self.of["quiet"])}
+        except DivergenceError as error:
+            if not model.__sklearn_is_fitted__():
+                raise
+            model.save(self.model)
+            raise DivergenceError(f"{error}; the best {self.kind} before that is {self.model}") from error
 
     def end(
         self,

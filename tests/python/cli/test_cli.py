@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -110,6 +111,21 @@ def test_what_ends_the_demo_is_one_line(raised, code, message, tmp_path, monkeyp
     error = capsys.readouterr().err
     assert one_line(error)
     assert message in error
+
+
+def test_a_warning_is_one_line(tmp_path, monkeypatch, capsys):
+    def warn(*_, **__):
+        warnings.warn("the checkpoint could not be written:\nno space", RuntimeWarning, stacklevel=1)
+        warnings.warn("interrupted after 3 steps", RuntimeWarning, stacklevel=1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "run_case", warn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert main(["demo", "--output", str(tmp_path)]) == 130
+    lines = capsys.readouterr().err.splitlines()
+    said = "koopflow demo: warning: the checkpoint could not be written: no space"
+    assert lines == [said, "koopflow: interrupted"]
 
 
 def test_versions(capsys):
