@@ -145,7 +145,7 @@ class ConsistencyFlow(Baseline):
         return model
 
     def _adopt(self, flow: FlowTeacher, history: dict[str, Any]) -> None:
-        self._flow, self.event_shape_ = flow, flow.event_shape
+        self._flow, self.event_shape_ = flow, flow.event_shape_
         # No trajectories are solved, so a teacher is never evaluated.
         nothing = {"trajectory_seconds": 0.0, "trajectories": 0, "teacher_evaluations": 0}
         self.history_ = {**nothing, **history}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from os import PathLike, fspath
 from typing import Any, ClassVar
 
@@ -22,6 +23,7 @@ from .evaluation import EvaluationReport, evaluate
 from .student import FittedStudent
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class KoopmanDistiller(FittedStudent):
     """Distils a flow-matching teacher into a Koopman student.
 
@@ -100,48 +102,25 @@ class KoopmanDistiller(FittedStudent):
         "objective": Objective,
     }
 
-    def __init__(
-        self,
-        *,
-        observables: int | None = None,
-        basis: str = "network",
-        generator: str = "spectral",
-        fidelity: str = "balanced",
-        width: int | None = None,
-        depth: int | None = None,
-        unet: UNet | Mapping[str, Any] | None = None,
-        warm_start: bool = False,
-        architecture: Architecture | Mapping[str, Any] | None = None,
-        steps: int | None = None,
-        batch_size: int | None = None,
-        learning_rate: float | None = None,
-        training: Training | Mapping[str, Any] | None = None,
-        trajectories: Trajectories | Mapping[str, Any] | int | None = None,
-        objective: Objective | Mapping[str, Any] | None = None,
-        max_seconds: float | None = None,
-        seed: int = 0,
-        device: str = "cpu",
-        dtype: str = "float32",
-    ) -> None:
-        self.observables = observables
-        self.basis = basis
-        self.generator = generator
-        self.fidelity = fidelity
-        self.width = width
-        self.depth = depth
-        self.unet = unet
-        self.warm_start = warm_start
-        self.architecture = architecture
-        self.steps = steps
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.training = training
-        self.trajectories = trajectories
-        self.objective = objective
-        self.max_seconds = max_seconds
-        self.seed = seed
-        self.device = device
-        self.dtype = dtype
+    observables: int | None = None
+    basis: str = "network"
+    generator: str = "spectral"
+    fidelity: str = "balanced"
+    width: int | None = None
+    depth: int | None = None
+    unet: UNet | Mapping[str, Any] | None = None
+    warm_start: bool = False
+    architecture: Architecture | Mapping[str, Any] | None = None
+    steps: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    training: Training | Mapping[str, Any] | None = None
+    trajectories: Trajectories | Mapping[str, Any] | int | None = None
+    objective: Objective | Mapping[str, Any] | None = None
+    max_seconds: float | None = None
+    seed: int = 0
+    device: str = "cpu"
+    dtype: str = "float32"
 
     def fit(
         self,
@@ -214,13 +193,11 @@ class KoopmanDistiller(FittedStudent):
         DivergenceError
             When the loss kept blowing up after ``max_restarts`` restarts. The best student is kept, and this
             object is fitted with it.
-        CheckpointError
-            When ``resume`` is not a file of a fit, or ``trajectory_file`` is damaged, or was made by another
-            teacher or for other options.
+        CheckpointError, FileNotFoundError
+            When ``resume`` is not a file of a fit, when ``trajectory_file`` is damaged or was made by another
+            teacher or for other options, or when there is no folder for a file.
         ArgumentError
             When an option is out of its range, or is not that of the file to resume.
-        FileNotFoundError
-            When there is no folder for ``checkpoint`` or ``trajectory_file``.
 
         Warns
         -----
@@ -272,11 +249,6 @@ class KoopmanDistiller(FittedStudent):
         ----------
         weights : {"ema", "raw"}
             Weights to use from now on.
-
-        Returns
-        -------
-        KoopmanDistiller
-            Itself.
         """
         self._student = self._fitted().with_weights(weights)
         self._spectrum = None
@@ -328,10 +300,8 @@ class KoopmanDistiller(FittedStudent):
 
         Raises
         ------
-        FileNotFoundError
-            When there is no such file.
-        CheckpointError
-            When the file is not a whole koopflow student.
+        FileNotFoundError, CheckpointError
+            When there is no such file, or it is not a whole koopflow student.
         """
         student, text = _core.Student.load(fspath(path), device=name_of(device))
         header = json.loads(text)

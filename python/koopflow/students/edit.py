@@ -1,4 +1,4 @@
-"""Changing eigenfunctions of samples: what a student's ``edit`` and semantic directions share."""
+"""Changing eigenfunctions of samples."""
 
 from __future__ import annotations
 
@@ -11,31 +11,30 @@ from ..spectrum import Spectrum
 
 
 def edit(
-    spectrum: Spectrum,
+    chosen: Spectrum,
     x: Array | None,
     *,
     x0: Array | None,
-    gains: NDArray[np.complex128] | None = None,
-    shifts: NDArray[np.complex128] | None = None,
+    scale: float | Array | None,
+    shift: complex | Array | None,
+    rotate: float | Array | None,
     at: float,
     project: bool,
     condition: Array | None,
 ) -> Array:
-    """Change the eigenfunctions of a selection: gains ``[r]`` and shifts ``[r]`` or ``[B, r]`` of its
-    modes."""
+    """Samples with the chosen modes changed: see :meth:`koopflow.KoopmanDistiller.edit`."""
     if (x is None) == (x0 is None):
         raise ArgumentError(f"expected one of x and x0, got {'neither' if x is None else 'both'}")
-    count = len(spectrum.core.partners)
-    gain, shift = np.ones(count, dtype=np.complex128), np.zeros(count, dtype=np.complex128)
-    if gains is not None:
-        _scatter(gain, gains, spectrum)
-    if shifts is not None:
-        shift = np.zeros((*shifts.shape[:-1], count), dtype=np.complex128)
-        _scatter(shift, shifts, spectrum)
-    return spectrum.core.edit(
+    if rotate is not None and np.any(chosen.eigenvalues.imag == 0.0):
+        raise ArgumentError("rotate: expected complex modes only, got real ones among them")
+    turn = np.exp(1j * _for_modes("rotate", 0.0 if rotate is None else rotate, len(chosen)))
+    gains = _for_modes("scale", 1.0 if scale is None else scale, len(chosen)) * turn
+    shifts = _for_modes("shift", 0.0 if shift is None else shift, len(chosen))
+    shifts = shifts * chosen.spread * np.exp(chosen.growth * at)
+    return chosen.core.edit(
         as_batch(x if x0 is None else x0),
-        _parts(gain),
-        _parts(shift),
+        _of_all_modes(gains, chosen, 1.0),
+        _of_all_modes(shifts, chosen, 0.0),
         noise=x is None,
         at=float(at),
         project=project,
@@ -43,13 +42,19 @@ def edit(
     )
 
 
-def _scatter(target: NDArray[np.complex128], values: NDArray[np.complex128], spectrum: Spectrum) -> None:
-    """Values of the chosen modes, and their conjugates for partners, among those of all modes."""
-    partners = np.asarray(spectrum.core.partners)
-    target[..., partners[spectrum.places]] = np.conj(values)
-    target[..., spectrum.places] = values
+def _for_modes(name: str, values: complex | Array, count: int) -> NDArray[np.complex128]:
+    """Numbers of ``count`` modes, ``[r]`` or ``[B, r]``. Raises ``ArgumentError`` for other shapes."""
+    given = np.asarray(values, dtype=np.complex128)
+    if given.ndim and given.shape[-1] not in (1, count):
+        raise ArgumentError(f"{name}: expected a number or one for each of {count} modes, got {given.shape}")
+    return np.broadcast_to(given, (*given.shape[:-1], count))
 
 
-def _parts(values: NDArray[np.complex128]) -> NDArray[np.float64]:
-    """Real and imaginary parts, ``[..., 2]``."""
-    return np.stack([values.real, values.imag], axis=-1)
+def _of_all_modes(values: NDArray[np.complex128], chosen: Spectrum, rest: float) -> NDArray[np.float64]:
+    """Real and imaginary parts ``[..., 2]``: values of the chosen modes, their conjugates for partners, and
+    ``rest`` for all others."""
+    partners = np.asarray(chosen.core.partners)
+    target = np.full((*values.shape[:-1], len(partners)), rest, dtype=np.complex128)
+    target[..., partners[chosen.places]] = np.conj(values)
+    target[..., chosen.places] = values
+    return np.stack([target.real, target.imag], axis=-1)

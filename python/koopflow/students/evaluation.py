@@ -209,7 +209,7 @@ def evaluate(
 ) -> EvaluationReport:
     """Measure a student: see :meth:`koopflow.KoopmanDistiller.evaluate`."""
     held_out = to_numpy(as_batch(data))
-    shape = teacher.event_shape
+    shape = teacher.event_shape_
     if held_out.shape[1:] != shape or len(held_out) < 4:
         raise ShapeError(f"data: expected at least 4 samples of shape {shape}, got an array {held_out.shape}")
     scale = _core.total_std(held_out)

@@ -139,11 +139,7 @@ class FittedStudent(Parameters):
         times : sequence of float
             Times in any order; 0 is noise and 1 is data. Times outside [0, 1] follow the generator, beyond
             what any teacher taught.
-        seed : int, default 0
-            Random seed of fresh noise.
-        condition : array, optional
-            Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student.
-        modes
+        seed, condition, modes
             As in :meth:`sample`.
 
         Returns
@@ -188,10 +184,8 @@ class FittedStudent(Parameters):
             1 / (1 + damping).
         residuals : bool, default False
             Whether to return ``||sample(x0) - x||`` of each sample as well, ``[B]``.
-        condition : array, optional
-            Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student.
-        progress : bool or callable, default False
-            Progress bar or function: see :mod:`koopflow.progress`. With either, Ctrl-C is looked for.
+        condition, progress
+            As in :meth:`sample`; with ``progress``, Ctrl-C is looked for.
 
         Returns
         -------
@@ -212,7 +206,24 @@ class FittedStudent(Parameters):
             )
         return (noise, errors) if residuals else noise
 
-    def log_prob(
+    def log_prob(self, x: Array, **options: Any) -> Array:
+        """Log-density of data ``[B, *event]`` in nats, ``[B]``: ``density(x, **options).log_prob``.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from koopflow import FlowTeacher, KoopmanDistiller
+        >>> teacher = FlowTeacher.gaussian([1.0, 2.0], np.diag([4.0, 0.25]))
+        >>> student = KoopmanDistiller(observables=8, width=16, depth=1, steps=300, trajectories=512)
+        >>> student = student.fit(teacher, progress=False)
+        >>> x = teacher.sample(200, seed=1)
+        >>> error = student.log_prob(x) - teacher.log_prob(x)
+        >>> bool(np.abs(error).mean() < 0.2)
+        True
+        """
+        return self.density(x, **options).log_prob
+
+    def density(
         self,
         x: Array,
         *,
@@ -223,12 +234,11 @@ class FittedStudent(Parameters):
         seed: int = 0,
         condition: Array | None = None,
         progress: bool | ProgressFunction = False,
-    ) -> Array:
-        """Log-density in nats, by the change of variables through the one-step map S.
+    ) -> StudentDensity:
+        """Density of data, by the change of variables through the one-step map S.
 
         log p(x) = log N(z; 0, I) - log |det dS/dz| at the noise z whose sample is x. A student's own inverse
-        is approximate, so z is polished until its sample is x. :meth:`density` says how near that came, and a
-        warning is given if samples stay away by more than 1% of the data's total deviation.
+        is approximate, so z is polished until its sample is x; the answer says how near that came.
 
         Parameters
         ----------
@@ -249,72 +259,27 @@ class FittedStudent(Parameters):
             density, by more for a worse condition number of S; as many as dimensions leave no such error.
         seed : int, default 0
             Random seed of the probes.
-        condition : array, optional
-            Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student.
-        progress : bool or callable, default False
-            Progress bar or function: see :mod:`koopflow.progress`. With either, Ctrl-C is looked for.
+        condition, progress
+            As in :meth:`sample`; with ``progress``, Ctrl-C is looked for.
 
         Returns
         -------
-        array, ``[B]``
-            Log-densities, of the kind of ``x``.
+        StudentDensity
+            Log-densities, the noise behind the data, how far its samples are from them, and log-determinants.
 
         Raises
         ------
         ArgumentError
-            When an option is out of its range, or an estimate is wanted of a student that decodes by a
+            When an option is out of its range, or an estimate is asked of a student that decodes by a
             network.
 
         Warns
         -----
         RuntimeWarning
-            When samples of the noise that was found are not the data.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from koopflow import FlowTeacher, KoopmanDistiller
-        >>> teacher = FlowTeacher.gaussian([1.0, 2.0], np.diag([4.0, 0.25]))
-        >>> student = KoopmanDistiller(observables=8, width=16, depth=1, steps=300, trajectories=512)
-        >>> student = student.fit(teacher, progress=False)
-        >>> x = teacher.sample(200, seed=1)
-        >>> error = student.log_prob(x) - teacher.log_prob(x)
-        >>> bool(np.abs(error).mean() < 0.2)
-        True
-        """
-        found = self.density(
-            x,
-            determinant=determinant,
-            polish=polish,
-            probes=probes,
-            products=products,
-            seed=seed,
-            condition=condition,
-            progress=progress,
-        )
-        return found.log_prob
-
-    def density(
-        self,
-        x: Array,
-        *,
-        determinant: str = "auto",
-        polish: int = 10,
-        probes: int = 8,
-        products: int = 32,
-        seed: int = 0,
-        condition: Array | None = None,
-        progress: bool | ProgressFunction = False,
-    ) -> StudentDensity:
-        """The answer of :meth:`log_prob` and what it rests on; takes, raises and warns the same.
-
-        Returns
-        -------
-        StudentDensity
-            Densities, the noise behind the data, how far its samples are from them, and log-determinants.
+            When samples of the noise miss the data by more than 1% of the data's total deviation.
         """
         with ProgressMeter(progress=progress) as meter:
-            (log_prob, noise, residuals, log_determinant, standard_errors), spread = self._fitted().density(
+            (log_prob, noise, residuals, determinants, errors), spread = self._fitted().density(
                 as_batch(x),
                 determinant=determinant,
                 polish=polish,
@@ -325,7 +290,7 @@ class FittedStudent(Parameters):
                 monitor=meter.monitor,
             )
         warn_of_residuals(to_numpy(residuals), spread)
-        return StudentDensity(log_prob, noise, residuals, log_determinant, standard_errors, spread)
+        return StudentDensity(log_prob, noise, residuals, determinants, errors, spread)
 
     def interpolate(
         self,
@@ -346,8 +311,8 @@ class FittedStudent(Parameters):
             Weights of ``b``.
         polish : int, default 0
             As in :meth:`invert`; without it the ends are the student's round trips of the data.
-        condition : array, optional
-            Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student.
+        condition
+            As in :meth:`sample`.
 
         Returns
         -------
@@ -362,14 +327,15 @@ class FittedStudent(Parameters):
         units = [noise / np.maximum(norm, 1e-12) for noise, norm in zip(flat, norms, strict=True)]
         angle = np.arccos(np.clip((units[0] * units[1]).sum(axis=1, keepdims=True), -1.0, 1.0))
         sine = np.sin(angle)
+
+        def share(weight: float) -> NDArray[Any]:
+            # On the chord if the two directions are nearly the same or opposite.
+            chord = np.abs(sine) < 1e-6
+            return np.where(chord, weight, np.sin(weight * angle) / np.where(chord, 1.0, sine))
+
         between = []
         for weight in weights:
-            near = np.abs(sine) < 1e-6
-            parts = [
-                np.where(near, w, np.sin(w * angle) / np.where(near, 1.0, sine))
-                for w in (1.0 - weight, weight)
-            ]
-            unit = parts[0] * units[0] + parts[1] * units[1]
+            unit = share(1.0 - weight) * units[0] + share(weight) * units[1]
             noise = unit * ((1.0 - weight) * norms[0] + weight * norms[1])
             x0 = noise.reshape(ends[0].shape).astype(ends[0].dtype)
             between.append(to_numpy(self.sample(x0=x0, condition=condition)))
@@ -460,8 +426,8 @@ class FittedStudent(Parameters):
         project : bool, default False
             Whether the edited state is read at ``at``, above 0, and encoded anew before it goes on: one more
             evaluation, but the observables are then those of a state.
-        condition : array, optional
-            Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student.
+        condition
+            As in :meth:`sample`.
 
         Returns
         -------
@@ -470,22 +436,13 @@ class FittedStudent(Parameters):
         """
         if scale is None and shift is None and rotate is None:
             raise ArgumentError("expected scale, shift or rotate, got none of them")
-        chosen = self._selection(slice(None) if modes is None else modes)
-        if rotate is not None and np.any(chosen.eigenvalues.imag == 0.0):
-            raise ArgumentError("rotate: expected complex modes only, got real ones among them")
-        gains = np.broadcast_to(
-            np.asarray(1.0 if scale is None else scale) * np.exp(1j * np.asarray(rotate or 0.0)), len(chosen)
-        ).astype(np.complex128)
-        shifts = None
-        if shift is not None:
-            carried = chosen.spread * np.exp(chosen.growth * at)
-            shifts = (np.asarray(shift) * carried).astype(np.complex128)
         return edit(
-            chosen,
+            self._selection(slice(None) if modes is None else modes),
             x,
             x0=x0,
-            gains=gains,
-            shifts=shifts,
+            scale=scale,
+            shift=shift,
+            rotate=rotate,
             at=at,
             project=project,
             condition=as_condition(condition),
@@ -506,7 +463,7 @@ class FittedStudent(Parameters):
     def encode(
         self, t: Array | float, x: Array, *, direction: str = "forward", condition: Array | None = None
     ) -> Array:
-        """Observables g(t, x) = [1, t, x, phi(t, x)].
+        """Observables g(t, x) = [1, t, x, phi(t, x)], ``[B, m]``, of the kind of ``x``.
 
         Parameters
         ----------
@@ -516,13 +473,8 @@ class FittedStudent(Parameters):
             States.
         direction : {"forward", "backward"}, default "forward"
             Lift: the one for decoding at later times or at earlier ones; they are the same with ``lifts=1``.
-        condition : array, optional
-            Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student.
-
-        Returns
-        -------
-        array, ``[B, m]``
-            Observables, of the kind of ``x``.
+        condition
+            As in :meth:`sample`.
         """
         student = self._fitted()
         x = as_batch(x)
@@ -537,24 +489,11 @@ class FittedStudent(Parameters):
         direction: str = "forward",
         condition: Array | None = None,
     ) -> tuple[Array, Array]:
-        """Observables and their exact rate of change along a velocity: g and J g (1, v).
+        """Observables and their exact rate of change J g (1, v) along a velocity ``[B, *event]``, ``[B, m]``
+        each; otherwise as :meth:`encode`.
 
-        With the teacher's velocity the second is g L for a student that follows the flow (paper, equation of
+        With the teacher's velocity the rate is g L for a student that follows the flow (paper, equation of
         the generator).
-
-        Parameters
-        ----------
-        t : float or array, ``[B]``
-            Times in [0, 1].
-        x, velocity : array, ``[B, *event]``
-            States and their velocities.
-        direction, condition
-            As in :meth:`encode`.
-
-        Returns
-        -------
-        tuple of two arrays, ``[B, m]``
-            Observables and their rates, of the kind of ``x``.
         """
         student = self._fitted()
         x = as_batch(x)
@@ -563,35 +502,12 @@ class FittedStudent(Parameters):
         )
 
     def propagate(self, g: Array, tau: Array | float) -> Array:
-        """Carry observables through time: g exp(tau L).
-
-        Parameters
-        ----------
-        g : array, ``[B, m]``
-            Observables.
-        tau : float or array, ``[B]``
-            Time span, of either sign.
-
-        Returns
-        -------
-        array, ``[B, m]``
-            Observables, of the kind of ``g``.
-        """
+        """Observables ``[B, m]`` carried through a time span ``tau`` of either sign, a number or ``[B]``:
+        g exp(tau L)."""
         return self._fitted().propagate(as_batch(g), tau)
 
     def readout(self, g: Array) -> Array:
-        """The state of observables: a slice of them, or what ``decoder`` learnt.
-
-        Parameters
-        ----------
-        g : array, ``[B, m]``
-            Observables.
-
-        Returns
-        -------
-        array, ``[B, *event]``
-            States, of the kind of ``g``.
-        """
+        """States ``[B, *event]`` of observables ``[B, m]``: a slice of them, or what ``decoder`` learnt."""
         return self._fitted().readout(as_batch(g))
 
     def generator_matrix(self) -> NDArray[np.float64]:
@@ -605,15 +521,12 @@ class FittedStudent(Parameters):
     def to_spectral(self: S) -> S:
         """The same student with a spectral generator: the dense one's eigenvalues as its parameters.
 
-        Returns
-        -------
-        KoopmanDistiller
-            A fitted one with the same samples and paths, whose observables are linear mixtures of this
-            one's. Its ``conversion_`` says how well conditioned the change of coordinates was.
+        Samples and paths are the same; observables are linear mixtures of this one's, and ``conversion_``
+        says how well conditioned the change of coordinates was.
 
         Raises
         ------
-        ValueError
+        ArgumentError
             When the generator is spectral already.
         DivergenceError
             When it has no spectral form: nearly parallel eigenvectors, growth beyond 8, or an eigenvalue
@@ -622,18 +535,8 @@ class FittedStudent(Parameters):
         return self._converted("spectral", self._fitted().to_spectral())
 
     def to_dense(self: S) -> S:
-        """The same student with a dense generator, over the same observables.
-
-        Returns
-        -------
-        KoopmanDistiller
-            A fitted one with the same samples and paths.
-
-        Raises
-        ------
-        ValueError
-            When the generator is dense already.
-        """
+        """The same student with a dense generator over the same observables. Raises ``ArgumentError`` when it
+        is dense already."""
         return self._converted("dense", self._fitted().to_dense())
 
     def _converted(self: S, generator: str, outcome: tuple[_core.Student, str]) -> S:

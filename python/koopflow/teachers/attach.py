@@ -80,8 +80,11 @@ def from_diffusion(
     model: Callable[..., Any] | _core.VelocityField | str | PathLike[str],
     event_shape: Sequence[int] | None,
     *,
+    parametrisation: str,
     schedule: Mapping[str, Any],
-    config: Mapping[str, Any],
+    noise_argument: str | None,
+    sigma_data: float,
+    num_timesteps: int,
     device: str | None,
     dtype: str | None,
     conditioning: Conditioning,
@@ -127,9 +130,15 @@ def from_diffusion(
                 model, PREDICTION, condition_name=condition_name, timestep_scale=1.0, extras=extras
             )
         )
-    named = {name: value for name, value in schedule.items() if value is not None}
-    field = _core.VelocityField.diffusion(raw, to_json({**config, "schedule": named}))
-    kinds = f"schedule {schedule['name']!r} and parametrisation {config['parametrisation']!r}"
+    config = {
+        "parametrisation": parametrisation,
+        "schedule": {name: value for name, value in schedule.items() if value is not None},
+        "noise_argument": noise_argument,
+        "sigma_data": sigma_data,
+        "num_timesteps": num_timesteps,
+    }
+    field = _core.VelocityField.diffusion(raw, to_json(config))
+    kinds = f"schedule {schedule['name']!r} and parametrisation {parametrisation!r}"
     probe(field, f"{kinds} call model(x, noise) with {_sizes(field, 'noise')}")
     return field
 

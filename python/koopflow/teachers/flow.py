@@ -55,7 +55,6 @@ class Flow:
         or loaded.
     """
 
-    event_shape: tuple[int, ...]
     training_data_: TrainingData | None = None
     _field: _core.VelocityField | None = None
     _history: dict[str, Any] = {}  # noqa: RUF012 (replaced as a whole, never changed)
@@ -92,22 +91,8 @@ class Flow:
         return self.field.evaluations
 
     def velocity(self, t: Array | float, x: Array, condition: Array | None = None) -> Array:
-        """v(t, x).
-
-        Parameters
-        ----------
-        t : float or array, ``[B]``
-            Times in [0, 1].
-        x : array, ``[B, *event]``
-            States.
-        condition : array, optional
-            Labels ``[B]`` or vectors ``[B, condition_dim]``.
-
-        Returns
-        -------
-        array, ``[B, *event]``
-            Velocities, of the kind of ``x``.
-        """
+        """v(t, x) ``[B, *event]`` at times in [0, 1], a number or ``[B]``, and states ``[B, *event]``; the
+        condition is labels ``[B]`` or vectors ``[B, condition_dim]``. Of the kind of ``x``."""
         x = as_batch(x)
         return self.field.velocity(times_for(t, x), x, as_condition(condition))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+@dataclass(eq=False, repr=False)
 class FlowTeacher(Flow, Parameters):
     """A flow-matching model: trained here on data, attached from PyTorch, or known in closed form.
 
@@ -81,10 +83,7 @@ class FlowTeacher(Flow, Parameters):
 
     See Also
     --------
-    FlowTeacher.from_torch, FlowTeacher.from_torchscript : attach a flow-matching model.
-    FlowTeacher.from_diffusion : attach a diffusion model.
-    FlowTeacher.from_torchcfm : a U-Net's weights from torchcfm.
-    FlowTeacher.gaussian, FlowTeacher.empirical : fields known in closed form.
+    FlowTeacher.from_torch, FlowTeacher.from_torchscript, FlowTeacher.from_diffusion : other people's models.
     koopflow.reflow : straighter paths between the same ends.
 
     Examples
@@ -97,46 +96,28 @@ class FlowTeacher(Flow, Parameters):
 
     _nested: ClassVar[Mapping[str, type[Options]]] = {"network": UNet, "training": Training}
 
-    def __init__(
-        self,
-        event_shape: Sequence[int],
-        *,
-        coupling: str = "ot",
-        path: str = "linear",
-        network: str | UNet | Mapping[str, Any] = "mlp",
-        width: int | None = None,
-        depth: int | None = None,
-        steps: int | None = None,
-        batch_size: int = 256,
-        learning_rate: float | None = None,
-        flip: bool = False,
-        num_classes: int | None = None,
-        condition_dim: int | None = None,
-        label_dropout: float = 0.0,
-        training: Training | Mapping[str, Any] | None = None,
-        max_seconds: float | None = None,
-        seed: int = 0,
-        device: str = "cpu",
-        dtype: str = "float32",
-    ) -> None:
-        self.event_shape = checked_event_shape(event_shape)
-        self.coupling = coupling
-        self.path = path
-        self.network = network
-        self.width = width
-        self.depth = depth
-        self.steps = steps
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.flip = flip
-        self.num_classes = num_classes
-        self.condition_dim = condition_dim
-        self.label_dropout = label_dropout
-        self.training = training
-        self.max_seconds = max_seconds
-        self.seed = seed
-        self.device = device
-        self.dtype = dtype
+    event_shape: Sequence[int]
+    _: KW_ONLY
+    coupling: str = "ot"
+    path: str = "linear"
+    network: str | UNet | Mapping[str, Any] = "mlp"
+    width: int | None = None
+    depth: int | None = None
+    steps: int | None = None
+    batch_size: int = 256
+    learning_rate: float | None = None
+    flip: bool = False
+    num_classes: int | None = None
+    condition_dim: int | None = None
+    label_dropout: float = 0.0
+    training: Training | Mapping[str, Any] | None = None
+    max_seconds: float | None = None
+    seed: int = 0
+    device: str = "cpu"
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        self.event_shape = checked_event_shape(self.event_shape)
 
     def fit(
         self,
@@ -198,10 +179,8 @@ class FlowTeacher(Flow, Parameters):
         DivergenceError
             When the loss kept blowing up after ``max_restarts`` restarts. The last good teacher is kept, and
             this object is fitted with it.
-        CheckpointError
-            When ``resume`` is not a file of a training.
-        FileNotFoundError
-            When there is no folder for ``checkpoint``.
+        CheckpointError, FileNotFoundError
+            When ``resume`` is not a file of a training, or there is no folder for ``checkpoint``.
         """
         files = checkpointing(checkpoint, checkpoint_every, checkpoint_minutes, resume)
         data = as_batch(data)
@@ -256,8 +235,7 @@ class FlowTeacher(Flow, Parameters):
         Parameters
         ----------
         model : torch.nn.Module or callable
-            Model that is called with t ``[B]`` and x ``[B, *event]`` on ``device``. A module belongs in
-            evaluation mode.
+            Model of t ``[B]`` and x ``[B, *event]`` on ``device``. A module belongs in evaluation mode.
         event_shape : sequence of int
             Shape of one sample.
         convention : {"torchcfm", "flow_matching", "diffusers"}, default "torchcfm"
@@ -266,8 +244,7 @@ class FlowTeacher(Flow, Parameters):
             Device and precision of the flow; by default those of the module's parameters, ``"cpu"`` and
             ``"float32"`` without any. Modules in half precision are called in it and solved in float32.
         num_classes, condition_dim : int, optional
-            Number of classes of labels ``[B]``, or length of vectors ``[B, condition_dim]``, that the model
-            takes.
+            Number of classes of labels ``[B]``, or length of vectors ``[B, condition_dim]``, that it takes.
         condition_name : str, optional
             Keyword that passes the condition; ``"y"`` by default, ``"class_labels"`` for diffusers.
         timestep_scale : float, default 1000
@@ -278,8 +255,8 @@ class FlowTeacher(Flow, Parameters):
         Raises
         ------
         TeacherError
-            When a few samples ``[n, *event]`` do not come back as a finite velocity: it says which convention
-            was tried and what came back, with the model's own exception as its cause.
+            When a few samples do not come back as a finite velocity: it says what was tried and what came
+            back, with the model's own exception as its cause.
 
         Examples
         --------
@@ -318,7 +295,7 @@ class FlowTeacher(Flow, Parameters):
     ) -> FlowTeacher:
         """Load a model that ``torch.jit.save`` wrote. It runs without Python.
 
-        Arguments are positional, in the order of :meth:`from_torch`'s conventions: ``forward(t, x)``,
+        Conventions are those of :meth:`from_torch` with positional arguments: ``forward(t, x)``,
         ``forward(x, t)`` or ``forward(x, timestep)``; a condition comes third. The answer is a tensor, or a
         tuple or list that begins with one. The module is put into evaluation mode.
 
@@ -334,10 +311,8 @@ class FlowTeacher(Flow, Parameters):
 
         Raises
         ------
-        FileNotFoundError
-            When there is no such file.
-        CheckpointError
-            When the file is not a whole TorchScript module.
+        FileNotFoundError, CheckpointError
+            When there is no such file, or it is not a whole TorchScript module.
         TeacherError
             As in :meth:`from_torch`.
 
@@ -454,22 +429,15 @@ class FlowTeacher(Flow, Parameters):
             attach.from_diffusion(
                 model.field if isinstance(model, Flow) else model,
                 event_shape,
+                parametrisation=parametrisation,
                 schedule={
                     "name": schedule,
-                    "beta_min": beta_min,
-                    "beta_max": beta_max,
-                    "offset": offset,
-                    "time_clip": time_clip,
-                    "sigma_min": sigma_min,
-                    "sigma_max": sigma_max,
-                    "rho": rho,
+                    **{"beta_min": beta_min, "beta_max": beta_max, "offset": offset, "time_clip": time_clip},
+                    **{"sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho},
                 },
-                config={
-                    "parametrisation": parametrisation,
-                    "noise_argument": noise_argument,
-                    "sigma_data": sigma_data,
-                    "num_timesteps": num_timesteps,
-                },
+                noise_argument=noise_argument,
+                sigma_data=sigma_data,
+                num_timesteps=num_timesteps,
                 device=device,
                 dtype=dtype,
                 conditioning=Conditioning(num_classes, condition_dim),
@@ -668,10 +636,8 @@ class FlowTeacher(Flow, Parameters):
 
         Raises
         ------
-        FileNotFoundError
-            When there is no such file.
-        CheckpointError
-            When the file is not a whole koopflow teacher.
+        FileNotFoundError, CheckpointError
+            When there is no such file, or it is not a whole koopflow teacher.
         """
         field, text = _core.VelocityField.load(fspath(path), device=name_of(device))
         header = json.loads(text)
@@ -688,19 +654,12 @@ class FlowTeacher(Flow, Parameters):
         return teacher
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the teacher to one safetensors file, atomically.
-
-        Raises
-        ------
-        TeacherError
-            For a teacher that was attached: its code and weights are not koopflow's to write.
-        """
+        """Write the teacher to one safetensors file, atomically. Raises ``TeacherError`` for one that was
+        attached: its code and weights are not koopflow's to write."""
         self.field.save(fspath(path), to_json(self._header()))
 
-    @property
-    def history(self) -> dict[str, Any]:
-        """Another name of :attr:`history_`."""
-        return self.history_
+    # Its name before students and teachers had the same ones.
+    history = Flow.history_
 
     def _header(self) -> dict[str, Any]:
         """What a file says about the teacher."""

@@ -268,7 +268,8 @@ def test_half_precision_is_near_and_ends_with_its_block() -> None:
 
 
 def test_network_names() -> None:
+    images = np.zeros((4, 1, 8, 8), np.float32)
     with pytest.raises(ArgumentError, match="network.*'mlp', 'unet'"):
-        FlowTeacher((1, 8, 8), network="vit")
+        FlowTeacher((1, 8, 8), network="vit").fit(images, progress=False)
     with pytest.raises(ArgumentError, match="network.*chanels"):
-        FlowTeacher((1, 8, 8), network={"chanels": 3})
+        FlowTeacher((1, 8, 8), network={"chanels": 3}).fit(images, progress=False)
