@@ -39,13 +39,13 @@ impl Networks {
         }
     }
 
-    /// Whether there is something between noise and data.
+    /// Whether the method has states between noise and data.
     pub fn have_path(&self) -> bool {
         matches!(self, Networks::MeanVelocity(_))
     }
 
-    /// Flat states x `[B, d]` carried from one time to another; the whole way, whatever the times, where there is
-    /// no path.
+    /// Flat states x `[B, d]` carried from one time to another. A method without a path ignores the times and
+    /// carries noise to data.
     pub fn carry(
         &self,
         space: &Space,

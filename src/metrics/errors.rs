@@ -3,7 +3,7 @@
 //!
 //! Each is a [`Statistic`] of independent samples, so that the bootstrap can take it of other samples.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::{pair, same_count, single, Named};
 use crate::error::{Error, Result};
@@ -17,7 +17,7 @@ pub trait Statistic {
     /// The statistic of all samples.
     fn value(&self) -> f64;
 
-    /// The statistic of the samples at these places, `[R]` of int64, each as often as it is named.
+    /// The statistic of the samples at these places, `[R]` of int64 on the CPU, each as often as it is named.
     ///
     /// # Errors
     /// [`Error::Argument`] for no places, or places outside `0..N`.
@@ -43,7 +43,8 @@ pub fn rms_length(rows: &Tensor) -> f64 {
 /// Errors of paired samples: the root mean square of their distances, averaged over times, over a scale.
 #[derive(Debug)]
 pub struct Errors {
-    /// Squared distances, `[N, T]` in float64; T is 1 where there is one time.
+    /// Squared distances, `[N, T]` in float64 on the CPU, where resamples are drawn; T is 1 where there is one
+    /// time.
     squares: Tensor,
     scale: f64,
 }
@@ -51,7 +52,7 @@ pub struct Errors {
 impl Errors {
     fn new(pairs: &[(Tensor, Tensor)], scale: f64, names: [&str; 2]) -> Result<Self> {
         let columns = pairs.iter().map(|(a, b)| squared_distances((names[0], a), (names[1], b)));
-        let squares = Tensor::f_stack(&columns.collect::<Result<Vec<_>>>()?, 1)?;
+        let squares = Tensor::f_stack(&columns.collect::<Result<Vec<_>>>()?, 1)?.f_to_device(Device::Cpu)?;
         if !(scale > 0.0 && scale.is_finite()) {
             return Err(Error::argument("scale", "a finite number above 0", scale));
         }
@@ -125,9 +126,9 @@ pub fn round_trip_error(again: &Tensor, data: &Tensor, scale: f64) -> Result<Err
 /// How far each path is from a straight line travelled at constant speed, see [`straightness`].
 #[derive(Debug)]
 pub struct Straightness {
-    /// The integral of ||dx/ds - (x1 - x0)||^2 over s from 0 to 1, `[B]` in float64.
+    /// The integral of ||dx/ds - (x1 - x0)||^2 over s from 0 to 1, `[B]` in float64 on the CPU.
     pub bend: Tensor,
-    /// ||x1 - x0||^2, `[B]` in float64.
+    /// ||x1 - x0||^2, `[B]` in float64 on the CPU.
     pub displacement: Tensor,
 }
 
@@ -181,7 +182,9 @@ pub fn straightness(path: &Tensor, times: &[f64]) -> Result<Straightness> {
         let rate = (state(index as i64 + 1) - state(index as i64)) / *gap;
         bend += squared_lengths(&(rate - &line))? * *gap;
     }
-    Ok(Straightness { bend, displacement: squared_lengths(&line)? })
+    let (bend, displacement) =
+        (bend.f_to_device(Device::Cpu)?, squared_lengths(&line)?.f_to_device(Device::Cpu)?);
+    Ok(Straightness { bend, displacement })
 }
 
 /// ||a - b||^2 of each sample, row by row, `[N]` in float64.

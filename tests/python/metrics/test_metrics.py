@@ -365,6 +365,20 @@ class TestErrors:
         again = metrics.log_likelihood(torchs, torch.from_numpy(data).double())
         assert again.nats == pytest.approx(expected.mean(), rel=1e-9)
 
+    @pytest.mark.gpu
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device here")
+    def test_arrays_on_a_gpu_have_the_errors_of_arrays(self):
+        a, b = (np.random.default_rng(seed).normal(size=(5, 40, 2)) for seed in (0, 1))
+        on_gpu = [torch.from_numpy(x).cuda() for x in (a, b)]
+        rows = np.random.default_rng(2).integers(0, 40, 40)
+        for here, there in (
+            (_core.path_error(a, b, 2.0), _core.path_error(*on_gpu, 2.0)),
+            (_core.endpoint_error(a[0], b[0], 2.0), _core.endpoint_error(*(x[0] for x in on_gpu), 2.0)),
+            (_core.straightness(a, list(range(5))), _core.straightness(on_gpu[0], list(range(5)))),
+        ):
+            assert there.value == pytest.approx(here.value, rel=1e-12)
+            assert there.value_of(rows) == pytest.approx(here.value_of(rows), rel=1e-12)
+
     def test_what_is_wrong_is_said(self, student, gaussian):
         x0 = noise(8)
         with pytest.raises(TypeError, match="student: expected a model with a method sample, got int"):
