@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -17,19 +19,23 @@ def small(**options):
 
 
 class Lost(Exception):
-    """Stands for whatever ends a process."""
-
-
-def lose(event):
-    if event["step"] == event["total"]:
-        raise Lost
+    """Stands for whatever ends a training."""
 
 
 def test_a_lost_training_goes_on_as_if_it_had_not_been(tmp_path):
-    path = tmp_path / "run.safetensors"
+    written, path = tmp_path / "run.safetensors", tmp_path / "lost.safetensors"
+
+    def lose(event):
+        if event["step"] == event["total"]:
+            # What is there if the process dies now.
+            shutil.copy(written, path)
+            raise Lost
+
     whole = small().fit(DATA, progress=False)
     with pytest.raises(Lost):
-        small().fit(DATA, progress=lose, checkpoint=path, checkpoint_every=20)
+        small().fit(DATA, progress=lose, checkpoint=written, checkpoint_every=20)
+    # An exception, as against a death, leaves time for one more file.
+    assert FlowTeacher.load(written).history_["steps"] == 30
     part = FlowTeacher.load(path)
     assert (part.history_["steps"], part.history_["stopped"]) == (20, "interrupted")
     assert np.isfinite(part.sample(x0=NOISE)).all()
