@@ -122,7 +122,7 @@ class Comparison:
             row = min(measured, key=lambda row: row["energy"])
             return (
                 f"Keep the teacher, or train for longer than {self.seconds:g} s: nothing faster is as close "
-                f"to the data. {row['method']} comes closest, at {row['speedup']:.3g} times the teacher's speed."
+                f"to the data. {row['method']} comes closest, at {row['speedup']:.3g} times the speed."
             )
         best = max(good, key=lambda row: row["speedup"])
         advice = (
