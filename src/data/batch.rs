@@ -100,15 +100,15 @@ impl Pairs {
 /// The training points of one step; a group is missing where there is nothing to draw it from.
 #[derive(Debug)]
 pub struct Batch {
-    /// From noise to data.
+    /// Pairs from noise to data.
     pub endpoint: Option<Pairs>,
-    /// The same noise, to a random time.
+    /// Pairs from the same noise to a random time.
     pub path: Option<Pairs>,
     /// Number of rows of `path`, the first ones, that are decoded.
     pub path_rows: i64,
-    /// Two times of a trajectory, as [`PairKind`] says.
+    /// Pairs of two times of a trajectory, as [`super::PairKind`] says.
     pub pairs: Option<Pairs>,
-    /// From data back to noise.
+    /// Pairs from data back to noise.
     pub inverse: Option<Pairs>,
     /// Number of rows of `inverse`, the first ones, that go on to data again.
     pub round_trip: i64,

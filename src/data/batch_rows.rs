@@ -14,20 +14,20 @@ pub enum Regime {
     Many,
 }
 
-/// Rows of one step.
+/// Numbers of rows of each kind in one step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchRows {
-    /// From noise to data.
+    /// Rows from noise to data.
     pub noise: i64,
-    /// Of those, the first so many are decoded at a random time as well.
+    /// Rows among `noise`, the first ones, that are decoded at a random time as well.
     pub path: i64,
-    /// Of those, from the first so many observables are carried to data.
+    /// Rows among `noise`, the first ones, whose observables are carried to data.
     pub ends: i64,
-    /// Two times of a trajectory.
+    /// Rows that connect two times of a trajectory.
     pub pairs: i64,
-    /// From data back to noise.
+    /// Rows from data back to noise.
     pub inverse: i64,
-    /// Of those, the first so many go on to data again.
+    /// Rows among `inverse`, the first ones, that go on to data again.
     pub round_trip: i64,
     /// Single points of the flow.
     pub points: i64,
@@ -63,7 +63,7 @@ impl BatchRows {
         }
     }
 
-    /// The most micro-batches that leave two rows of each kind of pair in each.
+    /// Largest number of micro-batches that leaves two rows of each kind of pair in each.
     pub fn most_parts(&self) -> i64 {
         (self.noise.min(self.pairs).min(self.inverse) / 2).max(1)
     }

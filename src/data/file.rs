@@ -91,7 +91,7 @@ impl StoredPlan {
 /// float32 `[N, T, d]`, so that a growing file is a whole one without its last rows.
 #[derive(Debug)]
 pub struct TrajectoryFile {
-    /// Where the whole file is, or will be.
+    /// Path of the whole file, or of what will be it.
     path: PathBuf,
     plan: StoredPlan,
     header_bytes: u64,

@@ -29,14 +29,14 @@ pub struct TrajectoryPlan {
 
 /// Number of trajectories solved at once: bounds memory and the time between two looks at the monitor.
 const CHUNK_ROWS: i64 = 2048;
-/// The same in stored values, for large samples.
+/// Number of stored values of one chunk, which bounds it for large samples.
 const CHUNK_VALUES: i64 = 1 << 26;
 
 /// Endpoints then err by less than 1e-3 of the data (measured on curved and 64-D teachers): below what a
 /// student is left with, at half the evaluations of 1e-5.
 pub(super) const SOLVER_TOLERANCE: f64 = 1e-4;
 
-/// Points, and coordinates of each, that a teacher is known again by.
+/// Numbers of points, and of coordinates of each, that a teacher is recognised by.
 const FINGERPRINT_POINTS: i64 = 8;
 const FINGERPRINT_COORDINATES: i64 = 64;
 /// The trajectories as a function of the plan and the chunk's number.

@@ -82,11 +82,11 @@ pub struct PairSource {
     rows: Option<Vec<f32>>,
     /// Which condition each row has, by number.
     groups: Option<Vec<u32>>,
-    /// Pairs in one assignment, at most.
+    /// Largest number of pairs in one assignment.
     coupling_size: usize,
     /// Whether the noise comes with the data.
     given: bool,
-    /// Where rows are mirrored, the length of their last axis.
+    /// Length of the last axis of a row, if rows are mirrored.
     flip_width: Option<usize>,
     random: RandomSource,
 }

@@ -227,7 +227,7 @@ impl Trajectories {
         }
     }
 
-    /// Where batches are made.
+    /// Device on which batches are made.
     pub(crate) fn device(&self) -> Device {
         self.device
     }
@@ -350,7 +350,7 @@ fn check_same(file: &TrajectoryFile, wanted: &StoredPlan, condition: Option<&Ten
     }
 }
 
-/// As many of the plan's trajectories as `memory` GiB hold.
+/// Number of the plan's trajectories that fit into `memory` GiB.
 fn bounded(memory: f64, plan: &TrajectoryPlan, dimension: i64) -> Result<i64> {
     let bytes = 4.0 * (plan.path_steps + 1) as f64 * dimension as f64;
     let fit = (memory * (1u64 << 30) as f64 / bytes).floor() as i64;

@@ -61,7 +61,7 @@ mod tests {
     use super::*;
     use crate::koopman::Propagator;
 
-    /// Of `values` + 2 float32 values.
+    /// A horizon of `values` + 2 float32 values.
     fn horizon(values: i64) -> Horizon {
         let zeros = |shape: &[i64]| Tensor::zeros(shape, (Kind::Float, Device::Cpu));
         Horizon::Thin(Propagator {

@@ -198,7 +198,7 @@ fn flat(x: &Tensor) -> Tensor {
 
 /// Values, or values with tangents, on their way through coordinates and network.
 trait Lifted: Signal + Sinusoids {
-    /// `[B, inputs]`, beside a condition, through the network.
+    /// Inputs `[B, inputs]` and a condition, through the network.
     fn through(network: &dyn Network, input: Self, condition: Option<&Tensor>) -> Self;
 
     /// [`InputCoordinates`] of (t, x).

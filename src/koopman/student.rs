@@ -33,7 +33,7 @@ pub struct Student {
     generator: Generator,
     readout: Readout,
     counter: EvaluationCounter,
-    /// Where training averaged them.
+    /// Averaged and last weights, if training averaged them.
     pub(super) both: Option<BothWeights>,
     /// Horizons of the parameters as they are. Clones share the parameters, so they share this too.
     horizons: Arc<Mutex<Horizons>>,

@@ -19,7 +19,7 @@ pub struct InputCoordinates {
     center: Tensor,
     /// Principal axes of the data as columns, `[d, d]`; `None` for images, which stay as they are.
     axes: Option<Tensor>,
-    /// Of an image.
+    /// Shape of one sample where samples are images, else empty.
     event_shape: Vec<i64>,
     /// One over the data's root-mean-square deviation, `[]`.
     scale: Tensor,

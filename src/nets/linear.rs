@@ -31,7 +31,7 @@ impl Linear {
         })
     }
 
-    /// Value and tangent, where there is one, through one product.
+    /// The layer of a value, or of a value and its tangent, by one product.
     pub fn apply<S: Signal>(&self, input: &S) -> S {
         let product = |input: &Tensor, bias: Option<&Tensor>| match (precision::lowered(), bias) {
             (None, bias) => input.linear(&self.weight, bias),

@@ -73,12 +73,12 @@ impl FromStr for Solver {
 #[serde(default)]
 pub struct SolveOptions {
     pub solver: Solver,
-    /// Fixed-step solvers: steps over the whole span of times, shared out over the intervals by
+    /// Number of steps of fixed-step solvers over the whole span of times, shared out over the intervals by
     /// their lengths; every interval gets at least one.
     pub steps: u64,
-    /// dopri5: relative tolerance (never taken below ten roundings of the state's dtype).
+    /// Relative tolerance of dopri5 (never taken below ten roundings of the state's dtype).
     pub rtol: f64,
-    /// dopri5: absolute tolerance.
+    /// Absolute tolerance of dopri5.
     pub atol: f64,
 }
 
@@ -179,7 +179,7 @@ fn solve_checked(
 pub struct Chunks {
     /// The stage of the progress reports: `"sample"`, `"trajectories"` and so on.
     pub stage: &'static str,
-    /// Samples solved at once.
+    /// Number of samples solved at once.
     pub rows: i64,
 }
 

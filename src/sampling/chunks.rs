@@ -35,7 +35,7 @@ pub(super) struct Samples<'a> {
     student: &'a Student,
     /// `[B, d]`.
     pub x: Tensor,
-    /// As the student was given it.
+    /// Condition of each sample, as the student was given it.
     condition: Option<Tensor>,
     /// Number of states held at once for each sample.
     states: i64,
@@ -46,7 +46,7 @@ pub(super) struct Chunk {
     pub start: i64,
     /// `[rows, d]`.
     pub x: Tensor,
-    /// As the network takes it, `[rows, c]`.
+    /// Conditions as the network takes them, `[rows, c]`.
     pub condition: Option<Tensor>,
 }
 

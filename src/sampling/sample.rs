@@ -15,9 +15,9 @@ pub(super) struct Stride {
     tau: f64,
     steps: i64,
     direction: Direction,
-    /// The last step carries only x.
+    /// Readout after the last step, which carries only x.
     horizon: Horizon,
-    /// Those before it carry all observables.
+    /// Motion of all observables over each step before it.
     motion: Option<Motion>,
 }
 

@@ -39,7 +39,7 @@ pub enum Parametrisation {
     F,
 }
 
-/// Which number beside z tells the model how much noise there is; r is the diffusion time.
+/// Which number, next to z, tells the model how much noise there is; r is the diffusion time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NoiseArgument {

@@ -50,7 +50,7 @@ pub struct LinearBeta {
     /// 0 < beta_min <= beta_max.
     pub beta_min: f64,
     pub beta_max: f64,
-    /// In (0, 0.5): r is kept within `time_clip` and 1 - `time_clip`.
+    /// Distance from both ends, in (0, 0.5): r is kept within `time_clip` and 1 - `time_clip`.
     pub time_clip: f64,
 }
 
@@ -66,7 +66,7 @@ pub struct ScaledBeta {
     /// 0 < beta_min <= beta_max.
     pub beta_min: f64,
     pub beta_max: f64,
-    /// As [`LinearBeta::time_clip`].
+    /// Distance from both ends: see [`LinearBeta::time_clip`].
     pub time_clip: f64,
 }
 
@@ -79,9 +79,9 @@ impl Default for ScaledBeta {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Cosine {
-    /// In [0, 1].
+    /// Offset s of the cosine, in [0, 1].
     pub offset: f64,
-    /// As [`LinearBeta::time_clip`].
+    /// Distance from both ends: see [`LinearBeta::time_clip`].
     pub time_clip: f64,
 }
 

@@ -16,7 +16,7 @@ pub(super) struct Standard {
 const MOMENT_VALUES: i64 = 1 << 22;
 
 impl Standard {
-    /// Of rows `[N, dim]`. The floor keeps constant coordinates from being blown up near t = 1; it
+    /// Mean and deviation of rows `[N, dim]`. The floor keeps constant coordinates from being blown up near t = 1; it
     /// is measured against the noise (whose deviation is 1) or against data smaller than it.
     pub fn of(rows: &Tensor) -> Standard {
         // A few coordinates at a time: double precision would take several times the data's own memory.
@@ -34,7 +34,7 @@ impl Standard {
         Standard { scale: scale.clamp_min(floor), mean }
     }
 
-    /// Of images `[N, C, H, W]`: one mean and one deviation for each channel, spread over its pixels `[C H W]`.
+    /// Those of images `[N, C, H, W]`: one mean and one deviation for each channel, spread over its pixels `[C H W]`.
     /// A convolution cannot tell pixels apart, so that scales of their own would only disturb it.
     pub fn of_channels(images: &Tensor) -> Result<Standard> {
         let size = images.size();

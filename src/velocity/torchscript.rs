@@ -58,10 +58,10 @@ pub struct TorchScriptConfig {
 pub struct TorchScriptField {
     module: Arc<CModule>,
     config: TorchScriptConfig,
-    /// How messages call it.
+    /// Name of the module in messages.
     name: String,
     dtype: Kind,
-    /// Of the parameters, where there are any.
+    /// Dtype of the module's parameters; `None` if it has none.
     module_dtype: Option<Kind>,
     counter: EvaluationCounter,
 }

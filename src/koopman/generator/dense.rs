@@ -83,7 +83,7 @@ impl DenseGenerator {
             .double_value(&[])
             .max(1.0);
         let reach = norm * tau.abs().max().double_value(&[]);
-        // Of an operation's result: views of what is trained claim to be recorded always.
+        // Asked of an operation's result, for views of what is trained always claim to be recorded.
         let recorded = columns.narrow(0, 0, 1).neg().requires_grad();
         let limit = if recorded { MAX_RECORDED_SUBSTEPS } else { MAX_SUBSTEPS };
         let substeps = (reach / SUBSTEP_NORM).ceil().max(1.0);

@@ -20,19 +20,19 @@ pub struct UNetConfig {
     /// Levels with self-attention, as factors of downsampling: 1, 2, 4, ... (`attention_resolutions` of
     /// `UNetModel`). The middle always has it.
     pub attention: Vec<i64>,
-    /// Heads of attention (`num_heads`), where `head_channels` does not decide them.
+    /// Number of attention heads (`num_heads`), if `head_channels` does not decide it.
     pub heads: i64,
-    /// Channels of one head (`num_head_channels`).
+    /// Number of channels of one head (`num_head_channels`).
     pub head_channels: Option<i64>,
-    /// In [0, 1); of training only.
+    /// Probability of dropout in training, in [0, 1).
     pub dropout: f64,
-    /// Of channels that are normalised together: the largest power of two up to this that divides the channels.
-    /// torchcfm's are 32; where that leaves one channel a group, normalisation takes away whatever an embedding
-    /// shifts, and time and condition have no say unless they also scale.
+    /// Number of groups of channels that are normalised together: the largest power of two up to this that divides
+    /// the channels. torchcfm has 32; with one channel in a group, normalisation removes whatever an embedding
+    /// shifts, so that time and condition have no effect unless they also scale.
     pub groups: i64,
-    /// The embedding scales as well as shifts (`use_scale_shift_norm`).
+    /// Whether the embedding scales as well as shifts (`use_scale_shift_norm`).
     pub scale_shift: bool,
-    /// Residual blocks change the resolution, instead of convolutions (`resblock_updown`).
+    /// Whether residual blocks change the resolution, instead of convolutions (`resblock_updown`).
     pub residual_resampling: bool,
     /// `use_new_attention_order`.
     pub qkv_first: bool,
@@ -61,8 +61,8 @@ impl Default for UNetConfig {
 }
 
 impl UNetConfig {
-    /// With levels, where none are given: three, (1, 2, 2), or as many as images of `event_shape` can be halved and
-    /// keep four pixels.
+    /// The same with levels, if none are given: three, (1, 2, 2), or as many as images of `event_shape` can be halved
+    /// and keep four pixels.
     pub fn for_images(mut self, event_shape: &[i64]) -> UNetConfig {
         if self.multipliers.is_empty() {
             let fits = |count: &usize| {

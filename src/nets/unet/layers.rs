@@ -48,7 +48,7 @@ impl Convolution {
         Self::of_shape(name, &[outputs, inputs, side, side], stride, initial, build)
     }
 
-    /// Of side 1 over positions in a row, `[B, inputs, positions]`.
+    /// A convolution of side 1, over positions in a row, `[B, inputs, positions]`.
     pub fn pointwise(
         name: &str,
         (inputs, outputs): (i64, i64),
@@ -244,7 +244,8 @@ pub(super) struct AttentionBlock {
     qkv: Convolution,
     out: Convolution,
     heads: i64,
-    /// Whether q, k and v are told apart before heads are (torchcfm's `use_new_attention_order`).
+    /// Whether channels are split into q, k and v first and into heads second (torchcfm's
+    /// `use_new_attention_order`).
     qkv_first: bool,
 }
 

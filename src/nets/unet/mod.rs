@@ -60,7 +60,7 @@ impl Embedding {
         Ok(Embedding { layers, condition, frequencies, odd: config.channels % 2 == 1 })
     }
 
-    /// Of times `[B]` and a condition encoded as numbers, `[B, c]`.
+    /// The embedding of times `[B]` and a condition encoded as numbers, `[B, c]`.
     fn apply<S: Signal + Sinusoids>(&self, t: &S, condition: Option<&Tensor>) -> S {
         let waves = t.sinusoids(&self.frequencies);
         let waves = if self.odd { waves.map(|x| x.constant_pad_nd([0, 1])) } else { waves };
@@ -249,7 +249,7 @@ impl Ascent {
         Ok(Ascent { output, norm, last })
     }
 
-    /// Of maps in the order of [`feature_maps`]; an encoder always gives a middle.
+    /// The image of feature maps in the order of [`feature_maps`]; an encoder always gives a middle.
     fn image<S: Signal>(&self, maps: &[S], embedding: &S) -> S {
         let (skips, middle) = maps.split_at(maps.len() - 1);
         let start = middle[0].map(Tensor::shallow_clone);
