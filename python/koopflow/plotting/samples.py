@@ -191,12 +191,16 @@ def loss_history(
     if missing or not terms:
         raise ArgumentError(f"terms: expected names among {sorted(curves)}, got {missing or 'none'}")
     ax = axes_or_new(ax, size=(5.6, 3.6))
-    for name in terms:
+    for place, name in enumerate(terms):
         steps, values = curves[name]
         width, alpha = (1.6, 1.0) if name.endswith("error") else (0.9, 0.7)
-        ax.plot(steps, values, linewidth=width, alpha=alpha, label=name.replace("_", " "))
+        # Colours come again after ten curves.
+        style = "-" if place < 10 else "--"
+        ax.plot(steps, values, style, linewidth=width, alpha=alpha, label=name.replace("_", " "))
     ax.set_yscale("log")
-    ax.legend(frameon=False, fontsize=8)
+    # Many names would lie over the curves.
+    where: Any = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if len(terms) > 4 else {}
+    ax.legend(frameon=False, fontsize=8, **where)
     ax.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.6)
     return finish(ax, title, "step")
 

@@ -149,6 +149,16 @@ def test_eigenvalue_markers_grow_with_amplitude(ax):
     assert np.all(np.diff(ax.collections[-1].get_sizes()) > 0)
 
 
+def test_many_curves_look_different_and_their_names_lie_outside():
+    log = [
+        {"step": step, **{f"term {place}": 1.0 / (place + step) for place in range(12)}} for step in (1, 2)
+    ]
+    ax = plotting.loss_history({"log": log})
+    assert len({(line.get_color(), line.get_linestyle()) for line in ax.get_lines()}) == 12
+    ax.figure.canvas.draw()
+    assert ax.get_legend().get_window_extent().x0 >= ax.get_window_extent().x1
+
+
 def test_loss_history_takes_both_histories(ax):
     log = [{"step": 10 * i, "endpoint": 1.0 / i, "learning_rate": 1e-3} for i in (1, 2, 4)]
     plotting.loss_history({"log": log}, ax=ax)
