@@ -1,4 +1,4 @@
-"""The little that the package needs to treat NumPy arrays and torch tensors alike."""
+"""Arguments that all rooms take: arrays of NumPy or torch, numbers of samples, seeds and shapes."""
 
 from __future__ import annotations
 
@@ -26,11 +26,15 @@ def to_numpy(array: Array) -> NDArray[Any]:
 def as_batch(array: Array) -> Array:
     """Torch tensors as they are, anything else as a NumPy array; bare Python numbers become float32.
 
-    Lists come in as float64, which nobody meant by writing ``[[0, 1]]``.
+    Lists come in as float64, which nobody meant by writing ``[[0, 1]]``. Raises ``ShapeError`` for rows of
+    different lengths.
     """
     if isinstance(array, torch.Tensor | np.ndarray):
         return array
-    converted = np.asarray(array)
+    try:
+        converted = np.asarray(array)
+    except ValueError as error:
+        raise ShapeError(f"expected an array, got rows of different lengths ({error})") from error
     return converted.astype(np.float32) if converted.dtype.kind in "fiub" else converted
 
 
@@ -55,13 +59,20 @@ def checked_count(n: object) -> int:
     return int(n)
 
 
+def checked_seed(seed: object) -> int:
+    """A random seed. Raises ``ArgumentError`` for anything but an integer from 0 to 2**64 - 1."""
+    if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed < 2**64:
+        raise ArgumentError(f"seed: expected an integer from 0 to 2**64 - 1, got {seed!r}")
+    return int(seed)
+
+
 def noise_or(x0: Array | None, n: int | None, event_shape: Sequence[int], seed: int) -> Array:
     """The given states, or ``n`` fresh draws of noise. Raises ``ArgumentError`` for both or neither."""
     if (x0 is None) == (n is None):
         raise ArgumentError(f"expected one of n and x0, got {'neither' if n is None else 'both'}")
     if x0 is not None:
         return as_batch(x0)
-    return _core.normal((checked_count(n), *event_shape), seed)
+    return _core.normal((checked_count(n), *event_shape), checked_seed(seed))
 
 
 def times_for(t: Array | float, x: Array) -> Array:

@@ -10,17 +10,17 @@ from . import _core
 
 @contextmanager
 def autocast(precision: str = "bf16") -> Iterator[None]:
-    """While it lasts, koopflow's own networks evaluate in half precision in this thread.
+    """A context in which koopflow's own networks are evaluated in half precision, in this thread.
 
     Teachers and students sample, and teachers train, with products of linear layers and the whole of U-Nets
     (there also channels-last in memory, on CUDA) in half precision; weights, losses, solvers and spectra stay
-    as they are. A student's training has its own ``precision=`` option, and is not affected. Attached PyTorch
-    models have ``torch.autocast``.
+    as they are. A student's training is not affected: it has ``training=Training(precision=...)``. Attached
+    PyTorch models have ``torch.autocast``.
 
     Parameters
     ----------
     precision : {"bf16", "fp16", "float32"}, default "bf16"
-        ``"fp16"`` for sampling only: there is no scaling of losses here.
+        Precision of products; ``"fp16"`` is for sampling only, as there is no scaling of losses here.
 
     Raises
     ------

@@ -6,18 +6,18 @@ Everything long in koopflow reports events, plain dictionaries:
     ``"teacher"``, ``"trajectories"``, ``"student"``, ``"closed_form"``, ``"sample"``, ``"ablation"`` or
     ``"compare"``.
 ``step``, ``total``
-    how far the stage is.
+    progress of the stage.
 ``seconds``
-    since the stage began.
+    time since the stage began.
 ``values``
     named floats: each loss term, the learning rate, the held-out errors.
 ``note``
-    only where something happened that a person should read, such as a smaller micro-batch or a restart
-    after a divergence; such an event has no values.
+    text about something that a person should read, such as a smaller micro-batch or a restart after a
+    divergence; such an event has no values, and others have no note.
 
 ``progress=True`` shows them as a bar where somebody is looking (standard error is a terminal, or the code
 runs in a notebook), ``progress=False`` is silent, and ``progress=function`` calls the function instead of
-drawing. ``callback=function`` is called besides, for loggers. An exception that a function raises stops the
+drawing. ``callback=function`` is called as well, for loggers. An exception that a function raises stops the
 computation and comes back unchanged.
 """
 
@@ -82,12 +82,11 @@ class ProgressMeter:
     Parameters
     ----------
     progress : bool or callable, default True
-        True draws a tqdm bar when somebody is looking, False draws nothing, a function is called instead.
+        True for a tqdm bar when somebody is looking, False for nothing, or a function to call instead.
     callback : callable, optional
-        Called with every event besides.
+        Function that is called with every event as well.
     stream : text stream, optional
-        Where a bar goes; standard error by default. A stream that is given is drawn on unless it says that
-        it is no terminal.
+        Stream of the bar; standard error by default. It is drawn on unless it says that it is no terminal.
 
     Examples
     --------

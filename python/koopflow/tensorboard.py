@@ -22,7 +22,7 @@ class TensorBoardLogger:
     Parameters
     ----------
     log_dir : path
-        The folder of event files, made if need be. One folder a run keeps curves apart.
+        Folder of event files, which is made if it does not exist. One folder for each run keeps curves apart.
 
     Raises
     ------
@@ -70,7 +70,7 @@ class TensorBoardLogger:
 def logged(
     log_dir: str | PathLike[str] | None, callback: ProgressFunction | None
 ) -> Iterator[ProgressFunction | None]:
-    """A callback that logs to ``log_dir``, where there is one, besides calling ``callback``."""
+    """A callback that logs to ``log_dir``, if any, and calls ``callback``, if any."""
     if log_dir is None:
         yield callback
         return

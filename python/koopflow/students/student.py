@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from .. import _core
-from .._arrays import Array, as_batch, as_condition, checked_count, noise_or, times_for, to_numpy
+from .._arrays import (
+    Array,
+    as_batch,
+    as_condition,
+    checked_count,
+    checked_seed,
+    noise_or,
+    times_for,
+    to_numpy,
+)
 from .._parameters import Parameters
 from ..exceptions import ArgumentError, NotFittedError, ShapeError
 from ..progress import ProgressFunction, ProgressMeter
@@ -113,7 +122,7 @@ class FittedStudent(Parameters):
             if x0 is None and n is not None:
                 count = checked_count(n)
                 return student.sample_count(
-                    count, seed=seed, steps=steps, condition=condition, monitor=meter.monitor
+                    count, seed=checked_seed(seed), steps=steps, condition=condition, monitor=meter.monitor
                 )
             x0 = noise_or(x0, n, student.event_shape, seed)
             return student.sample(x0, steps=steps, condition=condition, monitor=meter.monitor)

@@ -57,7 +57,7 @@ def reference(path, direction):
 @pytest.fixture(scope="module", params=["float32", "float64", "float64 raw"])
 def fitted(request, gaussian, tmp_path_factory):
     dtype, *raw = request.param.split()
-    options = {"dtype": dtype, "inputs": "raw" if raw else "standardised"}
+    options = {"dtype": dtype, "architecture": {"inputs": "raw" if raw else "standardised"}}
     student = KoopmanDistiller(
         observables=7, width=24, depth=2, steps=60, trajectories=256, seed=1, **options
     ).fit(gaussian, progress=False)
