@@ -66,6 +66,12 @@ impl Error {
         Error::Dtype { argument: argument.into(), expected: expected.to_string(), got: got.to_string() }
     }
 
+    /// What libtorch says when memory runs out, without the place in its source.
+    pub fn out_of_memory(line: &str) -> Self {
+        let begins = ["DefaultCPUAllocator", "CUDA out of memory"].iter().find_map(|words| line.find(words));
+        Error::OutOfMemory(format!("out of memory: {}", &line[begins.unwrap_or(0)..]))
+    }
+
     /// Whether the same work may succeed on fewer rows.
     pub fn is_out_of_memory(&self) -> bool {
         match self {
@@ -90,7 +96,7 @@ impl From<tch::TchError> for Error {
         let text = error.to_string();
         let line = text.lines().next().unwrap_or("unknown failure").trim();
         match says_out_of_memory(line) {
-            true => Error::OutOfMemory(line.to_string()),
+            true => Error::out_of_memory(line),
             false => Error::Torch(line.to_string()),
         }
     }

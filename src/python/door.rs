@@ -86,7 +86,7 @@ fn from_panic(payload: &(dyn Any + Send)) -> Error {
     let line = text.split('\n').next().unwrap_or_default();
     let line = line.split("\\n").next().unwrap_or_default();
     if says_out_of_memory(line) {
-        return Error::OutOfMemory(line.to_string());
+        return Error::out_of_memory(line);
     }
     match place_of(text) {
         Some(place) => Error::Internal(anyhow!("{line} (at {place})")),

@@ -8,40 +8,15 @@ use serde_json::{Map, Value};
 use tch::Device;
 
 use super::door;
-use crate::baselines::Baseline;
 use crate::error::{Error, Result};
-use crate::koopman::Student;
 use crate::store::{self, Stored};
-use crate::velocity::VelocityField;
-
-/// A model of which a second handle is cheap: parameters are shared, not copied.
-pub trait Share: Send {
-    fn share(&self) -> Self;
-}
-
-impl Share for Student {
-    fn share(&self) -> Self {
-        self.shallow_clone()
-    }
-}
-
-impl Share for Baseline {
-    fn share(&self) -> Self {
-        self.shallow_clone()
-    }
-}
-
-impl Share for Box<dyn VelocityField> {
-    fn share(&self) -> Self {
-        (**self).shallow_clone()
-    }
-}
+use crate::tensor::Share;
 
 /// A model that any Python thread may use. The lock is held only long enough to look at a fact or to share a
 /// handle; work runs on the handle.
 pub struct Shared<T>(Mutex<T>);
 
-impl<T: Share> Shared<T> {
+impl<T: Share + Send> Shared<T> {
     pub fn new(model: T) -> Self {
         Shared(Mutex::new(model))
     }
@@ -52,7 +27,7 @@ impl<T: Share> Shared<T> {
 
     /// A handle of its own, to move through the door.
     pub fn handle(&self) -> T {
-        self.lock().share()
+        self.lock().shallow_clone()
     }
 
     /// A fact of the model, without a handle. `look` is short and never asks Python.
@@ -68,7 +43,7 @@ pub struct Fitted<T> {
     pub config: Value,
 }
 
-impl<T: Share + Stored> Fitted<T> {
+impl<T: Share + Stored + Send> Fitted<T> {
     pub fn new(model: T, history: Value, config: Value) -> Self {
         Fitted { model: Shared::new(model), history, config }
     }

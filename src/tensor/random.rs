@@ -6,8 +6,8 @@ use rand_distr::StandardNormal;
 use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
 
-use super::{event_size, threads};
-use crate::error::Result;
+use super::{shape_text, threads};
+use crate::error::{Error, Result};
 
 /// Seeded random numbers, the same on every device and for any number of threads. Its whole state
 /// is two integers. Every draw takes fresh streams of a counter-based cipher (ChaCha8).
@@ -85,7 +85,7 @@ impl RandomSource {
     {
         let (seed, first) = (self.seed, self.stream);
         self.stream += count.div_ceil(STREAM_LENGTH) as u64;
-        let mut values = vec![0f32; count];
+        let mut values = zeros(count)?;
         let fill_chunk = |(index, chunk): (usize, &mut [f32])| {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             rng.set_stream(first + index as u64);
@@ -102,13 +102,13 @@ impl RandomSource {
 
     /// Standard normal values.
     pub fn normal(&mut self, shape: &[i64], kind: Kind, device: Device) -> Result<Tensor> {
-        let values = self.fill(event_size(shape) as usize, |rng| rng.sample(StandardNormal))?;
+        let values = self.fill(count_of(shape)?, |rng| rng.sample(StandardNormal))?;
         Ok(Tensor::from_slice(&values).view(shape).to_device(device).to_kind(kind))
     }
 
     /// Uniform values in `[0, 1)`.
     pub fn uniform(&mut self, shape: &[i64], kind: Kind, device: Device) -> Result<Tensor> {
-        let values = self.fill(event_size(shape) as usize, |rng| rng.random())?;
+        let values = self.fill(count_of(shape)?, |rng| rng.random())?;
         Ok(Tensor::from_slice(&values).view(shape).to_device(device).to_kind(kind))
     }
 
@@ -131,6 +131,27 @@ impl RandomSource {
         values.shuffle(&mut rng);
         Tensor::from_slice(&values).to_device(device)
     }
+}
+
+/// The number of values of a shape, which may come from a caller.
+fn count_of(shape: &[i64]) -> Result<usize> {
+    let count =
+        shape.iter().try_fold(1i64, |count, size| count.checked_mul(*size).filter(|count| *count >= 0));
+    count
+        .map(|count| count as usize)
+        .ok_or_else(|| Error::shape("noise", "fewer than 2^63 values", shape_text(shape)))
+}
+
+/// Room for values. Much of it is asked for with care: a vector that cannot have it ends the process.
+fn zeros(count: usize) -> Result<Vec<f32>> {
+    if count < 1 << 24 {
+        return Ok(vec![0.0; count]);
+    }
+    let mut values = Vec::new();
+    let failed = |_| Error::OutOfMemory(format!("out of memory for {count} random values"));
+    values.try_reserve_exact(count).map_err(failed)?;
+    values.resize(count, 0.0);
+    Ok(values)
 }
 
 #[cfg(test)]

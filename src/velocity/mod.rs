@@ -19,7 +19,7 @@ use tch::{Device, Kind, Tensor};
 pub use crate::condition::Conditioning;
 use crate::error::Result;
 pub use crate::monitor::EvaluationCounter;
-use crate::tensor::{check_batch, event_size, expand_time};
+use crate::tensor::{check_batch, event_size, expand_time, Share};
 
 pub use diffusion::{DiffusionConfig, DiffusionField, NoiseArgument, Parametrisation};
 pub use empirical::EmpiricalField;
@@ -92,6 +92,12 @@ pub trait VelocityField: Send {
     /// What [`crate::store`] needs to write the field; `None` where it has no weights of its own
     /// (a Python callable, a TorchScript module).
     fn state(&self) -> Option<FieldState>;
+}
+
+impl Share for Box<dyn VelocityField> {
+    fn shallow_clone(&self) -> Self {
+        (**self).shallow_clone()
+    }
 }
 
 /// A field as plain data: a description and named tensors.

@@ -117,6 +117,12 @@ class TestErrors:
             done.stdout
         )
 
+    @pytest.mark.parametrize("shape", [(1 << 45,), (1 << 40, 3)])
+    def test_more_than_there_is_memory_for_is_an_error(self, shape):
+        with pytest.raises(exceptions.OutOfMemoryError, match="out of memory") as caught:
+            _core.normal(shape, 0)
+        assert isinstance(caught.value, MemoryError)
+
     @pytest.mark.probe
     def test_each_panic_is_reported_where_it_happened(self):
         with pytest.raises(exceptions.KoopflowError, match=r"a deliberate panic \(at .*probe\.rs:"):
