@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::array::{Array, ArrayKind};
 use super::door;
-use super::handle::{Share, Shared};
+use super::handle::Shared;
 use super::student::PyStudent;
 use super::velocity_field::PyVelocityField;
 use crate::error::{Error, Result};
@@ -15,7 +15,7 @@ use crate::python::door::PyMonitor;
 use crate::sampling;
 use crate::sampling::Source;
 use crate::spectrum::{Edit, Facts, LevelSpectrum, Sort, Spectrum};
-use crate::tensor::RandomSource;
+use crate::tensor::{RandomSource, Share};
 
 struct Measured {
     spectrum: Spectrum,
@@ -24,7 +24,7 @@ struct Measured {
 }
 
 impl Share for Measured {
-    fn share(&self) -> Self {
+    fn shallow_clone(&self) -> Self {
         Measured {
             spectrum: self.spectrum.shallow_clone(),
             student: self.student.shallow_clone(),
@@ -40,7 +40,7 @@ struct MeasuredLevels {
 }
 
 impl Share for MeasuredLevels {
-    fn share(&self) -> Self {
+    fn shallow_clone(&self) -> Self {
         MeasuredLevels { spectrum: self.spectrum.shallow_clone(), student: self.student.shallow_clone() }
     }
 }
