@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from . import _core, baselines, metrics
-from ._arrays import Array, as_batch, as_condition, checked_count, to_numpy
+from ._arrays import Array, as_batch, as_condition, checked_count, method_of, to_numpy
 from ._tables import text_table, to_frame
 from .exceptions import ArgumentError, DivergenceError, ShapeError
 from .metrics.errors import PATH_TIMES
@@ -266,6 +266,9 @@ def compare(
 def _models(methods: Sequence[str] | Mapping[str, Any] | None, *, images: bool) -> dict[str, Any]:
     """Functions in METHODS, or estimators, by name."""
     if isinstance(methods, Mapping):
+        for name, model in methods.items():
+            for method in ("fit", "sample"):
+                method_of(f"methods[{name!r}]", model, method)
         return dict(methods)
     if methods is None:
         left_out = ("koopflow, endpoint", *(() if images else IMAGES_ONLY))

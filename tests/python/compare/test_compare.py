@@ -16,7 +16,7 @@ from scipy.spatial.distance import cdist
 
 import koopflow
 from koopflow import Comparison, FlowTeacher, KoopmanDistiller, compare
-from koopflow.exceptions import ArgumentError, DivergenceError, ShapeError
+from koopflow.exceptions import ArgumentError, DivergenceError, NonFiniteError, ShapeError
 
 # koopflow.compare is the function.
 MODULE = importlib.import_module("koopflow.compare")
@@ -260,12 +260,18 @@ def test_progress_hears_of_every_method(gaussian):
     ("arguments", "kind", "words"),
     [
         ({"methods": ["koopflow", "magic"]}, ArgumentError, r"methods: .*got \['magic'\]"),
+        (
+            {"methods": {"mine": 3}},
+            TypeError,
+            r"methods\['mine'\]: expected a model with a method fit, got int",
+        ),
         ({"seconds": 0.0}, ArgumentError, "seconds: expected"),
         ({"seconds": float("nan")}, ArgumentError, "seconds: expected"),
         ({"n": 0}, ArgumentError, "n: expected"),
         ({"data": DATA[:, :1]}, ShapeError, r"data: .*shape \(2,\)"),
         ({"data": DATA[:4]}, ShapeError, "at least 8 samples"),
         ({"data": np.ones((20, 2))}, ArgumentError, "not all equal"),
+        ({"data": np.full((20, 2), np.nan)}, NonFiniteError, "data: 40 NaN"),
         ({"teacher": lambda t, x: x}, TypeError, "FlowTeacher"),
     ],
 )
