@@ -144,7 +144,7 @@ def main() -> None:
     rates = []
     for precision in ("float32", "bf16"):
         with koopflow.autocast(precision):
-            rates.append(steps_a_second(lambda steps: teach(steps).history, options))
+            rates.append(steps_a_second(lambda steps: teach(steps).history_, options))
     row("teacher", *(f"{rate:.2f}" for rate in rates), memory(options))
     for label, given in STUDENTS.items():
         rates = [

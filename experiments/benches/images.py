@@ -168,7 +168,7 @@ def compare(options: argparse.Namespace, seed: int, folder: Path) -> dict[str, d
         seed=seed,
         device=options.device,
     ).fit(judge.train, condition=judge.train_labels, progress=False)
-    say(f"  teacher: {teacher.history['steps']} steps in {teacher.history['seconds']:.0f} s")
+    say(f"  teacher: {teacher.history_['steps']} steps in {teacher.history_['seconds']:.0f} s")
     times = [0.25, 0.5, 0.75, 1.0]
     started = time.perf_counter()
     path = np.asarray(teacher.trajectory(judge.noise, times=[0.0, *times], condition=judge.labels))[1:]

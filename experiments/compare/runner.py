@@ -200,7 +200,7 @@ def _part(each: Problem, seed: int, settings: Settings, report: _Report) -> dict
     data, held_out = each.data(seed)
     options = {} if settings.teacher_steps is None else {"steps": settings.teacher_steps}
     teacher = each.teacher(data, seed, device=settings.device, **options).fit(data, progress=False)
-    _check_whole(teacher.history)
+    _check_whole(teacher.history_)
     reference = Reference.of(teacher, held_out, settings.n, seed)
     interval = teacher_interval(reference, seed)
     straight: tuple[Any, Reference, float] | None = None
@@ -217,7 +217,7 @@ def _part(each: Problem, seed: int, settings: Settings, report: _Report) -> dict
                 if straight is None:
                     before = time.perf_counter()
                     flow = reflow(teacher, pairs=settings.trajectories, seed=seed, progress=False, **options)
-                    _check_whole(flow.history)
+                    _check_whole(flow.history_)
                     straight = flow, reference.of_teacher(flow), time.perf_counter() - before
                 _, against, prepared = straight
                 files = Path(folder) / "reflowed.safetensors"

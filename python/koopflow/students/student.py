@@ -391,7 +391,7 @@ class FittedStudent(Parameters):
             For a defective dense generator, which has no modes.
         """
         if teacher is None:
-            teacher = getattr(self, "_teacher", None)
+            teacher = self._teacher
         student, field = self._fitted(), None if teacher is None else checked_teacher(teacher).field
         if student.feature_maps:
             return build_level_spectrum(student, field, condition=condition, n=n, seed=seed)

@@ -120,6 +120,20 @@ def test_wrong_checkpoint_options_are_named(gaussian, options):
         small().fit(gaussian, progress=False, **options)
 
 
+def test_places_of_files_are_looked_at_before_anything_is_trained(gaussian, tmp_path):
+    events = []
+    fit = {"progress": False, "callback": events.append}
+    lost = tmp_path / "no" / "such" / "folder" / "fit.safetensors"
+    for options in ({"checkpoint": lost}, {"trajectory_file": lost}):
+        with pytest.raises(FileNotFoundError, match=f"{next(iter(options))}: no folder .*folder"):
+            small().fit(gaussian, **fit, **options)
+    with pytest.raises(ArgumentError, match="checkpoint: expected a file, got the folder"):
+        small().fit(gaussian, checkpoint=tmp_path, **fit)
+    with pytest.raises(FileNotFoundError, match="checkpoint: no folder"):
+        FlowTeacher((2,), steps=2).fit(NOISE, checkpoint=lost, **fit)
+    assert events == []
+
+
 # --- real processes -------------------------------------------------------------------------------
 
 CHILD = textwrap.dedent(
