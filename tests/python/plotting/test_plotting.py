@@ -225,6 +225,25 @@ def test_spectral_pictures_draw_where_they_are_told(name, spec, images, ax, tmp_
         SPECTRAL[name](spec[:0])
 
 
+def test_modes_of_images_have_their_imaginary_part_on_the_right(images, ax):
+    spectrum = images[1]
+    plotting.modes(spectrum, ax=ax, columns=3)
+    canvas = np.ma.filled(ax.images[0].get_array(), np.nan)
+    # 4 x 4 pixels twice, two rows for the caption, a column and a row between pictures.
+    captions = [text.get_text() for text in ax.texts if ": " in text.get_text()]
+    assert canvas.shape == (1 + 7 * -(-len(captions) // 3), 1 + 10 * 3)
+    for index, caption in enumerate(captions):
+        mode = spectrum.modes[np.flatnonzero(spectrum.indices == int(caption.split(":")[0]))[0], 0]
+        top, left = 1 + index // 3 * 7 + 2, 1 + index % 3 * 10
+        largest = np.abs(mode).max()
+        np.testing.assert_allclose(canvas[top : top + 4, left : left + 4], mode.real / largest)
+        right = canvas[top : top + 4, left + 4 : left + 8]
+        if "±" in caption:
+            np.testing.assert_allclose(right, mode.imag / largest)
+        else:
+            assert np.isnan(right).all()
+
+
 def test_a_spectrum_that_is_not_the_flows_says_so_in_every_picture(spec):
     bad = spec[spec.spurious]
     assert bad.caveat
