@@ -209,8 +209,9 @@ def train_teacher(
     """Conditional flow matching on data ``[N, *event]`` (Lipman et al. 2210.02747, Tong et al. 2302.00482).
 
     ``config`` is JSON in the form of :func:`teacher_defaults`, possibly a part of it. The second
-    result is a JSON history ``{"steps", "seconds", "stopped", "config", "loss": [[step, loss], ...]}``, where
-    stopped is ``"completed"``, ``"interrupted"`` or ``"budget"``. ``noise`` ``[N, *event]`` is that of each
+    result is a JSON history ``{"steps", "seconds", "stopped", "config", "loss": [[step, loss], ...],
+    "skipped_steps", "restarts", "notes"}``, where stopped is ``"completed"``, ``"interrupted"``, ``"budget"`` or
+    ``"diverged"``: the last good field is answered then. ``noise`` ``[N, *event]`` is that of each
     row where the coupling is ``"given"``. Files as in :meth:`Student.distill`.
     """
 

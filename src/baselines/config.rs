@@ -107,7 +107,7 @@ impl Default for KdmWeights {
 #[serde(remote = "Self")]
 pub struct BaselineConfig {
     pub method: Method,
-    /// Size of a KDM's latents.
+    /// Size of a KDM's latents; `None` is that of a student's observables.
     pub observables: Option<i64>,
     /// Weights of a KDM's loss.
     pub weights: KdmWeights,

@@ -1,4 +1,4 @@
-//! Reading a baseline off: data from noise, and the path where there is one.
+//! Sampling a baseline: data from noise and, for methods that have one, the path between them.
 
 use tch::Tensor;
 

@@ -8,7 +8,7 @@ use crate::data::{Pairs, Points, Trajectories};
 use crate::tensor::RandomSource;
 use crate::velocity::VelocityField;
 
-/// Where points come from; each draw is a pure function of the source's seed and the step.
+/// What training points are drawn from; each draw is a pure function of the source's seed and the step.
 pub struct Source<'a> {
     pub teacher: &'a dyn VelocityField,
     pub trajectories: &'a Trajectories,

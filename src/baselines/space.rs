@@ -12,19 +12,19 @@ pub struct Space {
 }
 
 impl Space {
-    /// Without scales, until they are set.
+    /// A space whose scales are 1 until they are set.
     pub(super) fn identity(dimension: i64, table_times: i64, kind: Kind, device: Device) -> Self {
         Space { coordinates: InputCoordinates::identity(dimension, table_times, kind, device) }
     }
 
-    /// Times, flat states and what else there is, side by side: t `[B]`, x `[B, d]`, `others` `[B, n]` each.
+    /// The networks' inputs, concatenated: times, flat states and all else: t `[B]`, x `[B, d]`, `others` `[B, n]` each.
     pub fn see(&self, t: &Tensor, x: &Tensor, others: &[Option<&Tensor>]) -> Tensor {
         let mut parts = vec![self.coordinates.forward(t, x)];
         parts.extend(others.iter().flatten().map(|other| other.shallow_clone()));
         Tensor::cat(&parts, 1)
     }
 
-    /// The same of states at one time for all.
+    /// [`Space::see`] with one time for all states.
     pub fn see_at(&self, time: f64, x: &Tensor, condition: Option<&Tensor>) -> Tensor {
         let t = Tensor::full([x.size()[0]], time, (x.kind(), x.device()));
         self.see(&t, x, &[condition])

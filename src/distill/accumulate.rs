@@ -1,4 +1,4 @@
-//! One step's gradient, in as many micro-batches as memory asks for.
+//! Gradient accumulation: one step's gradient, summed over micro-batches.
 
 use std::panic::{self, AssertUnwindSafe};
 
@@ -162,8 +162,8 @@ fn differentiate(
     Ok(Some((gradient, terms)))
 }
 
-/// `work`, with a failure for want of memory told apart. tch's operators answer with an error or panic,
-/// by the operator.
+/// What `work` answers, or `None` if it ran out of memory. Some of tch's operators report that as an error, others
+/// panic.
 pub(super) fn out_of_memory<T>(work: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
     // with_grad: a panic inside tch::no_grad would leave gradients off for the next attempt.
     match panic::catch_unwind(AssertUnwindSafe(|| tch::with_grad(work))) {
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_told_apart_from_other_failures() {
+    fn running_out_of_memory_is_no_other_failure() {
         let raise = |text: &str| Err::<(), _>(Error::Torch(text.into()));
         assert!(out_of_memory(|| raise("CUDA out of memory. Tried to allocate")).unwrap().is_none());
         assert!(out_of_memory(|| raise("shapes do not fit")).is_err());

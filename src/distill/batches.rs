@@ -13,7 +13,7 @@ use crate::nets::InputCoordinates;
 use crate::tensor::{parse_device, parse_dtype, RandomSource};
 use crate::velocity::VelocityField;
 
-/// Where batches come from.
+/// What batches are drawn from.
 pub struct TrainingData {
     /// Present where a term needs the flow solved, or consistency has no data to start from.
     pub trajectories: Option<Trajectories>,

@@ -78,7 +78,7 @@ impl HeldOut {
     }
 }
 
-/// Judges students by what was kept out of training; the teacher is asked once, not at each look.
+/// Measures students on what was kept out of training. The teacher is evaluated once, not at every measurement.
 pub enum Evaluator {
     Trajectories(HeldOutPaths),
     /// Points of the probability path and the teacher's velocity there, `[H, d]`.
@@ -89,14 +89,15 @@ pub enum Evaluator {
 pub struct HeldOutPaths {
     /// `[H, T, d]`.
     states: Tensor,
-    /// As the student takes it.
+    /// Condition in the form that the student takes.
     condition: Option<Tensor>,
     /// One over the summed variance of noise and of data.
     noise_precision: f64,
     data_precision: f64,
     /// Time indices along the path, and the velocities there: `[H, d]` each.
     velocities: Vec<(i64, Tensor)>,
-    /// Whether paths and inversion are part of the score: what no term asks for is noise there.
+    /// Whether paths and inversion are part of the score. An error that no term of the loss lowers would only add
+    /// noise to it.
     follows: bool,
     inverts: bool,
 }

@@ -7,7 +7,7 @@ use crate::koopman::Student;
 use crate::nets::InputCoordinates;
 use crate::velocity::{FieldDescription, VelocityField};
 
-/// Where a student keeps U-Nets, or halves of them.
+/// Prefixes of a student's parameters that belong to a U-Net, or to half of one.
 const PLACES: [&str; 3] = ["forward.", "backward.", "readout."];
 
 /// Copies the weights of the teacher's U-Net to those of the student's parts that have the same name and shape: all
@@ -51,7 +51,7 @@ pub fn begin_as(student: &mut Student, teacher: &dyn VelocityField) -> Result<()
         let current = own.iter().find(|(own, _)| own == name).map(|(_, tensor)| tensor);
         match (theirs(name), current) {
             (Some(tensor), Some(current)) if tensor.size() == current.size() => Ok(tensor.shallow_clone()),
-            // The teacher has no skip beside its network.
+            // The teacher has no skip connection around its network.
             (_, Some(current)) if name.ends_with(".skip") => Ok(current.zeros_like()),
             (_, Some(current)) => Ok(current.shallow_clone()),
             (_, None) => Err(Error::Internal(anyhow::anyhow!("a parameter without a value: {name}"))),

@@ -16,7 +16,7 @@ pub enum Objective {
     /// 2210.02747).
     #[default]
     FlowMatching,
-    /// One straight line to the end of a segment from wherever in it one starts.
+    /// One straight line from any point of a segment to the segment's end.
     Consistency(Consistency),
 }
 
@@ -34,11 +34,11 @@ pub enum Objective {
 pub struct Consistency {
     /// Equal segments of [0, 1], 1 to 64: as many Euler steps as sampling takes.
     pub segments: i64,
-    /// From t to r, in (0, 1 / segments).
+    /// Time from t to r, in (0, 1 / segments).
     pub delta: f64,
-    /// Of the second term, at least 0.
+    /// Weight of the second term, at least 0.
     pub alpha: f64,
-    /// Share of a segment, in (0, 1].
+    /// Share of a segment from which on the pair's own point stands for f', in (0, 1].
     pub boundary: f64,
     /// Share of the steps for which the boundary is 0, in [0, 1).
     pub anchoring: f64,
@@ -105,7 +105,7 @@ pub(super) struct Pairs {
 pub(super) struct Loss<'a> {
     objective: Objective,
     field: &'a NetworkField,
-    /// Where the averaged weights are evaluated.
+    /// A second network, which holds the averaged weights.
     average: Option<NetworkField>,
 }
 

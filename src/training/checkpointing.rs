@@ -7,16 +7,16 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
-/// Where and how often training writes its state. Whatever ends training writes it once more. The file is
-/// at any moment a whole model, the best so far.
+/// The file into which training writes its state, and how often. It is written once more when training ends, for
+/// any reason, and always holds a whole model, the best one so far.
 #[derive(Debug, Clone, Default)]
 pub struct Checkpointing {
     pub file: PathBuf,
     /// Steps between two files.
     pub every_steps: Option<u64>,
-    /// Seconds between two files; 600 where `every_steps` is open too.
+    /// Seconds between two files; 600 if `every_steps` is open too.
     pub every_seconds: Option<f64>,
-    /// Stored beside the model, for the caller's own use: a JSON object.
+    /// A JSON object for the caller's own use, kept with the model.
     pub header: Value,
 }
 

@@ -2,17 +2,11 @@
 
 use std::panic::{self, AssertUnwindSafe};
 
-use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::{
-    clip_norm, Adam, Average, Budget, Checkpointing, LossScale, Schedule, Stopped, TrainingOptions,
-    UpdateCounts,
-};
+use super::{clip_norm, Checkpointing, State, Stopped, TrainingOptions};
 use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Progress};
-use crate::nets::Parameters;
-use crate::tensor::finite_or_divergence;
 
 /// Steps in a row without a finite gradient that count as a divergence.
 const SKIPPED_LIMIT: u64 = 10;
@@ -23,150 +17,6 @@ const BLOW_UP: f64 = 100.0;
 /// Steps between two states that a training without a metric may go back to. Also the most flags that are left on
 /// the device, before they are read.
 const KEEP_EVERY: u64 = 50;
-
-/// Something that a person should read: a smaller micro-batch, a restart.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Note {
-    pub step: u64,
-    pub text: String,
-}
-
-/// Everything that the loop knows of a run that is neither a tensor nor an option; a training file keeps it.
-///
-/// Defaults are for the files of teachers from before teachers skipped steps and restarted.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Ledger {
-    /// Steps done, skipped ones included.
-    pub step: u64,
-    #[serde(default)]
-    pub schedule: Schedule,
-    #[serde(default = "LossScale::off")]
-    pub scale: LossScale,
-    /// The step whose parameters were best; 0 is the untrained model.
-    #[serde(default)]
-    pub best_step: u64,
-    /// The metric of the best state; `None` before there is a finite one.
-    #[serde(default)]
-    pub best: Option<f64>,
-    /// Evaluations since the best.
-    #[serde(default)]
-    pub stale: u64,
-    /// Steps whose loss or gradient was not finite: nothing was learnt from them.
-    #[serde(default)]
-    pub skipped_steps: u64,
-    /// Skipped steps in a row.
-    #[serde(default)]
-    pub consecutive: u64,
-    /// Returns to the best state after a divergence.
-    #[serde(default)]
-    pub restarts: u64,
-    pub seconds: f64,
-    /// When the first step began, on the clock of `seconds`.
-    #[serde(default)]
-    pub began: f64,
-    pub optimiser_steps: i32,
-    pub average_updates: u64,
-    #[serde(default)]
-    pub notes: Vec<Note>,
-}
-
-impl Ledger {
-    /// A run that begins now.
-    pub fn new(schedule: Schedule) -> Self {
-        Ledger {
-            step: 0,
-            schedule,
-            scale: LossScale::off(),
-            best_step: 0,
-            best: None,
-            stale: 0,
-            skipped_steps: 0,
-            consecutive: 0,
-            restarts: 0,
-            seconds: 0.0,
-            began: 0.0,
-            optimiser_steps: 0,
-            average_updates: 0,
-            notes: Vec::new(),
-        }
-    }
-}
-
-/// A model in training.
-pub struct State<'a> {
-    pub parameters: &'a Parameters,
-    pub optimiser: Adam,
-    pub average: Option<Average>,
-    /// The parameters that a diverging training goes back to, and what it keeps: those of the lowest metric, or
-    /// the last ones whose step was finite.
-    pub best: Tensor,
-    pub ledger: Ledger,
-    pub budget: Budget,
-}
-
-impl State<'_> {
-    /// The averaged parameters, or the last ones where nothing is averaged.
-    ///
-    /// # Errors
-    /// An internal error before the parameters are packed.
-    pub fn current(&self) -> Result<Tensor> {
-        match &self.average {
-            Some(average) => Ok(average.value().shallow_clone()),
-            None => self.parameters.flat(),
-        }
-    }
-
-    /// The share of the steps that is behind.
-    pub fn done(&self) -> f64 {
-        self.ledger.step as f64 / self.budget.steps as f64
-    }
-
-    /// The share of the budget that is spent, of the steps or of the seconds since the first step, whichever is
-    /// larger. The learning rate follows it, so that a run that the clock ends still ends with a small rate.
-    pub fn spent(&self) -> f64 {
-        let by_clock = self.budget.max_seconds.map_or(0.0, |limit| {
-            (self.budget.seconds() - self.ledger.began) / (limit - self.ledger.began).max(1e-9)
-        });
-        by_clock.max(self.done())
-    }
-
-    /// The learning rate of the next step.
-    fn rate(&self) -> f64 {
-        self.ledger.schedule.rate(self.ledger.step, self.spent())
-    }
-
-    /// Writes down something that a person should read, and tells the monitor.
-    ///
-    /// # Errors
-    /// Whatever the monitor raises.
-    pub fn note(&mut self, stage: &'static str, text: String, monitor: &mut dyn Monitor) -> Result<()> {
-        self.ledger.notes.push(Note { step: self.ledger.step, text: text.clone() });
-        monitor.note(&self.progress(stage, self.budget.steps), &text)
-    }
-
-    fn progress(&self, stage: &'static str, total: u64) -> Progress {
-        let (step, seconds) = (self.ledger.step, self.budget.seconds());
-        Progress { stage, step, total, seconds, values: Vec::new() }
-    }
-
-    /// Makes the parameters those of the average.
-    ///
-    /// # Errors
-    /// [`Error::Divergence`] where they are not finite.
-    pub fn keep_average(&self) -> Result<()> {
-        let current = self.current()?;
-        tch::no_grad(|| self.parameters.flat()?.f_copy_(&current).map_err(Error::from))?;
-        finite_or_divergence(&current, "weights")
-    }
-
-    /// The ledger, with what lives elsewhere filled in: what a file keeps.
-    pub fn closed_ledger(&self) -> Ledger {
-        let UpdateCounts { optimiser_steps, average_updates } =
-            UpdateCounts::of(&self.optimiser, self.average.as_ref());
-        let seconds = self.budget.seconds();
-        Ledger { seconds, optimiser_steps, average_updates, ..self.ledger.clone() }
-    }
-}
 
 /// The gradient of one step.
 pub struct Gradient {
@@ -565,7 +415,8 @@ mod tests {
 
     use super::*;
     use crate::monitor::Silent;
-    use crate::training::{Optimizer, ScheduleKind};
+    use crate::nets::Parameters;
+    use crate::training::{Adam, Average, Budget, Ledger, Note, Optimizer, Schedule, ScheduleKind};
 
     /// Descends |x - 3|², with steps that go wrong as they are told.
     struct Toy<'a> {

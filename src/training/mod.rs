@@ -11,6 +11,7 @@ mod options;
 mod resume;
 mod scale;
 mod schedule;
+mod state;
 
 use serde::{Deserialize, Serialize};
 
@@ -21,10 +22,11 @@ pub use checkpointing::{check_same_options, Checkpointing};
 pub use loss_log::{LossLog, LossState};
 pub use options::{check_positive, deserialize, JsonOptions, OptionError, TrainingOptions};
 pub(crate) use options::{decided, json_options};
-pub use r#loop::{Gradient, Ledger, Look, Loop, Note, State, Step};
+pub use r#loop::{Gradient, Look, Loop, Step};
 pub use resume::{save_training, TrainingFile, UpdateCounts};
 pub use scale::LossScale;
 pub use schedule::{Schedule, ScheduleKind};
+pub use state::{Ledger, Note, State};
 
 /// Why a training loop ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -30,7 +30,7 @@ pub struct Objective<'a> {
     pub weights: Weights,
     pub scaling: Scaling,
     pub teacher: &'a dyn VelocityField,
-    /// Of the term of that name.
+    /// The distance that the term `feature_distance` measures.
     pub feature_distance: Option<&'a dyn FeatureDistance>,
 }
 
@@ -154,7 +154,7 @@ impl Objective<'_> {
     }
 }
 
-/// The terms that share no encoding with the others, so that they can be formed beside them: those that begin
+/// The terms that share no encoding with the others, so that they can be formed at the same time: those that begin
 /// at data, and consistency.
 pub(in crate::distill) struct SideTerms {
     weights: Weights,
@@ -258,11 +258,11 @@ fn decode(student: &Student, groups: &[Group]) -> Result<Vec<Tensor>> {
     Ok(student.decode_after(&g, &tau)?.split_with_sizes(&lengths, 0))
 }
 
-/// One in so many of the noise samples is re-encoded, shared among the encodings.
+/// One in this many noise samples is re-encoded, shared among the encodings.
 const RE_ENCODED_SHARE: i64 = 2;
 
-/// From where the student's own sampler of `steps` steps encodes anew to the teacher's endpoint. These states
-/// are taken as given: what is learnt is to go on from them. (Differentiating through the whole sampler
+/// Pairs that lead from the states at which the student's own sampler of `steps` steps encodes anew to the teacher's
+/// endpoint. These states are taken as given: what is learnt is to go on from them. (Differentiating through the whole sampler
 /// costs several plain steps; pushing forward one step is Brandstetter et al., 2202.03376.)
 fn re_encoded(student: &Student, pairs: &Pairs, steps: i64) -> Result<Pairs> {
     let _guard = tch::no_grad_guard();

@@ -32,16 +32,16 @@ pub struct FlowPoints {
     pub x: Tensor,
     /// `[B, d]`.
     pub velocity: Tensor,
-    /// As the student takes it, `[B, c]`.
+    /// Condition in the form that the student takes, `[B, c]`.
     pub condition: Option<Tensor>,
 }
 
 /// Two states of each of `B` trajectories, and what their errors weigh.
 #[derive(Debug)]
 pub struct StatePairs {
-    /// `[B]`, where it is encoded.
+    /// Time at which it is encoded, `[B]`.
     pub s: Tensor,
-    /// `[B]`, where it is decoded.
+    /// Time at which it is decoded, `[B]`.
     pub t: Tensor,
     /// `[B, d]`.
     pub x_s: Tensor,
@@ -51,7 +51,7 @@ pub struct StatePairs {
     pub weight: Tensor,
     /// Which lift encodes.
     pub direction: Direction,
-    /// As the student takes it, `[B, c]`.
+    /// Condition in the form that the student takes, `[B, c]`.
     pub condition: Option<Tensor>,
 }
 
