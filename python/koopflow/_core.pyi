@@ -210,9 +210,9 @@ def train_teacher(
 
     ``config`` is JSON in the form of :func:`teacher_defaults`, possibly a part of it. The second
     result is a JSON history ``{"steps", "seconds", "stopped", "config", "loss": [[step, loss], ...],
-    "skipped_steps", "restarts", "notes"}``, where stopped is ``"completed"``, ``"interrupted"``, ``"budget"`` or
-    ``"diverged"``: the last good field is answered then. ``noise`` ``[N, *event]`` is that of each
-    row where the coupling is ``"given"``. Files as in :meth:`Student.distill`.
+    "skipped_steps", "restarts", "notes"}``, where stopped is ``"completed"``, ``"interrupted"``, ``"budget"``
+    or ``"diverged"``: the last good field is answered then. ``noise`` ``[N, *event]`` is that of each row
+    where the coupling is ``"given"``. Files as in :meth:`Student.distill`.
     """
 
 def teacher_defaults() -> str:
