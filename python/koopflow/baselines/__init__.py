@@ -9,9 +9,8 @@ budget (:class:`TrainedBaseline`). :class:`ConsistencyFlow` is trained on data; 
 
 from ._baseline import Baseline, load
 from .consistency_flow import ConsistencyFlow
-from .mean_velocity import MeanVelocity
 from .ode_solver import OdeSolver, StraightLine
-from .trained import KDM, PlainNetwork, TrainedBaseline
+from .trained import KDM, MeanVelocity, PlainNetwork, TrainedBaseline
 
 __all__ = [
     "KDM",

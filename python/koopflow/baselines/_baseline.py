@@ -15,6 +15,7 @@ from .._arrays import Array, as_condition, noise_or
 from .._ending import tell_ending
 from .._parameters import Parameters
 from ..exceptions import ArgumentError, CheckpointError, NotFittedError
+from ..options import to_json
 from ..progress import ProgressFunction
 from ..teachers.flow import Flow, checked_teacher
 
@@ -33,10 +34,8 @@ class Baseline(Parameters, ABC):
 
     Attributes
     ----------
-    has_path : bool
-        Whether there is a ``sample_path``.
-    has_inverse : bool
-        Whether there is an ``invert``.
+    has_path, has_inverse : bool
+        Whether there is a ``sample_path``, and an ``invert``.
     event_shape_ : tuple of int
         Shape of one sample.
     history_ : dict
@@ -50,6 +49,8 @@ class Baseline(Parameters, ABC):
     has_inverse: ClassVar[bool] = False
     event_shape_: tuple[int, ...]
     history_: dict[str, Any]
+    # What samples are made with: a Flow, unless a subclass says otherwise.
+    _model: Any = None
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
@@ -67,6 +68,9 @@ class Baseline(Parameters, ABC):
     ) -> Self:
         """Distil a teacher, or keep it.
 
+        Ctrl-C ends training early: what was learnt so far is kept, a warning says so, and
+        ``history_["stopped"]`` is ``"interrupted"``.
+
         Parameters
         ----------
         teacher : FlowTeacher
@@ -78,18 +82,8 @@ class Baseline(Parameters, ABC):
             For a conditional teacher: labels ``[P]`` or vectors ``[P, dim]`` that trajectories draw from, by
             default every class equally often, or the vectors that the teacher was trained with. Given with
             ``data``: the label or vector of each row.
-        trajectory_file : path, optional
-            File that keeps solved trajectories, as in :meth:`koopflow.KoopmanDistiller.fit`.
-        refresh : bool, default False
-            Whether to solve the trajectories of that file anew.
-        progress : bool or callable, default True
-            Progress bar, silence, or a function to call: see :mod:`koopflow.progress`.
-
-        Returns
-        -------
-        Baseline
-            Itself. Ctrl-C ends training early: what was learnt so far is kept, a warning says so, and
-            ``history_["stopped"]`` is ``"interrupted"``.
+        trajectory_file, refresh, progress
+            As in :meth:`koopflow.KoopmanDistiller.fit`.
 
         Raises
         ------
@@ -116,17 +110,15 @@ class Baseline(Parameters, ABC):
         return self
 
     @abstractmethod
-    def _fit(
-        self,
-        teacher: Flow,
-        *,
-        data: Array | None,
-        condition: Array | None,
-        trajectory_file: str | None,
-        refresh: bool,
-        progress: bool | ProgressFunction,
-    ) -> None:
-        """Set ``event_shape_`` and ``history_``, and whatever samples are made with."""
+    def _fit(self, teacher: Flow, *, data: Any, condition: Any, progress: Any, **file: Any) -> None:
+        """Train, with the arguments of ``fit``, and adopt what samples are made with."""
+
+    def _adopt(self, model: Any, event_shape: Sequence[int], history: dict[str, Any]) -> Self:
+        # Where no trajectories are solved, a teacher is never evaluated.
+        nothing = {"trajectory_seconds": 0.0, "trajectories": 0, "teacher_evaluations": 0}
+        self._model, self.event_shape_ = model, tuple(event_shape)
+        self.history_ = {**nothing, **history}
+        return self
 
     def sample(
         self,
@@ -137,7 +129,7 @@ class Baseline(Parameters, ABC):
         seed: int = 0,
         condition: Array | None = None,
     ) -> Array:
-        """Data from noise.
+        """Data from noise, ``[B, *event]``: of the kind of ``x0``, NumPy for fresh samples.
 
         Parameters
         ----------
@@ -153,11 +145,6 @@ class Baseline(Parameters, ABC):
         condition : array, optional
             Labels ``[B]`` or vectors ``[B, dim]`` for a conditional teacher.
 
-        Returns
-        -------
-        array, ``[B, *event]``
-            Of the kind of ``x0``; NumPy for fresh samples.
-
         Raises
         ------
         ArgumentError
@@ -170,38 +157,39 @@ class Baseline(Parameters, ABC):
         """Data of noise ``[B, *event]``."""
 
     @property
-    @abstractmethod
     def evaluations(self) -> int:
         """Number of batched evaluations of the sampler's network so far (NFE): its own, or the teacher's."""
+        return int(self._fitted().evaluations)
 
     @property
-    @abstractmethod
     def parameter_count(self) -> int:
         """Number of trainable values behind the samples, including those that only training needs; 0 where
         koopflow does not own them."""
+        tensors = self._fitted().field.tensors()
+        return sum(tensor.numel() for name, tensor in tensors if name.startswith("network."))
 
-    @abstractmethod
     def save(self, path: str | PathLike[str]) -> None:
         """Write everything to one safetensors file, atomically.
 
-        Raises
-        ------
-        TeacherError
-            Where that takes an attached teacher's code and weights, which are not koopflow's to write.
+        Raises ``TeacherError`` where that takes an attached teacher's code and weights, which are not
+        koopflow's to write.
         """
+        self._fitted().field.save(fspath(path), to_json(self._facts()))
 
     @classmethod
     def load(cls, path: str | PathLike[str], *, device: str = "cpu") -> Self:
         """Read what :meth:`save` wrote.
 
-        Raises
-        ------
-        FileNotFoundError
-            When there is no such file.
-        CheckpointError
-            When the file is not a whole koopflow file of such a baseline.
+        Raises ``FileNotFoundError`` without a file, and ``CheckpointError`` for anything but a whole koopflow
+        file of such a baseline.
         """
-        kind, written = _described(path)
+        thing, text = _core.describe_file(fspath(path))
+        described = json.loads(text).get("baseline")
+        if not isinstance(described, dict):
+            raise CheckpointError(f"{fspath(path)}: holds a {thing}, expected a baseline")
+        kind, written = _kinds.get(str(described.get("kind"))), described.get("options")
+        if kind is None or not isinstance(written, dict):
+            raise CheckpointError(f"{fspath(path)}: holds a baseline that this koopflow does not know")
         if not issubclass(kind, cls):
             raise CheckpointError(
                 f"{fspath(path)}: holds a baseline {kind.__name__}, expected {cls.__name__}"
@@ -218,15 +206,16 @@ class Baseline(Parameters, ABC):
         return {"baseline": {"kind": type(self).__name__, "options": self._written()}}
 
     def _noise(self, x0: Array | None, n: int | None, seed: int) -> Array:
-        if not hasattr(self, "event_shape_"):
-            raise self._unfitted()
+        self._fitted()
         return noise_or(x0, n, self.event_shape_, seed)
 
-    def _unfitted(self) -> NotFittedError:
-        return NotFittedError(f"this {type(self).__name__} is not fitted yet: call fit(teacher) first")
+    def _fitted(self) -> Any:
+        if self._model is None:
+            raise NotFittedError(f"this {type(self).__name__} is not fitted yet: call fit(teacher) first")
+        return self._model
 
     def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "event_shape_")
+        return self._model is not None
 
 
 class PathBaseline(Baseline):
@@ -243,23 +232,16 @@ class PathBaseline(Baseline):
         seed: int = 0,
         condition: Array | None = None,
     ) -> Array:
-        """States along the path from noise.
+        """States along the path from noise, ``[len(times), B, *event]``.
 
         Parameters
         ----------
         x0 : array, ``[B, *event]``, or int, optional
             Noise to start from; an integer counts fresh samples, as ``n`` does.
-        n : int, optional
-            Number of fresh samples.
         times : sequence of float
             Times in [0, 1], in any order; 0 is noise and 1 is data.
-        seed, condition
+        n, seed, condition
             As in :meth:`sample`.
-
-        Returns
-        -------
-        array, ``[len(times), B, *event]``
-            Of the kind of ``x0``; NumPy for fresh samples.
         """
         if isinstance(x0, int | np.integer):
             n, x0 = int(x0), None
@@ -288,15 +270,3 @@ def load(path: str | PathLike[str], *, device: str = "cpu") -> Baseline:
     OdeSolver(steps=2)
     """
     return Baseline.load(path, device=device)
-
-
-def _described(path: str | PathLike[str]) -> tuple[type[Baseline], dict[str, Any]]:
-    """The class that a file says it holds, and the parameters that it was made with."""
-    thing, text = _core.describe_file(fspath(path))
-    described = json.loads(text).get("baseline")
-    if not isinstance(described, dict):
-        raise CheckpointError(f"{fspath(path)}: holds a {thing}, expected a baseline")
-    kind, written = _kinds.get(str(described.get("kind"))), described.get("options")
-    if kind is None or not isinstance(written, dict):
-        raise CheckpointError(f"{fspath(path)}: holds a baseline that this koopflow does not know")
-    return kind, written

@@ -13,7 +13,7 @@ from .._arrays import Array, as_batch, as_condition
 from .._conditioning import Conditioning
 from ..exceptions import ArgumentError, ShapeError
 from ..options import Options, Training, UNet, to_json
-from ..progress import ProgressFunction, ProgressMeter
+from ..progress import ProgressMeter
 from ..teachers.flow import Flow
 from ..teachers.teacher import FlowTeacher
 from ._baseline import Baseline
@@ -33,7 +33,8 @@ class ConsistencyFlow(Baseline):
     segment ends, training minimises ``|f(t, x_t) - f'(r, x_r)|^2 + alpha |v(t, x_t) - v'(r, x_r)|^2`` for two
     points of the same pair's line, r = t + delta; f' and v' are those of the averaged weights (Yang et al.
     2407.02398). From ``boundary`` on the data themselves take the place of f'. Sampling takes one Euler step
-    for each segment. Of the teacher only the data, the event shape and the kind of condition matter.
+    for each segment. Of the teacher only the data, the event shape and the kind of condition matter. What
+    this biased model loses on curved pairs is in docs/results.md.
 
     Parameters
     ----------
@@ -53,10 +54,6 @@ class ConsistencyFlow(Baseline):
     coupling, network, width, depth, batch_size, learning_rate, training, max_seconds, seed, device, dtype
         As in :class:`koopflow.FlowTeacher`.
 
-    Notes
-    -----
-    A biased model: what it loses on curved pairs is in docs/results.md.
-
     Examples
     --------
     >>> from koopflow import FlowTeacher, datasets
@@ -68,8 +65,6 @@ class ConsistencyFlow(Baseline):
     """
 
     _nested: ClassVar[Mapping[str, type[Options]]] = {"network": UNet, "training": Training}
-    # Holds the trained field; it teaches nobody.
-    _flow = None
 
     steps: int | None = None
     segments: int = 1
@@ -89,16 +84,7 @@ class ConsistencyFlow(Baseline):
     device: str = "cpu"
     dtype: str = "float32"
 
-    def _fit(
-        self,
-        teacher: Flow,
-        *,
-        data: Array | None,
-        condition: Array | None,
-        trajectory_file: str | None,
-        refresh: bool,
-        progress: bool | ProgressFunction,
-    ) -> None:
+    def _fit(self, teacher: Flow, *, data: Any, condition: Any, progress: Any, **file: Any) -> None:
         if data is None:
             known = teacher.training_data_
             if known is None:
@@ -120,38 +106,17 @@ class ConsistencyFlow(Baseline):
             flow._field, history = _core.train_teacher(
                 data, to_json(config), condition=as_condition(condition), monitor=meter.monitor
             )
-        self._adopt(flow, json.loads(history))
+        self._adopt(flow, shape, json.loads(history))
 
     def _ends(self, x0: Array, steps: int | None, condition: Array | None) -> Array:
         steps = self.segments if steps is None else steps
-        return self._fitted().sample(x0=x0, solver="euler", steps=steps, condition=condition)
+        return self._model.sample(x0=x0, solver="euler", steps=steps, condition=condition)
 
-    @property
-    def evaluations(self) -> int:
-        return self._fitted().evaluations
-
-    @property
-    def parameter_count(self) -> int:
-        return sum(tensor.numel() for tensor in self._fitted().state_dict().values())
-
-    def save(self, path: str | PathLike[str]) -> None:
-        self._fitted().field.save(fspath(path), to_json({**self._facts(), "history": self.history_}))
+    def _facts(self) -> dict[str, Any]:
+        return {**super()._facts(), "history": self.history_}
 
     @classmethod
     def _from_file(cls, path: str | PathLike[str], written: dict[str, Any], device: str) -> Self:
         weights, text = _core.VelocityField.load(fspath(path), device=device)
-        model = cls._read(path, written, device=weights.device)
-        model._adopt(FlowTeacher._around(weights), json.loads(text)["history"])
-        return model
-
-    def _adopt(self, flow: FlowTeacher, history: dict[str, Any]) -> None:
-        self._flow, self.event_shape_ = flow, flow.event_shape_
-        # No trajectories are solved, so a teacher is never evaluated.
-        nothing = {"trajectory_seconds": 0.0, "trajectories": 0, "teacher_evaluations": 0}
-        self.history_ = {**nothing, **history}
-
-    def _fitted(self) -> FlowTeacher:
-        flow: FlowTeacher | None = self._flow
-        if flow is None:
-            raise self._unfitted()
-        return flow
+        flow, history = FlowTeacher._around(weights), json.loads(text)["history"]
+        return cls._read(path, written, device=weights.device)._adopt(flow, flow.event_shape_, history)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass
-from os import PathLike, fspath
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,8 +12,6 @@ import torch
 
 from .._arrays import Array
 from ..exceptions import ArgumentError
-from ..options import to_json
-from ..progress import ProgressFunction
 from ..teachers.flow import Flow
 from ..teachers.teacher import FlowTeacher
 from ._baseline import PathBaseline
@@ -30,58 +28,41 @@ class TeachersOwn(PathBaseline):
     Its file is a teacher's file whose header also has the baseline's parameters.
     """
 
-    _teacher: Flow | None = None
+    def _fit(self, teacher: Flow, *, data: Any, condition: Any, progress: Any, **file: Any) -> None:
+        self._solver()
+        history = {"steps": 0, "seconds": 0.0, "stopped": "completed", "loss": []}
+        self._adopt(teacher, teacher.event_shape_, history)
 
-    def _fit(
-        self,
-        teacher: Flow,
-        *,
-        data: Array | None,
-        condition: Array | None,
-        trajectory_file: str | None,
-        refresh: bool,
-        progress: bool | ProgressFunction,
-    ) -> None:
-        self._check()
-        self._teacher, self.event_shape_ = teacher, tuple(teacher.field.event_shape)
-        counts = dict.fromkeys(("steps", "trajectories", "teacher_evaluations"), 0)
-        seconds = dict.fromkeys(("seconds", "trajectory_seconds"), 0.0)
-        self.history_ = {**counts, **seconds, "stopped": "completed", "loss": []}
+    def _solver(self) -> dict[str, Any]:
+        """Options of the teacher's solver. Raises ``ArgumentError`` for those out of their ranges."""
+        return {}
 
-    def _check(self) -> None:
-        """Raises ``ArgumentError`` for options out of their ranges."""
+    def _grid(self, times: list[float]) -> list[float]:
+        """Rising times from 0 to 1; between the states there the path is straight."""
+        return [0.0, 1.0]
 
     def _ends(self, x0: Array, steps: int | None, condition: Array | None) -> Array:
         if steps is not None:
             raise ArgumentError(f"steps: a {type(self).__name__} has those of its constructor, got {steps!r}")
-        return self._solved(x0, condition)
+        return self._model.sample(x0=x0, condition=condition, **self._solver())
 
-    def _solved(self, x0: Array, condition: Array | None) -> Array:
-        """The teacher's endpoints."""
-        return self._kept().sample(x0=x0, condition=condition)
+    def _path(self, x0: Array, times: list[float], condition: Array | None) -> Array:
+        grid = self._grid(times)
+        states = self._model.trajectory(x0, times=grid, condition=condition, **self._solver())
+        path = []
+        for t in times:
+            right = max(1, bisect_left(grid, t))
+            weight = (t - grid[right - 1]) / (grid[right] - grid[right - 1])
+            path.append(states[right - 1] + weight * (states[right] - states[right - 1]))
+        return torch.stack(path) if isinstance(states, torch.Tensor) else np.stack(path)
 
-    @property
-    def evaluations(self) -> int:
-        return self._kept().evaluations
-
-    @property
-    def parameter_count(self) -> int:
-        tensors = self._kept().field.tensors()
-        return sum(tensor.numel() for name, tensor in tensors if name.startswith("network."))
-
-    def save(self, path: str | PathLike[str]) -> None:
-        teacher = self._kept()
-        header = teacher._header() if isinstance(teacher, FlowTeacher) else {}
-        teacher.field.save(fspath(path), to_json({**header, **self._facts()}))
+    def _facts(self) -> dict[str, Any]:
+        header = self._model._header() if isinstance(self._model, FlowTeacher) else {}
+        return {**header, **super()._facts()}
 
     @classmethod
     def _from_file(cls, path: str | PathLike[str], written: dict[str, Any], device: str) -> Self:
         return cls._read(path, written).fit(FlowTeacher.load(path, device=device))
-
-    def _kept(self) -> Flow:
-        if self._teacher is None:
-            raise self._unfitted()
-        return self._teacher
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -112,28 +93,17 @@ class OdeSolver(TeachersOwn):
     solver: str = "euler"
     steps: int = 4
 
-    def _check(self) -> None:
+    def _solver(self) -> dict[str, Any]:
         if self.solver not in SOLVERS:
             raise ArgumentError(f"solver: expected one of {', '.join(SOLVERS)}, got {self.solver!r}")
         if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 1:
             raise ArgumentError(f"steps: expected an integer of at least 1, got {self.steps!r}")
+        return {"solver": self.solver, "steps": self.steps}
 
-    def _solved(self, x0: Array, condition: Array | None) -> Array:
-        return self._kept().sample(x0=x0, solver=self.solver, steps=self.steps, condition=condition)
-
-    def _path(self, x0: Array, times: list[float], condition: Array | None) -> Array:
-        grid = [step / self.steps for step in range(self.steps + 1)]
+    def _grid(self, times: list[float]) -> list[float]:
         if self.solver == "dopri5":
-            grid = sorted({0.0, 1.0, *times})
-        states = self._kept().trajectory(
-            x0, times=grid, solver=self.solver, steps=self.steps, condition=condition
-        )
-        path = []
-        for t in times:
-            right = max(1, bisect_left(grid, t))
-            weight = (t - grid[right - 1]) / (grid[right] - grid[right - 1])
-            path.append(states[right - 1] + weight * (states[right] - states[right - 1]))
-        return torch.stack(path) if isinstance(states, torch.Tensor) else np.stack(path)
+            return sorted({0.0, 1.0, *times})
+        return [step / self.steps for step in range(self.steps + 1)]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -150,8 +120,3 @@ class StraightLine(TeachersOwn):
     <BLANKLINE>
            [[0.5, 1. ]]], dtype=float32)
     """
-
-    def _path(self, x0: Array, times: list[float], condition: Array | None) -> Array:
-        start, end = self._kept().trajectory(x0, times=[0.0, 1.0], condition=condition)
-        path = [start + t * (end - start) for t in times]
-        return torch.stack(path) if isinstance(end, torch.Tensor) else np.stack(path)

@@ -1,4 +1,4 @@
-"""Baselines whose networks the core trains on stored trajectories: a plain network, and a KDM."""
+"""Baselines whose networks the core trains on stored trajectories: a plain network, a KDM, a flow map."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .. import _core
 from .._arrays import Array
 from .._conditioning import Conditioning
 from ..options import SHARED_TRAINING, Options, Training, Trajectories, to_json
-from ..progress import ProgressFunction, ProgressMeter
+from ..progress import ProgressMeter
 from ..teachers.flow import Flow
-from ._baseline import Baseline
+from ._baseline import Baseline, PathBaseline
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -35,13 +35,12 @@ class TrainedBaseline(Baseline):
 
     Parameters
     ----------
-    width, depth : int, optional
-        Width and number of hidden layers of each network; those of a Koopman student by default.
+    width, depth, batch_size, seed, device, dtype
+        As in :class:`koopflow.KoopmanDistiller`, with a batch size of 256 by default. On a CPU and without
+        ``max_seconds`` the same seed gives the same student.
     steps : int, optional
         Number of training steps; by default chosen by the dimension of the data, or left to ``max_seconds``
         where that is given.
-    batch_size : int, optional
-        Number of rows in a step, 256 by default.
     learning_rate : float, optional
         Peak learning rate of a cosine schedule; chosen by the dimension of the data by default.
     training : Training, optional
@@ -53,18 +52,11 @@ class TrainedBaseline(Baseline):
         student by default.
     max_seconds : float, optional
         Time limit of the whole fit, trajectories included. The learning rate then follows the clock.
-    seed : int, default 0
-        Random seed. On a CPU and without ``max_seconds`` the same seed gives the same student.
-    device : str, default "cpu"
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"auto"``.
-    dtype : {"float32", "float64"}
-        Precision of weights and samples.
     """
 
     _nested: ClassVar[Mapping[str, type[Options]]] = {"training": Training, "trajectories": Trajectories}
     # The core's name of the method.
     _method: ClassVar[str]
-    _student = None
 
     width: int | None = None
     depth: int | None = None
@@ -78,29 +70,16 @@ class TrainedBaseline(Baseline):
     device: str = "cpu"
     dtype: str = "float32"
 
-    def _fit(
-        self,
-        teacher: Flow,
-        *,
-        data: Array | None,
-        condition: Array | None,
-        trajectory_file: str | None,
-        refresh: bool,
-        progress: bool | ProgressFunction,
-    ) -> None:
+    def _fit(self, teacher: Flow, *, data: Any, condition: Any, progress: Any, **file: Any) -> None:
         known = teacher.training_data_
         if condition is None and known is not None and Conditioning.of(teacher.field).dim is not None:
             condition = known.condition
         with ProgressMeter(progress=progress) as meter:
+            config = to_json({"method": self._method, **self._config()})
             student = _core.Baseline.fit(
-                teacher.field,
-                to_json({"method": self._method, **self._config()}),
-                condition=condition,
-                trajectory_file=trajectory_file,
-                refresh=refresh,
-                monitor=meter.monitor,
+                teacher.field, config, condition=condition, monitor=meter.monitor, **file
             )
-        self._adopt(student)
+        self._adopt(student, student.event_shape, json.loads(student.history))
 
     def _config(self) -> dict[str, Any]:
         """The options that are set, by the core's flat names."""
@@ -120,12 +99,8 @@ class TrainedBaseline(Baseline):
         return config
 
     @property
-    def evaluations(self) -> int:
-        return self._fitted().evaluations
-
-    @property
     def parameter_count(self) -> int:
-        return self._fitted().parameter_count
+        return int(self._fitted().parameter_count)
 
     def save(self, path: str | PathLike[str]) -> None:
         self._fitted().save(fspath(path), to_json(self._facts()))
@@ -134,22 +109,10 @@ class TrainedBaseline(Baseline):
     def _from_file(cls, path: str | PathLike[str], written: dict[str, Any], device: str) -> Self:
         student, _ = _core.Baseline.load(fspath(path), device=device)
         baseline = cls._read(path, written, device=student.device)
-        baseline._adopt(student)
-        return baseline
+        return baseline._adopt(student, student.event_shape, json.loads(student.history))
 
     def _ends(self, x0: Array, steps: int | None, condition: Array | None) -> Array:
-        return self._fitted().sample(x0, steps=1 if steps is None else steps, condition=condition)
-
-    def _adopt(self, student: _core.Baseline) -> None:
-        self._student = student
-        self.event_shape_ = tuple(student.event_shape)
-        self.history_ = json.loads(student.history)
-
-    def _fitted(self) -> _core.Baseline:
-        student: _core.Baseline | None = self._student
-        if student is None:
-            raise self._unfitted()
-        return student
+        return self._model.sample(x0, steps=1 if steps is None else steps, condition=condition)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -157,7 +120,7 @@ class PlainNetwork(TrainedBaseline):
     """A network from noise to the teacher's endpoint: x1 = skip(x0) + network(x0).
 
     It sees what a Koopman student sees of the noise, and has its linear skip. The loss is the mean square of
-    endpoint errors over the data's variance. It has neither a path, nor an inverse, nor a spectrum. All
+    endpoint errors over the data's variance. It has neither a path, nor an inverse, nor a spectrum. Its
     parameters are those of :class:`TrainedBaseline`.
 
     Examples
@@ -181,7 +144,7 @@ class KDM(TrainedBaseline):
     of the second. It knows the ends of the flow only: its operator is one map rather than a generator in
     time, so there is no path, and its eigenvalues are a basis of its own. The paper's adversarial term, which
     is for images, is left out; time and a condition are seen by the networks as koopflow's own students see
-    them.
+    them. Further parameters are those of :class:`TrainedBaseline`.
 
     Parameters
     ----------
@@ -191,8 +154,6 @@ class KDM(TrainedBaseline):
         Weights of the loss, 1 each by default: ``target`` (D(E0(x0) K) against x1), ``latent`` (E0(x0) K
         against E1(x1)) and ``reconstruction`` (D(E1(x1)) against x1), each over the variance of what it is
         compared with.
-    width, depth, steps, ...
-        As in :class:`TrainedBaseline`.
 
     Examples
     --------
@@ -211,9 +172,51 @@ class KDM(TrainedBaseline):
 
     def operator(self) -> NDArray[np.float64]:
         """K, ``[m, m]``, float64: latents are rows, those of data are those of noise times K."""
-        return self._fitted().operator()
+        latents: NDArray[np.float64] = self._fitted().operator()
+        return latents
 
     def eigenvalues(self) -> NDArray[np.complex128]:
         """The eigenvalues of K, ``[m]``, complex128, by falling modulus."""
         values = np.linalg.eigvals(self.operator()).astype(np.complex128)
         return values[np.argsort(-np.abs(values), kind="stable")]
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class MeanVelocity(PathBaseline, TrainedBaseline):
+    """A flow map between any two times, X_{s,t}(x) = x + (t - s) u(x, s, t) (MeanFlow, arXiv 2505.13447).
+
+    (t - s) u(x_s, s, t) is the integral of the velocity along the path from s to t. Its derivative in s along
+    the flow gives the identity that u is trained by,
+
+        u = v(s, x_s) + (t - s) du/ds,    du/ds = J u · (v, 1, 0) in (x, s, t),
+
+    with the right-hand side taken as given. (In the paper time runs from data to noise: its t is s here, its
+    r is t, and there u = v - (t - r) du/dt.) The points x_s lie along the teacher's stored trajectories, v is
+    its velocity there, and du/ds is exact, by forward-mode derivatives through the network. Errors are
+    weighted as in the paper, with p = 1/2. Endpoints are never regressed on.
+
+    It has a path, X_{0,t}(x0), in one evaluation for each time, and no inverse. Further parameters are those
+    of :class:`TrainedBaseline`.
+
+    Parameters
+    ----------
+    instant_share : float, default 0.25
+        Share of a batch, in [0, 1], that has s = t, where u is the velocity itself. Of the rest one half has
+        t = 1, the other a random t between s and 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from koopflow import FlowTeacher, baselines
+    >>> teacher = FlowTeacher.gaussian([1.0, -1.0], np.eye(2))
+    >>> student = baselines.MeanVelocity(width=16, depth=1, steps=50, trajectories=256)
+    >>> student.fit(teacher, progress=False).sample_path(4, times=[0.0, 0.5, 1.0]).shape
+    (3, 4, 2)
+    """
+
+    _method: ClassVar[str] = "mean_velocity"
+
+    instant_share: float = 0.25
+
+    def _path(self, x0: Array, times: list[float], condition: Array | None) -> Array:
+        return self._model.sample_path(x0, times, condition=condition)
