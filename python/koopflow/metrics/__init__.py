@@ -1,19 +1,10 @@
 """How far samples are from data, a student from its teacher, and paths from straight lines.
 
 Distances between sets of samples ``[N, *event]`` are plain numbers, computed in float64 by the core;
-:func:`measured` adds a sampling floor and an interval, which it takes to judge them. Errors of models on the
-same noise are an :class:`Estimate` with an interval. docs/metrics.md says what each metric sees and when it
-misleads.
-
-Examples
---------
->>> from koopflow import datasets, metrics
->>> samples, data = datasets.moons(200, seed=1), datasets.moons(400, seed=2)
->>> metrics.wasserstein2(samples, data[:200]) > 0.0
-True
->>> estimate = metrics.measured(metrics.sliced_wasserstein, samples, data, resamples=50)
->>> estimate.low < estimate.value < estimate.high
-True
+:func:`measured` adds a sampling floor and an interval, which it takes to judge them. For arguments that do
+not fit they raise ``ShapeError``, ``DtypeError``, ``NonFiniteError`` or ``ArgumentError``, with the name of
+the argument. Errors of models on the same noise are an :class:`Estimate` with a bootstrap interval.
+docs/metrics.md says what each metric sees and when it misleads.
 """
 
 from .distances import (

@@ -13,20 +13,12 @@ from .features import extract_features
 def wasserstein2(a: Array, b: Array) -> float:
     """Exact Wasserstein-2 distance: the root of the mean squared distance under the best assignment.
 
+    It has the units of the samples, and is biased upwards by about N^(-1/d) in d dimensions.
+
     Parameters
     ----------
     a, b : array, ``[N, *event]``
         Equally many samples in both, at most 5,000: time grows with the cube of N. Ctrl-C interrupts.
-
-    Returns
-    -------
-    float
-        Distance in the units of the samples. Its upward bias is about N^(-1/d) in d dimensions.
-
-    Raises
-    ------
-    ShapeError, DtypeError, NonFiniteError, ArgumentError
-        Naming ``a`` or ``b``.
 
     Examples
     --------
@@ -39,6 +31,8 @@ def wasserstein2(a: Array, b: Array) -> float:
 def sliced_wasserstein(a: Array, b: Array, *, projections: int = 256, seed: int = 0) -> float:
     """Sliced Wasserstein-2 distance (Bonneel et al., JMIV 2015): along random directions, by sorting.
 
+    It has the units of the samples, and is biased upwards by about N^(-1/2) in any dimension.
+
     Parameters
     ----------
     a, b : array, ``[N, *event]`` and ``[M, *event]``
@@ -47,16 +41,6 @@ def sliced_wasserstein(a: Array, b: Array, *, projections: int = 256, seed: int 
         Number of directions, whose squared distances are averaged.
     seed : int, default 0
         Random seed of the directions.
-
-    Returns
-    -------
-    float
-        Distance in the units of the samples. Its upward bias is about N^(-1/2) in any dimension.
-
-    Raises
-    ------
-    ShapeError, DtypeError, NonFiniteError, ArgumentError
-        Naming ``a``, ``b`` or ``projections``.
 
     Examples
     --------
@@ -69,21 +53,13 @@ def sliced_wasserstein(a: Array, b: Array, *, projections: int = 256, seed: int 
 def energy_distance(a: Array, b: Array) -> float:
     """Energy distance 2 E|X - Y| - E|X - X'| - E|Y - Y'| (Szekely and Rizzo, 2013), without a root.
 
+    It has the units of the samples, and is unbiased: around 0, and sometimes below, for two sets from one
+    distribution.
+
     Parameters
     ----------
     a, b : array, ``[N, *event]`` and ``[M, *event]``
         At least two samples each.
-
-    Returns
-    -------
-    float
-        Distance in the units of the samples. Unbiased: around 0, and sometimes below, for two sets from one
-        distribution.
-
-    Raises
-    ------
-    ShapeError, DtypeError, NonFiniteError, ArgumentError
-        Naming ``a`` or ``b``.
 
     Examples
     --------
@@ -96,7 +72,8 @@ def energy_distance(a: Array, b: Array) -> float:
 def mmd(samples: Array, data: Array, *, bandwidths: Sequence[float] | None = None) -> float:
     """Squared maximum mean discrepancy (Gretton et al., JMLR 2012) by a sum of Gaussian kernels.
 
-    k(x, y) is the sum over the bandwidths s of exp(-||x - y||^2 / (2 s^2)).
+    k(x, y) is the sum over the bandwidths s of exp(-||x - y||^2 / (2 s^2)). The value has no units, and is
+    unbiased: around 0, and sometimes below, for two sets from one distribution.
 
     Parameters
     ----------
@@ -105,16 +82,6 @@ def mmd(samples: Array, data: Array, *, bandwidths: Sequence[float] | None = Non
     bandwidths : sequence of float, optional
         Bandwidths in the units of the samples; :func:`median_bandwidths` of the data by default. Values can
         be compared for equal bandwidths only, so state them.
-
-    Returns
-    -------
-    float
-        Value without units. Unbiased: around 0, and sometimes below, for two sets from one distribution.
-
-    Raises
-    ------
-    ShapeError, DtypeError, NonFiniteError, ArgumentError
-        Naming ``samples``, ``data`` or ``bandwidths``.
 
     Examples
     --------
@@ -130,12 +97,7 @@ def median_bandwidths(data: Array) -> list[float]:
     Parameters
     ----------
     data : array, ``[N, *event]``
-        At least two samples. Of more than 1,000 a fixed subset of 1,000 is used.
-
-    Raises
-    ------
-    ShapeError, DtypeError, NonFiniteError, ArgumentError
-        Naming ``data``; also when most samples are equal.
+        At least two samples, most of which differ. Of more than 1,000 a fixed subset of 1,000 is used.
 
     Examples
     --------
@@ -149,7 +111,8 @@ def frechet_distance(a: Array, b: Array, features: Any = None, *, batch_size: in
     """Squared Fréchet distance between Gaussians fitted to features (Heusel et al., arXiv 1706.08500).
 
     ||m1 - m2||^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), with covariances of divisor N - 1: of Inception features
-    the Fréchet inception distance (FID).
+    the Fréchet inception distance (FID). It has squared units of the features. Its upward bias is about
+    1/N, and large unless N is well above the number of features: compare values of equal N only.
 
     Parameters
     ----------
@@ -160,17 +123,6 @@ def frechet_distance(a: Array, b: Array, features: Any = None, *, batch_size: in
         Network that turns samples into features: see :func:`extract_features`.
     batch_size : int, default 64
         Number of samples in one call of ``features``.
-
-    Returns
-    -------
-    float
-        Distance in squared units of the features. Its upward bias is about 1/N, and large unless N is well
-        above the number of features: compare values of equal N only.
-
-    Raises
-    ------
-    ShapeError, DtypeError, NonFiniteError, ArgumentError
-        Naming ``a``, ``b`` or ``features``.
 
     Examples
     --------
@@ -218,16 +170,6 @@ def precision_recall(
         Rank of the neighbour that a ball reaches to.
     features, batch_size
         As in :func:`frechet_distance`.
-
-    Returns
-    -------
-    PrecisionRecall
-        ``.precision`` and ``.recall``.
-
-    Raises
-    ------
-    ShapeError, DtypeError, NonFiniteError, ArgumentError
-        Naming ``samples``, ``data``, ``k`` or ``features``.
 
     Examples
     --------

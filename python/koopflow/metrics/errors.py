@@ -29,6 +29,8 @@ def endpoint_error(
 ) -> Estimate:
     """RMS over the noise of ``||student(x0) - teacher(x0)||``, over a scale.
 
+    A student that always answers the teacher's mean has an error of 1.
+
     Parameters
     ----------
     student, teacher : KoopmanDistiller, FlowTeacher
@@ -43,11 +45,6 @@ def endpoint_error(
     **interval
         ``resamples`` (200), ``confidence`` (0.95) and ``seed`` (0) of the percentile bootstrap over the
         noise.
-
-    Returns
-    -------
-    Estimate
-        Error with its bootstrap interval; a student that always answers the teacher's mean has 1.
 
     Raises
     ------
@@ -66,10 +63,8 @@ def endpoint_error(
     0.0
     """
     noise, condition = as_batch(noise), as_condition(condition)
-    ends, wanted = (
-        method_of(name, model, "sample")(x0=noise, condition=condition)
-        for name, model in (("student", student), ("teacher", teacher))
-    )
+    ends = method_of("student", student, "sample")(x0=noise, condition=condition)
+    wanted = method_of("teacher", teacher, "sample")(x0=noise, condition=condition)
     return bootstrapped(_core.endpoint_error(ends, wanted, _scale(scale, wanted)), floor=0.0, **interval)
 
 
@@ -90,19 +85,13 @@ def path_error(
     student, teacher, noise, condition, scale, **interval
         As there; the models have ``sample_path`` or ``trajectory``.
     times : sequence of float
-        Rising times in (0, 1); by default 17 in [0.1, 0.9].
-
-    Returns
-    -------
-    Estimate
+        Rising times in (0, 1), or an ``ArgumentError``; by default 17 in [0.1, 0.9].
     """
     noise, condition, times = as_batch(noise), as_condition(condition), [float(t) for t in times]
     if not times or times[0] <= 0.0 or times[-1] >= 1.0:
         raise ArgumentError(f"times: expected rising times in (0, 1), got {times}")
-    path, wanted = (
-        _path(name, model, noise, [0.0, *times, 1.0], condition)
-        for name, model in (("student", student), ("teacher", teacher))
-    )
+    path = _path("student", student, noise, [0.0, *times, 1.0], condition)
+    wanted = _path("teacher", teacher, noise, [0.0, *times, 1.0], condition)
     errors = _core.path_error(path[1:-1], wanted[1:-1], _scale(scale, wanted[-1]))
     return bootstrapped(errors, floor=0.0, **interval)
 
@@ -112,15 +101,12 @@ def inversion_error(
 ) -> Estimate:
     """RMS of ``||invert(teacher(x0)) - x0||``, over the RMS norm of the noise.
 
+    A student that always answers 0 has an error of 1.
+
     Parameters
     ----------
     student, teacher, noise, condition, **interval
         As in :func:`endpoint_error`; the student has ``invert``.
-
-    Returns
-    -------
-    Estimate
-        Error with its bootstrap interval; a student that always answers 0 has 1.
     """
     noise, condition = as_batch(noise), as_condition(condition)
     ends = method_of("teacher", teacher, "sample")(x0=noise, condition=condition)
@@ -146,10 +132,6 @@ def round_trip_error(
         Real data, or a teacher's samples: states that the flow leads to.
     scale : float, optional
         Divisor of the error; by default the total standard deviation of the data.
-
-    Returns
-    -------
-    Estimate
     """
     data, condition = as_batch(data), as_condition(condition)
     noise = method_of("student", student, "invert")(data, condition=condition)
@@ -168,7 +150,7 @@ def straightness(
     """How far paths are from straight lines at constant speed (Liu et al., arXiv 2209.03003), relatively.
 
     S = E of the integral of ``||(x1 - x0) - dx/dt||^2`` over time, divided by E ``||x1 - x0||^2``: 0 for
-    straight paths, on which one Euler step is exact.
+    straight paths, on which one Euler step is exact. Flows of an independent coupling always bend.
 
     Parameters
     ----------
@@ -181,11 +163,6 @@ def straightness(
         straight; what that misses falls with the square of the gap.
     condition, **interval
         As in :func:`endpoint_error`.
-
-    Returns
-    -------
-    Estimate
-        Its floor, 0, is that of a straight flow; flows of an independent coupling always bend.
 
     Raises
     ------

@@ -94,10 +94,6 @@ def measured(
     seed : int, default 0
         Random seed of the choice of rows and halves.
 
-    Returns
-    -------
-    Estimate
-
     Raises
     ------
     ShapeError
@@ -115,7 +111,7 @@ def measured(
     True
     """
     samples, data = as_batch(samples), as_batch(data)
-    _check(resamples, confidence)
+    tails = _tails(resamples, confidence)
     n = min(len(samples), len(data) // 2)
     if n < FEWEST:
         raise ShapeError(
@@ -127,14 +123,12 @@ def measured(
     reference, fresh = data[order[:n]], data[order[n : 2 * n]]
     value, floor = float(metric(samples, reference)), float(metric(fresh, reference))
     m = n // 2
-    halves = np.array(
-        [
-            float(metric(samples[random.permutation(n)[:m]], reference[random.permutation(n)[:m]]))
-            for _ in range(resamples)
-        ]
-    )
-    deviations = (halves - halves.mean()) * np.sqrt(m / (n - m))
-    low, high = value + np.quantile(deviations, _tails(confidence))
+    halves = []
+    for _ in range(resamples):
+        ours, theirs = samples[random.permutation(n)[:m]], reference[random.permutation(n)[:m]]
+        halves.append(float(metric(ours, theirs)))
+    deviations = (np.array(halves) - np.mean(halves)) * np.sqrt(m / (n - m))
+    low, high = value + np.quantile(deviations, tails)
     return Estimate(value, float(low), float(high), floor, n, confidence)
 
 
@@ -148,24 +142,19 @@ def bootstrapped(
 ) -> Estimate:
     """A statistic of independent samples with its percentile bootstrap interval.
 
-    Raises
-    ------
-    ArgumentError
-        For resamples below 2, or a confidence outside (0, 1).
+    Raises ``ArgumentError`` for resamples below 2, or a confidence outside (0, 1).
     """
-    _check(resamples, confidence)
+    tails = _tails(resamples, confidence)
     random, n = np.random.default_rng(seed), statistic.samples
     again = [statistic.value_of(random.integers(0, n, n)) for _ in range(resamples)]
-    low, high = np.quantile(again, _tails(confidence))
+    low, high = np.quantile(again, tails)
     return Estimate(statistic.value, float(low), float(high), floor, n, confidence)
 
 
-def _check(resamples: int, confidence: float) -> None:
+def _tails(resamples: int, confidence: float) -> tuple[float, float]:
+    """The quantiles at the ends of an interval, from options that are checked here."""
     if resamples < 2:
         raise ArgumentError(f"resamples: expected at least 2, got {resamples}")
     if not 0.0 < confidence < 1.0:
         raise ArgumentError(f"confidence: expected a number between 0 and 1, got {confidence}")
-
-
-def _tails(confidence: float) -> tuple[float, float]:
     return (1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0

@@ -18,7 +18,7 @@ from ..exceptions import ArgumentError, ShapeError
 
 
 def extract_features(samples: Array, features: Any, *, batch_size: int = 64) -> NDArray[np.float64]:
-    """Features of samples by a network of yours, batch by batch, without gradients.
+    """Features of samples by a network of yours, batch by batch: NumPy, float64, ``[N, F]``.
 
     Parameters
     ----------
@@ -30,11 +30,6 @@ def extract_features(samples: Array, features: Any, *, batch_size: int = 64) -> 
         into its own mode; a TorchScript file is loaded to the device of the samples.
     batch_size : int, default 64
         Number of samples in one call.
-
-    Returns
-    -------
-    array, ``[N, F]``
-        NumPy, float64.
 
     Raises
     ------
@@ -77,20 +72,8 @@ def feature_distance(features: Any, device: str) -> Callable[[Any, Any], tuple[A
 
     The distance is the mean squared difference of the features of each pair, divided by the summed variance
     of the second batch's features: 1 for a constant image at their mean. A network may answer several feature
-    maps, whose distances are averaged. A module is called in evaluation mode, and each part of it is put back
-    into its own mode after every call.
-
-    Parameters
-    ----------
-    features : torch.nn.Module, callable or path
-        Network, as of :func:`extract_features`.
-    device : str
-        Device that a TorchScript file is loaded to.
-
-    Raises
-    ------
-    FileNotFoundError, ArgumentError
-        For what is neither a callable nor a TorchScript file.
+    maps, whose distances are averaged. ``features`` are those of :func:`extract_features`; a TorchScript file
+    is loaded to ``device``.
     """
     network = network_of(features, device)
 
@@ -116,10 +99,7 @@ def feature_distance(features: Any, device: str) -> Callable[[Any, Any], tuple[A
 def network_of(features: Any, device: str) -> Callable[[Any], Any]:
     """A callable as it is, a TorchScript file as its module on a device.
 
-    Raises
-    ------
-    FileNotFoundError, ArgumentError
-        For what is neither.
+    Raises ``FileNotFoundError`` or ``ArgumentError`` for what is neither.
     """
     if isinstance(features, (str, PathLike)):
         path = Path(fspath(features))

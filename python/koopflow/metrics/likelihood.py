@@ -46,10 +46,6 @@ def log_likelihood(model: Any, data: Array, **options: Any) -> LogLikelihood:
     **options
         Options of ``log_prob``, such as ``condition``.
 
-    Returns
-    -------
-    LogLikelihood
-
     Raises
     ------
     TypeError
