@@ -52,10 +52,6 @@ COLUMNS = {
 DECIMALS = {"milliseconds": 2, "speedup": 1, "fit_seconds": 1}
 
 
-def _solver(solver: str, steps: int) -> Callable[..., Any]:
-    return lambda **_: baselines.OdeSolver(solver=solver, steps=steps)
-
-
 def _koopflow(**options: Any) -> Callable[..., Any]:
     # The clock ends training, so held-out evaluations cannot be spread over a known number of steps.
     options |= {"steps": 10**9, "training": Training(evaluate_every=500)}
@@ -63,9 +59,9 @@ def _koopflow(**options: Any) -> Callable[..., Any]:
 
 
 METHODS: dict[str, Callable[..., Any]] = {
-    "Euler, 4 steps": _solver("euler", 4),
-    "Euler, 20 steps": _solver("euler", 20),
-    "Heun, 10 steps": _solver("heun", 10),
+    "Euler, 4 steps": lambda **_: baselines.OdeSolver(solver="euler", steps=4),
+    "Euler, 20 steps": lambda **_: baselines.OdeSolver(solver="euler", steps=20),
+    "Heun, 10 steps": lambda **_: baselines.OdeSolver(solver="heun", steps=10),
     "koopflow": _koopflow(),
     "koopflow, endpoint": _koopflow(fidelity="endpoint"),
     "koopflow, hierarchy": _koopflow(basis="hierarchy"),
@@ -88,10 +84,10 @@ class Comparison:
     rows : list of dict
         One row for each method, the teacher's first: ``method``; ``evaluations`` (network evaluations of a
         batch), ``milliseconds`` (of 1,000 samples, the best of three runs) and ``speedup`` over the teacher;
-        ``energy`` and ``wasserstein2``, distances from the data; ``endpoint_error`` and
-        ``path_error``, RMS distances from the teacher's answers to the same noise, over the data's total
-        standard deviation; ``inversion_error``, that of recovered noise, over the norm of the noise;
-        ``fit_seconds`` and ``steps``; ``reason``, why there are no results. What a method lacks is None.
+        ``energy`` and ``wasserstein2``, distances from the data; ``endpoint_error`` and ``path_error``, RMS
+        distances from the teacher's answers to the same noise, over the data's total standard deviation;
+        ``inversion_error``, that of recovered noise, over the norm of the noise; ``fit_seconds`` and
+        ``steps``; ``reason``, why there are no results. What a method lacks is None.
     limits : dict of str to float
         Upper ends of the 95% intervals of the teacher's ``energy`` and ``wasserstein2``; a method within both
         is as good as the teacher. W2 alone would prefer blurred samples in many dimensions.
@@ -115,7 +111,9 @@ class Comparison:
     def advice(self) -> str:
         """What the rows say to use: the fastest method that is as good as the teacher."""
         measured = [row for row in self.rows[1:] if row["energy"] is not None]
-        good = [row for row in measured if self._is_good(row) and row["speedup"] > 1.0]
+        good = [row for row in measured if row["speedup"] > 1.0]
+        for name, limit in self.limits.items():
+            good = [row for row in good if row[name] <= limit]
         if not measured:
             return "No method but the teacher has been measured."
         if not good:
@@ -134,9 +132,6 @@ class Comparison:
             row = min(inverse, key=lambda row: row["inversion_error"])
             advice += f" To recover noise from data, use {row['method']}, at {row['speedup']:.3g} times."
         return advice
-
-    def _is_good(self, row: Row) -> bool:
-        return all(row[name] <= limit for name, limit in self.limits.items())
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, ready for JSON."""
@@ -174,7 +169,8 @@ def compare(
     """Measure koopflow's students, few-step solvers and other students on one teacher, within a time limit.
 
     The teacher's trajectories are solved once for all students; each student is then trained for ``seconds``,
-    and all methods are measured on the same noise and held-out data.
+    and all methods are measured on the same noise and held-out data. A method that diverges has a row that
+    says why. Ctrl-C keeps the finished rows, and a warning says so.
 
     Parameters
     ----------
@@ -201,12 +197,6 @@ def compare(
         Device of the students; the teacher's by default.
     progress : bool or callable, default True
         A bar, nothing, or a function that is called after each method: see :mod:`koopflow.progress`.
-
-    Returns
-    -------
-    Comparison
-        A table with advice. A method that diverges has a row that says why. Ctrl-C keeps the finished rows,
-        and a warning says so.
 
     Raises
     ------
@@ -330,12 +320,12 @@ class _Reference:
     def limits(self) -> dict[str, float]:
         """The upper ends of the 95% intervals of the teacher's distances."""
         ends, limits = self.answers.sample(), {}
-        some = ends[: self.exact], self.held_out[: 2 * self.exact]
-        for name, metric, sets in (
-            ("energy", metrics.energy_distance, (ends, self.held_out)),
-            ("wasserstein2", metrics.wasserstein2, some),
-        ):
-            estimate = metrics.measured(metric, *sets, resamples=RESAMPLES, seed=self.seed)
+        distances = {
+            "energy": (metrics.energy_distance, ends, self.held_out),
+            "wasserstein2": (metrics.wasserstein2, ends[: self.exact], self.held_out[: 2 * self.exact]),
+        }
+        for name, measured in distances.items():
+            estimate = metrics.measured(*measured, resamples=RESAMPLES, seed=self.seed)
             limits[name] = float(self.own[name] + estimate.high - estimate.value)
         return limits
 
