@@ -36,7 +36,9 @@ def arrays(
     images: str | None = None,
     labels: str | Literal[False] | None = None,
 ) -> tuple[Images, Labels | None]:
-    """Images ``[N, C, H, W]`` and labels of a NumPy file, or of all those in a folder.
+    """Images ``[N, C, H, W]``, float32 in [-1, 1], and labels ``[N]``, int64, of NumPy files.
+
+    Labels are None where there are none.
 
     Parameters
     ----------
@@ -56,13 +58,6 @@ def arrays(
     labels : str or False, optional
         Name of the labels in ``.npz`` files; False reads no labels. None takes the one array of integers of
         shape ``(N,)`` or ``(N, 1)``, if there is one.
-
-    Returns
-    -------
-    images : array, ``[N, C, H, W]``, float32
-        Images in [-1, 1].
-    labels : array, ``[N]``, int64, or None
-        Class of each image; None if there are no labels.
 
     Raises
     ------
@@ -173,9 +168,9 @@ def _loaded(file: Path) -> dict[str, NDArray[Any]]:
         # NumPy has no exception of its own for arrays of Python objects.
         if any(words in str(error) for words in ("Object arrays", "Python objects")):
             raise DtypeError(f"{_where(file, name)}: expected numbers, got pickled Python objects") from error
-        kind, problem = file.suffix[1:].upper(), str(error).split(". ")[0]
-        expected = f"{_where(file, name)}: expected an {kind} file"
-        raise DatasetError(f"{expected}, got something damaged ({problem})") from error
+        expected, problem = f"expected an {file.suffix[1:].upper()} file", str(error).split(". ")[0]
+        text = f"{_where(file, name)}: {expected}, got something damaged ({problem})"
+        raise DatasetError(text) from error
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
@@ -235,10 +230,8 @@ def _nchw(name: str, array: NDArray[Any], layout: str | None) -> NDArray[Any]:
     if layout is None and len(shape) == 4:
         first, last = shape[1] in CHANNELS, shape[3] in CHANNELS
         if first == last:
-            problem = "could be either" if first else "shows no channels"
-            raise ShapeError(
-                f"{name}: expected a layout, 'NCHW' or 'NHWC', since the shape {shape} {problem}"
-            )
+            problem = f"{shape} {'could be either' if first else 'shows no channels'}"
+            raise ShapeError(f"{name}: expected a layout, 'NCHW' or 'NHWC', since the shape {problem}")
         layout = "NCHW" if first else "NHWC"
     if layout is not None and len(shape) != LAYOUTS[layout]:
         raise ShapeError(f"{name}: expected {LAYOUTS[layout]} dimensions for layout {layout}, got {shape}")

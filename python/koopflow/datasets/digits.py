@@ -15,23 +15,14 @@ SIDE = 8
 def digits(*, size: int | None = None) -> tuple[Images, Labels]:
     """The 1797 handwritten digits of 8x8 pixels that come with scikit-learn, flat or as images.
 
+    Images, float32 in [-1, 1], are ``[1797, 64]`` in row order or ``[1797, 1, size, size]``; labels, the
+    digits that they show, are ``[1797]``, int64.
+
     Parameters
     ----------
     size : int, optional
         Pixels on each side, at least 8; more than 8 by bicubic interpolation (16, or the 28 of MNIST). None
-        gives flat rows of 64 pixels.
-
-    Returns
-    -------
-    images : array, ``[1797, 64]`` or ``[1797, 1, size, size]``, float32
-        Pixels in row order, scaled from [0, 16] to [-1, 1].
-    labels : array, ``[1797]``, int64
-        The digit that each image shows.
-
-    Raises
-    ------
-    ArgumentError
-        When ``size`` is smaller than 8 or not an integer.
+        gives flat rows of 64 pixels; anything else raises ``ArgumentError``.
 
     Examples
     --------

@@ -45,6 +45,7 @@ def images(
     IDX files and the folder of MNIST are read as by :func:`idx` and :func:`mnist`, ``.bin`` files and the
     folder of CIFAR-10 as by :func:`cifar10`, ``.npy`` and ``.npz`` files and folders of them as by
     :func:`arrays`, pictures (PNG, JPEG ...) and folders of them or of classes as by :func:`image_folder`.
+    Images are ``[N, C, H, W]``, float32 in [-1, 1]; labels are ``[N]``, int64, or None where there are none.
 
     Parameters
     ----------
@@ -52,21 +53,10 @@ def images(
         File or folder; nothing is downloaded.
     split : {"train", "test"}, optional
         Part of MNIST or CIFAR-10 that is read from a folder; None reads ``"train"``.
-    size : int or (int, int), optional
-        New size of the images, as in :func:`resize`.
-    resample : {"bicubic", "box"}, default "bicubic"
-        Method of resizing.
+    size, resample, channels
+        As in :func:`image_folder`; ``channels`` is for pictures only.
     layout, limits
-        Options of NumPy files: see :func:`arrays`.
-    channels : {1, 3}, optional
-        Option of pictures: see :func:`image_folder`.
-
-    Returns
-    -------
-    images : array, ``[N, C, H, W]``, float32
-        Images in [-1, 1].
-    labels : array, ``[N]``, int64, or None
-        Class of each image; None if the format holds none.
+        As in :func:`arrays`, for NumPy files only.
 
     Raises
     ------
@@ -209,25 +199,22 @@ def _idx(path: Path, ndim: int) -> NDArray[np.uint8]:
     if path.is_dir():
         raise ArgumentError(f"{path}: expected an IDX file, got a folder")
     content, header = _content(path), 4 + 4 * ndim
-    magic, expected = (
-        content[:4],
-        f"{path}: expected an IDX file of unsigned bytes, magic number 0x0000080{ndim}",
-    )
+    expected = f"{path}: expected an IDX file of unsigned bytes, magic number 0x0000080{ndim}"
+    magic = content[:4]
     if len(magic) == 4 and magic[:2] == b"\0\0" and magic[2] in IDX_DTYPES:
         raise DtypeError(f"{expected}, got {IDX_DTYPES[magic[2]]}")
     if magic != bytes([0, 0, 8, ndim]):
-        raise DatasetError(
-            f"{expected}, got {f'0x{magic.hex()}' if len(magic) == 4 else f'{len(magic)} bytes'}"
-        )
+        got = f"0x{magic.hex()}" if len(magic) == 4 else f"{len(magic)} bytes"
+        raise DatasetError(f"{expected}, got {got}")
     if len(content) < header:
         raise DatasetError(f"{path}: expected a header of {header} bytes, got {len(content)}")
     shape = struct.unpack(f">{ndim}I", content[4:header])
     if 0 in shape:
         raise DatasetError(f"{path}: expected at least one image or label, got the shape {shape}")
-    length, got = prod(shape), len(content) - header
-    if got != length:
-        problem = "the file is cut off" if got < length else "the file goes on"
-        raise DatasetError(f"{path}: expected {length} bytes for shape {shape}, got {got}: {problem}")
+    length, rest = prod(shape), len(content) - header
+    if rest != length:
+        problem = "the file is cut off" if rest < length else "the file goes on"
+        raise DatasetError(f"{path}: expected {length} bytes for shape {shape}, got {rest}: {problem}")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
@@ -298,9 +285,8 @@ def _cifar(files: list[Path]) -> tuple[Images, Labels]:
             raise DatasetError(f"{file}: expected at least one image, got an empty file")
         whole, rest = divmod(len(content), length)
         if rest:
-            raise DatasetError(
-                f"{file}: expected records of {length} bytes, got {whole} of them and {rest} bytes more"
-            )
+            got = f"{whole} of them and {rest} bytes more"
+            raise DatasetError(f"{file}: expected records of {length} bytes, got {got}")
         records = np.frombuffer(content, np.uint8).reshape(whole, length)
         wrong = np.flatnonzero(records[:, 0] >= CIFAR_CLASSES)
         if len(wrong):
@@ -324,7 +310,8 @@ def image_folder(
     """Pictures ``[N, channels, H, W]`` of a folder, or of a folder of classes, with their labels.
 
     Read are ``.png``, ``.jpg``, ``.jpeg``, ``.jfif``, ``.webp``, ``.bmp``, ``.tif``, ``.tiff`` and ``.gif``
-    (its first frame), turned upright; hidden files and files of other kinds are not.
+    (its first frame), turned upright; hidden files and files of other kinds are not. Images are float32 in
+    [-1, 1]; labels ``[N]``, int64, are the positions of the class folders among their sorted names, or None.
 
     Parameters
     ----------
@@ -339,13 +326,6 @@ def image_folder(
     channels : {1, 3}, optional
         Number of channels that every picture is converted to: grey, or red, green and blue. None takes
         pictures as they are, all grey or all in colour.
-
-    Returns
-    -------
-    images : array, ``[N, channels, H, W]``, float32
-        Images in [-1, 1].
-    labels : array, ``[N]``, int64, or None
-        Class of each picture: the position of its folder among the sorted names of the folders.
 
     Raises
     ------
@@ -404,20 +384,18 @@ def _listed(place: Path) -> tuple[list[Path], Labels | None]:
     files = _pictures(place, deep=False)
     classes = {folder: _pictures(folder, deep=True) for folder in visible(place) if folder.is_dir()}
     if files:
-        folder = next((folder for folder, members in classes.items() if members), None)
-        if folder is not None:
-            raise DatasetError(
-                f"{place}: expected pictures or folders of pictures, got both, such as {folder.name}"
-            )
+        full = [folder.name for folder, members in classes.items() if members]
+        if full:
+            got = f"got both, such as {full[0]}"
+            raise DatasetError(f"{place}: expected pictures or folders of pictures, {got}")
         return files, None
     if not any(classes.values()):
         raise DatasetError(f"{place}: expected pictures ({', '.join(PICTURES)}), got a folder with none")
     for folder, members in classes.items():
         # Left out, it would change the labels of all classes after it.
         if not members:
-            raise DatasetError(
-                f"{folder}: expected at least one picture ({', '.join(PICTURES)}) of this class, got none"
-            )
+            expected = f"expected at least one picture ({', '.join(PICTURES)}) of this class"
+            raise DatasetError(f"{folder}: {expected}, got none")
     labels = np.repeat(np.arange(len(classes)), [len(members) for members in classes.values()])
     return [file for members in classes.values() for file in members], labels.astype(np.int64)
 

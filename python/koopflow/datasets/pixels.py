@@ -27,18 +27,14 @@ def from_uint8(pixels: NDArray[np.uint8]) -> Images:
 
 
 def to_uint8(images: Array) -> NDArray[np.uint8]:
-    """Pixels as image files and imaging libraries hold them.
+    """Pixels as image files and imaging libraries hold them: NumPy, ``[N, H, W, C]``, uint8.
+
+    -1 becomes 0 and 1 becomes 255. Images that a reader of this package made from bytes come back exactly.
 
     Parameters
     ----------
     images : array, ``[N, C, H, W]``
         NumPy or torch images, floating point; values outside [-1, 1] are clipped.
-
-    Returns
-    -------
-    array, ``[N, H, W, C]``, uint8
-        NumPy; -1 becomes 0 and 1 becomes 255. Images that a reader of this package made from bytes come
-        back exactly.
 
     Raises
     ------
@@ -62,6 +58,8 @@ def to_uint8(images: Array) -> NDArray[np.uint8]:
 def resize(images: Array, size: int | tuple[int, int], *, resample: str = "bicubic") -> Array:
     """Images of another size, cropped in the middle where the aspect ratio changes.
 
+    They are ``[N, C, height, width]`` in [-1, 1], of the kind and dtype of the given ones.
+
     Parameters
     ----------
     images : array, ``[N, C, H, W]``
@@ -71,11 +69,6 @@ def resize(images: Array, size: int | tuple[int, int], *, resample: str = "bicub
     resample : {"bicubic", "box"}, default "bicubic"
         Bicubic interpolation with antialiasing, clipped to [-1, 1]; or means over boxes, which do not
         overshoot and repeat pixels where images grow.
-
-    Returns
-    -------
-    array, ``[N, C, height, width]``
-        In [-1, 1], of the kind and dtype of ``images``.
 
     Raises
     ------
@@ -90,12 +83,11 @@ def resize(images: Array, size: int | tuple[int, int], *, resample: str = "bicub
     """
     height, width = checked_size(size)
     checked_resample(resample)
-    given = images if isinstance(images, torch.Tensor) else np.asarray(images)
-    _check_images(given)
-    # torch warns about arrays that are read-only.
-    tensor = (
-        given if isinstance(given, torch.Tensor) else torch.from_numpy(np.require(given, None, ["C", "W"]))
-    )
+    tensor = images if isinstance(images, torch.Tensor) else np.asarray(images)
+    _check_images(tensor)
+    if not isinstance(tensor, torch.Tensor):
+        # torch warns about arrays that are read-only.
+        tensor = torch.from_numpy(np.require(tensor, None, ["C", "W"]))
     top, left, rows, columns = _middle(tensor.shape[2], tensor.shape[3], height, width)
     middle = tensor[:, :, top : top + rows, left : left + columns]
     resized = middle.new_empty((*middle.shape[:2], height, width))
@@ -107,12 +99,9 @@ def resize(images: Array, size: int | tuple[int, int], *, resample: str = "bicub
 
 def checked_size(size: int | tuple[int, int]) -> tuple[int, int]:
     """Height and width, or an ArgumentError."""
-    sides = (size, size) if isinstance(size, Integral) else size
-    if (
-        not isinstance(sides, tuple | list)
-        or len(sides) != 2
-        or not all(isinstance(side, Integral) and side >= 1 for side in sides)
-    ):
+    sides: Any = (size, size) if isinstance(size, Integral) else size
+    pair = isinstance(sides, tuple | list) and len(sides) == 2
+    if not pair or not all(isinstance(side, Integral) and int(side) >= 1 for side in sides):
         raise ArgumentError(f"size: expected an integer of at least 1 or (height, width), got {size!r}")
     return int(sides[0]), int(sides[1])
 

@@ -51,12 +51,10 @@ def eight_gaussians(n: int, *, noise: float = 0.1**0.5, seed: int = 0) -> Sample
 
     Parameters
     ----------
-    n : int
-        Number of samples.
+    n, seed
+        As in :func:`moons`.
     noise : float, default sqrt(0.1)
         Standard deviation of each Gaussian.
-    seed : int, default 0
-        Random seed.
     """
     rng = _generator(n, noise, seed)
     angle = np.pi / 4 * rng.integers(0, 8, n)
@@ -71,12 +69,10 @@ def checkerboard(n: int, *, noise: float = 0.0, seed: int = 0) -> Samples:
 
     Parameters
     ----------
-    n : int
-        Number of samples.
+    n, seed
+        As in :func:`moons`.
     noise : float, default 0
         Standard deviation of Gaussian noise added to the exact board.
-    seed : int, default 0
-        Random seed.
     """
     rng = _generator(n, noise, seed)
     x = rng.uniform(-2.0, 2.0, n)
@@ -92,12 +88,10 @@ def swiss_roll(n: int, *, noise: float = 1.0, seed: int = 0) -> Samples:
 
     Parameters
     ----------
-    n : int
-        Number of samples.
+    n, seed
+        As in :func:`moons`.
     noise : float, default 1
         Standard deviation of the Gaussian noise before the scaling, as in scikit-learn.
-    seed : int, default 0
-        Random seed.
     """
     rng = _generator(n, noise, seed)
     angle = 1.5 * np.pi * (1.0 + 2.0 * rng.random(n))

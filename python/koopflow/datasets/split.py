@@ -16,6 +16,9 @@ def split(
 ) -> list[NDArray[Any]]:
     """Shuffle and split arrays of equal length into a training and a held-out part.
 
+    Answers ``[train, held_out]`` for one array, ``[train_a, held_out_a, train_b, held_out_b]`` for two, and
+    so on. Raises ``ArgumentError`` when lengths differ or a part would be empty.
+
     Parameters
     ----------
     data, *others : arrays, ``[N, ...]``
@@ -24,17 +27,6 @@ def split(
         Number of held-out samples, or their share (below one).
     seed : int, default 0
         Random seed of the shuffle.
-
-    Returns
-    -------
-    list of arrays
-        ``[train, held_out]`` for one array, ``[train_a, held_out_a, train_b, held_out_b]`` for two, and so
-        on.
-
-    Raises
-    ------
-    ArgumentError
-        When lengths differ or a part would be empty.
 
     Examples
     --------
