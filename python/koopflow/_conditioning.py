@@ -5,20 +5,13 @@ from __future__ import annotations
 import json
 import operator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from . import _core
 from ._arrays import Array, as_condition, to_numpy
 from .exceptions import ArgumentError
-
-
-class Conditioned(Protocol):
-    """A field of the core."""
-
-    @property
-    def conditioning(self) -> str:
-        """JSON: ``"none"``, ``{"labels": {"classes": 10}}`` or ``{"vector": {"dim": 4}}``."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +54,13 @@ class Conditioning:
                 raise ArgumentError(f"{argument}: expected at least 1, got {value}")
 
     @classmethod
-    def of(cls, field: Conditioned) -> Conditioning:
-        """That of a field."""
+    def of(cls, field: _core.VelocityField) -> Conditioning:
+        """Conditioning of a field."""
         return cls.from_plain(json.loads(field.conditioning))
 
     @classmethod
     def from_plain(cls, written: Any) -> Conditioning:
-        """That of the core's JSON, once it is read."""
+        """Conditioning from the core's JSON, once it is read."""
         kind = {} if written == "none" else written
         return cls(kind.get("labels", {}).get("classes"), kind.get("vector", {}).get("dim"))
 
@@ -85,7 +78,7 @@ class Conditioning:
         return self != Conditioning()
 
     def pool(self, condition: Array | None, known: Array | None = None) -> Array | None:
-        """Rows that conditions are drawn from: those given, every class once, or known ones for vectors.
+        """Rows that conditions are drawn from: the given ones, every class once, or known vectors.
 
         Raises
         ------

@@ -109,7 +109,7 @@ class Parameters(BaseEstimator):  # type: ignore[misc]
     def _read(cls, path: str | PathLike[str], written: Mapping[str, Any], **known: Any) -> Self:
         """An unfitted one with the parameters that a file says; ``known`` ones come from its model.
 
-        Files before version 0.2 say options by flat names.
+        Files from before options were grouped have flat names.
 
         Raises
         ------
