@@ -178,11 +178,8 @@ def _mnist(folder: Path, nested: str, split: str = "train") -> tuple[Images, Lab
 
 
 def _idx_file(folder: Path, prefix: str, ndim: int, nested: str) -> Path | None:
-    names = [
-        f"{prefix}-{IDX_NAMES[ndim]}{joint}idx{ndim}-ubyte{packed}"
-        for joint in "-."
-        for packed in ("", ".gz")
-    ]
+    stem = f"{prefix}-{IDX_NAMES[ndim]}"
+    names = [f"{stem}{joint}idx{ndim}-ubyte{packed}" for joint in "-." for packed in ("", ".gz")]
     places = (place / name for place in (folder, folder / nested) for name in names)
     return next((file for file in places if file.is_file()), None)
 

@@ -65,7 +65,7 @@ def endpoint_error(
     noise, condition = as_batch(noise), as_condition(condition)
     ends = method_of("student", student, "sample")(x0=noise, condition=condition)
     wanted = method_of("teacher", teacher, "sample")(x0=noise, condition=condition)
-    return bootstrapped(_core.endpoint_error(ends, wanted, _scale(scale, wanted)), floor=0.0, **interval)
+    return bootstrapped(_core.endpoint_error(ends, wanted, _scale(scale, wanted)), **interval)
 
 
 def path_error(
@@ -93,7 +93,7 @@ def path_error(
     path = _path("student", student, noise, [0.0, *times, 1.0], condition)
     wanted = _path("teacher", teacher, noise, [0.0, *times, 1.0], condition)
     errors = _core.path_error(path[1:-1], wanted[1:-1], _scale(scale, wanted[-1]))
-    return bootstrapped(errors, floor=0.0, **interval)
+    return bootstrapped(errors, **interval)
 
 
 def inversion_error(
@@ -111,7 +111,7 @@ def inversion_error(
     noise, condition = as_batch(noise), as_condition(condition)
     ends = method_of("teacher", teacher, "sample")(x0=noise, condition=condition)
     recovered = method_of("student", student, "invert")(ends, condition=condition)
-    return bootstrapped(_core.inversion_error(recovered, noise), floor=0.0, **interval)
+    return bootstrapped(_core.inversion_error(recovered, noise), **interval)
 
 
 def round_trip_error(
@@ -136,7 +136,7 @@ def round_trip_error(
     data, condition = as_batch(data), as_condition(condition)
     noise = method_of("student", student, "invert")(data, condition=condition)
     again = student.sample(x0=noise, condition=condition)
-    return bootstrapped(_core.round_trip_error(again, data, _scale(scale, data)), floor=0.0, **interval)
+    return bootstrapped(_core.round_trip_error(again, data, _scale(scale, data)), **interval)
 
 
 def straightness(
@@ -183,7 +183,7 @@ def straightness(
     bend = _core.straightness(path, times)
     if np.isnan(bend.value):
         raise ArgumentError("model: expected paths that lead somewhere, got none that moves")
-    return bootstrapped(bend, floor=0.0, **interval)
+    return bootstrapped(bend, **interval)
 
 
 def _path(name: str, model: Any, noise: Array, times: list[float], condition: Array | None) -> Array:

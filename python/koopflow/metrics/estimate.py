@@ -133,14 +133,9 @@ def measured(
 
 
 def bootstrapped(
-    statistic: _core.Statistic,
-    *,
-    floor: float | None,
-    resamples: int = RESAMPLES,
-    confidence: float = 0.95,
-    seed: int = 0,
+    statistic: _core.Statistic, *, resamples: int = RESAMPLES, confidence: float = 0.95, seed: int = 0
 ) -> Estimate:
-    """A statistic of independent samples with its percentile bootstrap interval.
+    """A statistic of the errors of independent samples with its percentile bootstrap interval.
 
     Raises ``ArgumentError`` for resamples below 2, or a confidence outside (0, 1).
     """
@@ -148,7 +143,7 @@ def bootstrapped(
     random, n = np.random.default_rng(seed), statistic.samples
     again = [statistic.value_of(random.integers(0, n, n)) for _ in range(resamples)]
     low, high = np.quantile(again, tails)
-    return Estimate(statistic.value, float(low), float(high), floor, n, confidence)
+    return Estimate(statistic.value, float(low), float(high), 0.0, n, confidence)
 
 
 def _tails(resamples: int, confidence: float) -> tuple[float, float]:

@@ -239,7 +239,7 @@ def evaluate(
         "inversion_error": _core.inversion_error(recovered, noise),
         "round_trip_error": _core.round_trip_error(again, ends, scale),
     }
-    estimates = {name: bootstrapped(error, floor=0.0) for name, error in errors.items()}
+    estimates = {name: bootstrapped(error) for name, error in errors.items()}
 
     return EvaluationReport(
         **{name: estimate.value for name, estimate in estimates.items()},
