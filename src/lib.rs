@@ -3,7 +3,7 @@
 //! Data flows one way: a teacher's velocity field ([`velocity`], trained by [`flow`], solved by
 //! [`ode`]) is lifted to observables and fitted by one linear generator ([`koopman`], trained by
 //! [`distill`]), then read off in closed form ([`sampling`]) and explained ([`spectrum`]). Other ways
-//! to distil it stand beside for comparison ([`baselines`]).
+//! to distil it are there for comparison ([`baselines`]).
 //! Method: Turan et al., "Unfolding Generative Flows with Koopman Operators", arXiv 2506.22304.
 
 pub mod baselines;

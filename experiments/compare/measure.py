@@ -102,11 +102,11 @@ def measured(
     Parameters
     ----------
     student : student
-        Fitted.
+        Fitted student or solver.
     reference : Reference
-        Of the teacher that it was fitted to: what paths and inverses are held against.
+        Noise, paths and endpoints of the teacher that it was fitted to, for paths and inverses.
     original : Reference
-        Of the teacher whose endpoints are wanted.
+        Those of the first teacher, whose endpoints the student should reach.
     steps : int, optional
         Evaluations that a sample takes; None where the student has no choice.
     """

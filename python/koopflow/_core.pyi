@@ -1,7 +1,7 @@
 """The Rust extension: velocity fields, teacher training, students, metrics.
 
 Arrays are NumPy arrays or torch tensors. Outputs follow the kind (and, for torch, the device) of the first
-array argument, and are NumPy arrays where there is none. Batch first: ``t`` is ``[B]``, ``x`` is
+array argument, and are NumPy arrays if there is none. Batch first: ``t`` is ``[B]``, ``x`` is
 ``[B, *event]``; time 0 is noise and time 1 is data.
 
 A *monitor* is called with ``{"stage", "step", "total", "seconds", "values"}``, where the stage is
@@ -251,7 +251,7 @@ class Student:
         condition of each row, ``condition`` where it is left out, and ``data_noise`` the noise of each row
         where the coupling is ``"given"``. ``trajectory_file`` keeps the solved trajectories for
         later fits; ``refresh`` solves them anew.
-        ``checkpoint`` is written every so many steps or seconds and at the end, with ``header`` in it;
+        ``checkpoint`` is written at an interval of steps or seconds and at the end, with ``header`` in it;
         ``resume`` goes on from such a file. A fit that diverged returns the best student, and its history
         says ``"diverged"``. ``features`` answers the distance of two batches ``[B, *event]`` and its gradient
         in the first, for the term of weight ``feature_distance``.
@@ -490,7 +490,7 @@ class Baseline:
 
 def describe_file(path: str) -> tuple[str, str]:
     """The kind of thing that a koopflow file holds (``"student"``, ``"teacher"``, ``"baseline"`` or
-    ``"trajectories"``), and the facts beside it as JSON. Reads the header only."""
+    ``"trajectories"``), and the facts in it as JSON. Reads the header only."""
 
 @final
 class Spectrum:

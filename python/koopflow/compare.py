@@ -1,4 +1,4 @@
-"""What to use on a teacher of one's own: koopflow's students, solvers and baselines side by side."""
+"""What to use on a teacher of your own: koopflow's students, solvers and baselines side by side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-//! Options of the baselines. Those left open resolve by the size of a sample, as koopflow's own students' do.
+//! Options of the baselines. Their defaults depend on the size of a sample, as those of koopflow's own students do.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +22,7 @@ pub enum Method {
     MeanVelocity,
 }
 
-/// What a checkpoint stores to rebuild a baseline.
+/// Options that a file stores to rebuild a baseline.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BaselineModel {
@@ -125,7 +125,7 @@ pub struct BaselineConfig {
 
 json_options!(BaselineConfig);
 
-/// Batch of a step where it is left open.
+/// Default batch size.
 const BATCH_SIZE: i64 = 256;
 
 impl Default for BaselineConfig {
@@ -145,7 +145,7 @@ impl Default for BaselineConfig {
 }
 
 impl BaselineConfig {
-    /// The same options with nothing left open, except for steps where the clock alone ends training. Width,
+    /// The same options with every default filled in, except for steps where the clock alone ends training. Width,
     /// depth, latents and trajectories are those of koopflow's own students.
     ///
     /// # Errors
@@ -201,7 +201,7 @@ impl BaselineConfig {
         self.training.batch_size.unwrap_or(BATCH_SIZE)
     }
 
-    /// The model that options with nothing left open ask for.
+    /// The model that options ask for, with every default filled in.
     pub(super) fn model(&self, event_shape: &[i64], conditioning: Conditioning) -> Result<BaselineModel> {
         let (Some(observables), Some(width), Some(depth), Some(path_steps)) =
             (self.observables, self.width, self.depth, self.path_steps)

@@ -8,18 +8,18 @@ use crate::data::{Pairs, Points, Trajectories};
 use crate::tensor::RandomSource;
 use crate::velocity::VelocityField;
 
-/// What training points are drawn from; each draw is a pure function of the source's seed and the step.
+/// Source of training points; each draw is a pure function of the source's seed and the step.
 pub struct Source<'a> {
     pub teacher: &'a dyn VelocityField,
     pub trajectories: &'a Trajectories,
-    /// With nothing left open.
+    /// Options with every default filled in.
     pub config: &'a BaselineConfig,
     pub random: RandomSource,
 }
 
 impl Source<'_> {
     fn rows(&self, rng: &mut impl Rng) -> Vec<i64> {
-        // Those that koopflow's own students hold out are left alone here too.
+        // Trajectories that koopflow's own students hold out are not trained on here either.
         let count = self.trajectories.training_count();
         (0..self.config.batch_size()).map(|_| rng.random_range(0..count)).collect()
     }

@@ -160,7 +160,7 @@ impl Step for Fitting<'_> {
         self.log.look(rate)
     }
 
-    /// Where only the clock counts, as many steps as it will probably allow.
+    /// Number of steps; if only the clock limits training, the number that it will probably allow.
     fn total(&self, state: &State<'_>) -> u64 {
         let step = state.ledger.step;
         match state.budget.steps {

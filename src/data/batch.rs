@@ -58,9 +58,9 @@ pub struct Pairs {
     pub x_s: Tensor,
     /// States at t, `[B, d]`.
     pub x_t: Tensor,
-    /// One over the summed variance at t, `[B]`.
+    /// Inverse of the summed variance at t, `[B]`.
     pub precision: Tensor,
-    /// One over the summed variance at s, `[B]`.
+    /// Inverse of the summed variance at s, `[B]`.
     pub source_precision: Tensor,
     /// Conditions as the student takes them, `[B, c]`.
     pub condition: Option<Tensor>,
@@ -97,7 +97,7 @@ impl Pairs {
     }
 }
 
-/// The training points of one step; a group is missing where there is nothing to draw it from.
+/// The training points of one step; a group that cannot be drawn is `None`.
 #[derive(Debug)]
 pub struct Batch {
     /// Pairs from noise to data.

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::store::{final_target, fresh_file, read_metadata, sync_folder, to_bytes, Header};
 use crate::tensor::{dtype_name, event_size, shape_text};
 
-/// What the header of such a file calls it.
+/// Name of this kind of file in its header.
 const KIND: &str = "trajectories";
 
 /// Trajectories in a file, without their states.

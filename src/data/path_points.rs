@@ -62,7 +62,7 @@ struct Ahead {
     stream: PairStream,
 }
 
-/// Where points of the teacher's probability path come from.
+/// Source of points of the teacher's probability path.
 pub struct PathPoints {
     plan: PathPlan,
     conditioning: Conditioning,
@@ -138,7 +138,7 @@ impl PathPoints {
     /// The table of input coordinates, of a few thousand points at each of its `times`.
     pub fn coordinates(&self, times: i64, images: Option<&[i64]>) -> Result<InputCoordinates> {
         let random = RandomSource::new(self.plan.seed).fork("input coordinates");
-        // Not one assignment of thousands, whatever the plan: a table of means needs no such care.
+        // Assignments of at most this size, whatever the plan: a table of means needs no larger ones.
         let plan = PathPlan { coupling_size: self.plan.coupling_size.min(TABLE_COUPLING), ..self.plan };
         let pairs = source(&plan, &self.training, TABLE_POINTS, random)?.batch(0)?;
         let PathPlan { kind, device, .. } = self.plan;

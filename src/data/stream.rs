@@ -73,7 +73,7 @@ impl PairBatch {
     }
 }
 
-/// Where coupled minibatches come from. Batch `step` depends on the seed and `step` alone.
+/// Source of coupled minibatches. Batch `step` depends on the seed and `step` alone.
 pub struct PairSource {
     count: usize,
     dim: usize,

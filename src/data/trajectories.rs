@@ -22,7 +22,7 @@ pub struct Trajectories {
     states: Tensor,
     /// `[T]`.
     times: Tensor,
-    /// One over the summed variance of x_t at each time, `[T]`: what errors at that time are scaled by.
+    /// Inverse of the summed variance of x_t at each time, `[T]`: what errors at that time are scaled by.
     precision: Tensor,
     /// Condition of each trajectory, as the teacher takes it, `[N, ...]`.
     condition: Option<Tensor>,
@@ -210,7 +210,7 @@ impl Trajectories {
         self.condition.as_ref().map(|c| c.narrow(0, self.training_count(), self.held_out))
     }
 
-    /// One over the summed variance at time index `index`.
+    /// Inverse of the summed variance at time index `index`.
     pub fn precision_at(&self, index: i64) -> f64 {
         self.precision.double_value(&[index])
     }
@@ -340,7 +340,7 @@ fn check_same(file: &TrajectoryFile, wanted: &StoredPlan, condition: Option<&Ten
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
     let (old, new) = (&stored.fingerprint, &wanted.fingerprint);
     let gap = norm(&mut old.iter().zip(new).map(|(a, b)| a - b));
-    // Not a number compares false: such a teacher is none that the file knows.
+    // NaN compares false: a teacher with a NaN fingerprint is not the teacher of the file.
     let close = gap <= FINGERPRINT_TOLERANCE * norm(&mut old.iter().copied()).max(1e-6);
     match old.len() == new.len() && close {
         true => Ok(()),

@@ -13,12 +13,13 @@ use crate::nets::InputCoordinates;
 use crate::tensor::{parse_device, parse_dtype, RandomSource};
 use crate::velocity::VelocityField;
 
-/// What batches are drawn from.
+/// Source of the batches of a distillation.
 pub struct TrainingData {
-    /// Present where a term needs the flow solved, or consistency has no data to start from.
+    /// Solved trajectories; present where a term needs them, or consistency has no data to start from.
     pub trajectories: Option<Trajectories>,
-    /// Present where only the consistency term is on and data were given: where trajectories are solved anyway,
-    /// its points lie on them, at the same marginals and without an assignment of noise to data at each step.
+    /// Points of the probability path; present where only the consistency term is on and data were given. Where
+    /// trajectories are solved anyway, consistency takes points on them: they have the same marginals, and need no
+    /// assignment of noise to data at each step.
     pub points: Option<PathPoints>,
     /// Held-out points and the teacher's velocity there, `[H, d]`; present where there are no
     /// trajectories to judge by.

@@ -13,11 +13,11 @@ use crate::nets::precision::Precision;
 use crate::nets::UNetConfig;
 use crate::training::{json_options, ScheduleKind, TrainingOptions};
 
-/// What errors are measured in.
+/// Units of errors in the loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
 pub enum Scaling {
-    /// Each over the summed variance of what it is compared with, at its time.
+    /// Squared errors divided by the summed variance of their target at its time.
     #[default]
     Relative,
     /// Mean squares, coordinate by coordinate.
@@ -43,9 +43,9 @@ pub enum Method {
 pub struct DistillConfig {
     /// k, the number of learned observables.
     pub observables: Option<i64>,
-    /// What the observables are made of.
+    /// Kind of functions that the observables are made of.
     pub basis: Basis,
-    /// What a perceptron sees of (t, x).
+    /// Inputs of a perceptron, made from (t, x).
     pub inputs: Inputs,
     /// Total degree of a polynomial basis, which decides its number of observables.
     pub degree: Option<i64>,

@@ -65,7 +65,7 @@ impl HeldOut {
         }
     }
 
-    /// By the names that logs and [`Metric`] use.
+    /// Errors with the names that logs and [`Metric`] use.
     pub fn named(&self) -> [(&'static str, f64); 6] {
         [
             ("endpoint_error", self.endpoint),
@@ -91,7 +91,7 @@ pub struct HeldOutPaths {
     states: Tensor,
     /// Condition in the form that the student takes.
     condition: Option<Tensor>,
-    /// One over the summed variance of noise and of data.
+    /// Inverses of the summed variance of noise and of data.
     noise_precision: f64,
     data_precision: f64,
     /// Time indices along the path, and the velocities there: `[H, d]` each.
@@ -123,8 +123,8 @@ impl Evaluator {
         }
     }
 
-    /// The errors of the student as it is now; NaN where it cannot be propagated any more, and for those
-    /// that need trajectories where there are none.
+    /// The errors of the student as it is now; NaN where it can no longer be propagated, and for errors
+    /// that need trajectories if none were solved.
     ///
     /// # Errors
     /// Whatever libtorch refuses.

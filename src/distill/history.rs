@@ -20,7 +20,7 @@ pub struct LogEntry {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DistillHistory {
     pub steps: u64,
-    /// Whole wall-clock, trajectories and resumed runs included.
+    /// Wall-clock time of the whole fit, trajectories and resumed runs included.
     pub seconds: f64,
     pub trajectory_seconds: f64,
     /// Trajectories stored: fewer than asked for where `max_seconds` or `trajectory_memory` cut them short.

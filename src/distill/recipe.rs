@@ -37,7 +37,7 @@ const FEW: i64 = 8;
 const SEVERAL: i64 = 256;
 
 impl DistillConfig {
-    /// The same options with nothing left open.
+    /// The same options with every default filled in.
     ///
     /// # Errors
     /// As [`DistillConfig::resolve`].
@@ -249,7 +249,7 @@ impl DistillConfig {
         Ok(())
     }
 
-    /// What only a student's training loop has.
+    /// Checks the options that only a student's training loop has.
     fn check_loop(&self, rows: &BatchRows) -> Result<()> {
         if let Some(rate) = self.generator_learning_rate {
             check_positive(&[("generator_learning_rate", rate)])?;

@@ -82,7 +82,7 @@ pub(super) struct Snapshot<'a> {
     /// Its best parameters are kept in the student's place.
     pub state: &'a State<'a>,
     pub config: &'a DistillConfig,
-    /// With everything filled in.
+    /// Options with every default filled in.
     pub ledger: Ledger,
     pub log: &'a [LogEntry],
 }

@@ -19,7 +19,7 @@ pub(super) struct Run<'a> {
     pub objective: Objective<'a>,
     pub data: &'a TrainingData,
     pub evaluator: &'a Evaluator,
-    /// With nothing left open.
+    /// Options with every default filled in.
     pub config: &'a DistillConfig,
     pub rows: BatchRows,
     pub random: RandomSource,
@@ -31,7 +31,7 @@ pub(super) struct Run<'a> {
     pub terms: Vec<Term>,
 }
 
-/// What a run has cost besides its steps.
+/// Cost of a run besides its steps.
 pub(super) struct Spent {
     pub trajectory_seconds: f64,
     pub trajectories: i64,

@@ -112,7 +112,7 @@ fn prepare(
 /// Everything that a distillation is made from.
 struct Fit<'a> {
     teacher: &'a dyn VelocityField,
-    /// With nothing left open.
+    /// Options with every default filled in.
     config: DistillConfig,
     recipe: Recipe,
     extras: &'a Extras,

@@ -21,9 +21,9 @@ pub struct TeacherConfig {
     pub coupling: Coupling,
     pub path: Path,
     pub objective: Objective,
-    /// What the data carry besides themselves.
+    /// Labels or vectors that come with the data, or none.
     pub conditioning: Conditioning,
-    /// How often training hides a label, in [0, 1): such a teacher also knows v without a class, which
+    /// Share of labels that training hides, in [0, 1): such a teacher also knows v without a class, which
     /// classifier-free guidance needs.
     pub label_dropout: f64,
     /// Units of each hidden layer, at least 1.
@@ -40,7 +40,7 @@ pub struct TeacherConfig {
     pub flip: bool,
     /// Steps that one entry of the history averages over, at least 1.
     pub log_every: u64,
-    /// A batch is 1 to 65,536 pairs, 256 where it is left open. The learning rate falls along a cosine to zero.
+    /// A batch is 1 to 65,536 pairs, 256 by default. The learning rate falls along a cosine to zero.
     /// Training returns the averaged weights, or the last ones where it does not average.
     #[serde(flatten)]
     pub training: TrainingOptions,

@@ -21,7 +21,7 @@ pub struct TeacherHistory {
     pub restarts: u64,
     /// Restarts and checkpoints that could not be written, in words.
     pub notes: Vec<Note>,
-    /// The options, with nothing left open.
+    /// Options with every default filled in.
     pub config: TeacherConfig,
 }
 

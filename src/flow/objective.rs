@@ -159,7 +159,7 @@ impl Loss<'_> {
     }
 }
 
-/// What f and v are to be.
+/// Targets of f and v.
 struct Target {
     f: Tensor,
     v: Tensor,

@@ -33,7 +33,7 @@ pub(super) struct Resumed {
 }
 
 impl Resumed {
-    /// Reads the file of a run whose options, with nothing left open, are `config`.
+    /// Reads the file of a run whose options, with every default filled in, are `config`.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Checkpoint`]; [`Error::Argument`] naming the option that differs.

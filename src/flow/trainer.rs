@@ -142,7 +142,7 @@ fn begin<'a>(config: &TeacherConfig, field: &'a NetworkField, spent: f64) -> Res
 
 /// What the loop trains.
 struct Teaching<'a> {
-    /// With nothing left open.
+    /// Options with every default filled in.
     config: &'a TeacherConfig,
     field: &'a NetworkField,
     objective: Loss<'a>,

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::nets::{feature_maps, monomial_count, UNetConfig};
 use crate::tensor::{event_size, parse_dtype, shape_text};
 
-/// What a checkpoint stores to rebuild a student.
+/// Options that a file stores to rebuild a student.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StudentConfig {

@@ -76,7 +76,7 @@ impl Horizon {
         })
     }
 
-    /// What is read after the motion g -> g `matrix`, `[m, m]` in float64 on the CPU.
+    /// Propagator of the motion g -> g `matrix`, `[m, m]` in float64 on the CPU.
     pub fn from_matrix(
         matrix: &Tensor,
         readout: &Readout,

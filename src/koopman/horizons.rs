@@ -38,8 +38,8 @@ impl Horizons {
         Some(horizon)
     }
 
-    /// Keeps one more, in place of the longest unused ones where there is no room for all. One that leaves no room
-    /// for any other is not kept.
+    /// Keeps one more. If there is no room for all, those that were unused for longest are dropped. One that would
+    /// leave no room for any other is not kept.
     pub fn keep(&mut self, tau: f64, horizon: &Horizon) {
         let bytes = horizon.bytes();
         if bytes > self.limit {

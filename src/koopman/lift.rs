@@ -13,7 +13,7 @@ use crate::nets::{
 };
 use crate::tensor::{shared, RandomSource, Share};
 
-/// What observables are made of.
+/// Kind of functions that the observables are made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
 pub enum Basis {
@@ -31,7 +31,7 @@ pub enum Basis {
     Hierarchy,
 }
 
-/// What the basis is of: the features themselves, or the features as they were at time 0.
+/// Quantity that the basis gives: the features themselves, or the features as they were at time 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
 pub enum Frame {
@@ -44,7 +44,7 @@ pub enum Frame {
     Moving,
 }
 
-/// What a perceptron sees of (t, x).
+/// Inputs of a perceptron, made from (t, x).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
 pub enum Inputs {

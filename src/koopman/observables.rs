@@ -6,7 +6,7 @@
 use crate::tensor::shared;
 use tch::Tensor;
 
-/// How many votes the encoding of the noise has for each step of the sampler. A later encoding has one: it is
+/// Number of votes of the encoding of the noise for each step of the sampler. A later encoding has one: it is
 /// of a state that is only estimated. At 3 no student measured became worse by more steps, including those
 /// that never saw their own states in training; at 2, one by 1.17 times in two steps.
 const VOTES_OF_NOISE: f64 = 3.0;

@@ -236,7 +236,7 @@ impl Student {
     }
 
     /// Observables and their exact derivative along (1, velocity): (g `[B, m]`, J g (1, v) `[B, m]`).
-    /// For a perfect student the second is g L where `velocity` is the teacher's.
+    /// If `velocity` is the teacher's, the second is g L for a perfect student.
     pub fn encode_with_tangent(
         &self,
         t: &Tensor,
@@ -323,12 +323,12 @@ impl Student {
         }
     }
 
-    /// One tau prepared from the parameters as they are now.
+    /// Propagator of one tau, prepared from the current parameters.
     pub fn fresh_horizon(&self, tau: f64) -> Result<Horizon> {
         Horizon::new(&self.generator, &self.readout, tau)
     }
 
-    /// What is read after any linear motion of the observables, `[m, m]` in float64.
+    /// Propagator of any linear motion of the observables, `[m, m]` in float64.
     pub fn horizon_of(&self, motion: &Tensor) -> Result<Horizon> {
         let options = (self.kind(), self.device());
         Horizon::from_matrix(motion, &self.readout, self.config.dimension(), options)
@@ -339,7 +339,7 @@ impl Student {
         self.readout.columns(self.config.dimension(), self.config.size())
     }
 
-    /// One tau prepared, or as it was prepared before: writing the parameters makes it anew.
+    /// Propagator of one tau, kept from an earlier call until the parameters are written.
     pub fn horizon(&self, tau: f64) -> Result<Horizon> {
         let mut kept = self.horizons.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(horizon) = kept.find(self.parameters.version(), tau) {

@@ -43,7 +43,7 @@ pub fn rms_length(rows: &Tensor) -> f64 {
 /// Errors of paired samples: the root mean square of their distances, averaged over times, over a scale.
 #[derive(Debug)]
 pub struct Errors {
-    /// Squared distances, `[N, T]` in float64 on the CPU, where resamples are drawn; T is 1 where there is one
+    /// Squared distances, `[N, T]` in float64 on the CPU, where resamples are drawn; T is 1 for a single
     /// time.
     squares: Tensor,
     scale: f64,

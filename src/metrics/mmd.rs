@@ -10,7 +10,7 @@ use crate::tensor::RandomSource;
 /// Samples whose pairs make the median of [`median_bandwidths`].
 pub const MEDIAN_SAMPLES: i64 = 1000;
 
-/// What the median distance is multiplied by: one kernel for each.
+/// Factors of the median distance: one kernel for each.
 const MEDIAN_FACTORS: [f64; 3] = [0.5, 1.0, 2.0];
 
 /// Squared maximum mean discrepancy with the kernel k(x, y) = sum over `bandwidths` s of

@@ -21,7 +21,7 @@ pub struct InputCoordinates {
     axes: Option<Tensor>,
     /// Shape of one sample where samples are images, else empty.
     event_shape: Vec<i64>,
-    /// One over the data's root-mean-square deviation, `[]`.
+    /// Inverse of the data's root-mean-square deviation, `[]`.
     scale: Tensor,
     /// Mean of x_t along each axis at `T` uniform times, `[T, d]`.
     means: Tensor,

@@ -79,7 +79,7 @@ impl Parameters {
     /// Runs `work` while the parameters have other values, `[count]`.
     ///
     /// # Errors
-    /// What `work` answers; the parameters are put back all the same.
+    /// Any error of `work`; the parameters are put back all the same.
     pub fn with<T>(&self, values: &Tensor, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let mut flat = self.flat()?;
         let own = flat.copy();
@@ -132,7 +132,7 @@ impl Parameters {
     /// Overwrites the parameters with tensors of the same names and shapes, taken from `take`.
     ///
     /// # Errors
-    /// What `take` answers for a missing name; [`Error::Shape`] for a shape that does not fit.
+    /// The error of `take` for a missing name; [`Error::Shape`] for a shape that does not fit.
     pub fn restore(&mut self, mut take: impl FnMut(&str) -> Result<Tensor>) -> Result<()> {
         for (name, tensor) in self.names.iter().zip(&mut self.tensors) {
             let stored = take(name)?;

@@ -13,7 +13,7 @@ thread_local! {
     static LOWERED: Cell<Option<Kind>> = const { Cell::new(None) };
 }
 
-/// What the products of training run in.
+/// Precision of the network's products while training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -21,7 +21,7 @@ pub enum Precision {
     #[default]
     Float32,
     Bf16,
-    /// With dynamic loss scaling; on CUDA only.
+    /// Half precision with dynamic loss scaling; on CUDA only.
     Fp16,
 }
 
@@ -54,7 +54,7 @@ pub struct Lowered {
 }
 
 impl Lowered {
-    /// To `kind`; `None` is full precision.
+    /// Lowers the precision of products to `kind`; `None` is full precision.
     pub fn to(kind: Option<Kind>) -> Self {
         Lowered { before: lower(kind) }
     }
@@ -71,7 +71,7 @@ pub fn lower(kind: Option<Kind>) -> Option<Kind> {
     LOWERED.replace(kind)
 }
 
-/// What products run in now; `None` is full precision.
+/// Precision of products now; `None` is full precision.
 pub(super) fn lowered() -> Option<Kind> {
     LOWERED.get()
 }

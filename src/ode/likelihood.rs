@@ -49,7 +49,7 @@ impl FromStr for Divergence {
     }
 }
 
-/// What [`log_prob`] may be told.
+/// Options of [`log_prob`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DensityOptions {

@@ -68,7 +68,7 @@ impl FromStr for Solver {
     }
 }
 
-/// What a solver may be told.
+/// Options of a solver.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SolveOptions {

@@ -14,7 +14,7 @@ use super::torch_state::Neutral;
 use crate::error::{Error, Result};
 use crate::tensor::dtype_name;
 
-/// What the caller's arrays are, and so what the answer shall be.
+/// Kind of the caller's arrays, and so of the arrays that are returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ArrayKind {
     Numpy,

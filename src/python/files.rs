@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use super::door;
 use crate::store;
 
-/// The kind of thing that a file holds, and the facts beside it as JSON.
+/// Kind of model in a file, and the facts of that file as JSON.
 #[pyfunction]
 pub fn describe_file(py: Python<'_>, path: PathBuf) -> PyResult<(String, String)> {
     let (kind, facts) = door::enter(py, move || store::describe(&path))?;

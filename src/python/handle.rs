@@ -1,4 +1,4 @@
-//! What the classes of models share: a handle under a lock, and what a fit leaves beside the model.
+//! What the classes of models share: a handle under a lock, and the history and options of a fit.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -36,7 +36,7 @@ impl<T: Share + Send> Shared<T> {
     }
 }
 
-/// A model that was fitted: itself, its history and its options, with nothing left open.
+/// A model that was fitted: itself, its history and its options with every default filled in.
 pub struct Fitted<T> {
     pub model: Shared<T>,
     pub history: Value,
@@ -53,7 +53,7 @@ impl<T: Share + Stored + Send> Fitted<T> {
         Fitted::new(model, self.history.clone(), self.config.clone())
     }
 
-    /// Writes the model with history, options and `facts` beside it.
+    /// Writes the model with its history, its options and `facts`.
     pub fn save(&self, py: Python<'_>, path: PathBuf, mut facts: Map<String, Value>) -> PyResult<()> {
         facts.insert("history".into(), self.history.clone());
         facts.insert("config".into(), self.config.clone());
@@ -61,7 +61,7 @@ impl<T: Share + Stored + Send> Fitted<T> {
         door::enter(py, move || store::save(&path, &model, facts.into()))
     }
 
-    /// The model of a file, and all facts beside it.
+    /// The model of a file, and all facts in that file.
     pub fn load(py: Python<'_>, path: PathBuf, device: Device) -> PyResult<(Self, Value)> {
         let name = path.display().to_string();
         let (model, facts) = door::enter(py, move || store::load::<T>(&path, device))?;

@@ -69,8 +69,8 @@ pub fn normal<'py>(py: Python<'py>, shape: Vec<i64>, seed: u64) -> PyResult<Boun
     ArrayKind::Numpy.export(py, noise)
 }
 
-/// What this thread's network products run in from now on (`"float32"`, `"bf16"`, `"fp16"`); answers what they ran
-/// in before.
+/// Sets the precision of this thread's network products (`"float32"`, `"bf16"`, `"fp16"`) and returns the one that they
+/// had before.
 #[pyfunction]
 pub fn lower_precision(name: &str) -> PyResult<&'static str> {
     let wanted = [("float32", Precision::Float32), ("bf16", Precision::Bf16), ("fp16", Precision::Fp16)];

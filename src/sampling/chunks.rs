@@ -76,7 +76,7 @@ impl<'a> Samples<'a> {
         self.x.size()[0]
     }
 
-    /// What `work` makes of each chunk, joined along `dimension`. The monitor is looked at after each.
+    /// Results of `work` for each chunk, joined along `dimension`. The monitor is asked after each.
     pub fn map(
         &self,
         dimension: i64,

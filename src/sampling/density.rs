@@ -39,7 +39,7 @@ impl FromStr for Determinant {
     }
 }
 
-/// What [`student_density`] may be told.
+/// Options of [`student_density`].
 #[derive(Debug, Clone)]
 pub struct StudentDensityOptions {
     pub determinant: Determinant,

@@ -9,7 +9,7 @@ use crate::monitor::Monitor;
 use crate::spectrum::{Edit, Spectrum};
 use crate::tensor::finite_or_divergence;
 
-/// Where an edited path begins.
+/// Starting point of an edited path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     /// Noise, encoded at time 0.

@@ -123,7 +123,7 @@ impl Spread {
         Ok(())
     }
 
-    /// With divisor N.
+    /// Variance with divisor N.
     fn variance(&self) -> f64 {
         self.squares / self.count
     }

@@ -158,7 +158,7 @@ fn check_times(times: &[f64]) -> Result<()> {
     Ok(())
 }
 
-/// What each of `horizons` reads from the encoding of noise at time 0.
+/// States that each of `horizons` reads from the encoding of noise at time 0.
 fn read_path(
     student: &Student,
     x0: &Tensor,

@@ -73,7 +73,7 @@ impl Edit {
         self.at
     }
 
-    /// How many samples it is for; `None` is any number.
+    /// Number of samples that it is for; `None` is any number.
     pub fn batch(&self) -> Option<i64> {
         let (What::Eigenfunctions { shifts, .. } | What::Observables(shifts)) = &self.what;
         (shifts.dim() == 2).then(|| shifts.size()[0])
@@ -85,7 +85,7 @@ impl Edit {
         self.at > 0.0 || matches!(self.what, What::Observables(_))
     }
 
-    /// What is different at `time`: real, because conjugates are changed alike.
+    /// Difference of the observables at `time`: real, because conjugates are changed alike.
     ///
     /// # Errors
     /// Whatever libtorch refuses.

@@ -1,4 +1,4 @@
-//! What is measured of a spectrum over noise and along a teacher's paths: energies, residuals, and the order by them.
+//! Measurements of a spectrum over noise and along a teacher's paths: energies, residuals, and the order by them.
 
 use std::str::FromStr;
 
@@ -15,7 +15,7 @@ use crate::velocity::VelocityField;
 /// Times along the teacher's paths where residuals are measured.
 pub const RESIDUAL_TIMES: [f64; 9] = [0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0];
 
-/// What modes are sorted by.
+/// Key that modes are sorted by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sort {
     /// Descending energy.

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// Symbolic links followed before they count as a circle, as Linux counts.
 const MOST_LINKS: usize = 40;
 
-/// Writes a new file beside the target, flushes it to the disk and renames it: a crash leaves the old file or
+/// Writes a new file in the target's folder, flushes it to the disk and renames it: a crash leaves the old file or
 /// the new one, and of several writers at once the last one wins with a whole file. A symbolic link stays a
 /// link, and the file that it points to is replaced.
 ///
@@ -45,7 +45,7 @@ pub(crate) fn fresh_file(target: &Path) -> io::Result<(PathBuf, File)> {
     }
 }
 
-/// Where a file of this name is written: what a symbolic link points to, or else the path itself.
+/// Path that a file of this name is written to: the target of a symbolic link, or else the path itself.
 pub(crate) fn final_target(path: &Path) -> io::Result<PathBuf> {
     let mut target = path.to_path_buf();
     for _ in 0..MOST_LINKS {

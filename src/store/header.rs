@@ -15,7 +15,7 @@ const KEY: &str = "koopflow";
 /// Written into every file; a reader refuses newer ones.
 const FORMAT_VERSION: u64 = 1;
 
-/// What a file holds besides tensors. In JSON, `{"version": 1, "model": {"kind": ..., ...}, "facts": ...}`.
+/// Contents of a file besides its tensors. In JSON, `{"version": 1, "model": {"kind": ..., ...}, "facts": ...}`.
 #[derive(Debug, Clone)]
 pub(crate) struct Header {
     pub kind: String,

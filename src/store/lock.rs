@@ -9,11 +9,11 @@ use fs4::{FileExt, TryLockError};
 
 use crate::error::{Error, Result};
 
-/// How long to wait before asking again for a lock that another writer holds.
+/// Time between two attempts to take a lock that another writer holds.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// The right to write the files of one target, held by a lock on `<target>.lock`. The operating system lets it go
-/// when its holder ends, however that happens.
+/// The right to write the files of one target, held by a lock on `<target>.lock`. The operating system releases
+/// it when its holder ends, however that happens.
 #[derive(Debug)]
 pub(crate) struct WriterLock {
     path: PathBuf,

@@ -23,12 +23,12 @@ pub(crate) use file::{read_metadata, to_bytes};
 pub(crate) use header::Header;
 pub(crate) use lock::WriterLock;
 
-/// Tensors whose name begins so are kept beside a model and are no part of it: the state of its training.
+/// Prefix of the names of tensors that are in a model's file but not part of the model: the state of its training.
 pub const BESIDE: &str = "training.";
 
-/// What can be kept in a file and rebuilt from that file alone.
+/// A model that can be kept in a file and rebuilt from that file alone.
 pub trait Stored: Sized {
-    /// What the header calls it: `"student"`, `"teacher"`, ...
+    /// Name of this kind of model in the header: `"student"`, `"teacher"`, ...
     const KIND: &'static str;
 
     /// Everything but its tensors, as plain data. In JSON it is an object.
@@ -38,7 +38,7 @@ pub trait Stored: Sized {
     /// [`crate::Error::Teacher`] for a model that cannot be kept in a file.
     fn description(&self) -> Result<Self::Description>;
 
-    /// Its tensors by name; no name begins with [`BESIDE`].
+    /// Tensors of the model by name; no name begins with [`BESIDE`].
     ///
     /// # Errors
     /// As [`Stored::description`].
@@ -52,7 +52,7 @@ pub trait Stored: Sized {
     fn rebuild(description: Self::Description, tensors: &mut Tensors, device: Device) -> Result<Self>;
 }
 
-/// Writes `model` with `facts` beside it: whatever the caller wants back.
+/// Writes `model` and `facts`, which are anything that the caller wants to read back.
 ///
 /// # Errors
 /// [`crate::Error::Io`] where the file cannot be written; as [`Stored::description`].
@@ -71,7 +71,7 @@ pub fn save_with<T: Stored>(path: &Path, model: &T, facts: Value, beside: Vec<(&
     write_atomically(path, &file::serialise(&header, &tensors)?)
 }
 
-/// Rebuilds a model from its file alone, with the facts beside it.
+/// Rebuilds a model from its file alone; returns it with the facts of that file.
 ///
 /// # Errors
 /// [`crate::Error::Io`] for a file that cannot be read; [`crate::Error::Checkpoint`] for one that is
@@ -95,7 +95,7 @@ pub fn open<T: Stored>(path: &Path) -> Result<(T::Description, Value, Tensors)> 
     Ok((description, header.facts, tensors))
 }
 
-/// What a file holds, by its kind, and the facts beside it. Reads the header only, and the size of the file.
+/// Kind of model in a file, and the facts of that file. Reads the header only, and the size of the file.
 ///
 /// # Errors
 /// [`crate::Error::Io`]; [`crate::Error::Checkpoint`] for a file that is not koopflow's, or truncated.

@@ -10,10 +10,10 @@ pub fn chunks(total: i64, rows: i64) -> impl Iterator<Item = (i64, i64)> {
     (0..total).step_by(rows as usize).map(move |first| (first, rows.min(total - first)))
 }
 
-/// What `work(first row, number of rows)` makes of each chunk, joined along `dimension`.
+/// Results of `work(first row, number of rows)` for each chunk, joined along `dimension`.
 ///
 /// # Errors
-/// Whatever `work` answers; [`crate::Error::Torch`] where there are no rows.
+/// Any error of `work`; [`crate::Error::Torch`] where there are no rows.
 pub fn in_chunks(
     total: i64,
     rows: i64,

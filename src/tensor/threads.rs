@@ -78,7 +78,7 @@ impl IntraOpThreads {
         Self::limit(threads.clamp(1, 1024) as i32)
     }
 
-    /// At most `threads`; never more than there were.
+    /// Limits libtorch to `threads`, never more than there were.
     pub fn limit(threads: i32) -> Self {
         let before = tch::get_num_threads();
         let lower = threads.max(1) < before;

@@ -17,7 +17,7 @@ impl Budget {
         Budget { steps, max_seconds, started: Instant::now(), before: Duration::ZERO }
     }
 
-    /// The same budget, of which `seconds` were spent already.
+    /// The same budget after `seconds` of it have been spent.
     pub fn resumed(self, seconds: f64) -> Self {
         Budget { before: Duration::try_from_secs_f64(seconds).unwrap_or_default(), ..self }
     }

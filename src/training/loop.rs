@@ -26,7 +26,7 @@ pub struct Gradient {
     pub losses: Vec<Tensor>,
 }
 
-/// What a trainer sees when it looks at its model.
+/// Held-out evaluation of the model in training.
 #[derive(Default)]
 pub struct Look {
     /// An error, smaller for a better model; `None` for trainers without a metric.
@@ -39,7 +39,7 @@ pub struct Look {
 
 /// One trainer, as the loop sees it.
 pub trait Step {
-    /// What reports call it: `"teacher"` or `"student"`.
+    /// Name in reports: `"teacher"` or `"student"`.
     const STAGE: &'static str;
 
     /// Whether looks measure a metric, whose best state is then kept.
@@ -87,7 +87,7 @@ pub trait Step {
     fn save(&mut self, state: &State<'_>, plan: &Checkpointing, stopped: Stopped) -> Result<()>;
 }
 
-/// What a training without a metric goes back to. A state is good once a step from it was finite.
+/// State that a training without a metric goes back to. A state is good once a step from it was finite.
 struct LastGood {
     candidate: Tensor,
     step: u64,
@@ -214,7 +214,7 @@ impl<'a, S: Step> Loop<'a, S> {
         Ok(Stopped::Completed)
     }
 
-    /// One step, and its learning rate.
+    /// Takes one step and returns its learning rate.
     fn one(&mut self, monitor: &mut dyn Monitor) -> Result<f64> {
         let rate = self.state.rate();
         let attempt = match self.step.gradient(&mut self.state, monitor) {

@@ -1,4 +1,4 @@
-//! A model in training: its own file, with what training needs to go on kept beside the model.
+//! A model in training: its own file, which holds the model and what training needs to go on.
 
 use std::path::Path;
 
@@ -15,15 +15,15 @@ use crate::tensor::shape_text;
 /// No count of a run comes near this.
 const MOST_COUNTED: u64 = 1 << 30;
 
-/// What an optimiser and a moving average know of a run besides their tensors.
+/// Counters of the optimiser and of the moving average, which they keep besides their tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UpdateCounts {
     pub optimiser_steps: i32,
     pub average_updates: u64,
 }
 
-/// Writes `model` with its facts as [`store::save`] does, and beside it the weights `raw` that training goes on
-/// from, the optimiser's moments and the average, if there is one. [`UpdateCounts::of`] belongs into the facts.
+/// Writes `model` with its facts as [`store::save`] does, and with it the weights `raw` that training goes on
+/// from, the optimiser's moments and the average, if there is one. The facts must contain [`UpdateCounts::of`].
 ///
 /// # Errors
 /// [`Error::Io`] where the file cannot be written.
@@ -62,7 +62,7 @@ fn plausible(ledger: &Value) -> bool {
     }
 }
 
-/// What [`save_training`] wrote of a model of type `T`, to be taken apart.
+/// Contents of a file that [`save_training`] wrote for a model of type `T`.
 pub struct TrainingFile<T: Stored> {
     pub description: T::Description,
     /// The model's own tensors, and those of its training.

@@ -23,13 +23,13 @@ pub struct Schedule {
     pub kind: ScheduleKind,
     pub peak: f64,
     pub warmup_steps: u64,
-    /// What plateaus and restarts have made of the peak.
+    /// Factor of the peak learning rate after plateaus and restarts.
     pub factor: f64,
     /// Evaluations since the last improvement or halving.
     pub stale: u64,
 }
 
-/// What a file without a schedule means: nothing has changed the peak yet.
+/// Schedule of a file that has none: nothing has changed the peak yet.
 impl Default for Schedule {
     fn default() -> Self {
         Schedule::new(ScheduleKind::default(), 0.0, 0)

@@ -1,4 +1,4 @@
-//! What code that koopflow does not own answers for a velocity: checked, and told in full where it is none.
+//! Checks of velocities that code outside koopflow returns. Errors quote what was returned instead.
 
 use tch::{Kind, Tensor};
 

@@ -66,9 +66,9 @@ pub struct DiffusionConfig {
     /// `None`: [`NoiseArgument::Time`] where the variance is preserved, [`NoiseArgument::CNoise`] for F, else
     /// [`NoiseArgument::Sigma`].
     pub noise_argument: Option<NoiseArgument>,
-    /// At least 2.
+    /// Number of training timesteps of the model, at least 2.
     pub num_timesteps: i64,
-    /// Positive; of F alone.
+    /// Standard deviation of the data, positive; used by [`Parametrisation::F`] alone.
     pub sigma_data: f64,
 }
 
@@ -153,7 +153,7 @@ impl DiffusionConfig {
     }
 }
 
-/// At some times: v = linear x + weight model(argument, input x).
+/// Coefficients at some times: v = linear x + weight model(argument, input x).
 struct Reading {
     /// `[B]`
     argument: Tensor,

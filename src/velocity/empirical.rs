@@ -77,7 +77,7 @@ impl EmpiricalField {
         (CHUNK_ELEMENTS / self.count()).max(1)
     }
 
-    /// For rows `x` `[b, d]` at times `t` `[b, 1]`, both float64: the weights `[b, N]` and the floored
+    /// Weights `[b, N]` of the data for rows `x` `[b, d]` at times `t` `[b, 1]`, both float64, and the floored
     /// 1 - t `[b, 1]`.
     fn weights(&self, t: &Tensor, x: &Tensor) -> Result<(Tensor, Tensor)> {
         let rest = (t.neg() + 1.0).clamp_min(TIME_FLOOR);

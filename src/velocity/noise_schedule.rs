@@ -111,7 +111,7 @@ pub struct Karras {
     /// 0 < sigma_min < sigma_max.
     pub sigma_min: f64,
     pub sigma_max: f64,
-    /// At least 1.
+    /// Exponent of the schedule, at least 1.
     pub rho: f64,
 }
 
@@ -232,7 +232,7 @@ fn clipped(t: &Tensor, time_clip: f64) -> Tensor {
     (t.neg() + 1.0).clamp(time_clip, 1.0 - time_clip)
 }
 
-/// For diffusion times r, with beta and its integral B there.
+/// Noise level at diffusion times r, from beta and its integral B there.
 fn preserving(r: Tensor, beta: &Tensor, integral: &Tensor) -> NoiseLevel {
     let alpha = (integral * -0.5).exp();
     let variance = integral.neg().expm1().neg();

@@ -34,7 +34,7 @@ impl Standard {
         Standard { scale: scale.clamp_min(floor), mean }
     }
 
-    /// Those of images `[N, C, H, W]`: one mean and one deviation for each channel, spread over its pixels `[C H W]`.
+    /// Mean and deviation of images `[N, C, H, W]`: one mean and one deviation for each channel, spread over its pixels `[C H W]`.
     /// A convolution cannot tell pixels apart, so that scales of their own would only disturb it.
     pub fn of_channels(images: &Tensor) -> Result<Standard> {
         let size = images.size();

@@ -203,7 +203,7 @@ fn sampling_is_encode_propagate_readout() {
         let monitor = &mut Silent;
         let one = sampling::sample(&student, &x0, None, 1, monitor).unwrap();
         assert!(gap(&one, &through(0.0, &x0, 1.0, Direction::Forward)) < 1e-11);
-        // Two steps: the encoding half-way has one vote beside the six of the noise's.
+        // Two steps: the encoding half-way has one vote, that of the noise has six.
         let two = sampling::sample(&student, &x0, None, 2, monitor).unwrap();
         let half = through(0.0, &x0, 0.5, Direction::Forward);
         let again = through(0.5, &half, 0.5, Direction::Forward);

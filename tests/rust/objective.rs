@@ -182,7 +182,7 @@ fn every_term_is_what_it_says() {
     }
 }
 
-/// The first so many of these pairs.
+/// The first of these pairs, in the given number.
 fn first_rows(pairs: &Pairs, count: i64) -> Pairs {
     let some = |tensor: &Tensor| tensor.narrow(0, 0, count);
     Pairs {

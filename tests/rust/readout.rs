@@ -54,7 +54,7 @@ fn the_sampler_is_the_matrix_exponential_and_the_readout() {
             let one = sampling::sample(&student, &x, None, 1, &mut Silent).unwrap();
             close(&one, &through(0.0, &x, 1.0, Direction::Forward));
             let two = sampling::sample(&student, &x, None, 2, &mut Silent).unwrap();
-            // The encoding half-way has one vote beside the six of the noise's.
+            // The encoding half-way has one vote, that of the noise has six.
             let motion = (student.generator().matrix() * 0.5).linalg_matrix_exp();
             let encode =
                 |t: f64, x: &Tensor| student.encode(&Tensor::from(t), x, Direction::Forward, None).unwrap();

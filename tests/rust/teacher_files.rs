@@ -60,7 +60,7 @@ fn assert_equal(a: &dyn VelocityField, b: &dyn VelocityField) {
     }
 }
 
-/// Interrupts, or fails, after so many steps.
+/// Interrupts, or fails, after a number of steps.
 struct After(u64, fn() -> Error);
 
 impl Monitor for After {

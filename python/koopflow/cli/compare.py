@@ -1,4 +1,4 @@
-"""``koopflow compare``: what to use on a teacher of one's own."""
+"""``koopflow compare``: what to use on a teacher of your own."""
 
 from __future__ import annotations
 

@@ -31,9 +31,9 @@ class StabilityReport:
     Attributes
     ----------
     growing, decaying, neutral : float
-        With Re lambda above 0.05, below -0.05, or between: by 5% over the time from noise to data.
+        Shares with Re lambda above 0.05, below -0.05, or between: by 5% over the time from noise to data.
     oscillating : float
-        With ``|Im lambda| > |Re lambda|``.
+        Share with ``|Im lambda| > |Re lambda|``.
     largest_growth : float
         max Re lambda, per unit of time.
     """

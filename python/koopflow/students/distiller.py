@@ -70,7 +70,7 @@ class KoopmanDistiller(FittedStudent):
     learning_rate : float, optional
         Peak learning rate of the observables.
     training : Training or mapping, optional
-        How steps are taken: see :class:`koopflow.Training`.
+        Options of gradient steps: see :class:`koopflow.Training`.
     trajectories : Trajectories, mapping or int, optional
         The teacher's trajectories to learn from, or their number: see :class:`koopflow.Trajectories`.
     objective : Objective or mapping, optional

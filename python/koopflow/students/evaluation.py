@@ -261,7 +261,7 @@ def evaluate(
 
 
 def distances(samples: NDArray[Any], data: NDArray[Any]) -> Distances:
-    """All distances between samples and data; the exact one of as many as both have, up to 2,000."""
+    """All distances between samples and data; the exact one of equal numbers of both, at most 2,000."""
     exact = min(len(samples), len(data), EXACT_LIMIT)
     return Distances(
         sliced_wasserstein=_core.sliced_wasserstein(samples, data),

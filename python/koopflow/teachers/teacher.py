@@ -239,7 +239,7 @@ class FlowTeacher(Flow, Parameters):
         event_shape : sequence of int
             Shape of one sample.
         convention : {"torchcfm", "flow_matching", "diffusers"}, default "torchcfm"
-            How the model is called and what it answers.
+            Convention of the model's arguments and of its answer.
         device, dtype : str, optional
             Device and precision of the flow; by default those of the module's parameters, ``"cpu"`` and
             ``"float32"`` without any. Modules in half precision are called in it and solved in float32.

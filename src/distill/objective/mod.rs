@@ -56,7 +56,7 @@ impl Objective<'_> {
         Ok(terms)
     }
 
-    /// Those that begin with an encoding at noise or along a path, and those of the student alone. All that is
+    /// Terms that begin with an encoding at noise or along a path, and those of the student alone. All that is
     /// encoded and known beforehand goes through one lift, and all that is decoded from it through one
     /// propagation: small operations cost by their number.
     pub(in crate::distill) fn forward_terms(&self, student: &Student, batch: &Batch) -> Result<Vec<Term>> {
@@ -160,7 +160,7 @@ pub(in crate::distill) struct SideTerms {
     weights: Weights,
     scaling: Scaling,
     inverse: Option<Pairs>,
-    /// How many of `inverse` go on to data again.
+    /// Number of rows of `inverse` that go on to data again.
     round_trip: i64,
     /// Points and the teacher's velocity there.
     points: Option<(Points, Tensor)>,
@@ -258,7 +258,7 @@ fn decode(student: &Student, groups: &[Group]) -> Result<Vec<Tensor>> {
     Ok(student.decode_after(&g, &tau)?.split_with_sizes(&lengths, 0))
 }
 
-/// One in this many noise samples is re-encoded, shared among the encodings.
+/// Ratio of noise samples to those that are re-encoded, which the encodings share.
 const RE_ENCODED_SHARE: i64 = 2;
 
 /// Pairs that lead from the states at which the student's own sampler of `steps` steps encodes anew to the teacher's

@@ -174,7 +174,7 @@ impl Weights {
         self.entries().into_iter().map(|(name, weight)| (name.to_string(), weight)).collect()
     }
 
-    /// How many independent graphs a step has: what begins at noise or along a path, and what begins at data with
+    /// Number of independent graphs of a step: what begins at noise or along a path, and what begins at data with
     /// consistency.
     pub(in crate::distill) fn sides(&self) -> i64 {
         let aside = |name: &str| matches!(name, "inverse" | "round_trip" | "consistency");

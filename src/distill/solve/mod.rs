@@ -55,7 +55,7 @@ pub struct StatePairs {
     pub condition: Option<Tensor>,
 }
 
-/// What a linear solve replaced.
+/// Part of a student that a linear solve replaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Solved {
@@ -65,7 +65,7 @@ pub enum Solved {
     Readout,
 }
 
-/// What a linear solve did.
+/// Outcome of a linear solve.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ClosedFormReport {
     pub method: Method,
@@ -78,7 +78,7 @@ pub struct ClosedFormReport {
     pub seconds: f64,
     /// The trained student's held-out score: the sum of endpoint, path and inversion error.
     pub trained_score: Option<f64>,
-    /// The same of the solved student; none where its flow diverges.
+    /// Held-out score of the solved student; `None` if its flow diverges.
     pub solved_score: Option<f64>,
     /// Whether the solution is what the student has now.
     pub kept: bool,

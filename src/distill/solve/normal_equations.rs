@@ -199,7 +199,7 @@ pub fn ridge_curve(
 /// The candidate whose solution leaves the least of the held-out sums: see [`ridge_curve`].
 ///
 /// # Errors
-/// Those of [`ridge_curve`]; [`Error::Argument`] naming `ridge` where no candidate can be used.
+/// The errors of [`ridge_curve`]; [`Error::Argument`] naming `ridge` where no candidate can be used.
 pub fn select_ridge(
     train: &NormalEquations,
     held_out: &NormalEquations,

@@ -22,7 +22,7 @@ pub(in crate::distill) struct Places<'a> {
 }
 
 impl<'a> Places<'a> {
-    /// Those of training and those kept out of it, with independent draws.
+    /// Places on training trajectories and on held-out ones, with independent draws.
     pub fn both(trajectories: &'a Trajectories, seed: u64) -> [Places<'a>; 2] {
         let training = trajectories.training_count();
         let held_out = trajectories.states().size()[0] - training;

@@ -157,7 +157,7 @@ impl Blocks {
         self.raw_growth.size()[0] + self.pairs()
     }
 
-    /// As (real, imaginary) rows `[k, 2]`, conjugate pairs side by side, then the real ones.
+    /// Eigenvalues as (real, imaginary) rows `[k, 2]`: conjugate pairs side by side, then the real ones.
     pub fn eigenvalues(&self) -> Tensor {
         let (growth, pairs) = (self.growth(), self.pairs());
         let of_pairs = growth.narrow(0, 0, pairs);

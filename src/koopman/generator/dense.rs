@@ -68,7 +68,7 @@ impl DenseGenerator {
         columns.narrow(0, 2 + self.dimension, features).narrow(1, self.dimension, features)
     }
 
-    /// What each feature adds to dx/dt: `[k, d]`, differentiable.
+    /// Contribution of each feature to dx/dt: `[k, d]`, differentiable.
     pub fn modes(&self) -> Tensor {
         let columns = self.columns.matrix();
         let features = columns.size()[1] - self.dimension;

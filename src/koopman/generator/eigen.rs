@@ -15,7 +15,7 @@ pub struct Eigenvectors {
 }
 
 impl Eigenvectors {
-    /// Those of a float64 matrix `[n, n]` on the CPU.
+    /// Eigenvalues and eigenvectors of a float64 matrix `[n, n]` on the CPU.
     ///
     /// # Errors
     /// [`Error::Divergence`] where the matrix is not finite.
@@ -57,7 +57,7 @@ pub(in crate::koopman) struct RealEigenvectors {
 }
 
 impl RealEigenvectors {
-    /// Those of a float64 matrix `[n, n]` on the CPU.
+    /// Eigenvalues and eigenvectors of a float64 matrix `[n, n]` on the CPU.
     ///
     /// # Errors
     /// As [`Eigenvectors::new`].

@@ -30,7 +30,7 @@ impl FeatureMap {
 /// Λ of all feature maps, side by side.
 #[derive(Debug)]
 pub struct LevelBlocks {
-    /// For each map: its blocks, and how many pixels share them.
+    /// Blocks of each map, and the number of pixels that share them.
     maps: Vec<(Blocks, i64)>,
 }
 

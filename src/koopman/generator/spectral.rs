@@ -81,7 +81,7 @@ impl SpectralGenerator {
         Tensor::cat(&[growth.narrow(0, 0, pairs), growth], 0)
     }
 
-    /// What each feature adds to dx/dt: `[k, d]`, differentiable.
+    /// Contribution of each feature to dx/dt: `[k, d]`, differentiable.
     pub fn modes(&self) -> Tensor {
         self.readout.shallow_clone()
     }

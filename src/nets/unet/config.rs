@@ -36,7 +36,7 @@ pub struct UNetConfig {
     pub residual_resampling: bool,
     /// `use_new_attention_order`.
     pub qkv_first: bool,
-    /// What t in [0, 1] is multiplied by before its sines and cosines, whose frequencies lie from 1e-4 to 1;
+    /// Factor of t in [0, 1] before its sines and cosines, whose frequencies lie from 1e-4 to 1;
     /// 1 is torchcfm's.
     pub time_scale: f64,
 }
@@ -147,8 +147,8 @@ impl UNetConfig {
         total + 2 * channels + convolution(channels, outputs, 3)
     }
 
-    /// At least so many weights has the half that analyses, and a small multiple of them the whole network: what a
-    /// file must be able to fill before a network is built by its header. Saturating.
+    /// Lower bound on the number of weights of the encoder; the whole network has a small multiple of it. A file must
+    /// hold at least this many values before a network is built by its header. Saturating.
     pub fn least_weights(&self, inputs: i64, condition: i64) -> i64 {
         let embedding = self.embedding_size();
         let time = (self.channels + embedding).saturating_add(condition).saturating_mul(embedding);

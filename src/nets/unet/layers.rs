@@ -126,7 +126,7 @@ impl GroupNorm {
 
 shared!(GroupNorm { weight, bias; groups });
 
-/// What a block does to the size of an image, without weights.
+/// Change of an image's size by a block, without weights.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Resampling {
     Keep,

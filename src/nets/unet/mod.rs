@@ -328,8 +328,8 @@ impl UNet {
 
 shared!(UNet { encoder, ascent });
 
-/// In the dtype that products are lowered to; on CUDA then also with channels last in memory, which tensor
-/// cores ask for.
+/// Converts `x` to the dtype that products are lowered to; on CUDA then also to channels last in memory, which
+/// tensor cores ask for.
 fn lower<S: Signal>(x: &S) -> S {
     match precision::lowered() {
         None => x.map(Tensor::shallow_clone),
