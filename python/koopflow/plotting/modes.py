@@ -77,8 +77,9 @@ def modes(
         ax = _images(drawn, names, ax, columns)
     else:
         ax = axes_or_new(ax, size=(6.0, 0.25 * len(places) + 1.0))
-        flat = drawn.reshape(len(places), -1).real
-        image = ax.imshow(_scaled(flat), cmap=SIGNED, vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
+        flat = drawn.reshape(len(places), -1).real.copy()
+        flat /= np.maximum(np.abs(flat).max(axis=1, keepdims=True), 1e-300)
+        image = ax.imshow(flat, cmap=SIGNED, vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
         colour_bar(ax, image, "mode, of its largest value")
         ax.set_yticks(range(len(places)), names, fontsize=7)
         ax.set_xlabel("coordinate of x")
@@ -252,12 +253,6 @@ def _name(spectrum: Spectrum, place: int) -> str:
     value = spectrum.eigenvalues[place]
     turn = f" ± {abs(value.imag):.2f}i" if value.imag else ""
     return f"{spectrum.indices[place]}: {value.real:.2f}{turn}"
-
-
-def _scaled(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    flat = rows.reshape(len(rows), -1)
-    top = np.maximum(np.abs(flat).max(axis=1), 1e-300)
-    return np.asarray((flat / top[:, None]).reshape(rows.shape))
 
 
 def _arrows(drawn: NDArray[np.complex128], names: list[str], ax: Axes | None, *, weights: bool) -> Axes:
