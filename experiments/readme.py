@@ -45,7 +45,7 @@ def main() -> None:
     for name, value in seconds.items():
         ratio = value / seconds["student"]
         print(f"{name}: {value:.4f} s for 10,000 samples, {ratio:.0f} times the student's")
-    draw(teacher, student, held_out, given.output)
+    draw(teacher, student, datasets.moons(20_000, seed=1), given.output)
     print(f"wrote {given.output}")
 
 
@@ -61,21 +61,19 @@ def median_seconds(run: Callable[[], object], times: int = 5) -> float:
 
 def draw(teacher: FlowTeacher, student: KoopmanDistiller, data: np.ndarray, file: Path) -> None:
     """Data, the student's samples, its paths over the teacher's, and the eigenvalues of its generator."""
-    noise = np.random.default_rng(3).standard_normal((4_000, 2)).astype(np.float32)
-    figure = plotting.new_figure((13.0, 3.5))
-    axes = figure.subplots(1, 4)
-    limits = (-2.2, 2.2, -2.2, 2.2)
-    plotting.samples(data, ax=axes[0], limits=limits, title="data")
+    noise = np.random.default_rng(3).standard_normal((20_000, 2)).astype(np.float32)
+    figure = plotting.new_figure((15.0, 3.8))
+    axes = figure.subplots(1, 4, width_ratios=(1, 1, 1, 1.25))
+    low, high = data.min(axis=0) - 0.3, data.max(axis=0) + 0.3
+    limits = (low[0], high[0], low[1], high[1])
+    plotting.samples(data, ax=axes[0], kind="density", limits=limits, title="data")
     samples = student.sample(x0=noise)
-    plotting.samples(samples, ax=axes[1], limits=limits, title="one step of the student")
-    times = np.linspace(0, 1, 25)
-    few = noise[:60]
-    plotting.paths(student.sample_path(few, times=times), ax=axes[2], title="its paths, in closed form")
-    spectrum = student.spectrum(teacher)
-    plotting.eigenvalues(spectrum, ax=axes[3], title="eigenvalues of its generator")
-    figure.tight_layout()
+    plotting.samples(samples, ax=axes[1], kind="density", limits=limits, title="one step of the student")
+    paths = student.sample_path(noise[:40], times=np.linspace(0, 1, 25))
+    plotting.paths(paths, ax=axes[2], title="its paths, in closed form")
+    plotting.spectrum(student.spectrum(teacher), ax=axes[3], title="eigenvalues of its generator")
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=80)
+    figure.savefig(file, dpi=80, bbox_inches="tight")
 
 
 if __name__ == "__main__":
