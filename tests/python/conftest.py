@@ -35,3 +35,10 @@ def gaussian() -> FlowTeacher:
 def student(gaussian: FlowTeacher) -> KoopmanDistiller:
     small = KoopmanDistiller(observables=16, width=32, depth=2, steps=400, trajectories=2048, seed=3)
     return small.fit(gaussian, progress=False)
+
+
+# The peak of this process alone, in KiB: getrusage's also counts the process that it was forked from.
+PRINT_PEAK_MEMORY = """
+from pathlib import Path
+print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+"""

@@ -14,6 +14,8 @@ import torch
 from koopflow import FlowTeacher, KoopmanDistiller, Trajectories, UNet, _core
 from koopflow.exceptions import NonFiniteError
 
+from ..conftest import PRINT_PEAK_MEMORY
+
 SHAPE = (1, 4, 4)
 N, SEED = 24, 5
 TIMES = [0.0, *np.linspace(0.1, 0.9, 17), 1.0]
@@ -128,7 +130,6 @@ def test_many_samples_are_measured_in_chunks_that_agree() -> None:
 def test_a_hierarchy_of_sixteen_by_sixteen_fits_into_memory() -> None:
     """25,600 features: L alone would take 5 GB. In a process of its own, whose peak includes torch."""
     code = """
-import resource
 import numpy as np
 import torch
 from koopflow import FlowTeacher, KoopmanDistiller, Trajectories
@@ -139,8 +140,8 @@ student.fit(teacher, progress=False)
 assert student.n_observables_ > 25_000
 data = np.random.default_rng(0).normal(size=(16, 1, 16, 16)).astype("f4")
 assert 0.0 < student.evaluate(teacher, data, n=8).phase_error < 100.0
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
+    code += PRINT_PEAK_MEMORY
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert int(out) * 1024 < 1.5 * 2**30
 

@@ -12,6 +12,8 @@ import torch
 
 from koopflow import FlowTeacher, KoopmanDistiller, datasets
 
+from ..conftest import PRINT_PEAK_MEMORY
+
 
 @pytest.fixture(scope="module")
 def curved():
@@ -81,12 +83,11 @@ def test_ten_million_samples_fit_into_two_gibibytes(student, tmp_path):
     """In a process of its own, whose peak memory includes torch and the result."""
     student.save(tmp_path / "student.safetensors")
     code = f"""
-import resource
 from koopflow import KoopmanDistiller
 student = KoopmanDistiller.load({str(tmp_path / "student.safetensors")!r})
 assert student.sample(10_000_000).shape == (10_000_000, 2)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
+    code += PRINT_PEAK_MEMORY
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert int(out) * 1024 < 2 * 2**30
 
