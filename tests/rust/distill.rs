@@ -1,55 +1,20 @@
 //! Distillation: each term of the objective against the student's public algebra, the pairs against the
 //! trajectories they come from, and the loop's promises.
 
-use koopflow::data::{Batch, Inputs, PairDraw, Pairs, Trajectories, TrajectoryPlan};
+#[path = "common/distillation.rs"]
+mod distillation;
+
+use distillation::{config, teacher, trajectories};
+use koopflow::data::{Batch, Inputs, PairDraw, Pairs};
 use koopflow::distill::{distill, DistillConfig, Weights};
 use koopflow::error::Error;
 use koopflow::koopman::{Basis, GeneratorKind, ReadoutKind, Stability};
 use koopflow::monitor::{Monitor, Progress, Silent};
 use koopflow::tensor::RandomSource;
 use koopflow::training::{Stopped, TrainingOptions};
-use koopflow::velocity::GaussianField;
 use tch::{Device, Kind, Tensor};
 
 const DOUBLE: (Kind, Device) = (Kind::Double, Device::Cpu);
-
-fn teacher() -> GaussianField {
-    let mean = Tensor::from_slice(&[1.0, -2.0]);
-    let covariance = Tensor::from_slice(&[2.0, 0.6, 0.6, 0.5]).view([2, 2]);
-    GaussianField::new(&mean, &covariance, &[2], Device::Cpu, Kind::Double).unwrap()
-}
-
-fn config(generator: GeneratorKind) -> DistillConfig {
-    DistillConfig {
-        observables: Some(6),
-        generator,
-        width: Some(12),
-        depth: Some(1),
-        trajectories: Some(128),
-        path_steps: Some(8),
-        training: TrainingOptions {
-            steps: Some(40),
-            dtype: "float64".into(),
-            ..DistillConfig::default().training
-        },
-        ..DistillConfig::default()
-    }
-}
-
-fn plan(count: i64) -> TrajectoryPlan {
-    TrajectoryPlan {
-        count,
-        path_steps: 8,
-        seed: 3,
-        kind: Kind::Double,
-        device: Device::Cpu,
-        max_seconds: None,
-    }
-}
-
-fn trajectories() -> Trajectories {
-    Trajectories::generate(&teacher(), &plan(128), None, &mut Silent).unwrap()
-}
 
 #[test]
 fn trajectories_are_the_teachers_flow() {

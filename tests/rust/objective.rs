@@ -1,54 +1,18 @@
 //! Each term of the objective against the student's public algebra.
 
+#[path = "common/distillation.rs"]
+mod distillation;
+
+use distillation::{config, teacher, trajectories};
 use koopflow::condition::Conditioning;
-use koopflow::data::{Batch, BatchRows, PairDraw, Pairs, Points, Regime, Trajectories, TrajectoryPlan};
-use koopflow::distill::{DistillConfig, FeatureDistance, Objective, Scaling, Weights};
+use koopflow::data::{Batch, BatchRows, PairDraw, Pairs, Points, Regime, Trajectories};
+use koopflow::distill::{FeatureDistance, Objective, Scaling, Weights};
 use koopflow::error::Result;
 use koopflow::koopman::{Direction, GeneratorKind, Student};
-use koopflow::monitor::Silent;
 use koopflow::nets::InputCoordinates;
 use koopflow::tensor::RandomSource;
-use koopflow::training::TrainingOptions;
-use koopflow::velocity::{GaussianField, VelocityField};
+use koopflow::velocity::VelocityField;
 use tch::{Device, Kind, Tensor};
-
-fn teacher() -> GaussianField {
-    let mean = Tensor::from_slice(&[1.0, -2.0]);
-    let covariance = Tensor::from_slice(&[2.0, 0.6, 0.6, 0.5]).view([2, 2]);
-    GaussianField::new(&mean, &covariance, &[2], Device::Cpu, Kind::Double).unwrap()
-}
-
-fn config(generator: GeneratorKind) -> DistillConfig {
-    DistillConfig {
-        observables: Some(6),
-        generator,
-        width: Some(12),
-        depth: Some(1),
-        trajectories: Some(128),
-        path_steps: Some(8),
-        training: TrainingOptions {
-            steps: Some(40),
-            dtype: "float64".into(),
-            ..DistillConfig::default().training
-        },
-        ..DistillConfig::default()
-    }
-}
-
-fn plan(count: i64) -> TrajectoryPlan {
-    TrajectoryPlan {
-        count,
-        path_steps: 8,
-        seed: 3,
-        kind: Kind::Double,
-        device: Device::Cpu,
-        max_seconds: None,
-    }
-}
-
-fn trajectories() -> Trajectories {
-    Trajectories::generate(&teacher(), &plan(128), None, &mut Silent).unwrap()
-}
 
 fn student(generator: GeneratorKind, trajectories: &Trajectories) -> Student {
     let recipe = config(generator).resolve(&[2], Conditioning::None).unwrap();
