@@ -152,7 +152,7 @@ impl TrajectoryFile {
         let size = file.metadata().map_err(&fail)?.len();
         let (metadata, header_bytes) = read_metadata(&name, &mut file, size)?;
         let header = Header::read(&name, &metadata)?;
-        header.expect(&name, KIND)?;
+        header.require(&name, KIND)?;
         let Description { plan } = header.description(&name)?;
         plan.check().map_err(&refuse)?;
         let expected = layout(&plan)?;

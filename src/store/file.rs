@@ -141,7 +141,7 @@ impl Opened {
 /// Reads a whole file of kind `expected`. One of another kind is refused by its header.
 pub(super) fn read(path: &Path, expected: &str) -> Result<(Header, Tensors)> {
     let opened = Opened::open(path)?;
-    opened.header.expect(&opened.name, expected)?;
+    opened.header.require(&opened.name, expected)?;
     opened.tensors()
 }
 

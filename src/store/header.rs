@@ -68,7 +68,7 @@ impl Header {
     }
 
     /// Checks that the file called `name` is of kind `expected`.
-    pub fn expect(&self, name: &str, expected: &str) -> Result<()> {
+    pub fn require(&self, name: &str, expected: &str) -> Result<()> {
         match self.kind == expected {
             true => Ok(()),
             false => {
