@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import warnings
+from abc import ABCMeta
 from collections.abc import Iterable, Mapping
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,7 +18,14 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class Parameters(BaseEstimator):  # type: ignore[misc]
+class _Regrouping(ABCMeta):
+    """Makes an estimator from names of before as well, when its options were keywords of their own."""
+
+    def __call__(cls, *args: Any, **keywords: Any) -> Any:
+        return super().__call__(*args, **cls._regrouped(keywords))  # type: ignore[attr-defined]
+
+
+class Parameters(BaseEstimator, metaclass=_Regrouping):  # type: ignore[misc]
     """A scikit-learn estimator some of whose parameters are option dataclasses.
 
     Their options are reached by double underscore: ``set_params(training__ema_decay=0.9)``. As scikit-learn
@@ -26,14 +35,30 @@ class Parameters(BaseEstimator):  # type: ignore[misc]
     # The option dataclass that each such parameter takes.
     _nested: ClassVar[Mapping[str, type[Options]]] = {}
 
-    def __new__(cls, *args: Any, **keywords: Any) -> Self:
-        # Python's own message would not say which name is meant, nor where an option has moved to.
+    @classmethod
+    def _regrouped(cls, keywords: Mapping[str, Any]) -> dict[str, Any]:
+        """Keywords of the constructor, those that are options of a group put into it."""
         known = inspect.signature(cls.__init__).parameters
-        for name in keywords:
-            if name not in known:
+        found = {name: value for name, value in keywords.items() if name in known}
+        for name in (name for name in keywords if name not in known):
+            outer, option = cls._home(name)
+            if not outer:
+                # Python's own message would not say which name is meant.
                 raise TypeError(f"{cls.__name__}() has no parameter {name!r}{cls._hint(name)}")
-        made: Self = super().__new__(cls)
-        return made
+            kind = cls._nested[outer]
+            now = f"{outer}={kind.__name__}({option}=...)"
+            warnings.warn(f"{cls.__name__}: write {now} instead of {name}=", FutureWarning, stacklevel=3)
+            found[outer] = kind.of(outer, found.get(outer)).replaced(**{option: keywords[name]})
+        return found
+
+    @classmethod
+    def _home(cls, name: str) -> tuple[str, str]:
+        """The group of an option and its name there; empty when there is none."""
+        for outer, kind in cls._nested.items():
+            option = kind.renamed().get(name, name)
+            if option in kind.names():
+                return outer, option
+        return "", name
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: FBT001, FBT002 (scikit-learn's)
         """Parameters by name.
@@ -82,10 +107,9 @@ class Parameters(BaseEstimator):  # type: ignore[misc]
     @classmethod
     def _hint(cls, name: str) -> str:
         """What to write in the place of an unknown name."""
-        for outer, kind in cls._nested.items():
-            option = kind.renamed().get(name, name)
-            if option in kind.names():
-                return f": write {outer}={kind.__name__}({option}=...)"
+        outer, option = cls._home(name)
+        if outer:
+            return f": write {outer}={cls._nested[outer].__name__}({option}=...)"
         options = {f"{outer}__{option}" for outer, kind in cls._nested.items() for option in kind.names()}
         if "__" in name:
             return nearest(name, options)
@@ -120,13 +144,12 @@ class Parameters(BaseEstimator):  # type: ignore[misc]
         params: dict[str, Any] = {}
         flat: dict[str, dict[str, Any]] = {}
         for name, value in written.items():
-            inner = {outer: kind.renamed().get(name, name) for outer, kind in cls._nested.items()}
-            homes = [outer for outer, option in inner.items() if option in cls._nested[outer].names()]
+            outer, option = cls._home(name)
             if name in names:
                 params[name] = value
-            elif homes and value is not None:
-                flat.setdefault(homes[0], {})[inner[homes[0]]] = value
-            elif not homes:
+            elif outer and value is not None:
+                flat.setdefault(outer, {})[option] = value
+            elif not outer:
                 raise CheckpointError(f"{fspath(path)}: holds an unknown option {name!r} of a {cls.__name__}")
         try:
             for name, options in flat.items():

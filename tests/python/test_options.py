@@ -36,13 +36,8 @@ SMALL = {"observables": 4, "width": 8, "depth": 1, "steps": 3}
 @pytest.mark.parametrize(
     ("kind", "name", "hint"),
     [
-        (KoopmanDistiller, "ema_decay", r"write training=Training\(ema_decay=\.\.\.\)"),
-        (KoopmanDistiller, "decoder", r"write architecture=Architecture\(decoder=\.\.\.\)"),
-        (KoopmanDistiller, "trajectory_memory", r"write trajectories=Trajectories\(memory=\.\.\.\)"),
-        (KoopmanDistiller, "weights", r"write objective=Objective\(weights=\.\.\.\)"),
         (KoopmanDistiller, "learning_rat", "did you mean 'learning_rate'"),
         (KoopmanDistiller, "patienc", r"did you mean training=Training\(patience=\.\.\.\)"),
-        (FlowTeacher, "clip_norm", r"write training=Training\(clip_norm=\.\.\.\)"),
         (FlowTeacher, "couplin", "did you mean 'coupling'"),
     ],
 )
@@ -52,6 +47,32 @@ def test_a_wrong_name_suggests_the_right_one(kind, name, hint):
         kind(**shape, **{name: 1})
     with pytest.raises(ArgumentError, match=rf"has no parameter '{name}': {hint}"):
         kind(**shape).set_params(**{name: 1})
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "group", "option", "value"),
+    [
+        (KoopmanDistiller, "ema_decay", "training", "ema_decay", 0.9),
+        (KoopmanDistiller, "decoder", "architecture", "decoder", "linear"),
+        (KoopmanDistiller, "trajectory_memory", "trajectories", "memory", 0.5),
+        (KoopmanDistiller, "weights", "objective", "weights", {"phase": 0.1}),
+        (FlowTeacher, "clip_norm", "training", "clip_norm", 0.5),
+    ],
+)
+def test_keywords_from_before_options_were_grouped(kind, name, group, option, value):
+    shape = {"event_shape": (2,)} if kind is FlowTeacher else {}
+    now = rf"{group}={type(kind._nested[group]()).__name__}\({option}=\.\.\.\)"
+    with pytest.warns(FutureWarning, match=f"write {now} instead of {name}="):
+        made = kind(**shape, **{name: value})
+    assert made.get_params()[f"{group}__{option}"] == value
+    with pytest.raises(ArgumentError, match=f"has no parameter '{name}': write {now}"):
+        made.set_params(**{name: value})
+
+
+def test_a_keyword_of_before_joins_its_group():
+    with pytest.warns(FutureWarning, match="path_steps"):
+        made = KoopmanDistiller(path_steps=8, trajectories=256)
+    assert made.trajectories == Trajectories(count=256, path_steps=8)
 
 
 def test_wrong_names_of_options():
