@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 class _Regrouping(ABCMeta):
     """Makes an estimator from names of before as well, when its options were keywords of their own."""
 
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        made = inspect.signature(cls.__init__)  # type: ignore[misc]
+        return made.replace(parameters=list(made.parameters.values())[1:])
+
     def __call__(cls, *args: Any, **keywords: Any) -> Any:
         return super().__call__(*args, **cls._regrouped(keywords))  # type: ignore[attr-defined]
 
