@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+import secrets
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -59,25 +61,65 @@ def checked_count(n: object) -> int:
     return int(n)
 
 
-def checked_seed(seed: object) -> int:
-    """A random seed. Raises ``ArgumentError`` for anything but an integer from 0 to 2**64 - 1."""
-    if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed < 2**64:
-        raise ArgumentError(f"seed: expected an integer from 0 to 2**64 - 1, got {seed!r}")
-    return int(seed)
+def as_seed(seed: object, argument: str = "seed") -> int:
+    """A random seed; None draws one from the system's entropy. Raises ``ArgumentError`` for anything but None
+    and integers from 0 to 2**64 - 1."""
+    if seed is None:
+        return secrets.randbits(63)
+    try:
+        value = -1 if isinstance(seed, bool | np.bool_) else operator.index(seed)  # type: ignore[arg-type]
+    except TypeError:
+        value = -1
+    if not 0 <= value < 2**64:
+        raise ArgumentError(f"{argument}: expected an integer from 0 to 2**64 - 1 or None, got {seed!r}")
+    return value
 
 
-def noise_or(x0: Array | None, n: int | None, event_shape: Sequence[int], seed: int) -> Array:
+checked_seed = as_seed
+
+
+def noise_or(x0: Array | None, n: int | None, event_shape: Sequence[int], seed: int | None) -> Array:
     """The given states, or ``n`` fresh draws of noise. Raises ``ArgumentError`` for both or neither."""
     if (x0 is None) == (n is None):
         raise ArgumentError(f"expected one of n and x0, got {'neither' if n is None else 'both'}")
     if x0 is not None:
         return as_batch(x0)
-    return _core.normal((checked_count(n), *event_shape), checked_seed(seed))
+    return _core.normal((checked_count(n), *event_shape), as_seed(seed))
 
 
-def times_for(t: Array | float, x: Array) -> Array:
-    """Times as an array: a bare number counts for every sample."""
-    return np.full(len(x), float(t)) if isinstance(t, int | float) else t
+def as_times(times: Array, argument: str = "times", *, extrapolate: bool = False) -> list[float]:
+    """The times of a path, an array or sequence ``[T]``, as numbers.
+
+    Raises ``ArgumentError`` for anything else, and for times outside [0, 1] unless ``extrapolate`` is set.
+    """
+    try:
+        numbers = to_numpy(times)
+    except (TypeError, ValueError):
+        numbers = np.empty((0, 0))
+    if numbers.ndim != 1 or numbers.size == 0 or numbers.dtype.kind not in "iuf":
+        raise ArgumentError(f"{argument}: expected a sequence of numbers such as [0, 0.5, 1], got {times!r}")
+    _check_range(numbers, argument, extrapolate=extrapolate)
+    return [float(t) for t in numbers]
+
+
+def times_for(t: Array | float, x: Array, argument: str = "t", *, extrapolate: bool = False) -> Array:
+    """The time of each sample ``[B]`` as an array; a number, or an array of no axes, counts for every sample.
+
+    Raises ``ArgumentError`` for what is neither, and for times outside [0, 1] unless ``extrapolate`` is set.
+    """
+    array = t if isinstance(t, torch.Tensor) else np.asarray(t)
+    numeric = isinstance(array, torch.Tensor) or array.dtype.kind in "iuf"
+    if not numeric or array.ndim > 1:
+        raise ArgumentError(f"{argument}: expected a number or one time for each sample, got {t!r}")
+    _check_range(array, argument, extrapolate=extrapolate)
+    return array if array.ndim else np.full(x.shape[:1], float(array))
+
+
+def _check_range(times: Array, argument: str, *, extrapolate: bool) -> None:
+    # Sums of steps may end next to 1.
+    outside = times[~(abs(times - 0.5) <= 0.5 + 1e-6)]
+    if len(outside) and not extrapolate:
+        raise ArgumentError(f"{argument}: expected times in [0, 1], got {float(outside[0]):g}")
 
 
 def checked_event_shape(shape: Sequence[int]) -> tuple[int, ...]:

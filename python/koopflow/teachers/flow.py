@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import _core
-from .._arrays import Array, as_batch, as_condition, kept, noise_or
+from .._arrays import Array, as_batch, as_condition, as_seed, as_times, kept, noise_or
 from .._arrays import checked_count as checked_count
 from .._arrays import times_for as times_for
 from ..exceptions import ArgumentError, NotFittedError
@@ -90,11 +90,14 @@ class Flow:
         """Number of batched evaluations of the field so far (NFE)."""
         return self.field.evaluations
 
-    def velocity(self, t: Array | float, x: Array, condition: Array | None = None) -> Array:
-        """v(t, x) ``[B, *event]`` at times in [0, 1], a number or ``[B]``, and states ``[B, *event]``; the
-        condition is labels ``[B]`` or vectors ``[B, condition_dim]``. Of the kind of ``x``."""
+    def velocity(
+        self, t: Array | float, x: Array, condition: Array | None = None, *, extrapolate: bool = False
+    ) -> Array:
+        """v(t, x) ``[B, *event]`` at times, a number or ``[B]``, and states ``[B, *event]``; the condition is
+        labels ``[B]`` or vectors ``[B, condition_dim]``. Of the kind of ``x``. Times outside [0, 1] raise
+        ``ArgumentError``, unless ``extrapolate`` is set."""
         x = as_batch(x)
-        return self.field.velocity(times_for(t, x), x, as_condition(condition))
+        return self.field.velocity(times_for(t, x, extrapolate=extrapolate), x, as_condition(condition))
 
     def sample(
         self,
@@ -105,7 +108,7 @@ class Flow:
         steps: int = 100,
         rtol: float = 1e-5,
         atol: float = 1e-5,
-        seed: int = 0,
+        seed: int | None = 0,
         condition: Array | None = None,
         progress: bool | ProgressFunction = False,
     ) -> Array:
@@ -123,8 +126,8 @@ class Flow:
             Number of steps of the fixed-step solvers.
         rtol, atol : float, default 1e-5
             Tolerances of dopri5.
-        seed : int, default 0
-            Random seed of fresh noise.
+        seed : int or None, default 0
+            Random seed of fresh noise; None draws one.
         condition : array, optional
             Labels ``[B]`` or vectors ``[B, condition_dim]``.
         progress : bool or callable, default False
@@ -148,13 +151,14 @@ class Flow:
         x0: Array | None = None,
         *,
         n: int | None = None,
-        times: Sequence[float],
+        times: Array | Sequence[float],
         solver: str = "dopri5",
         steps: int = 100,
         rtol: float = 1e-5,
         atol: float = 1e-5,
-        seed: int = 0,
+        seed: int | None = 0,
         condition: Array | None = None,
+        extrapolate: bool = False,
         progress: bool | ProgressFunction = False,
     ) -> Array:
         """States at requested times along the flow, forwards or backwards.
@@ -167,6 +171,8 @@ class Flow:
             Number of fresh noise samples instead; then ``times`` must begin at 0.
         times : sequence of float
             Rising or falling times within [0, 1].
+        extrapolate : bool, default False
+            Whether times outside [0, 1] are taken; the model is asked there.
         solver, steps, rtol, atol, seed, condition, progress
             As in :meth:`sample`; fixed steps are shared out over the whole span.
 
@@ -185,8 +191,8 @@ class Flow:
         >>> path.shape
         (3, 3, 2)
         """
-        times = [float(t) for t in times]
-        if x0 is None and (not times or times[0] != 0.0):
+        times = as_times(times, extrapolate=extrapolate)
+        if x0 is None and times[0] != 0.0:
             raise ArgumentError(f"times: expected to begin at 0 without x0, got {times}")
         options: dict[str, Any] = {"solver": solver, "steps": steps, "rtol": rtol, "atol": atol}
         return self._solve(n, x0, times, seed, condition, progress=progress, **options)
@@ -197,7 +203,7 @@ class Flow:
         *,
         divergence: str = "auto",
         probes: int = 1,
-        seed: int = 0,
+        seed: int | None = 0,
         solver: str = "dopri5",
         steps: int = 100,
         rtol: float = 1e-5,
@@ -216,7 +222,7 @@ class Flow:
             up to 32 dimensions.
         probes : int, default 1
             Number of random probes of the estimate.
-        seed : int, default 0
+        seed : int or None, default 0
             Random seed of the probes.
         solver, steps, rtol, atol, condition, progress
             As in :meth:`sample`.
@@ -239,7 +245,7 @@ class Flow:
                 as_batch(x),
                 divergence=divergence,
                 probes=probes,
-                seed=seed,
+                seed=as_seed(seed),
                 solver=solver,
                 steps=steps,
                 rtol=rtol,
@@ -253,7 +259,7 @@ class Flow:
         n: int | None,
         x0: Array | None,
         times: list[float],
-        seed: int,
+        seed: int | None,
         condition: Array | None,
         *,
         progress: bool | ProgressFunction,
