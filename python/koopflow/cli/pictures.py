@@ -25,7 +25,7 @@ def draw_samples(samples: NDArray[Any], path: Path, *, columns: int | None = Non
     if samples.shape[1:] == (2,):
         axes = plotting.samples(samples)
     else:
-        height, width = image_size(samples)
+        height, width = image_size(samples.shape[1:])
         columns = columns or -(-len(samples) // max(1, int(len(samples) ** 0.5)))
         rows = -(-len(samples) // columns)
         # A whole number of dots for each pixel, and not less than one.
