@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from os import PathLike, fspath
+from types import TracebackType
 from typing import Any
 
 from .exceptions import ArgumentError
 from .progress import ProgressEvent, ProgressFunction, ProgressMeter
 
 
-class TensorBoardLogger(AbstractContextManager["TensorBoardLogger"]):
+class TensorBoardLogger:
     """A callback that writes every value of every progress event as a TensorBoard scalar.
 
     The scalar ``student/endpoint_error`` is the value ``endpoint_error`` of the stage ``student``, at the
@@ -23,7 +24,10 @@ class TensorBoardLogger(AbstractContextManager["TensorBoardLogger"]):
     log_dir : path
         Folder of event files, which is made if it does not exist. One folder for each run keeps curves apart.
 
-    Raises :class:`~koopflow.exceptions.ArgumentError` when tensorboard, which is no dependency, is missing.
+    Raises
+    ------
+    ArgumentError
+        When tensorboard is not installed: it is no dependency of koopflow.
 
     Examples
     --------
@@ -38,8 +42,10 @@ class TensorBoardLogger(AbstractContextManager["TensorBoardLogger"]):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            text = "TensorBoard's event files need a package that is not installed: pip install tensorboard"
-            raise ArgumentError(f"log_dir: {text}") from error
+            raise ArgumentError(
+                "log_dir: TensorBoard's event files need the tensorboard package, which is not installed: "
+                "pip install tensorboard"
+            ) from error
         self._writer: Any = SummaryWriter(log_dir=fspath(log_dir), flush_secs=10)
 
     def __call__(self, event: ProgressEvent) -> None:
@@ -51,7 +57,12 @@ class TensorBoardLogger(AbstractContextManager["TensorBoardLogger"]):
         """Write what is left and close the event file."""
         self._writer.close()
 
-    def __exit__(self, *_: object) -> None:
+    def __enter__(self) -> TensorBoardLogger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 

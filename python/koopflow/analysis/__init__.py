@@ -1,7 +1,7 @@
 """Questions to a spectrum: meaningful directions, signatures of classes, modes of other students.
 
 Functions of a :class:`koopflow.Spectrum` or a selection of one; their results hold numbers, which
-:mod:`koopflow.plotting` draws.
+:mod:`koopflow.plotting` draws. Arguments that do not fit are a ``ShapeError`` or ``ArgumentError``.
 """
 
 from .directions import Directions, find_directions

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import RidgeCV
+from sklearn.metrics import r2_score
 from sklearn.model_selection import KFold, cross_val_predict
 
 from .._arrays import Array, as_batch, as_condition, to_numpy
-from ..exceptions import ArgumentError, ShapeError
+from ..exceptions import ArgumentError
 from ..spectrum import Spectrum
+from .labels import one_per_sample
 
 RIDGES = np.logspace(-3, 4, 15)
 FOLDS = 5
@@ -47,17 +49,16 @@ class Directions:
     r2: NDArray[np.float64]
     at: float
 
-    def _place(self, name: Any) -> int:
+    def _shift(self, name: Any) -> NDArray[np.float64]:
         if name not in self.names:
             raise ArgumentError(f"name: expected one of {self.names}, got {name!r}")
-        return self.names.index(name)
+        return np.asarray(self.shifts[self.names.index(name)])
 
     def image(self, name: Any) -> NDArray[np.float64]:
         """What strength 1 of a direction adds to a sample, unless it is projected, ``[*event]``."""
-        student = self.spectrum.student
-        g = np.concatenate([[1.0, self.at], np.zeros(self.shifts.shape[1] - 2)])
-        both = np.stack([g, g + self.shifts[self._place(name)]])
-        ends = to_numpy(student.readout(student.propagate(both, 1.0 - self.at)))
+        student, shift = self.spectrum.student, self._shift(name)
+        g = np.concatenate([[1.0, self.at], np.zeros(len(shift) - 2)])
+        ends = to_numpy(student.readout(student.propagate(np.stack([g, g + shift]), 1.0 - self.at)))
         return np.asarray(ends[1] - ends[0], dtype=np.float64)
 
     def edit(
@@ -70,36 +71,19 @@ class Directions:
         project: bool = False,
         condition: Array | None = None,
     ) -> Array:
-        """Data, or samples of noise, moved along a direction.
+        """Data ``x``, or samples of noise ``x0``, moved along a direction, ``[B, *event]``.
 
-        Parameters
-        ----------
-        x : array, ``[B, *event]``, optional
-            Data; or give ``x0``, noise.
-        name : label, optional
-            Name of the direction; not needed if there is only one.
-        strength : float or array, ``[B]``, default 1
-            Distance along the direction; 0 gives data back as they are.
-        project : bool, default False
-            Encode the edited state anew before it goes on, which keeps it where real states lie. At time 0
-            that moves the noise.
-        condition : array, optional
-            Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student.
-
-        Returns
-        -------
-        array, ``[B, *event]``
-            Edited samples, of the kind of what was given.
+        ``name`` is not needed if there is one direction only; ``strength``, a number or ``[B]``, is the
+        distance along it, and 0 gives data back as they are. ``project`` encodes the edited state anew before
+        it goes on, which keeps it where real states lie; at time 0 that moves the noise.
         """
         if (x is None) == (x0 is None):
             raise ArgumentError(f"expected one of x and x0, got {'neither' if x is None else 'both'}")
-        if name is None and len(self.names) == 1:
-            name = self.names[0]
         given = as_batch(x if x0 is None else x0)
         far = np.broadcast_to(np.asarray(to_numpy(strength), dtype=np.float64), (len(given),))
         return self.spectrum.core.shift(
             given,
-            far[:, None] * self.shifts[self._place(name)],
+            far[:, None] * self._shift(self.names[0] if name is None and len(self.names) == 1 else name),
             noise=x is None,
             at=self.at,
             project=project,
@@ -111,13 +95,9 @@ class Directions:
         x: Array | None = None,
         name: Any = None,
         strengths: Sequence[float] = (-1.0, -0.5, 0.0, 0.5, 1.0),
-        *,
-        x0: Array | None = None,
-        project: bool = False,
-        condition: Array | None = None,
+        **options: Any,
     ) -> Array:
-        """:meth:`edit` at several strengths, ``[len(strengths), B, *event]``."""
-        options: dict[str, Any] = {"x0": x0, "project": project, "condition": condition}
+        """:meth:`edit` at several strengths, with its options, ``[len(strengths), B, *event]``."""
         return np.stack([to_numpy(self.edit(x, name, strength, **options)) for strength in strengths])
 
 
@@ -141,23 +121,15 @@ def find_directions(
     labels : array, ``[N]``, optional
         Classes; one direction for each. Or:
     scores : array, ``[N]``, optional
-        Numbers, of any function of the data; one direction.
+        Finite numbers, of any function of the data; one direction.
     at : float, default 1.0
         Time on the way from noise to data whose eigenfunctions are read and edited.
     condition : array, optional
         Labels ``[N]`` or vectors ``[N, dim]`` for a conditional student.
 
-    Returns
-    -------
-    Directions
-        ``directions.sweep(x, label, strengths)`` moves data or noise along one.
-
-    Raises
-    ------
-    ArgumentError
-        For both labels and scores, or none of them; for too few data and for an empty selection.
-    ShapeError
-        For labels or scores that are not one a sample.
+    Examples
+    --------
+    ``find_directions(spectrum, x, labels=labels).sweep(x, "cat")`` makes data less and more cat-like.
     """
     x = as_batch(x)
     if (labels is None) == (scores is None):
@@ -166,31 +138,26 @@ def find_directions(
         )
     if len(spectrum) == 0:
         raise ArgumentError("spectrum: expected at least one mode, got none")
-    given = np.asarray(to_numpy(labels if scores is None else scores))
-    if given.shape != (len(x),):
-        argument = "labels" if scores is None else "scores"
-        raise ShapeError(f"{argument}: expected shape ({len(x)},), got {given.shape}")
     if len(x) < 2 * FOLDS:
         raise ArgumentError(f"x: expected at least {2 * FOLDS} samples to regress on, got {len(x)}")
     if scores is None:
+        given = one_per_sample("labels", labels, x)
         values = np.unique(given)
-        names = values.tolist()
-        targets = (given[:, None] == values).astype(np.float64)
+        names, targets = values.tolist(), (given[:, None] == values).astype(np.float64)
     else:
-        names, targets = ["score"], given.astype(np.float64)[:, None]
+        names, targets = ["score"], one_per_sample("scores", scores, x).astype(np.float64)[:, None]
         if not np.isfinite(targets).all():
             raise ArgumentError("scores: expected finite numbers")
     states = spectrum.states_at(x, at, condition=condition)
-    psi = spectrum.eigenfunctions(at, states, condition=condition)
     g = to_numpy(spectrum.student.encode(at, states, condition=as_condition(condition))).astype(np.float64)
+    psi = g @ spectrum.weights
     features = np.concatenate([psi.real, psi.imag], axis=1)
     features -= features.mean(axis=0)
     features /= np.maximum(features.std(axis=0), 1e-12)
     # Seeded and shuffled: data often come sorted by label.
     folds = KFold(FOLDS, shuffle=True, random_state=0)
     readings = cross_val_predict(RidgeCV(RIDGES), features, targets, cv=folds).reshape(targets.shape)
-    spread = np.maximum(((targets - targets.mean(axis=0)) ** 2).sum(axis=0), 1e-300)
-    r2 = 1.0 - ((targets - readings) ** 2).sum(axis=0) / spread
+    r2 = r2_score(targets, readings, multioutput="raw_values")
     fitted = RidgeCV(RIDGES).fit(features, targets).predict(features).reshape(targets.shape)
     fitted -= fitted.mean(axis=0)
     shifts = (fitted.T @ (g - g.mean(axis=0))) / np.maximum((fitted**2).sum(axis=0), 1e-300)[:, None]

@@ -15,10 +15,8 @@ from .._tables import text_table
 from ..exceptions import ShapeError
 from ..spectrum import NOISE_SEED, Spectrum
 
-# A matched pair counts as the same mode with at least this correlation of eigenfunctions and at most this
-# distance of eigenvalues.
-SAME_CORRELATION = 0.9
-SAME_EIGENVALUE = 0.5
+# The same mode: at least this correlation of eigenfunctions and at most this distance of eigenvalues.
+SAME_CORRELATION, SAME_EIGENVALUE = 0.9, 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,13 +27,10 @@ class SpectrumComparison:
     ----------
     first, second : array, ``[P]``, int
         Places in the two selections; P is the size of the smaller.
-    eigenvalues, others : array, ``[P]``, complex128
-        Eigenvalues of the first spectrum and of the other.
-    distance : array, ``[P]``
-        ``|lambda - lambda'|``, per unit of time.
+    eigenvalues, others, distance : array, ``[P]``
+        Eigenvalues of the first spectrum and of the other, and ``|lambda - lambda'|``, per unit of time.
     correlation : array, ``[P]``
-        ``|<psi, psi'>| / (|psi| |psi'|)``, centred, over noise at t = 0 and the first student's samples at t
-        = 1 that come of it.
+        ``|<psi, psi'>| / (|psi| |psi'|)``, centred, over noise and the first student's samples of it.
     energy : array, ``[P]``
         The first spectrum's shares of those modes.
     """
@@ -99,19 +94,8 @@ def compare_spectra(
     ----------
     spectrum, other : Spectrum
         Spectra, or selections, of students of the same events.
-    n : int, default 512
-        Number of noise samples.
-    seed : int
-        Random seed of the noise.
-
-    Returns
-    -------
-    SpectrumComparison
-
-    Raises
-    ------
-    ShapeError
-        For students of other events.
+    n, seed : int
+        Number of noise samples, and their random seed.
     """
     if spectrum.event_shape != other.event_shape:
         raise ShapeError(f"other: expected event shape {spectrum.event_shape}, got {other.event_shape}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._arrays import Array, as_batch, as_condition, to_numpy
-from ..exceptions import ArgumentError, ShapeError
+from .._arrays import Array, as_batch, as_condition
+from ..exceptions import ArgumentError
 from ..spectrum import Spectrum
+from .labels import one_per_sample
 
 _Real = NDArray[np.float64]
 
@@ -22,18 +24,14 @@ class Signatures:
 
     Attributes
     ----------
-    labels : list
-        The C classes.
-    times : tuple of float
-        The T times.
+    labels, times : list, tuple of float
+        The C classes and the T times.
     mean, spread, energy : array, ``[C, T, r]``
         Mean and standard deviation of ``|psi_k|``, and mean of its square.
     pooled : array, ``[T, r]``
         Standard deviation of ``|psi_k|`` within classes: the unit of distances.
-    magnitudes : array, ``[N, T, r]``
-        ``|psi_k|`` of every sample.
-    codes : array, ``[N]``, int
-        Place of each sample's class among ``labels``.
+    magnitudes, codes : array, ``[N, T, r]`` and ``[N]``
+        ``|psi_k|`` of every sample, and the place of its class among ``labels``.
     """
 
     spectrum: Spectrum
@@ -49,18 +47,19 @@ class Signatures:
     @property
     def distances(self) -> _Real:
         """RMS difference of mean signatures in units of the deviation within classes, ``[C, C]``."""
-        return _distances(self.mean / self.pooled)
+        flat = (self.mean / self.pooled).reshape(len(self.mean), -1)
+        return np.asarray(np.sqrt(((flat[:, None] - flat) ** 2).mean(axis=2)))
 
     def classify(self, x: Array, *, condition: Array | None = None) -> NDArray[Any]:
         """The label of the nearest signature for each of data ``[B, *event]``, ``[B]``."""
-        given = _magnitudes(self.spectrum, as_batch(x), self.times, condition) / self.pooled
-        gaps = ((given[:, None] - (self.mean / self.pooled)[None]) ** 2).sum(axis=(2, 3))
-        nearest: NDArray[Any] = np.asarray(self.labels)[gaps.argmin(axis=1)]
-        return nearest
+        given = _magnitudes(self.spectrum, as_batch(x), self.times, condition)
+        gaps = (((given[:, None] - self.mean) / self.pooled) ** 2).sum(axis=(2, 3))
+        return np.asarray(np.asarray(self.labels)[gaps.argmin(axis=1)])
 
     def accuracy(self, x: Array, labels: Array, *, condition: Array | None = None) -> float:
         """Share of held-out data ``[B, *event]`` that :meth:`classify` labels as given, ``[B]``."""
-        return float((self.classify(x, condition=condition) == np.asarray(to_numpy(labels))).mean())
+        wanted = one_per_sample("labels", labels, x)
+        return float((self.classify(x, condition=condition) == wanted).mean())
 
 
 def measure_signatures(
@@ -75,33 +74,15 @@ def measure_signatures(
 
     Parameters
     ----------
-    spectrum : Spectrum
-        A spectrum, or a selection of one.
-    x : array, ``[N, *event]``
-        Data.
+    spectrum, x, condition
+        As in :func:`koopflow.analysis.find_directions`.
     labels : array, ``[N]``
-        Classes of the data.
+        Classes of the data: at least two, of two samples each.
     times : sequence of float
         Times in [0, 1].
-    condition : array, optional
-        Labels ``[N]`` or vectors ``[N, dim]`` for a conditional student.
-
-    Returns
-    -------
-    Signatures
-
-    Raises
-    ------
-    ArgumentError
-        For fewer than two classes of two samples each, and without modes or times.
-    ShapeError
-        For labels that are not one a sample.
     """
     x = as_batch(x)
-    given = np.asarray(to_numpy(labels))
-    if given.shape != (len(x),):
-        raise ShapeError(f"labels: expected shape ({len(x)},), got {given.shape}")
-    values, codes = np.unique(given, return_inverse=True)
+    values, codes = np.unique(one_per_sample("labels", labels, x), return_inverse=True)
     if len(values) < 2 or np.bincount(codes).min() < 2:
         raise ArgumentError("labels: expected at least two classes of two samples each")
     if len(spectrum) == 0 or len(times) == 0:
@@ -130,19 +111,7 @@ def permutation_test(signatures: Signatures, permutations: int = 999, *, seed: i
     1 / (permutations + 1). The diagonal is 1. This makes C (C - 1) / 2 tests: correct for their number before
     claiming several at once.
 
-    Parameters
-    ----------
-    signatures : Signatures
-        Measured signatures.
-    permutations : int, default 999
-        Number of shuffles of each pair.
-    seed : int, default 0
-        Random seed of the shuffles.
-
-    Raises
-    ------
-    ArgumentError
-        For fewer than 1 permutation.
+    ``permutations`` is the number of shuffles of each pair, at least 1, and ``seed`` their random seed.
     """
     if permutations < 1:
         raise ArgumentError(f"permutations: expected at least 1, got {permutations}")
@@ -150,34 +119,23 @@ def permutation_test(signatures: Signatures, permutations: int = 999, *, seed: i
     count, codes = len(signatures.labels), signatures.codes
     p = np.ones((count, count))
     samples = (signatures.magnitudes / signatures.pooled).reshape(len(codes), -1)
-    for a in range(count):
-        for b in range(a + 1, count):
-            both = samples[(codes == a) | (codes == b)]
-            first = int((codes == a).sum())
-            seen = _gap(samples[codes == a], samples[codes == b])
-            as_far = 1
-            for _ in range(permutations):
-                order = random.permutation(len(both))
-                as_far += _gap(both[order[:first]], both[order[first:]]) >= seen
-            p[a, b] = p[b, a] = as_far / (permutations + 1)
+    for a, b in itertools.combinations(range(count), 2):
+        both = np.concatenate([samples[codes == a], samples[codes == b]])
+        first = int((codes == a).sum())
+        orders = [np.arange(len(both)), *(random.permutation(len(both)) for _ in range(permutations))]
+        gaps = [_gap(both[order[:first]], both[order[first:]]) for order in orders]
+        p[a, b] = p[b, a] = np.mean(np.asarray(gaps) >= gaps[0])
     return p
 
 
 def _magnitudes(spectrum: Spectrum, x: Array, times: Sequence[float], condition: Array | None) -> _Real:
     """``|psi_k|`` along the paths that end in x, ``[N, T, r]``."""
-    condition = as_condition(condition)
-    states = [spectrum.states_at(x, float(t), condition=condition) for t in times]
-    psi = [
-        spectrum.eigenfunctions(float(t), state, condition=condition)
-        for t, state in zip(times, states, strict=True)
-    ]
+    condition, psi = as_condition(condition), []
+    for t in times:
+        states = spectrum.states_at(x, float(t), condition=condition)
+        psi.append(spectrum.eigenfunctions(float(t), states, condition=condition))
     return np.asarray(np.abs(np.stack(psi, axis=1)))
 
 
 def _gap(a: _Real, b: _Real) -> float:
     return float(((a.mean(axis=0) - b.mean(axis=0)) ** 2).sum())
-
-
-def _distances(mean: _Real) -> _Real:
-    flat = mean.reshape(len(mean), -1)
-    return np.asarray(np.sqrt(((flat[:, None] - flat[None]) ** 2).mean(axis=2)))

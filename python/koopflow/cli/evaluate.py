@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 
 from ..students import KoopmanDistiller
-from .inputs import DataOptions, conditioning_of, load, load_student, load_teacher
+from .inputs import (
+    DataOptions,
+    conditioning_of,
+    load,
+    load_student,
+    load_teacher,
+    make,
+    refuse_existing,
+    write_text,
+)
 from .options import Command, Settings, UsageError, plain
-from .results import for_results, output_file, write_json
+from .training import for_results
 
 
 def evaluate() -> Command:
@@ -30,6 +40,7 @@ def evaluate() -> Command:
 
 
 def _run(settings: Settings) -> int:
+    """Load, measure, print, write."""
     keywords = settings.table("evaluate")
     device = keywords.pop("device")
     student = load_student(settings["student"], device, "--student")
@@ -39,15 +50,22 @@ def _run(settings: Settings) -> int:
             f"--student: expected samples of shape {teacher.event_shape}, as the teacher's, "
             f"got {student.event_shape_}"
         )
-    beside = Path(settings["student"]).with_name("evaluation.json")
-    output = output_file(settings, [".json"], default=beside)
+    output = Path(settings["output"] or Path(settings["student"]).parent / "evaluation.json")
+    if output.suffix != ".json":
+        raise UsageError(f"--output: expected a file that ends in .json, got {str(output)!r}")
+    refuse_existing([output], overwrite=settings["overwrite"])
+    make(output.parent)
     data = load(settings.table("data"), labels=bool(conditioning_of(teacher)))
     condition = data.held_out_labels
     if condition is not None:
         condition = np.resize(condition, (keywords["n"], *condition.shape[1:]))
     report = student.evaluate(teacher, data.held_out, condition=condition, **keywords)
     print(report)
-    tables = {name: plain(settings.table(name)) for name in settings.tables}
-    write_json(output, {"evaluation": report.to_dict(), "held_out": len(data.held_out), "settings": tables})
+    facts = {
+        "evaluation": report.to_dict(),
+        "held_out": len(data.held_out),
+        "settings": {name: plain(settings.table(name)) for name in settings.tables},
+    }
+    write_text(output, json.dumps(facts, indent=2) + "\n")
     print(f"wrote {output}")
     return 0

@@ -1,9 +1,9 @@
 """How far samples are from data, a student from its teacher, and paths from straight lines.
 
-Distances between sets of samples ``[N, *event]`` are plain numbers, computed in float64 by the core;
-:func:`measured` adds a sampling floor and an interval, which it takes to judge them. For arguments that do
-not fit they raise ``ShapeError``, ``DtypeError``, ``NonFiniteError`` or ``ArgumentError``, with the name of
-the argument. Errors of models on the same noise are an :class:`Estimate` with a bootstrap interval.
+Distances between sets of samples are plain numbers, in float64 by the core; :func:`measured` adds a sampling
+floor and an interval. Errors of models on the same noise are an :class:`Estimate` with a bootstrap interval.
+Arguments that do not fit are a ``ShapeError``, ``DtypeError``, ``NonFiniteError`` or ``ArgumentError`` that
+names them, and a model without the method asked for a ``TypeError``.
 docs/metrics.md says what each metric sees and when it misleads.
 """
 

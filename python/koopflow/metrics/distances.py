@@ -13,15 +13,9 @@ from .features import extract_features
 def wasserstein2(a: Array, b: Array) -> float:
     """Exact Wasserstein-2 distance: the root of the mean squared distance under the best assignment.
 
-    It has the units of the samples, and is biased upwards by about N^(-1/d) in d dimensions.
+    It has the units of the samples, and is biased upwards by about N^(-1/d) in d dimensions. ``a`` and ``b``,
+    ``[N, *event]``, have equally many samples, at most 5,000: time grows with the cube of N.
 
-    Parameters
-    ----------
-    a, b : array, ``[N, *event]``
-        Equally many samples in both, at most 5,000: time grows with the cube of N. Ctrl-C interrupts.
-
-    Examples
-    --------
     >>> wasserstein2([[0.0, 0.0], [1.0, 0.0]], [[1.0, 2.0], [0.0, 2.0]])
     2.0
     """
@@ -31,19 +25,10 @@ def wasserstein2(a: Array, b: Array) -> float:
 def sliced_wasserstein(a: Array, b: Array, *, projections: int = 256, seed: int = 0) -> float:
     """Sliced Wasserstein-2 distance (Bonneel et al., JMIV 2015): along random directions, by sorting.
 
-    It has the units of the samples, and is biased upwards by about N^(-1/2) in any dimension.
+    It has the units of the samples, and is biased upwards by about N^(-1/2) in any dimension. ``a`` is
+    ``[N, *event]``, ``b`` ``[M, *event]``; ``projections`` is the number of directions, whose squared
+    distances are averaged, and ``seed`` their random seed.
 
-    Parameters
-    ----------
-    a, b : array, ``[N, *event]`` and ``[M, *event]``
-        Samples.
-    projections : int, default 256
-        Number of directions, whose squared distances are averaged.
-    seed : int, default 0
-        Random seed of the directions.
-
-    Examples
-    --------
     >>> sliced_wasserstein([[0.0], [1.0]], [[2.0], [3.0]])
     2.0
     """
@@ -54,15 +39,8 @@ def energy_distance(a: Array, b: Array) -> float:
     """Energy distance 2 E|X - Y| - E|X - X'| - E|Y - Y'| (Szekely and Rizzo, 2013), without a root.
 
     It has the units of the samples, and is unbiased: around 0, and sometimes below, for two sets from one
-    distribution.
+    distribution. ``a`` and ``b``, ``[N, *event]`` and ``[M, *event]``, have at least two samples each.
 
-    Parameters
-    ----------
-    a, b : array, ``[N, *event]`` and ``[M, *event]``
-        At least two samples each.
-
-    Examples
-    --------
     >>> energy_distance([[0.0], [2.0]], [[1.0], [3.0]])   # 2 * 1.5 - 2 - 2
     -1.0
     """
@@ -73,18 +51,10 @@ def mmd(samples: Array, data: Array, *, bandwidths: Sequence[float] | None = Non
     """Squared maximum mean discrepancy (Gretton et al., JMLR 2012) by a sum of Gaussian kernels.
 
     k(x, y) is the sum over the bandwidths s of exp(-||x - y||^2 / (2 s^2)). The value has no units, and is
-    unbiased: around 0, and sometimes below, for two sets from one distribution.
+    unbiased: around 0, and sometimes below, for two sets from one distribution. ``samples`` and ``data``,
+    ``[N, *event]`` and ``[M, *event]``, are at least two each; ``bandwidths``, in their units, are
+    :func:`median_bandwidths` of the data by default. Values can be compared for equal bandwidths only.
 
-    Parameters
-    ----------
-    samples, data : array, ``[N, *event]`` and ``[M, *event]``
-        At least two samples each.
-    bandwidths : sequence of float, optional
-        Bandwidths in the units of the samples; :func:`median_bandwidths` of the data by default. Values can
-        be compared for equal bandwidths only, so state them.
-
-    Examples
-    --------
     >>> round(mmd([[0.0], [1.0]], [[0.0], [1.0]], bandwidths=[1.0]), 3)   # exp(-1/2) - 1
     -0.393
     """
@@ -94,13 +64,9 @@ def mmd(samples: Array, data: Array, *, bandwidths: Sequence[float] | None = Non
 def median_bandwidths(data: Array) -> list[float]:
     """The median distance between samples times 1/2, 1 and 2: bandwidths for :func:`mmd`.
 
-    Parameters
-    ----------
-    data : array, ``[N, *event]``
-        At least two samples, most of which differ. Of more than 1,000 a fixed subset of 1,000 is used.
+    ``data``, ``[N, *event]``, are at least two samples, most of which differ. Of more than 1,000 a fixed
+    subset of 1,000 is used.
 
-    Examples
-    --------
     >>> median_bandwidths([[0.0], [1.0], [3.0]])
     [1.0, 2.0, 4.0]
     """
@@ -117,8 +83,7 @@ def frechet_distance(a: Array, b: Array, features: Any = None, *, batch_size: in
     Parameters
     ----------
     a, b : array, ``[N, *event]`` and ``[M, *event]``
-        Samples, or their features where ``features`` is None. At least two each; fewer than there are
-        features are allowed.
+        At least two samples each, or their features where ``features`` is None.
     features : torch.nn.Module, callable or path, optional
         Network that turns samples into features: see :func:`extract_features`.
     batch_size : int, default 64
@@ -131,13 +96,7 @@ def frechet_distance(a: Array, b: Array, features: Any = None, *, batch_size: in
     >>> round(frechet_distance(ends, 2 * ends + [0.0, 3.0]), 6)   # 3^2 + (2 - 1)^2
     10.0
 
-    A published FID depends on one network and one way of resizing. Bring that network, for instance the one
-    of the package pytorch-fid, which takes images ``[B, 3, H, W]`` in [0, 1].
-
-    >>> from pytorch_fid.inception import InceptionV3                               # doctest: +SKIP
-    >>> inception = InceptionV3().to("cuda")                                        # doctest: +SKIP
-    >>> generated, real = (x * 0.5 + 0.5 for x in (student.sample(10_000), images)) # doctest: +SKIP
-    >>> frechet_distance(generated, real, inception)                                # doctest: +SKIP
+    A published FID depends on one network and one way of resizing: docs/metrics.md brings one.
     """
     if features is not None:
         a, b = (extract_features(x, features, batch_size=batch_size) for x in (a, b))
@@ -145,8 +104,7 @@ def frechet_distance(a: Array, b: Array, features: Any = None, *, batch_size: in
 
 
 class PrecisionRecall(NamedTuple):
-    """Precision, the share of samples that lie where data do, and recall, the share of data that lie where
-    samples do; both in [0, 1]."""
+    """Shares of samples that lie where data do, and of data that lie where samples do."""
 
     precision: float
     recall: float
@@ -159,20 +117,10 @@ def precision_recall(
 
     Each set stands for the balls around its points that reach to their ``k``-th nearest neighbour in the
     set: precision is the share of samples in the balls of the data (how good they are), recall the share of
-    data in the balls of the samples (how much of the data they cover).
+    data in the balls of the samples (how much of the data they cover). Give more than ``k`` of each, and
+    equally many, because the balls shrink with their number. The arguments are those of
+    :func:`frechet_distance`.
 
-    Parameters
-    ----------
-    samples, data : array, ``[N, *event]`` and ``[M, *event]``
-        Samples, or their features: more than ``k`` of each, and equally many, because the balls shrink with
-        their number.
-    k : int, default 3
-        Rank of the neighbour that a ball reaches to.
-    features, batch_size
-        As in :func:`frechet_distance`.
-
-    Examples
-    --------
     >>> import numpy as np
     >>> data = np.arange(10.0)[:, None]
     >>> precision_recall(data[:5], data, k=1)

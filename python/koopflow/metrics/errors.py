@@ -13,9 +13,9 @@ from ..exceptions import ArgumentError
 from .estimate import Estimate, bootstrapped
 
 # Inside (0, 1), where a straight line through the exact endpoints is not exact by construction.
-PATH_TIMES = tuple(float(t) for t in np.linspace(0.1, 0.9, 17))
+PATH_TIMES = tuple(np.linspace(0.1, 0.9, 17).tolist())
 # Enough for a polygon through a smooth path.
-STRAIGHTNESS_TIMES = tuple(float(t) for t in np.linspace(0.0, 1.0, 65))
+STRAIGHTNESS_TIMES = tuple(np.linspace(0.0, 1.0, 65).tolist())
 
 
 def endpoint_error(
@@ -27,9 +27,7 @@ def endpoint_error(
     scale: float | None = None,
     **interval: Any,
 ) -> Estimate:
-    """RMS over the noise of ``||student(x0) - teacher(x0)||``, over a scale.
-
-    A student that always answers the teacher's mean has an error of 1.
+    """RMS over the noise of ``||student(x0) - teacher(x0)||``, over a scale: 1 for the teacher's mean.
 
     Parameters
     ----------
@@ -40,18 +38,9 @@ def endpoint_error(
     condition : array, optional
         Labels ``[N]`` or vectors ``[N, dim]`` of conditional models.
     scale : float, optional
-        Divisor of the error; by default the total standard deviation of the teacher's samples. The interval
-        takes it as known.
+        Divisor of the error, above 0; by default the total standard deviation of the teacher's samples.
     **interval
-        ``resamples`` (200), ``confidence`` (0.95) and ``seed`` (0) of the percentile bootstrap over the
-        noise.
-
-    Raises
-    ------
-    TypeError
-        For models without that method.
-    ArgumentError
-        For a scale that is not positive.
+        ``resamples`` (200), ``confidence`` (0.95) and ``seed`` (0) of the bootstrap over the noise.
 
     Examples
     --------
@@ -80,12 +69,7 @@ def path_error(
 ) -> Estimate:
     """The error of :func:`endpoint_error` at times along the path, averaged over them.
 
-    Parameters
-    ----------
-    student, teacher, noise, condition, scale, **interval
-        As there; the models have ``sample_path`` or ``trajectory``.
-    times : sequence of float
-        Rising times in (0, 1), or an ``ArgumentError``; by default 17 in [0.1, 0.9].
+    The models have ``sample_path`` or ``trajectory``. ``times`` rise in (0, 1); by default 17 in [0.1, 0.9].
     """
     noise, condition, times = as_batch(noise), as_condition(condition), [float(t) for t in times]
     if not times or times[0] <= 0.0 or times[-1] >= 1.0:
@@ -99,14 +83,9 @@ def path_error(
 def inversion_error(
     student: Any, teacher: Any, noise: Array, *, condition: Array | None = None, **interval: Any
 ) -> Estimate:
-    """RMS of ``||invert(teacher(x0)) - x0||``, over the RMS norm of the noise.
+    """RMS of ``||invert(teacher(x0)) - x0||``, over the RMS norm of the noise: 1 for a student that says 0.
 
-    A student that always answers 0 has an error of 1.
-
-    Parameters
-    ----------
-    student, teacher, noise, condition, **interval
-        As in :func:`endpoint_error`; the student has ``invert``.
+    The arguments are those of :func:`endpoint_error`; the student has ``invert``.
     """
     noise, condition = as_batch(noise), as_condition(condition)
     ends = method_of("teacher", teacher, "sample")(x0=noise, condition=condition)
@@ -122,16 +101,8 @@ def round_trip_error(
     scale: float | None = None,
     **interval: Any,
 ) -> Estimate:
-    """RMS of ``||student(invert(x)) - x||``, over a scale.
-
-    Parameters
-    ----------
-    student, condition, **interval
-        As in :func:`endpoint_error`; the student has ``invert``.
-    data : array, ``[N, *event]``
-        Real data, or a teacher's samples: states that the flow leads to.
-    scale : float, optional
-        Divisor of the error; by default the total standard deviation of the data.
+    """RMS of ``||student(invert(x)) - x||`` over data ``[N, *event]`` (real, or a teacher's samples), over a
+    scale: by default the total standard deviation of the data. Else as :func:`inversion_error`.
     """
     data, condition = as_batch(data), as_condition(condition)
     noise = method_of("student", student, "invert")(data, condition=condition)
@@ -152,31 +123,8 @@ def straightness(
     S = E of the integral of ``||(x1 - x0) - dx/dt||^2`` over time, divided by E ``||x1 - x0||^2``: 0 for
     straight paths, on which one Euler step is exact. Flows of an independent coupling always bend.
 
-    Parameters
-    ----------
-    model : FlowTeacher or KoopmanDistiller
-        Model; anything with ``trajectory`` or ``sample_path`` will do.
-    noise : array, ``[N, *event]``
-        Noise to start from.
-    times : sequence of float
-        At least three times that rise from 0 to 1; by default 65. Between two of them paths are taken as
-        straight; what that misses falls with the square of the gap.
-    condition, **interval
-        As in :func:`endpoint_error`.
-
-    Raises
-    ------
-    ArgumentError
-        For other times, or where nothing moves.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import torch
-    >>> from koopflow import FlowTeacher
-    >>> shift = FlowTeacher.from_torch(lambda t, x: torch.ones_like(x), event_shape=(2,))
-    >>> round(straightness(shift, np.zeros((10, 2), dtype=np.float32)).value, 6)
-    0.0
+    The model has ``sample_path`` or ``trajectory``. ``times``, at least three (65 by default), rise from 0 to
+    1; between two of them paths are taken as straight, and what that misses falls with the square of the gap.
     """
     noise, times = as_batch(noise), [float(t) for t in times]
     path = _path("model", model, noise, times, as_condition(condition))

@@ -19,9 +19,7 @@ FEWEST = 4
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measured value, its interval, and the value of a perfect model.
-
-    ``float(estimate)`` is the value.
+    """A measured value (also ``float(estimate)``), its interval, and the value of a perfect model.
 
     Attributes
     ----------
@@ -29,15 +27,12 @@ class Estimate:
         Value of the metric.
     low, high : float
         Ends of the interval in which the value would lie, with probability ``confidence``, if equally many
-        samples were drawn again. For a biased metric (:func:`koopflow.metrics.measured`) this is no interval
-        for its limit with infinitely many samples.
+        samples were drawn again. For a biased metric this is no interval for its limit with infinitely many.
     floor : float or None
         Value of the same metric between data and other data, with as many samples: no model is expected to be
         lower. 0 for errors; None where no floor is known.
     samples : int
         Number of samples that were measured; for distances, on each side.
-    confidence : float
-        Confidence of the interval.
     """
 
     value: float
@@ -67,39 +62,29 @@ def measured(
 ) -> Estimate:
     """A distance between samples and data with its sampling floor and an interval.
 
-    With n = min(len(samples), len(data) // 2), the value compares n samples with n data, and the floor
-    compares n other data with the same n data: equal numbers, because most distances grow when samples are
-    fewer. Give at least twice as many data as samples, or some samples are left out. Rows are chosen at
-    random, so they may be in any order.
+    With n = min(len(samples), len(data) // 2), the value compares n samples with n data, the floor n other
+    data with the same: equal numbers, because most distances grow when samples are fewer.
 
     The interval comes from random halves of both sides, drawn without replacement: the deviations of their
     distances from their own mean, around the value. A half deviates from the whole as much as the whole from
     the truth (for subsets of m the factor sqrt(m / (n - m)) makes up for it). Near the floor these intervals
-    are too wide rather than too narrow. The usual bootstrap with replacement would put copies into each set,
-    which distances between samples take for structure.
+    are too wide rather than too narrow. A bootstrap with replacement makes copies, which distances between
+    samples take for structure.
 
     Parameters
     ----------
     metric : callable
         Function of two arrays ``[n, ...]`` that returns a float, such as those of :mod:`koopflow.metrics`.
     samples : array, ``[N, ...]``
-        Samples of the model; ``...`` is the event, or features made by
-        :func:`koopflow.metrics.extract_features`.
+        Samples of the model, at least 4, or their features by :func:`koopflow.metrics.extract_features`.
     data : array, ``[M, ...]``
-        Data that the model was not trained on.
+        Data that the model was not trained on, at least 8.
     resamples : int, default 200
-        Number of halves: the metric is called once for each, on n / 2 samples, and twice on n.
+        Number of halves, at least 2: the metric is called once for each, on n / 2 samples, and twice on n.
     confidence : float, default 0.95
         Confidence of the interval, in (0, 1).
     seed : int, default 0
         Random seed of the choice of rows and halves.
-
-    Raises
-    ------
-    ShapeError
-        For fewer than 4 samples or 8 data.
-    ArgumentError
-        For resamples below 2, or a confidence outside (0, 1).
 
     Examples
     --------
@@ -135,10 +120,7 @@ def measured(
 def bootstrapped(
     statistic: _core.Statistic, *, resamples: int = RESAMPLES, confidence: float = 0.95, seed: int = 0
 ) -> Estimate:
-    """A statistic of the errors of independent samples with its percentile bootstrap interval.
-
-    Raises ``ArgumentError`` for resamples below 2, or a confidence outside (0, 1).
-    """
+    """A statistic of the errors of independent samples with its percentile bootstrap interval."""
     tails = _tails(resamples, confidence)
     random, n = np.random.default_rng(seed), statistic.samples
     again = [statistic.value_of(random.integers(0, n, n)) for _ in range(resamples)]

@@ -31,13 +31,6 @@ def extract_features(samples: Array, features: Any, *, batch_size: int = 64) -> 
     batch_size : int, default 64
         Number of samples in one call.
 
-    Raises
-    ------
-    FileNotFoundError, ArgumentError
-        For what is neither a callable nor a TorchScript file, or a batch size below 1.
-    ShapeError
-        For no samples, or features that are not one row a sample.
-
     Examples
     --------
     >>> import torch
@@ -71,9 +64,8 @@ def feature_distance(features: Any, device: str) -> Callable[[Any, Any], tuple[A
     """A function of two batches that answers their distance in features, and its gradient in the first.
 
     The distance is the mean squared difference of the features of each pair, divided by the summed variance
-    of the second batch's features: 1 for a constant image at their mean. A network may answer several feature
-    maps, whose distances are averaged. ``features`` are those of :func:`extract_features`; a TorchScript file
-    is loaded to ``device``.
+    of the second batch's features: 1 for a constant image at their mean. Those of several feature maps are
+    averaged. ``features`` are those of :func:`extract_features`, a file is loaded to ``device``.
     """
     network = network_of(features, device)
 
@@ -97,10 +89,7 @@ def feature_distance(features: Any, device: str) -> Callable[[Any, Any], tuple[A
 
 
 def network_of(features: Any, device: str) -> Callable[[Any], Any]:
-    """A callable as it is, a TorchScript file as its module on a device.
-
-    Raises ``FileNotFoundError`` or ``ArgumentError`` for what is neither.
-    """
+    """A callable as it is, a TorchScript file as its module on a device."""
     if isinstance(features, (str, PathLike)):
         path = Path(fspath(features))
         if not path.is_file():
@@ -121,7 +110,7 @@ def network_of(features: Any, device: str) -> Callable[[Any], Any]:
 
 
 def maps_of(answer: Any, count: int) -> list[torch.Tensor]:
-    """The tensors in a network's answer. Raises ``ShapeError`` where one does not begin with ``count``."""
+    """The tensors in a network's answer, each ``[count, ...]``."""
     parts = list(answer) if isinstance(answer, (tuple, list)) else [answer]
     for part in parts:
         if not isinstance(part, torch.Tensor) or part.shape[:1] != (count,):

@@ -17,10 +17,8 @@ class LogLikelihood:
 
     Attributes
     ----------
-    nats : float
-        Mean of log p(x).
-    standard_error : float
-        Standard error of that mean, in nats.
+    nats, standard_error : float
+        Mean of log p(x), and its standard error.
     bits_per_dimension : float
         -nats / (d log 2), in the data's own units. For images whose bytes were dequantised by uniform noise
         and scaled by s (s = 2 / 255 for [-1, 1]), add -log2(s) to have units of bytes.
@@ -40,18 +38,11 @@ def log_likelihood(model: Any, data: Array, **options: Any) -> LogLikelihood:
     Parameters
     ----------
     model : FlowTeacher
-        Model; anything with ``log_prob(data, **options)`` that returns ``[N]`` nats will do.
+        Model; anything with ``log_prob(data, **options)`` that returns ``[N]`` finite nats will do.
     data : array, ``[N, *event]``
         At least two data that the model was not trained on.
     **options
         Options of ``log_prob``, such as ``condition``.
-
-    Raises
-    ------
-    TypeError
-        For a model without that method.
-    ShapeError, NonFiniteError
-        For fewer than two data, or for other answers than ``[N]`` finite numbers.
 
     Examples
     --------

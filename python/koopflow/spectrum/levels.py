@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,22 +14,17 @@ from .. import _core
 from .._arrays import Array, as_batch, as_condition, checked_count
 from .._tables import text_table
 from ..exceptions import ArgumentError
-from .facts import Complex, Real
+from .spectrum import Complex, Real
 
 
 @dataclass(frozen=True, eq=False)
 class MapSpectrum:
-    """One feature map's eigenvalues.
+    """One feature map: its size and eigenvalues; ``"8x8, 1"`` is the first of its size on the way down.
 
     Attributes
     ----------
-    name : str
-        ``"8x8, 1"``: the map's size and its place among maps of that size, on the way down; ``"middle"``.
-    channels, height, width : int
-        Size of the map.
     eigenvalues : array, ``[r]``, complex128
-        One of each conjugate pair, with its positive frequency, then the real ones. Per unit of time, the
-        time from noise to data.
+        One of each conjugate pair, with its positive frequency, then the real ones; per unit of time.
     energy : array, ``[r]``
         Mean square, over noise and summed over pixels, of what the eigenfunctions change from noise to data,
         |psi(0, x0) (e^lambda - 1)|^2, as a share of that of all maps.
@@ -62,12 +57,7 @@ class LevelSpectrum(Sequence[MapSpectrum]):
 
     Along the student's flow, each channel z of a map (two real channels that turn together count as one
     complex channel) obeys dz/dt = lambda z at all pixels. A decoder turns the maps into images, so there are
-    no modes in data space: the effect of a map's motion on an image is seen by decoding with and without it.
-    :meth:`FittedStudent.spectrum` makes one.
-
-    Examples
-    --------
-    ``for level in student.spectrum(teacher): print(level.name, level.eigenvalues)``
+    no modes in data space. ``for level in student.spectrum(teacher): print(level.name, level.eigenvalues)``
     """
 
     def __init__(self, core: _core.LevelSpectrum) -> None:
@@ -76,9 +66,6 @@ class LevelSpectrum(Sequence[MapSpectrum]):
 
     def __len__(self) -> int:
         return len(self._maps)
-
-    def __iter__(self) -> Iterator[MapSpectrum]:
-        return iter(self._maps)
 
     def __getitem__(self, index: Any) -> Any:
         return self._maps[index]
@@ -91,29 +78,9 @@ class LevelSpectrum(Sequence[MapSpectrum]):
     def eigenfunctions(
         self, t: Array | float, x: Array, index: int, *, condition: Array | None = None
     ) -> NDArray[Any]:
-        """psi(t, x) of one map.
-
-        Parameters
-        ----------
-        t : float or array, ``[B]``
-            Times in [0, 1].
-        x : array, ``[B, C, H, W]``
-            States.
-        index : int
-            Place of the map.
-        condition : array, optional
-            Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student.
-
-        Returns
-        -------
-        array, complex128
-            ``[B, r, height, width]``; ``[B, r]`` if every pixel has eigenvalues of its own.
-
-        Raises
-        ------
-        ArgumentError
-            For an index that is no map's.
-        """
+        """psi(t, x) of the map at place ``index``: complex ``[B, r, height, width]``, or ``[B, r]`` if every
+        pixel has eigenvalues of its own. ``t``, ``x`` and ``condition`` as in
+        :meth:`koopflow.Spectrum.eigenfunctions`; ``ArgumentError`` for an index that is no map's."""
         if not -len(self) <= index < len(self):
             raise ArgumentError(f"index: expected one of {len(self)} feature maps, got {index}")
         return self._core.eigenfunctions(t, as_batch(x), index % len(self), condition=as_condition(condition))
