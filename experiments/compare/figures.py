@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from koopflow.exceptions import ArgumentError
 from koopflow.metrics.errors import PATH_TIMES
-from koopflow.plotting._canvas import DATA, FAINT, INK, STUDENT, TEACHER, new_figure, plain, title_of
+from koopflow.plotting._canvas import DATA, FAINT, INK, STUDENT, TEACHER, new_figure, plain, titled
 
 # Panels from left to right: column and label.
 COSTS = (("evaluations", "network evaluations"), ("milliseconds", "milliseconds for 1,000 samples"))
@@ -75,7 +75,7 @@ def comparison(
     some = [c for c in curves if c["problem"] == problem and c["budget"] in ("", *budgets)]
     _curves(panels[2], some, styles)
     if title:
-        title_of(panels[0], title)
+        titled(panels[0], title)
     if axes is None:
         handles = [Line2D([], [], label=name, **style) for name, style in styles.items()]
         panels[0].figure.legend(

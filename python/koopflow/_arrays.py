@@ -26,11 +26,8 @@ def to_numpy(array: Array) -> NDArray[Any]:
 
 
 def as_batch(array: Array) -> Array:
-    """Torch tensors as they are, anything else as a NumPy array; bare Python numbers become float32.
-
-    Lists come in as float64, which nobody meant by writing ``[[0, 1]]``. Raises ``ShapeError`` for rows of
-    different lengths.
-    """
+    """Torch tensors as they are, anything else as a NumPy array; bare Python numbers become float32, as
+    nobody means float64 by writing ``[[0, 1]]``. Raises ``ShapeError`` for rows of different lengths."""
     if isinstance(array, torch.Tensor | np.ndarray):
         return array
     try:
@@ -54,25 +51,29 @@ def kept(array: Array | None) -> Array | None:
     return np.array(array)
 
 
-def checked_count(n: object) -> int:
-    """A number of samples. Raises ``ArgumentError`` for anything but a positive integer."""
-    if not isinstance(n, int | np.integer) or isinstance(n, bool) or n < 1:
-        raise ArgumentError(f"n: expected an integer of at least 1, got {n!r}")
-    return int(n)
+def checked_count(n: object, argument: str = "n") -> int:
+    """A number of things. Raises ``ArgumentError`` for anything but an integer of at least 1."""
+    if (count := _index(n)) is None or count < 1:
+        raise ArgumentError(f"{argument}: expected an integer of at least 1, got {n!r}")
+    return count
 
 
 def as_seed(seed: object, argument: str = "seed") -> int:
     """A random seed; None draws one from the system's entropy. Raises ``ArgumentError`` for anything but None
     and integers from 0 to 2**64 - 1."""
     if seed is None:
-        return secrets.randbits(63)
-    try:
-        value = -1 if isinstance(seed, bool | np.bool_) else operator.index(seed)  # type: ignore[arg-type]
-    except TypeError:
-        value = -1
-    if not 0 <= value < 2**64:
+        return secrets.randbits(62)
+    if (value := _index(seed)) is None or not 0 <= value < 2**64:
         raise ArgumentError(f"{argument}: expected an integer from 0 to 2**64 - 1 or None, got {seed!r}")
     return value
+
+
+def _index(value: Any) -> int | None:
+    """An integer of Python, NumPy or torch; None for anything else, booleans too."""
+    try:
+        return None if isinstance(value, bool | np.bool_) else operator.index(value)
+    except TypeError:
+        return None
 
 
 checked_seed = as_seed

@@ -22,11 +22,6 @@ def autocast(precision: str = "bf16") -> Iterator[None]:
     precision : {"bf16", "fp16", "float32"}, default "bf16"
         Precision of products; ``"fp16"`` is for sampling only, as there is no scaling of losses here.
 
-    Raises
-    ------
-    ArgumentError
-        For another name.
-
     Examples
     --------
     >>> import koopflow

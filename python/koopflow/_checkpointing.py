@@ -17,12 +17,8 @@ def checkpointing(
 ) -> dict[str, Any]:
     """Arguments of the core that say when training writes its state, and where it goes on from.
 
-    Raises
-    ------
-    ArgumentError
-        For times without a file, or that are not positive.
-    FileNotFoundError
-        When the file's folder does not exist; better now than after the first hour.
+    Raises ``ArgumentError`` for times without a file or that are not positive, and whatever
+    :func:`check_place` does: better now than after the first hour.
     """
     if checkpoint is None and not (every is None and minutes is None):
         raise ArgumentError("checkpoint: expected a file, since it is to be written regularly, got None")

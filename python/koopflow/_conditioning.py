@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import json
-import operator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from . import _core
-from ._arrays import Array, as_condition, to_numpy
+from ._arrays import Array, as_condition, checked_count, to_numpy
 from .exceptions import ArgumentError
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Class labels, vectors, or nothing.
+    """Labels ``[B]`` of a number of classes, vectors ``[B, dim]``, or nothing.
 
-    Parameters
-    ----------
-    classes : int, optional
-        Number of classes of labels ``[B]``.
-    dim : int, optional
-        Length of vectors ``[B, dim]``.
-
-    Raises
-    ------
-    ArgumentError
-        For both at once, or anything but integers of at least 1.
+    Raises ``ArgumentError`` for both at once, or anything but integers of at least 1.
 
     Examples
     --------
@@ -43,15 +32,8 @@ class Conditioning:
         if self.classes is not None and self.dim is not None:
             raise ArgumentError("expected at most one of num_classes and condition_dim, got both")
         for field, argument in (("classes", "num_classes"), ("dim", "condition_dim")):
-            value = getattr(self, field)
-            if value is None:
-                continue
-            try:
-                object.__setattr__(self, field, operator.index(value))
-            except TypeError:
-                raise ArgumentError(f"{argument}: expected an integer of at least 1, got {value!r}") from None
-            if value < 1:
-                raise ArgumentError(f"{argument}: expected at least 1, got {value}")
+            if getattr(self, field) is not None:
+                object.__setattr__(self, field, checked_count(getattr(self, field), argument))
 
     @classmethod
     def of(cls, field: _core.VelocityField) -> Conditioning:
@@ -78,13 +60,8 @@ class Conditioning:
         return self != Conditioning()
 
     def pool(self, condition: Array | None, known: Array | None = None) -> Array | None:
-        """Rows that conditions are drawn from: the given ones, every class once, or known vectors.
-
-        Raises
-        ------
-        ArgumentError
-            For a condition without conditioning, an empty one, and vectors that nobody knows.
-        """
+        """Rows that conditions are drawn from: the given ones, every class once, or known vectors. Raises
+        ``ArgumentError`` for a condition without conditioning, none, and vectors that nobody knows."""
         if not self:
             if condition is not None:
                 raise ArgumentError("condition: expected None for an unconditional teacher, got an array")

@@ -10,20 +10,8 @@ from .exceptions import DivergenceError
 
 
 def tell_ending(history: Mapping[str, Any], kept: str) -> None:
-    """Warn of a fit that was cut or whose checkpoint is missing; call last, when ``kept`` is in place.
-
-    Parameters
-    ----------
-    history : mapping
-        History of the fit: ``steps``, ``stopped`` and perhaps ``notes``.
-    kept : str
-        What the estimator holds now, as in "the teacher so far".
-
-    Raises
-    ------
-    DivergenceError
-        When the fit diverged after all of its restarts.
-    """
+    """Warn of a fit that was cut or whose checkpoint is missing, by its ``history_``; call last, when what is
+    ``kept``, "the teacher so far", is in place. Raises ``DivergenceError`` for a fit that diverged."""
     steps, notes = history.get("steps"), history.get("notes") or []
     last: Mapping[str, Any] = notes[-1] if notes else {"step": None, "text": ""}
     if last["step"] == steps and last["text"].startswith("the checkpoint could not be written"):

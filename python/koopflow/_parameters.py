@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import warnings
 from abc import ABCMeta
@@ -60,53 +61,38 @@ class Parameters(BaseEstimator, metaclass=_Regrouping):  # type: ignore[misc]
     def _home(cls, name: str) -> tuple[str, str]:
         """The group of an option and its name there; empty when there is none."""
         for outer, kind in cls._nested.items():
-            option = kind.renamed().get(name, name)
+            option = kind.renamed.get(name, name)
             if option in kind.names():
                 return outer, option
         return "", name
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: FBT001, FBT002 (scikit-learn's)
-        """Parameters by name.
-
-        Parameters
-        ----------
-        deep : bool, default True
-            Whether options are listed one by one as well, as ``training__ema_decay``.
-        """
+        """Parameters by name; ``deep`` lists options one by one as well, as ``training__ema_decay``."""
         params = {name: getattr(self, name) for name in self._get_param_names()}
         if deep:
             for name, kind in self._nested.items():
-                if params[name] is None:
-                    params.update({f"{name}__{option}": None for option in kind.names()})
-                elif kind.stands_for(params[name]):
-                    options = kind.of(name, params[name])
-                    params.update({f"{name}__{option}": getattr(options, option) for option in kind.names()})
+                with contextlib.suppress(ArgumentError):
+                    options = None if params[name] is None else kind.of(name, params[name])
+                    for option in kind.names():
+                        params[f"{name}__{option}"] = getattr(options, option, None)
         return params
 
     def set_params(self, **params: Any) -> Self:
         """Set parameters by name, and their options by double underscore.
 
-        Raises
-        ------
-        ArgumentError
-            For a name that does not exist; the message suggests the nearest one.
+        Raises ``ArgumentError`` for a name that does not exist; the message suggests the nearest one.
         """
-        known = self._get_param_names()
-        whole: dict[str, Any] = {}
         single: dict[str, dict[str, Any]] = {}
-        for name, value in params.items():
+        for name in params:
             outer, _, option = name.partition("__")
-            kind = self._nested.get(outer)
-            if not option and outer in known:
-                whole[outer] = value
-            elif kind is not None and option in kind.names():
-                single.setdefault(outer, {})[option] = value
-            else:
+            if option and outer in self._nested and option in self._nested[outer].names():
+                single.setdefault(outer, {})[option] = params[name]
+            elif name not in self._get_param_names():
                 raise ArgumentError(f"{type(self).__name__} has no parameter {name!r}{self._hint(name)}")
-        for name, value in whole.items():
-            setattr(self, name, value)
-        for name, options in single.items():
-            setattr(self, name, self._nested[name].of(name, getattr(self, name)).replaced(**options))
+        for name in params.keys() - {f"{outer}__{option}" for outer in single for option in single[outer]}:
+            setattr(self, name, params[name])
+        for outer, options in single.items():
+            setattr(self, outer, self._nested[outer].of(outer, getattr(self, outer)).replaced(**options))
         return self
 
     @classmethod
@@ -115,14 +101,12 @@ class Parameters(BaseEstimator, metaclass=_Regrouping):  # type: ignore[misc]
         outer, option = cls._home(name)
         if outer:
             return f": write {outer}={cls._nested[outer].__name__}({option}=...)"
-        options = {f"{outer}__{option}" for outer, kind in cls._nested.items() for option in kind.names()}
-        if "__" in name:
-            return nearest(name, options)
         inner = {option: outer for outer, kind in cls._nested.items() for option in kind.names()}
-        names = list(cls._get_param_names())
-        found = nearest(name, [*names, *inner])
+        if "__" in name:
+            return nearest(name, {f"{outer}__{option}" for option, outer in inner.items()})
+        found = nearest(name, [*cls._get_param_names(), *inner])
         for option, outer in inner.items():
-            if option not in names and found == nearest(name, [option]) != "":
+            if found == nearest(name, [option]) != "":
                 return f": did you mean {outer}={cls._nested[outer].__name__}({option}=...)?"
         return found
 
@@ -130,7 +114,7 @@ class Parameters(BaseEstimator, metaclass=_Regrouping):  # type: ignore[misc]
         """The parameters for a file: options that are not set are left out."""
         params = {name: getattr(self, name) for name in self._get_param_names() if name not in without}
         for name, kind in self._nested.items():
-            if params.get(name) is not None and kind.stands_for(params[name], whole=True):
+            if isinstance(params.get(name), kind | Mapping):
                 params[name] = kind.of(name, params[name]).given()
         return params
 
@@ -138,12 +122,8 @@ class Parameters(BaseEstimator, metaclass=_Regrouping):  # type: ignore[misc]
     def _read(cls, path: str | PathLike[str], written: Mapping[str, Any], **known: Any) -> Self:
         """An unfitted one with the parameters that a file says; ``known`` ones come from its model.
 
-        Files from before options were grouped have flat names.
-
-        Raises
-        ------
-        CheckpointError
-            For parameters that are not this class's.
+        Files from before options were grouped have flat names. Raises ``CheckpointError`` for parameters that
+        are not this class's.
         """
         names = cls._get_param_names()
         params: dict[str, Any] = {}
@@ -157,12 +137,9 @@ class Parameters(BaseEstimator, metaclass=_Regrouping):  # type: ignore[misc]
             elif not outer:
                 raise CheckpointError(f"{fspath(path)}: holds an unknown option {name!r} of a {cls.__name__}")
         try:
-            for name, options in flat.items():
-                given = cls._nested[name].of(name, params.get(name))
-                params[name] = given.replaced(**options)
             for name, kind in cls._nested.items():
-                if isinstance(params.get(name), Mapping):
-                    params[name] = kind.of(name, params[name])
+                if name in flat or isinstance(params.get(name), Mapping):
+                    params[name] = kind.of(name, params.get(name)).replaced(**flat.get(name, {}))
             return cls(**{**params, **known})
         except (TypeError, ArgumentError) as error:
             raise CheckpointError(f"{fspath(path)}: {error}") from error

@@ -23,18 +23,9 @@ def text_table(
 ) -> str:
     """Rows as an aligned table: text to the left, numbers to the right.
 
-    Parameters
-    ----------
-    rows : sequence of mapping
-        One mapping of column names to values for each row.
-    columns : sequence of str or mapping of str to str, optional
-        Columns to print, in order; a mapping also gives their headings. By default the keys of the first row.
-    decimals : int or mapping of str to int, default 4
-        Decimals of floating-point numbers, for all columns or by column name (4 for columns not named).
-    missing : str, default ""
-        Text printed for None, NaN and keys that a row does not have.
-    style : str, default "plain"
-        Table format of tabulate: ``"plain"``, ``"github"`` for Markdown, ``"html"``, ...
+    ``columns`` are names in order, or a mapping of them to headings; by default the keys of the first row.
+    ``decimals`` are those of floating-point numbers, for all columns or by name (else 4). ``missing`` stands
+    for None, NaN and keys that a row does not have; ``style`` is a table format of tabulate.
 
     Examples
     --------
@@ -43,9 +34,8 @@ def text_table(
     a        0.2500
     bc            -
     """
-    if columns is None:
-        columns = list(rows[0]) if rows else []
-    headings = dict(columns) if isinstance(columns, Mapping) else {name: name for name in columns}
+    names = columns or (list(rows[0]) if rows else [])
+    headings = dict(names) if isinstance(names, Mapping) else {name: name for name in names}
 
     def cell(name: str, value: Any) -> str:
         if value is None or (isinstance(value, Real) and math.isnan(value)):
@@ -71,13 +61,7 @@ def text_table(
 
 
 def to_frame(rows: Sequence[Mapping[str, Any]], *, index: str | None = None) -> Any:
-    """Rows as a ``pandas.DataFrame``, indexed by one of their columns where ``index`` names it.
-
-    Raises
-    ------
-    ArgumentError
-        When pandas is not installed.
-    """
+    """Rows as a ``pandas.DataFrame``, indexed by ``index``. Raises ``ArgumentError`` without pandas."""
     try:
         pandas = importlib.import_module("pandas")
     except ImportError as error:

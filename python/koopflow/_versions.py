@@ -13,10 +13,8 @@ PINNED_TORCH = "2.11.0"
 
 
 def check_torch(built: str) -> None:
-    """Raise ImportError unless the torch at hand is the one that the extension was built for.
-
-    libtorch's C++ interface changes with every release, so another version crashes or fails to load.
-    """
+    """Raise ImportError unless torch is the one that the extension was built for: libtorch's C++ interface
+    changes with every release, so another version crashes or fails to load."""
     found = torch.__version__.split("+")[0]
     if found != built:
         raise ImportError(

@@ -1,7 +1,6 @@
-"""Options of teachers, students and baselines, as small frozen dataclasses that they share.
+"""Options that teachers, students and baselines share, as small frozen dataclasses.
 
-Each holds what somebody may set; None leaves a choice to the core. A mapping of the same names may stand for
-any of them, in a TOML file for instance.
+None leaves a choice to the core; a mapping of the same names may stand for any of them.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ class Options:
     # The option that a bare number stands for, if any.
     _short: ClassVar[str | None] = None
     # Names that keyword arguments had before options were grouped, and what they are called here.
-    _old_names: ClassVar[Mapping[str, str]] = {}
+    renamed: ClassVar[Mapping[str, str]] = {}
 
     def __new__(cls, *args: Any, **keywords: Any) -> Self:
         # Python's own message would not say which name is meant.
@@ -43,25 +42,10 @@ class Options:
         return [field.name for field in fields(cls)]
 
     @classmethod
-    def renamed(cls) -> Mapping[str, str]:
-        """Names that keyword arguments had before options were grouped, and what they are called here."""
-        return cls._old_names
-
-    @classmethod
-    def stands_for(cls, value: object, *, whole: bool = False) -> bool:
-        """Whether ``value`` says such options; ``whole`` leaves out a bare number."""
-        return isinstance(value, cls | Mapping) or (
-            not whole and cls._short is not None and isinstance(value, int | np.integer)
-        )
-
-    @classmethod
     def of(cls, argument: str, value: Any) -> Self:
         """The options that an argument says: an instance, a mapping, or None for none.
 
-        Raises
-        ------
-        ArgumentError
-            For anything else, and for unknown names in a mapping.
+        Raises ``ArgumentError`` for anything else, and for unknown names in a mapping.
         """
         if value is None:
             return cls()
@@ -82,17 +66,7 @@ class Options:
     def given(self, *, only: Collection[str] | None = None, of: str = "") -> dict[str, Any]:
         """The options that are set, by name.
 
-        Parameters
-        ----------
-        only : collection of str, optional
-            Names that are allowed, where a trainer does not have all of them.
-        of : str
-            That trainer, for the message.
-
-        Raises
-        ------
-        ArgumentError
-            For another name.
+        Raises ``ArgumentError`` for a name that is not among ``only``, of a trainer that is called ``of``.
         """
         found = {name: getattr(self, name) for name in self.names() if getattr(self, name) is not None}
         for name in found:
@@ -105,13 +79,9 @@ class Options:
         return replace(self, **options)
 
     def __repr__(self) -> str:
-        defaults = type(self)()
-        changed = [
-            f"{name}={getattr(self, name)!r}"
-            for name in self.names()
-            if getattr(self, name) != getattr(defaults, name)
-        ]
-        return f"{type(self).__name__}({', '.join(changed)})"
+        values = ((field.name, getattr(self, field.name), field.default) for field in fields(self))
+        changed = ", ".join(f"{name}={value!r}" for name, value, default in values if value != default)
+        return f"{type(self).__name__}({changed})"
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -173,7 +143,7 @@ class UNet(Options):
         Channels at full resolution (``num_channels``).
     multipliers : sequence of float, optional
         Channels of each level over ``channels``, from full resolution down, each level half as large as the
-        one before (``channel_mult``). None takes up to three levels, (1, 2, 2), as long as the image can be
+        one before (``channel_mult``). By default up to three levels, (1, 2, 2), as long as the image can be
         halved and keeps 4 pixels.
     blocks : int, default 1
         Residual blocks of each level on the way down, one more on the way up (``num_res_blocks``).
@@ -188,8 +158,7 @@ class UNet(Options):
         Share of activations that training drops, in [0, 1).
     groups : int, default 8
         Groups of channels that are normalised together, or the largest power of two below that divides the
-        channels; torchcfm's are 32. With one channel a group, normalisation removes every shift by time and
-        class, so that they act only if they also scale.
+        channels; torchcfm's are 32. One channel a group removes every shift by time and class.
     scale_shift : bool, default True
         Whether time and class scale features as well as shifting them (``use_scale_shift_norm``, there
         False).
@@ -235,13 +204,8 @@ class UNet(Options):
 
 
 def unet_of(argument: str, given: str | UNet | Mapping[str, Any], default: str) -> UNet | None:
-    """The U-Net that ``given`` asks for; None for ``default``, the name of what is used without one.
-
-    Raises
-    ------
-    ArgumentError
-        For another name, or a mapping with unknown options.
-    """
+    """The U-Net that ``given`` asks for; None for ``default``, the name of what is used without one. Raises
+    ``ArgumentError`` for another name, or a mapping with unknown options."""
     if given == default:
         return None
     if given == "unet":
@@ -260,15 +224,14 @@ class Architecture(Options):
     inputs : {"standardised", "raw"}, optional
         Inputs of the network of ``basis="network"``. ``"standardised"``, the default: t and x in the data's
         principal axes, raw and standardised by the running mean and deviation of x_t, with a linear skip to
-        the features. ``"raw"``: t and x as they are and no skip, as in the paper, for comparison.
+        the features. ``"raw"``: t and x as they are and no skip, as in the paper.
     lifts : {1, 2}, optional
         Number of observables networks under the one generator: 2, the default, for decoding forwards and
         backwards in time, or 1 for both directions.
     frame : {"moving", "fixed"}, optional
-        What the network gives. ``"moving"``: each feature as it was at time 0, h(t, x), and phi is
-        h exp(t L); an eigenfunction is then exp(lambda t) times a constant of motion, and the network has no
-        rotation to learn. ``"fixed"``: phi itself. None is ``"moving"`` for a spectral generator whose
-        network is trained.
+        What the network gives. ``"moving"``, the default for a spectral generator whose network is trained:
+        each feature as it was at time 0, h(t, x), and phi is h exp(t L), so that an eigenfunction is
+        exp(lambda t) times a constant of motion. ``"fixed"``: phi itself.
     stability : {"free", "dissipative", "bounded"}, optional
         Constraint on a dense generator: none (the default), no growing eigenvalue, or real parts within 8, as
         a spectral generator always has them.
@@ -283,9 +246,7 @@ class Architecture(Options):
     Examples
     --------
     >>> from koopflow import Architecture, KoopmanDistiller
-    >>> KoopmanDistiller(generator="dense", architecture=Architecture(lifts=1, stability="dissipative"))
-    KoopmanDistiller(architecture=Architecture(lifts=1, stability='dissipative'),
-                     generator='dense')
+    >>> distiller = KoopmanDistiller(generator="dense", architecture=Architecture(lifts=1))
     """
 
     inputs: str | None = None
@@ -305,18 +266,17 @@ SHARED_TRAINING = ("optimizer", "weight_decay", "warmup_steps", "clip_norm", "em
 class Training(Options):
     """How gradient steps are taken: shared by teachers, students, baselines and the command line.
 
-    None leaves an option to the trainer. An option that a trainer does not have is an
-    :class:`~koopflow.exceptions.ArgumentError` when it fits.
+    An option that a trainer does not have is an :class:`~koopflow.exceptions.ArgumentError` when it fits.
 
     Parameters
     ----------
     optimizer : {"adam", "adamw"}, optional
-        Optimiser; ``"adam"`` by default. ``"adamw"`` decouples the weight decay from the gradient.
+        Optimiser, ``"adam"`` by default; ``"adamw"`` decouples the weight decay from the gradient.
     weight_decay : float, optional
         Strength of the weight decay, at least 0, the default.
     schedule : {"cosine", "constant", "plateau"}, optional
-        Learning rate after the warm-up: a half cosine to zero (the default), constant, or halved whenever
-        five held-out evaluations bring no improvement. Students only; teachers always use the cosine.
+        Learning rate after the warm-up: a half cosine to zero (the default, and a teacher's), constant, or
+        halved whenever five held-out evaluations bring no improvement. Students only.
     warmup_steps : int, optional
         Steps of linear warm-up; by default 100 for teachers, 50 for students.
     generator_learning_rate : float, optional
@@ -330,25 +290,24 @@ class Training(Options):
         Precision of the network's products while training; evaluation and sampling are in ``dtype``.
         ``"fp16"``, with dynamic loss scaling, needs CUDA. Students only.
     accumulate : int, optional
-        Micro-batches of one step, at most as many as leave two pairs of times in each; 1 by default. When a
-        GPU runs out of memory the number doubles, and ``history_["notes"]`` says so. Students only.
+        Micro-batches of one step, each of two pairs of times at least; 1 by default. When a GPU runs out of
+        memory the number doubles, and ``history_["notes"]`` says so. Students only.
     evaluate_every : int, optional
         Steps between two held-out evaluations; by default there are twenty of them. Students only.
     metric : str, optional
         Held-out error that best-model keeping, plateaus and ``patience`` look at: ``"endpoint_error"``,
         ``"path_error"``, ``"inversion_error"``, ``"phase_error"``, ``"consistency_residual"``, or the default
-        ``"score"``: the sum of the first three, without those that no term of the loss asks for. Students
-        only.
+        ``"score"``: the sum of the first three that a term of the loss asks for. Students only.
     patience : int, optional
         Evaluations without improvement that end fitting; by default nothing does. Students only.
     max_restarts : int, optional
-        Number of times that a diverging fit returns to its best state, or to the last good one of teachers
-        and baselines, at half the learning rate; 3 by default.
+        Number of times that a diverging fit returns to its best or last good state, at half the learning
+        rate; 3 by default.
     method : {"gradient", "closed_form", "refine"}, optional
         ``"gradient"``: gradient steps (the default). ``"closed_form"``: instead a linear solve in seconds,
         for the dense generator, or the spectral readout, of random observables with one lift. ``"refine"``:
-        gradient steps, then the same solve for the trained observables, and whichever has the lower held-out
-        errors; the solve comes after ``max_seconds``. Students only.
+        gradient steps, then that solve for the trained observables, beyond ``max_seconds``, and whichever has
+        the lower held-out errors. Students only.
     ridge : float, optional
         Ridge of the linear solve, relative to the mean square of the regressors; chosen on held-out
         trajectories by default. Students only.
@@ -356,9 +315,8 @@ class Training(Options):
     Examples
     --------
     >>> from koopflow import KoopmanDistiller, Training
-    >>> distiller = KoopmanDistiller(training=Training(ema_decay=0.99))
-    >>> distiller.set_params(training__schedule="constant").training
-    Training(schedule='constant', ema_decay=0.99)
+    >>> KoopmanDistiller(training=Training(ema_decay=0.9)).set_params(training__clip_norm=0).training
+    Training(clip_norm=0, ema_decay=0.9)
     """
 
     optimizer: str | None = None
@@ -394,8 +352,7 @@ class Trajectories(Options):
         ``history_["trajectories"]`` says how many. Trajectories in a file are not bounded.
     pairs : {"trajectory", "endpoints", "time_grouped"}, optional
         Points of a trajectory that the ``target`` and ``phase`` terms connect: two random times, half of the
-        later ones being 1 (the default); noise and endpoint; or one time difference for each batch, from
-        random starts.
+        later ones being 1 (the default); noise and endpoint; or random starts, one time difference a batch.
     curriculum : {"forward", "reverse"}, optional
         Whether the time difference of ``pairs="time_grouped"`` grows from one step of the path to all of it
         during training, or shrinks; drawn at random by default.
@@ -404,12 +361,10 @@ class Trajectories(Options):
     --------
     >>> from koopflow import KoopmanDistiller, Trajectories
     >>> distiller = KoopmanDistiller(trajectories=Trajectories(count=4096, path_steps=8))
-    >>> distiller.get_params()["trajectories__count"]
-    4096
     """
 
     _short: ClassVar[str | None] = "count"
-    _old_names: ClassVar[Mapping[str, str]] = {"trajectory_memory": "memory"}
+    renamed: ClassVar[Mapping[str, str]] = {"trajectory_memory": "memory"}
 
     count: int | None = None
     path_steps: int | None = None
@@ -439,11 +394,10 @@ class Objective(Options):
     scaling : {"relative", "absolute"}, optional
         Unit of errors: the variance of what they are compared with (the default), or none.
     coupling : {"ot", "independent"}, optional
-        Pairing of noise and data on the teacher's probability path, for the ``consistency`` term. By default
-        that of a teacher that koopflow trained, and ``"independent"`` for any other.
+        Pairing of noise and data on the teacher's probability path, for the ``consistency`` term.
     path : {"linear", "vp"}, optional
-        The teacher's probability path, for the same term. By default that of a teacher that koopflow trained,
-        and ``"linear"`` for any other.
+        That path. Both are by default those of a teacher that koopflow trained, and ``"independent"`` and
+        ``"linear"`` for any other.
 
     Examples
     --------

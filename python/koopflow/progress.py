@@ -1,23 +1,9 @@
 """Progress of long computations: a bar on a terminal or in a notebook, silence, or a function of yours.
 
-Everything long in koopflow reports events, plain dictionaries:
-
-``stage``
-    ``"teacher"``, ``"trajectories"``, ``"student"``, ``"closed_form"``, ``"sample"``, ``"ablation"`` or
-    ``"compare"``.
-``step``, ``total``
-    progress of the stage.
-``seconds``
-    time since the stage began.
-``values``
-    named floats: each loss term, the learning rate, the held-out errors.
-``note``
-    text about something that a person should read, such as a smaller micro-batch or a restart after a
-    divergence; such an event has no values, and others have no note.
-
-``progress=True`` shows them as a bar where somebody is looking (standard error is a terminal, or the code
-runs in a notebook), ``progress=False`` is silent, and ``progress=function`` calls the function instead of
-drawing. ``callback=function`` is called as well, for loggers. An exception that a function raises stops the
+Everything long in koopflow reports events, which are :class:`ProgressEvent`. ``progress=True`` shows them as
+a bar where somebody is looking (standard error is a terminal, or the code runs in a notebook),
+``progress=False`` is silent, and ``progress=function`` calls the function instead of drawing.
+``callback=function`` is called as well, for loggers. An exception that a function raises stops the
 computation and comes back unchanged.
 """
 
@@ -25,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from types import TracebackType
+from contextlib import AbstractContextManager
 from typing import Any, TextIO, TypeAlias, TypedDict
 
 from tqdm.auto import tqdm
@@ -41,18 +27,21 @@ LABELS = {
 }
 
 
-class _Note(TypedDict, total=False):
-    note: str
+class ProgressEvent(TypedDict, total=False):
+    """One report of a long computation, a plain dictionary.
 
-
-class ProgressEvent(_Note):
-    """One report of a long computation."""
+    ``stage`` is a key of ``LABELS``, ``step`` of ``total`` its progress, ``seconds`` the time since it began;
+    ``values`` are named floats: each loss term, the learning rate, the held-out errors. A ``note`` is text
+    that a person should read, about a restart after a divergence for instance; only such an event has one,
+    and it has no values.
+    """
 
     stage: str
     step: int
     total: int
     seconds: float
     values: dict[str, float]
+    note: str
 
 
 ProgressFunction: TypeAlias = Callable[[ProgressEvent], object]
@@ -76,17 +65,10 @@ def somebody_is_looking(stream: TextIO | None) -> bool:
         return False
 
 
-class ProgressMeter:
-    """Shows progress events; a context manager whose :attr:`monitor` goes to the core.
+class ProgressMeter(AbstractContextManager["ProgressMeter"]):
+    """Shows progress events, as this module says; a context manager whose :attr:`monitor` goes to the core.
 
-    Parameters
-    ----------
-    progress : bool or callable, default True
-        True for a tqdm bar when somebody is looking, False for nothing, or a function to call instead.
-    callback : callable, optional
-        Function that is called with every event as well.
-    stream : text stream, optional
-        Stream of the bar; standard error by default. It is drawn on unless it says that it is no terminal.
+    ``stream`` is that of the bar, standard error by default. It is drawn on only if it is a terminal.
 
     Examples
     --------
@@ -159,12 +141,7 @@ class ProgressMeter:
             self._bar.close()
             self._bar = None
 
-    def __enter__(self) -> ProgressMeter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from os import PathLike, fspath
-from types import TracebackType
 from typing import Any
 
 from .exceptions import ArgumentError
 from .progress import ProgressEvent, ProgressFunction, ProgressMeter
 
 
-class TensorBoardLogger:
+class TensorBoardLogger(AbstractContextManager["TensorBoardLogger"]):
     """A callback that writes every value of every progress event as a TensorBoard scalar.
 
     The scalar ``student/endpoint_error`` is the value ``endpoint_error`` of the stage ``student``, at the
@@ -24,10 +23,7 @@ class TensorBoardLogger:
     log_dir : path
         Folder of event files, which is made if it does not exist. One folder for each run keeps curves apart.
 
-    Raises
-    ------
-    ArgumentError
-        When tensorboard is not installed: it is no dependency of koopflow.
+    Raises :class:`~koopflow.exceptions.ArgumentError` when tensorboard, which is no dependency, is missing.
 
     Examples
     --------
@@ -42,10 +38,8 @@ class TensorBoardLogger:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise ArgumentError(
-                "log_dir: TensorBoard's event files need the tensorboard package, which is not installed: "
-                "pip install tensorboard"
-            ) from error
+            text = "TensorBoard's event files need a package that is not installed: pip install tensorboard"
+            raise ArgumentError(f"log_dir: {text}") from error
         self._writer: Any = SummaryWriter(log_dir=fspath(log_dir), flush_secs=10)
 
     def __call__(self, event: ProgressEvent) -> None:
@@ -57,12 +51,7 @@ class TensorBoardLogger:
         """Write what is left and close the event file."""
         self._writer.close()
 
-    def __enter__(self) -> TensorBoardLogger:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

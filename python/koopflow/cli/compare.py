@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
-from ..compare import Comparison
 from ..compare import compare as compare_methods
-from .inputs import DataOptions, conditioning_of, load, load_teacher, make, refuse_existing, write_text
-from .options import Command, Settings, Stopped, UsageError
-from .training import for_results, progress
+from .inputs import DataOptions, conditioning_of, load, load_teacher
+from .options import Command, Settings, Stopped
+from .results import for_results, output_file, progress, write_json
 
 
 def compare() -> Command:
@@ -31,27 +27,15 @@ def compare() -> Command:
 
 
 def _run(settings: Settings) -> int:
-    """Load, compare, print, write."""
     keywords = settings.table("compare")
     teacher = load_teacher(settings["teacher"], keywords["device"] or "cpu")
-    output = None if settings["output"] is None else Path(settings["output"])
-    if output is not None:
-        if output.suffix != ".json":
-            raise UsageError(f"--output: expected a file that ends in .json, got {str(output)!r}")
-        refuse_existing([output], overwrite=settings["overwrite"])
-        make(output.parent)
+    output = None if settings["output"] is None else output_file(settings, [".json"])
     data = load(settings.table("data"), labels=bool(conditioning_of(teacher)))
-    table: Comparison = compare_methods(
-        teacher,
-        data.held_out,
-        condition=data.held_out_labels,
-        **keywords,
-        progress=progress(quiet=settings["quiet"]),
-    )
+    keywords |= {"condition": data.held_out_labels, "progress": progress(quiet=settings["quiet"])}
+    table = compare_methods(teacher, data.held_out, **keywords)
     print(table)
     if output is not None:
-        write_text(output, json.dumps(table.to_dict(), indent=2) + "\n")
-        print(f"wrote {output}")
+        print(f"wrote {write_json(output, table.to_dict())}")
     if table.interrupted:
         raise Stopped("interrupted: the table has the methods that were finished")
     return 0

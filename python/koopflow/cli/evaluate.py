@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from ..students import KoopmanDistiller
-from .inputs import (
-    DataOptions,
-    conditioning_of,
-    load,
-    load_student,
-    load_teacher,
-    make,
-    refuse_existing,
-    write_text,
-)
+from .inputs import DataOptions, conditioning_of, load, load_student, load_teacher
 from .options import Command, Settings, UsageError, plain
-from .training import for_results
+from .results import for_results, output_file, write_json
 
 
 def evaluate() -> Command:
@@ -40,7 +30,6 @@ def evaluate() -> Command:
 
 
 def _run(settings: Settings) -> int:
-    """Load, measure, print, write."""
     keywords = settings.table("evaluate")
     device = keywords.pop("device")
     student = load_student(settings["student"], device, "--student")
@@ -50,22 +39,15 @@ def _run(settings: Settings) -> int:
             f"--student: expected samples of shape {teacher.event_shape}, as the teacher's, "
             f"got {student.event_shape_}"
         )
-    output = Path(settings["output"] or Path(settings["student"]).parent / "evaluation.json")
-    if output.suffix != ".json":
-        raise UsageError(f"--output: expected a file that ends in .json, got {str(output)!r}")
-    refuse_existing([output], overwrite=settings["overwrite"])
-    make(output.parent)
+    beside = Path(settings["student"]).with_name("evaluation.json")
+    output = output_file(settings, [".json"], default=beside)
     data = load(settings.table("data"), labels=bool(conditioning_of(teacher)))
     condition = data.held_out_labels
     if condition is not None:
         condition = np.resize(condition, (keywords["n"], *condition.shape[1:]))
     report = student.evaluate(teacher, data.held_out, condition=condition, **keywords)
     print(report)
-    facts = {
-        "evaluation": report.to_dict(),
-        "held_out": len(data.held_out),
-        "settings": {name: plain(settings.table(name)) for name in settings.tables},
-    }
-    write_text(output, json.dumps(facts, indent=2) + "\n")
+    tables = {name: plain(settings.table(name)) for name in settings.tables}
+    write_json(output, {"evaluation": report.to_dict(), "held_out": len(data.held_out), "settings": tables})
     print(f"wrote {output}")
     return 0

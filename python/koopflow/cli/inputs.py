@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from .. import _core, datasets
 from .._conditioning import Conditioning
+from ..datasets.arrays import contents
 from ..exceptions import ArgumentError, CheckpointError, KoopflowError
 from ..students import KoopmanDistiller
 from ..teachers import FlowTeacher
@@ -58,7 +59,7 @@ class DataOptions:
     resample : str, optional
         Method of resizing: bicubic or box.
     channels : int, optional
-        Channels of PNG and JPEG files, 1 or 3. ``--channels`` for short.
+        Channels of pictures, 1 or 3. ``--channels`` for short.
     split : str, optional
         Part of MNIST or CIFAR-10: train or test.
     layout : str, optional
@@ -94,7 +95,7 @@ class Data:
     @property
     def event_shape(self) -> tuple[int, ...]:
         """The shape of one sample."""
-        return tuple(self.train.shape[1:])
+        return self.train.shape[1:]
 
     @property
     def conditioning(self) -> dict[str, int]:
@@ -109,36 +110,32 @@ class Data:
 def load(given: Mapping[str, Any], *, labels: bool | None = None) -> Data:
     """The data that the table [data] asks for, split; ``labels`` goes before what it says of them.
 
-    Raises
-    ------
-    UsageError
-        When there are no such data, or options belong to others.
+    Raises ``UsageError`` when there are no such data, or options belong to others.
     """
     options = DataOptions(**(given if labels is None else {**given, "labels": labels}))
-    expected = f"--data: expected one of {BUILT_IN}, or a file or folder"
-    if options.source is None:
-        raise UsageError(f"{expected}, got nothing")
-    if options.source not in READERS and not Path(options.source).exists():
-        raise UsageError(f"{expected}, got {options.source!r}, where there is nothing")
+    source, share = options.source, options.held_out
+    if source is None or not (source in READERS or Path(source).exists()):
+        got = "nothing" if source is None else f"{source!r}, where there is nothing"
+        raise UsageError(f"--data: expected one of {BUILT_IN}, or a file or folder, got {got}")
     try:
-        samples, found = _read(options, options.source)
+        samples, found = _read(options, source)
     except (KoopflowError, OSError) as error:
-        said = str(error) if options.source in str(error) else f"{options.source}: {error}"
+        said = str(error) if source in str(error) else f"{source}: {error}"
         raise UsageError(f"--data: {said}") from error
-    found = found if options.labels else None
-    if options.labels and found is None:
-        raise UsageError(f"--labels: {options.source} brings no labels along")
-    if found is not None and (found.ndim == 1) != (found.dtype.kind in "iu"):
-        raise UsageError(
-            f"--labels: expected integers of shape (N,) or vectors (N, dim) in {options.source}, "
-            f"got {found.dtype} of shape {found.shape}"
-        )
-    share = options.held_out
+    arrays = [samples]
+    if options.labels:
+        if found is None:
+            raise UsageError(f"--labels: {source} brings no labels along")
+        if (found.ndim == 1) != (found.dtype.kind in "iu"):
+            raise UsageError(
+                f"--labels: expected integers of shape (N,) or vectors (N, dim) in {source}, "
+                f"got {found.dtype} of shape {found.shape}"
+            )
+        arrays.append(found)
     if share == 0.0:
-        return Data(samples, samples, found, found)
+        return Data(*(array for array in arrays for _ in range(2)))
     if not 0.0 < share < 1.0:
         raise UsageError(f"--held-out: expected a share from 0 to below 1, got {share:g}")
-    arrays = [samples] if found is None else [samples, found]
     try:
         return Data(*datasets.split(*arrays, held_out=share, seed=options.split_seed))
     except ArgumentError as error:
@@ -149,46 +146,38 @@ def _read(options: DataOptions, source: str) -> tuple[NDArray[Any], NDArray[Any]
     own = ("source", "labels", "held_out", "split_seed")
     given = {key: value for key, value in vars(options).items() if key not in own and value is not None}
     reader: Any = READERS.get(source, datasets.images)
-    known = [key for key in inspect.signature(reader).parameters if key != "path"]
-    samples, labels = None, None
+    known = [key for key in inspect.signature(reader).parameters if key not in ("path", "labels")]
+    flat = None
     if source not in READERS and Path(source).suffix in (".npy", ".npz"):
         samples, labels = array_file(Path(source), "--data")
-        known = [] if samples.ndim == 2 else ["size", "resample", "layout", "limits"]
+        flat = samples if samples.ndim == 2 else None
+        known = ["size", "resample", "layout", "limits"] if flat is None else []
     for key in given:
         if key not in known:
             raise UsageError(f"data.{key}: no option of {source}, which has {', '.join(known) or 'none'}")
-    answer: tuple[NDArray[Any], NDArray[Any] | None]
-    if source in datasets.TWO_DIMENSIONAL or source == "8gaussians":
-        return reader(**{"n": DRAWN, **given}), None
-    if samples is not None and samples.ndim == 2:
-        return samples.astype(np.float32), labels
-    if samples is not None and not options.labels:
-        # Labels that nobody asked for may be text.
-        size = {key: given.pop(key) for key in ("size", "resample") if key in given}
-        images, _ = datasets.arrays(source, labels=False, **given)
-        return (datasets.resize(images, **size) if "size" in size else images), None
-    answer = reader(**given) if source == "digits" else reader(source, **given)
-    return answer
+    if flat is not None:
+        return flat.astype(np.float32), labels
+    if source not in READERS:
+        samples, labels = reader(source, labels=None if options.labels else False, **given)
+    elif source == "digits":
+        samples, labels = reader(**given)
+    else:
+        samples, labels = reader(**{"n": DRAWN, **given}), None
+    return samples, labels
 
 
 def array_file(path: Path, flag: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """The samples and labels of an .npy or .npz file; nothing is ever unpickled."""
+    """The samples and labels of an .npy or .npz file."""
     try:
-        content = np.load(path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            return content, None
-        with content:
-            arrays = {name: content[name] for name in content.files}
-    except (ValueError, OSError, EOFError) as error:
+        arrays = contents(path)
+    except (KoopflowError, OSError) as error:
         raise UsageError(f"{flag}: cannot read {path} as an array file: {error}") from error
     labels = next((arrays.pop(name) for name in ("labels", "y") if name in arrays), None)
-    for name in ("samples", "images", "data", "x"):
-        if name in arrays:
-            return arrays[name], labels
-    if len(arrays) != 1:
+    name = next((name for name in ("samples", "images", "data", "x") if name in arrays), None)
+    if name is None and len(arrays) != 1:
         names = ", ".join(arrays) or "none"
         raise UsageError(f"{flag}: {path}: expected an array named samples, images, data or x, got {names}")
-    return next(iter(arrays.values())), labels
+    return arrays.get(name or "", next(iter(arrays.values()))), labels
 
 
 # --- models and conditions ------------------------------------------------------------------------

@@ -10,15 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .._versions import show_versions
-from ..exceptions import (
-    ArgumentError,
-    CheckpointError,
-    DeviceError,
-    DtypeError,
-    KoopflowError,
-    NonFiniteError,
-    ShapeError,
-)
+from ..exceptions import KoopflowError, TeacherError
 from ..options import nearest
 from .options import Command, Settings, Stopped, UsageError
 
@@ -44,24 +36,12 @@ commands:
 
 koopflow COMMAND --help lists the options of a command.
 """
-# What koopflow says of an option, a file or data that a person gave.
-USAGE = (
-    UsageError,
-    ArgumentError,
-    CheckpointError,
-    DeviceError,
-    DtypeError,
-    NonFiniteError,
-    ShapeError,
-    FileNotFoundError,
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code.
 
-    2 for a wrong argument, key or file, 1 for a failure, 130 after Ctrl-C; each says why in one line on
-    standard error.
+    2 for a wrong argument, key or file, 1 for a failure, 130 after Ctrl-C; a line on standard error says why.
     """
     if sys.stderr is None or sys.stderr.closed:
         # Services run without standard error; bars, warnings and other libraries all expect one.
@@ -81,10 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"koopflow {name}: {stopped}", INTERRUPTED)
     except OverflowError as error:
         return _fail(f"koopflow {name}: error: a number is out of its range: {error}", USAGE_ERROR)
-    except USAGE as error:
-        return _fail(f"koopflow {name}: error: {error}", USAGE_ERROR)
-    except (KoopflowError, OSError) as error:
-        return _fail(f"koopflow {name}: error: {error}", FAILURE)
+    except (UsageError, KoopflowError, OSError) as error:
+        # What koopflow says of an option, a file or data that a person gave is a ValueError too.
+        given = isinstance(error, UsageError | ValueError | FileNotFoundError)
+        wrong = given and not isinstance(error, TeacherError)
+        return _fail(f"koopflow {name}: error: {error}", USAGE_ERROR if wrong else FAILURE)
 
 
 def versions() -> Command:

@@ -9,12 +9,13 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 from pathlib import Path
 from typing import Any
 
+import docstring_parser
 import tomli_w
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
@@ -31,14 +32,10 @@ TABLES = ("run", "data", "teacher", "student", "fit", "sample", "spectrum", "eva
 PATHS = ("output", "teacher", "student")
 # Keys of [data] with a flag of their own.
 SHORT = {"data": "data.source", **{key: f"data.{key}" for key in ("size", "channels", "labels", "held_out")}}
-# Options that got another name when they were grouped, besides their group.
-RENAMED = {"trajectory_memory": "trajectories.memory"}
 # TOML has no null; this text stands for it.
 NONE = "none"
 # What a run decided itself; a file shows it and nothing reads it back.
 RECORD = "resolved"
-
-UNIONS = (typing.Union, types.UnionType)
 
 # Files and flags give values; nothing that they name is imported.
 set_parsing_settings(
@@ -51,26 +48,12 @@ class UsageError(Exception):
 
 
 class Stopped(Exception):
-    """Ctrl-C ended a training whose result was kept; the message says where it is."""
+    """Ctrl-C ended a command whose result was kept; the message says where it is."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The values that a command runs with.
-
-    Attributes
-    ----------
-    command : str
-        Name of the command.
-    tables : mapping
-        Full name of each key of each table.
-    values : Namespace
-        Value of each full name.
-    defaults : Namespace
-        The same before a file or flags.
-    config : str or None
-        The file of ``--config``.
-    """
+    """The values that a command runs with, by their full names; ``tables`` has the full name of each key."""
 
     command: str
     tables: Mapping[str, Mapping[str, str]]
@@ -78,55 +61,40 @@ class Settings:
     defaults: Namespace
     config: str | None
 
-    def __getitem__(self, key: str) -> Any:
-        return self.values[key]
+    def __getitem__(self, full: str) -> Any:
+        return self.values[full]
 
     def table(self, name: str, *, given: bool = False) -> dict[str, Any]:
         """The values of a table; with ``given`` only those that differ from their defaults."""
-        return {
-            key: self[full]
-            for key, full in self.tables[name].items()
-            if not given or self[full] != self.defaults[full]
-        }
+        keys = self.tables[name].items()
+        return {key: self[full] for key, full in keys if not given or self[full] != self.defaults[full]}
 
     def to_toml(self, record: Mapping[str, Any] | None = None) -> str:
         """The file that repeats this run; ``record`` is what the run itself decided."""
         from .. import __version__
 
-        parts = [
-            f"# koopflow {__version__}. To repeat this run: koopflow {self.command} --config <this file>",
-            tomli_w.dumps({"command": self.command}),
-        ]
+        text = f"# koopflow {__version__}. To repeat this run: koopflow {self.command} --config <this file>\n"
+        text += tomli_w.dumps({"command": self.command})
         for name in self.tables:
             unset = [key for key, value in self.table(name).items() if value is None]
             note = f"# not set: {', '.join(unset)}\n" if unset else ""
-            parts.append(note + tomli_w.dumps({name: plain(self.table(name))}))
+            text += f"\n{note}{tomli_w.dumps({name: plain(self.table(name))})}"
         if record:
-            parts.append("# Chosen by koopflow; not read back.\n" + tomli_w.dumps({RECORD: plain(record)}))
-        return "\n".join(parts)
+            text += f"\n# Chosen by koopflow; not read back.\n{tomli_w.dumps({RECORD: plain(record)})}"
+        return text
 
 
 class Command:
-    """One command: its options, and how they are read.
-
-    Parameters
-    ----------
-    name : str
-        Name of the command.
-    description : str
-        Text of its help.
-    run : callable
-        Function of the settings that does the work and returns the exit code.
-    """
+    """One command: its options, how they are read, and the function of the settings that does the work."""
 
     def __init__(self, name: str, description: str, run: Callable[[Settings], int]) -> None:
-        self.name = name
-        self.run = run
+        self.name, self.run = name, run
         self.tables: dict[str, dict[str, str]] = {}
         self._groups: dict[str, Any] = {}
         self._switches: set[str] = set()
-        # Names of options that are grouped in dataclasses.
+        # Names of options that are grouped in dataclasses, and the names that some had before.
         self._nested: list[str] = []
+        self._renamed: dict[str, str] = {}
         self._parser = ArgumentParser(
             prog=f"koopflow {name}",
             usage=f"koopflow {name} [options]",
@@ -135,14 +103,10 @@ class Command:
             allow_abbrev=False,
         )
         # Both are taken out before parsing; they stand here for the help.
-        self._parser.add_argument(
-            "--config", metavar="FILE", default=argparse.SUPPRESS,
-            help="TOML file of settings, such as one that a run has written; flags win over it",
-        )  # fmt: skip
-        self._parser.add_argument(
-            "--set", metavar="KEY=VALUE", default=argparse.SUPPRESS,
-            help="any option by its name in the file, as in --set training.ema_decay=0.99",
-        )  # fmt: skip
+        words = "TOML file of settings, such as one that a run has written; flags win over it"
+        self._parser.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help=words)
+        words = "any option by its name in the file, as in --set training.ema_decay=0.99"
+        self._parser.add_argument("--set", metavar="KEY=VALUE", default=argparse.SUPPRESS, help=words)
 
     def add(
         self,
@@ -154,15 +118,14 @@ class Command:
         *,
         positional: bool = False,
     ) -> None:
-        """Add one option. Tables ``""`` are not written into files."""
+        """Add one option. Table ``""`` is not written into files."""
         full = f"{table}.{name}" if table == "data" else name
-        flag, more = (full, {"nargs": "?"}) if positional else (f"--{full}", {})
         if table not in self._groups:
             title = f"table [{table}] of a file" if table else "of the command line alone"
             self._groups[table] = self._parser.add_argument_group(title)
-        self._groups[table].add_argument(
-            flag, type=kind, default=default, help=words.replace("%", "%%"), **more
-        )
+        more: dict[str, Any] = {"nargs": "?"} if positional else {}
+        flag, words = full if positional else f"--{full}", words.replace("%", "%%")
+        self._groups[table].add_argument(flag, type=kind, default=default, help=words, **more)
         self.tables.setdefault(table, {})[name] = full
         if kind is bool:
             self._switches.add(full)
@@ -171,17 +134,22 @@ class Command:
 
     def add_signature(self, table: str, function: Any, *, skip: Collection[str] = ()) -> None:
         """Add the keywords of a function or class that the table lacks, with their docstring's words."""
-        words = _documented(function)
+        words = {
+            name.strip(): re.sub(r":\w+:`~?([^`]*)`|``", r"\1", " ".join((entry.description or "").split()))
+            for entry in docstring_parser.parse(inspect.getdoc(function) or "").params
+            for name in entry.arg_name.split(",")
+        }
         called = inspect.getattr_static(function, "__init__") if isinstance(function, type) else function
         hints = typing.get_type_hints(called)
         for name, parameter in inspect.signature(called).parameters.items():
             if name in ("self", *skip, *self.tables.get(table, {})):
                 continue
-            kinds = (
-                typing.get_args(hints[name]) if typing.get_origin(hints[name]) in UNIONS else [hints[name]]
-            )
-            options = [kind for kind in kinds if is_dataclass(kind)]
-            self._nested += [f"{name}.{field.name}" for kind in options for field in fields(kind)]
+            union = isinstance(hints[name], types.UnionType) or typing.get_origin(hints[name]) is typing.Union
+            kinds = typing.get_args(hints[name]) if union else (hints[name],)
+            options = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Options)]
+            for kind in options:
+                self._nested += [f"{name}.{key}" for key in kind.names()]
+                self._renamed |= {old: f"{name}.{new}" for old, new in kind.renamed().items()}
             # Python also takes functions, and mappings for option dataclasses; here neither can be given.
             left_out = (Callable, Mapping) if options else (Callable,)
             kind = reduce(or_, [kind for kind in kinds if typing.get_origin(kind) not in left_out])
@@ -189,13 +157,7 @@ class Command:
             self.add(table, name, kind, default, words.get(name, ""))
 
     def parse(self, arguments: Sequence[str]) -> Settings:
-        """Defaults, then the file of ``--config``, then flags and ``--set`` in their order.
-
-        Raises
-        ------
-        UsageError
-            For the first that is wrong.
-        """
+        """Defaults, then the file of ``--config``, then flags. Raises ``UsageError`` for what is wrong."""
         defaults = self._parser.get_defaults()
         config, flags = self._split(arguments)
         if config is not None:
@@ -258,12 +220,9 @@ class Command:
             for key, value in values.items() if table in self.tables else ():
                 if table != "run" or key in self.tables["run"] or key not in PATHS:
                     found[self._full(f"{table}.{key}", f"{path}: {table}")] = _none(value)
-        nested: dict[str, Any] = {}
-        for full, value in found.items():
-            table, _, name = full.rpartition(".")
-            (nested.setdefault(table, {}) if table else nested)[name] = value
         try:
-            self._parser.parse_object(nested)
+            # Dots in full names are tables to jsonargparse.
+            self._parser.parse_object(Namespace(found).as_dict())  # type: ignore[no-untyped-call]
         except argparse.ArgumentError as error:
             said = _one_line(str(error), self._nested).removeprefix("--")
             raise UsageError(f"{path}: {said}") from error
@@ -281,8 +240,8 @@ class Command:
         if head in keys:
             return keys[head] + dot + rest
         known = [*self._nested, *(full for keys in self.tables.values() for full in keys.values())]
-        moved = [full for full in known if full.endswith(f".{head}") or full == RENAMED.get(head)]
-        hint = f": it is {moved[0]!r}" if moved else nearest(head, [*keys, *known])
+        moved = next((full for full in known if full.endswith(f".{head}")), self._renamed.get(head))
+        hint = f": it is {moved!r}" if moved else nearest(head, [*keys, *known])
         raise UsageError(f"{where}: no option {head!r}{hint} (koopflow {self.name} --help lists all)")
 
 
@@ -295,26 +254,12 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _documented(function: Callable[..., Any]) -> dict[str, str]:
-    """What a docstring says of each parameter."""
-    try:
-        from docstring_parser import parse
-    except ModuleNotFoundError:
-        # As in jsonargparse, help then has names and types only.
-        return {}
-    return {
-        name.strip(): re.sub(r":\w+:`~?([^`]*)`|``", r"\1", " ".join((entry.description or "").split()))
-        for entry in parse(inspect.getdoc(function) or "").params
-        for name in entry.arg_name.split(",")
-    }
-
-
-def _one_line(message: str, nested: Collection[str] = ()) -> str:
+def _one_line(message: str, nested: Collection[str]) -> str:
     r"""What jsonargparse says of a wrong value, in one line.
 
     Examples
     --------
-    >>> _one_line("Parser key \"steps\":\n  Expected a <class 'int'>. Got value: wide")
+    >>> _one_line("Parser key \"steps\":\n  Expected a <class 'int'>. Got value: wide", [])
     '--steps: expected int, got wide'
     """
     key = ".".join(re.findall(r'Parser key "([^"]+)"', message))

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
 from .._arrays import to_numpy
 from ..students import KoopmanDistiller
 from ..teachers import FlowTeacher
-from .inputs import conditions, load_either, make, refuse_existing
+from .inputs import conditions, load_either
 from .options import Command, Settings, UsageError
 from .pictures import SUFFIXES, can_be_drawn, columns_of, draw_samples
-from .training import for_results, progress
+from .results import for_results, output_file, progress
 
 ARRAYS = (".npy", ".npz", ".safetensors")
 
@@ -49,9 +48,8 @@ def sample() -> Command:
 
 
 def _run(settings: Settings) -> int:
-    """Load, sample, write."""
     model = load_either(settings["student"], settings["device"])
-    path = _output_file(settings, model.event_shape_)
+    path = output_file(settings, [*(SUFFIXES if can_be_drawn(model.event_shape_) else ()), *ARRAYS])
     n, condition = conditions(model, settings["n"], settings["label"], settings["condition"])
     known = inspect.signature(type(model).sample).parameters
     given = settings.table("sample", given=True)
@@ -63,16 +61,20 @@ def _run(settings: Settings) -> int:
             raise UsageError(f"sample.{key}: not for a {kind}")
     if "modes" in given:
         given["modes"] = parsed_modes(given["modes"])
+    shown = progress(quiet=settings["quiet"])
     try:
-        samples = to_numpy(
-            model.sample(n, condition=condition, **given, progress=progress(quiet=settings["quiet"]))
-        )
+        samples = to_numpy(model.sample(n, condition=condition, **given, progress=shown))
     except IndexError as error:
         raise UsageError(f"--modes: {error}") from error
+    arrays = {"samples": samples} if condition is None else {"samples": samples, "condition": condition}
     if path.suffix in SUFFIXES:
         draw_samples(samples, path, columns=settings["columns"] or columns_of(condition))
+    elif path.suffix == ".npy":
+        np.save(path, samples)
+    elif path.suffix == ".npz":
+        np.savez(path, **arrays)  # type: ignore[arg-type]
     else:
-        _write_arrays(path, samples, condition)
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
     print(f"wrote {n} samples to {path}")
     return 0
 
@@ -93,35 +95,3 @@ def parsed_modes(modes: int | str | list[int]) -> Any:
         return [int(part) for part in modes.split(",")]
     except (ValueError, TypeError):
         raise UsageError(f"--modes: expected 3, [0, 1, 4] or :20, got {modes!r}") from None
-
-
-def _output_file(settings: Settings, event_shape: tuple[int, ...]) -> Path:
-    """The file of ``--output``, whose ending says what it is to be."""
-    given, endings = settings["output"], (*SUFFIXES, *ARRAYS)
-    path = Path(given or "")
-    if path.suffix not in endings:
-        got = "nothing" if given is None else repr(given)
-        raise UsageError(f"--output: expected a file that ends in {', '.join(endings)}, got {got}")
-    if path.suffix in SUFFIXES and not can_be_drawn(event_shape):
-        raise UsageError(
-            f"--output: expected {', '.join(ARRAYS)} for samples of shape {event_shape}, which are neither "
-            f"images nor in the plane, got {given!r}"
-        )
-    refuse_existing([path], overwrite=settings["overwrite"])
-    make(path.parent)
-    return path
-
-
-def _write_arrays(path: Path, samples: NDArray[Any], condition: NDArray[Any] | None) -> None:
-    """``samples``, and ``condition`` where the file can hold two arrays."""
-    arrays = {"samples": np.ascontiguousarray(samples)}
-    if condition is not None:
-        arrays["condition"] = np.ascontiguousarray(condition)
-    if path.suffix == ".npy":
-        np.save(path, samples)
-    elif path.suffix == ".npz":
-        np.savez(path, **arrays)  # type: ignore[arg-type]
-    else:
-        from safetensors.numpy import save_file
-
-        save_file(arrays, path)

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import io
-import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from .. import plotting
 from ..exceptions import ShapeError
-from ..spectrum import LevelSpectrum, Spectrum
+from ..spectrum import LevelSpectrum
 from ..students import KoopmanDistiller
 from .inputs import load_student, load_teacher, output_folder, refuse_existing, write_text
 from .options import Command, Settings
 from .pictures import can_be_drawn, save
-from .training import for_results
+from .results import for_results, write_json
 
 NAMES = (
     "summary.txt",
@@ -47,37 +44,46 @@ def spectrum() -> Command:
 
 
 def _run(settings: Settings) -> int:
-    """Load, decompose, print, write."""
     keywords = settings.table("spectrum")
     rows, device = keywords.pop("rows"), keywords.pop("device")
     student = load_student(settings["student"], device)
     teacher = None if settings["teacher"] is None else load_teacher(settings["teacher"], device)
-    folder = None
-    if settings["output"] is not None:
-        folder = output_folder(settings["output"])
+    folder = None if settings["output"] is None else output_folder(settings["output"])
+    if folder is not None:
         refuse_existing([folder / name for name in NAMES], overwrite=settings["overwrite"])
     spectrum = student.spectrum(teacher, **keywords)
     if isinstance(spectrum, LevelSpectrum):
-        summary, lines = spectrum.summary(), level_rows(spectrum)
-        facts: dict[str, Any] = {"eigenvalues": lines}
+        summary, table = spectrum.summary(), level_rows(spectrum)
+        facts: dict[str, Any] = {"eigenvalues": table}
     else:
-        summary, lines = spectrum.summary(rows=rows), spectrum.records()
+        summary, table = spectrum.summary(rows=rows), spectrum.records()
         facts = {
             "verdict": spectrum.verdict,
             "condition_number": spectrum.condition_number,
             "stability": asdict(spectrum.stability()),
-            "modes": lines,
+            "modes": table,
         }
     print(summary)
-    if folder is not None:
-        written = [
-            write_text(folder / "summary.txt", summary + "\n"),
-            write_text(folder / "eigenvalues.csv", _as_csv(lines)),
-            write_text(folder / "eigenvalues.json", json.dumps(facts, indent=2) + "\n"),
-            *draw(spectrum, folder),
-            write_text(folder / "spectrum.toml", settings.to_toml()),
-        ]
-        print(f"wrote {', '.join(str(path) for path in written)}")
+    if folder is None:
+        return 0
+    text, lines, numbers, values, modes, toml = (folder / name for name in NAMES)
+    write_text(text, summary + "\n")
+    with lines.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(table[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+    write_json(numbers, facts)
+    written = [text, lines, numbers, values]
+    if isinstance(spectrum, LevelSpectrum):
+        save(plotting.level_eigenvalues(spectrum), values)
+    else:
+        save(plotting.spectrum(spectrum), values)
+        # Modes of colour images have no picture.
+        with contextlib.suppress(ShapeError):
+            if can_be_drawn(spectrum.event_shape):
+                written.append(save(plotting.modes(spectrum), modes))
+    written.append(write_text(toml, settings.to_toml()))
+    print(f"wrote {', '.join(str(path) for path in written)}")
     return 0
 
 
@@ -94,23 +100,3 @@ def level_rows(spectrum: LevelSpectrum) -> list[dict[str, Any]]:
         for level in spectrum
         for place, value in enumerate(level.eigenvalues)
     ]
-
-
-def draw(spectrum: Spectrum | LevelSpectrum, folder: Path) -> list[Path]:
-    """The pictures that there are of it."""
-    if isinstance(spectrum, LevelSpectrum):
-        return [save(plotting.level_eigenvalues(spectrum), folder / "eigenvalues.png")]
-    written = [save(plotting.spectrum(spectrum), folder / "eigenvalues.png")]
-    if can_be_drawn(spectrum.event_shape):
-        # Modes of colour images have no picture.
-        with contextlib.suppress(ShapeError):
-            written.append(save(plotting.modes(spectrum), folder / "modes.png"))
-    return written
-
-
-def _as_csv(rows: list[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import Any
 
 from .._arrays import to_numpy
 from ..exceptions import DivergenceError
-from ..progress import LABELS, ProgressEvent, ProgressFunction, format_values, somebody_is_looking
+from ..progress import ProgressEvent
 from ..students import KoopmanDistiller
 from ..teachers import FlowTeacher
 from .inputs import (
@@ -25,10 +23,10 @@ from .inputs import (
 )
 from .options import Command, Settings, Stopped, UsageError
 from .pictures import can_be_drawn, columns_of, draw_samples, draw_training
+from .results import for_results, progress
 
 # Keywords of fit that a command fills in itself.
 FILLED = ("data", "y", "teacher", "noise", "condition", "progress", "callback", "checkpoint", "resume")
-SECONDS_BETWEEN_LINES = 10.0
 
 
 def train_teacher() -> Command:
@@ -47,7 +45,6 @@ def train_teacher() -> Command:
 
 
 def _train_teacher(settings: Settings) -> int:
-    """Train, save, draw."""
     keywords = settings.table("teacher")
     given = keywords["num_classes"] is not None or keywords["condition_dim"] is not None
     data = load(settings.table("data"), labels=True if given else None)
@@ -59,7 +56,7 @@ def _train_teacher(settings: Settings) -> int:
     print(f"{len(data.train)} samples of {shape}, {len(data.held_out)} held out")
     with run.started(teacher) as fit:
         teacher.fit(data.train, condition=data.train_labels, **fit)
-    run.end(teacher, teacher.history_, keywords, teacher.history_["config"], data.held_out_labels)
+    run.end(teacher, teacher.history_["config"], data.held_out_labels)
     return 0
 
 
@@ -80,9 +77,8 @@ def distill() -> Command:
 
 
 def _distill(settings: Settings) -> int:
-    """Distil, save, draw."""
-    keywords = settings.table("student")
-    teacher = load_teacher(settings["teacher"], keywords["device"])
+    student = KoopmanDistiller(**settings.table("student"))
+    teacher = load_teacher(settings["teacher"], student.device)
     fit_data: dict[str, Any] = {}
     held_out_labels = None
     if settings["data.source"] is not None:
@@ -95,13 +91,12 @@ def _distill(settings: Settings) -> int:
             )
         fit_data = {"data": data.train, "condition": data.train_labels}
         held_out_labels = data.held_out_labels
-    student = KoopmanDistiller(**keywords)
     run = Run(settings, "student")
     if run.finished():
         return 0
     with run.started(student) as fit:
         student.fit(teacher, **fit_data, **fit)
-    run.end(student, student.history_, keywords, student.config_, held_out_labels)
+    run.end(student, student.config_, held_out_labels)
     return 0
 
 
@@ -109,13 +104,6 @@ def _for_training(command: Command) -> Command:
     words = "Whether to go on from where the run in the output folder was cut off, with its settings."
     command.add("", "resume", bool, default=False, words=words)
     return for_results(command)
-
-
-def for_results(command: Command) -> Command:
-    """Add what every command that writes results has."""
-    command.add("", "overwrite", bool, default=False, words="Whether to replace results that are there.")
-    command.add("", "quiet", bool, default=False, words="Whether to print no progress.")
-    return command
 
 
 class Run:
@@ -144,13 +132,7 @@ class Run:
 
     @contextmanager
     def started(self, model: FlowTeacher | KoopmanDistiller) -> Iterator[dict[str, Any]]:
-        """The keywords of fit; settings are written when the first step is reported.
-
-        Raises
-        ------
-        DivergenceError
-            That of fit, once the best model before it is saved.
-        """
+        """The keywords of fit. After a divergence, which fit raises, the best model before it is saved."""
         written = False
 
         def first(_: ProgressEvent) -> None:
@@ -174,25 +156,17 @@ class Run:
             raise DivergenceError(f"{error}; the best {self.kind} before that is {self.model}") from error
 
     def end(
-        self,
-        model: FlowTeacher | KoopmanDistiller,
-        history: Mapping[str, Any],
-        asked: Mapping[str, Any],
-        config: Mapping[str, Any],
-        held_out: Any | None,
+        self, model: FlowTeacher | KoopmanDistiller, config: Mapping[str, Any], held_out: Any | None
     ) -> None:
         """Save, say how training ended, and draw; ``held_out`` are conditions of data that it has not seen.
 
-        Raises
-        ------
-        Stopped
-            After Ctrl-C.
+        Raises ``Stopped`` after Ctrl-C.
         """
         model.save(self.model)
+        asked, history, on = self.of.table(self.kind), model.history_, self.checkpoint.exists()
         resolved = {key: value for key, value in config.items() if asked.get(key) is None}
         write_text(self.settings, self.of.to_toml(resolved))
         stopped, steps = history.get("stopped"), history.get("steps")
-        on = self.checkpoint.exists()
         if stopped == "interrupted":
             best = f"interrupted after {steps} steps: the best {self.kind} so far is {self.model}"
             raise Stopped(best + ("; --resume goes on" if on else ""))
@@ -203,14 +177,12 @@ class Run:
         else:
             self.checkpoint.unlink(missing_ok=True)
             print(said)
-        self._draw(model, history, held_out)
+        draw_training(history, self.curves)
+        self._draw_samples(model, held_out)
         written = [self.model, self.settings, self.samples, self.curves]
         print(f"wrote {', '.join(str(path) for path in written if path.exists())}")
 
-    def _draw(
-        self, model: FlowTeacher | KoopmanDistiller, history: Mapping[str, Any], held_out: Any | None
-    ) -> None:
-        draw_training(history, self.curves)
+    def _draw_samples(self, model: FlowTeacher | KoopmanDistiller, held_out: Any | None) -> None:
         shape = model.event_shape_
         of_vectors = conditioning_of(model).dim is not None
         if not can_be_drawn(shape) or (of_vectors and held_out is None):
@@ -222,46 +194,3 @@ class Run:
             n, condition = conditions(model, 1000 if shape == (2,) else None)
         samples = to_numpy(model.sample(n, condition=condition))
         draw_samples(samples, self.samples, columns=columns_of(condition))
-
-
-def progress(*, quiet: bool = False, stream: TextIO | None = None) -> bool | ProgressFunction:
-    """A bar for a person, lines for a log."""
-    stream = sys.stderr if stream is None else stream
-    if quiet or stream is None:
-        return False
-    return True if somebody_is_looking(stream) else Lines(stream)
-
-
-class Lines:
-    """Progress as plain lines: the first and last of each stage, notes, and one every ten seconds.
-
-    Examples
-    --------
-    >>> import sys
-    >>> lines = Lines(sys.stdout)
-    >>> lines({"stage": "teacher", "step": 20, "total": 20, "seconds": 3.0, "values": {"loss": 0.5}})
-    training the teacher: 20/20, 3 s, loss 0.5
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._stage = ""
-        self._printed = 0.0
-
-    def __call__(self, event: ProgressEvent) -> None:
-        """Print one event, or leave it out."""
-        name = LABELS.get(event["stage"], event["stage"])
-        if "note" in event:
-            self._print(f"{name}: {event['note']}")
-            return
-        begins, ends = event["stage"] != self._stage, event["step"] == event["total"]
-        if begins or ends or event["seconds"] - self._printed >= SECONDS_BETWEEN_LINES:
-            self._stage, self._printed = event["stage"], event["seconds"]
-            values = format_values(event["values"])
-            said = f"{name}: {event['step']}/{event['total']}, {event['seconds']:.0f} s"
-            self._print(f"{said}, {values}" if values else said)
-
-    def _print(self, line: str) -> None:
-        # A log that has been closed is no reason to lose a training.
-        with contextlib.suppress(OSError, ValueError):
-            print(line, file=self._stream, flush=True)

@@ -1,12 +1,11 @@
-"""Images and labels in NumPy's own files: NPY, NPZ and folders of them."""
+"""Arrays in NumPy's own files (NPY, NPZ and folders of them), and the images and labels among them."""
 
 from __future__ import annotations
 
-import errno
 import tokenize
 import zipfile
 import zlib
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,9 +35,7 @@ def arrays(
     images: str | None = None,
     labels: str | Literal[False] | None = None,
 ) -> tuple[Images, Labels | None]:
-    """Images ``[N, C, H, W]``, float32 in [-1, 1], and labels ``[N]``, int64, of NumPy files.
-
-    Labels are None where there are none.
+    """Images ``[N, C, H, W]``, float32 in [-1, 1], and labels ``[N]``, int64, or None, of NumPy files.
 
     Parameters
     ----------
@@ -51,8 +48,8 @@ def arrays(
         axis, second or last, of length 1 to 4. If both or neither are, it has to be given.
     limits : (float, float), optional
         Values that become -1 and 1; none may lie outside. None takes (0, 255) for uint8, (0, 1) for
-        booleans, and for floating-point numbers (0, 1) if all lie there or (-1, 1) if all lie there;
-        for anything else it has to be given.
+        booleans, and for floating-point numbers (0, 1) or (-1, 1), whichever first holds all of them; for
+        anything else it has to be given.
     images : str, optional
         Name of the images in ``.npz`` files. None takes the one array of three or four dimensions.
     labels : str or False, optional
@@ -62,28 +59,30 @@ def arrays(
     Raises
     ------
     DatasetError
-        When a file is damaged, empty, or of another format, a folder holds no such files, or the numbers of
-        labels and images differ.
-    ShapeError
-        When images differ in size, the layout is not clear, or labels are one-hot rows.
-    DtypeError
-        When images are not real numbers, or labels are not integers.
-    NonFiniteError
-        When an image holds NaN or infinite values.
+        For a file that is damaged, empty or of another format, and other numbers of labels than of images.
+    ShapeError, DtypeError, NonFiniteError
+        For images of different sizes or an unclear layout, that are not real numbers, or not finite; and for
+        labels that are one-hot rows, or not integers.
     ArgumentError
-        When ``limits`` are not clear or too narrow, or several arrays could be meant.
+        For ``limits`` that are not clear or too narrow, and several arrays that could be meant.
     """
     if layout is not None and layout not in LAYOUTS:
         raise ArgumentError(f"layout: expected one of {', '.join(LAYOUTS)} or None, got {layout!r}")
     if limits is not None and not (len(limits) == 2 and -np.inf < limits[0] < limits[1] < np.inf):
         raise ArgumentError(f"limits: expected two rising finite numbers, got {limits!r}")
     place = existing(path)
-    files = _files(place)
+    files = [file for file in numpy_files(place) if file.name != LABELS_FILE or file == place]
+    if not files:
+        missing = ".npy or .npz files, got a folder with none", "a name that ends in .npy or .npz"
+        raise DatasetError(f"{place}: expected {missing[not place.is_dir()]}")
     parts: list[NDArray[Any]] = []
     numbers: list[Labels] = []
     for file in files:
-        found = _loaded(file)
-        name = _image_name(file, found, images)
+        found = contents(file)
+        likely = [name for name, array in found.items() if array.ndim in (3, 4)]
+        name = _name(file, "images", images, found, likely) or ""
+        if name not in found:
+            raise DatasetError(f"{file}: expected an array of three or four dimensions, got {_shapes(found)}")
         pixels = _nchw(_where(file, name), found.pop(name), layout)
         if parts and pixels.shape[1:] != parts[0].shape[1:]:
             wanted = f"(channels, height, width) {parts[0].shape[1:]} as in {files[0]}"
@@ -91,9 +90,14 @@ def arrays(
         if parts and pixels.dtype != parts[0].dtype:
             raise DtypeError(f"{file}: expected {parts[0].dtype} as in {files[0]}, got {pixels.dtype}")
         parts.append(pixels)
-        own = None if labels is False else _label_name(file, found, labels, len(pixels))
+        if labels is False:
+            continue
+        likely = [name for name, array in found.items() if _is_column(array) and array.dtype.kind in "iu"]
+        # Labels of another type or shape are found too and refused below, so that they never vanish.
+        likely = likely or [name for name, a in found.items() if a.ndim in (1, 2) and len(a) == len(pixels)]
+        own = _name(file, "labels", labels, found, likely)
         if own is not None:
-            numbers.append(_numbers(_where(file, own), found[own], len(pixels), _where(file, name)))
+            numbers.append(checked_labels(_where(file, own), found[own], len(pixels), _where(file, name)))
         if numbers and len(numbers) < len(parts):
             raise DatasetError(f"{file}: expected labels in all files of {place} or in none, got only some")
     result = np.empty((sum(map(len, parts)), *parts[0].shape[1:]), np.float32)
@@ -108,14 +112,13 @@ def arrays(
         return result, np.concatenate(numbers) if numbers else None
     if numbers:
         raise DatasetError(f"{beside}: expected labels there or in the .npz files, got both")
-    return result, _numbers(str(beside), _loaded(beside)[""], len(result), place)
+    return result, checked_labels(str(beside), contents(beside)[""], len(result), place)
 
 
 def existing(path: str | PathLike[str]) -> Path:
     """The path, or FileNotFoundError."""
-    place = Path(fspath(path))
-    if not place.exists():
-        raise FileNotFoundError(errno.ENOENT, "no such file or folder", str(place))
+    place = Path(path)
+    place.stat()
     return place
 
 
@@ -124,45 +127,32 @@ def visible(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
-def check_count(place: object, labels: int, images: int, source: object) -> None:
-    """One label for each image, or a DatasetError."""
-    if labels != images:
-        raise DatasetError(f"{place}: expected {images} labels, one for each image of {source}, got {labels}")
-
-
-def is_numpy(place: Path) -> bool:
-    """Whether a file, or a folder, is of these formats."""
+def numpy_files(place: Path) -> list[Path]:
+    """A file, or those of a folder, of these formats."""
     entries = visible(place) if place.is_dir() else [place]
-    return any(entry.suffix in (".npy", ".npz") and entry.is_file() for entry in entries)
+    return [entry for entry in entries if entry.suffix in (".npy", ".npz") and entry.is_file()]
 
 
-def _files(place: Path) -> list[Path]:
-    if not place.is_dir():
-        if not is_numpy(place):
-            raise DatasetError(f"{place}: expected a name that ends in .npy or .npz")
-        return [place]
-    files = [file for file in visible(place) if is_numpy(file) and file.name != LABELS_FILE]
-    if not files:
-        raise DatasetError(f"{place}: expected .npy or .npz files, got a folder with none")
-    return files
-
-
-def _loaded(file: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of a file by name; that of an NPY file is called ``""`` and mapped into memory."""
+def contents(file: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of a file by name, never unpickled; that of an NPY file is called ``""`` and is mapped."""
     found: dict[str, NDArray[Any]] = {}
     name = ""
     try:
         if file.suffix == ".npy":
             found[name] = mapped = np.load(file, mmap_mode="r", allow_pickle=False)
-            extra = file.stat().st_size - mapped.offset - mapped.nbytes
-            if extra:
+            if extra := file.stat().st_size - mapped.offset - mapped.nbytes:
                 raise ValueError(f"{extra} bytes more than the header says")
             return found
         with zipfile.ZipFile(file) as archive:
             for member in archive.namelist():
-                if member.endswith(".npy"):
-                    name = member.removesuffix(".npy")
-                    found[name] = _member(archive, member)
+                if not member.endswith(".npy"):
+                    continue
+                name = member.removesuffix(".npy")
+                with archive.open(member) as handle:
+                    found[name] = np.lib.format.read_array(handle, allow_pickle=False)
+                    # Reading to the end also compares the checksum.
+                    if handle.read(1):
+                        raise ValueError(f"{member} has more bytes than its header says")
         return found
     except DAMAGED as error:
         # NumPy has no exception of its own for arrays of Python objects.
@@ -173,31 +163,8 @@ def _loaded(file: Path) -> dict[str, NDArray[Any]]:
         raise DatasetError(text) from error
 
 
-def _member(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
-    with archive.open(name) as handle:
-        array: NDArray[Any] = np.lib.format.read_array(handle, allow_pickle=False)
-        # Reading to the end also compares the checksum.
-        if handle.read(1):
-            raise ValueError(f"{name} has more bytes than its header says")
-    return array
-
-
 def _where(file: Path, name: str) -> str:
     return f"{file}, array {name!r}" if name else str(file)
-
-
-def _image_name(file: Path, found: dict[str, NDArray[Any]], given: str | None) -> str:
-    name = _name(file, "images", given, found, [n for n, array in found.items() if array.ndim in (3, 4)])
-    if name is None and file.suffix == ".npz":
-        raise DatasetError(f"{file}: expected an array of three or four dimensions, got {_shapes(found)}")
-    return name or ""
-
-
-def _label_name(file: Path, others: dict[str, NDArray[Any]], given: str | None, count: int) -> str | None:
-    likely = [name for name, array in others.items() if _is_column(array) and array.dtype.kind in "iu"]
-    # Labels of another type or shape are found too and refused later, so that they never vanish.
-    likely = likely or [n for n, a in others.items() if a.ndim in (1, 2) and len(a) == count]
-    return _name(file, "labels", given, others, likely)
 
 
 def _name(
@@ -243,8 +210,7 @@ def _nchw(name: str, array: NDArray[Any], layout: str | None) -> NDArray[Any]:
 def _scale(images: Images, limits: tuple[float, float] | None, place: Path, dtype: np.dtype[Any]) -> None:
     """To [-1, 1], in place."""
     least, most = float(images.min()), float(images.max())
-    if limits is None:
-        limits = FULL_SCALE.get(dtype.name)
+    limits = limits or FULL_SCALE.get(dtype.name)
     if limits is None and dtype.kind == "f" and least >= -1.0 and most <= 1.0:
         limits = (0.0, 1.0) if least >= 0.0 else (-1.0, 1.0)
     if limits is None:
@@ -269,12 +235,15 @@ def _is_column(array: NDArray[Any]) -> bool:
     return array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1)
 
 
-def _numbers(name: str, array: NDArray[Any], count: int, images: object) -> Labels:
+def checked_labels(name: str, array: NDArray[Any], count: int, images: object) -> Labels:
     """Labels ``[N]`` of an array, one for each of ``count`` images."""
     expected = f"{name}: expected labels as integers of shape (N,) or (N, 1)"
     if not _is_column(array):
         raise ShapeError(f"{expected}, got {array.shape}; labels=False reads images alone")
     if array.dtype.kind not in "iu":
         raise DtypeError(f"{expected}, got {array.dtype}; labels=False reads images alone")
-    check_count(name, len(array), count, images)
+    if len(array) != count:
+        raise DatasetError(
+            f"{name}: expected {count} labels, one for each image of {images}, got {len(array)}"
+        )
     return array.reshape(-1).astype(np.int64)

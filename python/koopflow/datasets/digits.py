@@ -15,14 +15,8 @@ SIDE = 8
 def digits(*, size: int | None = None) -> tuple[Images, Labels]:
     """The 1797 handwritten digits of 8x8 pixels that come with scikit-learn, flat or as images.
 
-    Images, float32 in [-1, 1], are ``[1797, 64]`` in row order or ``[1797, 1, size, size]``; labels, the
-    digits that they show, are ``[1797]``, int64.
-
-    Parameters
-    ----------
-    size : int, optional
-        Pixels on each side, at least 8; more than 8 by bicubic interpolation (16, or the 28 of MNIST). None
-        gives flat rows of 64 pixels; anything else raises ``ArgumentError``.
+    Images, float32 in [-1, 1], are ``[1797, 64]`` in row order or ``[1797, 1, size, size]``, of at least 8
+    pixels (else an ``ArgumentError``), by bicubic interpolation; labels, their digits, are ``[1797]``, int64.
 
     Examples
     --------

@@ -1,30 +1,29 @@
-"""Readers of image files: IDX (MNIST), CIFAR-10, pictures, and whatever of these lies at a path.
-
-All of them give images ``[N, C, H, W]``, float32 in [-1, 1], and labels ``[N]``, int64, or None.
-"""
+"""Readers of image files: IDX (MNIST), CIFAR-10, pictures, and whatever of these lies at a path."""
 
 from __future__ import annotations
 
 import errno
 import gzip
+import os
 import struct
 import zlib
+from itertools import chain
 from math import prod
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..exceptions import ArgumentError, DatasetError, DtypeError, ShapeError
-from .arrays import arrays, check_count, existing, is_numpy, visible
-from .pixels import Images, Labels, checked_resample, checked_size, from_uint8, resize
+from .arrays import arrays, checked_labels, existing, numpy_files, visible
+from .pixels import Images, Labels, checked_size, from_uint8, resize
 
-SPLITS = {"train": "train", "test": "t10k"}
+IDX_PREFIXES = {"train": "train", "test": "t10k"}
+IDX_NAMES = {3: "images", 1: "labels"}
 # Types of IDX files that are not unsigned bytes, by the third byte of the magic number.
 IDX_DTYPES = {9: "int8", 11: "int16", 12: "int32", 13: "float32", 14: "float64"}
-IDX_NAMES = {3: "images", 1: "labels"}
 CIFAR_SHAPE, CIFAR_CLASSES = (3, 32, 32), 10
 CIFAR_FILES = {"train": [f"data_batch_{k}.bin" for k in range(1, 6)], "test": ["test_batch.bin"]}
 PICTURES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -39,13 +38,13 @@ def images(
     layout: str | None = None,
     limits: tuple[float, float] | None = None,
     channels: int | None = None,
+    labels: Literal[False] | None = None,
 ) -> tuple[Images, Labels | None]:
     """Images, and labels if there are any, of a file or folder in any format that this package reads.
 
     IDX files and the folder of MNIST are read as by :func:`idx` and :func:`mnist`, ``.bin`` files and the
     folder of CIFAR-10 as by :func:`cifar10`, ``.npy`` and ``.npz`` files and folders of them as by
     :func:`arrays`, pictures (PNG, JPEG ...) and folders of them or of classes as by :func:`image_folder`.
-    Images are ``[N, C, H, W]``, float32 in [-1, 1]; labels are ``[N]``, int64, or None where there are none.
 
     Parameters
     ----------
@@ -57,82 +56,77 @@ def images(
         As in :func:`image_folder`; ``channels`` is for pictures only.
     layout, limits
         As in :func:`arrays`, for NumPy files only.
+    labels : False, optional
+        False for images alone, whatever labels there are.
 
     Raises
     ------
     DatasetError, ArgumentError
-        When the path holds no known format or several, or an option belongs to another format; and what the
-        reader of the format raises.
+        For no known format or several, and an option of another one; and what the format's reader raises.
     """
     place = existing(path)
-    formats = {
-        "IDX": (_is_idx, ("split",)),
-        "CIFAR-10": (_is_cifar, ("split",)),
-        "NumPy": (is_numpy, ("layout", "limits")),
-        "picture": (_is_picture, ("channels",)),
-    }
-    found = [name for name, (recognises, _) in formats.items() if recognises(place)]
-    if len(found) != 1:
-        got = f"{' and '.join(found)} files in the same folder" if found else _description(place)
-        raise DatasetError(f"{place}: expected images of one format ({', '.join(formats)}), got {got}")
+    recognisers = {"IDX": _is_idx, "CIFAR-10": _is_cifar, "NumPy": numpy_files, "picture": _pictures}
+    kinds = [name for name, recognises in recognisers.items() if recognises(place)]
+    if len(kinds) != 1:
+        got = f"{' and '.join(kinds)} files in the same folder"
+        if not kinds and place.is_dir():
+            names = [entry.name for entry in visible(place)]
+            got = (
+                f"a folder with {', '.join(names[:4])}{', ...' * (len(names) > 4)}"
+                if names
+                else "an empty folder"
+            )
+        elif not kinds:
+            got = f"{place.stat().st_size} bytes of something else"
+        raise DatasetError(f"{place}: expected images of one format ({', '.join(recognisers)}), got {got}")
+    [kind] = kinds
     given = {"split": split, "layout": layout, "limits": limits, "channels": channels}
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    for name in options.keys() - set(formats[found[0]][1]):
-        raise ArgumentError(f"{name}: expected None for {found[0]} files, got {options[name]!r}")
+    for name in options.keys() - {"NumPy": {"layout", "limits"}, "picture": {"channels"}}.get(
+        kind, {"split"}
+    ):
+        raise ArgumentError(f"{name}: expected None for {kind} files, got {options[name]!r}")
     if split is not None and not place.is_dir():
         raise ArgumentError(f"split: expected None, since {place} is one file, got {split!r}")
-    if found[0] == "picture":
+    if kind == "picture":
         # Resized one by one, since they may be of different sizes.
-        return image_folder(place, size=size, resample=resample, **options)
-    if found[0] == "NumPy":
-        pixels, labels = arrays(place, **options)
-    elif found[0] == "CIFAR-10":
-        pixels, labels = cifar10(place, **options) if place.is_dir() else _cifar([place])
+        pixels, found = image_folder(place, size=size, resample=resample, **options)
+        size = None
+    elif kind == "NumPy":
+        pixels, found = arrays(place, labels=labels, **options)
+    elif kind == "CIFAR-10":
+        pixels, found = cifar10(place, **options) if place.is_dir() else _cifar([place])
     elif place.is_dir():
-        pixels, labels = _mnist(place, "raw", **options)
+        pixels, found = _mnist(place, "raw", **options)
     else:
         beside = place.with_name(place.name.replace("images", "labels").replace("idx3", "idx1"))
-        pixels, labels = idx(place, beside if beside != place and beside.exists() else None)
-    return (pixels if size is None else resize(pixels, size, resample=resample)), labels
-
-
-def _description(place: Path) -> str:
-    if not place.is_dir():
-        return f"{place.stat().st_size} bytes of something else"
-    names = [entry.name for entry in visible(place)]
-    return f"a folder with {', '.join(names[:4])}{', ...' * (len(names) > 4)}" if names else "an empty folder"
-
-
-# --- IDX ------------------------------------------------------------------------------------------
+        pixels, found = idx(place, beside if beside != place and beside.exists() else None)
+    if size is not None:
+        pixels = resize(pixels, size, resample=resample)
+    return pixels, None if labels is False else found
 
 
 def idx(
     images: str | PathLike[str], labels: str | PathLike[str] | None = None
 ) -> tuple[Images, Labels | None]:
-    """Images ``[N, 1, H, W]``, and their labels, of IDX files.
+    """Images ``[N, 1, H, W]``, and their labels, of IDX files of unsigned bytes, gzipped or not.
 
     Parameters
     ----------
     images : path
-        File of unsigned bytes in three dimensions (``train-images-idx3-ubyte``), gzipped or not.
+        File of three dimensions (``train-images-idx3-ubyte``).
     labels : path, optional
-        File of unsigned bytes in one dimension (``train-labels-idx1-ubyte``), gzipped or not. Without it the
-        labels are None.
+        File of one dimension (``train-labels-idx1-ubyte``). Without it the labels are None.
 
     Raises
     ------
-    DatasetError
-        When a file is not an IDX file, has another number of dimensions, is empty, too short, too long or a
-        damaged gzip file, or when the numbers of labels and images differ.
-    DtypeError
-        When a file holds something other than unsigned bytes.
+    DatasetError, DtypeError
+        For a file of another kind, shape, length or dtype, a damaged one, and other numbers of labels.
     """
-    pixels = _idx(existing(images), 3)
+    pixels = from_uint8(_idx(existing(images), 3)[:, None])
     if labels is None:
-        return from_uint8(pixels[:, None]), None
-    numbers = _idx(existing(labels), 1)
-    check_count(labels, len(numbers), len(pixels), images)
-    return from_uint8(pixels[:, None]), numbers.astype(np.int64)
+        return pixels, None
+    return pixels, checked_labels(str(labels), _idx(existing(labels), 1), len(pixels), images)
 
 
 def mnist(folder: str | PathLike[str], *, split: str = "train") -> tuple[Images, Labels]:
@@ -141,18 +135,17 @@ def mnist(folder: str | PathLike[str], *, split: str = "train") -> tuple[Images,
     Parameters
     ----------
     folder : path
-        Folder of ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``, ``t10k-images-idx3-ubyte`` and
-        ``t10k-labels-idx1-ubyte``, of which the files of the split are needed; gzipped (``.gz``) or not, also
-        named ``train-images.idx3-ubyte``. torchvision's root folder works as well.
+        Folder of ``train-images-idx3-ubyte`` and ``train-labels-idx1-ubyte`` (``t10k-...`` of the test), also
+        named ``train-images.idx3-ubyte``, gzipped (``.gz``) or not; or torchvision's root folder.
     split : {"train", "test"}, default "train"
         The 60,000 training images or the 10,000 test images.
 
     Raises
     ------
     FileNotFoundError, ArgumentError, DatasetError, DtypeError
-        As :func:`idx`, for a missing file, and when ``split`` is another word or ``folder`` is a file.
+        As :func:`idx`, for a missing file, another word as ``split`` and a file as ``folder``.
     """
-    return _mnist(_folder(folder), "MNIST/raw", split)
+    return _mnist(folder, "MNIST/raw", split)
 
 
 def fashion_mnist(folder: str | PathLike[str], *, split: str = "train") -> tuple[Images, Labels]:
@@ -160,33 +153,27 @@ def fashion_mnist(folder: str | PathLike[str], *, split: str = "train") -> tuple
 
     Labels: 0 T-shirt, 1 trousers, 2 pullover, 3 dress, 4 coat, 5 sandal, 6 shirt, 7 sneaker, 8 bag, 9 boot.
     """
-    return _mnist(_folder(folder), "FashionMNIST/raw", split)
+    return _mnist(folder, "FashionMNIST/raw", split)
 
 
-def _mnist(folder: Path, nested: str, split: str = "train") -> tuple[Images, Labels]:
-    prefix = _checked_split(split, SPLITS)
-    files = []
-    for ndim, what in IDX_NAMES.items():
-        file = _idx_file(folder, prefix, ndim, nested)
-        if file is None:
-            name = str(folder / f"{prefix}-{what}-idx{ndim}-ubyte")
-            raise FileNotFoundError(errno.ENOENT, "no such file, gzipped or not", name)
-        files.append(file)
-    pixels, labels = idx(*files)
+def _mnist(folder: str | PathLike[str], nested: str, split: str = "train") -> tuple[Images, Labels]:
+    place, prefix = _part(folder, split, IDX_PREFIXES)
+    images, labels = idx(*(_idx_file(place, prefix, ndim, nested) for ndim in IDX_NAMES))
     assert labels is not None
-    return pixels, labels
+    return images, labels
 
 
-def _idx_file(folder: Path, prefix: str, ndim: int, nested: str) -> Path | None:
+def _idx_file(folder: Path, prefix: str, ndim: int, nested: str) -> Path:
+    """The first that is there of the names that such a file may have, or the first of them."""
     stem = f"{prefix}-{IDX_NAMES[ndim]}"
     names = [f"{stem}{joint}idx{ndim}-ubyte{packed}" for joint in "-." for packed in ("", ".gz")]
-    places = (place / name for place in (folder, folder / nested) for name in names)
-    return next((file for file in places if file.is_file()), None)
+    places = [place / name for place in (folder, folder / nested) for name in names]
+    return next((file for file in places if file.is_file()), places[0])
 
 
 def _is_idx(place: Path) -> bool:
     if place.is_dir():
-        return any(_idx_file(place, prefix, 3, "raw") for prefix in SPLITS.values())
+        return any(_idx_file(place, prefix, 3, "raw").is_file() for prefix in IDX_PREFIXES.values())
     magic = _content(place, 4)
     return len(magic) == 4 and magic[:2] == b"\0\0" and magic[2] in (8, *IDX_DTYPES)
 
@@ -196,13 +183,12 @@ def _idx(path: Path, ndim: int) -> NDArray[np.uint8]:
     if path.is_dir():
         raise ArgumentError(f"{path}: expected an IDX file, got a folder")
     content, header = _content(path), 4 + 4 * ndim
-    expected = f"{path}: expected an IDX file of unsigned bytes, magic number 0x0000080{ndim}"
     magic = content[:4]
-    if len(magic) == 4 and magic[:2] == b"\0\0" and magic[2] in IDX_DTYPES:
-        raise DtypeError(f"{expected}, got {IDX_DTYPES[magic[2]]}")
     if magic != bytes([0, 0, 8, ndim]):
-        got = f"0x{magic.hex()}" if len(magic) == 4 else f"{len(magic)} bytes"
-        raise DatasetError(f"{expected}, got {got}")
+        expected = f"{path}: expected an IDX file of unsigned bytes, magic number 0x0000080{ndim}"
+        if len(magic) == 4 and magic[:2] == b"\0\0" and magic[2] in IDX_DTYPES:
+            raise DtypeError(f"{expected}, got {IDX_DTYPES[magic[2]]}")
+        raise DatasetError(f"{expected}, got {f'0x{magic.hex()}' if magic[3:] else f'{len(magic)} bytes'}")
     if len(content) < header:
         raise DatasetError(f"{path}: expected a header of {header} bytes, got {len(content)}")
     shape = struct.unpack(f">{ndim}I", content[4:header])
@@ -218,18 +204,12 @@ def _idx(path: Path, ndim: int) -> NDArray[np.uint8]:
 def _content(path: Path, most: int = -1) -> bytes:
     """The bytes of a file, decompressed if it is gzipped: all of them, or the first ``most``."""
     with path.open("rb") as handle:
-        packed = handle.read(2) == b"\x1f\x8b"
-        handle.seek(0)
-        if not packed:
+        if handle.peek(2)[:2] != b"\x1f\x8b":
             return handle.read(most)
         try:
-            with gzip.GzipFile(fileobj=handle) as unpacked:
-                return unpacked.read(most)
+            return gzip.GzipFile(fileobj=handle).read(most)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise DatasetError(f"{path}: expected a whole gzip file, got a damaged one ({error})") from error
-
-
-# --- CIFAR-10 -------------------------------------------------------------------------------------
 
 
 def cifar10(folder: str | PathLike[str], *, split: str = "train") -> tuple[Images, Labels]:
@@ -240,20 +220,18 @@ def cifar10(folder: str | PathLike[str], *, split: str = "train") -> tuple[Image
     Parameters
     ----------
     folder : path
-        Folder of ``data_batch_1.bin`` to ``data_batch_5.bin`` and ``test_batch.bin``, of which the files of
-        the split are needed; or a folder with such a folder named ``cifar-10-batches-bin``.
+        Folder of ``data_batch_1.bin`` to ``data_batch_5.bin`` or ``test_batch.bin``, or of
+        ``cifar-10-batches-bin`` with these.
     split : {"train", "test"}, default "train"
         The 50,000 training images or the 10,000 test images.
 
     Raises
     ------
     FileNotFoundError, ArgumentError, DatasetError
-        When a file is not there, is empty, is not a whole number of records or has labels above 9; when
-        ``split`` is another word or ``folder`` is a file.
+        For a missing file, one of other records, another word as ``split`` and a file as ``folder``.
     """
-    place = _folder(folder)
-    home = _cifar_home(place)
-    files = [home / name for name in _checked_split(split, CIFAR_FILES)]
+    place, names = _part(folder, split, CIFAR_FILES)
+    files = [_cifar_home(place) / name for name in names]
     for file in files:
         if not file.is_file():
             pickled = file.with_suffix("").exists() or (place / "cifar-10-batches-py").exists()
@@ -268,33 +246,28 @@ def _cifar_home(folder: Path) -> Path:
 
 
 def _is_cifar(place: Path) -> bool:
-    if not place.is_dir():
-        return place.suffix == ".bin"
-    return any((_cifar_home(place) / name).is_file() for names in CIFAR_FILES.values() for name in names)
+    names = chain(*CIFAR_FILES.values())
+    return place.suffix == ".bin" or any((_cifar_home(place) / name).is_file() for name in names)
 
 
 def _cifar(files: list[Path]) -> tuple[Images, Labels]:
     """Records of a label and three colour planes."""
     length, batches = 1 + prod(CIFAR_SHAPE), []
     for file in files:
-        content = file.read_bytes()
-        if not content:
-            raise DatasetError(f"{file}: expected at least one image, got an empty file")
+        content = np.fromfile(file, np.uint8)
         whole, rest = divmod(len(content), length)
+        if not len(content):
+            raise DatasetError(f"{file}: expected at least one image, got an empty file")
         if rest:
             got = f"{whole} of them and {rest} bytes more"
             raise DatasetError(f"{file}: expected records of {length} bytes, got {got}")
-        records = np.frombuffer(content, np.uint8).reshape(whole, length)
-        wrong = np.flatnonzero(records[:, 0] >= CIFAR_CLASSES)
+        batches.append(content.reshape(whole, length))
+        wrong = np.flatnonzero(batches[-1][:, 0] >= CIFAR_CLASSES)
         if len(wrong):
-            got = f"{records[wrong[0], 0]} in record {wrong[0]}"
+            got = f"{batches[-1][wrong[0], 0]} in record {wrong[0]}"
             raise DatasetError(f"{file}: expected labels of 0 to {CIFAR_CLASSES - 1}, got {got}")
-        batches.append(records)
     records = np.concatenate(batches)
     return from_uint8(records[:, 1:].reshape(-1, *CIFAR_SHAPE)), records[:, 0].astype(np.int64)
-
-
-# --- pictures -------------------------------------------------------------------------------------
 
 
 def image_folder(
@@ -315,11 +288,8 @@ def image_folder(
     path : path
         Folder of pictures, read in the order of their names; or folder of folders, one for each class, whose
         pictures may lie deeper. A single picture works as well.
-    size : int or (int, int), optional
-        New size of every picture, as in :func:`koopflow.datasets.resize`. None takes pictures as they are,
-        all of one size.
-    resample : {"bicubic", "box"}, default "bicubic"
-        Method of resizing.
+    size, resample
+        As in :func:`resize`. Without a size pictures are taken as they are, all of one size.
     channels : {1, 3}, optional
         Number of channels that every picture is converted to: grey, or red, green and blue. None takes
         pictures as they are, all grey or all in colour.
@@ -327,74 +297,62 @@ def image_folder(
     Raises
     ------
     DatasetError
-        When there are no pictures, or none in one of the class folders; when pictures lie next to folders of
-        pictures; when a file is not a picture, damaged or transparent.
-    ShapeError
-        When pictures differ in size or channels.
-    DtypeError
-        When pixels have more than 8 bits a channel.
+        For no pictures, a class without any, pictures next to folders of pictures, and a file that is no
+        picture, damaged or transparent.
+    ShapeError, DtypeError
+        For pictures that differ in size or channels, and for more than 8 bits a channel.
     """
-    if size is not None:
-        size = checked_size(size)
-    checked_resample(resample)
+    checked_size(1 if size is None else size, resample)
     if channels not in (None, 1, 3):
         raise ArgumentError(f"channels: expected 1, 3 or None, got {channels!r}")
     files, labels = _listed(existing(path))
-    result: Images | None = None
+    result = np.empty(0, np.float32)
     for index, file in enumerate(files):
-        image = from_uint8(_pixels(file, channels)).transpose(2, 0, 1)[None]
+        image = from_uint8(_pixels(file, channels)).transpose(2, 0, 1)
         if size is not None:
-            image = resize(image, size, resample=resample)
-        if result is None:
-            result = np.empty((len(files), *image.shape[1:]), np.float32)
-        if image.shape[1:] != result.shape[1:]:
+            image = resize(image[None], size, resample=resample)[0]
+        if index == 0:
+            result = np.empty((len(files), *image.shape), np.float32)
+        if image.shape != result.shape[1:]:
             raise ShapeError(
                 f"{file}: expected (channels, height, width) {result.shape[1:]} as of {files[0].name}, got "
-                f"{image.shape[1:]}; size= makes images of one size, channels= of one kind"
+                f"{image.shape}; size= makes images of one size, channels= of one kind"
             )
-        result[index] = image[0]
-    assert result is not None
+        result[index] = image
     return result, labels
 
 
-def _is_picture(place: Path) -> bool:
-    if not place.is_dir():
-        return place.suffix.lower() in PICTURES
-    return bool(_pictures(place, deep=True))
-
-
-def _pictures(folder: Path, *, deep: bool) -> list[Path]:
-    """The pictures of a folder in the order of their paths; ``deep`` adds those of the folders in it."""
-    found = []
-    for entry in visible(folder):
-        if entry.is_dir():
-            found += _pictures(entry, deep=True) if deep else []
-        elif entry.suffix.lower() in PICTURES:
-            found.append(entry)
-    return found
+def _pictures(place: Path) -> list[Path]:
+    """A picture alone, or those of a folder and of all folders in it, in the order of their paths."""
+    found = [] if place.is_dir() else [place]
+    for parent, folders, names in os.walk(place, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent, name) for name in names if not name.startswith(".")]
+    return sorted(file for file in found if file.suffix.lower() in PICTURES)
 
 
 def _listed(place: Path) -> tuple[list[Path], Labels | None]:
     """Files in order, and the class of each."""
     if not place.is_dir():
         return [place], None
-    files = _pictures(place, deep=False)
-    classes = {folder: _pictures(folder, deep=True) for folder in visible(place) if folder.is_dir()}
-    if files:
-        full = [folder.name for folder, members in classes.items() if members]
-        if full:
-            got = f"got both, such as {full[0]}"
-            raise DatasetError(f"{place}: expected pictures or folders of pictures, {got}")
+    files, kinds = _pictures(place), f"({', '.join(PICTURES)})"
+    if not files:
+        raise DatasetError(f"{place}: expected pictures {kinds}, got a folder with none")
+    tops = [file.relative_to(place).parts[0] for file in files]
+    deeper = [top for top in tops if (place / top).is_dir()]
+    if not deeper:
         return files, None
-    if not any(classes.values()):
-        raise DatasetError(f"{place}: expected pictures ({', '.join(PICTURES)}), got a folder with none")
-    for folder, members in classes.items():
+    if len(deeper) < len(files):
+        got = f"got both, such as {deeper[0]}"
+        raise DatasetError(f"{place}: expected pictures or folders of pictures, {got}")
+    classes = [entry.name for entry in visible(place) if entry.is_dir()]
+    for name in classes:
         # Left out, it would change the labels of all classes after it.
-        if not members:
-            expected = f"expected at least one picture ({', '.join(PICTURES)}) of this class"
-            raise DatasetError(f"{folder}: {expected}, got none")
-    labels = np.repeat(np.arange(len(classes)), [len(members) for members in classes.values()])
-    return [file for members in classes.values() for file in members], labels.astype(np.int64)
+        if name not in deeper:
+            raise DatasetError(
+                f"{place / name}: expected at least one picture {kinds} of this class, got none"
+            )
+    return files, np.array([classes.index(top) for top in tops], dtype=np.int64)
 
 
 def _pixels(file: Path, channels: int | None) -> NDArray[np.uint8]:
@@ -409,28 +367,22 @@ def _pixels(file: Path, channels: int | None) -> NDArray[np.uint8]:
             image.load()
     except (*damaged, Image.DecompressionBombError) as error:
         raise DatasetError(f"{file}: expected a picture, got something else ({error})") from error
-    if "transparency" in image.info:
-        image = image.convert("RGBA")
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
-        opaque = image if image.mode == "LA" else image.convert("RGBA")
-        if opaque.getextrema()[-1] != (255, 255):
-            raise DatasetError(f"{file}: expected an opaque image, got transparent pixels")
-        image = opaque.convert("L" if image.mode == "LA" else "RGB")
-    elif image.mode not in ("1", "L", "RGB", "P", "CMYK", "YCbCr", "LAB", "HSV"):
+    kept = channels or (1 if image.mode in ("1", "L", "LA") else 3)
+    if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV"):
         raise DtypeError(f"{file}: expected 8 bits a channel, got pixels of mode {image.mode!r}")
-    kept = channels or (1 if image.mode in ("1", "L") else 3)
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        if image.getextrema()[-1] != (255, 255):
+            raise DatasetError(f"{file}: expected an opaque image, got transparent pixels")
     pixels = np.asarray(image.convert("L" if kept == 1 else "RGB"), dtype=np.uint8)
     return pixels.reshape(image.height, image.width, kept)
 
 
-def _folder(path: str | PathLike[str]) -> Path:
-    place = existing(path)
+def _part(folder: str | PathLike[str], split: str, parts: dict[str, Any]) -> tuple[Path, Any]:
+    """A folder that is one, and what ``parts`` says of the split."""
+    place = existing(folder)
     if not place.is_dir():
         raise ArgumentError(f"folder: expected a folder, got the file {place}")
-    return place
-
-
-def _checked_split(split: str, known: dict[str, Any]) -> Any:
-    if split not in known:
+    if split not in parts:
         raise ArgumentError(f"split: expected 'train' or 'test', got {split!r}")
-    return known[split]
+    return place, parts[split]

@@ -27,19 +27,10 @@ def from_uint8(pixels: NDArray[np.uint8]) -> Images:
 
 
 def to_uint8(images: Array) -> NDArray[np.uint8]:
-    """Pixels as image files and imaging libraries hold them: NumPy, ``[N, H, W, C]``, uint8.
+    """Pixels as imaging libraries hold them, ``[N, H, W, C]``, uint8: -1 becomes 0 and 1 becomes 255.
 
-    -1 becomes 0 and 1 becomes 255. Images that a reader of this package made from bytes come back exactly.
-
-    Parameters
-    ----------
-    images : array, ``[N, C, H, W]``
-        NumPy or torch images, floating point; values outside [-1, 1] are clipped.
-
-    Raises
-    ------
-    ShapeError, DtypeError, NonFiniteError
-        When ``images`` are not four-dimensional, not floating point or not finite.
+    ``images`` are ``[N, C, H, W]``, NumPy or torch, floating point (else a ``DtypeError``) and finite;
+    values outside [-1, 1] are clipped. What a reader of this package made from bytes comes back exactly.
 
     Examples
     --------
@@ -56,24 +47,17 @@ def to_uint8(images: Array) -> NDArray[np.uint8]:
 
 
 def resize(images: Array, size: int | tuple[int, int], *, resample: str = "bicubic") -> Array:
-    """Images of another size, cropped in the middle where the aspect ratio changes.
-
-    They are ``[N, C, height, width]`` in [-1, 1], of the kind and dtype of the given ones.
+    """Images ``[N, C, height, width]``, cropped in the middle where the aspect ratio changes.
 
     Parameters
     ----------
     images : array, ``[N, C, H, W]``
-        NumPy or torch images, floating point, in [-1, 1].
+        NumPy or torch images, floating point (else a ``DtypeError``), in [-1, 1].
     size : int or (int, int)
         Pixels on each side, or height and width.
     resample : {"bicubic", "box"}, default "bicubic"
         Bicubic interpolation with antialiasing, clipped to [-1, 1]; or means over boxes, which do not
         overshoot and repeat pixels where images grow.
-
-    Raises
-    ------
-    ArgumentError, ShapeError, DtypeError
-        When an option is out of its range or ``images`` are not four-dimensional floating-point arrays.
 
     Examples
     --------
@@ -81,15 +65,20 @@ def resize(images: Array, size: int | tuple[int, int], *, resample: str = "bicub
     >>> resize(np.zeros((2, 3, 32, 48), np.float32), 16).shape
     (2, 3, 16, 16)
     """
-    height, width = checked_size(size)
-    checked_resample(resample)
+    height, width = checked_size(size, resample)
     tensor = images if isinstance(images, torch.Tensor) else np.asarray(images)
     _check_images(tensor)
     if not isinstance(tensor, torch.Tensor):
         # torch warns about arrays that are read-only.
         tensor = torch.from_numpy(np.require(tensor, None, ["C", "W"]))
-    top, left, rows, columns = _middle(tensor.shape[2], tensor.shape[3], height, width)
-    middle = tensor[:, :, top : top + rows, left : left + columns]
+    # The largest part of the new aspect ratio.
+    rows, columns = tensor.shape[2:]
+    kept = (
+        min(rows, max(1, round(columns * height / width))),
+        min(columns, max(1, round(rows * width / height))),
+    )
+    top, left = (rows - kept[0]) // 2, (columns - kept[1]) // 2
+    middle = tensor[:, :, top : top + kept[0], left : left + kept[1]]
     resized = middle.new_empty((*middle.shape[:2], height, width))
     # In pieces, because interpolation needs several times the memory of its input.
     for start in range(0, len(middle), 1024):
@@ -97,8 +86,10 @@ def resize(images: Array, size: int | tuple[int, int], *, resample: str = "bicub
     return resized if isinstance(images, torch.Tensor) else resized.numpy()
 
 
-def checked_size(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Height and width, or an ArgumentError."""
+def checked_size(size: int | tuple[int, int], resample: str) -> tuple[int, int]:
+    """Height and width, or an ArgumentError for either option."""
+    if resample not in ("bicubic", "box"):
+        raise ArgumentError(f"resample: expected 'bicubic' or 'box', got {resample!r}")
     sides: Any = (size, size) if isinstance(size, Integral) else size
     pair = isinstance(sides, tuple | list) and len(sides) == 2
     if not pair or not all(isinstance(side, Integral) and int(side) >= 1 for side in sides):
@@ -106,25 +97,11 @@ def checked_size(size: int | tuple[int, int]) -> tuple[int, int]:
     return int(sides[0]), int(sides[1])
 
 
-def checked_resample(resample: str) -> None:
-    if resample not in ("bicubic", "box"):
-        raise ArgumentError(f"resample: expected 'bicubic' or 'box', got {resample!r}")
-
-
 def _check_images(images: Any) -> None:
     if images.ndim != 4 or 0 in images.shape:
         raise ShapeError(f"images: expected shape (N, C, H, W), none of them 0, got {tuple(images.shape)}")
     if not (images.is_floating_point() if isinstance(images, torch.Tensor) else images.dtype.kind == "f"):
         raise DtypeError(f"images: expected a floating-point array, got {images.dtype}")
-
-
-def _middle(rows: int, columns: int, height: int, width: int) -> tuple[int, int, int, int]:
-    """Top, left, rows and columns of the largest part of ``height : width`` in the middle."""
-    if rows * width > columns * height:
-        kept_rows, kept_columns = max(1, round(columns * height / width)), columns
-    else:
-        kept_rows, kept_columns = rows, max(1, round(rows * width / height))
-    return (rows - kept_rows) // 2, (columns - kept_columns) // 2, kept_rows, kept_columns
 
 
 def _resampled(images: torch.Tensor, size: tuple[int, int], resample: str) -> torch.Tensor:

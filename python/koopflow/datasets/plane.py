@@ -1,8 +1,5 @@
-"""The two-dimensional sets of the flow-matching literature.
-
-They have the scales that the literature uses: moons and eight Gaussians as in torchcfm (Tong et al.
-2302.00482), checkerboard and Swiss roll as in FFJORD (Grathwohl et al. 1810.01367). Every function gives
-independent draws, so a second seed is held-out data.
+"""Two-dimensional sets, in the scales of torchcfm (moons, eight Gaussians; Tong et al. 2302.00482) and FFJORD
+(checkerboard, Swiss roll; Grathwohl et al. 1810.01367). A second seed is held-out data.
 """
 
 from __future__ import annotations
@@ -19,9 +16,7 @@ Samples = NDArray[np.float32]
 
 
 def moons(n: int, *, noise: float = 0.2, seed: int = 0) -> Samples:
-    """Two interleaved half circles of radius 3: ``[n, 2]``, float32.
-
-    Spans about [-5, 6] x [-4, 3.5]; total standard deviation 3.1.
+    """Two interleaved half circles of radius 3 in [-5, 6] x [-4, 3.5]: ``[n, 2]``, float32, deviation 3.1.
 
     Parameters
     ----------
@@ -47,15 +42,7 @@ def moons(n: int, *, noise: float = 0.2, seed: int = 0) -> Samples:
 
 
 def eight_gaussians(n: int, *, noise: float = 0.1**0.5, seed: int = 0) -> Samples:
-    """Eight Gaussians on a circle of radius 5: ``[n, 2]``, float32; total standard deviation 5.0.
-
-    Parameters
-    ----------
-    n, seed
-        As in :func:`moons`.
-    noise : float, default sqrt(0.1)
-        Standard deviation of each Gaussian.
-    """
+    """Eight Gaussians of deviation ``noise`` on a circle of radius 5: ``[n, 2]``, float32, deviation 5.0."""
     rng = _generator(n, noise, seed)
     angle = np.pi / 4 * rng.integers(0, 8, n)
     centres = 5.0 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
@@ -63,16 +50,9 @@ def eight_gaussians(n: int, *, noise: float = 0.1**0.5, seed: int = 0) -> Sample
 
 
 def checkerboard(n: int, *, noise: float = 0.0, seed: int = 0) -> Samples:
-    """Uniform on the eight dark squares of a four by four board over [-4, 4] x [-4, 4]: ``[n, 2]``, float32.
+    """The eight dark squares of a four by four board over [-4, 4]^2: ``[n, 2]``, float32, deviation 3.3.
 
-    Total standard deviation 3.3.
-
-    Parameters
-    ----------
-    n, seed
-        As in :func:`moons`.
-    noise : float, default 0
-        Standard deviation of Gaussian noise added to the exact board.
+    ``noise`` is the deviation of Gaussian noise that is added to the exact board.
     """
     rng = _generator(n, noise, seed)
     x = rng.uniform(-2.0, 2.0, n)
@@ -82,16 +62,9 @@ def checkerboard(n: int, *, noise: float = 0.0, seed: int = 0) -> Samples:
 
 
 def swiss_roll(n: int, *, noise: float = 1.0, seed: int = 0) -> Samples:
-    """A spiral of one and a half turns, scaled down by five: ``[n, 2]``, float32.
+    """A spiral of one and a half turns in [-2.5, 3] x [-2.8, 3.4]: ``[n, 2]``, float32, deviation 1.9.
 
-    Spans about [-2.5, 3] x [-2.8, 3.4]; total standard deviation 1.9.
-
-    Parameters
-    ----------
-    n, seed
-        As in :func:`moons`.
-    noise : float, default 1
-        Standard deviation of the Gaussian noise before the scaling, as in scikit-learn.
+    ``noise`` is the deviation of Gaussian noise before everything is scaled down by five, as in scikit-learn.
     """
     rng = _generator(n, noise, seed)
     angle = 1.5 * np.pi * (1.0 + 2.0 * rng.random(n))
@@ -100,10 +73,7 @@ def swiss_roll(n: int, *, noise: float = 1.0, seed: int = 0) -> Samples:
 
 
 TWO_DIMENSIONAL: dict[str, Callable[..., Samples]] = {
-    "moons": moons,
-    "eight_gaussians": eight_gaussians,
-    "checkerboard": checkerboard,
-    "swiss_roll": swiss_roll,
+    function.__name__: function for function in (moons, eight_gaussians, checkerboard, swiss_roll)
 }
 """The two-dimensional sets by name."""
 

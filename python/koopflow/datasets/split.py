@@ -17,16 +17,8 @@ def split(
     """Shuffle and split arrays of equal length into a training and a held-out part.
 
     Answers ``[train, held_out]`` for one array, ``[train_a, held_out_a, train_b, held_out_b]`` for two, and
-    so on. Raises ``ArgumentError`` when lengths differ or a part would be empty.
-
-    Parameters
-    ----------
-    data, *others : arrays, ``[N, ...]``
-        Arrays that are split alike, so that labels stay with their samples.
-    held_out : int or float, default 0.2
-        Number of held-out samples, or their share (below one).
-    seed : int, default 0
-        Random seed of the shuffle.
+    so on: labels stay with their samples. ``held_out`` is a number of samples, or their share (below one).
+    Raises ``ArgumentError`` when lengths differ or a part would be empty.
 
     Examples
     --------

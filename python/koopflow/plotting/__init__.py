@@ -1,15 +1,13 @@
 """Pictures of samples, paths, images, training, spectra and what is done with them.
 
-Every function takes ``ax``, the matplotlib axes to draw on (``axes`` for several panels), and draws on a new
-figure without them; ``title`` is a text above the picture. Every function returns the axes and shows nothing:
-``ax.figure.savefig(...)`` or a notebook does. Outside notebooks no figure is registered with pyplot, so none
-has to be closed.
+Every function draws on the matplotlib axes ``ax`` (``axes`` for several panels), on those of a new figure by
+default, with the text ``title`` above, and returns the axes. None shows anything: ``ax.figure.savefig(...)``
+or a notebook does. Outside notebooks no figure is registered with pyplot, so none has to be closed.
 """
 
 from ._canvas import COLOURS, new_figure
 from .classes import embedding, signatures
-from .editing import edit_strip, inversion_strip
-from .images import image_grid, save_image_grid
+from .images import edit_strip, image_grid, inversion_strip, save_image_grid
 from .modes import eigenfunctions, mode_energy, modes, truncation
 from .samples import loss_history, paths, samples, side_by_side
 from .spectra import eigenvalues, generator, level_eigenvalues, spectrum

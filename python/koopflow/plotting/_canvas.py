@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from math import isqrt, prod
+from typing import Any, TypeAlias
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,45 +22,41 @@ COLOURS = {"data": DATA, "teacher": TEACHER, "student": STUDENT}
 # Signed quantities from blue over white to red, sizes from dark to light: both without a red-green contrast.
 SIGNED, SIZES = "RdBu_r", "viridis"
 
+# Left, right, bottom and top.
+Sides: TypeAlias = tuple[float, float, float, float]
 
-def plane(name: str, points: Array) -> NDArray[Any]:
+
+def in_plane(name: str, points: Array, expected: str = "(N, 2)") -> NDArray[Any]:
+    """Points of the plane; raises ``ShapeError`` for any but the expected number of axes."""
     xy = to_numpy(points)
-    if xy.ndim != 2 or xy.shape[1] != 2 or len(xy) == 0:
-        raise ShapeError(f"{name}: expected shape (N, 2), got {xy.shape}")
+    if xy.ndim != expected.count(",") + 1 or xy.shape[-1] != 2 or xy.size == 0:
+        raise ShapeError(f"{name}: expected shape {expected}, got {xy.shape}")
     return xy
 
 
-def polyline(name: str, states: Array) -> NDArray[Any]:
-    lines = to_numpy(states)
-    if lines.ndim != 3 or lines.shape[2] != 2 or lines.size == 0:
-        raise ShapeError(f"{name}: expected shape (T, B, 2), got {lines.shape}")
-    return lines
-
-
-def limits_of(xy: NDArray[Any], central: float = 0.998) -> tuple[float, float, float, float]:
+def limits_of(xy: NDArray[Any], central: float = 0.998) -> Sides:
     """A box around the central share of the points, with a margin, no flatter than two to one."""
     low, high = np.quantile(xy, [(1.0 - central) / 2, (1.0 + central) / 2], axis=0)
     middle, reach = (low + high) / 2, 0.55 * (high - low) + 1e-6
     reach = np.maximum(reach, reach.max() / 2)
-    return (
-        float(middle[0] - reach[0]),
-        float(middle[0] + reach[0]),
-        float(middle[1] - reach[1]),
-        float(middle[1] + reach[1]),
-    )
+    (left, bottom), (right, top) = (middle - reach).tolist(), (middle + reach).tolist()
+    return left, right, bottom, top
 
 
-def image_size(pixels: NDArray[Any]) -> tuple[int, int]:
-    if pixels.ndim >= 3:
-        return int(pixels.shape[-2]), int(pixels.shape[-1])
-    side = int(np.sqrt(pixels.shape[1])) if pixels.ndim == 2 else 0
-    if pixels.ndim != 2 or side * side != pixels.shape[1]:
-        raise ShapeError(f"images: expected square images, or an image_shape, got an array {pixels.shape}")
+def image_size(event_shape: Sequence[int]) -> tuple[int, int]:
+    """Height and width of samples of this shape as images; flat ones are squares."""
+    if len(event_shape) > 1:
+        return event_shape[-2], event_shape[-1]
+    side = isqrt(prod(event_shape))
+    if (side * side,) != tuple(event_shape):
+        raise ShapeError(f"images: expected square images, or an image_shape, got samples {event_shape}")
     return side, side
 
 
-def axes_or_new(ax: Axes | None, *, size: tuple[float, float] = (4.0, 4.0)) -> Axes:
-    return new_figure(size).add_subplot() if ax is None else ax
+def is_image(event_shape: Sequence[int]) -> bool:
+    """Whether samples of this shape are drawn as images: of one channel and at least 4 pixels high."""
+    height, width = event_shape[-2:] if len(event_shape) > 1 else [isqrt(prod(event_shape))] * 2
+    return height >= 4 and height * width == prod(event_shape)
 
 
 def new_figure(size: tuple[float, float]) -> Figure:
@@ -68,36 +65,32 @@ def new_figure(size: tuple[float, float]) -> Figure:
     Registered with pyplot only in notebooks, whose cells show and close figures; elsewhere none has to be
     closed.
     """
-    options: dict[str, Any] = {
-        "figsize": size,
-        "dpi": 140,
-        "layout": ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1),
-    }
+    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
     if in_notebook():
         from matplotlib import pyplot
 
-        return pyplot.figure(**options)
-    return Figure(**options)
+        return pyplot.figure(figsize=size, dpi=140, layout=layout)
+    return Figure(figsize=size, dpi=140, layout=layout)
+
+
+def axes_or_new(ax: Axes | None, size: tuple[float, float] = (4.0, 4.0)) -> Axes:
+    return new_figure(size).add_subplot() if ax is None else ax
 
 
 def panels_or_new(axes: Sequence[Axes] | None, count: int, shape: float) -> NDArray[Any]:
+    """One axes for each of ``count`` panels, ``shape`` times as high as wide."""
     if axes is None:
-        figure = new_figure((3.4 * count, 3.2 * shape + 0.5))
-        return np.atleast_1d(figure.subplots(1, count))
+        return np.atleast_1d(new_figure((3.4 * count, 3.2 * shape + 0.5)).subplots(1, count))
     panels = np.atleast_1d(np.asarray(axes, dtype=object)).reshape(-1)
     if len(panels) != count:
         raise ArgumentError(f"axes: expected {count} axes, got {len(panels)}")
     return panels
 
 
-def square(ax: Axes, limits: tuple[float, float, float, float]) -> None:
-    ax.set_xlim(limits[0], limits[1])
-    ax.set_ylim(limits[2], limits[3])
-    ax.set_aspect("equal")
-    ax.set_xticks([])
-    ax.set_yticks([])
-    for spine in ax.spines.values():
-        spine.set_color(FAINT)
+def square(ax: Axes, limits: Sides) -> None:
+    """Axes without numbers, with one scale in both directions."""
+    ax.set(xlim=limits[:2], ylim=limits[2:], aspect="equal", xticks=[], yticks=[])
+    ax.spines[:].set_color(FAINT)
 
 
 def plain(ax: Axes) -> None:
@@ -105,13 +98,9 @@ def plain(ax: Axes) -> None:
     ax.tick_params(labelsize=8, color=DATA)
 
 
-def title_of(ax: Axes, title: str | None) -> None:
-    if title:
-        ax.set_title(title, loc="left", fontsize=10, color=INK)
-
-
-def by_title(title: str) -> str:
-    return next((colour for name, colour in COLOURS.items() if title.lower().startswith(name)), TEACHER)
+def dots(ax: Axes, points: NDArray[Any], size: float, colour: Any, **options: Any) -> None:
+    """Points of the plane, without edges unless the options say so."""
+    ax.scatter(points[:, 0], points[:, 1], s=size, color=colour, **{"linewidths": 0, **options})
 
 
 def note(ax: Axes, text: str, place: tuple[float, float], shift: tuple[float, float], **options: Any) -> None:
@@ -120,23 +109,21 @@ def note(ax: Axes, text: str, place: tuple[float, float], shift: tuple[float, fl
     ax.annotate(text, place, xytext=shift, **options)
 
 
-def caveat(ax: Axes, text: str | None) -> None:
-    """A warning about a spectrum, above its picture and title; nothing for None."""
-    if text:
+def titled(ax: Axes, title: str | None, warning: str | None = None) -> Axes:
+    """The axes with a title, and above it a warning about the spectrum that is drawn."""
+    if title:
+        ax.set_title(title, loc="left", fontsize=10, color=INK)
+    if warning:
         above = 20 if ax.get_title(loc="left") else 4
-        note(ax, text, (0.0, 1.0), (0, above), xycoords="axes fraction", va="bottom", color=STUDENT)
-
-
-def finish(
-    ax: Axes, title: str | None, x: str | None = None, y: str | None = None, *, warning: str | None = None
-) -> Axes:
-    """Labels, title and the warning that a spectrum carries, on axes without a frame."""
-    ax.set_xlabel(x or "")
-    ax.set_ylabel(y or "")
-    plain(ax)
-    title_of(ax, title)
-    caveat(ax, warning)
+        note(ax, warning, (0.0, 1.0), (0, above), xycoords="axes fraction", va="bottom", color=STUDENT)
     return ax
+
+
+def finish(ax: Axes, title: str | None, x: str = "", y: str = "", *, warning: str | None = None) -> Axes:
+    """The axes without a frame, with labels, title and warning."""
+    ax.set(xlabel=x, ylabel=y)
+    plain(ax)
+    return titled(ax, title, warning)
 
 
 def colour_bar(ax: Axes, mappable: Any, label: str, **options: Any) -> Any:
@@ -146,12 +133,3 @@ def colour_bar(ax: Axes, mappable: Any, label: str, **options: Any) -> Any:
     bar.ax.tick_params(labelsize=7)
     bar.outline.set_visible(False)
     return bar
-
-
-def is_image(event_shape: tuple[int, ...]) -> bool:
-    """Whether samples of this shape are drawn as images: square, of at least 4 x 4 pixels."""
-    try:
-        height, width = image_size(np.empty((1, *event_shape)))
-    except ShapeError:
-        return False
-    return height >= 4 and height * width == int(np.prod(event_shape))

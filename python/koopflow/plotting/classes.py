@@ -16,7 +16,7 @@ from .._arrays import Array, as_batch, to_numpy
 from ..analysis import Signatures
 from ..exceptions import ArgumentError, ShapeError
 from ..spectrum import Spectrum
-from ._canvas import DATA, SIGNED, axes_or_new, caveat, colour_bar, finish, note
+from ._canvas import DATA, SIGNED, SIZES, axes_or_new, colour_bar, dots, finish, note, titled
 
 
 def signatures(
@@ -31,11 +31,9 @@ def signatures(
     Parameters
     ----------
     signatures : Signatures
-        Signatures that :func:`koopflow.analysis.measure_signatures` measured.
+        What :func:`koopflow.analysis.measure_signatures` measured.
     count : int, default 40
         Number of columns, each a mode at a time.
-    ax, title
-        As everywhere in :mod:`koopflow.plotting`.
     """
     standard = signatures.mean / signatures.pooled
     classes, times, modes = standard.shape
@@ -44,15 +42,12 @@ def signatures(
     single = np.tile(signatures.spectrum.frequency >= 0, times)
     spread = np.where(single, flat.std(axis=0), -1.0)
     shown = np.sort(np.argsort(-spread, kind="stable")[: min(count, int(single.sum()))])
-    ax = axes_or_new(ax, size=(8.0, 0.28 * classes + 1.6))
-    distances = squareform(signatures.distances, checks=False)
-    tree = linkage(distances, "average")
+    ax = axes_or_new(ax, (8.0, 0.28 * classes + 1.6))
     side = ax.inset_axes((-0.2, 0.0, 0.12, 1.0))
-    drawn = dendrogram(
-        tree, ax=side, orientation="left", no_labels=True, color_threshold=0, above_threshold_color=DATA
-    )
     side.set_axis_off()
-    order = np.asarray(drawn["leaves"])
+    tree = linkage(squareform(signatures.distances, checks=False), "average")
+    lines: dict[str, Any] = {"no_labels": True, "color_threshold": 0, "above_threshold_color": DATA}
+    order = np.asarray(dendrogram(tree, ax=side, orientation="left", **lines)["leaves"])
     top = max(float(np.abs(flat[:, shown]).max()), 1e-12)
     shades: dict[str, Any] = {"cmap": SIGNED, "vmin": -top, "vmax": top, "interpolation": "nearest"}
     image = ax.imshow(flat[order][:, shown], aspect="auto", origin="lower", **shades)
@@ -62,19 +57,13 @@ def signatures(
     edges = np.flatnonzero(np.diff(shown // modes)) + 0.5
     for edge in edges:
         ax.axvline(edge, color=DATA, linewidth=0.8)
-    starts = [0.0, *edges]
-    for start, time in zip(starts, np.unique(shown // modes), strict=True):
-        text = f"t = {signatures.times[time]:g}"
-        note(ax, text, (start, classes - 0.5), (2, 2), annotation_clip=False)
+    for start, time in zip([0.0, *edges], np.unique(shown // modes), strict=True):
+        note(ax, f"t = {signatures.times[time]:g}", (start, classes - 0.5), (2, 2), annotation_clip=False)
     ax.set_xlabel("mode", fontsize=8)
     colour_bar(ax, image, "|ψ| against all classes (deviations)")
-    if title:
-        ax.set_title(title, loc="left", fontsize=10, pad=16)
-    else:
-        # The times stand where a title would.
-        ax.set_title(" ", loc="left", fontsize=6)
-    caveat(ax, signatures.spectrum.caveat)
-    return ax
+    # The times stand where a title would.
+    ax.set_title(title or " ", loc="left", fontsize=10 if title else 6, pad=16 if title else None)
+    return titled(ax, None, signatures.spectrum.caveat)
 
 
 def embedding(
@@ -107,8 +96,6 @@ def embedding(
         Labels ``[N]`` or vectors ``[N, dim]`` for a conditional student.
     seed : int, default 0
         Random seed of t-SNE.
-    ax, title
-        As everywhere in :mod:`koopflow.plotting`.
     """
     given = np.asarray(to_numpy(labels))
     states = spectrum.states_at(as_batch(x), at, condition=condition)
@@ -127,14 +114,13 @@ def embedding(
         names = ["t-SNE 1", "t-SNE 2"]
     else:
         raise ArgumentError(f"method: expected 'pca' or 'tsne', got {method!r}")
-    ax = axes_or_new(ax, size=(5.4, 4.4))
+    ax = axes_or_new(ax, (5.4, 4.4))
     values = np.unique(given)
-    for index, value in enumerate(values):
+    for value, colour in zip(values, colormaps[SIZES](np.linspace(0.0, 1.0, len(values))), strict=True):
         own = points[given == value]
-        colour = colormaps["viridis"](index / max(1, len(values) - 1))
-        ax.scatter(own[:, 0], own[:, 1], s=10, color=colour, alpha=0.7, linewidths=0, label=str(value))
+        dots(ax, own, 10, colour, alpha=0.7, label=str(value))
         # Numbers distinguish classes whose colours are alike.
         box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": colour, "alpha": 0.85}
-        x, y = np.median(own, axis=0).tolist()
+        x, y = np.median(own, axis=0)
         ax.text(x, y, str(value), fontsize=9, ha="center", va="center", bbox=box)
     return finish(ax, title, *names, warning=spectrum.caveat)

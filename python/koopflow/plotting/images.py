@@ -1,7 +1,8 @@
-"""Images in grids: as a picture, and pixel by pixel in a file."""
+"""Images in grids, and samples before and after an edit or an inversion."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from os import PathLike, fspath
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from .._arrays import Array, to_numpy
 from ..datasets import to_uint8
 from ..exceptions import ArgumentError, ShapeError
-from ._canvas import GAP, axes_or_new, image_size, title_of
+from ._canvas import FAINT, GAP, INK, SIZES, axes_or_new, dots, image_size, limits_of, square, titled
 
 
 def image_grid(
@@ -39,8 +40,6 @@ def image_grid(
         Size of one flat grey image; a square by default.
     limits : (float, float), default (-1, 1)
         The values of paper and ink; in colour, of no light and full light.
-    ax, title
-        As everywhere in :mod:`koopflow.plotting`.
 
     Examples
     --------
@@ -49,28 +48,24 @@ def image_grid(
     >>> ax = plotting.image_grid(images[:20], columns=10)
     """
     pixels = to_numpy(images).astype(np.float64)
-    n = len(pixels)
-    if n == 0:
+    if len(pixels) == 0:
         raise ArgumentError("images: expected at least one image, got none")
     low, high = limits
+    pixels = np.clip(pixels, low, high)
+    columns = columns or nearly_square(len(pixels))
     if pixels.ndim == 4 and pixels.shape[1] == 3 and image_shape is None:
-        light = (np.clip(pixels, low, high) - low) / (high - low)
+        light = (pixels - low) / (high - low)
         canvas = tiled(light.transpose(0, 2, 3, 1), columns, np.array(to_rgb(GAP)))
     else:
-        height, width = image_shape or image_size(pixels)
-        if height * width != pixels[0].size:
-            raise ShapeError(f"images: expected {height} x {width} pixels each, got an array {pixels.shape}")
-        canvas = tiled(np.clip(pixels, low, high).reshape(n, height, width), columns)
-    across = columns or nearly_square(n)
-    ax = axes_or_new(ax, size=(0.45 * across + 0.3, 0.45 * -(-n // across) + 0.5))
-    show(ax, canvas, "gray_r", (low, high))
+        canvas = tiled(_pictures(pixels, pixels.shape[1:], image_shape), columns)
+    ax = axes_or_new(ax, (0.45 * columns + 0.3, 0.45 * -(-len(pixels) // columns) + 0.5))
+    show(ax, canvas, "gray_r", limits)
     ax.set_axis_off()
-    title_of(ax, title)
-    return ax
+    return titled(ax, title)
 
 
 def save_image_grid(path: str | PathLike[str], images: Array, *, columns: int | None = None) -> None:
-    """Write images as one PNG file, one pixel of the file for each pixel.
+    """Write images as one PNG file, one pixel of the file for each pixel and one between the images.
 
     Parameters
     ----------
@@ -78,13 +73,9 @@ def save_image_grid(path: str | PathLike[str], images: Array, *, columns: int | 
         File to write, replaced if it exists; its folder must exist.
     images : array, ``[N, 1, H, W]`` or ``[N, 3, H, W]``
         Images in [-1, 1]: from black to white, or from no light to full light. What lies beyond is cut off.
+        Raises ``ShapeError``, ``DtypeError`` or ``NonFiniteError`` for other arrays.
     columns : int, optional
-        Number of images in a row; a nearly square grid by default. One pixel parts the images.
-
-    Raises
-    ------
-    ShapeError, DtypeError, NonFiniteError
-        When ``images`` are not such an array.
+        As in :func:`image_grid`.
 
     Examples
     --------
@@ -99,7 +90,118 @@ def save_image_grid(path: str | PathLike[str], images: Array, *, columns: int | 
         raise ShapeError(f"images: expected 1 or 3 channels, got {pixels.shape[3]}")
     gap = np.rint(255.0 * np.array(to_rgb(GAP))).astype(np.uint8)
     colours = np.broadcast_to(pixels, (*pixels.shape[:3], 3))
-    imsave(fspath(path), tiled(colours, columns, gap), format="png")
+    imsave(fspath(path), tiled(colours, columns or nearly_square(len(pixels)), gap), format="png")
+
+
+def edit_strip(
+    sweep: Array,
+    *,
+    ax: Axes | None = None,
+    strengths: Sequence[float] | None = None,
+    image_shape: tuple[int, int] | None = None,
+    limits: tuple[float, float] = (-1.0, 1.0),
+    label: str = "strength",
+    title: str | None = None,
+) -> Axes:
+    """Samples at several strengths of an edit: one row a sample, one column a strength; lines in the plane.
+
+    Parameters
+    ----------
+    sweep : array, ``[S, B, *event]``
+        Samples by strength, as ``Directions.sweep`` of :mod:`koopflow.analysis` gives it.
+    strengths : sequence of float, optional
+        Numbers for the axis, S of them.
+    label : str, default "strength"
+        Text below the strip: what the columns are.
+    image_shape, limits
+        As in :func:`image_grid`.
+    """
+    states = to_numpy(sweep).astype(np.float64)
+    if states.ndim < 3 or states.size == 0:
+        raise ShapeError(f"sweep: expected shape (S, B, *event), got {states.shape}")
+    if strengths is not None and len(strengths) != len(states):
+        raise ArgumentError(f"strengths: expected {len(states)} of them, got {len(strengths)}")
+    names = [f"{s:g}" for s in (range(len(states)) if strengths is None else strengths)]
+    if states.shape[2:] == (2,):
+        return titled(_trails(states, names, ax), title)
+    ax = _strip(states, names, ax, image_shape, limits)
+    ax.set_xlabel(label, fontsize=8)
+    return titled(ax, title)
+
+
+def inversion_strip(
+    data: Array,
+    noise: Array,
+    again: Array,
+    *,
+    ax: Axes | None = None,
+    image_shape: tuple[int, int] | None = None,
+    limits: tuple[float, float] = (-1.0, 1.0),
+    title: str | None = None,
+) -> Axes:
+    """Data, the noise that the student finds for them, the samples of that noise, and the difference.
+
+    Parameters
+    ----------
+    data, noise, again : array, ``[B, *event]``
+        ``noise = student.invert(data)`` and ``again = student.sample(x0=noise)``. Noise is drawn at a third
+        of its contrast, differences as they are.
+    image_shape, limits
+        As in :func:`image_grid`.
+    """
+    parts = [to_numpy(part).astype(np.float64) for part in (data, noise, again)]
+    first, shapes = parts[0], [part.shape for part in parts]
+    if len(set(shapes)) > 1 or first.ndim < 2 or first.size == 0:
+        raise ShapeError(f"data, noise, again: expected three arrays of one shape, got {shapes}")
+    if first.shape[1:] == (2,):
+        states = np.stack([parts[1], first, parts[2]])
+        return titled(_trails(states, ["noise", "data", "sample again"], ax), title)
+    middle = sum(limits) / 2
+    columns = [first, middle + parts[1] / 3, parts[2], middle + parts[2] - first]
+    names = ["data", "noise / 3", "again", "difference"]
+    return titled(_strip(np.stack(columns), names, ax, image_shape, limits), title)
+
+
+def _strip(
+    states: NDArray[Any],
+    names: list[str],
+    ax: Axes | None,
+    image_shape: tuple[int, int] | None,
+    limits: tuple[float, float],
+) -> Axes:
+    """Images ``[S, B, *event]``, one row a sample, with the columns named below."""
+    columns, count = states.shape[:2]
+    pictures = _pictures(states.swapaxes(0, 1), states.shape[2:], image_shape)
+    ax = axes_or_new(ax, (0.62 * columns + 0.5, 0.62 * count + 0.7))
+    show(ax, tiled(pictures, columns), "gray_r", limits)
+    width = pictures.shape[2]
+    ax.set_xticks([1 + (width + 1) * c + (width - 1) / 2 for c in range(columns)], names, fontsize=7)
+    ax.set_yticks([])
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def _trails(states: NDArray[Any], names: list[str], ax: Axes | None) -> Axes:
+    """Points of the plane, joined from the first to the last of ``[S, B, 2]``."""
+    ax = axes_or_new(ax, (5.0, 4.2))
+    ax.plot(states[:, :, 0], states[:, :, 1], color=FAINT, linewidth=0.6, zorder=1)
+    colours = colormaps[SIZES](np.linspace(0.0, 0.9, len(states)))
+    for points, name, colour in zip(states, names, colours, strict=True):
+        dots(ax, points, 10, colour, edgecolors=INK, linewidths=0.2, label=name)
+    square(ax, limits_of(states.reshape(-1, 2), central=1.0))
+    ax.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return ax
+
+
+def _pictures(
+    states: NDArray[Any], event_shape: Sequence[int], image_shape: tuple[int, int] | None
+) -> NDArray[Any]:
+    """Samples of one channel as images ``[N, H, W]``."""
+    height, width = image_shape or image_size(event_shape)
+    if height * width != np.prod(event_shape):
+        raise ShapeError(f"images: expected {height} x {width} pixels, got samples of shape {event_shape}")
+    return states.reshape(-1, height, width)
 
 
 def nearly_square(count: int) -> int:
@@ -112,19 +214,14 @@ def corners(count: int, height: int, width: int, columns: int) -> list[tuple[int
     return [(1 + i // columns * (height + 1), 1 + i % columns * (width + 1)) for i in range(count)]
 
 
-def tiled(
-    images: NDArray[Any], columns: int | None = None, gap: NDArray[Any] | float = np.nan
-) -> NDArray[Any]:
+def tiled(images: NDArray[Any], columns: int, gap: NDArray[Any] | float = np.nan) -> NDArray[Any]:
     """Images ``[N, H, W]`` or ``[N, H, W, C]`` row by row on one canvas.
 
     A pixel of ``gap`` lies between the images and around them; NaN takes the colour of missing values.
     """
     n, height, width = images.shape[:3]
-    columns = columns or nearly_square(n)
-    rows = -(-n // columns)
-    shape = (rows * (height + 1) + 1, columns * (width + 1) + 1, *images.shape[3:])
-    canvas = np.empty(shape, images.dtype)
-    canvas[:] = gap
+    shape = (-(-n // columns) * (height + 1) + 1, columns * (width + 1) + 1, *images.shape[3:])
+    canvas = np.full(shape, gap, images.dtype)
     for image, (top, left) in zip(images, corners(n, height, width, columns), strict=True):
         canvas[top : top + height, left : left + width] = image
     return canvas

@@ -13,22 +13,8 @@ from numpy.typing import NDArray
 from .._arrays import Array
 from ..exceptions import ArgumentError, ShapeError
 from ..spectrum import Spectrum
-from ._canvas import (
-    DATA,
-    FAINT,
-    INK,
-    SIGNED,
-    STUDENT,
-    TEACHER,
-    axes_or_new,
-    caveat,
-    colour_bar,
-    finish,
-    image_size,
-    is_image,
-    panels_or_new,
-    title_of,
-)
+from . import _canvas
+from ._canvas import DATA, FAINT, INK, SIGNED, SIZES, STUDENT, TEACHER, finish, titled
 from .images import corners, show, tiled
 
 # Okabe and Ito's palette, distinguishable in grey and for colour-blind readers.
@@ -44,13 +30,11 @@ def modes(
     weights: bool = False,
     title: str | None = None,
 ) -> Axes:
-    """Koopman modes of the highest energy: images, arrows in the plane, or rows of a heat map.
+    """Koopman modes of the highest energy, one of each pair: images, arrows in the plane, or a heat map.
 
     In the plane, arrows are as long as an eigenfunction of RMS size moves a sample by t = 1, and the ellipse
-    of a pair is passed through as its phase turns.
-
-    The real part, one of each pair, each scaled to its own largest value. Of an image a pair's imaginary
-    part stands to the right of its real part.
+    of a pair is passed through as its phase turns. Elsewhere the real part is drawn, scaled to the mode's
+    largest value; of an image a pair's imaginary part stands to the right.
 
     Parameters
     ----------
@@ -62,30 +46,25 @@ def modes(
         Number of pictures in a row.
     weights : bool, default False
         Draw the eigenfunctions' weights of x, columns of P, instead: these are not modes.
-    ax, title
-        As everywhere in :mod:`koopflow.plotting`.
     """
     places = _leading(spectrum, count)
     drawn = (spectrum.weight_images if weights else spectrum.modes)[places]
     names = [_name(spectrum, place) for place in places]
     if spectrum.event_shape == (2,):
         if not weights:
-            size = np.sqrt(spectrum.power[places])
-            drawn = size[:, None] * spectrum.displacements[places]
+            drawn = np.sqrt(spectrum.power[places, None]) * spectrum.displacements[places]
         ax = _arrows(drawn, names, ax, weights=weights)
-    elif is_image(spectrum.event_shape):
+    elif _canvas.is_image(spectrum.event_shape):
         ax = _images(drawn, names, ax, columns)
     else:
-        ax = axes_or_new(ax, size=(6.0, 0.25 * len(places) + 1.0))
-        flat = drawn.reshape(len(places), -1).real.copy()
-        flat /= np.maximum(np.abs(flat).max(axis=1, keepdims=True), 1e-300)
+        ax = _canvas.axes_or_new(ax, (6.0, 0.25 * len(places) + 1.0))
+        flat = drawn.reshape(len(places), -1).real
+        flat = flat / np.maximum(np.abs(flat).max(axis=1, keepdims=True), 1e-300)
         image = ax.imshow(flat, cmap=SIGNED, vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
-        colour_bar(ax, image, "mode, of its largest value")
+        _canvas.colour_bar(ax, image, "mode, of its largest value")
         ax.set_yticks(range(len(places)), names, fontsize=7)
         ax.set_xlabel("coordinate of x")
-    title_of(ax, title)
-    caveat(ax, spectrum.caveat)
-    return ax
+    return titled(ax, title, spectrum.caveat)
 
 
 def eigenfunctions(
@@ -108,8 +87,6 @@ def eigenfunctions(
     ----------
     spectrum : Spectrum
         Spectrum of a student of events ``(2,)``.
-    axes : sequence of matplotlib axes, optional
-        Axes, one for each time.
     mode : int, default 0
         Place of the mode in the spectrum.
     times : sequence of float
@@ -129,25 +106,20 @@ def eigenfunctions(
     across, up = np.linspace(left, right, resolution), np.linspace(bottom, top, resolution)
     points = np.stack(np.meshgrid(across, up), axis=-1).reshape(-1, 2).astype(np.float32)
     given = None if condition is None else np.repeat(np.asarray(condition), len(points), axis=0)
-    chosen = spectrum[mode]
-    panels = panels_or_new(axes, len(times), (top - bottom) / (right - left))
+    panels = _canvas.panels_or_new(axes, len(times), (top - bottom) / (right - left))
+    shades: dict[str, Any] = {"cmap": SIGNED, "vmin": -1, "vmax": 1, "interpolation": "bilinear"}
     for index, (ax, t) in enumerate(zip(panels, times, strict=True)):
-        psi = chosen.eigenfunctions(float(t), points, condition=given)[:, 0].reshape(resolution, resolution)
+        psi = spectrum[mode].eigenfunctions(float(t), points, condition=given).reshape(resolution, -1)
         size = max(float(np.quantile(np.abs(psi), 0.97)), 1e-12)
-        shades: dict[str, Any] = {"cmap": SIGNED, "vmin": -1, "vmax": 1, "interpolation": "bilinear"}
         image = ax.imshow(psi.real / size, origin="lower", extent=limits, **shades)
         ax.contour(across, up, np.abs(psi), levels=5, colors=INK, linewidths=0.4, alpha=0.6)
         if background is not None:
-            cloud = np.asarray(background)[index]
-            ax.scatter(cloud[:, 0], cloud[:, 1], s=3, color="black", alpha=0.5, linewidths=0)
-        ax.set_xlim(left, right)
-        ax.set_ylim(bottom, top)
-        ax.set_xticks([])
-        ax.set_yticks([])
-        title_of(ax, f"t = {t:g}")
+            _canvas.dots(ax, np.asarray(background)[index], 3, "black", alpha=0.5)
+        ax.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[])
+        titled(ax, f"t = {t:g}")
     panels[0].set_ylabel(f"mode {_name(spectrum, mode)}", fontsize=8)
-    colour_bar(panels[-1], image, "Re ψ / |ψ| (97th percentile)")
-    caveat(panels[-1], spectrum.caveat)
+    _canvas.colour_bar(panels[-1], image, "Re ψ / |ψ| (97th percentile)")
+    titled(panels[-1], None, spectrum.caveat)
     return panels
 
 
@@ -169,13 +141,11 @@ def mode_energy(
         Number of single curves, a pair as one; the other modes are one dashed curve.
     times : sequence of float, optional
         Times of the curves; 40 from 0.025 to 1 by default.
-    ax, title
-        As everywhere in :mod:`koopflow.plotting`.
     """
     grid = np.linspace(0.025, 1.0, 40) if times is None else np.asarray(times, dtype=np.float64)
     energy = spectrum.energy_over_time(grid.tolist())
     places = _leading(spectrum, min(count, len(LINES)))
-    ax = axes_or_new(ax, size=(5.6, 3.8))
+    ax = _canvas.axes_or_new(ax, (5.6, 3.8))
     shown = np.zeros(len(spectrum), dtype=bool)
     for colour, place in zip(LINES, places, strict=False):
         both = spectrum.paired(np.asarray([place]))
@@ -183,8 +153,7 @@ def mode_energy(
         ax.plot(grid, energy[:, both].sum(axis=1), color=colour, linewidth=1.4, label=_name(spectrum, place))
     if not shown.all():
         rest = energy[:, ~shown].sum(axis=1)
-        label = f"{int((~shown).sum())} others"
-        ax.plot(grid, rest, color=DATA, linewidth=1.2, linestyle="--", label=label)
+        ax.plot(grid, rest, "--", color=DATA, linewidth=1.2, label=f"{int((~shown).sum())} others")
     ax.set_yscale("log")
     ax.legend(frameon=False, fontsize=7, title="mode: eigenvalue", title_fontsize=7)
     ax.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.6)
@@ -207,28 +176,19 @@ def truncation(
     ----------
     spectrum : Spectrum
         A spectrum or a selection of one.
-    x0 : array, ``[B, *event]``
-        Noise.
-    counts, condition
+    x0, counts, condition
         As in :meth:`koopflow.spectrum.Spectrum.truncation_curve`.
-    ax, title
-        As everywhere in :mod:`koopflow.plotting`.
     """
     kept, errors = spectrum.truncation_curve(x0, counts=counts, condition=condition)
-    ax = axes_or_new(ax, size=(5.0, 3.6))
+    ax = _canvas.axes_or_new(ax, (5.0, 3.6))
     ax.plot(kept, errors, color=STUDENT, marker="o", markersize=3, linewidth=1.4)
     order = np.argsort(-spectrum.energy, kind="stable")
     left = 1.0 - np.cumsum(spectrum.energy[order]) / max(spectrum.energy.sum(), 1e-300)
-    dashed: dict[str, Any] = {
-        "linewidth": 1.0,
-        "linestyle": "--",
-        "label": "if contributions were orthogonal",
-    }
-    ax.plot(range(1, len(left) + 1), np.sqrt(np.maximum(left, 0.0)), color=TEACHER, **dashed)
+    expected, label = np.sqrt(np.maximum(left, 0.0)), "if contributions were orthogonal"
+    ax.plot(range(1, len(left) + 1), expected, "--", color=TEACHER, linewidth=1.0, label=label)
     ax.axhline(0.1, color=FAINT, linewidth=0.8, zorder=0)
-    ax.set_ylim(0.0, None)
     ax.set_xscale("symlog", linthresh=1.0)
-    ax.set_xlim(0.0, 1.1 * max(1, len(spectrum)))
+    ax.set(xlim=(0.0, 1.1 * max(1, len(spectrum))), ylim=(0.0, None))
     ax.legend(frameon=False, fontsize=7)
     x, y = "modes, in the order of their energy", "RMS error (of what all modes move)"
     return finish(ax, title, x, y, warning=spectrum.caveat)
@@ -239,14 +199,9 @@ def _leading(spectrum: Spectrum, count: int) -> NDArray[np.int64]:
     if len(spectrum) == 0:
         raise ArgumentError("spectrum: expected at least one mode, got none")
     order = np.argsort(-spectrum.energy, kind="stable")
-    partners = spectrum.core.partners
-    taken, seen = [], set()
-    for place in order:
-        own = int(spectrum.places[place])
-        if partners[own] not in seen or spectrum.eigenvalues[place].imag == 0:
-            taken.append(int(place))
-            seen.add(own)
-    return np.asarray(taken[:count], dtype=np.int64)
+    own = spectrum.places[order]
+    _, first = np.unique(np.minimum(own, np.asarray(spectrum.core.partners)[own]), return_index=True)
+    return order[np.sort(first)][:count]
 
 
 def _name(spectrum: Spectrum, place: int) -> str:
@@ -256,29 +211,27 @@ def _name(spectrum: Spectrum, place: int) -> str:
 
 
 def _arrows(drawn: NDArray[np.complex128], names: list[str], ax: Axes | None, *, weights: bool) -> Axes:
-    ax = axes_or_new(ax, size=(5.4, 4.4))
+    ax = _canvas.axes_or_new(ax, (5.4, 4.4))
     reach = max(float(np.abs(drawn).max()), 1e-300)
     top = reach if weights else 1.0
-    for index, (mode, name) in enumerate(zip(drawn, names, strict=True)):
-        colour = colormaps["viridis"](0.9 * index / max(1, len(names) - 1))
-        # A pair turns the state along an ellipse; its real part is where it points at phase 0.
-        angle = np.linspace(0.0, 2.0 * np.pi, 73)
-        turn = np.real(mode[None] * np.exp(1j * angle)[:, None]) / top
+    colours = colormaps[SIZES](np.linspace(0.0, 0.9, len(names)))
+    # A pair turns the state along an ellipse; its real part is where it points at phase 0.
+    phases = np.exp(1j * np.linspace(0.0, 2.0 * np.pi, 73))
+    for mode, name, colour in zip(drawn / top, names, colours, strict=True):
         if np.abs(mode.imag).max() > 0:
-            ax.plot(turn[:, 0], turn[:, 1], color=colour, linewidth=0.7, alpha=0.7)
-        tip = mode.real / top
-        ax.annotate("", tip, (0.0, 0.0), arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 1.3})
+            ax.plot(*np.outer(mode, phases).real, color=colour, linewidth=0.7, alpha=0.7)
+        arrow = {"arrowstyle": "->", "color": colour, "linewidth": 1.3}
+        ax.annotate("", mode.real, (0.0, 0.0), arrowprops=arrow)
         ax.plot([], [], color=colour, label=name)
-    ax.set_xlim(-1.1 * reach / top, 1.1 * reach / top)
-    ax.set_ylim(-1.1 * reach / top, 1.1 * reach / top)
-    ax.set_aspect("equal")
+    side = 1.1 * reach / top
+    ax.set(xlim=(-side, side), ylim=(-side, side), aspect="equal")
     ax.legend(frameon=False, fontsize=6, loc="center left", bbox_to_anchor=(1.0, 0.5))
     moved = "x₁, weight (of the largest)" if weights else "x₁, moved by t = 1 (units of the data)"
     return finish(ax, None, moved, "x₂")
 
 
 def _images(drawn: NDArray[np.complex128], names: list[str], ax: Axes | None, columns: int | None) -> Axes:
-    height, width = image_size(drawn.real)
+    height, width = _canvas.image_size(drawn.shape[1:])
     count = len(drawn)
     # Room for a caption above each picture, and a column that parts it from the next.
     room = max(2, height // 3)
@@ -289,11 +242,11 @@ def _images(drawn: NDArray[np.complex128], names: list[str], ax: Axes | None, co
         if np.abs(mode.imag).max() > 1e-12 * top:
             picture[room:, width:-1] = mode.imag / top
     columns = columns or min(4, count)
-    ax = axes_or_new(ax, size=(1.7 * columns + 0.6, 1.15 * -(-count // columns) + 0.5))
+    ax = _canvas.axes_or_new(ax, (1.7 * columns + 0.6, 1.15 * -(-count // columns) + 0.5))
     image = show(ax, tiled(pictures, columns), SIGNED, (-1.0, 1.0))
     places = corners(count, *pictures.shape[1:], columns)
     for (above, left), name in zip(places, names, strict=True):
         ax.text(left, above + room - 1.0, name, fontsize=6, color=INK, va="bottom")
     ax.set_axis_off()
-    colour_bar(ax, image, "real | imaginary part, of the mode's largest modulus")
+    _canvas.colour_bar(ax, image, "real | imaginary part, of the mode's largest modulus")
     return ax

@@ -12,21 +12,8 @@ from numpy.typing import NDArray
 
 from .._arrays import Array
 from ..exceptions import ArgumentError
-from ._canvas import (
-    FAINT,
-    INK,
-    STUDENT,
-    TEACHER,
-    axes_or_new,
-    by_title,
-    finish,
-    limits_of,
-    panels_or_new,
-    plane,
-    polyline,
-    square,
-    title_of,
-)
+from . import _canvas
+from ._canvas import COLOURS, FAINT, INK, STUDENT, TEACHER, in_plane, limits_of, titled
 
 
 def samples(
@@ -50,8 +37,6 @@ def samples(
         Colour of the dots.
     limits : (left, right, bottom, top), optional
         Sides of the picture; by default what the central 99.8% of the samples span.
-    ax, title
-        As everywhere in :mod:`koopflow.plotting`.
 
     Examples
     --------
@@ -60,34 +45,29 @@ def samples(
     >>> ax.get_title(loc="left")
     'two moons'
     """
-    xy = plane("points", points)
-    ax = axes_or_new(ax)
-    left, right, bottom, top = limits or limits_of(xy)
+    xy = in_plane("points", points)
+    ax, limits = _canvas.axes_or_new(ax), limits or limits_of(xy)
     if kind == "scatter":
-        size = float(np.clip(6000.0 / len(xy), 1.0, 16.0))
-        alpha = float(np.clip(1200.0 / len(xy), 0.15, 0.8))
-        ax.scatter(xy[:, 0], xy[:, 1], s=size, alpha=alpha, color=colour or TEACHER, linewidths=0)
+        size, alpha = np.clip(6000.0 / len(xy), 1.0, 16.0), np.clip(1200.0 / len(xy), 0.15, 0.8)
+        _canvas.dots(ax, xy, size, colour or TEACHER, alpha=alpha)
     elif kind == "density":
-        counts, _, _ = np.histogram2d(xy[:, 0], xy[:, 1], bins=128, range=[[left, right], [bottom, top]])
-        ax.imshow(counts.T, origin="lower", extent=(left, right, bottom, top), cmap="magma", aspect="equal")
+        counts, _, _ = np.histogram2d(xy[:, 0], xy[:, 1], bins=128, range=[limits[:2], limits[2:]])
+        ax.imshow(counts.T, origin="lower", extent=limits, cmap="magma", aspect="equal")
     else:
         raise ArgumentError(f"kind: expected 'scatter' or 'density', got {kind!r}")
-    square(ax, (left, right, bottom, top))
-    title_of(ax, title)
-    return ax
+    _canvas.square(ax, limits)
+    return titled(ax, title)
 
 
 def side_by_side(
     sets: Mapping[str, Array], *, axes: Sequence[Axes] | None = None, kind: str = "scatter"
 ) -> NDArray[Any]:
-    """Sets of two-dimensional samples next to each other, on the same scale.
+    """Sets of two-dimensional samples next to each other, on the scale of the first.
 
     Parameters
     ----------
     sets : mapping from title to array ``[N, 2]``
         Samples by title; a title that begins with data, teacher or student gets that colour.
-    axes : sequence of matplotlib axes, optional
-        Axes, one for each set.
     kind : {"scatter", "density"}, default "scatter"
         As in :func:`samples`.
 
@@ -100,11 +80,12 @@ def side_by_side(
     """
     if not sets:
         raise ArgumentError("sets: expected at least one set of samples, got none")
-    limits = limits_of(plane("sets", next(iter(sets.values()))))
+    limits = limits_of(in_plane("sets", next(iter(sets.values()))))
     shape = (limits[3] - limits[2]) / (limits[1] - limits[0])
-    panels = panels_or_new(axes, len(sets), shape)
+    panels = _canvas.panels_or_new(axes, len(sets), shape)
     for ax, (title, points) in zip(panels, sets.items(), strict=True):
-        samples(points, ax=ax, kind=kind, limits=limits, title=title, colour=by_title(title))
+        colour = next((COLOURS[name] for name in COLOURS if title.lower().startswith(name)), TEACHER)
+        samples(points, ax=ax, kind=kind, limits=limits, title=title, colour=colour)
     return panels
 
 
@@ -126,33 +107,25 @@ def paths(
         The teacher's paths from the same noise, drawn wide and pale underneath.
     background : array, ``[N, 2]``, optional
         Data, drawn faintly.
-    ax, title
-        As everywhere in :mod:`koopflow.plotting`.
     """
-    lines = polyline("student", student)
-    below = None if teacher is None else polyline("teacher", teacher)
-    ax = axes_or_new(ax)
-    seen = [lines.reshape(-1, 2)]
-    if background is not None:
-        cloud = plane("background", background)
-        ax.scatter(cloud[:, 0], cloud[:, 1], s=3, color=FAINT, alpha=0.5, linewidths=0, zorder=0)
-        seen.append(cloud)
-    if below is not None:
-        wide = LineCollection(list(below.swapaxes(0, 1)), colors=TEACHER, linewidths=3.2, alpha=0.35)
-        wide.set_label("teacher")
-        ax.add_collection(wide)
-        seen.append(below.reshape(-1, 2))
-    thin = LineCollection(list(lines.swapaxes(0, 1)), colors=STUDENT, linewidths=1.0)
-    thin.set_label("student")
-    ax.add_collection(thin)
-    starts, ends = lines[0].T, lines[-1].T
-    ring: dict[str, Any] = {"c": "white", "edgecolors": INK, "linewidths": 0.8, "label": "noise"}
-    ax.scatter(starts[0], starts[1], s=14, zorder=3, **ring)
-    ax.scatter(ends[0], ends[1], s=14, color=STUDENT, linewidths=0, zorder=3, label="data")
-    square(ax, limits_of(np.concatenate(seen), central=1.0))
+    thin = in_plane("student", student, "(T, B, 2)")
+    wide = None if teacher is None else in_plane("teacher", teacher, "(T, B, 2)")
+    cloud = None if background is None else in_plane("background", background)
+    ax = _canvas.axes_or_new(ax)
+    if cloud is not None:
+        _canvas.dots(ax, cloud, 3, FAINT, alpha=0.5, zorder=0)
+    if wide is not None:
+        below = LineCollection(
+            wide.swapaxes(0, 1), colors=TEACHER, linewidths=3.2, alpha=0.35, label="teacher"
+        )
+        ax.add_collection(below)
+    ax.add_collection(LineCollection(thin.swapaxes(0, 1), colors=STUDENT, linewidths=1.0, label="student"))
+    _canvas.dots(ax, thin[0], 14, "white", edgecolors=INK, linewidths=0.8, zorder=3, label="noise")
+    _canvas.dots(ax, thin[-1], 14, STUDENT, zorder=3, label="data")
+    seen = [points.reshape(-1, 2) for points in (thin, wide, cloud) if points is not None]
+    _canvas.square(ax, limits_of(np.concatenate(seen), central=1.0))
     ax.legend(loc="upper right", frameon=False, fontsize=8, handlelength=1.4)
-    title_of(ax, title)
-    return ax
+    return titled(ax, title)
 
 
 def loss_history(
@@ -170,8 +143,6 @@ def loss_history(
         History of a fit: ``teacher.history_`` or ``student.history_``.
     terms : sequence of str, optional
         Names of the values; by default all that stay positive, except the learning rate and times.
-    ax, title
-        As everywhere in :mod:`koopflow.plotting`.
 
     Examples
     --------
@@ -180,44 +151,30 @@ def loss_history(
     >>> ax.get_xlabel()
     'step'
     """
-    curves = _curves(history)
+    # A history has pairs of a step and a loss, or a log of rows.
+    rows = [{"step": step, "loss": loss} for step, loss in history.get("loss", [])]
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for row in [*rows, *history.get("log", [])]:
+        for name, value in row.items():
+            if name != "step" and isinstance(value, int | float):
+                curves.setdefault(name, []).append((row["step"], value))
+    if not curves:
+        raise ArgumentError("history: expected 'loss' or 'log' with at least one entry, got neither")
     if terms is None:
-        terms = [
-            name
-            for name, (_, values) in curves.items()
-            if name not in ("learning_rate", "seconds") and np.all(np.asarray(values) > 0)
-        ]
+        own = [name for name in curves if name not in ("learning_rate", "seconds")]
+        terms = [name for name in own if all(value > 0 for _, value in curves[name])]
     missing = [name for name in terms if name not in curves]
     if missing or not terms:
         raise ArgumentError(f"terms: expected names among {sorted(curves)}, got {missing or 'none'}")
-    ax = axes_or_new(ax, size=(5.6, 3.6))
+    ax = _canvas.axes_or_new(ax, (5.6, 3.6))
     for place, name in enumerate(terms):
-        steps, values = curves[name]
         width, alpha = (1.6, 1.0) if name.endswith("error") else (0.9, 0.7)
         # Colours come again after ten curves.
         style = "-" if place < 10 else "--"
-        ax.plot(steps, values, style, linewidth=width, alpha=alpha, label=name.replace("_", " "))
+        ax.plot(*zip(*curves[name], strict=True), style, lw=width, alpha=alpha, label=name.replace("_", " "))
     ax.set_yscale("log")
     # Many names would lie over the curves.
     where: Any = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if len(terms) > 4 else {}
     ax.legend(frameon=False, fontsize=8, **where)
     ax.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.6)
-    return finish(ax, title, "step")
-
-
-def _curves(history: Mapping[str, Any]) -> dict[str, tuple[list[float], list[float]]]:
-    """Named curves from either history: pairs of a step and a loss, or a log of rows."""
-    curves: dict[str, tuple[list[float], list[float]]] = {}
-    for step, value in history.get("loss", []):
-        steps, values = curves.setdefault("loss", ([], []))
-        steps.append(step)
-        values.append(value)
-    for row in history.get("log", []):
-        for name, value in row.items():
-            if name != "step" and isinstance(value, int | float):
-                steps, values = curves.setdefault(name, ([], []))
-                steps.append(row["step"])
-                values.append(value)
-    if not curves:
-        raise ArgumentError("history: expected 'loss' or 'log' with at least one entry, got neither")
-    return curves
+    return _canvas.finish(ax, title, "step")

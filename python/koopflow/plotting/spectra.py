@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize, SymLogNorm
+from matplotlib.colors import Normalize, SymLogNorm, to_rgba
 from numpy.typing import NDArray
 
 from .._arrays import Array, to_numpy
 from ..exceptions import ArgumentError, ShapeError
 from ..spectrum import LevelSpectrum, Spectrum
-from ._canvas import DATA, FAINT, INK, SIGNED, STUDENT, axes_or_new, colour_bar, finish, note, title_of
+from ._canvas import DATA, FAINT, INK, SIGNED, SIZES, STUDENT, axes_or_new, colour_bar, finish, note, titled
 
 # Larger residuals have the colour of this one.
 WORST = 1.0
@@ -32,8 +32,6 @@ def eigenvalues(
         Eigenvalues, as :meth:`koopflow.KoopmanDistiller.eigenvalues` gives them.
     amplitudes : array, ``[m]``, optional
         Non-negative sizes, drawn as the area of each marker.
-    ax, title
-        As everywhere in :mod:`koopflow.plotting`.
 
     Examples
     --------
@@ -42,19 +40,20 @@ def eigenvalues(
     >>> ax.get_xlabel()
     'growth rate, Re λ'
     """
-    spectrum = np.asarray(to_numpy(values), dtype=np.complex128).reshape(-1)
-    if len(spectrum) == 0:
+    found = np.asarray(to_numpy(values), dtype=np.complex128).reshape(-1)
+    if len(found) == 0:
         raise ArgumentError("values: expected at least one eigenvalue, got none")
-    ax = axes_or_new(ax, size=(5.0, 4.2))
-    area = np.full(len(spectrum), 34.0)
+    area = np.full(len(found), 34.0)
     if amplitudes is not None:
         weight = np.abs(to_numpy(amplitudes)).reshape(-1)
-        if len(weight) != len(spectrum):
-            raise ShapeError(f"amplitudes: expected shape ({len(spectrum)},), got ({len(weight)},)")
-        area = 12.0 + 120.0 * weight / max(float(weight.max()), 1e-300)
-    _plane_of_growth(ax, spectrum)
-    style: dict[str, Any] = {"edgecolors": "white", "linewidths": 0.6, "zorder": 3}
-    ax.scatter(spectrum.real, spectrum.imag, s=area, c=_pair_colours(spectrum), **style)
+        if len(weight) != len(found):
+            raise ShapeError(f"amplitudes: expected shape ({len(found)},), got ({len(weight)},)")
+        area = _areas(weight, 12.0, 120.0)
+    turning = np.abs(found.imag)
+    colours = colormaps[SIZES](0.1 + 0.75 * turning / max(float(turning.max()), 1e-12))
+    colours[turning < 1e-9] = to_rgba(DATA)
+    ax = _plane_of_growth(axes_or_new(ax, (5.0, 4.2)), found)
+    ax.scatter(found.real, found.imag, s=area, c=colours, edgecolors="white", linewidths=0.6, zorder=3)
     return finish(ax, title, "growth rate, Re λ", "frequency, Im λ")
 
 
@@ -72,25 +71,21 @@ def spectrum(
         A spectrum or a selection of one; a LevelSpectrum is drawn by :func:`level_eigenvalues`.
     labels : int, default 6
         Number of modes, those of the highest energy, that are numbered; one of each pair.
-    ax, title
-        As everywhere in :mod:`koopflow.plotting`.
     """
     if isinstance(spectrum, LevelSpectrum):
         return level_eigenvalues(spectrum, ax=ax, title=title)
     values, energy, residuals = spectrum.eigenvalues, spectrum.energy, spectrum.residuals
     if len(values) == 0:
         raise ArgumentError("spectrum: expected at least one mode, got none")
-    ax = axes_or_new(ax, size=(5.8, 4.4))
-    _plane_of_growth(ax, values)
+    ax = _plane_of_growth(axes_or_new(ax, (5.8, 4.4)), values)
     # Many modes: smaller markers, and faint ones stay visible.
-    largest = 420.0 if len(values) <= 100 else 240.0
-    area = 5.0 + largest * energy / max(float(energy.max()), 1e-300)
+    area = _areas(energy, 5.0, 420.0 if len(values) <= 100 else 240.0)
+    shades: dict[str, Any] = {"color": FAINT}
+    if residuals is not None:
+        shades = {"c": np.minimum(residuals, WORST), "cmap": SIZES, "norm": Normalize(0.0, WORST)}
     style: dict[str, Any] = {"edgecolors": INK, "linewidths": 0.4, "alpha": 0.9, "zorder": 3}
-    if residuals is None:
-        ax.scatter(values.real, values.imag, s=area, color=FAINT, **style)
-    else:
-        style |= {"c": np.minimum(residuals, WORST), "cmap": "viridis", "norm": Normalize(0.0, WORST)}
-        dots = ax.scatter(values.real, values.imag, s=area, **style)
+    dots = ax.scatter(values.real, values.imag, s=area, **shades, **style)
+    if residuals is not None:
         bar = colour_bar(ax, dots, "residual along the teacher's paths", extend="max")
         bar.ax.axhline(0.5, color="white", linewidth=1.2)
     for place in [p for p in np.argsort(-energy, kind="stable") if values[p].imag >= 0][:labels]:
@@ -98,6 +93,27 @@ def spectrum(
         note(ax, str(spectrum.indices[place]), centre, shift, color=INK, zorder=4)
     x, y = "growth rate, Re λ (per unit of time)", "angular frequency, Im λ (radians per unit of time)"
     return finish(ax, title, x, y, warning=spectrum.caveat)
+
+
+def level_eigenvalues(spectrum: LevelSpectrum, *, ax: Axes | None = None, title: str | None = None) -> Axes:
+    """Eigenvalues of a hierarchy's feature maps in the complex plane, one colour a resolution.
+
+    The line Re = 0 divides growth from decay; area is by energy. Of each conjugate pair the one of positive
+    frequency is drawn.
+    """
+    ax = _plane_of_growth(axes_or_new(ax, (5.6, 4.2)), spectrum.eigenvalues)
+    area = _areas(np.concatenate([level.energy for level in spectrum]), 10.0, 120.0)
+    sizes = np.repeat([(m.height, m.width) for m in spectrum], [len(m.energy) for m in spectrum], axis=0)
+    resolutions = np.unique(sizes, axis=0)[::-1]
+    # Dark for coarse maps, which carry what is common to many pixels.
+    shades = colormaps[f"{SIZES}_r"](np.linspace(0.05, 0.95, len(resolutions)))
+    style: dict[str, Any] = {"edgecolors": "white", "linewidths": 0.5, "alpha": 0.85, "zorder": 3}
+    for (height, width), shade in zip(resolutions, shades, strict=True):
+        own = (sizes == (height, width)).all(axis=1)
+        values, style["label"] = spectrum.eigenvalues[own], f"{height} x {width}"
+        ax.scatter(values.real, np.abs(values.imag), s=area[own], color=shade, **style)
+    ax.legend(title="feature maps", frameon=False, fontsize=8, title_fontsize=8)
+    return finish(ax, title, "growth rate, Re λ", "frequency, |Im λ|")
 
 
 def generator(
@@ -113,8 +129,6 @@ def generator(
         Generator, as :meth:`koopflow.KoopmanDistiller.generator_matrix` gives it.
     dimension : int, optional
         Dimension d of x, to mark the blocks [1, t], x and phi.
-    ax, title
-        As everywhere in :mod:`koopflow.plotting`.
 
     Examples
     --------
@@ -128,14 +142,13 @@ def generator(
         raise ShapeError(f"matrix: expected shape (m, m), got {entries.shape}")
     if not np.isfinite(entries).all():
         raise ArgumentError("matrix: expected finite numbers")
-    ax = axes_or_new(ax, size=(5.2, 4.4))
+    ax = axes_or_new(ax, (5.2, 4.4))
     top = max(float(np.abs(entries).max()), 1e-12)
-    image = ax.imshow(
-        entries, cmap=SIGNED, norm=SymLogNorm(top * 1e-2, vmin=-top, vmax=top), interpolation="nearest"
+    scale = SymLogNorm(top * 1e-2, vmin=-top, vmax=top)
+    colour_bar(
+        ax, ax.imshow(entries, cmap=SIGNED, norm=scale, interpolation="nearest"), "L (per unit of time)"
     )
-    colour_bar(ax, image, "L (per unit of time)")
-    ax.set_xlabel("rate of observable")
-    ax.set_ylabel("observable")
+    ax.set(xlabel="rate of observable", ylabel="observable")
     if dimension is not None:
         for edge in (1.5, 1.5 + dimension):
             ax.axhline(edge, color=INK, linewidth=0.5)
@@ -143,60 +156,23 @@ def generator(
         places = [0.5, 1.5 + dimension / 2, (1.5 + dimension + len(entries)) / 2]
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_ticks(places, ["1, t", "x", "phi"], fontsize=8)
-    title_of(ax, title)
-    return ax
+    return titled(ax, title)
 
 
-def _plane_of_growth(ax: Axes, values: NDArray[np.complex128]) -> None:
-    """Room for eigenvalues, with decay on the left of a line and growth on its right."""
+def _areas(sizes: NDArray[Any], smallest: float, span: float) -> NDArray[Any]:
+    """Areas of markers, by size."""
+    return smallest + span * sizes / max(float(sizes.max()), 1e-300)
+
+
+def _plane_of_growth(ax: Axes, values: NDArray[np.complex128]) -> Axes:
+    """The axes with room for eigenvalues: decay on the left of a line and growth on its right."""
     left, right = min(0.0, float(values.real.min())), max(0.0, float(values.real.max()))
     margin = 0.16 * max(right - left, 1e-2)
-    left, right = left - margin, right + margin
     top = 1.15 * max(1e-2, float(np.abs(values.imag).max()))
-    ax.axvspan(0.0, right, color=STUDENT, alpha=0.05, linewidth=0)
+    ax.axvspan(0.0, right + margin, color=STUDENT, alpha=0.05, linewidth=0)
     ax.axvline(0.0, color=STUDENT, linewidth=0.9)
     ax.axhline(0.0, color=FAINT, linewidth=0.8, zorder=0)
-    ax.set_xlim(left, right)
-    ax.set_ylim(-top, top)
-    for text, side, shift in (("decays", "right", -4), ("grows", "left", 4)):
-        note(ax, text, (0.0, -top), (shift, 3), fontsize=8, ha=side)
-
-
-def _pair_colours(spectrum: NDArray[np.complex128]) -> list[Any]:
-    """One colour for each conjugate pair, by frequency; grey for real eigenvalues."""
-    top = max(float(np.abs(spectrum.imag).max()), 1e-12)
-    return [
-        DATA if abs(value.imag) < 1e-9 else colormaps["viridis"](0.1 + 0.75 * abs(value.imag) / top)
-        for value in spectrum
-    ]
-
-
-def level_eigenvalues(spectrum: LevelSpectrum, *, ax: Axes | None = None, title: str | None = None) -> Axes:
-    """Eigenvalues of a hierarchy's feature maps in the complex plane, one colour a resolution.
-
-    The line Re = 0 divides growth from decay; area is by energy. Of each conjugate pair the one of positive
-    frequency is drawn.
-
-    Parameters
-    ----------
-    spectrum : LevelSpectrum
-        Spectrum of a hierarchical student.
-    ax, title
-        As everywhere in :mod:`koopflow.plotting`.
-    """
-    ax = axes_or_new(ax, size=(5.6, 4.2))
-    _plane_of_growth(ax, spectrum.eigenvalues)
-    largest = max(float(level.energy.max()) for level in spectrum)
-    sizes = sorted({(level.height, level.width) for level in spectrum}, reverse=True)
-    # Dark for coarse maps, which carry what is common to many pixels.
-    shades = colormaps["viridis_r"](np.linspace(0.05, 0.95, len(sizes)))
-    for (height, width), shade in zip(sizes, shades, strict=True):
-        levels = [level for level in spectrum if (level.height, level.width) == (height, width)]
-        values = np.concatenate([level.eigenvalues for level in levels])
-        energy = np.concatenate([level.energy for level in levels])
-        area = 10.0 + 120.0 * energy / max(largest, 1e-300)
-        style: dict[str, Any] = {"edgecolors": "white", "linewidths": 0.5, "alpha": 0.85, "zorder": 3}
-        style |= {"color": shade, "label": f"{height} x {width}"}
-        ax.scatter(values.real, np.abs(values.imag), s=area, **style)
-    ax.legend(title="feature maps", frameon=False, fontsize=8, title_fontsize=8)
-    return finish(ax, title, "growth rate, Re λ", "frequency, |Im λ|")
+    ax.set(xlim=(left - margin, right + margin), ylim=(-top, top))
+    note(ax, "decays", (0.0, -top), (-4, 3), fontsize=8, ha="right")
+    note(ax, "grows", (0.0, -top), (4, 3), fontsize=8, ha="left")
+    return ax

@@ -22,16 +22,14 @@ class StudentDensity:
     Attributes
     ----------
     log_prob : array, ``[B]``
-        Log-density in nats: log N(noise; 0, I) - log_determinant. It is the density at ``sample(x0=noise)``,
-        and that at the data as far as ``residuals`` are small.
+        Log-density in nats, log N(noise; 0, I) - log_determinant, at ``sample(x0=noise)``; it is that at the
+        data as far as ``residuals`` are small.
     noise : array, ``[B, *event]``
         Inverse of the data.
     residuals : array, ``[B]``
         ``||sample(x0=noise) - x||``.
-    log_determinant : array, ``[B]``
-        log |det dS/dz| of the one-step map S at the noise.
-    standard_errors : array, ``[B]``
-        Standard errors of estimated log-determinants, over their probes; 0 for exact ones.
+    log_determinant, standard_errors : array, ``[B]``
+        log |det dS/dz| of the one-step map S at the noise, and its standard error over probes (0 if exact).
     spread : float
         Total deviation of the data that the student was fitted to: the unit of residuals.
     """
@@ -46,8 +44,7 @@ class StudentDensity:
     @property
     def bits_per_dim(self) -> Array:
         """Minus ``log_prob`` in bits, for each dimension: ``[B]``."""
-        dimension = math.prod(self.noise.shape[1:])
-        return self.log_prob / (-dimension * math.log(2.0))
+        return self.log_prob / (-math.prod(self.noise.shape[1:]) * math.log(2.0))
 
 
 def warn_of_residuals(residuals: Any, spread: float) -> None:

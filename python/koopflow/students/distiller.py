@@ -22,6 +22,9 @@ from ..tensorboard import logged
 from .evaluation import EvaluationReport, evaluate
 from .student import FittedStudent
 
+# What the core calls options that have a better name among their own.
+CORE_NAMES = {"decoder": "readout", "count": "trajectories", "memory": "trajectory_memory"}
+
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class KoopmanDistiller(FittedStudent):
@@ -155,11 +158,11 @@ class KoopmanDistiller(FittedStudent):
         data : array, ``[N, *event]``, optional
             The teacher's training data: the ``consistency`` term draws its points between them and noise. By
             default ``teacher.training_data_``, which a teacher has in the process that trained it and not
-            after :meth:`FlowTeacher.load`. Without data, points of the solved trajectories serve.
+            after :meth:`FlowTeacher.load`: then points of the solved trajectories serve, with a UserWarning.
         trajectory_file : path, optional
-            File that solved trajectories are kept in; it grows under the name ``<file>.partial``, and is
-            mapped rather than read, so that it may be larger than memory. A later fit of the same teacher
-            with the same ``trajectories``, whatever its seed, uses it again; an unfinished one is continued.
+            File that solved trajectories are kept in, mapped rather than read, so that it may be larger than
+            memory; it grows under the name ``<file>.partial``. A later fit of the same teacher with the same
+            ``trajectories``, whatever its seed, uses it again; an unfinished one is continued.
         refresh : bool, default False
             Whether to solve the trajectories of that file anew.
         progress, callback, checkpoint, checkpoint_every, checkpoint_minutes
@@ -180,31 +183,22 @@ class KoopmanDistiller(FittedStudent):
         Returns
         -------
         KoopmanDistiller
-            Itself. Ctrl-C ends fitting early: the best student so far is kept, a warning says so, and
+            Itself. Ctrl-C ends fitting early: the best student so far is kept, a RuntimeWarning says so, and
             ``history_["stopped"]`` is ``"interrupted"``.
 
         Raises
         ------
-        TypeError
-            When the teacher is not a FlowTeacher. A bare function does not say its event shape; wrap it with
-            ``FlowTeacher.from_torch``.
-        TeacherError
-            When the teacher's velocity fails, or is not finite.
+        TypeError, TeacherError
+            For a teacher that is not a FlowTeacher (wrap a function with ``FlowTeacher.from_torch``), and for
+            one whose velocity fails, or is not finite.
         DivergenceError
-            When the loss kept blowing up after ``max_restarts`` restarts. The best student is kept, and this
-            object is fitted with it.
+            When the loss kept blowing up after ``max_restarts`` restarts; this object is fitted with the best
+            student.
         CheckpointError, FileNotFoundError
             When ``resume`` is not a file of a fit, when ``trajectory_file`` is damaged or was made by another
             teacher or for other options, or when there is no folder for a file.
         ArgumentError
             When an option is out of its range, or is not that of the file to resume.
-
-        Warns
-        -----
-        UserWarning
-            When the ``consistency`` term has no data because the teacher was loaded from a file.
-        RuntimeWarning
-            When Ctrl-C ended fitting.
         """
         files = checkpointing(checkpoint, checkpoint_every, checkpoint_minutes, resume)
         if trajectory_file is not None:
@@ -240,15 +234,10 @@ class KoopmanDistiller(FittedStudent):
         return self
 
     def use_weights(self, weights: str) -> KoopmanDistiller:
-        """Choose between the averaged weights and those of the last step.
+        """Choose between the averaged weights (``"ema"``) and those of the last step (``"raw"``).
 
         A fit with ``ema_decay`` keeps both, in its file too, and begins with the averaged ones; without it
         there is one kind, and nothing changes.
-
-        Parameters
-        ----------
-        weights : {"ema", "raw"}
-            Weights to use from now on.
         """
         self._student = self._fitted().with_weights(weights)
         self._spectrum = None
@@ -274,8 +263,7 @@ class KoopmanDistiller(FittedStudent):
         n : int, default 2000
             Number of samples.
         seed : int, default 987654321
-            Random seed of the noise. It must differ from the seeds that trained teacher and student, or the
-            noise is not fresh.
+            Random seed of the noise; those that trained teacher and student would not make fresh noise.
         condition : array, optional
             Labels or vectors of the ``n`` samples, for conditional fields.
 
@@ -296,13 +284,8 @@ class KoopmanDistiller(FittedStudent):
 
     @classmethod
     def load(cls, path: str | PathLike[str], *, device: str = "cpu") -> KoopmanDistiller:
-        """Read a student that :meth:`save` wrote.
-
-        Raises
-        ------
-        FileNotFoundError, CheckpointError
-            When there is no such file, or it is not a whole koopflow student.
-        """
+        """Read a student that :meth:`save` wrote. Raises ``FileNotFoundError``, or ``CheckpointError`` for
+        what is not a whole koopflow student."""
         student, text = _core.Student.load(fspath(path), device=name_of(device))
         header = json.loads(text)
         distiller = cls._read(path, header.get("params", {}), device=student.device)
@@ -322,19 +305,12 @@ class KoopmanDistiller(FittedStudent):
             for name in self._get_param_names()
             if name not in self._nested and (value := getattr(self, name)) is not None
         }
-        unet = None if self.unet is None else {"unet": UNet.of("unet", self.unet).options()}
-        architecture = Architecture.of("architecture", self.architecture).given()
-        training = Training.of("training", self.training).given()
-        trajectories = Trajectories.of("trajectories", self.trajectories).given()
-        objective = Objective.of("objective", self.objective).given()
-        for options, ours, cores in (
-            (architecture, "decoder", "readout"),
-            (trajectories, "count", "trajectories"),
-            (trajectories, "memory", "trajectory_memory"),
-        ):
-            if ours in options:
-                options[cores] = options.pop(ours)
-        return {**flat, **(unet or {}), **architecture, **training, **trajectories, **objective}
+        parts = {name: kind.of(name, getattr(self, name)) for name, kind in self._nested.items()}
+        unet = parts.pop("unet").options()  # type: ignore[attr-defined]
+        grouped = {name: value for part in parts.values() for name, value in part.given().items()}
+        if self.unet is not None:
+            flat["unet"] = unet
+        return {**flat, **{CORE_NAMES.get(name, name): value for name, value in grouped.items()}}
 
 
 def _points(teacher: Flow, data: Array | None, config: dict[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from .._arrays import Array, as_batch, as_condition, to_numpy
+from .._arrays import Array, as_batch, to_numpy
 from .._tables import text_table, to_frame
 from ..exceptions import ArgumentError, ShapeError
 from ..metrics.errors import PATH_TIMES
@@ -29,16 +30,8 @@ EXACT_LIMIT = 2_000
 
 @dataclass(frozen=True)
 class Distances:
-    """Distances between two sets of samples.
-
-    Attributes
-    ----------
-    sliced_wasserstein, energy, wasserstein2 : float
-        Sliced Wasserstein-2 distance, energy distance and exact Wasserstein-2 distance: see
-        :mod:`koopflow.metrics`.
-    samples : int
-        Number of samples on each side of the exact distance.
-    """
+    """Sliced Wasserstein-2, energy and exact Wasserstein-2 distance between two sets of samples, the last one
+    of ``samples`` on each side: see :mod:`koopflow.metrics`."""
 
     sliced_wasserstein: float
     energy: float
@@ -50,11 +43,12 @@ class Distances:
 class EvaluationReport:
     """The result of :meth:`koopflow.KoopmanDistiller.evaluate`; ``str`` is a table of it.
 
+    Errors are in units of the data's total standard deviation unless they say otherwise.
+
     Attributes
     ----------
     endpoint_error : float
-        RMS of ``||student(x0) - teacher(x0)||`` over fresh noise, divided by the total standard deviation of
-        the data.
+        RMS of ``||student(x0) - teacher(x0)||`` over fresh noise.
     path_error : float
         The same error along the path, averaged over 17 times in [0.1, 0.9].
     straight_line_path_error : float
@@ -62,8 +56,7 @@ class EvaluationReport:
     inversion_error : float
         RMS of ``||invert(teacher(x0)) - x0||``, divided by the RMS norm of the noise.
     round_trip_error : float
-        RMS of ``||student(invert(x1)) - x1||`` at the teacher's endpoints x1, divided by the total standard
-        deviation of the data.
+        RMS of ``||student(invert(x1)) - x1||`` at the teacher's endpoints x1.
     phase_error : float
         RMS of ``phi(0, x0) exp(L) - phi(1, x1)`` at the teacher's own x0 and x1, divided by the total
         standard deviation of ``phi(1, x1)``: small where the features phi follow the flow, near 1 where they
@@ -74,16 +67,12 @@ class EvaluationReport:
     re_encoding_errors : dict of int to float
         Endpoint error of ``sample(steps=k)`` for k = 2, 4, 8.
     student, teacher, floor : Distances
-        Distances of the student's and the teacher's samples from the given data; the floor is the distance
-        between two halves of the data, of ``floor.samples`` each.
-    student_evaluations, teacher_evaluations : int
-        Number of batched network evaluations for one batch of samples (NFE); the teacher is solved by dopri5.
-    student_seconds, teacher_seconds : float
-        Wall-clock time of the same.
-    n : int
-        Number of noise samples.
-    seed : int
-        Random seed of the noise.
+        Distances of the student's and the teacher's samples from the given data, and between two halves of
+        the data, of ``floor.samples`` each.
+    student_evaluations, teacher_evaluations, student_seconds, teacher_seconds : int, float
+        Batched network evaluations (NFE) and wall-clock time of one batch; the teacher's by dopri5.
+    n, seed : int
+        Number of noise samples and their random seed.
     intervals : dict of str to (float, float)
         95% bootstrap intervals of the endpoint, path, inversion and round-trip error. Intervals of distances
         take many more assignments: see :func:`koopflow.metrics.measured`.
@@ -125,73 +114,47 @@ class EvaluationReport:
     def to_frame(self) -> Any:
         """The table as a ``pandas.DataFrame`` with the columns student, low, high, teacher and floor.
 
-        Raises
-        ------
-        ArgumentError
-            When pandas is not installed.
+        Raises ``ArgumentError`` when pandas is not installed.
         """
         columns = ("measure", "student", "low", "high", "teacher", "floor")
-        rows = [{name: row.get(name) for name in columns} for row in self._rows()]
-        return to_frame(rows, index="measure")
+        return to_frame([{name: row.get(name) for name in columns} for row in self._rows()], index="measure")
 
     def _rows(self) -> list[dict[str, Any]]:
-        def error(name: str, unit: str) -> dict[str, Any]:
-            low, high = self.intervals[name]
-            measure = name.replace("round_trip", "round-trip").replace("_", " ")
-            row = {"measure": measure, "student": getattr(self, name), "unit": unit}
-            return {**row, "low": low, "high": high, "interval": f"{low:.4f} to {high:.4f}"}
+        deviation = "data's total deviation"
+
+        def row(measure: str, unit: str, **sides: float) -> dict[str, Any]:
+            name = re.sub("[ -]", "_", measure)
+            low, high = self.intervals.get(name, (None, None))
+            interval = "" if low is None else f"{low:.4f} to {high:.4f}"
+            return {"measure": measure, "unit": unit, "low": low, "high": high, "interval": interval, **sides}
 
         def distance(measure: str, field: str) -> dict[str, Any]:
             values = {name: getattr(getattr(self, name), field) for name in ("student", "teacher", "floor")}
-            return {"measure": measure, **values, "unit": "data's own units"}
+            return row(measure, "data's own units", **values)
 
-        deviation = "data's total deviation"
+        batches, calls = f"batches of {self.n}", (self.student_evaluations, self.teacher_evaluations)
         return [
-            error("endpoint_error", deviation),
-            error("path_error", deviation),
-            {
-                "measure": "path error of a straight line",
-                "teacher": self.straight_line_path_error,
-                "unit": deviation,
-            },
-            error("inversion_error", "norm of the noise"),
-            error("round_trip_error", deviation),
-            {"measure": "phase error", "student": self.phase_error, "unit": "features' total deviation"},
-            {
-                "measure": "consistency residual",
-                "student": self.consistency_residual,
-                "unit": "features' rate",
-            },
+            row("endpoint error", deviation, student=self.endpoint_error),
+            row("path error", deviation, student=self.path_error),
+            row("path error of a straight line", deviation, teacher=self.straight_line_path_error),
+            row("inversion error", "norm of the noise", student=self.inversion_error),
+            row("round-trip error", deviation, student=self.round_trip_error),
+            row("phase error", "features' total deviation", student=self.phase_error),
+            row("consistency residual", "features' rate", student=self.consistency_residual),
             *(
-                {"measure": f"endpoint error, {k} steps", "student": value, "unit": deviation}
+                row(f"endpoint error, {k} steps", deviation, student=value)
                 for k, value in self.re_encoding_errors.items()
             ),
             distance("sliced Wasserstein-2", "sliced_wasserstein"),
             distance("energy distance", "energy"),
             distance("Wasserstein-2", "wasserstein2"),
-            {
-                "measure": "evaluations",
-                "student": self.student_evaluations,
-                "teacher": self.teacher_evaluations,
-                "unit": f"batches of {self.n}",
-            },
-            {
-                "measure": "wall-clock time",
-                "student": self.student_seconds,
-                "teacher": self.teacher_seconds,
-                "unit": "seconds",
-            },
+            row("evaluations", batches, student=calls[0], teacher=calls[1]),
+            row("wall-clock time", "seconds", student=self.student_seconds, teacher=self.teacher_seconds),
         ]
 
     def __str__(self) -> str:
-        columns = {
-            "measure": "",
-            "student": "student",
-            "interval": "95% interval",
-            "teacher": "teacher",
-            "floor": "data vs data",
-            "unit": "in units of",
-        }
+        columns = {"measure": "", "student": "student", "interval": "95% interval", "teacher": "teacher"}
+        columns |= {"floor": "data vs data", "unit": "in units of"}
         heading = f"EvaluationReport: {self.n} samples of fresh noise, seed {self.seed}; teacher by dopri5"
         return f"{heading}\n{text_table(self._rows(), columns)}"
 
@@ -203,9 +166,9 @@ def evaluate(
     teacher: Flow,
     data: Array,
     *,
-    n: int = 2000,
-    seed: int = 987_654_321,
-    condition: Array | None = None,
+    n: int,
+    seed: int,
+    condition: Array | None,
 ) -> EvaluationReport:
     """Measure a student: see :meth:`koopflow.KoopmanDistiller.evaluate`."""
     held_out = to_numpy(as_batch(data))
@@ -215,19 +178,19 @@ def evaluate(
     scale = _core.total_std(held_out)
     if scale == 0.0:
         raise ArgumentError("data: expected finite samples that are not all equal")
-    noise = _core.normal((n, *shape), seed)
+    half = min(n, len(held_out) // 2)
+    noise, core = _core.normal((n, *shape), seed), student._fitted()
     times = [0.0, *PATH_TIMES, 1.0]
 
+    def drawn(model: Any) -> tuple[NDArray[Any], int, float]:
+        before = model.evaluations
+        samples, seconds = timed(lambda: model.sample(x0=noise, condition=condition))
+        return samples, model.evaluations - before, seconds
+
     path = to_numpy(teacher.trajectory(noise, times=times, condition=condition))
-    before = teacher.evaluations
-    ends, teacher_seconds = timed(lambda: teacher.sample(x0=noise, condition=condition))
-    teacher_evaluations = teacher.evaluations - before
-
-    student.sample(x0=noise, condition=condition)  # the first use prepares the propagator
-    before = student.evaluations
-    student_ends, student_seconds = timed(lambda: student.sample(x0=noise, condition=condition))
-    student_evaluations = student.evaluations - before
-
+    ends, teacher_evaluations, teacher_seconds = drawn(teacher)
+    drawn(student)  # the first use prepares the propagator
+    student_ends, student_evaluations, student_seconds = drawn(student)
     student_path = to_numpy(student.sample_path(noise, times=times, condition=condition))
     recovered = to_numpy(student.invert(ends, condition=condition))
     again = to_numpy(student.sample(x0=recovered, condition=condition))
@@ -239,17 +202,22 @@ def evaluate(
         "inversion_error": _core.inversion_error(recovered, noise),
         "round_trip_error": _core.round_trip_error(again, ends, scale),
     }
+    # Velocities are asked for one time after another.
+    residuals = [
+        core.consistency_residual(t, x, teacher.velocity(t, x, condition), condition=condition)
+        for t, x in zip(times, path, strict=True)
+    ]
     estimates = {name: bootstrapped(error) for name, error in errors.items()}
 
     return EvaluationReport(
         **{name: estimate.value for name, estimate in estimates.items()},
         straight_line_path_error=_core.path_error(line, path[1:-1], scale).value,
-        phase_error=student._fitted().phase_error(noise, ends, condition=as_condition(condition)),
-        consistency_residual=_consistency_residual(student, teacher, times, path, condition),
+        phase_error=core.phase_error(noise, ends, condition=condition),
+        consistency_residual=float(np.mean(residuals)),
         re_encoding_errors={k: _core.endpoint_error(x, ends, scale).value for k, x in re_encoded.items()},
         student=distances(student_ends, held_out),
         teacher=distances(ends, held_out),
-        floor=floor(held_out, n),
+        floor=distances(held_out[:half], held_out[half : 2 * half]),
         student_evaluations=student_evaluations,
         teacher_evaluations=teacher_evaluations,
         student_seconds=student_seconds,
@@ -271,30 +239,8 @@ def distances(samples: NDArray[Any], data: NDArray[Any]) -> Distances:
     )
 
 
-def floor(data: NDArray[Any], n: int) -> Distances:
-    """The distances between two halves of the data, of at most ``n`` samples each."""
-    half = min(n, len(data) // 2)
-    return distances(data[:half], data[half : 2 * half])
-
-
 def timed(function: Callable[[], Array]) -> tuple[NDArray[Any], float]:
     """A function's array and its wall-clock time in seconds."""
     started = time.perf_counter()
     answer = to_numpy(function())
     return answer, time.perf_counter() - started
-
-
-def _consistency_residual(
-    student: FittedStudent,
-    teacher: Flow,
-    times: Sequence[float],
-    path: NDArray[Any],
-    condition: Array | None,
-) -> float:
-    """The core's residual at each time, averaged; velocities are asked for one time after another."""
-    core, given = student._fitted(), as_condition(condition)
-    residuals = [
-        core.consistency_residual(t, x, teacher.velocity(t, x, condition), condition=given)
-        for t, x in zip(times, path, strict=True)
-    ]
-    return float(np.mean(residuals))

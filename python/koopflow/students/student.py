@@ -37,7 +37,8 @@ class FittedStudent(Parameters):
     """A student in the core: samples, paths, inverses, densities, spectra and edits.
 
     :class:`koopflow.KoopmanDistiller` makes one. Every fact about it comes from the core, so that parameters
-    that are set after fitting change nothing until the next fit.
+    that are set after fitting change nothing until the next fit. Where a method takes ``condition`` without a
+    word, it is that of :meth:`sample`.
 
     Attributes
     ----------
@@ -93,16 +94,14 @@ class FittedStudent(Parameters):
             Noise to start from.
         steps : int, default 1
             Number of encodings at equal distances in time. Observables evolve linearly, so every encoding is
-            carried along and averaged; the noise's weighs three times as much as each later one. On the
-            students measured so far more steps lower the error a little (docs/distillation.md).
+            carried along and averaged, the noise's with three times the weight (docs/distillation.md).
         seed : int, default 0
             Random seed of fresh noise.
         condition : array, optional
             Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student.
         modes : Spectrum, int, slice, list of int or mask, optional
-            Modes that move, while the others stay as they are in the noise: a selection of :meth:`spectrum`,
-            or places in it as it is sorted by energy. Both modes of a conjugate pair move if one is selected.
-            Takes ``steps=1``.
+            Modes that move, both of a pair, while the others stay as they are in the noise: a selection of
+            :meth:`spectrum`, or places in it as it is sorted by energy. Takes ``steps=1``.
         progress : bool or callable, default False
             Progress bar or function: see :mod:`koopflow.progress`.
 
@@ -118,14 +117,10 @@ class FittedStudent(Parameters):
             x0 = noise_or(x0, n, student.event_shape, seed)
             return self._selection(modes).sample_path(x0, times=[1.0], condition=condition)[0]
         with ProgressMeter(progress=progress) as meter:
-            condition = as_condition(condition)
+            same: dict[str, Any] = {"condition": as_condition(condition), "monitor": meter.monitor}
             if x0 is None and n is not None:
-                count = checked_count(n)
-                return student.sample_count(
-                    count, seed=checked_seed(seed), steps=steps, condition=condition, monitor=meter.monitor
-                )
-            x0 = noise_or(x0, n, student.event_shape, seed)
-            return student.sample(x0, steps=steps, condition=condition, monitor=meter.monitor)
+                return student.sample_count(checked_count(n), seed=checked_seed(seed), steps=steps, **same)
+            return student.sample(noise_or(x0, n, student.event_shape, seed), steps=steps, **same)
 
     def sample_path(
         self,
@@ -141,10 +136,8 @@ class FittedStudent(Parameters):
 
         Parameters
         ----------
-        x0 : array, ``[B, *event]``, or int, optional
-            Noise to start from; an integer is a number of fresh samples, like ``n``.
-        n : int, optional
-            Number of fresh samples.
+        x0, n : array, ``[B, *event]``, or int, optional
+            Noise to start from, or a number of fresh samples; ``x0`` takes either.
         times : sequence of float
             Times in any order; 0 is noise and 1 is data. Times outside [0, 1] follow the generator, beyond
             what any teacher taught.
@@ -158,8 +151,7 @@ class FittedStudent(Parameters):
         """
         student = self._fitted()
         if isinstance(x0, int | np.integer):
-            n = int(x0)
-            x0 = None
+            x0, n = None, checked_count(x0)
         x0 = noise_or(x0, n, student.event_shape, seed)
         if modes is not None:
             return self._selection(modes).sample_path(x0, times=times, condition=condition)
@@ -176,7 +168,7 @@ class FittedStudent(Parameters):
         condition: Array | None = None,
         progress: bool | ProgressFunction = False,
     ) -> Any:
-        """The noise that data came from.
+        """The noise that data came from, ``[B, *event]``, of the kind of ``x``.
 
         Parameters
         ----------
@@ -189,47 +181,23 @@ class FittedStudent(Parameters):
             Kind of step: Levenberg-Marquardt with the exact Jacobian (one product for each coordinate, up to
             1024 of them), or the student's own inverse applied to what is missing.
         damping : float, default 1e-3
-            Damping of at least 0, relative to the mean diagonal of J^T J; a fixed-point step is shortened by
-            1 / (1 + damping).
+            Damping relative to the mean diagonal of J^T J; fixed-point steps shrink by 1 / (1 + damping).
         residuals : bool, default False
-            Whether to return ``||sample(x0) - x||`` of each sample as well, ``[B]``.
+            Whether to return a tuple with ``||sample(x0) - x||`` of each sample as well, ``[B]``.
         condition, progress
             As in :meth:`sample`; with ``progress``, Ctrl-C is looked for.
-
-        Returns
-        -------
-        array, ``[B, *event]``
-            Noise, of the kind of ``x``; with ``residuals`` a tuple of it and the residuals.
         """
         student, x, condition = self._fitted(), as_batch(x), as_condition(condition)
         if not polish and not residuals:
             return student.invert(x, condition=condition)
         with ProgressMeter(progress=progress) as meter:
             noise, errors = student.invert_polished(
-                x,
-                polish=method,
-                steps=polish,
-                damping=damping,
-                condition=condition,
-                monitor=meter.monitor,
+                x, polish=method, steps=polish, damping=damping, condition=condition, monitor=meter.monitor
             )
         return (noise, errors) if residuals else noise
 
     def log_prob(self, x: Array, **options: Any) -> Array:
-        """Log-density of data ``[B, *event]`` in nats, ``[B]``: ``density(x, **options).log_prob``.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from koopflow import FlowTeacher, KoopmanDistiller
-        >>> teacher = FlowTeacher.gaussian([1.0, 2.0], np.diag([4.0, 0.25]))
-        >>> student = KoopmanDistiller(observables=8, width=16, depth=1, steps=300, trajectories=512)
-        >>> student = student.fit(teacher, progress=False)
-        >>> x = teacher.sample(200, seed=1)
-        >>> error = student.log_prob(x) - teacher.log_prob(x)
-        >>> bool(np.abs(error).mean() < 0.2)
-        True
-        """
+        """Log-density of data ``[B, *event]`` in nats, ``[B]``: ``density(x, **options).log_prob``."""
         return self.density(x, **options).log_prob
 
     def density(
@@ -254,33 +222,19 @@ class FittedStudent(Parameters):
         x : array, ``[B, *event]``
             Data.
         determinant : {"auto", "exact", "lanczos"}, default "auto"
-            Method. ``"exact"`` takes one vector-Jacobian product for each dimension and the determinant in
+            Method. ``"exact"`` takes one vector-Jacobian product for each dimension, and the determinant in
             float64. ``"lanczos"`` estimates it from products with random signs (stochastic Lanczos
             quadrature), for students that do not decode by a network. ``"auto"`` is exact up to 1024
             dimensions.
         polish : int, default 10
             Number of steps of the inverse, as in :meth:`invert`: Newton's up to 1024 dimensions, fixed-point
             steps beyond.
-        probes : int, default 8
-            Number of random probes for each sample of the estimate; at least 2, for a standard error.
-        products : int, default 32
-            Number of products for each probe. Too few overestimate the determinant and so underestimate the
-            density, by more for a worse condition number of S; as many as dimensions leave no such error.
-        seed : int, default 0
-            Random seed of the probes.
-        condition, progress
-            As in :meth:`sample`; with ``progress``, Ctrl-C is looked for.
-
-        Returns
-        -------
-        StudentDensity
-            Log-densities, the noise behind the data, how far its samples are from them, and log-determinants.
-
-        Raises
-        ------
-        ArgumentError
-            When an option is out of its range, or an estimate is asked of a student that decodes by a
-            network.
+        probes, products : int, default 8 and 32
+            Number of random probes for each sample of the estimate (at least 2, for a standard error) and of
+            products for each probe. Too few products overestimate the determinant, by more for a worse
+            condition number of S; as many as dimensions leave no such error.
+        seed, condition, progress
+            As in :meth:`sample`, the seed being that of the probes; with ``progress``, Ctrl-C is looked for.
 
         Warns
         -----
@@ -288,18 +242,12 @@ class FittedStudent(Parameters):
             When samples of the noise miss the data by more than 1% of the data's total deviation.
         """
         with ProgressMeter(progress=progress) as meter:
-            (log_prob, noise, residuals, determinants, errors), spread = self._fitted().density(
-                as_batch(x),
-                determinant=determinant,
-                polish=polish,
-                probes=probes,
-                products=products,
-                seed=seed,
-                condition=as_condition(condition),
-                monitor=meter.monitor,
-            )
-        warn_of_residuals(to_numpy(residuals), spread)
-        return StudentDensity(log_prob, noise, residuals, determinants, errors, spread)
+            options: dict[str, Any] = {"determinant": determinant, "polish": polish, "probes": probes}
+            options |= {"products": products, "seed": seed, "condition": as_condition(condition)}
+            found, spread = self._fitted().density(as_batch(x), **options, monitor=meter.monitor)
+        density = StudentDensity(*found, spread=spread)
+        warn_of_residuals(to_numpy(density.residuals), spread)
+        return density
 
     def interpolate(
         self,
@@ -310,45 +258,29 @@ class FittedStudent(Parameters):
         polish: int = 0,
         condition: Array | None = None,
     ) -> Array:
-        """Samples between data, by way of their noise on the great circle, which keeps the noise's norm.
+        """Samples ``[len(weights), B, *event]`` between data ``a`` and ``b``, in NumPy, by weights of ``b``.
 
-        Parameters
-        ----------
-        a, b : array, ``[B, *event]``
-            Data of weight 0 and of weight 1.
-        weights : sequence of float
-            Weights of ``b``.
-        polish : int, default 0
-            As in :meth:`invert`; without it the ends are the student's round trips of the data.
-        condition
-            As in :meth:`sample`.
-
-        Returns
-        -------
-        array, ``[len(weights), B, *event]``
-            Samples, in NumPy.
+        Their noise moves on the great circle, which keeps its norm; without ``polish``, as in :meth:`invert`,
+        the ends are the student's round trips of the data.
         """
-        ends = [to_numpy(self.invert(x, polish=polish, condition=condition)) for x in (a, b)]
-        if ends[0].shape != ends[1].shape:
-            raise ShapeError(f"b: expected shape {ends[0].shape}, got {ends[1].shape}")
-        flat = [end.reshape(len(end), -1) for end in ends]
-        norms = [np.linalg.norm(noise, axis=1, keepdims=True) for noise in flat]
-        units = [noise / np.maximum(norm, 1e-12) for noise, norm in zip(flat, norms, strict=True)]
-        angle = np.arccos(np.clip((units[0] * units[1]).sum(axis=1, keepdims=True), -1.0, 1.0))
-        sine = np.sin(angle)
+        start, end = (to_numpy(self.invert(x, polish=polish, condition=condition)) for x in (a, b))
+        if start.shape != end.shape:
+            raise ShapeError(f"b: expected shape {start.shape}, got {end.shape}")
+        flat = np.stack([start, end]).reshape(2, len(start), -1)
+        norms = np.linalg.norm(flat, axis=2, keepdims=True)
+        units = flat / np.maximum(norms, 1e-12)
+        angle = np.arccos(np.clip(np.sum(units[0] * units[1], axis=1, keepdims=True), -1.0, 1.0))
+        # On the chord if the two directions are nearly the same or opposite.
+        chord = np.abs(np.sin(angle)) < 1e-6
 
-        def share(weight: float) -> NDArray[Any]:
-            # On the chord if the two directions are nearly the same or opposite.
-            chord = np.abs(sine) < 1e-6
-            return np.where(chord, weight, np.sin(weight * angle) / np.where(chord, 1.0, sine))
+        def state(weight: float) -> NDArray[Any]:
+            both = np.array([1.0 - weight, weight]).reshape(2, 1, 1)
+            shares = np.where(chord, both, np.sin(both * angle) / np.where(chord, 1.0, np.sin(angle)))
+            noise = np.sum(shares * units, axis=0) * np.sum(both * norms, axis=0)
+            x0 = noise.reshape(start.shape).astype(start.dtype)
+            return to_numpy(self.sample(x0=x0, condition=condition))
 
-        between = []
-        for weight in weights:
-            unit = share(1.0 - weight) * units[0] + share(weight) * units[1]
-            noise = unit * ((1.0 - weight) * norms[0] + weight * norms[1])
-            x0 = noise.reshape(ends[0].shape).astype(ends[0].dtype)
-            between.append(to_numpy(self.sample(x0=x0, condition=condition)))
-        return np.stack(between)
+        return np.stack([state(weight) for weight in weights])
 
     def spectrum(
         self,
@@ -374,21 +306,14 @@ class FittedStudent(Parameters):
             residual.
         count : int, optional
             Number of modes to keep, those of the highest energy.
-        n : int, default 512
-            Number of noise samples for energies and residuals.
-        seed : int
-            Random seed of that noise.
+        n, seed : int
+            Number of noise samples for energies and residuals (512), and their random seed.
 
         Returns
         -------
         Spectrum
             The modes; for a hierarchical student a :class:`koopflow.LevelSpectrum`, map by map, neither
-            sorted nor counted.
-
-        Raises
-        ------
-        DivergenceError
-            For a defective dense generator, which has no modes.
+            sorted nor counted. A defective dense generator has none, and is a ``DivergenceError``.
         """
         if teacher is None:
             teacher = self._teacher
@@ -417,11 +342,9 @@ class FittedStudent(Parameters):
 
         Parameters
         ----------
-        x : array, ``[B, *event]``, optional
-            Data, carried back to time ``at`` first. What that round trip loses is added again, so that an
-            edit that changes nothing returns the data. Or:
-        x0 : array, ``[B, *event]``, optional
-            Noise, whose sample is edited.
+        x, x0 : array, ``[B, *event]``, optional
+            Data, carried back to time ``at`` first, or noise, whose sample is edited. What the round trip of
+            data loses is added again, so that an edit that changes nothing returns them.
         modes : Spectrum, int, slice, list of int or mask, optional
             Modes to change, as in :meth:`sample`; all by default. Both of a conjugate pair change alike.
         scale : float or array, ``[r]``, optional
@@ -435,8 +358,6 @@ class FittedStudent(Parameters):
         project : bool, default False
             Whether the edited state is read at ``at``, above 0, and encoded anew before it goes on: one more
             evaluation, but the observables are then those of a state.
-        condition
-            As in :meth:`sample`.
 
         Returns
         -------
@@ -445,25 +366,15 @@ class FittedStudent(Parameters):
         """
         if scale is None and shift is None and rotate is None:
             raise ArgumentError("expected scale, shift or rotate, got none of them")
-        return edit(
-            self._selection(slice(None) if modes is None else modes),
-            x,
-            x0=x0,
-            scale=scale,
-            shift=shift,
-            rotate=rotate,
-            at=at,
-            project=project,
-            condition=as_condition(condition),
-        )
+        chosen = self._selection(slice(None) if modes is None else modes)
+        how: dict[str, Any] = {"scale": scale, "shift": shift, "rotate": rotate, "at": at, "project": project}
+        return edit(chosen, x, x0=x0, condition=as_condition(condition), **how)
 
     def _selection(self, modes: Modes) -> Spectrum:
         """Modes of this student's spectrum, from places in it or a selection of it."""
         if isinstance(modes, Spectrum):
             if modes.student is not self._fitted():
-                raise ArgumentError(
-                    "modes: expected a selection of this student's spectrum, got another student's"
-                )
+                raise ArgumentError("modes: expected this student's spectrum, got another student's")
             return modes
         if self._spectrum is None:
             self._spectrum = build_spectrum(self._fitted(), None)
@@ -474,20 +385,12 @@ class FittedStudent(Parameters):
     ) -> Array:
         """Observables g(t, x) = [1, t, x, phi(t, x)], ``[B, m]``, of the kind of ``x``.
 
-        Parameters
-        ----------
-        t : float or array, ``[B]``
-            Times in [0, 1].
-        x : array, ``[B, *event]``
-            States.
-        direction : {"forward", "backward"}, default "forward"
-            Lift: the one for decoding at later times or at earlier ones; they are the same with ``lifts=1``.
-        condition
-            As in :meth:`sample`.
+        ``t`` is a time in [0, 1] or an array of them, ``[B]``; ``direction="backward"`` takes the lift for
+        decoding at earlier times, which is the same with ``lifts=1``.
         """
-        student = self._fitted()
         x = as_batch(x)
-        return student.encode(times_for(t, x), x, direction=direction, condition=as_condition(condition))
+        options: dict[str, Any] = {"direction": direction, "condition": as_condition(condition)}
+        return self._fitted().encode(times_for(t, x), x, **options)
 
     def encode_with_tangent(
         self,
@@ -504,11 +407,9 @@ class FittedStudent(Parameters):
         With the teacher's velocity the rate is g L for a student that follows the flow (paper, equation of
         the generator).
         """
-        student = self._fitted()
         x = as_batch(x)
-        return student.encode_with_tangent(
-            times_for(t, x), x, as_batch(velocity), direction=direction, condition=as_condition(condition)
-        )
+        options: dict[str, Any] = {"direction": direction, "condition": as_condition(condition)}
+        return self._fitted().encode_with_tangent(times_for(t, x), x, as_batch(velocity), **options)
 
     def propagate(self, g: Array, tau: Array | float) -> Array:
         """Observables ``[B, m]`` carried through a time span ``tau`` of either sign, a number or ``[B]``:
@@ -531,15 +432,9 @@ class FittedStudent(Parameters):
         """The same student with a spectral generator: the dense one's eigenvalues as its parameters.
 
         Samples and paths are the same; observables are linear mixtures of this one's, and ``conversion_``
-        says how well conditioned the change of coordinates was.
-
-        Raises
-        ------
-        ArgumentError
-            When the generator is spectral already.
-        DivergenceError
-            When it has no spectral form: nearly parallel eigenvectors, growth beyond 8, or an eigenvalue
-            of nearly zero that an affine motion would need.
+        says how well conditioned the change of coordinates was. Raises ``ArgumentError`` when the generator
+        is spectral already, and ``DivergenceError`` when it has no spectral form: nearly parallel
+        eigenvectors, growth beyond 8, or an eigenvalue of nearly zero that an affine motion would need.
         """
         return self._converted("spectral", self._fitted().to_spectral())
 

@@ -16,17 +16,8 @@ from ..progress import ProgressFunction, ProgressMeter
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
-    """What a teacher was trained with in this process, as copies; files of teachers do not hold it.
-
-    Attributes
-    ----------
-    data : array, ``[N, *event]``
-        Data.
-    condition : array or None
-        Label or vector of each row.
-    noise : array, ``[N, *event]``, or None
-        Noise of each row, if pairs were given.
-    """
+    """What a teacher was trained with in this process, as copies; files of teachers do not hold it: data
+    ``[N, *event]``, the condition of each row, and its noise if pairs were given."""
 
     data: Array
     condition: Array | None = None
@@ -51,8 +42,7 @@ class Flow:
         ``step`` and ``text``) and ``config``, the options with every None resolved. Empty for a teacher that
         koopflow did not train.
     training_data_ : TrainingData or None
-        Data that the field comes from, in the process that trained it; None for a teacher that was attached
-        or loaded.
+        Data that the field comes from; None for a teacher that was attached or loaded.
     """
 
     training_data_: TrainingData | None = None
@@ -76,14 +66,11 @@ class Flow:
 
     @property
     def pairing_(self) -> dict[str, Any]:
-        """``coupling`` and ``path`` of the training, and ``flip``: whether it saw mirrored data as well.
-
-        For a teacher that koopflow did not train: independent pairs on the linear path.
-        """
+        """``coupling``, ``path`` and ``flip`` of the training: independent pairs on the linear path, not
+        mirrored, for a teacher that koopflow did not train."""
         known = self._history.get("config", {}) if self.field.kind == "network" else {}
-        return {"coupling": "independent", "path": "linear", "flip": False} | {
-            name: known[name] for name in ("coupling", "path", "flip") if name in known
-        }
+        otherwise = {"coupling": "independent", "path": "linear", "flip": False}
+        return {name: known.get(name, value) for name, value in otherwise.items()}
 
     @property
     def evaluations(self) -> int:
@@ -112,7 +99,8 @@ class Flow:
         condition: Array | None = None,
         progress: bool | ProgressFunction = False,
     ) -> Array:
-        """Data by solving dx/dt = v from time 0 to 1.
+        """Data by solving dx/dt = v from time 0 to 1. Raises ``DivergenceError`` when dopri5 cannot reach its
+        tolerance or the state stops being finite.
 
         Parameters
         ----------
@@ -137,14 +125,9 @@ class Flow:
         -------
         array, ``[B, *event]``
             Samples, of the kind of ``x0``; NumPy for fresh ones.
-
-        Raises
-        ------
-        DivergenceError
-            When dopri5 cannot reach its tolerance or the state stops being finite.
         """
-        options: dict[str, Any] = {"solver": solver, "steps": steps, "rtol": rtol, "atol": atol}
-        return self._solve(n, x0, [0.0, 1.0], seed, condition, progress=progress, **options)[-1]
+        given = {"solver": solver, "steps": steps, "rtol": rtol, "atol": atol, "condition": condition}
+        return self._solve(noise_or(x0, n, self.event_shape_, seed), [0.0, 1.0], progress, given)[-1]
 
     def trajectory(
         self,
@@ -194,8 +177,8 @@ class Flow:
         times = as_times(times, extrapolate=extrapolate)
         if x0 is None and times[0] != 0.0:
             raise ArgumentError(f"times: expected to begin at 0 without x0, got {times}")
-        options: dict[str, Any] = {"solver": solver, "steps": steps, "rtol": rtol, "atol": atol}
-        return self._solve(n, x0, times, seed, condition, progress=progress, **options)
+        given = {"solver": solver, "steps": steps, "rtol": rtol, "atol": atol, "condition": condition}
+        return self._solve(noise_or(x0, n, self.event_shape_, seed), times, progress, given)
 
     def log_prob(
         self,
@@ -254,21 +237,10 @@ class Flow:
                 monitor=meter.monitor,
             )
 
-    def _solve(
-        self,
-        n: int | None,
-        x0: Array | None,
-        times: list[float],
-        seed: int | None,
-        condition: Array | None,
-        *,
-        progress: bool | ProgressFunction,
-        **options: Any,
-    ) -> Array:
-        field = self.field
-        x0 = noise_or(x0, n, field.event_shape, seed)
+    def _solve(self, x0: Array, times: list[float], progress: Any, given: dict[str, Any]) -> Array:
+        given["condition"] = as_condition(given["condition"])
         with ProgressMeter(progress=progress) as meter:
-            return field.solve(x0, times, condition=as_condition(condition), monitor=meter.monitor, **options)
+            return self.field.solve(x0, times, monitor=meter.monitor, **given)
 
 
 def checked_teacher(teacher: Any) -> Flow:
@@ -277,7 +249,6 @@ def checked_teacher(teacher: Any) -> Flow:
         return teacher
     hint = (
         "; a bare function does not say its event shape: FlowTeacher.from_torch(function, event_shape=(2,))"
-        if callable(teacher)
-        else ""
     )
-    raise TypeError(f"teacher: expected a FlowTeacher, got {type(teacher).__name__}{hint}")
+    got = f"{type(teacher).__name__}{hint if callable(teacher) else ''}"
+    raise TypeError(f"teacher: expected a FlowTeacher, got {got}")

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from .. import _core
-from .._arrays import Array, checked_count
+from .._arrays import Array, as_seed, checked_count
 from .._conditioning import Conditioning
-from ..exceptions import ArgumentError
 from ..progress import ProgressFunction
 from .flow import Flow, checked_teacher
 from .teacher import FlowTeacher
@@ -22,7 +21,7 @@ def reflow(
     *,
     pairs: int | None = None,
     condition: Array | None = None,
-    seed: int = 0,
+    seed: int | None = 0,
     progress: bool | ProgressFunction = True,
     **options: Any,
 ) -> FlowTeacher:
@@ -44,8 +43,8 @@ def reflow(
     condition : array, optional
         Labels ``[P]`` or vectors ``[P, dim]`` to draw from, for a conditional teacher; by default every class
         equally often, or the vectors of ``teacher.training_data_``.
-    seed : int, default 0
-        Random seed of noise, conditions and training.
+    seed : int or None, default 0
+        Random seed of noise, conditions and training; None draws one.
     progress : bool or callable, default True
         Progress bar or function: see :mod:`koopflow.progress`.
     **options
@@ -58,12 +57,6 @@ def reflow(
         A fitted one: it samples, is saved and distilled like any other. Its pairs are its training data, so
         that the simulation-free points of a student's ``consistency`` term lie between them.
 
-    Raises
-    ------
-    ArgumentError
-        When ``rounds`` or ``pairs`` is below 1, an option is out of its range, or the vectors that a teacher
-        is conditioned on are not known.
-
     Examples
     --------
     >>> from koopflow import FlowTeacher, datasets, reflow
@@ -73,15 +66,17 @@ def reflow(
     >>> straighter.sample(5, solver="euler", steps=1).shape
     (5, 2)
     """
-    if not isinstance(rounds, int | np.integer) or isinstance(rounds, bool) or rounds < 1:
-        raise ArgumentError(f"rounds: expected an integer of at least 1, got {rounds!r}")
+    rounds, seed = checked_count(rounds, "rounds"), as_seed(seed)
     shape = checked_teacher(teacher).event_shape_
     if pairs is None:
         pairs = json.loads(_core.student_defaults(int(np.prod(shape))))["trajectories"]
-    count = checked_count(pairs)
+    count = checked_count(pairs, "pairs")
     known = teacher.training_data_
     pool = Conditioning.of(teacher.field).pool(condition, None if known is None else known.condition)
-    options = {**_options_of(teacher), **options, "seed": seed}
+    trained = teacher.field.kind == "network" and teacher.history_
+    like = teacher if isinstance(teacher, FlowTeacher) and trained else FlowTeacher._around(teacher.field)
+    # Mirrored pairs would not be the teacher's own.
+    own = {name: n for name, n in like.get_params(deep=False).items() if name not in ("event_shape", "flip")}
     current: Flow = teacher
     for turn in range(rounds):
         sequence = np.random.SeedSequence([seed, turn])
@@ -89,18 +84,8 @@ def reflow(
         noise = _core.normal((count, *shape), int(sequence.generate_state(1, np.uint64)[0]))
         drawn = None if pool is None else pool[np.random.default_rng(sequence).permutation(count) % len(pool)]
         ends = current.sample(x0=noise, condition=drawn, progress=progress)
-        straighter = FlowTeacher(shape, **options)
+        straighter = FlowTeacher(shape, **{**own, **options, "seed": seed})
         current = straighter.fit(ends, noise=noise, condition=drawn, progress=progress)
         if straighter.history_["stopped"] == "interrupted":
             break
     return straighter
-
-
-def _options_of(teacher: Flow) -> dict[str, Any]:
-    """What a teacher like this one is made with."""
-    field = teacher.field
-    if not (isinstance(teacher, FlowTeacher) and field.kind == "network" and teacher.history_):
-        teacher = FlowTeacher._around(field)
-    params = teacher.get_params(deep=False)
-    # Mirrored pairs would not be the teacher's own.
-    return {name: value for name, value in params.items() if name not in ("event_shape", "flip")}

@@ -20,9 +20,8 @@ from .._parameters import Parameters
 from ..exceptions import ArgumentError, ShapeError
 from ..options import SHARED_TRAINING, Options, Training, UNet, name_of, to_json, unet_of
 from ..progress import ProgressFunction, ProgressMeter
-from . import attach
 from .flow import Flow, TrainingData
-from .torch_models import probe
+from .torch_models import CONVENTIONS, PREDICTION, Home, check, probe, sizes, velocity_function
 from .torchcfm import read_state_dict
 
 if TYPE_CHECKING:
@@ -171,14 +170,11 @@ class FlowTeacher(Flow, Parameters):
 
         Raises
         ------
-        ShapeError
-            When data, noise or condition do not fit the event shape or each other.
-        ArgumentError
-            When an option is out of its range or not that of the file to resume, or when ``flip`` is set and
-            samples are no images or pairs are given.
+        ShapeError, ArgumentError
+            For arrays that do not fit the event shape or each other, and options that are out of their range
+            or not those of the file to resume.
         DivergenceError
-            When the loss kept blowing up after ``max_restarts`` restarts. The last good teacher is kept, and
-            this object is fitted with it.
+            When the loss kept blowing up; the last good teacher is kept.
         CheckpointError, FileNotFoundError
             When ``resume`` is not a file of a training, or there is no folder for ``checkpoint``.
         """
@@ -255,8 +251,7 @@ class FlowTeacher(Flow, Parameters):
         Raises
         ------
         TeacherError
-            When a few samples do not come back as a finite velocity: it says what was tried and what came
-            back, with the model's own exception as its cause.
+            When a few samples do not come back as a finite velocity; the model's own exception is its cause.
 
         Examples
         --------
@@ -266,19 +261,13 @@ class FlowTeacher(Flow, Parameters):
         >>> teacher.velocity(0.5, torch.zeros(1, 2))
         tensor([[1., 1.]])
         """
-        return cls._around(
-            attach.from_torch(
-                model,
-                event_shape,
-                convention=convention,
-                device=device,
-                dtype=dtype,
-                conditioning=Conditioning(num_classes, condition_dim),
-                condition_name=condition_name,
-                timestep_scale=timestep_scale,
-                extras=extras,
-            )
+        _check_convention(convention)
+        home = Home.of(model, event_shape, device, dtype, Conditioning(num_classes, condition_dim))
+        function = velocity_function(
+            model, convention, condition_name=condition_name, timestep_scale=timestep_scale, extras=extras
         )
+        check(function, home, convention)
+        return cls._around(home.field_of(function))
 
     @classmethod
     def from_torchscript(
@@ -307,14 +296,12 @@ class FlowTeacher(Flow, Parameters):
             Precision of the flow; by default ``"float64"`` if the module's parameters are, else
             ``"float32"``.
         event_shape, convention, device, num_classes, condition_dim, timestep_scale
-            As in :meth:`from_torch`.
+            As in :meth:`from_torch`, which raises the same errors.
 
         Raises
         ------
         FileNotFoundError, CheckpointError
             When there is no such file, or it is not a whole TorchScript module.
-        TeacherError
-            As in :meth:`from_torch`.
 
         Examples
         --------
@@ -327,17 +314,13 @@ class FlowTeacher(Flow, Parameters):
         >>> module.save("teacher.pt")  # doctest: +SKIP
         >>> teacher = FlowTeacher.from_torchscript("teacher.pt", event_shape=(2,))  # doctest: +SKIP
         """
-        return cls._around(
-            attach.from_torchscript(
-                path,
-                event_shape,
-                convention=convention,
-                device=device,
-                dtype=None if dtype is None else name_of(dtype),
-                conditioning=Conditioning(num_classes, condition_dim),
-                timestep_scale=timestep_scale,
-            )
-        )
+        _check_convention(convention)
+        conditioning = Conditioning(num_classes, condition_dim)
+        field = _torchscript(path, event_shape, conditioning, device, dtype, convention, timestep_scale)
+        order = {"torchcfm": "t, x", "flow_matching": "x, t", "diffusers": "x, timestep"}[convention]
+        called = f"forward({order}{', condition' if conditioning else ''}) with {sizes(field)}"
+        probe(field, f"{fspath(path)}: convention {convention!r} calls {called}")
+        return cls._around(field)
 
     @classmethod
     def from_diffusion(
@@ -409,42 +392,49 @@ class FlowTeacher(Flow, Parameters):
         Raises
         ------
         ArgumentError
-            For an unknown option or one that the schedule does not have.
-        TeacherError
-            When a few samples do not come back as finite predictions of their shape.
-        FileNotFoundError, CheckpointError
-            As in :meth:`from_torchscript`.
+            For an unknown option or one that the schedule does not have; others as in :meth:`from_torch` and
+            :meth:`from_torchscript`.
 
         Examples
         --------
         The noise predicted by a model of data that are all zero is z / sigma:
 
-        >>> import torch
         >>> from koopflow import FlowTeacher
         >>> teacher = FlowTeacher.from_diffusion(lambda z, sigma: z / sigma[:, None], (2,), schedule="edm")
         >>> float(abs(teacher.sample(100)).max()) < 0.01
         True
         """
-        return cls._around(
-            attach.from_diffusion(
-                model.field if isinstance(model, Flow) else model,
-                event_shape,
-                parametrisation=parametrisation,
-                schedule={
-                    "name": schedule,
-                    **{"beta_min": beta_min, "beta_max": beta_max, "offset": offset, "time_clip": time_clip},
-                    **{"sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho},
-                },
-                noise_argument=noise_argument,
-                sigma_data=sigma_data,
-                num_timesteps=num_timesteps,
-                device=device,
-                dtype=dtype,
-                conditioning=Conditioning(num_classes, condition_dim),
-                condition_name=condition_name,
-                extras=extras,
-            )
-        )
+        conditioning = Conditioning(num_classes, condition_dim)
+        named = {"condition_name": condition_name, **extras}
+        if isinstance(model, Flow):
+            raw, own = model.field, model.event_shape_
+            of_the_model = {"num_classes": num_classes, "condition_dim": condition_dim}
+            _refuse("a FlowTeacher", {"device": device, "dtype": dtype, **of_the_model, **named})
+            if event_shape is not None and checked_event_shape(event_shape) != own:
+                raise ArgumentError(f"event_shape: expected the teacher's {own}, got {event_shape}")
+        elif event_shape is None:
+            raise ArgumentError("event_shape: expected the shape of one sample, got None")
+        elif isinstance(model, str | PathLike):
+            _refuse("a TorchScript file", named)
+            raw = _torchscript(model, event_shape, conditioning, device or "cpu", dtype, "flow_matching")
+        else:
+            home = Home.of(model, event_shape, device, dtype, conditioning)
+            function = velocity_function(model, PREDICTION, condition_name=condition_name, extras=extras)
+            raw = home.field_of(function)
+        constants = {"beta_min": beta_min, "beta_max": beta_max, "offset": offset, "time_clip": time_clip}
+        constants |= {"sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho}
+        given = {name: value for name, value in constants.items() if value is not None}
+        config = {
+            "parametrisation": parametrisation,
+            "schedule": {"name": schedule, **given},
+            "noise_argument": noise_argument,
+            "sigma_data": sigma_data,
+            "num_timesteps": num_timesteps,
+        }
+        field = _core.VelocityField.diffusion(raw, to_json(config))
+        kinds = f"schedule {schedule!r} and parametrisation {parametrisation!r}"
+        probe(field, f"{kinds} call model(x, noise) with {sizes(field, 'noise')}")
+        return cls._around(field)
 
     @classmethod
     def from_torchcfm(
@@ -480,10 +470,9 @@ class FlowTeacher(Flow, Parameters):
 
         Raises
         ------
-        FileNotFoundError, CheckpointError
-            When there is no such file, or it holds no state dict.
-        ArgumentError
-            When the weights are not those of a ``UNetModel``, or not one for images of ``event_shape``.
+        FileNotFoundError, CheckpointError, ArgumentError
+            When there is no such file, it holds no state dict, or its weights are not those of a
+            ``UNetModel`` for images of ``event_shape``.
 
         See Also
         --------
@@ -509,9 +498,8 @@ class FlowTeacher(Flow, Parameters):
         teacher trained here answers in units of its data's scale, which the model does not know: only one
         from :meth:`from_torchcfm` gives the same velocities there.
         """
-        prefix = "network."
-        tensors = self.field.tensors()
-        return {name[len(prefix) :]: tensor for name, tensor in tensors if name.startswith(prefix)}
+        tensors, own = self.field.tensors(), "network."
+        return {name.removeprefix(own): tensor for name, tensor in tensors if name.startswith(own)}
 
     @classmethod
     def gaussian(cls, mean: Array, cov: Array, *, device: str = "cpu", dtype: str = "float32") -> FlowTeacher:
@@ -534,12 +522,10 @@ class FlowTeacher(Flow, Parameters):
         >>> teacher.sample(x0=np.zeros((1, 2), dtype=np.float32)).round(3)
         array([[1., 2.]], dtype=float32)
         """
-        mean = as_batch(mean)
+        mean, cov = as_batch(mean), as_batch(cov)
+        home = {"device": name_of(device), "dtype": name_of(dtype)}
         shape = checked_event_shape(tuple(mean.shape))
-        device, dtype = name_of(device), name_of(dtype)
-        return cls._around(
-            _core.VelocityField.gaussian(mean, as_batch(cov), event_shape=shape, device=device, dtype=dtype)
-        )
+        return cls._around(_core.VelocityField.gaussian(mean, cov, event_shape=shape, **home))
 
     @classmethod
     def empirical(cls, data: Array, *, device: str = "cpu", dtype: str = "float32") -> FlowTeacher:
@@ -550,8 +536,8 @@ class FlowTeacher(Flow, Parameters):
         ----------
         data : array, ``[N, *event]``
             Data points, kept whole; an evaluation costs N times the batch.
-        device, dtype : str
-            Device and precision of the field.
+        device, dtype
+            As in :meth:`gaussian`.
 
         Examples
         --------
@@ -564,8 +550,8 @@ class FlowTeacher(Flow, Parameters):
         data = as_batch(data)
         if len(data.shape) < 2:
             raise ShapeError(f"data: expected shape (N, *event), got {tuple(data.shape)}")
-        device, dtype = name_of(device), name_of(dtype)
-        teacher = cls._around(_core.VelocityField.empirical(data, device=device, dtype=dtype))
+        field = _core.VelocityField.empirical(data, device=name_of(device), dtype=name_of(dtype))
+        teacher = cls._around(field)
         teacher.training_data_ = TrainingData.copied(data)
         return teacher
 
@@ -588,11 +574,9 @@ class FlowTeacher(Flow, Parameters):
 
         Raises
         ------
-        ArgumentError
-            For a teacher that is unconditional, one that was trained here without ``label_dropout``, and a
-            null condition that does not fit.
-        TeacherError
-            When an attached model fails on the null condition, or does not answer with a finite velocity.
+        ArgumentError, TeacherError
+            For a teacher that is unconditional or was trained here without ``label_dropout``, and a null
+            condition that does not fit or that an attached model fails on.
 
         Examples
         --------
@@ -632,13 +616,8 @@ class FlowTeacher(Flow, Parameters):
 
     @classmethod
     def load(cls, path: str | PathLike[str], *, device: str = "cpu") -> FlowTeacher:
-        """Read a teacher that :meth:`save` wrote.
-
-        Raises
-        ------
-        FileNotFoundError, CheckpointError
-            When there is no such file, or it is not a whole koopflow teacher.
-        """
+        """Read a teacher that :meth:`save` wrote. Raises ``FileNotFoundError`` or ``CheckpointError`` when
+        there is no such file, or it is not a whole koopflow teacher."""
         field, text = _core.VelocityField.load(fspath(path), device=name_of(device))
         header = json.loads(text)
         params = header.get("params")
@@ -656,14 +635,11 @@ class FlowTeacher(Flow, Parameters):
     def save(self, path: str | PathLike[str]) -> None:
         """Write the teacher to one safetensors file, atomically. Raises ``TeacherError`` for one that was
         attached: its code and weights are not koopflow's to write."""
-        self.field.save(fspath(path), to_json(self._header()))
+        header = {"params": self._written(without=["event_shape"]), "history": self._history}
+        self.field.save(fspath(path), to_json(header))
 
     # Its name before students and teachers had the same ones.
     history = Flow.history_
-
-    def _header(self) -> dict[str, Any]:
-        """What a file says about the teacher."""
-        return {"params": self._written(without=["event_shape"]), "history": self._history}
 
     @classmethod
     def _around(cls, field: _core.VelocityField) -> Self:
@@ -703,3 +679,36 @@ class FlowTeacher(Flow, Parameters):
         changed = [f"{k}={v!r}" for k, v in params.items() if k in defaults and v != defaults[k]]
         kind = "not fitted" if self._field is None else self._field.kind
         return f"<FlowTeacher({', '.join([f'event_shape={self.event_shape}', *changed])}): {kind}>"
+
+
+def _check_convention(convention: str) -> None:
+    if convention not in CONVENTIONS:
+        names = ", ".join(map(repr, CONVENTIONS))
+        raise ArgumentError(f"convention: expected one of {names}, got {convention!r}")
+
+
+def _refuse(what: str, options: Mapping[str, Any]) -> None:
+    """Raises ``ArgumentError`` for the first option that is set."""
+    for name, value in options.items():
+        if value is not None:
+            raise ArgumentError(f"{name}: expected nothing for {what}, got {value!r}")
+
+
+def _torchscript(
+    path: str | PathLike[str],
+    event_shape: Sequence[int],
+    conditioning: Conditioning,
+    device: str,
+    dtype: str | None,
+    convention: str,
+    timestep_scale: float = 1000.0,
+) -> _core.VelocityField:
+    return _core.VelocityField.torchscript(
+        fspath(path),
+        event_shape=checked_event_shape(event_shape),
+        convention=convention,
+        timestep_scale=timestep_scale,
+        conditioning=conditioning.to_json(),
+        device=name_of(device),
+        dtype=None if dtype is None else name_of(dtype),
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from .. import _core
+from .._arrays import checked_event_shape
 from .._conditioning import Conditioning
 from ..exceptions import DeviceError, TeacherError
 from ..options import name_of
@@ -40,18 +41,18 @@ class Home:
     def of(
         cls,
         model: Callable[..., Any],
-        event_shape: tuple[int, ...],
+        event_shape: Sequence[int],
         device: str | None,
         dtype: str | None,
         conditioning: Conditioning,
     ) -> Home:
-        """Those of the model's parameters, unless they are given; half precision is solved in float32.
-
-        Raises
-        ------
-        DeviceError
-            For a device that is not on this machine.
-        """
+        """Those of the model's parameters, unless they are given; half precision is solved in float32."""
+        if not callable(model):
+            raise TypeError(
+                "model: expected a torch.nn.Module, a function or, for from_diffusion, a FlowTeacher or the "
+                f"path of a TorchScript file, got {type(model).__name__}"
+            )
+        check_mode(model)
         parameters = model.parameters() if isinstance(model, torch.nn.Module) else iter(())
         first = next(parameters, torch.empty(0))
         if device is None:
@@ -65,7 +66,7 @@ class Home:
             raise DeviceError(f"device: expected one of this machine, got {device!s}: {reason}") from error
         if dtype is None:
             dtype = "float64" if first.dtype == torch.float64 else "float32"
-        return cls(event_shape, str(device), name_of(dtype), conditioning)
+        return cls(checked_event_shape(event_shape), str(device), name_of(dtype), conditioning)
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -115,8 +116,8 @@ def velocity_function(
     convention: str,
     *,
     condition_name: str | None,
-    timestep_scale: float,
     extras: Mapping[str, Any],
+    timestep_scale: float = 1.0,
 ) -> Velocity:
     """v(t, x, condition) in koopflow's time and sign, whatever the model's; or a prediction as it is."""
     if condition_name is None:
@@ -211,6 +212,12 @@ def probe(field: _core.VelocityField, tried: str) -> None:
         raise TeacherError(f"{tried}; {error}") from (error.__cause__ or error)
     if not np.allclose(v, again, rtol=1e-3, atol=1e-4):
         raise TeacherError(f"{tried}; two calls on the same batch gave different velocities")
+
+
+def sizes(field: _core.VelocityField, time: str = "t") -> str:
+    """What :func:`probe` asks, for messages."""
+    n = probe_size(tuple(field.event_shape))
+    return f"x {(n, *field.event_shape)} and {time} ({n},), {field.dtype} on {field.device}"
 
 
 def probe_size(event_shape: tuple[int, ...]) -> int:

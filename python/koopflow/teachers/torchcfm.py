@@ -7,6 +7,9 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file
+
 from ..exceptions import ArgumentError, CheckpointError
 
 # What training scripts keep weights under; the averaged ones are what is sampled from.
@@ -16,17 +19,9 @@ _NESTED = ("ema_model", "net_model", "model", "state_dict")
 def read_state_dict(weights: str | PathLike[str] | Mapping[str, Any], key: str | None) -> dict[str, Any]:
     """Names and tensors of a file or a mapping, without the wrappers that training scripts add.
 
-    Raises
-    ------
-    FileNotFoundError
-        When there is no such file.
-    CheckpointError
-        When the file is neither safetensors nor what ``torch.load`` reads as weights only.
-    ArgumentError
-        When there are no tensors under ``key``, or none at all.
+    Raises ``FileNotFoundError`` or ``CheckpointError`` for a file that is not there, or neither safetensors
+    nor what ``torch.load`` reads as weights only; ``ArgumentError`` when there are no tensors under ``key``.
     """
-    import torch
-
     stored = weights if isinstance(weights, Mapping) else _read(Path(fspath(weights)))
     if key is not None:
         if not isinstance(stored.get(key), Mapping):
@@ -45,14 +40,10 @@ def read_state_dict(weights: str | PathLike[str] | Mapping[str, Any], key: str |
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    import torch
-
     if not path.is_file():
         raise FileNotFoundError(f"weights: no file {str(path)!r}")
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             return load_file(path)
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from koopflow import FlowTeacher, KoopmanDistiller, Objective, datasets
-from koopflow.cli import main, training
+from koopflow.cli import main, results, training
 from koopflow.exceptions import DivergenceError
 
 if sys.version_info >= (3, 11):
@@ -353,7 +353,7 @@ def test_a_student_is_no_teacher(folder, tmp_path, capsys):
 
 
 def test_lines_for_a_log_are_few_and_whole(capsys):
-    lines = training.Lines(sys.stderr)
+    lines = results.Lines(sys.stderr)
     for step in range(1, 1001):
         values = {"loss": 1.0 / step}
         lines({"stage": "teacher", "step": step, "total": 1000, "seconds": step / 40, "values": values})

@@ -121,7 +121,7 @@ def test_devices_and_dtypes_are_named_by_text_or_object():
     [
         ({"num_classes": 3.0}, "num_classes: expected an integer"),
         ({"condition_dim": (4, 8)}, "condition_dim: expected an integer"),
-        ({"num_classes": 0}, "num_classes: expected at least 1"),
+        ({"num_classes": 0}, "num_classes: expected an integer of at least 1, got 0"),
         ({"num_classes": 2, "condition_dim": 2}, "at most one of num_classes and condition_dim"),
     ],
 )

@@ -165,7 +165,7 @@ def test_conditions_are_carried_along():
 
 @pytest.mark.parametrize(
     ("options", "name"),
-    [({"rounds": 0}, "rounds"), ({"pairs": 0}, "n"), ({"condition": np.zeros(3)}, "condition")],
+    [({"rounds": 0}, "rounds"), ({"pairs": 0}, "pairs"), ({"condition": np.zeros(3)}, "condition")],
 )
 def test_arguments_out_of_range_are_named(gaussian, options, name):
     with pytest.raises(ArgumentError, match=f"^{name}: "):

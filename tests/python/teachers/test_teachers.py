@@ -263,7 +263,7 @@ def test_dropout_is_noticed():
     ("arguments", "error", "message"),
     [
         ({"convention": "other"}, ArgumentError, "convention: expected one of 'torchcfm'"),
-        ({"num_classes": 0}, ArgumentError, "num_classes: expected at least 1"),
+        ({"num_classes": 0}, ArgumentError, "num_classes: expected an integer of at least 1"),
         ({"num_classes": 2, "condition_dim": 3}, ArgumentError, "at most one of num_classes"),
         ({"event_shape": ()}, ShapeError, "event_shape: expected positive integers"),
     ],
