@@ -58,13 +58,10 @@ def arrays(
 
     Raises
     ------
-    DatasetError
-        For a file that is damaged, empty or of another format, and other numbers of labels than of images.
-    ShapeError, DtypeError, NonFiniteError
-        For images of different sizes or an unclear layout, that are not real numbers, or not finite; and for
-        labels that are one-hot rows, or not integers.
-    ArgumentError
-        For ``limits`` that are not clear or too narrow, and several arrays that could be meant.
+    DatasetError, ShapeError, DtypeError, NonFiniteError, ArgumentError
+        For a file that is damaged, empty or of another format; images of several sizes, of an unclear layout
+        or limits, or that are not finite real numbers; labels that are not one integer for each image; and
+        several arrays that could be meant.
     """
     if layout is not None and layout not in LAYOUTS:
         raise ArgumentError(f"layout: expected one of {', '.join(LAYOUTS)} or None, got {layout!r}")

@@ -26,6 +26,8 @@ IDX_NAMES = {3: "images", 1: "labels"}
 IDX_DTYPES = {9: "int8", 11: "int16", 12: "int32", 13: "float32", 14: "float64"}
 CIFAR_SHAPE, CIFAR_CLASSES = (3, 32, 32), 10
 CIFAR_FILES = {"train": [f"data_batch_{k}.bin" for k in range(1, 6)], "test": ["test_batch.bin"]}
+# What :func:`images` takes for one format alone.
+OPTIONS = {"IDX": {"split"}, "CIFAR-10": {"split"}, "NumPy": {"layout", "limits"}, "picture": {"channels"}}
 PICTURES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
@@ -68,23 +70,12 @@ def images(
     recognisers = {"IDX": _is_idx, "CIFAR-10": _is_cifar, "NumPy": numpy_files, "picture": _pictures}
     kinds = [name for name, recognises in recognisers.items() if recognises(place)]
     if len(kinds) != 1:
-        got = f"{' and '.join(kinds)} files in the same folder"
-        if not kinds and place.is_dir():
-            names = [entry.name for entry in visible(place)]
-            got = (
-                f"a folder with {', '.join(names[:4])}{', ...' * (len(names) > 4)}"
-                if names
-                else "an empty folder"
-            )
-        elif not kinds:
-            got = f"{place.stat().st_size} bytes of something else"
+        got = f"{' and '.join(kinds)} files in the same folder" if kinds else _described(place)
         raise DatasetError(f"{place}: expected images of one format ({', '.join(recognisers)}), got {got}")
     [kind] = kinds
     given = {"split": split, "layout": layout, "limits": limits, "channels": channels}
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    for name in options.keys() - {"NumPy": {"layout", "limits"}, "picture": {"channels"}}.get(
-        kind, {"split"}
-    ):
+    for name in options.keys() - OPTIONS[kind]:
         raise ArgumentError(f"{name}: expected None for {kind} files, got {options[name]!r}")
     if split is not None and not place.is_dir():
         raise ArgumentError(f"split: expected None, since {place} is one file, got {split!r}")
@@ -106,22 +97,21 @@ def images(
     return pixels, None if labels is False else found
 
 
+def _described(place: Path) -> str:
+    if not place.is_dir():
+        return f"{place.stat().st_size} bytes of something else"
+    names = ", ".join(entry.name for entry in visible(place)[:4])
+    return f"a folder with {names}" if names else "an empty folder"
+
+
 def idx(
     images: str | PathLike[str], labels: str | PathLike[str] | None = None
 ) -> tuple[Images, Labels | None]:
     """Images ``[N, 1, H, W]``, and their labels, of IDX files of unsigned bytes, gzipped or not.
 
-    Parameters
-    ----------
-    images : path
-        File of three dimensions (``train-images-idx3-ubyte``).
-    labels : path, optional
-        File of one dimension (``train-labels-idx1-ubyte``). Without it the labels are None.
-
-    Raises
-    ------
-    DatasetError, DtypeError
-        For a file of another kind, shape, length or dtype, a damaged one, and other numbers of labels.
+    ``images`` is a file such as ``train-images-idx3-ubyte``, ``labels`` one such as
+    ``train-labels-idx1-ubyte``. Raises ``DatasetError`` or ``DtypeError`` for a file of another kind, shape,
+    length or dtype, a damaged one, and other numbers of labels than of images.
     """
     pixels = from_uint8(_idx(existing(images), 3)[:, None])
     if labels is None:
@@ -216,19 +206,8 @@ def cifar10(folder: str | PathLike[str], *, split: str = "train") -> tuple[Image
     """CIFAR-10 ``[N, 3, 32, 32]`` and its labels, from the files of its binary version.
 
     Labels: 0 airplane, 1 automobile, 2 bird, 3 cat, 4 deer, 5 dog, 6 frog, 7 horse, 8 ship, 9 truck.
-
-    Parameters
-    ----------
-    folder : path
-        Folder of ``data_batch_1.bin`` to ``data_batch_5.bin`` or ``test_batch.bin``, or of
-        ``cifar-10-batches-bin`` with these.
-    split : {"train", "test"}, default "train"
-        The 50,000 training images or the 10,000 test images.
-
-    Raises
-    ------
-    FileNotFoundError, ArgumentError, DatasetError
-        For a missing file, one of other records, another word as ``split`` and a file as ``folder``.
+    ``folder`` holds ``data_batch_1.bin`` to ``data_batch_5.bin`` (50,000 images), or ``test_batch.bin``
+    (10,000), or ``cifar-10-batches-bin`` with these; ``split`` and errors are those of :func:`mnist`.
     """
     place, names = _part(folder, split, CIFAR_FILES)
     files = [_cifar_home(place) / name for name in names]
@@ -296,11 +275,9 @@ def image_folder(
 
     Raises
     ------
-    DatasetError
+    DatasetError, ShapeError, DtypeError
         For no pictures, a class without any, pictures next to folders of pictures, and a file that is no
-        picture, damaged or transparent.
-    ShapeError, DtypeError
-        For pictures that differ in size or channels, and for more than 8 bits a channel.
+        picture, damaged or transparent; pictures of several sizes; and more than 8 bits a channel.
     """
     checked_size(1 if size is None else size, resample)
     if channels not in (None, 1, 3):
