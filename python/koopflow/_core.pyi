@@ -369,7 +369,7 @@ class Student:
         seed: int = 0,
         condition: _Array | None = None,
         monitor: _Monitor = None,
-    ) -> tuple[Sequence[_Array], float]:
+    ) -> tuple[tuple[_Array, _Array, _Array, _Array, _Array], float]:
         """By the change of variables: log-densities ``[B]``, noise ``[B, *event]``, residuals,
         log-determinants and their standard errors ``[B]``; and the total deviation of the student's data.
 

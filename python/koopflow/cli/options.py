@@ -149,7 +149,7 @@ class Command:
             options = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Options)]
             for kind in options:
                 self._nested += [f"{name}.{key}" for key in kind.names()]
-                self._renamed |= {old: f"{name}.{new}" for old, new in kind.renamed().items()}
+                self._renamed |= {old: f"{name}.{new}" for old, new in kind.renamed.items()}
             # Python also takes functions, and mappings for option dataclasses; here neither can be given.
             left_out = (Callable, Mapping) if options else (Callable,)
             kind = reduce(or_, [kind for kind in kinds if typing.get_origin(kind) not in left_out])

@@ -245,7 +245,7 @@ class FittedStudent(Parameters):
             options: dict[str, Any] = {"determinant": determinant, "polish": polish, "probes": probes}
             options |= {"products": products, "seed": seed, "condition": as_condition(condition)}
             found, spread = self._fitted().density(as_batch(x), **options, monitor=meter.monitor)
-        density = StudentDensity(*found, spread=spread)
+        density = StudentDensity(*found, spread)
         warn_of_residuals(to_numpy(density.residuals), spread)
         return density
 
