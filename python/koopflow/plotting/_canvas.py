@@ -109,12 +109,12 @@ def note(ax: Axes, text: str, place: tuple[float, float], shift: tuple[float, fl
     ax.annotate(text, place, xytext=shift, **options)
 
 
-def titled(ax: Axes, title: str | None, warning: str | None = None) -> Axes:
-    """The axes with a title, and above it a warning about the spectrum that is drawn."""
+def titled(ax: Axes, title: str | None, warning: str | None = None, *, pad: float = 6.0) -> Axes:
+    """The axes with a title ``pad`` points above, and over it a warning about the spectrum that is drawn."""
     if title:
-        ax.set_title(title, loc="left", fontsize=10, color=INK)
+        ax.set_title(title, loc="left", fontsize=10, color=INK, pad=pad)
     if warning:
-        above = 20 if ax.get_title(loc="left") else 4
+        above = pad + 14 if ax.get_title(loc="left") else pad - 2
         note(ax, warning, (0.0, 1.0), (0, above), xycoords="axes fraction", va="bottom", color=STUDENT)
     return ax
 

@@ -62,8 +62,7 @@ def signatures(
     ax.set_xlabel("mode", fontsize=8)
     colour_bar(ax, image, "|ψ| against all classes (deviations)")
     # The times stand where a title would.
-    ax.set_title(title or " ", loc="left", fontsize=10 if title else 6, pad=16 if title else None)
-    return titled(ax, None, signatures.spectrum.caveat)
+    return titled(ax, title, signatures.spectrum.caveat, pad=16.0)
 
 
 def embedding(

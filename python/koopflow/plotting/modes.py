@@ -45,7 +45,7 @@ def modes(
     columns : int, optional
         Number of pictures in a row.
     weights : bool, default False
-        Draw the eigenfunctions' weights of x, columns of P, instead: these are not modes.
+        Draw ``spectrum.weight_images`` instead: these are not modes.
     """
     places = _leading(spectrum, count)
     drawn = (spectrum.weight_images if weights else spectrum.modes)[places]

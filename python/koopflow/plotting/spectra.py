@@ -169,10 +169,12 @@ def _plane_of_growth(ax: Axes, values: NDArray[np.complex128]) -> Axes:
     left, right = min(0.0, float(values.real.min())), max(0.0, float(values.real.max()))
     margin = 0.16 * max(right - left, 1e-2)
     top = 1.15 * max(1e-2, float(np.abs(values.imag).max()))
+    # Room for the words below, where only one of each pair is drawn.
+    bottom = -top if (values.imag < 0).any() else -0.12 * top
     ax.axvspan(0.0, right + margin, color=STUDENT, alpha=0.05, linewidth=0)
     ax.axvline(0.0, color=STUDENT, linewidth=0.9)
     ax.axhline(0.0, color=FAINT, linewidth=0.8, zorder=0)
-    ax.set(xlim=(left - margin, right + margin), ylim=(-top, top))
-    note(ax, "decays", (0.0, -top), (-4, 3), fontsize=8, ha="right")
-    note(ax, "grows", (0.0, -top), (4, 3), fontsize=8, ha="left")
+    ax.set(xlim=(left - margin, right + margin), ylim=(bottom, top))
+    note(ax, "decays", (0.0, bottom), (-4, 3), fontsize=8, ha="right")
+    note(ax, "grows", (0.0, bottom), (4, 3), fontsize=8, ha="left")
     return ax
