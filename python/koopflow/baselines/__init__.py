@@ -1,10 +1,9 @@
 """Other ways to sample a flow in few steps or in one: what a Koopman student is to be measured against.
 
-All are used alike: ``fit(teacher)``, ``sample``, ``sample_path`` where ``has_path`` says so, ``save`` and
-``load`` (:class:`Baseline`). Those that are trained on a teacher's trajectories, :class:`PlainNetwork`,
-:class:`KDM` and :class:`MeanVelocity`, have the parameters of :class:`koopflow.KoopmanDistiller` and its
-budget (:class:`TrainedBaseline`). :class:`ConsistencyFlow` is trained on data; :class:`OdeSolver` and
-:class:`StraightLine` are the teacher itself.
+All are used alike (:class:`Baseline`). Those that are trained on a teacher's trajectories,
+:class:`PlainNetwork`, :class:`KDM` and :class:`MeanVelocity`, have the parameters of
+:class:`koopflow.KoopmanDistiller` and its budget. :class:`ConsistencyFlow` is trained on data;
+:class:`OdeSolver` and :class:`StraightLine` are the teacher itself.
 """
 
 from ._baseline import Baseline, load

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from .. import _core
-from .._arrays import Array, as_condition, noise_or
+from .._arrays import Array, as_condition, as_times, noise_or
 from .._ending import tell_ending
 from .._parameters import Parameters
-from ..exceptions import ArgumentError, CheckpointError, NotFittedError
+from ..exceptions import CheckpointError, NotFittedError
 from ..options import to_json
 from ..progress import ProgressFunction
 from ..teachers.flow import Flow, checked_teacher
@@ -27,10 +27,7 @@ _kinds: dict[str, type[Baseline]] = {}
 
 
 class Baseline(Parameters, ABC):
-    """A way to sample a teacher's flow.
-
-    Parameters are scikit-learn's: ``get_params``, ``set_params`` and ``clone`` work, with the options in
-    ``training`` and ``trajectories`` under ``training__ema_decay`` and the like.
+    """A way to sample a teacher's flow, with the parameters of a scikit-learn estimator.
 
     Attributes
     ----------
@@ -66,10 +63,8 @@ class Baseline(Parameters, ABC):
         refresh: bool = False,
         progress: bool | ProgressFunction = True,
     ) -> Self:
-        """Distil a teacher, or keep it.
-
-        Ctrl-C ends training early: what was learnt so far is kept, a warning says so, and
-        ``history_["stopped"]`` is ``"interrupted"``.
+        """Distil a teacher, or keep it. How fits end and what they raise is as in
+        :meth:`koopflow.KoopmanDistiller.fit`.
 
         Parameters
         ----------
@@ -79,24 +74,9 @@ class Baseline(Parameters, ABC):
             Data for :class:`ConsistencyFlow`; by default those that the teacher was trained on in this
             process. The other baselines learn from the teacher alone.
         condition : array, optional
-            For a conditional teacher: labels ``[P]`` or vectors ``[P, dim]`` that trajectories draw from, by
-            default every class equally often, or the vectors that the teacher was trained with. Given with
-            ``data``: the label or vector of each row.
+            Given with ``data``: the label or vector of each row. Otherwise as in the distiller's ``fit``.
         trajectory_file, refresh, progress
-            As in :meth:`koopflow.KoopmanDistiller.fit`.
-
-        Raises
-        ------
-        TypeError
-            When the teacher is not a FlowTeacher.
-        TeacherError
-            When the teacher's velocity fails or is not finite.
-        DivergenceError
-            When the loss kept blowing up after ``max_restarts`` restarts. The last good student is kept.
-        CheckpointError
-            When ``trajectory_file`` is damaged, or was made by another teacher or for other options.
-        ArgumentError, ShapeError
-            When an option is out of its range, or data are missing or do not fit the teacher.
+            As there.
         """
         self._fit(
             checked_teacher(teacher),
@@ -113,11 +93,10 @@ class Baseline(Parameters, ABC):
     def _fit(self, teacher: Flow, *, data: Any, condition: Any, progress: Any, **file: Any) -> None:
         """Train, with the arguments of ``fit``, and adopt what samples are made with."""
 
-    def _adopt(self, model: Any, event_shape: Sequence[int], history: dict[str, Any]) -> Self:
+    def _adopt(self, model: Any, event_shape: tuple[int, ...], history: dict[str, Any]) -> Self:
         # Where no trajectories are solved, a teacher is never evaluated.
         nothing = {"trajectory_seconds": 0.0, "trajectories": 0, "teacher_evaluations": 0}
-        self._model, self.event_shape_ = model, tuple(event_shape)
-        self.history_ = {**nothing, **history}
+        self._model, self.event_shape_, self.history_ = model, event_shape, {**nothing, **history}
         return self
 
     def sample(
@@ -126,7 +105,7 @@ class Baseline(Parameters, ABC):
         *,
         x0: Array | None = None,
         steps: int | None = None,
-        seed: int = 0,
+        seed: int | None = 0,
         condition: Array | None = None,
     ) -> Array:
         """Data from noise, ``[B, *event]``: of the kind of ``x0``, NumPy for fresh samples.
@@ -138,17 +117,13 @@ class Baseline(Parameters, ABC):
         x0 : array, ``[B, *event]``, optional
             Noise to start from.
         steps : int, optional
-            Number of equal steps in time, one evaluation each, where the method has a choice: of
-            :class:`MeanVelocity` 1 by default, of :class:`ConsistencyFlow` its number of segments.
-        seed : int, default 0
-            Random seed of the fresh noise.
+            Number of equal steps in time, one evaluation each, where the method has a choice (an
+            ``ArgumentError`` elsewhere): of :class:`MeanVelocity` 1 by default, of :class:`ConsistencyFlow`
+            its number of segments.
+        seed : int or None, default 0
+            Random seed of the fresh noise; None draws one.
         condition : array, optional
             Labels ``[B]`` or vectors ``[B, dim]`` for a conditional teacher.
-
-        Raises
-        ------
-        ArgumentError
-            For steps that the method does not have.
         """
         return self._ends(self._noise(x0, n, seed), steps, as_condition(condition))
 
@@ -169,30 +144,22 @@ class Baseline(Parameters, ABC):
         return sum(tensor.numel() for name, tensor in tensors if name.startswith("network."))
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write everything to one safetensors file, atomically.
-
-        Raises ``TeacherError`` where that takes an attached teacher's code and weights, which are not
-        koopflow's to write.
-        """
+        """Write everything to one safetensors file, atomically. Raises ``TeacherError`` where that takes an
+        attached teacher's code and weights, which are not koopflow's to write."""
         self._fitted().field.save(fspath(path), to_json(self._facts()))
 
     @classmethod
     def load(cls, path: str | PathLike[str], *, device: str = "cpu") -> Self:
-        """Read what :meth:`save` wrote.
-
-        Raises ``FileNotFoundError`` without a file, and ``CheckpointError`` for anything but a whole koopflow
-        file of such a baseline.
-        """
+        """Read what :meth:`save` wrote. Raises ``FileNotFoundError`` without a file, and ``CheckpointError``
+        for anything but a whole koopflow file of such a baseline."""
         thing, text = _core.describe_file(fspath(path))
-        described = json.loads(text).get("baseline")
-        if not isinstance(described, dict):
+        found, expected = json.loads(text).get("baseline"), cls.__name__
+        if not isinstance(found, dict):
             raise CheckpointError(f"{fspath(path)}: holds a {thing}, expected a baseline")
-        kind, written = _kinds.get(str(described.get("kind"))), described.get("options")
-        if kind is None or not isinstance(written, dict):
-            raise CheckpointError(f"{fspath(path)}: holds a baseline that this koopflow does not know")
-        if not issubclass(kind, cls):
+        kind, written = _kinds.get(str(found.get("kind"))), found.get("options")
+        if kind is None or not isinstance(written, dict) or not issubclass(kind, cls):
             raise CheckpointError(
-                f"{fspath(path)}: holds a baseline {kind.__name__}, expected {cls.__name__}"
+                f"{fspath(path)}: holds a baseline {found.get('kind')}, expected {expected}"
             )
         return kind._from_file(path, written, device)
 
@@ -202,10 +169,10 @@ class Baseline(Parameters, ABC):
         """A fitted one from a file of this class, whose parameters are ``written``."""
 
     def _facts(self) -> dict[str, Any]:
-        """What a file says about this object, besides what it holds."""
+        """What a file says about this object besides its model."""
         return {"baseline": {"kind": type(self).__name__, "options": self._written()}}
 
-    def _noise(self, x0: Array | None, n: int | None, seed: int) -> Array:
+    def _noise(self, x0: Array | None, n: int | None, seed: int | None) -> Array:
         self._fitted()
         return noise_or(x0, n, self.event_shape_, seed)
 
@@ -229,7 +196,7 @@ class PathBaseline(Baseline):
         *,
         n: int | None = None,
         times: Sequence[float],
-        seed: int = 0,
+        seed: int | None = 0,
         condition: Array | None = None,
     ) -> Array:
         """States along the path from noise, ``[len(times), B, *event]``.
@@ -245,11 +212,7 @@ class PathBaseline(Baseline):
         """
         if isinstance(x0, int | np.integer):
             n, x0 = int(x0), None
-        noise = self._noise(x0, n, seed)
-        moments = [float(t) for t in times]
-        if not moments or not all(0.0 <= t <= 1.0 for t in moments):
-            raise ArgumentError(f"times: expected one or more times in [0, 1], got {moments}")
-        return self._path(noise, moments, as_condition(condition))
+        return self._path(self._noise(x0, n, seed), as_times(times), as_condition(condition))
 
     @abstractmethod
     def _path(self, x0: Array, times: list[float], condition: Array | None) -> Array:

@@ -88,24 +88,21 @@ class ConsistencyFlow(Baseline):
         if data is None:
             known = teacher.training_data_
             if known is None:
-                raise ArgumentError(
-                    "data: expected the teacher's training data, which this process does not know, got None"
-                )
-            data, condition = known.data, known.condition
+                unknown = "the teacher's training data, which this process does not know"
+                raise ArgumentError(f"data: expected {unknown}, got None")
+            data, condition = known.data, as_condition(known.condition)
         data, shape = as_batch(data), teacher.event_shape_
         if tuple(data.shape[1:]) != shape:
-            raise ShapeError(
-                f"data: expected shape (N, {', '.join(map(str, shape))}), got {tuple(data.shape)}"
-            )
+            expected = ", ".join(map(str, shape))
+            raise ShapeError(f"data: expected shape (N, {expected}), got {tuple(data.shape)}")
         kind = Conditioning.of(teacher.field)
         params = {name: value for name, value in self.get_params(deep=False).items() if name not in OBJECTIVE}
         flow = FlowTeacher(shape, num_classes=kind.classes, condition_dim=kind.dim, **params)
-        config = flow._config()
-        config["objective"] = {"consistency": {name: getattr(self, name) for name in OBJECTIVE}}
+        consistency = {name: getattr(self, name) for name in OBJECTIVE}
+        config = to_json({**flow._config(), "objective": {"consistency": consistency}})
         with ProgressMeter(progress=progress) as meter:
-            flow._field, history = _core.train_teacher(
-                data, to_json(config), condition=as_condition(condition), monitor=meter.monitor
-            )
+            train = _core.train_teacher
+            flow._field, history = train(data, config, condition=condition, monitor=meter.monitor)
         self._adopt(flow, shape, json.loads(history))
 
     def _ends(self, x0: Array, steps: int | None, condition: Array | None) -> Array:

@@ -28,16 +28,13 @@ TRAJECTORIES = ("count", "path_steps")
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class TrainedBaseline(Baseline):
-    """A baseline that is trained on what a :class:`koopflow.KoopmanDistiller` is trained on.
-
-    It sees the same number of trajectories through networks of the same width and depth, and its parameters
-    have the distiller's names.
+    """A baseline trained on as many trajectories as a :class:`koopflow.KoopmanDistiller`, with networks
+    of the same width and depth.
 
     Parameters
     ----------
     width, depth, batch_size, seed, device, dtype
-        As in :class:`koopflow.KoopmanDistiller`, with a batch size of 256 by default. On a CPU and without
-        ``max_seconds`` the same seed gives the same student.
+        As in :class:`koopflow.KoopmanDistiller`, with a batch size of 256 by default.
     steps : int, optional
         Number of training steps; by default chosen by the dimension of the data, or left to ``max_seconds``
         where that is given.
@@ -76,9 +73,8 @@ class TrainedBaseline(Baseline):
             condition = known.condition
         with ProgressMeter(progress=progress) as meter:
             config = to_json({"method": self._method, **self._config()})
-            student = _core.Baseline.fit(
-                teacher.field, config, condition=condition, monitor=meter.monitor, **file
-            )
+            fit = _core.Baseline.fit
+            student = fit(teacher.field, config, condition=condition, monitor=meter.monitor, **file)
         self._adopt(student, student.event_shape, json.loads(student.history))
 
     def _config(self) -> dict[str, Any]:
@@ -95,8 +91,7 @@ class TrainedBaseline(Baseline):
     @property
     def config_(self) -> dict[str, Any]:
         """The core's configuration with every None resolved, except for steps that the clock decides."""
-        config: dict[str, Any] = json.loads(self._fitted().config)
-        return config
+        return dict(json.loads(self._fitted().config))
 
     @property
     def parameter_count(self) -> int:
@@ -117,11 +112,10 @@ class TrainedBaseline(Baseline):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class PlainNetwork(TrainedBaseline):
-    """A network from noise to the teacher's endpoint: x1 = skip(x0) + network(x0).
+    """A network from noise to the teacher's endpoint, x1 = skip(x0) + network(x0): no path, no inverse.
 
     It sees what a Koopman student sees of the noise, and has its linear skip. The loss is the mean square of
-    endpoint errors over the data's variance. It has neither a path, nor an inverse, nor a spectrum. Its
-    parameters are those of :class:`TrainedBaseline`.
+    endpoint errors over the data's variance. Parameters are those of :class:`TrainedBaseline`.
 
     Examples
     --------
@@ -141,10 +135,9 @@ class KDM(TrainedBaseline):
     """The Koopman distillation model (arXiv 2505.13358): x1 = D(E0(x0) K).
 
     Noise and data have encoders of their own, and one linear operator carries latents of the first to those
-    of the second. It knows the ends of the flow only: its operator is one map rather than a generator in
-    time, so there is no path, and its eigenvalues are a basis of its own. The paper's adversarial term, which
-    is for images, is left out; time and a condition are seen by the networks as koopflow's own students see
-    them. Further parameters are those of :class:`TrainedBaseline`.
+    of the second: one map rather than a generator in time, so there is no path, and its eigenvalues are a
+    basis of its own. The paper's adversarial term, which is for images, is left out; networks see time and a
+    condition as those of koopflow's students. Further parameters are those of :class:`TrainedBaseline`.
 
     Parameters
     ----------
@@ -172,8 +165,7 @@ class KDM(TrainedBaseline):
 
     def operator(self) -> NDArray[np.float64]:
         """K, ``[m, m]``, float64: latents are rows, those of data are those of noise times K."""
-        latents: NDArray[np.float64] = self._fitted().operator()
-        return latents
+        return np.asarray(self._fitted().operator())
 
     def eigenvalues(self) -> NDArray[np.complex128]:
         """The eigenvalues of K, ``[m]``, complex128, by falling modulus."""
@@ -193,10 +185,8 @@ class MeanVelocity(PathBaseline, TrainedBaseline):
     with the right-hand side taken as given. (In the paper time runs from data to noise: its t is s here, its
     r is t, and there u = v - (t - r) du/dt.) The points x_s lie along the teacher's stored trajectories, v is
     its velocity there, and du/ds is exact, by forward-mode derivatives through the network. Errors are
-    weighted as in the paper, with p = 1/2. Endpoints are never regressed on.
-
-    It has a path, X_{0,t}(x0), in one evaluation for each time, and no inverse. Further parameters are those
-    of :class:`TrainedBaseline`.
+    weighted as in the paper, with p = 1/2. Endpoints are never regressed on. The path X_{0,t}(x0) takes one
+    evaluation for each time. Further parameters are those of :class:`TrainedBaseline`.
 
     Parameters
     ----------

@@ -451,8 +451,8 @@ def test_options_are_set_by_double_underscore(gaussian):
     config = network.fit(gaussian, progress=False).config_
     found = [config[name] for name in ("optimizer", "weight_decay", "max_restarts")]
     assert found == ["adamw", 0.25, 1]
-    with pytest.raises(TypeError, match=r"training=Training\(ema_decay=...\)"):
-        PlainNetwork(ema_decay=0.9)
+    with pytest.warns(FutureWarning, match=r"training=Training\(ema_decay=...\)"):
+        assert PlainNetwork(ema_decay=0.9).get_params()["training__ema_decay"] == 0.9
     with pytest.raises(TypeError, match="did you mean 'depth'"):
         KDM(dept=1)
 
