@@ -112,18 +112,12 @@ class Baseline(Parameters, ABC):
 
         Parameters
         ----------
-        n : int, optional
-            Number of fresh samples; or give ``x0``.
-        x0 : array, ``[B, *event]``, optional
-            Noise to start from.
+        n, x0, seed, condition
+            As in :meth:`koopflow.KoopmanDistiller.sample`.
         steps : int, optional
             Number of equal steps in time, one evaluation each, where the method has a choice (an
             ``ArgumentError`` elsewhere): of :class:`MeanVelocity` 1 by default, of :class:`ConsistencyFlow`
             its number of segments.
-        seed : int or None, default 0
-            Random seed of the fresh noise; None draws one.
-        condition : array, optional
-            Labels ``[B]`` or vectors ``[B, dim]`` for a conditional teacher.
         """
         return self._ends(self._noise(x0, n, seed), steps, as_condition(condition))
 
@@ -199,17 +193,8 @@ class PathBaseline(Baseline):
         seed: int | None = 0,
         condition: Array | None = None,
     ) -> Array:
-        """States along the path from noise, ``[len(times), B, *event]``.
-
-        Parameters
-        ----------
-        x0 : array, ``[B, *event]``, or int, optional
-            Noise to start from; an integer counts fresh samples, as ``n`` does.
-        times : sequence of float
-            Times in [0, 1], in any order; 0 is noise and 1 is data.
-        n, seed, condition
-            As in :meth:`sample`.
-        """
+        """States along the path from noise, ``[len(times), B, *event]``, with the parameters of
+        :meth:`koopflow.KoopmanDistiller.sample_path`; ``times`` are within [0, 1]."""
         if isinstance(x0, int | np.integer):
             n, x0 = int(x0), None
         return self._path(self._noise(x0, n, seed), as_times(times), as_condition(condition))
@@ -220,16 +205,5 @@ class PathBaseline(Baseline):
 
 
 def load(path: str | PathLike[str], *, device: str = "cpu") -> Baseline:
-    """Read the baseline that a file holds, of whatever kind; see :meth:`Baseline.load`.
-
-    Examples
-    --------
-    >>> import numpy as np, tempfile, pathlib
-    >>> from koopflow import FlowTeacher, baselines
-    >>> solver = baselines.OdeSolver(steps=2).fit(FlowTeacher.gaussian([1.0], np.eye(1)))
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     solver.save(pathlib.Path(folder) / "solver.safetensors")
-    ...     baselines.load(pathlib.Path(folder) / "solver.safetensors")
-    OdeSolver(steps=2)
-    """
+    """Read the baseline that a file holds, of whatever kind; see :meth:`Baseline.load`."""
     return Baseline.load(path, device=device)

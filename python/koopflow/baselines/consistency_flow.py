@@ -44,9 +44,9 @@ class ConsistencyFlow(Baseline):
         Time between the two points: above 0, below ``1 / segments``. Less takes longer to learn; more biases
         samples where many pairs cross, as with ``coupling="independent"``.
     alpha : float, default 1e-5
-        Weight of the velocities, at least 0; the authors' value.
+        Weight of the velocities, at least 0.
     boundary : float, default 0.9
-        Share of a segment, in (0, 1], from which on the target is the pair's own end; the authors' value.
+        Share of a segment, in (0, 1], from which on the target is the pair's own end.
     anchoring : float, default 0.2
         Share of the steps, in [0, 1), for which that is the target everywhere: the authors' first stage.
     steps : int, optional

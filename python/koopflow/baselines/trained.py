@@ -135,9 +135,8 @@ class KDM(TrainedBaseline):
     """The Koopman distillation model (arXiv 2505.13358): x1 = D(E0(x0) K).
 
     Noise and data have encoders of their own, and one linear operator carries latents of the first to those
-    of the second: one map rather than a generator in time, so there is no path, and its eigenvalues are a
-    basis of its own. The paper's adversarial term, which is for images, is left out; networks see time and a
-    condition as those of koopflow's students. Further parameters are those of :class:`TrainedBaseline`.
+    of the second: one map rather than a generator in time, so there is no path. The paper's adversarial term,
+    which is for images, is left out. Further parameters are those of :class:`TrainedBaseline`.
 
     Parameters
     ----------

@@ -22,7 +22,7 @@ from ._canvas import DATA, SIGNED, SIZES, axes_or_new, colour_bar, dots, finish,
 def signatures(
     signatures: Signatures, *, ax: Axes | None = None, count: int = 40, title: str | None = None
 ) -> Axes:
-    """Mean signatures by class: a heat map, and a dendrogram of their distances on its left.
+    """What :func:`koopflow.analysis.measure_signatures` measured, as a heat map and a dendrogram of classes.
 
     Colour is the mean of ``|psi_k|`` less that of all classes, in deviations within classes. Classes are
     joined by average linkage; the modes shown are those in which classes differ most, in the order of time
@@ -30,8 +30,6 @@ def signatures(
 
     Parameters
     ----------
-    signatures : Signatures
-        What :func:`koopflow.analysis.measure_signatures` measured.
     count : int, default 40
         Number of columns, each a mode at a time.
     """
@@ -81,12 +79,8 @@ def embedding(
 
     Parameters
     ----------
-    spectrum : Spectrum
-        A spectrum or a selection of one.
-    x : array, ``[N, *event]``
-        Data.
-    labels : array, ``[N]``
-        Classes of the data, numbered at the median of each.
+    x, labels : array, ``[N, *event]`` and ``[N]``
+        Data and their classes, which are numbered at the median of each.
     at : float, default 0.0
         Time on the way from noise to data whose eigenfunctions are taken.
     method : {"pca", "tsne"}, default "pca"

@@ -38,8 +38,6 @@ def modes(
 
     Parameters
     ----------
-    spectrum : Spectrum
-        A spectrum or a selection of one.
     count : int, default 16
         Number of modes, a pair counted once.
     columns : int, optional
@@ -85,8 +83,6 @@ def eigenfunctions(
 
     Parameters
     ----------
-    spectrum : Spectrum
-        Spectrum of a student of events ``(2,)``.
     mode : int, default 0
         Place of the mode in the spectrum.
     times : sequence of float
@@ -135,8 +131,6 @@ def mode_energy(
 
     Parameters
     ----------
-    spectrum : Spectrum
-        A spectrum or a selection of one.
     count : int, default 7
         Number of single curves, a pair as one; the other modes are one dashed curve.
     times : sequence of float, optional
@@ -174,8 +168,6 @@ def truncation(
 
     Parameters
     ----------
-    spectrum : Spectrum
-        A spectrum or a selection of one.
     x0, counts, condition
         As in :meth:`koopflow.spectrum.Spectrum.truncation_curve`.
     """

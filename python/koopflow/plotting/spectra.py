@@ -37,8 +37,6 @@ def eigenvalues(
     --------
     >>> from koopflow import plotting
     >>> ax = plotting.eigenvalues([0.0, -0.5 + 2j, -0.5 - 2j])
-    >>> ax.get_xlabel()
-    'growth rate, Re λ'
     """
     found = np.asarray(to_numpy(values), dtype=np.complex128).reshape(-1)
     if len(found) == 0:
@@ -63,12 +61,10 @@ def spectrum(
     """Eigenvalues of a spectrum in the complex plane: area by energy, colour by residual.
 
     The line Re = 0 divides growth from decay. Dark modes obey their equation along the teacher's paths, pale
-    ones do not; a spectrum without a teacher is grey.
+    ones do not; a spectrum without a teacher is grey. :func:`level_eigenvalues` draws a LevelSpectrum.
 
     Parameters
     ----------
-    spectrum : Spectrum
-        A spectrum or a selection of one; a LevelSpectrum is drawn by :func:`level_eigenvalues`.
     labels : int, default 6
         Number of modes, those of the highest energy, that are numbered; one of each pair.
     """
@@ -134,8 +130,6 @@ def generator(
     --------
     >>> from koopflow import plotting
     >>> ax = plotting.generator([[0.0, 1.0], [0.0, -0.5]])
-    >>> ax.get_xlabel()
-    'rate of observable'
     """
     entries = np.asarray(to_numpy(matrix), dtype=np.float64)
     if entries.ndim != 2 or entries.shape[0] != entries.shape[1] or entries.size == 0:
