@@ -21,7 +21,7 @@ from ..exceptions import ArgumentError, ShapeError
 from ..options import SHARED_TRAINING, Options, Training, UNet, name_of, to_json, unet_of
 from ..progress import ProgressFunction, ProgressMeter
 from .flow import Flow, TrainingData
-from .torch_models import CONVENTIONS, PREDICTION, Home, check, probe, sizes, velocity_function
+from .torch_models import CONVENTIONS, PREDICTION, TorchModel, exported, probe, sizes
 from .torchcfm import read_state_dict
 
 if TYPE_CHECKING:
@@ -216,6 +216,11 @@ class FlowTeacher(Flow, Parameters):
         condition_dim: int | None = None,
         condition_name: str | None = None,
         timestep_scale: float = 1000.0,
+        whole_timesteps: bool = False,
+        prediction: str = "velocity",
+        time_range: Sequence[float] | None = None,
+        gradients: str = "autograd",
+        max_batch: int | None = None,
         **extras: Any,
     ) -> FlowTeacher:
         """Attach a PyTorch module or function, in one of the field's three conventions.
@@ -230,21 +235,38 @@ class FlowTeacher(Flow, Parameters):
 
         Parameters
         ----------
-        model : torch.nn.Module or callable
-            Model of t ``[B]`` and x ``[B, *event]`` on ``device``. A module belongs in evaluation mode.
+        model : torch.nn.Module, callable, torch.export.ExportedProgram or path
+            Model of t ``[B]`` and x ``[B, *event]``, or a ``.pt2`` file of an exported one. A module is asked
+            where it is and in its own precision, and in evaluation mode, which is undone after each call.
         event_shape : sequence of int
             Shape of one sample.
         convention : {"torchcfm", "flow_matching", "diffusers"}, default "torchcfm"
             Convention of the model's arguments and of its answer.
         device, dtype : str, optional
             Device and precision of the flow; by default those of the module's parameters, ``"cpu"`` and
-            ``"float32"`` without any. Modules in half precision are called in it and solved in float32.
+            ``"float32"`` without any. Modules in half precision are solved in float32; they get times in
+            float32 too, unless they refuse.
         num_classes, condition_dim : int, optional
             Number of classes of labels ``[B]``, or length of vectors ``[B, condition_dim]``, that it takes.
         condition_name : str, optional
-            Keyword that passes the condition; ``"y"`` by default, ``"class_labels"`` for diffusers.
+            Keyword that passes the condition; by default the first of ``"y"``, ``"class_labels"``,
+            ``"labels"``, ``"cond"``, ``"condition"``, ``"context"`` and the like that the model has.
         timestep_scale : float, default 1000
             Factor of ``"diffusers"``.
+        whole_timesteps : bool, default False
+            Whether timesteps are rounded to int64, at most ``timestep_scale - 1``, for models that look them
+            up in a table. The velocity then jumps: solve it by fixed steps.
+        prediction : {"velocity", "data"}, default "velocity"
+            What the model answers: the velocity of its convention, or the data x1 that x will become, whose
+            velocity is (x1 - x) / (1 - t).
+        time_range : (float, float), optional
+            Times between which the model is asked; others are moved to the nearer one. (0, 0.999) for
+            ``prediction="data"``, whose velocity at 1 is 0 / 0.
+        gradients : {"autograd", "differences"}, default "autograd"
+            Derivatives of :meth:`log_prob`: central differences serve models that cut the graph by
+            ``no_grad`` or ``detach``, with an error of about 1e-4.
+        max_batch : int, optional
+            Most samples that the model gets at once. A batch that runs out of memory is halved, for good.
         **extras
             Keywords that the model is given at every call.
 
@@ -252,6 +274,8 @@ class FlowTeacher(Flow, Parameters):
         ------
         TeacherError
             When a few samples do not come back as a finite velocity; the model's own exception is its cause.
+        FileNotFoundError, CheckpointError
+            When there is no such file, or it is not a whole exported program.
 
         Examples
         --------
@@ -262,12 +286,24 @@ class FlowTeacher(Flow, Parameters):
         tensor([[1., 1.]])
         """
         _check_convention(convention)
-        home = Home.of(model, event_shape, device, dtype, Conditioning(num_classes, condition_dim))
-        function = velocity_function(
-            model, convention, condition_name=condition_name, timestep_scale=timestep_scale, extras=extras
+        attached = TorchModel(
+            exported(model) if isinstance(model, str | PathLike) else model,
+            event_shape,
+            convention,
+            Conditioning(num_classes, condition_dim),
+            device=device,
+            dtype=dtype,
+            condition_name=condition_name,
+            timestep_scale=timestep_scale,
+            whole_timesteps=whole_timesteps,
+            prediction=prediction,
+            time_range=time_range,
+            gradients=gradients,
+            max_batch=max_batch,
+            extras=extras,
         )
-        check(function, home, convention)
-        return cls._around(home.field_of(function))
+        attached.check()
+        return cls._around(attached.field)
 
     @classmethod
     def from_torchscript(
@@ -345,6 +381,8 @@ class FlowTeacher(Flow, Parameters):
         num_classes: int | None = None,
         condition_dim: int | None = None,
         condition_name: str | None = None,
+        gradients: str = "autograd",
+        max_batch: int | None = None,
         **extras: Any,
     ) -> FlowTeacher:
         """Turn a diffusion model into a velocity field, by its probability-flow ODE (Song et al. 2011.13456).
@@ -384,10 +422,9 @@ class FlowTeacher(Flow, Parameters):
             Deviation of the data, for F.
         num_timesteps : int, default 1000
             Number of time steps of ``"timestep"`` and ``"index"``.
-        device, dtype, num_classes, condition_dim, condition_name, **extras
-            As in :meth:`from_torch`; a condition is named ``class_labels`` if the model has such an argument,
-            otherwise ``y``. A TorchScript file takes it third, and takes no extras; a FlowTeacher has all of
-            these already.
+        device, dtype, num_classes, condition_dim, condition_name, gradients, max_batch, **extras
+            As in :meth:`from_torch`. A TorchScript file takes a condition third, and no extras; a FlowTeacher
+            has all of these already.
 
         Raises
         ------
@@ -405,7 +442,8 @@ class FlowTeacher(Flow, Parameters):
         True
         """
         conditioning = Conditioning(num_classes, condition_dim)
-        named = {"condition_name": condition_name, **extras}
+        named = {"condition_name": condition_name, "max_batch": max_batch, **extras}
+        attached: TorchModel | None = None
         if isinstance(model, Flow):
             raw, own = model.field, model.event_shape_
             of_the_model = {"num_classes": num_classes, "condition_dim": condition_dim}
@@ -418,9 +456,19 @@ class FlowTeacher(Flow, Parameters):
             _refuse("a TorchScript file", named)
             raw = _torchscript(model, event_shape, conditioning, device or "cpu", dtype, "flow_matching")
         else:
-            home = Home.of(model, event_shape, device, dtype, conditioning)
-            function = velocity_function(model, PREDICTION, condition_name=condition_name, extras=extras)
-            raw = home.field_of(function)
+            attached = TorchModel(
+                model,
+                event_shape,
+                PREDICTION,
+                conditioning,
+                device=device,
+                dtype=dtype,
+                condition_name=condition_name,
+                gradients=gradients,
+                max_batch=max_batch,
+                extras=extras,
+            )
+            raw = attached.field
         constants = {"beta_min": beta_min, "beta_max": beta_max, "offset": offset, "time_clip": time_clip}
         constants |= {"sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho}
         given = {name: value for name, value in constants.items() if value is not None}
@@ -433,7 +481,7 @@ class FlowTeacher(Flow, Parameters):
         }
         field = _core.VelocityField.diffusion(raw, to_json(config))
         kinds = f"schedule {schedule!r} and parametrisation {parametrisation!r}"
-        probe(field, f"{kinds} call model(x, noise) with {sizes(field, 'noise')}")
+        probe(field, f"{kinds} call model(x, noise) with {sizes(field, 'noise')}", attached)
         return cls._around(field)
 
     @classmethod

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from .. import _core
-from .._arrays import checked_event_shape
+from .._arrays import as_times, checked_count, checked_event_shape
 from .._conditioning import Conditioning
-from ..exceptions import DeviceError, TeacherError
+from ..exceptions import ArgumentError, CheckpointError, TeacherError
 from ..options import name_of
-
-Velocity: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 CONVENTIONS = {
     "torchcfm": "model(t, x)",
@@ -26,241 +30,404 @@ CONVENTIONS = {
 }
 # Diffusion models, model(x, noise), with the answer as it is: see FlowTeacher.from_diffusion.
 PREDICTION = "prediction"
+# What models call their condition, besides what the convention says.
+CONDITION_NAMES = ("y", "class_labels", "labels", "label", "classes", "cond", "condition", "c", "context")
+HALF = (torch.bfloat16, torch.float16)
+FLOATS = (torch.float32, torch.float64, *HALF)
 
 
-@dataclass(frozen=True)
-class Home:
-    """Where and in what precision a model is asked: device and dtype by name."""
+@dataclasses.dataclass
+class TorchModel:
+    """A PyTorch model as v(t, x, condition): asked in evaluation mode, where and in what precision it is at
+    that moment, and in batches that fit into memory. :class:`koopflow.FlowTeacher` documents the options."""
 
-    event_shape: tuple[int, ...]
-    device: str
-    dtype: str
+    model: Any
+    event_shape: Sequence[int]
+    convention: str
     conditioning: Conditioning
+    device: Any = None
+    dtype: Any = None
+    condition_name: str | None = None
+    timestep_scale: float = 1.0
+    whole_timesteps: bool = False
+    prediction: str = "velocity"
+    time_range: Sequence[float] | None = None
+    gradients: str = "autograd"
+    max_batch: int | None = None
+    extras: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    @classmethod
-    def of(
-        cls,
-        model: Callable[..., Any],
-        event_shape: Sequence[int],
-        device: str | None,
-        dtype: str | None,
-        conditioning: Conditioning,
-    ) -> Home:
-        """Those of the model's parameters, unless they are given; half precision is solved in float32."""
+    def __post_init__(self) -> None:
+        model, self._by_position = self.model, False
+        if isinstance(model, torch.export.ExportedProgram):
+            # It takes arguments as it was exported with them.
+            self._by_position = not model.call_spec.in_spec.child(1).num_children
+            self.model = model = model.module()
         if not callable(model):
-            raise TypeError(
-                "model: expected a torch.nn.Module, a function or, for from_diffusion, a FlowTeacher or the "
-                f"path of a TorchScript file, got {type(model).__name__}"
+            expected = (
+                "a torch.nn.Module, a function or an exported program (or, for from_diffusion, a teacher)"
             )
-        check_mode(model)
-        parameters = model.parameters() if isinstance(model, torch.nn.Module) else iter(())
-        first = next(parameters, torch.empty(0))
-        if device is None:
-            device = str(first.device)
-        elif str(device) == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            torch.zeros(1, device=device).item()
-        except Exception as error:
-            reason = str(error).splitlines()[0]
-            raise DeviceError(f"device: expected one of this machine, got {device!s}: {reason}") from error
-        if dtype is None:
-            dtype = "float64" if first.dtype == torch.float64 else "float32"
-        return cls(checked_event_shape(event_shape), str(device), name_of(dtype), conditioning)
-
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        return torch.float64 if self.dtype == "float64" else torch.float32
-
-    def field_of(self, function: Velocity) -> _core.VelocityField:
-        """The field of a function and of its vector-Jacobian product by autograd."""
-
-        def evaluate(t: torch.Tensor, x: torch.Tensor, condition: torch.Tensor | None) -> torch.Tensor:
-            with torch.no_grad():
-                return function(t, x, condition)
-
-        def vjp(
-            t: torch.Tensor, x: torch.Tensor, cotangent: torch.Tensor, condition: torch.Tensor | None
-        ) -> tuple[torch.Tensor, torch.Tensor]:
-            with torch.enable_grad():
-                x = x.detach().requires_grad_(True)
-                v = function(t, x, condition)
-                (product,) = (
-                    torch.autograd.grad(v, x, cotangent, allow_unused=True) if v.requires_grad else (None,)
-                )
-            if product is None:
-                # No graph: either v does not depend on x at all, or the model cut it.
-                with torch.no_grad():
-                    moved = function(t, x + 1e-2 * (1.0 + x.abs()), condition)
-                if not torch.allclose(moved, v):
-                    raise RuntimeError(
-                        "the model's answer depends on x but carries no gradient: it runs under no_grad or "
-                        "inference_mode, or detaches its answer, so that densities cannot be computed"
-                    )
-                product = torch.zeros_like(x)
-            return v.detach(), product
-
-        return _core.VelocityField.callable(
-            evaluate,
-            vjp,
-            event_shape=self.event_shape,
+            raise TypeError(f"model: expected {expected}, got {type(model).__name__}")
+        for name, known in (("prediction", ("velocity", "data")), ("gradients", ("autograd", "differences"))):
+            if getattr(self, name) not in known:
+                raise ArgumentError(f"{name}: expected one of {known}, got {getattr(self, name)!r}")
+        if self.whole_timesteps and self.convention != "diffusers":
+            raise ArgumentError("whole_timesteps: expected False but for convention 'diffusers', got True")
+        if self.max_batch is not None:
+            self.max_batch = checked_count(self.max_batch, "max_batch")
+        if self.time_range is not None:
+            self.time_range = as_times(self.time_range, "time_range")
+            if len(self.time_range) != 2 or self.time_range[0] >= self.time_range[1]:
+                raise ArgumentError(f"time_range: expected two rising times, got {self.time_range}")
+        elif self.prediction == "data":
+            self.time_range = (0.0, 0.999)
+        self._module = _module_of(model)
+        self._modes, self._lock, self._inside = list[torch.nn.Module](), threading.Lock(), 0
+        self._rounds_time = self._warned = False
+        self._names = {p.name for p in _parameters(model) if p.kind is not p.POSITIONAL_ONLY}
+        if self.condition_name is None:
+            self.condition_name = self._own_condition_name()
+        device, dtype = self._home()
+        self.field = _core.VelocityField.callable(
+            self.velocity,
+            self.velocity_and_product,
+            event_shape=checked_event_shape(self.event_shape),
             conditioning=self.conditioning.to_json(),
-            device=self.device,
-            dtype=self.dtype,
+            device=name_of(self.device or device or "cpu"),
+            dtype=name_of(self.dtype or ("float64" if dtype == torch.float64 else "float32")),
             label="torch",
         )
 
+    # --- what the core asks ---------------------------------------------------------------------------
 
-def velocity_function(
-    model: Callable[..., Any],
-    convention: str,
-    *,
-    condition_name: str | None,
-    extras: Mapping[str, Any],
-    timestep_scale: float = 1.0,
-) -> Velocity:
-    """v(t, x, condition) in koopflow's time and sign, whatever the model's; or a prediction as it is."""
-    if condition_name is None:
-        labels = convention == "diffusers" or (convention == PREDICTION and _names(model, "class_labels"))
-        condition_name = "class_labels" if labels else "y"
-    dtype = None
-    if isinstance(model, torch.nn.Module):
-        dtype = next((p.dtype for p in model.parameters() if p.dtype.is_floating_point), None)
-    by_keyword = (convention == "diffusers" and _takes_keyword(model, "timestep")) or (
-        convention == PREDICTION and _names(model, "timestep")
-    )
-    # Timesteps near 1000 would be off by units in half precision; models embed them in float32 themselves.
-    time_dtype = torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
-    in_steps = convention in ("diffusers", PREDICTION)
-
-    def velocity(t: torch.Tensor, x: torch.Tensor, condition: torch.Tensor | None) -> torch.Tensor:
-        answer_dtype = x.dtype
-        if convention == "diffusers":
-            t = timestep_scale * (1.0 - t)
-        if dtype is not None:
-            x = x.to(dtype)
-            # Discrete steps stay integers.
-            t = t.to(time_dtype if in_steps else dtype) if t.is_floating_point() else t
-        named = dict(extras) if condition is None else {condition_name: condition, **extras}
-        if convention == "torchcfm":
-            answer = model(t, x, **named)
-        elif convention == "flow_matching":
-            answer = model(x=x, t=t, **named)
-        else:
-            answer = model(x, timestep=t, **named) if by_keyword else model(x, t, **named)
-        answer = _tensor_of(answer)
-        # dx/ds = noise - data in diffusers' time s = 1 - t, so dx/dt has the other sign.
-        answer = -answer if convention == "diffusers" else answer
-        return answer.to(answer_dtype) if answer.is_floating_point() else answer
-
-    return velocity
-
-
-def check(function: Velocity, home: Home, convention: str) -> None:
-    """Try a model on a few samples. Raises ``TeacherError`` that says what came back if it is no velocity."""
-    n = probe_size(home.event_shape)
-    x = torch.from_numpy(_core.normal((n, *home.event_shape), 0)).to(home.device, home.torch_dtype)
-    t = torch.linspace(0.25, 0.75, n, device=home.device, dtype=home.torch_dtype)
-    condition = probe_condition(home.conditioning, n)
-    if condition is not None:
-        condition = condition.to(home.device)
-        condition = condition.to(home.torch_dtype) if condition.is_floating_point() else condition
-    tried = (
-        f"convention {convention!r} calls {CONVENTIONS[convention]} with x {tuple(x.shape)} and t ({n},), "
-        f"{home.dtype} on {home.device}"
-    )
-    try:
+    def velocity(self, t: torch.Tensor, x: torch.Tensor, condition: torch.Tensor | None) -> torch.Tensor:
+        """v(t, x)."""
         with torch.no_grad():
-            v, again = function(t, x, condition), function(t, x, condition)
-    except Exception as error:
-        raise TeacherError(f"{tried}; the model raised {type(error).__name__}: {error}") from error
-    if v.shape != x.shape:
-        raise TeacherError(f"{tried}; expected a velocity {tuple(x.shape)}, got {tuple(v.shape)}")
-    if v.dtype != x.dtype:
-        got = str(v.dtype).removeprefix("torch.")
-        raise TeacherError(f"{tried}; expected a {home.dtype} velocity, got {got}")
-    if v.device != x.device:
-        raise TeacherError(f"{tried}; expected a velocity on {home.device}, got one on {v.device}")
-    if not bool(torch.isfinite(v).all()):
-        bad = int((~torch.isfinite(v)).sum())
-        raise TeacherError(f"{tried}; expected finite values, got {bad} that are not")
-    if not torch.allclose(v, again, rtol=1e-3, atol=1e-4):
-        raise TeacherError(
-            f"{tried}; two calls on the same batch gave different velocities: a module with dropout must "
-            "be in evaluation mode (model.eval()) before it is attached"
-        )
+            return self._in_batches(lambda *rows: (self._answer(*rows),), t, x, condition)[0]
 
+    def velocity_and_product(
+        self, t: torch.Tensor, x: torch.Tensor, cotangent: torch.Tensor, condition: torch.Tensor | None
+    ) -> tuple[torch.Tensor, ...]:
+        """v and the product of the cotangent c with its Jacobian J.
 
-def check_mode(model: Callable[..., Any]) -> None:
-    """Raises ``TeacherError`` for batch norms in training mode: velocities would depend on the batch."""
-    for name, part in model.named_modules() if isinstance(model, torch.nn.Module) else ():
-        if isinstance(part, torch.nn.modules.batchnorm._BatchNorm) and part.training:
-            raise TeacherError(
-                f"model: {name or 'it'} is a batch norm in training mode, so that the velocity of a sample "
-                "would depend on its batch: call model.eval() first"
+        It is J c instead of c J with ``gradients="differences"``: divergences are c J c.
+        """
+        product = self._by_differences if self.gradients == "differences" else self._by_autograd
+        return self._in_batches(product, t, x, condition, cotangent)
+
+    def _by_autograd(
+        self, t: torch.Tensor, x: torch.Tensor, condition: torch.Tensor | None, cotangent: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        product = None
+        with torch.enable_grad():
+            x = x.detach().requires_grad_(True)
+            v = self._answer(t, x, condition)
+            if v.requires_grad:
+                (product,) = torch.autograd.grad(v, x, cotangent, allow_unused=True)
+        if product is None:
+            # No graph: either v does not depend on x at all, or the model cut it.
+            with torch.no_grad():
+                moved = self._answer(t, x + 1e-2 * (1.0 + x.abs()), condition)
+            if not torch.allclose(moved, v):
+                raise RuntimeError(
+                    "the model's answer depends on x but carries no gradient: it runs under no_grad or "
+                    "inference_mode, or detaches its answer, so that densities cannot be computed; "
+                    "gradients='differences', when it is attached, takes finite differences instead"
+                )
+            product = torch.zeros_like(x)
+        return v.detach(), product
+
+    @torch.no_grad()
+    def _by_differences(
+        self, t: torch.Tensor, x: torch.Tensor, condition: torch.Tensor | None, along: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        dtype = self._home()[1] or x.dtype
+        # Where the rounding and the truncation of central differences are about equal.
+        step = torch.finfo(dtype if dtype in HALF else x.dtype).eps ** (1 / 3)
+        size = step * (1.0 + x.abs().flatten(1).amax(1)) / along.abs().flatten(1).amax(1).clamp(min=1e-12)
+        h = size.view(-1, *[1] * (x.ndim - 1))
+        ahead, behind = (self._answer(t, x + way * h * along, condition) for way in (1.0, -1.0))
+        return self._answer(t, x, condition), (ahead - behind) / (2.0 * h)
+
+    def _in_batches(
+        self, function: Callable[..., tuple[torch.Tensor, ...]], *rows: torch.Tensor | None
+    ) -> tuple[torch.Tensor, ...]:
+        """The answers of a function of rows, in batches; those that run out of memory are halved for good."""
+        n = len(rows[1]) if rows[1] is not None else 0
+        while True:
+            size = min(n, self.max_batch or n)
+            try:
+                if size == n:
+                    return function(*rows)
+                parts = [
+                    function(*(None if row is None else row[i : i + size] for row in rows))
+                    for i in range(0, n, size)
+                ]
+                return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+            self.max_batch = (size + 1) // 2
+            torch.cuda.empty_cache()
+            if not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"the model ran out of memory with {size} samples; it gets at most {self.max_batch} at "
+                    "once from now on (max_batch=, when it is attached, says so from the start)",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+
+    # --- one call of the model ------------------------------------------------------------------------
+
+    def _answer(self, t: torch.Tensor, x: torch.Tensor, condition: torch.Tensor | None) -> torch.Tensor:
+        """The velocity of one batch, in koopflow's time and sign; a prediction as it is."""
+        device, dtype = self._home()
+        if self.time_range is not None:
+            t = t.clamp(*self.time_range)
+        told = self.timestep_scale * (1.0 - t) if self.convention == "diffusers" else t
+        if self.whole_timesteps:
+            told = told.round().clamp(max=self.timestep_scale - 1).long()
+        state = x.to(device, dtype)
+        told = told.to(device)
+        if condition is not None:
+            condition = condition.to(device, dtype if condition.is_floating_point() else None)
+        with self._evaluating():
+            answer = _tensor_of(self._in_own_precision(told, state, condition, dtype))
+        if answer.is_floating_point():
+            answer = answer.to(x.dtype)
+        if device is not None and answer.device == state.device:
+            answer = answer.to(x.device)
+        if self.prediction == "data" and answer.shape == x.shape:
+            return (answer - x) / (1.0 - t).view(-1, *[1] * (x.ndim - 1))
+        # dx/ds = noise - data in diffusers' time s = 1 - t, so dx/dt has the other sign.
+        return -answer if self.convention == "diffusers" and self.prediction == "velocity" else answer
+
+    def _in_own_precision(
+        self, t: torch.Tensor, x: torch.Tensor, condition: torch.Tensor | None, dtype: torch.dtype | None
+    ) -> Any:
+        if dtype is None or not t.is_floating_point():
+            return self._call(t, x, condition)
+        if dtype in HALF and not self._rounds_time:
+            # Half precision would round 1,000 time steps to units; models embed them in float32 themselves.
+            try:
+                return self._call(t.float(), x, condition)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError:
+                answer = self._call(t.to(dtype), x, condition)
+            self._rounds_time = True
+            return answer
+        return self._call(t.to(dtype), x, condition)
+
+    def _call(self, t: torch.Tensor, x: torch.Tensor, condition: torch.Tensor | None) -> Any:
+        named, third = dict(self.extras), [] if condition is None else [condition]
+        if condition is not None and self.condition_name and not self._by_position:
+            named[self.condition_name], third = condition, []
+        if self.convention == "torchcfm":
+            return self.model(t, x, *third, **named)
+        if self.convention == "flow_matching" and not (self._by_position or third):
+            return self.model(x=x, t=t, **named)
+        by_keyword = "timestep" in self._names or (self.convention == "diffusers" and self._takes_any)
+        if self.convention != "flow_matching" and by_keyword and not (self._by_position or third):
+            return self.model(x, timestep=t, **named)
+        return self.model(x, t, *third, **named)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Evaluation mode of all parts of the module, in every thread; afterwards they are as they were."""
+        with self._lock:
+            if not self._inside:
+                parts = [] if self._module is None else self._module.modules()
+                self._modes = [part for part in parts if getattr(part, "training", False)]
+                for part in self._modes:
+                    part.training = False
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                for part in [] if self._inside else self._modes:
+                    part.training = True
+
+    def _home(self) -> tuple[torch.device | None, torch.dtype | None]:
+        """Where the module is now, and the precision of most of its parameters, or buffers if it has none."""
+        if self._module is None:
+            return None, None
+        for tensors in (self._module.parameters(), self._module.buffers()):
+            floats = [tensor for tensor in tensors if tensor.dtype in FLOATS]
+            if floats:
+                sizes: Counter[torch.dtype] = Counter()
+                for tensor in floats:
+                    sizes[tensor.dtype] += tensor.numel()
+                return floats[0].device, sizes.most_common(1)[0][0]
+        return None, None
+
+    # --- what it is tried with ------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Try the model on a few samples. Raises ``TeacherError`` if what comes back is no velocity."""
+        few, more = probe_sizes(self.field)
+        dtype = torch.float64 if self.field.dtype == "float64" else torch.float32
+        x = torch.from_numpy(_core.normal((more, *self.field.event_shape), 0)).to(self.field.device, dtype)
+        condition = probe_condition(self.conditioning, more, x.device)
+        middle, whole = (torch.linspace(a, b, more).to(x) for a, b in ((0.25, 0.75), (0.0, 1.0)))
+        called = f"convention {self.convention!r} calls {CONVENTIONS[self.convention]}"
+
+        def ask(n: int, times: torch.Tensor) -> torch.Tensor:
+            rows = (times[:n], x[:n], None if condition is None else condition[:n])
+            tried = f"{called} with x {tuple(x[:n].shape)} and t ({n},), {self.field.dtype} on {x.device}"
+            try:
+                with torch.no_grad():
+                    v = self._answer(*rows)
+            except Exception as error:
+                hint = self.hint(error, *rows)
+                raised = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+                raise TeacherError(f"{tried}; the model raised {raised}{hint}") from error
+            if v.shape != x[:n].shape:
+                raise TeacherError(f"{tried}; expected a velocity {tuple(x[:n].shape)}, got {tuple(v.shape)}")
+            if v.dtype != dtype:
+                got = str(v.dtype).removeprefix("torch.")
+                raise TeacherError(f"{tried}; expected a {self.field.dtype} velocity, got {got}")
+            if v.device != x.device:
+                raise TeacherError(f"{tried}; expected a velocity on {x.device}, got one on {v.device}")
+            bad = ~torch.isfinite(v)
+            if bad.any():
+                at = [f"{float(time):.3g}" for time in times[:n][bad.flatten(1).any(1)]]
+                hint = "; time_range=(0, 0.999) asks no later; prediction='data' is for models of the data"
+                got = f"{int(bad.sum())} that are not, at t = {', '.join(at)}{hint if at == ['1'] else ''}"
+                raise TeacherError(f"{tried}; expected finite values, got {got}")
+            return v
+
+        v, again, among = ask(few, middle), ask(few, middle), ask(more, middle)[:few]
+        cure = "a module inside a function must be in evaluation mode (model.eval()) before it is attached"
+        if not torch.allclose(v, again, rtol=1e-3, atol=1e-4):
+            raise TeacherError(f"{called}; two calls on the same batch gave different velocities: {cure}")
+        # Kernels differ by batch, and half precision shows it.
+        allowed = (0.1 if self._home()[1] in HALF else 1e-2) * (1e-2 + v.abs().max())
+        if (difference := (among - v).abs().max()) > allowed:
+            others = (
+                f"{few} samples changes by {difference:.2g} when there are {more - few} others in their batch"
             )
+            raise TeacherError(f"{called}; the velocity of {others}: {cure}")
+        ask(more, whole)
+
+    def hint(
+        self, error: BaseException, t: torch.Tensor, x: torch.Tensor, condition: torch.Tensor | None
+    ) -> str:
+        """What may be done about a model's exception, as the end of a message."""
+        text, ones = str(error), ", 1" * (x.ndim - 1)
+        if isinstance(error, TypeError) and condition is not None:
+            own = f" of {', '.join(sorted(self._names))}" if self._names else ""
+            return (
+                f"; the condition is passed as {self.condition_name!r}: condition_name= says which{own} it is"
+            )
+        if "Long" in text and "indices" in text:
+            return "; it looks time up in a table: whole_timesteps=True of convention 'diffusers' rounds it"
+        if "Guard failed" in text:
+            return "; it was exported for one batch size: torch.export.export(..., dynamic_shapes=...)"
+        if condition is not None:
+            return ""
+        joined = "lambda t, x: mlp(torch.cat([x, t[:, None]], 1))"
+        if self._works(lambda: self.model(t[0], x), x):
+            return f"; it answers for one time only: t.view(-1{ones}) has one for each sample, as {joined}"
+        if x.ndim == 2 and self._works(lambda: self.model(torch.cat([x, t[:, None]], 1)), x):
+            return f"; it takes x and t as one input, as torchcfm's MLP: attach {joined}"
+        return ""
+
+    def _works(self, call: Callable[[], Any], x: torch.Tensor) -> bool:
+        try:
+            with torch.no_grad(), self._evaluating():
+                return bool(call().shape == x.shape)
+        except Exception:
+            return False
+
+    @functools.cached_property
+    def _takes_any(self) -> bool:
+        return any(p.kind is p.VAR_KEYWORD for p in _parameters(self.model))
+
+    def _own_condition_name(self) -> str:
+        """The keyword of the condition by the model's signature; empty where only its place is known."""
+        usual = "class_labels" if self.convention == "diffusers" else "y"
+        for name in (usual, *CONDITION_NAMES):
+            if name in self._names:
+                return name
+        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        third = [p for p in _parameters(self.model) if p.kind in positional][2:3]
+        return "" if third and third[0].default is third[0].empty else usual
 
 
-def probe(field: _core.VelocityField, tried: str) -> None:
-    """Try a field on a few samples. Raises ``TeacherError`` that says what was tried and what came back."""
-    n = probe_size(field.event_shape)
-    x, t = _core.normal((n, *field.event_shape), 0), np.linspace(0.25, 0.75, n)
-    condition = probe_condition(Conditioning.of(field), n)
+def exported(path: str | PathLike[str]) -> torch.export.ExportedProgram:
+    """The program of a .pt2 file. Raises ``FileNotFoundError`` or ``CheckpointError`` without a whole one."""
+    name = fspath(path)
+    if not Path(name).is_file():
+        raise FileNotFoundError(f"model: no file {name!r}")
+    expected = f"{name}: expected a .pt2 file, as torch.export.save writes it, whole"
+    if Path(name).suffix != ".pt2":
+        raise CheckpointError(f"{expected} (from_torchscript reads TorchScript files)")
     try:
-        v, again = field.velocity(t, x, condition), field.velocity(t, x, condition)
+        with warnings.catch_warnings():
+            # It maps weights read-only, and never writes to them.
+            warnings.filterwarnings("ignore", "The given buffer is not writable")
+            return torch.export.load(name)
+    except Exception as error:
+        raise CheckpointError(f"{expected}; torch says: {(str(error).splitlines() or [''])[0]}") from error
+
+
+def probe(velocity: _core.VelocityField, tried: str, model: TorchModel | None = None) -> None:
+    """Try a field on a few samples. Raises ``TeacherError`` that says what was tried and what came back."""
+    few, more = probe_sizes(velocity)
+    x, t = _core.normal((more, *velocity.event_shape), 0), np.linspace(0.25, 0.75, more)
+    condition = probe_condition(Conditioning.of(velocity), more)
+    given = None if condition is None else condition[:few]
+    try:
+        v, again = (velocity.velocity(t[:few], x[:few], given) for _ in range(2))
+        velocity.velocity(t, x, condition)
     except TeacherError as error:
-        raise TeacherError(f"{tried}; {error}") from (error.__cause__ or error)
+        cause = error.__cause__ or error
+        hint = "" if model is None else model.hint(cause, torch.from_numpy(t), torch.from_numpy(x), condition)
+        raise TeacherError(f"{tried}; {error}{hint}") from cause
     if not np.allclose(v, again, rtol=1e-3, atol=1e-4):
         raise TeacherError(f"{tried}; two calls on the same batch gave different velocities")
 
 
-def sizes(field: _core.VelocityField, time: str = "t") -> str:
+def sizes(velocity: _core.VelocityField, time: str = "t") -> str:
     """What :func:`probe` asks, for messages."""
-    n = probe_size(tuple(field.event_shape))
-    return f"x {(n, *field.event_shape)} and {time} ({n},), {field.dtype} on {field.device}"
+    n = probe_sizes(velocity)[0]
+    return f"x {(n, *velocity.event_shape)} and {time} ({n},), {velocity.dtype} on {velocity.device}"
 
 
-def probe_size(event_shape: tuple[int, ...]) -> int:
-    """A number of samples that is no length of an event, which times of that number would broadcast to."""
-    return next(n for n in (2, 3, 5, 7, 11, 13) if n not in event_shape)
+def probe_sizes(velocity: _core.VelocityField) -> list[int]:
+    """Two numbers of samples that are no length of an event or condition, which they would broadcast over."""
+    conditioning = Conditioning.of(velocity)
+    lengths = (*velocity.event_shape, conditioning.classes, conditioning.dim)
+    return [n for n in (2, 3, 5, 7, 11, 13, 17, 19) if n not in lengths][:2]
 
 
-def probe_condition(conditioning: Conditioning, n: int) -> torch.Tensor | None:
+def probe_condition(conditioning: Conditioning, n: int, device: Any = "cpu") -> torch.Tensor | None:
     """A condition for ``n`` samples."""
     if conditioning.classes is not None:
-        return torch.zeros(n, dtype=torch.int64)
-    return None if conditioning.dim is None else torch.zeros(n, conditioning.dim)
+        return torch.zeros(n, dtype=torch.int64, device=device)
+    return None if conditioning.dim is None else torch.zeros(n, conditioning.dim, device=device)
 
 
 def _tensor_of(answer: Any) -> torch.Tensor:
     """The tensor in a model's answer: itself, ``answer.sample``, or the first of a tuple."""
-    if isinstance(answer, torch.Tensor):
-        return answer
-    inner = getattr(answer, "sample", None)
-    if isinstance(inner, torch.Tensor):
-        return inner
-    if isinstance(answer, tuple | list) and answer and isinstance(answer[0], torch.Tensor):
-        return answer[0]
+    first = answer[0] if isinstance(answer, tuple | list) and answer else None
+    for found in (answer, getattr(answer, "sample", None), first):
+        if isinstance(found, torch.Tensor):
+            return found
     raise TypeError(f"expected a torch.Tensor, got {type(answer).__name__}")
 
 
-def _takes_keyword(model: Callable[..., Any], name: str) -> bool:
-    return _names(model, name) or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in _parameters(model))
-
-
-def _names(model: Callable[..., Any], name: str) -> bool:
-    # A name bound positionally only would clash with the keyword.
-    return any(p.name == name and p.kind is not inspect.Parameter.POSITIONAL_ONLY for p in _parameters(model))
-
-
-def _parameters(model: Callable[..., Any]) -> list[inspect.Parameter]:
+def _parameters(model: Any) -> list[inspect.Parameter]:
     """What a model takes, without the wrappers that hide it behind ``*args, **kwargs``."""
     while (inner := _wrapped(model)) is not None:
         model = inner
     return _own_parameters(model)
 
 
-def _own_parameters(model: Callable[..., Any]) -> list[inspect.Parameter]:
+def _own_parameters(model: Any) -> list[inspect.Parameter]:
     target = model.forward if isinstance(model, torch.nn.Module) else model
     try:
         return list(inspect.signature(target).parameters.values())
@@ -268,12 +435,20 @@ def _own_parameters(model: Callable[..., Any]) -> list[inspect.Parameter]:
         return []
 
 
-def _wrapped(model: Callable[..., Any]) -> Callable[..., Any] | None:
-    """What a partial, torch.compile, DataParallel, DistributedDataParallel or AveragedModel wraps."""
+def _module_of(model: Any) -> torch.nn.Module | None:
+    """The module that is asked: itself, a partial's, or a bound method's."""
+    while isinstance(model, functools.partial):
+        model = model.func
+    owner = model if isinstance(model, torch.nn.Module) else getattr(model, "__self__", None)
+    return owner if isinstance(owner, torch.nn.Module) else None
+
+
+def _wrapped(model: Any) -> Any:
+    """What a partial, torch.compile, DataParallel, DistributedDataParallel or an average of weights wraps."""
     if isinstance(model, functools.partial):
-        function: Callable[..., Any] = model.func
-        return function
-    inner = getattr(model, "_orig_mod", getattr(model, "module", None))
+        return model.func
+    names = ("_orig_mod", "module", "ema_model", "model")
+    inner = next((found for name in names if (found := getattr(model, name, None)) is not None), None)
     if not (isinstance(model, torch.nn.Module) and isinstance(inner, torch.nn.Module)):
         return None
     hides = all(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in _own_parameters(model))
