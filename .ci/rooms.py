@@ -39,6 +39,7 @@ RUST_ROOMS = [
 ]
 PYTHON_ROOMS = [
     ["_core", "exceptions"],
+    ["_batches"],
     ["_arrays", "_autocast", "_checkpointing", "_ending", "_tables", "_versions", "progress"],
     ["_conditioning", "options", "tensorboard"],
     ["_parameters"],

@@ -5,50 +5,18 @@ from __future__ import annotations
 import operator
 import secrets
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from . import _core
+from ._batches import Array as Array
+from ._batches import as_batch as as_batch
+from ._batches import as_condition as as_condition
+from ._batches import kept as kept
+from ._batches import to_numpy as to_numpy
 from .exceptions import ArgumentError, ShapeError
-
-# Outputs follow the kind of the input, which the type system cannot say without overloading every method.
-Array: TypeAlias = Any
-
-
-def to_numpy(array: Array) -> NDArray[Any]:
-    """A NumPy view or copy of an array of either kind."""
-    if isinstance(array, torch.Tensor):
-        return array.detach().cpu().numpy()
-    return np.asarray(array)
-
-
-def as_batch(array: Array) -> Array:
-    """Torch tensors as they are, anything else as a NumPy array; bare Python numbers become float32, as
-    nobody means float64 by writing ``[[0, 1]]``. Raises ``ShapeError`` for rows of different lengths."""
-    if isinstance(array, torch.Tensor | np.ndarray):
-        return array
-    try:
-        converted = np.asarray(array)
-    except ValueError as error:
-        raise ShapeError(f"expected an array, got rows of different lengths ({error})") from error
-    return converted.astype(np.float32) if converted.dtype.kind in "fiub" else converted
-
-
-def as_condition(condition: Array | None) -> Array | None:
-    """Labels and vectors as an array; torch tensors and None as they are."""
-    return condition if condition is None or isinstance(condition, torch.Tensor) else np.asarray(condition)
-
-
-def kept(array: Array | None) -> Array | None:
-    """A copy that later changes of the array do not reach; files that are mapped read-only as they are."""
-    if isinstance(array, torch.Tensor):
-        return array.detach().clone()
-    if array is None or (isinstance(array, np.memmap) and array.mode == "r"):
-        return array
-    return np.array(array)
 
 
 def checked_count(n: object, argument: str = "n") -> int:
@@ -84,7 +52,7 @@ def noise_or(x0: Array | None, n: int | None, event_shape: Sequence[int], seed: 
     if (x0 is None) == (n is None):
         raise ArgumentError(f"expected one of n and x0, got {'neither' if n is None else 'both'}")
     if x0 is not None:
-        return as_batch(x0)
+        return as_batch(x0, "x0")
     return _core.normal((checked_count(n), *event_shape), as_seed(seed))
 
 

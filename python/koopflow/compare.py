@@ -216,7 +216,11 @@ def compare(
     >>> table.rows[1]["method"], table.rows[1]["evaluations"]
     ('Euler, 4 steps', 4)
     """
-    n, shape, held_out = checked_count(n), checked_teacher(teacher).event_shape_, to_numpy(as_batch(data))
+    n, shape, held_out = (
+        checked_count(n),
+        checked_teacher(teacher).event_shape_,
+        to_numpy(as_batch(data, "data")),
+    )
     if held_out.shape[1:] != shape or len(held_out) < 8:
         raise ShapeError(f"data: expected at least 8 samples of shape {shape}, got an array {held_out.shape}")
     if not 0.0 < seconds < float("inf"):

@@ -131,7 +131,7 @@ def find_directions(
     --------
     ``find_directions(spectrum, x, labels=labels).sweep(x, "cat")`` makes data less and more cat-like.
     """
-    x = as_batch(x)
+    x = as_batch(x, "x")
     if (labels is None) == (scores is None):
         raise ArgumentError(
             f"expected one of labels and scores, got {'neither' if labels is None else 'both'}"

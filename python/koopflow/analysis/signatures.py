@@ -52,7 +52,7 @@ class Signatures:
 
     def classify(self, x: Array, *, condition: Array | None = None) -> NDArray[Any]:
         """The label of the nearest signature for each of data ``[B, *event]``, ``[B]``."""
-        given = _magnitudes(self.spectrum, as_batch(x), self.times, condition)
+        given = _magnitudes(self.spectrum, as_batch(x, "x"), self.times, condition)
         gaps = (((given[:, None] - self.mean) / self.pooled) ** 2).sum(axis=(2, 3))
         return np.asarray(np.asarray(self.labels)[gaps.argmin(axis=1)])
 
@@ -81,7 +81,7 @@ def measure_signatures(
     times : sequence of float
         Times in [0, 1].
     """
-    x = as_batch(x)
+    x = as_batch(x, "x")
     values, codes = np.unique(one_per_sample("labels", labels, x), return_inverse=True)
     if len(values) < 2 or np.bincount(codes).min() < 2:
         raise ArgumentError("labels: expected at least two classes of two samples each")

@@ -91,7 +91,7 @@ class ConsistencyFlow(Baseline):
                 unknown = "the teacher's training data, which this process does not know"
                 raise ArgumentError(f"data: expected {unknown}, got None")
             data, condition = known.data, as_condition(known.condition)
-        data, shape = as_batch(data), teacher.event_shape_
+        data, shape = as_batch(data, "data"), teacher.event_shape_
         if tuple(data.shape[1:]) != shape:
             expected = ", ".join(map(str, shape))
             raise ShapeError(f"data: expected shape (N, {expected}), got {tuple(data.shape)}")

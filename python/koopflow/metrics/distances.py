@@ -19,7 +19,7 @@ def wasserstein2(a: Array, b: Array) -> float:
     >>> wasserstein2([[0.0, 0.0], [1.0, 0.0]], [[1.0, 2.0], [0.0, 2.0]])
     2.0
     """
-    return _core.wasserstein2(as_batch(a), as_batch(b))
+    return _core.wasserstein2(as_batch(a, "a"), as_batch(b, "b"))
 
 
 def sliced_wasserstein(a: Array, b: Array, *, projections: int = 256, seed: int = 0) -> float:
@@ -32,7 +32,7 @@ def sliced_wasserstein(a: Array, b: Array, *, projections: int = 256, seed: int 
     >>> sliced_wasserstein([[0.0], [1.0]], [[2.0], [3.0]])
     2.0
     """
-    return _core.sliced_wasserstein(as_batch(a), as_batch(b), projections=projections, seed=seed)
+    return _core.sliced_wasserstein(as_batch(a, "a"), as_batch(b, "b"), projections=projections, seed=seed)
 
 
 def energy_distance(a: Array, b: Array) -> float:
@@ -44,7 +44,7 @@ def energy_distance(a: Array, b: Array) -> float:
     >>> energy_distance([[0.0], [2.0]], [[1.0], [3.0]])   # 2 * 1.5 - 2 - 2
     -1.0
     """
-    return _core.energy_distance(as_batch(a), as_batch(b))
+    return _core.energy_distance(as_batch(a, "a"), as_batch(b, "b"))
 
 
 def mmd(samples: Array, data: Array, *, bandwidths: Sequence[float] | None = None) -> float:
@@ -58,7 +58,7 @@ def mmd(samples: Array, data: Array, *, bandwidths: Sequence[float] | None = Non
     >>> round(mmd([[0.0], [1.0]], [[0.0], [1.0]], bandwidths=[1.0]), 3)   # exp(-1/2) - 1
     -0.393
     """
-    return _core.mmd(as_batch(samples), as_batch(data), bandwidths=bandwidths)
+    return _core.mmd(as_batch(samples, "samples"), as_batch(data, "data"), bandwidths=bandwidths)
 
 
 def median_bandwidths(data: Array) -> list[float]:
@@ -70,7 +70,7 @@ def median_bandwidths(data: Array) -> list[float]:
     >>> median_bandwidths([[0.0], [1.0], [3.0]])
     [1.0, 2.0, 4.0]
     """
-    return _core.median_bandwidths(as_batch(data))
+    return _core.median_bandwidths(as_batch(data, "data"))
 
 
 def frechet_distance(a: Array, b: Array, features: Any = None, *, batch_size: int = 64) -> float:
@@ -100,7 +100,7 @@ def frechet_distance(a: Array, b: Array, features: Any = None, *, batch_size: in
     """
     if features is not None:
         a, b = (extract_features(x, features, batch_size=batch_size) for x in (a, b))
-    return _core.frechet_distance(as_batch(a), as_batch(b))
+    return _core.frechet_distance(as_batch(a, "a"), as_batch(b, "b"))
 
 
 class PrecisionRecall(NamedTuple):
@@ -128,4 +128,4 @@ def precision_recall(
     """
     if features is not None:
         samples, data = (extract_features(x, features, batch_size=batch_size) for x in (samples, data))
-    return PrecisionRecall(*_core.precision_recall(as_batch(samples), as_batch(data), k=k))
+    return PrecisionRecall(*_core.precision_recall(as_batch(samples, "samples"), as_batch(data, "data"), k=k))

@@ -51,7 +51,7 @@ def endpoint_error(
     >>> endpoint_error(teacher, teacher, noise).value
     0.0
     """
-    noise, condition = as_batch(noise), as_condition(condition)
+    noise, condition = as_batch(noise, "noise"), as_condition(condition)
     ends = method_of("student", student, "sample")(x0=noise, condition=condition)
     wanted = method_of("teacher", teacher, "sample")(x0=noise, condition=condition)
     return bootstrapped(_core.endpoint_error(ends, wanted, _scale(scale, wanted)), **interval)
@@ -71,7 +71,7 @@ def path_error(
 
     The models have ``sample_path`` or ``trajectory``. ``times`` rise in (0, 1); by default 17 in [0.1, 0.9].
     """
-    noise, condition, times = as_batch(noise), as_condition(condition), [float(t) for t in times]
+    noise, condition, times = as_batch(noise, "noise"), as_condition(condition), [float(t) for t in times]
     if not times or times[0] <= 0.0 or times[-1] >= 1.0:
         raise ArgumentError(f"times: expected rising times in (0, 1), got {times}")
     path = _path("student", student, noise, [0.0, *times, 1.0], condition)
@@ -87,7 +87,7 @@ def inversion_error(
 
     The arguments are those of :func:`endpoint_error`; the student has ``invert``.
     """
-    noise, condition = as_batch(noise), as_condition(condition)
+    noise, condition = as_batch(noise, "noise"), as_condition(condition)
     ends = method_of("teacher", teacher, "sample")(x0=noise, condition=condition)
     recovered = method_of("student", student, "invert")(ends, condition=condition)
     return bootstrapped(_core.inversion_error(recovered, noise), **interval)
@@ -104,7 +104,7 @@ def round_trip_error(
     """RMS of ``||student(invert(x)) - x||`` over data ``[N, *event]`` (real, or a teacher's samples), over a
     scale: by default the total standard deviation of the data. Else as :func:`inversion_error`.
     """
-    data, condition = as_batch(data), as_condition(condition)
+    data, condition = as_batch(data, "data"), as_condition(condition)
     noise = method_of("student", student, "invert")(data, condition=condition)
     again = student.sample(x0=noise, condition=condition)
     return bootstrapped(_core.round_trip_error(again, data, _scale(scale, data)), **interval)
@@ -126,7 +126,7 @@ def straightness(
     The model has ``sample_path`` or ``trajectory``. ``times``, at least three (65 by default), rise from 0 to
     1; between two of them paths are taken as straight, and what that misses falls with the square of the gap.
     """
-    noise, times = as_batch(noise), [float(t) for t in times]
+    noise, times = as_batch(noise, "noise"), [float(t) for t in times]
     path = _path("model", model, noise, times, as_condition(condition))
     bend = _core.straightness(path, times)
     if np.isnan(bend.value):

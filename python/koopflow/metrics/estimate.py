@@ -95,7 +95,7 @@ def measured(
     >>> near.low < near.floor < near.high < far.low
     True
     """
-    samples, data = as_batch(samples), as_batch(data)
+    samples, data = as_batch(samples, "samples"), as_batch(data, "data")
     tails = _tails(resamples, confidence)
     n = min(len(samples), len(data) // 2)
     if n < FEWEST:

@@ -38,7 +38,7 @@ def extract_features(samples: Array, features: Any, *, batch_size: int = 64) -> 
     >>> extract_features(np.zeros((100, 2)), network).shape
     (100, 5)
     """
-    samples = as_batch(samples)
+    samples = as_batch(samples, "samples")
     if batch_size < 1:
         raise ArgumentError(f"batch_size: expected at least 1, got {batch_size}")
     if samples.ndim < 2 or len(samples) == 0:

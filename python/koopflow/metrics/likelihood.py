@@ -53,7 +53,7 @@ def log_likelihood(model: Any, data: Array, **options: Any) -> LogLikelihood:
     >>> round(found.nats, 3), round(found.bits_per_dimension, 3)   # -log(2 pi) - 1/2
     (-2.338, 1.686)
     """
-    data = as_batch(data)
+    data = as_batch(data, "data")
     answer = to_numpy(method_of("model", model, "log_prob")(data, **options)).astype(np.float64)
     if len(data) < 2 or answer.shape != (len(data),):
         raise ShapeError(f"log_prob: expected ({max(len(data), 2)},), got {answer.shape}")

@@ -91,7 +91,7 @@ def embedding(
         Random seed of t-SNE.
     """
     given = np.asarray(to_numpy(labels))
-    states = spectrum.states_at(as_batch(x), at, condition=condition)
+    states = spectrum.states_at(as_batch(x, "x"), at, condition=condition)
     if given.shape != (len(states),):
         raise ShapeError(f"labels: expected shape ({len(states)},), got {given.shape}")
     psi = spectrum.eigenfunctions(at, states, condition=condition)

@@ -83,7 +83,9 @@ class LevelSpectrum(Sequence[MapSpectrum]):
         :meth:`koopflow.Spectrum.eigenfunctions`; ``ArgumentError`` for an index that is no map's."""
         if not -len(self) <= index < len(self):
             raise ArgumentError(f"index: expected one of {len(self)} feature maps, got {index}")
-        return self._core.eigenfunctions(t, as_batch(x), index % len(self), condition=as_condition(condition))
+        return self._core.eigenfunctions(
+            t, as_batch(x, "x"), index % len(self), condition=as_condition(condition)
+        )
 
     def summary(self) -> str:
         """A table of the maps: their size, how fast they move, and their share of the motion."""

@@ -251,7 +251,7 @@ class Spectrum:
     def eigenfunctions(self, t: Array | float, x: Array, *, condition: Array | None = None) -> Complex:
         """psi_k(t, x), complex ``[B, r]``; ``t`` is a number or ``[B]``, ``x`` is ``[B, *event]``."""
         return self.core.eigenfunctions(
-            t, as_batch(x), self.places.tolist(), condition=as_condition(condition)
+            t, as_batch(x, "x"), self.places.tolist(), condition=as_condition(condition)
         )
 
     def amplitudes(self, x0: Array, *, condition: Array | None = None) -> Complex:
@@ -284,14 +284,14 @@ class Spectrum:
         """States at ``times`` with only these modes moving since 0, ``[T, B, *event]``."""
         keep = np.isin(np.arange(len(self._tables["rank"])), self._with_partners(self.places))
         times = [float(t) for t in times]
-        return self.core.sample(as_batch(x0), times, keep.tolist(), condition=as_condition(condition))
+        return self.core.sample(as_batch(x0, "x0"), times, keep.tolist(), condition=as_condition(condition))
 
     def _samples(self, x0: Array, condition: Array | None, *, t: float = 1.0) -> NDArray[Any]:
         return np.asarray(to_numpy(self.sample_path(x0, times=[t], condition=condition))[0])
 
     def states_at(self, x: Array, t: float, *, condition: Array | None = None) -> Array:
         """The student's states at time t of the paths that end in data ``x``, ``[B, *event]``."""
-        x = as_batch(x)
+        x = as_batch(x, "x")
         if t == 1.0:
             return x
         g = self.student.encode(1.0, x, direction="backward", condition=as_condition(condition))

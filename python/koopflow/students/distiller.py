@@ -316,7 +316,7 @@ class KoopmanDistiller(FittedStudent):
 def _points(teacher: Flow, data: Array | None, config: dict[str, Any]) -> dict[str, Any]:
     """Data that points are drawn from, and the condition and noise of each row."""
     if data is not None:
-        return {"data": as_batch(data)}
+        return {"data": as_batch(data, "data")}
     known = teacher.training_data_
     if known is not None:
         # Somebody may ask for other pairs than the given ones.

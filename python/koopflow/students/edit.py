@@ -32,7 +32,7 @@ def edit(
     shifts = _for_modes("shift", 0.0 if shift is None else shift, len(chosen))
     shifts = shifts * chosen.spread * np.exp(chosen.growth * at)
     return chosen.core.edit(
-        as_batch(x if x0 is None else x0),
+        as_batch(x if x0 is None else x0, "x"),
         _of_all_modes(gains, chosen, 1.0),
         _of_all_modes(shifts, chosen, 0.0),
         noise=x is None,

@@ -171,7 +171,7 @@ def evaluate(
     condition: Array | None,
 ) -> EvaluationReport:
     """Measure a student: see :meth:`koopflow.KoopmanDistiller.evaluate`."""
-    held_out = to_numpy(as_batch(data))
+    held_out = to_numpy(as_batch(data, "data"))
     shape = teacher.event_shape_
     if held_out.shape[1:] != shape or len(held_out) < 4:
         raise ShapeError(f"data: expected at least 4 samples of shape {shape}, got an array {held_out.shape}")

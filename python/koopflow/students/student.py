@@ -187,7 +187,7 @@ class FittedStudent(Parameters):
         condition, progress
             As in :meth:`sample`; with ``progress``, Ctrl-C is looked for.
         """
-        student, x, condition = self._fitted(), as_batch(x), as_condition(condition)
+        student, x, condition = self._fitted(), as_batch(x, "x"), as_condition(condition)
         if not polish and not residuals:
             return student.invert(x, condition=condition)
         with ProgressMeter(progress=progress) as meter:
@@ -244,7 +244,7 @@ class FittedStudent(Parameters):
         with ProgressMeter(progress=progress) as meter:
             options: dict[str, Any] = {"determinant": determinant, "polish": polish, "probes": probes}
             options |= {"products": products, "seed": seed, "condition": as_condition(condition)}
-            found, spread = self._fitted().density(as_batch(x), **options, monitor=meter.monitor)
+            found, spread = self._fitted().density(as_batch(x, "x"), **options, monitor=meter.monitor)
         density = StudentDensity(*found, spread)
         warn_of_residuals(to_numpy(density.residuals), spread)
         return density
@@ -388,7 +388,7 @@ class FittedStudent(Parameters):
         ``t`` is a time in [0, 1] or an array of them, ``[B]``; ``direction="backward"`` takes the lift for
         decoding at earlier times, which is the same with ``lifts=1``.
         """
-        x = as_batch(x)
+        x = as_batch(x, "x")
         options: dict[str, Any] = {"direction": direction, "condition": as_condition(condition)}
         return self._fitted().encode(times_for(t, x), x, **options)
 
@@ -407,18 +407,18 @@ class FittedStudent(Parameters):
         With the teacher's velocity the rate is g L for a student that follows the flow (paper, equation of
         the generator).
         """
-        x = as_batch(x)
+        x, velocity = as_batch(x, "x"), as_batch(velocity, "velocity")
         options: dict[str, Any] = {"direction": direction, "condition": as_condition(condition)}
-        return self._fitted().encode_with_tangent(times_for(t, x), x, as_batch(velocity), **options)
+        return self._fitted().encode_with_tangent(times_for(t, x), x, velocity, **options)
 
     def propagate(self, g: Array, tau: Array | float) -> Array:
         """Observables ``[B, m]`` carried through a time span ``tau`` of either sign, a number or ``[B]``:
         g exp(tau L)."""
-        return self._fitted().propagate(as_batch(g), tau)
+        return self._fitted().propagate(as_batch(g, "g"), tau)
 
     def readout(self, g: Array) -> Array:
         """States ``[B, *event]`` of observables ``[B, m]``: a slice of them, or what ``decoder`` learnt."""
-        return self._fitted().readout(as_batch(g))
+        return self._fitted().readout(as_batch(g, "g"))
 
     def generator_matrix(self) -> NDArray[np.float64]:
         """L, ``[m, m]``, float64, in the row convention dg/dt = g L, whatever the parametrisation."""

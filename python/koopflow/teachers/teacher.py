@@ -13,6 +13,7 @@ from sklearn.base import clone
 
 from .. import _core
 from .._arrays import Array, as_batch, as_condition, checked_event_shape, to_numpy
+from .._batches import Stream
 from .._checkpointing import checkpointing
 from .._conditioning import Conditioning
 from .._ending import tell_ending
@@ -137,8 +138,10 @@ class FlowTeacher(Flow, Parameters):
 
         Parameters
         ----------
-        data : array, ``[N, *event]``
-            Finite data, NumPy or torch. Copies of these arrays stay in :attr:`training_data_`.
+        data : array, ``[N, *event]``, or batches of them
+            Finite data: NumPy, torch, a numeric frame of pandas or polars; or a torch ``Dataset``, a
+            ``DataLoader`` or another iterable of batches ``x`` or ``(x, condition)``. Copies of these arrays
+            stay in :attr:`training_data_`.
         noise : array, ``[N, *event]``, optional
             Noise that each row is paired with, standard normal over all of them; no other coupling is drawn.
             :func:`koopflow.reflow` brings such pairs.
@@ -179,7 +182,15 @@ class FlowTeacher(Flow, Parameters):
             When ``resume`` is not a file of a training, or there is no folder for ``checkpoint``.
         """
         files = checkpointing(checkpoint, checkpoint_every, checkpoint_minutes, resume)
-        data = as_batch(data)
+        stream = Stream.of(data, "data", self.event_shape)
+        if stream is not None:
+            for name, given in (("noise", noise), ("condition", condition)):
+                if given is not None:
+                    raise ArgumentError(f"{name}: expected None with batches of data, which bring their own")
+            data, condition = stream.sample()
+            if self.num_classes is None and self.condition_dim is None:
+                condition = None
+        data = as_batch(data, "data")
         if tuple(data.shape[1:]) != self.event_shape or len(data.shape) == 0:
             raise ShapeError(
                 f"data: expected shape (N, {', '.join(map(str, self.event_shape))}), got {tuple(data.shape)}"
@@ -187,7 +198,7 @@ class FlowTeacher(Flow, Parameters):
         condition = as_condition(condition)
         config = self._config(steps=steps, batch_size=batch_size)
         if noise is not None:
-            noise, config["coupling"] = as_batch(noise), "given"
+            noise, config["coupling"] = as_batch(noise, "noise"), "given"
         with ProgressMeter(progress=progress, callback=callback) as meter:
             field, history = _core.train_teacher(
                 data,
@@ -570,7 +581,7 @@ class FlowTeacher(Flow, Parameters):
         >>> teacher.sample(x0=np.zeros((1, 2), dtype=np.float32)).round(3)
         array([[1., 2.]], dtype=float32)
         """
-        mean, cov = as_batch(mean), as_batch(cov)
+        mean, cov = as_batch(mean, "mean"), as_batch(cov, "cov")
         home = {"device": name_of(device), "dtype": name_of(dtype)}
         shape = checked_event_shape(tuple(mean.shape))
         return cls._around(_core.VelocityField.gaussian(mean, cov, event_shape=shape, **home))
@@ -595,7 +606,7 @@ class FlowTeacher(Flow, Parameters):
         >>> teacher.velocity(0.0, np.zeros((1, 2), dtype=np.float32))
         array([[0., 3.]], dtype=float32)
         """
-        data = as_batch(data)
+        data = as_batch(data, "data")
         if len(data.shape) < 2:
             raise ShapeError(f"data: expected shape (N, *event), got {tuple(data.shape)}")
         field = _core.VelocityField.empirical(data, device=name_of(device), dtype=name_of(dtype))

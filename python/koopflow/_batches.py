@@ -1,0 +1,228 @@
+"""What users give as data: arrays of any library, frames, data sets, loaders and other batches."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from os import PathLike
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from .exceptions import ArgumentError, DtypeError, ShapeError
+
+# Outputs follow the kind of the input, which the type system cannot say without overloading every method.
+Array: TypeAlias = Any
+
+# No more of a stream is held at once than the first of these.
+MOST_ROWS, MOST_BYTES = 65_536, 256 * 2**20
+# Samples of one batch where the source leaves it to koopflow.
+BATCH = 1024
+
+
+def to_numpy(array: Array) -> NDArray[Any]:
+    """A NumPy view or copy of an array of either kind."""
+    if isinstance(array, torch.Tensor):
+        plain = array.float() if array.dtype == torch.bfloat16 else array
+        return plain.numpy(force=True)
+    return np.asarray(array)
+
+
+def as_batch(array: Array, argument: str = "") -> Array:
+    """Torch tensors and NumPy arrays as they are, numeric frames as arrays, of a stream a bounded sample.
+
+    Bare Python numbers become float32, as nobody means float64 by writing ``[[0, 1]]``. Raises ``ShapeError``
+    for rows of different lengths, and ``DtypeError`` for what is no array of numbers or only looks like one
+    (masked and sparse arrays, text, objects, mappings, paths): the message says what would do.
+    """
+    said = f"{argument}: " if argument else ""
+    if isinstance(array, torch.Tensor | np.ndarray):
+        if remedy := _remedy(array):
+            raise DtypeError(f"{said}expected a dense array of numbers, got {remedy}")
+        return array
+    if _is_frame(array):
+        return _of_frame(array, said)
+    stream = Stream.of(array, argument)
+    if stream is not None:
+        return stream.sample()[0]
+    if remedy := _remedy(array):
+        raise DtypeError(f"{said}expected an array of numbers, got {remedy}")
+    if isinstance(array, list | tuple):
+        array = [to_numpy(row) if isinstance(row, torch.Tensor) else row for row in array]
+    try:
+        converted = np.asarray(array)
+    except ValueError as error:
+        raise ShapeError(f"{said}expected an array, got rows of different lengths ({error})") from error
+    if converted.dtype.kind not in "fiub":
+        got = type(array).__name__ if converted.ndim == 0 else f"{type(array).__name__} of {converted.dtype}"
+        raise DtypeError(f"{said}expected an array of numbers, got {got}")
+    return converted.astype(np.float32)
+
+
+def as_condition(condition: Array | None) -> Array | None:
+    """Labels and vectors as an array; torch tensors and None as they are."""
+    if condition is None or isinstance(condition, torch.Tensor):
+        return condition
+    return _of_frame(condition, "condition: ") if _is_frame(condition) else np.asarray(condition)
+
+
+def kept(array: Array | None) -> Array | None:
+    """A copy that later changes of the array do not reach; files that are mapped read-only as they are."""
+    if isinstance(array, torch.Tensor):
+        return array.detach().clone()
+    if array is None or (isinstance(array, np.memmap) and array.mode == "r"):
+        return array
+    return np.array(array)
+
+
+def _remedy(given: Any) -> str | None:
+    """What something is that must not be read as an array of numbers, and what would do instead."""
+    kind = type(given).__name__
+    if isinstance(given, np.ma.MaskedArray):
+        return "a masked array: .filled(value), or rows without a mask, would do"
+    if isinstance(given, torch.Tensor):
+        return None if given.layout == torch.strided else "a sparse tensor: .to_dense() would do"
+    if isinstance(given, np.ndarray) and given.dtype.kind == "O":
+        return "an array of Python objects: numpy.stack, or .astype(float), would do"
+    if isinstance(given, np.ndarray) and given.dtype.kind not in "fiubc":
+        return f"an array of {given.dtype}"
+    if hasattr(given, "toarray"):
+        return f"a sparse {kind}: .toarray() would do"
+    if isinstance(given, Mapping):
+        return (
+            f"a {kind} with {', '.join(map(repr, list(given)[:4])) or 'nothing'}: one of its arrays would do"
+        )
+    if isinstance(given, str | bytes | PathLike):
+        return f"{given!r}: koopflow.datasets.images(path), or numpy.load(path), reads files"
+    return None
+
+
+def _is_frame(given: Any) -> bool:
+    """Whether something is a table or column of pandas or polars, neither of which has to be installed."""
+    return type(given).__module__.partition(".")[0] in ("pandas", "polars") and hasattr(given, "to_numpy")
+
+
+def _of_frame(frame: Any, said: str) -> NDArray[Any]:
+    """The numbers of a table or column; missing values become NaN."""
+    dtypes = (
+        dict(zip(frame.columns, frame.dtypes, strict=True))
+        if hasattr(frame, "columns")
+        else {"": frame.dtype}
+    )
+    for name, dtype in dtypes.items():
+        if hasattr(dtype, "is_numeric"):
+            numeric = dtype.is_numeric() or str(dtype) == "Boolean"
+        else:
+            numeric = dtype.kind in "fiub"
+        if not numeric:
+            got = f"a column of {dtype}" if name == "" else f"column {name!r} of {dtype}"
+            raise DtypeError(f"{said}expected numbers, got {got}: integer codes or one-hot columns would do")
+    values = frame.to_numpy()
+    if values.dtype.kind == "O":
+        # Nullable columns, or booleans next to numbers.
+        polars = hasattr(frame, "cast")
+        values = frame.cast(float).to_numpy() if polars else frame.to_numpy(dtype=np.float64, na_value=np.nan)
+    return np.asarray(values)
+
+
+class Stream:
+    """Samples, and conditions where there are any, that come in batches: read in portions of bounded size.
+
+    ``batches`` are arrays ``[B, *event]``, or pairs of one and the conditions of its rows.
+    """
+
+    def __init__(self, batches: Iterable[Any], argument: str) -> None:
+        self._batches, self._said = batches, f"{argument}: " if argument else ""
+        self._rest: Iterator[Any] = iter(batches)
+        # The batch that comes next; None at the end.
+        self._next = next(self._rest, None)
+        self.ended = self._next is None
+
+    @classmethod
+    def of(cls, given: Any, argument: str, event_shape: Sequence[int] | None = None) -> Stream | None:
+        """A stream of what brings its samples in batches; None for anything else.
+
+        Lists and tuples are streams where their first item is a batch of samples of ``event_shape``.
+        """
+        if isinstance(given, IterableDataset):
+            given = DataLoader(given, BATCH)
+        elif isinstance(given, Dataset):
+            given = DataLoader(given, BATCH, shuffle=True, generator=torch.Generator().manual_seed(0))
+        if isinstance(given, list | tuple):
+            first = given[0] if given else None
+            samples = first[0] if isinstance(first, list | tuple) and first else first
+            shape = tuple(getattr(samples, "shape", ()))
+            if event_shape is None or len(shape) < 2 or shape[1:] != tuple(event_shape):
+                return None
+        elif not isinstance(given, Iterable) or isinstance(given, str | bytes | Mapping) or _is_array(given):
+            return None
+        return cls(given, argument)
+
+    def __call__(self) -> tuple[Array, Array | None]:
+        """The next portion, of one pass at most; after the last pass another begins."""
+        if self.ended:
+            self._rest = iter(self._batches)
+            self._next = next(self._rest, None)
+        samples: list[Array] = []
+        conditions: list[Array] = []
+        rows, size = 0, 0
+        while self._next is not None and rows < MOST_ROWS and size < MOST_BYTES:
+            x, condition = self._parts(self._next)
+            samples.append(x)
+            if condition is not None:
+                conditions.append(condition)
+            rows, size = rows + len(x), size + x.nbytes
+            self._next = next(self._rest, None)
+        self.ended = self._next is None
+        if rows == 0:
+            raise ArgumentError(f"{self._said}expected batches of samples, got none")
+        if conditions and len(conditions) < len(samples):
+            raise ArgumentError(
+                f"{self._said}expected conditions with all batches or with none, got only some"
+            )
+        return self._joined(samples), self._joined(conditions) if conditions else None
+
+    def sample(self) -> tuple[Array, Array | None]:
+        """The first portion; a warning says if there is more."""
+        found = self()
+        if not self.ended:
+            words = f"{self._said}the first {len(found[0]):,} samples of the stream stand for all of them"
+            warnings.warn(words, UserWarning, stacklevel=4)
+        return found
+
+    @property
+    def again(self) -> bool:
+        """Whether a second pass can be made: iterators have only one."""
+        return not isinstance(self._batches, Iterator)
+
+    def _parts(self, batch: Any) -> tuple[Array, Array | None]:
+        parts = batch if isinstance(batch, list | tuple) and all(map(_is_array, batch)) else [batch]
+        if len(parts) not in (1, 2):
+            raise ArgumentError(f"{self._said}expected batches x or (x, condition), got {len(parts)} parts")
+        if isinstance(parts[0], Mapping):
+            keys = ", ".join(map(repr, parts[0]))
+            raise DtypeError(f"{self._said}expected batches x or (x, condition), got a mapping of {keys}")
+        x = as_batch(parts[0], self._said.removesuffix(": "))
+        if len(x.shape) < 2:
+            raise ShapeError(f"{self._said}expected arrays (B, *event) as batches, got {tuple(x.shape)}")
+        condition = as_condition(parts[1]) if len(parts) == 2 else None
+        if condition is not None and len(condition) != len(x):
+            raise ShapeError(
+                f"{self._said}expected {len(x)} conditions with {len(x)} samples, got {len(condition)}"
+            )
+        return x, condition
+
+    def _joined(self, parts: list[Array]) -> Array:
+        shapes = {tuple(part.shape[1:]) for part in parts}
+        if len(shapes) > 1:
+            raise ShapeError(f"{self._said}expected batches of one event shape, got {sorted(shapes)}")
+        if all(isinstance(part, torch.Tensor) for part in parts):
+            return torch.cat([part.detach() for part in parts])
+        return np.concatenate([to_numpy(part) for part in parts])
+
+
+def _is_array(given: Any) -> bool:
+    return hasattr(given, "shape") or hasattr(given, "__array__")
