@@ -9,19 +9,19 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from . import _core, baselines, metrics
-from ._arrays import Array, as_batch, as_condition, checked_count, method_of, to_numpy
+from ._arrays import Array, as_batch, as_condition, as_seed, checked_count, method_of, to_numpy
 from ._tables import text_table, to_frame
 from .exceptions import ArgumentError, DivergenceError, ShapeError
 from .metrics.errors import PATH_TIMES
 from .options import Training
 from .progress import ProgressEvent, ProgressFunction, ProgressMeter
 from .students.distiller import KoopmanDistiller
+from .students.evaluation import timed
 from .teachers.flow import Flow, checked_teacher
 
 Row: TypeAlias = dict[str, Any]
@@ -35,6 +35,8 @@ RESAMPLES = 40
 TIMED_RUNS = 3
 FEWEST_TRAJECTORIES = 256
 TEACHER = "teacher (dopri5)"
+# Training of fewer steps than this share of a student's default number says little about a method.
+ENOUGH = 0.25
 COLUMNS = {
     "method": "method",
     "evaluations": "NFE",
@@ -53,9 +55,12 @@ DECIMALS = {"milliseconds": 2, "speedup": 1, "fit_seconds": 1}
 
 
 def _koopflow(**options: Any) -> Callable[..., Any]:
-    # The clock ends training, so held-out evaluations cannot be spread over a known number of steps.
-    options |= {"steps": 10**9, "training": Training(evaluate_every=500)}
-    return lambda **budget: KoopmanDistiller(**options, **budget)
+    def made(*, steps: int | None, **budget: Any) -> KoopmanDistiller:
+        # Where the clock ends training, held-out evaluations cannot be spread over a known number of steps.
+        training = Training(evaluate_every=500) if steps is None else None
+        return KoopmanDistiller(**options, **budget, steps=steps or 10**9, training=training)
+
+    return made
 
 
 METHODS: dict[str, Callable[..., Any]] = {
@@ -87,12 +92,12 @@ class Comparison:
         ``energy`` and ``wasserstein2``, distances from the data; ``endpoint_error`` and ``path_error``, RMS
         distances from the teacher's answers to the same noise, over the data's total standard deviation;
         ``inversion_error``, that of recovered noise, over the norm of the noise; ``fit_seconds`` and
-        ``steps``; ``reason``, why there are no results. What a method lacks is None.
+        ``steps``; ``reason``, why there are no results, or why they say little. What a method lacks is None.
     limits : dict of str to float
         Upper ends of the 95% intervals of the teacher's ``energy`` and ``wasserstein2``; a method within both
         is as good as the teacher. W2 alone would prefer blurred samples in many dimensions.
-    seconds : float
-        Training time of each student.
+    seconds, steps : float or None, int or None
+        Training of each student, by the clock or in steps.
     trajectories, n, seed : int
         Number of training trajectories, number of samples measured, random seed.
     interrupted : bool
@@ -101,37 +106,44 @@ class Comparison:
 
     rows: list[Row]
     limits: dict[str, float]
-    seconds: float
+    seconds: float | None
     trajectories: int
     n: int
     seed: int
     interrupted: bool = False
+    steps: int | None = None
 
     @property
     def advice(self) -> str:
         """What the rows say to use: the fastest method that is as good as the teacher."""
         measured = [row for row in self.rows[1:] if row["energy"] is not None]
         good = [row for row in measured if row["speedup"] > 1.0]
-        for name, limit in self.limits.items():
-            good = [row for row in good if row[name] <= limit]
+        good = [row for row in good if all(row[name] <= limit for name, limit in self.limits.items())]
+        inverse = [row for row in good if row["inversion_error"] is not None]
         if not measured:
             return "No method but the teacher has been measured."
-        if not good:
-            row = min(measured, key=lambda row: row["energy"])
-            return (
-                f"Keep the teacher, or train for longer than {self.seconds:g} s: nothing faster is as close "
-                f"to the data. {row['method']} comes closest, at {row['speedup']:.3g} times the speed."
+        if good:
+            best = max(good, key=lambda row: row["speedup"])
+            advice = (
+                f"Use {best['method']}, at {best['speedup']:.3g} times the teacher's speed: its samples are "
+                f"as close to the data as the teacher's, as far as {self.n} samples can tell."
             )
-        best = max(good, key=lambda row: row["speedup"])
-        advice = (
-            f"Use {best['method']}, at {best['speedup']:.3g} times the teacher's speed: its samples are as "
-            f"close to the data as the teacher's, as far as {self.n} samples can tell."
-        )
-        inverse = [row for row in good if row["inversion_error"] is not None]
+        else:
+            best = min(measured, key=lambda row: row["energy"])
+            advice = (
+                f"Keep the teacher, or train for longer than {self._training}: nothing faster is as close "
+                f"to the data. {best['method']} comes closest, at {best['speedup']:.3g} times the speed."
+            )
         if inverse and best["inversion_error"] is None:
             row = min(inverse, key=lambda row: row["inversion_error"])
             advice += f" To recover noise from data, use {row['method']}, at {row['speedup']:.3g} times."
+        if early := [row["method"] for row in measured if row["reason"] and row not in good]:
+            advice += f" Too few steps to judge {', '.join(early)}: train for longer."
         return advice
+
+    @property
+    def _training(self) -> str:
+        return f"{self.steps} steps" if self.seconds is None else f"{self.seconds:g} s"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, ready for JSON."""
@@ -145,7 +157,7 @@ class Comparison:
         shown = {c: name for c, name in COLUMNS.items() if any(row[c] is not None for row in self.rows)}
         cut = "Interrupted: not all methods were measured.\n" * self.interrupted
         return (
-            f"{self.n} samples of fresh noise, seed {self.seed}; students trained for {self.seconds:g} s on "
+            f"{self.n} samples of fresh noise, seed {self.seed}; students trained for {self._training} on "
             f"{self.trajectories} trajectories\n{text_table(self.rows, shown, decimals=DECIMALS)}\n{cut}"
             f"{self.advice}"
         )
@@ -158,7 +170,8 @@ def compare(
     data: Array,
     *,
     methods: Sequence[str] | Mapping[str, Any] | None = None,
-    seconds: float = 60.0,
+    seconds: float | None = None,
+    steps: int | None = None,
     trajectories: int | None = None,
     condition: Array | None = None,
     n: int = 1000,
@@ -166,11 +179,12 @@ def compare(
     device: str | None = None,
     progress: bool | ProgressFunction = True,
 ) -> Comparison:
-    """Measure koopflow's students, few-step solvers and other students on one teacher, within a time limit.
+    """Measure koopflow's students, few-step solvers and other students on one teacher, equally trained.
 
-    The teacher's trajectories are solved once for all students; each student is then trained for ``seconds``,
-    and all methods are measured on the same noise and held-out data. A method that diverges has a row that
-    says why. Ctrl-C keeps the finished rows, and a warning says so.
+    The teacher's trajectories are solved once for all students; each student is then trained for ``seconds``
+    or ``steps``, and all methods are measured on the same noise and held-out data. A method that diverges has
+    a row that says why; one whose training got less than a quarter of koopflow's default number of steps is
+    marked, in its row and in the advice. Ctrl-C keeps the finished rows, and a warning says so.
 
     Parameters
     ----------
@@ -182,29 +196,29 @@ def compare(
         ``"Euler, 4 steps"``, ``"Euler, 20 steps"``, ``"Heun, 10 steps"``, ``"koopflow"``, ``"koopflow,
         endpoint"``, ``"plain network"``, ``"KDM"``, ``"mean velocity"``; for images also ``"koopflow,
         hierarchy"`` and ``"koopflow, U-Net"``. Or estimators by name, with ``fit(teacher)`` and
-        ``sample(x0=...)``, which keep time limits of their own. None takes all but ``"koopflow, endpoint"``.
-    seconds : float, default 60
-        Training time of each student.
+        ``sample(x0=...)``, whose training is their own; those that are fitted are measured as they are. None
+        takes all but ``"koopflow, endpoint"``.
+    seconds : float, optional
+        Training time of each student: 60 by default, unless ``steps`` is given.
+    steps : int, optional
+        Number of training steps of each student, instead of a time. The errors and distances of a seed are
+        then the same on every run of one machine; by the clock they vary a little.
     trajectories : int, optional
-        Number of trajectories; None takes a student's default, or as many as are solved in ``seconds``.
+        Number of trajectories; None takes a student's default, or as many as are solved in ``seconds`` or are
+        used in ``steps``.
     condition : array, optional
         Labels ``[P]`` or vectors ``[P, dim]`` to train and measure with, for a conditional teacher.
     n : int, default 1000
         Number of noise samples to measure.
     seed : int, default 0
-        Random seed of students and noise. Training ends by the clock, so results vary a little.
+        Random seed of students and noise.
     device : str, optional
         Device of the students; the teacher's by default.
     progress : bool or callable, default True
         A bar, nothing, or a function that is called after each method: see :mod:`koopflow.progress`.
 
-    Raises
-    ------
-    TypeError, ShapeError, ArgumentError
-        When the teacher is not a FlowTeacher, the data do not have its shape, a method is unknown, or an
-        option is out of its range.
-    TeacherError
-        When the teacher's velocity fails, or is not finite.
+    Raises ``TypeError``, ``ShapeError`` or ``ArgumentError`` for what is no teacher, data of another shape,
+    an unknown method or an option out of its range, and ``TeacherError`` when the velocity fails.
 
     Examples
     --------
@@ -216,45 +230,50 @@ def compare(
     >>> table.rows[1]["method"], table.rows[1]["evaluations"]
     ('Euler, 4 steps', 4)
     """
-    n, shape, held_out = (
-        checked_count(n),
-        checked_teacher(teacher).event_shape_,
-        to_numpy(as_batch(data, "data")),
-    )
+    n, seed = checked_count(n), as_seed(seed)
+    shape, held_out = checked_teacher(teacher).event_shape_, to_numpy(as_batch(data, "data"))
     if held_out.shape[1:] != shape or len(held_out) < 8:
         raise ShapeError(f"data: expected at least 8 samples of shape {shape}, got an array {held_out.shape}")
-    if not 0.0 < seconds < float("inf"):
+    if steps is not None and seconds is not None:
+        raise ArgumentError(f"steps: expected None beside seconds={seconds!r}, got {steps!r}")
+    steps = None if steps is None else checked_count(steps, "steps")
+    seconds = 60.0 if steps is None and seconds is None else seconds
+    if seconds is not None and not 0.0 < seconds < float("inf"):
         raise ArgumentError(f"seconds: expected a finite number above 0, got {seconds!r}")
     models = _models(methods, images=len(shape) == 3)
     pool = as_condition(condition)
     asked = None if pool is None else pool[np.random.default_rng(seed).integers(0, len(pool), n)]
     reference = _Reference(teacher, n, held_out, asked, seed)
+    defaults = json.loads(_core.student_defaults(int(np.prod(shape))))
     if trajectories is None:
-        default = json.loads(_core.student_defaults(int(np.prod(shape))))["trajectories"]
-        solved = 1e6 * seconds / reference.own["milliseconds"]
-        trajectories = min(default, max(FEWEST_TRAJECTORIES, int(solved)))
+        used = (steps or 0) * defaults["batch_size"]
+        solved = used if seconds is None else 1e6 * seconds / reference.own["milliseconds"]
+        trajectories = min(defaults["trajectories"], max(FEWEST_TRAJECTORIES, int(solved)))
     device = teacher.field.device if device is None else device
-    budget: dict[str, Any] = {"trajectories": trajectories, "seed": seed, "device": device}
+    shared: dict[str, Any] = {"trajectories": trajectories, "seed": seed, "device": device}
+    budget = {"max_seconds": seconds, "steps": steps}
     rows, interrupted, started = [reference.own], False, time.perf_counter()
     with ProgressMeter(progress=progress) as meter, tempfile.TemporaryDirectory() as folder:
         fit: dict[str, Any] = {"condition": pool, "trajectory_file": Path(folder) / "all", "progress": False}
         try:
             for step, (name, make) in enumerate(models.items(), 1):
                 known = make in METHODS.values()
-                own = _unet_of(teacher, name) if known else {}
-                model = make(**budget, **own, max_seconds=seconds) if known else make
+                model = make(**shared, **budget, **_unet_of(teacher, name)) if known else make
                 learns = known and not isinstance(model, baselines.OdeSolver)
                 if learns and not fit["trajectory_file"].exists():
                     # Solved before the first student, so that none of them pays for it.
-                    _fitted(KoopmanDistiller(steps=1, **budget), teacher, fit)
-                rows.append(_row(name, model, reference, fit if known else {}))
+                    _fitted(KoopmanDistiller(steps=1, **shared), teacher, fit)
+                row = _row(name, model, reference, fit if known else {})
+                if learns and row["steps"] and row["steps"] < ENOUGH * defaults["steps"]:
+                    row["reason"] = f"few steps: {defaults['steps']} are the default"
+                rows.append(row)
                 passed = time.perf_counter() - started
                 meter(ProgressEvent(stage="compare", step=step, total=len(models), seconds=passed, values={}))
         except KeyboardInterrupt:
             interrupted = True
             text = f"interrupted after {len(rows) - 1} of {len(models)} methods; the table so far is returned"
             warnings.warn(text, RuntimeWarning, stacklevel=2)
-    return Comparison(rows, reference.limits(), float(seconds), trajectories, n, seed, interrupted)
+    return Comparison(rows, reference.limits(), seconds, trajectories, n, seed, interrupted, steps)
 
 
 def _models(methods: Sequence[str] | Mapping[str, Any] | None, *, images: bool) -> dict[str, Any]:
@@ -283,15 +302,14 @@ def _unet_of(teacher: Flow, name: str) -> dict[str, Any]:
 
 
 class _Reference:
-    """The teacher's answers to fixed noise, computed once; metrics of errors take them for the teacher."""
+    """The teacher's answers to fixed noise, computed once, and how others are measured beside them."""
 
     def __init__(self, teacher: Flow, n: int, held_out: Any, condition: Array | None, seed: int) -> None:
         self.teacher, self.held_out, self.condition, self.seed = teacher, held_out, condition, seed
-        self.noise = _core.normal((n, *teacher.event_shape_), EVALUATION_SEED + seed)
+        self.noise = _core.normal((n, *teacher.event_shape_), (EVALUATION_SEED + seed) % 2**64)
         times = [0.0, *PATH_TIMES, 1.0]
-        path = to_numpy(teacher.trajectory(self.noise, times=times, condition=condition))
-        self.answers = SimpleNamespace(sample=lambda **_: path[-1], trajectory=lambda *_, **__: path)
-        self.scale = _core.total_std(held_out)
+        self.path = to_numpy(teacher.trajectory(self.noise, times=times, condition=condition))
+        self.ends, self.scale = self.path[-1], _core.total_std(held_out)
         if self.scale == 0.0:
             raise ArgumentError("data: expected samples that are not all equal")
         self.exact = min(n, len(held_out), EXACT_SAMPLES)
@@ -299,58 +317,59 @@ class _Reference:
 
     def measured(self, name: str, model: Any) -> Row:
         """The row of a fitted model, or of the teacher itself."""
-        before, times = getattr(model, "evaluations", None), [time.perf_counter()]
-        for _ in range(1 + TIMED_RUNS):
-            samples = to_numpy(model.sample(x0=self.noise, condition=self.condition))
-            times.append(time.perf_counter())
+        given, before = {"condition": self.condition}, getattr(model, "evaluations", None)
+        # The first run warms up.
+        runs = [timed(lambda: model.sample(x0=self.noise, **given)) for _ in range(1 + TIMED_RUNS)]
+        samples = runs[-1][0]
         row: Row = {**dict.fromkeys(COLUMNS), "method": name}
         if before is not None:
-            row["evaluations"] = (model.evaluations - before) // (1 + TIMED_RUNS)
-        # The first run warms up.
-        row["milliseconds"] = 1e6 * float(np.diff(times)[1:].min()) / len(samples)
+            row["evaluations"] = (model.evaluations - before) // len(runs)
+        row["milliseconds"] = 1e6 * min(seconds for _, seconds in runs[1:]) / len(samples)
+        row["speedup"] = (row if name == TEACHER else self.own)["milliseconds"] / row["milliseconds"]
         row["energy"] = metrics.energy_distance(samples, self.held_out)
         row["wasserstein2"] = metrics.wasserstein2(samples[: self.exact], self.held_out[: self.exact])
-        # The interval of an error is not shown: two resamples are the fewest.
-        given: dict[str, Any] = {"condition": self.condition, "resamples": 2}
-        scaled: dict[str, Any] = {**given, "scale": self.scale}
-        row["endpoint_error"] = metrics.endpoint_error(model, self.answers, self.noise, **scaled).value
+        row["endpoint_error"] = _core.endpoint_error(samples, self.ends, self.scale).value
         if getattr(model, "has_path", hasattr(model, "sample_path")):
-            row["path_error"] = metrics.path_error(model, self.answers, self.noise, **scaled).value
+            path = to_numpy(model.sample_path(self.noise, times=list(PATH_TIMES), **given))
+            row["path_error"] = _core.path_error(path, self.path[1:-1], self.scale).value
         if getattr(model, "has_inverse", hasattr(model, "invert")):
-            row["inversion_error"] = metrics.inversion_error(model, self.answers, self.noise, **given).value
-        own = row if name == TEACHER else self.own
-        return {**row, "speedup": own["milliseconds"] / row["milliseconds"]}
+            recovered = to_numpy(model.invert(self.ends, **given))
+            row["inversion_error"] = _core.inversion_error(recovered, self.noise).value
+        return row
 
     def limits(self) -> dict[str, float]:
         """The upper ends of the 95% intervals of the teacher's distances."""
-        ends, limits = self.answers.sample(), {}
-        distances = {
-            "energy": (metrics.energy_distance, ends, self.held_out),
-            "wasserstein2": (metrics.wasserstein2, ends[: self.exact], self.held_out[: 2 * self.exact]),
+
+        def limit(name: str, distance: Any, ends: Any, data: Any) -> float:
+            estimate = metrics.measured(distance, ends, data, resamples=RESAMPLES, seed=self.seed)
+            return float(self.own[name] + estimate.high - estimate.value)
+
+        ends, data = self.ends[: self.exact], self.held_out[: 2 * self.exact]
+        return {
+            "energy": limit("energy", metrics.energy_distance, self.ends, self.held_out),
+            "wasserstein2": limit("wasserstein2", metrics.wasserstein2, ends, data),
         }
-        for name, measured in distances.items():
-            estimate = metrics.measured(*measured, resamples=RESAMPLES, seed=self.seed)
-            limits[name] = float(self.own[name] + estimate.high - estimate.value)
-        return limits
 
 
 def _fitted(model: Any, teacher: Flow, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Fits a model and returns its history; raises KeyboardInterrupt if Ctrl-C cut the fit short."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="interrupted after", category=RuntimeWarning)
-        model.fit(teacher, **options)
+    """The history of a model, fitted if it was not. Raises KeyboardInterrupt if Ctrl-C cut the fit short."""
+    fitted = getattr(model, "__sklearn_is_fitted__", lambda: False)()
+    if not fitted:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="interrupted after", category=RuntimeWarning)
+            model.fit(teacher, **options)
     history: dict[str, Any] = getattr(model, "history_", None) or {}
-    if history.get("stopped") == "interrupted":
+    if not fitted and history.get("stopped") == "interrupted":
         raise KeyboardInterrupt
     return history
 
 
 def _row(name: str, model: Any, reference: _Reference, options: Mapping[str, Any]) -> Row:
     """Fit one method and measure it."""
-    started = time.perf_counter()
     try:
-        steps = _fitted(model, reference.teacher, options).get("steps")
-        spent = {"fit_seconds": time.perf_counter() - started, "steps": steps} if steps else {}
-        return {**reference.measured(name, model), **spent}
+        history, row = _fitted(model, reference.teacher, options), reference.measured(name, model)
     except DivergenceError as error:
         return {**dict.fromkeys(COLUMNS), "method": name, "reason": " ".join(str(error).split())}
+    return (
+        {**row, "fit_seconds": history["seconds"], "steps": history["steps"]} if history.get("steps") else row
+    )

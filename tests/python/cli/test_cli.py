@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -150,32 +151,71 @@ def test_the_module_is_the_command():
     assert "--fast" in run.stderr
 
 
-def test_the_demo_writes_table_pictures_and_students(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def short_demo(monkeypatch):
+    """The demo with a handful of steps."""
     every = demo.cases
 
     def shorter(seed, *, quick):
         assert quick
-        short = {"teacher_seconds": 1.0, "student_seconds": 2.0, "trajectories": 256}
-        return [replace(case, **short) for case in every(seed, quick=quick)]
+        student = {"steps": 30, "trajectories": 256}
+        return [replace(case, teacher_steps=40, student=student) for case in every(seed, quick=quick)]
 
     monkeypatch.setattr(demo, "cases", shorter)
+
+
+def timeless(value):
+    """Results without what depends on the clock."""
+    if isinstance(value, dict):
+        clock = ("seconds", "speedup", "milliseconds")
+        return {key: timeless(item) for key, item in value.items() if not key.endswith(clock)}
+    return [timeless(item) for item in value] if isinstance(value, list) else value
+
+
+def test_the_demo_writes_table_pictures_and_students(tmp_path, short_demo, capsys):
     assert main(["demo", "--quick", "--seed", "4", "--output", str(tmp_path / "new" / "folder")]) == 0
     folder = tmp_path / "new" / "folder"
     results = json.loads((folder / "results.json").read_text())
     assert results["seed"] == 4
     shown = capsys.readouterr().out
     for name in ("moons", "digits"):
-        rows = {row["method"]: row for row in results["cases"][name]["rows"]}
+        case = results["cases"][name]
+        rows = {row["method"]: row for row in case["rows"]}
         assert rows["student, 1 step"]["evaluations"] == 1
         assert rows["teacher, Euler 20"]["evaluations"] == 20
         assert rows["teacher, Euler 100"]["endpoint_error"] < rows["teacher, Euler 4"]["endpoint_error"]
-        assert rows["teacher, dopri5"]["endpoint_error"] is None
-        assert rows["data against data"]["sliced_wasserstein"] > 0.0
+        assert rows["teacher (dopri5)"]["endpoint_error"] < 1e-3
+        assert rows["data against data"]["wasserstein2"] > 0.0
         assert f"{rows['student, 1 step']['endpoint_error']:.4f}" in shown
+        assert (case["teacher"]["steps"], case["student"]["steps"]) == (40, 30)
+        # A student of 30 steps is none.
+        assert case["verdict"].startswith("The student is NOT as it should be: endpoint error ")
+        assert case["verdict"] in shown
         for picture in ("samples", "paths", "spectrum", "training"):
             assert (folder / f"{name}-{picture}.png").read_bytes()[:4] == b"\x89PNG"
         student = KoopmanDistiller.load(folder / f"{name}-student.safetensors")
         assert student.sample(2).shape == (2, *student.event_shape_)
+
+
+def test_the_numbers_of_the_demo_do_not_depend_on_the_clock(tmp_path, short_demo, monkeypatch, capsys):
+    every, results = demo.cases, []
+    monkeypatch.setattr(demo, "cases", lambda *seed, **quick: every(*seed, **quick)[:1])
+    for name in ("first", "second"):
+        assert main(["demo", "--quick", "--output", str(tmp_path / name)]) == 0
+        results.append(timeless(json.loads((tmp_path / name / "results.json").read_text())))
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(
+    ("error", "energy", "good"),
+    [(0.09, 0.2, True), (0.11, 0.2, False), (0.09, 0.31, False), (0.1, 0.3, True)],
+)
+def test_the_verdict_of_the_demo_follows_from_its_numbers(error, energy, good):
+    case = SimpleNamespace(endpoint_error=0.1, energy=0.3)
+    said = demo.verdict(case, {"energy": 0.25}, {"endpoint_error": error, "energy": energy})
+    assert said.startswith("The student is as it should be" if good else "The student is NOT as it should be")
+    assert f"endpoint error {error:.3f} (at most 0.1)" in said
+    assert f"energy distance {energy:.4f} (at most 0.3; the teacher's is 0.2500)" in said
 
 
 def test_an_interrupt_during_training_ends_the_demo():

@@ -136,6 +136,56 @@ def test_students_share_trajectories_and_are_given_the_time(gaussian, monkeypatc
     assert (table.trajectories, table.seconds, table.n, table.seed) == (512, 0.5, 100, 7)
 
 
+def timeless(table):
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in table.rows]
+
+
+TIMES = ("milliseconds", "speedup", "fit_seconds")
+
+
+def test_steps_in_place_of_seconds_repeat_the_numbers_of_a_seed(gaussian):
+    given = {"methods": ["koopflow", "plain network"], "steps": 20, "trajectories": 256, "seed": 2, **QUICK}
+    first, second = (compare(gaussian, DATA, **given) for _ in range(2))
+    assert timeless(first) == timeless(second)
+    assert [row["steps"] for row in first.rows[1:]] == [20, 20]
+    assert (first.seconds, first.steps) == (None, 20)
+    assert "students trained for 20 steps" in str(first)
+    assert "or train for longer than 20 steps" in first.advice or "Use " in first.advice
+    # As many trajectories as 20 batches can use, and the same on every machine.
+    used = json.loads(koopflow._core.student_defaults(2))["batch_size"] * 20
+    assert compare(gaussian, DATA, methods=[], steps=20, **QUICK).trajectories == used
+
+
+def test_a_training_of_few_steps_is_marked(gaussian, monkeypatch):
+    given = {"steps": 30, "trajectories": 256, **QUICK}
+    default = json.loads(koopflow._core.student_defaults(2))["steps"]
+    table = compare(gaussian, DATA, methods=["Euler, 4 steps", "koopflow"], **given)
+    assert table.rows[1]["reason"] is None
+    assert table.rows[2]["reason"] == f"few steps: {default} are the default"
+    assert table.rows[2]["reason"] in str(table)
+    # An estimator of one's own has its own training.
+    own = KoopmanDistiller(steps=30, trajectories=256, width=8, depth=1)
+    monkeypatch.setattr(own, "fit", lambda teacher: KoopmanDistiller.fit(own, teacher, progress=False))
+    assert compare(gaussian, DATA, methods={"own": own}, **QUICK).rows[1]["reason"] is None
+    # A quarter of the default is enough.
+    monkeypatch.setattr(MODULE, "ENOUGH", 30 / default)
+    assert compare(gaussian, DATA, methods=["koopflow"], **given).rows[1]["reason"] is None
+
+
+def test_a_fitted_student_is_measured_as_it_is(gaussian, student, monkeypatch):
+    monkeypatch.setattr(KoopmanDistiller, "fit", None)
+    with pytest.raises(TypeError, match="method fit"):
+        compare(gaussian, DATA, methods={"mine": student}, **QUICK)
+    monkeypatch.setattr(KoopmanDistiller, "fit", lambda *_, **__: pytest.fail("fitted again"))
+    probe = Shifted()
+    table = compare(gaussian, DATA, methods={"probe": probe, "mine": student}, **QUICK)
+    noise = probe.seen[0]
+    off = student.sample(x0=noise) - gaussian.sample(x0=noise)
+    error = np.sqrt((off.astype(np.float64) ** 2).sum(axis=1).mean()) / SCALE
+    assert table.rows[2]["endpoint_error"] == pytest.approx(error, rel=1e-3)
+    assert table.rows[2]["steps"] == student.history_["steps"]
+
+
 def test_a_slow_teacher_gets_fewer_trajectories(gaussian):
     few = compare(gaussian, DATA, methods=[], seconds=1e-6, **QUICK)
     assert few.trajectories == MODULE.FEWEST_TRAJECTORIES
@@ -267,6 +317,9 @@ def test_progress_hears_of_every_method(gaussian):
         ),
         ({"seconds": 0.0}, ArgumentError, "seconds: expected"),
         ({"seconds": float("nan")}, ArgumentError, "seconds: expected"),
+        ({"steps": 0}, ArgumentError, "steps: expected an integer of at least 1, got 0"),
+        ({"steps": 5, "seconds": 5.0}, ArgumentError, r"steps: expected None beside seconds=5.0, got 5"),
+        ({"seed": -1}, ArgumentError, "seed: expected an integer from 0"),
         ({"n": 0}, ArgumentError, "n: expected"),
         ({"data": DATA[:, :1]}, ShapeError, r"data: .*shape \(2,\)"),
         ({"data": DATA[:4]}, ShapeError, "at least 8 samples"),
@@ -283,10 +336,14 @@ def test_what_cannot_be_compared_is_refused(gaussian, arguments, kind, words):
 # --- the advice and the table ---------------------------------------------------------------------
 
 
-def row(method, energy, speedup, inversion=None, w2=None):
+FEW = "few steps: 10000 are the default"
+
+
+def row(method, energy, speedup, inversion=None, w2=None, reason=None):
     names = MODULE.COLUMNS
     return {
         **dict.fromkeys(names),
+        "reason": reason,
         "method": method,
         "energy": energy,
         "wasserstein2": energy if w2 is None else w2,
@@ -314,6 +371,12 @@ TEACHER = row("teacher (dopri5)", 1.0, 1.0)
         ([row("both", 1.05, 50.0, 0.01), row("slow", 1.0, 2.0)], r"Use both[^.]*\.[^U]*$"),
         ([row("fast", 1.05, 50.0), row("bad", 1.2, 9.0, 0.01)], r"Use fast[^b]*$"),
         ([], "No method but the teacher"),
+        (
+            [row("fast", 1.05, 50.0), row("early", 1.2, 60.0, reason=FEW)],
+            "Use fast.* Too few steps to judge early",
+        ),
+        ([row("good and early", 1.0, 60.0, 0.01, reason=FEW)], r"Use good and early[^.]*\.$"),
+        ([row("early", 1.2, 60.0, reason=FEW)], "Keep the teacher.* Too few steps to judge early: train for"),
     ],
 )
 def test_advice_follows_from_the_rows(rows, words):
