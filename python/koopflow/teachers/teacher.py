@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from os import PathLike, fspath
+from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from sklearn.base import clone
 
 from .. import _core
-from .._arrays import Array, as_batch, as_condition, checked_event_shape, to_numpy
+from .._arrays import Array, as_batch, as_condition, as_path, checked_event_shape, to_numpy
 from .._batches import Stream
 from .._checkpointing import checkpointing
 from .._conditioning import Conditioning
@@ -366,7 +366,7 @@ class FlowTeacher(Flow, Parameters):
         field = _torchscript(path, event_shape, conditioning, device, dtype, convention, timestep_scale)
         order = {"torchcfm": "t, x", "flow_matching": "x, t", "diffusers": "x, timestep"}[convention]
         called = f"forward({order}{', condition' if conditioning else ''}) with {sizes(field)}"
-        probe(field, f"{fspath(path)}: convention {convention!r} calls {called}")
+        probe(field, f"{as_path(path)}: convention {convention!r} calls {called}")
         return cls._around(field)
 
     @classmethod
@@ -677,7 +677,7 @@ class FlowTeacher(Flow, Parameters):
     def load(cls, path: str | PathLike[str], *, device: str = "cpu") -> FlowTeacher:
         """Read a teacher that :meth:`save` wrote. Raises ``FileNotFoundError`` or ``CheckpointError`` when
         there is no such file, or it is not a whole koopflow teacher."""
-        field, text = _core.VelocityField.load(fspath(path), device=name_of(device))
+        field, text = _core.VelocityField.load(as_path(path), device=name_of(device))
         header = json.loads(text)
         params = header.get("params")
         if params is None:
@@ -695,7 +695,7 @@ class FlowTeacher(Flow, Parameters):
         """Write the teacher to one safetensors file, atomically. Raises ``TeacherError`` for one that was
         attached: its code and weights are not koopflow's to write."""
         header = {"params": self._written(without=["event_shape"]), "history": self._history}
-        self.field.save(fspath(path), to_json(header))
+        self.field.save(as_path(path), to_json(header))
 
     # Its name before students and teachers had the same ones.
     history = Flow.history_
@@ -763,7 +763,7 @@ def _torchscript(
     timestep_scale: float = 1000.0,
 ) -> _core.VelocityField:
     return _core.VelocityField.torchscript(
-        fspath(path),
+        as_path(path),
         event_shape=checked_event_shape(event_shape),
         convention=convention,
         timestep_scale=timestep_scale,
