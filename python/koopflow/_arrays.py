@@ -1,12 +1,12 @@
-"""Arguments that all rooms take: arrays of NumPy or torch, numbers of samples, seeds, shapes and paths."""
+"""Arguments that all rooms take: arrays of NumPy or torch, numbers of samples, seeds and shapes."""
 
 from __future__ import annotations
 
 import operator
-import os
 import secrets
+import warnings
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +18,6 @@ from ._batches import as_condition as as_condition
 from ._batches import kept as kept
 from ._batches import to_numpy as to_numpy
 from .exceptions import ArgumentError, ShapeError
-
-StrOrBytesPath: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
 def checked_count(n: object, argument: str = "n") -> int:
@@ -50,12 +48,21 @@ def _index(value: Any) -> int | None:
 checked_seed = as_seed
 
 
+def as_states(array: Array, argument: str = "x") -> Array:
+    """A batch that is asked about. Warns of tensors that require gradients: no answer of koopflow has any."""
+    array = as_batch(array, argument)
+    if isinstance(array, torch.Tensor) and array.requires_grad and torch.is_grad_enabled():
+        text = "expected a tensor without gradients, as answers have none: detach() says that it is meant"
+        warnings.warn(f"{argument}: {text}", UserWarning, stacklevel=3)
+    return array
+
+
 def noise_or(x0: Array | None, n: int | None, event_shape: Sequence[int], seed: int | None) -> Array:
     """The given states, or ``n`` fresh draws of noise. Raises ``ArgumentError`` for both or neither."""
     if (x0 is None) == (n is None):
         raise ArgumentError(f"expected one of n and x0, got {'neither' if n is None else 'both'}")
     if x0 is not None:
-        return as_batch(x0, "x0")
+        return as_states(x0, "x0")
     return _core.normal((checked_count(n), *event_shape), as_seed(seed))
 
 
@@ -104,17 +111,6 @@ def checked_event_shape(shape: Sequence[int]) -> tuple[int, ...]:
     plain = tuple(int(s) for s in sizes)
     # The same object if nothing changes: scikit-learn's clone asks for it.
     return shape if isinstance(shape, tuple) and plain == shape else plain
-
-
-def as_path(path: StrOrBytesPath, argument: str = "path") -> str:
-    """A path as text. Raises ``ArgumentError`` for what is none."""
-    try:
-        text = os.fsdecode(path)
-    except TypeError:
-        text = "\0"
-    if not text or "\0" in text:
-        raise ArgumentError(f"{argument}: expected a path, got {path!r}")
-    return text
 
 
 def method_of(name: str, model: Any, method: str) -> Any:

@@ -21,6 +21,17 @@ def test_no_seed_is_a_fresh_one(gaussian, student):
         assert not np.array_equal(model.sample(4, seed=None), model.sample(4, seed=None))
 
 
+def test_tensors_that_require_gradients_are_warned_of(gaussian, student):
+    x = torch.zeros(2, 2, requires_grad=True)
+    calls = [lambda x: gaussian.velocity(0.5, x), lambda x: gaussian.sample(x0=x), gaussian.log_prob]
+    for call in [*calls, lambda x: student.sample(x0=x)]:
+        with pytest.warns(UserWarning, match=r"x0?: expected a tensor without gradients.*detach\(\)"):
+            assert not call(x).requires_grad
+        call(x.detach())
+        with torch.no_grad():
+            call(x)
+
+
 @pytest.mark.parametrize(
     "times", ["01", None, 0.5, [], [[0.0, 1.0]], ["0", "1"], [[0.0], [0.5, 1.0]], [True]]
 )

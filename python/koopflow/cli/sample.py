@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from io import BytesIO
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save
+from safetensors.numpy import save_file
 
 from .._arrays import to_numpy
 from ..students import KoopmanDistiller
 from ..teachers import FlowTeacher
-from .inputs import conditions, load_either, write_bytes
+from .inputs import conditions, load_either
 from .options import Command, Settings, UsageError
 from .pictures import SUFFIXES, can_be_drawn, columns_of, draw_samples
 from .results import for_results, output_file, progress
@@ -70,15 +69,12 @@ def _run(settings: Settings) -> int:
     arrays = {"samples": samples} if condition is None else {"samples": samples, "condition": condition}
     if path.suffix in SUFFIXES:
         draw_samples(samples, path, columns=settings["columns"] or columns_of(condition))
-    elif path.suffix == ".safetensors":
-        write_bytes(path, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
+    elif path.suffix == ".npy":
+        np.save(path, samples)
+    elif path.suffix == ".npz":
+        np.savez(path, **arrays)  # type: ignore[arg-type]
     else:
-        file = BytesIO()
-        if path.suffix == ".npy":
-            np.save(file, samples)
-        else:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        write_bytes(path, file.getvalue())
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
     print(f"wrote {n} samples to {path}")
     return 0
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import _core
-from .._arrays import Array, as_batch, as_condition, as_seed, as_times, kept, noise_or
+from .._arrays import Array, as_condition, as_seed, as_states, as_times, kept, noise_or
 from .._arrays import checked_count as checked_count
 from .._arrays import times_for as times_for
 from ..exceptions import ArgumentError, NotFittedError
@@ -83,7 +83,7 @@ class Flow:
         """v(t, x) ``[B, *event]`` at times, a number or ``[B]``, and states ``[B, *event]``; the condition is
         labels ``[B]`` or vectors ``[B, condition_dim]``. Of the kind of ``x``. Times outside [0, 1] raise
         ``ArgumentError``, unless ``extrapolate`` is set."""
-        x = as_batch(x, "x")
+        x = as_states(x)
         return self.field.velocity(times_for(t, x, extrapolate=extrapolate), x, as_condition(condition))
 
     def sample(
@@ -225,7 +225,7 @@ class Flow:
         """
         with ProgressMeter(progress=progress) as meter:
             return self.field.log_prob(
-                as_batch(x, "x"),
+                as_states(x),
                 divergence=divergence,
                 probes=probes,
                 seed=as_seed(seed),

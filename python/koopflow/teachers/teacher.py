@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from os import PathLike
+from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from sklearn.base import clone
 
 from .. import _core
-from .._arrays import Array, as_batch, as_condition, as_path, checked_event_shape, to_numpy
+from .._arrays import Array, as_batch, as_condition, as_seed, checked_event_shape, to_numpy
 from .._batches import Stream
 from .._checkpointing import checkpointing
 from .._conditioning import Conditioning
@@ -22,7 +22,7 @@ from ..exceptions import ArgumentError, ShapeError
 from ..options import SHARED_TRAINING, Options, Training, UNet, name_of, to_json, unet_of
 from ..progress import ProgressFunction, ProgressMeter
 from .flow import Flow, TrainingData
-from .torch_models import CONVENTIONS, PREDICTION, TorchModel, exported, probe, sizes
+from .torch_models import PREDICTION, TorchModel, exported, probe, sizes
 from .torchcfm import read_state_dict
 
 if TYPE_CHECKING:
@@ -34,34 +34,32 @@ class FlowTeacher(Flow, Parameters):
     """A flow-matching model: trained here on data, attached from PyTorch, or known in closed form.
 
     The probability path is x_t = a(t) x1 + s(t) x0 with standard normal x0 (Lipman et al. 2210.02747); a
-    network regresses v(t, x_t) on a' x1 + s' x0, and sampling solves dx/dt = v(t, x) from time 0 to 1. With
-    ``coupling="ot"`` each minibatch is paired by the exact assignment of squared distance first (Tong et al.
-    2302.00482), which straightens the paths.
+    network regresses v(t, x_t) on a' x1 + s' x0, and sampling solves dx/dt = v(t, x) from time 0 to 1.
 
     Parameters
     ----------
     event_shape : sequence of int
         Shape of one sample: ``(2,)``, ``(64,)``, ``(1, 28, 28)``.
     coupling : {"ot", "independent"}, default "ot"
-        Pairing of noise and data in a minibatch.
+        Pairing of noise and data in a minibatch; ``"ot"``, the exact assignment of least squared distance
+        (Tong et al. 2302.00482), straightens the paths.
     path : {"linear", "vp"}, default "linear"
-        Probability path. ``"linear"``: a = t, s = 1 - t. ``"vp"`` (variance preserving): a = sin(pi t / 2),
-        s = cos(pi t / 2).
+        Probability path: a = t, s = 1 - t, or the variance-preserving a = sin(pi t / 2), s = cos(pi t / 2).
     network : {"mlp", "unet"}, UNet or mapping, default "mlp"
         A perceptron, or a U-Net for images ``(C, H, W)``, with the options of a :class:`koopflow.UNet`.
     width, depth : int, optional
-        Units of each hidden layer and number of hidden layers of a perceptron; None picks by the dimension of
-        the data.
+        Units of each hidden layer and number of hidden layers of a perceptron. These, ``steps`` and
+        ``learning_rate`` are picked by the dimension of the data where they are None.
     steps : int, optional
-        Training steps; None picks by the dimension of the data.
+        Training steps.
     batch_size : int, default 256
         Samples of one step.
     learning_rate : float, optional
-        Peak learning rate; None picks by the dimension of the data.
+        Peak learning rate.
     flip : bool, default False
         Whether each row of a minibatch is mirrored left to right with probability one half, before it is
-        paired with noise: for images ``(channels, height, width)`` that may as well be mirrored. A student of
-        this teacher is then trained on mirrored data too.
+        paired with noise: for images ``(C, H, W)``. A student of this teacher is then trained on mirrored
+        data too.
     num_classes : int, optional
         Number of classes, for a teacher that is conditioned on labels ``[B]`` in ``0 .. num_classes - 1``.
     condition_dim : int, optional
@@ -74,17 +72,12 @@ class FlowTeacher(Flow, Parameters):
         ``max_restarts`` of :class:`koopflow.Training`.
     max_seconds : float, optional
         Time limit of training; the teacher so far is kept.
-    seed : int, default 0
-        Random seed of initialisation and training.
+    seed : int or None, default 0
+        Random seed of initialisation and training; None draws one, which ``history_["seed"]`` tells.
     device : str, default "cpu"
         ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"auto"``.
     dtype : {"float32", "float64"}, default "float32"
         Precision of parameters and samples.
-
-    See Also
-    --------
-    FlowTeacher.from_torch, FlowTeacher.from_torchscript, FlowTeacher.from_diffusion : other people's models.
-    koopflow.reflow : straighter paths between the same ends.
 
     Examples
     --------
@@ -112,7 +105,7 @@ class FlowTeacher(Flow, Parameters):
     label_dropout: float = 0.0
     training: Training | Mapping[str, Any] | None = None
     max_seconds: float | None = None
-    seed: int = 0
+    seed: int | None = 0
     device: str = "cpu"
     dtype: str = "float32"
 
@@ -197,8 +190,11 @@ class FlowTeacher(Flow, Parameters):
             )
         condition = as_condition(condition)
         config = self._config(steps=steps, batch_size=batch_size)
+        if self.seed is None and resume is not None:
+            config["seed"] = json.loads(_core.VelocityField.load(fspath(resume))[1])["params"]["seed"]
         if noise is not None:
             noise, config["coupling"] = as_batch(noise, "noise"), "given"
+        written = self._written(without=["event_shape"])
         with ProgressMeter(progress=progress, callback=callback) as meter:
             field, history = _core.train_teacher(
                 data,
@@ -206,10 +202,10 @@ class FlowTeacher(Flow, Parameters):
                 noise=noise,
                 condition=condition,
                 monitor=meter.monitor,
-                header=to_json({"params": self._written(without=["event_shape"])}),
+                header=to_json({"params": {**written, "seed": config["seed"]}}),
                 **files,
             )
-        self._field, self._history = field, json.loads(history)
+        self._field, self._history = field, {"seed": config["seed"], **json.loads(history)}
         self.training_data_ = TrainingData.copied(data, condition, noise)
         tell_ending(self._history, "the teacher so far")
         return self
@@ -236,13 +232,10 @@ class FlowTeacher(Flow, Parameters):
     ) -> FlowTeacher:
         """Attach a PyTorch module or function, in one of the field's three conventions.
 
-        ``"torchcfm"``
-            ``model(t, x)``, time 0 is noise, answers data - noise.
-        ``"flow_matching"``
-            ``model(x=x, t=t)``, the same time and sign (facebookresearch/flow_matching).
-        ``"diffusers"``
-            ``model(x, timestep)`` with ``timestep = timestep_scale * (1 - t)``, answers noise - data, as it
-            is, in ``.sample`` or as the first of a tuple (flow-matching models of Hugging Face diffusers).
+        ``"torchcfm"`` calls ``model(t, x)``, where time 0 is noise, for data - noise; ``"flow_matching"``
+        calls ``model(x=x, t=t)`` for the same; ``"diffusers"``, for flow-matching models of that library,
+        calls ``model(x, timestep)`` with ``timestep = timestep_scale * (1 - t)`` for noise - data. The answer
+        is a tensor, the ``.sample`` of an object or the first of a tuple.
 
         Parameters
         ----------
@@ -254,9 +247,9 @@ class FlowTeacher(Flow, Parameters):
         convention : {"torchcfm", "flow_matching", "diffusers"}, default "torchcfm"
             Convention of the model's arguments and of its answer.
         device, dtype : str, optional
-            Device and precision of the flow; by default those of the module's parameters, ``"cpu"`` and
-            ``"float32"`` without any. Modules in half precision are solved in float32; they get times in
-            float32 too, unless they refuse.
+            Device and precision of the flow; by default those of the module's parameters, or else ``"cpu"``
+            and ``"float32"``. Modules in half precision are solved and, unless they refuse, told times in
+            float32.
         num_classes, condition_dim : int, optional
             Number of classes of labels ``[B]``, or length of vectors ``[B, condition_dim]``, that it takes.
         condition_name : str, optional
@@ -283,9 +276,8 @@ class FlowTeacher(Flow, Parameters):
 
         Raises
         ------
-        TeacherError
-            When a few samples do not come back as a finite velocity; the model's own exception is its cause.
-        FileNotFoundError, CheckpointError
+        TeacherError, FileNotFoundError, CheckpointError
+            When a few samples do not come back as a finite velocity; the model's own exception is the cause.
             When there is no such file, or it is not a whole exported program.
 
         Examples
@@ -296,7 +288,6 @@ class FlowTeacher(Flow, Parameters):
         >>> teacher.velocity(0.5, torch.zeros(1, 2))
         tensor([[1., 1.]])
         """
-        _check_convention(convention)
         attached = TorchModel(
             exported(model) if isinstance(model, str | PathLike) else model,
             event_shape,
@@ -332,41 +323,25 @@ class FlowTeacher(Flow, Parameters):
         """Load a model that ``torch.jit.save`` wrote. It runs without Python.
 
         Conventions are those of :meth:`from_torch` with positional arguments: ``forward(t, x)``,
-        ``forward(x, t)`` or ``forward(x, timestep)``; a condition comes third. The answer is a tensor, or a
-        tuple or list that begins with one. The module is put into evaluation mode.
+        ``forward(x, t)`` or ``forward(x, timestep)``; a condition comes third.
 
         Parameters
         ----------
         path : str or path
             TorchScript file. It is a program: load files that you trust.
-        dtype : str, optional
-            Precision of the flow; by default ``"float64"`` if the module's parameters are, else
-            ``"float32"``.
-        event_shape, convention, device, num_classes, condition_dim, timestep_scale
+        event_shape, convention, device, dtype, num_classes, condition_dim, timestep_scale
             As in :meth:`from_torch`, which raises the same errors.
-
-        Raises
-        ------
-        FileNotFoundError, CheckpointError
-            When there is no such file, or it is not a whole TorchScript module.
 
         Examples
         --------
-        >>> import torch
-        >>> from koopflow import FlowTeacher
-        >>> class Model(torch.nn.Module):
-        ...     def forward(self, t, x):
-        ...         return t[:, None] - x
-        >>> module = torch.jit.trace(Model(), (torch.zeros(3), torch.zeros(3, 2)))  # doctest: +SKIP
-        >>> module.save("teacher.pt")  # doctest: +SKIP
         >>> teacher = FlowTeacher.from_torchscript("teacher.pt", event_shape=(2,))  # doctest: +SKIP
         """
-        _check_convention(convention)
         conditioning = Conditioning(num_classes, condition_dim)
-        field = _torchscript(path, event_shape, conditioning, device, dtype, convention, timestep_scale)
+        asked = {"convention": convention, "timestep_scale": timestep_scale}
+        field = _torchscript(path, event_shape, conditioning, device, dtype, **asked)
         order = {"torchcfm": "t, x", "flow_matching": "x, t", "diffusers": "x, timestep"}[convention]
         called = f"forward({order}{', condition' if conditioning else ''}) with {sizes(field)}"
-        probe(field, f"{as_path(path)}: convention {convention!r} calls {called}")
+        probe(field, f"{fspath(path)}: convention {convention!r} calls {called}")
         return cls._around(field)
 
     @classmethod
@@ -400,16 +375,15 @@ class FlowTeacher(Flow, Parameters):
 
         The model sees z = alpha x1 + sigma x0 of data x1 and noise x0, and one number that tells the noise.
         With r = 1 - t, t being koopflow's time, docs/teachers.md has the formula of every schedule and how
-        nearly each reaches its ends. The teacher's state x is z for ``"vp"``, ``"scaled_linear"`` and
-        ``"cosine"``; for ``"ve"`` and ``"edm"`` it is z scaled so that it starts as N(0, I) at t = 0 and is z
-        itself at t = 1.
+        nearly each reaches its ends. The teacher's state x is z; for ``"ve"`` and ``"edm"`` it is z scaled so
+        that it starts as N(0, I) at t = 0 and is z itself at t = 1.
 
         Parameters
         ----------
         model : torch.nn.Module, callable, FlowTeacher, str or path
-            ``model(z, noise)`` with z ``[B, *event]`` and noise ``[B]``, which answers the prediction, as it
-            is, in ``.sample`` or as the first of a tuple; or the path of a TorchScript file that does; or a
-            teacher whose velocity(noise, z) is the prediction.
+            ``model(z, noise)`` with z ``[B, *event]`` and noise ``[B]``, which answers the prediction in one
+            of the ways of :meth:`from_torch`; the path of a TorchScript file that does; or a teacher whose
+            velocity(noise, z) is the prediction.
         event_shape : sequence of int, optional
             Shape of one sample; a FlowTeacher knows its own.
         parametrisation : {"eps", "score", "x0", "v", "F"}, default "eps"
@@ -440,8 +414,7 @@ class FlowTeacher(Flow, Parameters):
         Raises
         ------
         ArgumentError
-            For an unknown option or one that the schedule does not have; others as in :meth:`from_torch` and
-            :meth:`from_torchscript`.
+            For an option that the schedule does not have; others as in :meth:`from_torch`.
 
         Examples
         --------
@@ -454,6 +427,7 @@ class FlowTeacher(Flow, Parameters):
         """
         conditioning = Conditioning(num_classes, condition_dim)
         named = {"condition_name": condition_name, "max_batch": max_batch, **extras}
+        named["gradients"] = None if gradients == "autograd" else gradients
         attached: TorchModel | None = None
         if isinstance(model, Flow):
             raw, own = model.field, model.event_shape_
@@ -465,7 +439,8 @@ class FlowTeacher(Flow, Parameters):
             raise ArgumentError("event_shape: expected the shape of one sample, got None")
         elif isinstance(model, str | PathLike):
             _refuse("a TorchScript file", named)
-            raw = _torchscript(model, event_shape, conditioning, device or "cpu", dtype, "flow_matching")
+            order = {"convention": "flow_matching"}
+            raw = _torchscript(model, event_shape, conditioning, device or "cpu", dtype, **order)
         else:
             attached = TorchModel(
                 model,
@@ -508,9 +483,8 @@ class FlowTeacher(Flow, Parameters):
         device: str = "cpu",
         dtype: str = "float32",
     ) -> FlowTeacher:
-        """A U-Net that torchcfm trained, as a native teacher: no Python is called to evaluate it.
-
-        Everything but the heads of attention is read off the names and shapes of the weights.
+        """A U-Net that torchcfm trained, as a native teacher: no Python is called to evaluate it. Everything
+        but the heads of attention is read off the names and shapes of the weights.
 
         Parameters
         ----------
@@ -532,15 +506,11 @@ class FlowTeacher(Flow, Parameters):
         FileNotFoundError, CheckpointError, ArgumentError
             When there is no such file, it holds no state dict, or its weights are not those of a
             ``UNetModel`` for images of ``event_shape``.
-
-        See Also
-        --------
-        FlowTeacher.state_dict : the way back.
         """
-        tensors = read_state_dict(weights, key)
+        names, tensors = zip(*read_state_dict(weights, key).items(), strict=True)
         field = _core.VelocityField.torchcfm(
+            list(names),
             list(tensors),
-            list(tensors.values()),
             event_shape=checked_event_shape(event_shape),
             heads=heads,
             head_channels=head_channels,
@@ -562,16 +532,9 @@ class FlowTeacher(Flow, Parameters):
 
     @classmethod
     def gaussian(cls, mean: Array, cov: Array, *, device: str = "cpu", dtype: str = "float32") -> FlowTeacher:
-        """The exact field from N(0, I) to N(mean, cov) under the linear path; its flow map is affine.
-
-        Parameters
-        ----------
-        mean : array, ``[*event]``
-            Mean; its shape is the event shape.
-        cov : array, ``[d, d]``
-            Covariance over the flattened event; symmetric, positive semi-definite.
-        device, dtype : str
-            Device and precision of the field.
+        """The exact field from N(0, I) to N(mean, cov) under the linear path; its flow map is affine. The
+        mean ``[*event]`` has the event shape; cov ``[d, d]``, of the flattened event, is positive
+        semi-definite.
 
         Examples
         --------
@@ -588,15 +551,8 @@ class FlowTeacher(Flow, Parameters):
 
     @classmethod
     def empirical(cls, data: Array, *, device: str = "cpu", dtype: str = "float32") -> FlowTeacher:
-        """The exact field of a finite data set under the linear path: its flow carries noise onto the data
-        points.
-
-        Parameters
-        ----------
-        data : array, ``[N, *event]``
-            Data points, kept whole; an evaluation costs N times the batch.
-        device, dtype
-            As in :meth:`gaussian`.
+        """The exact field of data points ``[N, *event]`` under the linear path: its flow carries noise onto
+        them. They are kept whole, and an evaluation costs N times the batch.
 
         Examples
         --------
@@ -609,8 +565,8 @@ class FlowTeacher(Flow, Parameters):
         data = as_batch(data, "data")
         if len(data.shape) < 2:
             raise ShapeError(f"data: expected shape (N, *event), got {tuple(data.shape)}")
-        field = _core.VelocityField.empirical(data, device=name_of(device), dtype=name_of(dtype))
-        teacher = cls._around(field)
+        home = {"device": name_of(device), "dtype": name_of(dtype)}
+        teacher = cls._around(_core.VelocityField.empirical(data, **home))
         teacher.training_data_ = TrainingData.copied(data)
         return teacher
 
@@ -619,8 +575,7 @@ class FlowTeacher(Flow, Parameters):
 
         v = v(t, x, null) + scale (v(t, x, c) - v(t, x, null)): 0 is unconditional, 1 this teacher, and more
         pushes samples towards what is typical of their condition. Both velocities come from one evaluation of
-        twice the size, which counts as two. The result is a conditional teacher: it samples, has densities
-        and can be distilled.
+        twice the size, which counts as two. The result is a conditional teacher like any other.
 
         Parameters
         ----------
@@ -650,18 +605,12 @@ class FlowTeacher(Flow, Parameters):
         field = self.field
         kind = Conditioning.of(field)
         if null_condition is None and kind.dim is not None:
-            raise ArgumentError(
-                f"null_condition: expected a vector ({kind.dim},), got None (it has no default)"
-            )
+            raise ArgumentError(f"null_condition: expected a vector ({kind.dim},), got None")
         if kind.classes is not None:
             null_condition = kind.classes if null_condition is None else null_condition
             # Asked of the training: the parameter may have been set since.
-            dropout = self._history.get("config", {}).get("label_dropout", 0.0)
-            if (
-                field.kind == "network"
-                and not dropout
-                and np.array_equal(to_numpy(null_condition), kind.classes)
-            ):
+            dropout = self._history.get("config", {}).get("label_dropout") or field.kind != "network"
+            if not dropout and np.array_equal(to_numpy(null_condition), kind.classes):
                 raise ArgumentError(
                     "label_dropout: expected above 0 for a teacher that is to be guided, got 0: it has never "
                     "seen data without a label. Train FlowTeacher(..., label_dropout=0.1), or name by "
@@ -677,7 +626,7 @@ class FlowTeacher(Flow, Parameters):
     def load(cls, path: str | PathLike[str], *, device: str = "cpu") -> FlowTeacher:
         """Read a teacher that :meth:`save` wrote. Raises ``FileNotFoundError`` or ``CheckpointError`` when
         there is no such file, or it is not a whole koopflow teacher."""
-        field, text = _core.VelocityField.load(as_path(path), device=name_of(device))
+        field, text = _core.VelocityField.load(fspath(path), device=name_of(device))
         header = json.loads(text)
         params = header.get("params")
         if params is None:
@@ -695,7 +644,7 @@ class FlowTeacher(Flow, Parameters):
         """Write the teacher to one safetensors file, atomically. Raises ``TeacherError`` for one that was
         attached: its code and weights are not koopflow's to write."""
         header = {"params": self._written(without=["event_shape"]), "history": self._history}
-        self.field.save(as_path(path), to_json(header))
+        self.field.save(fspath(path), to_json(header))
 
     # Its name before students and teachers had the same ones.
     history = Flow.history_
@@ -716,18 +665,16 @@ class FlowTeacher(Flow, Parameters):
 
     def _config(self, *, steps: int | None = None, batch_size: int | None = None) -> dict[str, Any]:
         """The options that are set, by the core's flat names; the core decides on the others."""
-        params = {**self.get_params(deep=False), "training": None}
-        params |= {name: n for name, n in (("steps", steps), ("batch_size", batch_size)) if n is not None}
-        conditioning = Conditioning(params.pop("num_classes"), params.pop("condition_dim"))
-        unet = unet_of("network", params.pop("network"), "mlp")
-        del params["event_shape"]
-        config = {name: value for name, value in params.items() if value is not None}
+        grouped = ("event_shape", "network", "num_classes", "condition_dim", "training")
+        config = {name: n for name, n in self.get_params(deep=False).items() if name not in grouped}
+        config["seed"] = as_seed(self.seed)
+        config |= {name: n for name, n in (("steps", steps), ("batch_size", batch_size)) if n is not None}
         training = Training.of("training", self.training)
         config |= training.given(only=SHARED_TRAINING, of="a FlowTeacher's training")
-        config["conditioning"] = conditioning.plain()
-        if unet is not None:
+        config["conditioning"] = Conditioning(self.num_classes, self.condition_dim).plain()
+        if (unet := unet_of("network", self.network, "mlp")) is not None:
             config["unet"] = unet.options()
-        return config
+        return {name: value for name, value in config.items() if value is not None}
 
     def __sklearn_is_fitted__(self) -> bool:
         return self._field is not None
@@ -740,12 +687,6 @@ class FlowTeacher(Flow, Parameters):
         return f"<FlowTeacher({', '.join([f'event_shape={self.event_shape}', *changed])}): {kind}>"
 
 
-def _check_convention(convention: str) -> None:
-    if convention not in CONVENTIONS:
-        names = ", ".join(map(repr, CONVENTIONS))
-        raise ArgumentError(f"convention: expected one of {names}, got {convention!r}")
-
-
 def _refuse(what: str, options: Mapping[str, Any]) -> None:
     """Raises ``ArgumentError`` for the first option that is set."""
     for name, value in options.items():
@@ -754,20 +695,8 @@ def _refuse(what: str, options: Mapping[str, Any]) -> None:
 
 
 def _torchscript(
-    path: str | PathLike[str],
-    event_shape: Sequence[int],
-    conditioning: Conditioning,
-    device: str,
-    dtype: str | None,
-    convention: str,
-    timestep_scale: float = 1000.0,
+    path: Any, event_shape: Sequence[int], conditioning: Conditioning, device: Any, dtype: Any, **asked: Any
 ) -> _core.VelocityField:
-    return _core.VelocityField.torchscript(
-        as_path(path),
-        event_shape=checked_event_shape(event_shape),
-        convention=convention,
-        timestep_scale=timestep_scale,
-        conditioning=conditioning.to_json(),
-        device=name_of(device),
-        dtype=None if dtype is None else name_of(dtype),
-    )
+    asked |= {"event_shape": checked_event_shape(event_shape), "conditioning": conditioning.to_json()}
+    asked |= {"device": name_of(device), "dtype": None if dtype is None else name_of(dtype)}
+    return _core.VelocityField.torchscript(fspath(path), **asked)

@@ -12,16 +12,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .. import _core
 from .._arrays import as_times, checked_count, checked_event_shape
 from .._conditioning import Conditioning
 from ..exceptions import ArgumentError, CheckpointError, TeacherError
 from ..options import name_of
+
+Condition: TypeAlias = Tensor | None
+Tensors: TypeAlias = tuple[Tensor, ...]
 
 CONVENTIONS = {
     "torchcfm": "model(t, x)",
@@ -63,9 +67,7 @@ class TorchModel:
             self._by_position = not model.call_spec.in_spec.child(1).num_children
             self.model = model = model.module()
         if not callable(model):
-            expected = (
-                "a torch.nn.Module, a function or an exported program (or, for from_diffusion, a teacher)"
-            )
+            expected = "a torch.nn.Module, a function, an exported program or, for from_diffusion, a teacher"
             raise TypeError(f"model: expected {expected}, got {type(model).__name__}")
         for name, known in (("prediction", ("velocity", "data")), ("gradients", ("autograd", "differences"))):
             if getattr(self, name) not in known:
@@ -83,7 +85,9 @@ class TorchModel:
         self._module = _module_of(model)
         self._modes, self._lock, self._inside = list[torch.nn.Module](), threading.Lock(), 0
         self._rounds_time = self._warned = False
-        self._names = {p.name for p in _parameters(model) if p.kind is not p.POSITIONAL_ONLY}
+        self._takes = _parameters(model)
+        self._takes_any = any(p.kind is p.VAR_KEYWORD for p in self._takes)
+        self._names = {p.name for p in self._takes if p.kind is not p.POSITIONAL_ONLY}
         if self.condition_name is None:
             self.condition_name = self._own_condition_name()
         device, dtype = self._home()
@@ -99,24 +103,18 @@ class TorchModel:
 
     # --- what the core asks ---------------------------------------------------------------------------
 
-    def velocity(self, t: torch.Tensor, x: torch.Tensor, condition: torch.Tensor | None) -> torch.Tensor:
+    def velocity(self, t: Tensor, x: Tensor, condition: Condition) -> Tensor:
         """v(t, x)."""
         with torch.no_grad():
             return self._in_batches(lambda *rows: (self._answer(*rows),), t, x, condition)[0]
 
-    def velocity_and_product(
-        self, t: torch.Tensor, x: torch.Tensor, cotangent: torch.Tensor, condition: torch.Tensor | None
-    ) -> tuple[torch.Tensor, ...]:
-        """v and the product of the cotangent c with its Jacobian J.
-
-        It is J c instead of c J with ``gradients="differences"``: divergences are c J c.
-        """
+    def velocity_and_product(self, t: Tensor, x: Tensor, cotangent: Tensor, condition: Condition) -> Tensors:
+        """v and c J, of the cotangent c and the Jacobian J; J c by ``gradients="differences"``, which does
+        for divergences, c J c."""
         product = self._by_differences if self.gradients == "differences" else self._by_autograd
         return self._in_batches(product, t, x, condition, cotangent)
 
-    def _by_autograd(
-        self, t: torch.Tensor, x: torch.Tensor, condition: torch.Tensor | None, cotangent: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _by_autograd(self, t: Tensor, x: Tensor, condition: Condition, cotangent: Tensor) -> Tensors:
         product = None
         with torch.enable_grad():
             x = x.detach().requires_grad_(True)
@@ -137,20 +135,16 @@ class TorchModel:
         return v.detach(), product
 
     @torch.no_grad()
-    def _by_differences(
-        self, t: torch.Tensor, x: torch.Tensor, condition: torch.Tensor | None, along: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        dtype = self._home()[1] or x.dtype
+    def _by_differences(self, t: Tensor, x: Tensor, condition: Condition, along: Tensor) -> Tensors:
+        own = self._home()[1]
         # Where the rounding and the truncation of central differences are about equal.
-        step = torch.finfo(dtype if dtype in HALF else x.dtype).eps ** (1 / 3)
+        step = torch.finfo(own if own in HALF else x.dtype).eps ** (1 / 3)
         size = step * (1.0 + x.abs().flatten(1).amax(1)) / along.abs().flatten(1).amax(1).clamp(min=1e-12)
         h = size.view(-1, *[1] * (x.ndim - 1))
         ahead, behind = (self._answer(t, x + way * h * along, condition) for way in (1.0, -1.0))
         return self._answer(t, x, condition), (ahead - behind) / (2.0 * h)
 
-    def _in_batches(
-        self, function: Callable[..., tuple[torch.Tensor, ...]], *rows: torch.Tensor | None
-    ) -> tuple[torch.Tensor, ...]:
+    def _in_batches(self, function: Callable[..., Tensors], *rows: Condition) -> Tensors:
         """The answers of a function of rows, in batches; those that run out of memory are halved for good."""
         n = len(rows[1]) if rows[1] is not None else 0
         while True:
@@ -158,10 +152,8 @@ class TorchModel:
             try:
                 if size == n:
                     return function(*rows)
-                parts = [
-                    function(*(None if row is None else row[i : i + size] for row in rows))
-                    for i in range(0, n, size)
-                ]
+                starts = range(0, n, size)
+                parts = [function(*(None if r is None else r[i : i + size] for r in rows)) for i in starts]
                 return tuple(torch.cat(part) for part in zip(*parts, strict=True))
             except torch.OutOfMemoryError:
                 if size == 1:
@@ -170,16 +162,15 @@ class TorchModel:
             torch.cuda.empty_cache()
             if not self._warned:
                 self._warned = True
-                warnings.warn(
+                text = (
                     f"the model ran out of memory with {size} samples; it gets at most {self.max_batch} at "
-                    "once from now on (max_batch=, when it is attached, says so from the start)",
-                    RuntimeWarning,
-                    stacklevel=2,
                 )
+                text += "once from now on, as max_batch= says when it is attached"
+                warnings.warn(text, RuntimeWarning, stacklevel=2)
 
     # --- one call of the model ------------------------------------------------------------------------
 
-    def _answer(self, t: torch.Tensor, x: torch.Tensor, condition: torch.Tensor | None) -> torch.Tensor:
+    def _answer(self, t: Tensor, x: Tensor, condition: Condition) -> Tensor:
         """The velocity of one batch, in koopflow's time and sign; a prediction as it is."""
         device, dtype = self._home()
         if self.time_range is not None:
@@ -202,9 +193,7 @@ class TorchModel:
         # dx/ds = noise - data in diffusers' time s = 1 - t, so dx/dt has the other sign.
         return -answer if self.convention == "diffusers" and self.prediction == "velocity" else answer
 
-    def _in_own_precision(
-        self, t: torch.Tensor, x: torch.Tensor, condition: torch.Tensor | None, dtype: torch.dtype | None
-    ) -> Any:
+    def _in_own_precision(self, t: Tensor, x: Tensor, condition: Condition, dtype: torch.dtype | None) -> Any:
         if dtype is None or not t.is_floating_point():
             return self._call(t, x, condition)
         if dtype in HALF and not self._rounds_time:
@@ -219,17 +208,21 @@ class TorchModel:
             return answer
         return self._call(t.to(dtype), x, condition)
 
-    def _call(self, t: torch.Tensor, x: torch.Tensor, condition: torch.Tensor | None) -> Any:
-        named, third = dict(self.extras), [] if condition is None else [condition]
-        if condition is not None and self.condition_name and not self._by_position:
+    def _call(self, t: Tensor, x: Tensor, condition: Condition) -> Any:
+        named, third, keywords = (
+            dict(self.extras),
+            [] if condition is None else [condition],
+            not self._by_position,
+        )
+        if third and self.condition_name and keywords:
             named[self.condition_name], third = condition, []
         if self.convention == "torchcfm":
             return self.model(t, x, *third, **named)
-        if self.convention == "flow_matching" and not (self._by_position or third):
-            return self.model(x=x, t=t, **named)
-        by_keyword = "timestep" in self._names or (self.convention == "diffusers" and self._takes_any)
-        if self.convention != "flow_matching" and by_keyword and not (self._by_position or third):
-            return self.model(x, timestep=t, **named)
+        if keywords and not third:
+            if self.convention == "flow_matching":
+                return self.model(x=x, t=t, **named)
+            if "timestep" in self._names or (self.convention == "diffusers" and self._takes_any):
+                return self.model(x, timestep=t, **named)
         return self.model(x, t, *third, **named)
 
     @contextmanager
@@ -257,16 +250,19 @@ class TorchModel:
         for tensors in (self._module.parameters(), self._module.buffers()):
             floats = [tensor for tensor in tensors if tensor.dtype in FLOATS]
             if floats:
-                sizes: Counter[torch.dtype] = Counter()
+                numbers: Counter[torch.dtype] = Counter()
                 for tensor in floats:
-                    sizes[tensor.dtype] += tensor.numel()
-                return floats[0].device, sizes.most_common(1)[0][0]
+                    numbers[tensor.dtype] += tensor.numel()
+                return floats[0].device, numbers.most_common(1)[0][0]
         return None, None
 
     # --- what it is tried with ------------------------------------------------------------------------
 
     def check(self) -> None:
         """Try the model on a few samples. Raises ``TeacherError`` if what comes back is no velocity."""
+        if self.convention not in CONVENTIONS:
+            names = ", ".join(map(repr, CONVENTIONS))
+            raise ArgumentError(f"convention: expected one of {names}, got {self.convention!r}")
         few, more = probe_sizes(self.field)
         dtype = torch.float64 if self.field.dtype == "float64" else torch.float32
         x = torch.from_numpy(_core.normal((more, *self.field.event_shape), 0)).to(self.field.device, dtype)
@@ -274,7 +270,7 @@ class TorchModel:
         middle, whole = (torch.linspace(a, b, more).to(x) for a, b in ((0.25, 0.75), (0.0, 1.0)))
         called = f"convention {self.convention!r} calls {CONVENTIONS[self.convention]}"
 
-        def ask(n: int, times: torch.Tensor) -> torch.Tensor:
+        def ask(n: int, times: Tensor) -> Tensor:
             rows = (times[:n], x[:n], None if condition is None else condition[:n])
             tried = f"{called} with x {tuple(x[:n].shape)} and t ({n},), {self.field.dtype} on {x.device}"
             try:
@@ -312,9 +308,7 @@ class TorchModel:
             raise TeacherError(f"{called}; the velocity of {others}: {cure}")
         ask(more, whole)
 
-    def hint(
-        self, error: BaseException, t: torch.Tensor, x: torch.Tensor, condition: torch.Tensor | None
-    ) -> str:
+    def hint(self, error: BaseException, t: Tensor, x: Tensor, condition: Condition) -> str:
         """What may be done about a model's exception, as the end of a message."""
         text, ones = str(error), ", 1" * (x.ndim - 1)
         if isinstance(error, TypeError) and condition is not None:
@@ -335,26 +329,19 @@ class TorchModel:
             return f"; it takes x and t as one input, as torchcfm's MLP: attach {joined}"
         return ""
 
-    def _works(self, call: Callable[[], Any], x: torch.Tensor) -> bool:
+    def _works(self, call: Callable[[], Any], x: Tensor) -> bool:
         try:
             with torch.no_grad(), self._evaluating():
                 return bool(call().shape == x.shape)
         except Exception:
             return False
 
-    @functools.cached_property
-    def _takes_any(self) -> bool:
-        return any(p.kind is p.VAR_KEYWORD for p in _parameters(self.model))
-
     def _own_condition_name(self) -> str:
         """The keyword of the condition by the model's signature; empty where only its place is known."""
         usual = "class_labels" if self.convention == "diffusers" else "y"
-        for name in (usual, *CONDITION_NAMES):
-            if name in self._names:
-                return name
-        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        third = [p for p in _parameters(self.model) if p.kind in positional][2:3]
-        return "" if third and third[0].default is third[0].empty else usual
+        third = [p for p in self._takes if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][2:3]
+        known = [name for name in (usual, *CONDITION_NAMES) if name in self._names]
+        return known[0] if known else "" if third and third[0].default is third[0].empty else usual
 
 
 def exported(path: str | PathLike[str]) -> torch.export.ExportedProgram:
@@ -404,35 +391,35 @@ def probe_sizes(velocity: _core.VelocityField) -> list[int]:
     return [n for n in (2, 3, 5, 7, 11, 13, 17, 19) if n not in lengths][:2]
 
 
-def probe_condition(conditioning: Conditioning, n: int, device: Any = "cpu") -> torch.Tensor | None:
+def probe_condition(conditioning: Conditioning, n: int, device: Any = "cpu") -> Condition:
     """A condition for ``n`` samples."""
     if conditioning.classes is not None:
         return torch.zeros(n, dtype=torch.int64, device=device)
     return None if conditioning.dim is None else torch.zeros(n, conditioning.dim, device=device)
 
 
-def _tensor_of(answer: Any) -> torch.Tensor:
+def _tensor_of(answer: Any) -> Tensor:
     """The tensor in a model's answer: itself, ``answer.sample``, or the first of a tuple."""
     first = answer[0] if isinstance(answer, tuple | list) and answer else None
     for found in (answer, getattr(answer, "sample", None), first):
-        if isinstance(found, torch.Tensor):
+        if isinstance(found, Tensor):
             return found
     raise TypeError(f"expected a torch.Tensor, got {type(answer).__name__}")
 
 
 def _parameters(model: Any) -> list[inspect.Parameter]:
     """What a model takes, without the wrappers that hide it behind ``*args, **kwargs``."""
-    while (inner := _wrapped(model)) is not None:
-        model = inner
-    return _own_parameters(model)
-
-
-def _own_parameters(model: Any) -> list[inspect.Parameter]:
-    target = model.forward if isinstance(model, torch.nn.Module) else model
+    if isinstance(model, functools.partial):
+        return _parameters(model.func)
     try:
-        return list(inspect.signature(target).parameters.values())
+        own = list(inspect.signature(getattr(model, "forward", model)).parameters.values())
     except (TypeError, ValueError):
-        return []
+        own = []
+    # Of torch.compile, DataParallel, DistributedDataParallel and averages of weights.
+    inside = (getattr(model, name, None) for name in ("_orig_mod", "module", "ema_model", "model"))
+    inner = next((part for part in inside if isinstance(part, torch.nn.Module)), None)
+    hidden = all(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in own)
+    return own if inner is None or not hidden else _parameters(inner)
 
 
 def _module_of(model: Any) -> torch.nn.Module | None:
@@ -441,15 +428,3 @@ def _module_of(model: Any) -> torch.nn.Module | None:
         model = model.func
     owner = model if isinstance(model, torch.nn.Module) else getattr(model, "__self__", None)
     return owner if isinstance(owner, torch.nn.Module) else None
-
-
-def _wrapped(model: Any) -> Any:
-    """What a partial, torch.compile, DataParallel, DistributedDataParallel or an average of weights wraps."""
-    if isinstance(model, functools.partial):
-        return model.func
-    names = ("_orig_mod", "module", "ema_model", "model")
-    inner = next((found for name in names if (found := getattr(model, name, None)) is not None), None)
-    if not (isinstance(model, torch.nn.Module) and isinstance(inner, torch.nn.Module)):
-        return None
-    hides = all(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in _own_parameters(model))
-    return inner if hides else None

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from koopflow import FlowTeacher, KoopmanDistiller
+from koopflow import FlowTeacher, KoopmanDistiller, datasets
 from koopflow.exceptions import ArgumentError, CheckpointError, DivergenceError
 
 from ..conftest import COV, MEAN
@@ -277,3 +277,25 @@ def test_the_users_random_state_is_left_alone_and_does_not_matter(gaussian):
     torch.manual_seed(4)
     np.random.seed(4)  # noqa: NPY002
     np.testing.assert_array_equal(small().fit(gaussian, progress=False).sample(x0=NOISE), first)
+
+
+def test_a_fresh_seed_is_recorded_and_resumed(tmp_path):
+    data = datasets.moons(128)
+    options = {"width": 8, "depth": 1, "steps": 6, "seed": None}
+    first, second = (FlowTeacher((2,), **options).fit(data, progress=False) for _ in range(2))
+    seed = first.history_["seed"]
+    assert seed != second.history_["seed"]
+    assert first.seed is None
+    again = FlowTeacher((2,), **{**options, "seed": seed}).fit(data, progress=False)
+    np.testing.assert_array_equal(again.sample(4), first.sample(4))
+    path = tmp_path / "run.safetensors"
+    FlowTeacher((2,), **options).fit(data, steps=3, progress=False, checkpoint=path)
+    resumed = FlowTeacher((2,), **options).fit(data, progress=False, resume=path)
+    assert resumed.history_["steps"] == 6
+    assert resumed.history_["seed"] == FlowTeacher.load(path).seed
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5, "0", True])
+def test_seeds_are_whole_numbers(seed):
+    with pytest.raises(ArgumentError, match=r"seed: expected an integer from 0 to 2\*\*64 - 1 or None"):
+        FlowTeacher((2,), seed=seed, steps=1).fit(datasets.moons(64), progress=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -172,6 +173,41 @@ def test_what_is_wrong_with_weights_is_said(tmp_path: Path) -> None:
     (tmp_path / "broken.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(CheckpointError, match="broken"):
         FlowTeacher.from_torchcfm(tmp_path / "broken.pt", (2, 8, 8))
+
+
+class Callback:
+    """Something that only the user's program knows."""
+
+
+def test_checkpoints_hold_other_things_too(tmp_path: Path) -> None:
+    weights = torchcfm_model({}, dtype=torch.float32).state_dict()
+    zeros = {name: torch.zeros_like(value) for name, value in weights.items()}
+    path = tmp_path / "training.pt"
+    for stored in (
+        {"ema_model": weights, "args": argparse.Namespace(lr=1e-4), "folder": Path("runs")},
+        {"ema_model": weights, "best_fid": np.float64(3.2), "step": np.int64(5), "done": np.bool_(1)},
+        {"state_dict": {f"model.{name}": value for name, value in weights.items()}, "epoch": 3},
+        {"state_dict": {**prefixed("net.", zeros), **prefixed("ema.module.", weights), "x": torch.zeros(1)}},
+        prefixed("module._orig_mod.", weights),
+    ):
+        torch.save(stored, path)
+        teacher = FlowTeacher.from_torchcfm(path, (2, 8, 8))
+        for name, value in teacher.state_dict().items():
+            torch.testing.assert_close(value, weights[name], rtol=0, atol=0)
+
+
+def test_what_may_run_when_a_checkpoint_is_read_is_named_in_a_line(tmp_path: Path) -> None:
+    stored = {"model": torchcfm_model({}, dtype=torch.float32).state_dict(), "callback": Callback()}
+    torch.save(stored, tmp_path / "training.pt")
+    with pytest.raises(CheckpointError, match="holds .*Callback.*weights_only=False") as caught:
+        FlowTeacher.from_torchcfm(tmp_path / "training.pt", (2, 8, 8))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value).replace(str(tmp_path), "")) < 300
+    FlowTeacher.from_torchcfm(stored, (2, 8, 8))
+
+
+def prefixed(prefix, weights):
+    return {f"{prefix}{name}": value for name, value in weights.items()}
 
 
 def test_a_teacher_trains_and_its_options_are_kept(tmp_path: Path) -> None:
