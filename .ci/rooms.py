@@ -40,8 +40,8 @@ RUST_ROOMS = [
 PYTHON_ROOMS = [
     ["_core", "exceptions"],
     ["_batches"],
-    ["_arrays", "_autocast", "_checkpointing", "_ending", "_tables", "_versions", "progress"],
-    ["_conditioning", "options", "tensorboard"],
+    ["_arrays", "_autocast", "_ending", "_tables", "_versions", "progress"],
+    ["_checkpointing", "_conditioning", "options", "tensorboard"],
     ["_parameters"],
     ["datasets", "metrics"],
     ["teachers"],

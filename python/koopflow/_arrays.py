@@ -1,12 +1,13 @@
-"""Arguments that all rooms take: arrays of NumPy or torch, numbers of samples, seeds and shapes."""
+"""Arguments that all rooms take: arrays of NumPy or torch, numbers of samples, seeds, shapes and paths."""
 
 from __future__ import annotations
 
 import operator
+import os
 import secrets
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from ._batches import as_condition as as_condition
 from ._batches import kept as kept
 from ._batches import to_numpy as to_numpy
 from .exceptions import ArgumentError, ShapeError
+
+StrOrBytesPath: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
 def checked_count(n: object, argument: str = "n") -> int:
@@ -111,6 +114,17 @@ def checked_event_shape(shape: Sequence[int]) -> tuple[int, ...]:
     plain = tuple(int(s) for s in sizes)
     # The same object if nothing changes: scikit-learn's clone asks for it.
     return shape if isinstance(shape, tuple) and plain == shape else plain
+
+
+def as_path(path: StrOrBytesPath, argument: str = "path") -> str:
+    """A path as text. Raises ``ArgumentError`` for what is none."""
+    try:
+        text = os.fsdecode(path)
+    except TypeError:
+        text = "\0"
+    if not text or "\0" in text:
+        raise ArgumentError(f"{argument}: expected a path, got {path!r}")
+    return text
 
 
 def method_of(name: str, model: Any, method: str) -> Any:

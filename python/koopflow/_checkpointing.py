@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from os import PathLike, fspath
-from pathlib import Path
+import contextlib
+import os
+import tempfile
 from typing import Any
 
+from ._arrays import StrOrBytesPath, as_path
 from .exceptions import ArgumentError
 
 
 def checkpointing(
-    checkpoint: str | PathLike[str] | None,
+    checkpoint: StrOrBytesPath | None,
     every: int | None,
     minutes: float | None,
-    resume: str | PathLike[str] | None,
+    resume: StrOrBytesPath | None,
 ) -> dict[str, Any]:
     """Arguments of the core that say when training writes its state, and where it goes on from.
 
@@ -26,20 +28,38 @@ def checkpointing(
         raise ArgumentError(f"checkpoint_every: expected at least 1, got {every}")
     if not (minutes is None or minutes > 0):
         raise ArgumentError(f"checkpoint_minutes: expected a positive number, got {minutes}")
-    if checkpoint is not None:
-        check_place("checkpoint", checkpoint)
     return {
-        "checkpoint": None if checkpoint is None else fspath(checkpoint),
+        "checkpoint": check_place("checkpoint", checkpoint),
         "checkpoint_every": every,
         "checkpoint_seconds": None if minutes is None else 60.0 * minutes,
-        "resume": None if resume is None else fspath(resume),
+        "resume": None if resume is None else as_path(resume, "resume"),
     }
 
 
-def check_place(argument: str, file: str | PathLike[str]) -> None:
-    """Whether a file can be there at all. Raises ``FileNotFoundError`` or ``ArgumentError`` if not."""
-    path = Path(file)
-    if path.is_dir():
-        raise ArgumentError(f"{argument}: expected a file, got the folder {str(path)!r}")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{argument}: no folder {str(path.parent)!r} for {path.name!r}")
+def check_place(argument: str, file: StrOrBytesPath | None, *, reads: bool = False) -> str | None:
+    """The path of a file, as text, once it is known that it can be written: better now than after an hour.
+
+    With ``reads``, a file that is there is only read. Raises ``ArgumentError`` for what is no path or is a
+    folder, and the system's ``OSError``, such as ``FileNotFoundError``, where no file can be made; all name
+    the argument.
+    """
+    if file is None:
+        return None
+    path = as_path(file, argument)
+    if os.path.isdir(path):
+        raise ArgumentError(f"{argument}: expected a file, got the folder {path!r}")
+    if reads and os.path.exists(path):
+        return path
+    # Of a symbolic link the target is written, by way of a new file beside it.
+    folder, name = os.path.split(os.path.realpath(path))
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"{argument}: no folder {folder!r} for {name!r}")
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            # A name may be too long.
+            os.stat(path)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, f"{argument}: {error.strerror}", path) from error
+    return path

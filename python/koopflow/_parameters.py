@@ -7,11 +7,12 @@ import inspect
 import warnings
 from abc import ABCMeta
 from collections.abc import Iterable, Mapping
-from os import PathLike, fspath
+from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sklearn.base import BaseEstimator
 
+from ._arrays import as_path
 from .exceptions import ArgumentError, CheckpointError
 from .options import Options, nearest
 
@@ -135,11 +136,13 @@ class Parameters(BaseEstimator, metaclass=_Regrouping):  # type: ignore[misc]
             elif outer and value is not None:
                 flat.setdefault(outer, {})[option] = value
             elif not outer:
-                raise CheckpointError(f"{fspath(path)}: holds an unknown option {name!r} of a {cls.__name__}")
+                raise CheckpointError(
+                    f"{as_path(path)}: holds an unknown option {name!r} of a {cls.__name__}"
+                )
         try:
             for name, kind in cls._nested.items():
                 if name in flat or isinstance(params.get(name), Mapping):
                     params[name] = kind.of(name, params.get(name)).replaced(**flat.get(name, {}))
             return cls(**{**params, **known})
         except (TypeError, ArgumentError) as error:
-            raise CheckpointError(f"{fspath(path)}: {error}") from error
+            raise CheckpointError(f"{as_path(path)}: {error}") from error

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from os import PathLike, fspath
+from os import PathLike
 from typing import Any
 
+from ._arrays import as_path
 from .exceptions import ArgumentError
 from .progress import ProgressEvent, ProgressFunction, ProgressMeter
 
@@ -34,22 +36,41 @@ class TensorBoardLogger(AbstractContextManager["TensorBoardLogger"]):
         student.fit(teacher, log_dir="runs/student")
     """
 
+    _failed = False
+
     def __init__(self, log_dir: str | PathLike[str]) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             text = "TensorBoard's event files need a package that is not installed: pip install tensorboard"
             raise ArgumentError(f"log_dir: {text}") from error
-        self._writer: Any = SummaryWriter(log_dir=fspath(log_dir), flush_secs=10)
+        self._folder = as_path(log_dir, "log_dir")
+        try:
+            self._writer: Any = SummaryWriter(log_dir=self._folder, flush_secs=10)
+        except OSError as error:
+            raise OSError(error.errno, f"log_dir: {error.strerror}", self._folder) from error
 
     def __call__(self, event: ProgressEvent) -> None:
         """Write one event."""
-        for name, value in event["values"].items():
-            self._writer.add_scalar(f"{event['stage']}/{name}", value, event["step"])
+        with self._going_on():
+            for name, value in event["values"].items():
+                self._writer.add_scalar(f"{event['stage']}/{name}", value, event["step"])
 
     def close(self) -> None:
         """Write what is left and close the event file."""
-        self._writer.close()
+        with self._going_on():
+            self._writer.close()
+
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """A fit is worth more than its log: what can no longer be written is one warning."""
+        try:
+            yield
+        except OSError as error:
+            if not self._failed:
+                self._failed = True
+                text = f"log_dir: {self._folder} could not be written, its curves end here: {error}"
+                warnings.warn(text, RuntimeWarning, stacklevel=2)
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from os import PathLike, fspath
+from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from .. import _core
-from .._arrays import Array, as_condition, as_times, noise_or
+from .._arrays import Array, as_condition, as_path, as_times, noise_or
+from .._checkpointing import check_place
 from .._ending import tell_ending
 from .._parameters import Parameters
 from ..exceptions import CheckpointError, NotFittedError
@@ -82,7 +83,7 @@ class Baseline(Parameters, ABC):
             checked_teacher(teacher),
             data=data,
             condition=as_condition(condition),
-            trajectory_file=None if trajectory_file is None else fspath(trajectory_file),
+            trajectory_file=check_place("trajectory_file", trajectory_file, reads=not refresh),
             refresh=refresh,
             progress=progress,
         )
@@ -140,26 +141,25 @@ class Baseline(Parameters, ABC):
     def save(self, path: str | PathLike[str]) -> None:
         """Write everything to one safetensors file, atomically. Raises ``TeacherError`` where that takes an
         attached teacher's code and weights, which are not koopflow's to write."""
-        self._fitted().field.save(fspath(path), to_json(self._facts()))
+        self._fitted().field.save(as_path(path), to_json(self._facts()))
 
     @classmethod
     def load(cls, path: str | PathLike[str], *, device: str = "cpu") -> Self:
         """Read what :meth:`save` wrote. Raises ``FileNotFoundError`` without a file, and ``CheckpointError``
         for anything but a whole koopflow file of such a baseline."""
-        thing, text = _core.describe_file(fspath(path))
+        path = as_path(path)
+        thing, text = _core.describe_file(path)
         found, expected = json.loads(text).get("baseline"), cls.__name__
         if not isinstance(found, dict):
-            raise CheckpointError(f"{fspath(path)}: holds a {thing}, expected a baseline")
+            raise CheckpointError(f"{path}: holds a {thing}, expected a baseline")
         kind, written = _kinds.get(str(found.get("kind"))), found.get("options")
         if kind is None or not isinstance(written, dict) or not issubclass(kind, cls):
-            raise CheckpointError(
-                f"{fspath(path)}: holds a baseline {found.get('kind')}, expected {expected}"
-            )
+            raise CheckpointError(f"{path}: holds a baseline {found.get('kind')}, expected {expected}")
         return kind._from_file(path, written, device)
 
     @classmethod
     @abstractmethod
-    def _from_file(cls, path: str | PathLike[str], written: dict[str, Any], device: str) -> Self:
+    def _from_file(cls, path: str, written: dict[str, Any], device: str) -> Self:
         """A fitted one from a file of this class, whose parameters are ``written``."""
 
     def _facts(self) -> dict[str, Any]:

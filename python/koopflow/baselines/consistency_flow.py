@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import _core
@@ -113,7 +112,7 @@ class ConsistencyFlow(Baseline):
         return {**super()._facts(), "history": self.history_}
 
     @classmethod
-    def _from_file(cls, path: str | PathLike[str], written: dict[str, Any], device: str) -> Self:
-        weights, text = _core.VelocityField.load(fspath(path), device=device)
+    def _from_file(cls, path: str, written: dict[str, Any], device: str) -> Self:
+        weights, text = _core.VelocityField.load(path, device=device)
         flow, history = FlowTeacher._around(weights), json.loads(text)["history"]
         return cls._read(path, written, device=weights.device)._adopt(flow, flow.event_shape_, history)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass
-from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,7 +59,7 @@ class TeachersOwn(PathBaseline):
         return header
 
     @classmethod
-    def _from_file(cls, path: str | PathLike[str], written: dict[str, Any], device: str) -> Self:
+    def _from_file(cls, path: str, written: dict[str, Any], device: str) -> Self:
         return cls._read(path, written).fit(FlowTeacher.load(path, device=device))
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from os import PathLike, fspath
+from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from .._arrays import Array
+from .._arrays import Array, as_path
 from .._conditioning import Conditioning
 from ..options import SHARED_TRAINING, Options, Training, Trajectories, to_json
 from ..progress import ProgressMeter
@@ -98,11 +98,11 @@ class TrainedBaseline(Baseline):
         return int(self._fitted().parameter_count)
 
     def save(self, path: str | PathLike[str]) -> None:
-        self._fitted().save(fspath(path), to_json(self._facts()))
+        self._fitted().save(as_path(path), to_json(self._facts()))
 
     @classmethod
-    def _from_file(cls, path: str | PathLike[str], written: dict[str, Any], device: str) -> Self:
-        student, _ = _core.Baseline.load(fspath(path), device=device)
+    def _from_file(cls, path: str, written: dict[str, Any], device: str) -> Self:
+        student, _ = _core.Baseline.load(path, device=device)
         baseline = cls._read(path, written, device=student.device)
         return baseline._adopt(student, student.event_shape, json.loads(student.history))
 

@@ -284,7 +284,12 @@ def refuse_existing(paths: Iterable[Path], *, overwrite: bool, hint: str = "") -
         raise UsageError(f"--output: {there[0]} is there already: --overwrite replaces it{hint}")
 
 
-def write_text(path: Path, text: str) -> Path:
-    """Write a small file whole or not at all."""
-    _core._write_atomically(fspath(path), text.encode())
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Write a file whole or not at all."""
+    _core._write_atomically(fspath(path), content)
     return path
+
+
+def write_text(path: Path, text: str) -> Path:
+    """As :func:`write_bytes`."""
+    return write_bytes(path, text.encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from .. import plotting
 from ..plotting._canvas import image_size, is_image
+from .inputs import write_bytes
 
 SUFFIXES = (".png", ".pdf", ".svg")
 
@@ -51,5 +53,6 @@ def columns_of(condition: NDArray[Any] | None) -> int | None:
 
 def save(axes: Any, path: Path) -> Path:
     """Write the figure of axes."""
-    axes.figure.savefig(path)
-    return path
+    picture = BytesIO()
+    axes.figure.savefig(picture, format=path.suffix[1:])
+    return write_bytes(path, picture.getvalue())

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import inspect
+from io import BytesIO
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from .._arrays import to_numpy
 from ..students import KoopmanDistiller
 from ..teachers import FlowTeacher
-from .inputs import conditions, load_either
+from .inputs import conditions, load_either, write_bytes
 from .options import Command, Settings, UsageError
 from .pictures import SUFFIXES, can_be_drawn, columns_of, draw_samples
 from .results import for_results, output_file, progress
@@ -69,12 +70,15 @@ def _run(settings: Settings) -> int:
     arrays = {"samples": samples} if condition is None else {"samples": samples, "condition": condition}
     if path.suffix in SUFFIXES:
         draw_samples(samples, path, columns=settings["columns"] or columns_of(condition))
-    elif path.suffix == ".npy":
-        np.save(path, samples)
-    elif path.suffix == ".npz":
-        np.savez(path, **arrays)  # type: ignore[arg-type]
+    elif path.suffix == ".safetensors":
+        write_bytes(path, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
     else:
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+        file = BytesIO()
+        if path.suffix == ".npy":
+            np.save(file, samples)
+        else:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+        write_bytes(path, file.getvalue())
     print(f"wrote {n} samples to {path}")
     return 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 from dataclasses import asdict
+from io import StringIO
 from typing import Any
 
 from .. import plotting
@@ -68,10 +69,11 @@ def _run(settings: Settings) -> int:
         return 0
     text, lines, numbers, values, modes, toml = (folder / name for name in NAMES)
     write_text(text, summary + "\n")
-    with lines.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(table[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
+    file = StringIO()
+    writer = csv.DictWriter(file, fieldnames=list(table[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    write_text(lines, file.getvalue())
     write_json(numbers, facts)
     written = [text, lines, numbers, values]
     if isinstance(spectrum, LevelSpectrum):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .._arrays import Array, as_batch
+from .._arrays import Array, as_batch, as_path
 from ..exceptions import ArgumentError, ShapeError
 
 
@@ -91,7 +91,7 @@ def feature_distance(features: Any, device: str) -> Callable[[Any, Any], tuple[A
 def network_of(features: Any, device: str) -> Callable[[Any], Any]:
     """A callable as it is, a TorchScript file as its module on a device."""
     if isinstance(features, (str, PathLike)):
-        path = Path(fspath(features))
+        path = Path(as_path(features))
         if not path.is_file():
             raise FileNotFoundError(f"features: no file {str(path)!r}")
         try:

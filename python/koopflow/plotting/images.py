@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from os import PathLike, fspath
+from io import BytesIO
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import AxesImage, imsave
 from numpy.typing import NDArray
 
-from .._arrays import Array, to_numpy
+from .. import _core
+from .._arrays import Array, as_path, to_numpy
 from ..datasets import to_uint8
 from ..exceptions import ArgumentError, ShapeError
 from ._canvas import FAINT, GAP, INK, SIZES, axes_or_new, dots, image_size, limits_of, square, titled
@@ -90,7 +92,9 @@ def save_image_grid(path: str | PathLike[str], images: Array, *, columns: int | 
         raise ShapeError(f"images: expected 1 or 3 channels, got {pixels.shape[3]}")
     gap = np.rint(255.0 * np.array(to_rgb(GAP))).astype(np.uint8)
     colours = np.broadcast_to(pixels, (*pixels.shape[:3], 3))
-    imsave(fspath(path), tiled(colours, columns or nearly_square(len(pixels)), gap), format="png")
+    png = BytesIO()
+    imsave(png, tiled(colours, columns or nearly_square(len(pixels)), gap), format="png")
+    _core._write_atomically(as_path(path), png.getvalue())
 
 
 def edit_strip(

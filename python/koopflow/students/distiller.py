@@ -6,11 +6,11 @@ import json
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from os import PathLike, fspath
+from os import PathLike
 from typing import Any, ClassVar
 
 from .. import _core
-from .._arrays import Array, as_batch, as_condition, checked_count
+from .._arrays import Array, as_batch, as_condition, as_path, checked_count
 from .._checkpointing import check_place, checkpointing
 from .._conditioning import Conditioning
 from .._ending import tell_ending
@@ -201,8 +201,7 @@ class KoopmanDistiller(FittedStudent):
             When an option is out of its range, or is not that of the file to resume.
         """
         files = checkpointing(checkpoint, checkpoint_every, checkpoint_minutes, resume)
-        if trajectory_file is not None:
-            check_place("trajectory_file", trajectory_file)
+        trajectories = check_place("trajectory_file", trajectory_file, reads=not refresh)
         field = checked_teacher(teacher).field
         config = {**teacher.pairing_, **self._config()}
         if features is not None:
@@ -221,7 +220,7 @@ class KoopmanDistiller(FittedStudent):
                 to_json(config),
                 condition=as_condition(condition),
                 **_points(teacher, data, config),
-                trajectory_file=None if trajectory_file is None else fspath(trajectory_file),
+                trajectory_file=trajectories,
                 refresh=refresh,
                 monitor=meter.monitor,
                 header=self._header(teacher=facts),
@@ -280,13 +279,13 @@ class KoopmanDistiller(FittedStudent):
         """Write the student to one safetensors file, atomically."""
         student = self._fitted()
         more = {"conversion": self.conversion_} if hasattr(self, "conversion_") else {}
-        student.save(fspath(path), self._header(teacher=self.teacher_, **more))
+        student.save(as_path(path), self._header(teacher=self.teacher_, **more))
 
     @classmethod
     def load(cls, path: str | PathLike[str], *, device: str = "cpu") -> KoopmanDistiller:
         """Read a student that :meth:`save` wrote. Raises ``FileNotFoundError``, or ``CheckpointError`` for
         what is not a whole koopflow student."""
-        student, text = _core.Student.load(fspath(path), device=name_of(device))
+        student, text = _core.Student.load(as_path(path), device=name_of(device))
         header = json.loads(text)
         distiller = cls._read(path, header.get("params", {}), device=student.device)
         distiller._adopt(student, header.get("teacher", {}))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from os import PathLike, fspath
+from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from sklearn.base import clone
 
 from .. import _core
-from .._arrays import Array, as_batch, as_condition, as_seed, checked_event_shape, to_numpy
+from .._arrays import Array, as_batch, as_condition, as_path, as_seed, checked_event_shape, to_numpy
 from .._batches import Stream
 from .._checkpointing import checkpointing
 from .._conditioning import Conditioning
@@ -191,7 +191,7 @@ class FlowTeacher(Flow, Parameters):
         condition = as_condition(condition)
         config = self._config(steps=steps, batch_size=batch_size)
         if self.seed is None and resume is not None:
-            config["seed"] = json.loads(_core.VelocityField.load(fspath(resume))[1])["params"]["seed"]
+            config["seed"] = json.loads(_core.VelocityField.load(as_path(resume))[1])["params"]["seed"]
         if noise is not None:
             noise, config["coupling"] = as_batch(noise, "noise"), "given"
         written = self._written(without=["event_shape"])
@@ -289,7 +289,7 @@ class FlowTeacher(Flow, Parameters):
         tensor([[1., 1.]])
         """
         attached = TorchModel(
-            exported(model) if isinstance(model, str | PathLike) else model,
+            exported(model) if isinstance(model, str | bytes | PathLike) else model,
             event_shape,
             convention,
             Conditioning(num_classes, condition_dim),
@@ -341,7 +341,7 @@ class FlowTeacher(Flow, Parameters):
         field = _torchscript(path, event_shape, conditioning, device, dtype, **asked)
         order = {"torchcfm": "t, x", "flow_matching": "x, t", "diffusers": "x, timestep"}[convention]
         called = f"forward({order}{', condition' if conditioning else ''}) with {sizes(field)}"
-        probe(field, f"{fspath(path)}: convention {convention!r} calls {called}")
+        probe(field, f"{as_path(path)}: convention {convention!r} calls {called}")
         return cls._around(field)
 
     @classmethod
@@ -437,7 +437,7 @@ class FlowTeacher(Flow, Parameters):
                 raise ArgumentError(f"event_shape: expected the teacher's {own}, got {event_shape}")
         elif event_shape is None:
             raise ArgumentError("event_shape: expected the shape of one sample, got None")
-        elif isinstance(model, str | PathLike):
+        elif isinstance(model, str | bytes | PathLike):
             _refuse("a TorchScript file", named)
             order = {"convention": "flow_matching"}
             raw = _torchscript(model, event_shape, conditioning, device or "cpu", dtype, **order)
@@ -626,7 +626,7 @@ class FlowTeacher(Flow, Parameters):
     def load(cls, path: str | PathLike[str], *, device: str = "cpu") -> FlowTeacher:
         """Read a teacher that :meth:`save` wrote. Raises ``FileNotFoundError`` or ``CheckpointError`` when
         there is no such file, or it is not a whole koopflow teacher."""
-        field, text = _core.VelocityField.load(fspath(path), device=name_of(device))
+        field, text = _core.VelocityField.load(as_path(path), device=name_of(device))
         header = json.loads(text)
         params = header.get("params")
         if params is None:
@@ -644,7 +644,7 @@ class FlowTeacher(Flow, Parameters):
         """Write the teacher to one safetensors file, atomically. Raises ``TeacherError`` for one that was
         attached: its code and weights are not koopflow's to write."""
         header = {"params": self._written(without=["event_shape"]), "history": self._history}
-        self.field.save(fspath(path), to_json(header))
+        self.field.save(as_path(path), to_json(header))
 
     # Its name before students and teachers had the same ones.
     history = Flow.history_
@@ -699,4 +699,4 @@ def _torchscript(
 ) -> _core.VelocityField:
     asked |= {"event_shape": checked_event_shape(event_shape), "conditioning": conditioning.to_json()}
     asked |= {"device": name_of(device), "dtype": None if dtype is None else name_of(dtype)}
-    return _core.VelocityField.torchscript(fspath(path), **asked)
+    return _core.VelocityField.torchscript(as_path(path), **asked)

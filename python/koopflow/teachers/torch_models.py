@@ -10,7 +10,6 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .. import _core
-from .._arrays import as_times, checked_count, checked_event_shape
+from .._arrays import StrOrBytesPath, as_path, as_times, checked_count, checked_event_shape
 from .._conditioning import Conditioning
 from ..exceptions import ArgumentError, CheckpointError, TeacherError
 from ..options import name_of
@@ -344,9 +343,9 @@ class TorchModel:
         return known[0] if known else "" if third and third[0].default is third[0].empty else usual
 
 
-def exported(path: str | PathLike[str]) -> torch.export.ExportedProgram:
+def exported(path: StrOrBytesPath) -> torch.export.ExportedProgram:
     """The program of a .pt2 file. Raises ``FileNotFoundError`` or ``CheckpointError`` without a whole one."""
-    name = fspath(path)
+    name = as_path(path)
     if not Path(name).is_file():
         raise FileNotFoundError(f"model: no file {name!r}")
     expected = f"{name}: expected a .pt2 file, as torch.export.save writes it, whole"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from .._arrays import as_path
 from ..exceptions import ArgumentError, CheckpointError
 
 # What training scripts keep weights under; the averaged ones are what is sampled from.
@@ -33,7 +34,7 @@ def read_state_dict(weights: str | PathLike[str] | Mapping[str, Any], key: str |
     Raises ``FileNotFoundError`` or ``CheckpointError`` for a file that is not there, or neither safetensors
     nor what ``torch.load`` reads as weights only; ``ArgumentError`` when there are no tensors under ``key``.
     """
-    stored = weights if isinstance(weights, Mapping) else _read(Path(fspath(weights)))
+    stored = weights if isinstance(weights, Mapping) else _read(Path(as_path(weights)))
     if key is not None:
         if not isinstance(stored.get(key), Mapping):
             raise ArgumentError(f"key: expected one of {sorted(map(str, stored))}, got {key!r}")

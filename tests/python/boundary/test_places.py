@@ -1,0 +1,225 @@
+"""Places of files: a wrong one is found before any work, and a disk that fills up takes no model with it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from koopflow import FlowTeacher, KoopmanDistiller, TensorBoardLogger, baselines, datasets, plotting
+from koopflow.cli import main
+from koopflow.exceptions import ArgumentError
+
+TINY = {"width": 8, "depth": 1, "steps": 12, "trajectories": 64}
+DATA = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
+
+Fit = Callable[[FlowTeacher, object], object]
+FITS: dict[str, tuple[str, Fit]] = {
+    "student's checkpoint": (
+        "checkpoint",
+        lambda teacher, path: KoopmanDistiller(**TINY).fit(teacher, checkpoint=path, progress=False),
+    ),
+    "student's trajectories": (
+        "trajectory_file",
+        lambda teacher, path: KoopmanDistiller(**TINY).fit(teacher, trajectory_file=path, progress=False),
+    ),
+    "teacher's checkpoint": (
+        "checkpoint",
+        lambda _, path: FlowTeacher((2,), width=8, depth=1, steps=12).fit(
+            DATA, checkpoint=path, progress=False
+        ),
+    ),
+    "baseline's trajectories": (
+        "trajectory_file",
+        lambda teacher, path: baselines.PlainNetwork(**TINY).fit(
+            teacher, trajectory_file=path, progress=False
+        ),
+    ),
+}
+WRONG: dict[str, tuple[Callable[[Path], object], type[Exception]]] = {
+    "no folder": (lambda folder: folder / "no" / "run.safetensors", FileNotFoundError),
+    "a folder": (lambda folder: folder, ArgumentError),
+    "in a file": (lambda folder: folder / "file" / "run.safetensors", FileNotFoundError),
+    "link to nowhere": (lambda folder: folder / "link", FileNotFoundError),
+    "too long": (lambda folder: folder / ("x" * 300), OSError),
+    "empty": (lambda _: "", ArgumentError),
+    "with a null": (lambda _: "run\0", ArgumentError),
+    "a number": (lambda _: 3, ArgumentError),
+    # Nobody can make a file there, not even root.
+    "no files allowed": (lambda _: "/proc/run.safetensors", OSError),
+}
+
+
+@pytest.mark.parametrize("place", WRONG)
+@pytest.mark.parametrize("fit", FITS)
+def test_a_wrong_place_is_found_before_any_work(fit: str, place: str, tmp_path: Path) -> None:
+    if place == "no files allowed" and not sys.platform.startswith("linux"):
+        pytest.skip("the folder /proc is Linux's")
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "link").symlink_to(tmp_path / "no" / "run.safetensors")
+    calls = 0
+
+    def velocity(t: object, x: object) -> object:
+        nonlocal calls
+        calls += 1
+        return -x  # type: ignore[operator]
+
+    teacher = FlowTeacher.from_torch(velocity, (2,))
+    calls = 0
+    (where, kind), (argument, run) = WRONG[place], FITS[fit]
+    with pytest.raises(kind, match=argument):
+        run(teacher, where(tmp_path))
+    assert calls == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
+
+
+@pytest.mark.skipif(
+    hasattr(os, "geteuid") and os.geteuid() == 0 and not os.environ.get("KOOPFLOW_READ_ONLY"),
+    reason="permissions do not bind root; KOOPFLOW_READ_ONLY names a folder of a read-only mount",
+)
+@pytest.mark.parametrize("fit", FITS)
+def test_a_folder_that_cannot_be_written_is_found_before_any_work(fit: str, tmp_path: Path) -> None:
+    folder = Path(os.environ.get("KOOPFLOW_READ_ONLY", tmp_path))
+    if folder == tmp_path:
+        tmp_path.chmod(0o500)
+    argument, run = FITS[fit]
+    with pytest.raises(OSError, match=argument):
+        run(FlowTeacher.gaussian([0.0, 0.0], np.eye(2)), folder / "run.safetensors")
+
+
+def test_a_log_that_has_no_place_is_found_before_any_work(gaussian: FlowTeacher, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    (tmp_path / "file").write_text("in the way")
+    before = gaussian.evaluations
+    with pytest.raises(OSError, match="log_dir"):
+        KoopmanDistiller(**TINY).fit(gaussian, log_dir=tmp_path / "file" / "log", progress=False)
+    assert gaussian.evaluations == before
+
+
+def test_trajectories_on_a_full_or_read_only_disk_are_read(gaussian: FlowTeacher, tmp_path: Path) -> None:
+    file = tmp_path / "paths.safetensors"
+    first = KoopmanDistiller(**TINY).fit(gaussian, trajectory_file=file, progress=False)
+    with full_disk():
+        again = KoopmanDistiller(**TINY).fit(gaussian, trajectory_file=file, progress=False)
+    np.testing.assert_array_equal(again.sample(x0=DATA), first.sample(x0=DATA))
+
+
+def test_paths_may_be_bytes(student: KoopmanDistiller, gaussian: FlowTeacher, tmp_path: Path) -> None:
+    file = os.fsencode(tmp_path / "file.safetensors")
+    for model in (student, gaussian, baselines.OdeSolver().fit(gaussian)):
+        model.save(file)
+        loaded = type(model).load(file)
+        np.testing.assert_array_equal(loaded.sample(x0=DATA), model.sample(x0=DATA))
+    KoopmanDistiller(**TINY).fit(gaussian, checkpoint=file, trajectory_file=file + b"2", progress=False)
+    assert sorted(os.listdir(tmp_path)) == ["file.safetensors", "file.safetensors2"]
+
+
+@contextlib.contextmanager
+def full_disk(room: int = 512) -> Iterator[None]:
+    """No file grows beyond ``room`` bytes: a write fails half way, as on a disk that fills up."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_leaves_old_files_whole(
+    student: KoopmanDistiller, gaussian: FlowTeacher, tmp_path: Path
+) -> None:
+    trained = FlowTeacher((2,), width=8, depth=1, steps=3).fit(DATA, progress=False)
+    network = baselines.PlainNetwork(**TINY).fit(gaussian, progress=False)
+    images = datasets.digits()[0][:4].reshape(4, 1, 8, 8)
+    writers = {
+        "student": student.save,
+        "teacher": trained.save,
+        "baseline": network.save,
+        "solver": baselines.OdeSolver().fit(trained).save,
+        "images": lambda path: plotting.save_image_grid(path, np.tile(images, (40, 1, 1, 1))),
+    }
+    for name, write in writers.items():
+        file = tmp_path / name
+        write(file)
+        before = file.read_bytes()
+        with full_disk(), pytest.raises(OSError, match=name):
+            write(file)
+        assert file.read_bytes() == before
+    assert sorted(os.listdir(tmp_path)) == sorted(writers)
+
+
+@pytest.mark.parametrize("kind", ["student", "teacher"])
+def test_a_full_disk_during_training_loses_no_model(kind: str, gaussian: FlowTeacher, tmp_path: Path) -> None:
+    file = tmp_path / "run.safetensors"
+    model = KoopmanDistiller(**TINY) if kind == "student" else FlowTeacher((2,), width=8, depth=1, steps=12)
+    with full_disk(), pytest.warns(RuntimeWarning, match=f"could not be written: .*{file.name}"):
+        model.fit(
+            gaussian if kind == "student" else DATA, checkpoint=file, checkpoint_every=4, progress=False
+        )
+    assert (model.history_["steps"], model.history_["stopped"]) == (12, "completed")
+    assert np.isfinite(model.sample(x0=DATA)).all()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_keeps_the_last_checkpoint_that_was_whole(gaussian: FlowTeacher, tmp_path: Path) -> None:
+    file = tmp_path / "run.safetensors"
+    options = {"checkpoint": file, "checkpoint_every": 4, "progress": False}
+    long = {**TINY, "steps": 24, "training": {"evaluate_every": 6}}
+
+    def cut(event: dict) -> None:
+        if event["stage"] == "student" and event["step"] >= 12:
+            raise RuntimeError("cut")
+
+    whole = KoopmanDistiller(**long).fit(gaussian, progress=False)
+    with pytest.raises(RuntimeError, match="cut"):
+        KoopmanDistiller(**long).fit(gaussian, callback=cut, **options)
+    before = file.read_bytes()
+    with full_disk(), pytest.warns(RuntimeWarning, match="could not be written"):
+        full = KoopmanDistiller(**long).fit(gaussian, resume=file, **options)
+    assert file.read_bytes() == before
+    again = KoopmanDistiller(**long).fit(gaussian, resume=file, **options)
+    for student in (full, again, KoopmanDistiller.load(file)):
+        np.testing.assert_array_equal(student.sample(x0=DATA), whole.sample(x0=DATA))
+
+
+def test_a_full_disk_while_trajectories_are_kept_is_an_error_that_names_the_file(
+    gaussian: FlowTeacher, tmp_path: Path
+) -> None:
+    file = tmp_path / "paths.safetensors"
+    for model in (KoopmanDistiller(**TINY), baselines.PlainNetwork(**TINY)):
+        with full_disk(), pytest.raises(OSError, match="paths"):
+            model.fit(gaussian, trajectory_file=file, progress=False)
+    # With room again, the fit goes on from what is there.
+    KoopmanDistiller(**TINY).fit(gaussian, trajectory_file=file, progress=False)
+    assert list(tmp_path.iterdir()) == [file]
+
+
+# TensorBoard's own thread dies, which it says on standard error.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_full_disk_ends_a_log_and_not_the_fit(gaussian: FlowTeacher, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    with full_disk(100), pytest.warns(RuntimeWarning, match=r"log_dir: .*its curves end here"):
+        student = KoopmanDistiller(**TINY).fit(gaussian, log_dir=tmp_path / "log", progress=False)
+    assert np.isfinite(student.sample(x0=DATA)).all()
+    with pytest.raises(ArgumentError, match="log_dir"):
+        TensorBoardLogger("\0")
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.safetensors", "x.png"])
+def test_a_full_disk_is_one_line_of_the_command(
+    name: str, student: KoopmanDistiller, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    student.save(tmp_path / "student.safetensors")
+    with full_disk():
+        code = main(
+            ["sample", str(tmp_path / "student.safetensors"), "-n", "500", "--output", str(tmp_path / name)]
+        )
+    assert code == 1
+    assert name in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["student.safetensors"]
