@@ -230,13 +230,13 @@ def raises(t, x):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (lambda t, x: x[:, :1], r"expected a velocity \(3, 2\), got \(3, 1\)"),
-        (lambda t, x: x * float("nan"), "finite values, got 6 that are not"),
-        (lambda t, x: x.long(), "float32 velocity, got int64"),
+        (lambda t, x: x[:, :1], r"tensor of shape \(3, 1\); expected a floating-point torch tensor \(3, 2\)"),
+        (lambda t, x: x * float("nan"), "6 NaN and 0 infinite values among 6; expected finite values"),
+        (lambda t, x: x.long(), "a tensor of dtype int64; expected a floating-point torch tensor"),
         (lambda t, x: x.numpy(), "expected a torch.Tensor, got ndarray"),
-        (lambda t, x: x.to("meta"), "expected a velocity on cpu, got one on meta"),
+        (lambda t, x: x.to("meta"), "tensors on meta"),
         (lambda x: x, "raised TypeError"),
-        (raises, "the model raised ZeroDivisionError: mine"),
+        (raises, "velocity raised ZeroDivisionError: mine"),
     ],
 )
 def test_a_model_that_is_no_velocity_is_refused_when_attached(model, message):
