@@ -7,17 +7,19 @@ import os
 import tempfile
 from typing import Any
 
+from . import _core
 from ._arrays import StrOrBytesPath, as_path
-from .exceptions import ArgumentError
+from .exceptions import ArgumentError, CheckpointError
 
 
 def checkpointing(
+    kind: str,
     checkpoint: StrOrBytesPath | None,
     every: int | None,
     minutes: float | None,
     resume: StrOrBytesPath | None,
 ) -> dict[str, Any]:
-    """Arguments of the core that say when training writes its state, and where it goes on from.
+    """Arguments of the core that say when training of ``kind`` writes its state, and where it goes on from.
 
     Raises ``ArgumentError`` for times without a file or that are not positive, and whatever
     :func:`check_place` does: better now than after the first hour.
@@ -29,19 +31,19 @@ def checkpointing(
     if not (minutes is None or minutes > 0):
         raise ArgumentError(f"checkpoint_minutes: expected a positive number, got {minutes}")
     return {
-        "checkpoint": check_place("checkpoint", checkpoint),
+        "checkpoint": check_place("checkpoint", checkpoint, kind),
         "checkpoint_every": every,
         "checkpoint_seconds": None if minutes is None else 60.0 * minutes,
         "resume": None if resume is None else as_path(resume, "resume"),
     }
 
 
-def check_place(argument: str, file: StrOrBytesPath | None, *, reads: bool = False) -> str | None:
+def check_place(argument: str, file: StrOrBytesPath | None, kind: str, *, reads: bool = False) -> str | None:
     """The path of a file, as text, once it is known that it can be written: better now than after an hour.
 
-    With ``reads``, a file that is there is only read. Raises ``ArgumentError`` for what is no path or is a
-    folder, and the system's ``OSError``, such as ``FileNotFoundError``, where no file can be made; all name
-    the argument.
+    With ``reads``, a file that is there is only read; else it is replaced if it is of ``kind`` or empty.
+    Raises ``ArgumentError`` for what is no path, a folder or a file of another kind, and the system's
+    ``OSError``, such as ``FileNotFoundError``, where no file can be made; all name the argument.
     """
     if file is None:
         return None
@@ -62,4 +64,27 @@ def check_place(argument: str, file: StrOrBytesPath | None, *, reads: bool = Fal
             pass
     except OSError as error:
         raise OSError(error.errno, f"{argument}: {error.strerror}", path) from error
+    found = kind_of(path)
+    if found not in (None, kind):
+        raise ArgumentError(f"{argument}: expected a new file or one of {kind}, got {path!r} of {found}")
     return path
+
+
+def kind_of(path: str) -> str | None:
+    """What a file holds, ``"a student"`` for instance; None where nothing is lost with it."""
+    try:
+        kind = _core.describe_file(path)[0] if os.path.getsize(path) else None
+    except FileNotFoundError:
+        return None
+    except CheckpointError:
+        return "something else"
+    return kind if kind in (None, "trajectories") else f"a {kind}"
+
+
+def check_apart(**files: str | None) -> None:
+    """Refuse one file for two purposes. Raises ``ArgumentError`` that names both arguments."""
+    places: dict[str, str] = {}
+    for argument, path in files.items():
+        other = places.setdefault(os.path.realpath(path), argument) if path else argument
+        if other != argument:
+            raise ArgumentError(f"{argument}: expected another file than that of {other}, got {path!r}")

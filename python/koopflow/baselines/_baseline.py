@@ -83,7 +83,9 @@ class Baseline(Parameters, ABC):
             checked_teacher(teacher),
             data=data,
             condition=as_condition(condition),
-            trajectory_file=check_place("trajectory_file", trajectory_file, reads=not refresh),
+            trajectory_file=check_place(
+                "trajectory_file", trajectory_file, "trajectories", reads=not refresh
+            ),
             refresh=refresh,
             progress=progress,
         )

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from .. import _core
 from .._arrays import Array, as_batch, as_condition, as_path, checked_count
-from .._checkpointing import check_place, checkpointing
+from .._checkpointing import check_apart, check_place, checkpointing
 from .._conditioning import Conditioning
 from .._ending import tell_ending
 from ..metrics.features import feature_distance
@@ -200,8 +200,9 @@ class KoopmanDistiller(FittedStudent):
         ArgumentError
             When an option is out of its range, or is not that of the file to resume.
         """
-        files = checkpointing(checkpoint, checkpoint_every, checkpoint_minutes, resume)
-        trajectories = check_place("trajectory_file", trajectory_file, reads=not refresh)
+        files = checkpointing("a student", checkpoint, checkpoint_every, checkpoint_minutes, resume)
+        trajectories = check_place("trajectory_file", trajectory_file, "trajectories", reads=not refresh)
+        check_apart(checkpoint=files["checkpoint"], trajectory_file=trajectories)
         field = checked_teacher(teacher).field
         config = {**teacher.pairing_, **self._config()}
         if features is not None:

@@ -174,7 +174,7 @@ class FlowTeacher(Flow, Parameters):
         CheckpointError, FileNotFoundError
             When ``resume`` is not a file of a training, or there is no folder for ``checkpoint``.
         """
-        files = checkpointing(checkpoint, checkpoint_every, checkpoint_minutes, resume)
+        files = checkpointing("a teacher", checkpoint, checkpoint_every, checkpoint_minutes, resume)
         stream = Stream.of(data, "data", self.event_shape)
         if stream is not None:
             for name, given in (("noise", noise), ("condition", condition)):

@@ -115,6 +115,7 @@ def test_paths_may_be_bytes(student: KoopmanDistiller, gaussian: FlowTeacher, tm
         model.save(file)
         loaded = type(model).load(file)
         np.testing.assert_array_equal(loaded.sample(x0=DATA), model.sample(x0=DATA))
+    os.remove(file)
     KoopmanDistiller(**TINY).fit(gaussian, checkpoint=file, trajectory_file=file + b"2", progress=False)
     assert sorted(os.listdir(tmp_path)) == ["file.safetensors", "file.safetensors2"]
 
@@ -223,3 +224,47 @@ def test_a_full_disk_is_one_line_of_the_command(
     assert code == 1
     assert name in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["student.safetensors"]
+
+
+# --- one place for two purposes, and files of another kind ------------------------------------------
+
+
+def test_one_file_for_two_purposes_is_refused(gaussian: FlowTeacher, tmp_path: Path) -> None:
+    path, link = tmp_path / "run.safetensors", tmp_path / "link.safetensors"
+    link.symlink_to(path)
+    words = "trajectory_file: expected another file than that of checkpoint"
+    for other in (path, str(path), os.fsencode(path), link):
+        with pytest.raises(ArgumentError, match=words):
+            KoopmanDistiller(**TINY).fit(gaussian, checkpoint=path, trajectory_file=other, progress=False)
+    assert not path.exists()
+
+
+def test_a_file_of_another_kind_is_not_replaced(gaussian: FlowTeacher, tmp_path: Path) -> None:
+    def teach(file: str) -> None:
+        FlowTeacher((2,), width=8, depth=1, steps=2).fit(DATA, checkpoint=tmp_path / file, progress=False)
+
+    def distil(file: str) -> None:
+        KoopmanDistiller(**TINY).fit(gaussian, checkpoint=tmp_path / file, progress=False)
+
+    def solve(file: str) -> None:
+        fit = baselines.PlainNetwork(**TINY).fit
+        fit(gaussian, trajectory_file=tmp_path / file, refresh=True, progress=False)
+
+    fits = {"teacher": teach, "student": distil, "trajectories": solve}
+    for file, fit in fits.items():
+        fit(file)
+        # An empty file, such as tempfile makes, is a new one.
+        (tmp_path / "empty").write_bytes(b"")
+        fit("empty")
+    (tmp_path / "notes").write_text("mine")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for own, fit in fits.items():
+        for file in {"teacher", "student", "trajectories", "notes"} - {own}:
+            with pytest.raises(
+                ArgumentError, match=rf": expected a new file or one of (a )?{own}, got .*{file}'"
+            ):
+                fit(file)
+        fit(own)
+    assert before["notes"] == b"mine"
+    for path in tmp_path.iterdir():
+        assert path.name in fits or path.read_bytes() == before[path.name]
