@@ -11,6 +11,9 @@ from . import _core
 from ._arrays import StrOrBytesPath, as_path
 from .exceptions import ArgumentError, CheckpointError
 
+# What is said of a file that koopflow did not write.
+OTHER = "something else"
+
 
 def checkpointing(
     kind: str,
@@ -77,7 +80,7 @@ def kind_of(path: str) -> str | None:
     except FileNotFoundError:
         return None
     except CheckpointError:
-        return "something else"
+        return OTHER
     return kind if kind in (None, "trajectories") else f"a {kind}"
 
 

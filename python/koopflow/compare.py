@@ -231,6 +231,8 @@ def compare(
     ('Euler, 4 steps', 4)
     """
     n, seed = checked_count(n), as_seed(seed)
+    if n == 1:
+        raise ArgumentError("n: expected at least 2, got 1")
     shape, held_out = checked_teacher(teacher).event_shape_, to_numpy(as_batch(data, "data"))
     if held_out.shape[1:] != shape or len(held_out) < 8:
         raise ShapeError(f"data: expected at least 8 samples of shape {shape}, got an array {held_out.shape}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..compare import compare as compare_methods
 from .inputs import DataOptions, conditioning_of, load, load_teacher
 from .options import Command, Settings, Stopped
-from .results import for_results, output_file, progress, write_json
+from .results import for_results, output_file, progress, say, write_json
 
 
 def compare() -> Command:
@@ -33,9 +33,9 @@ def _run(settings: Settings) -> int:
     data = load(settings.table("data"), labels=bool(conditioning_of(teacher)))
     keywords |= {"condition": data.held_out_labels, "progress": progress(quiet=settings["quiet"])}
     table = compare_methods(teacher, data.held_out, **keywords)
-    print(table)
+    say(table)
     if output is not None:
-        print(f"wrote {write_json(output, table.to_dict())}")
+        say(f"wrote {write_json(output, table.to_dict())}")
     if table.interrupted:
         raise Stopped("interrupted: the table has the methods that were finished")
     return 0

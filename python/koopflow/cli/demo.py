@@ -23,7 +23,7 @@ from ..teachers import FlowTeacher
 from .inputs import output_folder
 from .options import Command, Settings
 from .pictures import save
-from .results import progress, write_json
+from .results import progress, say, write_json
 
 # Beyond every seed that trains something here.
 NOISE_SEED = 987_654_321
@@ -76,7 +76,7 @@ def _run(settings: Settings) -> int:
         results["cases"][case.name] = run_case(case, settings, folder)
     results["seconds"] = time.perf_counter() - started
     write_json(folder / "results.json", results)
-    print(f"\n{results['seconds']:.0f} s in all; results.json, students and pictures are in {folder}")
+    say(f"\n{results['seconds']:.0f} s in all; results.json, students and pictures are in {folder}")
     return 0
 
 
@@ -109,7 +109,7 @@ def cases(seed: int, *, quick: bool) -> list[Case]:
 def run_case(case: Case, settings: Settings, folder: Path) -> dict[str, Any]:
     """Train, distil, measure and draw one case: its part of results.json."""
     shape, shown, quick = case.train.shape[1:], progress(), settings["quick"]
-    print(f"\n{case.name}: {len(case.train)} samples of shape {shape}, {len(case.held_out)} held out")
+    say(f"\n{case.name}: {len(case.train)} samples of shape {shape}, {len(case.held_out)} held out")
     shared = {"seed": settings["seed"], "device": settings["device"]}
     teacher = FlowTeacher(shape, coupling="ot", steps=case.teacher_steps, **shared)
     teacher.fit(case.train, progress=shown)
@@ -121,8 +121,8 @@ def run_case(case: Case, settings: Settings, folder: Path) -> dict[str, Any]:
         {name: model.history_[name] for name in ("steps", "seconds", "stopped")}
         for model in (teacher, student)
     )
-    print(f"  teacher: {of_teacher['steps']} steps in {of_teacher['seconds']:.0f} s")
-    print(f"  student: {of_student['steps']} steps in {of_student['seconds']:.0f} s, trajectories included\n")
+    say(f"  teacher: {of_teacher['steps']} steps in {of_teacher['seconds']:.0f} s")
+    say(f"  student: {of_student['steps']} steps in {of_student['seconds']:.0f} s, trajectories included\n")
     methods = {f"teacher, Euler {k}": OdeSolver(solver="euler", steps=k) for k in EULER_STEPS}
     # Equally many samples on both sides.
     n = min(500 if quick else 2_000, len(case.held_out))
@@ -140,9 +140,9 @@ def run_case(case: Case, settings: Settings, folder: Path) -> dict[str, Any]:
     floor = {"energy": report.floor.energy, "wasserstein2": report.floor.wasserstein2}
     rows = [*table.rows, {**dict.fromkeys(COLUMNS), "method": "data against data", **floor}]
     columns = {name: head for name, head in COLUMNS.items() if name not in ("fit_seconds", "steps", "reason")}
-    print(text_table(rows, columns, decimals=DECIMALS))
+    say(text_table(rows, columns, decimals=DECIMALS))
     said = verdict(case, table.rows[0], table.rows[-1])
-    print(f"\n{said}")
+    say(f"\n{said}")
     student.save(folder / f"{case.name}-student.safetensors")
     draw(case, teacher, student, folder)
     return {

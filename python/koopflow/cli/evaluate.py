@@ -9,7 +9,7 @@ import numpy as np
 from ..students import KoopmanDistiller
 from .inputs import DataOptions, conditioning_of, load, load_student, load_teacher
 from .options import Command, Settings, UsageError, plain
-from .results import for_results, output_file, write_json
+from .results import for_results, output_file, say, write_json
 
 
 def evaluate() -> Command:
@@ -46,8 +46,8 @@ def _run(settings: Settings) -> int:
     if condition is not None:
         condition = np.resize(condition, (keywords["n"], *condition.shape[1:]))
     report = student.evaluate(teacher, data.held_out, condition=condition, **keywords)
-    print(report)
+    say(report)
     tables = {name: plain(settings.table(name)) for name in settings.tables}
     write_json(output, {"evaluation": report.to_dict(), "held_out": len(data.held_out), "settings": tables})
-    print(f"wrote {output}")
+    say(f"wrote {output}")
     return 0

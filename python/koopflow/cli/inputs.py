@@ -292,4 +292,4 @@ def write_bytes(path: Path, content: bytes) -> Path:
 
 def write_text(path: Path, text: str) -> Path:
     """As :func:`write_bytes`."""
-    return write_bytes(path, text.encode())
+    return write_bytes(path, text.encode(errors="surrogateescape"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -16,6 +17,8 @@ from .options import Command, Settings, Stopped, UsageError
 
 # Exit codes besides 0.
 USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
+# System errors that say nothing about the place that was given: a disk that fills up or breaks.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 # The module and function that give each command, and what the help says of it.
 COMMANDS = {
     "train-teacher": ("training", "train_teacher", "train a flow-matching teacher on data"),
@@ -43,10 +46,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     2 for a wrong argument, key or file, 1 for a failure, 130 after Ctrl-C; a line on standard error says why.
     """
-    if sys.stderr is None or sys.stderr.closed:
-        # Services run without standard error; bars, warnings and other libraries all expect one.
-        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None or getattr(sys, stream).closed:
+            # Services run without them; bars, warnings and other libraries all expect both.
+            setattr(sys, stream, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
     name, *rest = sys.argv[1:] if arguments is None else arguments or [""]
+    code = 0
+    try:
+        code = _run(name, rest)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Nobody reads on, as in koopflow ... | head, and Python must not try to write what is left.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
+
+
+def _run(name: str, arguments: Sequence[str]) -> int:
+    """Run the command of that name, and say in one line what ended it."""
     if name in ("-h", "--help"):
         print(HELP, end="")
         return 0
@@ -54,18 +70,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         said = f"no command {name!r}{nearest(name, COMMANDS)}" if name else "expected a command"
         return _fail(f"koopflow: error: {said} (see koopflow --help)", USAGE_ERROR)
     try:
-        return _run(name, rest)
+        return _command(name, arguments)
     except KeyboardInterrupt:
         return _fail("koopflow: interrupted", INTERRUPTED)
     except Stopped as stopped:
         return _fail(f"koopflow {name}: {stopped}", INTERRUPTED)
-    except OverflowError as error:
-        return _fail(f"koopflow {name}: error: a number is out of its range: {error}", USAGE_ERROR)
-    except (UsageError, KoopflowError, OSError) as error:
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        said = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+        return _fail(f"koopflow {name}: error: {said}", FAILURE if error.errno in FULL else USAGE_ERROR)
+    except (UsageError, KoopflowError) as error:
         # What koopflow says of an option, a file or data that a person gave is a ValueError too.
-        given = isinstance(error, UsageError | ValueError | FileNotFoundError)
-        wrong = given and not isinstance(error, TeacherError)
+        wrong = isinstance(error, UsageError | ValueError) and not isinstance(error, TeacherError)
         return _fail(f"koopflow {name}: error: {error}", USAGE_ERROR if wrong else FAILURE)
+    except (MemoryError, RuntimeError) as error:
+        # Of NumPy and torch, where koopflow asked for more memory than there is.
+        said = "out of memory: " * isinstance(error, MemoryError) + str(error).partition("\n")[0]
+        return _fail(f"koopflow {name}: error: {said}", FAILURE)
 
 
 def versions() -> Command:
@@ -78,7 +100,7 @@ def versions() -> Command:
     return Command("versions", "Prints the versions of koopflow and of what it runs on.", run)
 
 
-def _run(name: str, arguments: Sequence[str]) -> int:
+def _command(name: str, arguments: Sequence[str]) -> int:
     module, function, _ = COMMANDS[name]
     # Only what this command needs is imported.
     command: Command = getattr(importlib.import_module(f".{module}", __package__), function)()

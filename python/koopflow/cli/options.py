@@ -167,8 +167,13 @@ class Command:
         except argparse.ArgumentError as error:
             raise UsageError(_one_line(str(error), self._nested)) from error
         for full in (full for keys in self.tables.values() for full in keys.values()):
-            if full.endswith("seed") and values[full] is not None and not 0 <= values[full] < 2**62:
-                raise UsageError(f"--{full}: expected a non-negative integer, got {values[full]}")
+            value = values[full]
+            if full.endswith("seed") and value is not None and not 0 <= value < 2**62:
+                raise UsageError(f"--{full}: expected a non-negative integer, got {value}")
+            if isinstance(value, int) and abs(value) >= 2**63:
+                raise UsageError(f"--{full}: expected an integer of 64 bits, got {value}")
+            if isinstance(value, str) and "\0" in value:
+                raise UsageError(f"--{full}: expected text without a null character, got {value!r}")
         tables = {name: keys for name, keys in self.tables.items() if name}
         return Settings(self.name, tables, values, defaults, config)
 
@@ -263,15 +268,17 @@ def _one_line(message: str, nested: Collection[str]) -> str:
     '--steps: expected int, got wide'
     """
     key = ".".join(re.findall(r'Parser key "([^"]+)"', message))
-    unknown = re.search(r"Option '(\w+)' is not accepted", message)
+    unknown = re.search(
+        r"(?<=Option ')\w+(?=' is not accepted)|(?<=unrecognized arguments: --)[\w.]+", message
+    )
     if unknown is not None:
-        return f"--{key}: no option {unknown[1]!r}{nearest(f'{key}.{unknown[1]}', nested)}"
+        return f"--{key}: no option {unknown[0]!r}{nearest(f'{key}.{unknown[0]}', nested)}"
     got = re.search(r"(?:Got|Given) value: (.*)", message)
     if not key or got is None:
         return " ".join(message.split())
     kinds = re.findall(r"Expected an? (?:<class ')?(\w[^'>.\n]*)", message)
-    if "import path" in message or "Not a valid subclass" in message:
-        kinds = ["a table", *(kind for kind in kinds if "import path" not in kind)]
+    if "import path" in message or "Not a valid subclass" in message or "collections" in kinds:
+        kinds = ["a table", *(kind for kind in kinds if "import path" not in kind and kind != "collections")]
     kinds = sorted(dict.fromkeys(NONE if kind == "NoneType" else kind for kind in kinds), key=NONE.__eq__)
     return f"--{key}: expected {' or '.join(kinds)}, got {got[1]}"
 

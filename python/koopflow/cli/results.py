@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from .._checkpointing import OTHER, check_apart, kind_of
 from ..progress import LABELS, ProgressEvent, ProgressFunction, format_values, somebody_is_looking
 from .inputs import make, refuse_existing, write_text
 from .options import Command, Settings, UsageError
@@ -31,13 +32,29 @@ def output_file(settings: Settings, endings: Sequence[str], *, default: Path | N
         got = "nothing" if given is None else repr(given)
         raise UsageError(f"--output: expected a file that ends in {', '.join(endings)}, got {got}")
     refuse_existing([path], overwrite=settings["overwrite"])
+    check_apart(**inputs(settings), **{"--output": str(path)})
+    if path.suffix == ".safetensors" and (found := kind_of(str(path))) not in (None, OTHER):
+        raise UsageError(f"--output: expected a new file or one of samples, got {str(path)!r} of {found}")
     make(path.parent)
     return path
+
+
+def inputs(settings: Settings) -> dict[str, str | None]:
+    """What a command reads, by flag; none of it is a place for results."""
+    values = settings.values
+    places = {f"--{name}": values.get(name) for name in ("student", "teacher", "condition", "features")}
+    return {**places, "--data": values.get("data.source"), "--trajectory_file": values.get("trajectory_file")}
 
 
 def write_json(path: Path, facts: Any) -> Path:
     """Write plain values as an indented JSON file."""
     return write_text(path, json.dumps(facts, indent=2) + "\n")
+
+
+def say(text: object) -> None:
+    """Print a line. That nobody reads on, as in ``koopflow ... | head``, is no reason to end."""
+    with contextlib.suppress(BrokenPipeError):
+        print(text, flush=True)
 
 
 def progress(*, quiet: bool = False, stream: TextIO | None = None) -> bool | ProgressFunction:

@@ -15,7 +15,7 @@ from ..teachers import FlowTeacher
 from .inputs import conditions, load_either, write_bytes
 from .options import Command, Settings, UsageError
 from .pictures import SUFFIXES, can_be_drawn, columns_of, draw_samples
-from .results import for_results, output_file, progress
+from .results import for_results, output_file, progress, say
 
 ARRAYS = (".npy", ".npz", ".safetensors")
 
@@ -62,6 +62,9 @@ def _run(settings: Settings) -> int:
             raise UsageError(f"sample.{key}: not for a {kind}")
     if "modes" in given:
         given["modes"] = parsed_modes(given["modes"])
+    columns = columns_of(condition) if settings["columns"] is None else settings["columns"]
+    if columns is not None and columns < 1:
+        raise UsageError(f"--columns: expected at least 1, got {columns}")
     shown = progress(quiet=settings["quiet"])
     try:
         samples = to_numpy(model.sample(n, condition=condition, **given, progress=shown))
@@ -69,7 +72,7 @@ def _run(settings: Settings) -> int:
         raise UsageError(f"--modes: {error}") from error
     arrays = {"samples": samples} if condition is None else {"samples": samples, "condition": condition}
     if path.suffix in SUFFIXES:
-        draw_samples(samples, path, columns=settings["columns"] or columns_of(condition))
+        draw_samples(samples, path, columns=columns)
     elif path.suffix == ".safetensors":
         write_bytes(path, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
     else:
@@ -79,7 +82,7 @@ def _run(settings: Settings) -> int:
         else:
             np.savez(file, **arrays)  # type: ignore[arg-type]
         write_bytes(path, file.getvalue())
-    print(f"wrote {n} samples to {path}")
+    say(f"wrote {n} samples to {path}")
     return 0
 
 
@@ -95,7 +98,10 @@ def parsed_modes(modes: int | str | list[int]) -> Any:
         return modes
     try:
         if ":" in modes:
-            return slice(*(int(part) if part.strip() else None for part in modes.split(":")))
+            places = slice(*(int(part) if part.strip() else None for part in modes.split(":")))
+            # A step of zero is a ValueError here.
+            places.indices(1)
+            return places
         return [int(part) for part in modes.split(",")]
     except (ValueError, TypeError):
         raise UsageError(f"--modes: expected 3, [0, 1, 4] or :20, got {modes!r}") from None

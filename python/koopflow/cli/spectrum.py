@@ -15,7 +15,7 @@ from ..students import KoopmanDistiller
 from .inputs import load_student, load_teacher, output_folder, refuse_existing, write_text
 from .options import Command, Settings
 from .pictures import can_be_drawn, save
-from .results import for_results, write_json
+from .results import for_results, say, write_json
 
 NAMES = (
     "summary.txt",
@@ -64,7 +64,7 @@ def _run(settings: Settings) -> int:
             "stability": asdict(spectrum.stability()),
             "modes": table,
         }
-    print(summary)
+    say(summary)
     if folder is None:
         return 0
     text, lines, numbers, values, modes, toml = (folder / name for name in NAMES)
@@ -85,7 +85,7 @@ def _run(settings: Settings) -> int:
             if can_be_drawn(spectrum.event_shape):
                 written.append(save(plotting.modes(spectrum), modes))
     written.append(write_text(toml, settings.to_toml()))
-    print(f"wrote {', '.join(str(path) for path in written)}")
+    say(f"wrote {', '.join(str(path) for path in written)}")
     return 0
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from .._arrays import to_numpy
+from .._checkpointing import check_apart
 from ..exceptions import DivergenceError
 from ..progress import ProgressEvent
 from ..students import KoopmanDistiller
@@ -23,7 +24,7 @@ from .inputs import (
 )
 from .options import Command, Settings, Stopped, UsageError
 from .pictures import can_be_drawn, columns_of, draw_samples, draw_training
-from .results import for_results, progress
+from .results import for_results, inputs, progress, say
 
 # Keywords of fit that a command fills in itself.
 FILLED = ("data", "y", "teacher", "noise", "condition", "progress", "callback", "checkpoint", "resume")
@@ -53,7 +54,7 @@ def _train_teacher(settings: Settings) -> int:
     if run.finished():
         return 0
     shape = " x ".join(map(str, data.event_shape))
-    print(f"{len(data.train)} samples of {shape}, {len(data.held_out)} held out")
+    say(f"{len(data.train)} samples of {shape}, {len(data.held_out)} held out")
     with run.started(teacher) as fit:
         teacher.fit(data.train, condition=data.train_labels, **fit)
     run.end(teacher, teacher.history_["config"], data.held_out_labels)
@@ -117,6 +118,9 @@ class Run:
         self.checkpoint = folder / f"{kind}.checkpoint.safetensors"
         self.settings = folder / f"{settings.command}.toml"
         self.samples, self.curves = folder / f"{kind}-samples.png", folder / f"{kind}-training.png"
+        written = [self.checkpoint, self.model, self.settings, self.samples, self.curves]
+        places = {f"{path.name} of --output": str(path) for path in written}
+        check_apart(**inputs(settings), **{"--output": str(folder)}, **places)
 
     def finished(self) -> bool:
         """Whether ``--resume`` has nothing to do. Raises ``UsageError`` for results that nobody gave up."""
@@ -126,7 +130,7 @@ class Run:
             refuse_existing(there, overwrite=self.of["overwrite"], hint=hint)
             return False
         if self.model.exists() and not self.checkpoint.exists():
-            print(f"{self.model} is finished: nothing to resume (--overwrite begins anew)")
+            say(f"{self.model} is finished: nothing to resume (--overwrite begins anew)")
             return True
         return False
 
@@ -173,14 +177,14 @@ class Run:
         said = f"{self.kind}: {steps} steps in {history['seconds']:.0f} s"
         if stopped == "budget":
             on_from = f", --resume goes on from {self.checkpoint}" if on else ""
-            print(f"{said}, the end of --max-seconds{on_from}")
+            say(f"{said}, the end of --max-seconds{on_from}")
         else:
             self.checkpoint.unlink(missing_ok=True)
-            print(said)
+            say(said)
         draw_training(history, self.curves)
         self._draw_samples(model, held_out)
         written = [self.model, self.settings, self.samples, self.curves]
-        print(f"wrote {', '.join(str(path) for path in written if path.exists())}")
+        say(f"wrote {', '.join(str(path) for path in written if path.exists())}")
 
     def _draw_samples(self, model: FlowTeacher | KoopmanDistiller, held_out: Any | None) -> None:
         shape = model.event_shape_
