@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import os
 import secrets
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,7 +26,7 @@ StrOrBytesPath: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 def checked_count(n: object, argument: str = "n") -> int:
     """A number of things. Raises ``ArgumentError`` for anything but an integer of at least 1."""
-    if (count := _index(n)) is None or count < 1:
+    if (count := _index(n)) is None or not 1 <= count < 2**63:
         raise ArgumentError(f"{argument}: expected an integer of at least 1, got {n!r}")
     return count
 
@@ -69,19 +70,51 @@ def noise_or(x0: Array | None, n: int | None, event_shape: Sequence[int], seed: 
     return _core.normal((checked_count(n), *event_shape), as_seed(seed))
 
 
+def as_samples(array: Array, argument: str) -> Array:
+    """A batch that is counted. Raises ``ShapeError`` for anything but ``[N, *event]``."""
+    batch = as_batch(array, argument)
+    if batch.ndim < 2:
+        raise ShapeError(f"{argument}: expected (N, *event), got {tuple(batch.shape)}")
+    return batch
+
+
+def as_number(
+    value: Any,
+    argument: str,
+    expected: str = "a finite number",
+    fits: Callable[[float], bool] = math.isfinite,
+) -> float:
+    """A number of Python, NumPy or torch. Raises ``ArgumentError`` for anything else, and where it does not
+    fit."""
+    try:
+        array = to_numpy(value)
+    except (TypeError, ValueError, RuntimeError):
+        array = np.empty(0)
+    number = float(array) if array.ndim == 0 and array.dtype.kind in "iuf" else math.nan
+    if not fits(number):
+        raise ArgumentError(f"{argument}: expected {expected}, got {value!r}")
+    return number
+
+
+def as_numbers(values: Array, argument: str, example: str) -> list[float]:
+    """An array or sequence ``[T]`` as numbers. Raises ``ArgumentError`` for anything else."""
+    try:
+        numbers = to_numpy(values)
+    except (TypeError, ValueError, RuntimeError):
+        numbers = np.empty((0, 0))
+    if numbers.ndim != 1 or numbers.size == 0 or numbers.dtype.kind not in "iuf":
+        raise ArgumentError(f"{argument}: expected a sequence of numbers such as {example}, got {values!r}")
+    return [float(number) for number in numbers]
+
+
 def as_times(times: Array, argument: str = "times", *, extrapolate: bool = False) -> list[float]:
     """The times of a path, an array or sequence ``[T]``, as numbers.
 
     Raises ``ArgumentError`` for anything else, and for times outside [0, 1] unless ``extrapolate`` is set.
     """
-    try:
-        numbers = to_numpy(times)
-    except (TypeError, ValueError):
-        numbers = np.empty((0, 0))
-    if numbers.ndim != 1 or numbers.size == 0 or numbers.dtype.kind not in "iuf":
-        raise ArgumentError(f"{argument}: expected a sequence of numbers such as [0, 0.5, 1], got {times!r}")
-    _check_range(numbers, argument, extrapolate=extrapolate)
-    return [float(t) for t in numbers]
+    numbers = as_numbers(times, argument, "[0, 0.5, 1]")
+    _check_range(np.asarray(numbers), argument, extrapolate=extrapolate)
+    return numbers
 
 
 def times_for(t: Array | float, x: Array, argument: str = "t", *, extrapolate: bool = False) -> Array:
@@ -89,7 +122,10 @@ def times_for(t: Array | float, x: Array, argument: str = "t", *, extrapolate: b
 
     Raises ``ArgumentError`` for what is neither, and for times outside [0, 1] unless ``extrapolate`` is set.
     """
-    array = t if isinstance(t, torch.Tensor) else np.asarray(t)
+    try:
+        array = t if isinstance(t, torch.Tensor) else np.asarray(t)
+    except ValueError:
+        array = np.empty((0, 0))
     numeric = isinstance(array, torch.Tensor) or array.dtype.kind in "iuf"
     if not numeric or array.ndim > 1:
         raise ArgumentError(f"{argument}: expected a number or one time for each sample, got {t!r}")

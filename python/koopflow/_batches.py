@@ -66,7 +66,10 @@ def as_condition(condition: Array | None) -> Array | None:
     """Labels and vectors as an array; torch tensors and None as they are."""
     if condition is None or isinstance(condition, torch.Tensor):
         return condition
-    return _of_frame(condition, "condition: ") if _is_frame(condition) else np.asarray(condition)
+    try:
+        return _of_frame(condition, "condition: ") if _is_frame(condition) else np.asarray(condition)
+    except ValueError as error:
+        raise ShapeError(f"condition: expected an array, got rows of different lengths ({error})") from error
 
 
 def kept(array: Array | None) -> Array | None:

@@ -12,10 +12,10 @@ from sklearn.linear_model import RidgeCV
 from sklearn.metrics import r2_score
 from sklearn.model_selection import KFold, cross_val_predict
 
-from .._arrays import Array, as_batch, as_condition, to_numpy
-from ..exceptions import ArgumentError
-from ..spectrum import Spectrum
-from .labels import one_per_sample
+from .._arrays import Array, as_condition, as_number, as_numbers, as_samples, to_numpy
+from ..exceptions import ArgumentError, NonFiniteError
+from ..spectrum import Spectrum, checked_spectrum
+from .labels import number_per_sample, one_per_sample
 
 RIDGES = np.logspace(-3, 4, 15)
 FOLDS = 5
@@ -50,7 +50,7 @@ class Directions:
     at: float
 
     def _shift(self, name: Any) -> NDArray[np.float64]:
-        if name not in self.names:
+        if getattr(name, "ndim", 0) or name not in self.names:
             raise ArgumentError(f"name: expected one of {self.names}, got {name!r}")
         return np.asarray(self.shifts[self.names.index(name)])
 
@@ -79,14 +79,17 @@ class Directions:
         """
         if (x is None) == (x0 is None):
             raise ArgumentError(f"expected one of x and x0, got {'neither' if x is None else 'both'}")
-        given = as_batch(x if x0 is None else x0)
-        far = np.broadcast_to(np.asarray(to_numpy(strength), dtype=np.float64), (len(given),))
+        given = as_samples(x0, "x0") if x is None else as_samples(x, "x")
+        if isinstance(strength, list | tuple) or getattr(strength, "ndim", 0) > 0:
+            far = number_per_sample("strength", strength, given)
+        else:
+            far = np.full(len(given), as_number(strength, "strength"))
         return self.spectrum.core.shift(
             given,
             far[:, None] * self._shift(self.names[0] if name is None and len(self.names) == 1 else name),
             noise=x is None,
             at=self.at,
-            project=project,
+            project=bool(project),
             condition=as_condition(condition),
         )
 
@@ -98,7 +101,8 @@ class Directions:
         **options: Any,
     ) -> Array:
         """:meth:`edit` at several strengths, with its options, ``[len(strengths), B, *event]``."""
-        return np.stack([to_numpy(self.edit(x, name, strength, **options)) for strength in strengths])
+        each = as_numbers(strengths, "strengths", "[-1, 0, 1]")
+        return np.stack([to_numpy(self.edit(x, name, strength, **options)) for strength in each])
 
 
 def find_directions(
@@ -131,13 +135,12 @@ def find_directions(
     --------
     ``find_directions(spectrum, x, labels=labels).sweep(x, "cat")`` makes data less and more cat-like.
     """
-    x = as_batch(x, "x")
+    checked_spectrum("spectrum", spectrum)
+    x = as_samples(x, "x")
     if (labels is None) == (scores is None):
         raise ArgumentError(
             f"expected one of labels and scores, got {'neither' if labels is None else 'both'}"
         )
-    if len(spectrum) == 0:
-        raise ArgumentError("spectrum: expected at least one mode, got none")
     if len(x) < 2 * FOLDS:
         raise ArgumentError(f"x: expected at least {2 * FOLDS} samples to regress on, got {len(x)}")
     if scores is None:
@@ -145,11 +148,13 @@ def find_directions(
         values = np.unique(given)
         names, targets = values.tolist(), (given[:, None] == values).astype(np.float64)
     else:
-        names, targets = ["score"], one_per_sample("scores", scores, x).astype(np.float64)[:, None]
-        if not np.isfinite(targets).all():
-            raise ArgumentError("scores: expected finite numbers")
+        names, targets = ["score"], number_per_sample("scores", scores, x)[:, None]
+    if np.ptp(targets, axis=0).max() == 0.0:
+        raise ArgumentError(f"{'labels' if scores is None else 'scores'}: expected several values, got one")
     states = spectrum.states_at(x, at, condition=condition)
     g = to_numpy(spectrum.student.encode(at, states, condition=as_condition(condition))).astype(np.float64)
+    if not np.isfinite(g).all():
+        raise NonFiniteError("x: expected samples whose observables are finite, got larger ones")
     psi = g @ spectrum.weights
     features = np.concatenate([psi.real, psi.imag], axis=1)
     features -= features.mean(axis=0)

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from .. import _core
-from .._arrays import checked_count
+from .._arrays import as_seed, checked_count
 from .._tables import text_table
 from ..exceptions import ShapeError
-from ..spectrum import NOISE_SEED, Spectrum
+from ..spectrum import NOISE_SEED, Spectrum, checked_spectrum
 
 # The same mode: at least this correlation of eigenfunctions and at most this distance of eigenvalues.
 SAME_CORRELATION, SAME_EIGENVALUE = 0.9, 0.5
@@ -97,9 +97,11 @@ def compare_spectra(
     n, seed : int
         Number of noise samples, and their random seed.
     """
+    checked_spectrum("spectrum", spectrum)
+    checked_spectrum("other", other)
     if spectrum.event_shape != other.event_shape:
         raise ShapeError(f"other: expected event shape {spectrum.event_shape}, got {other.event_shape}")
-    noise = _core.normal((checked_count(n), *spectrum.event_shape), seed)
+    noise = _core.normal((checked_count(n), *spectrum.event_shape), as_seed(seed))
     condition = spectrum.core.conditions(n)
     ends = spectrum.student.sample(noise, condition=condition)
     values = [_standardised(each, noise, ends, condition) for each in (spectrum, other)]

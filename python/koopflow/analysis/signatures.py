@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._arrays import Array, as_batch, as_condition
+from .._arrays import Array, as_condition, as_samples, as_seed, as_times, checked_count
 from ..exceptions import ArgumentError
-from ..spectrum import Spectrum
+from ..spectrum import Spectrum, checked_spectrum
 from .labels import one_per_sample
 
 _Real = NDArray[np.float64]
@@ -52,14 +52,15 @@ class Signatures:
 
     def classify(self, x: Array, *, condition: Array | None = None) -> NDArray[Any]:
         """The label of the nearest signature for each of data ``[B, *event]``, ``[B]``."""
-        given = _magnitudes(self.spectrum, as_batch(x, "x"), self.times, condition)
+        given = _magnitudes(self.spectrum, as_samples(x, "x"), self.times, condition)
         gaps = (((given[:, None] - self.mean) / self.pooled) ** 2).sum(axis=(2, 3))
         return np.asarray(np.asarray(self.labels)[gaps.argmin(axis=1)])
 
     def accuracy(self, x: Array, labels: Array, *, condition: Array | None = None) -> float:
         """Share of held-out data ``[B, *event]`` that :meth:`classify` labels as given, ``[B]``."""
+        x = as_samples(x, "x")
         wanted = one_per_sample("labels", labels, x)
-        return float((self.classify(x, condition=condition) == wanted).mean())
+        return float(np.mean(self.classify(x, condition=condition) == wanted))
 
 
 def measure_signatures(
@@ -81,19 +82,18 @@ def measure_signatures(
     times : sequence of float
         Times in [0, 1].
     """
-    x = as_batch(x, "x")
+    checked_spectrum("spectrum", spectrum)
+    x, times = as_samples(x, "x"), as_times(times)
     values, codes = np.unique(one_per_sample("labels", labels, x), return_inverse=True)
     if len(values) < 2 or np.bincount(codes).min() < 2:
         raise ArgumentError("labels: expected at least two classes of two samples each")
-    if len(spectrum) == 0 or len(times) == 0:
-        raise ArgumentError("expected at least one mode and one time")
     magnitudes = _magnitudes(spectrum, x, times, condition)
     groups = [magnitudes[codes == code] for code in range(len(values))]
     within = np.concatenate([group - group.mean(axis=0) for group in groups])
     return Signatures(
         spectrum=spectrum,
         labels=values.tolist(),
-        times=tuple(float(t) for t in times),
+        times=tuple(times),
         mean=np.stack([group.mean(axis=0) for group in groups]),
         spread=np.stack([group.std(axis=0) for group in groups]),
         energy=np.stack([(group**2).mean(axis=0) for group in groups]),
@@ -113,9 +113,10 @@ def permutation_test(signatures: Signatures, permutations: int = 999, *, seed: i
 
     ``permutations`` is the number of shuffles of each pair, at least 1, and ``seed`` their random seed.
     """
-    if permutations < 1:
-        raise ArgumentError(f"permutations: expected at least 1, got {permutations}")
-    random = np.random.default_rng(seed)
+    if not isinstance(signatures, Signatures):
+        raise TypeError(f"signatures: expected a Signatures object, got {type(signatures).__name__}")
+    random = np.random.default_rng(as_seed(seed))
+    permutations = checked_count(permutations, "permutations")
     count, codes = len(signatures.labels), signatures.codes
     p = np.ones((count, count))
     samples = (signatures.magnitudes / signatures.pooled).reshape(len(codes), -1)
@@ -132,8 +133,8 @@ def _magnitudes(spectrum: Spectrum, x: Array, times: Sequence[float], condition:
     """``|psi_k|`` along the paths that end in x, ``[N, T, r]``."""
     condition, psi = as_condition(condition), []
     for t in times:
-        states = spectrum.states_at(x, float(t), condition=condition)
-        psi.append(spectrum.eigenfunctions(float(t), states, condition=condition))
+        states = spectrum.states_at(x, t, condition=condition)
+        psi.append(spectrum.eigenfunctions(t, states, condition=condition))
     return np.asarray(np.abs(np.stack(psi, axis=1)))
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from .. import _core
-from .._arrays import Array, as_batch
+from .._arrays import Array, as_batch, as_numbers, as_seed, checked_count
+from ..exceptions import NonFiniteError
 from .features import extract_features
 
 
@@ -19,7 +21,7 @@ def wasserstein2(a: Array, b: Array) -> float:
     >>> wasserstein2([[0.0, 0.0], [1.0, 0.0]], [[1.0, 2.0], [0.0, 2.0]])
     2.0
     """
-    return _core.wasserstein2(as_batch(a, "a"), as_batch(b, "b"))
+    return _finite(_core.wasserstein2(as_batch(a, "a"), as_batch(b, "b")))
 
 
 def sliced_wasserstein(a: Array, b: Array, *, projections: int = 256, seed: int = 0) -> float:
@@ -32,7 +34,9 @@ def sliced_wasserstein(a: Array, b: Array, *, projections: int = 256, seed: int 
     >>> sliced_wasserstein([[0.0], [1.0]], [[2.0], [3.0]])
     2.0
     """
-    return _core.sliced_wasserstein(as_batch(a, "a"), as_batch(b, "b"), projections=projections, seed=seed)
+    count, seed = checked_count(projections, "projections"), as_seed(seed)
+    a, b = as_batch(a, "a"), as_batch(b, "b")
+    return _finite(_core.sliced_wasserstein(a, b, projections=count, seed=seed))
 
 
 def energy_distance(a: Array, b: Array) -> float:
@@ -44,7 +48,7 @@ def energy_distance(a: Array, b: Array) -> float:
     >>> energy_distance([[0.0], [2.0]], [[1.0], [3.0]])   # 2 * 1.5 - 2 - 2
     -1.0
     """
-    return _core.energy_distance(as_batch(a, "a"), as_batch(b, "b"))
+    return _finite(_core.energy_distance(as_batch(a, "a"), as_batch(b, "b")))
 
 
 def mmd(samples: Array, data: Array, *, bandwidths: Sequence[float] | None = None) -> float:
@@ -58,7 +62,8 @@ def mmd(samples: Array, data: Array, *, bandwidths: Sequence[float] | None = Non
     >>> round(mmd([[0.0], [1.0]], [[0.0], [1.0]], bandwidths=[1.0]), 3)   # exp(-1/2) - 1
     -0.393
     """
-    return _core.mmd(as_batch(samples, "samples"), as_batch(data, "data"), bandwidths=bandwidths)
+    widths = None if bandwidths is None else as_numbers(bandwidths, "bandwidths", "[0.5, 1, 2]")
+    return _core.mmd(as_batch(samples, "samples"), as_batch(data, "data"), bandwidths=widths)
 
 
 def median_bandwidths(data: Array) -> list[float]:
@@ -70,7 +75,9 @@ def median_bandwidths(data: Array) -> list[float]:
     >>> median_bandwidths([[0.0], [1.0], [3.0]])
     [1.0, 2.0, 4.0]
     """
-    return _core.median_bandwidths(as_batch(data, "data"))
+    found = _core.median_bandwidths(as_batch(data, "data"))
+    _finite(found[-1])
+    return found
 
 
 def frechet_distance(a: Array, b: Array, features: Any = None, *, batch_size: int = 64) -> float:
@@ -100,7 +107,7 @@ def frechet_distance(a: Array, b: Array, features: Any = None, *, batch_size: in
     """
     if features is not None:
         a, b = (extract_features(x, features, batch_size=batch_size) for x in (a, b))
-    return _core.frechet_distance(as_batch(a, "a"), as_batch(b, "b"))
+    return _finite(_core.frechet_distance(as_batch(a, "a"), as_batch(b, "b")))
 
 
 class PrecisionRecall(NamedTuple):
@@ -128,4 +135,11 @@ def precision_recall(
     """
     if features is not None:
         samples, data = (extract_features(x, features, batch_size=batch_size) for x in (samples, data))
-    return PrecisionRecall(*_core.precision_recall(as_batch(samples, "samples"), as_batch(data, "data"), k=k))
+    samples, data = as_batch(samples, "samples"), as_batch(data, "data")
+    return PrecisionRecall(*_core.precision_recall(samples, data, k=checked_count(k, "k")))
+
+
+def _finite(distance: float) -> float:
+    if not math.isfinite(distance):
+        raise NonFiniteError("samples: expected numbers whose squares are finite, got larger ones")
+    return distance

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from .. import _core
-from .._arrays import Array, as_batch, as_condition, method_of
+from .._arrays import Array, as_batch, as_condition, as_number, as_times, method_of
 from ..exceptions import ArgumentError
 from .estimate import Estimate, bootstrapped
 
@@ -29,29 +30,30 @@ def endpoint_error(
 ) -> Estimate:
     """RMS over the noise of ``||student(x0) - teacher(x0)||``, over a scale: 1 for the teacher's mean.
 
-    Parameters
-    ----------
-    student, teacher : KoopmanDistiller, FlowTeacher
-        Models; anything with ``sample(x0=..., condition=...)`` will do.
-    noise : array, ``[N, *event]``
-        Noise that neither was trained with.
-    condition : array, optional
-        Labels ``[N]`` or vectors ``[N, dim]`` of conditional models.
-    scale : float, optional
-        Divisor of the error, above 0; by default the total standard deviation of the teacher's samples.
-    **interval
-        ``resamples`` (200), ``confidence`` (0.95) and ``seed`` (0) of the bootstrap over the noise.
+        Parameters
+        ----------
+        student, teacher : KoopmanDistiller, FlowTeacher
+            Models; anything with ``sample(x0=..., condition=...)`` will do.
+        noise : array, ``[N, *event]``
+            Noise that neither was trained with.
+        condition : array, optional
+            Labels ``[N]`` or vectors ``[N, dim]`` of conditional models.
+        scale : float, optional
+            Divisor of the error, above 0; by default the total standard deviation of the teacher's samples.
+        **interval
+            ``resamples`` (200), ``confidence`` (0.95) and ``seed`` (0) of the bootstrap over the noise.
 
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from koopflow import FlowTeacher
-    >>> teacher = FlowTeacher.gaussian([0.0, 0.0], np.eye(2))
-    >>> noise = np.random.default_rng(0).normal(size=(100, 2))
-    >>> endpoint_error(teacher, teacher, noise).value
-    0.0
+        Examples
+        --------
+        >>> import numpy as np
+    import torch
+        >>> from koopflow import FlowTeacher
+        >>> teacher = FlowTeacher.gaussian([0.0, 0.0], np.eye(2))
+        >>> noise = np.random.default_rng(0).normal(size=(100, 2))
+        >>> endpoint_error(teacher, teacher, noise).value
+        0.0
     """
-    noise, condition = as_batch(noise, "noise"), as_condition(condition)
+    noise, condition = plain_batch(noise, "noise"), as_condition(condition)
     ends = method_of("student", student, "sample")(x0=noise, condition=condition)
     wanted = method_of("teacher", teacher, "sample")(x0=noise, condition=condition)
     return bootstrapped(_core.endpoint_error(ends, wanted, _scale(scale, wanted)), **interval)
@@ -71,8 +73,8 @@ def path_error(
 
     The models have ``sample_path`` or ``trajectory``. ``times`` rise in (0, 1); by default 17 in [0.1, 0.9].
     """
-    noise, condition, times = as_batch(noise, "noise"), as_condition(condition), [float(t) for t in times]
-    if not times or times[0] <= 0.0 or times[-1] >= 1.0:
+    noise, condition, times = plain_batch(noise, "noise"), as_condition(condition), as_times(times)
+    if times[0] <= 0.0 or times[-1] >= 1.0:
         raise ArgumentError(f"times: expected rising times in (0, 1), got {times}")
     path = _path("student", student, noise, [0.0, *times, 1.0], condition)
     wanted = _path("teacher", teacher, noise, [0.0, *times, 1.0], condition)
@@ -87,7 +89,7 @@ def inversion_error(
 
     The arguments are those of :func:`endpoint_error`; the student has ``invert``.
     """
-    noise, condition = as_batch(noise, "noise"), as_condition(condition)
+    noise, condition = plain_batch(noise, "noise"), as_condition(condition)
     ends = method_of("teacher", teacher, "sample")(x0=noise, condition=condition)
     recovered = method_of("student", student, "invert")(ends, condition=condition)
     return bootstrapped(_core.inversion_error(recovered, noise), **interval)
@@ -104,7 +106,7 @@ def round_trip_error(
     """RMS of ``||student(invert(x)) - x||`` over data ``[N, *event]`` (real, or a teacher's samples), over a
     scale: by default the total standard deviation of the data. Else as :func:`inversion_error`.
     """
-    data, condition = as_batch(data, "data"), as_condition(condition)
+    data, condition = plain_batch(data, "data"), as_condition(condition)
     noise = method_of("student", student, "invert")(data, condition=condition)
     again = student.sample(x0=noise, condition=condition)
     return bootstrapped(_core.round_trip_error(again, data, _scale(scale, data)), **interval)
@@ -126,12 +128,18 @@ def straightness(
     The model has ``sample_path`` or ``trajectory``. ``times``, at least three (65 by default), rise from 0 to
     1; between two of them paths are taken as straight, and what that misses falls with the square of the gap.
     """
-    noise, times = as_batch(noise, "noise"), [float(t) for t in times]
+    noise, times = plain_batch(noise, "noise"), as_times(times)
     path = _path("model", model, noise, times, as_condition(condition))
     bend = _core.straightness(path, times)
     if np.isnan(bend.value):
         raise ArgumentError("model: expected paths that lead somewhere, got none that moves")
     return bootstrapped(bend, **interval)
+
+
+def plain_batch(array: Array, argument: str) -> Array:
+    """A batch whose gradients nobody follows: errors are plain numbers."""
+    batch = as_batch(array, argument)
+    return batch.detach() if isinstance(batch, torch.Tensor) else batch
 
 
 def _path(name: str, model: Any, noise: Array, times: list[float], condition: Array | None) -> Array:
@@ -142,8 +150,6 @@ def _path(name: str, model: Any, noise: Array, times: list[float], condition: Ar
 
 
 def _scale(scale: float | None, ends: Array) -> float:
-    found = _core.total_std(ends) if scale is None else float(scale)
-    if not (np.isfinite(found) and found > 0.0):
-        got = f"{found}" if scale is not None else "samples that are all equal"
-        raise ArgumentError(f"scale: expected a finite number above 0, got {got}")
-    return found
+    if scale is None and (scale := _core.total_std(ends)) == 0.0:
+        raise ArgumentError("scale: expected samples that vary or a number above 0, got equal samples")
+    return as_number(scale, "scale", "a finite number above 0", lambda number: 1e-150 < number < 1e150)

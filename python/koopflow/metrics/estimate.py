@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import _core
-from .._arrays import Array, as_batch
+from .._arrays import Array, as_number, as_samples, as_seed, checked_count
 from ..exceptions import ArgumentError, ShapeError
 
 RESAMPLES = 200
@@ -95,15 +95,16 @@ def measured(
     >>> near.low < near.floor < near.high < far.low
     True
     """
-    samples, data = as_batch(samples, "samples"), as_batch(data, "data")
-    tails = _tails(resamples, confidence)
+    samples, data = as_samples(samples, "samples"), as_samples(data, "data")
+    random, tails = _options(resamples, confidence, seed)
+    if not callable(metric):
+        raise ArgumentError(f"metric: expected a function of two arrays, got {metric!r}")
     n = min(len(samples), len(data) // 2)
     if n < FEWEST:
         raise ShapeError(
             f"samples: expected at least {FEWEST}, and at least {2 * FEWEST} data, "
             f"got {len(samples)} and {len(data)}"
         )
-    random = np.random.default_rng(seed)
     samples, order = samples[random.permutation(len(samples))[:n]], random.permutation(len(data))
     reference, fresh = data[order[:n]], data[order[n : 2 * n]]
     value, floor = float(metric(samples, reference)), float(metric(fresh, reference))
@@ -114,24 +115,23 @@ def measured(
         halves.append(float(metric(ours, theirs)))
     deviations = (np.array(halves) - np.mean(halves)) * np.sqrt(m / (n - m))
     low, high = value + np.quantile(deviations, tails)
-    return Estimate(value, float(low), float(high), floor, n, confidence)
+    return Estimate(value, float(low), float(high), floor, n, float(confidence))
 
 
 def bootstrapped(
     statistic: _core.Statistic, *, resamples: int = RESAMPLES, confidence: float = 0.95, seed: int = 0
 ) -> Estimate:
     """A statistic of the errors of independent samples with its percentile bootstrap interval."""
-    tails = _tails(resamples, confidence)
-    random, n = np.random.default_rng(seed), statistic.samples
+    random, tails = _options(resamples, confidence, seed)
+    n = statistic.samples
     again = [statistic.value_of(random.integers(0, n, n)) for _ in range(resamples)]
     low, high = np.quantile(again, tails)
-    return Estimate(statistic.value, float(low), float(high), 0.0, n, confidence)
+    return Estimate(statistic.value, float(low), float(high), 0.0, n, float(confidence))
 
 
-def _tails(resamples: int, confidence: float) -> tuple[float, float]:
-    """The quantiles at the ends of an interval, from options that are checked here."""
-    if resamples < 2:
+def _options(resamples: int, confidence: float, seed: int | None) -> tuple[np.random.Generator, list[float]]:
+    """A generator, and the quantiles at the ends of an interval."""
+    if checked_count(resamples, "resamples") < 2:
         raise ArgumentError(f"resamples: expected at least 2, got {resamples}")
-    if not 0.0 < confidence < 1.0:
-        raise ArgumentError(f"confidence: expected a number between 0 and 1, got {confidence}")
-    return (1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0
+    inside = as_number(confidence, "confidence", "a number between 0 and 1", lambda share: 0.0 < share < 1.0)
+    return np.random.default_rng(as_seed(seed)), [(1.0 - inside) / 2.0, (1.0 + inside) / 2.0]

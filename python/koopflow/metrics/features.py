@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .._arrays import Array, as_batch, as_path
-from ..exceptions import ArgumentError, ShapeError
+from .._arrays import Array, as_path, as_samples, checked_count
+from ..exceptions import ArgumentError, DtypeError, NonFiniteError, ShapeError
 
 
 def extract_features(samples: Array, features: Any, *, batch_size: int = 64) -> NDArray[np.float64]:
@@ -38,11 +38,11 @@ def extract_features(samples: Array, features: Any, *, batch_size: int = 64) -> 
     >>> extract_features(np.zeros((100, 2)), network).shape
     (100, 5)
     """
-    samples = as_batch(samples, "samples")
-    if batch_size < 1:
-        raise ArgumentError(f"batch_size: expected at least 1, got {batch_size}")
-    if samples.ndim < 2 or len(samples) == 0:
+    samples, batch_size = as_samples(samples, "samples"), checked_count(batch_size, "batch_size")
+    if len(samples) == 0:
         raise ShapeError(f"samples: expected (N, *event) with N of at least 1, got {tuple(samples.shape)}")
+    if isinstance(samples, np.ndarray):
+        samples = samples.astype(_torch_dtype(samples.dtype), copy=False)
     network = network_of(features, str(getattr(samples, "device", "cpu")))
     parameters = network.parameters() if isinstance(network, torch.nn.Module) else iter(())
     home = next((p for p in parameters if p.is_floating_point()), None)
@@ -50,14 +50,24 @@ def extract_features(samples: Array, features: Any, *, batch_size: int = 64) -> 
     with evaluating(network), torch.no_grad():
         for first in range(0, len(samples), batch_size):
             part = samples[first : first + batch_size]
-            part = part.detach() if isinstance(part, torch.Tensor) else torch.tensor(part)
+            part = part.detach() if isinstance(part, torch.Tensor) else torch.from_numpy(part.copy())
+            if part.is_complex() or part.is_meta:
+                raise DtypeError(f"samples: expected real numbers, got {part.dtype} on {part.device}")
             if home is not None:
                 part = part.to(home.device, home.dtype if part.is_floating_point() else part.dtype)
             maps = maps_of(network(part), len(part))
             if len(maps) != 1:
                 raise ShapeError(f"features: expected one tensor, got {len(maps)}")
             found.append(maps[0].reshape(len(part), -1).double().cpu())
-    return torch.cat(found).numpy()
+    whole = torch.cat(found).numpy()
+    if not np.isfinite(whole).all():
+        raise NonFiniteError("features: expected finite numbers, got NaN or infinite ones")
+    return whole
+
+
+def _torch_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype of torch nearest to one of NumPy: in the machine's byte order, long doubles as doubles."""
+    return np.dtype(np.float64) if dtype == np.longdouble else dtype.newbyteorder("=")
 
 
 def feature_distance(features: Any, device: str) -> Callable[[Any, Any], tuple[Any, Any]]:

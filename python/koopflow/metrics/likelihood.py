@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays import Array, as_batch, method_of, to_numpy
+from .._arrays import Array, method_of, to_numpy
 from ..exceptions import NonFiniteError, ShapeError
+from .errors import plain_batch
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def log_likelihood(model: Any, data: Array, **options: Any) -> LogLikelihood:
     >>> round(found.nats, 3), round(found.bits_per_dimension, 3)   # -log(2 pi) - 1/2
     (-2.338, 1.686)
     """
-    data = as_batch(data, "data")
+    data = plain_batch(data, "data")
     answer = to_numpy(method_of("model", model, "log_prob")(data, **options)).astype(np.float64)
     if len(data) < 2 or answer.shape != (len(data),):
         raise ShapeError(f"log_prob: expected ({max(len(data), 2)},), got {answer.shape}")

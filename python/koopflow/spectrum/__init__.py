@@ -1,7 +1,7 @@
 """Spectra: eigenvalues, eigenfunctions and modes of a student's generator."""
 
 from .levels import LevelSpectrum, MapSpectrum, build_level_spectrum
-from .spectrum import NOISE_SEED, Spectrum, StabilityReport, build_spectrum
+from .spectrum import NOISE_SEED, Spectrum, StabilityReport, build_spectrum, checked_spectrum
 
 __all__ = [
     "NOISE_SEED",
@@ -11,4 +11,5 @@ __all__ = [
     "StabilityReport",
     "build_level_spectrum",
     "build_spectrum",
+    "checked_spectrum",
 ]

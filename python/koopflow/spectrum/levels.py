@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from .._arrays import Array, as_batch, as_condition, checked_count
+from .._arrays import Array, as_batch, as_condition, as_seed, checked_count, times_for
 from .._tables import text_table
 from ..exceptions import ArgumentError
 from .spectrum import Complex, Real
@@ -81,11 +81,10 @@ class LevelSpectrum(Sequence[MapSpectrum]):
         """psi(t, x) of the map at place ``index``: complex ``[B, r, height, width]``, or ``[B, r]`` if every
         pixel has eigenvalues of its own. ``t``, ``x`` and ``condition`` as in
         :meth:`koopflow.Spectrum.eigenfunctions`; ``ArgumentError`` for an index that is no map's."""
-        if not -len(self) <= index < len(self):
-            raise ArgumentError(f"index: expected one of {len(self)} feature maps, got {index}")
-        return self._core.eigenfunctions(
-            t, as_batch(x, "x"), index % len(self), condition=as_condition(condition)
-        )
+        if index not in range(-len(self), len(self)):
+            raise ArgumentError(f"index: expected one of {len(self)} feature maps, got {index!r}")
+        x, place = as_batch(x, "x"), int(index) % len(self)
+        return self._core.eigenfunctions(times_for(t, x), x, place, condition=as_condition(condition))
 
     def summary(self) -> str:
         """A table of the maps: their size, how fast they move, and their share of the motion."""
@@ -111,6 +110,6 @@ def build_level_spectrum(
 ) -> LevelSpectrum:
     """See :meth:`FittedStudent.spectrum`."""
     core = _core.LevelSpectrum(
-        student, n=checked_count(n), seed=seed, condition=as_condition(condition), teacher=teacher
+        student, n=checked_count(n), seed=as_seed(seed), condition=as_condition(condition), teacher=teacher
     )
     return LevelSpectrum(core)

@@ -11,9 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from .._arrays import Array, as_batch, as_condition, checked_count, to_numpy
+from .._arrays import (
+    Array,
+    as_batch,
+    as_condition,
+    as_number,
+    as_numbers,
+    as_seed,
+    as_times,
+    checked_count,
+    times_for,
+    to_numpy,
+)
 from .._tables import text_table, to_frame
-from ..exceptions import ArgumentError, ShapeError
+from ..exceptions import ArgumentError, NonFiniteError, ShapeError
 
 Complex = NDArray[np.complex128]
 Real = NDArray[np.float64]
@@ -190,13 +201,21 @@ class Spectrum:
     def __getitem__(self, key: int | slice | Sequence[int] | NDArray[Any]) -> Spectrum:
         if isinstance(key, slice):
             return self._only(self.places[key])
-        index = np.asarray(to_numpy(key))
+        try:
+            index = np.asarray(to_numpy(key))
+        except (TypeError, ValueError, RuntimeError):
+            index = np.empty(0, dtype=object)
         if index.dtype == bool and index.shape != (len(self),):
             raise ShapeError(f"modes: expected a mask of shape ({len(self)},), got {index.shape}")
-        if index.size == 0:
+        if isinstance(key, list | tuple) and not key:
             index = index.astype(np.int64)
         if index.dtype.kind not in "iub" or index.ndim > 1:
-            raise ArgumentError("modes: expected an integer, a slice, a list of integers or a mask")
+            raise ArgumentError(
+                f"modes: expected an integer, a slice, a list of integers or a mask, got {key!r}"
+            )
+        if index.dtype != bool and not np.all((-len(self) <= index) & (index < len(self))):
+            error = ArgumentError if index.ndim else IndexError
+            raise error(f"modes: expected places from {-len(self)} to {len(self) - 1}, got {key!r}")
         return self._only(np.atleast_1d(self.places[index]))
 
     def select(
@@ -223,22 +242,25 @@ class Spectrum:
         """
         keep = np.ones(len(self), dtype=bool)
         by_energy = np.argsort(-self.energy, kind="stable")
-        for values, limits in ((np.abs(self.frequency), frequency), (self.growth, growth)):
+        ranges = {"frequency": (np.abs(self.frequency), frequency), "growth": (self.growth, growth)}
+        for name, (values, limits) in ranges.items():
             if limits is not None:
-                keep &= (values >= limits[0]) & (values < limits[1])
+                low, *high = as_numbers(limits, name, "(0, 2)")
+                if len(high) != 1 or not low <= high[0]:
+                    raise ArgumentError(f"{name}: expected two numbers, low and high, got {limits!r}")
+                keep &= (values >= low) & (values < high[0])
         if residual is not None:
             if self.residuals is None:
                 raise ArgumentError("residual: expected a spectrum made with a teacher: spectrum(teacher)")
-            keep &= self.residuals <= residual
+            keep &= self.residuals <= as_number(residual, "residual")
         if energy is not None:
-            if not 0.0 < energy <= 1.0:
-                raise ArgumentError(f"energy: expected a share in (0, 1], got {energy!r}")
+            energy = as_number(energy, "energy", "a share in (0, 1]", lambda share: 0.0 < share <= 1.0)
             shares = np.cumsum(self.energy[by_energy]) / max(self.energy.sum(), 1e-300)
             keep &= self.paired(by_energy[: int(np.searchsorted(shares, energy - 1e-12)) + 1])
         if count is not None:
-            if checked_count(count) > len(self):
+            if (number := checked_count(count, "count")) > len(self):
                 raise ArgumentError(f"count: expected at most {len(self)}, got {count}")
-            keep &= self.paired(by_energy[:count])
+            keep &= self.paired(by_energy[:number])
         return self[keep]
 
     def paired(self, places: Places) -> NDArray[np.bool_]:
@@ -250,9 +272,11 @@ class Spectrum:
 
     def eigenfunctions(self, t: Array | float, x: Array, *, condition: Array | None = None) -> Complex:
         """psi_k(t, x), complex ``[B, r]``; ``t`` is a number or ``[B]``, ``x`` is ``[B, *event]``."""
-        return self.core.eigenfunctions(
-            t, as_batch(x, "x"), self.places.tolist(), condition=as_condition(condition)
-        )
+        x, places = as_batch(x, "x"), self.places.tolist()
+        psi = self.core.eigenfunctions(times_for(t, x), x, places, condition=as_condition(condition))
+        if not np.isfinite(psi).all():
+            raise NonFiniteError("x: expected states whose eigenfunctions are finite, got larger ones")
+        return psi
 
     def amplitudes(self, x0: Array, *, condition: Array | None = None) -> Complex:
         """psi_k(0, x0) of noise ``[B, *event]``, complex ``[B, r]``: what decides its sample."""
@@ -265,14 +289,14 @@ class Spectrum:
         Raises ``ArgumentError`` with ``decoder="network"``, where a sample is no sum.
         """
         self._check_linear()
-        psi = self.amplitudes(x0, condition=condition)
-        moved = psi[:, :, None] * self.core.displacements(float(t))[self.places]
+        (t,), psi = as_times([t], "t"), self.amplitudes(x0, condition=condition)
+        moved = psi[:, :, None] * self.core.displacements(t)[self.places]
         return np.asarray(moved.reshape(*psi.shape, *self.event_shape))
 
     def base(self, x0: Array, *, t: float = 1.0, condition: Array | None = None) -> NDArray[Any]:
         """The state at t if no mode moved, ``[B, *event]``: the noise and a drift that all samples share."""
         self._check_linear()
-        return self[:0]._samples(x0, condition, t=float(t))
+        return self[:0]._samples(x0, condition, t=as_times([t], "t")[0])
 
     def _check_linear(self) -> None:
         if not self.core.linear:
@@ -283,15 +307,15 @@ class Spectrum:
     def sample_path(self, x0: Array, *, times: Sequence[float], condition: Array | None = None) -> Array:
         """States at ``times`` with only these modes moving since 0, ``[T, B, *event]``."""
         keep = np.isin(np.arange(len(self._tables["rank"])), self._with_partners(self.places))
-        times = [float(t) for t in times]
-        return self.core.sample(as_batch(x0, "x0"), times, keep.tolist(), condition=as_condition(condition))
+        x0, times = as_batch(x0, "x0"), as_times(times)
+        return self.core.sample(x0, times, keep.tolist(), condition=as_condition(condition))
 
     def _samples(self, x0: Array, condition: Array | None, *, t: float = 1.0) -> NDArray[Any]:
         return np.asarray(to_numpy(self.sample_path(x0, times=[t], condition=condition))[0])
 
     def states_at(self, x: Array, t: float, *, condition: Array | None = None) -> Array:
         """The student's states at time t of the paths that end in data ``x``, ``[B, *event]``."""
-        x = as_batch(x, "x")
+        x, (t,) = as_batch(x, "x"), as_times([t], "t")
         if t == 1.0:
             return x
         g = self.student.encode(1.0, x, direction="backward", condition=as_condition(condition))
@@ -300,7 +324,7 @@ class Spectrum:
     def energy_over_time(self, times: Sequence[float]) -> Real:
         """Mean square of what each mode has moved by each of ``times``, over the sum of all of the whole
         spectrum's at t = 1, ``[T, r]``."""
-        return self.core.energy([float(t) for t in times])[:, self.places]
+        return self.core.energy(as_times(times))[:, self.places]
 
     def stability(self) -> StabilityReport:
         """Shares of this selection's energy in growing, decaying, neutral and oscillating modes."""
@@ -324,7 +348,7 @@ class Spectrum:
     ) -> Array:
         """Cumulative reconstructions, ``[len(edges), T, B, *event]``: states at ``times`` with only the modes
         of ``|Im lambda|`` below each edge moving."""
-        below = [self.select(frequency=(0.0, edge)) for edge in edges]
+        below = [self.select(frequency=(0.0, edge)) for edge in as_numbers(edges, "edges", "[1, 5]")]
         return np.stack([to_numpy(low.sample_path(x0, times=times, condition=condition)) for low in below])
 
     def truncation_curve(
@@ -339,7 +363,11 @@ class Spectrum:
         if counts is None:
             grid = np.geomspace(1, len(self), min(24, len(self)))
             counts = [0, *np.unique(grid.round().astype(int)).tolist()]
-        parts = {len(part): part for part in (self.select(count=n) if n else self[:0] for n in counts)}
+        numbers = as_numbers(counts, "counts", "[0, 2, 8]")
+        if not all(number in range(len(self) + 1) for number in numbers):
+            raise ArgumentError(f"counts: expected integers from 0 to {len(self)}, got {counts!r}")
+        selections = [self.select(count=int(number)) if number else self[:0] for number in numbers]
+        parts = {len(part): part for part in selections}
         everything = self._only(np.arange(len(self._tables["rank"])))
         whole, none = (each._samples(x0, condition) for each in (everything, self[:0]))
         scale = max(_rms(whole - none), 1e-300)
@@ -366,6 +394,7 @@ class Spectrum:
 
     def summary(self, rows: int = 12) -> str:
         """A table of the first modes, after one sentence on what to believe."""
+        rows = checked_count(rows, "rows")
         lines = [f"{len(self)} of {len(self._tables['rank'])} modes; {self.verdict}"]
         if self.nearly_defective:
             lines.append(
@@ -400,11 +429,19 @@ def build_spectrum(
 ) -> Spectrum:
     """See :meth:`FittedStudent.spectrum`."""
     core = _core.Spectrum(
-        student, n=checked_count(n), seed=seed, condition=as_condition(condition), teacher=teacher
+        student, n=checked_count(n), seed=as_seed(seed), condition=as_condition(condition), teacher=teacher
     )
     tables = {"energy": core.energy([1.0])[0], "rank": np.argsort(core.order("energy"))}
-    whole = Spectrum(student, core, np.asarray(core.order(sort), dtype=np.int64), tables)
+    whole = Spectrum(student, core, np.asarray(core.order(str(sort)), dtype=np.int64), tables)
     return whole if count is None else whole.select(count=count)
+
+
+def checked_spectrum(argument: str, spectrum: Any) -> None:
+    """Raises ``TypeError`` for what is no spectrum of modes, and ``ArgumentError`` for an empty one."""
+    if not isinstance(spectrum, Spectrum):
+        raise TypeError(f"{argument}: expected a Spectrum, got {type(spectrum).__name__}")
+    if len(spectrum) == 0:
+        raise ArgumentError(f"{argument}: expected at least one mode, got none")
 
 
 def _rms(difference: NDArray[Any]) -> float:
