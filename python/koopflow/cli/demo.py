@@ -82,58 +82,36 @@ def _run(settings: Settings) -> int:
 
 def cases(seed: int, *, quick: bool) -> list[Case]:
     """Two moons and handwritten digits."""
-    images, _ = datasets.digits()
-    train, held_out = datasets.split(images, held_out=500, seed=seed)
-    moons = (datasets.moons(20_000, seed=2 * seed), datasets.moons(4_000, seed=2 * seed + 1))
+    train, held_out = datasets.split(datasets.digits()[0], held_out=500, seed=seed)
+    moons = datasets.moons(20_000, seed=2 * seed), datasets.moons(4_000, seed=2 * seed + 1)
     if quick:
-        of_moons, of_digits = {"steps": 1_000, "trajectories": 8_192}, {"steps": 1_000, "trajectories": 4_096}
+        of_digits = {"steps": 1_000, "batch_size": 128, "trajectories": 4_096}
         return [
-            Case("moons", *moons, 800, of_moons, endpoint_error=0.03, energy=0.03),
-            Case(
-                "digits",
-                train,
-                held_out,
-                800,
-                of_digits | {"batch_size": 128},
-                endpoint_error=0.2,
-                energy=0.1,
-            ),
+            Case("moons", *moons, 800, {"steps": 1_000, "trajectories": 8_192}, 0.03, 0.03),
+            Case("digits", train, held_out, 800, of_digits, 0.2, 0.1),
         ]
-    of_moons, of_digits = {"steps": 4_000, "trajectories": 32_768}, {"steps": 2_000, "trajectories": 16_384}
     return [
-        Case("moons", *moons, 4_000, of_moons, endpoint_error=0.03, energy=0.03),
-        Case("digits", train, held_out, 3_000, of_digits, endpoint_error=0.15, energy=0.1),
+        Case("moons", *moons, 4_000, {"steps": 4_000, "trajectories": 32_768}, 0.03, 0.03),
+        Case("digits", train, held_out, 3_000, {"steps": 2_000, "trajectories": 16_384}, 0.15, 0.1),
     ]
 
 
 def run_case(case: Case, settings: Settings, folder: Path) -> dict[str, Any]:
     """Train, distil, measure and draw one case: its part of results.json."""
-    shape, shown, quick = case.train.shape[1:], progress(), settings["quick"]
+    shape, shown, seed = case.train.shape[1:], progress(), settings["seed"]
     say(f"\n{case.name}: {len(case.train)} samples of shape {shape}, {len(case.held_out)} held out")
-    shared = {"seed": settings["seed"], "device": settings["device"]}
+    shared = {"seed": seed, "device": settings["device"]}
     teacher = FlowTeacher(shape, coupling="ot", steps=case.teacher_steps, **shared)
-    teacher.fit(case.train, progress=shown)
-    stop_if_interrupted(teacher.history_)
-    student = KoopmanDistiller(**case.student, **shared)
-    student.fit(teacher, progress=shown)
-    stop_if_interrupted(student.history_)
-    of_teacher, of_student = (
-        {name: model.history_[name] for name in ("steps", "seconds", "stopped")}
-        for model in (teacher, student)
-    )
+    of_teacher = finished(teacher.fit(case.train, progress=shown).history_)
     say(f"  teacher: {of_teacher['steps']} steps in {of_teacher['seconds']:.0f} s")
+    student = KoopmanDistiller(**case.student, **shared)
+    of_student = finished(student.fit(teacher, progress=shown).history_)
     say(f"  student: {of_student['steps']} steps in {of_student['seconds']:.0f} s, trajectories included\n")
-    methods = {f"teacher, Euler {k}": OdeSolver(solver="euler", steps=k) for k in EULER_STEPS}
+    methods: dict[str, Any] = {f"teacher, Euler {k}": OdeSolver(solver="euler", steps=k) for k in EULER_STEPS}
     # Equally many samples on both sides.
-    n = min(500 if quick else 2_000, len(case.held_out))
-    table = compare(
-        teacher,
-        case.held_out,
-        methods={**methods, STUDENT: student},
-        n=n,
-        seed=settings["seed"],
-        progress=False,
-    )
+    n = min(500 if settings["quick"] else 2_000, len(case.held_out))
+    methods[STUDENT] = student
+    table = compare(teacher, case.held_out, methods=methods, n=n, seed=seed, progress=False)
     if table.interrupted:
         raise KeyboardInterrupt
     report = student.evaluate(teacher, case.held_out, n=n, seed=NOISE_SEED)
@@ -145,19 +123,16 @@ def run_case(case: Case, settings: Settings, folder: Path) -> dict[str, Any]:
     say(f"\n{said}")
     student.save(folder / f"{case.name}-student.safetensors")
     draw(case, teacher, student, folder)
-    return {
-        "rows": rows,
-        "verdict": said,
-        "evaluation": report.to_dict(),
-        "teacher": of_teacher,
-        "student": {"observables": student.n_observables_, **of_student},
-    }
+    of_student = {"observables": student.n_observables_, **of_student}
+    models = {"teacher": of_teacher, "student": of_student}
+    return {"rows": rows, "verdict": said, "evaluation": report.to_dict(), **models}
 
 
-def stop_if_interrupted(history: dict[str, Any]) -> None:
-    """Training keeps what it has on Ctrl-C; the demo has no use for half a result."""
+def finished(history: dict[str, Any]) -> dict[str, Any]:
+    """The facts of a training. It keeps what it has on Ctrl-C; the demo has no use for half a result."""
     if history.get("stopped") == "interrupted":
         raise KeyboardInterrupt
+    return {name: history[name] for name in ("steps", "seconds", "stopped")}
 
 
 def verdict(case: Case, teacher: Mapping[str, Any], student: Mapping[str, Any]) -> str:

@@ -219,6 +219,7 @@ def test_the_verdict_of_the_demo_follows_from_its_numbers(error, energy, good):
 
 
 def test_an_interrupt_during_training_ends_the_demo():
-    demo.stop_if_interrupted({"stopped": "budget"})
+    history = {"steps": 3, "seconds": 1.0, "stopped": "budget", "loss": []}
+    assert demo.finished(history) == {"steps": 3, "seconds": 1.0, "stopped": "budget"}
     with pytest.raises(KeyboardInterrupt):
-        demo.stop_if_interrupted({"stopped": "interrupted"})
+        demo.finished({**history, "stopped": "interrupted"})
