@@ -117,8 +117,9 @@ def kills(count: int, seed: int) -> Counter[str]:
             started = time.perf_counter()
             wholes[kind] = np.asarray(killed_fit(kind, Path(whole), resume=False).sample(x0=NOISE))
             seconds[kind] = time.perf_counter() - started
-    for index in range(count):
-        kind = ("student", "teacher")[index % 2]
+    index = 0
+    while found["killed"] < count:
+        kind, index = ("student", "teacher")[index % 2], index + 1
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             process = fork.Process(target=killed_fit, args=(kind, folder), kwargs={"resume": False})
@@ -126,10 +127,12 @@ def kills(count: int, seed: int) -> Counter[str]:
             process.join(moments.uniform(0.0, seconds[kind]))
             process.kill()
             process.join()
-            found["killed" if process.exitcode == -signal.SIGKILL else "ended before"] += 1
+            if process.exitcode != -signal.SIGKILL:
+                continue
+            found["killed"] += 1
             file = folder / f"{kind}.safetensors"
             left = file.exists()
-            found["left a checkpoint" if left else "were killed before the first checkpoint"] += 1
+            found["left a checkpoint"] += left
             if left:
                 model = (FlowTeacher if kind == "teacher" else KoopmanDistiller).load(file)
                 found["loads"] += bool(np.isfinite(np.asarray(model.sample(x0=NOISE))).all())

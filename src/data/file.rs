@@ -11,7 +11,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::condition::Conditioning;
 use crate::error::{Error, Result};
-use crate::store::{final_target, fresh_file, read_metadata, sync_folder, to_bytes, Header};
+use crate::store::{beside, final_target, fresh_file, read_metadata, sync_folder, to_bytes, Header};
 use crate::tensor::{dtype_name, event_size, shape_text};
 
 /// Name of this kind of file in its header.
@@ -103,9 +103,7 @@ pub struct TrajectoryFile {
 }
 
 fn partial_path(path: &Path) -> PathBuf {
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
-    PathBuf::from(partial)
+    beside(path, ".partial")
 }
 
 fn failed(path: &Path) -> impl Fn(std::io::Error) -> Error + '_ {

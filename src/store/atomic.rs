@@ -1,6 +1,7 @@
 //! Files that are written whole or not at all.
 
 use std::fs::{self, File, OpenOptions};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,6 +10,9 @@ use crate::error::{Error, Result};
 
 /// Symbolic links followed before they count as a circle, as Linux counts.
 const MOST_LINKS: usize = 40;
+
+/// Bytes in a name, by the smallest limit of common file systems.
+const LONGEST_NAME: usize = 255;
 
 /// Writes a new file in the target's folder, flushes it to the disk and renames it: a crash leaves the old file or
 /// the new one, and of several writers at once the last one wins with a whole file. A symbolic link stays a
@@ -43,6 +47,19 @@ pub(crate) fn fresh_file(target: &Path) -> io::Result<(PathBuf, File)> {
             outcome => return outcome.map(|file| (path, file)),
         }
     }
+}
+
+/// The file beside `target` whose name is the target's and `suffix`; where file systems would find that too long,
+/// a name that the target's determines.
+pub(crate) fn beside(target: &Path, suffix: &str) -> PathBuf {
+    let mut name = target.file_name().unwrap_or_default().to_owned();
+    name.push(suffix);
+    if name.len() > LONGEST_NAME {
+        let mut hasher = DefaultHasher::new();
+        target.file_name().hash(&mut hasher);
+        name = format!(".koopflow-{:016x}{suffix}", hasher.finish()).into();
+    }
+    target.with_file_name(name)
 }
 
 /// Path that a file of this name is written to: the target of a symbolic link, or else the path itself.

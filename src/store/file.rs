@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 use safetensors::tensor::{serialize, Dtype, Metadata, TensorInfo, TensorView};
@@ -151,7 +151,11 @@ pub(crate) fn read_metadata(name: &str, file: &mut File, size: u64) -> Result<(M
         Error::checkpoint(name, format!("not a whole safetensors file ({why})"))
     };
     let mut length = [0u8; 8];
-    file.read_exact(&mut length).map_err(|_| refuse(&"its header is cut short"))?;
+    file.read_exact(&mut length).map_err(|error| match error.kind() {
+        ErrorKind::UnexpectedEof => refuse(&"its header is cut short"),
+        // A folder, say.
+        _ => Error::Io { path: name.into(), source: error },
+    })?;
     let length = u64::from_le_bytes(length);
     if length > size.saturating_sub(8) {
         return Err(refuse(&"its header is cut short"));

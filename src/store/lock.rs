@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use fs4::{FileExt, TryLockError};
 
+use super::atomic::beside;
 use crate::error::{Error, Result};
 
 /// Time between two attempts to take a lock that another writer holds.
@@ -26,9 +27,7 @@ impl WriterLock {
     /// # Errors
     /// [`Error::Io`] where the folder cannot be written; what `waiting` answers.
     pub fn acquire(target: &Path, mut waiting: impl FnMut() -> Result<()>) -> Result<Self> {
-        let mut path = target.as_os_str().to_owned();
-        path.push(".lock");
-        let path = PathBuf::from(path);
+        let path = beside(target, ".lock");
         loop {
             let file = OpenOptions::new()
                 .write(true)

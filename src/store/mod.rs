@@ -17,7 +17,7 @@ use tch::{Device, Tensor};
 use crate::error::Result;
 
 pub use atomic::write_atomically;
-pub(crate) use atomic::{final_target, fresh_file, sync_folder};
+pub(crate) use atomic::{beside, final_target, fresh_file, sync_folder};
 pub use file::Tensors;
 pub(crate) use file::{read_metadata, to_bytes};
 pub(crate) use header::Header;

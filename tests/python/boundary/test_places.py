@@ -120,6 +120,24 @@ def test_paths_may_be_bytes(student: KoopmanDistiller, gaussian: FlowTeacher, tm
     assert sorted(os.listdir(tmp_path)) == ["file.safetensors", "file.safetensors2"]
 
 
+def test_names_may_be_as_long_as_the_file_system_allows(gaussian: FlowTeacher, tmp_path: Path) -> None:
+    checkpoint, *longest = "c" * 255, "p" * 252, "q" * 253, "r" * 255
+    for name in longest:
+        files = {"trajectory_file": tmp_path / name, "progress": False}
+        KoopmanDistiller(**TINY).fit(gaussian, checkpoint=tmp_path / checkpoint, **files)
+        first = baselines.PlainNetwork(**TINY).fit(gaussian, refresh=True, **files)
+        again = baselines.PlainNetwork(**TINY).fit(gaussian, **files)
+        # One evaluation tells whether it is the same teacher.
+        assert again.history_["teacher_evaluations"] == 1 < first.history_["teacher_evaluations"]
+    assert sorted(os.listdir(tmp_path)) == [checkpoint, *longest]
+
+
+def test_a_folder_is_not_read_as_a_file(tmp_path: Path) -> None:
+    for read in (KoopmanDistiller.load, FlowTeacher.load, baselines.load):
+        with pytest.raises(OSError, match=tmp_path.name):
+            read(tmp_path)
+
+
 @contextlib.contextmanager
 def full_disk(room: int = 512) -> Iterator[None]:
     """No file grows beyond ``room`` bytes: a write fails half way, as on a disk that fills up."""
