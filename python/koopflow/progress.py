@@ -123,7 +123,6 @@ class ProgressMeter(AbstractContextManager["ProgressMeter"]):
                 dynamic_ncols=True,
                 # The core decides when to report; tqdm's own throttle would drop the last values.
                 mininterval=0.0,
-                smoothing=0.1,
                 leave=self._stage != "sample",
             )
         bar = self._bar

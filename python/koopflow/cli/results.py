@@ -87,8 +87,10 @@ class Lines:
         begins, ends = event["stage"] != self._stage, event["step"] == event["total"]
         if begins or ends or event["seconds"] - self._printed >= SECONDS_BETWEEN_LINES:
             self._stage, self._printed = event["stage"], event["seconds"]
-            values = format_values(event["values"])
+            left = event["seconds"] * (event["total"] / max(1, event["step"]) - 1)
             said = f"{name}: {event['step']}/{event['total']}, {event['seconds']:.0f} s"
+            said += "" if begins or ends else f", about {left:.0f} s left"
+            values = format_values(event["values"])
             self._print(f"{said}, {values}" if values else said)
 
     def _print(self, line: str) -> None:

@@ -361,4 +361,6 @@ def test_lines_for_a_log_are_few_and_whole(capsys):
     shown = capsys.readouterr().err.splitlines()
     assert len(shown) == 5
     assert shown[0] == "training the teacher: 1/1000, 0 s, loss 1"
+    # 400 of 1000 steps took ten seconds.
+    assert shown[1] == "training the teacher: 401/1000, 10 s, about 15 s left, loss 0.00249"
     assert shown[-1] == "training the teacher: a note"
