@@ -97,7 +97,18 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def to_json(options: Mapping[str, Any]) -> str:
-    """JSON for the core; numbers of NumPy and torch, their devices and dtypes become plain."""
+    """JSON for the core; numbers of NumPy and torch, their devices and dtypes become plain.
+
+    Raises ``ArgumentError`` naming the first option that has no such form.
+    """
+    for name, value in options.items():
+        try:
+            text = json.dumps(value, default=plain)
+        except (TypeError, ValueError) as error:
+            raise ArgumentError(f"{name}: {error}") from error
+        # JSON has no word for them.
+        if text in ("NaN", "Infinity", "-Infinity"):
+            raise ArgumentError(f"{name}: expected a finite number, got {value!r}")
     return json.dumps(options, default=plain)
 
 

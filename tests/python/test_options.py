@@ -163,6 +163,13 @@ def test_numbers_of_numpy_and_names_of_torch_are_options(gaussian):
         to_json({"a": object()})
 
 
+@pytest.mark.parametrize("value", [float("nan"), np.float32("inf"), 1j, b"2", object()])
+@pytest.mark.parametrize("name", ["learning_rate", "steps", "observables", "max_seconds"])
+def test_options_that_json_cannot_hold_are_named(gaussian, name, value):
+    with pytest.raises(ArgumentError, match=f"{name}: expected a"):
+        KoopmanDistiller(**{name: value}).fit(gaussian, progress=False)
+
+
 def test_zero_does_not_clip():
     """A gradient of any length is taken as it is."""
     data = 100.0 * np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
