@@ -314,6 +314,9 @@ class Student:
     ) -> tuple[_Array, _Array]:
         """Observables and their derivative J g (1, v) along ``velocity`` ``[B, *event]``, each ``[B, m]``."""
 
+    def own_time(self, t: float) -> float:
+        """A time of the data's path as one of the observables' own."""
+
     def propagate(self, g: _Array, tau: _Array | float) -> _Array:
         """Observables g exp(tau L), ``[B, m]``; ``tau`` is a scalar or ``[B]``, of either sign."""
 

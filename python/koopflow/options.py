@@ -253,6 +253,9 @@ class Architecture(Options):
         Degree of ``basis="polynomial"``, 2 to 12; by default 4 in up to eight dimensions, 2 beyond.
     per_pixel : bool, optional
         Whether every pixel of a hierarchy's maps has its own eigenvalues, instead of sharing its channel's.
+    standardise : bool, optional
+        Whether a student of data far from mean 0 and deviation 1 learns in standard coordinates, as by
+        default; what it takes and answers is in the data's own units (docs/distillation.md).
 
     Examples
     --------
@@ -267,6 +270,7 @@ class Architecture(Options):
     decoder: str | None = None
     degree: int | None = None
     per_pixel: bool | None = None
+    standardise: bool | None = None
 
 
 # Options of Training that every trainer has; the others are a student's.

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::koopman::StudentConfig;
 use crate::tensor::event_size;
 use crate::training::{json_options, TrainingOptions};
+use crate::velocity::Path;
 
 /// Which way a flow is distilled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -36,6 +37,9 @@ pub struct BaselineModel {
     /// Rows of the table of running statistics in [`crate::nets::InputCoordinates`].
     pub table_times: i64,
     pub dtype: String,
+    /// As of a student ([`StudentConfig::units`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub units: Option<Path>,
 }
 
 impl BaselineModel {
@@ -217,6 +221,7 @@ impl BaselineConfig {
             depth,
             table_times: path_steps + 1,
             dtype: self.training.dtype.clone(),
+            units: None,
         })
     }
 }

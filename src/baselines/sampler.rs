@@ -32,7 +32,7 @@ impl Baseline {
         let time = |step: i64| step as f64 / steps as f64;
         let samples = self.map(x0, condition, 1, monitor, |x, condition| {
             let stride = |x: Tensor, step: i64| self.carry(&x, (time(step), time(step + 1)), condition);
-            (0..steps).fold(x.shallow_clone(), stride).unsqueeze(0)
+            Ok(self.states(1.0, &(0..steps).fold(x.shallow_clone(), stride))?.unsqueeze(0))
         })?;
         Ok(samples.squeeze_dim(0))
     }
@@ -57,15 +57,25 @@ impl Baseline {
             return Err(Error::argument("times", "one or more times in [0, 1]", format!("{times:?}")));
         }
         self.map(x0, condition, times.len() as i64, monitor, |x, condition| {
-            let states: Vec<Tensor> =
-                times.iter().map(|time| self.carry(x, (0.0, *time), condition)).collect();
-            Tensor::stack(&states, 0)
+            let state = |time: &f64| {
+                let own = self.units.as_ref().map_or(*time, |units| units.time(*time));
+                self.states(own, &self.carry(x, (0.0, own), condition))
+            };
+            Ok(Tensor::f_stack(&times.iter().map(state).collect::<Result<Vec<_>>>()?, 0)?)
         })
     }
 
     fn carry(&self, x: &Tensor, span: (f64, f64), condition: Option<&Tensor>) -> Tensor {
         self.counter.add(1);
         self.networks.carry(&self.space, x, span, condition)
+    }
+
+    /// Flat states at one of the baseline's own times in the data's coordinates.
+    fn states(&self, own_time: f64, x: &Tensor) -> Result<Tensor> {
+        match &self.units {
+            Some(units) => units.inverse().standard_at(own_time, x),
+            None => Ok(x.shallow_clone()),
+        }
     }
 
     /// What `work` makes of flat samples and their condition as networks take it, chunk by chunk:
@@ -76,7 +86,7 @@ impl Baseline {
         condition: Option<&Tensor>,
         states: i64,
         monitor: &mut dyn Monitor,
-        work: impl Fn(&Tensor, Option<&Tensor>) -> Tensor,
+        work: impl Fn(&Tensor, Option<&Tensor>) -> Result<Tensor>,
     ) -> Result<Tensor> {
         let _guard = tch::no_grad_guard();
         let model = self.model();
@@ -89,7 +99,7 @@ impl Baseline {
         let _threads = IntraOpThreads::for_work(self.parameters().count(), rows.min(batch));
         let samples = in_chunks(batch, rows, 1, |start, length| {
             let part = |tensor: &Tensor| tensor.narrow(0, start, length);
-            let made = work(&part(&x), condition.as_ref().map(part).as_ref());
+            let made = work(&part(&x), condition.as_ref().map(part).as_ref())?;
             monitor.tick()?;
             Ok(made)
         })?;

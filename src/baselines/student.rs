@@ -8,9 +8,12 @@ use crate::monitor::EvaluationCounter;
 use crate::nets::InputCoordinates;
 use crate::nets::Parameters;
 use crate::tensor::{parse_dtype, shared, RandomSource};
+use crate::velocity::Units;
 
+/// As a student, it learns in standard coordinates, and `units` leads to the data's own where those are others.
 pub struct Baseline {
     model: BaselineModel,
+    pub(super) units: Option<Units>,
     parameters: Parameters,
     pub(super) space: Space,
     pub(super) networks: Networks,
@@ -30,7 +33,11 @@ impl Baseline {
         let networks = Networks::new(&model, &mut parameters, &mut random)?;
         parameters.pack();
         let space = Space::identity(model.dimension(), model.table_times, kind, device);
-        Ok(Baseline { model, parameters, space, networks, counter: EvaluationCounter::default() })
+        let units = match model.units {
+            Some(path) => Some(Units::new(path, &Tensor::f_zeros(model.dimension(), (kind, device))?, 1.0)?),
+            None => None,
+        };
+        Ok(Baseline { model, units, parameters, space, networks, counter: EvaluationCounter::default() })
     }
 
     pub fn model(&self) -> &BaselineModel {
@@ -59,6 +66,12 @@ impl Baseline {
         self.space.coordinates = coordinates;
     }
 
+    /// Sets what leads from standard coordinates to the data's own, before training.
+    pub fn set_units(&mut self, units: &Units) {
+        self.model.units = Some(units.path());
+        self.units = Some(units.to(self.kind(), self.device()));
+    }
+
     pub fn networks(&self) -> &Networks {
         &self.networks
     }
@@ -85,14 +98,19 @@ impl Baseline {
     pub fn named(&self) -> Vec<(String, Tensor)> {
         let mut tensors = self.parameters.named();
         tensors.extend(self.space.coordinates.named());
+        tensors.extend(self.units.iter().flat_map(Units::named));
         tensors
     }
 
     /// Overwrites parameters and input statistics with tensors taken by name.
     pub fn restore(&mut self, mut take: impl FnMut(&str) -> Result<Tensor>) -> Result<()> {
         self.parameters.restore(&mut take)?;
+        if let Some(path) = self.model.units {
+            let (kind, device) = (self.kind(), self.device());
+            self.units = Some(Units::stored(path, self.model.dimension(), &mut take)?.to(kind, device));
+        }
         self.space.coordinates.restore(&mut take)
     }
 }
 
-shared!(Baseline { parameters, space, networks; model, counter });
+shared!(Baseline { units, parameters, space, networks; model, counter });

@@ -4,7 +4,7 @@ use serde::Serialize;
 use tch::Tensor;
 
 use super::{Baseline, BaselineConfig, Source};
-use crate::data::{Inputs, Trajectories, TrajectoryPlan};
+use crate::data::{InStandardUnits, Inputs, Trajectories, TrajectoryPlan};
 use crate::distill::DistillConfig;
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
@@ -14,7 +14,7 @@ use crate::training::{
     decided, Adam, Average, Budget, Checkpointing, Gradient, Ledger, Look, Loop, LossLog, Note, Schedule,
     ScheduleKind, State, Step, Stopped,
 };
-use crate::velocity::VelocityField;
+use crate::velocity::{Path, VelocityField};
 
 /// What happened while a baseline was fitted.
 #[derive(Debug, Clone, Serialize)]
@@ -62,12 +62,21 @@ pub fn fit(
     let config = config.with_defaults(event_shape, conditioning)?;
     let budget = Budget::new(config.training.steps.unwrap_or(u64::MAX), config.training.max_seconds);
     let evaluations_before = teacher.evaluations();
+    let kind = config.training.place()?.0;
+    let standard = InStandardUnits::find(teacher, inputs, Path::default(), kind, monitor)?;
+    let (teacher, inputs) = match &standard {
+        Some(standard) => (&*standard.teacher, &standard.inputs),
+        None => (teacher, inputs),
+    };
     let trajectories = trajectories(teacher, &config, inputs, monitor)?;
     let trajectory_seconds = budget.seconds();
 
     let (seed, device) = (config.training.seed, config.training.place()?.1);
     let mut student = Baseline::new(config.model(event_shape, conditioning)?, seed, device)?;
     student.set_coordinates(trajectories.coordinates(None)?);
+    if let Some(standard) = &standard {
+        student.set_units(&standard.units);
+    }
     let random = RandomSource::new(seed).fork("baseline batches");
     let source = Source { teacher, trajectories: &trajectories, config: &config, random };
     let fitting = Fitting { student: &student, source, log: LossLog::new(LOG_EVERY) };

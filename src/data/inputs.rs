@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 
 use crate::condition::Conditioning;
 use crate::error::{Error, Result};
-use crate::tensor::check_batch;
+use crate::tensor::{check_batch, Share};
 use crate::velocity::VelocityField;
 
 /// Data of the teacher's, and where trajectories are kept; everything is optional.
@@ -28,6 +28,18 @@ pub struct Inputs {
 }
 
 impl Inputs {
+    /// Second handles on the same tensors.
+    pub fn shallow_clone(&self) -> Inputs {
+        Inputs {
+            pool: self.pool.shallow_clone(),
+            data: self.data.shallow_clone(),
+            noise: self.noise.shallow_clone(),
+            data_condition: self.data_condition.shallow_clone(),
+            trajectory_file: self.trajectory_file.clone(),
+            refresh: self.refresh,
+        }
+    }
+
     /// Checks shapes and lengths, whether or not a term will use them.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ mod file;
 mod generate;
 mod inputs;
 mod path_points;
+mod standard;
 mod stream;
 mod trajectories;
 
@@ -20,5 +21,6 @@ pub use file::{StoredPlan, TrajectoryFile};
 pub use generate::TrajectoryPlan;
 pub use inputs::Inputs;
 pub use path_points::{PathPlan, PathPoints};
+pub use standard::InStandardUnits;
 pub use stream::{PairBatch, PairSource, PairStream};
 pub use trajectories::Trajectories;

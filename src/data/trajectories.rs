@@ -345,7 +345,8 @@ fn check_same(file: &TrajectoryFile, wanted: &StoredPlan, condition: Option<&Ten
     match old.len() == new.len() && close {
         true => Ok(()),
         false => Err(file.refuse(
-            "was made with another teacher (its velocities at fixed points differ); refresh=True regenerates it",
+            "was made with another teacher, or in other units (velocities at fixed points differ); refresh=True \
+             regenerates it",
         )),
     }
 }

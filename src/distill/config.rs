@@ -57,6 +57,9 @@ pub struct DistillConfig {
     pub warm_start: bool,
     /// Parametrisation of the generator; a hierarchy has `"levels"`, whatever is given.
     pub generator: GeneratorKind,
+    /// Whether a student of data far from mean 0 and deviation 1 learns in standard coordinates
+    /// ([`crate::velocity::Units`]).
+    pub standardise: bool,
     /// Frame of the features; `None` is the moving one for trained networks with a spectral generator, which others
     /// cannot have.
     pub frame: Option<Frame>,
@@ -124,6 +127,7 @@ impl Default for DistillConfig {
             per_pixel: false,
             warm_start: false,
             generator: GeneratorKind::Spectral,
+            standardise: true,
             frame: None,
             stability: Stability::Free,
             readout: ReadoutKind::Slice,

@@ -166,6 +166,7 @@ impl DistillConfig {
             mixing: None,
             unet: parts.unet,
             per_pixel: self.per_pixel,
+            units: None,
             // Only training makes two lifts differ.
             lifts: if self.method == Method::ClosedForm { self.lifts.min(1) } else { self.lifts },
             width: self.width.unwrap_or(pick(128, 384)),

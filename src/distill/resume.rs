@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde_json::{json, Value};
+use tch::Tensor;
 
 use super::history::{DistillHistory, Ledger, LogEntry};
 use super::DistillConfig;
@@ -11,6 +12,7 @@ use crate::koopman::Student;
 use crate::tensor::shape_text;
 use crate::training;
 use crate::training::{check_same_options, save_training, State, Stopped, TrainingFile, UpdateCounts};
+use crate::velocity::Units;
 
 /// Options that a longer run on another machine may change. The cosine follows the budget of the run that
 /// resumes: with more steps than before, the rate goes back up to where the longer schedule has it.
@@ -56,6 +58,19 @@ impl Resumed {
             }
         }
         Ok(Resumed { file, ledger, history })
+    }
+
+    /// The units of the student that the file keeps; those from before students had them go on as they began.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] where the file is damaged.
+    pub fn units(&self) -> Result<Option<Units>> {
+        let config = &self.file.description.config;
+        let Some(path) = config.units else { return Ok(None) };
+        let missing = |name: &str| Error::argument(name, "a tensor", "none");
+        let take =
+            |name: &str| self.file.tensors.get(name).map(Tensor::shallow_clone).ok_or_else(|| missing(name));
+        Units::stored(path, config.dimension(), take).map(Some).map_err(|error| self.file.refuse(error))
     }
 
     /// Overwrites `student` with the one that the file keeps: its input statistics and the best parameters.

@@ -8,7 +8,7 @@ use super::resume::Resumed;
 use super::run::{Run, Spent};
 use super::warm_start::begin_as;
 use super::{ClosedFormReport, DistillConfig, Extras, LogEntry, Method, Objective, Recipe, TrainingData};
-use crate::data::Inputs;
+use crate::data::{InStandardUnits, Inputs};
 use crate::distill::solve::ClosedForm;
 use crate::error::{Error, Result};
 use crate::koopman::Student;
@@ -19,7 +19,7 @@ use crate::tensor::threads::IntraOpThreads;
 use crate::tensor::RandomSource;
 use crate::training;
 use crate::training::{Adam, Average, Budget, Loop, LossScale, Schedule, State, Stopped};
-use crate::velocity::VelocityField;
+use crate::velocity::{Units, VelocityField};
 
 /// Distils `teacher` into a student, the best one seen; [`DistillHistory::stopped`] says what ended it.
 ///
@@ -62,6 +62,11 @@ pub fn distill_with(
     let seconds = before.map_or(0.0, |ledger| ledger.run.seconds);
     let budget = Budget::new(recipe.steps, config.training.max_seconds).resumed(seconds);
     let evaluations_before = teacher.evaluations();
+    let standard = standard(teacher, inputs, &config, resumed.as_ref(), monitor)?;
+    let (teacher, inputs, units) = match &standard {
+        Some(InStandardUnits { teacher, inputs, units }) => (&**teacher, inputs, Some(units)),
+        None => (teacher, inputs, None),
+    };
     let data = prepare(teacher, &config, &recipe, inputs, before, monitor)?;
     let spent = Spent {
         trajectory_seconds: budget.seconds(),
@@ -70,7 +75,7 @@ pub fn distill_with(
         evaluations_before,
     };
     let evaluator = Evaluator::new(teacher, &data, &recipe.weights)?;
-    let fit = Fit { teacher, config, recipe, extras, data, evaluator };
+    let fit = Fit { teacher, units, config, recipe, extras, data, evaluator };
     let mut student = fit.untrained(resumed.is_none())?;
     if let Some(resumed) = &mut resumed {
         resumed.student(&mut student)?;
@@ -86,6 +91,25 @@ fn check_features(recipe: &Recipe, extras: &Extras) -> Result<()> {
         return Err(Error::argument("features", expected, "one without the other"));
     }
     Ok(())
+}
+
+/// What the student learns from, where that is not the teacher's data as they are: as a resumed student has it.
+fn standard(
+    teacher: &dyn VelocityField,
+    inputs: &Inputs,
+    config: &DistillConfig,
+    resumed: Option<&Resumed>,
+    monitor: &mut dyn Monitor,
+) -> Result<Option<InStandardUnits>> {
+    if let Some(resumed) = resumed {
+        let units = resumed.units()?;
+        return units.map(|units| InStandardUnits::with(teacher, inputs, units)).transpose();
+    }
+    // The weights of somebody else's network fit its own units.
+    if !config.standardise || (config.warm_start && teacher.standard()?.is_none()) {
+        return Ok(None);
+    }
+    InStandardUnits::find(teacher, inputs, config.path, config.training.place()?.0, monitor)
 }
 
 /// What the student learns from. A resumed run has the trajectories it had, however long they take.
@@ -112,6 +136,8 @@ fn prepare(
 /// Everything that a distillation is made from.
 struct Fit<'a> {
     teacher: &'a dyn VelocityField,
+    /// What leads from what is learnt to the data's own coordinates.
+    units: Option<&'a Units>,
     /// Options with every default filled in.
     config: DistillConfig,
     recipe: Recipe,
@@ -138,6 +164,9 @@ impl Fit<'_> {
         let options = &self.config.training;
         let mut student = Student::new(own.clone(), options.seed, options.place()?.1)?;
         student.set_coordinates(self.data.coordinates(own.table_times, images)?);
+        if let Some(units) = self.units {
+            student.set_units(units);
+        }
         if self.config.warm_start && fresh {
             begin_as(&mut student, self.teacher)?;
         }

@@ -38,6 +38,8 @@ pub struct TeacherConfig {
     /// Mirrors each row of a batch with probability one half, left to right: images
     /// `[channels, height, width]` only.
     pub flip: bool,
+    /// Whether data far from mean 0 and deviation 1 are learnt in standard coordinates ([`crate::velocity::Units`]).
+    pub standardise: bool,
     /// Steps that one entry of the history averages over, at least 1.
     pub log_every: u64,
     /// A batch is 1 to 65,536 pairs, 256 by default. The learning rate falls along a cosine to zero.
@@ -63,6 +65,7 @@ impl Default for TeacherConfig {
             // of 128.
             coupling_size: 128,
             flip: false,
+            standardise: true,
             log_every: 50,
             training: TrainingOptions { batch_size: Some(BATCH_SIZE), ..TrainingOptions::default() },
         }

@@ -44,6 +44,11 @@ impl Resumed {
         Ok(Resumed { file, ledger })
     }
 
+    /// Whether the file's field has units of its own: those from before teachers had them go on as they began.
+    pub fn has_units(&self) -> bool {
+        self.file.tensors.get("units.scale").is_some()
+    }
+
     /// Puts weights, moments, average and counts into a run that has just begun on the same data. The state to go
     /// back to is the average.
     ///

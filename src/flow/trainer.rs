@@ -18,7 +18,7 @@ use crate::training::{
     decided, Adam, Average, Budget, Checkpointing, Gradient, Look, Loop, LossLog, Schedule, ScheduleKind,
     State, Step, Stopped,
 };
-use crate::velocity::{Conditioning, NetworkField};
+use crate::velocity::{Conditioning, Moments, NetworkField, Units};
 
 /// Trains a velocity field on `data` `[N, *event]`; `condition` as `config.conditioning` says.
 ///
@@ -60,9 +60,19 @@ pub fn train_with_files(
     let config = config.resolve(event_shape);
     let device = config.training.place()?.1;
     let random = RandomSource::new(config.training.seed);
-    let network = config.network(event_shape);
-    let field = NetworkField::new(network, data, condition, device, &mut random.fork("teacher weights"))?;
     let resumed = files.resume.as_ref().map(|path| Resumed::read(path, &config)).transpose()?;
+    let standardise = config.standardise && resumed.as_ref().is_none_or(Resumed::has_units);
+    let units = match standardise {
+        true => Units::far(config.path, &Moments::of(data)?)?,
+        false => None,
+    };
+    let standard = units.as_ref().map(|units| units.standard_data(data)).transpose()?;
+    let data = standard.as_ref().unwrap_or(data);
+    let network = config.network(event_shape);
+    let mut field = NetworkField::new(network, data, condition, device, &mut random.fork("teacher weights"))?;
+    if let Some(units) = &units {
+        field = field.in_units(units);
+    }
     let (step, spent) = resumed.as_ref().map_or((0, 0.0), |resumed| {
         let run = &resumed.ledger.run;
         (run.step, run.seconds)

@@ -7,6 +7,7 @@ use crate::condition::Conditioning;
 use crate::error::{Error, Result};
 use crate::nets::{feature_maps, monomial_count, UNetConfig};
 use crate::tensor::{event_size, parse_dtype, shape_text};
+use crate::velocity::Path;
 
 /// Options that a file stores to rebuild a student.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,6 +57,10 @@ pub struct StudentConfig {
     /// Whether each pixel of a hierarchy has eigenvalues of its own, instead of sharing them with its map's.
     #[serde(default)]
     pub per_pixel: bool,
+    /// The probability path along which the student's standard coordinates become the data's own; `None` where they
+    /// are the same ([`crate::velocity::Units`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub units: Option<Path>,
 }
 
 fn default_degree() -> i64 {
@@ -84,6 +89,7 @@ impl Default for StudentConfig {
             mixing: None,
             unet: None,
             per_pixel: false,
+            units: None,
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::tensor::{
     check_batch, check_finite, expand_time, finite_or_divergence, parse_dtype, shape_text, shared,
     RandomSource, Share,
 };
+use crate::velocity::Units;
 
 /// Which way along the flow the observables will be propagated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,8 +25,13 @@ pub enum Direction {
     Backward,
 }
 
+/// Everything that is learnt is in standard coordinates: those of the data, unless they are far from standard. Then
+/// `units` leads from the ones to the others, and the states, times and velocities of methods that check what comes
+/// from outside are the data's own, those of the others standard. Observables are always standard, time among them.
 pub struct Student {
     config: StudentConfig,
+    /// Of the student's dtype, on its device.
+    units: Option<Units>,
     parameters: Parameters,
     coordinates: InputCoordinates,
     forward: Lift,
@@ -85,8 +91,13 @@ impl Student {
         }
         let readout = Readout::new(&config, &mut parameters, &mut random)?;
         parameters.pack();
+        let units = match config.units {
+            Some(path) => Some(Units::new(path, &Tensor::f_zeros(dimension, (kind, device))?, 1.0)?),
+            None => None,
+        };
         Ok(Student {
             config,
+            units,
             parameters,
             coordinates,
             forward,
@@ -122,6 +133,60 @@ impl Student {
     /// Number of batched lift evaluations so far (NFE), shared by clones.
     pub fn evaluations(&self) -> u64 {
         self.counter.get()
+    }
+
+    /// Sets what leads from standard coordinates to the data's own, before training.
+    pub fn set_units(&mut self, units: &Units) {
+        self.config.units = Some(units.path());
+        self.units = Some(units.to(self.kind(), self.device()));
+    }
+
+    /// What leads from the student's coordinates to the data's own; `None` where they are the same.
+    pub fn units(&self) -> Option<&Units> {
+        self.units.as_ref()
+    }
+
+    /// A time of the data's path as one of the student's own.
+    pub fn own_time(&self, t: f64) -> f64 {
+        self.units.as_ref().map_or(t, |units| units.time(t))
+    }
+
+    /// One of the student's own times as one of the data's path.
+    pub fn data_time(&self, own: f64) -> f64 {
+        self.units.as_ref().map_or(own, |units| units.inverse().time(own))
+    }
+
+    /// Flat states `[B, d]` at times `[B]` in the student's own coordinates, with their times there.
+    pub fn own_states(&self, t: &Tensor, x: &Tensor) -> Result<(Tensor, Tensor)> {
+        match &self.units {
+            Some(units) => units.standard(t, x),
+            None => Ok((t.shallow_clone(), x.shallow_clone())),
+        }
+    }
+
+    /// Flat data `[B, d]` in the student's own coordinates. (Noise is the same in both.)
+    pub fn own_data(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.units {
+            Some(units) => units.standard_at(1.0, x),
+            None => Ok(x.shallow_clone()),
+        }
+    }
+
+    /// Flat states `[B, d]` at one of the student's own times in the data's coordinates: differentiable.
+    pub fn states(&self, own_time: f64, x: &Tensor) -> Result<Tensor> {
+        match &self.units {
+            Some(units) => units.inverse().standard_at(own_time, x),
+            None => Ok(x.shallow_clone()),
+        }
+    }
+
+    /// How long a unit of length of the student's own is, in the data's coordinates, at one of its own times.
+    pub fn length(&self, own_time: f64) -> Result<f64> {
+        let Some(units) = &self.units else { return Ok(1.0) };
+        let back =
+            Units::new(units.path(), &Tensor::f_zeros(1, (Kind::Double, Device::Cpu))?, units.scale())?;
+        let one = Tensor::f_ones([1, 1], (Kind::Double, Device::Cpu))?;
+        Ok(back.inverse().standard_at(own_time, &one)?.double_value(&[0, 0]))
     }
 
     /// Replaces the input statistics, before training.
@@ -232,11 +297,12 @@ impl Student {
         let x = self.flatten("x", x)?;
         let t = expand_time("t", t, x.size()[0])?.to_device(self.device()).to_kind(self.kind());
         let condition = self.condition_input(condition, x.size()[0])?;
+        let (t, x) = self.own_states(&t, &x)?;
         Ok(tch::no_grad(|| self.lift_flat(&t, &x, direction, condition.as_ref()).assemble()))
     }
 
-    /// Observables and their exact derivative along (1, velocity): (g `[B, m]`, J g (1, v) `[B, m]`).
-    /// If `velocity` is the teacher's, the second is g L for a perfect student.
+    /// Observables and their exact derivative along (1, velocity), in the student's own time: (g `[B, m]`,
+    /// J g (1, v) `[B, m]`). If `velocity` is the teacher's, the second is g L for a perfect student.
     pub fn encode_with_tangent(
         &self,
         t: &Tensor,
@@ -255,6 +321,11 @@ impl Student {
         let t = expand_time("t", t, batch)?.to_device(self.device()).to_kind(self.kind());
         let condition = self.condition_input(condition, batch)?;
         let _guard = tch::no_grad_guard();
+        let velocity = match &self.units {
+            Some(units) => units.standard_velocity(&t, &x, &velocity)?,
+            None => velocity,
+        };
+        let (t, x) = self.own_states(&t, &x)?;
         let (g, tangent) = self.lift_flat_with_tangent(&t, &x, &velocity, direction, condition.as_ref());
         let ones = t.ones_like().unsqueeze(1);
         let state_rate = velocity.narrow(1, 0, self.config.state_size());
@@ -302,7 +373,11 @@ impl Student {
     pub fn readout(&self, g: &Tensor) -> Result<Tensor> {
         self.check_observables(g)?;
         let g = g.to_device(self.device()).to_kind(self.kind());
-        let x = tch::no_grad(|| self.decode(&Observables::split(&g, self.config.state_size())));
+        let g = Observables::split(&g, self.config.state_size());
+        let mut x = tch::no_grad(|| self.decode(&g));
+        if let Some(units) = &self.units {
+            x = units.inverse().standard(&g.t, &x)?.1;
+        }
         finite_or_divergence(&x, "readout")?;
         Ok(self.unflatten(&x))
     }
@@ -359,6 +434,7 @@ impl Student {
     pub fn named(&self) -> Vec<(String, Tensor)> {
         let mut tensors = self.parameters.named();
         tensors.extend(self.coordinates.named());
+        tensors.extend(self.units.iter().flat_map(Units::named));
         tensors.extend(self.both.iter().flat_map(BothWeights::named));
         tensors
     }
@@ -366,8 +442,12 @@ impl Student {
     /// Overwrites parameters and input statistics with tensors taken by name.
     pub fn restore(&mut self, mut take: impl FnMut(&str) -> Result<Tensor>) -> Result<()> {
         self.parameters.restore(&mut take)?;
+        if let Some(path) = self.config.units {
+            self.units =
+                Some(Units::stored(path, self.config.dimension(), &mut take)?.to(self.kind(), self.device()));
+        }
         self.coordinates.restore(&mut take)
     }
 }
 
-shared!(Student { parameters, coordinates, forward, backward, generator, readout, both; config, counter, horizons });
+shared!(Student { units, parameters, coordinates, forward, backward, generator, readout, both; config, counter, horizons });

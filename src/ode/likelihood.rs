@@ -81,6 +81,11 @@ pub fn log_prob(
 ) -> Result<Tensor> {
     let batch = check_batch("x", x, field.event_shape())?;
     field.conditioning().check(condition, batch)?;
+    if let Some((standard, units)) = field.standard()? {
+        let z = units.standard_data(&x.to_device(field.device()))?;
+        let density = log_prob(&*standard, &z, options, condition, monitor)?;
+        return Ok(density - field.event_size() as f64 * units.scale().ln());
+    }
     if options.probes < 1 {
         return Err(Error::argument("probes", "at least 1", options.probes));
     }

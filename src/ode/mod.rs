@@ -18,7 +18,7 @@ use tch::{Device, Kind, Tensor};
 use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Progress};
 use crate::tensor::{self, all_finite, check_batch, dtype_name, shape_text};
-use crate::velocity::VelocityField;
+use crate::velocity::{Units, VelocityField};
 
 pub use likelihood::{log_prob, DensityOptions, Divergence, EXACT_LIMIT};
 
@@ -136,7 +136,8 @@ impl Solution {
 
 /// Integrates dx/dt = v(t, x) from `times[0]`, where the state is `x` (`[B, *event]`, any float
 /// dtype and device), through all of `times`. Gradients are not recorded. The trajectory has the
-/// field's dtype and lies on its device.
+/// field's dtype and lies on its device. Between 0 and 1, a field that knows its data to be far from standard
+/// ([`VelocityField::standard`]) is solved in standard coordinates: steps are equal and tolerances are meant there.
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::Argument`] or [`Error::NonFinite`] for bad arguments,
@@ -167,11 +168,38 @@ fn solve_checked(
     let (device, kind, batch) = (field.device(), field.dtype(), x.size()[0]);
     let x = x.to_device(device).to_kind(kind);
     let condition = condition.map(|c| c.to_device(device));
-    let velocity = |t: f64, x: &Tensor| {
-        let t = Tensor::f_full([batch], t, (kind, device))?;
-        field.velocity(&t, x, condition.as_ref())
+    let solve = |field: &dyn VelocityField, x: &Tensor, times: &[f64], monitor: &mut dyn Monitor| {
+        let velocity = |t: f64, x: &Tensor| {
+            let t = Tensor::f_full([batch], t, (kind, device))?;
+            field.velocity(&t, x, condition.as_ref())
+        };
+        integrate(velocity, x, times, options, monitor)
     };
-    integrate(velocity, &x, times, options, monitor)
+    let between = times.iter().all(|t| (0.0..=1.0).contains(t));
+    match field.standard()?.filter(|_| between) {
+        None => solve(field, &x, times, monitor),
+        Some((field, units)) => {
+            in_units(&units.to(kind, device), &x, times, |z, times| solve(&*field, z, times, monitor))
+        }
+    }
+}
+
+/// A solution in standard coordinates as one in the units of `x`, the state at the first of `times`.
+fn in_units(
+    units: &Units,
+    x: &Tensor,
+    times: &[f64],
+    solve: impl FnOnce(&Tensor, &[f64]) -> Result<Solution>,
+) -> Result<Solution> {
+    check_times(times)?;
+    let own: Vec<f64> = times.iter().map(|t| units.time(*t)).collect();
+    let solution = solve(&units.standard_at(times[0], x)?, &own)?;
+    let back = units.inverse();
+    let mut states = vec![x.shallow_clone()];
+    for (index, time) in own.iter().enumerate().skip(1) {
+        states.push(back.standard_at(*time, &solution.trajectory.select(0, index as i64))?);
+    }
+    Ok(Solution { trajectory: Tensor::f_stack(&states, 0)?, ..solution })
 }
 
 /// How [`solve_chunked`] cuts a large batch, and under which name it reports.

@@ -89,7 +89,7 @@ impl PySpectrum {
         project: bool,
         condition: Option<&Bound<'py, PyAny>>,
         monitor: Option<Bound<'py, PyAny>>,
-        edit: impl FnOnce(&Spectrum) -> Result<Edit> + Send,
+        edit: impl FnOnce(&Spectrum, &Student) -> Result<Edit> + Send,
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = x.py();
         let Array { tensor: x, kind } = Array::import_float(if noise { "x0" } else { "x" }, x)?;
@@ -98,7 +98,7 @@ impl PySpectrum {
         let source = if noise { Source::Noise } else { Source::Data };
         let Measured { spectrum, student, .. } = self.0.handle();
         let edited = door::enter(py, move || {
-            let (edit, condition) = (edit(&spectrum)?, condition.as_ref());
+            let (edit, condition) = (edit(&spectrum, &student)?, condition.as_ref());
             sampling::edit(&student, &spectrum, &edit, &x, source, project, condition, &mut monitor)
         })?;
         kind.export(py, edited)
@@ -222,7 +222,10 @@ impl PySpectrum {
 
     fn energy<'py>(&self, py: Python<'py>, times: Vec<f64>) -> PyResult<Bound<'py, PyAny>> {
         let own = self.0.handle();
-        let energy = door::enter(py, move || own.facts.energy(&own.spectrum, &times))?;
+        let energy = door::enter(py, move || {
+            let times: Vec<f64> = times.iter().map(|t| own.student.own_time(*t)).collect();
+            own.facts.energy(&own.spectrum, &times)
+        })?;
         ArrayKind::Numpy.export(py, energy)
     }
 
@@ -294,8 +297,8 @@ impl PySpectrum {
         monitor: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let (gains, shifts) = (import_complex("gains", gains)?, import_complex("shifts", shifts)?);
-        self.edited(x, noise, project, condition, monitor, move |spectrum| {
-            Edit::new(spectrum, &gains, &shifts, at)
+        self.edited(x, noise, project, condition, monitor, move |spectrum, student| {
+            Edit::new(spectrum, &gains, &shifts, student.own_time(at))
         })
     }
 
@@ -312,8 +315,8 @@ impl PySpectrum {
         monitor: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let shift = Array::import_float("shift", shift)?.tensor;
-        self.edited(x, noise, project, condition, monitor, move |spectrum| {
-            Edit::of_observables(spectrum, &shift, at)
+        self.edited(x, noise, project, condition, monitor, move |spectrum, student| {
+            Edit::of_observables(spectrum, &shift, student.own_time(at))
         })
     }
 }

@@ -213,6 +213,11 @@ impl PyStudent {
         Ok((kind.export(py, g)?, kind.export(py, tangent)?))
     }
 
+    /// A time of the data's path as one of the observables' own.
+    fn own_time(&self, t: f64) -> f64 {
+        self.0.model.fact(|student| student.own_time(t))
+    }
+
     fn propagate<'py>(&self, g: &Bound<'py, PyAny>, tau: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let tau = Array::import_float("tau", tau)?.tensor;
         self.map("g", g, None, move |student, g, _| student.propagate(g, &tau))

@@ -51,7 +51,7 @@ pub(super) struct Chunk {
 }
 
 impl<'a> Samples<'a> {
-    /// Samples from outside, `[B, *event]`.
+    /// Noise from outside, `[B, *event]`.
     ///
     /// # Errors
     /// Names `argument` or `condition` where they do not fit the student or are not finite.
@@ -59,6 +59,20 @@ impl<'a> Samples<'a> {
         let x = student.flatten(argument, x)?;
         student.config().conditioning.check(condition, x.size()[0])?;
         Ok(Samples { student, x, condition: condition.map(Tensor::shallow_clone), states: 1 })
+    }
+
+    /// Data from outside, `[B, *event]`, in the student's own coordinates.
+    ///
+    /// # Errors
+    /// As [`Samples::new`].
+    pub fn of_data(
+        student: &'a Student,
+        argument: &str,
+        x: &Tensor,
+        condition: Option<&Tensor>,
+    ) -> Result<Self> {
+        let samples = Samples::new(student, argument, x, condition)?;
+        Ok(Samples { x: student.own_data(&samples.x)?, ..samples })
     }
 
     /// The same batch where `states` states of each sample are held at once.

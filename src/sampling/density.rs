@@ -119,13 +119,15 @@ pub fn student_density(
         flat.to_kind(Kind::Double).square().f_sum_dim_intlist([1].as_slice(), false, Kind::Double)?;
     let log_noise = (squares + dimension as f64 * (2.0 * PI).ln()) * -0.5;
     let kind = student.kind();
+    let scale = student.length(1.0)?;
+    let log_determinant = log_determinant + dimension as f64 * scale.ln();
     Ok(StudentDensity {
         log_prob: (log_noise - &log_determinant).to_kind(kind),
         noise,
         residuals,
         log_determinant: log_determinant.to_kind(kind),
         standard_errors: standard_errors.to_kind(kind),
-        spread: student.coordinates().spread(),
+        spread: student.coordinates().spread() * scale,
     })
 }
 

@@ -18,7 +18,7 @@ pub enum Source {
     Data,
 }
 
-/// Samples with some eigenfunctions changed: `[B, *event]`.
+/// Samples with some eigenfunctions changed, at one of the student's own times: `[B, *event]`.
 ///
 /// From noise the observables at 0 are carried to the time of the edit. From data they are what the student
 /// encodes then, of the state that it carries the data back to; what that round trip alone loses of the data is
@@ -41,7 +41,10 @@ pub fn edit(
         return Err(Error::argument("at", "a time above 0 to project at: noise is not moved yet", at));
     }
     let argument = if source == Source::Noise { "x0" } else { "x" };
-    let samples = Samples::new(student, argument, x, condition)?;
+    let samples = match source {
+        Source::Noise => Samples::new(student, argument, x, condition)?,
+        Source::Data => Samples::of_data(student, argument, x, condition)?,
+    };
     let total = samples.count();
     if let Some(batch) = edit.batch().filter(|batch| *batch != total) {
         return Err(Error::shape("shifts", format!("one row a sample, {total}"), format!("{batch} rows")));
@@ -74,7 +77,7 @@ pub fn edit(
             Source::Data => changed - same + &chunk.x,
         };
         finite_or_divergence(&x, "edited samples")?;
-        Ok(x)
+        student.states(1.0, &x)
     })?;
     Ok(student.unflatten(&edited))
 }

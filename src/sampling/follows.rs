@@ -25,7 +25,7 @@ pub fn phase_error(
 ) -> Result<f64> {
     let _guard = tch::no_grad_guard();
     let samples = Samples::new(student, "x0", x0, condition)?;
-    let x1 = rows_like(student, "x1", x1, samples.count())?;
+    let x1 = student.own_data(&rows_like(student, "x1", x1, samples.count())?)?;
     let mut spread = Spread::default();
     let squares = samples.map(0, monitor, |chunk| {
         let start = chunk.encode(student, 0.0, &chunk.x, Direction::Forward);
@@ -60,6 +60,12 @@ pub fn consistency_residual(
     let samples = Samples::new(student, "x", x, condition)?;
     let velocity = rows_like(student, "velocity", velocity, samples.count())?;
     let t = expand_time("t", t, samples.count())?.to_device(student.device()).to_kind(student.kind());
+    let velocity = match student.units() {
+        Some(units) => units.standard_velocity(&t, &samples.x, &velocity)?,
+        None => velocity,
+    };
+    let (t, x) = student.own_states(&t, &samples.x)?;
+    let samples = samples.with(&x);
     let squares = samples.map(0, monitor, |chunk| {
         let part = |tensor: &Tensor| tensor.narrow(0, chunk.start, chunk.x.size()[0]);
         let condition = chunk.condition.as_ref();

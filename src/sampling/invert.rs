@@ -57,7 +57,7 @@ pub fn invert_polished(
         let expected = format!("'fixed_point' beyond {JACOBIAN_LIMIT} values a sample");
         return Err(Error::argument("polish", expected, format!("'newton' for {dimension}")));
     }
-    let data = Samples::new(student, "x", x1, condition)?;
+    let data = Samples::of_data(student, "x", x1, condition)?;
     let condition = student.condition_input(condition, data.count())?;
     let ahead = Stride::new(student, 0.0, 1.0, 1)?;
     let back = Stride::new(student, 1.0, 0.0, 1)?;
@@ -100,7 +100,7 @@ pub fn invert_polished(
         caution = next.where_self(&better, &(&caution * longer)).clamp(1e-12, 1e12);
     }
     finite_or_divergence(&noise, "inverted samples")?;
-    Ok(Inversion { noise: student.unflatten(&noise), residuals })
+    Ok(Inversion { noise: student.unflatten(&noise), residuals: residuals * student.length(1.0)? })
 }
 
 fn norms(error: &Tensor) -> Tensor {

@@ -72,9 +72,13 @@ fn stride_over(
 ) -> Result<Tensor> {
     let _guard = tch::no_grad_guard();
     check_steps(span.2)?;
-    let samples = Samples::new(student, argument, x, condition)?;
+    let samples = match span.0 > 0.0 {
+        true => Samples::of_data(student, argument, x, condition)?,
+        false => Samples::new(student, argument, x, condition)?,
+    };
     let stride = Stride::new(student, span.0, span.1, span.2)?;
-    Ok(student.unflatten(&samples.map(0, monitor, |chunk| stride.advance(student, chunk))?))
+    let moved = samples.map(0, monitor, |chunk| student.states(span.1, &stride.advance(student, chunk)?))?;
+    Ok(student.unflatten(&moved))
 }
 
 /// Data for noise `[B, *event]`: one evaluation of the lift and one thin product for each of `steps`.
@@ -114,7 +118,7 @@ pub fn sample_count(
         let x = random.normal(&[length, dimension], student.kind(), student.device())?;
         let condition = condition.map(|c| c.narrow(0, start, length));
         let condition = student.encode_condition(condition.as_ref());
-        let moved = stride.advance(student, &Chunk { start, x, condition })?;
+        let moved = student.states(1.0, &stride.advance(student, &Chunk { start, x, condition })?)?;
         output.narrow(0, start, length).f_copy_(&moved)?;
         monitor.tick()?;
     }
@@ -130,8 +134,9 @@ pub fn sample_path(
     monitor: &mut dyn Monitor,
 ) -> Result<Tensor> {
     check_times(times)?;
+    let times = own_times(student, times);
     let horizons = times.iter().map(|time| student.horizon(*time)).collect::<Result<Vec<_>>>()?;
-    read_path(student, x0, &horizons, condition, monitor)
+    read_path(student, x0, &times, &horizons, condition, monitor)
 }
 
 /// The same with only the kept modes of a spectrum moving: `keep` has one entry an eigenvalue, and both of a
@@ -146,9 +151,10 @@ pub fn sample_modes(
     monitor: &mut dyn Monitor,
 ) -> Result<Tensor> {
     check_times(times)?;
+    let times = own_times(student, times);
     let horizons =
         times.iter().map(|time| spectrum.horizon(student, *time, keep)).collect::<Result<Vec<_>>>()?;
-    read_path(student, x0, &horizons, condition, monitor)
+    read_path(student, x0, &times, &horizons, condition, monitor)
 }
 
 fn check_times(times: &[f64]) -> Result<()> {
@@ -158,10 +164,15 @@ fn check_times(times: &[f64]) -> Result<()> {
     Ok(())
 }
 
-/// States that each of `horizons` reads from the encoding of noise at time 0.
+fn own_times(student: &Student, times: &[f64]) -> Vec<f64> {
+    times.iter().map(|time| student.own_time(*time)).collect()
+}
+
+/// States that each of `horizons`, which end at the student's own `times`, reads from the encoding of noise at time 0.
 fn read_path(
     student: &Student,
     x0: &Tensor,
+    times: &[f64],
     horizons: &[Horizon],
     condition: Option<&Tensor>,
     monitor: &mut dyn Monitor,
@@ -173,7 +184,11 @@ fn read_path(
         let g = chunk.encode(student, 0.0, &chunk.x, Direction::Forward);
         let piece = Horizon::apply_many(horizons, &g)?;
         finite_or_divergence(&piece, "paths")?;
-        Ok(piece)
+        if student.units().is_none() {
+            return Ok(piece);
+        }
+        let states = times.iter().zip(piece.unbind(0)).map(|(time, x)| student.states(*time, &x));
+        Ok(Tensor::f_stack(&states.collect::<Result<Vec<_>>>()?, 0)?)
     })?;
     let mut shape = vec![count, samples.count()];
     shape.extend(&student.config().event_shape);

@@ -185,26 +185,28 @@ impl Spectrum {
     }
 
     /// What a unit of each psi puts into the rate of what a student reads off, complex `[r, d]`: of the state among
-    /// the observables where a network decodes.
+    /// the observables where a network decodes. In the data's units, as they are at time 1.
     ///
     /// # Errors
     /// Whatever libtorch refuses.
     pub fn mode_rates(&self, student: &Student) -> Result<Tensor> {
-        match learned_columns(student)? {
-            Some(columns) => Ok(self.rates()?.f_matmul(&complex(&columns)?)?),
-            None => self.vectors.state_rates(student.config().dimension()),
-        }
+        let rates = match learned_columns(student)? {
+            Some(columns) => self.rates()?.f_matmul(&complex(&columns)?)?,
+            None => self.vectors.state_rates(student.config().dimension())?,
+        };
+        Ok(rates * student.length(1.0)?)
     }
 
-    /// What a unit of each psi puts into what a student reads off, complex `[r, d]`.
+    /// What a unit of each psi puts into what a student reads off at time 1, complex `[r, d]`.
     ///
     /// # Errors
     /// Whatever libtorch refuses.
     pub fn modes(&self, student: &Student) -> Result<Tensor> {
-        match learned_columns(student)? {
-            Some(columns) => Ok(self.rows()?.f_matmul(&complex(&columns)?)?),
-            None => self.vectors.state_rows(student.config().dimension(), &self.inverse),
-        }
+        let modes = match learned_columns(student)? {
+            Some(columns) => self.rows()?.f_matmul(&complex(&columns)?)?,
+            None => self.vectors.state_rows(student.config().dimension(), &self.inverse)?,
+        };
+        Ok(modes * student.length(1.0)?)
     }
 
     /// How far a unit of each psi at time 0 has moved what is read by time `t`, (e^{lambda t} - 1) times the modes:
@@ -213,7 +215,9 @@ impl Spectrum {
     /// # Errors
     /// Whatever libtorch refuses.
     pub fn displacements(&self, student: &Student, t: f64) -> Result<Tensor> {
-        Ok(self.mode_rates(student)? * exponential_integral(&self.eigenvalues, t)?.unsqueeze(1))
+        let (own, whole) = (student.own_time(t), student.length(1.0)?);
+        let moved = self.mode_rates(student)? * exponential_integral(&self.eigenvalues, own)?.unsqueeze(1);
+        Ok(moved * (student.length(own)? / whole))
     }
 
     /// ||L W - W Λ|| / ||L||: how exactly the eigenfunctions are eigenfunctions of L.

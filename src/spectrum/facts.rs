@@ -12,7 +12,7 @@ use crate::ode::{self, Chunks, SolveOptions};
 use crate::tensor::shape_text;
 use crate::velocity::VelocityField;
 
-/// Times along the teacher's paths where residuals are measured.
+/// The student's own times along the teacher's paths where residuals are measured.
 pub const RESIDUAL_TIMES: [f64; 9] = [0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0];
 
 /// Key that modes are sorted by.
@@ -198,9 +198,10 @@ fn residuals(
 ) -> Result<Tensor> {
     let options = SolveOptions::default();
     let chunks = Chunks::new("sample");
-    let path = ode::solve_chunked(teacher, noise, &RESIDUAL_TIMES, &options, condition, chunks, monitor)?;
+    let times = RESIDUAL_TIMES.map(|own| student.data_time(own));
+    let path = ode::solve_chunked(teacher, noise, &times, &options, condition, chunks, monitor)?;
     let (mut gap, mut scale) = (spectrum.zeros()?, spectrum.zeros()?);
-    for (index, time) in RESIDUAL_TIMES.iter().enumerate() {
+    for (index, time) in times.iter().enumerate() {
         let (t, x) = (Tensor::from(*time), path.trajectory.select(0, index as i64));
         let velocity = teacher.checked_velocity(&t, &x, condition)?;
         let (g, tangent) = student.encode_with_tangent(&t, &x, &velocity, Direction::Forward, condition)?;

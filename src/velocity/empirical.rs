@@ -6,7 +6,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::gaussian::{check_event_shape, check_field_dtype, find_tensor};
-use super::{EvaluationCounter, FieldDescription, FieldState, VelocityField};
+use super::{EvaluationCounter, FieldDescription, FieldState, Moments, Path, Units, VelocityField};
 use crate::error::{Error, Result};
 use crate::tensor::{check_batch, chunks, event_size, shape_text};
 
@@ -71,6 +71,13 @@ impl EmpiricalField {
 
     fn size(&self) -> i64 {
         event_size(&self.event_shape)
+    }
+
+    /// The data, `[N, *event]`.
+    fn events(&self) -> Tensor {
+        let mut shape = vec![self.count()];
+        shape.extend(&self.event_shape);
+        self.data.view(shape.as_slice())
     }
 
     fn chunk_rows(&self) -> i64 {
@@ -161,6 +168,17 @@ impl VelocityField for EmpiricalField {
         &self.counter
     }
 
+    fn moments(&self) -> Result<Option<Moments>> {
+        Moments::of(&self.events()).map(Some)
+    }
+
+    fn standard(&self) -> Result<Option<(Box<dyn VelocityField>, Units)>> {
+        let data = self.events();
+        let Some(units) = Units::far(Path::Linear, &Moments::of(&data)?)? else { return Ok(None) };
+        let field = EmpiricalField::new(&units.standard_data(&data)?, self.device(), self.dtype())?;
+        Ok(Some((Box::new(EmpiricalField { counter: self.counter.clone(), ..field }), units)))
+    }
+
     fn shallow_clone(&self) -> Box<dyn VelocityField> {
         Box::new(EmpiricalField {
             event_shape: self.event_shape.clone(),
@@ -176,11 +194,9 @@ impl VelocityField for EmpiricalField {
     }
 
     fn state(&self) -> Option<FieldState> {
-        let mut shape = vec![self.count()];
-        shape.extend(&self.event_shape);
         Some(FieldState {
             description: FieldDescription::Empirical { event_shape: self.event_shape.clone() },
-            tensors: vec![("data".into(), self.data.view(shape.as_slice()))],
+            tensors: vec![("data".into(), self.events())],
         })
     }
 }

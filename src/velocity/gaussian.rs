@@ -8,7 +8,7 @@ use std::f64::consts::PI;
 
 use tch::{Device, Kind, Tensor};
 
-use super::{EvaluationCounter, FieldDescription, FieldState, VelocityField};
+use super::{EvaluationCounter, FieldDescription, FieldState, Moments, Path, Units, VelocityField};
 use crate::error::{Error, Result};
 use crate::tensor::{check_batch, check_finite, dtype_name, event_size, shape_text};
 
@@ -208,6 +208,21 @@ impl VelocityField for GaussianField {
 
     fn counter(&self) -> &EvaluationCounter {
         &self.counter
+    }
+
+    fn moments(&self) -> Result<Option<Moments>> {
+        let deviations = self.covariance.diagonal(0, 0, 1).sqrt();
+        Moments::of_coordinates(&self.mean, &deviations, &self.event_shape).map(Some)
+    }
+
+    fn standard(&self) -> Result<Option<(Box<dyn VelocityField>, Units)>> {
+        let Some(moments) = self.moments()? else { return Ok(None) };
+        let Some(units) = Units::far(Path::Linear, &moments)? else { return Ok(None) };
+        let (shape, device, dtype) = (&self.event_shape, self.device(), self.dtype);
+        let mean = units.standard_data(&self.mean64().unsqueeze(0))?.squeeze_dim(0);
+        let covariance = &self.covariance / units.scale().powi(2);
+        let field = GaussianField::new(&mean, &covariance, shape, device, dtype)?;
+        Ok(Some((Box::new(GaussianField { counter: self.counter.clone(), ..field }), units)))
     }
 
     fn shallow_clone(&self) -> Box<dyn VelocityField> {

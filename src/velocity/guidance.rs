@@ -4,7 +4,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::gaussian::find_tensor;
-use super::{Conditioning, EvaluationCounter, FieldDescription, FieldState, VelocityField};
+use super::{Conditioning, EvaluationCounter, FieldDescription, FieldState, Moments, Units, VelocityField};
 use crate::error::{Error, Result};
 use crate::tensor::{check_finite, dtype_name, shape_text};
 
@@ -128,6 +128,17 @@ impl VelocityField for GuidedField {
 
     fn counter(&self) -> &EvaluationCounter {
         self.model.counter()
+    }
+
+    fn moments(&self) -> Result<Option<Moments>> {
+        self.model.moments()
+    }
+
+    fn standard(&self) -> Result<Option<(Box<dyn VelocityField>, Units)>> {
+        let Some((model, units)) = self.model.standard()? else { return Ok(None) };
+        let null = self.null.shallow_clone();
+        // What is linear in velocities is the same in all units.
+        Ok(Some((Box::new(GuidedField { model, scale: self.scale, null }), units)))
     }
 
     fn shallow_clone(&self) -> Box<dyn VelocityField> {

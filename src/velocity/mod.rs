@@ -12,6 +12,7 @@ mod path;
 mod standard;
 mod store;
 mod torchscript;
+mod units;
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
@@ -30,6 +31,7 @@ pub use noise_schedule::{Cosine, Geometric, Karras, LinearBeta, NoiseLevel, Nois
 pub use path::{Coefficients, Path};
 pub use store::TeacherDescription;
 pub use torchscript::{Convention, TorchScriptConfig, TorchScriptField};
+pub use units::{Moments, Units, UnitsField};
 
 /// A velocity field v(t, x) over samples of shape `event_shape`.
 ///
@@ -77,6 +79,23 @@ pub trait VelocityField: Send {
     }
 
     fn counter(&self) -> &EvaluationCounter;
+
+    /// What the field knows of the data that it leads to; `None` for other people's models.
+    ///
+    /// # Errors
+    /// Whatever libtorch refuses.
+    fn moments(&self) -> Result<Option<Moments>> {
+        Ok(None)
+    }
+
+    /// The same flow between noise and standard data, and the units that lead from those to the field's own, where
+    /// the field knows that its data are far from standard: what solvers and students rather work in.
+    ///
+    /// # Errors
+    /// Whatever libtorch refuses.
+    fn standard(&self) -> Result<Option<(Box<dyn VelocityField>, Units)>> {
+        Ok(None)
+    }
 
     /// The number of batched evaluations so far.
     fn evaluations(&self) -> u64 {

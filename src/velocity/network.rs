@@ -6,7 +6,9 @@ use tch::{Device, Kind, Tensor};
 use super::body::Body;
 use super::gaussian::find_tensor;
 use super::standard::Standard;
-use super::{Conditioning, EvaluationCounter, FieldDescription, FieldState, Path, VelocityField};
+use super::{
+    Conditioning, EvaluationCounter, FieldDescription, FieldState, Moments, Path, Units, VelocityField,
+};
 use crate::error::{Error, Result};
 use crate::nets::{torchcfm_config, Parameters, UNetConfig};
 use crate::tensor::threads::IntraOpThreads;
@@ -125,13 +127,16 @@ impl NetworkFieldConfig {
 /// Input and output are scaled as Karras et al. (arXiv 2206.00364) do: with data of mean m and
 /// deviation d in each coordinate, and a path x_t = a x1 + s x0, the network sees
 /// (x - a m) / sqrt(a^2 d^2 + s^2) and answers in units of sqrt(a'^2 d^2 + s'^2) around a' m, so that
-/// data of any scale train alike.
+/// data of any scale train alike. That far from the noise's scale the path is decided in a moment near one
+/// of its ends: such data are learnt as standard data, from which `units` leads back. Losses and
+/// [`NetworkField::velocity_in_units`] are of those; [`VelocityField::velocity`] is the data's own.
 pub struct NetworkField {
     config: NetworkFieldConfig,
     device: Device,
     dtype: Kind,
     data: Standard,
     condition: Standard,
+    units: Option<Units>,
     body: Body,
     parameters: Parameters,
     counter: EvaluationCounter,
@@ -181,6 +186,7 @@ impl NetworkField {
             dtype,
             data: data.to(device, dtype),
             condition: condition.to(device, dtype),
+            units: None,
             body,
             parameters,
             counter: EvaluationCounter::default(),
@@ -220,6 +226,11 @@ impl NetworkField {
         let mut random = RandomSource::new(0);
         let mut field = NetworkField::build(config.clone(), &data, &condition, device, &mut random)?;
         field.parameters.restore(|name| find_tensor(tensors, name).map(Tensor::shallow_clone))?;
+        if tensors.iter().any(|(name, _)| name.starts_with("units.")) {
+            let take = |name: &str| find_tensor(tensors, name).map(Tensor::shallow_clone);
+            let units = Units::stored(config.path, event_size(&config.event_shape), take)?;
+            field = field.in_units(&units);
+        }
         let known = field.tensors();
         if let Some((name, _)) = tensors.iter().find(|(name, _)| known.iter().all(|(own, _)| own != name)) {
             return Err(Error::argument(name, "only tensors of a network field", "an unknown one"));
@@ -265,8 +276,14 @@ impl NetworkField {
         NetworkField::from_state(&config, &named, device)
     }
 
+    /// The same field for data that lead to these units from what it was made for.
+    pub fn in_units(self, units: &Units) -> NetworkField {
+        NetworkField { units: Some(units.to(self.dtype, self.device)), ..self }
+    }
+
     fn tensors(&self) -> Vec<(String, Tensor)> {
         let mut tensors = self.parameters.named();
+        tensors.extend(self.units.iter().flat_map(Units::named));
         let mut add = |name: &str, standard: &Standard| {
             tensors.push((format!("{name}.mean"), standard.mean.copy()));
             tensors.push((format!("{name}.scale"), standard.scale.copy()));
@@ -366,6 +383,7 @@ impl NetworkField {
             dtype: self.dtype,
             data: self.data.shallow_clone(),
             condition: self.condition.shallow_clone(),
+            units: self.units.as_ref().map(Units::shallow_clone),
             body: self.body.shallow_clone(),
             parameters: self.parameters.shallow_clone(),
             counter: self.counter.clone(),
@@ -402,12 +420,30 @@ impl VelocityField for NetworkField {
         }
         self.counter.add(1);
         let _threads = IntraOpThreads::for_work(self.parameters.count(), x.size()[0] * self.reuse());
-        let scaled = self.evaluate(t, x, condition)?;
-        Ok((scaled.answer * scaled.unit + scaled.centre).f_reshape(x.size())?)
+        let field =
+            |t: &Tensor, x: &Tensor| Ok(self.velocity_in_units(t, x, condition)?.0.f_reshape(x.size())?);
+        match &self.units {
+            Some(units) => units.velocity(t, x, field),
+            None => field(t, x),
+        }
     }
 
     fn counter(&self) -> &EvaluationCounter {
         &self.counter
+    }
+
+    fn moments(&self) -> Result<Option<Moments>> {
+        if !self.config.scaled || self.units.is_some() {
+            return Ok(None);
+        }
+        Moments::of_coordinates(&self.data.mean, &self.data.scale, &self.config.event_shape).map(Some)
+    }
+
+    fn standard(&self) -> Result<Option<(Box<dyn VelocityField>, Units)>> {
+        let standard = |units: &Units| -> (Box<dyn VelocityField>, Units) {
+            (Box::new(NetworkField { units: None, ..self.shared() }), units.shallow_clone())
+        };
+        Ok(self.units.as_ref().map(standard))
     }
 
     fn shallow_clone(&self) -> Box<dyn VelocityField> {

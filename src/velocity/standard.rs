@@ -15,20 +15,25 @@ pub(super) struct Standard {
 /// Values of the data that are in double precision at once while their moments are taken.
 const MOMENT_VALUES: i64 = 1 << 22;
 
+/// Mean and deviation of each column of `[N, dim]`, float64 `[dim]`.
+pub(super) fn moments(rows: &Tensor) -> (Tensor, Tensor) {
+    // A few coordinates at a time: double precision would take several times the data's own memory.
+    let columns = (MOMENT_VALUES / rows.size()[0].max(1)).max(1);
+    let moments = |part: &Tensor| {
+        let part = part.to_kind(Kind::Double);
+        let mean = part.mean_dim([0].as_slice(), false, Kind::Double);
+        let scale = (&part - &mean).square().mean_dim([0].as_slice(), false, Kind::Double).sqrt();
+        (mean, scale)
+    };
+    let (means, scales): (Vec<_>, Vec<_>) = rows.split(columns, 1).iter().map(moments).unzip();
+    (Tensor::cat(&means, 0), Tensor::cat(&scales, 0))
+}
+
 impl Standard {
     /// Mean and deviation of rows `[N, dim]`. The floor keeps constant coordinates from being blown up near t = 1; it
     /// is measured against the noise (whose deviation is 1) or against data smaller than it.
     pub fn of(rows: &Tensor) -> Standard {
-        // A few coordinates at a time: double precision would take several times the data's own memory.
-        let columns = (MOMENT_VALUES / rows.size()[0].max(1)).max(1);
-        let moments = |part: &Tensor| {
-            let part = part.to_kind(Kind::Double);
-            let mean = part.mean_dim([0].as_slice(), false, Kind::Double);
-            let scale = (&part - &mean).square().mean_dim([0].as_slice(), false, Kind::Double).sqrt();
-            (mean, scale)
-        };
-        let (means, scales): (Vec<_>, Vec<_>) = rows.split(columns, 1).iter().map(moments).unzip();
-        let (mean, scale) = (Tensor::cat(&means, 0), Tensor::cat(&scales, 0));
+        let (mean, scale) = moments(rows);
         let largest = scale.max().double_value(&[]);
         let floor = if largest > 0.0 { 0.02 * largest.min(1.0) } else { 0.02 };
         Standard { scale: scale.clamp_min(floor), mean }

@@ -24,6 +24,7 @@ fn the_rate_of_a_mean_velocity_is_its_derivative_along_the_flow() {
         depth: 2,
         table_times: 9,
         dtype: "float64".into(),
+        units: None,
     };
     let mut student = Baseline::new(model, 1, DOUBLE.1).unwrap();
     let ramp = |low: f64, high: f64| Tensor::linspace(low, high, 9, DOUBLE).view([1, 9, 1]);

@@ -4,7 +4,8 @@ use koopflow::monitor::Silent;
 use koopflow::ode::{solve, SolveOptions};
 use koopflow::tensor::RandomSource;
 use koopflow::velocity::{
-    Conditioning, EmpiricalField, EvaluationCounter, FieldState, GaussianField, VelocityField,
+    Conditioning, EmpiricalField, EvaluationCounter, FieldState, GaussianField, Path, Units, UnitsField,
+    VelocityField,
 };
 use koopflow::Result;
 use tch::{Device, Kind, Tensor};
@@ -340,5 +341,74 @@ fn states_rebuild_the_same_fields() {
         let clone = gaussian.shallow_clone();
         let _ = clone.velocity(&t, &x, None).unwrap();
         assert_eq!(gaussian.evaluations(), 2);
+    }
+}
+
+#[test]
+fn a_field_of_other_units_is_that_of_standard_data_seen_through_the_map() {
+    let shift = Tensor::from_slice(&[128.0, -30.0]);
+    let mean = Tensor::from_slice(&[0.3, -0.2]);
+    let covariance = Tensor::from_slice(&[1.2, 0.4, 0.4, 0.8]).view([2, 2]);
+    for scale in [60.0, 1e-3] {
+        let field = |mean: &Tensor, covariance: &Tensor| {
+            GaussianField::new(mean, covariance, &[2], Device::Cpu, Kind::Double).unwrap()
+        };
+        let standard = field(&mean, &covariance);
+        let raw = field(&(&shift + &mean * scale), &(&covariance * scale * scale));
+        let units = Units::new(Path::Linear, &shift, scale).unwrap();
+        // The closed forms on both sides of the map know nothing of it.
+        let (there, back) = (
+            UnitsField::new(standard.shallow_clone(), &units),
+            UnitsField::new(raw.shallow_clone(), &units.inverse()),
+        );
+        let t = Tensor::from_slice(&[0.0, 0.2, 0.7, 0.999, 1.0]);
+        let x = raw_states(&raw, &t);
+        let (u, z) = units.standard(&t, &x).unwrap();
+        let e = normal(4, &[5, 2], Kind::Double);
+        for (one, other, t, x) in [(&there, &raw, &t, &x), (&back, &standard, &u, &z)] {
+            let (ours, our_product) = one.velocity_and_vjp(t, &x, &e, None).unwrap();
+            let (theirs, their_product) = other.velocity_and_vjp(t, &x, &e, None).unwrap();
+            let size = theirs.abs().max().double_value(&[]);
+            assert!(worst(&ours, &theirs) < 1e-9 * size, "{ours} {theirs}");
+            assert!(worst(&our_product, &their_product) < 1e-9 * their_product.abs().max().double_value(&[]));
+            assert!(worst(&one.velocity(t, &x, None).unwrap(), &theirs) < 1e-9 * size);
+        }
+        // Solved in standard coordinates, the flow is the closed one.
+        let noise = normal(5, &[9, 2], Kind::Double);
+        let times = [0.0, 0.4, 1.0];
+        let path = solve(&raw, &noise, &times, &SolveOptions::adaptive(1e-9), None, &mut Silent).unwrap();
+        assert_eq!(path.trajectory.get(0), noise);
+        for (index, time) in times.iter().enumerate() {
+            let exact = raw.flow(&noise, 0.0, *time).unwrap();
+            assert!(worst(&path.trajectory.get(index as i64), &exact) < 1e-6 * scale.max(1.0));
+        }
+    }
+}
+
+/// States of a flow at times `[B]`, from fixed noise.
+fn raw_states(field: &GaussianField, t: &Tensor) -> Tensor {
+    let noise = normal(2, &[t.size()[0], 2], Kind::Double);
+    let state = |row: i64| field.flow(&noise.narrow(0, row, 1), 0.0, t.double_value(&[row])).unwrap();
+    Tensor::cat(&(0..t.size()[0]).map(state).collect::<Vec<_>>(), 0)
+}
+
+#[test]
+fn both_paths_have_units_and_their_times_are_inverse_to_each_other() {
+    for path in [Path::Linear, Path::Vp] {
+        let units = Units::new(path, &Tensor::from_slice(&[3.0]), 40.0).unwrap();
+        let (x0, z1) = (Tensor::from_slice(&[0.7]).view([1, 1]), Tensor::from_slice(&[-1.1]).view([1, 1]));
+        let x1 = &z1 * 40.0 + 3.0;
+        for time in [0.0, 0.1, 0.5, 0.99, 1.0] {
+            let t = full(time, 1, Kind::Double);
+            let (u, z) = units.standard(&t, &path.sample(&t, &x0, &x1).unwrap()).unwrap();
+            assert!(worst(&z, &path.sample(&u, &x0, &z1).unwrap()) < 1e-12);
+            assert!((u.double_value(&[0]) - units.time(time)).abs() < 1e-12);
+            assert!((units.inverse().time(units.time(time)) - time).abs() < 1e-12);
+            // dx/dt of a pair, from dz/du of it.
+            let rate = path.target(&u, &x0, &z1).unwrap();
+            let x = path.sample(&t, &x0, &x1).unwrap();
+            let v = units.velocity(&t, &x, |_, _| Ok(rate)).unwrap();
+            assert!(worst(&v, &path.target(&t, &x0, &x1).unwrap()) < 1e-9);
+        }
     }
 }

@@ -57,8 +57,9 @@ class Directions:
     def image(self, name: Any) -> NDArray[np.float64]:
         """What strength 1 of a direction adds to a sample, unless it is projected, ``[*event]``."""
         student, shift = self.spectrum.student, self._shift(name)
-        g = np.concatenate([[1.0, self.at], np.zeros(len(shift) - 2)])
-        ends = to_numpy(student.readout(student.propagate(np.stack([g, g + shift]), 1.0 - self.at)))
+        own = student.own_time(self.at)
+        g = np.concatenate([[1.0, own], np.zeros(len(shift) - 2)])
+        ends = to_numpy(student.readout(student.propagate(np.stack([g, g + shift]), 1.0 - own)))
         return np.asarray(ends[1] - ends[0], dtype=np.float64)
 
     def edit(

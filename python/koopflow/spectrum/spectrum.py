@@ -319,7 +319,7 @@ class Spectrum:
         if t == 1.0:
             return x
         g = self.student.encode(1.0, x, direction="backward", condition=as_condition(condition))
-        return self.student.readout(self.student.propagate(g, t - 1.0))
+        return self.student.readout(self.student.propagate(g, self.student.own_time(t) - 1.0))
 
     def energy_over_time(self, times: Sequence[float]) -> Real:
         """Mean square of what each mode has moved by each of ``times``, over the sum of all of the whole

@@ -404,16 +404,21 @@ class FittedStudent(Parameters):
         """Observables and their exact rate of change J g (1, v) along a velocity ``[B, *event]``, ``[B, m]``
         each; otherwise as :meth:`encode`.
 
-        With the teacher's velocity the rate is g L for a student that follows the flow (paper, equation of
-        the generator).
+        With the teacher's velocity the rate, in the student's :meth:`own_time`, is g L for a student that
+        follows the flow (paper, equation of the generator).
         """
         x, velocity = as_batch(x, "x"), as_batch(velocity, "velocity")
         options: dict[str, Any] = {"direction": direction, "condition": as_condition(condition)}
         return self._fitted().encode_with_tangent(times_for(t, x), x, velocity, **options)
 
+    def own_time(self, t: float) -> float:
+        """The time in which observables evolve linearly and which they hold: ``t``, a time in [0, 1], itself
+        unless the data are far from mean 0 and deviation 1 (docs/distillation.md)."""
+        return self._fitted().own_time(float(t))
+
     def propagate(self, g: Array, tau: Array | float) -> Array:
-        """Observables ``[B, m]`` carried through a time span ``tau`` of either sign, a number or ``[B]``:
-        g exp(tau L)."""
+        """Observables ``[B, m]`` carried through a span ``tau`` of :meth:`own_time`, of either sign, a
+        number or ``[B]``: g exp(tau L)."""
         return self._fitted().propagate(as_batch(g, "g"), tau)
 
     def readout(self, g: Array) -> Array:

@@ -60,6 +60,9 @@ class FlowTeacher(Flow, Parameters):
         Whether each row of a minibatch is mirrored left to right with probability one half, before it is
         paired with noise: for images ``(C, H, W)``. A student of this teacher is then trained on mirrored
         data too.
+    standardise : bool, default True
+        Whether data far from mean 0 and deviation 1 are learnt in standard coordinates, so that results do
+        not depend on their units; everything the teacher takes and answers is in the data's own.
     num_classes : int, optional
         Number of classes, for a teacher that is conditioned on labels ``[B]`` in ``0 .. num_classes - 1``.
     condition_dim : int, optional
@@ -100,6 +103,7 @@ class FlowTeacher(Flow, Parameters):
     batch_size: int = 256
     learning_rate: float | None = None
     flip: bool = False
+    standardise: bool = True
     num_classes: int | None = None
     condition_dim: int | None = None
     label_dropout: float = 0.0

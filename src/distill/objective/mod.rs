@@ -106,7 +106,8 @@ impl Objective<'_> {
             })?;
             if let ("endpoint", Some(distance)) = (*name, self.feature_distance) {
                 sum.add("feature_distance", w.feature_distance, || {
-                    feature_distance::term(distance, &decoded, &pairs.x_t)
+                    let [x, target] = [&decoded, &pairs.x_t].map(|x| student.states(1.0, x));
+                    feature_distance::term(distance, &x?, &target?)
                 })?;
             }
         }

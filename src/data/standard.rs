@@ -1,0 +1,103 @@
+//! A teacher and its data in standard coordinates, where they are far from them.
+
+use tch::{Device, Kind, Tensor};
+
+use super::Inputs;
+use crate::error::Result;
+use crate::monitor::Monitor;
+use crate::ode::{self, SolveOptions};
+use crate::tensor::RandomSource;
+use crate::velocity::{Moments, Path, Units, UnitsField, VelocityField};
+
+/// What a student of data in any units learns from: the same flow between noise and standard data.
+pub struct InStandardUnits {
+    pub teacher: Box<dyn VelocityField>,
+    pub inputs: Inputs,
+    /// What leads back to the teacher's own states.
+    pub units: Units,
+}
+
+/// Samples that a teacher is measured by that knows nothing of its data, and values of all of them.
+const FEWEST_PROBES: i64 = 64;
+const MOST_PROBES: i64 = 512;
+const PROBE_VALUES: i64 = 1 << 17;
+/// What a file's dtype may change of units.
+const ROUNDING: f64 = 1e-6;
+/// Relative to states that may be far from 0, and fine enough for small ones.
+const PROBE_TOLERANCES: SolveOptions =
+    SolveOptions { solver: ode::Solver::Dopri5, steps: 1, rtol: 1e-5, atol: 1e-6 };
+
+impl InStandardUnits {
+    /// `None` where the teacher's data are near standard as they are. What is not known of them is measured, on the
+    /// data that `inputs` bring, or on samples of the teacher, and rounded to the student's `kind`. `path` is that of a
+    /// teacher that does not know its own.
+    ///
+    /// # Errors
+    /// Names the input that does not fit; whatever the solver, the teacher or the monitor raises.
+    pub fn find(
+        teacher: &dyn VelocityField,
+        inputs: &Inputs,
+        path: Path,
+        kind: Kind,
+        monitor: &mut dyn Monitor,
+    ) -> Result<Option<Self>> {
+        inputs.check(teacher)?;
+        if let Some((teacher, units)) = teacher.standard()? {
+            return Self::of(teacher, inputs, units).map(Some);
+        }
+        let moments = match (teacher.moments()?, &inputs.data) {
+            (Some(moments), _) => moments,
+            (None, Some(data)) => Moments::of(data)?,
+            (None, None) => Moments::of(&samples(teacher, inputs, monitor)?)?,
+        };
+        let Some(units) = Units::far(path, &moments)? else { return Ok(None) };
+        let units = units.to(kind, Device::Cpu);
+        Self::of(seen_in(teacher, &units), inputs, units).map(Some)
+    }
+
+    /// The same in units that are known, those of a student that is trained further.
+    ///
+    /// # Errors
+    /// As [`InStandardUnits::find`].
+    pub fn with(teacher: &dyn VelocityField, inputs: &Inputs, units: Units) -> Result<Self> {
+        let alike = |own: &Units| {
+            let shift = units.shift().to_device(Device::Cpu).to_kind(Kind::Double);
+            let other = own.shift().to_device(Device::Cpu).to_kind(Kind::Double);
+            let length = |x: &Tensor| x.square().mean(Kind::Double).double_value(&[]).sqrt();
+            own.path() == units.path()
+                && length(&(&shift - other)) <= ROUNDING * (length(&shift) + units.scale())
+                && (own.scale() / units.scale() - 1.0).abs() < ROUNDING
+        };
+        match teacher.standard()? {
+            Some((standard, own)) if alike(&own) => Self::of(standard, inputs, own),
+            _ => Self::of(seen_in(teacher, &units), inputs, units),
+        }
+    }
+
+    fn of(teacher: Box<dyn VelocityField>, inputs: &Inputs, units: Units) -> Result<Self> {
+        let data = inputs.data.as_ref().map(|data| units.standard_data(data)).transpose()?;
+        Ok(InStandardUnits { teacher, inputs: Inputs { data, ..inputs.shallow_clone() }, units })
+    }
+}
+
+/// A teacher of data in these units as one of standard data.
+fn seen_in(teacher: &dyn VelocityField, units: &Units) -> Box<dyn VelocityField> {
+    Box::new(UnitsField::new(teacher.shallow_clone(), &units.inverse()))
+}
+
+/// Samples of a teacher, always from the same noise.
+fn samples(teacher: &dyn VelocityField, inputs: &Inputs, monitor: &mut dyn Monitor) -> Result<Tensor> {
+    let _guard = tch::no_grad_guard();
+    let count = (PROBE_VALUES / teacher.event_size()).clamp(FEWEST_PROBES, MOST_PROBES);
+    let mut random = RandomSource::new(0).fork("units");
+    let condition = inputs
+        .condition_pool(teacher)?
+        .map(|pool| pool.f_index_select(0, &random.integers(pool.size()[0], count, pool.device())))
+        .transpose()?;
+    let mut shape = vec![count];
+    shape.extend(teacher.event_shape());
+    let noise = random.normal(&shape, teacher.dtype(), teacher.device())?;
+    let ends = [0.0, 1.0];
+    let solution = ode::solve(teacher, &noise, &ends, &PROBE_TOLERANCES, condition.as_ref(), monitor)?;
+    Ok(solution.endpoint())
+}
