@@ -32,7 +32,8 @@ def show_versions() -> None:
         "built for torch": _core.TORCH_VERSION,
         "torch": torch.__version__,
         "torch threads": str(torch.get_num_threads()),
-        "CUDA": _cuda(),
+        "CUDA": torch.version.cuda or "none",
+        "GPUs": ", ".join(map(torch.cuda.get_device_name, range(torch.cuda.device_count()))) or "none",
         "python": sys.version.replace("\n", " "),
         "platform": platform.platform(),
     }
@@ -44,11 +45,3 @@ def show_versions() -> None:
     width = max(map(len, rows))
     for name, value in rows.items():
         print(f"{name:>{width}}: {value}")
-
-
-def _cuda() -> str:
-    if not torch.cuda.is_available():
-        return "none"
-    count = torch.cuda.device_count()
-    names = ", ".join(torch.cuda.get_device_name(index) for index in range(count))
-    return f"{torch.version.cuda}: {names}"

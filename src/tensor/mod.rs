@@ -22,11 +22,11 @@ pub use share::Share;
 /// [`Error::Device`] for an unknown name or a GPU that is not there.
 pub fn parse_device(name: &str) -> Result<Device> {
     let refuse = |message: String| Err(Error::Device { argument: "device".into(), message });
-    let index = match name {
-        "cpu" => return Ok(Device::Cpu),
+    let index = match name.to_ascii_lowercase().as_str() {
+        "cpu" | "cpu:0" => return Ok(Device::Cpu),
         "auto" => return Ok(Device::cuda_if_available()),
         "cuda" => 0,
-        _ => match name.strip_prefix("cuda:").and_then(|digits| digits.parse::<usize>().ok()) {
+        other => match other.strip_prefix("cuda:").and_then(|digits| digits.parse::<usize>().ok()) {
             Some(index) => index,
             None => return refuse(format!("expected 'cpu', 'cuda', 'cuda:N' or 'auto', got {name:?}")),
         },

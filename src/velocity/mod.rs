@@ -61,21 +61,8 @@ pub trait VelocityField: Send {
         cotangent: &Tensor,
         condition: Option<&Tensor>,
     ) -> Result<(Tensor, Tensor)> {
-        let x = x.detach().set_requires_grad(true);
-        // All of it under with_grad: a root without a graph crashes libtorch's engine.
-        let (v, product) = tch::with_grad(|| -> Result<_> {
-            let v = self.velocity(t, &x, condition)?;
-            let product = (&v * cotangent).sum(v.kind());
-            Ok((v, product))
-        })?;
-        if !product.requires_grad() {
-            return Ok((v, x.detach().zeros_like()));
-        }
-        let mut gradients = Tensor::f_run_backward(&[product], &[&x], false, false)?;
-        let gradient = gradients.swap_remove(0);
-        // Undefined where v does not depend on x, but on parameters that are being trained.
-        let gradient = if gradient.defined() { gradient } else { x.detach().zeros_like() };
-        Ok((v.detach(), gradient))
+        let (v, product) = differentiated(self, t, x, cotangent, condition)?;
+        Ok((v, product.unwrap_or_else(|| x.detach().zeros_like())))
     }
 
     fn counter(&self) -> &EvaluationCounter;
@@ -111,6 +98,30 @@ pub trait VelocityField: Send {
     /// What [`crate::store`] needs to write the field; `None` where it has no weights of its own
     /// (a Python callable, a TorchScript module).
     fn state(&self) -> Option<FieldState>;
+}
+
+/// v(t, x) and the product of `cotangent` with its Jacobian by libtorch; no product without a graph from x to v.
+fn differentiated<F: VelocityField + ?Sized>(
+    field: &F,
+    t: &Tensor,
+    x: &Tensor,
+    cotangent: &Tensor,
+    condition: Option<&Tensor>,
+) -> Result<(Tensor, Option<Tensor>)> {
+    let x = x.detach().set_requires_grad(true);
+    // All of it under with_grad: a root without a graph crashes libtorch's engine.
+    let (v, product) = tch::with_grad(|| -> Result<_> {
+        let v = field.velocity(t, &x, condition)?;
+        let product = (&v * cotangent).sum(v.kind());
+        Ok((v, product))
+    })?;
+    if !product.requires_grad() {
+        return Ok((v, None));
+    }
+    let mut gradients = Tensor::f_run_backward(&[product], &[&x], false, false)?;
+    let gradient = gradients.swap_remove(0);
+    // Undefined where v does not depend on x, but on parameters that are being trained.
+    Ok((v.detach(), gradient.defined().then_some(gradient)))
 }
 
 impl Share for Box<dyn VelocityField> {

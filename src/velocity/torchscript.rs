@@ -3,13 +3,14 @@
 use std::fs::File;
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 use tch::{CModule, Device, IValue, Kind, TchError, Tensor};
 
 use super::answer;
 use super::gaussian::{check_event_shape, check_field_dtype};
-use super::{Conditioning, EvaluationCounter, FieldState, VelocityField};
+use super::{differentiated, Conditioning, EvaluationCounter, FieldState, VelocityField};
 use crate::error::{Error, Result};
 
 /// In which order a module takes its arguments, and what it answers. Arguments are positional.
@@ -63,6 +64,8 @@ pub struct TorchScriptField {
     dtype: Kind,
     /// Dtype of the module's parameters; `None` if it has none.
     module_dtype: Option<Kind>,
+    /// Whether a module in half precision has refused times in single precision.
+    rounds_time: Arc<AtomicBool>,
     counter: EvaluationCounter,
 }
 
@@ -103,27 +106,52 @@ impl TorchScriptField {
             config,
             name,
             module_dtype,
+            rounds_time: Arc::new(AtomicBool::new(false)),
             counter: EvaluationCounter::default(),
         })
     }
 
-    fn arguments(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Vec<IValue>> {
-        let kind = self.module_dtype.unwrap_or(self.dtype);
+    /// The module's arguments in its precision, with times in `time`.
+    fn arguments(
+        &self,
+        t: &Tensor,
+        x: &Tensor,
+        condition: Option<&Tensor>,
+        time: Kind,
+    ) -> Result<Vec<IValue>> {
+        let own = self.module_dtype.unwrap_or(self.dtype);
         // Labels and discrete time steps stay integers.
-        let cast = |tensor: &Tensor| match tensor.is_floating_point() {
+        let cast = |tensor: &Tensor, kind| match tensor.is_floating_point() {
             true => tensor.f_to_kind(kind),
             false => Ok(tensor.shallow_clone()),
         };
-        let x = cast(x)?;
+        let x = cast(x, own)?;
         let mut arguments = match self.config.convention {
-            Convention::TorchCfm => vec![cast(t)?, x],
-            Convention::FlowMatching => vec![x, cast(t)?],
+            Convention::TorchCfm => vec![cast(t, time)?, x],
+            Convention::FlowMatching => vec![x, cast(t, time)?],
             Convention::Diffusers { timestep_scale } => {
-                vec![x, cast(&((t.f_neg()? + 1.0) * timestep_scale))?]
+                vec![x, cast(&((t.f_neg()? + 1.0) * timestep_scale), time)?]
             }
         };
-        arguments.extend(condition.map(cast).transpose()?);
+        arguments.extend(condition.map(|condition| cast(condition, own)).transpose()?);
         Ok(arguments.into_iter().map(IValue::Tensor).collect())
+    }
+
+    /// The module's answer. Half precision would round time, so that a module in it gets single precision as
+    /// long as it takes that.
+    fn forward(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<IValue> {
+        let own = self.module_dtype.unwrap_or(self.dtype);
+        let half = matches!(own, Kind::Half | Kind::BFloat16);
+        if half && !self.rounds_time.load(Ordering::Relaxed) {
+            let answer = self.module.forward_is(&self.arguments(t, x, condition, Kind::Float)?);
+            if let Ok(answer) = answer {
+                return Ok(answer);
+            }
+        }
+        let answer = self.module.forward_is(&self.arguments(t, x, condition, own)?);
+        let answer = answer.map_err(|error| self.failed(&error))?;
+        self.rounds_time.store(half, Ordering::Relaxed);
+        Ok(answer)
     }
 
     fn failed(&self, error: &TchError) -> Error {
@@ -172,9 +200,7 @@ impl VelocityField for TorchScriptField {
 
     fn velocity(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
         self.counter.add(1);
-        let arguments = self.arguments(t, x, condition)?;
-        let answer = self.module.forward_is(&arguments).map_err(|error| self.failed(&error))?;
-        let got = first_tensor(answer)
+        let got = first_tensor(self.forward(t, x, condition)?)
             .filter(Tensor::defined)
             .ok_or_else(|| answer::refuse(&self.name, "forward", "no tensor".into(), x))?;
         let v = answer::accept(&self.name, "forward", got, x, self.dtype)?;
@@ -183,6 +209,31 @@ impl VelocityField for TorchScriptField {
             Convention::Diffusers { .. } => Ok(v.f_neg()?),
             _ => Ok(v),
         }
+    }
+
+    /// # Errors
+    /// [`Error::Teacher`] also where the answer depends on x without a graph: its divergence would be zero.
+    fn velocity_and_vjp(
+        &self,
+        t: &Tensor,
+        x: &Tensor,
+        cotangent: &Tensor,
+        condition: Option<&Tensor>,
+    ) -> Result<(Tensor, Tensor)> {
+        let (v, product) = differentiated(self, t, x, cotangent, condition)?;
+        if let Some(product) = product {
+            return Ok((v, product));
+        }
+        let moved = self.velocity(t, &(x + (x.abs() + 1.0) * 1e-2), condition)?;
+        if !moved.allclose(&v, 1e-5, 1e-8, false) {
+            return Err(Error::teacher(format!(
+                "teacher '{}': forward's answer depends on x but carries no gradient: it runs under no_grad or \
+                 detaches its answer, so that densities cannot be computed; FlowTeacher.from_torch(\
+                 torch.jit.load(path), ..., gradients='differences') takes finite differences instead",
+                self.name
+            )));
+        }
+        Ok((v, x.detach().zeros_like()))
     }
 
     fn counter(&self) -> &EvaluationCounter {
@@ -196,6 +247,7 @@ impl VelocityField for TorchScriptField {
             name: self.name.clone(),
             dtype: self.dtype,
             module_dtype: self.module_dtype,
+            rounds_time: Arc::clone(&self.rounds_time),
             counter: self.counter.clone(),
         })
     }

@@ -99,8 +99,9 @@ class Flow:
         condition: Array | None = None,
         progress: bool | ProgressFunction = False,
     ) -> Array:
-        """Data by solving dx/dt = v from time 0 to 1. Raises ``DivergenceError`` when dopri5 cannot reach its
-        tolerance or the state stops being finite.
+        """Data ``[B, *event]`` by solving dx/dt = v from time 0 to 1, of the kind of ``x0`` (or NumPy).
+
+        Raises ``DivergenceError`` when dopri5 cannot reach its tolerance or the state stops being finite.
 
         Parameters
         ----------
@@ -121,10 +122,6 @@ class Flow:
         progress : bool or callable, default False
             Progress bar or function: see :mod:`koopflow.progress`.
 
-        Returns
-        -------
-        array, ``[B, *event]``
-            Samples, of the kind of ``x0``; NumPy for fresh ones.
         """
         given = {"solver": solver, "steps": steps, "rtol": rtol, "atol": atol, "condition": condition}
         return self._solve(noise_or(x0, n, self.event_shape_, seed), [0.0, 1.0], progress, given)[-1]
@@ -144,7 +141,8 @@ class Flow:
         extrapolate: bool = False,
         progress: bool | ProgressFunction = False,
     ) -> Array:
-        """States at requested times along the flow, forwards or backwards.
+        """States ``[len(times), B, *event]`` at requested times along the flow, forwards or backwards; the
+        first are ``x0``.
 
         Parameters
         ----------
@@ -159,19 +157,12 @@ class Flow:
         solver, steps, rtol, atol, seed, condition, progress
             As in :meth:`sample`; fixed steps are shared out over the whole span.
 
-        Returns
-        -------
-        array, ``[len(times), B, *event]``
-            States; the first entry is ``x0``.
-
         Examples
         --------
         >>> import numpy as np
         >>> from koopflow import FlowTeacher
         >>> teacher = FlowTeacher.gaussian([0.0, 0.0], np.eye(2))
-        >>> data = teacher.sample(3)
-        >>> path = teacher.trajectory(data, times=[1.0, 0.5, 0.0])
-        >>> path.shape
+        >>> teacher.trajectory(teacher.sample(3), times=[1.0, 0.5, 0.0]).shape
         (3, 3, 2)
         """
         times = as_times(times, extrapolate=extrapolate)
@@ -194,7 +185,7 @@ class Flow:
         condition: Array | None = None,
         progress: bool | ProgressFunction = False,
     ) -> Array:
-        """Log-density in nats, from d log p / dt = -div v along the flow.
+        """Log-densities ``[B]`` in nats, of the kind of ``x``, from d log p / dt = -div v along the flow.
 
         Parameters
         ----------
@@ -209,11 +200,6 @@ class Flow:
             Random seed of the probes.
         solver, steps, rtol, atol, condition, progress
             As in :meth:`sample`.
-
-        Returns
-        -------
-        array, ``[B]``
-            Log-densities, of the kind of ``x``.
 
         Examples
         --------
@@ -247,8 +233,6 @@ def checked_teacher(teacher: Any) -> Flow:
     """The teacher. Raises ``TypeError`` for anything that is none."""
     if isinstance(teacher, Flow):
         return teacher
-    hint = (
-        "; a bare function does not say its event shape: FlowTeacher.from_torch(function, event_shape=(2,))"
-    )
+    hint = "; a function has no event shape: FlowTeacher.from_torch(function, event_shape=(2,))"
     got = f"{type(teacher).__name__}{hint if callable(teacher) else ''}"
     raise TypeError(f"teacher: expected a FlowTeacher, got {got}")

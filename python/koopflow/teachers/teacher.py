@@ -140,8 +140,8 @@ class FlowTeacher(Flow, Parameters):
             ``DataLoader`` or another iterable of batches ``x`` or ``(x, condition)``. Copies of these arrays
             stay in :attr:`training_data_`.
         noise : array, ``[N, *event]``, optional
-            Noise that each row is paired with, standard normal over all of them; no other coupling is drawn.
-            :func:`koopflow.reflow` brings such pairs.
+            Standard normal noise that each row is paired with, instead of a coupling, as
+            :func:`koopflow.reflow` has it.
         condition : array, optional
             Labels ``[N]`` or vectors ``[N, condition_dim]``, as the constructor says.
         steps, batch_size : int, optional
@@ -165,7 +165,7 @@ class FlowTeacher(Flow, Parameters):
         Returns
         -------
         FlowTeacher
-            Itself. Ctrl-C ends training early: the teacher so far is kept, a warning says so, and
+            Itself. Ctrl-C ends training early, with a warning: the teacher so far is kept, and
             ``history_["stopped"]`` is ``"interrupted"``.
 
         Raises
@@ -257,22 +257,19 @@ class FlowTeacher(Flow, Parameters):
         num_classes, condition_dim : int, optional
             Number of classes of labels ``[B]``, or length of vectors ``[B, condition_dim]``, that it takes.
         condition_name : str, optional
-            Keyword that passes the condition; by default the first of ``"y"``, ``"class_labels"``,
-            ``"labels"``, ``"cond"``, ``"condition"``, ``"context"`` and the like that the model has.
+            Keyword that passes the condition; by default one that the model has, such as ``"y"``,
+            ``"class_labels"``, ``"labels"`` or ``"cond"``.
         timestep_scale : float, default 1000
             Factor of ``"diffusers"``.
         whole_timesteps : bool, default False
-            Whether timesteps are rounded to int64, at most ``timestep_scale - 1``, for models that look them
-            up in a table. The velocity then jumps: solve it by fixed steps.
+            Whether timesteps are int64, at most ``timestep_scale - 1``, for models that look them up in a
+            table. The velocity then jumps: solve it by fixed steps.
         prediction : {"velocity", "data"}, default "velocity"
-            What the model answers: the velocity of its convention, or the data x1 that x will become, whose
-            velocity is (x1 - x) / (1 - t).
+            Velocity of the convention, or the data x1 that x will become: the velocity is (x1 - x) / (1 - t).
         time_range : (float, float), optional
-            Times between which the model is asked; others are moved to the nearer one. (0, 0.999) for
-            ``prediction="data"``, whose velocity at 1 is 0 / 0.
+            Times between which the model is asked; (0, 0.999) for ``prediction="data"``.
         gradients : {"autograd", "differences"}, default "autograd"
-            Derivatives of :meth:`log_prob`: central differences serve models that cut the graph by
-            ``no_grad`` or ``detach``, with an error of about 1e-4.
+            Derivatives of :meth:`log_prob`; differences serve models that run under ``no_grad`` or detach.
         max_batch : int, optional
             Most samples that the model gets at once. A batch that runs out of memory is halved, for good.
         **extras
@@ -281,16 +278,15 @@ class FlowTeacher(Flow, Parameters):
         Raises
         ------
         TeacherError, FileNotFoundError, CheckpointError
-            When a few samples do not come back as a finite velocity; the model's own exception is the cause.
-            When there is no such file, or it is not a whole exported program.
+            When a few samples do not come back as a finite velocity (the model's own exception is the cause),
+            or the file is not there or not a whole program.
 
         Examples
         --------
-        >>> import torch
         >>> from koopflow import FlowTeacher
         >>> teacher = FlowTeacher.from_torch(lambda t, x: 1.0 - x, event_shape=(2,))
-        >>> teacher.velocity(0.5, torch.zeros(1, 2))
-        tensor([[1., 1.]])
+        >>> teacher.velocity(0.5, [[0.0, 0.0]])
+        array([[1., 1.]], dtype=float32)
         """
         attached = TorchModel(
             exported(model) if isinstance(model, str | bytes | PathLike) else model,
@@ -308,8 +304,7 @@ class FlowTeacher(Flow, Parameters):
             max_batch=max_batch,
             extras=extras,
         )
-        attached.check()
-        return cls._around(attached.field)
+        return cls._around(attached.checked())
 
     @classmethod
     def from_torchscript(
@@ -405,20 +400,12 @@ class FlowTeacher(Flow, Parameters):
         beta_min, beta_max, offset, sigma_min, sigma_max, rho : float, optional
             Constants of the schedules that have them.
         time_clip : float, default 0.001
-            Distance from either end of time within which the field of the first three schedules stands still,
-            because sigma has an infinite slope there or no data is left.
-        sigma_data : float, default 0.5
-            Deviation of the data, for F.
-        num_timesteps : int, default 1000
-            Number of time steps of ``"timestep"`` and ``"index"``.
+            Distance from either end of time within which the field of the first three schedules stands still.
+        sigma_data, num_timesteps : float and int, default 0.5 and 1000
+            Deviation of the data, for F; number of time steps of ``"timestep"`` and ``"index"``.
         device, dtype, num_classes, condition_dim, condition_name, gradients, max_batch, **extras
             As in :meth:`from_torch`. A TorchScript file takes a condition third, and no extras; a FlowTeacher
             has all of these already.
-
-        Raises
-        ------
-        ArgumentError
-            For an option that the schedule does not have; others as in :meth:`from_torch`.
 
         Examples
         --------
@@ -458,7 +445,7 @@ class FlowTeacher(Flow, Parameters):
                 max_batch=max_batch,
                 extras=extras,
             )
-            raw = attached.field
+            raw = attached.field()
         constants = {"beta_min": beta_min, "beta_max": beta_max, "offset": offset, "time_clip": time_clip}
         constants |= {"sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho}
         given = {name: value for name, value in constants.items() if value is not None}
@@ -501,15 +488,12 @@ class FlowTeacher(Flow, Parameters):
             The model's ``num_heads``, ``num_head_channels`` and ``use_new_attention_order``.
         key : str, optional
             Entry of a training checkpoint that holds the weights; by default the first that exists of
-            ``"ema_model"``, ``"net_model"``, ``"model"`` and ``"state_dict"``.
-        device, dtype : str
-            Device and precision of the field.
+            ``"ema_model"``, ``"ema"``, ``"net_model"``, ``"model"`` and ``"state_dict"``.
 
         Raises
         ------
         FileNotFoundError, CheckpointError, ArgumentError
-            When there is no such file, it holds no state dict, or its weights are not those of a
-            ``UNetModel`` for images of ``event_shape``.
+            When there is no such file, it holds no state dict, or not one of a ``UNetModel`` for such images.
         """
         names, tensors = zip(*read_state_dict(weights, key).items(), strict=True)
         field = _core.VelocityField.torchcfm(

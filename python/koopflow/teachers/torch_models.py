@@ -89,8 +89,13 @@ class TorchModel:
         self._names = {p.name for p in self._takes if p.kind is not p.POSITIONAL_ONLY}
         if self.condition_name is None:
             self.condition_name = self._own_condition_name()
+
+    # --- what the core asks ---------------------------------------------------------------------------
+
+    def field(self) -> _core.VelocityField:
+        """The field in the core. It keeps this model, so that this model must not keep it."""
         device, dtype = self._home()
-        self.field = _core.VelocityField.callable(
+        return _core.VelocityField.callable(
             self.velocity,
             self.velocity_and_product,
             event_shape=checked_event_shape(self.event_shape),
@@ -99,8 +104,6 @@ class TorchModel:
             dtype=name_of(self.dtype or ("float64" if dtype == torch.float64 else "float32")),
             label="torch",
         )
-
-    # --- what the core asks ---------------------------------------------------------------------------
 
     def velocity(self, t: Tensor, x: Tensor, condition: Condition) -> Tensor:
         """v(t, x)."""
@@ -257,13 +260,15 @@ class TorchModel:
 
     # --- what it is tried with ------------------------------------------------------------------------
 
-    def check(self) -> None:
-        """Try the model on a few samples. Raises ``TeacherError`` if what comes back is no velocity."""
+    def checked(self) -> _core.VelocityField:
+        """The field, once it is tried on a few samples. Raises ``TeacherError`` if it answers no velocity."""
         if self.convention not in CONVENTIONS:
             names = ", ".join(map(repr, CONVENTIONS))
             raise ArgumentError(f"convention: expected one of {names}, got {self.convention!r}")
-        called = f"{CONVENTIONS[self.convention]} with {sizes(self.field)}"
-        probe(self.field, f"convention {self.convention!r} calls {called}", self)
+        field = self.field()
+        called = f"{CONVENTIONS[self.convention]} with {sizes(field)}"
+        probe(field, f"convention {self.convention!r} calls {called}", self)
+        return field
 
     def hint(self, error: BaseException, t: Tensor, x: Tensor, condition: Condition) -> str:
         """What may be done about a model's exception, as the end of a message."""

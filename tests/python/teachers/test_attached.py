@@ -1,6 +1,8 @@
 """What people attach, and how it goes wrong."""
 
 import functools
+import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -121,6 +123,16 @@ def test_a_module_in_training_is_asked_in_evaluation_mode_and_left_as_it_was():
     module.eval()
     np.testing.assert_allclose(together, module(torch.full((16,), 0.5), x).detach().numpy(), atol=1e-6)
     np.testing.assert_allclose(density, teacher.log_prob(NOISE), atol=1e-5)
+
+
+def test_a_model_goes_with_its_teacher():
+    module = Normed()
+    teacher = FlowTeacher.from_torch(module, (2,))
+    teacher.sample(x0=NOISE, solver="euler", steps=2)
+    alive = weakref.ref(module)
+    del module, teacher
+    gc.collect()
+    assert alive() is None
 
 
 def test_a_module_that_fails_is_left_as_it_was():
@@ -467,7 +479,7 @@ def test_files_that_are_no_programs_are_named(tmp_path):
 
 
 def test_devices_and_dtypes_are_named_by_text_or_object():
-    for device in ("cpu", torch.device("cpu")):
+    for device in ("cpu", "CPU", "cpu:0", torch.device("cpu"), torch.device("cpu", 0)):
         for dtype in ("float64", torch.float64, np.float64, np.dtype("float64")):
             assert FlowTeacher.gaussian([0.0], [[1.0]], device=device, dtype=dtype).field.dtype == "float64"
             assert FlowTeacher.from_torch(affine, (2,), device=device, dtype=dtype).field.dtype == "float64"

@@ -105,6 +105,54 @@ def test_precision_is_the_modules_own(tmp_path):
     assert FlowTeacher.from_torchscript(half, (2,)).velocity(0.5, x).dtype == np.float32
 
 
+class Told(torch.nn.Module):
+    """Answers the time that it is told."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 2)
+
+    def forward(self, x, timestep):
+        return 0.0 * self.layer(x) + timestep[:, None].float()
+
+
+def test_timesteps_of_a_half_precision_module_are_exact(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        example = (torch.rand(2, 2, dtype=torch.bfloat16), torch.rand(2))
+        torch.jit.trace(Told().bfloat16(), example).save(str(tmp_path / "half.pt"))
+    teacher = FlowTeacher.from_torchscript(tmp_path / "half.pt", (2,), convention="diffusers")
+    t, x = BATCH
+    np.testing.assert_allclose(teacher.velocity(t, x)[:, 0], -1000.0 * (1.0 - t), rtol=1e-6)
+
+
+class Cut(TorchCfm):
+    def forward(self, t, x):
+        return self.velocity(t, x).detach()
+
+
+class Constant(torch.nn.Module):
+    def forward(self, t, x):
+        return torch.full_like(x, 2.0)
+
+
+def test_a_density_needs_gradients(tmp_path):
+    x = BATCH[1]
+    cut = FlowTeacher.from_torchscript(save(Cut(), tmp_path / "cut.pt"), (2,))
+    assert np.isfinite(cut.sample(x0=x)).all()
+    with pytest.raises(TeacherError, match="depends on x but carries no gradient.*gradients='differences'"):
+        cut.log_prob(x)
+    whole = FlowTeacher.from_torchscript(save(TorchCfm(), tmp_path / "whole.pt"), (2,)).log_prob(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = torch.jit.load(tmp_path / "cut.pt")
+    by_differences = FlowTeacher.from_torch(module, (2,), gradients="differences")
+    np.testing.assert_allclose(by_differences.log_prob(x), whole, atol=2e-3)
+    constant = FlowTeacher.from_torchscript(save(Constant(), tmp_path / "constant.pt"), (2,))
+    expected = -0.5 * ((x - 2.0) ** 2).sum(1) - np.log(2.0 * np.pi)
+    np.testing.assert_allclose(constant.log_prob(x), expected, atol=1e-5)
+
+
 def test_evaluations_are_counted_and_threads_share_a_module(path):
     teacher = FlowTeacher.from_torchscript(path, (2,))
     tried = teacher.evaluations
@@ -237,6 +285,7 @@ def test_a_module_with_other_arguments_is_refused(tmp_path, path):
         ({"convention": "other"}, ArgumentError, "convention: expected one of 'torchcfm'"),
         ({"dtype": "float16"}, KoopflowError, "dtype"),
         ({"device": "tpu"}, DeviceError, "device"),
+        ({"device": "mps"}, DeviceError, "device: expected 'cpu', 'cuda', 'cuda:N' or 'auto', got \"mps\""),
         ({"num_classes": 0}, ArgumentError, "num_classes"),
     ],
 )
