@@ -38,24 +38,20 @@ def reflow(
     rounds : int, default 1
         Number of rounds; each solves the flow that the one before trained.
     pairs : int, optional
-        Number of noise samples whose endpoints are solved in each round, by dopri5 in chunks of bounded
-        memory; by default as many as a student solves trajectories.
+        Number of noise samples whose endpoints are solved in each round, by dopri5; by default as many as a
+        student solves trajectories.
     condition : array, optional
         Labels ``[P]`` or vectors ``[P, dim]`` to draw from, for a conditional teacher; by default every class
         equally often, or the vectors of ``teacher.training_data_``.
-    seed : int or None, default 0
-        Random seed of noise, conditions and training; None draws one.
-    progress : bool or callable, default True
-        Progress bar or function: see :mod:`koopflow.progress`.
-    **options
-        Parameters of :class:`koopflow.FlowTeacher` for the teachers to train; by default those of
-        ``teacher``, if koopflow trained it.
+    seed, progress, **options
+        As in :class:`koopflow.FlowTeacher` and its ``fit``, for the teachers to train; by default options are
+        those of ``teacher``, if koopflow trained it.
 
     Returns
     -------
     FlowTeacher
-        A fitted one: it samples, is saved and distilled like any other. Its pairs are its training data, so
-        that the simulation-free points of a student's ``consistency`` term lie between them.
+        A fitted one. Its pairs are its training data, so that the simulation-free points of a student's
+        ``consistency`` term lie between them.
 
     Examples
     --------

@@ -570,15 +570,9 @@ class FlowTeacher(Flow, Parameters):
         scale : float
             Strength of the guidance, any finite number.
         null_condition : int or array, optional
-            Condition that stands for none: a label, or a vector ``[condition_dim]``. By default the label
-            ``num_classes``, which is that of most class-conditional models and of teachers that were trained
-            here with ``label_dropout``; vectors have no default.
-
-        Raises
-        ------
-        ArgumentError, TeacherError
-            For a teacher that is unconditional or was trained here without ``label_dropout``, and a null
-            condition that does not fit or that an attached model fails on.
+            Condition that stands for none: a label, by default ``num_classes``, as in most class-conditional
+            models and in teachers that were trained here with ``label_dropout``; or a vector, which has no
+            default. One that does not fit, or that an attached model fails on, is an error.
 
         Examples
         --------
@@ -599,10 +593,11 @@ class FlowTeacher(Flow, Parameters):
             # Asked of the training: the parameter may have been set since.
             dropout = self._history.get("config", {}).get("label_dropout") or field.kind != "network"
             if not dropout and np.array_equal(to_numpy(null_condition), kind.classes):
+                cure = (
+                    "train FlowTeacher(..., label_dropout=0.1), or give the label for none as null_condition"
+                )
                 raise ArgumentError(
-                    "label_dropout: expected above 0 for a teacher that is to be guided, got 0: it has never "
-                    "seen data without a label. Train FlowTeacher(..., label_dropout=0.1), or name by "
-                    "null_condition the label that stands for none"
+                    f"label_dropout: expected above 0 for a teacher to be guided, got 0; {cure}"
                 )
         teacher: FlowTeacher = clone(self)
         teacher._field = field.guided(float(scale), 0 if null_condition is None else null_condition)

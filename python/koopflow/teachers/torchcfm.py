@@ -35,23 +35,18 @@ def read_state_dict(weights: str | PathLike[str] | Mapping[str, Any], key: str |
     nor what ``torch.load`` reads as weights only; ``ArgumentError`` when there are no tensors under ``key``.
     """
     stored = weights if isinstance(weights, Mapping) else _read(Path(as_path(weights)))
-    if key is not None:
-        if not isinstance(stored.get(key), Mapping):
-            raise ArgumentError(f"key: expected one of {sorted(map(str, stored))}, got {key!r}")
-        stored = stored[key]
-    else:
-        stored = next((stored[name] for name in _NESTED if isinstance(stored.get(name), Mapping)), stored)
+    if key is not None and not isinstance(stored.get(key), Mapping):
+        raise ArgumentError(f"key: expected one of {sorted(map(str, stored))}, got {key!r}")
+    nested = _NESTED if key is None else (key,)
+    stored = next((stored[name] for name in nested if isinstance(stored.get(name), Mapping)), stored)
     tensors = {str(name): value for name, value in stored.items() if isinstance(value, torch.Tensor)}
     if not tensors:
         raise ArgumentError(f"weights: expected names and tensors, got {list(map(str, stored))[:5]}")
     wrappers = [name.removesuffix(_FIRST) for name in tensors if name.endswith(_FIRST)]
     # Of a module and its average, again the average.
     wrapper = min(wrappers, key=lambda name: ("ema" not in name, len(name)), default="")
-    return {
-        name.removeprefix(wrapper): value.detach()
-        for name, value in tensors.items()
-        if name.startswith(wrapper)
-    }
+    inside = {name: value for name, value in tensors.items() if name.startswith(wrapper)}
+    return {name.removeprefix(wrapper): value.detach() for name, value in inside.items()}
 
 
 def _read(path: Path) -> Mapping[str, Any]:
