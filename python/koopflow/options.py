@@ -113,8 +113,12 @@ def to_json(options: Mapping[str, Any]) -> str:
 
 
 def name_of(value: Any) -> str:
-    """The name of a device or dtype, which torch and NumPy have objects for."""
-    return value if isinstance(value, str) else str(plain(value))
+    """The name of a device or dtype, which torch and NumPy have objects for. Raises ``ArgumentError``."""
+    name = value if isinstance(value, str | int | float | None) else plain(value)
+    if not isinstance(name, str):
+        expected = "a name such as 'cpu', 'cuda:1' or 'float32'"
+        raise ArgumentError(f"device or dtype: expected {expected}, got {value!r}")
+    return name
 
 
 def plain(value: Any) -> Any:

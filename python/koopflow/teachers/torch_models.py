@@ -100,8 +100,10 @@ class TorchModel:
             self.velocity_and_product,
             event_shape=checked_event_shape(self.event_shape),
             conditioning=self.conditioning.to_json(),
-            device=name_of(self.device or device or "cpu"),
-            dtype=name_of(self.dtype or ("float64" if dtype == torch.float64 else "float32")),
+            device=name_of((device or "cpu") if self.device is None else self.device),
+            dtype=name_of(
+                (dtype if dtype == torch.float64 else "float32") if self.dtype is None else self.dtype
+            ),
             label="torch",
         )
 

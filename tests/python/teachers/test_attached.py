@@ -485,6 +485,9 @@ def test_devices_and_dtypes_are_named_by_text_or_object():
             assert FlowTeacher.from_torch(affine, (2,), device=device, dtype=dtype).field.dtype == "float64"
     with pytest.raises(DeviceError, match="device"):
         FlowTeacher.from_torch(affine, (2,), device="nowhere")
+    for options in ({"device": 0}, {"dtype": 32}):
+        with pytest.raises(ArgumentError, match="device or dtype: expected a name such as 'cpu'"):
+            FlowTeacher.from_torch(affine, (2,), **options)
 
 
 @pytest.mark.parametrize(
