@@ -195,7 +195,8 @@ class FlowTeacher(Flow, Parameters):
         condition = as_condition(condition)
         config = self._config(steps=steps, batch_size=batch_size)
         if self.seed is None and resume is not None:
-            config["seed"] = json.loads(_core.VelocityField.load(as_path(resume))[1])["params"]["seed"]
+            header = json.loads(_core.VelocityField.load(as_path(resume))[1])
+            config["seed"] = header.get("params", {}).get("seed", 0)
         if noise is not None:
             noise, config["coupling"] = as_batch(noise, "noise"), "given"
         written = self._written(without=["event_shape"])
