@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import _core
-from .._arrays import Array, as_condition, as_seed, as_states, as_times, kept, noise_or
-from .._arrays import checked_count as checked_count
-from .._arrays import times_for as times_for
+from .._arrays import Array, as_condition, as_seed, as_states, as_times, kept, noise_or, times_for
 from ..exceptions import ArgumentError, NotFittedError
 from ..progress import ProgressFunction, ProgressMeter
 
