@@ -7,7 +7,7 @@ import operator
 import os
 import secrets
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -31,6 +31,13 @@ def checked_count(n: object, argument: str = "n") -> int:
     return count
 
 
+def as_integer(value: object, argument: str) -> int:
+    """An integer of Python, NumPy or torch, of any range. Raises ``ArgumentError`` for anything else."""
+    if (number := _index(value)) is None or not -(2**63) <= number < 2**63:
+        raise ArgumentError(f"{argument}: expected an integer, got {value!r}")
+    return number
+
+
 def as_seed(seed: object, argument: str = "seed") -> int:
     """A random seed; None draws one from the system's entropy. Raises ``ArgumentError`` for anything but None
     and integers from 0 to 2**64 - 1."""
@@ -47,9 +54,6 @@ def _index(value: Any) -> int | None:
         return None if isinstance(value, bool | np.bool_) else operator.index(value)
     except TypeError:
         return None
-
-
-checked_seed = as_seed
 
 
 def as_states(array: Array, argument: str = "x") -> Array:
@@ -142,7 +146,7 @@ def _check_range(times: Array, argument: str, *, extrapolate: bool) -> None:
 
 def checked_event_shape(shape: Sequence[int]) -> tuple[int, ...]:
     """The shape of one sample as a tuple. Raises ``ShapeError`` for anything but positive integers."""
-    sizes = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
+    sizes = tuple(shape) if isinstance(shape, Iterable) else (shape,)
     if not sizes or not all(isinstance(s, int | np.integer) and s >= 1 for s in sizes):
         raise ShapeError(
             f"event_shape: expected positive integers such as (2,) or (1, 28, 28), got {shape!r}"

@@ -63,7 +63,8 @@ def as_batch(array: Array, argument: str = "") -> Array:
 
 
 def as_condition(condition: Array | None) -> Array | None:
-    """Labels and vectors as an array; torch tensors and None as they are."""
+    """Labels and vectors as an array; torch tensors and None as they are. Raises ``ShapeError`` for rows of
+    different lengths."""
     if condition is None or isinstance(condition, torch.Tensor):
         return condition
     try:

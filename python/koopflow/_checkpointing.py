@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import tempfile
 from typing import Any
 
 from . import _core
-from ._arrays import StrOrBytesPath, as_path
+from ._arrays import StrOrBytesPath, as_integer, as_number, as_path
 from .exceptions import ArgumentError, CheckpointError
 
 # What is said of a file that koopflow did not write.
@@ -29,10 +30,11 @@ def checkpointing(
     """
     if checkpoint is None and not (every is None and minutes is None):
         raise ArgumentError("checkpoint: expected a file, since it is to be written regularly, got None")
-    if not (every is None or every >= 1):
+    if every is not None and (every := as_integer(every, "checkpoint_every")) < 1:
         raise ArgumentError(f"checkpoint_every: expected at least 1, got {every}")
-    if not (minutes is None or minutes > 0):
-        raise ArgumentError(f"checkpoint_minutes: expected a positive number, got {minutes}")
+    if minutes is not None:
+        positive = "a positive number"
+        minutes = as_number(minutes, "checkpoint_minutes", positive, lambda value: 0 < value < math.inf)
     return {
         "checkpoint": check_place("checkpoint", checkpoint, kind),
         "checkpoint_every": every,

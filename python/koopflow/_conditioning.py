@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +75,24 @@ class Conditioning:
                 "condition: expected the vectors that a conditional teacher is to draw from, got None"
             )
         pool = to_numpy(as_condition(condition))
-        if len(pool) == 0:
+        if pool.ndim == (0 if self.dim is None else 1):
+            pool = pool[None]
+        if pool.size == 0:
             raise ArgumentError("condition: expected at least one row, got an empty array")
         return pool
+
+    def known(self, condition: Array | None, seen: Collection[int] | None) -> Array | None:
+        """A condition as an array, after a warning of labels that are not among those that training saw."""
+        condition = as_condition(condition)
+        if condition is not None and seen is not None and self.classes is not None:
+            asked = to_numpy(condition)
+            unseen = np.setdiff1d(np.arange(self.classes), list(seen))
+            unseen = np.intersect1d(asked, unseen) if asked.dtype.kind in "iu" else unseen[:0]
+            if len(unseen):
+                warnings.warn(
+                    f"condition: no sample of training had class {', '.join(map(str, unseen))}, only "
+                    f"{', '.join(map(str, seen))}: what comes of it was never learnt",
+                    UserWarning,
+                    stacklevel=4,
+                )
+        return condition

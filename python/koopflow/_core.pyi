@@ -186,6 +186,14 @@ class VelocityField:
         ``divergence`` is ``"exact"``, ``"hutchinson"`` or ``"auto"`` (exact up to 32 dimensions).
         """
 
+    def to_bytes(self) -> bytes:
+        """The bytes of a file of it, without a header; pickles and deep copies hold them."""
+
+    @classmethod
+    def from_bytes(cls, bytes: bytes, device: str = "cpu") -> VelocityField:
+        """What :meth:`to_bytes` wrote. Raises ``CheckpointError`` on any other bytes."""
+
+    def __reduce__(self) -> tuple[Any, tuple[bytes, str]]: ...
     def save(self, path: str, header: str = "{}") -> None:
         """Write a safetensors file atomically; ``header`` is JSON that :meth:`load` gives back."""
 
@@ -261,6 +269,14 @@ class Student:
     def load(path: str, *, device: str = "cpu") -> tuple[Student, str]:
         """The student and the header that :meth:`save` wrote; ``CheckpointError`` on any other file."""
 
+    def to_bytes(self) -> bytes:
+        """The bytes of a file of it, without a header; pickles and deep copies hold them."""
+
+    @classmethod
+    def from_bytes(cls, bytes: bytes, device: str = "cpu") -> Student:
+        """What :meth:`to_bytes` wrote. Raises ``CheckpointError`` on any other bytes."""
+
+    def __reduce__(self) -> tuple[Any, tuple[bytes, str]]: ...
     def save(self, path: str, header: str = "{}") -> None:
         """Write a safetensors file atomically; ``header`` is JSON that :meth:`load` gives back."""
 
@@ -440,6 +456,14 @@ class Baseline:
     def load(path: str, *, device: str = "cpu") -> tuple[Baseline, str]:
         """The baseline and the facts that :meth:`save` wrote; ``CheckpointError`` on any other file."""
 
+    def to_bytes(self) -> bytes:
+        """The bytes of a file of it, without a header; pickles and deep copies hold them."""
+
+    @classmethod
+    def from_bytes(cls, bytes: bytes, device: str = "cpu") -> Baseline:
+        """What :meth:`to_bytes` wrote. Raises ``CheckpointError`` on any other bytes."""
+
+    def __reduce__(self) -> tuple[Any, tuple[bytes, str]]: ...
     def save(self, path: str, facts: str = "{}") -> None:
         """Write a safetensors file atomically; ``facts`` is a JSON object that :meth:`load` gives back."""
 
@@ -514,6 +538,10 @@ class Spectrum:
         teacher: VelocityField | None = None,
         monitor: _Monitor = None,
     ) -> Spectrum: ...
+    @staticmethod
+    def known(student: Student, power: _Array, spread: _Array, residuals: _Array | None = None) -> Spectrum:
+        """The spectrum of a student of which this was measured. Raises ``ShapeError`` if it does not fit."""
+
     @property
     def eigenvalues(self) -> NDArray[complex128]:
         """``[r]``."""
@@ -645,6 +673,10 @@ class LevelSpectrum:
         teacher: VelocityField | None = None,
         monitor: _Monitor = None,
     ) -> LevelSpectrum: ...
+    @staticmethod
+    def known(student: Student, maps: Sequence[tuple[_Array, _Array | None]]) -> LevelSpectrum:
+        """The spectrum of a student whose maps had these energies and residuals."""
+
     @property
     def maps(
         self,

@@ -5,15 +5,19 @@ None leaves a choice to the core; a mapping of the same names may stand for any 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import Field, dataclass, fields, replace
+from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 
+from ._arrays import as_integer
 from .exceptions import ArgumentError
 
 if TYPE_CHECKING:
@@ -57,8 +61,9 @@ class Options:
                     hint = nearest(str(name), cls.names())
                     raise ArgumentError(f"{argument}: a {cls.__name__} has no option {name!r}{hint}")
             return cls(**value)
-        if cls._short is not None and isinstance(value, int | np.integer) and not isinstance(value, bool):
-            return cls(**{cls._short: value})
+        if cls._short is not None:
+            with contextlib.suppress(ArgumentError):
+                return cls(**{cls._short: as_integer(value, argument)})
         raise ArgumentError(
             f"{argument}: expected a {cls.__name__}, a mapping of its options or None, got {value!r}"
         )
@@ -85,64 +90,54 @@ class Options:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """What to say after an unknown name: the nearest one that exists, if any is near.
-
-    Examples
-    --------
-    >>> nearest("learning_rat", ["steps", "learning_rate"])
-    ": did you mean 'learning_rate'?"
-    """
+    """What to say after an unknown name: the nearest one that exists, if any is near."""
     found = difflib.get_close_matches(name, sorted(names), n=1)
     return f": did you mean {found[0]!r}?" if found else ""
 
 
 def to_json(options: Mapping[str, Any]) -> str:
-    """JSON for the core; numbers of NumPy and torch, their devices and dtypes become plain.
-
-    Raises ``ArgumentError`` naming the first option that has no such form.
-    """
-    for name, value in options.items():
-        try:
-            text = json.dumps(value, default=plain)
-        except (TypeError, ValueError) as error:
-            raise ArgumentError(f"{name}: {error}") from error
-        # JSON has no word for them.
-        if text in ("NaN", "Infinity", "-Infinity"):
-            raise ArgumentError(f"{name}: expected a finite number, got {value!r}")
-    return json.dumps(options, default=plain)
+    """JSON for the core, of options of any sensible type: see :func:`plain`."""
+    return json.dumps(plain(options))
 
 
 def name_of(value: Any) -> str:
     """The name of a device or dtype, which torch and NumPy have objects for. Raises ``ArgumentError``."""
-    name = value if isinstance(value, str | int | float | None) else plain(value)
+    name = plain(value, "device or dtype")
     if not isinstance(name, str):
         expected = "a name such as 'cpu', 'cuda:1' or 'float32'"
         raise ArgumentError(f"device or dtype: expected {expected}, got {value!r}")
     return name
 
 
-def plain(value: Any) -> Any:
-    """A number, name or device as plain data. Raises ``ArgumentError`` for what has no such form.
+def plain(value: Any, name: str = "options") -> Any:
+    """Options as plain data: numbers and arrays of NumPy and torch, devices, dtypes, paths, option groups.
+
+    Raises ``ArgumentError`` that names the option for anything else.
 
     Examples
     --------
     >>> import numpy as np, torch
-    >>> plain(np.int64(3)), plain(torch.float64), plain(np.float32), plain(torch.device("cpu"))
-    (3, 'float64', 'float32', 'cpu')
+    >>> plain({"steps": np.int64(3), "dtype": torch.float64, "device": torch.device("cpu")})
+    {'steps': 3, 'dtype': 'float64', 'device': 'cpu'}
     """
     if isinstance(value, Options):
-        return value.given()
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray | torch.Tensor):
-        return value.tolist()
+        value = value.given()
+    if isinstance(value, np.generic | np.ndarray | torch.Tensor):
+        value = value.tolist()
+    if value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(item, str(key)) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item, name) for item in value]
     if isinstance(value, torch.dtype | torch.device):
         return str(value).removeprefix("torch.")
-    if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic)):
+    if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic | float)):
         return np.dtype(value).name
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise ArgumentError(f"expected a number, a name or a list of them, got {value!r}")
+    if isinstance(value, PathLike):
+        return fspath(value)
+    expected = "a finite number" if isinstance(value, float) else "a number, a name or a list of them"
+    raise ArgumentError(f"{name}: expected {expected}, got {value!r}")
 
 
 @dataclass(frozen=True, repr=False)
@@ -205,17 +200,16 @@ class UNet(Options):
             value = getattr(self, name)
             if value is None and name == "multipliers":
                 continue
-            if isinstance(value, str) or np.ndim(value) != 1:
+            if isinstance(value, torch.Tensor):
+                value = value.tolist()
+            if np.ndim(value) != 1 or (len(value) and np.asarray(value).dtype.kind not in "iuf"):
                 raise ArgumentError(f"{name}: expected a sequence of numbers such as (1, 2), got {value!r}")
             object.__setattr__(self, name, tuple(value))
 
     def options(self) -> dict[str, Any]:
-        """All options as plain data for the core; it decides on what is None."""
-        return {
-            **{name: getattr(self, name) for name in self.names()},
-            "multipliers": [float(factor) for factor in self.multipliers or ()],
-            "attention": [int(factor) for factor in self.attention],
-        }
+        """All options for the core; it decides on what is None."""
+        multipliers = [float(factor) for factor in self.multipliers or ()]
+        return {**{name: getattr(self, name) for name in self.names()}, "multipliers": multipliers}
 
 
 def unet_of(argument: str, given: str | UNet | Mapping[str, Any], default: str) -> UNet | None:
@@ -428,3 +422,7 @@ class Objective(Options):
     scaling: str | None = None
     coupling: str | None = None
     path: str | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.weights is None or isinstance(self.weights, Mapping)):
+            raise ArgumentError(f"weights: expected a mapping of terms to numbers, got {self.weights!r}")

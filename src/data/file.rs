@@ -11,7 +11,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::condition::Conditioning;
 use crate::error::{Error, Result};
-use crate::store::{beside, final_target, fresh_file, read_metadata, sync_folder, to_bytes, Header};
+use crate::store::{beside, final_target, fresh_file, read_metadata, sync_folder, tensor_bytes, Header};
 use crate::tensor::{dtype_name, event_size, shape_text};
 
 /// Name of this kind of file in its header.
@@ -250,7 +250,7 @@ impl TrajectoryFile {
     /// # Errors
     /// [`Error::Io`].
     pub fn append(&mut self, states: &Tensor) -> Result<()> {
-        let (_, shape, bytes) = to_bytes(&states.to_kind(Kind::Float))?;
+        let (_, shape, bytes) = tensor_bytes(&states.to_kind(Kind::Float))?;
         let rows = shape.first().copied().unwrap_or(0) as i64;
         if shape.get(1..) != self.plan.states_shape().get(1..) || self.rows + rows > self.plan.count {
             return Err(Error::Internal(anyhow::anyhow!("a chunk of another shape: {shape:?}")));
@@ -327,7 +327,7 @@ fn stored_condition(condition: &Tensor, plan: &StoredPlan) -> Result<Vec<u8>> {
     let wrong = |got: String| Error::Internal(anyhow::anyhow!("conditions that do not fit the plan: {got}"));
     let Some((expected, shape)) = plan.condition_layout() else { return Err(wrong("some".into())) };
     let kind = if expected == Dtype::I64 { Kind::Int64 } else { Kind::Float };
-    let (dtype, got, bytes) = to_bytes(&condition.to_kind(kind))?;
+    let (dtype, got, bytes) = tensor_bytes(&condition.to_kind(kind))?;
     match (dtype, got == shape) == (expected, true) {
         true => Ok(bytes),
         false => Err(wrong(format!("{} {}", dtype_name(condition.kind()), shape_text(&condition.size())))),

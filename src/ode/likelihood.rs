@@ -13,7 +13,7 @@ use tch::{Kind, Tensor};
 use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Progress};
 use crate::ode::{integrate, SolveOptions};
-use crate::tensor::{check_batch, chunks, RandomSource};
+use crate::tensor::{check_batch, chunks, finite_densities, RandomSource};
 use crate::velocity::VelocityField;
 
 /// Dimension up to which [`Divergence::Auto`] is exact.
@@ -71,7 +71,8 @@ impl Default for DensityOptions {
 /// the field's dtype and on its device. Reports under the stage `"density"`.
 ///
 /// # Errors
-/// As [`crate::ode::solve`]; [`Error::Argument`] for `probes` below 1.
+/// As [`crate::ode::solve`]; [`Error::Argument`] for `probes` below 1; [`Error::NonFinite`] naming `x` where a
+/// density is beyond the dtype.
 pub fn log_prob(
     field: &dyn VelocityField,
     x: &Tensor,
@@ -130,7 +131,7 @@ pub fn log_prob(
             values: vec![],
         })?;
     }
-    Ok(Tensor::f_cat(&parts, 0)?)
+    finite_densities(Tensor::f_cat(&parts, 0)?)
 }
 
 /// Each row `count` times, one copy after the other.

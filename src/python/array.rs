@@ -11,6 +11,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::dlpack;
 use super::torch_state::Neutral;
+use crate::condition::Conditioning;
 use crate::error::{Error, Result};
 use crate::tensor::dtype_name;
 
@@ -55,6 +56,16 @@ impl Array {
             false => tensor.f_to_kind(Kind::Double).map_err(Error::from)?,
         };
         Ok(Array { tensor, kind })
+    }
+
+    /// The condition of `batch` samples, arranged for a model of this conditioning: see [`Conditioning::arrange`].
+    pub fn import_condition(
+        conditioning: Conditioning,
+        object: Option<&Bound<'_, PyAny>>,
+        batch: Option<i64>,
+    ) -> PyResult<Option<Tensor>> {
+        let given = Array::import_optional("condition", object)?;
+        Ok(given.map(|array| conditioning.arrange(array.tensor, batch)).transpose()?)
     }
 
     /// [`Array::import`] of an argument that may be `None`.
@@ -218,4 +229,9 @@ pub fn describe(object: &Bound<'_, PyAny>) -> String {
 pub fn first_line(raised: &PyErr) -> String {
     let text = raised.to_string();
     text.lines().next().unwrap_or_default().to_string()
+}
+
+/// The number of rows, if there are any.
+pub fn rows(tensor: &Tensor) -> Option<i64> {
+    tensor.size().first().copied()
 }

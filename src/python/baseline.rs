@@ -3,16 +3,17 @@
 use std::path::PathBuf;
 
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyBytes, PyTuple, PyType};
 use tch::Tensor;
 
-use super::array::{Array, ArrayKind};
+use super::array::{rows, Array, ArrayKind};
 use super::door;
-use super::handle::{self, Fitted};
+use super::handle::{self, Fitted, Reduced};
 use super::json;
 use super::velocity_field::PyVelocityField;
 use crate::baselines;
 use crate::baselines::{Baseline, BaselineConfig};
+use crate::condition::Conditioning;
 use crate::data::Inputs;
 use crate::error::Result;
 use crate::python::door::PyMonitor;
@@ -26,6 +27,10 @@ impl PyBaseline {
         self.0.model.handle()
     }
 
+    fn conditioning(&self) -> Conditioning {
+        self.0.model.fact(|student| student.model().conditioning)
+    }
+
     /// The common shape of the methods that make states of noise.
     fn map<'py>(
         &self,
@@ -35,7 +40,7 @@ impl PyBaseline {
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = x0.py();
         let Array { tensor: x0, kind } = Array::import_float("x0", x0)?;
-        let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
+        let condition = Array::import_condition(self.conditioning(), condition, rows(&x0))?;
         let student = self.handle();
         let states = door::enter(py, move || work(&student, &x0, condition.as_ref()))?;
         kind.export(py, states)
@@ -56,7 +61,7 @@ impl PyBaseline {
         monitor: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let config: BaselineConfig = json::parse_options(config)?;
-        let pool = Array::import_optional("condition", condition)?.map(|array| array.tensor);
+        let pool = Array::import_condition(teacher.conditioning_of(), condition, None)?;
         let inputs = Inputs { pool, trajectory_file, refresh, ..Inputs::default() };
         let field = teacher.handle();
         let mut monitor = PyMonitor::new(monitor);
@@ -74,6 +79,23 @@ impl PyBaseline {
     fn load(py: Python<'_>, path: PathBuf, device: &str) -> PyResult<(Self, String)> {
         let (fitted, facts) = Fitted::load(py, path, parse_device(device)?)?;
         Ok((PyBaseline(fitted), facts.to_string()))
+    }
+
+    /// The bytes of a file of it, and what `from_bytes` makes of them.
+    fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        self.0.to_bytes(py)
+    }
+
+    #[classmethod]
+    #[pyo3(signature = (bytes, device="cpu"))]
+    fn from_bytes(_cls: &Bound<'_, PyType>, py: Python<'_>, bytes: &[u8], device: &str) -> PyResult<Self> {
+        Ok(PyBaseline(Fitted::from_bytes(py, bytes, parse_device(device)?)?))
+    }
+
+    /// Pickles, deep copies and workers go by the bytes of a file.
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Reduced<'py>> {
+        let own = slf.get();
+        Ok((slf.get_type().getattr("from_bytes")?, (own.to_bytes(slf.py())?, own.device())))
     }
 
     #[pyo3(signature = (path, facts="{}"))]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 use serde_json::{Map, Value};
 use tch::Device;
 
@@ -11,6 +12,9 @@ use super::door;
 use crate::error::{Error, Result};
 use crate::store::{self, Stored};
 use crate::tensor::Share;
+
+/// What pickle keeps of a model: the function that makes it again, and its bytes and device.
+pub type Reduced<'py> = (Bound<'py, PyAny>, (Bound<'py, PyBytes>, String));
 
 /// A model that any Python thread may use. The lock is held only long enough to look at a fact or to share a
 /// handle; work runs on the handle.
@@ -54,18 +58,37 @@ impl<T: Share + Stored + Send> Fitted<T> {
     }
 
     /// Writes the model with its history, its options and `facts`.
-    pub fn save(&self, py: Python<'_>, path: PathBuf, mut facts: Map<String, Value>) -> PyResult<()> {
+    pub fn save(&self, py: Python<'_>, path: PathBuf, facts: Map<String, Value>) -> PyResult<()> {
+        let (model, facts) = (self.model.handle(), self.with_own(facts));
+        door::enter(py, move || store::save(&path, &model, facts))
+    }
+
+    /// The bytes of the file that [`Fitted::save`] writes, without further facts.
+    pub fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let (model, facts) = (self.model.handle(), self.with_own(Map::new()));
+        Ok(PyBytes::new(py, &door::enter(py, move || store::to_bytes(&model, facts))?))
+    }
+
+    fn with_own(&self, mut facts: Map<String, Value>) -> Value {
         facts.insert("history".into(), self.history.clone());
         facts.insert("config".into(), self.config.clone());
-        let model = self.model.handle();
-        door::enter(py, move || store::save(&path, &model, facts.into()))
+        facts.into()
     }
 
     /// The model of a file, and all facts in that file.
     pub fn load(py: Python<'_>, path: PathBuf, device: Device) -> PyResult<(Self, Value)> {
         let name = path.display().to_string();
-        let (model, facts) = door::enter(py, move || store::load::<T>(&path, device))?;
-        let (history, config) = (part(&name, &facts, "history")?, part(&name, &facts, "config")?);
+        Fitted::of(&name, door::enter(py, move || store::load::<T>(&path, device))?)
+    }
+
+    /// The model of the bytes that [`Fitted::to_bytes`] made.
+    pub fn from_bytes(py: Python<'_>, bytes: &[u8], device: Device) -> PyResult<Self> {
+        let loaded = door::enter(py, move || store::from_bytes::<T>(bytes, device))?;
+        Ok(Fitted::of("the bytes of a model", loaded)?.0)
+    }
+
+    fn of(name: &str, (model, facts): (T, Value)) -> PyResult<(Self, Value)> {
+        let (history, config) = (part(name, &facts, "history")?, part(name, &facts, "config")?);
         Ok((Fitted::new(model, history, config), facts))
     }
 }

@@ -4,11 +4,12 @@
 use pyo3::prelude::*;
 use tch::{Device, Kind, Tensor};
 
-use super::array::{Array, ArrayKind};
+use super::array::{rows, Array, ArrayKind};
 use super::door;
 use super::handle::Shared;
 use super::student::PyStudent;
 use super::velocity_field::PyVelocityField;
+use crate::condition::Conditioning;
 use crate::error::{Error, Result};
 use crate::koopman::{ReadoutKind, Student};
 use crate::python::door::PyMonitor;
@@ -71,6 +72,10 @@ fn draw(
 }
 
 impl PySpectrum {
+    fn conditioning(&self) -> Conditioning {
+        self.0.fact(|own| own.student.config().conditioning)
+    }
+
     /// A table made away from the interpreter.
     fn table<'py>(
         &self,
@@ -93,7 +98,7 @@ impl PySpectrum {
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = x.py();
         let Array { tensor: x, kind } = Array::import_float(if noise { "x0" } else { "x" }, x)?;
-        let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
+        let condition = Array::import_condition(self.conditioning(), condition, rows(&x))?;
         let mut monitor = PyMonitor::new(monitor);
         let source = if noise { Source::Noise } else { Source::Data };
         let Measured { spectrum, student, .. } = self.0.handle();
@@ -122,6 +127,12 @@ fn import_complex(argument: &str, object: &Bound<'_, PyAny>) -> PyResult<Tensor>
     Ok(parts.to_kind(Kind::Double).to_device(Device::Cpu).contiguous().view_as_complex())
 }
 
+/// Numbers of modes, in float64 on the CPU.
+fn import_own(argument: &str, object: &Bound<'_, PyAny>) -> PyResult<Tensor> {
+    let tensor = Array::import_float(argument, object)?.tensor;
+    Ok(tensor.to_kind(Kind::Double).to_device(Device::Cpu).copy())
+}
+
 /// A copy, which Python may write to.
 fn export_own<'py>(py: Python<'py>, tensor: &Tensor) -> PyResult<Bound<'py, PyAny>> {
     ArrayKind::Numpy.export(py, tensor.copy())
@@ -141,7 +152,7 @@ impl PySpectrum {
         teacher: Option<&PyVelocityField>,
         monitor: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
+        let condition = Array::import_condition(student.conditioning(), condition, Some(n))?;
         let (student, teacher) = (student.handle(), teacher.map(PyVelocityField::handle));
         let mut monitor = PyMonitor::new(monitor);
         let measured = door::enter(py, move || {
@@ -149,6 +160,27 @@ impl PySpectrum {
             let (noise, condition) = draw(&student, n, seed, condition.as_ref())?;
             let (condition, teacher) = (condition.as_ref(), teacher.as_deref());
             let facts = Facts::measure(&student, &spectrum, &noise, condition, teacher, &mut monitor)?;
+            Ok(Measured { spectrum, student, facts })
+        })?;
+        Ok(PySpectrum(Shared::new(measured)))
+    }
+
+    /// The same spectrum again, of a student and what was measured of it.
+    #[staticmethod]
+    #[pyo3(signature = (student, power, spread, residuals=None))]
+    fn known(
+        py: Python<'_>,
+        student: &PyStudent,
+        power: &Bound<'_, PyAny>,
+        spread: &Bound<'_, PyAny>,
+        residuals: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let (power, spread) = (import_own("power", power)?, import_own("spread", spread)?);
+        let residuals = residuals.map(|residuals| import_own("residuals", residuals)).transpose()?;
+        let student = student.handle();
+        let measured = door::enter(py, move || {
+            let spectrum = Spectrum::new(&student)?;
+            let facts = Facts::known(&student, &spectrum, power, spread, residuals)?;
             Ok(Measured { spectrum, student, facts })
         })?;
         Ok(PySpectrum(Shared::new(measured)))
@@ -241,8 +273,8 @@ impl PySpectrum {
         n: i64,
         condition: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let given = Array::import_optional("condition", condition)?.map(|array| array.tensor);
-        let kind = self.0.fact(|own| own.student.config().conditioning);
+        let kind = self.conditioning();
+        let given = Array::import_condition(kind, condition, Some(n))?;
         let spread = kind.spread(given.as_ref(), n)?;
         spread.map(|spread| ArrayKind::Numpy.export(py, spread)).transpose()
     }
@@ -256,7 +288,7 @@ impl PySpectrum {
         condition: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let (t, x_) = (Array::import_float("t", t)?.tensor, Array::import_float("x", x)?.tensor);
-        let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
+        let condition = Array::import_condition(self.conditioning(), condition, rows(&x_))?;
         self.table(x.py(), move |own| {
             own.spectrum.eigenfunctions(&own.student, &t, &x_, condition.as_ref(), places.as_deref())
         })
@@ -273,7 +305,7 @@ impl PySpectrum {
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = x0.py();
         let Array { tensor: x0, kind } = Array::import_float("x0", x0)?;
-        let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
+        let condition = Array::import_condition(self.conditioning(), condition, rows(&x0))?;
         let mut monitor = PyMonitor::new(monitor);
         let Measured { spectrum, student, .. } = self.0.handle();
         let path = door::enter(py, move || {
@@ -321,6 +353,12 @@ impl PySpectrum {
     }
 }
 
+impl PyLevelSpectrum {
+    fn conditioning(&self) -> Conditioning {
+        self.0.fact(|own| own.student.config().conditioning)
+    }
+}
+
 #[pymethods]
 impl PyLevelSpectrum {
     /// Measures how the feature maps of a hierarchical student move.
@@ -335,7 +373,7 @@ impl PyLevelSpectrum {
         teacher: Option<&PyVelocityField>,
         monitor: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
+        let condition = Array::import_condition(student.conditioning(), condition, Some(n))?;
         let (student, teacher) = (student.handle(), teacher.map(PyVelocityField::handle));
         let mut monitor = PyMonitor::new(monitor);
         let measured = door::enter(py, move || {
@@ -343,6 +381,24 @@ impl PyLevelSpectrum {
             let (condition, teacher) = (condition.as_ref(), teacher.as_deref());
             let spectrum = LevelSpectrum::measure(&student, &noise, condition, teacher, &mut monitor)?;
             Ok(MeasuredLevels { spectrum, student })
+        })?;
+        Ok(PyLevelSpectrum(Shared::new(measured)))
+    }
+
+    /// The same spectrum again, of a student and the energy and residual of each of its maps.
+    #[staticmethod]
+    fn known(
+        py: Python<'_>,
+        student: &PyStudent,
+        maps: Vec<(Bound<'_, PyAny>, Option<Bound<'_, PyAny>>)>,
+    ) -> PyResult<Self> {
+        let own =
+            |residual: Option<Bound<'_, PyAny>>| residual.map(|it| import_own("residual", &it)).transpose();
+        let maps =
+            maps.into_iter().map(|(energy, residual)| Ok((import_own("energy", &energy)?, own(residual)?)));
+        let (student, maps) = (student.handle(), maps.collect::<PyResult<Vec<_>>>()?);
+        let measured = door::enter(py, move || {
+            Ok(MeasuredLevels { spectrum: LevelSpectrum::known(&student, maps)?, student })
         })?;
         Ok(PyLevelSpectrum(Shared::new(measured)))
     }
@@ -368,7 +424,7 @@ impl PyLevelSpectrum {
         condition: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let (t, x_) = (Array::import_float("t", t)?.tensor, Array::import_float("x", x)?.tensor);
-        let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
+        let condition = Array::import_condition(self.conditioning(), condition, rows(&x_))?;
         let MeasuredLevels { spectrum, student } = self.0.handle();
         let psi = door::enter(x.py(), move || {
             spectrum.eigenfunctions(&student, &t, &x_, condition.as_ref(), index)

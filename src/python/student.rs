@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyBytes, PyTuple, PyType};
 use serde_json::{Map, Value};
 use tch::Tensor;
 
-use super::array::{Array, ArrayKind};
+use super::array::{rows, Array, ArrayKind};
 use super::door;
 use super::feature_distance::PyFeatureDistance;
-use super::handle::{self, Fitted};
+use super::handle::{self, Fitted, Reduced};
 use super::json;
 use super::velocity_field::PyVelocityField;
 use crate::condition::Conditioning;
@@ -34,6 +34,10 @@ impl PyStudent {
         self.0.model.handle()
     }
 
+    pub(super) fn conditioning(&self) -> Conditioning {
+        self.0.model.fact(|student| student.config().conditioning)
+    }
+
     /// A student of the same history, whose configuration names its present generator.
     fn converted(&self, student: Student, generator: &str) -> Self {
         let mut config = self.0.config.clone();
@@ -53,7 +57,7 @@ impl PyStudent {
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = x.py();
         let Array { tensor: x, kind } = Array::import_float(argument, x)?;
-        let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
+        let condition = Array::import_condition(self.conditioning(), condition, rows(&x))?;
         let student = self.handle();
         let y = door::enter(py, move || work(&student, &x, condition.as_ref()))?;
         kind.export(py, y)
@@ -95,10 +99,10 @@ impl PyStudent {
         });
         let tensor = |array: Array| array.tensor;
         let inputs = Inputs {
-            pool: Array::import_optional("condition", condition)?.map(tensor),
+            pool: Array::import_condition(teacher.conditioning_of(), condition, None)?,
             data: data.map(|data| Array::import_float("data", data)).transpose()?.map(tensor),
             noise: data_noise.map(|noise| Array::import_float("noise", noise)).transpose()?.map(tensor),
-            data_condition: Array::import_optional("condition", data_condition)?.map(tensor),
+            data_condition: Array::import_condition(teacher.conditioning_of(), data_condition, None)?,
             trajectory_file,
             refresh,
         };
@@ -127,6 +131,23 @@ impl PyStudent {
         let (fitted, facts) = Fitted::load(py, path, parse_device(device)?)?;
         let header = handle::part(&name, &facts, "header")?;
         Ok((PyStudent(fitted), header.to_string()))
+    }
+
+    /// The bytes of a file of it, and what `from_bytes` makes of them.
+    fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        self.0.to_bytes(py)
+    }
+
+    #[classmethod]
+    #[pyo3(signature = (bytes, device="cpu"))]
+    fn from_bytes(_cls: &Bound<'_, PyType>, py: Python<'_>, bytes: &[u8], device: &str) -> PyResult<Self> {
+        Ok(PyStudent(Fitted::from_bytes(py, bytes, parse_device(device)?)?))
+    }
+
+    /// Pickles, deep copies and workers go by the bytes of a file.
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Reduced<'py>> {
+        let own = slf.get();
+        Ok((slf.get_type().getattr("from_bytes")?, (own.to_bytes(slf.py())?, own.device())))
     }
 
     #[pyo3(signature = (path, header="{}"))]
@@ -204,7 +225,7 @@ impl PyStudent {
         let t = Array::import_float("t", t)?.tensor;
         let Array { tensor: x, kind } = Array::import_float("x", x)?;
         let velocity = Array::import_float("velocity", velocity)?.tensor;
-        let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
+        let condition = Array::import_condition(self.conditioning(), condition, rows(&x))?;
         let direction = parse_direction(direction)?;
         let student = self.handle();
         let (g, tangent) = door::enter(py, move || {
@@ -251,7 +272,7 @@ impl PyStudent {
         condition: Option<&Bound<'py, PyAny>>,
         monitor: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
+        let condition = Array::import_condition(self.conditioning(), condition, Some(n))?;
         let mut monitor = PyMonitor::new(monitor);
         let student = self.handle();
         let x = door::enter(py, move || {
@@ -299,7 +320,7 @@ impl PyStudent {
         monitor: Option<Bound<'py, PyAny>>,
     ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
         let Array { tensor: x, kind } = Array::import_float("x", x)?;
-        let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
+        let condition = Array::import_condition(self.conditioning(), condition, rows(&x))?;
         let polish = match polish {
             "newton" => Polish::Newton,
             "fixed_point" => Polish::FixedPoint,
@@ -333,7 +354,7 @@ impl PyStudent {
         monitor: Option<Bound<'py, PyAny>>,
     ) -> PyResult<([Bound<'py, PyAny>; 5], f64)> {
         let Array { tensor: x, kind } = Array::import_float("x", x)?;
-        let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
+        let condition = Array::import_condition(self.conditioning(), condition, rows(&x))?;
         let determinant = determinant.parse()?;
         let options = StudentDensityOptions { determinant, polish, probes, products, seed };
         let mut monitor = PyMonitor::new(monitor);
@@ -383,7 +404,7 @@ impl PyStudent {
         monitor: Option<Bound<'_, PyAny>>,
     ) -> PyResult<f64> {
         let (x0, x1) = (Array::import_float("x0", x0)?.tensor, Array::import_float("x1", x1)?.tensor);
-        let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
+        let condition = Array::import_condition(self.conditioning(), condition, rows(&x0))?;
         let (student, mut monitor) = (self.handle(), PyMonitor::new(monitor));
         door::enter(py, move || sampling::phase_error(&student, &x0, &x1, condition.as_ref(), &mut monitor))
     }
@@ -402,7 +423,7 @@ impl PyStudent {
         let t = Array::import_float("t", t)?.tensor;
         let x = Array::import_float("x", x)?.tensor;
         let velocity = Array::import_float("velocity", velocity)?.tensor;
-        let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
+        let condition = Array::import_condition(self.conditioning(), condition, rows(&x))?;
         let (student, mut monitor) = (self.handle(), PyMonitor::new(monitor));
         door::enter(py, move || {
             sampling::consistency_residual(&student, &t, &x, &velocity, condition.as_ref(), &mut monitor)

@@ -39,7 +39,7 @@ pub fn train_teacher(
     let config: TeacherConfig = json::parse_options(config)?;
     let data = Array::import_float("data", data)?.tensor;
     let noise = noise.map(|noise| Array::import_float("noise", noise)).transpose()?.map(|array| array.tensor);
-    let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
+    let condition = Array::import_condition(config.conditioning, condition, None)?;
     let header = json::parse("header", header)?;
     let checkpoint = checkpoint.map(|file| Checkpointing {
         file,

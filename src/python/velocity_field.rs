@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyBytes, PyTuple, PyType};
+use serde_json::Value;
 use tch::{Device, Tensor};
 
-use super::array::{Array, ArrayKind};
+use super::array::{rows, Array, ArrayKind};
 use super::callable_field::{CallableField, CallableFieldConfig};
 use super::door;
-use super::handle::Shared;
+use super::handle::{Reduced, Shared};
 use super::json;
 use crate::error::Error;
 use crate::ode::{self, Chunks, DensityOptions, SolveOptions};
@@ -32,6 +33,10 @@ impl PyVelocityField {
     /// A handle on the same field, to move through the door.
     pub fn handle(&self) -> Box<dyn VelocityField> {
         self.0.handle()
+    }
+
+    pub fn conditioning_of(&self) -> Conditioning {
+        self.0.fact(|field| field.conditioning())
     }
 }
 
@@ -213,7 +218,7 @@ impl PyVelocityField {
     ) -> PyResult<Bound<'py, PyAny>> {
         let t = Array::import_float("t", t)?.tensor;
         let Array { tensor: x, kind } = Array::import_float("x", x)?;
-        let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
+        let condition = Array::import_condition(self.conditioning_of(), condition, rows(&x))?;
         let field = self.handle();
         let v = door::enter(py, move || field.checked_velocity(&t, &x, condition.as_ref()))?;
         kind.export(py, v)
@@ -235,7 +240,7 @@ impl PyVelocityField {
         monitor: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let Array { tensor: x, kind } = Array::import_float("x", x)?;
-        let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
+        let condition = Array::import_condition(self.conditioning_of(), condition, rows(&x))?;
         let options = SolveOptions { solver: solver.parse()?, steps, rtol, atol };
         let mut monitor = PyMonitor::new(monitor);
         let field = self.handle();
@@ -265,7 +270,7 @@ impl PyVelocityField {
         monitor: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let Array { tensor: x, kind } = Array::import_float("x", x)?;
-        let condition = Array::import_optional("condition", condition)?.map(|array| array.tensor);
+        let condition = Array::import_condition(self.conditioning_of(), condition, rows(&x))?;
         let solve = SolveOptions { solver: solver.parse()?, steps, rtol, atol };
         let options = DensityOptions { divergence: divergence.parse()?, probes, seed, solve };
         let mut monitor = PyMonitor::new(monitor);
@@ -290,6 +295,26 @@ impl PyVelocityField {
         let device = parse_device(device)?;
         let (field, header) = door::enter(py, move || store::load::<Box<dyn VelocityField>>(&path, device))?;
         Ok((PyVelocityField::new(field), header.to_string()))
+    }
+
+    /// The bytes of a file of it, and what `from_bytes` makes of them.
+    fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let field = self.handle();
+        Ok(PyBytes::new(py, &door::enter(py, move || store::to_bytes(&field, Value::Null))?))
+    }
+
+    #[classmethod]
+    #[pyo3(signature = (bytes, device="cpu"))]
+    fn from_bytes(_cls: &Bound<'_, PyType>, py: Python<'_>, bytes: &[u8], device: &str) -> PyResult<Self> {
+        let device = parse_device(device)?;
+        let (field, _) = door::enter(py, move || store::from_bytes::<Box<dyn VelocityField>>(bytes, device))?;
+        Ok(PyVelocityField::new(field))
+    }
+
+    /// Pickles, deep copies and workers go by the bytes of a file.
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Reduced<'py>> {
+        let own = slf.get();
+        Ok((slf.get_type().getattr("from_bytes")?, (own.to_bytes(slf.py())?, own.device())))
     }
 
     fn __repr__(&self) -> String {

@@ -12,7 +12,7 @@ use crate::koopman::Student;
 use crate::monitor::Monitor;
 use crate::nets::precision::Lowered;
 use crate::sampling;
-use crate::tensor::{all_finite, chunks, in_chunks, RandomSource};
+use crate::tensor::{all_finite, chunks, finite_densities, in_chunks, RandomSource};
 
 /// How log |det dS/dz| is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -84,7 +84,8 @@ const DAMPING: f64 = 1e-3;
 ///
 /// # Errors
 /// As [`sampling::invert_polished`]; [`Error::Argument`] naming `probes`, `products`, or `determinant` where it is to be
-/// estimated for a student that decodes by a network; [`Error::Divergence`] where a Jacobian is not finite.
+/// estimated for a student that decodes by a network; [`Error::Divergence`] where a Jacobian is not finite;
+/// [`Error::NonFinite`] naming `x` where a density is beyond the dtype.
 pub fn student_density(
     student: &Student,
     x: &Tensor,
@@ -122,7 +123,7 @@ pub fn student_density(
     let scale = student.length(1.0)?;
     let log_determinant = log_determinant + dimension as f64 * scale.ln();
     Ok(StudentDensity {
-        log_prob: (log_noise - &log_determinant).to_kind(kind),
+        log_prob: finite_densities((log_noise - &log_determinant).to_kind(kind))?,
         noise,
         residuals,
         log_determinant: log_determinant.to_kind(kind),

@@ -78,8 +78,6 @@ impl Facts {
         let g = student.encode(&Tensor::from(0.0), noise, Direction::Forward, condition)?;
         let psi = spectrum.read(&exact(&g), None)?;
         let power = mean_square(&psi)?;
-        let rates = spectrum.mode_rates(student)?;
-        let rate = rates.f_abs()?.f_square()?.f_sum_dim_intlist(1, false, Kind::Double)? * &power;
         let residuals = match teacher {
             None => None,
             Some(teacher) => {
@@ -87,7 +85,30 @@ impl Facts {
                 Some(residuals(student, spectrum, noise, condition, teacher, monitor)?)
             }
         };
-        Ok(Facts { spread: mean_square(&centred(&psi)?)?.sqrt(), power, rate, residuals })
+        Facts::known(student, spectrum, power, mean_square(&centred(&psi)?)?.sqrt(), residuals)
+    }
+
+    /// Facts that were measured before, of the same student.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for arrays that are not `[r]`.
+    pub fn known(
+        student: &Student,
+        spectrum: &Spectrum,
+        power: Tensor,
+        spread: Tensor,
+        residuals: Option<Tensor>,
+    ) -> Result<Facts> {
+        let rates = spectrum.mode_rates(student)?;
+        for (name, of_modes) in
+            [("power", Some(&power)), ("spread", Some(&spread)), ("residuals", residuals.as_ref())]
+        {
+            if let Some(got) = of_modes.map(Tensor::size).filter(|size| *size != [rates.size()[0]]) {
+                return Err(Error::shape(name, format!("({},)", rates.size()[0]), shape_text(&got)));
+            }
+        }
+        let rate = rates.f_abs()?.f_square()?.f_sum_dim_intlist(1, false, Kind::Double)? * &power;
+        Ok(Facts { power, spread, rate, residuals })
     }
 
     /// A second handle on the same tensors.

@@ -51,6 +51,28 @@ impl LevelSpectrum {
         LevelSpectrum { maps: self.maps.iter().map(MapSpectrum::shallow_clone).collect() }
     }
 
+    /// What was measured before, of the same student: energy and residual of each map.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] naming `student` or `maps` for those of another hierarchy.
+    pub fn known(student: &Student, measured: Vec<(Tensor, Option<Tensor>)>) -> Result<LevelSpectrum> {
+        let mut maps = layout(student)?;
+        let fits = |map: &MapSpectrum, of: &Tensor| of.size() == map.eigenvalues.size();
+        if maps.len() != measured.len()
+            || maps.iter().zip(&measured).any(|(map, (energy, _))| !fits(map, energy))
+        {
+            return Err(Error::argument(
+                "maps",
+                "those of this student",
+                format!("{} others", measured.len()),
+            ));
+        }
+        for (map, (energy, residual)) in maps.iter_mut().zip(measured) {
+            (map.energy, map.residual) = (energy, residual);
+        }
+        Ok(LevelSpectrum { maps })
+    }
+
     /// Energies over the noise `[B, *event]`, residuals at the teacher's endpoints of it.
     ///
     /// # Errors

@@ -96,20 +96,26 @@ impl Tensors {
     }
 }
 
-/// A file of which only the header has been read, and found to belong to a file of this size.
-pub(super) struct Opened {
-    file: File,
+/// A file, or the bytes of one, of which only the header has been read, and found to belong to that size.
+pub(super) struct Opened<R> {
+    file: R,
     name: String,
     metadata: Metadata,
     pub header: Header,
 }
 
-impl Opened {
+impl Opened<File> {
     pub fn open(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
         let fail = |source| Error::Io { path: name.clone(), source };
-        let mut file = File::open(path).map_err(fail)?;
+        let file = File::open(path).map_err(fail)?;
         let size = file.metadata().map_err(fail)?.len();
+        Opened::begin(name, file, size)
+    }
+}
+
+impl<R: Read> Opened<R> {
+    fn begin(name: String, mut file: R, size: u64) -> Result<Self> {
         let (metadata, begin) = read_metadata(&name, &mut file, size)?;
         let header = Header::read(&name, &metadata)?;
         let end = begin.checked_add(metadata.data_len() as u64);
@@ -119,6 +125,11 @@ impl Opened {
             return Err(Error::checkpoint(&name, message));
         }
         Ok(Opened { file, name, metadata, header })
+    }
+
+    fn of_kind(self, expected: &str) -> Result<(Header, Tensors)> {
+        self.header.require(&self.name, expected)?;
+        self.tensors()
     }
 
     fn tensors(mut self) -> Result<(Header, Tensors)> {
@@ -140,13 +151,16 @@ impl Opened {
 
 /// Reads a whole file of kind `expected`. One of another kind is refused by its header.
 pub(super) fn read(path: &Path, expected: &str) -> Result<(Header, Tensors)> {
-    let opened = Opened::open(path)?;
-    opened.header.require(&opened.name, expected)?;
-    opened.tensors()
+    Opened::open(path)?.of_kind(expected)
+}
+
+/// As [`read`], from the bytes of a file.
+pub(super) fn read_bytes_of(bytes: &[u8], expected: &str) -> Result<(Header, Tensors)> {
+    Opened::begin("the bytes of a model".into(), bytes, bytes.len() as u64)?.of_kind(expected)
 }
 
 /// The safetensors metadata at the start of a file of `size` bytes, and where the tensors begin.
-pub(crate) fn read_metadata(name: &str, file: &mut File, size: u64) -> Result<(Metadata, u64)> {
+pub(crate) fn read_metadata(name: &str, file: &mut impl Read, size: u64) -> Result<(Metadata, u64)> {
     let refuse = |why: &dyn std::fmt::Display| {
         Error::checkpoint(name, format!("not a whole safetensors file ({why})"))
     };
@@ -166,7 +180,7 @@ pub(crate) fn read_metadata(name: &str, file: &mut File, size: u64) -> Result<(M
 }
 
 /// The next `count` bytes, a number that is known to be less than the file's size.
-fn read_bytes(name: &str, file: &mut File, count: usize) -> Result<Vec<u8>> {
+fn read_bytes(name: &str, file: &mut impl Read, count: usize) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     bytes
         .try_reserve_exact(count)
@@ -192,7 +206,7 @@ fn to_tensor(info: &TensorInfo, bytes: &[u8]) -> std::result::Result<Tensor, Str
 }
 
 /// Dtype, shape and row-major bytes of a tensor.
-pub(crate) fn to_bytes(tensor: &Tensor) -> Result<(Dtype, Vec<usize>, Vec<u8>)> {
+pub(crate) fn tensor_bytes(tensor: &Tensor) -> Result<(Dtype, Vec<usize>, Vec<u8>)> {
     let dtype = match tensor.kind() {
         Kind::Float => Dtype::F32,
         Kind::Double => Dtype::F64,
@@ -210,7 +224,7 @@ pub(super) fn serialise(header: &Header, tensors: &[(String, Tensor)]) -> Result
     let internal = |error: safetensors::SafeTensorError| Error::Internal(error.into());
     let stored = tensors
         .iter()
-        .map(|(name, tensor)| Ok((name.as_str(), to_bytes(tensor)?)))
+        .map(|(name, tensor)| Ok((name.as_str(), tensor_bytes(tensor)?)))
         .collect::<Result<Vec<_>>>()?;
     let views = stored
         .iter()

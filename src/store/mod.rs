@@ -19,7 +19,7 @@ use crate::error::Result;
 pub use atomic::write_atomically;
 pub(crate) use atomic::{beside, final_target, fresh_file, sync_folder};
 pub use file::Tensors;
-pub(crate) use file::{read_metadata, to_bytes};
+pub(crate) use file::{read_metadata, tensor_bytes};
 pub(crate) use header::Header;
 pub(crate) use lock::WriterLock;
 
@@ -71,13 +71,32 @@ pub fn save_with<T: Stored>(path: &Path, model: &T, facts: Value, beside: Vec<(&
     write_atomically(path, &file::serialise(&header, &tensors)?)
 }
 
+/// The bytes of the file that [`save`] writes, for a model that goes to another process without one.
+///
+/// # Errors
+/// As [`Stored::description`].
+pub fn to_bytes<T: Stored>(model: &T, facts: Value) -> Result<Vec<u8>> {
+    file::serialise(&Header::new(T::KIND, &model.description()?, facts)?, &model.tensors()?)
+}
+
+/// What [`load`] makes of a file, of the bytes of one.
+///
+/// # Errors
+/// As [`load`].
+pub fn from_bytes<T: Stored>(bytes: &[u8], device: Device) -> Result<(T, Value)> {
+    rebuild(file::read_bytes_of(bytes, T::KIND)?, device)
+}
+
 /// Rebuilds a model from its file alone; returns it with the facts of that file.
 ///
 /// # Errors
 /// [`crate::Error::Io`] for a file that cannot be read; [`crate::Error::Checkpoint`] for one that is
 /// truncated, foreign, of a newer version, of another kind, inconsistent or not finite.
 pub fn load<T: Stored>(path: &Path, device: Device) -> Result<(T, Value)> {
-    let (header, mut tensors) = file::read(path, T::KIND)?;
+    rebuild(file::read(path, T::KIND)?, device)
+}
+
+fn rebuild<T: Stored>((header, mut tensors): (Header, Tensors), device: Device) -> Result<(T, Value)> {
     let description = header.description(tensors.path())?;
     tensors.drop_beside();
     let model = T::rebuild(description, &mut tensors, device).map_err(|error| tensors.refuse(error))?;

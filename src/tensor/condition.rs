@@ -7,6 +7,29 @@ use crate::condition::Conditioning;
 use crate::error::{Error, Result};
 
 impl Conditioning {
+    /// A condition as [`Conditioning::check`] wants it: one label, or one vector, counts for every sample of `batch`
+    /// (`None` where rows are only drawn from), booleans are the labels 0 and 1, and integers may make up vectors.
+    /// What is wrong otherwise stays as it is, for the check to say.
+    ///
+    /// # Errors
+    /// As libtorch's.
+    pub fn arrange(&self, condition: Tensor, batch: Option<i64>) -> Result<Tensor> {
+        let (kind, row) = match (self, condition.kind()) {
+            (Conditioning::None, _) => return Ok(condition),
+            (Conditioning::Labels { .. }, Kind::Bool) => (Kind::Int64, vec![]),
+            (Conditioning::Labels { .. }, kind) => (kind, vec![]),
+            (Conditioning::Vector { dim }, Kind::Bool | Kind::Int64) => (Kind::Float, vec![*dim]),
+            (Conditioning::Vector { dim }, kind) => (kind, vec![*dim]),
+        };
+        let condition = condition.f_to_kind(kind)?;
+        let rows = |count: i64| [&[count], row.as_slice()].concat();
+        let condition = if condition.size() == row { condition.f_unsqueeze(0)? } else { condition };
+        match batch {
+            Some(batch) if condition.size() == rows(1) => Ok(condition.f_expand(rows(batch), false)?),
+            _ => Ok(condition),
+        }
+    }
+
     /// Checks a condition for a batch of `batch` samples.
     pub fn check(&self, condition: Option<&Tensor>, batch: i64) -> Result<()> {
         let expected = match self {

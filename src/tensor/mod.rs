@@ -105,6 +105,20 @@ pub(crate) fn all_finite(x: &Tensor) -> bool {
     x.sum(x.kind()).double_value(&[]).is_finite() || x.isfinite().all().int64_value(&[]) != 0
 }
 
+/// Log-densities of the samples `x`, refused where they are beyond the numbers of their dtype, as those of samples
+/// very far from the data are.
+pub(crate) fn finite_densities(log_prob: Tensor) -> Result<Tensor> {
+    if all_finite(&log_prob) {
+        return Ok(log_prob);
+    }
+    let (far, total) = (log_prob.isfinite().logical_not().sum(Kind::Int64).int64_value(&[]), log_prob.numel());
+    let message = format!(
+        "the log-densities of {far} of {total} samples are beyond {}: they lie too far from the data",
+        dtype_name(log_prob.kind())
+    );
+    Err(Error::NonFinite { argument: "x".into(), message })
+}
+
 /// Checks that every value is a finite float.
 pub fn check_finite(argument: &str, x: &Tensor) -> Result<()> {
     if !x.is_floating_point() {

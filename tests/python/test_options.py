@@ -17,8 +17,10 @@ from koopflow import (
     Training,
     Trajectories,
     UNet,
+    baselines,
+    datasets,
 )
-from koopflow.exceptions import ArgumentError, CheckpointError
+from koopflow.exceptions import ArgumentError, CheckpointError, ShapeError
 from koopflow.options import to_json
 
 NESTED = {
@@ -159,7 +161,7 @@ def test_numbers_of_numpy_and_names_of_torch_are_options(gaussian):
     assert student.config_["weights"]["phase"] == 0.5
     assert student.config_["trajectories"] == 64
     assert json.loads(to_json({"a": np.arange(2), "b": np.float64}))["b"] == "float64"
-    with pytest.raises(ArgumentError, match="expected a number"):
+    with pytest.raises(ArgumentError, match="a: expected a number"):
         to_json({"a": object()})
 
 
@@ -168,6 +170,188 @@ def test_numbers_of_numpy_and_names_of_torch_are_options(gaussian):
 def test_options_that_json_cannot_hold_are_named(gaussian, name, value):
     with pytest.raises(ArgumentError, match=f"{name}: expected a"):
         KoopmanDistiller(**{name: value}).fit(gaussian, progress=False)
+
+
+@pytest.mark.parametrize("value", [torch.tensor(5), np.array(5), np.int8(5)])
+def test_integers_of_any_kind_are_the_same_fit(gaussian, value):
+    """0-d arrays and tensors too: each count is 5, or 5 times something, of that type."""
+    options = {"observables": value, "width": value, "depth": value // 5, "steps": value, "seed": value}
+    student = KoopmanDistiller(**options, trajectories=Trajectories(count=value * 12, path_steps=value))
+    plain = KoopmanDistiller(
+        observables=5, width=5, depth=1, steps=5, seed=5, trajectories={"count": 60, "path_steps": 5}
+    )
+    plain.fit(gaussian, progress=False)
+    student.fit(gaussian, progress=False)
+    assert student.config_ == plain.config_
+    np.testing.assert_array_equal(student.sample(4, seed=value), plain.sample(4, seed=5))
+    np.testing.assert_array_equal(student.sample(value, steps=value), plain.sample(5, steps=5))
+    np.testing.assert_array_equal(
+        student.spectrum(n=value, seed=value).energy, plain.spectrum(n=5, seed=5).energy
+    )
+    assert KoopmanDistiller(trajectories=value).get_params()["trajectories__count"] == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": object()}, "steps: expected a number"),
+        ({"max_seconds": float("inf")}, "max_seconds: expected a finite number, got inf"),
+        ({"learning_rate": 1j}, "learning_rate: expected a number"),
+        ({"width": np.array([1j])}, "width: expected a number"),
+        ({"steps": "many"}, "steps: expected"),
+        ({"steps": 2.5}, "steps: expected"),
+        ({"seed": -1}, "seed: expected an integer from 0"),
+        ({"seed": np.random.default_rng(0)}, "seed: expected an integer"),
+        ({"seed": True}, "seed: expected an integer"),
+        ({"observables": [4, 5]}, "observables: expected"),
+        ({"trajectories": 2.5}, "trajectories: expected a Trajectories"),
+        ({"training": {"ema_decay": "slow"}}, "ema_decay: expected"),
+        ({"objective": {"weights": 0.3}}, "weights: expected a mapping"),
+        ({"objective": {"weights": {"phase": "heavy"}}}, "weights"),
+    ],
+)
+def test_values_of_wrong_types_are_named(gaussian, options, message):
+    with pytest.raises(ArgumentError, match=message):
+        KoopmanDistiller(**{**SMALL, **options}).fit(gaussian, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda s: s.sample(2.5), "n"),
+        (lambda s: s.sample(2**70), "n"),
+        (lambda s: s.sample(4, steps="2"), "steps"),
+        (lambda s: s.sample(4, steps=2**70), "steps"),
+        (lambda s: s.sample(4, seed=1.0), "seed"),
+        (lambda s: s.sample(4, seed=2**64), "seed"),
+        (lambda s: s.invert(np.zeros((2, 2)), polish=1.5), "polish"),
+        (lambda s: s.invert(np.zeros((2, 2)), polish=1, damping="weak"), "damping"),
+        (lambda s: s.density(np.zeros((2, 2)), probes="8"), "probes"),
+        (lambda s: s.density(np.zeros((2, 2)), products=None), "products"),
+        (lambda s: s.spectrum(n="512"), "n"),
+        (lambda s: s.spectrum(seed="a"), "seed"),
+        (lambda s: s.edit(np.zeros((2, 2)), scale="large"), "scale"),
+        (lambda s: s.edit(np.zeros((2, 2)), modes=[0, 1], scale=[1, 2, 3]), "scale"),
+        (lambda s: s.edit(np.zeros((2, 2)), scale=1.0, at="late"), "at"),
+        (lambda s: s.edit(np.zeros((2, 2)), scale=float("nan")), "scale"),
+        (lambda s: s.interpolate(np.zeros((2, 2)), np.ones((2, 2)), weights="ab"), "weights"),
+        (lambda s: s.interpolate(np.zeros((2, 2)), np.ones((2, 2)), weights=None), "weights"),
+        (lambda s: s.invert(np.zeros((2, 2)), polish=1, method=1), "polish"),
+        (lambda s: s.encode(0.5, np.zeros((2, 2)), direction=1), "direction"),
+        (lambda s: s.encode(2.0, np.zeros((2, 2))), "t"),
+        (lambda s: s.spectrum().eigenfunctions(2, np.zeros((2, 2))), "t"),
+        (lambda s: s.sample_path(2, times="01"), "times"),
+        (lambda s: s.propagate(np.zeros((2, s.n_observables_)), "long"), "tau"),
+    ],
+)
+def test_arguments_of_a_student_of_wrong_types_are_named(student, call, name):
+    with pytest.raises(ArgumentError, match=rf"{name}: expected"):
+        call(student)
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda t: t.sample(4, solver="euler", steps="9"), "steps"),
+        (lambda t: t.sample(4, solver=3), "solver"),
+        (lambda t: t.sample(4, rtol="fine"), "rtol"),
+        (lambda t: t.trajectory(n=2, times=[0, 1], atol=[1e-5]), "atol"),
+        (lambda t: t.log_prob(np.zeros((1, 2)), probes="1"), "probes"),
+        (lambda t: t.log_prob(np.zeros((1, 2)), divergence=1), "divergence"),
+        (lambda t: t.guided("more"), "scale"),
+        (lambda t: FlowTeacher(None), "event_shape"),
+        (lambda t: FlowTeacher(2.5), "event_shape"),
+        (lambda t: datasets.moons("10"), "n"),
+        (lambda t: datasets.moons(10, seed="a"), "seed"),
+        (lambda t: datasets.moons(10, seed=-1), "seed"),
+        (lambda t: datasets.moons(10, noise="much"), "noise"),
+        (lambda t: datasets.split(np.zeros((10, 2)), held_out="a"), "held_out"),
+        (lambda t: datasets.split(np.zeros((10, 2)), seed="a"), "seed"),
+        (lambda t: baselines.PlainNetwork(seed="a").fit(t, progress=False), "seed"),
+        (lambda t: baselines.OdeSolver().fit(t).sample(4, steps="9"), "steps"),
+        (
+            lambda t: KoopmanDistiller(**SMALL).fit(t, checkpoint="a", checkpoint_every="b"),
+            "checkpoint_every",
+        ),
+        (
+            lambda t: KoopmanDistiller(**SMALL).fit(t, checkpoint="a", checkpoint_minutes=[1]),
+            "checkpoint_minutes",
+        ),
+    ],
+)
+def test_arguments_of_wrong_types_are_named(gaussian, call, name):
+    with pytest.raises((ArgumentError, ShapeError), match=rf"{name}: expected"):
+        call(gaussian)
+
+
+def test_numbers_of_numpy_and_torch_are_arguments(gaussian):
+    near = gaussian.sample(torch.tensor(4), solver="rk4", steps=np.int8(5), seed=np.array(3))
+    np.testing.assert_array_equal(near, gaussian.sample(4, solver="rk4", steps=5, seed=3))
+    loose = gaussian.sample(4, rtol=np.float32(0.5), atol=torch.tensor(0.25))
+    np.testing.assert_array_equal(loose, gaussian.sample(4, rtol=0.5, atol=0.25))
+    np.testing.assert_array_equal(
+        datasets.moons(torch.tensor(9), seed=np.int64(2)), datasets.moons(9, seed=2)
+    )
+    assert not np.array_equal(datasets.moons(9, seed=None), datasets.moons(9, seed=None))
+    assert len(datasets.split(np.zeros((10, 2)), held_out=np.int64(3), seed=None)[1]) == 3
+
+    def diffusion(number, **more):
+        return FlowTeacher.from_diffusion(
+            lambda z, noise: z + noise[:, None],
+            (2,),
+            schedule="edm",
+            parametrisation="F",
+            sigma_data=number(0.5),
+            **more,
+        ).velocity(0.5, np.ones((1, 2), "f4"))
+
+    np.testing.assert_array_equal(diffusion(np.float32), diffusion(float))
+    np.testing.assert_array_equal(diffusion(torch.tensor), diffusion(float))
+    with pytest.raises(ArgumentError, match="sigma_data: expected"):
+        diffusion(str)
+
+
+def test_the_first_processor_is_a_device(gaussian):
+    student = KoopmanDistiller(device="cpu:0", trajectories=64, **SMALL).fit(gaussian, progress=False)
+    assert student.sample(2).shape == (2, 2)
+    assert FlowTeacher.gaussian([0.0], np.eye(1), device=torch.device("cpu", 0)).device == "cpu"
+
+
+def test_baselines_without_a_seed_record_one(gaussian):
+    options = {"seed": None, "width": 4, "depth": 1, "steps": 2}
+    data = np.eye(2, dtype="f4")
+    fits = [
+        baselines.PlainNetwork(trajectories=64, **options).fit(gaussian, progress=False),
+        baselines.ConsistencyFlow(**options).fit(gaussian, data=data, progress=False),
+    ]
+    for fit in fits:
+        again = clone(fit).set_params(seed=fit.history_["seed"])
+        more = {"data": data} if isinstance(fit, baselines.ConsistencyFlow) else {}
+        np.testing.assert_array_equal(again.fit(gaussian, progress=False, **more).sample(3), fit.sample(3))
+
+
+def test_no_seed_is_another_seed_each_time(gaussian):
+    fits = [KoopmanDistiller(seed=None, **SMALL).fit(gaussian, progress=False) for _ in range(2)]
+    seeds = [fit.history_["seed"] for fit in fits]
+    assert len({0, *seeds}) == 3
+    again = KoopmanDistiller(seed=seeds[0], **SMALL).fit(gaussian, progress=False)
+    np.testing.assert_array_equal(again.sample(4), fits[0].sample(4))
+    assert fits[0].seed is None
+    assert not np.array_equal(fits[0].sample(4, seed=None), fits[0].sample(4, seed=None))
+    teacher = FlowTeacher((2,), seed=None, width=4, depth=1, steps=2).fit(
+        np.eye(2, dtype="f4"), progress=False
+    )
+    assert teacher.history_["config"]["seed"] != 0
+
+
+def test_a_fit_without_a_seed_goes_on_with_its_own(gaussian, tmp_path):
+    options = {**SMALL, "steps": 4, "trajectories": 64, "seed": None}
+    half = KoopmanDistiller(**options).fit(
+        gaussian, progress=False, checkpoint=tmp_path / "half", checkpoint_every=2
+    )
+    more = KoopmanDistiller(**{**options, "steps": 6}).fit(gaussian, progress=False, resume=tmp_path / "half")
+    assert more.history_["seed"] == half.history_["seed"]
+    assert more.history_["steps"] == 6
 
 
 def test_zero_does_not_clip():
@@ -183,10 +367,17 @@ def test_zero_does_not_clip():
 
 
 def test_options_that_are_no_sequences_are_named():
-    for options in ({"attention": 2}, {"multipliers": "1,2"}, {"attention": "2"}):
+    for options in (
+        {"attention": 2},
+        {"multipliers": "1,2"},
+        {"attention": "2"},
+        {"multipliers": ["a", "b"]},
+        {"multipliers": [[1, 2]]},
+    ):
         with pytest.raises(ArgumentError, match=rf"{next(iter(options))}: expected a sequence"):
             UNet(**options)
     assert UNet(multipliers=np.array([1, 2])).options()["multipliers"] == [1.0, 2.0]
+    assert UNet(multipliers=torch.tensor([1, 2])) == UNet(multipliers=(1, 2))
     assert UNet(multipliers=[1, 2]) == UNet(multipliers=(1, 2))
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from .. import _core
-from .._arrays import Array, as_condition, as_path, as_times, noise_or
+from .._arrays import Array, as_condition, as_integer, as_path, as_times, noise_or
 from .._checkpointing import check_place
 from .._ending import tell_ending
 from .._parameters import Parameters
@@ -37,7 +37,7 @@ class Baseline(Parameters, ABC):
     event_shape_ : tuple of int
         Shape of one sample.
     history_ : dict
-        ``steps``, ``seconds`` (of the whole fit), ``trajectory_seconds``, ``trajectories``,
+        ``seed``, ``steps``, ``seconds`` (of the whole fit), ``trajectory_seconds``, ``trajectories``,
         ``teacher_evaluations``, ``stopped`` (``"completed"``, ``"interrupted"``, ``"budget"`` or
         ``"diverged"``) and ``loss``, a list of ``[step, loss]``; where there was training also
         ``skipped_steps``, ``restarts`` and ``notes``.
@@ -122,6 +122,7 @@ class Baseline(Parameters, ABC):
             ``ArgumentError`` elsewhere): of :class:`MeanVelocity` 1 by default, of :class:`ConsistencyFlow`
             its number of segments.
         """
+        steps = None if steps is None else as_integer(steps, "steps")
         return self._ends(self._noise(x0, n, seed), steps, as_condition(condition))
 
     @abstractmethod

@@ -79,7 +79,7 @@ class ConsistencyFlow(Baseline):
     learning_rate: float | None = None
     training: Training | Mapping[str, Any] | None = None
     max_seconds: float | None = None
-    seed: int = 0
+    seed: int | None = 0
     device: str = "cpu"
     dtype: str = "float32"
 
@@ -98,11 +98,11 @@ class ConsistencyFlow(Baseline):
         params = {name: value for name, value in self.get_params(deep=False).items() if name not in OBJECTIVE}
         flow = FlowTeacher(shape, num_classes=kind.classes, condition_dim=kind.dim, **params)
         consistency = {name: getattr(self, name) for name in OBJECTIVE}
-        config = to_json({**flow._config(), "objective": {"consistency": consistency}})
+        config = {**flow._config(), "objective": {"consistency": consistency}}
         with ProgressMeter(progress=progress) as meter:
             train = _core.train_teacher
-            flow._field, history = train(data, config, condition=condition, monitor=meter.monitor)
-        self._adopt(flow, shape, json.loads(history))
+            flow._field, history = train(data, to_json(config), condition=condition, monitor=meter.monitor)
+        self._adopt(flow, shape, {"seed": config["seed"], **json.loads(history)})
 
     def _ends(self, x0: Array, steps: int | None, condition: Array | None) -> Array:
         steps = self.segments if steps is None else steps

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from .._arrays import Array, as_path
+from .._arrays import Array, as_path, as_seed
 from .._conditioning import Conditioning
 from ..options import SHARED_TRAINING, Options, Training, Trajectories, to_json
 from ..progress import ProgressMeter
@@ -63,7 +63,7 @@ class TrainedBaseline(Baseline):
     training: Training | Mapping[str, Any] | None = None
     trajectories: Trajectories | Mapping[str, Any] | int | None = None
     max_seconds: float | None = None
-    seed: int = 0
+    seed: int | None = 0
     device: str = "cpu"
     dtype: str = "float32"
 
@@ -75,7 +75,7 @@ class TrainedBaseline(Baseline):
             config = to_json({"method": self._method, **self._config()})
             fit = _core.Baseline.fit
             student = fit(teacher.field, config, condition=condition, monitor=meter.monitor, **file)
-        self._adopt(student, student.event_shape, json.loads(student.history))
+        self._adopt(student, student.event_shape, _history(student))
 
     def _config(self) -> dict[str, Any]:
         """The options that are set, by the core's flat names."""
@@ -86,7 +86,7 @@ class TrainedBaseline(Baseline):
         trajectories = solved.given(only=TRAJECTORIES, of=name)
         if "count" in trajectories:
             trajectories["trajectories"] = trajectories.pop("count")
-        return {**flat, **training, **trajectories}
+        return {**flat, "seed": as_seed(self.seed), **training, **trajectories}
 
     @property
     def config_(self) -> dict[str, Any]:
@@ -104,7 +104,7 @@ class TrainedBaseline(Baseline):
     def _from_file(cls, path: str, written: dict[str, Any], device: str) -> Self:
         student, _ = _core.Baseline.load(path, device=device)
         baseline = cls._read(path, written, device=student.device)
-        return baseline._adopt(student, student.event_shape, json.loads(student.history))
+        return baseline._adopt(student, student.event_shape, _history(student))
 
     def _ends(self, x0: Array, steps: int | None, condition: Array | None) -> Array:
         return self._model.sample(x0, steps=1 if steps is None else steps, condition=condition)
@@ -209,3 +209,7 @@ class MeanVelocity(PathBaseline, TrainedBaseline):
 
     def _path(self, x0: Array, times: list[float], condition: Array | None) -> Array:
         return self._model.sample_path(x0, times, condition=condition)
+
+
+def _history(student: _core.Baseline) -> dict[str, Any]:
+    return {"seed": json.loads(student.config)["seed"], **json.loads(student.history)}

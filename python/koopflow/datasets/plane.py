@@ -5,17 +5,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from numbers import Integral
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..exceptions import ArgumentError
+from .._arrays import as_number, as_seed, checked_count
 
 Samples = NDArray[np.float32]
 
 
-def moons(n: int, *, noise: float = 0.2, seed: int = 0) -> Samples:
+def moons(n: int, *, noise: float = 0.2, seed: int | None = 0) -> Samples:
     """Two interleaved half circles of radius 3 in [-5, 6] x [-4, 3.5]: ``[n, 2]``, float32, deviation 3.1.
 
     Parameters
@@ -24,15 +23,15 @@ def moons(n: int, *, noise: float = 0.2, seed: int = 0) -> Samples:
         Number of samples.
     noise : float, default 0.2
         Standard deviation of the Gaussian noise, relative to a radius of one.
-    seed : int, default 0
-        Random seed.
+    seed : int or None, default 0
+        Random seed; None draws one.
 
     Examples
     --------
     >>> moons(1000, seed=1).shape
     (1000, 2)
     """
-    rng = _generator(n, noise, seed)
+    n, rng = checked_count(n), _generator(noise, seed)
     angle = np.pi * rng.random(n)
     upper = rng.integers(0, 2, n) == 0
     x = np.where(upper, np.cos(angle), 1.0 - np.cos(angle))
@@ -41,32 +40,32 @@ def moons(n: int, *, noise: float = 0.2, seed: int = 0) -> Samples:
     return (3.0 * points - 1.0).astype(np.float32)
 
 
-def eight_gaussians(n: int, *, noise: float = 0.1**0.5, seed: int = 0) -> Samples:
+def eight_gaussians(n: int, *, noise: float = 0.1**0.5, seed: int | None = 0) -> Samples:
     """Eight Gaussians of deviation ``noise`` on a circle of radius 5: ``[n, 2]``, float32, deviation 5.0."""
-    rng = _generator(n, noise, seed)
+    n, rng = checked_count(n), _generator(noise, seed)
     angle = np.pi / 4 * rng.integers(0, 8, n)
     centres = 5.0 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
     return (centres + noise * rng.standard_normal((n, 2))).astype(np.float32)
 
 
-def checkerboard(n: int, *, noise: float = 0.0, seed: int = 0) -> Samples:
+def checkerboard(n: int, *, noise: float = 0.0, seed: int | None = 0) -> Samples:
     """The eight dark squares of a four by four board over [-4, 4]^2: ``[n, 2]``, float32, deviation 3.3.
 
     ``noise`` is the deviation of Gaussian noise that is added to the exact board.
     """
-    rng = _generator(n, noise, seed)
+    n, rng = checked_count(n), _generator(noise, seed)
     x = rng.uniform(-2.0, 2.0, n)
     y = rng.random(n) - 2.0 * rng.integers(0, 2, n) + np.floor(x) % 2
     points = 2.0 * np.stack([x, y], axis=1)
     return (points + noise * rng.standard_normal((n, 2))).astype(np.float32)
 
 
-def swiss_roll(n: int, *, noise: float = 1.0, seed: int = 0) -> Samples:
+def swiss_roll(n: int, *, noise: float = 1.0, seed: int | None = 0) -> Samples:
     """A spiral of one and a half turns in [-2.5, 3] x [-2.8, 3.4]: ``[n, 2]``, float32, deviation 1.9.
 
     ``noise`` is the deviation of Gaussian noise before everything is scaled down by five, as in scikit-learn.
     """
-    rng = _generator(n, noise, seed)
+    n, rng = checked_count(n), _generator(noise, seed)
     angle = 1.5 * np.pi * (1.0 + 2.0 * rng.random(n))
     points = np.stack([angle * np.cos(angle), angle * np.sin(angle)], axis=1)
     return ((points + noise * rng.standard_normal((n, 2))) / 5.0).astype(np.float32)
@@ -78,9 +77,6 @@ TWO_DIMENSIONAL: dict[str, Callable[..., Samples]] = {
 """The two-dimensional sets by name."""
 
 
-def _generator(n: int, noise: float, seed: int) -> np.random.Generator:
-    if not isinstance(n, Integral) or n < 1:
-        raise ArgumentError(f"n: expected an integer of at least 1, got {n!r}")
-    if not noise >= 0.0:
-        raise ArgumentError(f"noise: expected at least 0, got {noise}")
-    return np.random.default_rng(seed)
+def _generator(noise: float, seed: int | None) -> np.random.Generator:
+    as_number(noise, "noise", "at least 0", lambda deviation: 0.0 <= deviation < np.inf)
+    return np.random.default_rng(as_seed(seed))

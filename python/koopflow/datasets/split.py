@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._arrays import as_number, as_seed
 from ..exceptions import ArgumentError
 
 
 def split(
-    data: NDArray[Any], *others: NDArray[Any], held_out: int | float = 0.2, seed: int = 0
+    data: NDArray[Any], *others: NDArray[Any], held_out: int | float = 0.2, seed: int | None = 0
 ) -> list[NDArray[Any]]:
     """Shuffle and split arrays of equal length into a training and a held-out part.
 
@@ -31,10 +32,10 @@ def split(
     for other in others:
         if len(other) != n:
             raise ArgumentError(f"split: expected arrays of equal length, got {n} and {len(other)}")
-    count = int(held_out) if isinstance(held_out, Integral) else round(float(held_out) * n)
+    count = int(held_out) if isinstance(held_out, Integral) else round(as_number(held_out, "held_out") * n)
     if not 0 < count < n:
         raise ArgumentError(f"held_out: expected between 1 and {n - 1} of {n} samples, got {held_out}")
     # Not scikit-learn's train_test_split: a seed keeps the partition that published numbers were made with.
-    order = np.random.default_rng(seed).permutation(n)
+    order = np.random.default_rng(as_seed(seed)).permutation(n)
     parts = [(array[order[count:]], array[order[:count]]) for array in (data, *others)]
     return [part for pair in parts for part in pair]

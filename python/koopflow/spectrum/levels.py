@@ -60,8 +60,8 @@ class LevelSpectrum(Sequence[MapSpectrum]):
     no modes in data space. ``for level in student.spectrum(teacher): print(level.name, level.eigenvalues)``
     """
 
-    def __init__(self, core: _core.LevelSpectrum) -> None:
-        self._core = core
+    def __init__(self, student: _core.Student, core: _core.LevelSpectrum) -> None:
+        self._student, self._core = student, core
         self._maps = [MapSpectrum(*facts) for facts in core.maps]
 
     def __len__(self) -> int:
@@ -86,6 +86,9 @@ class LevelSpectrum(Sequence[MapSpectrum]):
         x, place = as_batch(x, "x"), int(index) % len(self)
         return self._core.eigenfunctions(times_for(t, x), x, place, condition=as_condition(condition))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (self._student, [(level.energy, level.residual) for level in self._maps])
+
     def summary(self) -> str:
         """A table of the maps: their size, how fast they move, and their share of the motion."""
         rows = [
@@ -106,10 +109,21 @@ class LevelSpectrum(Sequence[MapSpectrum]):
 
 
 def build_level_spectrum(
-    student: _core.Student, teacher: _core.VelocityField | None, *, condition: Array | None, n: int, seed: int
+    student: _core.Student,
+    teacher: _core.VelocityField | None,
+    *,
+    condition: Array | None,
+    n: int,
+    seed: int | None,
 ) -> LevelSpectrum:
     """See :meth:`FittedStudent.spectrum`."""
+    count, seed = checked_count(n), as_seed(seed)
     core = _core.LevelSpectrum(
-        student, n=checked_count(n), seed=as_seed(seed), condition=as_condition(condition), teacher=teacher
+        student, n=count, seed=seed, condition=as_condition(condition), teacher=teacher
     )
-    return LevelSpectrum(core)
+    return LevelSpectrum(student, core)
+
+
+def _restored(student: _core.Student, measured: list[Any]) -> LevelSpectrum:
+    """The spectrum of a pickle, with what was measured of it."""
+    return LevelSpectrum(student, _core.LevelSpectrum.known(student, measured))

@@ -304,10 +304,12 @@ class Spectrum:
                 "decoder: expected 'slice' or 'linear': what a network decodes is no sum over modes"
             )
 
-    def sample_path(self, x0: Array, *, times: Sequence[float], condition: Array | None = None) -> Array:
+    def sample_path(
+        self, x0: Array, *, times: Array | Sequence[float], condition: Array | None = None
+    ) -> Array:
         """States at ``times`` with only these modes moving since 0, ``[T, B, *event]``."""
         keep = np.isin(np.arange(len(self._tables["rank"])), self._with_partners(self.places))
-        x0, times = as_batch(x0, "x0"), as_times(times)
+        x0, times = as_batch(x0, "x0"), as_times(times, extrapolate=True)
         return self.core.sample(x0, times, keep.tolist(), condition=as_condition(condition))
 
     def _samples(self, x0: Array, condition: Array | None, *, t: float = 1.0) -> NDArray[Any]:
@@ -413,6 +415,10 @@ class Spectrum:
             lines.append(f"{len(self) - rows} more, {self.energy[rows:].sum():.1%} of the energy")
         return "\n".join(lines)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        measured = (self.core.power, self.core.spread, self.core.residuals)
+        return _restored, (self.student, measured, self.places)
+
     def __repr__(self) -> str:
         return f"Spectrum({len(self)} of {len(self._tables['rank'])} modes; {self.verdict})"
 
@@ -425,15 +431,24 @@ def build_spectrum(
     sort: str = "energy",
     count: int | None = None,
     n: int = 512,
-    seed: int = NOISE_SEED,
+    seed: int | None = NOISE_SEED,
 ) -> Spectrum:
     """See :meth:`FittedStudent.spectrum`."""
-    core = _core.Spectrum(
-        student, n=checked_count(n), seed=as_seed(seed), condition=as_condition(condition), teacher=teacher
-    )
-    tables = {"energy": core.energy([1.0])[0], "rank": np.argsort(core.order("energy"))}
-    whole = Spectrum(student, core, np.asarray(core.order(str(sort)), dtype=np.int64), tables)
+    count_, seed = checked_count(n), as_seed(seed)
+    core = _core.Spectrum(student, n=count_, seed=seed, condition=as_condition(condition), teacher=teacher)
+    whole = _selected(student, core, np.asarray(core.order(str(sort)), dtype=np.int64))
     return whole if count is None else whole.select(count=count)
+
+
+def _selected(student: _core.Student, core: _core.Spectrum, places: Places) -> Spectrum:
+    """Some modes of a measured spectrum."""
+    tables = {"energy": core.energy([1.0])[0], "rank": np.argsort(core.order("energy"))}
+    return Spectrum(student, core, places, tables)
+
+
+def _restored(student: _core.Student, measured: tuple[Any, ...], places: Places) -> Spectrum:
+    """The spectrum of a pickle: decomposed anew, with what was measured of it."""
+    return _selected(student, _core.Spectrum.known(student, *measured), places)
 
 
 def checked_spectrum(argument: str, spectrum: Any) -> None:

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any, ClassVar
 
+import numpy as np
+
 from .. import _core
-from .._arrays import Array, as_batch, as_condition, as_path, checked_count
+from .._arrays import Array, as_batch, as_condition, as_path, as_seed, checked_count, to_numpy
 from .._checkpointing import check_apart, check_place, checkpointing
 from .._conditioning import Conditioning
 from .._ending import tell_ending
@@ -80,9 +82,9 @@ class KoopmanDistiller(FittedStudent):
         Single terms of the loss: see :class:`koopflow.Objective`.
     max_seconds : float, optional
         Time limit of fitting, trajectories included; the best student is kept.
-    seed : int, default 0
-        Random seed of everything.
-    device : str, default "cpu"
+    seed : int or None, default 0
+        Random seed of everything; None draws one, which ``history_["seed"]`` says.
+    device : str or torch.device, default "cpu"
         ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"auto"``.
     dtype : {"float32", "float64"}, default "float32"
         Precision of parameters and samples.
@@ -121,7 +123,7 @@ class KoopmanDistiller(FittedStudent):
     trajectories: Trajectories | Mapping[str, Any] | int | None = None
     objective: Objective | Mapping[str, Any] | None = None
     max_seconds: float | None = None
-    seed: int = 0
+    seed: int | None = 0
     device: str = "cpu"
     dtype: str = "float32"
 
@@ -183,7 +185,7 @@ class KoopmanDistiller(FittedStudent):
         Returns
         -------
         KoopmanDistiller
-            Itself. Ctrl-C ends fitting early: the best student so far is kept, a RuntimeWarning says so, and
+            Itself. Ctrl-C ends fitting early: the best student is kept, with a RuntimeWarning, and
             ``history_["stopped"]`` is ``"interrupted"``.
 
         Raises
@@ -194,17 +196,15 @@ class KoopmanDistiller(FittedStudent):
         DivergenceError
             When the loss kept blowing up after ``max_restarts`` restarts; this object is fitted with the best
             student.
-        CheckpointError, FileNotFoundError
-            When ``resume`` is not a file of a fit, when ``trajectory_file`` is damaged or was made by another
-            teacher or for other options, or when there is no folder for a file.
-        ArgumentError
-            When an option is out of its range, or is not that of the file to resume.
+        ArgumentError, CheckpointError, FileNotFoundError
+            When an option is out of its range; when ``resume`` is not a file of a fit with these options, or
+            ``trajectory_file`` is damaged or was made by another teacher; when there is no folder for a file.
         """
         files = checkpointing("a student", checkpoint, checkpoint_every, checkpoint_minutes, resume)
         trajectories = check_place("trajectory_file", trajectory_file, "trajectories", reads=not refresh)
         check_apart(checkpoint=files["checkpoint"], trajectory_file=trajectories)
         field = checked_teacher(teacher).field
-        config = {**teacher.pairing_, **self._config()}
+        config = {**teacher.pairing_, **self._config(), "seed": self._seed(resume)}
         if features is not None:
             config["weights"] = {"feature_distance": 1.0, **config.get("weights", {})}
         facts = {
@@ -212,6 +212,14 @@ class KoopmanDistiller(FittedStudent):
             "event_shape": list(field.event_shape),
             "conditioning": Conditioning.of(field).plain(),
         }
+        classes = Conditioning.of(field).classes
+        if classes is not None:
+            learnt = teacher.history_.get("classes", range(classes))
+            if condition is None and data is None and len(learnt) < classes:
+                condition = learnt
+            labels = to_numpy(as_condition(condition))
+            seen = np.unique(labels) if labels.dtype.kind in "iub" else learnt
+            facts["classes"] = [int(label) for label in seen]
         with (
             logged(log_dir, callback) as listener,
             ProgressMeter(progress=progress, callback=listener) as meter,
@@ -219,7 +227,7 @@ class KoopmanDistiller(FittedStudent):
             student = _core.Student.distill(
                 field,
                 to_json(config),
-                condition=as_condition(condition),
+                condition=condition,
                 **_points(teacher, data, config),
                 trajectory_file=trajectories,
                 refresh=refresh,
@@ -239,17 +247,17 @@ class KoopmanDistiller(FittedStudent):
         A fit with ``ema_decay`` keeps both, in its file too, and begins with the averaged ones; without it
         there is one kind, and nothing changes.
         """
-        self._student = self._fitted().with_weights(weights)
+        self._student = self._fitted().with_weights(str(weights))
         self._spectrum = None
         return self
 
     def evaluate(
         self,
         teacher: Flow,
-        data: Array,
+        data: Array | None = None,
         *,
         n: int = 2000,
-        seed: int = 987_654_321,
+        seed: int | None = 987_654_321,
         condition: Array | None = None,
     ) -> EvaluationReport:
         """Compare with a teacher on fresh noise, and both with held-out data.
@@ -258,14 +266,17 @@ class KoopmanDistiller(FittedStudent):
         ----------
         teacher : FlowTeacher
             Teacher, usually the one that was distilled; solved by dopri5 at tolerances of 1e-5.
-        data : array, ``[N, *event]``
-            Held-out data. With ``N >= 2 n`` the sampling floor has the size of the comparison.
+        data : array, ``[N, *event]``, optional
+            Held-out data. With ``N >= 2 n`` the sampling floor has the size of the comparison; without data
+            there are no distances, and the teacher's samples are the unit of errors.
         n : int, default 2000
             Number of samples.
         seed : int, default 987654321
             Random seed of the noise; those that trained teacher and student would not make fresh noise.
         condition : array, optional
-            Labels or vectors of the ``n`` samples, for conditional fields.
+            Labels or vectors for conditional fields, of the samples or of the data: however many there are,
+            they are spread evenly over the ``n`` samples. By default every class that training had, or the
+            vectors of ``teacher.training_data_``.
 
         Returns
         -------
@@ -273,8 +284,8 @@ class KoopmanDistiller(FittedStudent):
             Prints as a table; ``to_dict()`` for JSON.
         """
         self._fitted()
-        teacher = checked_teacher(teacher)
-        return evaluate(self, teacher, data, n=checked_count(n), seed=seed, condition=as_condition(condition))
+        count, seed = checked_count(n), as_seed(seed)
+        return evaluate(self, checked_teacher(teacher), data, n=count, seed=seed, condition=condition)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the student to one safetensors file, atomically."""
@@ -297,6 +308,12 @@ class KoopmanDistiller(FittedStudent):
     def _header(self, **more: Any) -> str:
         """What a file says about the estimator."""
         return to_json({"params": self._written(), **more})
+
+    def _seed(self, resume: str | PathLike[str] | None) -> int:
+        """The seed of a fit; None draws one, and goes on with that of a file to resume."""
+        if self.seed is None and resume is not None:
+            return int(json.loads(_core.describe_file(as_path(resume))[1])["config"]["seed"])
+        return as_seed(self.seed)
 
     def _config(self) -> dict[str, Any]:
         """The options that are set, by the core's flat names; the core decides on the others."""

@@ -5,46 +5,35 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .._arrays import Array, as_batch
+from .._arrays import Array, to_numpy
 from ..exceptions import ArgumentError
 from ..spectrum import Spectrum
 
 
-def edit(
-    chosen: Spectrum,
-    x: Array | None,
-    *,
-    x0: Array | None,
-    scale: float | Array | None,
-    shift: complex | Array | None,
-    rotate: float | Array | None,
-    at: float,
-    project: bool,
-    condition: Array | None,
-) -> Array:
-    """Samples with the chosen modes changed: see :meth:`koopflow.KoopmanDistiller.edit`."""
-    if (x is None) == (x0 is None):
-        raise ArgumentError(f"expected one of x and x0, got {'neither' if x is None else 'both'}")
+def changes(
+    chosen: Spectrum, scale: Array | None, shift: Array | None, rotate: Array | None, at: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Gains and shifts of all modes, as the core takes them: see :meth:`koopflow.KoopmanDistiller.edit`."""
     if rotate is not None and np.any(chosen.eigenvalues.imag == 0.0):
         raise ArgumentError("rotate: expected complex modes only, got real ones among them")
     turn = np.exp(1j * _for_modes("rotate", 0.0 if rotate is None else rotate, len(chosen)))
     gains = _for_modes("scale", 1.0 if scale is None else scale, len(chosen)) * turn
-    shifts = _for_modes("shift", 0.0 if shift is None else shift, len(chosen))
-    shifts = shifts * chosen.spread * np.exp(chosen.growth * at)
-    return chosen.core.edit(
-        as_batch(x if x0 is None else x0, "x"),
-        _of_all_modes(gains, chosen, 1.0),
-        _of_all_modes(shifts, chosen, 0.0),
-        noise=x is None,
-        at=float(at),
-        project=project,
-        condition=condition,
+    shifts = (
+        _for_modes("shift", 0.0 if shift is None else shift, len(chosen))
+        * chosen.spread
+        * np.exp(chosen.growth * at)
     )
+    return _of_all_modes(gains, chosen, 1.0), _of_all_modes(shifts, chosen, 0.0)
 
 
 def _for_modes(name: str, values: complex | Array, count: int) -> NDArray[np.complex128]:
     """Numbers of ``count`` modes, ``[r]`` or ``[B, r]``. Raises ``ArgumentError`` for other shapes."""
-    given = np.asarray(values, dtype=np.complex128)
+    try:
+        given = np.asarray(to_numpy(values), dtype=np.complex128)
+    except (TypeError, ValueError):
+        raise ArgumentError(f"{name}: expected a number or one for each mode, got {values!r}") from None
+    if not np.isfinite(given).all():
+        raise ArgumentError(f"{name}: expected finite numbers, got {values!r}")
     if given.ndim and given.shape[-1] not in (1, count):
         raise ArgumentError(f"{name}: expected a number or one for each of {count} modes, got {given.shape}")
     return np.broadcast_to(given, (*given.shape[:-1], count))

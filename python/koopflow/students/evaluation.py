@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from .. import _core
 from .._arrays import Array, as_batch, to_numpy
+from .._conditioning import Conditioning
 from .._tables import text_table, to_frame
 from ..exceptions import ArgumentError, ShapeError
 from ..metrics.errors import PATH_TIMES
@@ -68,7 +69,7 @@ class EvaluationReport:
         Endpoint error of ``sample(steps=k)`` for k = 2, 4, 8.
     student, teacher, floor : Distances
         Distances of the student's and the teacher's samples from the given data, and between two halves of
-        the data, of ``floor.samples`` each.
+        the data, of ``floor.samples`` each; NaN without data.
     student_evaluations, teacher_evaluations, student_seconds, teacher_seconds : int, float
         Batched network evaluations (NFE) and wall-clock time of one batch; the teacher's by dopri5.
     n, seed : int
@@ -164,22 +165,25 @@ class EvaluationReport:
 def evaluate(
     student: FittedStudent,
     teacher: Flow,
-    data: Array,
+    data: Array | None,
     *,
     n: int,
     seed: int,
     condition: Array | None,
 ) -> EvaluationReport:
     """Measure a student: see :meth:`koopflow.KoopmanDistiller.evaluate`."""
-    held_out = to_numpy(as_batch(data, "data"))
-    shape = teacher.event_shape_
-    if held_out.shape[1:] != shape or len(held_out) < 4:
+    shape, core = teacher.event_shape_, student._fitted()
+    held_out = None if data is None else to_numpy(as_batch(data, "data"))
+    if held_out is not None and (held_out.shape[1:] != shape or len(held_out) < 4):
         raise ShapeError(f"data: expected at least 4 samples of shape {shape}, got an array {held_out.shape}")
-    scale = _core.total_std(held_out)
-    if scale == 0.0:
-        raise ArgumentError("data: expected finite samples that are not all equal")
-    half = min(n, len(held_out) // 2)
-    noise, core = _core.normal((n, *shape), seed), student._fitted()
+    known = None if teacher.training_data_ is None else teacher.training_data_.condition
+    condition = student.teacher_.get("classes") if condition is None else condition
+    pool = Conditioning.of(teacher.field).pool(condition, known)
+    if pool is not None:
+        # Of the samples or of the data: all of them count alike.
+        rows = np.random.default_rng(seed).permutation(len(pool)) if len(pool) > n else np.arange(len(pool))
+        condition = pool[np.resize(rows, n)]
+    noise = _core.normal((n, *shape), seed)
     times = [0.0, *PATH_TIMES, 1.0]
 
     def drawn(model: Any) -> tuple[NDArray[Any], int, float]:
@@ -189,6 +193,10 @@ def evaluate(
 
     path = to_numpy(teacher.trajectory(noise, times=times, condition=condition))
     ends, teacher_evaluations, teacher_seconds = drawn(teacher)
+    scale = _core.total_std(ends if held_out is None else held_out)
+    if scale == 0.0:
+        argument = "n: expected at least 2 samples" if data is None else "data: expected finite samples"
+        raise ArgumentError(f"{argument} that are not all equal")
     drawn(student)  # the first use prepares the propagator
     student_ends, student_evaluations, student_seconds = drawn(student)
     student_path = to_numpy(student.sample_path(noise, times=times, condition=condition))
@@ -209,15 +217,20 @@ def evaluate(
     ]
     estimates = {name: bootstrapped(error) for name, error in errors.items()}
 
+    sets = [Distances(np.nan, np.nan, np.nan, samples=0)] * 3
+    if held_out is not None:
+        half = min(n, len(held_out) // 2)
+        pairs = ((student_ends, held_out), (ends, held_out), (held_out[:half], held_out[half : 2 * half]))
+        sets = [distances(samples, of) for samples, of in pairs]
     return EvaluationReport(
         **{name: estimate.value for name, estimate in estimates.items()},
         straight_line_path_error=_core.path_error(line, path[1:-1], scale).value,
         phase_error=core.phase_error(noise, ends, condition=condition),
         consistency_residual=float(np.mean(residuals)),
         re_encoding_errors={k: _core.endpoint_error(x, ends, scale).value for k, x in re_encoded.items()},
-        student=distances(student_ends, held_out),
-        teacher=distances(ends, held_out),
-        floor=distances(held_out[:half], held_out[half : 2 * half]),
+        student=sets[0],
+        teacher=sets[1],
+        floor=sets[2],
         student_evaluations=student_evaluations,
         teacher_evaluations=teacher_evaluations,
         student_seconds=student_seconds,

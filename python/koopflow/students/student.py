@@ -13,21 +13,25 @@ from sklearn.base import clone
 from .. import _core
 from .._arrays import (
     Array,
-    as_batch,
-    as_condition,
+    as_integer,
+    as_number,
+    as_numbers,
+    as_seed,
+    as_states,
+    as_times,
     checked_count,
-    checked_seed,
     noise_or,
     times_for,
     to_numpy,
 )
+from .._conditioning import Conditioning
 from .._parameters import Parameters
 from ..exceptions import ArgumentError, NotFittedError, ShapeError
 from ..progress import ProgressFunction, ProgressMeter
 from ..spectrum import NOISE_SEED, LevelSpectrum, Spectrum, build_level_spectrum, build_spectrum
 from ..teachers.flow import Flow, checked_teacher
 from .density import StudentDensity, warn_of_residuals
-from .edit import edit
+from .edit import changes
 
 S = TypeVar("S", bound="FittedStudent")
 Modes: TypeAlias = Spectrum | int | slice | Sequence[int] | NDArray[Any]
@@ -37,8 +41,9 @@ class FittedStudent(Parameters):
     """A student in the core: samples, paths, inverses, densities, spectra and edits.
 
     :class:`koopflow.KoopmanDistiller` makes one. Every fact about it comes from the core, so that parameters
-    that are set after fitting change nothing until the next fit. Where a method takes ``condition`` without a
-    word, it is that of :meth:`sample`.
+    that are set after fitting change nothing until the next fit. Copies, pickles and worker processes get
+    what a file holds: all but the teacher of ``fit``. Where a method takes ``condition`` without a word, it
+    is that of :meth:`sample`. Answers carry no gradients: a tensor that requires them brings a UserWarning.
 
     Attributes
     ----------
@@ -49,7 +54,7 @@ class FittedStudent(Parameters):
     config_ : dict
         Configuration with every None resolved, by the core's flat names.
     history_ : dict
-        ``steps``, ``seconds``, ``trajectories``, ``trajectory_seconds``, ``teacher_evaluations``,
+        ``seed``, ``steps``, ``seconds``, ``trajectories``, ``trajectory_seconds``, ``teacher_evaluations``,
         ``best_step`` (0 is the untrained student), ``skipped_steps`` and ``restarts`` (after losses that were
         not finite), ``notes`` (a list of ``step`` and ``text``), ``stopped`` (``"completed"``,
         ``"interrupted"``, ``"budget"``, ``"patience"`` or ``"diverged"``; ``"interrupted"`` in a checkpoint
@@ -58,7 +63,8 @@ class FittedStudent(Parameters):
         After a linear solve also ``closed_form``: ``ridge``, ``residual``, the held-out scores before and
         after, and which was ``kept``.
     teacher_ : dict
-        What the teacher was: ``kind``, ``event_shape``, ``conditioning``.
+        What the teacher was: ``kind``, ``event_shape``, ``conditioning``, and ``classes``, the labels that
+        training drew from; others are sampled with a UserWarning.
     conversion_ : dict
         Only after :meth:`to_spectral` or :meth:`to_dense`: ``condition_number`` of the eigenvectors,
         ``residual``, largest ``growth``, ``smallest`` eigenvalue, ``observables``, ``dropped``,
@@ -79,60 +85,56 @@ class FittedStudent(Parameters):
         *,
         x0: Array | None = None,
         steps: int = 1,
-        seed: int = 0,
+        seed: int | None = 0,
         condition: Array | None = None,
         modes: Modes | None = None,
         progress: bool | ProgressFunction = False,
     ) -> Array:
-        """Data from noise, by one evaluation of the observables.
+        """Data from noise, by one evaluation of the observables: ``[B, *event]``, of the kind of ``x0``.
 
         Parameters
         ----------
         n : int, optional
-            Number of fresh samples, made in chunks of bounded memory; or give ``x0``.
+            Number of fresh samples, in NumPy, made in chunks of bounded memory; or give ``x0``.
         x0 : array, ``[B, *event]``, optional
             Noise to start from.
         steps : int, default 1
             Number of encodings at equal distances in time. Observables evolve linearly, so every encoding is
             carried along and averaged, the noise's with three times the weight (docs/distillation.md).
-        seed : int, default 0
-            Random seed of fresh noise.
+        seed : int or None, default 0
+            Random seed of fresh noise; None draws one.
         condition : array, optional
-            Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student.
+            Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student, or one for all samples.
         modes : Spectrum, int, slice, list of int or mask, optional
             Modes that move, both of a pair, while the others stay as they are in the noise: a selection of
             :meth:`spectrum`, or places in it as it is sorted by energy. Takes ``steps=1``.
         progress : bool or callable, default False
             Progress bar or function: see :mod:`koopflow.progress`.
-
-        Returns
-        -------
-        array, ``[B, *event]``
-            Samples, of the kind of ``x0``; NumPy for fresh ones.
         """
         student = self._fitted()
         if modes is not None:
-            if steps != 1:
+            if as_integer(steps, "steps") != 1:
                 raise ArgumentError(f"steps: expected 1 with modes, got {steps!r}")
-            x0 = noise_or(x0, n, student.event_shape, seed)
-            return self._selection(modes).sample_path(x0, times=[1.0], condition=condition)[0]
+            x0, condition = noise_or(x0, n, student.event_shape, seed), self._checked(condition)
+            return self._selection(modes, condition).sample_path(x0, times=[1.0], condition=condition)[0]
         with ProgressMeter(progress=progress) as meter:
-            same: dict[str, Any] = {"condition": as_condition(condition), "monitor": meter.monitor}
+            options: dict[str, Any] = {"steps": as_integer(steps, "steps"), "monitor": meter.monitor}
+            options["condition"] = self._checked(condition)
             if x0 is None and n is not None:
-                return student.sample_count(checked_count(n), seed=checked_seed(seed), steps=steps, **same)
-            return student.sample(noise_or(x0, n, student.event_shape, seed), steps=steps, **same)
+                return student.sample_count(checked_count(n), seed=as_seed(seed), **options)
+            return student.sample(noise_or(x0, n, student.event_shape, seed), **options)
 
     def sample_path(
         self,
         x0: Array | int | None = None,
         *,
         n: int | None = None,
-        times: Sequence[float],
-        seed: int = 0,
+        times: Array | Sequence[float],
+        seed: int | None = 0,
         condition: Array | None = None,
         modes: Modes | None = None,
     ) -> Array:
-        """States along the path from one encoding of the noise, in closed form.
+        """States along the path from one encoding of the noise, in closed form: ``[len(times), B, *event]``.
 
         Parameters
         ----------
@@ -143,19 +145,14 @@ class FittedStudent(Parameters):
             what any teacher taught.
         seed, condition, modes
             As in :meth:`sample`.
-
-        Returns
-        -------
-        array, ``[len(times), B, *event]``
-            States, of the kind of ``x0``; NumPy for fresh ones.
         """
         student = self._fitted()
         if isinstance(x0, int | np.integer):
             x0, n = None, checked_count(x0)
-        x0 = noise_or(x0, n, student.event_shape, seed)
+        x0, condition = noise_or(x0, n, student.event_shape, seed), self._checked(condition)
         if modes is not None:
-            return self._selection(modes).sample_path(x0, times=times, condition=condition)
-        return student.sample_path(x0, [float(t) for t in times], condition=as_condition(condition))
+            return self._selection(modes, condition).sample_path(x0, times=times, condition=condition)
+        return student.sample_path(x0, as_times(times, extrapolate=True), condition=condition)
 
     def invert(
         self,
@@ -187,12 +184,18 @@ class FittedStudent(Parameters):
         condition, progress
             As in :meth:`sample`; with ``progress``, Ctrl-C is looked for.
         """
-        student, x, condition = self._fitted(), as_batch(x, "x"), as_condition(condition)
+        student, x, condition = self._fitted(), as_states(x), self._checked(condition)
+        polish, damping = as_integer(polish, "polish"), as_number(damping, "damping")
         if not polish and not residuals:
             return student.invert(x, condition=condition)
         with ProgressMeter(progress=progress) as meter:
             noise, errors = student.invert_polished(
-                x, polish=method, steps=polish, damping=damping, condition=condition, monitor=meter.monitor
+                x,
+                polish=str(method),
+                steps=polish,
+                damping=damping,
+                condition=condition,
+                monitor=meter.monitor,
             )
         return (noise, errors) if residuals else noise
 
@@ -208,14 +211,15 @@ class FittedStudent(Parameters):
         polish: int = 10,
         probes: int = 8,
         products: int = 32,
-        seed: int = 0,
+        seed: int | None = 0,
         condition: Array | None = None,
         progress: bool | ProgressFunction = False,
     ) -> StudentDensity:
         """Density of data, by the change of variables through the one-step map S.
 
         log p(x) = log N(z; 0, I) - log |det dS/dz| at the noise z whose sample is x. A student's own inverse
-        is approximate, so z is polished until its sample is x; the answer says how near that came.
+        is approximate, so z is polished until its sample is x; the answer says how near that came, and a
+        RuntimeWarning if samples miss the data by more than 1% of the data's total deviation.
 
         Parameters
         ----------
@@ -235,16 +239,14 @@ class FittedStudent(Parameters):
             condition number of S; as many as dimensions leave no such error.
         seed, condition, progress
             As in :meth:`sample`, the seed being that of the probes; with ``progress``, Ctrl-C is looked for.
-
-        Warns
-        -----
-        RuntimeWarning
-            When samples of the noise miss the data by more than 1% of the data's total deviation.
         """
         with ProgressMeter(progress=progress) as meter:
-            options: dict[str, Any] = {"determinant": determinant, "polish": polish, "probes": probes}
-            options |= {"products": products, "seed": seed, "condition": as_condition(condition)}
-            found, spread = self._fitted().density(as_batch(x, "x"), **options, monitor=meter.monitor)
+            counts = {"polish": polish, "probes": probes, "products": products}
+            options: dict[str, Any] = {name: as_integer(count, name) for name, count in counts.items()}
+            options |= {"seed": as_seed(seed), "condition": self._checked(condition)}
+            found, spread = self._fitted().density(
+                as_states(x), determinant=str(determinant), **options, monitor=meter.monitor
+            )
         density = StudentDensity(*found, spread)
         warn_of_residuals(to_numpy(density.residuals), spread)
         return density
@@ -254,7 +256,7 @@ class FittedStudent(Parameters):
         a: Array,
         b: Array,
         *,
-        weights: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
+        weights: Array | Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
         polish: int = 0,
         condition: Array | None = None,
     ) -> Array:
@@ -280,7 +282,7 @@ class FittedStudent(Parameters):
             x0 = noise.reshape(start.shape).astype(start.dtype)
             return to_numpy(self.sample(x0=x0, condition=condition))
 
-        return np.stack([state(weight) for weight in weights])
+        return np.stack([state(weight) for weight in as_numbers(weights, "weights", "[0, 0.5, 1]")])
 
     def spectrum(
         self,
@@ -290,7 +292,7 @@ class FittedStudent(Parameters):
         sort: str = "energy",
         count: int | None = None,
         n: int = 512,
-        seed: int = NOISE_SEED,
+        seed: int | None = NOISE_SEED,
     ) -> Spectrum | LevelSpectrum:
         """Eigenvalues, eigenfunctions and modes of the generator: how samples come about.
 
@@ -338,7 +340,7 @@ class FittedStudent(Parameters):
         """Data, or samples of noise, with some eigenfunctions changed: psi -> scale e^{i rotate} psi + shift.
 
         What the modes have moved since noise changes accordingly while the noise is kept: ``scale=0`` gives a
-        sample without these modes.
+        sample without these modes. Samples ``[B, *event]`` are of the kind of what was given.
 
         Parameters
         ----------
@@ -358,24 +360,33 @@ class FittedStudent(Parameters):
         project : bool, default False
             Whether the edited state is read at ``at``, above 0, and encoded anew before it goes on: one more
             evaluation, but the observables are then those of a state.
-
-        Returns
-        -------
-        array, ``[B, *event]``
-            Samples, of the kind of what was given.
         """
         if scale is None and shift is None and rotate is None:
             raise ArgumentError("expected scale, shift or rotate, got none of them")
-        chosen = self._selection(slice(None) if modes is None else modes)
-        how: dict[str, Any] = {"scale": scale, "shift": shift, "rotate": rotate, "at": at, "project": project}
-        return edit(chosen, x, x0=x0, condition=as_condition(condition), **how)
+        if (x is None) == (x0 is None):
+            raise ArgumentError(f"expected one of x and x0, got {'neither' if x is None else 'both'}")
+        states = as_states(x0, "x0") if x is None else as_states(x)
+        condition, at = self._checked(condition), as_number(at, "at")
+        chosen = self._selection(slice(None) if modes is None else modes, condition)
+        gains, shifts = changes(chosen, scale, shift, rotate, at)
+        options: dict[str, Any] = {"noise": x is None, "at": at, "project": project, "condition": condition}
+        return chosen.core.edit(states, gains, shifts, **options)
 
-    def _selection(self, modes: Modes) -> Spectrum:
-        """Modes of this student's spectrum, from places in it or a selection of it."""
+    def _checked(self, condition: Array | None) -> Array | None:
+        """The condition, after a warning of classes that no sample of training had."""
+        self._fitted()
+        kind = Conditioning.from_plain(self.teacher_.get("conditioning", "none"))
+        return kind.known(condition, self.teacher_.get("classes"))
+
+    def _selection(self, modes: Modes, condition: Array | None) -> Spectrum:
+        """Modes of this student's spectrum, from places in it or a selection of it; the spectrum of a student
+        of vectors is that over the given ones."""
         if isinstance(modes, Spectrum):
-            if modes.student is not self._fitted():
-                raise ArgumentError("modes: expected this student's spectrum, got another student's")
-            return modes
+            if modes.student is self._fitted():
+                return modes
+            raise ArgumentError("modes: expected this student's spectrum, got another student's")
+        if Conditioning.from_plain(self.teacher_.get("conditioning", "none")).dim is not None:
+            return build_spectrum(self._fitted(), None, condition=condition)[modes]
         if self._spectrum is None:
             self._spectrum = build_spectrum(self._fitted(), None)
         return self._spectrum[modes]
@@ -388,8 +399,8 @@ class FittedStudent(Parameters):
         ``t`` is a time in [0, 1] or an array of them, ``[B]``; ``direction="backward"`` takes the lift for
         decoding at earlier times, which is the same with ``lifts=1``.
         """
-        x = as_batch(x, "x")
-        options: dict[str, Any] = {"direction": direction, "condition": as_condition(condition)}
+        x = as_states(x)
+        options: dict[str, Any] = {"direction": str(direction), "condition": self._checked(condition)}
         return self._fitted().encode(times_for(t, x), x, **options)
 
     def encode_with_tangent(
@@ -407,23 +418,26 @@ class FittedStudent(Parameters):
         With the teacher's velocity the rate, in the student's :meth:`own_time`, is g L for a student that
         follows the flow (paper, equation of the generator).
         """
-        x, velocity = as_batch(x, "x"), as_batch(velocity, "velocity")
-        options: dict[str, Any] = {"direction": direction, "condition": as_condition(condition)}
-        return self._fitted().encode_with_tangent(times_for(t, x), x, velocity, **options)
+        x = as_states(x)
+        options: dict[str, Any] = {"direction": str(direction), "condition": self._checked(condition)}
+        return self._fitted().encode_with_tangent(
+            times_for(t, x), x, as_states(velocity, "velocity"), **options
+        )
 
     def own_time(self, t: float) -> float:
         """The time in which observables evolve linearly and which they hold: ``t``, a time in [0, 1], itself
         unless the data are far from mean 0 and deviation 1 (docs/distillation.md)."""
-        return self._fitted().own_time(float(t))
+        return self._fitted().own_time(as_number(t, "t"))
 
     def propagate(self, g: Array, tau: Array | float) -> Array:
         """Observables ``[B, m]`` carried through a span ``tau`` of :meth:`own_time`, of either sign, a
         number or ``[B]``: g exp(tau L)."""
-        return self._fitted().propagate(as_batch(g, "g"), tau)
+        tau = as_number(tau, "tau") if np.ndim(tau) == 0 else as_states(tau, "tau")
+        return self._fitted().propagate(as_states(g, "g"), tau)
 
     def readout(self, g: Array) -> Array:
         """States ``[B, *event]`` of observables ``[B, m]``: a slice of them, or what ``decoder`` learnt."""
-        return self._fitted().readout(as_batch(g, "g"))
+        return self._fitted().readout(as_states(g, "g"))
 
     def generator_matrix(self) -> NDArray[np.float64]:
         """L, ``[m, m]``, float64, in the row convention dg/dt = g L, whatever the parametrisation."""
@@ -470,6 +484,7 @@ class FittedStudent(Parameters):
         self.n_observables_ = student.size
         self.config_: dict[str, Any] = json.loads(student.config)
         self.history_: dict[str, Any] = json.loads(student.history)
+        self.history_["seed"] = self.config_["seed"]
         self.history_["log"] = [
             {"step": entry["step"], "seconds": entry["seconds"], **dict(entry["values"])}
             for entry in self.history_["log"]
@@ -480,6 +495,9 @@ class FittedStudent(Parameters):
         if not self.__sklearn_is_fitted__():
             raise NotFittedError("this KoopmanDistiller is not fitted yet: call fit(teacher) first")
         return self._student
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_spectrum": None, "_teacher": None}
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_student")

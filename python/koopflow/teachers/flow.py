@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import _core
-from .._arrays import Array, as_condition, as_seed, as_states, as_times, kept, noise_or, times_for
+from .._arrays import Array, as_integer, as_number, as_seed, as_states, as_times, kept, noise_or, times_for
+from .._conditioning import Conditioning
 from ..exceptions import ArgumentError, NotFittedError
 from ..progress import ProgressFunction, ProgressMeter
 
@@ -37,7 +38,8 @@ class Flow:
     history_ : dict
         Training: ``steps``, ``seconds``, ``stopped``, ``loss``, a list of ``[step, loss]``, ``skipped_steps``
         (whose loss or gradient was not finite), ``restarts`` after a divergence, ``notes`` (a list of
-        ``step`` and ``text``) and ``config``, the options with every None resolved. Empty for a teacher that
+        ``step`` and ``text``), ``config``, the options with every None resolved, and ``classes``, the labels
+        that training saw; others are sampled with a UserWarning. Empty for a teacher that
         koopflow did not train.
     training_data_ : TrainingData or None
         Data that the field comes from; None for a teacher that was attached or loaded.
@@ -82,7 +84,7 @@ class Flow:
         labels ``[B]`` or vectors ``[B, condition_dim]``. Of the kind of ``x``. Times outside [0, 1] raise
         ``ArgumentError``, unless ``extrapolate`` is set."""
         x = as_states(x)
-        return self.field.velocity(times_for(t, x, extrapolate=extrapolate), x, as_condition(condition))
+        return self.field.velocity(times_for(t, x, extrapolate=extrapolate), x, self._checked(condition))
 
     def sample(
         self,
@@ -121,7 +123,7 @@ class Flow:
             Progress bar or function: see :mod:`koopflow.progress`.
 
         """
-        given = {"solver": solver, "steps": steps, "rtol": rtol, "atol": atol, "condition": condition}
+        given = {**_numbers(solver, steps, rtol, atol), "condition": condition}
         return self._solve(noise_or(x0, n, self.event_shape_, seed), [0.0, 1.0], progress, given)[-1]
 
     def trajectory(
@@ -166,7 +168,7 @@ class Flow:
         times = as_times(times, extrapolate=extrapolate)
         if x0 is None and times[0] != 0.0:
             raise ArgumentError(f"times: expected to begin at 0 without x0, got {times}")
-        given = {"solver": solver, "steps": steps, "rtol": rtol, "atol": atol, "condition": condition}
+        given = {**_numbers(solver, steps, rtol, atol), "condition": condition}
         return self._solve(noise_or(x0, n, self.event_shape_, seed), times, progress, given)
 
     def log_prob(
@@ -210,21 +212,28 @@ class Flow:
         with ProgressMeter(progress=progress) as meter:
             return self.field.log_prob(
                 as_states(x),
-                divergence=divergence,
-                probes=probes,
+                divergence=str(divergence),
+                probes=as_integer(probes, "probes"),
                 seed=as_seed(seed),
-                solver=solver,
-                steps=steps,
-                rtol=rtol,
-                atol=atol,
-                condition=as_condition(condition),
+                **_numbers(solver, steps, rtol, atol),
+                condition=self._checked(condition),
                 monitor=meter.monitor,
             )
 
     def _solve(self, x0: Array, times: list[float], progress: Any, given: dict[str, Any]) -> Array:
-        given["condition"] = as_condition(given["condition"])
+        given["condition"] = self._checked(given["condition"])
         with ProgressMeter(progress=progress) as meter:
             return self.field.solve(x0, times, monitor=meter.monitor, **given)
+
+    def _checked(self, condition: Array | None) -> Array | None:
+        """The condition, after a warning of classes that no sample of training had."""
+        return Conditioning.of(self.field).known(condition, self._history.get("classes"))
+
+
+def _numbers(solver: str, steps: int, rtol: float, atol: float) -> dict[str, Any]:
+    """Options of a solver, of their types; ranges are the core's."""
+    tolerances = {"rtol": as_number(rtol, "rtol"), "atol": as_number(atol, "atol")}
+    return {"solver": str(solver), "steps": as_integer(steps, "steps"), **tolerances}
 
 
 def checked_teacher(teacher: Any) -> Flow:

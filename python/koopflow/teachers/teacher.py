@@ -12,7 +12,16 @@ import numpy as np
 from sklearn.base import clone
 
 from .. import _core
-from .._arrays import Array, as_batch, as_condition, as_path, as_seed, checked_event_shape, to_numpy
+from .._arrays import (
+    Array,
+    as_batch,
+    as_condition,
+    as_number,
+    as_path,
+    as_seed,
+    checked_event_shape,
+    to_numpy,
+)
 from .._batches import Stream
 from .._checkpointing import checkpointing
 from .._conditioning import Conditioning
@@ -77,7 +86,7 @@ class FlowTeacher(Flow, Parameters):
         Time limit of training; the teacher so far is kept.
     seed : int or None, default 0
         Random seed of initialisation and training; None draws one, which ``history_["seed"]`` tells.
-    device : str, default "cpu"
+    device : str or torch.device, default "cpu"
         ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"auto"``.
     dtype : {"float32", "float64"}, default "float32"
         Precision of parameters and samples.
@@ -211,6 +220,8 @@ class FlowTeacher(Flow, Parameters):
                 **files,
             )
         self._field, self._history = field, {"seed": config["seed"], **json.loads(history)}
+        if self.num_classes is not None:
+            self._history["classes"] = [int(label) for label in np.unique(to_numpy(condition))]
         self.training_data_ = TrainingData.copied(data, condition, noise)
         tell_ending(self._history, "the teacher so far")
         return self
@@ -601,7 +612,9 @@ class FlowTeacher(Flow, Parameters):
                     f"label_dropout: expected above 0 for a teacher to be guided, got 0; {cure}"
                 )
         teacher: FlowTeacher = clone(self)
-        teacher._field = field.guided(float(scale), 0 if null_condition is None else null_condition)
+        teacher._field = field.guided(
+            as_number(scale, "scale"), 0 if null_condition is None else null_condition
+        )
         teacher._history = self._history
         probe(teacher._field, f"guidance with null_condition {null_condition!r}")
         return teacher

@@ -167,3 +167,20 @@ def test_a_report_is_a_table_and_a_frame(student: KoopmanDistiller, gaussian: Fl
     lines = {line[: line.index("  ")]: line for line in str(report).splitlines()[2:]}
     assert set(lines) == set(frame.index)
     assert f"{report.teacher.energy:.4f}" in lines["energy distance"]
+
+
+def test_evaluation_without_data(student, gaussian):
+    """Errors against the teacher are those with data, in the unit of the teacher's own samples."""
+    with_data = student.evaluate(gaussian, gaussian.sample(400, seed=1), n=200)
+    report = student.evaluate(gaussian, n=200)
+    assert report.floor.samples == 0
+    assert np.isnan([report.student.energy, report.teacher.energy, report.floor.wasserstein2]).all()
+    unit = np.sqrt(gaussian.sample(400, seed=1).var(axis=0).sum())
+    noise = _core.normal((200, 2), report.seed)
+    own = np.sqrt(gaussian.sample(x0=noise).var(axis=0).sum())
+    np.testing.assert_allclose(report.endpoint_error * own, with_data.endpoint_error * unit, rtol=1e-3)
+    assert report.inversion_error == with_data.inversion_error
+    text = str(report)
+    assert "endpoint error" in text
+    assert "nan" not in text
+    assert np.isnan(report.to_frame().loc["Wasserstein-2", "student"])
