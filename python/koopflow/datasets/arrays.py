@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from .._arrays import as_path
 from ..exceptions import ArgumentError, DatasetError, DtypeError, NonFiniteError, ShapeError
 from .pixels import Images, Labels
 
@@ -114,7 +115,7 @@ def arrays(
 
 def existing(path: str | PathLike[str]) -> Path:
     """The path, or FileNotFoundError."""
-    place = Path(path)
+    place = Path(as_path(path))
     place.stat()
     return place
 

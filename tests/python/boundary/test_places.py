@@ -116,6 +116,12 @@ def test_paths_may_be_bytes(student: KoopmanDistiller, gaussian: FlowTeacher, tm
         loaded = type(model).load(file)
         np.testing.assert_array_equal(loaded.sample(x0=DATA), model.sample(x0=DATA))
     os.remove(file)
+    np.save(tmp_path / "images.npy", np.zeros((3, 8, 8), dtype=np.uint8))
+    assert len(datasets.arrays(os.fsencode(tmp_path / "images.npy"), labels=False)) > 0
+    (tmp_path / "images.npy").unlink()
+    for read in (datasets.arrays, datasets.mnist, datasets.image_folder, FlowTeacher.load):
+        with pytest.raises(ArgumentError, match="expected a path, got 3"):
+            read(3)  # type: ignore[arg-type]
     KoopmanDistiller(**TINY).fit(gaussian, checkpoint=file, trajectory_file=file + b"2", progress=False)
     assert sorted(os.listdir(tmp_path)) == ["file.safetensors", "file.safetensors2"]
 
