@@ -7,7 +7,8 @@
 
 Each row is one problem: teachers are trained on the same data, scaled to mean 0 and deviation 1 and then put
 into other units, with the same seed; the attached one is that of a Gaussian, as somebody else's model. A cell
-is the student's endpoint error over the deviation of the teacher's samples, and the loss of trained teachers.
+is the student's endpoint error over the deviation of the ends, and the loss of trained teachers. The ends are
+the teacher's samples, and exact ones for the Gaussian.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from koopflow.metrics import endpoint_error
 UNITS = {
     "standard": (1.0, 0.0),
     "x 1e-4": (1e-4, 0.0),
+    "x 0.3": (0.3, 0.0),
+    "x 3": (3.0, 0.0),
     "x 60": (60.0, 0.0),
     "x 1e3": (1e3, 0.0),
     "+ 128": (1.0, 128.0),
@@ -64,9 +67,12 @@ def standard_data(case: str) -> np.ndarray:
     return (data - data.mean(0)) / np.sqrt(data.var(0).mean())
 
 
+COVARIANCE = np.array([[1.2, 0.4], [0.4, 0.8]])
+
+
 def attached_gaussian(scale: float, shift: float) -> FlowTeacher:
     """The field of N(shift, scale^2 C) as a function that says nothing of its data."""
-    covariance = torch.tensor([[1.2, 0.4], [0.4, 0.8]], dtype=torch.float64) * scale**2
+    covariance = torch.from_numpy(COVARIANCE) * scale**2
     eye = torch.eye(2, dtype=torch.float64)
 
     def velocity(t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -109,6 +115,11 @@ def measured(case: str, units: str, options: argparse.Namespace) -> str:
     )
     student.fit(teacher, progress=False)
     noise = rng.normal(size=(500, *teacher.event_shape_)).astype(np.float32)
+    if not loss:
+        values, axes = np.linalg.eigh(COVARIANCE)
+        ends = shift + scale * noise @ (axes * np.sqrt(values) @ axes.T)
+        gap = np.square(student.sample(x0=noise) - ends).sum(axis=1).mean()
+        return f"{np.sqrt(gap / ends.var(axis=0).sum()):.4f}"
     return f"{endpoint_error(student, teacher, noise).value:.4f}{loss}"
 
 
