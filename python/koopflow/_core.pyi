@@ -213,6 +213,7 @@ def train_teacher(
     checkpoint_seconds: float | None = None,
     header: str = "{}",
     resume: str | None = None,
+    source: Callable[[], tuple[_Array, _Array | None]] | None = None,
 ) -> tuple[VelocityField, str]:
     """Conditional flow matching on data ``[N, *event]`` (Lipman et al. 2210.02747, Tong et al. 2302.00482).
 
@@ -220,7 +221,8 @@ def train_teacher(
     result is a JSON history ``{"steps", "seconds", "stopped", "config", "loss": [[step, loss], ...],
     "skipped_steps", "restarts", "notes"}``, where stopped is ``"completed"``, ``"interrupted"``, ``"budget"``
     or ``"diverged"``: the last good field is answered then. ``noise`` ``[N, *event]`` is that of each row
-    where the coupling is ``"given"``. Files as in :meth:`Student.distill`.
+    where the coupling is ``"given"``. Files as in :meth:`Student.distill`. ``source`` answers the next
+    data and their condition: they take the place of those before after every pass over these.
     """
 
 def teacher_defaults() -> str:

@@ -3,7 +3,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::data::{PairBatch, PairSource, PairStream};
+use crate::data::{PairBatch, PairSource, PairStream, Source};
 use crate::error::{Error, Result};
 use crate::flow::config::TeacherConfig;
 use crate::flow::history::{Ledger, TeacherHistory};
@@ -37,11 +37,13 @@ pub fn train(
     condition: Option<&Tensor>,
     monitor: &mut dyn Monitor,
 ) -> Result<(NetworkField, TeacherHistory)> {
-    train_with_files(config, data, None, condition, &TrainingFiles::default(), monitor)
+    train_with_files(config, data, None, condition, None, &TrainingFiles::default(), monitor)
 }
 
 /// [`train`] that writes its state into a file, or goes on from one: on a CPU bit for bit as if it had
-/// never been cut. `noise` `[N, *event]` is that of each row, for [`crate::data::Coupling::Given`].
+/// never been cut. `noise` `[N, *event]` is that of each row, for [`crate::data::Coupling::Given`]. With a `source`
+/// `data` and `condition` are its first portion, which statistics of the data are taken of: another takes its place
+/// whenever there were as many batches as make up one pass.
 ///
 /// # Errors
 /// As [`train`] and [`crate::data::Coupling::check_noise`]; [`Error::Checkpoint`] or [`Error::Io`] for a bad file,
@@ -51,6 +53,7 @@ pub fn train_with_files(
     data: &Tensor,
     noise: Option<&Tensor>,
     condition: Option<&Tensor>,
+    source: Option<Box<dyn Source>>,
     files: &TrainingFiles,
     monitor: &mut dyn Monitor,
 ) -> Result<(NetworkField, TeacherHistory)> {
@@ -91,6 +94,9 @@ pub fn train_with_files(
         field: &field,
         objective: config.objective.over(&field)?,
         stream,
+        left: source.as_ref().map_or(u64::MAX, |_| batches(data, batch_size)),
+        source,
+        random: random.clone(),
         data: at_home(data, dtype, device),
         noise: noise.map(|noise| at_home(noise, dtype, device)),
         condition: condition.map(|c| c.detach().to_device(device)),
@@ -157,6 +163,10 @@ struct Teaching<'a> {
     field: &'a NetworkField,
     objective: Loss<'a>,
     stream: PairStream,
+    /// Batches of the stream before the next portion of the source.
+    left: u64,
+    source: Option<Box<dyn Source>>,
+    random: RandomSource,
     /// `[N, *event]`, in the field's dtype.
     data: Tensor,
     noise: Option<Tensor>,
@@ -166,11 +176,45 @@ struct Teaching<'a> {
     log: LossLog,
 }
 
+impl Teaching<'_> {
+    /// Puts the source's next portion in the place of the data; batches count on from `step`.
+    fn refill(&mut self, step: u64) -> Result<()> {
+        let Some(source) = &mut self.source else { return Ok(()) };
+        let (data, condition) = source.portion()?;
+        let (size, known) = (data.size(), self.data.size());
+        if size.get(1..) != known.get(1..) {
+            return Err(Error::shape(
+                "data",
+                format!("samples as in {}", shape_text(&known)),
+                shape_text(&size),
+            ));
+        }
+        check_data(self.config, &data, None)?;
+        self.config.conditioning.check(condition.as_ref(), size[0])?;
+        let pairs = self.random.fork("teacher pairs");
+        self.stream = pair_stream(self.config, &data, condition.as_ref(), step, pairs)?;
+        self.left = batches(&data, decided("batch_size", self.config.training.batch_size)?);
+        let device = self.data.device();
+        self.data = at_home(&data, self.data.kind(), device);
+        self.condition = condition.map(|c| c.detach().to_device(device));
+        Ok(())
+    }
+}
+
+/// Number of batches of one pass over `data`.
+fn batches(data: &Tensor, batch_size: i64) -> u64 {
+    (data.size()[0] as u64).div_ceil(batch_size as u64)
+}
+
 impl Step for Teaching<'_> {
     const STAGE: &'static str = "teacher";
     const MEASURED: bool = false;
 
     fn gradient(&mut self, state: &mut State<'_>, _: &mut dyn Monitor) -> Result<Gradient> {
+        if self.left == 0 {
+            self.refill(state.ledger.step)?;
+        }
+        self.left -= 1;
         let Some(batch) = self.stream.next().transpose()? else {
             return Err(Error::Internal(anyhow::anyhow!("pairs ran out before the steps did")));
         };

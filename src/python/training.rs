@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 
 use pyo3::prelude::*;
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 
 use super::array::{Array, ArrayKind};
 use super::door;
+use super::errors::from_callback;
 use super::json;
 use super::velocity_field::{check_event_shape, PyVelocityField};
-use crate::error::Error;
+use crate::data::Source;
+use crate::error::{Error, Result};
 use crate::flow;
 use crate::flow::{TeacherConfig, TrainingFiles};
 use crate::nets::precision;
@@ -21,7 +23,7 @@ use crate::training::Checkpointing;
 /// Conditional flow matching on `[N, *event]`: the field and its history as JSON.
 #[pyfunction]
 #[pyo3(signature = (data, config, *, noise=None, condition=None, monitor=None, checkpoint=None,
-                    checkpoint_every=None, checkpoint_seconds=None, header="{}", resume=None))]
+                    checkpoint_every=None, checkpoint_seconds=None, header="{}", resume=None, source=None))]
 #[allow(clippy::too_many_arguments)]
 pub fn train_teacher(
     py: Python<'_>,
@@ -35,6 +37,7 @@ pub fn train_teacher(
     checkpoint_seconds: Option<f64>,
     header: &str,
     resume: Option<PathBuf>,
+    source: Option<Py<PyAny>>,
 ) -> PyResult<(PyVelocityField, String)> {
     let config: TeacherConfig = json::parse_options(config)?;
     let data = Array::import_float("data", data)?.tensor;
@@ -49,10 +52,31 @@ pub fn train_teacher(
     });
     let files = TrainingFiles { checkpoint, resume };
     let mut monitor = PyMonitor::new(monitor);
+    let source = source.map(|function| Box::new(PySource { function }) as Box<dyn Source>);
     let (field, history) = door::enter(py, move || {
-        flow::train_with_files(&config, &data, noise.as_ref(), condition.as_ref(), &files, &mut monitor)
+        let (noise, condition) = (noise.as_ref(), condition.as_ref());
+        flow::train_with_files(&config, &data, noise, condition, source, &files, &mut monitor)
     })?;
     Ok((PyVelocityField::new(Box::new(field)), json::to_value(&history)?.to_string()))
+}
+
+/// A function that answers the next portion of the data and its condition or None. The interpreter is held for it only.
+struct PySource {
+    function: Py<PyAny>,
+}
+
+impl Source for PySource {
+    fn portion(&mut self) -> Result<(Tensor, Option<Tensor>)> {
+        Python::attach(|py| {
+            let answer = || -> PyResult<_> {
+                let (data, condition): (Bound<'_, PyAny>, Option<Bound<'_, PyAny>>) =
+                    self.function.bind(py).call0()?.extract()?;
+                let condition = Array::import_optional("condition", condition.as_ref())?;
+                Ok((Array::import_float("data", &data)?.tensor, condition.map(|array| array.tensor)))
+            };
+            answer().map_err(|raised| from_callback(py, raised))
+        })
+    }
 }
 
 /// The default options of [`train_teacher`], as JSON.

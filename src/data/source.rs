@@ -1,0 +1,14 @@
+//! Data that are not held whole.
+
+use tch::Tensor;
+
+use crate::error::Result;
+
+/// Portions of data, one after another and without an end.
+pub trait Source: Send {
+    /// The next samples `[N, *event]`, and the condition of each where there are conditions.
+    ///
+    /// # Errors
+    /// Whatever the source fails on.
+    fn portion(&mut self) -> Result<(Tensor, Option<Tensor>)>;
+}
