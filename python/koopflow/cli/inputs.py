@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core, datasets
+from .._batches import as_batch
 from .._conditioning import Conditioning
 from ..datasets.arrays import contents
-from ..exceptions import ArgumentError, CheckpointError, KoopflowError
+from ..exceptions import ArgumentError, KoopflowError
 from ..students import KoopmanDistiller
 from ..teachers import FlowTeacher
 from .options import UsageError
@@ -156,7 +157,7 @@ def _read(options: DataOptions, source: str) -> tuple[NDArray[Any], NDArray[Any]
         if key not in known:
             raise UsageError(f"data.{key}: no option of {source}, which has {', '.join(known) or 'none'}")
     if flat is not None:
-        return flat.astype(np.float32), labels
+        return np.asarray(as_batch(flat, "samples"), np.float32), labels
     if source not in READERS:
         samples, labels = reader(source, labels=None if options.labels else False, **given)
     elif source == "digits":
@@ -180,9 +181,6 @@ def array_file(path: Path, flag: str) -> tuple[NDArray[Any], NDArray[Any] | None
     return arrays.get(name or "", next(iter(arrays.values()))), labels
 
 
-# --- models and conditions ------------------------------------------------------------------------
-
-
 def input_file(given: str | None, flag: str, what: str) -> Path:
     """A file that has to be there."""
     if given is None:
@@ -204,13 +202,8 @@ def load_student(given: str | None, device: str, flag: str = "student") -> Koopm
 
 def load_either(given: str | None, device: str) -> KoopmanDistiller | FlowTeacher:
     """The student, or else the teacher, of a file."""
-    try:
-        return load_student(given, device)
-    except CheckpointError as error:
-        try:
-            return load_teacher(given, device)
-        except CheckpointError:
-            raise error from None
+    kind, _ = _core.describe_file(fspath(input_file(given, "student", "a student's file")))
+    return load_teacher(given, device) if kind == "teacher" else load_student(given, device)
 
 
 def conditioning_of(model: KoopmanDistiller | FlowTeacher) -> Conditioning:
@@ -251,9 +244,6 @@ def conditions(
         n = EACH * len(asked) if 1 < len(asked) <= 2 * EACH else EACH**2
     # In the order asked for, each as often as any other to within one.
     return n, np.asarray(asked, dtype=np.int64)[np.arange(n) * len(asked) // n]
-
-
-# --- places ---------------------------------------------------------------------------------------
 
 
 def output_folder(given: str | None) -> Path:

@@ -1,7 +1,7 @@
 """Data to train on: two-dimensional sets, handwritten digits, and readers of images.
 
-The readers know the formats that images usually come in. All of them give images ``[N, C, H, W]``, float32 in
-[-1, 1], and labels ``[N]``, int64, or None; none of them downloads anything.
+The readers give images ``[N, C, H, W]``, float32 in [-1, 1], and labels ``[N]``, int64, or None. None of them
+downloads anything.
 
 Examples
 --------
@@ -15,8 +15,7 @@ Examples
 """
 
 from .arrays import arrays
-from .digits import digits
-from .images import cifar10, fashion_mnist, idx, image_folder, images, mnist
+from .images import cifar10, digits, fashion_mnist, idx, image_folder, images, mnist
 from .pixels import Images, Labels, resize, to_uint8
 from .plane import TWO_DIMENSIONAL, Samples, checkerboard, eight_gaussians, moons, swiss_roll
 from .split import split

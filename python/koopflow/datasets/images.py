@@ -1,4 +1,4 @@
-"""Readers of image files: IDX (MNIST), CIFAR-10, pictures, and whatever of these lies at a path."""
+"""Images: files of MNIST and CIFAR-10, pictures, whatever of these lies at a path, and digits."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import errno
 import gzip
 import os
 import struct
+import warnings
 import zlib
+from collections import Counter
 from itertools import chain
 from math import prod
+from numbers import Integral
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -24,11 +27,14 @@ IDX_PREFIXES = {"train": "train", "test": "t10k"}
 IDX_NAMES = {3: "images", 1: "labels"}
 # Types of IDX files that are not unsigned bytes, by the third byte of the magic number.
 IDX_DTYPES = {9: "int8", 11: "int16", 12: "int32", 13: "float32", 14: "float64"}
+DIGITS_SIDE = 8
 CIFAR_SHAPE, CIFAR_CLASSES = (3, 32, 32), 10
 CIFAR_FILES = {"train": [f"data_batch_{k}.bin" for k in range(1, 6)], "test": ["test_batch.bin"]}
 # What :func:`images` takes for one format alone.
 OPTIONS = {"IDX": {"split"}, "CIFAR-10": {"split"}, "NumPy": {"layout", "limits"}, "picture": {"channels"}}
 PICTURES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+# Files that lie beside pictures and that nobody takes for one.
+NOTES = ("", ".csv", ".db", ".ini", ".json", ".md", ".txt", ".xml")
 
 
 def images(
@@ -67,7 +73,7 @@ def images(
         For no known format or several, and an option of another one; and what the format's reader raises.
     """
     place = existing(path)
-    recognisers = {"IDX": _is_idx, "CIFAR-10": _is_cifar, "NumPy": numpy_files, "picture": _pictures}
+    recognisers = {"IDX": _is_idx, "CIFAR-10": _is_cifar, "NumPy": numpy_files, "picture": _is_picture}
     kinds = [name for name, recognises in recognisers.items() if recognises(place)]
     if len(kinds) != 1:
         got = f"{' and '.join(kinds)} files in the same folder" if kinds else _described(place)
@@ -259,8 +265,9 @@ def image_folder(
     """Pictures ``[N, channels, H, W]`` of a folder, or of a folder of classes, with their labels.
 
     Read are ``.png``, ``.jpg``, ``.jpeg``, ``.jfif``, ``.webp``, ``.bmp``, ``.tif``, ``.tiff`` and ``.gif``
-    (its first frame), turned upright; hidden files and files of other kinds are not. Images are float32 in
-    [-1, 1]; labels ``[N]``, int64, are the positions of the class folders among their sorted names, or None.
+    (its first frame), turned upright; one warning counts files of other kinds, but for hidden ones and notes.
+    Images are float32 in [-1, 1]; labels ``[N]``, int64, are the positions of the class folders among their
+    sorted names, or None.
 
     Parameters
     ----------
@@ -299,37 +306,48 @@ def image_folder(
     return result, labels
 
 
-def _pictures(place: Path) -> list[Path]:
-    """A picture alone, or those of a folder and of all folders in it, in the order of their paths."""
+def _files(place: Path) -> list[Path]:
+    """A file alone, or those of a folder and of the folders in it, but hidden ones, in the order of paths."""
     found = [] if place.is_dir() else [place]
     for parent, folders, names in os.walk(place, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(parent, name) for name in names if not name.startswith(".")]
-    return sorted(file for file in found if file.suffix.lower() in PICTURES)
+    return sorted(found)
+
+
+def _is_picture(place: Path) -> bool:
+    return any(file.suffix.lower() in PICTURES for file in _files(place))
 
 
 def _listed(place: Path) -> tuple[list[Path], Labels | None]:
     """Files in order, and the class of each."""
     if not place.is_dir():
         return [place], None
-    files, kinds = _pictures(place), f"({', '.join(PICTURES)})"
+    everything, kinds = _files(place), f"({', '.join(PICTURES)})"
+    files = [file for file in everything if file.suffix.lower() in PICTURES]
     if not files:
         raise DatasetError(f"{place}: expected pictures {kinds}, got a folder with none")
+    others = Counter(file.suffix.lower() for file in everything)
+    for ending in (*PICTURES, *NOTES):
+        del others[ending]
+    if others:
+        passed = ", ".join(f"{count} {ending}" for ending, count in sorted(others.items()))
+        words = f"{place}: {len(files)} pictures {kinds} are read, other files are passed over: {passed}"
+        warnings.warn(words, UserWarning, stacklevel=3)
+    folders = [entry.name for entry in visible(place) if entry.is_dir()]
+    numbers = {name: number for number, name in enumerate(folders)}
     tops = [file.relative_to(place).parts[0] for file in files]
-    deeper = [top for top in tops if (place / top).is_dir()]
+    deeper = [top for top in tops if top in numbers]
     if not deeper:
         return files, None
     if len(deeper) < len(files):
         got = f"got both, such as {deeper[0]}"
         raise DatasetError(f"{place}: expected pictures or folders of pictures, {got}")
-    classes = [entry.name for entry in visible(place) if entry.is_dir()]
-    for name in classes:
-        # Left out, it would change the labels of all classes after it.
-        if name not in deeper:
-            raise DatasetError(
-                f"{place / name}: expected at least one picture {kinds} of this class, got none"
-            )
-    return files, np.array([classes.index(top) for top in tops], dtype=np.int64)
+    # Left out, an empty class would change the labels of all classes after it.
+    if empty := sorted(numbers.keys() - set(deeper)):
+        expected = f"expected at least one picture {kinds} of this class"
+        raise DatasetError(f"{place / empty[0]}: {expected}, got none")
+    return files, np.array([numbers[top] for top in tops], dtype=np.int64)
 
 
 def _pixels(file: Path, channels: int | None) -> NDArray[np.uint8]:
@@ -363,3 +381,30 @@ def _part(folder: str | PathLike[str], split: str, parts: dict[str, Any]) -> tup
     if split not in parts:
         raise ArgumentError(f"split: expected 'train' or 'test', got {split!r}")
     return place, parts[split]
+
+
+def digits(*, size: int | None = None) -> tuple[Images, Labels]:
+    """The 1797 handwritten digits of 8x8 pixels that come with scikit-learn, flat or as images.
+
+    Images, float32 in [-1, 1], are ``[1797, 64]`` in row order or ``[1797, 1, size, size]``, of at least 8
+    pixels (else an ``ArgumentError``), by bicubic interpolation; labels, their digits, are ``[1797]``, int64.
+
+    Examples
+    --------
+    >>> images, labels = digits()
+    >>> images.shape, float(images.min()), float(images.max())
+    ((1797, 64), -1.0, 1.0)
+    >>> digits(size=16)[0].shape
+    (1797, 1, 16, 16)
+    """
+    from sklearn.datasets import load_digits
+
+    if size is not None and not (isinstance(size, Integral) and size >= DIGITS_SIDE):
+        raise ArgumentError(f"size: expected an integer of at least {DIGITS_SIDE} or None, got {size!r}")
+    bunch = load_digits()
+    flat = (bunch.data / 8.0 - 1.0).astype(np.float32)
+    labels = bunch.target.astype(np.int64)
+    if size is None:
+        return flat, labels
+    images = flat.reshape(-1, 1, DIGITS_SIDE, DIGITS_SIDE)
+    return (images if size == DIGITS_SIDE else resize(images, size)), labels

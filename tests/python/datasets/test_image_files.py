@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 
@@ -57,9 +58,11 @@ def test_a_class_without_pictures_is_named_and_renumbers_nobody(tmp_path, what):
     (tmp_path / "1").mkdir()
     if what == "text":
         (tmp_path / "1" / "a.svg").write_text("<svg/>")
+    warned = pytest.warns(UserWarning, match="1 .svg") if what == "text" else contextlib.nullcontext()
     for read in (datasets.image_folder, datasets.images):
-        with pytest.raises(DatasetError, match=r"/1: expected at least one picture .* of this class"):
+        with warned, pytest.raises(DatasetError, match=r"/1: expected at least one picture .* of this class"):
             read(tmp_path)
+    (tmp_path / "1" / "a.svg").unlink(missing_ok=True)
     Image.fromarray(LEVELS[1]).save(tmp_path / "1" / "a.webp", lossless=True)
     images, labels = datasets.images(tmp_path, channels=1)
     assert labels.tolist() == [0, 1, 2, 3]
@@ -83,6 +86,23 @@ def test_pictures_of_a_class_may_lie_deeper(tmp_path):
     write(tmp_path / "flat" / "below" / "deep", a=LEVELS[0])
     with pytest.raises(DatasetError, match="got both, such as below"):
         datasets.images(tmp_path / "flat")
+
+
+def test_files_that_are_passed_over_are_counted_once(tmp_path):
+    for name in ("cat", "dog"):
+        write(tmp_path / name, a=LEVELS[0])
+        (tmp_path / name / "b.HEIC").write_bytes(b"?")
+        (tmp_path / name / "deeper").mkdir()
+        (tmp_path / name / "deeper" / "c.heic").write_bytes(b"?")
+        for litter in ("Thumbs.db", "desktop.ini", ".DS_Store", "._a.png", "labels.csv"):
+            (tmp_path / name / litter).write_bytes(b"?")
+    (tmp_path / "cat" / "d.svg").write_bytes(b"?")
+    for read in (datasets.image_folder, datasets.images):
+        with pytest.warns(
+            UserWarning, match=r"2 pictures .* are read, .* passed over: 4 \.heic, 1 \.svg"
+        ) as warned:
+            assert read(tmp_path)[1].tolist() == [0, 1]
+        assert len(warned) == 1
 
 
 @pytest.mark.parametrize("suffix", ["webp", "bmp", "tif", "tiff", "jfif", "gif", "JPEG", "PNG"])
