@@ -50,7 +50,7 @@ def as_batch(array: Array, argument: str = "") -> Array:
         return stream.sample()[0]
     if remedy := _remedy(array):
         raise DtypeError(f"{said}expected an array of numbers, got {remedy}")
-    if isinstance(array, list | tuple):
+    if isinstance(array, Sequence):
         array = [to_numpy(row) if isinstance(row, torch.Tensor) else row for row in array]
     try:
         converted = np.asarray(array)
@@ -63,14 +63,29 @@ def as_batch(array: Array, argument: str = "") -> Array:
 
 
 def as_condition(condition: Array | None) -> Array | None:
-    """Labels and vectors as an array; torch tensors and None as they are. Raises ``ShapeError`` for rows of
-    different lengths."""
-    if condition is None or isinstance(condition, torch.Tensor):
-        return condition
+    """Labels and vectors as an array, torch tensors and None as they are; errors as of :func:`as_batch`."""
+    if condition is None:
+        return None
+    if _is_frame(condition):
+        return _of_frame(condition, "condition: ")
     try:
-        return _of_frame(condition, "condition: ") if _is_frame(condition) else np.asarray(condition)
+        array = condition if isinstance(condition, torch.Tensor) else np.asanyarray(condition)
     except ValueError as error:
         raise ShapeError(f"condition: expected an array, got rows of different lengths ({error})") from error
+    if remedy := _remedy(condition) or _remedy(array):
+        raise DtypeError(f"condition: expected labels or vectors, got {remedy}")
+    return array
+
+
+def with_condition(
+    data: Array, condition: Array | None, event_shape: Sequence[int], *, conditional: bool
+) -> tuple[Array, Array | None]:
+    """Data, of a stream a bounded sample, and the given condition or that which the stream brings."""
+    stream = Stream.of(data, "data", event_shape)
+    if stream is None:
+        return as_batch(data, "data"), as_condition(condition)
+    samples, brought = stream.sample()
+    return samples, as_condition(condition) if condition is not None or not conditional else brought
 
 
 def kept(array: Array | None) -> Array | None:
@@ -91,7 +106,7 @@ def _remedy(given: Any) -> str | None:
         return None if given.layout == torch.strided else "a sparse tensor: .to_dense() would do"
     if isinstance(given, np.ndarray) and given.dtype.kind == "O":
         return "an array of Python objects: numpy.stack, or .astype(float), would do"
-    if isinstance(given, np.ndarray) and given.dtype.kind not in "fiubc":
+    if isinstance(given, np.ndarray) and given.dtype.kind not in "fiub":
         return f"an array of {given.dtype}"
     if hasattr(given, "toarray"):
         return f"a sparse {kind}: .toarray() would do"
@@ -144,24 +159,30 @@ class Stream:
         # The batch that comes next; None at the end.
         self._next = next(self._rest, None)
         self.ended = self._next is None
+        # Whether conditions are wanted: many loaders bring labels that nobody asks for.
+        self.conditional = True
 
     @classmethod
     def of(cls, given: Any, argument: str, event_shape: Sequence[int] | None = None) -> Stream | None:
         """A stream of what brings its samples in batches; None for anything else.
 
-        Lists and tuples are streams where their first item is a batch of samples of ``event_shape``.
+        Sequences are streams where their first item is a batch of samples of ``event_shape``.
         """
         if isinstance(given, IterableDataset):
             given = DataLoader(given, BATCH)
         elif isinstance(given, Dataset):
+            if not hasattr(given, "__len__"):
+                raise ArgumentError(
+                    f"{argument or 'data'}: expected a data set with a length, got one without"
+                )
             given = DataLoader(given, BATCH, shuffle=True, generator=torch.Generator().manual_seed(0))
-        if isinstance(given, list | tuple):
-            first = given[0] if given else None
+        if isinstance(given, Sequence):
+            first = given[0] if len(given) else None
             samples = first[0] if isinstance(first, list | tuple) and first else first
             shape = tuple(getattr(samples, "shape", ()))
             if event_shape is None or len(shape) < 2 or shape[1:] != tuple(event_shape):
                 return None
-        elif not isinstance(given, Iterable) or isinstance(given, str | bytes | Mapping) or _is_array(given):
+        elif not isinstance(given, Iterable) or isinstance(given, Mapping) or _is_array(given):
             return None
         return cls(given, argument)
 
@@ -197,10 +218,17 @@ class Stream:
             warnings.warn(words, UserWarning, stacklevel=4)
         return found
 
-    @property
-    def again(self) -> bool:
-        """Whether a second pass can be made: iterators have only one."""
-        return not isinstance(self._batches, Iterator)
+    def rest(self) -> Stream | None:
+        """The stream itself, or None where the first portion was all of it."""
+        if self.ended:
+            return None
+        if isinstance(self._batches, Iterator):
+            raise ArgumentError(
+                f"{self._said}expected batches that can be read again, such as those of a DataLoader, "
+                f"for more than {MOST_ROWS:,} samples or {MOST_BYTES >> 20} MiB, got a "
+                f"{type(self._batches).__name__}"
+            )
+        return self
 
     def _parts(self, batch: Any) -> tuple[Array, Array | None]:
         parts = batch if isinstance(batch, list | tuple) and all(map(_is_array, batch)) else [batch]
@@ -212,7 +240,7 @@ class Stream:
         x = as_batch(parts[0], self._said.removesuffix(": "))
         if len(x.shape) < 2:
             raise ShapeError(f"{self._said}expected arrays (B, *event) as batches, got {tuple(x.shape)}")
-        condition = as_condition(parts[1]) if len(parts) == 2 else None
+        condition = as_condition(parts[1]) if len(parts) == 2 and self.conditional else None
         if condition is not None and len(condition) != len(x):
             raise ShapeError(
                 f"{self._said}expected {len(x)} conditions with {len(x)} samples, got {len(condition)}"
@@ -230,3 +258,18 @@ class Stream:
 
 def _is_array(given: Any) -> bool:
     return hasattr(given, "shape") or hasattr(given, "__array__")
+
+
+class Rows:
+    """Batches of a mapped file, and of the condition of its rows, in a new order at every pass."""
+
+    def __init__(self, *arrays: Array | None) -> None:
+        self._arrays = [array for array in arrays if array is not None]
+        self._random = np.random.default_rng(0)
+
+    def __iter__(self) -> Iterator[tuple[Array, ...]]:
+        order = self._random.permutation(len(self._arrays[0]))
+        for start in range(0, len(order), BATCH):
+            # In the order of the file, which is quicker to read.
+            rows = np.sort(order[start : start + BATCH])
+            yield tuple(array[rows] for array in self._arrays)

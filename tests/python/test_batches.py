@@ -1,12 +1,15 @@
 """Data as people have them, and what is refused by name."""
 
+from collections import deque
+
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from koopflow import FlowTeacher, _batches, metrics
+from koopflow import FlowTeacher, KoopmanDistiller, _batches, metrics
 from koopflow._batches import as_batch, as_condition
+from koopflow.baselines import ConsistencyFlow
 from koopflow.exceptions import ArgumentError, DtypeError, NonFiniteError, ShapeError
 
 RNG = np.random.default_rng(0)
@@ -29,6 +32,7 @@ def losses(teacher):
     [
         ROWS.tolist(),
         list(ROWS),
+        deque(ROWS),
         list(torch.tensor(ROWS)),
         tuple(map(tuple, ROWS.tolist())),
         np.asfortranarray(ROWS),
@@ -127,6 +131,24 @@ def test_what_is_no_array_is_named_and_so_is_what_would_do(given, kind, message)
         metrics.energy_distance(given, ROWS)
 
 
+@pytest.mark.parametrize(
+    ("given", "kind", "message"),
+    [
+        ([[1.0, 2.0], [3.0]], ShapeError, "rows of different lengths"),
+        (np.ma.masked_array(LABELS, LABELS > 1), DtypeError, r"got a masked array: \.filled"),
+        (Sparse(), DtypeError, r"got a sparse Sparse: \.toarray\(\)"),
+        (list("abc"), DtypeError, "got an array of <U1"),
+        (LABELS.astype(object), DtypeError, r"Python objects: .*\.astype"),
+        ({"label": 1}, DtypeError, "got a dict with 'label'"),
+    ],
+)
+def test_what_is_no_condition_is_named(given, kind, message):
+    with pytest.raises(kind, match=f"condition: .*{message}"):
+        fitted(ROWS, num_classes=3, condition=given)
+    with pytest.raises(kind, match=f"condition: .*{message}"):
+        FlowTeacher.gaussian([0.0], [[1.0]]).sample(2, condition=given)
+
+
 class Plain:
     """Batches that can be asked for as often as one likes."""
 
@@ -204,7 +226,16 @@ def test_labels_of_batches_are_conditions():
 )
 def test_wrong_batches_are_named(batches, kind, message):
     with pytest.raises(kind, match=f"data: .*{message}"):
-        fitted(Plain(*batches))
+        fitted(Plain(*batches), num_classes=3)
+
+
+def test_data_sets_need_a_length():
+    class Endless(Dataset):
+        def __getitem__(self, index):
+            return ROWS[index % 48]
+
+    with pytest.raises(ArgumentError, match="data: expected a data set with a length"):
+        fitted(Endless())
 
 
 def test_what_does_not_fit_into_memory_is_sampled_and_said(monkeypatch):
@@ -220,3 +251,102 @@ def test_what_does_not_fit_into_memory_is_sampled_and_said(monkeypatch):
     with pytest.warns(UserWarning, match="the first 24 samples of the stream"):
         assert metrics.wasserstein2(Endless(), np.tile(ROWS[:8], (3, 1))) == pytest.approx(0.0, abs=1e-6)
     assert len(drawn) == 4
+
+
+# --- more than fits into memory -------------------------------------------------------------------
+
+
+class Counted:
+    """``n`` batches of 64 samples at +-1 around ``centre(k)``, and how often the k-th was asked for."""
+
+    def __init__(self, n, centre, labels=None):
+        self.n, self.centre, self.labels, self.asked = n, centre, labels, []
+
+    def __iter__(self):
+        for k in range(self.n):
+            self.asked.append(k)
+            x = self.centre(k) + np.random.default_rng(k).uniform(-1, 1, (64, 2)).astype(np.float32)
+            yield x if self.labels is None else (x, np.full(64, self.labels[k]))
+
+
+@pytest.fixture
+def small_memory(monkeypatch):
+    monkeypatch.setattr(_batches, "MOST_ROWS", 128)
+
+
+def test_streams_are_read_in_portions_again_and_again(small_memory):
+    batches = Counted(6, lambda k: k)
+    teacher = fitted(batches, steps=30, batch_size=16)
+    # Portions of two batches make 8 steps each: four of them, and the batch after each is looked at.
+    assert batches.asked == [0, 1, 2, 3, 4, 5, 0, 1, 2]
+    np.testing.assert_array_equal(teacher.training_data_.data, np.concatenate(list(Counted(2, lambda k: k))))
+
+
+def test_every_portion_is_learnt_from(small_memory):
+    # The first portion lies in [-2, 0] alone: only the second tells of [0, 2].
+    batches = Counted(4, lambda k: -1.0 if k < 2 else 1.0)
+    teacher = fitted(batches, width=64, depth=2, steps=600, batch_size=64, seed=0)
+    drawn = teacher.sample(400, seed=1)[:, 0]
+    assert 0.3 < (drawn > 0).mean() < 0.7
+    whole = fitted(np.concatenate(list(batches)), width=64, depth=2, steps=600, batch_size=64, seed=0)
+    assert abs((whole.sample(400, seed=1)[:, 0] > 0).mean() - (drawn > 0).mean()) < 0.2
+
+
+def test_labels_stay_with_their_portions(small_memory):
+    labels = [0, 0, 1, 1]
+    batches = Counted(4, lambda k: 8.0 * labels[k] - 4.0, labels)
+    teacher = fitted(batches, num_classes=2, width=64, depth=2, steps=600, batch_size=64)
+    for label in (0, 1):
+        drawn = teacher.sample(200, condition=np.full(200, label))
+        assert abs(drawn.mean() - (8 * label - 4)) < 1.5
+
+
+def test_large_files_are_streamed(tmp_path, monkeypatch):
+    monkeypatch.setattr(_batches, "BATCH", 8)
+    monkeypatch.setattr(_batches, "MOST_ROWS", 16)
+    monkeypatch.setattr("koopflow.teachers.teacher.MOST_BYTES", 100)
+    np.save(tmp_path / "rows.npy", ROWS)
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    known = fitted(mapped, num_classes=3, condition=LABELS, batch_size=4, steps=20).training_data_
+    assert known.data.shape == (16, 2)
+    order = [int(np.flatnonzero((row == ROWS).all(axis=1))[0]) for row in known.data]
+    assert len(set(order)) == 16
+    np.testing.assert_array_equal(known.condition, LABELS[order])
+
+
+def test_what_ends_a_stream_is_said(small_memory, tmp_path):
+    with pytest.raises(ArgumentError, match="data: expected batches that can be read again.*generator"):
+        fitted(batch for batch in [ROWS, ROWS, ROWS, ROWS])
+    with pytest.raises(ArgumentError, match="resume: expected None for data that are streamed"):
+        FlowTeacher((2,)).fit(Counted(4, float), resume=tmp_path / "some.safetensors", progress=False)
+
+    class Broken(Counted):
+        def __iter__(self):
+            yield from super().__iter__()
+            raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        fitted(Broken(4, float), steps=30, batch_size=16)
+    shapes = [ROWS, ROWS, ROWS, ROWS[:, :1]]
+    with pytest.raises(ShapeError, match=r"data: expected .*got"):
+        fitted(Plain(*shapes), steps=30, batch_size=16)
+    with pytest.raises(NonFiniteError, match="data"):
+        fitted(Plain(ROWS, ROWS, ROWS, np.full_like(ROWS, np.nan)), steps=60, batch_size=16)
+    labels = Counted(4, float, [0, 0, 2, 2])
+    with pytest.raises(ArgumentError, match="condition: .*0..2"):
+        fitted(labels, num_classes=2, steps=30, batch_size=16)
+
+
+def test_students_take_a_sample_of_a_stream_with_its_labels():
+    weights = {"consistency": 1.0, "endpoint": 0.0}
+    options = {"observables": 8, "width": 16, "depth": 1, "steps": 5, "trajectories": 64}
+    teacher = fitted(ROWS, num_classes=3, condition=LABELS)
+    student = KoopmanDistiller(objective={"weights": weights}, **options)
+    given = student.fit(teacher, data=Plain((ROWS, LABELS)), progress=False).sample(
+        6, condition=np.arange(6) % 3
+    )
+    known = student.fit(teacher, progress=False).sample(6, condition=np.arange(6) % 3)
+    np.testing.assert_array_equal(given, known)
+    baseline = ConsistencyFlow(steps=5, width=8, depth=1)
+    given = baseline.fit(teacher, data=Plain((ROWS, LABELS)), progress=False).sample(3, condition=[0, 1, 2])
+    np.testing.assert_array_equal(given, baseline.fit(teacher, progress=False).sample(3, condition=[0, 1, 2]))

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import _core
-from .._arrays import Array, as_batch, as_condition
+from .._arrays import Array
+from .._batches import with_condition
 from .._conditioning import Conditioning
 from ..exceptions import ArgumentError, ShapeError
 from ..options import Options, Training, UNet, to_json
@@ -89,12 +90,12 @@ class ConsistencyFlow(Baseline):
             if known is None:
                 unknown = "the teacher's training data, which this process does not know"
                 raise ArgumentError(f"data: expected {unknown}, got None")
-            data, condition = known.data, as_condition(known.condition)
-        data, shape = as_batch(data, "data"), teacher.event_shape_
+            data, condition = known.data, known.condition
+        shape, kind = teacher.event_shape_, Conditioning.of(teacher.field)
+        data, condition = with_condition(data, condition, shape, conditional=bool(kind))
         if tuple(data.shape[1:]) != shape:
             expected = ", ".join(map(str, shape))
             raise ShapeError(f"data: expected shape (N, {expected}), got {tuple(data.shape)}")
-        kind = Conditioning.of(teacher.field)
         params = {name: value for name, value in self.get_params(deep=False).items() if name not in OBJECTIVE}
         flow = FlowTeacher(shape, num_classes=kind.classes, condition_dim=kind.dim, **params)
         consistency = {name: getattr(self, name) for name in OBJECTIVE}

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import _core
-from .._arrays import Array, as_batch, as_condition, as_path, as_seed, checked_count, to_numpy
+from .._arrays import Array, as_condition, as_path, as_seed, checked_count, to_numpy
+from .._batches import with_condition
 from .._checkpointing import check_apart, check_place, checkpointing
 from .._conditioning import Conditioning
 from .._ending import tell_ending
@@ -157,7 +158,7 @@ class KoopmanDistiller(FittedStudent):
             Labels ``[P]`` or vectors ``[P, dim]`` that training draws from, for a conditional teacher; with
             ``data``, the condition of each of its rows. By default every class equally often, or the vectors
             of ``teacher.training_data_``.
-        data : array, ``[N, *event]``, optional
+        data : array, ``[N, *event]``, or batches as in :meth:`FlowTeacher.fit`, optional
             The teacher's training data: the ``consistency`` term draws its points between them and noise. By
             default ``teacher.training_data_``, which a teacher has in the process that trained it and not
             after :meth:`FlowTeacher.load`: then points of the solved trajectories serve, with a UserWarning.
@@ -228,7 +229,7 @@ class KoopmanDistiller(FittedStudent):
                 field,
                 to_json(config),
                 condition=condition,
-                **_points(teacher, data, config),
+                **_points(teacher, data, condition, config),
                 trajectory_file=trajectories,
                 refresh=refresh,
                 monitor=meter.monitor,
@@ -330,10 +331,14 @@ class KoopmanDistiller(FittedStudent):
         return {**flat, **{CORE_NAMES.get(name, name): value for name, value in grouped.items()}}
 
 
-def _points(teacher: Flow, data: Array | None, config: dict[str, Any]) -> dict[str, Any]:
+def _points(
+    teacher: Flow, data: Array | None, condition: Array | None, config: dict[str, Any]
+) -> dict[str, Any]:
     """Data that points are drawn from, and the condition and noise of each row."""
     if data is not None:
-        return {"data": as_batch(data, "data")}
+        conditional = bool(Conditioning.of(teacher.field))
+        data, brought = with_condition(data, condition, teacher.event_shape_, conditional=conditional)
+        return {"data": data, "data_condition": brought}
     known = teacher.training_data_
     if known is not None:
         # Somebody may ask for other pairs than the given ones.

@@ -22,7 +22,7 @@ from .._arrays import (
     checked_event_shape,
     to_numpy,
 )
-from .._batches import Stream
+from .._batches import MOST_BYTES, Rows, Stream
 from .._checkpointing import checkpointing
 from .._conditioning import Conditioning
 from .._ending import tell_ending
@@ -146,8 +146,9 @@ class FlowTeacher(Flow, Parameters):
         ----------
         data : array, ``[N, *event]``, or batches of them
             Finite data: NumPy, torch, a numeric frame of pandas or polars; or a torch ``Dataset``, a
-            ``DataLoader`` or another iterable of batches ``x`` or ``(x, condition)``. Copies of these arrays
-            stay in :attr:`training_data_`.
+            ``DataLoader`` or another iterable of batches ``x`` or ``(x, condition)``, of which no more than
+            65,536 samples or 256 MiB are held at once, as of files that ``numpy.load(mmap_mode="r")`` maps.
+            Copies of the arrays, or of those first samples, stay in :attr:`training_data_`.
         noise : array, ``[N, *event]``, optional
             Standard normal noise that each row is paired with, instead of a coupling, as
             :func:`koopflow.reflow` has it.
@@ -169,7 +170,7 @@ class FlowTeacher(Flow, Parameters):
         resume : path, optional
             File that ``checkpoint`` wrote, to go on from; on a CPU exactly as if training had never stopped.
             Data, condition and options must be those of the file, except for ``steps``, ``max_seconds``
-            (which counts what was spent before) and ``device``.
+            (which counts what was spent before) and ``device``. Not for data that do not fit into memory.
 
         Returns
         -------
@@ -188,14 +189,18 @@ class FlowTeacher(Flow, Parameters):
             When ``resume`` is not a file of a training, or there is no folder for ``checkpoint``.
         """
         files = checkpointing("a teacher", checkpoint, checkpoint_every, checkpoint_minutes, resume)
-        stream = Stream.of(data, "data", self.event_shape)
+        if isinstance(data, np.memmap) and data.nbytes > MOST_BYTES and noise is resume is None:
+            data, condition = Rows(data, condition), None
+        stream, source = Stream.of(data, "data", self.event_shape), None
         if stream is not None:
             for name, given in (("noise", noise), ("condition", condition)):
                 if given is not None:
                     raise ArgumentError(f"{name}: expected None with batches of data, which bring their own")
-            data, condition = stream.sample()
-            if self.num_classes is None and self.condition_dim is None:
-                condition = None
+            stream.conditional = self.num_classes is not None or self.condition_dim is not None
+            data, condition = stream()
+            source = stream.rest()
+            if source is not None and resume is not None:
+                raise ArgumentError("resume: expected None for data that are streamed, which begin anew")
         data = as_batch(data, "data")
         if tuple(data.shape[1:]) != self.event_shape or len(data.shape) == 0:
             raise ShapeError(
@@ -217,6 +222,7 @@ class FlowTeacher(Flow, Parameters):
                 condition=condition,
                 monitor=meter.monitor,
                 header=to_json({"params": {**written, "seed": config["seed"]}}),
+                source=source,
                 **files,
             )
         self._field, self._history = field, {"seed": config["seed"], **json.loads(history)}
