@@ -96,6 +96,7 @@ pub fn train_with_files(
         stream,
         left: source.as_ref().map_or(u64::MAX, |_| batches(data, batch_size)),
         source,
+        units: units.as_ref(),
         random: random.clone(),
         data: at_home(data, dtype, device),
         noise: noise.map(|noise| at_home(noise, dtype, device)),
@@ -166,6 +167,8 @@ struct Teaching<'a> {
     /// Batches of the stream before the next portion of the source.
     left: u64,
     source: Option<Box<dyn Source>>,
+    /// Those that the data are learnt in.
+    units: Option<&'a Units>,
     random: RandomSource,
     /// `[N, *event]`, in the field's dtype.
     data: Tensor,
@@ -191,6 +194,8 @@ impl Teaching<'_> {
         }
         check_data(self.config, &data, None)?;
         self.config.conditioning.check(condition.as_ref(), size[0])?;
+        let standard = self.units.map(|units| units.standard_data(&data)).transpose()?;
+        let data = standard.unwrap_or(data);
         let pairs = self.random.fork("teacher pairs");
         self.stream = pair_stream(self.config, &data, condition.as_ref(), step, pairs)?;
         self.left = batches(&data, decided("batch_size", self.config.training.batch_size)?);

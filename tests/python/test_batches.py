@@ -282,14 +282,16 @@ def test_streams_are_read_in_portions_again_and_again(small_memory):
     np.testing.assert_array_equal(teacher.training_data_.data, np.concatenate(list(Counted(2, lambda k: k))))
 
 
-def test_every_portion_is_learnt_from(small_memory):
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+def test_every_portion_is_learnt_from(small_memory, offset):
     # The first portion lies in [-2, 0] alone: only the second tells of [0, 2].
-    batches = Counted(4, lambda k: -1.0 if k < 2 else 1.0)
+    batches = Counted(4, lambda k: offset + (-1.0 if k < 2 else 1.0))
     teacher = fitted(batches, width=64, depth=2, steps=600, batch_size=64, seed=0)
-    drawn = teacher.sample(400, seed=1)[:, 0]
+    drawn = teacher.sample(400, seed=1)[:, 0] - offset
+    assert abs(drawn).max() < 4
     assert 0.3 < (drawn > 0).mean() < 0.7
     whole = fitted(np.concatenate(list(batches)), width=64, depth=2, steps=600, batch_size=64, seed=0)
-    assert abs((whole.sample(400, seed=1)[:, 0] > 0).mean() - (drawn > 0).mean()) < 0.2
+    assert abs((whole.sample(400, seed=1)[:, 0] > offset).mean() - (drawn > 0).mean()) < 0.2
 
 
 def test_labels_stay_with_their_portions(small_memory):
