@@ -127,6 +127,8 @@ def load(given: Mapping[str, Any], *, labels: bool | None = None) -> Data:
     if options.labels:
         if found is None:
             raise UsageError(f"--labels: {source} brings no labels along")
+        if found.dtype.kind in "iu" and found.shape == (len(samples), 1):
+            found = found[:, 0]
         if (found.ndim == 1) != (found.dtype.kind in "iu"):
             raise UsageError(
                 f"--labels: expected integers of shape (N,) or vectors (N, dim) in {source}, "

@@ -320,6 +320,22 @@ def test_text_labels_are_one_line(shape, tmp_path, capsys):
     assert FlowTeacher.load(tmp_path / "out" / "teacher.safetensors").sample(1).shape[-1] == shape[-1]
 
 
+def test_labels_may_be_a_column_and_samples_no_text(tmp_path, capsys):
+    path, arguments = tmp_path / "rows.npz", ["--output", tmp_path / "out", *SMALL]
+    np.savez(path, x=np.random.default_rng(0).normal(size=(60, 2)), y=np.arange(60)[:, None] % 3)
+    assert run("train-teacher", "--data", path, "--labels", *arguments) == 0
+    assert (
+        FlowTeacher.load(tmp_path / "out" / "teacher.safetensors").field.conditioning
+        == '{"labels":{"classes":3}}'
+    )
+    capsys.readouterr()
+    np.savez(path, x=np.array([["a", "b"]] * 20))
+    assert run("train-teacher", "--data", path, *arguments, "--overwrite") == 2
+    error = capsys.readouterr().err
+    assert "samples: expected a dense array of numbers, got an array of <U1" in error
+    assert error.count("\n") == 1
+
+
 def test_training_needs_no_standard_error(tmp_path):
     arguments = ["train-teacher", "--data", "moons", "--output", str(tmp_path), *SMALL]
     for more, code in ([], 0), (["--overwrite"], 0), (["--steps", "0", "--overwrite"], 2):
