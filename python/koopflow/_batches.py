@@ -161,6 +161,8 @@ class Stream:
         self.ended = self._next is None
         # Whether conditions are wanted: many loaders bring labels that nobody asks for.
         self.conditional = True
+        # Those that were read so far.
+        self.labels: set[int] = set()
 
     @classmethod
     def of(cls, given: Any, argument: str, event_shape: Sequence[int] | None = None) -> Stream | None:
@@ -208,7 +210,12 @@ class Stream:
             raise ArgumentError(
                 f"{self._said}expected conditions with all batches or with none, got only some"
             )
-        return self._joined(samples), self._joined(conditions) if conditions else None
+        if not conditions:
+            return self._joined(samples), None
+        condition = self._joined(conditions)
+        if len(condition.shape) == 1:
+            self.labels |= set(np.unique(to_numpy(condition)).tolist())
+        return self._joined(samples), condition
 
     def sample(self) -> tuple[Array, Array | None]:
         """The first portion; a warning says if there is more."""

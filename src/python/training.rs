@@ -10,6 +10,7 @@ use super::door;
 use super::errors::from_callback;
 use super::json;
 use super::velocity_field::{check_event_shape, PyVelocityField};
+use crate::condition::Conditioning;
 use crate::data::Source;
 use crate::error::{Error, Result};
 use crate::flow;
@@ -52,7 +53,8 @@ pub fn train_teacher(
     });
     let files = TrainingFiles { checkpoint, resume };
     let mut monitor = PyMonitor::new(monitor);
-    let source = source.map(|function| Box::new(PySource { function }) as Box<dyn Source>);
+    let conditioning = config.conditioning;
+    let source = source.map(|function| Box::new(PySource { function, conditioning }) as Box<dyn Source>);
     let (field, history) = door::enter(py, move || {
         let (noise, condition) = (noise.as_ref(), condition.as_ref());
         flow::train_with_files(&config, &data, noise, condition, source, &files, &mut monitor)
@@ -63,6 +65,7 @@ pub fn train_teacher(
 /// A function that answers the next portion of the data and its condition or None. The interpreter is held for it only.
 struct PySource {
     function: Py<PyAny>,
+    conditioning: Conditioning,
 }
 
 impl Source for PySource {
@@ -71,8 +74,8 @@ impl Source for PySource {
             let answer = || -> PyResult<_> {
                 let (data, condition): (Bound<'_, PyAny>, Option<Bound<'_, PyAny>>) =
                     self.function.bind(py).call0()?.extract()?;
-                let condition = Array::import_optional("condition", condition.as_ref())?;
-                Ok((Array::import_float("data", &data)?.tensor, condition.map(|array| array.tensor)))
+                let condition = Array::import_condition(self.conditioning, condition.as_ref(), None)?;
+                Ok((Array::import_float("data", &data)?.tensor, condition))
             };
             answer().map_err(|raised| from_callback(py, raised))
         })

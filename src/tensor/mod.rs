@@ -111,7 +111,8 @@ pub(crate) fn finite_densities(log_prob: Tensor) -> Result<Tensor> {
     if all_finite(&log_prob) {
         return Ok(log_prob);
     }
-    let (far, total) = (log_prob.isfinite().logical_not().sum(Kind::Int64).int64_value(&[]), log_prob.numel());
+    let (far, total) =
+        (log_prob.isfinite().logical_not().sum(Kind::Int64).int64_value(&[]), log_prob.numel());
     let message = format!(
         "the log-densities of {far} of {total} samples are beyond {}: they lie too far from the data",
         dtype_name(log_prob.kind())

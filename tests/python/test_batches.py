@@ -298,6 +298,7 @@ def test_labels_stay_with_their_portions(small_memory):
     labels = [0, 0, 1, 1]
     batches = Counted(4, lambda k: 8.0 * labels[k] - 4.0, labels)
     teacher = fitted(batches, num_classes=2, width=64, depth=2, steps=600, batch_size=64)
+    assert teacher.history_["classes"] == [0, 1]
     for label in (0, 1):
         drawn = teacher.sample(200, condition=np.full(200, label))
         assert abs(drawn.mean() - (8 * label - 4)) < 1.5

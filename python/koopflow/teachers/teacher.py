@@ -227,7 +227,8 @@ class FlowTeacher(Flow, Parameters):
             )
         self._field, self._history = field, {"seed": config["seed"], **json.loads(history)}
         if self.num_classes is not None:
-            self._history["classes"] = [int(label) for label in np.unique(to_numpy(condition))]
+            seen = np.unique(to_numpy(condition)).tolist() if stream is None else sorted(stream.labels)
+            self._history["classes"] = [int(label) for label in seen]
         self.training_data_ = TrainingData.copied(data, condition, noise)
         tell_ending(self._history, "the teacher so far")
         return self
