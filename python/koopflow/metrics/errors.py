@@ -30,28 +30,27 @@ def endpoint_error(
 ) -> Estimate:
     """RMS over the noise of ``||student(x0) - teacher(x0)||``, over a scale: 1 for the teacher's mean.
 
-        Parameters
-        ----------
-        student, teacher : KoopmanDistiller, FlowTeacher
-            Models; anything with ``sample(x0=..., condition=...)`` will do.
-        noise : array, ``[N, *event]``
-            Noise that neither was trained with.
-        condition : array, optional
-            Labels ``[N]`` or vectors ``[N, dim]`` of conditional models.
-        scale : float, optional
-            Divisor of the error, above 0; by default the total standard deviation of the teacher's samples.
-        **interval
-            ``resamples`` (200), ``confidence`` (0.95) and ``seed`` (0) of the bootstrap over the noise.
+    Parameters
+    ----------
+    student, teacher : KoopmanDistiller, FlowTeacher
+        Models; anything with ``sample(x0=..., condition=...)`` will do.
+    noise : array, ``[N, *event]``
+        Noise that neither was trained with.
+    condition : array, optional
+        Labels ``[N]`` or vectors ``[N, dim]`` of conditional models.
+    scale : float, optional
+        Divisor of the error, above 0; by default the total standard deviation of the teacher's samples.
+    **interval
+        ``resamples`` (200), ``confidence`` (0.95) and ``seed`` (0) of the bootstrap over the noise.
 
-        Examples
-        --------
-        >>> import numpy as np
-    import torch
-        >>> from koopflow import FlowTeacher
-        >>> teacher = FlowTeacher.gaussian([0.0, 0.0], np.eye(2))
-        >>> noise = np.random.default_rng(0).normal(size=(100, 2))
-        >>> endpoint_error(teacher, teacher, noise).value
-        0.0
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from koopflow import FlowTeacher
+    >>> teacher = FlowTeacher.gaussian([0.0, 0.0], np.eye(2))
+    >>> noise = np.random.default_rng(0).normal(size=(100, 2))
+    >>> endpoint_error(teacher, teacher, noise).value
+    0.0
     """
     noise, condition = plain_batch(noise, "noise"), as_condition(condition)
     ends = method_of("student", student, "sample")(x0=noise, condition=condition)
