@@ -31,7 +31,7 @@ from ..exceptions import ArgumentError, ShapeError
 from ..options import SHARED_TRAINING, Options, Training, UNet, name_of, to_json, unet_of
 from ..progress import ProgressFunction, ProgressMeter
 from .flow import Flow, TrainingData
-from .torch_models import PREDICTION, TorchModel, exported, probe, sizes
+from .torch_models import PREDICTION, TorchModel, probe, sizes
 from .torchcfm import read_state_dict
 
 if TYPE_CHECKING:
@@ -308,7 +308,7 @@ class FlowTeacher(Flow, Parameters):
         array([[1., 1.]], dtype=float32)
         """
         attached = TorchModel(
-            exported(model) if isinstance(model, str | bytes | PathLike) else model,
+            model,
             event_shape,
             convention,
             Conditioning(num_classes, condition_dim),
@@ -400,8 +400,8 @@ class FlowTeacher(Flow, Parameters):
         ----------
         model : torch.nn.Module, callable, FlowTeacher, str or path
             ``model(z, noise)`` with z ``[B, *event]`` and noise ``[B]``, which answers the prediction in one
-            of the ways of :meth:`from_torch`; the path of a TorchScript file that does; or a teacher whose
-            velocity(noise, z) is the prediction.
+            of the ways of :meth:`from_torch`; the path of a TorchScript or ``.pt2`` file that does; or a
+            teacher whose velocity(noise, z) is the prediction.
         event_shape : sequence of int, optional
             Shape of one sample; a FlowTeacher knows its own.
         parametrisation : {"eps", "score", "x0", "v", "F"}, default "eps"
@@ -447,7 +447,7 @@ class FlowTeacher(Flow, Parameters):
                 raise ArgumentError(f"event_shape: expected the teacher's {own}, got {event_shape}")
         elif event_shape is None:
             raise ArgumentError("event_shape: expected the shape of one sample, got None")
-        elif isinstance(model, str | bytes | PathLike):
+        elif isinstance(model, str | bytes | PathLike) and not as_path(model).endswith(".pt2"):
             _refuse("a TorchScript file", named)
             order = {"convention": "flow_matching"}
             raw = _torchscript(model, event_shape, conditioning, device or "cpu", dtype, **order)

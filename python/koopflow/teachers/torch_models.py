@@ -10,6 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -61,6 +62,8 @@ class TorchModel:
 
     def __post_init__(self) -> None:
         model, self._by_position = self.model, False
+        if isinstance(model, str | bytes | PathLike):
+            model = exported(model)
         if isinstance(model, torch.export.ExportedProgram):
             # It takes arguments as it was exported with them.
             self._by_position = not model.call_spec.in_spec.child(1).num_children

@@ -143,6 +143,12 @@ def test_files_and_teachers_may_be_the_model(tmp_path):
     from_file = FlowTeacher.from_diffusion(tmp_path / "eps.pt", (2,), dtype="float64")
     np.testing.assert_allclose(from_file.velocity(0.4, x), expected, rtol=1e-12)
     assert repr(from_file) == "<FlowTeacher(event_shape=(2,), dtype='float64'): diffusion>"
+    rows = {0: torch.export.Dim("B", min=1)}
+    program = torch.export.export(model, example, dynamic_shapes=(rows, rows))
+    torch.export.save(program, tmp_path / "eps.pt2")
+    for exported in (program, tmp_path / "eps.pt2"):
+        teacher = FlowTeacher.from_diffusion(exported, (2,), dtype="float64")
+        np.testing.assert_allclose(teacher.velocity(0.4, x), expected, rtol=1e-12)
     # A teacher that answers the prediction, here in torchcfm's order (t, x).
     raw = FlowTeacher.from_torch(lambda t, x: model(x, t), (2,), dtype="float64")
     np.testing.assert_allclose(FlowTeacher.from_diffusion(raw).velocity(0.4, x), expected, rtol=1e-12)
