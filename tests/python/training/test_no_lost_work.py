@@ -143,7 +143,10 @@ def test_a_teacher_that_is_once_not_finite_skips_a_step() -> None:
 
 
 def test_a_teacher_that_is_not_finite_along_trajectories_is_an_error() -> None:
-    flow = FlowTeacher.from_torch(gaussian_module(lambda call: "nan" if call > 3 else None), event_shape=(2,))
+    # Attaching asks a few times.
+    switch = Switch("nan")
+    flow = FlowTeacher.from_torch(gaussian_module(lambda _: switch.failure), event_shape=(2,))
+    switch.failure = "nan"
     with pytest.raises(TeacherError, match="NaN"):
         with_weights(steps=20).fit(flow, progress=False)
 
