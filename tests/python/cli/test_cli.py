@@ -159,7 +159,7 @@ def short_demo(monkeypatch):
     def shorter(seed, *, quick):
         assert quick
         student = {"steps": 30, "trajectories": 256}
-        return [replace(case, teacher_steps=40, student=student) for case in every(seed, quick=quick)]
+        return [replace(case, teacher={"steps": 40}, student=student) for case in every(seed, quick=quick)]
 
     monkeypatch.setattr(demo, "cases", shorter)
 
