@@ -162,6 +162,7 @@ def short_demo(monkeypatch):
         return [replace(case, teacher={"steps": 40}, student=student) for case in every(seed, quick=quick)]
 
     monkeypatch.setattr(demo, "cases", shorter)
+    monkeypatch.setattr(demo, "SAMPLES", 200)
 
 
 def timeless(value):
