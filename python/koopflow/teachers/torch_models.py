@@ -98,15 +98,14 @@ class TorchModel:
     def field(self) -> _core.VelocityField:
         """The field in the core. It keeps this model, so that this model must not keep it."""
         device, dtype = self._home()
+        own = "float64" if dtype == torch.float64 else "float32"
         return _core.VelocityField.callable(
             self.velocity,
             self.velocity_and_product,
             event_shape=checked_event_shape(self.event_shape),
             conditioning=self.conditioning.to_json(),
             device=name_of((device or "cpu") if self.device is None else self.device),
-            dtype=name_of(
-                (dtype if dtype == torch.float64 else "float32") if self.dtype is None else self.dtype
-            ),
+            dtype=name_of(own if self.dtype is None else self.dtype),
             label="torch",
         )
 
@@ -169,10 +168,8 @@ class TorchModel:
             torch.cuda.empty_cache()
             if not self._warned:
                 self._warned = True
-                text = (
-                    f"the model ran out of memory with {size} samples; it gets at most {self.max_batch} at "
-                )
-                text += "once from now on, as max_batch= says when it is attached"
+                text = f"the model ran out of memory with {size} samples: it gets at most {self.max_batch}"
+                text += " at once from now on; max_batch= says so when it is attached"
                 warnings.warn(text, RuntimeWarning, stacklevel=2)
 
     # --- one call of the model ------------------------------------------------------------------------
@@ -216,11 +213,8 @@ class TorchModel:
         return self._call(t.to(dtype), x, condition)
 
     def _call(self, t: Tensor, x: Tensor, condition: Condition) -> Any:
-        named, third, keywords = (
-            dict(self.extras),
-            [] if condition is None else [condition],
-            not self._by_position,
-        )
+        named, keywords = dict(self.extras), not self._by_position
+        third = [] if condition is None else [condition]
         if third and self.condition_name and keywords:
             named[self.condition_name], third = condition, []
         if self.convention == "torchcfm":
@@ -279,16 +273,15 @@ class TorchModel:
         """What may be done about a model's exception, as the end of a message."""
         text, ones = str(error), ", 1" * (x.ndim - 1)
         if isinstance(error, TypeError) and condition is not None:
-            own = f" of {', '.join(sorted(self._names))}" if self._names else ""
-            return (
-                f"; the condition is passed as {self.condition_name!r}: condition_name= says which{own} it is"
-            )
+            which = f"which of {', '.join(sorted(self._names))} it is" if self._names else "another keyword"
+            return f"; the condition is passed as {self.condition_name!r}: condition_name= says {which}"
         if "Long" in text and "indices" in text:
             return "; it looks time up in a table: whole_timesteps=True of convention 'diffusers' rounds it"
         if "Guard failed" in text:
             return "; it was exported for one batch size: torch.export.export(..., dynamic_shapes=...)"
         if condition is not None:
             return ""
+        # Of torchcfm's tutorials: torch_wrapper, and its MLP.
         t, x = (rows.to(*self._home()) for rows in (t, x))
         joined = "lambda t, x: mlp(torch.cat([x, t[:, None]], 1))"
         if self._works(lambda: self.model(t[0], x), x):

@@ -306,7 +306,7 @@ def test_a_batch_that_runs_out_of_memory_is_halved_for_good():
     teacher = FlowTeacher.from_torch(model, (2,))
     seen.clear()
     with pytest.warns(
-        RuntimeWarning, match="ran out of memory with 16 samples; it gets at most 8 at once"
+        RuntimeWarning, match="ran out of memory with 16 samples: it gets at most 8 at once"
     ) as said:
         v = teacher.velocity(0.5, NOISE)
     assert len(said) == 1
