@@ -107,12 +107,12 @@ def measured(
         )
     samples, order = samples[random.permutation(len(samples))[:n]], random.permutation(len(data))
     reference, fresh = data[order[:n]], data[order[n : 2 * n]]
-    value, floor = float(metric(samples, reference)), float(metric(fresh, reference))
+    value, floor = (as_number(metric(x, reference), "metric") for x in (samples, fresh))
     m = n // 2
     halves = []
     for _ in range(resamples):
         ours, theirs = samples[random.permutation(n)[:m]], reference[random.permutation(n)[:m]]
-        halves.append(float(metric(ours, theirs)))
+        halves.append(as_number(metric(ours, theirs), "metric"))
     deviations = (np.array(halves) - np.mean(halves)) * np.sqrt(m / (n - m))
     low, high = value + np.quantile(deviations, tails)
     return Estimate(value, float(low), float(high), floor, n, float(confidence))

@@ -363,7 +363,7 @@ class Spectrum:
         modes move together, ``[C]``.
         """
         if counts is None:
-            grid = np.geomspace(1, len(self), min(24, len(self)))
+            grid = np.geomspace(1, max(len(self), 1), min(24, len(self)))
             counts = [0, *np.unique(grid.round().astype(int)).tolist()]
         numbers = as_numbers(counts, "counts", "[0, 2, 8]")
         if not all(number in range(len(self) + 1) for number in numbers):

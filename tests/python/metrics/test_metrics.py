@@ -424,6 +424,11 @@ class TestMeasured:
         )
         assert tensors == first
 
+    @pytest.mark.parametrize("answer", [None, np.nan, "1", [1.0, 2.0]])
+    def test_metrics_that_are_no_numbers_are_named(self, answer):
+        with pytest.raises(ArgumentError, match="metric: expected a finite number"):
+            metrics.measured(lambda a, b: answer, noise(8), noise(16))
+
     def test_the_floor_has_the_size_of_the_comparison(self):
         calls = []
 

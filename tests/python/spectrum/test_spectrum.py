@@ -255,6 +255,8 @@ def test_energy_grows_from_nothing_and_bands_fill_up(student, spec):
     assert counts[-1] == len(spec)
     assert errors[0] == pytest.approx(1.0)
     assert errors[-1] < 1e-5
+    nothing = spec[:0].truncation_curve(NOISE.astype("f4"))
+    assert [values.tolist() for values in nothing] == [[0], [1.0]]
     report = spec.stability()
     assert report.growing + report.decaying + report.neutral == pytest.approx(1.0)
     assert report.largest_growth == spec.growth.max()
