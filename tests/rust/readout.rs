@@ -132,6 +132,23 @@ fn horizons_follow_the_parameters() {
     assert_ne!(student.parameters().version(), version);
 }
 
+#[test]
+fn exponentials_that_are_recorded_take_a_hundred_substeps_at_most() {
+    let student = student(config(GeneratorKind::Dense, ReadoutKind::Slice), 0.3);
+    let start = student.lift_flat(&Tensor::zeros([4], DOUBLE), &normal(9, &[4, 3]), Direction::Forward, None);
+    let matrix = student.generator().matrix();
+    let norm = matrix.abs().sum_dim_intlist(0, false, Kind::Double).max().double_value(&[]);
+    // A substep covers a norm of 2.
+    for (substeps, recorded) in [(99.0, true), (103.0, false)] {
+        let tau = Tensor::full([4], -2.0 * substeps / norm, DOUBLE);
+        match student.decode_after(&start, &tau) {
+            Ok(_) => assert!(recorded, "{substeps} substeps were recorded"),
+            Err(error) => assert!(!recorded && matches!(error, Error::Divergence(_)), "{error}"),
+        }
+        assert!(tch::no_grad(|| student.decode_after(&start, &tau)).is_ok());
+    }
+}
+
 fn stable(stability: Stability, spread: f64) -> koopflow::koopman::Student {
     student(StudentConfig { stability, ..config(GeneratorKind::Dense, ReadoutKind::Slice) }, spread)
 }
