@@ -300,7 +300,7 @@ def test_edits_change_what_they_say(student, spec):
         ({"scale": 2.0, "at": 2.0}, "at"),
         ({"scale": 2.0, "project": True}, "at"),
         ({"rotate": 1.0}, "rotate"),
-        ({"scale": float("nan")}, "gains"),
+        ({"scale": float("nan")}, "scale: expected finite"),
     ],
 )
 def test_impossible_edits_are_refused(student, options, message):

@@ -42,6 +42,20 @@ def test_students(student, gaussian):
         )
 
 
+def test_students_of_data_in_other_units():
+    """Standard coordinates are part of the bytes."""
+    teacher = FlowTeacher.gaussian([1000.0, -500.0], np.diag([4e4, 1e4]))
+    student = KoopmanDistiller(observables=8, width=8, depth=1, steps=4, trajectories=64)
+    student.fit(teacher, progress=False)
+    spectrum = student.spectrum(n=32)
+    for other, same in zip(copies(student), copies(spectrum), strict=True):
+        np.testing.assert_array_equal(other.sample(x0=NOISE), student.sample(x0=NOISE))
+        np.testing.assert_allclose(same.energy, spectrum.energy, rtol=1e-9)
+        np.testing.assert_allclose(
+            same.contributions(NOISE, t=0.5), spectrum.contributions(NOISE, t=0.5), rtol=1e-5
+        )
+
+
 def test_a_copy_is_a_student_of_its_own(gaussian):
     options = {"observables": 4, "width": 8, "depth": 1, "steps": 4, "training": Training(ema_decay=0.9)}
     first = KoopmanDistiller(**options).fit(gaussian, progress=False)
