@@ -270,8 +270,11 @@ def _is_array(given: Any) -> bool:
 class Rows:
     """Batches of a mapped file, and of the condition of its rows, in a new order at every pass."""
 
-    def __init__(self, *arrays: Array | None) -> None:
-        self._arrays = [array for array in arrays if array is not None]
+    def __init__(self, data: Array, condition: Array | None) -> None:
+        self._arrays = [data] if condition is None else [data, as_condition(condition)]
+        if len(self._arrays[-1]) != len(data):
+            got = f"got {len(self._arrays[-1])}"
+            raise ShapeError(f"condition: expected a row for each of {len(data)} data, {got}")
         self._random = np.random.default_rng(0)
 
     def __iter__(self) -> Iterator[tuple[Array, ...]]:
