@@ -123,10 +123,8 @@ def find_directions(
         A spectrum, or a selection of one, whose eigenfunctions the labels are read from.
     x : array, ``[N, *event]``
         Data, at least 10.
-    labels : array, ``[N]``, optional
-        Classes; one direction for each. Or:
-    scores : array, ``[N]``, optional
-        Finite numbers, of any function of the data; one direction.
+    labels, scores : array, ``[N]``
+        Classes, with a direction for each, or finite numbers, of any function of the data, with one for all.
     at : float, default 1.0
         Time on the way from noise to data whose eigenfunctions are read and edited.
     condition : array, optional

@@ -85,17 +85,10 @@ class SpectrumComparison:
 def compare_spectra(
     spectrum: Spectrum, other: Spectrum, *, n: int = 512, seed: int = NOISE_SEED
 ) -> SpectrumComparison:
-    """Match the modes of two students' spectra one to one.
+    """Match the modes of two students' spectra, or selections of them, one to one.
 
     Modes are paired by the nearness of eigenvalues and by the correlation of eigenfunctions on the same noise
-    and on the first student's samples of it.
-
-    Parameters
-    ----------
-    spectrum, other : Spectrum
-        Spectra, or selections, of students of the same events.
-    n, seed : int
-        Number of noise samples, and their random seed.
+    (``n`` samples, of random seed ``seed``) and on the first student's samples of it.
     """
     checked_spectrum("spectrum", spectrum)
     checked_spectrum("other", other)

@@ -91,10 +91,9 @@ def frechet_distance(a: Array, b: Array, features: Any = None, *, batch_size: in
     ----------
     a, b : array, ``[N, *event]`` and ``[M, *event]``
         At least two samples each, or their features where ``features`` is None.
-    features : torch.nn.Module, callable or path, optional
-        Network that turns samples into features: see :func:`extract_features`.
-    batch_size : int, default 64
-        Number of samples in one call of ``features``.
+    features, batch_size
+        Network that turns samples into features, and number of samples in one call of it: see
+        :func:`extract_features`.
 
     Examples
     --------

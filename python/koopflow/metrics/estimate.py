@@ -79,12 +79,9 @@ def measured(
         Samples of the model, at least 4, or their features by :func:`koopflow.metrics.extract_features`.
     data : array, ``[M, ...]``
         Data that the model was not trained on, at least 8.
-    resamples : int, default 200
-        Number of halves, at least 2: the metric is called once for each, on n / 2 samples, and twice on n.
-    confidence : float, default 0.95
-        Confidence of the interval, in (0, 1).
-    seed : int, default 0
-        Random seed of the choice of rows and halves.
+    resamples, confidence, seed
+        Number of halves, at least 2 (the metric is called once for each, on n / 2 samples, and twice on n),
+        confidence of the interval, in (0, 1), and random seed of the choice of rows and halves.
 
     Examples
     --------

@@ -42,7 +42,9 @@ def extract_features(samples: Array, features: Any, *, batch_size: int = 64) -> 
     if len(samples) == 0:
         raise ShapeError(f"samples: expected (N, *event) with N of at least 1, got {tuple(samples.shape)}")
     if isinstance(samples, np.ndarray):
-        samples = samples.astype(_torch_dtype(samples.dtype), copy=False)
+        # What torch has: the machine's byte order, and doubles.
+        kind = np.float64 if samples.dtype == np.longdouble else samples.dtype.newbyteorder("=")
+        samples = samples.astype(kind, copy=False)
     network = network_of(features, str(getattr(samples, "device", "cpu")))
     parameters = network.parameters() if isinstance(network, torch.nn.Module) else iter(())
     home = next((p for p in parameters if p.is_floating_point()), None)
@@ -63,11 +65,6 @@ def extract_features(samples: Array, features: Any, *, batch_size: int = 64) -> 
     if not np.isfinite(whole).all():
         raise NonFiniteError("features: expected finite numbers, got NaN or infinite ones")
     return whole
-
-
-def _torch_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype of torch nearest to one of NumPy: in the machine's byte order, long doubles as doubles."""
-    return np.dtype(np.float64) if dtype == np.longdouble else dtype.newbyteorder("=")
 
 
 def feature_distance(features: Any, device: str) -> Callable[[Any, Any], tuple[Any, Any]]:
