@@ -208,15 +208,11 @@ class KoopmanDistiller(FittedStudent):
         config = {**teacher.pairing_, **self._config(), "seed": self._seed(resume)}
         if features is not None:
             config["weights"] = {"feature_distance": 1.0, **config.get("weights", {})}
-        facts = {
-            "kind": field.kind,
-            "event_shape": list(field.event_shape),
-            "conditioning": Conditioning.of(field).plain(),
-        }
-        classes = Conditioning.of(field).classes
-        if classes is not None:
-            learnt = teacher.history_.get("classes", range(classes))
-            if condition is None and data is None and len(learnt) < classes:
+        kind = Conditioning.of(field)
+        facts = {"kind": field.kind, "event_shape": list(field.event_shape), "conditioning": kind.plain()}
+        if kind.classes is not None:
+            learnt = teacher.history_.get("classes", range(kind.classes))
+            if condition is None and data is None and len(learnt) < kind.classes:
                 condition = learnt
             labels = to_numpy(as_condition(condition))
             seen = np.unique(labels) if labels.dtype.kind in "iub" else learnt
