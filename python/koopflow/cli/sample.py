@@ -69,7 +69,7 @@ def _run(settings: Settings) -> int:
     try:
         samples = to_numpy(model.sample(n, condition=condition, **given, progress=shown))
     except IndexError as error:
-        raise UsageError(f"--modes: {error}") from error
+        raise UsageError(str(error)) from error
     arrays = {"samples": samples} if condition is None else {"samples": samples, "condition": condition}
     if path.suffix in SUFFIXES:
         draw_samples(samples, path, columns=columns)

@@ -132,7 +132,7 @@ def test_pictures(plane, classes, tmp_path):
         (["--output", "x.npy", "--label", "1"], "--label: expected a model with classes"),
         (["--output", "x.npy", "--condition", "y.npy"], "--condition: expected a conditional model"),
         (["--output", "x.npy", "--modes", "a:b"], "--modes: expected 3, [0, 1, 4] or :20, got 'a:b'"),
-        (["--output", "x.npy", "--modes", "99"], "--modes: mode 99 of 16"),
+        (["--output", "x.npy", "--modes", "99"], "modes: expected places from -16 to 15, got 99"),
         (["--output", "x.npy", "--solver", "euler"], "sample.solver: not for a student"),
         (["--output", "x.npy", "--seed", "-1"], "--seed: expected a non-negative integer"),
         (["--output", "x.npy", "--device", "abacus"], "abacus"),
@@ -211,7 +211,7 @@ def test_a_spectrum_without_a_teacher_or_files(classes, capsys):
     assert run("spectrum", classes / "student.safetensors") == 0
     assert "not checked against a teacher" in capsys.readouterr().out
     assert run("spectrum", classes / "student.safetensors", "--sort", "beauty") == 2
-    assert "sort: expected one of energy" in capsys.readouterr().err
+    assert "sort: expected 'energy', " in capsys.readouterr().err
 
 
 # --- evaluate -------------------------------------------------------------------------------------
