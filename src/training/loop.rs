@@ -149,7 +149,8 @@ impl<'a, S: Step> Loop<'a, S> {
     /// is an ordinary end.
     ///
     /// # Errors
-    /// Whatever the trainer or the monitor raises, but an interrupt.
+    /// Whatever the trainer or the monitor raises, but an interrupt; a first checkpoint, before the first step, that
+    /// cannot be written.
     pub fn train(&mut self, monitor: &mut dyn Monitor) -> Result<Stopped> {
         let outcome = panic::catch_unwind(AssertUnwindSafe(|| self.steps(monitor)));
         let stopped = match &outcome {
@@ -173,6 +174,10 @@ impl<'a, S: Step> Loop<'a, S> {
     }
 
     fn steps(&mut self, monitor: &mut dyn Monitor) -> Result<Stopped> {
+        if self.state.ledger.step == 0 {
+            // A disk without room for it is told before there is anything to lose.
+            self.save(Stopped::Interrupted)?;
+        }
         let mut written = self.state.budget.seconds();
         while self.state.ledger.step < self.state.budget.steps {
             let rate = self.one(monitor)?;
@@ -423,7 +428,8 @@ mod tests {
         parameters: &'a Parameters,
         /// What the step of this number does.
         wrong: fn(u64) -> Wrong,
-        unwritable: bool,
+        /// From which step on files cannot be written.
+        unwritable: u64,
         saved: Vec<(u64, Stopped)>,
     }
 
@@ -462,7 +468,7 @@ mod tests {
 
         fn save(&mut self, state: &State<'_>, _: &Checkpointing, stopped: Stopped) -> Result<()> {
             self.saved.push((state.ledger.step, stopped));
-            match self.unwritable {
+            match state.ledger.step >= self.unwritable {
                 true => Err(Error::Internal(anyhow::anyhow!("no space"))),
                 false => Ok(()),
             }
@@ -485,7 +491,7 @@ mod tests {
         wrong: fn(u64) -> Wrong,
         plan: &'a Checkpointing,
     ) -> Loop<'a, Toy<'a>> {
-        let toy = Toy { parameters, wrong, unwritable: false, saved: Vec::new() };
+        let toy = Toy { parameters, wrong, unwritable: u64::MAX, saved: Vec::new() };
         let optimiser = Adam::new(parameters, Optimizer::AdamW, 1e-3).unwrap();
         let multipliers = parameters.multipliers(|_| 0.5).unwrap();
         let state = State {
@@ -535,7 +541,7 @@ mod tests {
                 // Masked, the count behind the corrections is off by one until it is read.
                 let limit = if masked { 1e-2 } else { 0.0 };
                 assert!(gap(&tensors(&run.state), &tensors(&whole.state)) <= limit, "masked: {masked}");
-                assert_eq!(run.step.saved, [25, 50, 60].map(|step| (step, ending(step))));
+                assert_eq!(run.step.saved, [0, 25, 50, 60].map(|step| (step, ending(step))));
             }
         }
         // Without such a step, a mask is no difference.
@@ -593,13 +599,13 @@ mod tests {
 
     #[test]
     fn whatever_ends_training_is_saved_first() {
-        for unwritable in [false, true] {
+        for unwritable in [u64::MAX, 1] {
             let own = parameters();
             let mut run = toy(&own, 30, |step| if step == 7 { Wrong::Failure } else { Wrong::No }, &EVERY_25);
             run.step.unwritable = unwritable;
             let error = run.train(&mut Silent).err().unwrap();
             assert!(matches!(error, Error::NotFitted(_)), "{error}");
-            assert_eq!(run.step.saved, [(7, Stopped::Interrupted)]);
+            assert_eq!(run.step.saved, [0, 7].map(|step| (step, Stopped::Interrupted)));
         }
         let own = parameters();
         let mut run = toy(&own, 30, |step| if step == 7 { Wrong::Panic } else { Wrong::No }, &EVERY_25);
@@ -607,18 +613,29 @@ mod tests {
         let panicked = panic::catch_unwind(AssertUnwindSafe(|| run.train(&mut Silent)));
         let _ = panic::take_hook();
         assert!(panicked.is_err());
-        assert_eq!(run.step.saved, [(7, Stopped::Interrupted)]);
+        assert_eq!(run.step.saved, [0, 7].map(|step| (step, Stopped::Interrupted)));
     }
 
     #[test]
-    fn files_that_cannot_be_written_end_nothing() {
+    fn files_that_cannot_be_written_later_end_nothing() {
         let own = parameters();
         let mut run = toy(&own, 60, |_| Wrong::No, &EVERY_25);
-        run.step.unwritable = true;
+        run.step.unwritable = 1;
         assert_eq!(run.train(&mut Silent).unwrap(), Stopped::Completed);
         // Once while training, and at the end.
         let steps: Vec<u64> = run.state.ledger.notes.iter().map(|note| note.step).collect();
         assert_eq!(steps, [25, 60]);
         assert!(run.state.ledger.notes.iter().all(|note| note.text.contains("no space")));
+    }
+
+    #[test]
+    fn a_first_file_that_cannot_be_written_is_told_before_the_first_step() {
+        let own = parameters();
+        let mut run = toy(&own, 60, |_| Wrong::No, &EVERY_25);
+        run.step.unwritable = 0;
+        let error = run.train(&mut Silent).err().unwrap();
+        assert!(error.to_string().contains("no space"), "{error}");
+        assert_eq!(run.state.ledger.step, 0);
+        assert!(own.flat().unwrap().equal(&parameters().flat().unwrap()));
     }
 }

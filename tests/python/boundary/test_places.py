@@ -183,12 +183,36 @@ def test_a_full_disk_leaves_old_files_whole(
 def test_a_full_disk_during_training_loses_no_model(kind: str, gaussian: FlowTeacher, tmp_path: Path) -> None:
     file = tmp_path / "run.safetensors"
     model = KoopmanDistiller(**TINY) if kind == "student" else FlowTeacher((2,), width=8, depth=1, steps=12)
-    with full_disk(), pytest.warns(RuntimeWarning, match=f"could not be written: .*{file.name}"):
-        model.fit(
-            gaussian if kind == "student" else DATA, checkpoint=file, checkpoint_every=4, progress=False
-        )
+    with (
+        contextlib.ExitStack() as disk,
+        pytest.warns(RuntimeWarning, match=f"could not be written: .*{file.name}"),
+    ):
+
+        def fill(event: dict) -> None:
+            if event["stage"] == kind and "note" not in event:
+                disk.enter_context(full_disk())
+
+        data = gaussian if kind == "student" else DATA
+        model.fit(data, checkpoint=file, checkpoint_every=4, progress=False, callback=fill)
     assert (model.history_["steps"], model.history_["stopped"]) == (12, "completed")
     assert np.isfinite(model.sample(x0=DATA)).all()
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("kind", ["student", "teacher"])
+def test_a_disk_that_is_full_at_first_is_told_before_the_first_step(
+    kind: str, gaussian: FlowTeacher, tmp_path: Path
+) -> None:
+    file = tmp_path / "run.safetensors"
+    model = KoopmanDistiller(**TINY) if kind == "student" else FlowTeacher((2,), width=8, depth=1, steps=12)
+    data, steps = gaussian if kind == "student" else DATA, []
+
+    def count(event: dict) -> None:
+        steps.extend([event["step"]] if event["stage"] == kind else [])
+
+    with full_disk(), pytest.raises(OSError, match=file.name):
+        model.fit(data, checkpoint=file, progress=False, callback=count)
+    assert steps == []
     assert list(tmp_path.iterdir()) == []
 
 
