@@ -183,16 +183,13 @@ def test_a_full_disk_leaves_old_files_whole(
 def test_a_full_disk_during_training_loses_no_model(kind: str, gaussian: FlowTeacher, tmp_path: Path) -> None:
     file = tmp_path / "run.safetensors"
     model = KoopmanDistiller(**TINY) if kind == "student" else FlowTeacher((2,), width=8, depth=1, steps=12)
-    with (
-        contextlib.ExitStack() as disk,
-        pytest.warns(RuntimeWarning, match=f"could not be written: .*{file.name}"),
-    ):
+    data, disk = gaussian if kind == "student" else DATA, contextlib.ExitStack()
 
-        def fill(event: dict) -> None:
-            if event["stage"] == kind and "note" not in event:
-                disk.enter_context(full_disk())
+    def fill(event: dict) -> None:
+        if event["stage"] == kind and "note" not in event:
+            disk.enter_context(full_disk())
 
-        data = gaussian if kind == "student" else DATA
+    with disk, pytest.warns(RuntimeWarning, match=f"could not be written: .*{file.name}"):
         model.fit(data, checkpoint=file, checkpoint_every=4, progress=False, callback=fill)
     assert (model.history_["steps"], model.history_["stopped"]) == (12, "completed")
     assert np.isfinite(model.sample(x0=DATA)).all()
