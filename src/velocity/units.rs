@@ -12,6 +12,7 @@
 //! The maps form a group: the inverse of (m, s) is (-m / s, 1 / s), with the roles of (t, x) and (u, z) exchanged.
 
 use std::f64::consts::FRAC_PI_2;
+use std::ops::RangeInclusive;
 
 use tch::{Device, Kind, Tensor};
 
@@ -19,6 +20,9 @@ use super::standard::moments;
 use super::{Conditioning, EvaluationCounter, FieldState, Path, VelocityField};
 use crate::error::{Error, Result};
 use crate::tensor::{check_finite, shape_text, shared};
+
+/// Deviations that are near enough to the noise's.
+const NEAR_ONE: RangeInclusive<f64> = 0.25..=4.0;
 
 /// Mean `[d]` and root-mean-square deviation of data, float64 on the CPU.
 pub struct Moments {
@@ -61,7 +65,7 @@ impl Moments {
     /// commonly scaled, pixels in [0, 1] or [-1, 1] among them.
     fn are_near_standard(&self) -> bool {
         let offset = self.mean.square().mean(Kind::Double).double_value(&[]).sqrt();
-        (0.25..=4.0).contains(&self.deviation) && offset <= 2.0 * self.deviation.max(1.0)
+        NEAR_ONE.contains(&self.deviation) && offset <= 2.0 * self.deviation.max(1.0)
     }
 }
 
@@ -106,8 +110,9 @@ impl Units {
         if moments.are_near_standard() {
             return Ok(None);
         }
-        // Data that do not vary are only shifted.
-        let scale = if moments.deviation > 0.0 { moments.deviation } else { 1.0 };
+        // Data whose deviation is near 1, and those that do not vary, are only shifted.
+        let deviation = moments.deviation;
+        let scale = if NEAR_ONE.contains(&deviation) || deviation == 0.0 { 1.0 } else { deviation };
         Units::new(path, &moments.mean, scale).map(Some)
     }
 
