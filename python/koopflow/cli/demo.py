@@ -94,7 +94,7 @@ def cases(seed: int, *, quick: bool) -> list[Case]:
         of_digits = {"steps": 1_000, "trajectories": 4_096, "batch_size": 128}
     return [
         Case("moons", *moons, plane, of_moons, 0.03, 0.002),
-        Case("digits", train, held_out, {"steps": 800 if quick else 3_000}, of_digits, 0.2, 0.05),
+        Case("digits", train, held_out, {"steps": 800 if quick else 3_000}, of_digits, 0.2, 0.08),
     ]
 
 
