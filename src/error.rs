@@ -40,6 +40,9 @@ pub enum Error {
     /// A stop asked for by the user (Ctrl-C). Training keeps its best state; elsewhere it is re-raised.
     #[error("interrupted")]
     Interrupted(Source),
+    /// The time limit of a fit has passed: see [`crate::monitor::Until`]. Whoever set it keeps what is finished.
+    #[error("the time limit has passed")]
+    OutOfTime,
     /// The user's own callback failed; its exception is re-raised unchanged.
     #[error("the callback failed: {0}")]
     Callback(Source),
@@ -76,7 +79,7 @@ impl Error {
     pub fn is_out_of_memory(&self) -> bool {
         match self {
             Error::OutOfMemory(_) => true,
-            Error::Torch(message) => says_out_of_memory(message),
+            Error::Torch(message) | Error::Teacher { message, .. } => says_out_of_memory(message),
             _ => false,
         }
     }
@@ -103,8 +106,16 @@ impl From<tch::TchError> for Error {
 }
 
 /// Whether a message of libtorch's is about memory that it could not get: on a GPU "CUDA out of memory", on a
-/// CPU "DefaultCPUAllocator: not enough memory" or "can't allocate memory".
+/// CPU "DefaultCPUAllocator: not enough memory" or "can't allocate memory"; of sizes beyond any memory "Storage size
+/// calculation overflowed". Python's are called MemoryError and OutOfMemoryError.
 pub fn says_out_of_memory(message: &str) -> bool {
     let message = message.to_lowercase();
-    ["out of memory", "not enough memory", "can't allocate memory"].iter().any(|text| message.contains(text))
+    let known = [
+        "out of memory",
+        "not enough memory",
+        "can't allocate memory",
+        "memoryerror",
+        "size calculation overflowed",
+    ];
+    known.iter().any(|text| message.contains(text))
 }

@@ -2,10 +2,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Counts evaluations (NFE): one for each batched call, shared by its clones.
 #[derive(Debug, Clone, Default)]
@@ -47,6 +48,38 @@ pub trait Monitor {
     fn note(&mut self, progress: &Progress, text: &str) -> Result<()> {
         let _ = (progress, text);
         Ok(())
+    }
+}
+
+/// Another monitor, and a time at which a computation is to end: from then on every tick is
+/// [`Error::OutOfTime`].
+pub struct Until<'a> {
+    monitor: &'a mut dyn Monitor,
+    deadline: Option<Instant>,
+}
+
+impl<'a> Until<'a> {
+    /// `None` is no limit.
+    pub fn new(monitor: &'a mut dyn Monitor, deadline: Option<Instant>) -> Self {
+        Until { monitor, deadline }
+    }
+}
+
+impl Monitor for Until<'_> {
+    fn tick(&mut self) -> Result<()> {
+        self.monitor.tick()?;
+        match self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            true => Err(Error::OutOfTime),
+            false => Ok(()),
+        }
+    }
+
+    fn report(&mut self, progress: &Progress) -> Result<()> {
+        self.monitor.report(progress)
+    }
+
+    fn note(&mut self, progress: &Progress, text: &str) -> Result<()> {
+        self.monitor.note(progress, text)
     }
 }
 

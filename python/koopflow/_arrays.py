@@ -25,9 +25,10 @@ StrOrBytesPath: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
 def checked_count(n: object, argument: str = "n") -> int:
-    """A number of things. Raises ``ArgumentError`` for anything but an integer of at least 1."""
+    """A number of things. Raises ``ArgumentError`` for anything but an integer from 1 to 2**63 - 1."""
     if (count := _index(n)) is None or not 1 <= count < 2**63:
-        raise ArgumentError(f"{argument}: expected an integer of at least 1, got {n!r}")
+        below = "" if count is None or count < 1 else " and below 2**63"
+        raise ArgumentError(f"{argument}: expected an integer of at least 1{below}, got {n!r}")
     return count
 
 

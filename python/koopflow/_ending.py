@@ -10,12 +10,15 @@ from .exceptions import DivergenceError
 
 
 def tell_ending(history: Mapping[str, Any], kept: str) -> None:
-    """Warn of a fit that was cut or whose checkpoint is missing, by its ``history_``; call last, when what is
+    """Warn of a fit that was cut, had no time or misses its checkpoint, by its ``history_``; call last, when what is
     ``kept``, "the teacher so far", is in place. Raises ``DivergenceError`` for a fit that diverged."""
     steps, notes = history.get("steps"), history.get("notes") or []
     last: Mapping[str, Any] = notes[-1] if notes else {"step": None, "text": ""}
     if last["step"] == steps and last["text"].startswith("the checkpoint could not be written"):
         warnings.warn(last["text"], RuntimeWarning, stacklevel=3)
+    for note in notes:
+        if note["text"].startswith("max_seconds"):
+            warnings.warn(note["text"], RuntimeWarning, stacklevel=3)
     if history.get("stopped") == "interrupted":
         warnings.warn(f"interrupted after {steps} steps; {kept} is kept", RuntimeWarning, stacklevel=3)
     if history.get("stopped") == "diverged":

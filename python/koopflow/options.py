@@ -319,8 +319,8 @@ class Training(Options):
     method : {"gradient", "closed_form", "refine"}, optional
         ``"gradient"``: gradient steps (the default). ``"closed_form"``: instead a linear solve in seconds,
         for the dense generator, or the spectral readout, of random observables with one lift. ``"refine"``:
-        gradient steps, then that solve for the trained observables, beyond ``max_seconds``, and whichever has
-        the lower held-out errors. Students only.
+        gradient steps, then that solve for the trained observables, for which a fifth of ``max_seconds`` is
+        left, and whichever has the lower held-out errors. Students only.
     ridge : float, optional
         Ridge of the linear solve, relative to the mean square of the regressors; chosen on held-out
         trajectories by default. Students only.
@@ -357,7 +357,9 @@ class Trajectories(Options):
     ----------
     count : int, optional
         Number of stored trajectories: by default 65,536 up to eight dimensions, 131,072 up to 256, 16,384
-        beyond.
+        beyond, but no more than training can use (the rows of all its steps) and, beyond 512, no more than
+        take about as long as training does, by the multiplications of both; a note says so then, in
+        ``history_["notes"]`` too. A given number is obeyed, and so is the default with a ``trajectory_file``.
     path_steps : int, optional
         Number of steps in which each trajectory is stored: by default 32 up to eight dimensions, 16 beyond.
     memory : float, optional

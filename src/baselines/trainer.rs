@@ -4,10 +4,10 @@ use serde::Serialize;
 use tch::Tensor;
 
 use super::{Baseline, BaselineConfig, Source};
-use crate::data::{InStandardUnits, Inputs, Trajectories, TrajectoryPlan};
+use crate::data::{Demand, InStandardUnits, Inputs, Trajectories, TrajectoryPlan};
 use crate::distill::DistillConfig;
 use crate::error::{Error, Result};
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, Until};
 use crate::tensor::threads::IntraOpThreads;
 use crate::tensor::RandomSource;
 use crate::training::{
@@ -40,6 +40,10 @@ pub struct BaselineHistory {
 
 /// Steps that one entry of the history averages over.
 const LOG_EVERY: u64 = 50;
+/// Share of `max_seconds` that the units of a teacher's data may take to be found.
+const UNITS_SHARE: f64 = 0.1;
+/// Multiplications of the gradient by one row, for each weight: forwards once, backwards twice.
+const GRADIENT_WORK: f64 = 3.0;
 
 /// Distils `teacher`: solves its trajectories, or takes those of the inputs' file, and trains the networks of
 /// `config.method` on them. Of `inputs`, conditions and the trajectory file are used.
@@ -59,20 +63,27 @@ pub fn fit(
     monitor: &mut dyn Monitor,
 ) -> Result<(Baseline, BaselineHistory)> {
     let (event_shape, conditioning) = (teacher.event_shape(), teacher.conditioning());
+    let open = config.trajectories.is_none();
     let config = config.with_defaults(event_shape, conditioning)?;
     let budget = Budget::new(config.training.steps.unwrap_or(u64::MAX), config.training.max_seconds);
     let evaluations_before = teacher.evaluations();
     let kind = config.training.place()?.0;
-    let standard = InStandardUnits::find(teacher, inputs, Path::default(), kind, monitor)?;
+    let until = &mut Until::new(monitor, budget.at(UNITS_SHARE));
+    let standard = InStandardUnits::find(teacher, inputs, Path::default(), kind, until)?;
     let (teacher, inputs) = match &standard {
         Some(standard) => (&*standard.teacher, &standard.inputs),
         None => (teacher, inputs),
     };
-    let trajectories = trajectories(teacher, &config, inputs, monitor)?;
-    let trajectory_seconds = budget.seconds();
-
     let (seed, device) = (config.training.seed, config.training.place()?.1);
     let mut student = Baseline::new(config.model(event_shape, conditioning)?, seed, device)?;
+    let demand = Demand {
+        steps: budget.steps,
+        rows: config.batch_size(),
+        work: GRADIENT_WORK * student.parameters().count() as f64,
+    };
+    let trajectories = trajectories(teacher, &config, inputs, Some(&demand).filter(|_| open), monitor)?;
+    let trajectory_seconds = budget.seconds();
+
     student.set_coordinates(trajectories.coordinates(None)?);
     if let Some(standard) = &standard {
         student.set_units(&standard.units);
@@ -80,7 +91,9 @@ pub fn fit(
     let random = RandomSource::new(seed).fork("baseline batches");
     let source = Source { teacher, trajectories: &trajectories, config: &config, random };
     let fitting = Fitting { student: &student, source, log: LossLog::new(LOG_EVERY) };
-    let state = begin(&config, &student, budget)?;
+    let mut state = begin(&config, &student, budget)?;
+    let notes = trajectories.notes().iter().map(|text| Note { step: 0, text: text.clone() });
+    state.ledger.notes.extend(notes);
     let _threads = IntraOpThreads::for_work(student.parameters().count(), config.batch_size());
     let mut run = Loop::new(fitting, state, &config.training, None)?;
     let stopped = run.train(monitor)?;
@@ -107,6 +120,7 @@ fn trajectories(
     teacher: &dyn VelocityField,
     config: &BaselineConfig,
     inputs: &Inputs,
+    demand: Option<&Demand>,
     monitor: &mut dyn Monitor,
 ) -> Result<Trajectories> {
     inputs.check(teacher)?;
@@ -120,7 +134,7 @@ fn trajectories(
         max_seconds: config.training.max_seconds,
     };
     let memory = DistillConfig::default().trajectory_memory;
-    Trajectories::of_inputs(teacher, plan, memory, inputs, monitor)
+    Trajectories::of_inputs(teacher, plan, memory, inputs, demand, monitor)
 }
 
 /// The state of a run whose trajectories are there. The schedule follows what they have left of the clock.
@@ -165,7 +179,7 @@ impl Step for Fitting<'_> {
         self.log.due(last)
     }
 
-    fn look(&mut self, _: &State<'_>, rate: f64) -> Result<Look> {
+    fn look(&mut self, _: &State<'_>, rate: f64, _: &mut dyn Monitor) -> Result<Look> {
         self.log.look(rate)
     }
 

@@ -5,7 +5,7 @@ use tch::Tensor;
 
 use crate::error::Result;
 use crate::nets::precision::Lowered;
-use crate::tensor::shared;
+use crate::tensor::{in_halves, shared};
 use crate::velocity::VelocityField;
 
 /// Single points (t, x_t).
@@ -42,6 +42,31 @@ impl Points {
             teacher.velocity(&self.t.to_kind(kind).to_device(device), &x, condition.as_ref())
         })?;
         Ok(velocity.to_kind(self.x.kind()).to_device(self.x.device()).f_reshape(self.x.size().as_slice())?)
+    }
+
+    /// The same in one evaluation or, where memory runs out, in several of fewer points.
+    ///
+    /// # Errors
+    /// Whatever the teacher answers.
+    pub fn velocity_in_parts(&self, teacher: &dyn VelocityField) -> Result<Tensor> {
+        let _guard = tch::no_grad_guard();
+        let mut parts = Vec::new();
+        in_halves(self.count(), self.count(), |first, rows| {
+            parts.push(self.rows(first, rows).velocity(teacher)?);
+            Ok(())
+        })?;
+        Ok(Tensor::f_cat(&parts, 0)?)
+    }
+
+    /// Points `start .. start + length`.
+    pub(crate) fn rows(&self, start: i64, length: i64) -> Points {
+        let part = |tensor: &Tensor| tensor.narrow(0, start, length);
+        Points {
+            t: part(&self.t),
+            x: part(&self.x),
+            condition: self.condition.as_ref().map(part),
+            teacher_condition: self.teacher_condition.as_ref().map(part),
+        }
     }
 }
 

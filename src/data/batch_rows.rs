@@ -63,6 +63,11 @@ impl BatchRows {
         }
     }
 
+    /// Rows that a step draws from trajectories.
+    pub fn drawn(&self) -> i64 {
+        self.noise + self.pairs + self.inverse + self.points
+    }
+
     /// Largest number of micro-batches that leaves two rows of each kind of pair in each.
     pub fn most_parts(&self) -> i64 {
         (self.noise.min(self.pairs).min(self.inverse) / 2).max(1)

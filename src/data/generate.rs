@@ -1,14 +1,14 @@
 //! Trajectories solved from a teacher, chunk by chunk.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
-use crate::monitor::{Monitor, Progress};
+use crate::monitor::{Monitor, Progress, Until};
 use crate::ode;
-use crate::ode::SolveOptions;
-use crate::tensor::RandomSource;
+use crate::ode::{SolveOptions, Solver};
+use crate::tensor::{out_of_memory, RandomSource};
 use crate::velocity::VelocityField;
 
 /// Which trajectories to store.
@@ -23,14 +23,31 @@ pub struct TrajectoryPlan {
     /// Dtype and device of batches.
     pub kind: Kind,
     pub device: Device,
-    /// Seconds after which generation ends early, after one chunk at least.
+    /// Seconds that solving may take: it ends with the trajectories that are finished.
     pub max_seconds: Option<f64>,
 }
 
-/// Number of trajectories solved at once: bounds memory and the time between two looks at the monitor.
+/// Largest number of trajectories whose noise is drawn at once, and the grain in which a file grows.
 const CHUNK_ROWS: i64 = 2048;
 /// Number of stored values of one chunk, which bounds it for large samples.
 const CHUNK_VALUES: i64 = 1 << 26;
+
+/// Share of `max_seconds` that trajectories may take.
+pub(super) const TIME_SHARE: f64 = 0.4;
+/// The fewest trajectories that a student is trained on, and solved at once against the clock.
+const FEWEST: i64 = 16;
+/// Evaluations that the fewest trajectories take, about: what a refusal asks time for.
+const FEWEST_EVALUATIONS: i64 = 20;
+/// Seconds of one evaluation from which on a fit that has no time for it is refused: shorter ones are made.
+const WORTH_A_REFUSAL: f64 = 0.5;
+/// Share of the time left that a part is planned to take.
+const CAUTION: f64 = 0.8;
+
+/// Evaluations that one solve takes, about.
+pub(super) const EVALUATIONS: f64 = 50.0;
+/// Multiplications of one part on a CPU and on a GPU.
+const PART_WORK: (f64, f64) = (1.4e11, 1.4e14);
+const LEAST_PART: i64 = 64;
 
 /// Endpoints then err by less than 1e-3 of the data (measured on curved and 64-D teachers): below what a
 /// student is left with, at half the evaluations of 1e-5.
@@ -39,11 +56,47 @@ pub(super) const SOLVER_TOLERANCE: f64 = 1e-4;
 /// Numbers of points, and of coordinates of each, that a teacher is recognised by.
 const FINGERPRINT_POINTS: i64 = 8;
 const FINGERPRINT_COORDINATES: i64 = 64;
+
+/// Time that solving may take.
+struct Clock {
+    started: Instant,
+    limit: Option<f64>,
+}
+
+impl Clock {
+    fn seconds(&self) -> f64 {
+        self.started.elapsed().as_secs_f64()
+    }
+
+    /// Seconds left; `None` without a limit.
+    fn left(&self) -> Option<f64> {
+        self.limit.map(|limit| limit - self.seconds())
+    }
+
+    /// When `share` of the time has passed.
+    fn at(&self, share: f64) -> Option<Instant> {
+        let seconds = Duration::try_from_secs_f64(self.limit? * share).ok()?;
+        self.started.checked_add(seconds)
+    }
+}
+
+/// What is known of the work before it begins.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Choice {
+    /// [`VelocityField::work`] of the teacher, where nothing goes by the clock.
+    pub work: Option<f64>,
+    /// How many trajectories there would be if they were not more work than the training.
+    pub cut_from: Option<i64>,
+}
+
 /// The trajectories as a function of the plan and the chunk's number.
 pub(super) struct Generation<'a> {
     teacher: &'a dyn VelocityField,
     plan: TrajectoryPlan,
     chunk_rows: i64,
+    /// The teacher's count before its first solve.
+    evaluations_before: u64,
+    choice: Choice,
     /// Conditions of all trajectories.
     pub condition: Option<Tensor>,
 }
@@ -54,8 +107,11 @@ impl<'a> Generation<'a> {
         plan: TrajectoryPlan,
         chunk_rows: i64,
         pool: Option<&Tensor>,
+        choice: Choice,
     ) -> Result<Self> {
-        let mut generation = Generation { teacher, plan, chunk_rows, condition: None };
+        let evaluations_before = teacher.evaluations();
+        let mut generation =
+            Generation { teacher, plan, chunk_rows, evaluations_before, choice, condition: None };
         if let Some(pool) = pool {
             let mut chosen = Vec::new();
             for index in 0..(plan.count as u64).div_ceil(chunk_rows as u64) as i64 {
@@ -72,53 +128,155 @@ impl<'a> Generation<'a> {
         RandomSource::new(self.plan.seed).fork("trajectories").fork_numbered("chunk ", chunk as u64)
     }
 
-    /// Solves the chunks from row `done` on, until all are there or time is up; returns the rows done.
+    /// Solves the trajectories from row `done` on, until all are there or time is up; returns the rows done and what a
+    /// person should read of it. Each chunk is solved in parts: of as many rows as memory has room for and, against
+    /// the clock, as the last part leaves time for.
     pub fn run(
         &self,
         mut done: i64,
         mut store: impl FnMut(i64, &Tensor) -> Result<()>,
         monitor: &mut dyn Monitor,
-    ) -> Result<i64> {
-        let started = Instant::now();
+    ) -> Result<(i64, Vec<String>)> {
+        let clock = Clock { started: Instant::now(), limit: self.plan.max_seconds };
         let count = self.plan.count;
-        let report = |done: i64, monitor: &mut dyn Monitor| {
-            monitor.report(&Progress {
-                stage: "trajectories",
-                step: done as u64,
-                total: count as u64,
-                seconds: started.elapsed().as_secs_f64(),
-                values: Vec::new(),
-            })
+        let progress = |done: i64| Progress {
+            stage: "trajectories",
+            step: done as u64,
+            total: count as u64,
+            seconds: clock.seconds(),
+            values: Vec::new(),
         };
         if done > 0 && done < count {
-            report(done, monitor)?;
+            monitor.report(&progress(done))?;
         }
+        let mut notes = Vec::new();
+        let mut rows = if clock.limit.is_some() { FEWEST } else { self.part_rows() };
+        let mut noise = None;
         while done < count {
-            let states = self.chunk(done / self.chunk_rows, self.chunk_rows.min(count - done), monitor)?;
+            let (chunk, offset) = (done / self.chunk_rows, done % self.chunk_rows);
+            let whole = match noise.take() {
+                Some((own, whole)) if own == chunk => whole,
+                _ => self.noise(chunk)?,
+            };
+            let part = rows.min(self.chunk_rows - offset).min(count - done);
+            let start = whole.narrow(0, offset, part);
+            noise = Some((chunk, whole));
+            let began = clock.seconds();
+            // Until something is there, half of the time is left for what a teacher too slow for the solver gets.
+            let share = if done == 0 { 0.5 } else { 1.0 };
+            let solved = {
+                let mut watch = Until::new(monitor, clock.at(share));
+                let mut solve = || self.solve(done, &start, &mut watch);
+                if part > 1 {
+                    out_of_memory(solve)
+                } else {
+                    solve().map(Some)
+                }
+            };
+            let states = match solved {
+                Ok(Some(states)) => states,
+                Ok(None) => {
+                    rows = (part + 1) / 2;
+                    continue;
+                }
+                Err(Error::OutOfTime) if done > 0 => break,
+                Err(Error::OutOfTime) => {
+                    let (states, note) = self.sketch(&start, &clock, monitor)?;
+                    monitor.note(&progress(part), &note)?;
+                    notes.push(note);
+                    states
+                }
+                Err(error) => return Err(error),
+            };
             store(done, &states)?;
-            done += states.size()[0];
-            report(done, monitor)?;
-            if self.plan.max_seconds.is_some_and(|limit| started.elapsed().as_secs_f64() >= limit) {
+            done += part;
+            monitor.report(&progress(done))?;
+            if let Some(most) = self.choice.cut_from.filter(|_| done == part) {
+                let note = too_many(count, most, clock.seconds() * count as f64 / part as f64);
+                monitor.note(&progress(done), &note)?;
+                notes.push(note);
+            }
+            let Some(left) = clock.left() else { continue };
+            let fitting = CAUTION * left * part as f64 / (clock.seconds() - began).max(1e-9);
+            if fitting < FEWEST as f64 {
                 break;
             }
+            rows = (4 * rows).min(fitting as i64);
         }
-        Ok(done)
+        Ok((done, notes))
     }
 
-    /// One chunk `[rows, T, d]`, float32.
-    fn chunk(&self, index: i64, rows: i64, monitor: &mut dyn Monitor) -> Result<Tensor> {
-        let (teacher, path_steps) = (self.teacher, self.plan.path_steps);
-        let grid: Vec<f64> = (0..=path_steps).map(|i| i as f64 / path_steps as f64).collect();
+    /// Noise that a chunk starts from, `[chunk_rows, *event]`.
+    fn noise(&self, chunk: i64) -> Result<Tensor> {
+        let rows = self.chunk_rows.min(self.plan.count - chunk * self.chunk_rows);
+        let mut shape = vec![rows];
+        shape.extend(self.teacher.event_shape());
+        self.random(chunk).fork("noise").normal(&shape, self.teacher.dtype(), self.teacher.device())
+    }
+
+    /// Trajectories `[rows, T, d]`, float32, from `noise`; the first one is number `first`.
+    fn solve(&self, first: i64, noise: &Tensor, monitor: &mut dyn Monitor) -> Result<Tensor> {
         // Adaptive, with dense output at the grid: as cheap as 16 steps of RK4 where the field is smooth, and
         // safe where it is stiff near t = 1 (finite data sets).
         let options = SolveOptions::adaptive(SOLVER_TOLERANCE);
-        let mut shape = vec![rows];
-        shape.extend(teacher.event_shape());
-        let noise = self.random(index).fork("noise").normal(&shape, teacher.dtype(), teacher.device())?;
-        let condition = self.condition.as_ref().map(|c| c.narrow(0, index * self.chunk_rows, rows));
-        let solution = ode::solve(teacher, &noise, &grid, &options, condition.as_ref(), monitor)?;
-        let paths = solution.trajectory.f_reshape([path_steps + 1, rows, teacher.event_size()])?;
-        Ok(paths.transpose(0, 1).to_kind(Kind::Float))
+        let (rows, times) = (noise.size()[0], uniform(self.plan.path_steps));
+        let condition = self.condition.as_ref().map(|c| c.narrow(0, first, rows));
+        let solution = ode::solve(self.teacher, noise, &times, &options, condition.as_ref(), monitor)?;
+        self.by_trajectory(&solution.trajectory)
+    }
+
+    /// The first trajectories where not even they could be solved in time: by as many evaluations of the teacher as
+    /// there is still time for, and with straight lines between them.
+    fn sketch(&self, noise: &Tensor, clock: &Clock, monitor: &mut dyn Monitor) -> Result<(Tensor, String)> {
+        let evaluations = self.teacher.evaluations() - self.evaluations_before;
+        let limit = clock.limit.unwrap_or(f64::INFINITY);
+        let cost = if evaluations > 0 { clock.seconds() / evaluations as f64 } else { 0.0 };
+        let whole = limit / TIME_SHARE;
+        if cost > limit && cost > WORTH_A_REFUSAL {
+            let enough = cost * (FEWEST_EVALUATIONS as f64 / TIME_SHARE);
+            let expected = format!(
+                "at least {enough:.0} s for this teacher, one evaluation of which takes {cost:.1} s, even of \
+                 {FEWEST} samples"
+            );
+            return Err(Error::argument("max_seconds", expected, whole));
+        }
+        let affordable = (clock.left().unwrap_or(0.0) / cost.max(1e-9)) as u64;
+        let steps = (affordable / 2).clamp(1, self.plan.path_steps as u64);
+        let solver = if affordable < 2 { Solver::Euler } else { Solver::Midpoint };
+        let options = SolveOptions::fixed(solver, steps);
+        let condition = self.condition.as_ref().map(|c| c.narrow(0, 0, noise.size()[0]));
+        let times = uniform(steps as i64);
+        let solution = ode::solve(self.teacher, noise, &times, &options, condition.as_ref(), monitor)?;
+        let known = solution.trajectory;
+        let place = Tensor::arange(self.plan.path_steps + 1, (Kind::Double, known.device()))
+            * (steps as f64 / self.plan.path_steps as f64);
+        let before = place.floor().clamp_max(steps as f64 - 1.0);
+        let mut shape = vec![1; known.dim()];
+        shape[0] = -1;
+        let weight = (place - &before).to_kind(known.kind()).f_view(shape.as_slice())?;
+        let before = before.to_kind(Kind::Int64);
+        let at = |index: &Tensor| known.f_index_select(0, index);
+        let lines = at(&before)?.f_lerp_tensor(&at(&(&before + 1))?, &weight)?;
+        let note = format!(
+            "max_seconds={whole} is too short to solve trajectories of this teacher: {} of them are sketched by \
+             {steps} {} step(s), and the student will be poor",
+            noise.size()[0],
+            solver.name()
+        );
+        Ok((self.by_trajectory(&lines)?, note))
+    }
+
+    /// States `[T, rows, *event]` as float32 `[rows, T, d]`.
+    fn by_trajectory(&self, states: &Tensor) -> Result<Tensor> {
+        let flat = states.f_reshape([self.plan.path_steps + 1, -1, self.teacher.event_size()])?;
+        Ok(flat.transpose(0, 1).to_kind(Kind::Float))
+    }
+
+    /// Trajectories solved at once without a clock, by the work that each is: a part takes a few seconds.
+    fn part_rows(&self) -> i64 {
+        let most = if self.teacher.device().is_cuda() { PART_WORK.1 } else { PART_WORK.0 };
+        let one = self.choice.work.unwrap_or(0.0) * EVALUATIONS;
+        ((most / one.max(1.0)) as i64).clamp(LEAST_PART, self.chunk_rows.max(LEAST_PART))
     }
 
     /// Some velocities at fixed points: one evaluation.
@@ -145,7 +303,20 @@ impl<'a> Generation<'a> {
     }
 }
 
-/// Number of trajectories solved at once, by the size of one.
+/// `steps` uniform intervals of [0, 1], by their ends.
+fn uniform(steps: i64) -> Vec<f64> {
+    (0..=steps).map(|i| i as f64 / steps as f64).collect()
+}
+
+/// What is said where `count` trajectories are solved instead of `most`.
+fn too_many(count: i64, most: i64, seconds: f64) -> String {
+    format!(
+        "{count} trajectories are solved, in about {seconds:.0} s; the default of {most} would take longer than \
+         training does, and trajectories=... sets another number"
+    )
+}
+
+/// Number of trajectories in a chunk, by the size of one.
 pub(super) fn chunk_rows(plan: &TrajectoryPlan, dimension: i64) -> i64 {
     (CHUNK_VALUES / ((plan.path_steps + 1) * dimension)).clamp(16, CHUNK_ROWS)
 }

@@ -3,6 +3,7 @@
 mod batch;
 mod batch_rows;
 mod coupling;
+mod demand;
 mod draw;
 mod file;
 mod generate;
@@ -17,6 +18,7 @@ pub(crate) use batch::sampler_steps;
 pub use batch::{Batch, Pairs, Points};
 pub use batch_rows::{BatchRows, Regime};
 pub use coupling::{assign, Coupling};
+pub use demand::Demand;
 pub use draw::{Curriculum, PairDraw, PairKind};
 pub use file::{StoredPlan, TrajectoryFile};
 pub use generate::TrajectoryPlan;

@@ -3,7 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::Inputs;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::ode::{self, SolveOptions};
 use crate::tensor::RandomSource;
@@ -48,7 +48,11 @@ impl InStandardUnits {
         let moments = match (teacher.moments()?, &inputs.data) {
             (Some(moments), _) => moments,
             (None, Some(data)) => Moments::of(data)?,
-            (None, None) => Moments::of(&samples(teacher, inputs, monitor)?)?,
+            (None, None) => match samples(teacher, inputs, monitor) {
+                // Nothing is known of a teacher that is too slow.
+                Err(Error::OutOfTime) => return Ok(None),
+                samples => Moments::of(&samples?)?,
+            },
         };
         let Some(units) = Units::far(path, &moments)? else { return Ok(None) };
         let units = units.to(kind, Device::Cpu);

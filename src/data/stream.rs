@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::sync::mpsc::{sync_channel, Receiver};
+use std::sync::mpsc::{sync_channel, Receiver, RecvTimeoutError};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rand::seq::{index, SliceRandom};
 use rand::Rng;
@@ -15,6 +16,7 @@ use tch::{Kind, Tensor};
 use super::coupling::{assign_until, Stop};
 use super::Coupling;
 use crate::error::{Error, Result};
+use crate::monitor::{Monitor, Silent};
 use crate::tensor::threads;
 use crate::tensor::{check_finite, shape_text, RandomSource};
 
@@ -235,6 +237,9 @@ fn number_conditions(condition: &Tensor, count: usize) -> Result<Vec<u32>> {
     Ok(inverse.into_iter().map(|group| group as u32).collect())
 }
 
+/// Time between two looks at the monitor while a batch is awaited.
+const WAIT: Duration = Duration::from_millis(50);
+
 struct Job {
     stop: Arc<Stop>,
     result: Receiver<Result<Option<PairBatch>>>,
@@ -286,17 +291,36 @@ impl PairStream {
     }
 }
 
+impl PairStream {
+    /// The next batch, or none after the last. An assignment of many pairs takes long: the monitor is asked
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// Whatever the monitor answers, after which the stream is of no use; [`Error::Internal`] where a worker failed.
+    pub fn watched(&mut self, monitor: &mut dyn Monitor) -> Option<Result<PairBatch>> {
+        let lost = || Error::Internal(anyhow::anyhow!("a coupling worker ended without an answer"));
+        loop {
+            match self.jobs.front()?.result.recv_timeout(WAIT) {
+                Err(RecvTimeoutError::Timeout) => match monitor.tick() {
+                    Ok(()) => {}
+                    Err(error) => return Some(Err(error)),
+                },
+                Err(RecvTimeoutError::Disconnected) => return Some(Err(lost())),
+                Ok(answer) => {
+                    self.jobs.pop_front();
+                    self.refill();
+                    return Some(answer.and_then(|batch| batch.ok_or_else(lost)));
+                }
+            }
+        }
+    }
+}
+
 impl Iterator for PairStream {
     type Item = Result<PairBatch>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let job = self.jobs.pop_front()?;
-        self.refill();
-        let lost = || Error::Internal(anyhow::anyhow!("a coupling worker ended without an answer"));
-        match job.result.recv() {
-            Ok(answer) => answer.and_then(|batch| batch.ok_or_else(lost)).map(Some).transpose(),
-            Err(_) => Some(Err(lost())),
-        }
+        self.watched(&mut Silent)
     }
 }
 

@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use tch::{Device, Kind, Tensor};
 
-use super::generate::{chunk_rows, Generation, SOLVER_TOLERANCE};
-use super::{Inputs, Pairs, Points, StoredPlan, TrajectoryFile, TrajectoryPlan};
+use super::demand::HELD_OUT;
+use super::generate::{chunk_rows, Choice, Generation, SOLVER_TOLERANCE, TIME_SHARE};
+use super::{Demand, Inputs, Pairs, Points, StoredPlan, TrajectoryFile, TrajectoryPlan};
 use crate::condition::Conditioning;
 use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Progress};
@@ -31,20 +32,22 @@ pub struct Trajectories {
     device: Device,
     /// Number of trajectories, the last ones, that are kept out of training.
     held_out: i64,
+    /// What a person should read of how they were solved.
+    notes: Vec<String>,
 }
 
 /// Largest number of trajectories that statistics are taken of: a mapped file need not be read whole.
 const STATISTICS_ROWS: i64 = 32_768;
-
-/// Share of `max_seconds` that trajectories may take.
-const TIME_SHARE: f64 = 0.4;
 
 /// Relative: other machines and thread counts round differently, other teachers differ by far more.
 const FINGERPRINT_TOLERANCE: f64 = 1e-4;
 
 impl Trajectories {
     /// Trajectories under the inputs' conditions: in their file, or in memory, where they take `memory` GiB at most.
-    /// They may take up to a fixed share of the plan's `max_seconds`, which is that of the whole fit.
+    /// They may take up to a fixed share of the plan's `max_seconds`, which is that of the whole fit. Where their
+    /// number was left open, `demand` says what training asks for: no more than it can use are solved and, unless the
+    /// clock decides, no more than are as much work as training itself. A file, which other fits will find, has as
+    /// many as the plan says.
     ///
     /// # Errors
     /// As [`Trajectories::generate`] and [`Trajectories::in_file`]; [`Error::Argument`] naming `trajectory_memory`
@@ -54,6 +57,7 @@ impl Trajectories {
         plan: TrajectoryPlan,
         memory: f64,
         inputs: &Inputs,
+        demand: Option<&Demand>,
         monitor: &mut dyn Monitor,
     ) -> Result<Self> {
         let pool = inputs.condition_pool(teacher)?;
@@ -63,7 +67,12 @@ impl Trajectories {
             Some(path) => Self::in_file(teacher, &plan, pool.as_ref(), path, inputs.refresh, monitor),
             None => {
                 let count = bounded(memory, &plan, teacher.event_size())?;
-                Self::generate(teacher, &TrajectoryPlan { count, ..plan }, pool.as_ref(), monitor)
+                let count = demand.map_or(count, |demand| count.min(demand.usable()));
+                let work = work_of(teacher, &plan)?;
+                let affordable = demand.zip(work).map_or(count, |(demand, work)| demand.affordable(work));
+                let choice = Choice { work, cut_from: Some(count).filter(|count| affordable < *count) };
+                let plan = TrajectoryPlan { count: count.min(affordable), ..plan };
+                Self::in_memory(teacher, &plan, pool.as_ref(), choice, monitor)
             }
         }
     }
@@ -79,16 +88,29 @@ impl Trajectories {
         pool: Option<&Tensor>,
         monitor: &mut dyn Monitor,
     ) -> Result<Self> {
+        let choice = Choice { work: work_of(teacher, plan)?, cut_from: None };
+        Self::in_memory(teacher, plan, pool, choice, monitor)
+    }
+
+    fn in_memory(
+        teacher: &dyn VelocityField,
+        plan: &TrajectoryPlan,
+        pool: Option<&Tensor>,
+        choice: Choice,
+        monitor: &mut dyn Monitor,
+    ) -> Result<Self> {
         let _guard = tch::no_grad_guard();
-        let generation = Generation::new(teacher, *plan, chunk_rows(plan, teacher.event_size()), pool)?;
+        let rows = chunk_rows(plan, teacher.event_size());
+        let generation = Generation::new(teacher, *plan, rows, pool, choice)?;
         let shape = [plan.count, plan.path_steps + 1, teacher.event_size()];
         let states = Tensor::f_empty(shape, (Kind::Float, plan.device))?;
         let store = |done: i64, chunk: &Tensor| {
             states.narrow(0, done, chunk.size()[0]).f_copy_(chunk)?;
             Ok(())
         };
-        let done = generation.run(0, store, monitor)?;
-        Self::new(states.narrow(0, 0, done), generation.condition, teacher, plan)
+        let (done, notes) = generation.run(0, store, monitor)?;
+        let trajectories = Self::new(states.narrow(0, 0, done), generation.condition, teacher, plan)?;
+        Ok(Trajectories { notes, ..trajectories })
     }
 
     /// The same in a file, which is mapped rather than held in memory: reused where it is whole, continued
@@ -121,7 +143,9 @@ impl Trajectories {
         }
         let seed = found.as_ref().map_or(plan.seed, |file| file.plan().seed);
         let chunk_rows = chunk_rows(plan, teacher.event_size());
-        let generation = Generation::new(teacher, TrajectoryPlan { seed, ..*plan }, chunk_rows, pool)?;
+        let choice = Choice { work: work_of(teacher, plan)?, cut_from: None };
+        let generation =
+            Generation::new(teacher, TrajectoryPlan { seed, ..*plan }, chunk_rows, pool, choice)?;
         let wanted = StoredPlan {
             count: plan.count,
             path_steps: plan.path_steps,
@@ -139,10 +163,12 @@ impl Trajectories {
             }
             None => TrajectoryFile::create(path, wanted, generation.condition.as_ref())?,
         };
+        let mut notes = Vec::new();
         if !file.is_whole() {
-            generation.run(file.rows(), |_, chunk| file.append(chunk), monitor)?;
+            notes = generation.run(file.rows(), |_, part| file.append(part), monitor)?.1;
         }
         let trajectories = Self::new(file.states()?, generation.condition, teacher, plan)?;
+        let trajectories = Trajectories { notes, ..trajectories };
         match all_finite(&trajectories.precision) {
             true => Ok(trajectories),
             false => Err(file.refuse("holds values that are not finite; refresh=True regenerates it")),
@@ -173,7 +199,8 @@ impl Trajectories {
             conditioning: teacher.conditioning(),
             kind,
             device,
-            held_out: (count / 8).clamp(1, 512),
+            held_out: (count / 8).clamp(1, HELD_OUT),
+            notes: Vec::new(),
             states,
         })
     }
@@ -181,6 +208,11 @@ impl Trajectories {
     /// `[N, T, d]`, float32; a mapped file where they are in one.
     pub fn states(&self) -> &Tensor {
         &self.states
+    }
+
+    /// What a person should read of how they were solved: that there are fewer than asked for, and why.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     pub fn times(&self) -> &Tensor {
@@ -348,6 +380,14 @@ fn check_same(file: &TrajectoryFile, wanted: &StoredPlan, condition: Option<&Ten
             "was made with another teacher, or in other units (velocities at fixed points differ); refresh=True \
              regenerates it",
         )),
+    }
+}
+
+/// [`VelocityField::work`], where the clock does not decide.
+fn work_of(teacher: &dyn VelocityField, plan: &TrajectoryPlan) -> Result<Option<f64>> {
+    match plan.max_seconds {
+        Some(_) => Ok(None),
+        None => Ok(teacher.work()?.filter(|work| *work > 0.0)),
     }
 }
 

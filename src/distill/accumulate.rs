@@ -1,13 +1,11 @@
 //! Gradient accumulation: one step's gradient, summed over micro-batches.
 
-use std::panic::{self, AssertUnwindSafe};
-
 use tch::{Device, Tensor};
 
 use super::{Objective, Term, Weights};
 use crate::data::{Batch, Pairs, Points};
 use crate::distill::objective::total;
-use crate::error::{says_out_of_memory, Error, Result};
+use crate::error::{Error, Result};
 use crate::koopman::Student;
 use crate::nets::dropout;
 use crate::nets::precision::{Lowered, Precision};
@@ -25,13 +23,7 @@ impl Points {
     /// Part `index` of `count` parts of nearly equal length.
     fn part(&self, index: i64, count: i64) -> Points {
         let edge = |index: i64| self.count() * index / count;
-        let part = |tensor: &Tensor| tensor.narrow(0, edge(index), edge(index + 1) - edge(index));
-        Points {
-            t: part(&self.t),
-            x: part(&self.x),
-            condition: self.condition.as_ref().map(part),
-            teacher_condition: self.teacher_condition.as_ref().map(part),
-        }
+        self.rows(edge(index), edge(index + 1) - edge(index))
     }
 }
 
@@ -162,23 +154,6 @@ fn differentiate(
     Ok(Some((gradient, terms)))
 }
 
-/// What `work` answers, or `None` if it ran out of memory. Some of tch's operators report that as an error, others
-/// panic.
-pub(super) fn out_of_memory<T>(work: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
-    // with_grad: a panic inside tch::no_grad would leave gradients off for the next attempt.
-    match panic::catch_unwind(AssertUnwindSafe(|| tch::with_grad(work))) {
-        Ok(Err(error)) if error.is_out_of_memory() => Ok(None),
-        Ok(outcome) => outcome.map(Some),
-        Err(payload) => {
-            let text = payload.downcast_ref::<String>().map(String::as_str);
-            match text.or_else(|| payload.downcast_ref::<&str>().copied()) {
-                Some(text) if says_out_of_memory(text) => Ok(None),
-                _ => panic::resume_unwind(payload),
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tch::Kind;
@@ -292,20 +267,5 @@ mod tests {
         // bfloat16 keeps 8 bits.
         assert!(gap > 1e-5 && gap < 0.1, "{gap:e}");
         assert!(at(Precision::Float32).equal(&full), "the guard is gone");
-    }
-
-    #[test]
-    fn running_out_of_memory_is_no_other_failure() {
-        let raise = |text: &str| Err::<(), _>(Error::Torch(text.into()));
-        assert!(out_of_memory(|| raise("CUDA out of memory. Tried to allocate")).unwrap().is_none());
-        assert!(out_of_memory(|| raise("shapes do not fit")).is_err());
-        assert_eq!(out_of_memory(|| Ok(3)).unwrap(), Some(3));
-        panic::set_hook(Box::new(|_| {}));
-        assert!(out_of_memory(|| -> Result<()> { panic!("Torch(\"CUDA out of memory\")") })
-            .unwrap()
-            .is_none());
-        let other = panic::catch_unwind(|| out_of_memory(|| -> Result<()> { panic!("a bug") }));
-        let _ = panic::take_hook();
-        assert!(other.is_err());
     }
 }

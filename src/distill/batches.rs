@@ -5,7 +5,7 @@ use tch::Tensor;
 use super::{DistillConfig, Method, Recipe};
 use crate::data::sampler_steps;
 use crate::data::{
-    Batch, BatchRows, Inputs, PairDraw, PathPlan, PathPoints, Points, Trajectories, TrajectoryPlan,
+    Batch, BatchRows, Demand, Inputs, PairDraw, PathPlan, PathPoints, Points, Trajectories, TrajectoryPlan,
 };
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
@@ -29,7 +29,7 @@ pub struct TrainingData {
 }
 
 impl TrainingData {
-    /// Prepares what the positive weights of `config` ask for. Without trajectories, the teacher is
+    /// Prepares what the positive weights of `config` ask for, and as many trajectories as `demand` is worth. Without trajectories, the teacher is
     /// evaluated once, at the held-out points; with a trajectory file, once more.
     ///
     /// # Errors
@@ -40,6 +40,7 @@ impl TrainingData {
         config: &DistillConfig,
         recipe: &Recipe,
         inputs: &Inputs,
+        demand: Option<&Demand>,
         monitor: &mut dyn Monitor,
     ) -> Result<Self> {
         let (kind, device) = (parse_dtype(&config.training.dtype)?, parse_device(&config.training.device)?);
@@ -73,7 +74,8 @@ impl TrainingData {
                     device,
                     max_seconds: config.training.max_seconds,
                 };
-                Some(Trajectories::of_inputs(teacher, plan, config.trajectory_memory, inputs, monitor)?)
+                let memory = config.trajectory_memory;
+                Some(Trajectories::of_inputs(teacher, plan, memory, inputs, demand, monitor)?)
             }
         };
         let held_out_points = points
@@ -81,7 +83,7 @@ impl TrainingData {
             .filter(|_| trajectories.is_none())
             .map(|points| {
                 let held_out = points.held_out()?;
-                let velocity = held_out.velocity(teacher)?;
+                let velocity = held_out.velocity_in_parts(teacher)?;
                 Ok::<_, Error>((held_out, velocity))
             })
             .transpose()?;

@@ -1,5 +1,7 @@
 //! Errors on the trajectories kept out of training.
 
+use std::time::Instant;
+
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -8,6 +10,7 @@ use crate::data::{Points, Trajectories};
 use crate::error::{Error, Result};
 use crate::koopman::{Direction, Observables, Student};
 use crate::metrics::rms_length;
+use crate::monitor::Monitor;
 use crate::velocity::VelocityField;
 
 /// What best-model keeping, plateaus and early stopping look at: all are errors, the smaller the better.
@@ -78,6 +81,9 @@ impl HeldOut {
     }
 }
 
+/// Held-out trajectories that a hurried evaluation still measures.
+const FEW: i64 = 16;
+
 /// Measures students on what was kept out of training. The teacher is evaluated once, not at every measurement.
 pub enum Evaluator {
     Trajectories(HeldOutPaths),
@@ -104,17 +110,23 @@ pub struct HeldOutPaths {
 
 impl Evaluator {
     /// Evaluates the teacher at eight times along the held-out trajectories, or not at all where there are
-    /// held-out points.
+    /// held-out points. Where the monitor says that time is up, the times that are done will do.
     ///
     /// # Errors
-    /// Whatever the teacher answers.
-    pub fn new(teacher: &dyn VelocityField, data: &TrainingData, weights: &Weights) -> Result<Self> {
+    /// Whatever the teacher or the monitor answers.
+    pub fn new(
+        teacher: &dyn VelocityField,
+        data: &TrainingData,
+        weights: &Weights,
+        monitor: &mut dyn Monitor,
+    ) -> Result<Self> {
         match (&data.trajectories, &data.held_out_points) {
             (Some(trajectories), _) => {
                 let inverts = weights.inverse > 0.0 || weights.round_trip > 0.0;
                 let w = weights;
                 let follows = [w.path, w.target, w.phase, w.consistency].iter().any(|weight| *weight > 0.0);
-                Ok(Evaluator::Trajectories(HeldOutPaths::new(teacher, trajectories, follows, inverts)?))
+                let asked = (follows, inverts);
+                Ok(Evaluator::Trajectories(HeldOutPaths::new(teacher, trajectories, asked, monitor)?))
             }
             (None, Some((points, velocity))) => {
                 Ok(Evaluator::Points(points.shallow_clone(), velocity.shallow_clone()))
@@ -123,15 +135,29 @@ impl Evaluator {
         }
     }
 
+    /// Keeps as many of the held-out trajectories as one evaluation of `student` measures in so many seconds, about.
+    ///
+    /// # Errors
+    /// As [`Evaluator::errors`].
+    pub fn hurry(&mut self, student: &Student, seconds: f64, monitor: &mut dyn Monitor) -> Result<()> {
+        let Evaluator::Trajectories(paths) = self else { return Ok(()) };
+        let few = paths.first(FEW);
+        let started = Instant::now();
+        Evaluator::Trajectories(few).errors(student, monitor)?;
+        let fitting = FEW as f64 * seconds / started.elapsed().as_secs_f64().max(1e-9);
+        *paths = paths.first(fitting as i64);
+        Ok(())
+    }
+
     /// The errors of the student as it is now; NaN where it can no longer be propagated, and for errors
     /// that need trajectories if none were solved.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
-    pub fn errors(&self, student: &Student) -> Result<HeldOut> {
+    /// Whatever libtorch refuses; whatever the monitor answers, which is asked several times.
+    pub fn errors(&self, student: &Student, monitor: &mut dyn Monitor) -> Result<HeldOut> {
         let _guard = tch::no_grad_guard();
         match self {
-            Evaluator::Trajectories(paths) => match paths.measure(student) {
+            Evaluator::Trajectories(paths) => match paths.measure(student, monitor) {
                 Err(Error::Divergence(_)) => Ok(HeldOut::UNKNOWN),
                 outcome => outcome,
             },
@@ -167,30 +193,44 @@ impl HeldOutPaths {
     fn new(
         teacher: &dyn VelocityField,
         trajectories: &Trajectories,
-        follows: bool,
-        inverts: bool,
+        (follows, inverts): (bool, bool),
+        monitor: &mut dyn Monitor,
     ) -> Result<Self> {
         let _guard = tch::no_grad_guard();
         let (states, condition) = trajectories.held_out();
-        let teacher_condition = trajectories.held_out_condition().map(|c| c.to_device(teacher.device()));
         let size = states.size();
         let (count, last) = (size[0], size[1] - 1);
-        let mut shape = vec![count];
-        shape.extend(teacher.event_shape());
-        let (kind, device) = (teacher.dtype(), teacher.device());
         let mut times: Vec<i64> = (0..8).map(|eighth| last * eighth / 8).collect();
         times.dedup();
         let mut velocities = Vec::new();
         for index in times {
-            let t = Tensor::f_full([count], index as f64 / last as f64, (kind, device))?;
-            let x = states.select(1, index).to_kind(kind).to_device(device).f_reshape(shape.as_slice())?;
-            let velocity = teacher.velocity(&t, &x, teacher_condition.as_ref())?;
-            let velocity = velocity.to_kind(states.kind()).to_device(states.device());
-            velocities.push((index, velocity.f_reshape([count, size[2]])?));
+            let points = Points {
+                t: Tensor::f_full([count], index as f64 / last as f64, (states.kind(), states.device()))?,
+                x: states.select(1, index),
+                condition: None,
+                teacher_condition: trajectories.held_out_condition(),
+            };
+            velocities.push((index, points.velocity_in_parts(teacher)?));
+            match monitor.tick() {
+                Err(Error::OutOfTime) => break,
+                other => other?,
+            }
         }
         let (noise_precision, data_precision) =
             (trajectories.precision_at(0), trajectories.precision_at(last));
         Ok(HeldOutPaths { states, condition, noise_precision, data_precision, velocities, follows, inverts })
+    }
+
+    /// The first `count` trajectories, or a few where that is fewer.
+    fn first(&self, count: i64) -> Self {
+        let count = count.max(FEW).min(self.states.size()[0]);
+        let some = |x: &Tensor| x.narrow(0, 0, count);
+        HeldOutPaths {
+            states: some(&self.states),
+            condition: self.condition.as_ref().map(some),
+            velocities: self.velocities.iter().map(|(index, velocity)| (*index, some(velocity))).collect(),
+            ..*self
+        }
     }
 
     fn last(&self) -> i64 {
@@ -208,9 +248,10 @@ impl HeldOutPaths {
         student.lift_flat(&t, &x, direction, self.condition.as_ref())
     }
 
-    fn measure(&self, student: &Student) -> Result<HeldOut> {
+    fn measure(&self, student: &Student, monitor: &mut dyn Monitor) -> Result<HeldOut> {
         let last = self.last();
         let noise = self.encode(student, 0, Direction::Forward);
+        monitor.tick()?;
         let error_at = |index: i64| -> Result<f64> {
             let decoded = student.fresh_horizon(index as f64 / last as f64)?.apply(&noise)?;
             Ok(rms(&(decoded - self.states.select(1, index)), self.data_precision))
@@ -220,8 +261,10 @@ impl HeldOutPaths {
         let mut path = 0.0;
         for index in &looks {
             path += error_at(*index)?;
+            monitor.tick()?;
         }
         let backward = self.encode(student, last, Direction::Backward);
+        monitor.tick()?;
         let inverse = student.fresh_horizon(-1.0)?.apply(&backward)?;
         let endpoint = error_at(last)?;
         let path = path / looks.len().max(1) as f64;
@@ -231,7 +274,7 @@ impl HeldOutPaths {
             path,
             inversion,
             phase: self.phase(student, &noise)?,
-            consistency: self.consistency(student),
+            consistency: self.consistency(student, monitor)?,
             score: endpoint + counted(self.follows, path) + counted(self.inverts, inversion),
         })
     }
@@ -243,7 +286,7 @@ impl HeldOutPaths {
         Ok(rms(&(moved - target), 1.0 / variance.max(1e-12)))
     }
 
-    fn consistency(&self, student: &Student) -> f64 {
+    fn consistency(&self, student: &Student, monitor: &mut dyn Monitor) -> Result<f64> {
         let (mut residual, mut rate) = (0.0, 0.0);
         for (index, velocity) in &self.velocities {
             let (t, x) = self.point(student, *index);
@@ -252,7 +295,8 @@ impl HeldOutPaths {
             let (_, features) = student.generator().rate(&g);
             residual += rms(&(features - &tangent), 1.0).powi(2);
             rate += rms(&tangent, 1.0).powi(2);
+            monitor.tick()?;
         }
-        (residual / rate.max(1e-24)).sqrt()
+        Ok((residual / rate.max(1e-24)).sqrt())
     }
 }

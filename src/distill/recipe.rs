@@ -20,6 +20,8 @@ pub struct Recipe {
     pub steps: u64,
     pub learning_rate: f64,
     pub trajectories: i64,
+    /// Whether their number was left open: no more are solved than training is worth.
+    pub trajectories_open: bool,
     pub path_steps: i64,
     pub weights: Weights,
 }
@@ -89,6 +91,7 @@ impl DistillConfig {
             steps: self.training.steps.unwrap_or(steps),
             learning_rate: self.training.learning_rate.unwrap_or(learning_rate),
             trajectories: self.trajectories.unwrap_or(default_trajectories(size)),
+            trajectories_open: self.trajectories.is_none(),
             path_steps,
             weights: weights.with(&self.weights)?,
         };

@@ -8,8 +8,8 @@ use crate::data::{Batch, BatchRows};
 use crate::error::{Error, Result};
 use crate::koopman::Student;
 use crate::monitor::{Monitor, Progress};
-use crate::tensor::RandomSource;
-use crate::training::{Gradient, Look, State, Step, Stopped};
+use crate::tensor::{out_of_memory, RandomSource};
+use crate::training::{Gradient, Look, Note, State, Step, Stopped};
 
 /// Number of held-out evaluations where `evaluate_every` is open.
 const EVALUATIONS: u64 = 20;
@@ -43,9 +43,11 @@ pub(super) struct Spent {
 
 impl Run<'_> {
     /// Measures the untrained student, the first best state.
-    pub fn begin(&self, state: &mut State<'_>) -> Result<()> {
+    pub fn begin(&self, state: &mut State<'_>, monitor: &mut dyn Monitor) -> Result<()> {
+        let notes = self.data.trajectories.iter().flat_map(|trajectories| trajectories.notes());
+        state.ledger.notes.extend(notes.map(|text| Note { step: 0, text: text.clone() }));
         state.ledger.began = state.budget.seconds();
-        let metric = self.evaluator.errors(self.student)?.metric(self.config.metric);
+        let metric = self.evaluator.errors(self.student, monitor)?.metric(self.config.metric);
         state.ledger.best = metric.is_finite().then_some(metric);
         Ok(())
     }
@@ -70,9 +72,12 @@ impl Run<'_> {
         loop {
             let parts = self.accumulate;
             let (precision, scale) = (self.config.precision, state.ledger.scale.value);
-            let attempt = accumulate::out_of_memory(|| {
+            // with_grad: a panic inside tch::no_grad would leave gradients off for the next attempt.
+            let attempt = out_of_memory(|| {
                 let masks = (self.config.training.seed, state.ledger.step);
-                accumulate::gradient(&self.objective, self.student, batch, parts, precision, scale, masks)
+                tch::with_grad(|| {
+                    accumulate::gradient(&self.objective, self.student, batch, parts, precision, scale, masks)
+                })
             })?;
             if let Some(outcome) = attempt {
                 return Ok(outcome);
@@ -122,12 +127,13 @@ impl Step for Run<'_> {
         step == 1 || step % every == 0 || last
     }
 
-    fn look(&mut self, state: &State<'_>, rate: f64) -> Result<Look> {
+    fn look(&mut self, state: &State<'_>, rate: f64, monitor: &mut dyn Monitor) -> Result<Look> {
+        let evaluator = self.evaluator;
         let errors = match &state.average {
             Some(average) => {
-                self.student.parameters().with(average.value(), || self.evaluator.errors(self.student))
+                self.student.parameters().with(average.value(), || evaluator.errors(self.student, monitor))
             }
-            None => self.evaluator.errors(self.student),
+            None => evaluator.errors(self.student, monitor),
         }?;
         let mut values: Vec<(String, f64)> =
             self.terms.iter().map(|term| (term.name.to_string(), term.value.double_value(&[]))).collect();

@@ -1,5 +1,7 @@
 //! Distillation from end to end: trajectories, a run, the best student.
 
+use std::time::Instant;
+
 use tch::Tensor;
 
 use super::evaluation::Evaluator;
@@ -8,11 +10,11 @@ use super::resume::Resumed;
 use super::run::{Run, Spent};
 use super::warm_start::begin_as;
 use super::{ClosedFormReport, DistillConfig, Extras, LogEntry, Method, Objective, Recipe, TrainingData};
-use crate::data::{InStandardUnits, Inputs};
+use crate::data::{Demand, InStandardUnits, Inputs};
 use crate::distill::solve::ClosedForm;
 use crate::error::{Error, Result};
 use crate::koopman::Student;
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, Until};
 use crate::nets::precision::Precision;
 use crate::nets::Parameters;
 use crate::tensor::threads::IntraOpThreads;
@@ -20,6 +22,17 @@ use crate::tensor::RandomSource;
 use crate::training;
 use crate::training::{Adam, Average, Budget, Loop, LossScale, Schedule, State, Stopped};
 use crate::velocity::{Units, VelocityField};
+
+/// Share of `max_seconds` that the units of a teacher's data may take to be found.
+const UNITS_SHARE: f64 = 0.1;
+/// Share of `max_seconds` after which what was kept out of training is no longer prepared, as far as it can be left out.
+const EVALUATOR_SHARE: f64 = 0.6;
+/// Share of `max_seconds` that one held-out evaluation may take.
+const LOOK_SHARE: f64 = 0.02;
+/// Share of `max_seconds` that training may take where a linear solve follows.
+const BEFORE_SOLVE: f64 = 0.8;
+/// Multiplications of the gradient by one row, for each of a lift's weights: forwards once, backwards twice.
+const GRADIENT_WORK: f64 = 3.0;
 
 /// Distils `teacher` into a student, the best one seen; [`DistillHistory::stopped`] says what ended it.
 ///
@@ -62,21 +75,33 @@ pub fn distill_with(
     let seconds = before.map_or(0.0, |ledger| ledger.run.seconds);
     let budget = Budget::new(recipe.steps, config.training.max_seconds).resumed(seconds);
     let evaluations_before = teacher.evaluations();
-    let standard = standard(teacher, inputs, &config, resumed.as_ref(), monitor)?;
+    let until = &mut Until::new(monitor, budget.at(UNITS_SHARE));
+    let standard = standard(teacher, inputs, &config, resumed.as_ref(), until)?;
     let (teacher, inputs, units) = match &standard {
         Some(InStandardUnits { teacher, inputs, units }) => (&**teacher, inputs, Some(units)),
         None => (teacher, inputs, None),
     };
-    let data = prepare(teacher, &config, &recipe, inputs, before, monitor)?;
+    let (seed, device) = (config.training.seed, config.training.place()?.1);
+    let mut student = Student::new(recipe.student.clone(), seed, device)?;
+    let demand = demand(&config, &recipe, &student);
+    let data = prepare(teacher, &config, &recipe, inputs, demand.as_ref(), before, monitor)?;
     let spent = Spent {
         trajectory_seconds: budget.seconds(),
         trajectories: data.trajectory_count(),
         teacher_evaluations: 0,
         evaluations_before,
     };
-    let evaluator = Evaluator::new(teacher, &data, &recipe.weights)?;
-    let fit = Fit { teacher, units, config, recipe, extras, data, evaluator };
-    let mut student = fit.untrained(resumed.is_none())?;
+    let mut evaluator = Evaluator::new(
+        teacher,
+        &data,
+        &recipe.weights,
+        &mut Until::new(monitor, budget.at(EVALUATOR_SHARE)),
+    )?;
+    begin_student(&mut student, &data, &config, units, resumed.is_none().then_some(teacher))?;
+    if let Some(limit) = config.training.max_seconds {
+        evaluator.hurry(&student, LOOK_SHARE * limit, monitor)?;
+    }
+    let fit = Fit { teacher, config, recipe, extras, data, evaluator };
     if let Some(resumed) = &mut resumed {
         resumed.student(&mut student)?;
     }
@@ -112,17 +137,26 @@ fn standard(
     InStandardUnits::find(teacher, inputs, config.path, config.training.place()?.0, monitor)
 }
 
+/// What training asks of trajectories whose number was left open.
+fn demand(config: &DistillConfig, recipe: &Recipe, student: &Student) -> Option<Demand> {
+    let open = recipe.trajectories_open && config.method == Method::Gradient;
+    let weights = student.parameters().count() / student.config().lifts;
+    let work = GRADIENT_WORK * weights as f64 * student.config().reuse() as f64;
+    open.then(|| Demand { steps: recipe.steps, rows: recipe.rows.drawn(), work })
+}
+
 /// What the student learns from. A resumed run has the trajectories it had, however long they take.
 fn prepare(
     teacher: &dyn VelocityField,
     config: &DistillConfig,
     recipe: &Recipe,
     inputs: &Inputs,
+    demand: Option<&Demand>,
     before: Option<&Ledger>,
     monitor: &mut dyn Monitor,
 ) -> Result<TrainingData> {
     let Some(before) = before else {
-        return TrainingData::prepare(teacher, config, recipe, inputs, monitor);
+        return TrainingData::prepare(teacher, config, recipe, inputs, demand, monitor);
     };
     let mut config = config.clone();
     config.training.max_seconds = None;
@@ -130,14 +164,34 @@ fn prepare(
     if before.trajectories > 0 {
         recipe.trajectories = before.trajectories;
     }
-    TrainingData::prepare(teacher, &config, &recipe, inputs, monitor)
+    TrainingData::prepare(teacher, &config, &recipe, inputs, None, monitor)
+}
+
+/// Gives a student the statistics of what it sees, its units and, where it begins as the teacher, that one's weights.
+fn begin_student(
+    student: &mut Student,
+    data: &TrainingData,
+    config: &DistillConfig,
+    units: Option<&Units>,
+    teacher: Option<&dyn VelocityField>,
+) -> Result<()> {
+    let own = student.config();
+    let images = own.unet.as_ref().map(|_| own.event_shape.as_slice());
+    let coordinates = data.coordinates(own.table_times, images)?;
+    student.set_coordinates(coordinates);
+    if let Some(units) = units {
+        student.set_units(units);
+    }
+    match teacher.filter(|_| config.warm_start) {
+        Some(teacher) => begin_as(student, teacher),
+        None => Ok(()),
+    }
 }
 
 /// Everything that a distillation is made from.
 struct Fit<'a> {
     teacher: &'a dyn VelocityField,
     /// What leads from what is learnt to the data's own coordinates.
-    units: Option<&'a Units>,
     /// Options with every default filled in.
     config: DistillConfig,
     recipe: Recipe,
@@ -157,22 +211,6 @@ struct Trained {
 }
 
 impl Fit<'_> {
-    /// The student before its first step; `fresh` where no file says what it has become.
-    fn untrained(&self, fresh: bool) -> Result<Student> {
-        let own = &self.recipe.student;
-        let images = own.unet.as_ref().map(|_| own.event_shape.as_slice());
-        let options = &self.config.training;
-        let mut student = Student::new(own.clone(), options.seed, options.place()?.1)?;
-        student.set_coordinates(self.data.coordinates(own.table_times, images)?);
-        if let Some(units) = self.units {
-            student.set_units(units);
-        }
-        if self.config.warm_start && fresh {
-            begin_as(&mut student, self.teacher)?;
-        }
-        Ok(student)
-    }
-
     /// The gradient steps of a method that has any.
     fn train(
         &self,
@@ -182,6 +220,10 @@ impl Fit<'_> {
         budget: Budget,
         monitor: &mut dyn Monitor,
     ) -> Result<Trained> {
+        let budget = match self.config.method {
+            Method::Refine => budget.within(BEFORE_SOLVE),
+            Method::Gradient | Method::ClosedForm => budget,
+        };
         let mut state = self.begin(student.parameters(), budget)?;
         let mut run = self.run(student, spent);
         match resumed {
@@ -189,7 +231,7 @@ impl Fit<'_> {
                 let (ledger, log) = resumed.restore(&mut state)?;
                 run.go_on(&ledger, log);
             }
-            None => run.begin(&mut state)?,
+            None => run.begin(&mut state, monitor)?,
         }
         let mut run = Loop::new(run, state, &self.config.training, self.extras.checkpoint.as_ref())?;
         run.patience = self.config.patience;
@@ -274,12 +316,12 @@ impl Fit<'_> {
         let evaluated = self.teacher.evaluations();
         let raw = student.parameters().flat()?.copy();
         student.set_parameters(&best)?;
-        let closed_form = self.solve(student, &mut stopped, monitor)?;
+        let closed_form = self.solve(student, &mut stopped, budget.deadline(), monitor)?;
         if averaged {
             student.keep_both(&student.parameters().flat()?.copy(), &raw)?;
         }
         if self.config.method == Method::ClosedForm {
-            let errors = self.evaluator.errors(student)?.named();
+            let errors = self.evaluator.errors(student, monitor)?.named();
             let values = errors.map(|(name, value)| (name.to_string(), value)).into();
             log.push(LogEntry { step: 0, seconds: budget.seconds(), values });
         }
@@ -293,18 +335,21 @@ impl Fit<'_> {
         &self,
         student: &mut Student,
         stopped: &mut Stopped,
+        deadline: Option<Instant>,
         monitor: &mut dyn Monitor,
     ) -> Result<Option<ClosedFormReport>> {
         let Some(trajectories) = &self.data.trajectories else {
             return Ok(None);
         };
-        let score = |student: &Student| Ok(self.evaluator.errors(student)?.score);
+        let score =
+            |student: &Student, monitor: &mut dyn Monitor| Ok(self.evaluator.errors(student, monitor)?.score);
         let solver = ClosedForm {
             teacher: self.teacher,
             trajectories,
             config: &self.config,
             weights: &self.recipe.weights,
             score: &score,
+            deadline,
         };
         solver.finish(student, stopped, monitor)
     }

@@ -9,7 +9,7 @@ use crate::flow::config::TeacherConfig;
 use crate::flow::history::{Ledger, TeacherHistory};
 use crate::flow::objective::{Loss, Pairs};
 use crate::flow::resume::{Resumed, Snapshot, TrainingFiles};
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, Until};
 use crate::nets::dropout;
 use crate::tensor::threads::IntraOpThreads;
 use crate::tensor::{at_home, check_finite, shape_text, RandomSource};
@@ -215,12 +215,13 @@ impl Step for Teaching<'_> {
     const STAGE: &'static str = "teacher";
     const MEASURED: bool = false;
 
-    fn gradient(&mut self, state: &mut State<'_>, _: &mut dyn Monitor) -> Result<Gradient> {
+    fn gradient(&mut self, state: &mut State<'_>, monitor: &mut dyn Monitor) -> Result<Gradient> {
         if self.left == 0 {
             self.refill(state.ledger.step)?;
         }
         self.left -= 1;
-        let Some(batch) = self.stream.next().transpose()? else {
+        let deadline = state.budget.deadline();
+        let Some(batch) = self.stream.watched(&mut Until::new(monitor, deadline)).transpose()? else {
             return Err(Error::Internal(anyhow::anyhow!("pairs ran out before the steps did")));
         };
         let step = state.ledger.step;
@@ -246,7 +247,7 @@ impl Step for Teaching<'_> {
         self.log.due(last)
     }
 
-    fn look(&mut self, _: &State<'_>, rate: f64) -> Result<Look> {
+    fn look(&mut self, _: &State<'_>, rate: f64, _: &mut dyn Monitor) -> Result<Look> {
         self.log.look(rate)
     }
 

@@ -12,6 +12,15 @@ use crate::tensor::shared;
 /// Deviations are floored: axes that the data does not use (blank pixels) must not amplify noise.
 const DEVIATION_FLOOR: f64 = 0.02;
 
+/// Dimension up to which principal axes are those of the whole covariance. Its decomposition takes a second there,
+/// three quarters of a minute in 3,072 dimensions, and nothing can be asked meanwhile.
+const COVARIANCE_LIMIT: i64 = 1024;
+/// Number of samples that principal axes are taken of beyond.
+const AXES_ROWS: i64 = 256;
+/// Multiplications that the table of means and deviations may take: a few seconds. Fewer samples beyond.
+const TABLE_WORK: i64 = 40_000_000_000;
+const LEAST_TABLE_ROWS: i64 = 64;
+
 /// `(t [B], x [B, d]) -> [B, 1 + 2 d]`.
 #[derive(Debug)]
 pub struct InputCoordinates {
@@ -49,11 +58,17 @@ impl InputCoordinates {
         let (count, dimension) = data.size2()?;
         let center = data.mean_dim(0, false, Kind::Double);
         let centered = &data - &center;
-        let covariance = centered.tr().f_matmul(&centered)? / (count as f64);
-        let scale =
-            covariance.trace().f_div_scalar(dimension)?.f_sqrt()?.f_clamp_min(1e-12)?.f_reciprocal()?;
-        let (_, axes) = covariance.f_linalg_eigh("L")?;
-        let rotated = |index: i64| Ok((at(index)?.to_kind(Kind::Double) - &center).f_matmul(&axes)?);
+        let (axes, variance) = principal_axes(&centered)?;
+        let scale = variance.f_sqrt()?.f_clamp_min(1e-12)?.f_reciprocal()?;
+        let work = times * dimension * dimension;
+        let rows = (TABLE_WORK / work.max(1)).max(LEAST_TABLE_ROWS).min(count);
+        // Products of many dimensions are half as long in float32, and deviations need no more.
+        let exact = if dimension <= COVARIANCE_LIMIT { Kind::Double } else { Kind::Float };
+        let along = axes.to_kind(exact);
+        let rotated = |index: i64| {
+            let x = at(index)?.narrow(0, 0, rows).to_kind(Kind::Double) - &center;
+            Ok(x.to_kind(exact).f_matmul(&along)?.to_kind(Kind::Double))
+        };
         let (means, deviations) = moments(times, rotated, &scale)?;
         Ok(Self::from_tensors(center, Some(axes), scale, (means, deviations), kind, device))
     }
@@ -248,6 +263,23 @@ impl InputCoordinates {
 }
 
 shared!(InputCoordinates { center, axes, scale, means, deviations, table; event_shape });
+
+/// Orthonormal axes `[d, d]` as columns, by rising variance of the centered rows `[N, d]` along them, and the mean
+/// variance of a coordinate.
+fn principal_axes(rows: &Tensor) -> Result<(Tensor, Tensor)> {
+    let (count, dimension) = rows.size2()?;
+    if dimension <= COVARIANCE_LIMIT {
+        let covariance = rows.tr().f_matmul(rows)? / (count as f64);
+        let variance = covariance.trace().f_div_scalar(dimension)?;
+        return Ok((covariance.f_linalg_eigh("L")?.1, variance));
+    }
+    // The axes that some rows span, from the products of those rows; whatever is at right angles to them follows.
+    let some = rows.narrow(0, 0, count.min(AXES_ROWS));
+    let (_, weights) = some.f_matmul(&some.tr())?.f_linalg_eigh("L")?;
+    let falling = some.tr().f_matmul(&weights)?.f_flip([1])?;
+    let (axes, _) = Tensor::f_linalg_qr(&falling, "complete")?;
+    Ok((axes.f_flip([1])?, rows.square().mean(Kind::Double)))
+}
 
 /// Mean and floored deviation of each column of `at(index)`, at each time: `[T, columns]` twice.
 fn moments(times: i64, at: impl Fn(i64) -> Result<Tensor>, scale: &Tensor) -> Result<(Tensor, Tensor)> {

@@ -4,7 +4,6 @@ use tch::{Device, Kind, Tensor};
 
 use super::{not_finite, Rhs, SolveOptions, States, STEP_LIMIT};
 use crate::error::{Error, Result};
-use crate::monitor::Monitor;
 use crate::tensor::all_finite;
 
 // The Dormand-Prince pair, laid out as in SciPy: nodes, stages, error weights, dense output.
@@ -110,7 +109,7 @@ fn rms(y: &Tensor) -> f64 {
 
 /// SciPy's `select_initial_step` (Hairer, Norsett and Wanner, Solving ODEs I, II.4).
 fn initial_step<F>(
-    rhs: &mut Rhs<F>,
+    rhs: &mut Rhs<'_, F>,
     y: &Tensor,
     slope: &Tensor,
     times: &[f64],
@@ -135,11 +134,10 @@ where
 }
 
 pub(super) fn run<F>(
-    rhs: &mut Rhs<F>,
+    rhs: &mut Rhs<'_, F>,
     start: &Tensor,
     times: &[f64],
     options: &SolveOptions,
-    monitor: &mut dyn Monitor,
 ) -> Result<States>
 where
     F: FnMut(f64, &Tensor) -> Result<Tensor>,
@@ -148,7 +146,6 @@ where
     while run.t != run.last {
         run.check_length()?;
         let step = run.try_step()?;
-        monitor.tick()?;
         // NaN and infinity fail the comparison and are retried with a smaller step.
         if step.error.lt(&1.0) {
             run.read_off(&step)?;
@@ -161,8 +158,8 @@ where
 }
 
 /// An integration under way.
-struct Run<'a, F> {
-    rhs: &'a mut Rhs<F>,
+struct Run<'a, 'm, F> {
+    rhs: &'a mut Rhs<'m, F>,
     times: &'a [f64],
     rtol: f64,
     atol: f64,
@@ -192,8 +189,13 @@ struct Step {
     error: f64,
 }
 
-impl<'a, F: FnMut(f64, &Tensor) -> Result<Tensor>> Run<'a, F> {
-    fn start(rhs: &'a mut Rhs<F>, start: &Tensor, times: &'a [f64], options: &SolveOptions) -> Result<Self> {
+impl<'a, 'm, F: FnMut(f64, &Tensor) -> Result<Tensor>> Run<'a, 'm, F> {
+    fn start(
+        rhs: &'a mut Rhs<'m, F>,
+        start: &Tensor,
+        times: &'a [f64],
+        options: &SolveOptions,
+    ) -> Result<Self> {
         let rounding = if start.kind() == Kind::Double { f64::EPSILON } else { f64::from(f32::EPSILON) };
         let (rtol, atol) = (options.rtol.max(10.0 * rounding), options.atol);
         let (first, last) = (times[0], times[times.len() - 1]);

@@ -13,7 +13,7 @@ use tch::{Kind, Tensor};
 use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Progress};
 use crate::ode::{integrate, SolveOptions};
-use crate::tensor::{check_batch, chunks, finite_densities, RandomSource};
+use crate::tensor::{check_batch, chunks, finite_densities, in_halves, RandomSource};
 use crate::velocity::VelocityField;
 
 /// Dimension up to which [`Divergence::Auto`] is exact.
@@ -111,18 +111,19 @@ pub fn log_prob(
             let signs = source.uniform(&[rows * count, size], Kind::Float, device)?.ge(0.5);
             signs.to_kind(kind) * 2.0 - 1.0
         };
-        let part = Part {
-            field,
-            rows,
-            count,
-            probes,
-            weight: if exact { 1.0 } else { 1.0 / count as f64 },
-            condition: match &condition {
-                Some(c) => Some(repeat(&c.narrow(0, first, rows), count)?),
-                None => None,
-            },
-        };
-        parts.push(part.solve(&x.narrow(0, first, rows), &options.solve, monitor)?);
+        in_halves(rows, rows, |offset, rows| {
+            let samples = |x: &Tensor| x.narrow(0, first + offset, rows);
+            let part = Part {
+                field,
+                rows,
+                count,
+                probes: probes.narrow(0, offset * count, rows * count),
+                weight: if exact { 1.0 } else { 1.0 / count as f64 },
+                condition: condition.as_ref().map(|c| repeat(&samples(c), count)).transpose()?,
+            };
+            parts.push(part.solve(&samples(&x), &options.solve, monitor)?);
+            Ok(())
+        })?;
         monitor.report(&Progress {
             stage: "density",
             step: (first + rows) as u64,

@@ -17,7 +17,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Progress};
-use crate::tensor::{self, all_finite, check_batch, dtype_name, shape_text};
+use crate::tensor::{all_finite, check_batch, dtype_name, in_halves, shape_text};
 use crate::velocity::{Units, VelocityField};
 
 pub use likelihood::{log_prob, DensityOptions, Divergence, EXACT_LIMIT};
@@ -217,7 +217,7 @@ impl Chunks {
     }
 }
 
-/// [`solve`] in chunks of bounded size; reports samples done after each. The trajectory is collected
+/// [`solve`] in chunks of bounded size, halved where memory runs out; reports samples done after each. The trajectory is collected
 /// on the device of `x`. Each chunk picks its own adaptive steps, so that results depend on the chunk
 /// size within the tolerances. Step and evaluation counts are those of the most expensive chunk: what
 /// one sample needed.
@@ -243,7 +243,7 @@ pub fn solve_chunked(
     let trajectory = Tensor::f_zeros(shape, (field.dtype(), x.device()))?;
     let mut total = Solution { trajectory, evaluations: 0, accepted: 0, rejected: 0 };
     let start = Instant::now();
-    for (first, rows) in tensor::chunks(batch, chunks.rows) {
+    in_halves(batch, chunks.rows, |first, rows| {
         let part = condition.map(|c| c.narrow(0, first, rows));
         let solved = solve_checked(field, &x.narrow(0, first, rows), times, options, part.as_ref(), monitor)?;
         total.trajectory.narrow(1, first, rows).f_copy_(&solved.trajectory)?;
@@ -256,14 +256,14 @@ pub fn solve_chunked(
             total: batch as u64,
             seconds: start.elapsed().as_secs_f64(),
             values: vec![("evaluations".into(), total.evaluations as f64)],
-        })?;
-    }
+        })
+    })?;
     Ok(total)
 }
 
 /// The core: integrates dy/dt = `derivative(t, y)` for a state of any shape from `times[0]` through
 /// all of `times` (finite, strictly monotone, in either direction). Gradients are not recorded.
-/// `monitor.tick()` is called after every step; its error stops the integration.
+/// `monitor.tick()` is called before every evaluation; its error stops the integration.
 ///
 /// # Errors
 /// As [`solve`]; [`Error::Teacher`] where the derivative has another shape or dtype than the state.
@@ -279,29 +279,31 @@ where
 {
     options.validate()?;
     check_times(times)?;
-    let mut rhs = Rhs { derivative, shape: y.size(), kind: y.kind(), evaluations: 0 };
+    let mut rhs = Rhs { derivative, monitor, shape: y.size(), kind: y.kind(), evaluations: 0 };
     // A guard, so that gradients come back on even where the derivative panics.
     let _no_grad = tch::no_grad_guard();
     let y = y.detach();
     let (states, accepted, rejected) = match options.solver {
         _ if times.len() == 1 => (vec![y], 0, 0),
-        Solver::Dopri5 => dopri5::run(&mut rhs, &y, times, options, monitor)?,
-        solver => fixed(&mut rhs, solver, &y, times, options.steps, monitor)?,
+        Solver::Dopri5 => dopri5::run(&mut rhs, &y, times, options)?,
+        solver => fixed(&mut rhs, solver, &y, times, options.steps)?,
     };
     let trajectory = Tensor::f_stack(&states, 0)?;
     Ok(Solution { trajectory, evaluations: rhs.evaluations, accepted, rejected })
 }
 
-/// The right-hand side, counted and checked.
-struct Rhs<F> {
+/// The right-hand side, counted, watched and checked.
+struct Rhs<'a, F> {
     derivative: F,
+    monitor: &'a mut dyn Monitor,
     shape: Vec<i64>,
     kind: Kind,
     evaluations: u64,
 }
 
-impl<F: FnMut(f64, &Tensor) -> Result<Tensor>> Rhs<F> {
+impl<F: FnMut(f64, &Tensor) -> Result<Tensor>> Rhs<'_, F> {
     fn call(&mut self, t: f64, y: &Tensor) -> Result<Tensor> {
+        self.monitor.tick()?;
         self.evaluations += 1;
         let slope = (self.derivative)(t, y)?;
         // A wrong shape might broadcast and give a plausible answer.
@@ -358,14 +360,7 @@ fn share_steps(times: &[f64], steps: u64) -> Vec<u64> {
         .collect()
 }
 
-fn fixed<F>(
-    rhs: &mut Rhs<F>,
-    solver: Solver,
-    y: &Tensor,
-    times: &[f64],
-    steps: u64,
-    monitor: &mut dyn Monitor,
-) -> Result<States>
+fn fixed<F>(rhs: &mut Rhs<'_, F>, solver: Solver, y: &Tensor, times: &[f64], steps: u64) -> Result<States>
 where
     F: FnMut(f64, &Tensor) -> Result<Tensor>,
 {
@@ -382,14 +377,13 @@ where
                 return Err(not_finite(t + h));
             }
             taken += 1;
-            monitor.tick()?;
         }
         states.push(y.shallow_clone());
     }
     Ok((states, taken, 0))
 }
 
-fn fixed_step<F>(rhs: &mut Rhs<F>, solver: Solver, t: f64, h: f64, y: &Tensor) -> Result<Tensor>
+fn fixed_step<F>(rhs: &mut Rhs<'_, F>, solver: Solver, t: f64, h: f64, y: &Tensor) -> Result<Tensor>
 where
     F: FnMut(f64, &Tensor) -> Result<Tensor>,
 {

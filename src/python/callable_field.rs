@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{IntoPyDict, PyTuple};
 use tch::{Device, Kind, Tensor};
 
 use super::array::{describe, first_line, Array, ArrayKind};
@@ -78,7 +78,7 @@ impl CallableField {
     }
 
     /// Checks an answer and copies it into the field's dtype.
-    fn accept(&self, what: &str, returned: &Bound<'_, PyAny>, x: &Tensor) -> Result<Tensor> {
+    fn accept(&self, what: &str, returned: &Bound<'_, PyAny>, t: &Tensor, x: &Tensor) -> Result<Tensor> {
         let torch_tensor = returned.py().import("torch").and_then(|torch| torch.getattr("Tensor"));
         let is_tensor = torch_tensor.and_then(|class| returned.is_instance(&class));
         if !is_tensor.map_err(|raised| self.raised(returned.py(), what, raised))? {
@@ -88,8 +88,20 @@ impl CallableField {
             let got = format!("a tensor that cannot be used ({})", first_line(&raised));
             self.wrong(what, got, x)
         })?;
-        answer::accept(&self.config.label, what, array.tensor, x, self.config.dtype)
+        answer::accept(&self.config.label, what, array.tensor, (t, x), self.config.dtype)
     }
+}
+
+/// Floating-point operations of a call, as torch counts those of its own operators.
+fn count_operations(function: &Bound<'_, PyAny>, arguments: Bound<'_, PyTuple>) -> PyResult<f64> {
+    let py = function.py();
+    let class = py.import("torch.utils.flop_counter")?.getattr("FlopCounterMode")?;
+    let counter = class.call((), Some(&[("display", false)].into_py_dict(py)?))?;
+    counter.call_method0("__enter__")?;
+    let outcome = function.call1(arguments);
+    counter.call_method1("__exit__", (py.None(), py.None(), py.None()))?;
+    outcome?;
+    counter.call_method0("get_total_flops")?.extract()
 }
 
 impl VelocityField for CallableField {
@@ -117,7 +129,7 @@ impl VelocityField for CallableField {
             let arguments = self.arguments(py, &[t, x], condition)?;
             let answer = self.functions.velocity.bind(py).call1(arguments);
             let answer = answer.map_err(|raised| self.raised(py, "velocity", raised))?;
-            self.accept("velocity", &answer, x)
+            self.accept("velocity", &answer, t, x)
         })
     }
 
@@ -136,9 +148,33 @@ impl VelocityField for CallableField {
             let pair = answer.cast::<PyTuple>().ok().filter(|pair| pair.len() == 2);
             let pair = pair.ok_or_else(|| self.wrong("vjp", describe(&answer), x))?;
             let item = |index| pair.get_item(index).map_err(|raised| self.raised(py, "vjp", raised));
-            let velocity = self.accept("vjp's velocity", &item(0)?, x)?;
-            let product = self.accept("vjp's product", &item(1)?, x)?;
+            let velocity = self.accept("vjp's velocity", &item(0)?, t, x)?;
+            let product = self.accept("vjp's product", &item(1)?, t, x)?;
             Ok((velocity, product))
+        })
+    }
+
+    /// Counted by torch in one evaluation of a few samples; `None` where it cannot be.
+    fn work(&self) -> Result<Option<f64>> {
+        const SAMPLES: i64 = 2;
+        let options = (self.config.dtype, self.config.device);
+        let mut shape = vec![SAMPLES];
+        shape.extend(&self.config.event_shape);
+        let (t, x) = (Tensor::f_full([SAMPLES], 0.5, options)?, Tensor::f_zeros(shape, options)?);
+        let condition = match self.config.conditioning {
+            Conditioning::None => None,
+            Conditioning::Labels { .. } => Some(Tensor::f_zeros([SAMPLES], (Kind::Int64, options.1))?),
+            Conditioning::Vector { dim } => Some(Tensor::f_zeros([SAMPLES, dim], options)?),
+        };
+        let _no_grad = tch::no_grad_guard();
+        Python::attach(|py| {
+            let arguments = self.arguments(py, &[&t, &x], condition.as_ref())?;
+            match count_operations(self.functions.velocity.bind(py), arguments) {
+                // A product adds as often as it multiplies.
+                Ok(operations) => Ok(Some(operations / 2.0 / SAMPLES as f64)),
+                Err(raised) if raised.is_instance_of::<PyException>(py) => Ok(None),
+                Err(raised) => Err(from_callback(py, raised)),
+            }
         })
     }
 

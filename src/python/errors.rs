@@ -61,7 +61,7 @@ impl From<Error> for PyErr {
             Error::NotFitted(_) => classes::NotFittedError::new_err(text),
             Error::Divergence(_) => classes::DivergenceError::new_err(text),
             Error::OutOfMemory(_) => classes::OutOfMemoryError::new_err(text),
-            Error::Torch(_) | Error::Internal(_) => classes::KoopflowError::new_err(text),
+            Error::OutOfTime | Error::Torch(_) | Error::Internal(_) => classes::KoopflowError::new_err(text),
         }
     }
 }

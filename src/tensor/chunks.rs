@@ -5,7 +5,7 @@ use tch::Tensor;
 use crate::error::Result;
 
 /// The first row and the number of rows of each chunk of `total` rows, at most `rows` in one.
-pub fn chunks(total: i64, rows: i64) -> impl Iterator<Item = (i64, i64)> {
+pub fn chunks(total: i64, rows: i64) -> impl Iterator<Item = (i64, i64)> + Clone {
     let rows = rows.max(1);
     (0..total).step_by(rows as usize).map(move |first| (first, rows.min(total - first)))
 }

@@ -3,6 +3,7 @@
 
 mod chunks;
 mod condition;
+mod memory;
 mod random;
 mod share;
 pub mod threads;
@@ -12,6 +13,7 @@ use tch::{Cuda, Device, Kind, Tensor};
 use crate::error::{Error, Result};
 
 pub use chunks::{chunks, in_chunks};
+pub use memory::{in_halves, out_of_memory};
 pub use random::RandomSource;
 pub(crate) use share::shared;
 pub use share::Share;

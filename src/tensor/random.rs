@@ -135,11 +135,11 @@ impl RandomSource {
 
 /// The number of values of a shape, which may come from a caller.
 fn count_of(shape: &[i64]) -> Result<usize> {
-    let count =
-        shape.iter().try_fold(1i64, |count, size| count.checked_mul(*size).filter(|count| *count >= 0));
-    count
-        .map(|count| count as usize)
-        .ok_or_else(|| Error::shape("noise", "fewer than 2^63 values", shape_text(shape)))
+    let count = shape.iter().try_fold(1i64, |count, size| count.checked_mul(*size));
+    // No memory holds 2^60 values of four bytes, and libtorch cannot count the bytes of more.
+    count.filter(|count| (0..1 << 60).contains(count)).map(|count| count as usize).ok_or_else(|| {
+        Error::OutOfMemory(format!("out of memory for random values of shape {}", shape_text(shape)))
+    })
 }
 
 /// Room for values. Much of it is asked for with care: a vector that cannot have it ends the process.

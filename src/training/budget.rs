@@ -10,11 +10,16 @@ pub struct Budget {
     started: Instant,
     /// Spent before this process: by a run that a checkpoint resumes.
     before: Duration,
+    /// The share of the seconds that is spent when the budget is exhausted.
+    pub(super) share: f64,
 }
+
+/// Work that ends within this many times the limit is still begun.
+const OVERRUN: f64 = 1.1;
 
 impl Budget {
     pub fn new(steps: u64, max_seconds: Option<f64>) -> Self {
-        Budget { steps, max_seconds, started: Instant::now(), before: Duration::ZERO }
+        Budget { steps, max_seconds, started: Instant::now(), before: Duration::ZERO, share: 1.0 }
     }
 
     /// The same budget after `seconds` of it have been spent.
@@ -27,6 +32,27 @@ impl Budget {
     }
 
     pub fn exhausted(&self) -> bool {
-        self.max_seconds.is_some_and(|limit| self.seconds() >= limit)
+        self.max_seconds.is_some_and(|limit| self.seconds() >= self.share * limit)
+    }
+
+    /// Whether work of so many seconds ends in time, or nearly so.
+    pub fn allows(&self, seconds: f64) -> bool {
+        self.max_seconds.is_none_or(|limit| self.seconds() + seconds <= OVERRUN * self.share * limit)
+    }
+
+    /// The same budget, exhausted when a share of the seconds is spent: the rest is for what follows.
+    pub fn within(self, share: f64) -> Self {
+        Budget { share, ..self }
+    }
+
+    /// When a share of the seconds is spent; `None` without a limit.
+    pub fn at(&self, share: f64) -> Option<Instant> {
+        let left = Duration::try_from_secs_f64(self.max_seconds? * share).ok()?.saturating_sub(self.before);
+        self.started.checked_add(left)
+    }
+
+    /// When all seconds are spent.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.at(1.0)
     }
 }

@@ -64,11 +64,11 @@ pub trait Step {
     /// Whether to look at the model now; `last` where training is about to end.
     fn due(&self, state: &State<'_>, last: bool) -> bool;
 
-    /// Measures; `rate` was the learning rate of the last step.
+    /// Measures; `rate` was the learning rate of the last step. The monitor may be asked meanwhile.
     ///
     /// # Errors
     /// Whatever ends training.
-    fn look(&mut self, state: &State<'_>, rate: f64) -> Result<Look>;
+    fn look(&mut self, state: &State<'_>, rate: f64, monitor: &mut dyn Monitor) -> Result<Look>;
 
     /// Keeps what is about to be reported, for trainers with a log of looks.
     fn log(&mut self, progress: &Progress) {
@@ -152,7 +152,10 @@ impl<'a, S: Step> Loop<'a, S> {
     /// Whatever the trainer or the monitor raises, but an interrupt; a first checkpoint, before the first step, that
     /// cannot be written.
     pub fn train(&mut self, monitor: &mut dyn Monitor) -> Result<Stopped> {
-        let outcome = panic::catch_unwind(AssertUnwindSafe(|| self.steps(monitor)));
+        let outcome = panic::catch_unwind(AssertUnwindSafe(|| match self.steps(monitor) {
+            Err(Error::OutOfTime) => Ok(Stopped::Budget),
+            outcome => outcome,
+        }));
         let stopped = match &outcome {
             Ok(Ok(stopped)) => *stopped,
             // The user's own wish to stop, or a failure: a file that is read later tells of a run that was cut.
@@ -180,7 +183,9 @@ impl<'a, S: Step> Loop<'a, S> {
         }
         let mut written = self.state.budget.seconds();
         while self.state.ledger.step < self.state.budget.steps {
+            let began = self.state.budget.seconds();
             let rate = self.one(monitor)?;
+            let took = self.state.budget.seconds() - began;
             let step = self.state.ledger.step;
             if self.state.ledger.consecutive >= SKIPPED_LIMIT {
                 let reason = self.reason.take().map_or(String::new(), |reason| format!(" ({reason})"));
@@ -189,7 +194,8 @@ impl<'a, S: Step> Loop<'a, S> {
                     return Ok(stopped);
                 }
             }
-            let exhausted = self.state.budget.exhausted();
+            // A step of many seconds is not begun shortly before the end.
+            let exhausted = self.state.budget.exhausted() || !self.state.budget.allows(took);
             let last = step == self.state.budget.steps || exhausted;
             if self.step.due(&self.state, last) {
                 if let Some(stopped) = self.look(rate, monitor)? {
@@ -338,7 +344,7 @@ impl<'a, S: Step> Loop<'a, S> {
 
     /// Looks, keeps the best state and reports; answers where training should stop.
     fn look(&mut self, rate: f64, monitor: &mut dyn Monitor) -> Result<Option<Stopped>> {
-        let Look { metric, name, values } = self.step.look(&self.state, rate)?;
+        let Look { metric, name, values } = self.step.look(&self.state, rate, monitor)?;
         let total = self.step.total(&self.state);
         let progress = Progress { values, ..self.state.progress(S::STAGE, total) };
         self.step.log(&progress);
@@ -462,7 +468,7 @@ mod tests {
             false
         }
 
-        fn look(&mut self, _: &State<'_>, _: f64) -> Result<Look> {
+        fn look(&mut self, _: &State<'_>, _: f64, _: &mut dyn Monitor) -> Result<Look> {
             Ok(Look::default())
         }
 

@@ -110,7 +110,8 @@ impl State<'_> {
     /// larger. The learning rate follows it, so that a run that the clock ends still ends with a small rate.
     pub fn spent(&self) -> f64 {
         let by_clock = self.budget.max_seconds.map_or(0.0, |limit| {
-            (self.budget.seconds() - self.ledger.began) / (limit - self.ledger.began).max(1e-9)
+            (self.budget.seconds() - self.ledger.began)
+                / (limit * self.budget.share - self.ledger.began).max(1e-9)
         });
         by_clock.max(self.done())
     }

@@ -216,6 +216,10 @@ impl VelocityField for DiffusionField {
         Ok((v, cotangent.f_mul(&linear)?.f_add(&product.f_mul(&input)?)?))
     }
 
+    fn work(&self) -> Result<Option<f64>> {
+        self.model.work()
+    }
+
     /// The model's: one evaluation is one of it.
     fn counter(&self) -> &EvaluationCounter {
         self.model.counter()

@@ -126,6 +126,10 @@ impl VelocityField for GuidedField {
         Ok((self.mix(&both)?, halves[0].f_add(&halves[1])?))
     }
 
+    fn work(&self) -> Result<Option<f64>> {
+        Ok(self.model.work()?.map(|work| 2.0 * work))
+    }
+
     fn counter(&self) -> &EvaluationCounter {
         self.model.counter()
     }

@@ -65,6 +65,15 @@ pub trait VelocityField: Send {
         Ok((v, product.unwrap_or_else(|| x.detach().zeros_like())))
     }
 
+    /// Multiplications of one sample's velocity, about, by counting and not by the clock; `None` where nobody
+    /// knows. It may evaluate the field once.
+    ///
+    /// # Errors
+    /// Whatever stops the count, but a failure of it.
+    fn work(&self) -> Result<Option<f64>> {
+        Ok(None)
+    }
+
     fn counter(&self) -> &EvaluationCounter;
 
     /// What the field knows of the data that it leads to; `None` for other people's models.

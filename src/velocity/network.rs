@@ -428,6 +428,10 @@ impl VelocityField for NetworkField {
         }
     }
 
+    fn work(&self) -> Result<Option<f64>> {
+        Ok(Some((self.parameters.count() * self.reuse()) as f64))
+    }
+
     fn counter(&self) -> &EvaluationCounter {
         &self.counter
     }

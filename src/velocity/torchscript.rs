@@ -66,6 +66,8 @@ pub struct TorchScriptField {
     module_dtype: Option<Kind>,
     /// Whether a module in half precision has refused times in single precision.
     rounds_time: Arc<AtomicBool>,
+    /// Number of weights of the module.
+    weights: i64,
     counter: EvaluationCounter,
 }
 
@@ -107,6 +109,7 @@ impl TorchScriptField {
             name,
             module_dtype,
             rounds_time: Arc::new(AtomicBool::new(false)),
+            weights: parameters.iter().map(|(_, tensor)| tensor.numel() as i64).sum(),
             counter: EvaluationCounter::default(),
         })
     }
@@ -203,7 +206,7 @@ impl VelocityField for TorchScriptField {
         let got = first_tensor(self.forward(t, x, condition)?)
             .filter(Tensor::defined)
             .ok_or_else(|| answer::refuse(&self.name, "forward", "no tensor".into(), x))?;
-        let v = answer::accept(&self.name, "forward", got, x, self.dtype)?;
+        let v = answer::accept(&self.name, "forward", got, (t, x), self.dtype)?;
         match self.config.convention {
             // dx/ds = noise - data in diffusers' time s = 1 - t, so dx/dt has the other sign.
             Convention::Diffusers { .. } => Ok(v.f_neg()?),
@@ -236,6 +239,15 @@ impl VelocityField for TorchScriptField {
         Ok((v, x.detach().zeros_like()))
     }
 
+    /// Of images, as if the module were a U-Net, whose weights are used at a few of the pixels on average.
+    fn work(&self) -> Result<Option<f64>> {
+        let reuse = match self.config.event_shape.as_slice() {
+            [_, height, width] => (height * width / 16).max(1),
+            _ => 1,
+        };
+        Ok(Some((self.weights * reuse) as f64))
+    }
+
     fn counter(&self) -> &EvaluationCounter {
         &self.counter
     }
@@ -248,6 +260,7 @@ impl VelocityField for TorchScriptField {
             dtype: self.dtype,
             module_dtype: self.module_dtype,
             rounds_time: Arc::clone(&self.rounds_time),
+            weights: self.weights,
             counter: self.counter.clone(),
         })
     }

@@ -327,6 +327,10 @@ impl VelocityField for UnitsField {
         Ok((self.units.carry(t, &z, &rate)?, self.units.pull(t, cotangent, &product)?))
     }
 
+    fn work(&self) -> Result<Option<f64>> {
+        self.inner.work()
+    }
+
     fn counter(&self) -> &EvaluationCounter {
         self.inner.counter()
     }

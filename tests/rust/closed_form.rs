@@ -398,6 +398,22 @@ fn an_interrupt_of_the_solve_is_honoured() {
 }
 
 #[test]
+fn a_linear_solve_makes_do_with_the_rows_that_there_is_time_for() {
+    for generator in [GeneratorKind::Dense, GeneratorKind::Spectral] {
+        for method in [Method::ClosedForm, Method::Refine] {
+            let mut late = config(generator, method);
+            late.training.max_seconds = Some(1e-9);
+            let field = gaussian();
+            let (student, history) = distill(&field, &late, &Inputs::default(), &mut Silent).unwrap();
+            assert_eq!(history.closed_form.unwrap().rows % 512, 0, "one chunk for each target");
+            assert!(field.evaluations() < 12, "{} evaluations after the deadline", field.evaluations());
+            let flat = student.parameters().flat().unwrap();
+            assert!(flat.isfinite().all().int64_value(&[]) == 1);
+        }
+    }
+}
+
+#[test]
 fn the_solve_counts_the_teachers_evaluations() {
     let evaluations = |generator, method| {
         let field = gaussian();

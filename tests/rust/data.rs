@@ -308,7 +308,8 @@ fn training_data_passes_the_pair_source_on() {
     };
     let field = gaussian();
     let recipe = config.resolve(&[2], Conditioning::None).unwrap();
-    let data = TrainingData::prepare(&field, &config, &recipe, &Inputs::default(), &mut Silent).unwrap();
+    let data =
+        TrainingData::prepare(&field, &config, &recipe, &Inputs::default(), None, &mut Silent).unwrap();
     let tau = |done| data.batch(&RandomSource::new(1), 0, 16, done).unwrap().pairs.unwrap().tau();
     assert!(tau(0.0).eq(1.0).all().int64_value(&[]) == 1);
     assert!(tau(1.0).eq(0.125).all().int64_value(&[]) == 1);
@@ -321,7 +322,7 @@ fn points_lie_on_trajectories_where_those_are_solved_anyway() {
     let prepare = |weights| {
         let config = DistillConfig { weights, ..config() };
         let recipe = config.resolve(&[2], Conditioning::None).unwrap();
-        TrainingData::prepare(&field, &config, &recipe, &inputs(), &mut Silent).unwrap()
+        TrainingData::prepare(&field, &config, &recipe, &inputs(), None, &mut Silent).unwrap()
     };
     let both = prepare([("phase".to_string(), 0.1), ("consistency".to_string(), 0.1)].into());
     let points = both.batch(&RandomSource::new(3), 0, 16, 0.0).unwrap().points.unwrap();

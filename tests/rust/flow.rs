@@ -2,9 +2,11 @@
 
 use koopflow::data::{assign, Coupling, PairBatch, PairSource, PairStream};
 use koopflow::flow::Path;
+use koopflow::monitor::{Silent, Until};
 use koopflow::tensor::RandomSource;
 use koopflow::Error;
 use std::sync::Arc;
+use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 
 fn normal(shape: &[i64], seed: u64) -> Tensor {
@@ -265,6 +267,18 @@ mod stream {
         // Hangs here (for minutes of assignments) unless the queued jobs gave up.
         pool.install(|| ());
         assert_eq!(Arc::strong_count(&pool), 1);
+    }
+
+    #[test]
+    fn a_long_assignment_is_not_waited_for_after_a_wish_to_stop() {
+        let pool = Arc::new(rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap());
+        let data = normal(&[3000, 2], 5);
+        let source = PairSource::new(&data, None, Coupling::Ot, 3000, 3000, RandomSource::new(0)).unwrap();
+        let mut stream = PairStream::on(Arc::clone(&pool), source, 0, 1_000_000).unwrap();
+        let mut until = Until::new(&mut Silent, Some(Instant::now()));
+        assert!(matches!(stream.watched(&mut until), Some(Err(Error::OutOfTime))));
+        drop(stream);
+        pool.install(|| ());
     }
 
     #[test]

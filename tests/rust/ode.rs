@@ -1,6 +1,8 @@
 //! The solvers against SciPy's RK45, closed forms and their own orders of convergence.
 
-use koopflow::monitor::{Monitor, Progress, Silent};
+use std::time::Instant;
+
+use koopflow::monitor::{Monitor, Progress, Silent, Until};
 use koopflow::ode::{integrate, solve, solve_chunked, Chunks, SolveOptions, Solver};
 use koopflow::tensor::RandomSource;
 use koopflow::velocity::{GaussianField, VelocityField};
@@ -191,7 +193,8 @@ fn chunks_agree_with_the_whole_and_report() {
     assert_eq!(parts.evaluations, whole.evaluations);
     let stage = || "trajectories".to_string();
     assert_eq!(log.0, [(stage(), 10, 25), (stage(), 20, 25), (stage(), 25, 25)]);
-    assert_eq!(log.1, 15);
+    // Before each evaluation, four a step.
+    assert_eq!(log.1, 3 * 5 * 4);
 }
 
 #[test]
@@ -205,6 +208,21 @@ fn a_monitor_stops_every_solver_at_once() {
         assert!(matches!(error, Error::Interrupted(_)), "{error}");
         assert_eq!(log.1, 3);
     }
+}
+
+#[test]
+fn time_that_is_over_stops_a_solve_before_its_next_evaluation() {
+    let (field, x) = (gaussian(Kind::Float), normal(&[3, 2], Kind::Float));
+    let run = |monitor: &mut dyn Monitor, deadline| {
+        let mut until = Until::new(monitor, deadline);
+        solve(&field, &x, &[0.0, 1.0], &SolveOptions::default(), None, &mut until).map(drop)
+    };
+    assert!(matches!(run(&mut Silent, Some(Instant::now())), Err(Error::OutOfTime)));
+    assert_eq!(field.evaluations(), 0);
+    // The wish to stop comes first, and without a limit there is none.
+    let mut stopped = Log(vec![], 0, Some(0));
+    assert!(matches!(run(&mut stopped, Some(Instant::now())), Err(Error::Interrupted(_))));
+    run(&mut Silent, None).unwrap();
 }
 
 #[test]

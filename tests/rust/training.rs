@@ -103,13 +103,14 @@ fn held_out_errors_are_what_they_say() {
     let field = gaussian();
     let config = DistillConfig { trajectories: Some(128), ..config() };
     let recipe = config.resolve(&[2], Conditioning::None).unwrap();
-    let data = TrainingData::prepare(&field, &config, &recipe, &Inputs::default(), &mut Silent).unwrap();
+    let data =
+        TrainingData::prepare(&field, &config, &recipe, &Inputs::default(), None, &mut Silent).unwrap();
     let paths = data.trajectories.as_ref().unwrap();
     let mut student = Student::new(recipe.student, 1, Device::Cpu).unwrap();
     student.set_coordinates(data.coordinates(9, None).unwrap());
-    let evaluator = Evaluator::new(&field, &data, &recipe.weights).unwrap();
+    let evaluator = Evaluator::new(&field, &data, &recipe.weights, &mut Silent).unwrap();
     let asked = field.evaluations();
-    let errors = evaluator.errors(&student).unwrap();
+    let errors = evaluator.errors(&student, &mut Silent).unwrap();
     assert_eq!(field.evaluations(), asked, "velocities are asked for once");
 
     let (held_out, _) = paths.held_out();
@@ -150,8 +151,10 @@ fn held_out_errors_are_what_they_say() {
     close("score", errors.score, errors.endpoint + errors.path + errors.inversion);
     // What no term trains is no part of the score.
     let ends = Weights { endpoint: 1.0, ..Weights::NONE };
-    let score =
-        |weights: &Weights| Evaluator::new(&field, &data, weights).unwrap().errors(&student).unwrap().score;
+    let score = |weights: &Weights| {
+        let evaluator = Evaluator::new(&field, &data, weights, &mut Silent).unwrap();
+        evaluator.errors(&student, &mut Silent).unwrap().score
+    };
     close("score", score(&ends), errors.endpoint);
     close("score", score(&Weights { path: 0.5, ..ends }), errors.endpoint + errors.path);
 }

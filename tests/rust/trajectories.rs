@@ -11,6 +11,7 @@ use koopflow::distill::{distill, DistillConfig};
 use koopflow::error::Error;
 use koopflow::koopman::Student;
 use koopflow::monitor::{Monitor, Progress, Silent};
+use koopflow::ode::{self, Chunks, DensityOptions, SolveOptions};
 use koopflow::store;
 use koopflow::tensor::RandomSource;
 use koopflow::training::TrainingOptions;
@@ -148,10 +149,142 @@ fn a_budget_trains_on_what_there_is_and_a_later_fit_continues() {
     let scratch = Scratch::new("budget");
     let field = gaussian(0.0);
     let hurried = TrajectoryPlan { max_seconds: Some(1e-9), ..plan(5000) };
-    assert_eq!(in_file(&field, &hurried, &scratch.0).unwrap().states().size(), [2048, 9, 2]);
-    assert_eq!(in_file(&field, &hurried, &scratch.0).unwrap().states().size(), [4096, 9, 2]);
+    assert_eq!(in_file(&field, &hurried, &scratch.0).unwrap().states().size(), [16, 9, 2]);
     assert!(scratch.partial().exists());
-    assert_eq!(in_file(&field, &plan(5000), &scratch.0).unwrap().states().size(), [5000, 9, 2]);
+    // What was sketched is no part of a whole chunk, and so it is solved again.
+    let whole = in_file(&field, &plan(5000), &scratch.0).unwrap();
+    let unhurried = Trajectories::generate(&field, &plan(5000), None, &mut Silent).unwrap();
+    assert!(whole.states().equal(unhurried.states()));
+}
+
+/// Another field, whose memory holds so many rows, and whose velocity is so many multiplications.
+struct Limited {
+    field: GaussianField,
+    rows: i64,
+    work: f64,
+}
+
+impl VelocityField for Limited {
+    fn event_shape(&self) -> &[i64] {
+        self.field.event_shape()
+    }
+
+    fn device(&self) -> Device {
+        Device::Cpu
+    }
+
+    fn dtype(&self) -> Kind {
+        self.field.dtype()
+    }
+
+    fn velocity(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> koopflow::Result<Tensor> {
+        match x.size()[0] > self.rows {
+            true => Err(Error::Teacher { message: "CUDA out of memory. Tried".into(), source: None }),
+            false => self.field.velocity(t, x, condition),
+        }
+    }
+
+    fn work(&self) -> koopflow::Result<Option<f64>> {
+        Ok(Some(self.work))
+    }
+
+    fn counter(&self) -> &EvaluationCounter {
+        self.field.counter()
+    }
+
+    fn shallow_clone(&self) -> Box<dyn VelocityField> {
+        Box::new(Limited { field: gaussian(0.0), ..*self })
+    }
+
+    fn kind_name(&self) -> &'static str {
+        "limited"
+    }
+
+    fn state(&self) -> Option<FieldState> {
+        None
+    }
+}
+
+#[test]
+fn a_teacher_whose_memory_runs_out_is_asked_for_fewer_at_once() {
+    let small = Limited { field: gaussian(0.0), rows: 300, work: 1.0 };
+    let paths = Trajectories::generate(&small, &plan(1000), None, &mut Silent).unwrap();
+    let whole = Trajectories::generate(&gaussian(0.0), &plan(1000), None, &mut Silent).unwrap();
+    let gap = (paths.states() - whole.states()).abs().max().double_value(&[]);
+    assert!(paths.states().size() == whole.states().size() && gap < 1e-2, "{gap}");
+    let x = RandomSource::new(0).normal(&[1000, 2], Kind::Float, Device::Cpu).unwrap();
+    let options = SolveOptions::default();
+    let solve = |field: &dyn VelocityField| {
+        ode::solve_chunked(field, &x, &[0.0, 1.0], &options, None, Chunks::new("sample"), &mut Silent)
+            .unwrap()
+            .endpoint()
+    };
+    assert!((solve(&small) - solve(&small.field)).abs().max().double_value(&[]) < 1e-3);
+    let density = |field: &dyn VelocityField| {
+        ode::log_prob(field, &x, &DensityOptions::default(), None, &mut Silent).unwrap()
+    };
+    assert!((density(&small) - density(&small.field)).abs().max().double_value(&[]) < 1e-2);
+    let none = Limited { rows: 0, ..small };
+    let refused = Trajectories::generate(&none, &plan(100), None, &mut Silent);
+    assert!(refused.unwrap_err().to_string().contains("out of memory"));
+}
+
+#[test]
+fn time_that_is_over_leaves_the_fewest_trajectories_and_says_so() {
+    let field = gaussian(0.0);
+    let hurried = TrajectoryPlan { max_seconds: Some(1e-9), ..plan(5000) };
+    let paths = Trajectories::generate(&field, &hurried, None, &mut Silent).unwrap();
+    assert!(field.evaluations() <= 2, "{} evaluations after the deadline", field.evaluations());
+    assert_eq!(paths.states().size(), [16, 9, 2]);
+    // One step of Euler's method, and a straight line.
+    let x0 = paths.states().select(1, 0);
+    let line = &x0 + field.velocity(&Tensor::zeros([16], (Kind::Float, Device::Cpu)), &x0, None).unwrap();
+    let gap = (paths.states().select(1, 8) - &line).abs().max().double_value(&[]);
+    let middle = (paths.states().select(1, 4) - (x0 + line) / 2.0).abs().max().double_value(&[]);
+    assert!(gap < 1e-5 && middle < 1e-5, "{gap} {middle}");
+    assert!(paths.notes()[0].contains("max_seconds") && paths.notes()[0].contains("sketched"));
+}
+
+#[test]
+fn no_more_trajectories_are_solved_than_training_is_worth() {
+    let fit = |work: f64, steps: u64, trajectories: Option<i64>| {
+        let field = Limited { field: gaussian(0.0), rows: 1 << 20, work };
+        let mut config = DistillConfig { trajectories, ..config() };
+        config.training.steps = Some(steps);
+        let mut told = Notes(Vec::new());
+        let (_, history) = distill(&field, &config, &Inputs::default(), &mut told).unwrap();
+        let noted: Vec<String> = history.notes.iter().map(|note| note.text.clone()).collect();
+        assert_eq!(noted, told.0);
+        (history.trajectories, noted)
+    };
+    // 64 rows of noise, 32 pairs, 64 of data and 32 points in each of 3 steps, and those held out.
+    assert_eq!(fit(1.0, 3, None), (3 * 192 + 512, vec![]));
+    // Where one velocity is much more work than a step of training, some hundreds; twice the same.
+    let (count, notes) = fit(1e9, 30, None);
+    assert_eq!(count, 512);
+    assert!(
+        notes.len() == 1 && notes[0].starts_with("512 trajectories") && notes[0].contains("trajectories=")
+    );
+    assert_eq!(fit(1e9, 30, None).0, 512);
+    // A number that was asked for is obeyed.
+    assert_eq!(fit(1e9, 3, Some(4000)), (4000, vec![]));
+}
+
+struct Notes(Vec<String>);
+
+impl Monitor for Notes {
+    fn tick(&mut self) -> koopflow::Result<()> {
+        Ok(())
+    }
+
+    fn report(&mut self, _: &Progress) -> koopflow::Result<()> {
+        Ok(())
+    }
+
+    fn note(&mut self, _: &Progress, text: &str) -> koopflow::Result<()> {
+        self.0.push(text.into());
+        Ok(())
+    }
 }
 
 #[test]

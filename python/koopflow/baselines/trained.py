@@ -48,7 +48,8 @@ class TrainedBaseline(Baseline):
         Number of stored trajectories, or of its options ``count`` and ``path_steps``; those of a Koopman
         student by default.
     max_seconds : float, optional
-        Time limit of the whole fit, trajectories included. The learning rate then follows the clock.
+        Time limit of the whole fit, trajectories included, as in :class:`koopflow.KoopmanDistiller`. The
+        learning rate then follows the clock.
     """
 
     _nested: ClassVar[Mapping[str, type[Options]]] = {"training": Training, "trajectories": Trajectories}

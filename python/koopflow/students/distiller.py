@@ -82,7 +82,10 @@ class KoopmanDistiller(FittedStudent):
     objective : Objective or mapping, optional
         Single terms of the loss: see :class:`koopflow.Objective`.
     max_seconds : float, optional
-        Time limit of fitting, trajectories included; the best student is kept.
+        Time limit of the whole fit: trajectories, statistics, training, evaluations and linear solves. The
+        best student is kept. A step or an evaluation of the teacher that is under way is finished; a teacher
+        too slow for the limit gives a poor student and a warning, or an ``ArgumentError`` if there is no time
+        for a single evaluation.
     seed : int or None, default 0
         Random seed of everything; None draws one, which ``history_["seed"]`` says.
     device : str or torch.device, default "cpu"

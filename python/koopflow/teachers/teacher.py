@@ -83,7 +83,7 @@ class FlowTeacher(Flow, Parameters):
         Options ``optimizer``, ``weight_decay``, ``warmup_steps``, ``clip_norm``, ``ema_decay`` and
         ``max_restarts`` of :class:`koopflow.Training`.
     max_seconds : float, optional
-        Time limit of training; the teacher so far is kept.
+        Time limit of training; the teacher so far is kept. A step that is under way is finished.
     seed : int or None, default 0
         Random seed of initialisation and training; None draws one, which ``history_["seed"]`` tells.
     device : str or torch.device, default "cpu"

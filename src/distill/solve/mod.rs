@@ -15,7 +15,7 @@ use crate::data::Trajectories;
 use crate::distill::{DistillConfig, Method, Weights};
 use crate::error::{Error, Result};
 use crate::koopman::{Direction, Generator, Student};
-use crate::monitor::{Monitor, Progress};
+use crate::monitor::{Monitor, Progress, Until};
 use crate::tensor::shape_text;
 use crate::training::Stopped;
 use crate::velocity::VelocityField;
@@ -97,7 +97,8 @@ const LARGEST_RIDGE: f64 = 10.0;
 const SHORTLIST: f64 = 10.0;
 
 /// The sums of J g (1, v) = g L over `points`, regressors g `[m]` and targets (v, J phi (1, v)) `[d + k]`, for
-/// every lift of the student: one generator serves them all. Looks at the monitor once a chunk.
+/// every lift of the student: one generator serves them all. Looks at the monitor once a chunk; when time is up, the
+/// chunks so far will do.
 ///
 /// # Errors
 /// Whatever the points or the monitor raise; [`Error::NonFinite`] for values that are not finite.
@@ -117,13 +118,15 @@ pub fn generator_equations(
                 student.lift_flat_with_tangent(&t, &x, &velocity, direction, condition.as_ref());
             sums.add(&g.assemble(), &Tensor::f_cat(&[&velocity, &tangent], 1)?)?;
         }
-        monitor.tick()?;
+        if out_of_time(monitor)? {
+            break;
+        }
     }
     Ok(sums)
 }
 
 /// The weighted sums of x_t - x_s over `pairs` against (tau, s tau + tau²/2, phi K(tau)), `[2 + k]` regressors
-/// and `[d]` targets, for a spectral student. Looks at the monitor once a chunk.
+/// and `[d]` targets, for a spectral student. Looks at the monitor as [`generator_equations`] does.
 ///
 /// # Errors
 /// [`Error::Argument`] naming `generator` for a dense one; as [`generator_equations`] otherwise.
@@ -147,7 +150,9 @@ pub fn readout_equations(
         let root = weight.sqrt().unsqueeze(1);
         let regressors = Tensor::f_cat(&[tau.unsqueeze(1), quadratic.unsqueeze(1), integrated], 1)?;
         sums.add(&(regressors * &root), &((x_t - x_s) * root))?;
-        monitor.tick()?;
+        if out_of_time(monitor)? {
+            break;
+        }
     }
     Ok(sums)
 }
@@ -180,8 +185,15 @@ pub(in crate::distill) struct ClosedForm<'a> {
     pub config: &'a DistillConfig,
     pub weights: &'a Weights,
     /// The held-out score that keeps the best state: lower is better.
-    pub score: &'a dyn Fn(&Student) -> Result<f64>,
+    pub score: &'a Score<'a>,
+    /// When the sums that are solved by have to do as they are.
+    pub deadline: Option<Instant>,
 }
+
+type Score<'a> = dyn Fn(&Student, &mut dyn Monitor) -> Result<f64> + 'a;
+
+/// Share of the time left after which the training rows' sums have to do; the held-out ones follow.
+const TRAINING_SHARE: f64 = 0.6;
 
 impl ClosedForm<'_> {
     /// Solves, and keeps the solution: always for [`Method::ClosedForm`], where it scores better for
@@ -199,8 +211,8 @@ impl ClosedForm<'_> {
             Method::Refine if *stopped == Stopped::Interrupted => Ok(None),
             Method::Refine => {
                 let trained = student.parameters().flat()?.copy();
-                let score = (self.score)(student)?;
-                let outcome = self.solve(student, Some(score), monitor);
+                let outcome = (self.score)(student, monitor)
+                    .and_then(|score| self.solve(student, Some(score), monitor));
                 if !matches!(&outcome, Ok(report) if report.kept) {
                     student.set_parameters(&trained)?;
                 }
@@ -223,21 +235,28 @@ impl ClosedForm<'_> {
     ) -> Result<ClosedFormReport> {
         let _guard = tch::no_grad_guard();
         let started = Instant::now();
-        let [training, held_out] = Places::both(self.trajectories, self.config.training.seed);
+        let places = Places::both(self.trajectories, self.config.training.seed);
+        let [training, held_out] = places.map(|places| places.hurried(self.deadline.is_some()));
+        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(started));
+        let early = left.and_then(|left| started.checked_add(left.mul_f64(TRAINING_SHARE)));
         let rows = (ROWS_PER_REGRESSOR * student.config().size()).clamp(ROW_LIMITS.0, ROW_LIMITS.1);
         let held_out_rows = (held_out.rows * (self.trajectories.path_times() - 1)).min(rows / 4);
         let (solved, train, check) = match student.generator() {
             Generator::Levels(_) => return Err(no_solve()),
             Generator::Dense(_) => {
-                let train = generator_equations(student, training.points(self.teacher, rows), monitor)?;
+                let train = training.points(self.teacher, rows);
+                let train = generator_equations(student, train, &mut Until::new(monitor, early))?;
                 let check = held_out.points(self.teacher, held_out_rows);
-                (Solved::Generator, train, generator_equations(student, check, monitor)?)
+                let check = generator_equations(student, check, &mut Until::new(monitor, self.deadline))?;
+                (Solved::Generator, train, check)
             }
             Generator::Spectral(_) => {
                 let weights = self.weights;
-                let train = readout_equations(student, training.pairs(weights, rows / 4), monitor)?;
+                let train = training.pairs(weights, rows / 4);
+                let train = readout_equations(student, train, &mut Until::new(monitor, early))?;
                 let check = held_out.pairs(weights, (held_out_rows / 4).max(1));
-                (Solved::Readout, train, readout_equations(student, check, monitor)?)
+                let check = readout_equations(student, check, &mut Until::new(monitor, self.deadline))?;
+                (Solved::Readout, train, check)
             }
         };
         let (RidgeChoice { ridge, residual, solution }, solved_score) =
@@ -292,7 +311,7 @@ impl ClosedForm<'_> {
                 continue;
             }
             install(student, &choice.solution)?;
-            let score = match (self.score)(student) {
+            let score = match (self.score)(student, monitor) {
                 Ok(score) => Some(score).filter(|score| score.is_finite()),
                 Err(Error::Divergence(_)) => None,
                 Err(error) => return Err(error),
@@ -301,9 +320,19 @@ impl ClosedForm<'_> {
             if best.as_ref().is_none_or(|(_, lowest)| of(score) < of(*lowest)) {
                 best = Some((choice, score));
             }
-            monitor.tick()?;
+            if out_of_time(&mut Until::new(monitor, self.deadline))? {
+                break;
+            }
         }
         best.ok_or_else(|| Error::argument("ridge", "a solution that is finite", format!("{candidates:?}")))
+    }
+}
+
+/// Asks the monitor; whether the time is up.
+fn out_of_time(monitor: &mut dyn Monitor) -> Result<bool> {
+    match monitor.tick() {
+        Err(Error::OutOfTime) => Ok(true),
+        other => other.map(|()| false),
     }
 }
 

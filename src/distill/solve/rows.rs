@@ -7,17 +7,21 @@ use crate::data::{Points, Trajectories};
 use crate::distill::{FlowPoints, StatePairs, Weights};
 use crate::error::Result;
 use crate::koopman::Direction;
-use crate::tensor::RandomSource;
+use crate::tensor::{chunks, RandomSource};
 use crate::velocity::VelocityField;
 
 /// Rows evaluated at once: bounds memory and the time between two looks at the monitor.
 const CHUNK_ROWS: i64 = 8192;
+/// The same where the clock is to be looked at often.
+const HURRIED_ROWS: i64 = 512;
 
 /// Random places among stored states: the first `rows` trajectories from `start` on.
 pub(in crate::distill) struct Places<'a> {
     trajectories: &'a Trajectories,
     start: i64,
     pub rows: i64,
+    /// Rows evaluated at once.
+    chunk: i64,
     random: RandomSource,
 }
 
@@ -26,11 +30,16 @@ impl<'a> Places<'a> {
     pub fn both(trajectories: &'a Trajectories, seed: u64) -> [Places<'a>; 2] {
         let training = trajectories.training_count();
         let held_out = trajectories.states().size()[0] - training;
-        let random = RandomSource::new(seed).fork("closed form");
+        let (random, chunk) = (RandomSource::new(seed).fork("closed form"), CHUNK_ROWS);
         [
-            Places { trajectories, start: 0, rows: training, random: random.fork("training") },
-            Places { trajectories, start: training, rows: held_out, random: random.fork("held out") },
+            Places { trajectories, start: 0, rows: training, chunk, random: random.fork("training") },
+            Places { trajectories, start: training, rows: held_out, chunk, random: random.fork("held out") },
         ]
+    }
+
+    /// The same places, in smaller chunks where a clock runs.
+    pub fn hurried(self, hurried: bool) -> Self {
+        Places { chunk: if hurried { HURRIED_ROWS } else { self.chunk }, ..self }
     }
 
     /// `count` trajectories, by index.
@@ -52,13 +61,13 @@ impl<'a> Places<'a> {
         count: i64,
     ) -> impl Iterator<Item = Result<FlowPoints>> + 'a {
         let last = self.trajectories.path_times() - 1;
-        chunks(count).map(move |size| {
+        chunks(count, self.chunk).map(move |(_, size)| {
             let rows = self.draw(size);
             let index = self.times(0, last, size);
             let (x, t) = self.trajectories.at(&rows, &index);
             let (condition, teacher_condition) = self.trajectories.conditions_of(&rows);
             let points = Points { t, x, condition, teacher_condition };
-            let velocity = points.velocity(teacher)?;
+            let velocity = points.velocity_in_parts(teacher)?;
             let Points { t, x, condition, .. } = points;
             Ok(FlowPoints { t, x, velocity, condition })
         })
@@ -77,9 +86,10 @@ impl<'a> Places<'a> {
             (Span::Anywhere, weights.target),
             (Span::Backward, weights.inverse),
         ];
+        let parts = chunks(count, self.chunk).map(|(_, size)| size);
         let wanted = terms.into_iter().filter(|(_, weight)| *weight > 0.0);
         let plan: Vec<_> =
-            wanted.flat_map(|(span, weight)| chunks(count).map(move |size| (span, weight, size))).collect();
+            wanted.flat_map(|(span, weight)| parts.clone().map(move |size| (span, weight, size))).collect();
         let precision: Vec<f64> = (0..=last).map(|index| self.trajectories.precision_at(index)).collect();
         plan.into_iter().map(move |(span, weight, size)| {
             let rows = self.draw(size);
@@ -115,9 +125,4 @@ enum Span {
     FromNoise,
     Anywhere,
     Backward,
-}
-
-/// Sizes of the chunks of `count` rows.
-fn chunks(count: i64) -> impl Iterator<Item = i64> {
-    (0..count).step_by(CHUNK_ROWS as usize).map(move |start| CHUNK_ROWS.min(count - start))
 }

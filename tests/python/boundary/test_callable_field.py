@@ -136,9 +136,20 @@ class TestCallable:
     )
     def test_answers_that_are_not_finite_are_told(self, answer, got):
         f = field(lambda t, x, condition: answer(x), label="mine")
-        expected = rf"^teacher 'mine': velocity returned .*{got}; expected finite values$"
+        expected = (
+            rf"^teacher 'mine': velocity returned .*{got} at t = 0.5; expected finite values, for t = 0"
+        )
         with pytest.raises(exceptions.TeacherError, match=expected):
             f.velocity(0.5, numbers(shape=(4, 2)) + 3)
+
+    def test_a_velocity_that_is_infinite_at_its_end_says_when_and_what_to_do(self):
+        f = field(lambda t, x, condition: (1 - x) / (1 - t)[:, None], label="mine")
+        assert np.isfinite(f.velocity(0.999, np.zeros((4, 2)))).all()
+        with pytest.raises(exceptions.TeacherError, match=r"at t = 1; .* min\(t, 1 - eps\)"):
+            f.velocity(np.array([0.5, 1.0, 0.25, 1.0]), np.zeros((4, 2)))
+        with pytest.raises(exceptions.TeacherError, match="at t from 0.5 to 0.75; expected finite values"):
+            nan = field(lambda t, x, condition: x + torch.log(0.4 - t)[:, None])
+            nan.velocity(np.array([0.5, 0.25, 0.75, 0.0]), np.zeros((4, 2)))
 
     def test_reentrant(self):
         inner = field(lambda t, x, condition: x + 1)
