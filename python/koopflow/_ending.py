@@ -10,8 +10,8 @@ from .exceptions import DivergenceError
 
 
 def tell_ending(history: Mapping[str, Any], kept: str) -> None:
-    """Warn of a fit that was cut, had no time or misses its checkpoint, by its ``history_``; call last, when what is
-    ``kept``, "the teacher so far", is in place. Raises ``DivergenceError`` for a fit that diverged."""
+    """Warn of a fit that was cut, had no time or misses its checkpoint, by its ``history_``; call last, when
+    what is ``kept``, "the teacher so far", is in place. Raises ``DivergenceError`` for one that diverged."""
     steps, notes = history.get("steps"), history.get("notes") or []
     last: Mapping[str, Any] = notes[-1] if notes else {"step": None, "text": ""}
     if last["step"] == steps and last["text"].startswith("the checkpoint could not be written"):
