@@ -275,7 +275,8 @@ mod stream {
         let data = normal(&[3000, 2], 5);
         let source = PairSource::new(&data, None, Coupling::Ot, 3000, 3000, RandomSource::new(0)).unwrap();
         let mut stream = PairStream::on(Arc::clone(&pool), source, 0, 1_000_000).unwrap();
-        let mut until = Until::new(&mut Silent, Some(Instant::now()));
+        let mut silent = Silent;
+        let mut until = Until::new(&mut silent, Some(Instant::now()));
         assert!(matches!(stream.watched(&mut until), Some(Err(Error::OutOfTime))));
         drop(stream);
         pool.install(|| ());
