@@ -320,7 +320,8 @@ impl ClosedForm<'_> {
             if best.as_ref().is_none_or(|(_, lowest)| of(score) < of(*lowest)) {
                 best = Some((choice, score));
             }
-            if out_of_time(&mut Until::new(monitor, self.deadline))? {
+            let usable = best.as_ref().is_some_and(|(_, score)| score.is_some());
+            if out_of_time(&mut Until::new(monitor, self.deadline))? && usable {
                 break;
             }
         }
