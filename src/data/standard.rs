@@ -6,7 +6,7 @@ use super::Inputs;
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::ode::{self, SolveOptions};
-use crate::tensor::RandomSource;
+use crate::tensor::{in_halves, RandomSource};
 use crate::velocity::{Moments, Path, Units, UnitsField, VelocityField};
 
 /// What a student of data in any units learns from: the same flow between noise and standard data.
@@ -101,7 +101,13 @@ fn samples(teacher: &dyn VelocityField, inputs: &Inputs, monitor: &mut dyn Monit
     let mut shape = vec![count];
     shape.extend(teacher.event_shape());
     let noise = random.normal(&shape, teacher.dtype(), teacher.device())?;
-    let ends = [0.0, 1.0];
-    let solution = ode::solve(teacher, &noise, &ends, &PROBE_TOLERANCES, condition.as_ref(), monitor)?;
-    Ok(solution.endpoint())
+    let mut found = Vec::new();
+    in_halves(count, count, |first, rows| {
+        let (noise, condition) = (noise.narrow(0, first, rows), condition.as_ref().map(|c| c.narrow(0, first, rows)));
+        let ends = [0.0, 1.0];
+        let solution = ode::solve(teacher, &noise, &ends, &PROBE_TOLERANCES, condition.as_ref(), monitor)?;
+        found.push(solution.endpoint());
+        Ok(())
+    })?;
+    Ok(Tensor::f_cat(&found, 0)?)
 }
