@@ -69,10 +69,21 @@ pub(crate) fn final_target(path: &Path) -> io::Result<PathBuf> {
         match fs::read_link(&target) {
             // A relative link counts from the folder that holds it.
             Ok(link) => target = target.parent().map_or_else(|| link.clone(), |folder| folder.join(&link)),
-            Err(_) => return Ok(target),
+            Err(_) => return not_special(target),
         }
     }
     Err(io::Error::other("too many symbolic links, one pointing to the next"))
+}
+
+/// A rename would put a file into the place of a device, a pipe or a socket.
+fn not_special(target: PathBuf) -> io::Result<PathBuf> {
+    match fs::symlink_metadata(&target) {
+        Ok(found) if !found.is_file() && !found.is_dir() => {
+            let text = "expected a regular file or a free name, got a device, a pipe or a socket";
+            Err(io::Error::new(ErrorKind::InvalidInput, text))
+        }
+        _ => Ok(target),
+    }
 }
 
 /// A rename is durable once the folder is; not every file system can be asked.

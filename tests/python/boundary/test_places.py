@@ -179,6 +179,19 @@ def test_a_full_disk_leaves_old_files_whole(
     assert sorted(os.listdir(tmp_path)) == sorted(writers)
 
 
+def test_a_pipe_or_device_is_no_place_for_a_file(student: KoopmanDistiller, tmp_path: Path) -> None:
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for place in (pipe, link):
+        with pytest.raises(OSError, match="expected a regular file .* got a device, a pipe or a socket"):
+            student.save(place)
+        with pytest.raises(OSError, match="pipe"):
+            plotting.save_image_grid(place, np.zeros((4, 1, 8, 8), np.float32))
+    assert pipe.is_fifo()
+    assert sorted(os.listdir(tmp_path)) == ["link", "pipe"]
+
+
 @pytest.mark.parametrize("kind", ["student", "teacher"])
 def test_a_full_disk_during_training_loses_no_model(kind: str, gaussian: FlowTeacher, tmp_path: Path) -> None:
     file = tmp_path / "run.safetensors"
