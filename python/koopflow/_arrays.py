@@ -32,11 +32,22 @@ def checked_count(n: object, argument: str = "n") -> int:
     return count
 
 
-def as_integer(value: object, argument: str) -> int:
-    """An integer of Python, NumPy or torch, of any range. Raises ``ArgumentError`` for anything else."""
-    if (number := _index(value)) is None or not -(2**63) <= number < 2**63:
-        raise ArgumentError(f"{argument}: expected an integer, got {value!r}")
+def as_integer(value: object, argument: str, *, least: int | None = None, most: int | None = None) -> int:
+    """An integer of Python, NumPy or torch, within a range if one is given. Raises ``ArgumentError`` for
+    anything else."""
+    low, high = -(2**63) if least is None else least, 2**63 - 1 if most is None else most
+    if (number := _index(value)) is None or not low <= number <= high:
+        within = "" if least is None else f" of at least {least}"
+        within = within if most is None else f" from {low} to {most}"
+        raise ArgumentError(f"{argument}: expected an integer{within}, got {value!r}")
     return number
+
+
+def as_flag(value: object, argument: str) -> bool:
+    """A boolean of Python or NumPy. Raises ``ArgumentError`` for anything else."""
+    if not isinstance(value, bool | np.bool_):
+        raise ArgumentError(f"{argument}: expected True or False, got {value!r}")
+    return bool(value)
 
 
 def as_seed(seed: object, argument: str = "seed") -> int:

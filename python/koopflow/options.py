@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
-import math
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import Field, dataclass, fields, replace
 from os import PathLike, fspath
@@ -109,7 +109,7 @@ def name_of(value: Any) -> str:
     return name
 
 
-def plain(value: Any, name: str = "options") -> Any:
+def plain(value: Any, name: str = "") -> Any:
     """Options as plain data: numbers and arrays of NumPy and torch, devices, dtypes, paths, option groups.
 
     Raises ``ArgumentError`` that names the option for anything else.
@@ -124,10 +124,13 @@ def plain(value: Any, name: str = "options") -> Any:
         value = value.given()
     if isinstance(value, np.generic | np.ndarray | torch.Tensor):
         value = value.tolist()
-    if value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
+    # An integer of Python may be larger than every float, which no option takes and JSON does not read.
+    number = isinstance(value, int | float)
+    if value is None or isinstance(value, str) or (number and abs(value) <= sys.float_info.max):
         return value
     if isinstance(value, Mapping):
-        return {str(key): plain(item, str(key)) for key, item in value.items()}
+        inner = f"{name}." if name else ""
+        return {str(key): plain(item, f"{inner}{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item, name) for item in value]
     if isinstance(value, torch.dtype | torch.device):
@@ -136,8 +139,10 @@ def plain(value: Any, name: str = "options") -> Any:
         return np.dtype(value).name
     if isinstance(value, PathLike):
         return fspath(value)
-    expected = "a finite number" if isinstance(value, float) else "a number, a name or a list of them"
-    raise ArgumentError(f"{name}: expected {expected}, got {value!r}")
+    if isinstance(value, int):
+        raise ArgumentError(f"{name}: expected a number of 64 bits, got one of {value.bit_length()}")
+    expected = "a finite number" if number else "a number, a name or a list of them"
+    raise ArgumentError(f"{name or 'options'}: expected {expected}, got {value!r}")
 
 
 @dataclass(frozen=True, repr=False)

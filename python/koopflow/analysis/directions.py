@@ -12,7 +12,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.metrics import r2_score
 from sklearn.model_selection import KFold, cross_val_predict
 
-from .._arrays import Array, as_condition, as_number, as_numbers, as_samples, to_numpy
+from .._arrays import Array, as_condition, as_flag, as_number, as_numbers, as_samples, to_numpy
 from ..exceptions import ArgumentError, NonFiniteError
 from ..spectrum import Spectrum, checked_spectrum
 from .labels import number_per_sample, one_per_sample
@@ -90,7 +90,7 @@ class Directions:
             far[:, None] * self._shift(self.names[0] if name is None and len(self.names) == 1 else name),
             noise=x is None,
             at=self.at,
-            project=bool(project),
+            project=as_flag(project, "project"),
             condition=as_condition(condition),
         )
 
@@ -148,8 +148,11 @@ def find_directions(
         names, targets = values.tolist(), (given[:, None] == values).astype(np.float64)
     else:
         names, targets = ["score"], number_per_sample("scores", scores, x)[:, None]
-    if np.ptp(targets, axis=0).max() == 0.0:
+    if (targets == targets[0]).all():
         raise ArgumentError(f"{'labels' if scores is None else 'scores'}: expected several values, got one")
+    # In a unit of their own, so that squares of no scores leave the range of numbers.
+    unit = abs(targets).max()
+    targets = targets / unit
     states = spectrum.states_at(x, at, condition=condition)
     g = to_numpy(spectrum.student.encode(at, states, condition=as_condition(condition))).astype(np.float64)
     if not np.isfinite(g).all():
@@ -165,4 +168,8 @@ def find_directions(
     fitted = RidgeCV(RIDGES).fit(features, targets).predict(features).reshape(targets.shape)
     fitted -= fitted.mean(axis=0)
     shifts = (fitted.T @ (g - g.mean(axis=0))) / np.maximum((fitted**2).sum(axis=0), 1e-300)[:, None]
+    with np.errstate(over="ignore"):
+        shifts = shifts / unit
+    if not np.isfinite(shifts).all():
+        raise NonFiniteError(f"scores: expected larger numbers, got none beyond {unit:g}")
     return Directions(spectrum, names, shifts, r2, float(at))

@@ -122,7 +122,7 @@ class Baseline(Parameters, ABC):
             ``ArgumentError`` elsewhere): of :class:`MeanVelocity` 1 by default, of :class:`ConsistencyFlow`
             its number of segments.
         """
-        steps = None if steps is None else as_integer(steps, "steps")
+        steps = None if steps is None else as_integer(steps, "steps", least=1)
         return self._ends(self._noise(x0, n, seed), steps, as_condition(condition))
 
     @abstractmethod

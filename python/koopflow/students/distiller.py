@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import _core
-from .._arrays import Array, as_condition, as_path, as_seed, checked_count, to_numpy
+from .._arrays import Array, as_condition, as_integer, as_path, as_seed, to_numpy
 from .._batches import with_condition
 from .._checkpointing import check_apart, check_place, checkpointing
 from .._conditioning import Conditioning
@@ -270,7 +270,7 @@ class KoopmanDistiller(FittedStudent):
             Held-out data. With ``N >= 2 n`` the sampling floor has the size of the comparison; without data
             there are no distances, and the teacher's samples are the unit of errors.
         n : int, default 2000
-            Number of samples.
+            Number of samples, at least 2.
         seed : int, default 987654321
             Random seed of the noise; those that trained teacher and student would not make fresh noise.
         condition : array, optional
@@ -284,7 +284,7 @@ class KoopmanDistiller(FittedStudent):
             Prints as a table; ``to_dict()`` for JSON.
         """
         self._fitted()
-        count, seed = checked_count(n), as_seed(seed)
+        count, seed = as_integer(n, "n", least=2), as_seed(seed)
         return evaluate(self, checked_teacher(teacher), data, n=count, seed=seed, condition=condition)
 
     def save(self, path: str | PathLike[str]) -> None:

@@ -32,6 +32,8 @@ def _for_modes(name: str, values: complex | Array, count: int) -> NDArray[np.com
         given = np.asarray(to_numpy(values), dtype=np.complex128)
     except (TypeError, ValueError):
         raise ArgumentError(f"{name}: expected a number or one for each mode, got {values!r}") from None
+    except OverflowError:
+        raise ArgumentError(f"{name}: expected numbers of float64, got larger ones") from None
     if not np.isfinite(given).all():
         raise ArgumentError(f"{name}: expected finite numbers, got {values!r}")
     if given.ndim and given.shape[-1] not in (1, count):

@@ -13,6 +13,7 @@ from sklearn.base import clone
 from .. import _core
 from .._arrays import (
     Array,
+    as_flag,
     as_integer,
     as_number,
     as_numbers,
@@ -34,6 +35,8 @@ from .density import StudentDensity, warn_of_residuals
 from .edit import changes
 
 S = TypeVar("S", bound="FittedStudent")
+# Numbers of steps that the core takes for an inverse.
+POLISH = {"least": 0, "most": 1000}
 Modes: TypeAlias = Spectrum | int | slice | Sequence[int] | NDArray[Any]
 
 
@@ -185,7 +188,9 @@ class FittedStudent(Parameters):
             As in :meth:`sample`; with ``progress``, Ctrl-C is looked for.
         """
         student, x, condition = self._fitted(), as_states(x), self._checked(condition)
-        polish, damping = as_integer(polish, "polish"), as_number(damping, "damping")
+        polish, damping = as_integer(polish, "polish", **POLISH), as_number(damping, "damping")
+        if str(method) not in ("newton", "fixed_point"):
+            raise ArgumentError(f"method: expected 'newton' or 'fixed_point', got {method!r}")
         if not polish and not residuals:
             return student.invert(x, condition=condition)
         with ProgressMeter(progress=progress) as meter:
@@ -241,8 +246,9 @@ class FittedStudent(Parameters):
             As in :meth:`sample`, the seed being that of the probes; with ``progress``, Ctrl-C is looked for.
         """
         with ProgressMeter(progress=progress) as meter:
-            counts = {"polish": polish, "probes": probes, "products": products}
+            counts = {"probes": probes, "products": products}
             options: dict[str, Any] = {name: as_integer(count, name) for name, count in counts.items()}
+            options["polish"] = as_integer(polish, "polish", **POLISH)
             options |= {"seed": as_seed(seed), "condition": self._checked(condition)}
             found, spread = self._fitted().density(
                 as_states(x), determinant=str(determinant), **options, monitor=meter.monitor
@@ -366,10 +372,12 @@ class FittedStudent(Parameters):
         if (x is None) == (x0 is None):
             raise ArgumentError(f"expected one of x and x0, got {'neither' if x is None else 'both'}")
         states = as_states(x0, "x0") if x is None else as_states(x)
-        condition, at = self._checked(condition), as_number(at, "at")
+        condition = self._checked(condition)
+        at = as_number(at, "at", "a time in [0, 1]", lambda time: 0.0 <= time <= 1.0)
         chosen = self._selection(slice(None) if modes is None else modes, condition)
         gains, shifts = changes(chosen, scale, shift, rotate, at)
-        options: dict[str, Any] = {"noise": x is None, "at": at, "project": project, "condition": condition}
+        options: dict[str, Any] = {"noise": x is None, "at": at, "condition": condition}
+        options["project"] = as_flag(project, "project")
         return chosen.core.edit(states, gains, shifts, **options)
 
     def _checked(self, condition: Array | None) -> Array | None:

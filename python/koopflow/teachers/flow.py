@@ -231,9 +231,9 @@ class Flow:
 
 
 def _numbers(solver: str, steps: int, rtol: float, atol: float) -> dict[str, Any]:
-    """Options of a solver, of their types; ranges are the core's."""
+    """Options of a solver, of their types; ranges of tolerances are the core's."""
     tolerances = {"rtol": as_number(rtol, "rtol"), "atol": as_number(atol, "atol")}
-    return {"solver": str(solver), "steps": as_integer(steps, "steps"), **tolerances}
+    return {"solver": str(solver), "steps": as_integer(steps, "steps", least=1), **tolerances}
 
 
 def checked_teacher(teacher: Any) -> Flow:

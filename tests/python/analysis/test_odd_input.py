@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from koopflow import FlowTeacher, KoopmanDistiller, Trajectories, analysis, metrics
-from koopflow.exceptions import DivergenceError, KoopflowError
+from koopflow.exceptions import DivergenceError, KoopflowError, NonFiniteError
 
 from ..conftest import COV, MEAN
 
@@ -289,3 +289,12 @@ def test_odd_options_have_a_finite_answer_or_a_named_error(model, call, value):
     if call in SIZES and isinstance(value, int) and 10**6 < value < 2**63:
         return
     check((OF_OPTIONS | SIZES)[call], model, value)
+
+
+def test_directions_do_not_depend_on_the_unit_of_scores(model):
+    near = analysis.find_directions(model.spectrum, BASE, scores=BASE[:, 0])
+    far = analysis.find_directions(model.spectrum, BASE, scores=1e200 * BASE[:, 0])
+    np.testing.assert_allclose(far.r2, near.r2)
+    np.testing.assert_allclose(1e200 * far.shifts, near.shifts)
+    with pytest.raises(NonFiniteError, match="scores: expected larger numbers"):
+        analysis.find_directions(model.spectrum, BASE, scores=1e-310 * BASE[:, 0])

@@ -12,7 +12,7 @@ import scipy.linalg
 import torch
 
 from koopflow import FlowTeacher, KoopmanDistiller, Trajectories, UNet, _core
-from koopflow.exceptions import NonFiniteError
+from koopflow.exceptions import ArgumentError, NonFiniteError
 
 from ..conftest import PRINT_PEAK_MEMORY
 
@@ -184,3 +184,8 @@ def test_evaluation_without_data(student, gaussian):
     assert "endpoint error" in text
     assert "nan" not in text
     assert np.isnan(report.to_frame().loc["Wasserstein-2", "student"])
+
+
+def test_one_sample_is_too_few(teacher):
+    with pytest.raises(ArgumentError, match="n: expected an integer of at least 2, got 1"):
+        fitted(teacher).evaluate(teacher, n=1)

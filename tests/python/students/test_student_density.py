@@ -193,7 +193,7 @@ def test_torch_comes_back_as_torch_and_the_generator_is_left_alone(student):
         ({"determinant": "magic"}, "determinant"),
         ({"probes": 1}, "probes"),
         ({"products": 0}, "products"),
-        ({"polish": -1}, "steps"),
+        ({"polish": -1}, "polish"),
     ],
 )
 def test_options_out_of_range_are_named(student, options, name):
