@@ -265,6 +265,7 @@ class FlowTeacher(Flow, Parameters):
         model : torch.nn.Module, callable, torch.export.ExportedProgram or path
             Model of t ``[B]`` and x ``[B, *event]``, or a ``.pt2`` file of an exported one. A module is asked
             where it is and in its own precision, and in evaluation mode, which is undone after each call.
+            It may change its arguments in place: they are copies.
         event_shape : sequence of int
             Shape of one sample.
         convention : {"torchcfm", "flow_matching", "diffusers"}, default "torchcfm"

@@ -182,10 +182,12 @@ class TorchModel:
         told = self.timestep_scale * (1.0 - t) if self.convention == "diffusers" else t
         if self.whole_timesteps:
             told = told.round().clamp(max=self.timestep_scale - 1).long()
-        state = x.to(device, dtype)
-        told = told.to(device)
+        # Copies: models may change what they are given in place, which a leaf of a graph would refuse.
+        state = x.to(device, dtype, copy=True)
+        told = told.to(device, copy=True)
         if condition is not None:
-            condition = condition.to(device, dtype if condition.is_floating_point() else None)
+            kind = dtype if condition.is_floating_point() else None
+            condition = condition.to(device, kind, copy=True)
         with self._evaluating():
             answer = _tensor_of(self._in_own_precision(told, state, condition, dtype))
         if answer.is_floating_point():
