@@ -1,7 +1,6 @@
 //! How all baselines are fitted: trajectories, gradient steps, the averaged weights in the end.
 
 use serde::Serialize;
-use tch::Tensor;
 
 use super::{Baseline, BaselineConfig, Source};
 use crate::data::{Demand, InStandardUnits, Inputs, Trajectories, TrajectoryPlan};
@@ -11,7 +10,7 @@ use crate::monitor::{Monitor, Until};
 use crate::tensor::threads::IntraOpThreads;
 use crate::tensor::RandomSource;
 use crate::training::{
-    decided, Adam, Average, Budget, Checkpointing, Gradient, Ledger, Look, Loop, LossLog, Note, Schedule,
+    decided, Adam, Average, Budget, Checkpointing, Gradient, Ledger, Loop, LossLog, Note, Schedule,
     ScheduleKind, State, Step, Stopped,
 };
 use crate::velocity::{Path, VelocityField};
@@ -171,16 +170,8 @@ impl Step for Fitting<'_> {
         Ok(Gradient { flat, losses: vec![loss.detach()] })
     }
 
-    fn stepped(&mut self, losses: &[Tensor]) -> Result<()> {
-        self.log.push(losses.first())
-    }
-
-    fn due(&self, _: &State<'_>, last: bool) -> bool {
-        self.log.due(last)
-    }
-
-    fn look(&mut self, _: &State<'_>, rate: f64, _: &mut dyn Monitor) -> Result<Look> {
-        self.log.look(rate)
+    fn losses(&mut self) -> Option<&mut LossLog> {
+        Some(&mut self.log)
     }
 
     /// Number of steps; if only the clock limits training, the number that it will probably allow.

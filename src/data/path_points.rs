@@ -8,6 +8,7 @@ use tch::{Device, Kind, Tensor};
 use super::{Coupling, PairBatch, PairSource, PairStream, Points};
 use crate::condition::Conditioning;
 use crate::error::{Error, Result};
+use crate::monitor::Monitor;
 use crate::nets::InputCoordinates;
 use crate::tensor::{at_home, check_batch, RandomSource};
 use crate::velocity::{Path, VelocityField};
@@ -105,8 +106,15 @@ impl PathPoints {
     }
 
     /// The points of one step: a pure function of the source's seed, the step and the batch size, at times
-    /// spread evenly over [0, 1). Batches of the steps that follow are prepared meanwhile.
-    pub fn batch(&self, random: &RandomSource, step: u64, batch_size: i64) -> Result<Points> {
+    /// spread evenly over [0, 1). Batches of the steps that follow are prepared meanwhile, and the monitor is asked
+    /// while this one is awaited.
+    pub fn batch(
+        &self,
+        random: &RandomSource,
+        step: u64,
+        batch_size: i64,
+        monitor: &mut dyn Monitor,
+    ) -> Result<Points> {
         let mut ahead = self.ahead.borrow_mut();
         let fits =
             |ahead: &Ahead| (&ahead.random, ahead.batch_size, ahead.next) == (random, batch_size, step);
@@ -120,7 +128,7 @@ impl PathPoints {
             }
         };
         let lost = || Error::Internal(anyhow::anyhow!("the stream of pairs ended"));
-        let pairs = current.stream.next().ok_or_else(lost)??;
+        let pairs = current.stream.watched(monitor).ok_or_else(lost)??;
         current.next += 1;
         *ahead = Some(current);
         let t = Tensor::from_slice(&pairs.times).to_kind(self.plan.kind).to_device(self.plan.device);

@@ -102,6 +102,7 @@ impl TrainingData {
         step: u64,
         size: impl Into<BatchRows>,
         done: f64,
+        monitor: &mut dyn Monitor,
     ) -> Result<Batch> {
         let size = size.into();
         let mut batch = match &self.trajectories {
@@ -118,15 +119,21 @@ impl TrainingData {
                 sampler_steps: sampler_steps(step),
             },
         };
-        batch.points = self.points_of(random, step, &size)?;
+        batch.points = self.points_of(random, step, &size, monitor)?;
         Ok(batch)
     }
 
     /// Points for the consistency term, if it is on.
-    fn points_of(&self, random: &RandomSource, step: u64, size: &BatchRows) -> Result<Option<Points>> {
+    fn points_of(
+        &self,
+        random: &RandomSource,
+        step: u64,
+        size: &BatchRows,
+        monitor: &mut dyn Monitor,
+    ) -> Result<Option<Points>> {
         Ok(match (&self.points, &self.trajectories) {
             _ if !self.consistency => None,
-            (Some(points), _) => Some(points.batch(random, step, size.noise)?),
+            (Some(points), _) => Some(points.batch(random, step, size.noise, monitor)?),
             (None, Some(trajectories)) => Some(trajectories.points(random, step, size.points)),
             (None, None) => None,
         })

@@ -7,7 +7,7 @@ use super::{accumulate, Checkpointing, DistillConfig, Objective, Term, TrainingD
 use crate::data::{Batch, BatchRows};
 use crate::error::{Error, Result};
 use crate::koopman::Student;
-use crate::monitor::{Monitor, Progress};
+use crate::monitor::{Monitor, Progress, Until};
 use crate::tensor::{out_of_memory, RandomSource};
 use crate::training::{Gradient, Look, Note, State, Step, Stopped};
 
@@ -114,14 +114,16 @@ impl Step for Run<'_> {
 
     fn gradient(&mut self, state: &mut State<'_>, monitor: &mut dyn Monitor) -> Result<Gradient> {
         self.terms.clear();
-        let batch = self.data.batch(&self.random, state.ledger.step, self.rows, state.done())?;
+        let deadline = state.budget.deadline();
+        let mut until = Until::new(monitor, deadline);
+        let batch = self.data.batch(&self.random, state.ledger.step, self.rows, state.done(), &mut until)?;
         let (flat, terms) = self.differentiate(&batch, state, monitor)?;
         let losses = terms.iter().map(|term| term.value.shallow_clone()).collect();
         self.terms = terms;
         Ok(Gradient { flat, losses })
     }
 
-    fn due(&self, state: &State<'_>, last: bool) -> bool {
+    fn due(&mut self, state: &State<'_>, last: bool) -> bool {
         let (step, steps) = (state.ledger.step, state.budget.steps);
         let every = self.config.evaluate_every.unwrap_or(steps / EVALUATIONS).max(1);
         step == 1 || step % every == 0 || last

@@ -15,8 +15,8 @@ use crate::tensor::threads::IntraOpThreads;
 use crate::tensor::{at_home, check_finite, shape_text, RandomSource};
 use crate::training;
 use crate::training::{
-    decided, Adam, Average, Budget, Checkpointing, Gradient, Look, Loop, LossLog, Schedule, ScheduleKind,
-    State, Step, Stopped,
+    decided, Adam, Average, Budget, Checkpointing, Gradient, Loop, LossLog, Schedule, ScheduleKind, State,
+    Step, Stopped,
 };
 use crate::velocity::{Conditioning, Moments, NetworkField, Units};
 
@@ -239,16 +239,8 @@ impl Step for Teaching<'_> {
         Ok(Gradient { flat, losses: vec![loss.detach()] })
     }
 
-    fn stepped(&mut self, losses: &[Tensor]) -> Result<()> {
-        self.log.push(losses.first())
-    }
-
-    fn due(&self, _: &State<'_>, last: bool) -> bool {
-        self.log.due(last)
-    }
-
-    fn look(&mut self, _: &State<'_>, rate: f64, _: &mut dyn Monitor) -> Result<Look> {
-        self.log.look(rate)
+    fn losses(&mut self) -> Option<&mut LossLog> {
+        Some(&mut self.log)
     }
 
     fn save(&mut self, state: &State<'_>, plan: &Checkpointing, stopped: Stopped) -> Result<()> {

@@ -3,6 +3,7 @@
 
 use std::any::Any;
 use std::panic::{self, AssertUnwindSafe};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
@@ -59,6 +60,38 @@ where
     let _neutral = Neutral::enter(py)?;
     let outcome = py.detach(|| guard(work));
     Ok(outcome?)
+}
+
+/// Size of matrices from which on decompositions of all their eigenvectors take seconds, or minutes.
+const LARGE: i64 = 1024;
+
+/// [`enter`] for work on a matrix of `size` rows with operations that nobody can ask while they run. Where they
+/// take long, a thread of their own does them, which Ctrl-C leaves behind.
+pub fn enter_decomposition<T, F>(py: Python<'_>, size: i64, work: F) -> PyResult<T>
+where
+    F: FnOnce() -> Result<T> + Send + 'static,
+    T: Send + 'static,
+{
+    if size <= LARGE {
+        return enter(py, work);
+    }
+    let _neutral = Neutral::enter(py)?;
+    let (sender, mut answers) = mpsc::channel();
+    thread::spawn(move || drop(sender.send(guard(work))));
+    loop {
+        let (receiver, outcome) = py.detach(move || {
+            let outcome = answers.recv_timeout(LOOK_EVERY);
+            (answers, outcome)
+        });
+        answers = receiver;
+        match outcome {
+            Ok(outcome) => return Ok(outcome?),
+            Err(RecvTimeoutError::Timeout) => py.check_signals()?,
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(Error::Internal(anyhow!("a thread ended without an answer")).into());
+            }
+        }
+    }
 }
 
 /// Runs `work` where it stands; a panic becomes [`Error::Internal`].

@@ -12,11 +12,13 @@ use super::velocity_field::PyVelocityField;
 use crate::condition::Conditioning;
 use crate::error::{Error, Result};
 use crate::koopman::{ReadoutKind, Student};
+use crate::monitor::Monitor;
 use crate::python::door::PyMonitor;
 use crate::sampling;
 use crate::sampling::Source;
 use crate::spectrum::{Edit, Facts, LevelSpectrum, Sort, Spectrum};
 use crate::tensor::{RandomSource, Share};
+use crate::velocity::VelocityField;
 
 struct Measured {
     spectrum: Spectrum,
@@ -55,20 +57,52 @@ pub struct PyLevelSpectrum(Shared<MeasuredLevels>);
 /// Name, channels, height, width, eigenvalues, energy and residual of a feature map.
 type MapRow<'py> = (String, i64, i64, i64, Bound<'py, PyAny>, Bound<'py, PyAny>, Option<Bound<'py, PyAny>>);
 
-/// The noise that a spectrum is measured over, and a condition for each sample of it.
-fn draw(
-    student: &Student,
+/// What a spectrum is measured on: noise of `n` samples by a seed, a condition for each, perhaps a teacher.
+struct Asked {
+    student: Student,
     n: i64,
     seed: u64,
-    condition: Option<&Tensor>,
-) -> Result<(Tensor, Option<Tensor>)> {
-    if n < 1 {
-        return Err(Error::argument("n", "at least 1", n));
+    condition: Option<Tensor>,
+    teacher: Option<Box<dyn VelocityField>>,
+    monitor: PyMonitor,
+}
+
+impl Asked {
+    fn import(
+        student: &PyStudent,
+        (n, seed): (i64, u64),
+        condition: Option<&Bound<'_, PyAny>>,
+        teacher: Option<&PyVelocityField>,
+        monitor: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let condition = Array::import_condition(student.conditioning(), condition, Some(n))?;
+        let (student, teacher) = (student.handle(), teacher.map(PyVelocityField::handle));
+        Ok(Asked { student, n, seed, condition, teacher, monitor: PyMonitor::new(monitor) })
     }
-    let mut shape = vec![n];
-    shape.extend(&student.config().event_shape);
-    let noise = RandomSource::noise(seed).normal(&shape, Kind::Float, Device::Cpu)?;
-    Ok((noise, student.config().conditioning.spread(condition, n)?))
+
+    /// The student, and what `measure` finds.
+    fn measure<T>(
+        mut self,
+        measure: impl FnOnce(
+            &Student,
+            &Tensor,
+            Option<&Tensor>,
+            Option<&dyn VelocityField>,
+            &mut dyn Monitor,
+        ) -> Result<T>,
+    ) -> Result<(Student, T)> {
+        if self.n < 1 {
+            return Err(Error::argument("n", "at least 1", self.n));
+        }
+        let config = self.student.config();
+        let mut shape = vec![self.n];
+        shape.extend(&config.event_shape);
+        let noise = RandomSource::noise(self.seed).normal(&shape, Kind::Float, Device::Cpu)?;
+        let condition = config.conditioning.spread(self.condition.as_ref(), self.n)?;
+        let (condition, teacher) = (condition.as_ref(), self.teacher.as_deref());
+        let found = measure(&self.student, &noise, condition, teacher, &mut self.monitor)?;
+        Ok((self.student, found))
+    }
 }
 
 impl PySpectrum {
@@ -152,14 +186,14 @@ impl PySpectrum {
         teacher: Option<&PyVelocityField>,
         monitor: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        let condition = Array::import_condition(student.conditioning(), condition, Some(n))?;
-        let (student, teacher) = (student.handle(), teacher.map(PyVelocityField::handle));
-        let mut monitor = PyMonitor::new(monitor);
+        let own = student.handle();
+        let spectrum = door::enter_decomposition(py, own.config().size(), move || Spectrum::new(&own))?;
+        let asked = Asked::import(student, (n, seed), condition, teacher, monitor)?;
         let measured = door::enter(py, move || {
-            let spectrum = Spectrum::new(&student)?;
-            let (noise, condition) = draw(&student, n, seed, condition.as_ref())?;
-            let (condition, teacher) = (condition.as_ref(), teacher.as_deref());
-            let facts = Facts::measure(&student, &spectrum, &noise, condition, teacher, &mut monitor)?;
+            let facts = asked.measure(|student, noise, condition, teacher, monitor| {
+                Facts::measure(student, &spectrum, noise, condition, teacher, monitor)
+            });
+            let (student, facts) = facts?;
             Ok(Measured { spectrum, student, facts })
         })?;
         Ok(PySpectrum(Shared::new(measured)))
@@ -373,13 +407,9 @@ impl PyLevelSpectrum {
         teacher: Option<&PyVelocityField>,
         monitor: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        let condition = Array::import_condition(student.conditioning(), condition, Some(n))?;
-        let (student, teacher) = (student.handle(), teacher.map(PyVelocityField::handle));
-        let mut monitor = PyMonitor::new(monitor);
+        let asked = Asked::import(student, (n, seed), condition, teacher, monitor)?;
         let measured = door::enter(py, move || {
-            let (noise, condition) = draw(&student, n, seed, condition.as_ref())?;
-            let (condition, teacher) = (condition.as_ref(), teacher.as_deref());
-            let spectrum = LevelSpectrum::measure(&student, &noise, condition, teacher, &mut monitor)?;
+            let (student, spectrum) = asked.measure(LevelSpectrum::measure)?;
             Ok(MeasuredLevels { spectrum, student })
         })?;
         Ok(PyLevelSpectrum(Shared::new(measured)))

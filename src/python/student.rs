@@ -376,7 +376,8 @@ impl PyStudent {
     /// The student with a spectral generator, and how well conditioned that is, as JSON.
     fn to_spectral(&self, py: Python<'_>) -> PyResult<(Self, String)> {
         let student = self.handle();
-        let (other, report) = door::enter(py, move || student.to_spectral())?;
+        let size = student.config().size();
+        let (other, report) = door::enter_decomposition(py, size, move || student.to_spectral())?;
         Ok((self.converted(other, "spectral"), json::to_value(&report)?.to_string()))
     }
 
@@ -445,7 +446,8 @@ impl PyStudent {
 
     fn eigenvalues<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let student = self.handle();
-        let parts = door::enter(py, move || student.generator().eigenvalues())?;
+        let size = student.config().size();
+        let parts = door::enter_decomposition(py, size, move || student.generator().eigenvalues())?;
         // (real, imaginary) rows are complex numbers under another name.
         ArrayKind::Numpy.export(py, parts)?.call_method1("view", ("c16",))?.call_method1("reshape", (-1,))
     }

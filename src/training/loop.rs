@@ -4,7 +4,7 @@ use std::panic::{self, AssertUnwindSafe};
 
 use tch::{Device, Kind, Tensor};
 
-use super::{clip_norm, Checkpointing, State, Stopped, TrainingOptions};
+use super::{clip_norm, Checkpointing, LossLog, State, Stopped, TrainingOptions};
 use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Progress};
 
@@ -57,18 +57,28 @@ pub trait Step {
     /// # Errors
     /// Whatever ends training.
     fn stepped(&mut self, losses: &[Tensor]) -> Result<()> {
-        let _ = losses;
-        Ok(())
+        self.losses().map_or(Ok(()), |log| log.push(losses.first()))
+    }
+
+    /// The log of losses, for trainers that measure nothing else.
+    fn losses(&mut self) -> Option<&mut LossLog> {
+        None
     }
 
     /// Whether to look at the model now; `last` where training is about to end.
-    fn due(&self, state: &State<'_>, last: bool) -> bool;
+    fn due(&mut self, state: &State<'_>, last: bool) -> bool {
+        let _ = state;
+        self.losses().is_some_and(|log| log.due(last))
+    }
 
     /// Measures; `rate` was the learning rate of the last step. The monitor may be asked meanwhile.
     ///
     /// # Errors
     /// Whatever ends training.
-    fn look(&mut self, state: &State<'_>, rate: f64, monitor: &mut dyn Monitor) -> Result<Look>;
+    fn look(&mut self, state: &State<'_>, rate: f64, monitor: &mut dyn Monitor) -> Result<Look> {
+        let _ = (state, monitor);
+        self.losses().map_or_else(|| Ok(Look::default()), |log| log.look(rate))
+    }
 
     /// Keeps what is about to be reported, for trainers with a log of looks.
     fn log(&mut self, progress: &Progress) {
@@ -462,14 +472,6 @@ mod tests {
                 Wrong::Panic => panic!("a bug"),
             };
             Ok(Gradient { flat: &gap * factor, losses: vec![gap.square().sum(Kind::Double) * factor] })
-        }
-
-        fn due(&self, _: &State<'_>, _: bool) -> bool {
-            false
-        }
-
-        fn look(&mut self, _: &State<'_>, _: f64, _: &mut dyn Monitor) -> Result<Look> {
-            Ok(Look::default())
         }
 
         fn save(&mut self, state: &State<'_>, _: &Checkpointing, stopped: Stopped) -> Result<()> {

@@ -71,7 +71,7 @@ fn points_have_the_moments_of_the_path() {
     let field = gaussian();
     let points =
         PathPoints::new(&field, &data(4096), None, None, path_plan(Coupling::Independent, Path::Vp)).unwrap();
-    let batch = points.batch(&RandomSource::new(3), 0, 40_000).unwrap();
+    let batch = points.batch(&RandomSource::new(3), 0, 40_000, &mut Silent).unwrap();
     // Times are spread evenly: about 400 of them lie in each hundredth.
     let late = batch.t.gt(0.7).logical_and(&batch.t.lt(0.8));
     let x = batch.x.index_select(0, &late.nonzero().squeeze_dim(1));
@@ -95,7 +95,7 @@ fn coupled_points_follow_the_optimal_assignment() {
     let field = EmpiricalField::new(&pole, Device::Cpu, Kind::Float).unwrap();
     let spread = |coupling| {
         let points = PathPoints::new(&field, &pole, None, None, path_plan(coupling, Path::Linear)).unwrap();
-        let batch = points.batch(&RandomSource::new(3), 0, 128).unwrap();
+        let batch = points.batch(&RandomSource::new(3), 0, 128, &mut Silent).unwrap();
         // Variance of x_t near t = 1/2: E x0 x1 adds to it where noise and data are coupled.
         let middle = batch.t.gt(0.4).logical_and(&batch.t.lt(0.6)).nonzero().squeeze_dim(1);
         batch.x.index_select(0, &middle).square().mean(Kind::Double).double_value(&[])
@@ -112,15 +112,16 @@ fn points_are_a_function_of_seed_and_step_from_any_step_on() {
         || PathPoints::new(&field, &data(256), None, None, path_plan(Coupling::Ot, Path::Linear)).unwrap();
     let one = points();
     let random = RandomSource::new(9);
-    let draws: Vec<Tensor> = (0..6).map(|step| one.batch(&random, step, 32).unwrap().x).collect();
+    let draws: Vec<Tensor> =
+        (0..6).map(|step| one.batch(&random, step, 32, &mut Silent).unwrap().x).collect();
     assert!(!draws[0].equal(&draws[1]));
     // A resumed run starts in the middle, another batch size comes between, and steps repeat.
     let other = points();
-    assert!(other.batch(&random, 4, 32).unwrap().x.equal(&draws[4]));
-    let _ = other.batch(&random, 5, 16).unwrap();
-    assert!(other.batch(&random, 5, 32).unwrap().x.equal(&draws[5]));
-    assert!(other.batch(&random, 1, 32).unwrap().x.equal(&draws[1]));
-    assert!(!other.batch(&RandomSource::new(8), 1, 32).unwrap().x.equal(&draws[1]));
+    assert!(other.batch(&random, 4, 32, &mut Silent).unwrap().x.equal(&draws[4]));
+    let _ = other.batch(&random, 5, 16, &mut Silent).unwrap();
+    assert!(other.batch(&random, 5, 32, &mut Silent).unwrap().x.equal(&draws[5]));
+    assert!(other.batch(&random, 1, 32, &mut Silent).unwrap().x.equal(&draws[1]));
+    assert!(!other.batch(&RandomSource::new(8), 1, 32, &mut Silent).unwrap().x.equal(&draws[1]));
 }
 
 #[test]
@@ -136,7 +137,7 @@ fn held_out_points_use_rows_that_training_never_sees() {
         let index = (x / t / 1000.0).round().to_kind(Kind::Int64);
         Vec::<i64>::try_from(index).unwrap().into_iter().collect::<std::collections::BTreeSet<_>>()
     };
-    let training = points.batch(&RandomSource::new(1), 0, 4096).unwrap();
+    let training = points.batch(&RandomSource::new(1), 0, 4096, &mut Silent).unwrap();
     let held_out = points.held_out().unwrap();
     let (training, held_out) = (seen(&training.x, &training.t), seen(&held_out.x, &held_out.t));
     assert_eq!((training.len(), held_out.len()), (56, 8));
@@ -151,7 +152,7 @@ fn points_of_a_flipping_teacher_are_mirrored() {
     let mirrored = |flip| {
         let plan = PathPlan { flip, ..path_plan(Coupling::Ot, Path::Linear) };
         let points = PathPoints::new(&field, &rows, None, None, plan).unwrap();
-        let batch = points.batch(&RandomSource::new(1), 0, 512).unwrap();
+        let batch = points.batch(&RandomSource::new(1), 0, 512, &mut Silent).unwrap();
         assert_eq!(batch.x.size(), [512, 2]);
         let late = batch.x.index_select(0, &batch.t.gt(0.2).nonzero().squeeze_dim(1));
         late.select(1, 0).gt(0.0).to_kind(Kind::Double).mean(Kind::Double).double_value(&[])
@@ -160,7 +161,7 @@ fn points_of_a_flipping_teacher_are_mirrored() {
     assert!((mirrored(true) - 0.5).abs() < 0.13, "{}", mirrored(true));
     let plan = PathPlan { flip: true, ..path_plan(Coupling::Ot, Path::Linear) };
     let points = PathPoints::new(&gaussian(), &data(64), None, None, plan).unwrap();
-    let error = points.batch(&RandomSource::new(1), 0, 8).unwrap_err();
+    let error = points.batch(&RandomSource::new(1), 0, 8, &mut Silent).unwrap_err();
     assert!(error.to_string().starts_with("flip: "), "{error}");
 }
 
@@ -179,7 +180,7 @@ fn conditions_stay_with_their_rows() {
     let field = NetworkField::new(field, &rows, Some(&labels), Device::Cpu, &mut random).unwrap();
     let points =
         PathPoints::new(&field, &rows, None, Some(&labels), path_plan(Coupling::Ot, Path::Linear)).unwrap();
-    let batch = points.batch(&RandomSource::new(1), 0, 128).unwrap();
+    let batch = points.batch(&RandomSource::new(1), 0, 128, &mut Silent).unwrap();
     let label = batch.teacher_condition.unwrap();
     let gap = batch.x.squeeze_dim(1) - label.to_kind(Kind::Float) * 100.0 * &batch.t;
     assert!(gap.abs().max().double_value(&[]) < 6.0);
@@ -310,7 +311,8 @@ fn training_data_passes_the_pair_source_on() {
     let recipe = config.resolve(&[2], Conditioning::None).unwrap();
     let data =
         TrainingData::prepare(&field, &config, &recipe, &Inputs::default(), None, &mut Silent).unwrap();
-    let tau = |done| data.batch(&RandomSource::new(1), 0, 16, done).unwrap().pairs.unwrap().tau();
+    let tau =
+        |done| data.batch(&RandomSource::new(1), 0, 16, done, &mut Silent).unwrap().pairs.unwrap().tau();
     assert!(tau(0.0).eq(1.0).all().int64_value(&[]) == 1);
     assert!(tau(1.0).eq(0.125).all().int64_value(&[]) == 1);
 }
@@ -325,7 +327,7 @@ fn points_lie_on_trajectories_where_those_are_solved_anyway() {
         TrainingData::prepare(&field, &config, &recipe, &inputs(), None, &mut Silent).unwrap()
     };
     let both = prepare([("phase".to_string(), 0.1), ("consistency".to_string(), 0.1)].into());
-    let points = both.batch(&RandomSource::new(3), 0, 16, 0.0).unwrap().points.unwrap();
+    let points = both.batch(&RandomSource::new(3), 0, 16, 0.0, &mut Silent).unwrap().points.unwrap();
     let states = both.trajectories.as_ref().unwrap().states();
     let last = states.size()[1] - 1;
     for row in 0..points.count() {
