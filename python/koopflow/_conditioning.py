@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from . import _core
 from ._arrays import Array, as_condition, checked_count, to_numpy
@@ -61,6 +62,20 @@ class Conditioning:
     def __bool__(self) -> bool:
         return self != Conditioning()
 
+    def arranged(self, condition: Array | None) -> Array | None:
+        """A condition as an array, a column of labels ``[B, 1]`` as ``[B]``; the core checks the rest. Raises
+        ``ArgumentError`` for labels that are floating-point numbers."""
+        condition = as_condition(condition)
+        if condition is None or self.classes is None or 0 in condition.shape:
+            return condition
+        tensor = isinstance(condition, torch.Tensor)
+        if condition.is_floating_point() if tensor else condition.dtype.kind == "f":
+            remedy = ".long()" if tensor else ".astype(int)"
+            raise ArgumentError(
+                f"condition: expected integers as labels, got {condition.dtype}: {remedy} would do"
+            )
+        return condition[:, 0] if condition.ndim == 2 and condition.shape[1] == 1 else condition
+
     def pool(self, condition: Array | None, known: Array | None = None) -> Array | None:
         """Rows that conditions are drawn from: the given ones, every class once, or known vectors. Raises
         ``ArgumentError`` for a condition without conditioning, none, and vectors that nobody knows."""
@@ -74,7 +89,7 @@ class Conditioning:
             raise ArgumentError(
                 "condition: expected the vectors that a conditional teacher is to draw from, got None"
             )
-        pool = to_numpy(as_condition(condition))
+        pool = to_numpy(self.arranged(condition))
         if pool.ndim == (0 if self.dim is None else 1):
             pool = pool[None]
         if pool.size == 0:
@@ -83,7 +98,7 @@ class Conditioning:
 
     def known(self, condition: Array | None, seen: Collection[int] | None) -> Array | None:
         """A condition as an array, after a warning of labels that are not among those that training saw."""
-        condition = as_condition(condition)
+        condition = self.arranged(condition)
         if condition is not None and seen is not None and self.classes is not None:
             asked = to_numpy(condition)
             unseen = np.setdiff1d(np.arange(self.classes), list(seen))

@@ -13,6 +13,7 @@ import numpy as np
 from .. import _core
 from .._arrays import Array, as_condition, as_integer, as_path, as_times, noise_or
 from .._checkpointing import check_place
+from .._conditioning import Conditioning
 from .._ending import tell_ending
 from .._parameters import Parameters
 from ..exceptions import CheckpointError, NotFittedError
@@ -79,10 +80,11 @@ class Baseline(Parameters, ABC):
         trajectory_file, refresh, progress
             As there.
         """
+        teacher = checked_teacher(teacher)
         self._fit(
-            checked_teacher(teacher),
+            teacher,
             data=data,
-            condition=as_condition(condition),
+            condition=Conditioning.of(teacher.field).arranged(condition),
             trajectory_file=check_place(
                 "trajectory_file", trajectory_file, "trajectories", reads=not refresh
             ),

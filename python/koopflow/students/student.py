@@ -326,6 +326,7 @@ class FittedStudent(Parameters):
         if teacher is None:
             teacher = self._teacher
         student, field = self._fitted(), None if teacher is None else checked_teacher(teacher).field
+        condition = Conditioning.from_plain(self.teacher_.get("conditioning", "none")).arranged(condition)
         if student.feature_maps:
             return build_level_spectrum(student, field, condition=condition, n=n, seed=seed)
         return build_spectrum(student, field, condition=condition, sort=sort, count=count, n=n, seed=seed)

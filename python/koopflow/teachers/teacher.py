@@ -15,7 +15,6 @@ from .. import _core
 from .._arrays import (
     Array,
     as_batch,
-    as_condition,
     as_number,
     as_path,
     as_seed,
@@ -188,6 +187,7 @@ class FlowTeacher(Flow, Parameters):
         CheckpointError, FileNotFoundError
             When ``resume`` is not a file of a training, or there is no folder for ``checkpoint``.
         """
+        conditioning = Conditioning(self.num_classes, self.condition_dim)
         files = checkpointing("a teacher", checkpoint, checkpoint_every, checkpoint_minutes, resume)
         if isinstance(data, np.memmap) and data.nbytes > MOST_BYTES and noise is resume is None:
             data, condition = Rows(data, condition), None
@@ -196,7 +196,8 @@ class FlowTeacher(Flow, Parameters):
             for name, given in (("noise", noise), ("condition", condition)):
                 if given is not None:
                     raise ArgumentError(f"{name}: expected None with batches of data, which bring their own")
-            stream.conditional = self.num_classes is not None or self.condition_dim is not None
+            stream.conditional = bool(conditioning)
+            stream.arrange = conditioning.arranged
             data, condition = stream()
             source = stream.rest()
             if source is not None and resume is not None:
@@ -206,7 +207,7 @@ class FlowTeacher(Flow, Parameters):
             raise ShapeError(
                 f"data: expected shape (N, {', '.join(map(str, self.event_shape))}), got {tuple(data.shape)}"
             )
-        condition = as_condition(condition)
+        condition = conditioning.arranged(condition)
         config = self._config(steps=steps, batch_size=batch_size)
         if self.seed is None and resume is not None:
             header = json.loads(_core.VelocityField.load(as_path(resume))[1])

@@ -87,7 +87,7 @@ def test_booleans_are_two_classes_and_integers_make_vectors():
         [0, 1],
         [0.5] * 6,
         ["a"] * 6,
-        np.zeros((6, 1), int),
+        np.zeros((6, 2), int),
         np.eye(4, dtype=int),
         [4] * 6,
         [-1] * 6,
@@ -99,6 +99,41 @@ def test_what_is_no_label_is_named(labelled, wrong):
     for model in labelled:
         with pytest.raises((ArgumentError, DtypeError, ShapeError), match="condition"):
             model.sample(6, condition=wrong)
+
+
+@pytest.mark.filterwarnings("ignore:the inverse of:RuntimeWarning")
+@pytest.mark.parametrize("kind", [np.asarray, torch.tensor, list])
+def test_a_column_of_labels_is_labels(labelled, kind):
+    column, row = kind([[0], [1], [2], [2], [1], [0]]), [0, 1, 2, 2, 1, 0]
+    for model, calls in zip(labelled, (CALLS, STUDENTS_CALLS[:-1]), strict=True):
+        for call in calls:
+            np.testing.assert_array_equal(call(model, column), call(model, row))
+    teacher, student = labelled
+    whole = student.spectrum(condition=row).energy
+    np.testing.assert_array_equal(student.spectrum(condition=column).energy, whole)
+    assert student.evaluate(teacher, n=6, condition=column).n == 6
+
+
+def test_fits_take_a_column_of_labels(labelled):
+    again = taught(num_classes=4).fit(DATA, condition=LABELS[:, None], progress=False)
+    batches = [(DATA[:45], LABELS[:45, None]), (DATA[45:], LABELS[45:, None])]
+    streamed = taught(num_classes=4).fit(batches, progress=False)
+    for teacher in (again, streamed):
+        np.testing.assert_array_equal(teacher.sample(4, condition=1), labelled[0].sample(4, condition=1))
+        assert teacher.history_["classes"] == [0, 1, 2]
+    student = KoopmanDistiller(**SMALL).fit(again, condition=[[0], [2]], progress=False)
+    assert student.teacher_["classes"] == [0, 2]
+
+
+@pytest.mark.parametrize("floats", [[0.0, 1.0, 2.0], torch.tensor([0.0, 1.0, 2.0])])
+def test_labels_are_integers(labelled, floats):
+    for model in labelled:
+        with pytest.raises(ArgumentError, match=r"condition: expected integers as labels.*\(.*\) would do"):
+            model.sample(3, condition=floats)
+    with pytest.raises(ArgumentError, match="condition: expected integers as labels"):
+        taught(num_classes=4).fit(DATA[:3], condition=floats, progress=False)
+    with pytest.raises(ArgumentError, match="condition: expected integers as labels"):
+        KoopmanDistiller(**SMALL).fit(labelled[0], condition=floats, progress=False)
 
 
 def test_ragged_conditions_are_named(labelled):
