@@ -203,6 +203,9 @@ class KoopmanDistiller(FittedStudent):
         ArgumentError, CheckpointError, FileNotFoundError
             When an option is out of its range; when ``resume`` is not a file of a fit with these options, or
             ``trajectory_file`` is damaged or was made by another teacher; when there is no folder for a file.
+        Exception
+            What ``callback``, ``features`` or a function as ``progress`` raises, unchanged: fitting ends,
+            ``checkpoint`` keeps what was trained, and this object stays as it was.
         """
         files = checkpointing("a student", checkpoint, checkpoint_every, checkpoint_minutes, resume)
         trajectories = check_place("trajectory_file", trajectory_file, "trajectories", reads=not refresh)

@@ -186,6 +186,9 @@ class FlowTeacher(Flow, Parameters):
             When the loss kept blowing up; the last good teacher is kept.
         CheckpointError, FileNotFoundError
             When ``resume`` is not a file of a training, or there is no folder for ``checkpoint``.
+        Exception
+            What ``callback`` or a function as ``progress`` raises, unchanged: training ends, ``checkpoint``
+            keeps what was trained, and this object stays as it was.
         """
         conditioning = Conditioning(self.num_classes, self.condition_dim)
         files = checkpointing("a teacher", checkpoint, checkpoint_every, checkpoint_minutes, resume)

@@ -340,6 +340,8 @@ def test_training_reports_progress_and_a_callbacks_exception_comes_back():
     teacher = FlowTeacher((2,), width=8, depth=1, steps=30)
     with pytest.raises(LookupError, match="enough"):
         teacher.fit(data, progress=False, callback=refuse)
+    with pytest.raises(NotFittedError):
+        teacher.sample(1)
 
 
 def test_fit_takes_steps_over_those_of_the_constructor():
