@@ -366,12 +366,12 @@ fn a_field_of_other_units_is_that_of_standard_data_seen_through_the_map() {
         let (u, z) = units.standard(&t, &x).unwrap();
         let e = normal(4, &[5, 2], Kind::Double);
         for (one, other, t, x) in [(&there, &raw, &t, &x), (&back, &standard, &u, &z)] {
-            let (ours, our_product) = one.velocity_and_vjp(t, &x, &e, None).unwrap();
-            let (theirs, their_product) = other.velocity_and_vjp(t, &x, &e, None).unwrap();
+            let (ours, our_product) = one.velocity_and_vjp(t, x, &e, None).unwrap();
+            let (theirs, their_product) = other.velocity_and_vjp(t, x, &e, None).unwrap();
             let size = theirs.abs().max().double_value(&[]);
             assert!(worst(&ours, &theirs) < 1e-9 * size, "{ours} {theirs}");
             assert!(worst(&our_product, &their_product) < 1e-9 * their_product.abs().max().double_value(&[]));
-            assert!(worst(&one.velocity(t, &x, None).unwrap(), &theirs) < 1e-9 * size);
+            assert!(worst(&one.velocity(t, x, None).unwrap(), &theirs) < 1e-9 * size);
         }
         // Solved in standard coordinates, the flow is the closed one.
         let noise = normal(5, &[9, 2], Kind::Double);
