@@ -137,14 +137,15 @@ class Run:
     @contextmanager
     def started(self, model: FlowTeacher | KoopmanDistiller) -> Iterator[dict[str, Any]]:
         """The keywords of fit. After a divergence, which fit raises, the best model before it is saved."""
-        written = False
+        written, stale = False, self.checkpoint.stat().st_ino if self.checkpoint.exists() else None
 
         def first(_: ProgressEvent) -> None:
             # Not earlier: a run that never begins, for a wrong option say, leaves everything as it was.
             nonlocal written
             if not written:
-                if not self.of["resume"]:
-                    self.checkpoint.unlink(missing_ok=True)
+                # That of an earlier run, where the fit has not replaced it yet.
+                if not self.of["resume"] and stale is not None and self.checkpoint.stat().st_ino == stale:
+                    self.checkpoint.unlink()
                 write_text(self.settings, self.of.to_toml())
                 written = True
 

@@ -192,7 +192,7 @@ def test_training_without_dropout_is_as_before():
 def test_wrong_guidance_is_named(teacher, gaussian):
     with pytest.raises(ArgumentError, match="teacher: expected a conditional one, to guide"):
         gaussian.guided(2.0)
-    with pytest.raises(ArgumentError, match="scale: expected a finite number, got NaN"):
+    with pytest.raises(ArgumentError, match="scale: expected a finite number, got nan"):
         teacher.guided(float("nan"))
     with pytest.raises(DtypeError, match=r"null_condition: expected an integer label"):
         teacher.guided(2.0, null_condition=0.5)
