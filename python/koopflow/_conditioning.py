@@ -63,18 +63,23 @@ class Conditioning:
         return self != Conditioning()
 
     def arranged(self, condition: Array | None) -> Array | None:
-        """A condition as an array, a column of labels ``[B, 1]`` as ``[B]``; the core checks the rest. Raises
-        ``ArgumentError`` for labels that are floating-point numbers."""
+        """A condition as an array; the core checks the rest. Raises ``ArgumentError`` for labels that are a
+        column or floating-point numbers, with what would do."""
         condition = as_condition(condition)
         if condition is None or self.classes is None or 0 in condition.shape:
             return condition
         tensor = isinstance(condition, torch.Tensor)
+        remedy = ""
         if condition.is_floating_point() if tensor else condition.dtype.kind == "f":
             remedy = ".long()" if tensor else ".astype(int)"
+        elif condition.ndim == 2 and condition.shape[1] == 1:
+            remedy = "[:, 0]"
+        if remedy:
             raise ArgumentError(
-                f"condition: expected integers as labels, got {condition.dtype}: {remedy} would do"
+                f"condition: expected integers of shape (N,) as labels, got {condition.dtype} of shape "
+                f"{tuple(condition.shape)}: labels{remedy} would do"
             )
-        return condition[:, 0] if condition.ndim == 2 and condition.shape[1] == 1 else condition
+        return condition
 
     def pool(self, condition: Array | None, known: Array | None = None) -> Array | None:
         """Rows that conditions are drawn from: the given ones, every class once, or known vectors. Raises

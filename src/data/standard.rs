@@ -103,7 +103,8 @@ fn samples(teacher: &dyn VelocityField, inputs: &Inputs, monitor: &mut dyn Monit
     let noise = random.normal(&shape, teacher.dtype(), teacher.device())?;
     let mut found = Vec::new();
     in_halves(count, count, |first, rows| {
-        let (noise, condition) = (noise.narrow(0, first, rows), condition.as_ref().map(|c| c.narrow(0, first, rows)));
+        let (noise, condition) =
+            (noise.narrow(0, first, rows), condition.as_ref().map(|c| c.narrow(0, first, rows)));
         let ends = [0.0, 1.0];
         let solution = ode::solve(teacher, &noise, &ends, &PROBE_TOLERANCES, condition.as_ref(), monitor)?;
         found.push(solution.endpoint());
