@@ -1,0 +1,40 @@
+"""The programs of tests/cases, each in a fresh process: what people have met is answered as it should be."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CASES = Path(__file__).parents[1] / "cases"
+# Debatable ones, and the page and words that give the answer.
+ANSWERED = {
+    "045_torchcfm_toy_models": ("teachers.md", "torchcfm's `torch_wrapper`"),
+    "047_x_prediction": ("teachers.md", '`prediction="data"` attaches'),
+    "050_integer_timesteps": ("teachers.md", "`whole_timesteps=True`"),
+    "058_gradients_through_the_student": ("distillation.md", "carry no gradients"),
+    "064_disk_full": ("files.md", "before the first step"),
+    "077_conditions_are_vectors_only": ("teachers.md", "For a label and a vector, or a sequence of vectors"),
+    "078_other_sources_than_noise": ("teachers.md", "The source is N(0, I) and no other"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", sorted(path.stem for path in CASES.glob("[0-9]*.py")))
+def test_case(case: str) -> None:
+    run = subprocess.run(
+        [sys.executable, str(CASES / f"{case}.py")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    verdict = (run.stdout.splitlines() or ["no answer"])[-1]
+    expected = "PASS"
+    if case in ANSWERED:
+        page, words = ANSWERED[case]
+        assert words in (CASES.parents[1] / "docs" / page).read_text(encoding="utf-8")
+        expected = "ODD"
+    assert verdict.startswith(expected), f"{verdict}\n{run.stderr[-2000:]}"
