@@ -27,7 +27,7 @@ from .results import progress, say, write_json
 
 # Beyond every seed that trains something here.
 NOISE_SEED = 987_654_321
-# As many as tell an energy distance of 0.002 from one of 0.003.
+# Samples that are measured, as many as are held out.
 SAMPLES = 4_000
 EULER_STEPS = (1, 4, 20, 100)
 STUDENT = "student, 1 step"
@@ -42,9 +42,10 @@ class Case:
     held_out: NDArray[Any]
     teacher: Mapping[str, Any]
     student: Mapping[str, Any]
-    # Largest values of a student that is as it should be. Moons without a gap have an energy of 0.003.
+    # A student that is as it should be has at most this endpoint error, and is at most so much farther from the data
+    # than its teacher is from the same noise. Energy distances themselves vary by more, from noise to noise.
     endpoint_error: float
-    energy: float
+    energy_above: float
 
 
 def demo() -> Command:
@@ -93,8 +94,8 @@ def cases(seed: int, *, quick: bool) -> list[Case]:
     if quick:
         of_digits = {"steps": 1_000, "trajectories": 4_096, "batch_size": 128}
     return [
-        Case("moons", *moons, plane, of_moons, 0.03, 0.002),
-        Case("digits", train, held_out, {"steps": 800 if quick else 3_000}, of_digits, 0.2, 0.08),
+        Case("moons", *moons, plane, of_moons, 0.03, 0.001),
+        Case("digits", train, held_out, {"steps": 800 if quick else 3_000}, of_digits, 0.2, 0.02),
     ]
 
 
@@ -139,11 +140,12 @@ def finished(history: dict[str, Any]) -> dict[str, Any]:
 
 def verdict(case: Case, teacher: Mapping[str, Any], student: Mapping[str, Any]) -> str:
     """One line: whether the student's row is what it should be, so near to its teacher and to the data."""
-    near = student["endpoint_error"] <= case.endpoint_error and student["energy"] <= case.energy
+    above = student["energy"] - teacher["energy"]
+    near = student["endpoint_error"] <= case.endpoint_error and above <= case.energy_above
     return (
         f"The student is {'as it should be' if near else 'NOT as it should be'}: endpoint error "
         f"{student['endpoint_error']:.3f} (at most {case.endpoint_error:g}), energy distance "
-        f"{student['energy']:.4f} (at most {case.energy:g}; the teacher's is {teacher['energy']:.4f})."
+        f"{student['energy']:.4f} (at most {case.energy_above:g} above the teacher's {teacher['energy']:.4f})."
     )
 
 
