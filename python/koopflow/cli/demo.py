@@ -42,8 +42,8 @@ class Case:
     held_out: NDArray[Any]
     teacher: Mapping[str, Any]
     student: Mapping[str, Any]
-    # A student that is as it should be has at most this endpoint error, and is at most so much farther from the data
-    # than its teacher is from the same noise. Energy distances themselves vary by more, from noise to noise.
+    # A student that is as it should be has at most this endpoint error, and is at most so much farther from
+    # the data than its teacher from the same noise. From noise to noise both distances vary by more.
     endpoint_error: float
     energy_above: float
 
@@ -145,7 +145,8 @@ def verdict(case: Case, teacher: Mapping[str, Any], student: Mapping[str, Any]) 
     return (
         f"The student is {'as it should be' if near else 'NOT as it should be'}: endpoint error "
         f"{student['endpoint_error']:.3f} (at most {case.endpoint_error:g}), energy distance "
-        f"{student['energy']:.4f} (at most {case.energy_above:g} above the teacher's {teacher['energy']:.4f})."
+        f"{student['energy']:.4f} (at most {case.energy_above:g} above the teacher's "
+        f"{teacher['energy']:.4f})."
     )
 
 
