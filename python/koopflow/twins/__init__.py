@@ -1,0 +1,5 @@
+"""Plain PyTorch modules with a model's numbers: differentiable, compiled, exported, tuned and brought back.
+
+A twin is built from the stored form of a model alone, the header and the tensors of its file, and is written
+back in the same form. It knows nothing else of the core, and imports no model.
+"""

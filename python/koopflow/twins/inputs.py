@@ -1,0 +1,65 @@
+"""What users give to a twin: states, times and conditions, checked by shape so that messages name them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..exceptions import ArgumentError, DtypeError, ShapeError
+
+
+def flat_states(argument: str, x: Tensor, event_shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """States ``[B, *event]`` as ``[B, d]``."""
+    if not isinstance(x, Tensor):
+        raise DtypeError(f"{argument}: expected a torch tensor, got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise DtypeError(f"{argument}: expected floating point numbers, got {x.dtype}")
+    if tuple(x.shape[1:]) != tuple(event_shape) or x.ndim == 0:
+        expected = ", ".join(["B", *map(str, event_shape)])
+        raise ShapeError(f"{argument}: expected shape ({expected}), got {tuple(x.shape)}")
+    return x.flatten(1).to(dtype)
+
+
+def times_of(argument: str, t: Tensor | float, x: Tensor) -> Tensor:
+    """One time, or one for each row of ``x``, as ``[B]`` of its dtype."""
+    t = torch.as_tensor(t, dtype=x.dtype, device=x.device)
+    if t.ndim > 1 or (t.ndim == 1 and t.shape[0] != x.shape[0]):
+        raise ShapeError(f"{argument}: expected a number or shape ({x.shape[0]},), got {tuple(t.shape)}")
+    return t.expand(x.shape[0])
+
+
+class Conditions:
+    """What a model is conditioned on, as a file says it: ``"none"``, ``{"labels": {"classes": C}}`` or
+    ``{"vector": {"dim": D}}``."""
+
+    def __init__(self, plain: str | dict[str, dict[str, int]]) -> None:
+        given = {} if isinstance(plain, str) else plain
+        self.classes = given.get("labels", {}).get("classes")
+        self.dim = given.get("vector", {}).get("dim")
+        # Columns of the network's input.
+        self.size: int = self.classes or self.dim or 0
+
+    def encoded(self, condition: Tensor | None, x: Tensor) -> Tensor | None:
+        """Labels ``[B]`` as one-hot rows, vectors ``[B, D]`` as they are, or one for all rows of ``x``.
+
+        ``[B, size]`` of the dtype of ``x``; None without any. Raises ``ArgumentError`` for what does not fit.
+        """
+        if not self.size and condition is None:
+            return None
+        one = () if self.classes else (self.size,)
+        rows = (x.shape[0], *one)
+        if condition is None or not self.size or not self._fits(condition, rows, one):
+            kind = "integer labels" if self.classes else "vectors"
+            expected = f"{kind} of shape {rows}" if self.size else "none, for this model is unconditional"
+            got = "none" if condition is None else f"{condition.dtype} of shape {tuple(condition.shape)}"
+            raise ArgumentError(f"condition: expected {expected}, got {got}")
+        condition = condition.expand(rows)
+        return (F.one_hot(condition.long(), self.classes) if self.classes else condition).to(x.dtype)
+
+    def _fits(self, condition: Tensor, rows: tuple[int, ...], one: tuple[int, ...]) -> bool:
+        if self.classes and condition.is_floating_point():
+            return False
+        return tuple(condition.shape) in (rows, one, (1, *one))
