@@ -1,0 +1,238 @@
+"""U-Nets of flow and diffusion models (Dhariwal and Nichol 2105.05233), whole or in two halves, which a
+hierarchical student uses apart. Weights are named as in torchcfm's ``UNetModel``, and as in koopflow's files.
+
+Shapes: times ``[B]``, images ``[B, C, H, W]``, conditions as numbers ``[B, c]`` (labels as one-hot rows).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Config: TypeAlias = Mapping[str, Any]
+"""The options of a U-Net, by the names of :class:`koopflow.UNet`, with its levels decided."""
+
+_LONGEST_PERIOD = 10_000.0
+
+
+def feature_maps(config: Config) -> list[tuple[int, int]]:
+    """Channels and factor of downsampling of each feature map of an encoder: those that the decoder joins on
+    its way up, from full resolution down, and the middle's."""
+    widths = _widths(config)
+    maps = [(widths[0], 1)]
+    for level, width in enumerate(widths):
+        maps += [(width, 2**level)] * config["blocks"]
+        if level + 1 < len(widths):
+            maps.append((width, 2 ** (level + 1)))
+    return [*maps, (widths[-1], 2 ** (len(widths) - 1))]
+
+
+class _Embedded(nn.Module):
+    """Time and condition as one vector, ``[B, 4 channels]``."""
+
+    frequencies: Tensor
+
+    def __init__(self, config: Config, condition: int) -> None:
+        super().__init__()
+        channels = config["channels"]
+        size, half = _embedding_size(config), channels // 2
+        self.time_embed = nn.Sequential(nn.Linear(channels, size), nn.SiLU(), nn.Linear(size, size))
+        self.label_emb = nn.Embedding(condition, size) if condition else None
+        exponents = torch.arange(half, dtype=torch.float64) * (-math.log(_LONGEST_PERIOD) / half)
+        self.register_buffer("frequencies", exponents.exp() * config["time_scale"], persistent=False)
+        self._odd = channels % 2
+
+    def embedding(self, t: Tensor, condition: Tensor | None) -> Tensor:
+        phase = t[:, None] * self.frequencies
+        waves = functional.pad(torch.cat([phase.cos(), phase.sin()], 1), (0, self._odd))
+        embedded: Tensor = self.time_embed(waves)
+        if self.label_emb is None or condition is None:
+            return embedded
+        # A row each, weighed by the condition: vectors are embedded as labels are.
+        return embedded + condition @ self.label_emb.weight
+
+
+class _Descending(_Embedded):
+    """The way down and the middle."""
+
+    def __init__(self, config: Config, inputs: int, condition: int = 0) -> None:
+        super().__init__(config, condition)
+        widths, channels = _widths(config), _widths(config)[0]
+        stages = [_Stage(_convolution(inputs, channels))]
+        for level, width in enumerate(widths):
+            for _ in range(config["blocks"]):
+                stages.append(_Stage(_ResidualBlock(config, channels, width), *_attention(config, level)))
+                channels = width
+            if level + 1 < len(widths):
+                stages.append(_Stage(_resampling(config, width, "down")))
+        self.input_blocks = nn.ModuleList(stages)
+        self.middle_block = _Stage(
+            _ResidualBlock(config, channels, channels),
+            _AttentionBlock(config, channels),
+            _ResidualBlock(config, channels, channels),
+        )
+
+    def features(self, x: Tensor, embedding: Tensor) -> list[Tensor]:
+        maps = []
+        for stage in (*self.input_blocks, self.middle_block):
+            maps.append(x := stage(x, embedding))
+        return maps
+
+
+class UNetEncoder(_Descending):
+    """The way down and the middle: images at times t to features, in the order of :func:`feature_maps`."""
+
+    def forward(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> list[Tensor]:
+        return self.features(x, self.embedding(t, condition))
+
+
+class UNetDecoder(_Embedded):
+    """The way up alone: features of every level at times t to an image, with an embedding of its own."""
+
+    def __init__(self, config: Config, outputs: int, condition: int = 0) -> None:
+        super().__init__(config, condition)
+        self.output_blocks, self.out = _ascent(config, outputs)
+
+    def forward(self, t: Tensor, maps: Sequence[Tensor], condition: Tensor | None = None) -> Tensor:
+        return _ascended(self.output_blocks, self.out, maps, self.embedding(t, condition))
+
+
+class UNet(_Descending):
+    """Images at times t to images of ``outputs`` channels."""
+
+    def __init__(self, config: Config, inputs: int, outputs: int, condition: int = 0) -> None:
+        super().__init__(config, inputs, condition)
+        self.output_blocks, self.out = _ascent(config, outputs)
+
+    def forward(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        embedding = self.embedding(t, condition)
+        return _ascended(self.output_blocks, self.out, self.features(x, embedding), embedding)
+
+
+def _ascent(config: Config, outputs: int) -> tuple[nn.ModuleList, nn.Sequential]:
+    *skips, (channels, _) = feature_maps(config)
+    widths, stages = _widths(config), []
+    for level, block in product(reversed(range(len(widths))), range(config["blocks"] + 1)):
+        width = widths[level]
+        residual = _ResidualBlock(config, channels + skips.pop()[0], width)
+        up = [_resampling(config, width, "up")] if level and block == config["blocks"] else []
+        stages.append(_Stage(residual, *_attention(config, level), *up))
+        channels = width
+    last = nn.Sequential(_norm(config, channels), nn.SiLU(), _convolution(channels, outputs))
+    return nn.ModuleList(stages), last
+
+
+def _ascended(stages: nn.ModuleList, last: nn.Module, maps: Sequence[Tensor], embedding: Tensor) -> Tensor:
+    *skips, hidden = maps
+    for stage, skip in zip(stages, reversed(skips), strict=True):
+        hidden = stage(torch.cat([hidden, skip], 1), embedding)
+    image: Tensor = last(hidden)
+    return image
+
+
+class _Stage(nn.Sequential):
+    """Layers in a row, of which residual blocks take the embedding too."""
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:  # type: ignore[override]
+        for layer in self:
+            x = layer(x, embedding) if isinstance(layer, _ResidualBlock) else layer(x)
+        return x
+
+
+class _ResidualBlock(nn.Module):
+    """Two convolutions with a skip, shifted (or scaled and shifted) by the embedding."""
+
+    def __init__(self, config: Config, inputs: int, outputs: int, resampled: str = "") -> None:
+        super().__init__()
+        self._scales = config["scale_shift"]
+        shifts = 2 * outputs if self._scales else outputs
+        self.in_layers = nn.Sequential(_norm(config, inputs), nn.SiLU(), _convolution(inputs, outputs))
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(_embedding_size(config), shifts))
+        dropout = nn.Dropout(config["dropout"])
+        self.out_layers = nn.Sequential(
+            _norm(config, outputs), nn.SiLU(), dropout, _convolution(outputs, outputs)
+        )
+        same = inputs == outputs
+        self.skip_connection = nn.Identity() if same else _convolution(inputs, outputs, side=1)
+        resample = {"up": nn.Upsample(scale_factor=2, mode="nearest"), "down": nn.AvgPool2d(2)}
+        self._resample = resample.get(resampled, nn.Identity())
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        norm, activation, convolution = self.in_layers
+        hidden = convolution(self._resample(activation(norm(x))))
+        shifts = self.emb_layers(embedding)[:, :, None, None]
+        norm, *rest = self.out_layers
+        if self._scales:
+            scale, shift = shifts.chunk(2, 1)
+            hidden = norm(hidden) * (1.0 + scale) + shift
+        else:
+            hidden = norm(hidden + shifts)
+        for layer in rest:
+            hidden = layer(hidden)
+        image: Tensor = self.skip_connection(self._resample(x)) + hidden
+        return image
+
+
+class _AttentionBlock(nn.Module):
+    """Self-attention over the positions of an image."""
+
+    def __init__(self, config: Config, channels: int) -> None:
+        super().__init__()
+        width = config["head_channels"] or channels // config["heads"]
+        # Channels are split into queries, keys and values first, or into heads.
+        self._qkv_first = config["qkv_first"]
+        self._parts = (3, channels // width) if self._qkv_first else (channels // width, 3)
+        self.norm = _norm(config, channels)
+        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
+        self.proj_out = nn.Conv1d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(2)
+        parts = self.qkv(self.norm(rows)).unflatten(1, (*self._parts, -1)).transpose(-1, -2)
+        query, key, value = parts.unbind(1 if self._qkv_first else 2)
+        # Written out: torch's fused kernels have no second derivatives and none forwards.
+        scores = (query / math.sqrt(query.shape[-1])) @ key.transpose(-1, -2)
+        mixed = scores.softmax(-1) @ value
+        added: Tensor = self.proj_out(mixed.transpose(-1, -2).flatten(1, 2))
+        return x + added.view_as(x)
+
+
+def _attention(config: Config, level: int) -> list[nn.Module]:
+    """Attention, where the level has it."""
+    return [_AttentionBlock(config, _widths(config)[level])] if 2**level in config["attention"] else []
+
+
+def _resampling(config: Config, channels: int, way: str) -> nn.Module:
+    """From one level to the next."""
+    if config["residual_resampling"]:
+        return _ResidualBlock(config, channels, channels, resampled=way)
+    if way == "down":
+        return nn.Sequential(OrderedDict(op=_convolution(channels, channels, stride=2)))
+    larger = nn.Upsample(scale_factor=2, mode="nearest")
+    return nn.Sequential(OrderedDict(larger=larger, conv=_convolution(channels, channels)))
+
+
+def _convolution(inputs: int, outputs: int, *, side: int = 3, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, side, stride, padding=side // 2)
+
+
+def _norm(config: Config, channels: int) -> nn.GroupNorm:
+    """Of as many groups as the largest power of two up to ``groups`` that divides the channels."""
+    return nn.GroupNorm(min(channels & -channels, 1 << config["groups"].bit_length() - 1), channels)
+
+
+def _widths(config: Config) -> list[int]:
+    """Channels of each level, from full resolution down."""
+    return [int(multiplier * config["channels"]) for multiplier in config["multipliers"]]
+
+
+def _embedding_size(config: Config) -> int:
+    size: int = 4 * config["channels"]
+    return size
