@@ -98,11 +98,10 @@ class Baseline(Parameters, ABC):
     def _fit(self, teacher: Flow, *, data: Any, condition: Any, progress: Any, **file: Any) -> None:
         """Train, with the arguments of ``fit``, and adopt what samples are made with."""
 
-    def _adopt(self, model: Any, event_shape: tuple[int, ...], history: dict[str, Any]) -> Self:
+    def _adopt(self, model: Any, event_shape: tuple[int, ...], history: dict[str, Any]) -> None:
         # Where no trajectories are solved, a teacher is never evaluated.
         nothing = {"trajectory_seconds": 0.0, "trajectories": 0, "teacher_evaluations": 0}
         self._model, self.event_shape_, self.history_ = model, event_shape, {**nothing, **history}
-        return self
 
     def sample(
         self,
@@ -160,12 +159,13 @@ class Baseline(Parameters, ABC):
         kind, written = _kinds.get(str(found.get("kind"))), found.get("options")
         if kind is None or not isinstance(written, dict) or not issubclass(kind, cls):
             raise CheckpointError(f"{path}: holds a baseline {found.get('kind')}, expected {expected}")
-        return kind._from_file(path, written, device)
+        baseline = kind._read(path, written)
+        baseline._restore(path, device)
+        return baseline
 
-    @classmethod
     @abstractmethod
-    def _from_file(cls, path: str, written: dict[str, Any], device: str) -> Self:
-        """A fitted one from a file of this class, whose parameters are ``written``."""
+    def _restore(self, path: str, device: str) -> None:
+        """Adopt what samples are made with from a file of this class."""
 
     def _facts(self) -> dict[str, Any]:
         """What a file says about this object besides its model."""
@@ -209,6 +209,5 @@ class PathBaseline(Baseline):
         """States ``[len(times), B, *event]`` of noise ``[B, *event]``."""
 
 
-def load(path: str | PathLike[str], *, device: str = "cpu") -> Baseline:
-    """Read the baseline that a file holds, of whatever kind; see :meth:`Baseline.load`."""
-    return Baseline.load(path, device=device)
+# The baseline that a file holds, of whatever kind.
+load = Baseline.load

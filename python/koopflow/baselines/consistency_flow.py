@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from .. import _core
 from .._arrays import Array
@@ -17,9 +17,6 @@ from ..progress import ProgressMeter
 from ..teachers.flow import Flow
 from ..teachers.teacher import FlowTeacher
 from ._baseline import Baseline
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 # The parameters that are the objective's own; the others are a FlowTeacher's.
 OBJECTIVE = ("segments", "delta", "alpha", "boundary", "anchoring")
@@ -112,8 +109,7 @@ class ConsistencyFlow(Baseline):
     def _facts(self) -> dict[str, Any]:
         return {**super()._facts(), "history": self.history_}
 
-    @classmethod
-    def _from_file(cls, path: str, written: dict[str, Any], device: str) -> Self:
+    def _restore(self, path: str, device: str) -> None:
         weights, text = _core.VelocityField.load(path, device=device)
-        flow, history = FlowTeacher._around(weights), json.loads(text)["history"]
-        return cls._read(path, written, device=weights.device)._adopt(flow, flow.event_shape_, history)
+        self.device = weights.device
+        self._adopt(FlowTeacher._around(weights), tuple(weights.event_shape), json.loads(text)["history"])

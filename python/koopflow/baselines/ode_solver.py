@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +14,6 @@ from ..exceptions import ArgumentError
 from ..teachers.flow import Flow
 from ..teachers.teacher import FlowTeacher
 from ._baseline import PathBaseline
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 SOLVERS = ("euler", "midpoint", "heun", "rk4", "dopri5")
 
@@ -58,9 +55,8 @@ class TeachersOwn(PathBaseline):
             header |= {"params": teacher._written(without=["event_shape"]), "history": teacher.history_}
         return header
 
-    @classmethod
-    def _from_file(cls, path: str, written: dict[str, Any], device: str) -> Self:
-        return cls._read(path, written).fit(FlowTeacher.load(path, device=device))
+    def _restore(self, path: str, device: str) -> None:
+        self.fit(FlowTeacher.load(path, device=device))
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -78,10 +74,9 @@ class OdeSolver(TeachersOwn):
 
     Examples
     --------
-    >>> import numpy as np
     >>> from koopflow import FlowTeacher, baselines
-    >>> solver = baselines.OdeSolver(steps=2).fit(FlowTeacher.gaussian([1.0, 2.0], np.eye(2)))
-    >>> solver.sample(x0=np.zeros((1, 2), dtype=np.float32)).round(3)
+    >>> solver = baselines.OdeSolver(steps=2).fit(FlowTeacher.gaussian([1.0, 2.0], [[1, 0], [0, 1]]))
+    >>> solver.sample(x0=[[0.0, 0.0]]).round(3)
     array([[1., 2.]], dtype=float32)
     >>> solver.evaluations
     2
@@ -108,9 +103,8 @@ class StraightLine(TeachersOwn):
 
     Examples
     --------
-    >>> import numpy as np
     >>> from koopflow import FlowTeacher, baselines
-    >>> line = baselines.StraightLine().fit(FlowTeacher.gaussian([1.0, 2.0], np.eye(2)))
-    >>> line.sample_path(np.zeros((1, 2), dtype=np.float32), times=[0.5]).round(3)
+    >>> line = baselines.StraightLine().fit(FlowTeacher.gaussian([1.0, 2.0], [[1, 0], [0, 1]]))
+    >>> line.sample_path([[0.0, 0.0]], times=[0.5]).round(3)
     array([[[0.5, 1. ]]], dtype=float32)
     """

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,6 @@ from ..options import SHARED_TRAINING, Options, Training, Trajectories, to_json
 from ..progress import ProgressMeter
 from ..teachers.flow import Flow
 from ._baseline import Baseline, PathBaseline
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 # The options of stored trajectories that these trainers have.
 TRAJECTORIES = ("count", "path_steps")
@@ -76,7 +73,11 @@ class TrainedBaseline(Baseline):
             config = to_json({"method": self._method, **self._config()})
             fit = _core.Baseline.fit
             student = fit(teacher.field, config, condition=condition, monitor=meter.monitor, **file)
-        self._adopt(student, student.event_shape, _history(student))
+        self._keep(student)
+
+    def _keep(self, student: _core.Baseline) -> None:
+        seed, history = json.loads(student.config)["seed"], json.loads(student.history)
+        self._adopt(student, student.event_shape, {"seed": seed, **history})
 
     def _config(self) -> dict[str, Any]:
         """The options that are set, by the core's flat names."""
@@ -101,11 +102,10 @@ class TrainedBaseline(Baseline):
     def save(self, path: str | PathLike[str]) -> None:
         self._fitted().save(as_path(path), to_json(self._facts()))
 
-    @classmethod
-    def _from_file(cls, path: str, written: dict[str, Any], device: str) -> Self:
+    def _restore(self, path: str, device: str) -> None:
         student, _ = _core.Baseline.load(path, device=device)
-        baseline = cls._read(path, written, device=student.device)
-        return baseline._adopt(student, student.event_shape, _history(student))
+        self.device = student.device
+        self._keep(student)
 
     def _ends(self, x0: Array, steps: int | None, condition: Array | None) -> Array:
         return self._model.sample(x0, steps=1 if steps is None else steps, condition=condition)
@@ -120,9 +120,8 @@ class PlainNetwork(TrainedBaseline):
 
     Examples
     --------
-    >>> import numpy as np
     >>> from koopflow import FlowTeacher, baselines
-    >>> teacher = FlowTeacher.gaussian([1.0, -1.0], np.eye(2))
+    >>> teacher = FlowTeacher.gaussian([1.0, -1.0], [[1, 0], [0, 1]])
     >>> plain = baselines.PlainNetwork(width=16, depth=1, steps=50, trajectories=256)
     >>> plain.fit(teacher, progress=False).sample(4).shape
     (4, 2)
@@ -150,9 +149,8 @@ class KDM(TrainedBaseline):
 
     Examples
     --------
-    >>> import numpy as np
     >>> from koopflow import FlowTeacher, baselines
-    >>> teacher = FlowTeacher.gaussian([1.0, -1.0], np.eye(2))
+    >>> teacher = FlowTeacher.gaussian([1.0, -1.0], [[1, 0], [0, 1]])
     >>> kdm = baselines.KDM(observables=8, width=16, depth=1, steps=50, trajectories=256)
     >>> kdm.fit(teacher, progress=False).operator().shape
     (8, 8)
@@ -196,9 +194,8 @@ class MeanVelocity(PathBaseline, TrainedBaseline):
 
     Examples
     --------
-    >>> import numpy as np
     >>> from koopflow import FlowTeacher, baselines
-    >>> teacher = FlowTeacher.gaussian([1.0, -1.0], np.eye(2))
+    >>> teacher = FlowTeacher.gaussian([1.0, -1.0], [[1, 0], [0, 1]])
     >>> student = baselines.MeanVelocity(width=16, depth=1, steps=50, trajectories=256)
     >>> student.fit(teacher, progress=False).sample_path(4, times=[0.0, 0.5, 1.0]).shape
     (3, 4, 2)
@@ -210,7 +207,3 @@ class MeanVelocity(PathBaseline, TrainedBaseline):
 
     def _path(self, x0: Array, times: list[float], condition: Array | None) -> Array:
         return self._model.sample_path(x0, times, condition=condition)
-
-
-def _history(student: _core.Baseline) -> dict[str, Any]:
-    return {"seed": json.loads(student.config)["seed"], **json.loads(student.history)}
