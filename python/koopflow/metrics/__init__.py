@@ -18,9 +18,8 @@ from .distances import (
     wasserstein2,
 )
 from .errors import endpoint_error, inversion_error, path_error, round_trip_error, straightness
-from .estimate import Estimate, measured
+from .estimate import Estimate, LogLikelihood, log_likelihood, measured
 from .features import extract_features
-from .likelihood import LogLikelihood, log_likelihood
 
 __all__ = [
     "Estimate",

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from .. import _core
-from .._arrays import Array, as_batch, as_condition, as_number, as_times, method_of
+from .._arrays import Array, as_condition, as_number, as_times, method_of
 from ..exceptions import ArgumentError
-from .estimate import Estimate, bootstrapped
+from .estimate import Estimate, bootstrapped, plain_batch
 
 # Inside (0, 1), where a straight line through the exact endpoints is not exact by construction.
 PATH_TIMES = tuple(np.linspace(0.1, 0.9, 17).tolist())
@@ -95,12 +94,7 @@ def inversion_error(
 
 
 def round_trip_error(
-    student: Any,
-    data: Array,
-    *,
-    condition: Array | None = None,
-    scale: float | None = None,
-    **interval: Any,
+    student: Any, data: Array, *, condition: Array | None = None, scale: float | None = None, **interval: Any
 ) -> Estimate:
     """RMS of ``||student(invert(x)) - x||`` over data ``[N, *event]`` (real, or a teacher's samples), over a
     scale: by default the total standard deviation of the data. Else as :func:`inversion_error`.
@@ -133,12 +127,6 @@ def straightness(
     if np.isnan(bend.value):
         raise ArgumentError("model: expected paths that lead somewhere, got none that moves")
     return bootstrapped(bend, **interval)
-
-
-def plain_batch(array: Array, argument: str) -> Array:
-    """A batch whose gradients nobody follows: errors are plain numbers."""
-    batch = as_batch(array, argument)
-    return batch.detach() if isinstance(batch, torch.Tensor) else batch
 
 
 def _path(name: str, model: Any, noise: Array, times: list[float], condition: Array | None) -> Array:

@@ -29,9 +29,11 @@ from ..exceptions import ArgumentError, NonFiniteError, ShapeError
 Complex = NDArray[np.complex128]
 Real = NDArray[np.float64]
 Places = NDArray[np.int64]
+Tables = dict[str, NDArray[Any]]
 
 NOISE_SEED = 424_242
 SPURIOUS = 0.5  # A mode whose residual is above this obeys its own equation worse than not.
+OWN_BASIS = "a basis of the student, not of the teacher's flow"
 NEARLY_DEFECTIVE = 1e5  # Rounding L to float32 then moves an eigenvalue by some hundredths.
 
 
@@ -88,12 +90,12 @@ class Spectrum:
     """
 
     def __init__(
-        self, student: _core.Student, core: _core.Spectrum, places: Places, tables: dict[str, NDArray[Any]]
+        self, student: _core.Student, core: _core.Spectrum, places: Places, tables: Tables | None = None
     ) -> None:
         self.student, self.core, self.places = student, core, places
         self.event_shape = tuple(student.event_shape)
         # What was measured of all modes, copied out of the core once for all selections.
-        self._tables = tables
+        self._tables = tables or {"energy": core.energy([1.0])[0], "rank": np.argsort(core.order("energy"))}
         self.indices: Places = self._ask("rank")
         self.eigenvalues: Complex = self._ask("eigenvalues")
         self.frequency: Real = self.eigenvalues.imag
@@ -178,12 +180,8 @@ class Spectrum:
         trusted = self.trusted_energy
         if trusted is None:
             return "not checked against a teacher: spectrum(teacher) measures which modes to believe"
-        if trusted >= 0.5:
-            return f"{trusted:.0%} of the energy is in modes that follow the teacher's flow"
-        return (
-            f"only {trusted:.0%} of the energy is in modes that follow the teacher's flow: "
-            "this spectrum is a basis of the student, not of the teacher's flow"
-        )
+        found = f"{trusted:.0%} of the energy is in modes that follow the teacher's flow"
+        return found if trusted >= 0.5 else f"only {found}: this spectrum is {OWN_BASIS}"
 
     @property
     def caveat(self) -> str | None:
@@ -191,9 +189,7 @@ class Spectrum:
         if self.nearly_defective:
             return "nearly defective generator: single modes mean little"
         trusted = self.trusted_energy
-        if trusted is not None and trusted < 0.5:
-            return "a basis of the student, not of the teacher's flow"
-        return None
+        return OWN_BASIS if trusted is not None and trusted < 0.5 else None
 
     def __len__(self) -> int:
         return len(self.places)
@@ -265,10 +261,8 @@ class Spectrum:
 
     def paired(self, places: Places) -> NDArray[np.bool_]:
         """A mask ``[r]`` of places in this selection, with the partner of each."""
-        return np.isin(self.places, self._with_partners(self.places[places]))
-
-    def _with_partners(self, places: Places) -> Places:
-        return np.concatenate([places, np.asarray(self.core.partners)[places]])
+        own = self.places[places]
+        return np.isin(self.places, [own, np.asarray(self.core.partners)[own]])
 
     def eigenfunctions(self, t: Array | float, x: Array, *, condition: Array | None = None) -> Complex:
         """psi_k(t, x), complex ``[B, r]``; ``t`` is a number or ``[B]``, ``x`` is ``[B, *event]``."""
@@ -308,7 +302,8 @@ class Spectrum:
         self, x0: Array, *, times: Array | Sequence[float], condition: Array | None = None
     ) -> Array:
         """States at ``times`` with only these modes moving since 0, ``[T, B, *event]``."""
-        keep = np.isin(np.arange(len(self._tables["rank"])), self._with_partners(self.places))
+        pairs = [self.places, np.asarray(self.core.partners)[self.places]]
+        keep = np.isin(np.arange(len(self._tables["rank"])), pairs)
         x0, times = as_batch(x0, "x0"), as_times(times, extrapolate=True)
         return self.core.sample(x0, times, keep.tolist(), condition=as_condition(condition))
 
@@ -436,19 +431,13 @@ def build_spectrum(
     """See :meth:`FittedStudent.spectrum`."""
     count_, seed = checked_count(n), as_seed(seed)
     core = _core.Spectrum(student, n=count_, seed=seed, condition=as_condition(condition), teacher=teacher)
-    whole = _selected(student, core, np.asarray(core.order(str(sort)), dtype=np.int64))
+    whole = Spectrum(student, core, np.asarray(core.order(str(sort)), dtype=np.int64))
     return whole if count is None else whole.select(count=count)
-
-
-def _selected(student: _core.Student, core: _core.Spectrum, places: Places) -> Spectrum:
-    """Some modes of a measured spectrum."""
-    tables = {"energy": core.energy([1.0])[0], "rank": np.argsort(core.order("energy"))}
-    return Spectrum(student, core, places, tables)
 
 
 def _restored(student: _core.Student, measured: tuple[Any, ...], places: Places) -> Spectrum:
     """The spectrum of a pickle: decomposed anew, with what was measured of it."""
-    return _selected(student, _core.Spectrum.known(student, *measured), places)
+    return Spectrum(student, _core.Spectrum.known(student, *measured), places)
 
 
 def checked_spectrum(argument: str, spectrum: Any) -> None:
