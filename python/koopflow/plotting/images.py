@@ -101,7 +101,7 @@ def edit_strip(
     sweep: Array,
     *,
     ax: Axes | None = None,
-    strengths: Sequence[float] | None = None,
+    strengths: Sequence[float | str] | None = None,
     image_shape: tuple[int, int] | None = None,
     limits: tuple[float, float] = (-1.0, 1.0),
     label: str = "strength",
@@ -113,8 +113,8 @@ def edit_strip(
     ----------
     sweep : array, ``[S, B, *event]``
         Samples by strength, as ``Directions.sweep`` of :mod:`koopflow.analysis` gives it.
-    strengths : sequence of float, optional
-        Numbers for the axis, S of them.
+    strengths : sequence of float or str, optional
+        Numbers or words for the axis, S of them; 0, 1, ... by default.
     label : str, default "strength"
         Text below the strip: what the columns are.
     image_shape, limits
@@ -125,10 +125,19 @@ def edit_strip(
         raise ShapeError(f"sweep: expected shape (S, B, *event), got {states.shape}")
     if strengths is not None and len(strengths) != len(states):
         raise ArgumentError(f"strengths: expected {len(states)} of them, got {len(strengths)}")
-    names = [f"{s:g}" for s in (range(len(states)) if strengths is None else strengths)]
+    given = range(len(states)) if strengths is None else strengths
+    names = [s if isinstance(s, str) else f"{s:g}" for s in given]
     if states.shape[2:] == (2,):
         return titled(_trails(states, names, ax), title)
-    ax = _strip(states, names, ax, image_shape, limits)
+    columns, count = states.shape[:2]
+    pictures = _pictures(states.swapaxes(0, 1), states.shape[2:], image_shape)
+    ax = axes_or_new(ax, (0.62 * columns + 0.5, 0.62 * count + 0.7))
+    show(ax, tiled(pictures, columns), "gray_r", limits)
+    width = pictures.shape[2]
+    ax.set_xticks([1 + (width + 1) * c + (width - 1) / 2 for c in range(columns)], names, fontsize=7)
+    ax.set_yticks([])
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
     ax.set_xlabel(label, fontsize=8)
     return titled(ax, title)
 
@@ -158,32 +167,13 @@ def inversion_strip(
     if len(set(shapes)) > 1 or first.ndim < 2 or first.size == 0:
         raise ShapeError(f"data, noise, again: expected three arrays of one shape, got {shapes}")
     if first.shape[1:] == (2,):
-        states = np.stack([parts[1], first, parts[2]])
-        return titled(_trails(states, ["noise", "data", "sample again"], ax), title)
-    middle = sum(limits) / 2
-    columns = [first, middle + parts[1] / 3, parts[2], middle + parts[2] - first]
-    names = ["data", "noise / 3", "again", "difference"]
-    return titled(_strip(np.stack(columns), names, ax, image_shape, limits), title)
-
-
-def _strip(
-    states: NDArray[Any],
-    names: list[str],
-    ax: Axes | None,
-    image_shape: tuple[int, int] | None,
-    limits: tuple[float, float],
-) -> Axes:
-    """Images ``[S, B, *event]``, one row a sample, with the columns named below."""
-    columns, count = states.shape[:2]
-    pictures = _pictures(states.swapaxes(0, 1), states.shape[2:], image_shape)
-    ax = axes_or_new(ax, (0.62 * columns + 0.5, 0.62 * count + 0.7))
-    show(ax, tiled(pictures, columns), "gray_r", limits)
-    width = pictures.shape[2]
-    ax.set_xticks([1 + (width + 1) * c + (width - 1) / 2 for c in range(columns)], names, fontsize=7)
-    ax.set_yticks([])
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-    return ax
+        columns = {"noise": parts[1], "data": first, "sample again": parts[2]}
+    else:
+        middle = sum(limits) / 2
+        columns = {"data": first, "noise / 3": middle + parts[1] / 3, "again": parts[2]}
+        columns["difference"] = middle + parts[2] - first
+    options: dict[str, Any] = {"image_shape": image_shape, "limits": limits, "label": "", "title": title}
+    return edit_strip(np.stack(list(columns.values())), ax=ax, strengths=list(columns), **options)
 
 
 def _trails(states: NDArray[Any], names: list[str], ax: Axes | None) -> Axes:

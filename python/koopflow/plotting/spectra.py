@@ -139,9 +139,8 @@ def generator(
     ax = axes_or_new(ax, (5.2, 4.4))
     top = max(float(np.abs(entries).max()), 1e-12)
     scale = SymLogNorm(top * 1e-2, vmin=-top, vmax=top)
-    colour_bar(
-        ax, ax.imshow(entries, cmap=SIGNED, norm=scale, interpolation="nearest"), "L (per unit of time)"
-    )
+    image = ax.imshow(entries, cmap=SIGNED, norm=scale, interpolation="nearest")
+    colour_bar(ax, image, "L (per unit of time)")
     ax.set(xlabel="rate of observable", ylabel="observable")
     if dimension is not None:
         for edge in (1.5, 1.5 + dimension):

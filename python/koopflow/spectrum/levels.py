@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from .._arrays import Array, as_batch, as_condition, as_seed, checked_count, times_for
+from .._arrays import Array, as_batch, as_condition, times_for
 from .._tables import text_table
 from ..exceptions import ArgumentError
-from .spectrum import Complex, Real
+from .spectrum import Complex, Real, checked_noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,18 +109,10 @@ class LevelSpectrum(Sequence[MapSpectrum]):
 
 
 def build_level_spectrum(
-    student: _core.Student,
-    teacher: _core.VelocityField | None,
-    *,
-    condition: Array | None,
-    n: int,
-    seed: int | None,
+    student: _core.Student, teacher: _core.VelocityField | None, **noise: Any
 ) -> LevelSpectrum:
     """See :meth:`FittedStudent.spectrum`."""
-    count, seed = checked_count(n), as_seed(seed)
-    core = _core.LevelSpectrum(
-        student, n=count, seed=seed, condition=as_condition(condition), teacher=teacher
-    )
+    core = _core.LevelSpectrum(student, teacher=teacher, **checked_noise(**noise))
     return LevelSpectrum(student, core)
 
 

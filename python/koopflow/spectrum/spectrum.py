@@ -422,17 +422,21 @@ def build_spectrum(
     student: _core.Student,
     teacher: _core.VelocityField | None,
     *,
-    condition: Array | None = None,
     sort: str = "energy",
     count: int | None = None,
-    n: int = 512,
-    seed: int | None = NOISE_SEED,
+    **noise: Any,
 ) -> Spectrum:
     """See :meth:`FittedStudent.spectrum`."""
-    count_, seed = checked_count(n), as_seed(seed)
-    core = _core.Spectrum(student, n=count_, seed=seed, condition=as_condition(condition), teacher=teacher)
+    core = _core.Spectrum(student, teacher=teacher, **checked_noise(**noise))
     whole = Spectrum(student, core, np.asarray(core.order(str(sort)), dtype=np.int64))
     return whole if count is None else whole.select(count=count)
+
+
+def checked_noise(
+    *, condition: Array | None = None, n: int = 512, seed: int | None = NOISE_SEED
+) -> dict[str, Any]:
+    """What the core draws the noise by that a spectrum is measured on."""
+    return {"n": checked_count(n), "seed": as_seed(seed), "condition": as_condition(condition)}
 
 
 def _restored(student: _core.Student, measured: tuple[Any, ...], places: Places) -> Spectrum:
