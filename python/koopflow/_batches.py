@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import Any, TypeAlias
 
@@ -162,7 +162,6 @@ class Stream:
         # Whether conditions are wanted: many loaders bring labels that nobody asks for.
         self.conditional = True
         # What makes arrays of them.
-        self.arrange: Callable[[Any], Array] = as_condition
         # Those that were read so far.
         self.labels: set[int] = set()
 
@@ -249,7 +248,7 @@ class Stream:
         x = as_batch(parts[0], self._said.removesuffix(": "))
         if len(x.shape) < 2:
             raise ShapeError(f"{self._said}expected arrays (B, *event) as batches, got {tuple(x.shape)}")
-        condition = self.arrange(parts[1]) if len(parts) == 2 and self.conditional else None
+        condition = as_condition(parts[1]) if len(parts) == 2 and self.conditional else None
         if condition is not None and len(condition) != len(x):
             raise ShapeError(
                 f"{self._said}expected {len(x)} conditions with {len(x)} samples, got {len(condition)}"

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from . import _core
 from ._arrays import Array, as_condition, checked_count, to_numpy
@@ -62,25 +61,6 @@ class Conditioning:
     def __bool__(self) -> bool:
         return self != Conditioning()
 
-    def arranged(self, condition: Array | None) -> Array | None:
-        """A condition as an array; the core checks the rest. Raises ``ArgumentError`` for labels that are a
-        column or floating-point numbers, with what would do."""
-        condition = as_condition(condition)
-        if condition is None or self.classes is None or 0 in condition.shape:
-            return condition
-        tensor = isinstance(condition, torch.Tensor)
-        remedy = ""
-        if condition.is_floating_point() if tensor else condition.dtype.kind == "f":
-            remedy = ".long()" if tensor else ".astype(int)"
-        elif condition.ndim == 2 and condition.shape[1] == 1:
-            remedy = "[:, 0]"
-        if remedy:
-            raise ArgumentError(
-                f"condition: expected integers of shape (N,) as labels, got {condition.dtype} of shape "
-                f"{tuple(condition.shape)}: labels{remedy} would do"
-            )
-        return condition
-
     def pool(self, condition: Array | None, known: Array | None = None) -> Array | None:
         """Rows that conditions are drawn from: the given ones, every class once, or known vectors. Raises
         ``ArgumentError`` for a condition without conditioning, none, and vectors that nobody knows."""
@@ -94,7 +74,7 @@ class Conditioning:
             raise ArgumentError(
                 "condition: expected the vectors that a conditional teacher is to draw from, got None"
             )
-        pool = to_numpy(self.arranged(condition))
+        pool = to_numpy(as_condition(condition))
         if pool.ndim == (0 if self.dim is None else 1):
             pool = pool[None]
         if pool.size == 0:
@@ -103,7 +83,7 @@ class Conditioning:
 
     def known(self, condition: Array | None, seen: Collection[int] | None) -> Array | None:
         """A condition as an array, after a warning of labels that are not among those that training saw."""
-        condition = self.arranged(condition)
+        condition = as_condition(condition)
         if condition is not None and seen is not None and self.classes is not None:
             asked = to_numpy(condition)
             unseen = np.setdiff1d(np.arange(self.classes), list(seen))

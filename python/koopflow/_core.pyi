@@ -367,16 +367,16 @@ class Student:
         self,
         x: _Array,
         *,
-        polish: str = "newton",
-        steps: int = 0,
+        method: str = "newton",
+        polish: int = 0,
         damping: float = 0.0,
         condition: _Array | None = None,
         monitor: _Monitor = None,
     ) -> tuple[_Array, _Array]:
-        """The noise behind data ``[B, *event]`` after ``steps`` steps against the forward map, and residuals
+        """The noise behind data ``[B, *event]`` after ``polish`` steps against the forward map, and residuals
         ``[B]``.
 
-        ``polish`` is ``"newton"`` or ``"fixed_point"``.
+        ``method`` is ``"newton"`` or ``"fixed_point"``.
         """
 
     def density(

@@ -14,8 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from . import _core, baselines, metrics
-from ._arrays import Array, as_batch, as_seed, checked_count, method_of, to_numpy
-from ._conditioning import Conditioning
+from ._arrays import Array, as_batch, as_condition, as_seed, checked_count, method_of, to_numpy
 from ._tables import text_table, to_frame
 from .exceptions import ArgumentError, DivergenceError, ShapeError
 from .metrics.errors import PATH_TIMES
@@ -244,7 +243,7 @@ def compare(
     if seconds is not None and not 0.0 < seconds < float("inf"):
         raise ArgumentError(f"seconds: expected a finite number above 0, got {seconds!r}")
     models = _models(methods, images=len(shape) == 3)
-    pool = Conditioning.of(teacher.field).arranged(condition)
+    pool = as_condition(condition)
     asked = None if pool is None else pool[np.random.default_rng(seed).integers(0, len(pool), n)]
     reference = _Reference(teacher, n, held_out, asked, seed)
     defaults = json.loads(_core.student_defaults(int(np.prod(shape))))

@@ -307,33 +307,33 @@ impl PyStudent {
     }
 
     /// Noise and each sample's residual, polished against the forward map.
-    #[pyo3(signature = (x, *, polish="newton", steps=0, damping=0.0, condition=None, monitor=None))]
+    #[pyo3(signature = (x, *, method="newton", polish=0, damping=0.0, condition=None, monitor=None))]
     #[allow(clippy::too_many_arguments)] // keywords, in Python
     fn invert_polished<'py>(
         &self,
         py: Python<'py>,
         x: &Bound<'py, PyAny>,
-        polish: &str,
-        steps: i64,
+        method: &str,
+        polish: i64,
         damping: f64,
         condition: Option<&Bound<'py, PyAny>>,
         monitor: Option<Bound<'py, PyAny>>,
     ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
         let Array { tensor: x, kind } = Array::import_float("x", x)?;
         let condition = Array::import_condition(self.conditioning(), condition, rows(&x))?;
-        let polish = match polish {
+        let method = match method {
             "newton" => Polish::Newton,
             "fixed_point" => Polish::FixedPoint,
             _ => {
                 return Err(
-                    Error::argument("polish", "'newton' or 'fixed_point'", format!("{polish:?}")).into()
+                    Error::argument("method", "'newton' or 'fixed_point'", format!("{method:?}")).into()
                 )
             }
         };
         let mut monitor = PyMonitor::new(monitor);
         let student = self.handle();
         let Inversion { noise, residuals } = door::enter(py, move || {
-            sampling::invert_polished(&student, &x, condition.as_ref(), polish, steps, damping, &mut monitor)
+            sampling::invert_polished(&student, &x, condition.as_ref(), method, polish, damping, &mut monitor)
         })?;
         Ok((kind.export(py, noise)?, kind.export(py, residuals)?))
     }

@@ -101,9 +101,9 @@ pub fn student_density(
         }
     }
     let dimension = student.config().dimension();
-    let polish = if dimension <= JACOBIAN_LIMIT { Polish::Newton } else { Polish::FixedPoint };
+    let method = if dimension <= JACOBIAN_LIMIT { Polish::Newton } else { Polish::FixedPoint };
     let Inversion { noise, residuals } =
-        sampling::invert_polished(student, x, condition, polish, options.polish, DAMPING, monitor)?;
+        sampling::invert_polished(student, x, condition, method, options.polish, DAMPING, monitor)?;
     let flat = student.flatten("x", &noise)?;
     let condition = student.condition_input(condition, flat.size()[0])?;
     let map = SampleMap::new(student)?;

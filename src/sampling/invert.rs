@@ -28,34 +28,34 @@ pub struct Inversion {
     pub residuals: Tensor,
 }
 
-/// Inverts data `[B, *event]`, then takes `steps` polishing steps. A sample's step is kept only where it lowers
+/// Inverts data `[B, *event]`, then takes `polish` steps by a `method`. A sample's step is kept only where it lowers
 /// its residual, and one that leaves the range of numbers is not; where a step is not kept, that sample's next one
 /// is half as long, or more damped. `damping` >= 0 is relative to the mean diagonal of J^T J, or shortens a
 /// fixed-point step by 1 / (1 + damping).
 ///
 /// # Errors
-/// [`Error::Argument`] naming `steps`, `damping`, or `polish` where Newton steps are too large to form;
+/// [`Error::Argument`] naming `polish`, `damping`, or `method` where Newton steps are too large to form;
 /// [`Error::Divergence`] where the student's own inverse, or its sample of that noise, is not finite.
 pub fn invert_polished(
     student: &Student,
     x1: &Tensor,
     condition: Option<&Tensor>,
-    polish: Polish,
-    steps: i64,
+    method: Polish,
+    polish: i64,
     damping: f64,
     monitor: &mut dyn Monitor,
 ) -> Result<Inversion> {
     let _guard = tch::no_grad_guard();
-    if !(0..=1000).contains(&steps) {
-        return Err(Error::argument("steps", "an integer from 0 to 1000", steps));
+    if !(0..=1000).contains(&polish) {
+        return Err(Error::argument("polish", "an integer from 0 to 1000", polish));
     }
     if !(damping.is_finite() && damping >= 0.0) {
         return Err(Error::argument("damping", "a number >= 0", damping));
     }
     let dimension = student.config().dimension();
-    if polish == Polish::Newton && steps > 0 && dimension > JACOBIAN_LIMIT {
+    if method == Polish::Newton && polish > 0 && dimension > JACOBIAN_LIMIT {
         let expected = format!("'fixed_point' beyond {JACOBIAN_LIMIT} values a sample");
-        return Err(Error::argument("polish", expected, format!("'newton' for {dimension}")));
+        return Err(Error::argument("method", expected, format!("'newton' for {dimension}")));
     }
     let data = Samples::of_data(student, "x", x1, condition)?;
     let condition = student.condition_input(condition, data.count())?;
@@ -71,8 +71,8 @@ pub fn invert_polished(
     let mut residuals = norms(&(&reached - &data.x));
     // Per sample: the share of a fixed-point step, or what multiplies a Newton step's damping.
     let mut caution = residuals.ones_like();
-    for _ in 0..steps {
-        let step = match polish {
+    for _ in 0..polish {
+        let step = match method {
             Polish::FixedPoint => {
                 let share = (&caution * (1.0 + damping)).reciprocal().unsqueeze(1);
                 (&first - carry(&back, &reached, monitor)?) * share
@@ -91,11 +91,11 @@ pub fn invert_polished(
         noise = candidate.where_self(&rows, &noise);
         reached = image.where_self(&rows, &reached);
         residuals = errors.where_self(&better, &residuals);
-        let next = match polish {
+        let next = match method {
             Polish::FixedPoint => (&caution * 0.9).clamp_min(1.0),
             Polish::Newton => &caution * 0.3,
         };
-        let longer = if polish == Polish::FixedPoint { 2.0 } else { 10.0 };
+        let longer = if method == Polish::FixedPoint { 2.0 } else { 10.0 };
         // Bounded, for a sample that nothing improves any more is tried to the end.
         caution = next.where_self(&better, &(&caution * longer)).clamp(1e-12, 1e12);
     }

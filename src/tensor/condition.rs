@@ -12,8 +12,14 @@ impl Conditioning {
     /// What is wrong otherwise stays as it is, for the check to say.
     ///
     /// # Errors
-    /// As libtorch's.
+    /// [`Error::Argument`] naming `condition`, with what would do, for labels that are a column or floating-point
+    /// numbers.
     pub fn arrange(&self, condition: Tensor, batch: Option<i64>) -> Result<Tensor> {
+        if let (Conditioning::Labels { .. }, Some(remedy)) = (self, almost_labels(&condition)) {
+            let got = format!("{} {}", dtype_name(condition.kind()), shape_text(&condition.size()));
+            let got = format!("{got}: {remedy} would do");
+            return Err(Error::argument("condition", "integers of shape (N,) as labels", got));
+        }
         let (kind, row) = match (self, condition.kind()) {
             (Conditioning::None, _) => return Ok(condition),
             (Conditioning::Labels { .. }, Kind::Bool) => (Kind::Int64, vec![]),
@@ -96,5 +102,15 @@ impl Conditioning {
             }
             Conditioning::Vector { .. } => condition.map(|c| c.to_kind(kind)),
         }
+    }
+}
+
+/// What turns a tensor into labels, where it is their column or holds them as floating-point numbers.
+fn almost_labels(condition: &Tensor) -> Option<&'static str> {
+    match *condition.size() {
+        _ if condition.numel() == 0 => None,
+        _ if condition.is_floating_point() => Some("labels.astype(int) or labels.long()"),
+        [_, 1] => Some("labels[:, 0]"),
+        _ => None,
     }
 }

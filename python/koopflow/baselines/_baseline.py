@@ -13,7 +13,6 @@ import numpy as np
 from .. import _core
 from .._arrays import Array, as_condition, as_integer, as_path, as_times, noise_or
 from .._checkpointing import check_place
-from .._conditioning import Conditioning
 from .._ending import tell_ending
 from .._parameters import Parameters
 from ..exceptions import CheckpointError, NotFittedError
@@ -84,7 +83,7 @@ class Baseline(Parameters, ABC):
         self._fit(
             teacher,
             data=data,
-            condition=Conditioning.of(teacher.field).arranged(condition),
+            condition=as_condition(condition),
             trajectory_file=check_place(
                 "trajectory_file", trajectory_file, "trajectories", reads=not refresh
             ),

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import _core
-from .._arrays import Array, as_integer, as_path, as_seed, to_numpy
+from .._arrays import Array, as_condition, as_integer, as_path, as_seed, to_numpy
 from .._batches import with_condition
 from .._checkpointing import check_apart, check_place, checkpointing
 from .._conditioning import Conditioning
@@ -216,12 +216,12 @@ class KoopmanDistiller(FittedStudent):
             config["weights"] = {"feature_distance": 1.0, **config.get("weights", {})}
         kind = Conditioning.of(field)
         facts = {"kind": field.kind, "event_shape": list(field.event_shape), "conditioning": kind.plain()}
-        condition = kind.arranged(condition)
+        condition = as_condition(condition)
         if kind.classes is not None:
             learnt = teacher.history_.get("classes", range(kind.classes))
             if condition is None and data is None and len(learnt) < kind.classes:
                 condition = learnt
-            labels = to_numpy(kind.arranged(condition))
+            labels = to_numpy(as_condition(condition))
             seen = np.unique(labels) if labels.dtype.kind in "iub" else learnt
             facts["classes"] = [int(label) for label in seen]
         with (
@@ -341,7 +341,7 @@ def _points(
     if data is not None:
         kind = Conditioning.of(teacher.field)
         data, brought = with_condition(data, condition, teacher.event_shape_, conditional=bool(kind))
-        return {"data": data, "data_condition": kind.arranged(brought)}
+        return {"data": data, "data_condition": as_condition(brought)}
     known = teacher.training_data_
     if known is not None:
         # Somebody may ask for other pairs than the given ones.

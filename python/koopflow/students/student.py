@@ -13,6 +13,7 @@ from sklearn.base import clone
 from .. import _core
 from .._arrays import (
     Array,
+    as_condition,
     as_flag,
     as_integer,
     as_number,
@@ -35,8 +36,6 @@ from .density import StudentDensity, warn_of_residuals
 from .edit import changes
 
 S = TypeVar("S", bound="FittedStudent")
-# Numbers of steps that the core takes for an inverse.
-POLISH = {"least": 0, "most": 1000}
 Modes: TypeAlias = Spectrum | int | slice | Sequence[int] | NDArray[Any]
 
 
@@ -188,16 +187,16 @@ class FittedStudent(Parameters):
             As in :meth:`sample`; with ``progress``, Ctrl-C is looked for.
         """
         student, x, condition = self._fitted(), as_states(x), self._checked(condition)
-        polish, damping = as_integer(polish, "polish", **POLISH), as_number(damping, "damping")
+        polish, damping = as_integer(polish, "polish"), as_number(damping, "damping")
         if str(method) not in ("newton", "fixed_point"):
             raise ArgumentError(f"method: expected 'newton' or 'fixed_point', got {method!r}")
-        if not polish and not residuals:
+        if polish == 0 and not residuals:
             return student.invert(x, condition=condition)
         with ProgressMeter(progress=progress) as meter:
             noise, errors = student.invert_polished(
                 x,
-                polish=str(method),
-                steps=polish,
+                method=str(method),
+                polish=polish,
                 damping=damping,
                 condition=condition,
                 monitor=meter.monitor,
@@ -248,7 +247,7 @@ class FittedStudent(Parameters):
         with ProgressMeter(progress=progress) as meter:
             counts = {"probes": probes, "products": products}
             options: dict[str, Any] = {name: as_integer(count, name) for name, count in counts.items()}
-            options["polish"] = as_integer(polish, "polish", **POLISH)
+            options["polish"] = as_integer(polish, "polish")
             options |= {"seed": as_seed(seed), "condition": self._checked(condition)}
             found, spread = self._fitted().density(
                 as_states(x), determinant=str(determinant), **options, monitor=meter.monitor
@@ -326,7 +325,7 @@ class FittedStudent(Parameters):
         if teacher is None:
             teacher = self._teacher
         student, field = self._fitted(), None if teacher is None else checked_teacher(teacher).field
-        condition = Conditioning.from_plain(self.teacher_.get("conditioning", "none")).arranged(condition)
+        condition = as_condition(condition)
         if student.feature_maps:
             return build_level_spectrum(student, field, condition=condition, n=n, seed=seed)
         return build_spectrum(student, field, condition=condition, sort=sort, count=count, n=n, seed=seed)

@@ -15,6 +15,7 @@ from .. import _core
 from .._arrays import (
     Array,
     as_batch,
+    as_condition,
     as_number,
     as_path,
     as_seed,
@@ -200,7 +201,6 @@ class FlowTeacher(Flow, Parameters):
                 if given is not None:
                     raise ArgumentError(f"{name}: expected None with batches of data, which bring their own")
             stream.conditional = bool(conditioning)
-            stream.arrange = conditioning.arranged
             data, condition = stream()
             source = stream.rest()
             if source is not None and resume is not None:
@@ -210,7 +210,7 @@ class FlowTeacher(Flow, Parameters):
             raise ShapeError(
                 f"data: expected shape (N, {', '.join(map(str, self.event_shape))}), got {tuple(data.shape)}"
             )
-        condition = conditioning.arranged(condition)
+        condition = as_condition(condition)
         config = self._config(steps=steps, batch_size=batch_size)
         if self.seed is None and resume is not None:
             header = json.loads(_core.VelocityField.load(as_path(resume))[1])
