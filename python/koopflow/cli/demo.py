@@ -20,10 +20,8 @@ from ..baselines import OdeSolver
 from ..compare import COLUMNS, DECIMALS, compare
 from ..students import KoopmanDistiller
 from ..teachers import FlowTeacher
-from .inputs import output_folder
-from .options import Command, Settings
-from .pictures import save
-from .results import progress, say, write_json
+from .options import Option, Settings, command
+from .results import DEVICE, output_folder, progress, say, write
 
 # Beyond every seed that trains something here.
 NOISE_SEED = 987_654_321
@@ -31,6 +29,7 @@ NOISE_SEED = 987_654_321
 SAMPLES = 4_000
 EULER_STEPS = (1, 4, 20, 100)
 STUDENT = "student, 1 step"
+QUICK = "Whether to train for fewer steps, for a first look (under 90 seconds on 2 cores)."
 
 
 @dataclass(frozen=True)
@@ -48,27 +47,20 @@ class Case:
     energy_above: float
 
 
-def demo() -> Command:
-    """The command ``koopflow demo``."""
-    command = Command(
-        "demo",
-        "Trains a flow-matching teacher on two moons and on handwritten digits, distils each into a Koopman "
-        "student, and writes a table (also as JSON) and pictures: how close the student's one-step samples "
-        "come to its teacher's and to held-out data, and at what cost. The numbers of a seed do not depend "
-        "on how fast or busy the machine is.",
-        _run,
+@command(
+    alone=(
+        Option("quick", QUICK, bool, False),
+        Option("output", "Folder for table and pictures.", str, "koopflow-demo"),
+        Option("seed", "Random seed of everything.", int, 0),
+        DEVICE,
     )
-    words = "Whether to train for fewer steps, for a first look (under 90 seconds on 2 cores)."
-    command.add("", "quick", bool, default=False, words=words)
-    command.add("", "output", str, "koopflow-demo", "Folder for table and pictures.")
-    command.add("", "seed", int, 0, "Random seed of everything.")
-    command.add("", "device", str, "cpu", "cpu, cuda, cuda:N or auto.")
-    return command
-
-
-def _run(settings: Settings) -> int:
-    """Run both cases, print their tables, write results.json and the pictures."""
-    folder, seed, device = output_folder(settings["output"]), settings["seed"], settings["device"]
+)
+def demo(settings: Settings) -> int:
+    """Trains a flow-matching teacher on two moons and on handwritten digits, distils each into a Koopman
+    student, and writes a table (also as JSON) and pictures: how close the student's one-step samples come to
+    its teacher's and to held-out data, and at what cost. The numbers of a seed do not depend on how fast or
+    busy the machine is."""
+    folder, seed, device = output_folder(settings), settings["seed"], settings["device"]
     # The cheapest thing that needs the device.
     FlowTeacher.gaussian(np.zeros(1, np.float32), np.eye(1, dtype=np.float32), device=device)
     started = time.perf_counter()
@@ -78,7 +70,7 @@ def _run(settings: Settings) -> int:
     for case in cases(seed, quick=settings["quick"]):
         results["cases"][case.name] = run_case(case, settings, folder)
     results["seconds"] = time.perf_counter() - started
-    write_json(folder / "results.json", results)
+    write(folder / "results.json", results)
     say(f"\n{results['seconds']:.0f} s in all; results.json, students and pictures are in {folder}")
     return 0
 
@@ -182,4 +174,4 @@ def draw(case: Case, teacher: FlowTeacher, student: KoopmanDistiller, folder: Pa
         "training": plotting.loss_history(student.history_, title=f"{case.name}: distillation"),
     }
     for name, axes in pictures.items():
-        save(axes, folder / f"{case.name}-{name}.png")
+        write(folder / f"{case.name}-{name}.png", axes)

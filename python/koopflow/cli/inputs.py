@@ -1,10 +1,8 @@
-"""What commands read: data, models, conditions and the places of files."""
+"""What commands read: data, models and conditions."""
 
 from __future__ import annotations
 
 import inspect
-import tempfile
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from os import fspath
 from pathlib import Path
@@ -20,9 +18,9 @@ from ..datasets.arrays import contents
 from ..exceptions import ArgumentError, KoopflowError
 from ..students import KoopmanDistiller
 from ..teachers import FlowTeacher
-from .options import UsageError
+from .options import Keywords, Option, Settings, UsageError
 
-READERS = {
+READERS: dict[str, Any] = {
     **datasets.TWO_DIMENSIONAL,
     "8gaussians": datasets.eight_gaussians,
     "digits": datasets.digits,
@@ -33,55 +31,21 @@ DRAWN = 20_000
 # Samples of each class, and columns of a grid of images.
 EACH = 8
 
-
-@dataclass(frozen=True)
-class DataOptions:
-    """Data, and which part of them is held out of training.
-
-    Parameters
-    ----------
-    source : str, optional
-        Data: 8gaussians, checkerboard, digits, moons, swiss_roll; an .npy or .npz file; or a file or folder
-        of images. ``--data`` for short.
-    labels : bool, default False
-        Whether to condition on the labels that come with the data. ``--labels`` for short.
-    held_out : float, default 0.1
-        Share of the data that is not trained on, with which ``evaluate`` compares. ``--held-out`` for short.
-    split_seed : int, default 0
-        Random seed of that share.
-    n : int, optional
-        Number of samples that are drawn of a set in the plane; 20,000 by default.
-    noise : float, optional
-        Noise of a set in the plane.
-    seed : int, optional
-        Random seed of a set in the plane.
-    size : int or (int, int), optional
-        Size that images are brought to. ``--size`` for short.
-    resample : str, optional
-        Method of resizing: bicubic or box.
-    channels : int, optional
-        Channels of pictures, 1 or 3. ``--channels`` for short.
-    split : str, optional
-        Part of MNIST or CIFAR-10: train or test.
-    layout : str, optional
-        Order of the axes of arrays of images: NCHW or NHWC.
-    limits : (float, float), optional
-        Values of black and white in arrays of images.
-    """
-
-    source: str | None = None
-    labels: bool = False
-    held_out: float = 0.1
-    split_seed: int = 0
-    n: int | None = None
-    noise: float | None = None
-    seed: int | None = None
-    size: int | tuple[int, int] | None = None
-    resample: str | None = None
-    channels: int | None = None
-    split: str | None = None
-    layout: str | None = None
-    limits: tuple[float, float] | None = None
+SOURCE = f"Data: {BUILT_IN}; an .npy or .npz file; or a file or folder of images. --data is short for this."
+DATA = (
+    Option("source", SOURCE),
+    Option("labels", "Whether to condition on the data's labels; --labels for short.", bool, False),
+    Option("held_out", "Share that is kept for evaluate and compare; --held-out for short.", float, 0.1),
+    Option("split_seed", "Random seed of that share.", int, 0),
+    Option("n", f"Number of samples of a set in the plane; {DRAWN:,} by default.", int | None),
+    Option("noise", "Noise of a set in the plane.", float | None),
+    Option("seed", "Random seed of a set in the plane.", int | None),
+    Keywords(datasets.resize, skip=("images",)),
+    Keywords(datasets.image_folder, skip=("path",)),
+    Keywords(datasets.arrays, skip=("path", "images", "labels")),
+    Keywords(datasets.images, skip=("path",)),
+)
+"""The table [data]: data, and which part of them is held out of training."""
 
 
 @dataclass(frozen=True)
@@ -108,23 +72,25 @@ class Data:
         return {"num_classes": int(max(self.train_labels.max(), self.held_out_labels.max())) + 1}
 
 
-def load(given: Mapping[str, Any], *, labels: bool | None = None) -> Data:
-    """The data that the table [data] asks for, split; ``labels`` goes before what it says of them.
+def load(settings: Settings, *, labels: bool) -> Data:
+    """The data that the table [data] asks for, split, with their labels if those are wanted.
 
     Raises ``UsageError`` when there are no such data, or options belong to others.
     """
-    options = DataOptions(**(given if labels is None else {**given, "labels": labels}))
-    source, share = options.source, options.held_out
+    source, share = settings["data.source"], settings["data.held_out"]
     if source is None or not (source in READERS or Path(source).exists()):
         got = "nothing" if source is None else f"{source!r}, where there is nothing"
         raise UsageError(f"--data: expected one of {BUILT_IN}, or a file or folder, got {got}")
+    given = settings.table("data", given=True)
+    for key in ("source", "labels", "held_out", "split_seed"):
+        given.pop(key, None)
     try:
-        samples, found = _read(options, source)
+        samples, found = _read(source, given, labels=labels)
     except (KoopflowError, OSError) as error:
         said = str(error) if source in str(error) else f"{source}: {error}"
         raise UsageError(f"--data: {said}") from error
     arrays = [samples]
-    if options.labels:
+    if labels:
         if found is None:
             raise UsageError(f"--labels: {source} brings no labels along")
         if found.dtype.kind in "iu" and found.shape == (len(samples), 1):
@@ -140,33 +106,29 @@ def load(given: Mapping[str, Any], *, labels: bool | None = None) -> Data:
     if not 0.0 < share < 1.0:
         raise UsageError(f"--held-out: expected a share from 0 to below 1, got {share:g}")
     try:
-        return Data(*datasets.split(*arrays, held_out=share, seed=options.split_seed))
+        return Data(*datasets.split(*arrays, held_out=share, seed=settings["data.split_seed"]))
     except ArgumentError as error:
         raise UsageError(f"--held-out: {error}") from error
 
 
-def _read(options: DataOptions, source: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    own = ("source", "labels", "held_out", "split_seed")
-    given = {key: value for key, value in vars(options).items() if key not in own and value is not None}
-    reader: Any = READERS.get(source, datasets.images)
+def _read(source: str, given: dict[str, Any], *, labels: bool) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    reader = READERS.get(source, datasets.images)
     known = [key for key in inspect.signature(reader).parameters if key not in ("path", "labels")]
     flat = None
     if source not in READERS and Path(source).suffix in (".npy", ".npz"):
-        samples, labels = array_file(Path(source), "--data")
+        samples, found = array_file(Path(source), "--data")
         flat = samples if samples.ndim == 2 else None
         known = ["size", "resample", "layout", "limits"] if flat is None else []
     for key in given:
         if key not in known:
             raise UsageError(f"data.{key}: no option of {source}, which has {', '.join(known) or 'none'}")
     if flat is not None:
-        return np.asarray(as_batch(flat, "samples"), np.float32), labels
-    if source not in READERS:
-        samples, labels = reader(source, labels=None if options.labels else False, **given)
-    elif source == "digits":
-        samples, labels = reader(**given)
-    else:
-        samples, labels = reader(**{"n": DRAWN, **given}), None
-    return samples, labels
+        return np.asarray(as_batch(flat, "samples"), np.float32), found
+    if source in datasets.TWO_DIMENSIONAL or reader is datasets.eight_gaussians:
+        return reader(**{"n": DRAWN, **given}), None
+    read: tuple[NDArray[Any], NDArray[Any] | None]
+    read = reader(**given) if source in READERS else reader(source, labels=None if labels else False, **given)
+    return read
 
 
 def array_file(path: Path, flag: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
@@ -185,10 +147,9 @@ def array_file(path: Path, flag: str) -> tuple[NDArray[Any], NDArray[Any] | None
 
 def input_file(given: str | None, flag: str, what: str) -> Path:
     """A file that has to be there."""
-    if given is None:
-        raise UsageError(f"{flag}: expected {what}, got nothing")
-    if not Path(given).is_file():
-        raise UsageError(f"{flag}: expected {what}, got {given!r}, where there is no file")
+    if given is None or not Path(given).is_file():
+        got = "nothing" if given is None else f"{given!r}, where there is no file"
+        raise UsageError(f"{flag}: expected {what}, got {got}")
     return Path(given)
 
 
@@ -246,42 +207,3 @@ def conditions(
         n = EACH * len(asked) if 1 < len(asked) <= 2 * EACH else EACH**2
     # In the order asked for, each as often as any other to within one.
     return n, np.asarray(asked, dtype=np.int64)[np.arange(n) * len(asked) // n]
-
-
-def output_folder(given: str | None) -> Path:
-    """The folder of ``--output``, made."""
-    if given is None:
-        raise UsageError("--output: expected a folder, got nothing")
-    folder = Path(given)
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--output: expected a folder, got the file {folder}")
-    make(folder)
-    return folder
-
-
-def make(folder: Path) -> None:
-    """Make a folder and prove that it can be written, before anything long begins."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UsageError(f"--output: cannot write to {folder}: {error.strerror or error}") from error
-
-
-def refuse_existing(paths: Iterable[Path], *, overwrite: bool, hint: str = "") -> None:
-    """Raises ``UsageError`` for a result that is there already."""
-    there = [str(path) for path in paths if path.exists()]
-    if there and not overwrite:
-        raise UsageError(f"--output: {there[0]} is there already: --overwrite replaces it{hint}")
-
-
-def write_bytes(path: Path, content: bytes) -> Path:
-    """Write a file whole or not at all."""
-    _core._write_atomically(fspath(path), content)
-    return path
-
-
-def write_text(path: Path, text: str) -> Path:
-    """As :func:`write_bytes`."""
-    return write_bytes(path, text.encode(errors="surrogateescape"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import os
 import sys
 import warnings
@@ -13,29 +12,43 @@ from pathlib import Path
 from .._versions import show_versions
 from ..exceptions import KoopflowError, TeacherError
 from ..options import nearest
-from .options import Command, Settings, Stopped, UsageError
+from .demo import demo
+from .measure import compare, evaluate
+from .options import Settings, Stopped, UsageError, command
+from .sample import sample
+from .spectrum import spectrum
+from .training import distill, train_teacher
 
 # Exit codes besides 0.
 USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
 # System errors that say nothing about the place that was given: a disk that fills up or breaks.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-# The module and function that give each command, and what the help says of it.
+
+
+@command()
+def versions(_: Settings) -> int:
+    """Prints the versions of koopflow and of what it runs on."""
+    show_versions()
+    return 0
+
+
+# Each command, and what the help says of it.
 COMMANDS = {
-    "train-teacher": ("training", "train_teacher", "train a flow-matching teacher on data"),
-    "distill": ("training", "distill", "distil a teacher into a one-step student"),
-    "sample": ("sample", "sample", "draw samples of a student or a teacher"),
-    "spectrum": ("spectrum", "spectrum", "take a student's generator apart"),
-    "evaluate": ("evaluate", "evaluate", "measure a student against its teacher and held-out data"),
-    "compare": ("compare", "compare", "compare ways to sample a teacher in few steps"),
-    "demo": ("demo", "demo", "train, distil and compare on two moons and handwritten digits"),
-    "versions": ("main", "versions", "print what a bug report needs"),
+    "train-teacher": (train_teacher, "train a flow-matching teacher on data"),
+    "distill": (distill, "distil a teacher into a one-step student"),
+    "sample": (sample, "draw samples of a student or a teacher"),
+    "spectrum": (spectrum, "take a student's generator apart"),
+    "evaluate": (evaluate, "measure a student against its teacher and held-out data"),
+    "compare": (compare, "compare ways to sample a teacher in few steps"),
+    "demo": (demo, "train, distil and compare on two moons and handwritten digits"),
+    "versions": (versions, "print what a bug report needs"),
 }
 HELP = f"""usage: koopflow COMMAND [options]
 
 One-step, interpretable sampling of flow-matching models by Koopman operators.
 
 commands:
-{chr(10).join(f"  {name:<14} {words}" for name, (_, _, words) in COMMANDS.items())}
+{chr(10).join(f"  {name:<14} {words}" for name, (_, words) in COMMANDS.items())}
 
 koopflow COMMAND --help lists the options of a command.
 """
@@ -70,7 +83,13 @@ def _run(name: str, arguments: Sequence[str]) -> int:
         said = f"no command {name!r}{nearest(name, COMMANDS)}" if name else "expected a command"
         return _fail(f"koopflow: error: {said} (see koopflow --help)", USAGE_ERROR)
     try:
-        return _command(name, arguments)
+        chosen = COMMANDS[name][0]()
+        settings = chosen.parse(arguments)
+        with warnings.catch_warnings():
+            # A command says itself that it was interrupted; any other warning is a line.
+            warnings.filterwarnings("ignore", message="interrupted after", category=RuntimeWarning)
+            warnings.showwarning = lambda message, *_, **__: _say(f"koopflow {name}: warning: {message}")
+            return chosen.run(settings)
     except KeyboardInterrupt:
         return _fail("koopflow: interrupted", INTERRUPTED)
     except Stopped as stopped:
@@ -88,34 +107,6 @@ def _run(name: str, arguments: Sequence[str]) -> int:
         # Of NumPy and torch, where koopflow asked for more memory than there is.
         said = "out of memory: " * isinstance(error, MemoryError) + str(error).partition("\n")[0]
         return _fail(f"koopflow {name}: error: {said}", FAILURE)
-
-
-def versions() -> Command:
-    """The command ``koopflow versions``."""
-
-    def run(_: Settings) -> int:
-        show_versions()
-        return 0
-
-    return Command("versions", "Prints the versions of koopflow and of what it runs on.", run)
-
-
-def _command(name: str, arguments: Sequence[str]) -> int:
-    module, function, _ = COMMANDS[name]
-    # Only what this command needs is imported.
-    command: Command = getattr(importlib.import_module(f".{module}", __package__), function)()
-    settings = command.parse(arguments)
-    options = settings.values
-    if options.get("resume") and options["output"] and not settings.config:
-        # The settings of the run that was cut off, under what the command line says now.
-        before = Path(options["output"]) / f"{name}.toml"
-        if before.is_file():
-            settings = command.parse(["--config", str(before), *arguments])
-    with warnings.catch_warnings():
-        # A command says itself that it was interrupted; any other warning is a line.
-        warnings.filterwarnings("ignore", message="interrupted after", category=RuntimeWarning)
-        warnings.showwarning = lambda message, *_, **__: _say(f"koopflow {name}: warning: {message}")
-        return command.run(settings)
 
 
 def _fail(message: str, code: int) -> int:

@@ -8,17 +8,18 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from operator import or_
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import docstring_parser
 import tomli_w
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
+from .. import __version__
 from ..options import Options, nearest
 
 if sys.version_info >= (3, 11):
@@ -28,10 +29,12 @@ else:
 
 # Tables of a file. One file may serve all commands: each reads its own.
 TABLES = ("run", "data", "teacher", "student", "fit", "sample", "spectrum", "evaluate", "compare")
+# The table of options that no file has.
+ALONE = "alone"
 # The places of [run]; a command passes over those that only others have.
 PATHS = ("output", "teacher", "student")
-# Keys of [data] with a flag of their own.
-SHORT = {"data": "data.source", **{key: f"data.{key}" for key in ("size", "channels", "labels", "held_out")}}
+# Keys of [data] that have a flag of their own, as the source has in --data.
+SHORT = ("size", "channels", "labels", "held_out")
 # TOML has no null; this text stands for it.
 NONE = "none"
 # What a run decided itself; a file shows it and nothing reads it back.
@@ -59,7 +62,6 @@ class Settings:
     tables: Mapping[str, Mapping[str, str]]
     values: Namespace
     defaults: Namespace
-    config: str | None
 
     def __getitem__(self, full: str) -> Any:
         return self.values[full]
@@ -71,8 +73,6 @@ class Settings:
 
     def to_toml(self, record: Mapping[str, Any] | None = None) -> str:
         """The file that repeats this run; ``record`` is what the run itself decided."""
-        from .. import __version__
-
         text = f"# koopflow {__version__}. To repeat this run: koopflow {self.command} --config <this file>\n"
         text += tomli_w.dumps({"command": self.command})
         for name in self.tables:
@@ -84,21 +84,71 @@ class Settings:
         return text
 
 
+class Option(NamedTuple):
+    """One option, with the words of its help; a text that need not be given, if nothing else is said."""
+
+    name: str
+    words: str
+    kind: Any = str | None
+    default: Any = None
+
+
+class Keywords(NamedTuple):
+    """The keywords of a function or class as options, with its docstring's words."""
+
+    of: Any
+    skip: Collection[str] = ()
+
+    def options(self) -> Iterator[Option]:
+        """One option for each keyword."""
+        words = {
+            name.strip(): re.sub(r":\w+:`~?([^`]*)`|``", r"\1", " ".join((entry.description or "").split()))
+            for entry in docstring_parser.parse(inspect.getdoc(self.of) or "").params
+            for name in entry.arg_name.split(",")
+        }
+        called = inspect.getattr_static(self.of, "__init__") if isinstance(self.of, type) else self.of
+        hints = typing.get_type_hints(called)
+        for name, parameter in inspect.signature(called).parameters.items():
+            if name in ("self", *self.skip):
+                continue
+            union = typing.get_origin(hints[name]) in (types.UnionType, typing.Union)
+            kinds = typing.get_args(hints[name]) if union else (hints[name],)
+            # Python also takes functions, and mappings for option dataclasses; here neither can be given.
+            kind = reduce(or_, [kind for kind in kinds if typing.get_origin(kind) not in (Callable, Mapping)])
+            if parameter.default is parameter.empty:
+                yield Option(name, words.get(name, ""), kind | None)
+            else:
+                yield Option(name, words.get(name, ""), kind, parameter.default)
+
+
+Runner: TypeAlias = Callable[[Settings], int]
+
+
+def command(
+    positional: str = "", **tables: Sequence[Option | Keywords]
+) -> Callable[[Runner], partial[Command]]:
+    """Makes a command of the function that runs it: its name and docstring, with options by table."""
+    return lambda run: partial(Command, run, tables, positional)
+
+
 class Command:
     """One command: its options, how they are read, and the function of the settings that does the work."""
 
-    def __init__(self, name: str, description: str, run: Callable[[Settings], int]) -> None:
-        self.name, self.run = name, run
+    def __init__(
+        self, run: Runner, tables: Mapping[str, Sequence[Option | Keywords]], positional: str = ""
+    ) -> None:
+        self.run, self.name = run, run.__name__.replace("_", "-")
+        # The full name of each option, by table, and of those that a flag may call by the key alone.
         self.tables: dict[str, dict[str, str]] = {}
-        self._groups: dict[str, Any] = {}
+        self._short = {"data": "data.source"} if "data" in tables else {}
         self._switches: set[str] = set()
         # Names of options that are grouped in dataclasses, and the names that some had before.
         self._nested: list[str] = []
         self._renamed: dict[str, str] = {}
         self._parser = ArgumentParser(
-            prog=f"koopflow {name}",
-            usage=f"koopflow {name} [options]",
-            description=description,
+            prog=f"koopflow {self.name}",
+            usage=f"koopflow {self.name} {positional.upper()}{' ' * bool(positional)}[options]",
+            description=run.__doc__,
             exit_on_error=False,
             allow_abbrev=False,
         )
@@ -107,57 +157,35 @@ class Command:
         self._parser.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help=words)
         words = "any option by its name in the file, as in --set training.ema_decay=0.99"
         self._parser.add_argument("--set", metavar="KEY=VALUE", default=argparse.SUPPRESS, help=words)
+        for table, entries in tables.items():
+            title = "of the command line alone" if table == ALONE else f"table [{table}] of a file"
+            group, keys = self._parser.add_argument_group(title), self.tables.setdefault(table, {})
+            for entry in entries:
+                for option in [entry] if isinstance(entry, Option) else entry.options():
+                    if option.name not in keys:
+                        keys[option.name] = self._add(group, table, option, option.name == positional)
 
-    def add(
-        self,
-        table: str,
-        name: str,
-        kind: Any,
-        default: Any = None,
-        words: str = "",
-        *,
-        positional: bool = False,
-    ) -> None:
-        """Add one option. Table ``""`` is not written into files."""
-        full = f"{table}.{name}" if table == "data" else name
-        if table not in self._groups:
-            title = f"table [{table}] of a file" if table else "of the command line alone"
-            self._groups[table] = self._parser.add_argument_group(title)
-        more: dict[str, Any] = {"nargs": "?"} if positional else {}
-        flag, words = full if positional else f"--{full}", words.replace("%", "%%")
-        self._groups[table].add_argument(flag, type=kind, default=default, help=words, **more)
-        self.tables.setdefault(table, {})[name] = full
-        if kind is bool:
+    def _add(self, group: Any, table: str, option: Option, positional: bool) -> str:  # noqa: FBT001
+        """Add one option; returns its full name."""
+        full = f"{table}.{option.name}" if table == "data" else option.name
+        if table != "data" or option.name in SHORT:
+            self._short[option.name] = full
+        if option.kind is bool:
             self._switches.add(full)
-        if positional:
-            self._parser.usage = f"koopflow {self.name} {name.upper()} [options]"
-
-    def add_signature(self, table: str, function: Any, *, skip: Collection[str] = ()) -> None:
-        """Add the keywords of a function or class that the table lacks, with their docstring's words."""
-        words = {
-            name.strip(): re.sub(r":\w+:`~?([^`]*)`|``", r"\1", " ".join((entry.description or "").split()))
-            for entry in docstring_parser.parse(inspect.getdoc(function) or "").params
-            for name in entry.arg_name.split(",")
-        }
-        called = inspect.getattr_static(function, "__init__") if isinstance(function, type) else function
-        hints = typing.get_type_hints(called)
-        for name, parameter in inspect.signature(called).parameters.items():
-            if name in ("self", *skip, *self.tables.get(table, {})):
-                continue
-            union = isinstance(hints[name], types.UnionType) or typing.get_origin(hints[name]) is typing.Union
-            kinds = typing.get_args(hints[name]) if union else (hints[name],)
-            options = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Options)]
-            for kind in options:
-                self._nested += [f"{name}.{key}" for key in kind.names()]
-                self._renamed |= {old: f"{name}.{new}" for old, new in kind.renamed.items()}
-            # Python also takes functions, and mappings for option dataclasses; here neither can be given.
-            left_out = (Callable, Mapping) if options else (Callable,)
-            kind = reduce(or_, [kind for kind in kinds if typing.get_origin(kind) not in left_out])
-            default = None if parameter.default is parameter.empty else parameter.default
-            self.add(table, name, kind, default, words.get(name, ""))
+        for kind in typing.get_args(option.kind):
+            if isinstance(kind, type) and issubclass(kind, Options):
+                self._nested += [f"{full}.{key}" for key in kind.names()]
+                self._renamed |= {old: f"{full}.{new}" for old, new in kind.renamed.items()}
+        more: dict[str, Any] = {"nargs": "?"} if positional else {}
+        more |= {"type": option.kind, "default": option.default, "help": option.words.replace("%", "%%")}
+        group.add_argument(full if positional else f"--{full}", **more)
+        return full
 
     def parse(self, arguments: Sequence[str]) -> Settings:
-        """Defaults, then the file of ``--config``, then flags. Raises ``UsageError`` for what is wrong."""
+        """Defaults, then the file of ``--config``, then flags. Raises ``UsageError`` for what is wrong.
+
+        With ``--resume`` and no other file, that of the run in the output folder is read.
+        """
         defaults = self._parser.get_defaults()
         config, flags = self._split(arguments)
         if config is not None:
@@ -174,8 +202,12 @@ class Command:
                 raise UsageError(f"--{full}: expected an integer of 64 bits, got {value}")
             if isinstance(value, str) and "\0" in value:
                 raise UsageError(f"--{full}: expected text without a null character, got {value!r}")
-        tables = {name: keys for name, keys in self.tables.items() if name}
-        return Settings(self.name, tables, values, defaults, config)
+        if values.get("resume") and values["output"] and config is None:
+            before = Path(values["output"]) / f"{self.name}.toml"
+            if before.is_file():
+                return self.parse(["--config", str(before), *arguments])
+        tables = {name: keys for name, keys in self.tables.items() if name != ALONE}
+        return Settings(self.name, tables, values, defaults)
 
     def _split(self, arguments: Sequence[str]) -> tuple[str | None, list[str]]:
         """The file of ``--config``, and everything else as flags under their full names."""
@@ -235,10 +267,7 @@ class Command:
 
     def _full(self, name: str, where: str) -> str:
         """The full name of an option. Raises ``UsageError`` with the name that was meant."""
-        keys = dict(SHORT) if "data" in self.tables else {}
-        for table, of_table in self.tables.items():
-            keys |= of_table if table != "data" else {}
-        head, dot, rest = name.partition(".")
+        keys, (head, dot, rest) = self._short, name.partition(".")
         if dot and head in self.tables:
             keys = self.tables[head]
             head, dot, rest = rest.partition(".")

@@ -12,12 +12,11 @@ from .. import plotting
 from ..exceptions import ShapeError
 from ..spectrum import LevelSpectrum
 from ..students import KoopmanDistiller
-from .inputs import load_student, load_teacher, output_folder, refuse_existing, write_text
-from .options import Command, Settings
-from .pictures import can_be_drawn, save
-from .results import for_results, say, write_json
+from .inputs import load_student, load_teacher
+from .options import Keywords, Option, Settings, command
+from .results import DEVICE, RESULTS, can_be_drawn, output_folder, refuse_existing, say, write
 
-NAMES = (
+FILES = (
     "summary.txt",
     "eigenvalues.csv",
     "eigenvalues.json",
@@ -27,32 +26,31 @@ NAMES = (
 )
 
 
-def spectrum() -> Command:
-    """The command ``koopflow spectrum``."""
-    command = Command(
-        "spectrum",
-        "Prints which modes a student's samples are made of and, with --teacher, which of them follow the "
-        "teacher's flow. With --output also as text, CSV, JSON and pictures.",
-        _run,
-    )
-    command.add("run", "student", str | None, words="File of the student.", positional=True)
-    command.add("run", "teacher", str | None, words="File of its teacher.")
-    command.add("run", "output", str | None, words="Folder for the results.")
-    command.add("spectrum", "rows", int, 12, "Number of modes that the summary lists.")
-    command.add("spectrum", "device", str, "cpu", "cpu, cuda, cuda:N or auto.")
-    command.add_signature("spectrum", KoopmanDistiller.spectrum, skip=("teacher", "condition"))
-    return for_results(command)
-
-
-def _run(settings: Settings) -> int:
+@command(
+    positional="student",
+    run=(
+        Option("student", "File of the student."),
+        Option("teacher", "File of its teacher."),
+        Option("output", "Folder for the results."),
+    ),
+    spectrum=(
+        Option("rows", "Number of modes that the summary lists.", int, 12),
+        DEVICE,
+        Keywords(KoopmanDistiller.spectrum, skip=("teacher", "condition")),
+    ),
+    alone=RESULTS,
+)
+def spectrum(settings: Settings) -> int:
+    """Prints which modes a student's samples are made of and, with --teacher, which of them follow the
+    teacher's flow. With --output also as text, CSV, JSON and pictures."""
     keywords = settings.table("spectrum")
     rows, device = keywords.pop("rows"), keywords.pop("device")
     student = load_student(settings["student"], device)
     teacher = None if settings["teacher"] is None else load_teacher(settings["teacher"], device)
-    folder = None if settings["output"] is None else output_folder(settings["output"])
+    folder = None if settings["output"] is None else output_folder(settings, FILES)
     if folder is not None:
-        refuse_existing([folder / name for name in NAMES], overwrite=settings["overwrite"])
-    spectrum = student.spectrum(teacher, **keywords)
+        refuse_existing(settings, [folder / name for name in FILES])
+    spectrum, modes = student.spectrum(teacher, **keywords), None
     if isinstance(spectrum, LevelSpectrum):
         summary, table = spectrum.summary(), level_rows(spectrum)
         facts: dict[str, Any] = {"eigenvalues": table}
@@ -67,25 +65,21 @@ def _run(settings: Settings) -> int:
     say(summary)
     if folder is None:
         return 0
-    text, lines, numbers, values, modes, toml = (folder / name for name in NAMES)
-    write_text(text, summary + "\n")
-    file = StringIO()
-    writer = csv.DictWriter(file, fieldnames=list(table[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table)
-    write_text(lines, file.getvalue())
-    write_json(numbers, facts)
-    written = [text, lines, numbers, values]
     if isinstance(spectrum, LevelSpectrum):
-        save(plotting.level_eigenvalues(spectrum), values)
+        values = plotting.level_eigenvalues(spectrum)
     else:
-        save(plotting.spectrum(spectrum), values)
+        values = plotting.spectrum(spectrum)
         # Modes of colour images have no picture.
         with contextlib.suppress(ShapeError):
-            if can_be_drawn(spectrum.event_shape):
-                written.append(save(plotting.modes(spectrum), modes))
-    written.append(write_text(toml, settings.to_toml()))
-    say(f"wrote {', '.join(str(path) for path in written)}")
+            modes = plotting.modes(spectrum) if can_be_drawn(spectrum.event_shape) else None
+    lines = StringIO()
+    writer = csv.DictWriter(lines, fieldnames=list(table[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    contents = (summary + "\n", lines.getvalue(), facts, values, modes, settings.to_toml())
+    results = zip(FILES, contents, strict=True)
+    written = [write(folder / name, content) for name, content in results if content is not None]
+    say(f"wrote {', '.join(map(str, written))}")
     return 0
 
 

@@ -9,7 +9,6 @@ import pytest
 
 from koopflow import FlowTeacher, KoopmanDistiller, Objective, Training, Trajectories, UNet, datasets
 from koopflow.cli import main
-from koopflow.cli.inputs import DataOptions
 from koopflow.cli.options import UsageError
 from koopflow.cli.training import FILLED, distill, train_teacher
 
@@ -37,7 +36,7 @@ def test_every_keyword_of_the_estimators_and_their_fits_is_an_option():
 
 
 def test_every_keyword_of_the_readers_is_an_option():
-    known = set(DataOptions.__dataclass_fields__)
+    known = set(train_teacher().tables["data"])
     for reader in (datasets.images, datasets.digits, *datasets.TWO_DIMENSIONAL.values()):
         assert set(inspect.signature(reader).parameters) - {"path"} <= known
 
