@@ -7,6 +7,9 @@ stays where it is: ``<target>/torch-<version>/site`` points to whichever site-pa
 and ``python3`` is the interpreter that runs this file. The target directory is the link's own, so a
 plain ``cargo test`` never sees it, and a second install finds everything compiled already.
 
+torch-sys knows one torch. For the others (``torch_versions``) its version check is bypassed, and the C++
+compiler is a script that asks for the C++ of their headers and stands in for what they no longer have.
+
 ``python build_backend/koopflow_build.py COMMAND ...`` runs any command in that environment.
 """
 
@@ -24,17 +27,22 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch_metadata
+import torch_versions
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @contextlib.contextmanager
 def torch_environment() -> Iterator[None]:
     """Point cargo, torch-sys and maturin to this interpreter and its torch."""
+    version = torch_versions.installed()
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
-        raise RuntimeError("koopflow is built against torch, which this build environment lacks")
+        raise RuntimeError("torch is installed, but cannot be found by Python")
     site = Path(spec.origin).resolve().parent.parent
     base = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").absolute()
+    # Apart for torches with and without CUDA (2.13.0, 2.13.0+cpu): they have different libraries to link.
     target = base / f"torch-{importlib.metadata.version('torch')}"
     tools = target / "bin"
     tools.mkdir(parents=True, exist_ok=True)
@@ -45,14 +53,14 @@ def torch_environment() -> Iterator[None]:
         link.unlink(missing_ok=True)
         link.symlink_to(site, target_is_directory=True)
         for name in ("python", "python3"):
-            script = tools / name
-            script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
-            script.chmod(0o755)
+            _script(tools / name, shlex.quote(sys.executable))
         changes = {
             "CARGO_TARGET_DIR": str(target),
             "PATH": _join(str(tools), os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)),
             "PYTHONPATH": _join(str(link), os.environ.get("PYTHONPATH", "")),
         }
+        if version != torch_versions.NATIVE:
+            changes |= _newer_torch(tools)
         before = {name: os.environ.get(name) for name in changes}
         os.environ.update(changes)
         try:
@@ -63,6 +71,20 @@ def torch_environment() -> Iterator[None]:
                     del os.environ[name]
                 else:
                     os.environ[name] = value
+
+
+def _newer_torch(tools: Path) -> dict[str, str]:
+    """What lets torch-sys be compiled for a torch that it was not generated for."""
+    compiler = os.environ.get("CXX") or "c++"
+    header = shlex.quote(str(ROOT / "build_backend/torch_stand_ins.h"))
+    # torch-sys asks for C++17, and the last flag wins.
+    _script(tools / "torch-c++", compiler, f"-std=c++20 -include {header}")
+    return {"CXX": str(tools / "torch-c++"), "LIBTORCH_BYPASS_VERSION_CHECK": "1"}
+
+
+def _script(path: Path, command: str, more: str = "") -> None:
+    path.write_text(f'#!/bin/sh\nexec {command} "$@" {more}\n')
+    path.chmod(0o755)
 
 
 def _join(*parts: str) -> str:
@@ -76,26 +98,31 @@ def build_wheel(directory: str, settings: Settings = None, metadata: str | None 
     import maturin
 
     with torch_environment():
-        return str(maturin.build_wheel(directory, settings, metadata))
+        return _pin(Path(directory), maturin.build_wheel(directory, settings))
 
 
 def build_editable(directory: str, settings: Settings = None, metadata: str | None = None) -> str:
     import maturin
 
     with torch_environment():
-        return str(maturin.build_editable(directory, settings, metadata))
+        return _pin(Path(directory), maturin.build_editable(directory, settings))
 
 
 def build_sdist(directory: str, settings: Settings = None) -> str:
     import maturin
 
-    return str(maturin.build_sdist(directory, settings))
+    name = str(maturin.build_sdist(directory, settings))
+    torch_metadata.mark_sdist_dynamic(Path(directory) / name)
+    return name
 
 
 def prepare_metadata_for_build_wheel(directory: str, settings: Settings = None) -> str:
     import maturin
 
-    return str(maturin.prepare_metadata_for_build_wheel(directory, settings))
+    folder = Path(directory, maturin.prepare_metadata_for_build_wheel(directory, settings))
+    path = folder / "METADATA"
+    path.write_text(_pinned(path.read_text("utf-8")), "utf-8")
+    return folder.rename(folder.with_name(folder.name.replace(".dist-info", f"{_local()}.dist-info"))).name
 
 
 prepare_metadata_for_build_editable = prepare_metadata_for_build_wheel
@@ -104,7 +131,7 @@ prepare_metadata_for_build_editable = prepare_metadata_for_build_wheel
 def get_requires_for_build_wheel(settings: Settings = None) -> list[str]:
     import maturin
 
-    return list(maturin.get_requires_for_build_wheel(settings))
+    return [f"torch=={torch_versions.chosen()}", *maturin.get_requires_for_build_wheel(settings)]
 
 
 get_requires_for_build_editable = get_requires_for_build_wheel
@@ -112,6 +139,26 @@ get_requires_for_build_editable = get_requires_for_build_wheel
 
 def get_requires_for_build_sdist(settings: Settings = None) -> list[str]:
     return []
+
+
+def _local() -> str:
+    # A wheel has the version of the source distribution that it is built from, or pip refuses it.
+    return "" if (ROOT / "PKG-INFO").exists() else torch_metadata.label(torch_versions.installed())
+
+
+def _pinned(metadata: str) -> str:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    requirements = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["koopflow"][
+        "dependencies"
+    ]
+    return torch_metadata.pinned(metadata, torch_versions.installed(), requirements, local=_local())
+
+
+def _pin(folder: Path, name: str) -> str:
+    return torch_metadata.pin_wheel(folder, name, _pinned, local=_local())
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """koopflow: one-step, interpretable sampling of flow-matching models by Koopman operators."""
 
 # torch comes before the extension: it loads the libtorch that the extension is linked against.
-from koopflow._versions import PINNED_TORCH, check_torch, show_versions
+from koopflow._versions import check_torch, pinned_torch, show_versions
 
-check_torch(PINNED_TORCH)
+check_torch(pinned_torch())
 
 from koopflow import _core, analysis, baselines, datasets, exceptions, metrics, plotting, progress  # noqa: E402
 

@@ -8,19 +8,31 @@ import sys
 
 import torch
 
-#: The version that pyproject.toml pins. The extension's own record is ``_core.TORCH_VERSION``.
-PINNED_TORCH = "2.11.0"
 
-
-def check_torch(built: str) -> None:
+def check_torch(built: str | None) -> None:
     """Raise ImportError unless torch is the one that the extension was built for: libtorch's C++ interface
     changes with every release, so another version crashes or fails to load."""
     found = torch.__version__.split("+")[0]
-    if found != built:
-        raise ImportError(
-            f"koopflow was built for torch {built}, but torch {torch.__version__} is installed. "
-            f"Install the matching one with: {sys.executable} -m pip install 'torch=={built}'"
-        )
+    if built is None or found == built:
+        return
+    install = f"{sys.executable} -m pip install"
+    raise ImportError(
+        f"koopflow was built for torch {built}, but torch {torch.__version__} is installed. "
+        f"Install the matching torch with: {install} 'torch=={built}'; "
+        f"or the matching koopflow, from a folder of wheels with: {install} koopflow 'torch=={found}' "
+        f"--find-links FOLDER, or in a checkout with: KOOPFLOW_TORCH={found} {install} ."
+    )
+
+
+def pinned_torch() -> str | None:
+    """The torch that the installed package asks for, known before the extension is loaded; None in a bare
+    checkout. The extension's own record is ``_core.TORCH_VERSION``."""
+    try:
+        requirements = importlib.metadata.requires("koopflow") or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    pins = (each.removeprefix("torch==") for each in requirements if each.startswith("torch=="))
+    return next(pins, None)
 
 
 def show_versions() -> None:

@@ -229,13 +229,6 @@ def test_a_forked_child_can_use_the_library():
 
 
 class TestVersions:
-    def test_the_pin_is_one(self):
-        text = (Path(__file__).parents[3] / "pyproject.toml").read_text()
-        pins = set(re.findall(r'"torch==([^"]+)"', text))
-        assert pins == {_core.TORCH_VERSION}
-        assert koopflow.__version__ == _core.__version__
-        assert f'version = "{koopflow.__version__}"' in text
-
     def test_another_torch_is_refused_with_the_command(self):
         done = run_python(
             """
@@ -249,6 +242,7 @@ class TestVersions:
         assert error.startswith("ImportError: ")
         assert "2.99.0+cu999" in error
         assert f"pip install 'torch=={_core.TORCH_VERSION}'" in error
+        assert "KOOPFLOW_TORCH=2.99.0" in error
 
     def test_show_versions(self, capsys):
         koopflow.show_versions()
