@@ -69,10 +69,11 @@ def _index(value: Any) -> int | None:
 
 
 def as_states(array: Array, argument: str = "x") -> Array:
-    """A batch that is asked about. Warns of tensors that require gradients: no answer of koopflow has any."""
+    """A batch that is asked about. Warns of tensors that require gradients: only twins answer with any."""
     array = as_batch(array, argument)
     if isinstance(array, torch.Tensor) and array.requires_grad and torch.is_grad_enabled():
-        text = "expected a tensor without gradients, as answers have none: detach() says that it is meant"
+        text = "expected a tensor without gradients, as answers have none: the module that to_torch() makes "
+        text += "has them, and detach() says that it is meant"
         warnings.warn(f"{argument}: {text}", UserWarning, stacklevel=3)
     return array
 

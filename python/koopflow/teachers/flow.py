@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from .. import _core
@@ -11,6 +12,8 @@ from .._arrays import Array, as_integer, as_number, as_seed, as_states, as_times
 from .._conditioning import Conditioning
 from ..exceptions import ArgumentError, NotFittedError
 from ..progress import ProgressFunction, ProgressMeter
+from ..twins.stored import Stored
+from ..twins.teacher import TeacherModule, field_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +50,8 @@ class Flow:
 
     training_data_: TrainingData | None = None
     _field: _core.VelocityField | None = None
+    # Makes the twin of a field that has no stored form.
+    _attached: Callable[[], TeacherModule] | None = None
     _history: dict[str, Any] = {}  # noqa: RUF012 (replaced as a whole, never changed)
 
     @property
@@ -85,6 +90,24 @@ class Flow:
         ``ArgumentError``, unless ``extrapolate`` is set."""
         x = as_states(x)
         return self.field.velocity(times_for(t, x, extrapolate=extrapolate), x, self._checked(condition))
+
+    def to_torch(self) -> TeacherModule:
+        """The velocity as a plain PyTorch module of this teacher's numbers, through which gradients reach
+        times, states and weights: ``module(t, x, condition=None)``, with a number or ``[B]`` as times.
+
+        A network is copied: ``torch.compile`` and ``torch.export``, with a dynamic batch, take the module.
+        :meth:`koopflow.FlowTeacher.from_torch_module` brings tuned weights back. A model that was attached is
+        not copied: it is inside, asked as the teacher asks it, in evaluation mode.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from koopflow import FlowTeacher
+        >>> module = FlowTeacher.gaussian([1.0, 2.0], torch.eye(2)).to_torch()
+        >>> x = torch.zeros(3, 2, requires_grad=True)
+        >>> module(0.5, x).sum().backward()
+        """
+        return self._twin()
 
     def sample(
         self,
@@ -220,6 +243,15 @@ class Flow:
                 monitor=meter.monitor,
             )
 
+    @property
+    def _twin(self) -> Callable[[], TeacherModule]:
+        """Makes the twin of the field that there is now."""
+        return self._attached or partial(_stored_twin, self.field, self._facts())
+
+    def _facts(self) -> dict[str, Any]:
+        """What a file of it holds besides the field."""
+        return {}
+
     def _solve(self, x0: Array, times: list[float], progress: Any, given: dict[str, Any]) -> Array:
         given["condition"] = self._checked(given["condition"])
         with ProgressMeter(progress=progress) as meter:
@@ -228,6 +260,12 @@ class Flow:
     def _checked(self, condition: Array | None) -> Array | None:
         """The condition, after a warning of classes that no sample of training had."""
         return Conditioning.of(self.field).known(condition, self._history.get("classes"))
+
+
+def _stored_twin(field: _core.VelocityField, facts: dict[str, Any]) -> TeacherModule:
+    stored = Stored.from_bytes(field.to_bytes())
+    stored.header["facts"] = facts
+    return field_of(stored).to(field.device)
 
 
 def _numbers(solver: str, steps: int, rtol: float, atol: float) -> dict[str, Any]:

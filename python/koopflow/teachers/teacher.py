@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import torch
 from sklearn.base import clone
 
 from .. import _core
@@ -30,8 +32,10 @@ from .._parameters import Parameters
 from ..exceptions import ArgumentError, ShapeError
 from ..options import SHARED_TRAINING, Options, Training, UNet, name_of, to_json, unet_of
 from ..progress import ProgressFunction, ProgressMeter
+from ..twins.diffusion import DiffusionField
+from ..twins.teacher import GuidedField, TeacherModule
 from .flow import Flow, TrainingData
-from .torch_models import PREDICTION, TorchModel, probe, sizes
+from .torch_models import PREDICTION, TorchModel, probe, scripted, scripted_twin, sizes
 from .torchcfm import read_state_dict
 
 if TYPE_CHECKING:
@@ -229,7 +233,8 @@ class FlowTeacher(Flow, Parameters):
                 source=source,
                 **files,
             )
-        self._field, self._history = field, {"seed": config["seed"], **json.loads(history)}
+        self._field, self._attached = field, None
+        self._history = {"seed": config["seed"], **json.loads(history)}
         if self.num_classes is not None:
             seen = np.unique(to_numpy(condition)).tolist() if stream is None else sorted(stream.labels)
             self._history["classes"] = [int(label) for label in seen]
@@ -328,7 +333,7 @@ class FlowTeacher(Flow, Parameters):
             max_batch=max_batch,
             extras=extras,
         )
-        return cls._around(attached.checked())
+        return cls._around(attached.checked(), attached.twin)
 
     @classmethod
     def from_torchscript(
@@ -342,8 +347,12 @@ class FlowTeacher(Flow, Parameters):
         num_classes: int | None = None,
         condition_dim: int | None = None,
         timestep_scale: float = 1000.0,
+        time_range: Sequence[float] | None = None,
+        gradients: str = "autograd",
+        max_batch: int | None = None,
     ) -> FlowTeacher:
-        """Load a model that ``torch.jit.save`` wrote. It runs without Python.
+        """Load a model that ``torch.jit.save`` wrote. It runs without Python, unless one of the last three
+        options is set.
 
         Conventions are those of :meth:`from_torch` with positional arguments: ``forward(t, x)``,
         ``forward(x, t)`` or ``forward(x, timestep)``; a condition comes third.
@@ -352,7 +361,7 @@ class FlowTeacher(Flow, Parameters):
         ----------
         path : str or path
             TorchScript file. It is a program: load files that you trust.
-        event_shape, convention, device, dtype, num_classes, condition_dim, timestep_scale
+        event_shape, convention, and what follows it
             As in :meth:`from_torch`, which raises the same errors.
 
         Examples
@@ -360,12 +369,19 @@ class FlowTeacher(Flow, Parameters):
         >>> teacher = FlowTeacher.from_torchscript("teacher.pt", event_shape=(2,))  # doctest: +SKIP
         """
         conditioning = Conditioning(num_classes, condition_dim)
-        asked = {"convention": convention, "timestep_scale": timestep_scale}
+        asked: dict[str, Any] = {"convention": convention, "timestep_scale": timestep_scale}
         field = _torchscript(path, event_shape, conditioning, device, dtype, **asked)
+        asked |= {"time_range": time_range, "gradients": gradients, "max_batch": max_batch}
+        load = (path, event_shape, device, dtype, conditioning)
+        twin: Callable[[], TeacherModule] = partial(scripted_twin, *load, **asked)
+        attached = None
+        if time_range is not None or gradients != "autograd" or max_batch is not None:
+            attached = scripted(*load, **asked)
+            field, twin = attached.field(), attached.twin
         order = {"torchcfm": "t, x", "flow_matching": "x, t", "diffusers": "x, timestep"}[convention]
         called = f"forward({order}{', condition' if conditioning else ''}) with {sizes(field)}"
-        probe(field, f"{as_path(path)}: convention {convention!r} calls {called}")
-        return cls._around(field)
+        probe(field, f"{as_path(path)}: convention {convention!r} calls {called}", attached)
+        return cls._around(field, twin)
 
     @classmethod
     def from_diffusion(
@@ -445,7 +461,7 @@ class FlowTeacher(Flow, Parameters):
         named["gradients"] = None if gradients == "autograd" else gradients
         attached: TorchModel | None = None
         if isinstance(model, Flow):
-            raw, own = model.field, model.event_shape_
+            raw, own, twin = model.field, model.event_shape_, model._twin
             of_the_model = {"num_classes": num_classes, "condition_dim": condition_dim}
             _refuse("a FlowTeacher", {"device": device, "dtype": dtype, **of_the_model, **named})
             if event_shape is not None and checked_event_shape(event_shape) != own:
@@ -456,6 +472,7 @@ class FlowTeacher(Flow, Parameters):
             _refuse("a TorchScript file", named)
             order = {"convention": "flow_matching"}
             raw = _torchscript(model, event_shape, conditioning, device or "cpu", dtype, **order)
+            twin = partial(scripted_twin, model, event_shape, device or "cpu", dtype, conditioning, **order)
         else:
             attached = TorchModel(
                 model,
@@ -469,7 +486,7 @@ class FlowTeacher(Flow, Parameters):
                 max_batch=max_batch,
                 extras=extras,
             )
-            raw = attached.field()
+            raw, twin = attached.field(), attached.twin
         constants = {"beta_min": beta_min, "beta_max": beta_max, "offset": offset, "time_clip": time_clip}
         constants |= {"sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho}
         given = {name: value for name, value in constants.items() if value is not None}
@@ -483,7 +500,7 @@ class FlowTeacher(Flow, Parameters):
         field = _core.VelocityField.diffusion(raw, to_json(config))
         kinds = f"schedule {schedule!r} and parametrisation {parametrisation!r}"
         probe(field, f"{kinds} call model(x, noise) with {sizes(field, 'noise')}", attached)
-        return cls._around(field)
+        return cls._around(field, partial(_diffusion_twin, twin, config))
 
     @classmethod
     def from_torchcfm(
@@ -628,6 +645,8 @@ class FlowTeacher(Flow, Parameters):
             as_number(scale, "scale"), 0 if null_condition is None else null_condition
         )
         teacher._history = self._history
+        if self._attached is not None:
+            teacher._attached = partial(_guided_twin, self._attached, scale, null_condition)
         probe(teacher._field, f"guidance with null_condition {null_condition!r}")
         return teacher
 
@@ -636,7 +655,32 @@ class FlowTeacher(Flow, Parameters):
         """Read a teacher that :meth:`save` wrote. Raises ``FileNotFoundError`` or ``CheckpointError`` when
         there is no such file, or it is not a whole koopflow teacher."""
         field, text = _core.VelocityField.load(as_path(path), device=name_of(device))
-        header = json.loads(text)
+        return cls._restored(field, json.loads(text), path)
+
+    @classmethod
+    def from_torch_module(cls, module: Any) -> FlowTeacher:
+        """The teacher of a module that :meth:`to_torch` made, with the weights that the module has now.
+
+        Raises ``ArgumentError`` for other modules and for that of an attached model, and ``NonFiniteError``
+        for weights that are not finite.
+
+        Examples
+        --------
+        >>> from koopflow import FlowTeacher, datasets
+        >>> teacher = FlowTeacher((2,), width=16, depth=1, steps=20).fit(datasets.moons(256), progress=False)
+        >>> module = teacher.to_torch()
+        >>> _ = module.network[-1].bias.data.add_(1.0)  # instead of tuning
+        >>> FlowTeacher.from_torch_module(module).velocity(0.5, [[0.0, 0.0]]).shape
+        (1, 2)
+        """
+        stored = TeacherModule.of(module).stored()
+        device = next(iter(stored.tensors.values())).device
+        field = _core.VelocityField.from_bytes(stored.to_bytes(), str(device))
+        return cls._restored(field, stored.header["facts"], "module")
+
+    @classmethod
+    def _restored(cls, field: _core.VelocityField, header: dict[str, Any], path: Any) -> FlowTeacher:
+        """The teacher of a field and of what a file says besides."""
         params = header.get("params")
         if params is None:
             # Before options were grouped, None did not clip.
@@ -652,15 +696,17 @@ class FlowTeacher(Flow, Parameters):
     def save(self, path: str | PathLike[str]) -> None:
         """Write the teacher to one safetensors file, atomically. Raises ``TeacherError`` for one that was
         attached: its code and weights are not koopflow's to write."""
-        header = {"params": self._written(without=["event_shape"]), "history": self._history}
-        self.field.save(as_path(path), to_json(header))
+        self.field.save(as_path(path), to_json(self._facts()))
+
+    def _facts(self) -> dict[str, Any]:
+        return {"params": self._written(without=["event_shape"]), "history": self._history}
 
     # Its name before students and teachers had the same ones.
     history = Flow.history_
 
     @classmethod
-    def _around(cls, field: _core.VelocityField) -> Self:
-        """A teacher that is this field."""
+    def _around(cls, field: _core.VelocityField, twin: Callable[[], TeacherModule] | None = None) -> Self:
+        """A teacher that is this field, with what makes its twin if it has no stored form."""
         kind = Conditioning.of(field)
         teacher = cls(
             tuple(field.event_shape),
@@ -669,7 +715,7 @@ class FlowTeacher(Flow, Parameters):
             device=field.device,
             dtype=field.dtype,
         )
-        teacher._field = field
+        teacher._field, teacher._attached = field, twin
         return teacher
 
     def _config(self, *, steps: int | None = None, batch_size: int | None = None) -> dict[str, Any]:
@@ -694,6 +740,14 @@ class FlowTeacher(Flow, Parameters):
         changed = [f"{k}={v!r}" for k, v in params.items() if k in defaults and v != defaults[k]]
         kind = "not fitted" if self._field is None else self._field.kind
         return f"<FlowTeacher({', '.join([f'event_shape={self.event_shape}', *changed])}): {kind}>"
+
+
+def _diffusion_twin(model: Callable[[], TeacherModule], config: Mapping[str, Any]) -> TeacherModule:
+    return DiffusionField(model(), config)
+
+
+def _guided_twin(model: Callable[[], TeacherModule], scale: float, null_condition: Any) -> TeacherModule:
+    return GuidedField(model(), float(scale), torch.as_tensor(to_numpy(null_condition)))
 
 
 def _refuse(what: str, options: Mapping[str, Any]) -> None:

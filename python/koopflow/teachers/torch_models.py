@@ -23,6 +23,8 @@ from .._arrays import StrOrBytesPath, as_path, as_times, checked_count, checked_
 from .._conditioning import Conditioning
 from ..exceptions import ArgumentError, CheckpointError, TeacherError
 from ..options import name_of
+from ..twins.inputs import Conditions
+from ..twins.teacher import AttachedField
 
 Condition: TypeAlias = Tensor | None
 Tensors: TypeAlias = tuple[Tensor, ...]
@@ -59,14 +61,15 @@ class TorchModel:
     gradients: str = "autograd"
     max_batch: int | None = None
     extras: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    by_position: bool = False
 
     def __post_init__(self) -> None:
-        model, self._by_position = self.model, False
+        model = self.model
         if isinstance(model, str | bytes | PathLike):
             model = exported(model)
         if isinstance(model, torch.export.ExportedProgram):
             # It takes arguments as it was exported with them.
-            self._by_position = not model.call_spec.in_spec.child(1).num_children
+            self.by_position = not model.call_spec.in_spec.child(1).num_children
             self.model = model = model.module()
         if not callable(model):
             expected = "a torch.nn.Module, a function, an exported program or, for from_diffusion, a teacher"
@@ -112,7 +115,22 @@ class TorchModel:
     def velocity(self, t: Tensor, x: Tensor, condition: Condition) -> Tensor:
         """v(t, x)."""
         with torch.no_grad():
-            return self._in_batches(lambda *rows: (self._answer(*rows),), t, x, condition)[0]
+            return self.answer(t, x, condition)
+
+    def answer(self, t: Tensor, x: Tensor, condition: Condition) -> Tensor:
+        """v(t, x), through which gradients reach the states and the model's weights."""
+        return self._in_batches(lambda *rows: (self._answer(*rows),), t, x, condition)[0]
+
+    def twin(self) -> AttachedField:
+        """The field in plain PyTorch."""
+        conditions = Conditions(self.conditioning.plain())
+        return AttachedField(self.answer, self._module, checked_event_shape(self.event_shape), conditions)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
 
     def velocity_and_product(self, t: Tensor, x: Tensor, cotangent: Tensor, condition: Condition) -> Tensors:
         """v and c J, of the cotangent c and the Jacobian J; J c by ``gradients="differences"``, which does
@@ -215,7 +233,7 @@ class TorchModel:
         return self._call(t.to(dtype), x, condition)
 
     def _call(self, t: Tensor, x: Tensor, condition: Condition) -> Any:
-        named, keywords = dict(self.extras), not self._by_position
+        named, keywords = dict(self.extras), not self.by_position
         third = [] if condition is None else [condition]
         if third and self.condition_name and keywords:
             named[self.condition_name], third = condition, []
@@ -305,6 +323,30 @@ class TorchModel:
         third = [p for p in self._takes if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][2:3]
         known = [name for name in (usual, *CONDITION_NAMES) if name in self._names]
         return known[0] if known else "" if third and third[0].default is third[0].empty else usual
+
+
+def scripted(
+    path: StrOrBytesPath,
+    event_shape: Sequence[int],
+    device: Any,
+    dtype: Any,
+    conditioning: Conditioning,
+    **options: Any,
+) -> TorchModel:
+    """The model of a TorchScript file, which takes arguments by position."""
+    name = as_path(path)
+    if not Path(name).is_file():
+        raise FileNotFoundError(f"path: no file {name!r}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of torch.jit as a whole
+        model = torch.jit.load(name, map_location=name_of(device))  # type: ignore[no-untyped-call]
+    options |= {"conditioning": conditioning, "device": device, "dtype": dtype, "by_position": True}
+    return TorchModel(model.eval(), event_shape, **options)
+
+
+def scripted_twin(*file: Any, **options: Any) -> AttachedField:
+    """The twin of a TorchScript file: see :func:`scripted`."""
+    return scripted(*file, **options).twin()
 
 
 def exported(path: StrOrBytesPath) -> torch.export.ExportedProgram:

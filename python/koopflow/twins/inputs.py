@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..exceptions import ArgumentError, DtypeError, ShapeError
 
@@ -43,23 +43,36 @@ class Conditions:
         self.size: int = self.classes or self.dim or 0
 
     def encoded(self, condition: Tensor | None, x: Tensor) -> Tensor | None:
-        """Labels ``[B]`` as one-hot rows, vectors ``[B, D]`` as they are, or one for all rows of ``x``.
+        """:meth:`checked`, as :meth:`numbers` of the dtype of ``x``."""
+        return self.numbers(self.checked(condition, x), x.dtype)
 
-        ``[B, size]`` of the dtype of ``x``; None without any. Raises ``ArgumentError`` for what does not fit.
-        """
+    def checked(self, condition: Tensor | None, x: Tensor) -> Tensor | None:
+        """Labels ``[B]`` or vectors ``[B, D]`` for the rows of ``x``, of which one may stand for all; None
+        without any. Raises ``ArgumentError`` for what does not fit."""
         if not self.size and condition is None:
             return None
         one = () if self.classes else (self.size,)
         rows = (x.shape[0], *one)
         if condition is None or not self.size or not self._fits(condition, rows, one):
-            kind = "integer labels" if self.classes else "vectors"
+            kind = f"integer labels below {self.classes}" if self.classes else "vectors"
             expected = f"{kind} of shape {rows}" if self.size else "none, for this model is unconditional"
             got = "none" if condition is None else f"{condition.dtype} of shape {tuple(condition.shape)}"
             raise ArgumentError(f"condition: expected {expected}, got {got}")
-        condition = condition.expand(rows)
-        return (F.one_hot(condition.long(), self.classes) if self.classes else condition).to(x.dtype)
+        condition = condition.to(x.device).expand(rows)
+        return condition.long() if self.classes else condition
+
+    def numbers(self, condition: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+        """Labels as one-hot rows, the label ``classes``, which stands for none, as zeros, and vectors as they
+        are: ``[B, size]``."""
+        if condition is not None and self.classes:
+            condition = condition[:, None] == torch.arange(self.classes, device=condition.device)
+        return None if condition is None else condition.to(dtype)
 
     def _fits(self, condition: Tensor, rows: tuple[int, ...], one: tuple[int, ...]) -> bool:
-        if self.classes and condition.is_floating_point():
+        fits = tuple(condition.shape) in (rows, one, (1, *one))
+        if self.classes and (not fits or condition.is_floating_point()):
             return False
-        return tuple(condition.shape) in (rows, one, (1, *one))
+        if self.classes and not torch.compiler.is_compiling():
+            with suppress(RuntimeError):  # the transforms of torch.func cannot look at values
+                return bool(((condition >= 0) & (condition < self.classes)).all())
+        return fits

@@ -70,9 +70,10 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, frequencies: int) -> None:
         super().__init__()
-        self.register_buffer("frequencies", torch.arange(frequencies).exp2() * math.pi, persistent=False)
+        powers = torch.arange(frequencies, dtype=torch.float64).exp2()
+        self.register_buffer("frequencies", powers * math.pi, persistent=False)
 
     def forward(self, t: Tensor) -> Tensor:
         t = t[:, None]
-        phase = t * self.get_buffer("frequencies")
+        phase = t * self.get_buffer("frequencies").to(t.dtype)
         return torch.cat([t, phase.sin(), phase.cos()], dim=1)

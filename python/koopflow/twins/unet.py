@@ -50,7 +50,7 @@ class _Embedded(nn.Module):
         self._odd = channels % 2
 
     def embedding(self, t: Tensor, condition: Tensor | None) -> Tensor:
-        phase = t[:, None] * self.frequencies
+        phase = t[:, None] * self.frequencies.to(t.dtype)
         waves = functional.pad(torch.cat([phase.cos(), phase.sin()], 1), (0, self._odd))
         embedded: Tensor = self.time_embed(waves)
         if self.label_emb is None or condition is None:

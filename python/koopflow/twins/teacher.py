@@ -1,0 +1,248 @@
+"""Velocity fields of teachers: v(t, x, condition), whose flow carries noise (t = 0) to data (t = 1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from ..exceptions import ArgumentError
+from .inputs import Conditions, flat_states, times_of
+from .networks import Perceptron, TimeEmbedding
+from .stored import Stored, Twin
+from .unet import UNet
+from .units import Units, coefficients
+
+Condition: TypeAlias = Tensor | None
+
+# As the core's closed forms: floors of a variance and of 1 - t, and the most weights of data at once.
+_VARIANCE_FLOOR, _TIME_FLOOR, _MOST_WEIGHTS = 1e-10, 1e-5, 1 << 22
+
+
+class TeacherModule(Twin):
+    """A teacher's velocity field in plain PyTorch.
+
+    :meth:`koopflow.FlowTeacher.to_torch` makes one; gradients reach times, states and every weight.
+
+    Parameters
+    ----------
+    t : tensor ``[B]``, or a number or tensor of no axes for all samples
+        Times from 0 (noise) to 1 (data), which are not checked: solvers may try others.
+    x : tensor, ``[B, *event]``
+        States, of floating point numbers.
+    condition : tensor, optional
+        Labels ``[B]`` or vectors ``[B, D]`` of a conditional teacher, or one for all samples.
+
+    Returns
+    -------
+    tensor
+        Velocities dx/dt, of the shape and dtype of ``x``.
+
+    Raises
+    ------
+    ShapeError, DtypeError, ArgumentError
+        For arguments that do not fit, which they name.
+    """
+
+    event_shape: tuple[int, ...]
+    conditions: Conditions
+
+    def forward(self, t: Tensor | float, x: Tensor, condition: Condition = None) -> Tensor:
+        rows = flat_states("x", x, self.event_shape, x.dtype)
+        condition = self.conditions.checked(condition, rows)
+        return self.velocity(times_of("t", t, rows), rows, condition).to(x.dtype).view(x.shape)
+
+    def velocity(self, t: Tensor, x: Tensor, condition: Condition) -> Tensor:
+        """v ``[B, d]`` of times ``[B]``, states ``[B, d]`` and labels or vectors of each."""
+        raise NotImplementedError
+
+    def _events(self, x: Tensor) -> Tensor:
+        return x.reshape(x.shape[0], *self.event_shape)
+
+    def stored(self) -> Stored:
+        """The stored form. Raises ``ArgumentError`` for the twin of a model that is not koopflow's."""
+        if not hasattr(self, "header"):
+            raise ArgumentError(
+                "module: expected the twin of a teacher that can be saved, got that of an attached model: "
+                "what was tuned is that model itself"
+            )
+        return super().stored()
+
+
+class _Standard(nn.Module):
+    """Mean and deviation of each coordinate."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("scale", torch.ones(size))
+
+
+class NetworkField(TeacherModule):
+    """A perceptron or a U-Net, whose input and output are scaled by the moments of the data (Karras et al.
+    2206.00364)."""
+
+    def __init__(self, stored: Stored) -> None:
+        # Its header does not say whether the data are far from standard.
+        self._in_units = "units.scale" in stored.tensors
+        super().__init__(stored)
+
+    def build(self, model: dict[str, Any]) -> None:
+        config = model["description"]
+        self.event_shape, self.conditions = tuple(config["event_shape"]), Conditions(config["conditioning"])
+        self.path, unet, size = config["path"], config["unet"], math.prod(self.event_shape)
+        extra = self.conditions.size
+        if unet is None:
+            self.time = TimeEmbedding(config["frequencies"])
+            inputs, shape = size + 1 + 2 * config["frequencies"] + extra, (config["width"], config["depth"])
+            self.network: nn.Module = Perceptron(inputs, size, width=shape[0], depth=shape[1], skip=True)
+        else:
+            self.network = UNet(unet, self.event_shape[0], self.event_shape[0], extra)
+        self.data = _Standard(size) if config["scaled"] else None
+        self.condition = _Standard(extra) if self.conditions.dim else None
+        self.units = Units(self.path, size) if self._in_units else None
+
+    def velocity(self, t: Tensor, x: Tensor, condition: Condition) -> Tensor:
+        dtype = next(self.network.parameters()).dtype
+        t, x = t.to(dtype)[:, None], x.to(dtype)
+        numbers = self.conditions.numbers(condition, dtype)
+        if numbers is not None and self.condition is not None:
+            numbers = (numbers - self.condition.mean) / self.condition.scale
+        if self.units is None:
+            return self._scaled(t, x, numbers)
+        u, z = self.units.standard(t, x)
+        return self.units.velocity(t, z, self._scaled(u, z, numbers))
+
+    def _scaled(self, t: Tensor, x: Tensor, numbers: Condition) -> Tensor:
+        """v at times ``[B, 1]``: x_t has mean a m and variance a^2 d^2 + s^2, and dx/dt of its own alike."""
+        if self.data is None:
+            return self._answer(t, x, numbers)
+        c, mean, variance = coefficients(self.path, t), self.data.mean, self.data.scale.square()
+        x = (x - c.a * mean) / (c.a.square() * variance + c.s.square()).sqrt()
+        unit = (c.a_rate.square() * variance + c.s_rate.square()).sqrt()
+        return self._answer(t, x, numbers) * unit + c.a_rate * mean
+
+    def _answer(self, t: Tensor, x: Tensor, numbers: Condition) -> Tensor:
+        if isinstance(self.network, UNet):
+            image: Tensor = self.network(t[:, 0], self._events(x), numbers)
+            return image.flatten(1)
+        parts = [x, self.time(t[:, 0])] + ([] if numbers is None else [numbers])
+        answer: Tensor = self.network(torch.cat(parts, 1))
+        return answer
+
+
+class _ClosedForm(TeacherModule):
+    """A field without weights: what it is made of are buffers, each in its own precision."""
+
+    def __init__(self, stored: Stored) -> None:
+        nn.Module.__init__(self)
+        self.header, self.training = stored.header, False
+        self.event_shape = tuple(self.header["model"]["description"]["event_shape"])
+        self.conditions = Conditions("none")
+        for name, tensor in stored.tensors.items():
+            self.register_buffer(name, tensor)
+
+
+class GaussianField(_ClosedForm):
+    """The exact field to N(m, C) on the linear path: v = m + (t C - (1 - t) I) S^-1 (x - t m), with
+    S = t^2 C + (1 - t)^2 I."""
+
+    mean: Tensor
+    covariance: Tensor
+    variances: Tensor
+    basis: Tensor
+
+    def __init__(self, stored: Stored) -> None:
+        super().__init__(stored)
+        variances, basis = torch.linalg.eigh(self.covariance)
+        self.register_buffer("variances", variances.clamp(min=0.0), persistent=False)
+        self.register_buffer("basis", basis, persistent=False)
+
+    def velocity(self, t: Tensor, x: Tensor, condition: Condition) -> Tensor:
+        dtype = self.basis.dtype
+        t, mean = t.to(dtype)[:, None], self.mean.to(dtype)
+        spread = t.square() * self.variances + (1.0 - t).square()
+        rates = (t * self.variances - (1.0 - t)) / spread.clamp(min=_VARIANCE_FLOOR)
+        return mean + ((x.to(dtype) - t * mean) @ self.basis * rates) @ self.basis.T
+
+
+class EmpiricalField(_ClosedForm):
+    """The exact field of data y_i on the linear path: v = (sum_i w_i y_i - x) / (1 - t), with weights
+    w = softmax(-|x - t y|^2 / (2 (1 - t)^2))."""
+
+    data: Tensor
+
+    def velocity(self, t: Tensor, x: Tensor, condition: Condition) -> Tensor:
+        # Near t = 1 the logits are differences of huge numbers.
+        y = self.data.flatten(1).double()
+        rows = max(1, _MOST_WEIGHTS // len(y))
+        batches = zip(torch.split(t.double()[:, None], rows), torch.split(x.double(), rows), strict=True)
+        return torch.cat([self._rows(t, x, y) for t, x in batches])
+
+    def _rows(self, t: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        rest = (1.0 - t).clamp(min=_TIME_FLOOR)
+        # Without the part of the squares that all data share.
+        logits = (x @ y.T - t * (0.5 * y.square().sum(1))) * (t / rest.square())
+        return (logits.softmax(1) @ y - x) / rest
+
+
+class GuidedField(TeacherModule):
+    """A conditional field, pushed away from its answer without a condition (Ho and Salimans 2207.12598)."""
+
+    null_condition: Tensor
+
+    def __init__(self, model: TeacherModule, scale: float, null_condition: Tensor) -> None:
+        nn.Module.__init__(self)
+        self.model, self.scale, self.training = model, scale, False
+        self.event_shape, self.conditions = model.event_shape, model.conditions
+        self.register_buffer("null_condition", null_condition)
+
+    def velocity(self, t: Tensor, x: Tensor, condition: Condition) -> Tensor:
+        assert condition is not None
+        null = self.null_condition.to(condition).expand_as(condition)
+        without = self.model.velocity(t, x, null)
+        return self.scale * self.model.velocity(t, x, condition) + (1.0 - self.scale) * without
+
+
+class AttachedField(TeacherModule):
+    """The field of a model that is not koopflow's. ``ask(t, x, condition)`` answers velocities of
+    shape ``[B, *event]`` by ``module``, if there is one, which is shared and stays in its own mode."""
+
+    def __init__(
+        self,
+        ask: Callable[[Tensor, Tensor, Condition], Tensor],
+        module: nn.Module | None,
+        event_shape: tuple[int, ...],
+        conditions: Conditions,
+    ) -> None:
+        nn.Module.__init__(self)
+        self.module, self.training, self._ask = module, False, ask
+        self.event_shape, self.conditions = event_shape, conditions
+
+    def velocity(self, t: Tensor, x: Tensor, condition: Condition) -> Tensor:
+        return self._ask(t, self._events(x), condition).flatten(1)
+
+
+_KINDS = {"network": NetworkField, "gaussian": GaussianField, "empirical": EmpiricalField}
+
+
+def field_of(stored: Stored) -> TeacherModule:
+    """The field of a teacher's stored form."""
+    model = stored.header["model"]
+    description = model["description"]
+    if description["field"] != "guided":
+        field: TeacherModule = _KINDS[description["field"]](stored)
+        return field
+    inner = {**stored.header, "model": {**model, "description": description["model"]}}
+    tensors = {name.removeprefix("model."): x for name, x in stored.tensors.items() if name[:6] == "model."}
+    field = GuidedField(
+        field_of(Stored(inner, tensors)), description["scale"], stored.tensors["null_condition"]
+    )
+    field.header = stored.header
+    return field
