@@ -5,7 +5,17 @@ from koopflow._versions import check_torch, pinned_torch, show_versions
 
 check_torch(pinned_torch())
 
-from koopflow import _core, analysis, baselines, datasets, exceptions, metrics, plotting, progress  # noqa: E402
+from koopflow import (  # noqa: E402
+    _core,
+    analysis,
+    baselines,
+    datasets,
+    exceptions,
+    metrics,
+    plotting,
+    progress,
+    twins,
+)
 
 check_torch(_core.TORCH_VERSION)
 
@@ -45,4 +55,5 @@ __all__ = [
     "progress",
     "reflow",
     "show_versions",
+    "twins",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from os import PathLike
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 
 from .. import _core
 from .._arrays import Array, as_condition, as_integer, as_path, as_seed, to_numpy
@@ -22,6 +24,7 @@ from ..options import Architecture, Objective, Options, Training, Trajectories, 
 from ..progress import ProgressFunction, ProgressMeter
 from ..teachers.flow import Flow, checked_teacher
 from ..tensorboard import logged
+from ..twins import Stored, StudentModule
 from .evaluation import EvaluationReport, evaluate
 from .student import FittedStudent
 
@@ -293,21 +296,58 @@ class KoopmanDistiller(FittedStudent):
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the student to one safetensors file, atomically."""
-        student = self._fitted()
-        more = {"conversion": self.conversion_} if hasattr(self, "conversion_") else {}
-        student.save(as_path(path), self._header(teacher=self.teacher_, **more))
+        self._fitted().save(as_path(path), self._about())
 
     @classmethod
     def load(cls, path: str | PathLike[str], *, device: str = "cpu") -> KoopmanDistiller:
         """Read a student that :meth:`save` wrote. Raises ``FileNotFoundError``, or ``CheckpointError`` for
         what is not a whole koopflow student."""
         student, text = _core.Student.load(as_path(path), device=name_of(device))
-        header = json.loads(text)
+        return cls._made(path, student, json.loads(text))
+
+    def to_torch(self) -> StudentModule:
+        """The student as a module in plain PyTorch, of the same numbers and on the same device.
+
+        Its ``forward``, ``path``, ``inverse`` and ``encode`` are differentiable in inputs and weights, which
+        are a copy of the student's. See :class:`koopflow.twins.StudentModule`.
+        """
+        student = self._fitted()
+        stored = Stored.from_bytes(student.to_bytes())
+        stored.header["facts"]["header"] = json.loads(self._about())
+        return StudentModule(stored).to(student.device)
+
+    @classmethod
+    def from_torch_module(cls, module: torch.nn.Module) -> KoopmanDistiller:
+        """A fitted student of the weights of a module that :meth:`to_torch` made, on the module's device.
+
+        Options and history are those of the student that the module was made of, with a note that the weights
+        are a module's; of averaged and last weights, if it had both, only the module's are left. Raises
+        ``ArgumentError`` for other modules, and ``NonFiniteError`` for weights that are not finite.
+        """
+        module = StudentModule.of(module)
+        stored, header = module.stored(), copy.deepcopy(module.header)
+        history = header["facts"]["history"]
+        note = "the weights are those of a PyTorch module, which may have been trained further"
+        history["notes"] = [*history.get("notes", []), {"step": history["steps"], "text": note}]
+        content = Stored(header, stored.tensors).to_bytes()
+        student = _core.Student.from_bytes(content, device=str(next(module.parameters()).device))
+        return cls._made("module", student, header["facts"]["header"])
+
+    @classmethod
+    def _made(
+        cls, path: str | PathLike[str], student: _core.Student, header: dict[str, Any]
+    ) -> KoopmanDistiller:
+        """A student of the core, with what its file says about the estimator."""
         distiller = cls._read(path, header.get("params", {}), device=student.device)
         distiller._adopt(student, header.get("teacher", {}))
         if "conversion" in header:
             distiller.conversion_ = header["conversion"]
         return distiller
+
+    def _about(self) -> str:
+        """What a file of the fitted student says about the estimator."""
+        more = {"conversion": self.conversion_} if hasattr(self, "conversion_") else {}
+        return self._header(teacher=self.teacher_, **more)
 
     def _header(self, **more: Any) -> str:
         """What a file says about the estimator."""

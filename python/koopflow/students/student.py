@@ -45,7 +45,8 @@ class FittedStudent(Parameters):
     :class:`koopflow.KoopmanDistiller` makes one. Every fact about it comes from the core, so that parameters
     that are set after fitting change nothing until the next fit. Copies, pickles and worker processes get
     what a file holds: all but the teacher of ``fit``. Where a method takes ``condition`` without a word, it
-    is that of :meth:`sample`. Answers carry no gradients: a tensor that requires them brings a UserWarning.
+    is that of :meth:`sample`. Answers carry no gradients, and a tensor that requires them brings a
+    UserWarning: those of the module of :meth:`koopflow.KoopmanDistiller.to_torch` do.
 
     Attributes
     ----------

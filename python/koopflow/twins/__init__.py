@@ -3,3 +3,8 @@
 A twin is built from the stored form of a model alone, the header and the tensors of its file, and is written
 back in the same form. It knows nothing else of the core, and imports no model.
 """
+
+from .stored import Stored, Twin
+from .student import StudentModule
+
+__all__ = ["Stored", "StudentModule", "Twin"]

@@ -57,7 +57,8 @@ class Twin(nn.Module):
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             self.build(stored.header["model"])
         tensors = {name: x for name, x in stored.tensors.items() if not name.startswith(self.left_out)}
-        self.to(next(x.dtype for x in tensors.values() if x.is_floating_point()))
+        self.dtype = next(x.dtype for x in tensors.values() if x.is_floating_point())
+        self.to(self.dtype)
         self.load_state_dict({_begun(name, self.renamed): x for name, x in tensors.items()})
         self.eval()
 
@@ -66,9 +67,12 @@ class Twin(nn.Module):
         raise NotImplementedError
 
     def stored(self) -> Stored:
-        """The stored form of the module. Raises ``NonFiniteError`` for values that are not finite."""
+        """The stored form of the module, in the dtype of the model that it was made of.
+
+        Raises ``NonFiniteError`` for values that are not finite.
+        """
         back = {own: name for name, own in self.renamed.items()}
-        tensors = {_begun(name, back): x for name, x in self.state_dict().items()}
+        tensors = {_begun(name, back): x.to(self.dtype) for name, x in self.state_dict().items()}
         for name, tensor in tensors.items():
             if not torch.isfinite(tensor).all():
                 raise NonFiniteError(f"module: expected finite weights, got NaN or infinite values in {name}")

@@ -44,6 +44,10 @@ class Units(nn.Module):
         self.register_buffer("shift", torch.zeros(dimension))
         self.register_buffer("scale", torch.ones(()))
 
+    def time(self, t: Tensor) -> Tensor:
+        """u of times."""
+        return self._clock(t, self.scale)[1]
+
     def standard(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """(u, z) of times and states."""
         return self._map(t, x, self.shift, self.scale)
