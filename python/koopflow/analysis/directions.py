@@ -85,14 +85,9 @@ class Directions:
             far = number_per_sample("strength", strength, given)
         else:
             far = np.full(len(given), as_number(strength, "strength"))
-        return self.spectrum.core.shift(
-            given,
-            far[:, None] * self._shift(self.names[0] if name is None and len(self.names) == 1 else name),
-            noise=x is None,
-            at=self.at,
-            project=as_flag(project, "project"),
-            condition=as_condition(condition),
-        )
+        shift = self._shift(self.names[0] if name is None and len(self.names) == 1 else name)
+        how: dict[str, Any] = {"project": as_flag(project, "project"), "condition": as_condition(condition)}
+        return self.spectrum.core.shift(given, far[:, None] * shift, noise=x is None, at=self.at, **how)
 
     def sweep(
         self,

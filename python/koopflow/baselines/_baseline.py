@@ -80,16 +80,9 @@ class Baseline(Parameters, ABC):
             As there.
         """
         teacher = checked_teacher(teacher)
-        self._fit(
-            teacher,
-            data=data,
-            condition=as_condition(condition),
-            trajectory_file=check_place(
-                "trajectory_file", trajectory_file, "trajectories", reads=not refresh
-            ),
-            refresh=refresh,
-            progress=progress,
-        )
+        place = check_place("trajectory_file", trajectory_file, "trajectories", reads=not refresh)
+        file = {"trajectory_file": place, "refresh": refresh}
+        self._fit(teacher, data=data, condition=as_condition(condition), progress=progress, **file)
         tell_ending(self.history_, "the student so far")
         return self
 
