@@ -6,5 +6,6 @@ back in the same form. It knows nothing else of the core, and imports no model.
 
 from .stored import Stored, Twin
 from .student import StudentModule
+from .teacher import TeacherModule
 
-__all__ = ["Stored", "StudentModule", "Twin"]
+__all__ = ["Stored", "StudentModule", "TeacherModule", "Twin"]

@@ -153,9 +153,13 @@ class DenseGenerator(nn.Module):
             symmetric = symmetric * (largest.rsqrt() * GROWTH_BOUND)
         return torch.cat([part["affine"], skew - skew.T + symmetric])
 
+    def exponential(self, tau: Tensor) -> Tensor:
+        """exp(tau L), ``[m, m]``, for one time in float64."""
+        return torch.matrix_exp(tau * self.matrix())
+
     def _moved(self, g: Observables, tau: Tensor, columns: slice) -> Tensor:
-        start, matrix = g.joined(), self.matrix()
-        return torch.stack([start @ (torch.matrix_exp(s * matrix)[:, columns]).to(start.dtype) for s in tau])
+        start = g.joined()
+        return torch.stack([start @ self.exponential(one)[:, columns].to(start.dtype) for one in tau])
 
     def state(self, g: Observables, tau: Tensor) -> Tensor:
         return self._moved(g, tau, slice(2, 2 + self.dimension))

@@ -341,6 +341,8 @@ def test_export_takes_batches_of_any_size(pair):
         assert_same(program(*(argument[rows] for argument in arguments)), expected[rows], 1e-5)
 
 
+# torch's own, when its compiler is imported.
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["spectral", "dense"])
 def test_compiled_forward(teachers, kind):
@@ -382,11 +384,11 @@ def test_arguments_that_do_not_fit_are_named(plain, error, message, call):
 def test_conditions_that_do_not_fit_are_named(teachers):
     student = KoopmanDistiller().set_params(**SMALL).fit(teachers("classes"), progress=False)
     module, x0 = student.to_torch(), torch.zeros(4, 2)
-    for wrong in (None, torch.zeros(3, dtype=torch.int64), torch.zeros(4)):
-        with pytest.raises(ArgumentError, match=r"condition: expected integer labels of shape \(4,\)"):
+    for wrong in (None, torch.zeros(3, dtype=torch.int64), torch.zeros(4), torch.full((4,), 3)):
+        with pytest.raises(
+            ArgumentError, match=r"condition: expected integer labels below 3 of shape \(4,\)"
+        ):
             module(x0, wrong)
-    with pytest.raises(RuntimeError, match="Class values"):
-        module(x0, torch.full((4,), 3))
     assert torch.equal(module(x0, torch.tensor(2)), module(x0, torch.full((4,), 2)))
 
 
