@@ -61,6 +61,15 @@ class Conditioning:
     def __bool__(self) -> bool:
         return self != Conditioning()
 
+    def of_rows(self, y: Array | None, condition: Array | None) -> Array | None:
+        """The condition of rows of data: itself, or what scikit-learn passes as ``y``, which an unconditional
+        field passes over. Raises ``ArgumentError`` for both."""
+        if y is None or not self:
+            return condition
+        if condition is not None:
+            raise ArgumentError("condition: expected None beside y, which says the condition, got an array")
+        return y
+
     def pool(self, condition: Array | None, known: Array | None = None) -> Array | None:
         """Rows that conditions are drawn from: the given ones, every class once, or known vectors. Raises
         ``ArgumentError`` for a condition without conditioning, none, and vectors that nobody knows."""

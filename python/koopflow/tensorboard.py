@@ -72,6 +72,10 @@ class TensorBoardLogger(AbstractContextManager["TensorBoardLogger"]):
                 text = f"log_dir: {self._folder} could not be written, its curves end here: {error}"
                 warnings.warn(text, RuntimeWarning, stacklevel=2)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # In another process: an event file of its own in the same folder.
+        return type(self), (self._folder,)
+
     def __exit__(self, *_: object) -> None:
         self.close()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import os
 import sys
 import warnings
 
@@ -55,6 +57,15 @@ def test_a_logger_is_a_callback_of_its_own(scalars, tmp_path):
                 {"stage": "teacher", "step": step, "total": 2, "seconds": 0.0, "values": {"loss": step / 4}}
             )
     assert scalars(tmp_path) == {"teacher/loss": [(1, 0.25), (2, 0.5)]}
+
+
+def test_a_folder_may_be_bytes_and_a_copy_writes_there_too(scalars, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with TensorBoardLogger(os.fsencode(tmp_path / "b")) as logger, copy.deepcopy(logger) as other:
+        event = {"stage": "teacher", "step": 1, "total": 1, "seconds": 0.0, "values": {"loss": 0.5}}
+        other(event)
+    assert scalars(tmp_path / "b") == {"teacher/loss": [(1, 0.5)]}
+    assert os.listdir(tmp_path) == ["b"]
 
 
 def test_without_tensorboard_the_error_says_what_to_install(gaussian, monkeypatch, tmp_path):

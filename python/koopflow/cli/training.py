@@ -16,7 +16,10 @@ from .options import Keywords, Option, Settings, Stopped, UsageError, command
 from .results import RESULTS, can_be_drawn, drawn, output_folder, progress, refuse_existing, say, write
 
 # Keywords of fit that a command fills in itself.
-FILLED = ("data", "y", "teacher", "noise", "condition", "progress", "callback", "checkpoint", "resume")
+FILLED = (
+    *("source", "data", "y", "teacher", "noise", "condition"),
+    *("progress", "callback", "checkpoint", "resume"),
+)
 OUTPUT = Option("output", "Folder for the results.")
 RESUME = Option("resume", "Whether to go on where the run in the output folder was cut off.", bool, False)
 

@@ -19,13 +19,14 @@ from .._batches import with_condition
 from .._checkpointing import check_apart, check_place, checkpointing
 from .._conditioning import Conditioning
 from .._ending import tell_ending
+from ..exceptions import ArgumentError
 from ..metrics.features import feature_distance
 from ..options import Architecture, Objective, Options, Training, Trajectories, UNet, name_of, to_json
 from ..progress import ProgressFunction, ProgressMeter
 from ..teachers.flow import Flow, checked_teacher
 from ..tensorboard import logged
 from ..twins import Stored, StudentModule
-from .evaluation import EvaluationReport, evaluate
+from .evaluation import SAMPLES, SEED, EvaluationReport, endpoint_error, evaluate
 from .student import FittedStudent
 
 # What the core calls options that have a better name among their own.
@@ -136,9 +137,10 @@ class KoopmanDistiller(FittedStudent):
 
     def fit(
         self,
-        teacher: Flow,
-        y: None = None,
+        source: Flow | Array | None = None,
+        y: Array | None = None,
         *,
+        teacher: Flow | None = None,
         condition: Array | None = None,
         data: Array | None = None,
         trajectory_file: str | PathLike[str] | None = None,
@@ -156,10 +158,13 @@ class KoopmanDistiller(FittedStudent):
 
         Parameters
         ----------
-        teacher : FlowTeacher
-            Teacher, fitted or attached.
-        y : None
-            Ignored; scikit-learn passes it.
+        source : FlowTeacher or array, ``[N, *event]``
+            Teacher, fitted or attached. Or rows of data, as scikit-learn passes them: they are ``data``,
+            which few losses look at, and ``teacher`` is the teacher.
+        y : array, optional
+            With rows of data, their condition; passed over for an unconditional teacher.
+        teacher : FlowTeacher, optional
+            Teacher, where ``source`` is rows of data or not given.
         condition : array, optional
             Labels ``[P]`` or vectors ``[P, dim]`` that training draws from, for a conditional teacher; with
             ``data``, the condition of each of its rows. By default every class equally often, or the vectors
@@ -210,10 +215,11 @@ class KoopmanDistiller(FittedStudent):
             What ``callback``, ``features`` or a function as ``progress`` raises, unchanged: fitting ends,
             ``checkpoint`` keeps what was trained, and this object stays as it was.
         """
+        teacher, data, condition = _learnt(source, y, teacher, data, condition)
         files = checkpointing("a student", checkpoint, checkpoint_every, checkpoint_minutes, resume)
         trajectories = check_place("trajectory_file", trajectory_file, "trajectories", reads=not refresh)
         check_apart(checkpoint=files["checkpoint"], trajectory_file=trajectories)
-        field = checked_teacher(teacher).field
+        field = teacher.field
         config = {**teacher.pairing_, **self._config(), "seed": self._seed(resume)}
         if features is not None:
             config["weights"] = {"feature_distance": 1.0, **config.get("weights", {})}
@@ -263,8 +269,8 @@ class KoopmanDistiller(FittedStudent):
         teacher: Flow,
         data: Array | None = None,
         *,
-        n: int = 2000,
-        seed: int | None = 987_654_321,
+        n: int = SAMPLES,
+        seed: int | None = SEED,
         condition: Array | None = None,
     ) -> EvaluationReport:
         """Compare with a teacher on fresh noise, and both with held-out data.
@@ -293,6 +299,30 @@ class KoopmanDistiller(FittedStudent):
         self._fitted()
         count, seed = as_integer(n, "n", least=2), as_seed(seed)
         return evaluate(self, checked_teacher(teacher), data, n=count, seed=seed, condition=condition)
+
+    def score(
+        self, source: Flow | Array | None = None, y: Array | None = None, *, teacher: Flow | None = None
+    ) -> float:
+        """Minus the ``endpoint_error`` of :meth:`evaluate`: how well noise goes where the teacher takes it.
+
+        What scikit-learn's ``GridSearchCV`` and ``cross_val_score`` maximise; at most 0, and the same number
+        at every call.
+
+        Parameters
+        ----------
+        source : FlowTeacher or array, ``[N, *event]``
+            Teacher; or at least 4 rows of held-out data, whose number is that of the noise samples and whose
+            total standard deviation is the unit of the error.
+        y : array, optional
+            With rows of data, their condition; passed over for an unconditional teacher.
+        teacher : FlowTeacher, optional
+            Teacher, where ``source`` is no teacher; by default that of ``fit`` in this process.
+        """
+        self._fitted()
+        if teacher is None and not isinstance(source, Flow):
+            teacher = self._teacher
+        teacher, data, condition = _learnt(source, y, teacher, None, None)
+        return -endpoint_error(self, teacher, data, condition=condition)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the student to one safetensors file, atomically."""
@@ -372,6 +402,29 @@ class KoopmanDistiller(FittedStudent):
         if self.unet is not None:
             flat["unet"] = unet
         return {**flat, **{CORE_NAMES.get(name, name): value for name, value in grouped.items()}}
+
+
+def _learnt(
+    source: Flow | Array | None,
+    y: Array | None,
+    teacher: Flow | None,
+    data: Array | None,
+    condition: Array | None,
+) -> tuple[Flow, Array | None, Array | None]:
+    """Teacher, data and their condition, whichever of the two ways of ``fit`` they were given in."""
+    if teacher is None and hasattr(source, "__len__") and not callable(source):
+        raise TypeError(
+            "teacher: expected a FlowTeacher, or one beside rows of data (data, teacher=teacher), since "
+            f"copies and files of students do not hold theirs; got None beside a {type(source).__name__}"
+        )
+    if isinstance(source, Flow) or teacher is None:
+        if teacher is not None:
+            raise ArgumentError("teacher: expected None beside a teacher as the first argument, got another")
+        return checked_teacher(source), data, condition
+    if source is not None and data is not None:
+        raise ArgumentError("data: expected None beside rows of data as the first argument, got an array")
+    known = Conditioning.of(checked_teacher(teacher).field)
+    return teacher, data if source is None else source, known.of_rows(y, condition)
 
 
 def _points(

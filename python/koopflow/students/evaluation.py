@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 RE_ENCODINGS = (2, 4, 8)
 # The assignment behind the exact Wasserstein distance costs the cube of the number of samples.
 EXACT_LIMIT = 2_000
+# Number of fresh noise samples, and their random seed, unless somebody says otherwise.
+SAMPLES, SEED = 2_000, 987_654_321
 
 
 @dataclass(frozen=True)
@@ -172,18 +174,8 @@ def evaluate(
     condition: Array | None,
 ) -> EvaluationReport:
     """Measure a student: see :meth:`koopflow.KoopmanDistiller.evaluate`."""
-    shape, core = teacher.event_shape_, student._fitted()
-    held_out = None if data is None else to_numpy(as_batch(data, "data"))
-    if held_out is not None and (held_out.shape[1:] != shape or len(held_out) < 4):
-        raise ShapeError(f"data: expected at least 4 samples of shape {shape}, got an array {held_out.shape}")
-    known = None if teacher.training_data_ is None else teacher.training_data_.condition
-    condition = student.teacher_.get("classes") if condition is None else condition
-    pool = Conditioning.of(teacher.field).pool(condition, known)
-    if pool is not None:
-        # Of the samples or of the data: all of them count alike.
-        rows = np.random.default_rng(seed).permutation(len(pool)) if len(pool) > n else np.arange(len(pool))
-        condition = pool[np.resize(rows, n)]
-    noise = _core.normal((n, *shape), seed)
+    core = student._fitted()
+    held_out, noise, condition = _asked(student, teacher, data, n=n, seed=seed, condition=condition)
     times = [0.0, *PATH_TIMES, 1.0]
 
     def drawn(model: Any) -> tuple[NDArray[Any], int, float]:
@@ -193,10 +185,7 @@ def evaluate(
 
     path = to_numpy(teacher.trajectory(noise, times=times, condition=condition))
     ends, teacher_evaluations, teacher_seconds = drawn(teacher)
-    scale = _core.total_std(ends if held_out is None else held_out)
-    if scale == 0.0:
-        argument = "n: expected at least 2 samples" if data is None else "data: expected finite samples"
-        raise ArgumentError(f"{argument} that are not all equal")
+    scale = _unit(ends, held_out)
     drawn(student)  # the first use prepares the propagator
     student_ends, student_evaluations, student_seconds = drawn(student)
     student_path = to_numpy(student.sample_path(noise, times=times, condition=condition))
@@ -239,6 +228,45 @@ def evaluate(
         seed=seed,
         intervals={name: (estimate.low, estimate.high) for name, estimate in estimates.items()},
     )
+
+
+def endpoint_error(
+    student: FittedStudent, teacher: Flow, data: Array | None, *, condition: Array | None
+) -> float:
+    """The endpoint error of :func:`evaluate`, alone: see :meth:`koopflow.KoopmanDistiller.score`."""
+    data = None if data is None else as_batch(data, "data")
+    n = SAMPLES if data is None else len(data)
+    held_out, noise, condition = _asked(student, teacher, data, n=n, seed=SEED, condition=condition)
+    ends = to_numpy(teacher.sample(x0=noise, condition=condition))
+    samples = to_numpy(student.sample(x0=noise, condition=condition))
+    return float(_core.endpoint_error(samples, ends, _unit(ends, held_out)).value)
+
+
+def _asked(
+    student: FittedStudent, teacher: Flow, data: Array | None, *, n: int, seed: int, condition: Array | None
+) -> tuple[NDArray[Any] | None, NDArray[Any], Array | None]:
+    """Held-out data, fresh noise, and the condition of each of its rows."""
+    shape = teacher.event_shape_
+    held_out = None if data is None else to_numpy(as_batch(data, "data"))
+    if held_out is not None and (held_out.shape[1:] != shape or len(held_out) < 4):
+        raise ShapeError(f"data: expected at least 4 samples of shape {shape}, got an array {held_out.shape}")
+    known = None if teacher.training_data_ is None else teacher.training_data_.condition
+    condition = student.teacher_.get("classes") if condition is None else condition
+    pool = Conditioning.of(teacher.field).pool(condition, known)
+    if pool is not None:
+        # Of the samples or of the data: all of them count alike.
+        rows = np.random.default_rng(seed).permutation(len(pool)) if len(pool) > n else np.arange(len(pool))
+        condition = pool[np.resize(rows, n)]
+    return held_out, _core.normal((n, *shape), seed), condition
+
+
+def _unit(ends: NDArray[Any], held_out: NDArray[Any] | None) -> float:
+    """The total standard deviation of the data, or else of the teacher's samples: the unit of errors."""
+    scale = _core.total_std(ends if held_out is None else held_out)
+    if scale == 0.0:
+        argument = "n: expected at least 2 samples" if held_out is None else "data: expected finite samples"
+        raise ArgumentError(f"{argument} that are not all equal")
+    return scale
 
 
 def distances(samples: NDArray[Any], data: NDArray[Any]) -> Distances:

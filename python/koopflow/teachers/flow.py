@@ -8,7 +8,18 @@ from functools import partial
 from typing import Any
 
 from .. import _core
-from .._arrays import Array, as_integer, as_number, as_seed, as_states, as_times, kept, noise_or, times_for
+from .._arrays import (
+    Array,
+    as_integer,
+    as_number,
+    as_seed,
+    as_states,
+    as_times,
+    kept,
+    noise_or,
+    times_for,
+    to_numpy,
+)
 from .._conditioning import Conditioning
 from ..exceptions import ArgumentError, NotFittedError
 from ..progress import ProgressFunction, ProgressMeter
@@ -242,6 +253,12 @@ class Flow:
                 condition=self._checked(condition),
                 monitor=meter.monitor,
             )
+
+    def score(self, data: Array, y: Array | None = None) -> float:
+        """Mean of :meth:`log_prob` over data ``[N, *event]``, in nats: scikit-learn's measure of a density,
+        the higher the better. ``y`` is their condition; an unconditional teacher passes it over."""
+        condition = Conditioning.of(self.field).of_rows(y, None)
+        return float(to_numpy(self.log_prob(data, condition=condition)).mean(dtype=float))
 
     @property
     def _twin(self) -> Callable[[], TeacherModule]:

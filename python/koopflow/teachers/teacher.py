@@ -34,6 +34,7 @@ from ..options import SHARED_TRAINING, Options, Training, UNet, name_of, to_json
 from ..progress import ProgressFunction, ProgressMeter
 from ..twins.diffusion import DiffusionField
 from ..twins.teacher import GuidedField, TeacherModule
+from .attaching import Attachable, attaching
 from .flow import Flow, TrainingData
 from .torch_models import PREDICTION, TorchModel, probe, scripted, scripted_twin, sizes
 from .torchcfm import read_state_dict
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False, repr=False)
-class FlowTeacher(Flow, Parameters):
+class FlowTeacher(Attachable, Flow, Parameters):
     """A flow-matching model: trained here on data, attached from PyTorch, or known in closed form.
 
     The probability path is x_t = a(t) x1 + s(t) x0 with standard normal x0 (Lipman et al. 2210.02747); a
@@ -132,6 +133,7 @@ class FlowTeacher(Flow, Parameters):
     def fit(
         self,
         data: Array,
+        y: Array | None = None,
         *,
         noise: Array | None = None,
         condition: Array | None = None,
@@ -153,6 +155,8 @@ class FlowTeacher(Flow, Parameters):
             ``DataLoader`` or another iterable of batches ``x`` or ``(x, condition)``, of which no more than
             65,536 samples or 256 MiB are held at once, as of files that ``numpy.load(mmap_mode="r")`` maps.
             Copies of the arrays, or of those first samples, stay in :attr:`training_data_`.
+        y : array, optional
+            The condition, as scikit-learn passes it; an unconditional teacher passes it over.
         noise : array, ``[N, *event]``, optional
             Standard normal noise that each row is paired with, instead of a coupling, as
             :func:`koopflow.reflow` has it.
@@ -196,6 +200,7 @@ class FlowTeacher(Flow, Parameters):
             keeps what was trained, and this object stays as it was.
         """
         conditioning = Conditioning(self.num_classes, self.condition_dim)
+        condition = conditioning.of_rows(y, condition)
         files = checkpointing("a teacher", checkpoint, checkpoint_every, checkpoint_minutes, resume)
         if isinstance(data, np.memmap) and data.nbytes > MOST_BYTES and noise is resume is None:
             data, condition = Rows(data, condition), None
@@ -243,6 +248,7 @@ class FlowTeacher(Flow, Parameters):
         return self
 
     @classmethod
+    @attaching
     def from_torch(
         cls,
         model: Callable[..., Any],
@@ -336,6 +342,7 @@ class FlowTeacher(Flow, Parameters):
         return cls._around(attached.checked(), attached.twin)
 
     @classmethod
+    @attaching
     def from_torchscript(
         cls,
         path: str | PathLike[str],
@@ -384,6 +391,7 @@ class FlowTeacher(Flow, Parameters):
         return cls._around(field, twin)
 
     @classmethod
+    @attaching
     def from_diffusion(
         cls,
         model: Callable[..., Any] | Flow | str | PathLike[str],
@@ -599,6 +607,7 @@ class FlowTeacher(Flow, Parameters):
         teacher.training_data_ = TrainingData.copied(data)
         return teacher
 
+    @attaching
     def guided(self, scale: float, *, null_condition: Array | int | None = None) -> FlowTeacher:
         """This conditional teacher with classifier-free guidance (Ho and Salimans 2207.12598).
 

@@ -228,6 +228,50 @@ def test_a_forked_child_can_use_the_library():
     assert done.stdout == "both done\n"
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_forked_workers_fit_and_sample_after_their_parent_did():
+    """With two of libtorch's threads in the parent, which its children do not have."""
+    done = run_python(
+        """
+        import multiprocessing, os, warnings
+        from concurrent.futures import ProcessPoolExecutor
+        import numpy as np, torch
+        from koopflow import FlowTeacher, KoopmanDistiller
+
+        warnings.simplefilter("ignore")  # Python 3.12 warns of forking with threads, as libtorch has them
+        torch.set_num_threads(2)
+        torch.ones(1000, 1000) @ torch.ones(1000, 1000)
+        data = np.random.default_rng(0).normal(size=(256, 2)).astype("f4")
+        noise = np.random.default_rng(1).normal(size=(30_000, 2)).astype("f4")
+
+        def made():
+            teacher = FlowTeacher((2,), width=8, depth=1, steps=4).fit(data, progress=False)
+            student = KoopmanDistiller(observables=4, width=8, steps=4, trajectories=64)
+            return teacher, student.fit(teacher, progress=False)
+
+        teacher, student = made()
+
+        def answers():
+            # Of the parent's models, and of some made here.
+            others = made()
+            return [
+                student.sample(x0=noise), others[1].sample(x0=noise), student.invert(noise),
+                teacher.sample(x0=noise[:500]), others[0].log_prob(data), student.spectrum(teacher).energy,
+            ]
+
+        with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
+            found = [pool.submit(answers).result() for _ in range(2)]
+        for other in found:
+            for own, theirs in zip(answers(), other, strict=True):
+                np.testing.assert_allclose(own, theirs, rtol=1e-4, atol=1e-4)
+        print("both done")
+        """,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "both done\n"
+
+
 class TestVersions:
     def test_another_torch_is_refused_with_the_command(self):
         done = run_python(

@@ -5,11 +5,12 @@ import multiprocessing
 import pickle
 from concurrent.futures import ProcessPoolExecutor
 
+import joblib
 import numpy as np
 import pytest
 import torch
 
-from koopflow import FlowTeacher, KoopmanDistiller, Training, _core, analysis, baselines
+from koopflow import FlowTeacher, KoopmanDistiller, Training, _core, analysis, baselines, compare
 from koopflow.exceptions import CheckpointError, TeacherError
 
 NOISE = np.random.default_rng(4).normal(size=(6, 2)).astype("f4")
@@ -24,7 +25,10 @@ def trained() -> FlowTeacher:
 
 
 def copies(model):
-    return [pickle.loads(pickle.dumps(model)), copy.deepcopy(model)]
+    oldest, newest = (
+        pickle.loads(pickle.dumps(model, protocol)) for protocol in (0, pickle.HIGHEST_PROTOCOL)
+    )
+    return [oldest, newest, copy.deepcopy(model)]
 
 
 def test_students(student, gaussian):
@@ -85,11 +89,60 @@ def test_trained_teachers(trained):
         np.testing.assert_array_equal(other.training_data_.data, DATA)
 
 
-def test_attached_teachers_say_what_to_do():
+class Model(torch.nn.Module):
+    """A velocity whose code is in a file, as pickle wants it."""
+
+    def __init__(self, classes=0):
+        super().__init__()
+        self.shift = torch.nn.Parameter(torch.linspace(-1.0, 1.0, 2 * (classes + 1)).view(-1, 2))
+
+    def forward(self, t, x, y=None):
+        return self.shift[0 if y is None else y] - x * t[:, None]
+
+
+def attached():
+    conditional = FlowTeacher.from_torch(Model(2), (2,), num_classes=2)
+    yield FlowTeacher.from_torch(Model().double(), (2,), convention="flow_matching"), None
+    yield conditional.guided(1.5), [0, 1, 1, 0, 1, 0]
+    yield FlowTeacher.from_diffusion(conditional.guided(0.5), parametrisation="v"), [0, 1, 1, 0, 1, 0]
+    yield FlowTeacher.from_diffusion(FlowTeacher.gaussian([0.0, 1.0], np.eye(2)), parametrisation="v"), None
+
+
+@pytest.mark.parametrize(("teacher", "condition"), [*attached()])
+def test_attached_teachers_are_attached_again(teacher, condition):
+    expected = teacher.velocity(0.25, NOISE, condition)
+    for other in copies(teacher):
+        np.testing.assert_array_equal(other.velocity(0.25, NOISE, condition), expected)
+        assert repr(other) == repr(teacher)
+
+
+def test_copies_of_attached_teachers_have_models_of_their_own(tmp_path):
+    module = Model()
+    teacher = FlowTeacher.from_torch(module, (2,))
+    other, before = copy.deepcopy(teacher), teacher.velocity(0.5, NOISE)
+    with torch.no_grad():
+        module.shift += 1.0
+    np.testing.assert_allclose(teacher.velocity(0.5, NOISE), before + 1.0, rtol=1e-5)
+    np.testing.assert_array_equal(other.velocity(0.5, NOISE), before)
+    # Together they stay together.
+    both, same = pickle.loads(pickle.dumps((module, teacher)))
+    with torch.no_grad():
+        both.shift -= 1.0
+    np.testing.assert_allclose(same.velocity(0.5, NOISE), before, rtol=1e-5, atol=1e-6)
+    # Trained here, it is koopflow's to keep.
+    teacher.set_params(steps=2, width=8, depth=1).fit(DATA, progress=False)
+    teacher.save(tmp_path / "teacher")
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(teacher)).sample(3), teacher.sample(3))
+
+
+def test_what_pickle_refuses_and_files_do_not_hold(tmp_path):
     teacher = FlowTeacher.from_torch(lambda t, x: 1.0 - x, (2,))
-    for call in (pickle.dumps, copy.deepcopy):
+    with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
+        pickle.dumps(teacher)
+    np.testing.assert_array_equal(copy.deepcopy(teacher).sample(3), teacher.sample(3))
+    for refuse in (teacher.field.to_bytes, lambda: teacher.save(tmp_path / "teacher")):
         with pytest.raises(TeacherError, match="save the wrapped module itself and attach it again"):
-            call(teacher)
+            refuse()
     student = KoopmanDistiller(observables=4, width=8, steps=3).fit(teacher, progress=False)
     for other in copies(student):
         np.testing.assert_array_equal(other.sample(x0=NOISE), student.sample(x0=NOISE))
@@ -153,6 +206,32 @@ def draw(student, seed):
 def test_a_worker_process_samples(student):
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         np.testing.assert_array_equal(pool.submit(draw, student, 7).result(), student.sample(4, seed=7))
+
+
+def test_joblib_keeps_models_and_sends_them_to_workers(student, trained, tmp_path):
+    for model, condition in ((student, None), (trained, 1)):
+        joblib.dump(model, tmp_path / "model", compress=3)
+        np.testing.assert_array_equal(
+            joblib.load(tmp_path / "model").sample(x0=NOISE, condition=condition),
+            model.sample(x0=NOISE, condition=condition),
+        )
+    teacher = FlowTeacher.from_torch(Model(), (2,))
+    models = [student, teacher, baselines.OdeSolver().fit(teacher), student.spectrum(n=32)]
+    calls = [model.sample_path if model is models[-1] else model.sample for model in models]
+    options = [{"times": [1.0]} if call == calls[-1] else {} for call in calls]
+    found = joblib.Parallel(n_jobs=2)(
+        joblib.delayed(call)(x0=NOISE, **given) for call, given in zip(calls, options, strict=True)
+    )
+    for other, call, given in zip(found, calls, options, strict=True):
+        np.testing.assert_allclose(other, call(x0=NOISE, **given), rtol=1e-5, atol=1e-6)
+
+
+def test_a_comparison_and_a_report(student, gaussian):
+    report = student.evaluate(gaussian, DATA, n=20)
+    table = compare(gaussian, DATA, methods=["Euler, 4 steps"], n=20, progress=False)
+    for given in (report, table):
+        for other in copies(given):
+            assert str(other) == str(given)
 
 
 def test_other_bytes_are_refused(student, trained):
