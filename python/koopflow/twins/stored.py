@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 import safetensors.torch
@@ -49,6 +50,8 @@ class Twin(nn.Module):
     renamed: ClassVar[Mapping[str, str]] = {}
     # Beginnings of names of tensors that are not part of the model in use.
     left_out: ClassVar[tuple[str, ...]] = ()
+    # Those of the file's tensors, by their names there.
+    dtypes: Mapping[str, torch.dtype] = MappingProxyType({})
 
     def __init__(self, stored: Stored) -> None:
         super().__init__()
@@ -57,8 +60,8 @@ class Twin(nn.Module):
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             self.build(stored.header["model"])
         tensors = {name: x for name, x in stored.tensors.items() if not name.startswith(self.left_out)}
-        self.dtype = next(x.dtype for x in tensors.values() if x.is_floating_point())
-        self.to(self.dtype)
+        self.dtypes = {name: x.dtype for name, x in tensors.items()}
+        self.to(next(dtype for dtype in self.dtypes.values() if dtype.is_floating_point))
         self.load_state_dict({_begun(name, self.renamed): x for name, x in tensors.items()})
         self.eval()
 
@@ -67,13 +70,14 @@ class Twin(nn.Module):
         raise NotImplementedError
 
     def stored(self) -> Stored:
-        """The stored form of the module, in the dtype of the model that it was made of.
+        """The stored form of the module, of the dtypes of the model that it was made of.
 
         Raises ``NonFiniteError`` for values that are not finite.
         """
         back = {own: name for name, own in self.renamed.items()}
-        tensors = {_begun(name, back): x.to(self.dtype) for name, x in self.state_dict().items()}
+        tensors = {_begun(name, back): x for name, x in self.state_dict().items()}
         for name, tensor in tensors.items():
+            tensors[name] = tensor = tensor.to(self.dtypes.get(name, tensor.dtype))
             if not torch.isfinite(tensor).all():
                 raise NonFiniteError(f"module: expected finite weights, got NaN or infinite values in {name}")
         return Stored(self.header, tensors)
