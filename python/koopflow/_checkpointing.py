@@ -30,8 +30,8 @@ def checkpointing(
     """
     if checkpoint is None and not (every is None and minutes is None):
         raise ArgumentError("checkpoint: expected a file, since it is to be written regularly, got None")
-    if every is not None and (every := as_integer(every, "checkpoint_every")) < 1:
-        raise ArgumentError(f"checkpoint_every: expected at least 1, got {every}")
+    if every is not None:
+        every = as_integer(every, "checkpoint_every", least=1)
     if minutes is not None:
         positive = "a positive number"
         minutes = as_number(minutes, "checkpoint_minutes", positive, lambda value: 0 < value < math.inf)

@@ -43,8 +43,8 @@ class Parameters(BaseEstimator, metaclass=_Regrouping):  # type: ignore[misc]
     _nested: ClassVar[Mapping[str, type[Options]]] = {}
 
     @classmethod
-    def _regrouped(cls, keywords: Mapping[str, Any]) -> dict[str, Any]:
-        """Keywords of the constructor, those that are options of a group put into it."""
+    def _regrouped(cls, keywords: Mapping[str, Any], *, warn: bool = True) -> dict[str, Any]:
+        """Keywords of the constructor, those that are options of a group put into it, with a warning."""
         known = inspect.signature(cls.__init__).parameters
         found = {name: value for name, value in keywords.items() if name in known}
         for name in (name for name in keywords if name not in known):
@@ -53,8 +53,9 @@ class Parameters(BaseEstimator, metaclass=_Regrouping):  # type: ignore[misc]
                 # Python's own message would not say which name is meant.
                 raise TypeError(f"{cls.__name__}() has no parameter {name!r}{cls._hint(name)}")
             kind = cls._nested[outer]
-            now = f"{outer}={kind.__name__}({option}=...)"
-            warnings.warn(f"{cls.__name__}: write {now} instead of {name}=", FutureWarning, stacklevel=3)
+            if warn:
+                now = f"{outer}={kind.__name__}({option}=...)"
+                warnings.warn(f"{cls.__name__}: write {now} instead of {name}=", FutureWarning, stacklevel=3)
             found[outer] = kind.of(outer, found.get(outer)).replaced(**{option: keywords[name]})
         return found
 
@@ -126,23 +127,12 @@ class Parameters(BaseEstimator, metaclass=_Regrouping):  # type: ignore[misc]
         Files from before options were grouped have flat names. Raises ``CheckpointError`` for parameters that
         are not this class's.
         """
-        names = cls._get_param_names()
-        params: dict[str, Any] = {}
-        flat: dict[str, dict[str, Any]] = {}
-        for name, value in written.items():
-            outer, option = cls._home(name)
-            if name in names:
-                params[name] = value
-            elif outer and value is not None:
-                flat.setdefault(outer, {})[option] = value
-            elif not outer:
-                raise CheckpointError(
-                    f"{as_path(path)}: holds an unknown option {name!r} of a {cls.__name__}"
-                )
+        # Among flat names are those that were not set.
+        params = {name: v for name, v in written.items() if v is not None or not cls._home(name)[0]}
         try:
             for name, kind in cls._nested.items():
-                if name in flat or isinstance(params.get(name), Mapping):
-                    params[name] = kind.of(name, params.get(name)).replaced(**flat.get(name, {}))
-            return cls(**{**params, **known})
+                if isinstance(params.get(name), Mapping):
+                    params[name] = kind.of(name, params[name])
+            return cls(**cls._regrouped({**params, **known}, warn=False))
         except (TypeError, ArgumentError) as error:
             raise CheckpointError(f"{as_path(path)}: {error}") from error

@@ -13,10 +13,8 @@ from .._versions import show_versions
 from ..exceptions import KoopflowError, TeacherError
 from ..options import nearest
 from .demo import demo
-from .measure import compare, evaluate
+from .models import compare, evaluate, sample, spectrum
 from .options import Settings, Stopped, UsageError, command
-from .sample import sample
-from .spectrum import spectrum
 from .training import distill, train_teacher
 
 # Exit codes besides 0.
@@ -81,7 +79,9 @@ def _run(name: str, arguments: Sequence[str]) -> int:
         return 0
     if name not in COMMANDS:
         said = f"no command {name!r}{nearest(name, COMMANDS)}" if name else "expected a command"
-        return _fail(f"koopflow: error: {said} (see koopflow --help)", USAGE_ERROR)
+        _say(f"koopflow: error: {said} (see koopflow --help)")
+        return USAGE_ERROR
+    said, code = f"koopflow {name}: error: ", USAGE_ERROR
     try:
         chosen = COMMANDS[name][0]()
         settings = chosen.parse(arguments)
@@ -91,26 +91,24 @@ def _run(name: str, arguments: Sequence[str]) -> int:
             warnings.showwarning = lambda message, *_, **__: _say(f"koopflow {name}: warning: {message}")
             return chosen.run(settings)
     except KeyboardInterrupt:
-        return _fail("koopflow: interrupted", INTERRUPTED)
+        said, code = "koopflow: interrupted", INTERRUPTED
     except Stopped as stopped:
-        return _fail(f"koopflow {name}: {stopped}", INTERRUPTED)
+        said, code = f"koopflow {name}: {stopped}", INTERRUPTED
     except BrokenPipeError:
         raise
     except OSError as error:
-        said = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
-        return _fail(f"koopflow {name}: error: {said}", FAILURE if error.errno in FULL else USAGE_ERROR)
+        said += f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+        code = FAILURE if error.errno in FULL else USAGE_ERROR
     except (UsageError, KoopflowError) as error:
+        said += str(error)
         # What koopflow says of an option, a file or data that a person gave is a ValueError too.
-        wrong = isinstance(error, UsageError | ValueError) and not isinstance(error, TeacherError)
-        return _fail(f"koopflow {name}: error: {error}", USAGE_ERROR if wrong else FAILURE)
+        if not isinstance(error, UsageError | ValueError) or isinstance(error, TeacherError):
+            code = FAILURE
     except (MemoryError, RuntimeError) as error:
         # Of NumPy and torch, where koopflow asked for more memory than there is.
-        said = "out of memory: " * isinstance(error, MemoryError) + str(error).partition("\n")[0]
-        return _fail(f"koopflow {name}: error: {said}", FAILURE)
-
-
-def _fail(message: str, code: int) -> int:
-    _say(message)
+        said += "out of memory: " * isinstance(error, MemoryError) + str(error).partition("\n")[0]
+        code = FAILURE
+    _say(said)
     return code
 
 

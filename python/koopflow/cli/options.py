@@ -115,10 +115,8 @@ class Keywords(NamedTuple):
             kinds = typing.get_args(hints[name]) if union else (hints[name],)
             # Python also takes functions, and mappings for option dataclasses; here neither can be given.
             kind = reduce(or_, [kind for kind in kinds if typing.get_origin(kind) not in (Callable, Mapping)])
-            if parameter.default is parameter.empty:
-                yield Option(name, words.get(name, ""), kind | None)
-            else:
-                yield Option(name, words.get(name, ""), kind, parameter.default)
+            default = None if parameter.default is parameter.empty else parameter.default
+            yield Option(name, words.get(name, ""), kind | None if default is None else kind, default)
 
 
 Runner: TypeAlias = Callable[[Settings], int]

@@ -88,8 +88,8 @@ def images(
     if kind == "picture":
         # Resized one by one, since they may be of different sizes.
         pixels, found = image_folder(place, size=size, resample=resample, **options)
-        size = None
-    elif kind == "NumPy":
+        return pixels, None if labels is False else found
+    if kind == "NumPy":
         pixels, found = arrays(place, labels=labels, **options)
     elif kind == "CIFAR-10":
         pixels, found = cifar10(place, **options) if place.is_dir() else _cifar([place])
@@ -128,18 +128,11 @@ def idx(
 def mnist(folder: str | PathLike[str], *, split: str = "train") -> tuple[Images, Labels]:
     """MNIST ``[N, 1, 28, 28]``, white on black, and its digits, from the files that it is published in.
 
-    Parameters
-    ----------
-    folder : path
-        Folder of ``train-images-idx3-ubyte`` and ``train-labels-idx1-ubyte`` (``t10k-...`` of the test), also
-        named ``train-images.idx3-ubyte``, gzipped (``.gz``) or not; or torchvision's root folder.
-    split : {"train", "test"}, default "train"
-        The 60,000 training images or the 10,000 test images.
-
-    Raises
-    ------
-    FileNotFoundError, ArgumentError, DatasetError, DtypeError
-        As :func:`idx`, for a missing file, another word as ``split`` and a file as ``folder``.
+    ``folder`` holds ``train-images-idx3-ubyte`` and ``train-labels-idx1-ubyte`` (``t10k-...`` of the test),
+    also named ``train-images.idx3-ubyte``, gzipped (``.gz``) or not; or it is torchvision's root folder.
+    ``split`` is ``"train"`` for the 60,000 training images or ``"test"`` for the 10,000 of the test. Raises
+    what :func:`idx` does, ``FileNotFoundError`` for a missing file, and ``ArgumentError`` for another word as
+    ``split`` or a file as ``folder``.
     """
     return _mnist(folder, "MNIST/raw", split)
 
@@ -241,10 +234,8 @@ def _cifar(files: list[Path]) -> tuple[Images, Labels]:
     for file in files:
         content = np.fromfile(file, np.uint8)
         whole, rest = divmod(len(content), length)
-        if not len(content):
-            raise DatasetError(f"{file}: expected at least one image, got an empty file")
-        if rest:
-            got = f"{whole} of them and {rest} bytes more"
+        if rest or not whole:
+            got = f"{whole} of them and {rest} bytes more" if len(content) else "an empty file"
             raise DatasetError(f"{file}: expected records of {length} bytes, got {got}")
         batches.append(content.reshape(whole, length))
         wrong = np.flatnonzero(batches[-1][:, 0] >= CIFAR_CLASSES)

@@ -17,14 +17,7 @@ Samples = NDArray[np.float32]
 def moons(n: int, *, noise: float = 0.2, seed: int | None = 0) -> Samples:
     """Two interleaved half circles of radius 3 in [-5, 6] x [-4, 3.5]: ``[n, 2]``, float32, deviation 3.1.
 
-    Parameters
-    ----------
-    n : int
-        Number of samples.
-    noise : float, default 0.2
-        Standard deviation of the Gaussian noise, relative to a radius of one.
-    seed : int or None, default 0
-        Random seed; None draws one.
+    ``noise`` is the deviation of Gaussian noise, relative to a radius of one; a ``seed`` of None draws one.
 
     Examples
     --------

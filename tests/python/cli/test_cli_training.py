@@ -296,7 +296,7 @@ def test_what_cannot_be_trained_is_one_line_and_leaves_nothing(arguments, messag
         (["--data", "digits"], "--data: expected samples of shape (2,), as the teacher's, got (64,)"),
         (["--objective.weights.fase", "1"], "fase"),
         (["--generator", "sparse"], "sparse"),
-        (["--set", "checkpoint_every=0"], "checkpoint_every: expected at least 1, got 0"),
+        (["--set", "checkpoint_every=0"], "checkpoint_every: expected an integer of at least 1, got 0"),
     ],
 )
 def test_what_cannot_be_distilled_is_one_line(arguments, message, folder, tmp_path, capsys):

@@ -160,7 +160,7 @@ def test_cifar_records_are_a_label_and_three_planes(tmp_path, nested):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "data_batch_3.bin: expected at least one image, got an empty file"),
+        (b"", "data_batch_3.bin: expected records of 3073 bytes, got an empty file"),
         (RECORDS[:2].tobytes()[:-1], "records of 3073 bytes, got 1 of them and 3072 bytes more"),
         (RECORDS[:1].tobytes() + b"x", "got 1 of them and 1 bytes more"),
         (RECORDS[:1].tobytes() + b"\x0a" + bytes(3072), "labels of 0 to 9, got 10 in record 1"),

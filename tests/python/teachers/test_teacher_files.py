@@ -65,7 +65,7 @@ def test_what_cannot_be_resumed_says_why(tmp_path):
         small().fit(DATA, progress=False, resume=tmp_path / "finished.safetensors")
     with pytest.raises(FileNotFoundError):
         small().fit(DATA, progress=False, resume=tmp_path / "nowhere")
-    with pytest.raises(ArgumentError, match="checkpoint_every: expected at least 1, got 0"):
+    with pytest.raises(ArgumentError, match="checkpoint_every: expected an integer of at least 1, got 0"):
         small().fit(DATA, progress=False, checkpoint=path, checkpoint_every=0)
     with pytest.raises(ArgumentError, match="checkpoint: expected a file"):
         small().fit(DATA, progress=False, checkpoint_minutes=1.0)

@@ -1,0 +1,257 @@
+"""``koopflow sample``, ``spectrum``, ``evaluate`` and ``compare``: what models are used for."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import inspect
+from dataclasses import asdict
+from io import BytesIO, StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+
+from .. import plotting
+from .._arrays import to_numpy
+from ..compare import compare as compare_methods
+from ..exceptions import ShapeError
+from ..spectrum import LevelSpectrum
+from ..students import KoopmanDistiller
+from ..teachers import FlowTeacher
+from .inputs import DATA, conditioning_of, conditions, load, load_either, load_student, load_teacher
+from .options import Keywords, Option, Settings, Stopped, UsageError, command, plain
+from .results import (
+    DEVICE,
+    PICTURES,
+    RESULTS,
+    can_be_drawn,
+    drawn,
+    output_file,
+    output_folder,
+    progress,
+    refuse_existing,
+    say,
+    write,
+)
+
+ARRAYS = (".npy", ".npz", ".safetensors")
+# Options of sampling that are not those of a model's sample.
+OWN = ("n", "label", "condition", "columns", "device")
+STEPS = "Encodings of a student's path, 1 by default; steps of a teacher's fixed-step solver."
+# Of a spectrum.
+TABLES = ("summary.txt", "eigenvalues.csv", "eigenvalues.json")
+FILES = (*TABLES, "eigenvalues.png", "modes.png", "spectrum.toml")
+
+
+@command(
+    positional="student",
+    run=(Option("student", "File of a student or a teacher."), Option("output", "File for the samples.")),
+    sample=(
+        Option("n", "Number of samples: 64, or eight of each class, by default; -n for short.", int | None),
+        Option("label", "One class or several, [0, 3]: all by default.", int | list[int] | None),
+        Option("condition", "An .npy file with the condition of each sample."),
+        Option("modes", "Modes that move: 3, [0, 1, 4] or :20.", int | list[int] | str | None),
+        Option("steps", STEPS, int | None),
+        Keywords(KoopmanDistiller.sample, skip=("x0", "progress")),
+        Keywords(FlowTeacher.sample, skip=("x0", "progress")),
+        Option("columns", "Number of columns of a grid of images.", int | None),
+        DEVICE,
+    ),
+    alone=RESULTS,
+)
+def sample(settings: Settings) -> int:
+    """Draws samples of a student or a teacher into a picture (.png, .pdf, .svg: images in a grid, points of
+    the plane scattered) or an array file (.npy, .npz, .safetensors), by the ending of --output."""
+    model = load_either(settings["student"], settings["device"])
+    path = output_file(settings, [*(PICTURES if can_be_drawn(model.event_shape_) else ()), *ARRAYS])
+    n, condition = conditions(model, settings["n"], settings["label"], settings["condition"])
+    columns = settings["columns"]
+    if columns is not None and columns < 1:
+        raise UsageError(f"--columns: expected at least 1, got {columns}")
+    known = inspect.signature(type(model).sample).parameters
+    given = {key: value for key, value in settings.table("sample", given=True).items() if key not in OWN}
+    for key in given:
+        if key not in known:
+            kind = "student" if isinstance(model, KoopmanDistiller) else "teacher"
+            raise UsageError(f"sample.{key}: not for a {kind}")
+    if "modes" in given:
+        given["modes"] = parsed_modes(given["modes"])
+    shown = progress(quiet=settings["quiet"])
+    try:
+        samples = to_numpy(model.sample(n, condition=condition, **given, progress=shown))
+    except IndexError as error:
+        raise UsageError(str(error)) from error
+    arrays = {"samples": np.ascontiguousarray(samples)}
+    if condition is not None:
+        arrays["condition"] = np.ascontiguousarray(condition)
+    file = BytesIO()
+    if path.suffix == ".npy":
+        np.save(file, samples)
+    elif path.suffix == ".npz":
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+    elif path.suffix == ".safetensors":
+        file.write(save(arrays))
+    write(path, drawn(samples, condition, columns) if path.suffix in PICTURES else file.getvalue())
+    say(f"wrote {n} samples to {path}")
+    return 0
+
+
+def parsed_modes(modes: int | str | list[int]) -> Any:
+    """Places of modes, as :meth:`KoopmanDistiller.sample` takes them.
+
+    Examples
+    --------
+    >>> parsed_modes(":20"), parsed_modes("0,2"), parsed_modes(3)
+    (slice(None, 20, None), [0, 2], 3)
+    """
+    if not isinstance(modes, str):
+        return modes
+    try:
+        if ":" in modes:
+            places = slice(*(int(part) if part.strip() else None for part in modes.split(":")))
+            # A step of zero is a ValueError here.
+            places.indices(1)
+            return places
+        return [int(part) for part in modes.split(",")]
+    except (ValueError, TypeError):
+        raise UsageError(f"--modes: expected 3, [0, 1, 4] or :20, got {modes!r}") from None
+
+
+@command(
+    positional="student",
+    run=(
+        Option("student", "File of the student."),
+        Option("teacher", "File of its teacher."),
+        Option("output", "Folder for the results."),
+    ),
+    spectrum=(
+        Option("rows", "Number of modes that the summary lists.", int, 12),
+        DEVICE,
+        Keywords(KoopmanDistiller.spectrum, skip=("teacher", "condition")),
+    ),
+    alone=RESULTS,
+)
+def spectrum(settings: Settings) -> int:
+    """Prints which modes a student's samples are made of and, with --teacher, which of them follow the
+    teacher's flow. With --output also as text, CSV, JSON and pictures."""
+    keywords = settings.table("spectrum")
+    rows, device = keywords.pop("rows"), keywords.pop("device")
+    student = load_student(settings["student"], device)
+    teacher = None if settings["teacher"] is None else load_teacher(settings["teacher"], device)
+    folder = None if settings["output"] is None else output_folder(settings, FILES)
+    if folder is not None:
+        refuse_existing(settings, [folder / name for name in FILES])
+    spectrum, modes = student.spectrum(teacher, **keywords), None
+    if isinstance(spectrum, LevelSpectrum):
+        summary, table = spectrum.summary(), level_rows(spectrum)
+        facts: dict[str, Any] = {"eigenvalues": table}
+    else:
+        summary, table = spectrum.summary(rows=rows), spectrum.records()
+        facts = {
+            "verdict": spectrum.verdict,
+            "condition_number": spectrum.condition_number,
+            "stability": asdict(spectrum.stability()),
+            "modes": table,
+        }
+    say(summary)
+    if folder is None:
+        return 0
+    if isinstance(spectrum, LevelSpectrum):
+        values = plotting.level_eigenvalues(spectrum)
+    else:
+        values = plotting.spectrum(spectrum)
+        # Modes of colour images have no picture.
+        with contextlib.suppress(ShapeError):
+            modes = plotting.modes(spectrum) if can_be_drawn(spectrum.event_shape) else None
+    lines = StringIO()
+    writer = csv.DictWriter(lines, fieldnames=list(table[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    contents = (summary + "\n", lines.getvalue(), facts, values, modes, settings.to_toml())
+    results = zip(FILES, contents, strict=True)
+    written = [write(folder / name, content) for name, content in results if content is not None]
+    say(f"wrote {', '.join(map(str, written))}")
+    return 0
+
+
+def level_rows(spectrum: LevelSpectrum) -> list[dict[str, Any]]:
+    """One row for each eigenvalue of a hierarchy's feature maps, which have no modes."""
+    return [
+        {
+            "map": level.name,
+            "growth": float(value.real),
+            "frequency": float(value.imag),
+            "energy": float(level.energy[place]),
+            "residual": None if level.residual is None else float(level.residual[place]),
+        }
+        for level in spectrum
+        for place, value in enumerate(level.eigenvalues)
+    ]
+
+
+@command(
+    run=(
+        Option("student", "File of the student."),
+        Option("teacher", "File of its teacher."),
+        Option("output", "File for the report; evaluation.json with the student."),
+    ),
+    evaluate=(DEVICE, Keywords(KoopmanDistiller.evaluate, skip=("teacher", "data", "condition"))),
+    data=DATA,
+    alone=RESULTS,
+)
+def evaluate(settings: Settings) -> int:
+    """Prints how far a student is from its teacher and both are from data, and writes the same as JSON. Of
+    --data, only what training held out is used: give the same data options."""
+    keywords = settings.table("evaluate")
+    device = keywords.pop("device")
+    student = load_student(settings["student"], device, "--student")
+    teacher = load_teacher(settings["teacher"], device)
+    if student.event_shape_ != teacher.event_shape:
+        raise UsageError(
+            f"--student: expected samples of shape {teacher.event_shape}, as the teacher's, "
+            f"got {student.event_shape_}"
+        )
+    beside = Path(settings["student"]).with_name("evaluation.json")
+    output = output_file(settings, [".json"], default=beside)
+    data = load(settings, labels=bool(conditioning_of(teacher)))
+    condition = data.held_out_labels
+    if condition is not None:
+        condition = np.resize(condition, (keywords["n"], *condition.shape[1:]))
+    report = student.evaluate(teacher, data.held_out, condition=condition, **keywords)
+    say(report)
+    tables = {name: plain(settings.table(name)) for name in settings.tables}
+    write(output, {"evaluation": report.to_dict(), "held_out": len(data.held_out), "settings": tables})
+    say(f"wrote {output}")
+    return 0
+
+
+@command(
+    run=(Option("teacher", "File of the teacher."), Option("output", "File for the table, .json.")),
+    compare=(
+        Option(
+            "methods",
+            "Name of a method, or ['KDM', 'Euler, 4 steps']: by default all that suit the samples.",
+            list[str] | str | None,
+        ),
+        Keywords(compare_methods, skip=("teacher", "data", "condition", "progress")),
+    ),
+    data=DATA,
+    alone=RESULTS,
+)
+def compare(settings: Settings) -> int:
+    """Trains koopflow's students and other one-step students of a teacher for equally long, measures them and
+    few-step solvers on held-out data, and says which to use. --output writes the same as JSON."""
+    keywords = settings.table("compare")
+    teacher = load_teacher(settings["teacher"], keywords["device"] or "cpu")
+    output = None if settings["output"] is None else output_file(settings, [".json"])
+    data = load(settings, labels=bool(conditioning_of(teacher)))
+    keywords |= {"condition": data.held_out_labels, "progress": progress(quiet=settings["quiet"])}
+    table = compare_methods(teacher, data.held_out, **keywords)
+    say(table)
+    if output is not None:
+        say(f"wrote {write(output, table.to_dict())}")
+    if table.interrupted:
+        raise Stopped("interrupted: the table has the methods that were finished")
+    return 0
