@@ -142,9 +142,8 @@ class _ClosedForm(TeacherModule):
 
     def __init__(self, stored: Stored) -> None:
         nn.Module.__init__(self)
-        self.header, self.training = stored.header, False
-        self.event_shape = tuple(self.header["model"]["description"]["event_shape"])
-        self.conditions = Conditions("none")
+        self.event_shape = tuple(stored.header["model"]["description"]["event_shape"])
+        self.conditions, self.training = Conditions("none"), False
         for name, tensor in stored.tensors.items():
             self.register_buffer(name, tensor)
 
@@ -236,13 +235,14 @@ def field_of(stored: Stored) -> TeacherModule:
     """The field of a teacher's stored form."""
     model = stored.header["model"]
     description = model["description"]
-    if description["field"] != "guided":
-        field: TeacherModule = _KINDS[description["field"]](stored)
-        return field
-    inner = {**stored.header, "model": {**model, "description": description["model"]}}
-    tensors = {name.removeprefix("model."): x for name, x in stored.tensors.items() if name[:6] == "model."}
-    field = GuidedField(
-        field_of(Stored(inner, tensors)), description["scale"], stored.tensors["null_condition"]
-    )
-    field.header = stored.header
+    if description["field"] == "guided":
+        inner = {**stored.header, "model": {**model, "description": description["model"]}}
+        tensors = {
+            name.removeprefix("model."): x for name, x in stored.tensors.items() if name[:6] == "model."
+        }
+        null = stored.tensors["null_condition"]
+        field: TeacherModule = GuidedField(field_of(Stored(inner, tensors)), description["scale"], null)
+    else:
+        field = _KINDS[description["field"]](stored)
+    field.header, field.dtypes = stored.header, {name: x.dtype for name, x in stored.tensors.items()}
     return field

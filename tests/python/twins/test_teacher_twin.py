@@ -332,6 +332,14 @@ def test_answers_are_of_the_dtype_of_the_states(dtype):
     assert module(0.5, torch.randn(3, 2, dtype=dtype)).dtype == dtype
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_modules_of_another_precision_come_back_in_the_teacher_s(name):
+    teacher = FlowTeacher.load(FOLDER / f"{name}.safetensors")
+    back = FlowTeacher.from_torch_module(teacher.to_torch().double())
+    assert back.field.dtype == teacher.field.dtype
+    assert_agrees(teacher, back.to_torch())
+
+
 def test_other_modules_do_not_come_back():
     with pytest.raises(ArgumentError, match=r"module: expected what to_torch\(\) makes, got Linear"):
         FlowTeacher.from_torch_module(nn.Linear(2, 2))
