@@ -26,10 +26,7 @@ StrOrBytesPath: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 def checked_count(n: object, argument: str = "n") -> int:
     """A number of things. Raises ``ArgumentError`` for anything but an integer from 1 to 2**63 - 1."""
-    if (count := _index(n)) is None or not 1 <= count < 2**63:
-        below = "" if count is None or count < 1 else " and below 2**63"
-        raise ArgumentError(f"{argument}: expected an integer of at least 1{below}, got {n!r}")
-    return count
+    return as_integer(n, argument, least=1)
 
 
 def as_integer(value: object, argument: str, *, least: int | None = None, most: int | None = None) -> int:
@@ -38,7 +35,7 @@ def as_integer(value: object, argument: str, *, least: int | None = None, most: 
     low, high = -(2**63) if least is None else least, 2**63 - 1 if most is None else most
     if (number := _index(value)) is None or not low <= number <= high:
         within = "" if least is None else f" of at least {least}"
-        within = within if most is None else f" from {low} to {most}"
+        within = f" from {low} to {high}" if most is not None or (number or 0) > high else within
         raise ArgumentError(f"{argument}: expected an integer{within}, got {value!r}")
     return number
 

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from . import _core, baselines, metrics
-from ._arrays import Array, as_batch, as_condition, as_seed, checked_count, method_of, to_numpy
+from ._arrays import Array, as_batch, as_condition, as_integer, as_seed, checked_count, method_of, to_numpy
 from ._tables import text_table, to_frame
 from .exceptions import ArgumentError, DivergenceError, ShapeError
 from .metrics.errors import PATH_TIMES
@@ -230,9 +230,7 @@ def compare(
     >>> table.rows[1]["method"], table.rows[1]["evaluations"]
     ('Euler, 4 steps', 4)
     """
-    n, seed = checked_count(n), as_seed(seed)
-    if n == 1:
-        raise ArgumentError("n: expected at least 2, got 1")
+    n, seed = as_integer(n, "n", least=2), as_seed(seed)
     shape, held_out = checked_teacher(teacher).event_shape_, to_numpy(as_batch(data, "data"))
     if held_out.shape[1:] != shape or len(held_out) < 8:
         raise ShapeError(f"data: expected at least 8 samples of shape {shape}, got an array {held_out.shape}")

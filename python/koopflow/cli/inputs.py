@@ -58,11 +58,6 @@ class Data:
     held_out_labels: NDArray[Any] | None = None
 
     @property
-    def event_shape(self) -> tuple[int, ...]:
-        """The shape of one sample."""
-        return self.train.shape[1:]
-
-    @property
     def conditioning(self) -> dict[str, int]:
         """The keywords of a teacher of these labels: ``num_classes`` or ``condition_dim``."""
         if self.train_labels is None or self.held_out_labels is None:

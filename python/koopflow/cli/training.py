@@ -12,7 +12,7 @@ from ..progress import ProgressEvent
 from ..students import KoopmanDistiller
 from ..teachers import FlowTeacher
 from .inputs import DATA, conditioning_of, conditions, load, load_teacher
-from .options import Keywords, Option, Settings, Stopped, UsageError, command
+from .options import Keywords, Option, Settings, Stopped, command
 from .results import RESULTS, can_be_drawn, drawn, output_folder, progress, refuse_existing, say, write
 
 # Keywords of fit that a command fills in itself.
@@ -37,11 +37,12 @@ def train_teacher(settings: Settings) -> int:
     keywords = settings.table("teacher")
     given = keywords["num_classes"] is not None or keywords["condition_dim"] is not None
     data = load(settings, labels=given or settings["data.labels"])
-    teacher = FlowTeacher(data.event_shape, **{**keywords, **({} if given else data.conditioning)})
+    shape = data.train.shape[1:]
+    teacher = FlowTeacher(shape, **{**keywords, **({} if given else data.conditioning)})
     run = Run(settings, teacher)
     if run.begins():
-        shape = " x ".join(map(str, data.event_shape))
-        say(f"{len(data.train)} samples of {shape}, {len(data.held_out)} held out")
+        sizes = " x ".join(map(str, shape))
+        say(f"{len(data.train)} samples of {sizes}, {len(data.held_out)} held out")
         run.fit(data.train, condition=data.train_labels)
         run.end(data.held_out_labels)
     return 0
@@ -64,11 +65,6 @@ def distill(settings: Settings) -> int:
     if settings["data.source"] is not None:
         # A conditional teacher needs the condition of each of its data.
         data = load(settings, labels=bool(conditioning_of(teacher)))
-        if data.event_shape != teacher.event_shape:
-            raise UsageError(
-                f"--data: expected samples of shape {teacher.event_shape}, as the teacher's, "
-                f"got {data.event_shape}"
-            )
         of_fit = {"data": data.train, "condition": data.train_labels}
         held_out_labels = data.held_out_labels
     run = Run(settings, student)

@@ -293,7 +293,7 @@ def test_what_cannot_be_trained_is_one_line_and_leaves_nothing(arguments, messag
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "digits"], "--data: expected samples of shape (2,), as the teacher's, got (64,)"),
+        (["--data", "digits"], "data: expected shape (B, 2), got (1617, 64)"),
         (["--objective.weights.fase", "1"], "fase"),
         (["--generator", "sparse"], "sparse"),
         (["--set", "checkpoint_every=0"], "checkpoint_every: expected an integer of at least 1, got 0"),
