@@ -31,11 +31,11 @@ DRAWN = 20_000
 # Samples of each class, and columns of a grid of images.
 EACH = 8
 
-SOURCE = f"Data: {BUILT_IN}; an .npy or .npz file; or a file or folder of images. --data is short for this."
+SOURCE = f"Data: {BUILT_IN}; an .npy or .npz file; or a file or folder of images."
 DATA = (
     Option("source", SOURCE),
-    Option("labels", "Whether to condition on the data's labels; --labels for short.", bool, False),
-    Option("held_out", "Share that is kept for evaluate and compare; --held-out for short.", float, 0.1),
+    Option("labels", "Whether to condition on the labels that come with the data.", bool, False),
+    Option("held_out", "Share that is not trained on, kept for evaluate and compare.", float, 0.1),
     Option("split_seed", "Random seed of that share.", int, 0),
     Option("n", f"Number of samples of a set in the plane; {DRAWN:,} by default.", int | None),
     Option("noise", "Noise of a set in the plane.", float | None),

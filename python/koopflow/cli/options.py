@@ -33,8 +33,8 @@ TABLES = ("run", "data", "teacher", "student", "fit", "sample", "spectrum", "eva
 ALONE = "alone"
 # The places of [run]; a command passes over those that only others have.
 PATHS = ("output", "teacher", "student")
-# Keys of [data] that have a flag of their own, as the source has in --data.
-SHORT = ("size", "channels", "labels", "held_out")
+# Keys of [data] that have a flag of their own, without the table's name.
+SHORT = {"source": "data", **{key: key for key in ("size", "channels", "labels", "held_out")}}
 # TOML has no null; this text stands for it.
 NONE = "none"
 # What a run decided itself; a file shows it and nothing reads it back.
@@ -138,7 +138,7 @@ class Command:
         self.run, self.name = run, run.__name__.replace("_", "-")
         # The full name of each option, by table, and of those that a flag may call by the key alone.
         self.tables: dict[str, dict[str, str]] = {}
-        self._short = {"data": "data.source"} if "data" in tables else {}
+        self._short: dict[str, str] = {}
         self._switches: set[str] = set()
         # Names of options that are grouped in dataclasses, and the names that some had before.
         self._nested: list[str] = []
@@ -165,9 +165,12 @@ class Command:
 
     def _add(self, group: Any, table: str, option: Option, positional: bool) -> str:  # noqa: FBT001
         """Add one option; returns its full name."""
-        full = f"{table}.{option.name}" if table == "data" else option.name
-        if table != "data" or option.name in SHORT:
-            self._short[option.name] = full
+        full, short, words = option.name, option.name, option.words.replace("%", "%%")
+        if table == "data":
+            full, short = f"data.{option.name}", SHORT.get(option.name, "")
+            words += f" --{short} for short." if short else ""
+        if short:
+            self._short[short] = full
         if option.kind is bool:
             self._switches.add(full)
         for kind in typing.get_args(option.kind):
@@ -175,7 +178,7 @@ class Command:
                 self._nested += [f"{full}.{key}" for key in kind.names()]
                 self._renamed |= {old: f"{full}.{new}" for old, new in kind.renamed.items()}
         more: dict[str, Any] = {"nargs": "?"} if positional else {}
-        more |= {"type": option.kind, "default": option.default, "help": option.words.replace("%", "%%")}
+        more |= {"type": option.kind, "default": option.default, "help": words}
         group.add_argument(full if positional else f"--{full}", **more)
         return full
 
