@@ -42,7 +42,7 @@ PYTHON_ROOMS = [
     ["_batches"],
     ["_arrays", "_autocast", "_ending", "_tables", "_versions", "progress"],
     ["_checkpointing", "_conditioning", "options", "tensorboard"],
-    ["_parameters"],
+    ["_parameters", "hub"],
     ["datasets", "metrics", "twins"],
     ["teachers"],
     ["spectrum"],

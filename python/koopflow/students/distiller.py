@@ -20,6 +20,7 @@ from .._checkpointing import check_apart, check_place, checkpointing
 from .._conditioning import Conditioning
 from .._ending import tell_ending
 from ..exceptions import ArgumentError
+from ..hub import HubFolder
 from ..metrics.features import feature_distance
 from ..options import Architecture, Objective, Options, Training, Trajectories, UNet, name_of, to_json
 from ..progress import ProgressFunction, ProgressMeter
@@ -34,7 +35,7 @@ CORE_NAMES = {"decoder": "readout", "count": "trajectories", "memory": "trajecto
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class KoopmanDistiller(FittedStudent):
+class KoopmanDistiller(HubFolder, FittedStudent):
     """Distils a flow-matching teacher into a Koopman student.
 
     The student's observables g(t, x) = [1, t, x, phi(t, x)] evolve by one linear generator, dg/dt = g L, so
@@ -107,6 +108,7 @@ class KoopmanDistiller(FittedStudent):
     (4, 2)
     """
 
+    _kind: ClassVar[str] = "student"
     _nested: ClassVar[Mapping[str, type[Options]]] = {
         "unet": UNet,
         "architecture": Architecture,

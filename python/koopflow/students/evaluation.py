@@ -155,11 +155,19 @@ class EvaluationReport:
             row("wall-clock time", "seconds", student=self.student_seconds, teacher=self.teacher_seconds),
         ]
 
-    def __str__(self) -> str:
+    def to_markdown(self) -> str:
+        """The table in Markdown, under the sentence that says what was measured."""
+        return self._written("github")
+
+    def _written(self, style: str) -> str:
         columns = {"measure": "", "student": "student", "interval": "95% interval", "teacher": "teacher"}
         columns |= {"floor": "data vs data", "unit": "in units of"}
-        heading = f"EvaluationReport: {self.n} samples of fresh noise, seed {self.seed}; teacher by dopri5"
-        return f"{heading}\n{text_table(self._rows(), columns)}"
+        heading = f"{self.n} samples of fresh noise, seed {self.seed}; teacher by dopri5"
+        gap = "\n\n" if style == "github" else "\n"
+        return f"{heading}{gap}{text_table(self._rows(), columns, style=style)}"
+
+    def __str__(self) -> str:
+        return f"EvaluationReport: {self._written('plain')}"
 
     __repr__ = __str__
 

@@ -30,6 +30,7 @@ from .._conditioning import Conditioning
 from .._ending import tell_ending
 from .._parameters import Parameters
 from ..exceptions import ArgumentError, ShapeError
+from ..hub import HubFolder
 from ..options import SHARED_TRAINING, Options, Training, UNet, name_of, to_json, unet_of
 from ..progress import ProgressFunction, ProgressMeter
 from ..twins.diffusion import DiffusionField
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False, repr=False)
-class FlowTeacher(Attachable, Flow, Parameters):
+class FlowTeacher(Attachable, HubFolder, Flow, Parameters):
     """A flow-matching model: trained here on data, attached from PyTorch, or known in closed form.
 
     The probability path is x_t = a(t) x1 + s(t) x0 with standard normal x0 (Lipman et al. 2210.02747); a
@@ -104,6 +105,7 @@ class FlowTeacher(Attachable, Flow, Parameters):
     (5, 2)
     """
 
+    _kind: ClassVar[str] = "teacher"
     _nested: ClassVar[Mapping[str, type[Options]]] = {"network": UNet, "training": Training}
 
     event_shape: Sequence[int]
