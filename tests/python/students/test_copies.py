@@ -3,6 +3,7 @@
 import copy
 import multiprocessing
 import pickle
+import pickletools
 from concurrent.futures import ProcessPoolExecutor
 
 import joblib
@@ -224,6 +225,21 @@ def test_joblib_keeps_models_and_sends_them_to_workers(student, trained, tmp_pat
     )
     for other, call, given in zip(found, calls, options, strict=True):
         np.testing.assert_allclose(other, call(x0=NOISE, **given), rtol=1e-5, atol=1e-6)
+
+
+def test_pickles_name_nothing_of_torch(student, trained, gaussian):
+    """They are read under every torch that koopflow is built for."""
+    objects = (
+        student,
+        trained,
+        student.spectrum(n=32),
+        student.density(NOISE),
+        student.evaluate(gaussian, n=20),
+    )
+    for model in objects:
+        found = pickletools.genops(pickle.dumps(model, protocol=0))
+        modules = {argument.split(".")[0].split()[0] for op, argument, _ in found if op.name == "GLOBAL"}
+        assert modules <= {"koopflow", "numpy", "copy_reg", "__builtin__", "_codecs"}
 
 
 def test_a_comparison_and_a_report(student, gaussian):
