@@ -1,15 +1,43 @@
-"""Copies of teachers that wrap somebody's code: Python pickles the code, and the copy attaches it again."""
+"""Models of others as teachers: the ways to attach them, and copies, for which Python pickles the code and
+attaches it again."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial, wraps
+from os import PathLike
 from typing import Any, TypeVar, cast
 
+from .. import _core
+from .._arrays import as_path, checked_event_shape
+from .._conditioning import Conditioning
+from ..exceptions import ArgumentError
+from ..options import name_of, to_json
+from ..twins.diffusion import DiffusionField
+from ..twins.teacher import TeacherModule
+from .flow import Flow
+from .torch_models import PREDICTION, TorchModel, probe, scripted, scripted_twin, sizes
+from .torchcfm import read_state_dict
+
 Method = TypeVar("Method", bound=Callable[..., Any])
+Teacher = TypeVar("Teacher", bound="Attachable")
 
 
-class Attachable:
+def attaching(method: Method) -> Method:
+    """Has a method that makes a teacher say how, for copies."""
+
+    @wraps(method)
+    def attach(owner: Any, *arguments: Any, **keywords: Any) -> Any:
+        teacher = method(owner, *arguments, **keywords)
+        if teacher._attached is not None:
+            teacher._origin = (owner, method.__name__, arguments, keywords)
+        return teacher
+
+    return cast(Method, attach)
+
+
+class Attachable(ABC):
     """A teacher whose field may be code of others, which ``pickle`` and ``copy.deepcopy`` treat as they do
     anywhere; a model that they refuse, such as a lambda, is Python's own error."""
 
@@ -17,6 +45,323 @@ class Attachable:
     _attached: Callable[[], Any] | None = None
     # Whose method attached the field, its name, and its arguments.
     _origin: tuple[Any, str, tuple[Any, ...], Mapping[str, Any]] | None = None
+
+    @classmethod
+    @attaching
+    def from_torch(
+        cls: type[Teacher],
+        model: Callable[..., Any],
+        event_shape: Sequence[int],
+        *,
+        convention: str = "torchcfm",
+        device: str | None = None,
+        dtype: str | None = None,
+        num_classes: int | None = None,
+        condition_dim: int | None = None,
+        condition_name: str | None = None,
+        timestep_scale: float = 1000.0,
+        whole_timesteps: bool = False,
+        prediction: str = "velocity",
+        time_range: Sequence[float] | None = None,
+        gradients: str = "autograd",
+        max_batch: int | None = None,
+        **extras: Any,
+    ) -> Teacher:
+        """Attach a PyTorch module or function, in one of the field's three conventions.
+
+        ``"torchcfm"`` calls ``model(t, x)``, where time 0 is noise, for data - noise; ``"flow_matching"``
+        calls ``model(x=x, t=t)`` for the same; ``"diffusers"``, for flow-matching models of that library,
+        calls ``model(x, timestep)`` with ``timestep = timestep_scale * (1 - t)`` for noise - data. The answer
+        is a tensor, the ``.sample`` of an object or the first of a tuple.
+
+        Parameters
+        ----------
+        model : torch.nn.Module, callable, torch.export.ExportedProgram or path
+            Model of t ``[B]`` and x ``[B, *event]``, or a ``.pt2`` file of an exported one. A module is asked
+            where it is and in its own precision, and in evaluation mode, which is undone after each call.
+            It may change its arguments in place: they are copies.
+        event_shape : sequence of int
+            Shape of one sample.
+        convention : {"torchcfm", "flow_matching", "diffusers"}, default "torchcfm"
+            Convention of the model's arguments and of its answer.
+        device, dtype : str, optional
+            Device and precision of the flow; by default those of the module's parameters, or else ``"cpu"``
+            and ``"float32"``. Modules in half precision are solved and, unless they refuse, told times in
+            float32.
+        num_classes, condition_dim : int, optional
+            Number of classes of labels ``[B]``, or length of vectors ``[B, condition_dim]``, that it takes.
+        condition_name : str, optional
+            Keyword that passes the condition; by default one that the model has, such as ``"y"``,
+            ``"class_labels"``, ``"labels"`` or ``"cond"``.
+        timestep_scale : float, default 1000
+            Factor of ``"diffusers"``.
+        whole_timesteps : bool, default False
+            Whether timesteps are int64, at most ``timestep_scale - 1``, for models that look them up in a
+            table. The velocity then jumps: solve it by fixed steps.
+        prediction : {"velocity", "data"}, default "velocity"
+            Velocity of the convention, or the data x1 that x will become: the velocity is (x1 - x) / (1 - t).
+        time_range : (float, float), optional
+            Times between which the model is asked; (0, 0.999) for ``prediction="data"``.
+        gradients : {"autograd", "differences"}, default "autograd"
+            Derivatives of :meth:`log_prob`; differences serve models that run under ``no_grad`` or detach.
+        max_batch : int, optional
+            Most samples that the model gets at once. A batch that runs out of memory is halved, for good.
+        **extras
+            Keywords that the model is given at every call.
+
+        Raises
+        ------
+        TeacherError, FileNotFoundError, CheckpointError
+            When a few samples do not come back as a finite velocity (the model's own exception is the cause),
+            or the file is not there or not a whole program.
+
+        Examples
+        --------
+        >>> from koopflow import FlowTeacher
+        >>> teacher = FlowTeacher.from_torch(lambda t, x: 1.0 - x, event_shape=(2,))
+        >>> teacher.velocity(0.5, [[0.0, 0.0]])
+        array([[1., 1.]], dtype=float32)
+        """
+        attached = TorchModel(
+            model,
+            event_shape,
+            convention,
+            Conditioning(num_classes, condition_dim),
+            device=device,
+            dtype=dtype,
+            condition_name=condition_name,
+            timestep_scale=timestep_scale,
+            whole_timesteps=whole_timesteps,
+            prediction=prediction,
+            time_range=time_range,
+            gradients=gradients,
+            max_batch=max_batch,
+            extras=extras,
+        )
+        return cls._around(attached.checked(), attached.twin)
+
+    @classmethod
+    @attaching
+    def from_torchscript(
+        cls: type[Teacher],
+        path: str | PathLike[str],
+        event_shape: Sequence[int],
+        *,
+        convention: str = "torchcfm",
+        device: str = "cpu",
+        dtype: str | None = None,
+        num_classes: int | None = None,
+        condition_dim: int | None = None,
+        timestep_scale: float = 1000.0,
+        time_range: Sequence[float] | None = None,
+        gradients: str = "autograd",
+        max_batch: int | None = None,
+    ) -> Teacher:
+        """Load a model that ``torch.jit.save`` wrote. It runs without Python, unless one of the last three
+        options is set.
+
+        Conventions are those of :meth:`from_torch` with positional arguments: ``forward(t, x)``,
+        ``forward(x, t)`` or ``forward(x, timestep)``; a condition comes third.
+
+        Parameters
+        ----------
+        path : str or path
+            TorchScript file. It is a program: load files that you trust.
+        event_shape, convention, and what follows it
+            As in :meth:`from_torch`, which raises the same errors.
+
+        Examples
+        --------
+        >>> teacher = FlowTeacher.from_torchscript("teacher.pt", event_shape=(2,))  # doctest: +SKIP
+        """
+        conditioning = Conditioning(num_classes, condition_dim)
+        asked: dict[str, Any] = {"convention": convention, "timestep_scale": timestep_scale}
+        field = _torchscript(path, event_shape, conditioning, device, dtype, **asked)
+        asked |= {"time_range": time_range, "gradients": gradients, "max_batch": max_batch}
+        load = (path, event_shape, device, dtype, conditioning)
+        twin: Callable[[], TeacherModule] = partial(scripted_twin, *load, **asked)
+        attached = None
+        if time_range is not None or gradients != "autograd" or max_batch is not None:
+            attached = scripted(*load, **asked)
+            field, twin = attached.field(), attached.twin
+        order = {"torchcfm": "t, x", "flow_matching": "x, t", "diffusers": "x, timestep"}[convention]
+        called = f"forward({order}{', condition' if conditioning else ''}) with {sizes(field)}"
+        probe(field, f"{as_path(path)}: convention {convention!r} calls {called}", attached)
+        return cls._around(field, twin)
+
+    @classmethod
+    @attaching
+    def from_diffusion(
+        cls: type[Teacher],
+        model: Callable[..., Any] | Flow | str | PathLike[str],
+        event_shape: Sequence[int] | None = None,
+        *,
+        parametrisation: str = "eps",
+        schedule: str = "vp",
+        noise_argument: str | None = None,
+        beta_min: float | None = None,
+        beta_max: float | None = None,
+        offset: float | None = None,
+        time_clip: float | None = None,
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
+        rho: float | None = None,
+        sigma_data: float = 0.5,
+        num_timesteps: int = 1000,
+        device: str | None = None,
+        dtype: str | None = None,
+        num_classes: int | None = None,
+        condition_dim: int | None = None,
+        condition_name: str | None = None,
+        gradients: str = "autograd",
+        max_batch: int | None = None,
+        **extras: Any,
+    ) -> Teacher:
+        """Turn a diffusion model into a velocity field, by its probability-flow ODE (Song et al. 2011.13456).
+
+        The model sees z = alpha x1 + sigma x0 of data x1 and noise x0, and one number that tells the noise.
+        With r = 1 - t, t being koopflow's time, docs/teachers.md has the formula of every schedule and how
+        nearly each reaches its ends. The teacher's state x is z; for ``"ve"`` and ``"edm"`` it is z scaled so
+        that it starts as N(0, I) at t = 0 and is z itself at t = 1.
+
+        Parameters
+        ----------
+        model : torch.nn.Module, callable, FlowTeacher, str or path
+            ``model(z, noise)`` with z ``[B, *event]`` and noise ``[B]``, which answers the prediction in one
+            of the ways of :meth:`from_torch`; the path of a TorchScript or ``.pt2`` file that does; or a
+            teacher whose velocity(noise, z) is the prediction.
+        event_shape : sequence of int, optional
+            Shape of one sample; a FlowTeacher knows its own.
+        parametrisation : {"eps", "score", "x0", "v", "F"}, default "eps"
+            What the model predicts: the noise; the score of z; the data (a denoiser, as a preconditioned EDM
+            network is); (alpha x0 - sigma x1) / sqrt(alpha^2 + sigma^2) (Salimans and Ho 2202.00512); or
+            EDM's raw network F before preconditioning (Karras et al. 2206.00364, eq. 7).
+        schedule : {"vp", "scaled_linear", "cosine", "ve", "edm"}, default "vp"
+            Noise schedule: DDPM's linear beta; latent diffusion's; Nichol and Dhariwal's cosine; variance
+            exploding; or Karras et al.'s.
+        noise_argument : str, optional
+            What the model is told: ``"time"`` (r), ``"timestep"`` ((num_timesteps - 1) r), ``"index"`` (the
+            same rounded, int64), ``"sigma"`` (sigma / alpha), ``"c_noise"`` (log(sigma / alpha) / 4) or
+            ``"log_snr"`` (2 log(alpha / sigma)). By default ``"c_noise"`` for F, ``"sigma"`` for ve and edm,
+            else ``"time"``.
+        beta_min, beta_max, offset, sigma_min, sigma_max, rho : float, optional
+            Constants of the schedules that have them.
+        time_clip : float, default 0.001
+            Distance from either end of time within which the field of the first three schedules stands still.
+        sigma_data, num_timesteps : float and int, default 0.5 and 1000
+            Deviation of the data, for F; number of time steps of ``"timestep"`` and ``"index"``.
+        device, dtype, num_classes, condition_dim, condition_name, gradients, max_batch, **extras
+            As in :meth:`from_torch`. A TorchScript file takes a condition third, and no extras; a FlowTeacher
+            has all of these already.
+
+        Examples
+        --------
+        The noise predicted by a model of data that are all zero is z / sigma:
+
+        >>> from koopflow import FlowTeacher
+        >>> teacher = FlowTeacher.from_diffusion(lambda z, sigma: z / sigma[:, None], (2,), schedule="edm")
+        >>> float(abs(teacher.sample(100)).max()) < 0.01
+        True
+        """
+        conditioning = Conditioning(num_classes, condition_dim)
+        named = {"condition_name": condition_name, "max_batch": max_batch, **extras}
+        named["gradients"] = None if gradients == "autograd" else gradients
+        attached: TorchModel | None = None
+        if isinstance(model, Flow):
+            raw, own, twin = model.field, model.event_shape_, model._twin
+            of_the_model = {"num_classes": num_classes, "condition_dim": condition_dim}
+            _refuse("a FlowTeacher", {"device": device, "dtype": dtype, **of_the_model, **named})
+            if event_shape is not None and checked_event_shape(event_shape) != own:
+                raise ArgumentError(f"event_shape: expected the teacher's {own}, got {event_shape}")
+        elif event_shape is None:
+            raise ArgumentError("event_shape: expected the shape of one sample, got None")
+        elif isinstance(model, str | bytes | PathLike) and not as_path(model).endswith(".pt2"):
+            _refuse("a TorchScript file", named)
+            order = {"convention": "flow_matching"}
+            raw = _torchscript(model, event_shape, conditioning, device or "cpu", dtype, **order)
+            twin = partial(scripted_twin, model, event_shape, device or "cpu", dtype, conditioning, **order)
+        else:
+            attached = TorchModel(
+                model,
+                event_shape,
+                PREDICTION,
+                conditioning,
+                device=device,
+                dtype=dtype,
+                condition_name=condition_name,
+                gradients=gradients,
+                max_batch=max_batch,
+                extras=extras,
+            )
+            raw, twin = attached.field(), attached.twin
+        constants = {"beta_min": beta_min, "beta_max": beta_max, "offset": offset, "time_clip": time_clip}
+        constants |= {"sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho}
+        given = {name: value for name, value in constants.items() if value is not None}
+        config = {
+            "parametrisation": parametrisation,
+            "schedule": {"name": schedule, **given},
+            "noise_argument": noise_argument,
+            "sigma_data": sigma_data,
+            "num_timesteps": num_timesteps,
+        }
+        field = _core.VelocityField.diffusion(raw, to_json(config))
+        kinds = f"schedule {schedule!r} and parametrisation {parametrisation!r}"
+        probe(field, f"{kinds} call model(x, noise) with {sizes(field, 'noise')}", attached)
+        return cls._around(field, partial(_diffusion_twin, twin, config))
+
+    @classmethod
+    def from_torchcfm(
+        cls: type[Teacher],
+        weights: str | PathLike[str] | Mapping[str, Any],
+        event_shape: Sequence[int],
+        *,
+        heads: int = 1,
+        head_channels: int | None = None,
+        new_attention_order: bool = False,
+        key: str | None = None,
+        device: str = "cpu",
+        dtype: str = "float32",
+    ) -> Teacher:
+        """A U-Net that torchcfm trained, as a native teacher: no Python is called to evaluate it. Everything
+        but the heads of attention is read off the names and shapes of the weights.
+
+        Parameters
+        ----------
+        weights : path or mapping
+            A safetensors file, a file of ``torch.save``, or the state dict of a ``UNetModel`` or
+            ``UNetModelWrapper``.
+        event_shape : sequence of int
+            Shape of one image, ``(C, H, W)``.
+        heads, head_channels, new_attention_order
+            The model's ``num_heads``, ``num_head_channels`` and ``use_new_attention_order``.
+        key : str, optional
+            Entry of a training checkpoint that holds the weights; by default the first that exists of
+            ``"ema_model"``, ``"ema"``, ``"net_model"``, ``"model"`` and ``"state_dict"``.
+
+        Raises
+        ------
+        FileNotFoundError, CheckpointError, ArgumentError
+            When there is no such file, it holds no state dict, or not one of a ``UNetModel`` for such images.
+        """
+        names, tensors = zip(*read_state_dict(weights, key).items(), strict=True)
+        field = _core.VelocityField.torchcfm(
+            list(names),
+            list(tensors),
+            event_shape=checked_event_shape(event_shape),
+            heads=heads,
+            head_channels=head_channels,
+            qkv_first=new_attention_order,
+            device=name_of(device),
+            dtype=name_of(dtype),
+        )
+        return cls._around(field)
+
+    @classmethod
+    @abstractmethod
+    def _around(
+        cls: type[Teacher], field: _core.VelocityField, twin: Callable[[], TeacherModule] | None = None
+    ) -> Teacher:
+        """A teacher that is this field, with what makes its twin if it has no stored form."""
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()  # type: ignore[misc]
@@ -34,14 +379,20 @@ class Attachable:
             self._field, self._attached = other._field, other._attached
 
 
-def attaching(method: Method) -> Method:
-    """Has a method that makes a teacher say how, for copies."""
+def _diffusion_twin(model: Callable[[], TeacherModule], config: Mapping[str, Any]) -> TeacherModule:
+    return DiffusionField(model(), config)
 
-    @functools.wraps(method)
-    def attach(owner: Any, *arguments: Any, **keywords: Any) -> Any:
-        teacher = method(owner, *arguments, **keywords)
-        if teacher._attached is not None:
-            teacher._origin = (owner, method.__name__, arguments, keywords)
-        return teacher
 
-    return cast(Method, attach)
+def _refuse(what: str, options: Mapping[str, Any]) -> None:
+    """Raises ``ArgumentError`` for the first option that is set."""
+    for name, value in options.items():
+        if value is not None:
+            raise ArgumentError(f"{name}: expected nothing for {what}, got {value!r}")
+
+
+def _torchscript(
+    path: Any, event_shape: Sequence[int], conditioning: Conditioning, device: Any, dtype: Any, **asked: Any
+) -> _core.VelocityField:
+    asked |= {"event_shape": checked_event_shape(event_shape), "conditioning": conditioning.to_json()}
+    asked |= {"device": name_of(device), "dtype": None if dtype is None else name_of(dtype)}
+    return _core.VelocityField.torchscript(as_path(path), **asked)
