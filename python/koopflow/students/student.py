@@ -23,23 +23,23 @@ from .._arrays import (
     as_times,
     checked_count,
     noise_or,
-    times_for,
     to_numpy,
 )
 from .._conditioning import Conditioning
 from .._parameters import Parameters
-from ..exceptions import ArgumentError, NotFittedError, ShapeError
+from ..exceptions import ArgumentError, ShapeError
 from ..progress import ProgressFunction, ProgressMeter
 from ..spectrum import NOISE_SEED, LevelSpectrum, Spectrum, build_level_spectrum, build_spectrum
 from ..teachers.flow import Flow, checked_teacher
 from .density import StudentDensity, warn_of_residuals
 from .edit import changes
+from .observables import Observables
 
 S = TypeVar("S", bound="FittedStudent")
 Modes: TypeAlias = Spectrum | int | slice | Sequence[int] | NDArray[Any]
 
 
-class FittedStudent(Parameters):
+class FittedStudent(Observables, Parameters):
     """A student in the core: samples, paths, inverses, densities, spectra and edits.
 
     :class:`koopflow.KoopmanDistiller` makes one. Every fact about it comes from the core, so that parameters
@@ -74,12 +74,10 @@ class FittedStudent(Parameters):
         ``affine_residual``; empty for ``to_dense``, which changes no number.
     """
 
-    _student: _core.Student
     # By energy, for modes given as places; made when first asked for.
     _spectrum: Spectrum | None = None
     # What fit was given, in this process only.
     _teacher: Flow | None = None
-    teacher_: dict[str, Any]
     conversion_: dict[str, Any]
 
     def sample(
@@ -381,12 +379,6 @@ class FittedStudent(Parameters):
         options["project"] = as_flag(project, "project")
         return chosen.core.edit(states, gains, shifts, **options)
 
-    def _checked(self, condition: Array | None) -> Array | None:
-        """The condition, after a warning of classes that no sample of training had."""
-        self._fitted()
-        kind = Conditioning.from_plain(self.teacher_.get("conditioning", "none"))
-        return kind.known(condition, self.teacher_.get("classes"))
-
     def _selection(self, modes: Modes, condition: Array | None) -> Spectrum:
         """Modes of this student's spectrum, from places in it or a selection of it; the spectrum of a student
         of vectors is that over the given ones."""
@@ -399,62 +391,6 @@ class FittedStudent(Parameters):
         if self._spectrum is None:
             self._spectrum = build_spectrum(self._fitted(), None)
         return self._spectrum[modes]
-
-    def encode(
-        self, t: Array | float, x: Array, *, direction: str = "forward", condition: Array | None = None
-    ) -> Array:
-        """Observables g(t, x) = [1, t, x, phi(t, x)], ``[B, m]``, of the kind of ``x``.
-
-        ``t`` is a time in [0, 1] or an array of them, ``[B]``; ``direction="backward"`` takes the lift for
-        decoding at earlier times, which is the same with ``lifts=1``.
-        """
-        x = as_states(x)
-        options: dict[str, Any] = {"direction": str(direction), "condition": self._checked(condition)}
-        return self._fitted().encode(times_for(t, x), x, **options)
-
-    def encode_with_tangent(
-        self,
-        t: Array | float,
-        x: Array,
-        velocity: Array,
-        *,
-        direction: str = "forward",
-        condition: Array | None = None,
-    ) -> tuple[Array, Array]:
-        """Observables and their exact rate of change J g (1, v) along a velocity ``[B, *event]``, ``[B, m]``
-        each; otherwise as :meth:`encode`.
-
-        With the teacher's velocity the rate, in the student's :meth:`own_time`, is g L for a student that
-        follows the flow (paper, equation of the generator).
-        """
-        x = as_states(x)
-        options: dict[str, Any] = {"direction": str(direction), "condition": self._checked(condition)}
-        return self._fitted().encode_with_tangent(
-            times_for(t, x), x, as_states(velocity, "velocity"), **options
-        )
-
-    def own_time(self, t: float) -> float:
-        """The time in which observables evolve linearly and which they hold: ``t``, a time in [0, 1], itself
-        unless the data are far from mean 0 and deviation 1 (docs/distillation.md)."""
-        return self._fitted().own_time(as_number(t, "t"))
-
-    def propagate(self, g: Array, tau: Array | float) -> Array:
-        """Observables ``[B, m]`` carried through a span ``tau`` of :meth:`own_time`, of either sign, a
-        number or ``[B]``: g exp(tau L)."""
-        tau = as_number(tau, "tau") if np.ndim(tau) == 0 else as_states(tau, "tau")
-        return self._fitted().propagate(as_states(g, "g"), tau)
-
-    def readout(self, g: Array) -> Array:
-        """States ``[B, *event]`` of observables ``[B, m]``: a slice of them, or what ``decoder`` learnt."""
-        return self._fitted().readout(as_states(g, "g"))
-
-    def generator_matrix(self) -> NDArray[np.float64]:
-        """L, ``[m, m]``, float64, in the row convention dg/dt = g L, whatever the parametrisation."""
-        return self._fitted().generator_matrix()
-
-    def eigenvalues(self) -> NDArray[np.complex128]:
-        """The eigenvalues of L, ``[m]``, complex128, conjugate pairs side by side."""
-        return self._fitted().eigenvalues()
 
     def to_spectral(self: S) -> S:
         """The same student with a spectral generator: the dense one's eigenvalues as its parameters.
@@ -481,11 +417,6 @@ class FittedStudent(Parameters):
         other.conversion_ = json.loads(report)
         return other
 
-    @property
-    def evaluations(self) -> int:
-        """Number of batched evaluations of the observables so far (NFE)."""
-        return self._fitted().evaluations
-
     def _adopt(self, student: _core.Student, teacher: dict[str, Any]) -> None:
         self._student = student
         self._spectrum = None
@@ -500,13 +431,5 @@ class FittedStudent(Parameters):
         ]
         self.teacher_ = teacher
 
-    def _fitted(self) -> _core.Student:
-        if not self.__sklearn_is_fitted__():
-            raise NotFittedError("this KoopmanDistiller is not fitted yet: call fit(teacher) first")
-        return self._student
-
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_spectrum": None, "_teacher": None}
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "_student")

@@ -1,0 +1,95 @@
+"""The observables of a fitted student, and the generator by which they evolve linearly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _core
+from .._arrays import Array, as_number, as_states, times_for
+from .._conditioning import Conditioning
+from ..exceptions import NotFittedError
+
+
+class Observables:
+    """A student in the core as its observables g(t, x), which follow dg/dt = g L."""
+
+    _student: _core.Student
+    teacher_: dict[str, Any]
+
+    def encode(
+        self, t: Array | float, x: Array, *, direction: str = "forward", condition: Array | None = None
+    ) -> Array:
+        """Observables g(t, x) = [1, t, x, phi(t, x)], ``[B, m]``, of the kind of ``x``.
+
+        ``t`` is a time in [0, 1] or an array of them, ``[B]``; ``direction="backward"`` takes the lift for
+        decoding at earlier times, which is the same with ``lifts=1``.
+        """
+        x = as_states(x)
+        options: dict[str, Any] = {"direction": str(direction), "condition": self._checked(condition)}
+        return self._fitted().encode(times_for(t, x), x, **options)
+
+    def encode_with_tangent(
+        self,
+        t: Array | float,
+        x: Array,
+        velocity: Array,
+        *,
+        direction: str = "forward",
+        condition: Array | None = None,
+    ) -> tuple[Array, Array]:
+        """Observables and their exact rate of change J g (1, v) along a velocity ``[B, *event]``, ``[B, m]``
+        each; otherwise as :meth:`encode`.
+
+        With the teacher's velocity the rate, in the student's :meth:`own_time`, is g L for a student that
+        follows the flow (paper, equation of the generator).
+        """
+        x = as_states(x)
+        options: dict[str, Any] = {"direction": str(direction), "condition": self._checked(condition)}
+        return self._fitted().encode_with_tangent(
+            times_for(t, x), x, as_states(velocity, "velocity"), **options
+        )
+
+    def own_time(self, t: float) -> float:
+        """The time in which observables evolve linearly and which they hold: ``t``, a time in [0, 1], itself
+        unless the data are far from mean 0 and deviation 1 (docs/distillation.md)."""
+        return self._fitted().own_time(as_number(t, "t"))
+
+    def propagate(self, g: Array, tau: Array | float) -> Array:
+        """Observables ``[B, m]`` carried through a span ``tau`` of :meth:`own_time`, of either sign, a
+        number or ``[B]``: g exp(tau L)."""
+        tau = as_number(tau, "tau") if np.ndim(tau) == 0 else as_states(tau, "tau")
+        return self._fitted().propagate(as_states(g, "g"), tau)
+
+    def readout(self, g: Array) -> Array:
+        """States ``[B, *event]`` of observables ``[B, m]``: a slice of them, or what ``decoder`` learnt."""
+        return self._fitted().readout(as_states(g, "g"))
+
+    def generator_matrix(self) -> NDArray[np.float64]:
+        """L, ``[m, m]``, float64, in the row convention dg/dt = g L, whatever the parametrisation."""
+        return self._fitted().generator_matrix()
+
+    def eigenvalues(self) -> NDArray[np.complex128]:
+        """The eigenvalues of L, ``[m]``, complex128, conjugate pairs side by side."""
+        return self._fitted().eigenvalues()
+
+    @property
+    def evaluations(self) -> int:
+        """Number of batched evaluations of the observables so far (NFE)."""
+        return self._fitted().evaluations
+
+    def _fitted(self) -> _core.Student:
+        if not self.__sklearn_is_fitted__():
+            raise NotFittedError("this KoopmanDistiller is not fitted yet: call fit(teacher) first")
+        return self._student
+
+    def _checked(self, condition: Array | None) -> Array | None:
+        """The condition, after a warning of classes that no sample of training had."""
+        self._fitted()
+        kind = Conditioning.from_plain(self.teacher_.get("conditioning", "none"))
+        return kind.known(condition, self.teacher_.get("classes"))
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "_student")
