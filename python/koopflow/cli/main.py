@@ -13,6 +13,7 @@ from .._versions import show_versions
 from ..exceptions import KoopflowError, TeacherError
 from ..options import nearest
 from .demo import demo
+from .export import export
 from .models import compare, evaluate, sample, spectrum
 from .options import Settings, Stopped, UsageError, command
 from .training import distill, train_teacher
@@ -38,6 +39,7 @@ COMMANDS = {
     "spectrum": (spectrum, "take a student's generator apart"),
     "evaluate": (evaluate, "measure a student against its teacher and held-out data"),
     "compare": (compare, "compare ways to sample a teacher in few steps"),
+    "export": (export, "write a student's one step as an ONNX file or a program of torch.export"),
     "demo": (demo, "train, distil and compare on two moons and handwritten digits"),
     "versions": (versions, "print what a bug report needs"),
 }
@@ -104,8 +106,8 @@ def _run(name: str, arguments: Sequence[str]) -> int:
         # What koopflow says of an option, a file or data that a person gave is a ValueError too.
         if not isinstance(error, UsageError | ValueError) or isinstance(error, TeacherError):
             code = FAILURE
-    except (MemoryError, RuntimeError) as error:
-        # Of NumPy and torch, where koopflow asked for more memory than there is.
+    except (ImportError, MemoryError, RuntimeError) as error:
+        # A package of an extra; NumPy and torch, where koopflow asked for more memory than there is.
         said += "out of memory: " * isinstance(error, MemoryError) + str(error).partition("\n")[0]
         code = FAILURE
     _say(said)

@@ -49,7 +49,7 @@ FILES = (*TABLES, "eigenvalues.png", "modes.png", "spectrum.toml")
     positional="student",
     run=(Option("student", "File of a student or a teacher."), Option("output", "File for the samples.")),
     sample=(
-        Option("n", "Number of samples: 64, or eight of each class, by default; -n for short.", int | None),
+        Option("n", "Number of samples: 64, or eight of each class, by default.", int | None),
         Option("label", "One class or several, [0, 3]: all by default.", int | list[int] | None),
         Option("condition", "An .npy file with the condition of each sample."),
         Option("modes", "Modes that move: 3, [0, 1, 4] or :20.", int | list[int] | str | None),

@@ -35,6 +35,8 @@ ALONE = "alone"
 PATHS = ("output", "teacher", "student")
 # Keys of [data] that have a flag of their own, without the table's name.
 SHORT = {"source": "data", **{key: key for key in ("size", "channels", "labels", "held_out")}}
+# Options with a flag of one letter.
+LETTERS = {"n": "-n", "output": "-o"}
 # TOML has no null; this text stands for it.
 NONE = "none"
 # What a run decided itself; a file shows it and nothing reads it back.
@@ -169,6 +171,8 @@ class Command:
         if table == "data":
             full, short = f"data.{option.name}", SHORT.get(option.name, "")
             words += f" --{short} for short." if short else ""
+        elif full in LETTERS:
+            words += f" {LETTERS[full]} for short."
         if short:
             self._short[short] = full
         if option.kind is bool:
@@ -226,8 +230,7 @@ class Command:
                 if not equals or not key:
                     raise UsageError(f"--set: expected key=value, got {key!r}")
                 name = f"--{key}"
-            if name == "-n":
-                name = "--n"
+            name = next((f"--{full}" for full, letter in LETTERS.items() if name == letter), name)
             if name.startswith("--") and name != "--help":
                 full = self._full(name[2:].replace("-", "_"), name)
                 if not equals and full in self._switches:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from .. import _core
-from .._arrays import Array, as_condition, as_integer, as_path, as_seed, to_numpy
+from .._arrays import Array, as_condition, as_flag, as_integer, as_path, as_seed, to_numpy
 from .._batches import with_condition
 from .._checkpointing import check_apart, check_place, checkpointing
 from .._conditioning import Conditioning
@@ -26,7 +26,7 @@ from ..options import Architecture, Objective, Options, Training, Trajectories, 
 from ..progress import ProgressFunction, ProgressMeter
 from ..teachers.flow import Flow, checked_teacher
 from ..tensorboard import logged
-from ..twins import Stored, StudentModule
+from ..twins import Stored, StudentModule, write_onnx, write_pt2
 from .evaluation import SAMPLES, SEED, EvaluationReport, endpoint_error, evaluate
 from .student import FittedStudent
 
@@ -347,6 +347,40 @@ class KoopmanDistiller(HubFolder, FittedStudent):
         stored = Stored.from_bytes(student.to_bytes())
         stored.header["facts"]["header"] = json.loads(self._about())
         return StudentModule(stored).to(student.device)
+
+    def to_onnx(self, path: str | PathLike[str], *, check: bool = True) -> None:
+        """Write the one-step map as an ONNX file, which runs without koopflow and torch.
+
+        From ``x0``, ``[B, *event]``, and for a conditional student ``condition``, labels ``[B]`` (int64, not
+        checked) or vectors ``[B, D]``, to ``x1``; B is any number. Metadata are ``koopflow_version``, and as
+        JSON ``event_shape`` and ``conditioning``. Of a float64 student with a U-Net, which onnxruntime cannot
+        run, the file is in float32, with a UserWarning. Atomic; models of koopflow are not replaced.
+
+        Parameters
+        ----------
+        path : path
+            File.
+        check : bool, default True
+            Whether onnxruntime has to give the samples of :meth:`to_torch`, to 1e-5 of their size, before
+            anything is written; a KoopflowError says that it does not.
+
+        Raises
+        ------
+        ImportError
+            Without the packages of ``pip install 'koopflow[onnx]'``.
+        ArgumentError, OSError
+            For weights beyond the 2 GiB of an ONNX file, and for a place that cannot be written.
+        """
+        write_onnx(self.to_torch(), path, check=as_flag(check, "check"))
+
+    def to_pt2(self, path: str | PathLike[str]) -> None:
+        """Write the one-step map as a program of ``torch.export``, which runs with torch alone.
+
+        ``torch.export.load(path).module()`` takes ``x0`` and the condition of each row, as :meth:`to_onnx`
+        says, on the device of this student; gradients reach ``x0``. Raises ``ArgumentError`` or ``OSError``
+        for a place that cannot be written.
+        """
+        write_pt2(self.to_torch(), path)
 
     @classmethod
     def from_torch_module(cls, module: torch.nn.Module) -> KoopmanDistiller:

@@ -53,7 +53,7 @@ class Monomials(nn.Module):
         for order in range(2, degree + 1):
             pairs = [(below, factor) for below, v in enumerate(last) for factor in range(v, len(variables))]
             last = [factor for _, factor in pairs]
-            self.register_buffer(f"degree_{order}", torch.tensor(pairs).T, persistent=False)
+            self.register_buffer(f"degree_{order}", torch.tensor(pairs).T.contiguous(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         variables = x[:, self.get_buffer("variables")]

@@ -32,15 +32,15 @@ def help_of(command, capsys):
 def test_help_names_the_commands(capsys):
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    names = {"train-teacher", "distill", "sample", "spectrum", "evaluate", "compare", "demo", "versions"}
-    assert names == set(COMMANDS)
-    assert all(f"  {name} " in shown for name in names)
+    names = {"train-teacher", "distill", "sample", "spectrum", "evaluate", "compare", "export", "demo"}
+    assert names | {"versions"} == set(COMMANDS)
+    assert all(f"  {name} " in shown for name in COMMANDS)
 
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"versions"}))
 def test_help_of_a_command_names_its_flags(command, capsys):
     shown = help_of(command, capsys)
-    flags = {"--output", "--seed", "--device"}
+    flags = {"--output", "--device", "--check" if command == "export" else "--seed"}
     flags |= {"--quick"} if command == "demo" else {"--config", "--set", "--overwrite", "--quiet"}
     flags |= {"--resume", "--steps", "--max_seconds", "--training", "[fit]"} if command in TRAINING else set()
     assert all(flag in shown for flag in flags)

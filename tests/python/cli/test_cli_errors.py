@@ -82,6 +82,8 @@ def contents(folder):
         ),
         ([*SAMPLE, "--output", "x.png", "--columns", "0"], "--columns: expected at least 1, got 0"),
         (["sample", "folder", "--output", "x.npy"], "student: expected a student's file, got 'folder'"),
+        (["export", "student.safetensors", "-o", "x.npy"], "expected a file that ends in .onnx, .pt2, got"),
+        (["export", "teacher.safetensors", "-o", "x.pt2"], "holds a teacher, expected a student"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_everything(arguments, message, folder, capsys):

@@ -1,4 +1,4 @@
-"""sample, spectrum and evaluate: what they write is what the Python API says."""
+"""sample, spectrum, evaluate, compare and export: what they write is what the Python API says."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from koopflow import FlowTeacher, KoopmanDistiller, datasets
@@ -290,3 +291,27 @@ def test_a_comparison(plane, gaussian, tmp_path, capsys):
     assert "is there already" in capsys.readouterr().err
     assert run("compare", *arguments, "--methods", "magic") == 2
     assert "magic" in capsys.readouterr().err
+
+
+# --- export ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning")
+def test_exported_programs_give_the_student_s_samples(plane, student, tmp_path, monkeypatch, capsys):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra 'onnx'")
+    pt2, onnx = tmp_path / "student.pt2", tmp_path / "student.onnx"
+    for file in (pt2, onnx):
+        assert run("export", plane / "student.safetensors", "-o", file) == 0
+        assert capsys.readouterr().out == f"wrote {file}\n"
+    noise = np.random.default_rng(0).normal(size=(3, 2)).astype("f4")
+    session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
+    program = torch.export.load(pt2).module()
+    for samples in (*session.run(None, {"x0": noise}), program(torch.from_numpy(noise))):
+        np.testing.assert_allclose(samples, student.sample(x0=noise), rtol=0.0, atol=1e-5)
+    assert run("export", plane / "student.safetensors", "-o", onnx) == 2
+    assert "is there already" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert run("export", plane / "student.safetensors", "-o", onnx, "--overwrite") == 1
+    error = capsys.readouterr().err
+    assert "pip install 'koopflow[onnx]'" in error
+    assert error.count("\n") == 1

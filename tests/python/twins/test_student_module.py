@@ -342,6 +342,28 @@ def test_export_takes_batches_of_any_size(pair):
         assert_same(program(*(argument[rows] for argument in arguments)), expected[rows], 1e-5)
 
 
+@pytest.mark.parametrize(
+    "pair",
+    [pytest.param(kind, marks=[pytest.mark.slow] * (kind not in {"dense", "classes"})) for kind in KINDS],
+    indirect=True,
+)
+# torch's own, when it reads a program.
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning")
+def test_exported_files_give_the_core_s_samples(pair, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra 'onnx'")
+    pair.student.to_pt2(tmp_path / "student.pt2")
+    pair.student.to_onnx(tmp_path / "student.onnx")
+    program = torch.export.load(tmp_path / "student.pt2").module()
+    session = onnxruntime.InferenceSession(tmp_path / "student.onnx", providers=["CPUExecutionProvider"])
+    arguments = (pair.noise,) if pair.condition is None else (pair.noise, pair.condition)
+    for rows in ([4], [0, 1, 2], [5, 4, 3, 2, 1, 0, 0]):
+        batch = [argument[rows] for argument in arguments]
+        assert_same(program(*batch), pair.data[rows], 1e-5)
+        named = zip(["x0", "condition"], (argument.numpy() for argument in batch), strict=False)
+        (samples,) = session.run(["x1"], dict(named))
+        assert_same(torch.from_numpy(samples), pair.data[rows], 1e-5)
+
+
 # torch's own, when its compiler is imported.
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 @pytest.mark.slow
