@@ -37,12 +37,10 @@ def attaching(method: Method) -> Method:
     return cast(Method, attach)
 
 
-class Attachable(ABC):
-    """A teacher whose field may be code of others, which ``pickle`` and ``copy.deepcopy`` treat as they do
+class Attachable(Flow, ABC):
+    """A flow whose field may be code of others, which ``pickle`` and ``copy.deepcopy`` treat as they do
     anywhere; a model that they refuse, such as a lambda, is Python's own error."""
 
-    # What makes the field's twin where the core cannot write the field: None for koopflow's own fields.
-    _attached: Callable[[], Any] | None = None
     # Whose method attached the field, its name, and its arguments.
     _origin: tuple[Any, str, tuple[Any, ...], Mapping[str, Any]] | None = None
 
@@ -175,14 +173,13 @@ class Attachable(ABC):
         >>> teacher = FlowTeacher.from_torchscript("teacher.pt", event_shape=(2,))  # doctest: +SKIP
         """
         conditioning = Conditioning(num_classes, condition_dim)
+        file = (path, event_shape, device, dtype, conditioning)
         asked: dict[str, Any] = {"convention": convention, "timestep_scale": timestep_scale}
-        field = _torchscript(path, event_shape, conditioning, device, dtype, **asked)
-        asked |= {"time_range": time_range, "gradients": gradients, "max_batch": max_batch}
-        load = (path, event_shape, device, dtype, conditioning)
-        twin: Callable[[], TeacherModule] = partial(scripted_twin, *load, **asked)
+        field, twin = _torchscript(*file, **asked)
         attached = None
         if time_range is not None or gradients != "autograd" or max_batch is not None:
-            attached = scripted(*load, **asked)
+            asked |= {"time_range": time_range, "gradients": gradients, "max_batch": max_batch}
+            attached = scripted(*file, **asked)
             field, twin = attached.field(), attached.twin
         order = {"torchcfm": "t, x", "flow_matching": "x, t", "diffusers": "x, timestep"}[convention]
         called = f"forward({order}{', condition' if conditioning else ''}) with {sizes(field)}"
@@ -277,9 +274,8 @@ class Attachable(ABC):
             raise ArgumentError("event_shape: expected the shape of one sample, got None")
         elif isinstance(model, str | bytes | PathLike) and not as_path(model).endswith(".pt2"):
             _refuse("a TorchScript file", named)
-            order = {"convention": "flow_matching"}
-            raw = _torchscript(model, event_shape, conditioning, device or "cpu", dtype, **order)
-            twin = partial(scripted_twin, model, event_shape, device or "cpu", dtype, conditioning, **order)
+            file = (model, event_shape, device or "cpu", dtype, conditioning)
+            raw, twin = _torchscript(*file, convention="flow_matching")
         else:
             attached = TorchModel(
                 model,
@@ -391,8 +387,15 @@ def _refuse(what: str, options: Mapping[str, Any]) -> None:
 
 
 def _torchscript(
-    path: Any, event_shape: Sequence[int], conditioning: Conditioning, device: Any, dtype: Any, **asked: Any
-) -> _core.VelocityField:
-    asked |= {"event_shape": checked_event_shape(event_shape), "conditioning": conditioning.to_json()}
-    asked |= {"device": name_of(device), "dtype": None if dtype is None else name_of(dtype)}
-    return _core.VelocityField.torchscript(as_path(path), **asked)
+    path: Any, event_shape: Sequence[int], device: Any, dtype: Any, conditioning: Conditioning, **asked: Any
+) -> tuple[_core.VelocityField, Callable[[], TeacherModule]]:
+    """The field of a file, which the core runs without Python, and what makes its twin."""
+    field = _core.VelocityField.torchscript(
+        as_path(path),
+        event_shape=checked_event_shape(event_shape),
+        conditioning=conditioning.to_json(),
+        device=name_of(device),
+        dtype=None if dtype is None else name_of(dtype),
+        **asked,
+    )
+    return field, partial(scripted_twin, path, event_shape, device, dtype, conditioning, **asked)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False, repr=False)
-class FlowTeacher(Attachable, HubFolder, Flow, Parameters):
+class FlowTeacher(HubFolder, Attachable, Parameters):
     """A flow-matching model: trained here on data, attached from PyTorch, or known in closed form.
 
     The probability path is x_t = a(t) x1 + s(t) x0 with standard normal x0 (Lipman et al. 2210.02747); a

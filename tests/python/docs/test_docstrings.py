@@ -23,8 +23,6 @@ def test_examples(name):
     assert failed == 0
 
 
-@pytest.mark.parametrize(
-    "name", ["koopflow.teachers.teacher", "koopflow.students.distiller", "koopflow.datasets"]
-)
+@pytest.mark.parametrize("name", ["teachers.teacher", "teachers.attaching", "students.distiller", "datasets"])
 def test_what_people_use_has_examples(name):
-    assert doctest.testmod(importlib.import_module(name)).attempted > 0
+    assert doctest.testmod(importlib.import_module(f"koopflow.{name}")).attempted > 0
