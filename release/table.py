@@ -38,7 +38,9 @@ def row(torch: str, log: str, commit: str, day: str) -> str:
     done = steps(log)
     texts = {name: text for name, _, text in done}
     name, seconds, _ = done[-1] if done else ("nothing", 0, "")
-    rust = sum(map(int, re.findall(r"^test result: ok\. (\d+) passed", texts.get("cargo test", ""), re.MULTILINE)))
+    rust = sum(
+        map(int, re.findall(r"^test result: ok\. (\d+) passed", texts.get("cargo test", ""), re.MULTILINE))
+    )
     result = "passed" if name == "all passed" else f"**failed** in: {name}"
     sets = [outcome(texts[step]) if step in texts else "not run" for step in SETS]
     minutes = f"{seconds / 60:.0f}"
@@ -49,7 +51,9 @@ def with_row(page: str, torch: str, new: str) -> str:
     """The page with this version's row replaced, or added in the order of versions."""
     lines = page.splitlines()
     head = next(number for number, line in enumerate(lines) if line.startswith("| torch |"))
-    end = next((number for number in range(head, len(lines)) if not lines[number].startswith("|")), len(lines))
+    end = next(
+        (number for number in range(head, len(lines)) if not lines[number].startswith("|")), len(lines)
+    )
     rows = [line for line in lines[head + 2 : end] if line.split("|")[1].strip() != torch] + [new]
     rows.sort(key=lambda line: [int(part) for part in line.split("|")[1].strip().split(".")])
     return "\n".join([*lines[: head + 2], *rows, *lines[end:]]) + "\n"
@@ -57,7 +61,9 @@ def with_row(page: str, torch: str, new: str) -> str:
 
 def main(torch: str, log: Path) -> None:
     git = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, cwd=PAGE.parent, capture_output=True, text=True).stdout.strip() or "no commit"
+    commit = (
+        subprocess.run(git, cwd=PAGE.parent, capture_output=True, text=True).stdout.strip() or "no commit"
+    )
     new = row(torch, log.read_text(errors="replace"), commit, date.today().isoformat())
     PAGE.write_text(with_row(PAGE.read_text(), torch, new))
 
