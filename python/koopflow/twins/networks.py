@@ -46,14 +46,15 @@ class Monomials(nn.Module):
 
     def __init__(self, variables: Sequence[int], *, linear: int, degree: int) -> None:
         super().__init__()
-        self.register_buffer("variables", torch.tensor(variables), persistent=False)
+        self.register_buffer("variables", torch.tensor(variables, device="cpu"), persistent=False)
         self.linear, self.degree = linear, degree
         # Each monomial is one of the degree below times its last variable or a later one: all arise once.
         last = list(range(len(variables)))
         for order in range(2, degree + 1):
             pairs = [(below, factor) for below, v in enumerate(last) for factor in range(v, len(variables))]
             last = [factor for _, factor in pairs]
-            self.register_buffer(f"degree_{order}", torch.tensor(pairs).T.contiguous(), persistent=False)
+            columns = torch.tensor(pairs, device="cpu").T.contiguous()
+            self.register_buffer(f"degree_{order}", columns, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         variables = x[:, self.get_buffer("variables")]
@@ -70,7 +71,7 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, frequencies: int) -> None:
         super().__init__()
-        powers = torch.arange(frequencies, dtype=torch.float64).exp2()
+        powers = torch.arange(frequencies, dtype=torch.float64, device="cpu").exp2()
         self.register_buffer("frequencies", powers * math.pi, persistent=False)
 
     def forward(self, t: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ class Twin(nn.Module):
     """A plain PyTorch module that computes what a model of the core does, built from the model's stored form.
 
     Its parameters and persistent buffers have the names of the file's tensors. Subclasses build their parts
-    from ``header["model"]`` in :meth:`build`.
+    from ``header["model"]`` in :meth:`build`, where only what is no part of the file has values.
     """
 
     # What names in the file begin with, and what they begin with here: ``forward`` is a method of a module.
@@ -56,14 +56,15 @@ class Twin(nn.Module):
     def __init__(self, stored: Stored) -> None:
         super().__init__()
         self.header = stored.header
-        # Initial values are replaced at once: drawing them must not move the user's random numbers.
-        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        # Without initial values: drawing them would move the random numbers of the user and of other threads.
+        with torch.device("meta"):
             self.build(stored.header["model"])
         tensors = {name: x for name, x in stored.tensors.items() if not name.startswith(self.left_out)}
         self.dtypes = {name: x.dtype for name, x in tensors.items()}
-        self.to(next(dtype for dtype in self.dtypes.values() if dtype.is_floating_point))
-        self.load_state_dict({_begun(name, self.renamed): x for name, x in tensors.items()})
-        self.eval()
+        own = next(dtype for dtype in self.dtypes.values() if dtype.is_floating_point)
+        values = {name: x.to(own) if x.is_floating_point() else x for name, x in tensors.items()}
+        self.load_state_dict({_begun(name, self.renamed): x for name, x in values.items()}, assign=True)
+        self.to(own).eval()
 
     def build(self, model: dict[str, Any]) -> None:
         """Makes the parts that ``model``, the file's description, asks for."""

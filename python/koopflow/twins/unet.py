@@ -45,8 +45,9 @@ class _Embedded(nn.Module):
         size, half = _embedding_size(config), channels // 2
         self.time_embed = nn.Sequential(nn.Linear(channels, size), nn.SiLU(), nn.Linear(size, size))
         self.label_emb = nn.Embedding(condition, size) if condition else None
-        exponents = torch.arange(half, dtype=torch.float64) * (-math.log(_LONGEST_PERIOD) / half)
-        self.register_buffer("frequencies", exponents.exp() * config["time_scale"], persistent=False)
+        steps = torch.arange(half, dtype=torch.float64, device="cpu")
+        frequencies = torch.exp(steps * (-math.log(_LONGEST_PERIOD) / half)) * config["time_scale"]
+        self.register_buffer("frequencies", frequencies, persistent=False)
         self._odd = channels % 2
 
     def embedding(self, t: Tensor, condition: Tensor | None) -> Tensor:
