@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The whole gate (.ci/run: build, every Rust and Python test, notebooks) for each torch, and a table of how it
-# went in docs/install.md. Hours on two cores.
+# The tests of the gate (.ci/run tests: build, every Rust and Python test, notebooks) for each torch, and a table
+# of how they went in docs/install.md. Hours on two cores.
 #
 #   release/matrix.sh [TORCH ...]       all that koopflow supports, or for instance: release/matrix.sh 2.13.0
 #
@@ -15,7 +15,7 @@ failed=0
 for torch; do
     log=target/release-logs/matrix-$torch.log
     printf 'torch %-8s ' "$torch"
-    if KOOPFLOW_TORCH=$torch .ci/run >"$log" 2>&1; then echo passed; else echo "FAILED, see $log"; failed=1; fi
+    if KOOPFLOW_TORCH=$torch .ci/run tests >"$log" 2>&1; then echo passed; else echo "FAILED, see $log"; failed=1; fi
     "$python" release/table.py "$torch" "$log"
 done
 exit $failed
