@@ -31,8 +31,9 @@ class Coordinates(nn.Module):
         """(x - mean) / deviation, both interpolated at the times of the rows."""
         intervals = self.means.shape[0] - 1
         place = t.clamp(0.0, 1.0) * intervals
-        left = place.detach().floor().clamp(max=intervals - 1)
-        row, weight = left.long(), (place - left)[:, None]
+        # Clamped as integers: NaN is no row, and its weight says so.
+        row = place.detach().long().clamp(0, intervals - 1)
+        weight = (place - row)[:, None]
         mean, deviation = (torch.lerp(y[row], y[row + 1], weight) for y in (self.means, self.deviations))
         return (x - mean) / deviation
 

@@ -11,8 +11,10 @@ from torch import Tensor
 from ..exceptions import ArgumentError, DtypeError, ShapeError
 
 
-def flat_states(argument: str, x: Tensor, event_shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """States ``[B, *event]`` as ``[B, d]``."""
+def flat_states(
+    argument: str, x: Tensor, event_shape: Sequence[int], dtype: torch.dtype | None = None
+) -> Tensor:
+    """States ``[B, *event]`` as ``[B, d]``, of their own dtype if no other is said."""
     if not isinstance(x, Tensor):
         raise DtypeError(f"{argument}: expected a torch tensor, got {type(x).__name__}")
     if not x.is_floating_point():
@@ -20,12 +22,22 @@ def flat_states(argument: str, x: Tensor, event_shape: Sequence[int], dtype: tor
     if tuple(x.shape[1:]) != tuple(event_shape) or x.ndim == 0:
         expected = ", ".join(["B", *map(str, event_shape)])
         raise ShapeError(f"{argument}: expected shape ({expected}), got {tuple(x.shape)}")
-    return x.flatten(1).to(dtype)
+    return x.flatten(1).to(dtype or x.dtype)
+
+
+def as_numbers(
+    argument: str, values: Tensor | float | Sequence[float], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Times as a tensor."""
+    try:
+        return torch.as_tensor(values, dtype=dtype, device=device)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"{argument}: expected numbers, got {values!r}") from error
 
 
 def times_of(argument: str, t: Tensor | float, x: Tensor) -> Tensor:
     """One time, or one for each row of ``x``, as ``[B]`` of its dtype."""
-    t = torch.as_tensor(t, dtype=x.dtype, device=x.device)
+    t = as_numbers(argument, t, x.dtype, x.device)
     if t.ndim > 1 or (t.ndim == 1 and t.shape[0] != x.shape[0]):
         raise ShapeError(f"{argument}: expected a number or shape ({x.shape[0]},), got {tuple(t.shape)}")
     return t.expand(x.shape[0])
@@ -56,7 +68,9 @@ class Conditions:
         if condition is None or not self.size or not self._fits(condition, rows, one):
             kind = f"integer labels below {self.classes}" if self.classes else "vectors"
             expected = f"{kind} of shape {rows}" if self.size else "none, for this model is unconditional"
-            got = "none" if condition is None else f"{condition.dtype} of shape {tuple(condition.shape)}"
+            got = "none" if condition is None else f"a {type(condition).__name__} that is no tensor"
+            if isinstance(condition, Tensor):
+                got = f"{condition.dtype} of shape {tuple(condition.shape)}"
             raise ArgumentError(f"condition: expected {expected}, got {got}")
         condition = condition.to(x.device).expand(rows)
         return condition.long() if self.classes else condition
@@ -69,7 +83,7 @@ class Conditions:
         return None if condition is None else condition.to(dtype)
 
     def _fits(self, condition: Tensor, rows: tuple[int, ...], one: tuple[int, ...]) -> bool:
-        fits = tuple(condition.shape) in (rows, one, (1, *one))
+        fits = isinstance(condition, Tensor) and tuple(condition.shape) in (rows, one, (1, *one))
         if self.classes and (not fits or condition.is_floating_point()):
             return False
         if self.classes and not torch.compiler.is_compiling():

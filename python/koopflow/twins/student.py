@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..exceptions import ArgumentError, ShapeError
 from .coordinates import Coordinates
 from .generator import Blocks, Observables, generator_of
-from .inputs import Conditions, flat_states, times_of
+from .inputs import Conditions, as_numbers, flat_states, times_of
 from .lift import basis_of, readout_of
 from .stored import Twin
 from .unet import feature_maps
@@ -86,7 +86,7 @@ class StudentModule(Twin):
     def path(self, x0: Tensor, times: Sequence[float] | Tensor, condition: Tensor | None = None) -> Tensor:
         """States at ``times``, ``[T]``, from one encoding of noise: ``[T, B, *event]``."""
         z = self._flat("x0", x0)
-        times = torch.as_tensor(times, dtype=torch.float64, device=z.device)
+        times = as_numbers("times", times, torch.float64, z.device)
         if times.ndim != 1 or not times.shape[0]:
             raise ShapeError(f"times: expected shape (T,), got {tuple(times.shape)}")
         own = times if self.units is None else self.units.time(times)

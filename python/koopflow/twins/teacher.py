@@ -51,7 +51,7 @@ class TeacherModule(Twin):
     conditions: Conditions
 
     def forward(self, t: Tensor | float, x: Tensor, condition: Condition = None) -> Tensor:
-        rows = flat_states("x", x, self.event_shape, x.dtype)
+        rows = flat_states("x", x, self.event_shape)
         condition = self.conditions.checked(condition, rows)
         return self.velocity(times_of("t", t, rows), rows, condition).to(x.dtype).view(x.shape)
 

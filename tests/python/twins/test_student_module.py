@@ -403,6 +403,9 @@ def test_an_unfitted_student_has_none():
         (DtypeError, "x0: expected floating", lambda m: m(torch.zeros(4, 2, dtype=torch.int64))),
         (ShapeError, "x: expected shape", lambda m: m.inverse(torch.zeros(4))),
         (ShapeError, "times: expected", lambda m: m.path(torch.zeros(4, 2), 0.5)),
+        (ArgumentError, "times: expected numbers, got None", lambda m: m.path(torch.zeros(4, 2), None)),
+        (ArgumentError, "times: expected numbers", lambda m: m.path(torch.zeros(4, 2), [[0.0], [0.5, 1.0]])),
+        (ArgumentError, "t: expected numbers, got 'half'", lambda m: m.encode("half", torch.zeros(4, 2))),
         (ShapeError, "t: expected a number or", lambda m: m.encode(torch.zeros(3), torch.zeros(4, 2))),
         (ArgumentError, "direction", lambda m: m.encode(0.0, torch.zeros(4, 2), direction="up")),
         (ArgumentError, "condition: expected none", lambda m: m(torch.zeros(4, 2), torch.zeros(4))),
@@ -413,10 +416,16 @@ def test_arguments_that_do_not_fit_are_named(plain, error, message, call):
         call(plain.module)
 
 
+def test_a_time_that_is_not_a_number_is_answered_with_none(plain):
+    """As states that are not finite, and without an index out of range, which ends CUDA for the process."""
+    assert plain.module.encode(torch.nan, plain.noise)[:, -1].isnan().all()
+
+
 def test_conditions_that_do_not_fit_are_named(teachers):
     student = KoopmanDistiller().set_params(**SMALL).fit(teachers("classes"), progress=False)
     module, x0 = student.to_torch(), torch.zeros(4, 2)
-    for wrong in (None, torch.zeros(3, dtype=torch.int64), torch.zeros(4), torch.full((4,), 3)):
+    of_other_kinds = torch.zeros(3, dtype=torch.int64), torch.zeros(4), torch.full((4,), 3)
+    for wrong in (None, *of_other_kinds, 2, [0, 1, 2, 0], np.zeros(4, int)):
         with pytest.raises(
             ArgumentError, match=r"condition: expected integer labels below 3 of shape \(4,\)"
         ):

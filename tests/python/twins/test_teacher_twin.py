@@ -315,9 +315,13 @@ def test_what_does_not_fit_is_named():
         module(t, torch.randn(4, 3), labels)
     with pytest.raises(DtypeError, match=r"x: expected"):
         module(t, x.long(), labels)
+    with pytest.raises(DtypeError, match=r"x: expected a torch tensor, got float"):
+        module(x, 0.5, labels)
+    with pytest.raises(ArgumentError, match=r"t: expected numbers, got None"):
+        module(None, x, labels)
     with pytest.raises(ShapeError, match=r"t: expected .* got \(3,\)"):
         module(t[:3], x, labels)
-    for wrong in (None, labels[:2], labels - 1, labels + 3, labels.float()):
+    for wrong in (None, labels[:2], labels - 1, labels + 3, labels.float(), 2, [0, 1, 2, 0]):
         with pytest.raises(
             ArgumentError, match=r"condition: expected integer labels below 3 of shape \(4,\)"
         ):
