@@ -37,7 +37,9 @@ class _OneStepGenerator(DenseGenerator):
     def __init__(self, generator: DenseGenerator) -> None:
         nn.Module.__init__(self)
         self.dimension = generator.dimension
-        self.register_buffer("propagator", generator.exponential(torch.ones((), dtype=torch.float64)))
+        self.register_buffer(
+            "propagator", generator.exponential(torch.ones((), dtype=torch.float64, device="cpu"))
+        )
 
     def exponential(self, tau: Tensor) -> Tensor:
         return self.get_buffer("propagator")
@@ -103,18 +105,23 @@ def _place(path: StrOrBytesPath) -> str:
 
 
 def _check(onnxruntime: Any, content: bytes, names: list[str], module: StudentModule) -> None:
-    options = onnxruntime.SessionOptions()
+    """Raises ``KoopflowError`` unless onnxruntime gives the module's samples."""
+    by = f"onnxruntime {onnxruntime.__version__}"
+    without = "Nothing is written unless check=False"
+    inputs, options = _example(module, CHECKED), onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    inputs = _example(module, CHECKED)
-    (got,) = session.run(["x1"], {name: x.numpy() for name, x in zip(names, inputs, strict=True)})
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        (got,) = session.run(["x1"], {name: x.numpy() for name, x in zip(names, inputs, strict=True)})
+    except Exception as error:
+        raise KoopflowError(f"{by} cannot run the student: {error}. {without}") from error
     with torch.no_grad():
         expected = module(*inputs)
-    error = float((torch.from_numpy(got) - expected).abs().max() / expected.abs().max())
-    if not error <= TOLERANCE:
+    off = float((torch.from_numpy(got) - expected).abs().max() / expected.abs().max())
+    if not off <= TOLERANCE:
         raise KoopflowError(
-            f"onnxruntime {onnxruntime.__version__} gives other samples than the student, by {error:.1e} of "
-            f"their size; expected at most {TOLERANCE:.0e}. Nothing is written unless check=False"
+            f"{by} gives other samples than the student, by {off:.1e} of their size; expected at most "
+            f"{TOLERANCE:.0e}. {without}"
         )
 
 
@@ -130,9 +137,8 @@ def _example(module: StudentModule, rows: int) -> tuple[Tensor, ...]:
     """Noise, and a condition for a conditional student, from a generator of their own."""
     random, weight = torch.Generator().manual_seed(0), module.coordinates.center
     classes, size = module.conditions.classes, module.conditions.size
-    drawn = [torch.randn(rows, *module.event_shape, generator=random)]
-    if size and not classes:
-        drawn.append(torch.randn(rows, size, generator=random))
+    shapes = [module.event_shape, *([(size,)] if size and not classes else [])]
+    drawn = [torch.randn(rows, *shape, generator=random, device="cpu") for shape in shapes]
     inputs = [x.to(weight.device, weight.dtype) for x in drawn]
     if classes:
         inputs.append(torch.arange(rows, device=weight.device) % classes)
