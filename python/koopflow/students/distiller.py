@@ -388,7 +388,8 @@ class KoopmanDistiller(HubFolder, FittedStudent):
 
         Options and history are those of the student that the module was made of, with a note that the weights
         are a module's; of averaged and last weights, if it had both, only the module's are left. Raises
-        ``ArgumentError`` for other modules, and ``NonFiniteError`` for weights that are not finite.
+        ``ArgumentError`` for other modules and for layers that were put in or replaced, and
+        ``NonFiniteError`` for weights that are not finite.
         """
         module = StudentModule.of(module)
         stored, header = module.stored(), copy.deepcopy(module.header)

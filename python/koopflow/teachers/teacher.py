@@ -360,8 +360,8 @@ class FlowTeacher(HubFolder, Attachable, Parameters):
     def from_torch_module(cls, module: Any) -> FlowTeacher:
         """The teacher of a module that :meth:`to_torch` made, with the weights that the module has now.
 
-        Raises ``ArgumentError`` for other modules and for that of an attached model, and ``NonFiniteError``
-        for weights that are not finite.
+        Raises ``ArgumentError`` for other modules, for that of an attached model and for layers that were put
+        in or replaced, and ``NonFiniteError`` for weights that are not finite.
 
         Examples
         --------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
@@ -35,7 +36,9 @@ class Stored:
 
     def to_bytes(self) -> bytes:
         """What the core's ``from_bytes`` reads."""
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
+        # Weights may be one tensor, tied, or views of one; those of a file are each their own.
+        own = partial(torch.clone, memory_format=torch.contiguous_format)
+        tensors = {name: own(tensor.detach().cpu()) for name, tensor in self.tensors.items()}
         return safetensors.torch.save(tensors, {KEY: json.dumps(self.header)})
 
 
@@ -50,8 +53,8 @@ class Twin(nn.Module):
     renamed: ClassVar[Mapping[str, str]] = {}
     # Beginnings of names of tensors that are not part of the model in use.
     left_out: ClassVar[tuple[str, ...]] = ()
-    # Those of the file's tensors, by their names there.
-    dtypes: Mapping[str, torch.dtype] = MappingProxyType({})
+    # The file's tensors without their values, by their names here.
+    given: Mapping[str, Tensor] = MappingProxyType({})
 
     def __init__(self, stored: Stored) -> None:
         super().__init__()
@@ -59,11 +62,15 @@ class Twin(nn.Module):
         # Without initial values: drawing them would move the random numbers of the user and of other threads.
         with torch.device("meta"):
             self.build(stored.header["model"])
-        tensors = {name: x for name, x in stored.tensors.items() if not name.startswith(self.left_out)}
-        self.dtypes = {name: x.dtype for name, x in tensors.items()}
-        own = next(dtype for dtype in self.dtypes.values() if dtype.is_floating_point)
+        tensors = {
+            _begun(name, self.renamed): x
+            for name, x in stored.tensors.items()
+            if not name.startswith(self.left_out)
+        }
+        self.given = without_values(tensors)
+        own = next(x.dtype for x in tensors.values() if x.is_floating_point())
         values = {name: x.to(own) if x.is_floating_point() else x for name, x in tensors.items()}
-        self.load_state_dict({_begun(name, self.renamed): x for name, x in values.items()}, assign=True)
+        self.load_state_dict(values, assign=True)
         self.to(own).eval()
 
     def build(self, model: dict[str, Any]) -> None:
@@ -73,12 +80,23 @@ class Twin(nn.Module):
     def stored(self) -> Stored:
         """The stored form of the module, of the dtypes of the model that it was made of.
 
-        Raises ``NonFiniteError`` for values that are not finite.
+        Raises ``ArgumentError`` for other weights than :attr:`given`, and ``NonFiniteError`` for values that
+        are not finite.
         """
-        back = {own: name for name, own in self.renamed.items()}
-        tensors = {_begun(name, back): x for name, x in self.state_dict().items()}
-        for name, tensor in tensors.items():
-            tensors[name] = tensor = tensor.to(self.dtypes.get(name, tensor.dtype))
+        back, tensors = {own: name for name, own in self.renamed.items()}, {}
+        state = self.state_dict()
+        if other := sorted(state.keys() ^ self.given.keys()):
+            names = ", ".join(other[:4]) + (", ..." if len(other) > 4 else "")
+            raise ArgumentError(
+                f"module: expected the weights of to_torch() alone, got more or fewer: {names}; "
+                "what parametrises, prunes or wraps a layer is to be merged into its weights first"
+            )
+        for name, tensor in state.items():
+            given = self.given[name]
+            if tensor.shape != given.shape or tensor.is_meta:
+                got = f"{tuple(tensor.shape)} on {tensor.device}"
+                raise ArgumentError(f"module: expected {name} of shape {tuple(given.shape)}, got {got}")
+            tensors[_begun(name, back)] = tensor = tensor.to(given.dtype)
             if not torch.isfinite(tensor).all():
                 raise NonFiniteError(f"module: expected finite weights, got NaN or infinite values in {name}")
         return Stored(self.header, tensors)
@@ -90,6 +108,11 @@ class Twin(nn.Module):
         if not isinstance(module, cls):
             raise ArgumentError(f"module: expected what to_torch() makes, got {type(module).__name__}")
         return module
+
+
+def without_values(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Shapes and dtypes alone."""
+    return {name: torch.empty_like(x, device="meta") for name, x in tensors.items()}
 
 
 def _begun(name: str, beginnings: Mapping[str, str]) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..exceptions import ArgumentError
 from .inputs import Conditions, flat_states, times_of
 from .networks import Perceptron, TimeEmbedding
-from .stored import Stored, Twin
+from .stored import Stored, Twin, without_values
 from .unet import UNet
 from .units import Units, coefficients
 
@@ -244,5 +244,5 @@ def field_of(stored: Stored) -> TeacherModule:
         field: TeacherModule = GuidedField(field_of(Stored(inner, tensors)), description["scale"], null)
     else:
         field = _KINDS[description["field"]](stored)
-    field.header, field.dtypes = stored.header, {name: x.dtype for name, x in stored.tensors.items()}
+    field.header, field.given = stored.header, without_values(stored.tensors)
     return field

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from torch.func import functional_call, jacrev, jvp
+from torch.nn.utils import parametrizations, prune
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from koopflow import FlowTeacher, KoopmanDistiller, Training, UNet
@@ -437,6 +438,43 @@ def test_conditions_that_do_not_fit_are_named(teachers):
 def test_foreign_modules_are_refused(module):
     with pytest.raises(ArgumentError, match="module: expected what to_torch"):
         KoopmanDistiller.from_torch_module(module)
+
+
+def adapted(module):
+    parametrizations.weight_norm(module.forward_lift[0])
+
+
+def widened(module):
+    module.forward_lift[0] = torch.nn.Linear(5, 40)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            adapted,
+            r"more or fewer: forward_lift\.0\.parametrizations.*forward_lift\.0\.weight; what par.*merged",
+        ),
+        (widened, r"expected forward_lift\.0\.weight of shape \(12, 5\), got \(40, 5\)"),
+        (lambda module: module.to("meta"), "got .* on meta"),
+    ],
+)
+def test_weights_that_are_not_a_student_s_are_named(plain, change, message):
+    module = copy.deepcopy(plain.module)
+    change(module)
+    with pytest.raises(ArgumentError, match="module: .*" + message):
+        KoopmanDistiller.from_torch_module(module)
+
+
+def test_merged_and_tied_weights_come_back(plain):
+    module = copy.deepcopy(plain.module)
+    for layer in module.forward_lift:
+        prune.l1_unstructured(layer, "weight", 0.5)
+        prune.remove(layer, "weight")
+    module.backward_lift = module.forward_lift
+    back = KoopmanDistiller.from_torch_module(module)
+    assert_same(module(plain.noise), back.sample(x0=plain.noise))
+    assert_same(module.inverse(plain.noise), back.invert(plain.noise))
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
