@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,12 @@ from koopflow import FlowTeacher, KoopmanDistiller, _core
 
 MEAN = np.array([1.0, -2.0])
 COV = np.array([[2.0, 0.5], [0.5, 1.0]])
+
+
+def pytest_configure() -> None:
+    # Shells start what runs in the background with Ctrl-C ignored, which the commands that tests start inherit.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
