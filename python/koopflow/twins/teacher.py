@@ -159,9 +159,18 @@ class GaussianField(_ClosedForm):
 
     def __init__(self, stored: Stored) -> None:
         super().__init__(stored)
-        variances, basis = torch.linalg.eigh(self.covariance)
+        self._decompose()
+
+    def _decompose(self) -> None:
+        # In float32 at least: there is no decomposition in half precision.
+        wide = torch.promote_types(self.covariance.dtype, torch.float32)
+        variances, basis = (x.to(self.covariance.dtype) for x in torch.linalg.eigh(self.covariance.to(wide)))
         self.register_buffer("variances", variances.clamp(min=0.0), persistent=False)
         self.register_buffer("basis", basis, persistent=False)
+
+    def _load_from_state_dict(self, *arguments: Any, **keywords: Any) -> None:
+        super()._load_from_state_dict(*arguments, **keywords)
+        self._decompose()
 
     def velocity(self, t: Tensor, x: Tensor, condition: Condition) -> Tensor:
         dtype = self.basis.dtype

@@ -344,6 +344,19 @@ def test_modules_of_another_precision_come_back_in_the_teacher_s(name):
     assert_agrees(teacher, back.to_torch())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_a_gaussian_s_covariance_can_be_loaded(dtype):
+    """What follows from it follows the loaded one."""
+    other = FlowTeacher.gaussian([0.5, 0.0], [[0.25, 0.0], [0.0, 9.0]])
+    module = CLOSED["gaussian"]().to_torch().to(dtype)
+    nn.ModuleDict({"teacher": module}).load_state_dict(
+        {f"teacher.{name}": tensor for name, tensor in other.to_torch().state_dict().items()}
+    )
+    x = torch.randn(5, 2, generator=torch.Generator().manual_seed(3))
+    found = module(0.3, x.to(dtype)).float()
+    torch.testing.assert_close(found, other.velocity(0.3, x), rtol=1e-2, atol=1e-2)
+
+
 def test_other_modules_do_not_come_back():
     with pytest.raises(ArgumentError, match=r"module: expected what to_torch\(\) makes, got Linear"):
         FlowTeacher.from_torch_module(nn.Linear(2, 2))
