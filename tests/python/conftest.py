@@ -15,7 +15,7 @@ COV = np.array([[2.0, 0.5], [0.5, 1.0]])
 
 
 def pytest_configure() -> None:
-    # Shells start what runs in the background with Ctrl-C ignored, which the commands that tests start inherit.
+    # Shells start background jobs with Ctrl-C ignored, and the commands that tests start inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
