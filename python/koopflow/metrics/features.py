@@ -104,7 +104,7 @@ def network_of(features: Any, device: str) -> Callable[[Any], Any]:
         try:
             with warnings.catch_warnings():
                 # torch deprecates TorchScript, but people have such files.
-                warnings.simplefilter("ignore", DeprecationWarning)
+                warnings.filterwarnings("ignore", message="`torch.jit")
                 features = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
         except (RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]

@@ -338,7 +338,8 @@ def scripted(
     if not Path(name).is_file():
         raise FileNotFoundError(f"path: no file {name!r}")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of torch.jit as a whole
+        # torch deprecates TorchScript as a whole, in some versions by a warning that every user sees.
+        warnings.filterwarnings("ignore", message="`torch.jit")
         model = torch.jit.load(name, map_location=name_of(device))  # type: ignore[no-untyped-call]
     options |= {"conditioning": conditioning, "device": device, "dtype": dtype, "by_position": True}
     return TorchModel(model.eval(), event_shape, **options)

@@ -191,7 +191,7 @@ def test_eigenvalues_of_a_kdm(fitted):
 
 
 # torch's own forward mode still scripts something when it is first used.
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit")
 @pytest.mark.parametrize(("s", "t"), [(0.0, 1.0), (0.25, 0.75), (0.5, 0.5), (0.6, 1.0)])
 def test_a_mean_velocity_obeys_its_identity(fitted, weights, s, t):
     """u = v + (t - s) du/ds along the flow, by torch.func.jvp and the closed form's velocity."""

@@ -67,7 +67,7 @@ def fitted(request, gaussian, tmp_path_factory):
 
 
 # torch.func imports parts of torch that warn about other parts of torch.
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit")
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_observables_and_tangents_are_pytorchs(fitted, direction):
     student, path, dtype = fitted

@@ -13,7 +13,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "idea.md"
 
 @pytest.mark.notebook
 # torch's own forward mode scripts its decompositions.
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit")
 def test_the_idea_runs_from_top_to_bottom(capsys):
     code = "\n".join(re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL))
     assert len(code.splitlines()) < 130

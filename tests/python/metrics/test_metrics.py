@@ -230,7 +230,7 @@ class TestFeatures:
 
     def test_files_serve_as_well(self, tmp_path):
         network = torch.nn.Linear(2, 3)
-        with pytest.warns(DeprecationWarning, match="torch.jit"):
+        with pytest.warns((DeprecationWarning, FutureWarning), match="torch.jit"):
             torch.jit.save(torch.jit.trace(network, torch.zeros(2, 2)), tmp_path / "features.pt")
         a, b = sets(dim=2)
         expected = metrics.frechet_distance(a, b, network)

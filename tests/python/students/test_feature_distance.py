@@ -68,7 +68,7 @@ def test_the_distance_alone_is_an_objective(teacher: FlowTeacher) -> None:
 def test_a_torchscript_file_serves_as_well(teacher: FlowTeacher, tmp_path: Path) -> None:
     network = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh())
     options = {**TINY, "steps": 5}
-    with pytest.warns(DeprecationWarning, match="torch.jit"):
+    with pytest.warns((DeprecationWarning, FutureWarning), match="torch.jit"):
         torch.jit.save(torch.jit.trace(network, torch.zeros(2, 2)), tmp_path / "features.pt")
     noise = np.zeros((3, 2), dtype="f4")
     with_module, with_file = (

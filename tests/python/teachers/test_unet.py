@@ -75,7 +75,7 @@ def images(seed: int, *, batch: int = 3, channels: int = 2, dtype: torch.dtype =
 
 # torch.func imports parts of torch that warn about other parts of torch.
 @pytest.mark.probe
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit")
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_values_and_tangents_are_those_of_an_independent_build(
     name: str, monkeypatch: pytest.MonkeyPatch

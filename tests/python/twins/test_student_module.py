@@ -255,7 +255,7 @@ def test_gradients_reach_every_weight(pair):
 @every_kind
 @pytest.mark.filterwarnings("ignore:the inverse of:RuntimeWarning")
 # torch's own, when forward-mode differentiation is first asked for.
-@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit")
 def test_jacobians_are_the_core_s(pair):
     """log |det| of the one-step map, and the rate of the observables along a velocity."""
     x, given = pair.data, {"condition": pair.condition}
@@ -375,7 +375,7 @@ def test_exported_files_give_the_core_s_samples(pair, tmp_path):
 
 
 # torch's own, when its compiler is imported.
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit")
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["spectral", "dense"])
 def test_compiled_forward(teachers, kind):

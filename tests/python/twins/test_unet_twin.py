@@ -75,7 +75,7 @@ def test_weights_have_the_names_of_torchcfm():
 
 
 # torch itself scripts what it derives forwards.
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit")
 @pytest.mark.parametrize("kind", ["labels", "vectors"])
 def test_derivatives_forwards_and_twice_agree_with_differences(kind):
     teacher, t, x, condition = teacher_of(kind, dtype="float64")
