@@ -12,6 +12,7 @@ import sys
 import tarfile
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import koopflow_build
 import pytest
@@ -26,6 +27,11 @@ from koopflow import _core
 def _no_request(monkeypatch):
     monkeypatch.delenv("KOOPFLOW_TORCH", raising=False)
     monkeypatch.delenv("CXX", raising=False)
+    # Only environments that build have it.
+    nothing = SimpleNamespace(
+        get_requires_for_build_wheel=lambda _: [], get_requires_for_build_editable=lambda _: []
+    )
+    monkeypatch.setitem(sys.modules, "maturin", nothing)
 
 
 def fields(metadata: str, name: str) -> list[str]:
