@@ -101,5 +101,7 @@ def test_samples_that_no_memory_holds_are_refused(gaussian: FlowTeacher, n: int)
     student = KoopmanDistiller(steps=2, trajectories=128, **SMALL).fit(gaussian, progress=False)
     expected: type[KoopflowError] = ArgumentError if n >= 2**63 else OutOfMemoryError
     for model in (student, gaussian):
-        with pytest.raises(expected, match="^n: expected an integer from 1" if n >= 2**63 else "out of memory"):
+        with pytest.raises(
+            expected, match="^n: expected an integer from 1" if n >= 2**63 else "out of memory"
+        ):
             model.sample(n)
