@@ -1,6 +1,6 @@
 """Speed of a student's one step in the core and in PyTorch's forms of it: the table of docs/pytorch.md.
 
-    python -m experiments.benches.export                  # five minutes on 2 cores, most of them compilation
+    python -m experiments.benches.export                  # three minutes on 2 cores
     python -m experiments.benches.export --quick          # whether it runs
 
 Weights are hardly trained: speed does not depend on them. In each round every way answers once the same noise
