@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import pytest
-import torch
-
-PAGE = Path(__file__).parents[3] / "docs" / "idea.md"
 
 
 @pytest.mark.notebook
 # torch's own forward mode scripts its decompositions.
 @pytest.mark.filterwarnings("ignore:`torch.jit")
-def test_the_idea_runs_from_top_to_bottom(capsys):
-    code = "\n".join(re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL))
+def test_the_idea_runs_from_top_to_bottom(run_page, capsys):
+    code, names = run_page("idea.md")
     assert len(code.splitlines()) < 130
-    state = torch.get_rng_state()
-    names: dict = {}
-    try:
-        exec(compile(code, str(PAGE), "exec"), names)
-    finally:
-        torch.set_rng_state(state)
     assert names["error"] < 0.15
     # Modes and one drift for all make up the samples that the matrix exponential gave.
     drift = names["drift"]

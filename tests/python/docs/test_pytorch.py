@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import numpy as np
 import pytest
-import torch
-
-PAGE = Path(__file__).parents[3] / "docs" / "pytorch.md"
 
 
 @pytest.mark.notebook
 # torch's own, when it reads a program.
 @pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning")
-def test_the_page_runs_from_top_to_bottom(tmp_path, monkeypatch):
+def test_the_page_runs_from_top_to_bottom(run_page, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime", reason="needs the extra 'onnx'")
     monkeypatch.chdir(tmp_path)
-    code = "\n".join(re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL))
-    state = torch.get_rng_state()
-    names: dict = {}
-    try:
-        exec(compile(code, str(PAGE), "exec"), names)
-    finally:
-        torch.set_rng_state(state)
+    _, names = run_page("pytorch.md")
     for student in (names["student"], names["tuned"]):
         noise = names["noise"][:1000]
         off = student.invert(student.sample(x0=noise)) - noise
