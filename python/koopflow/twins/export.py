@@ -38,7 +38,7 @@ class _OneStepGenerator(DenseGenerator):
         nn.Module.__init__(self)
         self.dimension = generator.dimension
         self.register_buffer(
-            "propagator", generator.exponential(torch.ones((), dtype=torch.float64, device="cpu"))
+            "propagator", generator.exponential(torch.ones(1, dtype=torch.float64, device="cpu"))
         )
 
     def exponential(self, tau: Tensor) -> Tensor:

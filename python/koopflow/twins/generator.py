@@ -154,12 +154,12 @@ class DenseGenerator(nn.Module):
         return torch.cat([part["affine"], skew - skew.T + symmetric])
 
     def exponential(self, tau: Tensor) -> Tensor:
-        """exp(tau L), ``[m, m]``, for one time in float64."""
-        return torch.matrix_exp(tau * self.matrix())
+        """exp(tau L), ``[T, m, m]``, for times ``[T]`` in float64."""
+        return torch.matrix_exp(tau[:, None, None] * self.matrix())
 
     def _moved(self, g: Observables, tau: Tensor, columns: slice) -> Tensor:
         start = g.joined()
-        return torch.stack([start @ self.exponential(one)[:, columns].to(start.dtype) for one in tau])
+        return start @ self.exponential(tau)[..., columns].to(start.dtype)
 
     def state(self, g: Observables, tau: Tensor) -> Tensor:
         return self._moved(g, tau, slice(2, 2 + self.dimension))
