@@ -659,6 +659,80 @@ class Spectrum:
         """Samples with the observables at time ``at`` shifted by ``[m]`` or ``[B, m]``, ``[B, *event]``."""
 
 @final
+class Displacements:
+    """States of paths at fixed times, taken in chunk by chunk."""
+
+    def __new__(cls, event_shape: Sequence[int], times: Sequence[float]) -> Displacements:
+        """``times`` are four or more, rising from 0. Raises ``ArgumentError`` for others."""
+
+    def add(self, paths: _Array) -> None:
+        """Adds states ``[T, B, *event]``; many in the first call, which settles the functions of time.
+        Raises ``ShapeError`` or ``NonFiniteError``."""
+
+    def spectrum(self, reading: str, header: str = "{}", monitor: _Monitor = None) -> FlowSpectrum:
+        """The spectrum of the flow of all paths that were added, after which there are none.
+
+        ``reading`` is JSON: ``{"rates": 3 or null, "tolerance": 1e-4, "components": 256, "seed": 0}``,
+        possibly a part of it. Raises ``ArgumentError`` for fewer than 16 paths and ``DivergenceError`` where
+        all move alike.
+        """
+
+@final
+class FlowSpectrum:
+    """What the paths of a flow determine: drift, affine part, rates and space-time components."""
+
+    @property
+    def facts(self) -> str:
+        """Numbers as JSON: rates, energies, groups."""
+
+    @property
+    def header(self) -> str:
+        """What :meth:`Displacements.spectrum` was given as such."""
+
+    def array(self, name: str) -> NDArray[float64]:
+        """A copy of an array by name: ``times``, ``drift``, ``shares``, ``cloud``, ``axes``, ``axis_values``,
+        ``axis_modes``, ``energies``, ``interval``, ``modes``, ``amplitudes`` and others."""
+
+    def functions(self, times: Sequence[float]) -> NDArray[float64]:
+        """The orthonormal functions of time that modes are sums of, ``[T, r]``."""
+
+    def amplitudes(self, paths: _Array) -> NDArray[float64]:
+        """Amplitudes of all components, ``[B, K]``, for states ``[T, B, *event]``."""
+
+    def axis_amplitudes(self, x0: _Array) -> NDArray[float64]:
+        """Amplitudes of the affine axes, ``[B, A]``, for noise ``[B, *event]``."""
+
+    def states(
+        self, x0: _Array, amplitudes: _Array, t: float, drift: bool = True, affine: bool = True
+    ) -> _Array:
+        """Noise, the parts asked for, and components times amplitudes ``[B, K]``, at t: ``[B, *event]``."""
+
+    def with_rates(self, paths: _Array, keep: Sequence[bool], t: float) -> _Array:
+        """States at t where only the kept functions of the rates move beside the drift, ``[B, *event]``."""
+
+    def agreement(
+        self, other: FlowSpectrum, permutations: int, seed: int, monitor: _Monitor = None
+    ) -> tuple[str, NDArray[float64], NDArray[float64] | None]:
+        """Groups that hold the same as JSON, cosines between all components ``[K, K']``, and correlations of
+        their amplitudes if the noise was the same. Raises ``ShapeError`` for other events."""
+
+    def save(self, path: str) -> None:
+        """Write a safetensors file atomically."""
+
+    @classmethod
+    def load(cls, path: str) -> FlowSpectrum:
+        """What :meth:`save` wrote. Raises ``CheckpointError`` on any other file."""
+
+    def to_bytes(self) -> bytes:
+        """The bytes of a file of it."""
+
+    @classmethod
+    def from_bytes(cls, bytes: bytes) -> FlowSpectrum:
+        """What :meth:`to_bytes` wrote. Raises ``CheckpointError`` on any other bytes."""
+
+    def __reduce__(self) -> tuple[Any, tuple[bytes]]: ...
+
+@final
 class LevelSpectrum:
     """Eigenvalues of the feature maps of a hierarchical student, from full resolution down to the middle.
 

@@ -8,6 +8,7 @@ mod door;
 mod errors;
 mod feature_distance;
 mod files;
+mod flow_spectrum;
 mod handle;
 mod json;
 mod metrics;
@@ -35,6 +36,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<student::PyStudent>()?;
     module.add_class::<baseline::PyBaseline>()?;
     module.add_class::<spectrum::PySpectrum>()?;
+    module.add_class::<flow_spectrum::PyDisplacements>()?;
+    module.add_class::<flow_spectrum::PyFlowSpectrum>()?;
     module.add_class::<metrics::PyStatistic>()?;
     module.add_class::<spectrum::PyLevelSpectrum>()?;
     module.add_function(wrap_pyfunction!(files::describe_file, module)?)?;

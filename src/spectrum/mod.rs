@@ -9,6 +9,7 @@
 mod decomposition;
 mod edit;
 mod facts;
+pub mod flow;
 mod levels;
 mod vectors;
 

@@ -5,15 +5,19 @@ Functions of a :class:`koopflow.Spectrum` or a selection of one; their results h
 """
 
 from .directions import Directions, find_directions
+from .flow import Consensus, consensus, flow_spectrum
 from .matching import SpectrumComparison, compare_spectra
 from .signatures import Signatures, measure_signatures, permutation_test
 
 __all__ = [
+    "Consensus",
     "Directions",
     "Signatures",
     "SpectrumComparison",
     "compare_spectra",
+    "consensus",
     "find_directions",
+    "flow_spectrum",
     "measure_signatures",
     "permutation_test",
 ]

@@ -1,15 +1,24 @@
-"""Spectra: eigenvalues, eigenfunctions and modes of a student's generator."""
+"""Spectra: of a student's generator, and of a flow itself."""
 
+from .flow import FlowSpectrum, read_flow
+from .flow_comparison import FOUND_AGAIN, FlowComparison
 from .levels import LevelSpectrum, MapSpectrum, build_level_spectrum
+from .paths import Paths, core_of
 from .spectrum import NOISE_SEED, Spectrum, StabilityReport, build_spectrum, checked_spectrum
 
 __all__ = [
+    "FOUND_AGAIN",
     "NOISE_SEED",
+    "FlowComparison",
+    "FlowSpectrum",
     "LevelSpectrum",
     "MapSpectrum",
+    "Paths",
     "Spectrum",
     "StabilityReport",
     "build_level_spectrum",
     "build_spectrum",
     "checked_spectrum",
+    "core_of",
+    "read_flow",
 ]

@@ -24,7 +24,8 @@ from .._arrays import (
     to_numpy,
 )
 from .._tables import text_table, to_frame
-from ..exceptions import ArgumentError, NonFiniteError, ShapeError
+from ..exceptions import ArgumentError, NonFiniteError
+from .places import chosen_places
 
 Complex = NDArray[np.complex128]
 Real = NDArray[np.float64]
@@ -195,24 +196,7 @@ class Spectrum:
         return len(self.places)
 
     def __getitem__(self, key: int | slice | Sequence[int] | NDArray[Any]) -> Spectrum:
-        if isinstance(key, slice):
-            return self._only(self.places[key])
-        try:
-            index = np.asarray(to_numpy(key))
-        except (TypeError, ValueError, RuntimeError):
-            index = np.empty(0, dtype=object)
-        if index.dtype == bool and index.shape != (len(self),):
-            raise ShapeError(f"modes: expected a mask of shape ({len(self)},), got {index.shape}")
-        if isinstance(key, list | tuple) and not key:
-            index = index.astype(np.int64)
-        if index.dtype.kind not in "iub" or index.ndim > 1:
-            raise ArgumentError(
-                f"modes: expected an integer, a slice, a list of integers or a mask, got {key!r}"
-            )
-        if index.dtype != bool and not np.all((-len(self) <= index) & (index < len(self))):
-            error = ArgumentError if index.ndim else IndexError
-            raise error(f"modes: expected places from {-len(self)} to {len(self) - 1}, got {key!r}")
-        return self._only(np.atleast_1d(self.places[index]))
+        return self._only(self.places[chosen_places(key, len(self))])
 
     def select(
         self,

@@ -1,0 +1,133 @@
+"""What two flows have in common."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from .._tables import text_table
+from .spectrum import Complex, Places, Real
+
+FOUND_AGAIN = 0.8  # Mean squared cosine.
+
+
+@dataclass(frozen=True, eq=False)
+class FlowComparison:
+    """Rates and groups of modes of a flow beside those of another, as ``a.compare(b)`` finds them.
+
+    Attributes
+    ----------
+    rates, others, distance : array, ``[P]``
+        Rates of the first flow, those of the other that they are nearest to one to one, and their distance,
+        ``|lambda - lambda'| / |lambda|``.
+    first, second : list of arrays
+        Places of the modes of each group in the first flow, and in the other.
+    energy : array, ``[G]``
+        Share of each group in the energy of the first flow's modes.
+    cosine, chance : array, ``[G]``
+        Mean squared cosine of the principal angles between the group's spans in space and time, over the
+        larger of the two, and what random directions would have.
+    amplitude, shuffled, p : array, ``[G]``, or None
+        The same of the amplitudes of the same noise, its mean over shuffles of the noise, and the share of
+        shuffles that reach it, the one seen included. None if the paths began at other noise.
+    cosines, correlations : array, ``[K, K']``
+        Between single modes, and between their amplitudes (or None).
+    """
+
+    rates: Complex
+    others: Complex
+    distance: Real
+    first: list[Places]
+    second: list[Places]
+    energy: Real
+    cosine: Real
+    chance: Real
+    amplitude: Real | None
+    shuffled: Real | None
+    p: Real | None
+    cosines: Real
+    correlations: Real | None
+
+    @classmethod
+    def of(
+        cls, rates: Complex, others: Complex, found: str, cosines: Real, correlations: Real | None
+    ) -> FlowComparison:
+        """What the core found."""
+        groups: list[dict[str, Any]] = json.loads(found)
+
+        def column(name: str) -> NDArray[Any]:
+            return np.asarray([group[name] for group in groups], dtype=np.float64)
+
+        known = correlations is not None
+        first, second = linear_sum_assignment(np.abs(rates[:, None] - others))
+        distance = np.abs(rates[first] - others[second]) / np.maximum(np.abs(rates[first]), 1e-12)
+        return cls(
+            rates=rates[first],
+            others=others[second],
+            distance=distance,
+            first=[np.asarray(group["first"], dtype=np.int64) for group in groups],
+            second=[np.asarray(group["second"], dtype=np.int64) for group in groups],
+            energy=column("energy"),
+            cosine=column("cosine"),
+            chance=column("chance"),
+            amplitude=column("amplitude") if known else None,
+            shuffled=column("shuffled") if known else None,
+            p=column("p") if known else None,
+            cosines=cosines,
+            correlations=correlations,
+        )
+
+    @property
+    def found(self) -> NDArray[np.bool_]:
+        """Groups that are there again, ``[G]``: cosine at least 0.8, and no more than 5% of shuffles reach
+        the amplitudes' if they are known."""
+        again = self.cosine >= FOUND_AGAIN
+        return again if self.p is None else again & (self.p <= 0.05)
+
+    @property
+    def found_energy(self) -> float:
+        """Share of the first flow's nonlinear energy in groups that are there again."""
+        return float(self.energy[self.found].sum())
+
+    def summary(self, rows: int = 12) -> str:
+        """Rates, and a table of the groups by energy."""
+        pairs = [
+            f"{rate:.3g} and {other:.3g} ({gap:.1%} apart)"
+            for rate, other, gap in zip(self.rates, self.others, self.distance, strict=True)
+            if rate.imag >= 0
+        ]
+        columns = {
+            "modes": [len(group) for group in self.first],
+            "of the other": [len(group) for group in self.second],
+            "energy (%)": 100.0 * self.energy,
+            "cosine²": self.cosine,
+            "chance": self.chance,
+            "amplitudes": self.amplitude,
+            "p": self.p,
+        }
+        given = {name: values for name, values in columns.items() if values is not None}
+        table = [dict(zip(given, row, strict=True)) for row in zip(*given.values(), strict=True)]
+        decimals = {"energy (%)": 1, "cosine²": 2, "chance": 2, "amplitudes": 2, "p": 3}
+        lines = [self._verdict, f"rates {'; '.join(pairs)}", text_table(table[:rows], decimals=decimals)]
+        return "\n".join(lines)
+
+    @property
+    def _verdict(self) -> str:
+        return (
+            f"{int(self.found.sum())} of {len(self.first)} groups are found again, {self.found_energy:.1%} "
+            "of the energy"
+        )
+
+    def __repr__(self) -> str:
+        return f"<FlowComparison: {self._verdict}>"
+
+
+def nearest(rates: Complex, others: Complex) -> Complex:
+    """The others in the order of the rates that they are nearest to, one to one."""
+    _, order = linear_sum_assignment(np.abs(rates[:, None] - others))
+    return np.asarray(others[order])

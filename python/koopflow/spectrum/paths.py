@@ -1,0 +1,68 @@
+"""Models of the core as what their paths are: from noise to data and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .. import _core
+from .._arrays import Array
+
+CHUNK_VALUES = 1 << 24  # Numbers of states that are held at once.
+
+
+@dataclass(frozen=True)
+class Paths:
+    """A field or a student of the core, as what leads from noise to data."""
+
+    model: _core.VelocityField | _core.Student
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """The shape of one sample."""
+        return tuple(self.model.event_shape)
+
+    @property
+    def conditioning(self) -> Any:
+        """What paths are conditioned on, as the core writes it."""
+        if isinstance(self.model, _core.VelocityField):
+            return json.loads(self.model.conditioning)
+        return json.loads(self.model.config)["conditioning"]
+
+    def states(
+        self, x0: Array, times: Sequence[float], condition: Array | None, monitor: Any = None
+    ) -> Array:
+        """States at rising times, ``[T, B, *event]``; those at 0 are ``x0``."""
+        if isinstance(self.model, _core.VelocityField):
+            return self.model.solve(x0, times, condition=condition, monitor=monitor)
+        path = self.model.sample_path(x0, times, condition=condition)
+        # What a student reads off at 0 is nearly the noise that it was given.
+        path[0] = x0
+        return path
+
+    def noise(self, x: Array, condition: Array | None) -> Array:
+        """The noise that data ``[B, *event]`` came from."""
+        if isinstance(self.model, _core.VelocityField):
+            return self.model.solve(x, [1.0, 0.0], condition=condition)[1]
+        return self.model.invert(x, condition=condition)
+
+
+def core_of(model: Any) -> _core.VelocityField | _core.Student:
+    """The core's field of a teacher or student of a student. Raises ``TypeError`` for anything else."""
+    if isinstance(model, _core.VelocityField | _core.Student):
+        return model
+    found = getattr(model, "field", None)
+    if isinstance(found, _core.VelocityField):
+        return found
+    fitted: Callable[[], Any] | None = getattr(model, "_fitted", None)
+    if callable(fitted) and isinstance(student := fitted(), _core.Student):
+        return student
+    raise TypeError(f"source: expected a teacher or a student, got {type(model).__name__}")
+
+
+def chunks(count: int, values: int) -> Iterator[slice]:
+    """Slices of ``count`` rows of ``values`` numbers, of bounded memory."""
+    rows = max(CHUNK_VALUES // max(values, 1), 16)
+    return (slice(begin, min(begin + rows, count)) for begin in range(0, count, rows))

@@ -1,0 +1,204 @@
+//! `_core.Displacements` and `_core.FlowSpectrum`: paths, and the spectrum of their flow, for Python.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::anyhow;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyType};
+use serde_json::{Map, Value};
+use tch::{Device, Tensor};
+
+use super::array::{Array, ArrayKind};
+use super::door::{self, PyMonitor};
+use super::handle::{self, Shared};
+use super::json;
+use crate::error::{Error, Result};
+use crate::spectrum::flow::{measure, Displacements, FlowSpectrum, Parts, Reading};
+use crate::store;
+
+/// Paths that come in chunk by chunk.
+#[pyclass(name = "Displacements", module = "koopflow._core", frozen)]
+pub struct PyDisplacements(Mutex<Option<Displacements>>);
+
+#[pymethods]
+impl PyDisplacements {
+    #[new]
+    fn new(event_shape: Vec<i64>, times: Vec<f64>) -> PyResult<Self> {
+        Ok(PyDisplacements(Mutex::new(Some(Displacements::new(&event_shape, &times)?))))
+    }
+
+    /// Adds states `[T, B, *event]`.
+    fn add(&self, paths: &Bound<'_, PyAny>) -> PyResult<()> {
+        let states = Array::import_float("paths", paths)?.tensor;
+        let mut held = self.take()?;
+        let (held, outcome) = door::enter(paths.py(), move || {
+            let outcome = held.add(&states);
+            Ok((held, outcome))
+        })?;
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(held);
+        Ok(outcome?)
+    }
+
+    /// The spectrum of all that was added; nothing can be added afterwards.
+    #[pyo3(signature = (reading, header="{}", monitor=None))]
+    fn spectrum(
+        &self,
+        py: Python<'_>,
+        reading: &str,
+        header: &str,
+        monitor: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<PyFlowSpectrum> {
+        let reading: Reading = json::parse_config(reading)?;
+        let header = Value::from(handle::object("header", header)?);
+        let (held, mut monitor) = (self.take()?, PyMonitor::new(monitor));
+        let spectrum = door::enter(py, move || measure(held, &reading, &mut monitor))?;
+        Ok(PyFlowSpectrum { spectrum: Shared::new(spectrum), header })
+    }
+}
+
+impl PyDisplacements {
+    fn take(&self) -> Result<Displacements> {
+        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        held.ok_or_else(|| Error::Internal(anyhow!("these paths are used up, or another thread has them")))
+    }
+}
+
+#[pyclass(name = "FlowSpectrum", module = "koopflow._core", frozen)]
+pub struct PyFlowSpectrum {
+    spectrum: Shared<FlowSpectrum>,
+    /// What Python wants to find again in the file.
+    header: Value,
+}
+
+impl PyFlowSpectrum {
+    /// An array made away from the interpreter, of the kind of an argument.
+    fn made<'py>(
+        &self,
+        py: Python<'py>,
+        kind: ArrayKind,
+        make: impl FnOnce(FlowSpectrum) -> Result<Tensor> + Send,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let own = self.spectrum.handle();
+        kind.export(py, door::enter(py, move || Ok(make(own)?.copy()))?)
+    }
+
+    fn facts_for_file(&self) -> Value {
+        Map::from_iter([("header".to_string(), self.header.clone())]).into()
+    }
+
+    fn restored(name: &str, (spectrum, facts): (FlowSpectrum, Value)) -> Result<Self> {
+        let header = handle::part(name, &facts, "header")?;
+        Ok(PyFlowSpectrum { spectrum: Shared::new(spectrum), header })
+    }
+}
+
+#[pymethods]
+impl PyFlowSpectrum {
+    #[getter]
+    fn facts(&self) -> PyResult<String> {
+        let facts = self.spectrum.fact(|own| serde_json::to_string(own.facts()));
+        Ok(facts.map_err(|error| Error::Internal(error.into()))?)
+    }
+
+    #[getter]
+    fn header(&self) -> String {
+        self.header.to_string()
+    }
+
+    /// A copy of one of the arrays.
+    fn array<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+        let array = self.spectrum.fact(|own| own.array(name).map(Tensor::copy))?;
+        ArrayKind::Numpy.export(py, array)
+    }
+
+    /// Orthonormal functions of time at `times`, `[T, r]`.
+    fn functions<'py>(&self, py: Python<'py>, times: Vec<f64>) -> PyResult<Bound<'py, PyAny>> {
+        self.made(py, ArrayKind::Numpy, move |own| own.functions(&times))
+    }
+
+    /// Amplitudes of the components for paths `[T, B, *event]`: `[B, K]`.
+    fn amplitudes<'py>(&self, paths: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let states = Array::import_float("paths", paths)?.tensor;
+        self.made(paths.py(), ArrayKind::Numpy, move |own| own.amplitudes(&states))
+    }
+
+    /// Amplitudes of the affine axes for noise `[B, *event]`: `[B, A]`.
+    fn axis_amplitudes<'py>(&self, x0: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let noise = Array::import_float("x0", x0)?.tensor;
+        self.made(x0.py(), ArrayKind::Numpy, move |own| own.axis_amplitudes(&noise))
+    }
+
+    /// Noise, the parts asked for, and components times amplitudes `[B, K]`, at `t`: `[B, *event]`.
+    #[pyo3(signature = (x0, amplitudes, t, drift=true, affine=true))]
+    fn states<'py>(
+        &self,
+        x0: &Bound<'py, PyAny>,
+        amplitudes: &Bound<'py, PyAny>,
+        t: f64,
+        drift: bool,
+        affine: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let Array { tensor: noise, kind } = Array::import_float("x0", x0)?;
+        let amplitudes = Array::import_float("amplitudes", amplitudes)?.tensor;
+        let parts = Parts { drift, affine };
+        self.made(x0.py(), kind, move |own| own.states(&noise, &amplitudes, t, parts))
+    }
+
+    /// States at `t` of paths `[T, B, *event]` where only the kept functions of the rates move: `[B, *event]`.
+    fn with_rates<'py>(
+        &self,
+        paths: &Bound<'py, PyAny>,
+        keep: Vec<bool>,
+        t: f64,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let Array { tensor: states, kind } = Array::import_float("paths", paths)?;
+        self.made(paths.py(), kind, move |own| own.with_rates(&states, &keep, t))
+    }
+
+    /// What this flow and another have in common: groups as JSON, cosines `[K, K']`, and correlations or None.
+    #[pyo3(signature = (other, permutations, seed, monitor=None))]
+    fn agreement<'py>(
+        &self,
+        py: Python<'py>,
+        other: &PyFlowSpectrum,
+        permutations: u64,
+        seed: u64,
+        monitor: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<(String, Bound<'py, PyAny>, Option<Bound<'py, PyAny>>)> {
+        let (own, other) = (self.spectrum.handle(), other.spectrum.handle());
+        let mut monitor = PyMonitor::new(monitor);
+        let agreement = door::enter(py, move || own.agreement(&other, permutations, seed, &mut monitor))?;
+        let found = serde_json::to_string(&agreement.found).map_err(|error| Error::Internal(error.into()))?;
+        let export = |tensor: Tensor| ArrayKind::Numpy.export(py, tensor);
+        Ok((found, export(agreement.cosines)?, agreement.correlations.map(export).transpose()?))
+    }
+
+    fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
+        let (own, facts) = (self.spectrum.handle(), self.facts_for_file());
+        door::enter(py, move || store::save(&path, &own, facts))
+    }
+
+    #[classmethod]
+    fn load(_cls: &Bound<'_, PyType>, py: Python<'_>, path: PathBuf) -> PyResult<Self> {
+        let name = path.display().to_string();
+        let loaded = door::enter(py, move || store::load::<FlowSpectrum>(&path, Device::Cpu))?;
+        Ok(PyFlowSpectrum::restored(&name, loaded)?)
+    }
+
+    fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let (own, facts) = (self.spectrum.handle(), self.facts_for_file());
+        Ok(PyBytes::new(py, &door::enter(py, move || store::to_bytes(&own, facts))?))
+    }
+
+    #[classmethod]
+    fn from_bytes(_cls: &Bound<'_, PyType>, py: Python<'_>, bytes: &[u8]) -> PyResult<Self> {
+        let loaded = door::enter(py, move || store::from_bytes::<FlowSpectrum>(bytes, Device::Cpu))?;
+        Ok(PyFlowSpectrum::restored("the bytes of a model", loaded)?)
+    }
+
+    /// Pickles and deep copies go by the bytes of a file.
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,))> {
+        Ok((slf.get_type().getattr("from_bytes")?, (slf.get().to_bytes(slf.py())?,)))
+    }
+}

@@ -1,0 +1,76 @@
+//! The part of a flow that is affine in its noise: regression of displacements on noise.
+//!
+//! In d dimensions, n paths determine d² numbers for each function of time, so that plain least squares would explain
+//! d / n of anything. The map is therefore shrunk towards a multiple of the identity, which noise that is merely
+//! taken away has, by as much as generalised cross-validation asks for (Golub, Heath and Wahba, Technometrics 21,
+//! 1979), and shares are corrected for the degrees of freedom that it has used.
+
+use tch::{Kind, Tensor};
+
+use super::displacements::Moved;
+use crate::error::Result;
+
+/// The affine map in the basis of time, and what it took.
+pub(super) struct Affine {
+    /// `[q, d, d]`: displacement `x0 @ map[q]` in each function.
+    pub map: Tensor,
+    /// Degrees of freedom used, out of n.
+    pub freedom: f64,
+}
+
+/// Ridges, in units of the noise's mean second moment.
+const RIDGES: [f64; 13] = [0.0, 1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 10.0];
+
+/// Fits the map, and leaves of the coefficients what it does not explain.
+///
+/// # Errors
+/// Whatever libtorch refuses.
+pub(super) fn take_affine(moved: &mut Moved) -> Result<Affine> {
+    let x = &moved.noise;
+    let (n, d, q) = (x.size()[0], x.size()[1], moved.coefficients.size()[1]);
+    let (gains, axes) = x.tr().f_matmul(x)?.f_linalg_eigh("L")?;
+    let gains = gains.clamp_min(0.0);
+    let total = gains.sum(Kind::Double).double_value(&[]).max(1e-300);
+    // In the axes of the noise: what each function of time has along them beyond a multiple of the identity.
+    let (mut sides, mut identity) = (Vec::new(), Vec::new());
+    let (mut left, mut along) = (0.0, gains.zeros_like());
+    for function in 0..q {
+        let y = moved.coefficients.select(1, function).to_kind(Kind::Double);
+        let product = x.tr().f_matmul(&y)?;
+        let multiple = product.trace().double_value(&[]) / total;
+        let side = axes.tr().f_matmul(&product)? - axes.tr() * gains.unsqueeze(1) * multiple;
+        // ||y - multiple x||².
+        left += y.square().sum(Kind::Double).double_value(&[]) - multiple * multiple * total;
+        along += side.square().sum_dim_intlist([1i64].as_slice(), false, Kind::Double);
+        sides.push(side);
+        identity.push(multiple);
+    }
+    let unit = total / d as f64;
+    let mut best: Option<(f64, Tensor, f64)> = None;
+    for ridge in RIDGES.map(|ridge| ridge * unit) {
+        if ridge == 0.0 && n <= 2 * d {
+            continue;
+        }
+        let inverse = (&gains + ridge.max(1e-12 * unit)).reciprocal();
+        let freedom = 2.0 + (&gains * &inverse).sum(Kind::Double).double_value(&[]);
+        // Of ridge regression: the sum of squares along each axis falls by b² (2 / (g + r) - g / (g + r)²).
+        let gained =
+            (&along * (&inverse * 2.0 - &gains * inverse.square())).sum(Kind::Double).double_value(&[]);
+        let rest = (left - gained).max(0.0);
+        let score = rest / (1.0 - (freedom / n as f64).min(0.999)).powi(2);
+        if best.as_ref().is_none_or(|(least, _, _)| score < *least) {
+            best = Some((score, inverse, freedom));
+        }
+    }
+    let Some((_, inverse, freedom)) = best else { return Ok(Affine { map: x.zeros_like(), freedom: 0.0 }) };
+    let mut maps = Vec::new();
+    for (function, (side, multiple)) in sides.into_iter().zip(identity).enumerate() {
+        let map = axes.f_matmul(&(side * inverse.unsqueeze(1)))?;
+        let map = map + Tensor::f_eye(d, (Kind::Double, tch::Device::Cpu))? * multiple;
+        let explained = x.f_matmul(&map)?;
+        let mut own = moved.coefficients.select(1, function as i64);
+        own -= explained.to_kind(own.kind());
+        maps.push(map);
+    }
+    Ok(Affine { map: Tensor::f_stack(&maps, 0)?, freedom: freedom.min(0.999 * n as f64) })
+}

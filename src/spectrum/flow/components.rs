@@ -1,0 +1,183 @@
+//! Space-time components of what is not affine, and which of them can be told apart.
+//!
+//! Principal components of paths are found again with other paths only as far as their energies differ: those of
+//! nearly equal energy mix at will. The bootstrap says which do, and they form one group.
+
+use rand::Rng;
+use tch::{Kind, Tensor};
+
+use crate::error::Result;
+use crate::tensor::RandomSource;
+
+/// Share of the energy that is kept as components.
+const KEPT: f64 = 0.999;
+
+/// Of all motion; a remainder below it is the error of solvers and of float32.
+const NOTHING: f64 = 1e-8;
+
+/// Numbers of resamples, and the quantiles of energies between them by which components are told apart.
+const RESAMPLES: u64 = 128;
+const QUANTILES: [f64; 2] = [0.01, 0.99];
+
+/// Components of `[n, p]` remainders, all float64 on the CPU.
+pub(super) struct Components {
+    /// Energies of all, falling; not more than the number of paths.
+    pub energies: Tensor,
+    /// Of the first K: orthonormal rows `[K, p]`.
+    pub modes: Tensor,
+    /// `[n, K]`.
+    pub amplitudes: Tensor,
+    /// Quantiles of the energies over resampled paths, `[K, 2]`.
+    pub interval: Tensor,
+    /// Where groups begin, the first at 0.
+    pub groups: Vec<i64>,
+    /// Mean squared cosine between each group in the even and in the odd paths.
+    pub agreement: Vec<f64>,
+    /// The energy that the largest of as many components of noise would have, and how many stand above it.
+    pub edge: f64,
+    pub standing: i64,
+}
+
+impl Components {
+    /// Of remainders `z`, which a fit of `freedom` parameters has left; at most `most` of them.
+    ///
+    /// # Errors
+    /// Whatever libtorch refuses.
+    pub fn of(z: &Tensor, freedom: f64, total: f64, most: i64, random: &RandomSource) -> Result<Components> {
+        let (n, p) = (z.size()[0], z.size()[1]);
+        let scale = 1.0 / (n as f64 - freedom);
+        let (values, vectors, dual) = match p <= n {
+            true => {
+                let (values, vectors) = (z.tr().f_matmul(z)? * scale).f_linalg_eigh("L")?;
+                (values, vectors, false)
+            }
+            false => {
+                let (values, vectors) = (z.f_matmul(&z.tr())? * scale).f_linalg_eigh("L")?;
+                (values, vectors, true)
+            }
+        };
+        let energies = values.flip([0i64]).clamp_min(0.0);
+        let all = Vec::<f64>::try_from(&energies)?;
+        let sum = all.iter().sum::<f64>();
+        let count = if sum <= NOTHING * total { 0 } else { kept(&all, sum).min(most) };
+        let leading = vectors.flip([1i64]).narrow(1, 0, count);
+        let modes = match dual {
+            false => leading.tr(),
+            true => leading.tr().f_matmul(z)? * (scale / energies.narrow(0, 0, count)).sqrt().unsqueeze(1),
+        };
+        let modes = signed(&modes)?;
+        let amplitudes = z.f_matmul(&modes.tr())?;
+        let (edge, standing) = edge(&all, n as f64 - freedom);
+        let interval = intervals(&amplitudes, scale, random)?;
+        let groups = groups(&interval)?;
+        let agreement = agreement(&amplitudes, &groups)?;
+        let standing = standing.min(count);
+        Ok(Components { energies, modes, amplitudes, interval, groups, agreement, edge, standing })
+    }
+}
+
+/// The fewest components that hold almost all energy.
+fn kept(energies: &[f64], sum: f64) -> i64 {
+    let mut held = 0.0;
+    let enough = energies.iter().position(|energy| {
+        held += energy;
+        held >= KEPT * sum
+    });
+    enough.map_or(energies.len(), |place| place + 1) as i64
+}
+
+/// The same rows, the largest entry of each positive: a component and its opposite are one.
+fn signed(modes: &Tensor) -> Result<Tensor> {
+    if modes.size()[0] == 0 {
+        return Ok(modes.copy());
+    }
+    let largest = modes.f_gather(1, &modes.abs().f_argmax(1, true)?, false)?;
+    Ok((modes * largest.sign()).contiguous())
+}
+
+/// The upper edge of Marchenko and Pastur's law for the components after the last that stands above it, whose mean
+/// energy is the noise's (Kritchman and Nadler, Chemom. Intell. Lab. Syst. 94, 2008), and the number above.
+pub(super) fn edge(energies: &[f64], n: f64) -> (f64, i64) {
+    let positive = energies.iter().take_while(|energy| **energy > 1e-12 * energies[0]).count();
+    let mut rest: f64 = energies[..positive].iter().sum();
+    let mut edge = 0.0;
+    for (place, energy) in energies[..positive].iter().enumerate() {
+        let left = (positive - place) as f64;
+        edge = rest / left * (1.0 + (left / n).sqrt()).powi(2);
+        if *energy <= edge {
+            return (edge, place as i64);
+        }
+        rest -= energy;
+    }
+    (edge, positive as i64)
+}
+
+/// Quantiles of energies over resampled paths, `[K, 2]`.
+fn intervals(amplitudes: &Tensor, scale: f64, random: &RandomSource) -> Result<Tensor> {
+    let (n, count) = (amplitudes.size()[0], amplitudes.size()[1]);
+    let mut drawn = Vec::new();
+    for resample in 0..RESAMPLES {
+        let weights = resampled(n, &random.fork_numbered("paths", resample));
+        let second = (amplitudes * weights.unsqueeze(1)).tr().f_matmul(amplitudes)? * scale;
+        drawn.push(second.f_linalg_eigvalsh("L")?.flip([0i64]));
+    }
+    let drawn = Tensor::f_stack(&drawn, 0)?.f_reshape([RESAMPLES as i64, count])?;
+    let at = Tensor::from_slice(&QUANTILES);
+    Ok(drawn.f_quantile(&at, 0, false, "linear")?.tr().contiguous())
+}
+
+/// How often each of n paths is drawn when n are drawn with replacement: `[n]`.
+pub(super) fn resampled(n: i64, random: &RandomSource) -> Tensor {
+    let mut rng = random.at(0);
+    let mut weights = vec![0.0f64; n as usize];
+    for _ in 0..n {
+        weights[rng.random_range(0..n as usize)] += 1.0;
+    }
+    Tensor::from_slice(&weights)
+}
+
+/// Beginnings of groups: a component opens one where its interval lies below that of the one before.
+pub(super) fn groups(interval: &Tensor) -> Result<Vec<i64>> {
+    let count = interval.size()[0];
+    let (low, high) = (interval.select(1, 0), interval.select(1, 1));
+    let (low, high) = (Vec::<f64>::try_from(low.contiguous())?, Vec::<f64>::try_from(high.contiguous())?);
+    Ok((0..count).filter(|place| *place == 0 || low[*place as usize - 1] > high[*place as usize]).collect())
+}
+
+/// Mean squared cosines between each group of components of the even and of the odd paths.
+fn agreement(amplitudes: &Tensor, groups: &[i64]) -> Result<Vec<f64>> {
+    let count = amplitudes.size()[1];
+    if count == 0 {
+        return Ok(vec![]);
+    }
+    let axes = |first: i64| -> Result<Tensor> {
+        let half = amplitudes.slice(0, first, None, 2);
+        Ok(half.tr().f_matmul(&half)?.f_linalg_eigh("L")?.1.flip([1i64]))
+    };
+    let squares = axes(0)?.tr().f_matmul(&axes(1)?)?.square();
+    let ends = groups.iter().skip(1).chain([&count]);
+    let mean = |(begin, end): (&i64, &i64)| {
+        let block = squares.narrow(0, *begin, end - begin).narrow(1, *begin, end - begin);
+        block.sum(Kind::Double).double_value(&[]) / (end - begin) as f64
+    };
+    Ok(groups.iter().zip(ends).map(mean).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_edge_parts_a_signal_from_noise() {
+        let (n, p) = (2000i64, 300i64);
+        let mut random = RandomSource::new(3);
+        let noise = random.normal(&[n, p], Kind::Double, tch::Device::Cpu).unwrap();
+        let strong = Tensor::f_ones([n, p], (Kind::Double, tch::Device::Cpu)).unwrap();
+        strong.narrow(1, 0, 4).fill_(3.0);
+        let values = (noise * strong).f_linalg_svdvals(None::<&str>).unwrap().square() / n as f64;
+        let (edge, standing) = edge(&Vec::<f64>::try_from(values).unwrap(), n as f64);
+        assert_eq!(standing, 4);
+        // (1 + sqrt(296 / 2000))² = 1.917.
+        assert!((edge - 1.917).abs() < 0.05, "{edge}");
+    }
+}

@@ -1,0 +1,290 @@
+//! From paths to the spectrum of their flow.
+
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use super::affine::{take_affine, Affine};
+use super::components::{groups, resampled, Components};
+use super::displacements::{Displacements, Moved};
+use super::rates::{both, to_tensor, Fit, Motion};
+use super::time::{functions, orthonormal, Rate};
+use super::{Facts, FlowSpectrum};
+use crate::error::{Error, Result};
+use crate::monitor::Monitor;
+use crate::tensor::RandomSource;
+
+/// How to read the spectrum of a flow.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Reading {
+    /// Number of rates, a conjugate pair counting as two; as few as `tolerance` allows where it is `None`.
+    pub rates: Option<usize>,
+    /// Share of the motion of held-out paths that rates may leave unexplained.
+    pub tolerance: f64,
+    /// Most components that are kept.
+    pub components: i64,
+    /// Seed of the resamples.
+    pub seed: u64,
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        Reading { rates: None, tolerance: 1e-4, components: 256, seed: 0 }
+    }
+}
+
+/// The largest number of rates that is tried, and how many times less each further one must leave of a flow that
+/// already is within the tolerance to be the flow's own.
+const MOST_RATES: usize = 6;
+const OWN: f64 = 100.0;
+
+/// Below this share, what is left is rounding.
+const EXACT: f64 = 1e-10;
+
+/// Blocks of paths that the cloud of rates resamples, and the number of resamples.
+const BLOCKS: i64 = 64;
+const CLOUD: u64 = 40;
+
+/// Most axes of the affine part that are kept.
+const AXES: i64 = 64;
+
+impl Reading {
+    fn check(&self, times: usize) -> Result<()> {
+        let most = times - 2;
+        if let Some(rates) = self.rates.filter(|rates| *rates < 1 || *rates > most) {
+            return Err(Error::argument("rates", format!("an integer from 1 to {most}"), rates));
+        }
+        if !(self.tolerance > 0.0 && self.tolerance < 1.0) {
+            return Err(Error::argument("tolerance", "a share in (0, 1)", self.tolerance));
+        }
+        if self.components < 1 {
+            return Err(Error::argument("components", "at least 1", self.components));
+        }
+        Ok(())
+    }
+}
+
+/// The spectrum of the flow of these paths.
+///
+/// # Errors
+/// [`Error::Argument`] for options out of their range or fewer than 16 paths; [`Error::Divergence`] where all samples
+/// move alike.
+pub fn measure(paths: Displacements, reading: &Reading, monitor: &mut dyn Monitor) -> Result<FlowSpectrum> {
+    let _guard = tch::no_grad_guard();
+    reading.check(paths.times.len())?;
+    let (event_shape, times, weights) =
+        (paths.event_shape.clone(), paths.times.clone(), paths.weights.clone());
+    let (n, random) = (paths.count, RandomSource::new(reading.seed).fork("spectrum of a flow"));
+    let mut moved = paths.finish()?;
+    let temporal = Temporal { times: &times, weights: &weights, moved: &moved };
+    let rates = temporal.rates(reading)?;
+    monitor.tick()?;
+    let cloud = temporal.cloud(&rates.chosen.rates, &random)?;
+    let halves = [rates.halves[0].rates.clone(), rates.halves[1].rates.clone()];
+    monitor.tick()?;
+    let Affine { map, freedom } = take_affine(&mut moved)?;
+    monitor.tick()?;
+    // Of the part left, in the basis of time; corrected for what the affine part took of it by chance.
+    let left = second_moment(&moved.coefficients)?;
+    let of_times = |square: &Tensor| -> Result<Tensor> {
+        Ok(moved.basis.f_matmul(square)?.f_matmul(&moved.basis.tr())?)
+    };
+    let affine_motion = &moved.covariance - of_times(&left)?;
+    let affine_rates = Motion::new(&times, &weights, &affine_motion)?
+        .fit(rates.chosen.rates.iter().map(Rate::functions).sum())?;
+    let left = of_times(&left)?.diagonal(0, 0, 1) * (n as f64 / (n as f64 - freedom));
+    let total = moved.covariance.diagonal(0, 0, 1);
+    let left = left.minimum(&total);
+    let drift = moved.drift.square().sum_dim_intlist([1i64].as_slice(), false, Kind::Double);
+    let shares = Tensor::f_stack(&[&drift, &(&total - &left).clamp_min(0.0), &left], 1)?;
+    let over_time = Tensor::from_slice(&weights).f_matmul(&shares)?;
+    let [drift, affine, nonlinear] = [0, 1, 2].map(|part| over_time.double_value(&[part]));
+    let motion = affine + nonlinear;
+
+    // The functions of time, orthonormal under the weights, and what takes the basis of time to them.
+    let roots: Vec<f64> = weights.iter().map(|weight| weight.sqrt()).collect();
+    let own = to_tensor(&functions(&rates.chosen.rates, &times))?;
+    let rooted =
+        functions(&rates.chosen.rates, &times) * ndarray::Array1::from(roots).insert_axis(ndarray::Axis(1));
+    let mix = to_tensor(&orthonormal(&rooted).1)?;
+    let weighted = &moved.basis * Tensor::from_slice(&weights).unsqueeze(1);
+    let change = weighted.tr().f_matmul(&own.f_matmul(&mix)?)?;
+    let (r, d) = (mix.size()[0], moved.noise.size()[1]);
+    let map = change.tr().f_matmul(&map.f_reshape([-1, d * d])?)?.f_reshape([r, d, d])?;
+    let z = change.tr().f_matmul(&moved.coefficients.to_kind(Kind::Double))?.f_reshape([n, r * d])?;
+    moved.coefficients = Tensor::new();
+    monitor.tick()?;
+    let most = reading.components.min(n / 4).max(1);
+    let found = Components::of(&z, freedom, motion, most, &random)?;
+    monitor.tick()?;
+    let count = found.modes.size()[0];
+    let axes = axes(&map, n)?;
+    let resolved =
+        map.square().sum(Kind::Double).double_value(&[]) + found.energies.sum(Kind::Double).double_value(&[]);
+    let facts = Facts {
+        event_shape,
+        paths: n,
+        noise: format!("{:016x}", moved.digest),
+        rates: rates.chosen.rates,
+        halves,
+        affine_rates: affine_rates.rates,
+        unexplained: rates.unexplained,
+        drift,
+        motion,
+        affine,
+        nonlinear,
+        unresolved: (motion - resolved).max(0.0).min(motion * rates.chosen.unexplained * 2.0),
+        freedom,
+        edge: found.edge,
+        standing: found.standing,
+        groups: found.groups,
+        agreement: found.agreement,
+        axis_groups: axes.groups,
+        sizes: [times.len() as i64, CLOUD as i64, axes.values.size()[0], count, found.energies.size()[0]],
+    };
+    let arrays = vec![
+        ("times", Tensor::from_slice(&times)),
+        ("drift", moved.drift),
+        ("shares", shares),
+        ("mix", mix),
+        ("cloud", cloud),
+        ("noise_mean", moved.noise_mean),
+        ("affine", map),
+        ("axes", axes.axes),
+        ("axis_values", axes.values),
+        ("axis_modes", axes.modes),
+        ("energies", found.energies),
+        ("interval", found.interval),
+        ("modes", found.modes.f_reshape([count, r, d])?),
+        ("amplitudes", found.amplitudes),
+    ];
+    FlowSpectrum::assemble(facts, arrays)
+}
+
+/// What paths do in time, whatever they do in space.
+struct Temporal<'a> {
+    times: &'a [f64],
+    weights: &'a [f64],
+    moved: &'a Moved,
+}
+
+/// The rates that were chosen, those of the even and of the odd paths, and how well each number does on the others.
+struct Rates {
+    chosen: Fit,
+    halves: [Fit; 2],
+    unexplained: Vec<f64>,
+}
+
+impl Temporal<'_> {
+    /// The motion of a covariance in the basis of time, `[q, q]`.
+    fn motion(&self, square: &Tensor) -> Result<Motion<'_>> {
+        let covariance = self.moved.basis.f_matmul(square)?.f_matmul(&self.moved.basis.tr())?;
+        Motion::new(self.times, self.weights, &covariance)
+    }
+
+    /// The number of rates is chosen on held-out paths: those of each half on the other.
+    fn rates(&self, reading: &Reading) -> Result<Rates> {
+        let whole = Motion::new(self.times, self.weights, &self.moved.covariance)?;
+        let half =
+            |first: i64| self.motion(&second_moment(&self.moved.coefficients.slice(0, first, None, 2))?);
+        let halves = [half(0)?, half(1)?];
+        let most = reading.rates.unwrap_or(MOST_RATES.min(self.times.len() - 2));
+        let (mut fits, mut unexplained) = (Vec::new(), Vec::new());
+        for count in 1..=most {
+            let (a, b) = (halves[0].fit(count)?, halves[1].fit(count)?);
+            unexplained.push((halves[1].unexplained(&a.rates) + halves[0].unexplained(&b.rates)) / 2.0);
+            fits.push((a, b));
+        }
+        let count = reading.rates.unwrap_or_else(|| chosen(&unexplained, reading.tolerance));
+        let (a, b) = fits.swap_remove(count - 1);
+        Ok(Rates { chosen: whole.fit(count)?, halves: [a, b], unexplained })
+    }
+
+    /// Eigenvalues of resampled blocks of paths, `[CLOUD, r, 2]`.
+    fn cloud(&self, rates: &[Rate], random: &RandomSource) -> Result<Tensor> {
+        let all = &self.moved.coefficients;
+        let blocks = BLOCKS.min(all.size()[0]);
+        let each = (0..blocks).map(|first| second_moment(&all.slice(0, first, None, blocks)));
+        let each = Tensor::f_stack(&each.collect::<Result<Vec<_>>>()?, 0)?;
+        let mut cloud = Vec::new();
+        for resample in 0..CLOUD {
+            let drawn = resampled(blocks, &random.fork_numbered("blocks", resample)).reshape([-1, 1, 1]);
+            let square = (&each * drawn).sum_dim_intlist([0i64].as_slice(), false, Kind::Double);
+            let fit = self.motion(&square)?.refit(rates)?;
+            cloud.extend(fit.rates.iter().flat_map(both).flat_map(|(growth, frequency)| [growth, frequency]));
+        }
+        Ok(Tensor::from_slice(&cloud).f_reshape([CLOUD as i64, -1, 2])?)
+    }
+}
+
+/// The fewest rates within the tolerance, or else the best; more while each one is worth it many times over, as in a
+/// flow that has rates of its own.
+fn chosen(unexplained: &[f64], tolerance: f64) -> usize {
+    let best = (0..unexplained.len()).min_by(|a, b| unexplained[*a].total_cmp(&unexplained[*b])).unwrap_or(0);
+    let mut place = unexplained.iter().position(|share| *share <= tolerance).unwrap_or(best);
+    while unexplained[place] > EXACT {
+        let worth = |more: usize| {
+            unexplained
+                .get(place + more)
+                .is_some_and(|share| *share * OWN.powi(more as i32) <= unexplained[place])
+        };
+        match [1, 2].into_iter().find(|more| worth(*more)) {
+            Some(more) => place += more,
+            None => break,
+        }
+    }
+    place + 1
+}
+
+/// Mean of products over paths and dimensions, `[q, q]`, of coefficients `[n, q, d]`.
+fn second_moment(coefficients: &Tensor) -> Result<Tensor> {
+    let (n, q) = (coefficients.size()[0], coefficients.size()[1]);
+    let mut sum = Tensor::f_zeros([q, q], (Kind::Double, tch::Device::Cpu))?;
+    // In float64, but not all at once.
+    for part in coefficients.split(1024, 0) {
+        let part = part.to_kind(Kind::Double);
+        sum += part.f_matmul(&part.transpose(1, 2))?.sum_dim_intlist([0i64].as_slice(), false, Kind::Double);
+    }
+    Ok(sum / n as f64)
+}
+
+/// The affine part taken apart: orthonormal axes of the noise `[A, d]`, their singular values `[A]`, and orthonormal
+/// space-time modes `[A, r, d]`.
+struct Axes {
+    axes: Tensor,
+    values: Tensor,
+    modes: Tensor,
+    groups: Vec<i64>,
+}
+
+/// For standard normal noise the amplitudes along the axes are independent, and the squares of singular values are
+/// energies.
+fn axes(map: &Tensor, n: i64) -> Result<Axes> {
+    let (r, d) = (map.size()[0], map.size()[1]);
+    let flat = map.transpose(0, 1).f_reshape([d, r * d])?;
+    let (energies, vectors) = flat.f_matmul(&flat.tr())?.f_linalg_eigh("L")?;
+    let energies = energies.flip([0i64]).clamp_min(0.0);
+    let largest = energies.max().double_value(&[]);
+    let count = energies.gt(largest * 1e-10).sum(Kind::Int64).int64_value(&[]).clamp(1, AXES).min(d);
+    let axes = vectors.flip([1i64]).narrow(1, 0, count).tr().contiguous();
+    let values = energies.narrow(0, 0, count).sqrt();
+    let modes = axes.f_matmul(&flat)? / values.clamp_min(1e-150).unsqueeze(1);
+    // What an energy of n Gaussian amplitudes may be: 90% of cases.
+    let spread = 1.645 * (2.0 / n as f64).sqrt();
+    let interval = Tensor::f_stack(&[values.square() * (1.0 - spread), values.square() * (1.0 + spread)], 1)?;
+    Ok(Axes { axes, values, modes: modes.f_reshape([count, r, d])?, groups: groups(&interval)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::chosen;
+
+    #[test]
+    fn the_number_of_rates_is_the_fewest_that_do_or_those_that_are_the_flows_own() {
+        assert_eq!(chosen(&[3e-3, 2e-4, 4e-5, 8e-6, 3e-6], 1e-4), 3);
+        assert_eq!(chosen(&[3e-2, 5e-5, 5e-12, 4e-12], 1e-4), 3);
+        assert_eq!(chosen(&[5e-5, 4e-5, 1e-12, 1e-12], 1e-4), 3);
+        assert_eq!(chosen(&[1e-13, 1e-14], 1e-4), 1);
+        assert_eq!(chosen(&[0.5, 0.3, 0.2, 0.21], 1e-4), 3);
+    }
+}

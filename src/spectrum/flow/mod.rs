@@ -1,0 +1,295 @@
+//! A canonical reading of a flow, which its paths determine whoever's they are.
+//!
+//! Any function of the noise times e^{lambda t} is an eigenfunction of a flow from noise to data, so that a student's
+//! free eigenvalues are its own choice. What does belong to the flow is how far its samples have moved by time t,
+//!
+//!   x(t) = x0 + b(t) + (x0 - m) A(t) + sum_k a_k(x0) V_k(t) + rest,
+//!
+//! with a drift b that all samples share, a part that is affine in the noise (of mean m), and the principal components
+//! in space and time of what remains. All are sums of a few functions (e^{lambda_j t} - 1) / lambda_j with
+//! rates lambda_j that all paths share.
+
+mod affine;
+mod agreement;
+mod components;
+mod displacements;
+mod measure;
+mod rates;
+mod store;
+mod time;
+
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+
+use self::time::functions;
+use crate::error::{Error, Result};
+use crate::tensor::{check_batch, check_finite, event_size, shape_text, Share};
+
+pub use agreement::{Agreement, Found};
+pub use displacements::Displacements;
+pub use measure::{measure, Reading};
+pub use time::Rate;
+
+/// What is known of a flow but its arrays. Energies are mean squares over paths, summed over dimensions and
+/// integrated over time.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Facts {
+    pub event_shape: Vec<i64>,
+    /// Number of paths.
+    pub paths: i64,
+    /// FNV-1a of their noise: spectra of the same noise are compared by what they make of it.
+    pub noise: String,
+    pub rates: Vec<Rate>,
+    /// Of the even and of the odd paths.
+    pub halves: [Vec<Rate>; 2],
+    /// The affine part's own.
+    pub affine_rates: Vec<Rate>,
+    /// Share of the motion of held-out paths that the best 1, 2, ... rates leave.
+    pub unexplained: Vec<f64>,
+    /// Energy of the mean displacement, of all else, and how it is shared.
+    pub drift: f64,
+    pub motion: f64,
+    pub affine: f64,
+    pub nonlinear: f64,
+    /// Of the motion, what the rates leave.
+    pub unresolved: f64,
+    /// Parameters that the affine part took.
+    pub freedom: f64,
+    pub edge: f64,
+    pub standing: i64,
+    pub groups: Vec<i64>,
+    pub agreement: Vec<f64>,
+    pub axis_groups: Vec<i64>,
+    /// Numbers of times, of resamples in the cloud of rates, of affine axes, of components, and of their energies.
+    pub sizes: [i64; 5],
+}
+
+impl Facts {
+    /// The number of functions of time.
+    fn functions(&self) -> i64 {
+        self.rates.iter().map(|rate| rate.functions() as i64).sum()
+    }
+
+    /// Name and shape of every array.
+    fn shapes(&self) -> Result<Vec<(&'static str, Vec<i64>)>> {
+        let d = self
+            .event_shape
+            .iter()
+            .try_fold(1i64, |all, size| all.checked_mul((*size > 0).then_some(*size)?));
+        let Some(d) = d else {
+            let got = shape_text(&self.event_shape);
+            return Err(Error::argument("event_shape", "the shape of a sample", got));
+        };
+        let ([times, cloud, axes, count, energies], r, n) = (self.sizes, self.functions(), self.paths);
+        Ok(vec![
+            ("times", vec![times]),
+            ("drift", vec![times, d]),
+            ("shares", vec![times, 3]),
+            ("mix", vec![r, r]),
+            ("cloud", vec![cloud, r, 2]),
+            ("noise_mean", vec![d]),
+            ("affine", vec![r, d, d]),
+            ("axes", vec![axes, d]),
+            ("axis_values", vec![axes]),
+            ("axis_modes", vec![axes, r, d]),
+            ("energies", vec![energies]),
+            ("interval", vec![count, 2]),
+            ("modes", vec![count, r, d]),
+            ("amplitudes", vec![n, count]),
+        ])
+    }
+}
+
+/// The spectrum of a flow: see the room's head. All arrays are float64 on the CPU; modes are in the functions of time.
+pub struct FlowSpectrum {
+    facts: Facts,
+    arrays: Vec<(&'static str, Tensor)>,
+    times: Vec<f64>,
+}
+
+impl Share for FlowSpectrum {
+    fn shallow_clone(&self) -> Self {
+        FlowSpectrum {
+            facts: self.facts.clone(),
+            arrays: self.arrays.iter().map(|(name, array)| (*name, array.shallow_clone())).collect(),
+            times: self.times.clone(),
+        }
+    }
+}
+
+/// Which parts of a sample to add up.
+#[derive(Debug, Clone, Copy)]
+pub struct Parts {
+    pub drift: bool,
+    pub affine: bool,
+}
+
+impl FlowSpectrum {
+    fn assemble(facts: Facts, arrays: Vec<(&'static str, Tensor)>) -> Result<Self> {
+        let times = arrays.iter().find(|(name, _)| *name == "times");
+        let times = times.map(|(_, times)| Vec::<f64>::try_from(times)).transpose()?.unwrap_or_default();
+        Ok(FlowSpectrum { facts, arrays, times })
+    }
+
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    pub fn times(&self) -> &[f64] {
+        &self.times
+    }
+
+    /// One of the arrays by name.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] naming `array` for another name.
+    pub fn array(&self, name: &str) -> Result<&Tensor> {
+        let found = self.arrays.iter().find(|(own, _)| *own == name).map(|(_, array)| array);
+        found.ok_or_else(|| Error::argument("array", "the name of an array of a flow's spectrum", name))
+    }
+
+    fn dimension(&self) -> i64 {
+        event_size(&self.facts.event_shape)
+    }
+
+    /// Values of the orthonormal functions of time at `times`: `[T, r]`.
+    ///
+    /// # Errors
+    /// Whatever libtorch refuses.
+    pub fn functions(&self, times: &[f64]) -> Result<Tensor> {
+        Ok(rates::to_tensor(&functions(&self.facts.rates, times))?.f_matmul(self.array("mix")?)?)
+    }
+
+    /// What the states of paths at all times, `[T, B, *event]`, have moved beyond the drift, in the functions of time:
+    /// the noise `[B, d]`, and `[B, r, d]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] and [`Error::NonFinite`] naming `paths`.
+    pub fn coefficients(&self, paths: &Tensor) -> Result<(Tensor, Tensor)> {
+        let (size, event) = (paths.size(), &self.facts.event_shape);
+        if size.len() != event.len() + 2 || size[0] != self.times.len() as i64 || size[2..] != event[..] {
+            let event: String = event.iter().map(|size| format!(", {size}")).collect();
+            let expected = format!("({}, B{event})", self.times.len());
+            return Err(Error::shape("paths", expected, shape_text(&size)));
+        }
+        check_finite("paths", paths)?;
+        let (times, d) = (size[0], self.dimension());
+        let paths = exact(paths).reshape([times, -1, d]);
+        let (noise, drift) = (paths.select(0, 0), self.array("drift")?.unsqueeze(1));
+        let moved = (&paths - noise.unsqueeze(0) - drift).reshape([times, -1]);
+        let weights = Tensor::from_slice(&time::trapezium(&self.times)).unsqueeze(1);
+        let read = (self.functions(&self.times)? * weights).tr().f_matmul(&moved)?;
+        Ok((noise, read.reshape([-1, size[1], d]).transpose(0, 1).contiguous()))
+    }
+
+    /// a_k of paths `[T, B, *event]`: `[B, K]`.
+    ///
+    /// # Errors
+    /// As [`FlowSpectrum::coefficients`].
+    pub fn amplitudes(&self, paths: &Tensor) -> Result<Tensor> {
+        let (noise, moved) = self.coefficients(paths)?;
+        let affine = (noise - self.array("noise_mean")?).unsqueeze(0).f_matmul(self.array("affine")?)?;
+        let left = (moved - affine.transpose(0, 1)).reshape([paths.size()[1], -1]);
+        Ok(left.f_matmul(&self.flat_modes()?.tr())?)
+    }
+
+    /// Standard normal amplitudes of the affine axes for noise `[B, *event]`: `[B, A]`.
+    ///
+    /// # Errors
+    /// Names `x0`.
+    pub fn axis_amplitudes(&self, x0: &Tensor) -> Result<Tensor> {
+        Ok(self.centred(x0)?.f_matmul(&self.array("axes")?.tr())?)
+    }
+
+    /// x0, the parts asked for, and the sum of `amplitudes` `[B, K]` times components, at time `t`: `[B, *event]`.
+    ///
+    /// # Errors
+    /// Names `x0`, `amplitudes` or `t`.
+    pub fn states(&self, x0: &Tensor, amplitudes: &Tensor, t: f64, parts: Parts) -> Result<Tensor> {
+        self.check_time(t)?;
+        let centred = self.centred(x0)?;
+        let mut x = exact(x0).reshape([-1, self.dimension()]);
+        let at = self.functions(&[t])?.reshape([-1, 1, 1]);
+        if parts.drift {
+            x = x + self.drift(t)?;
+        }
+        if parts.affine {
+            x = x + centred.f_matmul(&(self.array("affine")? * &at).sum_dim_intlist(
+                [0i64].as_slice(),
+                false,
+                Kind::Double,
+            ))?;
+        }
+        let expected = [x.size()[0], self.facts.sizes[3]];
+        if amplitudes.size() != expected {
+            return Err(Error::shape("amplitudes", shape_text(&expected), shape_text(&amplitudes.size())));
+        }
+        x = x + exact(amplitudes).f_matmul(&self.modes_at(t)?)?;
+        let mut shape = vec![-1];
+        shape.extend(&self.facts.event_shape);
+        Ok(x.reshape(shape).to_kind(x0.kind()))
+    }
+
+    /// V_k(t), `[K, d]`.
+    ///
+    /// # Errors
+    /// Whatever libtorch refuses.
+    pub fn modes_at(&self, t: f64) -> Result<Tensor> {
+        let at = self.functions(&[t])?.reshape([1, -1, 1]);
+        Ok((self.array("modes")? * at).sum_dim_intlist([1i64].as_slice(), false, Kind::Double))
+    }
+
+    /// States at `t` of paths `[T, B, *event]` where only the kept of the rates' functions move: noise, drift, and
+    /// those: `[B, *event]`. `keep` has one entry a function of [`Facts::rates`].
+    ///
+    /// # Errors
+    /// Names `paths`, `keep` or `t`.
+    pub fn with_rates(&self, paths: &Tensor, keep: &[bool], t: f64) -> Result<Tensor> {
+        self.check_time(t)?;
+        if keep.len() as i64 != self.facts.functions() {
+            return Err(Error::shape("keep", shape_text(&[self.facts.functions()]), keep.len()));
+        }
+        let (noise, moved) = self.coefficients(paths)?;
+        let own: Vec<f64> = functions(&self.facts.rates, &[t])
+            .iter()
+            .zip(keep)
+            .map(|(value, keep)| if *keep { *value } else { 0.0 })
+            .collect();
+        let at = self.array("mix")?.tr().f_mv(&Tensor::from_slice(&own))?.reshape([1, -1, 1]);
+        let x = noise + self.drift(t)? + (moved * at).sum_dim_intlist([1i64].as_slice(), false, Kind::Double);
+        let mut shape = vec![-1];
+        shape.extend(&self.facts.event_shape);
+        Ok(x.reshape(shape).to_kind(paths.kind()))
+    }
+
+    /// b(t), `[d]`; between the times of the paths by straight lines.
+    fn drift(&self, t: f64) -> Result<Tensor> {
+        let drift = self.array("drift")?;
+        let after = self.times.partition_point(|time| *time < t).clamp(1, self.times.len() - 1);
+        let (from, to) = (self.times[after - 1], self.times[after]);
+        let weight = (t - from) / (to - from);
+        Ok(drift.select(0, after as i64 - 1) * (1.0 - weight) + drift.select(0, after as i64) * weight)
+    }
+
+    fn check_time(&self, t: f64) -> Result<()> {
+        let last = self.times.last().copied().unwrap_or(1.0);
+        if !(0.0..=last).contains(&t) {
+            return Err(Error::argument("t", format!("a time in [0, {last}]"), t));
+        }
+        Ok(())
+    }
+
+    fn centred(&self, x0: &Tensor) -> Result<Tensor> {
+        check_batch("x0", x0, &self.facts.event_shape)?;
+        Ok(exact(x0).reshape([-1, self.dimension()]) - self.array("noise_mean")?)
+    }
+
+    fn flat_modes(&self) -> Result<Tensor> {
+        let modes = self.array("modes")?;
+        Ok(modes.f_reshape([modes.size()[0], modes.size()[1] * modes.size()[2]])?)
+    }
+}
+
+fn exact(x: &Tensor) -> Tensor {
+    x.detach().to_device(Device::Cpu).to_kind(Kind::Double)
+}

@@ -1,0 +1,262 @@
+//! The few rates that all paths of a flow share: variable projection of their covariance in time.
+//!
+//! Displacements lie near the span of (e^{lambda_j t} - 1) / lambda_j. With C their covariance in time and F those
+//! functions, the rates minimise tr((I - F F^+) C): amplitudes are projected out (Golub and Pereyra, SIAM J. Numer.
+//! Anal. 10, 1973; Askham and Kutz, SIAM J. Appl. Dyn. Syst. 17, 2018, for dynamic mode decomposition).
+
+use ndarray::{Array1, Array2, Axis};
+use tch::{Kind, Tensor};
+
+use super::time::{functions, orthonormal, turning, Rate};
+use crate::error::Result;
+
+/// Growth and frequency beyond which functions of a unit of time are steps or noise.
+const LARGEST: f64 = 80.0;
+
+const MOST_STEPS: usize = 60;
+
+/// A covariance in time, as what a fit of rates looks at.
+pub struct Motion<'a> {
+    times: &'a [f64],
+    /// Square roots of the weights of the times.
+    scale: Array1<f64>,
+    /// A root of the weighted covariance, of trace 1: `[T, k]`.
+    root: Array2<f64>,
+}
+
+/// Rates, and the share of a motion that they leave unexplained.
+#[derive(Debug, Clone)]
+pub struct Fit {
+    pub rates: Vec<Rate>,
+    pub unexplained: f64,
+}
+
+/// What the search varies: one real rate for an odd number, and pairs by growth and squared frequency, which is
+/// negative for two real rates.
+#[derive(Clone)]
+struct Point {
+    odd: bool,
+    values: Vec<f64>,
+}
+
+impl<'a> Motion<'a> {
+    /// Of the covariance `[T, T]`, by the weights of the times.
+    ///
+    /// # Errors
+    /// Whatever libtorch refuses.
+    pub fn new(times: &'a [f64], weights: &[f64], covariance: &Tensor) -> Result<Self> {
+        let scale: Array1<f64> = weights.iter().map(|weight| weight.sqrt()).collect();
+        let by = Tensor::from_slice(&scale.to_vec());
+        let weighted = covariance * by.unsqueeze(0) * by.unsqueeze(1);
+        let (values, vectors) = weighted.f_linalg_eigh("L")?;
+        let (values, vectors) = (values.flip([0i64]), vectors.flip([1i64]));
+        let total = values.clamp_min(0.0).sum(Kind::Double).double_value(&[]).max(1e-300);
+        let kept = values.gt(total * 1e-14).sum(Kind::Int64).int64_value(&[]).max(1);
+        let root = vectors.narrow(1, 0, kept) * (values.narrow(0, 0, kept).clamp_min(0.0) / total).sqrt();
+        Ok(Motion { times, scale, root: to_array(&root)? })
+    }
+
+    /// The best `count` rates, a conjugate pair counting as two. Fewer where the motion has fewer dimensions.
+    ///
+    /// # Errors
+    /// Whatever libtorch refuses.
+    pub fn fit(&self, count: usize) -> Result<Fit> {
+        let count = count.min(self.root.ncols());
+        let mut best: Option<(Point, f64)> = None;
+        for start in self.starts(count)? {
+            let found = self.refine(start)?;
+            if best.as_ref().is_none_or(|(_, cost)| found.1 < *cost) {
+                best = Some(found);
+            }
+        }
+        let (point, unexplained) = best.unwrap_or((Point { odd: false, values: vec![] }, 1.0));
+        Ok(Fit { rates: point.rates(), unexplained })
+    }
+
+    /// The rates near `rates` that suit this motion best.
+    ///
+    /// # Errors
+    /// Whatever libtorch refuses.
+    pub fn refit(&self, rates: &[Rate]) -> Result<Fit> {
+        let eigenvalues: Vec<_> = rates.iter().flat_map(|rate| both(rate)).collect();
+        let (point, unexplained) = self.refine(Point::of(eigenvalues))?;
+        Ok(Fit { rates: point.rates(), unexplained })
+    }
+
+    /// The share that `rates` leave unexplained.
+    pub fn unexplained(&self, rates: &[Rate]) -> f64 {
+        self.residual(&functions(rates, self.times)).mapv(|value| value * value).sum()
+    }
+
+    /// The motion without its part in the span of `values`, `[T, k]`.
+    fn residual(&self, values: &Array2<f64>) -> Array2<f64> {
+        let (basis, _) = orthonormal(&(values * &self.scale.view().insert_axis(Axis(1))));
+        &self.root - &basis.dot(&basis.t().dot(&self.root))
+    }
+
+    /// Where to begin. Functions U of time in that span obey U = (integral of U) M + t c, where the rates are the
+    /// eigenvalues of M: least squares over the leading functions of the motion. Then spread ones, should that fail.
+    fn starts(&self, count: usize) -> Result<Vec<Point>> {
+        let leading = self.root.slice(ndarray::s![.., ..count]).to_owned();
+        let leading = &leading / &self.scale.view().insert_axis(Axis(1));
+        let mut known = Array2::zeros((self.times.len(), count + 1));
+        for row in 1..self.times.len() {
+            let step = self.times[row] - self.times[row - 1];
+            known[[row, count]] = self.times[row];
+            for column in 0..count {
+                let both = leading[[row, column]] + leading[[row - 1, column]];
+                known[[row, column]] = known[[row - 1, column]] + both * step / 2.0;
+            }
+        }
+        let by = self.scale.view().insert_axis(Axis(1)).to_owned();
+        let (known, wanted) = (to_tensor(&(&known * &by))?, to_tensor(&(&leading * &by))?);
+        let solved = known.f_pinverse(1e-12)?.f_matmul(&wanted)?.narrow(0, 0, count as i64);
+        let mut starts = Vec::new();
+        if solved.isfinite().all().int64_value(&[]) != 0 {
+            let found = solved.f_linalg_eigvals()?.f_view_as_real()?;
+            starts
+                .push(Point::of(to_array(&found)?.rows().into_iter().map(|row| (row[0], row[1])).collect()));
+        }
+        let spread = |slow: f64, growth: f64| {
+            let pairs = (0..count / 2).flat_map(|pair| {
+                let frequency = slow * (pair + 1) as f64;
+                [(growth, frequency), (growth, -frequency)]
+            });
+            Point::of(pairs.chain((count % 2 == 1).then_some((growth, 0.0))).collect())
+        };
+        starts.extend([spread(1.0, -0.5), spread(3.0, -0.5), spread(2.0, 1.5)]);
+        Ok(starts)
+    }
+
+    fn cost(&self, point: &Point) -> Option<(Array1<f64>, f64)> {
+        let growth = point.odd.then(|| point.values[0]).into_iter().chain(point.pairs().map(|pair| pair.0));
+        let inside = growth.into_iter().all(|value| value.abs() <= LARGEST)
+            && point.pairs().all(|(_, square)| square.abs() <= LARGEST * LARGEST);
+        if !inside {
+            return None;
+        }
+        let residual = self.residual(&point.functions(self.times));
+        let cost = residual.iter().map(|value| value * value).sum::<f64>();
+        cost.is_finite().then(|| (residual.into_iter().collect(), cost))
+    }
+
+    /// Levenberg and Marquardt's steps until they gain nothing.
+    fn refine(&self, mut point: Point) -> Result<(Point, f64)> {
+        let Some((mut residual, mut cost)) = self.cost(&point) else { return Ok((point, 1.0)) };
+        let mut damping = 1e-3;
+        for _ in 0..MOST_STEPS {
+            let mut columns = Array2::zeros((residual.len(), point.values.len()));
+            for place in 0..point.values.len() {
+                let step = 1e-6 * (1.0 + point.values[place].abs());
+                let moved = |by: f64| {
+                    let mut other = point.clone();
+                    other.values[place] += by;
+                    self.cost(&other).map(|(residual, _)| residual)
+                };
+                if let (Some(up), Some(down)) = (moved(step), moved(-step)) {
+                    columns.column_mut(place).assign(&((up - down) / (2.0 * step)));
+                }
+            }
+            let (square, slope) = (columns.t().dot(&columns), columns.t().dot(&residual));
+            let before = cost;
+            while damping < 1e10 {
+                let mut damped = square.clone();
+                for place in 0..point.values.len() {
+                    damped[[place, place]] += damping * square[[place, place]].max(1e-12);
+                }
+                let right = Tensor::from_slice(&slope.to_vec());
+                let step = to_tensor(&damped)?.f_pinverse(1e-15)?.f_mv(&right)?;
+                let step = Vec::<f64>::try_from(step)?;
+                let mut other = point.clone();
+                other.values.iter_mut().zip(&step).for_each(|(value, step)| *value -= step);
+                match self.cost(&other) {
+                    Some((found, lower)) if lower < cost => {
+                        (point, residual, cost) = (other, found, lower);
+                        damping = (damping / 10.0).max(1e-12);
+                        break;
+                    }
+                    _ => damping *= 10.0,
+                }
+            }
+            if before - cost <= 1e-9 * before || cost < 1e-26 {
+                break;
+            }
+        }
+        Ok((point, cost))
+    }
+}
+
+impl Point {
+    /// Of eigenvalues (growth, frequency) that come in conjugate pairs. Real ones go in twos.
+    fn of(eigenvalues: Vec<(f64, f64)>) -> Point {
+        let mut real: Vec<f64> =
+            eigenvalues.iter().filter(|value| value.1 == 0.0).map(|value| value.0).collect();
+        real.sort_by(f64::total_cmp);
+        let odd = real.len() % 2 == 1;
+        let mut values: Vec<f64> = odd.then(|| real.remove(real.len() / 2)).into_iter().collect();
+        for two in real.chunks(2) {
+            values.extend([(two[0] + two[1]) / 2.0, -((two[1] - two[0]) / 2.0).powi(2)]);
+        }
+        let turning = eigenvalues.iter().filter(|value| value.1 > 0.0);
+        values.extend(turning.flat_map(|value| [value.0, value.1.powi(2)]));
+        Point { odd, values }
+    }
+
+    fn pairs(&self) -> impl Iterator<Item = (f64, f64)> + '_ {
+        self.values[usize::from(self.odd)..].chunks(2).map(|pair| (pair[0], pair[1]))
+    }
+
+    fn functions(&self, times: &[f64]) -> Array2<f64> {
+        let mut values = Array2::zeros((times.len(), self.values.len()));
+        for (row, t) in times.iter().enumerate() {
+            let single = self.odd.then(|| Rate { growth: self.values[0], frequency: 0.0 }.at(*t)[0]);
+            let pairs = self.pairs().flat_map(|(growth, square)| turning(growth, square, *t));
+            single
+                .into_iter()
+                .chain(pairs)
+                .enumerate()
+                .for_each(|(place, value)| values[[row, place]] = value);
+        }
+        values
+    }
+
+    /// Slowest first.
+    fn rates(&self) -> Vec<Rate> {
+        let mut rates: Vec<Rate> = Vec::new();
+        rates.extend(self.odd.then(|| Rate { growth: self.values[0], frequency: 0.0 }));
+        for (growth, square) in self.pairs() {
+            let apart = square.abs().sqrt();
+            match square > 0.0 {
+                true => rates.push(Rate { growth, frequency: apart }),
+                false => rates
+                    .extend([growth - apart, growth + apart].map(|growth| Rate { growth, frequency: 0.0 })),
+            }
+        }
+        let modulus = |rate: &Rate| rate.growth.hypot(rate.frequency);
+        rates.sort_by(|a, b| modulus(a).total_cmp(&modulus(b)));
+        rates
+    }
+}
+
+/// The eigenvalues of a rate: one, or two.
+pub fn both(rate: &Rate) -> Vec<(f64, f64)> {
+    let Rate { growth, frequency } = *rate;
+    if frequency > 0.0 {
+        vec![(growth, frequency), (growth, -frequency)]
+    } else {
+        vec![(growth, 0.0)]
+    }
+}
+
+/// Float64 on the CPU as an array.
+pub fn to_array(tensor: &Tensor) -> Result<Array2<f64>> {
+    let size = tensor.size();
+    let values = Vec::<f64>::try_from(tensor.contiguous().reshape([-1]))?;
+    Array2::from_shape_vec((size[0] as usize, size[1] as usize), values)
+        .map_err(|error| anyhow::Error::from(error).into())
+}
+
+pub fn to_tensor(array: &Array2<f64>) -> Result<Tensor> {
+    let shape = [array.nrows() as i64, array.ncols() as i64];
+    Ok(Tensor::from_slice(&array.iter().copied().collect::<Vec<_>>()).f_reshape(shape)?)
+}

@@ -1,0 +1,91 @@
+//! Functions of time: exponentials that start from zero, and integrals over a grid of times.
+
+use ndarray::Array2;
+use serde::{Deserialize, Serialize};
+
+/// A rate lambda at which a flow moves, per unit of time: real where `frequency` is 0, or else a conjugate pair.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Rate {
+    /// Re lambda.
+    pub growth: f64,
+    /// |Im lambda|, in radians per unit of time.
+    pub frequency: f64,
+}
+
+impl Rate {
+    /// The number of functions of time that belong to it: one, or two for a pair.
+    pub fn functions(&self) -> usize {
+        if self.frequency > 0.0 {
+            2
+        } else {
+            1
+        }
+    }
+
+    /// Values at `t` of real functions that span (e^{lambda t} - 1) / lambda; the second is used for pairs only.
+    pub fn at(&self, t: f64) -> [f64; 2] {
+        match self.frequency > 0.0 {
+            true => turning(self.growth, self.frequency.powi(2), t),
+            false if (self.growth * t).abs() < 1e-12 => [t, 0.0],
+            false => [(self.growth * t).exp_m1() / self.growth, 0.0],
+        }
+    }
+}
+
+/// e^{growth t} cos(w t) - 1 and e^{growth t} sin(w t) / w with w² = `square`, which may be negative: both are smooth
+/// where a conjugate pair turns into two real rates.
+pub fn turning(growth: f64, square: f64, t: f64) -> [f64; 2] {
+    let (grown, w) = ((growth * t).exp(), square.abs().sqrt());
+    let angle = w * t;
+    let (even, odd) = match square >= 0.0 {
+        true => (angle.cos(), angle.sin()),
+        false => (angle.cosh(), angle.sinh()),
+    };
+    let odd = if angle < 1e-8 { t } else { odd / w };
+    [grown * even - 1.0, grown * odd]
+}
+
+/// Values of all functions of `rates` at `times`: `[T, r]`.
+pub fn functions(rates: &[Rate], times: &[f64]) -> Array2<f64> {
+    let count = rates.iter().map(Rate::functions).sum();
+    let mut values = Array2::zeros((times.len(), count));
+    for (row, t) in times.iter().enumerate() {
+        let own = rates.iter().flat_map(|rate| rate.at(*t).into_iter().take(rate.functions()));
+        own.enumerate().for_each(|(column, value)| values[[row, column]] = value);
+    }
+    values
+}
+
+/// Weights of the trapezium rule at increasing `times`.
+pub fn trapezium(times: &[f64]) -> Vec<f64> {
+    let mut weights = vec![0.0; times.len()];
+    for (index, pair) in times.windows(2).enumerate() {
+        let half = (pair[1] - pair[0]) / 2.0;
+        weights[index] += half;
+        weights[index + 1] += half;
+    }
+    weights
+}
+
+/// An orthonormal basis of the columns, and the matrix that makes it of them: `values @ mix = basis`. Columns that
+/// depend on those before them are left out of the basis as zeros.
+pub fn orthonormal(values: &Array2<f64>) -> (Array2<f64>, Array2<f64>) {
+    let (mut basis, mut mix) = (values.clone(), Array2::eye(values.ncols()));
+    for column in 0..values.ncols() {
+        let size = basis.column(column).dot(&basis.column(column)).sqrt();
+        // Twice, because once loses orthogonality between nearly parallel columns (Kahan's "twice is enough").
+        for _ in 0..2 {
+            for before in 0..column {
+                let share = basis.column(before).dot(&basis.column(column));
+                let (part, made) = (basis.column(before).to_owned(), mix.column(before).to_owned());
+                basis.column_mut(column).scaled_add(-share, &part);
+                mix.column_mut(column).scaled_add(-share, &made);
+            }
+        }
+        let left = basis.column(column).dot(&basis.column(column)).sqrt();
+        let scale = if left > 1e-10 * size { left.recip() } else { 0.0 };
+        basis.column_mut(column).mapv_inplace(|value| value * scale);
+        mix.column_mut(column).mapv_inplace(|value| value * scale);
+    }
+    (basis, mix)
+}
