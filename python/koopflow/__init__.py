@@ -22,7 +22,7 @@ check_torch(_core.TORCH_VERSION)
 from koopflow._autocast import autocast  # noqa: E402
 from koopflow.compare import Comparison, compare  # noqa: E402
 from koopflow.options import Architecture, Objective, Training, Trajectories, UNet  # noqa: E402
-from koopflow.spectrum import LevelSpectrum, Spectrum  # noqa: E402
+from koopflow.spectrum import FlowSpectrum, LevelSpectrum, Spectrum  # noqa: E402
 from koopflow.students import EvaluationReport, KoopmanDistiller, StudentDensity  # noqa: E402
 from koopflow.teachers import FlowTeacher, reflow  # noqa: E402
 from koopflow.tensorboard import TensorBoardLogger  # noqa: E402
@@ -35,6 +35,7 @@ __all__ = [
     "EvaluationReport",
     "FlowTeacher",
     "KoopmanDistiller",
+    "FlowSpectrum",
     "LevelSpectrum",
     "Objective",
     "Spectrum",
