@@ -286,6 +286,10 @@ class Student:
         """The same student with its averaged (``"ema"``) or its last (``"raw"``) weights."""
 
     @property
+    def conditioning(self) -> str:
+        """What samples are conditioned on, as JSON: see :meth:`VelocityField.callable`."""
+
+    @property
     def event_shape(self) -> tuple[int, ...]:
         """The shape of one sample."""
 

@@ -75,7 +75,7 @@ impl Asked {
         teacher: Option<&PyVelocityField>,
         monitor: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        let condition = Array::import_condition(student.conditioning(), condition, Some(n))?;
+        let condition = Array::import_condition(student.conditioning_of(), condition, Some(n))?;
         let (student, teacher) = (student.handle(), teacher.map(PyVelocityField::handle));
         Ok(Asked { student, n, seed, condition, teacher, monitor: PyMonitor::new(monitor) })
     }

@@ -34,7 +34,7 @@ impl PyStudent {
         self.0.model.handle()
     }
 
-    pub(super) fn conditioning(&self) -> Conditioning {
+    pub(super) fn conditioning_of(&self) -> Conditioning {
         self.0.model.fact(|student| student.config().conditioning)
     }
 
@@ -57,7 +57,7 @@ impl PyStudent {
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = x.py();
         let Array { tensor: x, kind } = Array::import_float(argument, x)?;
-        let condition = Array::import_condition(self.conditioning(), condition, rows(&x))?;
+        let condition = Array::import_condition(self.conditioning_of(), condition, rows(&x))?;
         let student = self.handle();
         let y = door::enter(py, move || work(&student, &x, condition.as_ref()))?;
         kind.export(py, y)
@@ -164,6 +164,13 @@ impl PyStudent {
         Ok(PyStudent(self.0.with_model(student)))
     }
 
+    /// What samples are conditioned on, as JSON.
+    #[getter]
+    fn conditioning(&self) -> PyResult<String> {
+        let json = serde_json::to_string(&self.conditioning_of());
+        Ok(json.map_err(|error| Error::Internal(error.into()))?)
+    }
+
     #[getter]
     fn event_shape<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         self.0.model.fact(|student| PyTuple::new(py, &student.config().event_shape))
@@ -225,7 +232,7 @@ impl PyStudent {
         let t = Array::import_float("t", t)?.tensor;
         let Array { tensor: x, kind } = Array::import_float("x", x)?;
         let velocity = Array::import_float("velocity", velocity)?.tensor;
-        let condition = Array::import_condition(self.conditioning(), condition, rows(&x))?;
+        let condition = Array::import_condition(self.conditioning_of(), condition, rows(&x))?;
         let direction = parse_direction(direction)?;
         let student = self.handle();
         let (g, tangent) = door::enter(py, move || {
@@ -272,7 +279,7 @@ impl PyStudent {
         condition: Option<&Bound<'py, PyAny>>,
         monitor: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let condition = Array::import_condition(self.conditioning(), condition, Some(n))?;
+        let condition = Array::import_condition(self.conditioning_of(), condition, Some(n))?;
         let mut monitor = PyMonitor::new(monitor);
         let student = self.handle();
         let x = door::enter(py, move || {
@@ -320,7 +327,7 @@ impl PyStudent {
         monitor: Option<Bound<'py, PyAny>>,
     ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
         let Array { tensor: x, kind } = Array::import_float("x", x)?;
-        let condition = Array::import_condition(self.conditioning(), condition, rows(&x))?;
+        let condition = Array::import_condition(self.conditioning_of(), condition, rows(&x))?;
         let method = match method {
             "newton" => Polish::Newton,
             "fixed_point" => Polish::FixedPoint,
@@ -354,7 +361,7 @@ impl PyStudent {
         monitor: Option<Bound<'py, PyAny>>,
     ) -> PyResult<([Bound<'py, PyAny>; 5], f64)> {
         let Array { tensor: x, kind } = Array::import_float("x", x)?;
-        let condition = Array::import_condition(self.conditioning(), condition, rows(&x))?;
+        let condition = Array::import_condition(self.conditioning_of(), condition, rows(&x))?;
         let determinant = determinant.parse()?;
         let options = StudentDensityOptions { determinant, polish, probes, products, seed };
         let mut monitor = PyMonitor::new(monitor);
@@ -405,7 +412,7 @@ impl PyStudent {
         monitor: Option<Bound<'_, PyAny>>,
     ) -> PyResult<f64> {
         let (x0, x1) = (Array::import_float("x0", x0)?.tensor, Array::import_float("x1", x1)?.tensor);
-        let condition = Array::import_condition(self.conditioning(), condition, rows(&x0))?;
+        let condition = Array::import_condition(self.conditioning_of(), condition, rows(&x0))?;
         let (student, mut monitor) = (self.handle(), PyMonitor::new(monitor));
         door::enter(py, move || sampling::phase_error(&student, &x0, &x1, condition.as_ref(), &mut monitor))
     }
@@ -424,7 +431,7 @@ impl PyStudent {
         let t = Array::import_float("t", t)?.tensor;
         let x = Array::import_float("x", x)?.tensor;
         let velocity = Array::import_float("velocity", velocity)?.tensor;
-        let condition = Array::import_condition(self.conditioning(), condition, rows(&x))?;
+        let condition = Array::import_condition(self.conditioning_of(), condition, rows(&x))?;
         let (student, mut monitor) = (self.handle(), PyMonitor::new(monitor));
         door::enter(py, move || {
             sampling::consistency_residual(&student, &t, &x, &velocity, condition.as_ref(), &mut monitor)

@@ -14,7 +14,7 @@ from sklearn.model_selection import KFold, cross_val_predict
 
 from .._arrays import Array, as_condition, as_flag, as_number, as_numbers, as_samples, to_numpy
 from ..exceptions import ArgumentError, NonFiniteError
-from ..spectrum import Spectrum, checked_spectrum
+from ..spectrum import FlowSpectrum, Spectrum, checked_spectrum
 from .labels import number_per_sample, one_per_sample
 
 RIDGES = np.logspace(-3, 4, 15)
@@ -41,9 +41,12 @@ class Directions:
         of nothing.
     at : float
         Time of the eigenfunctions and of the edit.
+
+    With a FlowSpectrum, a reading is one of its amplitudes and of those along the affine axes, which are
+    constant in time, and ``shifts`` are ``[len(names), A + K]``, the axes first.
     """
 
-    spectrum: Spectrum
+    spectrum: Spectrum | FlowSpectrum
     names: list[Any]
     shifts: NDArray[np.float64]
     r2: NDArray[np.float64]
@@ -56,11 +59,7 @@ class Directions:
 
     def image(self, name: Any) -> NDArray[np.float64]:
         """What strength 1 of a direction adds to a sample, unless it is projected, ``[*event]``."""
-        student, shift = self.spectrum.student, self._shift(name)
-        own = student.own_time(self.at)
-        g = np.concatenate([[1.0, own], np.zeros(len(shift) - 2)])
-        ends = to_numpy(student.readout(student.propagate(np.stack([g, g + shift]), 1.0 - own)))
-        return np.asarray(ends[1] - ends[0], dtype=np.float64)
+        return self.spectrum.shift_image(self._shift(name), self.at)
 
     def edit(
         self,
@@ -87,7 +86,7 @@ class Directions:
             far = np.full(len(given), as_number(strength, "strength"))
         shift = self._shift(self.names[0] if name is None and len(self.names) == 1 else name)
         how: dict[str, Any] = {"project": as_flag(project, "project"), "condition": as_condition(condition)}
-        return self.spectrum.core.shift(given, far[:, None] * shift, noise=x is None, at=self.at, **how)
+        return self.spectrum.move(given, far[:, None] * shift, noise=x is None, at=self.at, **how)
 
     def sweep(
         self,
@@ -102,7 +101,7 @@ class Directions:
 
 
 def find_directions(
-    spectrum: Spectrum,
+    spectrum: Spectrum | FlowSpectrum,
     x: Array,
     *,
     labels: Array | None = None,
@@ -110,12 +109,12 @@ def find_directions(
     at: float = 1.0,
     condition: Array | None = None,
 ) -> Directions:
-    """Directions of eigenfunction values along which labels or a score change.
+    """Directions of eigenfunction values or amplitudes along which labels or a score change.
 
     Parameters
     ----------
-    spectrum : Spectrum
-        A spectrum, or a selection of one, whose eigenfunctions the labels are read from.
+    spectrum : Spectrum or FlowSpectrum
+        A spectrum, or a selection of one, whose eigenfunctions or amplitudes the labels are read from.
     x : array, ``[N, *event]``
         Data, at least 10.
     labels, scores : array, ``[N]``
@@ -129,7 +128,7 @@ def find_directions(
     --------
     ``find_directions(spectrum, x, labels=labels).sweep(x, "cat")`` makes data less and more cat-like.
     """
-    checked_spectrum("spectrum", spectrum)
+    checked_spectrum("spectrum", spectrum, Spectrum, FlowSpectrum)
     x = as_samples(x, "x")
     if (labels is None) == (scores is None):
         raise ArgumentError(
@@ -148,12 +147,7 @@ def find_directions(
     # In a unit of their own, so that squares of no scores leave the range of numbers.
     unit = abs(targets).max()
     targets = targets / unit
-    states = spectrum.states_at(x, at, condition=condition)
-    g = to_numpy(spectrum.student.encode(at, states, condition=as_condition(condition))).astype(np.float64)
-    if not np.isfinite(g).all():
-        raise NonFiniteError("x: expected samples whose observables are finite, got larger ones")
-    psi = g @ spectrum.weights
-    features = np.concatenate([psi.real, psi.imag], axis=1)
+    features, g = spectrum.readings(x, as_number(at, "at"), condition)
     features -= features.mean(axis=0)
     features /= np.maximum(features.std(axis=0), 1e-12)
     # Seeded and shuffled: data often come sorted by label.

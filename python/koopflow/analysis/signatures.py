@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._arrays import Array, as_condition, as_samples, as_seed, as_times, checked_count
+from .._arrays import Array, as_samples, as_seed, as_times, checked_count
 from ..exceptions import ArgumentError
-from ..spectrum import Spectrum, checked_spectrum
+from ..spectrum import FlowSpectrum, Spectrum, checked_spectrum
 from .labels import one_per_sample
 
 _Real = NDArray[np.float64]
@@ -31,10 +31,11 @@ class Signatures:
     pooled : array, ``[T, r]``
         Standard deviation of ``|psi_k|`` within classes: the unit of distances.
     magnitudes, codes : array, ``[N, T, r]`` and ``[N]``
-        ``|psi_k|`` of every sample, and the place of its class among ``labels``.
+        ``|psi_k|`` of every sample, and the place of its class among ``labels``. With a FlowSpectrum, its
+        amplitudes a_k with their signs, the same at all times.
     """
 
-    spectrum: Spectrum
+    spectrum: Spectrum | FlowSpectrum
     labels: list[Any]
     times: tuple[float, ...]
     mean: _Real
@@ -52,7 +53,7 @@ class Signatures:
 
     def classify(self, x: Array, *, condition: Array | None = None) -> NDArray[Any]:
         """The label of the nearest signature for each of data ``[B, *event]``, ``[B]``."""
-        given = _magnitudes(self.spectrum, as_samples(x, "x"), self.times, condition)
+        given = self.spectrum.signature(as_samples(x, "x"), self.times, condition)
         gaps = (((given[:, None] - self.mean) / self.pooled) ** 2).sum(axis=(2, 3))
         return np.asarray(np.asarray(self.labels)[gaps.argmin(axis=1)])
 
@@ -64,7 +65,7 @@ class Signatures:
 
 
 def measure_signatures(
-    spectrum: Spectrum,
+    spectrum: Spectrum | FlowSpectrum,
     x: Array,
     labels: Array,
     *,
@@ -82,12 +83,14 @@ def measure_signatures(
     times : sequence of float
         Times in [0, 1].
     """
-    checked_spectrum("spectrum", spectrum)
-    x, times = as_samples(x, "x"), as_times(times)
+    checked_spectrum("spectrum", spectrum, Spectrum, FlowSpectrum)
+    x = as_samples(x, "x")
+    # Amplitudes of a flow are the same at all times.
+    times = [1.0] if isinstance(spectrum, FlowSpectrum) else as_times(times)
     values, codes = np.unique(one_per_sample("labels", labels, x), return_inverse=True)
     if len(values) < 2 or np.bincount(codes).min() < 2:
         raise ArgumentError("labels: expected at least two classes of two samples each")
-    magnitudes = _magnitudes(spectrum, x, times, condition)
+    magnitudes = spectrum.signature(x, times, condition)
     groups = [magnitudes[codes == code] for code in range(len(values))]
     within = np.concatenate([group - group.mean(axis=0) for group in groups])
     return Signatures(
@@ -127,15 +130,6 @@ def permutation_test(signatures: Signatures, permutations: int = 999, *, seed: i
         gaps = [_gap(both[order[:first]], both[order[first:]]) for order in orders]
         p[a, b] = p[b, a] = np.mean(np.asarray(gaps) >= gaps[0])
     return p
-
-
-def _magnitudes(spectrum: Spectrum, x: Array, times: Sequence[float], condition: Array | None) -> _Real:
-    """``|psi_k|`` along the paths that end in x, ``[N, T, r]``."""
-    condition, psi = as_condition(condition), []
-    for t in times:
-        states = spectrum.states_at(x, t, condition=condition)
-        psi.append(spectrum.eigenfunctions(t, states, condition=condition))
-    return np.asarray(np.abs(np.stack(psi, axis=1)))
 
 
 def _gap(a: _Real, b: _Real) -> float:

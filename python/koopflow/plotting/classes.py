@@ -24,9 +24,9 @@ def signatures(
 ) -> Axes:
     """What :func:`koopflow.analysis.measure_signatures` measured, as a heat map and a dendrogram of classes.
 
-    Colour is the mean of ``|psi_k|`` less that of all classes, in deviations within classes. Classes are
-    joined by average linkage; the modes shown are those in which classes differ most, in the order of time
-    and energy.
+    Colour is the mean of ``|psi_k|``, or of a FlowSpectrum's amplitudes, less that of all classes, in
+    deviations within classes. Classes are joined by average linkage; the modes shown are those in which
+    classes differ most, in the order of time and energy.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def signatures(
     classes, times, modes = standard.shape
     flat = (standard - standard.mean(axis=0)).reshape(classes, -1)
     # One of each pair: both have the same modulus.
-    single = np.tile(signatures.spectrum.frequency >= 0, times)
+    single = np.tile(signatures.spectrum.single, times)
     spread = np.where(single, flat.std(axis=0), -1.0)
     shown = np.sort(np.argsort(-spread, kind="stable")[: min(count, int(single.sum()))])
     ax = axes_or_new(ax, (8.0, 0.28 * classes + 1.6))
@@ -58,7 +58,7 @@ def signatures(
     for start, time in zip([0.0, *edges], np.unique(shown // modes), strict=True):
         note(ax, f"t = {signatures.times[time]:g}", (start, classes - 0.5), (2, 2), annotation_clip=False)
     ax.set_xlabel("mode", fontsize=8)
-    colour_bar(ax, image, "|ψ| against all classes (deviations)")
+    colour_bar(ax, image, "signature against all classes (deviations)")
     # The times stand where a title would.
     return titled(ax, title, signatures.spectrum.caveat, pad=16.0)
 

@@ -23,8 +23,8 @@ class FlowComparison:
     Attributes
     ----------
     rates, others, distance : array, ``[P]``
-        Rates of the first flow, those of the other that they are nearest to one to one, and their distance,
-        ``|lambda - lambda'| / |lambda|``.
+        Rates of the first flow, those of the best equally many of the other that they are nearest to one to
+        one, and their distance, ``|lambda - lambda'| / |lambda|``.
     first, second : list of arrays
         Places of the modes of each group in the first flow, and in the other.
     energy : array, ``[G]``

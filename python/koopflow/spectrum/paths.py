@@ -7,6 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
 from .. import _core
 from .._arrays import Array
 
@@ -27,9 +31,7 @@ class Paths:
     @property
     def conditioning(self) -> Any:
         """What paths are conditioned on, as the core writes it."""
-        if isinstance(self.model, _core.VelocityField):
-            return json.loads(self.model.conditioning)
-        return json.loads(self.model.config)["conditioning"]
+        return json.loads(self.model.conditioning)
 
     def states(
         self, x0: Array, times: Sequence[float], condition: Array | None, monitor: Any = None
@@ -41,6 +43,19 @@ class Paths:
         # What a student reads off at 0 is nearly the noise that it was given.
         path[0] = x0
         return path
+
+    def carried(self, x: Array, begin: float, end: float, condition: Array | None) -> Array:
+        """States at ``end`` of those at ``begin``, ``[B, *event]``."""
+        if begin == end:
+            return x
+        if isinstance(self.model, _core.VelocityField):
+            return self.model.solve(x, [begin, end], condition=condition)[1]
+        if begin == 0.0:
+            return self.model.sample_path(x, [end], condition=condition)[0]
+        g = self.model.encode(begin, x, condition=condition)
+        return self.model.readout(
+            self.model.propagate(g, self.model.own_time(end) - self.model.own_time(begin))
+        )
 
     def noise(self, x: Array, condition: Array | None) -> Array:
         """The noise that data ``[B, *event]`` came from."""
@@ -66,3 +81,10 @@ def chunks(count: int, values: int) -> Iterator[slice]:
     """Slices of ``count`` rows of ``values`` numbers, of bounded memory."""
     rows = max(CHUNK_VALUES // max(values, 1), 16)
     return (slice(begin, min(begin + rows, count)) for begin in range(0, count, rows))
+
+
+def like(x: Array, values: NDArray[Any]) -> Array:
+    """Values as the kind of array that ``x`` is, of its dtype."""
+    if isinstance(x, torch.Tensor):
+        return torch.as_tensor(values, dtype=x.dtype, device=x.device)
+    return values.astype(x.dtype if x.dtype.kind == "f" else np.float64)

@@ -185,6 +185,11 @@ class Spectrum:
         return found if trusted >= 0.5 else f"only {found}: this spectrum is {OWN_BASIS}"
 
     @property
+    def single(self) -> NDArray[np.bool_]:
+        """One of each conjugate pair, ``[r]``."""
+        return np.asarray(self.frequency >= 0.0)
+
+    @property
     def caveat(self) -> str | None:
         """A warning that a picture of these modes must carry; None if there is nothing to warn of."""
         if self.nearly_defective:
@@ -301,6 +306,47 @@ class Spectrum:
             return x
         g = self.student.encode(1.0, x, direction="backward", condition=as_condition(condition))
         return self.student.readout(self.student.propagate(g, self.student.own_time(t) - 1.0))
+
+    def readings(
+        self, x: Array, at: float, condition: Array | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """What of data ``[N, *event]`` these modes read at time ``at``, and all that can be moved there: real
+        and imaginary parts of psi, ``[N, 2 r]``, and observables, ``[N, m]``."""
+        states = self.states_at(x, at, condition=condition)
+        g = to_numpy(self.student.encode(at, states, condition=as_condition(condition))).astype(np.float64)
+        if not np.isfinite(g).all():
+            raise NonFiniteError("x: expected samples whose observables are finite, got larger ones")
+        psi = g @ self.weights
+        return np.concatenate([psi.real, psi.imag], axis=1), g
+
+    def move(
+        self,
+        x: Array,
+        shifts: NDArray[np.float64],
+        *,
+        noise: bool,
+        at: float,
+        project: bool = False,
+        condition: Array | None = None,
+    ) -> Array:
+        """Data, or samples of noise, whose observables are shifted at time ``at`` by ``[B, m]``."""
+        return self.core.shift(x, shifts, noise=noise, at=at, project=project, condition=condition)
+
+    def shift_image(self, shift: NDArray[np.float64], at: float) -> NDArray[np.float64]:
+        """What a shift ``[m]`` of the observables at time ``at`` adds to a sample, ``[*event]``."""
+        own = self.student.own_time(at)
+        g = np.concatenate([[1.0, own], np.zeros(len(shift) - 2)])
+        carried = self.student.propagate(np.stack([g, g + shift]), 1.0 - own)
+        ends = to_numpy(self.student.readout(carried))
+        return np.asarray(ends[1] - ends[0], dtype=np.float64)
+
+    def signature(self, x: Array, times: Sequence[float], condition: Array | None = None) -> Real:
+        """``|psi_k|`` along the paths that end in data, ``[N, T, r]``."""
+        condition, psi = as_condition(condition), []
+        for t in times:
+            states = self.states_at(x, t, condition=condition)
+            psi.append(self.eigenfunctions(t, states, condition=condition))
+        return np.asarray(np.abs(np.stack(psi, axis=1)))
 
     def energy_over_time(self, times: Sequence[float]) -> Real:
         """Mean square of what each mode has moved by each of ``times``, over the sum of all of the whole
@@ -428,11 +474,14 @@ def _restored(student: _core.Student, measured: tuple[Any, ...], places: Places)
     return Spectrum(student, _core.Spectrum.known(student, *measured), places)
 
 
-def checked_spectrum(argument: str, spectrum: Any) -> None:
-    """Raises ``TypeError`` for what is no spectrum of modes, and ``ArgumentError`` for an empty one."""
-    if not isinstance(spectrum, Spectrum):
-        raise TypeError(f"{argument}: expected a Spectrum, got {type(spectrum).__name__}")
-    if len(spectrum) == 0:
+def checked_spectrum(argument: str, spectrum: Any, *kinds: type) -> None:
+    """Raises ``TypeError`` for what is no spectrum of these kinds, by default one of a generator, and
+    ``ArgumentError`` for an empty one."""
+    kinds = kinds or (Spectrum,)
+    if not isinstance(spectrum, kinds):
+        names = " or ".join(kind.__name__ for kind in kinds)
+        raise TypeError(f"{argument}: expected a {names}, got {type(spectrum).__name__}")
+    if not len(spectrum):  # type: ignore[arg-type]
         raise ArgumentError(f"{argument}: expected at least one mode, got none")
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from .._arrays import Array, to_numpy
+from .._arrays import Array, as_flag, to_numpy
 from ..exceptions import ArgumentError
-from ..spectrum import Spectrum
+from ..spectrum import FlowSpectrum, Spectrum
 
 
 def changes(
@@ -24,6 +26,34 @@ def changes(
         * np.exp(chosen.growth * at)
     )
     return _of_all_modes(gains, chosen, 1.0), _of_all_modes(shifts, chosen, 0.0)
+
+
+def edit_flow(
+    chosen: FlowSpectrum,
+    states: Array,
+    how: dict[str, Any],
+    at: float,
+    *,
+    project: bool,
+    noise: bool,
+    condition: Array | None,
+) -> Array:
+    """Data or samples of noise with other amplitudes: see :meth:`koopflow.KoopmanDistiller.edit`."""
+    if how["rotate"] is not None:
+        raise ArgumentError("rotate: expected None with a FlowSpectrum, whose amplitudes are real")
+    if as_flag(project, "project") and at == 0.0:
+        raise ArgumentError("at: expected above 0 with project, since nothing has moved at 0")
+    values = {"scale": 1.0, "shift": 0.0} | {name: value for name, value in how.items() if value is not None}
+    scale, shift = (_for_modes(name, values[name], len(chosen)) for name in ("scale", "shift"))
+    if np.any(scale.imag != 0.0) or np.any(shift.imag != 0.0):
+        raise ArgumentError("shift: expected real numbers with a FlowSpectrum, got complex ones")
+    x0 = states if noise else chosen.source.noise(states, condition)
+    own = chosen.amplitudes(x0, condition=condition)
+    if shift.ndim == 2 and shift.shape[0] not in (1, len(own)):
+        raise ArgumentError(f"shift: expected rows for each of {len(own)} samples, got {shift.shape[0]}")
+    change = own * (scale.real - 1.0) + shift.real * chosen.spread
+    shifts = np.concatenate([np.zeros((len(own), len(chosen.axis_values))), change], axis=1)
+    return chosen.move(states, shifts, noise=noise, at=at, project=project, condition=condition)
 
 
 def _for_modes(name: str, values: complex | Array, count: int) -> NDArray[np.complex128]:

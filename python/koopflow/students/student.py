@@ -29,14 +29,14 @@ from .._conditioning import Conditioning
 from .._parameters import Parameters
 from ..exceptions import ArgumentError, ShapeError
 from ..progress import ProgressFunction, ProgressMeter
-from ..spectrum import NOISE_SEED, LevelSpectrum, Spectrum, build_level_spectrum, build_spectrum
+from ..spectrum import NOISE_SEED, FlowSpectrum, LevelSpectrum, Spectrum, build_level_spectrum, build_spectrum
 from ..teachers.flow import Flow, checked_teacher
 from .density import StudentDensity, warn_of_residuals
-from .edit import changes
+from .edit import changes, edit_flow
 from .observables import Observables
 
 S = TypeVar("S", bound="FittedStudent")
-Modes: TypeAlias = Spectrum | int | slice | Sequence[int] | NDArray[Any]
+Modes: TypeAlias = Spectrum | FlowSpectrum | int | slice | Sequence[int] | NDArray[Any]
 
 
 class FittedStudent(Observables, Parameters):
@@ -106,9 +106,10 @@ class FittedStudent(Observables, Parameters):
             Random seed of fresh noise; None draws one.
         condition : array, optional
             Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student, or one for all samples.
-        modes : Spectrum, int, slice, list of int or mask, optional
+        modes : Spectrum, FlowSpectrum, int, slice, list of int or mask, optional
             Modes that move, both of a pair, while the others stay as they are in the noise: a selection of
-            :meth:`spectrum`, or places in it as it is sorted by energy. Takes ``steps=1``.
+            :meth:`spectrum`, or places in it as it is sorted by energy. Of a FlowSpectrum, its drift and
+            affine part move as well. Takes ``steps=1``.
         progress : bool or callable, default False
             Progress bar or function: see :mod:`koopflow.progress`.
         """
@@ -352,8 +353,10 @@ class FittedStudent(Observables, Parameters):
         x, x0 : array, ``[B, *event]``, optional
             Data, carried back to time ``at`` first, or noise, whose sample is edited. What the round trip of
             data loses is added again, so that an edit that changes nothing returns them.
-        modes : Spectrum, int, slice, list of int or mask, optional
+        modes : Spectrum, FlowSpectrum, int, slice, list of int or mask, optional
             Modes to change, as in :meth:`sample`; all by default. Both of a conjugate pair change alike.
+            Those of a FlowSpectrum have real amplitudes that are constant in time, so that ``at`` matters
+            with ``project`` only, and are not turned.
         scale : float or array, ``[r]``, optional
             Factors of the selected modes; 0 removes them.
         shift : complex or array, ``[r]`` or ``[B, r]``, optional
@@ -374,14 +377,19 @@ class FittedStudent(Observables, Parameters):
         condition = self._checked(condition)
         at = as_number(at, "at", "a time in [0, 1]", lambda time: 0.0 <= time <= 1.0)
         chosen = self._selection(slice(None) if modes is None else modes, condition)
+        if isinstance(chosen, FlowSpectrum):
+            how = {"scale": scale, "shift": shift, "rotate": rotate}
+            return edit_flow(chosen, states, how, at, project=project, noise=x is None, condition=condition)
         gains, shifts = changes(chosen, scale, shift, rotate, at)
         options: dict[str, Any] = {"noise": x is None, "at": at, "condition": condition}
         options["project"] = as_flag(project, "project")
         return chosen.core.edit(states, gains, shifts, **options)
 
-    def _selection(self, modes: Modes, condition: Array | None) -> Spectrum:
-        """Modes of this student's spectrum, from places in it or a selection of it; the spectrum of a student
-        of vectors is that over the given ones."""
+    def _selection(self, modes: Modes, condition: Array | None) -> Spectrum | FlowSpectrum:
+        """Modes of this student's spectrum, from places in it or a selection of it, or of a flow's; the
+        spectrum of a student of vectors is that over the given ones."""
+        if isinstance(modes, FlowSpectrum):
+            return modes.of(self._fitted())
         if isinstance(modes, Spectrum):
             if modes.student is self._fitted():
                 return modes

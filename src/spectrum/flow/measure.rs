@@ -126,6 +126,7 @@ pub fn measure(paths: Displacements, reading: &Reading, monitor: &mut dyn Monito
         paths: n,
         noise: format!("{:016x}", moved.digest),
         rates: rates.chosen.rates,
+        candidates: rates.candidates,
         halves,
         affine_rates: affine_rates.rates,
         unexplained: rates.unexplained,
@@ -171,6 +172,7 @@ struct Temporal<'a> {
 /// The rates that were chosen, those of the even and of the odd paths, and how well each number does on the others.
 struct Rates {
     chosen: Fit,
+    candidates: Vec<Vec<Rate>>,
     halves: [Fit; 2],
     unexplained: Vec<f64>,
 }
@@ -197,7 +199,9 @@ impl Temporal<'_> {
         }
         let count = reading.rates.unwrap_or_else(|| chosen(&unexplained, reading.tolerance));
         let (a, b) = fits.swap_remove(count - 1);
-        Ok(Rates { chosen: whole.fit(count)?, halves: [a, b], unexplained })
+        let mut best = (1..=most).map(|count| whole.fit(count)).collect::<Result<Vec<_>>>()?;
+        let candidates = best.iter().map(|fit| fit.rates.clone()).collect();
+        Ok(Rates { chosen: best.swap_remove(count - 1), candidates, halves: [a, b], unexplained })
     }
 
     /// Eigenvalues of resampled blocks of paths, `[CLOUD, r, 2]`.

@@ -40,6 +40,8 @@ pub struct Facts {
     /// FNV-1a of their noise: spectra of the same noise are compared by what they make of it.
     pub noise: String,
     pub rates: Vec<Rate>,
+    /// The best 1, 2, ... rates, a conjugate pair counting as two, by which flows are compared.
+    pub candidates: Vec<Vec<Rate>>,
     /// Of the even and of the odd paths.
     pub halves: [Vec<Rate>; 2],
     /// The affine part's own.

@@ -1,0 +1,313 @@
+"""What the paths of a flow determine: its rates, its parts, and which of them can be told apart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _core
+from .._arrays import Array, as_number, as_times, checked_count
+from .._tables import text_table, to_frame
+from ..exceptions import ArgumentError
+from .flow_comparison import nearest
+from .paths import Paths
+from .places import chosen_places
+from .spectrum import Complex, Places, Real
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+UNCERTAIN = 0.1  # A rate that other paths move by more than this, of its modulus, is not resolved.
+
+
+class FlowReading:
+    """The numbers of a :class:`koopflow.FlowSpectrum`, which says what they are."""
+
+    def __init__(
+        self,
+        core: _core.FlowSpectrum,
+        source: _core.VelocityField | _core.Student | None = None,
+        places: Places | None = None,
+        condition: Array | None = None,
+    ) -> None:
+        facts = json.loads(core.facts)
+        self.core, self._facts = core, facts
+        self._source = None if source is None else Paths(source)
+        self.condition = condition
+        self.event_shape: tuple[int, ...] = tuple(facts["event_shape"])
+        self.paths: int = facts["paths"]
+        self._count = int(facts["sizes"][3])
+        self.places: Places = np.arange(self._count) if places is None else np.asarray(places, dtype=np.int64)
+        self.times: Real = core.array("times")
+        self.rates: Complex = eigenvalues(facts["rates"])
+        self.affine_rates: Complex = eigenvalues(facts["affine_rates"])
+        self.unexplained: Real = np.asarray(facts["unexplained"])
+        motion = max(facts["motion"], 1e-300)
+        self.affine: float = facts["affine"] / motion
+        self.nonlinear: float = facts["nonlinear"] / motion
+        self.drift_energy: float = facts["drift"] / motion
+        self.unresolved: float = facts["unresolved"] / motion
+        energies = core.array("energies")
+        self._whole = max(float(energies.sum()), 1e-300)
+        self.energy: Real = energies[self.places] / self._whole
+        self.low, self.high = (core.array("interval")[self.places] / self._whole).T
+        self.edge: float = facts["edge"] / self._whole
+        self.standing: int = facts["standing"]
+
+    def _with(self, places: Places) -> Self:
+        source = None if self._source is None else self._source.model
+        return type(self)(self.core, source, places, self.condition)
+
+    # What paths do in time.
+
+    @property
+    def cloud(self) -> Complex:
+        """The rates of resampled paths, complex ``[40, r]``, each beside the rate that it belongs to."""
+        cloud = self.core.array("cloud")
+        values = cloud[..., 0] + 1j * cloud[..., 1]
+        return np.stack([nearest(self.rates, row) for row in values])
+
+    @property
+    def candidates(self) -> list[Complex]:
+        """The best 1, 2, ... rates: flows are compared by equally many."""
+        return [eigenvalues(rates) for rates in self._facts["candidates"]]
+
+    @property
+    def halves(self) -> Complex:
+        """The rates of the even and of the odd paths, complex ``[2, r]``."""
+        return np.stack([nearest(self.rates, eigenvalues(half)) for half in self._facts["halves"]])
+
+    @property
+    def uncertainty(self) -> Real:
+        """RMS distance of each rate in the cloud from itself, in units of its modulus, ``[r]``."""
+        distance = np.sqrt((np.abs(self.cloud - self.rates) ** 2).mean(axis=0))
+        return np.asarray(distance / np.maximum(np.abs(self.rates), 1e-12))
+
+    def functions(self, times: Sequence[float]) -> Complex:
+        """(e^{lambda_j t} - 1) / lambda_j at ``times``, complex ``[T, r]``."""
+        t = np.asarray(as_times(times))[:, None]
+        small = np.abs(self.rates) < 1e-9
+        rates = np.where(small, 1.0, self.rates)
+        return np.asarray(np.where(small, t, np.expm1(rates * t) / rates))
+
+    @cached_property
+    def shares(self) -> Real:
+        """Drift, affine and nonlinear energy of the displacement at each of :attr:`times`, ``[T, 3]``, over
+        the motion's at the last: the blueprint of generation."""
+        shares = self.core.array("shares")
+        return np.asarray(shares / max(float(shares[-1, 1:].sum()), 1e-300))
+
+    # What they are in space.
+
+    @property
+    def drift(self) -> Real:
+        """b at each of :attr:`times`, ``[T, *event]``."""
+        return self.core.array("drift").reshape(-1, *self.event_shape)
+
+    @property
+    def axes(self) -> Real:
+        """Orthonormal axes of the noise, ``[A, *event]``, by how far the affine part moves along them."""
+        return self.core.array("axes").reshape(-1, *self.event_shape)
+
+    @property
+    def axis_values(self) -> Real:
+        """Singular values of the affine part along :attr:`axes`, ``[A]``: RMS of what each moves."""
+        return self.core.array("axis_values")
+
+    @property
+    def axis_groups(self) -> list[Places]:
+        """Places of axes whose singular values the number of paths cannot tell apart."""
+        return _groups(self._facts["axis_groups"], len(self.axis_values))
+
+    def axis_modes(self, t: float = 1.0) -> Real:
+        """What a unit along each axis has moved by time t, ``[A, *event]``."""
+        modes = self.core.array("axis_modes") * self.core.array("axis_values")[:, None, None]
+        at = self.core.functions(as_times([t], "t"))[0]
+        return np.asarray(np.einsum("ard,r->ad", modes, at).reshape(-1, *self.event_shape))
+
+    def modes_at(self, t: float = 1.0) -> Real:
+        """V_k(t), ``[K, *event]``: what a unit of a_k has moved by time t."""
+        at = self.core.functions(as_times([t], "t"))[0]
+        return np.asarray(np.einsum("krd,r->kd", self._modes, at).reshape(-1, *self.event_shape))
+
+    @cached_property
+    def _modes(self) -> Real:
+        return np.asarray(self.core.array("modes")[self.places])
+
+    @cached_property
+    def _split(self) -> tuple[Real, Real, Real]:
+        """Each mode's best product of a function of time and an image: weights, images, shares."""
+        left, values, right = np.linalg.svd(self._modes, full_matrices=False)
+        share = values[:, 0] ** 2 / np.maximum((values**2).sum(axis=1), 1e-300)
+        image = right[:, 0]
+        # The image is what is there at the end, not its negative.
+        end = np.einsum("kr,r->k", left[:, :, 0], self.core.functions([float(self.times[-1])])[0])
+        sign = np.where(end < 0.0, -1.0, 1.0)[:, None]
+        return left[:, :, 0] * sign * values[:, :1], image * sign, share
+
+    @property
+    def images(self) -> Real:
+        """The image of each mode's best product of an image and a profile, ``[K, *event]``, of norm 1."""
+        return self._split[1].reshape(-1, *self.event_shape)
+
+    @property
+    def separability(self) -> Real:
+        """Share of each mode that this product holds, ``[K]``: 1 is an image that grows as a whole."""
+        return self._split[2]
+
+    def profiles(self, times: Sequence[float] | None = None) -> Real:
+        """The profile in time of that product, ``[T, K]``, at :attr:`times` by default."""
+        at = self.core.functions(as_times(self.times if times is None else times))
+        return np.asarray(at @ self._split[0].T)
+
+    # Groups, and what to believe.
+
+    @property
+    def groups(self) -> list[Places]:
+        """Places in this selection of modes that cannot be told apart, by energy."""
+        whole = _groups(self._facts["groups"], self._count)
+        own = [np.flatnonzero(np.isin(self.places, group)) for group in whole]
+        return [group for group in own if len(group)]
+
+    @property
+    def agreement(self) -> Real:
+        """Mean squared cosine between each group in the even and in the odd paths, ``[G]``."""
+        whole = _groups(self._facts["groups"], self._count)
+        found = np.asarray(self._facts["agreement"])
+        return found[[bool(np.isin(self.places, group).any()) for group in whole]]
+
+    @property
+    def single(self) -> NDArray[np.bool_]:
+        """All modes, which are real, ``[K]``."""
+        return np.ones(len(self), dtype=bool)
+
+    @property
+    def indices(self) -> Places:
+        """:attr:`places`, by which pictures name modes."""
+        return self.places
+
+    @property
+    def caveat(self) -> str | None:
+        """The first of :attr:`caveats`, which a picture must carry; None if there is none."""
+        return next(iter(self.caveats), None)
+
+    @property
+    def caveats(self) -> list[str]:
+        """What is not determined, in words; empty if all is."""
+        found = []
+        if (vague := int((self.uncertainty > UNCERTAIN).sum())) > 0:
+            found.append(f"{vague} of {len(self.rates)} rates move by more than 10% with other paths")
+        if self.unexplained[len(self.rates) - 1] > 1e-2:
+            share = self.unexplained[len(self.rates) - 1]
+            found.append(f"{len(self.rates)} rates leave {share:.1%} of the motion unexplained")
+        if self._facts["freedom"] > 0.5 * self.paths:
+            found.append(f"{self.paths} paths are too few for an affine map in {self._dimension} dimensions")
+        sizes = [len(group) for group in self.groups]
+        if sizes and sizes[0] > 1:
+            found.append(f"the first {sizes[0]} modes have nearly equal energies: read them as one group")
+        return found
+
+    @property
+    def _dimension(self) -> int:
+        return int(np.prod(self.event_shape))
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __iter__(self) -> Iterator[Self]:
+        return (self[place] for place in range(len(self)))
+
+    def __getitem__(self, key: int | slice | Sequence[int] | NDArray[Any]) -> Self:
+        return self._with(self.places[chosen_places(key, len(self))])
+
+    def select(self, *, count: int | None = None, energy: float | None = None) -> Self:
+        """The first modes of this selection: a number of them, or the fewest that hold a share in (0, 1] of
+        its energy."""
+        if (count is None) == (energy is None):
+            raise ArgumentError(
+                f"expected one of count and energy, got {'neither' if count is None else 'both'}"
+            )
+        if count is None:
+            energy = as_number(energy, "energy", "a share in (0, 1]", lambda share: 0.0 < share <= 1.0)
+            shares = np.cumsum(self.energy) / max(float(self.energy.sum()), 1e-300)
+            return self[: int(np.searchsorted(shares, energy - 1e-12)) + 1]
+        if (number := checked_count(count, "count")) > len(self):
+            raise ArgumentError(f"count: expected at most {len(self)}, got {count}")
+        return self[:number]
+
+    # Tables.
+
+    def records(self) -> list[dict[str, Any]]:
+        """One mapping of names to plain numbers for each mode."""
+        whole = _groups(self._facts["groups"], self._count)
+        group = np.concatenate([np.full(len(members), place) for place, members in enumerate(whole)])
+        columns = {
+            "mode": self.places,
+            "group": group.astype(int)[self.places],
+            "energy": self.energy,
+            "low": self.low,
+            "high": self.high,
+            "separability": self.separability,
+        }
+        return [
+            dict(zip(columns, row, strict=True))
+            for row in zip(*(column.tolist() for column in columns.values()), strict=True)
+        ]
+
+    def to_frame(self) -> Any:
+        """:meth:`records` as a ``pandas.DataFrame``, indexed by mode; an ``ArgumentError`` without pandas."""
+        return to_frame(self.records(), index="mode")
+
+    def summary(self, rows: int = 12) -> str:
+        """Rates, shares and a table of the first groups, after what is not determined."""
+        rows = checked_count(rows, "rows")
+        rates = [
+            f"{rate.real:.3g}" if rate.imag == 0 else f"{rate.real:.3g} ± {rate.imag:.3g}i"
+            for rate in self.rates
+            if rate.imag >= 0
+        ]
+        lines = [
+            f"rates {', '.join(rates)} leave {self.unexplained[len(self.rates) - 1]:.2g} of held-out motion",
+            f"motion: {self.affine:.1%} affine in the noise, {self.nonlinear:.1%} not; drift "
+            f"{self.drift_energy:.2f} times the motion",
+            f"{len(self)} of {self._count} modes in {len(self.groups)} groups",
+        ]
+        lines += [f"caution: {text}" for text in self.caveats]
+        table = [
+            {
+                "group": place,
+                "modes": _span(self.places[group]),
+                "energy (%)": 100.0 * float(self.energy[group].sum()),
+                "of halves": float(agreement),
+            }
+            for place, (group, agreement) in enumerate(zip(self.groups, self.agreement, strict=True))
+        ]
+        lines.append(text_table(table[:rows], decimals={"energy (%)": 1, "of halves": 2}))
+        if len(table) > rows:
+            left = sum(float(self.energy[group].sum()) for group in self.groups[rows:])
+            lines.append(f"{len(table) - rows} more groups, {left:.1%} of the energy")
+        return "\n".join(lines)
+
+
+def eigenvalues(rates: list[dict[str, float]]) -> Complex:
+    values: list[complex] = []
+    for rate in rates:
+        pair = rate["growth"] + 1j * rate["frequency"]
+        values += [pair] if rate["frequency"] == 0 else [pair, pair.conjugate()]
+    return np.asarray(values, dtype=np.complex128)
+
+
+def _groups(begins: list[int], count: int) -> list[Places]:
+    ends = [*begins[1:], count]
+    return [np.arange(begin, end) for begin, end in zip(begins, ends, strict=True)] if count else []
+
+
+def _span(places: Places) -> str:
+    if len(places) > 1 and np.all(np.diff(places) == 1):
+        return f"{places[0]}-{places[-1]}"
+    return ", ".join(map(str, places))
