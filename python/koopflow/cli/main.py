@@ -14,6 +14,7 @@ from ..exceptions import KoopflowError, TeacherError
 from ..options import nearest
 from .demo import demo
 from .export import export
+from .flow import flow_spectrum
 from .models import compare, evaluate, sample, spectrum
 from .options import Settings, Stopped, UsageError, command
 from .training import distill, train_teacher
@@ -37,6 +38,7 @@ COMMANDS = {
     "distill": (distill, "distil a teacher into a one-step student"),
     "sample": (sample, "draw samples of a student or a teacher"),
     "spectrum": (spectrum, "take a student's generator apart"),
+    "flow-spectrum": (flow_spectrum, "read what the paths of a teacher or student determine"),
     "evaluate": (evaluate, "measure a student against its teacher and held-out data"),
     "compare": (compare, "compare ways to sample a teacher in few steps"),
     "export": (export, "write a student's one step as an ONNX file or a program of torch.export"),

@@ -245,10 +245,12 @@ class FlowReading:
     def records(self) -> list[dict[str, Any]]:
         """One mapping of names to plain numbers for each mode."""
         whole = _groups(self._facts["groups"], self._count)
-        group = np.concatenate([np.full(len(members), place) for place, members in enumerate(whole)])
+        group = np.zeros(self._count, dtype=np.int64)
+        for place, members in enumerate(whole):
+            group[members] = place
         columns = {
             "mode": self.places,
-            "group": group.astype(int)[self.places],
+            "group": group[self.places],
             "energy": self.energy,
             "low": self.low,
             "high": self.high,

@@ -115,6 +115,9 @@ pub(super) fn edge(energies: &[f64], n: f64) -> (f64, i64) {
 /// Quantiles of energies over resampled paths, `[K, 2]`.
 fn intervals(amplitudes: &Tensor, scale: f64, random: &RandomSource) -> Result<Tensor> {
     let (n, count) = (amplitudes.size()[0], amplitudes.size()[1]);
+    if count == 0 {
+        return Ok(Tensor::f_zeros([0, 2], (Kind::Double, tch::Device::Cpu))?);
+    }
     let mut drawn = Vec::new();
     for resample in 0..RESAMPLES {
         let weights = resampled(n, &random.fork_numbered("paths", resample));

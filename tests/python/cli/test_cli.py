@@ -32,7 +32,17 @@ def help_of(command, capsys):
 def test_help_names_the_commands(capsys):
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    names = {"train-teacher", "distill", "sample", "spectrum", "evaluate", "compare", "export", "demo"}
+    names = {
+        "train-teacher",
+        "distill",
+        "sample",
+        "spectrum",
+        "flow-spectrum",
+        "evaluate",
+        "compare",
+        "export",
+    }
+    names.add("demo")
     assert names | {"versions"} == set(COMMANDS)
     assert all(f"  {name} " in shown for name in COMMANDS)
 
