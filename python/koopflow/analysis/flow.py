@@ -40,7 +40,7 @@ def flow_spectrum(
         Number of paths, at least 16. An affine map in d dimensions asks for several times d. Not used with
         paths that are given.
     times : int or sequence of float, default 33
-        Rising times from 0 on, at least four, or a number of them at equal distances from 0 to 1.
+        Rising times from 0 on within [0, 1], at least four, or a number of them at equal distances.
     condition : array, optional
         Condition of all paths, or of each; for a conditional model every class in turn by default.
     rates : int, optional
@@ -84,7 +84,7 @@ def flow_spectrum(
         reading["rates"] = checked_count(rates, "rates")
     if isinstance(times, int | np.integer):
         times = np.linspace(0.0, 1.0, as_integer(times, "times", least=4, most=10_000)).tolist()
-    given = as_times(times, extrapolate=True)
+    given = as_times(times)
     number = as_integer(n, "n", least=FEWEST)
     with ProgressMeter(progress=progress) as meter:
         options: dict[str, Any] = {"times": given, "reading": reading, "monitor": meter.monitor}

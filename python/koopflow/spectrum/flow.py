@@ -94,6 +94,12 @@ class FlowSpectrum(FlowReading):
         """a_k of noise ``[B, *event]``: ``[B, K]``. Takes the path of each sample."""
         return np.concatenate([part for _, part, _ in self._read(x0, condition)])
 
+    def amplitudes_at(self, t: float, x: Array, *, condition: Array | None = None) -> Real:
+        """a_k of states ``[B, *event]`` at time t, ``[B, K]``: those of the noise that they came from."""
+        x, (t,), condition = as_batch(x, "x"), as_times([t], "t"), as_condition(condition)
+        noise = self.source.noise(x, condition) if t == 1.0 else self.source.carried(x, t, 0.0, condition)
+        return self.amplitudes(noise, condition=condition)
+
     def amplitudes_of_paths(self, paths: Array) -> Real:
         """a_k of states at all :attr:`times`, ``[T, B, *event]``: ``[B, K]``."""
         return np.asarray(self.core.amplitudes(paths)[:, self.places])

@@ -22,6 +22,7 @@ from .spectrum import Complex, Places, Real
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+ILL_CONDITIONED = 1e4
 UNCERTAIN = 0.1  # A rate that other paths move by more than this, of its modulus, is not resolved.
 
 
@@ -205,6 +206,9 @@ class FlowReading:
         if self.unexplained[len(self.rates) - 1] > 1e-2:
             share = self.unexplained[len(self.rates) - 1]
             found.append(f"{len(self.rates)} rates leave {share:.1%} of the motion unexplained")
+        functions = self.functions(self.times[1:].tolist())
+        if np.linalg.cond(functions / np.linalg.norm(functions, axis=0)) > ILL_CONDITIONED:
+            found.append("rates are so near one another that their shares in a mode are not determined")
         if self._facts["freedom"] > 0.5 * self.paths:
             found.append(f"{self.paths} paths are too few for an affine map in {self._dimension} dimensions")
         sizes = [len(group) for group in self.groups]

@@ -52,6 +52,7 @@ class Paths:
             return self.model.solve(x, [begin, end], condition=condition)[1]
         if begin == 0.0:
             return self.model.sample_path(x, [end], condition=condition)[0]
+        # On the way, what is learnt for going forwards leads back better than what is learnt for data alone.
         g = self.model.encode(begin, x, condition=condition)
         return self.model.readout(
             self.model.propagate(g, self.model.own_time(end) - self.model.own_time(begin))
