@@ -716,9 +716,10 @@ class FlowSpectrum:
 
     def agreement(
         self, other: FlowSpectrum, permutations: int, seed: int, monitor: _Monitor = None
-    ) -> tuple[str, NDArray[float64], NDArray[float64] | None]:
-        """Groups that hold the same as JSON, cosines between all components ``[K, K']``, and correlations of
-        their amplitudes if the noise was the same. Raises ``ShapeError`` for other events."""
+    ) -> tuple[str, list[float], NDArray[float64], NDArray[float64] | None]:
+        """Groups that hold the same as JSON; shares of this flow's motion that its own rates leave, and as
+        many of the other's; cosines between all components ``[K, K']``, and correlations of their amplitudes
+        if the noise was the same. Raises ``ShapeError`` for other events."""
 
     def save(self, path: str) -> None:
         """Write a safetensors file atomically."""

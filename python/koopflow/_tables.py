@@ -66,5 +66,7 @@ def to_frame(rows: Sequence[Mapping[str, Any]], *, index: str | None = None) -> 
         pandas = importlib.import_module("pandas")
     except ImportError as error:
         raise ArgumentError("a data frame needs pandas: pip install pandas") from error
+    if not rows:
+        return pandas.DataFrame(index=pandas.Index([], name=index))
     frame = pandas.DataFrame(list(rows))
     return frame if index is None else frame.set_index(index)

@@ -156,7 +156,8 @@ impl PyFlowSpectrum {
         self.made(paths.py(), kind, move |own| own.with_rates(&states, &keep, t))
     }
 
-    /// What this flow and another have in common: groups as JSON, cosines `[K, K']`, and correlations or None.
+    /// What this flow and another have in common: groups as JSON, the shares that the rates of each leave, cosines
+    /// `[K, K']`, and correlations or None.
     #[pyo3(signature = (other, permutations, seed, monitor=None))]
     fn agreement<'py>(
         &self,
@@ -165,13 +166,14 @@ impl PyFlowSpectrum {
         permutations: u64,
         seed: u64,
         monitor: Option<Bound<'py, PyAny>>,
-    ) -> PyResult<(String, Bound<'py, PyAny>, Option<Bound<'py, PyAny>>)> {
+    ) -> PyResult<(String, [f64; 2], Bound<'py, PyAny>, Option<Bound<'py, PyAny>>)> {
         let (own, other) = (self.spectrum.handle(), other.spectrum.handle());
         let mut monitor = PyMonitor::new(monitor);
         let agreement = door::enter(py, move || own.agreement(&other, permutations, seed, &mut monitor))?;
         let found = serde_json::to_string(&agreement.found).map_err(|error| Error::Internal(error.into()))?;
         let export = |tensor: Tensor| ArrayKind::Numpy.export(py, tensor);
-        Ok((found, export(agreement.cosines)?, agreement.correlations.map(export).transpose()?))
+        let correlations = agreement.correlations.map(export).transpose()?;
+        Ok((found, agreement.unexplained, export(agreement.cosines)?, correlations))
     }
 
     fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {

@@ -13,7 +13,16 @@ from .._arrays import Array, as_batch, as_condition, as_integer, as_number, as_s
 from .._conditioning import Conditioning
 from ..exceptions import ArgumentError, ShapeError
 from ..progress import ProgressFunction, ProgressMeter
-from ..spectrum import NOISE_SEED, FlowComparison, FlowSpectrum, Paths, core_of, read_flow
+from ..spectrum import (
+    NOISE_SEED,
+    SLOWEST,
+    FlowComparison,
+    FlowSpectrum,
+    Paths,
+    core_of,
+    read_flow,
+    read_paths,
+)
 
 FEWEST = 16
 
@@ -89,16 +98,19 @@ def flow_spectrum(
     with ProgressMeter(progress=progress) as meter:
         options: dict[str, Any] = {"times": given, "reading": reading, "monitor": meter.monitor}
         if hasattr(source, "sample"):
-            model = core_of(source)
-            pool = Conditioning.from_plain(Paths(model).conditioning).pool(as_condition(condition))
+            pool = Conditioning.from_plain(Paths(core_of(source)).conditioning).pool(as_condition(condition))
+            if pool is not None and len(pool) > number:
+                raise ShapeError(
+                    f"condition: expected at most one for each of {number} paths, got {len(pool)}"
+                )
             asked = None if pool is None else pool[np.arange(number) % len(pool)]
-            return read_flow(model, n=number, condition=asked, seed=reading["seed"], **options)
+            return read_flow(source, n=number, condition=asked, seed=reading["seed"], **options)
         if condition is not None:
             raise ArgumentError("condition: expected None with paths that are given, got an array")
         paths = as_batch(source, "source")
         if paths.ndim < 3 or paths.shape[0] != len(given):
             raise ShapeError(f"source: expected paths ({len(given)}, B, *event), got {tuple(paths.shape)}")
-        return read_flow(paths, n=number, condition=None, seed=None, **options)
+        return read_paths(paths, **options)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +127,7 @@ class Consensus:
         Share of those modes in the first flow's nonlinear energy.
     rates, spread : array, ``[r]``
         Mean of each of the first flow's rates and those nearest to it, and their largest distance from it
-        over its modulus. NaN for a rate that some flow lacks.
+        over its modulus or 0.1. NaN for a rate that some flow lacks.
     affine : array, ``[S]``
         Affine share of every flow.
     """
@@ -163,7 +175,7 @@ def consensus(spectra: Sequence[FlowSpectrum], *, permutations: int = 99, seed: 
         for rate, other in zip(comparison.rates, comparison.others, strict=True):
             row[first.rates == rate] = other
     every = np.concatenate([first.rates[None], near])
-    apart = np.abs(near - first.rates).max(axis=0) / np.maximum(np.abs(first.rates), 1e-12)
+    apart = np.abs(near - first.rates).max(axis=0) / np.maximum(np.abs(first.rates), SLOWEST)
     return Consensus(
         spectrum=first[shared],
         comparisons=found,

@@ -7,7 +7,9 @@ pyplot, so none has to be closed.
 """
 
 from ._canvas import COLOURS, new_figure
+from .blueprint import blueprint, build_up, flow_groups
 from .classes import embedding, signatures
+from .flow import flow_agreement, flow_amplitudes, flow_energy, flow_profiles, flow_rates
 from .images import edit_strip, image_grid, inversion_strip, save_image_grid
 from .modes import eigenfunctions, mode_energy, modes, truncation
 from .samples import loss_history, paths, samples, side_by_side
@@ -15,10 +17,18 @@ from .spectra import eigenvalues, generator, level_eigenvalues, spectrum
 
 __all__ = [
     "COLOURS",
+    "blueprint",
+    "build_up",
     "edit_strip",
     "eigenfunctions",
     "eigenvalues",
     "embedding",
+    "flow_agreement",
+    "flow_amplitudes",
+    "flow_energy",
+    "flow_groups",
+    "flow_profiles",
+    "flow_rates",
     "generator",
     "image_grid",
     "inversion_strip",

@@ -1,7 +1,7 @@
 """Spectra: of a student's generator, and of a flow itself."""
 
-from .flow import FlowSpectrum, read_flow
-from .flow_comparison import FOUND_AGAIN, FlowComparison
+from .flow import FlowSpectrum, read_flow, read_paths
+from .flow_comparison import FOUND_AGAIN, SLOWEST, FlowComparison
 from .levels import LevelSpectrum, MapSpectrum, build_level_spectrum
 from .paths import Paths, core_of
 from .spectrum import NOISE_SEED, Spectrum, StabilityReport, build_spectrum, checked_spectrum
@@ -9,6 +9,7 @@ from .spectrum import NOISE_SEED, Spectrum, StabilityReport, build_spectrum, che
 __all__ = [
     "FOUND_AGAIN",
     "NOISE_SEED",
+    "SLOWEST",
     "FlowComparison",
     "FlowSpectrum",
     "LevelSpectrum",
@@ -21,4 +22,5 @@ __all__ = [
     "checked_spectrum",
     "core_of",
     "read_flow",
+    "read_paths",
 ]

@@ -70,11 +70,11 @@ class FlowSpectrum(FlowReading):
         Pastur), and ``standing``, the number of modes above it.
     """
 
-    def of(self, source: _core.VelocityField | _core.Student) -> FlowSpectrum:
-        """The same modes, with amplitudes from the paths of another model of the same events."""
-        if tuple(source.event_shape) != self.event_shape:
-            got = tuple(source.event_shape)
-            raise ArgumentError(f"modes: expected those of events {got}, got {self.event_shape}")
+    def of(self, source: Any) -> FlowSpectrum:
+        """The same modes, with amplitudes from the paths of another teacher or student of the same events."""
+        shape = tuple(core_of(source).event_shape)
+        if shape != self.event_shape:
+            raise ArgumentError(f"modes: expected those of events {shape}, got {self.event_shape}")
         return FlowSpectrum(self.core, source, self.places, self.condition)
 
     # Samples.
@@ -111,9 +111,16 @@ class FlowSpectrum(FlowReading):
     def _read(self, x0: Array, condition: Array | None) -> Iterator[tuple[Array, Real, Array]]:
         """Noise, amplitudes and paths, in chunks of bounded memory."""
         x0, condition = as_batch(x0, "x0"), as_condition(condition)
+        if len(x0) == 0:
+            raise ArgumentError("x0: expected at least one sample, got none")
+        single = condition is None or condition.ndim == 0
+        if condition is not None and not single and len(condition) != len(x0):
+            raise ArgumentError(
+                f"condition: expected one for each of {len(x0)} samples, got {len(condition)}"
+            )
         for rows in chunks(len(x0), len(self.times) * self._dimension):
-            part = None if condition is None or condition.ndim == 0 else condition[rows]
-            paths = self.source.states(x0[rows], self.times.tolist(), condition if part is None else part)
+            part = condition if condition is None or single else condition[rows]
+            paths = self.source.states(x0[rows], self.times.tolist(), part)
             yield x0[rows], self.amplitudes_of_paths(paths), paths
 
     def _composed(self, x0: Array, amplitudes: Real, t: float, **parts: bool) -> Array:
@@ -130,14 +137,14 @@ class FlowSpectrum(FlowReading):
             parts.append(np.stack([to_numpy(self._composed(noise, amplitudes, t)) for t in times]))
         return np.concatenate(parts, axis=1)
 
-    def base(self, x0: Array, *, t: float = 1.0, drift: bool = True, affine: bool = True) -> Array:
+    def base(self, x0: Array, *, t: float | None = None, drift: bool = True, affine: bool = True) -> Array:
         """Noise, drift and affine part at time t, ``[B, *event]``: samples without any mode."""
-        x0, (t,) = as_batch(x0, "x0"), as_times([t], "t")
+        x0, t = as_batch(x0, "x0"), self._at(t)
         return self.core.states(
             x0, np.zeros((len(x0), self._count)), t, drift=bool(drift), affine=bool(affine)
         )
 
-    def contributions(self, x0: Array, *, t: float = 1.0, condition: Array | None = None) -> Real:
+    def contributions(self, x0: Array, *, t: float | None = None, condition: Array | None = None) -> Real:
         """a_k(x0) V_k(t) of each mode, ``[B, K, *event]``."""
         return np.asarray(
             np.einsum("bk,k...->bk...", self.amplitudes(x0, condition=condition), self.modes_at(t))
@@ -171,11 +178,12 @@ class FlowSpectrum(FlowReading):
         drift and affine part alone.
         """
         if counts is None:
-            grid = np.geomspace(1, max(len(self), 1), min(24, max(len(self), 1)))
+            grid = np.geomspace(1, len(self), min(24, len(self))) if len(self) else np.empty(0)
             counts = [0, *np.unique(grid.round().astype(int)).tolist()]
-        numbers = [int(number) for number in as_numbers(counts, "counts", "[0, 2, 8]")]
-        if not all(number in range(len(self) + 1) for number in numbers):
+        given = as_numbers(counts, "counts", "[0, 2, 8]")
+        if not all(number in range(len(self) + 1) for number in given):
             raise ArgumentError(f"counts: expected integers from 0 to {len(self)}, got {counts!r}")
+        numbers = [int(number) for number in given]
         squares, whole = np.zeros(len(numbers)), 0.0
         end = float(self.times[-1])
         for noise, amplitudes, paths in self._read(x0, condition):
@@ -216,8 +224,8 @@ class FlowSpectrum(FlowReading):
         shuffles, seed = as_integer(permutations, "permutations", least=0), as_seed(seed)
         with ProgressMeter(progress=progress) as meter:
             found = self.core.agreement(other.core, shuffles, seed, monitor=meter.monitor)
-        number = min(len(self.rates), len(other.candidates))
-        return FlowComparison.of(self.candidates[number - 1], other.candidates[number - 1], *found)
+        others = other.best_rates(len(self.rates))
+        return FlowComparison.of(self.rates, others, *found, shuffles=shuffles)
 
     @property
     def spread(self) -> Real:
@@ -295,11 +303,10 @@ class FlowSpectrum(FlowReading):
         """Read a file that :meth:`save` wrote; ``source`` is a teacher or student for amplitudes, if they are
         wanted. Raises ``FileNotFoundError`` or ``CheckpointError`` without such a file."""
         spectrum = cls(_core.FlowSpectrum.load(as_path(path)))
-        return spectrum if source is None else spectrum.of(core_of(source))
+        return spectrum if source is None else spectrum.of(source)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        source = None if self._source is None else self._source.model
-        return FlowSpectrum, (self.core, source, self.places, self.condition)
+        return FlowSpectrum, (self.core, self._owner, self.places, self.condition)
 
     def __repr__(self) -> str:
         return (
@@ -309,7 +316,7 @@ class FlowSpectrum(FlowReading):
 
 
 def read_flow(
-    source: _core.VelocityField | _core.Student | Array,
+    source: Any,
     *,
     n: int,
     times: Sequence[float],
@@ -318,16 +325,21 @@ def read_flow(
     reading: dict[str, Any],
     monitor: Any = None,
 ) -> FlowSpectrum:
-    """See :func:`koopflow.analysis.flow_spectrum`."""
-    if not isinstance(source, _core.VelocityField | _core.Student):
-        held = _core.Displacements(list(source.shape[2:]), times)
-        for rows in chunks(source.shape[1], int(np.prod(source.shape[2:])) * len(times)):
-            held.add(source[:, rows])
-        return FlowSpectrum(held.spectrum(json.dumps(reading), monitor=monitor))
-    paths = Paths(source)
+    """The spectrum of a teacher or student; see :func:`koopflow.analysis.flow_spectrum`."""
+    paths = Paths(core_of(source))
     noise = _core.normal((n, *paths.event_shape), as_seed(seed))
     held = _core.Displacements(list(paths.event_shape), times)
     for rows in chunks(n, int(np.prod(paths.event_shape)) * len(times)):
         part = None if condition is None else condition[rows]
         held.add(paths.states(noise[rows], times, part, monitor))
     return FlowSpectrum(held.spectrum(json.dumps(reading), monitor=monitor), source, condition=condition)
+
+
+def read_paths(
+    paths: Array, *, times: Sequence[float], reading: dict[str, Any], monitor: Any = None
+) -> FlowSpectrum:
+    """The spectrum of states ``[T, B, *event]``; see :func:`koopflow.analysis.flow_spectrum`."""
+    held = _core.Displacements(list(paths.shape[2:]), times)
+    for rows in chunks(paths.shape[1], int(np.prod(paths.shape[2:])) * len(times)):
+        held.add(paths[:, rows])
+    return FlowSpectrum(held.spectrum(json.dumps(reading), monitor=monitor))

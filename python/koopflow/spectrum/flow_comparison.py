@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from .._tables import text_table
 from .spectrum import Complex, Places, Real
 
 FOUND_AGAIN = 0.8  # Mean squared cosine.
+SLOWEST = 0.1  # Rates below it are straight lines, nearly: distances are relative to it.
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +26,10 @@ class FlowComparison:
     ----------
     rates, others, distance : array, ``[P]``
         Rates of the first flow, those of the best equally many of the other that they are nearest to one to
-        one, and their distance, ``|lambda - lambda'| / |lambda|``.
+        one, and their distance, ``|lambda - lambda'| / max(|lambda|, 0.1)``.
+    unexplained : (float, float)
+        Share of the first flow's motion that its own rates leave, and that the other's leave. If both are
+        small, the rates are as good as one another's, however far apart.
     first, second : list of arrays
         Places of the modes of each group in the first flow, and in the other.
     energy : array, ``[G]``
@@ -34,14 +39,18 @@ class FlowComparison:
         larger of the two, and what random directions would have.
     amplitude, shuffled, p : array, ``[G]``, or None
         The same of the amplitudes of the same noise, its mean over shuffles of the noise, and the share of
-        shuffles that reach it, the one seen included. None if the paths began at other noise.
+        shuffles that reach it, the one seen included. None if the paths began at other noise, or without
+        shuffles.
     cosines, correlations : array, ``[K, K']``
         Between single modes, and between their amplitudes (or None).
+    shuffles : int
+        Number of shuffles of the noise.
     """
 
     rates: Complex
     others: Complex
     distance: Real
+    unexplained: tuple[float, float]
     first: list[Places]
     second: list[Places]
     energy: Real
@@ -52,10 +61,19 @@ class FlowComparison:
     p: Real | None
     cosines: Real
     correlations: Real | None
+    shuffles: int
 
     @classmethod
     def of(
-        cls, rates: Complex, others: Complex, found: str, cosines: Real, correlations: Real | None
+        cls,
+        rates: Complex,
+        others: Complex,
+        found: str,
+        unexplained: Sequence[float],
+        cosines: Real,
+        correlations: Real | None,
+        *,
+        shuffles: int,
     ) -> FlowComparison:
         """What the core found."""
         groups: list[dict[str, Any]] = json.loads(found)
@@ -65,29 +83,31 @@ class FlowComparison:
 
         known = correlations is not None
         first, second = linear_sum_assignment(np.abs(rates[:, None] - others))
-        distance = np.abs(rates[first] - others[second]) / np.maximum(np.abs(rates[first]), 1e-12)
+        distance = np.abs(rates[first] - others[second]) / np.maximum(np.abs(rates[first]), SLOWEST)
         return cls(
             rates=rates[first],
             others=others[second],
             distance=distance,
+            unexplained=(unexplained[0], unexplained[1]),
             first=[np.asarray(group["first"], dtype=np.int64) for group in groups],
             second=[np.asarray(group["second"], dtype=np.int64) for group in groups],
             energy=column("energy"),
             cosine=column("cosine"),
             chance=column("chance"),
             amplitude=column("amplitude") if known else None,
-            shuffled=column("shuffled") if known else None,
-            p=column("p") if known else None,
+            shuffled=column("shuffled") if known and shuffles else None,
+            p=column("p") if known and shuffles else None,
             cosines=cosines,
             correlations=correlations,
+            shuffles=shuffles,
         )
 
     @property
     def found(self) -> NDArray[np.bool_]:
-        """Groups that are there again, ``[G]``: cosine at least 0.8, and no more than 5% of shuffles reach
-        the amplitudes' if they are known."""
-        again = self.cosine >= FOUND_AGAIN
-        return again if self.p is None else again & (self.p <= 0.05)
+        """Groups that are there again, ``[G]``: cosine at least 0.8, and no more than 5% of shuffles, or
+        none of few, reach the amplitudes' if they are known."""
+        again = np.asarray(self.cosine >= FOUND_AGAIN)
+        return again if self.p is None else again & (self.p <= max(0.05, 1.0 / (self.shuffles + 1)))
 
     @property
     def found_energy(self) -> float:
@@ -113,7 +133,12 @@ class FlowComparison:
         given = {name: values for name, values in columns.items() if values is not None}
         table = [dict(zip(given, row, strict=True)) for row in zip(*given.values(), strict=True)]
         decimals = {"energy (%)": 1, "cosine²": 2, "chance": 2, "amplitudes": 2, "p": 3}
-        lines = [self._verdict, f"rates {'; '.join(pairs)}", text_table(table[:rows], decimals=decimals)]
+        left = f"the other's leave {self.unexplained[1]:.2g} of the motion, its own {self.unexplained[0]:.2g}"
+        lines = [
+            self._verdict,
+            f"rates {'; '.join(pairs)}; {left}",
+            text_table(table[:rows], decimals=decimals),
+        ]
         return "\n".join(lines)
 
     @property

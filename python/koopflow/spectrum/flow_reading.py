@@ -14,14 +14,15 @@ from .. import _core
 from .._arrays import Array, as_number, as_times, checked_count
 from .._tables import text_table, to_frame
 from ..exceptions import ArgumentError
-from .flow_comparison import nearest
-from .paths import Paths
+from .flow_comparison import SLOWEST, nearest
+from .paths import Paths, core_of
 from .places import chosen_places
 from .spectrum import Complex, Places, Real
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+EXACT = 1e-9  # A smaller share of the motion is rounding.
 ILL_CONDITIONED = 1e4
 UNCERTAIN = 0.1  # A rate that other paths move by more than this, of its modulus, is not resolved.
 
@@ -32,13 +33,15 @@ class FlowReading:
     def __init__(
         self,
         core: _core.FlowSpectrum,
-        source: _core.VelocityField | _core.Student | None = None,
+        source: Any = None,
         places: Places | None = None,
         condition: Array | None = None,
     ) -> None:
         facts = json.loads(core.facts)
         self.core, self._facts = core, facts
-        self._source = None if source is None else Paths(source)
+        # The model as it was given, which pickles; and its core, whose paths are read.
+        self._owner = source
+        self._source = None if source is None else Paths(core_of(source))
         self.condition = condition
         self.event_shape: tuple[int, ...] = tuple(facts["event_shape"])
         self.paths: int = facts["paths"]
@@ -61,8 +64,7 @@ class FlowReading:
         self.standing: int = facts["standing"]
 
     def _with(self, places: Places) -> Self:
-        source = None if self._source is None else self._source.model
-        return type(self)(self.core, source, places, self.condition)
+        return type(self)(self.core, self._owner, places, self.condition)
 
     # What paths do in time.
 
@@ -78,16 +80,22 @@ class FlowReading:
         """The best 1, 2, ... rates: flows are compared by equally many."""
         return [eigenvalues(rates) for rates in self._facts["candidates"]]
 
+    def best_rates(self, number: int) -> Complex:
+        """The best ``number`` rates, or fewer where those of this flow are exact already."""
+        own = len(self.rates)
+        exact = own < number and self.unexplained[own - 1] <= EXACT
+        return self.rates if exact else self.candidates[min(number, len(self.candidates)) - 1]
+
     @property
     def halves(self) -> Complex:
-        """The rates of the even and of the odd paths, complex ``[2, r]``."""
+        """The rates of two random halves of the paths, complex ``[2, r]``."""
         return np.stack([nearest(self.rates, eigenvalues(half)) for half in self._facts["halves"]])
 
     @property
     def uncertainty(self) -> Real:
-        """RMS distance of each rate in the cloud from itself, in units of its modulus, ``[r]``."""
+        """RMS distance of each rate in the cloud from itself, in units of its modulus or of 0.1, ``[r]``."""
         distance = np.sqrt((np.abs(self.cloud - self.rates) ** 2).mean(axis=0))
-        return np.asarray(distance / np.maximum(np.abs(self.rates), 1e-12))
+        return np.asarray(distance / np.maximum(np.abs(self.rates), SLOWEST))
 
     def functions(self, times: Sequence[float]) -> Complex:
         """(e^{lambda_j t} - 1) / lambda_j at ``times``, complex ``[T, r]``."""
@@ -112,29 +120,38 @@ class FlowReading:
 
     @property
     def axes(self) -> Real:
-        """Orthonormal axes of the noise, ``[A, *event]``, by how far the affine part moves along them."""
+        """Orthonormal axes of the noise, ``[A, *event]``, by how much of each arrives in the sample: singular
+        vectors of the affine map from noise to data. Those of a Gaussian are its principal axes."""
         return self.core.array("axes").reshape(-1, *self.event_shape)
 
     @property
     def axis_values(self) -> Real:
-        """Singular values of the affine part along :attr:`axes`, ``[A]``: RMS of what each moves."""
+        """Singular values of that map, ``[A]``: the deviation of what arrives along each."""
         return self.core.array("axis_values")
 
     @property
     def axis_groups(self) -> list[Places]:
         """Places of axes whose singular values the number of paths cannot tell apart."""
-        return _groups(self._facts["axis_groups"], len(self.axis_values))
+        return groups_of(self._facts["axis_groups"], len(self.axis_values))
 
-    def axis_modes(self, t: float = 1.0) -> Real:
-        """What a unit along each axis has moved by time t, ``[A, *event]``."""
-        modes = self.core.array("axis_modes") * self.core.array("axis_values")[:, None, None]
-        at = self.core.functions(as_times([t], "t"))[0]
-        return np.asarray(np.einsum("ard,r->ad", modes, at).reshape(-1, *self.event_shape))
+    def axis_modes(self, t: float | None = None) -> Real:
+        """What a unit of noise along each axis has moved by time t, by default the last, ``[A, *event]``: it
+        is then at ``axes + axis_modes(t)``."""
+        at = self.core.functions([self._at(t)])[0]
+        moved = np.einsum("ard,r->ad", self.core.array("axis_modes"), at)
+        return np.asarray(moved.reshape(-1, *self.event_shape))
 
-    def modes_at(self, t: float = 1.0) -> Real:
-        """V_k(t), ``[K, *event]``: what a unit of a_k has moved by time t."""
-        at = self.core.functions(as_times([t], "t"))[0]
+    def modes_at(self, t: float | None = None) -> Real:
+        """V_k(t), ``[K, *event]``: what a unit of a_k has moved by time t, by default the last."""
+        at = self.core.functions([self._at(t)])[0]
         return np.asarray(np.einsum("krd,r->kd", self._modes, at).reshape(-1, *self.event_shape))
+
+    def _at(self, t: float | None) -> float:
+        """A time of the paths; the last by default."""
+        last = float(self.times[-1])
+        if t is None:
+            return last
+        return as_number(t, "t", f"a time in [0, {last:g}]", lambda time: 0.0 <= time <= last)
 
     @cached_property
     def _modes(self) -> Real:
@@ -171,14 +188,14 @@ class FlowReading:
     @property
     def groups(self) -> list[Places]:
         """Places in this selection of modes that cannot be told apart, by energy."""
-        whole = _groups(self._facts["groups"], self._count)
+        whole = groups_of(self._facts["groups"], self._count)
         own = [np.flatnonzero(np.isin(self.places, group)) for group in whole]
         return [group for group in own if len(group)]
 
     @property
     def agreement(self) -> Real:
-        """Mean squared cosine between each group in the even and in the odd paths, ``[G]``."""
-        whole = _groups(self._facts["groups"], self._count)
+        """Mean squared cosine between each group in two random halves of the paths, ``[G]``."""
+        whole = groups_of(self._facts["groups"], self._count)
         found = np.asarray(self._facts["agreement"])
         return found[[bool(np.isin(self.places, group).any()) for group in whole]]
 
@@ -209,12 +226,19 @@ class FlowReading:
         functions = self.functions(self.times[1:].tolist())
         if np.linalg.cond(functions / np.linalg.norm(functions, axis=0)) > ILL_CONDITIONED:
             found.append("rates are so near one another that their shares in a mode are not determined")
-        if self._facts["freedom"] > 0.5 * self.paths:
+        if self.paths < 2 * self._dimension:
             found.append(f"{self.paths} paths are too few for an affine map in {self._dimension} dimensions")
-        sizes = [len(group) for group in self.groups]
-        if sizes and sizes[0] > 1:
-            found.append(f"the first {sizes[0]} modes have nearly equal energies: read them as one group")
-        return found
+        return [*found, self.mixing] if self.mixing else found
+
+    @property
+    def mixing(self) -> str | None:
+        """That the first modes cannot be told apart, in words; None if they can."""
+        first = len(self.groups[0]) if len(self) else 0
+        return (
+            f"the first {first} modes have nearly equal energies: read them as one group"
+            if first > 1
+            else None
+        )
 
     @property
     def _dimension(self) -> int:
@@ -227,7 +251,9 @@ class FlowReading:
         return (self[place] for place in range(len(self)))
 
     def __getitem__(self, key: int | slice | Sequence[int] | NDArray[Any]) -> Self:
-        return self._with(self.places[chosen_places(key, len(self))])
+        chosen = self.places[chosen_places(key, len(self))]
+        # A mode that is named twice is one mode.
+        return self._with(np.asarray(list(dict.fromkeys(chosen.tolist())), dtype=np.int64))
 
     def select(self, *, count: int | None = None, energy: float | None = None) -> Self:
         """The first modes of this selection: a number of them, or the fewest that hold a share in (0, 1] of
@@ -248,7 +274,7 @@ class FlowReading:
 
     def records(self) -> list[dict[str, Any]]:
         """One mapping of names to plain numbers for each mode."""
-        whole = _groups(self._facts["groups"], self._count)
+        whole = groups_of(self._facts["groups"], self._count)
         group = np.zeros(self._count, dtype=np.int64)
         for place, members in enumerate(whole):
             group[members] = place
@@ -308,7 +334,7 @@ def eigenvalues(rates: list[dict[str, float]]) -> Complex:
     return np.asarray(values, dtype=np.complex128)
 
 
-def _groups(begins: list[int], count: int) -> list[Places]:
+def groups_of(begins: list[int], count: int) -> list[Places]:
     ends = [*begins[1:], count]
     return [np.arange(begin, end) for begin, end in zip(begins, ends, strict=True)] if count else []
 

@@ -19,7 +19,8 @@ pub(super) struct Affine {
 }
 
 /// Ridges, in units of the noise's mean second moment.
-const RIDGES: [f64; 13] = [0.0, 1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 10.0];
+const RIDGES: [f64; 16] =
+    [0.0, 1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0, 1e3];
 
 /// Fits the map, and leaves of the coefficients what it does not explain.
 ///
@@ -48,11 +49,13 @@ pub(super) fn take_affine(moved: &mut Moved) -> Result<Affine> {
     let unit = total / d as f64;
     let mut best: Option<(f64, Tensor, f64)> = None;
     for ridge in RIDGES.map(|ridge| ridge * unit) {
-        if ridge == 0.0 && n <= 2 * d {
-            continue;
-        }
         let inverse = (&gains + ridge.max(1e-12 * unit)).reciprocal();
         let freedom = 2.0 + (&gains * &inverse).sum(Kind::Double).double_value(&[]);
+        // Nothing can be said of what is left where a map of half as many parameters as paths, or more, is taken away:
+        // near n = d it would explain all of anything.
+        if freedom > 0.5 * n as f64 && ridge < 1e3 * unit {
+            continue;
+        }
         // Of ridge regression: the sum of squares along each axis falls by b² (2 / (g + r) - g / (g + r)²).
         let gained =
             (&along * (&inverse * 2.0 - &gains * inverse.square())).sum(Kind::Double).double_value(&[]);

@@ -12,6 +12,9 @@ use crate::tensor::{shape_text, RandomSource};
 /// Overlap of two groups, as a share of the smaller, from which on they are read together.
 const SAME: f64 = 0.25;
 
+/// Steps of the grid of times that modes are compared on.
+const GRID: usize = 256;
+
 /// Groups of one flow and those of the other that hold the same.
 #[derive(Debug, Clone, Serialize)]
 pub struct Found {
@@ -33,6 +36,8 @@ pub struct Found {
 /// What two flows have in common.
 pub struct Agreement {
     pub found: Vec<Found>,
+    /// Share of the first flow's motion that its own rates leave, and that as many of the other's leave.
+    pub unexplained: [f64; 2],
     /// Cosines between all components in space and time, `[K, K']`.
     pub cosines: Tensor,
     /// Correlations between their amplitudes, `[K, K']`; `None` for other noise.
@@ -84,7 +89,10 @@ impl FlowSpectrum {
                 group.shuffled = (permutations > 0).then(|| sums[place] / permutations as f64);
             }
         }
-        Ok(Agreement { found, cosines, correlations })
+        let number = (own.functions() as usize).min(theirs.candidates.len());
+        let candidates = [&own.candidates[number - 1], &theirs.candidates[number - 1]];
+        let unexplained = [self.unexplained(candidates[0])?, self.unexplained(candidates[1])?];
+        Ok(Agreement { found, unexplained, cosines, correlations })
     }
 
     /// Cosines between components in space and time: integrals over the common time of V_k(t) V'_l(t).
@@ -94,12 +102,23 @@ impl FlowSpectrum {
         if (last - end).abs() > 1e-9 * last {
             return Err(Error::argument("other", format!("paths up to time {last}"), format!("up to {end}")));
         }
-        let weights = Tensor::from_slice(&time::trapezium(&self.times)).unsqueeze(1);
-        let product =
-            (self.functions(&self.times)? * weights).tr().f_matmul(&other.functions(&self.times)?)?;
-        let carried = product.tr().f_matmul(self.array("modes")?)?;
-        let (theirs, count) = (other.flat_modes()?, self.facts.sizes[3]);
-        Ok(carried.f_reshape([count, theirs.size()[1]])?.f_matmul(&theirs.tr())?)
+        // On a fine grid where they were read at different times; there modes are nearly, not quite, of norm 1.
+        let grid: Vec<f64> = match self.times == other.times {
+            true => self.times.clone(),
+            false => (0..=GRID).map(|step| last * step as f64 / GRID as f64).collect(),
+        };
+        let weights = Tensor::from_slice(&time::trapezium(&grid)).unsqueeze(1);
+        let (own, theirs) = (self.functions(&grid)?, other.functions(&grid)?);
+        let products = |a: &FlowSpectrum, f: &Tensor, b: &FlowSpectrum, g: &Tensor| -> Result<Tensor> {
+            let carried = (f * &weights).tr().f_matmul(g)?.tr().f_matmul(a.array("modes")?)?;
+            let (right, count) = (b.flat_modes()?, a.facts.sizes[3]);
+            Ok(carried.f_reshape([count, right.size()[1]])?.f_matmul(&right.tr())?)
+        };
+        let norms = |a: &FlowSpectrum, f: &Tensor| -> Result<Tensor> {
+            Ok(products(a, f, a, f)?.diagonal(0, 0, 1).clamp_min(1e-300).sqrt())
+        };
+        let (rows, columns) = (norms(self, &own)?.unsqueeze(1), norms(other, &theirs)?.unsqueeze(0));
+        Ok(products(self, &own, other, &theirs)? / rows / columns)
     }
 
     /// Groups that overlap are read together, until none of them overlaps with one outside.

@@ -3,6 +3,7 @@
 //! Principal components of paths are found again with other paths only as far as their energies differ: those of
 //! nearly equal energy mix at will. The bootstrap says which do, and they form one group.
 
+use rand::seq::SliceRandom;
 use rand::Rng;
 use tch::{Kind, Tensor};
 
@@ -31,7 +32,7 @@ pub(super) struct Components {
     pub interval: Tensor,
     /// Where groups begin, the first at 0.
     pub groups: Vec<i64>,
-    /// Mean squared cosine between each group in the even and in the odd paths.
+    /// Mean squared cosine between each group in two halves of the paths.
     pub agreement: Vec<f64>,
     /// The energy that the largest of as many components of noise would have, and how many stand above it.
     pub edge: f64,
@@ -39,11 +40,19 @@ pub(super) struct Components {
 }
 
 impl Components {
-    /// Of remainders `z`, which a fit of `freedom` parameters has left; at most `most` of them.
+    /// Of remainders `z`, which a fit of `freedom` parameters has left of a motion of energy `total`, where `rounding`
+    /// may have made some; at most `most` of them. `order` are the paths in random order.
     ///
     /// # Errors
     /// Whatever libtorch refuses.
-    pub fn of(z: &Tensor, freedom: f64, total: f64, most: i64, random: &RandomSource) -> Result<Components> {
+    pub fn of(
+        z: &Tensor,
+        freedom: f64,
+        (total, rounding): (f64, f64),
+        most: i64,
+        order: &Tensor,
+        random: &RandomSource,
+    ) -> Result<Components> {
         let (n, p) = (z.size()[0], z.size()[1]);
         let scale = 1.0 / (n as f64 - freedom);
         let (values, vectors, dual) = match p <= n {
@@ -59,7 +68,7 @@ impl Components {
         let energies = values.flip([0i64]).clamp_min(0.0);
         let all = Vec::<f64>::try_from(&energies)?;
         let sum = all.iter().sum::<f64>();
-        let count = if sum <= NOTHING * total { 0 } else { kept(&all, sum).min(most) };
+        let count = if sum <= (NOTHING * total).max(4.0 * rounding) { 0 } else { kept(&all, sum).min(most) };
         let leading = vectors.flip([1i64]).narrow(1, 0, count);
         let modes = match dual {
             false => leading.tr(),
@@ -70,7 +79,7 @@ impl Components {
         let (edge, standing) = edge(&all, n as f64 - freedom);
         let interval = intervals(&amplitudes, scale, random)?;
         let groups = groups(&interval)?;
-        let agreement = agreement(&amplitudes, &groups)?;
+        let agreement = agreement(&amplitudes, &groups, order)?;
         let standing = standing.min(count);
         Ok(Components { energies, modes, amplitudes, interval, groups, agreement, edge, standing })
     }
@@ -139,6 +148,13 @@ pub(super) fn resampled(n: i64, random: &RandomSource) -> Tensor {
     Tensor::from_slice(&weights)
 }
 
+/// The numbers below n in random order, `[n]`.
+pub(super) fn shuffled(n: i64, random: &RandomSource) -> Tensor {
+    let mut order: Vec<i64> = (0..n).collect();
+    order.shuffle(&mut random.at(0));
+    Tensor::from_slice(&order)
+}
+
 /// Beginnings of groups: a component opens one where its interval lies below that of the one before.
 pub(super) fn groups(interval: &Tensor) -> Result<Vec<i64>> {
     let count = interval.size()[0];
@@ -147,14 +163,14 @@ pub(super) fn groups(interval: &Tensor) -> Result<Vec<i64>> {
     Ok((0..count).filter(|place| *place == 0 || low[*place as usize - 1] > high[*place as usize]).collect())
 }
 
-/// Mean squared cosines between each group of components of the even and of the odd paths.
-fn agreement(amplitudes: &Tensor, groups: &[i64]) -> Result<Vec<f64>> {
+/// Mean squared cosines between each group of components of one half of the paths and of the other.
+fn agreement(amplitudes: &Tensor, groups: &[i64], order: &Tensor) -> Result<Vec<f64>> {
     let count = amplitudes.size()[1];
     if count == 0 {
         return Ok(vec![]);
     }
     let axes = |first: i64| -> Result<Tensor> {
-        let half = amplitudes.slice(0, first, None, 2);
+        let half = amplitudes.f_index_select(0, &order.slice(0, first, None, 2))?;
         Ok(half.tr().f_matmul(&half)?.f_linalg_eigh("L")?.1.flip([1i64]))
     };
     let squares = axes(0)?.tr().f_matmul(&axes(1)?)?.square();
@@ -177,7 +193,7 @@ mod tests {
         let noise = random.normal(&[n, p], Kind::Double, tch::Device::Cpu).unwrap();
         let strong = Tensor::f_ones([n, p], (Kind::Double, tch::Device::Cpu)).unwrap();
         strong.narrow(1, 0, 4).fill_(3.0);
-        let values = (noise * strong).f_linalg_svdvals(None::<&str>).unwrap().square() / n as f64;
+        let values = (noise * strong).svd(true, false).1.square() / n as f64;
         let (edge, standing) = edge(&Vec::<f64>::try_from(values).unwrap(), n as f64);
         assert_eq!(standing, 4);
         // (1 + sqrt(296 / 2000))² = 1.917.

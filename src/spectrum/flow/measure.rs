@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::affine::{take_affine, Affine};
-use super::components::{groups, resampled, Components};
+use super::components::{groups, resampled, shuffled, Components};
 use super::displacements::{Displacements, Moved};
 use super::rates::{both, to_tensor, Fit, Motion};
 use super::time::{functions, orthonormal, Rate};
@@ -76,7 +76,8 @@ pub fn measure(paths: Displacements, reading: &Reading, monitor: &mut dyn Monito
         (paths.event_shape.clone(), paths.times.clone(), paths.weights.clone());
     let (n, random) = (paths.count, RandomSource::new(reading.seed).fork("spectrum of a flow"));
     let mut moved = paths.finish()?;
-    let temporal = Temporal { times: &times, weights: &weights, moved: &moved };
+    let order = shuffled(n, &random.fork("order"));
+    let temporal = Temporal { times: &times, weights: &weights, moved: &moved, order: &order };
     let rates = temporal.rates(reading)?;
     monitor.tick()?;
     let cloud = temporal.cloud(&rates.chosen.rates, &random)?;
@@ -115,10 +116,10 @@ pub fn measure(paths: Displacements, reading: &Reading, monitor: &mut dyn Monito
     moved.coefficients = Tensor::new();
     monitor.tick()?;
     let most = reading.components.min(n / 4).max(1);
-    let found = Components::of(&z, freedom, motion, most, &random)?;
+    let found = Components::of(&z, freedom, (motion, moved.rounding), most, &order, &random)?;
     monitor.tick()?;
     let count = found.modes.size()[0];
-    let axes = axes(&map, n)?;
+    let axes = axes(&map, &z, &own.f_matmul(&mix)?.select(0, -1))?;
     let resolved =
         map.square().sum(Kind::Double).double_value(&[]) + found.energies.sum(Kind::Double).double_value(&[]);
     let facts = Facts {
@@ -147,6 +148,7 @@ pub fn measure(paths: Displacements, reading: &Reading, monitor: &mut dyn Monito
         ("times", Tensor::from_slice(&times)),
         ("drift", moved.drift),
         ("shares", shares),
+        ("covariance", moved.covariance),
         ("mix", mix),
         ("cloud", cloud),
         ("noise_mean", moved.noise_mean),
@@ -167,9 +169,11 @@ struct Temporal<'a> {
     times: &'a [f64],
     weights: &'a [f64],
     moved: &'a Moved,
+    /// Paths in random order, so that classes that come in turn fall into all parts.
+    order: &'a Tensor,
 }
 
-/// The rates that were chosen, those of the even and of the odd paths, and how well each number does on the others.
+/// The rates that were chosen, those of two halves of the paths, and how well each number does on the others.
 struct Rates {
     chosen: Fit,
     candidates: Vec<Vec<Rate>>,
@@ -179,9 +183,15 @@ struct Rates {
 
 impl Temporal<'_> {
     /// The motion of a covariance in the basis of time, `[q, q]`.
-    fn motion(&self, square: &Tensor) -> Result<Motion<'_>> {
+    fn motion(&self, square: &Tensor) -> Result<Motion> {
         let covariance = self.moved.basis.f_matmul(square)?.f_matmul(&self.moved.basis.tr())?;
         Motion::new(self.times, self.weights, &covariance)
+    }
+
+    /// The second moment of one of `parts` parts of the paths.
+    fn part(&self, first: i64, parts: i64) -> Result<Tensor> {
+        let rows = self.order.slice(0, first, None, parts);
+        second_moment(&self.moved.coefficients.f_index_select(0, &rows)?)
     }
 
     /// The number of rates is chosen on held-out paths: those of each half on the other.
@@ -206,9 +216,8 @@ impl Temporal<'_> {
 
     /// Eigenvalues of resampled blocks of paths, `[CLOUD, r, 2]`.
     fn cloud(&self, rates: &[Rate], random: &RandomSource) -> Result<Tensor> {
-        let all = &self.moved.coefficients;
-        let blocks = BLOCKS.min(all.size()[0]);
-        let each = (0..blocks).map(|first| second_moment(&all.slice(0, first, None, blocks)));
+        let blocks = BLOCKS.min(self.order.size()[0]);
+        let each = (0..blocks).map(|first| self.part(first, blocks));
         let each = Tensor::f_stack(&each.collect::<Result<Vec<_>>>()?, 0)?;
         let mut cloud = Vec::new();
         for resample in 0..CLOUD {
@@ -252,8 +261,8 @@ fn second_moment(coefficients: &Tensor) -> Result<Tensor> {
     Ok(sum / n as f64)
 }
 
-/// The affine part taken apart: orthonormal axes of the noise `[A, d]`, their singular values `[A]`, and orthonormal
-/// space-time modes `[A, r, d]`.
+/// The affine part at the last time taken apart: orthonormal axes of the noise `[A, d]`, what arrives of a unit along
+/// each `[A]`, and their displacements `[A, r, d]`.
 struct Axes {
     axes: Tensor,
     values: Tensor,
@@ -261,22 +270,29 @@ struct Axes {
     groups: Vec<i64>,
 }
 
-/// For standard normal noise the amplitudes along the axes are independent, and the squares of singular values are
-/// energies.
-fn axes(map: &Tensor, n: i64) -> Result<Axes> {
-    let (r, d) = (map.size()[0], map.size()[1]);
-    let flat = map.transpose(0, 1).f_reshape([d, r * d])?;
-    let (energies, vectors) = flat.f_matmul(&flat.tr())?.f_linalg_eigh("L")?;
-    let energies = energies.flip([0i64]).clamp_min(0.0);
-    let largest = energies.max().double_value(&[]);
-    let count = energies.gt(largest * 1e-10).sum(Kind::Int64).int64_value(&[]).clamp(1, AXES).min(d);
+/// Singular vectors of the affine map from noise to data, x0 (I + A(1)): those of a Gaussian's data are its principal
+/// axes, and the values their deviations. `z` is what the map leaves, `[n, r d]`, and `end` the functions of time
+/// at the end, `[r]`.
+fn axes(map: &Tensor, z: &Tensor, end: &Tensor) -> Result<Axes> {
+    let (n, r, d) = (z.size()[0], map.size()[0], map.size()[1]);
+    let at = end.reshape([-1, 1, 1]);
+    let arriving = (map * at).f_sum_dim_intlist([0i64].as_slice(), false, Kind::Double)?
+        + Tensor::f_eye(d, (Kind::Double, tch::Device::Cpu))?;
+    let (squares, vectors) = arriving.f_matmul(&arriving.tr())?.f_linalg_eigh("L")?;
+    let count = d.min(AXES);
+    let values = squares.flip([0i64]).narrow(0, 0, count).clamp_min(0.0).sqrt();
     let axes = vectors.flip([1i64]).narrow(1, 0, count).tr().contiguous();
-    let values = energies.narrow(0, 0, count).sqrt();
-    let modes = axes.f_matmul(&flat)? / values.clamp_min(1e-150).unsqueeze(1);
-    // What an energy of n Gaussian amplitudes may be: 90% of cases.
-    let spread = 1.645 * (2.0 / n as f64).sqrt();
-    let interval = Tensor::f_stack(&[values.square() * (1.0 - spread), values.square() * (1.0 + spread)], 1)?;
-    Ok(Axes { axes, values, modes: modes.f_reshape([count, r, d])?, groups: groups(&interval)? })
+    let images = axes.f_matmul(&arriving)?;
+    // An axis and its opposite are one.
+    let sign = images.f_gather(1, &images.abs().f_argmax(1, true)?, false)?.sign();
+    let (axes, images) = (axes * &sign, images * &sign);
+    // An entry of the map is uncertain by the deviation of what is left over the root of n.
+    let left = z.f_reshape([n, r, d])?.transpose(1, 2).f_matmul(end)?.f_matmul(&images.tr())?;
+    let left = left.square().mean_dim([0i64].as_slice(), false, Kind::Double).sqrt();
+    let error = left / values.clamp_min(1e-12) * (2.33 / (n as f64).sqrt());
+    let groups = groups(&Tensor::f_stack(&[&values - &error, &values + &error], 1)?)?;
+    let modes = Tensor::f_einsum("ad,rde->are", &[&axes, map], None::<i64>)?;
+    Ok(Axes { axes, values, modes, groups })
 }
 
 #[cfg(test)]

@@ -21,9 +21,10 @@ mod time;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
+use self::displacements::check_paths;
 use self::time::functions;
 use crate::error::{Error, Result};
-use crate::tensor::{check_batch, check_finite, event_size, shape_text, Share};
+use crate::tensor::{check_batch, event_size, shape_text, Share};
 
 pub use agreement::{Agreement, Found};
 pub use displacements::Displacements;
@@ -42,7 +43,7 @@ pub struct Facts {
     pub rates: Vec<Rate>,
     /// The best 1, 2, ... rates, a conjugate pair counting as two, by which flows are compared.
     pub candidates: Vec<Vec<Rate>>,
-    /// Of the even and of the odd paths.
+    /// Of two random halves of the paths.
     pub halves: [Vec<Rate>; 2],
     /// The affine part's own.
     pub affine_rates: Vec<Rate>,
@@ -87,6 +88,7 @@ impl Facts {
             ("times", vec![times]),
             ("drift", vec![times, d]),
             ("shares", vec![times, 3]),
+            ("covariance", vec![times, times]),
             ("mix", vec![r, r]),
             ("cloud", vec![cloud, r, 2]),
             ("noise_mean", vec![d]),
@@ -168,20 +170,14 @@ impl FlowSpectrum {
     /// # Errors
     /// [`Error::Shape`] and [`Error::NonFinite`] naming `paths`.
     pub fn coefficients(&self, paths: &Tensor) -> Result<(Tensor, Tensor)> {
-        let (size, event) = (paths.size(), &self.facts.event_shape);
-        if size.len() != event.len() + 2 || size[0] != self.times.len() as i64 || size[2..] != event[..] {
-            let event: String = event.iter().map(|size| format!(", {size}")).collect();
-            let expected = format!("({}, B{event})", self.times.len());
-            return Err(Error::shape("paths", expected, shape_text(&size)));
-        }
-        check_finite("paths", paths)?;
-        let (times, d) = (size[0], self.dimension());
+        let rows = check_paths(paths, self.times.len(), &self.facts.event_shape)?;
+        let (times, d) = (self.times.len() as i64, self.dimension());
         let paths = exact(paths).reshape([times, -1, d]);
         let (noise, drift) = (paths.select(0, 0), self.array("drift")?.unsqueeze(1));
         let moved = (&paths - noise.unsqueeze(0) - drift).reshape([times, -1]);
         let weights = Tensor::from_slice(&time::trapezium(&self.times)).unsqueeze(1);
         let read = (self.functions(&self.times)? * weights).tr().f_matmul(&moved)?;
-        Ok((noise, read.reshape([-1, size[1], d]).transpose(0, 1).contiguous()))
+        Ok((noise, read.reshape([-1, rows, d]).transpose(0, 1).contiguous()))
     }
 
     /// a_k of paths `[T, B, *event]`: `[B, K]`.
@@ -201,6 +197,15 @@ impl FlowSpectrum {
     /// Names `x0`.
     pub fn axis_amplitudes(&self, x0: &Tensor) -> Result<Tensor> {
         Ok(self.centred(x0)?.f_matmul(&self.array("axes")?.tr())?)
+    }
+
+    /// The share of this flow's motion that `rates` leave.
+    ///
+    /// # Errors
+    /// Whatever libtorch refuses.
+    pub fn unexplained(&self, rates: &[Rate]) -> Result<f64> {
+        let weights = time::trapezium(&self.times);
+        Ok(rates::Motion::new(&self.times, &weights, self.array("covariance")?)?.unexplained(rates))
     }
 
     /// x0, the parts asked for, and the sum of `amplitudes` `[B, K]` times components, at time `t`: `[B, *event]`.

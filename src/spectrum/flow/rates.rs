@@ -16,8 +16,10 @@ const LARGEST: f64 = 80.0;
 const MOST_STEPS: usize = 60;
 
 /// A covariance in time, as what a fit of rates looks at.
-pub struct Motion<'a> {
-    times: &'a [f64],
+pub struct Motion {
+    /// Over the last of them, so that a search goes the same way whatever the unit of time.
+    times: Vec<f64>,
+    span: f64,
     /// Square roots of the weights of the times.
     scale: Array1<f64>,
     /// A root of the weighted covariance, of trace 1: `[T, k]`.
@@ -39,12 +41,12 @@ struct Point {
     values: Vec<f64>,
 }
 
-impl<'a> Motion<'a> {
+impl Motion {
     /// Of the covariance `[T, T]`, by the weights of the times.
     ///
     /// # Errors
     /// Whatever libtorch refuses.
-    pub fn new(times: &'a [f64], weights: &[f64], covariance: &Tensor) -> Result<Self> {
+    pub fn new(times: &[f64], weights: &[f64], covariance: &Tensor) -> Result<Self> {
         let scale: Array1<f64> = weights.iter().map(|weight| weight.sqrt()).collect();
         let by = Tensor::from_slice(&scale.to_vec());
         let weighted = covariance * by.unsqueeze(0) * by.unsqueeze(1);
@@ -53,15 +55,16 @@ impl<'a> Motion<'a> {
         let total = values.clamp_min(0.0).sum(Kind::Double).double_value(&[]).max(1e-300);
         let kept = values.gt(total * 1e-14).sum(Kind::Int64).int64_value(&[]).max(1);
         let root = vectors.narrow(1, 0, kept) * (values.narrow(0, 0, kept).clamp_min(0.0) / total).sqrt();
-        Ok(Motion { times, scale, root: to_array(&root)? })
+        let span = times[times.len() - 1];
+        let times = times.iter().map(|time| time / span).collect();
+        Ok(Motion { times, span, scale, root: to_array(&root)? })
     }
 
-    /// The best `count` rates, a conjugate pair counting as two. Fewer where the motion has fewer dimensions.
+    /// The best `count` rates, a conjugate pair counting as two.
     ///
     /// # Errors
     /// Whatever libtorch refuses.
     pub fn fit(&self, count: usize) -> Result<Fit> {
-        let count = count.min(self.root.ncols());
         let mut best: Option<(Point, f64)> = None;
         for start in self.starts(count)? {
             let found = self.refine(start)?;
@@ -70,7 +73,7 @@ impl<'a> Motion<'a> {
             }
         }
         let (point, unexplained) = best.unwrap_or((Point { odd: false, values: vec![] }, 1.0));
-        Ok(Fit { rates: point.rates(), unexplained })
+        Ok(Fit { rates: self.outside(point.rates()), unexplained })
     }
 
     /// The rates near `rates` that suit this motion best.
@@ -78,14 +81,23 @@ impl<'a> Motion<'a> {
     /// # Errors
     /// Whatever libtorch refuses.
     pub fn refit(&self, rates: &[Rate]) -> Result<Fit> {
-        let eigenvalues: Vec<_> = rates.iter().flat_map(|rate| both(rate)).collect();
+        let eigenvalues: Vec<_> = self.inside(rates).iter().flat_map(both).collect();
         let (point, unexplained) = self.refine(Point::of(eigenvalues))?;
-        Ok(Fit { rates: point.rates(), unexplained })
+        Ok(Fit { rates: self.outside(point.rates()), unexplained })
     }
 
     /// The share that `rates` leave unexplained.
     pub fn unexplained(&self, rates: &[Rate]) -> f64 {
-        self.residual(&functions(rates, self.times)).mapv(|value| value * value).sum()
+        self.residual(&functions(&self.inside(rates), &self.times)).mapv(|value| value * value).sum()
+    }
+
+    /// Rates in the unit of [`Motion::times`], and back.
+    fn inside(&self, rates: &[Rate]) -> Vec<Rate> {
+        rates.iter().map(|rate| rate.scaled(self.span)).collect()
+    }
+
+    fn outside(&self, rates: Vec<Rate>) -> Vec<Rate> {
+        rates.iter().map(|rate| rate.scaled(self.span.recip())).collect()
     }
 
     /// The motion without its part in the span of `values`, `[T, k]`.
@@ -95,10 +107,43 @@ impl<'a> Motion<'a> {
     }
 
     /// Where to begin. Functions U of time in that span obey U = (integral of U) M + t c, where the rates are the
-    /// eigenvalues of M: least squares over the leading functions of the motion. Then spread ones, should that fail.
+    /// eigenvalues of M: least squares over the leading functions of the motion. Then spread ones, since a search
+    /// may end in a minimum that is not the lowest.
     fn starts(&self, count: usize) -> Result<Vec<Point>> {
-        let leading = self.root.slice(ndarray::s![.., ..count]).to_owned();
-        let leading = &leading / &self.scale.view().insert_axis(Axis(1));
+        let known = count.min(self.root.ncols());
+        let mut found = self.leading_rates(known)?;
+        // More rates than the motion has dimensions: real ones beside them.
+        found.extend((known..count).map(|place| (-1.5 * (place + 1 - known) as f64, 0.0)));
+        let mut starts = vec![Point::of(found)];
+        for (growth, slow) in [(-0.5, 1.0), (-0.5, 3.0), (1.5, 2.0), (-3.0, 5.0), (4.0, 4.0)] {
+            let pairs = (0..count / 2).flat_map(|pair| {
+                let frequency = slow * (pair + 1) as f64;
+                [(growth, frequency), (growth, -frequency)]
+            });
+            starts.push(Point::of(pairs.chain((count % 2 == 1).then_some((growth, 0.0))).collect()));
+        }
+        for step in [1.0, 2.0, 6.0] {
+            // -1, 1, -2, 2, ... times the step.
+            let real = (0..count).map(|place| {
+                let size = step * (place / 2 + 1) as f64;
+                (if place % 2 == 0 { -size } else { size }, 0.0)
+            });
+            starts.push(Point::of(real.clone().collect()));
+            starts.push(Point::of(real.map(|(growth, zero)| (-growth, zero)).collect()));
+        }
+        // Far apart, as where a flow nearly blows up.
+        for (first, ratio) in [(1.0, 4.0), (-1.0, 4.0), (6.0, 8.0), (-6.0, 8.0)] {
+            let real =
+                (0..count).map(|place| ((first * f64::powi(ratio, place as i32)).clamp(-60.0, 60.0), 0.0));
+            starts.push(Point::of(real.collect()));
+        }
+        Ok(starts)
+    }
+
+    /// Eigenvalues (growth, frequency) of M for the first `count` functions.
+    fn leading_rates(&self, count: usize) -> Result<Vec<(f64, f64)>> {
+        let by = self.scale.view().insert_axis(Axis(1)).to_owned();
+        let leading = &self.root.slice(ndarray::s![.., ..count]) / &by;
         let mut known = Array2::zeros((self.times.len(), count + 1));
         for row in 1..self.times.len() {
             let step = self.times[row] - self.times[row - 1];
@@ -108,24 +153,18 @@ impl<'a> Motion<'a> {
                 known[[row, column]] = known[[row - 1, column]] + both * step / 2.0;
             }
         }
-        let by = self.scale.view().insert_axis(Axis(1)).to_owned();
         let (known, wanted) = (to_tensor(&(&known * &by))?, to_tensor(&(&leading * &by))?);
         let solved = known.f_pinverse(1e-12)?.f_matmul(&wanted)?.narrow(0, 0, count as i64);
-        let mut starts = Vec::new();
-        if solved.isfinite().all().int64_value(&[]) != 0 {
-            let found = solved.f_linalg_eigvals()?.f_view_as_real()?;
-            starts
-                .push(Point::of(to_array(&found)?.rows().into_iter().map(|row| (row[0], row[1])).collect()));
+        if solved.isfinite().all().int64_value(&[]) == 0 {
+            return Ok((0..count).map(|place| (-1.0 - place as f64, 0.0)).collect());
         }
-        let spread = |slow: f64, growth: f64| {
-            let pairs = (0..count / 2).flat_map(|pair| {
-                let frequency = slow * (pair + 1) as f64;
-                [(growth, frequency), (growth, -frequency)]
-            });
-            Point::of(pairs.chain((count % 2 == 1).then_some((growth, 0.0))).collect())
-        };
-        starts.extend([spread(1.0, -0.5), spread(3.0, -0.5), spread(2.0, 1.5)]);
-        Ok(starts)
+        let found = to_array(&solved.f_linalg_eigvals()?.f_view_as_real()?)?;
+        // LAPACK's pairs are exact conjugates.
+        Ok(found
+            .rows()
+            .into_iter()
+            .map(|row| (row[0].clamp(-50.0, 50.0), row[1].clamp(-50.0, 50.0)))
+            .collect())
     }
 
     fn cost(&self, point: &Point) -> Option<(Array1<f64>, f64)> {
@@ -135,7 +174,7 @@ impl<'a> Motion<'a> {
         if !inside {
             return None;
         }
-        let residual = self.residual(&point.functions(self.times));
+        let residual = self.residual(&point.functions(&self.times));
         let cost = residual.iter().map(|value| value * value).sum::<f64>();
         cost.is_finite().then(|| (residual.into_iter().collect(), cost))
     }

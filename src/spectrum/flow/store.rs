@@ -2,7 +2,8 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::{Facts, FlowSpectrum};
+use super::displacements::are_times;
+use super::{Facts, FlowSpectrum, Rate};
 use crate::error::{Error, Result};
 use crate::store::{Stored, Tensors};
 use crate::tensor::shape_text;
@@ -20,6 +21,7 @@ impl Stored for FlowSpectrum {
     }
 
     fn rebuild(facts: Facts, tensors: &mut Tensors, _: Device) -> Result<Self> {
+        check(&facts)?;
         let mut arrays = Vec::new();
         for (name, shape) in facts.shapes()? {
             let tensor = tensors.take(name, Kind::Double)?;
@@ -28,6 +30,57 @@ impl Stored for FlowSpectrum {
             }
             arrays.push((name, tensor));
         }
-        FlowSpectrum::assemble(facts, arrays)
+        let spectrum = FlowSpectrum::assemble(facts, arrays)?;
+        if !are_times(spectrum.times()) {
+            let got = format!("{:?}", spectrum.times());
+            return Err(Error::argument("times", "four or more increasing times from 0 on", got));
+        }
+        Ok(spectrum)
     }
+}
+
+/// Refuses facts that do not fit one another.
+fn check(facts: &Facts) -> Result<()> {
+    let [_, _, axes, count, _] = facts.sizes;
+    let refuse = |name: &str, expected: &str| Err(Error::argument(name, expected, "another description"));
+    if facts.sizes.iter().chain([&facts.paths]).any(|size| *size < 0) {
+        return refuse("sizes", "numbers from 0 on");
+    }
+    let numbers = [
+        facts.drift,
+        facts.motion,
+        facts.affine,
+        facts.nonlinear,
+        facts.unresolved,
+        facts.freedom,
+        facts.edge,
+    ];
+    if numbers.iter().chain(&facts.unexplained).chain(&facts.agreement).any(|number| !number.is_finite()) {
+        return refuse("energies", "finite numbers");
+    }
+    for (name, groups, members) in
+        [("groups", &facts.groups, count), ("axis_groups", &facts.axis_groups, axes)]
+    {
+        let rising = groups.windows(2).all(|pair| pair[0] < pair[1]);
+        let within =
+            groups.first().copied().unwrap_or(0) == 0 && groups.last().is_none_or(|last| *last < members);
+        if !rising || !within || groups.is_empty() != (members == 0) {
+            return refuse(name, "increasing places from 0 on");
+        }
+    }
+    if facts.agreement.len() != facts.groups.len() {
+        return refuse("agreement", "a number for each group");
+    }
+    let functions = |rates: &Vec<Rate>| rates.iter().map(Rate::functions).sum::<usize>();
+    let own = functions(&facts.rates);
+    let known = |rate: &Rate| rate.growth.is_finite() && rate.frequency.is_finite() && rate.frequency >= 0.0;
+    let all = [&facts.rates, &facts.affine_rates].into_iter().chain(&facts.halves).chain(&facts.candidates);
+    if own == 0 || !all.flatten().all(known) || facts.halves.iter().any(|half| functions(half) != own) {
+        return refuse("rates", "finite rates, as many in each half of the paths");
+    }
+    let counted = facts.candidates.iter().enumerate().all(|(place, rates)| functions(rates) == place + 1);
+    if !counted || facts.unexplained.len() != facts.candidates.len() || facts.candidates.len() < own {
+        return refuse("candidates", "1, 2, ... rates, and the share that each number leaves");
+    }
+    Ok(())
 }

@@ -22,6 +22,11 @@ impl Rate {
         }
     }
 
+    /// The same rate where a unit of time is `units` of its own.
+    pub fn scaled(&self, units: f64) -> Rate {
+        Rate { growth: self.growth * units, frequency: self.frequency * units }
+    }
+
     /// Values at `t` of real functions that span (e^{lambda t} - 1) / lambda; the second is used for pairs only.
     pub fn at(&self, t: f64) -> [f64; 2] {
         match self.frequency > 0.0 {
@@ -32,17 +37,19 @@ impl Rate {
     }
 }
 
-/// e^{growth t} cos(w t) - 1 and e^{growth t} sin(w t) / w with w² = `square`, which may be negative: both are smooth
-/// where a conjugate pair turns into two real rates.
+/// Two functions that span e^{growth t} cos(w t) - 1 and e^{growth t} sin(w t) / w with w² = `square`, which may be
+/// negative: the span is smooth where a conjugate pair turns into two real rates.
 pub fn turning(growth: f64, square: f64, t: f64) -> [f64; 2] {
-    let (grown, w) = ((growth * t).exp(), square.abs().sqrt());
-    let angle = w * t;
-    let (even, odd) = match square >= 0.0 {
-        true => (angle.cos(), angle.sin()),
-        false => (angle.cosh(), angle.sinh()),
-    };
-    let odd = if angle < 1e-8 { t } else { odd / w };
-    [grown * even - 1.0, grown * odd]
+    let w = square.abs().sqrt();
+    if square >= 0.0 {
+        let grown = (growth * t).exp();
+        let odd = if w * t < 1e-8 { t } else { (w * t).sin() / w };
+        return [grown * (w * t).cos() - 1.0, grown * odd];
+    }
+    // cosh and sinh would be parallel to the last digit where one rate is much larger than the other.
+    let slower = growth - w;
+    let apart = if w * t < 1e-8 { t } else { (2.0 * w * t).exp_m1() / (2.0 * w) };
+    [(slower * t).exp_m1(), (slower * t).exp() * apart]
 }
 
 /// Values of all functions of `rates` at `times`: `[T, r]`.
