@@ -34,8 +34,10 @@ def flow_spectrum(
     condition: Array | None = None,
     *,
     rates: int | None = None,
-    tolerance: float = 1e-4,
+    tolerance: float = 1e-3,
     components: int = 256,
+    rtol: float = 1e-6,
+    atol: float = 1e-6,
     seed: int | None = NOISE_SEED,
     progress: bool | ProgressFunction = False,
 ) -> FlowSpectrum:
@@ -55,9 +57,12 @@ def flow_spectrum(
     rates : int, optional
         Number of shared rates, both of a conjugate pair counted; by default the fewest that leave at most
         ``tolerance`` of the motion of held-out paths unexplained, and more if each leaves a hundred times
-        less, as those of a linear flow do. At most 6 are tried.
+        less, as those of a linear flow do. At most 6 are tried. Modes are sums of as many functions of
+        time as leave a hundredth of ``tolerance``.
     components : int, default 256
         Most nonlinear modes that are kept; fewer if they hold 99.9% of the energy.
+    rtol, atol : float, default 1e-6
+        Tolerances of the teacher's solver, dopri5. Those of sampling, 1e-5, move rates by a thousandth.
     seed : int, optional
         Random seed of the noise and of resamples. Spectra of one seed can be compared sample by sample.
     progress : bool or callable, default False
@@ -104,6 +109,7 @@ def flow_spectrum(
                     f"condition: expected at most one for each of {number} paths, got {len(pool)}"
                 )
             asked = None if pool is None else pool[np.arange(number) % len(pool)]
+            options |= {"rtol": as_number(rtol, "rtol"), "atol": as_number(atol, "atol")}
             return read_flow(source, n=number, condition=asked, seed=reading["seed"], **options)
         if condition is not None:
             raise ArgumentError("condition: expected None with paths that are given, got an array")

@@ -36,8 +36,8 @@ class FlowSpectrum(FlowReading):
     A sample is x(t) = x0 + b(t) + (x0 - mean) A(t) + sum_k a_k(x0) V_k(t): its noise, a drift that all
     samples share, a part that is affine in the noise, and space-time modes with an amplitude each, the
     principal components of what remains. All of them are sums of the functions (e^{lambda_j t} - 1) /
-    lambda_j with few rates lambda_j that all paths share. None of it depends on the observables of a student,
-    so that it can be found again in another one.
+    lambda_j with few rates lambda_j that all paths share (``basis_rates``). None of it depends on the
+    observables of a student, so that it can be found again in another one.
 
     Modes whose energies the bootstrap cannot tell apart form a group: read the group, since its members may
     mix. Selections are spectra too: ``spec[3]``, ``spec[:10]``, ``spec[spec.groups[0]]``.
@@ -53,7 +53,10 @@ class FlowSpectrum(FlowReading):
     condition : array or None
         Conditions of those paths.
     rates : array, complex ``[r]``
-        The shared lambda_j per unit of time, slowest first, both of each conjugate pair.
+        The few shared rates per unit of time that can be told from one flow to the next, slowest first, both
+        of each conjugate pair.
+    basis_rates : array, complex
+        The lambda_j that parts are sums of: the same or, where those leave much of the motion, more.
     affine_rates : array, complex ``[r]``
         Those that suit the affine part alone best.
     unexplained : array, ``[R]``
@@ -158,11 +161,11 @@ class FlowSpectrum(FlowReading):
         times: Sequence[float] = (0.25, 0.5, 0.75, 1.0),
         condition: Array | None = None,
     ) -> Real:
-        """States at ``times`` with only the functions of rates of ``|Im lambda|`` below each edge,
+        """States at ``times`` with only the functions of basis rates of ``|Im lambda|`` below each edge,
         ``[len(edges), T, B, *event]``: cumulative reconstructions. Functions are not orthogonal, so that
         what one band leaves out another may undo."""
         edges = as_numbers(edges, "edges", "[1, 5]")
-        below = [(np.abs(self.rates.imag) < edge).tolist() for edge in edges]
+        below = [(np.abs(self.basis_rates.imag) < edge).tolist() for edge in edges]
         times, parts = as_times(times), []
         for _, _, paths in self._read(x0, condition):
             parts.append([[to_numpy(self.core.with_rates(paths, keep, t)) for t in times] for keep in below])
@@ -323,10 +326,12 @@ def read_flow(
     condition: Array | None,
     seed: int | None,
     reading: dict[str, Any],
+    rtol: float,
+    atol: float,
     monitor: Any = None,
 ) -> FlowSpectrum:
     """The spectrum of a teacher or student; see :func:`koopflow.analysis.flow_spectrum`."""
-    paths = Paths(core_of(source))
+    paths = Paths(core_of(source), rtol, atol)
     noise = _core.normal((n, *paths.event_shape), as_seed(seed))
     held = _core.Displacements(list(paths.event_shape), times)
     for rows in chunks(n, int(np.prod(paths.event_shape)) * len(times)):

@@ -49,6 +49,7 @@ class FlowReading:
         self.places: Places = np.arange(self._count) if places is None else np.asarray(places, dtype=np.int64)
         self.times: Real = core.array("times")
         self.rates: Complex = eigenvalues(facts["rates"])
+        self.basis_rates: Complex = eigenvalues(facts["basis"])
         self.affine_rates: Complex = eigenvalues(facts["affine_rates"])
         self.unexplained: Real = np.asarray(facts["unexplained"])
         motion = max(facts["motion"], 1e-300)
@@ -98,7 +99,7 @@ class FlowReading:
         return np.asarray(distance / np.maximum(np.abs(self.rates), SLOWEST))
 
     def functions(self, times: Sequence[float]) -> Complex:
-        """(e^{lambda_j t} - 1) / lambda_j at ``times``, complex ``[T, r]``."""
+        """(e^{lambda_j t} - 1) / lambda_j of :attr:`rates` at ``times``, complex ``[T, r]``."""
         t = np.asarray(as_times(times))[:, None]
         small = np.abs(self.rates) < 1e-9
         rates = np.where(small, 1.0, self.rates)

@@ -15,7 +15,6 @@ from .. import _core
 from .._arrays import Array
 
 CHUNK_VALUES = 1 << 24  # Numbers of states that are held at once.
-TOLERANCE = 1e-7  # Of solvers: that of sampling, 1e-5, moves rates by a thousandth.
 
 
 @dataclass(frozen=True)
@@ -23,6 +22,9 @@ class Paths:
     """A field or a student of the core, as what leads from noise to data."""
 
     model: _core.VelocityField | _core.Student
+    #: Tolerances of the solver of a field.
+    rtol: float = 1e-6
+    atol: float = 1e-6
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -40,7 +42,7 @@ class Paths:
         """States at rising times, ``[T, B, *event]``; those at 0 are ``x0``."""
         if isinstance(self.model, _core.VelocityField):
             return self.model.solve(
-                x0, times, rtol=TOLERANCE, atol=TOLERANCE, condition=condition, monitor=monitor
+                x0, times, rtol=self.rtol, atol=self.atol, condition=condition, monitor=monitor
             )
         path = self.model.sample_path(x0, times, condition=condition)
         # What a student reads off at 0 is nearly the noise that it was given.
@@ -52,7 +54,7 @@ class Paths:
         if begin == end:
             return x
         if isinstance(self.model, _core.VelocityField):
-            return self.model.solve(x, [begin, end], rtol=TOLERANCE, atol=TOLERANCE, condition=condition)[1]
+            return self.model.solve(x, [begin, end], rtol=self.rtol, atol=self.atol, condition=condition)[1]
         if begin == 0.0:
             return self.model.sample_path(x, [end], condition=condition)[0]
         # On the way, what is learnt for going forwards leads back better than what is learnt for data alone.

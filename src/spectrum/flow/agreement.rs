@@ -89,7 +89,7 @@ impl FlowSpectrum {
                 group.shuffled = (permutations > 0).then(|| sums[place] / permutations as f64);
             }
         }
-        let number = (own.functions() as usize).min(theirs.candidates.len());
+        let number = time::count(&own.rates).min(theirs.candidates.len());
         let candidates = [&own.candidates[number - 1], &theirs.candidates[number - 1]];
         let unexplained = [self.unexplained(candidates[0])?, self.unexplained(candidates[1])?];
         Ok(Agreement { found, unexplained, cosines, correlations })

@@ -7,7 +7,7 @@ use super::affine::{take_affine, Affine};
 use super::components::{groups, resampled, shuffled, Components};
 use super::displacements::{Displacements, Moved};
 use super::rates::{both, to_tensor, Fit, Motion};
-use super::time::{functions, orthonormal, Rate};
+use super::time::{count, functions, orthonormal, Rate};
 use super::{Facts, FlowSpectrum};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
@@ -29,7 +29,7 @@ pub struct Reading {
 
 impl Default for Reading {
     fn default() -> Self {
-        Reading { rates: None, tolerance: 1e-4, components: 256, seed: 0 }
+        Reading { rates: None, tolerance: 1e-3, components: 256, seed: 0 }
     }
 }
 
@@ -37,6 +37,10 @@ impl Default for Reading {
 /// already is within the tolerance to be the flow's own.
 const MOST_RATES: usize = 6;
 const OWN: f64 = 100.0;
+
+/// The share that the functions of modes may leave, in units of the tolerance: few rates can be told from one
+/// flow to the next, but modes shall hold all that moves.
+const FINER: f64 = 0.01;
 
 /// Below this share, what is left is rounding.
 const EXACT: f64 = 1e-10;
@@ -91,8 +95,7 @@ pub fn measure(paths: Displacements, reading: &Reading, monitor: &mut dyn Monito
         Ok(moved.basis.f_matmul(square)?.f_matmul(&moved.basis.tr())?)
     };
     let affine_motion = &moved.covariance - of_times(&left)?;
-    let affine_rates = Motion::new(&times, &weights, &affine_motion)?
-        .fit(rates.chosen.rates.iter().map(Rate::functions).sum())?;
+    let affine_rates = Motion::new(&times, &weights, &affine_motion)?.fit(count(&rates.chosen.rates))?;
     let left = of_times(&left)?.diagonal(0, 0, 1) * (n as f64 / (n as f64 - freedom));
     let total = moved.covariance.diagonal(0, 0, 1);
     let left = left.minimum(&total);
@@ -104,9 +107,8 @@ pub fn measure(paths: Displacements, reading: &Reading, monitor: &mut dyn Monito
 
     // The functions of time, orthonormal under the weights, and what takes the basis of time to them.
     let roots: Vec<f64> = weights.iter().map(|weight| weight.sqrt()).collect();
-    let own = to_tensor(&functions(&rates.chosen.rates, &times))?;
-    let rooted =
-        functions(&rates.chosen.rates, &times) * ndarray::Array1::from(roots).insert_axis(ndarray::Axis(1));
+    let own = to_tensor(&functions(&rates.basis, &times))?;
+    let rooted = functions(&rates.basis, &times) * ndarray::Array1::from(roots).insert_axis(ndarray::Axis(1));
     let mix = to_tensor(&orthonormal(&rooted).1)?;
     let weighted = &moved.basis * Tensor::from_slice(&weights).unsqueeze(1);
     let change = weighted.tr().f_matmul(&own.f_matmul(&mix)?)?;
@@ -127,6 +129,7 @@ pub fn measure(paths: Displacements, reading: &Reading, monitor: &mut dyn Monito
         paths: n,
         noise: format!("{:016x}", moved.digest),
         rates: rates.chosen.rates,
+        basis: rates.basis,
         candidates: rates.candidates,
         halves,
         affine_rates: affine_rates.rates,
@@ -135,7 +138,7 @@ pub fn measure(paths: Displacements, reading: &Reading, monitor: &mut dyn Monito
         motion,
         affine,
         nonlinear,
-        unresolved: (motion - resolved).max(0.0).min(motion * rates.chosen.unexplained * 2.0),
+        unresolved: (motion - resolved).max(0.0).min(motion * rates.unresolved * 2.0),
         freedom,
         edge: found.edge,
         standing: found.standing,
@@ -176,6 +179,9 @@ struct Temporal<'a> {
 /// The rates that were chosen, those of two halves of the paths, and how well each number does on the others.
 struct Rates {
     chosen: Fit,
+    /// Those of the functions that modes are sums of, and what they leave.
+    basis: Vec<Rate>,
+    unresolved: f64,
     candidates: Vec<Vec<Rate>>,
     halves: [Fit; 2],
     unexplained: Vec<f64>,
@@ -200,7 +206,7 @@ impl Temporal<'_> {
         let half =
             |first: i64| self.motion(&second_moment(&self.moved.coefficients.slice(0, first, None, 2))?);
         let halves = [half(0)?, half(1)?];
-        let most = reading.rates.unwrap_or(MOST_RATES.min(self.times.len() - 2));
+        let most = MOST_RATES.min(self.times.len() - 2).max(reading.rates.unwrap_or(1));
         let (mut fits, mut unexplained) = (Vec::new(), Vec::new());
         for count in 1..=most {
             let (a, b) = (halves[0].fit(count)?, halves[1].fit(count)?);
@@ -211,7 +217,10 @@ impl Temporal<'_> {
         let (a, b) = fits.swap_remove(count - 1);
         let mut best = (1..=most).map(|count| whole.fit(count)).collect::<Result<Vec<_>>>()?;
         let candidates = best.iter().map(|fit| fit.rates.clone()).collect();
-        Ok(Rates { chosen: best.swap_remove(count - 1), candidates, halves: [a, b], unexplained })
+        let all = chosen(&unexplained, reading.tolerance * FINER).max(count);
+        let (basis, unresolved) = (best[all - 1].rates.clone(), best[all - 1].unexplained);
+        let chosen = best.swap_remove(count - 1);
+        Ok(Rates { chosen, basis, unresolved, candidates, halves: [a, b], unexplained })
     }
 
     /// Eigenvalues of resampled blocks of paths, `[CLOUD, r, 2]`.

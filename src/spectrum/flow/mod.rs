@@ -41,6 +41,8 @@ pub struct Facts {
     /// FNV-1a of their noise: spectra of the same noise are compared by what they make of it.
     pub noise: String,
     pub rates: Vec<Rate>,
+    /// Rates of the functions of time that modes are sums of: more than those that are worth a name.
+    pub basis: Vec<Rate>,
     /// The best 1, 2, ... rates, a conjugate pair counting as two, by which flows are compared.
     pub candidates: Vec<Vec<Rate>>,
     /// Of two random halves of the paths.
@@ -70,7 +72,7 @@ pub struct Facts {
 impl Facts {
     /// The number of functions of time.
     fn functions(&self) -> i64 {
-        self.rates.iter().map(|rate| rate.functions() as i64).sum()
+        time::count(&self.basis) as i64
     }
 
     /// Name and shape of every array.
@@ -90,7 +92,7 @@ impl Facts {
             ("shares", vec![times, 3]),
             ("covariance", vec![times, times]),
             ("mix", vec![r, r]),
-            ("cloud", vec![cloud, r, 2]),
+            ("cloud", vec![cloud, time::count(&self.rates) as i64, 2]),
             ("noise_mean", vec![d]),
             ("affine", vec![r, d, d]),
             ("axes", vec![axes, d]),
@@ -161,7 +163,7 @@ impl FlowSpectrum {
     /// # Errors
     /// Whatever libtorch refuses.
     pub fn functions(&self, times: &[f64]) -> Result<Tensor> {
-        Ok(rates::to_tensor(&functions(&self.facts.rates, times))?.f_matmul(self.array("mix")?)?)
+        Ok(rates::to_tensor(&functions(&self.facts.basis, times))?.f_matmul(self.array("mix")?)?)
     }
 
     /// What the states of paths at all times, `[T, B, *event]`, have moved beyond the drift, in the functions of time:
@@ -247,7 +249,7 @@ impl FlowSpectrum {
     }
 
     /// States at `t` of paths `[T, B, *event]` where only the kept of the rates' functions move: noise, drift, and
-    /// those: `[B, *event]`. `keep` has one entry a function of [`Facts::rates`].
+    /// those: `[B, *event]`. `keep` has one entry a function of [`Facts::basis`].
     ///
     /// # Errors
     /// Names `paths`, `keep` or `t`.
@@ -257,7 +259,7 @@ impl FlowSpectrum {
             return Err(Error::shape("keep", shape_text(&[self.facts.functions()]), keep.len()));
         }
         let (noise, moved) = self.coefficients(paths)?;
-        let own: Vec<f64> = functions(&self.facts.rates, &[t])
+        let own: Vec<f64> = functions(&self.facts.basis, &[t])
             .iter()
             .zip(keep)
             .map(|(value, keep)| if *keep { *value } else { 0.0 })

@@ -3,6 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::displacements::are_times;
+use super::time::count;
 use super::{Facts, FlowSpectrum, Rate};
 use crate::error::{Error, Result};
 use crate::store::{Stored, Tensors};
@@ -41,7 +42,7 @@ impl Stored for FlowSpectrum {
 
 /// Refuses facts that do not fit one another.
 fn check(facts: &Facts) -> Result<()> {
-    let [_, _, axes, count, _] = facts.sizes;
+    let [_, _, axes, modes, _] = facts.sizes;
     let refuse = |name: &str, expected: &str| Err(Error::argument(name, expected, "another description"));
     if facts.sizes.iter().chain([&facts.paths]).any(|size| *size < 0) {
         return refuse("sizes", "numbers from 0 on");
@@ -59,7 +60,7 @@ fn check(facts: &Facts) -> Result<()> {
         return refuse("energies", "finite numbers");
     }
     for (name, groups, members) in
-        [("groups", &facts.groups, count), ("axis_groups", &facts.axis_groups, axes)]
+        [("groups", &facts.groups, modes), ("axis_groups", &facts.axis_groups, axes)]
     {
         let rising = groups.windows(2).all(|pair| pair[0] < pair[1]);
         let within =
@@ -71,14 +72,20 @@ fn check(facts: &Facts) -> Result<()> {
     if facts.agreement.len() != facts.groups.len() {
         return refuse("agreement", "a number for each group");
     }
-    let functions = |rates: &Vec<Rate>| rates.iter().map(Rate::functions).sum::<usize>();
-    let own = functions(&facts.rates);
+    let own = count(&facts.rates);
     let known = |rate: &Rate| rate.growth.is_finite() && rate.frequency.is_finite() && rate.frequency >= 0.0;
-    let all = [&facts.rates, &facts.affine_rates].into_iter().chain(&facts.halves).chain(&facts.candidates);
-    if own == 0 || !all.flatten().all(known) || facts.halves.iter().any(|half| functions(half) != own) {
+    let all = [&facts.rates, &facts.basis, &facts.affine_rates]
+        .into_iter()
+        .chain(&facts.halves)
+        .chain(&facts.candidates);
+    if own == 0
+        || facts.basis.is_empty()
+        || !all.flatten().all(known)
+        || facts.halves.iter().any(|half| count(half) != own)
+    {
         return refuse("rates", "finite rates, as many in each half of the paths");
     }
-    let counted = facts.candidates.iter().enumerate().all(|(place, rates)| functions(rates) == place + 1);
+    let counted = facts.candidates.iter().enumerate().all(|(place, rates)| count(rates) == place + 1);
     if !counted || facts.unexplained.len() != facts.candidates.len() || facts.candidates.len() < own {
         return refuse("candidates", "1, 2, ... rates, and the share that each number leaves");
     }

@@ -52,10 +52,14 @@ pub fn turning(growth: f64, square: f64, t: f64) -> [f64; 2] {
     [(slower * t).exp_m1(), (slower * t).exp() * apart]
 }
 
+/// The number of functions of `rates`: a conjugate pair has two.
+pub fn count(rates: &[Rate]) -> usize {
+    rates.iter().map(Rate::functions).sum()
+}
+
 /// Values of all functions of `rates` at `times`: `[T, r]`.
 pub fn functions(rates: &[Rate], times: &[f64]) -> Array2<f64> {
-    let count = rates.iter().map(Rate::functions).sum();
-    let mut values = Array2::zeros((times.len(), count));
+    let mut values = Array2::zeros((times.len(), count(rates)));
     for (row, t) in times.iter().enumerate() {
         let own = rates.iter().flat_map(|rate| rate.at(*t).into_iter().take(rate.functions()));
         own.enumerate().for_each(|(column, value)| values[[row, column]] = value);
