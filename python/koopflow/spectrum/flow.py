@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -78,7 +78,7 @@ class FlowSpectrum(FlowReading):
         shape = tuple(core_of(source).event_shape)
         if shape != self.event_shape:
             raise ArgumentError(f"modes: expected those of events {shape}, got {self.event_shape}")
-        return FlowSpectrum(self.core, source, self.places, self.condition)
+        return FlowSpectrum(self.core, source, self.places, self.condition, self._solving)
 
     # Samples.
 
@@ -309,7 +309,7 @@ class FlowSpectrum(FlowReading):
         return spectrum if source is None else spectrum.of(source)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FlowSpectrum, (self.core, self._owner, self.places, self.condition)
+        return FlowSpectrum, (self.core, self._owner, self.places, self.condition, self._solving)
 
     def __repr__(self) -> str:
         return (
@@ -326,18 +326,18 @@ def read_flow(
     condition: Array | None,
     seed: int | None,
     reading: dict[str, Any],
-    rtol: float,
-    atol: float,
+    solving: Mapping[str, Any],
     monitor: Any = None,
 ) -> FlowSpectrum:
     """The spectrum of a teacher or student; see :func:`koopflow.analysis.flow_spectrum`."""
-    paths = Paths(core_of(source), rtol, atol)
+    paths = Paths(core_of(source), solving)
     noise = _core.normal((n, *paths.event_shape), as_seed(seed))
     held = _core.Displacements(list(paths.event_shape), times)
     for rows in chunks(n, int(np.prod(paths.event_shape)) * len(times)):
         part = None if condition is None else condition[rows]
         held.add(paths.states(noise[rows], times, part, monitor))
-    return FlowSpectrum(held.spectrum(json.dumps(reading), monitor=monitor), source, condition=condition)
+    core = held.spectrum(json.dumps(reading), monitor=monitor)
+    return FlowSpectrum(core, source, condition=condition, solving=solving)
 
 
 def read_paths(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -36,12 +36,14 @@ class FlowReading:
         source: Any = None,
         places: Places | None = None,
         condition: Array | None = None,
+        solving: Mapping[str, Any] | None = None,
     ) -> None:
         facts = json.loads(core.facts)
         self.core, self._facts = core, facts
         # The model as it was given, which pickles; and its core, whose paths are read.
         self._owner = source
-        self._source = None if source is None else Paths(core_of(source))
+        self._source = None if source is None else Paths(core_of(source), solving or {})
+        self._solving = solving
         self.condition = condition
         self.event_shape: tuple[int, ...] = tuple(facts["event_shape"])
         self.paths: int = facts["paths"]
@@ -65,7 +67,7 @@ class FlowReading:
         self.standing: int = facts["standing"]
 
     def _with(self, places: Places) -> Self:
-        return type(self)(self.core, self._owner, places, self.condition)
+        return type(self)(self.core, self._owner, places, self.condition, self._solving)
 
     # What paths do in time.
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from .. import _core
 from .._arrays import Array
 
 CHUNK_VALUES = 1 << 24  # Numbers of states that are held at once.
+#: How fields are solved unless somebody says how.
+SOLVING: dict[str, Any] = {"rtol": 1e-6, "atol": 1e-6}
 
 
 @dataclass(frozen=True)
@@ -22,9 +24,8 @@ class Paths:
     """A field or a student of the core, as what leads from noise to data."""
 
     model: _core.VelocityField | _core.Student
-    #: Tolerances of the solver of a field.
-    rtol: float = 1e-6
-    atol: float = 1e-6
+    #: How a field is solved: ``solver``, ``steps``, ``rtol`` and ``atol`` of the core.
+    solving: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -41,9 +42,8 @@ class Paths:
     ) -> Array:
         """States at rising times, ``[T, B, *event]``; those at 0 are ``x0``."""
         if isinstance(self.model, _core.VelocityField):
-            return self.model.solve(
-                x0, times, rtol=self.rtol, atol=self.atol, condition=condition, monitor=monitor
-            )
+            how = {**SOLVING, **self.solving}
+            return self.model.solve(x0, times, condition=condition, monitor=monitor, **how)
         path = self.model.sample_path(x0, times, condition=condition)
         # What a student reads off at 0 is nearly the noise that it was given.
         path[0] = x0
@@ -54,7 +54,7 @@ class Paths:
         if begin == end:
             return x
         if isinstance(self.model, _core.VelocityField):
-            return self.model.solve(x, [begin, end], rtol=self.rtol, atol=self.atol, condition=condition)[1]
+            return self.model.solve(x, [begin, end], condition=condition, **{**SOLVING, **self.solving})[1]
         if begin == 0.0:
             return self.model.sample_path(x, [end], condition=condition)[0]
         # On the way, what is learnt for going forwards leads back better than what is learnt for data alone.

@@ -67,6 +67,13 @@ def test_means_weigh_groups_by_their_energy():
     assert agreement.weighted(np.array([1.0, 0.0]), np.array([0.3, 0.1])) == pytest.approx(0.75)
 
 
+def test_affine_flows_are_compared_without_modes(gaussian):
+    spectrum = flow_spectrum(gaussian, n=128)
+    row = agreement.compared(spectrum, spectrum, shuffles=9)
+    assert row["affine_points"] == row["rates"] == 0.0
+    assert np.isnan([row["found"], row["cosine"], row["amplitude"]]).all()
+
+
 # --- truncation -----------------------------------------------------------------------------------
 
 
