@@ -17,6 +17,9 @@ use crate::error::{Error, Result};
 use crate::spectrum::flow::{measure, Displacements, FlowSpectrum, Parts, Reading};
 use crate::store;
 
+/// Groups as JSON, the shares that the rates of each flow leave, cosines, correlations.
+type Common<'py> = (String, [f64; 2], Bound<'py, PyAny>, Option<Bound<'py, PyAny>>);
+
 /// Paths that come in chunk by chunk.
 #[pyclass(name = "Displacements", module = "koopflow._core", frozen)]
 pub struct PyDisplacements(Mutex<Option<Displacements>>);
@@ -166,7 +169,7 @@ impl PyFlowSpectrum {
         permutations: u64,
         seed: u64,
         monitor: Option<Bound<'py, PyAny>>,
-    ) -> PyResult<(String, [f64; 2], Bound<'py, PyAny>, Option<Bound<'py, PyAny>>)> {
+    ) -> PyResult<Common<'py>> {
         let (own, other) = (self.spectrum.handle(), other.spectrum.handle());
         let mut monitor = PyMonitor::new(monitor);
         let agreement = door::enter(py, move || own.agreement(&other, permutations, seed, &mut monitor))?;

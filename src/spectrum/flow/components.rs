@@ -192,7 +192,7 @@ mod tests {
         let mut random = RandomSource::new(3);
         let noise = random.normal(&[n, p], Kind::Double, tch::Device::Cpu).unwrap();
         let strong = Tensor::f_ones([n, p], (Kind::Double, tch::Device::Cpu)).unwrap();
-        strong.narrow(1, 0, 4).fill_(3.0);
+        let _ = strong.narrow(1, 0, 4).fill_(3.0);
         let values = (noise * strong).svd(true, false).1.square() / n as f64;
         let (edge, standing) = edge(&Vec::<f64>::try_from(values).unwrap(), n as f64);
         assert_eq!(standing, 4);

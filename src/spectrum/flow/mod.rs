@@ -217,23 +217,21 @@ impl FlowSpectrum {
     pub fn states(&self, x0: &Tensor, amplitudes: &Tensor, t: f64, parts: Parts) -> Result<Tensor> {
         self.check_time(t)?;
         let centred = self.centred(x0)?;
-        let mut x = exact(x0).reshape([-1, self.dimension()]);
+        // A copy, because it is added to.
+        let mut x = exact(x0).reshape([-1, self.dimension()]).copy();
         let at = self.functions(&[t])?.reshape([-1, 1, 1]);
         if parts.drift {
-            x = x + self.drift(t)?;
+            x += self.drift(t)?;
         }
         if parts.affine {
-            x = x + centred.f_matmul(&(self.array("affine")? * &at).sum_dim_intlist(
-                [0i64].as_slice(),
-                false,
-                Kind::Double,
-            ))?;
+            let map = self.array("affine")? * &at;
+            x += centred.f_matmul(&map.sum_dim_intlist([0i64].as_slice(), false, Kind::Double))?;
         }
         let expected = [x.size()[0], self.facts.sizes[3]];
         if amplitudes.size() != expected {
             return Err(Error::shape("amplitudes", shape_text(&expected), shape_text(&amplitudes.size())));
         }
-        x = x + exact(amplitudes).f_matmul(&self.modes_at(t)?)?;
+        x += exact(amplitudes).f_matmul(&self.modes_at(t)?)?;
         let mut shape = vec![-1];
         shape.extend(&self.facts.event_shape);
         Ok(x.reshape(shape).to_kind(x0.kind()))
