@@ -205,7 +205,7 @@ fn components_are_kept_up_to_a_number() {
         let some = read(&paths, &grid(), Reading { rates: Some(rates), ..Reading::default() }).unwrap();
         let functions: usize = some.facts().rates.iter().map(Rate::functions).sum();
         assert_eq!(functions, rates);
-        assert_eq!(some.facts().unexplained.len(), rates);
+        assert!(some.facts().unexplained.len() >= rates);
     }
 }
 

@@ -15,6 +15,9 @@ const LARGEST: f64 = 80.0;
 
 const MOST_STEPS: usize = 60;
 
+/// A search that leaves at most so many times what functions of any kind would leave has found the lowest minimum.
+const NEAR: f64 = 1.5;
+
 /// A covariance in time, as what a fit of rates looks at.
 pub struct Motion {
     /// Over the last of them, so that a search goes the same way whatever the unit of time.
@@ -66,7 +69,13 @@ impl Motion {
     /// Whatever libtorch refuses.
     pub fn fit(&self, count: usize) -> Result<Fit> {
         let mut best: Option<(Point, f64)> = None;
+        // What the best functions of time of any kind leave.
+        let least: f64 =
+            self.root.slice(ndarray::s![.., count.min(self.root.ncols())..]).mapv(|x| x * x).sum();
         for start in self.starts(count)? {
+            if best.as_ref().is_some_and(|(_, cost)| *cost <= NEAR * least + 1e-13) {
+                break;
+            }
             let found = self.refine(start)?;
             if best.as_ref().is_none_or(|(_, cost)| found.1 < *cost) {
                 best = Some(found);
