@@ -7,6 +7,7 @@
 
 use tch::{Kind, Tensor};
 
+use super::components::groups;
 use super::displacements::Moved;
 use crate::error::Result;
 
@@ -17,6 +18,9 @@ pub(super) struct Affine {
     /// Degrees of freedom used, out of n.
     pub freedom: f64,
 }
+
+/// Most axes of the affine part that are kept.
+const AXES: i64 = 64;
 
 /// Ridges, in units of the noise's mean second moment.
 const RIDGES: [f64; 16] =
@@ -76,4 +80,38 @@ pub(super) fn take_affine(moved: &mut Moved) -> Result<Affine> {
         maps.push(map);
     }
     Ok(Affine { map: Tensor::f_stack(&maps, 0)?, freedom: freedom.min(0.999 * n as f64) })
+}
+
+/// The affine part at the last time taken apart: orthonormal axes of the noise `[A, d]`, what arrives of a unit along
+/// each `[A]`, and their displacements `[A, r, d]`.
+pub(super) struct Axes {
+    pub axes: Tensor,
+    pub values: Tensor,
+    pub modes: Tensor,
+    pub groups: Vec<i64>,
+}
+
+/// Singular vectors of the affine map from noise to data, x0 (I + A(1)): those of a Gaussian's data are its principal
+/// axes, and the values their deviations. `z` is what the map leaves, `[n, r d]`, and `end` the functions of time
+/// at the end, `[r]`.
+pub(super) fn axes(map: &Tensor, z: &Tensor, end: &Tensor) -> Result<Axes> {
+    let (n, r, d) = (z.size()[0], map.size()[0], map.size()[1]);
+    let at = end.reshape([-1, 1, 1]);
+    let arriving = (map * at).f_sum_dim_intlist([0i64].as_slice(), false, Kind::Double)?
+        + Tensor::f_eye(d, (Kind::Double, tch::Device::Cpu))?;
+    let (squares, vectors) = arriving.f_matmul(&arriving.tr())?.f_linalg_eigh("L")?;
+    let count = d.min(AXES);
+    let values = squares.flip([0i64]).narrow(0, 0, count).clamp_min(0.0).sqrt();
+    let axes = vectors.flip([1i64]).narrow(1, 0, count).tr().contiguous();
+    let images = axes.f_matmul(&arriving)?;
+    // An axis and its opposite are one.
+    let sign = images.f_gather(1, &images.abs().f_argmax(1, true)?, false)?.sign();
+    let (axes, images) = (axes * &sign, images * &sign);
+    // An entry of the map is uncertain by the deviation of what is left over the root of n.
+    let left = z.f_reshape([n, r, d])?.transpose(1, 2).f_matmul(end)?.f_matmul(&images.tr())?;
+    let left = left.square().mean_dim([0i64].as_slice(), false, Kind::Double).sqrt();
+    let error = left / values.clamp_min(1e-12) * (2.33 / (n as f64).sqrt());
+    let groups = groups(&Tensor::f_stack(&[&values - &error, &values + &error], 1)?)?;
+    let modes = Tensor::f_einsum("ad,rde->are", &[&axes, map], None::<i64>)?;
+    Ok(Axes { axes, values, modes, groups })
 }

@@ -16,6 +16,7 @@ mod displacements;
 mod measure;
 mod rates;
 mod store;
+mod temporal;
 mod time;
 
 use serde::{Deserialize, Serialize};
