@@ -228,7 +228,7 @@ def test_held_out_paths_are_the_other_half():
     apart = np.sort(np.abs(spec.halves[:, 0] + 1.0))
     assert apart[0] < 1e-6
     assert apart[1] > 0.1
-    # What the rate of the half with it leaves of the other, which is a plain exponential, is half of the mean.
+    # What the rate of the half with it leaves of the other, a plain exponential, is half of the mean.
     own = spec.halves[np.argmax(np.abs(spec.halves[:, 0] + 1.0))]
     plain = np.expm1(-TIMES)
     left = unexplained(own, np.outer(plain, plain), TIMES)
