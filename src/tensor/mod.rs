@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 pub use chunks::{chunks, in_chunks};
 pub use memory::{in_halves, out_of_memory};
 pub use random::RandomSource;
+pub(crate) use random::{hash, FNV_OFFSET};
 pub(crate) use share::shared;
 pub use share::Share;
 

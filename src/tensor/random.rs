@@ -20,10 +20,10 @@ pub struct RandomSource {
 /// Values drawn from one stream: the grain of parallelism.
 const STREAM_LENGTH: usize = 1 << 15;
 
-const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+pub(crate) const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
 
 /// FNV-1a from `start` on: stable across builds, unlike the standard library's hasher.
-fn hash(start: u64, bytes: impl Iterator<Item = u8>) -> u64 {
+pub(crate) fn hash(start: u64, bytes: impl Iterator<Item = u8>) -> u64 {
     bytes.fold(start, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }
 

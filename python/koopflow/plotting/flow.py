@@ -17,7 +17,7 @@ from ..spectrum import FlowComparison, FlowSpectrum, checked_spectrum
 from . import _canvas
 from ._canvas import FAINT, INK, SIGNED, STUDENT, TEACHER, finish, note, titled
 from .modes import LINES
-from .spectra import _plane_of_growth
+from .spectra import plane_of_growth
 
 # A rate that other paths move by more than this, of its modulus, is circled.
 UNCERTAIN = 0.1
@@ -65,7 +65,7 @@ def flow_rates(
         raise ArgumentError("spectra: expected at least one flow, got none")
     rates, clouds = [_upper(flow, flow.rates) for flow in flows], [_upper(flow, flow.cloud) for flow in flows]
     every = np.concatenate([part.reshape(-1) for part in [*rates, *clouds]])
-    ax = _plane_of_growth(_canvas.axes_or_new(ax, (5.2, 4.2)), every)
+    ax = plane_of_growth(_canvas.axes_or_new(ax, (5.2, 4.2)), every)
     vague: list[NDArray[Any]] = []
     # Smaller markers over larger ones, so that rates that agree are both seen.
     for place, area in enumerate(np.geomspace(28.0 * min(len(flows), 4), 28.0, len(flows))):

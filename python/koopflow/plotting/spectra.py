@@ -50,7 +50,7 @@ def eigenvalues(
     turning = np.abs(found.imag)
     colours = colormaps[SIZES](0.1 + 0.75 * turning / max(float(turning.max()), 1e-12))
     colours[turning < 1e-9] = to_rgba(DATA)
-    ax = _plane_of_growth(axes_or_new(ax, (5.0, 4.2)), found)
+    ax = plane_of_growth(axes_or_new(ax, (5.0, 4.2)), found)
     ax.scatter(found.real, found.imag, s=area, c=colours, edgecolors="white", linewidths=0.6, zorder=3)
     return finish(ax, title, "growth rate, Re λ", "frequency, Im λ")
 
@@ -73,7 +73,7 @@ def spectrum(
     values, energy, residuals = spectrum.eigenvalues, spectrum.energy, spectrum.residuals
     if len(values) == 0:
         raise ArgumentError("spectrum: expected at least one mode, got none")
-    ax = _plane_of_growth(axes_or_new(ax, (5.8, 4.4)), values)
+    ax = plane_of_growth(axes_or_new(ax, (5.8, 4.4)), values)
     # Many modes: smaller markers, and faint ones stay visible.
     area = _areas(energy, 5.0, 420.0 if len(values) <= 100 else 240.0)
     shades: dict[str, Any] = {"color": FAINT}
@@ -97,7 +97,7 @@ def level_eigenvalues(spectrum: LevelSpectrum, *, ax: Axes | None = None, title:
     The line Re = 0 divides growth from decay; area is by energy. Of each conjugate pair the one of positive
     frequency is drawn.
     """
-    ax = _plane_of_growth(axes_or_new(ax, (5.6, 4.2)), spectrum.eigenvalues)
+    ax = plane_of_growth(axes_or_new(ax, (5.6, 4.2)), spectrum.eigenvalues)
     area = _areas(np.concatenate([level.energy for level in spectrum]), 10.0, 120.0)
     sizes = np.repeat([(m.height, m.width) for m in spectrum], [len(m.energy) for m in spectrum], axis=0)
     resolutions = np.unique(sizes, axis=0)[::-1]
@@ -157,7 +157,7 @@ def _areas(sizes: NDArray[Any], smallest: float, span: float) -> NDArray[Any]:
     return smallest + span * sizes / max(float(sizes.max()), 1e-300)
 
 
-def _plane_of_growth(ax: Axes, values: NDArray[np.complex128]) -> Axes:
+def plane_of_growth(ax: Axes, values: NDArray[np.complex128]) -> Axes:
     """The axes with room for eigenvalues: decay on the left of a line and growth on its right."""
     left, right = min(0.0, float(values.real.min())), max(0.0, float(values.real.max()))
     margin = 0.16 * max(right - left, 1e-2)

@@ -27,6 +27,7 @@ from ..progress import ProgressFunction, ProgressMeter
 from .flow_comparison import FlowComparison
 from .flow_reading import FlowReading
 from .paths import Paths, chunks, core_of, like
+from .places import truncation_counts
 from .spectrum import Places, Real
 
 
@@ -180,13 +181,7 @@ class FlowSpectrum(FlowReading):
         and the RMS difference of the samples over the RMS of what the nonlinear part moves, ``[C]``: 1 is
         drift and affine part alone.
         """
-        if counts is None:
-            grid = np.geomspace(1, len(self), min(24, len(self))) if len(self) else np.empty(0)
-            counts = [0, *np.unique(grid.round().astype(int)).tolist()]
-        given = as_numbers(counts, "counts", "[0, 2, 8]")
-        if not all(number in range(len(self) + 1) for number in given):
-            raise ArgumentError(f"counts: expected integers from 0 to {len(self)}, got {counts!r}")
-        numbers = [int(number) for number in given]
+        numbers = truncation_counts(counts, len(self))
         squares, whole = np.zeros(len(numbers)), 0.0
         end = float(self.times[-1])
         for noise, amplitudes, paths in self._read(x0, condition):

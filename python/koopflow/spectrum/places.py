@@ -1,4 +1,4 @@
-"""Places of modes in a selection, as they are indexed with."""
+"""Which modes: places in a selection, and numbers of the first ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._arrays import to_numpy
+from .._arrays import as_numbers, to_numpy
 from ..exceptions import ArgumentError, ShapeError
 
 
@@ -34,3 +34,15 @@ def chosen_places(key: int | slice | Sequence[int] | NDArray[Any], count: int) -
         error = ArgumentError if index.ndim else IndexError
         raise error(f"modes: expected places from {-count} to {count - 1}, got {key!r}")
     return np.atleast_1d(every[index])
+
+
+def truncation_counts(counts: Sequence[int] | None, most: int) -> list[int]:
+    """Numbers of modes up to ``most``, by default about 24, geometrically spaced, after none. Raises
+    ``ArgumentError`` for anything but integers from 0 to ``most``."""
+    if counts is None:
+        grid = np.geomspace(1, most, min(24, most)) if most else np.empty(0)
+        counts = [0, *np.unique(grid.round().astype(int)).tolist()]
+    numbers = as_numbers(counts, "counts", "[0, 2, 8]")
+    if not all(number in range(most + 1) for number in numbers):
+        raise ArgumentError(f"counts: expected integers from 0 to {most}, got {counts!r}")
+    return [int(number) for number in numbers]

@@ -25,7 +25,7 @@ from .._arrays import (
 )
 from .._tables import text_table, to_frame
 from ..exceptions import ArgumentError, NonFiniteError
-from .places import chosen_places
+from .places import chosen_places, truncation_counts
 
 Complex = NDArray[np.complex128]
 Real = NDArray[np.float64]
@@ -387,13 +387,8 @@ class Spectrum:
         kept (pairs are not parted), ``[C]``, and the RMS difference of the samples over the RMS of what all
         modes move together, ``[C]``.
         """
-        if counts is None:
-            grid = np.geomspace(1, max(len(self), 1), min(24, len(self)))
-            counts = [0, *np.unique(grid.round().astype(int)).tolist()]
-        numbers = as_numbers(counts, "counts", "[0, 2, 8]")
-        if not all(number in range(len(self) + 1) for number in numbers):
-            raise ArgumentError(f"counts: expected integers from 0 to {len(self)}, got {counts!r}")
-        selections = [self.select(count=int(number)) if number else self[:0] for number in numbers]
+        numbers = truncation_counts(counts, len(self))
+        selections = [self.select(count=number) if number else self[:0] for number in numbers]
         parts = {len(part): part for part in selections}
         everything = self._only(np.arange(len(self._tables["rank"])))
         whole, none = (each._samples(x0, condition) for each in (everything, self[:0]))

@@ -5,7 +5,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::time::trapezium;
 use crate::error::{Error, Result};
-use crate::tensor::{check_finite, event_size, shape_text};
+use crate::tensor::{check_finite, event_size, hash, shape_text, FNV_OFFSET};
 
 /// Energy, as a share of what a chunk moves beyond the first chunk's mean, that may be outside the functions of time.
 const NEGLIGIBLE: f64 = 1e-11;
@@ -209,7 +209,5 @@ pub(super) fn check_paths(paths: &Tensor, times: usize, event_shape: &[i64]) -> 
 /// FNV-1a of the values in float32: the same noise has the same digest in every process.
 fn digest(noise: &Tensor) -> Result<u64> {
     let values = Vec::<f32>::try_from(noise.to_kind(Kind::Float).contiguous().reshape([-1]))?;
-    Ok(values.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, value| {
-        (hash ^ u64::from(value.to_bits())).wrapping_mul(0x100_0000_01b3)
-    }))
+    Ok(hash(FNV_OFFSET, values.iter().flat_map(|value| value.to_le_bytes())))
 }

@@ -104,8 +104,6 @@ pub fn measure(paths: Displacements, reading: &Reading, monitor: &mut dyn Monito
     monitor.tick()?;
     let count = found.modes.size()[0];
     let axes = axes(&map, &z, &own.f_matmul(&mix)?.select(0, -1))?;
-    let resolved =
-        map.square().sum(Kind::Double).double_value(&[]) + found.energies.sum(Kind::Double).double_value(&[]);
     let facts = Facts {
         event_shape,
         paths: n,
@@ -120,7 +118,7 @@ pub fn measure(paths: Displacements, reading: &Reading, monitor: &mut dyn Monito
         motion,
         affine,
         nonlinear,
-        unresolved: (motion - resolved).max(0.0).min(motion * rates.unresolved * 2.0),
+        unresolved: motion * rates.unresolved,
         freedom,
         edge: found.edge,
         standing: found.standing,

@@ -57,7 +57,7 @@ pub struct Facts {
     pub motion: f64,
     pub affine: f64,
     pub nonlinear: f64,
-    /// Of the motion, what the rates leave.
+    /// Of the motion, what the functions of time leave.
     pub unresolved: f64,
     /// Parameters that the affine part took.
     pub freedom: f64,
