@@ -66,6 +66,7 @@ def compared(a: FlowSpectrum, b: FlowSpectrum, *, shuffles: int = SHUFFLES) -> d
         "same_number": float(len(a.rates) == len(b.rates)),
         "left": found.unexplained[0],
         "left_by_other": found.unexplained[1],
+        "interchangeable": float(found.interchangeable),
         "affine_points": 100.0 * abs(a.affine - b.affine),
         "found": found.found_energy if len(energy) else float("nan"),
         "cosine": weighted(found.cosine, energy),
@@ -157,6 +158,7 @@ def described(spectrum: FlowSpectrum) -> dict[str, Any]:
     return {
         "rates": [[float(rate.real), float(rate.imag)] for rate in spectrum.rates],
         "uncertainty": float(spectrum.uncertainty.max()),
+        "reach": float(spectrum.reach.max()),
         "unexplained": spectrum.unexplained.tolist(),
         "affine": spectrum.affine,
         "drift": spectrum.drift_energy,

@@ -73,6 +73,14 @@ AGREEMENT = [
     Row("share of the motion that a teacher's own rates leave", at("teachers", "left"), decimals=6),
     Row("share that the other's rates leave", at("teachers", "left_by_other"), decimals=6),
     Row("rates of students of one teacher", at("students", "rates"), bar=each("<=", 0.05)),
+    *(
+        Row(f"{text}: the other's rates do as well", at(kind, "interchangeable"), min, each(">=", 1.0), 2)
+        for text, kind in (
+            ("teachers", "teachers"),
+            ("students of one teacher", "students"),
+            ("student and teacher", "following"),
+        )
+    ),
     Row("pairs of those students with the same number", at("students", "same_number"), decimals=2),
     Row("rates of those students, where all are read with two", at("few", "students"), bar=each("<=", 0.05)),
     Row("energy found again, teachers", at("teachers", "found"), min, each(">=", 0.95, 0.80)),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._arrays import Array, as_samples, as_seed, as_times, checked_count
+from .._arrays import Array, as_samples, as_seed, checked_count
 from ..exceptions import ArgumentError
 from ..spectrum import FlowSpectrum, Spectrum, checked_spectrum
 from .labels import one_per_sample
@@ -85,8 +85,7 @@ def measure_signatures(
     """
     checked_spectrum("spectrum", spectrum, Spectrum, FlowSpectrum)
     x = as_samples(x, "x")
-    # Amplitudes of a flow are the same at all times.
-    times = [1.0] if isinstance(spectrum, FlowSpectrum) else as_times(times)
+    times = spectrum.signature_times(times)
     values, codes = np.unique(one_per_sample("labels", labels, x), return_inverse=True)
     if len(values) < 2 or np.bincount(codes).min() < 2:
         raise ArgumentError("labels: expected at least two classes of two samples each")

@@ -35,7 +35,8 @@ def flow_rates(
 ) -> Axes:
     """Shared rates of one or several flows in the complex plane, with those of resampled paths as clouds.
 
-    The line Re = 0 divides growth from decay. Of each conjugate pair the one of positive frequency is drawn.
+    The line Re = 0 divides growth from decay. Of each conjugate pair the one of positive frequency is drawn,
+    inside the region in which it would explain the motion as well, together with others that adapt.
     A circle is around a rate that resampling moves by more than 10%, so that its place means little.
 
     Parameters
@@ -64,12 +65,17 @@ def flow_rates(
     if not flows:
         raise ArgumentError("spectra: expected at least one flow, got none")
     rates, clouds = [_upper(flow, flow.rates) for flow in flows], [_upper(flow, flow.cloud) for flow in flows]
-    every = np.concatenate([part.reshape(-1) for part in [*rates, *clouds]])
+    outlines = [flow.regions[flow.rates.imag >= 0] for flow in flows]
+    every = np.concatenate([part.reshape(-1) for part in [*rates, *clouds, *outlines]])
     ax = plane_of_growth(_canvas.axes_or_new(ax, (5.2, 4.2)), every)
     vague: list[NDArray[Any]] = []
     # Smaller markers over larger ones, so that rates that agree are both seen.
     for place, area in enumerate(np.geomspace(28.0 * min(len(flows), 4), 28.0, len(flows))):
         flow, own, cloud, colour = flows[place], rates[place], clouds[place], LINES[place % len(LINES)]
+        for region in outlines[place]:
+            around = np.append(region, region[0])
+            ax.fill(around.real, around.imag, color=colour, alpha=0.08, linewidth=0, zorder=1)
+            ax.plot(around.real, around.imag, color=colour, alpha=0.5, linewidth=0.8, zorder=1)
         ax.scatter(cloud.real, cloud.imag, s=6, color=colour, alpha=0.35, linewidths=0, zorder=2)
         label = list(named)[place] or None
         ax.scatter(

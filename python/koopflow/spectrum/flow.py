@@ -62,6 +62,8 @@ class FlowSpectrum(FlowReading):
         Those that suit the affine part alone best.
     unexplained : array, ``[R]``
         Share of the motion of held-out paths that the best 1, 2, ... rates leave.
+    bound : float
+        What rates may leave of it to be as good as those that were chosen; see :attr:`regions`.
     affine, nonlinear : float
         Shares of the motion, which is the mean square of the displacement without the drift, over all times;
         corrected for what a map of that size explains by chance. They add up to 1.
@@ -223,7 +225,7 @@ class FlowSpectrum(FlowReading):
         with ProgressMeter(progress=progress) as meter:
             found = self.core.agreement(other.core, shuffles, seed, monitor=meter.monitor)
         others = other.best_rates(len(self.rates))
-        return FlowComparison.of(self.rates, others, *found, shuffles=shuffles)
+        return FlowComparison.of(self.rates, others, *found, bound=self.bound, shuffles=shuffles)
 
     @property
     def spread(self) -> Real:
@@ -283,6 +285,10 @@ class FlowSpectrum(FlowReading):
         """What shifts ``[B, A + K]`` have moved by time t: an axis of the noise moves the noise as well."""
         each = np.concatenate([self.axes + self.axis_modes(t), self.modes_at(t)])
         return np.asarray(np.tensordot(shifts, each, axes=1))
+
+    def signature_times(self, times: Sequence[float]) -> list[float]:
+        """One time, since amplitudes are the same at all."""
+        return as_times(times)[-1:]
 
     def signature(self, x: Array, times: Sequence[float], condition: Array | None = None) -> Real:
         """a_k of the paths that end in data ``[N, *event]``, the same at each time: ``[N, T, K]``."""

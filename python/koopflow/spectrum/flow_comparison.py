@@ -28,8 +28,9 @@ class FlowComparison:
         Rates of the first flow, those of the best equally many of the other that they are nearest to one to
         one, and their distance, ``|lambda - lambda'| / max(|lambda|, 0.1)``.
     unexplained : (float, float)
-        Share of the first flow's motion that its own rates leave, and that the other's leave. If both are
-        small, the rates are as good as one another's, however far apart.
+        Share of the first flow's motion that its own rates leave, and that the other's leave.
+    bound : float
+        What rates may leave of it to be as good as its own: see :attr:`interchangeable`.
     first, second : list of arrays
         Places of the modes of each group in the first flow, and in the other.
     energy : array, ``[G]``
@@ -51,6 +52,7 @@ class FlowComparison:
     others: Complex
     distance: Real
     unexplained: tuple[float, float]
+    bound: float
     first: list[Places]
     second: list[Places]
     energy: Real
@@ -73,6 +75,7 @@ class FlowComparison:
         cosines: Real,
         correlations: Real | None,
         *,
+        bound: float,
         shuffles: int,
     ) -> FlowComparison:
         """What the core found."""
@@ -89,6 +92,7 @@ class FlowComparison:
             others=others[second],
             distance=distance,
             unexplained=(unexplained[0], unexplained[1]),
+            bound=bound,
             first=[np.asarray(group["first"], dtype=np.int64) for group in groups],
             second=[np.asarray(group["second"], dtype=np.int64) for group in groups],
             energy=column("energy"),
@@ -101,6 +105,11 @@ class FlowComparison:
             correlations=correlations,
             shuffles=shuffles,
         )
+
+    @property
+    def interchangeable(self) -> bool:
+        """Whether the other's rates explain the first flow as well as its own do, however far apart."""
+        return self.unexplained[1] <= self.bound
 
     @property
     def found(self) -> NDArray[np.bool_]:
@@ -133,7 +142,11 @@ class FlowComparison:
         given = {name: values for name, values in columns.items() if values is not None}
         table = [dict(zip(given, row, strict=True)) for row in zip(*given.values(), strict=True)]
         decimals = {"energy (%)": 1, "cosine²": 2, "chance": 2, "amplitudes": 2, "p": 3}
-        left = f"the other's leave {self.unexplained[1]:.2g} of the motion, its own {self.unexplained[0]:.2g}"
+        less = "as good as" if self.interchangeable else "worse than"
+        left = (
+            f"the other's are {less} its own: they leave {self.unexplained[1]:.2g} of the motion, and "
+            f"its own {self.unexplained[0]:.2g}"
+        )
         lines = [
             self._verdict,
             f"rates {'; '.join(pairs)}; {left}",

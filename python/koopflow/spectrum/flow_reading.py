@@ -48,26 +48,36 @@ class FlowReading:
         self.event_shape: tuple[int, ...] = tuple(facts["event_shape"])
         self.paths: int = facts["paths"]
         self._count = int(facts["sizes"][3])
-        self.places: Places = np.arange(self._count) if places is None else np.asarray(places, dtype=np.int64)
         self.times: Real = core.array("times")
         self.rates: Complex = eigenvalues(facts["rates"])
         self.basis_rates: Complex = eigenvalues(facts["basis"])
         self.affine_rates: Complex = eigenvalues(facts["affine_rates"])
         self.unexplained: Real = np.asarray(facts["unexplained"])
+        self.bound: float = facts["bound"]
         motion = max(facts["motion"], 1e-300)
         self.affine: float = facts["affine"] / motion
         self.nonlinear: float = facts["nonlinear"] / motion
         self.drift_energy: float = facts["drift"] / motion
         self.unresolved: float = facts["unresolved"] / motion
-        energies = core.array("energies")
-        self._whole = max(float(energies.sum()), 1e-300)
-        self.energy: Real = energies[self.places] / self._whole
-        self.low, self.high = (core.array("interval")[self.places] / self._whole).T
+        self._energies, self._intervals = core.array("energies"), core.array("interval")
+        self._whole = max(float(self._energies.sum()), 1e-300)
         self.edge: float = facts["edge"] / self._whole
         self.standing: int = facts["standing"]
+        self._choose(np.arange(self._count) if places is None else np.asarray(places, dtype=np.int64))
+
+    def _choose(self, places: Places) -> None:
+        self.places: Places = places
+        self.energy: Real = self._energies[places] / self._whole
+        self.low, self.high = (self._intervals[places] / self._whole).T
 
     def _with(self, places: Places) -> Self:
-        return type(self)(self.core, self._owner, places, self.condition, self._solving)
+        # Without reading all of it again, since loops take selections one by one.
+        chosen = object.__new__(type(self))
+        chosen.__dict__.update(self.__dict__)
+        for own in ("_modes", "_split"):
+            chosen.__dict__.pop(own, None)
+        chosen._choose(places)
+        return chosen
 
     # What paths do in time.
 
@@ -99,6 +109,22 @@ class FlowReading:
         """RMS distance of each rate in the cloud from itself, in units of its modulus or of 0.1, ``[r]``."""
         distance = np.sqrt((np.abs(self.cloud - self.rates) ** 2).mean(axis=0))
         return np.asarray(distance / np.maximum(np.abs(self.rates), SLOWEST))
+
+    @property
+    def regions(self) -> Complex:
+        """How far each rate can go in 16 directions while the others adapt, complex ``[r, 16]``.
+
+        At its end all of them leave :attr:`bound` of the motion. Sums of exponentials are nearly
+        interchangeable, so that it can be far away, however well the best rates are known.
+        """
+        regions = self.core.array("regions")
+        return np.asarray(regions[..., 0] + 1j * regions[..., 1])
+
+    @property
+    def reach(self) -> Real:
+        """How far that is at most, in units of each rate's modulus or of 0.1, ``[r]``."""
+        farthest = np.abs(self.regions - self.rates[:, None]).max(axis=1)
+        return np.asarray(farthest / np.maximum(np.abs(self.rates), SLOWEST))
 
     def functions(self, times: Sequence[float]) -> Complex:
         """(e^{lambda_j t} - 1) / lambda_j of :attr:`rates` at ``times``, complex ``[T, r]``."""
@@ -141,7 +167,7 @@ class FlowReading:
         """What a unit of noise along each axis has moved by time t, by default the last, ``[A, *event]``: it
         is then at ``axes + axis_modes(t)``."""
         at = self.core.functions([self._at(t)])[0]
-        moved = np.einsum("ard,r->ad", self.core.array("axis_modes"), at)
+        moved = np.einsum("ard,r->ad", self._axis_modes, at)
         return np.asarray(moved.reshape(-1, *self.event_shape))
 
     def modes_at(self, t: float | None = None) -> Real:
@@ -155,6 +181,10 @@ class FlowReading:
         if t is None:
             return last
         return as_number(t, "t", f"a time in [0, {last:g}]", lambda time: 0.0 <= time <= last)
+
+    @cached_property
+    def _axis_modes(self) -> Real:
+        return self.core.array("axis_modes")
 
     @cached_property
     def _modes(self) -> Real:
@@ -231,7 +261,14 @@ class FlowReading:
             found.append("rates are so near one another that their shares in a mode are not determined")
         if self.paths < 2 * self._dimension:
             found.append(f"{self.paths} paths are too few for an affine map in {self._dimension} dimensions")
-        return [*found, self.mixing] if self.mixing else found
+        if self.mixing:
+            found.append(self.mixing)
+        if (loose := int((self.reach > UNCERTAIN).sum())) > 0:
+            found.append(
+                f"{loose} of {len(self.rates)} rates can go further than 10% and leave no more than "
+                f"{self.bound:.2g} of the motion: read what they leave, and not their digits"
+            )
+        return found
 
     @property
     def mixing(self) -> str | None:
@@ -302,8 +339,9 @@ class FlowReading:
         """Rates, shares and a table of the first groups, after what is not determined."""
         rows = checked_count(rows, "rows")
         rates = [
-            f"{rate.real:.3g}" if rate.imag == 0 else f"{rate.real:.3g} ± {rate.imag:.3g}i"
-            for rate in self.rates
+            (f"{rate.real:.3g}" if rate.imag == 0 else f"{rate.real:.3g} ± {rate.imag:.3g}i")
+            + f" (within {reach:.1%})"
+            for rate, reach in zip(self.rates, self.reach, strict=True)
             if rate.imag >= 0
         ]
         lines = [

@@ -340,6 +340,10 @@ class Spectrum:
         ends = to_numpy(self.student.readout(carried))
         return np.asarray(ends[1] - ends[0], dtype=np.float64)
 
+    def signature_times(self, times: Sequence[float]) -> list[float]:
+        """Those at which :meth:`signature` differs: all."""
+        return as_times(times)
+
     def signature(self, x: Array, times: Sequence[float], condition: Array | None = None) -> Real:
         """``|psi_k|`` along the paths that end in data, ``[N, T, r]``."""
         condition, psi = as_condition(condition), []

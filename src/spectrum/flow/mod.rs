@@ -15,6 +15,7 @@ mod components;
 mod displacements;
 mod measure;
 mod rates;
+mod reach;
 mod store;
 mod temporal;
 mod time;
@@ -52,6 +53,8 @@ pub struct Facts {
     pub affine_rates: Vec<Rate>,
     /// Share of the motion of held-out paths that the best 1, 2, ... rates leave.
     pub unexplained: Vec<f64>,
+    /// What rates may leave of it to be as good as those that were chosen.
+    pub bound: f64,
     /// Energy of the mean displacement, of all else, and how it is shared.
     pub drift: f64,
     pub motion: f64,
@@ -94,6 +97,7 @@ impl Facts {
             ("covariance", vec![times, times]),
             ("mix", vec![r, r]),
             ("cloud", vec![cloud, time::count(&self.rates) as i64, 2]),
+            ("regions", vec![time::count(&self.rates) as i64, reach::DIRECTIONS, 2]),
             ("noise_mean", vec![d]),
             ("affine", vec![r, d, d]),
             ("axes", vec![axes, d]),

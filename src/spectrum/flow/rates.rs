@@ -27,6 +27,8 @@ pub struct Motion {
     scale: Array1<f64>,
     /// A root of the weighted covariance, of trace 1: `[T, k]`.
     root: Array2<f64>,
+    /// Functions of time that are given, whatever is fitted beside them: `[T, f]`.
+    given: Array2<f64>,
 }
 
 /// Rates, and the share of a motion that they leave unexplained.
@@ -60,7 +62,15 @@ impl Motion {
         let root = vectors.narrow(1, 0, kept) * (values.narrow(0, 0, kept).clamp_min(0.0) / total).sqrt();
         let span = times[times.len() - 1];
         let times = times.iter().map(|time| time / span).collect();
-        Ok(Motion { times, span, scale, root: to_array(&root)? })
+        let given = Array2::zeros((scale.len(), 0));
+        Ok(Motion { times, span, scale, root: to_array(&root)?, given })
+    }
+
+    /// The same motion, of which `rate` takes a part whatever is fitted.
+    pub fn beside(&self, rate: &Rate) -> Self {
+        let own = functions(&self.inside(std::slice::from_ref(rate)), &self.times);
+        let (times, scale, root) = (self.times.clone(), self.scale.clone(), self.root.clone());
+        Motion { times, span: self.span, scale, root, given: joined(&self.given, &own) }
     }
 
     /// The best `count` rates, a conjugate pair counting as two.
@@ -111,7 +121,8 @@ impl Motion {
 
     /// The motion without its part in the span of `values`, `[T, k]`.
     fn residual(&self, values: &Array2<f64>) -> Array2<f64> {
-        let (basis, _) = orthonormal(&(values * &self.scale.view().insert_axis(Axis(1))));
+        let every = joined(&self.given, values);
+        let (basis, _) = orthonormal(&(every * &self.scale.view().insert_axis(Axis(1))));
         &self.root - &basis.dot(&basis.t().dot(&self.root))
     }
 
@@ -284,6 +295,14 @@ impl Point {
         rates.sort_by(|a, b| modulus(a).total_cmp(&modulus(b)));
         rates
     }
+}
+
+/// Columns of both, side by side.
+fn joined(first: &Array2<f64>, second: &Array2<f64>) -> Array2<f64> {
+    let mut both = Array2::zeros((second.nrows(), first.ncols() + second.ncols()));
+    both.slice_mut(ndarray::s![.., ..first.ncols()]).assign(first);
+    both.slice_mut(ndarray::s![.., first.ncols()..]).assign(second);
+    both
 }
 
 /// The eigenvalues of a rate: one, or two.

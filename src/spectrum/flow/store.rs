@@ -55,6 +55,7 @@ fn check(facts: &Facts) -> Result<()> {
         facts.unresolved,
         facts.freedom,
         facts.edge,
+        facts.bound,
     ];
     if numbers.iter().chain(&facts.unexplained).chain(&facts.agreement).any(|number| !number.is_finite()) {
         return refuse("energies", "finite numbers");

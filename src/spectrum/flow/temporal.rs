@@ -5,6 +5,7 @@ use tch::{Kind, Tensor};
 use super::components::resampled;
 use super::displacements::Moved;
 use super::rates::{both, Fit, Motion};
+use super::reach::reach;
 use super::time::Rate;
 use crate::error::Result;
 use crate::tensor::RandomSource;
@@ -17,6 +18,9 @@ const OWN: f64 = 100.0;
 /// The share that the functions of modes may leave, in units of the tolerance: few rates can be told from one
 /// flow to the next, but modes shall hold all that moves.
 const FINER: f64 = 0.01;
+
+/// Rates that leave so many times what the best leave are as good, even above the tolerance.
+const NOT_WORSE: f64 = 2.0;
 
 /// Below this share, what is left is rounding.
 const EXACT: f64 = 1e-10;
@@ -43,6 +47,9 @@ pub(super) struct Rates {
     pub candidates: Vec<Vec<Rate>>,
     pub halves: [Fit; 2],
     pub unexplained: Vec<f64>,
+    /// What rates may leave to be as good as the chosen ones, and how far each of those can go by that.
+    pub bound: f64,
+    pub regions: Tensor,
 }
 
 impl Temporal<'_> {
@@ -76,14 +83,17 @@ impl Temporal<'_> {
             unexplained.push((halves[1].unexplained(&a.rates) + halves[0].unexplained(&b.rates)) / 2.0);
             fits.push((a, b));
         }
-        let count = number.unwrap_or_else(|| chosen(&unexplained, tolerance));
+        let (fewest, enough) = chosen(&unexplained, tolerance);
+        let count = number.unwrap_or(fewest);
         let (a, b) = fits.swap_remove(count - 1);
         let mut best = (1..=most).map(|count| whole.fit(count)).collect::<Result<Vec<_>>>()?;
         let candidates = best.iter().map(|fit| fit.rates.clone()).collect();
-        let all = chosen(&unexplained, tolerance * FINER).max(count);
+        let all = chosen(&unexplained, tolerance * FINER).0.max(count);
         let (basis, unresolved) = (best[all - 1].rates.clone(), best[all - 1].unexplained);
         let chosen = best.swap_remove(count - 1);
-        Ok(Rates { chosen, basis, unresolved, candidates, halves: [a, b], unexplained })
+        let bound = if number.is_none() { enough } else { tolerance }.max(NOT_WORSE * chosen.unexplained);
+        let regions = reach(&whole, &chosen.rates, bound, self.times[self.times.len() - 1])?;
+        Ok(Rates { chosen, basis, unresolved, candidates, halves: [a, b], unexplained, bound, regions })
     }
 
     /// Eigenvalues of resampled blocks of paths, `[CLOUD, r, 2]`.
@@ -103,10 +113,11 @@ impl Temporal<'_> {
 }
 
 /// The fewest rates within the tolerance, or else the best; more while each one is worth it many times over, as in a
-/// flow that has rates of its own.
-fn chosen(unexplained: &[f64], tolerance: f64) -> usize {
+/// flow that has rates of its own. And what as many may leave to be chosen.
+fn chosen(unexplained: &[f64], tolerance: f64) -> (usize, f64) {
     let best = (0..unexplained.len()).min_by(|a, b| unexplained[*a].total_cmp(&unexplained[*b])).unwrap_or(0);
     let mut place = unexplained.iter().position(|share| *share <= tolerance).unwrap_or(best);
+    let mut bound = tolerance;
     while unexplained[place] > EXACT {
         let worth = |more: usize| {
             unexplained
@@ -114,11 +125,14 @@ fn chosen(unexplained: &[f64], tolerance: f64) -> usize {
                 .is_some_and(|share| *share * OWN.powi(more as i32) <= unexplained[place])
         };
         match [1, 2].into_iter().find(|more| worth(*more)) {
-            Some(more) => place += more,
+            Some(more) => {
+                bound = unexplained[place] / OWN.powi(more as i32);
+                place += more;
+            }
             None => break,
         }
     }
-    place + 1
+    (place + 1, if unexplained[place] <= EXACT { EXACT } else { bound })
 }
 
 /// Mean of products over paths and dimensions, `[q, q]`, of coefficients `[n, q, d]`.
@@ -135,14 +149,17 @@ pub(super) fn second_moment(coefficients: &Tensor) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
-    use super::chosen;
+    use super::{chosen, EXACT};
 
     #[test]
     fn the_number_of_rates_is_the_fewest_that_do_or_those_that_are_the_flows_own() {
-        assert_eq!(chosen(&[3e-3, 2e-4, 4e-5, 8e-6, 3e-6], 1e-4), 3);
-        assert_eq!(chosen(&[3e-2, 5e-5, 5e-12, 4e-12], 1e-4), 3);
-        assert_eq!(chosen(&[5e-5, 4e-5, 1e-12, 1e-12], 1e-4), 3);
-        assert_eq!(chosen(&[1e-13, 1e-14], 1e-4), 1);
-        assert_eq!(chosen(&[0.5, 0.3, 0.2, 0.21], 1e-4), 3);
+        assert_eq!(chosen(&[3e-3, 2e-4, 4e-5, 8e-6, 3e-6], 1e-4).0, 3);
+        assert_eq!(chosen(&[3e-2, 5e-5, 5e-12, 4e-12], 1e-4).0, 3);
+        assert_eq!(chosen(&[5e-5, 4e-5, 1e-12, 1e-12], 1e-4).0, 3);
+        assert_eq!(chosen(&[3e-3, 2e-4, 4e-5, 8e-6, 3e-6], 1e-4).1, 1e-4);
+        assert!((chosen(&[3e-2, 5e-5, 5e-9, 4e-9], 1e-4).1 - 5e-7).abs() < 1e-12);
+        assert_eq!(chosen(&[3e-2, 5e-5, 5e-12, 4e-12], 1e-4).1, EXACT);
+        assert_eq!(chosen(&[1e-13, 1e-14], 1e-4).0, 1);
+        assert_eq!(chosen(&[0.5, 0.3, 0.2, 0.21], 1e-4).0, 3);
     }
 }
