@@ -43,7 +43,7 @@ PYTHON_ROOMS = [
     ["_arrays", "_autocast", "_ending", "_tables", "_versions", "progress"],
     ["_checkpointing", "_conditioning", "options", "tensorboard"],
     ["_parameters", "hub"],
-    ["datasets", "metrics", "twins"],
+    ["datasets", "energies", "metrics", "steering", "twins"],
     ["teachers"],
     ["spectrum"],
     ["students"],

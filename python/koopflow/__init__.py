@@ -10,10 +10,12 @@ from koopflow import (  # noqa: E402
     analysis,
     baselines,
     datasets,
+    energies,
     exceptions,
     metrics,
     plotting,
     progress,
+    steering,
     twins,
 )
 
@@ -23,6 +25,7 @@ from koopflow._autocast import autocast  # noqa: E402
 from koopflow.compare import Comparison, compare  # noqa: E402
 from koopflow.options import Architecture, Objective, Training, Trajectories, UNet  # noqa: E402
 from koopflow.spectrum import FlowSpectrum, LevelSpectrum, Spectrum  # noqa: E402
+from koopflow.steering import Observation, TiltedSamples  # noqa: E402
 from koopflow.students import EvaluationReport, KoopmanDistiller, StudentDensity  # noqa: E402
 from koopflow.teachers import FlowTeacher, reflow  # noqa: E402
 from koopflow.tensorboard import TensorBoardLogger  # noqa: E402
@@ -38,9 +41,11 @@ __all__ = [
     "KoopmanDistiller",
     "LevelSpectrum",
     "Objective",
+    "Observation",
     "Spectrum",
     "StudentDensity",
     "TensorBoardLogger",
+    "TiltedSamples",
     "Training",
     "Trajectories",
     "UNet",
@@ -50,11 +55,13 @@ __all__ = [
     "baselines",
     "compare",
     "datasets",
+    "energies",
     "exceptions",
     "metrics",
     "plotting",
     "progress",
     "reflow",
     "show_versions",
+    "steering",
     "twins",
 ]

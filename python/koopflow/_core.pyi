@@ -374,6 +374,7 @@ class Student:
         method: str = "newton",
         polish: int = 0,
         damping: float = 0.0,
+        start: _Array | None = None,
         condition: _Array | None = None,
         monitor: _Monitor = None,
     ) -> tuple[_Array, _Array]:
@@ -382,6 +383,29 @@ class Student:
 
         ``method`` is ``"newton"`` or ``"fixed_point"``.
         """
+
+    def sample_with_density(
+        self,
+        x0: _Array,
+        *,
+        determinant: str = "auto",
+        probes: int = 8,
+        products: int = 32,
+        seed: int = 0,
+        condition: _Array | None = None,
+        monitor: _Monitor = None,
+    ) -> list[Any]:
+        """Samples, and their log-densities, log-determinants and standard errors of those in float64."""
+
+    def pull_back(
+        self,
+        x0: _Array,
+        covectors: _Array,
+        *,
+        condition: _Array | None = None,
+        monitor: _Monitor = None,
+    ) -> _Array:
+        """Covectors ``[B, K, *event]`` at samples times the Jacobian at their noise."""
 
     def density(
         self,
@@ -663,6 +687,70 @@ class Spectrum:
         """Samples with the observables at time ``at`` shifted by ``[m]`` or ``[B, m]``, ``[B, *event]``."""
 
 @final
+class Population:
+    """Particles in noise space that move under N(z) exp(temperature l(z))."""
+
+    def __new__(
+        cls,
+        noise: _Array,
+        samples: _Array,
+        values: _Array,
+        slopes: _Array | None = None,
+        *,
+        islands: int = 1,
+        temperature: float = 0.0,
+        kind: str = "pcn",
+        seed: int = 0,
+    ) -> Population:
+        """Noise ``[N, d]``, samples ``[N, ...]``, l ``[N]`` and dl/dz ``[N, d]``, which ``"mala"`` needs."""
+
+    @property
+    def noise(self) -> NDArray[float64]: ...
+    @property
+    def samples(self) -> NDArray[Any]: ...
+    @property
+    def values(self) -> NDArray[float64]: ...
+    @property
+    def log_weights(self) -> NDArray[float64]: ...
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def step(self) -> float: ...
+    def refer(self, noise: _Array) -> None:
+        """Makes moves relative to the Gaussian of particles ``[M, d]`` of the same target."""
+
+    def warm(self, share: float) -> float:
+        """Raises the temperature as far as ``share`` of the effective size is kept, and answers with it."""
+
+    def resample(self) -> None:
+        """Draws islands anew. Raises ``DivergenceError`` where no particle has a weight above zero."""
+
+    def propose(self) -> NDArray[float64]: ...
+    def decide(
+        self, samples: _Array, values: _Array, slopes: _Array | None = None, *, adapt: bool = True
+    ) -> float:
+        """Moves where proposals are accepted; the share of them."""
+
+class Laplace:
+    """A mixture of Gaussians about modes in noise space."""
+
+    def __new__(cls, means: _Array, jacobians: _Array, objectives: _Array) -> Laplace: ...
+    @property
+    def count(self) -> int: ...
+    def means(self) -> tuple[NDArray[float64], list[float]]: ...
+    def draw(self, count: int, seed: int) -> NDArray[float64]: ...
+    def log_density(self, noise: _Array) -> NDArray[float64]: ...
+
+def gauss_newton_step(
+    noise: _Array, residuals: _Array, jacobians: _Array, damping: _Array
+) -> NDArray[float64]: ...
+def weighed(
+    log_weights: _Array, resamples: int = 200, seed: int = 0
+) -> tuple[float, tuple[float, float], float]:
+    """Effective size, its 5% and 95% quantiles over resamples, and the log of the mean weight."""
+
+def systematic_resample(log_weights: _Array, count: int, seed: int) -> list[int]: ...
+
 class Displacements:
     """States of paths at fixed times, taken in chunk by chunk."""
 

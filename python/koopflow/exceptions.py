@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "ArgumentError",
     "CheckpointError",
@@ -14,6 +16,7 @@ __all__ = [
     "NotFittedError",
     "OutOfMemoryError",
     "ShapeError",
+    "SteeringError",
     "TeacherError",
 ]
 
@@ -47,6 +50,17 @@ class TeacherError(KoopflowError, ValueError):
 
     The exception that the teacher's own code raised, if any, is the ``__cause__``.
     """
+
+
+class SteeringError(KoopflowError, ValueError):
+    """A function that says what is asked of samples failed, or answered with something else than a number for
+    each.
+
+    The exception that it raised itself, if any, is the ``__cause__``; ``found`` holds the samples that were
+    made before, or None.
+    """
+
+    found: Any = None
 
 
 class CheckpointError(KoopflowError, ValueError):

@@ -22,6 +22,7 @@ LABELS = {
     "student": "distilling",
     "closed_form": "linear solve",
     "sample": "sampling",
+    "tilt": "sampling what is asked",
     "ablation": "ablation",
     "compare": "comparing",
 }

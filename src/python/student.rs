@@ -314,7 +314,7 @@ impl PyStudent {
     }
 
     /// Noise and each sample's residual, polished against the forward map.
-    #[pyo3(signature = (x, *, method="newton", polish=0, damping=0.0, condition=None, monitor=None))]
+    #[pyo3(signature = (x, *, method="newton", polish=0, damping=0.0, start=None, condition=None, monitor=None))]
     #[allow(clippy::too_many_arguments)] // keywords, in Python
     fn invert_polished<'py>(
         &self,
@@ -323,11 +323,13 @@ impl PyStudent {
         method: &str,
         polish: i64,
         damping: f64,
+        start: Option<&Bound<'py, PyAny>>,
         condition: Option<&Bound<'py, PyAny>>,
         monitor: Option<Bound<'py, PyAny>>,
     ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
         let Array { tensor: x, kind } = Array::import_float("x", x)?;
         let condition = Array::import_condition(self.conditioning_of(), condition, rows(&x))?;
+        let start = start.map(|start| Array::import_float("start", start)).transpose()?;
         let method = match method {
             "newton" => Polish::Newton,
             "fixed_point" => Polish::FixedPoint,
@@ -340,9 +342,62 @@ impl PyStudent {
         let mut monitor = PyMonitor::new(monitor);
         let student = self.handle();
         let Inversion { noise, residuals } = door::enter(py, move || {
-            sampling::invert_polished(&student, &x, condition.as_ref(), method, polish, damping, &mut monitor)
+            let (condition, monitor) = (condition.as_ref(), &mut monitor);
+            match start {
+                Some(Array { tensor: start, .. }) => {
+                    sampling::invert_from(&student, &x, &start, condition, polish, damping, monitor)
+                }
+                None => sampling::invert_polished(&student, &x, condition, method, polish, damping, monitor),
+            }
         })?;
         Ok((kind.export(py, noise)?, kind.export(py, residuals)?))
+    }
+
+    /// Samples of noise, with log-densities, log |det| and its standard errors in float64.
+    #[pyo3(signature = (x0, *, determinant="auto", probes=8, products=32, seed=0, condition=None, monitor=None))]
+    #[allow(clippy::too_many_arguments)] // keywords, in Python
+    fn sample_with_density<'py>(
+        &self,
+        py: Python<'py>,
+        x0: &Bound<'py, PyAny>,
+        determinant: &str,
+        probes: i64,
+        products: i64,
+        seed: u64,
+        condition: Option<&Bound<'py, PyAny>>,
+        monitor: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<[Bound<'py, PyAny>; 4]> {
+        let Array { tensor: x0, kind } = Array::import_float("x0", x0)?;
+        let condition = Array::import_condition(self.conditioning_of(), condition, rows(&x0))?;
+        let determinant = determinant.parse()?;
+        let options = StudentDensityOptions { determinant, polish: 0, probes, products, seed };
+        let mut monitor = PyMonitor::new(monitor);
+        let student = self.handle();
+        let [x, log_prob, log_determinant, errors] = door::enter(py, move || {
+            sampling::sample_with_density(&student, &x0, condition.as_ref(), &options, &mut monitor)
+        })?;
+        Ok([
+            kind.export(py, x)?,
+            kind.export(py, log_prob)?,
+            kind.export(py, log_determinant)?,
+            kind.export(py, errors)?,
+        ])
+    }
+
+    /// Covectors `[B, K, *event]` at samples times the Jacobian at their noise.
+    #[pyo3(signature = (x0, covectors, *, condition=None, monitor=None))]
+    fn pull_back<'py>(
+        &self,
+        x0: &Bound<'py, PyAny>,
+        covectors: &Bound<'py, PyAny>,
+        condition: Option<&Bound<'py, PyAny>>,
+        monitor: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let covectors = Array::import_float("covectors", covectors)?.tensor;
+        let mut monitor = PyMonitor::new(monitor);
+        self.map("x0", x0, condition, move |student, x0, condition| {
+            sampling::pull_back(student, x0, &covectors, condition, &mut monitor)
+        })
     }
 
     /// (log p, noise, residuals, log |det| and its standard errors), and the data's total deviation.

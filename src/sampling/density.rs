@@ -12,7 +12,7 @@ use crate::koopman::Student;
 use crate::monitor::Monitor;
 use crate::nets::precision::Lowered;
 use crate::sampling;
-use crate::tensor::{all_finite, chunks, finite_densities, in_chunks, RandomSource};
+use crate::tensor::{all_finite, chunks, finite_densities, in_chunks, shape_text, RandomSource};
 
 /// How log |det dS/dz| is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -60,6 +60,17 @@ impl Default for StudentDensityOptions {
     }
 }
 
+impl StudentDensityOptions {
+    fn check(&self) -> Result<()> {
+        for (name, value, least) in [("probes", self.probes, 2), ("products", self.products, 1)] {
+            if value < least {
+                return Err(Error::argument(name, format!("at least {least}"), value));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Log-densities and the quantities that they are computed from, each `[B]` except the noise.
 #[derive(Debug)]
 pub struct StudentDensity {
@@ -95,16 +106,81 @@ pub fn student_density(
 ) -> Result<StudentDensity> {
     let _guard = tch::no_grad_guard();
     let _full = Lowered::to(None);
-    for (name, value, least) in [("probes", options.probes, 2), ("products", options.products, 1)] {
-        if value < least {
-            return Err(Error::argument(name, format!("at least {least}"), value));
-        }
-    }
+    options.check()?;
     let dimension = student.config().dimension();
     let method = if dimension <= JACOBIAN_LIMIT { Polish::Newton } else { Polish::FixedPoint };
     let Inversion { noise, residuals } =
         sampling::invert_polished(student, x, condition, method, options.polish, DAMPING, monitor)?;
-    let flat = student.flatten("x", &noise)?;
+    let (log_prob, log_determinant, standard_errors) =
+        at_noise(student, &noise, condition, options, monitor)?;
+    let kind = student.kind();
+    let scale = student.length(1.0)?;
+    Ok(StudentDensity {
+        log_prob: finite_densities(log_prob.to_kind(kind))?,
+        noise,
+        residuals,
+        log_determinant: log_determinant.to_kind(kind),
+        standard_errors: standard_errors.to_kind(kind),
+        spread: student.coordinates().spread() * scale,
+    })
+}
+
+/// Samples `[B, *event]` of given noise, their log-densities by the change of variables at that noise, log |det dS/dz|
+/// and its standard errors, each `[B]` in float64. Nothing is inverted.
+///
+/// # Errors
+/// As [`student_density`], but for its inverse; names `x0`.
+pub fn sample_with_density(
+    student: &Student,
+    x0: &Tensor,
+    condition: Option<&Tensor>,
+    options: &StudentDensityOptions,
+    monitor: &mut dyn Monitor,
+) -> Result<[Tensor; 4]> {
+    let _guard = tch::no_grad_guard();
+    let _full = Lowered::to(None);
+    let x = sampling::sample(student, x0, condition, 1, monitor)?;
+    let (log_prob, log_determinant, errors) = at_noise(student, x0, condition, options, monitor)?;
+    Ok([x, finite_densities(log_prob)?, log_determinant, errors])
+}
+
+/// `covectors` `[B, K, *event]` times dS/dz at noise `[B, *event]`, in the data's coordinates: `[B, K, *event]`.
+///
+/// # Errors
+/// Names `x0`, `condition` or `covectors`; [`Error::Divergence`] where exp(L) is not finite.
+pub fn pull_back(
+    student: &Student,
+    x0: &Tensor,
+    covectors: &Tensor,
+    condition: Option<&Tensor>,
+    monitor: &mut dyn Monitor,
+) -> Result<Tensor> {
+    let _guard = tch::no_grad_guard();
+    let _full = Lowered::to(None);
+    let noise = student.flatten("x0", x0)?;
+    let (rows, d) = noise.size2()?;
+    let mut expected = vec![rows, covectors.size().get(1).copied().unwrap_or(1)];
+    expected.extend(&student.config().event_shape);
+    if covectors.size() != expected {
+        return Err(Error::shape("covectors", shape_text(&expected), shape_text(&covectors.size())));
+    }
+    let condition = student.condition_input(condition, rows)?;
+    let flat = covectors.to_device(noise.device()).to_kind(noise.kind()).reshape([rows, expected[1], d]);
+    let pulled = SampleMap::new(student)?.pull_many(&noise, &flat, condition.as_ref(), monitor)?;
+    Ok((pulled * student.length(1.0)?).reshape(expected))
+}
+
+/// Log-density, log |det dS/dz| and its standard error at noise `[B, *event]`: each `[B]` in float64.
+fn at_noise(
+    student: &Student,
+    noise: &Tensor,
+    condition: Option<&Tensor>,
+    options: &StudentDensityOptions,
+    monitor: &mut dyn Monitor,
+) -> Result<(Tensor, Tensor, Tensor)> {
+    options.check()?;
+    let dimension = student.config().dimension();
+    let flat = student.flatten("x0", noise)?;
     let condition = student.condition_input(condition, flat.size()[0])?;
     let map = SampleMap::new(student)?;
     let exact = match options.determinant {
@@ -119,17 +195,8 @@ pub fn student_density(
     let squares =
         flat.to_kind(Kind::Double).square().f_sum_dim_intlist([1].as_slice(), false, Kind::Double)?;
     let log_noise = (squares + dimension as f64 * (2.0 * PI).ln()) * -0.5;
-    let kind = student.kind();
-    let scale = student.length(1.0)?;
-    let log_determinant = log_determinant + dimension as f64 * scale.ln();
-    Ok(StudentDensity {
-        log_prob: finite_densities((log_noise - &log_determinant).to_kind(kind))?,
-        noise,
-        residuals,
-        log_determinant: log_determinant.to_kind(kind),
-        standard_errors: standard_errors.to_kind(kind),
-        spread: student.coordinates().spread() * scale,
-    })
+    let log_determinant = log_determinant + dimension as f64 * student.length(1.0)?.ln();
+    Ok((log_noise - &log_determinant, log_determinant, standard_errors))
 }
 
 /// log |det J| and its error, none: `[B]` in float64.

@@ -8,7 +8,7 @@ use super::{SampleMap, JACOBIAN_LIMIT};
 use crate::error::{Error, Result};
 use crate::koopman::Student;
 use crate::monitor::Monitor;
-use crate::tensor::{finite_or_divergence, in_chunks};
+use crate::tensor::{finite_or_divergence, in_chunks, shape_text};
 
 /// How each polishing step is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +45,37 @@ pub fn invert_polished(
     damping: f64,
     monitor: &mut dyn Monitor,
 ) -> Result<Inversion> {
+    polished(student, x1, None, condition, (method, polish, damping), monitor)
+}
+
+/// The same by Newton's steps from noise `start` `[B, *event]` instead of the student's own inverse: other noise that
+/// leads to the same data, if there is any.
+///
+/// # Errors
+/// As [`invert_polished`]; names `start`.
+pub fn invert_from(
+    student: &Student,
+    x1: &Tensor,
+    start: &Tensor,
+    condition: Option<&Tensor>,
+    polish: i64,
+    damping: f64,
+    monitor: &mut dyn Monitor,
+) -> Result<Inversion> {
+    if start.size() != x1.size() {
+        return Err(Error::shape("start", shape_text(&x1.size()), shape_text(&start.size())));
+    }
+    polished(student, x1, Some(start), condition, (Polish::Newton, polish, damping), monitor)
+}
+
+fn polished(
+    student: &Student,
+    x1: &Tensor,
+    start: Option<&Tensor>,
+    condition: Option<&Tensor>,
+    (method, polish, damping): (Polish, i64, f64),
+    monitor: &mut dyn Monitor,
+) -> Result<Inversion> {
     let _guard = tch::no_grad_guard();
     if !(0..=1000).contains(&polish) {
         return Err(Error::argument("polish", "an integer from 0 to 1000", polish));
@@ -65,7 +96,10 @@ pub fn invert_polished(
     let carry = |stride: &Stride, x: &Tensor, monitor: &mut dyn Monitor| {
         data.with(x).map(0, monitor, |chunk| stride.carry(student, chunk))
     };
-    let first = data.map(0, monitor, |chunk| back.advance(student, chunk))?;
+    let first = match start {
+        Some(start) => student.flatten("start", start)?,
+        None => data.map(0, monitor, |chunk| back.advance(student, chunk))?,
+    };
     let mut noise = first.shallow_clone();
     let mut reached = data.with(&noise).map(0, monitor, |chunk| ahead.advance(student, chunk))?;
     let mut residuals = norms(&(&reached - &data.x));

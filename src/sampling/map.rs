@@ -66,6 +66,50 @@ impl<'a> SampleMap<'a> {
         })
     }
 
+    /// Rows of `covectors` `[B, K, d]` times J of noise `[B, d]`: `[B, K, d]`. One evaluation of the map, and K ways
+    /// back through it.
+    ///
+    /// # Errors
+    /// As [`SampleMap::pull`]; whatever the monitor answers.
+    pub fn pull_many(
+        &self,
+        noise: &Tensor,
+        covectors: &Tensor,
+        condition: Option<&Tensor>,
+        monitor: &mut dyn Monitor,
+    ) -> Result<Tensor> {
+        let count = covectors.size()[1];
+        self.chunked(noise.size()[0], monitor, |first, rows| {
+            let part = |x: &Tensor| x.narrow(0, first, rows);
+            let covectors = part(covectors);
+            self.backwards(&part(noise), condition.map(part).as_ref(), count, |x, place| {
+                x * covectors.select(1, place)
+            })
+        })
+    }
+
+    /// The gradients of `seed(S(noise), place)`, summed, for each of `count` places: `[R, count, d]`.
+    fn backwards(
+        &self,
+        noise: &Tensor,
+        condition: Option<&Tensor>,
+        count: i64,
+        seed: impl Fn(&Tensor, i64) -> Tensor,
+    ) -> Result<Tensor> {
+        let noise = noise.detach().set_requires_grad(true);
+        tch::with_grad(|| -> Result<Tensor> {
+            let t = noise.new_zeros([noise.size()[0]], (noise.kind(), noise.device()));
+            let g = self.student.lift_flat(&t, &noise, Direction::Forward, condition);
+            let x = self.horizon.apply(&g)?;
+            let gradients = (0..count).map(|place| {
+                let sum = seed(&x, place).sum(noise.kind());
+                let mut found = Tensor::f_run_backward(&[sum], &[&noise], place + 1 < count, false)?;
+                Ok(found.swap_remove(0))
+            });
+            Ok(Tensor::f_stack(&gradients.collect::<Result<Vec<_>>>()?, 1)?.detach())
+        })
+    }
+
     /// dS/dz, `[B, d, d]`, row i the derivative of coordinate i of the sample.
     ///
     /// # Errors
@@ -78,6 +122,15 @@ impl<'a> SampleMap<'a> {
     ) -> Result<Tensor> {
         let (count, dimension) = noise.size2()?;
         let device = noise.device();
+        if count >= dimension {
+            // Many samples fill a product by themselves, and the map is evaluated once for all axes.
+            return self.chunked(count, monitor, |first, rows| {
+                let part = |x: &Tensor| x.narrow(0, first, rows);
+                self.backwards(&part(noise), condition.map(part).as_ref(), dimension, |x, axis| {
+                    x.select(1, axis)
+                })
+            });
+        }
         let axes = Tensor::f_eye(dimension, (noise.kind(), device))?;
         let pieces = self.chunked(count * dimension, monitor, |first, rows| {
             let place = Tensor::f_arange_start(first, first + rows, (Kind::Int64, device))?;

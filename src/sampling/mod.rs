@@ -1,5 +1,5 @@
 //! What is read off a student in closed form: samples, paths, edits, the way back to noise, derivatives of the
-//! one-step map and densities.
+//! one-step map, densities, and weighted samples (`tilt/`).
 
 mod chunks;
 mod density;
@@ -9,11 +9,14 @@ mod invert;
 mod lanczos;
 mod map;
 mod sample;
+pub mod tilt;
 
-pub use density::{student_density, Determinant, StudentDensity, StudentDensityOptions};
+pub use density::{
+    pull_back, sample_with_density, student_density, Determinant, StudentDensity, StudentDensityOptions,
+};
 pub use edit::{edit, Source};
 pub use follows::{consistency_residual, phase_error};
-pub use invert::{invert_polished, Inversion, Polish};
+pub use invert::{invert_from, invert_polished, Inversion, Polish};
 pub use lanczos::log_quadratic_form;
 pub use map::{SampleMap, JACOBIAN_LIMIT};
 pub use sample::{invert, sample, sample_count, sample_modes, sample_path};

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -30,6 +30,7 @@ from .._parameters import Parameters
 from ..exceptions import ArgumentError, ShapeError
 from ..progress import ProgressFunction, ProgressMeter
 from ..spectrum import NOISE_SEED, FlowSpectrum, LevelSpectrum, Spectrum, build_level_spectrum, build_spectrum
+from ..steering import Observation, Tilted, tilted_model
 from ..teachers.flow import Flow, checked_teacher
 from .density import StudentDensity, warn_of_residuals
 from .edit import changes, edit_flow
@@ -89,8 +90,9 @@ class FittedStudent(Observables, Parameters):
         seed: int | None = 0,
         condition: Array | None = None,
         modes: Modes | None = None,
+        log_prob: bool = False,
         progress: bool | ProgressFunction = False,
-    ) -> Array:
+    ) -> Any:
         """Data from noise, by one evaluation of the observables: ``[B, *event]``, of the kind of ``x0``.
 
         Parameters
@@ -110,13 +112,25 @@ class FittedStudent(Observables, Parameters):
             Modes that move, both of a pair, while the others stay as they are in the noise: a selection of
             :meth:`spectrum`, or places in it as it is sorted by energy. Of a FlowSpectrum, its drift and
             affine part move as well. Takes ``steps=1``.
+        log_prob : bool, default False
+            Whether to return a tuple with the log-density in nats of each sample as well, ``[B]`` in float64,
+            by the change of variables at its own noise: nothing is inverted. Takes ``steps=1`` and all
+            modes. Where other noise leads to the same sample too, the true density is larger.
         progress : bool or callable, default False
             Progress bar or function: see :mod:`koopflow.progress`.
         """
         student = self._fitted()
+        for name, given in (("modes", modes is not None), ("log_prob", as_flag(log_prob, "log_prob"))):
+            if given and as_integer(steps, "steps") != 1:
+                raise ArgumentError(f"steps: expected 1 with {name}, got {steps!r}")
+        if log_prob and modes is not None:
+            raise ArgumentError("modes: expected None with log_prob, which is that of whole samples")
+        if log_prob:
+            x0, condition = noise_or(x0, n, student.event_shape, seed), self._checked(condition)
+            with ProgressMeter(progress=progress) as meter:
+                found = student.sample_with_density(x0, condition=condition, monitor=meter.monitor)
+            return found[0], found[1]
         if modes is not None:
-            if as_integer(steps, "steps") != 1:
-                raise ArgumentError(f"steps: expected 1 with modes, got {steps!r}")
             x0, condition = noise_or(x0, n, student.event_shape, seed), self._checked(condition)
             return self._selection(modes, condition).sample_path(x0, times=[1.0], condition=condition)[0]
         with ProgressMeter(progress=progress) as meter:
@@ -255,6 +269,56 @@ class FittedStudent(Observables, Parameters):
         density = StudentDensity(*found, spread)
         warn_of_residuals(to_numpy(density.residuals), spread)
         return density
+
+    def tilt(
+        self,
+        *,
+        reward: Callable[[Any], Any] | None = None,
+        observation: Observation | None = None,
+        energy: Callable[[Any], Any] | None = None,
+        temperature: float = 1.0,
+        condition: Array | None = None,
+    ) -> Tilted:
+        """This student, given something: its :meth:`koopflow.steering.Tilted.sample` has weighted samples.
+
+        Parameters
+        ----------
+        reward : callable, optional
+            r(x), of a torch tensor ``[B, *event]``: numbers ``[B]``, torch or NumPy, where minus infinity
+            forbids a sample. Samples are of p(x) exp(r(x) / T).
+        observation : Observation, optional
+            What was measured: samples are of p(x | y). With a reward as well, of both.
+        energy : callable, optional
+            E(x), as a reward. Samples are of exp(-E(x) / T), whatever the student learnt, as far as it goes
+            there.
+        temperature : float, default 1.0
+            T, above 0.
+        condition : array, optional
+            Label or vector for a conditional student, one for all samples.
+
+        Raises
+        ------
+        ArgumentError
+            For an energy together with another, or nothing at all.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from koopflow import FlowTeacher, KoopmanDistiller
+        >>> teacher = FlowTeacher.gaussian(np.zeros(2), np.eye(2))
+        >>> student = KoopmanDistiller(observables=8, width=16, steps=50, trajectories=256)
+        >>> found = student.fit(teacher, progress=False).tilt(reward=lambda x: x[:, 0]).sample(256)
+        >>> bool(found.expectation()[0][0] > 0.5)
+        True
+        """
+        return tilted_model(
+            self._fitted(),
+            reward=reward,
+            observation=observation,
+            energy=energy,
+            temperature=temperature,
+            condition=as_condition(condition),
+        )
 
     def interpolate(
         self,

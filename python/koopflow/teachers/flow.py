@@ -23,6 +23,7 @@ from .._arrays import (
 from .._conditioning import Conditioning
 from ..exceptions import ArgumentError, NotFittedError
 from ..progress import ProgressFunction, ProgressMeter
+from ..steering import Observation, Tilted, tilted_model
 from ..twins.stored import Stored
 from ..twins.teacher import TeacherModule, field_of
 
@@ -204,6 +205,34 @@ class Flow:
             raise ArgumentError(f"times: expected to begin at 0 without x0, got {times}")
         given = {**_numbers(solver, steps, rtol, atol), "condition": condition}
         return self._solve(noise_or(x0, n, self.event_shape_, seed), times, progress, given)
+
+    def tilt(
+        self,
+        *,
+        reward: Callable[[Any], Any] | None = None,
+        observation: Observation | None = None,
+        energy: Callable[[Any], Any] | None = None,
+        temperature: float = 1.0,
+        condition: Array | None = None,
+        solver: str = "dopri5",
+        steps: int = 100,
+        rtol: float = 1e-5,
+        atol: float = 1e-5,
+    ) -> Tilted:
+        """This teacher, given something: see :meth:`koopflow.KoopmanDistiller.tilt`.
+
+        Its map is the solution of the ODE, which has no gradient here, and its density that of
+        :meth:`log_prob`; ``solver``, ``steps``, ``rtol`` and ``atol`` are as in :meth:`sample`.
+        """
+        return tilted_model(
+            self.field,
+            reward=reward,
+            observation=observation,
+            energy=energy,
+            temperature=temperature,
+            condition=self._checked(condition),
+            solving=_numbers(solver, steps, rtol, atol),
+        )
 
     def log_prob(
         self,

@@ -37,6 +37,7 @@ from ..twins.teacher import GuidedField, TeacherModule
 from .attaching import Attachable, attaching
 from .flow import Flow, TrainingData
 from .torch_models import probe
+from .weighting import weighted_rows
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -137,6 +138,7 @@ class FlowTeacher(HubFolder, Attachable, Parameters):
         *,
         noise: Array | None = None,
         condition: Array | None = None,
+        weights: Array | None = None,
         steps: int | None = None,
         batch_size: int | None = None,
         progress: bool | ProgressFunction = True,
@@ -162,6 +164,9 @@ class FlowTeacher(HubFolder, Attachable, Parameters):
             :func:`koopflow.reflow` has it.
         condition : array, optional
             Labels ``[N]`` or vectors ``[N, condition_dim]``, as the constructor says.
+        weights : array, ``[N]``, optional
+            How much each row counts, as of :class:`koopflow.TiltedSamples`: numbers from 0 on, by which rows
+            are drawn, once, before training; not for data that do not fit into memory.
         steps, batch_size : int, optional
             Values for this call, instead of those of the constructor.
         progress : bool or callable, default True
@@ -206,7 +211,7 @@ class FlowTeacher(HubFolder, Attachable, Parameters):
             data, condition = Rows(data, condition), None
         stream, source = Stream.of(data, "data", self.event_shape), None
         if stream is not None:
-            for name, given in (("noise", noise), ("condition", condition)):
+            for name, given in (("noise", noise), ("condition", condition), ("weights", weights)):
                 if given is not None:
                     raise ArgumentError(f"{name}: expected None with batches of data, which bring their own")
             stream.conditional = bool(conditioning)
@@ -226,6 +231,8 @@ class FlowTeacher(HubFolder, Attachable, Parameters):
             config["seed"] = header.get("params", {}).get("seed", 0)
         if noise is not None:
             noise, config["coupling"] = as_batch(noise, "noise"), "given"
+        if weights is not None:
+            data, condition, noise = weighted_rows(weights, self.seed or 0, data, condition, noise)
         written = self._written(without=["event_shape"])
         with ProgressMeter(progress=progress, callback=callback) as meter:
             field, history = _core.train_teacher(

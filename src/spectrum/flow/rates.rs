@@ -122,7 +122,7 @@ impl Motion {
     /// The motion without its part in the span of `values`, `[T, k]`.
     fn residual(&self, values: &Array2<f64>) -> Array2<f64> {
         let every = joined(&self.given, values);
-        let (basis, _) = orthonormal(&(every * &self.scale.view().insert_axis(Axis(1))));
+        let (basis, _) = orthonormal(&(every * self.scale.view().insert_axis(Axis(1))));
         &self.root - &basis.dot(&basis.t().dot(&self.root))
     }
 

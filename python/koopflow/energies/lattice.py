@@ -1,0 +1,71 @@
+"""Fields on a lattice: the energy is the action."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .._arrays import as_integer, as_number
+from .chains import Chains
+from .energy import Energy
+
+Numbers = NDArray[np.float64]
+
+# Of phi4() as it is by default, and its standard error; phi4 says what found them.
+PHI4_LOG_Z, PHI4_LOG_Z_ERROR = 9.295, 0.006
+
+CHAINS = Chains(deviation=0.4, annealed=60, settled=100, apart=40)
+
+
+class Phi4(Energy):
+    """A scalar field with a fourth power on a periodic square lattice; see :func:`phi4`."""
+
+    def __init__(self, side: int, mass: float, coupling: float) -> None:
+        self.side = as_integer(side, "side", least=2)
+        self.mass = as_number(mass, "mass")
+        self.coupling = as_number(
+            coupling, "coupling", "a positive number", lambda value: 0.0 < value < math.inf
+        )
+        super().__init__(f"phi^4 {self.side}x{self.side}", (self.side**2,))
+        self._is_known = (self.side, self.mass, self.coupling) == (8, -4.0, 8.0)
+
+    @property
+    def log_z(self) -> float:
+        """Of a long run for the defaults of :func:`phi4`, else NaN."""
+        return PHI4_LOG_Z if self._is_known else math.nan
+
+    @property
+    def log_z_error(self) -> float:
+        """The standard error of that run, else NaN."""
+        return PHI4_LOG_Z_ERROR if self._is_known else math.nan
+
+    def _energy(self, x: torch.Tensor) -> torch.Tensor:
+        field = x.reshape(-1, self.side, self.side)
+        squares = field.square()
+        action = squares * (self.mass + self.coupling * squares)
+        for axis in (1, 2):
+            action = action + (field.roll(-1, axis) - field).square()
+        return action.sum(dim=(1, 2))
+
+    def _draw(self, n: int, rng: np.random.Generator) -> Numbers:
+        return CHAINS.draw(self, n, rng)
+
+
+def phi4(side: int = 8, mass: float = -4.0, coupling: float = 8.0) -> Phi4:
+    """The phi^4 theory on a periodic lattice in two dimensions, ``[side * side]``, row after row.
+
+    The action is the sum over sites of (phi_right - phi)^2 + (phi_below - phi)^2 + m phi^2 + coupling phi^4
+    with m = ``mass``, often called m^2: that of Albergo, Kanwar and Shanahan (1904.12072), without halves.
+    The values are those of their tutorial (2101.08176), in the symmetric phase. In phi = chi / sqrt(2) it is
+    (chi_right - chi)^2 / 2 + ... + m chi^2 / 2 + coupling chi^4 / 4.
+
+    Samples come from chains. log Z is 9.295 with the standard error 0.006, the weighted mean of two
+    methods; of other arguments it is NaN. ``annealed_log_z(phi4(), 3072, 512, seed, deviation=0.4)`` for
+    the seeds 1 to 4, 40 s of a CPU each, has the mean 9.290 and, by the spread of the four, the error
+    0.006. Integrating the links of the lattice from sites that have none, as a test does in small, gave
+    9.308 with 0.009.
+    """
+    return Phi4(side, mass, coupling)

@@ -1,0 +1,101 @@
+"""Markov chains in noise space."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _core
+from .found import TiltedSamples
+from .objective import Evaluated
+from .particles import anneal, moved
+from .run import Run
+
+Real = NDArray[np.float64]
+CHAINS = 64
+POOL = 512  # Particles that chains begin among, and whose covariance is that of their steps.
+SPREAD = 1.05  # Chains whose R-hat is larger have not met.
+LOOKED_AT = 16  # Coordinates of the noise by which chains are compared, beside l.
+
+
+def chains(run: Run) -> TiltedSamples:
+    """n states of many chains that begin at annealed particles, every ``thin``-th after ``burn_in`` moves, in
+    which steps are adapted; afterwards they are fixed."""
+    count = min(run.n, CHAINS if run.chains is None else run.chains)
+    length = math.ceil(run.n / count)
+    population, _, _ = anneal(run, max(count, POOL), 1)
+    pool = np.asarray(population.noise)
+    # Of the pool every so many, which are no copies of one another where it has moved.
+    chosen = np.linspace(0, len(pool) - 1, count).round().astype(int)
+    current = Evaluated(
+        pool[chosen], np.asarray(population.samples)[chosen], np.asarray(population.values)[chosen]
+    )
+    objective = run.objective
+    if run.kind == "mala":
+        current = objective.at(current.noise, slopes=True)
+    walkers = _core.Population(
+        current.noise,
+        current.x,
+        current.values,
+        current.slopes,
+        temperature=1.0,
+        kind=run.kind,
+        seed=run.seed + 1,
+    )
+    walkers.refer(pool)
+    total = run.burn_in + length * run.thin
+    for step in range(run.burn_in):
+        share = moved(run, walkers, adapt=True)
+        run.tell(step + 1, total, accepted=share)
+    shares: list[float] = []
+    states: list[Evaluated] = []
+    for draw in range(length):
+        shares += [moved(run, walkers, adapt=False) for _ in range(run.thin)]
+        states.append(
+            Evaluated(np.asarray(walkers.noise), np.asarray(walkers.samples), np.asarray(walkers.values))
+        )
+        run.tell(run.burn_in + (draw + 1) * run.thin, total, accepted=shares[-1])
+        run.kept = _found(run, states, count, float(np.mean(shares)))
+    assert run.kept is not None
+    return run.kept
+
+
+def _found(run: Run, states: list[Evaluated], count: int, acceptance: float) -> TiltedSamples:
+    kept = min(run.n, count * len(states))
+    whole = Evaluated(
+        *(np.concatenate([getattr(s, name) for s in states])[:kept] for name in ("noise", "x", "values"))
+    )
+    # [draws, chains, quantities].
+    told = np.stack([np.column_stack([s.values, s.noise[:, :LOOKED_AT]]) for s in states])
+    size, spread = mixing(told)
+    found = run.found(
+        whole,
+        np.zeros(kept),
+        "mcmc",
+        ess=min(size, float(kept)),
+        ess_interval=(float("nan"), float("nan")),
+        pareto_k=float("nan"),
+        log_evidence=float("nan"),
+        log_evidence_error=float("nan"),
+        acceptance=acceptance,
+        blocks=np.tile(np.arange(count), len(states))[:kept],
+    )
+    if spread > SPREAD:
+        found.notes.append(f"chains have not met: R-hat {spread:.2f}, at most {SPREAD}")
+    return found
+
+
+def mixing(told: Real) -> tuple[float, float]:
+    """Effective size of quantities ``[draws, chains, Q]`` by the spread of the means of chains, the least of
+    all quantities, and the largest R-hat (Gelman and Rubin, Statistical Science 7, 1992)."""
+    draws, count, _ = told.shape
+    if count < 2 or draws < 2:
+        return float("nan"), float("nan")
+    between = told.mean(axis=0).var(axis=0, ddof=1)
+    within = told.var(axis=0, ddof=1).mean(axis=0)
+    whole = within * (draws - 1) / draws + between
+    size = count * whole / np.maximum(between, 1e-300)
+    spread = np.sqrt(whole / np.maximum(within, 1e-300))
+    return float(size.min()), float(spread.max())

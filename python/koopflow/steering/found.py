@@ -1,0 +1,196 @@
+"""Weighted samples, and how far to trust them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .. import _core
+from .._arrays import as_seed, checked_count, to_numpy
+from ..exceptions import DivergenceError, ShapeError
+from .reliability import UNRELIABLE
+
+Real = NDArray[np.float64]
+FEW = 100.0  # Fewer effective samples say little.
+BACKWARDS = 0.5  # Log evidences from noise and from data that differ by more disagree.
+
+
+@dataclass(frozen=True, eq=False)
+class TiltedSamples:
+    """What :meth:`koopflow.steering.Tilted.sample` found.
+
+    Attributes
+    ----------
+    x, noise : array, ``[n, *event]``
+        Samples, and the noise that they were made of.
+    log_weights : array, ``[n]``, float64
+        Logarithms of unnormalised weights; all equal for Markov chains. For importance weights, their mean
+        is the evidence.
+    method : str
+        ``"importance"``, ``"laplace"``, ``"smc"`` or ``"mcmc"``.
+    ess : float
+        Effective number of samples: (sum w)^2 / sum w^2 of independent draws; times the share of different
+        ones for particles; by the spread of the means of chains for chains.
+    ess_interval : (float, float)
+        5% and 95% quantiles of it over bootstrap resamples; NaN for chains.
+    pareto_k : float
+        Shape of the tail of the weights: above 0.7 averages do not settle, whatever the effective size
+        says. NaN where weights are no longer those of independent draws.
+    log_evidence, log_evidence_error : float
+        Logarithm of the mean of exp(reward / T), of p(y), or of the integral of exp(-E / T), and its
+        standard error; NaN for chains.
+    acceptance : float
+        Share of accepted moves; NaN without moves.
+    evaluations : int
+        Evaluations of the model's network, each of one sample, those that found the method included.
+    blocks : array, ``[n]``, int
+        Samples of the same chain or island share a number; only different ones are independent.
+    temperatures : list of float
+        Temperatures that particles went through, from 0 to 1.
+    log_evidence_backwards : float
+        The same from samples of the target, where ``reference`` gave some: far above or below, one of the
+        two has seen only a part.
+    multiplicity : float
+        How much larger the model's density is than that at the noise of each sample; 1 for a map that is
+        one to one. NaN where it was not looked at.
+    notes : list of str
+        What else there is to know.
+    """
+
+    x: NDArray[Any]
+    noise: NDArray[Any]
+    log_weights: Real
+    method: str
+    ess: float
+    ess_interval: tuple[float, float]
+    pareto_k: float
+    log_evidence: float
+    log_evidence_error: float
+    acceptance: float
+    evaluations: int
+    blocks: NDArray[np.int64]
+    temperatures: list[float] = field(default_factory=list)
+    log_evidence_backwards: float = float("nan")
+    multiplicity: float = float("nan")
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def weights(self) -> Real:
+        """Normalised weights, ``[n]``. Raises ``DivergenceError`` where no sample has one above zero."""
+        largest = float(self.log_weights.max())
+        if not math.isfinite(largest):
+            raise DivergenceError("no sample has a weight above zero")
+        weights = np.exp(self.log_weights - largest)
+        return np.asarray(weights / weights.sum())
+
+    @property
+    def concerns(self) -> list[str]:
+        """Why not to trust the samples, in words; empty if nothing speaks against them."""
+        found = []
+        if not math.isfinite(float(self.log_weights.max())):
+            return ["no sample has a weight above zero"]
+        if self.pareto_k > UNRELIABLE:
+            found.append(
+                f"the weights' tail is too heavy (Pareto k {self.pareto_k:.2f}, at most {UNRELIABLE}): a few "
+                "samples decide, and others that would were not drawn"
+            )
+        if self.ess < FEW:
+            found.append(f"there are {self.ess:.0f} effective samples, fewer than {FEW:.0f}")
+        if self.method == "smc" and self.log_evidence_error > 1.0:
+            found.append(f"islands disagree on the evidence by {self.log_evidence_error:.1f} nats")
+        gap = self.log_evidence_backwards - self.log_evidence
+        if abs(gap) > BACKWARDS:
+            found.append(
+                f"log evidence is {self.log_evidence:.2f} from noise and {self.log_evidence_backwards:.2f} "
+                "from data: the model misses a part of the target, or visits what has no part in it"
+            )
+        if self.multiplicity > 1.05:
+            found.append(
+                "several noises lead to the same sample (the density is "
+                f"{self.multiplicity:.2f} times that of one): weights count such samples several times"
+            )
+        return found
+
+    @property
+    def verdict(self) -> str:
+        """One line: ``"reliable: ..."`` or ``"unreliable: ..."`` with the reasons."""
+        if concerns := self.concerns:
+            return f"unreliable: {'; '.join(concerns)}"
+        return f"reliable: {self.ess:.0f} effective of {len(self.x)} samples by {self.method}"
+
+    @property
+    def reliable(self) -> bool:
+        """Whether nothing speaks against the samples."""
+        return not self.concerns
+
+    def expectation(self, function: Callable[[Any], Any] | None = None) -> tuple[Any, Any]:
+        """Mean of a function of samples under the target, and its standard error.
+
+        Parameters
+        ----------
+        function : callable, optional
+            Takes a torch tensor ``[n, *event]`` and answers ``[n]`` or ``[n, ...]``, torch or NumPy; the
+            samples themselves by default.
+
+        Returns
+        -------
+        value, error : float or array
+            Of the shape of one answer. Errors come from the spread of weighted terms, of chains or of
+            islands, whichever are independent. Raises ``ShapeError`` for another number of answers.
+        """
+        given = self.x if function is None else function(torch.as_tensor(self.x))
+        values = np.asarray(to_numpy(given), dtype=np.float64)
+        if values.ndim == 0 or len(values) != len(self.x):
+            raise ShapeError(f"function: expected {len(self.x)} answers, got shape {values.shape}")
+        weights = self.weights.reshape(-1, *([1] * (values.ndim - 1)))
+        mean = (weights * values).sum(axis=0)
+        names, places = np.unique(self.blocks, return_inverse=True)
+        terms = np.zeros((len(names), *values.shape[1:]))
+        np.add.at(terms, places, weights * (values - mean))
+        count = len(names)
+        error = np.sqrt((terms**2).sum(axis=0) * count / max(count - 1, 1))
+        return (float(mean), float(error)) if mean.ndim == 0 else (mean, error)
+
+    def resample(self, n: int | None = None, *, seed: int | None = 0) -> NDArray[Any]:
+        """``n`` samples of equal weight in random order, ``[n, *event]``, each as often as its weight says,
+        up to one; as many as there are by default."""
+        count, number = len(self.x) if n is None else checked_count(n), as_seed(seed)
+        _ = self.weights
+        places = np.asarray(_core.systematic_resample(self.log_weights, count, number))
+        return np.asarray(self.x[np.random.default_rng(number).permutation(places)])
+
+    def summary(self) -> str:
+        """The verdict, and all figures, in lines."""
+        low, high = self.ess_interval
+        within = f" ({low:.0f} to {high:.0f})" if math.isfinite(low) else ""
+        lines = [
+            self.verdict,
+            f"{len(self.x)} samples by {self.method}, {self.evaluations} evaluations "
+            f"({self.evaluations / max(self.ess, 1e-12):.1f} for each effective sample)",
+            f"effective {self.ess:.1f}{within}",
+        ]
+        if not math.isnan(self.pareto_k):
+            lines.append(f"Pareto k {self.pareto_k:.2f}")
+        if not math.isnan(self.log_evidence):
+            lines.append(f"log evidence {self.log_evidence:.4f} ± {self.log_evidence_error:.4f}")
+        if not math.isnan(self.log_evidence_backwards):
+            lines.append(f"log evidence from data {self.log_evidence_backwards:.4f}")
+        if not math.isnan(self.acceptance):
+            lines.append(f"accepted {self.acceptance:.0%} of moves")
+        if len(self.temperatures) > 1:
+            lines.append(f"{len(self.temperatures) - 1} temperatures")
+        if not math.isnan(self.multiplicity):
+            lines.append(f"density over that of one noise {self.multiplicity:.3f}")
+        return "\n".join([*lines, *self.notes])
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __repr__(self) -> str:
+        return f"<TiltedSamples: {self.verdict}>"

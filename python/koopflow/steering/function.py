@@ -1,0 +1,90 @@
+"""Functions that users give: what they get, and what they must answer with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..exceptions import SteeringError
+
+Real = NDArray[np.float64]
+
+
+class SampleFunction:
+    """A function of samples, a torch tensor ``[B, *event]``, with one number for each, or several.
+
+    Its gradient is used where its answer depends on the samples by differentiable operations of torch; NumPy
+    and detached answers have none. What it raises becomes a :class:`koopflow.SteeringError`.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], name: str, device: torch.device) -> None:
+        if not callable(function):
+            raise TypeError(f"{name}: expected a function of samples, got {type(function).__name__}")
+        self.function, self.name, self.device = function, name, device
+
+    def answer(self, x: NDArray[Any] | torch.Tensor, *, gradients: bool = False, many: bool = False) -> Any:
+        """The samples as a tensor, and what the function says of them: ``[B]``, or ``[B, k]`` if ``many``."""
+        given = torch.as_tensor(x).to(self.device)
+        if gradients:
+            given = given.detach().requires_grad_()
+        with torch.set_grad_enabled(gradients):
+            try:
+                found = self.function(given)
+            except Exception as error:
+                raised = f"{type(error).__name__}: {error}".splitlines()[0]
+                raise SteeringError(
+                    f"{self.name}: expected a number for each sample, got {raised}"
+                ) from error
+        try:
+            value = found if isinstance(found, torch.Tensor) else torch.as_tensor(np.asarray(found))
+            real = not (value.is_complex() or value.dtype == torch.bool)
+        except (TypeError, ValueError, RuntimeError):
+            value, real = torch.empty(0), False
+        count, shape = len(given), tuple(value.shape)
+        fits = len(shape) == 2 and shape[0] == count and shape[1] > 0 if many else shape == (count,)
+        if not real or not fits:
+            wanted = f"({count}, k)" if many else f"({count},)"
+            got = f"shape {shape}" if real else type(found).__name__
+            raise SteeringError(f"{self.name}: expected numbers of shape {wanted}, got {got}")
+        return given, value
+
+    def is_differentiable(self, x: NDArray[Any], *, many: bool = False) -> bool:
+        """Whether the answer has a gradient, by asking once."""
+        try:
+            return bool(self.answer(x, gradients=True, many=many)[1].requires_grad)
+        except SteeringError as error:
+            if isinstance(error.__cause__, RuntimeError) and "requires grad" in str(error.__cause__):
+                return False  # It calls NumPy on what it got.
+            raise
+
+    def values(self, x: NDArray[Any], *, sign: float = 1.0) -> Real:
+        """``sign`` times the answer in float64, ``[B]``. Minus infinity is a weight of zero."""
+        value = self.answer(x)[1].detach().to("cpu", torch.float64).numpy()
+        return self.checked(sign * value, sign)
+
+    def checked(self, values: Real, sign: float) -> Real:
+        """Raises ``SteeringError`` for NaN, and for infinite weights."""
+        wrong = np.isnan(values) | (values == np.inf)
+        if wrong.any():
+            limit = "finite values or -inf" if sign > 0 else "finite values or inf"
+            place = int(np.flatnonzero(wrong)[0])
+            raise SteeringError(
+                f"{self.name}: expected {limit}, got {sign * values[place]:g} for {int(wrong.sum())} of "
+                f"{len(values)} samples"
+            )
+        return values
+
+    def gradients(self, x: NDArray[Any], *, sign: float = 1.0) -> tuple[Real, NDArray[Any]]:
+        """The same, with the gradient by each sample, ``[B, *event]``: 0 where it is not finite."""
+        given, value = self.answer(x, gradients=True)
+        if value.requires_grad:
+            (slope,) = torch.autograd.grad(value.sum(), given, allow_unused=True)
+        else:
+            slope = None
+        found = torch.zeros_like(given) if slope is None else slope
+        values = self.checked(sign * value.detach().to("cpu", torch.float64).numpy(), sign)
+        return values, sign * np.nan_to_num(found.detach().cpu().numpy(), nan=0.0, posinf=0.0, neginf=0.0)

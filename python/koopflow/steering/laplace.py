@@ -1,0 +1,98 @@
+"""Posteriors by Gaussians about their modes in noise space, and exact weights against them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _core
+from ..exceptions import ArgumentError
+from .found import TiltedSamples
+from .objective import ROWS, Evaluated
+from .run import Run
+
+Real = NDArray[np.float64]
+STARTS = 16  # Draws of the model, those of the largest weights, from which modes are looked for.
+STEPS = 40
+LARGEST = 1024  # Observed values, or dimensions, beyond which no system is formed.
+
+
+def fits(run: Run) -> str | None:
+    """Why the method does not, in words; None if it does."""
+    objective = run.objective
+    if objective.residuals is None or objective.reward is not None:
+        return "it takes an observation alone"
+    if not objective.step.differentiable:
+        return "it takes a student, whose map has derivatives"
+    if min(objective.residuals.observation.size, objective.step.dimension) > LARGEST:
+        return f"it takes up to {LARGEST} observed values or dimensions"
+    if not objective.residuals.is_differentiable(
+        objective.step.sample(np.zeros((1, objective.step.dimension)))
+    ):
+        return "it takes a differentiable operator"
+    return None
+
+
+def laplace(run: Run) -> TiltedSamples:
+    """Draws of the Gaussians about the modes, with weights that correct for what the posterior is not."""
+    if (why := fits(run)) is not None:
+        raise ArgumentError(f"method: expected another one than 'laplace': {why}")
+    objective = run.objective
+    assert objective.residuals is not None
+    pool = objective.at(run.noise(max(4 * STARTS, min(run.n, 1024))))
+    run.kept = run.weighted(pool, pool.values, "importance")
+    begin = pool.noise[np.argsort(-pool.values)[:STARTS]]
+    modes, objectives, jacobians = descend(run, begin)
+    gaussians = _core.Laplace(modes, jacobians, objectives)
+    constant = objective.step.dimension * math.log(2.0 * math.pi)
+    noise = np.asarray(gaussians.draw(run.n, run.seed))
+    whole: Evaluated | None = None
+    for first in range(0, run.n, ROWS):
+        part = objective.at(noise[first : first + ROWS])
+        whole = part if whole is None else whole.joined(part)
+        prior = -0.5 * ((whole.noise**2).sum(axis=1) + constant)
+        log_weights = whole.values + prior - np.asarray(gaussians.log_density(whole.noise))
+        run.kept = run.weighted(whole, log_weights, "laplace")
+        run.tell(len(whole.x), run.n, ess=run.kept.ess)
+    run.kept.notes.append(f"{gaussians.count} modes")
+    return run.kept
+
+
+def descend(run: Run, noise: Real) -> tuple[Real, Real, Real]:
+    """Modes ``[K, d]``, (|z|^2 + |r|^2) / 2 there, and dr/dz ``[K, k, d]``, by steps of Levenberg and
+    Marquardt, each of which is kept where it lowers that."""
+    objective = run.objective
+    assert objective.residuals is not None
+    damping = np.full(len(noise), 1e-2)
+    residuals, jacobians = _residuals(run, noise)
+    cost = 0.5 * ((noise**2).sum(axis=1) + (residuals**2).sum(axis=1))
+    for step in range(STEPS):
+        trial = np.asarray(_core.gauss_newton_step(noise, residuals, jacobians, damping))
+        moved, slopes = _residuals(run, trial)
+        lower = 0.5 * ((trial**2).sum(axis=1) + (moved**2).sum(axis=1))
+        better = lower < cost
+        gained = float(np.where(better, cost - lower, 0.0).max())
+        noise = np.where(better[:, None], trial, noise)
+        residuals = np.where(better[:, None], moved, residuals)
+        jacobians = np.where(better[:, None, None], slopes, jacobians)
+        cost = np.where(better, lower, cost)
+        damping = np.clip(np.where(better, damping * 0.2, damping * 10.0), 1e-8, 1e8)
+        run.tell(step + 1, STEPS)
+        if gained <= 1e-6 and (better | (damping >= 1e4)).all():
+            break
+    return noise, cost, jacobians
+
+
+def _residuals(run: Run, noise: Real) -> tuple[Real, Real]:
+    """r(z) and dr/dz."""
+    step, own = run.objective.step, run.objective.residuals
+    assert own is not None
+    x = step.sample(noise)
+    residuals, slopes = own(x), own.jacobian(x)
+    if slopes.shape[1] <= step.dimension:
+        return residuals, step.pull_back(noise, slopes.astype(x.dtype))
+    axes = np.eye(step.dimension).reshape(1, step.dimension, *step.event_shape)
+    whole = step.pull_back(noise, np.repeat(axes, len(noise), axis=0).astype(x.dtype))
+    return residuals, np.asarray(slopes.reshape(*slopes.shape[:2], -1) @ whole)

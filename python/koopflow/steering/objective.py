@@ -1,0 +1,111 @@
+"""What is asked of samples, as a weight of their noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._arrays import as_number
+from ..exceptions import ArgumentError
+from .function import SampleFunction
+from .observation import Observation, Residuals
+from .one_step import OneStep
+
+Real = NDArray[np.float64]
+ROWS = 4096  # Samples that functions see at once.
+
+
+@dataclass
+class Evaluated:
+    """Noise ``[B, d]``, its samples ``[B, *event]``, l ``[B]`` and perhaps dl/dz ``[B, d]``."""
+
+    noise: Real
+    x: NDArray[Any]
+    values: Real
+    slopes: Real | None = None
+
+    def joined(self, other: Evaluated) -> Evaluated:
+        both = self.slopes is not None and other.slopes is not None
+        return Evaluated(
+            np.concatenate([self.noise, other.noise]),
+            np.concatenate([self.x, other.x]),
+            np.concatenate([self.values, other.values]),
+            np.concatenate([self.slopes, other.slopes]) if both else None,
+        )
+
+
+class Objective:
+    """l(z), the logarithm of a target in noise space over the standard normal density.
+
+    For a reward r and an observation, l(z) = r(S(z)) / T + log p(y | S(z)); for an energy,
+    l(z) = -E(S(z)) / T - log p(S(z)), where p is the density of the model.
+    """
+
+    def __init__(
+        self,
+        step: OneStep,
+        *,
+        reward: Callable[[Any], Any] | None,
+        observation: Observation | None,
+        energy: Callable[[Any], Any] | None,
+        temperature: float,
+    ) -> None:
+        given = [
+            name for name, part in (("reward", reward), ("observation", observation)) if part is not None
+        ]
+        if (energy is None) == (not given):
+            got = f"{' and '.join([*given, 'energy'])}" if given else "none"
+            raise ArgumentError(f"expected an energy, or else a reward or an observation or both, got {got}")
+        if observation is not None and not isinstance(observation, Observation):
+            raise TypeError(f"observation: expected an Observation, got {type(observation).__name__}")
+        self.step = step
+        self.temperature = as_number(
+            temperature, "temperature", "a number above 0", lambda t: 0.0 < t < float("inf")
+        )
+        self.reward = None if reward is None else SampleFunction(reward, "reward", step.device)
+        self.energy = None if energy is None else SampleFunction(energy, "energy", step.device)
+        self.residuals = (
+            None if observation is None else Residuals(observation, step.event_shape, step.device)
+        )
+
+    def slopes_known(self, x: NDArray[Any]) -> bool:
+        """Whether l has a gradient here: of a student's map, of differentiable functions, without a
+        determinant."""
+        if not self.step.differentiable or self.energy is not None:
+            return False
+        if self.reward is not None and not self.reward.is_differentiable(x):
+            return False
+        return self.residuals is None or self.residuals.is_differentiable(x)
+
+    def at(self, noise: Real, *, slopes: bool = False) -> Evaluated:
+        """l at noise ``[B, d]``."""
+        parts = [self._at(noise[begin : begin + ROWS], slopes=slopes) for begin in range(0, len(noise), ROWS)]
+        whole = parts[0]
+        for part in parts[1:]:
+            whole = whole.joined(part)
+        return whole
+
+    def _at(self, noise: Real, *, slopes: bool) -> Evaluated:
+        if self.energy is not None:
+            x, log_prob = self.step.density(noise)
+            values = self.energy.values(x, sign=-1.0) / self.temperature - log_prob
+            return Evaluated(noise, x, values)
+        x = self.step.sample(noise)
+        values = np.zeros(len(x))
+        slope: NDArray[Any] = np.zeros_like(x)
+        if self.reward is not None and slopes:
+            values, slope = self.reward.gradients(x)
+            values, slope = values / self.temperature, slope / self.temperature
+        elif self.reward is not None:
+            values = self.reward.values(x) / self.temperature
+        if self.residuals is not None:
+            residuals = self.residuals(x)
+            values = values + (self.residuals.log_scale - 0.5 * (residuals**2).sum(axis=1))
+            if slopes:
+                slope = slope + self.residuals.slopes(x, residuals)
+        pulled = self.step.pull_back(noise, slope[:, None].astype(x.dtype))[:, 0] if slopes else None
+        return Evaluated(noise, x, values, pulled)

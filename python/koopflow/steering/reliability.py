@@ -1,0 +1,60 @@
+"""How far weighted samples are to be trusted."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import genpareto
+
+from .one_step import OneStep
+
+Real = NDArray[np.float64]
+UNRELIABLE = 0.7  # Pareto k above which averages of weights do not settle (Vehtari et al. 2024).
+
+
+def pareto_k(log_weights: Real) -> float:
+    """Shape of the generalised Pareto distribution of the largest weights (Vehtari et al., JMLR 25, 2024).
+
+    The min(n / 5, 3 sqrt(n)) largest weights over the next one, fitted by SciPy's maximum likelihood and
+    drawn towards 0.5 as if by ten more. Minus infinity where the largest weights are all the same, and NaN
+    for fewer than 25 samples.
+    """
+    finite = np.sort(log_weights[np.isfinite(log_weights)])
+    tail = int(min(len(log_weights) / 5, 3 * math.sqrt(len(log_weights))))
+    if tail < 5:
+        return float("nan")
+    if len(finite) <= tail:
+        return float("inf")  # So few have any weight that the tail is all of them.
+    weights = np.exp(finite - finite[-1])
+    beyond = weights[-tail:] - weights[-tail - 1]
+    if beyond[-1] <= 1e-12:
+        return float("-inf")
+    beyond = np.maximum(beyond, 1e-12 * beyond[-1])
+    shape, _, _ = genpareto.fit(beyond / beyond.mean(), 0.1, floc=0.0)
+    return float((tail * shape + 10 * 0.5) / (tail + 10))
+
+
+def multiplicity(
+    step: OneStep, x: NDArray[np.floating], noise: Real, log_prob: Real, *, starts: int = 8, seed: int = 0
+) -> float:
+    """How much larger the model's density at samples ``x`` is than that at the noise they were made of: 1 for
+    a map that is one to one, by looking for other noise that leads there with Newton's steps from ``starts``
+    draws each. A lower bound: what is not found does not count."""
+    random, count = np.random.default_rng(seed), len(x)
+    begin = random.normal(size=(starts * count, step.dimension))
+    again = np.repeat(x, starts, axis=0)
+    found, residuals = step.inverses(again, begin, 30)
+    scale = max(float(np.std(x, axis=0).mean()), 1e-12)
+    _, densities = step.density(found)
+    own = np.exp(np.zeros(count))
+    for place in range(count):
+        rows = range(place * starts, (place + 1) * starts)
+        known = [noise[place]]
+        for row in rows:
+            apart = min(float(np.linalg.norm(found[row] - other)) for other in known)
+            if residuals[row] <= 1e-4 * scale and apart > 1e-2 * math.sqrt(step.dimension):
+                known.append(found[row])
+                own[place] += math.exp(min(densities[row] - log_prob[place], 50.0))
+    return float(own.mean())
