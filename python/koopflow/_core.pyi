@@ -167,6 +167,20 @@ class VelocityField:
         cannot.
         """
 
+    def pull_back(
+        self,
+        x: _Array,
+        covectors: _Array,
+        *,
+        solver: str = "dopri5",
+        steps: int = 100,
+        rtol: float = 1e-5,
+        atol: float = 1e-5,
+        condition: _Array | None = None,
+        monitor: _Monitor = None,
+    ) -> _Array:
+        """Covectors ``[B, K, *event]`` at data times the derivative of the flow's map from noise."""
+
     def log_prob(
         self,
         x: _Array,

@@ -6,6 +6,7 @@
 //! The whole batch is one state: it shares its steps, and the error norm is the root mean square
 //! over all of its elements. The state keeps its dtype; time is kept in float64.
 
+mod adjoint;
 mod dopri5;
 mod likelihood;
 
@@ -20,6 +21,7 @@ use crate::monitor::{Monitor, Progress};
 use crate::tensor::{all_finite, check_batch, dtype_name, in_halves, shape_text};
 use crate::velocity::{Units, VelocityField};
 
+pub use adjoint::pull_back;
 pub use likelihood::{log_prob, DensityOptions, Divergence, EXACT_LIMIT};
 
 /// Accepted and rejected steps after which the adaptive solver gives up.

@@ -252,6 +252,33 @@ impl PyVelocityField {
         kind.export(py, trajectory)
     }
 
+    /// Covectors `[B, K, *event]` at data times the derivative of the flow's map, by the adjoint equation.
+    #[pyo3(signature = (x, covectors, *, solver="dopri5", steps=100, rtol=1e-5, atol=1e-5, condition=None, monitor=None))]
+    #[allow(clippy::too_many_arguments)] // keywords, in Python
+    fn pull_back<'py>(
+        &self,
+        py: Python<'py>,
+        x: &Bound<'py, PyAny>,
+        covectors: &Bound<'py, PyAny>,
+        solver: &str,
+        steps: u64,
+        rtol: f64,
+        atol: f64,
+        condition: Option<&Bound<'py, PyAny>>,
+        monitor: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let Array { tensor: x, kind } = Array::import_float("x", x)?;
+        let covectors = Array::import_float("covectors", covectors)?.tensor;
+        let condition = Array::import_condition(self.conditioning_of(), condition, rows(&x))?;
+        let solve = SolveOptions { solver: solver.parse()?, steps, rtol, atol };
+        let mut monitor = PyMonitor::new(monitor);
+        let field = self.handle();
+        let pulled = door::enter(py, move || {
+            ode::pull_back(&*field, &x, &covectors, &solve, condition.as_ref(), &mut monitor)
+        })?;
+        kind.export(py, pulled)
+    }
+
     /// Log-density in nats, `[B]`, by the instantaneous change of variables.
     #[pyo3(signature = (x, *, divergence="auto", probes=1, seed=0, solver="dopri5", steps=100, rtol=1e-5, atol=1e-5, condition=None, monitor=None))]
     #[allow(clippy::too_many_arguments)]

@@ -24,8 +24,6 @@ def fits(run: Run) -> str | None:
     objective = run.objective
     if objective.residuals is None or objective.reward is not None:
         return "it takes an observation alone"
-    if not objective.step.differentiable:
-        return "it takes a student, whose map has derivatives"
     if min(objective.residuals.observation.size, objective.step.dimension) > LARGEST:
         return f"it takes up to {LARGEST} observed values or dimensions"
     if not objective.residuals.is_differentiable(
@@ -92,7 +90,7 @@ def _residuals(run: Run, noise: Real) -> tuple[Real, Real]:
     x = step.sample(noise)
     residuals, slopes = own(x), own.jacobian(x)
     if slopes.shape[1] <= step.dimension:
-        return residuals, step.pull_back(noise, slopes.astype(x.dtype))
+        return residuals, step.pull_back(noise, x, slopes.astype(x.dtype))
     axes = np.eye(step.dimension).reshape(1, step.dimension, *step.event_shape)
-    whole = step.pull_back(noise, np.repeat(axes, len(noise), axis=0).astype(x.dtype))
+    whole = step.pull_back(noise, x, np.repeat(axes, len(noise), axis=0).astype(x.dtype))
     return residuals, np.asarray(slopes.reshape(*slopes.shape[:2], -1) @ whole)

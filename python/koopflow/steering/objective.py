@@ -73,9 +73,8 @@ class Objective:
         )
 
     def slopes_known(self, x: NDArray[Any]) -> bool:
-        """Whether l has a gradient here: of a student's map, of differentiable functions, without a
-        determinant."""
-        if not self.step.differentiable or self.energy is not None:
+        """Whether l has a gradient here: of differentiable functions, without a determinant."""
+        if self.energy is not None:
             return False
         if self.reward is not None and not self.reward.is_differentiable(x):
             return False
@@ -107,5 +106,5 @@ class Objective:
             values = values + (self.residuals.log_scale - 0.5 * (residuals**2).sum(axis=1))
             if slopes:
                 slope = slope + self.residuals.slopes(x, residuals)
-        pulled = self.step.pull_back(noise, slope[:, None].astype(x.dtype))[:, 0] if slopes else None
+        pulled = self.step.pull_back(noise, x, slope[:, None].astype(x.dtype))[:, 0] if slopes else None
         return Evaluated(noise, x, values, pulled)

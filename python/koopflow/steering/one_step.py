@@ -43,8 +43,8 @@ class OneStep:
         self.evaluations = 0
 
     @property
-    def differentiable(self) -> bool:
-        """Whether there are products with dS/dz."""
+    def is_student(self) -> bool:
+        """Whether S is one evaluation of a student."""
         return isinstance(self.model, _core.Student)
 
     @property
@@ -82,13 +82,16 @@ class OneStep:
             return np.asarray(self.model.density(x, condition=condition)[0][0], dtype=np.float64)
         return np.asarray(self.model.log_prob(x, condition=condition, **self.solving), dtype=np.float64)
 
-    def pull_back(self, noise: Real, covectors: Array) -> Real:
-        """Covectors ``[B, K, *event]`` at the samples times dS/dz: ``[B, K, d]``."""
-        if not isinstance(self.model, _core.Student):
-            raise ArgumentError("method: expected one without gradients for a teacher, got one with")
+    def pull_back(self, noise: Real, x: NDArray[Any], covectors: Array) -> Real:
+        """Covectors ``[B, K, *event]`` at the samples ``x`` of the noise times dS/dz: ``[B, K, d]``."""
         x0, condition = self._given(noise)
-        self.evaluations += len(x0)
-        pulled = self.model.pull_back(x0, covectors, condition=condition)
+        if isinstance(self.model, _core.Student):
+            self.evaluations += len(x0)
+            pulled = self.model.pull_back(x0, covectors, condition=condition)
+        else:
+            before = self.model.evaluations
+            pulled = self.model.pull_back(x, covectors, condition=condition, **self.solving)
+            self.evaluations += len(x0) * (self.model.evaluations - before)
         return np.asarray(pulled, dtype=np.float64).reshape(*pulled.shape[:2], self.dimension)
 
     def inverses(self, x: NDArray[Any], start: Real, steps: int) -> tuple[Real, Real]:

@@ -127,7 +127,7 @@ class Tilted:
         known = self.objective.slopes_known(self.objective.step.sample(run.noise(2)))
         if move == "mala" and not known:
             raise ArgumentError(
-                "move: expected 'pcn': there is no gradient for an energy, a teacher, or a function of NumPy"
+                "move: expected 'pcn': there is no gradient of an energy, or through a function of NumPy"
             )
         if not known and self.objective.energy is None:
             run.notes.append("moves without gradients: the functions, or the model's map, have none")
@@ -155,8 +155,7 @@ class Tilted:
                 )
             return found
         known: dict[str, Any] = {}
-        student = step.differentiable
-        if student and step.dimension <= LARGEST_CHECKED:
+        if step.is_student and step.dimension <= LARGEST_CHECKED:
             places = np.random.default_rng(run.seed).choice(
                 len(found.x), min(CHECKED, len(found.x)), replace=False
             )

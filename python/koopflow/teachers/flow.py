@@ -221,8 +221,8 @@ class Flow:
     ) -> Tilted:
         """This teacher, given something: see :meth:`koopflow.KoopmanDistiller.tilt`.
 
-        Its map is the solution of the ODE, which has no gradient here, and its density that of
-        :meth:`log_prob`; ``solver``, ``steps``, ``rtol`` and ``atol`` are as in :meth:`sample`.
+        Its map is the solution of the ODE, whose derivatives are those of the adjoint equation, and its
+        density that of :meth:`log_prob`; ``solver``, ``steps``, ``rtol`` and ``atol`` are as in :meth:`sample`.
         """
         return tilted_model(
             self.field,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from koopflow import FlowTeacher, KoopmanDistiller, Observation, _core, energies
-from koopflow.exceptions import ArgumentError
+from koopflow.exceptions import ArgumentError, ShapeError
 
 from .reference import Quadrature, gaussian_posterior
 
@@ -215,6 +215,19 @@ def test_samples_come_with_their_densities(student):
         student.sample(4, log_prob=True, modes=[0])
     with pytest.raises(ArgumentError, match="steps"):
         student.sample(4, log_prob=True, steps=2)
+
+
+def test_a_teachers_map_has_the_derivative_of_its_closed_form(gaussian):
+    # x = mean + z C^{1/2} for the linear path, whose derivative is the same everywhere.
+    values, vectors = np.linalg.eigh(np.array([[2.0, 0.5], [0.5, 1.0]]))
+    root = (vectors * np.sqrt(values)) @ vectors.T
+    rng = np.random.default_rng(0)
+    x0, covectors = rng.normal(size=(5, 2)), rng.normal(size=(5, 3, 2))
+    x = gaussian.sample(x0=x0)
+    pulled = gaussian.field.pull_back(x, covectors, rtol=1e-7, atol=1e-7)
+    np.testing.assert_allclose(pulled, covectors @ root, atol=1e-4)
+    with pytest.raises(ShapeError, match="covectors"):
+        gaussian.field.pull_back(x, covectors[:4])
 
 
 def test_answers_depend_on_the_seed_alone(student):

@@ -1,0 +1,1 @@
+"""What steering is worth: see ``python -m experiments.benches.steering --help``."""
