@@ -159,8 +159,9 @@ def measure(
 
 
 def draw(teacher: FlowTeacher, spectrum: Any, folder: Path, kind: str) -> None:
-    """Samples; the same with drift and affine part alone; the images of the first modes."""
+    """The blueprint; samples; the same with drift and affine part alone; the images of the first modes."""
     folder.mkdir(parents=True, exist_ok=True)
+    np.ravel(plotting.blueprint(spectrum))[0].figure.savefig(folder / f"{kind}-blueprint.png")
     noise = np.random.default_rng(0).normal(size=(10, 1, SIDE, SIDE)).astype(np.float32)
     rows = [np.asarray(teacher.sample(x0=noise)), np.asarray(spectrum.base(noise))]
     for count in (6, 23, 61):

@@ -1,9 +1,9 @@
 """Posterior sampling by guiding a teacher's ODE: what most people do today, as a baseline.
 
 At each time the clean sample is guessed as x1 = x + (1 - t) v(t, x), and the gradient of its log-likelihood,
-or reward, is added to the velocity (Chung et al., diffusion posterior sampling, 2209.14687; for flows with
-the factor (1 - t) / t of the linear path, Pokle et al. 2310.04432, and FlowDAS, 2501.16642). The likelihood of a
-guess is widened by its own variance, (1 - t)^2 / ((1 - t)^2 + t^2), as Song et al. (Pi-GDM, 2023) do.
+or reward, is added to the velocity with the factor (1 - t) / t of the linear path (posterior sampling,
+Chung et al. 2209.14687; for flows Pokle et al. 2310.04432, and FlowDAS, 2501.16642). The likelihood of a guess
+is widened by its own variance, (1 - t)^2 / ((1 - t)^2 + t^2), as in Song et al. (Pi-GDM, 2023).
 """
 
 from __future__ import annotations

@@ -88,6 +88,7 @@ def flow_rates(
     if any(named):
         ax.legend(frameon=False, fontsize=8)
     warning = "circled: moves by more than 10% with other paths" if len(circled) else None
+    note(ax, "outlined: where it would do as well", (1.0, 0.0), (-4, 4), xycoords="axes fraction", ha="right")
     x, y = "growth rate, Re λ (per unit of time)", "frequency, |Im λ| (radians per unit of time)"
     return finish(ax, title, x, y, warning=warning)
 

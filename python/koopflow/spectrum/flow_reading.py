@@ -261,14 +261,17 @@ class FlowReading:
             found.append("rates are so near one another that their shares in a mode are not determined")
         if self.paths < 2 * self._dimension:
             found.append(f"{self.paths} paths are too few for an affine map in {self._dimension} dimensions")
-        if self.mixing:
-            found.append(self.mixing)
-        if (loose := int((self.reach > UNCERTAIN).sum())) > 0:
-            found.append(
-                f"{loose} of {len(self.rates)} rates can go further than 10% and leave no more than "
-                f"{self.bound:.2g} of the motion: read what they leave, and not their digits"
-            )
-        return found
+        return [*found, self.mixing] if self.mixing else found
+
+    @property
+    def looseness(self) -> str | None:
+        """That other rates would do as well, in words; None if they have to be near these."""
+        if (loose := int((self.reach > UNCERTAIN).sum())) == 0:
+            return None
+        return (
+            f"{loose} of {len(self.rates)} rates can go further than 10% and leave no more than "
+            f"{self.bound:.2g} of the motion: read what they leave, and not their digits"
+        )
 
     @property
     def mixing(self) -> str | None:
@@ -350,7 +353,7 @@ class FlowReading:
             f"{self.drift_energy:.2f} times the motion",
             f"{len(self)} of {self._count} modes in {len(self.groups)} groups",
         ]
-        lines += [f"caution: {text}" for text in self.caveats]
+        lines += [f"caution: {text}" for text in (*self.caveats, self.looseness) if text]
         table = [
             {
                 "group": place,

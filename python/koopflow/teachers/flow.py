@@ -221,8 +221,9 @@ class Flow:
     ) -> Tilted:
         """This teacher, given something: see :meth:`koopflow.KoopmanDistiller.tilt`.
 
-        Its map is the solution of the ODE, whose derivatives are those of the adjoint equation, and its
-        density that of :meth:`log_prob`; ``solver``, ``steps``, ``rtol`` and ``atol`` are as in :meth:`sample`.
+        Its map is the solution of the ODE by ``solver``, ``steps``, ``rtol`` and ``atol``, as in
+        :meth:`sample`; derivatives are those of the adjoint equation, and densities those of
+        :meth:`log_prob`.
         """
         return tilted_model(
             self.field,
