@@ -2,8 +2,8 @@
 
 At each time the clean sample is guessed as x1 = x + (1 - t) v(t, x), and the gradient of its log-likelihood,
 or reward, is added to the velocity with the factor (1 - t) / t of the linear path (posterior sampling,
-Chung et al. 2209.14687; for flows Pokle et al. 2310.04432, and FlowDAS, 2501.16642). The likelihood of a guess
-is widened by its own variance, (1 - t)^2 / ((1 - t)^2 + t^2), as in Song et al. (Pi-GDM, 2023).
+Chung et al. 2209.14687; for flows Pokle et al. 2310.04432, and FlowDAS, 2501.16642). The likelihood of a
+guess is widened by its own variance, (1 - t)^2 / ((1 - t)^2 + t^2), as in Song et al. (Pi-GDM, 2023).
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from .export import export
 from .flow import flow_spectrum
 from .models import compare, evaluate, sample, spectrum
 from .options import Settings, Stopped, UsageError, command
+from .tilt import tilt
 from .training import distill, train_teacher
 
 # Exit codes besides 0.
@@ -39,6 +40,7 @@ COMMANDS = {
     "sample": (sample, "draw samples of a student or a teacher"),
     "spectrum": (spectrum, "take a student's generator apart"),
     "flow-spectrum": (flow_spectrum, "read what the paths of a teacher or student determine"),
+    "tilt": (tilt, "draw samples given an observation or an energy"),
     "evaluate": (evaluate, "measure a student against its teacher and held-out data"),
     "compare": (compare, "compare ways to sample a teacher in few steps"),
     "export": (export, "write a student's one step as an ONNX file or a program of torch.export"),

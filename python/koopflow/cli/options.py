@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import re
 import sys
 import types
@@ -30,7 +31,7 @@ else:
 # Tables of a file. One file may serve all commands: each reads its own.
 TABLES = (
     *("run", "data", "teacher", "student", "fit", "sample"),
-    *("spectrum", "flow_spectrum", "evaluate", "compare"),
+    *("spectrum", "flow_spectrum", "tilt", "evaluate", "compare"),
 )
 # The table of options that no file has.
 ALONE = "alone"
@@ -145,6 +146,8 @@ class Command:
         self.tables: dict[str, dict[str, str]] = {}
         self._short: dict[str, str] = {}
         self._switches: set[str] = set()
+        # Flags of two values, as in --observe MASK VALUES.
+        self._pairs: set[str] = set()
         # Names of options that are grouped in dataclasses, and the names that some had before.
         self._nested: list[str] = []
         self._renamed: dict[str, str] = {}
@@ -181,6 +184,8 @@ class Command:
         if option.kind is bool:
             self._switches.add(full)
         for kind in typing.get_args(option.kind):
+            if typing.get_origin(kind) is tuple:
+                self._pairs.add(full)
             if isinstance(kind, type) and issubclass(kind, Options):
                 self._nested += [f"{full}.{key}" for key in kind.names()]
                 self._renamed |= {old: f"{full}.{new}" for old, new in kind.renamed.items()}
@@ -238,6 +243,8 @@ class Command:
                 full = self._full(name[2:].replace("-", "_"), name)
                 if not equals and full in self._switches:
                     equals, value = "=", rest.pop(0) if rest[:1] in (["true"], ["false"]) else "true"
+                if not equals and full in self._pairs and len(rest) > 1:
+                    equals, value = "=", json.dumps([rest.pop(0), rest.pop(0)])
                 name = f"--{full}"
             flags.append(f"{name}={_null(value)}" if equals else _null(name))
         return config, flags

@@ -14,6 +14,7 @@ from .images import edit_strip, image_grid, inversion_strip, save_image_grid
 from .modes import eigenfunctions, mode_energy, modes, truncation
 from .samples import loss_history, paths, samples, side_by_side
 from .spectra import eigenvalues, generator, level_eigenvalues, spectrum
+from .weights import weights
 
 __all__ = [
     "COLOURS",
@@ -44,4 +45,5 @@ __all__ = [
     "signatures",
     "spectrum",
     "truncation",
+    "weights",
 ]

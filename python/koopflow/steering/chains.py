@@ -51,15 +51,18 @@ def chains(run: Run) -> TiltedSamples:
         run.tell(step + 1, total, accepted=share)
     shares: list[float] = []
     states: list[Evaluated] = []
+
+    def found() -> TiltedSamples:
+        return _found(run, states, count, float(np.mean(shares)))
+
     for draw in range(length):
         shares += [moved(run, walkers, adapt=False) for _ in range(run.thin)]
         states.append(
             Evaluated(np.asarray(walkers.noise), np.asarray(walkers.samples), np.asarray(walkers.values))
         )
         run.tell(run.burn_in + (draw + 1) * run.thin, total, accepted=shares[-1])
-        run.kept = _found(run, states, count, float(np.mean(shares)))
-    assert run.kept is not None
-    return run.kept
+        run.kept = found
+    return found()
 
 
 def _found(run: Run, states: list[Evaluated], count: int, acceptance: float) -> TiltedSamples:

@@ -14,7 +14,7 @@ from .objective import ROWS, Evaluated
 from .run import Run
 
 Real = NDArray[np.float64]
-STARTS = 16  # Draws of the model, those of the largest weights, from which modes are looked for.
+STARTS = 16  # Draws of the model of the largest weights, and as many others, from which modes are looked for.
 STEPS = 40
 LARGEST = 1024  # Observed values, or dimensions, beyond which no system is formed.
 
@@ -40,22 +40,26 @@ def laplace(run: Run) -> TiltedSamples:
     objective = run.objective
     assert objective.residuals is not None
     pool = objective.at(run.noise(max(4 * STARTS, min(run.n, 1024))))
-    run.kept = run.weighted(pool, pool.values, "importance")
-    begin = pool.noise[np.argsort(-pool.values)[:STARTS]]
+    run.kept = lambda: run.weighted(pool, pool.values, "importance")
+    order = np.argsort(-pool.values)
+    begin = pool.noise[np.r_[order[:STARTS], np.sort(order[STARTS:])[:STARTS]]]
     modes, objectives, jacobians = descend(run, begin)
     gaussians = _core.Laplace(modes, jacobians, objectives)
-    constant = objective.step.dimension * math.log(2.0 * math.pi)
     noise = np.asarray(gaussians.draw(run.n, run.seed))
-    whole: Evaluated | None = None
-    for first in range(0, run.n, ROWS):
-        part = objective.at(noise[first : first + ROWS])
-        whole = part if whole is None else whole.joined(part)
-        prior = -0.5 * ((whole.noise**2).sum(axis=1) + constant)
+    parts: list[Evaluated] = []
+
+    def found() -> TiltedSamples:
+        whole = Evaluated.joined(parts)
+        prior = -0.5 * (whole.noise**2).sum(axis=1) - 0.5 * whole.noise.shape[1] * math.log(2.0 * math.pi)
         log_weights = whole.values + prior - np.asarray(gaussians.log_density(whole.noise))
-        run.kept = run.weighted(whole, log_weights, "laplace")
-        run.tell(len(whole.x), run.n, ess=run.kept.ess)
-    run.kept.notes.append(f"{gaussians.count} modes")
-    return run.kept
+        return run.weighted(whole, log_weights, "laplace")
+
+    for first in range(0, run.n, ROWS):
+        parts.append(objective.at(noise[first : first + ROWS]))
+        run.kept = found
+        run.tell(min(first + ROWS, run.n), run.n)
+    run.notes.append(f"{gaussians.count} modes" if gaussians.count > 1 else "one mode")
+    return found()
 
 
 def descend(run: Run, noise: Real) -> tuple[Real, Real, Real]:

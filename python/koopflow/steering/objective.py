@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,13 +28,15 @@ class Evaluated:
     values: Real
     slopes: Real | None = None
 
-    def joined(self, other: Evaluated) -> Evaluated:
-        both = self.slopes is not None and other.slopes is not None
-        return Evaluated(
-            np.concatenate([self.noise, other.noise]),
-            np.concatenate([self.x, other.x]),
-            np.concatenate([self.values, other.values]),
-            np.concatenate([self.slopes, other.slopes]) if both else None,
+    @classmethod
+    def joined(cls, parts: Sequence[Evaluated]) -> Evaluated:
+        """All of several."""
+        slopes = [part.slopes for part in parts if part.slopes is not None]
+        return cls(
+            np.concatenate([part.noise for part in parts]),
+            np.concatenate([part.x for part in parts]),
+            np.concatenate([part.values for part in parts]),
+            np.concatenate(slopes) if len(slopes) == len(parts) else None,
         )
 
 
@@ -83,10 +85,7 @@ class Objective:
     def at(self, noise: Real, *, slopes: bool = False) -> Evaluated:
         """l at noise ``[B, d]``."""
         parts = [self._at(noise[begin : begin + ROWS], slopes=slopes) for begin in range(0, len(noise), ROWS)]
-        whole = parts[0]
-        for part in parts[1:]:
-            whole = whole.joined(part)
-        return whole
+        return parts[0] if len(parts) == 1 else Evaluated.joined(parts)
 
     def _at(self, noise: Real, *, slopes: bool) -> Evaluated:
         if self.energy is not None:

@@ -62,7 +62,7 @@ def anneal(run: Run, count: int, islands: int) -> tuple[_core.Population, list[f
     """Particles at temperature 1, the temperatures on the way, and the mean share of accepted moves."""
     objective, slopes = run.objective, run.kind == "mala"
     at = objective.at(run.noise(count), slopes=slopes)
-    run.kept = run.weighted(at, at.values, "importance")
+    run.kept = lambda: run.weighted(at, at.values, "importance")
     population = _core.Population(
         at.noise, at.x, at.values, at.slopes, islands=islands, kind=run.kind, seed=run.seed
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,8 +33,8 @@ class Run:
     thin: int = 5
     kind: str = "pcn"
     notes: list[str] = field(default_factory=list)
-    #: The samples of the method that is under way, as far as they are of use.
-    kept: TiltedSamples | None = None
+    #: Makes the samples of the method that is under way, as far as they are of use.
+    kept: Callable[[], TiltedSamples] | None = None
     draws: int = 0
 
     def __post_init__(self) -> None:

@@ -32,6 +32,7 @@ METHODS: dict[str, Callable[[Run], TiltedSamples]] = {
 MOVES = ("auto", "pcn", "mala")
 PILOT = 1024  # Draws by which "auto" chooses.
 ENOUGH = 0.1  # Effective share of them from which importance weights do.
+UNSEEN = "parts of the target that the model never visits have no weight here: reference= would show them"
 CHECKED, LARGEST_CHECKED = 32, 64  # Samples whose other noise is looked for, and dimensions.
 
 
@@ -118,7 +119,7 @@ class Tilted:
                 found = self._automatic(run) if method == "auto" else METHODS[method](run)
                 return self._checked(run, found, reference)
             except SteeringError as error:
-                error.found = run.kept
+                error.found = None if run.kept is None else run.kept()
                 raise
 
     def _kind(self, run: Run, move: str) -> str:
@@ -135,8 +136,10 @@ class Tilted:
 
     def _automatic(self, run: Run) -> TiltedSamples:
         pilot = dataclasses.replace(run, n=min(run.n, PILOT), notes=list(run.notes))
-        tried = importance(pilot)
-        run.draws, run.kept = pilot.draws, pilot.kept
+        try:
+            tried = importance(pilot)
+        finally:
+            run.draws, run.kept = pilot.draws, pilot.kept
         if tried.ess >= ENOUGH * len(tried) and not tried.pareto_k > UNRELIABLE:
             return tried if run.n <= PILOT else importance(run)
         if fits(run) is None:
@@ -167,6 +170,8 @@ class Tilted:
             log_weights = objective.energy.values(data, sign=-1.0) / objective.temperature
             log_weights = log_weights - step.log_prob(data)
             known["log_evidence_backwards"] = -float(_core.weighed(-log_weights, resamples=1)[2])
+        else:
+            known["notes"] = [*found.notes, UNSEEN]
         return dataclasses.replace(found, evaluations=run.evaluations, **known)
 
     def __repr__(self) -> str:

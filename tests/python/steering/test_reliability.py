@@ -184,7 +184,7 @@ def test_samples_made_before_a_failure_are_kept(student):
         student.tilt(reward=late).sample(20_000, method="importance")
     kept = raised.value.found
     assert isinstance(kept, TiltedSamples)
-    assert len(kept) == 4096
+    assert len(kept) == 4096  # The functions see so many at once.
     assert kept.ess > 100
     calls.clear()
     with pytest.raises(SteeringError) as raised:
