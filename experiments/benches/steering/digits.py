@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..flow_spectrum.models import PROBLEMS, TRAINING, Models, digits
 from .guidance import guided, of_observation
 
 SIDE, NOISE, LEAST = 8, 0.1, 0.05
+STEP = 0.125  # Of the sixteen grey levels that digits have, and samples do not.
 STEPS, SCALES = 200, (0.5, 1.0)
 DRAWS = 512
 
@@ -31,16 +33,17 @@ def measure(seed: int, folder: Path, steps: int | None, count: int) -> dict[str,
     # Pixels that are always the same say nothing.
     hidden = ~seen.reshape(-1) & (train.std(axis=0) > LEAST)
     random = np.random.default_rng([seed, 3])
-    rows: dict[str, list[Any]] = {name: [] for name in ("covered", "own", "guided", "ess", "reliable", "per")}
+    rows: dict[str, list[Any]] = defaultdict(list)
     spread = float(train.std())
     for number, image in enumerate(held):
         y = image[seen.reshape(-1)] + NOISE * random.normal(size=int(seen.sum()))
         observation = Observation(seen.reshape(-1), y, noise=NOISE)
         found = student.tilt(observation=observation).sample(DRAWS, seed=number)
         equal = found.resample(DRAWS, seed=number)
-        # What is seen with noise is predicted with noise: hidden pixels are without.
         low, high = np.quantile(equal, [0.05, 0.95], axis=0)
         rows["covered"].append(((low <= image) & (image <= high))[hidden].mean())
+        within = (low - STEP / 2 <= image) & (image <= high + STEP / 2)
+        rows["to a grey level"].append(within[hidden].mean())
         operator = np.eye(SIDE * SIDE)[seen.reshape(-1)]
         likelihood = of_observation(operator, y, NOISE, spread)
         noise = np.random.default_rng([seed, number]).normal(size=(8, SIDE * SIDE)).astype(np.float32)
@@ -53,6 +56,7 @@ def measure(seed: int, folder: Path, steps: int | None, count: int) -> dict[str,
         rows["per"].append(found.evaluations / DRAWS)
     return {
         "coverage": float(np.mean(rows["covered"])),
+        "coverage to half a grey level": float(np.mean(rows["to a grey level"])),
         "recognised": float(np.mean(rows["own"])),
         "recognised, guided": float(np.max(np.mean(rows["guided"], axis=0))),
         "recognised, truth": float((judge.predict(held) == truth).mean()),

@@ -35,7 +35,7 @@ def measure(seed: int, each: int = 4, samples: int = 20_000) -> dict[str, list[f
         for number in range(each):
             teacher, observed, mean, cov, evidence = problem(d, 100 * seed + number)
             found = teacher.tilt(observation=observed, rtol=1e-6, atol=1e-6).sample(
-                max(samples * d, 5 * samples), method="laplace", seed=seed
+                max(samples * d, 20 * samples), method="laplace", seed=number
             )
             weights, x = found.weights, found.x.astype(np.float64)
             own = weights @ x

@@ -25,7 +25,7 @@ def chains(run: Run) -> TiltedSamples:
     which steps are adapted; afterwards they are fixed."""
     count = min(run.n, CHAINS if run.chains is None else run.chains)
     length = math.ceil(run.n / count)
-    population, _, _ = anneal(run, max(count, POOL), 1)
+    population, _ = anneal(run, max(count, POOL), 1)
     pool = np.asarray(population.noise)
     # Of the pool every so many, which are no copies of one another where it has moved.
     chosen = np.linspace(0, len(pool) - 1, count).round().astype(int)

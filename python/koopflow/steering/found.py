@@ -17,6 +17,7 @@ from ..exceptions import DivergenceError, ShapeError
 from .reliability import UNRELIABLE
 
 Real = NDArray[np.float64]
+REMEMBERED = 0.3  # Correlation beyond which particles were not moved enough.
 FEW = 100.0  # Fewer effective samples say little.
 BACKWARDS = 0.5  # Log evidences from noise and from data that differ by more disagree.
 
@@ -41,7 +42,7 @@ class TiltedSamples:
         5% and 95% quantiles of it over bootstrap resamples; NaN for chains.
     pareto_k : float
         Shape of the tail of the weights: above 0.7 averages do not settle, whatever the effective size
-        says. NaN where weights are no longer those of independent draws.
+        says. For particles the heaviest of all temperatures; NaN for chains.
     log_evidence, log_evidence_error : float
         Logarithm of the mean of exp(reward / T), of p(y), or of the integral of exp(-E / T), and its
         standard error; NaN for chains.
@@ -56,6 +57,9 @@ class TiltedSamples:
     log_evidence_backwards : float
         The same from samples of the target, where ``reference`` gave some: far above or below, one of the
         two has seen only a part.
+    memory : float
+        Largest correlation that particles kept, at any temperature, with where they were before its moves;
+        NaN for other methods.
     multiplicity : float
         How much larger the model's density is than that at the noise of each sample; 1 for a map that is
         one to one. NaN where it was not looked at.
@@ -77,6 +81,7 @@ class TiltedSamples:
     blocks: NDArray[np.int64]
     temperatures: list[float] = field(default_factory=list)
     log_evidence_backwards: float = float("nan")
+    memory: float = float("nan")
     multiplicity: float = float("nan")
     notes: list[str] = field(default_factory=list)
 
@@ -104,6 +109,11 @@ class TiltedSamples:
             found.append(f"there are {self.ess:.0f} effective samples, fewer than {FEW:.0f}")
         if self.method == "smc" and self.log_evidence_error > 1.0:
             found.append(f"islands disagree on the evidence by {self.log_evidence_error:.1f} nats")
+        if self.memory > REMEMBERED:
+            found.append(
+                f"particles have not forgotten where they were (correlation {self.memory:.2f}): evidence and "
+                "samples lag behind the target; give more moves"
+            )
         gap = self.log_evidence_backwards - self.log_evidence
         if abs(gap) > BACKWARDS:
             found.append(
@@ -184,7 +194,8 @@ class TiltedSamples:
         if not math.isnan(self.acceptance):
             lines.append(f"accepted {self.acceptance:.0%} of moves")
         if len(self.temperatures) > 1:
-            lines.append(f"{len(self.temperatures) - 1} temperatures")
+            told = f"memory {self.memory:.2f} at most"
+            lines.append(f"{len(self.temperatures) - 1} temperatures, {told}")
         if not math.isnan(self.multiplicity):
             lines.append(f"density over that of one noise {self.multiplicity:.3f}")
         return "\n".join([*lines, *self.notes])

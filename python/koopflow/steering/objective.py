@@ -75,9 +75,9 @@ class Objective:
         )
 
     def slopes_known(self, x: NDArray[Any]) -> bool:
-        """Whether l has a gradient here: of differentiable functions, without a determinant."""
+        """Whether moves have a gradient to follow: that of differentiable functions."""
         if self.energy is not None:
-            return False
+            return self.energy.is_differentiable(x)
         if self.reward is not None and not self.reward.is_differentiable(x):
             return False
         return self.residuals is None or self.residuals.is_differentiable(x)
@@ -90,8 +90,13 @@ class Objective:
     def _at(self, noise: Real, *, slopes: bool) -> Evaluated:
         if self.energy is not None:
             x, log_prob = self.step.density(noise)
-            values = self.energy.values(x, sign=-1.0) / self.temperature - log_prob
-            return Evaluated(noise, x, values)
+            if not slopes:
+                values = self.energy.values(x, sign=-1.0) / self.temperature
+                return Evaluated(noise, x, values - log_prob)
+            values, force = (part / self.temperature for part in self.energy.gradients(x, sign=-1.0))
+            # But for the determinant's: a drift may be any, where l itself accepts.
+            drift = noise + self.step.pull_back(noise, x, force[:, None].astype(x.dtype))[:, 0]
+            return Evaluated(noise, x, values - log_prob, drift)
         x = self.step.sample(noise)
         values = np.zeros(len(x))
         slope: NDArray[Any] = np.zeros_like(x)

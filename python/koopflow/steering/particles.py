@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,26 +11,29 @@ from numpy.typing import NDArray
 from .. import _core
 from .found import TiltedSamples
 from .objective import Evaluated
+from .reliability import pareto_k
 from .run import Run
 
 Real = NDArray[np.float64]
 ISLANDS, SMALLEST = 8, 64  # Of no fewer particles than that.
 SHARE = 0.5  # Of the effective size that each temperature keeps.
 MOST_TEMPERATURES = 1000
+# Correlation with where particles were at which moves end, and how many times as many as asked for are made.
+FORGOTTEN, MOST_TURNS = 0.1, 10
 LOOKED_AT = 16  # Coordinates of the noise by which islands are compared, beside l.
 
 
 def particles(run: Run) -> TiltedSamples:
     """n particles in islands that share the temperatures alone, so that their spread is an error."""
     islands = max((i for i in range(1, ISLANDS + 1) if run.n % i == 0 and run.n // i >= SMALLEST), default=1)
-    population, temperatures, acceptance = anneal(run, run.n, islands)
+    population, history = anneal(run, run.n, islands)
     log_weights = np.asarray(population.log_weights)
     noise = np.asarray(population.noise)
     each = log_weights.reshape(islands, -1)[:, 0]
     size, _, log_mean = _core.weighed(log_weights, seed=run.seed)
     spread = float(np.exp(each - log_mean).std(ddof=1)) / math.sqrt(islands) if islands > 1 else float("nan")
-    told = np.column_stack([np.asarray(population.values), noise[:, :LOOKED_AT]])
-    effective = min(size * len(np.unique(noise, axis=0)) / len(noise), apart(told, log_weights, islands))
+    distinct = len(np.unique(noise, axis=0)) / len(noise)
+    effective = min(size * distinct, apart(_told(population), log_weights, islands))
     at = Evaluated(noise, np.asarray(population.samples), np.asarray(population.values))
     return run.found(
         at,
@@ -37,12 +41,13 @@ def particles(run: Run) -> TiltedSamples:
         "smc",
         ess=effective,
         ess_interval=(float("nan"), float("nan")),
-        pareto_k=float("nan"),
+        pareto_k=history.tail,
         log_evidence=log_mean,
         log_evidence_error=spread,
-        acceptance=acceptance,
+        acceptance=history.acceptance,
+        memory=history.memory,
         blocks=np.repeat(np.arange(islands), run.n // islands),
-        temperatures=temperatures,
+        temperatures=history.temperatures,
     )
 
 
@@ -58,24 +63,61 @@ def apart(told: Real, log_weights: Real, islands: int) -> float:
     return float(np.median((weights @ (told - mean) ** 2) / np.maximum(squares, 1e-300)))
 
 
-def anneal(run: Run, count: int, islands: int) -> tuple[_core.Population, list[float], float]:
-    """Particles at temperature 1, the temperatures on the way, and the mean share of accepted moves."""
-    objective, slopes = run.objective, run.kind == "mala"
+@dataclass
+class History:
+    """What happened on the way: temperatures, shares of accepted moves, the heaviest tail of the weights
+    between two temperatures, and the largest correlation that moves left with where particles had been."""
+
+    temperatures: list[float] = field(default_factory=lambda: [0.0])
+    shares: list[float] = field(default_factory=list)
+    tail: float = float("-inf")
+    memory: float = 0.0
+
+    @property
+    def acceptance(self) -> float:
+        return float(np.mean(self.shares)) if self.shares else float("nan")
+
+
+def anneal(run: Run, count: int, islands: int) -> tuple[_core.Population, History]:
+    """Particles at temperature 1. At each temperature they move until little is left of where they were."""
+    objective, slopes, history = run.objective, run.kind == "mala", History()
     at = objective.at(run.noise(count), slopes=slopes)
     run.kept = lambda: run.weighted(at, at.values, "importance")
     population = _core.Population(
         at.noise, at.x, at.values, at.slopes, islands=islands, kind=run.kind, seed=run.seed
     )
-    temperatures, shares = [0.0], []
-    while temperatures[-1] < 1.0 and len(temperatures) <= MOST_TEMPERATURES:
-        temperatures.append(population.warm(SHARE))
+    while history.temperatures[-1] < 1.0 and len(history.temperatures) <= MOST_TEMPERATURES:
+        values = np.asarray(population.values)
+        history.temperatures.append(population.warm(SHARE))
+        gained = history.temperatures[-1] - history.temperatures[-2]
+        history.tail = float(np.fmax(history.tail, pareto_k(gained * values)))
         population.resample()
-        for _ in range(run.moves):
-            shares.append(moved(run, population, adapt=True))
-        run.tell(round(1000 * temperatures[-1]), 1000, accepted=shares[-1])
-    if temperatures[-1] < 1.0:
-        run.notes.append(f"stopped at temperature {temperatures[-1]:.3g} after {MOST_TEMPERATURES} of them")
-    return population, temperatures, float(np.mean(shares)) if shares else float("nan")
+        before = _told(population)
+        for turn in range(MOST_TURNS):
+            history.shares += [moved(run, population, adapt=turn == 0) for _ in range(run.moves)]
+            left = _correlation(before, _told(population))
+            run.tell(round(1000 * history.temperatures[-1]), 1000, accepted=history.shares[-1], memory=left)
+            if left <= FORGOTTEN:
+                break
+        history.memory = max(history.memory, left)
+    if history.temperatures[-1] < 1.0:
+        run.notes.append(
+            f"stopped at temperature {history.temperatures[-1]:.3g} of {MOST_TEMPERATURES} of them"
+        )
+    return population, history
+
+
+def _told(population: _core.Population) -> Real:
+    """l and some coordinates of the noise of every particle, ``[n, Q]``."""
+    return np.column_stack([np.asarray(population.values), np.asarray(population.noise)[:, :LOOKED_AT]])
+
+
+def _correlation(before: Real, after: Real) -> float:
+    """Of l, or of coordinates on average, whichever is the larger."""
+    away = [part - part.mean(axis=0) for part in (before, after)]
+    scale = np.sqrt((away[0] ** 2).sum(axis=0) * (away[1] ** 2).sum(axis=0))
+    each = (away[0] * away[1]).sum(axis=0) / np.maximum(scale, 1e-300)
+    return float(max(each[0], each[1:].mean()))
 
 
 def moved(run: Run, population: _core.Population, *, adapt: bool) -> float:

@@ -75,10 +75,11 @@ class Tilted:
         seed : int or None, default 0
             Random seed; None draws one.
         moves : int, default 10
-            Moves of each particle at each temperature.
+            Moves of each particle at each temperature, at least: up to ten times as many are made until their
+            correlation with where they were is below 0.1.
         move : {"auto", "pcn", "mala"}, default "auto"
             Preconditioned Crank-Nicolson, which asks for no gradient, or Langevin's with the gradient of the
-            reward pulled back through the map; the second where there is one.
+            functions pulled back through the map; the second where there is one.
         chains : int, optional
             Number of chains of ``"mcmc"``, 64 by default.
         burn_in, thin : int, default 200 and 5
@@ -128,9 +129,9 @@ class Tilted:
         known = self.objective.slopes_known(self.objective.step.sample(run.noise(2)))
         if move == "mala" and not known:
             raise ArgumentError(
-                "move: expected 'pcn': there is no gradient of an energy, or through a function of NumPy"
+                "move: expected 'pcn': no gradient leads through a function of NumPy or a detached one"
             )
-        if not known and self.objective.energy is None:
+        if not known:
             run.notes.append("moves without gradients: the functions, or the model's map, have none")
         return "mala" if known and move != "pcn" else "pcn"
 

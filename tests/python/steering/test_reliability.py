@@ -237,7 +237,7 @@ def test_arguments_are_checked(student, gaussian):
         with pytest.raises(ArgumentError, match=words):
             tilted.sample(**wrong)
     with pytest.raises(ArgumentError, match="move: expected 'pcn'"):
-        gaussian.tilt(energy=reward).sample(8, move="mala")
+        gaussian.tilt(energy=lambda x: x[:, 0].numpy()).sample(8, move="mala")
     seen = []
     tilted.sample(600, method="smc", moves=1, progress=seen.append)
     assert {event["stage"] for event in seen} == {"tilt"}
