@@ -105,7 +105,7 @@ class TiltedSamples:
                 f"the weights' tail is too heavy (Pareto k {self.pareto_k:.2f}, at most {UNRELIABLE}): a few "
                 "samples decide, and others that would were not drawn"
             )
-        if self.ess < FEW:
+        if not self.ess >= FEW:
             found.append(f"there are {self.ess:.0f} effective samples, fewer than {FEW:.0f}")
         if self.method == "smc" and self.log_evidence_error > 1.0:
             found.append(f"islands disagree on the evidence by {self.log_evidence_error:.1f} nats")

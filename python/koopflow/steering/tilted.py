@@ -103,6 +103,8 @@ class Tilted:
             raise ArgumentError(
                 f"method: expected {', '.join(map(repr, ('auto', *METHODS)))}, got {method!r}"
             )
+        if reference is not None and self.objective.energy is None:
+            raise ArgumentError("reference: expected None without an energy, whose samples these would be")
         count, number = checked_count(n), as_seed(seed)
         with ProgressMeter(progress=progress) as meter:
             run = Run(
@@ -153,10 +155,6 @@ class Tilted:
         """With what the other side says of an energy."""
         objective, step = self.objective, self.objective.step
         if objective.energy is None:
-            if reference is not None:
-                raise ArgumentError(
-                    "reference: expected None without an energy, whose samples these would be"
-                )
             return found
         known: dict[str, Any] = {}
         if step.is_student and step.dimension <= LARGEST_CHECKED:

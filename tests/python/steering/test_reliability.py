@@ -244,6 +244,22 @@ def test_arguments_are_checked(student, gaussian):
     assert seen[-1]["step"] == seen[-1]["total"]
 
 
+def test_few_samples_are_never_reliable(student):
+    tilted = student.tilt(reward=lambda x: x[:, 0])
+    for method in ("importance", "smc", "mcmc"):
+        for n in (1, 7):
+            found = tilted.sample(n, method=method, burn_in=2)
+            assert found.x.shape == (n, 2)
+            assert not found.reliable
+
+
+def test_particles_that_hardly_move_are_not_believed(student):
+    found = student.tilt(reward=lambda x: -400.0 * (x**2).sum(dim=1).sqrt().sub(4.0).abs())
+    stuck = found.sample(512, method="smc", moves=1, move="pcn")
+    assert stuck.memory > 0.3
+    assert "forgotten" in stuck.verdict
+
+
 def test_weighted_rows_are_refused_or_counted():
     data = np.arange(4.0)[:, None]
     (rows, none, labels) = weighted_rows(np.array([0.0, 1.0, 2.0, 1.0]), 0, data, None, np.arange(4))
