@@ -11,7 +11,8 @@ Parts are what is measured:
 - *plane*: noisy projections and half planes, in W2 to rejection samples of the teacher, beside guidance of
   its ODE; with ``--refit`` also after distilling the weighted samples again.
 - *digits*: half of the pixels hidden: coverage of intervals, and what a classifier says.
-- *targets*: energies: effective shares and errors of log Z, of students and of their teachers.
+- *targets*: energies: effective shares and errors of log Z, of students and of their teachers; with
+  ``--rivals`` also of zuko's and nflows' flows in the time that both took to train, if they are trained anew.
 - *cost*: ``sample(n, log_prob=True)`` beside ``sample(n)``.
 
 Trained models are kept in the folder ``--models``, so that a run that was stopped goes on.
@@ -44,6 +45,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--teacher-steps", type=int, help="of the teachers of targets, as above")
     parser.add_argument("--images", type=int, default=100, help="held-out digits")
     parser.add_argument("--refit", action="store_true", help="distil what was found again")
+    parser.add_argument("--rivals", action="store_true", help="targets beside zuko and nflows")
     parser.add_argument("--models", type=Path, default=Path("runs/steering"), help="folder of all models")
     parser.add_argument("--quick", action="store_true", help="a few steps of everything")
     parser.add_argument("--output", type=Path, help="write every number as JSON")
@@ -80,7 +82,10 @@ def main() -> None:
         count = 512 if options.quick else targets.COUNT
         rows = {
             name: [
-                targets.measure(name, s, folder, options.steps, options.teacher_steps, count) for s in seeds
+                targets.measure(
+                    name, s, folder, options.steps, options.teacher_steps, count, compared=options.rivals
+                )
+                for s in seeds
             ]
             for name in options.targets
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from koopflow import FlowTeacher, KoopmanDistiller, energies
 
 from ..flow_spectrum.models import kept
+from . import rivals
 
 TARGETS = {
     "gmm40": energies.gmm40,
@@ -38,9 +40,21 @@ class Scaled:
 
 
 def measure(
-    name: str, seed: int, folder: Path, steps: int | None, teacher_steps: int | None, count: int = COUNT
+    name: str,
+    seed: int,
+    folder: Path,
+    steps: int | None,
+    teacher_steps: int | None,
+    count: int = COUNT,
+    *,
+    compared: bool = False,
 ) -> dict[str, float]:
-    """Effective shares of importance weights of student and teacher, and errors of log Z."""
+    """Effective shares of importance weights of student and teacher, and errors of log Z.
+
+    With ``compared`` also those of other libraries' flows, in the processor time that teacher and student took
+    to train here.
+    """
+    begun = time.process_time()
     target = TARGETS[name]()
     data = target.sample(TRAINING, seed=seed)
     scale = float(data.std())
@@ -55,7 +69,8 @@ def measure(
     distill = partial(KoopmanDistiller(seed=seed, steps=steps).fit, teacher, progress=False)
     label = f"{name}-target-student-{seed}-{steps or 'default'}-{teacher_steps or 'default'}"
     student = kept(folder, label, distill, KoopmanDistiller)
-    row: dict[str, float] = {"dimension": float(data.shape[1])}
+    trained = time.process_time() - begun
+    row: dict[str, float] = {"dimension": float(data.shape[1]), "seconds of training": trained}
     for kind, model, own in (("student", student, count), ("teacher", teacher, min(count, 2000))):
         found = model.tilt(energy=scaled).sample(own, method="importance", seed=seed, reference=held)
         row[f"{kind}: effective share"] = found.ess / own
@@ -67,5 +82,7 @@ def measure(
     annealed = student.tilt(energy=scaled).sample(2048, method="smc", seed=seed)
     row["student, smc: log Z off by"] = abs(annealed.log_evidence - scaled.log_z)
     row["student, smc: effective of 2048"] = annealed.ess
+    if compared:
+        row |= rivals.measure(data, scaled, scaled.log_z, trained, count, seed)
     print(f"{name} {seed}: {row}", flush=True)
     return row
