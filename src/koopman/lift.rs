@@ -328,4 +328,45 @@ impl Lift {
     }
 }
 
+impl Lift {
+    /// Derivatives of the features of samples `[B, d]` at time 0 along each of their coordinates, `[B, d, k]`; `None` for
+    /// functions other than perceptrons.
+    pub fn slopes_of_noise(
+        &self,
+        coordinates: &InputCoordinates,
+        x: &Tensor,
+        condition: Option<&Tensor>,
+    ) -> Option<Tensor> {
+        let Functions::Network(network, sees) = &self.functions else { return None };
+        let (count, d) = (x.size()[0], x.size()[1]);
+        let inputs = |x: &Tensor| {
+            let t = x.new_zeros([x.size()[0]], (x.kind(), x.device()));
+            match sees {
+                Inputs::Standardised => coordinates.forward(&t, x),
+                Inputs::Raw => Tensor::raw(&t, x),
+            }
+        };
+        // At one time they are affine in x: what a unit of each coordinate adds.
+        let eye = Tensor::eye(d, (x.kind(), x.device()));
+        let mut directions = inputs(&eye) - inputs(&eye.narrow(0, 0, 1).zeros_like());
+        let mut input = inputs(x);
+        if let Some(condition) = condition {
+            let none = condition.new_zeros([d, condition.size()[1]], (x.kind(), x.device()));
+            directions = Tensor::cat(&[directions, none], 1);
+            input = Tensor::cat(&[&input, condition], 1);
+        }
+        // A moving frame does not turn anything at time 0.
+        let slopes = network.along_directions(&input, &directions);
+        Some(match &self.mixing {
+            None => slopes,
+            Some(mixing) => {
+                let still = eye.new_zeros([d, 2], (x.kind(), x.device()));
+                let state = Tensor::cat(&[still, eye.narrow(1, 0, self.state)], 1);
+                let state = state.unsqueeze(0).expand([count, d, -1], false);
+                Tensor::cat(&[state, slopes], 2).matmul(mixing)
+            }
+        })
+    }
+}
+
 shared!(Lift { functions, frame, mixing; state });

@@ -261,6 +261,13 @@ impl Student {
         self.lift(direction).encode_with_tangent(&self.coordinates, t, x, velocity, condition)
     }
 
+    /// Derivatives of the features of noise `[B, d]` along each of its coordinates, `[B, d, k]`, where the observables
+    /// are a perceptron.
+    pub fn slopes_of_noise(&self, noise: &Tensor, condition: Option<&Tensor>) -> Option<Tensor> {
+        self.counter.add(1);
+        self.lift(Direction::Forward).slopes_of_noise(&self.coordinates, noise, condition)
+    }
+
     /// Checks samples from outside and flattens them to `[B, d]` on the student's device.
     pub fn flatten(&self, argument: &str, x: &Tensor) -> Result<Tensor> {
         let batch = check_batch(argument, x, &self.config.event_shape)?;

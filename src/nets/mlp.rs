@@ -83,6 +83,30 @@ impl Mlp {
     }
 }
 
+impl Mlp {
+    /// Derivatives of the output of inputs `[B, inputs]` along each of `directions` `[K, inputs]`, which are the same for
+    /// all rows: `[B, K, outputs]`. The values are computed once, and the first layer's products for no row.
+    pub fn along_directions(&self, input: &Tensor, directions: &Tensor) -> Tensor {
+        let mut hidden = input.shallow_clone();
+        let mut tangents = directions.unsqueeze(0);
+        for (place, layer) in self.layers.iter().enumerate() {
+            if place > 0 {
+                // d(x s(x)) = s(x) (1 + x (1 - s(x))) dx.
+                let gate = hidden.sigmoid();
+                let value = &hidden * &gate;
+                let slope: Tensor = &gate * (1.0 + &hidden - &value);
+                (hidden, tangents) = (value, tangents * slope.unsqueeze(1));
+            }
+            hidden = precision::product(&hidden, &layer.weight) + &layer.bias;
+            tangents = precision::product(&tangents, &layer.weight);
+        }
+        match &self.skip {
+            Some(weight) => tangents + precision::product(directions, weight),
+            None => tangents,
+        }
+    }
+}
+
 impl Network for Mlp {
     fn forward(&self, input: &Tensor) -> Tensor {
         self.apply(input)

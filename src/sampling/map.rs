@@ -122,6 +122,9 @@ impl<'a> SampleMap<'a> {
     ) -> Result<Tensor> {
         let (count, dimension) = noise.size2()?;
         let device = noise.device();
+        if let Some(jacobian) = self.along_axes(noise, condition, monitor)? {
+            return Ok(jacobian);
+        }
         if count >= dimension {
             // Many samples fill a product by themselves, and the map is evaluated once for all axes.
             return self.chunked(count, monitor, |first, rows| {
@@ -141,6 +144,36 @@ impl<'a> SampleMap<'a> {
             self.pull(&noise, &axes.index_select(0, &axis), condition.as_ref())
         })?;
         Ok(pieces.f_view([count, dimension, dimension])?)
+    }
+
+    /// The Jacobian in one pass forwards, where the observables are a perceptron and the readout is linear: tangents of
+    /// all axes share the values of the layers.
+    fn along_axes(
+        &self,
+        noise: &Tensor,
+        condition: Option<&Tensor>,
+        monitor: &mut dyn Monitor,
+    ) -> Result<Option<Tensor>> {
+        let (count, dimension) = noise.size2()?;
+        let axes = Tensor::f_eye(dimension, (noise.kind(), noise.device()))?;
+        let part = |first: i64, rows: i64| {
+            let condition = condition.map(|c| c.narrow(0, first, rows));
+            self.student.slopes_of_noise(&noise.narrow(0, first, rows), condition.as_ref())
+        };
+        let derivative = |slopes: Tensor| self.horizon.derivative(&axes.unsqueeze(0), &slopes);
+        if count == 0 || part(0, 1).and_then(derivative).is_none() {
+            return Ok(None);
+        }
+        let rows = (chunk_rows(self.student, 1) / dimension).max(1);
+        let _threads = threads(self.student, (rows * dimension).min(count * dimension));
+        let pushed = in_chunks(count, rows, 0, |first, length| {
+            monitor.tick()?;
+            part(first, length).and_then(derivative).ok_or_else(|| {
+                Error::Internal(anyhow::anyhow!("a student whose map is a perceptron's for some rows alone"))
+            })
+        })?;
+        // [axis of the noise, coordinate of the sample] to its transpose.
+        Ok(Some(pushed.transpose(1, 2).contiguous()))
     }
 
     /// J^T J `vectors`, row by row.

@@ -51,8 +51,8 @@ def measure(
 ) -> dict[str, float]:
     """Effective shares of importance weights of student and teacher, and errors of log Z.
 
-    With ``compared`` also those of other libraries' flows, in the processor time that teacher and student took
-    to train here.
+    With ``compared`` also those of other libraries' flows, in the processor time that teacher and student
+    took to train here.
     """
     begun = time.process_time()
     target = TARGETS[name]()

@@ -260,3 +260,38 @@ def test_targets_of_the_package_can_be_asked_for(student):
     # A student of one Gaussian misses nearly all of 40 modes, and the two evidences say so.
     assert not found.reliable
     assert json.dumps(found.verdict)
+
+
+KINDS = {
+    "raw inputs": {"architecture": {"inputs": "raw"}},
+    "moving frame": {"architecture": {"frame": "moving"}},
+    "dense": {"generator": "dense"},
+    "fourier": {"basis": "fourier"},
+    "polynomial": {"basis": "polynomial", "observables": None, "architecture": {"degree": 3}},
+    "double": {"dtype": "float64"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("converted", [False, True])
+def test_densities_of_samples_are_those_of_automatic_derivatives(gaussian, kind, converted):
+    student = KoopmanDistiller(
+        **{"observables": 8, "width": 16, "steps": 30, "trajectories": 256, **KINDS[kind]}
+    )
+    student.fit(gaussian, progress=False)
+    if converted:
+        dense = student.config_["generator"] == "dense"
+        student = student.to_spectral() if dense else student.to_dense()
+    # Fewer samples than dimensions, and more.
+    for count in (1, 9):
+        noise = _core.normal((count, 2), 1).astype(student.config_["dtype"])
+        _, log_prob, log_determinant, errors = student._student.sample_with_density(noise)
+        given = torch.from_numpy(noise.astype(np.float64))
+        module = student.to_torch().double()
+        whole = torch.autograd.functional.jacobian(lambda z, own=module: own(z).sum(dim=0), given)
+        jacobians = whole.transpose(0, 1)
+        exact = torch.linalg.slogdet(jacobians)[1].detach().numpy()
+        np.testing.assert_allclose(log_determinant, exact, atol=2e-4)
+        log_noise = -0.5 * (noise.astype(np.float64) ** 2).sum(axis=1) - np.log(2 * np.pi)
+        np.testing.assert_allclose(log_prob, log_noise - exact, atol=2e-4)
+        assert not errors.any()
