@@ -17,7 +17,8 @@ from koopflow import FlowTeacher, KoopmanDistiller, Observation, datasets, energ
 from ..flow_spectrum.models import kept
 from .guidance import Likelihood, guided, of_observation, of_reward
 
-COUNT = 1024  # Samples that are compared.
+COUNT = 1024  # Samples that are compared, and weighted ones that they are drawn from.
+DRAWS = 16 * COUNT
 POOL = 200_000  # Of the teacher, of which rejection keeps some.
 STEPS, SCALES = (100, 500), (0.5, 1.0, 2.0)  # Of guidance; the best scale counts.
 
@@ -93,9 +94,9 @@ def measure(
     for kind, wish in wishes(PROBLEMS[name](1000 + seed)[:2000], seed).items():
         first, second = rejected(pool, wish, seed)
         floor = metrics.wasserstein2(first, second)
-        found = student.tilt(**wish.given).sample(4 * COUNT, seed=seed)
+        found = student.tilt(**wish.given).sample(DRAWS, seed=seed)
         steered = metrics.wasserstein2(first, found.resample(COUNT, seed=seed))
-        by_teacher = teacher.tilt(**wish.given).sample(4 * COUNT, seed=seed)
+        by_teacher = teacher.tilt(**wish.given).sample(DRAWS, seed=seed)
         row = {
             "floor": floor,
             "student": steered / floor,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from .. import _core
 from .found import TiltedSamples
 from .objective import Evaluated
-from .particles import anneal, moved
+from .particles import ISLANDS, History, anneal, moved
 from .run import Run
 
 Real = NDArray[np.float64]
@@ -25,7 +25,7 @@ def chains(run: Run) -> TiltedSamples:
     which steps are adapted; afterwards they are fixed."""
     count = min(run.n, CHAINS if run.chains is None else run.chains)
     length = math.ceil(run.n / count)
-    population, _ = anneal(run, max(count, POOL), 1)
+    population, history = anneal(run, max(math.ceil(count / ISLANDS) * ISLANDS, POOL), ISLANDS)
     pool = np.asarray(population.noise)
     # Of the pool every so many, which are no copies of one another where it has moved.
     chosen = np.linspace(0, len(pool) - 1, count).round().astype(int)
@@ -42,7 +42,7 @@ def chains(run: Run) -> TiltedSamples:
         current.slopes,
         temperature=1.0,
         kind=run.kind,
-        seed=run.seed + 1,
+        seed=run.fresh_seed(),
     )
     walkers.refer(pool)
     total = run.burn_in + length * run.thin
@@ -53,7 +53,7 @@ def chains(run: Run) -> TiltedSamples:
     states: list[Evaluated] = []
 
     def found() -> TiltedSamples:
-        return _found(run, states, count, float(np.mean(shares)))
+        return _found(run, states, count, float(np.mean(shares)), history)
 
     for draw in range(length):
         shares += [moved(run, walkers, adapt=False) for _ in range(run.thin)]
@@ -65,7 +65,9 @@ def chains(run: Run) -> TiltedSamples:
     return found()
 
 
-def _found(run: Run, states: list[Evaluated], count: int, acceptance: float) -> TiltedSamples:
+def _found(
+    run: Run, states: list[Evaluated], count: int, acceptance: float, history: History
+) -> TiltedSamples:
     kept = min(run.n, count * len(states))
     whole = Evaluated(
         *(np.concatenate([getattr(s, name) for s in states])[:kept] for name in ("noise", "x", "values"))
@@ -79,14 +81,17 @@ def _found(run: Run, states: list[Evaluated], count: int, acceptance: float) -> 
         "mcmc",
         ess=min(size, float(kept)),
         ess_interval=(float("nan"), float("nan")),
-        pareto_k=float("nan"),
+        pareto_k=history.tail,
         log_evidence=float("nan"),
         log_evidence_error=float("nan"),
         acceptance=acceptance,
+        memory=history.memory,
         blocks=np.tile(np.arange(count), len(states))[:kept],
     )
-    if spread > SPREAD:
-        found.notes.append(f"chains have not met: R-hat {spread:.2f}, at most {SPREAD}")
+    if len(states) < 2:
+        found.doubts.append("chains of one state cannot tell whether they have met")
+    elif spread > SPREAD:
+        found.doubts.append(f"chains have not met: R-hat {spread:.2f}, at most {SPREAD}")
     return found
 
 
@@ -99,6 +104,10 @@ def mixing(told: Real) -> tuple[float, float]:
     between = told.mean(axis=0).var(axis=0, ddof=1)
     within = told.var(axis=0, ddof=1).mean(axis=0)
     whole = within * (draws - 1) / draws + between
-    size = count * whole / np.maximum(between, 1e-300)
-    spread = np.sqrt(whole / np.maximum(within, 1e-300))
+    # What is the same everywhere, as a reward that only forbids, says nothing.
+    moves = whole > 0.0
+    if not moves.any():
+        return float("nan"), float("nan")
+    size = count * whole[moves] / np.maximum(between[moves], 1e-300)
+    spread = np.sqrt(whole[moves] / np.maximum(within[moves], 1e-300))
     return float(size.min()), float(spread.max())

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from .. import _core
 from .._arrays import as_seed, checked_count, to_numpy
-from ..exceptions import DivergenceError, ShapeError
+from ..exceptions import DivergenceError, DtypeError, ShapeError
 from .reliability import UNRELIABLE
 
 Real = NDArray[np.float64]
 REMEMBERED = 0.3  # Correlation beyond which particles were not moved enough.
+FEWEST = 4  # Independent parts from whose spread an error can be read.
 FEW = 100.0  # Fewer effective samples say little.
 BACKWARDS = 0.5  # Log evidences from noise and from data that differ by more disagree.
 
@@ -63,6 +64,8 @@ class TiltedSamples:
     multiplicity : float
         How much larger the model's density is than that at the noise of each sample; 1 for a map that is
         one to one. NaN where it was not looked at.
+    doubts : list of str
+        What the method itself has against its answer.
     notes : list of str
         What else there is to know.
     """
@@ -84,6 +87,7 @@ class TiltedSamples:
     memory: float = float("nan")
     multiplicity: float = float("nan")
     notes: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
 
     @property
     def weights(self) -> Real:
@@ -97,16 +101,19 @@ class TiltedSamples:
     @property
     def concerns(self) -> list[str]:
         """Why not to trust the samples, in words; empty if nothing speaks against them."""
-        found = []
         if not math.isfinite(float(self.log_weights.max())):
             return ["no sample has a weight above zero"]
+        found = list(self.doubts)
+        if (groups := len(np.unique(self.blocks))) < FEWEST:
+            found.append(f"there are {groups} independent chains or islands, too few for an error")
         if self.pareto_k > UNRELIABLE:
             found.append(
                 f"the weights' tail is too heavy (Pareto k {self.pareto_k:.2f}, at most {UNRELIABLE}): a few "
                 "samples decide, and others that would were not drawn"
             )
         if not self.ess >= FEW:
-            found.append(f"there are {self.ess:.0f} effective samples, fewer than {FEW:.0f}")
+            count = "an unknown number of" if math.isnan(self.ess) else f"{self.ess:.0f}"
+            found.append(f"there are {count} effective samples, not {FEW:.0f} or more")
         if self.method == "smc" and self.log_evidence_error > 1.0:
             found.append(f"islands disagree on the evidence by {self.log_evidence_error:.1f} nats")
         if self.memory > REMEMBERED:
@@ -151,14 +158,21 @@ class TiltedSamples:
         Returns
         -------
         value, error : float or array
-            Of the shape of one answer. Errors come from the spread of weighted terms, of chains or of
-            islands, whichever are independent. Raises ``ShapeError`` for another number of answers.
+            Of the shape of one answer; samples without weight do not count. Errors come from the spread of
+            weighted terms, of chains or of islands, whichever are independent. Raises ``ShapeError`` for
+            another number of answers, and ``DtypeError`` for answers that are no real numbers.
         """
-        given = self.x if function is None else function(torch.as_tensor(self.x))
-        values = np.asarray(to_numpy(given), dtype=np.float64)
-        if values.ndim == 0 or len(values) != len(self.x):
-            raise ShapeError(f"function: expected {len(self.x)} answers, got shape {values.shape}")
-        weights = self.weights.reshape(-1, *([1] * (values.ndim - 1)))
+        if function is not None and not callable(function):
+            raise TypeError(f"function: expected one of samples, got {type(function).__name__}")
+        given = self.x if function is None else function(torch.as_tensor(self.x).clone())
+        answers = np.asarray(to_numpy(given) if isinstance(given, torch.Tensor) else given)
+        if answers.dtype.kind not in "fiub":
+            raise DtypeError(f"function: expected real numbers, got {answers.dtype}")
+        if answers.ndim == 0 or len(answers) != len(self.x):
+            raise ShapeError(f"function: expected {len(self.x)} answers, got shape {answers.shape}")
+        weights = self.weights.reshape(-1, *([1] * (answers.ndim - 1)))
+        # What has no weight may be anything.
+        values = np.where(weights > 0.0, answers.astype(np.float64), 0.0)
         mean = (weights * values).sum(axis=0)
         names, places = np.unique(self.blocks, return_inverse=True)
         terms = np.zeros((len(names), *values.shape[1:]))
@@ -178,11 +192,11 @@ class TiltedSamples:
     def summary(self) -> str:
         """The verdict, and all figures, in lines."""
         low, high = self.ess_interval
+        each = f" ({self.evaluations / self.ess:.1f} for each effective sample)" if self.ess >= 1.0 else ""
         within = f" ({low:.0f} to {high:.0f})" if math.isfinite(low) else ""
         lines = [
             self.verdict,
-            f"{len(self.x)} samples by {self.method}, {self.evaluations} evaluations "
-            f"({self.evaluations / max(self.ess, 1e-12):.1f} for each effective sample)",
+            f"{len(self.x)} samples by {self.method}, {self.evaluations} evaluations{each}",
             f"effective {self.ess:.1f}{within}",
         ]
         if not math.isnan(self.pareto_k):

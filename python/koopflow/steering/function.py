@@ -28,12 +28,11 @@ class SampleFunction:
 
     def answer(self, x: NDArray[Any] | torch.Tensor, *, gradients: bool = False, many: bool = False) -> Any:
         """The samples as a tensor, and what the function says of them: ``[B]``, or ``[B, k]`` if ``many``."""
-        given = torch.as_tensor(x).to(self.device)
-        if gradients:
-            given = given.detach().requires_grad_()
-        with torch.set_grad_enabled(gradients):
+        # A copy, so that a function that writes to it harms nobody; and no leaf, so that it may.
+        given = torch.as_tensor(x).to(self.device).detach().clone().requires_grad_(gradients)
+        with torch.inference_mode(False), torch.set_grad_enabled(gradients):
             try:
-                found = self.function(given)
+                found = self.function(given.clone())
             except Exception as error:
                 raised = f"{type(error).__name__}: {error}".splitlines()[0]
                 raise SteeringError(
@@ -48,18 +47,29 @@ class SampleFunction:
         fits = len(shape) == 2 and shape[0] == count and shape[1] > 0 if many else shape == (count,)
         if not real or not fits:
             wanted = f"({count}, k)" if many else f"({count},)"
-            got = f"shape {shape}" if real else type(found).__name__
+            kind = "booleans" if value.dtype == torch.bool else type(found).__name__
+            got = f"shape {shape}" if real else kind
             raise SteeringError(f"{self.name}: expected numbers of shape {wanted}, got {got}")
         return given, value
 
     def is_differentiable(self, x: NDArray[Any], *, many: bool = False) -> bool:
         """Whether the answer has a gradient, by asking once."""
         try:
-            return bool(self.answer(x, gradients=True, many=many)[1].requires_grad)
+            given, value = self.answer(x, gradients=True, many=many)
+            return bool(value.requires_grad) and self.slope(given, value) is not None
         except SteeringError as error:
-            if isinstance(error.__cause__, RuntimeError) and "requires grad" in str(error.__cause__):
+            if isinstance(error.__cause__, RuntimeError) and "numpy()" in str(error.__cause__):
                 return False  # It calls NumPy on what it got.
             raise
+
+    @staticmethod
+    def slope(
+        given: torch.Tensor, value: torch.Tensor, by: torch.Tensor | None = None, *, again: bool = False
+    ) -> torch.Tensor | None:
+        """Gradient of a sum of answers, each times ``by``; None where they do not depend on the samples."""
+        with torch.inference_mode(False), torch.enable_grad():
+            weights = torch.ones_like(value) if by is None else by
+            return torch.autograd.grad(value, given, weights, retain_graph=again, allow_unused=True)[0]
 
     def values(self, x: NDArray[Any], *, sign: float = 1.0) -> Real:
         """``sign`` times the answer in float64, ``[B]``. Minus infinity is a weight of zero."""
@@ -81,10 +91,7 @@ class SampleFunction:
     def gradients(self, x: NDArray[Any], *, sign: float = 1.0) -> tuple[Real, NDArray[Any]]:
         """The same, with the gradient by each sample, ``[B, *event]``: 0 where it is not finite."""
         given, value = self.answer(x, gradients=True)
-        if value.requires_grad:
-            (slope,) = torch.autograd.grad(value.sum(), given, allow_unused=True)
-        else:
-            slope = None
+        slope = self.slope(given, value) if value.requires_grad else None
         found = torch.zeros_like(given) if slope is None else slope
         values = self.checked(sign * value.detach().to("cpu", torch.float64).numpy(), sign)
         return values, sign * np.nan_to_num(found.detach().cpu().numpy(), nan=0.0, posinf=0.0, neginf=0.0)

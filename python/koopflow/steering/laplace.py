@@ -16,6 +16,7 @@ from .run import Run
 Real = NDArray[np.float64]
 STARTS = 16  # Draws of the model of the largest weights, and as many others, from which modes are looked for.
 STEPS = 40
+MANY = 8  # More modes are a sign that not all were found.
 LARGEST = 1024  # Observed values, or dimensions, beyond which no system is formed.
 
 
@@ -45,7 +46,7 @@ def laplace(run: Run) -> TiltedSamples:
     begin = pool.noise[np.r_[order[:STARTS], np.sort(order[STARTS:])[:STARTS]]]
     modes, objectives, jacobians = descend(run, begin)
     gaussians = _core.Laplace(modes, jacobians, objectives)
-    noise = np.asarray(gaussians.draw(run.n, run.seed))
+    noise = np.asarray(gaussians.draw(run.n, run.fresh_seed()))
     parts: list[Evaluated] = []
 
     def found() -> TiltedSamples:
@@ -59,7 +60,19 @@ def laplace(run: Run) -> TiltedSamples:
         run.kept = found
         run.tell(min(first + ROWS, run.n), run.n)
     run.notes.append(f"{gaussians.count} modes" if gaussians.count > 1 else "one mode")
-    return found()
+    result = found()
+    if gaussians.count > MANY:
+        result.doubts.append(
+            f"{gaussians.count} modes were found from {2 * STARTS} starts: there may be more"
+        )
+    prior = run.weighted(pool, pool.values, "importance")
+    error = math.hypot(prior.log_evidence_error, result.log_evidence_error)
+    # Of few draws, the mean weight is too small far more often than it is too large.
+    if prior.log_evidence - result.log_evidence > 3.0 * error:
+        result.doubts.append(
+            f"log evidence is {prior.log_evidence:.2f} by draws of the model: modes are missing"
+        )
+    return result
 
 
 def descend(run: Run, noise: Real) -> tuple[Real, Real, Real]:

@@ -16,6 +16,7 @@ from .observation import Observation, Residuals
 from .one_step import OneStep
 
 Real = NDArray[np.float64]
+COLDEST = 1e-9
 ROWS = 4096  # Samples that functions see at once.
 
 
@@ -66,8 +67,13 @@ class Objective:
             raise TypeError(f"observation: expected an Observation, got {type(observation).__name__}")
         self.step = step
         self.temperature = as_number(
-            temperature, "temperature", "a number above 0", lambda t: 0.0 < t < float("inf")
+            temperature, "temperature", f"a number from {COLDEST:g} on", lambda t: COLDEST <= t < float("inf")
         )
+        if reward is None and energy is None and self.temperature != 1.0:
+            raise ArgumentError(
+                f"temperature: expected 1 for an observation, whose noise says how much it counts, got "
+                f"{temperature!r}"
+            )
         self.reward = None if reward is None else SampleFunction(reward, "reward", step.device)
         self.energy = None if energy is None else SampleFunction(energy, "energy", step.device)
         self.residuals = (

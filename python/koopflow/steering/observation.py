@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .._arrays import as_batch, to_numpy
-from ..exceptions import ArgumentError, NonFiniteError, ShapeError
+from .._arrays import to_numpy
+from ..exceptions import ArgumentError, DtypeError, NonFiniteError, ShapeError, SteeringError
 from .function import SampleFunction
 
 Real = NDArray[np.float64]
@@ -46,14 +46,14 @@ class Observation:
     noise: Any = 0.1
 
     def __post_init__(self) -> None:
-        values = np.asarray(to_numpy(as_batch(self.y, "y")), dtype=np.float64)
-        noise = np.asarray(to_numpy(self.noise), dtype=np.float64)
+        values = _numbers(self.y, "y").astype(np.float64)
+        noise = _numbers(self.noise, "noise").astype(np.float64)
         if not callable(self.operator):
-            operator = to_numpy(as_batch(self.operator, "operator"))
+            operator = _numbers(self.operator, "operator").copy()
             if operator.dtype == bool and values.shape == operator.shape:
                 values = values[operator]
             object.__setattr__(self, "operator", operator)
-        values = values.reshape(-1)
+        values = values.reshape(-1).copy()
         if values.size == 0 or not np.isfinite(values).all():
             raise NonFiniteError("y: expected one or more finite values")
         if noise.size not in (1, values.size) or not (np.isfinite(noise).all() and (noise > 0.0).all()):
@@ -85,8 +85,9 @@ class Observation:
                 )
             rows = np.eye(d)[operator.reshape(-1)]
         elif operator.dtype.kind in "iu" and operator.ndim == 1:
-            if operator.size and (operator.min() < 0 or operator.max() >= d):
-                raise ArgumentError(f"operator: expected places from 0 to {d - 1}, got {operator.max()}")
+            outside = operator[(operator < 0) | (operator >= d)]
+            if outside.size:
+                raise ArgumentError(f"operator: expected places from 0 to {d - 1}, got {outside[0]}")
             rows = np.eye(d)[operator]
         else:
             rows = np.asarray(operator, dtype=np.float64)
@@ -95,6 +96,17 @@ class Observation:
         if not np.isfinite(rows).all():
             raise NonFiniteError("operator: expected finite values")
         return np.asarray(rows)
+
+
+def _numbers(value: Any, name: str) -> NDArray[Any]:
+    """An array in its own precision: lists are not rounded to float32 here. Raises ``DtypeError``."""
+    try:
+        array = to_numpy(value) if isinstance(value, torch.Tensor) else np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise ShapeError(f"{name}: expected an array of numbers, got rows of different lengths") from error
+    if array.dtype.kind not in "fiub":
+        raise DtypeError(f"{name}: expected numbers, got {type(value).__name__} of {array.dtype}")
+    return array
 
 
 class Residuals:
@@ -129,10 +141,11 @@ class Residuals:
         assert self.function is not None
         given, seen = self.function.answer(x, gradients=True, many=True)
         self._seen(seen.detach())
-        columns = [
-            torch.autograd.grad(seen[:, place].sum(), given, retain_graph=place + 1 < seen.shape[1])[0]
-            for place in range(seen.shape[1])
-        ]
+        columns = []
+        for place, row in enumerate(torch.eye(seen.shape[1], dtype=seen.dtype, device=seen.device)):
+            by = row.expand_as(seen)
+            slope = self.function.slope(given, seen, by, again=place + 1 < seen.shape[1])
+            columns.append(torch.zeros_like(given) if slope is None else slope)
         found = torch.stack(columns, dim=1).to("cpu", torch.float64).numpy()
         scale = self.observation.noise.reshape(1, -1, *([1] * (found.ndim - 2)))
         return np.asarray(found / scale)
@@ -149,14 +162,15 @@ class Residuals:
         assert self.function is not None
         given, seen = self.function.answer(x, gradients=True, many=True)
         by = torch.as_tensor(weights, dtype=seen.dtype, device=seen.device)
-        return np.asarray(torch.autograd.grad((seen * by).sum(), given)[0].cpu().numpy())
+        slope = self.function.slope(given, seen, by)
+        return np.asarray((torch.zeros_like(given) if slope is None else slope).cpu().numpy())
 
     def _seen(self, seen: torch.Tensor) -> Real:
         found = seen.to("cpu", torch.float64).numpy()
         if found.shape[1] != self.observation.size:
-            raise ShapeError(
+            raise SteeringError(
                 f"operator: expected answers of {self.observation.size} values, got {found.shape[1]}"
             )
         if not np.isfinite(found).all():
-            raise NonFiniteError("operator: expected finite answers")
+            raise SteeringError("operator: expected finite answers, got NaN or infinite ones")
         return np.asarray(found)

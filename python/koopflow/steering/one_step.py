@@ -128,4 +128,9 @@ def _single(condition: Array | None, conditioning: Conditioning) -> NDArray[Any]
         array = array[0]
     if array.ndim != axes:
         raise ArgumentError(f"condition: expected one for all samples, got shape {tuple(array.shape)}")
+    classes = conditioning.classes
+    if classes is not None and not (array.dtype.kind in "iu" and 0 <= array < classes):
+        raise ArgumentError(f"condition: expected a label from 0 to {classes - 1}, got {condition!r}")
+    if conditioning.dim is not None and array.shape != (conditioning.dim,):
+        raise ArgumentError(f"condition: expected a vector of {conditioning.dim}, got {array.shape}")
     return array

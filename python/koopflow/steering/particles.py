@@ -15,7 +15,7 @@ from .reliability import pareto_k
 from .run import Run
 
 Real = NDArray[np.float64]
-ISLANDS, SMALLEST = 8, 64  # Of no fewer particles than that.
+ISLANDS, SMALLEST = 8, 16  # Of no fewer particles than that.
 SHARE = 0.5  # Of the effective size that each temperature keeps.
 MOST_TEMPERATURES = 1000
 # Correlation with where particles were at which moves end, and how many times as many as asked for are made.
@@ -25,36 +25,37 @@ LOOKED_AT = 16  # Coordinates of the noise by which islands are compared, beside
 
 def particles(run: Run) -> TiltedSamples:
     """n particles in islands that share the temperatures alone, so that their spread is an error."""
-    islands = max((i for i in range(1, ISLANDS + 1) if run.n % i == 0 and run.n // i >= SMALLEST), default=1)
-    population, history = anneal(run, run.n, islands)
+    # A few more than asked for, where islands would not be equal or too small.
+    each_island = max(math.ceil(run.n / ISLANDS), SMALLEST)
+    islands = ISLANDS
+    population, history = anneal(run, islands * each_island, islands)
     log_weights = np.asarray(population.log_weights)
     noise = np.asarray(population.noise)
     each = log_weights.reshape(islands, -1)[:, 0]
     size, _, log_mean = _core.weighed(log_weights, seed=run.seed)
-    spread = float(np.exp(each - log_mean).std(ddof=1)) / math.sqrt(islands) if islands > 1 else float("nan")
+    spread = float(np.exp(each - log_mean).std(ddof=1)) / math.sqrt(islands)
     distinct = len(np.unique(noise, axis=0)) / len(noise)
     effective = min(size * distinct, apart(_told(population), log_weights, islands))
-    at = Evaluated(noise, np.asarray(population.samples), np.asarray(population.values))
+    kept = np.linspace(0, len(noise) - 1, run.n).round().astype(int)
+    at = Evaluated(noise[kept], np.asarray(population.samples)[kept], np.asarray(population.values)[kept])
     return run.found(
         at,
-        log_weights,
+        log_weights[kept],
         "smc",
-        ess=effective,
+        ess=effective * run.n / len(noise),
         ess_interval=(float("nan"), float("nan")),
         pareto_k=history.tail,
         log_evidence=log_mean,
         log_evidence_error=spread,
         acceptance=history.acceptance,
         memory=history.memory,
-        blocks=np.repeat(np.arange(islands), run.n // islands),
+        blocks=np.repeat(np.arange(islands), each_island)[kept],
         temperatures=history.temperatures,
     )
 
 
 def apart(told: Real, log_weights: Real, islands: int) -> float:
     """Effective size of quantities ``[n, Q]`` by the spread of their means over islands: their median."""
-    if islands < 3:
-        return float("inf")
     weights = np.exp(log_weights - log_weights.max())
     weights /= weights.sum()
     mean = weights @ told
@@ -84,7 +85,7 @@ def anneal(run: Run, count: int, islands: int) -> tuple[_core.Population, Histor
     at = objective.at(run.noise(count), slopes=slopes)
     run.kept = lambda: run.weighted(at, at.values, "importance")
     population = _core.Population(
-        at.noise, at.x, at.values, at.slopes, islands=islands, kind=run.kind, seed=run.seed
+        at.noise, at.x, at.values, at.slopes, islands=islands, kind=run.kind, seed=run.fresh_seed()
     )
     while history.temperatures[-1] < 1.0 and len(history.temperatures) <= MOST_TEMPERATURES:
         values = np.asarray(population.values)
@@ -109,7 +110,11 @@ def anneal(run: Run, count: int, islands: int) -> tuple[_core.Population, Histor
 
 def _told(population: _core.Population) -> Real:
     """l and some coordinates of the noise of every particle, ``[n, Q]``."""
-    return np.column_stack([np.asarray(population.values), np.asarray(population.noise)[:, :LOOKED_AT]])
+    values = np.asarray(population.values)
+    # Where a weight is zero, as where it is least.
+    least = values[np.isfinite(values)].min(initial=0.0)
+    told = np.where(np.isfinite(values), values, least)
+    return np.column_stack([told, np.asarray(population.noise)[:, :LOOKED_AT]])
 
 
 def _correlation(before: Real, after: Real) -> float:

@@ -25,8 +25,10 @@ def pareto_k(log_weights: Real) -> float:
     tail = int(min(len(log_weights) / 5, 3 * math.sqrt(len(log_weights))))
     if tail < 5:
         return float("nan")
-    if len(finite) <= tail:
-        return float("inf")  # So few have any weight that the tail is all of them.
+    # Of few that have any weight, all but the smallest.
+    tail = min(tail, len(finite) - 1)
+    if tail < 5:
+        return float("inf")
     weights = np.exp(finite - finite[-1])
     beyond = weights[-tail:] - weights[-tail - 1]
     if beyond[-1] <= 1e-12:

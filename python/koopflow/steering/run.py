@@ -48,10 +48,14 @@ class Run:
 
     def noise(self, count: int) -> Real:
         """Fresh standard normal noise ``[count, d]``, of the seed and the number of draws before."""
-        seed = (self.seed + 7919 * self.draws) % 2**63
-        self.draws += 1
-        flat = _core.normal((count, self.objective.step.dimension), seed)
+        flat = _core.normal((count, self.objective.step.dimension), self.fresh_seed())
         return np.asarray(flat, dtype=np.float64)
+
+    def fresh_seed(self) -> int:
+        """Another seed at each call, which depends on the run's alone."""
+        self.draws += 1
+        state = np.random.SeedSequence([self.seed, self.draws]).generate_state(1, np.uint64)
+        return int(state[0])
 
     def tell(self, step: int, total: int, **values: float) -> None:
         """Report progress to whoever listens."""

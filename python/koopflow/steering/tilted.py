@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import _core
 from .._arrays import Array, as_batch, as_integer, as_seed, checked_count, to_numpy
-from ..exceptions import ArgumentError, SteeringError
+from ..exceptions import ArgumentError, NonFiniteError, ShapeError, SteeringError
 from ..progress import ProgressFunction, ProgressMeter
 from .chains import chains
 from .found import TiltedSamples
@@ -99,13 +100,13 @@ class Tilted:
         DivergenceError
             Where no sample of the model has a weight above zero.
         """
-        if method not in ("auto", *METHODS):
+        if not isinstance(method, str) or method not in ("auto", *METHODS):
             raise ArgumentError(
                 f"method: expected {', '.join(map(repr, ('auto', *METHODS)))}, got {method!r}"
             )
         if reference is not None and self.objective.energy is None:
             raise ArgumentError("reference: expected None without an energy, whose samples these would be")
-        count, number = checked_count(n), as_seed(seed)
+        count, number, reference = checked_count(n), as_seed(seed), self._reference(reference)
         with ProgressMeter(progress=progress) as meter:
             run = Run(
                 self.objective,
@@ -125,8 +126,20 @@ class Tilted:
                 error.found = None if run.kept is None else run.kept()
                 raise
 
+    def _reference(self, reference: Array | None) -> NDArray[Any] | None:
+        """Samples of the target, checked before anything long begins."""
+        if reference is None:
+            return None
+        data, shape = to_numpy(as_batch(reference, "reference")), self.objective.step.event_shape
+        if data.shape[1:] != shape or len(data) == 0:
+            expected = f"(N, {', '.join(map(str, shape))})"
+            raise ShapeError(f"reference: expected shape {expected}, got {data.shape}")
+        if not np.isfinite(data).all():
+            raise NonFiniteError("reference: expected finite samples")
+        return data
+
     def _kind(self, run: Run, move: str) -> str:
-        if move not in MOVES:
+        if not isinstance(move, str) or move not in MOVES:
             raise ArgumentError(f"move: expected 'auto', 'pcn' or 'mala', got {move!r}")
         known = self.objective.slopes_known(self.objective.step.sample(run.noise(2)))
         if move == "mala" and not known:
@@ -147,11 +160,12 @@ class Tilted:
             return tried if run.n <= PILOT else importance(run)
         if fits(run) is None:
             found = laplace(run)
-            if found.ess >= ENOUGH * len(found) and not found.pareto_k > UNRELIABLE:
+            if found.ess >= ENOUGH * len(found) and not found.pareto_k > UNRELIABLE and not found.doubts:
                 return found
+            run.notes = [note for note in run.notes if not note.endswith(("modes", "mode"))]
         return particles(run)
 
-    def _checked(self, run: Run, found: TiltedSamples, reference: Array | None) -> TiltedSamples:
+    def _checked(self, run: Run, found: TiltedSamples, reference: NDArray[Any] | None) -> TiltedSamples:
         """With what the other side says of an energy."""
         objective, step = self.objective, self.objective.step
         if objective.energy is None:
@@ -165,7 +179,7 @@ class Tilted:
             x, log_prob = step.density(noise)
             known["multiplicity"] = multiplicity(step, x, noise, log_prob, seed=run.seed)
         if reference is not None:
-            data = to_numpy(as_batch(reference, "reference")).astype(found.x.dtype)
+            data = reference.astype(found.x.dtype)
             log_weights = objective.energy.values(data, sign=-1.0) / objective.temperature
             log_weights = log_weights - step.log_prob(data)
             known["log_evidence_backwards"] = -float(_core.weighed(-log_weights, resamples=1)[2])

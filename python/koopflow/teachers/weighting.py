@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import _core
 from .._arrays import Array, to_numpy
-from ..exceptions import ArgumentError, NonFiniteError, ShapeError
+from ..exceptions import ArgumentError, DtypeError, NonFiniteError, ShapeError
 
 MORE, ENOUGH = 4, 65_536  # Times as many rows, up to so many, lest rounding decide how often each is seen.
 
@@ -19,7 +19,10 @@ def weighted_rows(weights: Array, seed: int, data: Array, *others: Array | None)
     Systematic draws, in the order of the rows. Raises ``ShapeError``, ``NonFiniteError`` or ``ArgumentError``
     naming ``weights``.
     """
-    values, count = np.asarray(to_numpy(weights), dtype=np.float64), len(data)
+    given, count = np.asarray(to_numpy(weights)), len(data)
+    if given.dtype.kind not in "fiub":
+        raise DtypeError(f"weights: expected real numbers, got {given.dtype}")
+    values = given.astype(np.float64)
     if values.shape != (count,):
         raise ShapeError(f"weights: expected shape ({count},), got {values.shape}")
     if not np.isfinite(values).all():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from koopflow import Observation
-from koopflow.exceptions import ArgumentError, NonFiniteError, ShapeError, SteeringError
+from koopflow.exceptions import ArgumentError, DtypeError, NonFiniteError, ShapeError, SteeringError
 from koopflow.steering.observation import Residuals
 
 CPU = torch.device("cpu")
@@ -69,3 +69,27 @@ def test_an_operator_is_asked_for_as_many_values_as_were_seen(student):
     ):
         with pytest.raises((ShapeError, SteeringError, NonFiniteError), match=words):
             student.tilt(observation=Observation(wrong, [1.0])).sample(32, method="importance")
+
+
+def test_an_observation_keeps_its_own_numbers():
+    y, operator = np.array([0.1]), np.array([[1.0, 0.0]])
+    observation = Observation(operator, y, noise=0.5)
+    y[0], operator[0, 0] = 99.0, 0.0
+    assert observation.y[0] == 0.1
+    assert observation.matrix((2,))[0, 0] == 1.0
+    # Lists are not rounded to float32.
+    assert Observation([1], [123456789.0]).y[0] == 123456789.0
+    np.testing.assert_array_equal(Observation([1], [0.5]).matrix((2,)), [[0.0, 1.0]])
+    np.testing.assert_array_equal(Observation([False, True], [0.5]).matrix((2,)), [[0.0, 1.0]])
+    for wrong in ({"operator": ["a"]}, {"noise": "a"}, {"y": ["b"]}):
+        with pytest.raises(DtypeError, match=next(iter(wrong))):
+            Observation(**{"operator": [0], "y": [1.0], "noise": 0.1, **wrong})
+
+
+def test_an_operator_without_a_gradient_is_noticed(student):
+    layer = torch.nn.Linear(2, 1)
+    observation = Observation(lambda x: layer(x.detach()), [1.0], noise=2.0)
+    found = student.tilt(observation=observation).sample(64, method="smc")
+    assert any("without gradients" in note for note in found.notes)
+    with pytest.raises(ArgumentError, match="differentiable operator"):
+        student.tilt(observation=observation).sample(64, method="laplace")

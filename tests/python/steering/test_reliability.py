@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from koopflow import TiltedSamples, _core
-from koopflow.exceptions import ArgumentError, DivergenceError, NonFiniteError, ShapeError, SteeringError
+from koopflow import Observation, TiltedSamples, _core
+from koopflow.exceptions import (
+    ArgumentError,
+    DivergenceError,
+    DtypeError,
+    NonFiniteError,
+    ShapeError,
+    SteeringError,
+)
 from koopflow.steering.chains import mixing
 from koopflow.steering.one_step import OneStep
 from koopflow.steering.reliability import multiplicity, pareto_k
@@ -93,11 +100,11 @@ def test_a_reward_far_away_is_not_believed(student):
 
 def test_standard_errors_cover(student):
     """Over seeds, the truth lies within two standard errors as often as it should."""
-    tilted = student.tilt(reward=lambda x: x[:, 0])
-    truth, _ = tilted.sample(100_000, method="importance", seed=99).expectation(lambda x: x[:, 0])
+    tilted = student.tilt(reward=lambda x: 0.5 * x[:, 0])
+    truth, _ = tilted.sample(200_000, method="importance", seed=99).expectation(lambda x: x[:, 0])
     inside = []
     for seed in range(60):
-        found = tilted.sample(400, method="importance", seed=seed)
+        found = tilted.sample(1000, method="importance", seed=seed)
         value, error = found.expectation(lambda x: x[:, 0])
         inside.append(abs(value - truth) < 2.0 * error)
     assert 0.85 <= np.mean(inside) <= 1.0
@@ -274,3 +281,105 @@ def test_weighted_rows_are_refused_or_counted():
     ):
         with pytest.raises(kind, match="weights"):
             weighted_rows(wrong, 0, data)
+
+
+def test_functions_may_write_to_what_they_get(student):
+    def careless(x):
+        x -= 1.0
+        return x[:, 0]
+
+    careful = student.tilt(reward=lambda x: x[:, 0] - 1.0)
+    for method in ("importance", "smc"):
+        one = student.tilt(reward=careless).sample(256, method=method)
+        two = careful.sample(256, method=method)
+        np.testing.assert_allclose(one.x, two.x, atol=1e-5)
+        np.testing.assert_allclose(one.log_weights, two.log_weights, atol=1e-5)
+    before = one.x.copy()
+    one.expectation(lambda x: x.mul_(2.0)[:, 0])
+    np.testing.assert_array_equal(one.x, before)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_followed_whatever_the_caller_switched_off(student, mode):
+    tilted = student.tilt(reward=lambda x: -((x[:, 0] - 2.0) ** 2))
+    with mode():
+        inside = tilted.sample(128, method="smc")
+    outside = tilted.sample(128, method="smc")
+    np.testing.assert_allclose(inside.x, outside.x, atol=1e-6)
+    assert inside.notes == outside.notes == []
+
+
+def test_errors_are_never_those_of_one_part(student):
+    """Numbers of particles that no number of islands divides, and few chains."""
+    tilted = student.tilt(reward=lambda x: x[:, 0])
+    for n in (127, 1009):
+        found = tilted.sample(n, method="smc")
+        assert len(np.unique(found.blocks)) == 8
+        assert found.x.shape == (n, 2)
+        assert found.expectation(lambda x: x[:, 0])[1] > 1e-3
+        assert np.isfinite(found.log_evidence_error)
+    few = tilted.sample(1000, method="mcmc", chains=2, burn_in=5)
+    assert "independent" in few.verdict
+
+
+def test_chains_that_have_not_met_are_not_believed(gaussian):
+    far = torch.tensor([2.5, 0.0])
+
+    def two(x):
+        return torch.logaddexp(-200 * ((x - far) ** 2).sum(1), -200 * ((x + far) ** 2).sum(1))
+
+    found = gaussian.tilt(reward=two).sample(1024, method="mcmc", burn_in=20, chains=512, thin=2)
+    assert "have not met" in found.verdict
+
+
+def test_modes_that_were_not_looked_for_are_missed_by_the_evidence(student):
+    """Far more modes than starts: the mean over draws of the model says so."""
+
+    def waves(x):
+        return torch.stack([torch.sin(8 * x[:, 0]), torch.sin(8 * x[:, 1])], dim=1)
+
+    tilted = student.tilt(observation=Observation(waves, [0.5, 0.5], noise=0.02))
+    assert not tilted.sample(2000, method="laplace").reliable
+    assert tilted.sample(512).method == "smc"
+
+
+def test_rewards_that_only_forbid_are_judged_by_what_moves(student):
+    only = student.tilt(reward=lambda x: torch.where(x[:, 0] > 1.0, 0.0, -torch.inf))
+    for method in ("importance", "smc", "mcmc"):
+        found = only.sample(2048, method=method, thin=10)
+        assert found.ess > 100
+        assert not found.pareto_k > 0.7
+    assert np.isfinite(found.expectation(lambda x: x[:, 0].log())[0])
+
+
+def test_expectations_of_what_has_no_weight_do_not_count(student):
+    only = student.tilt(reward=lambda x: torch.where(x[:, 0] > 1.0, 0.0, -torch.inf))
+    found = only.sample(512, method="importance")
+    value, error = found.expectation(lambda x: x[:, 0].log())
+    assert np.isfinite(value)
+    assert np.isfinite(error)
+    with pytest.raises(TypeError, match="function: expected one of samples"):
+        found.expectation(5)
+    with pytest.raises(DtypeError, match="function"):
+        found.expectation(lambda x: x[:, 0].to(torch.complex64))
+
+
+def test_seeds_are_all_different(student):
+    tilted = student.tilt(reward=lambda x: x[:, 0])
+    firsts = {
+        float(tilted.sample(16, method="importance", seed=s).x[0, 0]) for s in (0, 1, 7919, 2**63, 2**64 - 1)
+    }
+    assert len(firsts) == 5
+    assert tilted.sample(64, method="mcmc", seed=2**64 - 1, burn_in=1).x.shape == (64, 2)
+
+
+def test_a_reference_is_checked_first(student):
+    tilted = student.tilt(energy=lambda x: 0.5 * (x**2).sum(dim=1))
+    for wrong, kind in (
+        (np.zeros((3, 3)), ShapeError),
+        (np.zeros((0, 2)), ShapeError),
+        (np.zeros(2), ShapeError),
+        (np.full((3, 2), np.nan), NonFiniteError),
+    ):
+        with pytest.raises(kind, match="reference"):
+            tilted.sample(10**9, reference=wrong)
