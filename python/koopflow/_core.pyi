@@ -745,6 +745,7 @@ class Population:
     ) -> float:
         """Moves where proposals are accepted; the share of them."""
 
+@final
 class Laplace:
     """A mixture of Gaussians about modes in noise space."""
 
@@ -765,6 +766,7 @@ def weighed(
 
 def systematic_resample(log_weights: _Array, count: int, seed: int) -> list[int]: ...
 
+@final
 class Displacements:
     """States of paths at fixed times, taken in chunk by chunk."""
 

@@ -32,7 +32,8 @@ METHODS: dict[str, Callable[[Run], TiltedSamples]] = {
 }
 MOVES = ("auto", "pcn", "mala")
 PILOT = 1024  # Draws by which "auto" chooses.
-ENOUGH = 0.1  # Effective share of them from which importance weights do.
+# Effective share of them from which importance weights do, or effective number of all that are asked for.
+ENOUGH, PLENTY = 0.1, 400
 UNSEEN = "parts of the target that the model never visits have no weight here: reference= would show them"
 CHECKED, LARGEST_CHECKED = 32, 64  # Samples whose other noise is looked for, and dimensions.
 
@@ -156,7 +157,8 @@ class Tilted:
             tried = importance(pilot)
         finally:
             run.draws, run.kept = pilot.draws, pilot.kept
-        if tried.ess >= ENOUGH * len(tried) and not tried.pareto_k > UNRELIABLE:
+        share = tried.ess / len(tried)
+        if not tried.pareto_k > UNRELIABLE and (share >= ENOUGH or share * run.n >= PLENTY):
             return tried if run.n <= PILOT else importance(run)
         if fits(run) is None:
             found = laplace(run)
