@@ -184,7 +184,7 @@ class Command:
         if option.kind is bool:
             self._switches.add(full)
         for kind in typing.get_args(option.kind):
-            if typing.get_origin(kind) is tuple:
+            if kind == tuple[str, str]:
                 self._pairs.add(full)
             if isinstance(kind, type) and issubclass(kind, Options):
                 self._nested += [f"{full}.{key}" for key in kind.names()]

@@ -38,6 +38,7 @@ def test_help_names_the_commands(capsys):
         "sample",
         "spectrum",
         "flow-spectrum",
+        "tilt",
         "evaluate",
         "compare",
         "export",
