@@ -20,7 +20,7 @@ from .guidance import Likelihood, guided, of_observation, of_reward
 COUNT = 1024  # Samples that are compared, and weighted ones that they are drawn from.
 DRAWS = 16 * COUNT
 POOL = 200_000  # Of the teacher, of which rejection keeps some.
-STEPS, SCALES = (100, 500), (0.5, 1.0, 2.0)  # Of guidance; the best scale counts.
+STEPS, SCALES = (100, 500), (0.1, 0.3, 1.0, 2.0)  # Of guidance; the best scale counts.
 
 PROBLEMS: dict[str, Callable[[int], NDArray[Any]]] = {
     "moons": lambda seed: datasets.moons(20_000, seed=seed),
