@@ -3,7 +3,6 @@
 //! METHOD.md, "Teacher"). x and the running divergence are solved as one state `[B, d + 1]` from t = 1
 //! (data) to t = 0, where p is the standard normal density.
 
-use std::f64::consts::PI;
 use std::str::FromStr;
 use std::time::Instant;
 
@@ -13,7 +12,7 @@ use tch::{Kind, Tensor};
 use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Progress};
 use crate::ode::{integrate, SolveOptions};
-use crate::tensor::{check_batch, chunks, finite_densities, in_halves, RandomSource};
+use crate::tensor::{check_batch, chunks, finite_densities, in_halves, log_standard_normal, RandomSource};
 use crate::velocity::VelocityField;
 
 /// Dimension up to which [`Divergence::Auto`] is exact.
@@ -163,8 +162,7 @@ impl Part<'_> {
         let end = solution.endpoint();
         // In float64: the squares of many dimensions and the volume may nearly cancel.
         let noise = end.narrow(1, 0, size).to_kind(Kind::Double);
-        let squares = noise.square().f_sum_dim_intlist([1i64].as_slice(), false, Kind::Double)?;
-        let log_noise = (squares + size as f64 * (2.0 * PI).ln()) * -0.5;
+        let log_noise = log_standard_normal(&noise)?;
         // The last coordinate ran backwards from 0 with slope -div v: it holds +integral of div v.
         Ok((log_noise - end.select(1, size).to_kind(Kind::Double)).to_kind(x.kind()))
     }

@@ -47,6 +47,15 @@ impl PyPopulation {
     fn own(&self) -> MutexGuard<'_, Population> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Works on the particles without the interpreter.
+    fn work<T: Send>(
+        &self,
+        py: Python<'_>,
+        work: impl FnOnce(&mut Population) -> Result<T> + Send,
+    ) -> PyResult<T> {
+        door::enter(py, move || work(&mut self.own()))
+    }
 }
 
 #[pymethods]
@@ -64,9 +73,10 @@ impl PyPopulation {
         kind: &str,
         seed: u64,
     ) -> PyResult<Self> {
-        let (noise, kind) = (matrix("noise", noise)?, kind.parse()?);
+        let (py, noise, kind) = (noise.py(), matrix("noise", noise)?, kind.parse()?);
         let at = evaluated(samples, values, slopes)?;
-        Ok(PyPopulation(Mutex::new(Population::new(&noise, at, islands, temperature, kind, seed)?)))
+        let made = door::enter(py, move || Population::new(&noise, at, islands, temperature, kind, seed))?;
+        Ok(PyPopulation(Mutex::new(made)))
     }
 
     #[getter]
@@ -105,22 +115,22 @@ impl PyPopulation {
 
     /// Makes moves relative to the Gaussian of particles `[M, d]`.
     fn refer(&self, noise: &Bound<'_, PyAny>) -> PyResult<()> {
-        let noise = matrix("noise", noise)?;
-        Ok(self.own().refer(&noise)?)
+        let (py, noise) = (noise.py(), matrix("noise", noise)?);
+        self.work(py, move |own| own.refer(&noise))
     }
 
     /// Raises the temperature, and answers with it.
-    fn warm(&self, share: f64) -> f64 {
-        self.own().warm(share)
+    fn warm(&self, py: Python<'_>, share: f64) -> PyResult<f64> {
+        self.work(py, move |own| Ok(own.warm(share)))
     }
 
-    fn resample(&self) -> PyResult<()> {
-        Ok(self.own().resample()?)
+    fn resample(&self, py: Python<'_>) -> PyResult<()> {
+        self.work(py, Population::resample)
     }
 
     /// Noise `[N, d]` that every particle may move to.
     fn propose<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let proposed = self.own().propose()?;
+        let proposed = self.work(py, Population::propose)?;
         export(py, &proposed)
     }
 
@@ -133,8 +143,8 @@ impl PyPopulation {
         slopes: Option<&Bound<'_, PyAny>>,
         adapt: bool,
     ) -> PyResult<f64> {
-        let at = evaluated(samples, values, slopes)?;
-        Ok(self.own().decide(at, adapt)?)
+        let (py, at) = (samples.py(), evaluated(samples, values, slopes)?);
+        self.work(py, move |own| own.decide(at, adapt))
     }
 }
 

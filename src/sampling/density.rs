@@ -1,7 +1,6 @@
 //! Log-density of a student by the change of variables through its one-step map S: with x = S(z) and z standard
 //! normal, log p(x) = log N(z; 0, I) - log |det dS/dz|. z is found by the student's inverse, polished against S.
 
-use std::f64::consts::PI;
 use std::str::FromStr;
 
 use tch::{Kind, Tensor};
@@ -12,7 +11,9 @@ use crate::koopman::Student;
 use crate::monitor::Monitor;
 use crate::nets::precision::Lowered;
 use crate::sampling;
-use crate::tensor::{all_finite, chunks, finite_densities, in_chunks, shape_text, RandomSource};
+use crate::tensor::{
+    all_finite, chunks, finite_densities, in_chunks, log_standard_normal, shape_text, RandomSource,
+};
 
 /// How log |det dS/dz| is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -192,9 +193,7 @@ fn at_noise(
         true => exact_log_determinant(&map, &flat, condition.as_ref(), monitor)?,
         false => estimated_log_determinant(&map, &flat, condition.as_ref(), options, monitor)?,
     };
-    let squares =
-        flat.to_kind(Kind::Double).square().f_sum_dim_intlist([1].as_slice(), false, Kind::Double)?;
-    let log_noise = (squares + dimension as f64 * (2.0 * PI).ln()) * -0.5;
+    let log_noise = log_standard_normal(&flat)?;
     let log_determinant = log_determinant + dimension as f64 * student.length(1.0)?.ln();
     Ok((log_noise - &log_determinant, log_determinant, standard_errors))
 }

@@ -40,14 +40,7 @@ impl<'a> SampleMap<'a> {
     /// # Errors
     /// Whatever libtorch refuses.
     pub fn pull(&self, noise: &Tensor, covectors: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
-        let noise = noise.detach().set_requires_grad(true);
-        let product = tch::with_grad(|| -> Result<Tensor> {
-            let t = noise.new_zeros([noise.size()[0]], (noise.kind(), noise.device()));
-            let g = self.student.lift_flat(&t, &noise, Direction::Forward, condition);
-            Ok((self.horizon.apply(&g)? * covectors).sum(noise.kind()))
-        })?;
-        let mut gradients = Tensor::f_run_backward(&[product], &[&noise], false, false)?;
-        Ok(gradients.swap_remove(0))
+        Ok(self.backwards(noise, condition, 1, |x, _| x * covectors)?.squeeze_dim(1))
     }
 
     /// J `directions`, row by row: `[R, d]` for noise of R rows.

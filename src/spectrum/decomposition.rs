@@ -2,12 +2,12 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::facts::exact;
 use super::vectors::{complex, product, Blocks, Vectors};
 use crate::error::{Error, Result};
 use crate::koopman::{
     exponential_integral, Direction, Eigenvectors, Generator, Horizon, SpectralGenerator, Student,
 };
+use crate::tensor::exact;
 
 /// All eigenvalues of L but the structural zeros (the constant, time and, with a spectral generator, the
 /// state); `r` of them, each conjugate pair side by side, the positive frequency first.

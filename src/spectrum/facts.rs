@@ -2,14 +2,14 @@
 
 use std::str::FromStr;
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::Spectrum;
 use crate::error::{Error, Result};
 use crate::koopman::{exponential_integral, Direction, Student};
 use crate::monitor::Monitor;
 use crate::ode::{self, Chunks, SolveOptions};
-use crate::tensor::shape_text;
+use crate::tensor::{exact, shape_text};
 use crate::velocity::VelocityField;
 
 /// The student's own times along the teacher's paths where residuals are measured.
@@ -192,11 +192,6 @@ pub(super) fn check_teacher(student: &Student, teacher: &dyn VelocityField) -> R
         return Err(Error::shape("teacher", expected, got));
     }
     Ok(())
-}
-
-/// Float64 on the CPU.
-pub(super) fn exact(tensor: &Tensor) -> Tensor {
-    tensor.to_device(Device::Cpu).to_kind(Kind::Double)
 }
 
 /// Less the mean over the first dimension.

@@ -2,11 +2,12 @@
 
 use tch::{Kind, Tensor};
 
-use super::facts::{check_teacher, exact};
+use super::facts::check_teacher;
 use crate::error::{Error, Result};
 use crate::koopman::{exponential_integral, Direction, FeatureMap, Generator, LevelGenerator, Student};
 use crate::monitor::Monitor;
 use crate::ode::{self, Chunks, SolveOptions};
+use crate::tensor::exact;
 use crate::velocity::VelocityField;
 
 /// One feature map's eigenvalues; float64 on the CPU.

@@ -14,8 +14,8 @@ use crate::error::{Error, Result};
 
 pub use chunks::{chunks, in_chunks};
 pub use memory::{in_halves, out_of_memory};
-pub use random::RandomSource;
 pub(crate) use random::{hash, FNV_OFFSET};
+pub use random::{log_standard_normal, RandomSource};
 pub(crate) use share::shared;
 pub use share::Share;
 
@@ -47,6 +47,11 @@ pub fn device_name(device: Device) -> String {
         Device::Cpu => "cpu".into(),
         other => format!("{other:?}").to_lowercase(),
     }
+}
+
+/// Float64 on the CPU, without a graph.
+pub(crate) fn exact(x: &Tensor) -> Tensor {
+    x.detach().to_device(Device::Cpu).to_kind(Kind::Double)
 }
 
 /// Parses `"float32"` or `"float64"`.

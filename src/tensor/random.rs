@@ -1,5 +1,7 @@
 //! Seeded random numbers that do not touch anybody's global state.
 
+use std::f64::consts::PI;
+
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
@@ -131,6 +133,20 @@ impl RandomSource {
         values.shuffle(&mut rng);
         Tensor::from_slice(&values).to_device(device)
     }
+}
+
+/// Log-density in nats of standard normal noise: `[B]` in float64 for `[B, d]`.
+///
+/// # Errors
+/// Whatever libtorch refuses.
+pub fn log_standard_normal(noise: &Tensor) -> Result<Tensor> {
+    // In float64: the squares of many dimensions are large beside their differences.
+    let squares = noise.f_to_kind(Kind::Double)?.f_square()?.f_sum_dim_intlist(
+        [1i64].as_slice(),
+        false,
+        Kind::Double,
+    )?;
+    Ok((squares + noise.size2()?.1 as f64 * (2.0 * PI).ln()) * -0.5)
 }
 
 /// The number of values of a shape, which may come from a caller.

@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::weights::log_mean;
 use crate::error::{Error, Result};
-use crate::tensor::{shape_text, RandomSource};
+use crate::tensor::{exact, shape_text, RandomSource};
 
 /// Shares of the draws that come from the prior, so that no weight is without bound, and from Gaussians of
 /// [`WIDER`] times the deviation, for tails that are heavier than a Gaussian's.
@@ -191,8 +191,4 @@ fn check(jacobians: &Tensor, expected: &[i64]) -> Result<()> {
         true => Ok(()),
         false => Err(Error::shape("jacobians", shape_text(expected), shape_text(&jacobians.size()))),
     }
-}
-
-fn exact(x: &Tensor) -> Tensor {
-    x.detach().to_device(Device::Cpu).to_kind(Kind::Double)
 }

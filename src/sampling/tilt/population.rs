@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 use super::reference::Reference;
 use super::weights::{log_mean, next_temperature, systematic, tempered};
 use crate::error::{Error, Result};
-use crate::tensor::{shape_text, RandomSource};
+use crate::tensor::{exact, shape_text, RandomSource};
 
 /// How particles move. Both leave N(z) invariant where l is constant, in any number of dimensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -262,6 +262,10 @@ impl Population {
             return Err(Error::argument("propose", "a call before this one", "none"));
         };
         at.check(count, dimension, self.kind == Move::Langevin)?;
+        if at.samples.size() != self.samples.size() {
+            let (expected, got) = (self.samples.size(), at.samples.size());
+            return Err(Error::shape("samples", shape_text(&expected), shape_text(&got)));
+        }
         let slopes = at.slopes.as_ref().map(|slopes| finite(&exact(slopes)));
         let logs = self.log_acceptance(&proposed, &at.values, slopes.as_ref())?;
         let mut rng = self.random.at(self.draws);
@@ -337,8 +341,4 @@ impl Population {
 /// Slopes where a weight is zero or has a kink do not lead anywhere.
 fn finite(slopes: &Tensor) -> Tensor {
     slopes.nan_to_num(0.0, 0.0, 0.0)
-}
-
-fn exact(x: &Tensor) -> Tensor {
-    x.detach().to_device(Device::Cpu).to_kind(Kind::Double)
 }

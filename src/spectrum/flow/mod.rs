@@ -21,12 +21,12 @@ mod temporal;
 mod time;
 
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use self::displacements::check_paths;
 use self::time::functions;
 use crate::error::{Error, Result};
-use crate::tensor::{check_batch, event_size, shape_text, Share};
+use crate::tensor::{check_batch, event_size, exact, shape_text, Share};
 
 pub use agreement::{Agreement, Found};
 pub use displacements::Displacements;
@@ -300,8 +300,4 @@ impl FlowSpectrum {
         let modes = self.array("modes")?;
         Ok(modes.f_reshape([modes.size()[0], modes.size()[1] * modes.size()[2]])?)
     }
-}
-
-fn exact(x: &Tensor) -> Tensor {
-    x.detach().to_device(Device::Cpu).to_kind(Kind::Double)
 }
