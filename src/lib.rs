@@ -12,6 +12,7 @@ pub mod data;
 pub mod distill;
 pub mod error;
 pub mod flow;
+pub mod forecast;
 pub mod koopman;
 pub mod metrics;
 pub mod monitor;

@@ -12,6 +12,7 @@ from koopflow import (  # noqa: E402
     datasets,
     energies,
     exceptions,
+    forecasting,
     metrics,
     plotting,
     progress,
@@ -23,6 +24,7 @@ check_torch(_core.TORCH_VERSION)
 
 from koopflow._autocast import autocast  # noqa: E402
 from koopflow.compare import Comparison, compare  # noqa: E402
+from koopflow.forecasting import KoopmanForecaster  # noqa: E402
 from koopflow.options import Architecture, Objective, Training, Trajectories, UNet  # noqa: E402
 from koopflow.spectrum import FlowSpectrum, LevelSpectrum, Spectrum  # noqa: E402
 from koopflow.steering import Observation, TiltedSamples  # noqa: E402
@@ -39,6 +41,7 @@ __all__ = [
     "FlowSpectrum",
     "FlowTeacher",
     "KoopmanDistiller",
+    "KoopmanForecaster",
     "LevelSpectrum",
     "Objective",
     "Observation",
@@ -57,6 +60,7 @@ __all__ = [
     "datasets",
     "energies",
     "exceptions",
+    "forecasting",
     "metrics",
     "plotting",
     "progress",

@@ -701,6 +701,112 @@ class Spectrum:
         """Samples with the observables at time ``at`` shifted by ``[m]`` or ``[B, m]``, ``[B, *event]``."""
 
 @final
+class Observed:
+    """Observed sequences, one after the other."""
+
+    def __new__(
+        cls,
+        values: _Array,
+        lengths: Sequence[int],
+        *,
+        times: _Array | None = None,
+        inputs: _Array | None = None,
+        conditions: _Array | None = None,
+    ) -> Observed:
+        """Rows ``[R, d]`` of paths of ``lengths``: times ``[R]``, inputs ``[R, u]``, conditions ``[N, c]``."""
+
+    @property
+    def spacing(self) -> float | None:
+        """Distance of the grid of times; None where they are irregular."""
+
+    def __len__(self) -> int: ...
+
+@final
+class Forecaster:
+    """Observables of observed sequences, and how they evolve."""
+
+    @staticmethod
+    def fit(
+        paths: Observed, config: str, event_shape: Sequence[int], *, monitor: _Monitor = None
+    ) -> Forecaster: ...
+    @staticmethod
+    def load(path: str, *, device: str = "cpu") -> tuple[Forecaster, str]: ...
+    def to_bytes(self) -> bytes: ...
+    @classmethod
+    def from_bytes(cls, bytes: bytes, device: str = "cpu") -> Forecaster: ...
+    def __reduce__(self) -> tuple[Any, tuple[bytes, str]]: ...
+    def save(self, path: str, facts: str = "{}") -> None: ...
+    @property
+    def event_shape(self) -> tuple[int, ...]: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def size(self) -> int:
+        """Number of observables, m."""
+
+    @property
+    def facts(self) -> str:
+        """``sizes`` and ``facts`` as JSON."""
+
+    @property
+    def history(self) -> str: ...
+    @property
+    def config(self) -> str: ...
+    def transition(self) -> NDArray[float64]:
+        """K, ``[m, m]``."""
+
+    def generator(self) -> NDArray[float64] | None:
+        """L, ``[m, m]``, where there is one."""
+
+    def readout(self) -> NDArray[float64]:
+        """C, ``[m, d]``."""
+
+    def covariance(self) -> NDArray[float64]:
+        """Q, ``[m, m]``."""
+
+    def encode(self, x: _Array, *, condition: _Array | None = None) -> Any:
+        """Observables ``[B, m]`` of rows ``[B, history, *event]``."""
+
+    def forecast(
+        self,
+        x: _Array,
+        times: _Array,
+        *,
+        re_encode: int = 1,
+        members: int = 0,
+        seed: int = 0,
+        inputs: _Array | None = None,
+        condition: _Array | None = None,
+        monitor: _Monitor = None,
+    ) -> Any:
+        """States ``[T, B, *event]``, or ``[members, T, B, *event]``; ``re_encode=0`` never encodes anew."""
+
+    def smooth(
+        self,
+        values: _Array,
+        times: _Array,
+        wanted: _Array,
+        *,
+        noise: float,
+        re_encode: bool = True,
+        backwards: bool = True,
+        condition: _Array | None = None,
+        monitor: _Monitor = None,
+    ) -> tuple[Any, Any, Any]:
+        """Means and deviations ``[T, B, *event]`` and log-likelihoods ``[B]``."""
+
+    def spectrum(
+        self, paths: Observed | None = None, *, monitor: _Monitor = None
+    ) -> tuple[
+        tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[float64]],
+        tuple[NDArray[float64], NDArray[float64], NDArray[float64], list[int], NDArray[float64]] | None,
+    ]:
+        """Rates, weights, modes, condition numbers; power, residuals, energy, order, share explained."""
+
+def forecaster_defaults() -> str:
+    """Every option of a forecaster and its default, as JSON."""
+
+@final
 class Population:
     """Particles in noise space that move under N(z) exp(temperature l(z))."""
 

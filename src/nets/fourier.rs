@@ -29,8 +29,20 @@ impl FourierFeatures {
         parameters: &mut Parameters,
         random: &mut RandomSource,
     ) -> Result<Self> {
+        Self::with_lengths(name, (NARROWEST, WIDEST), inputs, outputs, parameters, random)
+    }
+
+    /// The same with the least and the largest length of w.
+    pub fn with_lengths(
+        name: &str,
+        (least, largest): (f64, f64),
+        inputs: i64,
+        outputs: i64,
+        parameters: &mut Parameters,
+        random: &mut RandomSource,
+    ) -> Result<Self> {
         let (kind, device) = (parameters.kind(), parameters.device());
-        let lengths = Tensor::linspace(NARROWEST.ln(), WIDEST.ln(), outputs, (kind, device)).exp();
+        let lengths = Tensor::linspace(least.ln(), largest.ln(), outputs, (kind, device)).exp();
         let directions = random.normal(&[outputs, inputs], kind, device)? / (inputs as f64).sqrt();
         let phases = random.uniform(&[outputs], kind, device)? * (2.0 * PI);
         Ok(FourierFeatures {

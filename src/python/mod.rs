@@ -9,6 +9,7 @@ mod errors;
 mod feature_distance;
 mod files;
 mod flow_spectrum;
+mod forecast;
 mod handle;
 mod json;
 mod metrics;
@@ -39,6 +40,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<spectrum::PySpectrum>()?;
     module.add_class::<flow_spectrum::PyDisplacements>()?;
     module.add_class::<flow_spectrum::PyFlowSpectrum>()?;
+    module.add_class::<forecast::PyObserved>()?;
+    module.add_class::<forecast::PyForecaster>()?;
+    module.add_function(wrap_pyfunction!(forecast::forecaster_defaults, module)?)?;
     module.add_class::<metrics::PyStatistic>()?;
     module.add_class::<tilt::PyPopulation>()?;
     module.add_class::<tilt::PyLaplace>()?;

@@ -145,7 +145,7 @@ impl PySpectrum {
 }
 
 /// A complex tensor as a NumPy array of complex numbers.
-fn export_complex<'py>(py: Python<'py>, tensor: &Tensor) -> PyResult<Bound<'py, PyAny>> {
+pub(super) fn export_complex<'py>(py: Python<'py>, tensor: &Tensor) -> PyResult<Bound<'py, PyAny>> {
     let parts = tensor.contiguous().view_as_real().contiguous();
     let array = ArrayKind::Numpy.export(py, parts)?;
     array.call_method1("view", ("c16",))?.call_method1("squeeze", (-1,))

@@ -1,0 +1,17 @@
+"""Forecasts of observed sequences: the same lift and linear evolution, fitted to data, not to a teacher."""
+
+from .forecaster import KoopmanForecaster
+from .paths import Paths
+from .prior import SequencePrior
+from .report import ForecastReport
+from .smoothing import SmoothedPaths
+from .spectrum import SequenceSpectrum
+
+__all__ = [
+    "ForecastReport",
+    "KoopmanForecaster",
+    "Paths",
+    "SequencePrior",
+    "SequenceSpectrum",
+    "SmoothedPaths",
+]

@@ -1,0 +1,292 @@
+"""What a fitted forecaster can do: forecast, smooth, encode, read its evolution and its spectrum."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .. import _core
+from .._arrays import Array, as_flag, as_integer, as_number, as_seed, as_states, to_numpy
+from .._parameters import Parameters
+from ..exceptions import ArgumentError, NotFittedError, ShapeError
+from ..progress import ProgressFunction, ProgressMeter
+from .paths import Paths, as_lead_times
+from .smoothing import SmoothedPaths
+from .spectrum import SequenceSpectrum
+
+
+class FittedForecaster(Parameters):
+    """A forecaster in the core. :class:`koopflow.KoopmanForecaster` makes one, and has the words for it."""
+
+    history: int
+    _model: _core.Forecaster | None = None
+    # What fit was given, in this process only.
+    _paths: Paths | None = None
+    scalar_: bool = False
+    classes_: list[int] | None = None
+
+    def forecast(
+        self,
+        x: Array,
+        times: Sequence[float] | Array,
+        *,
+        members: int = 0,
+        re_encode: str | int = "auto",
+        inputs: Array | None = None,
+        condition: Array | None = None,
+        seed: int | None = 0,
+        progress: bool | ProgressFunction = False,
+    ) -> Array:
+        """States at times ahead, ``[T, B, *event]``, or ``[members, T, B, *event]``, of the kind of ``x``.
+
+        Parameters
+        ----------
+        x : array, ``[B, *event]``, or ``[B, H, *event]``
+            The last row of each path; or its last rows, at least ``history`` of them, a step apart. Where the
+            data are noisy more of them are filtered first (NaN for gaps), which makes the start exacter.
+        times : sequence of float, ``[T]``
+            Times since the last row, in any order. Between steps they need a generator.
+        members : int, default 0
+            Number of random members of an ensemble: every step adds what the data's steps add.
+        re_encode : {"auto", "never"} or int
+            Steps between encodings, by default as fitted.
+        inputs : array, ``[B, steps, u]``, optional
+            What is done in each step, from the last row on.
+        condition : array, optional
+            Label or numbers of each path.
+        seed : int or None, default 0
+            Random seed of members; None draws one.
+        progress : bool or callable, default False
+            Progress bar or function: see :mod:`koopflow.progress`.
+        """
+        model, rows = self._fitted(), self._rows(x)
+        members = as_integer(members, "members", least=0)
+        leads, numbers = as_lead_times(times), self._condition(condition, len(rows))
+        with ProgressMeter(progress=progress) as meter:
+            rows = self._started(rows, numbers, meter.monitor)
+            found = model.forecast(
+                rows,
+                leads,
+                re_encode=self._steps(re_encode),
+                members=members,
+                seed=as_seed(seed),
+                inputs=inputs,
+                condition=numbers,
+                monitor=meter.monitor,
+            )
+        return self._out(found)
+
+    def smooth(
+        self,
+        observations: Array,
+        times: Sequence[float] | Array | None = None,
+        *,
+        mask: Array | None = None,
+        noise: float | None = None,
+        at: Sequence[float] | Array | None = None,
+        filter_only: bool = False,
+        re_encode: str | int = "auto",
+        condition: Array | None = None,
+        progress: bool | ProgressFunction = False,
+    ) -> SmoothedPaths:
+        """What is believed of paths given noisy, partial observations of them.
+
+        Kalman's filter and the smoother of Rauch, Tung and Striebel: over the state, which is encoded anew at
+        every step, or with ``re_encode="never"`` over the observables, whose evolution is linear, so that the
+        posterior is exact for the model at any times.
+
+        Parameters
+        ----------
+        observations : array, ``[B, T, *event]``
+            What was seen; NaN where nothing was.
+        times : sequence of float, ``[T]``, optional
+            Times of the rows; steps apart by default.
+        mask : array, ``[B, T]`` or ``[B, T, *event]``, optional
+            True where something was seen.
+        noise : float, optional
+            Deviation of the observations' noise in deviations of the data; ``noise_`` by default.
+        at : sequence of float, optional
+            Times to answer for, ``times`` by default; also before and after them.
+        filter_only : bool, default False
+            Whether each answer looks at what was seen until then only.
+        re_encode, condition, progress
+            As in :meth:`forecast`.
+        """
+        model = self._fitted()
+        given = as_states(observations, "observations")
+        rows = self._lifted(given)
+        event = tuple(model.event_shape)
+        if rows.ndim != 2 + len(event) or tuple(rows.shape[2:]) != event or 0 in rows.shape:
+            raise ShapeError(
+                f"observations: expected (B, T, then {self.event_shape_}), got {tuple(given.shape)}"
+            )
+        if mask is not None:
+            seen = to_numpy(mask).astype(bool)
+            if tuple(seen.shape) not in {tuple(given.shape[:2]), tuple(given.shape)}:
+                raise ShapeError(f"mask: expected {tuple(given.shape)} or its first two, got {seen.shape}")
+            seen = seen.reshape(*seen.shape, *[1] * (rows.ndim - seen.ndim))
+            if isinstance(rows, torch.Tensor):
+                rows = rows.masked_fill(torch.from_numpy(~seen).to(rows.device), math.nan)
+            else:
+                rows = np.where(seen, rows, math.nan)
+        seen_at = self.step_ * np.arange(rows.shape[1]) if times is None else as_lead_times(times)
+        if len(seen_at) != rows.shape[1]:
+            raise ShapeError(f"times: expected ({rows.shape[1]},), got ({len(seen_at)},)")
+        wanted = seen_at if at is None else as_lead_times(at)
+        level = self.noise_ if noise is None else as_number(noise, "noise", "at least 0", lambda v: v >= 0)
+        with ProgressMeter(progress=progress) as meter:
+            mean, std, log_likelihood = model.smooth(
+                rows,
+                seen_at,
+                wanted,
+                noise=level,
+                re_encode=self._steps(re_encode) > 0 or self._linear,
+                backwards=not as_flag(filter_only, "filter_only"),
+                condition=self._condition(condition, len(rows)),
+                monitor=meter.monitor,
+            )
+        return SmoothedPaths(wanted, self._out(mean), self._out(std), log_likelihood, level)
+
+    def encode(self, x: Array, *, condition: Array | None = None) -> Array:
+        """Observables g, ``[B, m]``, of rows ``[B, *event]`` or ``[B, history, *event]``."""
+        rows = self._rows(x)
+        return self._fitted().encode(rows, condition=self._condition(condition, len(rows)))
+
+    def transition_matrix(self) -> NDArray[np.float64]:
+        """K, ``[m, m]``: g(t + step) = g(t) K."""
+        return self._table("transition")
+
+    def generator_matrix(self) -> NDArray[np.float64]:
+        """L, ``[m, m]``: dg/dt = g L. Raises ``ArgumentError`` where K has no logarithm, and says why."""
+        found = self._fitted().generator()
+        if found is None:
+            raise ArgumentError(f"generator: there is none: {self.history_['generator']}")
+        return np.asarray(found)
+
+    def readout_matrix(self) -> NDArray[np.float64]:
+        """C, ``[m, prod(event)]``: x = mean + g C, flat."""
+        return self._table("readout")
+
+    def covariance_matrix(self) -> NDArray[np.float64]:
+        """Q, ``[m, m]``: covariance of what a step of the data adds to g K."""
+        return self._table("covariance")
+
+    def _table(self, name: str) -> NDArray[np.float64]:
+        return np.asarray(getattr(self._fitted(), name)())
+
+    def spectrum(
+        self, paths: Any = None, times: Any = None, *, condition: Array | None = None
+    ) -> SequenceSpectrum:
+        """Eigenvalues, eigenfunctions and modes, and how far paths bear them out.
+
+        ``paths`` are as in :meth:`fit`; those of the fit by default, as far as this process knows them.
+        Raises ``DivergenceError`` for a K whose eigenvectors are linearly dependent.
+        """
+        model = self._fitted()
+        known = self._paths if paths is None else self._given(paths, times, None, None, condition)
+        with ProgressMeter(progress=False) as meter:
+            core = None if known is None else known.core
+            return SequenceSpectrum.measure(model, core, meter.monitor, scalar=self.scalar_)
+
+    def _adopt(self, model: _core.Forecaster, *, scalar: bool) -> None:
+        self._model, self._paths, self.scalar_ = model, None, scalar
+        self.event_shape_ = () if scalar else tuple(model.event_shape)
+        self.n_observables_ = model.size
+        self.config_: dict[str, Any] = json.loads(model.config)
+        self.history_: dict[str, Any] = json.loads(model.history)
+        facts = json.loads(model.facts)["facts"]
+        self.step_: float = facts["step"]
+        self.re_encode_: int | None = facts["re_encode"]
+        self.noise_: float = facts["noise"]
+
+    def _fitted(self) -> _core.Forecaster:
+        if self._model is None:
+            raise NotFittedError("this KoopmanForecaster is not fitted: call fit(paths), or load one")
+        return self._model
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return self._model is not None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_paths": None}
+
+    @property
+    def _linear(self) -> bool:
+        """Whether there is nothing but the state among the observables: both filters are then one."""
+        return bool(self._fitted().size == 1 + self.history * math.prod(self._fitted().event_shape))
+
+    def _steps(self, re_encode: str | int) -> int:
+        """Steps between encodings, 0 for never."""
+        if isinstance(re_encode, str):
+            if re_encode not in ("auto", "never"):
+                raise ArgumentError(f"re_encode: expected 'auto', 'never' or a number, got {re_encode!r}")
+            return 0 if re_encode == "never" else self.re_encode_ or 0
+        return as_integer(re_encode, "re_encode", least=1)
+
+    def _lifted(self, x: Array) -> Array:
+        return x[..., None] if self.scalar_ else x
+
+    def _out(self, states: Array) -> Array:
+        return states[..., 0] if self.scalar_ else states
+
+    def _rows(self, x: Array) -> Array:
+        """Rows ``[B, H, *event]`` with H at least the history, or ``[B, *event]`` where one is read."""
+        model = self._fitted()
+        rows = self._lifted(as_states(x))
+        event = tuple(model.event_shape)
+        single = self.history == 1 and tuple(rows.shape[1:]) == event
+        several = tuple(rows.shape[2:]) == event and rows.ndim == 2 + len(event)
+        if not (single or (several and rows.shape[1] >= self.history)):
+            least = "" if self.history == 1 else f"at least {self.history} of them in "
+            expected = f"(B, *{self.event_shape_}) or rows of it, {least}(B, H, *{self.event_shape_})"
+            raise ShapeError(f"x: expected {expected}, got {tuple(as_states(x).shape)}")
+        return rows
+
+    def _started(self, rows: Array, condition: Any, monitor: Any) -> Array:
+        """The rows that a forecast begins with, filtered where there are more of them than are read."""
+        event = len(self._fitted().event_shape)
+        count = rows.shape[1] if rows.ndim == 2 + event else 1
+        gaps = bool(np.isnan(to_numpy(rows)).any())
+        if count == 1 or (not gaps and (count == self.history or self.noise_ == 0)):
+            return rows if count == 1 else rows[:, -self.history :]
+        times = self.step_ * np.arange(count)
+        last = times[-self.history :]
+        mean, _, _ = self._fitted().smooth(
+            rows, times, last, noise=self.noise_, backwards=False, condition=condition, monitor=monitor
+        )
+        return mean.swapaxes(0, 1)
+
+    def _given(self, paths: Any, times: Any, mask: Any, inputs: Any, condition: Array | None) -> Paths:
+        """Paths of the model's own kind."""
+        if isinstance(paths, Paths):
+            return paths
+        numbers = None if condition is None else self._numbered(to_numpy(condition))
+        given = Paths.of(paths, times, mask=mask, inputs=inputs, condition=numbers)
+        if given.event_shape != tuple(self._fitted().event_shape):
+            raise ShapeError(
+                f"paths: expected rows of shape {self.event_shape_}, as fitted, got {given.event_shape}"
+            )
+        return given
+
+    def _numbered(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Labels as one number for each class, vectors as they are."""
+        if array.ndim == 1 and self.classes_ is not None and array.dtype.kind in "iub":
+            classes = np.asarray(self.classes_)
+            if unknown := set(array.tolist()) - set(self.classes_):
+                raise ArgumentError(f"condition: expected labels of the fit, {self.classes_}, got {unknown}")
+            return (array[:, None] == classes).astype(np.float64)
+        return array[:, None] if array.ndim == 1 else array
+
+    def _condition(self, condition: Array | None, batch: int) -> NDArray[Any] | None:
+        if condition is None:
+            return None
+        array = np.asarray(to_numpy(condition))
+        single = array.ndim == 0 or (array.ndim == 1 and self.classes_ is None and len(array) != batch)
+        numbers = self._numbered(array[None] if single else array)
+        return np.repeat(numbers, batch if single else 1, axis=0)

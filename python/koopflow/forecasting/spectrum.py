@@ -1,0 +1,168 @@
+"""The spectrum of a forecaster: which linear motions its data are made of, and which to believe."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _core
+from .._arrays import Array, as_batch
+from .._tables import text_table, to_frame
+from ..spectrum.places import chosen_places
+
+Complex = NDArray[np.complex128]
+Real = NDArray[np.float64]
+SPURIOUS = 0.5  # As of a student's spectrum: a mode that obeys its own equation worse than not.
+TRUSTED = 0.05  # Residual over one step below which a mode counts as the data's.
+
+
+class SequenceSpectrum:
+    """Eigenvalues, eigenfunctions and modes of a forecaster, as ``model.spectrum(paths)`` makes them.
+
+    An eigenvector w of the step K makes an eigenfunction psi(x) = g(x) w, which a step multiplies by mu;
+    lambda = log(mu) / step. What a unit of psi puts into the state is its mode v, so that x is its mean and
+    the sum of psi_k(x) v_k. Over irregular times they are those of the generator.
+
+    Modes stand in the order of ``explained``: each adds most to those before it. Selections are spectra too:
+    ``spec[:6]``, ``spec[spec.residuals < 0.05]``.
+
+    Attributes
+    ----------
+    eigenvalues : array, complex ``[r]``
+        lambda, per unit of time; conjugates stand side by side.
+    growth, frequency : array, ``[r]``
+        Re lambda, and Im lambda in radians per unit of time. A frequency is known up to multiples of
+        2 pi / step, and taken to be the smallest.
+    energy : array, ``[r]``, or None without paths
+        Mean square of what a mode alone puts into the state, in the data's variance. Not orthogonal.
+    explained : array, ``[r]``, or None without paths
+        Share of the data's variance that a mode and all before it explain.
+    residuals : array, ``[r]``, or None without paths
+        RMS of psi(next) - mu psi over that of psi along the paths (Colbrook and Townsend, 2024): 0 for an
+        eigenfunction of the data. A chaotic system has none but the constant: residuals decide.
+    condition_numbers : array, ``[r]``
+        ``||w|| ||q||``: how much an eigenvalue moves for a change of K.
+    """
+
+    def __init__(
+        self,
+        model: _core.Forecaster,
+        tables: dict[str, NDArray[Any]],
+        places: NDArray[np.int64] | None = None,
+        *,
+        scalar: bool = False,
+    ) -> None:
+        self.core, self.event_shape, self._tables = model, tuple(model.event_shape), tables
+        self.places = np.arange(len(tables["eigenvalues"])) if places is None else places
+        self._scalar = scalar
+        self.eigenvalues: Complex = tables["eigenvalues"][self.places]
+        self.growth: Real = self.eigenvalues.real
+        self.frequency: Real = self.eigenvalues.imag
+        self.condition_numbers: Real = tables["condition_numbers"][self.places]
+        self.energy, self.explained, self.residuals, self.power = (
+            tables[name][self.places] if name in tables else None
+            for name in ("energy", "explained", "residuals", "power")
+        )
+
+    @classmethod
+    def measure(
+        cls, model: _core.Forecaster, paths: _core.Observed | None, monitor: Any, *, scalar: bool
+    ) -> SequenceSpectrum:
+        """The spectrum of a model, along paths where some are given."""
+        (rates, weights, modes, conditions), facts = model.spectrum(paths, monitor=monitor)
+        tables = {"eigenvalues": rates, "weights": weights.T, "modes": modes, "condition_numbers": conditions}
+        if facts is None:
+            order = np.argsort(-rates.real, kind="stable")
+        else:
+            power, residuals, energy, ranks, explained = facts
+            tables |= {"power": power, "residuals": residuals, "energy": energy, "explained": explained}
+            order = np.asarray(ranks, dtype=np.int64)
+        return cls(model, tables, order, scalar=scalar)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, key: Any) -> SequenceSpectrum:
+        chosen = self.places[chosen_places(key, len(self))]
+        return SequenceSpectrum(self.core, self._tables, chosen, scalar=self._scalar)
+
+    @property
+    def modes(self) -> Complex:
+        """What a unit of psi puts into the state, complex ``[r, *event]``."""
+        return np.asarray(self._tables["modes"][self.places]).reshape(-1, *self.event_shape)
+
+    @property
+    def weights(self) -> Complex:
+        """Eigenvectors as columns, complex ``[m, r]``: psi = g @ weights."""
+        return np.transpose(self._tables["weights"][self.places])
+
+    @property
+    def period(self) -> Real:
+        """2 pi / |frequency|, ``[r]``; infinite for modes that do not turn."""
+        turning = self.frequency != 0
+        found = np.divide(2 * np.pi, np.abs(self.frequency), out=np.full(len(self), np.inf), where=turning)
+        return np.asarray(found)
+
+    @property
+    def lifetime(self) -> Real:
+        """-1 / growth, ``[r]``: the time in which a decaying mode falls by e; infinite for others."""
+        decaying = self.growth < 0
+        return np.asarray(np.divide(-1.0, self.growth, out=np.full(len(self), np.inf), where=decaying))
+
+    @property
+    def spurious(self) -> NDArray[np.bool_] | None:
+        """Whether a residual is above 0.5, ``[r]``. None without paths."""
+        return None if self.residuals is None else self.residuals > SPURIOUS
+
+    def eigenfunctions(self, x: Array, *, condition: Array | None = None) -> Complex:
+        """psi_k of rows ``[B, *event]``, or of ``[B, history, *event]``: complex ``[B, r]``."""
+        x = as_batch(x, "x")
+        if self._scalar:
+            x = x[..., None]
+        return np.asarray(self.core.encode(x, condition=condition)) @ self.weights
+
+    @property
+    def verdict(self) -> str:
+        """One sentence on whether these modes are the data's."""
+        if self.residuals is None or self.energy is None:
+            return "not checked along data: spectrum(paths) measures which modes to believe"
+        moving = np.abs(self.eigenvalues) > 1e-9
+        share = self.energy[moving & (self.residuals <= TRUSTED)].sum() / max(
+            self.energy[moving].sum(), 1e-300
+        )
+        said = f"{share:.0%} of the energy is in modes that follow the data to {TRUSTED:.0%} a step"
+        if share < 0.5:
+            said = f"only {said}: the data have no such point spectrum, or the observables do not span it"
+        return said
+
+    def records(self) -> list[dict[str, Any]]:
+        """One mapping of names to plain numbers for each mode; what was not measured is None."""
+        columns = {
+            "growth": self.growth,
+            "frequency": self.frequency,
+            "energy": self.energy,
+            "explained": self.explained,
+            "residual": self.residuals,
+            "condition_number": self.condition_numbers,
+        }
+        values = [[None] * len(self) if column is None else column.tolist() for column in columns.values()]
+        return [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
+
+    def to_frame(self) -> Any:
+        """:meth:`records` as a ``pandas.DataFrame``; an ``ArgumentError`` without pandas."""
+        return to_frame(self.records())
+
+    def summary(self, count: int = 12) -> str:
+        """The first modes as a table, and the verdict."""
+        step = json.loads(self.core.facts)["facts"]["step"]
+        shown = [row for row in self.records() if row["frequency"] >= 0][:count]
+        kept = f"{len(self)} modes of {self.core.size} observables, step {step:g}"
+        return f"{text_table(shown, missing='-')}\n{kept}; {self.verdict}"
+
+    def __repr__(self) -> str:
+        size = math.prod(self.event_shape)
+        return f"SequenceSpectrum({len(self)} modes of {size} numbers)"

@@ -1,0 +1,204 @@
+//! The options of a forecaster.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::BasisKind;
+use crate::error::{Error, Result};
+use crate::training::{check_positive, json_options, TrainingOptions};
+
+/// How the evolution is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// By linear regression.
+    #[default]
+    ClosedForm,
+    /// The same, again and again of paths that the model itself has smoothed: for noisy data and gaps.
+    Refine,
+    /// By descent on errors of forecasts, from the closed form on.
+    Gradient,
+}
+
+/// After how many steps a forecast reads the state off and encodes it anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReEncode {
+    /// As held-out paths say.
+    #[default]
+    Auto,
+    Every(u64),
+    Never,
+}
+
+impl Serialize for ReEncode {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match self {
+            ReEncode::Auto => serializer.serialize_str("auto"),
+            ReEncode::Every(steps) => serializer.serialize_u64(*steps),
+            ReEncode::Never => serializer.serialize_str("never"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for ReEncode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Given {
+            Steps(u64),
+            Word(String),
+        }
+        let refuse = |got: String| {
+            serde::de::Error::custom(format!(
+                "expected 'auto', 'never' or a number of steps from 1, got {got}"
+            ))
+        };
+        match Given::deserialize(deserializer)? {
+            Given::Steps(0) => Err(refuse("0".into())),
+            Given::Steps(steps) => Ok(ReEncode::Every(steps)),
+            Given::Word(word) => match word.as_str() {
+                "auto" => Ok(ReEncode::Auto),
+                "never" => Ok(ReEncode::Never),
+                _ => Err(refuse(format!("{word:?}"))),
+            },
+        }
+    }
+}
+
+/// Options of [`super::fit()`]; in JSON, the keyword arguments of Python's class.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
+pub struct ForecasterConfig {
+    pub basis: BasisKind,
+    pub method: Method,
+    /// Number of nonlinear observables psi; `None` is decided by the number of rows. Of polynomials their degree decides.
+    pub observables: Option<i64>,
+    /// Largest total degree of polynomials.
+    pub degree: i64,
+    /// Range of the lengths of Fourier frequencies, or of the kernel's length in median distances of the data, in
+    /// standard deviations; `None` is chosen on held-out paths.
+    pub lengths: Option<(f64, f64)>,
+    /// Number of rows that one encoding reads.
+    pub history: i64,
+    /// Number of linear combinations of the observables that are kept; `None` keeps all.
+    pub rank: Option<i64>,
+    /// Ridge in units of the mean square of an observable; `None` is chosen on held-out paths.
+    pub ridge: Option<f64>,
+    pub re_encode: ReEncode,
+    /// Room about the data that forecasts may enter, as a share of the data's range; `None` does not hold them.
+    pub margin: Option<f64>,
+    /// Time ahead for which choices are made; `None` is decided by the length of paths.
+    pub horizon: Option<f64>,
+    /// Share of the paths, or the end of a single one, that choices are made on, in [0, 1).
+    pub held_out: f64,
+    /// Deviation of the noise of observations, in deviations of the data; `None` is estimated.
+    pub noise: Option<f64>,
+    /// Rounds of smoothing and fitting of [`Method::Refine`].
+    pub rounds: u64,
+    /// Units of each hidden layer of a network, and their number.
+    pub width: i64,
+    pub depth: i64,
+    /// Of gradient training: steps, batches, learning rate, seed, device; all but the seed and device are ignored
+    /// without it.
+    #[serde(flatten)]
+    pub training: TrainingOptions,
+}
+
+json_options!(ForecasterConfig);
+
+impl Default for ForecasterConfig {
+    fn default() -> Self {
+        ForecasterConfig {
+            basis: BasisKind::default(),
+            method: Method::default(),
+            observables: None,
+            degree: 3,
+            lengths: None,
+            history: 1,
+            rank: None,
+            ridge: None,
+            re_encode: ReEncode::Auto,
+            margin: Some(0.1),
+            horizon: None,
+            held_out: 0.2,
+            noise: None,
+            rounds: 4,
+            width: 64,
+            depth: 2,
+            training: TrainingOptions {
+                ema_decay: 0.99,
+                dtype: "float64".into(),
+                ..TrainingOptions::default()
+            },
+        }
+    }
+}
+
+/// Most observables: a square matrix of as many rows is kept.
+const MOST_OBSERVABLES: i64 = 8192;
+/// Most products of rows and squared observables that a fit of default size takes: about a minute on one core.
+const PRODUCTS: f64 = 5e10;
+const DEFAULT_OBSERVABLES: (i64, i64) = (64, 600);
+
+impl ForecasterConfig {
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// Names the first option that is out of its range.
+    pub fn check(&self) -> Result<()> {
+        let whole = [
+            ("observables", self.observables.unwrap_or(1), 0, MOST_OBSERVABLES),
+            ("degree", self.degree, 1, 16),
+            ("history", self.history, 1, 4096),
+            ("rank", self.rank.unwrap_or(1), 1, MOST_OBSERVABLES),
+            ("rounds", self.rounds as i64, 0, 1000),
+            ("width", self.width, 1, 1 << 16),
+            ("depth", self.depth, 0, 64),
+        ];
+        for (name, value, least, most) in whole {
+            if !(least..=most).contains(&value) {
+                return Err(Error::argument(name, format!("an integer from {least} to {most}"), value));
+            }
+        }
+        if let Some((least, largest)) = self.lengths {
+            check_positive(&[("lengths", least), ("lengths", largest)])?;
+            if largest < least {
+                return Err(Error::argument(
+                    "lengths",
+                    "the smaller one first",
+                    format!("({least}, {largest})"),
+                ));
+            }
+        }
+        for (name, value) in [("ridge", self.ridge), ("noise", self.noise), ("margin", self.margin)] {
+            if let Some(value) = value.filter(|value| !(value.is_finite() && *value >= 0.0)) {
+                return Err(Error::argument(name, "a number of at least 0", value));
+            }
+        }
+        if let Some(horizon) = self.horizon {
+            check_positive(&[("horizon", horizon)])?;
+        }
+        if !(0.0..1.0).contains(&self.held_out) {
+            return Err(Error::argument("held_out", "a share of at least 0 and below 1", self.held_out));
+        }
+        if self.basis == BasisKind::Network && self.method != Method::Gradient {
+            return Err(Error::argument(
+                "method",
+                "'gradient' for a basis of 'network'",
+                format!("{:?}", self.method),
+            ));
+        }
+        self.training.check(1..=1 << 20)
+    }
+
+    /// Number of psi by default: as many as take about as long for any number of rows.
+    pub fn default_observables(&self, rows: usize) -> i64 {
+        let (least, most) = DEFAULT_OBSERVABLES;
+        let by_rows = (PRODUCTS / rows.max(1) as f64).sqrt() as i64;
+        // No more than a few rows for each can tell.
+        let told = (rows as i64 / 2).max(4);
+        match self.basis {
+            BasisKind::Network => 32.min(told),
+            _ => by_rows.clamp(least, most).min(told),
+        }
+    }
+}

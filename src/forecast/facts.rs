@@ -1,0 +1,210 @@
+//! The spectrum of a forecaster: eigenvalues, eigenfunctions and modes of its evolution, and how far data bear them out.
+
+use tch::{Device, Kind, Tensor};
+
+use super::moments::{of_rates, of_steps};
+use super::Forecaster;
+use crate::data::Observed;
+use crate::error::{Error, Result};
+use crate::koopman::Eigenvectors;
+use crate::monitor::Monitor;
+use crate::tensor::exact;
+
+/// Eigenvalues whose modulus is below this are a step's null space: they have no rate.
+const NULL: f64 = 1e-12;
+/// Modes that are ranked one after the other; the others follow by their energy.
+const RANKED: usize = 64;
+
+/// Complex, on the CPU; conjugates side by side.
+pub struct Modes {
+    /// lambda, per unit of time, `[r]`. That of an eigenvalue of 0 of a step is minus infinity.
+    pub rates: Tensor,
+    /// Eigenfunctions psi = g w as columns, `[m, r]`.
+    pub weights: Tensor,
+    /// What a unit of psi puts into the state, in the data's units, `[r, d]`.
+    pub modes: Tensor,
+    /// ||w|| ||q||, `[r]`
+    pub conditions: Tensor,
+}
+
+/// What data say of modes, `[r]` each, float64.
+pub struct ModeFacts {
+    /// Mean of |psi|^2 over the data.
+    pub power: Tensor,
+    /// How badly an eigenfunction obeys its own equation along the data: RMS of psi(next) - mu psi over that of psi (Colbrook
+    /// and Townsend, Communications on Pure and Applied Mathematics 77, 2024), or of rates where times are irregular.
+    pub residuals: Tensor,
+    /// Mean square of what a mode alone puts into the state, in the data's variance.
+    pub energy: Tensor,
+    /// Place of each mode: that which adds most to those before it first. Both of a pair count together.
+    pub order: Vec<i64>,
+    /// Share of the data's variance that is explained by a mode and all before it.
+    pub explained: Tensor,
+}
+
+impl Modes {
+    /// # Errors
+    /// [`Error::Divergence`] where eigenvectors are linearly dependent.
+    pub fn new(model: &Forecaster) -> Result<Self> {
+        let _guard = tch::no_grad_guard();
+        let own = &model.evolution;
+        let home = |x: &Tensor| x.to_device(Device::Cpu);
+        let (matrix, continuous) = match (&own.generator, model.facts.continuous) {
+            (Some(generator), true) => (home(generator), true),
+            _ => (home(&own.transition), false),
+        };
+        let eigen = Eigenvectors::new(&matrix)?;
+        let rows = eigen.rows()?;
+        let rates = match continuous {
+            true => eigen.values.shallow_clone(),
+            false => {
+                let modulus = eigen.values.abs();
+                let safe = eigen.values.f_masked_fill(&modulus.le(NULL), NULL)?;
+                safe.log() / model.facts.step
+            }
+        };
+        let readout = (home(&own.readout) * home(&model.scale())).to_kind(Kind::ComplexDouble);
+        let length = |x: &Tensor, axis: i64| {
+            x.abs().square().sum_dim_intlist([axis].as_slice(), false, Kind::Double).sqrt()
+        };
+        let conditions = length(&eigen.columns, 0) * length(&rows, 1);
+        Ok(Modes { rates, modes: rows.f_matmul(&readout)?, weights: eigen.columns, conditions })
+    }
+
+    /// psi of stacks of standardised states, complex `[B, r]`.
+    ///
+    /// # Errors
+    /// Whatever libtorch refuses.
+    pub fn eigenfunctions(
+        &self,
+        model: &Forecaster,
+        stack: &Tensor,
+        condition: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let _guard = tch::no_grad_guard();
+        let g = exact(&model.encode(stack, condition)?).to_kind(Kind::ComplexDouble);
+        Ok(g.f_matmul(&self.weights)?)
+    }
+
+    /// Residuals and energies of these modes along data.
+    ///
+    /// # Errors
+    /// Names `paths`; whatever the monitor answers.
+    pub fn facts(&self, model: &Forecaster, data: &Observed, monitor: &mut dyn Monitor) -> Result<ModeFacts> {
+        let _guard = tch::no_grad_guard();
+        let ranges = data.ranges();
+        let moments = match model.facts.continuous {
+            true => of_rates(model, data, &ranges, monitor)?,
+            false => {
+                of_steps(model, data, &data.segments(&ranges, model.sizes.history as usize + 1), monitor)?
+            }
+        };
+        if moments.count == 0.0 {
+            let expected = "neighbouring rows that were seen whole, in some path";
+            return Err(Error::argument("paths", expected, "none"));
+        }
+        let projected;
+        let moments = match &model.evolution.projection {
+            Some(projection) => {
+                projected = moments.combined(&projection.to_device(Device::Cpu))?;
+                &projected
+            }
+            None => &moments,
+        };
+        let m = self.weights.size()[0];
+        let complex = |x: Tensor| (x / moments.count).to_kind(Kind::ComplexDouble);
+        let gram = complex(moments.gram.narrow(0, 0, m).narrow(1, 0, m));
+        let cross = complex(moments.cross.narrow(0, 0, m));
+        let w = &self.weights;
+        let along = |left: &Tensor, matrix: &Tensor, right: &Tensor| -> Result<Tensor> {
+            // left^* matrix right, column by column.
+            let product = left.conj() * matrix.f_matmul(right)?;
+            Ok(product.f_sum_dim_intlist([0i64].as_slice(), false, Kind::ComplexDouble)?)
+        };
+        let power = along(w, &gram, w)?.f_real()?.clamp_min(f64::MIN_POSITIVE);
+        let residuals = match model.facts.continuous {
+            // Of rates their mean square is not known; what is left of the best linear rate is.
+            true => {
+                let rate = along(w, &cross, w)?;
+                (rate / &power - &self.rates).abs() / self.rates.abs().clamp_min(1.0)
+            }
+            false => {
+                let future = complex(moments.future.shallow_clone());
+                let multiplier = (&self.rates * model.facts.step).exp();
+                let shared = (along(w, &cross, w)? * multiplier.conj()).f_real()?;
+                let square =
+                    along(w, &future, w)?.f_real()? - shared * 2.0 + multiplier.abs().square() * &power;
+                (square.clamp_min(0.0) / &power).sqrt()
+            }
+        };
+        // What modes share: mean psi_k conj(psi_l) v_k . conj(v_l), about the mean, in the data's variance.
+        let mean = (&moments.sum / moments.count).to_kind(Kind::ComplexDouble).f_matmul(w)?;
+        let psi = w.tr().f_matmul(&gram)?.f_matmul(&w.conj())?;
+        let centred = psi - mean.unsqueeze(1).f_matmul(&mean.conj().unsqueeze(0))?;
+        let scaled = &self.modes / model.scale().to_device(Device::Cpu).to_kind(Kind::ComplexDouble);
+        let shared = (centred * scaled.f_matmul(&scaled.conj().tr())?).f_real()?.contiguous();
+        let d = model.sizes.dimension() as f64;
+        let shared = shared / d;
+        let energy = shared.diagonal(0, 0, 1).contiguous();
+        let (order, explained) = ranked(&shared, &pairs(&self.rates)?)?;
+        Ok(ModeFacts { power, residuals, energy, order, explained })
+    }
+}
+
+/// The other of each conjugate pair; real ones are their own.
+fn pairs(rates: &Tensor) -> Result<Vec<usize>> {
+    let imaginary = Vec::<f64>::try_from(&rates.f_imag()?.contiguous())?;
+    let mut partners: Vec<usize> = (0..imaginary.len()).collect();
+    let mut place = 0;
+    while place + 1 < imaginary.len() {
+        if imaginary[place] > 0.0 && imaginary[place + 1] < 0.0 {
+            partners.swap(place, place + 1);
+            place += 1;
+        }
+        place += 1;
+    }
+    Ok(partners)
+}
+
+/// Modes one after the other by what they leave of the variance, from what they share, `[r, r]`; and how much is then
+/// explained, in their own places.
+fn ranked(shared: &Tensor, partners: &[usize]) -> Result<(Vec<i64>, Tensor)> {
+    let r = partners.len();
+    let flat = Vec::<f64>::try_from(shared.reshape([-1]))?;
+    let at = |k: usize, l: usize| flat[k * r + l];
+    let whole: f64 = flat.iter().sum();
+    // Left when a set is taken: the sum over what is not in the set. `sums[k]` is that of row k over the rest.
+    let mut sums: Vec<f64> = (0..r).map(|k| (0..r).map(|l| at(k, l)).sum()).collect();
+    let mut taken = vec![false; r];
+    let mut left = whole;
+    let (mut order, mut explained) = (Vec::with_capacity(r), vec![0.0; r]);
+    let members = |k: usize| if partners[k] == k { vec![k] } else { vec![k, partners[k]] };
+    let after = |k: usize, left: f64, sums: &[f64]| {
+        let own = members(k);
+        let rows: f64 = own.iter().map(|k| sums[*k]).sum();
+        let within: f64 =
+            own.iter().flat_map(|k| own.iter().map(move |l| (*k, *l))).map(|(k, l)| at(k, l)).sum();
+        left - 2.0 * rows + within
+    };
+    while order.len() < r {
+        let candidates = (0..r).filter(|k| !taken[*k] && partners[*k] >= *k);
+        let next = match order.len() < RANKED {
+            true => candidates.min_by(|a, b| after(*a, left, &sums).total_cmp(&after(*b, left, &sums))),
+            false => candidates.max_by(|a, b| at(*a, *a).total_cmp(&at(*b, *b))),
+        };
+        let Some(next) = next else { break };
+        left = after(next, left, &sums);
+        for k in members(next) {
+            taken[k] = true;
+            order.push(k as i64);
+            for (l, sum) in sums.iter_mut().enumerate() {
+                *sum -= at(l, k);
+            }
+        }
+        for k in members(next) {
+            // A remainder of 0 explains everything that modes explain together.
+            explained[k] = 1.0 - left / whole.max(f64::MIN_POSITIVE);
+        }
+    }
+    Ok((order, Tensor::from_slice(&explained)))
+}

@@ -1,0 +1,300 @@
+//! Kalman's filter and the smoother of Rauch, Tung and Striebel (AIAA Journal 3, 1965), over states or observables.
+//! Rows are vectors: dm' = dm J.
+
+use tch::{Kind, Tensor};
+
+use super::Forecaster;
+use crate::error::{Error, Result};
+use crate::monitor::Monitor;
+
+/// What moves between observations.
+pub enum Dynamics<'a> {
+    /// Stacks of states, which are encoded anew at every step: the extended filter.
+    States { model: &'a Forecaster, condition: Option<Tensor>, process: Tensor },
+    /// Observables, which evolve linearly: exact for the model.
+    Observables { model: &'a Forecaster },
+}
+
+/// Of `[B]` Gaussians.
+pub struct Gaussian {
+    /// `[B, n]`
+    pub mean: Tensor,
+    /// `[B, n, n]`
+    pub covariance: Tensor,
+}
+
+impl Gaussian {
+    fn handle(&self) -> Gaussian {
+        Gaussian { mean: self.mean.shallow_clone(), covariance: self.covariance.shallow_clone() }
+    }
+}
+
+impl Dynamics<'_> {
+    pub fn model(&self) -> &Forecaster {
+        match self {
+            Dynamics::States { model, .. } | Dynamics::Observables { model } => model,
+        }
+    }
+
+    /// n.
+    pub fn size(&self) -> i64 {
+        match self {
+            Dynamics::States { model, .. } => model.sizes.stack(),
+            Dynamics::Observables { model } => model.evolution.transition.size()[0],
+        }
+    }
+
+    /// Standardised states of what is filtered, `[n, d]`.
+    pub fn readout(&self) -> Result<Tensor> {
+        match self {
+            Dynamics::Observables { model } => Ok(model.evolution.readout.shallow_clone()),
+            Dynamics::States { model, .. } => {
+                let (n, d) = (model.sizes.stack(), model.sizes.dimension());
+                Ok(Tensor::f_eye_m(n, d, model.options())?)
+            }
+        }
+    }
+
+    /// Where nothing has been seen: the distribution of the data.
+    pub fn prior(&self, batch: i64) -> Result<Gaussian> {
+        let many = |x: &Tensor| x.unsqueeze(0).repeat([&[batch], vec![1; x.dim()].as_slice()].concat());
+        match self {
+            Dynamics::Observables { model } => {
+                let (mean, spread) = (&model.evolution.mean, &model.evolution.spread);
+                Ok(Gaussian { mean: many(mean), covariance: many(spread) })
+            }
+            Dynamics::States { model, .. } => {
+                let n = model.sizes.stack();
+                let eye = Tensor::f_eye(n, model.options())?;
+                Ok(Gaussian { mean: Tensor::f_zeros([batch, n], model.options())?, covariance: many(&eye) })
+            }
+        }
+    }
+
+    /// A time later, and the derivative of the mean, `[B, n, n]`.
+    fn advance(&self, from: &Gaussian, time: f64) -> Result<(Gaussian, Tensor)> {
+        let model = self.model();
+        let step = model.facts.step;
+        let steps = time / step;
+        let whole = steps.round();
+        let on_grid = (steps - whole).abs() < 1e-6 * steps.max(1.0);
+        if model.facts.continuous || on_grid {
+            let (count, length) = match model.facts.continuous {
+                true => (steps.ceil().max(1.0), time / steps.ceil().max(1.0)),
+                false => (whole, step),
+            };
+            let mut state = from.handle();
+            let mut slope: Option<Tensor> = None;
+            for _ in 0..count as u64 {
+                let (next, own) = self.once(&state, length)?;
+                slope = Some(match slope {
+                    Some(slope) => slope.f_bmm(&own)?,
+                    None => own,
+                });
+                state = next;
+            }
+            let slope = slope.map_or_else(
+                || {
+                    let eye = Tensor::f_eye(self.size(), model.options())?;
+                    Ok::<_, Error>(eye.expand(from.covariance.size(), false))
+                },
+                Ok,
+            )?;
+            return Ok((state, slope));
+        }
+        let (Dynamics::Observables { .. }, Some(generator)) = (self, &model.evolution.generator) else {
+            let expected = format!("multiples of the data's step {step} apart");
+            return Err(Error::argument("times", expected, format!("{time} apart")));
+        };
+        let own = (generator * time).f_linalg_matrix_exp()?;
+        // What a step adds, spread evenly over its time.
+        let added = &model.evolution.covariance * steps;
+        linear(from, &own, &added)
+    }
+
+    fn once(&self, from: &Gaussian, time: f64) -> Result<(Gaussian, Tensor)> {
+        match self {
+            Dynamics::Observables { model } if model.facts.continuous => {
+                let Some(generator) = &model.evolution.generator else {
+                    return Err(Error::Internal(anyhow::anyhow!("no generator")));
+                };
+                let share = time / model.facts.step;
+                linear(
+                    from,
+                    &(generator * time).f_linalg_matrix_exp()?,
+                    &(&model.evolution.covariance * share),
+                )
+            }
+            Dynamics::Observables { model } => {
+                linear(from, &model.evolution.transition, &model.evolution.covariance)
+            }
+            Dynamics::States { model, condition, process } => {
+                let d = model.sizes.dimension();
+                let n = self.size();
+                let slopes = model.slopes(&from.mean, condition.as_ref())?;
+                let own = &model.evolution;
+                let (newest, slope, share) = match (&own.generator, model.facts.continuous) {
+                    (Some(generator), true) => {
+                        let moved = model.advanced(&from.mean, condition.as_ref(), None, time)?;
+                        let rate = slopes.f_matmul(&generator.f_matmul(&own.readout)?)?;
+                        (moved, (rate * time).f_linalg_matrix_exp()?, time / model.facts.step)
+                    }
+                    _ => {
+                        let short = own.transition.f_matmul(&own.readout)?;
+                        let moved = model.encode(&from.mean, condition.as_ref())?.f_matmul(&short)?;
+                        (model.clipped(&moved), slopes.f_matmul(&short)?, 1.0)
+                    }
+                };
+                let mean = model.shifted(&from.mean, &newest);
+                let batch = mean.size()[0];
+                // Older rows are those of the stack before.
+                let older = Tensor::f_eye_m(n, n - d, model.options())?;
+                let slope = Tensor::f_cat(&[slope, older.expand([batch, n, n - d], false)], 2)?;
+                let added = Tensor::f_zeros([n, n], model.options())?;
+                added.narrow(0, 0, d).narrow(1, 0, d).f_copy_(&(process * share))?;
+                let covariance = spread(&from.covariance, &slope)? + added;
+                Ok((Gaussian { mean, covariance }, slope))
+            }
+        }
+    }
+}
+
+/// J^T P J.
+fn spread(covariance: &Tensor, slope: &Tensor) -> Result<Tensor> {
+    Ok(slope.transpose(1, 2).f_matmul(&covariance.f_matmul(slope)?)?)
+}
+
+fn linear(from: &Gaussian, own: &Tensor, added: &Tensor) -> Result<(Gaussian, Tensor)> {
+    let slope = own.unsqueeze(0).expand([from.mean.size()[0], -1, -1], false);
+    let covariance = spread(&from.covariance, &slope)? + added;
+    Ok((Gaussian { mean: from.mean.f_matmul(own)?, covariance }, slope))
+}
+
+/// What was seen at one time: standardised rows `[B, d]`, NaN where nothing was.
+pub struct Seen {
+    pub time: f64,
+    pub rows: Option<Tensor>,
+}
+
+/// Everything that the smoother needs of one time.
+struct Visit {
+    after: Gaussian,
+    before: Gaussian,
+    /// From the visit before.
+    slope: Option<Tensor>,
+}
+
+/// Variance of what was not seen, in those of the data.
+const UNSEEN: f64 = 1e12;
+
+/// Corrects a prediction by what was seen, with independent noise of variance `noise`; the log-likelihood of it, `[B]`.
+fn corrected(before: &Gaussian, rows: &Tensor, readout: &Tensor, noise: f64) -> Result<(Gaussian, Tensor)> {
+    let unseen = rows.isnan();
+    let off = (rows - before.mean.f_matmul(readout)?).masked_fill(&unseen, 0.0);
+    let variance = unseen.to_kind(Kind::Double) * UNSEEN + noise;
+    let seen = before.covariance.f_matmul(readout)?;
+    let own = readout.tr().f_matmul(&seen)? + Tensor::f_diag_embed(&variance, 0, 1, 2)?;
+    // [B, d, n]: S^{-1} of what the state and the observation share.
+    let gain = Tensor::f_linalg_solve(&own, &seen.transpose(1, 2), true)?;
+    let mean = &before.mean + off.unsqueeze(1).f_matmul(&gain)?.squeeze_dim(1);
+    // Joseph's form stays positive.
+    let n = before.mean.size()[1];
+    let eye = Tensor::f_eye(n, (Kind::Double, rows.device()))?;
+    let left = eye - readout.f_matmul(&gain)?;
+    let added = gain.transpose(1, 2).f_matmul(&(&gain * variance.unsqueeze(2)))?;
+    let covariance = spread(&before.covariance, &left)? + added;
+    let solved = Tensor::f_linalg_solve(&own, &off.unsqueeze(2), true)?.squeeze_dim(2);
+    let (_, logs) = Tensor::f_linalg_slogdet(&own)?;
+    let blind = unseen.to_kind(Kind::Double) * UNSEEN.ln();
+    let over = [1i64];
+    let seen_count = unseen.logical_not().to_kind(Kind::Double);
+    let constant = (seen_count * (2.0 * std::f64::consts::PI).ln() - blind).f_sum_dim_intlist(
+        over.as_slice(),
+        false,
+        Kind::Double,
+    )?;
+    let square = (off * solved).f_sum_dim_intlist(over.as_slice(), false, Kind::Double)?;
+    Ok((Gaussian { mean, covariance }, (square + logs + constant) * -0.5))
+}
+
+/// Means and covariances at every time, smoothed, and the log-likelihood of everything seen `[B]`. Standardised states:
+/// `[T, B, d]` and `[T, B, d, d]`. Without `backwards` those of the filter.
+///
+/// # Errors
+/// Names `times`; [`Error::Divergence`] where a filter diverges; whatever the monitor answers.
+pub fn run(
+    dynamics: &Dynamics<'_>,
+    seen: &[Seen],
+    batch: i64,
+    noise: f64,
+    backwards: bool,
+    monitor: &mut dyn Monitor,
+) -> Result<(Vec<Gaussian>, Tensor)> {
+    let _guard = tch::no_grad_guard();
+    let readout = dynamics.readout()?;
+    // A filter without any noise believes itself absolutely.
+    let variance = noise.powi(2).max(1e-12);
+    let mut likelihood = Tensor::f_zeros([batch], dynamics.model().options())?;
+    let mut visits: Vec<Visit> = Vec::with_capacity(seen.len());
+    let mut now: Option<f64> = None;
+    for own in seen {
+        monitor.tick()?;
+        let (before, slope) = match (now, visits.last()) {
+            (Some(now), Some(last)) => {
+                let (before, slope) = dynamics.advance(&last.after, own.time - now)?;
+                (before, Some(slope))
+            }
+            _ => (dynamics.prior(batch)?, None),
+        };
+        let after = match &own.rows {
+            Some(rows) => {
+                let (after, found) = corrected(&before, rows, &readout, variance)?;
+                likelihood += found;
+                after
+            }
+            None => before.handle(),
+        };
+        if !crate::tensor::all_finite(&after.mean) {
+            return Err(Error::Divergence("the filter's states are beyond float64".into()));
+        }
+        visits.push(Visit { after, before, slope });
+        now = Some(own.time);
+    }
+    let smoothed = match backwards {
+        true => smoothed(&visits, monitor)?,
+        false => visits.iter().map(|visit| visit.after.handle()).collect(),
+    };
+    let read = smoothed.into_iter().map(|own| {
+        Ok(Gaussian {
+            mean: own.mean.f_matmul(&readout)?,
+            covariance: readout.tr().f_matmul(&own.covariance)?.f_matmul(&readout)?,
+        })
+    });
+    Ok((read.collect::<Result<Vec<_>>>()?, likelihood))
+}
+
+fn smoothed(visits: &[Visit], monitor: &mut dyn Monitor) -> Result<Vec<Gaussian>> {
+    let mut found: Vec<Gaussian> = Vec::with_capacity(visits.len());
+    for (place, visit) in visits.iter().enumerate().rev() {
+        monitor.tick()?;
+        let own = &visit.after;
+        let Some((next, later)) = visits.get(place + 1).zip(found.last()) else {
+            found.push(own.handle());
+            continue;
+        };
+        let Some(slope) = &next.slope else { continue };
+        let n = own.mean.size()[1];
+        // Observables are never of full rank: the constant is certain.
+        let level = next.before.covariance.diagonal(0, 1, 2).mean(Kind::Double).double_value(&[]);
+        let eye = Tensor::f_eye(n, (Kind::Double, own.mean.device()))? * (1e-10 * level + f64::MIN_POSITIVE);
+        let shared = own.covariance.f_matmul(slope)?;
+        let gain = Tensor::f_linalg_solve(&(&next.before.covariance + eye), &shared.transpose(1, 2), true)?;
+        let off = (&later.mean - &next.before.mean).unsqueeze(1);
+        let mean = &own.mean + off.f_matmul(&gain)?.squeeze_dim(1);
+        let change = &later.covariance - &next.before.covariance;
+        let covariance = &own.covariance + gain.transpose(1, 2).f_matmul(&change.f_matmul(&gain)?)?;
+        found.push(Gaussian { mean, covariance: (&covariance + covariance.transpose(1, 2)) * 0.5 });
+    }
+    found.reverse();
+    Ok(found)
+}

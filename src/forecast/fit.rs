@@ -1,0 +1,84 @@
+//! Fitting a forecaster.
+
+use std::ops::Range;
+use std::time::Instant;
+
+use tch::Device;
+
+use super::fitting::{Fitting, Parts};
+use super::solve::logarithm;
+use super::start::sizes;
+use super::{gradient, noise, refine};
+use super::{Forecaster, ForecasterConfig, ForecasterHistory, Method};
+use crate::data::Observed;
+use crate::error::{Error, Result};
+use crate::monitor::Monitor;
+use crate::tensor::RandomSource;
+
+/// Fits observables of `config` and their evolution to `data`, whose rows are events of `event_shape`.
+///
+/// The same data, options and device give the same model. An interrupt ends the gradient steps of
+/// [`Method::Gradient`] and the rounds of [`Method::Refine`] and keeps the best model so far; before there is one it is
+/// an error. Reports under the stages `"choose"`, `"fit"`, `"refine"` and `"forecaster"`.
+///
+/// # Errors
+/// Names an option out of its range, or `paths` where they are too few or too short; [`Error::Divergence`] where
+/// observables are not finite.
+pub fn fit(
+    config: &ForecasterConfig,
+    data: &Observed,
+    event_shape: &[i64],
+    monitor: &mut dyn Monitor,
+) -> Result<(Forecaster, ForecasterHistory)> {
+    let begun = Instant::now();
+    config.check()?;
+    let sizes = sizes(config, data, event_shape)?;
+    if data.spacing().is_none() && config.history > 1 {
+        let got = format!("{} with irregular times", config.history);
+        return Err(Error::argument("history", "1, where rows are not on a grid", got));
+    }
+    let random = RandomSource::new(config.training.seed);
+    let least = config.history as usize + 1;
+    let [train, held] = data.split(config.held_out, least, &mut random.fork("held-out paths"));
+    let parts = Parts { train, held };
+    let mut history = ForecasterHistory {
+        paths: data.paths(),
+        rows: data.rows(),
+        held_out_rows: parts.held.iter().map(Range::len).sum(),
+        stopped: "completed".into(),
+        ..ForecasterHistory::default()
+    };
+    let mut fitting =
+        Fitting { config: config.clone(), sizes, data, parts, history: &mut history, monitor, begun };
+    let mut model = fitting.closed_form()?;
+    match config.method {
+        Method::ClosedForm => {}
+        Method::Refine => model = refine::refine(model, &mut fitting)?,
+        Method::Gradient => model = gradient::train(model, &mut fitting)?,
+    }
+    finish(&mut fitting, &mut model)?;
+    history.seconds = begun.elapsed().as_secs_f64();
+    Ok((model, history))
+}
+
+/// What is left once the evolution is known.
+fn finish(fitting: &mut Fitting<'_>, model: &mut Forecaster) -> Result<()> {
+    if !model.facts.continuous {
+        match logarithm(&model.evolution.transition.to_device(Device::Cpu), model.facts.step)? {
+            Ok(generator) => {
+                model.evolution.generator = Some(generator.to_device(model.device()));
+                fitting.history.generator = None;
+            }
+            Err(why) => fitting.history.generator = Some(why),
+        }
+    }
+    if fitting.config.method != Method::Refine {
+        model.learn_gain(fitting.data, &fitting.parts.all())?;
+    }
+    if fitting.config.noise.is_none() && model.facts.noise == 0.0 {
+        model.facts.noise =
+            noise::estimate(model, fitting.data, &fitting.parts.held, fitting.monitor)?.unwrap_or(0.0);
+    }
+    fitting.history.noise = (model.facts.noise > 0.0).then_some(model.facts.noise);
+    Ok(())
+}

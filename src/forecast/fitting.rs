@@ -1,0 +1,311 @@
+//! The closed form: choices on held-out paths, then one regression on all of them.
+
+use std::ops::Range;
+use std::time::Instant;
+
+use tch::{Device, Kind, Tensor};
+
+use super::basis::{FOURIER_LENGTHS, KERNEL_LENGTHS};
+use super::moments::{of_rates, of_steps, Moments};
+use super::score::Check;
+use super::solve::{Normal, Structure};
+use super::start::{slice, start};
+use super::{BasisKind, Evolution, Forecaster, ForecasterConfig, ForecasterHistory, ReEncode};
+use crate::data::Observed;
+use crate::error::{Error, Result};
+use crate::monitor::{Monitor, Progress};
+
+/// Rows that choices are made on, at most: more would not change them.
+const ROWS_TO_CHOOSE: usize = 50_000;
+const RIDGES: [f64; 6] = [1e-12, 1e-10, 1e-8, 1e-6, 1e-4, 1e-2];
+/// Where nothing is held out.
+const RIDGE: f64 = 1e-8;
+/// Steps between encodings that are tried.
+const STEPS: [u64; 5] = [2, 4, 8, 16, 32];
+/// How much smaller an error has to be for fewer encodings, or less of a ridge.
+const BETTER: f64 = 0.99;
+
+/// Rows to fit to and rows to choose by.
+pub struct Parts {
+    pub train: Vec<Range<usize>>,
+    pub held: Vec<Range<usize>>,
+}
+
+impl Parts {
+    pub fn all(&self) -> Vec<Range<usize>> {
+        let mut all: Vec<Range<usize>> = self.train.iter().chain(&self.held).cloned().collect();
+        all.sort_by_key(|rows| rows.start);
+        // The two parts of a single path are one again.
+        match all.as_slice() {
+            [one, other] if one.end == other.start && self.train.len() == 1 => vec![one.start..other.end],
+            _ => all,
+        }
+    }
+}
+
+/// A fit on its way.
+pub struct Fitting<'a> {
+    pub config: ForecasterConfig,
+    pub sizes: super::model::Sizes,
+    pub data: &'a Observed,
+    pub parts: Parts,
+    pub history: &'a mut ForecasterHistory,
+    pub monitor: &'a mut dyn Monitor,
+    pub begun: Instant,
+}
+
+impl Fitting<'_> {
+    pub fn report(&mut self, stage: &'static str, step: u64, total: u64, error: Option<f64>) -> Result<()> {
+        let values = error.map(|error| ("error".to_string(), error)).into_iter().collect();
+        let seconds = self.begun.elapsed().as_secs_f64();
+        self.monitor.report(&Progress { stage, step, total, seconds, values })
+    }
+
+    /// Held-out starts for a model, `None` where there are none.
+    pub fn check(&self, model: &Forecaster) -> Result<Option<Check>> {
+        Check::new(model, self.data, &self.parts.held)
+    }
+
+    /// The same of other rows of the same paths.
+    pub fn of<'b>(&'b mut self, data: &'b Observed) -> Fitting<'b> {
+        let own = self.data;
+        let map = |ranges: &[Range<usize>]| -> Vec<Range<usize>> {
+            ranges
+                .iter()
+                .map(|rows| {
+                    let path = own.path_of(rows.start);
+                    let (old, new) = (own.range(path), data.range(path));
+                    // Of a single path a share of its rows.
+                    let place = |row: usize| new.start + (row - old.start) * new.len() / old.len();
+                    place(rows.start)..place(rows.end)
+                })
+                .collect()
+        };
+        Fitting {
+            config: self.config.clone(),
+            sizes: self.sizes.clone(),
+            data,
+            parts: Parts { train: map(&self.parts.train), held: map(&self.parts.held) },
+            history: self.history,
+            monitor: self.monitor,
+            begun: self.begun,
+        }
+    }
+
+    /// Chooses lengths and the ridge of a model, as for the first fit.
+    pub fn choose_again(&mut self, model: &mut Forecaster) -> Result<f64> {
+        let check = self.check(model)?;
+        let few = limited(&self.parts.train, ROWS_TO_CHOOSE);
+        let noise = model.facts.noise;
+        let ridge = self.choose(model, check.as_ref(), &few)?;
+        model.facts.noise = noise;
+        Ok(ridge)
+    }
+
+    pub fn closed_form(&mut self) -> Result<Forecaster> {
+        let least = self.config.history as usize + 1;
+        let train = self.data.segments(&self.parts.train, least);
+        if train.is_empty() && self.data.spacing().is_some() {
+            let expected = format!("{least} neighbouring rows that were seen whole, in some path to fit to");
+            return Err(Error::argument("paths", expected, "none"));
+        }
+        let mut model = start(&self.config, &self.sizes, self.data, &train)?;
+        let check = self.check(&model)?;
+        if check.is_none() && self.config.held_out > 0.0 {
+            self.history.note(
+                "no held-out rows are long enough: ridge and lengths were not chosen, and no error is known",
+            );
+        }
+        let few = limited(&self.parts.train, ROWS_TO_CHOOSE);
+        let ridge = self.choose(&mut model, check.as_ref(), &few)?;
+        let all = self.parts.all();
+        self.report("fit", 0, 1, None)?;
+        solve_all(&mut model, self.data, &all, ridge, self.history, self.monitor)?;
+        self.choose_steps(&mut model, check.as_ref())?;
+        self.report("fit", 1, 1, self.history.error)?;
+        Ok(model)
+    }
+
+    /// Chooses lengths and the ridge, and leaves the chosen basis in `model`.
+    fn choose(&mut self, model: &mut Forecaster, check: Option<&Check>, few: &[Range<usize>]) -> Result<f64> {
+        let lengths: Vec<Option<(f64, f64)>> = match (self.config.lengths, self.config.basis, check) {
+            (Some(given), ..) => vec![Some(given)],
+            (None, BasisKind::Fourier, Some(_)) => FOURIER_LENGTHS.iter().copied().map(Some).collect(),
+            (None, BasisKind::Kernel, Some(_)) => KERNEL_LENGTHS.iter().copied().map(Some).collect(),
+            _ => vec![None],
+        };
+        let ridges: Vec<f64> = match (self.config.ridge, check) {
+            (Some(given), _) => vec![given],
+            (None, None) => vec![RIDGE],
+            (None, Some(_)) => RIDGES.to_vec(),
+        };
+        if lengths.len() * ridges.len() == 1 {
+            if let [Some(one)] = lengths.as_slice() {
+                self.with_lengths(model, *one)?;
+            }
+            return Ok(ridges[0]);
+        }
+        let Some(check) = check else { return Ok(ridges[0]) };
+        let segments = self.data.segments(few, self.config.history as usize + 1);
+        let total = (lengths.len() * ridges.len()) as u64;
+        let mut best: Option<(f64, f64, Forecaster)> = None;
+        for (place, lengths) in lengths.iter().enumerate() {
+            if let Some(lengths) = lengths {
+                self.with_lengths(model, *lengths)?;
+            }
+            let moments = match model.facts.continuous {
+                true => of_rates(model, self.data, few, self.monitor)?,
+                false => of_steps(model, self.data, &segments, self.monitor)?,
+            };
+            let normal = Normal::new(&moments)?;
+            let mut own = f64::INFINITY;
+            // The strongest first: a weaker one has to be better.
+            for (index, ridge) in ridges.iter().rev().enumerate() {
+                let mut tried = model.shallow_clone();
+                set(&mut tried, &normal, &moments, *ridge)?;
+                let error = check.error(&tried, Some(1), self.monitor)?;
+                own = own.min(error);
+                self.history.tried("ridge", format!("{ridge:e} of lengths {lengths:?}"), error);
+                if best.as_ref().is_none_or(|(known, ..)| error < known * BETTER) {
+                    best = Some((error, *ridge, tried));
+                }
+                self.report("choose", (place * ridges.len() + index + 1) as u64, total, Some(own))?;
+            }
+        }
+        let Some((_, ridge, chosen)) = best else { return Ok(RIDGE) };
+        *model = chosen;
+        Ok(ridge)
+    }
+
+    fn with_lengths(&mut self, model: &mut Forecaster, lengths: (f64, f64)) -> Result<()> {
+        let config = ForecasterConfig { lengths: Some(lengths), ..self.config.clone() };
+        let segments = self.data.segments(&self.parts.train, self.config.history as usize + 1);
+        *model = start(&config, &self.sizes, self.data, &segments)?;
+        Ok(())
+    }
+
+    /// Chooses how often to encode anew.
+    pub fn choose_steps(&mut self, model: &mut Forecaster, check: Option<&Check>) -> Result<()> {
+        let linear = model.sizes.psi == 0 && model.sizes.rank.is_none();
+        let asked = match (self.config.re_encode, check) {
+            (ReEncode::Never, _) => Some(None),
+            (ReEncode::Every(steps), _) => Some(Some(steps)),
+            // The state is all there is: encoding it anew changes nothing.
+            (ReEncode::Auto, _) if linear => Some(None),
+            (ReEncode::Auto, None) => Some(Some(1)),
+            (ReEncode::Auto, Some(_)) if model.facts.continuous => Some(Some(1)),
+            _ => None,
+        };
+        let Some(check) = check else {
+            model.facts.re_encode = asked.flatten();
+            return Ok(());
+        };
+        let tried: Vec<Option<u64>> = match asked {
+            Some(one) => vec![one],
+            None => std::iter::once(1).chain(STEPS).map(Some).chain([None]).collect(),
+        };
+        let mut best: Option<(f64, Option<u64>)> = None;
+        for steps in tried {
+            let error = check.error(model, steps, self.monitor)?;
+            let name = steps.map_or("never".to_string(), |steps| steps.to_string());
+            self.history.tried("re_encode", name, error);
+            if best.is_none_or(|(known, _)| error < known * BETTER) {
+                best = Some((error, steps));
+            }
+        }
+        if let Some((error, steps)) = best {
+            (model.facts.re_encode, self.history.error) = (steps, Some(error));
+        }
+        Ok(())
+    }
+}
+
+/// Ranges up to a number of rows: the last one is cut.
+fn limited(ranges: &[Range<usize>], most: usize) -> Vec<Range<usize>> {
+    let mut left = most;
+    let mut found = Vec::new();
+    for rows in ranges {
+        if left == 0 {
+            break;
+        }
+        let length = rows.len().min(left);
+        found.push(rows.start..rows.start + length);
+        left -= length;
+    }
+    found
+}
+
+/// The closed form of all rows of `ranges`, into `model`.
+///
+/// # Errors
+/// As [`super::fit()`].
+pub fn solve_all(
+    model: &mut Forecaster,
+    data: &Observed,
+    ranges: &[Range<usize>],
+    ridge: f64,
+    history: &mut ForecasterHistory,
+    monitor: &mut dyn Monitor,
+) -> Result<()> {
+    let _guard = tch::no_grad_guard();
+    let moments = match model.facts.continuous {
+        true => of_rates(model, data, ranges, monitor)?,
+        false => {
+            let segments = data.segments(ranges, model.sizes.history as usize + 1);
+            of_steps(model, data, &segments, monitor)?
+        }
+    };
+    history.pairs = moments.count as i64;
+    model.config.ridge = Some(ridge);
+    set(model, &Normal::new(&moments)?, &moments, ridge)
+}
+
+/// The evolution by a ridge, into `model`.
+fn set(model: &mut Forecaster, normal: &Normal<'_>, moments: &Moments, ridge: f64) -> Result<()> {
+    let continuous = model.facts.continuous;
+    let (m, d, device) = (model.sizes.all(), model.sizes.dimension(), model.device());
+    let structure = Structure { sizes: &model.sizes, rates: continuous };
+    let gram = moments.gram.narrow(0, 0, m).narrow(1, 0, m);
+    let combined;
+    let (solution, moments, readout, projection, covariance) = match model.sizes.rank {
+        None => {
+            let solution = normal.solve(ridge, &structure)?;
+            let covariance = (!continuous).then(|| normal.covariance(&solution)).transpose()?;
+            (solution, moments, slice(m, d, Device::Cpu)?, None, covariance)
+        }
+        Some(rank) => {
+            let projection = normal.combinations(ridge, rank, &model.sizes)?;
+            combined = moments.combined(&projection)?;
+            let own = Normal::new(&combined)?;
+            let solution = own.solve_combined(ridge, rank)?;
+            let covariance = (!continuous).then(|| own.covariance(&solution)).transpose()?;
+            let readout = own.readout(&projection, &gram, d)?;
+            (solution, &combined, readout, Some(projection), covariance)
+        }
+    };
+    let r = solution.matrix.size()[0];
+    let mean = &moments.sum / moments.count;
+    let own = moments.gram.narrow(0, 0, r).narrow(1, 0, r) / moments.count;
+    let spread = own - mean.unsqueeze(1).f_matmul(&mean.unsqueeze(0))?;
+    let (transition, generator) = match continuous {
+        true => ((&solution.matrix * model.facts.step).f_linalg_matrix_exp()?, Some(solution.matrix)),
+        false => (solution.matrix, None),
+    };
+    let covariance = match covariance {
+        Some(covariance) => covariance,
+        None => Tensor::f_zeros([r, r], (Kind::Double, Device::Cpu))?,
+    };
+    let home = |x: Tensor| x.to_device(device);
+    model.evolution = Evolution {
+        transition: home(transition),
+        generator: generator.map(home),
+        drive: solution.drive.map(home),
+        readout: home(readout),
+        covariance: home(covariance),
+        gain: Tensor::f_eye(d, model.options())?,
+        mean: home(mean),
+        spread: home(spread),
+        projection: projection.map(home),
+    };
+    Ok(())
+}

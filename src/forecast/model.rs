@@ -1,0 +1,282 @@
+//! A fitted forecaster: observables, how they evolve, and what is read off them.
+
+use tch::{Device, Kind, Tensor};
+
+use super::{Basis, ForecasterConfig};
+use crate::error::{Error, Result};
+use crate::nets::{Dual, Parameters};
+use crate::tensor::{shape_text, shared};
+
+/// How observables evolve; float64.
+#[derive(Debug)]
+pub struct Evolution {
+    /// K: `[m, m]`, over one step.
+    pub transition: Tensor,
+    /// L: `[m, m]`, where there is one.
+    pub generator: Option<Tensor>,
+    /// What inputs add in one step, `[u, m]`, or to the rate where times are irregular.
+    pub drive: Option<Tensor>,
+    /// C: `[m, d]`, standardised states.
+    pub readout: Tensor,
+    /// Q: covariance of what one step of the data adds, `[m, m]`.
+    pub covariance: Tensor,
+    /// Mean J^T J of a step's derivative: what a step makes of noise, `[d, d]`.
+    pub gain: Tensor,
+    /// Mean of the observables over the data `[m]`, and their covariance `[m, m]`.
+    pub mean: Tensor,
+    pub spread: Tensor,
+    /// The first `r` combinations of `m` observables, `[m, r]`, where they are fewer.
+    pub projection: Option<Tensor>,
+}
+
+shared!(Evolution { transition, generator, drive, readout, covariance, gain, mean, spread, projection });
+
+/// Mean, deviation, least and largest value of each coordinate of the data, `[4, d]`, float64.
+#[derive(Debug)]
+pub struct Coordinates {
+    pub table: Tensor,
+}
+
+shared!(Coordinates { table });
+
+/// How many there are of everything.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sizes {
+    pub event_shape: Vec<i64>,
+    /// Rows that one encoding reads.
+    pub history: i64,
+    /// u and c.
+    pub inputs: i64,
+    pub conditions: i64,
+    /// Number of psi.
+    pub psi: i64,
+    /// Combinations of observables that are kept; `None` is all.
+    pub rank: Option<i64>,
+}
+
+impl Sizes {
+    /// d.
+    pub fn dimension(&self) -> i64 {
+        self.event_shape.iter().product()
+    }
+
+    /// Coordinates of a stack of states.
+    pub fn stack(&self) -> i64 {
+        self.history * self.dimension()
+    }
+
+    /// Observables before they are combined.
+    pub fn all(&self) -> i64 {
+        1 + self.stack() + self.conditions + self.psi
+    }
+
+    /// m.
+    pub fn observables(&self) -> i64 {
+        self.rank.unwrap_or(self.all())
+    }
+
+    /// What psi reads.
+    pub fn basis_inputs(&self) -> i64 {
+        self.stack() + self.conditions
+    }
+}
+
+pub struct Forecaster {
+    pub(super) config: ForecasterConfig,
+    pub(super) sizes: Sizes,
+    pub(super) parameters: Parameters,
+    pub(super) basis: Basis,
+    pub(super) coordinates: Coordinates,
+    pub(super) evolution: Evolution,
+    pub(super) facts: Facts,
+}
+
+/// Numbers of a forecaster that are no tensors.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Facts {
+    /// Time of one step.
+    pub step: f64,
+    /// Steps after which a forecast encodes anew; `None` never does.
+    pub re_encode: Option<u64>,
+    /// Deviation of the observations' noise, in the data's.
+    pub noise: f64,
+    /// Whether the generator is what was fitted, of irregular times.
+    pub continuous: bool,
+}
+
+shared!(Forecaster { parameters, basis, coordinates, evolution; config, sizes, facts });
+
+impl Forecaster {
+    pub fn config(&self) -> &ForecasterConfig {
+        &self.config
+    }
+
+    pub fn sizes(&self) -> &Sizes {
+        &self.sizes
+    }
+
+    pub fn evolution(&self) -> &Evolution {
+        &self.evolution
+    }
+
+    /// Time of one step.
+    pub fn step(&self) -> f64 {
+        self.facts.step
+    }
+
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    pub fn device(&self) -> Device {
+        self.parameters.device()
+    }
+
+    pub(super) fn options(&self) -> (Kind, Device) {
+        (Kind::Double, self.device())
+    }
+
+    fn coordinate(&self, row: i64) -> Tensor {
+        self.coordinates.table.select(0, row)
+    }
+
+    /// Standardised states of states `[.., d]`.
+    pub fn standard(&self, x: &Tensor) -> Tensor {
+        (x - self.coordinate(0)) / self.coordinate(1)
+    }
+
+    /// States of standardised ones.
+    pub fn original(&self, z: &Tensor) -> Tensor {
+        z * self.coordinate(1) + self.coordinate(0)
+    }
+
+    /// Deviations `[d]` of the data.
+    pub fn scale(&self) -> Tensor {
+        self.coordinate(1)
+    }
+
+    /// Standardised states within the data's box and its margin. Models without nonlinear observables know no box.
+    pub fn clipped(&self, z: &Tensor) -> Tensor {
+        let Some(margin) = self.config.margin.filter(|_| self.sizes.psi > 0) else {
+            return z.shallow_clone();
+        };
+        let (low, high) = (self.standard(&self.coordinate(2)), self.standard(&self.coordinate(3)));
+        let margin = (&high - &low) * margin;
+        z.clamp_tensor(Some(low - &margin), Some(high + margin))
+    }
+
+    /// Stacks `[B, h d]`, the newest first, of standardised rows `[B, h, d]`, the newest last.
+    pub fn stack(&self, rows: &Tensor) -> Tensor {
+        rows.flip([1i64]).reshape([rows.size()[0], self.sizes.stack()])
+    }
+
+    /// The stack a step later: `newest` `[B, d]` in front.
+    pub fn shifted(&self, stack: &Tensor, newest: &Tensor) -> Tensor {
+        let kept = self.sizes.stack() - self.sizes.dimension();
+        match kept {
+            0 => newest.shallow_clone(),
+            _ => Tensor::cat(&[newest, &stack.narrow(1, 0, kept)], 1),
+        }
+    }
+
+    fn basis_input(&self, stack: &Tensor, condition: Option<&Tensor>) -> Tensor {
+        match condition {
+            Some(condition) => Tensor::cat(&[stack, condition], 1),
+            None => stack.shallow_clone(),
+        }
+    }
+
+    /// Observables before they are combined, `[B, m0]`.
+    pub(super) fn encode_all(&self, stack: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
+        let input = self.basis_input(stack, condition);
+        let one = Tensor::f_ones([stack.size()[0], 1], self.options())?;
+        let mut parts = vec![one, input.shallow_clone()];
+        parts.extend(self.basis.forward(&input));
+        Ok(Tensor::f_cat(&parts, 1)?)
+    }
+
+    /// Observables g of stacks `[B, h d]` and conditions `[B, c]`: `[B, m]`.
+    ///
+    /// # Errors
+    /// Whatever libtorch refuses.
+    pub fn encode(&self, stack: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
+        let all = self.encode_all(stack, condition)?;
+        match &self.evolution.projection {
+            Some(projection) => Ok(all.f_matmul(projection)?),
+            None => Ok(all),
+        }
+    }
+
+    /// Derivatives of the observables along `directions` `[B, h d]`, before they are combined.
+    pub(super) fn tangent_all(
+        &self,
+        stack: &Tensor,
+        directions: &Tensor,
+        condition: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let still = condition.map(Tensor::zeros_like);
+        let input = self.basis_input(stack, condition);
+        let tangent = self.basis_input(directions, still.as_ref());
+        let none = Tensor::f_zeros([stack.size()[0], 1], self.options())?;
+        let mut parts = vec![none, tangent.shallow_clone()];
+        parts.extend(self.basis.forward_with_tangent(&Dual::new(input, tangent)).map(|dual| dual.tangent));
+        Ok(Tensor::f_cat(&parts, 1)?)
+    }
+
+    /// Observables of every axis of the stack, dg/dz: `[B, h d, m]`.
+    pub(super) fn slopes(&self, stack: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
+        let (batch, n) = stack.size2()?;
+        let each = |x: &Tensor| x.repeat_interleave_self_int(n, 0, None);
+        let axes = Tensor::f_eye(n, self.options())?.repeat([batch, 1]);
+        let along = self.tangent_all(&each(stack), &axes, condition.map(each).as_ref())?;
+        let along = match &self.evolution.projection {
+            Some(projection) => along.f_matmul(projection)?,
+            None => along,
+        };
+        Ok(along.f_view([batch, n, -1])?)
+    }
+
+    /// Rows `[B, h, *event]` or, where one is read, `[B, *event]` from outside, as standardised stacks.
+    ///
+    /// # Errors
+    /// Names `argument`.
+    pub fn check_rows(&self, argument: &str, x: &Tensor) -> Result<Tensor> {
+        let (event, size) = (&self.sizes.event_shape, x.size());
+        let history = self.sizes.history;
+        let single = history == 1 && size.get(1..) == Some(event.as_slice());
+        let several = size.get(2..) == Some(event.as_slice()) && size.get(1) == Some(&history);
+        if !(single || several) || size[0] == 0 {
+            let expected = shape_text(&[&[-1, history], event.as_slice()].concat()).replace("-1", "B");
+            return Err(Error::shape(argument, expected, shape_text(&size)));
+        }
+        crate::tensor::check_finite(argument, x)?;
+        let rows = x.to_device(self.device()).to_kind(Kind::Double);
+        let rows = rows.reshape([size[0], history, self.sizes.dimension()]);
+        Ok(self.stack(&self.standard(&rows)))
+    }
+
+    /// Conditions `[B, c]` from outside.
+    ///
+    /// # Errors
+    /// Names `condition`.
+    pub fn check_condition(&self, condition: Option<&Tensor>, batch: i64) -> Result<Option<Tensor>> {
+        let expected = self.sizes.conditions;
+        match condition {
+            None if expected == 0 => Ok(None),
+            None => Err(Error::argument("condition", format!("({batch}, {expected}) numbers"), "none")),
+            Some(given) if expected > 0 && given.size() == [batch, expected] => {
+                crate::tensor::check_finite("condition", given)?;
+                Ok(Some(given.to_device(self.device()).to_kind(Kind::Double)))
+            }
+            Some(given) => {
+                let expected = match expected {
+                    0 => "none: the model was fitted without".to_string(),
+                    _ => shape_text(&[batch, expected]),
+                };
+                Err(Error::shape("condition", expected, shape_text(&given.size())))
+            }
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! Second moments of observables and of what follows them, streamed over all paths in float64.
+
+use std::ops::Range;
+
+use tch::{Device, Kind, Tensor};
+
+use super::Forecaster;
+use crate::data::{Observed, Segment};
+use crate::error::{Error, Result};
+use crate::monitor::Monitor;
+
+/// Values of the observables that exist at once.
+const CHUNK_VALUES: usize = 1 << 22;
+
+/// Sums over pairs of an encoding and the next one, of observables before they are combined. Never of a pair across the
+/// end of a path or a gap. With inputs, these are columns after the observables of the first.
+pub struct Moments {
+    pub count: f64,
+    /// `[p, p]` with p = m0 + u.
+    pub gram: Tensor,
+    /// With the next observables, or with their rates: `[p, m0]`.
+    pub cross: Tensor,
+    /// Of the next observables with themselves: `[m0, m0]`; empty for rates.
+    pub future: Tensor,
+    /// Sum of the first observables, `[m0]`.
+    pub sum: Tensor,
+}
+
+impl Moments {
+    fn zero(m: i64, u: i64) -> Self {
+        let zeros = |shape: &[i64]| Tensor::zeros(shape, (Kind::Double, Device::Cpu));
+        Moments {
+            count: 0.0,
+            gram: zeros(&[m + u, m + u]),
+            cross: zeros(&[m + u, m]),
+            future: zeros(&[m, m]),
+            sum: zeros(&[m]),
+        }
+    }
+
+    fn add(&mut self, left: &Tensor, right: &Tensor, inputs: Option<&Tensor>, rates: bool) -> Result<()> {
+        let rows = match inputs {
+            Some(inputs) => Tensor::f_cat(&[left, inputs], 1)?,
+            None => left.shallow_clone(),
+        };
+        self.count += rows.size()[0] as f64;
+        let home = |x: Tensor| x.to_device(Device::Cpu);
+        self.gram += home(rows.tr().f_matmul(&rows)?);
+        self.cross += home(rows.tr().f_matmul(right)?);
+        self.sum += home(left.f_sum_dim_intlist([0i64].as_slice(), false, Kind::Double)?);
+        if !rates {
+            self.future += home(right.tr().f_matmul(right)?);
+        }
+        Ok(())
+    }
+
+    /// The same of combinations `[m0, r]` of the observables.
+    ///
+    /// # Errors
+    /// Whatever libtorch refuses.
+    pub fn combined(&self, projection: &Tensor) -> Result<Moments> {
+        let (m, r) = projection.size2()?;
+        let p = self.gram.size()[0];
+        // Inputs are not combined.
+        let wide = Tensor::f_zeros([p, r + p - m], (Kind::Double, Device::Cpu))?;
+        wide.narrow(0, 0, m).narrow(1, 0, r).f_copy_(projection)?;
+        wide.narrow(0, m, p - m)
+            .narrow(1, r, p - m)
+            .f_copy_(&Tensor::f_eye(p - m, (Kind::Double, Device::Cpu))?)?;
+        let both =
+            |x: &Tensor, right: &Tensor| -> Result<Tensor> { Ok(wide.tr().f_matmul(x)?.f_matmul(right)?) };
+        Ok(Moments {
+            count: self.count,
+            gram: both(&self.gram, &wide)?,
+            cross: both(&self.cross, projection)?,
+            future: projection.tr().f_matmul(&self.future)?.f_matmul(projection)?,
+            sum: self.sum.f_matmul(projection)?,
+        })
+    }
+}
+
+/// Stacks of the windows of `rows`, oldest first, `[n - h + 1, h d]`.
+pub fn windows(model: &Forecaster, rows: &Tensor) -> Result<Tensor> {
+    let history = model.sizes.history;
+    let count = rows.size()[0] - history + 1;
+    let lags: Vec<Tensor> = (0..history).map(|lag| rows.narrow(0, history - 1 - lag, count)).collect();
+    Ok(Tensor::f_cat(&lags, 1)?)
+}
+
+/// Standardised rows of the data on the model's device.
+pub fn standard_rows(model: &Forecaster, data: &Observed, rows: Range<usize>) -> Tensor {
+    model.standard(&data.values(rows).to_device(model.device()))
+}
+
+/// The condition of a path for so many rows.
+pub fn condition_of(model: &Forecaster, data: &Observed, path: usize, rows: i64) -> Option<Tensor> {
+    let own = data.condition(path)?.to_device(model.device());
+    Some(own.unsqueeze(0).expand([rows, -1], false))
+}
+
+/// Moments of neighbouring rows of `segments`.
+///
+/// # Errors
+/// Whatever libtorch refuses or the monitor answers.
+pub fn of_steps(
+    model: &Forecaster,
+    data: &Observed,
+    segments: &[Segment],
+    monitor: &mut dyn Monitor,
+) -> Result<Moments> {
+    let _guard = tch::no_grad_guard();
+    let (m, history) = (model.sizes.all(), model.sizes.history as usize);
+    let mut moments = Moments::zero(m, model.sizes.inputs);
+    let most = (CHUNK_VALUES / m as usize).max(2);
+    let mut batch = Batch::default();
+    for segment in segments {
+        // A long segment in pieces that share a window, so that no pair is lost and none counted twice.
+        let (mut first, end) = (segment.first, segment.first + segment.length);
+        while end - first > history {
+            let length = (end - first).min(history + most - 1);
+            batch.add(model, data, Segment { first, length, ..*segment })?;
+            first += length - history;
+            if batch.windows >= most {
+                batch.flush(model, &mut moments)?;
+                monitor.tick()?;
+            }
+        }
+    }
+    batch.flush(model, &mut moments)?;
+    Ok(moments)
+}
+
+/// Windows of several segments that are encoded at once.
+#[derive(Default)]
+struct Batch {
+    stacks: Vec<Tensor>,
+    conditions: Vec<Tensor>,
+    inputs: Vec<Tensor>,
+    /// Places of the first of each pair.
+    left: Vec<i64>,
+    windows: usize,
+}
+
+impl Batch {
+    fn add(&mut self, model: &Forecaster, data: &Observed, piece: Segment) -> Result<()> {
+        let rows = piece.first..piece.first + piece.length;
+        let stacks = windows(model, &standard_rows(model, data, rows.clone()))?;
+        let count = stacks.size()[0];
+        self.conditions.extend(condition_of(model, data, piece.path, count));
+        // Held from the last row of a window to the next.
+        let from = piece.first + piece.length - count as usize;
+        self.inputs.extend(data.inputs(from..rows.end - 1).map(|u| u.to_device(model.device())));
+        self.left.extend(self.windows as i64..self.windows as i64 + count - 1);
+        self.windows += count as usize;
+        self.stacks.push(stacks);
+        Ok(())
+    }
+
+    fn flush(&mut self, model: &Forecaster, moments: &mut Moments) -> Result<()> {
+        let own = std::mem::take(self);
+        if own.left.is_empty() {
+            return Ok(());
+        }
+        let join = |parts: &[Tensor]| (!parts.is_empty()).then(|| Tensor::f_cat(parts, 0)).transpose();
+        let condition = join(&own.conditions)?;
+        let g = model.encode_all(&Tensor::f_cat(&own.stacks, 0)?, condition.as_ref())?;
+        let inputs = join(&own.inputs)?;
+        if own.stacks.len() == 1 {
+            let pairs = own.left.len() as i64;
+            return moments.add(&g.narrow(0, 0, pairs), &g.narrow(0, 1, pairs), inputs.as_ref(), false);
+        }
+        let left = Tensor::from_slice(&own.left).to_device(model.device());
+        moments.add(&g.f_index_select(0, &left)?, &g.f_index_select(0, &(left + 1))?, inputs.as_ref(), false)
+    }
+}
+
+/// Rows on either side that a derivative is fitted to.
+const ASIDE: usize = 2;
+
+/// Moments of observables and their rates by the derivatives of parabolas through neighbouring rows, for irregular
+/// times (Klus et al., Physica D 406, 2020, generator EDMD).
+///
+/// # Errors
+/// [`Error::Argument`] naming `paths` where no path has three rows that were seen whole.
+pub fn of_rates(
+    model: &Forecaster,
+    data: &Observed,
+    ranges: &[Range<usize>],
+    monitor: &mut dyn Monitor,
+) -> Result<Moments> {
+    let _guard = tch::no_grad_guard();
+    let m = model.sizes.all();
+    let mut moments = Moments::zero(m, model.sizes.inputs);
+    for rows in ranges {
+        monitor.tick()?;
+        let path = data.path_of(rows.start);
+        let seen: Vec<usize> = rows.clone().filter(|row| data.seen_whole(*row)).collect();
+        if seen.len() < 3 {
+            continue;
+        }
+        let times: Vec<f64> = seen.iter().map(|row| data.times()[*row]).collect();
+        let slopes = derivative_weights(&times).to_device(model.device());
+        let pick: Vec<i64> = seen.iter().map(|row| (*row - rows.start) as i64).collect();
+        let pick = Tensor::from_slice(&pick);
+        let z =
+            standard_rows(model, data, rows.clone()).f_index_select(0, &pick.to_device(model.device()))?;
+        let condition = condition_of(model, data, path, z.size()[0]);
+        let rates = model.tangent_all(&z, &slopes.f_matmul(&z)?, condition.as_ref())?;
+        let g = model.encode_all(&z, condition.as_ref())?;
+        let inputs = data.inputs(rows.clone()).map(|u| u.index_select(0, &pick).to_device(model.device()));
+        moments.add(&g, &rates, inputs.as_ref(), true)?;
+    }
+    match moments.count > 0.0 {
+        true => Ok(moments),
+        false => {
+            Err(Error::argument("paths", "at least three rows seen whole in some path", "fewer in each"))
+        }
+    }
+}
+
+/// The matrix that takes values at `times` to slopes of local parabolas there.
+fn derivative_weights(times: &[f64]) -> Tensor {
+    let n = times.len();
+    let mut table = vec![0.0f64; n * n];
+    for (row, t) in times.iter().enumerate() {
+        let low = row.saturating_sub(ASIDE).min(n.saturating_sub(2 * ASIDE + 1));
+        let high = (low + 2 * ASIDE + 1).min(n);
+        // Least squares of 1, s, s^2 in s = (time - t) / width: the slope's row of the pseudo-inverse.
+        let width = times[high - 1] - times[low];
+        let mut normal = [[0.0f64; 3]; 3];
+        let powers: Vec<[f64; 3]> = times[low..high]
+            .iter()
+            .map(|time| {
+                let s = (time - t) / width;
+                [1.0, s, s * s]
+            })
+            .collect();
+        for power in &powers {
+            for (i, line) in normal.iter_mut().enumerate() {
+                for (j, value) in line.iter_mut().enumerate() {
+                    *value += power[i] * power[j];
+                }
+            }
+        }
+        let slope = solve3(normal, [0.0, 1.0, 0.0]);
+        for (place, power) in powers.iter().enumerate() {
+            let weight: f64 = slope.iter().zip(power).map(|(a, b)| a * b).sum();
+            table[row * n + low + place] = weight / width;
+        }
+    }
+    Tensor::from_slice(&table).reshape([n as i64, n as i64])
+}
+
+/// The solution of a positive definite system of three, by Cramer's rule.
+fn solve3(a: [[f64; 3]; 3], b: [f64; 3]) -> [f64; 3] {
+    let det = |m: [[f64; 3]; 3]| {
+        m[0][0] * (m[1][1] * m[2][2] - m[1][2] * m[2][1]) - m[0][1] * (m[1][0] * m[2][2] - m[1][2] * m[2][0])
+            + m[0][2] * (m[1][0] * m[2][1] - m[1][1] * m[2][0])
+    };
+    let whole = det(a);
+    std::array::from_fn(|column| {
+        let mut replaced = a;
+        for (line, value) in replaced.iter_mut().zip(b) {
+            line[column] = value;
+        }
+        det(replaced) / whole
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slopes_of_parabolas_are_exact() {
+        let times = [0.0, 0.3, 0.35, 1.0, 1.4, 2.2];
+        let values: Vec<f64> = times.iter().map(|t| 1.0 - 2.0 * t + 3.0 * t * t).collect();
+        let slopes = derivative_weights(&times).matmul(&Tensor::from_slice(&values).unsqueeze(1));
+        for (place, t) in times.iter().enumerate() {
+            assert!((slopes.double_value(&[place as i64, 0]) - (6.0 * t - 2.0)).abs() < 1e-9);
+        }
+        let three =
+            derivative_weights(&[0.0, 1.0, 3.0]).matmul(&Tensor::from_slice(&[0.0, 1.0, 9.0]).unsqueeze(1));
+        assert!((three.double_value(&[2, 0]) - 6.0).abs() < 1e-9);
+    }
+}

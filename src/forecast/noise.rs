@@ -1,0 +1,114 @@
+//! How noisy observations are, and what is then left for the model itself to have added.
+
+use std::ops::Range;
+
+use tch::{Kind, Tensor};
+
+use super::filter::{run, Dynamics, Seen};
+use super::moments::{condition_of, standard_rows, windows};
+use super::solve::semidefinite;
+use super::Forecaster;
+use crate::data::{Observed, Segment};
+use crate::error::{Error, Result};
+use crate::monitor::Monitor;
+
+/// Deviations that are tried, in the data's; less than the first is none.
+const LEVELS: [f64; 12] = [1e-4, 3e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.35, 0.5];
+/// Runs of rows that likelihoods are of, and their length.
+const RUNS: usize = 8;
+const LENGTH: usize = 128;
+/// Largest stack that is filtered: its covariance is squared.
+pub const LARGEST: i64 = 128;
+/// Least deviation of what a step adds, in that of the noise: a model is never exact.
+const LEAST: f64 = 0.1;
+
+/// Covariance `[d, d]` of what a step of standardised states adds, where residuals of the fit are partly noise of both
+/// observations: the residual's less noise (1 + J J^T).
+///
+/// # Errors
+/// Whatever libtorch refuses.
+pub fn process(model: &Forecaster, noise: f64) -> Result<Tensor> {
+    let own = &model.evolution;
+    let residual = own.readout.tr().f_matmul(&own.covariance)?.f_matmul(&own.readout)?;
+    let d = residual.size()[0];
+    let eye = Tensor::f_eye(d, model.options())?;
+    let less = (&own.gain + &eye) * noise.powi(2);
+    let (values, vectors) = semidefinite(&(&residual - less))?.f_linalg_eigh("L")?;
+    let floor = (LEAST * noise).powi(2).max(1e-16);
+    Ok((&vectors * values.clamp_min(floor)).f_matmul(&vectors.tr())?)
+}
+
+/// Mean J^T J of a step's derivative over some of the data, `[d, d]`: what a step makes of noise.
+///
+/// # Errors
+/// Whatever libtorch refuses.
+pub fn gain(model: &Forecaster, data: &Observed, ranges: &[Range<usize>]) -> Result<Option<Tensor>> {
+    let _guard = tch::no_grad_guard();
+    if model.sizes.stack() > LARGEST || model.facts.continuous {
+        return Ok(None);
+    }
+    let own = &model.evolution;
+    let short = own.transition.f_matmul(&own.readout)?;
+    let mut sums: Vec<Tensor> = Vec::new();
+    for part in runs(model, data, ranges) {
+        let rows = standard_rows(model, data, part.first..part.first + part.length);
+        let stacks = windows(model, &rows)?;
+        let condition = condition_of(model, data, part.path, stacks.size()[0]);
+        let slopes = model.slopes(&stacks, condition.as_ref())?.f_matmul(&short)?;
+        sums.push(slopes.transpose(1, 2).f_matmul(&slopes)?.f_mean_dim(
+            [0i64].as_slice(),
+            false,
+            Kind::Double,
+        )?);
+    }
+    match sums.is_empty() {
+        true => Ok(None),
+        false => Ok(Some(Tensor::f_stack(&sums, 0)?.f_mean_dim([0i64].as_slice(), false, Kind::Double)?)),
+    }
+}
+
+fn runs(model: &Forecaster, data: &Observed, ranges: &[Range<usize>]) -> Vec<Segment> {
+    let history = model.sizes.history as usize;
+    let mut found = data.segments(ranges, history + 2);
+    found.sort_by_key(|part| std::cmp::Reverse(part.length.min(LENGTH)));
+    found.truncate(RUNS);
+    found.iter().map(|part| Segment { length: part.length.min(LENGTH), ..*part }).collect()
+}
+
+/// The deviation of the noise of observations by which held-out rows are likeliest; `None` where none is found, or
+/// nothing can be told.
+///
+/// # Errors
+/// Whatever the monitor answers.
+pub fn estimate(
+    model: &Forecaster,
+    data: &Observed,
+    ranges: &[Range<usize>],
+    monitor: &mut dyn Monitor,
+) -> Result<Option<f64>> {
+    if model.facts.continuous || model.sizes.stack() > LARGEST || model.sizes.inputs > 0 {
+        return Ok(None);
+    }
+    let parts = runs(model, data, ranges);
+    let mut best: Option<(f64, f64)> = None;
+    for noise in LEVELS {
+        let mut total = 0.0;
+        for part in &parts {
+            let rows = standard_rows(model, data, part.first..part.first + part.length);
+            let seen: Vec<Seen> = (0..part.length as i64)
+                .map(|row| Seen { time: row as f64 * model.facts.step, rows: Some(rows.narrow(0, row, 1)) })
+                .collect();
+            let condition = condition_of(model, data, part.path, 1);
+            let dynamics = Dynamics::States { model, condition, process: process(model, noise)? };
+            total += match run(&dynamics, &seen, 1, noise, false, monitor) {
+                Ok((_, likelihood)) => likelihood.double_value(&[0]),
+                Err(Error::Divergence(_) | Error::Torch(_)) => f64::NEG_INFINITY,
+                Err(error) => return Err(error),
+            };
+        }
+        if total.is_finite() && best.is_none_or(|(known, _)| total > known) {
+            best = Some((total, noise));
+        }
+    }
+    Ok(best.map(|(_, noise)| noise).filter(|noise| *noise > LEVELS[0]))
+}

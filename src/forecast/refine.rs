@@ -1,0 +1,173 @@
+//! Fitting to what the model itself makes of noisy paths with gaps: smoothing and regression by turns (expectation and
+//! maximisation, but for the posterior's spread: Ghahramani and Roweis, Neural Information Processing Systems 11, 1999).
+
+use tch::{Kind, Tensor};
+
+use super::filter::{run, Dynamics, Seen};
+use super::fitting::{solve_all, Fitting};
+use super::moments::condition_of;
+use super::noise::{estimate, process, LARGEST};
+use super::Forecaster;
+use crate::data::Observed;
+use crate::error::{Error, Result};
+
+/// Paths of equal times that are smoothed at once hold at most so many numbers.
+const KEPT: i64 = 1 << 26;
+
+/// The best of the model and its refinements, by held-out rows as they are.
+///
+/// # Errors
+/// [`Error::Argument`] naming `method` where paths cannot be smoothed; whatever the monitor answers but an interrupt.
+pub fn refine(model: Forecaster, fitting: &mut Fitting<'_>) -> Result<Forecaster> {
+    let data = fitting.data;
+    if model.facts.continuous || model.sizes.stack() > LARGEST || model.sizes.inputs > 0 {
+        let expected = format!(
+            "'closed_form' or 'gradient' for irregular times, inputs, or more than {LARGEST} numbers"
+        );
+        return Err(Error::argument("method", expected, "'refine'"));
+    }
+    let mut model = model;
+    model.learn_gain(data, &fitting.parts.all())?;
+    let noise = match model.config.noise {
+        Some(noise) => noise,
+        None => estimate(&model, data, &fitting.parts.all(), fitting.monitor)?.unwrap_or(0.0),
+    };
+    model.facts.noise = noise;
+    let gaps = (0..data.rows()).any(|row| !data.seen_whole(row));
+    if noise == 0.0 && !gaps {
+        fitting.history.note("observations have no noise that smoothing could remove, and no gaps");
+        return Ok(model);
+    }
+    let check = fitting.check(&model)?;
+    let mut best = (fitting.history.error.unwrap_or(f64::INFINITY), model.shallow_clone());
+    let total = fitting.config.rounds;
+    let mut ridge = model.config.ridge.unwrap_or_default();
+    for round in 1..=total {
+        let outcome = smoothed(&model, data, noise, fitting).and_then(|paths| {
+            let mut next = model.shallow_clone();
+            if round == 1 {
+                // Noise hides which observables are good: of smoothed paths it can be told.
+                ridge = fitting.of(&paths).choose_again(&mut next)?;
+            }
+            solve_all(&mut next, &paths, &paths.ranges(), ridge, fitting.history, fitting.monitor)?;
+            next.allow(noise)?;
+            next.learn_gain(&paths, &paths.ranges())?;
+            Ok(next)
+        });
+        let mut next = match outcome {
+            Err(Error::Interrupted(_)) => {
+                fitting.history.stopped = "interrupted".into();
+                break;
+            }
+            Err(Error::Divergence(why) | Error::Torch(why)) => {
+                fitting.history.note(format!("round {round} of smoothing failed: {why}"));
+                break;
+            }
+            other => other?,
+        };
+        next.facts.re_encode = Some(1);
+        let error = match &check {
+            Some(check) => check.error(&next, Some(1), fitting.monitor)?,
+            None => 0.0,
+        };
+        fitting.history.tried("round", round, error);
+        fitting.report("refine", round, total, Some(error))?;
+        // A later one counts where it is as good: held-out rows are as noisy as they were.
+        if check.is_none() || error <= best.0 * 1.01 {
+            best = (error.min(best.0), next.shallow_clone());
+        }
+        model = next;
+    }
+    let mut best = best.1;
+    fitting.choose_steps(&mut best, check.as_ref())?;
+    Ok(best)
+}
+
+impl Forecaster {
+    /// Lets a step add some of the noise's deviation to the state: a fit to smoothed paths leaves next to nothing.
+    fn allow(&mut self, noise: f64) -> Result<()> {
+        let added = process(self, noise)?;
+        let d = added.size()[0];
+        if self.evolution.projection.is_none() {
+            let block = self.evolution.covariance.narrow(0, 1, d).narrow(1, 1, d);
+            let _ = block.shallow_clone().f_add_(&added)?;
+        }
+        Ok(())
+    }
+
+    /// Learns what a step makes of noise.
+    ///
+    /// # Errors
+    /// Whatever libtorch refuses.
+    pub(super) fn learn_gain(&mut self, data: &Observed, ranges: &[std::ops::Range<usize>]) -> Result<()> {
+        if let Some(gain) = super::noise::gain(self, data, ranges)? {
+            self.evolution.gain = gain;
+        }
+        Ok(())
+    }
+}
+
+/// All paths as the model smooths them, without gaps.
+fn smoothed(model: &Forecaster, data: &Observed, noise: f64, fitting: &mut Fitting<'_>) -> Result<Observed> {
+    let n = model.sizes.stack();
+    let step = model.facts.step;
+    let process = process(model, noise)?;
+    let mut values = Vec::new();
+    let mut lengths = Vec::new();
+    let mut conditions = Vec::new();
+    let mut path = 0;
+    while path < data.paths() {
+        // Neighbours of one length go together.
+        let rows = rows_on_grid(data, path, step);
+        let at_once = (KEPT / (3 * n * n * rows.len() as i64)).max(1) as usize;
+        let end = (path + 1..data.paths())
+            .take(at_once - 1)
+            .take_while(|other| rows_on_grid(data, *other, step).len() == rows.len())
+            .last()
+            .map_or(path + 1, |last| last + 1);
+        let group: Vec<Tensor> =
+            (path..end).map(|own| gridded(model, data, own, step)).collect::<Result<_>>()?;
+        let all = Tensor::f_stack(&group, 0)?;
+        let seen: Vec<Seen> = (0..rows.len() as i64)
+            .map(|row| Seen { time: row as f64 * step, rows: Some(all.select(1, row)) })
+            .collect();
+        let each: Vec<Tensor> = (path..end).filter_map(|own| condition_of(model, data, own, 1)).collect();
+        let condition = (!each.is_empty()).then(|| Tensor::f_cat(&each, 0)).transpose()?;
+        conditions.extend(each);
+        let dynamics = Dynamics::States { model, condition, process: process.shallow_clone() };
+        let batch = (end - path) as i64;
+        let (found, _) = run(&dynamics, &seen, batch, noise, true, fitting.monitor)?;
+        let means: Vec<Tensor> = found.into_iter().map(|own| own.mean).collect();
+        let means = model.original(&Tensor::f_stack(&means, 1)?);
+        values.push(means.reshape([-1, model.sizes.dimension()]));
+        lengths.extend(std::iter::repeat_n(rows.len(), end - path));
+        path = end;
+    }
+    let times: Vec<f64> = lengths.iter().flat_map(|n| (0..*n).map(|row| row as f64 * step)).collect();
+    let conditions = (!conditions.is_empty()).then(|| Tensor::f_cat(&conditions, 0)).transpose()?;
+    Observed::new(&Tensor::f_cat(&values, 0)?, &lengths, Some(times), None, conditions.as_ref())
+}
+
+/// Rows of a path's grid, and the row of the data at each, if there is one.
+fn rows_on_grid(data: &Observed, path: usize, step: f64) -> Vec<Option<usize>> {
+    let range = data.range(path);
+    let begin = data.times()[range.start];
+    let place = |row: usize| ((data.times()[row] - begin) / step).round() as usize;
+    let mut rows = vec![None; place(range.end - 1) + 1];
+    for row in range {
+        rows[place(row)] = Some(row);
+    }
+    rows
+}
+
+/// Standardised rows of a path on its grid, NaN where nothing was seen: `[T, d]`.
+fn gridded(model: &Forecaster, data: &Observed, path: usize, step: f64) -> Result<Tensor> {
+    let range = data.range(path);
+    let own = model.standard(&data.values(range.clone()).to_device(model.device()));
+    let rows = rows_on_grid(data, path, step);
+    let none = Tensor::f_full([1, own.size()[1]], f64::NAN, (Kind::Double, model.device()))?;
+    let with_none = Tensor::f_cat(&[own, none], 0)?;
+    let places: Vec<i64> =
+        rows.iter().map(|row| row.map_or(range.len(), |row| row - range.start) as i64).collect();
+    Ok(with_none.f_index_select(0, &Tensor::from_slice(&places).to_device(model.device()))?)
+}

@@ -1,0 +1,114 @@
+//! The posterior of paths given what was seen of them.
+
+use tch::{Kind, Tensor};
+
+use super::filter::{run, Dynamics, Seen};
+use super::noise::{process, LARGEST};
+use super::Forecaster;
+use crate::error::{Error, Result};
+use crate::monitor::Monitor;
+use crate::tensor::{chunks, shape_text};
+
+/// What was seen of `[B]` paths.
+pub struct Observations<'a> {
+    /// `[B, T, d]`, NaN where nothing was seen.
+    pub values: &'a Tensor,
+    /// Increasing, `[T]`.
+    pub times: &'a [f64],
+    pub condition: Option<&'a Tensor>,
+    /// Deviation of the noise, in the data's deviations.
+    pub noise: f64,
+    /// Whether the model encodes anew at every step, or carries one encoding.
+    pub re_encode: bool,
+}
+
+/// Of states, in the data's units.
+pub struct Smoothed {
+    /// `[T, B, d]`
+    pub mean: Tensor,
+    pub deviation: Tensor,
+    /// Log-likelihood of what was seen, in nats of standardised states, `[B]`.
+    pub log_likelihood: Tensor,
+}
+
+/// Numbers that all steps of the filter keep at once.
+const KEPT: i64 = 1 << 26;
+/// Most observables that are filtered.
+const MOST: i64 = 512;
+
+/// Means and deviations at `wanted` times, in their order, given all that was seen or, for a filter, only what was until
+/// then.
+///
+/// # Errors
+/// Names `times`, `observations` or `condition`; [`Error::Argument`] naming `rank` where a model has too many
+/// observables to be filtered.
+pub fn smooth(
+    model: &Forecaster,
+    seen: &Observations<'_>,
+    wanted: &[f64],
+    backwards: bool,
+    monitor: &mut dyn Monitor,
+) -> Result<Smoothed> {
+    let size = seen.values.size();
+    let (d, count) = (model.sizes.dimension(), seen.times.len() as i64);
+    if size.len() != 3 || size[1] != count || size[2] != d || size[0] == 0 || count == 0 {
+        return Err(Error::shape("observations", format!("(B, {count}, {d})"), shape_text(&size)));
+    }
+    if seen.times.windows(2).any(|pair| pair[1] <= pair[0]) || seen.times.iter().any(|t| !t.is_finite()) {
+        return Err(Error::argument("times", "finite and increasing times", "others"));
+    }
+    if model.sizes.inputs > 0 {
+        return Err(Error::argument("observations", "a model without inputs", "one with inputs"));
+    }
+    // Every time once, with the place of its observation.
+    let mut schedule: Vec<(f64, Option<i64>)> =
+        seen.times.iter().enumerate().map(|(place, time)| (*time, Some(place as i64))).collect();
+    let known = |time: f64| seen.times.iter().any(|own| (own - time).abs() <= 1e-9 * time.abs().max(1.0));
+    schedule.extend(wanted.iter().filter(|time| !known(**time)).map(|time| (*time, None)));
+    schedule.sort_by(|a, b| a.0.total_cmp(&b.0));
+    schedule.dedup_by(|later, first| later.1.is_none() && later.0 - first.0 <= 1e-9 * first.0.abs().max(1.0));
+    let values = model.standard(&seen.values.to_device(model.device()).to_kind(Kind::Double));
+    let condition = model.check_condition(seen.condition, size[0])?;
+    let m = if seen.re_encode { model.sizes.stack() } else { model.evolution.transition.size()[0] };
+    let (most, name) = if seen.re_encode { (LARGEST, "history") } else { (MOST, "rank") };
+    if m > most {
+        let expected = format!("a model that filters at most {most} numbers");
+        return Err(Error::argument(name, expected, format!("{m} of them")));
+    }
+    let at_once = (KEPT / (3 * m * m * schedule.len() as i64)).max(1);
+    let (mut means, mut deviations, mut logs) = (Vec::new(), Vec::new(), Vec::new());
+    for (first, rows) in chunks(size[0], at_once) {
+        let part = values.narrow(0, first, rows);
+        let own: Vec<Seen> = schedule
+            .iter()
+            .map(|(time, place)| Seen { time: *time, rows: place.map(|place| part.select(1, place)) })
+            .collect();
+        let dynamics = match seen.re_encode {
+            true => Dynamics::States {
+                model,
+                condition: condition.as_ref().map(|c| c.narrow(0, first, rows)),
+                process: process(model, seen.noise)?,
+            },
+            false => Dynamics::Observables { model },
+        };
+        let (found, log) = run(&dynamics, &own, rows, seen.noise, backwards, monitor)?;
+        let near = |time: f64| {
+            let gap = |place: &usize| (schedule[*place].0 - time).abs();
+            (0..schedule.len()).min_by(|a, b| gap(a).total_cmp(&gap(b))).unwrap_or(0)
+        };
+        let chosen: Vec<usize> = wanted.iter().map(|time| near(*time)).collect();
+        let mean: Vec<Tensor> = chosen.iter().map(|place| model.original(&found[*place].mean)).collect();
+        let deviation: Vec<Tensor> = chosen
+            .iter()
+            .map(|place| found[*place].covariance.diagonal(0, 1, 2).clamp_min(0.0).sqrt() * model.scale())
+            .collect();
+        means.push(Tensor::f_stack(&mean, 0)?);
+        deviations.push(Tensor::f_stack(&deviation, 0)?);
+        logs.push(log);
+    }
+    Ok(Smoothed {
+        mean: Tensor::f_cat(&means, 1)?,
+        deviation: Tensor::f_cat(&deviations, 1)?,
+        log_likelihood: Tensor::f_cat(&logs, 0)?,
+    })
+}
