@@ -713,7 +713,7 @@ class Observed:
         inputs: _Array | None = None,
         conditions: _Array | None = None,
     ) -> Observed:
-        """Rows ``[R, d]`` of paths of ``lengths``: times ``[R]``, inputs ``[R, u]``, conditions ``[N, c]``."""
+        """Rows ``[R, d]``, times ``[R]``, inputs ``[R, u]``, conditions ``[N, c]``; lengths of N paths."""
 
     @property
     def spacing(self) -> float | None:

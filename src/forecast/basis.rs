@@ -37,7 +37,7 @@ pub enum Basis {
 /// Lengths of Fourier frequencies that are tried.
 pub const FOURIER_LENGTHS: [(f64, f64); 5] = [(0.15, 0.5), (0.3, 0.7), (0.5, 2.0), (0.5, 5.0), (1.5, 5.0)];
 /// Lengths of kernels that are tried, in median distances of the data.
-pub const KERNEL_LENGTHS: [(f64, f64); 4] = [(0.25, 0.25), (0.5, 0.5), (1.0, 1.0), (2.0, 2.0)];
+pub const KERNEL_LENGTHS: [(f64, f64); 4] = [(0.5, 0.5), (1.0, 1.0), (2.0, 2.0), (4.0, 4.0)];
 
 /// Number of psi of polynomials of `inputs` variables.
 ///

@@ -94,6 +94,8 @@ pub struct ForecasterConfig {
     pub noise: Option<f64>,
     /// Rounds of smoothing and fitting of [`Method::Refine`].
     pub rounds: u64,
+    /// Steps ahead that errors of [`Method::Gradient`] are of.
+    pub unroll: i64,
     /// Units of each hidden layer of a network, and their number.
     pub width: i64,
     pub depth: i64,
@@ -122,6 +124,7 @@ impl Default for ForecasterConfig {
             held_out: 0.2,
             noise: None,
             rounds: 4,
+            unroll: 8,
             width: 64,
             depth: 2,
             training: TrainingOptions {
@@ -151,6 +154,7 @@ impl ForecasterConfig {
             ("history", self.history, 1, 4096),
             ("rank", self.rank.unwrap_or(1), 1, MOST_OBSERVABLES),
             ("rounds", self.rounds as i64, 0, 1000),
+            ("unroll", self.unroll, 1, 4096),
             ("width", self.width, 1, 1 << 16),
             ("depth", self.depth, 0, 64),
         ];

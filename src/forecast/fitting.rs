@@ -6,11 +6,13 @@ use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 
 use super::basis::{FOURIER_LENGTHS, KERNEL_LENGTHS};
+use super::continuous::polish;
+use super::exponentials::refit;
 use super::moments::{of_rates, of_steps, Moments};
 use super::score::Check;
 use super::solve::{Normal, Structure};
 use super::start::{slice, start};
-use super::{BasisKind, Evolution, Forecaster, ForecasterConfig, ForecasterHistory, ReEncode};
+use super::{BasisKind, Evolution, Forecaster, ForecasterConfig, ForecasterHistory, Method, ReEncode};
 use crate::data::Observed;
 use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Progress};
@@ -122,8 +124,23 @@ impl Fitting<'_> {
         self.report("fit", 0, 1, None)?;
         solve_all(&mut model, self.data, &all, ridge, self.history, self.monitor)?;
         self.choose_steps(&mut model, check.as_ref())?;
+        if model.facts.continuous || self.config.method == Method::Refine {
+            self.by_exponentials(&mut model, check.as_ref())?;
+        }
         self.report("fit", 1, 1, self.history.error)?;
         Ok(model)
+    }
+
+    /// Takes the exponentials that fit whole paths, where held-out rows say that they are better.
+    fn by_exponentials(&mut self, model: &mut Forecaster, check: Option<&Check>) -> Result<()> {
+        let Some(found) = refit(model, self.data, &self.parts.all(), self.monitor)? else { return Ok(()) };
+        let Some(check) = check else { return Ok(()) };
+        let error = check.error(&found, model.facts.re_encode, self.monitor)?;
+        self.history.tried("exponentials", "of whole paths", error);
+        if self.history.error.is_none_or(|known| error < known) {
+            (*model, self.history.error) = (found, Some(error));
+        }
+        Ok(())
     }
 
     /// Chooses lengths and the ridge, and leaves the chosen basis in `model`.
@@ -175,6 +192,31 @@ impl Fitting<'_> {
         let Some((_, ridge, chosen)) = best else { return Ok(RIDGE) };
         *model = chosen;
         Ok(ridge)
+    }
+
+    /// Chooses the ridge of a basis as it is.
+    pub fn choose_ridge(&mut self, model: &mut Forecaster, check: Option<&Check>) -> Result<f64> {
+        let (Some(check), None) = (check, self.config.ridge) else {
+            return Ok(self.config.ridge.unwrap_or(RIDGE));
+        };
+        let few = limited(&self.parts.train, ROWS_TO_CHOOSE);
+        let segments = self.data.segments(&few, self.config.history as usize + 1);
+        let moments = of_steps(model, self.data, &segments, self.monitor)?;
+        let normal = Normal::new(&moments)?;
+        let mut best = (f64::INFINITY, RIDGE);
+        for ridge in RIDGES.iter().rev() {
+            set(model, &normal, &moments, *ridge)?;
+            let error = check.error(model, Some(1), self.monitor)?;
+            if error < best.0 * BETTER {
+                best = (error, *ridge);
+            }
+        }
+        Ok(best.1)
+    }
+
+    /// The closed form of all rows.
+    pub fn solve(&mut self, model: &mut Forecaster, ridge: f64) -> Result<()> {
+        solve_all(model, self.data, &self.parts.all(), ridge, self.history, self.monitor)
     }
 
     fn with_lengths(&mut self, model: &mut Forecaster, lengths: (f64, f64)) -> Result<()> {
@@ -257,7 +299,11 @@ pub fn solve_all(
     };
     history.pairs = moments.count as i64;
     model.config.ridge = Some(ridge);
-    set(model, &Normal::new(&moments)?, &moments, ridge)
+    set(model, &Normal::new(&moments)?, &moments, ridge)?;
+    match model.facts.continuous {
+        true => polish(model, data, ranges, ridge, monitor),
+        false => Ok(()),
+    }
 }
 
 /// The evolution by a ridge, into `model`.

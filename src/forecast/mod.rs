@@ -6,6 +6,8 @@
 //! A forecast reads the state off after some steps and encodes it anew, as often as held-out paths say.
 mod basis;
 mod config;
+mod continuous;
+mod exponentials;
 mod facts;
 mod filter;
 mod fit;

@@ -27,6 +27,12 @@ pub struct Moments {
 }
 
 impl Moments {
+    /// Of `m` observables with `columns` of anything; nothing yet.
+    pub fn of(m: i64, columns: i64) -> Self {
+        let zeros = |shape: &[i64]| Tensor::zeros(shape, (Kind::Double, Device::Cpu));
+        Moments { cross: zeros(&[m, columns]), future: zeros(&[0, 0]), ..Moments::zero(m, 0) }
+    }
+
     fn zero(m: i64, u: i64) -> Self {
         let zeros = |shape: &[i64]| Tensor::zeros(shape, (Kind::Double, Device::Cpu));
         Moments {

@@ -26,6 +26,10 @@ pub fn refine(model: Forecaster, fitting: &mut Fitting<'_>) -> Result<Forecaster
         );
         return Err(Error::argument("method", expected, "'refine'"));
     }
+    if model.sizes.psi == 0 && model.sizes.history == 1 {
+        // Exponentials of whole paths have taken care of noise.
+        return Ok(model);
+    }
     let mut model = model;
     model.learn_gain(data, &fitting.parts.all())?;
     let noise = match model.config.noise {

@@ -104,6 +104,14 @@ impl<'a> Normal<'a> {
         Ok(Solution { matrix, drive })
     }
 
+    /// The plain regression of what the cross moments are of, `[p, columns]`.
+    ///
+    /// # Errors
+    /// Whatever libtorch refuses.
+    pub fn regressed(&self, ridge: f64) -> Result<Tensor> {
+        self.apply(&(&self.moments.cross / self.moments.count.max(1.0)), ridge)
+    }
+
     /// The same for combinations of observables that have no structure of their own.
     ///
     /// # Errors
@@ -125,9 +133,9 @@ impl<'a> Normal<'a> {
     /// [`Error::Argument`] naming `rank` where there are fewer observables that differ.
     pub fn combinations(&self, ridge: f64, rank: i64, sizes: &Sizes) -> Result<Tensor> {
         let (m, d) = (sizes.all(), sizes.dimension());
-        let keep = self.values.gt((ridge * self.unit).max(1e-13 * self.values.max().double_value(&[])));
+        let keep = self.values.gt(1e-13 * self.values.max().double_value(&[]));
         let places = keep.nonzero().view([-1]);
-        let root = self.values.f_index_select(0, &places)?.rsqrt();
+        let root = (self.values.f_index_select(0, &places)? + ridge * self.unit).rsqrt();
         let whiten = self.vectors.f_index_select(1, &places)? * root;
         let weights = Tensor::f_ones([m], REAL)?;
         let _ = weights.narrow(0, 1, d).f_fill_((m as f64 / d as f64).sqrt())?;

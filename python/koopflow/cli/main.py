@@ -15,6 +15,7 @@ from ..options import nearest
 from .demo import demo
 from .export import export
 from .flow import flow_spectrum
+from .forecast import forecast
 from .models import compare, evaluate, sample, spectrum
 from .options import Settings, Stopped, UsageError, command
 from .tilt import tilt
@@ -41,6 +42,7 @@ COMMANDS = {
     "spectrum": (spectrum, "take a student's generator apart"),
     "flow-spectrum": (flow_spectrum, "read what the paths of a teacher or student determine"),
     "tilt": (tilt, "draw samples given an observation or an energy"),
+    "forecast": (forecast, "fit a forecaster to observed sequences and forecast them"),
     "evaluate": (evaluate, "measure a student against its teacher and held-out data"),
     "compare": (compare, "compare ways to sample a teacher in few steps"),
     "export": (export, "write a student's one step as an ONNX file or a program of torch.export"),

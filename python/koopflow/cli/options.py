@@ -31,12 +31,12 @@ else:
 # Tables of a file. One file may serve all commands: each reads its own.
 TABLES = (
     *("run", "data", "teacher", "student", "fit", "sample"),
-    *("spectrum", "flow_spectrum", "tilt", "evaluate", "compare"),
+    *("spectrum", "flow_spectrum", "tilt", "forecaster", "forecast", "evaluate", "compare"),
 )
 # The table of options that no file has.
 ALONE = "alone"
 # The places of [run]; a command passes over those that only others have.
-PATHS = ("output", "teacher", "student", "model", "against")
+PATHS = ("output", "teacher", "student", "model", "against", "paths", "save")
 # Keys of [data] that have a flag of their own, without the table's name.
 SHORT = {"source": "data", **{key: key for key in ("size", "channels", "labels", "held_out")}}
 # Options with a flag of one letter.

@@ -281,7 +281,8 @@ class FittedForecaster(Parameters):
             if unknown := set(array.tolist()) - set(self.classes_):
                 raise ArgumentError(f"condition: expected labels of the fit, {self.classes_}, got {unknown}")
             return (array[:, None] == classes).astype(np.float64)
-        return array[:, None] if array.ndim == 1 else array
+        column: NDArray[Any] = array.reshape(len(array), -1)
+        return column
 
     def _condition(self, condition: Array | None, batch: int) -> NDArray[Any] | None:
         if condition is None:
@@ -289,4 +290,4 @@ class FittedForecaster(Parameters):
         array = np.asarray(to_numpy(condition))
         single = array.ndim == 0 or (array.ndim == 1 and self.classes_ is None and len(array) != batch)
         numbers = self._numbered(array[None] if single else array)
-        return np.repeat(numbers, batch if single else 1, axis=0)
+        return numbers.repeat(batch if single else 1, axis=0)

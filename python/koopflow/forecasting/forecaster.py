@@ -78,6 +78,8 @@ class KoopmanForecaster(FittedForecaster):
         Deviation of the observations' noise in deviations of the data; estimated by default.
     rounds : int, default 4
         Of ``method="refine"``.
+    unroll : int, default 8
+        Steps ahead that errors of ``method="gradient"`` are of.
     width, depth : int, default 64 and 2
         Units of each hidden layer of a network, and their number.
     steps, batch_size, learning_rate : optional
@@ -135,6 +137,7 @@ class KoopmanForecaster(FittedForecaster):
     held_out: float = 0.2
     noise: float | None = None
     rounds: int = 4
+    unroll: int = 8
     width: int = 64
     depth: int = 2
     steps: int | None = None
@@ -270,7 +273,7 @@ class KoopmanForecaster(FittedForecaster):
         library = None
         if known is not None:
             library = Starts.of(known, self.history, steps, self.step_, LIBRARY, seed)
-        lead_times = self.step_ * np.arange(1, steps + 1)
+        lead_times = np.asarray(self.step_ * np.arange(1, steps + 1), dtype=np.float64)
         numbers = np.stack(found.conditions) if found.conditions else None
         driven = np.stack(found.inputs) if found.inputs else None
 
@@ -288,7 +291,7 @@ class KoopmanForecaster(FittedForecaster):
             return np.asarray(states)
 
         unit = known or given
-        mean = np.nanmean(unit.values.astype(np.float64), axis=0)
+        mean = np.asarray(np.nanmean(unit.values.astype(np.float64), axis=0), dtype=np.float64)
         scale = np.nanstd(unit.values.astype(np.float64), axis=0)
         scale = np.where(scale > 0, scale, 1.0)
         members = as_integer(members, "members", least=0)

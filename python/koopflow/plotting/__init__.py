@@ -13,6 +13,8 @@ from .flow import flow_agreement, flow_amplitudes, flow_energy, flow_profiles, f
 from .images import edit_strip, image_grid, inversion_strip, save_image_grid
 from .modes import eigenfunctions, mode_energy, modes, truncation
 from .samples import loss_history, paths, samples, side_by_side
+from .sequence_modes import sequence_eigenvalues
+from .sequences import forecast_errors, forecast_fan, smoothed
 from .spectra import eigenvalues, generator, level_eigenvalues, spectrum
 from .weights import weights
 
@@ -30,6 +32,8 @@ __all__ = [
     "flow_groups",
     "flow_profiles",
     "flow_rates",
+    "forecast_errors",
+    "forecast_fan",
     "generator",
     "image_grid",
     "inversion_strip",
@@ -41,8 +45,10 @@ __all__ = [
     "paths",
     "samples",
     "save_image_grid",
+    "sequence_eigenvalues",
     "side_by_side",
     "signatures",
+    "smoothed",
     "spectrum",
     "truncation",
     "weights",
