@@ -73,7 +73,7 @@ fn finish(fitting: &mut Fitting<'_>, model: &mut Forecaster) -> Result<()> {
         }
     }
     if fitting.config.method != Method::Refine {
-        model.learn_gain(fitting.data, &fitting.parts.all())?;
+        model.learn_gain(fitting.data, &fitting.data.ranges())?;
     }
     if fitting.config.noise.is_none() && model.facts.noise == 0.0 {
         model.facts.noise =

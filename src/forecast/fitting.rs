@@ -33,18 +33,6 @@ pub struct Parts {
     pub held: Vec<Range<usize>>,
 }
 
-impl Parts {
-    pub fn all(&self) -> Vec<Range<usize>> {
-        let mut all: Vec<Range<usize>> = self.train.iter().chain(&self.held).cloned().collect();
-        all.sort_by_key(|rows| rows.start);
-        // The two parts of a single path are one again.
-        match all.as_slice() {
-            [one, other] if one.end == other.start && self.train.len() == 1 => vec![one.start..other.end],
-            _ => all,
-        }
-    }
-}
-
 /// A fit on its way.
 pub struct Fitting<'a> {
     pub config: ForecasterConfig,
@@ -120,7 +108,7 @@ impl Fitting<'_> {
         }
         let few = limited(&self.parts.train, ROWS_TO_CHOOSE);
         let ridge = self.choose(&mut model, check.as_ref(), &few)?;
-        let all = self.parts.all();
+        let all = self.data.ranges();
         self.report("fit", 0, 1, None)?;
         solve_all(&mut model, self.data, &all, ridge, self.history, self.monitor)?;
         self.choose_steps(&mut model, check.as_ref())?;
@@ -133,7 +121,7 @@ impl Fitting<'_> {
 
     /// Takes the exponentials that fit whole paths, where held-out rows say that they are better.
     fn by_exponentials(&mut self, model: &mut Forecaster, check: Option<&Check>) -> Result<()> {
-        let Some(found) = refit(model, self.data, &self.parts.all(), self.monitor)? else { return Ok(()) };
+        let Some(found) = refit(model, self.data, &self.data.ranges(), self.monitor)? else { return Ok(()) };
         let Some(check) = check else { return Ok(()) };
         let error = check.error(&found, model.facts.re_encode, self.monitor)?;
         self.history.tried("exponentials", "of whole paths", error);
@@ -216,7 +204,7 @@ impl Fitting<'_> {
 
     /// The closed form of all rows.
     pub fn solve(&mut self, model: &mut Forecaster, ridge: f64) -> Result<()> {
-        solve_all(model, self.data, &self.parts.all(), ridge, self.history, self.monitor)
+        solve_all(model, self.data, &self.data.ranges(), ridge, self.history, self.monitor)
     }
 
     fn with_lengths(&mut self, model: &mut Forecaster, lengths: (f64, f64)) -> Result<()> {

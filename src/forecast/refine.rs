@@ -31,10 +31,10 @@ pub fn refine(model: Forecaster, fitting: &mut Fitting<'_>) -> Result<Forecaster
         return Ok(model);
     }
     let mut model = model;
-    model.learn_gain(data, &fitting.parts.all())?;
+    model.learn_gain(data, &fitting.data.ranges())?;
     let noise = match model.config.noise {
         Some(noise) => noise,
-        None => estimate(&model, data, &fitting.parts.all(), fitting.monitor)?.unwrap_or(0.0),
+        None => estimate(&model, data, &fitting.data.ranges(), fitting.monitor)?.unwrap_or(0.0),
     };
     model.facts.noise = noise;
     let gaps = (0..data.rows()).any(|row| !data.seen_whole(row));

@@ -39,6 +39,7 @@ def test_help_names_the_commands(capsys):
         "spectrum",
         "flow-spectrum",
         "tilt",
+        "forecast",
         "evaluate",
         "compare",
         "export",
