@@ -19,7 +19,8 @@ from .guidance import Likelihood, guided, of_observation, of_reward
 
 COUNT = 1024  # Samples that are compared, and weighted ones that they are drawn from.
 DRAWS = 16 * COUNT
-POOL = 200_000  # Of the teacher, of which rejection keeps some.
+POOL = {"gmm40": 1_000_000}  # Of the teacher, of which rejection keeps some; else:
+MOST = 200_000
 STEPS, SCALES = (100, 500), (0.1, 0.3, 1.0, 2.0)  # Of guidance; the best scale counts.
 
 PROBLEMS: dict[str, Callable[[int], NDArray[Any]]] = {
@@ -89,7 +90,7 @@ def measure(
 ) -> dict[str, dict[str, float]]:
     """A row for each wish: W2 to rejection samples of the teacher, over that of two such sets."""
     teacher, student = models(name, seed, folder, steps)
-    pool = np.asarray(teacher.sample(POOL, seed=10_000 + seed))
+    pool = np.asarray(teacher.sample(POOL.get(name, MOST), seed=10_000 + seed))
     rows = {}
     for kind, wish in wishes(PROBLEMS[name](1000 + seed)[:2000], seed).items():
         first, second = rejected(pool, wish, seed)
