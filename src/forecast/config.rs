@@ -77,6 +77,8 @@ pub struct ForecasterConfig {
     /// Range of the lengths of Fourier frequencies, or of the kernel's length in median distances of the data, in
     /// standard deviations; `None` is chosen on held-out paths.
     pub lengths: Option<(f64, f64)>,
+    /// Number of principal components that rows are reduced to first, for fields and images; `None` keeps rows.
+    pub components: Option<i64>,
     /// Number of rows that one encoding reads.
     pub history: i64,
     /// Number of linear combinations of the observables that are kept; `None` keeps all.
@@ -115,6 +117,7 @@ impl Default for ForecasterConfig {
             observables: None,
             degree: 3,
             lengths: None,
+            components: None,
             history: 1,
             rank: None,
             ridge: None,
@@ -151,6 +154,7 @@ impl ForecasterConfig {
         let whole = [
             ("observables", self.observables.unwrap_or(1), 0, MOST_OBSERVABLES),
             ("degree", self.degree, 1, 16),
+            ("components", self.components.unwrap_or(1), 1, MOST_OBSERVABLES),
             ("history", self.history, 1, 4096),
             ("rank", self.rank.unwrap_or(1), 1, MOST_OBSERVABLES),
             ("rounds", self.rounds as i64, 0, 1000),

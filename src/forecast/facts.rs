@@ -21,8 +21,10 @@ pub struct Modes {
     pub rates: Tensor,
     /// Eigenfunctions psi = g w as columns, `[m, r]`.
     pub weights: Tensor,
-    /// What a unit of psi puts into the state, in the data's units, `[r, d]`.
+    /// What a unit of psi puts into the state, in the data's units, `[r, D]`.
     pub modes: Tensor,
+    /// The same of standardised states, `[r, d]`.
+    pub standard: Tensor,
     /// ||w|| ||q||, `[r]`
     pub conditions: Tensor,
 }
@@ -63,12 +65,14 @@ impl Modes {
                 safe.log() / model.facts.step
             }
         };
-        let readout = (home(&own.readout) * home(&model.scale())).to_kind(Kind::ComplexDouble);
+        let complex = |x: &Tensor| home(x).to_kind(Kind::ComplexDouble);
+        let standard = rows.f_matmul(&complex(&own.readout))?;
+        let modes = rows.f_matmul(&complex(&model.differences(&own.readout)))?;
         let length = |x: &Tensor, axis: i64| {
             x.abs().square().sum_dim_intlist([axis].as_slice(), false, Kind::Double).sqrt()
         };
         let conditions = length(&eigen.columns, 0) * length(&rows, 1);
-        Ok(Modes { rates, modes: rows.f_matmul(&readout)?, weights: eigen.columns, conditions })
+        Ok(Modes { rates, modes, standard, weights: eigen.columns, conditions })
     }
 
     /// psi of stacks of standardised states, complex `[B, r]`.
@@ -141,7 +145,7 @@ impl Modes {
         let mean = (&moments.sum / moments.count).to_kind(Kind::ComplexDouble).f_matmul(w)?;
         let psi = w.tr().f_matmul(&gram)?.f_matmul(&w.conj())?;
         let centred = psi - mean.unsqueeze(1).f_matmul(&mean.conj().unsqueeze(0))?;
-        let scaled = &self.modes / model.scale().to_device(Device::Cpu).to_kind(Kind::ComplexDouble);
+        let scaled = &self.standard;
         let shared = (centred * scaled.f_matmul(&scaled.conj().tr())?).f_real()?.contiguous();
         let d = model.sizes.dimension() as f64;
         let shared = shared / d;

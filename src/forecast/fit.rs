@@ -76,9 +76,10 @@ fn finish(fitting: &mut Fitting<'_>, model: &mut Forecaster) -> Result<()> {
         model.learn_gain(fitting.data, &fitting.data.ranges())?;
     }
     if fitting.config.noise.is_none() && model.facts.noise == 0.0 {
-        model.facts.noise =
-            noise::estimate(model, fitting.data, &fitting.parts.held, fitting.monitor)?.unwrap_or(0.0);
+        let found = noise::estimate(model, fitting.data, &fitting.parts.held, fitting.monitor)?;
+        (model.facts.noise, fitting.history.noise) = (found.unwrap_or(0.0), found);
+    } else {
+        fitting.history.noise = Some(model.facts.noise);
     }
-    fitting.history.noise = (model.facts.noise > 0.0).then_some(model.facts.noise);
     Ok(())
 }

@@ -106,6 +106,7 @@ impl Fitting<'_> {
                 "no held-out rows are long enough: ridge and lengths were not chosen, and no error is known",
             );
         }
+        self.history.horizon = check.as_ref().map_or(0.0, |check| check.horizon(model.facts.step));
         let few = limited(&self.parts.train, ROWS_TO_CHOOSE);
         let ridge = self.choose(&mut model, check.as_ref(), &few)?;
         let all = self.data.ranges();

@@ -5,6 +5,7 @@
 //! for irregular times dg/dt = g L. The state is a slice of g, and an observable like others: nothing integrates it.
 //! A forecast reads the state off after some steps and encodes it anew, as often as held-out paths say.
 mod basis;
+mod components;
 mod config;
 mod continuous;
 mod exponentials;

@@ -31,19 +31,26 @@ pub struct Evolution {
 
 shared!(Evolution { transition, generator, drive, readout, covariance, gain, mean, spread, projection });
 
-/// Mean, deviation, least and largest value of each coordinate of the data, `[4, d]`, float64.
+/// How rows become standardised states; float64.
 #[derive(Debug)]
 pub struct Coordinates {
+    /// Mean, deviation, least and largest value of each coordinate, `[4, d]`.
     pub table: Tensor,
+    /// Principal components `[D, d]` that coordinates are along, and the rows' mean `[D]`.
+    pub frame: Option<Tensor>,
+    pub centre: Option<Tensor>,
 }
 
-shared!(Coordinates { table });
+shared!(Coordinates { table, frame, centre });
 
 /// How many there are of everything.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sizes {
     pub event_shape: Vec<i64>,
+    /// Principal components that states are made of; `None` takes rows as they are.
+    #[serde(default)]
+    pub components: Option<i64>,
     /// Rows that one encoding reads.
     pub history: i64,
     /// u and c.
@@ -56,9 +63,14 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// d.
-    pub fn dimension(&self) -> i64 {
+    /// D, numbers of a row.
+    pub fn event_size(&self) -> i64 {
         self.event_shape.iter().product()
+    }
+
+    /// d, numbers of a state.
+    pub fn dimension(&self) -> i64 {
+        self.components.unwrap_or(self.event_size())
     }
 
     /// Coordinates of a stack of states.
@@ -142,19 +154,44 @@ impl Forecaster {
         self.coordinates.table.select(0, row)
     }
 
-    /// Standardised states of states `[.., d]`.
+    /// Standardised states `[.., d]` of rows `[.., D]`.
     pub fn standard(&self, x: &Tensor) -> Tensor {
+        let x = match (&self.coordinates.frame, &self.coordinates.centre) {
+            (Some(frame), Some(centre)) => (x - centre).matmul(frame),
+            _ => x.shallow_clone(),
+        };
         (x - self.coordinate(0)) / self.coordinate(1)
     }
 
-    /// States of standardised ones.
+    /// Rows of standardised states.
     pub fn original(&self, z: &Tensor) -> Tensor {
-        z * self.coordinate(1) + self.coordinate(0)
+        let own = z * self.coordinate(1) + self.coordinate(0);
+        match (&self.coordinates.frame, &self.coordinates.centre) {
+            (Some(frame), Some(centre)) => own.matmul(&frame.tr()) + centre,
+            _ => own,
+        }
     }
 
-    /// Deviations `[d]` of the data.
-    pub fn scale(&self) -> Tensor {
-        self.coordinate(1)
+    /// Differences of rows, of differences `[.., d]` of standardised states.
+    pub fn differences(&self, z: &Tensor) -> Tensor {
+        let own = z * self.coordinate(1);
+        match &self.coordinates.frame {
+            Some(frame) => own.matmul(&frame.tr()),
+            None => own,
+        }
+    }
+
+    /// Deviations of rows `[B, D]` of covariances of standardised states `[B, d, d]`.
+    pub fn deviations(&self, covariance: &Tensor) -> Tensor {
+        let scale = self.coordinate(1);
+        match &self.coordinates.frame {
+            Some(frame) => {
+                let scaled = frame * scale;
+                let half = scaled.matmul(covariance);
+                (half * scaled).sum_dim_intlist([2i64].as_slice(), false, Kind::Double).clamp_min(0.0).sqrt()
+            }
+            None => covariance.diagonal(0, 1, 2).clamp_min(0.0).sqrt() * scale,
+        }
     }
 
     /// Standardised states within the data's box and its margin. Models without nonlinear observables know no box.
@@ -162,7 +199,8 @@ impl Forecaster {
         let Some(margin) = self.config.margin.filter(|_| self.sizes.psi > 0) else {
             return z.shallow_clone();
         };
-        let (low, high) = (self.standard(&self.coordinate(2)), self.standard(&self.coordinate(3)));
+        let standard = |row: i64| (self.coordinate(row) - self.coordinate(0)) / self.coordinate(1);
+        let (low, high) = (standard(2), standard(3));
         let margin = (&high - &low) * margin;
         z.clamp_tensor(Some(low - &margin), Some(high + margin))
     }
@@ -253,7 +291,7 @@ impl Forecaster {
         }
         crate::tensor::check_finite(argument, x)?;
         let rows = x.to_device(self.device()).to_kind(Kind::Double);
-        let rows = rows.reshape([size[0], history, self.sizes.dimension()]);
+        let rows = rows.reshape([size[0], history, self.sizes.event_size()]);
         Ok(self.stack(&self.standard(&rows)))
     }
 

@@ -143,7 +143,7 @@ fn smoothed(model: &Forecaster, data: &Observed, noise: f64, fitting: &mut Fitti
         let (found, _) = run(&dynamics, &seen, batch, noise, true, fitting.monitor)?;
         let means: Vec<Tensor> = found.into_iter().map(|own| own.mean).collect();
         let means = model.original(&Tensor::f_stack(&means, 1)?);
-        values.push(means.reshape([-1, model.sizes.dimension()]));
+        values.push(means.reshape([-1, model.sizes.event_size()]));
         lengths.extend(std::iter::repeat_n(rows.len(), end - path));
         path = end;
     }

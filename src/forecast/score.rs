@@ -71,6 +71,14 @@ impl Check {
         check.join().map(Some)
     }
 
+    /// The last lead time, in units of time: of irregular ones their mean.
+    pub fn horizon(&self, step: f64) -> f64 {
+        match &self.gaps {
+            Some(gaps) => gaps.sum(Kind::Double).double_value(&[]) / gaps.size()[1] as f64,
+            None => self.truth.size()[0] as f64 * step,
+        }
+    }
+
     /// Mean over the logarithm of lead times of RMS errors in deviations of the data, at most 1 each: near and far count
     /// alike, though chaos makes every far one wrong. A forecast that overflows is as wrong as can be.
     ///

@@ -50,7 +50,7 @@ pub fn smooth(
     monitor: &mut dyn Monitor,
 ) -> Result<Smoothed> {
     let size = seen.values.size();
-    let (d, count) = (model.sizes.dimension(), seen.times.len() as i64);
+    let (d, count) = (model.sizes.event_size(), seen.times.len() as i64);
     if size.len() != 3 || size[1] != count || size[2] != d || size[0] == 0 || count == 0 {
         return Err(Error::shape("observations", format!("(B, {count}, {d})"), shape_text(&size)));
     }
@@ -98,10 +98,8 @@ pub fn smooth(
         };
         let chosen: Vec<usize> = wanted.iter().map(|time| near(*time)).collect();
         let mean: Vec<Tensor> = chosen.iter().map(|place| model.original(&found[*place].mean)).collect();
-        let deviation: Vec<Tensor> = chosen
-            .iter()
-            .map(|place| found[*place].covariance.diagonal(0, 1, 2).clamp_min(0.0).sqrt() * model.scale())
-            .collect();
+        let deviation: Vec<Tensor> =
+            chosen.iter().map(|place| model.deviations(&found[*place].covariance)).collect();
         means.push(Tensor::f_stack(&mean, 0)?);
         deviations.push(Tensor::f_stack(&deviation, 0)?);
         logs.push(log);

@@ -3,6 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::basis::polynomial_count;
+use super::components::principal;
 use super::model::{Coordinates, Facts, Sizes};
 use super::moments::{standard_rows, windows};
 use super::{Basis, BasisKind, Evolution, Forecaster, ForecasterConfig};
@@ -23,14 +24,19 @@ const MOST_MONOMIALS: i64 = 8192;
 pub fn sizes(config: &ForecasterConfig, data: &Observed, event_shape: &[i64]) -> Result<Sizes> {
     let mut sizes = Sizes {
         event_shape: event_shape.to_vec(),
+        components: config.components,
         history: config.history,
         inputs: data.input_size(),
         conditions: data.condition_size(),
         psi: 0,
         rank: config.rank,
     };
-    if sizes.dimension() != data.dimension() {
-        return Err(Error::argument("event_shape", data.dimension(), sizes.dimension()));
+    if sizes.event_size() != data.dimension() {
+        return Err(Error::argument("event_shape", data.dimension(), sizes.event_size()));
+    }
+    if let Some(count) = sizes.components.filter(|count| *count > sizes.event_size()) {
+        let expected = format!("at most {}, the numbers of a row", sizes.event_size());
+        return Err(Error::argument("components", expected, count));
     }
     sizes.psi = match config.basis {
         BasisKind::Polynomial => polynomial_count(sizes.basis_inputs(), config.degree, MOST_MONOMIALS)?,
@@ -59,7 +65,15 @@ pub fn start(
     let device = config.training.place()?.1;
     let statistics = data.statistics()?;
     let columns = [&statistics.mean, &statistics.scale, &statistics.low, &statistics.high];
-    let coordinates = Coordinates { table: Tensor::f_stack(&columns, 0)?.to_device(device) };
+    let random = RandomSource::new(config.training.seed);
+    let coordinates = match sizes.components {
+        Some(count) => {
+            principal(data, &statistics.mean, count, device, &mut random.fork("principal components"))?
+        }
+        None => {
+            Coordinates { table: Tensor::f_stack(&columns, 0)?.to_device(device), frame: None, centre: None }
+        }
+    };
     let continuous = data.spacing().is_none();
     let facts = Facts {
         step: data.spacing().unwrap_or_else(|| data.typical_spacing()),
@@ -67,7 +81,6 @@ pub fn start(
         noise: config.noise.unwrap_or(0.0),
         continuous,
     };
-    let random = RandomSource::new(config.training.seed);
     let mut parameters = Parameters::new(Kind::Double, device);
     let mut own = random.fork("forecaster basis");
     let basis = Basis::new(config, sizes.basis_inputs(), sizes.psi, &mut parameters, &mut own)?;

@@ -22,8 +22,14 @@ pub struct ForecasterDescription {
 
 impl Sizes {
     fn check(&self) -> Result<()> {
-        let counts =
-            [self.history, self.inputs + 1, self.conditions + 1, self.psi + 1, self.rank.unwrap_or(1)];
+        let counts = [
+            self.components.unwrap_or(1),
+            self.history,
+            self.inputs + 1,
+            self.conditions + 1,
+            self.psi + 1,
+            self.rank.unwrap_or(1),
+        ];
         let sane = |size: &i64| (1..=1 << 24).contains(size);
         if counts.iter().chain(&self.event_shape).all(sane) && !self.event_shape.is_empty() {
             return Ok(());
@@ -48,6 +54,8 @@ impl Stored for Forecaster {
         let own = &self.evolution;
         let given = [
             ("coordinates", Some(&self.coordinates.table)),
+            ("frame", self.coordinates.frame.as_ref()),
+            ("centre", self.coordinates.centre.as_ref()),
             ("transition", Some(&own.transition)),
             ("generator", own.generator.as_ref()),
             ("drive", own.drive.as_ref()),
@@ -96,7 +104,13 @@ impl Stored for Forecaster {
             check_finite(name, &tensor)?;
             Ok(tensor.to_device(device))
         };
-        let coordinates = Coordinates { table: take("coordinates", &[4, d])? };
+        let size = sizes.event_size();
+        let along = sizes.components.is_some();
+        let coordinates = Coordinates {
+            table: take("coordinates", &[4, d])?,
+            frame: along.then(|| take("frame", &[size, d])).transpose()?,
+            centre: along.then(|| take("centre", &[size])).transpose()?,
+        };
         let evolution = Evolution {
             transition: take("transition", &[m, m])?,
             readout: take("readout", &[m, d])?,

@@ -199,7 +199,7 @@ impl PyForecaster {
 
     /// C, `[m, d]`, of states in the data's units but for their mean.
     fn readout<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        self.table(py, |model| Some(&model.evolution().readout * model.scale()))
+        self.table(py, |model| Some(model.differences(&model.evolution().readout)))
     }
 
     /// Q, `[m, m]`.
@@ -333,7 +333,7 @@ impl PyForecaster {
             let facts = data.map(|data| modes.facts(&model, &data, &mut monitor)).transpose()?;
             Ok((modes, facts))
         })?;
-        let Modes { rates, weights, modes, conditions } = modes;
+        let Modes { rates, weights, modes, conditions, .. } = modes;
         let numpy = |table: Tensor| ArrayKind::Numpy.export(py, table.contiguous());
         let own = (
             export_complex(py, &rates)?,

@@ -30,8 +30,8 @@ HEEDED = ("seed", "device")
     run=(
         Option(
             "paths",
-            "File of paths: .npy [N, T, *event], [T, d] of one path or [T] of one series; .npz with paths and "
-            "perhaps times, mask, inputs and condition; or .csv with a header, of one path.",
+            "File of paths: .npy [N, T, *event], [T, d] of one path or [T] of one series; .npz with paths "
+            "and perhaps times, mask, inputs and condition; or .csv with a header, of one path.",
         ),
         Option(
             "output",
@@ -147,10 +147,10 @@ def _model(settings: Settings, given: Observed, save: Path | None) -> KoopmanFor
 def _report(settings: Settings, model: KoopmanForecaster, given: Observed, *, whole: bool) -> str:
     """Errors on held-out paths, as far ahead as these are long enough."""
     count, length = given.rows.shape[:2]
-    longest = max(length - model.history, 1)
-    # Of a single path, half of what is held out is where forecasts begin.
-    most = longest if count > 1 else max(longest // 2, 1)
-    ahead = min(settings["ahead"] or max(longest // 2, 1), most)
+    longest = max(given.longest_run() - model.history, 1)
+    # Half of a single path is where forecasts begin.
+    half = max(longest // 2, 1)
+    ahead = min(settings["ahead"] or half, longest if count > 1 else half)
     keywords = {"ahead": ahead, "members": settings["members"], "seed": settings["seed"]}
     report = model.evaluate(given.paths, given.times, **given.beside(), **keywords)
     kind = f"{count} paths" if count > 1 else f"{length} rows"

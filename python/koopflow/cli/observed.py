@@ -80,6 +80,14 @@ class Observed:
         seen = np.isfinite(self._flat).any(axis=2)
         return np.asarray(seen.shape[1] - 1 - np.argmax(seen[:, ::-1], axis=1), dtype=np.int64)
 
+    def longest_run(self) -> int:
+        """The largest number of rows, one after the other, that were seen whole."""
+        longest = 0
+        for whole in np.isfinite(self._flat).all(axis=2):
+            edges = np.flatnonzero(np.diff(np.concatenate([[False], whole, [False]])))
+            longest = max([longest, *(edges[1::2] - edges[::2]).tolist()])
+        return longest
+
     def end_time(self, path: int) -> float:
         return float(self.times[path, self.ends[path]])
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .. import _core
 from .._arrays import Array, as_flag, as_integer, as_number, as_seed, as_states, to_numpy
 from .._parameters import Parameters
-from ..exceptions import ArgumentError, NotFittedError, ShapeError
+from ..exceptions import ArgumentError, NonFiniteError, NotFittedError, ShapeError
 from ..progress import ProgressFunction, ProgressMeter
 from .paths import Paths, as_lead_times
 from .smoothing import SmoothedPaths
@@ -217,9 +217,18 @@ class FittedForecaster(Parameters):
         return {**super().__getstate__(), "_paths": None}
 
     @property
+    def _sizes(self) -> dict[str, Any]:
+        """How many there are of everything."""
+        return dict(json.loads(self._fitted().facts)["sizes"])
+
+    @property
     def _linear(self) -> bool:
         """Whether there is nothing but the state among the observables: both filters are then one."""
-        return bool(self._fitted().size == 1 + self.history * math.prod(self._fitted().event_shape))
+        return not self._sizes["psi"] and self._sizes["rank"] is None
+
+    @property
+    def _paths_have_inputs(self) -> bool:
+        return bool(self._sizes["inputs"])
 
     def _steps(self, re_encode: str | int) -> int:
         """Steps between encodings, 0 for never."""
@@ -253,7 +262,11 @@ class FittedForecaster(Parameters):
         event = len(self._fitted().event_shape)
         count = rows.shape[1] if rows.ndim == 2 + event else 1
         gaps = bool(np.isnan(to_numpy(rows)).any())
-        if count == 1 or (not gaps and (count == self.history or self.noise_ == 0)):
+        driven = self._paths_have_inputs
+        if gaps and (count == 1 or driven):
+            remedy = "; rows with gaps are not filtered where there are inputs" if driven else ""
+            raise NonFiniteError(f"x: expected rows that were seen whole, got NaN{remedy}")
+        if count == 1 or driven or (not gaps and (count == self.history or self.noise_ == 0)):
             return rows if count == 1 else rows[:, -self.history :]
         times = self.step_ * np.arange(count)
         last = times[-self.history :]
@@ -280,9 +293,8 @@ class FittedForecaster(Parameters):
             classes = np.asarray(self.classes_)
             if unknown := set(array.tolist()) - set(self.classes_):
                 raise ArgumentError(f"condition: expected labels of the fit, {self.classes_}, got {unknown}")
-            return (array[:, None] == classes).astype(np.float64)
-        column: NDArray[Any] = array.reshape(len(array), -1)
-        return column
+            return np.asarray(array[:, None] == classes, dtype=np.float64)
+        return np.asarray(array.reshape(len(array), -1))
 
     def _condition(self, condition: Array | None, batch: int) -> NDArray[Any] | None:
         if condition is None:
@@ -290,4 +302,5 @@ class FittedForecaster(Parameters):
         array = np.asarray(to_numpy(condition))
         single = array.ndim == 0 or (array.ndim == 1 and self.classes_ is None and len(array) != batch)
         numbers = self._numbered(array[None] if single else array)
-        return numbers.repeat(batch if single else 1, axis=0)
+        repeated: NDArray[Any] = np.repeat(numbers, batch if single else 1, axis=0)
+        return repeated

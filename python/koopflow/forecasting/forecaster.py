@@ -57,6 +57,9 @@ class KoopmanForecaster(FittedForecaster):
     lengths : (float, float), optional
         Least and largest length of random frequencies, in inverse deviations of the data; of a kernel its
         width in median distances. Chosen on held-out paths by default.
+    components : int, optional
+        Number of principal components that rows are reduced to first, for fields and images: of the many
+        numbers of a row few directions move. Rows are seen whole or not at all then.
     history : int, default 1
         Number of rows that one encoding reads: more where single rows do not say what comes next.
     rank : int, optional
@@ -128,6 +131,7 @@ class KoopmanForecaster(FittedForecaster):
     observables: int | None = None
     degree: int = 3
     lengths: tuple[float, float] | None = None
+    components: int | None = None
     history: int = 1
     rank: int | None = None
     ridge: float | None = None
@@ -307,17 +311,21 @@ class KoopmanForecaster(FittedForecaster):
     def summary(self) -> str:
         """What was fitted, how it was chosen and how good it is on held-out paths."""
         model, history, config = self._fitted(), self.history_, self.config_
+        noise = "not estimated" if history["noise"] is None else "none found"
+        noise = f"{self.noise_:.3g} deviations of the data" if self.noise_ else noise
         kept = "never" if self.re_encode_ is None else f"every {self.re_encode_} steps"
         lines = [
             f"KoopmanForecaster: {model.size} observables of {self.history} rows of {self.event_shape_}",
             f"fitted to {history['pairs']:,} pairs of {history['rows']:,} rows, {history['paths']:,} paths, "
             f"step {self.step_:g}",
             f"lengths {config['lengths']}, ridge {config['ridge']:g}; encoded anew {kept}",
-            "noise of observations: "
-            + (f"{self.noise_:.3g} deviations of the data" if self.noise_ else "none found"),
+            f"noise of observations: {noise}",
         ]
         if history["error"] is not None:
-            lines.append(f"held-out error, over all leads alike: {history['error']:.3g} deviations")
+            lines.append(
+                f"held-out error: {history['error']:.3g} deviations, over leads up to "
+                f"{history['horizon']:.3g}, near and far alike"
+            )
         if history["generator"]:
             lines.append(f"no generator: {history['generator']}; times between steps cannot be asked for")
         lines += [f"note: {note['text']}" for note in history["notes"]]

@@ -137,6 +137,8 @@ class SequenceSpectrum:
         said = f"{share:.0%} of the energy is in modes that follow the data to {TRUSTED:.0%} a step"
         if share < 0.5:
             said = f"only {said}: the data have no such point spectrum, or the observables do not span it"
+            noise = json.loads(self.core.facts)["facts"]["noise"]
+            said += f", or noise of {noise:.2g} deviations hides it" if noise else ""
         return said
 
     def records(self) -> list[dict[str, Any]]:

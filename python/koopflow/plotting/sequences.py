@@ -99,7 +99,9 @@ def forecast_fan(
             earlier = when.min() - gap * np.arange(len(before), 0, -1)
         else:
             earlier = _times("history_times", history_times, len(before))
-        ax.plot(earlier, before, color=DATA, linewidth=1.1, label="seen")
+        # Rows between gaps have no line.
+        mark = None if np.isfinite(before).all() else "."
+        ax.plot(earlier, before, color=DATA, linewidth=1.1, marker=mark, markersize=4, label="seen")
         ax.axvline(earlier.max(), color=FAINT, linewidth=0.9, zorder=0)
     elif history_times is not None:
         raise ArgumentError("history_times: expected history= as well, got them alone")
