@@ -189,7 +189,7 @@ impl Observed {
             let apart = ((only.len() as f64 * share) as usize).max(least);
             let cut = only.end.saturating_sub(apart);
             return match cut > only.start + least {
-                true => [vec![only.start..cut], vec![cut..only.end]],
+                true => [only.start..cut, cut..only.end].map(|rows| std::iter::once(rows).collect()),
                 false => [all, Vec::new()],
             };
         }
