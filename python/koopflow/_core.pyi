@@ -764,6 +764,9 @@ class Forecaster:
     def covariance(self) -> NDArray[float64]:
         """Q, ``[m, m]``."""
 
+    def statistics(self) -> NDArray[float64]:
+        """Mean and deviation of rows of the data, ``[2, D]``."""
+
     def encode(self, x: _Array, *, condition: _Array | None = None) -> Any:
         """Observables ``[B, m]`` of rows ``[B, history, *event]``."""
 

@@ -274,6 +274,7 @@ impl Observed {
             return Some(1.0);
         }
         let (mut on, mut all) = (0usize, 0usize);
+        let (mut span, mut multiples) = (0.0, 0.0);
         for step in self.steps() {
             let multiple = step / least;
             if (multiple - multiple.round()).abs() > OFF_GRID * multiple {
@@ -281,9 +282,17 @@ impl Observed {
             }
             on += usize::from(multiple.round() == 1.0);
             all += 1;
+            span += step;
+            multiples += multiple.round();
         }
-        (on as f64 >= MOSTLY * all as f64).then_some(least)
+        // Single differences are rounded, all of them together hardly.
+        (on as f64 >= MOSTLY * all as f64).then_some(plain(span / multiples))
     }
+}
+
+/// A number to twelve digits: 0.1 where sums of rounded differences make it 0.1 and a hair.
+fn plain(step: f64) -> f64 {
+    format!("{step:.11e}").parse().unwrap_or(step)
 }
 
 fn keep(found: &mut Vec<Segment>, segment: Segment, least: usize) {

@@ -21,7 +21,7 @@ const CHUNK_VALUES: i64 = 1 << 23;
 /// [`Error::Argument`] naming `components` where rows that were seen whole span fewer.
 pub fn principal(
     data: &Observed,
-    mean: &Tensor,
+    (mean, deviation): (&Tensor, &Tensor),
     count: i64,
     device: Device,
     random: &mut RandomSource,
@@ -77,7 +77,8 @@ pub fn principal(
     };
     let zero = low.zeros_like();
     let table = Tensor::f_stack(&[&zero, &(zero.ones_like() * variance.sqrt()), &low, &high], 0)?;
-    Ok(Coordinates { table, frame: Some(frame), centre: Some(mean) })
+    let rows = Tensor::f_stack(&[&mean, &deviation.to_device(device)], 0)?;
+    Ok(Coordinates { table, rows, frame: Some(frame), centre: Some(mean) })
 }
 
 /// `work` on rows that were seen whole, less the mean, in pieces.

@@ -89,12 +89,14 @@ pub fn polish(
         return Ok(());
     };
     let mut known = f64::INFINITY;
-    let mut before: Option<Tensor> = None;
+    let mut before: Option<(Option<Tensor>, Option<Tensor>)> = None;
     for _ in 0..ROUNDS {
         let (moments, residual) = defects(model, &pairs, monitor)?;
         if !residual.is_finite() || residual >= known {
             // The round before was better.
-            model.evolution.generator = before.or_else(|| model.evolution.generator.take());
+            if let Some((generator, drive)) = before {
+                (model.evolution.generator, model.evolution.drive) = (generator, drive);
+            }
             break;
         }
         let done = residual > known * (1.0 - LITTLE);
@@ -103,28 +105,52 @@ pub fn polish(
             break;
         }
         let change = Normal::new(&moments)?.regressed(ridge)?.to_device(model.device());
-        let Some(generator) = &model.evolution.generator else { break };
-        before = Some(generator.copy());
-        let next = generator.copy();
-        let d = model.sizes.dimension();
-        let _ = next.narrow(1, 1, d).f_add_(&change)?;
-        model.evolution.generator = Some(next);
+        let own = &mut model.evolution;
+        before = Some((own.generator.as_ref().map(Tensor::copy), own.drive.as_ref().map(Tensor::copy)));
+        let (m, d, u) = (model.sizes.all(), model.sizes.dimension(), model.sizes.inputs);
+        if let Some(generator) = &own.generator {
+            let _ = generator.narrow(1, 1, d).f_add_(&change.narrow(0, 0, m))?;
+        }
+        if let Some(drive) = &own.drive {
+            let _ = drive.narrow(1, 1, d).f_add_(&change.narrow(0, m, u))?;
+        }
     }
     rates_of_psi(model, &pairs, ridge, monitor)?;
     added(model, &pairs, monitor)
 }
 
+/// Learns what a typical step adds to the state of a model of irregular times.
+///
+/// # Errors
+/// As [`polish`].
+pub fn learn_process(
+    model: &mut Forecaster,
+    data: &Observed,
+    ranges: &[Range<usize>],
+    monitor: &mut dyn Monitor,
+) -> Result<()> {
+    let _guard = tch::no_grad_guard();
+    match Pairs::new(model, data, ranges)? {
+        Some(pairs) => added(model, &pairs, monitor),
+        None => Ok(()),
+    }
+}
+
 /// Moments of observables half-way times the gap with what rows miss the next ones by, and its mean square.
 fn defects(model: &Forecaster, pairs: &Pairs, monitor: &mut dyn Monitor) -> Result<(Moments, f64)> {
     let (m, d) = (model.sizes.all(), model.sizes.dimension());
-    let mut moments = Moments::of(m, d);
+    let mut moments = Moments::of(m + model.sizes.inputs, d);
     let mut square = 0.0;
     for (first, rows) in chunks(pairs.now.size()[0], CHUNK_ROWS) {
         monitor.tick()?;
         let part = pairs.part(first, rows);
         let (middle, end) = through(model, &part)?;
         let missed = &part.next - end;
-        let g = model.encode_all(&middle, part.condition.as_ref())? * &part.gaps;
+        let g = model.encode_all(&middle, part.condition.as_ref())?;
+        let g = match &part.inputs {
+            Some(inputs) => Tensor::f_cat(&[&g, inputs], 1)?,
+            None => g,
+        } * &part.gaps;
         moments.gram += g.tr().f_matmul(&g)?.to_device(Device::Cpu);
         moments.cross += g.tr().f_matmul(&missed)?.to_device(Device::Cpu);
         moments.count += rows as f64;

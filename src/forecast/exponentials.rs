@@ -3,6 +3,7 @@
 //! Systems 17, 2018, optimised dynamic mode decomposition; here of any number of paths of unequal lengths at once).
 //! Nothing is differenced, so noise does not bias them.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
@@ -34,25 +35,48 @@ struct Batch {
     rows: Tensor,
 }
 
-impl Batch {
+/// Paths in batches of lengths that differ by less than a factor of two, so that little is padded.
+struct Batches(Vec<Batch>);
+
+impl Batches {
     fn new(model: &Forecaster, data: &Observed, ranges: &[Range<usize>]) -> Result<Option<Self>> {
         let d = model.sizes.dimension();
         let mut left = ROWS;
-        let mut paths = Vec::new();
+        let mut buckets: BTreeMap<u32, Vec<(Range<usize>, Vec<usize>)>> = BTreeMap::new();
         for rows in ranges {
             let seen: Vec<usize> = rows.clone().filter(|row| data.seen_whole(*row)).collect();
             // Fewer rows than amplitudes say nothing of eigenvalues.
             if seen.len() as i64 > d + 1 && seen.len() <= left {
                 left -= seen.len();
-                paths.push((rows.clone(), seen));
+                buckets.entry(seen.len().ilog2()).or_default().push((rows.clone(), seen));
             }
         }
-        let longest = paths.iter().map(|(_, seen)| seen.len()).max().unwrap_or(0) as i64;
-        if longest == 0 {
-            return Ok(None);
+        let batches: Vec<Batch> =
+            buckets.values().map(|paths| Batch::new(model, data, paths)).collect::<Result<_>>()?;
+        Ok((!batches.is_empty()).then_some(Batches(batches)))
+    }
+
+    /// Residuals and amplitudes of all batches, as [`Batch::projected`].
+    fn projected(&self, rates: &Rates) -> Result<(Tensor, Tensor)> {
+        let (mut residuals, mut amplitudes) = (Vec::new(), Vec::new());
+        for batch in &self.0 {
+            let (residual, own) = batch.projected(rates)?;
+            residuals.push(residual);
+            amplitudes.push(own);
         }
+        Ok((Tensor::f_cat(&residuals, 0)?, Tensor::f_cat(&amplitudes, 0)?))
+    }
+
+    fn longest(&self) -> f64 {
+        self.0.iter().map(|batch| batch.times.max().double_value(&[])).fold(1e-12, f64::max)
+    }
+}
+
+impl Batch {
+    fn new(model: &Forecaster, data: &Observed, paths: &[(Range<usize>, Vec<usize>)]) -> Result<Self> {
+        let longest = paths.iter().map(|(_, seen)| seen.len()).max().unwrap_or(0) as i64;
         let (mut times, mut rows, mut marks) = (Vec::new(), Vec::new(), Vec::new());
-        for (range, seen) in &paths {
+        for (range, seen) in paths {
             let begin = data.times()[seen[0]];
             let own: Vec<f64> = seen.iter().map(|row| data.times()[*row] - begin).collect();
             let places: Vec<i64> = seen.iter().map(|row| (*row - range.start) as i64).collect();
@@ -63,11 +87,11 @@ impl Batch {
             rows.push(z.f_constant_pad_nd([0, 0, 0, missing])?);
             marks.push(Tensor::f_ones([seen.len() as i64], REAL)?.f_constant_pad_nd([0, missing])?);
         }
-        Ok(Some(Batch {
+        Ok(Batch {
             times: Tensor::f_stack(&times, 0)?.unsqueeze(2),
             seen: Tensor::f_stack(&marks, 0)?.unsqueeze(2),
             rows: Tensor::f_stack(&rows, 0)?,
-        }))
+        })
     }
 
     /// e^{at} cos bt and e^{at} sin bt of pairs, e^{at} of the others, and 1: `[N, T, r + 1]`.
@@ -152,7 +176,7 @@ pub fn refit(
     {
         return Ok(None);
     }
-    let Some(batch) = Batch::new(model, data, ranges)? else { return Ok(None) };
+    let Some(batch) = Batches::new(model, data, ranges)? else { return Ok(None) };
     let Some(begin) = first_rates(model)? else { return Ok(None) };
     let Some(rates) = searched(&batch, begin, monitor)? else { return Ok(None) };
     let (_, amplitudes) = batch.projected(&rates)?;
@@ -191,7 +215,7 @@ fn first_rates(model: &Forecaster) -> Result<Option<Rates>> {
 }
 
 /// Levenberg and Marquardt's search by differences: there are as many unknowns as coordinates.
-fn searched(batch: &Batch, begin: Rates, monitor: &mut dyn Monitor) -> Result<Option<Rates>> {
+fn searched(batch: &Batches, begin: Rates, monitor: &mut dyn Monitor) -> Result<Option<Rates>> {
     let cost = |residual: &Tensor| residual.square().sum(Kind::Double).double_value(&[]);
     let mut rates = begin;
     let (mut residual, _) = batch.projected(&rates)?;
@@ -199,7 +223,7 @@ fn searched(batch: &Batch, begin: Rates, monitor: &mut dyn Monitor) -> Result<Op
     if !known.is_finite() {
         return Ok(None);
     }
-    let longest = batch.times.max().double_value(&[]).max(1e-12);
+    let longest = batch.longest();
     for _ in 0..ITERATIONS {
         monitor.tick()?;
         let flat = rates.flat();

@@ -90,6 +90,30 @@ impl Modes {
         Ok(g.f_matmul(&self.weights)?)
     }
 
+    /// Whether data are such as the model is of.
+    fn check(&self, model: &Forecaster, data: &Observed) -> Result<()> {
+        let counts = [
+            ("condition", model.sizes.conditions, data.condition_size()),
+            ("inputs", model.sizes.inputs, data.input_size()),
+        ];
+        for (name, expected, got) in counts {
+            if expected != got {
+                return Err(Error::argument(name, format!("{expected} numbers, as fitted"), got));
+            }
+        }
+        match data.spacing() {
+            Some(spacing) if (spacing / model.facts.step - 1.0).abs() < 1e-3 || model.facts.continuous => {
+                Ok(())
+            }
+            None if model.facts.continuous => Ok(()),
+            _ => {
+                let expected = format!("rows a step of {} apart", model.facts.step);
+                let got = data.spacing().map_or("irregular ones".into(), |spacing| format!("{spacing}"));
+                Err(Error::argument("times", expected, got))
+            }
+        }
+    }
+
     /// Residuals and energies of these modes along data.
     ///
     /// # Errors
@@ -97,6 +121,7 @@ impl Modes {
     pub fn facts(&self, model: &Forecaster, data: &Observed, monitor: &mut dyn Monitor) -> Result<ModeFacts> {
         let _guard = tch::no_grad_guard();
         let ranges = data.ranges();
+        self.check(model, data)?;
         let moments = match model.facts.continuous {
             true => of_rates(model, data, &ranges, monitor)?,
             false => {
@@ -107,6 +132,10 @@ impl Modes {
             let expected = "neighbouring rows that were seen whole, in some path";
             return Err(Error::argument("paths", expected, "none"));
         }
+        let d = model.sizes.dimension();
+        let state = (&moments.sum / moments.count).narrow(0, 1, d);
+        let squares = (moments.gram.diagonal(0, 0, 1) / moments.count).narrow(0, 1, d);
+        let total = (squares - state.square()).mean(Kind::Double).double_value(&[]);
         let projected;
         let moments = match &model.evolution.projection {
             Some(projection) => {
@@ -126,31 +155,24 @@ impl Modes {
             Ok(product.f_sum_dim_intlist([0i64].as_slice(), false, Kind::ComplexDouble)?)
         };
         let power = along(w, &gram, w)?.f_real()?.clamp_min(f64::MIN_POSITIVE);
-        let residuals = match model.facts.continuous {
-            // Of rates their mean square is not known; what is left of the best linear rate is.
-            true => {
-                let rate = along(w, &cross, w)?;
-                (rate / &power - &self.rates).abs() / self.rates.abs().clamp_min(1.0)
-            }
-            false => {
-                let future = complex(moments.future.shallow_clone());
-                let multiplier = (&self.rates * model.facts.step).exp();
-                let shared = (along(w, &cross, w)? * multiplier.conj()).f_real()?;
-                let square =
-                    along(w, &future, w)?.f_real()? - shared * 2.0 + multiplier.abs().square() * &power;
-                (square.clamp_min(0.0) / &power).sqrt()
-            }
+        let future = complex(moments.future.shallow_clone());
+        // Of a step, or of rates times a typical one.
+        let (multiplier, unit) = match model.facts.continuous {
+            true => (self.rates.shallow_clone(), model.facts.step),
+            false => ((&self.rates * model.facts.step).exp(), 1.0),
         };
+        let shared = (along(w, &cross, w)? * multiplier.conj()).f_real()?;
+        let square = along(w, &future, w)?.f_real()? - shared * 2.0 + multiplier.abs().square() * &power;
+        let residuals = (square.clamp_min(0.0) / &power).sqrt() * unit;
         // What modes share: mean psi_k conj(psi_l) v_k . conj(v_l), about the mean, in the data's variance.
         let mean = (&moments.sum / moments.count).to_kind(Kind::ComplexDouble).f_matmul(w)?;
         let psi = w.tr().f_matmul(&gram)?.f_matmul(&w.conj())?;
         let centred = psi - mean.unsqueeze(1).f_matmul(&mean.conj().unsqueeze(0))?;
         let scaled = &self.standard;
         let shared = (centred * scaled.f_matmul(&scaled.conj().tr())?).f_real()?.contiguous();
-        let d = model.sizes.dimension() as f64;
-        let shared = shared / d;
+        let shared = shared / d as f64;
         let energy = shared.diagonal(0, 0, 1).contiguous();
-        let (order, explained) = ranked(&shared, &pairs(&self.rates)?)?;
+        let (order, explained) = ranked(&shared, total, &pairs(&self.rates)?)?;
         Ok(ModeFacts { power, residuals, energy, order, explained })
     }
 }
@@ -172,7 +194,7 @@ fn pairs(rates: &Tensor) -> Result<Vec<usize>> {
 
 /// Modes one after the other by what they leave of the variance, from what they share, `[r, r]`; and how much is then
 /// explained, in their own places.
-fn ranked(shared: &Tensor, partners: &[usize]) -> Result<(Vec<i64>, Tensor)> {
+fn ranked(shared: &Tensor, total: f64, partners: &[usize]) -> Result<(Vec<i64>, Tensor)> {
     let r = partners.len();
     let flat = Vec::<f64>::try_from(shared.reshape([-1]))?;
     let at = |k: usize, l: usize| flat[k * r + l];
@@ -206,8 +228,7 @@ fn ranked(shared: &Tensor, partners: &[usize]) -> Result<(Vec<i64>, Tensor)> {
             }
         }
         for k in members(next) {
-            // A remainder of 0 explains everything that modes explain together.
-            explained[k] = 1.0 - left / whole.max(f64::MIN_POSITIVE);
+            explained[k] = (whole - left) / total.max(f64::MIN_POSITIVE);
         }
     }
     Ok((order, Tensor::from_slice(&explained)))

@@ -12,7 +12,7 @@ pub enum Dynamics<'a> {
     /// Stacks of states, which are encoded anew at every step: the extended filter.
     States { model: &'a Forecaster, condition: Option<Tensor>, process: Tensor },
     /// Observables, which evolve linearly: exact for the model.
-    Observables { model: &'a Forecaster },
+    Observables { model: &'a Forecaster, condition: Option<Tensor> },
 }
 
 /// Of `[B]` Gaussians.
@@ -32,7 +32,7 @@ impl Gaussian {
 impl Dynamics<'_> {
     pub fn model(&self) -> &Forecaster {
         match self {
-            Dynamics::States { model, .. } | Dynamics::Observables { model } => model,
+            Dynamics::States { model, .. } | Dynamics::Observables { model, .. } => model,
         }
     }
 
@@ -40,14 +40,14 @@ impl Dynamics<'_> {
     pub fn size(&self) -> i64 {
         match self {
             Dynamics::States { model, .. } => model.sizes.stack(),
-            Dynamics::Observables { model } => model.evolution.transition.size()[0],
+            Dynamics::Observables { model, .. } => model.evolution.transition.size()[0],
         }
     }
 
     /// Standardised states of what is filtered, `[n, d]`.
     pub fn readout(&self) -> Result<Tensor> {
         match self {
-            Dynamics::Observables { model } => Ok(model.evolution.readout.shallow_clone()),
+            Dynamics::Observables { model, .. } => Ok(model.evolution.readout.shallow_clone()),
             Dynamics::States { model, .. } => {
                 let (n, d) = (model.sizes.stack(), model.sizes.dimension());
                 Ok(Tensor::f_eye_m(n, d, model.options())?)
@@ -59,9 +59,20 @@ impl Dynamics<'_> {
     pub fn prior(&self, batch: i64) -> Result<Gaussian> {
         let many = |x: &Tensor| x.unsqueeze(0).repeat([&[batch], vec![1; x.dim()].as_slice()].concat());
         match self {
-            Dynamics::Observables { model } => {
+            Dynamics::Observables { model, condition } => {
                 let (mean, spread) = (&model.evolution.mean, &model.evolution.spread);
-                Ok(Gaussian { mean: many(mean), covariance: many(spread) })
+                let all = Gaussian { mean: many(mean), covariance: many(spread) };
+                let Some(condition) = condition else { return Ok(all) };
+                if model.evolution.projection.is_some() {
+                    let expected = "'auto' or a number for a model of conditions and a rank";
+                    return Err(Error::argument("re_encode", expected, "'never'"));
+                }
+                // What is known of a path for certain is an observation without noise.
+                let (m, c) = (mean.size()[0], model.sizes.conditions);
+                let reads = Tensor::f_zeros([m, c], model.options())?;
+                let block = reads.narrow(0, 1 + model.sizes.stack(), c);
+                block.shallow_clone().f_copy_(&Tensor::f_eye(c, model.options())?)?;
+                Ok(corrected(&all, condition, &reads, CERTAIN)?.0)
             }
             Dynamics::States { model, .. } => {
                 let n = model.sizes.stack();
@@ -77,7 +88,7 @@ impl Dynamics<'_> {
         let step = model.facts.step;
         let steps = time / step;
         let whole = steps.round();
-        let on_grid = (steps - whole).abs() < 1e-6 * steps.max(1.0);
+        let on_grid = (steps - whole).abs() < ON_GRID * steps.max(1.0);
         if model.facts.continuous || on_grid {
             let (count, length) = match model.facts.continuous {
                 true => (steps.ceil().max(1.0), time / steps.ceil().max(1.0)),
@@ -114,7 +125,7 @@ impl Dynamics<'_> {
 
     fn once(&self, from: &Gaussian, time: f64) -> Result<(Gaussian, Tensor)> {
         match self {
-            Dynamics::Observables { model } if model.facts.continuous => {
+            Dynamics::Observables { model, .. } if model.facts.continuous => {
                 let Some(generator) = &model.evolution.generator else {
                     return Err(Error::Internal(anyhow::anyhow!("no generator")));
                 };
@@ -125,7 +136,7 @@ impl Dynamics<'_> {
                     &(&model.evolution.covariance * share),
                 )
             }
-            Dynamics::Observables { model } => {
+            Dynamics::Observables { model, .. } => {
                 linear(from, &model.evolution.transition, &model.evolution.covariance)
             }
             Dynamics::States { model, condition, process } => {
@@ -184,6 +195,10 @@ struct Visit {
     slope: Option<Tensor>,
 }
 
+/// Times nearer to a step than this share of it are the step's: those of clocks that count from 1970 are rounded.
+const ON_GRID: f64 = 1e-5;
+/// Variance of what is known.
+const CERTAIN: f64 = 1e-10;
 /// Variance of what was not seen, in those of the data.
 const UNSEEN: f64 = 1e12;
 

@@ -39,8 +39,18 @@ pub fn fit(
     }
     let random = RandomSource::new(config.training.seed);
     let least = config.history as usize + 1;
+    // Tells of coordinates that were never seen before anything else is said of rows.
+    data.statistics()?;
     let [train, held] = data.split(config.held_out, least, &mut random.fork("held-out paths"));
-    let parts = Parts { train, held };
+    let tells = |ranges: &[Range<usize>]| match data.spacing() {
+        Some(_) => !data.segments(ranges, least).is_empty(),
+        None => ranges.iter().any(|rows| rows.clone().filter(|row| data.seen_whole(*row)).count() > 2),
+    };
+    // Where the rest would say nothing, nothing is held out.
+    let parts = match tells(&train) {
+        true => Parts { train, held },
+        false => Parts { train: data.ranges(), held: Vec::new() },
+    };
     let mut history = ForecasterHistory {
         paths: data.paths(),
         rows: data.rows(),
@@ -76,7 +86,11 @@ fn finish(fitting: &mut Fitting<'_>, model: &mut Forecaster) -> Result<()> {
         model.learn_gain(fitting.data, &fitting.data.ranges())?;
     }
     if fitting.config.noise.is_none() && model.facts.noise == 0.0 {
-        let found = noise::estimate(model, fitting.data, &fitting.parts.held, fitting.monitor)?;
+        let ranges = match fitting.parts.held.is_empty() {
+            true => &fitting.parts.train,
+            false => &fitting.parts.held,
+        };
+        let found = noise::estimate(model, fitting.data, ranges, fitting.monitor)?;
         (model.facts.noise, fitting.history.noise) = (found.unwrap_or(0.0), found);
     } else {
         fitting.history.noise = Some(model.facts.noise);

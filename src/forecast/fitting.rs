@@ -6,11 +6,11 @@ use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 
 use super::basis::{FOURIER_LENGTHS, KERNEL_LENGTHS};
-use super::continuous::polish;
+use super::continuous::{learn_process, polish};
 use super::exponentials::refit;
 use super::moments::{of_rates, of_steps, Moments};
 use super::score::Check;
-use super::solve::{Normal, Structure};
+use super::solve::{Normal, Solution, Structure};
 use super::start::{slice, start};
 use super::{BasisKind, Evolution, Forecaster, ForecasterConfig, ForecasterHistory, Method, ReEncode};
 use crate::data::Observed;
@@ -128,6 +128,18 @@ impl Fitting<'_> {
         self.history.tried("exponentials", "of whole paths", error);
         if self.history.error.is_none_or(|known| error < known) {
             (*model, self.history.error) = (found, Some(error));
+            // What a step adds to the new evolution.
+            match model.facts.continuous {
+                true => learn_process(model, self.data, &self.data.ranges(), self.monitor)?,
+                false => {
+                    let segments = self.data.segments(&self.data.ranges(), self.config.history as usize + 1);
+                    let moments = of_steps(model, self.data, &segments, self.monitor)?;
+                    let matrix = model.evolution.transition.to_device(Device::Cpu);
+                    let own = Solution { matrix, drive: None };
+                    let covariance = Normal::new(&moments)?.covariance(&own)?;
+                    model.evolution.covariance = covariance.to_device(model.device());
+                }
+            }
         }
         Ok(())
     }

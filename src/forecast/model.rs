@@ -36,12 +36,14 @@ shared!(Evolution { transition, generator, drive, readout, covariance, gain, mea
 pub struct Coordinates {
     /// Mean, deviation, least and largest value of each coordinate, `[4, d]`.
     pub table: Tensor,
+    /// Mean and deviation of rows, `[2, D]`.
+    pub rows: Tensor,
     /// Principal components `[D, d]` that coordinates are along, and the rows' mean `[D]`.
     pub frame: Option<Tensor>,
     pub centre: Option<Tensor>,
 }
 
-shared!(Coordinates { table, frame, centre });
+shared!(Coordinates { table, rows, frame, centre });
 
 /// How many there are of everything.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -140,6 +142,11 @@ impl Forecaster {
 
     pub fn facts(&self) -> &Facts {
         &self.facts
+    }
+
+    /// Mean and deviation of rows of the data, `[2, D]`.
+    pub fn statistics(&self) -> &Tensor {
+        &self.coordinates.rows
     }
 
     pub fn device(&self) -> Device {

@@ -20,7 +20,7 @@ pub struct Moments {
     pub gram: Tensor,
     /// With the next observables, or with their rates: `[p, m0]`.
     pub cross: Tensor,
-    /// Of the next observables with themselves: `[m0, m0]`; empty for rates.
+    /// Of the next observables, or rates, with themselves: `[m0, m0]`.
     pub future: Tensor,
     /// Sum of the first observables, `[m0]`.
     pub sum: Tensor,
@@ -44,7 +44,7 @@ impl Moments {
         }
     }
 
-    fn add(&mut self, left: &Tensor, right: &Tensor, inputs: Option<&Tensor>, rates: bool) -> Result<()> {
+    fn add(&mut self, left: &Tensor, right: &Tensor, inputs: Option<&Tensor>) -> Result<()> {
         let rows = match inputs {
             Some(inputs) => Tensor::f_cat(&[left, inputs], 1)?,
             None => left.shallow_clone(),
@@ -54,9 +54,7 @@ impl Moments {
         self.gram += home(rows.tr().f_matmul(&rows)?);
         self.cross += home(rows.tr().f_matmul(right)?);
         self.sum += home(left.f_sum_dim_intlist([0i64].as_slice(), false, Kind::Double)?);
-        if !rates {
-            self.future += home(right.tr().f_matmul(right)?);
-        }
+        self.future += home(right.tr().f_matmul(right)?);
         Ok(())
     }
 
@@ -173,10 +171,10 @@ impl Batch {
         let inputs = join(&own.inputs)?;
         if own.stacks.len() == 1 {
             let pairs = own.left.len() as i64;
-            return moments.add(&g.narrow(0, 0, pairs), &g.narrow(0, 1, pairs), inputs.as_ref(), false);
+            return moments.add(&g.narrow(0, 0, pairs), &g.narrow(0, 1, pairs), inputs.as_ref());
         }
         let left = Tensor::from_slice(&own.left).to_device(model.device());
-        moments.add(&g.f_index_select(0, &left)?, &g.f_index_select(0, &(left + 1))?, inputs.as_ref(), false)
+        moments.add(&g.f_index_select(0, &left)?, &g.f_index_select(0, &(left + 1))?, inputs.as_ref())
     }
 }
 
@@ -205,16 +203,15 @@ pub fn of_rates(
             continue;
         }
         let times: Vec<f64> = seen.iter().map(|row| data.times()[*row]).collect();
-        let slopes = derivative_weights(&times).to_device(model.device());
         let pick: Vec<i64> = seen.iter().map(|row| (*row - rows.start) as i64).collect();
         let pick = Tensor::from_slice(&pick);
         let z =
             standard_rows(model, data, rows.clone()).f_index_select(0, &pick.to_device(model.device()))?;
         let condition = condition_of(model, data, path, z.size()[0]);
-        let rates = model.tangent_all(&z, &slopes.f_matmul(&z)?, condition.as_ref())?;
+        let rates = model.tangent_all(&z, &slopes(&times, &z)?, condition.as_ref())?;
         let g = model.encode_all(&z, condition.as_ref())?;
         let inputs = data.inputs(rows.clone()).map(|u| u.index_select(0, &pick).to_device(model.device()));
-        moments.add(&g, &rates, inputs.as_ref(), true)?;
+        moments.add(&g, &rates, inputs.as_ref())?;
     }
     match moments.count > 0.0 {
         true => Ok(moments),
@@ -224,23 +221,24 @@ pub fn of_rates(
     }
 }
 
-/// The matrix that takes values at `times` to slopes of local parabolas there.
-fn derivative_weights(times: &[f64]) -> Tensor {
+/// Slopes of local parabolas through rows `[n, d]` at `times`.
+fn slopes(times: &[f64], rows: &Tensor) -> Result<Tensor> {
     let n = times.len();
-    let mut table = vec![0.0f64; n * n];
+    let width = (2 * ASIDE + 1).min(n);
+    let (mut places, mut weights) = (Vec::with_capacity(n * width), Vec::with_capacity(n * width));
     for (row, t) in times.iter().enumerate() {
-        let low = row.saturating_sub(ASIDE).min(n.saturating_sub(2 * ASIDE + 1));
-        let high = (low + 2 * ASIDE + 1).min(n);
-        // Least squares of 1, s, s^2 in s = (time - t) / width: the slope's row of the pseudo-inverse.
-        let width = times[high - 1] - times[low];
-        let mut normal = [[0.0f64; 3]; 3];
-        let powers: Vec<[f64; 3]> = times[low..high]
+        let low = row.saturating_sub(ASIDE).min(n - width);
+        let near = &times[low..low + width];
+        // Least squares of 1, s, s^2 in s = (time - t) / span: the slope's row of the pseudo-inverse.
+        let span = near[width - 1] - near[0];
+        let powers: Vec<[f64; 3]> = near
             .iter()
             .map(|time| {
-                let s = (time - t) / width;
+                let s = (time - t) / span;
                 [1.0, s, s * s]
             })
             .collect();
+        let mut normal = [[0.0f64; 3]; 3];
         for power in &powers {
             for (i, line) in normal.iter_mut().enumerate() {
                 for (j, value) in line.iter_mut().enumerate() {
@@ -251,10 +249,15 @@ fn derivative_weights(times: &[f64]) -> Tensor {
         let slope = solve3(normal, [0.0, 1.0, 0.0]);
         for (place, power) in powers.iter().enumerate() {
             let weight: f64 = slope.iter().zip(power).map(|(a, b)| a * b).sum();
-            table[row * n + low + place] = weight / width;
+            places.push((low + place) as i64);
+            weights.push(weight / span);
         }
     }
-    Tensor::from_slice(&table).reshape([n as i64, n as i64])
+    let width = width as i64;
+    let near = rows.f_index_select(0, &Tensor::from_slice(&places).to_device(rows.device()))?;
+    let near = near.f_view([-1, width, rows.size()[1]])?;
+    let weights = Tensor::from_slice(&weights).to_device(rows.device()).view([-1, 1, width]);
+    Ok(weights.f_bmm(&near)?.squeeze_dim(1))
 }
 
 /// The solution of a positive definite system of three, by Cramer's rule.
@@ -281,12 +284,11 @@ mod tests {
     fn slopes_of_parabolas_are_exact() {
         let times = [0.0, 0.3, 0.35, 1.0, 1.4, 2.2];
         let values: Vec<f64> = times.iter().map(|t| 1.0 - 2.0 * t + 3.0 * t * t).collect();
-        let slopes = derivative_weights(&times).matmul(&Tensor::from_slice(&values).unsqueeze(1));
+        let found = slopes(&times, &Tensor::from_slice(&values).unsqueeze(1)).unwrap();
         for (place, t) in times.iter().enumerate() {
-            assert!((slopes.double_value(&[place as i64, 0]) - (6.0 * t - 2.0)).abs() < 1e-9);
+            assert!((found.double_value(&[place as i64, 0]) - (6.0 * t - 2.0)).abs() < 1e-9);
         }
-        let three =
-            derivative_weights(&[0.0, 1.0, 3.0]).matmul(&Tensor::from_slice(&[0.0, 1.0, 9.0]).unsqueeze(1));
+        let three = slopes(&[0.0, 1.0, 3.0], &Tensor::from_slice(&[0.0, 1.0, 9.0]).unsqueeze(1)).unwrap();
         assert!((three.double_value(&[2, 0]) - 6.0).abs() < 1e-9);
     }
 }

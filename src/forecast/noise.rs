@@ -23,16 +23,20 @@ pub const LARGEST: i64 = 128;
 const LEAST: f64 = 0.1;
 
 /// Covariance `[d, d]` of what a step of standardised states adds, where residuals of the fit are partly noise of both
-/// observations: the residual's less noise (1 + J J^T).
+/// observations: the residual's less noise (1 + J J^T), which is right for the true step. A regression of noisy rows is
+/// not that, but too small: with `wary` only the noise of what was to be forecast is taken off.
 ///
 /// # Errors
 /// Whatever libtorch refuses.
-pub fn process(model: &Forecaster, noise: f64) -> Result<Tensor> {
+pub fn process(model: &Forecaster, noise: f64, wary: bool) -> Result<Tensor> {
     let own = &model.evolution;
     let residual = own.readout.tr().f_matmul(&own.covariance)?.f_matmul(&own.readout)?;
     let d = residual.size()[0];
     let eye = Tensor::f_eye(d, model.options())?;
-    let less = (&own.gain + &eye) * noise.powi(2);
+    let less = match wary {
+        true => eye * noise.powi(2),
+        false => (&own.gain + eye) * noise.powi(2),
+    };
     let (values, vectors) = semidefinite(&(&residual - less))?.f_linalg_eigh("L")?;
     let floor = (LEAST * noise).powi(2).max(1e-16);
     Ok((&vectors * values.clamp_min(floor)).f_matmul(&vectors.tr())?)
@@ -99,7 +103,7 @@ pub fn estimate(
                 .map(|row| Seen { time: row as f64 * model.facts.step, rows: Some(rows.narrow(0, row, 1)) })
                 .collect();
             let condition = condition_of(model, data, part.path, 1);
-            let dynamics = Dynamics::States { model, condition, process: process(model, noise)? };
+            let dynamics = Dynamics::States { model, condition, process: process(model, noise, false)? };
             total += match run(&dynamics, &seen, 1, noise, false, monitor) {
                 Ok((_, likelihood)) => likelihood.double_value(&[0]),
                 Err(Error::Divergence(_) | Error::Torch(_)) => f64::NEG_INFINITY,

@@ -28,6 +28,8 @@ pub fn refine(model: Forecaster, fitting: &mut Fitting<'_>) -> Result<Forecaster
     }
     if model.sizes.psi == 0 && model.sizes.history == 1 {
         // Exponentials of whole paths have taken care of noise.
+        let mut model = model;
+        model.learn_gain(data, &fitting.data.ranges())?;
         return Ok(model);
     }
     let mut model = model;
@@ -58,7 +60,17 @@ pub fn refine(model: Forecaster, fitting: &mut Fitting<'_>) -> Result<Forecaster
             next.learn_gain(&paths, &paths.ranges())?;
             Ok(next)
         });
-        let mut next = match outcome {
+        let judged = outcome.and_then(|mut next| {
+            next.facts.re_encode = Some(1);
+            let error = match &check {
+                Some(check) => check.error(&next, Some(1), fitting.monitor)?,
+                None => 0.0,
+            };
+            fitting.history.tried("round", round, error);
+            fitting.report("refine", round, total, Some(error))?;
+            Ok((next, error))
+        });
+        let (next, error) = match judged {
             Err(Error::Interrupted(_)) => {
                 fitting.history.stopped = "interrupted".into();
                 break;
@@ -69,13 +81,6 @@ pub fn refine(model: Forecaster, fitting: &mut Fitting<'_>) -> Result<Forecaster
             }
             other => other?,
         };
-        next.facts.re_encode = Some(1);
-        let error = match &check {
-            Some(check) => check.error(&next, Some(1), fitting.monitor)?,
-            None => 0.0,
-        };
-        fitting.history.tried("round", round, error);
-        fitting.report("refine", round, total, Some(error))?;
         // A later one counts where it is as good: held-out rows are as noisy as they were.
         if check.is_none() || error <= best.0 * 1.01 {
             best = (error.min(best.0), next.shallow_clone());
@@ -90,7 +95,7 @@ pub fn refine(model: Forecaster, fitting: &mut Fitting<'_>) -> Result<Forecaster
 impl Forecaster {
     /// Lets a step add some of the noise's deviation to the state: a fit to smoothed paths leaves next to nothing.
     fn allow(&mut self, noise: f64) -> Result<()> {
-        let added = process(self, noise)?;
+        let added = process(self, noise, false)?;
         let d = added.size()[0];
         if self.evolution.projection.is_none() {
             let block = self.evolution.covariance.narrow(0, 1, d).narrow(1, 1, d);
@@ -115,7 +120,7 @@ impl Forecaster {
 fn smoothed(model: &Forecaster, data: &Observed, noise: f64, fitting: &mut Fitting<'_>) -> Result<Observed> {
     let n = model.sizes.stack();
     let step = model.facts.step;
-    let process = process(model, noise)?;
+    let process = process(model, noise, false)?;
     let mut values = Vec::new();
     let mut lengths = Vec::new();
     let mut conditions = Vec::new();

@@ -31,6 +31,8 @@ const CHUNK_ROWS: i64 = 4096;
 
 /// Times nearer to a step than this share of it are the step's.
 const ON_GRID: f64 = 1e-6;
+/// Most steps of a forecast.
+const LONGEST: f64 = 1e7;
 
 /// Standardised states `[T, B, d]`, or `[T, members, B, d]` of members.
 ///
@@ -40,6 +42,9 @@ pub fn forecast(model: &Forecaster, request: &Request<'_>, monitor: &mut dyn Mon
     let _guard = tch::no_grad_guard();
     if let Some(bad) = request.times.iter().find(|time| !(time.is_finite() && **time >= 0.0)) {
         return Err(Error::argument("times", "times since the last row, at least 0", bad));
+    }
+    if let Some(far) = request.times.iter().find(|time| **time > LONGEST * model.facts.step) {
+        return Err(Error::argument("times", format!("at most {LONGEST:.0} steps ahead"), far));
     }
     let (batch, members) = (request.stack.size()[0], request.members.max(1));
     let each = |x: &Tensor, rows: i64, from: i64, axis: i64| {
@@ -88,14 +93,25 @@ struct Noise {
 impl Noise {
     fn new(model: &Forecaster, request: &Request<'_>, first: u64) -> Result<Self> {
         let own = &model.evolution;
-        let covariance = match request.re_encode {
-            Some(1) => own.readout.tr().f_matmul(&own.covariance)?.f_matmul(&own.readout)?,
-            _ => own.covariance.shallow_clone(),
+        let of_state = match model.facts.continuous {
+            true => request.re_encode.is_some(),
+            false => request.re_encode == Some(1),
+        };
+        let covariance = match of_state {
+            true => own.readout.tr().f_matmul(&own.covariance)?.f_matmul(&own.readout)?,
+            false => own.covariance.shallow_clone(),
         };
         let (values, vectors) = semidefinite(&covariance)?.f_linalg_eigh("L")?;
         let root = (&vectors * values.clamp_min(0.0).sqrt()).tr();
         let random = RandomSource::new(request.seed).fork("members").fork_numbered("rows", first);
         Ok(Noise { random, root })
+    }
+
+    /// A draw that the others do not notice.
+    fn aside(&self, step: usize, rows: i64) -> Result<Tensor> {
+        let mut random = self.random.fork_numbered("between", step as u64);
+        let fresh = random.normal(&[rows, self.root.size()[0]], Kind::Double, Device::Cpu)?;
+        Ok(fresh.to_device(self.root.device()).f_matmul(&self.root)?)
     }
 
     fn draw(&mut self, rows: i64) -> Result<Tensor> {
@@ -111,8 +127,14 @@ struct Run<'a> {
     inputs: Option<Tensor>,
     noise: Option<Noise>,
     re_encode: Option<u64>,
-    /// exp(L t) by the bits of t.
-    exponentials: HashMap<u64, Tensor>,
+    /// exp(L t) and what inputs add meanwhile, by the bits of t.
+    exponentials: HashMap<u64, Exponential>,
+}
+
+/// exp(L t), `[m, m]`, and the integral of B exp(L s) over s in [0, t], `[u, m]`.
+struct Exponential {
+    own: Tensor,
+    driven: Option<Tensor>,
 }
 
 impl Run<'_> {
@@ -120,30 +142,80 @@ impl Run<'_> {
         self.model.encode(&self.stack, self.condition.as_ref())
     }
 
-    fn exponential(&mut self, time: f64) -> Result<Tensor> {
-        if let Some(known) = self.exponentials.get(&time.to_bits()) {
-            return Ok(known.shallow_clone());
+    fn exponential(&mut self, time: f64) -> Result<&Exponential> {
+        let key = time.to_bits();
+        if !self.exponentials.contains_key(&key) {
+            let own = &self.model.evolution;
+            let Some(generator) = &own.generator else {
+                let step = self.model.facts.step;
+                let expected =
+                    format!("multiples of the data's step {step}: this model has no generator to go between");
+                return Err(Error::argument("times", expected, time));
+            };
+            let drive = own.drive.as_ref().map(|drive| self.rate_of_inputs(generator, drive)).transpose()?;
+            let made = driven_exponential(generator, drive.as_ref(), &Tensor::from(time))?;
+            let m = generator.size()[0];
+            let part = |first: i64, rows: i64| made.narrow(0, first, rows).narrow(1, 0, m);
+            let driven = own.drive.as_ref().map(|drive| part(m, drive.size()[0]));
+            self.exponentials.insert(key, Exponential { own: part(0, m), driven });
         }
-        let Some(generator) = &self.model.evolution.generator else {
-            let step = self.model.facts.step;
-            let expected =
-                format!("multiples of the data's step {step}: this model has no generator to go between");
-            return Err(Error::argument("times", expected, time));
-        };
-        let made = (generator * time).f_linalg_matrix_exp()?;
-        self.exponentials.insert(time.to_bits(), made.shallow_clone());
-        Ok(made)
+        self.exponentials
+            .get(&key)
+            .ok_or_else(|| Error::Internal(anyhow::anyhow!("an exponential was made and is gone")))
+    }
+
+    /// B of dg/dt = g L + u B, of what a whole step of inputs adds.
+    fn rate_of_inputs(&self, generator: &Tensor, drive: &Tensor) -> Result<Tensor> {
+        if self.model.facts.continuous {
+            return Ok(drive.shallow_clone());
+        }
+        let m = generator.size()[0];
+        let eye = Tensor::f_eye(m, (Kind::Double, generator.device()))?;
+        let step = driven_exponential(generator, Some(&eye), &Tensor::from(self.model.facts.step))?;
+        // The integral of exp(L s) over a step, which takes B to what is known.
+        let whole = step.narrow(0, m, m).narrow(1, 0, m).contiguous();
+        Ok(Tensor::f_linalg_solve(&whole, drive, false)?)
+    }
+
+    /// Inputs of a step, `[B, u]`.
+    fn inputs_of(&self, step: usize) -> Result<Option<Tensor>> {
+        let Some(inputs) = &self.inputs else { return Ok(None) };
+        if step as i64 >= inputs.size()[0] {
+            let got = format!("{} steps", inputs.size()[0]);
+            return Err(Error::argument("inputs", format!("inputs for more than {got}"), got));
+        }
+        Ok(Some(inputs.select(0, step as i64)))
     }
 
     fn drive(&self, step: usize) -> Result<Option<Tensor>> {
-        let (Some(inputs), Some(drive)) = (&self.inputs, &self.model.evolution.drive) else {
-            return Ok(None);
-        };
-        if step as i64 >= inputs.size()[0] {
-            let expected = format!("inputs for more than {} steps", inputs.size()[0]);
-            return Err(Error::argument("inputs", expected, format!("{} steps", inputs.size()[0])));
+        match (self.inputs_of(step)?, &self.model.evolution.drive) {
+            (Some(inputs), Some(drive)) => Ok(Some(inputs.f_matmul(drive)?)),
+            _ => Ok(None),
         }
-        Ok(Some(inputs.select(0, step as i64).f_matmul(drive)?))
+    }
+
+    /// Standardised states some part of a step after `g` at step `now`.
+    fn between(&mut self, g: &Tensor, now: usize, rest: f64) -> Result<Tensor> {
+        let share = (rest / self.model.facts.step).sqrt();
+        let inputs = self.inputs_of(now)?;
+        let Exponential { own, driven } = self.exponential(rest)?;
+        let mut moved = g.f_matmul(own)?;
+        if let (Some(inputs), Some(driven)) = (inputs, driven) {
+            moved += inputs.f_matmul(driven)?;
+        }
+        let own = &self.model.evolution;
+        // Noise of its own: what is asked of between does not change what comes after.
+        let state = match &self.noise {
+            None => moved.f_matmul(&own.readout)?,
+            Some(noise) => {
+                let drawn = noise.aside(now, g.size()[0])? * share;
+                match self.re_encode {
+                    Some(1) => moved.f_matmul(&own.readout)? + drawn,
+                    _ => (moved + drawn).f_matmul(&own.readout)?,
+                }
+            }
+        };
+        Ok(if self.re_encode.is_some() { self.model.clipped(&state) } else { state })
     }
 
     /// States at times, from one step of the data to the next.
@@ -179,9 +251,8 @@ impl Run<'_> {
                 found[place] = Some(match *rest == 0.0 {
                     true => state.shallow_clone(),
                     false => {
-                        let between = self.exponential(*rest)?;
                         let g = g.as_ref().map_or_else(|| self.encode(), |g| Ok(g.shallow_clone()))?;
-                        self.model.clipped(&g.f_matmul(&between)?.f_matmul(&own.readout)?)
+                        self.between(&g, now, *rest)?
                     }
                 });
             }
@@ -228,35 +299,53 @@ impl Run<'_> {
         order.sort_by(|a, b| times[*a].total_cmp(&times[*b]));
         let mut found: Vec<Option<Tensor>> = times.iter().map(|_| None).collect();
         let step = self.model.facts.step;
-        let (mut now, mut state) = (0.0, self.stack.shallow_clone());
+        let (mut now, mut state, rows) = (0.0, self.stack.shallow_clone(), self.stack.size()[0]);
         let mut g = self.encode()?;
         for place in order {
-            monitor.tick()?;
-            let gap = times[place] - now;
-            if gap > 0.0 && self.re_encode.is_none() {
-                g = g.f_matmul(&self.exponential(gap)?)?;
-                state = g.f_matmul(&self.model.evolution.readout)?;
-            } else if gap > 0.0 {
-                // Whole steps first, so that noise is that of steps.
-                let pieces = (gap / step).ceil().max(1.0) as usize;
-                for _ in 0..pieces {
-                    let length = gap / pieces as f64;
-                    let index = ((now / step) + 1e-9) as usize;
-                    let driven = self.drive(index)?;
+            // From one step to the next, where inputs change and noise comes, wherever times are asked for.
+            while now < times[place] {
+                monitor.tick()?;
+                let index = (now / step + ON_GRID).floor();
+                let to = times[place].min((index + 1.0) * step);
+                let length = to - now;
+                let share = (length / step).sqrt();
+                if self.re_encode.is_none() {
+                    let inputs = self.inputs_of(index as usize)?;
+                    let Exponential { own, driven } = self.exponential(length)?;
+                    g = g.f_matmul(own)?;
+                    if let (Some(inputs), Some(driven)) = (inputs, driven) {
+                        g += inputs.f_matmul(driven)?;
+                    }
+                    if let Some(noise) = self.noise.as_mut() {
+                        g += noise.draw(rows)? * share;
+                    }
+                    state = g.f_matmul(&self.model.evolution.readout)?;
+                } else {
+                    let driven = self.drive(index as usize)?;
                     state = self.model.advanced(&state, self.condition.as_ref(), driven.as_ref(), length)?;
                     if let Some(noise) = self.noise.as_mut() {
-                        let rows = state.size()[0];
-                        state += noise.draw(rows)? * (length / step).sqrt();
+                        state += noise.draw(rows)? * share;
                     }
-                    now += length;
                 }
+                now = to;
             }
-            now = times[place];
             found[place] = Some(state.shallow_clone());
         }
         let states: Option<Vec<Tensor>> = found.into_iter().collect();
         Ok(Tensor::f_stack(&states.unwrap_or_default(), 0)?)
     }
+}
+
+/// exp of [[L, 0], [B, 0]] times t, one number or `[S, 1, 1]`: exp(L t) and, below it, what inputs that are held add.
+///
+/// # Errors
+/// Whatever libtorch refuses.
+pub(super) fn driven_exponential(generator: &Tensor, drive: Option<&Tensor>, t: &Tensor) -> Result<Tensor> {
+    let Some(drive) = drive else { return Ok((generator * t).f_linalg_matrix_exp()?) };
+    let (u, m) = drive.size2()?;
+    let rows = Tensor::f_cat(&[generator, drive], 0)?;
+    let none = Tensor::f_zeros([m + u, u], (Kind::Double, generator.device()))?;
+    Ok((Tensor::f_cat(&[rows, none], 1)? * t).f_linalg_matrix_exp()?)
 }
 
 /// Steps of Runge and Kutta's in one of the data's.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use tch::{Kind, Tensor};
 
 use super::moments::{standard_rows, windows};
-use super::rollout::{forecast, Request};
+use super::rollout::{driven_exponential, forecast, Request};
 use super::Forecaster;
 use crate::data::Observed;
 use crate::error::{Error, Result};
@@ -123,15 +123,21 @@ impl Check {
             re_encode.is_none().then(|| model.encode(&z, self.condition.as_ref())).transpose()?;
         for row in 0..rows {
             let (gap, inputs) = (gaps.select(0, row), self.inputs.as_ref().map(|u| u.select(0, row)));
-            let driven = match (inputs, &model.evolution.drive) {
+            let driven = match (&inputs, &model.evolution.drive) {
                 (Some(inputs), Some(drive)) => Some(inputs.f_matmul(drive)?),
                 _ => None,
             };
             z = match (&mut evolved, &model.evolution.generator) {
                 (Some(g), Some(generator)) => {
                     // exp(gap L) of each row's own gap.
-                    let each = (generator.unsqueeze(0) * gap.unsqueeze(2)).f_linalg_matrix_exp()?;
-                    *g = g.unsqueeze(1).f_bmm(&each)?.squeeze_dim(1);
+                    let drive = model.evolution.drive.as_ref();
+                    let each = driven_exponential(generator, drive, &gap.unsqueeze(2))?;
+                    let both = match (drive, &inputs) {
+                        (Some(_), Some(inputs)) => Tensor::f_cat(&[&*g, inputs], 1)?,
+                        _ => g.shallow_clone(),
+                    };
+                    let m = generator.size()[0];
+                    *g = both.unsqueeze(1).f_bmm(&each)?.squeeze_dim(1).narrow(1, 0, m);
                     g.f_matmul(&model.evolution.readout)?
                 }
                 _ => model.advanced_each(&z, self.condition.as_ref(), driven.as_ref(), &gap)?,

@@ -4,7 +4,7 @@ use tch::{Kind, Tensor};
 
 use super::filter::{run, Dynamics, Seen};
 use super::noise::{process, LARGEST};
-use super::Forecaster;
+use super::{Forecaster, Method};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::tensor::{chunks, shape_text};
@@ -60,13 +60,20 @@ pub fn smooth(
     if model.sizes.inputs > 0 {
         return Err(Error::argument("observations", "a model without inputs", "one with inputs"));
     }
+    let infinite = seen.values.isinf().sum(Kind::Int64).int64_value(&[]);
+    if infinite > 0 {
+        let message = format!("{infinite} infinite values; NaN says that nothing was seen");
+        return Err(Error::NonFinite { argument: "observations".into(), message });
+    }
     // Every time once, with the place of its observation.
     let mut schedule: Vec<(f64, Option<i64>)> =
         seen.times.iter().enumerate().map(|(place, time)| (*time, Some(place as i64))).collect();
-    let known = |time: f64| seen.times.iter().any(|own| (own - time).abs() <= 1e-9 * time.abs().max(1.0));
+    // In steps, and as far as float64 can tell times.
+    let near = |a: f64, b: f64| (a - b).abs() <= 1e-6 * model.facts.step + 4.0 * f64::EPSILON * b.abs();
+    let known = |time: f64| seen.times.iter().any(|own| near(*own, time));
     schedule.extend(wanted.iter().filter(|time| !known(**time)).map(|time| (*time, None)));
     schedule.sort_by(|a, b| a.0.total_cmp(&b.0));
-    schedule.dedup_by(|later, first| later.1.is_none() && later.0 - first.0 <= 1e-9 * first.0.abs().max(1.0));
+    schedule.dedup_by(|later, first| later.1.is_none() && near(later.0, first.0));
     let values = model.standard(&seen.values.to_device(model.device()).to_kind(Kind::Double));
     let condition = model.check_condition(seen.condition, size[0])?;
     let m = if seen.re_encode { model.sizes.stack() } else { model.evolution.transition.size()[0] };
@@ -75,6 +82,8 @@ pub fn smooth(
         let expected = format!("a model that filters at most {most} numbers");
         return Err(Error::argument(name, expected, format!("{m} of them")));
     }
+    // A regression of noisy rows is too small a step; smoothed rows and whole paths are not noisy.
+    let wary = !model.facts.continuous && model.config.method != Method::Refine;
     let at_once = (KEPT / (3 * m * m * schedule.len() as i64)).max(1);
     let (mut means, mut deviations, mut logs) = (Vec::new(), Vec::new(), Vec::new());
     for (first, rows) in chunks(size[0], at_once) {
@@ -87,16 +96,19 @@ pub fn smooth(
             true => Dynamics::States {
                 model,
                 condition: condition.as_ref().map(|c| c.narrow(0, first, rows)),
-                process: process(model, seen.noise)?,
+                process: process(model, seen.noise, wary)?,
             },
-            false => Dynamics::Observables { model },
+            false => Dynamics::Observables {
+                model,
+                condition: condition.as_ref().map(|c| c.narrow(0, first, rows)),
+            },
         };
         let (found, log) = run(&dynamics, &own, rows, seen.noise, backwards, monitor)?;
-        let near = |time: f64| {
+        let nearest = |time: f64| {
             let gap = |place: &usize| (schedule[*place].0 - time).abs();
             (0..schedule.len()).min_by(|a, b| gap(a).total_cmp(&gap(b))).unwrap_or(0)
         };
-        let chosen: Vec<usize> = wanted.iter().map(|time| near(*time)).collect();
+        let chosen: Vec<usize> = wanted.iter().map(|time| nearest(*time)).collect();
         let mean: Vec<Tensor> = chosen.iter().map(|place| model.original(&found[*place].mean)).collect();
         let deviation: Vec<Tensor> =
             chosen.iter().map(|place| model.deviations(&found[*place].covariance)).collect();

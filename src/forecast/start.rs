@@ -67,12 +67,19 @@ pub fn start(
     let columns = [&statistics.mean, &statistics.scale, &statistics.low, &statistics.high];
     let random = RandomSource::new(config.training.seed);
     let coordinates = match sizes.components {
-        Some(count) => {
-            principal(data, &statistics.mean, count, device, &mut random.fork("principal components"))?
-        }
-        None => {
-            Coordinates { table: Tensor::f_stack(&columns, 0)?.to_device(device), frame: None, centre: None }
-        }
+        Some(count) => principal(
+            data,
+            (&statistics.mean, &statistics.scale),
+            count,
+            device,
+            &mut random.fork("principal components"),
+        )?,
+        None => Coordinates {
+            table: Tensor::f_stack(&columns, 0)?.to_device(device),
+            rows: Tensor::f_stack(&columns[..2], 0)?.to_device(device),
+            frame: None,
+            centre: None,
+        },
     };
     let continuous = data.spacing().is_none();
     let facts = Facts {

@@ -54,6 +54,7 @@ impl Stored for Forecaster {
         let own = &self.evolution;
         let given = [
             ("coordinates", Some(&self.coordinates.table)),
+            ("rows", Some(&self.coordinates.rows)),
             ("frame", self.coordinates.frame.as_ref()),
             ("centre", self.coordinates.centre.as_ref()),
             ("transition", Some(&own.transition)),
@@ -108,6 +109,7 @@ impl Stored for Forecaster {
         let along = sizes.components.is_some();
         let coordinates = Coordinates {
             table: take("coordinates", &[4, d])?,
+            rows: take("rows", &[2, size])?,
             frame: along.then(|| take("frame", &[size, d])).transpose()?,
             centre: along.then(|| take("centre", &[size])).transpose()?,
         };

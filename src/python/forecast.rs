@@ -202,6 +202,11 @@ impl PyForecaster {
         self.table(py, |model| Some(model.differences(&model.evolution().readout)))
     }
 
+    /// Mean and deviation of rows of the data, `[2, D]`.
+    fn statistics<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.table(py, |model| Some(model.statistics().shallow_clone()))
+    }
+
     /// Q, `[m, m]`.
     fn covariance<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         self.table(py, |model| Some(model.evolution().covariance.shallow_clone()))

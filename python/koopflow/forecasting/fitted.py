@@ -16,7 +16,7 @@ from .._arrays import Array, as_flag, as_integer, as_number, as_seed, as_states,
 from .._parameters import Parameters
 from ..exceptions import ArgumentError, NonFiniteError, NotFittedError, ShapeError
 from ..progress import ProgressFunction, ProgressMeter
-from .paths import Paths, as_lead_times
+from .paths import Paths, as_lead_times, as_mask
 from .smoothing import SmoothedPaths
 from .spectrum import SequenceSpectrum
 
@@ -127,10 +127,10 @@ class FittedForecaster(Parameters):
                 f"observations: expected (B, T, then {self.event_shape_}), got {tuple(given.shape)}"
             )
         if mask is not None:
-            seen = to_numpy(mask).astype(bool)
+            seen = np.asarray(to_numpy(mask))
             if tuple(seen.shape) not in {tuple(given.shape[:2]), tuple(given.shape)}:
                 raise ShapeError(f"mask: expected {tuple(given.shape)} or its first two, got {seen.shape}")
-            seen = seen.reshape(*seen.shape, *[1] * (rows.ndim - seen.ndim))
+            seen = as_mask(seen).reshape(*seen.shape, *[1] * (rows.ndim - seen.ndim))
             if isinstance(rows, torch.Tensor):
                 rows = rows.masked_fill(torch.from_numpy(~seen).to(rows.device), math.nan)
             else:
@@ -146,7 +146,7 @@ class FittedForecaster(Parameters):
                 seen_at,
                 wanted,
                 noise=level,
-                re_encode=self._steps(re_encode) > 0 or self._linear,
+                re_encode=self._steps(re_encode) > 0 or (self._linear and re_encode == "auto"),
                 backwards=not as_flag(filter_only, "filter_only"),
                 condition=self._condition(condition, len(rows)),
                 monitor=meter.monitor,
@@ -156,6 +156,12 @@ class FittedForecaster(Parameters):
     def encode(self, x: Array, *, condition: Array | None = None) -> Array:
         """Observables g, ``[B, m]``, of rows ``[B, *event]`` or ``[B, history, *event]``."""
         rows = self._rows(x)
+        history = self._sizes["history"]
+        if rows.ndim == 2 + len(self._fitted().event_shape) and rows.shape[1] != history:
+            got = tuple(as_states(x).shape)
+            single = f"(B, *{self.event_shape_}) or " if history == 1 else ""
+            expected = f"{single}(B, {history}, *{self.event_shape_})"
+            raise ShapeError(f"x: expected {expected}, got {got}")
         return self._fitted().encode(rows, condition=self._condition(condition, len(rows)))
 
     def transition_matrix(self) -> NDArray[np.float64]:
@@ -181,7 +187,13 @@ class FittedForecaster(Parameters):
         return np.asarray(getattr(self._fitted(), name)())
 
     def spectrum(
-        self, paths: Any = None, times: Any = None, *, condition: Array | None = None
+        self,
+        paths: Any = None,
+        times: Any = None,
+        *,
+        mask: Any = None,
+        inputs: Any = None,
+        condition: Array | None = None,
     ) -> SequenceSpectrum:
         """Eigenvalues, eigenfunctions and modes, and how far paths bear them out.
 
@@ -189,10 +201,12 @@ class FittedForecaster(Parameters):
         Raises ``DivergenceError`` for a K whose eigenvectors are linearly dependent.
         """
         model = self._fitted()
-        known = self._paths if paths is None else self._given(paths, times, None, None, condition)
+        known = self._paths if paths is None else self._given(paths, times, mask, inputs, condition)
         with ProgressMeter(progress=False) as meter:
             core = None if known is None else known.core
-            return SequenceSpectrum.measure(model, core, meter.monitor, scalar=self.scalar_)
+            return SequenceSpectrum.measure(
+                model, core, meter.monitor, scalar=self.scalar_, numbered=self._condition
+            )
 
     def _adopt(self, model: _core.Forecaster, *, scalar: bool) -> None:
         self._model, self._paths, self.scalar_ = model, None, scalar
@@ -226,10 +240,6 @@ class FittedForecaster(Parameters):
         """Whether there is nothing but the state among the observables: both filters are then one."""
         return not self._sizes["psi"] and self._sizes["rank"] is None
 
-    @property
-    def _paths_have_inputs(self) -> bool:
-        return bool(self._sizes["inputs"])
-
     def _steps(self, re_encode: str | int) -> int:
         """Steps between encodings, 0 for never."""
         if isinstance(re_encode, str):
@@ -249,31 +259,39 @@ class FittedForecaster(Parameters):
         model = self._fitted()
         rows = self._lifted(as_states(x))
         event = tuple(model.event_shape)
-        single = self.history == 1 and tuple(rows.shape[1:]) == event
+        history = self._sizes["history"]
+        single = history == 1 and tuple(rows.shape[1:]) == event
         several = tuple(rows.shape[2:]) == event and rows.ndim == 2 + len(event)
-        if not (single or (several and rows.shape[1] >= self.history)):
-            least = "" if self.history == 1 else f"at least {self.history} of them in "
+        if len(rows) == 0 or not (single or (several and rows.shape[1] >= history)):
+            least = "" if history == 1 else f"at least {history} of them in "
             expected = f"(B, *{self.event_shape_}) or rows of it, {least}(B, H, *{self.event_shape_})"
             raise ShapeError(f"x: expected {expected}, got {tuple(as_states(x).shape)}")
         return rows
 
     def _started(self, rows: Array, condition: Any, monitor: Any) -> Array:
         """The rows that a forecast begins with, filtered where there are more of them than are read."""
-        event = len(self._fitted().event_shape)
-        count = rows.shape[1] if rows.ndim == 2 + event else 1
-        gaps = bool(np.isnan(to_numpy(rows)).any())
-        driven = self._paths_have_inputs
-        if gaps and (count == 1 or driven):
-            remedy = "; rows with gaps are not filtered where there are inputs" if driven else ""
+        sizes, model = self._sizes, self._fitted()
+        count = rows.shape[1] if rows.ndim == 2 + len(model.event_shape) else 1
+        unseen = np.isnan(to_numpy(rows)).reshape(len(rows), -1).any(axis=1)
+        if unseen.any() and (count == 1 or sizes["inputs"]):
+            remedy = "; rows with gaps are not filtered where there are inputs" if sizes["inputs"] else ""
             raise NonFiniteError(f"x: expected rows that were seen whole, got NaN{remedy}")
-        if count == 1 or driven or (not gaps and (count == self.history or self.noise_ == 0)):
-            return rows if count == 1 else rows[:, -self.history :]
+        if count == 1:
+            return rows
+        last = rows[:, -sizes["history"] :]
+        longer = count > sizes["history"] and self.noise_ > 0 and not sizes["inputs"]
+        filtered = np.flatnonzero(unseen | longer)
+        if not len(filtered):
+            return last
+        own = None if condition is None else condition[filtered]
         times = self.step_ * np.arange(count)
-        last = times[-self.history :]
-        mean, _, _ = self._fitted().smooth(
-            rows, times, last, noise=self.noise_, backwards=False, condition=condition, monitor=monitor
+        options: dict[str, Any] = {"noise": self.noise_, "backwards": False, "condition": own}
+        mean, _, _ = model.smooth(
+            rows[filtered], times, times[-sizes["history"] :], **options, monitor=monitor
         )
-        return mean.swapaxes(0, 1)
+        last = last.clone() if isinstance(last, torch.Tensor) else last.copy()
+        last[filtered] = mean.swapaxes(0, 1)
+        return last
 
     def _given(self, paths: Any, times: Any, mask: Any, inputs: Any, condition: Array | None) -> Paths:
         """Paths of the model's own kind."""

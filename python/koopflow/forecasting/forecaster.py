@@ -194,7 +194,7 @@ class KoopmanForecaster(FittedForecaster):
         DivergenceError
             When observables of the data are not finite.
         """
-        numbers = self._learnt_condition(condition)
+        numbers, classes = learnt_condition(condition)
         given = Paths.of(paths, times, mask=mask, inputs=inputs, condition=numbers)
         config = self._config()
         with ProgressMeter(progress=progress, callback=callback) as meter:
@@ -202,7 +202,7 @@ class KoopmanForecaster(FittedForecaster):
                 given.core, to_json(config), list(given.event_shape), monitor=meter.monitor
             )
         self._adopt(model, scalar=given.scalar)
-        self._paths = given
+        self._paths, self.classes_ = given, classes
         tell_ending(self.history_, "the best model so far")
         return self
 
@@ -224,10 +224,11 @@ class KoopmanForecaster(FittedForecaster):
         known = self._paths if paths is None else self._given(paths, times, None, None, None)
         if known is None:
             raise ArgumentError("paths: expected paths, as a model from a file knows none; got None")
-        begin = [rows[: self.history] for _, rows in known]
-        begin = [rows for rows in begin if len(rows) == self.history and np.isfinite(rows).all()]
+        history = self._sizes["history"]
+        begin = [rows[:history] for _, rows in known]
+        begin = [rows for rows in begin if len(rows) == history and np.isfinite(rows).all()]
         if len(begin) < 2:
-            raise ArgumentError(f"paths: expected two that begin with {self.history} rows seen whole")
+            raise ArgumentError(f"paths: expected two that begin with {history} rows seen whole")
         flat = np.stack(begin).reshape(len(begin), -1)
         teacher = FlowTeacher((flat.shape[1],), seed=self.seed) if teacher is None else teacher
         return fitted_prior(self, flat, teacher, student, progress=progress)
@@ -262,27 +263,28 @@ class KoopmanForecaster(FittedForecaster):
         """
         self._fitted()
         given = self._given(paths, times, mask, inputs, condition)
-        longest = max(given.lengths) - self.history
+        history = self._sizes["history"]
+        longest = max(given.lengths) - history
         if longest < 1:
-            raise ArgumentError(f"paths: expected more than {self.history} rows in some path, got fewer")
+            raise ArgumentError(f"paths: expected more than {history} rows in some path, got fewer")
         steps = max(longest // 2, 1) if ahead is None else as_integer(ahead, "ahead", least=1, most=longest)
         seed, count = as_seed(seed), as_integer(starts, "starts", least=1)
-        found = Starts.of(given, self.history, steps, self.step_, count, seed)
+        found = Starts.of(given, history, steps, self.step_, count, seed)
         if not len(found):
             raise ArgumentError(
-                f"paths: expected {self.history + steps} rows seen whole, one step ({self.step_:g}) after "
+                f"paths: expected {history + steps} rows seen whole, one step ({self.step_:g}) after "
                 "the other, in some path"
             )
         known = self._paths
         library = None
         if known is not None:
-            library = Starts.of(known, self.history, steps, self.step_, LIBRARY, seed)
+            library = Starts.of(known, history, steps, self.step_, LIBRARY, seed)
         lead_times = np.asarray(self.step_ * np.arange(1, steps + 1), dtype=np.float64)
         numbers = np.stack(found.conditions) if found.conditions else None
         driven = np.stack(found.inputs) if found.inputs else None
 
         def forecast(windows: NDArray[Any], members: int) -> NDArray[Any]:
-            rows = windows[:, 0] if self.history == 1 else windows
+            rows = windows[:, 0] if history == 1 else windows
             states = self._fitted().forecast(
                 np.asarray(rows, dtype=np.float64),
                 lead_times,
@@ -294,10 +296,8 @@ class KoopmanForecaster(FittedForecaster):
             )
             return np.asarray(states)
 
-        unit = known or given
-        mean = np.asarray(np.nanmean(unit.values.astype(np.float64), axis=0), dtype=np.float64)
-        scale = np.nanstd(unit.values.astype(np.float64), axis=0)
-        scale = np.where(scale > 0, scale, 1.0)
+        event = self._fitted().event_shape
+        mean, scale = self._fitted().statistics().reshape(2, *event)
         members = as_integer(members, "members", least=0)
         return measure(found, forecast, lead_times, mean, scale, library=library, members=members)
 
@@ -342,19 +342,13 @@ class KoopmanForecaster(FittedForecaster):
         is not a whole koopflow forecaster."""
         model, text = _core.Forecaster.load(as_path(path), device=name_of(device))
         facts = json.loads(text)
-        own = cls._read(path, facts.get("params", {}), device=model.device)
+        params = dict(facts.get("params", {}))
+        if isinstance(params.get("lengths"), list):
+            params["lengths"] = tuple(params["lengths"])
+        own = cls._read(path, params, device=model.device)
         own._adopt(model, scalar=bool(facts.get("scalar", False)))
         own.classes_ = facts.get("classes")
         return own
-
-    def _learnt_condition(self, condition: Array | None) -> NDArray[Any] | None:
-        self.classes_ = None
-        if condition is None:
-            return None
-        array = to_numpy(condition)
-        if array.ndim == 1 and array.dtype.kind in "iub":
-            self.classes_ = [int(label) for label in np.unique(array)]
-        return self._numbered(array)
 
     def _config(self) -> dict[str, Any]:
         """The options that are set, by the core's flat names."""
@@ -367,3 +361,14 @@ class KoopmanForecaster(FittedForecaster):
             flat["margin"] = None
         # A basis that gradients make is trained by them.
         return {**flat, **Training.of("training", self.training).given(), "seed": as_seed(self.seed)}
+
+
+def learnt_condition(condition: Array | None) -> tuple[NDArray[Any] | None, list[int] | None]:
+    """Numbers ``[N, c]`` of a condition to fit to, and its classes where it is labels."""
+    if condition is None:
+        return None, None
+    array = np.asarray(to_numpy(condition))
+    if array.ndim == 1 and array.dtype.kind in "iub":
+        classes = [int(label) for label in np.unique(array)]
+        return np.asarray(array[:, None] == np.asarray(classes), dtype=np.float64), classes
+    return array.reshape(len(array), -1), None

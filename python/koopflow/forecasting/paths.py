@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from .. import _core
@@ -61,7 +63,8 @@ class Paths:
             return paths
         rows, scalar = _rows(paths)
         lengths = [len(path) for path in rows]
-        values = np.concatenate(rows) if len(rows) > 1 else rows[0]
+        # A copy: what becomes of the user's array later is none of ours.
+        values = np.concatenate(rows) if len(rows) > 1 else rows[0].copy()
         if scalar:
             values = values[:, None]
         if mask is not None:
@@ -128,6 +131,12 @@ def _rows(paths: Any) -> tuple[list[NDArray[Any]], bool]:
 def _numbers(array: Array, argument: str) -> NDArray[Any]:
     if isinstance(array, np.ma.MaskedArray):
         raise DtypeError(f"{argument}: expected an array without a mask of its own; give mask= or NaN")
+    if isinstance(array, torch.Tensor) and array.is_complex():
+        raise DtypeError(f"{argument}: expected real numbers, got {array.dtype}")
+    if isinstance(array, list | tuple):
+        # Numbers of Python's own are float64, as everything here is.
+        with contextlib.suppress(ValueError, TypeError):
+            array = np.asarray(array, dtype=np.float64)
     plain = to_numpy(as_batch(array, argument))
     return plain if plain.dtype.kind == "f" else plain.astype(np.float64)
 
@@ -147,12 +156,17 @@ def _beside(given: Any, lengths: list[int], argument: str) -> NDArray[Any]:
     return whole.reshape(sum(lengths), *whole.shape[2:])
 
 
+def as_mask(mask: Any, argument: str = "mask") -> NDArray[np.bool_]:
+    """True where something was seen. Raises ``DtypeError`` for anything but booleans, 0 and 1."""
+    seen = np.asarray(to_numpy(mask))
+    if seen.dtype.kind not in "biu" or not np.isin(seen, (0, 1)).all():
+        raise DtypeError(f"{argument}: expected True where something was seen, got {seen.dtype}")
+    return seen.astype(bool)
+
+
 def _hidden(values: NDArray[Any], mask: Any, lengths: list[int]) -> NDArray[Any]:
     """Rows with NaN where the mask is False."""
-    seen = _beside(mask, lengths, "mask")
-    if seen.dtype.kind not in "biu" or not np.isin(seen, (0, 1)).all():
-        raise DtypeError(f"mask: expected True where something was seen, got {seen.dtype}")
-    seen = seen.astype(bool)
+    seen = as_mask(_beside(mask, lengths, "mask"))
     if seen.ndim == 1 and values.ndim > 1:
         seen = seen.reshape(-1, *[1] * (values.ndim - 1))
     try:

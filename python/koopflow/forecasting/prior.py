@@ -56,8 +56,8 @@ class SequencePrior:
         seed, leads = as_seed(seed), as_lead_times(times)
         flat = np.asarray(self.student.sample(checked_count(n), seed=seed), dtype=np.float64)
         model = self.forecaster
-        rows = flat.reshape(len(flat), model.history, *model.event_shape_)
-        if model.history == 1:
+        rows = flat.reshape(len(flat), model._sizes["history"], *model.event_shape_)
+        if rows.shape[1] == 1:
             rows = rows[:, 0]
         options: dict[str, Any] = {"condition": condition, "seed": seed}
         found = model.forecast(rows, leads, members=1 if noisy else 0, **options)

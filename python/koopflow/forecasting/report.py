@@ -135,11 +135,10 @@ def analogues(library: Starts, windows: NDArray[Any], scale: Real) -> Real:
     flat = np.stack(library.windows).astype(np.float64) / scale
     asked = np.asarray(windows, dtype=np.float64) / scale
     flat, asked = flat.reshape(len(flat), -1), asked.reshape(len(asked), -1)
-    futures = np.stack(library.futures).astype(np.float64)
     found = []
     for one in asked:
         nearest = np.argsort(((flat - one) ** 2).sum(axis=1))[:NEIGHBOURS]
-        found.append(futures[nearest].mean(axis=0))
+        found.append(np.mean([library.futures[place] for place in nearest], axis=0, dtype=np.float64))
     return np.stack(found)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -55,10 +56,13 @@ class SequenceSpectrum:
         places: NDArray[np.int64] | None = None,
         *,
         scalar: bool = False,
+        numbered: Callable[[Any, int], Any] | None = None,
     ) -> None:
         self.core, self.event_shape, self._tables = model, tuple(model.event_shape), tables
         self.places = np.arange(len(tables["eigenvalues"])) if places is None else places
-        self._scalar = scalar
+        self._scalar, self._numbered = scalar, numbered
+        if scalar:
+            self.event_shape = ()
         self.eigenvalues: Complex = tables["eigenvalues"][self.places]
         self.growth: Real = self.eigenvalues.real
         self.frequency: Real = self.eigenvalues.imag
@@ -70,7 +74,13 @@ class SequenceSpectrum:
 
     @classmethod
     def measure(
-        cls, model: _core.Forecaster, paths: _core.Observed | None, monitor: Any, *, scalar: bool
+        cls,
+        model: _core.Forecaster,
+        paths: _core.Observed | None,
+        monitor: Any,
+        *,
+        scalar: bool,
+        numbered: Callable[[Any, int], Any],
     ) -> SequenceSpectrum:
         """The spectrum of a model, along paths where some are given."""
         (rates, weights, modes, conditions), facts = model.spectrum(paths, monitor=monitor)
@@ -81,14 +91,15 @@ class SequenceSpectrum:
             power, residuals, energy, ranks, explained = facts
             tables |= {"power": power, "residuals": residuals, "energy": energy, "explained": explained}
             order = np.asarray(ranks, dtype=np.int64)
-        return cls(model, tables, order, scalar=scalar)
+        return cls(model, tables, order, scalar=scalar, numbered=numbered)
 
     def __len__(self) -> int:
         return len(self.places)
 
     def __getitem__(self, key: Any) -> SequenceSpectrum:
         chosen = self.places[chosen_places(key, len(self))]
-        return SequenceSpectrum(self.core, self._tables, chosen, scalar=self._scalar)
+        own: dict[str, Any] = {"scalar": self._scalar, "numbered": self._numbered}
+        return SequenceSpectrum(self.core, self._tables, chosen, **own)
 
     @property
     def modes(self) -> Complex:
@@ -123,6 +134,8 @@ class SequenceSpectrum:
         x = as_batch(x, "x")
         if self._scalar:
             x = x[..., None]
+        if condition is not None and self._numbered is not None:
+            condition = self._numbered(condition, len(x))
         return np.asarray(self.core.encode(x, condition=condition)) @ self.weights
 
     @property
