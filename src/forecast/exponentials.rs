@@ -25,6 +25,9 @@ const LARGEST: i64 = 32;
 /// Condition number of the modes from which on they do not make a matrix.
 const PARALLEL: f64 = 1e8;
 
+/// Rows of a path, and those of them that were seen whole.
+type Seen = (Range<usize>, Vec<usize>);
+
 /// Paths as a padded batch.
 struct Batch {
     /// Since the beginning of each path, `[N, T, 1]`.
@@ -42,7 +45,7 @@ impl Batches {
     fn new(model: &Forecaster, data: &Observed, ranges: &[Range<usize>]) -> Result<Option<Self>> {
         let d = model.sizes.dimension();
         let mut left = ROWS;
-        let mut buckets: BTreeMap<u32, Vec<(Range<usize>, Vec<usize>)>> = BTreeMap::new();
+        let mut buckets: BTreeMap<u32, Vec<Seen>> = BTreeMap::new();
         for rows in ranges {
             let seen: Vec<usize> = rows.clone().filter(|row| data.seen_whole(*row)).collect();
             // Fewer rows than amplitudes say nothing of eigenvalues.
@@ -73,7 +76,7 @@ impl Batches {
 }
 
 impl Batch {
-    fn new(model: &Forecaster, data: &Observed, paths: &[(Range<usize>, Vec<usize>)]) -> Result<Self> {
+    fn new(model: &Forecaster, data: &Observed, paths: &[Seen]) -> Result<Self> {
         let longest = paths.iter().map(|(_, seen)| seen.len()).max().unwrap_or(0) as i64;
         let (mut times, mut rows, mut marks) = (Vec::new(), Vec::new(), Vec::new());
         for (range, seen) in paths {

@@ -56,7 +56,6 @@ def observables(model, data, count):
 
 def states(model, noise, count):
     """The same of a linear model's state: noise of both observations is no part of what a step adds."""
-    step = model.transition_matrix()[1:, 1:]
     residual = model.covariance_matrix()[1:, 1:]
     values, vectors = np.linalg.eigh(residual - noise**2 * np.eye(2))
     added = (vectors * values.clip((0.1 * noise) ** 2)) @ vectors.T
