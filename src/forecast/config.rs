@@ -70,7 +70,7 @@ impl<'de> Deserialize<'de> for ReEncode {
 pub struct ForecasterConfig {
     pub basis: BasisKind,
     pub method: Method,
-    /// Number of nonlinear observables psi; `None` is decided by the number of rows. Of polynomials their degree decides.
+    /// Number of nonlinear observables psi; `None` is 600, or fewer for few rows. Of polynomials their degree decides.
     pub observables: Option<i64>,
     /// Largest total degree of polynomials.
     pub degree: i64,
@@ -81,11 +81,13 @@ pub struct ForecasterConfig {
     pub components: Option<i64>,
     /// Number of rows that one encoding reads.
     pub history: i64,
-    /// Number of linear combinations of the observables that are kept; `None` keeps all.
+    /// Number of linear combinations of the observables that are kept, beside the constant; `None` keeps all.
     pub rank: Option<i64>,
     /// Ridge in units of the mean square of an observable; `None` is chosen on held-out paths.
     pub ridge: Option<f64>,
     pub re_encode: ReEncode,
+    /// Most rows that are fitted to; `None` is decided by the number of observables.
+    pub max_rows: Option<i64>,
     /// Room about the data that forecasts may enter, as a share of the data's range; `None` does not hold them.
     pub margin: Option<f64>,
     /// Time ahead for which choices are made; `None` is decided by the length of paths.
@@ -122,6 +124,7 @@ impl Default for ForecasterConfig {
             rank: None,
             ridge: None,
             re_encode: ReEncode::Auto,
+            max_rows: None,
             margin: Some(0.1),
             horizon: None,
             held_out: 0.2,
@@ -141,9 +144,11 @@ impl Default for ForecasterConfig {
 
 /// Most observables: a square matrix of as many rows is kept.
 const MOST_OBSERVABLES: i64 = 8192;
-/// Most products of rows and squared observables that a fit of default size takes: about a minute on one core.
+/// Most products of rows and squared observables that a fit takes by default: about a minute on one core.
 const PRODUCTS: f64 = 5e10;
-const DEFAULT_OBSERVABLES: (i64, i64) = (64, 600);
+/// Least rows for each observable that a fit takes by default, where there are as many.
+const ROWS_EACH: i64 = 50;
+const DEFAULT_OBSERVABLES: i64 = 600;
 
 impl ForecasterConfig {
     /// Checks every range.
@@ -158,6 +163,7 @@ impl ForecasterConfig {
             ("history", self.history, 1, 4096),
             ("rank", self.rank.unwrap_or(1), 1, MOST_OBSERVABLES),
             ("rounds", self.rounds as i64, 0, 1000),
+            ("max_rows", self.max_rows.unwrap_or(1), 1, i64::MAX),
             ("unroll", self.unroll, 1, 4096),
             ("width", self.width, 1, 1 << 16),
             ("depth", self.depth, 0, 64),
@@ -198,15 +204,19 @@ impl ForecasterConfig {
         self.training.check(1..=1 << 20)
     }
 
-    /// Number of psi by default: as many as take about as long for any number of rows.
+    /// Number of psi by default.
     pub fn default_observables(&self, rows: usize) -> i64 {
-        let (least, most) = DEFAULT_OBSERVABLES;
-        let by_rows = (PRODUCTS / rows.max(1) as f64).sqrt() as i64;
         // No more than a few rows for each can tell.
         let told = (rows as i64 / 2).max(4);
         match self.basis {
             BasisKind::Network => 32.min(told),
-            _ => by_rows.clamp(least, most).min(told),
+            _ => DEFAULT_OBSERVABLES.min(told),
         }
+    }
+
+    /// Most rows that are fitted to with so many observables: more hardly change anything.
+    pub fn most_rows(&self, observables: i64) -> usize {
+        let by_work = (PRODUCTS / (observables.max(1) as f64).powi(2)) as i64;
+        self.max_rows.unwrap_or(by_work.max(ROWS_EACH * observables)).max(1) as usize
     }
 }

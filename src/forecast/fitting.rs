@@ -18,8 +18,8 @@ use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Progress};
 
 /// Rows that choices are made on, at most: more would not change them.
-const ROWS_TO_CHOOSE: usize = 50_000;
-const RIDGES: [f64; 6] = [1e-12, 1e-10, 1e-8, 1e-6, 1e-4, 1e-2];
+const ROWS_TO_CHOOSE: usize = 30_000;
+const RIDGES: [f64; 8] = [1e-26, 1e-20, 1e-16, 1e-12, 1e-9, 1e-6, 1e-4, 1e-2];
 /// Where nothing is held out.
 const RIDGE: f64 = 1e-8;
 /// Steps between encodings that are tried.
@@ -85,7 +85,7 @@ impl Fitting<'_> {
     /// Chooses lengths and the ridge of a model, as for the first fit.
     pub fn choose_again(&mut self, model: &mut Forecaster) -> Result<f64> {
         let check = self.check(model)?;
-        let few = limited(&self.parts.train, ROWS_TO_CHOOSE);
+        let few = spread(self.parts.train.clone(), ROWS_TO_CHOOSE);
         let noise = model.facts.noise;
         let ridge = self.choose(model, check.as_ref(), &few)?;
         model.facts.noise = noise;
@@ -107,9 +107,9 @@ impl Fitting<'_> {
             );
         }
         self.history.horizon = check.as_ref().map_or(0.0, |check| check.horizon(model.facts.step));
-        let few = limited(&self.parts.train, ROWS_TO_CHOOSE);
+        let few = spread(self.parts.train.clone(), ROWS_TO_CHOOSE);
         let ridge = self.choose(&mut model, check.as_ref(), &few)?;
-        let all = self.data.ranges();
+        let all = self.rows_to_fit(&model);
         self.report("fit", 0, 1, None)?;
         solve_all(&mut model, self.data, &all, ridge, self.history, self.monitor)?;
         self.choose_steps(&mut model, check.as_ref())?;
@@ -142,6 +142,17 @@ impl Fitting<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Rows of the last regression: all, or some of very many.
+    fn rows_to_fit(&mut self, model: &Forecaster) -> Vec<Range<usize>> {
+        let (all, most) = (self.data.rows(), self.config.most_rows(model.sizes.all()));
+        if all > most {
+            self.history.note(format!(
+                "fitted to about {most} of {all} rows, spread over all paths: max_rows takes more"
+            ));
+        }
+        spread(self.data.ranges(), most)
     }
 
     /// Chooses lengths and the ridge, and leaves the chosen basis in `model`.
@@ -200,7 +211,7 @@ impl Fitting<'_> {
         let (Some(check), None) = (check, self.config.ridge) else {
             return Ok(self.config.ridge.unwrap_or(RIDGE));
         };
-        let few = limited(&self.parts.train, ROWS_TO_CHOOSE);
+        let few = spread(self.parts.train.clone(), ROWS_TO_CHOOSE);
         let segments = self.data.segments(&few, self.config.history as usize + 1);
         let moments = of_steps(model, self.data, &segments, self.monitor)?;
         let normal = Normal::new(&moments)?;
@@ -217,7 +228,8 @@ impl Fitting<'_> {
 
     /// The closed form of all rows.
     pub fn solve(&mut self, model: &mut Forecaster, ridge: f64) -> Result<()> {
-        solve_all(model, self.data, &self.data.ranges(), ridge, self.history, self.monitor)
+        let rows = spread(self.data.ranges(), self.config.most_rows(model.sizes.all()));
+        solve_all(model, self.data, &rows, ridge, self.history, self.monitor)
     }
 
     fn with_lengths(&mut self, model: &mut Forecaster, lengths: (f64, f64)) -> Result<()> {
@@ -263,17 +275,22 @@ impl Fitting<'_> {
     }
 }
 
-/// Ranges up to a number of rows: the last one is cut.
-fn limited(ranges: &[Range<usize>], most: usize) -> Vec<Range<usize>> {
-    let mut left = most;
-    let mut found = Vec::new();
+/// Some of the ranges, evenly spread, of about so many rows in all; all where they are fewer.
+pub fn spread(ranges: Vec<Range<usize>>, most: usize) -> Vec<Range<usize>> {
+    let total: usize = ranges.iter().map(Range::len).sum();
+    if total <= most {
+        return ranges;
+    }
+    let (mut found, mut passed, mut taken) = (Vec::new(), 0usize, 0usize);
     for rows in ranges {
-        if left == 0 {
-            break;
+        passed += rows.len();
+        // As many rows of those that passed as in all.
+        let due = (most as f64 * passed as f64 / total as f64) as usize;
+        if due > taken {
+            let length = rows.len().min(most - taken);
+            taken += length;
+            found.push(rows.start..rows.start + length);
         }
-        let length = rows.len().min(left);
-        found.push(rows.start..rows.start + length);
-        left -= length;
     }
     found
 }
@@ -324,7 +341,7 @@ fn set(model: &mut Forecaster, normal: &Normal<'_>, moments: &Moments, ridge: f6
             let projection = normal.combinations(ridge, rank, &model.sizes)?;
             combined = moments.combined(&projection)?;
             let own = Normal::new(&combined)?;
-            let solution = own.solve_combined(ridge, rank)?;
+            let solution = own.solve_combined(ridge, rank + 1, continuous)?;
             let covariance = (!continuous).then(|| own.covariance(&solution)).transpose()?;
             let readout = own.readout(&projection, &gram, d)?;
             (solution, &combined, readout, Some(projection), covariance)

@@ -87,7 +87,8 @@ impl Sizes {
 
     /// m.
     pub fn observables(&self) -> i64 {
-        self.rank.unwrap_or(self.all())
+        // The constant is not counted among combinations.
+        self.rank.map_or(self.all(), |rank| rank + 1)
     }
 
     /// What psi reads.

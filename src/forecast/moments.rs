@@ -24,6 +24,9 @@ pub struct Moments {
     pub future: Tensor,
     /// Sum of the first observables, `[m0]`.
     pub sum: Tensor,
+    /// R of [rows, what their states move by] = Q R, `[p + d, p + d]`: what the Gram matrices are squares of. Regressions
+    /// by it keep all digits, where squares lose half of them. None for rates and combinations.
+    pub factor: Option<Tensor>,
 }
 
 impl Moments {
@@ -41,15 +44,38 @@ impl Moments {
             cross: zeros(&[m + u, m]),
             future: zeros(&[m, m]),
             sum: zeros(&[m]),
+            factor: None,
         }
     }
 
-    fn add(&mut self, left: &Tensor, right: &Tensor, inputs: Option<&Tensor>) -> Result<()> {
+    /// The factor of what it was of and of further rows, for states of `d` numbers.
+    fn refactor(&mut self, rows: &Tensor, left: &Tensor, right: &Tensor, d: i64) -> Result<()> {
+        let moved = right.narrow(1, 1, d) - left.narrow(1, 1, d);
+        let fresh = Tensor::f_cat(&[rows, &moved], 1)?.to_device(Device::Cpu);
+        let all = match &self.factor {
+            Some(factor) => Tensor::f_cat(&[factor, &fresh], 0)?,
+            None => fresh,
+        };
+        let (_, factor) = Tensor::f_linalg_qr(&all, "r")?;
+        self.factor = Some(factor);
+        Ok(())
+    }
+
+    fn add(
+        &mut self,
+        left: &Tensor,
+        right: &Tensor,
+        inputs: Option<&Tensor>,
+        states: Option<i64>,
+    ) -> Result<()> {
         let rows = match inputs {
             Some(inputs) => Tensor::f_cat(&[left, inputs], 1)?,
             None => left.shallow_clone(),
         };
         self.count += rows.size()[0] as f64;
+        if let Some(d) = states {
+            self.refactor(&rows, left, right, d)?;
+        }
         let home = |x: Tensor| x.to_device(Device::Cpu);
         self.gram += home(rows.tr().f_matmul(&rows)?);
         self.cross += home(rows.tr().f_matmul(right)?);
@@ -79,6 +105,7 @@ impl Moments {
             cross: both(&self.cross, projection)?,
             future: projection.tr().f_matmul(&self.future)?.f_matmul(projection)?,
             sum: self.sum.f_matmul(projection)?,
+            factor: None,
         })
     }
 }
@@ -168,13 +195,14 @@ impl Batch {
         let join = |parts: &[Tensor]| (!parts.is_empty()).then(|| Tensor::f_cat(parts, 0)).transpose();
         let condition = join(&own.conditions)?;
         let g = model.encode_all(&Tensor::f_cat(&own.stacks, 0)?, condition.as_ref())?;
+        let states = Some(model.sizes.dimension());
         let inputs = join(&own.inputs)?;
         if own.stacks.len() == 1 {
             let pairs = own.left.len() as i64;
-            return moments.add(&g.narrow(0, 0, pairs), &g.narrow(0, 1, pairs), inputs.as_ref());
+            return moments.add(&g.narrow(0, 0, pairs), &g.narrow(0, 1, pairs), inputs.as_ref(), states);
         }
         let left = Tensor::from_slice(&own.left).to_device(model.device());
-        moments.add(&g.f_index_select(0, &left)?, &g.f_index_select(0, &(left + 1))?, inputs.as_ref())
+        moments.add(&g.f_index_select(0, &left)?, &g.f_index_select(0, &(left + 1))?, inputs.as_ref(), states)
     }
 }
 
@@ -211,7 +239,7 @@ pub fn of_rates(
         let rates = model.tangent_all(&z, &slopes(&times, &z)?, condition.as_ref())?;
         let g = model.encode_all(&z, condition.as_ref())?;
         let inputs = data.inputs(rows.clone()).map(|u| u.index_select(0, &pick).to_device(model.device()));
-        moments.add(&g, &rates, inputs.as_ref())?;
+        moments.add(&g, &rates, inputs.as_ref(), None)?;
     }
     match moments.count > 0.0 {
         true => Ok(moments),

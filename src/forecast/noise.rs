@@ -17,6 +17,8 @@ const LEVELS: [f64; 12] = [1e-4, 3e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 
 /// Runs of rows that likelihoods are of, and their length.
 const RUNS: usize = 8;
 const LENGTH: usize = 128;
+/// A fit leaves somewhat less unexplained than there is.
+const AMPLE: f64 = 1.5;
 /// Largest stack that is filtered: its covariance is squared.
 pub const LARGEST: i64 = 128;
 /// Least deviation of what a step adds, in that of the noise: a model is never exact.
@@ -95,7 +97,14 @@ pub fn estimate(
     }
     let parts = runs(model, data, ranges);
     let mut best: Option<(f64, f64)> = None;
-    for noise in LEVELS {
+    // What a step leaves unexplained holds all of the noise of what was to be forecast.
+    let own = &model.evolution;
+    let residual = own.readout.tr().f_matmul(&own.covariance)?.f_matmul(&own.readout)?;
+    let most = AMPLE * residual.diagonal(0, 0, 1).mean(Kind::Double).double_value(&[]).max(0.0).sqrt();
+    if most < LEVELS[0] {
+        return Ok(Some(0.0));
+    }
+    for noise in LEVELS.into_iter().filter(|noise| *noise <= most) {
         let mut total = 0.0;
         for part in &parts {
             let rows = standard_rows(model, data, part.first..part.first + part.length);

@@ -4,7 +4,7 @@
 use tch::{Kind, Tensor};
 
 use super::filter::{run, Dynamics, Seen};
-use super::fitting::{solve_all, Fitting};
+use super::fitting::{solve_all, spread, Fitting};
 use super::moments::condition_of;
 use super::noise::{estimate, process, LARGEST};
 use super::Forecaster;
@@ -55,7 +55,8 @@ pub fn refine(model: Forecaster, fitting: &mut Fitting<'_>) -> Result<Forecaster
                 // Noise hides which observables are good: of smoothed paths it can be told.
                 ridge = fitting.of(&paths).choose_again(&mut next)?;
             }
-            solve_all(&mut next, &paths, &paths.ranges(), ridge, fitting.history, fitting.monitor)?;
+            let rows = spread(paths.ranges(), next.config.most_rows(next.sizes.all()));
+            solve_all(&mut next, &paths, &rows, ridge, fitting.history, fitting.monitor)?;
             next.allow(noise)?;
             next.learn_gain(&paths, &paths.ranges())?;
             Ok(next)

@@ -13,6 +13,8 @@ use crate::monitor::Monitor;
 
 /// Starts that errors are measured from, at most.
 const STARTS: usize = 64;
+/// Multiples of it are spread evenly over [0, 1), however many there are.
+const GOLDEN: f64 = 0.618_033_988_749_895;
 /// Steps of the default horizon, at most.
 const LONGEST: usize = 256;
 
@@ -60,11 +62,17 @@ impl Check {
         let fitting: Vec<&Vec<usize>> = runs.iter().filter(|run| run.len() >= history + horizon).collect();
         let each = STARTS.div_ceil(fitting.len().max(1));
         let mut check = Parts::default();
-        for run in fitting.iter().take(STARTS) {
+        // Of very many paths some, not the first.
+        let every = fitting.len().div_ceil(STARTS).max(1);
+        for (place, run) in fitting.iter().step_by(every).enumerate() {
             let free = run.len() - history - horizon;
             let count = each.min(free / horizon.div_ceil(4).max(1) + 1);
             for start in 0..count {
-                let first = if count == 1 { 0 } else { start * free / (count - 1) };
+                // One start of each path is anywhere in it, not where all paths begin.
+                let first = match count {
+                    1 => ((place as f64 * GOLDEN).fract() * (free + 1) as f64) as usize,
+                    _ => start * free / (count - 1),
+                };
                 check.add(model, data, &run[first..first + history + horizon])?;
             }
         }

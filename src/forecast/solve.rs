@@ -14,8 +14,18 @@ pub struct Normal<'a> {
     moments: &'a Moments,
     values: Tensor,
     vectors: Tensor,
+    /// Of the moments' factor [[R, Z], [0, E]] with R = U S V^T: S, U^T Z, R, Z and E.
+    exact: Option<Exact>,
     /// Mean square of an observable, the unit of ridges.
     unit: f64,
+}
+
+struct Exact {
+    singular: Tensor,
+    turned: Tensor,
+    factor: Tensor,
+    moved: Tensor,
+    rest: Tensor,
 }
 
 /// The regression's answer.
@@ -74,8 +84,31 @@ impl<'a> Normal<'a> {
             return Err(Error::Divergence("observables of the data are not finite".into()));
         }
         let unit = gram.f_diagonal(0, 0, 1)?.mean(Kind::Double).double_value(&[]);
-        let (values, vectors) = gram.f_linalg_eigh("L")?;
-        Ok(Normal { moments, values: values.clamp_min(0.0), vectors, unit })
+        let Some(whole) = &moments.factor else {
+            let (values, vectors) = gram.f_linalg_eigh("L")?;
+            return Ok(Normal { moments, values: values.clamp_min(0.0), vectors, unit, exact: None });
+        };
+        let p = gram.size()[0];
+        // Fewer rows than columns leave fewer rows of R.
+        let missing = whole.size()[1] - whole.size()[0];
+        let whole = whole.f_constant_pad_nd([0, 0, 0, missing.max(0)])?;
+        let d = whole.size()[1] - p;
+        let part = |first: i64, rows: i64, from: i64, columns: i64| {
+            whole.narrow(0, first, rows).narrow(1, from, columns).contiguous()
+        };
+        let (factor, moved, rest) = (part(0, p, 0, p), part(0, p, p, d), part(p, d, p, d));
+        let (left, singular, vectors) = factor.f_svd(true, true)?;
+        let values = singular.square() / moments.count.max(1.0);
+        let turned = left.tr().f_matmul(&moved)?;
+        let exact = Some(Exact { singular, turned, factor, moved, rest });
+        Ok(Normal { moments, values, vectors, unit, exact })
+    }
+
+    /// What states move by, on the observables: `[p, d]`, with all digits.
+    fn moves(&self, own: &Exact, ridge: f64) -> Result<Tensor> {
+        let floor = ridge * self.unit * self.moments.count.max(1.0) + f64::MIN_POSITIVE;
+        let shrunk = &own.singular / (own.singular.square() + floor);
+        Ok(self.vectors.f_matmul(&(&own.turned * shrunk.unsqueeze(1)))?)
     }
 
     /// (Gram + ridge)^{-1} right, both divided by the number of pairs.
@@ -93,7 +126,12 @@ impl<'a> Normal<'a> {
         let p = self.moments.gram.size()[0];
         let guess = structure.guess(p)?;
         let right = &self.moments.cross - self.moments.gram.f_matmul(&guess)?;
-        let all = self.apply(&(right / self.moments.count.max(1.0)), ridge)? + guess;
+        let all = self.apply(&(right / self.moments.count.max(1.0)), ridge)? + &guess;
+        if let Some(own) = &self.exact {
+            let d = structure.sizes.dimension();
+            let columns = self.moves(own, ridge)? + guess.narrow(1, 1, d);
+            all.narrow(1, 1, d).f_copy_(&columns)?;
+        }
         let matrix = all.narrow(0, 0, structure.sizes.all()).copy();
         structure.impose(&matrix)?;
         let drive = (structure.sizes.inputs > 0).then(|| {
@@ -112,41 +150,56 @@ impl<'a> Normal<'a> {
         self.apply(&(&self.moments.cross / self.moments.count.max(1.0)), ridge)
     }
 
-    /// The same for combinations of observables that have no structure of their own.
+    /// The same for combinations of observables that have no structure of their own but the constant.
     ///
     /// # Errors
     /// Whatever libtorch refuses.
-    pub fn solve_combined(&self, ridge: f64, rank: i64) -> Result<Solution> {
+    pub fn solve_combined(&self, ridge: f64, rank: i64, rates: bool) -> Result<Solution> {
         let all = self.apply(&(&self.moments.cross / self.moments.count.max(1.0)), ridge)?;
         let rest = all.size()[0] - rank;
+        // The constant, which comes first, stays.
+        let _ = all.narrow(1, 0, 1).f_zero_()?;
+        if !rates {
+            ones(&all, 0, 0, 1)?;
+        }
         Ok(Solution {
             matrix: all.narrow(0, 0, rank).copy(),
             drive: (rest > 0).then(|| all.narrow(0, rank, rest).copy()),
         })
     }
 
-    /// The `rank` combinations of observables, `[m0, r]`, that tell most of what comes next (reduced-rank regression:
-    /// Kostic et al., Neural Information Processing Systems 35, 2022), orthonormal over the data. The state weighs as
-    /// much as everything else together.
+    /// The constant, and the `rank` combinations of observables that tell most of what comes next (reduced-rank
+    /// regression: Kostic et al., Neural Information Processing Systems 35, 2022), without mean and orthonormal over the
+    /// data: `[m0, 1 + rank]`. The state weighs as much as everything else together.
     ///
     /// # Errors
     /// [`Error::Argument`] naming `rank` where there are fewer observables that differ.
     pub fn combinations(&self, ridge: f64, rank: i64, sizes: &Sizes) -> Result<Tensor> {
-        let (m, d) = (sizes.all(), sizes.dimension());
-        let keep = self.values.gt(1e-13 * self.values.max().double_value(&[]));
-        let places = keep.nonzero().view([-1]);
-        let root = (self.values.f_index_select(0, &places)? + ridge * self.unit).rsqrt();
-        let whiten = self.vectors.f_index_select(1, &places)? * root;
+        let (m, d, count) = (sizes.all(), sizes.dimension(), self.moments.count.max(1.0));
+        // Inputs are no observables.
+        let block = |x: &Tensor| x.narrow(0, 0, m).narrow(1, 0, m) / count;
+        let mean = &self.moments.sum / count;
+        let gram = block(&self.moments.gram) - mean.unsqueeze(1).f_matmul(&mean.unsqueeze(0))?;
+        let (values, vectors) = gram.f_linalg_eigh("L")?;
+        let keep = values.gt(1e-13 * values.max().double_value(&[])).nonzero().view([-1]);
+        let root = (values.f_index_select(0, &keep)? + ridge * self.unit).rsqrt();
+        let whiten = vectors.f_index_select(1, &keep)? * root;
+        // Means of the next ones and of the first differ by what paths begin and end with.
+        let next_mean = (self.moments.cross.narrow(0, 0, 1) / count).squeeze_dim(0);
+        let cross = block(&self.moments.cross) - mean.unsqueeze(1).f_matmul(&next_mean.unsqueeze(0))?;
         let weights = Tensor::f_ones([m], REAL)?;
         let _ = weights.narrow(0, 1, d).f_fill_((m as f64 / d as f64).sqrt())?;
-        let next = whiten.tr().f_matmul(&(&self.moments.cross / self.moments.count.max(1.0)))? * weights;
-        let (left, _, _) = next.f_svd(true, true)?;
+        let (left, _, _) = (whiten.tr().f_matmul(&cross)? * weights).f_svd(true, true)?;
         if left.size()[1] < rank {
             let expected = format!("at most {}, the number of observables that differ", left.size()[1]);
             return Err(Error::argument("rank", expected, rank));
         }
-        // Inputs are no observables.
-        Ok(whiten.f_matmul(&left.narrow(1, 0, rank))?.narrow(0, 0, m).contiguous())
+        let combined = whiten.f_matmul(&left.narrow(1, 0, rank))?;
+        let shift = mean.unsqueeze(0).f_matmul(&combined)?;
+        let _ = combined.narrow(0, 0, 1).f_sub_(&shift)?;
+        let one = Tensor::f_zeros([m, 1], REAL)?;
+        let _ = one.get(0).f_fill_(1.0)?;
+        Ok(Tensor::f_cat(&[one, combined], 1)?)
     }
 
     /// The linear readout of standardised states from combinations of observables, `[r, d]`: `gram` is that of all
@@ -174,6 +227,16 @@ impl<'a> Normal<'a> {
         let own = all.tr().f_matmul(&self.moments.cross)?;
         let both = all.tr().f_matmul(&self.moments.gram)?.f_matmul(&all)?;
         let sum = &self.moments.future - &own - own.tr() + both;
+        if let Some(own) = &self.exact {
+            // Of the state without differences of large numbers.
+            let d = own.moved.size()[1];
+            let guess = Tensor::f_zeros([own.factor.size()[0], d], REAL)?;
+            ones(&guess, 1, 0, d)?;
+            let moves = all.narrow(1, 1, d) - guess;
+            let off = own.factor.f_matmul(&moves)? - &own.moved;
+            let left = off.tr().f_matmul(&off)? + own.rest.tr().f_matmul(&own.rest)?;
+            sum.narrow(0, 1, d).narrow(1, 1, d).f_copy_(&left)?;
+        }
         semidefinite(&(sum / self.moments.count.max(1.0)))
     }
 }

@@ -42,10 +42,10 @@ pub fn sizes(config: &ForecasterConfig, data: &Observed, event_shape: &[i64]) ->
         BasisKind::Polynomial => polynomial_count(sizes.basis_inputs(), config.degree, MOST_MONOMIALS)?,
         _ => config.observables.unwrap_or_else(|| config.default_observables(data.rows())),
     };
-    if let Some(rank) = sizes.rank.filter(|rank| *rank > sizes.all()) {
+    if let Some(rank) = sizes.rank.filter(|rank| *rank >= sizes.all()) {
         return Err(Error::argument(
             "rank",
-            format!("at most {}, the number of observables", sizes.all()),
+            format!("at most {}, the number of observables but the constant", sizes.all() - 1),
             rank,
         ));
     }

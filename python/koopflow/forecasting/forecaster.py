@@ -50,8 +50,8 @@ class KoopmanForecaster(FittedForecaster):
         ``rounds`` times, which takes noise out of observations and fills gaps. ``"gradient"``: then descent
         on errors of forecasts over several steps.
     observables : int, optional
-        Number of psi: 600 up to 140,000 rows, fewer beyond so that a fit takes about a minute; 32 of a
-        network. ``degree`` decides that of polynomials.
+        Number of psi: 600, or 32 of a network, and no more than half of the rows. ``degree`` decides that of
+        polynomials.
     degree : int, default 3
         Largest degree of monomials.
     lengths : (float, float), optional
@@ -63,20 +63,23 @@ class KoopmanForecaster(FittedForecaster):
     history : int, default 1
         Number of rows that one encoding reads: more where single rows do not say what comes next.
     rank : int, optional
-        Number of combinations of the observables that are kept, those that tell most of what comes next
-        (reduced-rank regression). By default all.
+        Number of combinations of the observables that are kept beside the constant, those that tell most of
+        what comes next (reduced-rank regression); uncorrelated over the data. By default all.
     ridge : float, optional
         Ridge, in mean squares of the observables; chosen on held-out paths by default.
     re_encode : {"auto", "never"} or int, default "auto"
         Steps between encodings of a forecast; ``"auto"`` is chosen on held-out paths.
+    max_rows : int, optional
+        Most rows that are fitted to, spread over all paths: as many as take about a minute, 139,000 with 600
+        observables, and at least 50 for each. A note says so.
     margin : float or None, default 0.1
         Room about the data that forecasts may enter, in the data's range, so that one that leaves where data
         are does not run away; None does not hold them. Linear models never are held.
     horizon : float, optional
         Time ahead that choices are made for; up to 256 steps by default.
     held_out : float, default 0.2
-        Share of the paths that choices are made on, or the last part of a single one. All rows are fitted to
-        in the end.
+        Share of the paths that choices are made on, or the last part of a single one. All of them are
+        fitted to in the end.
     noise : float, optional
         Deviation of the observations' noise in deviations of the data; estimated by default.
     rounds : int, default 4
@@ -136,6 +139,7 @@ class KoopmanForecaster(FittedForecaster):
     rank: int | None = None
     ridge: float | None = None
     re_encode: str | int = "auto"
+    max_rows: int | None = None
     margin: float | None = 0.1
     horizon: float | None = None
     held_out: float = 0.2

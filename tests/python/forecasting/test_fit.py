@@ -58,14 +58,14 @@ def test_more_observables_than_rows_or_than_differ():
     twins = fitted(repeated, basis="kernel", observables=50, lengths=(1.0, 1.0))
     assert twins.n_observables_ <= 3 + 30
     with pytest.raises(ArgumentError, match="rank: .*observables that differ"):
-        fitted(repeated[:, :6], basis="polynomial", degree=4, rank=15, held_out=0.0)
-    with pytest.raises(ArgumentError, match="rank: expected at most 3, the number of observables"):
+        fitted(repeated[:, :6], basis="polynomial", degree=4, rank=14, held_out=0.0)
+    with pytest.raises(ArgumentError, match="rank: expected at most 2, the number of observables"):
         fitted(BENT, rank=4)
 
 
 def test_all_combinations_are_the_whole_model():
     options = {"basis": "polynomial", "degree": 2, "margin": None, "ridge": 0.0, "held_out": 0.0}
-    whole, ranked = fitted(BENT, **options), fitted(BENT, rank=6, **options)
+    whole, ranked = fitted(BENT, **options), fitted(BENT, rank=5, **options)
     x = BENT[:4, 3]
     np.testing.assert_allclose(
         ranked.forecast(x, [1, 3], re_encode="never"), whole.forecast(x, [1, 3], re_encode="never"), atol=1e-6

@@ -1,0 +1,379 @@
+"""Part 7: Rayleigh-Bénard convection in the plane: fields of 2,048 numbers, of which few directions move."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.fft import irfft2, rfft2
+
+from koopflow import KoopmanForecaster
+
+from . import convection_rivals, rivals
+from .clock import WALL, WORKED, Clock
+from .environments import Unavailable, interpreter, last_line
+from .scores import Real, deviation
+
+Complex = NDArray[np.complex128]
+HEIGHT, WIDTH = 32, 64  # Points between the plates, and along them.
+CRITICAL = 27.0 * np.pi**4 / 4.0  # Rayleigh number from which on something moves between free-slip plates.
+# Weights of the last steps' rates, newest first, of Adams and Bashforth's methods of orders one to three.
+WEIGHTS = ((1.0,), (1.5, -0.5), (23.0 / 12.0, -16.0 / 12.0, 5.0 / 12.0))
+
+
+@dataclass(frozen=True)
+class Convection:
+    """A fluid between plates at fixed temperatures that it slides along, periodic along them.
+
+    Units are the distance of the plates, the time in which heat diffuses across it, and the difference of the
+    plates' temperatures. With u = -d psi/dz, w = d psi/dx, vorticity omega = lap psi, and theta what the
+    temperature differs from 1 - z by:
+
+        d omega/dt = -J(psi, omega) + Pr lap omega + Ra Pr d theta/dx
+        d theta/dt = -J(psi, theta) + d psi/dx + lap theta
+
+    All three are odd at both plates. So they are extended oddly to a doubly periodic box, where derivatives
+    are exact by Fourier series; the upper third of wave numbers is left out, so that products are exact too.
+    Diffusion is exact in time, and the rest by Adams-Bashforth of order three.
+    """
+
+    rayleigh: float
+    prandtl: float = 1.0
+    aspect: float = 2.0
+    height: int = HEIGHT
+    width: int = WIDTH
+    kx: Real = field(init=False, repr=False)
+    kz: Real = field(init=False, repr=False)
+    square: Real = field(init=False, repr=False)
+    kept: NDArray[np.bool_] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        x, z = np.arange(self.width // 2 + 1), np.fft.fftfreq(2 * self.height, 0.5 / self.height)
+        kx, kz = 2.0 * np.pi / self.aspect * x[None, :], np.pi * z[:, None]
+        kept = (3 * x[None, :] < self.width) & (3 * np.abs(z[:, None]) < 2 * self.height)
+        kept[0, 0] = False
+        square = kx**2 + kz**2
+        square[0, 0] = 1.0
+        for name, value in {"kx": kx, "kz": kz, "square": square, "kept": kept}.items():
+            object.__setattr__(self, name, value)
+
+    def spectrum(self, fields: Real) -> Complex:
+        """Coefficients of fields ``[..., height, width]`` at heights (j + 1/2) / height, extended oddly."""
+        whole = np.concatenate([fields, -fields[..., ::-1, :]], axis=-2)
+        return np.asarray(rfft2(whole) * self.kept, dtype=np.complex128)
+
+    def odd(self, spectrum: Complex) -> Complex:
+        """The odd part.
+
+        Without plates, even waves such as jets from top to bottom grow for ever, also those of rounding:
+        like exp(sqrt(Pr Ra) t), which is everything after 37 / sqrt(Pr Ra).
+        """
+        count = 2 * self.height
+        turn = np.exp(
+            2j * np.pi * np.fft.fftfreq(count)[:, None]
+        )  # As heights are half a point off the plate.
+        mirrored = np.roll(spectrum[..., ::-1, :], 1, axis=-2) * turn
+        return np.asarray((spectrum - mirrored) / 2.0)
+
+    def extended(self, spectrum: Complex) -> Real:
+        """Values ``[..., 2 height, width]`` in the whole periodic box."""
+        return np.asarray(irfft2(spectrum, s=(2 * self.height, self.width)), dtype=np.float64)
+
+    def fields(self, spectrum: Complex) -> Real:
+        """Values ``[..., height, width]`` between the plates."""
+        return self.extended(spectrum)[..., : self.height, :]
+
+    def rates(self, state: Complex) -> Complex:
+        """All of d/dt but diffusion, of coefficients ``[..., 2, 2 height, width / 2 + 1]``: omega, theta."""
+        omega, theta = state[..., 0, :, :], state[..., 1, :, :]
+        psi = -omega / self.square
+        rise = 1j * self.kx * psi
+        u, w = self.extended(-1j * self.kz * psi), self.extended(rise)
+        values = self.extended(state)
+        along, across = rfft2(u[..., None, :, :] * values), rfft2(w[..., None, :, :] * values)
+        moved = -1j * (self.kx * along + self.kz * across)
+        moved[..., 0, :, :] += self.rayleigh * self.prandtl * 1j * self.kx * theta
+        moved[..., 1, :, :] += rise
+        return np.asarray(moved * self.kept, dtype=np.complex128)
+
+    def run(self, state: Complex, dt: float, substeps: int) -> Iterator[Complex]:
+        """Coefficients, those given first, and without end those ``substeps`` steps ``dt`` later."""
+        fade = np.exp(-dt * self.square * np.array([self.prandtl, 1.0])[:, None, None])
+        past: list[Complex] = []
+        while True:
+            state = self.odd(state)
+            yield state
+            for _ in range(substeps):
+                past = [self.rates(state), *(fade * rate for rate in past[:2])]
+                rate = sum(w * r for w, r in zip(WEIGHTS[len(past) - 1], past, strict=True))
+                state = fade * (state + dt * rate)
+
+    def speed(self, state: Complex) -> Real:
+        """Root mean square of the speed, ``[...]``."""
+        psi = -state[..., 0, :, :] / self.square
+        squares = self.extended(-1j * self.kz * psi) ** 2 + self.extended(1j * self.kx * psi) ** 2
+        return np.asarray(np.sqrt(squares.mean(axis=(-1, -2))))
+
+    def begin(self, count: int, seed: int, size: float = 0.1) -> Complex:
+        """Coefficients of fluids at rest whose temperature is disturbed at random in its largest waves."""
+        random = np.random.default_rng(seed)
+        z = (np.arange(self.height)[:, None] + 0.5) / self.height
+        x = np.arange(self.width)[None, :] / self.width
+        theta = np.zeros((count, self.height, self.width))
+        for m in range(1, 5):
+            for n in range(4):
+                size_, phase = random.normal(size=(2, count, 1, 1))
+                theta += size * size_ * np.sin(m * np.pi * z) * np.cos(2.0 * np.pi * (n * x + phase)) / m
+        return self.spectrum(np.stack([np.zeros_like(theta), theta], axis=1))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """How paths are made: time of a row, steps of the solver in it, and rows that are left out first.
+
+    A row is a fiftieth to a fifteenth of the time in which the fluid turns over once.
+    """
+
+    row: float
+    substeps: int
+    spin_up: int
+
+
+PROBLEMS = {1e4: Problem(2e-3, 20, 10), 1e5: Problem(1e-3, 50, 20), 1e6: Problem(3e-4, 100, 33)}
+FITTED, TESTED, ROWS = 16, 4, 150
+LEADS = (1, 5, 20, 50)  # Rows ahead at which errors are counted.
+RANKS, MORE, LATENTS = (16, 5), 64, 5
+EVERY = 5  # Rows between two starts of forecasts.
+
+
+@dataclass(frozen=True)
+class Data:
+    """Temperatures ``[N, T, 1, 32, 64]`` to fit to, and others to test on, a time ``dt`` apart."""
+
+    paths: Real
+    held: Real
+    dt: float
+
+    @cached_property
+    def along(self) -> Principal:
+        """As many principal components of the fit's data as hold nearly everything."""
+        return Principal.of(self.paths, MORE)
+
+    @property
+    def last(self) -> int:
+        """The first row from which no forecast starts."""
+        return int(self.held.shape[1]) - LEADS[-1]
+
+    @property
+    def starts(self) -> Real:
+        """``[B, 1, 32, 64]``."""
+        return self.held[:, : self.last : EVERY].reshape(-1, *self.held.shape[2:])
+
+    def truth(self, lead: int) -> Real:
+        """What follows each start: ``[B, 1, 32, 64]``."""
+        return self.held[:, lead : self.last + lead : EVERY].reshape(-1, *self.held.shape[2:])
+
+
+def data(rayleigh: float, seed: int, *, quick: bool = False) -> Data:
+    """Sequences that begin with disturbances of their own, after convection has set in."""
+    problem, fluid = PROBLEMS[rayleigh], Convection(rayleigh)
+    fitted, tested, rows = (4, 2, LEADS[-1] + 10) if quick else (FITTED, TESTED, ROWS)
+    dt = problem.row / problem.substeps
+    if quick:
+        problem = Problem(5 * dt, 5, problem.spin_up)
+    states = fluid.run(fluid.begin(fitted + tested, seed), dt, problem.substeps)
+    seen = islice(states, problem.spin_up, problem.spin_up + rows)
+    out = np.stack([fluid.fields(state[:, 1]) for state in seen], axis=1)[:, :, None]
+    if not np.isfinite(out).all():
+        raise FloatingPointError(
+            f"the solver's step {dt:g} is too long for a Rayleigh number of {rayleigh:g}"
+        )
+    return Data(out[:fitted], out[fitted:], problem.row)
+
+
+class Scorer:
+    """Errors of forecasts in deviations of the data: 1 is what its mean would have."""
+
+    def __init__(self, given: Data) -> None:
+        self.given, self.scale = given, deviation(given.paths.reshape(*given.paths.shape[:2], -1))
+
+    def error(self, forecast: Real, truth: Real) -> float:
+        away = (forecast - truth).reshape(len(truth), -1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = float(np.sqrt((away**2).sum(axis=1).mean())) / self.scale
+        return found if np.isfinite(found) else float("inf")
+
+    def row(self, forecasts: Real) -> dict[str, float]:
+        """Errors by lead of forecasts ``[leads, B, ...]``."""
+        pairs = zip(LEADS, forecasts, strict=True)
+        return {f"NRMSE, {lead} rows": self.error(found, self.given.truth(lead)) for lead, found in pairs}
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Rows ``[..., 1, 32, 64]`` along principal components of the data, in the data's deviation."""
+
+    mean: Real
+    basis: Real
+    scale: float
+
+    @classmethod
+    def of(cls, paths: Real, count: int) -> Principal:
+        rows = paths.reshape(-1, HEIGHT * WIDTH)
+        away = rows - rows.mean(axis=0)
+        few = len(away) < away.shape[1]  # The products of the fewer, rows or numbers of one.
+        directions = np.linalg.eigh(away @ away.T if few else away.T @ away)[1][:, : -count - 1 : -1]
+        basis = np.linalg.qr(away.T @ directions)[0] if few else directions
+        return cls(rows.mean(axis=0), basis, float(np.sqrt((away**2).sum(axis=1).mean())))
+
+    def first(self, count: int) -> Principal:
+        return Principal(self.mean, self.basis[:, :count], self.scale)
+
+    def into(self, fields: Real) -> Real:
+        flat = fields.reshape(*fields.shape[:-3], HEIGHT * WIDTH)
+        return np.asarray((flat - self.mean) @ self.basis / self.scale)
+
+    def out(self, coordinates: Real) -> Real:
+        flat = coordinates @ self.basis.T * self.scale + self.mean
+        return np.asarray(flat.reshape(*flat.shape[:-1], 1, HEIGHT, WIDTH))
+
+
+def forecasters(rank: int, seed: int, *, quick: bool = False) -> dict[str, KoopmanForecaster]:
+    """The package's own, of fields that are reduced to so many principal components."""
+    return {
+        "koopflow": KoopmanForecaster(components=rank, observables=40 if quick else None, seed=seed),
+        "koopflow, polynomial of degree 1": KoopmanForecaster(
+            components=rank, basis="polynomial", degree=1, seed=seed
+        ),
+    }
+
+
+def own(given: Data, rank: int, seed: int, *, quick: bool = False) -> Iterator[tuple[str, dict[str, float]]]:
+    """Rows of the package's own forecasters, as they are and encoded once only."""
+    times, leads, scorer = (
+        given.dt * np.arange(given.paths.shape[1]),
+        given.dt * np.array(LEADS),
+        Scorer(given),
+    )
+    for name, model in forecasters(rank, seed, quick=quick).items():
+        clock = Clock()
+        model.fit(given.paths, times, progress=False)
+        took = clock.row()
+        for text, choice in (("", "auto"), (", never encoded anew", "never")):
+            if text and "polynomial" in name:
+                continue
+            forecast = np.asarray(model.forecast(given.starts, leads, re_encode=choice))
+            yield f"{name}{text}, r = {rank}", scorer.row(forecast) | took
+
+
+def kernel_dmd(
+    given: Data, rank: int, folder: Path, seconds: float
+) -> Iterator[tuple[str, dict[str, float]]]:
+    """Rows of kooplearn, in an environment of its own, along as many components as hold nearly everything."""
+    along, label = given.along, f"kooplearn, Nyström reduced rank, r = {rank}"
+    try:
+        python = interpreter("kooplearn", folder)
+        with tempfile.TemporaryDirectory() as place:
+            task, answer = Path(place) / "task.npz", Path(place) / "answer.npz"
+            arrays: dict[str, Any] = {"paths": along.into(given.paths), "starts": along.into(given.starts)}
+            np.savez(task, leads=np.array(LEADS), rank=rank, **arrays)
+            environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+            script = Path(convection_rivals.__file__)
+            try:
+                done = subprocess.run(
+                    [str(python), "-W", "ignore", str(script), str(task), str(answer)],
+                    capture_output=True,
+                    text=True,
+                    timeout=seconds,
+                    env=environment | {"OMP_NUM_THREADS": "1"},
+                    check=False,
+                )
+            except subprocess.TimeoutExpired:
+                raise Unavailable(f"not done in {seconds:.0f} s") from None
+            if done.returncode or not answer.exists():
+                raise Unavailable(last_line(done.stderr, f"ended with {done.returncode}"))
+            with np.load(answer) as found:
+                numbers = dict(found)
+    except Unavailable as error:
+        yield f"{label}: {error}", {}
+        return
+    took = {WALL: float(numbers["seconds"]), WORKED: float(numbers["worked"])}
+    for name in ("n_steps", "one step repeated"):
+        yield f"{label}, {name}", Scorer(given).row(along.out(numbers[name])) | took
+
+
+def described(latents: Real, rows: Real) -> dict[str, float]:
+    """How far latents ``[R, r]`` repeat one another, and the energy of rows that is linear in them.
+
+    The determinant of their correlations is 1 where they are orthogonal and 0 where one repeats the others.
+    """
+    z, y = latents - latents.mean(axis=0), rows.reshape(len(rows), -1)
+    y = y - y.mean(axis=0)
+    spread = z.std(axis=0)
+    z = z[:, spread > 1e-12 * max(float(spread.max()), 1e-300)]  # Without the constant, if it is among them.
+    left = y - z @ np.linalg.lstsq(z, y, rcond=None)[0]
+    correlations = np.atleast_2d(np.corrcoef(z.T))
+    return {
+        "latents": float(z.shape[1]),
+        "determinant of correlations": float(np.linalg.det(correlations)),
+        "explained energy, %": 100.0 * (1.0 - float((left**2).sum() / (y**2).sum())),
+    }
+
+
+def latents(
+    given: Data, seed: int, learnt: convection_rivals.Recurrent, *, quick: bool = False
+) -> dict[str, dict[str, float]]:
+    """Five latents of each kind: how orthogonal they are on the data of the fit, and what they explain."""
+    rows = given.paths.reshape(-1, *given.paths.shape[2:])
+    model = KoopmanForecaster(components=RANKS[0], rank=LATENTS, observables=40 if quick else None, seed=seed)
+    model.fit(given.paths, given.dt * np.arange(given.paths.shape[1]), progress=False)
+    found = {
+        f"five latents: koopflow, components={RANKS[0]}, rank=5": np.asarray(model.encode(rows)),
+        "five latents: principal components": given.along.first(LATENTS).into(rows),
+        "five latents: LRAN": learnt.encode(given.along.into(rows)),
+    }
+    return {name: described(z, rows) for name, z in found.items()}
+
+
+def measure(
+    rayleigh: float,
+    seed: int,
+    others: rivals.Rivals | None = None,
+    *,
+    quick: bool = False,
+    steps: int = 1500,
+    given: Data | None = None,
+) -> dict[str, dict[str, float]]:
+    """Rows of every forecaster at a Rayleigh number.
+
+    ``others`` says where kooplearn lives, None leaves it out. ``given`` is data made before.
+    """
+    given = data(rayleigh, seed, quick=quick) if given is None else given
+    scorer, steps = Scorer(given), 5 if quick else steps
+    rows = {"persistence": scorer.row(np.stack([given.starts] * len(LEADS)))}
+    along, learnt = given.along, {}
+    begin = along.into(given.starts)
+    for rank in RANKS:
+        exact = along.first(rank)
+        least = np.stack([exact.out(exact.into(given.truth(lead))) for lead in LEADS])
+        rows[f"least error of {rank} components"] = scorer.row(least)
+        rows |= dict(own(given, rank, seed, quick=quick))
+        if others is not None and "kooplearn" in others.names:
+            rows |= dict(kernel_dmd(given, rank, others.folder, others.seconds))
+        clock = Clock()
+        learnt[rank] = convection_rivals.lran(along.into(given.paths), rank, seed, steps)
+        took = clock.row()
+        rows[f"LRAN, r = {rank}"] = scorer.row(along.out(learnt[rank].forecast(begin, LEADS))) | took
+        print(f"convection, Ra {rayleigh:g}, seed {seed}: {rows}", flush=True)
+    if not quick:
+        rows |= dict(own(given, MORE, seed))
+    return rows | latents(given, seed, learnt[LATENTS], quick=quick)
