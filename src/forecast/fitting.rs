@@ -20,6 +20,8 @@ use crate::monitor::{Monitor, Progress};
 /// Rows that choices are made on, at most: more would not change them.
 const ROWS_TO_CHOOSE: usize = 30_000;
 const RIDGES: [f64; 8] = [1e-26, 1e-20, 1e-16, 1e-12, 1e-9, 1e-6, 1e-4, 1e-2];
+/// Least ridge in squares of the noise of observations.
+const SMOOTHED: f64 = 1e-8;
 /// Where nothing is held out.
 const RIDGE: f64 = 1e-8;
 /// Steps between encodings that are tried.
@@ -166,7 +168,11 @@ impl Fitting<'_> {
         let ridges: Vec<f64> = match (self.config.ridge, check) {
             (Some(given), _) => vec![given],
             (None, None) => vec![RIDGE],
-            (None, Some(_)) => RIDGES.to_vec(),
+            // Rows are never smoothed to more digits than that.
+            (None, Some(_)) => {
+                let least = SMOOTHED * model.facts.noise.powi(2);
+                RIDGES.into_iter().filter(|ridge| *ridge >= least).collect()
+            }
         };
         if lengths.len() * ridges.len() == 1 {
             if let [Some(one)] = lengths.as_slice() {

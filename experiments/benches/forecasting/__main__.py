@@ -14,6 +14,9 @@ Parts are what is measured:
 - *linear*: eigenvalues of a linear system at irregular times with noise, beside PyDMD's BOP-DMD.
 - *size*: seconds and memory of ten thousand paths of a thousand rows.
 - *series*: sunspots and CO2, a season ahead: MASE and CRPS beside seasonal naive and ARIMA.
+- *convection*: fields of Rayleigh and Benard's convection, by some principal components.
+
+``python -m experiments.benches.forecasting.hopper`` is the benchmark of latent ODEs.
 
 Other libraries run in environments of their own, which are made in the folder ``--environments`` when they
 are first needed (``python -m experiments.benches.forecasting.environments`` makes all). Where one cannot be
@@ -30,10 +33,10 @@ from typing import Any
 
 from ...environment import machine, versions
 from ..flow_spectrum.tables import plain
-from . import attractors, chaos, environments, linear, oscillators, rivals, series, size
+from . import attractors, chaos, convection, environments, linear, oscillators, rivals, series, size
 from .systems import OSCILLATORS
 
-PARTS = ("chaos", "oscillators", "attractors", "linear", "size", "series")
+PARTS = ("chaos", "oscillators", "attractors", "linear", "size", "series", "convection")
 Table = dict[str, list[dict[str, float]]]
 
 
@@ -97,6 +100,10 @@ def main() -> None:
         say("size", gathered([size.measure(s, quick=quick) for s in seeds]))
     if "series" in options.parts:
         say("series", gathered([series.measure(s, found, quick=quick) for s in seeds]))
+    if "convection" in options.parts:
+        for rayleigh in convection.PROBLEMS:
+            rows = gathered([convection.measure(rayleigh, s, others, quick=quick) for s in seeds])
+            say(f"convection, Ra {rayleigh:g}", rows)
 
 
 if __name__ == "__main__":

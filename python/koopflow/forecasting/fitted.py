@@ -20,6 +20,9 @@ from .paths import Paths, as_lead_times, as_mask
 from .smoothing import SmoothedPaths
 from .spectrum import SequenceSpectrum
 
+# Numbers of a state that filters are over by default.
+LARGEST = 128
+
 
 class FittedForecaster(Parameters):
     """A forecaster in the core. :class:`koopflow.KoopmanForecaster` makes one, and has the words for it."""
@@ -98,8 +101,9 @@ class FittedForecaster(Parameters):
         """What is believed of paths given noisy, partial observations of them.
 
         Kalman's filter and the smoother of Rauch, Tung and Striebel: over the state, which is encoded anew at
-        every step, or with ``re_encode="never"`` over the observables, whose evolution is linear, so that the
-        posterior is exact for the model at any times.
+        every step whatever forecasts do, or with ``re_encode="never"``, and for states of more than 128
+        numbers, over the observables, whose evolution is linear, so that the posterior is exact for the model
+        at any times.
 
         Parameters
         ----------
@@ -146,7 +150,7 @@ class FittedForecaster(Parameters):
                 seen_at,
                 wanted,
                 noise=level,
-                re_encode=self._steps(re_encode) > 0 or (self._linear and re_encode == "auto"),
+                re_encode=self._over_states if re_encode == "auto" else self._steps(re_encode) > 0,
                 backwards=not as_flag(filter_only, "filter_only"),
                 condition=self._condition(condition, len(rows)),
                 monitor=meter.monitor,
@@ -236,9 +240,11 @@ class FittedForecaster(Parameters):
         return dict(json.loads(self._fitted().facts)["sizes"])
 
     @property
-    def _linear(self) -> bool:
-        """Whether there is nothing but the state among the observables: both filters are then one."""
-        return not self._sizes["psi"] and self._sizes["rank"] is None
+    def _over_states(self) -> bool:
+        """Whether filters are over states by default: their covariance is not too large."""
+        sizes = self._sizes
+        numbers = sizes["components"] or math.prod(sizes["event_shape"])
+        return bool(sizes["history"] * numbers <= LARGEST)
 
     def _steps(self, re_encode: str | int) -> int:
         """Steps between encodings, 0 for never."""
