@@ -11,6 +11,9 @@ use super::Forecaster;
 use crate::data::Observed;
 use crate::error::{Error, Result};
 
+/// Held-out errors that differ by less than this factor say nothing against a round.
+const ALIKE: f64 = 1.05;
+
 /// Paths of equal times that are smoothed at once hold at most so many numbers.
 const KEPT: i64 = 1 << 26;
 
@@ -82,8 +85,9 @@ pub fn refine(model: Forecaster, fitting: &mut Fitting<'_>) -> Result<Forecaster
             }
             other => other?,
         };
-        // A later one counts where it is as good: held-out rows are as noisy as they were.
-        if check.is_none() || error <= best.0 * 1.01 {
+        // A later one counts where it is about as good: held-out rows are as noisy as they were, so that their errors
+        // hardly tell.
+        if check.is_none() || error <= best.0 * ALIKE {
             best = (error.min(best.0), next.shallow_clone());
         }
         model = next;
