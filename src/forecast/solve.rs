@@ -9,6 +9,9 @@ use crate::koopman::Eigenvectors;
 
 const REAL: (Kind, Device) = (Kind::Double, Device::Cpu);
 
+/// Least ridge of regressions by squares.
+const SQUARED: f64 = 1e-12;
+
 /// Moments with the eigenvectors of their Gram matrix: any ridge is then a matter of products.
 pub struct Normal<'a> {
     moments: &'a Moments,
@@ -126,7 +129,9 @@ impl<'a> Normal<'a> {
         let p = self.moments.gram.size()[0];
         let guess = structure.guess(p)?;
         let right = &self.moments.cross - self.moments.gram.f_matmul(&guess)?;
-        let all = self.apply(&(right / self.moments.count.max(1.0)), ridge)? + &guess;
+        // What squares say of psi has half the digits: with less of a ridge its columns would be rounding.
+        let squared = ridge.max(SQUARED);
+        let all = self.apply(&(right / self.moments.count.max(1.0)), squared)? + &guess;
         if let Some(own) = &self.exact {
             let d = structure.sizes.dimension();
             let columns = self.moves(own, ridge)? + guess.narrow(1, 1, d);
