@@ -144,9 +144,8 @@ class SequenceSpectrum:
         if self.residuals is None or self.energy is None:
             return "not checked along data: spectrum(paths) measures which modes to believe"
         moving = np.abs(self.eigenvalues) > 1e-9
-        share = self.energy[moving & (self.residuals <= TRUSTED)].sum() / max(
-            self.energy[moving].sum(), 1e-300
-        )
+        trusted = max(float(self.energy[moving & (self.residuals <= TRUSTED)].sum()), 0.0)
+        share = trusted / max(self.energy[moving].sum(), 1e-300)
         said = f"{share:.0%} of the energy is in modes that follow the data to {TRUSTED:.0%} a step"
         if share < 0.5:
             said = f"only {said}: the data have no such point spectrum, or the observables do not span it"
