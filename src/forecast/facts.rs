@@ -8,7 +8,7 @@ use crate::data::Observed;
 use crate::error::{Error, Result};
 use crate::koopman::Eigenvectors;
 use crate::monitor::Monitor;
-use crate::tensor::exact;
+use crate::spectrum::partners;
 
 /// Eigenvalues whose modulus is below this are a step's null space: they have no rate.
 const NULL: f64 = 1e-12;
@@ -27,6 +27,8 @@ pub struct Modes {
     pub standard: Tensor,
     /// ||w|| ||q||, `[r]`
     pub conditions: Tensor,
+    /// The place of the other of each conjugate pair; real ones are their own.
+    partners: Vec<usize>,
 }
 
 /// What data say of modes, `[r]` each, float64.
@@ -72,22 +74,9 @@ impl Modes {
             x.abs().square().sum_dim_intlist([axis].as_slice(), false, Kind::Double).sqrt()
         };
         let conditions = length(&eigen.columns, 0) * length(&rows, 1);
-        Ok(Modes { rates, modes, standard, weights: eigen.columns, conditions })
-    }
-
-    /// psi of stacks of standardised states, complex `[B, r]`.
-    ///
-    /// # Errors
-    /// Whatever libtorch refuses.
-    pub fn eigenfunctions(
-        &self,
-        model: &Forecaster,
-        stack: &Tensor,
-        condition: Option<&Tensor>,
-    ) -> Result<Tensor> {
-        let _guard = tch::no_grad_guard();
-        let g = exact(&model.encode(stack, condition)?).to_kind(Kind::ComplexDouble);
-        Ok(g.f_matmul(&self.weights)?)
+        let imaginary = Vec::<f64>::try_from(&eigen.values.f_imag()?.contiguous())?;
+        let partners = partners(&imaginary)?;
+        Ok(Modes { rates, modes, standard, weights: eigen.columns, conditions, partners })
     }
 
     /// Whether data are such as the model is of.
@@ -172,24 +161,9 @@ impl Modes {
         let shared = (centred * scaled.f_matmul(&scaled.conj().tr())?).f_real()?.contiguous();
         let shared = shared / d as f64;
         let energy = shared.diagonal(0, 0, 1).contiguous();
-        let (order, explained) = ranked(&shared, total, &pairs(&self.rates)?)?;
+        let (order, explained) = ranked(&shared, total, &self.partners)?;
         Ok(ModeFacts { power, residuals, energy, order, explained })
     }
-}
-
-/// The other of each conjugate pair; real ones are their own.
-fn pairs(rates: &Tensor) -> Result<Vec<usize>> {
-    let imaginary = Vec::<f64>::try_from(&rates.f_imag()?.contiguous())?;
-    let mut partners: Vec<usize> = (0..imaginary.len()).collect();
-    let mut place = 0;
-    while place + 1 < imaginary.len() {
-        if imaginary[place] > 0.0 && imaginary[place + 1] < 0.0 {
-            partners.swap(place, place + 1);
-            place += 1;
-        }
-        place += 1;
-    }
-    Ok(partners)
 }
 
 /// Modes one after the other by what they leave of the variance, from what they share, `[r, r]`; and how much is then

@@ -10,7 +10,7 @@ use crate::monitor::Monitor;
 /// What moves between observations.
 pub enum Dynamics<'a> {
     /// Stacks of states, which are encoded anew at every step: the extended filter.
-    States { model: &'a Forecaster, condition: Option<Tensor>, process: Tensor },
+    States { model: &'a Forecaster, condition: Option<Tensor>, process: Tensor, short: Tensor },
     /// Observables, which evolve linearly: exact for the model.
     Observables { model: &'a Forecaster, condition: Option<Tensor> },
 }
@@ -29,7 +29,22 @@ impl Gaussian {
     }
 }
 
-impl Dynamics<'_> {
+impl<'a> Dynamics<'a> {
+    /// States that a step adds `process`, `[d, d]`, to.
+    ///
+    /// # Errors
+    /// Whatever libtorch refuses.
+    pub fn states(model: &'a Forecaster, condition: Option<Tensor>, process: Tensor) -> Result<Self> {
+        let own = &model.evolution;
+        // What a step, or its rate, makes of the state: formed once for all steps.
+        let matrix = match (&own.generator, model.facts.continuous) {
+            (Some(generator), true) => generator,
+            _ => &own.transition,
+        };
+        let short = matrix.f_matmul(&own.readout)?;
+        Ok(Dynamics::States { model, condition, process, short })
+    }
+
     pub fn model(&self) -> &Forecaster {
         match self {
             Dynamics::States { model, .. } | Dynamics::Observables { model, .. } => model,
@@ -139,21 +154,19 @@ impl Dynamics<'_> {
             Dynamics::Observables { model, .. } => {
                 linear(from, &model.evolution.transition, &model.evolution.covariance)
             }
-            Dynamics::States { model, condition, process } => {
+            Dynamics::States { model, condition, process, short } => {
                 let d = model.sizes.dimension();
                 let n = self.size();
                 let slopes = model.slopes(&from.mean, condition.as_ref())?;
-                let own = &model.evolution;
-                let (newest, slope, share) = match (&own.generator, model.facts.continuous) {
-                    (Some(generator), true) => {
+                let (newest, slope, share) = match model.facts.continuous {
+                    true => {
                         let moved = model.advanced(&from.mean, condition.as_ref(), None, time)?;
-                        let rate = slopes.f_matmul(&generator.f_matmul(&own.readout)?)?;
+                        let rate = slopes.f_matmul(short)?;
                         (moved, (rate * time).f_linalg_matrix_exp()?, time / model.facts.step)
                     }
-                    _ => {
-                        let short = own.transition.f_matmul(&own.readout)?;
-                        let moved = model.encode(&from.mean, condition.as_ref())?.f_matmul(&short)?;
-                        (model.clipped(&moved), slopes.f_matmul(&short)?, 1.0)
+                    false => {
+                        let moved = model.encode(&from.mean, condition.as_ref())?.f_matmul(short)?;
+                        (model.clipped(&moved), slopes.f_matmul(short)?, 1.0)
                     }
                 };
                 let mean = model.shifted(&from.mean, &newest);

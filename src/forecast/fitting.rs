@@ -197,7 +197,7 @@ impl Fitting<'_> {
             // The strongest first: a weaker one has to be better.
             for (index, ridge) in ridges.iter().rev().enumerate() {
                 let mut tried = model.shallow_clone();
-                set(&mut tried, &normal, &moments, *ridge)?;
+                set(&mut tried, &normal, &moments, *ridge, false)?;
                 let error = check.error(&tried, Some(1), self.monitor)?;
                 own = own.min(error);
                 self.history.tried("ridge", format!("{ridge:e} of lengths {lengths:?}"), error);
@@ -223,7 +223,7 @@ impl Fitting<'_> {
         let normal = Normal::new(&moments)?;
         let mut best = (f64::INFINITY, RIDGE);
         for ridge in RIDGES.iter().rev() {
-            set(model, &normal, &moments, *ridge)?;
+            set(model, &normal, &moments, *ridge, false)?;
             let error = check.error(model, Some(1), self.monitor)?;
             if error < best.0 * BETTER {
                 best = (error, *ridge);
@@ -323,15 +323,15 @@ pub fn solve_all(
     };
     history.pairs = moments.count as i64;
     model.config.ridge = Some(ridge);
-    set(model, &Normal::new(&moments)?, &moments, ridge)?;
+    set(model, &Normal::new(&moments)?, &moments, ridge, true)?;
     match model.facts.continuous {
         true => polish(model, data, ranges, ridge, monitor),
         false => Ok(()),
     }
 }
 
-/// The evolution by a ridge, into `model`.
-fn set(model: &mut Forecaster, normal: &Normal<'_>, moments: &Moments, ridge: f64) -> Result<()> {
+/// The evolution by a ridge, into `model`; what a step adds only for the `last`, which forecasts without noise do not ask.
+fn set(model: &mut Forecaster, normal: &Normal<'_>, moments: &Moments, ridge: f64, last: bool) -> Result<()> {
     let continuous = model.facts.continuous;
     let (m, d, device) = (model.sizes.all(), model.sizes.dimension(), model.device());
     let structure = Structure { sizes: &model.sizes, rates: continuous };
@@ -340,7 +340,7 @@ fn set(model: &mut Forecaster, normal: &Normal<'_>, moments: &Moments, ridge: f6
     let (solution, moments, readout, projection, covariance) = match model.sizes.rank {
         None => {
             let solution = normal.solve(ridge, &structure)?;
-            let covariance = (!continuous).then(|| normal.covariance(&solution)).transpose()?;
+            let covariance = (last && !continuous).then(|| normal.covariance(&solution)).transpose()?;
             (solution, moments, slice(m, d, Device::Cpu)?, None, covariance)
         }
         Some(rank) => {
@@ -348,7 +348,7 @@ fn set(model: &mut Forecaster, normal: &Normal<'_>, moments: &Moments, ridge: f6
             combined = moments.combined(&projection)?;
             let own = Normal::new(&combined)?;
             let solution = own.solve_combined(ridge, rank + 1, continuous)?;
-            let covariance = (!continuous).then(|| own.covariance(&solution)).transpose()?;
+            let covariance = (last && !continuous).then(|| own.covariance(&solution)).transpose()?;
             let readout = own.readout(&projection, &gram, d)?;
             (solution, &combined, readout, Some(projection), covariance)
         }

@@ -112,7 +112,7 @@ pub fn estimate(
                 .map(|row| Seen { time: row as f64 * model.facts.step, rows: Some(rows.narrow(0, row, 1)) })
                 .collect();
             let condition = condition_of(model, data, part.path, 1);
-            let dynamics = Dynamics::States { model, condition, process: process(model, noise, false)? };
+            let dynamics = Dynamics::states(model, condition, process(model, noise, false)?)?;
             total += match run(&dynamics, &seen, 1, noise, false, monitor) {
                 Ok((_, likelihood)) => likelihood.double_value(&[0]),
                 Err(Error::Divergence(_) | Error::Torch(_)) => f64::NEG_INFINITY,

@@ -148,7 +148,7 @@ fn smoothed(model: &Forecaster, data: &Observed, noise: f64, fitting: &mut Fitti
         let each: Vec<Tensor> = (path..end).filter_map(|own| condition_of(model, data, own, 1)).collect();
         let condition = (!each.is_empty()).then(|| Tensor::f_cat(&each, 0)).transpose()?;
         conditions.extend(each);
-        let dynamics = Dynamics::States { model, condition, process: process.shallow_clone() };
+        let dynamics = Dynamics::states(model, condition, process.shallow_clone())?;
         let batch = (end - path) as i64;
         let (found, _) = run(&dynamics, &seen, batch, noise, true, fitting.monitor)?;
         let means: Vec<Tensor> = found.into_iter().map(|own| own.mean).collect();

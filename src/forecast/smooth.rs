@@ -93,11 +93,10 @@ pub fn smooth(
             .map(|(time, place)| Seen { time: *time, rows: place.map(|place| part.select(1, place)) })
             .collect();
         let dynamics = match seen.re_encode {
-            true => Dynamics::States {
-                model,
-                condition: condition.as_ref().map(|c| c.narrow(0, first, rows)),
-                process: process(model, seen.noise, wary)?,
-            },
+            true => {
+                let condition = condition.as_ref().map(|c| c.narrow(0, first, rows));
+                Dynamics::states(model, condition, process(model, seen.noise, wary)?)?
+            }
             false => Dynamics::Observables {
                 model,
                 condition: condition.as_ref().map(|c| c.narrow(0, first, rows)),

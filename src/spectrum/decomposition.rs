@@ -307,7 +307,7 @@ fn check(parameters: &Tensor) -> Result<()> {
 }
 
 /// Conjugates side by side, the positive frequency first, as LAPACK gives them.
-fn partners(imaginary: &[f64]) -> Result<Vec<usize>> {
+pub(crate) fn partners(imaginary: &[f64]) -> Result<Vec<usize>> {
     let mut partners = Vec::with_capacity(imaginary.len());
     while partners.len() < imaginary.len() {
         let k = partners.len();

@@ -13,6 +13,7 @@ pub mod flow;
 mod levels;
 mod vectors;
 
+pub(crate) use decomposition::partners;
 pub use decomposition::Spectrum;
 pub use edit::{Change, Edit};
 pub use facts::{Facts, Sort, RESIDUAL_TIMES};
