@@ -152,7 +152,10 @@ impl Modes {
         };
         let shared = (along(w, &cross, w)? * multiplier.conj()).f_real()?;
         let square = along(w, &future, w)?.f_real()? - shared * 2.0 + multiplier.abs().square() * &power;
-        let residuals = (square.clamp_min(0.0) / &power).sqrt() * unit;
+        // What is small beside the observables is a difference of large numbers: no residual is known to less than that.
+        let rounding = gram.f_real()?.diagonal(0, 0, 1).sum(Kind::Double).double_value(&[]) * f64::EPSILON;
+        let known = square.maximum(&((multiplier.abs().square() + 1.0) * rounding));
+        let residuals = (known / &power).sqrt() * unit;
         // What modes share: mean psi_k conj(psi_l) v_k . conj(v_l), about the mean, in the data's variance.
         let mean = (&moments.sum / moments.count).to_kind(Kind::ComplexDouble).f_matmul(w)?;
         let psi = w.tr().f_matmul(&gram)?.f_matmul(&w.conj())?;
