@@ -37,11 +37,10 @@ impl<'a> Dynamics<'a> {
     pub fn states(model: &'a Forecaster, condition: Option<Tensor>, process: Tensor) -> Result<Self> {
         let own = &model.evolution;
         // What a step, or its rate, makes of the state: formed once for all steps.
-        let matrix = match (&own.generator, model.facts.continuous) {
-            (Some(generator), true) => generator,
-            _ => &own.transition,
+        let short = match (&own.generator, model.facts.continuous) {
+            (Some(generator), true) => generator.f_matmul(&own.readout)?,
+            _ => own.next_state()?.columns,
         };
-        let short = matrix.f_matmul(&own.readout)?;
         Ok(Dynamics::States { model, condition, process, short })
     }
 

@@ -8,9 +8,10 @@ use tch::{Device, Kind, Tensor};
 use super::basis::{FOURIER_LENGTHS, KERNEL_LENGTHS};
 use super::continuous::{learn_process, polish};
 use super::exponentials::refit;
+use super::model::NextState;
 use super::moments::{of_rates, of_steps, Moments};
 use super::score::Check;
-use super::solve::{Normal, Solution, Structure};
+use super::solve::{Normal, Solution, Structure, SQUARED};
 use super::start::{slice, start};
 use super::{BasisKind, Evolution, Forecaster, ForecasterConfig, ForecasterHistory, Method, ReEncode};
 use crate::data::Observed;
@@ -337,9 +338,15 @@ fn set(model: &mut Forecaster, normal: &Normal<'_>, moments: &Moments, ridge: f6
     let structure = Structure { sizes: &model.sizes, rates: continuous };
     let gram = moments.gram.narrow(0, 0, m).narrow(1, 0, m);
     let combined;
+    let mut finer = None;
     let (solution, moments, readout, projection, covariance) = match model.sizes.rank {
         None => {
-            let solution = normal.solve(ridge, &structure)?;
+            // A linear model has no columns but the state's.
+            let one = if model.sizes.psi > 0 { ridge.max(SQUARED) } else { ridge };
+            if one > ridge {
+                finer = normal.finer(ridge, &structure)?;
+            }
+            let solution = normal.solve(one, &structure)?;
             let covariance = (last && !continuous).then(|| normal.covariance(&solution)).transpose()?;
             (solution, moments, slice(m, d, Device::Cpu)?, None, covariance)
         }
@@ -368,6 +375,11 @@ fn set(model: &mut Forecaster, normal: &Normal<'_>, moments: &Moments, ridge: f6
     let home = |x: Tensor| x.to_device(device);
     model.evolution = Evolution {
         transition: home(transition),
+        finer: finer.map(|own| NextState {
+            columns: home(own.columns),
+            drive: own.drive.map(home),
+            covariance: home(own.covariance),
+        }),
         generator: generator.map(home),
         drive: solution.drive.map(home),
         readout: home(readout),

@@ -6,10 +6,10 @@ use std::collections::HashMap;
 use tch::{Kind, Tensor};
 
 use super::fitting::Fitting;
-use super::model::Sizes;
+use super::model::{NextState, Sizes};
 use super::moments::standard_rows;
 use super::score::Check;
-use super::{Basis, BasisKind, Forecaster};
+use super::{Basis, BasisKind, Evolution, Forecaster};
 use crate::data::Observed;
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
@@ -61,6 +61,7 @@ pub fn train(model: Forecaster, fitting: &mut Fitting<'_>) -> Result<Forecaster>
     let training = Training {
         model: &trained,
         parameters: &parameters,
+        drive: trained.evolution.next_state()?.drive,
         bank,
         check: check.as_ref(),
         random: random.fork("forecaster batches"),
@@ -97,11 +98,11 @@ fn trainable(model: &Forecaster) -> Result<(Forecaster, Parameters)> {
     let mut parameters = Parameters::new(Kind::Double, model.device());
     let mut random = RandomSource::new(0);
     let basis = Basis::new(config, sizes.basis_inputs(), sizes.psi, &mut parameters, &mut random)?;
-    let columns = learnt(&model.evolution.transition, sizes)?;
+    let columns = learnt(&model.evolution, sizes)?;
     let _leaf = parameters.add(COLUMNS, columns);
     parameters.pack();
     let mut known: HashMap<String, Tensor> = model.parameters.named().into_iter().collect();
-    known.insert(COLUMNS.into(), learnt(&model.evolution.transition, sizes)?);
+    known.insert(COLUMNS.into(), learnt(&model.evolution, sizes)?);
     parameters.restore(|name| {
         known.remove(name).ok_or_else(|| Error::Internal(anyhow::anyhow!("no parameter {name}")))
     })?;
@@ -111,9 +112,9 @@ fn trainable(model: &Forecaster) -> Result<(Forecaster, Parameters)> {
 }
 
 /// Columns of K of the newest state and of psi, `[m, d + k]`.
-fn learnt(transition: &Tensor, sizes: &Sizes) -> Result<Tensor> {
-    let state = transition.narrow(1, 1, sizes.dimension());
-    Ok(Tensor::f_cat(&[state, transition.narrow(1, sizes.all() - sizes.psi, sizes.psi)], 1)?)
+fn learnt(evolution: &Evolution, sizes: &Sizes) -> Result<Tensor> {
+    let psi = evolution.transition.narrow(1, sizes.all() - sizes.psi, sizes.psi);
+    Ok(Tensor::f_cat(&[evolution.next_state()?.columns, psi], 1)?)
 }
 
 /// The better one on held-out rows of: what descended, the closed form of its basis, and the model before.
@@ -141,13 +142,17 @@ fn chosen(
     fitting.solve(&mut solved, ridge)?;
     let mut descended = solved.shallow_clone();
     if let Some(columns) = columns {
-        let transition = solved.evolution.transition.copy();
         let (d, k) = (sizes.dimension(), sizes.psi);
-        transition.narrow(1, 1, d).f_copy_(&columns.narrow(1, 0, d))?;
+        let state = columns.narrow(1, 0, d);
         if config.basis == BasisKind::Network {
+            // Both were trained for each other.
+            let transition = solved.evolution.transition.copy();
+            transition.narrow(1, 1, d).f_copy_(&state)?;
             transition.narrow(1, sizes.all() - k, k).f_copy_(&columns.narrow(1, d, k))?;
+            descended.evolution.transition = transition;
         }
-        descended.evolution.transition = transition;
+        let own = solved.evolution.next_state()?;
+        descended.evolution.finer = Some(NextState { columns: state.copy(), ..own });
     }
     let mut best: Option<(f64, Forecaster)> = None;
     for (name, mut model) in
@@ -223,6 +228,8 @@ impl Bank {
 struct Training<'a> {
     model: &'a Forecaster,
     parameters: &'a Parameters,
+    /// What inputs add to the state.
+    drive: Option<Tensor>,
     bank: Bank,
     check: Option<&'a Check>,
     random: RandomSource,
@@ -255,9 +262,9 @@ impl Training<'_> {
         for ahead in 1..=bank.ahead {
             let g = model.encode_all(&stack, condition.as_ref())?;
             let mut next = g.f_matmul(&short)?;
-            if let (Some(inputs), Some(drive)) = (&bank.inputs, &model.evolution.drive) {
+            if let (Some(inputs), Some(drive)) = (&bank.inputs, &self.drive) {
                 let own = inputs.f_index_select(0, &(&first + (history + ahead - 2)))?;
-                next += own.f_matmul(drive)?.f_matmul(&model.evolution.readout)?;
+                next += own.f_matmul(drive)?;
             }
             let truth = row(history + ahead - 1)?;
             let weight = 1.0 / ahead as f64;
@@ -303,11 +310,9 @@ impl Step for Training<'_> {
         let error = self.parameters.with(&average, || {
             let _guard = tch::no_grad_guard();
             let mut model = self.model.shallow_clone();
-            let transition = model.evolution.transition.copy();
-            let columns = self.columns();
-            let d = model.sizes.dimension();
-            transition.narrow(1, 1, d).f_copy_(&columns.narrow(1, 0, d))?;
-            model.evolution.transition = transition;
+            let columns = self.columns().narrow(1, 0, model.sizes.dimension());
+            let own = model.evolution.next_state()?;
+            model.evolution.finer = Some(NextState { columns, ..own });
             check.error(&model, Some(1), monitor)
         })?;
         Ok(Look {

@@ -7,11 +7,27 @@ use crate::error::{Error, Result};
 use crate::nets::{Dual, Parameters};
 use crate::tensor::{shape_text, shared};
 
+/// What one step makes of the newest state: all that encoding anew asks for. float64.
+#[derive(Debug)]
+pub struct NextState {
+    /// `[m, d]`
+    pub columns: Tensor,
+    /// What inputs add, `[u, d]`.
+    pub drive: Option<Tensor>,
+    /// Of what a step adds, `[d, d]`.
+    pub covariance: Tensor,
+}
+
+shared!(NextState { columns, drive, covariance });
+
 /// How observables evolve; float64.
 #[derive(Debug)]
 pub struct Evolution {
     /// K: `[m, m]`, over one step.
     pub transition: Tensor,
+    /// The newest state by less of a ridge than K has. The regression of a state is exact to all digits, that of psi is
+    /// not, and a K of both ridges is far from normal: its eigenvalues would be spurious.
+    pub finer: Option<NextState>,
     /// L: `[m, m]`, where there is one.
     pub generator: Option<Tensor>,
     /// What inputs add in one step, `[u, m]`, or to the rate where times are irregular.
@@ -29,7 +45,50 @@ pub struct Evolution {
     pub projection: Option<Tensor>,
 }
 
-shared!(Evolution { transition, generator, drive, readout, covariance, gain, mean, spread, projection });
+shared!(Evolution {
+    transition,
+    finer,
+    generator,
+    drive,
+    readout,
+    covariance,
+    gain,
+    mean,
+    spread,
+    projection
+});
+
+impl Evolution {
+    /// What a step makes of the newest state, by K where there is nothing finer.
+    ///
+    /// # Errors
+    /// Whatever libtorch refuses.
+    pub fn next_state(&self) -> Result<NextState> {
+        if let Some(finer) = &self.finer {
+            return Ok(finer.shallow_clone());
+        }
+        let read = |x: &Tensor| x.f_matmul(&self.readout);
+        Ok(NextState {
+            columns: read(&self.transition)?,
+            drive: self.drive.as_ref().map(read).transpose()?,
+            covariance: self.readout.tr().f_matmul(&read(&self.covariance)?)?,
+        })
+    }
+
+    /// Lets a step add more to a state that is among the observables, `[d, d]`.
+    ///
+    /// # Errors
+    /// Whatever libtorch refuses.
+    pub fn add_to_state(&mut self, covariance: &Tensor) -> Result<()> {
+        let d = covariance.size()[0];
+        let block = self.covariance.narrow(0, 1, d).narrow(1, 1, d);
+        let _ = block.shallow_clone().f_add_(covariance)?;
+        if let Some(finer) = &mut self.finer {
+            finer.covariance = &finer.covariance + covariance;
+        }
+        Ok(())
+    }
+}
 
 /// How rows become standardised states; float64.
 #[derive(Debug)]

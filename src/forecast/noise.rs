@@ -32,7 +32,7 @@ const LEAST: f64 = 0.1;
 /// Whatever libtorch refuses.
 pub fn process(model: &Forecaster, noise: f64, wary: bool) -> Result<Tensor> {
     let own = &model.evolution;
-    let residual = own.readout.tr().f_matmul(&own.covariance)?.f_matmul(&own.readout)?;
+    let residual = own.next_state()?.covariance;
     let d = residual.size()[0];
     let eye = Tensor::f_eye(d, model.options())?;
     let less = match wary {
@@ -53,8 +53,7 @@ pub fn gain(model: &Forecaster, data: &Observed, ranges: &[Range<usize>]) -> Res
     if model.sizes.stack() > LARGEST || model.facts.continuous {
         return Ok(None);
     }
-    let own = &model.evolution;
-    let short = own.transition.f_matmul(&own.readout)?;
+    let short = model.evolution.next_state()?.columns;
     let mut sums: Vec<Tensor> = Vec::new();
     for part in runs(model, data, ranges) {
         let rows = standard_rows(model, data, part.first..part.first + part.length);
@@ -98,8 +97,7 @@ pub fn estimate(
     let parts = runs(model, data, ranges);
     let mut best: Option<(f64, f64)> = None;
     // What a step leaves unexplained holds all of the noise of what was to be forecast.
-    let own = &model.evolution;
-    let residual = own.readout.tr().f_matmul(&own.covariance)?.f_matmul(&own.readout)?;
+    let residual = model.evolution.next_state()?.covariance;
     let most = AMPLE * residual.diagonal(0, 0, 1).mean(Kind::Double).double_value(&[]).max(0.0).sqrt();
     if most < LEVELS[0] {
         return Ok(Some(0.0));

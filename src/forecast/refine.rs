@@ -101,12 +101,10 @@ impl Forecaster {
     /// Lets a step add some of the noise's deviation to the state: a fit to smoothed paths leaves next to nothing.
     fn allow(&mut self, noise: f64) -> Result<()> {
         let added = process(self, noise, false)?;
-        let d = added.size()[0];
-        if self.evolution.projection.is_none() {
-            let block = self.evolution.covariance.narrow(0, 1, d).narrow(1, 1, d);
-            let _ = block.shallow_clone().f_add_(&added)?;
+        match self.evolution.projection {
+            None => self.evolution.add_to_state(&added),
+            Some(_) => Ok(()),
         }
-        Ok(())
     }
 
     /// Learns what a step makes of noise.

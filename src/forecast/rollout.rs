@@ -98,7 +98,7 @@ impl Noise {
             false => request.re_encode == Some(1),
         };
         let covariance = match of_state {
-            true => own.readout.tr().f_matmul(&own.covariance)?.f_matmul(&own.readout)?,
+            true => own.next_state()?.covariance,
             false => own.covariance.shallow_clone(),
         };
         let (values, vectors) = semidefinite(&covariance)?.f_linalg_eigh("L")?;
@@ -187,8 +187,9 @@ impl Run<'_> {
         Ok(Some(inputs.select(0, step as i64)))
     }
 
-    fn drive(&self, step: usize) -> Result<Option<Tensor>> {
-        match (self.inputs_of(step)?, &self.model.evolution.drive) {
+    /// What the inputs of a step add by B, `[u, any]`.
+    fn drive_by(&self, step: usize, drive: &Option<Tensor>) -> Result<Option<Tensor>> {
+        match (self.inputs_of(step)?, drive) {
             (Some(inputs), Some(drive)) => Ok(Some(inputs.f_matmul(drive)?)),
             _ => Ok(None),
         }
@@ -237,8 +238,8 @@ impl Run<'_> {
         let own = &self.model.evolution;
         let (d, rows) = (self.model.sizes.dimension(), self.stack.size()[0]);
         let newest = |stack: &Tensor| stack.narrow(1, 0, d).shallow_clone();
-        // Where every step encodes anew, only what it moves the state by is formed.
-        let short = (self.re_encode == Some(1)).then(|| own.transition.f_matmul(&own.readout)).transpose()?;
+        // What is encoded anew is only a state, which may be known better than by K.
+        let short = self.re_encode.is_some().then(|| own.next_state()).transpose()?;
         let mut g: Option<Tensor> = None;
         let mut since = 0;
         let mut state = newest(&self.stack);
@@ -259,12 +260,11 @@ impl Run<'_> {
             if now == last {
                 break;
             }
-            let driven = self.drive(now)?;
             let noise = self.noise.as_mut().map(|noise| noise.draw(rows)).transpose()?;
-            if let Some(short) = &short {
-                let mut next = self.encode()?.f_matmul(short)?;
-                if let Some(driven) = &driven {
-                    next += driven.f_matmul(&own.readout)?;
+            if let (Some(1), Some(short)) = (self.re_encode, &short) {
+                let mut next = self.encode()?.f_matmul(&short.columns)?;
+                if let Some(driven) = self.drive_by(now, &short.drive)? {
+                    next += driven;
                 }
                 if let Some(noise) = noise {
                     next += noise;
@@ -275,14 +275,23 @@ impl Run<'_> {
             }
             let before = g.take().map_or_else(|| self.encode(), Ok)?;
             let mut next = before.f_matmul(&own.transition)?;
-            for addition in [driven, noise].into_iter().flatten() {
+            let driven = self.drive_by(now, &own.drive)?;
+            for addition in driven.iter().chain(&noise) {
                 next += addition;
             }
             since += 1;
-            state = next.f_matmul(&own.readout)?;
-            if self.re_encode.is_some() {
-                state = self.model.clipped(&state);
-            }
+            state = match &short {
+                None => next.f_matmul(&own.readout)?,
+                Some(short) => {
+                    let mut state = before.f_matmul(&short.columns)?;
+                    let driven = self.drive_by(now, &short.drive)?;
+                    let noise = noise.map(|noise| noise.f_matmul(&own.readout)).transpose()?;
+                    for addition in driven.iter().chain(&noise) {
+                        state += addition;
+                    }
+                    self.model.clipped(&state)
+                }
+            };
             self.stack = self.model.shifted(&self.stack, &state);
             match self.re_encode == Some(since) {
                 true => since = 0,
@@ -321,7 +330,7 @@ impl Run<'_> {
                     }
                     state = g.f_matmul(&self.model.evolution.readout)?;
                 } else {
-                    let driven = self.drive(index as usize)?;
+                    let driven = self.drive_by(index as usize, &self.model.evolution.drive)?;
                     state = self.model.advanced(&state, self.condition.as_ref(), driven.as_ref(), length)?;
                     if let Some(noise) = self.noise.as_mut() {
                         state += noise.draw(rows)? * share;

@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::model::Sizes;
+use super::model::{NextState, Sizes};
 use super::moments::Moments;
 use crate::error::{Error, Result};
 use crate::koopman::Eigenvectors;
@@ -10,7 +10,7 @@ use crate::koopman::Eigenvectors;
 const REAL: (Kind, Device) = (Kind::Double, Device::Cpu);
 
 /// Least ridge of regressions by squares.
-const SQUARED: f64 = 1e-12;
+pub const SQUARED: f64 = 1e-12;
 
 /// Moments with the eigenvectors of their Gram matrix: any ridge is then a matter of products.
 pub struct Normal<'a> {
@@ -29,6 +29,14 @@ struct Exact {
     factor: Tensor,
     moved: Tensor,
     rest: Tensor,
+}
+
+impl Exact {
+    /// Squares of what `moves` `[p, d]` leave of what states move by, `[d, d]`.
+    fn left(&self, moves: &Tensor) -> Result<Tensor> {
+        let off = self.factor.f_matmul(moves)? - &self.moved;
+        Ok(off.tr().f_matmul(&off)? + self.rest.tr().f_matmul(&self.rest)?)
+    }
 }
 
 /// The regression's answer.
@@ -147,12 +155,26 @@ impl<'a> Normal<'a> {
         Ok(Solution { matrix, drive })
     }
 
+    /// The newest state by a ridge of its own, where rows kept all digits.
+    ///
+    /// # Errors
+    /// Whatever libtorch refuses.
+    pub fn finer(&self, ridge: f64, structure: &Structure<'_>) -> Result<Option<NextState>> {
+        let Some(own) = &self.exact else { return Ok(None) };
+        let (m, d, u) = (structure.sizes.all(), structure.sizes.dimension(), structure.sizes.inputs);
+        let moves = self.moves(own, ridge)?;
+        let covariance = semidefinite(&(own.left(&moves)? / self.moments.count.max(1.0)))?;
+        let all = moves + structure.guess(m + u)?.narrow(1, 1, d);
+        let drive = (u > 0).then(|| all.narrow(0, m, u).copy());
+        Ok(Some(NextState { columns: all.narrow(0, 0, m).copy(), drive, covariance }))
+    }
+
     /// The plain regression of what the cross moments are of, `[p, columns]`.
     ///
     /// # Errors
     /// Whatever libtorch refuses.
     pub fn regressed(&self, ridge: f64) -> Result<Tensor> {
-        self.apply(&(&self.moments.cross / self.moments.count.max(1.0)), ridge)
+        self.apply(&(&self.moments.cross / self.moments.count.max(1.0)), ridge.max(SQUARED))
     }
 
     /// The same for combinations of observables that have no structure of their own but the constant.
@@ -237,9 +259,7 @@ impl<'a> Normal<'a> {
             let d = own.moved.size()[1];
             let guess = Tensor::f_zeros([own.factor.size()[0], d], REAL)?;
             ones(&guess, 1, 0, d)?;
-            let moves = all.narrow(1, 1, d) - guess;
-            let off = own.factor.f_matmul(&moves)? - &own.moved;
-            let left = off.tr().f_matmul(&off)? + own.rest.tr().f_matmul(&own.rest)?;
+            let left = own.left(&(all.narrow(1, 1, d) - guess))?;
             sum.narrow(0, 1, d).narrow(1, 1, d).f_copy_(&left)?;
         }
         semidefinite(&(sum / self.moments.count.max(1.0)))

@@ -118,6 +118,7 @@ fn still(sizes: &Sizes, device: Device) -> Result<Evolution> {
     let (m, d, options) = (sizes.all(), sizes.dimension(), (Kind::Double, device));
     Ok(Evolution {
         transition: Tensor::f_eye(m, options)?,
+        finer: None,
         generator: None,
         drive: None,
         readout: slice(m, d, device)?,

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use super::basis::polynomial_count;
-use super::model::{Coordinates, Facts, Sizes};
+use super::model::{Coordinates, Facts, NextState, Sizes};
 use super::{Basis, BasisKind, Evolution, Forecaster, ForecasterConfig};
 use crate::error::{Error, Result};
 use crate::nets::Parameters;
@@ -58,6 +58,9 @@ impl Stored for Forecaster {
             ("frame", self.coordinates.frame.as_ref()),
             ("centre", self.coordinates.centre.as_ref()),
             ("transition", Some(&own.transition)),
+            ("finer.columns", own.finer.as_ref().map(|finer| &finer.columns)),
+            ("finer.drive", own.finer.as_ref().and_then(|finer| finer.drive.as_ref())),
+            ("finer.covariance", own.finer.as_ref().map(|finer| &finer.covariance)),
             ("generator", own.generator.as_ref()),
             ("drive", own.drive.as_ref()),
             ("readout", Some(&own.readout)),
@@ -97,6 +100,7 @@ impl Stored for Forecaster {
         let basis = Basis::new(&config, sizes.basis_inputs(), sizes.psi, &mut parameters, &mut random)?;
         parameters.pack();
         parameters.restore(|name| tensors.take(name, Kind::Double))?;
+        let finer = tensors.get("finer.columns").is_some();
         let mut take = |name: &str, shape: &[i64]| -> Result<Tensor> {
             let tensor = tensors.take(name, Kind::Double)?;
             if tensor.size() != shape {
@@ -113,14 +117,23 @@ impl Stored for Forecaster {
             frame: along.then(|| take("frame", &[size, d])).transpose()?,
             centre: along.then(|| take("centre", &[size])).transpose()?,
         };
+        let driven = sizes.inputs > 0;
         let evolution = Evolution {
             transition: take("transition", &[m, m])?,
+            finer: match finer {
+                true => Some(NextState {
+                    columns: take("finer.columns", &[m, d])?,
+                    drive: driven.then(|| take("finer.drive", &[sizes.inputs, d])).transpose()?,
+                    covariance: take("finer.covariance", &[d, d])?,
+                }),
+                false => None,
+            },
             readout: take("readout", &[m, d])?,
             covariance: take("covariance", &[m, m])?,
             gain: take("gain", &[d, d])?,
             mean: take("mean", &[m])?,
             spread: take("spread", &[m, m])?,
-            drive: (sizes.inputs > 0).then(|| take("drive", &[sizes.inputs, m])).transpose()?,
+            drive: driven.then(|| take("drive", &[sizes.inputs, m])).transpose()?,
             projection: sizes.rank.map(|_| take("projection", &[sizes.all(), m])).transpose()?,
             generator: None,
         };

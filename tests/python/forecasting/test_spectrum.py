@@ -180,3 +180,41 @@ def test_modes_of_series_of_numbers_have_no_axis_of_their_own():
     series = [np.cos(0.3 * np.arange(50.0) + phase) for phase in (0.0, 1.0, 2.0)]
     spectrum = fitted(series, STEP * np.arange(50), history=2).spectrum()
     assert spectrum.modes.shape == (len(spectrum),)
+
+
+def test_what_is_encoded_anew_may_be_finer_than_the_spectrum(tmp_path):
+    """The state's own columns have less of a ridge than K, which is one regression with one ridge."""
+    random = np.random.default_rng(0)
+    x = random.uniform(-1.5, 1.5, size=(40, 2))
+    rows = [x]
+    for _ in range(40):
+        for _ in range(10):
+            # Symplectic: a pendulum.
+            x = x + 0.005 * np.stack([x[:, 1], np.zeros(40)], axis=1)
+            x = x - 0.01 * np.stack([np.zeros(40), np.sin(x[:, 0])], axis=1)
+            x = x + 0.005 * np.stack([x[:, 1], np.zeros(40)], axis=1)
+        rows.append(x)
+    paths = np.stack(rows, axis=1)
+    options = {"basis": "fourier", "observables": 80, "lengths": (1.5, 5.0), "re_encode": 1}
+    fine, coarse = (fitted(paths, ridge=ridge, **options) for ridge in (1e-24, 1e-12))
+    g = fine.encode(paths.reshape(-1, 2)).reshape(40, 41, -1)
+    before, after = g[:, :-1].reshape(1600, -1), g[:, 1:].reshape(1600, -1)
+    # Towards a state that stays, in units of a mean square.
+    guess = np.zeros((g.shape[-1], g.shape[-1]))
+    guess[[1, 2], [1, 2]] = 1.0
+    gram = before.T @ before
+    ridge = 1e-12 * np.trace(gram) / len(gram) * np.eye(len(gram))
+    expected = guess + np.linalg.solve(gram + ridge, before.T @ (after - before @ guess))
+    now = g[:5, 0]
+    # Normal equations have no more digits.
+    np.testing.assert_allclose(now @ fine.transition_matrix(), now @ expected, atol=5e-4)
+    np.testing.assert_allclose(fine.transition_matrix(), coarse.transition_matrix(), atol=1e-12)
+    ahead = 4
+    truth = paths[:, ahead]
+    found = [model.forecast(paths[:, 0], [ahead * fine.step_])[0] for model in (fine, coarse)]
+    errors = [np.abs(states - truth).max() for states in found]
+    assert errors[0] < errors[1] / 10.0
+    fine.save(tmp_path / "fine.safetensors")
+    loaded = KoopmanForecaster.load(tmp_path / "fine.safetensors")
+    again = loaded.forecast(paths[:, 0], [ahead * fine.step_])
+    np.testing.assert_array_equal(again, fine.forecast(paths[:, 0], [ahead * fine.step_]))
