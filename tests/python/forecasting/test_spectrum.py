@@ -195,7 +195,7 @@ def test_what_is_encoded_anew_may_be_finer_than_the_spectrum(tmp_path):
             x = x + 0.005 * np.stack([x[:, 1], np.zeros(40)], axis=1)
         rows.append(x)
     paths = np.stack(rows, axis=1)
-    options = {"basis": "fourier", "observables": 80, "lengths": (1.5, 5.0), "re_encode": 1}
+    options = {"basis": "fourier", "observables": 250, "lengths": (0.5, 5.0), "re_encode": 1}
     fine, coarse = (fitted(paths, ridge=ridge, **options) for ridge in (1e-24, 1e-12))
     g = fine.encode(paths.reshape(-1, 2)).reshape(40, 41, -1)
     before, after = g[:, :-1].reshape(1600, -1), g[:, 1:].reshape(1600, -1)
