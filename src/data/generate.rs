@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
-use crate::monitor::{Monitor, Progress, Until};
+use crate::monitor::{Monitor, Progress, Silent, Until};
 use crate::ode;
 use crate::ode::{SolveOptions, Solver};
 use crate::tensor::{out_of_memory, RandomSource};
@@ -156,7 +156,7 @@ impl<'a> Generation<'a> {
             let (chunk, offset) = (done / self.chunk_rows, done % self.chunk_rows);
             let whole = match noise.take() {
                 Some((own, whole)) if own == chunk => whole,
-                _ => self.noise(chunk)?,
+                _ => self.noise(chunk, monitor)?,
             };
             let part = rows.min(self.chunk_rows - offset).min(count - done);
             let start = whole.narrow(0, offset, part);
@@ -206,12 +206,15 @@ impl<'a> Generation<'a> {
         Ok((done, notes))
     }
 
-    /// Noise that a chunk starts from, `[chunk_rows, *event]`.
-    fn noise(&self, chunk: i64) -> Result<Tensor> {
-        let rows = self.chunk_rows.min(self.plan.count - chunk * self.chunk_rows);
-        let mut shape = vec![rows];
-        shape.extend(self.teacher.event_shape());
-        self.random(chunk).fork("noise").normal(&shape, self.teacher.dtype(), self.teacher.device())
+    /// What a chunk starts from, `[chunk_rows, *event]`.
+    fn noise(&self, chunk: i64, monitor: &mut dyn Monitor) -> Result<Tensor> {
+        let first = chunk * self.chunk_rows;
+        let rows = self.chunk_rows.min(self.plan.count - first);
+        let condition = self.condition.as_ref().map(|c| c.narrow(0, first, rows));
+        let mut random = self.random(chunk).fork("noise");
+        let (shape, options) = (self.teacher.event_shape(), (self.teacher.dtype(), self.teacher.device()));
+        let source = self.teacher.source();
+        ode::draw(&source, rows, shape, &mut random, options, condition.as_ref(), monitor)
     }
 
     /// Trajectories `[rows, T, d]`, float32, from `noise`; the first one is number `first`.
@@ -283,15 +286,16 @@ impl<'a> Generation<'a> {
     pub fn fingerprint(&self) -> Result<Vec<f64>> {
         let (teacher, points) = (self.teacher, FINGERPRINT_POINTS);
         let (kind, device) = (teacher.dtype(), teacher.device());
-        let mut shape = vec![points];
-        shape.extend(teacher.event_shape());
-        let x = RandomSource::new(0).fork("fingerprint").normal(&shape, kind, device)?;
-        let t = (Tensor::arange(points, (kind, device)) + 0.5) / points as f64;
-        let condition = self.condition.as_ref().map(|c| {
+        let mut random = RandomSource::new(0).fork("fingerprint");
+        // Another source is another flow.
+        let (source, shape) = (teacher.source(), teacher.event_shape());
+        let some = self.condition.as_ref().map(|c| {
             let rows = Tensor::arange(points, (Kind::Int64, c.device())).remainder(c.size()[0]);
             c.index_select(0, &rows).to_device(device)
         });
-        let v = teacher.velocity(&t, &x, condition.as_ref())?.f_reshape([points, -1])?;
+        let x = ode::draw(&source, points, shape, &mut random, (kind, device), some.as_ref(), &mut Silent)?;
+        let t = (Tensor::arange(points, (kind, device)) + 0.5) / points as f64;
+        let v = teacher.velocity(&t, &x, some.as_ref())?.f_reshape([points, -1])?;
         let stride = (v.size()[1] / FINGERPRINT_COORDINATES).max(1);
         let some = v.slice(1, 0, stride * FINGERPRINT_COORDINATES, stride);
         let flat = some.to_kind(Kind::Double).to_device(Device::Cpu).contiguous().f_view([-1])?;

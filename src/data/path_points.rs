@@ -8,9 +8,10 @@ use tch::{Device, Kind, Tensor};
 use super::{Coupling, PairBatch, PairSource, PairStream, Points};
 use crate::condition::Conditioning;
 use crate::error::{Error, Result};
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, Silent};
 use crate::nets::InputCoordinates;
-use crate::tensor::{at_home, check_batch, RandomSource};
+use crate::ode;
+use crate::tensor::{at_home, check_batch, RandomSource, Share};
 use crate::velocity::{Path, VelocityField};
 
 /// How points of a path are drawn.
@@ -36,11 +37,13 @@ const HELD_OUT_POINTS: usize = 512;
 const TABLE_POINTS: usize = 4096;
 const TABLE_COUPLING: usize = 256;
 
-/// Data `[N, *event]` with their conditions, and their noise where it is given.
+/// Data `[N, *event]` with their conditions, their noise where it is given, and what stands for noise where the flow
+/// starts from something else.
 #[derive(Debug)]
 struct Rows {
     data: Tensor,
     noise: Option<Tensor>,
+    pool: Option<Tensor>,
     condition: Option<Tensor>,
 }
 
@@ -50,6 +53,7 @@ impl Rows {
         Rows {
             data: pick(&self.data),
             noise: self.noise.as_ref().map(pick),
+            pool: self.pool.shallow_clone(),
             condition: self.condition.as_ref().map(pick),
         }
     }
@@ -97,7 +101,15 @@ impl PathPoints {
         conditioning.check(condition, count)?;
         let data = at_home(data, plan.kind, plan.device);
         let noise = noise.map(|noise| at_home(noise, plan.kind, plan.device));
-        let all = Rows { data, noise, condition: condition.map(|c| c.detach().to_device(plan.device)) };
+        let start = teacher.source();
+        let pool = match start.is_normal() {
+            true => None,
+            false => {
+                let mut random = RandomSource::new(plan.seed).fork("source");
+                Some(ode::pool(&start, teacher.event_shape(), &mut random, &mut Silent)?)
+            }
+        };
+        let all = Rows { data, noise, pool, condition: condition.map(|c| c.detach().to_device(plan.device)) };
         let order = RandomSource::new(plan.seed).fork("held-out data").permutation(count, plan.device);
         let kept = if count < 16 { 0 } else { (count / HELD_OUT_SHARE).min(HELD_OUT_ROWS) };
         let training = all.pick(&order.narrow(0, kept, count - kept));
@@ -175,8 +187,11 @@ impl PathPoints {
 
 fn source(plan: &PathPlan, rows: &Rows, batch_size: usize, random: RandomSource) -> Result<PairSource> {
     let PathPlan { coupling, coupling_size, .. } = *plan;
-    let source =
+    let mut source =
         PairSource::new(&rows.data, rows.condition.as_ref(), coupling, batch_size, coupling_size, random)?;
+    if let Some(pool) = &rows.pool {
+        source = source.starting_from(pool)?;
+    }
     if !plan.flip {
         return Ok(source);
     }

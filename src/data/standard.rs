@@ -42,6 +42,9 @@ impl InStandardUnits {
         monitor: &mut dyn Monitor,
     ) -> Result<Option<Self>> {
         inputs.check(teacher)?;
+        if !teacher.source().is_normal() {
+            return Ok(None);
+        }
         if let Some((teacher, units)) = teacher.standard()? {
             return Self::of(teacher, inputs, units).map(Some);
         }

@@ -88,6 +88,8 @@ pub struct PairSource {
     coupling_size: usize,
     /// Whether the noise comes with the data.
     given: bool,
+    /// Rows that stand for noise, `[M, dim]`, where a flow starts from something else.
+    pool: Option<Vec<f32>>,
     /// Length of the last axis of a row, if rows are mirrored.
     flip_width: Option<usize>,
     random: RandomSource,
@@ -129,7 +131,32 @@ impl PairSource {
             groups = condition.map(|c| number_conditions(c, count)).transpose()?;
         }
         let (given, flip_width) = (coupling == Coupling::Given, None);
-        Ok(PairSource { count, dim, batch_size, rows, groups, coupling_size, given, flip_width, random })
+        let pool = None;
+        Ok(PairSource {
+            count,
+            dim,
+            batch_size,
+            rows,
+            groups,
+            coupling_size,
+            given,
+            pool,
+            flip_width,
+            random,
+        })
+    }
+
+    /// The same source where rows of `pool` `[M, *event]`, each as likely as any other, take the place of noise.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] naming `source` where the pool's rows are no samples.
+    pub fn starting_from(self, pool: &Tensor) -> Result<Self> {
+        let rows = pool.size().first().copied().unwrap_or(0) as usize;
+        if rows == 0 || pool.numel() / rows != self.dim {
+            let expected = format!("one or more rows of {} values", self.dim);
+            return Err(Error::shape("source", expected, shape_text(&pool.size())));
+        }
+        Ok(PairSource { pool: Some(values(pool)?), ..self })
     }
 
     /// The same source, but each row of a batch is mirrored with probability one half: images
@@ -159,8 +186,7 @@ impl PairSource {
         let mut rng = self.random.at(step);
         let size = self.batch_size;
         let mut chosen = self.draw(&mut rng);
-        let values = if self.given { 0 } else { size * self.dim };
-        let noise: Vec<f32> = (0..values).map(|_| rng.sample(StandardNormal)).collect();
+        let noise = self.noise(size, &mut rng);
         // The last float below an integer may round up to it, hence the cap.
         let last = 1.0 - f32::EPSILON;
         let times = (0..size).map(|i| ((i as f32 + rng.random::<f32>()) / size as f32).min(last)).collect();
@@ -189,6 +215,18 @@ impl PairSource {
         }
         let indices = chosen.into_iter().map(|row| row as i64).collect();
         Ok(Some(PairBatch { step, indices, flipped, noise, times }))
+    }
+
+    /// What each of `size` rows starts from, `[size, dim]`; nothing where it comes with the data.
+    fn noise(&self, size: usize, rng: &mut ChaCha8Rng) -> Vec<f32> {
+        let values = if self.given { 0 } else { size * self.dim };
+        let Some(pool) = &self.pool else { return (0..values).map(|_| rng.sample(StandardNormal)).collect() };
+        let mut noise = Vec::with_capacity(values);
+        while noise.len() < values {
+            let row = rng.random_range(0..pool.len() / self.dim);
+            noise.extend_from_slice(&pool[row * self.dim..][..self.dim]);
+        }
+        noise
     }
 
     /// Rows in random order, each as often as any other to within one.

@@ -11,6 +11,7 @@ use crate::koopman::{polynomial_size, Basis, Frame, GeneratorKind, ReadoutKind, 
 use crate::nets::{feature_maps, UNetConfig};
 use crate::tensor::{event_size, parse_device};
 use crate::training::{check_positive, TrainingOptions};
+use crate::velocity::SourceDescription;
 
 /// A configuration with every open option decided.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -170,6 +171,7 @@ impl DistillConfig {
             unet: parts.unet,
             per_pixel: self.per_pixel,
             units: None,
+            source: SourceDescription::Normal,
             // Only training makes two lifts differ.
             lifts: if self.method == Method::ClosedForm { self.lifts.min(1) } else { self.lifts },
             width: self.width.unwrap_or(pick(128, 384)),

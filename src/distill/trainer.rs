@@ -97,6 +97,7 @@ pub fn distill_with(
         &recipe.weights,
         &mut Until::new(monitor, budget.at(EVALUATOR_SHARE)),
     )?;
+    student.set_source(teacher.source());
     begin_student(&mut student, &data, &config, units, resumed.is_none().then_some(teacher))?;
     if let Some(limit) = config.training.max_seconds {
         evaluator.hurry(&student, LOOK_SHARE * limit, monitor)?;

@@ -2,6 +2,7 @@
 //! probability paths themselves are [`crate::velocity::Path`].
 
 mod config;
+mod given;
 mod history;
 mod objective;
 mod resume;
@@ -9,6 +10,7 @@ mod trainer;
 
 pub use crate::velocity::Path;
 pub use config::{Optimizer, TeacherConfig};
+pub use given::Given;
 pub use history::TeacherHistory;
 pub use objective::{Consistency, Objective};
 pub use resume::TrainingFiles;

@@ -3,14 +3,16 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::data::{PairBatch, PairSource, PairStream, Source};
+use crate::data::{PairBatch, PairSource, PairStream, Portions};
 use crate::error::{Error, Result};
 use crate::flow::config::TeacherConfig;
+use crate::flow::given::Given;
 use crate::flow::history::{Ledger, TeacherHistory};
 use crate::flow::objective::{Loss, Pairs};
 use crate::flow::resume::{Resumed, Snapshot, TrainingFiles};
 use crate::monitor::{Monitor, Until};
 use crate::nets::dropout;
+use crate::ode;
 use crate::tensor::threads::IntraOpThreads;
 use crate::tensor::{at_home, check_finite, shape_text, RandomSource};
 use crate::training;
@@ -37,26 +39,22 @@ pub fn train(
     condition: Option<&Tensor>,
     monitor: &mut dyn Monitor,
 ) -> Result<(NetworkField, TeacherHistory)> {
-    train_with_files(config, data, None, condition, None, &TrainingFiles::default(), monitor)
+    train_with_files(config, Given::new(data, condition), &TrainingFiles::default(), monitor)
 }
 
 /// [`train`] that writes its state into a file, or goes on from one: on a CPU bit for bit as if it had
-/// never been cut. `noise` `[N, *event]` is that of each row, for [`crate::data::Coupling::Given`]. With a `source`
-/// `data` and `condition` are its first portion, which statistics of the data are taken of: another takes its place
-/// whenever there were as many batches as make up one pass.
+/// never been cut.
 ///
 /// # Errors
-/// As [`train`] and [`crate::data::Coupling::check_noise`]; [`Error::Checkpoint`] or [`Error::Io`] for a bad file,
+/// As [`train`], [`crate::ode::draw`] and [`crate::data::Coupling::check_noise`]; [`Error::Checkpoint`] or [`Error::Io`] for a bad file,
 /// [`Error::Argument`] for options or data that are not those of the resumed one.
 pub fn train_with_files(
     config: &TeacherConfig,
-    data: &Tensor,
-    noise: Option<&Tensor>,
-    condition: Option<&Tensor>,
-    source: Option<Box<dyn Source>>,
+    given: Given<'_>,
     files: &TrainingFiles,
     monitor: &mut dyn Monitor,
 ) -> Result<(NetworkField, TeacherHistory)> {
+    let Given { data, condition, source, noise, portions } = given;
     config.check()?;
     check_data(config, data, noise)?;
     let event_shape = &data.size()[1..];
@@ -64,7 +62,12 @@ pub fn train_with_files(
     let device = config.training.place()?.1;
     let random = RandomSource::new(config.training.seed);
     let resumed = files.resume.as_ref().map(|path| Resumed::read(path, &config)).transpose()?;
-    let standardise = config.standardise && resumed.as_ref().is_none_or(Resumed::has_units);
+    let pool = match source.is_normal() {
+        true => None,
+        false => Some(ode::pool(&source, event_shape, &mut random.fork("source"), monitor)?),
+    };
+    // Standard coordinates are those between noise and data.
+    let standardise = config.standardise && pool.is_none() && resumed.as_ref().is_none_or(Resumed::has_units);
     let units = match standardise {
         true => Units::far(config.path, &Moments::of(data)?)?,
         false => None,
@@ -76,11 +79,14 @@ pub fn train_with_files(
     if let Some(units) = &units {
         field = field.in_units(units);
     }
+    if let Some(pool) = &pool {
+        field = field.starting_from(source, pool)?;
+    }
     let (step, spent) = resumed.as_ref().map_or((0, 0.0), |resumed| {
         let run = &resumed.ledger.run;
         (run.step, run.seconds)
     });
-    let stream = pair_stream(&config, data, condition, step, random.fork("teacher pairs"))?;
+    let stream = pair_stream(&config, data, condition, pool.as_ref(), step, random.fork("teacher pairs"))?;
     let mut state = begin(&config, &field, spent)?;
     let mut log = LossLog::new(config.log_every);
     if let Some(resumed) = resumed {
@@ -94,8 +100,9 @@ pub fn train_with_files(
         field: &field,
         objective: config.objective.over(&field)?,
         stream,
-        left: source.as_ref().map_or(u64::MAX, |_| batches(data, batch_size)),
-        source,
+        left: portions.as_ref().map_or(u64::MAX, |_| batches(data, batch_size)),
+        portions,
+        pool,
         units: units.as_ref(),
         random: random.clone(),
         data: at_home(data, dtype, device),
@@ -129,12 +136,16 @@ fn pair_stream(
     config: &TeacherConfig,
     data: &Tensor,
     condition: Option<&Tensor>,
+    pool: Option<&Tensor>,
     step: u64,
     random: RandomSource,
 ) -> Result<PairStream> {
     let batch_size = decided("batch_size", config.training.batch_size)? as usize;
     let mut pairs =
         PairSource::new(data, condition, config.coupling, batch_size, config.coupling_size, random)?;
+    if let Some(pool) = pool {
+        pairs = pairs.starting_from(pool)?;
+    }
     if config.flip {
         pairs = pairs.with_flips(&data.size()[1..])?;
     }
@@ -164,9 +175,11 @@ struct Teaching<'a> {
     field: &'a NetworkField,
     objective: Loss<'a>,
     stream: PairStream,
-    /// Batches of the stream before the next portion of the source.
+    /// Batches of the stream before the next portion of the data.
     left: u64,
-    source: Option<Box<dyn Source>>,
+    portions: Option<Box<dyn Portions>>,
+    /// What a source other than noise is drawn from.
+    pool: Option<Tensor>,
     /// Those that the data are learnt in.
     units: Option<&'a Units>,
     random: RandomSource,
@@ -180,10 +193,10 @@ struct Teaching<'a> {
 }
 
 impl Teaching<'_> {
-    /// Puts the source's next portion in the place of the data; batches count on from `step`.
+    /// Puts the next portion in the place of the data; batches count on from `step`.
     fn refill(&mut self, step: u64) -> Result<()> {
-        let Some(source) = &mut self.source else { return Ok(()) };
-        let (data, condition) = source.portion()?;
+        let Some(portions) = &mut self.portions else { return Ok(()) };
+        let (data, condition) = portions.portion()?;
         let (size, known) = (data.size(), self.data.size());
         if size.get(1..) != known.get(1..) {
             return Err(Error::shape(
@@ -197,7 +210,8 @@ impl Teaching<'_> {
         let standard = self.units.map(|units| units.standard_data(&data)).transpose()?;
         let data = standard.unwrap_or(data);
         let pairs = self.random.fork("teacher pairs");
-        self.stream = pair_stream(self.config, &data, condition.as_ref(), step, pairs)?;
+        let pool = self.pool.as_ref();
+        self.stream = pair_stream(self.config, &data, condition.as_ref(), pool, step, pairs)?;
         self.left = batches(&data, decided("batch_size", self.config.training.batch_size)?);
         let device = self.data.device();
         self.data = at_home(&data, self.data.kind(), device);

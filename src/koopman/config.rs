@@ -7,7 +7,7 @@ use crate::condition::Conditioning;
 use crate::error::{Error, Result};
 use crate::nets::{feature_maps, monomial_count, UNetConfig};
 use crate::tensor::{event_size, parse_dtype, shape_text};
-use crate::velocity::Path;
+use crate::velocity::{Path, SourceDescription};
 
 /// Options that a file stores to rebuild a student.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -61,6 +61,9 @@ pub struct StudentConfig {
     /// are the same ([`crate::velocity::Units`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub units: Option<Path>,
+    /// What samples start from, without its tensors.
+    #[serde(default, skip_serializing_if = "SourceDescription::is_normal")]
+    pub source: SourceDescription,
 }
 
 fn default_degree() -> i64 {
@@ -90,6 +93,7 @@ impl Default for StudentConfig {
             unet: None,
             per_pixel: false,
             units: None,
+            source: SourceDescription::Normal,
         }
     }
 }

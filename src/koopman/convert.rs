@@ -13,6 +13,7 @@ use tch::{Device, Kind, Tensor};
 use super::{Frame, GeneratorKind, ReadoutKind, Stability, Student, StudentConfig};
 use crate::error::{Error, Result};
 use crate::koopman::generator::{RealEigenvectors, GROWTH_BOUND};
+use crate::tensor::Share as _;
 
 /// How well a dense generator could be written in spectral form.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,6 +50,7 @@ fn rebuild(
     mut tensors: HashMap<String, Tensor>,
 ) -> Result<Student> {
     let mut other = Student::new(config, 0, student.device())?;
+    other.set_source(student.source().shallow_clone());
     other.restore(|name| {
         tensors
             .remove(name)

@@ -7,6 +7,7 @@ use super::{Student, StudentConfig, AVERAGED_WEIGHTS, RAW_WEIGHTS};
 use crate::error::Result;
 use crate::store::{Stored, Tensors};
 use crate::tensor::parse_dtype;
+use crate::velocity::Source;
 
 /// A student without its tensors.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -35,7 +36,10 @@ impl Stored for Student {
         // Sizes come from the file: check them against the tensors before allocating by them.
         config.validate()?;
         tensors.check_budget(&config.tensor_sizes())?;
+        let of_source = tensors.take_where(Source::owns);
+        let source = Source::from_state(&config.source, &of_source, &config.event_shape, device)?;
         let mut student = Student::new(config, 0, device)?;
+        student.set_source(source);
         student.restore(|name| tensors.take(name, kind))?;
         if tensors.get(RAW_WEIGHTS).is_some() {
             let (averaged, raw) = (tensors.take(AVERAGED_WEIGHTS, kind)?, tensors.take(RAW_WEIGHTS, kind)?);

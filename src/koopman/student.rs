@@ -16,7 +16,7 @@ use crate::tensor::{
     check_batch, check_finite, expand_time, finite_or_divergence, parse_dtype, shape_text, shared,
     RandomSource, Share,
 };
-use crate::velocity::Units;
+use crate::velocity::{Source, SourceDescription, Units};
 
 /// Which way along the flow the observables will be propagated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +32,7 @@ pub struct Student {
     config: StudentConfig,
     /// Of the student's dtype, on its device.
     units: Option<Units>,
+    source: Source,
     parameters: Parameters,
     coordinates: InputCoordinates,
     forward: Lift,
@@ -98,6 +99,7 @@ impl Student {
         Ok(Student {
             config,
             units,
+            source: Source::Normal,
             parameters,
             coordinates,
             forward,
@@ -139,6 +141,19 @@ impl Student {
     pub fn set_units(&mut self, units: &Units) {
         self.config.units = Some(units.path());
         self.units = Some(units.to(self.kind(), self.device()));
+    }
+
+    /// Sets what samples start from, before training.
+    pub fn set_source(&mut self, source: Source) {
+        // One that cannot be kept is a sampler to a file.
+        self.config.source =
+            source.state().map_or(SourceDescription::Sampler, |(description, _)| description);
+        self.source = source;
+    }
+
+    /// What samples start from.
+    pub fn source(&self) -> &Source {
+        &self.source
     }
 
     /// What leads from the student's coordinates to the data's own; `None` where they are the same.
@@ -442,6 +457,7 @@ impl Student {
         let mut tensors = self.parameters.named();
         tensors.extend(self.coordinates.named());
         tensors.extend(self.units.iter().flat_map(Units::named));
+        tensors.extend(self.source.state().map(|(_, own)| own).unwrap_or_default());
         tensors.extend(self.both.iter().flat_map(BothWeights::named));
         tensors
     }
@@ -457,4 +473,4 @@ impl Student {
     }
 }
 
-shared!(Student { units, parameters, coordinates, forward, backward, generator, readout, both; config, counter, horizons });
+shared!(Student { units, source, parameters, coordinates, forward, backward, generator, readout, both; config, counter, horizons });

@@ -7,6 +7,7 @@ use tch::Tensor;
 
 use super::Student;
 use crate::error::{Error, Result};
+use crate::tensor::Share;
 use crate::tensor::{shape_text, shared};
 
 /// The names of both kinds in a file.
@@ -79,6 +80,7 @@ impl Student {
     pub fn with_weights(&self, choice: WeightsChoice) -> Result<Student> {
         let mut tensors: std::collections::HashMap<String, Tensor> = self.named().into_iter().collect();
         let mut student = Student::new(self.config().clone(), 0, self.device())?;
+        student.set_source(self.source().shallow_clone());
         student.restore(|name| {
             tensors.remove(name).ok_or_else(|| Error::Internal(anyhow::anyhow!("no tensor {name}")))
         })?;

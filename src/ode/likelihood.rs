@@ -9,11 +9,12 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
+use super::source::{check_density, log_density};
 use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Progress};
 use crate::ode::{integrate, SolveOptions};
-use crate::tensor::{check_batch, chunks, finite_densities, in_halves, log_standard_normal, RandomSource};
-use crate::velocity::VelocityField;
+use crate::tensor::{check_batch, chunks, finite_densities, in_halves, RandomSource};
+use crate::velocity::{Source, VelocityField};
 
 /// Dimension up to which [`Divergence::Auto`] is exact.
 pub const EXACT_LIMIT: i64 = 32;
@@ -66,7 +67,7 @@ impl Default for DensityOptions {
     }
 }
 
-/// log p(x) in nats of `x` `[B, *event]` under the field's flow of standard normal noise: `[B]`, in
+/// log p(x) in nats of `x` `[B, *event]` under the field's flow from its source: `[B]`, in
 /// the field's dtype and on its device. Reports under the stage `"density"`.
 ///
 /// # Errors
@@ -81,6 +82,7 @@ pub fn log_prob(
 ) -> Result<Tensor> {
     let batch = check_batch("x", x, field.event_shape())?;
     field.conditioning().check(condition, batch)?;
+    check_density(&field.source())?;
     if let Some((standard, units)) = field.standard()? {
         let z = units.standard_data(&x.to_device(field.device()))?;
         let density = log_prob(&*standard, &z, options, condition, monitor)?;
@@ -119,6 +121,8 @@ pub fn log_prob(
                 probes: probes.narrow(0, offset * count, rows * count),
                 weight: if exact { 1.0 } else { 1.0 / count as f64 },
                 condition: condition.as_ref().map(|c| repeat(&samples(c), count)).transpose()?,
+                source: field.source(),
+                own_condition: condition.as_ref().map(samples),
             };
             parts.push(part.solve(&samples(&x), &options.solve, monitor)?);
             Ok(())
@@ -151,6 +155,9 @@ struct Part<'a> {
     weight: f64,
     /// `[rows * count, ...]`
     condition: Option<Tensor>,
+    source: Source,
+    /// `[rows, ...]`
+    own_condition: Option<Tensor>,
 }
 
 impl Part<'_> {
@@ -162,7 +169,10 @@ impl Part<'_> {
         let end = solution.endpoint();
         // In float64: the squares of many dimensions and the volume may nearly cancel.
         let noise = end.narrow(1, 0, size).to_kind(Kind::Double);
-        let log_noise = log_standard_normal(&noise)?;
+        let mut shape = vec![self.rows];
+        shape.extend(self.field.event_shape());
+        let noise = noise.f_view(shape.as_slice())?;
+        let log_noise = log_density(&self.source, &noise, self.own_condition.as_ref(), monitor)?;
         // The last coordinate ran backwards from 0 with slope -div v: it holds +integral of div v.
         Ok((log_noise - end.select(1, size).to_kind(Kind::Double)).to_kind(x.kind()))
     }

@@ -15,6 +15,7 @@ mod json;
 mod metrics;
 #[cfg(feature = "probe")]
 mod probe;
+mod source;
 mod spectrum;
 mod student;
 mod tilt;
@@ -35,6 +36,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("TORCH_VERSION", TORCH_VERSION)?;
     module.add_class::<velocity_field::PyVelocityField>()?;
+    module.add_class::<source::PySource>()?;
     module.add_class::<student::PyStudent>()?;
     module.add_class::<baseline::PyBaseline>()?;
     module.add_class::<spectrum::PySpectrum>()?;

@@ -13,6 +13,7 @@ use crate::condition::Conditioning;
 use crate::error::{Error, Result};
 use crate::koopman::{ReadoutKind, Student};
 use crate::monitor::Monitor;
+use crate::ode;
 use crate::python::door::PyMonitor;
 use crate::sampling;
 use crate::sampling::Source;
@@ -95,10 +96,11 @@ impl Asked {
             return Err(Error::argument("n", "at least 1", self.n));
         }
         let config = self.student.config();
-        let mut shape = vec![self.n];
-        shape.extend(&config.event_shape);
-        let noise = RandomSource::noise(self.seed).normal(&shape, Kind::Float, Device::Cpu)?;
         let condition = config.conditioning.spread(self.condition.as_ref(), self.n)?;
+        let (mut random, options) = (RandomSource::noise(self.seed), (Kind::Float, Device::Cpu));
+        let (source, shape) = (self.student.source(), &config.event_shape);
+        let noise =
+            ode::draw(source, self.n, shape, &mut random, options, condition.as_ref(), &mut self.monitor)?;
         let (condition, teacher) = (condition.as_ref(), self.teacher.as_deref());
         let found = measure(&self.student, &noise, condition, teacher, &mut self.monitor)?;
         Ok((self.student, found))

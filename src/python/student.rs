@@ -12,6 +12,7 @@ use super::door;
 use super::feature_distance::PyFeatureDistance;
 use super::handle::{self, Fitted, Reduced};
 use super::json;
+use super::source::PySource;
 use super::velocity_field::PyVelocityField;
 use crate::condition::Conditioning;
 use crate::data::Inputs;
@@ -24,7 +25,7 @@ use crate::python::door::PyMonitor;
 use crate::sampling;
 use crate::sampling::{student_density, StudentDensity, StudentDensityOptions};
 use crate::sampling::{Inversion, Polish};
-use crate::tensor::{device_name, dtype_name, parse_device};
+use crate::tensor::{device_name, dtype_name, parse_device, Share};
 
 #[pyclass(name = "Student", module = "koopflow._core", frozen)]
 pub struct PyStudent(Fitted<Student>);
@@ -162,6 +163,14 @@ impl PyStudent {
         let student = self.handle();
         let student = door::enter(py, move || student.with_weights(choice))?;
         Ok(PyStudent(self.0.with_model(student)))
+    }
+
+    /// What samples start from.
+    #[getter]
+    fn source(&self) -> PySource {
+        self.0
+            .model
+            .fact(|student| PySource::new(student.source().shallow_clone(), &student.config().event_shape))
     }
 
     /// What samples are conditioned on, as JSON.

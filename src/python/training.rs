@@ -9,12 +9,13 @@ use super::array::{Array, ArrayKind};
 use super::door;
 use super::errors::from_callback;
 use super::json;
+use super::source::PySource;
 use super::velocity_field::{check_event_shape, PyVelocityField};
 use crate::condition::Conditioning;
-use crate::data::Source;
+use crate::data::Portions;
 use crate::error::{Error, Result};
 use crate::flow;
-use crate::flow::{TeacherConfig, TrainingFiles};
+use crate::flow::{Given, TeacherConfig, TrainingFiles};
 use crate::nets::precision;
 use crate::nets::precision::Precision;
 use crate::python::door::PyMonitor;
@@ -24,7 +25,7 @@ use crate::training::Checkpointing;
 /// Conditional flow matching on `[N, *event]`: the field and its history as JSON.
 #[pyfunction]
 #[pyo3(signature = (data, config, *, noise=None, condition=None, monitor=None, checkpoint=None,
-                    checkpoint_every=None, checkpoint_seconds=None, header="{}", resume=None, source=None))]
+                    checkpoint_every=None, checkpoint_seconds=None, header="{}", resume=None, portions=None, source=None))]
 #[allow(clippy::too_many_arguments)]
 pub fn train_teacher(
     py: Python<'_>,
@@ -38,7 +39,8 @@ pub fn train_teacher(
     checkpoint_seconds: Option<f64>,
     header: &str,
     resume: Option<PathBuf>,
-    source: Option<Py<PyAny>>,
+    portions: Option<Py<PyAny>>,
+    source: Option<PyRef<'_, PySource>>,
 ) -> PyResult<(PyVelocityField, String)> {
     let config: TeacherConfig = json::parse_options(config)?;
     let data = Array::import_float("data", data)?.tensor;
@@ -54,21 +56,24 @@ pub fn train_teacher(
     let files = TrainingFiles { checkpoint, resume };
     let mut monitor = PyMonitor::new(monitor);
     let conditioning = config.conditioning;
-    let source = source.map(|function| Box::new(PySource { function, conditioning }) as Box<dyn Source>);
+    let portions =
+        portions.map(|function| Box::new(PyPortions { function, conditioning }) as Box<dyn Portions>);
+    let source = source.map(|source| source.handle()).unwrap_or_default();
     let (field, history) = door::enter(py, move || {
         let (noise, condition) = (noise.as_ref(), condition.as_ref());
-        flow::train_with_files(&config, &data, noise, condition, source, &files, &mut monitor)
+        let given = Given { data: &data, noise, condition, portions, source };
+        flow::train_with_files(&config, given, &files, &mut monitor)
     })?;
     Ok((PyVelocityField::new(Box::new(field)), json::to_value(&history)?.to_string()))
 }
 
 /// A function that answers the next portion of the data and its condition or None. The interpreter is held for it only.
-struct PySource {
+struct PyPortions {
     function: Py<PyAny>,
     conditioning: Conditioning,
 }
 
-impl Source for PySource {
+impl Portions for PyPortions {
     fn portion(&mut self) -> Result<(Tensor, Option<Tensor>)> {
         Python::attach(|py| {
             let answer = || -> PyResult<_> {

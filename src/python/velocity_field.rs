@@ -12,6 +12,7 @@ use super::callable_field::{CallableField, CallableFieldConfig};
 use super::door;
 use super::handle::{Reduced, Shared};
 use super::json;
+use super::source::PySource;
 use crate::error::Error;
 use crate::ode::{self, Chunks, DensityOptions, SolveOptions};
 use crate::python::door::PyMonitor;
@@ -19,7 +20,7 @@ use crate::store;
 use crate::tensor::{device_name, dtype_name, parse_device, parse_dtype, shape_text};
 use crate::velocity::{
     Conditioning, Convention, DiffusionField, EmpiricalField, GaussianField, GuidedField, NetworkField,
-    TorchScriptConfig, TorchScriptField, VelocityField,
+    SourcedField, TorchScriptConfig, TorchScriptField, VelocityField,
 };
 
 #[pyclass(name = "VelocityField", module = "koopflow._core", frozen)]
@@ -128,6 +129,17 @@ impl PyVelocityField {
     fn diffusion(model: &Self, config: &str) -> PyResult<Self> {
         let field = DiffusionField::new(model.handle(), json::parse_config(config)?)?;
         Ok(PyVelocityField::new(Box::new(field)))
+    }
+
+    /// This field, from something else than noise.
+    fn starting_from(&self, source: &PySource) -> PyVelocityField {
+        PyVelocityField::new(Box::new(SourcedField::new(self.handle(), source.handle())))
+    }
+
+    /// What its flow starts from.
+    #[getter]
+    fn source(&self) -> PySource {
+        self.0.fact(|field| PySource::new(field.source(), field.event_shape()))
     }
 
     /// Classifier-free guidance of this field.

@@ -1,5 +1,5 @@
-//! Log-density of a student by the change of variables through its one-step map S: with x = S(z) and z standard
-//! normal, log p(x) = log N(z; 0, I) - log |det dS/dz|. z is found by the student's inverse, polished against S.
+//! Log-density of a student by the change of variables through its one-step map S: with x = S(z) and z from the source,
+//! standard normal for most, log p(x) = log p0(z) - log |det dS/dz|. z is found by the student's inverse, polished against S.
 
 use std::str::FromStr;
 
@@ -10,10 +10,9 @@ use crate::error::{Error, Result};
 use crate::koopman::Student;
 use crate::monitor::Monitor;
 use crate::nets::precision::Lowered;
+use crate::ode;
 use crate::sampling;
-use crate::tensor::{
-    all_finite, chunks, finite_densities, in_chunks, log_standard_normal, shape_text, RandomSource,
-};
+use crate::tensor::{all_finite, chunks, finite_densities, in_chunks, shape_text, RandomSource};
 
 /// How log |det dS/dz| is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -108,6 +107,7 @@ pub fn student_density(
     let _guard = tch::no_grad_guard();
     let _full = Lowered::to(None);
     options.check()?;
+    ode::check_density(student.source())?;
     let dimension = student.config().dimension();
     let method = if dimension <= JACOBIAN_LIMIT { Polish::Newton } else { Polish::FixedPoint };
     let Inversion { noise, residuals } =
@@ -140,6 +140,7 @@ pub fn sample_with_density(
 ) -> Result<[Tensor; 4]> {
     let _guard = tch::no_grad_guard();
     let _full = Lowered::to(None);
+    ode::check_density(student.source())?;
     let x = sampling::sample(student, x0, condition, 1, monitor)?;
     let (log_prob, log_determinant, errors) = at_noise(student, x0, condition, options, monitor)?;
     Ok([x, finite_densities(log_prob)?, log_determinant, errors])
@@ -182,6 +183,7 @@ fn at_noise(
     options.check()?;
     let dimension = student.config().dimension();
     let flat = student.flatten("x0", noise)?;
+    let given = condition;
     let condition = student.condition_input(condition, flat.size()[0])?;
     let map = SampleMap::new(student)?;
     let exact = match options.determinant {
@@ -193,7 +195,7 @@ fn at_noise(
         true => exact_log_determinant(&map, &flat, condition.as_ref(), monitor)?,
         false => estimated_log_determinant(&map, &flat, condition.as_ref(), options, monitor)?,
     };
-    let log_noise = log_standard_normal(&flat)?;
+    let log_noise = ode::log_density(student.source(), &student.unflatten(&flat), given, monitor)?;
     let log_determinant = log_determinant + dimension as f64 * student.length(1.0)?.ln();
     Ok((log_noise - &log_determinant, log_determinant, standard_errors))
 }

@@ -6,6 +6,7 @@ use super::chunks::{chunk_rows, threads, Chunk, Samples};
 use crate::error::{Error, Result};
 use crate::koopman::{weight_of_encoding, Direction, Horizon, Motion, Student};
 use crate::monitor::Monitor;
+use crate::ode;
 use crate::spectrum::Spectrum;
 use crate::tensor::{chunks, finite_or_divergence, RandomSource};
 
@@ -108,6 +109,12 @@ pub fn sample_count(
         return Err(Error::argument("n", "at least one sample", count));
     }
     student.config().conditioning.check(condition, count)?;
+    if !student.source().is_normal() {
+        let mut random = RandomSource::noise(seed);
+        let (shape, options) = (&student.config().event_shape, (student.kind(), Device::Cpu));
+        let x0 = ode::draw(student.source(), count, shape, &mut random, options, condition, monitor)?;
+        return Ok(sample(student, &x0, condition, steps, monitor)?.to_device(Device::Cpu));
+    }
     let dimension = student.config().dimension();
     let stride = Stride::new(student, 0.0, 1.0, steps)?;
     let mut random = RandomSource::noise(seed);

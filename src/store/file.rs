@@ -53,6 +53,12 @@ impl Tensors {
         Ok(tensor)
     }
 
+    /// Those whose names are `wanted`.
+    pub fn take_where(&mut self, wanted: impl Fn(&str) -> bool) -> Vec<(String, Tensor)> {
+        let names: Vec<String> = self.tensors.keys().filter(|name| wanted(name)).cloned().collect();
+        names.into_iter().filter_map(|name| self.tensors.remove_entry(&name)).collect()
+    }
+
     /// All that are left.
     pub fn take_all(&mut self) -> Vec<(String, Tensor)> {
         self.tensors.drain().collect()

@@ -4,7 +4,9 @@
 use tch::{Device, Kind, Tensor};
 
 use super::gaussian::find_tensor;
-use super::{Conditioning, EvaluationCounter, FieldDescription, FieldState, Moments, Units, VelocityField};
+use super::{
+    Conditioning, EvaluationCounter, FieldDescription, FieldState, Moments, Source, Units, VelocityField,
+};
 use crate::error::{Error, Result};
 use crate::tensor::{check_finite, dtype_name, shape_text};
 
@@ -132,6 +134,10 @@ impl VelocityField for GuidedField {
 
     fn counter(&self) -> &EvaluationCounter {
         self.model.counter()
+    }
+
+    fn source(&self) -> Source {
+        self.model.source()
     }
 
     fn moments(&self) -> Result<Option<Moments>> {

@@ -9,6 +9,8 @@ mod guidance;
 mod network;
 mod noise_schedule;
 mod path;
+mod source;
+mod sourced;
 mod standard;
 mod store;
 mod torchscript;
@@ -29,6 +31,8 @@ pub use guidance::GuidedField;
 pub use network::{NetworkField, NetworkFieldConfig};
 pub use noise_schedule::{Cosine, Geometric, Karras, LinearBeta, NoiseLevel, NoiseSchedule, ScaledBeta};
 pub use path::{Coefficients, Path};
+pub use source::{Sampler, Source, SourceDescription};
+pub use sourced::SourcedField;
 pub use store::TeacherDescription;
 pub use torchscript::{Convention, TorchScriptConfig, TorchScriptField};
 pub use units::{Moments, Units, UnitsField};
@@ -75,6 +79,11 @@ pub trait VelocityField: Send {
     }
 
     fn counter(&self) -> &EvaluationCounter;
+
+    /// What its flow starts from.
+    fn source(&self) -> Source {
+        Source::Normal
+    }
 
     /// What the field knows of the data that it leads to; `None` for other people's models.
     ///
@@ -153,6 +162,7 @@ pub enum FieldDescription {
     Empirical { event_shape: Vec<i64> },
     Network(Box<NetworkFieldConfig>),
     Guided { scale: f64, model: Box<FieldDescription> },
+    Sourced { source: SourceDescription, model: Box<FieldDescription> },
 }
 
 impl dyn VelocityField + '_ {

@@ -7,13 +7,14 @@ use super::body::Body;
 use super::gaussian::find_tensor;
 use super::standard::Standard;
 use super::{
-    Conditioning, EvaluationCounter, FieldDescription, FieldState, Moments, Path, Units, VelocityField,
+    Conditioning, EvaluationCounter, FieldDescription, FieldState, Moments, Path, Source, SourceDescription,
+    Units, VelocityField,
 };
 use crate::error::{Error, Result};
 use crate::nets::{torchcfm_config, Parameters, UNetConfig};
 use crate::tensor::threads::IntraOpThreads;
 use crate::tensor::{
-    check_batch, check_finite, dtype_name, event_size, parse_dtype, shape_text, RandomSource,
+    check_batch, check_finite, dtype_name, event_size, parse_dtype, shape_text, RandomSource, Share,
 };
 
 /// The shape of a [`NetworkField`]; its weights and data statistics are tensors.
@@ -37,6 +38,9 @@ pub struct NetworkFieldConfig {
     /// v(t, x) itself.
     #[serde(default = "scaled_by_default")]
     pub scaled: bool,
+    /// What the flow starts from, without its tensors.
+    #[serde(default, skip_serializing_if = "SourceDescription::is_normal")]
+    pub source: SourceDescription,
     /// `"float32"` or `"float64"`.
     pub dtype: String,
 }
@@ -56,6 +60,7 @@ impl Default for NetworkFieldConfig {
             frequencies: 3,
             unet: None,
             scaled: true,
+            source: SourceDescription::Normal,
             dtype: "float32".into(),
         }
     }
@@ -127,7 +132,8 @@ impl NetworkFieldConfig {
 /// Input and output are scaled as Karras et al. (arXiv 2206.00364) do: with data of mean m and
 /// deviation d in each coordinate, and a path x_t = a x1 + s x0, the network sees
 /// (x - a m) / sqrt(a^2 d^2 + s^2) and answers in units of sqrt(a'^2 d^2 + s'^2) around a' m, so that
-/// data of any scale train alike. That far from the noise's scale the path is decided in a moment near one
+/// data of any scale train alike. (From another source than noise, s is times its own deviation, and the mean has its
+/// part.) That far from the noise's scale the path is decided in a moment near one
 /// of its ends: such data are learnt as standard data, from which `units` leads back. Losses and
 /// [`NetworkField::velocity_in_units`] are of those; [`VelocityField::velocity`] is the data's own.
 pub struct NetworkField {
@@ -136,6 +142,9 @@ pub struct NetworkField {
     dtype: Kind,
     data: Standard,
     condition: Standard,
+    /// Of the source, where it is not noise.
+    origin: Option<Standard>,
+    source: Source,
     units: Option<Units>,
     body: Body,
     parameters: Parameters,
@@ -186,6 +195,8 @@ impl NetworkField {
             dtype,
             data: data.to(device, dtype),
             condition: condition.to(device, dtype),
+            origin: None,
+            source: Source::Normal,
             units: None,
             body,
             parameters,
@@ -225,6 +236,20 @@ impl NetworkField {
         };
         let mut random = RandomSource::new(0);
         let mut field = NetworkField::build(config.clone(), &data, &condition, device, &mut random)?;
+        if !config.source.is_normal() {
+            let size = if config.scaled { event_size(&config.event_shape) } else { 0 };
+            let origin = match config.scaled {
+                true => Standard::stored(tensors, "origin", size)?,
+                false => Standard::identity(0),
+            };
+            let own: Vec<_> = tensors
+                .iter()
+                .filter(|(name, _)| Source::owns(name))
+                .map(|(name, tensor)| (name.clone(), tensor.shallow_clone()))
+                .collect();
+            field.source = Source::from_state(&config.source, &own, &config.event_shape, device)?;
+            field.origin = Some(origin.to(device, field.dtype));
+        }
         field.parameters.restore(|name| find_tensor(tensors, name).map(Tensor::shallow_clone))?;
         if tensors.iter().any(|(name, _)| name.starts_with("units.")) {
             let take = |name: &str| find_tensor(tensors, name).map(Tensor::shallow_clone);
@@ -281,6 +306,25 @@ impl NetworkField {
         NetworkField { units: Some(units.to(self.dtype, self.device)), ..self }
     }
 
+    /// The same field from a source whose samples are `pool` `[N, *event]`, or like them.
+    ///
+    /// # Errors
+    /// As [`Source::state`], but for a flow that no file holds: such a field is not kept either.
+    pub fn starting_from(self, source: Source, pool: &Tensor) -> Result<NetworkField> {
+        if source.is_normal() {
+            return Ok(self);
+        }
+        let origin = match (self.config.scaled, &self.config.unet) {
+            (false, _) => Standard::identity(0),
+            (true, Some(_)) => Standard::of_channels(pool)?,
+            (true, None) => Standard::of(&pool.f_reshape([pool.size()[0], -1])?),
+        };
+        // One that cannot be kept is told where the field is.
+        let description = source.state().map_or(SourceDescription::Sampler, |(description, _)| description);
+        let config = NetworkFieldConfig { source: description, ..self.config };
+        Ok(NetworkField { config, origin: Some(origin.to(self.device, self.dtype)), source, ..self })
+    }
+
     fn tensors(&self) -> Vec<(String, Tensor)> {
         let mut tensors = self.parameters.named();
         tensors.extend(self.units.iter().flat_map(Units::named));
@@ -290,10 +334,12 @@ impl NetworkField {
         };
         if self.config.scaled {
             add("data", &self.data);
+            self.origin.iter().for_each(|origin| add("origin", origin));
         }
         if matches!(self.config.conditioning, Conditioning::Vector { .. }) {
             add("condition", &self.condition);
         }
+        tensors.extend(self.source.state().map(|(_, own)| own).unwrap_or_default());
         tensors
     }
 
@@ -338,12 +384,20 @@ impl NetworkField {
         }
         let c = self.config.path.coefficients(&t.unsqueeze(1));
         let variance = self.data.scale.square();
-        let deviation = (c.a.square() * &variance + c.s.square()).sqrt();
-        let input = (x - &c.a * &self.data.mean) / deviation;
+        let mut mean = &c.a * &self.data.mean;
+        let mut centre = &c.a_rate * &self.data.mean;
+        let (mut start, mut start_rate) = (c.s.square(), c.s_rate.square());
+        if let Some(origin) = &self.origin {
+            mean += &c.s * &origin.mean;
+            centre += &c.s_rate * &origin.mean;
+            let own = origin.scale.square();
+            (start, start_rate) = (start * &own, start_rate * own);
+        }
+        let deviation = (c.a.square() * &variance + start).sqrt();
         Ok(Scaled {
-            answer: self.body.forward(t, input, condition)?,
-            unit: (c.a_rate.square() * variance + c.s_rate.square()).sqrt(),
-            centre: c.a_rate * &self.data.mean,
+            answer: self.body.forward(t, (x - mean) / deviation, condition)?,
+            unit: (c.a_rate.square() * variance + start_rate).sqrt(),
+            centre,
         })
     }
 
@@ -365,7 +419,9 @@ impl NetworkField {
         let twin =
             NetworkField::build(self.config.clone(), &self.data, &self.condition, self.device, &mut random)?;
         twin.freeze();
-        Ok(twin)
+        let (origin, source) =
+            (self.origin.as_ref().map(Standard::shallow_clone), self.source.shallow_clone());
+        Ok(NetworkField { origin, source, ..twin })
     }
 
     /// The regression loss: the mean square of (v - u) in each coordinate's own units, in which a
@@ -383,6 +439,8 @@ impl NetworkField {
             dtype: self.dtype,
             data: self.data.shallow_clone(),
             condition: self.condition.shallow_clone(),
+            origin: self.origin.as_ref().map(Standard::shallow_clone),
+            source: self.source.shallow_clone(),
             units: self.units.as_ref().map(Units::shallow_clone),
             body: self.body.shallow_clone(),
             parameters: self.parameters.shallow_clone(),
@@ -436,6 +494,10 @@ impl VelocityField for NetworkField {
         &self.counter
     }
 
+    fn source(&self) -> Source {
+        self.source.shallow_clone()
+    }
+
     fn moments(&self) -> Result<Option<Moments>> {
         if !self.config.scaled || self.units.is_some() {
             return Ok(None);
@@ -459,6 +521,8 @@ impl VelocityField for NetworkField {
     }
 
     fn state(&self) -> Option<FieldState> {
+        // A source that no file can hold leaves nothing to keep.
+        self.source.state().ok()?;
         let description = FieldDescription::Network(Box::new(self.config.clone()));
         Some(FieldState { description, tensors: self.tensors() })
     }

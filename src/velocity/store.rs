@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
 use super::{
-    EmpiricalField, FieldDescription, FieldState, GaussianField, GuidedField, NetworkField, VelocityField,
+    EmpiricalField, FieldDescription, FieldState, GaussianField, GuidedField, NetworkField, Source,
+    SourcedField, VelocityField,
 };
 use crate::error::{Error, Result};
 use crate::store::{Stored, Tensors};
@@ -37,9 +38,12 @@ impl Stored for Box<dyn VelocityField> {
 }
 
 /// The state of a field that has weights of its own.
-fn own_state(field: &dyn VelocityField) -> Result<FieldState> {
+pub(super) fn own_state(field: &dyn VelocityField) -> Result<FieldState> {
     field.state().ok_or_else(|| {
-        let kind = field.kind_name();
+        let kind = match field.source() {
+            Source::Flow(below) if below.state().is_none() => below.kind_name(),
+            _ => field.kind_name(),
+        };
         let advice = match kind {
             "torchscript" => "its TorchScript file is what to keep: load it again",
             _ => "save the wrapped module itself and attach it again",
@@ -50,7 +54,7 @@ fn own_state(field: &dyn VelocityField) -> Result<FieldState> {
     })
 }
 
-fn build(
+pub(super) fn build(
     description: &FieldDescription,
     tensors: &[(String, Tensor)],
     device: Device,
@@ -66,6 +70,12 @@ fn build(
         FieldDescription::Guided { scale, model } => {
             let (model_tensors, null) = GuidedField::split_state(tensors)?;
             Box::new(GuidedField::new(build(model, &model_tensors, device)?, *scale, &null)?)
+        }
+        FieldDescription::Sourced { source, model } => {
+            let [of_model, of_source] = SourcedField::split_state(tensors);
+            let model = build(model, &of_model, device)?;
+            let source = Source::from_state(source, &of_source, model.event_shape(), device)?;
+            Box::new(SourcedField::new(model, source))
         }
     })
 }

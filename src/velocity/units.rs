@@ -17,7 +17,7 @@ use std::ops::RangeInclusive;
 use tch::{Device, Kind, Tensor};
 
 use super::standard::moments;
-use super::{Conditioning, EvaluationCounter, FieldState, Path, VelocityField};
+use super::{Conditioning, EvaluationCounter, FieldState, Path, Source, VelocityField};
 use crate::error::{Error, Result};
 use crate::tensor::{check_finite, shape_text, shared};
 
@@ -333,6 +333,10 @@ impl VelocityField for UnitsField {
 
     fn counter(&self) -> &EvaluationCounter {
         self.inner.counter()
+    }
+
+    fn source(&self) -> Source {
+        self.inner.source()
     }
 
     fn shallow_clone(&self) -> Box<dyn VelocityField> {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use koopflow::flow::{train, train_with_files, TeacherConfig, TeacherHistory, TrainingFiles};
+use koopflow::flow::{train, train_with_files, Given, TeacherConfig, TeacherHistory, TrainingFiles};
 use koopflow::monitor::{Monitor, Progress, Silent};
 use koopflow::store;
 use koopflow::tensor::RandomSource;
@@ -86,7 +86,7 @@ fn broken() -> Error {
 }
 
 fn refused(config: &TeacherConfig, data: &Tensor, condition: Option<&Tensor>, file: &Path) -> Error {
-    train_with_files(config, data, None, condition, None, &resuming(file), &mut Silent).err().unwrap()
+    train_with_files(config, Given::new(data, condition), &resuming(file), &mut Silent).err().unwrap()
 }
 
 fn whole() -> (NetworkField, TeacherHistory) {
@@ -100,14 +100,14 @@ fn a_training_that_was_cut_goes_on_bit_for_bit() {
     for cut in [1, 13, 35] {
         let mut monitor = After(cut, interrupted);
         let (part, early) =
-            train_with_files(&config(), &data(), None, None, None, &writing(&file), &mut monitor).unwrap();
+            train_with_files(&config(), Given::new(&data(), None), &writing(&file), &mut monitor).unwrap();
         assert_eq!((early.stopped, early.steps), (Stopped::Interrupted, cut));
         let (loaded, facts) = store::load::<Box<dyn VelocityField>>(&file, Device::Cpu).unwrap();
         assert_equal(&*loaded, &part);
         assert_eq!(facts["history"]["steps"], cut);
         assert_eq!(facts["history"]["loss"], serde_json::to_value(&early.loss).unwrap());
         let (resumed, again) =
-            train_with_files(&config(), &data(), None, None, None, &resuming(&file), &mut Silent).unwrap();
+            train_with_files(&config(), Given::new(&data(), None), &resuming(&file), &mut Silent).unwrap();
         assert_equal(&resumed, &field);
         assert_eq!((again.loss, again.steps, again.stopped), (history.loss.clone(), 40, Stopped::Completed));
     }
@@ -117,7 +117,7 @@ fn a_training_that_was_cut_goes_on_bit_for_bit() {
 fn a_training_that_failed_goes_on_from_where_it_failed() {
     let file = folder("failed").join("run.safetensors");
     let mut monitor = After(12, broken);
-    let outcome = train_with_files(&config(), &data(), None, None, None, &writing(&file), &mut monitor);
+    let outcome = train_with_files(&config(), Given::new(&data(), None), &writing(&file), &mut monitor);
     assert!(matches!(outcome.err().unwrap(), Error::Internal(_)));
     let (_, facts) = store::load::<Box<dyn VelocityField>>(&file, Device::Cpu).unwrap();
     assert_eq!(
@@ -125,7 +125,7 @@ fn a_training_that_failed_goes_on_from_where_it_failed() {
         (&12.into(), &"interrupted".into())
     );
     let (resumed, _) =
-        train_with_files(&config(), &data(), None, None, None, &resuming(&file), &mut Silent).unwrap();
+        train_with_files(&config(), Given::new(&data(), None), &resuming(&file), &mut Silent).unwrap();
     assert_equal(&resumed, &whole().0);
 }
 
@@ -134,7 +134,7 @@ fn a_training_is_resumed_with_its_own_options_and_data_only() {
     let folder = folder("refuse");
     let file = folder.join("run.safetensors");
     let (field, _) =
-        train_with_files(&config(), &data(), None, None, None, &writing(&file), &mut Silent).unwrap();
+        train_with_files(&config(), Given::new(&data(), None), &writing(&file), &mut Silent).unwrap();
     let named = |error: Error, name: &str| {
         assert!(matches!(&error, Error::Argument { argument, .. } if argument == name), "{name}: {error}");
     };

@@ -5,7 +5,7 @@ use tch::Tensor;
 use crate::error::Result;
 
 /// Portions of data, one after another and without an end.
-pub trait Source: Send {
+pub trait Portions: Send {
     /// The next samples `[N, *event]`, and the condition of each where there are conditions.
     ///
     /// # Errors

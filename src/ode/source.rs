@@ -1,0 +1,138 @@
+//! Draws from what a flow starts from, and log-densities of it. Another flow is solved for both.
+
+use tch::{Device, Kind, Tensor};
+
+use super::{log_prob, solve_chunked, Chunks, DensityOptions, SolveOptions};
+use crate::error::{Error, Result};
+use crate::monitor::Monitor;
+use crate::tensor::{check_batch, log_standard_normal, shape_text, RandomSource};
+use crate::velocity::{Conditioning, Source, VelocityField};
+
+/// Rows that stand for a law that rows cannot be taken of, where many are asked for again and again: pairs of
+/// training are drawn from them.
+pub const POOL: i64 = 16_384;
+
+/// `count` samples `[count, *event]` of a source, the same for the same random numbers. A conditional flow takes the
+/// `condition` of each.
+///
+/// # Errors
+/// Names `source` where its samples have another shape or are not finite, `x0` where it is a sampler that no file
+/// could hold; whatever a flow, a sampler or the monitor raises.
+pub fn draw(
+    source: &Source,
+    count: i64,
+    event_shape: &[i64],
+    random: &mut RandomSource,
+    (kind, device): (Kind, Device),
+    condition: Option<&Tensor>,
+    monitor: &mut dyn Monitor,
+) -> Result<Tensor> {
+    let shape: Vec<i64> = [&[count], event_shape].concat();
+    let drawn = match source {
+        Source::Normal => return random.normal(&shape, kind, device),
+        Source::Rows(rows) => {
+            let places = random.integers(rows.size()[0], count, rows.device());
+            rows.f_index_select(0, &places)?
+        }
+        Source::Flow(field) => {
+            let condition = condition.filter(|_| field.conditioning() != Conditioning::None);
+            let options = (field.dtype(), field.device());
+            let below = field.source();
+            let start = draw(&below, count, event_shape, random, options, condition, monitor)?;
+            let (ends, chunks) = ([0.0, 1.0], Chunks::new("source"));
+            let solve = SolveOptions::default();
+            solve_chunked(&**field, &start, &ends, &solve, condition, chunks, monitor)?.endpoint()
+        }
+        Source::Sampler(sampler) => {
+            let seed = random.integers(i64::MAX, 1, Device::Cpu).int64_value(&[0]);
+            let drawn = sampler.draw(count, seed as u64)?;
+            if drawn.size() != shape {
+                return Err(Error::shape("source", shape_text(&shape), shape_text(&drawn.size())));
+            }
+            check_batch("source", &drawn, event_shape)?;
+            drawn
+        }
+        Source::Lost => {
+            let expected = "samples to start from: the source was a function, which no file holds";
+            return Err(Error::argument("x0", expected, "none"));
+        }
+    };
+    Ok(drawn.to_kind(kind).to_device(device))
+}
+
+/// `count` samples that stand for a source from now on, `[.., *event]` in float32 on the CPU: all of a set of rows.
+///
+/// # Errors
+/// As [`draw`].
+pub fn pool(
+    source: &Source,
+    event_shape: &[i64],
+    random: &mut RandomSource,
+    monitor: &mut dyn Monitor,
+) -> Result<Tensor> {
+    let options = (Kind::Float, Device::Cpu);
+    match source {
+        Source::Rows(rows) => Ok(rows.to_kind(options.0).to_device(options.1)),
+        _ => draw(source, POOL, event_shape, random, options, None, monitor),
+    }
+}
+
+/// Log-density in nats, `[B]` in float64, of states `[B, *event]` at a flow's beginning.
+///
+/// # Errors
+/// [`Error::Argument`] naming `source` where it has none; whatever a flow, a density or the monitor raises.
+pub fn log_density(
+    source: &Source,
+    x: &Tensor,
+    condition: Option<&Tensor>,
+    monitor: &mut dyn Monitor,
+) -> Result<Tensor> {
+    let rows = x.size()[0];
+    let known = match source {
+        Source::Normal => return log_standard_normal(&x.f_reshape([rows, -1])?),
+        Source::Flow(field) => {
+            let condition = condition.filter(|_| field.conditioning() != Conditioning::None);
+            Some(log_prob(&**field, x, &DensityOptions::default(), condition, monitor)?)
+        }
+        Source::Sampler(sampler) => sampler.log_density(x)?,
+        Source::Rows(_) | Source::Lost => None,
+    };
+    let Some(found) = known else { return Err(without_density(source)) };
+    if found.size() != [rows] {
+        return Err(Error::shape("source", format!("log-densities ({rows},)"), shape_text(&found.size())));
+    }
+    Ok(found.to_kind(Kind::Double).to_device(x.device()))
+}
+
+/// What is said of a source that has no density, before anything is computed.
+///
+/// # Errors
+/// [`Error::Argument`] naming `source`.
+pub fn check_density(source: &Source) -> Result<()> {
+    match source {
+        Source::Rows(_) | Source::Lost => Err(without_density(source)),
+        Source::Flow(field) => check_density(&field.source()),
+        Source::Normal | Source::Sampler(_) => Ok(()),
+    }
+}
+
+fn without_density(source: &Source) -> Error {
+    let expected = "one whose density is known: noise, another flow, or a function with a log_prob";
+    Error::argument("source", expected, format!("'{}'", source.name()))
+}
+
+/// `count` samples that a teacher starts from, for a seed: those of [`RandomSource::noise`].
+///
+/// # Errors
+/// As [`draw`].
+pub fn starts(
+    field: &dyn VelocityField,
+    count: i64,
+    seed: u64,
+    condition: Option<&Tensor>,
+    monitor: &mut dyn Monitor,
+) -> Result<Tensor> {
+    let mut random = RandomSource::noise(seed);
+    let options = (Kind::Float, Device::Cpu);
+    draw(&field.source(), count, field.event_shape(), &mut random, options, condition, monitor)
+}

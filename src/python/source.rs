@@ -1,0 +1,118 @@
+//! `_core.Source`: what a flow starts from, for Python.
+
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+use tch::{Device, Kind, Tensor};
+
+use super::array::{Array, ArrayKind};
+use super::door::{self, PyMonitor};
+use super::errors::from_callback;
+use super::handle::Shared;
+use super::velocity_field::{check_event_shape, PyVelocityField};
+use crate::error::Result;
+use crate::ode;
+use crate::tensor::RandomSource;
+use crate::velocity::{Sampler, Source};
+
+#[pyclass(name = "Source", module = "koopflow._core", frozen)]
+pub struct PySource {
+    source: Shared<Source>,
+    event_shape: Vec<i64>,
+}
+
+impl PySource {
+    pub fn new(source: Source, event_shape: &[i64]) -> Self {
+        PySource { source: Shared::new(source), event_shape: event_shape.to_vec() }
+    }
+
+    /// A handle on the same source, to move through the door.
+    pub fn handle(&self) -> Source {
+        self.source.handle()
+    }
+}
+
+#[pymethods]
+impl PySource {
+    /// Rows `[N, *event]`, of which copies are kept.
+    #[staticmethod]
+    fn rows(py: Python<'_>, rows: &Bound<'_, PyAny>, event_shape: Vec<i64>) -> PyResult<Self> {
+        let rows = Array::import_float("source", rows)?.tensor;
+        let event_shape = check_event_shape(event_shape)?;
+        let shape = event_shape.clone();
+        let source = door::enter(py, move || Source::rows(&rows, &shape))?;
+        Ok(PySource::new(source, &event_shape))
+    }
+
+    /// Where another flow ends.
+    #[staticmethod]
+    fn flow(field: &PyVelocityField, event_shape: Vec<i64>) -> PyResult<Self> {
+        let event_shape = check_event_shape(event_shape)?;
+        Ok(PySource::new(Source::flow(field.handle(), &event_shape)?, &event_shape))
+    }
+
+    /// `draw(count, seed)` and, where it is known, `log_prob(x)`: arrays of float.
+    #[staticmethod]
+    #[pyo3(signature = (draw, log_prob, *, event_shape))]
+    fn sampler(draw: Py<PyAny>, log_prob: Option<Py<PyAny>>, event_shape: Vec<i64>) -> PyResult<Self> {
+        let event_shape = check_event_shape(event_shape)?;
+        Ok(PySource::new(Source::Sampler(Arc::new(PySampler { draw, log_prob })), &event_shape))
+    }
+
+    /// `"normal"`, `"rows"`, `"flow"` or `"sampler"`.
+    #[getter]
+    fn kind(&self) -> &'static str {
+        self.source.fact(Source::name)
+    }
+
+    /// `count` samples, float32: the same for the same seed.
+    #[pyo3(signature = (count, seed, *, condition=None, monitor=None))]
+    fn draw<'py>(
+        &self,
+        py: Python<'py>,
+        count: i64,
+        seed: u64,
+        condition: Option<&Bound<'py, PyAny>>,
+        monitor: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let condition = condition.map(|c| Array::import("condition", c)).transpose()?.map(|c| c.tensor);
+        let (source, shape) = (self.handle(), self.event_shape.clone());
+        let mut monitor = PyMonitor::new(monitor);
+        let drawn = door::enter(py, move || {
+            let mut random = RandomSource::noise(seed);
+            let options = (Kind::Float, Device::Cpu);
+            ode::draw(&source, count, &shape, &mut random, options, condition.as_ref(), &mut monitor)
+        })?;
+        ArrayKind::Numpy.export(py, drawn)
+    }
+}
+
+/// Two functions of somebody's. The interpreter is held for them only.
+struct PySampler {
+    draw: Py<PyAny>,
+    log_prob: Option<Py<PyAny>>,
+}
+
+impl Sampler for PySampler {
+    fn draw(&self, count: i64, seed: u64) -> Result<Tensor> {
+        Python::attach(|py| {
+            let answer = || -> PyResult<Tensor> {
+                let drawn = self.draw.bind(py).call1((count, seed))?;
+                Ok(Array::import_float("source", &drawn)?.tensor)
+            };
+            answer().map_err(|raised| from_callback(py, raised))
+        })
+    }
+
+    fn log_density(&self, x: &Tensor) -> Result<Option<Tensor>> {
+        let Some(log_prob) = &self.log_prob else { return Ok(None) };
+        Python::attach(|py| {
+            let answer = || -> PyResult<Tensor> {
+                let given = ArrayKind::Numpy.export(py, x.f_detach_copy().map_err(crate::Error::from)?)?;
+                let found = log_prob.bind(py).call1((given,))?;
+                Ok(Array::import_float("source", &found)?.tensor)
+            };
+            Ok(Some(answer().map_err(|raised| from_callback(py, raised))?))
+        })
+    }
+}

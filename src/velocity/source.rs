@@ -1,0 +1,165 @@
+//! What a flow starts from at time 0: standard normal noise, unless it leads from one set of data to another.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+use super::store::{build, own_state};
+use super::{FieldDescription, VelocityField};
+use crate::error::{Error, Result};
+use crate::tensor::{check_batch, Share};
+
+/// A law to start from. Draws and densities are [`crate::ode::draw`] and [`crate::ode::log_density`], for some of them
+/// are flows themselves.
+#[derive(Default)]
+pub enum Source {
+    /// N(0, I).
+    #[default]
+    Normal,
+    /// Each row of a set `[N, *event]` as often as any other.
+    Rows(Tensor),
+    /// Where another flow ends.
+    Flow(Box<dyn VelocityField>),
+    /// Somebody's own sampler, which no file holds.
+    Sampler(Arc<dyn Sampler>),
+    /// A sampler that a file could not hold: nothing can be drawn from it.
+    Lost,
+}
+
+/// Somebody's own law.
+pub trait Sampler: Send + Sync {
+    /// `count` samples `[count, *event]`, the same for the same seed.
+    ///
+    /// # Errors
+    /// Whatever the sampler fails on.
+    fn draw(&self, count: i64, seed: u64) -> Result<Tensor>;
+
+    /// Log-density in nats `[B]` of `x` `[B, *event]`; `None` where it is not known.
+    ///
+    /// # Errors
+    /// Whatever the density fails on.
+    fn log_density(&self, x: &Tensor) -> Result<Option<Tensor>>;
+}
+
+/// A source without its tensors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[serde(tag = "source", rename_all = "snake_case")]
+pub enum SourceDescription {
+    #[default]
+    Normal,
+    Rows,
+    Flow {
+        model: Box<FieldDescription>,
+    },
+    Sampler,
+}
+
+impl SourceDescription {
+    pub fn is_normal(&self) -> bool {
+        *self == SourceDescription::Normal
+    }
+}
+
+/// Names of the tensors in a file.
+const ROWS: &str = "source.rows";
+const MODEL: &str = "source.model.";
+
+impl Source {
+    /// Rows `[N, *event]` to draw from.
+    ///
+    /// # Errors
+    /// Names `source` where they do not fit or are not finite.
+    pub fn rows(rows: &Tensor, event_shape: &[i64]) -> Result<Source> {
+        check_batch("source", rows, event_shape)?;
+        Ok(Source::Rows(rows.detach().copy()))
+    }
+
+    /// The end of another flow.
+    ///
+    /// # Errors
+    /// Names `source` where its samples have another shape.
+    pub fn flow(field: Box<dyn VelocityField>, event_shape: &[i64]) -> Result<Source> {
+        if field.event_shape() != event_shape {
+            let [expected, got] = [event_shape, field.event_shape()].map(crate::tensor::shape_text);
+            return Err(Error::shape("source", format!("samples of shape {expected}"), got));
+        }
+        Ok(Source::Flow(field))
+    }
+
+    pub fn is_normal(&self) -> bool {
+        matches!(self, Source::Normal)
+    }
+
+    /// What it is called in messages and files.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Source::Normal => "normal",
+            Source::Rows(_) => "rows",
+            Source::Flow(_) => "flow",
+            Source::Sampler(_) | Source::Lost => "sampler",
+        }
+    }
+
+    /// What a file holds of it.
+    ///
+    /// # Errors
+    /// [`Error::Teacher`] for a flow that cannot be kept in a file.
+    pub fn state(&self) -> Result<(SourceDescription, Vec<(String, Tensor)>)> {
+        Ok(match self {
+            Source::Normal => (SourceDescription::Normal, Vec::new()),
+            Source::Rows(rows) => (SourceDescription::Rows, vec![(ROWS.into(), rows.shallow_clone())]),
+            Source::Flow(field) => {
+                let state = own_state(&**field)?;
+                let named =
+                    state.tensors.into_iter().map(|(name, tensor)| (format!("{MODEL}{name}"), tensor));
+                (SourceDescription::Flow { model: Box::new(state.description) }, named.collect())
+            }
+            Source::Sampler(_) | Source::Lost => (SourceDescription::Sampler, Vec::new()),
+        })
+    }
+
+    /// The source that [`Source::state`] described, of named tensors that `take` hands over.
+    ///
+    /// # Errors
+    /// As [`Source::rows`] and for a flow's own tensors.
+    pub fn from_state(
+        description: &SourceDescription,
+        tensors: &[(String, Tensor)],
+        event_shape: &[i64],
+        device: tch::Device,
+    ) -> Result<Source> {
+        Ok(match description {
+            SourceDescription::Normal => Source::Normal,
+            SourceDescription::Rows => {
+                let rows = super::gaussian::find_tensor(tensors, ROWS)?;
+                Source::rows(&rows.to_device(device), event_shape)?
+            }
+            SourceDescription::Flow { model } => {
+                let own = |(name, tensor): &(String, Tensor)| {
+                    Some((name.strip_prefix(MODEL)?.to_string(), tensor.shallow_clone()))
+                };
+                let tensors: Vec<_> = tensors.iter().filter_map(own).collect();
+                Source::flow(build(model, &tensors, device)?, event_shape)?
+            }
+            SourceDescription::Sampler => Source::Lost,
+        })
+    }
+
+    /// Whether a tensor of a file is a source's.
+    pub fn owns(name: &str) -> bool {
+        name == ROWS || name.starts_with(MODEL)
+    }
+}
+
+impl Share for Source {
+    fn shallow_clone(&self) -> Self {
+        match self {
+            Source::Normal => Source::Normal,
+            Source::Rows(rows) => Source::Rows(rows.shallow_clone()),
+            Source::Flow(field) => Source::Flow(field.shallow_clone()),
+            Source::Sampler(sampler) => Source::Sampler(Arc::clone(sampler)),
+            Source::Lost => Source::Lost,
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! A velocity field whose flow starts from something else than noise.
+
+use tch::{Device, Kind, Tensor};
+
+use super::{
+    Conditioning, EvaluationCounter, FieldDescription, FieldState, Moments, Source, SourceDescription, Units,
+    VelocityField,
+};
+use crate::error::Result;
+use crate::tensor::Share;
+
+/// `model`, from `source` at time 0.
+pub struct SourcedField {
+    model: Box<dyn VelocityField>,
+    source: Source,
+}
+
+impl SourcedField {
+    pub fn new(model: Box<dyn VelocityField>, source: Source) -> Self {
+        SourcedField { model, source }
+    }
+
+    /// Tensors of [`VelocityField::state`], apart: those of the model, and those of the source.
+    pub(super) fn split_state(tensors: &[(String, Tensor)]) -> [Vec<(String, Tensor)>; 2] {
+        let part = |of_source: bool| {
+            let own = tensors.iter().filter(|(name, _)| Source::owns(name) == of_source);
+            own.map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect()
+        };
+        [part(false), part(true)]
+    }
+}
+
+impl VelocityField for SourcedField {
+    fn event_shape(&self) -> &[i64] {
+        self.model.event_shape()
+    }
+
+    fn conditioning(&self) -> Conditioning {
+        self.model.conditioning()
+    }
+
+    fn device(&self) -> Device {
+        self.model.device()
+    }
+
+    fn dtype(&self) -> Kind {
+        self.model.dtype()
+    }
+
+    fn velocity(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
+        self.model.velocity(t, x, condition)
+    }
+
+    fn velocity_and_vjp(
+        &self,
+        t: &Tensor,
+        x: &Tensor,
+        cotangent: &Tensor,
+        condition: Option<&Tensor>,
+    ) -> Result<(Tensor, Tensor)> {
+        self.model.velocity_and_vjp(t, x, cotangent, condition)
+    }
+
+    fn work(&self) -> Result<Option<f64>> {
+        self.model.work()
+    }
+
+    fn counter(&self) -> &EvaluationCounter {
+        self.model.counter()
+    }
+
+    fn source(&self) -> Source {
+        self.source.shallow_clone()
+    }
+
+    fn moments(&self) -> Result<Option<Moments>> {
+        self.model.moments()
+    }
+
+    /// Standard coordinates are those between noise and data.
+    fn standard(&self) -> Result<Option<(Box<dyn VelocityField>, Units)>> {
+        Ok(None)
+    }
+
+    fn shallow_clone(&self) -> Box<dyn VelocityField> {
+        Box::new(SourcedField::new(self.model.shallow_clone(), self.source.shallow_clone()))
+    }
+
+    fn kind_name(&self) -> &'static str {
+        self.model.kind_name()
+    }
+
+    fn state(&self) -> Option<FieldState> {
+        let FieldState { description, mut tensors } = self.model.state()?;
+        let (source, of_source): (SourceDescription, _) = self.source.state().ok()?;
+        tensors.extend(of_source);
+        let description = FieldDescription::Sourced { source, model: Box::new(description) };
+        Some(FieldState { description, tensors })
+    }
+}
