@@ -20,7 +20,7 @@ use crate::store;
 use crate::tensor::{device_name, dtype_name, parse_device, parse_dtype, shape_text};
 use crate::velocity::{
     Conditioning, Convention, DiffusionField, EmpiricalField, GaussianField, GuidedField, NetworkField,
-    Source, SourcedField, TorchScriptConfig, TorchScriptField, VelocityField,
+    Source, SourcedField, TorchScriptConfig, TorchScriptField, VelocityField, WindowField,
 };
 
 #[pyclass(name = "VelocityField", module = "koopflow._core", frozen)]
@@ -129,6 +129,11 @@ impl PyVelocityField {
     fn diffusion(model: &Self, config: &str) -> PyResult<Self> {
         let field = DiffusionField::new(model.handle(), json::parse_config(config)?)?;
         Ok(PyVelocityField::new(Box::new(field)))
+    }
+
+    /// Its flow from one time to another, both in [0, 1], as one from 0 to 1.
+    fn window(&self, start: f64, end: f64) -> PyResult<PyVelocityField> {
+        Ok(PyVelocityField::new(Box::new(WindowField::new(self.handle(), start, end)?)))
     }
 
     /// The end of its flow, as what another one starts from.

@@ -15,6 +15,7 @@ mod standard;
 mod store;
 mod torchscript;
 mod units;
+mod window;
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
@@ -36,6 +37,7 @@ pub use sourced::SourcedField;
 pub use store::TeacherDescription;
 pub use torchscript::{Convention, TorchScriptConfig, TorchScriptField};
 pub use units::{Moments, Units, UnitsField};
+pub use window::WindowField;
 
 /// A velocity field v(t, x) over samples of shape `event_shape`.
 ///
@@ -163,6 +165,7 @@ pub enum FieldDescription {
     Network(Box<NetworkFieldConfig>),
     Guided { scale: f64, model: Box<FieldDescription> },
     Sourced { source: SourceDescription, model: Box<FieldDescription> },
+    Window { from: f64, to: f64, model: Box<FieldDescription> },
 }
 
 impl dyn VelocityField + '_ {

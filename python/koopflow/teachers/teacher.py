@@ -35,8 +35,9 @@ from ..hub import HubFolder
 from ..options import SHARED_TRAINING, Options, Training, UNet, name_of, to_json, unet_of
 from ..progress import ProgressFunction, ProgressMeter
 from ..twins.teacher import GuidedField, TeacherModule
-from .attaching import Attachable, attaching
+from .attaching import attaching
 from .flow import Flow, TrainingData
+from .parts import Parts
 from .source import KEPT, as_source
 from .torch_models import probe
 from .weighting import weighted_rows
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False, repr=False)
-class FlowTeacher(HubFolder, Attachable, Parameters):
+class FlowTeacher(HubFolder, Parts, Parameters):
     """A flow-matching model: trained here on data, attached from PyTorch, or known in closed form.
 
     The probability path is x_t = a(t) x1 + s(t) x0, with x0 standard normal (Lipman et al. 2210.02747) or
@@ -438,8 +439,8 @@ class FlowTeacher(HubFolder, Attachable, Parameters):
         source: Any = "normal",
     ) -> Self:
         kind = Conditioning.of(field)
-        start = as_source(source, field.event_shape)
-        if start is not None:
+        start = as_source(source, field.event_shape, known=field)
+        if start is not None and source != KEPT:
             field = field.starting_from(start)
         teacher = cls(
             tuple(field.event_shape),
