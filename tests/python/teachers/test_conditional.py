@@ -61,6 +61,7 @@ def by_class(digits):
     return teacher, student
 
 
+@pytest.mark.slow
 def test_a_classifier_recognises_the_digits_that_were_asked_for(by_class, classifier):
     teacher, student = by_class
     asked = np.tile(np.arange(10), 100)
@@ -74,6 +75,7 @@ def test_a_classifier_recognises_the_digits_that_were_asked_for(by_class, classi
     assert by_student >= 0.9
 
 
+@pytest.mark.slow
 def test_the_same_noise_becomes_whatever_digit_is_asked_for(by_class, classifier):
     _, student = by_class
     noise = np.random.default_rng(6).normal(size=(20, 64)).astype("f4")
