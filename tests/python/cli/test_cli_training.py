@@ -346,6 +346,9 @@ def test_training_needs_no_standard_streams(tmp_path, monkeypatch):
         for stream in ("stdin", "stdout", "stderr"):
             patched.setattr(sys, stream, None)
         codes = run("train-teacher", *arguments), run("train-teacher", *arguments, "--steps", 0)
+        # The command opened others in their place.
+        sys.stdout.close()
+        sys.stderr.close()
     assert codes == (0, 2)
     assert np.isfinite(weights(FlowTeacher.load(tmp_path / "teacher.safetensors"))).all()
 

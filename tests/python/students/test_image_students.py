@@ -242,9 +242,7 @@ def test_training_follows_the_teacher(basis: str, teacher: FlowTeacher) -> None:
 
 @pytest.mark.parametrize("basis", ["unet", "hierarchy"])
 def test_the_same_seed_gives_the_same_student(basis: str, teacher: FlowTeacher) -> None:
-    first, second = (
-        student_of(teacher, basis=basis, steps=3, trajectories=32, unet=SMALL) for _ in range(2)
-    )
+    first, second = (student_of(teacher, basis=basis, steps=3, trajectories=32, unet=SMALL) for _ in range(2))
     _, x = some(7, 4)
     np.testing.assert_array_equal(first.sample(x0=x), second.sample(x0=x))
 

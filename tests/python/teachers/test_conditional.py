@@ -119,8 +119,8 @@ def by_vector():
         observables=16,
         width=64,
         depth=2,
-        steps=1_200,
-        trajectories=Trajectories(count=4_096, path_steps=8),
+        steps=1_000,
+        trajectories=Trajectories(count=2_048, path_steps=8),
         seed=0,
     ).fit(teacher, condition=pool, progress=False)
     return teacher, student
