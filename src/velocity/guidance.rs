@@ -4,7 +4,9 @@
 use tch::{Device, Kind, Tensor};
 
 use super::gaussian::find_tensor;
-use super::{Conditioning, EvaluationCounter, FieldDescription, FieldState, Moments, Units, VelocityField};
+use super::{
+    Conditioning, EvaluationCounter, FieldDescription, FieldState, Mixing, Moments, Units, VelocityField,
+};
 use crate::error::{Error, Result};
 use crate::tensor::{check_finite, dtype_name, shape_text};
 
@@ -136,6 +138,10 @@ impl VelocityField for GuidedField {
 
     fn moments(&self) -> Result<Option<Moments>> {
         self.model.moments()
+    }
+
+    fn mixing(&self) -> Option<Mixing> {
+        self.model.mixing()
     }
 
     fn standard(&self) -> Result<Option<(Box<dyn VelocityField>, Units)>> {
