@@ -81,7 +81,9 @@ pub(super) fn steps(times: &[f64], options: &SolveOptions, along: &Along) -> Res
     let named = match (&options.grid, options.solver, along) {
         (Some(Grid::Times(given)), ..) => return through(times, given),
         (Some(named), ..) => named,
-        (None, Solver::Ab2 | Solver::Ab3 | Solver::Dpm2m, Along::States(_) | Along::Augmented(_)) => &Grid::Tau,
+        (None, Solver::Ab2 | Solver::Ab3 | Solver::Dpm2m, Along::States(_) | Along::Augmented(_)) => {
+            &Grid::Tau
+        }
         (None, ..) => &Grid::Uniform,
     };
     let position = match (named, along.mixing()) {
@@ -90,7 +92,8 @@ pub(super) fn steps(times: &[f64], options: &SolveOptions, along: &Along) -> Res
         (Grid::Tau, Some(mixing)) => Some(Position { mixing, log: false }),
         (Grid::LogSnr, Some(mixing)) => Some(Position { mixing, log: true }),
         (Grid::Tau | Grid::LogSnr, None) => {
-            let expected = "'uniform' or times, where states are not known to be a x1 + s x0 of noise and data or \
+            let expected =
+                "'uniform' or times, where states are not known to be a x1 + s x0 of noise and data or \
                             are outside of times 0 to 1";
             return Err(Error::argument("grid", expected, format!("{named:?}").to_lowercase()));
         }

@@ -29,7 +29,8 @@ struct Node {
 
 /// The coordinates at the steps' ends.
 fn nodes(steps: &[Step], along: &Along) -> Result<Vec<Node>> {
-    let times: Vec<f64> = steps.iter().take(1).map(|step| step.start).chain(steps.iter().map(|s| s.end)).collect();
+    let times: Vec<f64> =
+        steps.iter().take(1).map(|step| step.start).chain(steps.iter().map(|s| s.end)).collect();
     let Some(mixing) = along.mixing() else {
         return Ok(times.iter().map(|t| Node { tau: *t, unit: 1.0, of_rate: 1.0, of_state: 0.0 }).collect());
     };
@@ -126,11 +127,13 @@ where
     F: FnMut(f64, &Tensor) -> Result<Tensor>,
 {
     let Along::States(mixing) = along else {
-        let expected = "another than 'dpm2m', which is for states that are a x1 + s x0 of noise and data, from time \
+        let expected =
+            "another than 'dpm2m', which is for states that are a x1 + s x0 of noise and data, from time \
                         0 to 1 or back, and for nothing that is carried along with them";
         return Err(Error::argument("solver", expected, "'dpm2m'"));
     };
-    let times: Vec<f64> = steps.iter().take(1).map(|step| step.start).chain(steps.iter().map(|s| s.end)).collect();
+    let times: Vec<f64> =
+        steps.iter().take(1).map(|step| step.start).chain(steps.iter().map(|s| s.end)).collect();
     let known = Known::of(mixing, &times)?;
     let forwards = steps.first().is_none_or(|step| step.end > step.start);
     // The expectation one step ago and that step's length in lambda.
@@ -141,14 +144,20 @@ where
         let wronskian = a_rate * s - a * s_rate;
         let velocity = rhs.call(steps[index].start, x)?;
         let (now, kept, weight) = match forwards {
-            true => (x * (-s_rate / wronskian) + velocity * (s / wronskian), s_next / s, a_next - s_next / s * a),
-            false => (x * (a_rate / wronskian) - velocity * (a / wronskian), a_next / a, s_next - a_next / a * s),
+            true => {
+                (x * (-s_rate / wronskian) + velocity * (s / wronskian), s_next / s, a_next - s_next / s * a)
+            }
+            false => {
+                (x * (a_rate / wronskian) - velocity * (a / wronskian), a_next / a, s_next - a_next / a * s)
+            }
         };
         // Infinite at an end where one of them is 0: then the line is a constant.
         let h = ((a_next / s_next).ln() - (a / s).ln()).abs();
         let ratio = past.as_ref().map_or(0.0, |(_, last)| h / (2.0 * last));
         let line = match &past {
-            Some((before, _)) if ratio.is_finite() && ratio <= 0.5 / NEAREST => &now + (&now - before) * ratio,
+            Some((before, _)) if ratio.is_finite() && ratio <= 0.5 / NEAREST => {
+                &now + (&now - before) * ratio
+            }
             _ => now.shallow_clone(),
         };
         past = Some((now, h));

@@ -2,6 +2,7 @@
 //! one-step map, densities, and weighted samples (`tilt/`).
 
 mod chunks;
+mod denoise;
 mod density;
 mod edit;
 mod follows;
@@ -11,6 +12,7 @@ mod map;
 mod sample;
 pub mod tilt;
 
+pub use denoise::denoise;
 pub use density::{
     pull_back, sample_with_density, student_density, Determinant, StudentDensity, StudentDensityOptions,
 };

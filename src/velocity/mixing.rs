@@ -66,8 +66,10 @@ impl Mixing {
             Mixing::Schedule(schedule) => {
                 let level = schedule.level(&t);
                 let (a, s) = (level.alpha / &level.scale, level.sigma / &level.scale);
-                let (a_rate, s_rate) =
-                    (&a * (level.alpha_rate - &level.scale_rate), &s * (level.sigma_rate - &level.scale_rate));
+                let (a_rate, s_rate) = (
+                    &a * (level.alpha_rate - &level.scale_rate),
+                    &s * (level.sigma_rate - &level.scale_rate),
+                );
                 (Coefficients { a, s, a_rate, s_rate }, t + level.time - 1.0)
             }
         }
@@ -78,13 +80,7 @@ impl Mixing {
     ///
     /// # Errors
     /// Whatever libtorch refuses.
-    pub fn expectation(
-        &self,
-        of: Expectation,
-        t: &Tensor,
-        x: &Tensor,
-        velocity: &Tensor,
-    ) -> Result<Tensor> {
+    pub fn expectation(&self, of: Expectation, t: &Tensor, x: &Tensor, velocity: &Tensor) -> Result<Tensor> {
         let Coefficients { a, s, a_rate, s_rate } = self.coefficients(t);
         let wronskian = &a_rate * &s - &a * &s_rate;
         let (of_x, of_v) = match of {

@@ -6,6 +6,7 @@ mod diffusion;
 mod empirical;
 mod gaussian;
 mod guidance;
+mod mean_shift;
 mod mixing;
 mod network;
 mod noise_schedule;
@@ -27,6 +28,7 @@ pub use diffusion::{DiffusionConfig, DiffusionField, NoiseArgument, Parametrisat
 pub use empirical::EmpiricalField;
 pub use gaussian::GaussianField;
 pub use guidance::GuidedField;
+pub use mean_shift::{mean_shift, Modes};
 pub use mixing::{Expectation, Mixing};
 pub use network::{NetworkField, NetworkFieldConfig};
 pub use noise_schedule::{Cosine, Geometric, Karras, LinearBeta, NoiseLevel, NoiseSchedule, ScaledBeta};

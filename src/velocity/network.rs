@@ -7,7 +7,8 @@ use super::body::Body;
 use super::gaussian::find_tensor;
 use super::standard::Standard;
 use super::{
-    Conditioning, EvaluationCounter, FieldDescription, FieldState, Mixing, Moments, Path, Units, VelocityField,
+    Conditioning, EvaluationCounter, FieldDescription, FieldState, Mixing, Moments, Path, Units,
+    VelocityField,
 };
 use crate::error::{Error, Result};
 use crate::nets::{torchcfm_config, Parameters, UNetConfig};
