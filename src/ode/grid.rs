@@ -1,5 +1,9 @@
 //! The times of fixed steps. A grid is uniform in a position: in t itself, in tau = a / (a + s) of the path
-//! x_t = a x1 + s x0, or in its log-SNR 2 log(a / s); or its times are given.
+//! x_t = a x1 + s x0, or in its log-SNR 2 log(tau / (1 - tau)); or its times are given.
+//!
+//! The log-SNR is infinite at the ends of most paths. Steps that are equal in it up to some limit leave pieces at the
+//! ends that no number of steps makes shorter, and methods lose their order: here log((tau + p) / (1 - tau + q)) is
+//! what steps are equal in, which is the log-SNR in the middle and ends like tau.
 
 use std::str::FromStr;
 
@@ -10,8 +14,9 @@ use super::{Along, SolveOptions, Solver};
 use crate::error::{Error, Result};
 use crate::velocity::{Coefficients, Mixing, Path, Units};
 
-/// log(a / s) beyond this counts as this: it is infinite at the ends of most paths, and next to them nothing happens.
-const LOG_RATIO_LIMIT: f64 = 5.0;
+/// p and q: the shares of data and noise from which on the log-SNR counts. Less happens next to the noise than next to
+/// the data, whose detail is decided last.
+const SHARES: (f64, f64) = (0.1, 0.02);
 
 /// Where fixed steps begin and end.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,7 +26,7 @@ pub enum Grid {
     Uniform,
     /// Equal in tau, in which the lines from noise to data are straight; on the linear path tau is t.
     Tau,
-    /// Equal in the log-SNR, up to 10 either way.
+    /// Equal in the log-SNR, but for the ends: see the module.
     LogSnr,
     /// At these rising times, which reach over all times that are solved, and at those.
     #[serde(untagged)]
@@ -82,7 +87,7 @@ pub(super) fn steps(times: &[f64], options: &SolveOptions, along: &Along) -> Res
         (Some(Grid::Times(given)), ..) => return through(times, given),
         (Some(named), ..) => named,
         (None, Solver::Ab2 | Solver::Ab3 | Solver::Dpm2m, Along::States(_) | Along::Augmented(_)) => {
-            &Grid::Tau
+            &Grid::LogSnr
         }
         (None, ..) => &Grid::Uniform,
     };
@@ -111,7 +116,6 @@ fn share_steps(positions: &[f64], steps: u64) -> Vec<u64> {
     positions[1..]
         .iter()
         .map(|place| {
-            // Of no span, 0 / 0, nothing is shared out.
             let target = ((place - start) / span * steps as f64).round() as u64;
             let share = target.saturating_sub(done).max(1);
             done += share;
@@ -157,7 +161,7 @@ fn through(times: &[f64], given: &[f64]) -> Result<Vec<Step>> {
     Ok(between(&nodes))
 }
 
-/// What a grid is uniform in: tau, or log(a / s) within its limit.
+/// What a grid is uniform in: tau, or the log-SNR (half of it) that is finite at the ends.
 struct Position {
     mixing: Mixing,
     log: bool,
@@ -166,9 +170,10 @@ struct Position {
 impl Position {
     fn of(&self, t: &Tensor) -> Tensor {
         let Coefficients { a, s, .. } = self.mixing.extended(t);
+        let tau = &a / (&a + s);
         match self.log {
-            true => (a / s).log().clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT),
-            false => &a / (&a + s),
+            true => (&tau + SHARES.0).log() - (1.0 + SHARES.1 - tau).log(),
+            false => tau,
         }
     }
 

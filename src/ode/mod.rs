@@ -103,7 +103,7 @@ pub struct SolveOptions {
     pub rtol: f64,
     /// Absolute tolerance of dopri5.
     pub atol: f64,
-    /// Where fixed steps are; `None` is [`Grid::Tau`] for multistep methods where the path is known, else
+    /// Where fixed steps are; `None` is [`Grid::LogSnr`] for multistep methods where the path is known, else
     /// [`Grid::Uniform`]. Of given times, `steps` are as many as these are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grid: Option<Grid>,
@@ -265,6 +265,30 @@ fn in_units(
         states.push(back.standard_at(*time, &solution.trajectory.select(0, index as i64))?);
     }
     Ok(Solution { trajectory: Tensor::f_stack(&states, 0)?, ..solution })
+}
+
+/// The ends of the fixed steps that [`solve`] takes through `times`, the first of these included.
+///
+/// # Errors
+/// As [`solve`]; [`Error::Argument`] naming `solver` for dopri5, whose steps depend on the states.
+pub fn step_times(field: &dyn VelocityField, times: &[f64], options: &SolveOptions) -> Result<Vec<f64>> {
+    options.validate()?;
+    check_times(times)?;
+    if options.solver == Solver::Dopri5 {
+        return Err(Error::argument("solver", "one with fixed steps", "'dopri5'"));
+    }
+    let between = times.iter().all(|t| (0.0..=1.0).contains(t));
+    let ends = |field: &dyn VelocityField, times: &[f64], options: &SolveOptions| -> Result<Vec<f64>> {
+        let along = field.mixing().filter(|_| between).map_or(Along::Anything, Along::States);
+        let steps = grid::steps(times, options, &along)?;
+        Ok(times.iter().take(1).copied().chain(steps.iter().map(|step| step.end)).collect())
+    };
+    let Some((field, units)) = field.standard()?.filter(|_| between) else {
+        return ends(field, times, options);
+    };
+    let own: Vec<f64> = times.iter().map(|t| units.time(*t)).collect();
+    let back = units.inverse();
+    Ok(ends(&*field, &own, &options.in_units(&units))?.into_iter().map(|t| back.time(t)).collect())
 }
 
 /// How [`solve_chunked`] cuts a large batch, and under which name it reports.

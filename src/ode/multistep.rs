@@ -17,6 +17,10 @@ use crate::velocity::{Coefficients, Mixing};
 /// curve, and is left out.
 const NEAREST: f64 = 0.1;
 
+/// Of fewer steps than this, the last of DPM-Solver++ is of first order, as its authors have it: it is the longest in
+/// lambda.
+const FEW: usize = 15;
+
 /// What a node's slope in t is as one of the method's own coordinates.
 struct Node {
     tau: f64,
@@ -152,12 +156,11 @@ where
             }
         };
         // Infinite at an end where one of them is 0: then the line is a constant.
-        let h = ((a_next / s_next).ln() - (a / s).ln()).abs();
+        let h = (a_next.ln() - s_next.abs().ln() - a.abs().ln() + s.ln()).abs();
         let ratio = past.as_ref().map_or(0.0, |(_, last)| h / (2.0 * last));
+        let low = index + 1 == steps.len() && steps.len() < FEW;
         let line = match &past {
-            Some((before, _)) if ratio.is_finite() && ratio <= 0.5 / NEAREST => {
-                &now + (&now - before) * ratio
-            }
+            Some((before, _)) if !low && ratio <= 0.5 / NEAREST => &now + (&now - before) * ratio,
             _ => now.shallow_clone(),
         };
         past = Some((now, h));

@@ -281,6 +281,20 @@ impl PyVelocityField {
         kind.export(py, trajectory)
     }
 
+    /// Ends of fixed steps from time 0 to 1, both included.
+    #[pyo3(signature = (*, solver, steps=100, grid=None))]
+    fn step_times(
+        &self,
+        py: Python<'_>,
+        solver: &str,
+        steps: u64,
+        grid: Option<GridArgument>,
+    ) -> PyResult<Vec<f64>> {
+        let options = solve_options(solver, steps, 1e-5, 1e-5, grid)?;
+        let field = self.handle();
+        door::enter(py, move || ode::step_times(&*field, &[0.0, 1.0], &options))
+    }
+
     /// Covectors `[B, K, *event]` at data times the derivative of the flow's map, by the adjoint equation.
     #[pyo3(signature = (x, covectors, *, solver="dopri5", steps=100, rtol=1e-5, atol=1e-5, grid=None, condition=None, monitor=None))]
     #[allow(clippy::too_many_arguments)] // keywords, in Python

@@ -255,9 +255,9 @@ fn bad_arguments_are_named() {
     for times in [&[][..], &[0.0, 0.0], &[0.0, 1.0, 0.5], &[0.0, f64::NAN], &[0.0, f64::INFINITY]] {
         assert_eq!(refuse(&x, times, &good, None), "times");
     }
-    assert_eq!(refuse(&x, &[0.0, 1.0], &SolveOptions { steps: 0, ..good }, None), "steps");
-    assert_eq!(refuse(&x, &[0.0, 1.0], &SolveOptions { rtol: -1.0, ..good }, None), "rtol");
-    assert_eq!(refuse(&x, &[0.0, 1.0], &SolveOptions { atol: f64::NAN, ..good }, None), "atol");
+    assert_eq!(refuse(&x, &[0.0, 1.0], &SolveOptions { steps: 0, ..good.clone() }, None), "steps");
+    assert_eq!(refuse(&x, &[0.0, 1.0], &SolveOptions { rtol: -1.0, ..good.clone() }, None), "rtol");
+    assert_eq!(refuse(&x, &[0.0, 1.0], &SolveOptions { atol: f64::NAN, ..good.clone() }, None), "atol");
     assert_eq!(refuse(&x.view([2, 3]), &[0.0, 1.0], &good, None), "x");
     assert_eq!(refuse(&(&x / 0.0), &[0.0, 1.0], &good, None), "x");
     assert_eq!(refuse(&x, &[0.0, 1.0], &good, Some(&x)), "condition");

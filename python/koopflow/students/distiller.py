@@ -227,6 +227,7 @@ class KoopmanDistiller(HubFolder, FittedStudent):
             config["weights"] = {"feature_distance": 1.0, **config.get("weights", {})}
         kind = Conditioning.of(field)
         facts = {"kind": field.kind, "event_shape": list(field.event_shape), "conditioning": kind.plain()}
+        facts["mixing"] = None if field.mixing is None else json.loads(field.mixing)
         condition = as_condition(condition)
         if kind.classes is not None:
             learnt = teacher.history_.get("classes", range(kind.classes))
