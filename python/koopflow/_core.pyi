@@ -151,7 +151,7 @@ class VelocityField:
     @property
     def mixing(self) -> str | None:
         """How states mix noise and data, x_t = a x1 + s x0, as JSON: ``{"path": "linear"}``,
-        ``{"path": "vp"}`` or ``{"schedule": {"name": ...}}``; None where no one mixture holds at every time."""
+        ``{"path": "vp"}`` or ``{"schedule": {"name": ...}}``; None where no one holds at all times."""
 
     def denoise(self, t: _Array, x: _Array, *, of: str = "data", condition: _Array | None = None) -> _Array:
         """E[x1 | x_t = x], or with ``of="noise"`` E[x0 | x_t = x], ``[B, *event]``; ``t`` is ``[B]`` or a

@@ -1,5 +1,4 @@
-//! Linear multistep methods: one evaluation a step, and the slopes of earlier steps for the order. The first steps,
-//! which have no earlier ones, are of lower order.
+//! Linear multistep methods: one evaluation a step, and the slopes of earlier steps for the order.
 //!
 //! Adams and Bashforth's methods integrate the polynomial through the last slopes (Hairer, Norsett and Wanner, Solving
 //! ODEs I, III.5, with variable steps), here of y = x / m in tau, m = a + s: on every path x_t = a x1 + s x0 a line of
@@ -88,7 +87,8 @@ fn adams_weights(places: &[f64], h: f64) -> Vec<f64> {
     }
 }
 
-/// Adams and Bashforth's method of order 2 or 3.
+/// Adams and Bashforth's method of order 2 or 3. The first step is Euler's, whose error alone would leave the second order;
+/// it is corrected to the trapezium's by the slope that the second step begins with.
 pub(super) fn adams<F>(
     rhs: &mut Rhs<'_, F>,
     y: &Tensor,
@@ -102,17 +102,24 @@ where
     let nodes = nodes(steps, along)?;
     // The last slopes and where they are, the latest first.
     let mut past: Vec<(f64, Tensor)> = Vec::new();
-    march(rhs, y, steps, |rhs, index, x| {
+    let mut corrected = None;
+    let mut states = march(rhs, y, steps, |rhs, index, x| {
         let (here, there) = (&nodes[index], &nodes[index + 1]);
         let mut slope = rhs.call(steps[index].start, x)? * here.of_rate;
         if here.of_state != 0.0 {
             slope += x * here.of_state;
         }
+        let mut x = x.shallow_clone();
+        if let (1, Some((before, first))) = (index, past.first()) {
+            x = x + (&slope - first) * ((here.tau - before) / 2.0 * here.unit);
+            corrected = Some(x.shallow_clone());
+        }
         let h = there.tau - here.tau;
         past.insert(0, (here.tau, slope));
         past.truncate(order);
         let apart = past.windows(2).take_while(|pair| (pair[0].0 - pair[1].0).abs() >= NEAREST * h.abs());
-        past.truncate(1 + apart.count());
+        let kept = 1 + apart.count();
+        past.truncate(kept);
         let places: Vec<f64> = past.iter().map(|(tau, _)| tau - here.tau).collect();
         let weights = adams_weights(&places, h);
         let mut next = x * (there.unit / here.unit);
@@ -120,7 +127,11 @@ where
             next += slope * (weight * there.unit);
         }
         Ok(next)
-    })
+    })?;
+    if let (Some(state), Some(true)) = (corrected, steps.first().map(|step| step.requested)) {
+        states.0[1] = state;
+    }
+    Ok(states)
 }
 
 /// DPM-Solver++(2M) (Lu et al., arXiv 2211.01095, algorithm 2): the expectation of the data as a line through its last

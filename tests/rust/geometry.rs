@@ -22,7 +22,7 @@ fn helices_have_their_curvature_and_torsion() {
     let helix = Tensor::stack(&[s.cos() * radius, s.sin() * radius, &s * rise], 1);
     // In five dimensions, turned out of the axes: no fact depends on coordinates.
     let basis = RandomSource::new(1).normal(&[5, 3], Kind::Double, Device::Cpu).unwrap();
-    let (turn, _) = basis.linalg_qr("reduced");
+    let (turn, _) = Tensor::linalg_qr(&basis, "reduced");
     let found = path_geometry(&helix.matmul(&turn.tr()).unsqueeze(1)).unwrap();
     let square = radius * radius + rise * rise;
     near(&found.length, 4.0 * square.sqrt(), 1e-3);

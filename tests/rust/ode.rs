@@ -231,7 +231,8 @@ fn divergence_says_when() {
     let square = |_: f64, y: &Tensor| Ok(y * y); // y = 1 / (c - t): a pole at t = 0.5
     let broken = |t: f64, y: &Tensor| Ok(if t > 0.25 { y * f64::NAN } else { y.shallow_clone() });
     let dopri5 = SolveOptions::default();
-    for options in [dopri5, SolveOptions::fixed(Solver::Euler, 2000), SolveOptions::fixed(Solver::Rk4, 2000)]
+    for options in
+        [dopri5.clone(), SolveOptions::fixed(Solver::Euler, 2000), SolveOptions::fixed(Solver::Rk4, 2000)]
     {
         let error = integrate(square, &start, &[0.0, 1.0], &options, &mut Silent).unwrap_err();
         assert!(matches!(error, Error::Divergence(_)), "{error}");

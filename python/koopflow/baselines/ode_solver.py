@@ -98,7 +98,8 @@ class OdeSolver(TeachersOwn):
     def _grid(self, times: list[float]) -> list[float]:
         if self.solver == "dopri5":
             return sorted({0.0, 1.0, *times})
-        return self._model.field.step_times(solver=self.solver, steps=self.steps, grid=as_grid(self.grid))
+        times: list[float] = self._model.field.step_times(**self._solver())
+        return times
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

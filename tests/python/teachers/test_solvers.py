@@ -38,10 +38,12 @@ def test_multistep_solvers_take_one_evaluation_a_step_and_come_near(exact, noise
 
 
 def adams_bashforth_3(field, x, times):
-    """In the textbook's form for equal steps, after one Euler step and one of order 2."""
+    """In the textbook's form for equal steps, after a trapezium by Euler's guess and one step of order 2."""
     slopes, h = [], times[1] - times[0]
     for t in times[:-1]:
         slopes.append(field(t, x))
+        if len(slopes) == 2:
+            x = x + h / 2 * (slopes[1] - slopes[0])
         weights = [[1.0], [1.5, -0.5], [23 / 12, -16 / 12, 5 / 12]][min(len(slopes), 3) - 1]
         x = x + h * sum(w * slope for w, slope in zip(weights, reversed(slopes), strict=False))
     return x
