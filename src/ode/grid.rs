@@ -211,10 +211,10 @@ impl Position {
         let mut width = column(ends.iter().map(|(a, b)| (a - b).abs()).collect());
         let parts = Tensor::arange(PARTS, (Kind::Double, tch::Device::Cpu)).unsqueeze(0);
         for _ in 0..SEARCHES {
-            width = width / PARTS as f64;
+            width /= PARTS as f64;
             let reached = self.of(&(&low + &width * &parts)).le_tensor(&targets);
             let passed = reached.sum_dim_intlist([1i64].as_slice(), true, Kind::Double) - 1.0;
-            low = low + passed.clamp_min(0.0) * &width;
+            low += passed.clamp_min(0.0) * &width;
         }
         Ok(Vec::<f64>::try_from(&(low + width * 0.5).squeeze_dim(1))?)
     }

@@ -111,7 +111,7 @@ where
         }
         let mut x = x.shallow_clone();
         if let (1, Some((before, first))) = (index, past.first()) {
-            x = x + (&slope - first) * ((here.tau - before) / 2.0 * here.unit);
+            x = &x + (&slope - first) * ((here.tau - before) / 2.0 * here.unit);
             corrected = Some(x.shallow_clone());
         }
         let h = there.tau - here.tau;
