@@ -98,8 +98,8 @@ class OdeSolver(TeachersOwn):
     def _grid(self, times: list[float]) -> list[float]:
         if self.solver == "dopri5":
             return sorted({0.0, 1.0, *times})
-        times: list[float] = self._model.field.step_times(**self._solver())
-        return times
+        ends: list[float] = self._model.field.step_times(**self._solver())
+        return ends
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
