@@ -93,7 +93,11 @@ def main() -> None:
             rows = gathered([oscillators.measure(name, s, others, quick=quick) for s in seeds])
             say(f"oscillators, {name}", rows)
     if "attractors" in options.parts:
-        say("attractors", gathered([attractors.measure(s, found, quick=quick) for s in seeds]))
+        tables: dict[str, Table] = {}
+        for name in attractors.names(found, quick=quick):
+            tables[name] = gathered([attractors.measure(name, s, found, quick=quick) for s in seeds])
+            say(f"attractors, {name}", tables[name])
+        say("attractors, medians", attractors.medians(tables))
     if "linear" in options.parts:
         say("linear", gathered([linear.measure(s, others, quick=quick) for s in seeds]))
     if "size" in options.parts:
