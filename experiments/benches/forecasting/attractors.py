@@ -1,9 +1,9 @@
 """Part 3: ten attractors of dysts, without tuning: how long forecasts stay valid, in Lyapunov times.
 
-Which ten is a rule that was fixed before anything was fitted: the first in the order of the alphabet that have
-three dimensions, are autonomous with bounded coordinates, have an estimated Lyapunov exponent above 0, and
-are not Lorenz' own system, which the part on chaos has. Equations, parameters, initial states, periods and
-exponents are the package's. Its estimates of exponents are rough, but the same for all forecasters.
+Which ten is a rule that was fixed before anything was fitted: the first in the order of the alphabet that
+have three dimensions, are autonomous with bounded coordinates, have an estimated Lyapunov exponent above 0,
+and are not Lorenz' own system, which the part on chaos has. Equations, parameters, initial states, periods
+and exponents are the package's. Its estimates of exponents are rough, but the same for all forecasters.
 
 Thirty rows in a period; twenty paths of a thousand rows are fitted to, and fifty others begin with contexts
 of forecasts. All of them are cut off where they begin, until they have forgotten that beginning.
@@ -11,7 +11,7 @@ of forecasts. All of them are cut off where they begin, until they have forgotte
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,8 +34,11 @@ MEDIAN, FURTHEST = "median", "furthest"
 
 @dataclass(frozen=True)
 class Data:
-    """Paths to fit to ``[N, T, 3]``, contexts ``[B, 40, 3]``, what follows ``[L, B, 3]``, in deviations of each
-    coordinate; the time between rows, and the largest Lyapunov exponent."""
+    """Paths to fit to ``[N, T, 3]``, contexts ``[B, 40, 3]`` and what follows them, ``[L, B, 3]``.
+
+    All are in deviations of each coordinate. ``dt`` is the time between rows, ``exponent`` the largest
+    Lyapunov exponent.
+    """
 
     paths: Real
     contexts: Real
@@ -104,15 +107,14 @@ def koopflow(given: Data, seed: int, *, quick: bool = False) -> dict[str, float]
 
 def compared(
     given: Data, seed: int, others: rivals.Rivals, *, quick: bool = False
-) -> dict[str, dict[str, float]]:
+) -> Iterator[tuple[str, dict[str, float]]]:
     """A row of every forecaster; of a rival that could not, its name says why."""
-    rows = {"koopflow": koopflow(given, seed, quick=quick)}
+    yield "koopflow", koopflow(given, seed, quick=quick)
     followed = analogues(given.paths, given.contexts[:, -1], len(given.leads))
-    rows["eight nearest analogues"] = scored(followed, given)
+    yield "eight nearest analogues", scored(followed, given)
     task = rivals.Task(given.paths, given.dt, given.contexts, given.leads)
     for rival, forecast, took in others.forecasts(task):
-        rows[rival] = {} if forecast is None else scored(forecast, given) | took
-    return rows
+        yield rival, {} if forecast is None else scored(forecast, given) | took
 
 
 def measure(
@@ -123,8 +125,9 @@ def measure(
         given = data(name, seed, others, quick=quick)
     except Unavailable as error:
         return {f"dysts: {error}": {}}
-    rows = compared(given, seed, others, quick=quick)
-    for label, row in rows.items():
+    rows = {}
+    for label, row in compared(given, seed, others, quick=quick):
+        rows[label] = row
         print(f"{name}, seed {seed}: {label}: {row}", flush=True)
     return rows
 

@@ -36,7 +36,7 @@ def integrated(field: Field, begin: Real, scale: Real, dt: float, rows: int, tol
 
 
 def near(begin: Real, scale: Real, count: int, seed: int, size: float = 0.01) -> Real:
-    """States ``[count, D]`` about one that is on the attractor, off by ``size`` deviations of each coordinate."""
+    """States ``[count, D]`` about one on the attractor, off by ``size`` deviations of each coordinate."""
     return begin + size * scale * np.random.default_rng(seed).normal(size=(count, len(begin)))
 
 

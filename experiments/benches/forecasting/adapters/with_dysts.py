@@ -1,8 +1,8 @@
 """dysts: the names of its first attractors by the rule of ``attractors.py``, or paths of one of them.
 
-The package's own ``make_trajectory`` takes minutes for a path of some thousand rows, by an implicit method at a
-tolerance of 1e-12. So its equations, parameters, initial states, periods and Lyapunov exponents are taken, and
-integrated by LSODA, which turns to an implicit method where the equations are stiff.
+The package's own ``make_trajectory`` takes minutes for a path of some thousand rows, by an implicit method at
+a tolerance of 1e-12. So its equations, parameters, initial states, periods and Lyapunov exponents are taken,
+and integrated by LSODA, which turns to an implicit method where the equations are stiff.
 """
 
 from __future__ import annotations
