@@ -50,6 +50,12 @@ class Data:
     def leads(self) -> Real:
         return self.dt * np.arange(1, len(self.truth) + 1)
 
+    @property
+    def jump(self) -> float:
+        """How far the ninth decile of rows is from the row before, in the unit of errors."""
+        moved = np.linalg.norm(np.diff(self.paths, axis=1), axis=-1)
+        return float(np.quantile(moved, 0.9)) / deviation(self.paths)
+
 
 def divided(paths: Real, fitted: int, rows: int, ahead: int, dt: float, exponent: float) -> Data:
     """The first ``fitted`` paths to fit to, and the others to forecast; coordinates differ in their units."""
@@ -79,8 +85,13 @@ def data(name: str, seed: int, others: rivals.Rivals, *, quick: bool = False) ->
     }
     found = rivals.ask("dysts", [name], task, others.folder, SECONDS)
     off, dt, exponent = (float(found[key]) for key in ("off", "dt", "exponent"))
-    print(f"{name}, seed {seed}: rows are {off:.1e} deviations off those of a finer tolerance", flush=True)
-    return divided(found["paths"], fitted, rows, int(found["ahead"]), dt, exponent)
+    given = divided(found["paths"], fitted, rows, int(found["ahead"]), dt, exponent)
+    print(
+        f"{name}, seed {seed}: rows are {off:.1e} deviations off those of a finer tolerance, "
+        f"and a tenth of them {given.jump:.2f} deviations or more from the row before",
+        flush=True,
+    )
+    return given
 
 
 def scored(forecast: Real, given: Data) -> dict[str, float]:

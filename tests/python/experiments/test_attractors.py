@@ -89,6 +89,13 @@ def test_paths_are_divided(given):
     assert np.abs(given.truth[0] - given.contexts[:, -1]).max() < 1.0
 
 
+def test_how_far_rows_are_apart():
+    """Steps of 1, and of 3 once in five, of a coordinate whose deviation is known."""
+    path = np.cumsum(np.tile([1.0, 1.0, 1.0, 1.0, 3.0], 20))[None, :, None]
+    given = attractors.Data(path, path, path, dt=1.0, exponent=1.0)
+    assert given.jump == pytest.approx(3.0 / path.std())
+
+
 def test_a_perfect_forecast_is_valid_to_the_end(given):
     row = attractors.scored(given.truth, given)
     assert row["median"] == row["mean"] == row["furthest"] == pytest.approx(1.5 * 0.9056)
