@@ -12,7 +12,7 @@ use tch::{Kind, Tensor};
 use super::source::{check_density, log_density};
 use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Progress};
-use crate::ode::{integrate, SolveOptions};
+use crate::ode::{integrate_between, SolveOptions};
 use crate::tensor::{check_batch, chunks, finite_densities, in_halves, RandomSource};
 use crate::velocity::{Source, VelocityField};
 
@@ -165,7 +165,9 @@ impl Part<'_> {
         let size = x.size()[1];
         let log_volume = Tensor::zeros([self.rows, 1], (x.kind(), x.device()));
         let state = Tensor::cat(&[x, &log_volume], 1);
-        let solution = integrate(|t, y| self.derivative(t, y, size), &state, &[1.0, 0.0], options, monitor)?;
+        let (ends, breaks) = ([1.0, 0.0], self.field.breaks());
+        let derivative = |t: f64, y: &Tensor| self.derivative(t, y, size);
+        let solution = integrate_between(derivative, &state, &ends, options, &breaks, monitor)?;
         let end = solution.endpoint();
         // In float64: the squares of many dimensions and the volume may nearly cancel.
         let noise = end.narrow(1, 0, size).to_kind(Kind::Double);

@@ -7,6 +7,7 @@
 //! over all of its elements. The state keeps its dtype; time is kept in float64.
 
 mod adjoint;
+mod breaks;
 mod dopri5;
 mod likelihood;
 mod source;
@@ -21,6 +22,8 @@ use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Progress};
 use crate::tensor::{all_finite, check_batch, dtype_name, in_halves, shape_text};
 use crate::velocity::{Units, VelocityField};
+
+use breaks::integrate_between;
 
 pub use adjoint::pull_back;
 pub use likelihood::{log_prob, DensityOptions, Divergence, EXACT_LIMIT};
@@ -142,6 +145,7 @@ impl Solution {
 /// dtype and device), through all of `times`. Gradients are not recorded. The trajectory has the
 /// field's dtype and lies on its device. Between 0 and 1, a field that knows its data to be far from standard
 /// ([`VelocityField::standard`]) is solved in standard coordinates: steps are equal and tolerances are meant there.
+/// Solvers start anew where the velocity jumps ([`VelocityField::breaks`]).
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::Argument`] or [`Error::NonFinite`] for bad arguments,
@@ -177,7 +181,7 @@ fn solve_checked(
             let t = Tensor::f_full([batch], t, (kind, device))?;
             field.velocity(&t, x, condition.as_ref())
         };
-        integrate(velocity, x, times, options, monitor)
+        integrate_between(velocity, x, times, options, &field.breaks(), monitor)
     };
     let between = times.iter().all(|t| (0.0..=1.0).contains(t));
     match field.standard()?.filter(|_| between) {

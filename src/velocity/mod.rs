@@ -2,6 +2,7 @@
 
 pub mod answer;
 mod body;
+mod chain;
 mod diffusion;
 mod empirical;
 mod gaussian;
@@ -9,6 +10,7 @@ mod guidance;
 mod network;
 mod noise_schedule;
 mod path;
+mod reversed;
 mod source;
 mod sourced;
 mod standard;
@@ -24,6 +26,7 @@ use crate::error::Result;
 pub use crate::monitor::EvaluationCounter;
 use crate::tensor::{check_batch, event_size, expand_time, Share};
 
+pub use chain::ChainField;
 pub use diffusion::{DiffusionConfig, DiffusionField, NoiseArgument, Parametrisation};
 pub use empirical::EmpiricalField;
 pub use gaussian::GaussianField;
@@ -31,6 +34,7 @@ pub use guidance::GuidedField;
 pub use network::{NetworkField, NetworkFieldConfig};
 pub use noise_schedule::{Cosine, Geometric, Karras, LinearBeta, NoiseLevel, NoiseSchedule, ScaledBeta};
 pub use path::{Coefficients, Path};
+pub use reversed::ReversedField;
 pub use source::{Sampler, Source, SourceDescription};
 pub use sourced::SourcedField;
 pub use store::TeacherDescription;
@@ -85,6 +89,12 @@ pub trait VelocityField: Send {
         Source::Normal
     }
 
+    /// Times in (0, 1), rising, at which the velocity jumps: solvers start anew there. At one of them the velocity is
+    /// that of either side.
+    fn breaks(&self) -> Vec<f64> {
+        Vec::new()
+    }
+
     /// What the field knows of the data that it leads to; `None` for other people's models.
     ///
     /// # Errors
@@ -110,7 +120,8 @@ pub trait VelocityField: Send {
     /// A second handle on the same field: parameters and counter are shared, not copied.
     fn shallow_clone(&self) -> Box<dyn VelocityField>;
 
-    /// A one-word name: `network`, `gaussian`, `empirical`, `torch`, `torchscript`, `diffusion`, `guided`.
+    /// A one-word name: `network`, `gaussian`, `empirical`, `torch`, `torchscript`, `diffusion`, `guided`,
+    /// `chain`, `reversed`.
     fn kind_name(&self) -> &'static str;
 
     /// What [`crate::store`] needs to write the field; `None` where it has no weights of its own
@@ -163,6 +174,8 @@ pub enum FieldDescription {
     Network(Box<NetworkFieldConfig>),
     Guided { scale: f64, model: Box<FieldDescription> },
     Sourced { source: SourceDescription, model: Box<FieldDescription> },
+    Chain { breaks: Vec<f64>, models: Vec<FieldDescription> },
+    Reversed { model: Box<FieldDescription> },
 }
 
 impl dyn VelocityField + '_ {
