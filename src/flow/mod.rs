@@ -7,6 +7,7 @@ mod history;
 mod objective;
 mod resume;
 mod trainer;
+mod warm_start;
 
 pub use crate::velocity::Path;
 pub use config::{Optimizer, TeacherConfig};

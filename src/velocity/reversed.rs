@@ -5,6 +5,9 @@ use tch::{Device, Kind, Tensor};
 use super::{Conditioning, EvaluationCounter, FieldDescription, FieldState, Source, VelocityField};
 use crate::error::Result;
 
+/// What the names of the model's tensors begin with.
+const MODEL: &str = "model.";
+
 /// v(t, x) = -u(1 - t, x) for a field u: from where the flow of u ends at time 0 to where it starts at time 1.
 pub struct ReversedField {
     model: Box<dyn VelocityField>,
@@ -13,6 +16,14 @@ pub struct ReversedField {
 impl ReversedField {
     pub fn new(model: Box<dyn VelocityField>) -> Self {
         ReversedField { model }
+    }
+
+    /// Tensors of [`VelocityField::state`], those of the model alone.
+    pub(super) fn split_state(tensors: &[(String, Tensor)]) -> Vec<(String, Tensor)> {
+        let own = |(name, tensor): &(String, Tensor)| {
+            Some((name.strip_prefix(MODEL)?.to_string(), tensor.shallow_clone()))
+        };
+        tensors.iter().filter_map(own).collect()
     }
 }
 
@@ -75,6 +86,7 @@ impl VelocityField for ReversedField {
 
     fn state(&self) -> Option<FieldState> {
         let FieldState { description, tensors } = self.model.state()?;
+        let tensors = tensors.into_iter().map(|(name, tensor)| (format!("{MODEL}{name}"), tensor)).collect();
         Some(FieldState { description: FieldDescription::Reversed { model: Box::new(description) }, tensors })
     }
 }

@@ -82,6 +82,8 @@ pub(super) fn build(
             let blocks = models.iter().zip(&parts).map(|(model, own)| build(model, own, device));
             Box::new(ChainField::new(blocks.collect::<Result<_>>()?, Some(breaks))?)
         }
-        FieldDescription::Reversed { model } => Box::new(ReversedField::new(build(model, tensors, device)?)),
+        FieldDescription::Reversed { model } => {
+            Box::new(ReversedField::new(build(model, &ReversedField::split_state(tensors), device)?))
+        }
     })
 }

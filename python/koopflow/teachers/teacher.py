@@ -35,8 +35,9 @@ from ..hub import HubFolder
 from ..options import SHARED_TRAINING, Options, Training, UNet, name_of, to_json, unet_of
 from ..progress import ProgressFunction, ProgressMeter
 from ..twins.teacher import GuidedField, TeacherModule
-from .attaching import Attachable, attaching
-from .flow import Flow, TrainingData
+from .attaching import attaching
+from .flow import Flow, TrainingData, checked_teacher
+from .joining import Joinable
 from .source import KEPT, as_source
 from .torch_models import probe
 from .weighting import weighted_rows
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False, repr=False)
-class FlowTeacher(HubFolder, Attachable, Parameters):
+class FlowTeacher(HubFolder, Joinable, Parameters):
     """A flow-matching model: trained here on data, attached from PyTorch, or known in closed form.
 
     The probability path is x_t = a(t) x1 + s(t) x0, with x0 standard normal (Lipman et al. 2210.02747) or
@@ -151,6 +152,7 @@ class FlowTeacher(HubFolder, Attachable, Parameters):
         noise: Array | None = None,
         condition: Array | None = None,
         weights: Array | None = None,
+        initial: Flow | None = None,
         steps: int | None = None,
         batch_size: int | None = None,
         progress: bool | ProgressFunction = True,
@@ -179,6 +181,8 @@ class FlowTeacher(HubFolder, Attachable, Parameters):
         weights : array, ``[N]``, optional
             How much each row counts, as of :class:`koopflow.TiltedSamples`: numbers from 0 on, by which rows
             are drawn, once, before training; not for data that do not fit into memory.
+        initial : FlowTeacher, optional
+            A network of the same shape, trained by koopflow, whose weights training begins with.
         steps, batch_size : int, optional
             Values for this call, instead of those of the constructor.
         progress : bool or callable, default True
@@ -232,6 +236,8 @@ class FlowTeacher(HubFolder, Attachable, Parameters):
             portions = stream.rest()
             if portions is not None and resume is not None:
                 raise ArgumentError("resume: expected None for data that are streamed, which begin anew")
+        if initial is not None and resume is not None:
+            raise ArgumentError("initial: expected None for a training that is resumed, got a teacher")
         data = as_batch(data, "data")
         if tuple(data.shape[1:]) != self.event_shape or len(data.shape) == 0:
             raise ShapeError(
@@ -257,6 +263,7 @@ class FlowTeacher(HubFolder, Attachable, Parameters):
                 header=to_json({"params": {**written, "seed": config["seed"]}}),
                 portions=portions,
                 source=start,
+                initial=None if initial is None else checked_teacher(initial, "initial").field,
                 **files,
             )
         self._field, self._attached, self._clock = field, None, clock

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -231,6 +232,40 @@ class GuidedField(TeacherModule):
         return self.scale * self.model.velocity(t, x, condition) + (1.0 - self.scale) * without
 
 
+class ReversedField(TeacherModule):
+    """A flow that runs the other way: v(t, x) = -u(1 - t, x)."""
+
+    def __init__(self, model: TeacherModule) -> None:
+        nn.Module.__init__(self)
+        self.model, self.training = model, False
+        self.event_shape, self.conditions = model.event_shape, model.conditions
+
+    def velocity(self, t: Tensor, x: Tensor, condition: Condition) -> Tensor:
+        return -self.model.velocity(1.0 - t, x, condition)
+
+
+class ChainField(TeacherModule):
+    """Fields one after the other, each between two of the rising ``breaks``, of its own time from 0 to 1.
+
+    Every field is asked for every row, so that the module has no branches; the one that acts answers.
+    """
+
+    def __init__(self, blocks: Sequence[TeacherModule], breaks: Sequence[float]) -> None:
+        nn.Module.__init__(self)
+        self.blocks, self.breaks, self.training = nn.ModuleList(blocks), tuple(breaks), False
+        self.event_shape, self.conditions = blocks[0].event_shape, blocks[0].conditions
+
+    def velocity(self, t: Tensor, x: Tensor, condition: Condition) -> Tensor:
+        v, last = torch.zeros_like(x), len(self.breaks) - 2
+        for place, (start, end) in enumerate(pairwise(self.breaks)):
+            lowest, most = (start if place else None), (end if place < last else None)
+            within = t if lowest is most is None else t.clamp(lowest, most)
+            field = cast(TeacherModule, self.blocks[place])
+            own = field.velocity((within - start) / (end - start), x, condition) / (end - start)
+            v = torch.where((t >= start)[:, None], own, v) if place else own
+        return v
+
+
 class AttachedField(TeacherModule):
     """The field of a model that is not koopflow's. ``ask(t, x, condition)`` answers velocities of
     shape ``[B, *event]`` by ``module``, if there is one, which is shared and stays in its own mode."""
@@ -255,24 +290,42 @@ _KINDS = {"network": NetworkField, "gaussian": GaussianField, "empirical": Empir
 
 def field_of(stored: Stored) -> TeacherModule:
     """The field of a teacher's stored form."""
-    model = stored.header["model"]
-    description = model["description"]
+    description = stored.header["model"]["description"]
     field: TeacherModule
     if description["field"] == "sourced":
-        inner = {**stored.header, "model": {**model, "description": description["model"]}}
-        field = field_of(Stored(inner, {k: x for k, x in stored.tensors.items() if not k.startswith(APART)}))
+        tensors = {name: x for name, x in stored.tensors.items() if not name.startswith(APART)}
+        field = field_of(_part(Stored(stored.header, tensors), description["model"]))
         field.apart = {name: x for name, x in stored.tensors.items() if name.startswith(APART)}
         field.header = stored.header
         return field
     if description["field"] == "guided":
-        inner = {**stored.header, "model": {**model, "description": description["model"]}}
-        tensors = {
-            name.removeprefix("model."): x for name, x in stored.tensors.items() if name[:6] == "model."
-        }
-        null = stored.tensors["null_condition"]
-        field = GuidedField(field_of(Stored(inner, tensors)), description["scale"], null)
+        model, null = field_of(_part(stored, description["model"], "model.")), stored.tensors["null_condition"]
+        field = GuidedField(model, description["scale"], null)
+        field.apart = _apart("model.", model)
+    elif description["field"] == "reversed":
+        model = field_of(_part(stored, description["model"], "model."))
+        field = ReversedField(model)
+        field.apart = _apart("model.", model)
+    elif description["field"] == "chain":
+        begin = [f"blocks.{place}." for place in range(len(description["models"]))]
+        parts = zip(begin, description["models"], strict=True)
+        blocks = [field_of(_part(stored, model, prefix)) for prefix, model in parts]
+        field = ChainField(blocks, description["breaks"])
+        apart = (_apart(prefix, block) for prefix, block in zip(begin, blocks, strict=True))
+        field.apart = {name: x for part in apart for name, x in part.items()}
     else:
         field = _KINDS[description["field"]](stored)
     own = {name: x for name, x in stored.tensors.items() if name not in field.apart}
     field.header, field.given = stored.header, without_values(own)
     return field
+
+
+def _part(stored: Stored, description: dict[str, Any], prefix: str = "") -> Stored:
+    """The field of this description in a stored form, whose names begin with ``prefix`` there."""
+    header = {**stored.header, "model": {**stored.header["model"], "description": description}}
+    own = {name.removeprefix(prefix): x for name, x in stored.tensors.items() if name.startswith(prefix)}
+    return Stored(header, own)
+
+
+def _apart(prefix: str, field: TeacherModule) -> dict[str, Tensor]:
+    return {prefix + name: x for name, x in field.apart.items()}
