@@ -37,7 +37,7 @@ from ..progress import ProgressFunction, ProgressMeter
 from ..twins.teacher import GuidedField, TeacherModule
 from .attaching import attaching
 from .flow import Flow, TrainingData, checked_teacher
-from .joining import Joinable
+from .local import Local
 from .source import KEPT, as_source
 from .torch_models import probe
 from .weighting import weighted_rows
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False, repr=False)
-class FlowTeacher(HubFolder, Joinable, Parameters):
+class FlowTeacher(HubFolder, Local, Parameters):
     """A flow-matching model: trained here on data, attached from PyTorch, or known in closed form.
 
     The probability path is x_t = a(t) x1 + s(t) x0, with x0 standard normal (Lipman et al. 2210.02747) or
