@@ -415,6 +415,8 @@ class FlowTeacher(HubFolder, Local, Parameters):
             if params.get("clip_norm", 1.0) is None:
                 params["clip_norm"] = 0.0
         known = {"event_shape": tuple(field.event_shape), "device": field.device, "dtype": field.dtype}
+        if "horizon" in params:
+            known["horizon"] = tuple(params["horizon"])
         if field.source.kind != "normal":
             known["source"] = KEPT
         teacher = cls._read(path, params, **known)
