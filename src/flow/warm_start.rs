@@ -26,7 +26,8 @@ pub(super) fn begin_with(field: &NetworkField, other: &dyn VelocityField) -> Res
     });
     let parts: Option<Vec<Tensor>> = parts.collect();
     let parts = parts.ok_or_else(|| refuse(shape_of(config)))?;
-    tch::no_grad(|| field.parameters().flat()?.f_copy_(&Tensor::f_cat(&parts, 0)?).map(drop))?;
+    let (mut flat, values) = (field.parameters().flat()?, Tensor::f_cat(&parts, 0)?);
+    tch::no_grad(|| flat.f_copy_(&values))?;
     Ok(())
 }
 

@@ -114,7 +114,7 @@ def _breaks(clocks: Sequence[Clock], given: Any) -> list[float] | None:
     """When each teacher begins, and the last one ends; None for equal parts of [0, 1]."""
     if given is not None:
         times = as_numbers(given, "breaks", "[0.0, 0.5, 1.0]")
-        if len(times) != len(clocks) + 1 or any(end <= start for start, end in pairwise(times)):
+        if len(times) != len(clocks) + 1 or not all(end > start for start, end in pairwise(times)):
             expected = f"{len(clocks) + 1} rising times around {len(clocks)} teacher(s)"
             raise ArgumentError(f"breaks: expected {expected}, got {times}")
         return times
