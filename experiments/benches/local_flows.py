@@ -1,13 +1,14 @@
-"""Local flow matching beside one flow of as many weights and as long a training: the tables of docs/chains.md.
+"""Local flow matching beside one flow of as many weights, trained as long: the tables of docs/chains.md.
 
-    python -m experiments.benches.local_flows                     # three seeds, about half an hour on one core
+    python -m experiments.benches.local_flows                     # three seeds, an hour on one core
     python -m experiments.benches.local_flows --cases tree --seeds 0
     python -m experiments.benches.local_flows --quick             # whether it runs
 
-A chain of K blocks of width 64 has as many weights as one network whose width makes it so, and each block trains
-for a K-th of the steps, at the same batch size; ``seconds`` is what the training took. Negative log-likelihoods, in
-nats, are of 2,000 held-out samples by the flow's own density; W2 is between 2,000 samples and held-out data, beside
-that of data to data. A seed fixes data, teachers and samples. Cells are means over the seeds, with their range.
+A chain of K blocks of width 64 has as many weights as one network whose width makes it so, and each block
+trains for a K-th of the steps, at the same batch size; ``seconds`` is what the training took. Negative
+log-likelihoods, in nats, are of 2,000 held-out samples by the flow's own density; W2 is between 2,000 samples
+and held-out data, beside that of data to data. A seed fixes data, teachers and samples. Cells are means over
+the seeds, with their range.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--chains", nargs="+", choices=list(CHAINS), default=list(CHAINS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=12_000, help="of all blocks together, and of the one flow")
+    parser.add_argument(
+        "--steps", type=int, default=12_000, help="of all blocks together, and of the one flow"
+    )
     parser.add_argument("--couplings", nargs="+", default=["independent", "ot"])
     parser.add_argument("--quick", action="store_true", help="a few steps of everything")
     parser.add_argument("--output", type=Path, help="write every number as JSON")
@@ -81,7 +84,9 @@ def runs(options: argparse.Namespace) -> list[dict[str, Any]]:
                 for name in options.chains:
                     count = len(CHAINS[name]) + 1
                     whole = width_of(count * weights(WIDTH))
-                    one = FlowTeacher((2,), width=whole, steps=options.steps, **given).fit(data, progress=False)
+                    one = FlowTeacher((2,), width=whole, steps=options.steps, **given).fit(
+                        data, progress=False
+                    )
                     chain = FlowTeacher.local(
                         data,
                         steps=CHAINS[name],
@@ -95,7 +100,10 @@ def runs(options: argparse.Namespace) -> list[dict[str, Any]]:
                         size = weights(whole) if teacher is one else count * weights(WIDTH)
                         row = {"case": case, "coupling": coupling, "model": model, "seed": seed}
                         rows.append({**row, "weights": size, **measured(teacher, case, seed)})
-                        print({k: round(v, 4) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
+                        print(
+                            {k: round(v, 4) if isinstance(v, float) else v for k, v in rows[-1].items()},
+                            flush=True,
+                        )
     return rows
 
 

@@ -5,6 +5,7 @@ mod config;
 mod given;
 mod history;
 mod objective;
+mod phase;
 mod resume;
 mod trainer;
 mod warm_start;

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::flow::config::TeacherConfig;
 use crate::flow::given::Given;
 use crate::flow::history::{Ledger, TeacherHistory};
-use crate::flow::objective::{Loss, Pairs};
+use crate::flow::objective::{Loss, Objective, Pairs};
 use crate::flow::resume::{Resumed, Snapshot, TrainingFiles};
 use crate::flow::warm_start::begin_with;
 use crate::monitor::{Monitor, Until};
@@ -67,8 +67,9 @@ pub fn train_with_files(
         true => None,
         false => Some(ode::pool(&source, event_shape, &mut random.fork("source"), monitor)?),
     };
-    // Standard coordinates are those between noise and data.
-    let standardise = config.standardise && pool.is_none() && resumed.as_ref().is_none_or(Resumed::has_units);
+    // Standard coordinates are those of lines between noise and data.
+    let straight = pool.is_none() && config.objective != Objective::Acceleration;
+    let standardise = config.standardise && straight && resumed.as_ref().is_none_or(Resumed::has_units);
     let units = match standardise {
         true => Units::far(config.path, &Moments::of(data)?)?,
         false => None,

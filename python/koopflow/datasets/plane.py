@@ -67,8 +67,8 @@ def swiss_roll(n: int, *, noise: float = 1.0, seed: int | None = 0) -> Samples:
 def tree(n: int, *, noise: float = 0.03, seed: int | None = 0) -> Samples:
     """A tree that branches six times in two, in [-3, 3] x [-3, 2.8]: ``[n, 2]``, float32, deviation 1.3.
 
-    Each branch is two thirds as long as its parent and turned by 30 degrees to either side; points are uniform
-    over the length of all branches. ``noise`` is the deviation of Gaussian noise around them.
+    Each branch is two thirds as long as its parent and turned by 30 degrees to either side; points are
+    uniform over the length of all branches. ``noise`` is the deviation of Gaussian noise around them.
     """
     n, rng = checked_count(n), _generator(noise, seed)
     starts, angles, lengths = np.zeros(1) - 3.0j, np.full(1, np.pi / 2), np.full(1, 2.1)

@@ -126,9 +126,7 @@ def _chain_twin(
     blocks: Sequence[Callable[[], TeacherModule]], breaks: Sequence[float] | None
 ) -> TeacherModule:
     count = len(blocks)
-    return ChainField(
-        [block() for block in blocks], breaks or [k / count for k in range(count)] + [1.0]
-    )
+    return ChainField([block() for block in blocks], breaks or [k / count for k in range(count)] + [1.0])
 
 
 def _reversed_twin(model: Callable[[], TeacherModule]) -> TeacherModule:

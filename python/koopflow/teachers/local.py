@@ -37,11 +37,11 @@ class Local(Joinable):
         """Train a chain of flows, each over a short distance: Local Flow Matching (Xu et al. 2410.02548).
 
         With p_0 the data, block k is a flow between p_{k-1} and its own noising p_k, one step of an
-        Ornstein-Uhlenbeck process: x -> m + exp(-g) (x - m) + s sqrt(1 - exp(-2 g)) z, with g = ``steps[k-1]``,
-        the data's mean m and deviation s, and fresh noise z. The samples are then pushed through the block,
-        so that the next one starts from what this one reaches, and the next network begins with its weights.
-        One more block leads from there to N(0, I) itself. The chain of all blocks, the other way round, is
-        the teacher: noise at time 0 and data at 1, with ``len(steps) + 1`` blocks.
+        Ornstein-Uhlenbeck process: x -> m + exp(-g) (x - m) + s sqrt(1 - exp(-2 g)) z, with g =
+        ``steps[k-1]``, the data's mean m and deviation s, and fresh noise z. The samples are then pushed
+        through the block, so that the next one starts from what this one reaches, and the next network begins
+        with its weights. One more block leads from there to N(0, I) itself. The chain of all blocks, the
+        other way round, is the teacher: noise at time 0 and data at 1, with ``len(steps) + 1`` blocks.
 
         Parameters
         ----------
@@ -50,21 +50,21 @@ class Local(Joinable):
         steps : sequence of float
             Steps g > 0 of the process, from the data on; together 1 to 2 leave little of the data.
         condition : array, optional
-            Labels ``[N]`` or vectors ``[N, condition_dim]``. Each row is then paired with its own noising; without
-            conditions the ``coupling`` decides.
+            Labels ``[N]`` or vectors ``[N, condition_dim]``. Each row is then paired with its own noising;
+            without conditions the ``coupling`` decides.
         block_steps : int, optional
             Training steps of each block, :class:`koopflow.FlowTeacher`'s ``steps``.
         progress : bool or callable, default True
             As in :meth:`koopflow.FlowTeacher.fit`; each block reports by itself.
         **options
-            As in :class:`koopflow.FlowTeacher`, for every block; ``max_seconds`` is shared out evenly, and ``horizon``
-            is that of the chain, whose blocks take equal parts of it. There is no ``source``.
+            As in :class:`koopflow.FlowTeacher`, for every block; ``max_seconds`` is shared out evenly, and
+            ``horizon`` is that of the chain, whose blocks take equal parts of it. There is no ``source``.
 
         Returns
         -------
         FlowTeacher
-            A fitted chain: see :meth:`chain`. ``history_["blocks"]`` are the histories of its blocks, in the order
-            of training.
+            A fitted chain: see :meth:`chain`. ``history_["blocks"]`` are the histories of its blocks, in the
+            order of training.
 
         Raises
         ------
@@ -106,7 +106,10 @@ class Local(Joinable):
                 block.fit(rows, **given)
             else:
                 # Others' noisings would be of other conditions.
-                repeated, labels = np.tile(rows, _axes(copies, rows)), np.tile(condition, _axes(copies, condition))
+                repeated, labels = (
+                    np.tile(rows, _axes(copies, rows)),
+                    np.tile(condition, _axes(copies, condition)),
+                )
                 block.fit(repeated, noise=starts, condition=labels, **given)
             if block.history_["stopped"] == "interrupted":
                 raise KeyboardInterrupt

@@ -38,6 +38,7 @@ from ..twins.teacher import GuidedField, TeacherModule
 from .attaching import attaching
 from .flow import Flow, TrainingData, checked_teacher
 from .local import Local
+from .phase import PhaseSpace
 from .source import KEPT, as_source
 from .torch_models import probe
 from .weighting import weighted_rows
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False, repr=False)
-class FlowTeacher(HubFolder, Local, Parameters):
+class FlowTeacher(HubFolder, Local, PhaseSpace, Parameters):
     """A flow-matching model: trained here on data, attached from PyTorch, or known in closed form.
 
     The probability path is x_t = a(t) x1 + s(t) x0, with x0 standard normal (Lipman et al. 2210.02747) or
@@ -116,6 +117,8 @@ class FlowTeacher(HubFolder, Local, Parameters):
     """
 
     _kind: ClassVar[str] = "teacher"
+    # The core's objective, if it is another than flow matching.
+    _objective: ClassVar[str | None] = None
     _nested: ClassVar[Mapping[str, type[Options]]] = {"network": UNet, "training": Training}
 
     event_shape: Sequence[int]
@@ -469,6 +472,7 @@ class FlowTeacher(HubFolder, Local, Parameters):
         training = Training.of("training", self.training)
         config |= training.given(only=SHARED_TRAINING, of="a FlowTeacher's training")
         config["conditioning"] = Conditioning(self.num_classes, self.condition_dim).plain()
+        config["objective"] = self._objective
         if (unet := unet_of("network", self.network, "mlp")) is not None:
             config["unet"] = unet.options()
         return {name: value for name, value in config.items() if value is not None}

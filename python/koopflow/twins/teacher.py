@@ -116,6 +116,7 @@ class NetworkField(TeacherModule):
         self.origin = _Standard(size) if config["scaled"] and "source" in config else None
         self.condition = _Standard(extra) if self.conditions.dim else None
         self.units = Units(self.path, size) if self._in_units else None
+        self.phase = config.get("phase", False)
 
     def velocity(self, t: Tensor, x: Tensor, condition: Condition) -> Tensor:
         dtype = next(self.network.parameters()).dtype
@@ -138,9 +139,13 @@ class NetworkField(TeacherModule):
             own = self.origin.scale.square()
             at, centre = at + c.s * self.origin.mean, centre + c.s_rate * self.origin.mean
             start, rate = start * own, rate * own
-        x = (x - at) / (c.a.square() * variance + start).sqrt()
+        seen = (x - at) / (c.a.square() * variance + start).sqrt()
         unit = (c.a_rate.square() * variance + rate).sqrt()
-        return self._answer(t, x, numbers) * unit + centre
+        v = self._answer(t, seen, numbers) * unit + centre
+        if not self.phase:
+            return v
+        half = x.shape[1] // 2
+        return torch.cat([x[:, half:], v[:, half:]], 1)
 
     def _answer(self, t: Tensor, x: Tensor, numbers: Condition) -> Tensor:
         if isinstance(self.network, UNet):
@@ -299,7 +304,10 @@ def field_of(stored: Stored) -> TeacherModule:
         field.header = stored.header
         return field
     if description["field"] == "guided":
-        model, null = field_of(_part(stored, description["model"], "model.")), stored.tensors["null_condition"]
+        model, null = (
+            field_of(_part(stored, description["model"], "model.")),
+            stored.tensors["null_condition"],
+        )
         field = GuidedField(model, description["scale"], null)
         field.apart = _apart("model.", model)
     elif description["field"] == "reversed":

@@ -175,7 +175,11 @@ def test_labels_reach_all_parts(noise):
         ([], ArgumentError, "teachers: expected at least one, got none"),
         (BLOCKS[0], ArgumentError, "teachers: expected a sequence"),
         ([BLOCKS[0], "moons"], TypeError, r"teachers\[1\]: expected a FlowTeacher"),
-        ([BLOCKS[0], FlowTeacher.gaussian(np.zeros(3), np.eye(3), dtype="float64")], ShapeError, r"teachers\[1\]"),
+        (
+            [BLOCKS[0], FlowTeacher.gaussian(np.zeros(3), np.eye(3), dtype="float64")],
+            ShapeError,
+            r"teachers\[1\]",
+        ),
         ([BLOCKS[0], FlowTeacher.gaussian(np.zeros(2), np.eye(2))], DtypeError, r"teachers\[1\]"),
         ([BLOCKS[0], labelled(3)], ArgumentError, r"teachers\[1\]: .*no condition.*labels of 3 classes"),
         ([labelled(2), labelled(3)], ArgumentError, r"teachers\[1\]: .*2 classes.*3 classes"),

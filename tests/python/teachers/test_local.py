@@ -53,7 +53,9 @@ def test_states_between_blocks_are_ever_more_noised(local):
     corrected = [np.exp(-g) for g in (0.0, 0.2, 0.7)]
     for state, kept in zip(states, corrected, strict=False):
         # Their law is about that of the noised data.
-        noised = kept * data + scale * np.sqrt(1 - kept**2) * np.random.default_rng(1).standard_normal(data.shape)
+        noised = kept * data + scale * np.sqrt(1 - kept**2) * np.random.default_rng(1).standard_normal(
+            data.shape
+        )
         assert wasserstein2(state, noised) < 0.8
     np.testing.assert_allclose(states[-1].std(0), 1.0, atol=0.15)
 
