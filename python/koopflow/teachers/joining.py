@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from .. import _core
 from .._arrays import Array, as_numbers
@@ -103,7 +103,7 @@ class Joinable(Attachable):
         attached = any(part._attached is not None for part in parts)
         teacher = cls._around(field, twin if attached else None, clock)
         if field.source.kind != "normal":
-            teacher.source = KEPT
+            cast(Any, teacher).source = KEPT
         known = [set(part.history_["classes"]) for part in parts if "classes" in part.history_]
         if known:
             teacher._history = {"classes": sorted(set.intersection(*known))}

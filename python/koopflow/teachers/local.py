@@ -38,10 +38,11 @@ class Local(Joinable):
 
         With p_0 the data, block k is a flow between p_{k-1} and its own noising p_k, one step of an
         Ornstein-Uhlenbeck process: x -> m + exp(-g) (x - m) + s sqrt(1 - exp(-2 g)) z, with g =
-        ``steps[k-1]``, the data's mean m and deviation s, and fresh noise z. The samples are then pushed
-        through the block, so that the next one starts from what this one reaches, and the next network begins
-        with its weights. One more block leads from there to N(0, I) itself. The chain of all blocks, the
-        other way round, is the teacher: noise at time 0 and data at 1, with ``len(steps) + 1`` blocks.
+        ``steps[k-1]``, the data's mean m and deviation s, and fresh noise z. Rows are paired with their own
+        noisings. The samples are then pushed through the block, so that the next one starts from what this
+        one reaches, and the next network begins with its weights. One more block leads from there to N(0, I)
+        itself. The chain of all blocks, the other way round, is the teacher: noise at time 0 and data at 1,
+        with ``len(steps) + 1`` blocks.
 
         Parameters
         ----------
@@ -50,15 +51,15 @@ class Local(Joinable):
         steps : sequence of float
             Steps g > 0 of the process, from the data on; together 1 to 2 leave little of the data.
         condition : array, optional
-            Labels ``[N]`` or vectors ``[N, condition_dim]``. Each row is then paired with its own noising;
-            without conditions the ``coupling`` decides.
+            Labels ``[N]`` or vectors ``[N, condition_dim]``.
         block_steps : int, optional
             Training steps of each block, :class:`koopflow.FlowTeacher`'s ``steps``.
         progress : bool or callable, default True
             As in :meth:`koopflow.FlowTeacher.fit`; each block reports by itself.
         **options
-            As in :class:`koopflow.FlowTeacher`, for every block; ``max_seconds`` is shared out evenly, and
-            ``horizon`` is that of the chain, whose blocks take equal parts of it. There is no ``source``.
+            As in :class:`koopflow.FlowTeacher`, for every block; ``coupling`` is that of the last one,
+            ``max_seconds`` is shared out evenly, and ``horizon`` is that of the chain, whose blocks take
+            equal parts of it. There is no ``source``.
 
         Returns
         -------
@@ -101,16 +102,10 @@ class Local(Joinable):
                 blocks.append(block.fit(rows, condition=condition, **given))
                 break
             copies, starts = noise(rows, noising[place])
+            # Each row is a pair with its own noising: of its own condition, and nearer than most others.
+            labels = None if condition is None else np.tile(condition, _axes(copies, condition))
             block.set_params(source=starts)
-            if condition is None:
-                block.fit(rows, **given)
-            else:
-                # Others' noisings would be of other conditions.
-                repeated, labels = (
-                    np.tile(rows, _axes(copies, rows)),
-                    np.tile(condition, _axes(copies, condition)),
-                )
-                block.fit(repeated, noise=starts, condition=labels, **given)
+            block.fit(np.tile(rows, _axes(copies, rows)), noise=starts, condition=labels, **given)
             if block.history_["stopped"] == "interrupted":
                 raise KeyboardInterrupt
             rows = to_numpy(block.trajectory(rows, times=[1.0, 0.0], condition=condition))[-1]
