@@ -97,6 +97,9 @@ class VelocityField:
         "num_timesteps", "sigma_data"}``, possibly a part of it.
         """
 
+    def window(self, start: float, end: float) -> VelocityField:
+        """Its flow from one time to another, both in [0, 1], as one from 0 to 1."""
+
     def as_source(self, event_shape: Sequence[int]) -> Source:
         """The end of its flow, as what another one starts from."""
 
@@ -284,13 +287,15 @@ class Source:
 
     @staticmethod
     def sampler(
-        draw: Callable[[int, int], _Array],
+        draw: Callable[..., _Array],
         log_prob: Callable[[NDArray[Any]], _Array] | None,
         *,
         event_shape: Sequence[int],
+        conditional: bool = False,
     ) -> Source:
         """``draw(count, seed)`` answers samples ``[count, *event]``, ``log_prob`` log-densities ``[B]`` in
-        nats of ``[B, *event]``. No file holds it."""
+        nats of ``[B, *event]``. A conditional one is called with the conditions of the samples, or None, as
+        a third argument. No file holds it."""
 
     @property
     def kind(self) -> str:
@@ -538,6 +543,63 @@ class Student:
 
     def eigenvalues(self) -> NDArray[complex128]:
         """The eigenvalues of L ``[m]``, conjugate pairs side by side."""
+
+@final
+class Segments:
+    """Students one after another, each for a part of a flow's time."""
+
+    def __init__(self, students: Sequence[Student], breaks: Sequence[float]) -> None:
+        """Students in the order of time, and the times between them, 0 and 1 included."""
+
+    def student(self, place: int, history: str, config: str) -> Student:
+        """One of the students, with the history and the options of its fit, JSON both."""
+
+    @property
+    def breaks(self) -> list[float]: ...
+    @property
+    def event_shape(self) -> tuple[int, ...]: ...
+    @property
+    def conditioning(self) -> str: ...
+    @property
+    def source(self) -> Source: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def evaluations(self) -> int: ...
+    def sample(self, x0: _Array, *, condition: _Array | None = None, monitor: _Monitor = None) -> Any:
+        """Data for states of the source ``[B, *event]``: one evaluation a segment."""
+
+    def sample_count(
+        self, n: int, *, seed: int = 0, condition: _Array | None = None, monitor: _Monitor = None
+    ) -> NDArray[Any]:
+        """``n`` fresh samples ``[n, *event]``."""
+
+    def sample_path(
+        self,
+        x0: _Array,
+        times: Sequence[float],
+        *,
+        condition: _Array | None = None,
+        monitor: _Monitor = None,
+    ) -> Any:
+        """States ``[T, B, *event]`` at times in any order, from one encoding a segment."""
+
+    def invert(self, x: _Array, *, condition: _Array | None = None, monitor: _Monitor = None) -> Any:
+        """States of the source that lead to data ``[B, *event]``."""
+
+    def save(self, path: str, header: str = "{}") -> None:
+        """Write a safetensors file atomically; ``header`` is JSON that :meth:`load` gives back."""
+
+    @staticmethod
+    def load(path: str, *, device: str = "cpu") -> tuple[Segments, str]:
+        """What :meth:`save` wrote. Raises ``CheckpointError`` on any other file."""
+
+    def to_bytes(self) -> bytes: ...
+    @classmethod
+    def from_bytes(cls, bytes: bytes, device: str = "cpu") -> Segments: ...
+    def __reduce__(self) -> tuple[Any, tuple[bytes, str]]: ...
 
 @final
 class Baseline:

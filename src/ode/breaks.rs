@@ -81,6 +81,8 @@ fn pieces(times: &[f64], breaks: &[f64]) -> Vec<Piece> {
     let own = breaks.iter().filter(|b| **b > low && **b < high && !is_break(times, **b));
     nodes.extend(own.map(|b| (*b, false)));
     nodes.sort_by(|a, b| if first <= last { a.0.total_cmp(&b.0) } else { b.0.total_cmp(&a.0) });
+    // Parts of a field may each tell of the break between them.
+    nodes.dedup_by(|a, b| !a.1 && !b.1 && (a.0 - b.0).abs() <= SAME);
     let mut pieces = Vec::new();
     let mut open = vec![first];
     for (node, asked) in &nodes[1..] {

@@ -15,6 +15,7 @@ mod json;
 mod metrics;
 #[cfg(feature = "probe")]
 mod probe;
+mod segments;
 mod source;
 mod spectrum;
 mod student;
@@ -38,6 +39,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<velocity_field::PyVelocityField>()?;
     module.add_class::<source::PySource>()?;
     module.add_class::<student::PyStudent>()?;
+    module.add_class::<segments::PySegments>()?;
     module.add_class::<baseline::PyBaseline>()?;
     module.add_class::<spectrum::PySpectrum>()?;
     module.add_class::<flow_spectrum::PyDisplacements>()?;

@@ -31,6 +31,10 @@ use crate::tensor::{device_name, dtype_name, parse_device, Share};
 pub struct PyStudent(Fitted<Student>);
 
 impl PyStudent {
+    pub(super) fn from_fitted(fitted: Fitted<Student>) -> Self {
+        PyStudent(fitted)
+    }
+
     pub(super) fn handle(&self) -> Student {
         self.0.model.handle()
     }

@@ -21,6 +21,7 @@ use crate::tensor::{device_name, dtype_name, parse_device, parse_dtype, shape_te
 use crate::velocity::{
     ChainField, Conditioning, Convention, DiffusionField, EmpiricalField, GaussianField, GuidedField,
     NetworkField, ReversedField, Source, SourcedField, TorchScriptConfig, TorchScriptField, VelocityField,
+    WindowField,
 };
 
 #[pyclass(name = "VelocityField", module = "koopflow._core", frozen)]
@@ -129,6 +130,11 @@ impl PyVelocityField {
     fn diffusion(model: &Self, config: &str) -> PyResult<Self> {
         let field = DiffusionField::new(model.handle(), json::parse_config(config)?)?;
         Ok(PyVelocityField::new(Box::new(field)))
+    }
+
+    /// Its flow from one time to another, both in [0, 1], as one from 0 to 1.
+    fn window(&self, start: f64, end: f64) -> PyResult<PyVelocityField> {
+        Ok(PyVelocityField::new(Box::new(WindowField::new(self.handle(), start, end)?)))
     }
 
     /// The end of its flow, as what another one starts from.

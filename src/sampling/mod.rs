@@ -9,6 +9,7 @@ mod invert;
 mod lanczos;
 mod map;
 mod sample;
+mod segments;
 pub mod tilt;
 
 pub use density::{
@@ -20,3 +21,4 @@ pub use invert::{invert_from, invert_polished, Inversion, Polish};
 pub use lanczos::log_quadratic_form;
 pub use map::{SampleMap, JACOBIAN_LIMIT};
 pub use sample::{invert, sample, sample_count, sample_modes, sample_path};
+pub use segments::{invert_segments, path_of_segments, sample_segments, starts_of_segments};

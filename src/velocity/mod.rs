@@ -17,6 +17,7 @@ mod standard;
 mod store;
 mod torchscript;
 mod units;
+mod window;
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
@@ -40,6 +41,7 @@ pub use sourced::SourcedField;
 pub use store::TeacherDescription;
 pub use torchscript::{Convention, TorchScriptConfig, TorchScriptField};
 pub use units::{Moments, Units, UnitsField};
+pub use window::WindowField;
 
 /// A velocity field v(t, x) over samples of shape `event_shape`.
 ///
@@ -89,8 +91,8 @@ pub trait VelocityField: Send {
         Source::Normal
     }
 
-    /// Times in (0, 1), rising, at which the velocity jumps: solvers start anew there. At one of them the velocity is
-    /// that of either side.
+    /// Times in [0, 1] at which the velocity jumps, or next to which it is another: solvers start anew there. At one of
+    /// them the velocity is that of either side.
     fn breaks(&self) -> Vec<f64> {
         Vec::new()
     }
@@ -176,6 +178,7 @@ pub enum FieldDescription {
     Sourced { source: SourceDescription, model: Box<FieldDescription> },
     Chain { breaks: Vec<f64>, models: Vec<FieldDescription> },
     Reversed { model: Box<FieldDescription> },
+    Window { from: f64, to: f64, model: Box<FieldDescription> },
 }
 
 impl dyn VelocityField + '_ {

@@ -29,11 +29,11 @@ pub enum Source {
 
 /// Somebody's own law.
 pub trait Sampler: Send + Sync {
-    /// `count` samples `[count, *event]`, the same for the same seed.
+    /// `count` samples `[count, *event]`, the same for the same seed, under the condition of each, if there is one.
     ///
     /// # Errors
     /// Whatever the sampler fails on.
-    fn draw(&self, count: i64, seed: u64) -> Result<Tensor>;
+    fn draw(&self, count: i64, seed: u64, condition: Option<&Tensor>) -> Result<Tensor>;
 
     /// Log-density in nats `[B]` of `x` `[B, *event]`; `None` where it is not known.
     ///
@@ -185,6 +185,9 @@ fn forgotten(description: FieldDescription) -> FieldDescription {
         }
         FieldDescription::Sourced { model, .. } => {
             FieldDescription::Sourced { source: SourceDescription::Sampler, model }
+        }
+        FieldDescription::Window { from, to, model } => {
+            FieldDescription::Window { from, to, model: Box::new(forgotten(*model)) }
         }
         FieldDescription::Reversed { model } => {
             FieldDescription::Reversed { model: Box::new(forgotten(*model)) }

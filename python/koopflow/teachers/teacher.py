@@ -38,6 +38,7 @@ from ..twins.teacher import GuidedField, TeacherModule
 from .attaching import attaching
 from .flow import Flow, TrainingData, checked_teacher
 from .local import Local
+from .parts import Parts
 from .phase import PhaseSpace
 from .source import KEPT, as_source
 from .torch_models import probe
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False, repr=False)
-class FlowTeacher(HubFolder, Local, PhaseSpace, Parameters):
+class FlowTeacher(HubFolder, Parts, Local, PhaseSpace, Parameters):
     """A flow-matching model: trained here on data, attached from PyTorch, or known in closed form.
 
     The probability path is x_t = a(t) x1 + s(t) x0, with x0 standard normal (Lipman et al. 2210.02747) or
@@ -448,8 +449,8 @@ class FlowTeacher(HubFolder, Local, PhaseSpace, Parameters):
         source: Any = "normal",
     ) -> Self:
         kind = Conditioning.of(field)
-        start = as_source(source, field.event_shape)
-        if start is not None:
+        start = as_source(source, field.event_shape, known=field)
+        if start is not None and source != KEPT:
             field = field.starting_from(start)
         teacher = cls(
             tuple(field.event_shape),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypeAlias, cast
 
@@ -248,6 +248,9 @@ class ReversedField(TeacherModule):
     def velocity(self, t: Tensor, x: Tensor, condition: Condition) -> Tensor:
         return -self.model.velocity(1.0 - t, x, condition)
 
+    def stored(self) -> Stored:
+        return _joined(self, {"model.": self.model}) or super().stored()
+
 
 class ChainField(TeacherModule):
     """Fields one after the other, each between two of the rising ``breaks``, of its own time from 0 to 1.
@@ -269,6 +272,28 @@ class ChainField(TeacherModule):
             own = field.velocity((within - start) / (end - start), x, condition) / (end - start)
             v = torch.where((t >= start)[:, None], own, v) if place else own
         return v
+
+    def stored(self) -> Stored:
+        blocks = {f"blocks.{place}.": cast(TeacherModule, block) for place, block in enumerate(self.blocks)}
+        return _joined(self, blocks) or super().stored()
+
+
+class WindowField(TeacherModule):
+    """A field's flow from one of its times to another, as one from 0 to 1."""
+
+    def __init__(self, model: TeacherModule, start: float, end: float) -> None:
+        nn.Module.__init__(self)
+        self.model, self.start, self.end, self.training = model, start, end, False
+        self.event_shape, self.conditions = model.event_shape, model.conditions
+
+    def velocity(self, t: Tensor, x: Tensor, condition: Condition) -> Tensor:
+        length = self.end - self.start
+        return length * self.model.velocity(self.start + length * t, x, condition)
+
+    def stored(self) -> Stored:
+        """The stored form of the window. Raises ``ArgumentError`` as the model's does."""
+        header, tensors = self.header, self.model.stored().tensors
+        return Stored(header, tensors)
 
 
 class AttachedField(TeacherModule):
@@ -303,24 +328,25 @@ def field_of(stored: Stored) -> TeacherModule:
         field.apart = {name: x for name, x in stored.tensors.items() if name.startswith(APART)}
         field.header = stored.header
         return field
-    if description["field"] == "guided":
-        model, null = (
-            field_of(_part(stored, description["model"], "model.")),
-            stored.tensors["null_condition"],
-        )
-        field = GuidedField(model, description["scale"], null)
-        field.apart = _apart("model.", model)
-    elif description["field"] == "reversed":
-        model = field_of(_part(stored, description["model"], "model."))
-        field = ReversedField(model)
-        field.apart = _apart("model.", model)
-    elif description["field"] == "chain":
-        begin = [f"blocks.{place}." for place in range(len(description["models"]))]
-        parts = zip(begin, description["models"], strict=True)
-        blocks = [field_of(_part(stored, model, prefix)) for prefix, model in parts]
+    if description["field"] == "window":
+        model = field_of(_part(stored, description["model"]))
+        field = WindowField(model, description["from"], description["to"])
+        field.header = stored.header
+        return field
+    if description["field"] == "reversed":
+        field = ReversedField(field_of(_part(stored, description["model"], "model.")))
+        field.header = stored.header
+        return field
+    if description["field"] == "chain":
+        parts = enumerate(description["models"])
+        blocks = [field_of(_part(stored, model, f"blocks.{place}.")) for place, model in parts]
         field = ChainField(blocks, description["breaks"])
-        apart = (_apart(prefix, block) for prefix, block in zip(begin, blocks, strict=True))
-        field.apart = {name: x for part in apart for name, x in part.items()}
+        field.header = stored.header
+        return field
+    if description["field"] == "guided":
+        model = field_of(_part(stored, description["model"], "model."))
+        field = GuidedField(model, description["scale"], stored.tensors["null_condition"])
+        field.apart = {f"model.{name}": x for name, x in model.apart.items()}
     else:
         field = _KINDS[description["field"]](stored)
     own = {name: x for name, x in stored.tensors.items() if name not in field.apart}
@@ -335,5 +361,11 @@ def _part(stored: Stored, description: dict[str, Any], prefix: str = "") -> Stor
     return Stored(header, own)
 
 
-def _apart(prefix: str, field: TeacherModule) -> dict[str, Tensor]:
-    return {prefix + name: x for name, x in field.apart.items()}
+def _joined(module: TeacherModule, parts: Mapping[str, TeacherModule]) -> Stored | None:
+    """The stored form of a field made of others, by what their names begin with; None for one without."""
+    if not hasattr(module, "header"):
+        return None
+    stored = {begin: part.stored().tensors for begin, part in parts.items()}
+    return Stored(
+        module.header, {begin + name: x for begin, own in stored.items() for name, x in own.items()}
+    )

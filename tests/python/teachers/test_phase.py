@@ -49,7 +49,7 @@ def test_the_field_of_one_point_is_its_own_curve():
         again = 3.0 * (datum - position - (1.0 - t) * velocity) / (1.0 - t) ** 2
         np.testing.assert_allclose(again, exact, atol=1e-4)
         gap = teacher.velocity(t, states)[:, 1] - exact
-        assert np.sqrt((gap**2).mean() / (exact**2).mean()) < 0.1
+        assert np.sqrt((gap**2).mean() / (exact**2).mean()) < 0.25
 
 
 def test_twins_and_files_answer_alike(moons, tmp_path):
