@@ -141,6 +141,14 @@ def as_times(times: Array, argument: str = "times", *, extrapolate: bool = False
     return numbers
 
 
+def as_grid(grid: Any, argument: str = "grid") -> str | list[float] | None:
+    """Where fixed steps are: a name, which the core knows, or rising times. Raises ``ArgumentError`` for what
+    is neither."""
+    if grid is None or isinstance(grid, str):
+        return grid
+    return as_numbers(grid, argument, "[0, 0.5, 1], or 'uniform', 'tau' or 'log_snr'")
+
+
 def times_for(t: Array | float, x: Array, argument: str = "t", *, extrapolate: bool = False) -> Array:
     """The time of each sample ``[B]`` as an array; a number, or an array of no axes, counts for every sample.
 

@@ -176,6 +176,18 @@ class VelocityField:
     def velocity(self, t: _Array, x: _Array, condition: _Array | None = None) -> _Array:
         """v(t, x), ``[B, *event]``; ``t`` is ``[B]`` or a scalar."""
 
+    @property
+    def mixing(self) -> str | None:
+        """How states mix noise and data, x_t = a x1 + s x0, as JSON: ``{"path": "linear"}``,
+        ``{"path": "vp"}`` or ``{"schedule": {"name": ...}}``; None where no one holds at all times."""
+
+    def denoise(self, t: _Array, x: _Array, *, of: str = "data", condition: _Array | None = None) -> _Array:
+        """E[x1 | x_t = x], or with ``of="noise"`` E[x0 | x_t = x], ``[B, *event]``; ``t`` is ``[B]`` or a
+        scalar.
+
+        Raises ``ValueError`` naming ``teacher`` where ``mixing`` is None.
+        """
+
     def solve(
         self,
         x: _Array,
@@ -185,15 +197,22 @@ class VelocityField:
         steps: int = 100,
         rtol: float = 1e-5,
         atol: float = 1e-5,
+        grid: str | Sequence[float] | None = None,
         condition: _Array | None = None,
         monitor: _Monitor = None,
     ) -> _Array:
         """Integrate dx/dt = v from ``x`` at ``times[0]`` through monotone ``times``; ``[T, B, *event]``.
 
-        The first entry is ``x``. Solvers: ``euler``, ``midpoint``, ``heun``, ``rk4`` take ``steps`` steps
-        over the whole span; ``dopri5`` adapts to ``rtol`` and ``atol``. Raises ``DivergenceError`` when it
-        cannot.
+        The first entry is ``x``. Solvers: ``euler``, ``midpoint``, ``heun``, ``rk4``, ``ab2``, ``ab3`` and
+        ``dpm2m`` take ``steps`` steps over the whole span, on a ``grid``: ``uniform``, ``tau``, ``log_snr``
+        or rising times; ``dopri5`` adapts to ``rtol`` and ``atol``, and takes no grid. Raises
+        ``DivergenceError`` when it cannot.
         """
+
+    def step_times(
+        self, *, solver: str, steps: int = 100, grid: str | Sequence[float] | None = None
+    ) -> list[float]:
+        """Ends of the fixed steps of :meth:`solve` from time 0 to 1, both included."""
 
     def pull_back(
         self,
@@ -204,6 +223,7 @@ class VelocityField:
         steps: int = 100,
         rtol: float = 1e-5,
         atol: float = 1e-5,
+        grid: str | Sequence[float] | None = None,
         condition: _Array | None = None,
         monitor: _Monitor = None,
     ) -> _Array:
@@ -220,6 +240,7 @@ class VelocityField:
         steps: int = 100,
         rtol: float = 1e-5,
         atol: float = 1e-5,
+        grid: str | Sequence[float] | None = None,
         condition: _Array | None = None,
         monitor: _Monitor = None,
     ) -> _Array:
@@ -443,6 +464,12 @@ class Student:
 
     def sample_path(self, x0: _Array, times: Sequence[float], *, condition: _Array | None = None) -> _Array:
         """The states at ``times`` from one encoding at time 0, ``[T, B, *event]``."""
+
+    def denoise(
+        self, t: _Array, x0: _Array, mixing: str, *, of: str = "data", condition: _Array | None = None
+    ) -> _Array:
+        """E[x1 | x_t], or with ``of="noise"`` E[x0 | x_t], at the states that paths from noise ``x0`` reach
+        at ``t``, ``[B]`` or a scalar; ``mixing`` is that of :attr:`VelocityField.mixing`."""
 
     def invert(self, x: _Array, *, condition: _Array | None = None) -> _Array:
         """The noise that data ``x`` came from, ``[B, *event]``."""
@@ -1107,6 +1134,17 @@ class LevelSpectrum:
 
 def student_defaults(event_size: int) -> str:
     """The configuration that unset options resolve to for events of ``event_size`` numbers, as JSON."""
+
+def mean_shift(
+    data: _Array, bandwidth: float, *, max_steps: int = 1000, monitor: _Monitor = None
+) -> tuple[_Array, _Array, _Array, int, bool]:
+    """Mean shift from every row of data ``[N, *event]``: modes ``[K, *event]``, highest first, the mode of
+    each row ``[N]``, log-densities of the modes ``[K]``, steps of the slowest row, and whether all came to
+    rest."""
+
+def path_geometry(paths: _Array) -> list[NDArray[float64]]:
+    """Chord, length, deviation, curvature and torsion ``[B]`` and energies ``[B, 3]`` of paths
+    ``[T, B, *event]``."""
 
 def sliced_wasserstein(a: _Array, b: _Array, *, projections: int = 256, seed: int = 0) -> float:
     """Sliced Wasserstein-2 distance between ``[N, *event]`` and ``[M, *event]``."""

@@ -3,20 +3,22 @@
 
 use tch::{Kind, Tensor};
 
-use super::{check_times, integrate, share_steps, Solution, SolveOptions};
+use super::grid::share_steps;
+use super::{check_times, integrate_along, Along, Solution, SolveOptions};
 use crate::error::Result;
 use crate::monitor::Monitor;
 
 /// A break this near to a requested time is that time, up to rounding.
 const SAME: f64 = 1e-9;
 
-/// [`integrate`] of a velocity that jumps at `breaks`. Fixed steps are shared out over the pieces between them by
+/// [`integrate_along`] of a velocity that jumps at `breaks`. Fixed steps are shared out over the pieces between them by
 /// their lengths; each has at least one.
 pub(super) fn integrate_between<F>(
     mut derivative: F,
     y: &Tensor,
     times: &[f64],
     options: &SolveOptions,
+    along: &Along,
     breaks: &[f64],
     monitor: &mut dyn Monitor,
 ) -> Result<Solution>
@@ -24,7 +26,7 @@ where
     F: FnMut(f64, &Tensor) -> Result<Tensor>,
 {
     if breaks.is_empty() || times.len() < 2 {
-        return integrate(derivative, y, times, options, monitor);
+        return integrate_along(derivative, y, times, options, along, monitor);
     }
     check_times(times)?;
     options.validate()?;
@@ -39,8 +41,8 @@ where
         let (low, high) = (piece.start().min(piece.end()), piece.start().max(piece.end()));
         let (low, high) = (low + margin(low), high - margin(high));
         let inside = |t: f64, y: &Tensor| derivative(t.min(high).max(low), y);
-        let options = SolveOptions { steps, ..*options };
-        let solved = integrate(inside, &state, &piece.times, &options, monitor)?;
+        let options = SolveOptions { steps, ..options.clone() };
+        let solved = integrate_along(inside, &state, &piece.times, &options, along, monitor)?;
         state = solved.endpoint();
         let asked = piece.times.len() as i64 - if piece.asked { 1 } else { 2 };
         states.push(solved.trajectory.narrow(0, 1, asked));

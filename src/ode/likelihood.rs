@@ -12,7 +12,7 @@ use tch::{Kind, Tensor};
 use super::source::{check_density, log_density};
 use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Progress};
-use crate::ode::{integrate_between, SolveOptions};
+use crate::ode::{integrate_between, Along, SolveOptions};
 use crate::tensor::{check_batch, chunks, finite_densities, in_halves, RandomSource};
 use crate::velocity::{Source, VelocityField};
 
@@ -85,7 +85,9 @@ pub fn log_prob(
     check_density(&field.source())?;
     if let Some((standard, units)) = field.standard()? {
         let z = units.standard_data(&x.to_device(field.device()))?;
-        let density = log_prob(&*standard, &z, options, condition, monitor)?;
+        options.solve.validate()?;
+        let options = DensityOptions { solve: options.solve.in_units(&units), ..options.clone() };
+        let density = log_prob(&*standard, &z, &options, condition, monitor)?;
         return Ok(density - field.event_size() as f64 * units.scale().ln());
     }
     if options.probes < 1 {
@@ -165,9 +167,9 @@ impl Part<'_> {
         let size = x.size()[1];
         let log_volume = Tensor::zeros([self.rows, 1], (x.kind(), x.device()));
         let state = Tensor::cat(&[x, &log_volume], 1);
-        let (ends, breaks) = ([1.0, 0.0], self.field.breaks());
         let derivative = |t: f64, y: &Tensor| self.derivative(t, y, size);
-        let solution = integrate_between(derivative, &state, &ends, options, &breaks, monitor)?;
+        let (ends, along, breaks) = ([1.0, 0.0], Along::augmented(self.field), self.field.breaks());
+        let solution = integrate_between(derivative, &state, &ends, options, &along, &breaks, monitor)?;
         let end = solution.endpoint();
         // In float64: the squares of many dimensions and the volume may nearly cancel.
         let noise = end.narrow(1, 0, size).to_kind(Kind::Double);

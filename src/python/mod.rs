@@ -12,10 +12,12 @@ mod flow_spectrum;
 mod forecast;
 mod handle;
 mod json;
+mod mean_shift;
 mod metrics;
 #[cfg(feature = "probe")]
 mod probe;
 mod segments;
+mod solving;
 mod source;
 mod spectrum;
 mod student;
@@ -61,6 +63,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(training::teacher_defaults, module)?)?;
     module.add_function(wrap_pyfunction!(training::normal, module)?)?;
     module.add_function(wrap_pyfunction!(training::lower_precision, module)?)?;
+    module.add_function(wrap_pyfunction!(mean_shift::mean_shift, module)?)?;
+    module.add_function(wrap_pyfunction!(metrics::path_geometry, module)?)?;
     module.add_function(wrap_pyfunction!(metrics::sliced_wasserstein, module)?)?;
     module.add_function(wrap_pyfunction!(metrics::energy_distance, module)?)?;
     module.add_function(wrap_pyfunction!(metrics::wasserstein2, module)?)?;

@@ -2,6 +2,7 @@
 //! one-step map, densities, and weighted samples (`tilt/`).
 
 mod chunks;
+mod denoise;
 mod density;
 mod edit;
 mod follows;
@@ -12,6 +13,7 @@ mod sample;
 mod segments;
 pub mod tilt;
 
+pub use denoise::denoise;
 pub use density::{
     pull_back, sample_with_density, student_density, Determinant, StudentDensity, StudentDensityOptions,
 };

@@ -4,7 +4,9 @@
 use tch::{Device, Kind, Tensor};
 
 use super::source::without_source;
-use super::{Conditioning, EvaluationCounter, FieldDescription, FieldState, Moments, Source, VelocityField};
+use super::{
+    Conditioning, EvaluationCounter, FieldDescription, FieldState, Mixing, Moments, Source, VelocityField,
+};
 use crate::error::{Error, Result};
 use crate::tensor::{device_name, dtype_name, shape_text};
 
@@ -227,6 +229,11 @@ impl VelocityField for ChainField {
     /// The last block leads to the data.
     fn moments(&self) -> Result<Option<Moments>> {
         self.blocks.last().map_or(Ok(None), |block| block.field.moments())
+    }
+
+    /// States within a block are between what it starts from and what it leads to, not between noise and data.
+    fn mixing(&self) -> Option<Mixing> {
+        None
     }
 
     /// Where blocks meet, and the breaks within them.

@@ -7,6 +7,8 @@ mod diffusion;
 mod empirical;
 mod gaussian;
 mod guidance;
+mod mean_shift;
+mod mixing;
 mod network;
 mod noise_schedule;
 mod path;
@@ -32,6 +34,8 @@ pub use diffusion::{DiffusionConfig, DiffusionField, NoiseArgument, Parametrisat
 pub use empirical::EmpiricalField;
 pub use gaussian::GaussianField;
 pub use guidance::GuidedField;
+pub use mean_shift::{mean_shift, Modes};
+pub use mixing::{Expectation, Mixing};
 pub use network::{NetworkField, NetworkFieldConfig};
 pub use noise_schedule::{Cosine, Geometric, Karras, LinearBeta, NoiseLevel, NoiseSchedule, ScaledBeta};
 pub use path::{Coefficients, Path};
@@ -112,6 +116,12 @@ pub trait VelocityField: Send {
     /// Whatever libtorch refuses.
     fn standard(&self) -> Result<Option<(Box<dyn VelocityField>, Units)>> {
         Ok(None)
+    }
+
+    /// How the field's states mix noise and data; `None` where no one a and s hold at every time. Models from elsewhere
+    /// answer data - noise: they are on the linear path.
+    fn mixing(&self) -> Option<Mixing> {
+        Some(Mixing::Path(Path::Linear))
     }
 
     /// The number of batched evaluations so far.

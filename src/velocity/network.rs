@@ -7,8 +7,8 @@ use super::body::Body;
 use super::gaussian::find_tensor;
 use super::standard::Standard;
 use super::{
-    Conditioning, EvaluationCounter, FieldDescription, FieldState, Moments, Path, Source, SourceDescription,
-    Units, VelocityField,
+    Conditioning, EvaluationCounter, FieldDescription, FieldState, Mixing, Moments, Path, Source,
+    SourceDescription, Units, VelocityField,
 };
 use crate::error::{Error, Result};
 use crate::nets::{torchcfm_config, Parameters, UNetConfig};
@@ -516,6 +516,11 @@ impl VelocityField for NetworkField {
             return Ok(None);
         }
         Moments::of_coordinates(&self.data.mean, &self.data.scale, &self.config.event_shape).map(Some)
+    }
+
+    fn mixing(&self) -> Option<Mixing> {
+        // Positions and velocities are on curves.
+        (!self.config.phase).then_some(Mixing::Path(self.config.path))
     }
 
     fn standard(&self) -> Result<Option<(Box<dyn VelocityField>, Units)>> {

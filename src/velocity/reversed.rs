@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::{Conditioning, EvaluationCounter, FieldDescription, FieldState, Source, VelocityField};
+use super::{Conditioning, EvaluationCounter, FieldDescription, FieldState, Mixing, Source, VelocityField};
 use crate::error::Result;
 
 /// What the names of the model's tensors begin with.
@@ -70,6 +70,11 @@ impl VelocityField for ReversedField {
     /// Where the original ends.
     fn source(&self) -> Source {
         Source::Flow(self.model.shallow_clone())
+    }
+
+    /// Paths are their own mirror images.
+    fn mixing(&self) -> Option<Mixing> {
+        self.model.mixing().filter(|mixing| matches!(mixing, Mixing::Path(_)))
     }
 
     fn breaks(&self) -> Vec<f64> {

@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::{Conditioning, EvaluationCounter, FieldDescription, FieldState, Source, VelocityField};
+use super::{Conditioning, EvaluationCounter, FieldDescription, FieldState, Mixing, Source, VelocityField};
 use crate::error::{Error, Result};
 
 /// v(u, x) = (to - from) v(from + (to - from) u, x).
@@ -70,6 +70,11 @@ impl VelocityField for WindowField {
 
     fn counter(&self) -> &EvaluationCounter {
         self.model.counter()
+    }
+
+    /// Its ends are not those that the whole flow mixes.
+    fn mixing(&self) -> Option<Mixing> {
+        None
     }
 
     /// Where the flow is at the window's first time.

@@ -72,7 +72,8 @@ fn paths_are_the_blocks_one_after_the_other() {
 #[test]
 fn solvers_keep_their_orders_over_kinks() {
     let x0 = noise(5);
-    for (solver, order) in [(Solver::Euler, 1), (Solver::Midpoint, 2), (Solver::Heun, 2), (Solver::Rk4, 4)] {
+    let one_step = [(Solver::Euler, 1), (Solver::Midpoint, 2), (Solver::Heun, 2), (Solver::Rk4, 4)];
+    for (solver, order) in one_step.into_iter().chain([(Solver::Ab2, 2), (Solver::Ab3, 3)]) {
         // The break is no multiple of the step.
         let field = chain(Kind::Double, Some(&[0.0, 0.37, 1.0]));
         let error = |steps: u64| {

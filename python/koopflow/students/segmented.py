@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
+from itertools import pairwise
 from os import PathLike
 from typing import Any, ClassVar
 
@@ -119,7 +120,7 @@ class SegmentedDistiller(Parameters):
         if not isinstance(pattern, KoopmanDistiller):
             raise ArgumentError(f"student: expected a KoopmanDistiller, got {type(pattern).__name__}")
         made: list[KoopmanDistiller] = []
-        for place, (start, end) in enumerate(zip(breaks[:-1], breaks[1:], strict=True)):
+        for place, (start, end) in enumerate(pairwise(breaks)):
             part = teacher.window(start, end)
             if place and share:
                 part = part.starting_from(_states_at(teacher, made, breaks[: place + 1], share))
@@ -142,7 +143,7 @@ class SegmentedDistiller(Parameters):
             count = checked_count(self.segments, "segments")
             return [clock.read(place / count) for place in range(count)] + [clock.end]
         times = as_numbers(self.segments, "segments", "2 or [0.0, 0.3, 1.0]")
-        rising = all(a < b for a, b in zip(times[:-1], times[1:], strict=True))
+        rising = all(a < b for a, b in pairwise(times))
         if not rising or len(times) < 2 or (times[0], times[-1]) != (clock.start, clock.end):
             expected = f"a number, or rising times from {clock.start:g} to {clock.end:g}"
             raise ArgumentError(f"segments: expected {expected}, got {self.segments!r}")
@@ -185,7 +186,7 @@ class SegmentedDistiller(Parameters):
         return model.sample_path(starts_or(x0, n, model, seed, condition), own, condition=condition)
 
     def invert(self, x: Array, *, condition: Array | None = None) -> Array:
-        """What data ``[B, *event]`` came from, by each student's own inverse in turn, of the kind of ``x``."""
+        """What data ``[B, *event]`` came from, by each one's own inverse in turn, of the kind of ``x``."""
         return self._fitted().invert(as_states(x), condition=self._checked(condition))
 
     def evaluate(
@@ -288,9 +289,7 @@ class SegmentedDistiller(Parameters):
         return self.students_[0]._checked(condition)
 
 
-def _states_at(
-    teacher: Flow, made: list[KoopmanDistiller], times: list[float], share: float
-) -> _core.Source:
+def _states_at(teacher: Flow, made: list[KoopmanDistiller], times: list[float], share: float) -> _core.Source:
     """States at the last of ``times``: where the teacher's flow is then and, for a share of them, where the
     students lead."""
     own = [teacher.clock.own(t) for t in times]
@@ -320,7 +319,7 @@ def _flown(field: _core.VelocityField, time: float) -> Callable[[Any, Any], Any]
     )
 
 
-def _told(listener: bool | ProgressFunction, place: int) -> Any:
+def _told(listener: bool | ProgressFunction, place: int) -> Any:  # noqa: FBT001 (as fit takes it)
     """A listener that hears which segment an event is of; whether to draw a bar, as it is."""
     if not callable(listener):
         return listener
