@@ -156,6 +156,32 @@ def test_students_have_the_kinks_among_their_points(chain):
     assert "a multiple of 3" in notes[1]
 
 
+def test_windows_and_chains_undo_each_other(chain, noise):
+    whole = BLOCKS[1]
+    again = FlowTeacher.chain([whole.window(0.0, 0.4), whole.window(0.4, 1.0)])
+    np.testing.assert_allclose(again.velocity(0.7, noise), whole.velocity(0.7, noise), atol=1e-12)
+    np.testing.assert_allclose(again.sample(x0=noise, **TIGHT), whole.sample(x0=noise, **TIGHT), atol=1e-6)
+    # Windows that end at a break see one side of it alone.
+    for place, block in enumerate(BLOCKS):
+        part = chain.window(place / 3, (place + 1) / 3)
+        for solver in ({"solver": "rk4", "steps": 30}, TIGHT):
+            found = part.sample(x0=noise, **solver)
+            np.testing.assert_allclose(found, block.sample(x0=noise, **TIGHT), atol=1e-5)
+    twin = chain.window(0.2, 0.9).to_torch()
+    again = FlowTeacher.from_torch_module(FlowTeacher.chain([chain.window(0.2, 0.9), BLOCKS[0]]).to_torch())
+    half = again.velocity(0.1, noise)
+    expected = twin(torch.full((40,), 0.2 + 0.2 * 0.7), torch.from_numpy(noise)) * 0.7 / 0.5
+    np.testing.assert_allclose(half, expected.detach(), atol=1e-6)
+
+
+def test_multistep_methods_begin_anew_at_kinks(noise):
+    chain = FlowTeacher.chain(BLOCKS, breaks=[0.0, 0.37, 0.8, 1.0])
+    gaps = [
+        np.abs(chain.sample(x0=noise, solver="ab2", steps=steps) - mapped(noise)).max() for steps in (80, 160)
+    ]
+    assert gaps[0] / gaps[1] > 3.3
+
+
 def labelled(classes: int) -> FlowTeacher:
     return FlowTeacher.from_torch(lambda t, x, y: y[:, None] - x, (2,), num_classes=classes, dtype="float64")
 
