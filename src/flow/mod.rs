@@ -5,8 +5,10 @@ mod config;
 mod given;
 mod history;
 mod objective;
+mod phase;
 mod resume;
 mod trainer;
+mod warm_start;
 
 pub use crate::velocity::Path;
 pub use config::{Optimizer, TeacherConfig};

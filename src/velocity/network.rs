@@ -41,6 +41,10 @@ pub struct NetworkFieldConfig {
     /// What the flow starts from, without its tensors.
     #[serde(default, skip_serializing_if = "SourceDescription::is_normal")]
     pub source: SourceDescription,
+    /// Whether a state is a position and its velocity, stacked: the position's rate is then the velocity itself, and
+    /// only the velocity's is the network's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub phase: bool,
     /// `"float32"` or `"float64"`.
     pub dtype: String,
 }
@@ -61,6 +65,7 @@ impl Default for NetworkFieldConfig {
             unet: None,
             scaled: true,
             source: SourceDescription::Normal,
+            phase: false,
             dtype: "float32".into(),
         }
     }
@@ -94,6 +99,10 @@ impl NetworkFieldConfig {
         }
         if let Some(unet) = &self.unet {
             unet.check(&self.event_shape)?;
+        }
+        if self.phase && (self.event_shape[0] != 2 || !self.scaled || self.unet.is_some()) {
+            let expected = "(2, *event), position and velocity, for a perceptron";
+            return Err(Error::shape("event_shape", expected, shape_text(&self.event_shape)));
         }
         if self.parameter_count().is_none() {
             let names = if self.unet.is_some() { "channels, multipliers" } else { "width, depth" };
@@ -394,11 +403,15 @@ impl NetworkField {
             (start, start_rate) = (start * &own, start_rate * own);
         }
         let deviation = (c.a.square() * &variance + start).sqrt();
-        Ok(Scaled {
-            answer: self.body.forward(t, (x - mean) / deviation, condition)?,
-            unit: (c.a_rate.square() * variance + start_rate).sqrt(),
-            centre,
-        })
+        let unit = (c.a_rate.square() * variance + start_rate).sqrt();
+        let mut answer = self.body.forward(t, (&x - mean) / deviation, condition)?;
+        if self.config.phase {
+            let half = x.size()[1] / 2;
+            let part = |x: &Tensor, from: i64| x.narrow(1, from, half);
+            let rate = (part(&x, half) - part(&centre, 0)) / part(&unit, 0);
+            answer = Tensor::f_cat(&[rate, part(&answer, half)], 1)?;
+        }
+        Ok(Scaled { answer, unit, centre })
     }
 
     /// v(t, x) and the unit of each coordinate's velocity, each `[B, dim]`, for training: differentiable in the
@@ -506,7 +519,8 @@ impl VelocityField for NetworkField {
     }
 
     fn mixing(&self) -> Option<Mixing> {
-        Some(Mixing::Path(self.config.path))
+        // Positions and velocities are on curves.
+        (!self.config.phase).then_some(Mixing::Path(self.config.path))
     }
 
     fn standard(&self) -> Result<Option<(Box<dyn VelocityField>, Units)>> {

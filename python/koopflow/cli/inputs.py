@@ -25,7 +25,7 @@ READERS: dict[str, Any] = {
     "8gaussians": datasets.eight_gaussians,
     "digits": datasets.digits,
 }
-BUILT_IN = "8gaussians, checkerboard, digits, moons, swiss_roll"
+BUILT_IN = "8gaussians, checkerboard, digits, moons, swiss_roll, tree"
 # Samples that are drawn of the sets in the plane.
 DRAWN = 20_000
 # Samples of each class, and columns of a grid of images.

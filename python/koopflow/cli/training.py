@@ -17,7 +17,7 @@ from .results import RESULTS, can_be_drawn, drawn, output_folder, progress, refu
 
 # Keywords of fit that a command fills in itself.
 FILLED = (
-    *("source", "data", "y", "teacher", "noise", "condition"),
+    *("source", "data", "y", "teacher", "noise", "condition", "initial"),
     *("progress", "callback", "checkpoint", "resume"),
 )
 OUTPUT = Option("output", "Folder for the results.")
