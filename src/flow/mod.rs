@@ -2,10 +2,12 @@
 //! probability paths themselves are [`crate::velocity::Path`].
 
 mod config;
+mod feed;
 mod given;
 mod history;
 mod objective;
 mod resume;
+mod snapshots;
 mod trainer;
 
 pub use crate::velocity::Path;
@@ -14,4 +16,5 @@ pub use given::Given;
 pub use history::TeacherHistory;
 pub use objective::{Consistency, Objective};
 pub use resume::TrainingFiles;
+pub use snapshots::train_on_snapshots;
 pub use trainer::{train, train_with_files};

@@ -9,6 +9,7 @@
 mod adjoint;
 mod dopri5;
 mod likelihood;
+mod mass;
 mod source;
 
 use std::str::FromStr;
@@ -24,6 +25,7 @@ use crate::velocity::{Units, VelocityField};
 
 pub use adjoint::pull_back;
 pub use likelihood::{log_prob, DensityOptions, Divergence, EXACT_LIMIT};
+pub use mass::log_masses;
 pub use source::{check_density, draw, log_density, pool, starts, POOL};
 
 /// Accepted and rejected steps after which the adaptive solver gives up.

@@ -236,6 +236,32 @@ impl PyVelocityField {
         kind.export(py, v)
     }
 
+    /// The rate at which mass grows at t and x, `[B]`; None where it stays as it is.
+    fn growth<'py>(
+        &self,
+        py: Python<'py>,
+        t: &Bound<'py, PyAny>,
+        x: &Bound<'py, PyAny>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let t = Array::import_float("t", t)?.tensor;
+        let Array { tensor: x, kind } = Array::import_float("x", x)?;
+        let field = self.handle();
+        let rates = door::enter(py, move || field.checked_growth(&t, &x))?;
+        rates.map(|rates| kind.export(py, rates)).transpose()
+    }
+
+    /// Log-masses `[T, B]` along states `[T, B, *event]` at `times`, float64.
+    fn log_masses<'py>(
+        &self,
+        py: Python<'py>,
+        times: Vec<f64>,
+        states: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let Array { tensor: states, kind } = Array::import_float("states", states)?;
+        let field = self.handle();
+        kind.export(py, door::enter(py, move || ode::log_masses(&*field, &times, &states))?)
+    }
+
     /// Integrates dx/dt = v from `x` at `times[0]` through `times`: `[T, B, *event]`.
     #[pyo3(signature = (x, times, *, solver="dopri5", steps=100, rtol=1e-5, atol=1e-5, condition=None, monitor=None))]
     #[allow(clippy::too_many_arguments)]
