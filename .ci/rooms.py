@@ -41,7 +41,7 @@ PYTHON_ROOMS = [
     ["_core", "exceptions"],
     ["_batches"],
     ["_arrays", "_autocast", "_ending", "_tables", "_versions", "progress"],
-    ["_checkpointing", "_conditioning", "options", "tensorboard"],
+    ["_checkpointing", "_clock", "_conditioning", "options", "tensorboard"],
     ["_parameters", "hub"],
     ["datasets", "energies", "metrics", "steering", "twins"],
     ["teachers"],

@@ -75,13 +75,20 @@ def as_states(array: Array, argument: str = "x") -> Array:
     return array
 
 
-def noise_or(x0: Array | None, n: int | None, event_shape: Sequence[int], seed: int | None) -> Array:
-    """The given states, or ``n`` fresh draws of noise. Raises ``ArgumentError`` for both or neither."""
+def starts_or(
+    x0: Array | None,
+    n: int | None,
+    model: _core.VelocityField | _core.Student,
+    seed: int | None,
+    condition: Array | None = None,
+) -> Array:
+    """The given states, or ``n`` fresh draws of what a flow starts from. Raises ``ArgumentError`` for both or
+    neither."""
     if (x0 is None) == (n is None):
         raise ArgumentError(f"expected one of n and x0, got {'neither' if n is None else 'both'}")
     if x0 is not None:
         return as_states(x0, "x0")
-    return _core.normal((checked_count(n), *event_shape), as_seed(seed))
+    return model.source.draw(checked_count(n), as_seed(seed), condition=condition)
 
 
 def as_samples(array: Array, argument: str) -> Array:

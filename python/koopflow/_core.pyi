@@ -97,6 +97,16 @@ class VelocityField:
         "num_timesteps", "sigma_data"}``, possibly a part of it.
         """
 
+    def as_source(self, event_shape: Sequence[int]) -> Source:
+        """The end of its flow, as what another one starts from."""
+
+    def starting_from(self, source: Source) -> VelocityField:
+        """This field, from something else than noise."""
+
+    @property
+    def source(self) -> Source:
+        """What its flow starts from."""
+
     def guided(self, scale: float, null_condition: _Array) -> VelocityField:
         """Classifier-free guidance; ``null_condition`` is an integer label ``[]`` or a vector ``[dim]``."""
 
@@ -227,7 +237,8 @@ def train_teacher(
     checkpoint_seconds: float | None = None,
     header: str = "{}",
     resume: str | None = None,
-    source: Callable[[], tuple[_Array, _Array | None]] | None = None,
+    portions: Callable[[], tuple[_Array, _Array | None]] | None = None,
+    source: Source | None = None,
 ) -> tuple[VelocityField, str]:
     """Conditional flow matching on data ``[N, *event]`` (Lipman et al. 2210.02747, Tong et al. 2302.00482).
 
@@ -235,8 +246,9 @@ def train_teacher(
     result is a JSON history ``{"steps", "seconds", "stopped", "config", "loss": [[step, loss], ...],
     "skipped_steps", "restarts", "notes"}``, where stopped is ``"completed"``, ``"interrupted"``, ``"budget"``
     or ``"diverged"``: the last good field is answered then. ``noise`` ``[N, *event]`` is that of each row
-    where the coupling is ``"given"``. Files as in :meth:`Student.distill`. ``source`` answers the next
-    data and their condition: they take the place of those before after every pass over these.
+    where the coupling is ``"given"``. Files as in :meth:`Student.distill`. ``portions`` answers the next
+    data and their condition: they take the place of those before after every pass over these. ``source`` is
+    what the flow starts from, noise where it is None.
     """
 
 def teacher_defaults() -> str:
@@ -244,6 +256,34 @@ def teacher_defaults() -> str:
 
 def normal(shape: Sequence[int], seed: int) -> NDArray[float32]:
     """Standard normal noise of a shape from koopflow's own seeded generator."""
+
+@final
+class Source:
+    """What a flow starts from."""
+
+    @staticmethod
+    def rows(rows: _Array, event_shape: Sequence[int]) -> Source:
+        """Rows ``[N, *event]``, each as likely as any other, of which copies are kept."""
+
+    @staticmethod
+    def sampler(
+        draw: Callable[[int, int], _Array],
+        log_prob: Callable[[NDArray[Any]], _Array] | None,
+        *,
+        event_shape: Sequence[int],
+    ) -> Source:
+        """``draw(count, seed)`` answers samples ``[count, *event]``, ``log_prob`` log-densities ``[B]`` in
+        nats of ``[B, *event]``. No file holds it."""
+
+    @property
+    def kind(self) -> str:
+        """``"normal"``, ``"rows"``, ``"flow"`` or ``"sampler"``."""
+
+    def draw(
+        self, count: int, seed: int, *, condition: _Array | None = None, monitor: _Monitor = None
+    ) -> NDArray[float32]:
+        """``count`` samples ``[count, *event]``, the same for the same seed. Raises ``ArgumentError`` naming
+        ``x0`` for a sampler that a file could not hold."""
 
 @final
 class Student:
@@ -298,6 +338,10 @@ class Student:
 
     def with_weights(self, weights: str) -> Student:
         """The same student with its averaged (``"ema"``) or its last (``"raw"``) weights."""
+
+    @property
+    def source(self) -> Source:
+        """What samples start from."""
 
     @property
     def conditioning(self) -> str:

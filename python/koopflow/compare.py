@@ -17,7 +17,7 @@ from . import _core, baselines, metrics
 from ._arrays import Array, as_batch, as_condition, as_integer, as_seed, checked_count, method_of, to_numpy
 from ._tables import text_table, to_frame
 from .exceptions import ArgumentError, DivergenceError, ShapeError
-from .metrics.errors import PATH_TIMES
+from .metrics.errors import PATH_TIMES, path_of
 from .options import Training
 from .progress import ProgressEvent, ProgressFunction, ProgressMeter
 from .students.distiller import KoopmanDistiller
@@ -306,9 +306,10 @@ class _Reference:
 
     def __init__(self, teacher: Flow, n: int, held_out: Any, condition: Array | None, seed: int) -> None:
         self.teacher, self.held_out, self.condition, self.seed = teacher, held_out, condition, seed
-        self.noise = _core.normal((n, *teacher.event_shape_), (EVALUATION_SEED + seed) % 2**64)
-        times = [0.0, *PATH_TIMES, 1.0]
-        self.path = to_numpy(teacher.trajectory(self.noise, times=times, condition=condition))
+        drawn = (EVALUATION_SEED + seed) % 2**64
+        self.noise = teacher.field.source.draw(n, drawn, condition=condition)
+        shares = [0.0, *PATH_TIMES, 1.0]
+        self.path = to_numpy(path_of("teacher", teacher, self.noise, shares, condition))
         self.ends, self.scale = self.path[-1], _core.total_std(held_out)
         if self.scale == 0.0:
             raise ArgumentError("data: expected samples that are not all equal")
@@ -330,7 +331,7 @@ class _Reference:
         row["wasserstein2"] = metrics.wasserstein2(samples[: self.exact], self.held_out[: self.exact])
         row["endpoint_error"] = _core.endpoint_error(samples, self.ends, self.scale).value
         if getattr(model, "has_path", hasattr(model, "sample_path")):
-            path = to_numpy(model.sample_path(self.noise, times=list(PATH_TIMES), **given))
+            path = to_numpy(path_of(name, model, self.noise, PATH_TIMES, self.condition))
             row["path_error"] = _core.path_error(path, self.path[1:-1], self.scale).value
         if getattr(model, "has_inverse", hasattr(model, "invert")):
             recovered = to_numpy(model.invert(self.ends, **given))

@@ -235,3 +235,12 @@ pub fn first_line(raised: &PyErr) -> String {
 pub fn rows(tensor: &Tensor) -> Option<i64> {
     tensor.size().first().copied()
 }
+
+/// The shape of one sample: at least one dimension, none empty.
+pub fn check_event_shape(event_shape: Vec<i64>) -> PyResult<Vec<i64>> {
+    if event_shape.is_empty() || event_shape.iter().any(|&size| size < 1) {
+        let got = format!("{event_shape:?}");
+        return Err(Error::argument("event_shape", "at least one dimension, each at least 1", got).into());
+    }
+    Ok(event_shape)
+}

@@ -5,11 +5,10 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use tch::{Device, Kind, Tensor};
 
-use super::array::{Array, ArrayKind};
+use super::array::{check_event_shape, Array, ArrayKind};
 use super::door::{self, PyMonitor};
 use super::errors::from_callback;
 use super::handle::Shared;
-use super::velocity_field::{check_event_shape, PyVelocityField};
 use crate::error::Result;
 use crate::ode;
 use crate::tensor::RandomSource;
@@ -42,13 +41,6 @@ impl PySource {
         let shape = event_shape.clone();
         let source = door::enter(py, move || Source::rows(&rows, &shape))?;
         Ok(PySource::new(source, &event_shape))
-    }
-
-    /// Where another flow ends.
-    #[staticmethod]
-    fn flow(field: &PyVelocityField, event_shape: Vec<i64>) -> PyResult<Self> {
-        let event_shape = check_event_shape(event_shape)?;
-        Ok(PySource::new(Source::flow(field.handle(), &event_shape)?, &event_shape))
     }
 
     /// `draw(count, seed)` and, where it is known, `log_prob(x)`: arrays of float.

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use pyo3::prelude::*;
 use tch::{Device, Kind, Tensor};
 
-use super::array::{Array, ArrayKind};
+use super::array::{check_event_shape, Array, ArrayKind};
 use super::door;
 use super::errors::from_callback;
 use super::json;
 use super::source::PySource;
-use super::velocity_field::{check_event_shape, PyVelocityField};
+use super::velocity_field::PyVelocityField;
 use crate::condition::Conditioning;
 use crate::data::Portions;
 use crate::error::{Error, Result};

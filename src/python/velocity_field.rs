@@ -7,7 +7,7 @@ use pyo3::types::{PyBytes, PyTuple, PyType};
 use serde_json::Value;
 use tch::{Device, Tensor};
 
-use super::array::{rows, Array, ArrayKind};
+use super::array::{check_event_shape, rows, Array, ArrayKind};
 use super::callable_field::{CallableField, CallableFieldConfig};
 use super::door;
 use super::handle::{Reduced, Shared};
@@ -20,7 +20,7 @@ use crate::store;
 use crate::tensor::{device_name, dtype_name, parse_device, parse_dtype, shape_text};
 use crate::velocity::{
     Conditioning, Convention, DiffusionField, EmpiricalField, GaussianField, GuidedField, NetworkField,
-    SourcedField, TorchScriptConfig, TorchScriptField, VelocityField,
+    Source, SourcedField, TorchScriptConfig, TorchScriptField, VelocityField,
 };
 
 #[pyclass(name = "VelocityField", module = "koopflow._core", frozen)]
@@ -129,6 +129,12 @@ impl PyVelocityField {
     fn diffusion(model: &Self, config: &str) -> PyResult<Self> {
         let field = DiffusionField::new(model.handle(), json::parse_config(config)?)?;
         Ok(PyVelocityField::new(Box::new(field)))
+    }
+
+    /// The end of its flow, as what another one starts from.
+    fn as_source(&self, event_shape: Vec<i64>) -> PyResult<PySource> {
+        let event_shape = check_event_shape(event_shape)?;
+        Ok(PySource::new(Source::flow(self.handle(), &event_shape)?, &event_shape))
     }
 
     /// This field, from something else than noise.
@@ -393,15 +399,6 @@ impl PyVelocityField {
             )
         })
     }
-}
-
-/// The shape of one sample: at least one dimension, none empty.
-pub fn check_event_shape(event_shape: Vec<i64>) -> PyResult<Vec<i64>> {
-    if event_shape.is_empty() || event_shape.iter().any(|&size| size < 1) {
-        let got = format!("{event_shape:?}");
-        return Err(Error::argument("event_shape", "at least one dimension, each at least 1", got).into());
-    }
-    Ok(event_shape)
 }
 
 fn parse_conditioning(json: &str) -> PyResult<Conditioning> {

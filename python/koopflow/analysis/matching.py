@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from .. import _core
 from .._arrays import as_seed, checked_count
 from .._tables import text_table
 from ..exceptions import ShapeError
@@ -94,8 +93,8 @@ def compare_spectra(
     checked_spectrum("other", other)
     if spectrum.event_shape != other.event_shape:
         raise ShapeError(f"other: expected event shape {spectrum.event_shape}, got {other.event_shape}")
-    noise = _core.normal((checked_count(n), *spectrum.event_shape), as_seed(seed))
-    condition = spectrum.core.conditions(n)
+    condition = spectrum.core.conditions(checked_count(n))
+    noise = spectrum.student.source.draw(n, as_seed(seed), condition=condition)
     ends = spectrum.student.sample(noise, condition=condition)
     values = [_standardised(each, noise, ends, condition) for each in (spectrum, other)]
     correlation = np.abs(values[0].conj().T @ values[1])

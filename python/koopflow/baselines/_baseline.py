@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from .. import _core
-from .._arrays import Array, as_condition, as_integer, as_path, as_times, noise_or
+from .._arrays import Array, as_condition, as_integer, as_path, as_seed, as_states, as_times, checked_count
 from .._checkpointing import check_place
 from .._ending import tell_ending
 from .._parameters import Parameters
-from ..exceptions import CheckpointError, NotFittedError
+from ..exceptions import ArgumentError, CheckpointError, NotFittedError
 from ..options import to_json
 from ..progress import ProgressFunction
 from ..teachers.flow import Flow, checked_teacher
@@ -49,6 +49,8 @@ class Baseline(Parameters, ABC):
     history_: dict[str, Any]
     # What samples are made with: a Flow, unless a subclass says otherwise.
     _model: Any = None
+    # What its teacher starts from.
+    _source: str = "normal"
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
@@ -82,6 +84,7 @@ class Baseline(Parameters, ABC):
         teacher = checked_teacher(teacher)
         place = check_place("trajectory_file", trajectory_file, "trajectories", reads=not refresh)
         file = {"trajectory_file": place, "refresh": refresh}
+        self._source = teacher.field.source.kind
         self._fit(teacher, data=data, condition=as_condition(condition), progress=progress, **file)
         tell_ending(self.history_, "the student so far")
         return self
@@ -153,6 +156,7 @@ class Baseline(Parameters, ABC):
             raise CheckpointError(f"{path}: holds a baseline {found.get('kind')}, expected {expected}")
         baseline = kind._read(path, written)
         baseline._restore(path, device)
+        baseline._source = str(found.get("source", "normal"))
         return baseline
 
     @abstractmethod
@@ -161,11 +165,24 @@ class Baseline(Parameters, ABC):
 
     def _facts(self) -> dict[str, Any]:
         """What a file says about this object besides its model."""
-        return {"baseline": {"kind": type(self).__name__, "options": self._written()}}
+        known = {"kind": type(self).__name__, "options": self._written()}
+        return {"baseline": known if self._source == "normal" else {**known, "source": self._source}}
 
     def _noise(self, x0: Array | None, n: int | None, seed: int | None) -> Array:
         self._fitted()
-        return noise_or(x0, n, self.event_shape_, seed)
+        if (x0 is None) == (n is None):
+            raise ArgumentError(f"expected one of n and x0, got {'neither' if n is None else 'both'}")
+        if x0 is not None:
+            return as_states(x0, "x0")
+        return self._starts(checked_count(n), as_seed(seed))
+
+    def _starts(self, n: int, seed: int) -> Array:
+        """Fresh samples of what the teacher starts from."""
+        if isinstance(self._model, Flow):
+            return self._model.field.source.draw(n, seed)
+        if self._source != "normal":
+            raise ArgumentError(f"x0: expected samples of the teacher's source, {self._source!r}, got None")
+        return _core.normal((n, *self.event_shape_), seed)
 
     def _fitted(self) -> Any:
         if self._model is None:

@@ -98,8 +98,10 @@ class ConsistencyFlow(Baseline):
         consistency = {name: getattr(self, name) for name in OBJECTIVE}
         config = {**flow._config(), "objective": {"consistency": consistency}}
         with ProgressMeter(progress=progress) as meter:
-            train = _core.train_teacher
-            flow._field, history = train(data, to_json(config), condition=condition, monitor=meter.monitor)
+            train, start = _core.train_teacher, teacher.field.source
+            flow._field, history = train(
+                data, to_json(config), condition=condition, monitor=meter.monitor, source=start
+            )
         self._adopt(flow, shape, {"seed": config["seed"], **json.loads(history)})
 
     def _ends(self, x0: Array, steps: int | None, condition: Array | None) -> Array:

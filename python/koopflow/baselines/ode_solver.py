@@ -41,7 +41,8 @@ class TeachersOwn(PathBaseline):
 
     def _path(self, x0: Array, times: list[float], condition: Array | None) -> Array:
         grid = self._grid(times)
-        states = self._model.trajectory(x0, times=grid, condition=condition, **self._solver())
+        own = [self._model.clock.read(time) for time in grid]
+        states = self._model.trajectory(x0, times=own, condition=condition, **self._solver())
         path = []
         for t in times:
             right = max(1, bisect_left(grid, t))
@@ -52,7 +53,7 @@ class TeachersOwn(PathBaseline):
     def _facts(self) -> dict[str, Any]:
         teacher, header = self._model, super()._facts()
         if isinstance(teacher, FlowTeacher):
-            header |= {"params": teacher._written(without=["event_shape"]), "history": teacher.history_}
+            header |= {"params": teacher._facts()["params"], "history": teacher.history_}
         return header
 
     def _restore(self, path: str, device: str) -> None:

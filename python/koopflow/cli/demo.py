@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .. import __version__, _core, datasets, plotting
+from .. import __version__, datasets, plotting
 from .._tables import text_table
 from ..baselines import OdeSolver
 from ..compare import COLUMNS, DECIMALS, compare
@@ -146,7 +146,7 @@ def draw(case: Case, teacher: FlowTeacher, student: KoopmanDistiller, folder: Pa
     """Samples, paths, spectrum and training."""
     plane = teacher.event_shape == (2,)
     count = 4_000 if plane else 64
-    noise = _core.normal((count, *teacher.event_shape), NOISE_SEED)
+    noise = teacher.field.source.draw(count, NOISE_SEED)
     sets = {
         "data": case.held_out[:count],
         "teacher, dopri5": teacher.sample(x0=noise),

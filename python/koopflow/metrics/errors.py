@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import _core
 from .._arrays import Array, as_condition, as_number, as_times, method_of
+from .._clock import clock_of
 from ..exceptions import ArgumentError
 from .estimate import Estimate, bootstrapped, plain_batch
 
@@ -69,13 +70,14 @@ def path_error(
 ) -> Estimate:
     """The error of :func:`endpoint_error` at times along the path, averaged over them.
 
-    The models have ``sample_path`` or ``trajectory``. ``times`` rise in (0, 1); by default 17 in [0.1, 0.9].
+    The models have ``sample_path`` or ``trajectory``. ``times`` rise in (0, 1) as shares of the way, whatever
+    the clock; by default 17 in [0.1, 0.9].
     """
     noise, condition, times = plain_batch(noise, "noise"), as_condition(condition), as_times(times)
     if times[0] <= 0.0 or times[-1] >= 1.0:
         raise ArgumentError(f"times: expected rising times in (0, 1), got {times}")
-    path = _path("student", student, noise, [0.0, *times, 1.0], condition)
-    wanted = _path("teacher", teacher, noise, [0.0, *times, 1.0], condition)
+    path = path_of("student", student, noise, [0.0, *times, 1.0], condition)
+    wanted = path_of("teacher", teacher, noise, [0.0, *times, 1.0], condition)
     errors = _core.path_error(path[1:-1], wanted[1:-1], _scale(scale, wanted[-1]))
     return bootstrapped(errors, **interval)
 
@@ -122,15 +124,17 @@ def straightness(
     1; between two of them paths are taken as straight, and what that misses falls with the square of the gap.
     """
     noise, times = plain_batch(noise, "noise"), as_times(times)
-    path = _path("model", model, noise, times, as_condition(condition))
+    path = path_of("model", model, noise, times, as_condition(condition))
     bend = _core.straightness(path, times)
     if np.isnan(bend.value):
         raise ArgumentError("model: expected paths that lead somewhere, got none that moves")
     return bootstrapped(bend, **interval)
 
 
-def _path(name: str, model: Any, noise: Array, times: list[float], condition: Array | None) -> Array:
-    """States of a student or a teacher, ``[T, N, *event]``."""
+def path_of(name: str, model: Any, noise: Array, shares: Sequence[float], condition: Array | None) -> Array:
+    """States ``[T, N, *event]`` of a model at shares of its way, 0 to 1, whatever its clock."""
+    clock = clock_of(model)
+    times = list(shares) if clock.is_unit else [clock.read(share) for share in shares]
     if hasattr(model, "sample_path"):
         return model.sample_path(noise, times=times, condition=condition)
     return method_of(name, model, "trajectory")(noise, times=times, condition=condition)

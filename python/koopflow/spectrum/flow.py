@@ -332,7 +332,7 @@ def read_flow(
 ) -> FlowSpectrum:
     """The spectrum of a teacher or student; see :func:`koopflow.analysis.flow_spectrum`."""
     paths = Paths(core_of(source), solving)
-    noise = _core.normal((n, *paths.event_shape), as_seed(seed))
+    noise = paths.model.source.draw(n, as_seed(seed), condition=condition)
     held = _core.Displacements(list(paths.event_shape), times)
     for rows in chunks(n, int(np.prod(paths.event_shape)) * len(times)):
         part = None if condition is None else condition[rows]

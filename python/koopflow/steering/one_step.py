@@ -34,6 +34,8 @@ class OneStep:
         condition: Array | None,
         solving: Mapping[str, Any] | None = None,
     ) -> None:
+        if model.source.kind != "normal":
+            raise ArgumentError(f"source: expected 'normal', which tilting weighs, got {model.source.kind!r}")
         self.model = model
         self.event_shape = tuple(model.event_shape)
         self.dimension = math.prod(self.event_shape)

@@ -227,6 +227,8 @@ class KoopmanDistiller(HubFolder, FittedStudent):
             config["weights"] = {"feature_distance": 1.0, **config.get("weights", {})}
         kind = Conditioning.of(field)
         facts = {"kind": field.kind, "event_shape": list(field.event_shape), "conditioning": kind.plain()}
+        if not teacher.clock.is_unit:
+            facts["horizon"] = teacher.clock.plain()
         condition = as_condition(condition)
         if kind.classes is not None:
             learnt = teacher.history_.get("classes", range(kind.classes))
@@ -346,7 +348,9 @@ class KoopmanDistiller(HubFolder, FittedStudent):
         student = self._fitted()
         stored = Stored.from_bytes(student.to_bytes())
         stored.header["facts"]["header"] = json.loads(self._about())
-        return StudentModule(stored).to(student.device)
+        module = StudentModule(stored).to(student.device)
+        module.clock = (self.clock.start, self.clock.end)
+        return module
 
     def to_onnx(self, path: str | PathLike[str], *, check: bool = True) -> None:
         """Write the one-step map as an ONNX file, which runs without koopflow and torch.

@@ -191,12 +191,12 @@ def evaluate(
         samples, seconds = timed(lambda: model.sample(x0=noise, condition=condition))
         return samples, model.evaluations - before, seconds
 
-    path = to_numpy(teacher.trajectory(noise, times=times, condition=condition))
+    path = to_numpy(teacher._solve(noise, times, False, {"condition": condition}))
     ends, teacher_evaluations, teacher_seconds = drawn(teacher)
     scale = _unit(ends, held_out)
     drawn(student)  # the first use prepares the propagator
     student_ends, student_evaluations, student_seconds = drawn(student)
-    student_path = to_numpy(student.sample_path(noise, times=times, condition=condition))
+    student_path = to_numpy(core.sample_path(noise, times, condition=condition))
     recovered = to_numpy(student.invert(ends, condition=condition))
     again = to_numpy(student.sample(x0=recovered, condition=condition))
     re_encoded = {k: student.sample(x0=noise, steps=k, condition=condition) for k in RE_ENCODINGS}
@@ -209,7 +209,7 @@ def evaluate(
     }
     # Velocities are asked for one time after another.
     residuals = [
-        core.consistency_residual(t, x, teacher.velocity(t, x, condition), condition=condition)
+        core.consistency_residual(t, x, teacher.field.velocity(t, x, condition), condition=condition)
         for t, x in zip(times, path, strict=True)
     ]
     estimates = {name: bootstrapped(error) for name, error in errors.items()}
@@ -265,7 +265,7 @@ def _asked(
         # Of the samples or of the data: all of them count alike.
         rows = np.random.default_rng(seed).permutation(len(pool)) if len(pool) > n else np.arange(len(pool))
         condition = pool[np.resize(rows, n)]
-    return held_out, _core.normal((n, *shape), seed), condition
+    return held_out, teacher.field.source.draw(n, seed, condition=condition), condition
 
 
 def _unit(ends: NDArray[Any], held_out: NDArray[Any] | None) -> float:

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from .._arrays import Array, as_number, as_states, times_for
+from .._arrays import Array, as_number, as_states
+from .._clock import UNIT, Clock
 from .._conditioning import Conditioning
 from ..exceptions import NotFittedError
 
@@ -19,17 +20,25 @@ class Observables:
     _student: _core.Student
     teacher_: dict[str, Any]
 
+    @property
+    def clock(self) -> Clock:
+        """Times from source to data, as the teacher's ``horizon`` has them. Spectra, the generator and the
+        spans of :meth:`propagate` count the whole flow as 1."""
+        known = self.teacher_.get("horizon") if hasattr(self, "teacher_") else None
+        return UNIT if known is None else Clock(*known)
+
     def encode(
         self, t: Array | float, x: Array, *, direction: str = "forward", condition: Array | None = None
     ) -> Array:
         """Observables g(t, x) = [1, t, x, phi(t, x)], ``[B, m]``, of the kind of ``x``.
 
-        ``t`` is a time in [0, 1] or an array of them, ``[B]``; ``direction="backward"`` takes the lift for
-        decoding at earlier times, which is the same with ``lifts=1``.
+        ``t`` is a time of :attr:`clock`, [0, 1] by default, or an array of them, ``[B]``;
+        ``direction="backward"`` takes the lift for decoding at earlier times, which is the same with
+        ``lifts=1``.
         """
         x = as_states(x)
         options: dict[str, Any] = {"direction": str(direction), "condition": self._checked(condition)}
-        return self._fitted().encode(times_for(t, x), x, **options)
+        return self._fitted().encode(self.clock.times_for(t, x), x, **options)
 
     def encode_with_tangent(
         self,
@@ -48,14 +57,14 @@ class Observables:
         """
         x = as_states(x)
         options: dict[str, Any] = {"direction": str(direction), "condition": self._checked(condition)}
-        return self._fitted().encode_with_tangent(
-            times_for(t, x), x, as_states(velocity, "velocity"), **options
-        )
+        rate = as_states(velocity, "velocity") * (1.0 if self.clock.is_unit else self.clock.length)
+        return self._fitted().encode_with_tangent(self.clock.times_for(t, x), x, rate, **options)
 
     def own_time(self, t: float) -> float:
-        """The time in which observables evolve linearly and which they hold: ``t``, a time in [0, 1], itself
-        unless the data are far from mean 0 and deviation 1 (docs/distillation.md)."""
-        return self._fitted().own_time(as_number(t, "t"))
+        """The time in which observables evolve linearly and which they hold: ``t``, a time of :attr:`clock`,
+        as one in [0, 1]; another one where the data are far from mean 0 and deviation 1
+        (docs/distillation.md)."""
+        return self._fitted().own_time(self.clock.own(as_number(t, "t")))
 
     def propagate(self, g: Array, tau: Array | float) -> Array:
         """Observables ``[B, m]`` carried through a span ``tau`` of :meth:`own_time`, of either sign, a

@@ -20,9 +20,8 @@ from .._arrays import (
     as_numbers,
     as_seed,
     as_states,
-    as_times,
     checked_count,
-    noise_or,
+    starts_or,
     to_numpy,
 )
 from .._conditioning import Conditioning
@@ -125,19 +124,21 @@ class FittedStudent(Densities, Observables, Parameters):
         if log_prob and modes is not None:
             raise ArgumentError("modes: expected None with log_prob, which is that of whole samples")
         if log_prob:
-            x0, condition = noise_or(x0, n, student.event_shape, seed), self._checked(condition)
+            condition = self._checked(condition)
+            x0 = starts_or(x0, n, student, seed, condition)
             with ProgressMeter(progress=progress) as meter:
                 found = student.sample_with_density(x0, condition=condition, monitor=meter.monitor)
             return found[0], found[1]
         if modes is not None:
-            x0, condition = noise_or(x0, n, student.event_shape, seed), self._checked(condition)
+            condition = self._checked(condition)
+            x0 = starts_or(x0, n, student, seed, condition)
             return self._selection(modes, condition).sample_path(x0, times=[1.0], condition=condition)[0]
         with ProgressMeter(progress=progress) as meter:
             options: dict[str, Any] = {"steps": as_integer(steps, "steps"), "monitor": meter.monitor}
             options["condition"] = self._checked(condition)
             if x0 is None and n is not None:
                 return student.sample_count(checked_count(n), seed=as_seed(seed), **options)
-            return student.sample(noise_or(x0, n, student.event_shape, seed), **options)
+            return student.sample(starts_or(x0, n, student, seed, options["condition"]), **options)
 
     def sample_path(
         self,
@@ -156,18 +157,19 @@ class FittedStudent(Densities, Observables, Parameters):
         x0, n : array, ``[B, *event]``, or int, optional
             Noise to start from, or a number of fresh samples; ``x0`` takes either.
         times : sequence of float
-            Times in any order; 0 is noise and 1 is data. Times outside [0, 1] follow the generator, beyond
-            what any teacher taught.
+            Times in any order; 0 is noise and 1 is data, unless the teacher's ``horizon`` said otherwise.
+            Times outside follow the generator, beyond what any teacher taught.
         seed, condition, modes
             As in :meth:`sample`.
         """
         student = self._fitted()
         if isinstance(x0, int | np.integer):
             x0, n = None, checked_count(x0)
-        x0, condition = noise_or(x0, n, student.event_shape, seed), self._checked(condition)
+        condition, own = self._checked(condition), self.clock.times(times, extrapolate=True)
+        x0 = starts_or(x0, n, student, seed, condition)
         if modes is not None:
-            return self._selection(modes, condition).sample_path(x0, times=times, condition=condition)
-        return student.sample_path(x0, as_times(times, extrapolate=True), condition=condition)
+            return self._selection(modes, condition).sample_path(x0, times=own, condition=condition)
+        return student.sample_path(x0, own, condition=condition)
 
     def invert(
         self,
@@ -227,7 +229,8 @@ class FittedStudent(Densities, Observables, Parameters):
     ) -> Array:
         """Samples ``[len(weights), B, *event]`` between data ``a`` and ``b``, in NumPy, by weights of ``b``.
 
-        Their noise moves on the great circle, which keeps its norm; without ``polish``, as in :meth:`invert`,
+        Their noise moves on the great circle, which keeps its norm (on the chord if the student starts from
+        another source); without ``polish``, as in :meth:`invert`,
         the ends are the student's round trips of the data.
         """
         start, end = (to_numpy(self.invert(x, polish=polish, condition=condition)) for x in (a, b))
@@ -239,11 +242,14 @@ class FittedStudent(Densities, Observables, Parameters):
         angle = np.arccos(np.clip(np.sum(units[0] * units[1], axis=1, keepdims=True), -1.0, 1.0))
         # On the chord if the two directions are nearly the same or opposite.
         chord = np.abs(np.sin(angle)) < 1e-6
+        if self._fitted().source.kind != "normal":
+            chord, units = np.ones_like(chord), flat
 
         def state(weight: float) -> NDArray[Any]:
             both = np.array([1.0 - weight, weight]).reshape(2, 1, 1)
             shares = np.where(chord, both, np.sin(both * angle) / np.where(chord, 1.0, np.sin(angle)))
-            noise = np.sum(shares * units, axis=0) * np.sum(both * norms, axis=0)
+            length = np.sum(both * norms, axis=0) if units is not flat else 1.0
+            noise = np.sum(shares * units, axis=0) * length
             x0 = noise.reshape(start.shape).astype(start.dtype)
             return to_numpy(self.sample(x0=x0, condition=condition))
 

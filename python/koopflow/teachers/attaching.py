@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 
 from .. import _core
 from .._arrays import as_path, checked_event_shape
+from .._clock import UNIT, Clock
 from .._conditioning import Conditioning
 from ..exceptions import ArgumentError
 from ..options import name_of, to_json
@@ -63,6 +64,8 @@ class Attachable(Flow, ABC):
         time_range: Sequence[float] | None = None,
         gradients: str = "autograd",
         max_batch: int | None = None,
+        source: Any = "normal",
+        horizon: Sequence[float] = (0.0, 1.0),
         **extras: Any,
     ) -> Teacher:
         """Attach a PyTorch module or function, in one of the field's three conventions.
@@ -104,6 +107,10 @@ class Attachable(Flow, ABC):
             Derivatives of :meth:`log_prob`; differences serve models that run under ``no_grad`` or detach.
         max_batch : int, optional
             Most samples that the model gets at once. A batch that runs out of memory is halved, for good.
+        source : "normal", array ``[N, *event]``, FlowTeacher or callable, default "normal"
+            What the flow starts from, as in :class:`koopflow.FlowTeacher`.
+        horizon : (float, float), default (0.0, 1.0)
+            Times of source and data, which the model is told; not for ``"diffusers"``.
         **extras
             Keywords that the model is given at every call.
 
@@ -134,9 +141,10 @@ class Attachable(Flow, ABC):
             time_range=time_range,
             gradients=gradients,
             max_batch=max_batch,
+            clock=Clock.of(horizon),
             extras=extras,
         )
-        return cls._around(attached.checked(), attached.twin)
+        return cls._around(attached.checked(), attached.twin, attached.clock, source)
 
     @classmethod
     @attaching
@@ -355,7 +363,11 @@ class Attachable(Flow, ABC):
     @classmethod
     @abstractmethod
     def _around(
-        cls: type[Teacher], field: _core.VelocityField, twin: Callable[[], TeacherModule] | None = None
+        cls: type[Teacher],
+        field: _core.VelocityField,
+        twin: Callable[[], TeacherModule] | None = None,
+        clock: Clock = UNIT,
+        source: Any = "normal",
     ) -> Teacher:
         """A teacher that is this field, with what makes its twin if it has no stored form."""
 
@@ -372,7 +384,7 @@ class Attachable(Flow, ABC):
         if self._origin is not None:
             owner, method, arguments, keywords = self._origin
             other = getattr(owner, method)(*arguments, **keywords)
-            self._field, self._attached = other._field, other._attached
+            self._field, self._attached, self._clock = other._field, other._attached, other._clock
 
 
 def _diffusion_twin(model: Callable[[], TeacherModule], config: Mapping[str, Any]) -> TeacherModule:

@@ -14,12 +14,11 @@ from .._arrays import (
     as_number,
     as_seed,
     as_states,
-    as_times,
     kept,
-    noise_or,
-    times_for,
+    starts_or,
     to_numpy,
 )
+from .._clock import UNIT, Clock
 from .._conditioning import Conditioning
 from ..exceptions import ArgumentError, NotFittedError
 from ..progress import ProgressFunction, ProgressMeter
@@ -61,6 +60,7 @@ class Flow:
     """
 
     training_data_: TrainingData | None = None
+    _clock: Clock = UNIT
     _field: _core.VelocityField | None = None
     # Makes the twin of a field that has no stored form.
     _attached: Callable[[], TeacherModule] | None = None
@@ -76,6 +76,11 @@ class Flow:
     @property
     def event_shape_(self) -> tuple[int, ...]:
         return tuple(self.field.event_shape)
+
+    @property
+    def clock(self) -> Clock:
+        """Times from the source to data that everything here is told and asks for."""
+        return self._clock
 
     @property
     def history_(self) -> dict[str, Any]:
@@ -98,10 +103,13 @@ class Flow:
         self, t: Array | float, x: Array, condition: Array | None = None, *, extrapolate: bool = False
     ) -> Array:
         """v(t, x) ``[B, *event]`` at times, a number or ``[B]``, and states ``[B, *event]``; the condition is
-        labels ``[B]`` or vectors ``[B, condition_dim]``. Of the kind of ``x``. Times outside [0, 1] raise
-        ``ArgumentError``, unless ``extrapolate`` is set."""
+        labels ``[B]`` or vectors ``[B, condition_dim]``. Of the kind of ``x``. Times outside the
+        clock, [0, 1] unless ``horizon`` says otherwise, raise ``ArgumentError``, unless ``extrapolate`` is
+        set."""
         x = as_states(x)
-        return self.field.velocity(times_for(t, x, extrapolate=extrapolate), x, self._checked(condition))
+        own = self.clock.times_for(t, x, extrapolate=extrapolate)
+        v = self.field.velocity(own, x, self._checked(condition))
+        return v if self.clock.is_unit else v / self.clock.length
 
     def to_torch(self) -> TeacherModule:
         """The velocity as a plain PyTorch module of this teacher's numbers, through which gradients reach
@@ -119,7 +127,9 @@ class Flow:
         >>> x = torch.zeros(3, 2, requires_grad=True)
         >>> module(0.5, x).sum().backward()
         """
-        return self._twin()
+        twin = self._twin()
+        twin.clock = (self.clock.start, self.clock.end)
+        return twin
 
     def sample(
         self,
@@ -134,7 +144,7 @@ class Flow:
         condition: Array | None = None,
         progress: bool | ProgressFunction = False,
     ) -> Array:
-        """Data ``[B, *event]`` by solving dx/dt = v from time 0 to 1, of the kind of ``x0`` (or NumPy).
+        """Data ``[B, *event]`` by solving dx/dt = v from source to data, of the kind of ``x0`` (or NumPy).
 
         Raises ``DivergenceError`` when dopri5 cannot reach its tolerance or the state stops being finite.
 
@@ -143,7 +153,7 @@ class Flow:
         n : int, optional
             Number of fresh samples; or give ``x0``.
         x0 : array, ``[B, *event]``, optional
-            Noise to start from.
+            Noise, or what else the source has, to start from.
         solver : {"dopri5", "euler", "midpoint", "heun", "rk4"}, default "dopri5"
             Adaptive Dormand-Prince 5(4), or fixed steps.
         steps : int, default 100
@@ -159,7 +169,7 @@ class Flow:
 
         """
         given = {**_numbers(solver, steps, rtol, atol), "condition": condition}
-        return self._solve(noise_or(x0, n, self.event_shape_, seed), [0.0, 1.0], progress, given)[-1]
+        return self._solve(self._starts(x0, n, seed, condition), [0.0, 1.0], progress, given)[-1]
 
     def trajectory(
         self,
@@ -182,13 +192,13 @@ class Flow:
         Parameters
         ----------
         x0 : array, ``[B, *event]``, optional
-            States at ``times[0]``: noise if that is 0, data if it is 1 and the times fall.
+            States at ``times[0]``: of the source if that is 0, data if it is 1 and the times fall.
         n : int, optional
-            Number of fresh noise samples instead; then ``times`` must begin at 0.
+            Number of fresh samples of the source instead; then ``times`` must begin at 0.
         times : sequence of float
-            Rising or falling times within [0, 1].
+            Rising or falling times within [0, 1], or the clock that ``horizon`` set.
         extrapolate : bool, default False
-            Whether times outside [0, 1] are taken; the model is asked there.
+            Whether times outside are taken; the model is asked there.
         solver, steps, rtol, atol, seed, condition, progress
             As in :meth:`sample`; fixed steps are shared out over the whole span.
 
@@ -200,11 +210,12 @@ class Flow:
         >>> teacher.trajectory(teacher.sample(3), times=[1.0, 0.5, 0.0]).shape
         (3, 3, 2)
         """
-        times = as_times(times, extrapolate=extrapolate)
-        if x0 is None and times[0] != 0.0:
-            raise ArgumentError(f"times: expected to begin at 0 without x0, got {times}")
+        own = self.clock.times(times, extrapolate=extrapolate)
+        if x0 is None and own[0] != 0.0:
+            begin = f"{self.clock.start:g}"
+            raise ArgumentError(f"times: expected to begin at {begin} without x0, got {list(times)}")
         given = {**_numbers(solver, steps, rtol, atol), "condition": condition}
-        return self._solve(noise_or(x0, n, self.event_shape_, seed), times, progress, given)
+        return self._solve(self._starts(x0, n, seed, condition), own, progress, given)
 
     def tilt(
         self,
@@ -298,6 +309,12 @@ class Flow:
     def _facts(self) -> dict[str, Any]:
         """What a file of it holds besides the field."""
         return {}
+
+    def _starts(
+        self, x0: Array | None, n: int | None, seed: int | None, condition: Array | None = None
+    ) -> Array:
+        """The given states, or ``n`` of the source."""
+        return starts_or(x0, n, self.field, seed, condition)
 
     def _solve(self, x0: Array, times: list[float], progress: Any, given: dict[str, Any]) -> Array:
         given["condition"] = self._checked(given["condition"])

@@ -77,8 +77,9 @@ def reflow(
     for turn in range(rounds):
         sequence = np.random.SeedSequence([seed, turn])
         # Not the noise that sample(seed=seed) starts from: pairs are for training only.
-        noise = _core.normal((count, *shape), int(sequence.generate_state(1, np.uint64)[0]))
         drawn = None if pool is None else pool[np.random.default_rng(sequence).permutation(count) % len(pool)]
+        drawing = int(sequence.generate_state(1, np.uint64)[0])
+        noise = teacher.field.source.draw(count, drawing, condition=drawn)
         ends = current.sample(x0=noise, condition=drawn, progress=progress)
         straighter = FlowTeacher(shape, **{**own, **options, "seed": seed})
         current = straighter.fit(ends, noise=noise, condition=drawn, progress=progress)

@@ -26,6 +26,7 @@ from .._arrays import (
 )
 from .._batches import MOST_BYTES, Rows, Stream
 from .._checkpointing import checkpointing
+from .._clock import UNIT, Clock
 from .._conditioning import Conditioning
 from .._ending import tell_ending
 from .._parameters import Parameters
@@ -36,6 +37,7 @@ from ..progress import ProgressFunction, ProgressMeter
 from ..twins.teacher import GuidedField, TeacherModule
 from .attaching import Attachable, attaching
 from .flow import Flow, TrainingData
+from .source import KEPT, as_source
 from .torch_models import probe
 from .weighting import weighted_rows
 
@@ -47,8 +49,9 @@ if TYPE_CHECKING:
 class FlowTeacher(HubFolder, Attachable, Parameters):
     """A flow-matching model: trained here on data, attached from PyTorch, or known in closed form.
 
-    The probability path is x_t = a(t) x1 + s(t) x0 with standard normal x0 (Lipman et al. 2210.02747); a
-    network regresses v(t, x_t) on a' x1 + s' x0, and sampling solves dx/dt = v(t, x) from time 0 to 1.
+    The probability path is x_t = a(t) x1 + s(t) x0, with x0 standard normal (Lipman et al. 2210.02747) or
+    from another source; a network regresses v(t, x_t) on a' x1 + s' x0, and sampling solves dx/dt = v(t, x)
+    from time 0 to 1.
 
     Parameters
     ----------
@@ -57,6 +60,13 @@ class FlowTeacher(HubFolder, Attachable, Parameters):
     coupling : {"ot", "independent"}, default "ot"
         Pairing of noise and data in a minibatch; ``"ot"``, the exact assignment of least squared distance
         (Tong et al. 2302.00482), straightens the paths.
+    source : "normal", array ``[N, *event]``, FlowTeacher or callable, default "normal"
+        What the flow starts from: noise, rows, where another flow ends, or samples ``source(n, seed)`` of a
+        function, whose attribute ``log_prob``, if there is one, answers log-densities ``[B]`` of
+        ``[B, *event]``. Rows and flows are kept in files of the teacher and of its students; functions are
+        not. ``"kept"`` stands for the source of a teacher that was loaded (docs/sources.md).
+    horizon : (float, float), default (0.0, 1.0)
+        Times of source and data, by which :meth:`trajectory`, :meth:`velocity` and students' paths count.
     path : {"linear", "vp"}, default "linear"
         Probability path: a = t, s = 1 - t, or the variance-preserving a = sin(pi t / 2), s = cos(pi t / 2).
     network : {"mlp", "unet"}, UNet or mapping, default "mlp"
@@ -110,6 +120,8 @@ class FlowTeacher(HubFolder, Attachable, Parameters):
     event_shape: Sequence[int]
     _: KW_ONLY
     coupling: str = "ot"
+    source: Any = "normal"
+    horizon: Sequence[float] = (0.0, 1.0)
     path: str = "linear"
     network: str | UNet | Mapping[str, Any] = "mlp"
     width: int | None = None
@@ -205,19 +217,20 @@ class FlowTeacher(HubFolder, Attachable, Parameters):
             keeps what was trained, and this object stays as it was.
         """
         conditioning = Conditioning(self.num_classes, self.condition_dim)
-        condition = conditioning.of_rows(y, condition)
+        condition, clock = conditioning.of_rows(y, condition), Clock.of(self.horizon)
+        start = as_source(self.source, self.event_shape, known=self._field)
         files = checkpointing("a teacher", checkpoint, checkpoint_every, checkpoint_minutes, resume)
         if isinstance(data, np.memmap) and data.nbytes > MOST_BYTES and noise is resume is None:
             data, condition = Rows(data, condition), None
-        stream, source = Stream.of(data, "data", self.event_shape), None
+        stream, portions = Stream.of(data, "data", self.event_shape), None
         if stream is not None:
             for name, given in (("noise", noise), ("condition", condition), ("weights", weights)):
                 if given is not None:
                     raise ArgumentError(f"{name}: expected None with batches of data, which bring their own")
             stream.conditional = bool(conditioning)
             data, condition = stream()
-            source = stream.rest()
-            if source is not None and resume is not None:
+            portions = stream.rest()
+            if portions is not None and resume is not None:
                 raise ArgumentError("resume: expected None for data that are streamed, which begin anew")
         data = as_batch(data, "data")
         if tuple(data.shape[1:]) != self.event_shape or len(data.shape) == 0:
@@ -233,7 +246,7 @@ class FlowTeacher(HubFolder, Attachable, Parameters):
             noise, config["coupling"] = as_batch(noise, "noise"), "given"
         if weights is not None:
             data, condition, noise = weighted_rows(weights, self.seed or 0, data, condition, noise)
-        written = self._written(without=["event_shape"])
+        written = self._written(without=["event_shape", "source"])
         with ProgressMeter(progress=progress, callback=callback) as meter:
             field, history = _core.train_teacher(
                 data,
@@ -242,10 +255,11 @@ class FlowTeacher(HubFolder, Attachable, Parameters):
                 condition=condition,
                 monitor=meter.monitor,
                 header=to_json({"params": {**written, "seed": config["seed"]}}),
-                source=source,
+                portions=portions,
+                source=start,
                 **files,
             )
-        self._field, self._attached = field, None
+        self._field, self._attached, self._clock = field, None, clock
         self._history = {"seed": config["seed"], **json.loads(history)}
         if self.num_classes is not None:
             seen = np.unique(to_numpy(condition)).tolist() if stream is None else sorted(stream.labels)
@@ -350,7 +364,7 @@ class FlowTeacher(HubFolder, Attachable, Parameters):
         teacher._field = field.guided(
             as_number(scale, "scale"), 0 if null_condition is None else null_condition
         )
-        teacher._history = self._history
+        teacher._history, teacher._clock = self._history, self._clock
         if self._attached is not None:
             teacher._attached = partial(_guided_twin, self._attached, scale, null_condition)
         probe(teacher._field, f"guidance with null_condition {null_condition!r}")
@@ -394,8 +408,12 @@ class FlowTeacher(HubFolder, Attachable, Parameters):
             if params.get("clip_norm", 1.0) is None:
                 params["clip_norm"] = 0.0
         known = {"event_shape": tuple(field.event_shape), "device": field.device, "dtype": field.dtype}
+        if "horizon" in params:
+            known["horizon"] = tuple(params["horizon"])
+        if field.source.kind != "normal":
+            known["source"] = KEPT
         teacher = cls._read(path, params, **known)
-        teacher._field = field
+        teacher._field, teacher._clock = field, Clock.of(teacher.horizon)
         teacher._history = header.get("history", {})
         return teacher
 
@@ -405,27 +423,39 @@ class FlowTeacher(HubFolder, Attachable, Parameters):
         self.field.save(as_path(path), to_json(self._facts()))
 
     def _facts(self) -> dict[str, Any]:
-        return {"params": self._written(without=["event_shape"]), "history": self._history}
+        written = self._written(without=["event_shape", "source"])
+        return {"params": {**written, "horizon": self.clock.plain()}, "history": self._history}
 
     # Its name before students and teachers had the same ones.
     history = Flow.history_
 
     @classmethod
-    def _around(cls, field: _core.VelocityField, twin: Callable[[], TeacherModule] | None = None) -> Self:
+    def _around(
+        cls,
+        field: _core.VelocityField,
+        twin: Callable[[], TeacherModule] | None = None,
+        clock: Clock = UNIT,
+        source: Any = "normal",
+    ) -> Self:
         kind = Conditioning.of(field)
+        start = as_source(source, field.event_shape)
+        if start is not None:
+            field = field.starting_from(start)
         teacher = cls(
             tuple(field.event_shape),
+            source=source,
+            horizon=(clock.start, clock.end),
             num_classes=kind.classes,
             condition_dim=kind.dim,
             device=field.device,
             dtype=field.dtype,
         )
-        teacher._field, teacher._attached = field, twin
+        teacher._field, teacher._attached, teacher._clock = field, twin, clock
         return teacher
 
     def _config(self, *, steps: int | None = None, batch_size: int | None = None) -> dict[str, Any]:
         """The options that are set, by the core's flat names; the core decides on the others."""
-        grouped = ("event_shape", "network", "num_classes", "condition_dim", "training")
+        grouped = ("event_shape", "source", "horizon", "network", "num_classes", "condition_dim", "training")
         config = {name: n for name, n in self.get_params(deep=False).items() if name not in grouped}
         config["seed"] = as_seed(self.seed)
         config |= {name: n for name, n in (("steps", steps), ("batch_size", batch_size)) if n is not None}
@@ -436,12 +466,25 @@ class FlowTeacher(HubFolder, Attachable, Parameters):
             config["unet"] = unet.options()
         return {name: value for name, value in config.items() if value is not None}
 
+    def __sklearn_clone__(self) -> FlowTeacher:
+        # The flow that this one starts from is data, and stays fitted.
+        params = {
+            name: value if name == "source" else clone(value, safe=False)
+            for name, value in self.get_params(deep=False).items()
+        }
+        return type(self)(**params)
+
     def __sklearn_is_fitted__(self) -> bool:
         return self._field is not None
+
+    def _source_name(self) -> str:
+        start = as_source(self.source, self.event_shape, known=self._field)
+        return "normal" if start is None else start.kind
 
     def __repr__(self) -> str:
         defaults = FlowTeacher.__init__.__kwdefaults__ or {}
         params = self.get_params(deep=False)
+        params["source"] = params["source"] if isinstance(params["source"], str) else self._source_name()
         changed = [f"{k}={v!r}" for k, v in params.items() if k in defaults and v != defaults[k]]
         kind = "not fitted" if self._field is None else self._field.kind
         return f"<FlowTeacher({', '.join([f'event_shape={self.event_shape}', *changed])}): {kind}>"

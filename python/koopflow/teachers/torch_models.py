@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .. import _core
 from .._arrays import StrOrBytesPath, as_path, as_times, checked_count, checked_event_shape
+from .._clock import UNIT, Clock
 from .._conditioning import Conditioning
 from ..exceptions import ArgumentError, CheckpointError, TeacherError
 from ..options import name_of
@@ -60,6 +61,7 @@ class TorchModel:
     time_range: Sequence[float] | None = None
     gradients: str = "autograd"
     max_batch: int | None = None
+    clock: Clock = UNIT
     extras: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     by_position: bool = False
 
@@ -79,6 +81,10 @@ class TorchModel:
                 raise ArgumentError(f"{name}: expected one of {known}, got {getattr(self, name)!r}")
         if self.whole_timesteps and self.convention != "diffusers":
             raise ArgumentError("whole_timesteps: expected False but for convention 'diffusers', got True")
+        if not self.clock.is_unit and self.convention not in ("torchcfm", "flow_matching"):
+            raise ArgumentError(
+                f"horizon: expected (0.0, 1.0) for {self.convention!r}, got {self.clock.plain()}"
+            )
         if self.max_batch is not None:
             self.max_batch = checked_count(self.max_batch, "max_batch")
         if self.time_range is not None:
@@ -197,7 +203,7 @@ class TorchModel:
         device, dtype = self._home()
         if self.time_range is not None:
             t = t.clamp(*self.time_range)
-        told = self.timestep_scale * (1.0 - t) if self.convention == "diffusers" else t
+        told = self.timestep_scale * (1.0 - t) if self.convention == "diffusers" else self.clock.read(t)
         if self.whole_timesteps:
             told = told.round().clamp(max=self.timestep_scale - 1).long()
         # Copies: models may change what they are given in place, which a leaf of a graph would refuse.
@@ -212,6 +218,8 @@ class TorchModel:
             answer = answer.to(x.dtype)
         if device is not None and answer.device == state.device:
             answer = answer.to(x.device)
+        if self.prediction == "velocity" and not self.clock.is_unit:
+            answer = answer * self.clock.length
         if self.prediction == "data" and answer.shape == x.shape:
             return (answer - x) / (1.0 - t).view(-1, *[1] * (x.ndim - 1))
         # dx/ds = noise - data in diffusers' time s = 1 - t, so dx/dt has the other sign.

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from ..exceptions import ArgumentError, NonFiniteError
 
 T = TypeVar("T", bound="Twin")
+# Beginning of names of what a flow starts from, which samples alone need.
+APART = "source."
 # The key of the header among a file's metadata.
 KEY = "koopflow"
 
@@ -53,7 +55,9 @@ class Twin(nn.Module):
     renamed: ClassVar[Mapping[str, str]] = {}
     # Beginnings of names of tensors that are not part of the model in use.
     left_out: ClassVar[tuple[str, ...]] = ()
-    # The file's tensors without their values, by their names here.
+    # The file's tensors of what the flow starts from.
+    apart: Mapping[str, Tensor] = MappingProxyType({})
+    # The file's other tensors without their values, by their names here.
     given: Mapping[str, Tensor] = MappingProxyType({})
 
     def __init__(self, stored: Stored) -> None:
@@ -65,8 +69,9 @@ class Twin(nn.Module):
         tensors = {
             _begun(name, self.renamed): x
             for name, x in stored.tensors.items()
-            if not name.startswith(self.left_out)
+            if not name.startswith((*self.left_out, APART))
         }
+        self.apart = {name: x for name, x in stored.tensors.items() if name.startswith(APART)}
         self.given = without_values(tensors)
         own = next(x.dtype for x in tensors.values() if x.is_floating_point())
         values = {name: x.to(own) if x.is_floating_point() else x for name, x in tensors.items()}
@@ -99,7 +104,7 @@ class Twin(nn.Module):
             tensors[_begun(name, back)] = tensor = tensor.to(given.dtype)
             if not torch.isfinite(tensor).all():
                 raise NonFiniteError(f"module: expected finite weights, got NaN or infinite values in {name}")
-        return Stored(self.header, tensors)
+        return Stored(self.header, {**tensors, **self.apart})
 
     @classmethod
     def of(cls: type[T], module: object) -> T:

@@ -49,6 +49,8 @@ class StudentModule(Twin):
     # A fit that averages keeps the averages and the last weights beside those in use.
     left_out: ClassVar = ("weights.",)
 
+    # Times of source and data.
+    clock: tuple[float, float] = (0.0, 1.0)
     # One of those of ``generator.py``.
     generator: Any
     mixing: nn.Parameter | None
@@ -81,7 +83,7 @@ class StudentModule(Twin):
 
     def forward(self, x0: Tensor, condition: Tensor | None = None) -> Tensor:
         """Data from noise in one step: ``[B, *event]``."""
-        return self.path(x0, [1.0], condition)[0]
+        return self.path(x0, [self.clock[1]], condition)[0]
 
     def path(self, x0: Tensor, times: Sequence[float] | Tensor, condition: Tensor | None = None) -> Tensor:
         """States at ``times``, ``[T]``, from one encoding of noise: ``[T, B, *event]``."""
@@ -89,6 +91,7 @@ class StudentModule(Twin):
         times = as_numbers("times", times, torch.float64, z.device)
         if times.ndim != 1 or not times.shape[0]:
             raise ShapeError(f"times: expected shape (T,), got {tuple(times.shape)}")
+        times = self._own(times)
         own = times if self.units is None else self.units.time(times)
         z = self._read(self._observables(torch.zeros_like(z[:, 0]), z, condition), own)
         if self.units is not None:
@@ -112,11 +115,16 @@ class StudentModule(Twin):
         if direction not in ("forward", "backward"):
             raise ArgumentError(f"direction: expected 'forward' or 'backward', got {direction!r}")
         z = self._flat("x", x)
-        t = times_of("t", t, z)
+        t = self._own(times_of("t", t, z))
         if self.units is not None:
             t, z = self.units.standard(t[:, None], z)
             t = t[:, 0]
         return self._observables(t, z, condition, backward=direction == "backward").joined()
+
+    def _own(self, times: Tensor) -> Tensor:
+        """The flow's own times of those of the clock."""
+        start, end = self.clock
+        return times if (start, end) == (0.0, 1.0) else (times - start) / (end - start)
 
     def _flat(self, argument: str, x: Tensor) -> Tensor:
         return flat_states(argument, x, self.event_shape, self.coordinates.center.dtype)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..exceptions import ArgumentError
 from .inputs import Conditions, flat_states, times_of
 from .networks import Perceptron, TimeEmbedding
-from .stored import Stored, Twin, without_values
+from .stored import APART, Stored, Twin, without_values
 from .unet import UNet
 from .units import Units, coefficients
 
@@ -30,7 +30,8 @@ class TeacherModule(Twin):
     Parameters
     ----------
     t : tensor ``[B]``, or a number or tensor of no axes for all samples
-        Times from 0 (noise) to 1 (data), which are not checked: solvers may try others.
+        Times from 0 (noise) to 1 (data), or of the teacher's ``horizon``, which are not checked: solvers may
+        try others.
     x : tensor, ``[B, *event]``
         States, of floating point numbers.
     condition : tensor, optional
@@ -49,11 +50,17 @@ class TeacherModule(Twin):
 
     event_shape: tuple[int, ...]
     conditions: Conditions
+    # Times of source and data.
+    clock: tuple[float, float] = (0.0, 1.0)
 
     def forward(self, t: Tensor | float, x: Tensor, condition: Condition = None) -> Tensor:
         rows = flat_states("x", x, self.event_shape)
         condition = self.conditions.checked(condition, rows)
-        return self.velocity(times_of("t", t, rows), rows, condition).to(x.dtype).view(x.shape)
+        times, (start, end) = times_of("t", t, rows), self.clock
+        if (start, end) != (0.0, 1.0):
+            times = (times - start) / (end - start)
+        v = self.velocity(times, rows, condition) / (end - start)
+        return v.to(x.dtype).view(x.shape)
 
     def velocity(self, t: Tensor, x: Tensor, condition: Condition) -> Tensor:
         """v ``[B, d]`` of times ``[B]``, states ``[B, d]`` and labels or vectors of each."""
@@ -105,6 +112,7 @@ class NetworkField(TeacherModule):
         else:
             self.network = UNet(unet, self.event_shape[0], self.event_shape[0], extra)
         self.data = _Standard(size) if config["scaled"] else None
+        self.origin = _Standard(size) if config["scaled"] and "source" in config else None
         self.condition = _Standard(extra) if self.conditions.dim else None
         self.units = Units(self.path, size) if self._in_units else None
 
@@ -124,9 +132,14 @@ class NetworkField(TeacherModule):
         if self.data is None:
             return self._answer(t, x, numbers)
         c, mean, variance = coefficients(self.path, t), self.data.mean, self.data.scale.square()
-        x = (x - c.a * mean) / (c.a.square() * variance + c.s.square()).sqrt()
-        unit = (c.a_rate.square() * variance + c.s_rate.square()).sqrt()
-        return self._answer(t, x, numbers) * unit + c.a_rate * mean
+        centre, at, start, rate = c.a_rate * mean, c.a * mean, c.s.square(), c.s_rate.square()
+        if self.origin is not None:
+            own = self.origin.scale.square()
+            at, centre = at + c.s * self.origin.mean, centre + c.s_rate * self.origin.mean
+            start, rate = start * own, rate * own
+        x = (x - at) / (c.a.square() * variance + start).sqrt()
+        unit = (c.a_rate.square() * variance + rate).sqrt()
+        return self._answer(t, x, numbers) * unit + centre
 
     def _answer(self, t: Tensor, x: Tensor, numbers: Condition) -> Tensor:
         if isinstance(self.network, UNet):
@@ -244,14 +257,22 @@ def field_of(stored: Stored) -> TeacherModule:
     """The field of a teacher's stored form."""
     model = stored.header["model"]
     description = model["description"]
+    field: TeacherModule
+    if description["field"] == "sourced":
+        inner = {**stored.header, "model": {**model, "description": description["model"]}}
+        field = field_of(Stored(inner, {k: x for k, x in stored.tensors.items() if not k.startswith(APART)}))
+        field.apart = {name: x for name, x in stored.tensors.items() if name.startswith(APART)}
+        field.header = stored.header
+        return field
     if description["field"] == "guided":
         inner = {**stored.header, "model": {**model, "description": description["model"]}}
         tensors = {
             name.removeprefix("model."): x for name, x in stored.tensors.items() if name[:6] == "model."
         }
         null = stored.tensors["null_condition"]
-        field: TeacherModule = GuidedField(field_of(Stored(inner, tensors)), description["scale"], null)
+        field = GuidedField(field_of(Stored(inner, tensors)), description["scale"], null)
     else:
         field = _KINDS[description["field"]](stored)
-    field.header, field.given = stored.header, without_values(stored.tensors)
+    own = {name: x for name, x in stored.tensors.items() if name not in field.apart}
+    field.header, field.given = stored.header, without_values(own)
     return field
