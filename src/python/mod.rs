@@ -57,6 +57,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(files::_write_atomically, module)?)?;
     module.add_function(wrap_pyfunction!(student::student_defaults, module)?)?;
     module.add_function(wrap_pyfunction!(training::train_teacher, module)?)?;
+    module.add_function(wrap_pyfunction!(snapshots::check_snapshots, module)?)?;
     module.add_function(wrap_pyfunction!(snapshots::train_on_snapshots, module)?)?;
     module.add_function(wrap_pyfunction!(training::teacher_defaults, module)?)?;
     module.add_function(wrap_pyfunction!(training::normal, module)?)?;

@@ -39,12 +39,8 @@ pub fn train_on_snapshots(
     let config: TeacherConfig = json::parse_options(config)?;
     let interpolant: Interpolant = serde_json::from_value(interpolant.into())
         .map_err(|_| Error::argument("interpolant", "'linear' or 'spline'", format!("'{interpolant}'")))?;
-    let import = |name: &str, arrays: Vec<Bound<'_, PyAny>>| -> PyResult<Vec<Tensor>> {
-        let array = |(k, array)| Ok(Array::import_float(&format!("{name}[{k}]"), array)?.tensor);
-        arrays.iter().enumerate().map(array).collect()
-    };
-    let sets = import("snapshots", snapshots)?;
-    let plans = plans.map(|plans| import("coupling", plans)).transpose()?;
+    let sets = import("snapshots", &snapshots)?;
+    let plans = plans.map(|plans| import("coupling", &plans)).transpose()?;
     let header = json::parse("header", header)?;
     let checkpoint = checkpoint.map(|file| Checkpointing {
         file,
@@ -69,4 +65,16 @@ pub fn train_on_snapshots(
         flow::train_on_snapshots(&config, &snapshots, &files, &mut monitor)
     })?;
     Ok((PyVelocityField::new(Box::new(field)), json::to_value(&history)?.to_string()))
+}
+
+/// Raises what [`train_on_snapshots`] would say of snapshots and times, before anything is computed of them.
+#[pyfunction]
+pub fn check_snapshots(py: Python<'_>, snapshots: Vec<Bound<'_, PyAny>>, times: Vec<f64>) -> PyResult<()> {
+    let sets = import("snapshots", &snapshots)?;
+    door::enter(py, move || Snapshots::new(sets, &times).map(|_| ()))
+}
+
+fn import(name: &str, arrays: &[Bound<'_, PyAny>]) -> PyResult<Vec<Tensor>> {
+    let array = |(k, array)| Ok(Array::import_float(&format!("{name}[{k}]"), array)?.tensor);
+    arrays.iter().enumerate().map(array).collect()
 }
