@@ -1,7 +1,6 @@
 //! Points on curves through snapshots of a population: chains of rows, one of each snapshot.
 
 use rand::seq::{index, SliceRandom};
-use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use tch::Tensor;
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,8 +20,7 @@ from .flow import Flow
 from .latent import Latent
 from .plans import given_plans, unbalanced_plans, uneven
 
-if TYPE_CHECKING:
-    from .teacher import FlowTeacher
+Teacher = TypeVar("Teacher", bound="Populations")
 
 
 class Populations(Flow):
@@ -37,7 +36,7 @@ class Populations(Flow):
 
     @classmethod
     def snapshots(
-        cls,
+        cls: type[Teacher],
         snapshots: Sequence[Array],
         times: Array | Sequence[float],
         *,
@@ -53,7 +52,7 @@ class Populations(Flow):
         checkpoint_minutes: float | None = None,
         resume: str | PathLike[str] | None = None,
         **options: Any,
-    ) -> FlowTeacher:
+    ) -> Teacher:
         """A teacher that carries a population through snapshots of it, in which no row has a partner.
 
         Transport plans lead from each snapshot to the next, and curves follow them from row to row; the
@@ -146,7 +145,7 @@ class Populations(Flow):
         teacher._take(field, {"seed": config["seed"], **json.loads(history)})
         teacher.latent_ = maps
         tell_ending(teacher._history, "the teacher so far")
-        found: FlowTeacher = teacher
+        found: Teacher = teacher
         return found
 
     def growth(self, t: Array | float, x: Array, *, extrapolate: bool = False) -> Array:
