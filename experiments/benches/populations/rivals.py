@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import types
@@ -75,6 +76,7 @@ def mioflow(problem: Problem, starts: Real, times: list[float], seed: int, epoch
     place = str(installed(MIOFLOW, folder))
     if place not in sys.path:
         sys.path.insert(0, place)
+    os.environ["TQDM_DISABLE"] = "1"
     sys.modules.setdefault("phate", types.ModuleType("phate"))  # Of the autoencoder.
     from mioflow.core.datasets import TimeSeriesDataset
     from mioflow.core.models.ode_model import ODEFunc
