@@ -1,6 +1,6 @@
 """What holding a snapshot out says of populations: the tables of docs/populations.md.
 
-    python -m experiments.benches.populations                     # three seeds
+    python -m experiments.benches.populations                     # two seeds, an hour of one slow core
     python -m experiments.benches.populations --problems toggle --seeds 0 --parts met
     python -m experiments.benches.populations --quick             # whether it runs
 
@@ -34,10 +34,10 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--problems", nargs="+", choices=list(PROBLEMS), default=list(PROBLEMS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=3000, help="of teachers and of torchcfm's loop")
-    parser.add_argument("--student-steps", type=int, help="of students, instead of their default")
-    parser.add_argument("--epochs", type=int, default=200, help="of MIOFlow")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--steps", type=int, default=2000, help="of teachers and of torchcfm's loop")
+    parser.add_argument("--student-steps", type=int, default=1500, help="of students")
+    parser.add_argument("--epochs", type=int, default=100, help="of MIOFlow")
     parser.add_argument("--folder", type=Path, default=Path("runs/populations"), help="of other libraries")
     parser.add_argument("--quick", action="store_true", help="a few steps of everything")
     parser.add_argument("--output", type=Path, help="write every number as JSON")

@@ -29,7 +29,7 @@ class Problem:
     sizes: list[float] | None = None
 
 
-def toggle(seed: int, cells: int = 1000) -> Problem:
+def toggle(seed: int, cells: int = 500) -> Problem:
     """Three genes: two repress each other and excite themselves, a third represses both, and cells with much
     of the second divide. The equation is of the form that Zhang et al. (arXiv 2410.00844) test on; constants
     and starts are this module's own, so that W1 is near theirs in kind and not the same number.

@@ -30,7 +30,7 @@ def test_cells_with_the_second_gene_divide():
     assert problem.sizes == sorted(problem.sizes)
     assert problem.sizes[-1] > 1.5 * problem.sizes[0]
     # Those of the other start stay as many as they were.
-    assert sum(problem.snapshots[-1][:, 2] > 1.0) == pytest.approx(500, abs=25)
+    assert sum(problem.snapshots[-1][:, 2] > 1.0) == pytest.approx(250, abs=25)
 
 
 def test_distances_are_those_of_shifts_and_shares():
