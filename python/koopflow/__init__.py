@@ -28,7 +28,12 @@ from koopflow.forecasting import KoopmanForecaster  # noqa: E402
 from koopflow.options import Architecture, Objective, Training, Trajectories, UNet  # noqa: E402
 from koopflow.spectrum import FlowSpectrum, LevelSpectrum, Spectrum  # noqa: E402
 from koopflow.steering import Observation, TiltedSamples  # noqa: E402
-from koopflow.students import EvaluationReport, KoopmanDistiller, StudentDensity  # noqa: E402
+from koopflow.students import (  # noqa: E402
+    EvaluationReport,
+    KoopmanDistiller,
+    SegmentedDistiller,
+    StudentDensity,
+)
 from koopflow.teachers import FlowTeacher, reflow  # noqa: E402
 from koopflow.tensorboard import TensorBoardLogger  # noqa: E402
 
@@ -45,6 +50,7 @@ __all__ = [
     "LevelSpectrum",
     "Objective",
     "Observation",
+    "SegmentedDistiller",
     "Spectrum",
     "StudentDensity",
     "TensorBoardLogger",

@@ -78,7 +78,7 @@ def as_states(array: Array, argument: str = "x") -> Array:
 def starts_or(
     x0: Array | None,
     n: int | None,
-    model: _core.VelocityField | _core.Student,
+    model: _core.VelocityField | _core.Student | _core.Segments,
     seed: int | None,
     condition: Array | None = None,
 ) -> Array:
@@ -88,7 +88,10 @@ def starts_or(
         raise ArgumentError(f"expected one of n and x0, got {'neither' if n is None else 'both'}")
     if x0 is not None:
         return as_states(x0, "x0")
-    return model.source.draw(checked_count(n), as_seed(seed), condition=condition)
+    source = model.source
+    # Noise and rows are the same under all conditions.
+    given = None if source.kind in ("normal", "rows") else as_condition(condition)
+    return source.draw(checked_count(n), as_seed(seed), condition=given)
 
 
 def as_samples(array: Array, argument: str) -> Array:
@@ -136,6 +139,14 @@ def as_times(times: Array, argument: str = "times", *, extrapolate: bool = False
     numbers = as_numbers(times, argument, "[0, 0.5, 1]")
     _check_range(np.asarray(numbers), argument, extrapolate=extrapolate)
     return numbers
+
+
+def as_grid(grid: Any, argument: str = "grid") -> str | list[float] | None:
+    """Where fixed steps are: a name, which the core knows, or rising times. Raises ``ArgumentError`` for what
+    is neither."""
+    if grid is None or isinstance(grid, str):
+        return grid
+    return as_numbers(grid, argument, "[0, 0.5, 1], or 'uniform', 'tau' or 'log_snr'")
 
 
 def times_for(t: Array | float, x: Array, argument: str = "t", *, extrapolate: bool = False) -> Array:

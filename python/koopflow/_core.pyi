@@ -97,6 +97,9 @@ class VelocityField:
         "num_timesteps", "sigma_data"}``, possibly a part of it.
         """
 
+    def window(self, start: float, end: float) -> VelocityField:
+        """Its flow from one time to another, both in [0, 1], as one from 0 to 1."""
+
     def as_source(self, event_shape: Sequence[int]) -> Source:
         """The end of its flow, as what another one starts from."""
 
@@ -169,6 +172,18 @@ class VelocityField:
         Raises ``ArgumentError`` for a field that does not grow, ``ShapeError``, ``DivergenceError``.
         """
 
+    @property
+    def mixing(self) -> str | None:
+        """How states mix noise and data, x_t = a x1 + s x0, as JSON: ``{"path": "linear"}``,
+        ``{"path": "vp"}`` or ``{"schedule": {"name": ...}}``; None where no one holds at all times."""
+
+    def denoise(self, t: _Array, x: _Array, *, of: str = "data", condition: _Array | None = None) -> _Array:
+        """E[x1 | x_t = x], or with ``of="noise"`` E[x0 | x_t = x], ``[B, *event]``; ``t`` is ``[B]`` or a
+        scalar.
+
+        Raises ``ValueError`` naming ``teacher`` where ``mixing`` is None.
+        """
+
     def solve(
         self,
         x: _Array,
@@ -178,15 +193,22 @@ class VelocityField:
         steps: int = 100,
         rtol: float = 1e-5,
         atol: float = 1e-5,
+        grid: str | Sequence[float] | None = None,
         condition: _Array | None = None,
         monitor: _Monitor = None,
     ) -> _Array:
         """Integrate dx/dt = v from ``x`` at ``times[0]`` through monotone ``times``; ``[T, B, *event]``.
 
-        The first entry is ``x``. Solvers: ``euler``, ``midpoint``, ``heun``, ``rk4`` take ``steps`` steps
-        over the whole span; ``dopri5`` adapts to ``rtol`` and ``atol``. Raises ``DivergenceError`` when it
-        cannot.
+        The first entry is ``x``. Solvers: ``euler``, ``midpoint``, ``heun``, ``rk4``, ``ab2``, ``ab3`` and
+        ``dpm2m`` take ``steps`` steps over the whole span, on a ``grid``: ``uniform``, ``tau``, ``log_snr``
+        or rising times; ``dopri5`` adapts to ``rtol`` and ``atol``, and takes no grid. Raises
+        ``DivergenceError`` when it cannot.
         """
+
+    def step_times(
+        self, *, solver: str, steps: int = 100, grid: str | Sequence[float] | None = None
+    ) -> list[float]:
+        """Ends of the fixed steps of :meth:`solve` from time 0 to 1, both included."""
 
     def pull_back(
         self,
@@ -197,6 +219,7 @@ class VelocityField:
         steps: int = 100,
         rtol: float = 1e-5,
         atol: float = 1e-5,
+        grid: str | Sequence[float] | None = None,
         condition: _Array | None = None,
         monitor: _Monitor = None,
     ) -> _Array:
@@ -213,6 +236,7 @@ class VelocityField:
         steps: int = 100,
         rtol: float = 1e-5,
         atol: float = 1e-5,
+        grid: str | Sequence[float] | None = None,
         condition: _Array | None = None,
         monitor: _Monitor = None,
     ) -> _Array:
@@ -307,13 +331,15 @@ class Source:
 
     @staticmethod
     def sampler(
-        draw: Callable[[int, int], _Array],
+        draw: Callable[..., _Array],
         log_prob: Callable[[NDArray[Any]], _Array] | None,
         *,
         event_shape: Sequence[int],
+        conditional: bool = False,
     ) -> Source:
         """``draw(count, seed)`` answers samples ``[count, *event]``, ``log_prob`` log-densities ``[B]`` in
-        nats of ``[B, *event]``. No file holds it."""
+        nats of ``[B, *event]``. A conditional one is called with the conditions of the samples, or None, as
+        a third argument. No file holds it."""
 
     @property
     def kind(self) -> str:
@@ -462,6 +488,12 @@ class Student:
     def sample_path(self, x0: _Array, times: Sequence[float], *, condition: _Array | None = None) -> _Array:
         """The states at ``times`` from one encoding at time 0, ``[T, B, *event]``."""
 
+    def denoise(
+        self, t: _Array, x0: _Array, mixing: str, *, of: str = "data", condition: _Array | None = None
+    ) -> _Array:
+        """E[x1 | x_t], or with ``of="noise"`` E[x0 | x_t], at the states that paths from noise ``x0`` reach
+        at ``t``, ``[B]`` or a scalar; ``mixing`` is that of :attr:`VelocityField.mixing`."""
+
     def invert(self, x: _Array, *, condition: _Array | None = None) -> _Array:
         """The noise that data ``x`` came from, ``[B, *event]``."""
 
@@ -561,6 +593,63 @@ class Student:
 
     def eigenvalues(self) -> NDArray[complex128]:
         """The eigenvalues of L ``[m]``, conjugate pairs side by side."""
+
+@final
+class Segments:
+    """Students one after another, each for a part of a flow's time."""
+
+    def __init__(self, students: Sequence[Student], breaks: Sequence[float]) -> None:
+        """Students in the order of time, and the times between them, 0 and 1 included."""
+
+    def student(self, place: int, history: str, config: str) -> Student:
+        """One of the students, with the history and the options of its fit, JSON both."""
+
+    @property
+    def breaks(self) -> list[float]: ...
+    @property
+    def event_shape(self) -> tuple[int, ...]: ...
+    @property
+    def conditioning(self) -> str: ...
+    @property
+    def source(self) -> Source: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def evaluations(self) -> int: ...
+    def sample(self, x0: _Array, *, condition: _Array | None = None, monitor: _Monitor = None) -> Any:
+        """Data for states of the source ``[B, *event]``: one evaluation a segment."""
+
+    def sample_count(
+        self, n: int, *, seed: int = 0, condition: _Array | None = None, monitor: _Monitor = None
+    ) -> NDArray[Any]:
+        """``n`` fresh samples ``[n, *event]``."""
+
+    def sample_path(
+        self,
+        x0: _Array,
+        times: Sequence[float],
+        *,
+        condition: _Array | None = None,
+        monitor: _Monitor = None,
+    ) -> Any:
+        """States ``[T, B, *event]`` at times in any order, from one encoding a segment."""
+
+    def invert(self, x: _Array, *, condition: _Array | None = None, monitor: _Monitor = None) -> Any:
+        """States of the source that lead to data ``[B, *event]``."""
+
+    def save(self, path: str, header: str = "{}") -> None:
+        """Write a safetensors file atomically; ``header`` is JSON that :meth:`load` gives back."""
+
+    @staticmethod
+    def load(path: str, *, device: str = "cpu") -> tuple[Segments, str]:
+        """What :meth:`save` wrote. Raises ``CheckpointError`` on any other file."""
+
+    def to_bytes(self) -> bytes: ...
+    @classmethod
+    def from_bytes(cls, bytes: bytes, device: str = "cpu") -> Segments: ...
+    def __reduce__(self) -> tuple[Any, tuple[bytes, str]]: ...
 
 @final
 class Baseline:
@@ -1068,6 +1157,17 @@ class LevelSpectrum:
 
 def student_defaults(event_size: int) -> str:
     """The configuration that unset options resolve to for events of ``event_size`` numbers, as JSON."""
+
+def mean_shift(
+    data: _Array, bandwidth: float, *, max_steps: int = 1000, monitor: _Monitor = None
+) -> tuple[_Array, _Array, _Array, int, bool]:
+    """Mean shift from every row of data ``[N, *event]``: modes ``[K, *event]``, highest first, the mode of
+    each row ``[N]``, log-densities of the modes ``[K]``, steps of the slowest row, and whether all came to
+    rest."""
+
+def path_geometry(paths: _Array) -> list[NDArray[float64]]:
+    """Chord, length, deviation, curvature and torsion ``[B]`` and energies ``[B, 3]`` of paths
+    ``[T, B, *event]``."""
 
 def sliced_wasserstein(a: _Array, b: _Array, *, projections: int = 256, seed: int = 0) -> float:
     """Sliced Wasserstein-2 distance between ``[N, *event]`` and ``[M, *event]``."""

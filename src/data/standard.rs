@@ -25,7 +25,7 @@ const PROBE_VALUES: i64 = 1 << 14;
 const ROUNDING: f64 = 1e-6;
 /// Coarse, since only a mean and a deviation are asked for; absolute ones are fine enough for small states.
 const PROBE_TOLERANCES: SolveOptions =
-    SolveOptions { solver: ode::Solver::Dopri5, steps: 1, rtol: 1e-3, atol: 1e-6 };
+    SolveOptions { solver: ode::Solver::Dopri5, steps: 1, rtol: 1e-3, atol: 1e-6, grid: None };
 
 impl InStandardUnits {
     /// `None` where the teacher's data are near standard as they are. What is not known of them is measured, on the

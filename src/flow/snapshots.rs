@@ -36,7 +36,8 @@ pub fn train_on_snapshots(
     let resumed = files.resume.as_ref().map(|path| Resumed::read(path, &config)).transpose()?;
     // Both ends have the moments of all snapshots: a population may be wider on its way than at its ends.
     let all = snapshots.all_rows()?;
-    let network = NetworkFieldConfig { growth: snapshots.grows(), ..config.network(&event_shape) };
+    let (curves, growth) = (true, snapshots.grows());
+    let network = NetworkFieldConfig { curves, growth, ..config.network(&event_shape) };
     let mut field = NetworkField::new(network, &all, None, home.1, &mut random.fork("teacher weights"))?
         .starting_from(Source::rows(&snapshots.sets()[0], &event_shape)?, &all)?;
     if let Some(rates) = snapshots.rates() {

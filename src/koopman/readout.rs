@@ -110,6 +110,46 @@ impl Readout {
         }
     }
 
+    /// x of observables and its derivative where time moves at rate 1 and x and phi at the given ones: each `[B, d]`.
+    ///
+    /// # Errors
+    /// Whatever libtorch refuses.
+    pub fn decode_with_rate(
+        &self,
+        g: &Observables,
+        x_rate: &Tensor,
+        rate: &Tensor,
+    ) -> Result<(Tensor, Tensor)> {
+        let time_rate = g.t.ones_like();
+        match self {
+            Readout::Slice => Ok((g.x.shallow_clone(), x_rate.shallow_clone())),
+            Readout::Linear(matrix) => {
+                let time_rate = time_rate.unsqueeze(1);
+                let moved = Tensor::f_cat(&[&time_rate.zeros_like(), &time_rate, x_rate, rate], 1)?;
+                Ok((self.decode(g), moved.f_matmul(matrix)?))
+            }
+            Readout::Network(_) | Readout::Decoder { .. } => {
+                let parts = [&g.t, &g.x, &g.features].map(|part| part.detach().set_requires_grad(true));
+                let [t, x, features] = parts.each_ref().map(Tensor::shallow_clone);
+                tch::with_grad(|| {
+                    // The gradient of <u, decode> is linear in u, and its own gradient, along the rates, the derivative.
+                    let decoded = self.decode(&Observables { t, x, features });
+                    let u = decoded.zeros_like().set_requires_grad(true);
+                    let inputs: Vec<&Tensor> = parts.iter().filter(|part| part.numel() > 0).collect();
+                    let product = (&decoded * &u).sum(decoded.kind());
+                    let gradients = Tensor::f_run_backward(&[product], &inputs, true, true)?;
+                    let rates = [&time_rate, x_rate, rate].into_iter().filter(|rate| rate.numel() > 0);
+                    let known = gradients.iter().zip(rates).filter(|(gradient, _)| gradient.defined());
+                    let along: Vec<Tensor> =
+                        known.map(|(gradient, rate)| (gradient * rate).sum(decoded.kind())).collect();
+                    let along = Tensor::f_stack(&along, 0)?.sum(decoded.kind());
+                    let mut derivative = Tensor::f_run_backward(&[along], &[&u], false, false)?;
+                    Ok((decoded.detach(), derivative.swap_remove(0)))
+                })
+            }
+        }
+    }
+
     pub fn shallow_clone(&self) -> Self {
         match self {
             Readout::Slice => Readout::Slice,

@@ -409,6 +409,15 @@ impl Student {
         self.readout.decode(g)
     }
 
+    /// x of observables and its derivative along g L, each `[B, d]`.
+    ///
+    /// # Errors
+    /// Whatever libtorch refuses.
+    pub fn decode_with_rate(&self, g: &Observables) -> Result<(Tensor, Tensor)> {
+        let (state_rate, feature_rate) = self.generator.rate(g);
+        self.readout.decode_with_rate(g, &state_rate, &feature_rate)
+    }
+
     /// x(t + tau) for one tau a sample, `[B]`: `[B, d]`, differentiable. A slice propagates no more than x.
     ///
     /// # Errors

@@ -1,10 +1,11 @@
 //! How far sets of samples are apart, `[N, *event]` against `[M, *event]`, each sample flattened; how far
-//! two models are apart on the same noise; how straight paths are. Everything is computed in float64 on the
+//! two models are apart on the same noise; how straight paths are, and of what shape. Everything is computed in float64 on the
 //! device of the first argument, in bounded memory.
 
 mod energy;
 mod errors;
 mod frechet;
+mod geometry;
 mod mmd;
 mod neighbours;
 mod wasserstein;
@@ -17,6 +18,7 @@ pub use errors::{
     Errors, Statistic, Straightness,
 };
 pub use frechet::{frechet_distance, frechet_distance_watched};
+pub use geometry::{path_geometry, PathGeometry};
 pub use mmd::{median_bandwidths, mmd, mmd_watched, MEDIAN_SAMPLES};
 pub use neighbours::{precision_recall, precision_recall_watched, PrecisionRecall};
 pub use wasserstein::{

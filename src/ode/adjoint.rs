@@ -6,7 +6,7 @@ use tch::Tensor;
 
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
-use crate::ode::{integrate, SolveOptions};
+use crate::ode::{integrate_along, Along, SolveOptions};
 use crate::tensor::{check_batch, chunks, in_halves, shape_text};
 use crate::velocity::VelocityField;
 
@@ -56,7 +56,8 @@ pub fn pull_back(
                 let flat = |x: Tensor| x.f_reshape([rows, size]);
                 Ok(Tensor::f_cat(&[flat(v)?, flat(product)?.neg()], 1)?)
             };
-            let solution = integrate(derivative, &part(&state), &[1.0, 0.0], options, monitor)?;
+            let (ends, along) = ([1.0, 0.0], Along::augmented(field));
+            let solution = integrate_along(derivative, &part(&state), &ends, options, &along, monitor)?;
             parts.push(solution.endpoint().narrow(1, size, size).to_kind(kind));
             Ok(())
         })?;

@@ -12,7 +12,7 @@ use tch::{Kind, Tensor};
 use super::source::{check_density, log_density};
 use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Progress};
-use crate::ode::{integrate, SolveOptions};
+use crate::ode::{integrate_along, Along, SolveOptions};
 use crate::tensor::{check_batch, chunks, finite_densities, in_halves, RandomSource};
 use crate::velocity::{Source, VelocityField};
 
@@ -85,7 +85,9 @@ pub fn log_prob(
     check_density(&field.source())?;
     if let Some((standard, units)) = field.standard()? {
         let z = units.standard_data(&x.to_device(field.device()))?;
-        let density = log_prob(&*standard, &z, options, condition, monitor)?;
+        options.solve.validate()?;
+        let options = DensityOptions { solve: options.solve.in_units(&units), ..options.clone() };
+        let density = log_prob(&*standard, &z, &options, condition, monitor)?;
         return Ok(density - field.event_size() as f64 * units.scale().ln());
     }
     if options.probes < 1 {
@@ -165,7 +167,9 @@ impl Part<'_> {
         let size = x.size()[1];
         let log_volume = Tensor::zeros([self.rows, 1], (x.kind(), x.device()));
         let state = Tensor::cat(&[x, &log_volume], 1);
-        let solution = integrate(|t, y| self.derivative(t, y, size), &state, &[1.0, 0.0], options, monitor)?;
+        let derivative = |t: f64, y: &Tensor| self.derivative(t, y, size);
+        let (ends, along) = ([1.0, 0.0], Along::augmented(self.field));
+        let solution = integrate_along(derivative, &state, &ends, options, &along, monitor)?;
         let end = solution.endpoint();
         // In float64: the squares of many dimensions and the volume may nearly cancel.
         let noise = end.narrow(1, 0, size).to_kind(Kind::Double);

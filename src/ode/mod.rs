@@ -1,5 +1,5 @@
-//! Batched solvers of dx/dt = v(t, x), forwards and backwards in time: Euler, midpoint, Heun, RK4
-//! with fixed steps, and adaptive Dormand-Prince 5(4) that follows SciPy's `RK45` step for step (the
+//! Batched solvers of dx/dt = v(t, x), forwards and backwards in time: Euler, midpoint, Heun, RK4 and the multistep
+//! methods of Adams and Bashforth and DPM-Solver++(2M) with fixed steps on a grid, and adaptive Dormand-Prince 5(4) that follows SciPy's `RK45` step for step (the
 //! same initial step, error norm, controller, reuse of the last stage and dense output; Dormand and
 //! Prince, J. Comput. Appl. Math. 6, 1980; Shampine, Math. Comp. 46, 1986).
 //!
@@ -8,22 +8,26 @@
 
 mod adjoint;
 mod dopri5;
+mod fixed;
+mod grid;
 mod likelihood;
 mod mass;
+mod multistep;
 mod source;
 
 use std::str::FromStr;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Progress};
-use crate::tensor::{all_finite, check_batch, dtype_name, in_halves, shape_text};
-use crate::velocity::{Units, VelocityField};
+use crate::tensor::{check_batch, dtype_name, in_halves, shape_text};
+use crate::velocity::{Mixing, Units, VelocityField};
 
 pub use adjoint::pull_back;
+pub use grid::Grid;
 pub use likelihood::{log_prob, DensityOptions, Divergence, EXACT_LIMIT};
 pub use mass::log_masses;
 pub use source::{check_density, draw, log_density, pool, starts, POOL};
@@ -43,18 +47,38 @@ pub enum Solver {
     Heun,
     /// Fourth order, four evaluations a step.
     Rk4,
+    /// Second order by the slopes of two steps (Adams and Bashforth), one evaluation a step.
+    Ab2,
+    /// Third order by those of three, one evaluation a step.
+    Ab3,
+    /// DPM-Solver++(2M): second order, one evaluation a step.
+    Dpm2m,
     /// Fifth order with adaptive steps, six evaluations a step.
     #[default]
     Dopri5,
 }
 
 impl Solver {
+    const ALL: [Solver; 8] = [
+        Solver::Euler,
+        Solver::Midpoint,
+        Solver::Heun,
+        Solver::Rk4,
+        Solver::Ab2,
+        Solver::Ab3,
+        Solver::Dpm2m,
+        Solver::Dopri5,
+    ];
+
     pub fn name(self) -> &'static str {
         match self {
             Solver::Euler => "euler",
             Solver::Midpoint => "midpoint",
             Solver::Heun => "heun",
             Solver::Rk4 => "rk4",
+            Solver::Ab2 => "ab2",
+            Solver::Ab3 => "ab3",
+            Solver::Dpm2m => "dpm2m",
             Solver::Dopri5 => "dopri5",
         }
     }
@@ -64,18 +88,15 @@ impl FromStr for Solver {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        [Solver::Euler, Solver::Midpoint, Solver::Heun, Solver::Rk4, Solver::Dopri5]
-            .into_iter()
-            .find(|solver| solver.name() == name)
-            .ok_or_else(|| {
-                let expected = "'euler', 'midpoint', 'heun', 'rk4' or 'dopri5'";
-                Error::argument("solver", expected, format!("{name:?}"))
-            })
+        Solver::ALL.into_iter().find(|solver| solver.name() == name).ok_or_else(|| {
+            let expected = "'euler', 'midpoint', 'heun', 'rk4', 'ab2', 'ab3', 'dpm2m' or 'dopri5'";
+            Error::argument("solver", expected, format!("{name:?}"))
+        })
     }
 }
 
 /// Options of a solver.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SolveOptions {
     pub solver: Solver,
@@ -86,11 +107,15 @@ pub struct SolveOptions {
     pub rtol: f64,
     /// Absolute tolerance of dopri5.
     pub atol: f64,
+    /// Where fixed steps are; `None` is [`Grid::LogSnr`] for multistep methods where the path is known, else
+    /// [`Grid::Uniform`]. Of given times, `steps` are as many as these are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grid: Option<Grid>,
 }
 
 impl Default for SolveOptions {
     fn default() -> Self {
-        SolveOptions { solver: Solver::Dopri5, steps: 100, rtol: 1e-5, atol: 1e-5 }
+        SolveOptions { solver: Solver::Dopri5, steps: 100, rtol: 1e-5, atol: 1e-5, grid: None }
     }
 }
 
@@ -107,7 +132,7 @@ impl SolveOptions {
 
     /// # Errors
     /// [`Error::Argument`] for zero steps, a negative or non-finite rtol, an atol that is not
-    /// positive and finite.
+    /// positive and finite, a grid of bad times or with dopri5.
     pub fn validate(&self) -> Result<()> {
         if self.steps == 0 {
             return Err(Error::argument("steps", "at least 1", self.steps));
@@ -118,7 +143,41 @@ impl SolveOptions {
         if !(self.atol > 0.0 && self.atol.is_finite()) {
             return Err(Error::argument("atol", "a finite number above 0", self.atol));
         }
-        Ok(())
+        let Some(grid) = &self.grid else { return Ok(()) };
+        if self.solver == Solver::Dopri5 {
+            return Err(Error::argument("grid", "none with 'dopri5', which finds its own steps", "one"));
+        }
+        grid.check()
+    }
+
+    /// The same in standard coordinates, whose times are others.
+    fn in_units(&self, units: &Units) -> SolveOptions {
+        SolveOptions { grid: self.grid.as_ref().map(|grid| grid.in_units(units)), ..self.clone() }
+    }
+}
+
+/// What is known of the states that an equation moves.
+#[derive(Debug, Clone, Copy)]
+enum Along {
+    /// Nothing.
+    Anything,
+    /// They hold such mixtures of noise and data, and more.
+    Augmented(Mixing),
+    /// They are such mixtures.
+    States(Mixing),
+}
+
+impl Along {
+    fn mixing(&self) -> Option<Mixing> {
+        match self {
+            Along::Anything => None,
+            Along::Augmented(mixing) | Along::States(mixing) => Some(*mixing),
+        }
+    }
+
+    /// What is known of augmented states along a field, from time 0 to 1 or back.
+    fn augmented(field: &dyn VelocityField) -> Along {
+        field.mixing().map_or(Along::Anything, Along::Augmented)
     }
 }
 
@@ -174,18 +233,22 @@ fn solve_checked(
     let (device, kind, batch) = (field.device(), field.dtype(), x.size()[0]);
     let x = x.to_device(device).to_kind(kind);
     let condition = condition.map(|c| c.to_device(device));
-    let solve = |field: &dyn VelocityField, x: &Tensor, times: &[f64], monitor: &mut dyn Monitor| {
+    let between = times.iter().all(|t| (0.0..=1.0).contains(t));
+    let mut solve = |field: &dyn VelocityField, x: &Tensor, times: &[f64], options: &SolveOptions| {
         let velocity = |t: f64, x: &Tensor| {
             let t = Tensor::f_full([batch], t, (kind, device))?;
             field.velocity(&t, x, condition.as_ref())
         };
-        integrate(velocity, x, times, options, monitor)
+        let along = field.mixing().filter(|_| between).map_or(Along::Anything, Along::States);
+        integrate_along(velocity, x, times, options, &along, monitor)
     };
-    let between = times.iter().all(|t| (0.0..=1.0).contains(t));
     match field.standard()?.filter(|_| between) {
-        None => solve(field, &x, times, monitor),
+        None => solve(field, &x, times, options),
         Some((field, units)) => {
-            in_units(&units.to(kind, device), &x, times, |z, times| solve(&*field, z, times, monitor))
+            // Told before the times are those of other coordinates.
+            options.validate()?;
+            let own = options.in_units(&units);
+            in_units(&units.to(kind, device), &x, times, |z, times| solve(&*field, z, times, &own))
         }
     }
 }
@@ -206,6 +269,30 @@ fn in_units(
         states.push(back.standard_at(*time, &solution.trajectory.select(0, index as i64))?);
     }
     Ok(Solution { trajectory: Tensor::f_stack(&states, 0)?, ..solution })
+}
+
+/// The ends of the fixed steps that [`solve`] takes through `times`, the first of these included.
+///
+/// # Errors
+/// As [`solve`]; [`Error::Argument`] naming `solver` for dopri5, whose steps depend on the states.
+pub fn step_times(field: &dyn VelocityField, times: &[f64], options: &SolveOptions) -> Result<Vec<f64>> {
+    options.validate()?;
+    check_times(times)?;
+    if options.solver == Solver::Dopri5 {
+        return Err(Error::argument("solver", "one with fixed steps", "'dopri5'"));
+    }
+    let between = times.iter().all(|t| (0.0..=1.0).contains(t));
+    let ends = |field: &dyn VelocityField, times: &[f64], options: &SolveOptions| -> Result<Vec<f64>> {
+        let along = field.mixing().filter(|_| between).map_or(Along::Anything, Along::States);
+        let steps = grid::steps(times, options, &along)?;
+        Ok(times.iter().take(1).copied().chain(steps.iter().map(|step| step.end)).collect())
+    };
+    let Some((field, units)) = field.standard()?.filter(|_| between) else {
+        return ends(field, times, options);
+    };
+    let own: Vec<f64> = times.iter().map(|t| units.time(*t)).collect();
+    let back = units.inverse();
+    Ok(ends(&*field, &own, &options.in_units(&units))?.into_iter().map(|t| back.time(t)).collect())
 }
 
 /// How [`solve_chunked`] cuts a large batch, and under which name it reports.
@@ -272,12 +359,28 @@ pub fn solve_chunked(
 /// `monitor.tick()` is called before every evaluation; its error stops the integration.
 ///
 /// # Errors
-/// As [`solve`]; [`Error::Teacher`] where the derivative has another shape or dtype than the state.
+/// As [`solve`]; [`Error::Teacher`] where the derivative has another shape or dtype than the state;
+/// [`Error::Argument`] for a solver or grid that needs to know the path of the states.
 pub fn integrate<F>(
     derivative: F,
     y: &Tensor,
     times: &[f64],
     options: &SolveOptions,
+    monitor: &mut dyn Monitor,
+) -> Result<Solution>
+where
+    F: FnMut(f64, &Tensor) -> Result<Tensor>,
+{
+    integrate_along(derivative, y, times, options, &Along::Anything, monitor)
+}
+
+/// [`integrate`], with what is known of the states.
+fn integrate_along<F>(
+    derivative: F,
+    y: &Tensor,
+    times: &[f64],
+    options: &SolveOptions,
+    along: &Along,
     monitor: &mut dyn Monitor,
 ) -> Result<Solution>
 where
@@ -289,10 +392,19 @@ where
     // A guard, so that gradients come back on even where the derivative panics.
     let _no_grad = tch::no_grad_guard();
     let y = y.detach();
+    let steps = || grid::steps(times, options, along);
     let (states, accepted, rejected) = match options.solver {
         _ if times.len() == 1 => (vec![y], 0, 0),
         Solver::Dopri5 => dopri5::run(&mut rhs, &y, times, options)?,
-        solver => fixed(&mut rhs, solver, &y, times, options.steps)?,
+        Solver::Ab2 => multistep::adams(&mut rhs, &y, &steps()?, 2, along)?,
+        Solver::Ab3 => multistep::adams(&mut rhs, &y, &steps()?, 3, along)?,
+        Solver::Dpm2m => multistep::dpm2m(&mut rhs, &y, &steps()?, along)?,
+        solver => {
+            let steps = steps()?;
+            fixed::march(&mut rhs, &y, &steps, |rhs, index, y| {
+                fixed::step(rhs, solver, steps[index].start, steps[index].length, y)
+            })?
+        }
     };
     let trajectory = Tensor::f_stack(&states, 0)?;
     Ok(Solution { trajectory, evaluations: rhs.evaluations, accepted, rejected })
@@ -349,63 +461,4 @@ fn check_times(times: &[f64]) -> Result<()> {
 
 fn not_finite(t: f64) -> Error {
     Error::Divergence(format!("the state or its velocity is not finite at t = {t:.6}"))
-}
-
-/// Steps for each interval: the rounded running share of `steps`, at least one each.
-fn share_steps(times: &[f64], steps: u64) -> Vec<u64> {
-    let (start, span) = (times[0], times[times.len() - 1] - times[0]);
-    let mut done = 0;
-    times[1..]
-        .iter()
-        .map(|t| {
-            let target = ((t - start) / span * steps as f64).round() as u64;
-            let share = target.saturating_sub(done).max(1);
-            done += share;
-            share
-        })
-        .collect()
-}
-
-fn fixed<F>(rhs: &mut Rhs<'_, F>, solver: Solver, y: &Tensor, times: &[f64], steps: u64) -> Result<States>
-where
-    F: FnMut(f64, &Tensor) -> Result<Tensor>,
-{
-    let mut y = y.shallow_clone();
-    let mut states = vec![y.shallow_clone()];
-    let mut taken = 0;
-    for (ends, share) in times.windows(2).zip(share_steps(times, steps)) {
-        let h = (ends[1] - ends[0]) / share as f64;
-        for step in 0..share {
-            let t = ends[0] + h * step as f64;
-            y = fixed_step(rhs, solver, t, h, &y)?;
-            // Each look waits for another device: there, one at the end of the interval tells as well.
-            if (y.device() == Device::Cpu || step + 1 == share) && !all_finite(&y) {
-                return Err(not_finite(t + h));
-            }
-            taken += 1;
-        }
-        states.push(y.shallow_clone());
-    }
-    Ok((states, taken, 0))
-}
-
-fn fixed_step<F>(rhs: &mut Rhs<'_, F>, solver: Solver, t: f64, h: f64, y: &Tensor) -> Result<Tensor>
-where
-    F: FnMut(f64, &Tensor) -> Result<Tensor>,
-{
-    let k1 = rhs.call(t, y)?;
-    Ok(match solver {
-        Solver::Midpoint => y + rhs.call(t + h / 2.0, &(y + k1 * (h / 2.0)))? * h,
-        Solver::Heun => {
-            let k2 = rhs.call(t + h, &(y + &k1 * h))?;
-            y + (k1 + k2) * (h / 2.0)
-        }
-        Solver::Rk4 => {
-            let k2 = rhs.call(t + h / 2.0, &(y + &k1 * (h / 2.0)))?;
-            let k3 = rhs.call(t + h / 2.0, &(y + &k2 * (h / 2.0)))?;
-            let k4 = rhs.call(t + h, &(y + &k3 * h))?;
-            y + (k1 + (k2 + k3) * 2.0 + k4) * (h / 6.0)
-        }
-        Solver::Euler | Solver::Dopri5 => y + k1 * h,
-    })
 }

@@ -45,7 +45,7 @@ pub fn draw(
         }
         Source::Sampler(sampler) => {
             let seed = random.integers(i64::MAX, 1, Device::Cpu).int64_value(&[0]);
-            let drawn = sampler.draw(count, seed as u64)?;
+            let drawn = sampler.draw(count, seed as u64, condition)?;
             if drawn.size() != shape {
                 return Err(Error::shape("source", shape_text(&shape), shape_text(&drawn.size())));
             }

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use pyo3::prelude::*;
 use tch::Tensor;
 
-use super::array::Array;
+use super::array::{Array, ArrayKind};
 use super::door;
 use crate::error::Result;
 use crate::metrics;
@@ -153,4 +153,15 @@ pub fn straightness(path: Object<'_, '_>, times: Vec<f64>) -> PyResult<PyStatist
     let py = path.py();
     let path = Array::import_float("path", path)?.tensor;
     door::enter(py, move || metrics::straightness(&path, &times)).map(PyStatistic::new)
+}
+
+/// Chord, length, deviation, curvature and torsion, `[B]`, and energies, `[B, 3]`, as NumPy arrays.
+#[pyfunction]
+pub fn path_geometry<'py>(paths: Object<'_, 'py>) -> PyResult<[Bound<'py, PyAny>; 6]> {
+    let py = paths.py();
+    let paths = Array::import_float("paths", paths)?.tensor;
+    let found = door::enter(py, move || metrics::path_geometry(&paths))?;
+    let facts = [found.chord, found.length, found.deviation, found.curvature, found.torsion, found.energy];
+    let [a, b, c, d, e, f] = facts.map(|fact| ArrayKind::Numpy.export(py, fact));
+    Ok([a?, b?, c?, d?, e?, f?])
 }

@@ -12,10 +12,13 @@ mod flow_spectrum;
 mod forecast;
 mod handle;
 mod json;
+mod mean_shift;
 mod metrics;
 #[cfg(feature = "probe")]
 mod probe;
+mod segments;
 mod snapshots;
+mod solving;
 mod source;
 mod spectrum;
 mod student;
@@ -39,6 +42,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<velocity_field::PyVelocityField>()?;
     module.add_class::<source::PySource>()?;
     module.add_class::<student::PyStudent>()?;
+    module.add_class::<segments::PySegments>()?;
     module.add_class::<baseline::PyBaseline>()?;
     module.add_class::<spectrum::PySpectrum>()?;
     module.add_class::<flow_spectrum::PyDisplacements>()?;
@@ -62,6 +66,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(training::teacher_defaults, module)?)?;
     module.add_function(wrap_pyfunction!(training::normal, module)?)?;
     module.add_function(wrap_pyfunction!(training::lower_precision, module)?)?;
+    module.add_function(wrap_pyfunction!(mean_shift::mean_shift, module)?)?;
+    module.add_function(wrap_pyfunction!(metrics::path_geometry, module)?)?;
     module.add_function(wrap_pyfunction!(metrics::sliced_wasserstein, module)?)?;
     module.add_function(wrap_pyfunction!(metrics::energy_distance, module)?)?;
     module.add_function(wrap_pyfunction!(metrics::wasserstein2, module)?)?;

@@ -43,12 +43,19 @@ impl PySource {
         Ok(PySource::new(source, &event_shape))
     }
 
-    /// `draw(count, seed)` and, where it is known, `log_prob(x)`: arrays of float.
+    /// `draw(count, seed)` and, where it is known, `log_prob(x)`: arrays of float. A `conditional` one is told the
+    /// condition of each sample as well, or None.
     #[staticmethod]
-    #[pyo3(signature = (draw, log_prob, *, event_shape))]
-    fn sampler(draw: Py<PyAny>, log_prob: Option<Py<PyAny>>, event_shape: Vec<i64>) -> PyResult<Self> {
+    #[pyo3(signature = (draw, log_prob, *, event_shape, conditional=false))]
+    fn sampler(
+        draw: Py<PyAny>,
+        log_prob: Option<Py<PyAny>>,
+        event_shape: Vec<i64>,
+        conditional: bool,
+    ) -> PyResult<Self> {
         let event_shape = check_event_shape(event_shape)?;
-        Ok(PySource::new(Source::Sampler(Arc::new(PySampler { draw, log_prob })), &event_shape))
+        let sampler = PySampler { draw, log_prob, conditional };
+        Ok(PySource::new(Source::Sampler(Arc::new(sampler)), &event_shape))
     }
 
     /// `"normal"`, `"rows"`, `"flow"` or `"sampler"`.
@@ -83,13 +90,18 @@ impl PySource {
 struct PySampler {
     draw: Py<PyAny>,
     log_prob: Option<Py<PyAny>>,
+    conditional: bool,
 }
 
 impl Sampler for PySampler {
-    fn draw(&self, count: i64, seed: u64) -> Result<Tensor> {
+    fn draw(&self, count: i64, seed: u64, condition: Option<&Tensor>) -> Result<Tensor> {
         Python::attach(|py| {
             let answer = || -> PyResult<Tensor> {
-                let drawn = self.draw.bind(py).call1((count, seed))?;
+                let given = condition.map(|c| ArrayKind::Numpy.export(py, c.copy())).transpose()?;
+                let drawn = match self.conditional {
+                    true => self.draw.bind(py).call1((count, seed, given))?,
+                    false => self.draw.bind(py).call1((count, seed))?,
+                };
                 Ok(Array::import_float("source", &drawn)?.tensor)
             };
             answer().map_err(|raised| from_callback(py, raised))

@@ -26,11 +26,16 @@ use crate::sampling;
 use crate::sampling::{student_density, StudentDensity, StudentDensityOptions};
 use crate::sampling::{Inversion, Polish};
 use crate::tensor::{device_name, dtype_name, parse_device, Share};
+use crate::velocity::Mixing;
 
 #[pyclass(name = "Student", module = "koopflow._core", frozen)]
 pub struct PyStudent(Fitted<Student>);
 
 impl PyStudent {
+    pub(super) fn from_fitted(fitted: Fitted<Student>) -> Self {
+        PyStudent(fitted)
+    }
+
     pub(super) fn handle(&self) -> Student {
         self.0.model.handle()
     }
@@ -307,6 +312,24 @@ impl PyStudent {
         let mut monitor = PyMonitor::new(None);
         self.map("x0", x0, condition, move |student, x0, condition| {
             sampling::sample_path(student, x0, &times, condition, &mut monitor)
+        })
+    }
+
+    /// E[x1 | x_t], or that of the noise, along the student's paths.
+    #[pyo3(signature = (t, x0, mixing, *, of="data", condition=None))]
+    fn denoise<'py>(
+        &self,
+        t: &Bound<'py, PyAny>,
+        x0: &Bound<'py, PyAny>,
+        mixing: &str,
+        of: &str,
+        condition: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let t = Array::import_float("t", t)?.tensor;
+        let (mixing, of) = (json::parse_config::<Mixing>(mixing)?, of.parse()?);
+        let mut monitor = PyMonitor::new(None);
+        self.map("x0", x0, condition, move |student, x0, condition| {
+            sampling::denoise(student, x0, &t, (mixing, of), condition, &mut monitor)
         })
     }
 

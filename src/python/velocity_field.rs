@@ -12,15 +12,16 @@ use super::callable_field::{CallableField, CallableFieldConfig};
 use super::door;
 use super::handle::{Reduced, Shared};
 use super::json;
+use super::solving::{solve_options, GridArgument};
 use super::source::PySource;
 use crate::error::Error;
-use crate::ode::{self, Chunks, DensityOptions, SolveOptions};
+use crate::ode::{self, Chunks, DensityOptions};
 use crate::python::door::PyMonitor;
 use crate::store;
 use crate::tensor::{device_name, dtype_name, parse_device, parse_dtype, shape_text};
 use crate::velocity::{
     Conditioning, Convention, DiffusionField, EmpiricalField, GaussianField, GuidedField, NetworkField,
-    Source, SourcedField, TorchScriptConfig, TorchScriptField, VelocityField,
+    Source, SourcedField, TorchScriptConfig, TorchScriptField, VelocityField, WindowField,
 };
 
 #[pyclass(name = "VelocityField", module = "koopflow._core", frozen)]
@@ -129,6 +130,11 @@ impl PyVelocityField {
     fn diffusion(model: &Self, config: &str) -> PyResult<Self> {
         let field = DiffusionField::new(model.handle(), json::parse_config(config)?)?;
         Ok(PyVelocityField::new(Box::new(field)))
+    }
+
+    /// Its flow from one time to another, both in [0, 1], as one from 0 to 1.
+    fn window(&self, start: f64, end: f64) -> PyResult<PyVelocityField> {
+        Ok(PyVelocityField::new(Box::new(WindowField::new(self.handle(), start, end)?)))
     }
 
     /// The end of its flow, as what another one starts from.
@@ -268,8 +274,35 @@ impl PyVelocityField {
         kind.export(py, door::enter(py, move || ode::log_masses(&*field, &times, &states))?)
     }
 
+    /// How states mix noise and data, as JSON; none where no one mixture holds at every time.
+    #[getter]
+    fn mixing(&self) -> PyResult<Option<String>> {
+        let mixing = self.0.fact(|field| field.mixing());
+        let json = mixing.map(|mixing| serde_json::to_string(&mixing)).transpose();
+        Ok(json.map_err(|error| Error::Internal(error.into()))?)
+    }
+
+    /// E[x1 | x_t = x], or that of the noise.
+    #[pyo3(signature = (t, x, *, of="data", condition=None))]
+    fn denoise<'py>(
+        &self,
+        py: Python<'py>,
+        t: &Bound<'py, PyAny>,
+        x: &Bound<'py, PyAny>,
+        of: &str,
+        condition: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let t = Array::import_float("t", t)?.tensor;
+        let Array { tensor: x, kind } = Array::import_float("x", x)?;
+        let condition = Array::import_condition(self.conditioning_of(), condition, rows(&x))?;
+        let of = of.parse()?;
+        let field = self.handle();
+        let expected = door::enter(py, move || field.denoise(&t, &x, of, condition.as_ref()))?;
+        kind.export(py, expected)
+    }
+
     /// Integrates dx/dt = v from `x` at `times[0]` through `times`: `[T, B, *event]`.
-    #[pyo3(signature = (x, times, *, solver="dopri5", steps=100, rtol=1e-5, atol=1e-5, condition=None, monitor=None))]
+    #[pyo3(signature = (x, times, *, solver="dopri5", steps=100, rtol=1e-5, atol=1e-5, grid=None, condition=None, monitor=None))]
     #[allow(clippy::too_many_arguments)]
     fn solve<'py>(
         &self,
@@ -280,12 +313,13 @@ impl PyVelocityField {
         steps: u64,
         rtol: f64,
         atol: f64,
+        grid: Option<GridArgument>,
         condition: Option<&Bound<'py, PyAny>>,
         monitor: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let Array { tensor: x, kind } = Array::import_float("x", x)?;
         let condition = Array::import_condition(self.conditioning_of(), condition, rows(&x))?;
-        let options = SolveOptions { solver: solver.parse()?, steps, rtol, atol };
+        let options = solve_options(solver, steps, rtol, atol, grid)?;
         let mut monitor = PyMonitor::new(monitor);
         let field = self.handle();
         let trajectory = door::enter(py, move || {
@@ -296,8 +330,22 @@ impl PyVelocityField {
         kind.export(py, trajectory)
     }
 
+    /// Ends of fixed steps from time 0 to 1, both included.
+    #[pyo3(signature = (*, solver, steps=100, grid=None))]
+    fn step_times(
+        &self,
+        py: Python<'_>,
+        solver: &str,
+        steps: u64,
+        grid: Option<GridArgument>,
+    ) -> PyResult<Vec<f64>> {
+        let options = solve_options(solver, steps, 1e-5, 1e-5, grid)?;
+        let field = self.handle();
+        door::enter(py, move || ode::step_times(&*field, &[0.0, 1.0], &options))
+    }
+
     /// Covectors `[B, K, *event]` at data times the derivative of the flow's map, by the adjoint equation.
-    #[pyo3(signature = (x, covectors, *, solver="dopri5", steps=100, rtol=1e-5, atol=1e-5, condition=None, monitor=None))]
+    #[pyo3(signature = (x, covectors, *, solver="dopri5", steps=100, rtol=1e-5, atol=1e-5, grid=None, condition=None, monitor=None))]
     #[allow(clippy::too_many_arguments)] // keywords, in Python
     fn pull_back<'py>(
         &self,
@@ -308,13 +356,14 @@ impl PyVelocityField {
         steps: u64,
         rtol: f64,
         atol: f64,
+        grid: Option<GridArgument>,
         condition: Option<&Bound<'py, PyAny>>,
         monitor: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let Array { tensor: x, kind } = Array::import_float("x", x)?;
         let covectors = Array::import_float("covectors", covectors)?.tensor;
         let condition = Array::import_condition(self.conditioning_of(), condition, rows(&x))?;
-        let solve = SolveOptions { solver: solver.parse()?, steps, rtol, atol };
+        let solve = solve_options(solver, steps, rtol, atol, grid)?;
         let mut monitor = PyMonitor::new(monitor);
         let field = self.handle();
         let pulled = door::enter(py, move || {
@@ -324,7 +373,7 @@ impl PyVelocityField {
     }
 
     /// Log-density in nats, `[B]`, by the instantaneous change of variables.
-    #[pyo3(signature = (x, *, divergence="auto", probes=1, seed=0, solver="dopri5", steps=100, rtol=1e-5, atol=1e-5, condition=None, monitor=None))]
+    #[pyo3(signature = (x, *, divergence="auto", probes=1, seed=0, solver="dopri5", steps=100, rtol=1e-5, atol=1e-5, grid=None, condition=None, monitor=None))]
     #[allow(clippy::too_many_arguments)]
     fn log_prob<'py>(
         &self,
@@ -337,12 +386,13 @@ impl PyVelocityField {
         steps: u64,
         rtol: f64,
         atol: f64,
+        grid: Option<GridArgument>,
         condition: Option<&Bound<'py, PyAny>>,
         monitor: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let Array { tensor: x, kind } = Array::import_float("x", x)?;
         let condition = Array::import_condition(self.conditioning_of(), condition, rows(&x))?;
-        let solve = SolveOptions { solver: solver.parse()?, steps, rtol, atol };
+        let solve = solve_options(solver, steps, rtol, atol, grid)?;
         let options = DensityOptions { divergence: divergence.parse()?, probes, seed, solve };
         let mut monitor = PyMonitor::new(monitor);
         let field = self.handle();

@@ -2,6 +2,7 @@
 //! one-step map, densities, and weighted samples (`tilt/`).
 
 mod chunks;
+mod denoise;
 mod density;
 mod edit;
 mod follows;
@@ -9,8 +10,10 @@ mod invert;
 mod lanczos;
 mod map;
 mod sample;
+mod segments;
 pub mod tilt;
 
+pub use denoise::denoise;
 pub use density::{
     pull_back, sample_with_density, student_density, Determinant, StudentDensity, StudentDensityOptions,
 };
@@ -20,3 +23,4 @@ pub use invert::{invert_from, invert_polished, Inversion, Polish};
 pub use lanczos::log_quadratic_form;
 pub use map::{SampleMap, JACOBIAN_LIMIT};
 pub use sample::{invert, sample, sample_count, sample_modes, sample_path};
+pub use segments::{invert_segments, path_of_segments, sample_segments, starts_of_segments};

@@ -53,6 +53,13 @@ impl Tensors {
         Ok(tensor)
     }
 
+    /// Those whose names begin with `prefix`, without it.
+    pub fn under(&mut self, prefix: &str) -> Tensors {
+        let own = self.take_where(|name| name.starts_with(prefix));
+        let named = own.into_iter().map(|(name, tensor)| (name[prefix.len()..].to_string(), tensor));
+        Tensors { path: self.path.clone(), tensors: named.collect() }
+    }
+
     /// Those whose names are `wanted`.
     pub fn take_where(&mut self, wanted: impl Fn(&str) -> bool) -> Vec<(String, Tensor)> {
         let names: Vec<String> = self.tensors.keys().filter(|name| wanted(name)).cloned().collect();
@@ -91,7 +98,7 @@ impl Tensors {
     }
 
     /// Refuses tensors that nobody took.
-    pub(super) fn finish(&self) -> Result<()> {
+    pub fn finish(&self) -> Result<()> {
         match self.tensors.iter().next() {
             None => Ok(()),
             Some((name, tensor)) => {

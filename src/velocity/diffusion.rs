@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use super::noise_schedule::{NoiseLevel, NoiseSchedule};
-use super::{Conditioning, EvaluationCounter, FieldState, VelocityField};
+use super::{Conditioning, EvaluationCounter, FieldState, Mixing, VelocityField};
 use crate::error::{Error, Result};
 
 /// What the model predicts, for its own state z = alpha x1 + sigma x0.
@@ -218,6 +218,10 @@ impl VelocityField for DiffusionField {
 
     fn work(&self) -> Result<Option<f64>> {
         self.model.work()
+    }
+
+    fn mixing(&self) -> Option<Mixing> {
+        Some(Mixing::Schedule(self.config.schedule))
     }
 
     /// The model's: one evaluation is one of it.

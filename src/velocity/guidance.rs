@@ -5,7 +5,8 @@ use tch::{Device, Kind, Tensor};
 
 use super::gaussian::find_tensor;
 use super::{
-    Conditioning, EvaluationCounter, FieldDescription, FieldState, Moments, Source, Units, VelocityField,
+    Conditioning, EvaluationCounter, FieldDescription, FieldState, Mixing, Moments, Source, Units,
+    VelocityField,
 };
 use crate::error::{Error, Result};
 use crate::tensor::{check_finite, dtype_name, shape_text};
@@ -142,6 +143,10 @@ impl VelocityField for GuidedField {
 
     fn moments(&self) -> Result<Option<Moments>> {
         self.model.moments()
+    }
+
+    fn mixing(&self) -> Option<Mixing> {
+        self.model.mixing()
     }
 
     fn standard(&self) -> Result<Option<(Box<dyn VelocityField>, Units)>> {

@@ -6,6 +6,8 @@ mod diffusion;
 mod empirical;
 mod gaussian;
 mod guidance;
+mod mean_shift;
+mod mixing;
 mod network;
 mod noise_schedule;
 mod path;
@@ -15,6 +17,7 @@ mod standard;
 mod store;
 mod torchscript;
 mod units;
+mod window;
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
@@ -28,6 +31,8 @@ pub use diffusion::{DiffusionConfig, DiffusionField, NoiseArgument, Parametrisat
 pub use empirical::EmpiricalField;
 pub use gaussian::GaussianField;
 pub use guidance::GuidedField;
+pub use mean_shift::{mean_shift, Modes};
+pub use mixing::{Expectation, Mixing};
 pub use network::{NetworkField, NetworkFieldConfig};
 pub use noise_schedule::{Cosine, Geometric, Karras, LinearBeta, NoiseLevel, NoiseSchedule, ScaledBeta};
 pub use path::{Coefficients, Path};
@@ -36,6 +41,7 @@ pub use sourced::SourcedField;
 pub use store::TeacherDescription;
 pub use torchscript::{Convention, TorchScriptConfig, TorchScriptField};
 pub use units::{Moments, Units, UnitsField};
+pub use window::WindowField;
 
 /// A velocity field v(t, x) over samples of shape `event_shape`.
 ///
@@ -111,6 +117,12 @@ pub trait VelocityField: Send {
         Ok(None)
     }
 
+    /// How the field's states mix noise and data; `None` where no one a and s hold at every time. Models from elsewhere
+    /// answer data - noise: they are on the linear path.
+    fn mixing(&self) -> Option<Mixing> {
+        Some(Mixing::Path(Path::Linear))
+    }
+
     /// The number of batched evaluations so far.
     fn evaluations(&self) -> u64 {
         self.counter().get()
@@ -172,6 +184,7 @@ pub enum FieldDescription {
     Network(Box<NetworkFieldConfig>),
     Guided { scale: f64, model: Box<FieldDescription> },
     Sourced { source: SourceDescription, model: Box<FieldDescription> },
+    Window { from: f64, to: f64, model: Box<FieldDescription> },
 }
 
 impl dyn VelocityField + '_ {

@@ -7,8 +7,8 @@ use super::body::Body;
 use super::gaussian::find_tensor;
 use super::standard::Standard;
 use super::{
-    Conditioning, EvaluationCounter, FieldDescription, FieldState, Moments, Path, Source, SourceDescription,
-    Units, VelocityField,
+    Conditioning, EvaluationCounter, FieldDescription, FieldState, Mixing, Moments, Path, Source,
+    SourceDescription, Units, VelocityField,
 };
 use crate::error::{Error, Result};
 use crate::nets::{torchcfm_config, Parameters, UNetConfig};
@@ -38,6 +38,9 @@ pub struct NetworkFieldConfig {
     /// v(t, x) itself.
     #[serde(default = "scaled_by_default")]
     pub scaled: bool,
+    /// Whether it was trained on curves through snapshots: no pair of noise and data is then behind a state.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub curves: bool,
     /// Whether it also answers the rate at which mass grows: perceptrons only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub growth: bool,
@@ -63,6 +66,7 @@ impl Default for NetworkFieldConfig {
             frequencies: 3,
             unet: None,
             scaled: true,
+            curves: false,
             growth: false,
             source: SourceDescription::Normal,
             dtype: "float32".into(),
@@ -561,6 +565,10 @@ impl VelocityField for NetworkField {
             return Ok(None);
         }
         Moments::of_coordinates(&self.data.mean, &self.data.scale, &self.config.event_shape).map(Some)
+    }
+
+    fn mixing(&self) -> Option<Mixing> {
+        (!self.config.curves).then_some(Mixing::Path(self.config.path))
     }
 
     fn standard(&self) -> Result<Option<(Box<dyn VelocityField>, Units)>> {

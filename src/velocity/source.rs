@@ -29,11 +29,11 @@ pub enum Source {
 
 /// Somebody's own law.
 pub trait Sampler: Send + Sync {
-    /// `count` samples `[count, *event]`, the same for the same seed.
+    /// `count` samples `[count, *event]`, the same for the same seed, under the condition of each, if there is one.
     ///
     /// # Errors
     /// Whatever the sampler fails on.
-    fn draw(&self, count: i64, seed: u64) -> Result<Tensor>;
+    fn draw(&self, count: i64, seed: u64, condition: Option<&Tensor>) -> Result<Tensor>;
 
     /// Log-density in nats `[B]` of `x` `[B, *event]`; `None` where it is not known.
     ///

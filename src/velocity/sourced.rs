@@ -3,8 +3,8 @@
 use tch::{Device, Kind, Tensor};
 
 use super::{
-    Conditioning, EvaluationCounter, FieldDescription, FieldState, Moments, Source, SourceDescription, Units,
-    VelocityField,
+    Conditioning, EvaluationCounter, FieldDescription, FieldState, Mixing, Moments, Source,
+    SourceDescription, Units, VelocityField,
 };
 use crate::error::Result;
 use crate::tensor::Share;
@@ -75,6 +75,10 @@ impl VelocityField for SourcedField {
 
     fn source(&self) -> Source {
         self.source.shallow_clone()
+    }
+
+    fn mixing(&self) -> Option<Mixing> {
+        self.model.mixing()
     }
 
     fn moments(&self) -> Result<Option<Moments>> {

@@ -5,7 +5,7 @@ use tch::{Device, Tensor};
 
 use super::{
     EmpiricalField, FieldDescription, FieldState, GaussianField, GuidedField, NetworkField, Source,
-    SourcedField, VelocityField,
+    SourcedField, VelocityField, WindowField,
 };
 use crate::error::{Error, Result};
 use crate::store::{Stored, Tensors};
@@ -70,6 +70,9 @@ pub(super) fn build(
         FieldDescription::Guided { scale, model } => {
             let (model_tensors, null) = GuidedField::split_state(tensors)?;
             Box::new(GuidedField::new(build(model, &model_tensors, device)?, *scale, &null)?)
+        }
+        FieldDescription::Window { from, to, model } => {
+            Box::new(WindowField::new(build(model, tensors, device)?, *from, *to)?)
         }
         FieldDescription::Sourced { source, model } => {
             let [of_model, of_source] = SourcedField::split_state(tensors);

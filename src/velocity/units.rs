@@ -17,7 +17,7 @@ use std::ops::RangeInclusive;
 use tch::{Device, Kind, Tensor};
 
 use super::standard::moments;
-use super::{Conditioning, EvaluationCounter, FieldState, Path, Source, VelocityField};
+use super::{Conditioning, EvaluationCounter, FieldState, Mixing, Path, Source, VelocityField};
 use crate::error::{Error, Result};
 use crate::tensor::{check_finite, shape_text, shared};
 
@@ -329,6 +329,11 @@ impl VelocityField for UnitsField {
 
     fn work(&self) -> Result<Option<f64>> {
         self.inner.work()
+    }
+
+    /// Only a path that is the units' own is the same mixture on both sides.
+    fn mixing(&self) -> Option<Mixing> {
+        self.inner.mixing().filter(|mixing| *mixing == Mixing::Path(self.units.path()))
     }
 
     fn counter(&self) -> &EvaluationCounter {

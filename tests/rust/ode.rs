@@ -231,7 +231,8 @@ fn divergence_says_when() {
     let square = |_: f64, y: &Tensor| Ok(y * y); // y = 1 / (c - t): a pole at t = 0.5
     let broken = |t: f64, y: &Tensor| Ok(if t > 0.25 { y * f64::NAN } else { y.shallow_clone() });
     let dopri5 = SolveOptions::default();
-    for options in [dopri5, SolveOptions::fixed(Solver::Euler, 2000), SolveOptions::fixed(Solver::Rk4, 2000)]
+    for options in
+        [dopri5.clone(), SolveOptions::fixed(Solver::Euler, 2000), SolveOptions::fixed(Solver::Rk4, 2000)]
     {
         let error = integrate(square, &start, &[0.0, 1.0], &options, &mut Silent).unwrap_err();
         assert!(matches!(error, Error::Divergence(_)), "{error}");
@@ -255,9 +256,9 @@ fn bad_arguments_are_named() {
     for times in [&[][..], &[0.0, 0.0], &[0.0, 1.0, 0.5], &[0.0, f64::NAN], &[0.0, f64::INFINITY]] {
         assert_eq!(refuse(&x, times, &good, None), "times");
     }
-    assert_eq!(refuse(&x, &[0.0, 1.0], &SolveOptions { steps: 0, ..good }, None), "steps");
-    assert_eq!(refuse(&x, &[0.0, 1.0], &SolveOptions { rtol: -1.0, ..good }, None), "rtol");
-    assert_eq!(refuse(&x, &[0.0, 1.0], &SolveOptions { atol: f64::NAN, ..good }, None), "atol");
+    assert_eq!(refuse(&x, &[0.0, 1.0], &SolveOptions { steps: 0, ..good.clone() }, None), "steps");
+    assert_eq!(refuse(&x, &[0.0, 1.0], &SolveOptions { rtol: -1.0, ..good.clone() }, None), "rtol");
+    assert_eq!(refuse(&x, &[0.0, 1.0], &SolveOptions { atol: f64::NAN, ..good.clone() }, None), "atol");
     assert_eq!(refuse(&x.view([2, 3]), &[0.0, 1.0], &good, None), "x");
     assert_eq!(refuse(&(&x / 0.0), &[0.0, 1.0], &good, None), "x");
     assert_eq!(refuse(&x, &[0.0, 1.0], &good, Some(&x)), "condition");

@@ -47,6 +47,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--problems", nargs="+", choices=list(chaos.PROBLEMS), default=list(chaos.PROBLEMS))
     parser.add_argument("--systems", nargs="+", choices=list(OSCILLATORS), default=list(OSCILLATORS))
+    parser.add_argument("--attractors", nargs="+", help="names of dysts; by default ten, by a rule")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     names = list(rivals.CONFIGURATIONS)
     parser.add_argument("--rivals", nargs="*", choices=names, default=names, help="by default all")
@@ -93,7 +94,11 @@ def main() -> None:
             rows = gathered([oscillators.measure(name, s, others, quick=quick) for s in seeds])
             say(f"oscillators, {name}", rows)
     if "attractors" in options.parts:
-        say("attractors", gathered([attractors.measure(s, found, quick=quick) for s in seeds]))
+        tables: dict[str, Table] = {}
+        for name in options.attractors or attractors.names(found, quick=quick):
+            tables[name] = gathered([attractors.measure(name, s, found, quick=quick) for s in seeds])
+            say(f"attractors, {name}", tables[name])
+        say("attractors, medians", attractors.medians(tables))
     if "linear" in options.parts:
         say("linear", gathered([linear.measure(s, others, quick=quick) for s in seeds]))
     if "size" in options.parts:

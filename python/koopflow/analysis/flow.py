@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._arrays import Array, as_batch, as_condition, as_integer, as_number, as_seed, as_times, checked_count
+from .._arrays import (
+    Array,
+    as_batch,
+    as_condition,
+    as_grid,
+    as_integer,
+    as_number,
+    as_seed,
+    as_times,
+    checked_count,
+)
 from .._conditioning import Conditioning
 from ..exceptions import ArgumentError, ShapeError
 from ..progress import ProgressFunction, ProgressMeter
@@ -40,6 +50,7 @@ def flow_spectrum(
     steps: int = 100,
     rtol: float = 1e-6,
     atol: float = 1e-6,
+    grid: str | Sequence[float] | None = None,
     seed: int | None = NOISE_SEED,
     progress: bool | ProgressFunction = False,
 ) -> FlowSpectrum:
@@ -63,7 +74,7 @@ def flow_spectrum(
         time as leave a hundredth of ``tolerance``.
     components : int, default 256
         Most nonlinear modes that are kept; fewer if they hold 99.9% of the energy.
-    solver, steps, rtol, atol
+    solver, steps, rtol, atol, grid
         Solver of a teacher's paths, as in :meth:`koopflow.FlowTeacher.sample`, but at tolerances of 1e-6:
         those of sampling, 1e-5, move rates by a thousandth. For a large network ``times=17,
         solver="midpoint", steps=16``, 32 evaluations, is enough for shares and modes; rates move by percents.
@@ -115,6 +126,7 @@ def flow_spectrum(
             asked = None if pool is None else pool[np.arange(number) % len(pool)]
             solving = {"solver": str(solver), "steps": checked_count(steps, "steps")}
             solving |= {"rtol": as_number(rtol, "rtol"), "atol": as_number(atol, "atol")}
+            solving["grid"] = as_grid(grid)
             options["solving"] = solving
             return read_flow(source, n=number, condition=asked, seed=reading["seed"], **options)
         if condition is not None:

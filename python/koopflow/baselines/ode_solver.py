@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from .._arrays import Array, checked_count
+from .._arrays import Array, as_grid, checked_count
 from ..exceptions import ArgumentError
 from ..teachers.flow import Flow
 from ..teachers.teacher import FlowTeacher
 from ._baseline import PathBaseline
 
-SOLVERS = ("euler", "midpoint", "heun", "rk4", "dopri5")
+SOLVERS = ("euler", "midpoint", "heun", "rk4", "ab2", "ab3", "dpm2m", "dopri5")
 
 
 class TeachersOwn(PathBaseline):
@@ -68,10 +69,12 @@ class OdeSolver(TeachersOwn):
 
     Parameters
     ----------
-    solver : {"euler", "midpoint", "heun", "rk4", "dopri5"}, default "euler"
-        Fixed steps of 1, 2, 2 and 4 evaluations, or adaptive ones at tolerances of 1e-5.
+    solver : {"euler", "midpoint", "heun", "rk4", "ab2", "ab3", "dpm2m", "dopri5"}, default "euler"
+        Fixed steps of 1, 2, 2, 4, 1, 1 and 1 evaluations, or adaptive ones at tolerances of 1e-5.
     steps : int, default 4
         Number of steps of a fixed-step solver, at least 1.
+    grid : {"uniform", "tau", "log_snr"} or sequence of float, optional
+        Where these steps are, as in :meth:`koopflow.FlowTeacher.sample`.
 
     Examples
     --------
@@ -85,17 +88,19 @@ class OdeSolver(TeachersOwn):
 
     solver: str = "euler"
     steps: int = 4
+    grid: str | Sequence[float] | None = None
 
     def _solver(self) -> dict[str, Any]:
         if self.solver not in SOLVERS:
             raise ArgumentError(f"solver: expected one of {', '.join(SOLVERS)}, got {self.solver!r}")
         checked_count(self.steps, "steps")
-        return {"solver": self.solver, "steps": self.steps}
+        return {"solver": self.solver, "steps": self.steps, "grid": as_grid(self.grid)}
 
     def _grid(self, times: list[float]) -> list[float]:
         if self.solver == "dopri5":
             return sorted({0.0, 1.0, *times})
-        return [step / self.steps for step in range(self.steps + 1)]
+        ends: list[float] = self._model.field.step_times(**self._solver())
+        return ends
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -20,10 +20,12 @@ from .distances import (
 from .errors import endpoint_error, inversion_error, path_error, round_trip_error, straightness
 from .estimate import Estimate, LogLikelihood, log_likelihood, measured
 from .features import extract_features
+from .geometry import PathGeometry, path_geometry
 
 __all__ = [
     "Estimate",
     "LogLikelihood",
+    "PathGeometry",
     "PrecisionRecall",
     "endpoint_error",
     "energy_distance",
@@ -35,6 +37,7 @@ __all__ = [
     "median_bandwidths",
     "mmd",
     "path_error",
+    "path_geometry",
     "precision_recall",
     "round_trip_error",
     "sliced_wasserstein",

@@ -3,6 +3,7 @@
 from .density import StudentDensity
 from .distiller import KoopmanDistiller
 from .evaluation import EvaluationReport
+from .segmented import SegmentedDistiller
 from .student import FittedStudent
 
-__all__ = ["EvaluationReport", "FittedStudent", "KoopmanDistiller", "StudentDensity"]
+__all__ = ["EvaluationReport", "FittedStudent", "KoopmanDistiller", "SegmentedDistiller", "StudentDensity"]

@@ -229,6 +229,7 @@ class KoopmanDistiller(HubFolder, FittedStudent):
         facts = {"kind": field.kind, "event_shape": list(field.event_shape), "conditioning": kind.plain()}
         if not teacher.clock.is_unit:
             facts["horizon"] = teacher.clock.plain()
+        facts["mixing"] = None if field.mixing is None else json.loads(field.mixing)
         condition = as_condition(condition)
         if kind.classes is not None:
             learnt = teacher.history_.get("classes", range(kind.classes))

@@ -65,8 +65,9 @@ class FittedStudent(Densities, Observables, Parameters):
         After a linear solve also ``closed_form``: ``ridge``, ``residual``, the held-out scores before and
         after, and which was ``kept``.
     teacher_ : dict
-        What the teacher was: ``kind``, ``event_shape``, ``conditioning``, and ``classes``, the labels that
-        training drew from; others are sampled with a UserWarning.
+        What the teacher was: ``kind``, ``event_shape``, ``conditioning``, ``mixing``, the path or noise
+        schedule of its states, and ``classes``, the labels that training drew from; others are sampled with a
+        UserWarning.
     conversion_ : dict
         Only after :meth:`to_spectral` or :meth:`to_dense`: ``condition_number`` of the eigenvectors,
         ``residual``, largest ``growth``, ``smallest`` eigenvalue, ``observables``, ``dropped``,
@@ -170,6 +171,54 @@ class FittedStudent(Densities, Observables, Parameters):
         if modes is not None:
             return self._selection(modes, condition).sample_path(x0, times=own, condition=condition)
         return student.sample_path(x0, own, condition=condition)
+
+    def denoise(
+        self, t: Array | float, x0: Array, *, of: str = "data", condition: Array | None = None
+    ) -> Array:
+        """What is expected of the pair behind the states on this student's paths, by one evaluation.
+
+        The path from noise x0 and its velocity are in closed form: with both, E[x1 | x_t] and E[x0 | x_t] are
+        those of :meth:`koopflow.FlowTeacher.denoise` at the student's own state.
+
+        Parameters
+        ----------
+        t : array, ``[B]``, or float
+            Times of :attr:`clock`, [0, 1] by default.
+        x0 : array, ``[B, *event]``
+            Noise that the paths start from.
+        of : {"data", "noise"}, default "data"
+            Which of the two.
+        condition : array, optional
+            As in :meth:`sample`.
+
+        Returns
+        -------
+        array, ``[B, *event]``
+            Of the kind of ``x0``.
+
+        Raises
+        ------
+        ArgumentError
+            For times outside [0, 1], another ``of``, and a student whose teacher's states are no mixture of
+            noise and data, or whose file does not say which: those of diffusion models made before it did.
+        """
+        x0 = as_states(x0, "x0")
+        mixing = self.teacher_.get("mixing")
+        if "mixing" not in self.teacher_ and self.teacher_.get("kind") != "diffusion":
+            # Files of before say the path alone.
+            mixing = {"path": self.config_.get("path", "linear")}
+        if mixing is None:
+            raise ArgumentError(
+                "teacher: expected one whose states are known to be a x1 + s x0, got one of kind "
+                f"{self.teacher_.get('kind')!r}"
+            )
+        return self._fitted().denoise(
+            self.clock.times_for(t, x0, "t"),
+            x0,
+            json.dumps(mixing),
+            of=str(of),
+            condition=self._checked(condition),
+        )
 
     def invert(
         self,

@@ -10,6 +10,7 @@ from typing import Any
 from .. import _core
 from .._arrays import (
     Array,
+    as_grid,
     as_integer,
     as_number,
     as_seed,
@@ -111,6 +112,49 @@ class Flow:
         v = self.field.velocity(own, x, self._checked(condition))
         return v if self.clock.is_unit else v / self.clock.length
 
+    def denoise(
+        self, t: Array | float, x: Array, *, of: str = "data", condition: Array | None = None
+    ) -> Array:
+        """What the field expects of the pair behind states x_t = a x1 + s x0, by one evaluation.
+
+        With W = a' s - a s', E[x1|x] = (s v - s' x) / W and E[x0|x] = (a' x - a v) / W. At t = 1 of a path
+        that ends in the data the first is x itself, at t = 0 the second. A guided field answers its guided
+        estimate.
+
+        Parameters
+        ----------
+        t : array, ``[B]``, or float
+            Times of :attr:`clock`, [0, 1] by default.
+        x : array, ``[B, *event]``
+            States at these times.
+        of : {"data", "noise"}, default "data"
+            E[x1 | x_t = x] or E[x0 | x_t = x].
+        condition : array, optional
+            Labels ``[B]`` or vectors ``[B, condition_dim]``.
+
+        Returns
+        -------
+        array, ``[B, *event]``
+            Of the kind of ``x``.
+
+        Raises
+        ------
+        ArgumentError
+            For times outside [0, 1], another ``of``, and a teacher whose states are no such mixture.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from koopflow import FlowTeacher
+        >>> teacher = FlowTeacher.gaussian([2.0, 0.0], np.eye(2))
+        >>> teacher.denoise(0.0, np.ones((1, 2), dtype=np.float32))  # noise tells nothing: the mean
+        array([[2., 0.]], dtype=float32)
+        """
+        x = as_states(x)
+        return self.field.denoise(
+            self.clock.times_for(t, x), x, of=str(of), condition=self._checked(condition)
+        )
+
     def to_torch(self) -> TeacherModule:
         """The velocity as a plain PyTorch module of this teacher's numbers, through which gradients reach
         times, states and weights: ``module(t, x, condition=None)``, with a number or ``[B]`` as times.
@@ -140,6 +184,7 @@ class Flow:
         steps: int = 100,
         rtol: float = 1e-5,
         atol: float = 1e-5,
+        grid: str | Sequence[float] | None = None,
         seed: int | None = 0,
         condition: Array | None = None,
         progress: bool | ProgressFunction = False,
@@ -154,12 +199,18 @@ class Flow:
             Number of fresh samples; or give ``x0``.
         x0 : array, ``[B, *event]``, optional
             Noise, or what else the source has, to start from.
-        solver : {"dopri5", "euler", "midpoint", "heun", "rk4"}, default "dopri5"
-            Adaptive Dormand-Prince 5(4), or fixed steps.
+        solver : {"dopri5", "euler", "midpoint", "heun", "rk4", "ab2", "ab3", "dpm2m"}, default "dopri5"
+            Adaptive Dormand-Prince 5(4), or fixed steps: one-step methods of 1, 2, 2 and 4 evaluations a
+            step, multistep methods of one (Adams-Bashforth of order 2 and 3, DPM-Solver++(2M)).
+            docs/solvers.md says which for how many.
         steps : int, default 100
             Number of steps of the fixed-step solvers.
         rtol, atol : float, default 1e-5
             Tolerances of dopri5.
+        grid : {"uniform", "tau", "log_snr"} or sequence of float, optional
+            Where fixed steps are: equal in t, in tau = a / (a + s), or in the log-SNR, which is softened at
+            the ends; or at these rising times from 0 to 1, as many as there are. By default ``"uniform"`` for
+            one-step methods and ``"log_snr"`` for multistep methods.
         seed : int or None, default 0
             Random seed of fresh noise; None draws one.
         condition : array, optional
@@ -168,7 +219,7 @@ class Flow:
             Progress bar or function: see :mod:`koopflow.progress`.
 
         """
-        given = {**_numbers(solver, steps, rtol, atol), "condition": condition}
+        given = {**self._numbers(solver, steps, rtol, atol, grid), "condition": condition}
         return self._solve(self._starts(x0, n, seed, condition), [0.0, 1.0], progress, given)[-1]
 
     def trajectory(
@@ -181,6 +232,7 @@ class Flow:
         steps: int = 100,
         rtol: float = 1e-5,
         atol: float = 1e-5,
+        grid: str | Sequence[float] | None = None,
         seed: int | None = 0,
         condition: Array | None = None,
         extrapolate: bool = False,
@@ -199,8 +251,10 @@ class Flow:
             Rising or falling times within [0, 1], or the clock that ``horizon`` set.
         extrapolate : bool, default False
             Whether times outside are taken; the model is asked there.
-        solver, steps, rtol, atol, seed, condition, progress
-            As in :meth:`sample`; fixed steps are shared out over the whole span.
+        solver, steps, rtol, atol, grid, seed, condition, progress
+            As in :meth:`sample`; fixed steps are shared out over the whole span, and multistep methods go on
+            over the times in between. Outside there is no ``"dpm2m"``, and no grid but ``"uniform"`` and
+            times.
 
         Examples
         --------
@@ -214,7 +268,7 @@ class Flow:
         if x0 is None and own[0] != 0.0:
             begin = f"{self.clock.start:g}"
             raise ArgumentError(f"times: expected to begin at {begin} without x0, got {list(times)}")
-        given = {**_numbers(solver, steps, rtol, atol), "condition": condition}
+        given = {**self._numbers(solver, steps, rtol, atol, grid), "condition": condition}
         return self._solve(self._starts(x0, n, seed, condition), own, progress, given)
 
     def tilt(
@@ -229,10 +283,11 @@ class Flow:
         steps: int = 100,
         rtol: float = 1e-5,
         atol: float = 1e-5,
+        grid: str | Sequence[float] | None = None,
     ) -> Tilted:
         """This teacher, given something: see :meth:`koopflow.KoopmanDistiller.tilt`.
 
-        Its map is the solution of the ODE by ``solver``, ``steps``, ``rtol`` and ``atol``, as in
+        Its map is the solution of the ODE by ``solver``, ``steps``, ``rtol``, ``atol`` and ``grid``, as in
         :meth:`sample`; derivatives are those of the adjoint equation, and densities those of
         :meth:`log_prob`.
         """
@@ -243,7 +298,7 @@ class Flow:
             energy=energy,
             temperature=temperature,
             condition=self._checked(condition),
-            solving=_numbers(solver, steps, rtol, atol),
+            solving=self._numbers(solver, steps, rtol, atol, grid),
         )
 
     def log_prob(
@@ -257,6 +312,7 @@ class Flow:
         steps: int = 100,
         rtol: float = 1e-5,
         atol: float = 1e-5,
+        grid: str | Sequence[float] | None = None,
         condition: Array | None = None,
         progress: bool | ProgressFunction = False,
     ) -> Array:
@@ -273,8 +329,8 @@ class Flow:
             Number of random probes of the estimate.
         seed : int or None, default 0
             Random seed of the probes.
-        solver, steps, rtol, atol, condition, progress
-            As in :meth:`sample`.
+        solver, steps, rtol, atol, grid, condition, progress
+            As in :meth:`sample`, but for ``"dpm2m"``, which is for states alone.
 
         Examples
         --------
@@ -290,7 +346,7 @@ class Flow:
                 divergence=str(divergence),
                 probes=as_integer(probes, "probes"),
                 seed=as_seed(seed),
-                **_numbers(solver, steps, rtol, atol),
+                **self._numbers(solver, steps, rtol, atol, grid),
                 condition=self._checked(condition),
                 monitor=meter.monitor,
             )
@@ -309,6 +365,21 @@ class Flow:
     def _facts(self) -> dict[str, Any]:
         """What a file of it holds besides the field."""
         return {}
+
+    def _numbers(
+        self, solver: str, steps: int, rtol: float, atol: float, grid: str | Sequence[float] | None
+    ) -> dict[str, Any]:
+        """Options of a solver, of their types and in the flow's own time; ranges are the core's."""
+        tolerances = {"rtol": as_number(rtol, "rtol"), "atol": as_number(atol, "atol")}
+        times = as_grid(grid)
+        if isinstance(times, list):
+            times = [self.clock.own(t) for t in times]
+        return {
+            "solver": str(solver),
+            "steps": as_integer(steps, "steps", least=1),
+            "grid": times,
+            **tolerances,
+        }
 
     def _starts(
         self, x0: Array | None, n: int | None, seed: int | None, condition: Array | None = None
@@ -330,12 +401,6 @@ def _stored_twin(field: _core.VelocityField, facts: dict[str, Any]) -> TeacherMo
     stored = Stored.from_bytes(field.to_bytes())
     stored.header["facts"] = facts
     return field_of(stored).to(field.device)
-
-
-def _numbers(solver: str, steps: int, rtol: float, atol: float) -> dict[str, Any]:
-    """Options of a solver, of their types; ranges of tolerances are the core's."""
-    tolerances = {"rtol": as_number(rtol, "rtol"), "atol": as_number(atol, "atol")}
-    return {"solver": str(solver), "steps": as_integer(steps, "steps", least=1), **tolerances}
 
 
 def checked_teacher(teacher: Any) -> Flow:

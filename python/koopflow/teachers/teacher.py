@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
@@ -18,6 +20,7 @@ from .._arrays import (
     Array,
     as_batch,
     as_condition,
+    as_integer,
     as_number,
     as_path,
     as_seed,
@@ -35,8 +38,10 @@ from ..hub import HubFolder
 from ..options import SHARED_TRAINING, Options, Training, UNet, name_of, to_json, unet_of
 from ..progress import ProgressFunction, ProgressMeter
 from ..twins.teacher import GuidedField, TeacherModule
-from .attaching import Attachable, attaching
+from .attaching import attaching
 from .flow import Flow, TrainingData
+from .modes import Modes
+from .parts import Parts
 from .populations import Populations
 from .source import KEPT, as_source
 from .torch_models import probe
@@ -47,7 +52,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False, repr=False)
-class FlowTeacher(HubFolder, Attachable, Populations, Parameters):
+class FlowTeacher(HubFolder, Parts, Populations, Parameters):
     """A flow-matching model: trained here on data, attached from PyTorch, or known in closed form.
 
     The probability path is x_t = a(t) x1 + s(t) x0, with x0 standard normal (Lipman et al. 2210.02747) or
@@ -324,6 +329,51 @@ class FlowTeacher(HubFolder, Attachable, Populations, Parameters):
         teacher.training_data_ = TrainingData.copied(data)
         return teacher
 
+    def modes(
+        self, bandwidth: float, *, max_steps: int = 1000, progress: bool | ProgressFunction = False
+    ) -> Modes:
+        """The modes of the data of an :meth:`empirical` teacher at a scale, and which rows climb to each.
+
+        Mean shift (Comaniciu and Meer, PAMI 2002) with a Gaussian kernel, from every row: one step takes x to
+        ``denoise(t, t x)`` at t = 1 / (1 + bandwidth), where noise has this deviation in units of the data
+        (arXiv 2305.19947). Where two rows come to rest within half a bandwidth they have the same mode.
+
+        Parameters
+        ----------
+        bandwidth : float
+            Deviation of the kernel, above 0, in units of the data.
+        max_steps : int, default 1000
+            Steps after which rows are taken where they are, with a UserWarning.
+        progress : bool or callable, default False
+            With either, Ctrl-C is looked for.
+
+        Raises
+        ------
+        ArgumentError
+            For a bandwidth that is not above 0, and a teacher that is no empirical one.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from koopflow import FlowTeacher
+        >>> found = FlowTeacher.empirical(np.array([[0.0], [0.2], [5.0]])).modes(0.5)
+        >>> len(found), found.assignment
+        (2, array([0, 0, 1]))
+        """
+        if self.field.kind != "empirical":
+            raise ArgumentError(f"teacher: expected one of kind 'empirical', got '{self.field.kind}'")
+        width = as_number(bandwidth, "bandwidth", "a finite number above 0", lambda h: 0.0 < h < math.inf)
+        most = as_integer(max_steps, "max_steps", least=1)
+        rows = dict(self.field.tensors())["data"]
+        given = None if self.training_data_ is None else self.training_data_.data
+        rows = rows if isinstance(given, torch.Tensor) else rows.numpy()
+        with ProgressMeter(progress=progress) as meter:
+            found = _core.mean_shift(rows, width, max_steps=most, monitor=meter.monitor)
+        modes = Modes(*found[:3], bandwidth=width, steps=found[3], converged=found[4])
+        if not modes.converged:
+            warnings.warn(f"max_steps: rows still moved after {most} steps", UserWarning, stacklevel=2)
+        return modes
+
     @attaching
     def guided(self, scale: float, *, null_condition: Array | int | None = None) -> FlowTeacher:
         """This conditional teacher with classifier-free guidance (Ho and Salimans 2207.12598).
@@ -444,8 +494,8 @@ class FlowTeacher(HubFolder, Attachable, Populations, Parameters):
         source: Any = "normal",
     ) -> Self:
         kind = Conditioning.of(field)
-        start = as_source(source, field.event_shape)
-        if start is not None:
+        start = as_source(source, field.event_shape, known=field)
+        if start is not None and source != KEPT:
             field = field.starting_from(start)
         teacher = cls(
             tuple(field.event_shape),

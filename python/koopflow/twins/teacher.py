@@ -234,6 +234,24 @@ class GuidedField(TeacherModule):
         return self.scale * self.model.velocity(t, x, condition) + (1.0 - self.scale) * without
 
 
+class WindowField(TeacherModule):
+    """A field's flow from one of its times to another, as one from 0 to 1."""
+
+    def __init__(self, model: TeacherModule, start: float, end: float) -> None:
+        nn.Module.__init__(self)
+        self.model, self.start, self.end, self.training = model, start, end, False
+        self.event_shape, self.conditions = model.event_shape, model.conditions
+
+    def velocity(self, t: Tensor, x: Tensor, condition: Condition) -> Tensor:
+        length = self.end - self.start
+        return length * self.model.velocity(self.start + length * t, x, condition)
+
+    def stored(self) -> Stored:
+        """The stored form of the window. Raises ``ArgumentError`` as the model's does."""
+        header, tensors = self.header, self.model.stored().tensors
+        return Stored(header, tensors)
+
+
 class AttachedField(TeacherModule):
     """The field of a model that is not koopflow's. ``ask(t, x, condition)`` answers velocities of
     shape ``[B, *event]`` by ``module``, if there is one, which is shared and stays in its own mode."""
@@ -265,6 +283,11 @@ def field_of(stored: Stored) -> TeacherModule:
         inner = {**stored.header, "model": {**model, "description": description["model"]}}
         field = field_of(Stored(inner, {k: x for k, x in stored.tensors.items() if not k.startswith(APART)}))
         field.apart = {name: x for name, x in stored.tensors.items() if name.startswith(APART)}
+        field.header = stored.header
+        return field
+    if description["field"] == "window":
+        inner = {**stored.header, "model": {**model, "description": description["model"]}}
+        field = WindowField(field_of(Stored(inner, stored.tensors)), description["from"], description["to"])
         field.header = stored.header
         return field
     if description["field"] == "guided":

@@ -32,6 +32,7 @@ def spectrum(student):
     return student.spectrum()
 
 
+@pytest.mark.slow
 def test_directions_of_classes_edit_held_out_digits(digits, spectrum):
     images, labels = digits
     train, train_labels, held_out = images[:1300], labels[:1300], images[1300:]
@@ -58,6 +59,7 @@ def test_directions_of_classes_edit_held_out_digits(digits, spectrum):
         assert rest[step] < np.interp(probability[step], *pixels.mean(axis=0).T)
 
 
+@pytest.mark.slow
 def test_held_out_digits_are_inverted_exactly(digits, student):
     x = digits[0][1300:1400]
     before = student.invert(x, residuals=True)[1]
@@ -68,6 +70,7 @@ def test_held_out_digits_are_inverted_exactly(digits, student):
     np.testing.assert_allclose(np.linalg.norm(student.sample(x0=noise) - x, axis=1), after, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_signatures_separate_classes(digits, spectrum):
     images, labels = digits
     signatures = measure_signatures(spectrum, images[:1300], labels[:1300])

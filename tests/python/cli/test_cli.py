@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -163,10 +165,10 @@ def test_the_module_is_the_command():
     assert "--fast" in run.stderr
 
 
-@pytest.fixture
-def short_demo(monkeypatch):
+@pytest.fixture(scope="module")
+def short_demo():
     """The demo with a handful of steps."""
-    every = demo.cases
+    every, monkeypatch = demo.cases, pytest.MonkeyPatch()
 
     def shorter(seed, *, quick):
         assert quick
@@ -175,6 +177,17 @@ def short_demo(monkeypatch):
 
     monkeypatch.setattr(demo, "cases", shorter)
     monkeypatch.setattr(demo, "SAMPLES", 200)
+    yield
+    monkeypatch.undo()
+
+
+@pytest.fixture(scope="module")
+def demonstrated(short_demo, tmp_path_factory):
+    """The folder of one demo, and what it said."""
+    folder, said = tmp_path_factory.mktemp("demo") / "new" / "folder", io.StringIO()
+    with contextlib.redirect_stdout(said):
+        assert main(["demo", "--quick", "--seed", "4", "--output", str(folder)]) == 0
+    return folder, said.getvalue()
 
 
 def timeless(value):
@@ -185,12 +198,10 @@ def timeless(value):
     return [timeless(item) for item in value] if isinstance(value, list) else value
 
 
-def test_the_demo_writes_table_pictures_and_students(tmp_path, short_demo, capsys):
-    assert main(["demo", "--quick", "--seed", "4", "--output", str(tmp_path / "new" / "folder")]) == 0
-    folder = tmp_path / "new" / "folder"
+def test_the_demo_writes_table_pictures_and_students(demonstrated):
+    folder, shown = demonstrated
     results = json.loads((folder / "results.json").read_text())
     assert results["seed"] == 4
-    shown = capsys.readouterr().out
     for name in ("moons", "digits"):
         case = results["cases"][name]
         rows = {row["method"]: row for row in case["rows"]}
@@ -210,13 +221,16 @@ def test_the_demo_writes_table_pictures_and_students(tmp_path, short_demo, capsy
         assert student.sample(2).shape == (2, *student.event_shape_)
 
 
-def test_the_numbers_of_the_demo_do_not_depend_on_the_clock(tmp_path, short_demo, monkeypatch, capsys):
-    every, results = demo.cases, []
+def test_the_numbers_of_the_demo_do_not_depend_on_the_clock(demonstrated, tmp_path, monkeypatch, capsys):
+    every = demo.cases
     monkeypatch.setattr(demo, "cases", lambda *seed, **quick: every(*seed, **quick)[:1])
-    for name in ("first", "second"):
-        assert main(["demo", "--quick", "--output", str(tmp_path / name)]) == 0
-        results.append(timeless(json.loads((tmp_path / name / "results.json").read_text())))
-    assert results[0] == results[1]
+    assert main(["demo", "--quick", "--seed", "4", "--output", str(tmp_path)]) == 0
+    first, second = (
+        timeless(json.loads((folder / "results.json").read_text())) for folder in (demonstrated[0], tmp_path)
+    )
+    (name,) = second["cases"]
+    assert second["cases"][name] == first["cases"][name]
+    assert {**second, "cases": None} == {**first, "cases": None}
 
 
 @pytest.mark.parametrize(

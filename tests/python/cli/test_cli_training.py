@@ -339,7 +339,22 @@ def test_labels_may_be_a_column_and_samples_no_text(tmp_path, capsys):
     assert error.count("\n") == 1
 
 
-def test_training_needs_no_standard_error(tmp_path):
+def test_training_needs_no_standard_streams(tmp_path, monkeypatch):
+    """Python has None for a stream that is closed."""
+    arguments = ["--data", "moons", "--output", tmp_path, *SMALL]
+    with monkeypatch.context() as patched:
+        for stream in ("stdin", "stdout", "stderr"):
+            patched.setattr(sys, stream, None)
+        codes = run("train-teacher", *arguments), run("train-teacher", *arguments, "--steps", 0)
+        # The command opened others in their place.
+        sys.stdout.close()
+        sys.stderr.close()
+    assert codes == (0, 2)
+    assert np.isfinite(weights(FlowTeacher.load(tmp_path / "teacher.safetensors"))).all()
+
+
+@pytest.mark.slow
+def test_a_real_process_needs_no_standard_error(tmp_path):
     arguments = ["train-teacher", "--data", "moons", "--output", str(tmp_path), *SMALL]
     for more, code in ([], 0), (["--overwrite"], 0), (["--steps", "0", "--overwrite"], 2):
         command = [sys.executable, "-m", "koopflow", *arguments, *more]

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from experiments.benches.forecasting import convection
-from experiments.benches.forecasting.convection import CRITICAL, LEADS, Convection, described
+from experiments.benches.forecasting.convection import LEADS, described
+from experiments.benches.forecasting.rayleigh_benard import CRITICAL, Convection
 
 ROLLS = 2.0 * np.sqrt(2.0)  # The aspect that the first unstable rolls fit into, k = pi / sqrt(2).
 

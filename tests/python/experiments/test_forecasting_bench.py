@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import norm
 
 from experiments.benches.flow_spectrum.tables import plain
-from experiments.benches.forecasting import attractors, chaos, linear, oscillators, rivals, series, size
+from experiments.benches.forecasting import chaos, linear, oscillators, rivals, series, size
 from experiments.benches.forecasting.__main__ import gathered, parsed
 from experiments.benches.forecasting.environments import Unavailable, interpreter, last_line
 from experiments.benches.forecasting.scores import (
@@ -90,8 +90,6 @@ def test_other_parts_are_quick():
     assert inside < -2.0
     rows = linear.measure(0, quick=True)
     assert all(row[linear.OFF] < 20.0 for row in rows.values())
-    path = chaos.LORENZ.paths(1, 200, seed=0)[0]
-    assert attractors.scored(path, 0.1, 0.9056, 100, seed=0)["median"] > 0.3
     at = np.arange(130)
     waves = series.of(np.sin(2 * np.pi * at / 11) + 0.01 * np.cos(7.0 * at), 11)
     assert series.koopflow(waves, series.MODELS["koopflow, linear"](11), 0)["MASE"] < 5.0

@@ -223,6 +223,7 @@ def test_a_prior_begins_as_paths_begin():
     assert prior.sample(5, [0.0], noisy=True).shape == (1, 5, 2)
 
 
+@pytest.mark.slow
 def test_long_irregular_paths_need_no_square_of_their_rows():
     code = """
 import numpy as np

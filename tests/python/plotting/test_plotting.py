@@ -304,6 +304,7 @@ def test_strips_and_generators_refuse_what_does_not_fit():
         plotting.generator([[np.nan]])
 
 
+@pytest.mark.slow
 def test_two_thousand_modes_are_drawn(tmp_path):
     teacher = FlowTeacher.gaussian(np.zeros(2), np.eye(2))
     student = KoopmanDistiller(observables=2000, width=8, depth=1, steps=1, trajectories=32)

@@ -87,7 +87,7 @@ def bent() -> FlowSpectrum:
     ],
     ids=["a turning pair", "real", "nearly equal", "equal", "one dimension", "still dimensions", "fast"],
 )
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "float64"])
 def test_a_linear_flow_has_its_own_eigenvalues_and_no_modes(matrix, dtype):
     # Neighbours amplify the solver's error ten times.
     near = np.allclose(np.diag(matrix), [-1.0, -1.1, 0.6]) if len(matrix) == 3 else False

@@ -30,7 +30,7 @@ def on_grid(grid: Quadrature, reward) -> np.ndarray:
     return reward(torch.from_numpy(grid.x)).numpy()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["importance", "smc", pytest.param("mcmc", marks=pytest.mark.slow)])
 def test_a_reward_tilts_as_quadrature_says(student, grid, method):
     evidence, weights = grid.tilted(on_grid(grid, curved) / 2.0)
     found = student.tilt(reward=curved, temperature=2.0).sample(4096, method=method, seed=1, thin=25)

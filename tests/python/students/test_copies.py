@@ -209,13 +209,17 @@ def test_a_worker_process_samples(student):
         np.testing.assert_array_equal(pool.submit(draw, student, 7).result(), student.sample(4, seed=7))
 
 
-def test_joblib_keeps_models_and_sends_them_to_workers(student, trained, tmp_path):
+def test_joblib_keeps_models(student, trained, tmp_path):
     for model, condition in ((student, None), (trained, 1)):
         joblib.dump(model, tmp_path / "model", compress=3)
         np.testing.assert_array_equal(
             joblib.load(tmp_path / "model").sample(x0=NOISE, condition=condition),
             model.sample(x0=NOISE, condition=condition),
         )
+
+
+@pytest.mark.slow
+def test_joblib_sends_models_to_workers(student):
     teacher = FlowTeacher.from_torch(Model(), (2,))
     models = [student, teacher, baselines.OdeSolver().fit(teacher), student.spectrum(n=32)]
     calls = [model.sample_path if model is models[-1] else model.sample for model in models]

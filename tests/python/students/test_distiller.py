@@ -378,7 +378,8 @@ def test_a_student_survives_a_file(student, tmp_path):
     assert loaded.get_params() == student.get_params()
     assert loaded.history_["steps"] == student.history_["steps"]
     assert loaded.history_["log"][-1] == pytest.approx(student.history_["log"][-1])
-    assert loaded.teacher_ == {"kind": "gaussian", "event_shape": [2], "conditioning": "none"}
+    facts = {"kind": "gaussian", "event_shape": [2], "conditioning": "none", "mixing": {"path": "linear"}}
+    assert loaded.teacher_ == facts
 
 
 def test_files_that_are_no_students(gaussian, tmp_path):

@@ -127,6 +127,7 @@ def test_many_samples_are_measured_in_chunks_that_agree() -> None:
     assert core.consistency_residual(0.3, noise, velocity) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_hierarchy_of_sixteen_by_sixteen_fits_into_memory() -> None:
     """25,600 features: L alone would take 5 GB. In a process of its own, whose peak includes torch."""
     code = """

@@ -26,6 +26,7 @@ def curved():
     return teacher, student.fit(teacher, progress=False), data
 
 
+@pytest.mark.slow
 def test_a_student_follows_a_curved_flow(curved):
     teacher, student, _ = curved
     noise = np.random.default_rng(0).normal(size=(500, 2)).astype("f4")
@@ -45,6 +46,7 @@ def test_a_student_follows_a_curved_flow(curved):
     np.testing.assert_allclose(error(student.sample(x0=inverted), exact[-1]), 0, atol=0.1)
 
 
+@pytest.mark.slow
 def test_samples_are_as_close_to_data_as_the_teachers(curved):
     teacher, student, data = curved
     noise = np.random.default_rng(1).normal(size=(500, 2)).astype("f4")

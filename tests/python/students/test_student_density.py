@@ -55,6 +55,7 @@ def test_a_student_of_a_gaussian_has_its_density(student):
     assert np.corrcoef(found, exact)[0, 1] > 0.98
 
 
+@pytest.mark.slow
 def test_an_exact_student_of_a_gaussian_has_exactly_its_density():
     # Commuting covariances: a map that a linear readout of affine observables can express.
     teacher = FlowTeacher.gaussian([1.0, -1.0], np.diag([4.0, 0.25]), dtype="float64")

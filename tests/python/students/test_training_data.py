@@ -232,7 +232,7 @@ student.fit(FlowTeacher.gaussian([1.0, 2.0], np.eye(2)), trajectory_file=sys.arg
 """
 
 
-@pytest.mark.parametrize("killed_at", [2048, 6144])
+@pytest.mark.parametrize("killed_at", [pytest.param(2048, marks=pytest.mark.slow), 6144])
 def test_generation_survives_kill_9(tmp_path, killed_at):
     file = tmp_path / "paths.safetensors"
     command = [sys.executable, "-c", CHILD, str(file), str(killed_at)]

@@ -151,7 +151,7 @@ def test_attached_models_are_learnt_in_any_units(units, standard):
     assert problem.error(student) == pytest.approx(Gaussian().error(standard), rel=0.1, abs=5e-3)
 
 
-@pytest.mark.parametrize("path", ["linear", "vp"])
+@pytest.mark.parametrize("path", [pytest.param("linear", marks=pytest.mark.slow), "vp"])
 def test_trained_teachers_and_their_students_do_not_depend_on_units(path):
     data = np.random.default_rng(0).normal(size=(1000, 2)) ** 3
     data = (data - data.mean(0)) / np.sqrt(data.var(0).mean())

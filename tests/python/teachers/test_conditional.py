@@ -61,6 +61,7 @@ def by_class(digits):
     return teacher, student
 
 
+@pytest.mark.slow
 def test_a_classifier_recognises_the_digits_that_were_asked_for(by_class, classifier):
     teacher, student = by_class
     asked = np.tile(np.arange(10), 100)
@@ -74,6 +75,7 @@ def test_a_classifier_recognises_the_digits_that_were_asked_for(by_class, classi
     assert by_student >= 0.9
 
 
+@pytest.mark.slow
 def test_the_same_noise_becomes_whatever_digit_is_asked_for(by_class, classifier):
     _, student = by_class
     noise = np.random.default_rng(6).normal(size=(20, 64)).astype("f4")
@@ -117,8 +119,8 @@ def by_vector():
         observables=16,
         width=64,
         depth=2,
-        steps=1_200,
-        trajectories=Trajectories(count=4_096, path_steps=8),
+        steps=1_000,
+        trajectories=Trajectories(count=2_048, path_steps=8),
         seed=0,
     ).fit(teacher, condition=pool, progress=False)
     return teacher, student

@@ -111,6 +111,7 @@ def test_guidance_of_a_diffusion_model_is_guidance_of_its_prediction():
     np.testing.assert_allclose(outside.velocity(t, x, y), inside.velocity(t, x, y), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_a_guided_teacher_is_distilled(teacher):
     guided = teacher.guided(2.0)
     student = KoopmanDistiller(observables=16, width=64, depth=2, steps=400, trajectories=2048, seed=0)

@@ -77,6 +77,17 @@ def test_a_population_starts_at_its_rows_and_runs_on_its_clock(gaussians):
         gaussians.velocity(9.0, first)
 
 
+def test_no_pair_is_behind_a_state(gaussians):
+    assert gaussians.field.mixing is None
+    with pytest.raises(ValueError, match="teacher"):
+        gaussians.denoise(20.0, np.zeros((1, 2), dtype=np.float32))
+
+
+def test_a_window_grows_as_the_whole(growing):
+    x = blobs(7, 5, 5, 0.5)
+    np.testing.assert_allclose(growing.window(0.5, 1.5).growth(1.0, x), growing.growth(1.0, x), rtol=1e-5)
+
+
 @pytest.mark.parametrize("interpolant", ["linear", "spline"])
 def test_tight_clusters_follow_the_interpolant(interpolant):
     times, heights = np.array([0.0, 1.0, 2.0, 4.0]), np.array([0.0, 2.0, -1.0, 1.0])

@@ -164,27 +164,31 @@ def child(path, every, **options):
     )
 
 
-def test_a_killed_process_leaves_a_file_that_loads_and_resumes(gaussian, tmp_path):
+# The line of step n is written before the file of step n: from the third on there is a file.
+KILLED_AT, *KILLED_AT_TOO = map(int, np.random.default_rng(5).integers(3, 55, size=4))
+
+
+@pytest.mark.parametrize(
+    "lines", [KILLED_AT, *(pytest.param(each, marks=pytest.mark.slow) for each in KILLED_AT_TOO)]
+)
+def test_a_killed_process_leaves_a_file_that_loads_and_resumes(gaussian, tmp_path, lines):
     whole = small(training__evaluate_every=1).fit(gaussian, progress=False)
-    random = np.random.default_rng(5)
-    # The line of step n is written before the file of step n: from the third on there is a file.
-    for attempt, lines in enumerate(random.integers(3, 55, size=4)):
-        path = tmp_path / f"{attempt}.safetensors"
-        process = child(path, 1, training__evaluate_every=1)
-        seen = 0
-        for line in process.stdout:
-            seen += line.startswith("student")
-            if seen == lines:
-                process.kill()
-                break
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-        loaded = KoopmanDistiller.load(path)
-        assert lines - 2 <= loaded.history_["steps"] <= 60
-        assert np.isfinite(loaded.sample(10)).all()
-        again = small(training__evaluate_every=1).fit(gaussian, progress=False, resume=path)
-        assert losses(again) == losses(whole)
-        np.testing.assert_array_equal(again.sample(x0=NOISE), whole.sample(x0=NOISE))
+    path = tmp_path / "fit.safetensors"
+    process = child(path, 1, training__evaluate_every=1)
+    seen = 0
+    for line in process.stdout:
+        seen += line.startswith("student")
+        if seen == lines:
+            process.kill()
+            break
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    loaded = KoopmanDistiller.load(path)
+    assert lines - 2 <= loaded.history_["steps"] <= 60
+    assert np.isfinite(loaded.sample(10)).all()
+    again = small(training__evaluate_every=1).fit(gaussian, progress=False, resume=path)
+    assert losses(again) == losses(whole)
+    np.testing.assert_array_equal(again.sample(x0=NOISE), whole.sample(x0=NOISE))
 
 
 def test_ctrl_c_in_a_real_process_keeps_the_best_and_writes_it(gaussian, tmp_path):

@@ -225,8 +225,8 @@ def test_a_teacher_trains_and_its_options_are_kept(tmp_path: Path) -> None:
     # Almost every sample is one of the two, and both are there.
     assert np.mean(np.abs(split) > 1.0) > 0.9
     assert 0.2 < np.mean(split > 0) < 0.8
-    again = FlowTeacher((1, 8, 8), **options).fit(data, progress=False)
-    np.testing.assert_array_equal(np.asarray(again.sample(64, seed=3, solver="midpoint", steps=20)), samples)
+    one, same = (FlowTeacher((1, 8, 8), **{**options, "steps": 10}).fit(data, progress=False) for _ in "ab")
+    np.testing.assert_array_equal(one.velocity(0.3, data[:8]), same.velocity(0.3, data[:8]))
     teacher.save(tmp_path / "t.safetensors")
     loaded = FlowTeacher.load(tmp_path / "t.safetensors")
     np.testing.assert_array_equal(np.asarray(loaded.sample(64, seed=3, solver="midpoint", steps=20)), samples)

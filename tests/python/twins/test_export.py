@@ -70,8 +70,17 @@ def light(gaussian):
     return KoopmanDistiller(steps=1, **options).fit(gaussian, progress=False)
 
 
-def test_an_onnx_file_says_what_it_is(folder, student):
-    session = onnxruntime.InferenceSession(folder / "student.onnx", providers=["CPUExecutionProvider"])
+@pytest.fixture(scope="module")
+def written(light, tmp_path_factory):
+    """The files of the student that is exported fast."""
+    place = tmp_path_factory.mktemp("light")
+    light.to_onnx(place / "student.onnx")
+    light.to_pt2(place / "student.pt2")
+    return place
+
+
+def test_an_onnx_file_says_what_it_is(written, light):
+    session = onnxruntime.InferenceSession(written / "student.onnx", providers=["CPUExecutionProvider"])
     (given,), (answer,) = session.get_inputs(), session.get_outputs()
     assert (given.name, given.shape, given.type) == ("x0", ["batch", 2], "tensor(float)")
     assert (answer.name, answer.shape, answer.type) == ("x1", ["batch", 2], "tensor(float)")
@@ -81,17 +90,19 @@ def test_an_onnx_file_says_what_it_is(folder, student):
         "event_shape": [2],
         "conditioning": "none",
     }
-    noise = np.load(folder / "noise.npy")
+    noise = np.random.default_rng(0).normal(size=(7, 2)).astype("f4")
     (samples,) = session.run(None, {"x0": noise})
-    np.testing.assert_allclose(samples, student.sample(x0=noise), rtol=0.0, atol=1e-5)
+    np.testing.assert_allclose(samples, light.sample(x0=noise), rtol=0.0, atol=1e-5)
 
 
-def test_files_name_no_folder_of_this_machine(folder):
+@pytest.mark.parametrize("place", ["written", pytest.param("folder", marks=pytest.mark.slow)])
+def test_files_name_no_folder_of_this_machine(place, request):
     home = str(Path(koopflow.__file__).parent).encode()
     for name in ("student.onnx", "student.pt2"):
-        assert home not in (folder / name).read_bytes()
+        assert home not in (request.getfixturevalue(place) / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_program_runs_without_koopflow_and_has_gradients(folder, student):
     python(READ, folder)
     found = np.load(folder / "found.npz")

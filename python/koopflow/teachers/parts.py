@@ -1,0 +1,69 @@
+"""A teacher's flow from elsewhere, or a part of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from .._arrays import as_number
+from .._clock import Clock
+from ..exceptions import ArgumentError
+from ..twins.teacher import TeacherModule, WindowField
+from .attaching import Attachable, attaching
+from .source import KEPT
+
+
+class Parts(Attachable):
+    """Teachers that are made of a teacher's own flow."""
+
+    @attaching
+    def starting_from(self, source: Any) -> Any:
+        """The same velocity field, whose flow starts from another law: ``source`` as in
+        :class:`koopflow.FlowTeacher`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from koopflow import FlowTeacher
+        >>> teacher = FlowTeacher.gaussian([1.0, 0.0], np.eye(2)).starting_from(np.zeros((1, 2)))
+        >>> teacher.sample(2).round(3)
+        array([[1., 0.],
+               [1., 0.]], dtype=float32)
+        """
+        other = self._around(self.field, self._attached, self.clock, source)
+        return self._told(other)
+
+    @attaching
+    def window(self, start: float, end: float) -> Any:
+        """The flow between two times of :attr:`clock`, as a teacher of its own on the same clock.
+
+        Its source is where the whole flow is at ``start``, its data are where it is at ``end``; a student of
+        it learns that part alone (see :class:`koopflow.SegmentedDistiller`). Raises ``ArgumentError`` unless
+        the times rise within the clock.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from koopflow import FlowTeacher
+        >>> late = FlowTeacher.gaussian([2.0, 0.0], np.eye(2)).window(0.5, 1.0)
+        >>> late.trajectory([[0.0, 0.0]], times=[0.5, 1.0]).shape
+        (2, 1, 2)
+        """
+        own = self.clock.times([as_number(start, "start"), as_number(end, "end")], "window")
+        if own[0] >= own[1]:
+            raise ArgumentError(f"window: expected rising times, got {start!r} and {end!r}")
+        first, last = max(own[0], 0.0), min(own[1], 1.0)
+        twin = None if self._attached is None else partial(_window_twin, self._attached, first, last)
+        clock = Clock(self.clock.read(first), self.clock.read(last))
+        return self._told(self._around(self.field.window(first, last), twin, clock, KEPT))
+
+    def _told(self, other: Any) -> Any:
+        """Another teacher that warns of the classes that this one never saw."""
+        if "classes" in self._history:
+            other._history = {"classes": self._history["classes"]}
+        return other
+
+
+def _window_twin(model: Callable[[], TeacherModule], start: float, end: float) -> TeacherModule:
+    return WindowField(model(), start, end)

@@ -1,0 +1,94 @@
+//! Reading students off that follow one another: one evaluation for each segment.
+
+use tch::{Device, Tensor};
+
+use super::{invert, sample, sample_path};
+use crate::error::{Error, Result};
+use crate::koopman::Segments;
+use crate::monitor::Monitor;
+use crate::ode;
+use crate::tensor::RandomSource;
+
+/// Data for states of the source `[B, *event]`.
+///
+/// # Errors
+/// As [`sample`].
+pub fn sample_segments(
+    segments: &Segments,
+    x0: &Tensor,
+    condition: Option<&Tensor>,
+    monitor: &mut dyn Monitor,
+) -> Result<Tensor> {
+    let mut x = x0.shallow_clone();
+    for student in segments.students() {
+        x = sample(student, &x, condition, 1, monitor)?;
+    }
+    Ok(x)
+}
+
+/// `count` states of the source, `[count, *event]` on the CPU: those of [`RandomSource::noise`].
+///
+/// # Errors
+/// As [`ode::draw`].
+pub fn starts_of_segments(
+    segments: &Segments,
+    count: i64,
+    seed: u64,
+    condition: Option<&Tensor>,
+    monitor: &mut dyn Monitor,
+) -> Result<Tensor> {
+    let first = segments.first();
+    let (mut random, options) = (RandomSource::noise(seed), (first.kind(), Device::Cpu));
+    let shape = &first.config().event_shape;
+    ode::draw(first.source(), count, shape, &mut random, options, condition, monitor)
+}
+
+/// States at each of `times`, in any order, from one encoding at the beginning of each segment: `[T, B, *event]`.
+///
+/// # Errors
+/// As [`sample_path`].
+pub fn path_of_segments(
+    segments: &Segments,
+    x0: &Tensor,
+    times: &[f64],
+    condition: Option<&Tensor>,
+    monitor: &mut dyn Monitor,
+) -> Result<Tensor> {
+    if times.is_empty() || times.iter().any(|time| !time.is_finite()) {
+        return Err(Error::argument("times", "one or more finite times", format!("{times:?}")));
+    }
+    let places: Vec<(usize, f64)> = times.iter().map(|time| segments.place(*time)).collect();
+    let last = places.iter().map(|(place, _)| *place).max().unwrap_or(0);
+    let mut found: Vec<Option<Tensor>> = times.iter().map(|_| None).collect();
+    let mut x = x0.shallow_clone();
+    for (place, student) in segments.students().iter().enumerate().take(last + 1) {
+        let asked: Vec<usize> = (0..times.len()).filter(|index| places[*index].0 == place).collect();
+        // The end of the segment comes with them, from the same encoding.
+        let mut own: Vec<f64> = asked.iter().map(|index| places[*index].1).collect();
+        own.push(1.0);
+        let path = sample_path(student, &x, &own, condition, monitor)?;
+        for (row, index) in asked.iter().enumerate() {
+            found[*index] = Some(path.select(0, row as i64));
+        }
+        x = path.select(0, asked.len() as i64);
+    }
+    let states: Option<Vec<Tensor>> = found.into_iter().collect();
+    Ok(Tensor::f_stack(&states.unwrap_or_default(), 0)?)
+}
+
+/// States of the source that lead to data `[B, *event]`: each student's own inverse, the last one first.
+///
+/// # Errors
+/// As [`invert`].
+pub fn invert_segments(
+    segments: &Segments,
+    x1: &Tensor,
+    condition: Option<&Tensor>,
+    monitor: &mut dyn Monitor,
+) -> Result<Tensor> {
+    let mut x = x1.shallow_clone();
+    for student in segments.students().iter().rev() {
+        x = invert(student, &x, condition, monitor)?;
+    }
+    Ok(x)
+}

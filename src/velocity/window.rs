@@ -1,0 +1,110 @@
+//! A part of a flow, from one of its times to another, as a flow from 0 to 1.
+
+use tch::{Device, Kind, Tensor};
+
+use super::{Conditioning, EvaluationCounter, FieldDescription, FieldState, Mixing, Source, VelocityField};
+use crate::error::{Error, Result};
+
+/// v(u, x) = (to - from) v(from + (to - from) u, x).
+pub struct WindowField {
+    model: Box<dyn VelocityField>,
+    from: f64,
+    to: f64,
+}
+
+impl WindowField {
+    /// # Errors
+    /// [`Error::Argument`] naming `window` unless the times rise within [0, 1].
+    pub fn new(model: Box<dyn VelocityField>, from: f64, to: f64) -> Result<Self> {
+        if !(0.0 <= from && from < to && to <= 1.0) {
+            let got = format!("{from} and {to}");
+            return Err(Error::argument("window", "two rising times within [0, 1]", got));
+        }
+        Ok(WindowField { model, from, to })
+    }
+
+    fn length(&self) -> f64 {
+        self.to - self.from
+    }
+
+    fn time(&self, t: &Tensor) -> Tensor {
+        t * self.length() + self.from
+    }
+}
+
+impl VelocityField for WindowField {
+    fn event_shape(&self) -> &[i64] {
+        self.model.event_shape()
+    }
+
+    fn conditioning(&self) -> Conditioning {
+        self.model.conditioning()
+    }
+
+    fn device(&self) -> Device {
+        self.model.device()
+    }
+
+    fn dtype(&self) -> Kind {
+        self.model.dtype()
+    }
+
+    fn velocity(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
+        Ok(self.model.velocity(&self.time(t), x, condition)? * self.length())
+    }
+
+    fn velocity_and_vjp(
+        &self,
+        t: &Tensor,
+        x: &Tensor,
+        cotangent: &Tensor,
+        condition: Option<&Tensor>,
+    ) -> Result<(Tensor, Tensor)> {
+        let (v, product) = self.model.velocity_and_vjp(&self.time(t), x, cotangent, condition)?;
+        Ok((v * self.length(), product * self.length()))
+    }
+
+    fn work(&self) -> Result<Option<f64>> {
+        self.model.work()
+    }
+
+    fn counter(&self) -> &EvaluationCounter {
+        self.model.counter()
+    }
+
+    fn growth(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Option<Tensor>> {
+        let rates = self.model.growth(&self.time(t), x, condition)?;
+        Ok(rates.map(|rates| rates * self.length()))
+    }
+
+    /// Its ends are not those that the whole flow mixes.
+    fn mixing(&self) -> Option<Mixing> {
+        None
+    }
+
+    /// Where the flow is at the window's first time.
+    fn source(&self) -> Source {
+        match self.from == 0.0 {
+            true => self.model.source(),
+            false => {
+                let before = WindowField { model: self.model.shallow_clone(), from: 0.0, to: self.from };
+                Source::Flow(Box::new(before))
+            }
+        }
+    }
+
+    fn shallow_clone(&self) -> Box<dyn VelocityField> {
+        Box::new(WindowField { model: self.model.shallow_clone(), from: self.from, to: self.to })
+    }
+
+    fn kind_name(&self) -> &'static str {
+        "window"
+    }
+
+    fn state(&self) -> Option<FieldState> {
+        let FieldState { description, tensors } = self.model.state()?;
+        let description =
+            FieldDescription::Window { from: self.from, to: self.to, model: Box::new(description) };
+        Some(FieldState { description, tensors })
+    }
+}
