@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +20,8 @@ def held_out(
     starts = problem.snapshots[0]
     row = {"floor": floor(wanted, seed)}
     for label, given in ours.TEACHERS.items():
-        began = time.perf_counter()
         teacher = ours.teach(seen, seed, steps, **given)
         row[f"teacher, {label}"] = wasserstein1(_at(teacher, starts, at), wanted)
-        row.setdefault("seconds of a teacher", time.perf_counter() - began)
         if label == "lines":
             student = ours.distil(teacher, seed, student_steps)
             row["student, lines"] = wasserstein1(_at(student, starts, at), wanted)

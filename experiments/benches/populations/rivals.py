@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+import io
 import subprocess
 import sys
 import types
@@ -76,7 +77,6 @@ def mioflow(problem: Problem, starts: Real, times: list[float], seed: int, epoch
     place = str(installed(MIOFLOW, folder))
     if place not in sys.path:
         sys.path.insert(0, place)
-    os.environ["TQDM_DISABLE"] = "1"
     sys.modules.setdefault("phate", types.ModuleType("phate"))  # Of the autoencoder.
     from mioflow.core.datasets import TimeSeriesDataset
     from mioflow.core.models.ode_model import ODEFunc
@@ -91,7 +91,8 @@ def mioflow(problem: Problem, starts: Real, times: list[float], seed: int, epoch
         for rows, time in zip(problem.snapshots, at, strict=True)
     ]
     model = ODEFunc(input_dim=mean.size, hidden_dim=64)
-    train_mioflow(model, TimeSeriesDataset(sets), epochs, batch_size=None, device="cpu", lambda_density=0.0)
+    with contextlib.redirect_stderr(io.StringIO()):  # Of its progress bar.
+        train_mioflow(model, TimeSeriesDataset(sets), epochs, device="cpu", lambda_density=0.0)
     grid = (torch.tensor([at[0], *times]) - at[0]) / unit
     return _solved(model, (starts - mean) / scale, grid) * scale + mean
 
