@@ -176,6 +176,17 @@ class VelocityField:
     def velocity(self, t: _Array, x: _Array, condition: _Array | None = None) -> _Array:
         """v(t, x), ``[B, *event]``; ``t`` is ``[B]`` or a scalar."""
 
+    def growth(self, t: _Array, x: _Array) -> _Array | None:
+        """The rate ``[B]`` at which mass grows at t, ``[B]`` or a scalar, and x; None where mass stays as it
+        is."""
+
+    def log_masses(self, times: Sequence[float], states: _Array) -> _Array:
+        """Log-masses ``[T, B]``, float64 and 0 at first, along states ``[T, B, *event]`` at rising times, by
+        the trapezoidal rule.
+
+        Raises ``ArgumentError`` for a field that does not grow, ``ShapeError``, ``DivergenceError``.
+        """
+
     @property
     def mixing(self) -> str | None:
         """How states mix noise and data, x_t = a x1 + s x0, as JSON: ``{"path": "linear"}``,
@@ -290,6 +301,35 @@ def train_teacher(
     their condition: they take the place of those before after every pass over these. ``source`` is what the
     flow starts from, noise where it is None. ``initial`` is a network of the same shape whose weights
     training begins with.
+    """
+
+def check_snapshots(snapshots: Sequence[_Array], times: Sequence[float]) -> None:
+    """Raises what :func:`train_on_snapshots` would of snapshots and times."""
+
+def train_on_snapshots(
+    snapshots: Sequence[_Array],
+    times: Sequence[float],
+    config: str,
+    *,
+    interpolant: str = "linear",
+    plans: Sequence[_Array] | None = None,
+    sizes: Sequence[float] | None = None,
+    monitor: _Monitor = None,
+    checkpoint: str | None = None,
+    checkpoint_every: int | None = None,
+    checkpoint_seconds: float | None = None,
+    header: str = "{}",
+    resume: str | None = None,
+) -> tuple[VelocityField, str]:
+    """Flow matching through snapshots ``[N_k, *event]`` at rising times (Huguet et al. 2206.14928, Tong et
+    al. 2302.00482), from the rows of the first at 0 to the last at 1; the rest is as in
+    :func:`train_teacher`.
+
+    ``plans`` ``[N_k, N_{k+1}]`` are followed instead of the coupling of ``config``; with ``sizes`` of the
+    population the field also learns rates of growth (Wang et al. 2505.13413).
+
+    Raises ``ArgumentError``, ``ShapeError`` or ``NonFiniteError`` naming ``snapshots``, ``times``,
+    ``coupling`` or ``growth``.
     """
 
 def teacher_defaults() -> str:

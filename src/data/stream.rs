@@ -1,23 +1,17 @@
-//! Coupled minibatches made ahead of the training step, on other threads.
+//! Coupled minibatches of what a flow starts from and of data.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::sync::mpsc::{sync_channel, Receiver, RecvTimeoutError};
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::BTreeMap;
 
 use rand::seq::{index, SliceRandom};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
-use rayon::ThreadPool;
 use tch::{Kind, Tensor};
 
 use super::coupling::{assign_until, Stop};
+use super::prefetch::{Batches, Prefetch};
 use super::Coupling;
 use crate::error::{Error, Result};
-use crate::monitor::{Monitor, Silent};
-use crate::tensor::threads;
 use crate::tensor::{check_finite, shape_text, RandomSource};
 
 /// One coupled minibatch of B pairs.
@@ -179,44 +173,6 @@ impl PairSource {
             .ok_or_else(|| Error::Internal(anyhow::anyhow!("a batch was cancelled by nobody")))
     }
 
-    fn batch_until(&self, step: u64, stop: &Stop) -> Result<Option<PairBatch>> {
-        if stop.is_raised() {
-            return Ok(None);
-        }
-        let mut rng = self.random.at(step);
-        let size = self.batch_size;
-        let mut chosen = self.draw(&mut rng);
-        let noise = self.noise(size, &mut rng);
-        // The last float below an integer may round up to it, hence the cap.
-        let last = 1.0 - f32::EPSILON;
-        let times = (0..size).map(|i| ((i as f32 + rng.random::<f32>()) / size as f32).min(last)).collect();
-        let mut flipped: Vec<bool> = match self.flip_width {
-            Some(_) => (0..size).map(|_| rng.random()).collect(),
-            None => Vec::new(),
-        };
-        if let Some(rows) = &self.rows {
-            let row_of = |table: &[f32], row: usize| table[row * self.dim..][..self.dim].to_vec();
-            for members in self.members(&chosen) {
-                let x0: Vec<f32> = members.iter().flat_map(|&member| row_of(&noise, member)).collect();
-                let x1 = members.iter().flat_map(|&member| {
-                    let mut row = row_of(rows, chosen[member]);
-                    if let Some(width) = self.flip_width.filter(|_| flipped[member]) {
-                        row.chunks_exact_mut(width).for_each(<[f32]>::reverse);
-                    }
-                    row
-                });
-                let x1: Vec<f32> = x1.collect();
-                let Some(partner) = assign_until(&x0, &x1, self.dim, stop)? else { return Ok(None) };
-                exchange(&mut chosen, &members, &partner);
-                if self.flip_width.is_some() {
-                    exchange(&mut flipped, &members, &partner);
-                }
-            }
-        }
-        let indices = chosen.into_iter().map(|row| row as i64).collect();
-        Ok(Some(PairBatch { step, indices, flipped, noise, times }))
-    }
-
     /// What each of `size` rows starts from, `[size, dim]`; nothing where it comes with the data.
     fn noise(&self, size: usize, rng: &mut ChaCha8Rng) -> Vec<f32> {
         let values = if self.given { 0 } else { size * self.dim };
@@ -253,13 +209,64 @@ impl PairSource {
     }
 }
 
+/// Coupled minibatches made ahead.
+pub type PairStream = Prefetch<PairSource>;
+
+impl Batches for PairSource {
+    type Batch = PairBatch;
+
+    fn batch_until(&self, step: u64, stop: &Stop) -> Result<Option<PairBatch>> {
+        if stop.is_raised() {
+            return Ok(None);
+        }
+        let mut rng = self.random.at(step);
+        let size = self.batch_size;
+        let mut chosen = self.draw(&mut rng);
+        let noise = self.noise(size, &mut rng);
+        let times = stratified(size, &mut rng);
+        let mut flipped: Vec<bool> = match self.flip_width {
+            Some(_) => (0..size).map(|_| rng.random()).collect(),
+            None => Vec::new(),
+        };
+        if let Some(rows) = &self.rows {
+            let row_of = |table: &[f32], row: usize| table[row * self.dim..][..self.dim].to_vec();
+            for members in self.members(&chosen) {
+                let x0: Vec<f32> = members.iter().flat_map(|&member| row_of(&noise, member)).collect();
+                let x1 = members.iter().flat_map(|&member| {
+                    let mut row = row_of(rows, chosen[member]);
+                    if let Some(width) = self.flip_width.filter(|_| flipped[member]) {
+                        row.chunks_exact_mut(width).for_each(<[f32]>::reverse);
+                    }
+                    row
+                });
+                let x1: Vec<f32> = x1.collect();
+                let Some(partner) = assign_until(&x0, &x1, self.dim, stop)? else { return Ok(None) };
+                exchange(&mut chosen, &members, &partner);
+                if self.flip_width.is_some() {
+                    exchange(&mut flipped, &members, &partner);
+                }
+            }
+        }
+        let indices = chosen.into_iter().map(|row| row as i64).collect();
+        Ok(Some(PairBatch { step, indices, flipped, noise, times }))
+    }
+}
+
+/// `size` times in [0, 1): uniform, one in each of as many equal intervals.
+pub(super) fn stratified(size: usize, rng: &mut ChaCha8Rng) -> Vec<f32> {
+    // The last float below an integer may round up to it, hence the cap.
+    let last = 1.0 - f32::EPSILON;
+    (0..size).map(|i| ((i as f32 + rng.random::<f32>()) / size as f32).min(last)).collect()
+}
+
 /// Gives the place `members[i]` what `members[partner[i]]` had.
-fn exchange<T: Copy>(places: &mut [T], members: &[usize], partner: &[usize]) {
+pub(super) fn exchange<T: Copy>(places: &mut [T], members: &[usize], partner: &[usize]) {
     let paired: Vec<T> = partner.iter().map(|&p| places[members[p]]).collect();
     members.iter().zip(paired).for_each(|(&member, value)| places[member] = value);
 }
 
-fn values(x: &Tensor) -> Result<Vec<f32>> {
+/// A tensor's values, row-major.
+pub(super) fn values(x: &Tensor) -> Result<Vec<f32>> {
     let flat = x.to_device(tch::Device::Cpu).to_kind(Kind::Float).contiguous().f_view([-1])?;
     Ok(Vec::<f32>::try_from(&flat)?)
 }
@@ -273,97 +280,4 @@ fn number_conditions(condition: &Tensor, count: usize) -> Result<Vec<u32>> {
     let (_, inverse, _) = condition.f_unique_dim(0, true, true, false)?;
     let inverse = Vec::<i64>::try_from(&inverse.to_device(tch::Device::Cpu))?;
     Ok(inverse.into_iter().map(|group| group as u32).collect())
-}
-
-/// Time between two looks at the monitor while a batch is awaited.
-const WAIT: Duration = Duration::from_millis(50);
-
-struct Job {
-    stop: Arc<Stop>,
-    result: Receiver<Result<Option<PairBatch>>>,
-}
-
-/// The batches `first..end` of a source, in order, computed ahead on the shared pool (which holds
-/// no Python lock). At most twice as many batches as threads exist at once. Dropping the stream
-/// ends what is under way.
-pub struct PairStream {
-    source: Arc<PairSource>,
-    pool: Arc<ThreadPool>,
-    jobs: VecDeque<Job>,
-    depth: usize,
-    next: u64,
-    end: u64,
-}
-
-impl PairStream {
-    /// # Errors
-    /// [`Error::Internal`] where no worker threads can be started.
-    pub fn new(source: PairSource, first: u64, end: u64) -> Result<Self> {
-        PairStream::on(threads::pool()?, source, first, end)
-    }
-
-    /// The same on a given pool.
-    pub fn on(pool: Arc<ThreadPool>, source: PairSource, first: u64, end: u64) -> Result<Self> {
-        let depth = (2 * pool.current_num_threads()).clamp(2, 16);
-        let mut stream =
-            PairStream { source: Arc::new(source), pool, jobs: VecDeque::new(), depth, next: first, end };
-        stream.refill();
-        Ok(stream)
-    }
-
-    fn refill(&mut self) {
-        while self.jobs.len() < self.depth && self.next < self.end {
-            let (sender, result) = sync_channel(1);
-            let stop = Arc::new(Stop::default());
-            let (source, step, raised) = (Arc::clone(&self.source), self.next, Arc::clone(&stop));
-            self.pool.spawn_fifo(move || {
-                // A panic here would end the whole process.
-                let answer = catch_unwind(AssertUnwindSafe(|| source.batch_until(step, &raised)))
-                    .unwrap_or_else(|_| Err(Error::Internal(anyhow::anyhow!("the coupling panicked"))));
-                // The other end is gone once the stream has been dropped.
-                let _ = sender.send(answer);
-            });
-            self.jobs.push_back(Job { stop, result });
-            self.next += 1;
-        }
-    }
-}
-
-impl PairStream {
-    /// The next batch, or none after the last. An assignment of many pairs takes long: the monitor is asked
-    /// meanwhile.
-    ///
-    /// # Errors
-    /// Whatever the monitor answers, after which the stream is of no use; [`Error::Internal`] where a worker failed.
-    pub fn watched(&mut self, monitor: &mut dyn Monitor) -> Option<Result<PairBatch>> {
-        let lost = || Error::Internal(anyhow::anyhow!("a coupling worker ended without an answer"));
-        loop {
-            match self.jobs.front()?.result.recv_timeout(WAIT) {
-                Err(RecvTimeoutError::Timeout) => match monitor.tick() {
-                    Ok(()) => {}
-                    Err(error) => return Some(Err(error)),
-                },
-                Err(RecvTimeoutError::Disconnected) => return Some(Err(lost())),
-                Ok(answer) => {
-                    self.jobs.pop_front();
-                    self.refill();
-                    return Some(answer.and_then(|batch| batch.ok_or_else(lost)));
-                }
-            }
-        }
-    }
-}
-
-impl Iterator for PairStream {
-    type Item = Result<PairBatch>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.watched(&mut Silent)
-    }
-}
-
-impl Drop for PairStream {
-    fn drop(&mut self) {
-        self.jobs.iter().for_each(|job| job.stop.raise());
-    }
 }

@@ -2,7 +2,10 @@
 
 use tch::Tensor;
 
+use super::config::TeacherConfig;
 use crate::data::Portions;
+use crate::error::{Error, Result};
+use crate::tensor::{check_finite, shape_text};
 use crate::velocity::{Source, VelocityField};
 
 /// Data, and what comes with them.
@@ -26,4 +29,15 @@ impl<'a> Given<'a> {
     pub fn new(data: &'a Tensor, condition: Option<&'a Tensor>) -> Self {
         Given { data, condition, source: Source::Normal, noise: None, portions: None, initial: None }
     }
+}
+
+/// # Errors
+/// Names the argument that is of another shape than the options ask for, or not finite.
+pub(super) fn check_data(config: &TeacherConfig, data: &Tensor, noise: Option<&Tensor>) -> Result<()> {
+    let size = data.size();
+    if size.len() < 2 || data.numel() == 0 {
+        return Err(Error::shape("data", "(N, *event) with N at least 1", shape_text(&size)));
+    }
+    check_finite("data", data)?;
+    config.coupling.check_noise(data, noise, config.flip)
 }

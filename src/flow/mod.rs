@@ -2,11 +2,13 @@
 //! probability paths themselves are [`crate::velocity::Path`].
 
 mod config;
+mod feed;
 mod given;
 mod history;
 mod objective;
 mod phase;
 mod resume;
+mod snapshots;
 mod trainer;
 mod warm_start;
 
@@ -16,4 +18,5 @@ pub use given::Given;
 pub use history::TeacherHistory;
 pub use objective::{Consistency, Objective};
 pub use resume::TrainingFiles;
+pub use snapshots::train_on_snapshots;
 pub use trainer::{train, train_with_files};

@@ -96,6 +96,24 @@ impl Objective {
     }
 }
 
+/// What one step learns from.
+pub(super) enum Batch {
+    Pairs(Pairs),
+    Points(Points),
+}
+
+/// Points on curves.
+pub(super) struct Points {
+    /// `[B]`
+    pub t: Tensor,
+    /// `[B, *event]`
+    pub x: Tensor,
+    /// The curve's velocity `[B, *event]`.
+    pub u: Tensor,
+    /// How much each point counts, and the rate at which that grows, `[B]` each.
+    pub growth: Option<[Tensor; 2]>,
+}
+
 /// Coupled rows and their times.
 pub(super) struct Pairs {
     /// `[B]`
@@ -120,13 +138,22 @@ impl Loss<'_> {
     /// `average` are the averaged parameters, and `mask` begins the step's dropout.
     pub fn loss(
         &self,
-        pairs: &Pairs,
+        batch: &Batch,
         path: Path,
         average: &Tensor,
         done: f64,
         mask: impl Fn() -> dropout::Training,
     ) -> Result<Tensor> {
-        let Pairs { t, x0, x1, condition } = pairs;
+        let Pairs { t, x0, x1, condition } = match batch {
+            Batch::Pairs(pairs) => pairs,
+            Batch::Points(Points { t, x, u, growth }) => {
+                let _dropout = mask();
+                return match growth {
+                    Some([masses, rates]) => self.field.growing_loss(t, x, u, masses, rates),
+                    None => self.field.loss(t, x, u, None),
+                };
+            }
+        };
         let condition = condition.as_ref();
         if self.objective == Objective::Acceleration {
             let (x, u) = least_acceleration(t, x0, x1)?;

@@ -1,27 +1,27 @@
 //! Conditional flow matching: regression of v(t, x_t) on the velocity of the pair that x_t lies
 //! between (Lipman et al., arXiv 2210.02747; with coupled pairs Tong et al., arXiv 2302.00482).
 
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
-use crate::data::{PairBatch, PairSource, PairStream, Portions};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::flow::config::TeacherConfig;
-use crate::flow::given::Given;
+use crate::flow::feed::{Feed, PairFeed};
+use crate::flow::given::{check_data, Given};
 use crate::flow::history::{Ledger, TeacherHistory};
-use crate::flow::objective::{Loss, Objective, Pairs};
+use crate::flow::objective::{Loss, Objective};
 use crate::flow::resume::{Resumed, Snapshot, TrainingFiles};
 use crate::flow::warm_start::begin_with;
 use crate::monitor::{Monitor, Until};
 use crate::nets::dropout;
 use crate::ode;
 use crate::tensor::threads::IntraOpThreads;
-use crate::tensor::{at_home, check_finite, shape_text, RandomSource};
+use crate::tensor::RandomSource;
 use crate::training;
 use crate::training::{
     decided, Adam, Average, Budget, Checkpointing, Gradient, Loop, LossLog, Schedule, ScheduleKind, State,
     Step, Stopped,
 };
-use crate::velocity::{Conditioning, Moments, NetworkField, Units};
+use crate::velocity::{Moments, NetworkField, Units};
 
 /// Trains a velocity field on `data` `[N, *event]`; `condition` as `config.conditioning` says.
 ///
@@ -87,74 +87,39 @@ pub fn train_with_files(
     if let Some(initial) = initial {
         begin_with(&field, &*initial)?;
     }
-    let (step, spent) = resumed.as_ref().map_or((0, 0.0), |resumed| {
-        let run = &resumed.ledger.run;
-        (run.step, run.seconds)
-    });
-    let stream = pair_stream(&config, data, condition, pool.as_ref(), step, random.fork("teacher pairs"))?;
-    let mut state = begin(&config, &field, spent)?;
+    let step = resumed.as_ref().map_or(0, |resumed| resumed.ledger.run.step);
+    let pairs =
+        PairFeed::new(&config, (data, condition, noise), portions, pool, units.as_ref(), &random, step)?;
+    teach(&config, field, Feed::Pairs(Box::new(pairs)), resumed, files, monitor)
+}
+
+/// Trains `field`, of the options `config` with every default filled in.
+pub(super) fn teach(
+    config: &TeacherConfig,
+    field: NetworkField,
+    feed: Feed<'_>,
+    resumed: Option<Resumed>,
+    files: &TrainingFiles,
+    monitor: &mut dyn Monitor,
+) -> Result<(NetworkField, TeacherHistory)> {
+    let spent = resumed.as_ref().map_or(0.0, |resumed| resumed.ledger.run.seconds);
+    let mut state = begin(config, &field, spent)?;
     let mut log = LossLog::new(config.log_every);
     if let Some(resumed) = resumed {
         resumed.restore(&field, &mut state, &mut log)?;
     }
     let batch_size = decided("batch_size", config.training.batch_size)?;
     let _threads = IntraOpThreads::for_work(field.parameters().count(), batch_size * field.reuse());
-    let dtype = field.parameters().kind();
-    let teaching = Teaching {
-        config: &config,
-        field: &field,
-        objective: config.objective.over(&field)?,
-        stream,
-        left: portions.as_ref().map_or(u64::MAX, |_| batches(data, batch_size)),
-        portions,
-        pool,
-        units: units.as_ref(),
-        random: random.clone(),
-        data: at_home(data, dtype, device),
-        noise: noise.map(|noise| at_home(noise, dtype, device)),
-        condition: condition.map(|c| c.detach().to_device(device)),
-        hidden: random.fork("hidden labels"),
-        log,
-    };
+    let teaching = Teaching { config, field: &field, objective: config.objective.over(&field)?, feed, log };
     let mut run = Loop::new(teaching, state, &config.training, files.checkpoint.as_ref())?;
     let stopped = run.train(monitor)?;
     let Loop { step: mut teaching, state, .. } = run;
     let ledger = Ledger { run: state.closed_ledger(), loss: teaching.log.state()? };
     state.keep_average()?;
-    let history = ledger.history(stopped, &config);
+    let history = ledger.history(stopped, config);
     drop(teaching);
     field.freeze();
     Ok((field, history))
-}
-
-fn check_data(config: &TeacherConfig, data: &Tensor, noise: Option<&Tensor>) -> Result<()> {
-    let size = data.size();
-    if size.len() < 2 || data.numel() == 0 {
-        return Err(Error::shape("data", "(N, *event) with N at least 1", shape_text(&size)));
-    }
-    check_finite("data", data)?;
-    config.coupling.check_noise(data, noise, config.flip)
-}
-
-/// The coupled rows of every step from `step` on.
-fn pair_stream(
-    config: &TeacherConfig,
-    data: &Tensor,
-    condition: Option<&Tensor>,
-    pool: Option<&Tensor>,
-    step: u64,
-    random: RandomSource,
-) -> Result<PairStream> {
-    let batch_size = decided("batch_size", config.training.batch_size)? as usize;
-    let mut pairs =
-        PairSource::new(data, condition, config.coupling, batch_size, config.coupling_size, random)?;
-    if let Some(pool) = pool {
-        pairs = pairs.starting_from(pool)?;
-    }
-    if config.flip {
-        pairs = pairs.with_flips(&data.size()[1..])?;
-    }
-    PairStream::new(pairs, step, decided("steps", config.training.steps)?)
 }
 
 /// The state of a run that begins now, but for `spent` seconds.
@@ -179,55 +144,8 @@ struct Teaching<'a> {
     config: &'a TeacherConfig,
     field: &'a NetworkField,
     objective: Loss<'a>,
-    stream: PairStream,
-    /// Batches of the stream before the next portion of the data.
-    left: u64,
-    portions: Option<Box<dyn Portions>>,
-    /// What a source other than noise is drawn from.
-    pool: Option<Tensor>,
-    /// Those that the data are learnt in.
-    units: Option<&'a Units>,
-    random: RandomSource,
-    /// `[N, *event]`, in the field's dtype.
-    data: Tensor,
-    noise: Option<Tensor>,
-    condition: Option<Tensor>,
-    /// Decides which labels are hidden.
-    hidden: RandomSource,
+    feed: Feed<'a>,
     log: LossLog,
-}
-
-impl Teaching<'_> {
-    /// Puts the next portion in the place of the data; batches count on from `step`.
-    fn refill(&mut self, step: u64) -> Result<()> {
-        let Some(portions) = &mut self.portions else { return Ok(()) };
-        let (data, condition) = portions.portion()?;
-        let (size, known) = (data.size(), self.data.size());
-        if size.get(1..) != known.get(1..) {
-            return Err(Error::shape(
-                "data",
-                format!("samples as in {}", shape_text(&known)),
-                shape_text(&size),
-            ));
-        }
-        check_data(self.config, &data, None)?;
-        self.config.conditioning.check(condition.as_ref(), size[0])?;
-        let standard = self.units.map(|units| units.standard_data(&data)).transpose()?;
-        let data = standard.unwrap_or(data);
-        let pairs = self.random.fork("teacher pairs");
-        let pool = self.pool.as_ref();
-        self.stream = pair_stream(self.config, &data, condition.as_ref(), pool, step, pairs)?;
-        self.left = batches(&data, decided("batch_size", self.config.training.batch_size)?);
-        let device = self.data.device();
-        self.data = at_home(&data, self.data.kind(), device);
-        self.condition = condition.map(|c| c.detach().to_device(device));
-        Ok(())
-    }
-}
-
-/// Number of batches of one pass over `data`.
-fn batches(data: &Tensor, batch_size: i64) -> u64 {
-    (data.size()[0] as u64).div_ceil(batch_size as u64)
 }
 
 impl Step for Teaching<'_> {
@@ -235,25 +153,12 @@ impl Step for Teaching<'_> {
     const MEASURED: bool = false;
 
     fn gradient(&mut self, state: &mut State<'_>, monitor: &mut dyn Monitor) -> Result<Gradient> {
-        if self.left == 0 {
-            self.refill(state.ledger.step)?;
-        }
-        self.left -= 1;
-        let deadline = state.budget.deadline();
-        let Some(batch) = self.stream.watched(&mut Until::new(monitor, deadline)).transpose()? else {
-            return Err(Error::Internal(anyhow::anyhow!("pairs ran out before the steps did")));
-        };
-        let step = state.ledger.step;
-        let device = self.field.parameters().device();
-        let mut pairs = to_pairs(&batch, &self.data, self.noise.as_ref(), self.condition.as_ref(), device)?;
-        let labels = pairs.condition.take();
-        pairs.condition = labels
-            .map(|labels| hide(labels, self.config, &mut self.hidden.fork_numbered("", step)))
-            .transpose()?;
+        let (step, deadline) = (state.ledger.step, state.budget.deadline());
+        let batch = self.feed.batch(step, &mut Until::new(monitor, deadline))?;
         let mask = || dropout::Training::with(self.config.training.seed, step);
         let average = state.current()?;
         let loss =
-            tch::with_grad(|| self.objective.loss(&pairs, self.config.path, &average, state.done(), mask))?;
+            tch::with_grad(|| self.objective.loss(&batch, self.config.path, &average, state.done(), mask))?;
         let flat = self.field.parameters().gradient(&loss)?;
         Ok(Gradient { flat, losses: vec![loss.detach()] })
     }
@@ -266,29 +171,4 @@ impl Step for Teaching<'_> {
         let (config, field, loss) = (self.config, self.field, self.log.state()?);
         Snapshot { config, field, state, loss }.save(plan, stopped)
     }
-}
-
-/// Some of the labels replaced by the null label, the number of classes; vectors as they are.
-fn hide(condition: Tensor, config: &TeacherConfig, random: &mut RandomSource) -> Result<Tensor> {
-    let Conditioning::Labels { classes } = config.conditioning else { return Ok(condition) };
-    if config.label_dropout == 0.0 {
-        return Ok(condition);
-    }
-    let draw = random.uniform(&condition.size(), Kind::Float, condition.device())?;
-    Ok(condition.f_masked_fill(&draw.f_lt(config.label_dropout)?, classes)?)
-}
-
-/// A batch in the dtype of the data and on `device`.
-fn to_pairs(
-    batch: &PairBatch,
-    data: &Tensor,
-    noise: Option<&Tensor>,
-    condition: Option<&Tensor>,
-    device: Device,
-) -> Result<Pairs> {
-    let x1 = batch.rows(data)?.to_device(device);
-    let x0 = batch.noise_for(&x1, noise)?;
-    let t = Tensor::from_slice(&batch.times).to_device(device).to_kind(x1.kind());
-    let condition = condition.map(|c| batch.conditions(c)).transpose()?;
-    Ok(Pairs { t, x0, x1, condition })
 }

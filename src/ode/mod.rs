@@ -12,6 +12,7 @@ mod dopri5;
 mod fixed;
 mod grid;
 mod likelihood;
+mod mass;
 mod multistep;
 mod source;
 
@@ -31,6 +32,7 @@ use breaks::integrate_between;
 pub use adjoint::pull_back;
 pub use grid::Grid;
 pub use likelihood::{log_prob, DensityOptions, Divergence, EXACT_LIMIT};
+pub use mass::log_masses;
 pub use source::{check_density, draw, log_density, pool, starts, POOL};
 
 /// Accepted and rejected steps after which the adaptive solver gives up.

@@ -17,6 +17,7 @@ mod metrics;
 #[cfg(feature = "probe")]
 mod probe;
 mod segments;
+mod snapshots;
 mod solving;
 mod source;
 mod spectrum;
@@ -60,6 +61,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(files::_write_atomically, module)?)?;
     module.add_function(wrap_pyfunction!(student::student_defaults, module)?)?;
     module.add_function(wrap_pyfunction!(training::train_teacher, module)?)?;
+    module.add_function(wrap_pyfunction!(snapshots::check_snapshots, module)?)?;
+    module.add_function(wrap_pyfunction!(snapshots::train_on_snapshots, module)?)?;
     module.add_function(wrap_pyfunction!(training::teacher_defaults, module)?)?;
     module.add_function(wrap_pyfunction!(training::normal, module)?)?;
     module.add_function(wrap_pyfunction!(training::lower_precision, module)?)?;

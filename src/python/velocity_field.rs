@@ -268,6 +268,32 @@ impl PyVelocityField {
         kind.export(py, v)
     }
 
+    /// The rate at which mass grows at t and x, `[B]`; None where it stays as it is.
+    fn growth<'py>(
+        &self,
+        py: Python<'py>,
+        t: &Bound<'py, PyAny>,
+        x: &Bound<'py, PyAny>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let t = Array::import_float("t", t)?.tensor;
+        let Array { tensor: x, kind } = Array::import_float("x", x)?;
+        let field = self.handle();
+        let rates = door::enter(py, move || field.checked_growth(&t, &x))?;
+        rates.map(|rates| kind.export(py, rates)).transpose()
+    }
+
+    /// Log-masses `[T, B]` along states `[T, B, *event]` at `times`, float64.
+    fn log_masses<'py>(
+        &self,
+        py: Python<'py>,
+        times: Vec<f64>,
+        states: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let Array { tensor: states, kind } = Array::import_float("states", states)?;
+        let field = self.handle();
+        kind.export(py, door::enter(py, move || ode::log_masses(&*field, &times, &states))?)
+    }
+
     /// How states mix noise and data, as JSON; none where no one mixture holds at every time.
     #[getter]
     fn mixing(&self) -> PyResult<Option<String>> {

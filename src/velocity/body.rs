@@ -5,7 +5,7 @@ use tch::{Device, Kind, Tensor};
 use super::NetworkFieldConfig;
 use crate::error::Result;
 use crate::nets::{Mlp, MlpConfig, Network, Parameters, TimeEmbedding, UNet};
-use crate::tensor::{event_size, RandomSource};
+use crate::tensor::RandomSource;
 
 pub(super) enum Body {
     Perceptron { embedding: TimeEmbedding, network: Mlp },
@@ -28,7 +28,7 @@ impl Body {
                 Body::UNet { network: Box::new(network), event_shape }
             }
             None => {
-                let (inputs, outputs) = (config.inputs(), event_size(&event_shape));
+                let (inputs, outputs) = (config.inputs(), config.outputs());
                 let (width, depth) = (config.width, config.depth);
                 let network = MlpConfig { inputs, outputs, width, depth, skip: true };
                 Body::Perceptron {
@@ -39,7 +39,7 @@ impl Body {
         })
     }
 
-    /// The answer `[B, dim]` for times `[B]`, flattened samples `[B, dim]` and a condition `[B, c]`.
+    /// The answer `[B, dim]`, or `[B, dim + 1]` with a rate of growth, for times `[B]`, flattened samples `[B, dim]` and a condition `[B, c]`.
     pub fn forward(&self, t: &Tensor, x: Tensor, condition: Option<Tensor>) -> Result<Tensor> {
         match self {
             Body::Perceptron { embedding, network } => {

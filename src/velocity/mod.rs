@@ -90,6 +90,15 @@ pub trait VelocityField: Send {
 
     fn counter(&self) -> &EvaluationCounter;
 
+    /// The rate `[B]` at which the mass of what is at x grows, d log m / dt; `None` where mass stays as it is.
+    ///
+    /// # Errors
+    /// Whatever libtorch refuses.
+    fn growth(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Option<Tensor>> {
+        let _ = (t, x, condition);
+        Ok(None)
+    }
+
     /// What its flow starts from.
     fn source(&self) -> Source {
         Source::Normal
@@ -210,5 +219,16 @@ impl dyn VelocityField + '_ {
         let t = t.to_device(device).to_kind(dtype);
         let condition = condition.map(|c| c.to_device(device));
         self.velocity(&t, &x, condition.as_ref())
+    }
+
+    /// Checks and converts arguments from outside, of a field without conditions, and answers the rate of growth.
+    ///
+    /// # Errors
+    /// Names the argument whose shape, dtype or values are wrong.
+    pub fn checked_growth(&self, t: &Tensor, x: &Tensor) -> Result<Option<Tensor>> {
+        let batch = check_batch("x", x, self.event_shape())?;
+        let (device, dtype) = (self.device(), self.dtype());
+        let t = expand_time("t", t, batch)?.to_device(device).to_kind(dtype);
+        tch::no_grad(|| self.growth(&t, &x.to_device(device).to_kind(dtype), None))
     }
 }

@@ -38,6 +38,12 @@ pub struct NetworkFieldConfig {
     /// v(t, x) itself.
     #[serde(default = "scaled_by_default")]
     pub scaled: bool,
+    /// Whether it was trained on curves through snapshots: no pair of noise and data is then behind a state.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub curves: bool,
+    /// Whether it also answers the rate at which mass grows: perceptrons only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub growth: bool,
     /// What the flow starts from, without its tensors.
     #[serde(default, skip_serializing_if = "SourceDescription::is_normal")]
     pub source: SourceDescription,
@@ -64,6 +70,8 @@ impl Default for NetworkFieldConfig {
             frequencies: 3,
             unet: None,
             scaled: true,
+            curves: false,
+            growth: false,
             source: SourceDescription::Normal,
             phase: false,
             dtype: "float32".into(),
@@ -97,6 +105,9 @@ impl NetworkFieldConfig {
         if !(0..=16).contains(&self.frequencies) {
             return Err(Error::argument("frequencies", "0 to 16", self.frequencies));
         }
+        if self.growth && (self.unet.is_some() || !self.scaled) {
+            return Err(Error::argument("growth", "none for a U-Net or a network from elsewhere", "some"));
+        }
         if let Some(unet) = &self.unet {
             unet.check(&self.event_shape)?;
         }
@@ -116,6 +127,11 @@ impl NetworkFieldConfig {
         event_size(&self.event_shape) + 1 + 2 * self.frequencies + self.conditioning.size()
     }
 
+    /// Numbers that a perceptron answers: velocity, and the rate of growth.
+    pub(super) fn outputs(&self) -> i64 {
+        event_size(&self.event_shape) + i64::from(self.growth)
+    }
+
     /// The number of weights, or `None` beyond 2^40: asked before memory is taken for what a file says.
     fn parameter_count(&self) -> Option<i64> {
         let limit = |value: i64| (value <= 1 << 40).then_some(value);
@@ -123,10 +139,11 @@ impl NetworkFieldConfig {
             let channels = self.event_shape[0];
             return limit(unet.parameter_count((channels, channels), self.conditioning.size()));
         }
-        let outputs =
+        let size =
             self.event_shape.iter().try_fold(1_i64, |size, &length| limit(size.checked_mul(length)?))?;
         let inputs =
-            limit(outputs.checked_add(1 + 2 * self.frequencies)?.checked_add(self.conditioning.size())?)?;
+            limit(size.checked_add(1 + 2 * self.frequencies)?.checked_add(self.conditioning.size())?)?;
+        let outputs = size + i64::from(self.growth);
         let first = self.width.checked_mul(inputs + 1)?;
         let hidden = self.width.checked_mul(self.width.checked_add(1)?)?.checked_mul(self.depth - 1)?;
         let last = outputs.checked_mul(self.width.checked_add(1)?)?;
@@ -153,6 +170,8 @@ pub struct NetworkField {
     condition: Standard,
     /// Of the source, where it is not noise.
     origin: Option<Standard>,
+    /// Of the rate of growth, where there is one: `[1]`.
+    growth: Option<Standard>,
     source: Source,
     units: Option<Units>,
     body: Body,
@@ -204,6 +223,7 @@ impl NetworkField {
             dtype,
             data: data.to(device, dtype),
             condition: condition.to(device, dtype),
+            growth: config.growth.then(|| Standard::identity(1).to(device, dtype)),
             origin: None,
             source: Source::Normal,
             units: None,
@@ -258,6 +278,9 @@ impl NetworkField {
                 .collect();
             field.source = Source::from_state(&config.source, &own, &config.event_shape, device)?;
             field.origin = Some(origin.to(device, field.dtype));
+        }
+        if config.growth {
+            field.growth = Some(Standard::stored(tensors, "growth", 1)?.to(device, field.dtype));
         }
         field.parameters.restore(|name| find_tensor(tensors, name).map(Tensor::shallow_clone))?;
         if tensors.iter().any(|(name, _)| name.starts_with("units.")) {
@@ -334,6 +357,11 @@ impl NetworkField {
         Ok(NetworkField { config, origin: Some(origin.to(self.device, self.dtype)), source, ..self })
     }
 
+    /// The same field, whose rates of growth are like `rates` `[N, 1]`.
+    pub fn growing_like(self, rates: &Tensor) -> NetworkField {
+        NetworkField { growth: Some(Standard::of(rates).to(self.device, self.dtype)), ..self }
+    }
+
     fn tensors(&self) -> Vec<(String, Tensor)> {
         let mut tensors = self.parameters.named();
         tensors.extend(self.units.iter().flat_map(Units::named));
@@ -344,6 +372,7 @@ impl NetworkField {
         if self.config.scaled {
             add("data", &self.data);
             self.origin.iter().for_each(|origin| add("origin", origin));
+            self.growth.iter().for_each(|growth| add("growth", growth));
         }
         if matches!(self.config.conditioning, Conditioning::Vector { .. }) {
             add("condition", &self.condition);
@@ -389,7 +418,7 @@ impl NetworkField {
             let (unit, centre) = (Tensor::from(1.0), Tensor::from(0.0));
             let options = (self.dtype, self.device);
             let [unit, centre] = [unit, centre].map(|x| x.to_kind(options.0).to_device(options.1));
-            return Ok(Scaled { answer: self.body.forward(t, x, condition)?, unit, centre });
+            return Ok(Scaled { answer: self.body.forward(t, x, condition)?, growth: None, unit, centre });
         }
         let c = self.config.path.coefficients(&t.unsqueeze(1));
         let variance = self.data.scale.square();
@@ -403,15 +432,18 @@ impl NetworkField {
             (start, start_rate) = (start * &own, start_rate * own);
         }
         let deviation = (c.a.square() * &variance + start).sqrt();
+        let size = x.size()[1];
         let unit = (c.a_rate.square() * variance + start_rate).sqrt();
-        let mut answer = self.body.forward(t, (&x - mean) / deviation, condition)?;
+        let whole = self.body.forward(t, (&x - mean) / deviation, condition)?;
+        let growth = if whole.size()[1] > size { Some(whole.f_select(1, size)?) } else { None };
+        let mut answer = whole.f_narrow(1, 0, size)?;
         if self.config.phase {
-            let half = x.size()[1] / 2;
+            let half = size / 2;
             let part = |x: &Tensor, from: i64| x.narrow(1, from, half);
             let rate = (part(&x, half) - part(&centre, 0)) / part(&unit, 0);
             answer = Tensor::f_cat(&[rate, part(&answer, half)], 1)?;
         }
-        Ok(Scaled { answer, unit, centre })
+        Ok(Scaled { growth, answer, unit, centre })
     }
 
     /// v(t, x) and the unit of each coordinate's velocity, each `[B, dim]`, for training: differentiable in the
@@ -422,7 +454,7 @@ impl NetworkField {
         x: &Tensor,
         condition: Option<&Tensor>,
     ) -> Result<(Tensor, Tensor)> {
-        let Scaled { answer, unit, centre } = self.evaluate(t, x, condition)?;
+        let Scaled { answer, unit, centre, .. } = self.evaluate(t, x, condition)?;
         Ok((answer * &unit + centre, unit))
     }
 
@@ -432,9 +464,9 @@ impl NetworkField {
         let twin =
             NetworkField::build(self.config.clone(), &self.data, &self.condition, self.device, &mut random)?;
         twin.freeze();
-        let (origin, source) =
-            (self.origin.as_ref().map(Standard::shallow_clone), self.source.shallow_clone());
-        Ok(NetworkField { origin, source, ..twin })
+        let shared = |standard: &Option<Standard>| standard.as_ref().map(Standard::shallow_clone);
+        let (origin, growth) = (shared(&self.origin), shared(&self.growth));
+        Ok(NetworkField { origin, growth, source: self.source.shallow_clone(), ..twin })
     }
 
     /// The regression loss: the mean square of (v - u) in each coordinate's own units, in which a
@@ -445,6 +477,26 @@ impl NetworkField {
         Ok(scaled.answer.f_mse_loss(&target, tch::Reduction::Mean)?)
     }
 
+    /// [`NetworkField::loss`] of points that count as `masses` `[B]` say, and of the rate of growth on `rates` `[B]`:
+    /// both are the means over the mass at (t, x), as the equation d rho/dt + div(rho v) = g rho has them.
+    pub fn growing_loss(
+        &self,
+        t: &Tensor,
+        x: &Tensor,
+        u: &Tensor,
+        masses: &Tensor,
+        rates: &Tensor,
+    ) -> Result<Tensor> {
+        let scaled = self.evaluate(t, x, None)?;
+        let (Some(growth), Some(standard)) = (&scaled.growth, &self.growth) else {
+            return Err(Error::Internal(anyhow::anyhow!("a network without growth was to learn it")));
+        };
+        let target = (u.f_reshape(scaled.answer.size())? - scaled.centre) / scaled.unit;
+        let rates = (rates - &standard.mean) / &standard.scale;
+        let gap = (scaled.answer - target).square().f_mean_dim([1].as_slice(), false, self.dtype)?;
+        Ok((masses * (gap + (growth - rates).square())).mean(self.dtype) / masses.mean(self.dtype))
+    }
+
     fn shared(&self) -> NetworkField {
         NetworkField {
             config: self.config.clone(),
@@ -453,6 +505,7 @@ impl NetworkField {
             data: self.data.shallow_clone(),
             condition: self.condition.shallow_clone(),
             origin: self.origin.as_ref().map(Standard::shallow_clone),
+            growth: self.growth.as_ref().map(Standard::shallow_clone),
             source: self.source.shallow_clone(),
             units: self.units.as_ref().map(Units::shallow_clone),
             body: self.body.shallow_clone(),
@@ -464,6 +517,8 @@ impl NetworkField {
 
 struct Scaled {
     answer: Tensor,
+    /// `[B]`, of a network that has it.
+    growth: Option<Tensor>,
     unit: Tensor,
     centre: Tensor,
 }
@@ -499,6 +554,13 @@ impl VelocityField for NetworkField {
         }
     }
 
+    fn growth(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Option<Tensor>> {
+        let Some(standard) = &self.growth else { return Ok(None) };
+        self.counter.add(1);
+        let rate = self.evaluate(t, x, condition)?.growth;
+        Ok(rate.map(|rate| rate * &standard.scale + &standard.mean))
+    }
+
     fn work(&self) -> Result<Option<f64>> {
         Ok(Some((self.parameters.count() * self.reuse()) as f64))
     }
@@ -519,8 +581,8 @@ impl VelocityField for NetworkField {
     }
 
     fn mixing(&self) -> Option<Mixing> {
-        // Positions and velocities are on curves.
-        (!self.config.phase).then_some(Mixing::Path(self.config.path))
+        // Curves are no mixtures of their ends.
+        (!self.config.phase && !self.config.curves).then_some(Mixing::Path(self.config.path))
     }
 
     fn standard(&self) -> Result<Option<(Box<dyn VelocityField>, Units)>> {

@@ -69,6 +69,10 @@ impl VelocityField for SourcedField {
         self.model.counter()
     }
 
+    fn growth(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Option<Tensor>> {
+        self.model.growth(t, x, condition)
+    }
+
     fn source(&self) -> Source {
         self.source.shallow_clone()
     }

@@ -72,6 +72,11 @@ impl VelocityField for WindowField {
         self.model.counter()
     }
 
+    fn growth(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Option<Tensor>> {
+        let rates = self.model.growth(&self.time(t), x, condition)?;
+        Ok(rates.map(|rates| rates * self.length()))
+    }
+
     /// Its ends are not those that the whole flow mixes.
     fn mixing(&self) -> Option<Mixing> {
         None

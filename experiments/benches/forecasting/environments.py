@@ -20,6 +20,7 @@ REQUIREMENTS = {
     "dlkoopman": ("dlkoopman==1.2.1",),
     "dysts": ("dysts==0.96",),
     "statsmodels": ("statsmodels==0.15.0",),
+    "sergio": ("sergio-scsim==1.9.3",),  # Of the bench of populations.
 }
 SECONDS = 1800.0  # For one installation.
 

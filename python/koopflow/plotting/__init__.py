@@ -12,6 +12,7 @@ from .classes import embedding, signatures
 from .flow import flow_agreement, flow_amplitudes, flow_energy, flow_profiles, flow_rates
 from .images import edit_strip, image_grid, inversion_strip, save_image_grid
 from .modes import eigenfunctions, mode_energy, modes, truncation
+from .populations import population
 from .samples import loss_history, paths, samples, side_by_side
 from .sequence_modes import sequence_eigenvalues
 from .sequences import forecast_errors, forecast_fan, smoothed
@@ -43,6 +44,7 @@ __all__ = [
     "modes",
     "new_figure",
     "paths",
+    "population",
     "samples",
     "save_image_grid",
     "sequence_eigenvalues",

@@ -44,6 +44,7 @@ from .local import Local
 from .modes import Modes
 from .parts import Parts
 from .phase import PhaseSpace
+from .populations import Populations
 from .source import KEPT, as_source
 from .torch_models import probe
 from .weighting import weighted_rows
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False, repr=False)
-class FlowTeacher(HubFolder, Parts, Local, PhaseSpace, Parameters):
+class FlowTeacher(HubFolder, Parts, Local, PhaseSpace, Populations, Parameters):
     """A flow-matching model: trained here on data, attached from PyTorch, or known in closed form.
 
     The probability path is x_t = a(t) x1 + s(t) x0, with x0 standard normal (Lipman et al. 2210.02747) or
@@ -229,7 +230,8 @@ class FlowTeacher(HubFolder, Parts, Local, PhaseSpace, Parameters):
             keeps what was trained, and this object stays as it was.
         """
         conditioning = Conditioning(self.num_classes, self.condition_dim)
-        condition, clock = conditioning.of_rows(y, condition), Clock.of(self.horizon)
+        condition = conditioning.of_rows(y, condition)
+        Clock.of(self.horizon)  # Refused now rather than after training.
         start = as_source(self.source, self.event_shape, known=self._field)
         files = checkpointing("a teacher", checkpoint, checkpoint_every, checkpoint_minutes, resume)
         if isinstance(data, np.memmap) and data.nbytes > MOST_BYTES and noise is resume is None:
@@ -274,14 +276,18 @@ class FlowTeacher(HubFolder, Parts, Local, PhaseSpace, Parameters):
                 initial=None if initial is None else checked_teacher(initial, "initial").field,
                 **files,
             )
-        self._field, self._attached, self._clock = field, None, clock
-        self._history = {"seed": config["seed"], **json.loads(history)}
+        self._take(field, {"seed": config["seed"], **json.loads(history)})
         if self.num_classes is not None:
             seen = np.unique(to_numpy(condition)).tolist() if stream is None else sorted(stream.labels)
             self._history["classes"] = [int(label) for label in seen]
         self.training_data_ = TrainingData.copied(data, condition, noise)
         tell_ending(self._history, "the teacher so far")
         return self
+
+    def _take(self, field: _core.VelocityField, history: dict[str, Any]) -> None:
+        """Becomes what was trained."""
+        self._field, self._attached, self._history = field, None, history
+        self._clock = Clock.of(self.horizon)
 
     def state_dict(self) -> dict[str, Any]:
         """The weights of a network as torch tensors on the CPU, by name.

@@ -109,11 +109,14 @@ class NetworkField(TeacherModule):
         if unet is None:
             self.time = TimeEmbedding(config["frequencies"])
             inputs, shape = size + 1 + 2 * config["frequencies"] + extra, (config["width"], config["depth"])
-            self.network: nn.Module = Perceptron(inputs, size, width=shape[0], depth=shape[1], skip=True)
+            # The rate of growth, which is no part of the velocity.
+            own = size + int(config.get("growth", False))
+            self.network: nn.Module = Perceptron(inputs, own, width=shape[0], depth=shape[1], skip=True)
         else:
             self.network = UNet(unet, self.event_shape[0], self.event_shape[0], extra)
         self.data = _Standard(size) if config["scaled"] else None
         self.origin = _Standard(size) if config["scaled"] and "source" in config else None
+        self.growth = _Standard(1) if config.get("growth") else None
         self.condition = _Standard(extra) if self.conditions.dim else None
         self.units = Units(self.path, size) if self._in_units else None
         self.phase = config.get("phase", False)
@@ -153,7 +156,7 @@ class NetworkField(TeacherModule):
             return image.flatten(1)
         parts = [x, self.time(t[:, 0])] + ([] if numbers is None else [numbers])
         answer: Tensor = self.network(torch.cat(parts, 1))
-        return answer
+        return answer[:, : x.shape[1]]
 
 
 class _ClosedForm(TeacherModule):

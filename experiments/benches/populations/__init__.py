@@ -1,0 +1,1 @@
+"""Populations through snapshots: what holding one of them out says."""

@@ -1,0 +1,192 @@
+"""Teachers of populations: flows through snapshots of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any, TypeVar
+
+import numpy as np
+
+from .. import _core
+from .._arrays import Array, as_batch, as_numbers, as_states
+from .._checkpointing import checkpointing
+from .._ending import tell_ending
+from ..exceptions import ArgumentError, DivergenceError
+from ..options import to_json
+from ..progress import ProgressFunction, ProgressMeter
+from .flow import Flow
+from .latent import Latent
+from .plans import given_plans, unbalanced_plans, uneven
+
+Teacher = TypeVar("Teacher", bound="Populations")
+
+
+class Populations(Flow):
+    """A flow that may lead through snapshots.
+
+    Attributes
+    ----------
+    latent_ : Latent or None
+        ``encode`` and ``decode`` that :meth:`snapshots` was given; files do not hold them.
+    """
+
+    latent_: Latent | None = None
+
+    @classmethod
+    def snapshots(
+        cls: type[Teacher],
+        snapshots: Sequence[Array],
+        times: Array | Sequence[float],
+        *,
+        interpolant: str = "linear",
+        coupling: str | Sequence[Any] = "ot",
+        growth: Array | Sequence[float] | None = None,
+        relaxation: float = 1.0,
+        latent: Any = None,
+        progress: bool | ProgressFunction = True,
+        callback: ProgressFunction | None = None,
+        checkpoint: str | PathLike[str] | None = None,
+        checkpoint_every: int | None = None,
+        checkpoint_minutes: float | None = None,
+        resume: str | PathLike[str] | None = None,
+        **options: Any,
+    ) -> Teacher:
+        """A teacher that carries a population through snapshots of it, in which no row has a partner.
+
+        Transport plans lead from each snapshot to the next, and curves follow them from row to row; the
+        teacher's velocity at x is the mean of those of the curves through x (docs/populations.md). It starts
+        from the rows of the first snapshot, and its clock is that of ``times``.
+
+        Parameters
+        ----------
+        snapshots : sequence of arrays, ``[N_k, *event]``
+            Two or more, each of two rows or more.
+        times : sequence of float
+            Rising times of the snapshots, in any unit.
+        interpolant : {"linear", "spline"}, default "linear"
+            Straight lines from row to row, or the natural cubic spline through all rows of a chain.
+        coupling : {"ot", "unbalanced", "independent"} or sequence of arrays, default "ot"
+            Exact assignments of each minibatch of the same number of rows from each snapshot; semi-relaxed
+            plans, by which some rows have more descendants than others and rates of growth are learnt (needs
+            POT: ``koopflow[populations]``); any row to any; or plans ``[N_k, N_{k+1}]`` of any other origin,
+            whose rows tell growth where their sums differ.
+        growth : sequence of float, optional
+            Size of the whole population at the time of each snapshot, in any unit; by default it stays the
+            same. Rates of growth are learnt where it is given.
+        relaxation : float, default 1.0
+            For ``coupling="unbalanced"``: what it costs that rows have unequal numbers of descendants, in
+            mean squared distances between two snapshots. Less leaves more to growth, and less to motion.
+        latent : (encode, decode) or transformer, optional
+            Functions of rows, or an object with ``transform`` and ``inverse_transform``: the teacher moves
+            what ``encode`` answers. Its states are those; :meth:`encode` and :meth:`decode` lead to and fro.
+        progress, callback, checkpoint, checkpoint_every, checkpoint_minutes, resume
+            As in :meth:`fit`.
+        **options
+            Of :class:`koopflow.FlowTeacher`: ``width``, ``steps``, ``seed``, ``device`` and so on.
+
+        Returns
+        -------
+        FlowTeacher
+            A fitted one.
+
+        Raises
+        ------
+        ArgumentError, ShapeError, NonFiniteError
+            For one snapshot only, snapshots of one row or of different widths, times that do not rise, plans
+            or sizes that do not fit or whose mass vanishes, and options that snapshots have no use for.
+        ImportError
+            For ``coupling="unbalanced"`` without POT.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from koopflow import FlowTeacher
+        >>> cells = [np.random.default_rng(k).normal(k, 0.2, (40, 2)) for k in range(3)]
+        >>> quick = {"width": 16, "depth": 1, "steps": 20, "progress": False}
+        >>> teacher = FlowTeacher.snapshots(cells, [0, 12, 36], **quick)
+        >>> teacher.trajectory(cells[0], times=[0, 6, 36]).shape
+        (3, 40, 2)
+        """
+        maps = None if latent is None else Latent.of(latent)
+        sets = [as_batch(rows, f"snapshots[{k}]") for k, rows in enumerate(snapshots)]
+        if maps is not None:
+            sets = [maps.encoded(rows) for rows in sets]
+        clock = as_numbers(times, "times", "[0, 12, 24]")
+        # Before plans are made of them.
+        _core.check_snapshots(sets, clock)
+        plans, named = None, coupling if isinstance(coupling, str) else "ot"
+        sizes = None if growth is None else as_numbers(growth, "growth", "[1, 2, 4]")
+        if coupling == "unbalanced":
+            plans, named = unbalanced_plans(sets, float(relaxation)), "ot"
+        elif coupling not in ("ot", "independent"):
+            plans = given_plans(coupling)
+        if plans is not None and sizes is None and (coupling == "unbalanced" or uneven(plans)):
+            sizes = [1.0] * len(sets)
+        own = {"source": sets[0], "horizon": (clock[0], clock[-1]), "coupling": named}
+        make: Any = cls
+        teacher = make(tuple(sets[0].shape[1:]), **own, **options)
+        config = teacher._config()
+        files = checkpointing("a teacher", checkpoint, checkpoint_every, checkpoint_minutes, resume)
+        written = teacher._written(without=["event_shape", "source"])
+        with ProgressMeter(progress=progress, callback=callback) as meter:
+            field, history = _core.train_on_snapshots(
+                sets,
+                clock,
+                to_json(config),
+                interpolant=str(interpolant),
+                plans=plans,
+                sizes=sizes,
+                monitor=meter.monitor,
+                header=to_json({"params": {**written, "seed": config["seed"]}}),
+                **files,
+            )
+        teacher._take(field, {"seed": config["seed"], **json.loads(history)})
+        teacher.latent_ = maps
+        tell_ending(teacher._history, "the teacher so far")
+        found: Teacher = teacher
+        return found
+
+    def growth(self, t: Array | float, x: Array, *, extrapolate: bool = False) -> Array:
+        """Rates g ``[B]`` at which mass grows, d log m / dt = g(t, x), at times, a number or ``[B]``, and
+        states ``[B, *event]``: of the kind of ``x``, and per unit of the clock.
+
+        Raises ``ArgumentError`` for a teacher that learnt no growth.
+        """
+        x = as_states(x)
+        rates = self.field.growth(self.clock.times_for(t, x, extrapolate=extrapolate), x)
+        if rates is None:
+            raise ArgumentError(
+                "growth: expected a teacher of snapshots with coupling='unbalanced' or growth=[...], got one "
+                "that keeps mass"
+            )
+        return rates / self.clock.length
+
+    def masses(self, times: Array | Sequence[float], states: Array) -> Array:
+        """Masses ``[T, B]`` of states ``[T, B, *event]`` along their paths, 1 at first: the exponential of
+        the integral of :meth:`growth`, by the trapezoidal rule over ``times``.
+
+        The states are those of :meth:`trajectory` or of a student's ``sample_path``, whose path costs one
+        evaluation.
+
+        Raises ``ArgumentError`` for a teacher that learnt no growth, ``ShapeError`` for states that do not go
+        with the times, and ``DivergenceError`` where all mass vanishes or any is not finite.
+        """
+        own = self.clock.times(times)
+        logs = self.field.log_masses(own, as_batch(states, "states"))
+        masses = logs.exp() if hasattr(logs, "exp") else np.exp(logs)
+        if bool((masses.sum(1) == 0).any()):
+            raise DivergenceError("the mass of all states vanishes along their paths")
+        return masses
+
+    def encode(self, rows: Array) -> Array:
+        """Coordinates ``[N, *event]`` of rows that were measured, by ``latent``; rows as they are without."""
+        return (
+            as_batch(rows, "rows") if self.latent_ is None else self.latent_.encoded(as_batch(rows, "rows"))
+        )
+
+    def decode(self, states: Array) -> Array:
+        """What states ``[..., *event]`` are in the space of what was measured, by ``latent``; states as they
+        are without."""
+        return states if self.latent_ is None else self.latent_.decoded(states, self.event_shape_)

@@ -1,0 +1,197 @@
+//! What each step of a teacher's training learns from: coupled rows, or points on curves through snapshots.
+
+use tch::{Device, Kind, Tensor};
+
+use super::config::TeacherConfig;
+use super::given::check_data;
+use super::objective::{Batch, Pairs, Points};
+use crate::data::{Chains, PairBatch, PairSource, PairStream, PointBatch, Portions, Prefetch};
+use crate::error::{Error, Result};
+use crate::monitor::Monitor;
+use crate::tensor::{at_home, shape_text, RandomSource};
+use crate::training::decided;
+use crate::velocity::{Conditioning, Units};
+
+pub(super) enum Feed<'a> {
+    Pairs(Box<PairFeed<'a>>),
+    Points(PointFeed),
+}
+
+impl Feed<'_> {
+    /// What step number `step` learns from.
+    pub fn batch(&mut self, step: u64, monitor: &mut dyn Monitor) -> Result<Batch> {
+        match self {
+            Feed::Pairs(pairs) => pairs.batch(step, monitor).map(Batch::Pairs),
+            Feed::Points(points) => points.batch(monitor).map(Batch::Points),
+        }
+    }
+}
+
+/// Points of a stream, in a dtype and on a device.
+pub(super) struct PointFeed {
+    pub stream: Prefetch<Chains>,
+    pub event_shape: Vec<i64>,
+    pub home: (Kind, Device),
+}
+
+impl PointFeed {
+    fn batch(&mut self, monitor: &mut dyn Monitor) -> Result<Points> {
+        let PointBatch { times, x, u, masses, rates } =
+            self.stream.watched(monitor).unwrap_or_else(ran_out)?;
+        let (kind, device) = self.home;
+        let at_home = |values: &[f32]| Tensor::from_slice(values).to_device(device).to_kind(kind);
+        let mut shape = vec![-1];
+        shape.extend(&self.event_shape);
+        let states = |values: &[f32]| at_home(values).f_view(shape.as_slice());
+        let growth = if rates.is_empty() { None } else { Some([at_home(&masses), at_home(&rates)]) };
+        Ok(Points { t: at_home(&times), x: states(&x)?, u: states(&u)?, growth })
+    }
+}
+
+/// Coupled rows of data that may go on in portions.
+pub(super) struct PairFeed<'a> {
+    config: &'a TeacherConfig,
+    stream: PairStream,
+    /// Batches of the stream before the next portion of the data.
+    left: u64,
+    portions: Option<Box<dyn Portions>>,
+    /// What a source other than noise is drawn from.
+    pool: Option<Tensor>,
+    /// Those that the data are learnt in.
+    units: Option<&'a Units>,
+    random: RandomSource,
+    device: Device,
+    /// `[N, *event]`, in the field's dtype.
+    data: Tensor,
+    noise: Option<Tensor>,
+    condition: Option<Tensor>,
+    /// Decides which labels are hidden.
+    hidden: RandomSource,
+}
+
+impl<'a> PairFeed<'a> {
+    /// Rows from step number `step` on, in the dtype of the network and near its device.
+    pub fn new(
+        config: &'a TeacherConfig,
+        (data, condition, noise): (&Tensor, Option<&Tensor>, Option<&Tensor>),
+        portions: Option<Box<dyn Portions>>,
+        pool: Option<Tensor>,
+        units: Option<&'a Units>,
+        random: &RandomSource,
+        step: u64,
+    ) -> Result<Self> {
+        let (dtype, device) = config.training.place()?;
+        let batch_size = decided("batch_size", config.training.batch_size)?;
+        let pairs = random.fork("teacher pairs");
+        Ok(PairFeed {
+            config,
+            stream: pair_stream(config, data, condition, pool.as_ref(), step, pairs)?,
+            left: portions.as_ref().map_or(u64::MAX, |_| batches(data, batch_size)),
+            portions,
+            pool,
+            units,
+            random: random.clone(),
+            device,
+            data: at_home(data, dtype, device),
+            noise: noise.map(|noise| at_home(noise, dtype, device)),
+            condition: condition.map(|c| c.detach().to_device(device)),
+            hidden: random.fork("hidden labels"),
+        })
+    }
+
+    fn batch(&mut self, step: u64, monitor: &mut dyn Monitor) -> Result<Pairs> {
+        if self.left == 0 {
+            self.refill(step)?;
+        }
+        self.left -= 1;
+        let batch = self.stream.watched(monitor).unwrap_or_else(ran_out)?;
+        let mut pairs =
+            to_pairs(&batch, &self.data, self.noise.as_ref(), self.condition.as_ref(), self.device)?;
+        let labels = pairs.condition.take();
+        pairs.condition = labels
+            .map(|labels| hide(labels, self.config, &mut self.hidden.fork_numbered("", step)))
+            .transpose()?;
+        Ok(pairs)
+    }
+
+    /// Puts the next portion in the place of the data; batches count on from `step`.
+    fn refill(&mut self, step: u64) -> Result<()> {
+        let Some(portions) = &mut self.portions else { return Ok(()) };
+        let (data, condition) = portions.portion()?;
+        let (size, known) = (data.size(), self.data.size());
+        if size.get(1..) != known.get(1..) {
+            return Err(Error::shape(
+                "data",
+                format!("samples as in {}", shape_text(&known)),
+                shape_text(&size),
+            ));
+        }
+        check_data(self.config, &data, None)?;
+        self.config.conditioning.check(condition.as_ref(), size[0])?;
+        let standard = self.units.map(|units| units.standard_data(&data)).transpose()?;
+        let data = standard.unwrap_or(data);
+        let pairs = self.random.fork("teacher pairs");
+        let pool = self.pool.as_ref();
+        self.stream = pair_stream(self.config, &data, condition.as_ref(), pool, step, pairs)?;
+        self.left = batches(&data, decided("batch_size", self.config.training.batch_size)?);
+        let device = self.data.device();
+        self.data = at_home(&data, self.data.kind(), device);
+        self.condition = condition.map(|c| c.detach().to_device(device));
+        Ok(())
+    }
+}
+
+fn ran_out<T>() -> Result<T> {
+    Err(Error::Internal(anyhow::anyhow!("batches ran out before the steps did")))
+}
+
+/// Number of batches of one pass over `data`.
+fn batches(data: &Tensor, batch_size: i64) -> u64 {
+    (data.size()[0] as u64).div_ceil(batch_size as u64)
+}
+
+/// The coupled rows of every step from `step` on.
+fn pair_stream(
+    config: &TeacherConfig,
+    data: &Tensor,
+    condition: Option<&Tensor>,
+    pool: Option<&Tensor>,
+    step: u64,
+    random: RandomSource,
+) -> Result<PairStream> {
+    let batch_size = decided("batch_size", config.training.batch_size)? as usize;
+    let mut pairs =
+        PairSource::new(data, condition, config.coupling, batch_size, config.coupling_size, random)?;
+    if let Some(pool) = pool {
+        pairs = pairs.starting_from(pool)?;
+    }
+    if config.flip {
+        pairs = pairs.with_flips(&data.size()[1..])?;
+    }
+    PairStream::new(pairs, step, decided("steps", config.training.steps)?)
+}
+
+/// Some of the labels replaced by the null label, the number of classes; vectors as they are.
+fn hide(condition: Tensor, config: &TeacherConfig, random: &mut RandomSource) -> Result<Tensor> {
+    let Conditioning::Labels { classes } = config.conditioning else { return Ok(condition) };
+    if config.label_dropout == 0.0 {
+        return Ok(condition);
+    }
+    let draw = random.uniform(&condition.size(), Kind::Float, condition.device())?;
+    Ok(condition.f_masked_fill(&draw.f_lt(config.label_dropout)?, classes)?)
+}
+
+/// A batch in the dtype of the data and on `device`.
+fn to_pairs(
+    batch: &PairBatch,
+    data: &Tensor,
+    noise: Option<&Tensor>,
+    condition: Option<&Tensor>,
+    device: Device,
+) -> Result<Pairs> {
+    let x1 = batch.rows(data)?.to_device(device);
+    let x0 = batch.noise_for(&x1, noise)?;
+    let t = Tensor::from_slice(&batch.times).to_device(device).to_kind(x1.kind());
+    let condition = condition.map(|c| batch.conditions(c)).transpose()?;
+    Ok(Pairs { t, x0, x1, condition })
+}

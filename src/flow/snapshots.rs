@@ -1,0 +1,69 @@
+//! A teacher that carries a population through snapshots of it (Huguet et al., "Manifold interpolating
+//! optimal-transport flows for trajectory inference", arXiv 2206.14928), by regression (Tong et al., arXiv 2302.00482,
+//! for two snapshots): its velocity at x_t is the mean of those of the curves through x_t, which lead from row to row
+//! along the plans. Where mass grows the means are over the mass, and so is that of the rate of growth (Wang et al.,
+//! "Joint velocity-growth flow matching", arXiv 2505.13413).
+
+use super::config::TeacherConfig;
+use super::feed::{Feed, PointFeed};
+use super::history::TeacherHistory;
+use super::resume::{Resumed, TrainingFiles};
+use super::trainer::teach;
+use super::Objective;
+use crate::data::{Prefetch, Snapshots};
+use crate::error::{Error, Result};
+use crate::monitor::Monitor;
+use crate::tensor::RandomSource;
+use crate::training::decided;
+use crate::velocity::{Conditioning, NetworkField, NetworkFieldConfig, Path, Source};
+
+/// Trains a velocity field from the first snapshot, at time 0, to the last, at time 1.
+///
+/// # Errors
+/// Names an option out of its range or one that snapshots have no use for; as [`super::train_with_files`] besides.
+pub fn train_on_snapshots(
+    config: &TeacherConfig,
+    snapshots: &Snapshots,
+    files: &TrainingFiles,
+    monitor: &mut dyn Monitor,
+) -> Result<(NetworkField, TeacherHistory)> {
+    config.check()?;
+    check(config)?;
+    let event_shape = snapshots.event_shape();
+    let config = config.resolve(&event_shape);
+    let home = config.training.place()?;
+    let random = RandomSource::new(config.training.seed);
+    let resumed = files.resume.as_ref().map(|path| Resumed::read(path, &config)).transpose()?;
+    // Both ends have the moments of all snapshots: a population may be wider on its way than at its ends.
+    let all = snapshots.all_rows()?;
+    let (curves, growth) = (true, snapshots.grows());
+    let network = NetworkFieldConfig { curves, growth, ..config.network(&event_shape) };
+    let mut field = NetworkField::new(network, &all, None, home.1, &mut random.fork("teacher weights"))?
+        .starting_from(Source::rows(&snapshots.sets()[0], &event_shape)?, &all)?;
+    if let Some(rates) = snapshots.rates() {
+        field = field.growing_like(&rates);
+    }
+    let step = resumed.as_ref().map_or(0, |resumed| resumed.ledger.run.step);
+    let batch_size = decided("batch_size", config.training.batch_size)? as usize;
+    let chains = snapshots.chains(batch_size, random.fork("teacher chains"))?;
+    let stream = Prefetch::new(chains, step, decided("steps", config.training.steps)?)?;
+    let feed = Feed::Points(PointFeed { stream, event_shape, home });
+    teach(&config, field, feed, resumed, files, monitor)
+}
+
+/// Snapshots decide on the curves.
+fn check(config: &TeacherConfig) -> Result<()> {
+    if config.path != Path::Linear {
+        return Err(Error::argument("path", "'linear' for snapshots", format!("{:?}", config.path)));
+    }
+    if config.objective != Objective::FlowMatching {
+        return Err(Error::argument("objective", "flow matching for snapshots", "another"));
+    }
+    if config.conditioning != Conditioning::None {
+        return Err(Error::argument("conditioning", "none for snapshots", "labels or vectors"));
+    }
+    if config.flip {
+        return Err(Error::argument("flip", "false for snapshots", true));
+    }
+    Ok(())
+}
