@@ -161,7 +161,7 @@ fn resume(path: &Path) -> Result<(), Error> {
                 serde_json::from_value(options_of(TRAINING_TEACHER)).expect("the fixture's options");
             let data = training_data();
             let files = TrainingFiles { checkpoint: None, resume: Some(path.into()) };
-            flow::train_with_files(&config, &data, None, None, None, &files, &mut Silent).map(drop)
+            flow::train_with_files(&config, flow::Given::new(&data, None), &files, &mut Silent).map(drop)
         }
         _ => {
             let config: DistillConfig =
