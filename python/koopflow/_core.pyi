@@ -114,6 +114,21 @@ class VelocityField:
         """Classifier-free guidance; ``null_condition`` is an integer label ``[]`` or a vector ``[dim]``."""
 
     @staticmethod
+    def chain(fields: Sequence[VelocityField], *, breaks: Sequence[float] | None = None) -> VelocityField:
+        """Fields one after the other, on equal parts of [0, 1] or between ``breaks``, ``len(fields) + 1``
+        rising times from 0 to 1.
+
+        Raises ``ArgumentError``, ``ShapeError`` or ``DtypeError`` naming ``teachers`` or ``breaks``.
+        """
+
+    def reversed(self) -> VelocityField:
+        """v(t, x) = -u(1 - t, x) for this field u."""
+
+    @property
+    def breaks(self) -> list[float]:
+        """Times in (0, 1) at which the velocity jumps."""
+
+    @staticmethod
     def torchcfm(
         names: Sequence[str],
         tensors: Sequence[_Array],
@@ -274,16 +289,18 @@ def train_teacher(
     resume: str | None = None,
     portions: Callable[[], tuple[_Array, _Array | None]] | None = None,
     source: Source | None = None,
+    initial: VelocityField | None = None,
 ) -> tuple[VelocityField, str]:
     """Conditional flow matching on data ``[N, *event]`` (Lipman et al. 2210.02747, Tong et al. 2302.00482).
 
-    ``config`` is JSON in the form of :func:`teacher_defaults`, possibly a part of it. The second
-    result is a JSON history ``{"steps", "seconds", "stopped", "config", "loss": [[step, loss], ...],
-    "skipped_steps", "restarts", "notes"}``, where stopped is ``"completed"``, ``"interrupted"``, ``"budget"``
-    or ``"diverged"``: the last good field is answered then. ``noise`` ``[N, *event]`` is that of each row
-    where the coupling is ``"given"``. Files as in :meth:`Student.distill`. ``portions`` answers the next
-    data and their condition: they take the place of those before after every pass over these. ``source`` is
-    what the flow starts from, noise where it is None.
+    ``config`` is JSON in the form of :func:`teacher_defaults`, possibly a part of it. The second result is a
+    JSON history ``{"steps", "seconds", "stopped", "config", "loss": [[step, loss], ...], "skipped_steps",
+    "restarts", "notes"}``, where stopped is ``"completed"``, ``"interrupted"``, ``"budget"`` or
+    ``"diverged"``: the last good field is answered then. ``noise`` ``[N, *event]`` is that of each row where
+    the coupling is ``"given"``. Files as in :meth:`Student.distill`. ``portions`` answers the next data and
+    their condition: they take the place of those before after every pass over these. ``source`` is what the
+    flow starts from, noise where it is None. ``initial`` is a network of the same shape whose weights
+    training begins with.
     """
 
 def check_snapshots(snapshots: Sequence[_Array], times: Sequence[float]) -> None:

@@ -149,7 +149,8 @@ impl<'a> Generation<'a> {
         if done > 0 && done < count {
             monitor.report(&progress(done))?;
         }
-        let mut notes = Vec::new();
+        let mut notes: Vec<String> = kinks(self.teacher, self.plan.path_steps).into_iter().collect();
+        notes.iter().try_for_each(|note| monitor.note(&progress(done), note))?;
         let mut rows = if clock.limit.is_some() { FEWEST } else { self.part_rows() };
         let mut noise = None;
         while done < count {
@@ -310,6 +311,26 @@ impl<'a> Generation<'a> {
 /// `steps` uniform intervals of [0, 1], by their ends.
 fn uniform(steps: i64) -> Vec<f64> {
     (0..=steps).map(|i| i as f64 / steps as f64).collect()
+}
+
+/// What is said of jumps of the velocity that are between the times of stored paths, on which nobody can tell where a
+/// path has its kinks.
+fn kinks(teacher: &dyn VelocityField, path_steps: i64) -> Option<String> {
+    let breaks = teacher.breaks();
+    let on_grid = |steps: i64| {
+        let off = |t: &f64| (t * steps as f64 - (t * steps as f64).round()).abs() > 1e-6;
+        !breaks.iter().any(off)
+    };
+    if on_grid(path_steps) {
+        return None;
+    }
+    let between: Vec<String> = breaks.iter().map(|t| format!("{t:.4}")).collect();
+    let cure = (2..=path_steps.max(64)).find(|steps| on_grid(*steps));
+    let cure = cure.map_or(String::new(), |steps| format!("; a multiple of {steps} has them"));
+    Some(format!(
+        "path_steps={path_steps} leaves the kinks of the teacher's paths, at times {}, between stored times{cure}",
+        between.join(", ")
+    ))
 }
 
 /// What is said where `count` trajectories are solved instead of `most`.

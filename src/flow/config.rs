@@ -132,6 +132,7 @@ impl TeacherConfig {
             width: resolved.width.unwrap_or(defaults.width),
             depth: resolved.depth.unwrap_or(defaults.depth),
             unet: self.unet.clone().map(|unet| unet.for_images(event_shape)),
+            phase: self.objective == Objective::Acceleration,
             dtype: self.training.dtype.clone(),
             ..defaults
         }

@@ -6,7 +6,7 @@ use super::config::TeacherConfig;
 use crate::data::Portions;
 use crate::error::{Error, Result};
 use crate::tensor::{check_finite, shape_text};
-use crate::velocity::Source;
+use crate::velocity::{Source, VelocityField};
 
 /// Data, and what comes with them.
 pub struct Given<'a> {
@@ -21,11 +21,13 @@ pub struct Given<'a> {
     /// Where the data go on. `data` and `condition` are then the first portion, which statistics are taken of: another
     /// takes its place whenever there were as many batches as make up one pass.
     pub portions: Option<Box<dyn Portions>>,
+    /// A network of the same shape whose weights training begins with.
+    pub initial: Option<Box<dyn VelocityField>>,
 }
 
 impl<'a> Given<'a> {
     pub fn new(data: &'a Tensor, condition: Option<&'a Tensor>) -> Self {
-        Given { data, condition, source: Source::Normal, noise: None, portions: None }
+        Given { data, condition, source: Source::Normal, noise: None, portions: None, initial: None }
     }
 }
 

@@ -6,9 +6,11 @@ mod feed;
 mod given;
 mod history;
 mod objective;
+mod phase;
 mod resume;
 mod snapshots;
 mod trainer;
+mod warm_start;
 
 pub use crate::velocity::Path;
 pub use config::{Optimizer, TeacherConfig};

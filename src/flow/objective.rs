@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use crate::error::{Error, Result};
+use crate::flow::phase::least_acceleration;
 use crate::flow::Path;
 use crate::nets::dropout;
 use crate::velocity::NetworkField;
@@ -16,6 +17,8 @@ pub enum Objective {
     /// 2210.02747).
     #[default]
     FlowMatching,
+    /// Regression on the rate of the curve of least acceleration between pairs of positions and velocities.
+    Acceleration,
     /// One straight line from any point of a segment to the segment's end.
     Consistency(Consistency),
 }
@@ -54,6 +57,9 @@ impl Objective {
     /// # Errors
     /// Names the first option out of its range, or `path` where lines are not straight.
     pub fn check(&self, path: Path) -> Result<()> {
+        if *self == Objective::Acceleration && path != Path::Linear {
+            return Err(Error::argument("path", "'linear' for least acceleration", format!("{path:?}")));
+        }
         let Objective::Consistency(options) = self else { return Ok(()) };
         let Consistency { segments, delta, alpha, boundary, anchoring } = *options;
         if path != Path::Linear {
@@ -83,7 +89,7 @@ impl Objective {
     /// Whatever building a second network answers.
     pub(super) fn over(self, field: &NetworkField) -> Result<Loss<'_>> {
         let average = match self {
-            Objective::FlowMatching => None,
+            Objective::FlowMatching | Objective::Acceleration => None,
             Objective::Consistency(_) => Some(field.twin()?),
         };
         Ok(Loss { objective: self, field, average })
@@ -149,6 +155,11 @@ impl Loss<'_> {
             }
         };
         let condition = condition.as_ref();
+        if self.objective == Objective::Acceleration {
+            let (x, u) = least_acceleration(t, x0, x1)?;
+            let _dropout = mask();
+            return self.field.loss(t, &x, &u, condition);
+        }
         let x = path.sample(t, x0, x1)?;
         let (Objective::Consistency(options), Some(twin)) = (self.objective, &self.average) else {
             let u = path.target(t, x0, x1)?;

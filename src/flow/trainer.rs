@@ -8,8 +8,9 @@ use crate::flow::config::TeacherConfig;
 use crate::flow::feed::{Feed, PairFeed};
 use crate::flow::given::{check_data, Given};
 use crate::flow::history::{Ledger, TeacherHistory};
-use crate::flow::objective::Loss;
+use crate::flow::objective::{Loss, Objective};
 use crate::flow::resume::{Resumed, Snapshot, TrainingFiles};
+use crate::flow::warm_start::begin_with;
 use crate::monitor::{Monitor, Until};
 use crate::nets::dropout;
 use crate::ode;
@@ -46,7 +47,7 @@ pub fn train(
 /// never been cut.
 ///
 /// # Errors
-/// As [`train`], [`crate::ode::draw`] and [`crate::data::Coupling::check_noise`]; [`Error::Checkpoint`] or [`Error::Io`] for a bad file,
+/// As [`train`], for an initial teacher of another shape, [`crate::ode::draw`] and [`crate::data::Coupling::check_noise`]; [`Error::Checkpoint`] or [`Error::Io`] for a bad file,
 /// [`Error::Argument`] for options or data that are not those of the resumed one.
 pub fn train_with_files(
     config: &TeacherConfig,
@@ -54,7 +55,7 @@ pub fn train_with_files(
     files: &TrainingFiles,
     monitor: &mut dyn Monitor,
 ) -> Result<(NetworkField, TeacherHistory)> {
-    let Given { data, condition, source, noise, portions } = given;
+    let Given { data, condition, source, noise, portions, initial } = given;
     config.check()?;
     check_data(config, data, noise)?;
     let event_shape = &data.size()[1..];
@@ -66,8 +67,9 @@ pub fn train_with_files(
         true => None,
         false => Some(ode::pool(&source, event_shape, &mut random.fork("source"), monitor)?),
     };
-    // Standard coordinates are those between noise and data.
-    let standardise = config.standardise && pool.is_none() && resumed.as_ref().is_none_or(Resumed::has_units);
+    // Standard coordinates are those of lines between noise and data.
+    let straight = pool.is_none() && config.objective != Objective::Acceleration;
+    let standardise = config.standardise && straight && resumed.as_ref().is_none_or(Resumed::has_units);
     let units = match standardise {
         true => Units::far(config.path, &Moments::of(data)?)?,
         false => None,
@@ -81,6 +83,9 @@ pub fn train_with_files(
     }
     if let Some(pool) = &pool {
         field = field.starting_from(source, pool)?;
+    }
+    if let Some(initial) = initial {
+        begin_with(&field, &*initial)?;
     }
     let step = resumed.as_ref().map_or(0, |resumed| resumed.ledger.run.step);
     let pairs =

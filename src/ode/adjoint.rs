@@ -6,7 +6,7 @@ use tch::Tensor;
 
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
-use crate::ode::{integrate_along, Along, SolveOptions};
+use crate::ode::{integrate_between, Along, SolveOptions};
 use crate::tensor::{check_batch, chunks, in_halves, shape_text};
 use crate::velocity::VelocityField;
 
@@ -56,8 +56,9 @@ pub fn pull_back(
                 let flat = |x: Tensor| x.f_reshape([rows, size]);
                 Ok(Tensor::f_cat(&[flat(v)?, flat(product)?.neg()], 1)?)
             };
-            let (ends, along) = ([1.0, 0.0], Along::augmented(field));
-            let solution = integrate_along(derivative, &part(&state), &ends, options, &along, monitor)?;
+            let (ends, along, breaks) = ([1.0, 0.0], Along::augmented(field), field.breaks());
+            let state = part(&state);
+            let solution = integrate_between(derivative, &state, &ends, options, &along, &breaks, monitor)?;
             parts.push(solution.endpoint().narrow(1, size, size).to_kind(kind));
             Ok(())
         })?;

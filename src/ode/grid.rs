@@ -110,7 +110,7 @@ pub(super) fn steps(times: &[f64], options: &SolveOptions, along: &Along) -> Res
 }
 
 /// Steps for each interval between positions: the rounded running share of `steps`, at least one each.
-fn share_steps(positions: &[f64], steps: u64) -> Vec<u64> {
+pub(super) fn share_steps(positions: &[f64], steps: u64) -> Vec<u64> {
     let (start, span) = (positions[0], positions[positions.len() - 1] - positions[0]);
     let mut done = 0;
     positions[1..]

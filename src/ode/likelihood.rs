@@ -12,7 +12,7 @@ use tch::{Kind, Tensor};
 use super::source::{check_density, log_density};
 use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Progress};
-use crate::ode::{integrate_along, Along, SolveOptions};
+use crate::ode::{integrate_between, Along, SolveOptions};
 use crate::tensor::{check_batch, chunks, finite_densities, in_halves, RandomSource};
 use crate::velocity::{Source, VelocityField};
 
@@ -168,8 +168,8 @@ impl Part<'_> {
         let log_volume = Tensor::zeros([self.rows, 1], (x.kind(), x.device()));
         let state = Tensor::cat(&[x, &log_volume], 1);
         let derivative = |t: f64, y: &Tensor| self.derivative(t, y, size);
-        let (ends, along) = ([1.0, 0.0], Along::augmented(self.field));
-        let solution = integrate_along(derivative, &state, &ends, options, &along, monitor)?;
+        let (ends, along, breaks) = ([1.0, 0.0], Along::augmented(self.field), self.field.breaks());
+        let solution = integrate_between(derivative, &state, &ends, options, &along, &breaks, monitor)?;
         let end = solution.endpoint();
         // In float64: the squares of many dimensions and the volume may nearly cancel.
         let noise = end.narrow(1, 0, size).to_kind(Kind::Double);

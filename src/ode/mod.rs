@@ -7,6 +7,7 @@
 //! over all of its elements. The state keeps its dtype; time is kept in float64.
 
 mod adjoint;
+mod breaks;
 mod dopri5;
 mod fixed;
 mod grid;
@@ -25,6 +26,8 @@ use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Progress};
 use crate::tensor::{check_batch, dtype_name, in_halves, shape_text};
 use crate::velocity::{Mixing, Units, VelocityField};
+
+use breaks::integrate_between;
 
 pub use adjoint::pull_back;
 pub use grid::Grid;
@@ -203,6 +206,7 @@ impl Solution {
 /// dtype and device), through all of `times`. Gradients are not recorded. The trajectory has the
 /// field's dtype and lies on its device. Between 0 and 1, a field that knows its data to be far from standard
 /// ([`VelocityField::standard`]) is solved in standard coordinates: steps are equal and tolerances are meant there.
+/// Solvers start anew where the velocity jumps ([`VelocityField::breaks`]).
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::Argument`] or [`Error::NonFinite`] for bad arguments,
@@ -240,7 +244,7 @@ fn solve_checked(
             field.velocity(&t, x, condition.as_ref())
         };
         let along = field.mixing().filter(|_| between).map_or(Along::Anything, Along::States);
-        integrate_along(velocity, x, times, options, &along, monitor)
+        integrate_between(velocity, x, times, options, &along, &field.breaks(), monitor)
     };
     match field.standard()?.filter(|_| between) {
         None => solve(field, &x, times, options),

@@ -25,7 +25,7 @@ use crate::training::Checkpointing;
 /// Conditional flow matching on `[N, *event]`: the field and its history as JSON.
 #[pyfunction]
 #[pyo3(signature = (data, config, *, noise=None, condition=None, monitor=None, checkpoint=None,
-                    checkpoint_every=None, checkpoint_seconds=None, header="{}", resume=None, portions=None, source=None))]
+                    checkpoint_every=None, checkpoint_seconds=None, header="{}", resume=None, portions=None, source=None, initial=None))]
 #[allow(clippy::too_many_arguments)]
 pub fn train_teacher(
     py: Python<'_>,
@@ -41,6 +41,7 @@ pub fn train_teacher(
     resume: Option<PathBuf>,
     portions: Option<Py<PyAny>>,
     source: Option<PyRef<'_, PySource>>,
+    initial: Option<PyRef<'_, PyVelocityField>>,
 ) -> PyResult<(PyVelocityField, String)> {
     let config: TeacherConfig = json::parse_options(config)?;
     let data = Array::import_float("data", data)?.tensor;
@@ -59,9 +60,10 @@ pub fn train_teacher(
     let portions =
         portions.map(|function| Box::new(PyPortions { function, conditioning }) as Box<dyn Portions>);
     let source = source.map(|source| source.handle()).unwrap_or_default();
+    let initial = initial.map(|field| field.handle());
     let (field, history) = door::enter(py, move || {
         let (noise, condition) = (noise.as_ref(), condition.as_ref());
-        let given = Given { data: &data, noise, condition, portions, source };
+        let given = Given { data: &data, noise, condition, portions, source, initial };
         flow::train_with_files(&config, given, &files, &mut monitor)
     })?;
     Ok((PyVelocityField::new(Box::new(field)), json::to_value(&history)?.to_string()))

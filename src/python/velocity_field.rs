@@ -20,8 +20,9 @@ use crate::python::door::PyMonitor;
 use crate::store;
 use crate::tensor::{device_name, dtype_name, parse_device, parse_dtype, shape_text};
 use crate::velocity::{
-    Conditioning, Convention, DiffusionField, EmpiricalField, GaussianField, GuidedField, NetworkField,
-    Source, SourcedField, TorchScriptConfig, TorchScriptField, VelocityField, WindowField,
+    ChainField, Conditioning, Convention, DiffusionField, EmpiricalField, GaussianField, GuidedField,
+    NetworkField, ReversedField, Source, SourcedField, TorchScriptConfig, TorchScriptField, VelocityField,
+    WindowField,
 };
 
 #[pyclass(name = "VelocityField", module = "koopflow._core", frozen)]
@@ -146,6 +147,25 @@ impl PyVelocityField {
     /// This field, from something else than noise.
     fn starting_from(&self, source: &PySource) -> PyVelocityField {
         PyVelocityField::new(Box::new(SourcedField::new(self.handle(), source.handle())))
+    }
+
+    /// Fields one after the other, on equal intervals of time or between `breaks`.
+    #[staticmethod]
+    #[pyo3(signature = (fields, *, breaks=None))]
+    fn chain(fields: Vec<PyRef<'_, Self>>, breaks: Option<Vec<f64>>) -> PyResult<Self> {
+        let fields = fields.iter().map(|field| field.handle()).collect();
+        Ok(PyVelocityField::new(Box::new(ChainField::new(fields, breaks.as_deref())?)))
+    }
+
+    /// This field's flow the other way: v(t, x) = -u(1 - t, x).
+    fn reversed(&self) -> Self {
+        PyVelocityField::new(Box::new(ReversedField::new(self.handle())))
+    }
+
+    /// Times in (0, 1) at which the velocity jumps.
+    #[getter]
+    fn breaks(&self) -> Vec<f64> {
+        self.0.fact(|field| field.breaks())
     }
 
     /// What its flow starts from.

@@ -141,6 +141,10 @@ impl VelocityField for GuidedField {
         self.model.source()
     }
 
+    fn breaks(&self) -> Vec<f64> {
+        self.model.breaks()
+    }
+
     fn moments(&self) -> Result<Option<Moments>> {
         self.model.moments()
     }

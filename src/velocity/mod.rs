@@ -2,6 +2,7 @@
 
 pub mod answer;
 mod body;
+mod chain;
 mod diffusion;
 mod empirical;
 mod gaussian;
@@ -11,6 +12,7 @@ mod mixing;
 mod network;
 mod noise_schedule;
 mod path;
+mod reversed;
 mod source;
 mod sourced;
 mod standard;
@@ -27,6 +29,7 @@ use crate::error::Result;
 pub use crate::monitor::EvaluationCounter;
 use crate::tensor::{check_batch, event_size, expand_time, Share};
 
+pub use chain::ChainField;
 pub use diffusion::{DiffusionConfig, DiffusionField, NoiseArgument, Parametrisation};
 pub use empirical::EmpiricalField;
 pub use gaussian::GaussianField;
@@ -36,6 +39,7 @@ pub use mixing::{Expectation, Mixing};
 pub use network::{NetworkField, NetworkFieldConfig};
 pub use noise_schedule::{Cosine, Geometric, Karras, LinearBeta, NoiseLevel, NoiseSchedule, ScaledBeta};
 pub use path::{Coefficients, Path};
+pub use reversed::ReversedField;
 pub use source::{Sampler, Source, SourceDescription};
 pub use sourced::SourcedField;
 pub use store::TeacherDescription;
@@ -100,6 +104,12 @@ pub trait VelocityField: Send {
         Source::Normal
     }
 
+    /// Times in [0, 1] at which the velocity jumps, or next to which it is another: solvers start anew there. At one of
+    /// them the velocity is that of either side.
+    fn breaks(&self) -> Vec<f64> {
+        Vec::new()
+    }
+
     /// What the field knows of the data that it leads to; `None` for other people's models.
     ///
     /// # Errors
@@ -131,7 +141,8 @@ pub trait VelocityField: Send {
     /// A second handle on the same field: parameters and counter are shared, not copied.
     fn shallow_clone(&self) -> Box<dyn VelocityField>;
 
-    /// A one-word name: `network`, `gaussian`, `empirical`, `torch`, `torchscript`, `diffusion`, `guided`.
+    /// A one-word name: `network`, `gaussian`, `empirical`, `torch`, `torchscript`, `diffusion`, `guided`,
+    /// `chain`, `reversed`.
     fn kind_name(&self) -> &'static str;
 
     /// What [`crate::store`] needs to write the field; `None` where it has no weights of its own
@@ -184,6 +195,8 @@ pub enum FieldDescription {
     Network(Box<NetworkFieldConfig>),
     Guided { scale: f64, model: Box<FieldDescription> },
     Sourced { source: SourceDescription, model: Box<FieldDescription> },
+    Chain { breaks: Vec<f64>, models: Vec<FieldDescription> },
+    Reversed { model: Box<FieldDescription> },
     Window { from: f64, to: f64, model: Box<FieldDescription> },
 }
 

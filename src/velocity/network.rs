@@ -47,6 +47,10 @@ pub struct NetworkFieldConfig {
     /// What the flow starts from, without its tensors.
     #[serde(default, skip_serializing_if = "SourceDescription::is_normal")]
     pub source: SourceDescription,
+    /// Whether a state is a position and its velocity, stacked: the position's rate is then the velocity itself, and
+    /// only the velocity's is the network's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub phase: bool,
     /// `"float32"` or `"float64"`.
     pub dtype: String,
 }
@@ -69,6 +73,7 @@ impl Default for NetworkFieldConfig {
             curves: false,
             growth: false,
             source: SourceDescription::Normal,
+            phase: false,
             dtype: "float32".into(),
         }
     }
@@ -105,6 +110,10 @@ impl NetworkFieldConfig {
         }
         if let Some(unet) = &self.unet {
             unet.check(&self.event_shape)?;
+        }
+        if self.phase && (self.event_shape[0] != 2 || !self.scaled || self.unet.is_some()) {
+            let expected = "(2, *event), position and velocity, for a perceptron";
+            return Err(Error::shape("event_shape", expected, shape_text(&self.event_shape)));
         }
         if self.parameter_count().is_none() {
             let names = if self.unet.is_some() { "channels, multipliers" } else { "width, depth" };
@@ -423,14 +432,18 @@ impl NetworkField {
             (start, start_rate) = (start * &own, start_rate * own);
         }
         let deviation = (c.a.square() * &variance + start).sqrt();
-        let answer = self.body.forward(t, (&x - mean) / deviation, condition)?;
-        let (size, own) = (x.size()[1], answer.size()[1]);
-        Ok(Scaled {
-            growth: if own > size { Some(answer.f_select(1, size)?) } else { None },
-            answer: answer.f_narrow(1, 0, size)?,
-            unit: (c.a_rate.square() * variance + start_rate).sqrt(),
-            centre,
-        })
+        let size = x.size()[1];
+        let unit = (c.a_rate.square() * variance + start_rate).sqrt();
+        let whole = self.body.forward(t, (&x - mean) / deviation, condition)?;
+        let growth = if whole.size()[1] > size { Some(whole.f_select(1, size)?) } else { None };
+        let mut answer = whole.f_narrow(1, 0, size)?;
+        if self.config.phase {
+            let half = size / 2;
+            let part = |x: &Tensor, from: i64| x.narrow(1, from, half);
+            let rate = (part(&x, half) - part(&centre, 0)) / part(&unit, 0);
+            answer = Tensor::f_cat(&[rate, part(&answer, half)], 1)?;
+        }
+        Ok(Scaled { growth, answer, unit, centre })
     }
 
     /// v(t, x) and the unit of each coordinate's velocity, each `[B, dim]`, for training: differentiable in the
@@ -568,7 +581,8 @@ impl VelocityField for NetworkField {
     }
 
     fn mixing(&self) -> Option<Mixing> {
-        (!self.config.curves).then_some(Mixing::Path(self.config.path))
+        // Curves are no mixtures of their ends.
+        (!self.config.phase && !self.config.curves).then_some(Mixing::Path(self.config.path))
     }
 
     fn standard(&self) -> Result<Option<(Box<dyn VelocityField>, Units)>> {

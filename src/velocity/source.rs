@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::store::{build, own_state};
-use super::{FieldDescription, VelocityField};
+use super::{FieldDescription, FieldState, VelocityField};
 use crate::error::{Error, Result};
 use crate::tensor::{check_batch, Share};
 
@@ -161,5 +161,43 @@ impl Share for Source {
             Source::Sampler(sampler) => Source::Sampler(Arc::clone(sampler)),
             Source::Lost => Source::Lost,
         }
+    }
+}
+
+/// What a file holds of a field from which nothing will be drawn: its source is [`Source::Lost`].
+pub(super) fn without_source(FieldState { description, mut tensors }: FieldState) -> FieldState {
+    let of_source = |name: &str| name.starts_with(MODEL) || name.contains(&format!(".{MODEL}"));
+    let rows = |name: &str| name == ROWS || name.ends_with(&format!(".{ROWS}"));
+    tensors.retain(|(name, _)| !of_source(name) && !rows(name));
+    FieldState { description: forgotten(description), tensors }
+}
+
+fn forgotten(description: FieldDescription) -> FieldDescription {
+    match description {
+        FieldDescription::Network(mut config) => {
+            if !config.source.is_normal() {
+                config.source = SourceDescription::Sampler;
+            }
+            FieldDescription::Network(config)
+        }
+        FieldDescription::Guided { scale, model } => {
+            FieldDescription::Guided { scale, model: Box::new(forgotten(*model)) }
+        }
+        FieldDescription::Sourced { model, .. } => {
+            FieldDescription::Sourced { source: SourceDescription::Sampler, model }
+        }
+        FieldDescription::Window { from, to, model } => {
+            FieldDescription::Window { from, to, model: Box::new(forgotten(*model)) }
+        }
+        FieldDescription::Reversed { model } => {
+            FieldDescription::Reversed { model: Box::new(forgotten(*model)) }
+        }
+        FieldDescription::Chain { breaks, mut models } => {
+            if let Some(first) = models.first_mut() {
+                *first = forgotten(first.clone());
+            }
+            FieldDescription::Chain { breaks, models }
+        }
+        closed @ (FieldDescription::Gaussian { .. } | FieldDescription::Empirical { .. }) => closed,
     }
 }

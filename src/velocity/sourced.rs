@@ -77,6 +77,10 @@ impl VelocityField for SourcedField {
         self.source.shallow_clone()
     }
 
+    fn breaks(&self) -> Vec<f64> {
+        self.model.breaks()
+    }
+
     fn mixing(&self) -> Option<Mixing> {
         self.model.mixing()
     }

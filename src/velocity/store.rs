@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
 use super::{
-    EmpiricalField, FieldDescription, FieldState, GaussianField, GuidedField, NetworkField, Source,
-    SourcedField, VelocityField, WindowField,
+    ChainField, EmpiricalField, FieldDescription, FieldState, GaussianField, GuidedField, NetworkField,
+    ReversedField, Source, SourcedField, VelocityField, WindowField,
 };
 use crate::error::{Error, Result};
 use crate::store::{Stored, Tensors};
@@ -79,6 +79,14 @@ pub(super) fn build(
             let model = build(model, &of_model, device)?;
             let source = Source::from_state(source, &of_source, model.event_shape(), device)?;
             Box::new(SourcedField::new(model, source))
+        }
+        FieldDescription::Chain { breaks, models } => {
+            let parts = ChainField::split_state(tensors, models.len());
+            let blocks = models.iter().zip(&parts).map(|(model, own)| build(model, own, device));
+            Box::new(ChainField::new(blocks.collect::<Result<_>>()?, Some(breaks))?)
+        }
+        FieldDescription::Reversed { model } => {
+            Box::new(ReversedField::new(build(model, &ReversedField::split_state(tensors), device)?))
         }
     })
 }

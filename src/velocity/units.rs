@@ -344,6 +344,11 @@ impl VelocityField for UnitsField {
         self.inner.source()
     }
 
+    fn breaks(&self) -> Vec<f64> {
+        let back = self.units.inverse();
+        self.inner.breaks().into_iter().map(|u| back.time(u)).collect()
+    }
+
     fn shallow_clone(&self) -> Box<dyn VelocityField> {
         Box::new(UnitsField { inner: self.inner.shallow_clone(), units: self.units.shallow_clone() })
     }

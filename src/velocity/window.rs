@@ -93,6 +93,12 @@ impl VelocityField for WindowField {
         }
     }
 
+    fn breaks(&self) -> Vec<f64> {
+        let own = self.model.breaks().into_iter().map(|t| (t - self.from) / self.length());
+        // One at an end is kept: which side it is on is not left to rounding.
+        own.filter(|t| (-1e-9..=1.0 + 1e-9).contains(t)).collect()
+    }
+
     fn shallow_clone(&self) -> Box<dyn VelocityField> {
         Box::new(WindowField { model: self.model.shallow_clone(), from: self.from, to: self.to })
     }

@@ -25,7 +25,7 @@ READERS: dict[str, Any] = {
     "8gaussians": datasets.eight_gaussians,
     "digits": datasets.digits,
 }
-BUILT_IN = "8gaussians, checkerboard, digits, moons, swiss_roll"
+BUILT_IN = "8gaussians, checkerboard, digits, moons, swiss_roll, tree"
 # Samples that are drawn of the sets in the plane.
 DRAWN = 20_000
 # Samples of each class, and columns of a grid of images.
@@ -151,6 +151,19 @@ def input_file(given: str | None, flag: str, what: str) -> Path:
 def load_teacher(given: str | None, device: str) -> FlowTeacher:
     """The teacher of ``--teacher``."""
     return FlowTeacher.load(input_file(given, "--teacher", "a teacher's file"), device=device)
+
+
+def source_of(given: Any, device: str) -> Any:
+    """What ``--source`` says that a flow starts from: noise, rows, or another teacher's end."""
+    if given == "normal":
+        return given
+    if given in READERS:
+        return _read(given, {}, labels=False)[0]
+    expected = f"normal, one of {BUILT_IN}, an .npy or .npz file, or a teacher's file"
+    path = input_file(str(given), "--source", expected)
+    if path.suffix in (".npy", ".npz"):
+        return array_file(path, "--source")[0]
+    return FlowTeacher.load(path, device=device)
 
 
 def load_student(given: str | None, device: str, flag: str = "student") -> KoopmanDistiller:

@@ -17,7 +17,7 @@ Examples
 from .arrays import arrays
 from .images import cifar10, digits, fashion_mnist, idx, image_folder, images, mnist
 from .pixels import Images, Labels, resize, to_uint8
-from .plane import TWO_DIMENSIONAL, Samples, checkerboard, eight_gaussians, moons, swiss_roll
+from .plane import TWO_DIMENSIONAL, Samples, checkerboard, eight_gaussians, moons, swiss_roll, tree
 from .split import split
 
 __all__ = [
@@ -40,4 +40,5 @@ __all__ = [
     "split",
     "swiss_roll",
     "to_uint8",
+    "tree",
 ]

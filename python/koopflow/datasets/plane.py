@@ -64,8 +64,30 @@ def swiss_roll(n: int, *, noise: float = 1.0, seed: int | None = 0) -> Samples:
     return ((points + noise * rng.standard_normal((n, 2))) / 5.0).astype(np.float32)
 
 
+def tree(n: int, *, noise: float = 0.03, seed: int | None = 0) -> Samples:
+    """A tree that branches six times in two, in [-3, 3] x [-3, 2.8]: ``[n, 2]``, float32, deviation 1.3.
+
+    Each branch is two thirds as long as its parent and turned by 30 degrees to either side; points are
+    uniform over the length of all branches. ``noise`` is the deviation of Gaussian noise around them.
+    """
+    n, rng = checked_count(n), _generator(noise, seed)
+    starts, angles, lengths = np.zeros(1) - 3.0j, np.full(1, np.pi / 2), np.full(1, 2.1)
+    branches = []
+    for _ in range(7):
+        steps = lengths * np.exp(1j * angles)
+        branches.append((starts, steps))
+        starts = np.repeat(starts + steps, 2)
+        angles = np.repeat(angles, 2) + np.pi / 6 * np.tile([-1.0, 1.0], len(steps))
+        lengths = np.repeat(lengths, 2) * 2.0 / 3.0
+    begin, step = (np.concatenate(parts) for parts in zip(*branches, strict=True))
+    chosen = rng.choice(len(step), n, p=np.abs(step) / np.abs(step).sum())
+    place = begin[chosen] + rng.random(n) * step[chosen]
+    points = np.stack([place.real, place.imag], axis=1)
+    return (points + noise * rng.standard_normal((n, 2))).astype(np.float32)
+
+
 TWO_DIMENSIONAL: dict[str, Callable[..., Samples]] = {
-    function.__name__: function for function in (moons, eight_gaussians, checkerboard, swiss_roll)
+    function.__name__: function for function in (moons, eight_gaussians, checkerboard, swiss_roll, tree)
 }
 """The two-dimensional sets by name."""
 

@@ -403,10 +403,10 @@ def _stored_twin(field: _core.VelocityField, facts: dict[str, Any]) -> TeacherMo
     return field_of(stored).to(field.device)
 
 
-def checked_teacher(teacher: Any) -> Flow:
+def checked_teacher(teacher: Any, argument: str = "teacher") -> Flow:
     """The teacher. Raises ``TypeError`` for anything that is none."""
     if isinstance(teacher, Flow):
         return teacher
     hint = "; a function has no event shape: FlowTeacher.from_torch(function, event_shape=(2,))"
     got = f"{type(teacher).__name__}{hint if callable(teacher) else ''}"
-    raise TypeError(f"teacher: expected a FlowTeacher, got {got}")
+    raise TypeError(f"{argument}: expected a FlowTeacher, got {got}")

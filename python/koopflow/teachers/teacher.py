@@ -39,9 +39,11 @@ from ..options import SHARED_TRAINING, Options, Training, UNet, name_of, to_json
 from ..progress import ProgressFunction, ProgressMeter
 from ..twins.teacher import GuidedField, TeacherModule
 from .attaching import attaching
-from .flow import Flow, TrainingData
+from .flow import Flow, TrainingData, checked_teacher
+from .local import Local
 from .modes import Modes
 from .parts import Parts
+from .phase import PhaseSpace
 from .populations import Populations
 from .source import KEPT, as_source
 from .torch_models import probe
@@ -52,7 +54,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False, repr=False)
-class FlowTeacher(HubFolder, Parts, Populations, Parameters):
+class FlowTeacher(HubFolder, Parts, Local, PhaseSpace, Populations, Parameters):
     """A flow-matching model: trained here on data, attached from PyTorch, or known in closed form.
 
     The probability path is x_t = a(t) x1 + s(t) x0, with x0 standard normal (Lipman et al. 2210.02747) or
@@ -121,6 +123,8 @@ class FlowTeacher(HubFolder, Parts, Populations, Parameters):
     """
 
     _kind: ClassVar[str] = "teacher"
+    # The core's objective, if it is another than flow matching.
+    _objective: ClassVar[str | None] = None
     _nested: ClassVar[Mapping[str, type[Options]]] = {"network": UNet, "training": Training}
 
     event_shape: Sequence[int]
@@ -157,6 +161,7 @@ class FlowTeacher(HubFolder, Parts, Populations, Parameters):
         noise: Array | None = None,
         condition: Array | None = None,
         weights: Array | None = None,
+        initial: Flow | None = None,
         steps: int | None = None,
         batch_size: int | None = None,
         progress: bool | ProgressFunction = True,
@@ -185,6 +190,8 @@ class FlowTeacher(HubFolder, Parts, Populations, Parameters):
         weights : array, ``[N]``, optional
             How much each row counts, as of :class:`koopflow.TiltedSamples`: numbers from 0 on, by which rows
             are drawn, once, before training; not for data that do not fit into memory.
+        initial : FlowTeacher, optional
+            A network of the same shape, trained by koopflow, whose weights training begins with.
         steps, batch_size : int, optional
             Values for this call, instead of those of the constructor.
         progress : bool or callable, default True
@@ -239,6 +246,8 @@ class FlowTeacher(HubFolder, Parts, Populations, Parameters):
             portions = stream.rest()
             if portions is not None and resume is not None:
                 raise ArgumentError("resume: expected None for data that are streamed, which begin anew")
+        if initial is not None and resume is not None:
+            raise ArgumentError("initial: expected None for a training that is resumed, got a teacher")
         data = as_batch(data, "data")
         if tuple(data.shape[1:]) != self.event_shape or len(data.shape) == 0:
             raise ShapeError(
@@ -264,6 +273,7 @@ class FlowTeacher(HubFolder, Parts, Populations, Parameters):
                 header=to_json({"params": {**written, "seed": config["seed"]}}),
                 portions=portions,
                 source=start,
+                initial=None if initial is None else checked_teacher(initial, "initial").field,
                 **files,
             )
         self._take(field, {"seed": config["seed"], **json.loads(history)})
@@ -495,7 +505,7 @@ class FlowTeacher(HubFolder, Parts, Populations, Parameters):
     ) -> Self:
         kind = Conditioning.of(field)
         start = as_source(source, field.event_shape, known=field)
-        if start is not None and source != KEPT:
+        if start is not None and source is not KEPT:
             field = field.starting_from(start)
         teacher = cls(
             tuple(field.event_shape),
@@ -518,6 +528,7 @@ class FlowTeacher(HubFolder, Parts, Populations, Parameters):
         training = Training.of("training", self.training)
         config |= training.given(only=SHARED_TRAINING, of="a FlowTeacher's training")
         config["conditioning"] = Conditioning(self.num_classes, self.condition_dim).plain()
+        config["objective"] = self._objective
         if (unet := unet_of("network", self.network, "mlp")) is not None:
             config["unet"] = unet.options()
         return {name: value for name, value in config.items() if value is not None}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -118,6 +119,7 @@ class NetworkField(TeacherModule):
         self.growth = _Standard(1) if config.get("growth") else None
         self.condition = _Standard(extra) if self.conditions.dim else None
         self.units = Units(self.path, size) if self._in_units else None
+        self.phase = config.get("phase", False)
 
     def velocity(self, t: Tensor, x: Tensor, condition: Condition) -> Tensor:
         dtype = next(self.network.parameters()).dtype
@@ -140,9 +142,13 @@ class NetworkField(TeacherModule):
             own = self.origin.scale.square()
             at, centre = at + c.s * self.origin.mean, centre + c.s_rate * self.origin.mean
             start, rate = start * own, rate * own
-        x = (x - at) / (c.a.square() * variance + start).sqrt()
+        seen = (x - at) / (c.a.square() * variance + start).sqrt()
         unit = (c.a_rate.square() * variance + rate).sqrt()
-        return self._answer(t, x, numbers) * unit + centre
+        v = self._answer(t, seen, numbers) * unit + centre
+        if not self.phase:
+            return v
+        half = x.shape[1] // 2
+        return torch.cat([x[:, half:], v[:, half:]], 1)
 
     def _answer(self, t: Tensor, x: Tensor, numbers: Condition) -> Tensor:
         if isinstance(self.network, UNet):
@@ -234,6 +240,47 @@ class GuidedField(TeacherModule):
         return self.scale * self.model.velocity(t, x, condition) + (1.0 - self.scale) * without
 
 
+class ReversedField(TeacherModule):
+    """A flow that runs the other way: v(t, x) = -u(1 - t, x)."""
+
+    def __init__(self, model: TeacherModule) -> None:
+        nn.Module.__init__(self)
+        self.model, self.training = model, False
+        self.event_shape, self.conditions = model.event_shape, model.conditions
+
+    def velocity(self, t: Tensor, x: Tensor, condition: Condition) -> Tensor:
+        return -self.model.velocity(1.0 - t, x, condition)
+
+    def stored(self) -> Stored:
+        return _joined(self, {"model.": self.model}) or super().stored()
+
+
+class ChainField(TeacherModule):
+    """Fields one after the other, each between two of the rising ``breaks``, of its own time from 0 to 1.
+
+    Every field is asked for every row, so that the module has no branches; the one that acts answers.
+    """
+
+    def __init__(self, blocks: Sequence[TeacherModule], breaks: Sequence[float]) -> None:
+        nn.Module.__init__(self)
+        self.blocks, self.breaks, self.training = nn.ModuleList(blocks), tuple(breaks), False
+        self.event_shape, self.conditions = blocks[0].event_shape, blocks[0].conditions
+
+    def velocity(self, t: Tensor, x: Tensor, condition: Condition) -> Tensor:
+        v, last = torch.zeros_like(x), len(self.breaks) - 2
+        for place, (start, end) in enumerate(pairwise(self.breaks)):
+            lowest, most = (start if place else None), (end if place < last else None)
+            within = t if lowest is most is None else t.clamp(lowest, most)
+            field = cast(TeacherModule, self.blocks[place])
+            own = field.velocity((within - start) / (end - start), x, condition) / (end - start)
+            v = torch.where((t >= start)[:, None], own, v) if place else own
+        return v
+
+    def stored(self) -> Stored:
+        blocks = {f"blocks.{place}.": cast(TeacherModule, block) for place, block in enumerate(self.blocks)}
+        return _joined(self, blocks) or super().stored()
+
+
 class WindowField(TeacherModule):
     """A field's flow from one of its times to another, as one from 0 to 1."""
 
@@ -276,29 +323,52 @@ _KINDS = {"network": NetworkField, "gaussian": GaussianField, "empirical": Empir
 
 def field_of(stored: Stored) -> TeacherModule:
     """The field of a teacher's stored form."""
-    model = stored.header["model"]
-    description = model["description"]
+    description = stored.header["model"]["description"]
     field: TeacherModule
     if description["field"] == "sourced":
-        inner = {**stored.header, "model": {**model, "description": description["model"]}}
-        field = field_of(Stored(inner, {k: x for k, x in stored.tensors.items() if not k.startswith(APART)}))
+        tensors = {name: x for name, x in stored.tensors.items() if not name.startswith(APART)}
+        field = field_of(_part(Stored(stored.header, tensors), description["model"]))
         field.apart = {name: x for name, x in stored.tensors.items() if name.startswith(APART)}
         field.header = stored.header
         return field
     if description["field"] == "window":
-        inner = {**stored.header, "model": {**model, "description": description["model"]}}
-        field = WindowField(field_of(Stored(inner, stored.tensors)), description["from"], description["to"])
+        model = field_of(_part(stored, description["model"]))
+        field = WindowField(model, description["from"], description["to"])
+        field.header = stored.header
+        return field
+    if description["field"] == "reversed":
+        field = ReversedField(field_of(_part(stored, description["model"], "model.")))
+        field.header = stored.header
+        return field
+    if description["field"] == "chain":
+        parts = enumerate(description["models"])
+        blocks = [field_of(_part(stored, model, f"blocks.{place}.")) for place, model in parts]
+        field = ChainField(blocks, description["breaks"])
         field.header = stored.header
         return field
     if description["field"] == "guided":
-        inner = {**stored.header, "model": {**model, "description": description["model"]}}
-        tensors = {
-            name.removeprefix("model."): x for name, x in stored.tensors.items() if name[:6] == "model."
-        }
-        null = stored.tensors["null_condition"]
-        field = GuidedField(field_of(Stored(inner, tensors)), description["scale"], null)
+        model = field_of(_part(stored, description["model"], "model."))
+        field = GuidedField(model, description["scale"], stored.tensors["null_condition"])
+        field.apart = {f"model.{name}": x for name, x in model.apart.items()}
     else:
         field = _KINDS[description["field"]](stored)
     own = {name: x for name, x in stored.tensors.items() if name not in field.apart}
     field.header, field.given = stored.header, without_values(own)
     return field
+
+
+def _part(stored: Stored, description: dict[str, Any], prefix: str = "") -> Stored:
+    """The field of this description in a stored form, whose names begin with ``prefix`` there."""
+    header = {**stored.header, "model": {**stored.header["model"], "description": description}}
+    own = {name.removeprefix(prefix): x for name, x in stored.tensors.items() if name.startswith(prefix)}
+    return Stored(header, own)
+
+
+def _joined(module: TeacherModule, parts: Mapping[str, TeacherModule]) -> Stored | None:
+    """The stored form of a field made of others, by what their names begin with; None for one without."""
+    if not hasattr(module, "header"):
+        return None
+    stored = {begin: part.stored().tensors for begin, part in parts.items()}
+    return Stored(
+        module.header, {begin + name: x for begin, own in stored.items() for name, x in own.items()}
+    )

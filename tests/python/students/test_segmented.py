@@ -80,7 +80,7 @@ def test_each_segment_is_its_part(chain):
     for state, time in zip(path, [2.0, 0.25, 0.5, 1.2, 0.0], strict=True):
         # Between the ends of a part, whose turn is large, little was asked.
         assert relative(state, x0 @ exact(time)) < (0.1 if time in (0.0, 0.5, 2.0) else 0.25)
-    np.testing.assert_array_equal(path[0], chain.sample(x0=x0))
+    np.testing.assert_allclose(path[0], chain.sample(x0=x0), atol=1e-5)
     assert relative(chain.invert(x0 @ exact(2.0)), x0) < 0.15
     first, second = chain.students_
     np.testing.assert_allclose(second.sample(x0=first.sample(x0=x0)), path[0], atol=1e-6)
@@ -96,7 +96,9 @@ def test_an_evaluation_for_each_segment(chain):
 
 def test_fresh_samples_are_repeatable(chain):
     np.testing.assert_array_equal(chain.sample(6, seed=1), chain.sample(6, seed=1))
-    np.testing.assert_array_equal(chain.sample(6, seed=1), chain.sample_path(6, times=[2.0], seed=1)[0])
+    np.testing.assert_allclose(
+        chain.sample(6, seed=1), chain.sample_path(6, times=[2.0], seed=1)[0], atol=1e-5
+    )
 
 
 def test_reports(chain, teacher):

@@ -1,0 +1,133 @@
+"""Teachers made of other teachers: one after the other, and backwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Any, TypeVar, cast
+
+from .. import _core
+from .._arrays import Array, as_numbers
+from .._clock import UNIT, Clock
+from ..exceptions import ArgumentError
+from ..twins.teacher import ChainField, ReversedField, TeacherModule
+from .attaching import Attachable, attaching
+from .flow import Flow, checked_teacher
+from .source import KEPT
+
+Teacher = TypeVar("Teacher", bound="Joinable")
+
+
+class Joinable(Attachable):
+    """A teacher that others can be joined to."""
+
+    @classmethod
+    @attaching
+    def chain(
+        cls: type[Teacher], teachers: Sequence[Flow], *, breaks: Array | Sequence[float] | None = None
+    ) -> Teacher:
+        """Teachers one after the other: each carries on from where the one before ends.
+
+        The chain starts from the first one's source and ends where the last one does. Its velocity jumps
+        where one hands over to the next, and its paths have kinks there; solvers start anew at these times.
+        Log-densities add up: the change along the chain is the sum of those along its parts.
+
+        Parameters
+        ----------
+        teachers : sequence of FlowTeacher
+            Fitted or attached ones of one event shape, conditioning, device and dtype. The sources of all but
+            the first are left aside.
+        breaks : sequence of float, optional
+            The ``len(teachers) + 1`` rising times at which each begins and the last one ends; the first and
+            the last are the ``horizon`` of the chain. By default those of the teachers where each begins when
+            the one before ends, and otherwise equal parts of [0, 1].
+
+        Returns
+        -------
+        FlowTeacher
+            A fitted one, to sample, distil and save. It has no ``training_data_``: its states are not on
+            lines between its source and data. A student's stored paths have the kinks among their points
+            where ``Trajectories(path_steps=...)`` allows it, and a note says where not.
+
+        Raises
+        ------
+        ArgumentError, ShapeError, DtypeError
+            For no teacher, one that does not go with the first, and breaks that do not fit.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from koopflow import FlowTeacher
+        >>> wide = FlowTeacher.gaussian([0.0, 0.0], 4.0 * np.eye(2))
+        >>> moved = FlowTeacher.gaussian([3.0, 0.0], np.eye(2))
+        >>> FlowTeacher.chain([wide, moved]).sample(x0=np.ones((1, 2), dtype=np.float32)).round(2)
+        array([[5., 2.]], dtype=float32)
+        """
+        if isinstance(teachers, (Flow, str)) or not isinstance(teachers, Sequence):
+            raise ArgumentError(f"teachers: expected a sequence of teachers, got {type(teachers).__name__}")
+        parts = [checked_teacher(teacher, f"teachers[{k}]") for k, teacher in enumerate(teachers)]
+        times = _breaks([part.clock for part in parts], breaks)
+        clock = UNIT if times is None else Clock.of((times[0], times[-1]), "breaks")
+        own = None if times is None else [0.0, *(clock.own(t) for t in times[1:-1]), 1.0]
+        field = _core.VelocityField.chain([part.field for part in parts], breaks=own)
+        return cls._joined(field, parts, clock, partial(_chain_twin, [part._twin for part in parts], own))
+
+    @attaching
+    def reversed(self: Teacher) -> Teacher:
+        """This teacher backwards: v(t, x) = -u(1 - t, x) for its velocity u, in the same clock.
+
+        Its source are this one's samples, each the solution of an ODE; its flow ends at this one's source.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from koopflow import FlowTeacher
+        >>> teacher = FlowTeacher.gaussian([1.0, 2.0], np.diag([4.0, 0.25]))
+        >>> teacher.reversed().sample(x0=np.array([[1.0, 2.0]], dtype=np.float32)).round(3) + 0.0
+        array([[0., 0.]], dtype=float32)
+        """
+        field = self.field.reversed()
+        return self._joined(field, [self], self.clock, partial(_reversed_twin, self._twin))
+
+    @classmethod
+    def _joined(
+        cls: type[Teacher],
+        field: _core.VelocityField,
+        parts: Sequence[Flow],
+        clock: Clock,
+        twin: Callable[[], TeacherModule],
+    ) -> Teacher:
+        """The teacher of a field that is made of those of ``parts``."""
+        # A twin of what is stored is a copy; one of an attached model has the model inside.
+        attached = any(part._attached is not None for part in parts)
+        teacher = cls._around(field, twin if attached else None, clock)
+        if field.source.kind != "normal":
+            cast(Any, teacher).source = KEPT
+        known = [set(part.history_["classes"]) for part in parts if "classes" in part.history_]
+        if known:
+            teacher._history = {"classes": sorted(set.intersection(*known))}
+        return teacher
+
+
+def _breaks(clocks: Sequence[Clock], given: Any) -> list[float] | None:
+    """When each teacher begins, and the last one ends; None for equal parts of [0, 1]."""
+    if given is not None:
+        times = as_numbers(given, "breaks", "[0.0, 0.5, 1.0]")
+        if len(times) != len(clocks) + 1 or not all(end > start for start, end in pairwise(times)):
+            expected = f"{len(clocks) + 1} rising times around {len(clocks)} teacher(s)"
+            raise ArgumentError(f"breaks: expected {expected}, got {times}")
+        return times
+    follows = all(abs(a.end - b.start) <= 1e-9 * a.length for a, b in pairwise(clocks))
+    return [clock.start for clock in clocks] + [clocks[-1].end] if clocks and follows else None
+
+
+def _chain_twin(
+    blocks: Sequence[Callable[[], TeacherModule]], breaks: Sequence[float] | None
+) -> TeacherModule:
+    count = len(blocks)
+    return ChainField([block() for block in blocks], breaks or [k / count for k in range(count)] + [1.0])
+
+
+def _reversed_twin(model: Callable[[], TeacherModule]) -> TeacherModule:
+    return ReversedField(model())

@@ -1,0 +1,45 @@
+//! Training that begins with the weights of another teacher.
+
+use tch::Tensor;
+
+use crate::error::{Error, Result};
+use crate::velocity::{FieldDescription, NetworkField, NetworkFieldConfig, VelocityField};
+
+/// Gives `field` the weights of `other`, a network of the same shape. What scales its input and output stays its own.
+///
+/// # Errors
+/// [`Error::Argument`] naming `initial` for one that is no network, or another one.
+pub(super) fn begin_with(field: &NetworkField, other: &dyn VelocityField) -> Result<()> {
+    let refuse = |got: String| {
+        let expected = format!("a network of the same shape, {}", shape_of(field.config()));
+        Error::argument("initial", expected, got)
+    };
+    let state = other.state().ok_or_else(|| refuse(format!("a teacher of kind '{}'", other.kind_name())))?;
+    let config = match &state.description {
+        FieldDescription::Network(config) => config,
+        _ => return Err(refuse(format!("a teacher of kind '{}'", other.kind_name()))),
+    };
+    let parts = field.parameters().named().into_iter().map(|(name, own)| {
+        let found =
+            state.tensors.iter().find(|(other, tensor)| *other == name && tensor.size() == own.size());
+        found.map(|(_, tensor)| tensor.to_device(own.device()).to_kind(own.kind()).reshape([-1]))
+    });
+    let parts: Option<Vec<Tensor>> = parts.collect();
+    let parts = parts.ok_or_else(|| refuse(shape_of(config)))?;
+    let (mut flat, values) = (field.parameters().flat()?, Tensor::f_cat(&parts, 0)?);
+    tch::no_grad(|| flat.f_copy_(&values))?;
+    Ok(())
+}
+
+/// What decides on the shapes of a network's weights.
+fn shape_of(config: &NetworkFieldConfig) -> String {
+    let shape = crate::tensor::shape_text(&config.event_shape);
+    let condition = config.conditioning.size();
+    match &config.unet {
+        Some(_) => format!("a U-Net for {shape} with {condition} numbers of a condition"),
+        None => format!(
+            "a perceptron for {shape} of width {} and depth {} with {condition} numbers of a condition",
+            config.width, config.depth
+        ),
+    }
+}

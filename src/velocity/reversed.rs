@@ -1,0 +1,97 @@
+//! A flow that runs the other way: from data to what the original starts from.
+
+use tch::{Device, Kind, Tensor};
+
+use super::{Conditioning, EvaluationCounter, FieldDescription, FieldState, Mixing, Source, VelocityField};
+use crate::error::Result;
+
+/// What the names of the model's tensors begin with.
+const MODEL: &str = "model.";
+
+/// v(t, x) = -u(1 - t, x) for a field u: from where the flow of u ends at time 0 to where it starts at time 1.
+pub struct ReversedField {
+    model: Box<dyn VelocityField>,
+}
+
+impl ReversedField {
+    pub fn new(model: Box<dyn VelocityField>) -> Self {
+        ReversedField { model }
+    }
+
+    /// Tensors of [`VelocityField::state`], those of the model alone.
+    pub(super) fn split_state(tensors: &[(String, Tensor)]) -> Vec<(String, Tensor)> {
+        let own = |(name, tensor): &(String, Tensor)| {
+            Some((name.strip_prefix(MODEL)?.to_string(), tensor.shallow_clone()))
+        };
+        tensors.iter().filter_map(own).collect()
+    }
+}
+
+impl VelocityField for ReversedField {
+    fn event_shape(&self) -> &[i64] {
+        self.model.event_shape()
+    }
+
+    fn conditioning(&self) -> Conditioning {
+        self.model.conditioning()
+    }
+
+    fn device(&self) -> Device {
+        self.model.device()
+    }
+
+    fn dtype(&self) -> Kind {
+        self.model.dtype()
+    }
+
+    fn velocity(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
+        Ok(self.model.velocity(&(1.0 - t), x, condition)?.f_neg()?)
+    }
+
+    fn velocity_and_vjp(
+        &self,
+        t: &Tensor,
+        x: &Tensor,
+        cotangent: &Tensor,
+        condition: Option<&Tensor>,
+    ) -> Result<(Tensor, Tensor)> {
+        let (v, product) = self.model.velocity_and_vjp(&(1.0 - t), x, cotangent, condition)?;
+        Ok((v.f_neg()?, product.f_neg()?))
+    }
+
+    fn work(&self) -> Result<Option<f64>> {
+        self.model.work()
+    }
+
+    fn counter(&self) -> &EvaluationCounter {
+        self.model.counter()
+    }
+
+    /// Where the original ends.
+    fn source(&self) -> Source {
+        Source::Flow(self.model.shallow_clone())
+    }
+
+    /// Paths are their own mirror images.
+    fn mixing(&self) -> Option<Mixing> {
+        self.model.mixing().filter(|mixing| matches!(mixing, Mixing::Path(_)))
+    }
+
+    fn breaks(&self) -> Vec<f64> {
+        self.model.breaks().iter().rev().map(|t| 1.0 - t).collect()
+    }
+
+    fn shallow_clone(&self) -> Box<dyn VelocityField> {
+        Box::new(ReversedField::new(self.model.shallow_clone()))
+    }
+
+    fn kind_name(&self) -> &'static str {
+        "reversed"
+    }
+
+    fn state(&self) -> Option<FieldState> {
+        let FieldState { description, tensors } = self.model.state()?;
+        let tensors = tensors.into_iter().map(|(name, tensor)| (format!("{MODEL}{name}"), tensor)).collect();
+        Some(FieldState { description: FieldDescription::Reversed { model: Box::new(description) }, tensors })
+    }
+}
