@@ -19,7 +19,7 @@ use koopflow::baselines::Baseline;
 use koopflow::data::{Inputs, Trajectories, TrajectoryPlan};
 use koopflow::distill::{self, DistillConfig, Extras};
 use koopflow::error::Error;
-use koopflow::flow::{self, TeacherConfig, TrainingFiles};
+use koopflow::flow::{self, Given, TeacherConfig, TrainingFiles};
 use koopflow::koopman::Student;
 use koopflow::monitor::Silent;
 use koopflow::store;
@@ -161,7 +161,7 @@ fn resume(path: &Path) -> Result<(), Error> {
                 serde_json::from_value(options_of(TRAINING_TEACHER)).expect("the fixture's options");
             let data = training_data();
             let files = TrainingFiles { checkpoint: None, resume: Some(path.into()) };
-            flow::train_with_files(&config, &data, None, None, None, &files, &mut Silent).map(drop)
+            flow::train_with_files(&config, Given::new(&data, None), &files, &mut Silent).map(drop)
         }
         _ => {
             let config: DistillConfig =
