@@ -17,7 +17,7 @@ from . import _core, baselines, metrics
 from ._arrays import Array, as_batch, as_condition, as_integer, as_seed, checked_count, method_of, to_numpy
 from ._tables import text_table, to_frame
 from .exceptions import ArgumentError, DivergenceError, ShapeError
-from .metrics.errors import PATH_TIMES, path_of
+from .metrics.errors import PATH_TIMES, path_of, recovery
 from .options import Training
 from .progress import ProgressEvent, ProgressFunction, ProgressMeter
 from .students.distiller import KoopmanDistiller
@@ -335,7 +335,7 @@ class _Reference:
             row["path_error"] = _core.path_error(path, self.path[1:-1], self.scale).value
         if getattr(model, "has_inverse", hasattr(model, "invert")):
             recovered = to_numpy(model.invert(self.ends, **given))
-            row["inversion_error"] = _core.inversion_error(recovered, self.noise).value
+            row["inversion_error"] = recovery(recovered, self.noise, self.teacher).value
         return row
 
     def limits(self) -> dict[str, float]:

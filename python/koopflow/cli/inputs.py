@@ -153,6 +153,19 @@ def load_teacher(given: str | None, device: str) -> FlowTeacher:
     return FlowTeacher.load(input_file(given, "--teacher", "a teacher's file"), device=device)
 
 
+def source_of(given: Any, device: str) -> Any:
+    """What ``--source`` says that a flow starts from: noise, rows, or another teacher's end."""
+    if given == "normal":
+        return given
+    if given in READERS:
+        return _read(given, {}, labels=False)[0]
+    expected = f"normal, one of {BUILT_IN}, an .npy or .npz file, or a teacher's file"
+    path = input_file(str(given), "--source", expected)
+    if path.suffix in (".npy", ".npz"):
+        return array_file(path, "--source")[0]
+    return FlowTeacher.load(path, device=device)
+
+
 def load_student(given: str | None, device: str, flag: str = "student") -> KoopmanDistiller:
     """The student of a file."""
     return KoopmanDistiller.load(input_file(given, flag, "a student's file"), device=device)

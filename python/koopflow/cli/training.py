@@ -11,7 +11,7 @@ from ..exceptions import DivergenceError
 from ..progress import ProgressEvent
 from ..students import KoopmanDistiller
 from ..teachers import FlowTeacher
-from .inputs import DATA, conditioning_of, conditions, load, load_teacher
+from .inputs import DATA, conditioning_of, conditions, load, load_teacher, source_of
 from .options import Keywords, Option, Settings, Stopped, command
 from .results import RESULTS, can_be_drawn, drawn, output_folder, progress, refuse_existing, say, write
 
@@ -38,6 +38,7 @@ def train_teacher(settings: Settings) -> int:
     given = keywords["num_classes"] is not None or keywords["condition_dim"] is not None
     data = load(settings, labels=given or settings["data.labels"])
     shape = data.train.shape[1:]
+    keywords["source"] = source_of(keywords["source"], keywords["device"])
     teacher = FlowTeacher(shape, **{**keywords, **({} if given else data.conditioning)})
     run = Run(settings, teacher)
     if run.begins():

@@ -86,13 +86,14 @@ def inversion_error(
     student: Any, teacher: Any, noise: Array, *, condition: Array | None = None, **interval: Any
 ) -> Estimate:
     """RMS of ``||invert(teacher(x0)) - x0||``, over the RMS norm of the noise: 1 for a student that says 0.
+    For a teacher with another source, over the total standard deviation of ``noise``, which is of it.
 
     The arguments are those of :func:`endpoint_error`; the student has ``invert``.
     """
     noise, condition = plain_batch(noise, "noise"), as_condition(condition)
     ends = method_of("teacher", teacher, "sample")(x0=noise, condition=condition)
     recovered = method_of("student", student, "invert")(ends, condition=condition)
-    return bootstrapped(_core.inversion_error(recovered, noise), **interval)
+    return bootstrapped(recovery(recovered, noise, teacher), **interval)
 
 
 def round_trip_error(
@@ -129,6 +130,14 @@ def straightness(
     if np.isnan(bend.value):
         raise ArgumentError("model: expected paths that lead somewhere, got none that moves")
     return bootstrapped(bend, **interval)
+
+
+def recovery(recovered: Array, start: Array, teacher: Any) -> _core.Statistic:
+    """How far states of the source are from what a student says they were: see :func:`inversion_error`."""
+    field = getattr(teacher, "field", None)
+    if not isinstance(field, _core.VelocityField) or field.source.kind == "normal":
+        return _core.inversion_error(recovered, start)
+    return _core.endpoint_error(recovered, start, _core.total_std(start))
 
 
 def path_of(name: str, model: Any, noise: Array, shares: Sequence[float], condition: Array | None) -> Array:

@@ -16,7 +16,7 @@ from .._arrays import Array, as_batch, to_numpy
 from .._conditioning import Conditioning
 from .._tables import text_table, to_frame
 from ..exceptions import ArgumentError, ShapeError
-from ..metrics.errors import PATH_TIMES
+from ..metrics.errors import PATH_TIMES, recovery
 from ..metrics.estimate import bootstrapped
 from ..teachers.flow import Flow
 
@@ -204,7 +204,7 @@ def evaluate(
     errors = {
         "endpoint_error": _core.endpoint_error(student_ends, ends, scale),
         "path_error": _core.path_error(student_path[1:-1], path[1:-1], scale),
-        "inversion_error": _core.inversion_error(recovered, noise),
+        "inversion_error": recovery(recovered, noise, teacher),
         "round_trip_error": _core.round_trip_error(again, ends, scale),
     }
     # Velocities are asked for one time after another.

@@ -499,7 +499,7 @@ class FlowTeacher(HubFolder, Parts, Local, PhaseSpace, Parameters):
     ) -> Self:
         kind = Conditioning.of(field)
         start = as_source(source, field.event_shape, known=field)
-        if start is not None and source != KEPT:
+        if start is not None and source is not KEPT:
             field = field.starting_from(start)
         teacher = cls(
             tuple(field.event_shape),

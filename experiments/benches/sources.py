@@ -1,0 +1,153 @@
+"""Flows from one set of data to another, and students of several segments.
+
+    python -m experiments.benches.sources --parts plane digits
+    python -m experiments.benches.sources --parts segments --cases eight_gaussians --segments 1 2 4
+
+Every number is beside its teacher's, on fresh samples of the source; distances are to held-out data, and the
+floor is that of two halves of these.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from koopflow import FlowTeacher, KoopmanDistiller, SegmentedDistiller, datasets, metrics
+
+from ..compare.problems import problem
+from ..environment import versions
+
+Samples = NDArray[np.float32]
+COUNT = 20_000
+EXACT = 2_000  # Samples that the exact distance is taken of.
+EVALUATED = 2_000
+SEED = 987_654_321
+
+
+def digits_of(kind: int, seed: int) -> tuple[Samples, Samples]:
+    """One kind of digit, ``[N, 64]``: for training, and held out."""
+    images, labels = datasets.digits()
+    own = images[labels == kind].reshape(-1, 64)
+    train, held_out = datasets.split(own, held_out=60, seed=seed)
+    return np.asarray(train), np.asarray(held_out)
+
+
+def plane(make: Callable[..., Any], seed: int) -> tuple[Samples, Samples]:
+    """Points of a plane: for training, and held out."""
+    return make(COUNT, seed=2 * seed), make(2 * EXACT, seed=2 * seed + 1)
+
+
+PAIRS: dict[str, Callable[[int], tuple[tuple[Samples, Samples], tuple[Samples, Samples]]]] = {
+    "8 Gaussians to moons": lambda seed: (
+        plane(datasets.eight_gaussians, seed),
+        plane(datasets.moons, seed),
+    ),
+    "moons to checkerboard": lambda seed: (
+        plane(datasets.moons, seed),
+        plane(datasets.checkerboard, seed),
+    ),
+    "digits, 3 to 8": lambda seed: (digits_of(3, seed), digits_of(8, seed)),
+}
+
+
+def halves(data: Samples) -> float:
+    """W2 between two halves of a set: what sampling alone costs."""
+    half = min(len(data) // 2, EXACT)
+    return metrics.wasserstein2(data[:half], data[half : 2 * half])
+
+
+def between(name: str, seed: int, steps: int | None) -> dict[str, Any]:
+    """A teacher from one set to another, and its student."""
+    (source, fresh), (data, held_out) = PAIRS[name](seed)
+    began = time.perf_counter()
+    teacher = FlowTeacher(data.shape[1:], source=source, seed=seed, steps=steps).fit(data, progress=False)
+    trained = time.perf_counter()
+    options: dict[str, Any] = {} if steps is None else {"steps": steps}
+    student = KoopmanDistiller(seed=seed, **options).fit(teacher, progress=False)
+    done = time.perf_counter()
+    # Rows that neither has seen.
+    exact = min(len(fresh), len(held_out), EXACT)
+    ends, samples = teacher.sample(x0=fresh[:exact]), student.sample(x0=fresh[:exact])
+    goal = held_out[-exact:]
+    scale = float(np.sqrt(held_out.reshape(len(held_out), -1).var(axis=0).sum()))
+    spread = float(np.sqrt(fresh.reshape(len(fresh), -1).var(axis=0).sum()))
+    back = student.invert(ends)
+    rms = lambda x: float(np.sqrt(np.mean(np.sum(np.square(x).reshape(len(x), -1), axis=1))))  # noqa: E731
+    return {
+        "case": name,
+        "seed": seed,
+        "endpoint": rms(samples - ends) / scale,
+        "inverse": rms(back - fresh[:exact]) / spread,
+        "w2 teacher": metrics.wasserstein2(ends, goal),
+        "w2 student": metrics.wasserstein2(samples, goal),
+        "w2 halves": halves(held_out),
+        "w2 rows": metrics.wasserstein2(fresh[:exact], goal),
+        "teacher s": trained - began,
+        "student s": done - trained,
+    }
+
+
+def in_segments(name: str, counts: list[int], seed: int, steps: int | None) -> list[dict[str, Any]]:
+    """Students of several numbers of segments of one teacher."""
+    setting = problem(name)
+    data, held_out = setting.data(seed)
+    data, held_out = (x.reshape(len(x), -1) for x in (data, held_out))
+    flat = setting.teacher(data, seed, steps=steps).fit(data, progress=False)
+    options: dict[str, Any] = {} if steps is None else {"steps": steps}
+    exact = min(len(held_out), EXACT)
+    noise = flat.field.source.draw(exact, SEED)
+    own = metrics.wasserstein2(flat.sample(x0=noise), held_out[:exact])
+    found = []
+    for count in counts:
+        began = time.perf_counter()
+        pattern = KoopmanDistiller(seed=seed, **options)
+        student = SegmentedDistiller(count, student=pattern).fit(flat, progress=False)
+        seconds = time.perf_counter() - began
+        report = student.evaluate(flat, held_out, n=EVALUATED, resamples=2)
+        found.append(
+            {
+                "case": name,
+                "seed": seed,
+                "segments": count,
+                **{key: estimate.value for key, estimate in report.items()},
+                "w2 student": metrics.wasserstein2(student.sample(x0=noise), held_out[:exact]),
+                "w2 teacher": own,
+                "seconds": seconds,
+            }
+        )
+        print(json.dumps(found[-1]), flush=True)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=["plane", "digits", "segments"], default=["plane"])
+    parser.add_argument("--cases", nargs="+", default=["eight_gaussians/ot", "digits/ot"])
+    parser.add_argument("--segments", nargs="+", type=int, default=[1, 2, 4])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--steps", type=int, help="of teachers and students; for a quick look")
+    parser.add_argument("--output", type=Path)
+    asked = parser.parse_args()
+    print(versions(), flush=True)
+    rows: list[dict[str, Any]] = []
+    for seed in asked.seeds:
+        for name in PAIRS:
+            if ("digits" if name.startswith("digits") else "plane") in asked.parts:
+                rows.append(between(name, seed, asked.steps))
+                print(json.dumps(rows[-1]), flush=True)
+        if "segments" in asked.parts:
+            for name in asked.cases:
+                rows.extend(in_segments(name, asked.segments, seed, asked.steps))
+    if asked.output:
+        asked.output.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
