@@ -59,6 +59,16 @@ def test_checkerboard_fills_its_dark_squares_only():
     assert counts[dark].min() > 850
 
 
+def test_tree_without_noise_lies_on_its_branches():
+    points = datasets.tree(20_000, noise=0.0).astype(np.float64)
+    trunk = points[points[:, 1] < -0.9 - 1e-5]
+    np.testing.assert_allclose(trunk[:, 0], 0.0, atol=1e-5)
+    # Of length 2.1, and each level of branches has 4/3 the length of the one before.
+    share = 2.1 / sum(2.1 * (4.0 / 3.0) ** level for level in range(7))
+    assert abs(len(trunk) / 20_000 - share) < 0.01
+    np.testing.assert_allclose(points[:, 0].mean(), 0.0, atol=0.05)
+
+
 def test_swiss_roll_without_noise_is_a_spiral():
     points = 5.0 * datasets.swiss_roll(1000, noise=0.0).astype(np.float64)
     radius = np.hypot(points[:, 0], points[:, 1])
