@@ -615,7 +615,7 @@ class Student:
 class Segments:
     """Students one after another, each for a part of a flow's time."""
 
-    def __init__(self, students: Sequence[Student], breaks: Sequence[float]) -> None:
+    def __new__(cls, students: Sequence[Student], breaks: Sequence[float]) -> Segments:
         """Students in the order of time, and the times between them, 0 and 1 included."""
 
     def student(self, place: int, history: str, config: str) -> Student:

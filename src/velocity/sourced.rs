@@ -2,6 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
+use super::source::without_source;
 use super::{
     Conditioning, EvaluationCounter, FieldDescription, FieldState, Mixing, Moments, Source,
     SourceDescription, Units, VelocityField,
@@ -103,7 +104,8 @@ impl VelocityField for SourcedField {
     }
 
     fn state(&self) -> Option<FieldState> {
-        let FieldState { description, mut tensors } = self.model.state()?;
+        // What the model itself started from is of no use here.
+        let FieldState { description, mut tensors } = without_source(self.model.state()?);
         let (source, of_source): (SourceDescription, _) = self.source.state().ok()?;
         tensors.extend(of_source);
         let description = FieldDescription::Sourced { source, model: Box::new(description) };

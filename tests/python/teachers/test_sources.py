@@ -171,6 +171,19 @@ def test_files_hold_rows_and_flows(trained, tmp_path):
         other.fit(datasets.moons(100), progress=False).save(path)
 
 
+def test_another_source_takes_the_place_of_the_first(trained, tmp_path):
+    other = trained.starting_from(ROWS[:10] + 5.0)
+    other.save(tmp_path / "teacher.safetensors")
+    loaded = FlowTeacher.load(tmp_path / "teacher.safetensors")
+    np.testing.assert_array_equal(loaded.sample(5), other.sample(5))
+    begun = loaded.trajectory(n=20, times=[10.0, 20.0])[0]
+    assert np.abs(begun[:, None] - (ROWS[:10] + 5.0)).max(axis=2).min(axis=1).max() == 0.0
+    x = ROWS[:3]
+    np.testing.assert_array_equal(loaded.velocity(12.0, x), trained.velocity(12.0, x))
+    again = FlowTeacher.from_torch_module(other.to_torch())
+    np.testing.assert_array_equal(again.sample(5), other.sample(5))
+
+
 def test_a_function_is_in_no_file(tmp_path):
     teacher = FlowTeacher((2,), source=Uniform(), width=8, depth=1, steps=5)
     teacher.fit(datasets.moons(100), progress=False)
