@@ -89,7 +89,7 @@ def flow_rates(
         ax.legend(frameon=False, fontsize=8)
     warning = "circled: moves by more than 10% with other paths" if len(circled) else None
     note(ax, "outlined: where it would do as well", (1.0, 0.0), (-4, 4), xycoords="axes fraction", ha="right")
-    x, y = "growth rate, Re λ (per unit of time)", "frequency, |Im λ| (radians per unit of time)"
+    x, y = "growth rate, Re λ (per whole flow)", "frequency, |Im λ| (radians per whole flow)"
     return finish(ax, title, x, y, warning=warning)
 
 

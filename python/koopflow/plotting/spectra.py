@@ -87,7 +87,7 @@ def spectrum(
     for place in [p for p in np.argsort(-energy, kind="stable") if values[p].imag >= 0][:labels]:
         centre, shift = (values[place].real, values[place].imag), (0.55 * np.sqrt(area[place]) + 1, 2)
         note(ax, str(spectrum.indices[place]), centre, shift, color=INK, zorder=4)
-    x, y = "growth rate, Re λ (per unit of time)", "angular frequency, Im λ (radians per unit of time)"
+    x, y = "growth rate, Re λ (per whole flow)", "angular frequency, Im λ (radians per whole flow)"
     return finish(ax, title, x, y, warning=spectrum.caveat)
 
 
@@ -140,7 +140,7 @@ def generator(
     top = max(float(np.abs(entries).max()), 1e-12)
     scale = SymLogNorm(top * 1e-2, vmin=-top, vmax=top)
     image = ax.imshow(entries, cmap=SIGNED, norm=scale, interpolation="nearest")
-    colour_bar(ax, image, "L (per unit of time)")
+    colour_bar(ax, image, "L (per whole flow)")
     ax.set(xlabel="rate of observable", ylabel="observable")
     if dimension is not None:
         for edge in (1.5, 1.5 + dimension):

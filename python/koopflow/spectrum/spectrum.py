@@ -75,9 +75,9 @@ class Spectrum:
     places, indices : array, ``[r]``, int
         Places of these modes in the core's order and, as ``sample(modes=)`` takes them, by energy.
     eigenvalues : array, complex ``[r]``
-        lambda, per unit of time (from noise to data); conjugate pairs stand side by side.
+        lambda, per whole flow (from source to data, whatever the clock); conjugate pairs are neighbours.
     frequency, growth : array, ``[r]``
-        Im lambda, the angular frequency in radians per unit of time, and Re lambda.
+        Im lambda, the angular frequency in radians per whole flow, and Re lambda.
     energy : array, ``[r]``
         Share of the whole spectrum's energy: mean square of what a mode has moved at t = 1. Contributions are
         not orthogonal, so shares rank modes and say nothing about explained variance.
