@@ -102,7 +102,7 @@ def branches(seed: int, folder: Path) -> Problem:
     file = folder / f"sergio-{seed}.npz"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        script = Path(__file__).with_name("with_sergio.py")
+        script = Path(__file__).parent / "adapters" / "with_sergio.py"
         command = [str(interpreter("sergio", folder)), str(script), str(file), str(seed)]
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
