@@ -46,6 +46,7 @@ def test_the_chain_leads_from_noise_to_data(local):
     assert wasserstein2(samples, held_out) < floor + 0.5 * (wasserstein2(noise, held_out) - floor)
 
 
+@pytest.mark.slow
 def test_states_between_blocks_are_ever_more_noised(local):
     data = datasets.moons(2000, seed=1)
     states = local.trajectory(data, times=[1.0, 2 / 3, 1 / 3, 0.0])

@@ -103,6 +103,7 @@ def test_tight_clusters_follow_the_interpolant(interpolant):
     assert np.abs(spline - np.interp(fine, times, heights)).max() > 0.5
 
 
+@pytest.mark.slow
 def test_semi_relaxed_plans_are_those_of_another_algorithm():
     sets = [blobs(1, 30, 30, 0.0), blobs(2, 10, 40, 1.0)]
     for relaxation in (0.2, 1.0):
