@@ -28,7 +28,8 @@ class Clock:
         """The clock of two rising times. Raises ``ArgumentError`` for anything else."""
         times = as_numbers(horizon, argument, "(0.0, 1.0)")
         length = times[1] - times[0] if len(times) == 2 else 0.0
-        if not 1e-12 < length < 1e12:
+        # Times have to be told apart.
+        if not 1e-9 * max(map(abs, times), default=0.0) < length < 1e12 or length < 1e-12:
             raise ArgumentError(f"{argument}: expected two rising times such as (0.0, 1.0), got {horizon!r}")
         return cls(*times)
 

@@ -77,6 +77,9 @@ impl Resumed {
     fn check_data(&self, field: &NetworkField) -> Result<()> {
         let expected = format!("the data, conditions and network of {}", self.file.tensors.path());
         let differ = |name: &str| Error::argument("resume", expected.clone(), format!("another {name}"));
+        if field.source().is_normal() && self.file.tensors.get("origin.mean").is_some() {
+            return Err(differ("source"));
+        }
         for (name, own) in field.state().map(|state| state.tensors).unwrap_or_default() {
             let Some(stored) = self.file.tensors.get(&name) else { return Err(differ(&name)) };
             if stored.size() != own.size() {

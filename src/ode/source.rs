@@ -73,6 +73,10 @@ pub fn pool(
     let options = (Kind::Float, Device::Cpu);
     match source {
         Source::Rows(rows) => Ok(rows.to_kind(options.0).to_device(options.1)),
+        Source::Flow(field) if field.conditioning() != Conditioning::None => {
+            let expected = "an unconditional flow: its samples are paired with data of all conditions";
+            Err(Error::argument("source", expected, "a conditional one"))
+        }
         _ => draw(source, POOL, event_shape, random, options, None, monitor),
     }
 }

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from .. import _core
-from .._arrays import Array, as_condition, as_integer, as_path, as_seed, as_states, as_times, checked_count
+from .._arrays import Array, as_condition, as_integer, as_path, as_seed, as_states, checked_count
 from .._checkpointing import check_place
+from .._clock import UNIT, Clock
 from .._ending import tell_ending
 from .._parameters import Parameters
 from ..exceptions import ArgumentError, CheckpointError, NotFittedError
@@ -49,8 +50,9 @@ class Baseline(Parameters, ABC):
     history_: dict[str, Any]
     # What samples are made with: a Flow, unless a subclass says otherwise.
     _model: Any = None
-    # What its teacher starts from.
+    # What its teacher starts from, and times of source and data.
     _source: str = "normal"
+    _clock: Clock = UNIT
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
@@ -84,7 +86,7 @@ class Baseline(Parameters, ABC):
         teacher = checked_teacher(teacher)
         place = check_place("trajectory_file", trajectory_file, "trajectories", reads=not refresh)
         file = {"trajectory_file": place, "refresh": refresh}
-        self._source = teacher.field.source.kind
+        self._source, self._clock = teacher.field.source.kind, teacher.clock
         self._fit(teacher, data=data, condition=as_condition(condition), progress=progress, **file)
         tell_ending(self.history_, "the student so far")
         return self
@@ -120,6 +122,11 @@ class Baseline(Parameters, ABC):
         """
         steps = None if steps is None else as_integer(steps, "steps", least=1)
         return self._ends(self._noise(x0, n, seed), steps, as_condition(condition))
+
+    @property
+    def clock(self) -> Clock:
+        """Times from source to data, the teacher's."""
+        return self._clock
 
     @abstractmethod
     def _ends(self, x0: Array, steps: int | None, condition: Array | None) -> Array:
@@ -157,6 +164,7 @@ class Baseline(Parameters, ABC):
         baseline = kind._read(path, written)
         baseline._restore(path, device)
         baseline._source = str(found.get("source", "normal"))
+        baseline._clock = Clock.of(found.get("horizon", (0.0, 1.0)))
         return baseline
 
     @abstractmethod
@@ -165,8 +173,12 @@ class Baseline(Parameters, ABC):
 
     def _facts(self) -> dict[str, Any]:
         """What a file says about this object besides its model."""
-        known = {"kind": type(self).__name__, "options": self._written()}
-        return {"baseline": known if self._source == "normal" else {**known, "source": self._source}}
+        known: dict[str, Any] = {"kind": type(self).__name__, "options": self._written()}
+        if self._source != "normal":
+            known["source"] = self._source
+        if not self._clock.is_unit:
+            known["horizon"] = self._clock.plain()
+        return {"baseline": known}
 
     def _noise(self, x0: Array | None, n: int | None, seed: int | None) -> Array:
         self._fitted()
@@ -208,10 +220,11 @@ class PathBaseline(Baseline):
         condition: Array | None = None,
     ) -> Array:
         """States along the path from noise, ``[len(times), B, *event]``, with the parameters of
-        :meth:`koopflow.KoopmanDistiller.sample_path`; ``times`` are within [0, 1]."""
+        :meth:`koopflow.KoopmanDistiller.sample_path`; ``times`` are within :attr:`clock`."""
         if isinstance(x0, int | np.integer):
             n, x0 = int(x0), None
-        return self._path(self._noise(x0, n, seed), as_times(times), as_condition(condition))
+        own = self.clock.times(times)
+        return self._path(self._noise(x0, n, seed), own, as_condition(condition))
 
     @abstractmethod
     def _path(self, x0: Array, times: list[float], condition: Array | None) -> Array:

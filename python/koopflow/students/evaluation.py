@@ -57,7 +57,8 @@ class EvaluationReport:
     straight_line_path_error : float
         Path error of the straight line between the teacher's own endpoints: the bar for claims about paths.
     inversion_error : float
-        RMS of ``||invert(teacher(x0)) - x0||``, divided by the RMS norm of the noise.
+        RMS of ``||invert(teacher(x0)) - x0||``, divided by the RMS norm of the noise, or by the total
+        standard deviation of another source.
     round_trip_error : float
         RMS of ``||student(invert(x1)) - x1||`` at the teacher's endpoints x1.
     phase_error : float
@@ -76,6 +77,8 @@ class EvaluationReport:
         Batched network evaluations (NFE) and wall-clock time of one batch; the teacher's by dopri5.
     n, seed : int
         Number of noise samples and their random seed.
+    source : str
+        What the teacher starts from: ``"normal"``, ``"rows"``, ``"flow"`` or ``"sampler"``.
     intervals : dict of str to (float, float)
         95% bootstrap intervals of the endpoint, path, inversion and round-trip error. Intervals of distances
         take many more assignments: see :func:`koopflow.metrics.measured`.
@@ -99,6 +102,7 @@ class EvaluationReport:
     n: int
     seed: int
     intervals: dict[str, tuple[float, float]]
+    source: str = "normal"
 
     @property
     def evaluation_ratio(self) -> float:
@@ -140,7 +144,11 @@ class EvaluationReport:
             row("endpoint error", deviation, student=self.endpoint_error),
             row("path error", deviation, student=self.path_error),
             row("path error of a straight line", deviation, teacher=self.straight_line_path_error),
-            row("inversion error", "norm of the noise", student=self.inversion_error),
+            row(
+                "inversion error",
+                ("norm of the noise" if self.source == "normal" else "source's total deviation"),
+                student=self.inversion_error,
+            ),
             row("round-trip error", deviation, student=self.round_trip_error),
             row("phase error", "features' total deviation", student=self.phase_error),
             row("consistency residual", "features' rate", student=self.consistency_residual),
@@ -234,6 +242,7 @@ def evaluate(
         teacher_seconds=teacher_seconds,
         n=n,
         seed=seed,
+        source=teacher.field.source.kind,
         intervals={name: (estimate.low, estimate.high) for name, estimate in estimates.items()},
     )
 

@@ -269,7 +269,7 @@ class SegmentedDistiller(Parameters):
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{as_path(path)}: its header is damaged ({error})") from error
         times = [one.clock.start for one in made] + [made[-1].clock.end]
-        other = cls(times, predecessors=predecessors)
+        other = cls(times, student=clone(made[0]), predecessors=predecessors)
         other._adopt(model, made)
         return other
 

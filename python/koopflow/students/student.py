@@ -354,7 +354,7 @@ class FittedStudent(Densities, Observables, Parameters):
         scale: float | Array | None = None,
         shift: complex | Array | None = None,
         rotate: float | Array | None = None,
-        at: float = 0.0,
+        at: float | None = None,
         project: bool = False,
         condition: Array | None = None,
     ) -> Array:
@@ -378,8 +378,8 @@ class FittedStudent(Densities, Observables, Parameters):
             Shifts, in standard deviations of each eigenfunction over noise, carried to ``at``.
         rotate : float or array, ``[r]``, optional
             Angles in radians; for complex modes only.
-        at : float, default 0.0
-            Time of the edit, from 0 (noise) to 1 (data).
+        at : float, optional
+            Time of the edit on :attr:`clock`, from source to data; by default that of the source.
         project : bool, default False
             Whether the edited state is read at ``at``, above 0, and encoded anew before it goes on: one more
             evaluation, but the observables are then those of a state.
@@ -390,7 +390,8 @@ class FittedStudent(Densities, Observables, Parameters):
             raise ArgumentError(f"expected one of x and x0, got {'neither' if x is None else 'both'}")
         states = as_states(x0, "x0") if x is None else as_states(x)
         condition = self._checked(condition)
-        at = as_number(at, "at", "a time in [0, 1]", lambda time: 0.0 <= time <= 1.0)
+        # From the source where nothing is said.
+        (at,) = [0.0] if at is None else self.clock.times([as_number(at, "at")], "at")
         chosen = self._selection(slice(None) if modes is None else modes, condition)
         if isinstance(chosen, FlowSpectrum):
             how = {"scale": scale, "shift": shift, "rotate": rotate}

@@ -107,6 +107,11 @@ class Joinable(Attachable):
         known = [set(part.history_["classes"]) for part in parts if "classes" in part.history_]
         if known:
             teacher._history = {"classes": sorted(set.intersection(*known))}
+        spaces = [getattr(part, "latent_", None) for part in parts]
+        if any(part.history_.get("latent") for part in parts):
+            teacher._history = {**teacher._history, "latent": True}
+        if all(space is spaces[0] for space in spaces):
+            cast(Any, teacher).latent_ = spaces[0]
         return teacher
 
 

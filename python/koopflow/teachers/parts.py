@@ -13,6 +13,9 @@ from ..twins.teacher import TeacherModule, WindowField
 from .attaching import Attachable, attaching
 from .source import KEPT
 
+# What of a history is true of parts of a flow as well.
+TOLD = ("classes", "latent")
+
 
 class Parts(Attachable):
     """Teachers that are made of a teacher's own flow."""
@@ -31,8 +34,10 @@ class Parts(Attachable):
         array([[1., 0.],
                [1., 0.]], dtype=float32)
         """
-        other = self._around(self.field, self._attached, self.clock, source)
-        return self._told(other)
+        other = self._told(self._around(self.field, self._attached, self.clock, source))
+        # The field is the same, and so is how it was trained.
+        other._history = self._history
+        return other
 
     @attaching
     def window(self, start: float, end: float) -> Any:
@@ -59,9 +64,9 @@ class Parts(Attachable):
         return self._told(self._around(self.field.window(first, last), twin, clock, KEPT))
 
     def _told(self, other: Any) -> Any:
-        """Another teacher that warns of the classes that this one never saw."""
-        if "classes" in self._history:
-            other._history = {"classes": self._history["classes"]}
+        """Another teacher that warns of the classes that this one never saw, in the same coordinates."""
+        other._history = {name: self._history[name] for name in TOLD if name in self._history}
+        other.latent_ = getattr(self, "latent_", None)
         return other
 
 

@@ -144,6 +144,8 @@ class Populations(Flow):
             )
         teacher._take(field, {"seed": config["seed"], **json.loads(history)})
         teacher.latent_ = maps
+        if maps is not None:
+            teacher._history["latent"] = True
         tell_ending(teacher._history, "the teacher so far")
         found: Teacher = teacher
         return found
@@ -181,12 +183,21 @@ class Populations(Flow):
         return masses
 
     def encode(self, rows: Array) -> Array:
-        """Coordinates ``[N, *event]`` of rows that were measured, by ``latent``; rows as they are without."""
-        return (
-            as_batch(rows, "rows") if self.latent_ is None else self.latent_.encoded(as_batch(rows, "rows"))
-        )
+        """Coordinates ``[N, *event]`` of rows that were measured, by ``latent``; rows as they are without.
+
+        Raises ``ArgumentError`` for a teacher that was loaded: no file holds the functions of ``latent``.
+        """
+        maps = self._latent()
+        return as_batch(rows, "rows") if maps is None else maps.encoded(as_batch(rows, "rows"))
 
     def decode(self, states: Array) -> Array:
         """What states ``[..., *event]`` are in the space of what was measured, by ``latent``; states as they
-        are without."""
-        return states if self.latent_ is None else self.latent_.decoded(states, self.event_shape_)
+        are without. Raises as :meth:`encode`."""
+        maps = self._latent()
+        return states if maps is None else maps.decoded(states, self.event_shape_)
+
+    def _latent(self) -> Latent | None:
+        if self.latent_ is None and self._history.get("latent"):
+            told = "which no file holds: teacher.latent_ = koopflow.teachers.latent.Latent.of(latent)"
+            raise ArgumentError(f"latent: expected the functions of the training, {told}; got none")
+        return self.latent_

@@ -71,8 +71,11 @@ def reflow(
     pool = Conditioning.of(teacher.field).pool(condition, None if known is None else known.condition)
     trained = teacher.field.kind == "network" and teacher.history_
     like = teacher if isinstance(teacher, FlowTeacher) and trained else FlowTeacher._around(teacher.field)
+    source = teacher.field.source
     # Mirrored pairs would not be the teacher's own.
     own = {name: n for name, n in like.get_params(deep=False).items() if name not in ("event_shape", "flip")}
+    own |= {"source": "normal" if source.kind == "normal" else source}
+    own |= {"horizon": (teacher.clock.start, teacher.clock.end)}
     current: Flow = teacher
     for turn in range(rounds):
         sequence = np.random.SeedSequence([seed, turn])

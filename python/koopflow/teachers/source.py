@@ -41,6 +41,8 @@ def as_source(
     if callable(source):
         log_prob = getattr(source, "log_prob", None)
         return _core.Source.sampler(_drawing(source), _density(log_prob), event_shape=shape)
+    if source is None or np.ndim(source) == 0:
+        raise ArgumentError(f"source: expected 'normal', rows, a teacher or a function, got {source!r}")
     return _core.Source.rows(as_batch(source, "source"), shape)
 
 

@@ -288,6 +288,8 @@ class FlowTeacher(HubFolder, Parts, Local, PhaseSpace, Populations, Parameters):
         """Becomes what was trained."""
         self._field, self._attached, self._history = field, None, history
         self._clock = Clock.of(self.horizon)
+        if isinstance(self.source, _core.Source):
+            self.source = KEPT
 
     def state_dict(self) -> dict[str, Any]:
         """The weights of a network as torch tensors on the CPU, by name.
@@ -539,6 +541,8 @@ class FlowTeacher(HubFolder, Parts, Local, PhaseSpace, Populations, Parameters):
             name: value if name == "source" else clone(value, safe=False)
             for name, value in self.get_params(deep=False).items()
         }
+        if self.source is KEPT and self._field is not None:
+            params["source"] = self._field.source
         return type(self)(**params)
 
     def __sklearn_is_fitted__(self) -> bool:

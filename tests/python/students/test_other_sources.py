@@ -142,6 +142,29 @@ def test_comparisons_start_from_the_source(teacher):
     assert len(found.rows) >= 2
 
 
+def test_baselines_are_on_the_teachers_clock(teacher, tmp_path):
+    x0 = ROWS[:20]
+    exact = teacher.trajectory(x0, times=[2.0, 3.0, 4.0])
+    solver = baselines.OdeSolver(solver="rk4", steps=40).fit(teacher)
+    np.testing.assert_allclose(solver.sample_path(x0, times=[2.0, 3.0, 4.0]), exact, atol=1e-3)
+    small = baselines.MeanVelocity(width=8, depth=1, steps=5, trajectories=64)
+    small.fit(teacher, progress=False).save(tmp_path / "model.safetensors")
+    loaded = baselines.load(tmp_path / "model.safetensors")
+    assert (loaded.clock.start, loaded.clock.end) == (2.0, 4.0)
+    with pytest.raises(ArgumentError, match=r"times: expected times in \[2, 4\], got 1"):
+        loaded.sample_path(x0, times=[1.0])
+
+
+def test_edits_are_on_the_teachers_clock(student):
+    x0 = ROWS[:5]
+    late, middle = (student.edit(x0=x0, scale=0.5, at=at, project=True) for at in (4.0, 3.0))
+    plain = student.edit(x0=x0, modes=0, shift=0.5)
+    np.testing.assert_array_equal(plain, student.edit(x0=x0, modes=0, shift=0.5, at=2.0))
+    assert np.abs(late - middle).max() > 1e-4
+    with pytest.raises(ArgumentError, match=r"at: expected times in \[2, 4\], got 0"):
+        student.edit(x0=x0, modes=0, shift=0.5, at=0.0)
+
+
 def test_trained_baselines_ask_for_the_source(teacher):
     plain = baselines.PlainNetwork(width=16, depth=1, steps=20, trajectories=128).fit(teacher, progress=False)
     with pytest.raises(ArgumentError, match="x0: expected samples of the teacher's source, 'rows'"):

@@ -150,6 +150,7 @@ def test_files_and_copies(chain, tmp_path):
     for other in (loaded, copy.deepcopy(chain), pickle.loads(pickle.dumps(chain))):
         np.testing.assert_array_equal(other.sample(5), expected)
         assert other.segments == [0.0, 0.5, 2.0]
+        assert other.student.observables == 16
         assert other.students_[1].history_["steps"] == 400
     with pytest.raises(CheckpointError):
         KoopmanDistiller.load(tmp_path / "chain.safetensors")

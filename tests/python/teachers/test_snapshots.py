@@ -211,6 +211,21 @@ def test_kinds_of_arrays_give_one_teacher():
         np.testing.assert_allclose(other, found[0], rtol=1e-5)
 
 
+def test_a_latent_space_is_never_forgotten_in_silence(tmp_path):
+    wide = [blobs(seed, 20, 20, float(seed)) @ np.eye(2, 5, dtype=np.float32) for seed in (1, 2)]
+    pca = PCA(2, whiten=True).fit(np.concatenate(wide))
+    teacher = FlowTeacher.snapshots(wide, [0.0, 4.0], latent=pca, steps=2, **QUICK)
+    expected = teacher.encode(wide[0])
+    whole = (teacher.window(0.0, 2.0), teacher.reversed(), teacher.starting_from(expected))
+    for other in (*whole, FlowTeacher.chain([teacher, teacher.reversed()], breaks=[0.0, 1.0, 2.0])):
+        np.testing.assert_array_equal(other.encode(wide[0]), expected)
+    teacher.save(tmp_path / "teacher.safetensors")
+    loaded = FlowTeacher.load(tmp_path / "teacher.safetensors")
+    for ask in (loaded.encode, loaded.decode, loaded.window(0.0, 2.0).encode):
+        with pytest.raises(ArgumentError, match="latent: expected the functions of the training"):
+            ask(expected)
+
+
 def test_a_latent_space_is_gone_to_and_left():
     random = np.random.default_rng(0)
     wide = np.linalg.qr(random.normal(size=(6, 2)))[0].T

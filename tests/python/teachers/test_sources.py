@@ -224,10 +224,52 @@ def test_guidance_and_reflow_keep_the_source():
     assert nearest.max() == 0.0
 
 
+def test_reflow_begins_where_any_teacher_does(trained, tmp_path):
+    quick = {"pairs": 64, "progress": False, "width": 8, "depth": 1, "steps": 5}
+    trained.save(tmp_path / "teacher.safetensors")
+    attached = FlowTeacher.from_torch(grown, (2,), source=ROWS, horizon=(10.0, 20.0))
+    for teacher in (attached, FlowTeacher.load(tmp_path / "teacher.safetensors"), trained.window(12.0, 20.0)):
+        straighter = reflow(teacher, **quick)
+        assert straighter.clock == teacher.clock
+        begun = [x.trajectory(n=9, times=[x.clock.start, 20.0])[0] for x in (straighter, teacher)]
+        np.testing.assert_array_equal(*begun)
+        pickle.loads(pickle.dumps(straighter)).sample(2)
+    fresh = clone(FlowTeacher.load(tmp_path / "teacher.safetensors"))
+    assert fresh.fit(datasets.moons(50), steps=1, progress=False).field.source.kind == "rows"
+
+
+def test_training_goes_on_from_the_same_source_only(tmp_path):
+    options = {"width": 8, "depth": 1, "steps": 6}
+    file, data = tmp_path / "run.safetensors", datasets.moons(100)
+    FlowTeacher((2,), source=ROWS, **options).fit(data, progress=False, checkpoint=file, checkpoint_every=3)
+    for source in ("normal", ROWS + 1.0):
+        with pytest.raises(ArgumentError, match="resume: expected"):
+            FlowTeacher((2,), source=source, **options).fit(data, progress=False, resume=file)
+
+
+def test_conditional_flows_are_no_sources_of_training():
+    means = torch.tensor([0.0, 5.0])
+    moved = FlowTeacher.from_torch(lambda t, x, y: x * 0 + means[y][:, None], (2,), num_classes=2)
+    teacher = FlowTeacher((2,), source=moved, num_classes=2, steps=1)
+    with pytest.raises(ArgumentError, match="source: expected an unconditional flow"):
+        teacher.fit(datasets.moons(20), np.arange(20) % 2, progress=False)
+
+
+def test_the_same_field_from_elsewhere_is_trained_alike():
+    options = {"width": 8, "depth": 1, "steps": 5, "path": "vp", "coupling": "independent"}
+    teacher = FlowTeacher((2,), num_classes=2, label_dropout=0.2, **options)
+    teacher.fit(datasets.moons(100), np.arange(100) % 2, progress=False)
+    other = teacher.starting_from(ROWS)
+    assert other.pairing_ == teacher.pairing_
+    assert other.guided(2.0).field.source.kind == "rows"
+
+
 @pytest.mark.parametrize(
     ("source", "error", "message"),
     [
         ("uniform", ArgumentError, "source: expected 'normal', rows, a teacher or a function, got 'uniform'"),
+        (None, ArgumentError, "source: expected 'normal', rows, a teacher or a function, got None"),
+        (7, ArgumentError, "got 7"),
         ("kept", ArgumentError, "got 'kept' without a fitted teacher"),
         (np.zeros((3, 3)), ShapeError, r"source: expected shape \(B, 2\), got \(3, 3\)"),
         (np.zeros((0, 2)), ArgumentError, "source: expected at least one sample"),
@@ -243,7 +285,9 @@ def test_bad_sources_are_named(source, error, message):
         FlowTeacher((2,), source=source, steps=1).fit(datasets.moons(10), progress=False)
 
 
-@pytest.mark.parametrize("horizon", [(1.0, 0.0), (0.0,), (0.0, 0.0), (0.0, np.inf), "01", (0.0, np.nan)])
+@pytest.mark.parametrize(
+    "horizon", [(1.0, 0.0), (0.0,), (0.0, 0.0), (0.0, np.inf), "01", (0.0, np.nan), (1e15, 1e15 + 4.0)]
+)
 def test_bad_clocks_are_named(horizon):
     with pytest.raises(ArgumentError, match="horizon: expected"):
         FlowTeacher((2,), horizon=horizon, steps=1).fit(datasets.moons(10), progress=False)
