@@ -126,7 +126,7 @@ pub fn log_prob(
                 source: field.source(),
                 own_condition: condition.as_ref().map(samples),
             };
-            parts.push(part.solve(&samples(&x), &options.solve, monitor)?);
+            parts.push(part.solve(&samples(&x), options, monitor)?);
             Ok(())
         })?;
         monitor.report(&Progress {
@@ -163,20 +163,21 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
-    fn solve(&self, x: &Tensor, options: &SolveOptions, monitor: &mut dyn Monitor) -> Result<Tensor> {
+    fn solve(&self, x: &Tensor, options: &DensityOptions, monitor: &mut dyn Monitor) -> Result<Tensor> {
         let size = x.size()[1];
         let log_volume = Tensor::zeros([self.rows, 1], (x.kind(), x.device()));
         let state = Tensor::cat(&[x, &log_volume], 1);
         let derivative = |t: f64, y: &Tensor| self.derivative(t, y, size);
         let (ends, along, breaks) = ([1.0, 0.0], Along::augmented(self.field), self.field.breaks());
-        let solution = integrate_between(derivative, &state, &ends, options, &along, &breaks, monitor)?;
+        let solution =
+            integrate_between(derivative, &state, &ends, &options.solve, &along, &breaks, monitor)?;
         let end = solution.endpoint();
         // In float64: the squares of many dimensions and the volume may nearly cancel.
         let noise = end.narrow(1, 0, size).to_kind(Kind::Double);
         let mut shape = vec![self.rows];
         shape.extend(self.field.event_shape());
         let noise = noise.f_view(shape.as_slice())?;
-        let log_noise = log_density(&self.source, &noise, self.own_condition.as_ref(), monitor)?;
+        let log_noise = log_density(&self.source, &noise, options, self.own_condition.as_ref(), monitor)?;
         // The last coordinate ran backwards from 0 with slope -div v: it holds +integral of div v.
         Ok((log_noise - end.select(1, size).to_kind(Kind::Double)).to_kind(x.kind()))
     }

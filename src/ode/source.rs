@@ -6,7 +6,7 @@ use super::{log_prob, solve_chunked, Chunks, DensityOptions, SolveOptions};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::tensor::{check_batch, log_standard_normal, shape_text, RandomSource};
-use crate::velocity::{Conditioning, Source, VelocityField};
+use crate::velocity::{Conditioning, Source};
 
 /// Rows that stand for a law that rows cannot be taken of, where many are asked for again and again: pairs of
 /// training are drawn from them.
@@ -81,13 +81,14 @@ pub fn pool(
     }
 }
 
-/// Log-density in nats, `[B]` in float64, of states `[B, *event]` at a flow's beginning.
+/// Log-density in nats, `[B]` in float64, of states `[B, *event]` at a flow's beginning; that of another flow by `options`.
 ///
 /// # Errors
 /// [`Error::Argument`] naming `source` where it has none; whatever a flow, a density or the monitor raises.
 pub fn log_density(
     source: &Source,
     x: &Tensor,
+    options: &DensityOptions,
     condition: Option<&Tensor>,
     monitor: &mut dyn Monitor,
 ) -> Result<Tensor> {
@@ -96,7 +97,7 @@ pub fn log_density(
         Source::Normal => return log_standard_normal(&x.f_reshape([rows, -1])?),
         Source::Flow(field) => {
             let condition = condition.filter(|_| field.conditioning() != Conditioning::None);
-            Some(log_prob(&**field, x, &DensityOptions::default(), condition, monitor)?)
+            Some(log_prob(&**field, x, options, condition, monitor)?)
         }
         Source::Sampler(sampler) => sampler.log_density(x)?,
         Source::Rows(_) | Source::Lost => None,
@@ -125,18 +126,18 @@ fn without_density(source: &Source) -> Error {
     Error::argument("source", expected, format!("'{}'", source.name()))
 }
 
-/// `count` samples that a teacher starts from, for a seed: those of [`RandomSource::noise`].
+/// [`draw`] for a seed: teachers, students and pictures of one seed start alike, by [`RandomSource::noise`].
 ///
 /// # Errors
 /// As [`draw`].
 pub fn starts(
-    field: &dyn VelocityField,
+    source: &Source,
     count: i64,
+    event_shape: &[i64],
     seed: u64,
+    options: (Kind, Device),
     condition: Option<&Tensor>,
     monitor: &mut dyn Monitor,
 ) -> Result<Tensor> {
-    let mut random = RandomSource::noise(seed);
-    let options = (Kind::Float, Device::Cpu);
-    draw(&field.source(), count, field.event_shape(), &mut random, options, condition, monitor)
+    draw(source, count, event_shape, &mut RandomSource::noise(seed), options, condition, monitor)
 }

@@ -11,7 +11,6 @@ use super::errors::from_callback;
 use super::handle::Shared;
 use crate::error::Result;
 use crate::ode;
-use crate::tensor::RandomSource;
 use crate::velocity::{Sampler, Source};
 
 #[pyclass(name = "Source", module = "koopflow._core", frozen)]
@@ -78,9 +77,8 @@ impl PySource {
         let (source, shape) = (self.handle(), self.event_shape.clone());
         let mut monitor = PyMonitor::new(monitor);
         let drawn = door::enter(py, move || {
-            let mut random = RandomSource::noise(seed);
             let options = (Kind::Float, Device::Cpu);
-            ode::draw(&source, count, &shape, &mut random, options, condition.as_ref(), &mut monitor)
+            ode::starts(&source, count, &shape, seed, options, condition.as_ref(), &mut monitor)
         })?;
         ArrayKind::Numpy.export(py, drawn)
     }

@@ -18,7 +18,7 @@ use crate::python::door::PyMonitor;
 use crate::sampling;
 use crate::sampling::Source;
 use crate::spectrum::{Edit, Facts, LevelSpectrum, Sort, Spectrum};
-use crate::tensor::{RandomSource, Share};
+use crate::tensor::Share;
 use crate::velocity::VelocityField;
 
 struct Measured {
@@ -97,10 +97,10 @@ impl Asked {
         }
         let config = self.student.config();
         let condition = config.conditioning.spread(self.condition.as_ref(), self.n)?;
-        let (mut random, options) = (RandomSource::noise(self.seed), (Kind::Float, Device::Cpu));
-        let (source, shape) = (self.student.source(), &config.event_shape);
-        let noise =
-            ode::draw(source, self.n, shape, &mut random, options, condition.as_ref(), &mut self.monitor)?;
+        let (source, shape, options) =
+            (self.student.source(), &config.event_shape, (Kind::Float, Device::Cpu));
+        let (given, monitor) = (condition.as_ref(), &mut self.monitor);
+        let noise = ode::starts(source, self.n, shape, self.seed, options, given, monitor)?;
         let (condition, teacher) = (condition.as_ref(), self.teacher.as_deref());
         let found = measure(&self.student, &noise, condition, teacher, &mut self.monitor)?;
         Ok((self.student, found))

@@ -195,7 +195,8 @@ fn at_noise(
         true => exact_log_determinant(&map, &flat, condition.as_ref(), monitor)?,
         false => estimated_log_determinant(&map, &flat, condition.as_ref(), options, monitor)?,
     };
-    let log_noise = ode::log_density(student.source(), &student.unflatten(&flat), given, monitor)?;
+    let (start, exact) = (student.unflatten(&flat), ode::DensityOptions::default());
+    let log_noise = ode::log_density(student.source(), &start, &exact, given, monitor)?;
     let log_determinant = log_determinant + dimension as f64 * student.length(1.0)?.ln();
     Ok((log_noise - &log_determinant, log_determinant, standard_errors))
 }

@@ -110,9 +110,8 @@ pub fn sample_count(
     }
     student.config().conditioning.check(condition, count)?;
     if !student.source().is_normal() {
-        let mut random = RandomSource::noise(seed);
         let (shape, options) = (&student.config().event_shape, (student.kind(), Device::Cpu));
-        let x0 = ode::draw(student.source(), count, shape, &mut random, options, condition, monitor)?;
+        let x0 = ode::starts(student.source(), count, shape, seed, options, condition, monitor)?;
         return Ok(sample(student, &x0, condition, steps, monitor)?.to_device(Device::Cpu));
     }
     let dimension = student.config().dimension();

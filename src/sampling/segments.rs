@@ -7,7 +7,6 @@ use crate::error::{Error, Result};
 use crate::koopman::Segments;
 use crate::monitor::Monitor;
 use crate::ode;
-use crate::tensor::RandomSource;
 
 /// Data for states of the source `[B, *event]`.
 ///
@@ -26,10 +25,10 @@ pub fn sample_segments(
     Ok(x)
 }
 
-/// `count` states of the source, `[count, *event]` on the CPU: those of [`RandomSource::noise`].
+/// `count` states of the source, `[count, *event]` on the CPU.
 ///
 /// # Errors
-/// As [`ode::draw`].
+/// As [`ode::starts`].
 pub fn starts_of_segments(
     segments: &Segments,
     count: i64,
@@ -38,9 +37,8 @@ pub fn starts_of_segments(
     monitor: &mut dyn Monitor,
 ) -> Result<Tensor> {
     let first = segments.first();
-    let (mut random, options) = (RandomSource::noise(seed), (first.kind(), Device::Cpu));
-    let shape = &first.config().event_shape;
-    ode::draw(first.source(), count, shape, &mut random, options, condition, monitor)
+    let (shape, options) = (&first.config().event_shape, (first.kind(), Device::Cpu));
+    ode::starts(first.source(), count, shape, seed, options, condition, monitor)
 }
 
 /// States at each of `times`, in any order, from one encoding at the beginning of each segment: `[T, B, *event]`.

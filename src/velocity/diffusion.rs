@@ -11,10 +11,10 @@
 //! v = (linear) x + (weight) prediction, with two numbers a time.
 
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::noise_schedule::{NoiseLevel, NoiseSchedule};
-use super::{Conditioning, EvaluationCounter, FieldState, Mixing, VelocityField};
+use super::{FieldState, Mixing, VelocityField};
 use crate::error::{Error, Result};
 
 /// What the model predicts, for its own state z = alpha x1 + sigma x0.
@@ -180,21 +180,7 @@ impl DiffusionField {
 }
 
 impl VelocityField for DiffusionField {
-    fn event_shape(&self) -> &[i64] {
-        self.model.event_shape()
-    }
-
-    fn conditioning(&self) -> Conditioning {
-        self.model.conditioning()
-    }
-
-    fn device(&self) -> Device {
-        self.model.device()
-    }
-
-    fn dtype(&self) -> Kind {
-        self.model.dtype()
-    }
+    answers_as!(model);
 
     fn velocity(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
         let Reading { argument, input, linear, weight } = self.config.reading(t, x.dim());
@@ -225,10 +211,6 @@ impl VelocityField for DiffusionField {
     }
 
     /// The model's: one evaluation is one of it.
-    fn counter(&self) -> &EvaluationCounter {
-        self.model.counter()
-    }
-
     fn shallow_clone(&self) -> Box<dyn VelocityField> {
         Box::new(DiffusionField { model: self.model.shallow_clone(), config: self.config.clone() })
     }

@@ -1,13 +1,10 @@
 //! Classifier-free guidance: v = v(t, x, null) + scale (v(t, x, c) - v(t, x, null)) (Ho and Salimans, arXiv
 //! 2207.12598, in the form of Zheng et al., arXiv 2311.13443, for velocities).
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::gaussian::find_tensor;
-use super::{
-    Conditioning, EvaluationCounter, FieldDescription, FieldState, Mixing, Moments, Source, Units,
-    VelocityField,
-};
+use super::{Conditioning, FieldDescription, FieldState, Mixing, Moments, Source, Units, VelocityField};
 use crate::error::{Error, Result};
 use crate::tensor::{check_finite, dtype_name, shape_text};
 
@@ -93,21 +90,7 @@ impl GuidedField {
 }
 
 impl VelocityField for GuidedField {
-    fn event_shape(&self) -> &[i64] {
-        self.model.event_shape()
-    }
-
-    fn conditioning(&self) -> Conditioning {
-        self.model.conditioning()
-    }
-
-    fn device(&self) -> Device {
-        self.model.device()
-    }
-
-    fn dtype(&self) -> Kind {
-        self.model.dtype()
-    }
+    answers_as!(model);
 
     fn velocity(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
         let [t, x, condition] = self.doubled(t, x, condition)?;
@@ -131,10 +114,6 @@ impl VelocityField for GuidedField {
 
     fn work(&self) -> Result<Option<f64>> {
         Ok(self.model.work()?.map(|work| 2.0 * work))
-    }
-
-    fn counter(&self) -> &EvaluationCounter {
-        self.model.counter()
     }
 
     fn source(&self) -> Source {

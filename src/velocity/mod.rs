@@ -1,5 +1,30 @@
 //! Velocity fields: anything that gives v(t, x) with dx/dt = v, from noise at t = 0 to data at t = 1.
 
+/// The methods of [`VelocityField`] that a field made of another one answers as that one does.
+macro_rules! answers_as {
+    ($inner:ident) => {
+        fn event_shape(&self) -> &[i64] {
+            self.$inner.event_shape()
+        }
+
+        fn conditioning(&self) -> $crate::condition::Conditioning {
+            self.$inner.conditioning()
+        }
+
+        fn device(&self) -> tch::Device {
+            self.$inner.device()
+        }
+
+        fn dtype(&self) -> tch::Kind {
+            self.$inner.dtype()
+        }
+
+        fn counter(&self) -> &$crate::monitor::EvaluationCounter {
+            self.$inner.counter()
+        }
+    };
+}
+
 pub mod answer;
 mod body;
 mod chain;

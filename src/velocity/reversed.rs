@@ -1,8 +1,8 @@
 //! A flow that runs the other way: from data to what the original starts from.
 
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
-use super::{Conditioning, EvaluationCounter, FieldDescription, FieldState, Mixing, Source, VelocityField};
+use super::{FieldDescription, FieldState, Mixing, Source, VelocityField};
 use crate::error::Result;
 
 /// What the names of the model's tensors begin with.
@@ -28,21 +28,7 @@ impl ReversedField {
 }
 
 impl VelocityField for ReversedField {
-    fn event_shape(&self) -> &[i64] {
-        self.model.event_shape()
-    }
-
-    fn conditioning(&self) -> Conditioning {
-        self.model.conditioning()
-    }
-
-    fn device(&self) -> Device {
-        self.model.device()
-    }
-
-    fn dtype(&self) -> Kind {
-        self.model.dtype()
-    }
+    answers_as!(model);
 
     fn velocity(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
         Ok(self.model.velocity(&(1.0 - t), x, condition)?.f_neg()?)
@@ -61,10 +47,6 @@ impl VelocityField for ReversedField {
 
     fn work(&self) -> Result<Option<f64>> {
         self.model.work()
-    }
-
-    fn counter(&self) -> &EvaluationCounter {
-        self.model.counter()
     }
 
     /// Where the original ends.

@@ -1,12 +1,9 @@
 //! A velocity field whose flow starts from something else than noise.
 
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
 use super::source::without_source;
-use super::{
-    Conditioning, EvaluationCounter, FieldDescription, FieldState, Mixing, Moments, Source,
-    SourceDescription, Units, VelocityField,
-};
+use super::{FieldDescription, FieldState, Mixing, Moments, Source, SourceDescription, Units, VelocityField};
 use crate::error::Result;
 use crate::tensor::Share;
 
@@ -32,21 +29,7 @@ impl SourcedField {
 }
 
 impl VelocityField for SourcedField {
-    fn event_shape(&self) -> &[i64] {
-        self.model.event_shape()
-    }
-
-    fn conditioning(&self) -> Conditioning {
-        self.model.conditioning()
-    }
-
-    fn device(&self) -> Device {
-        self.model.device()
-    }
-
-    fn dtype(&self) -> Kind {
-        self.model.dtype()
-    }
+    answers_as!(model);
 
     fn velocity(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
         self.model.velocity(t, x, condition)
@@ -64,10 +47,6 @@ impl VelocityField for SourcedField {
 
     fn work(&self) -> Result<Option<f64>> {
         self.model.work()
-    }
-
-    fn counter(&self) -> &EvaluationCounter {
-        self.model.counter()
     }
 
     fn growth(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Option<Tensor>> {

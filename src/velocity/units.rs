@@ -17,7 +17,7 @@ use std::ops::RangeInclusive;
 use tch::{Device, Kind, Tensor};
 
 use super::standard::moments;
-use super::{Conditioning, EvaluationCounter, FieldState, Mixing, Path, Source, VelocityField};
+use super::{FieldState, Mixing, Path, Source, VelocityField};
 use crate::error::{Error, Result};
 use crate::tensor::{check_finite, shape_text, shared};
 
@@ -295,21 +295,7 @@ impl UnitsField {
 }
 
 impl VelocityField for UnitsField {
-    fn event_shape(&self) -> &[i64] {
-        self.inner.event_shape()
-    }
-
-    fn conditioning(&self) -> Conditioning {
-        self.inner.conditioning()
-    }
-
-    fn device(&self) -> Device {
-        self.inner.device()
-    }
-
-    fn dtype(&self) -> Kind {
-        self.inner.dtype()
-    }
+    answers_as!(inner);
 
     fn velocity(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
         self.units.velocity(t, x, |u, z| self.inner.velocity(u, z, condition))
@@ -334,10 +320,6 @@ impl VelocityField for UnitsField {
     /// Only a path that is the units' own is the same mixture on both sides.
     fn mixing(&self) -> Option<Mixing> {
         self.inner.mixing().filter(|mixing| *mixing == Mixing::Path(self.units.path()))
-    }
-
-    fn counter(&self) -> &EvaluationCounter {
-        self.inner.counter()
     }
 
     fn source(&self) -> Source {

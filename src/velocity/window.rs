@@ -1,8 +1,8 @@
 //! A part of a flow, from one of its times to another, as a flow from 0 to 1.
 
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
-use super::{Conditioning, EvaluationCounter, FieldDescription, FieldState, Mixing, Source, VelocityField};
+use super::{FieldDescription, FieldState, Mixing, Source, VelocityField};
 use crate::error::{Error, Result};
 
 /// v(u, x) = (to - from) v(from + (to - from) u, x).
@@ -33,21 +33,7 @@ impl WindowField {
 }
 
 impl VelocityField for WindowField {
-    fn event_shape(&self) -> &[i64] {
-        self.model.event_shape()
-    }
-
-    fn conditioning(&self) -> Conditioning {
-        self.model.conditioning()
-    }
-
-    fn device(&self) -> Device {
-        self.model.device()
-    }
-
-    fn dtype(&self) -> Kind {
-        self.model.dtype()
-    }
+    answers_as!(model);
 
     fn velocity(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
         Ok(self.model.velocity(&self.time(t), x, condition)? * self.length())
@@ -66,10 +52,6 @@ impl VelocityField for WindowField {
 
     fn work(&self) -> Result<Option<f64>> {
         self.model.work()
-    }
-
-    fn counter(&self) -> &EvaluationCounter {
-        self.model.counter()
     }
 
     fn growth(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Option<Tensor>> {

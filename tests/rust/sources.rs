@@ -69,7 +69,8 @@ fn windows_of_a_flow_make_up_the_whole() {
     let density = ode::DensityOptions { solve: options.clone(), ..ode::DensityOptions::default() };
     let found = ode::log_prob(&last, &x, &density, None, &mut Silent).unwrap();
     let expected = ode::log_prob(&*whole, &x, &density, None, &mut Silent).unwrap();
-    assert!(far(&found, &expected) < 1e-3);
+    // As exactly as was asked, though its source is a flow that has to be solved as well.
+    assert!(far(&found, &expected) < 1e-6);
     assert!(WindowField::new(whole, 0.7, 0.3).is_err());
 }
 
@@ -77,7 +78,7 @@ fn windows_of_a_flow_make_up_the_whole() {
 fn rows_are_drawn_alike_for_a_seed_and_have_no_density() {
     let points = rows(&[[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]]);
     let field = SourcedField::new(gaussian(), Source::rows(&points, &[2]).unwrap());
-    let draw = |seed| ode::starts(&field, 300, seed, None, &mut Silent).unwrap();
+    let draw = |seed| ode::starts(&field.source(), 300, &[2], seed, REAL, None, &mut Silent).unwrap();
     assert_eq!(far(&draw(4), &draw(4)), 0.0);
     assert!(far(&draw(4), &draw(5)) > 0.0);
     for value in [0.0, 1.0, 2.0] {
