@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
@@ -20,7 +18,6 @@ from .._arrays import (
     Array,
     as_batch,
     as_condition,
-    as_integer,
     as_number,
     as_path,
     as_seed,
@@ -39,9 +36,9 @@ from ..options import SHARED_TRAINING, Options, Training, UNet, name_of, to_json
 from ..progress import ProgressFunction, ProgressMeter
 from ..twins.teacher import GuidedField, TeacherModule
 from .attaching import attaching
+from .closed_form import ClosedForm
 from .flow import Flow, TrainingData, checked_teacher
 from .local import Local
-from .modes import Modes
 from .parts import Parts
 from .phase import PhaseSpace
 from .populations import Populations
@@ -54,7 +51,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False, repr=False)
-class FlowTeacher(HubFolder, Parts, Local, PhaseSpace, Populations, Parameters):
+class FlowTeacher(HubFolder, ClosedForm, Parts, Local, PhaseSpace, Populations, Parameters):
     """A flow-matching model: trained here on data, attached from PyTorch, or known in closed form.
 
     The probability path is x_t = a(t) x1 + s(t) x0, with x0 standard normal (Lipman et al. 2210.02747) or
@@ -300,91 +297,6 @@ class FlowTeacher(HubFolder, Parts, Local, PhaseSpace, Populations, Parameters):
         """
         tensors, own = self.field.tensors(), "network."
         return {name.removeprefix(own): tensor for name, tensor in tensors if name.startswith(own)}
-
-    @classmethod
-    def gaussian(cls, mean: Array, cov: Array, *, device: str = "cpu", dtype: str = "float32") -> FlowTeacher:
-        """The exact field from N(0, I) to N(mean, cov) under the linear path; its flow map is affine. The
-        mean ``[*event]`` has the event shape; cov ``[d, d]``, of the flattened event, is positive
-        semi-definite.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from koopflow import FlowTeacher
-        >>> teacher = FlowTeacher.gaussian([1.0, 2.0], np.diag([4.0, 0.25]))
-        >>> teacher.sample(x0=np.zeros((1, 2), dtype=np.float32)).round(3)
-        array([[1., 2.]], dtype=float32)
-        """
-        mean, cov = as_batch(mean, "mean"), as_batch(cov, "cov")
-        home = {"device": name_of(device), "dtype": name_of(dtype)}
-        shape = checked_event_shape(tuple(mean.shape))
-        return cls._around(_core.VelocityField.gaussian(mean, cov, event_shape=shape, **home))
-
-    @classmethod
-    def empirical(cls, data: Array, *, device: str = "cpu", dtype: str = "float32") -> FlowTeacher:
-        """The exact field of data points ``[N, *event]`` under the linear path: its flow carries noise onto
-        them. They are kept whole, and an evaluation costs N times the batch.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from koopflow import FlowTeacher
-        >>> teacher = FlowTeacher.empirical(np.array([[0.0, 3.0]], dtype=np.float32))
-        >>> teacher.velocity(0.0, np.zeros((1, 2), dtype=np.float32))
-        array([[0., 3.]], dtype=float32)
-        """
-        data = as_batch(data, "data")
-        if len(data.shape) < 2:
-            raise ShapeError(f"data: expected shape (N, *event), got {tuple(data.shape)}")
-        home = {"device": name_of(device), "dtype": name_of(dtype)}
-        teacher = cls._around(_core.VelocityField.empirical(data, **home))
-        teacher.training_data_ = TrainingData.copied(data)
-        return teacher
-
-    def modes(
-        self, bandwidth: float, *, max_steps: int = 1000, progress: bool | ProgressFunction = False
-    ) -> Modes:
-        """The modes of the data of an :meth:`empirical` teacher at a scale, and which rows climb to each.
-
-        Mean shift (Comaniciu and Meer, PAMI 2002) with a Gaussian kernel, from every row: one step takes x to
-        ``denoise(t, t x)`` at t = 1 / (1 + bandwidth), where noise has this deviation in units of the data
-        (arXiv 2305.19947). Where two rows come to rest within half a bandwidth they have the same mode.
-
-        Parameters
-        ----------
-        bandwidth : float
-            Deviation of the kernel, above 0, in units of the data.
-        max_steps : int, default 1000
-            Steps after which rows are taken where they are, with a UserWarning.
-        progress : bool or callable, default False
-            With either, Ctrl-C is looked for.
-
-        Raises
-        ------
-        ArgumentError
-            For a bandwidth that is not above 0, and a teacher that is no empirical one.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from koopflow import FlowTeacher
-        >>> found = FlowTeacher.empirical(np.array([[0.0], [0.2], [5.0]])).modes(0.5)
-        >>> len(found), found.assignment
-        (2, array([0, 0, 1]))
-        """
-        if self.field.kind != "empirical":
-            raise ArgumentError(f"teacher: expected one of kind 'empirical', got '{self.field.kind}'")
-        width = as_number(bandwidth, "bandwidth", "a finite number above 0", lambda h: 0.0 < h < math.inf)
-        most = as_integer(max_steps, "max_steps", least=1)
-        rows = dict(self.field.tensors())["data"]
-        given = None if self.training_data_ is None else self.training_data_.data
-        rows = rows if isinstance(given, torch.Tensor) else rows.numpy()
-        with ProgressMeter(progress=progress) as meter:
-            found = _core.mean_shift(rows, width, max_steps=most, monitor=meter.monitor)
-        modes = Modes(*found[:3], bandwidth=width, steps=found[3], converged=found[4])
-        if not modes.converged:
-            warnings.warn(f"max_steps: rows still moved after {most} steps", UserWarning, stacklevel=2)
-        return modes
 
     @attaching
     def guided(self, scale: float, *, null_condition: Array | int | None = None) -> FlowTeacher:
