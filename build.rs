@@ -9,6 +9,9 @@ use std::path::Path;
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     let lib = env::var("DEP_TCH_LIBTORCH_LIB").ok();
+    if let Some(lib) = lib.as_deref() {
+        compile_gradient(Path::new(lib));
+    }
     if env::var_os("CARGO_FEATURE_PYTHON").is_some() {
         let version = lib.as_deref().and_then(|lib| torch_version(Path::new(lib)));
         // `python/mod.rs` refuses to compile without it, so that no extension is built blind.
@@ -28,6 +31,22 @@ fn main() {
     }
     println!("cargo:rustc-link-arg=-Wl,--no-as-needed");
     println!("cargo:rustc-link-arg=-ltorch");
+}
+
+/// The C++ beside `tensor/gradient.rs`, with the flags of torch-sys's own.
+fn compile_gradient(lib: &Path) {
+    let source = "src/tensor/gradient.cpp";
+    println!("cargo:rerun-if-changed={source}");
+    let Some(include) = lib.parent().map(|root| root.join("include")) else { return };
+    cc::Build::new()
+        .cpp(true)
+        .pic(true)
+        .warnings(false)
+        .include(include.join("torch/csrc/api/include"))
+        .include(include)
+        .std("c++17")
+        .file(source)
+        .compile("koopflow_gradient");
 }
 
 /// The public version (`2.11.0`, without `+cu130`) of the libtorch that torch-sys links: from the

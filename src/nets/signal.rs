@@ -3,10 +3,8 @@
 
 use tch::{Kind, Tensor};
 
+use super::fused_norm::{fusible, spread, Norm, NORM_EPSILON};
 use super::Dual;
-
-/// Groups are normalised with this added to their variance, as PyTorch does.
-const NORM_EPSILON: f64 = 1e-5;
 
 /// Operations of layers; `Self` is a [`Tensor`] or a [`Dual`]. The batch is dimension 0, channels are
 /// dimension 1.
@@ -24,13 +22,20 @@ pub trait Signal: Sized {
 
     fn add(&self, other: &Self) -> Self;
 
-    /// `self * (1 + scale) + shift`, broadcast.
-    fn modulate(&self, scale: &Self, shift: &Self) -> Self;
-
     fn silu(&self) -> Self;
 
-    /// Normalises each of `groups` groups of channels, then scales and shifts each channel.
-    fn group_norm(&self, groups: i64, weight: &Tensor, bias: &Tensor) -> Self;
+    /// Normalises each group of channels, then scales and shifts each channel, by `[C]` each; SiLU where `norm` says so.
+    fn group_norm(&self, norm: Norm, weight: &Tensor, bias: &Tensor) -> Self;
+
+    /// The same and, before SiLU, times 1 + `scale` plus `shift`, each `[B, C]`.
+    fn group_norm_modulated(
+        &self,
+        norm: Norm,
+        weight: &Tensor,
+        bias: &Tensor,
+        scale: &Self,
+        shift: &Self,
+    ) -> Self;
 
     /// softmax(q k^T / sqrt(c)) v over `[B, heads, positions, c]`.
     fn attention(query: &Self, key: &Self, value: &Self) -> Self;
@@ -73,16 +78,42 @@ impl Signal for Tensor {
         self + other
     }
 
-    fn modulate(&self, scale: &Self, shift: &Self) -> Self {
-        shift + self * (scale + 1.0)
-    }
-
     fn silu(&self) -> Self {
         Tensor::silu(self)
     }
 
-    fn group_norm(&self, groups: i64, weight: &Tensor, bias: &Tensor) -> Self {
-        Tensor::group_norm(self, groups, Some(weight), Some(bias), NORM_EPSILON, true)
+    fn group_norm(&self, norm: Norm, weight: &Tensor, bias: &Tensor) -> Self {
+        if fusible(self) {
+            let each = |x: &Tensor| x.unsqueeze(0).expand([self.size()[0], -1], false);
+            return fused(norm, self, &each(weight), &each(bias));
+        }
+        let y = Tensor::group_norm(self, norm.groups, Some(weight), Some(bias), NORM_EPSILON, true);
+        if norm.silu {
+            Signal::silu(&y)
+        } else {
+            y
+        }
+    }
+
+    fn group_norm_modulated(
+        &self,
+        norm: Norm,
+        weight: &Tensor,
+        bias: &Tensor,
+        scale: &Self,
+        shift: &Self,
+    ) -> Self {
+        let factor = scale + 1.0;
+        if fusible(self) {
+            return fused(norm, self, &(weight * &factor), &(bias * &factor + shift));
+        }
+        let y = Tensor::group_norm(self, norm.groups, Some(weight), Some(bias), NORM_EPSILON, true);
+        let y = spread(shift) + y * spread(&factor);
+        if norm.silu {
+            Signal::silu(&y)
+        } else {
+            y
+        }
     }
 
     fn attention(query: &Self, key: &Self, value: &Self) -> Self {
@@ -100,6 +131,11 @@ impl Signal for Tensor {
     fn pieces(&self, count: i64, dimension: i64) -> Vec<Self> {
         self.chunk(count, dimension)
     }
+}
+
+/// tch's own operations panic where libtorch refuses, and so does this.
+fn fused(norm: Norm, x: &Tensor, scale: &Tensor, shift: &Tensor) -> Tensor {
+    norm.fused(x, scale, shift).unwrap_or_else(|error| panic!("{error}"))
 }
 
 impl Dual {
@@ -135,12 +171,6 @@ impl Signal for Dual {
         Dual::new(&self.primal + &other.primal, &self.tangent + &other.tangent)
     }
 
-    fn modulate(&self, scale: &Self, shift: &Self) -> Self {
-        let factor = &scale.primal + 1.0;
-        let tangent = &self.tangent * &factor + &self.primal * &scale.tangent + &shift.tangent;
-        Dual::new(&self.primal * factor + &shift.primal, tangent)
-    }
-
     /// d(x σ(x)) = σ(x) (1 + x (1 - σ(x))) dx.
     fn silu(&self) -> Self {
         let gate = self.primal.sigmoid();
@@ -150,12 +180,12 @@ impl Signal for Dual {
     }
 
     /// With y = (x - mean) / deviation: dy = (dx - mean(dx) - y mean(y dx)) / deviation, in each group.
-    fn group_norm(&self, groups: i64, weight: &Tensor, bias: &Tensor) -> Self {
+    fn group_norm(&self, norm: Norm, weight: &Tensor, bias: &Tensor) -> Self {
         let shape = self.primal.size();
         let kind = self.primal.kind();
         // Moments in single precision at least, as the fused forward has them.
         let wide = if kind == Kind::Double { Kind::Double } else { Kind::Float };
-        let grouped = |x: &Tensor| x.to_kind(wide).reshape([shape[0], groups, -1]);
+        let grouped = |x: &Tensor| x.to_kind(wide).reshape([shape[0], norm.groups, -1]);
         let mean = |x: &Tensor| x.mean_dim([2].as_slice(), true, wide);
         let (x, dx) = (grouped(&self.primal), grouped(&self.tangent));
         let centred = &x - mean(&x);
@@ -165,7 +195,31 @@ impl Signal for Dual {
         let weight = along_channels(weight, shape.len());
         let bias = along_channels(bias, shape.len());
         let back = |x: Tensor| x.reshape(shape.as_slice()).to_kind(kind);
-        Dual::new(back(y) * &weight + bias, back(dy) * weight)
+        let normalised = Dual::new(back(y) * &weight + bias, back(dy) * weight);
+        if norm.silu {
+            normalised.silu()
+        } else {
+            normalised
+        }
+    }
+
+    fn group_norm_modulated(
+        &self,
+        norm: Norm,
+        weight: &Tensor,
+        bias: &Tensor,
+        scale: &Self,
+        shift: &Self,
+    ) -> Self {
+        let y = self.group_norm(Norm { silu: false, ..norm }, weight, bias);
+        let (factor, rate) = (spread(&(&scale.primal + 1.0)), spread(&scale.tangent));
+        let tangent = &y.tangent * &factor + &y.primal * rate + spread(&shift.tangent);
+        let y = Dual::new(&y.primal * factor + spread(&shift.primal), tangent);
+        if norm.silu {
+            y.silu()
+        } else {
+            y
+        }
     }
 
     /// With w = softmax(s): dw = w (ds - sum(w ds)), and d(w v) = dw v + w dv.

@@ -3,6 +3,7 @@
 
 mod chunks;
 mod condition;
+mod gradient;
 mod memory;
 mod random;
 mod share;
@@ -13,6 +14,7 @@ use tch::{Cuda, Device, Kind, Tensor};
 use crate::error::{Error, Result};
 
 pub use chunks::{chunks, in_chunks};
+pub use gradient::with_gradient;
 pub use memory::{in_halves, out_of_memory};
 pub(crate) use random::{hash, FNV_OFFSET};
 pub use random::{log_standard_normal, RandomSource};

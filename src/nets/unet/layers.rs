@@ -3,9 +3,10 @@
 
 use tch::Tensor;
 
+use super::super::fused_norm::{channels_last, fusible, spread};
 use super::super::init::linear_uniform;
 use super::super::linear::Linear;
-use super::super::{dropout, Parameters, Signal};
+use super::super::{dropout, Norm, Parameters, Signal};
 use super::UNetConfig;
 use crate::error::Result;
 use crate::tensor::{shared, RandomSource, Share};
@@ -86,7 +87,13 @@ impl Convolution {
     pub fn apply<S: Signal>(&self, input: &S) -> S {
         let kind = input.primal().kind();
         let (weight, bias) = (self.weight.to_kind(kind), self.bias.to_kind(kind));
+        // As the images have it, for oneDNN goes by either.
+        let weight = if fusible(input.primal()) { channels_last(&weight) } else { weight };
         let convolve = |input: &Tensor, bias: Option<&Tensor>| match weight.dim() {
+            // Channels last: a product of rows as they lie in memory.
+            3 if input.transpose(1, 2).is_contiguous() => {
+                input.transpose(1, 2).linear(&weight.squeeze_dim(2), bias).transpose(1, 2)
+            }
             3 => input.conv1d(&weight, bias, [1], [0], [1], 1),
             _ => {
                 let padding = weight.size()[2] / 2;
@@ -119,8 +126,26 @@ impl GroupNorm {
     }
 
     pub fn apply<S: Signal>(&self, input: &S) -> S {
+        let (weight, bias) = self.factors(input);
+        input.group_norm(Norm { groups: self.groups, silu: false }, &weight, &bias)
+    }
+
+    /// SiLU of it.
+    pub fn activate<S: Signal>(&self, input: &S) -> S {
+        let (weight, bias) = self.factors(input);
+        input.group_norm(Norm { groups: self.groups, silu: true }, &weight, &bias)
+    }
+
+    /// SiLU of it scaled and shifted once more, by `[B, C]` each.
+    fn activate_modulated<S: Signal>(&self, input: &S, scale: &S, shift: &S) -> S {
+        let (weight, bias) = self.factors(input);
+        let norm = Norm { groups: self.groups, silu: true };
+        input.group_norm_modulated(norm, &weight, &bias, scale, shift)
+    }
+
+    fn factors<S: Signal>(&self, input: &S) -> (Tensor, Tensor) {
         let kind = input.primal().kind();
-        input.group_norm(self.groups, &self.weight.to_kind(kind), &self.bias.to_kind(kind))
+        (self.weight.to_kind(kind), self.bias.to_kind(kind))
     }
 }
 
@@ -205,19 +230,18 @@ impl ResidualBlock {
     }
 
     pub fn apply<S: Signal>(&self, input: &S, embedding: &S) -> S {
-        let hidden = self.resampling.apply(&self.norm_in.apply(input).silu());
+        let hidden = self.resampling.apply(&self.norm_in.activate(input));
         let hidden = self.conv_in.apply(&hidden);
         let kind = hidden.primal().kind();
-        let shifts =
-            self.embedding.apply(&embedding.silu()).map(|x| x.to_kind(kind).unsqueeze(-1).unsqueeze(-1));
+        let shifts = self.embedding.apply(&embedding.silu()).map(|x| x.to_kind(kind));
         let hidden = match self.scale_shift {
             true => {
                 let parts = shifts.pieces(2, 1);
-                self.norm_out.apply(&hidden).modulate(&parts[0], &parts[1])
+                self.norm_out.activate_modulated(&hidden, &parts[0], &parts[1])
             }
-            false => self.norm_out.apply(&hidden.add(&shifts)),
+            false => self.norm_out.activate(&hidden.add(&shifts.map(spread))),
         };
-        let hidden = self.conv_out.apply(&dropout::apply(&hidden.silu(), self.dropout));
+        let hidden = self.conv_out.apply(&dropout::apply(&hidden, self.dropout));
         let input = self.resampling.apply(input);
         match &self.skip {
             Some(skip) => skip.apply(&input).add(&hidden),
@@ -263,8 +287,9 @@ impl AttentionBlock {
         let size = input.primal().size();
         let (batch, channels, positions) = (size[0], size[1], size[2] * size[3]);
         let (heads, width) = (self.heads, channels / self.heads);
-        let rows = input.map(|x| x.reshape([batch, channels, positions]));
-        let all = self.qkv.apply(&self.norm.apply(&rows));
+        let in_rows = |x: &Tensor| x.reshape([batch, channels, positions]);
+        let rows = input.map(in_rows);
+        let all = self.qkv.apply(&self.norm.apply(input).map(in_rows));
         // [B, heads, positions, width] of each.
         let split = |x: &Tensor, first: &[i64; 5], order: [i64; 5]| x.reshape(first).permute(order);
         let all = match self.qkv_first {
