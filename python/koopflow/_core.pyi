@@ -343,8 +343,20 @@ class Source:
     """What a flow starts from."""
 
     @staticmethod
+    def normal(event_shape: Sequence[int]) -> Source:
+        """N(0, I)."""
+
+    @staticmethod
     def rows(rows: _Array, event_shape: Sequence[int]) -> Source:
         """Rows ``[N, *event]``, each as likely as any other, of which copies are kept."""
+
+    def with_noise(self, noise: float) -> Source:
+        """These rows with normal noise of a deviation >= 0. Raises ``ArgumentError`` naming ``source_noise``
+        for another number, and for one above 0 where the source is not rows."""
+
+    @property
+    def noise(self) -> float:
+        """Deviation of the noise on rows; 0 for every other source."""
 
     @staticmethod
     def sampler(
