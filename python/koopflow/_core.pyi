@@ -196,7 +196,7 @@ class VelocityField:
         """E[x1 | x_t = x], or with ``of="noise"`` E[x0 | x_t = x], ``[B, *event]``; ``t`` is ``[B]`` or a
         scalar.
 
-        Raises ``ValueError`` naming ``teacher`` where ``mixing`` is None.
+        Raises ``ValueError`` naming ``teacher`` where states are no such mixture.
         """
 
     def solve(
