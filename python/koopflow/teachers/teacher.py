@@ -30,7 +30,7 @@ from .._clock import UNIT, Clock
 from .._conditioning import Conditioning
 from .._ending import tell_ending
 from .._parameters import Parameters
-from ..exceptions import ArgumentError, ShapeError
+from ..exceptions import ArgumentError, KoopflowError, ShapeError
 from ..hub import HubFolder
 from ..options import SHARED_TRAINING, Options, Training, UNet, name_of, to_json, unet_of
 from ..progress import ProgressFunction, ProgressMeter
@@ -467,7 +467,11 @@ class FlowTeacher(HubFolder, ClosedForm, Parts, Local, PhaseSpace, Populations, 
         return self._field is not None
 
     def _source_name(self) -> str:
-        start = as_source(self.source, self.event_shape, noise=self.source_noise, known=self._field)
+        try:
+            start = as_source(self.source, self.event_shape, known=self._field)
+        except KoopflowError:
+            # It is fit that refuses it.
+            return type(self.source).__name__
         return "normal" if start is None else start.kind
 
     def __repr__(self) -> str:

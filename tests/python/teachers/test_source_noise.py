@@ -228,8 +228,10 @@ class _Drawing:
     ],
 )
 def test_functions_that_are_no_sources_are_named(source, message):
+    teacher = FlowTeacher((2,), source=source, **QUICK)
+    assert type(source).__name__ in repr(teacher)
     with pytest.raises(ArgumentError, match=message):
-        FlowTeacher((2,), source=source, **QUICK).fit(ROWS, progress=False)
+        teacher.fit(ROWS, progress=False)
     with pytest.raises(ArgumentError, match=message):
         FlowTeacher.from_torch(still, (2,), source=source)
     with pytest.raises(ArgumentError, match=message):
