@@ -54,7 +54,10 @@ PAIRS: dict[str, Callable[[int], tuple[tuple[Samples, Samples], tuple[Samples, S
         plane(datasets.checkerboard, seed),
     ),
     "digits, 3 to 8": lambda seed: (digits_of(3, seed), digits_of(8, seed)),
+    "digits, 3 to 8, noise 0.3": lambda seed: (digits_of(3, seed), digits_of(8, seed)),
 }
+# Noise on the rows of the source.
+NOISE = {"digits, 3 to 8, noise 0.3": 0.3}
 
 
 def halves(data: Samples) -> float:
@@ -67,7 +70,8 @@ def between(name: str, seed: int, steps: int | None) -> dict[str, Any]:
     """A teacher from one set to another, and its student."""
     (source, fresh), (data, held_out) = PAIRS[name](seed)
     began = time.perf_counter()
-    teacher = FlowTeacher(data.shape[1:], source=source, seed=seed, steps=steps).fit(data, progress=False)
+    given = {"source": source, "source_noise": NOISE.get(name, 0.0)}
+    teacher = FlowTeacher(data.shape[1:], **given, seed=seed, steps=steps).fit(data, progress=False)
     trained = time.perf_counter()
     options: dict[str, Any] = {} if steps is None else {"steps": steps}
     student = KoopmanDistiller(seed=seed, **options).fit(teacher, progress=False)
@@ -130,6 +134,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=["plane", "digits", "segments"], default=["plane"])
     parser.add_argument("--cases", nargs="+", default=["eight_gaussians/ot", "digits/ot"])
+    parser.add_argument(
+        "--pairs", nargs="+", choices=list(PAIRS), default=list(PAIRS), help="of plane, digits"
+    )
     parser.add_argument("--segments", nargs="+", type=int, default=[1, 2, 4])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", type=int, help="of teachers and students; for a quick look")
@@ -138,7 +145,7 @@ def main() -> None:
     print(versions(), flush=True)
     rows: list[dict[str, Any]] = []
     for seed in asked.seeds:
-        for name in PAIRS:
+        for name in asked.pairs:
             if ("digits" if name.startswith("digits") else "plane") in asked.parts:
                 rows.append(between(name, seed, asked.steps))
                 print(json.dumps(rows[-1]), flush=True)

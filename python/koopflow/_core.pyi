@@ -196,7 +196,7 @@ class VelocityField:
         """E[x1 | x_t = x], or with ``of="noise"`` E[x0 | x_t = x], ``[B, *event]``; ``t`` is ``[B]`` or a
         scalar.
 
-        Raises ``ValueError`` naming ``teacher`` where ``mixing`` is None.
+        Raises ``ValueError`` naming ``teacher`` where states are no such mixture.
         """
 
     def solve(
@@ -343,8 +343,20 @@ class Source:
     """What a flow starts from."""
 
     @staticmethod
+    def normal(event_shape: Sequence[int]) -> Source:
+        """N(0, I)."""
+
+    @staticmethod
     def rows(rows: _Array, event_shape: Sequence[int]) -> Source:
         """Rows ``[N, *event]``, each as likely as any other, of which copies are kept."""
+
+    def with_noise(self, noise: float) -> Source:
+        """These rows with normal noise of a deviation >= 0. Raises ``ArgumentError`` naming ``source_noise``
+        for another number, and for one above 0 where the source is not rows."""
+
+    @property
+    def noise(self) -> float:
+        """Deviation of the noise on rows; 0 for every other source."""
 
     @staticmethod
     def sampler(

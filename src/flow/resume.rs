@@ -13,7 +13,7 @@ use crate::training::{
     check_same_options, save_training, Checkpointing, LossLog, LossState, Schedule, State, Stopped,
     TrainingFile, UpdateCounts,
 };
-use crate::velocity::{NetworkField, VelocityField};
+use crate::velocity::{FieldDescription, FieldState, NetworkField, VelocityField};
 
 /// Options that a longer run on another machine may change.
 const MAY_DIFFER: [&str; 3] = ["steps", "max_seconds", "device"];
@@ -79,6 +79,16 @@ impl Resumed {
         let differ = |name: &str| Error::argument("resume", expected.clone(), format!("another {name}"));
         if field.source().is_normal() && self.file.tensors.get("origin.mean").is_some() {
             return Err(differ("source"));
+        }
+        if let (
+            Some(FieldState { description: FieldDescription::Network(own), .. }),
+            FieldDescription::Network(stored),
+        ) = (field.state(), &self.file.description.description)
+        {
+            // Noise on rows is in no tensor.
+            if own.source != stored.source {
+                return Err(differ("source"));
+            }
         }
         for (name, own) in field.state().map(|state| state.tensors).unwrap_or_default() {
             let Some(stored) = self.file.tensors.get(&name) else { return Err(differ(&name)) };

@@ -5,12 +5,15 @@ use tch::{Device, Kind, Tensor};
 use super::{log_prob, solve_chunked, Chunks, DensityOptions, SolveOptions};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
-use crate::tensor::{check_batch, log_standard_normal, shape_text, RandomSource};
+use crate::tensor::{check_batch, in_chunks, log_standard_normal, shape_text, RandomSource};
 use crate::velocity::{Conditioning, Source};
 
 /// Rows that stand for a law that rows cannot be taken of, where many are asked for again and again: pairs of
 /// training are drawn from them.
 pub const POOL: i64 = 16_384;
+
+/// Distances between states and rows that are held at once.
+const DISTANCES: i64 = 1 << 22;
 
 /// `count` samples `[count, *event]` of a source, the same for the same random numbers. A conditional flow takes the
 /// `condition` of each.
@@ -30,9 +33,9 @@ pub fn draw(
     let shape: Vec<i64> = [&[count], event_shape].concat();
     let drawn = match source {
         Source::Normal => return random.normal(&shape, kind, device),
-        Source::Rows(rows) => {
+        Source::Rows { rows, noise } => {
             let places = random.integers(rows.size()[0], count, rows.device());
-            rows.f_index_select(0, &places)?
+            noised(&rows.f_index_select(0, &places)?.to_kind(kind).to_device(device), *noise, random)?
         }
         Source::Flow(field) => {
             let condition = condition.filter(|_| field.conditioning() != Conditioning::None);
@@ -60,7 +63,17 @@ pub fn draw(
     Ok(drawn.to_kind(kind).to_device(device))
 }
 
-/// `count` samples that stand for a source from now on, `[.., *event]` in float32 on the CPU: all of a set of rows.
+/// Samples with normal noise of a deviation added to them, none for 0.
+fn noised(samples: &Tensor, noise: f64, random: &mut RandomSource) -> Result<Tensor> {
+    if noise == 0.0 {
+        return Ok(samples.shallow_clone());
+    }
+    let drawn = random.normal(&samples.size(), samples.kind(), samples.device())?;
+    Ok(samples.f_add(&(drawn * noise))?)
+}
+
+/// Samples that stand for a source from now on, `[.., *event]` in float32 on the CPU: all of a set of rows, equally
+/// often and at least [`POOL`] in all where they have noise.
 ///
 /// # Errors
 /// As [`draw`].
@@ -72,7 +85,16 @@ pub fn pool(
 ) -> Result<Tensor> {
     let options = (Kind::Float, Device::Cpu);
     match source {
-        Source::Rows(rows) => Ok(rows.to_kind(options.0).to_device(options.1)),
+        Source::Rows { rows, noise } => {
+            let rows = rows.to_kind(options.0).to_device(options.1);
+            if *noise == 0.0 {
+                return Ok(rows);
+            }
+            let copies = (POOL + rows.size()[0] - 1) / rows.size()[0];
+            let mut repeats = vec![1; rows.dim()];
+            repeats[0] = copies;
+            noised(&rows.f_repeat(repeats.as_slice())?, *noise, random)
+        }
         Source::Flow(field) if field.conditioning() != Conditioning::None => {
             let expected = "an unconditional flow: its samples are paired with data of all conditions";
             Err(Error::argument("source", expected, "a conditional one"))
@@ -100,7 +122,8 @@ pub fn log_density(
             Some(log_prob(&**field, x, options, condition, monitor)?)
         }
         Source::Sampler(sampler) => sampler.log_density(x)?,
-        Source::Rows(_) | Source::Lost => None,
+        Source::Rows { rows, noise } if *noise > 0.0 => Some(log_kernel_density(rows, *noise, x)?),
+        Source::Rows { .. } | Source::Lost => None,
     };
     let Some(found) = known else { return Err(without_density(source)) };
     if found.size() != [rows] {
@@ -109,20 +132,36 @@ pub fn log_density(
     Ok(found.to_kind(Kind::Double).to_device(x.device()))
 }
 
+/// log (1/N) sum_i N(x; r_i, noise^2 I), `[B]` in float64, of states `[B, *event]` and rows `[N, *event]`.
+fn log_kernel_density(rows: &Tensor, noise: f64, x: &Tensor) -> Result<Tensor> {
+    let flat = |x: &Tensor| x.to_device(rows.device()).to_kind(Kind::Double).f_flatten(1, -1);
+    let (rows, x) = (flat(rows)?, flat(x)?);
+    let (count, size) = rows.size2()?;
+    let constant = (count as f64).ln() + size as f64 * (noise.ln() + 0.5 * std::f64::consts::TAU.ln());
+    in_chunks(x.size()[0], DISTANCES / count, 0, |first, length| {
+        // By differences: a matrix product would lose what is far from zero.
+        let distances = Tensor::f_cdist(&x.narrow(0, first, length), &rows, 2.0, 2)?;
+        Ok((distances / noise).square().f_mul_scalar(-0.5)?.f_logsumexp([1_i64], false)? - constant)
+    })
+}
+
 /// What is said of a source that has no density, before anything is computed.
 ///
 /// # Errors
 /// [`Error::Argument`] naming `source`.
 pub fn check_density(source: &Source) -> Result<()> {
     match source {
-        Source::Rows(_) | Source::Lost => Err(without_density(source)),
+        Source::Rows { noise, .. } if *noise > 0.0 => Ok(()),
+        Source::Rows { .. } | Source::Lost => Err(without_density(source)),
         Source::Flow(field) => check_density(&field.source()),
         Source::Normal | Source::Sampler(_) => Ok(()),
     }
 }
 
 fn without_density(source: &Source) -> Error {
-    let expected = "one whose density is known: noise, another flow, or a function with a log_prob";
+    let expected =
+        "one whose density is known: noise, rows with source_noise above 0, another flow, or a function \
+                    with a log_prob";
     Error::argument("source", expected, format!("'{}'", source.name()))
 }
 

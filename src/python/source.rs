@@ -32,6 +32,12 @@ impl PySource {
 
 #[pymethods]
 impl PySource {
+    /// N(0, I).
+    #[staticmethod]
+    fn normal(event_shape: Vec<i64>) -> PyResult<Self> {
+        Ok(PySource::new(Source::Normal, &check_event_shape(event_shape)?))
+    }
+
     /// Rows `[N, *event]`, of which copies are kept.
     #[staticmethod]
     fn rows(py: Python<'_>, rows: &Bound<'_, PyAny>, event_shape: Vec<i64>) -> PyResult<Self> {
@@ -55,6 +61,17 @@ impl PySource {
         let event_shape = check_event_shape(event_shape)?;
         let sampler = PySampler { draw, log_prob, conditional };
         Ok(PySource::new(Source::Sampler(Arc::new(sampler)), &event_shape))
+    }
+
+    /// These rows with normal noise of a deviation; any other source as it is with 0, and with nothing else.
+    fn with_noise(&self, noise: f64) -> PyResult<Self> {
+        Ok(PySource::new(self.handle().with_noise(noise)?, &self.event_shape))
+    }
+
+    /// Deviation of the noise on rows.
+    #[getter]
+    fn noise(&self) -> f64 {
+        self.source.fact(Source::noise)
     }
 
     /// `"normal"`, `"rows"`, `"flow"` or `"sampler"`.

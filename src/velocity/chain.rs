@@ -1,6 +1,8 @@
 //! Flows one after the other: each carries on where the one before ends, as the blocks of Local Flow Matching do (Xu et
 //! al., arXiv 2410.02548).
 
+use std::cell::Cell;
+
 use tch::{Device, Kind, Tensor};
 
 use super::source::without_source;
@@ -205,6 +207,28 @@ impl VelocityField for ChainField {
             Ok([v / block.width, product / block.width])
         })?;
         Ok((v, product))
+    }
+
+    /// That of each block in its own time; where any block grows, those that keep mass have rates of 0.
+    fn growth(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Option<Tensor>> {
+        let grows = Cell::new(false);
+        let [rates] = self.gathered(t, &[x], condition, |block, time, own, condition| {
+            let rates = block.field.growth(time, &own[0], condition)?;
+            grows.set(grows.get() || rates.is_some());
+            Ok([rates.map_or_else(|| time.zeros_like(), |rates| rates / block.width)])
+        })?;
+        if grows.get() {
+            return Ok(Some(rates));
+        }
+        // No row is in a block that grows, which others may be.
+        let (t, x) = (t.narrow(0, 0, 1), x.narrow(0, 0, 1));
+        let condition = condition.map(|c| c.narrow(0, 0, 1));
+        for block in &self.blocks {
+            if block.field.growth(&t, &x, condition.as_ref())?.is_some() {
+                return Ok(Some(rates));
+            }
+        }
+        Ok(None)
     }
 
     /// The average over all times.

@@ -13,6 +13,7 @@ use tch::{Kind, Tensor};
 
 use super::{Coefficients, NoiseSchedule, Path, VelocityField};
 use crate::error::{Error, Result};
+use crate::tensor::{check_batch, expand_time};
 
 /// Where a and s come from.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -97,7 +98,8 @@ impl Mixing {
 impl dyn VelocityField + '_ {
     /// E[x1|x_t = x], or that of the noise, for arguments from outside, as
     /// [`checked_velocity`](#method.checked_velocity) takes them: `[B, *event]`, by one evaluation. Of a guided field
-    /// it is the guided estimate.
+    /// it is the guided estimate, of a part of a flow that of the pair behind the whole flow, and of a flow that is
+    /// reversed the data are what it leads to: the other one's noise.
     ///
     /// # Errors
     /// [`Error::Argument`] naming `teacher` where the field's states are no such mixture; as
@@ -109,18 +111,15 @@ impl dyn VelocityField + '_ {
         of: Expectation,
         condition: Option<&Tensor>,
     ) -> Result<Tensor> {
-        let mixing = self.known_mixing()?;
-        let velocity = self.checked_velocity(t, x, condition)?;
-        let x = x.to_device(velocity.device()).to_kind(velocity.kind());
-        mixing.expectation(of, &t.to_device(velocity.device()), &x, &velocity)
-    }
-
-    /// [`VelocityField::mixing`].
-    ///
-    /// # Errors
-    /// [`Error::Argument`] naming `teacher` where there is none.
-    pub fn known_mixing(&self) -> Result<Mixing> {
-        self.mixing().ok_or_else(|| {
+        let batch = check_batch("x", x, self.event_shape())?;
+        let t = expand_time("t", t, batch)?;
+        self.conditioning().check(condition, batch)?;
+        let (device, dtype) = (self.device(), self.dtype());
+        let x = x.to_device(device).to_kind(dtype);
+        let condition = condition.map(|c| c.to_device(device));
+        // Not in the field's own dtype: coefficients near the ends of a path are sensitive.
+        let t = t.to_device(device).to_kind(Kind::Double);
+        self.expectation(of, &t, &x, condition.as_ref())?.ok_or_else(|| {
             let got = format!("one of kind '{}', whose states are not", self.kind_name());
             Error::argument("teacher", "a field whose states are x_t = a x1 + s x0 at every time", got)
         })

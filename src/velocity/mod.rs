@@ -160,6 +160,23 @@ pub trait VelocityField: Send {
         Some(Mixing::Path(Path::Linear))
     }
 
+    /// E[x1 | x_t = x], or that of the noise, `[B, *event]`, at times in float64, by one evaluation; `None` where no one
+    /// mixture holds at every time.
+    ///
+    /// # Errors
+    /// Whatever the velocity raises.
+    fn expectation(
+        &self,
+        of: Expectation,
+        t: &Tensor,
+        x: &Tensor,
+        condition: Option<&Tensor>,
+    ) -> Result<Option<Tensor>> {
+        let Some(mixing) = self.mixing() else { return Ok(None) };
+        let velocity = self.velocity(&t.to_kind(self.dtype()), x, condition)?;
+        mixing.expectation(of, t, x, &velocity).map(Some)
+    }
+
     /// The number of batched evaluations so far.
     fn evaluations(&self) -> u64 {
         self.counter().get()

@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use super::{FieldDescription, FieldState, Mixing, Source, VelocityField};
+use super::{Expectation, FieldDescription, FieldState, Mixing, Source, VelocityField};
 use crate::error::Result;
 
 /// What the names of the model's tensors begin with.
@@ -45,6 +45,12 @@ impl VelocityField for ReversedField {
         Ok((v.f_neg()?, product.f_neg()?))
     }
 
+    /// What the original gains, this one loses.
+    fn growth(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Option<Tensor>> {
+        let rates = self.model.growth(&(1.0 - t), x, condition)?;
+        Ok(rates.map(|rates| rates.f_neg()).transpose()?)
+    }
+
     fn work(&self) -> Result<Option<f64>> {
         self.model.work()
     }
@@ -57,6 +63,21 @@ impl VelocityField for ReversedField {
     /// Paths are their own mirror images.
     fn mixing(&self) -> Option<Mixing> {
         self.model.mixing().filter(|mixing| matches!(mixing, Mixing::Path(_)))
+    }
+
+    /// What the original has as data is the noise here, and the other way round.
+    fn expectation(
+        &self,
+        of: Expectation,
+        t: &Tensor,
+        x: &Tensor,
+        condition: Option<&Tensor>,
+    ) -> Result<Option<Tensor>> {
+        let of = match of {
+            Expectation::Data => Expectation::Noise,
+            Expectation::Noise => Expectation::Data,
+        };
+        self.model.expectation(of, &(1.0 - t), x, condition)
     }
 
     fn breaks(&self) -> Vec<f64> {

@@ -17,8 +17,8 @@ pub enum Source {
     /// N(0, I).
     #[default]
     Normal,
-    /// Each row of a set `[N, *event]` as often as any other.
-    Rows(Tensor),
+    /// Each row of a set `[N, *event]` as often as any other, with normal noise of deviation `noise` added to it.
+    Rows { rows: Tensor, noise: f64 },
     /// Where another flow ends.
     Flow(Box<dyn VelocityField>),
     /// Somebody's own sampler, which no file holds.
@@ -48,11 +48,20 @@ pub trait Sampler: Send + Sync {
 pub enum SourceDescription {
     #[default]
     Normal,
-    Rows,
+    Rows {
+        /// Files without it are of rows as they are.
+        #[serde(default, skip_serializing_if = "is_none")]
+        noise: f64,
+    },
     Flow {
         model: Box<FieldDescription>,
     },
     Sampler,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // As serde asks.
+fn is_none(noise: &f64) -> bool {
+    *noise == 0.0
 }
 
 impl SourceDescription {
@@ -72,7 +81,33 @@ impl Source {
     /// Names `source` where they do not fit or are not finite.
     pub fn rows(rows: &Tensor, event_shape: &[i64]) -> Result<Source> {
         check_batch("source", rows, event_shape)?;
-        Ok(Source::Rows(rows.detach().copy()))
+        Ok(Source::Rows { rows: rows.detach().copy(), noise: 0.0 })
+    }
+
+    /// These rows with normal noise of deviation `noise` in place of what noise they have.
+    ///
+    /// # Errors
+    /// Names `source_noise` unless it is finite and not negative, and where there is any for a source without rows.
+    pub fn with_noise(self, noise: f64) -> Result<Source> {
+        if !(noise >= 0.0 && noise.is_finite()) {
+            return Err(Error::argument("source_noise", "a finite number that is not negative", noise));
+        }
+        match self {
+            Source::Rows { rows, .. } => Ok(Source::Rows { rows, noise }),
+            other if noise == 0.0 => Ok(other),
+            other => {
+                let got = format!("{noise} with a source of kind '{}'", other.name());
+                Err(Error::argument("source_noise", "0 for a source that is not an array of rows", got))
+            }
+        }
+    }
+
+    /// Deviation of the noise on rows; 0 for every other source.
+    pub fn noise(&self) -> f64 {
+        match self {
+            Source::Rows { noise, .. } => *noise,
+            _ => 0.0,
+        }
     }
 
     /// The end of another flow.
@@ -95,7 +130,7 @@ impl Source {
     pub fn name(&self) -> &'static str {
         match self {
             Source::Normal => "normal",
-            Source::Rows(_) => "rows",
+            Source::Rows { .. } => "rows",
             Source::Flow(_) => "flow",
             Source::Sampler(_) | Source::Lost => "sampler",
         }
@@ -108,7 +143,9 @@ impl Source {
     pub fn state(&self) -> Result<(SourceDescription, Vec<(String, Tensor)>)> {
         Ok(match self {
             Source::Normal => (SourceDescription::Normal, Vec::new()),
-            Source::Rows(rows) => (SourceDescription::Rows, vec![(ROWS.into(), rows.shallow_clone())]),
+            Source::Rows { rows, noise } => {
+                (SourceDescription::Rows { noise: *noise }, vec![(ROWS.into(), rows.shallow_clone())])
+            }
             Source::Flow(field) => {
                 let state = own_state(&**field)?;
                 let named =
@@ -131,9 +168,9 @@ impl Source {
     ) -> Result<Source> {
         Ok(match description {
             SourceDescription::Normal => Source::Normal,
-            SourceDescription::Rows => {
+            SourceDescription::Rows { noise } => {
                 let rows = super::gaussian::find_tensor(tensors, ROWS)?;
-                Source::rows(&rows.to_device(device), event_shape)?
+                Source::rows(&rows.to_device(device), event_shape)?.with_noise(*noise)?
             }
             SourceDescription::Flow { model } => {
                 let own = |(name, tensor): &(String, Tensor)| {
@@ -156,7 +193,7 @@ impl Share for Source {
     fn shallow_clone(&self) -> Self {
         match self {
             Source::Normal => Source::Normal,
-            Source::Rows(rows) => Source::Rows(rows.shallow_clone()),
+            Source::Rows { rows, noise } => Source::Rows { rows: rows.shallow_clone(), noise: *noise },
             Source::Flow(field) => Source::Flow(field.shallow_clone()),
             Source::Sampler(sampler) => Source::Sampler(Arc::clone(sampler)),
             Source::Lost => Source::Lost,

@@ -3,7 +3,10 @@
 use tch::Tensor;
 
 use super::source::without_source;
-use super::{FieldDescription, FieldState, Mixing, Moments, Source, SourceDescription, Units, VelocityField};
+use super::{
+    Expectation, FieldDescription, FieldState, Mixing, Moments, Source, SourceDescription, Units,
+    VelocityField,
+};
 use crate::error::Result;
 use crate::tensor::Share;
 
@@ -63,6 +66,16 @@ impl VelocityField for SourcedField {
 
     fn mixing(&self) -> Option<Mixing> {
         self.model.mixing()
+    }
+
+    fn expectation(
+        &self,
+        of: Expectation,
+        t: &Tensor,
+        x: &Tensor,
+        condition: Option<&Tensor>,
+    ) -> Result<Option<Tensor>> {
+        self.model.expectation(of, t, x, condition)
     }
 
     fn moments(&self) -> Result<Option<Moments>> {

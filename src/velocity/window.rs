@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use super::{FieldDescription, FieldState, Mixing, Source, VelocityField};
+use super::{Expectation, FieldDescription, FieldState, Mixing, Source, VelocityField};
 use crate::error::{Error, Result};
 
 /// v(u, x) = (to - from) v(from + (to - from) u, x).
@@ -62,6 +62,17 @@ impl VelocityField for WindowField {
     /// Its ends are not those that the whole flow mixes.
     fn mixing(&self) -> Option<Mixing> {
         None
+    }
+
+    /// That of the pair behind the whole flow.
+    fn expectation(
+        &self,
+        of: Expectation,
+        t: &Tensor,
+        x: &Tensor,
+        condition: Option<&Tensor>,
+    ) -> Result<Option<Tensor>> {
+        self.model.expectation(of, &self.time(t), x, condition)
     }
 
     /// Where the flow is at the window's first time.

@@ -215,7 +215,7 @@ fn files_hold_all_blocks_and_the_source_of_the_first() {
     let [a, b] = [&field, &again].map(|field| field.velocity(&t, &x, None).unwrap());
     assert!(a.equal(&b));
     match again.source() {
-        Source::Rows(kept) => {
+        Source::Rows { rows: kept, .. } => {
             assert!(kept.to_kind(Kind::Double).equal(&rows.to_kind(kept.kind()).to_kind(Kind::Double)))
         }
         other => panic!("{}", other.name()),

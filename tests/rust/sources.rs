@@ -7,7 +7,9 @@ use koopflow::monitor::Silent;
 use koopflow::ode;
 use koopflow::sampling::{invert_segments, path_of_segments, sample, sample_segments};
 use koopflow::tensor::{RandomSource, Share as _};
-use koopflow::velocity::{GaussianField, Source, SourcedField, VelocityField, WindowField};
+use koopflow::velocity::{
+    GaussianField, Source, SourceDescription, SourcedField, VelocityField, WindowField,
+};
 use koopflow::Error;
 use tch::{Device, Kind, Tensor};
 
@@ -88,6 +90,37 @@ fn rows_are_drawn_alike_for_a_seed_and_have_no_density() {
     let error = ode::log_prob(&field, &points, &ode::DensityOptions::default(), None, &mut Silent);
     assert!(matches!(error.err().unwrap(), Error::Argument { argument, .. } if argument == "source"));
     assert!(Source::rows(&Tensor::zeros([2, 3], REAL), &[2]).is_err());
+}
+
+#[test]
+fn noise_makes_a_law_with_a_density_of_rows() {
+    let points = rows(&[[0.0, 0.0], [40.0, 0.0]]);
+    let source = Source::rows(&points, &[2]).unwrap().with_noise(0.5).unwrap();
+    // Halfway up a kernel of the first, whose share is one half; the other is out of reach.
+    let x = rows(&[[0.3, -0.4], [0.0, 0.0]]);
+    let options = ode::DensityOptions::default();
+    let found = ode::log_density(&source, &x, &options, None, &mut Silent).unwrap();
+    let top = -(2.0_f64.ln() + std::f64::consts::TAU.ln() + 2.0 * 0.5_f64.ln());
+    assert!(far(&found, &Tensor::from_slice(&[top - 0.5, top])) < 1e-12);
+    // All rows stand for themselves equally often in a pool, and no two of it are alike.
+    let pool = ode::pool(&source, &[2], &mut RandomSource::new(1), &mut Silent).unwrap();
+    assert_eq!(pool.size(), [ode::POOL, 2]);
+    let first = pool.select(1, 0).lt(20.0).sum(Kind::Int64).int64_value(&[]);
+    assert_eq!(first, ode::POOL / 2);
+    let spread = pool.select(1, 1).std(false).double_value(&[]);
+    assert!((spread - 0.5).abs() < 0.02, "{spread}");
+    let (description, tensors) = source.state().unwrap();
+    let again = Source::from_state(&description, &tensors, &[2], Device::Cpu).unwrap();
+    assert_eq!(again.noise(), 0.5);
+    // A file of before says nothing of noise, and neither does one without any.
+    let before: SourceDescription = serde_json::from_str(r#"{"source":"rows"}"#).unwrap();
+    assert_eq!(before, SourceDescription::Rows { noise: 0.0 });
+    assert_eq!(serde_json::to_string(&before).unwrap(), r#"{"source":"rows"}"#);
+    for wrong in [Source::Normal.with_noise(0.1), source.with_noise(-1.0)] {
+        assert!(
+            matches!(wrong.err().unwrap(), Error::Argument { argument, .. } if argument == "source_noise")
+        );
+    }
 }
 
 #[test]

@@ -27,7 +27,7 @@ class SpectrumComparison:
     first, second : array, ``[P]``, int
         Places in the two selections; P is the size of the smaller.
     eigenvalues, others, distance : array, ``[P]``
-        Eigenvalues of the first spectrum and of the other, and ``|lambda - lambda'|``, per unit of time.
+        Eigenvalues of the first spectrum and of the other, and ``|lambda - lambda'|``, per whole flow.
     correlation : array, ``[P]``
         ``|<psi, psi'>| / (|psi| |psi'|)``, centred, over noise and the first student's samples of it.
     energy : array, ``[P]``

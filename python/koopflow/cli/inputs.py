@@ -6,7 +6,7 @@ import inspect
 from dataclasses import dataclass
 from os import fspath
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,11 @@ from .._batches import as_batch
 from .._conditioning import Conditioning
 from ..datasets.arrays import contents
 from ..exceptions import ArgumentError, KoopflowError
-from ..students import KoopmanDistiller
+from ..students import KoopmanDistiller, SegmentedDistiller
 from ..teachers import FlowTeacher
 from .options import Keywords, Option, Settings, UsageError
+
+Model: TypeAlias = KoopmanDistiller | SegmentedDistiller | FlowTeacher
 
 READERS: dict[str, Any] = {
     **datasets.TWO_DIMENSIONAL,
@@ -171,21 +173,43 @@ def load_student(given: str | None, device: str, flag: str = "student") -> Koopm
     return KoopmanDistiller.load(input_file(given, flag, "a student's file"), device=device)
 
 
-def load_either(given: str | None, device: str) -> KoopmanDistiller | FlowTeacher:
+def load_whole_or_segments(
+    given: str | None, device: str, flag: str = "student"
+) -> KoopmanDistiller | SegmentedDistiller:
+    """The student of a file, or the students one after another."""
+    kind, _ = _core.describe_file(fspath(input_file(given, flag, "a student's file")))
+    if kind == "segments":
+        return SegmentedDistiller.load(str(given), device=device)
+    return load_student(given, device, flag)
+
+
+def load_either(given: str | None, device: str) -> Model:
     """The student, or else the teacher, of a file."""
     kind, _ = _core.describe_file(fspath(input_file(given, "student", "a student's file")))
-    return load_teacher(given, device) if kind == "teacher" else load_student(given, device)
+    return load_teacher(given, device) if kind == "teacher" else load_whole_or_segments(given, device)
 
 
-def conditioning_of(model: KoopmanDistiller | FlowTeacher) -> Conditioning:
+def snapshots_of(paths: list[str] | None) -> list[NDArray[Any]]:
+    """The snapshots of ``--snapshots``, of a file each."""
+    expected = "an .npy or .npz file of each snapshot"
+    files = [input_file(path, "--snapshots", expected) for path in paths or []]
+    for file in files:
+        if file.suffix not in (".npy", ".npz"):
+            raise UsageError(f"--snapshots: expected {expected}, got {str(file)!r}")
+    return [array_file(file, "--snapshots")[0] for file in files]
+
+
+def conditioning_of(model: Model) -> Conditioning:
     """What a model is conditioned on."""
     if isinstance(model, FlowTeacher):
         return Conditioning.of(model.field)
+    if isinstance(model, SegmentedDistiller):
+        model = model.students_[0]
     return Conditioning.from_plain(model.teacher_.get("conditioning", "none"))
 
 
 def conditions(
-    model: KoopmanDistiller | FlowTeacher,
+    model: Model,
     n: int | None = None,
     labels: int | list[int] | None = None,
     file: str | None = None,

@@ -16,7 +16,7 @@ from .demo import demo
 from .export import export
 from .flow import flow_spectrum
 from .forecast import forecast
-from .models import compare, evaluate, sample, spectrum
+from .models import compare, evaluate, invert, sample, spectrum
 from .options import Settings, Stopped, UsageError, command
 from .tilt import tilt
 from .training import distill, train_teacher
@@ -39,6 +39,7 @@ COMMANDS = {
     "train-teacher": (train_teacher, "train a flow-matching teacher on data"),
     "distill": (distill, "distil a teacher into a one-step student"),
     "sample": (sample, "draw samples of a student or a teacher"),
+    "invert": (invert, "find what data came from, by a student's inverse"),
     "spectrum": (spectrum, "take a student's generator apart"),
     "flow-spectrum": (flow_spectrum, "read what the paths of a teacher or student determine"),
     "tilt": (tilt, "draw samples given an observation or an energy"),

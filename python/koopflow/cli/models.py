@@ -1,4 +1,4 @@
-"""``koopflow sample``, ``spectrum``, ``evaluate`` and ``compare``: what models are used for."""
+"""``koopflow sample``, ``invert``, ``spectrum``, ``evaluate`` and ``compare``: what models are used for."""
 
 from __future__ import annotations
 
@@ -18,9 +18,20 @@ from .._arrays import to_numpy
 from ..compare import compare as compare_methods
 from ..exceptions import ShapeError
 from ..spectrum import LevelSpectrum
-from ..students import KoopmanDistiller
+from ..students import KoopmanDistiller, SegmentedDistiller
 from ..teachers import FlowTeacher
-from .inputs import DATA, conditioning_of, conditions, load, load_either, load_student, load_teacher
+from .inputs import (
+    DATA,
+    array_file,
+    conditioning_of,
+    conditions,
+    input_file,
+    load,
+    load_either,
+    load_student,
+    load_teacher,
+    load_whole_or_segments,
+)
 from .options import Keywords, Option, Settings, Stopped, UsageError, command, plain
 from .results import (
     DEVICE,
@@ -40,6 +51,12 @@ ARRAYS = (".npy", ".npz", ".safetensors")
 # Options of sampling that are not those of a model's sample.
 OWN = ("n", "label", "condition", "columns", "device")
 STEPS = "Encodings of a student's path, 1 by default; steps of a teacher's fixed-step solver."
+# What a model is called.
+NAMES = {
+    KoopmanDistiller: "a student",
+    SegmentedDistiller: "a student of segments",
+    FlowTeacher: "a teacher",
+}
 # Of a spectrum.
 TABLES = ("summary.txt", "eigenvalues.csv", "eigenvalues.json")
 FILES = (*TABLES, "eigenvalues.png", "modes.png", "spectrum.toml")
@@ -74,8 +91,7 @@ def sample(settings: Settings) -> int:
     given = {key: value for key, value in settings.table("sample", given=True).items() if key not in OWN}
     for key in given:
         if key not in known:
-            kind = "student" if isinstance(model, KoopmanDistiller) else "teacher"
-            raise UsageError(f"sample.{key}: not for a {kind}")
+            raise UsageError(f"sample.{key}: not for {NAMES[type(model)]}")
     if "modes" in given:
         given["modes"] = parsed_modes(given["modes"])
     shown = progress(quiet=settings["quiet"])
@@ -83,18 +99,53 @@ def sample(settings: Settings) -> int:
         samples = to_numpy(model.sample(n, condition=condition, **given, progress=shown))
     except IndexError as error:
         raise UsageError(str(error)) from error
+    content = (
+        drawn(samples, condition, columns) if path.suffix in PICTURES else in_file(path, samples, condition)
+    )
+    say(f"wrote {n} samples to {write(path, content)}")
+    return 0
+
+
+def in_file(path: Path, samples: Any, condition: Any | None) -> bytes:
+    """An array file of samples and, except in .npy, of their condition."""
     arrays = {"samples": np.ascontiguousarray(samples)}
     if condition is not None:
         arrays["condition"] = np.ascontiguousarray(condition)
+    if path.suffix == ".safetensors":
+        return save(arrays)
     file = BytesIO()
     if path.suffix == ".npy":
         np.save(file, samples)
-    elif path.suffix == ".npz":
+    else:
         np.savez(file, **arrays)  # type: ignore[arg-type]
-    elif path.suffix == ".safetensors":
-        file.write(save(arrays))
-    write(path, drawn(samples, condition, columns) if path.suffix in PICTURES else file.getvalue())
-    say(f"wrote {n} samples to {path}")
+    return file.getvalue()
+
+
+@command(
+    positional="student",
+    run=(
+        Option("student", "File of a student."),
+        Option("states", "An .npy or .npz file of data to go back from."),
+        Option("output", "File for what they came from."),
+    ),
+    invert=(Option("condition", "An .npy file with the condition of each."), DEVICE),
+    alone=RESULTS,
+)
+def invert(settings: Settings) -> int:
+    """Finds what data came from, by a student's inverse: writes states of the source, noise in most cases,
+    into an array file (.npy, .npz, .safetensors), a row for each of --states."""
+    model = load_whole_or_segments(settings["student"], settings["device"])
+    path = output_file(settings, ARRAYS)
+    rows, labels = array_file(input_file(settings["states"], "--states", "an .npy or .npz file"), "--states")
+    kind, condition = conditioning_of(model), None
+    if settings["condition"] is not None:
+        condition = conditions(model, len(rows), file=settings["condition"])[1]
+    elif kind:
+        condition = labels
+    if bool(kind) != (condition is not None):
+        raise UsageError("--condition: expected an .npy file with the condition of each state, got nothing")
+    found = to_numpy(model.invert(np.asarray(rows, np.float32), condition=condition))
+    say(f"wrote {len(found)} states of the source to {write(path, in_file(path, found, condition))}")
     return 0
 
 
@@ -206,7 +257,7 @@ def evaluate(settings: Settings) -> int:
     --data, only what training held out is used: give the same data options."""
     keywords = settings.table("evaluate")
     device = keywords.pop("device")
-    student = load_student(settings["student"], device, "--student")
+    student = load_whole_or_segments(settings["student"], device, "--student")
     teacher = load_teacher(settings["teacher"], device)
     if student.event_shape_ != teacher.event_shape:
         raise UsageError(
@@ -220,9 +271,18 @@ def evaluate(settings: Settings) -> int:
     if condition is not None:
         condition = np.resize(condition, (keywords["n"], *condition.shape[1:]))
     report = student.evaluate(teacher, data.held_out, condition=condition, **keywords)
-    say(report)
+    if isinstance(report, dict):
+        found = {name: asdict(estimate) for name, estimate in report.items()}
+        say(f"{len(student.students_)} students: {keywords['n']} samples, seed {keywords['seed']}")
+        for name, estimate in report.items():
+            say(
+                f"{name.replace('_', ' '):<18}{estimate.value:.4f}  {estimate.low:.4f} to {estimate.high:.4f}"
+            )
+    else:
+        found = report.to_dict()
+        say(report)
     tables = {name: plain(settings.table(name)) for name in settings.tables}
-    write(output, {"evaluation": report.to_dict(), "held_out": len(data.held_out), "settings": tables})
+    write(output, {"evaluation": found, "held_out": len(data.held_out), "settings": tables})
     say(f"wrote {output}")
     return 0
 

@@ -30,17 +30,29 @@ else:
 
 # Tables of a file. One file may serve all commands: each reads its own.
 TABLES = (
-    *("run", "data", "teacher", "student", "fit", "sample"),
-    *("spectrum", "flow_spectrum", "tilt", "forecaster", "forecast", "evaluate", "compare"),
+    *("run", "data", "populations", "teacher", "segments", "student", "fit"),
+    *(
+        "sample",
+        "invert",
+        "spectrum",
+        "flow_spectrum",
+        "tilt",
+        "forecaster",
+        "forecast",
+        "evaluate",
+        "compare",
+    ),
 )
 # The table of options that no file has.
 ALONE = "alone"
 # The places of [run]; a command passes over those that only others have.
-PATHS = ("output", "teacher", "student", "model", "against", "paths", "save")
+PATHS = ("output", "teacher", "student", "model", "against", "paths", "save", "states")
 # Keys of [data] that have a flag of their own, without the table's name.
 SHORT = {"source": "data", **{key: key for key in ("size", "channels", "labels", "held_out")}}
 # Options with a flag of one letter.
 LETTERS = {"n": "-n", "output": "-o"}
+# Kinds of options whose flag takes any number of values.
+SEVERAL = {list[str] | None: str, list[float] | None: float}
 # TOML has no null; this text stands for it.
 NONE = "none"
 # What a run decided itself; a file shows it and nothing reads it back.
@@ -74,8 +86,9 @@ class Settings:
 
     def table(self, name: str, *, given: bool = False) -> dict[str, Any]:
         """The values of a table; with ``given`` only those that differ from their defaults."""
-        keys = self.tables[name].items()
-        return {key: self[full] for key, full in keys if not given or self[full] != self.defaults[full]}
+        values = {key: (self[full], self.defaults[full]) for key, full in self.tables[name].items()}
+        # A file has lists where Python has tuples.
+        return {key: n for key, (n, usual) in values.items() if not given or plain(n) != plain(usual)}
 
     def to_toml(self, record: Mapping[str, Any] | None = None) -> str:
         """The file that repeats this run; ``record`` is what the run itself decided."""
@@ -148,6 +161,8 @@ class Command:
         self._switches: set[str] = set()
         # Flags of two values, as in --observe MASK VALUES.
         self._pairs: set[str] = set()
+        # Flags of any number of values, as in --snapshots FIRST SECOND THIRD, and what a list of each is of.
+        self._lists: dict[str, Any] = {}
         # Names of options that are grouped in dataclasses, and the names that some had before.
         self._nested: list[str] = []
         self._renamed: dict[str, str] = {}
@@ -183,6 +198,8 @@ class Command:
             self._short[short] = full
         if option.kind is bool:
             self._switches.add(full)
+        if option.kind in SEVERAL:
+            self._lists[full] = SEVERAL[option.kind]
         for kind in typing.get_args(option.kind):
             if kind == tuple[str, str]:
                 self._pairs.add(full)
@@ -245,6 +262,8 @@ class Command:
                     equals, value = "=", rest.pop(0) if rest[:1] in (["true"], ["false"]) else "true"
                 if not equals and full in self._pairs and len(rest) > 1:
                     equals, value = "=", json.dumps([rest.pop(0), rest.pop(0)])
+                if not equals and full in self._lists and rest[:1] and not rest[0].startswith("["):
+                    equals, value = "=", _several(rest, self._lists[full])
                 name = f"--{full}"
             flags.append(f"{name}={_null(value)}" if equals else _null(name))
         return config, flags
@@ -324,6 +343,20 @@ def _one_line(message: str, nested: Collection[str]) -> str:
         kinds = ["a table", *(kind for kind in kinds if "import path" not in kind and kind != "collections")]
     kinds = sorted(dict.fromkeys(NONE if kind == "NoneType" else kind for kind in kinds), key=NONE.__eq__)
     return f"--{key}: expected {' or '.join(kinds)}, got {got[1]}"
+
+
+def _several(rest: list[str], kind: type) -> str:
+    """The values before the next flag, taken off ``rest``, as one list.
+
+    Examples
+    --------
+    >>> _several(rest := ["-1.5", "2", "--steps", "3"], float), rest
+    ('[-1.5, 2]', ['--steps', '3'])
+    """
+    values: list[str] = []
+    while rest and (not rest[0].startswith("-") or re.match(r"-\.?\d", rest[0])):
+        values.append(rest.pop(0))
+    return json.dumps(values) if kind is str else f"[{', '.join(values)}]"
 
 
 def _null(text: str) -> str:

@@ -24,7 +24,17 @@ from .options import Option, Settings, UsageError
 SECONDS_BETWEEN_LINES = 10.0
 PICTURES = (".png", ".pdf", ".svg")
 # What a command may read, none of which is a place for results.
-READ = ("student", "teacher", "model", "paths", "condition", "features", "data.source", "trajectory_file")
+READ = (
+    "student",
+    "teacher",
+    "model",
+    "paths",
+    "states",
+    "condition",
+    "features",
+    "data.source",
+    "trajectory_file",
+)
 # Options of every command that writes results.
 RESULTS = (
     Option("overwrite", "Whether to replace results that are there.", bool, False),

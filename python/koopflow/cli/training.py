@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,10 @@ from .. import plotting
 from .._arrays import to_numpy
 from ..exceptions import DivergenceError
 from ..progress import ProgressEvent
-from ..students import KoopmanDistiller
+from ..students import KoopmanDistiller, SegmentedDistiller
 from ..teachers import FlowTeacher
-from .inputs import DATA, conditioning_of, conditions, load, load_teacher, source_of
-from .options import Keywords, Option, Settings, Stopped, command
+from .inputs import DATA, Model, conditioning_of, conditions, load, load_teacher, snapshots_of, source_of
+from .options import Keywords, Option, Settings, Stopped, UsageError, command
 from .results import RESULTS, can_be_drawn, drawn, output_folder, progress, refuse_existing, say, write
 
 # Keywords of fit that a command fills in itself.
@@ -22,18 +24,39 @@ FILLED = (
 )
 OUTPUT = Option("output", "Folder for the results.")
 RESUME = Option("resume", "Whether to go on where the run in the output folder was cut off.", bool, False)
+POPULATIONS = (
+    Option("snapshots", "Files of the snapshots of a population, .npy or .npz.", list[str] | None),
+    Option("times", "Their times, rising; the teacher's clock.", list[float] | None),
+    Option("interpolant", "Lines through the rows of a chain: linear or spline.", str, "linear"),
+    Option("growth", "Size of the whole population at each time.", list[float] | None),
+    Option("relaxation", "What growth costs beside motion, for --coupling unbalanced.", float, 1.0),
+)
+# Options of a teacher that snapshots decide on.
+DECIDED = ("source", "source_noise", "horizon", "num_classes", "condition_dim")
+SEGMENTS = (
+    Option(
+        "segments", "Students one after another: 3, or times such as [0, 0.3, 1].", int | list[float] | None
+    ),
+    Option("predecessors", "Share of a segment's paths that begin where those before lead.", float, 0.5),
+)
 
 
 @command(
     run=(OUTPUT,),
     data=DATA,
+    populations=POPULATIONS,
     teacher=(Keywords(FlowTeacher, skip=("event_shape",)),),
     fit=(Keywords(FlowTeacher.fit, skip=(*FILLED, "steps", "batch_size")),),
     alone=(RESUME, *RESULTS),
 )
 def train_teacher(settings: Settings) -> int:
-    """Trains a flow-matching teacher; writes teacher.safetensors, train-teacher.toml (the settings, to repeat
-    the run), and pictures of samples and of the training into the output folder."""
+    """Trains a flow-matching teacher on --data, or on --snapshots of a population at --times; writes
+    teacher.safetensors, train-teacher.toml (the settings, to repeat the run), and pictures of samples and of
+    the training into the output folder."""
+    if settings["snapshots"] is not None:
+        return _train_on_snapshots(settings)
+    for name in settings.table("populations", given=True):
+        raise UsageError(f"--{name}: expected nothing without --snapshots, got {settings[name]!r}")
     keywords = settings.table("teacher")
     given = keywords["num_classes"] is not None or keywords["condition_dim"] is not None
     data = load(settings, labels=given or settings["data.labels"])
@@ -49,16 +72,50 @@ def train_teacher(settings: Settings) -> int:
     return 0
 
 
+def _train_on_snapshots(settings: Settings) -> int:
+    """``train-teacher --snapshots``."""
+    for name in ("data.source", "data.labels"):
+        if settings[name]:
+            flag = name.removeprefix("data.").replace("source", "data")
+            raise UsageError(f"--{flag}: expected nothing with --snapshots, got {settings[name]!r}")
+    given = settings.table("teacher", given=True) | settings.table("fit", given=True)
+    for name in (*DECIDED, "weights"):
+        if name in given:
+            raise UsageError(f"--{name}: expected nothing with --snapshots, got {given[name]!r}")
+    if settings["times"] is None:
+        raise UsageError("--times: expected a time for each of --snapshots, got nothing")
+    told = settings.table("populations")
+    sets, times = snapshots_of(told.pop("snapshots")), told.pop("times")
+    shape = sets[0].shape[1:] if sets and sets[0].ndim > 1 else (1,)
+    keywords = {name: n for name, n in settings.table("teacher").items() if name not in DECIDED}
+    run = Run(settings, FlowTeacher(shape, **keywords))
+    if run.begins():
+        rows = ", ".join(str(len(rows)) for rows in sets)
+        say(f"snapshots of {rows} rows of {' x '.join(map(str, shape))}")
+
+        def trained(*, weights: None, **files: Any) -> FlowTeacher:
+            return FlowTeacher.snapshots(sets, times, **told, **keywords, **files)
+
+        run.make(trained)
+        run.end(None)
+    return 0
+
+
 @command(
     run=(OUTPUT, Option("teacher", "File of the teacher.")),
     data=DATA,
+    segments=SEGMENTS,
     student=(Keywords(KoopmanDistiller),),
     fit=(Keywords(KoopmanDistiller.fit, skip=FILLED),),
     alone=(RESUME, *RESULTS),
 )
 def distill(settings: Settings) -> int:
-    """Distils a teacher into a one-step student; writes student.safetensors, distill.toml (the settings, to
-    repeat the run), and pictures of samples and of the training into the output folder."""
+    """Distils a teacher into a one-step student, or with --segments into one for each part of its time;
+    writes student.safetensors, distill.toml (the settings, to repeat the run), and pictures of samples and of
+    the training into the output folder."""
+    segmented = settings.table("segments")
+    if segmented["segments"] is None and settings.table("segments", given=True):
+        raise UsageError("--predecessors: expected nothing without --segments")
     student = KoopmanDistiller(**settings.table("student"))
     teacher = load_teacher(settings["teacher"], student.device)
     of_fit: dict[str, Any] = {}
@@ -68,9 +125,25 @@ def distill(settings: Settings) -> int:
         data = load(settings, labels=bool(conditioning_of(teacher)))
         of_fit = {"data": data.train, "condition": data.train_labels}
         held_out_labels = data.held_out_labels
-    run = Run(settings, student)
+    if segmented["segments"] is None:
+        run = Run(settings, student)
+        if run.begins():
+            run.fit(teacher, **of_fit)
+            run.end(held_out_labels)
+        return 0
+    if settings["resume"]:
+        raise UsageError("--resume: expected nothing with --segments, which are trained in one run")
+    for name in settings.table("fit", given=True):
+        raise UsageError(f"--{name}: expected nothing with --segments, got {settings[name]!r}")
+    several = SegmentedDistiller(**segmented, student=student)
+    run = Run(settings, several)
     if run.begins():
-        run.fit(teacher, **of_fit)
+        condition = of_fit.get("condition")
+        run.make(
+            lambda progress, callback, **_: several.fit(
+                teacher, condition=condition, progress=progress, callback=callback
+            )
+        )
         run.end(held_out_labels)
     return 0
 
@@ -78,7 +151,7 @@ def distill(settings: Settings) -> int:
 class Run:
     """One training of a teacher or a student, and its files in the output folder."""
 
-    def __init__(self, settings: Settings, model: FlowTeacher | KoopmanDistiller) -> None:
+    def __init__(self, settings: Settings, model: Model) -> None:
         self.settings, self.model = settings, model
         self.kind = "teacher" if isinstance(model, FlowTeacher) else "student"
         kind = self.kind
@@ -102,6 +175,11 @@ class Run:
 
     def fit(self, *source: Any, **keywords: Any) -> None:
         """Fit the model and save it, after a divergence as it was at its best before."""
+        self.make(partial(self.model.fit, *source, **keywords))
+
+    def make(self, train: Callable[..., Any]) -> None:
+        """Take the model that ``train`` answers, which is told files and listeners, and save it; after a
+        divergence as it was at its best before."""
         resumes, written = self.settings["resume"], False
         stale = _number(self.checkpoint)
 
@@ -115,11 +193,11 @@ class Run:
                 write(self.toml, self.settings.to_toml())
                 written = True
 
-        keywords |= {**self.settings.table("fit"), "checkpoint": self.checkpoint, "callback": first}
+        keywords = {**self.settings.table("fit"), "checkpoint": self.checkpoint, "callback": first}
         if resumes and stale is not None:
             keywords["resume"] = self.checkpoint
         try:
-            self.model.fit(*source, **keywords, progress=progress(quiet=self.settings["quiet"]))
+            self.model = train(**keywords, progress=progress(quiet=self.settings["quiet"]))
         except DivergenceError as error:
             if not self.model.__sklearn_is_fitted__():
                 raise
@@ -133,6 +211,9 @@ class Run:
         Raises ``Stopped`` after Ctrl-C.
         """
         model, asked, on = self.model, self.settings.table(self.kind), self.checkpoint.exists()
+        if isinstance(model, SegmentedDistiller):
+            self._end_of_segments(model, held_out)
+            return
         history = model.history_
         config = history["config"] if isinstance(model, FlowTeacher) else model.config_
         chosen = {key: value for key, value in config.items() if asked.get(key) is None}
@@ -150,6 +231,22 @@ class Run:
         # None where training ended before the first entry.
         if history.get("loss") or history.get("log"):
             write(self.curves, plotting.loss_history(history))
+        self._draw_samples(held_out)
+        say(f"wrote {', '.join(str(path) for path in self.results if path.exists())}")
+
+    def _end_of_segments(self, model: SegmentedDistiller, held_out: Any | None) -> None:
+        asked = self.settings.table(self.kind)
+        chosen = model.students_[0].config_.items()
+        write(
+            self.toml, self.settings.to_toml({key: value for key, value in chosen if asked.get(key) is None})
+        )
+        histories = [one.history_ for one in model.students_]
+        steps = ", ".join(str(history["steps"]) for history in histories)
+        seconds = sum(history["seconds"] for history in histories)
+        say(f"{len(histories)} students: {steps} steps in {seconds:.0f} s")
+        # One of an earlier run, of a single student.
+        self.checkpoint.unlink(missing_ok=True)
+        self.curves.unlink(missing_ok=True)
         self._draw_samples(held_out)
         say(f"wrote {', '.join(str(path) for path in self.results if path.exists())}")
 

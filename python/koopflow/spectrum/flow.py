@@ -54,7 +54,7 @@ class FlowSpectrum(FlowReading):
     condition : array or None
         Conditions of those paths.
     rates : array, complex ``[r]``
-        The few shared rates per unit of time that can be told from one flow to the next, slowest first, both
+        The few shared rates per whole flow that can be told from one flow to the next, slowest first, both
         of each conjugate pair.
     basis_rates : array, complex
         The lambda_j that parts are sums of: the same or, where those leave much of the motion, more.

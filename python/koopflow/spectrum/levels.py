@@ -24,7 +24,7 @@ class MapSpectrum:
     Attributes
     ----------
     eigenvalues : array, ``[r]``, complex128
-        One of each conjugate pair, with its positive frequency, then the real ones; per unit of time.
+        One of each conjugate pair, with its positive frequency, then the real ones; per whole flow.
     energy : array, ``[r]``
         Mean square, over noise and summed over pixels, of what the eigenfunctions change from noise to data,
         |psi(0, x0) (e^lambda - 1)|^2, as a share of that of all maps.
@@ -48,7 +48,7 @@ class MapSpectrum:
 
     @property
     def frequency(self) -> Real:
-        """Im lambda, ``[r]``, in radians per unit of time."""
+        """Im lambda, ``[r]``, in radians per whole flow."""
         return np.asarray(self.eigenvalues.imag)
 
 

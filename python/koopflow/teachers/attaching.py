@@ -18,6 +18,7 @@ from ..options import name_of, to_json
 from ..twins.diffusion import DiffusionField
 from ..twins.teacher import TeacherModule
 from .flow import Flow
+from .source import started
 from .torch_models import PREDICTION, TorchModel, probe, scripted, scripted_twin, sizes
 from .torchcfm import read_state_dict
 
@@ -65,6 +66,7 @@ class Attachable(Flow, ABC):
         gradients: str = "autograd",
         max_batch: int | None = None,
         source: Any = "normal",
+        source_noise: float = 0.0,
         horizon: Sequence[float] = (0.0, 1.0),
         **extras: Any,
     ) -> Teacher:
@@ -109,6 +111,8 @@ class Attachable(Flow, ABC):
             Most samples that the model gets at once. A batch that runs out of memory is halved, for good.
         source : "normal", array ``[N, *event]``, FlowTeacher or callable, default "normal"
             What the flow starts from, as in :class:`koopflow.FlowTeacher`.
+        source_noise : float, default 0
+            Standard deviation of normal noise on rows as ``source``.
         horizon : (float, float), default (0.0, 1.0)
             Times of source and data, which the model is told; not for ``"diffusers"``.
         **extras
@@ -144,7 +148,8 @@ class Attachable(Flow, ABC):
             clock=Clock.of(horizon),
             extras=extras,
         )
-        return cls._around(attached.checked(), attached.twin, attached.clock, source)
+        field = started(attached.checked(), source, source_noise)
+        return cls._around(field, attached.twin, attached.clock, source)
 
     @classmethod
     @attaching

@@ -119,7 +119,8 @@ class Flow:
 
         With W = a' s - a s', E[x1|x] = (s v - s' x) / W and E[x0|x] = (a' x - a v) / W. At t = 1 of a path
         that ends in the data the first is x itself, at t = 0 the second. A guided field answers its guided
-        estimate.
+        estimate, a window what the whole flow expects, and a reversed flow has as data what it leads to: the
+        noise of the original.
 
         Parameters
         ----------

@@ -83,8 +83,9 @@ class Local(Joinable):
         (3, (5, 2))
         """
         noising = _checked_steps(steps)
-        if "source" in options:
-            raise ArgumentError(f"source: expected none, for noise, got {options['source']!r}")
+        for name in ("source", "source_noise"):
+            if name in options:
+                raise ArgumentError(f"{name}: expected none, for noise, got {options[name]!r}")
         rows = to_numpy(as_batch(data, "data"))
         condition = None if condition is None else to_numpy(as_condition(condition))
         clock = Clock.of(options.pop("horizon", (0.0, 1.0)))

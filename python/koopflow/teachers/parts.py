@@ -11,7 +11,7 @@ from .._clock import Clock
 from ..exceptions import ArgumentError
 from ..twins.teacher import TeacherModule, WindowField
 from .attaching import Attachable, attaching
-from .source import KEPT
+from .source import KEPT, started
 
 # What of a history is true of parts of a flow as well.
 TOLD = ("classes", "latent")
@@ -21,9 +21,9 @@ class Parts(Attachable):
     """Teachers that are made of a teacher's own flow."""
 
     @attaching
-    def starting_from(self, source: Any) -> Any:
-        """The same velocity field, whose flow starts from another law: ``source`` as in
-        :class:`koopflow.FlowTeacher`.
+    def starting_from(self, source: Any, *, noise: float = 0.0) -> Any:
+        """The same velocity field, whose flow starts from another law: ``source`` and, as its
+        ``source_noise``, ``noise`` as in :class:`koopflow.FlowTeacher`.
 
         Examples
         --------
@@ -34,7 +34,9 @@ class Parts(Attachable):
         array([[1., 0.],
                [1., 0.]], dtype=float32)
         """
-        other = self._told(self._around(self.field, self._attached, self.clock, source))
+        field = started(self.field, source, noise, argument="noise")
+        label = KEPT if isinstance(source, str) and source != "normal" else source
+        other = self._told(self._around(field, self._attached, self.clock, label))
         # The field is the same, and so is how it was trained.
         other._history = self._history
         return other

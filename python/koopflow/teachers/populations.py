@@ -19,6 +19,7 @@ from ..progress import ProgressFunction, ProgressMeter
 from .flow import Flow
 from .latent import Latent
 from .plans import given_plans, unbalanced_plans, uneven
+from .source import OF_THE_FIELD
 
 Teacher = TypeVar("Teacher", bound="Populations")
 
@@ -127,9 +128,14 @@ class Populations(Flow):
         own = {"source": sets[0], "horizon": (clock[0], clock[-1]), "coupling": named}
         make: Any = cls
         teacher = make(tuple(sets[0].shape[1:]), **own, **options)
+        if teacher.source_noise != 0.0:
+            raise ArgumentError(
+                f"source_noise: expected 0 for snapshots, got {teacher.source_noise!r}: "
+                "teacher.starting_from(rows, noise=...) serves"
+            )
         config = teacher._config()
         files = checkpointing("a teacher", checkpoint, checkpoint_every, checkpoint_minutes, resume)
-        written = teacher._written(without=["event_shape", "source"])
+        written = teacher._written(without=OF_THE_FIELD)
         with ProgressMeter(progress=progress, callback=callback) as meter:
             field, history = _core.train_on_snapshots(
                 sets,

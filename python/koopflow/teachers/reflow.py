@@ -74,7 +74,7 @@ def reflow(
     source = teacher.field.source
     # Mirrored pairs would not be the teacher's own.
     own = {name: n for name, n in like.get_params(deep=False).items() if name not in ("event_shape", "flip")}
-    own |= {"source": "normal" if source.kind == "normal" else source}
+    own |= {"source": "normal" if source.kind == "normal" else source, "source_noise": source.noise}
     own |= {"horizon": (teacher.clock.start, teacher.clock.end)}
     current: Flow = teacher
     for turn in range(rounds):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,24 +10,57 @@ import numpy as np
 import torch
 
 from .. import _core
-from .._arrays import as_batch
+from .._arrays import as_batch, as_number
 from ..exceptions import ArgumentError
 from .flow import Flow
 
 #: What stands for a source that a file holds with its teacher.
 KEPT = "kept"
 
+#: Parameters of a teacher that a file holds with the field itself.
+OF_THE_FIELD = ("event_shape", "source", "source_noise")
+
 
 def as_source(
-    source: Any, event_shape: Sequence[int], *, known: _core.VelocityField | None = None
+    source: Any,
+    event_shape: Sequence[int],
+    *,
+    noise: Any = 0.0,
+    known: _core.VelocityField | None = None,
+    argument: str = "source_noise",
 ) -> _core.Source | None:
     """The source in the core; None for standard normal noise.
 
     ``source`` is ``"normal"``, rows ``[N, *event]``, a fitted teacher, or a function ``draw(n, seed)`` of
     samples, whose attribute ``log_prob(x)``, if it has one, is its log-density. ``"kept"`` is that of the
-    field ``known``. Raises ``ArgumentError`` or ``ShapeError`` for anything else.
+    field ``known``. ``noise``, which messages call ``argument``, is the deviation of what is added to rows.
+    Raises ``ArgumentError`` or ``ShapeError`` for anything else, and for noise without rows.
     """
-    shape = list(event_shape)
+    added = as_number(noise, argument, "a finite number >= 0", lambda n: 0.0 <= n < np.inf)
+    found = _without_noise(source, list(event_shape), known)
+    kind = "normal" if found is None else found.kind
+    if found is not None and kind == "rows":
+        return found.with_noise(added)
+    if added:
+        raise ArgumentError(
+            f"{argument}: expected 0 for a source that is no array of rows, got {added:g} with one of "
+            f"kind {kind!r}"
+        )
+    return found
+
+
+def started(
+    field: _core.VelocityField, source: Any, noise: Any, *, argument: str = "source_noise"
+) -> _core.VelocityField:
+    """A field whose flow starts from ``source``. Raises as :func:`as_source` does."""
+    shape = list(field.event_shape)
+    start = as_source(source, shape, noise=noise, known=field, argument=argument)
+    if start is None:
+        return field if field.source.kind == "normal" else field.starting_from(_core.Source.normal(shape))
+    return field.starting_from(start)
+
+
+def _without_noise(source: Any, shape: list[int], known: _core.VelocityField | None) -> _core.Source | None:
     if isinstance(source, _core.Source):
         return source
     if isinstance(source, str):
@@ -38,12 +72,34 @@ def as_source(
         raise ArgumentError(f"source: expected 'normal', rows, a teacher or a function, got {got}")
     if isinstance(source, Flow):
         return source.field.as_source(shape)
+    if isinstance(source, torch.nn.Module):
+        raise ArgumentError(
+            "source: expected a function draw(n, seed) of a number and a seed, got the torch.nn.Module "
+            f"{type(source).__name__}, which takes tensors; a function that calls it serves"
+        )
     if callable(source):
+        _check_takes(source, ("n", "seed"), "source: expected a function draw(n, seed) of samples")
         log_prob = getattr(source, "log_prob", None)
+        if callable(log_prob):
+            _check_takes(log_prob, ("x",), "source: expected log_prob(x) of states as its log-density")
         return _core.Source.sampler(_drawing(source), _density(log_prob), event_shape=shape)
     if source is None or np.ndim(source) == 0:
         raise ArgumentError(f"source: expected 'normal', rows, a teacher or a function, got {source!r}")
     return _core.Source.rows(as_batch(source, "source"), shape)
+
+
+def _check_takes(function: Callable[..., Any], names: tuple[str, ...], expected: str) -> None:
+    """Raises ``ArgumentError`` for a function that cannot be called with so many arguments. It is not called:
+    what it raises itself is its own affair."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # Of code in C.
+        return
+    try:
+        signature.bind(*names)
+    except TypeError as error:
+        name = getattr(function, "__name__", type(function).__name__)
+        raise ArgumentError(f"{expected}, got {name}{signature} ({error})") from None
 
 
 def _drawing(draw: Callable[[int, int], Any]) -> Callable[[int, int], Any]:

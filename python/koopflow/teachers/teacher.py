@@ -30,7 +30,7 @@ from .._clock import UNIT, Clock
 from .._conditioning import Conditioning
 from .._ending import tell_ending
 from .._parameters import Parameters
-from ..exceptions import ArgumentError, ShapeError
+from ..exceptions import ArgumentError, KoopflowError, ShapeError
 from ..hub import HubFolder
 from ..options import SHARED_TRAINING, Options, Training, UNet, name_of, to_json, unet_of
 from ..progress import ProgressFunction, ProgressMeter
@@ -42,7 +42,7 @@ from .local import Local
 from .parts import Parts
 from .phase import PhaseSpace
 from .populations import Populations
-from .source import KEPT, as_source
+from .source import KEPT, OF_THE_FIELD, as_source
 from .torch_models import probe
 from .weighting import weighted_rows
 
@@ -70,6 +70,9 @@ class FlowTeacher(HubFolder, ClosedForm, Parts, Local, PhaseSpace, Populations, 
         function, whose attribute ``log_prob``, if there is one, answers log-densities ``[B]`` of
         ``[B, *event]``. Rows and flows are kept in files of the teacher and of its students; functions are
         not. ``"kept"`` stands for the source of a teacher that was loaded (docs/sources.md).
+    source_noise : float, default 0
+        Standard deviation of normal noise, drawn anew for each sample, on rows as ``source``: a law with a
+        density, which few rows have not by themselves.
     horizon : (float, float), default (0.0, 1.0)
         Times of source and data, by which :meth:`trajectory`, :meth:`velocity` and students' paths count.
     path : {"linear", "vp"}, default "linear"
@@ -128,6 +131,7 @@ class FlowTeacher(HubFolder, ClosedForm, Parts, Local, PhaseSpace, Populations, 
     _: KW_ONLY
     coupling: str = "ot"
     source: Any = "normal"
+    source_noise: float = 0.0
     horizon: Sequence[float] = (0.0, 1.0)
     path: str = "linear"
     network: str | UNet | Mapping[str, Any] = "mlp"
@@ -229,7 +233,7 @@ class FlowTeacher(HubFolder, ClosedForm, Parts, Local, PhaseSpace, Populations, 
         conditioning = Conditioning(self.num_classes, self.condition_dim)
         condition = conditioning.of_rows(y, condition)
         Clock.of(self.horizon)  # Refused now rather than after training.
-        start = as_source(self.source, self.event_shape, known=self._field)
+        start = as_source(self.source, self.event_shape, noise=self.source_noise, known=self._field)
         files = checkpointing("a teacher", checkpoint, checkpoint_every, checkpoint_minutes, resume)
         if isinstance(data, np.memmap) and data.nbytes > MOST_BYTES and noise is resume is None:
             data, condition = Rows(data, condition), None
@@ -259,7 +263,7 @@ class FlowTeacher(HubFolder, ClosedForm, Parts, Local, PhaseSpace, Populations, 
             noise, config["coupling"] = as_batch(noise, "noise"), "given"
         if weights is not None:
             data, condition, noise = weighted_rows(weights, self.seed or 0, data, condition, noise)
-        written = self._written(without=["event_shape", "source"])
+        written = self._written(without=OF_THE_FIELD)
         with ProgressMeter(progress=progress, callback=callback) as meter:
             field, history = _core.train_teacher(
                 data,
@@ -387,11 +391,15 @@ class FlowTeacher(HubFolder, ClosedForm, Parts, Local, PhaseSpace, Populations, 
             params = header.get("options", {})
             if params.get("clip_norm", 1.0) is None:
                 params["clip_norm"] = 0.0
-        known = {"event_shape": tuple(field.event_shape), "device": field.device, "dtype": field.dtype}
+        known: dict[str, Any] = {
+            "event_shape": tuple(field.event_shape),
+            "device": field.device,
+            "dtype": field.dtype,
+        }
         if "horizon" in params:
             known["horizon"] = tuple(params["horizon"])
         if field.source.kind != "normal":
-            known["source"] = KEPT
+            known |= {"source": KEPT, "source_noise": field.source.noise}
         teacher = cls._read(path, params, **known)
         teacher._field, teacher._clock = field, Clock.of(teacher.horizon)
         teacher._history = header.get("history", {})
@@ -403,7 +411,7 @@ class FlowTeacher(HubFolder, ClosedForm, Parts, Local, PhaseSpace, Populations, 
         self.field.save(as_path(path), to_json(self._facts()))
 
     def _facts(self) -> dict[str, Any]:
-        written = self._written(without=["event_shape", "source"])
+        written = self._written(without=OF_THE_FIELD)
         return {"params": {**written, "horizon": self.clock.plain()}, "history": self._history}
 
     # Its name before students and teachers had the same ones.
@@ -418,12 +426,10 @@ class FlowTeacher(HubFolder, ClosedForm, Parts, Local, PhaseSpace, Populations, 
         source: Any = "normal",
     ) -> Self:
         kind = Conditioning.of(field)
-        start = as_source(source, field.event_shape, known=field)
-        if start is not None and source is not KEPT:
-            field = field.starting_from(start)
         teacher = cls(
             tuple(field.event_shape),
             source=source,
+            source_noise=field.source.noise,
             horizon=(clock.start, clock.end),
             num_classes=kind.classes,
             condition_dim=kind.dim,
@@ -435,7 +441,7 @@ class FlowTeacher(HubFolder, ClosedForm, Parts, Local, PhaseSpace, Populations, 
 
     def _config(self, *, steps: int | None = None, batch_size: int | None = None) -> dict[str, Any]:
         """The options that are set, by the core's flat names; the core decides on the others."""
-        grouped = ("event_shape", "source", "horizon", "network", "num_classes", "condition_dim", "training")
+        grouped = (*OF_THE_FIELD, "horizon", "network", "num_classes", "condition_dim", "training")
         config = {name: n for name, n in self.get_params(deep=False).items() if name not in grouped}
         config["seed"] = as_seed(self.seed)
         config |= {name: n for name, n in (("steps", steps), ("batch_size", batch_size)) if n is not None}
@@ -461,7 +467,11 @@ class FlowTeacher(HubFolder, ClosedForm, Parts, Local, PhaseSpace, Populations, 
         return self._field is not None
 
     def _source_name(self) -> str:
-        start = as_source(self.source, self.event_shape, known=self._field)
+        try:
+            start = as_source(self.source, self.event_shape, known=self._field)
+        except KoopflowError:
+            # It is fit that refuses it.
+            return type(self.source).__name__
         return "normal" if start is None else start.kind
 
     def __repr__(self) -> str:

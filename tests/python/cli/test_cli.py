@@ -38,6 +38,7 @@ def test_help_names_the_commands(capsys):
         "train-teacher",
         "distill",
         "sample",
+        "invert",
         "spectrum",
         "flow-spectrum",
         "tilt",
@@ -54,7 +55,8 @@ def test_help_names_the_commands(capsys):
 @pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"versions"}))
 def test_help_of_a_command_names_its_flags(command, capsys):
     shown = help_of(command, capsys)
-    flags = {"--output", "--device", "--check" if command == "export" else "--seed"}
+    own = {"export": "--check", "invert": "--states"}
+    flags = {"--output", "--device", own.get(command, "--seed")}
     flags |= {"--quick"} if command == "demo" else {"--config", "--set", "--overwrite", "--quiet"}
     flags |= {"--resume", "--steps", "--max_seconds", "--training", "[fit]"} if command in TRAINING else set()
     assert all(flag in shown for flag in flags)
