@@ -1,7 +1,7 @@
 //! What flows through a network: a value, or a value with its tangent. Blocks are written once over both, so
 //! that no layer can have a tangent that is not its own.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Tensor};
 
 use super::fused_norm::{fusible, spread, Norm, NORM_EPSILON};
 use super::Dual;
@@ -147,6 +147,16 @@ impl Dual {
     }
 }
 
+impl Dual {
+    /// By `scale` and `shift` `[B, C]`.
+    fn normalised(&self, norm: Norm, scale: &Self, shift: &Self) -> Self {
+        match fusible(&self.primal) {
+            true => norm.fused_dual(self, scale, shift).unwrap_or_else(|error| panic!("{error}")),
+            false => norm.composed_dual(self, scale, shift),
+        }
+    }
+}
+
 impl Signal for Dual {
     fn primal(&self) -> &Tensor {
         &self.primal
@@ -162,6 +172,10 @@ impl Signal for Dual {
     }
 
     fn affine(&self, map: impl Fn(&Tensor, Option<&Tensor>) -> Tensor, bias: &Tensor) -> Self {
+        // Images are work enough for a product each, which saves their being laid side by side.
+        if self.primal.dim() > 2 && self.primal.device() == Device::Cpu {
+            return Dual::new(map(&self.primal, Some(bias)), map(&self.tangent, None));
+        }
         let (primal, tangent) = self.stacked(|both| map(both, None));
         let bias = along_channels(bias, primal.dim());
         Dual::new(primal + bias, tangent)
@@ -179,28 +193,10 @@ impl Signal for Dual {
         Dual::new(value, slope * &self.tangent)
     }
 
-    /// With y = (x - mean) / deviation: dy = (dx - mean(dx) - y mean(y dx)) / deviation, in each group.
     fn group_norm(&self, norm: Norm, weight: &Tensor, bias: &Tensor) -> Self {
-        let shape = self.primal.size();
-        let kind = self.primal.kind();
-        // Moments in single precision at least, as the fused forward has them.
-        let wide = if kind == Kind::Double { Kind::Double } else { Kind::Float };
-        let grouped = |x: &Tensor| x.to_kind(wide).reshape([shape[0], norm.groups, -1]);
-        let mean = |x: &Tensor| x.mean_dim([2].as_slice(), true, wide);
-        let (x, dx) = (grouped(&self.primal), grouped(&self.tangent));
-        let centred = &x - mean(&x);
-        let inverse = (mean(&centred.square()) + NORM_EPSILON).rsqrt();
-        let y = centred * &inverse;
-        let dy = (&dx - mean(&dx) - &y * mean(&(&y * &dx))) * inverse;
-        let weight = along_channels(weight, shape.len());
-        let bias = along_channels(bias, shape.len());
-        let back = |x: Tensor| x.reshape(shape.as_slice()).to_kind(kind);
-        let normalised = Dual::new(back(y) * &weight + bias, back(dy) * weight);
-        if norm.silu {
-            normalised.silu()
-        } else {
-            normalised
-        }
+        let rows = [self.primal.size()[0], -1];
+        let each = |x: &Tensor| Self::constant(x.unsqueeze(0).expand(rows, false));
+        self.normalised(norm, &each(weight), &each(bias))
     }
 
     fn group_norm_modulated(
@@ -211,15 +207,9 @@ impl Signal for Dual {
         scale: &Self,
         shift: &Self,
     ) -> Self {
-        let y = self.group_norm(Norm { silu: false, ..norm }, weight, bias);
-        let (factor, rate) = (spread(&(&scale.primal + 1.0)), spread(&scale.tangent));
-        let tangent = &y.tangent * &factor + &y.primal * rate + spread(&shift.tangent);
-        let y = Dual::new(&y.primal * factor + spread(&shift.primal), tangent);
-        if norm.silu {
-            y.silu()
-        } else {
-            y
-        }
+        let factor = &scale.primal + 1.0;
+        let both = |x: &Tensor| Dual::new(x * &factor, x * &scale.tangent);
+        self.normalised(norm, &both(weight), &both(bias).add(shift))
     }
 
     /// With w = softmax(s): dw = w (ds - sum(w ds)), and d(w v) = dw v + w dv.

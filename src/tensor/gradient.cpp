@@ -8,10 +8,17 @@
 
 namespace {
 
-// The Rust function: takes the saved tensors and the gradient of the output, both its own from then on, and writes
+// The Rust function: takes the saved tensors and the gradients of the outputs, all its own from then on, and writes
 // one gradient for each input. False where it failed.
-using Backward = bool (*)(const void *state, at::Tensor **saved, size_t count, at::Tensor *gradient, at::Tensor **found);
+using Backward = bool (*)(const void *state, at::Tensor **saved, size_t saved_count, at::Tensor **gradients,
+                          size_t gradient_count, at::Tensor **found);
 using Release = void (*)(void *state);
+
+std::vector<at::Tensor *> handed(std::vector<at::Tensor> &tensors) {
+    std::vector<at::Tensor *> pointers;
+    for (auto &tensor : tensors) pointers.push_back(new at::Tensor(std::move(tensor)));
+    return pointers;
+}
 
 struct Held : torch::CustomClassHolder {
     void *state;
@@ -26,13 +33,13 @@ struct Held : torch::CustomClassHolder {
 
 struct Given : torch::autograd::Function<Given> {
     // What is behind a pointer is no input to libtorch.
-    static at::Tensor forward(torch::autograd::AutogradContext *context, at::TensorList inputs,
-                              std::vector<at::Tensor> *saved, const at::Tensor *output,
-                              c10::intrusive_ptr<Held> function) {
+    static torch::autograd::variable_list forward(torch::autograd::AutogradContext *context, at::TensorList inputs,
+                                                  std::vector<at::Tensor> *saved, std::vector<at::Tensor> *outputs,
+                                                  c10::intrusive_ptr<Held> function) {
         (void)inputs;
         context->save_for_backward(std::move(*saved));
         context->saved_data["function"] = c10::IValue::make_capsule(std::move(function));
-        return *output;
+        return *outputs;
     }
 
     static torch::autograd::variable_list backward(torch::autograd::AutogradContext *context,
@@ -40,11 +47,9 @@ struct Given : torch::autograd::Function<Given> {
         auto capsule = context->saved_data["function"].toCapsule();
         auto *function = static_cast<Held *>(capsule.get());
         auto saved = context->get_saved_variables();
-        std::vector<at::Tensor *> given;
-        for (auto &tensor : saved) given.push_back(new at::Tensor(std::move(tensor)));
+        auto given = handed(saved), slopes = handed(gradients);
         std::vector<at::Tensor *> found(function->inputs, nullptr);
-        auto *gradient = new at::Tensor(gradients[0]);
-        if (!function->backward(function->state, given.data(), given.size(), gradient, found.data()))
+        if (!function->backward(function->state, given.data(), given.size(), slopes.data(), slopes.size(), found.data()))
             throw std::runtime_error("the gradient of a koopflow layer cannot be computed");
         torch::autograd::variable_list answer;
         for (auto *tensor : found) {
@@ -65,17 +70,18 @@ std::vector<at::Tensor> listed(at::Tensor *const *tensors, size_t count) {
 
 }  // namespace
 
-// Answers the output with its gradient, or null and a message that the caller frees. `state` is released by the graph
-// in either case.
-extern "C" at::Tensor *koopflow_with_gradient(const at::Tensor *output, at::Tensor *const *inputs, size_t input_count,
-                                              at::Tensor *const *saved, size_t saved_count, void *state,
-                                              Backward backward, Release release, char **message) {
+// Writes the outputs with their gradient to `made`; or answers a message that the caller frees. `state` is released by
+// the graph in either case.
+extern "C" char *koopflow_with_gradient(at::Tensor *const *outputs, size_t output_count, at::Tensor *const *inputs,
+                                        size_t input_count, at::Tensor *const *saved, size_t saved_count, void *state,
+                                        Backward backward, Release release, at::Tensor **made) {
     try {
         auto function = c10::make_intrusive<Held>(state, backward, release, input_count);
-        auto all = listed(inputs, input_count), kept = listed(saved, saved_count);
-        return new at::Tensor(Given::apply(at::TensorList(all), &kept, output, std::move(function)));
-    } catch (const std::exception &error) {
-        *message = strdup(error.what());
+        auto given = listed(outputs, output_count), all = listed(inputs, input_count), kept = listed(saved, saved_count);
+        auto answer = Given::apply(at::TensorList(all), &kept, &given, std::move(function));
+        for (size_t place = 0; place < output_count; ++place) made[place] = new at::Tensor(answer[place]);
         return nullptr;
+    } catch (const std::exception &error) {
+        return strdup(error.what());
     }
 }

@@ -1,4 +1,4 @@
-//! Gradients of our own: a tensor that was computed outside libtorch's graph, as a node of it. tch has no way to say
+//! Gradients of our own: tensors that were computed outside libtorch's graph, as a node of it. tch has no way to say
 //! so, hence the C++ beside this file.
 
 use std::ffi::{c_char, c_void, CStr};
@@ -9,52 +9,57 @@ use torch_sys::C_tensor;
 
 use crate::error::{Error, Result};
 
-/// From the saved tensors and the gradient of the output to a gradient for each input.
-type Backward = Box<dyn Fn(&[Tensor], &Tensor) -> Result<Vec<Tensor>> + Send + Sync>;
+/// From the saved tensors and the gradients of the outputs to a gradient for each input.
+type Backward = Box<dyn Fn(&[Tensor], &[Tensor]) -> Result<Vec<Tensor>> + Send + Sync>;
+
+type Call = unsafe extern "C" fn(
+    *const c_void,
+    *const *mut C_tensor,
+    usize,
+    *const *mut C_tensor,
+    usize,
+    *mut *mut C_tensor,
+) -> bool;
 
 extern "C" {
     fn koopflow_with_gradient(
-        output: *const C_tensor,
+        outputs: *const *const C_tensor,
+        output_count: usize,
         inputs: *const *const C_tensor,
         input_count: usize,
         saved: *const *const C_tensor,
         saved_count: usize,
         state: *mut c_void,
-        backward: unsafe extern "C" fn(
-            *const c_void,
-            *const *mut C_tensor,
-            usize,
-            *mut C_tensor,
-            *mut *mut C_tensor,
-        ) -> bool,
+        backward: Call,
         release: unsafe extern "C" fn(*mut c_void),
-        message: *mut *mut c_char,
-    ) -> *mut C_tensor;
+        made: *mut *mut C_tensor,
+    ) -> *mut c_char;
     fn free(memory: *mut c_void);
 }
 
-/// `output`, computed from `inputs` without a graph, with a gradient: `backward` answers one for each input, from
-/// `saved` and the gradient of the output. Inputs may be among the saved. It runs on the thread that goes backwards,
+/// `outputs`, computed from `inputs` without a graph, with a gradient: `backward` answers one for each input, from
+/// `saved` and the gradients of the outputs. Inputs may be among the saved. It runs on the thread that goes backwards,
 /// with gradients on where somebody asks for a graph of the gradient itself.
 ///
 /// # Errors
 /// Whatever libtorch refuses. An error or a panic in `backward` is one of the backward pass.
-pub fn with_gradient(
-    output: &Tensor,
+pub fn with_gradient<const N: usize>(
+    outputs: [&Tensor; N],
     inputs: &[&Tensor],
     saved: &[&Tensor],
-    backward: impl Fn(&[Tensor], &Tensor) -> Result<Vec<Tensor>> + Send + Sync + 'static,
-) -> Result<Tensor> {
+    backward: impl Fn(&[Tensor], &[Tensor]) -> Result<Vec<Tensor>> + Send + Sync + 'static,
+) -> Result<[Tensor; N]> {
     let pointers = |tensors: &[&Tensor]| tensors.iter().map(|tensor| tensor.as_ptr()).collect::<Vec<_>>();
-    let (inputs, saved) = (pointers(inputs), pointers(saved));
+    let (given, inputs, saved) = (pointers(&outputs), pointers(inputs), pointers(saved));
     let boxed: Backward = Box::new(backward);
     let state = Box::into_raw(Box::new(boxed)).cast::<c_void>();
-    let mut message = std::ptr::null_mut();
+    let mut made = [std::ptr::null_mut(); N];
     // SAFETY: all pointers are of tensors and arrays that live through the call, which copies what it keeps;
     // `state` is released by `release` alone, once.
-    let made = unsafe {
+    let message = unsafe {
         koopflow_with_gradient(
-            output.as_ptr(),
+            given.as_ptr(),
+            N,
             inputs.as_ptr(),
             inputs.len(),
             saved.as_ptr(),
@@ -62,11 +67,11 @@ pub fn with_gradient(
             state,
             call,
             release,
-            &mut message,
+            made.as_mut_ptr(),
         )
     };
-    if made.is_null() {
-        // SAFETY: a null answer comes with a message of `strdup`.
+    if !message.is_null() {
+        // SAFETY: a message is one of `strdup`.
         let text = unsafe {
             let text = CStr::from_ptr(message).to_string_lossy().into_owned();
             free(message.cast());
@@ -74,25 +79,28 @@ pub fn with_gradient(
         };
         return Err(Error::Internal(anyhow::anyhow!(text)));
     }
-    // SAFETY: a new tensor, which is ours.
-    Ok(unsafe { Tensor::from_ptr(made) })
+    // SAFETY: new tensors, which are ours.
+    Ok(made.map(|tensor| unsafe { Tensor::from_ptr(tensor) }))
 }
 
 /// What the graph calls.
 ///
 /// # Safety
-/// `state` is a `Box<Backward>`; `saved` and `gradient` are tensors handed over; `found` has room for the inputs.
+/// `state` is a `Box<Backward>`; `saved` and `gradients` are tensors handed over; `found` has room for the inputs.
 unsafe extern "C" fn call(
     state: *const c_void,
     saved: *const *mut C_tensor,
-    count: usize,
-    gradient: *mut C_tensor,
+    saved_count: usize,
+    gradients: *const *mut C_tensor,
+    gradient_count: usize,
     found: *mut *mut C_tensor,
 ) -> bool {
     let backward = &*state.cast::<Backward>();
-    let saved: Vec<Tensor> = (0..count).map(|place| Tensor::from_ptr(*saved.add(place))).collect();
-    let gradient = Tensor::from_ptr(gradient);
-    let Ok(Ok(gradients)) = catch_unwind(AssertUnwindSafe(|| backward(&saved, &gradient))) else {
+    let taken = |tensors: *const *mut C_tensor, count: usize| -> Vec<Tensor> {
+        (0..count).map(|place| Tensor::from_ptr(*tensors.add(place))).collect()
+    };
+    let (saved, gradients) = (taken(saved, saved_count), taken(gradients, gradient_count));
+    let Ok(Ok(gradients)) = catch_unwind(AssertUnwindSafe(|| backward(&saved, &gradients))) else {
         return false;
     };
     for (place, gradient) in gradients.into_iter().enumerate() {

@@ -1,6 +1,6 @@
 //! Fused normalisation against libtorch's own operations in double precision.
 
-use koopflow::nets::Norm;
+use koopflow::nets::{Dual, Norm};
 use tch::{Device, Kind, Tensor};
 
 const SHAPES: [([i64; 4], i64); 6] = [
@@ -19,21 +19,32 @@ struct Case {
     cotangent: Tensor,
 }
 
+/// Any numbers do: those of a sine, spread over [-2, 2].
+fn numbers(seed: i64, shape: &[i64]) -> Tensor {
+    let count: i64 = shape.iter().product();
+    let phase = Tensor::arange(count, (Kind::Double, Device::Cpu)) * 12.9898 + 78.233 * seed as f64;
+    ((phase.sin() * 43758.5453).frac() * 2.0).reshape(shape)
+}
+
 fn case(shape: [i64; 4]) -> Case {
-    let options = (Kind::Double, Device::Cpu);
-    let number = |seed: i64, shape: &[i64]| {
-        // Any numbers do: those of a sine, spread over [-2, 2].
-        let count: i64 = shape.iter().product();
-        let phase = Tensor::arange(count, options) * 12.9898 + 78.233 * seed as f64;
-        (phase.sin() * 43758.5453).frac() * 2.0
-    };
-    let of = |seed, shape: &[i64]| number(seed, shape).reshape(shape);
     Case {
-        x: of(1, &shape) * 3.0 + 1.0,
-        scale: of(2, &shape[..2]) + 1.0,
-        shift: of(3, &shape[..2]),
-        cotangent: of(4, &shape),
+        x: numbers(1, &shape) * 3.0 + 1.0,
+        scale: numbers(2, &shape[..2]) + 1.0,
+        shift: numbers(3, &shape[..2]),
+        cotangent: numbers(4, &shape),
     }
+}
+
+/// x, scale and shift with tangents.
+fn duals(shape: [i64; 4], kind: Kind) -> [Dual; 3] {
+    let case = case(shape);
+    let [x, scale, shift] = [&case.x, &case.scale, &case.shift].map(|x| x.to_kind(kind));
+    let tangent = |seed: i64, shape: &[i64]| numbers(seed, shape).to_kind(kind);
+    [
+        Dual::new(x, tangent(5, &shape)),
+        Dual::new(scale, tangent(6, &shape[..2])),
+        Dual::new(shift, tangent(7, &shape[..2])),
+    ]
 }
 
 /// A leaf of the given dtype.
@@ -176,4 +187,69 @@ fn threads_change_no_digit() {
     tch::set_num_threads(before);
     assert!(one.0.equal(&three.0));
     assert!(one.1.iter().zip(&three.1).all(|(a, b)| a.equal(b)));
+}
+
+/// Finite differences of libtorch's own operations, along the tangents.
+#[test]
+fn tangents_are_differences_of_values() {
+    for (shape, groups) in [([3, 8, 5, 7], 4), ([2, 64, 28, 28], 8), ([2, 6, 4, 4], 1)] {
+        for silu in [false, true] {
+            let (norm, duals) = (Norm { groups, silu }, duals(shape, Kind::Double));
+            let step = 1e-4;
+            let at = |side: f64| {
+                let moved = |dual: &Dual| &dual.primal + &dual.tangent * (side * step);
+                reference(norm, &moved(&duals[0]), &moved(&duals[1]), &moved(&duals[2]))
+            };
+            let rate = (at(1.0) - at(-1.0)) / (2.0 * step);
+            let single = self::duals(shape, Kind::Float);
+            let found = norm.fused_dual(&single[0], &single[1], &single[2]).unwrap();
+            assert!(far(&found.primal, &at(0.0)) < 2e-6, "{shape:?} {groups} {silu}");
+            assert!(
+                far(&found.tangent, &rate) < 1e-5,
+                "{shape:?} {groups} {silu}: {}",
+                far(&found.tangent, &rate)
+            );
+        }
+    }
+}
+
+/// The composition is differentiated by libtorch, in double precision.
+#[test]
+fn gradients_of_tangents_are_those_of_libtorch() {
+    for (shape, groups) in [([3, 8, 5, 7], 4), ([2, 32, 14, 14], 8), ([2, 6, 4, 4], 1)] {
+        for silu in [false, true] {
+            for again in [false, true] {
+                let norm = Norm { groups, silu };
+                let gradients = |kind: Kind, apply: &dyn Fn(&[Dual; 3]) -> Dual| {
+                    let duals = duals(shape, kind)
+                        .map(|dual| Dual::new(leaf(&dual.primal, kind), leaf(&dual.tangent, kind)));
+                    let y = apply(&duals);
+                    let [of_value, of_rate] = [11, 12].map(|seed| numbers(seed, &shape).to_kind(kind));
+                    let mut product = (y.primal * of_value + y.tangent * of_rate).sum(kind);
+                    let inputs: Vec<&Tensor> =
+                        duals.iter().flat_map(|dual| [&dual.primal, &dual.tangent]).collect();
+                    if again {
+                        let first = Tensor::run_backward(&[product], &inputs, true, true);
+                        product = first.iter().map(|gradient| gradient.square().sum(kind)).sum();
+                    }
+                    Tensor::run_backward(&[product], &inputs, false, false)
+                };
+                let expected =
+                    gradients(Kind::Double, &|duals| norm.composed_dual(&duals[0], &duals[1], &duals[2]));
+                let found = gradients(Kind::Float, &|duals| {
+                    norm.fused_dual(&duals[0], &duals[1], &duals[2]).unwrap()
+                });
+                for (place, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                    if !expected.defined() {
+                        // Without SiLU the first gradient does not depend on it.
+                        assert!(!found.defined() || found.abs().max().double_value(&[]) == 0.0);
+                        continue;
+                    }
+                    let bound = if again { 2e-4 } else { 1e-5 };
+                    let off = far(found, expected);
+                    assert!(off < bound, "{place}: {shape:?} {groups} {silu} {again}: {off}");
+                }
+            }
+        }
+    }
 }

@@ -5,15 +5,14 @@
     python -m experiments.benches.mnist --data FOLDER --output runs/quick --quick        # whether it runs
 
 FOLDER has MNIST's official test files, 10,000 labelled digits: 8,000 to train on, 2,000 held out by one fixed
-split, which nothing but the last measurement sees. Teachers and students are kept in ``--output``, and a second
-call goes on with what is missing. Distances are in 64 features of a classifier that is trained here.
+split, which nothing but the last measurement sees. Teachers and students are kept in ``--output``, and a
+second call goes on with what is missing. Distances are in 64 features of a classifier that is trained here.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -210,8 +209,6 @@ def main() -> None:
         print(f"seed {seed}: the classifier knows {judge.accuracy:.2%} of the held-out digits", flush=True)
         results[seed] = compared(judge, seed, options)
         (options.output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"peak memory {peak:.1f} GiB", flush=True)
 
 
 if __name__ == "__main__":
