@@ -3,7 +3,8 @@
 Trains the README's teacher and student on two moons (seed 0), draws ``docs/pictures/moons.png`` and prints
 the figures. Times are measured side by side in one run, each as the median of five. Then trains a teacher on
 digits of 8x8 pixels (seed 0), reads its canonical spectrum and draws ``docs/pictures/blueprint.png``;
-``--only blueprint`` does that alone, in about a minute.
+``--only blueprint`` does that alone, in about a minute. ``--only sources`` draws
+``docs/pictures/sources.png``, the picture of docs/sources.md: from 8 Gaussians to moons.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib import colormaps
 
 from koopflow import FlowSpectrum, FlowTeacher, KoopmanDistiller, datasets, plotting
 from koopflow.analysis import flow_spectrum
@@ -29,14 +31,13 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--steps", type=int, help="training steps of the student; its default otherwise")
     options.add_argument("--output", type=Path, default=PICTURES, help="folder of the pictures")
-    options.add_argument("--only", choices=["moons", "blueprint"], help="one of the pictures; both otherwise")
+    options.add_argument("--only", choices=[*PICTURE_OF], help="one of the pictures; all otherwise")
     given = options.parse_args()
     torch.set_num_threads(2)
     given.output.mkdir(parents=True, exist_ok=True)
-    if given.only != "blueprint":
-        moons(given.steps, given.output / "moons.png")
-    if given.only != "moons":
-        digits(given.output / "blueprint.png")
+    for name, picture in PICTURE_OF.items():
+        if given.only in (None, name):
+            picture(given.steps, given.output / f"{name}.png")
 
 
 def moons(steps: int | None, file: Path) -> None:
@@ -61,12 +62,22 @@ def moons(steps: int | None, file: Path) -> None:
     print(f"wrote {file}")
 
 
-def digits(file: Path) -> None:
+def digits(steps: int | None, file: Path) -> None:
     """The second picture, and the spectrum that it is of."""
     images = datasets.digits()[0].reshape(-1, 64)
     flow = flow_spectrum(FlowTeacher((64,), seed=0).fit(images))
     print(flow.summary())
     draw_blueprint(flow, file)
+    print(f"wrote {file}")
+
+
+def sources(steps: int | None, file: Path) -> None:
+    """The picture of docs/sources.md, and how far its student is from the teacher."""
+    source, data = datasets.eight_gaussians(20_000), datasets.moons(20_000)
+    teacher = FlowTeacher((2,), source=source, seed=0).fit(data)
+    student = KoopmanDistiller(steps=steps, seed=0).fit(teacher)
+    print(student.evaluate(teacher, datasets.moons(4_000, seed=1)))
+    draw_sources(teacher, student, datasets.eight_gaussians(2_500, seed=1), data, file)
     print(f"wrote {file}")
 
 
@@ -96,6 +107,34 @@ def draw(teacher: FlowTeacher, student: KoopmanDistiller, data: np.ndarray, file
     figure.savefig(file, dpi=80, bbox_inches="tight")
 
 
+def draw_sources(
+    teacher: FlowTeacher, student: KoopmanDistiller, start: np.ndarray, data: np.ndarray, file: Path
+) -> None:
+    """Fresh rows of the source, paths, and where both lead: each sample in the colour of its start."""
+    ends, samples = teacher.sample(x0=start), student.sample(x0=start)
+    # By direction, darker than white in every one.
+    turn = np.arctan2(start[:, 1], start[:, 0]) / (2.0 * np.pi) + 0.5
+    colours = colormaps["hsv"](turn) * (0.85, 0.75, 0.85, 1.0)
+    everything = np.concatenate([start, ends, samples, data])
+    low, high = everything.min(axis=0) - 0.2, everything.max(axis=0) + 0.2
+    limits = (low[0], high[0], low[1], high[1])
+    figure = plotting.new_figure((15.0, 4.2))
+    axes = figure.subplots(1, 4)
+    plotting.samples(start, ax=axes[0], colour=colours, limits=limits, title="source: rows not trained on")
+    few, times = start[:60], np.linspace(0, 1, 25)
+    both = student.sample_path(few, times=times), teacher.trajectory(few, times=times)
+    plotting.paths(*both, ax=axes[1], background=data[:4_000], start="source", title="paths, in closed form")
+    axes[1].set(xlim=limits[:2], ylim=limits[2:])
+    # Below, for paths come from everywhere.
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "ncols": 4, "columnspacing": 1.2}
+    axes[1].legend(frameon=False, fontsize=8, handlelength=1.4, **below)
+    plotting.samples(ends, ax=axes[2], colour=colours, limits=limits, title="where the teacher leads")
+    plotting.samples(
+        samples, ax=axes[3], colour=colours, limits=limits, title="where the student leads, in one step"
+    )
+    figure.savefig(file, dpi=80, bbox_inches="tight")
+
+
 def draw_blueprint(flow: FlowSpectrum, file: Path) -> None:
     """Energies over time, the parts as images, and five samples built up of them."""
     noise = np.random.default_rng(3).standard_normal((5, *flow.event_shape)).astype(np.float32)
@@ -106,6 +145,12 @@ def draw_blueprint(flow: FlowSpectrum, file: Path) -> None:
     plotting.build_up(flow, noise, ax=axes[2], counts=[2, 6, 20, 60], title="samples, part by part")
     figure.savefig(file, dpi=100, bbox_inches="tight")
 
+
+PICTURE_OF: dict[str, Callable[[int | None, Path], None]] = {
+    "moons": moons,
+    "blueprint": digits,
+    "sources": sources,
+}
 
 if __name__ == "__main__":
     main()

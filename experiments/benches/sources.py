@@ -98,22 +98,46 @@ def between(name: str, seed: int, steps: int | None) -> dict[str, Any]:
     }
 
 
-def in_segments(name: str, counts: list[int], seed: int, steps: int | None) -> list[dict[str, Any]]:
+def kept(path: Path | None, kind: type[Any], fit: Callable[[], Any]) -> tuple[Any, float]:
+    """A model that a run before kept in a file, or else a new one, kept there; and the seconds of its fit."""
+    told = None if path is None else path.with_suffix(".json")
+    if path is not None and told is not None and path.exists() and told.exists():
+        return kind.load(path), float(json.loads(told.read_text())["seconds"])
+    began = time.perf_counter()
+    model = fit()
+    seconds = time.perf_counter() - began
+    if path is not None and told is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        model.save(path)
+        told.write_text(json.dumps({"seconds": seconds}))
+    return model, seconds
+
+
+def in_segments(
+    name: str,
+    counts: list[int],
+    seed: int,
+    steps: int | None,
+    shorter: dict[str, int],
+    folder: Path | None,
+) -> list[dict[str, Any]]:
     """Students of several numbers of segments of one teacher."""
     setting = problem(name)
     data, held_out = setting.data(seed)
     data, held_out = (x.reshape(len(x), -1) for x in (data, held_out))
-    flat = setting.teacher(data, seed, steps=steps).fit(data, progress=False)
-    options: dict[str, Any] = {} if steps is None else {"steps": steps}
+    file = lambda what: None if folder is None else folder / f"{setting.file_name}-{seed}-{what}.safetensors"  # noqa: E731
+    new = setting.teacher(data, seed, steps=steps)
+    flat, _ = kept(file("teacher"), FlowTeacher, lambda: new.fit(data, progress=False))
+    options: dict[str, Any] = ({} if steps is None else {"steps": steps}) | shorter
     exact = min(len(held_out), EXACT)
     noise = flat.field.source.draw(exact, SEED)
     own = metrics.wasserstein2(flat.sample(x0=noise), held_out[:exact])
     found = []
     for count in counts:
-        began = time.perf_counter()
         pattern = KoopmanDistiller(seed=seed, **options)
-        student = SegmentedDistiller(count, student=pattern).fit(flat, progress=False)
-        seconds = time.perf_counter() - began
+        raw = SegmentedDistiller(count, student=pattern)
+        place = file("-".join([f"{count}-segments", *(f"{value}-{key}" for key, value in options.items())]))
+        student, seconds = kept(place, SegmentedDistiller, lambda: raw.fit(flat, progress=False))  # noqa: B023
         report = student.evaluate(flat, held_out, n=EVALUATED, resamples=2)
         found.append(
             {
@@ -140,6 +164,11 @@ def main() -> None:
     parser.add_argument("--segments", nargs="+", type=int, default=[1, 2, 4])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", type=int, help="of teachers and students; for a quick look")
+    parser.add_argument("--student-steps", type=int, help="of each student of the part of segments")
+    parser.add_argument("--student-trajectories", type=int, help="of each student of the part of segments")
+    parser.add_argument(
+        "--folder", type=Path, help="where the part of segments keeps its models, and finds them"
+    )
     parser.add_argument("--output", type=Path)
     asked = parser.parse_args()
     print(versions(), flush=True)
@@ -151,7 +180,10 @@ def main() -> None:
                 print(json.dumps(rows[-1]), flush=True)
         if "segments" in asked.parts:
             for name in asked.cases:
-                rows.extend(in_segments(name, asked.segments, seed, asked.steps))
+                own = {"steps": asked.student_steps, "trajectories": asked.student_trajectories}
+                shorter = {key: value for key, value in own.items() if value is not None}
+                given = (asked.segments, seed, asked.steps, shorter, asked.folder)
+                rows.extend(in_segments(name, *given))
     if asked.output:
         asked.output.write_text(json.dumps(rows, indent=1))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from koopflow import baselines
 from koopflow.students.distiller import KoopmanDistiller
+from koopflow.students.segmented import SegmentedDistiller
 
 from .problems import Problem
 
@@ -59,7 +60,10 @@ class Method:
     by_steps : bool
         Whether it takes part in the comparison at an equal number of steps.
     koopman : bool
-        Whether it is a :class:`koopflow.KoopmanDistiller`.
+        Whether it is koopflow's own.
+    segments : int
+        Number of students one after another. Several share the budget and solve trajectories of their own
+        within it.
     by_default : bool
         Whether it is compared without being named.
     """
@@ -74,6 +78,7 @@ class Method:
     by_steps: bool = False
     koopman: bool = False
     by_default: bool = True
+    segments: int = 1
 
 
 def _koopman(name: str, options: Mapping[str, Any] | None = None, **about: Any) -> Method:
@@ -89,6 +94,15 @@ def _distiller(**options: Any) -> Callable[..., KoopmanDistiller]:
     return make
 
 
+def _segments(count: int, **about: Any) -> Method:
+    def make(**common: Any) -> SegmentedDistiller:
+        shares = {name: common[name] / count for name in ("max_seconds",) if name in common}
+        shares["steps"] = max(1, common["steps"] // count)
+        return SegmentedDistiller(count, student=_distiller()(**{**common, **shares}))
+
+    return Method(f"koopflow, {count} segments", make, koopman=True, segments=count, **about)
+
+
 def _solver(solver: str, steps: int | None = None) -> Callable[..., Any]:
     def make(**_: Any) -> baselines.OdeSolver:
         return baselines.OdeSolver(solver=solver, **({} if steps is None else {"steps": steps}))
@@ -100,11 +114,13 @@ def _solvers() -> list[Method]:
     kinds: list[tuple[str, str, int | None]] = [("dopri5", "dopri5", None)]
     kinds += [(f"Euler, {k} step{'s' * (k > 1)}", "euler", k) for k in EULER_STEPS]
     kinds += [(f"Heun, {k} steps", "heun", k) for k in HEUN_STEPS]
+    kinds += [(f"{solver.upper()}, {k} steps", solver, k) for solver, k in MULTISTEP]
     return [Method(name, _solver(solver, k), trains=False, distils=False) for name, solver, k in kinds]
 
 
 EULER_STEPS = (1, 2, 4, 8, 20, 100)
 HEUN_STEPS = (2, 10)
+MULTISTEP = (("ab2", 4), ("ab2", 8), ("ab3", 4), ("ab3", 8))
 
 # Turan et al., arXiv 2506.22304, ablation: dense, one lift, three losses of weight 1, noise and endpoint.
 PAPER: Mapping[str, Any] = {
@@ -126,6 +142,8 @@ METHODS: dict[str, Method] = {
         Method("straight line", lambda **_: baselines.StraightLine(), trains=False, distils=False),
         _koopman("koopflow", by_steps=True),
         _koopman("koopflow, endpoint", {"fidelity": "endpoint"}, by_default=False),
+        _segments(2),
+        _segments(4),
         _koopman("paper's losses, our inputs", PAPER),
         _koopman("paper", {**PAPER, "architecture": {"lifts": 1, "inputs": "raw"}}),
         _koopman("hierarchical", {"basis": "hierarchy", "warm_start": True}, images_only=True),

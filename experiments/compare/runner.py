@@ -252,13 +252,13 @@ def _fitted(
         options |= budget.options()
     if method.distils:
         options |= {} if settings.trajectories is None else {"trajectories": settings.trajectories}
-        given["trajectory_file"] = files
+        given |= {} if method.segments > 1 else {"trajectory_file": files}
     elif method.trains:
         given["data"] = data
     name = {"method": method.name, "budget": "" if budget is None else budget.name}
     try:
         student = method.make(**options)
-        if method.distils and not files.exists():
+        if "trajectory_file" in given and not files.exists():
             _solve(student, reference, files, settings)
         spent = {}
         if method.trains:

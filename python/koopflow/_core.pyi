@@ -668,6 +668,19 @@ class Segments:
     def invert(self, x: _Array, *, condition: _Array | None = None, monitor: _Monitor = None) -> Any:
         """States of the source that lead to data ``[B, *event]``."""
 
+    def invert_polished(
+        self,
+        x: _Array,
+        *,
+        method: str = "newton",
+        polish: int = 0,
+        damping: float = 0.0,
+        condition: _Array | None = None,
+        monitor: _Monitor = None,
+    ) -> tuple[Any, Any]:
+        """The same after ``polish`` steps of each student against its own forward map, and residuals ``[B]``
+        of all of them together. ``method`` is ``"newton"`` or ``"fixed_point"``."""
+
     def save(self, path: str, header: str = "{}") -> None:
         """Write a safetensors file atomically; ``header`` is JSON that :meth:`load` gives back."""
 

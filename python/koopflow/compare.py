@@ -22,6 +22,7 @@ from .options import Training
 from .progress import ProgressEvent, ProgressFunction, ProgressMeter
 from .students.distiller import KoopmanDistiller
 from .students.evaluation import timed
+from .students.segmented import SegmentedDistiller
 from .teachers.flow import Flow, checked_teacher
 
 Row: TypeAlias = dict[str, Any]
@@ -63,12 +64,29 @@ def _koopflow(**options: Any) -> Callable[..., Any]:
     return made
 
 
+def _segments(count: int) -> Callable[..., Any]:
+    """Students one after another that share the budget of one."""
+
+    def made(*, steps: int | None, max_seconds: float | None, **options: Any) -> SegmentedDistiller:
+        each = {
+            "steps": None if steps is None else max(1, steps // count),
+            "max_seconds": None if max_seconds is None else max_seconds / count,
+        }
+        return SegmentedDistiller(count, student=_koopflow()(**options, **each))
+
+    return made
+
+
 METHODS: dict[str, Callable[..., Any]] = {
     "Euler, 4 steps": lambda **_: baselines.OdeSolver(solver="euler", steps=4),
     "Euler, 20 steps": lambda **_: baselines.OdeSolver(solver="euler", steps=20),
+    "AB2, 4 steps": lambda **_: baselines.OdeSolver(solver="ab2", steps=4),
+    "AB3, 8 steps": lambda **_: baselines.OdeSolver(solver="ab3", steps=8),
     "Heun, 10 steps": lambda **_: baselines.OdeSolver(solver="heun", steps=10),
     "koopflow": _koopflow(),
     "koopflow, endpoint": _koopflow(fidelity="endpoint"),
+    "koopflow, 2 segments": _segments(2),
+    "koopflow, 4 segments": _segments(4),
     "koopflow, hierarchy": _koopflow(basis="hierarchy"),
     "koopflow, U-Net": _koopflow(basis="unet"),
     "plain network": baselines.PlainNetwork,
@@ -78,6 +96,7 @@ METHODS: dict[str, Callable[..., Any]] = {
 """Functions that make an estimator with a budget: few-step solvers of the teacher, and students of it."""
 
 IMAGES_ONLY = ("koopflow, hierarchy", "koopflow, U-Net")
+BY_NAME_ONLY = ("koopflow, endpoint", "koopflow, 4 segments")
 
 
 @dataclass(frozen=True, repr=False)
@@ -182,9 +201,10 @@ def compare(
     """Measure koopflow's students, few-step solvers and other students on one teacher, equally trained.
 
     The teacher's trajectories are solved once for all students; each student is then trained for ``seconds``
-    or ``steps``, and all methods are measured on the same noise and held-out data. A method that diverges has
-    a row that says why; one whose training got less than a quarter of koopflow's default number of steps is
-    marked, in its row and in the advice. Ctrl-C keeps the finished rows, and a warning says so.
+    or ``steps``, and all methods are measured on the same noise and held-out data. Segments of one row share
+    its budget, and solve trajectories of their own within it. A method that diverges has a row that says why;
+    one whose training got less than a quarter of koopflow's default number of steps is marked, in its row and
+    in the advice. Ctrl-C keeps the finished rows, and a warning says so.
 
     Parameters
     ----------
@@ -193,11 +213,12 @@ def compare(
     data : array, ``[N, *event]``
         Held-out data, at least 8 samples; better twice ``n``.
     methods : sequence of str, or mapping of str to estimator, optional
-        ``"Euler, 4 steps"``, ``"Euler, 20 steps"``, ``"Heun, 10 steps"``, ``"koopflow"``, ``"koopflow,
-        endpoint"``, ``"plain network"``, ``"KDM"``, ``"mean velocity"``; for images also ``"koopflow,
+        ``"Euler, 4 steps"``, ``"Euler, 20 steps"``, ``"AB2, 4 steps"``, ``"AB3, 8 steps"``, ``"Heun, 10
+        steps"``, ``"koopflow"``, ``"koopflow, endpoint"``, ``"koopflow, 2 segments"``, ``"koopflow, 4
+        segments"``, ``"plain network"``, ``"KDM"``, ``"mean velocity"``; for images also ``"koopflow,
         hierarchy"`` and ``"koopflow, U-Net"``. Or estimators by name, with ``fit(teacher)`` and
         ``sample(x0=...)``, whose training is their own; those that are fitted are measured as they are. None
-        takes all but ``"koopflow, endpoint"``.
+        takes all but ``"koopflow, endpoint"`` and ``"koopflow, 4 segments"``.
     seconds : float, optional
         Training time of each student: 60 by default, unless ``steps`` is given.
     steps : int, optional
@@ -259,11 +280,15 @@ def compare(
             for step, (name, make) in enumerate(models.items(), 1):
                 known = make in METHODS.values()
                 model = make(**shared, **budget, **_unet_of(teacher, name)) if known else make
+                given = fit if known else {}
                 learns = known and not isinstance(model, baselines.OdeSolver)
-                if learns and not fit["trajectory_file"].exists():
+                if learns and isinstance(model, SegmentedDistiller):
+                    # Each part has other trajectories.
+                    given = {key: value for key, value in fit.items() if key != "trajectory_file"}
+                elif learns and not fit["trajectory_file"].exists():
                     # Solved before the first student, so that none of them pays for it.
                     _fitted(KoopmanDistiller(steps=1, **shared), teacher, fit)
-                row = _row(name, model, reference, fit if known else {})
+                row = _row(name, model, reference, given)
                 if learns and row["steps"] and row["steps"] < ENOUGH * defaults["steps"]:
                     row["reason"] = f"few steps: {defaults['steps']} are the default"
                 rows.append(row)
@@ -284,7 +309,7 @@ def _models(methods: Sequence[str] | Mapping[str, Any] | None, *, images: bool) 
                 method_of(f"methods[{name!r}]", model, method)
         return dict(methods)
     if methods is None:
-        left_out = ("koopflow, endpoint", *(() if images else IMAGES_ONLY))
+        left_out = (*BY_NAME_ONLY, *(() if images else IMAGES_ONLY))
         return {name: make for name, make in METHODS.items() if name not in left_out}
     names = [methods] if isinstance(methods, str) else list(methods)
     unknown = [name for name in names if name not in METHODS]

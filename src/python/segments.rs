@@ -16,7 +16,7 @@ use super::student::PyStudent;
 use crate::condition::Conditioning;
 use crate::error::{Error, Result};
 use crate::koopman::Segments;
-use crate::sampling;
+use crate::sampling::{self, Inversion, Polish};
 use crate::store;
 use crate::tensor::{device_name, dtype_name, parse_device, Share};
 
@@ -162,6 +162,31 @@ impl PySegments {
         self.map("x", x, condition, move |segments, x, condition| {
             sampling::invert_segments(segments, x, condition, &mut monitor)
         })
+    }
+
+    /// States of the source and each sample's residual, each part polished against its own forward map.
+    #[pyo3(signature = (x, *, method="newton", polish=0, damping=0.0, condition=None, monitor=None))]
+    #[allow(clippy::too_many_arguments)] // keywords, in Python
+    fn invert_polished<'py>(
+        &self,
+        py: Python<'py>,
+        x: &Bound<'py, PyAny>,
+        method: &str,
+        polish: i64,
+        damping: f64,
+        condition: Option<&Bound<'py, PyAny>>,
+        monitor: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+        let Array { tensor: x, kind } = Array::import_float("x", x)?;
+        let condition = Array::import_condition(self.conditioning_of(), condition, rows(&x))?;
+        let method = method.parse::<Polish>()?;
+        let mut monitor = PyMonitor::new(monitor);
+        let segments = self.0.handle();
+        let Inversion { noise, residuals } = door::enter(py, move || {
+            let (condition, monitor) = (condition.as_ref(), &mut monitor);
+            sampling::invert_segments_polished(&segments, &x, condition, method, polish, damping, monitor)
+        })?;
+        Ok((kind.export(py, noise)?, kind.export(py, residuals)?))
     }
 
     #[pyo3(signature = (path, header="{}"))]

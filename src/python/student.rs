@@ -362,15 +362,7 @@ impl PyStudent {
         let Array { tensor: x, kind } = Array::import_float("x", x)?;
         let condition = Array::import_condition(self.conditioning_of(), condition, rows(&x))?;
         let start = start.map(|start| Array::import_float("start", start)).transpose()?;
-        let method = match method {
-            "newton" => Polish::Newton,
-            "fixed_point" => Polish::FixedPoint,
-            _ => {
-                return Err(
-                    Error::argument("method", "'newton' or 'fixed_point'", format!("{method:?}")).into()
-                )
-            }
-        };
+        let method = method.parse::<Polish>()?;
         let mut monitor = PyMonitor::new(monitor);
         let student = self.handle();
         let Inversion { noise, residuals } = door::enter(py, move || {

@@ -1,5 +1,7 @@
 //! The noise behind data: the student's own inverse, polished against its forward map F(x0) = x1.
 
+use std::str::FromStr;
+
 use tch::{Kind, Tensor};
 
 use super::chunks::Samples;
@@ -17,6 +19,18 @@ pub enum Polish {
     Newton,
     /// x0 + B(x1) - B(F(x0)), B the student's own inverse: two evaluations, no Jacobian.
     FixedPoint,
+}
+
+impl FromStr for Polish {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "newton" => Ok(Polish::Newton),
+            "fixed_point" => Ok(Polish::FixedPoint),
+            _ => Err(Error::argument("method", "'newton' or 'fixed_point'", format!("{name:?}"))),
+        }
+    }
 }
 
 /// Noise and how far the student's sample of it is from the data.
@@ -77,17 +91,7 @@ fn polished(
     monitor: &mut dyn Monitor,
 ) -> Result<Inversion> {
     let _guard = tch::no_grad_guard();
-    if !(0..=1000).contains(&polish) {
-        return Err(Error::argument("polish", "an integer from 0 to 1000", polish));
-    }
-    if !(damping.is_finite() && damping >= 0.0) {
-        return Err(Error::argument("damping", "a number >= 0", damping));
-    }
-    let dimension = student.config().dimension();
-    if method == Polish::Newton && polish > 0 && dimension > JACOBIAN_LIMIT {
-        let expected = format!("'fixed_point' beyond {JACOBIAN_LIMIT} values a sample");
-        return Err(Error::argument("method", expected, format!("'newton' for {dimension}")));
-    }
+    check_polish(student, method, polish, damping)?;
     let data = Samples::of_data(student, "x", x1, condition)?;
     let condition = student.condition_input(condition, data.count())?;
     let ahead = Stride::new(student, 0.0, 1.0, 1)?;
@@ -137,7 +141,25 @@ fn polished(
     Ok(Inversion { noise: student.unflatten(&noise), residuals: residuals * student.length(1.0)? })
 }
 
-fn norms(error: &Tensor) -> Tensor {
+/// # Errors
+/// [`Error::Argument`] naming `polish`, `damping`, or `method` where Newton steps are too large to form.
+pub(super) fn check_polish(student: &Student, method: Polish, polish: i64, damping: f64) -> Result<()> {
+    if !(0..=1000).contains(&polish) {
+        return Err(Error::argument("polish", "an integer from 0 to 1000", polish));
+    }
+    if !(damping.is_finite() && damping >= 0.0) {
+        return Err(Error::argument("damping", "a number >= 0", damping));
+    }
+    let dimension = student.config().dimension();
+    if method == Polish::Newton && polish > 0 && dimension > JACOBIAN_LIMIT {
+        let expected = format!("'fixed_point' beyond {JACOBIAN_LIMIT} values a sample");
+        return Err(Error::argument("method", expected, format!("'newton' for {dimension}")));
+    }
+    Ok(())
+}
+
+/// The length of each row of `[B, d]`: `[B]`.
+pub(super) fn norms(error: &Tensor) -> Tensor {
     error.square().sum_dim_intlist(1, false, error.kind()).sqrt()
 }
 

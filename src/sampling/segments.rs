@@ -2,7 +2,8 @@
 
 use tch::{Device, Tensor};
 
-use super::{invert, sample, sample_path};
+use super::invert::{check_polish, norms};
+use super::{invert, invert_polished, sample, sample_path, Inversion, Polish};
 use crate::error::{Error, Result};
 use crate::koopman::Segments;
 use crate::monitor::Monitor;
@@ -89,4 +90,33 @@ pub fn invert_segments(
         x = invert(student, &x, condition, monitor)?;
     }
     Ok(x)
+}
+
+/// The same, each student's inverse polished by [`invert_polished`] against its own forward map before the student before
+/// it takes its turn; residuals are those of all of them together, ||F(x0) - x1|| of each sample.
+///
+/// # Errors
+/// As [`invert_polished`].
+pub fn invert_segments_polished(
+    segments: &Segments,
+    x1: &Tensor,
+    condition: Option<&Tensor>,
+    method: Polish,
+    polish: i64,
+    damping: f64,
+    monitor: &mut dyn Monitor,
+) -> Result<Inversion> {
+    let _guard = tch::no_grad_guard();
+    let first = segments.first();
+    check_polish(first, method, polish, damping)?;
+    let mut noise = x1.shallow_clone();
+    for student in segments.students().iter().rev() {
+        noise = match polish {
+            0 => invert(student, &noise, condition, monitor)?,
+            _ => invert_polished(student, &noise, condition, method, polish, damping, monitor)?.noise,
+        };
+    }
+    let reached = sample_segments(segments, &noise, condition, monitor)?;
+    let residuals = norms(&(first.flatten("x0", &reached)? - first.flatten("x", x1)?));
+    Ok(Inversion { noise, residuals })
 }

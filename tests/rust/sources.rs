@@ -5,7 +5,9 @@ use koopflow::data::{Coupling, PairSource};
 use koopflow::koopman::{Segments, Student, StudentConfig};
 use koopflow::monitor::Silent;
 use koopflow::ode;
-use koopflow::sampling::{invert_segments, path_of_segments, sample, sample_segments};
+use koopflow::sampling::{
+    invert_segments, invert_segments_polished, path_of_segments, sample, sample_segments, Polish,
+};
 use koopflow::tensor::{RandomSource, Share as _};
 use koopflow::velocity::{
     GaussianField, Source, SourceDescription, SourcedField, VelocityField, WindowField,
@@ -150,7 +152,19 @@ fn segments_are_read_one_after_another() {
     let path = path_of_segments(&segments, &x0, &[1.0, 0.5, 0.0], None, &mut Silent).unwrap();
     assert!(far(&path.get(0), &x1) < 1e-10);
     assert!(far(&path.get(2), &x0) < 1e-10);
-    assert_eq!(invert_segments(&segments, &x1, None, &mut Silent).unwrap().size(), [5, 2]);
+    let back = invert_segments(&segments, &x1, None, &mut Silent).unwrap();
+    assert_eq!(back.size(), [5, 2]);
+    let polished = |steps| {
+        let method = Polish::Newton;
+        invert_segments_polished(&segments, &x1, None, method, steps, 1e-9, &mut Silent).unwrap()
+    };
+    assert!(far(&polished(0).noise, &back) < 1e-12);
+    // Untrained students are near the identity: each has an inverse, which its own lift does not know.
+    assert!(far(&polished(20).noise, &x0) < 1e-6);
+    assert!(far(&polished(20).residuals, &Tensor::zeros([5], REAL)) < 1e-6);
+    assert!(polished(0).residuals.min().double_value(&[]) > 1e-4);
+    let error = invert_segments_polished(&segments, &x1, None, Polish::Newton, -1, 0.0, &mut Silent);
+    assert!(matches!(error.err().unwrap(), Error::Argument { argument, .. } if argument == "polish"));
     let labelled = StudentConfig { conditioning: Conditioning::Labels { classes: 2 }, ..config.clone() };
     let mixed = vec![handles[0].shallow_clone(), Student::new(labelled, 0, Device::Cpu).unwrap()];
     assert!(Segments::new(mixed, vec![0.0, 0.5, 1.0]).is_err());

@@ -21,7 +21,7 @@ def samples(
     *,
     ax: Axes | None = None,
     kind: str = "scatter",
-    colour: str | None = None,
+    colour: str | Array | None = None,
     limits: tuple[float, float, float, float] | None = None,
     title: str | None = None,
 ) -> Axes:
@@ -33,8 +33,8 @@ def samples(
         Samples, NumPy or torch.
     kind : {"scatter", "density"}, default "scatter"
         One dot a sample, or a histogram of 128 by 128 cells.
-    colour : str, optional
-        Colour of the dots.
+    colour : str or array ``[N, 4]``, optional
+        Colour of the dots, or one for each.
     limits : (left, right, bottom, top), optional
         Sides of the picture; by default what the central 99.8% of the samples span.
 
@@ -47,7 +47,7 @@ def samples(
     ax, limits = _canvas.axes_or_new(ax), limits or limits_of(xy)
     if kind == "scatter":
         size, alpha = np.clip(6000.0 / len(xy), 1.0, 16.0), np.clip(1200.0 / len(xy), 0.15, 0.8)
-        _canvas.dots(ax, xy, size, colour or TEACHER, alpha=alpha)
+        _canvas.dots(ax, xy, size, TEACHER if colour is None else colour, alpha=alpha)
     elif kind == "density":
         counts, _, _ = np.histogram2d(xy[:, 0], xy[:, 1], bins=128, range=[limits[:2], limits[2:]])
         ax.imshow(counts.T, origin="lower", extent=limits, cmap="magma", aspect="equal")
@@ -91,6 +91,7 @@ def paths(
     *,
     ax: Axes | None = None,
     background: Array | None = None,
+    start: str = "noise",
     title: str | None = None,
 ) -> Axes:
     """Two-dimensional paths from noise to data, the student's over the teacher's.
@@ -103,6 +104,8 @@ def paths(
         The teacher's paths from the same noise, drawn wide and pale underneath.
     background : array, ``[N, 2]``, optional
         Data, drawn faintly.
+    start : str, default "noise"
+        What the legend calls the beginnings of the paths.
     """
     thin = in_plane("student", student, "(T, B, 2)")
     wide = None if teacher is None else in_plane("teacher", teacher, "(T, B, 2)")
@@ -116,7 +119,7 @@ def paths(
         )
         ax.add_collection(below)
     ax.add_collection(LineCollection(thin.swapaxes(0, 1), colors=STUDENT, linewidths=1.0, label="student"))
-    _canvas.dots(ax, thin[0], 14, "white", edgecolors=INK, linewidths=0.8, zorder=3, label="noise")
+    _canvas.dots(ax, thin[0], 14, "white", edgecolors=INK, linewidths=0.8, zorder=3, label=start)
     _canvas.dots(ax, thin[-1], 14, STUDENT, zorder=3, label="data")
     seen = [points.reshape(-1, 2) for points in (thin, wide, cloud) if points is not None]
     _canvas.square(ax, limits_of(np.concatenate(seen), central=1.0))

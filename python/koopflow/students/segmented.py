@@ -35,6 +35,7 @@ from ..progress import ProgressEvent, ProgressFunction, ProgressMeter
 from ..teachers.flow import Flow, checked_teacher
 from ..teachers.teacher import FlowTeacher
 from .distiller import KoopmanDistiller
+from .inverse import inverted
 
 
 @dataclass(eq=False, repr=False)
@@ -61,6 +62,8 @@ class SegmentedDistiller(Parameters):
         One for each part, on the teacher's clock.
     event_shape_ : tuple of int
         Shape of one sample.
+    history_ : dict
+        What fitting all parts took.
     has_path, has_inverse : bool
         True: see :meth:`sample_path` and :meth:`invert`.
 
@@ -185,9 +188,45 @@ class SegmentedDistiller(Parameters):
         own = self.clock.times(times, extrapolate=True)
         return model.sample_path(starts_or(x0, n, model, seed, condition), own, condition=condition)
 
-    def invert(self, x: Array, *, condition: Array | None = None) -> Array:
-        """What data ``[B, *event]`` came from, by each one's own inverse in turn, of the kind of ``x``."""
-        return self._fitted().invert(as_states(x), condition=self._checked(condition))
+    def invert(
+        self,
+        x: Array,
+        *,
+        polish: int = 0,
+        method: str = "newton",
+        damping: float = 1e-3,
+        residuals: bool = False,
+        condition: Array | None = None,
+        progress: bool | ProgressFunction = False,
+    ) -> Any:
+        """What data ``[B, *event]`` came from, by each one's own inverse in turn, of the kind of ``x``.
+
+        Parameters
+        ----------
+        x : array, ``[B, *event]``
+            Data.
+        polish, method, damping
+            Steps of each student in turn, from the last, against its own part, and of which kind: see
+            :meth:`koopflow.KoopmanDistiller.invert`.
+        residuals : bool, default False
+            Whether to return a tuple with ``||sample(x0) - x||`` of each sample as well, ``[B]``: that of
+            all parts together.
+        condition, progress
+            As in :meth:`sample`; with ``progress``, Ctrl-C is looked for.
+
+        Raises ``ArgumentError`` naming ``polish``, ``method`` or ``damping`` out of its range, and
+        ``DivergenceError`` where an inverse is not finite.
+        """
+        return inverted(
+            self._fitted(),
+            x,
+            polish=polish,
+            method=method,
+            damping=damping,
+            residuals=residuals,
+            condition=self._checked(condition),
+            progress=progress,
+        )
 
     def evaluate(
         self,
@@ -227,6 +266,19 @@ class SegmentedDistiller(Parameters):
         """Times from source to data, the teacher's."""
         made = getattr(self, "students_", None)
         return Clock(made[0].clock.start, made[-1].clock.end) if made else UNIT
+
+    @property
+    def history_(self) -> dict[str, Any]:
+        """Of all parts together: the sums of ``steps``, ``seconds``, ``trajectory_seconds`` and
+        ``teacher_evaluations``, and ``stopped``, ``"completed"`` where all were."""
+        self._fitted()
+        each = [one.history_ for one in self.students_]
+        totals = {
+            name: sum(one[name] for one in each)
+            for name in ("steps", "seconds", "trajectory_seconds", "teacher_evaluations")
+        }
+        ended = [one["stopped"] for one in each if one["stopped"] != "completed"]
+        return {**totals, "stopped": ended[0] if ended else "completed"}
 
     @property
     def event_shape_(self) -> tuple[int, ...]:

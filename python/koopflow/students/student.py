@@ -32,6 +32,7 @@ from ..spectrum import NOISE_SEED, FlowSpectrum, LevelSpectrum, Spectrum, build_
 from ..teachers.flow import Flow, checked_teacher
 from .density import Densities
 from .edit import changes, edit_flow
+from .inverse import inverted
 from .observables import Observables
 
 S = TypeVar("S", bound="FittedStudent")
@@ -250,22 +251,16 @@ class FittedStudent(Densities, Observables, Parameters):
         condition, progress
             As in :meth:`sample`; with ``progress``, Ctrl-C is looked for.
         """
-        student, x, condition = self._fitted(), as_states(x), self._checked(condition)
-        polish, damping = as_integer(polish, "polish"), as_number(damping, "damping")
-        if str(method) not in ("newton", "fixed_point"):
-            raise ArgumentError(f"method: expected 'newton' or 'fixed_point', got {method!r}")
-        if polish == 0 and not residuals:
-            return student.invert(x, condition=condition)
-        with ProgressMeter(progress=progress) as meter:
-            noise, errors = student.invert_polished(
-                x,
-                method=str(method),
-                polish=polish,
-                damping=damping,
-                condition=condition,
-                monitor=meter.monitor,
-            )
-        return (noise, errors) if residuals else noise
+        return inverted(
+            self._fitted(),
+            x,
+            polish=polish,
+            method=method,
+            damping=damping,
+            residuals=residuals,
+            condition=self._checked(condition),
+            progress=progress,
+        )
 
     def interpolate(
         self,

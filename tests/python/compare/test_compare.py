@@ -193,6 +193,27 @@ def test_a_slow_teacher_gets_fewer_trajectories(gaussian):
     assert many.trajectories == json.loads(koopflow._core.student_defaults(2))["trajectories"]
 
 
+def test_segments_share_the_budget_of_one(gaussian, monkeypatch):
+    given = []
+    fit = KoopmanDistiller.fit
+
+    def recorded(self, teacher, **options):
+        given.append((self.steps, self.max_seconds, self.get_params()["trajectories__count"]))
+        return fit(self, teacher, **options)
+
+    monkeypatch.setattr(KoopmanDistiller, "fit", recorded)
+    names = ["koopflow, 2 segments", "AB2, 4 steps"]
+    table = compare(gaussian, DATA, methods=names, steps=41, trajectories=128, **QUICK)
+    assert given == [(20, None, 128)] * 2
+    both, solver = table.rows[1:]
+    assert (both["evaluations"], both["steps"], solver["evaluations"]) == (2, 40, 4)
+    assert both["fit_seconds"] > 0.0
+    assert both["path_error"] > 0.0
+    assert both["inversion_error"] > 0.0
+    timed = MODULE.METHODS["koopflow, 4 segments"](steps=None, max_seconds=2.0)
+    assert (timed.segments, timed.student.max_seconds) == (4, 0.5)
+
+
 def test_methods_suit_the_samples():
     models = MODULE._models
     plain, pictures = models(None, images=False), models(None, images=True)

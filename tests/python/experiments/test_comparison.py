@@ -256,14 +256,14 @@ def test_the_command_line(tmp_path, capsys):
 
 
 def test_methods_that_do_not_train_take_the_evaluations_of_their_names(gaussian):
-    expected = {"Euler, 1 step": 1, "Euler, 4 steps": 4, "Heun, 10 steps": 20}
+    expected = {"Euler, 1 step": 1, "Euler, 4 steps": 4, "Heun, 10 steps": 20, "AB2, 4 steps": 4}
     for name, evaluations in expected.items():
         solver = METHODS[name].make(seconds=1.0).fit(gaussian)
         before = gaussian.evaluations
         solver.sample(x0=np.zeros((3, 2), np.float32))
         assert gaussian.evaluations - before == evaluations
     idle = {name for name, method in METHODS.items() if not method.trains}
-    assert idle == {name for name in METHODS if name.startswith(("Euler", "Heun"))} | {
+    assert idle == {name for name in METHODS if name.startswith(("Euler", "Heun", "AB"))} | {
         "dopri5",
         "straight line",
     }
@@ -284,7 +284,7 @@ def test_every_method_samples_the_teacher_that_it_was_fitted_to(gaussian, name):
         before = student.evaluations
         chosen = {} if method.steps == (1,) else {"steps": steps}
         assert student.sample(x0=noise, **chosen).shape == (5, 2)
-        assert student.evaluations - before == steps
+        assert student.evaluations - before == steps * method.segments
 
 
 def test_pictures_have_every_method_but_the_line(table):

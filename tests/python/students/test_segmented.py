@@ -88,6 +88,36 @@ def test_each_segment_is_its_part(chain):
     assert second.spectrum().eigenvalues.shape[0] > 0
 
 
+@pytest.mark.parametrize("method", ["newton", "fixed_point"])
+def test_polished_inverses_are_those_of_the_chain(chain, method):
+    """Each part's inverse is brought to its own forward map, from the last part to the first."""
+    x0 = noise(200)
+    x = chain.sample(x0=x0)
+    plain, before = chain.invert(x, residuals=True)
+    np.testing.assert_allclose(plain, chain.invert(x), atol=1e-6)
+    np.testing.assert_allclose(before, np.linalg.norm(chain.sample(x0=plain) - x, axis=1), atol=1e-5)
+    polished, after = chain.invert(x, polish=20, method=method, residuals=True)
+    assert np.mean(after) < 0.02 * np.mean(before)
+    # A map of the plane that is nearly linear has one inverse.
+    assert relative(polished, x0) < 0.02 * relative(plain, x0)
+    by_hand = x
+    for student in reversed(chain.students_):
+        by_hand = student.invert(by_hand, polish=2, method=method)
+    np.testing.assert_allclose(chain.invert(x, polish=2, method=method), by_hand, atol=1e-6)
+    # Beside the exact flow, polish leaves only what the forward map is wrong by.
+    assert relative(chain.invert(x0 @ exact(2.0), polish=8, method=method), x0) < 0.1
+
+
+def test_polish_out_of_range_is_named(chain):
+    x = noise(3)
+    with pytest.raises(ArgumentError, match="polish: expected an integer from 0 to 1000, got -1"):
+        chain.invert(x, polish=-1)
+    with pytest.raises(ArgumentError, match="damping: expected a number >= 0"):
+        chain.invert(x, polish=1, damping=-1.0)
+    with pytest.raises(ArgumentError, match="method: expected 'newton' or 'fixed_point'"):
+        chain.invert(x, polish=1, method="secant")
+
+
 def test_an_evaluation_for_each_segment(chain):
     before = chain.evaluations
     chain.sample(100)
@@ -106,6 +136,16 @@ def test_reports(chain, teacher):
     assert set(report) == {"endpoint_error", "path_error", "inversion_error", "round_trip_error"}
     assert all(0.0 < estimate.value < 0.15 for estimate in report.values())
     assert chain.score(teacher) == pytest.approx(-report["endpoint_error"].value, rel=0.3)
+
+
+def test_histories_are_sums(chain):
+    whole, parts = chain.history_, [one.history_ for one in chain.students_]
+    assert whole["steps"] == 800
+    assert whole["seconds"] == pytest.approx(parts[0]["seconds"] + parts[1]["seconds"])
+    assert whole["teacher_evaluations"] == sum(part["teacher_evaluations"] for part in parts) > 0
+    assert whole["stopped"] == "completed"
+    with pytest.raises(NotFittedError):
+        _ = SegmentedDistiller(2).history_
 
 
 def test_later_segments_learn_from_those_before(teacher, monkeypatch):
