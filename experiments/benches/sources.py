@@ -28,6 +28,7 @@ Samples = NDArray[np.float32]
 COUNT = 20_000
 EXACT = 2_000  # Samples that the exact distance is taken of.
 EVALUATED = 2_000
+POLISHED = 500
 SEED = 987_654_321
 
 
@@ -113,6 +114,30 @@ def kept(path: Path | None, kind: type[Any], fit: Callable[[], Any]) -> tuple[An
     return model, seconds
 
 
+def inverses(student: SegmentedDistiller, teacher: FlowTeacher, data: Samples) -> list[dict[str, Any]]:
+    """Noise behind the teacher's own samples: how far from the teacher's, and how far the student then leads
+    from the samples; both as errors of inverses and of endpoints are."""
+    noise = teacher.field.source.draw(POLISHED, SEED)
+    ends = teacher.sample(x0=noise)
+    scale = float(np.sqrt(data.var(axis=0).sum()))
+    size = lambda x: float(np.sqrt(np.mean(np.sum(np.square(x), axis=1))))  # noqa: E731
+    found = []
+    kinds = [("newton", 0, 1e-3), *(("newton", k, damping) for damping in (1e-3, 1.0) for k in (1, 2, 4))]
+    for method, steps, damping in [*kinds, *(("fixed_point", k, 0.0) for k in (1, 2, 4))]:
+        before = student.evaluations
+        given: dict[str, Any] = {"method": method, "polish": steps, "damping": damping}
+        back = student.invert(ends, **given)
+        found.append(
+            {
+                **given,
+                "evaluations": student.evaluations - before,
+                "inversion_error": size(back - noise) / size(noise),
+                "round_trip_error": size(student.sample(x0=back) - ends) / scale,
+            }
+        )
+    return found
+
+
 def in_segments(
     name: str,
     counts: list[int],
@@ -148,6 +173,7 @@ def in_segments(
                 "w2 student": metrics.wasserstein2(student.sample(x0=noise), held_out[:exact]),
                 "w2 teacher": own,
                 "seconds": seconds,
+                "inverses": inverses(student, flat, held_out),
             }
         )
         print(json.dumps(found[-1]), flush=True)

@@ -143,7 +143,7 @@ METHODS: dict[str, Method] = {
         _koopman("koopflow", by_steps=True),
         _koopman("koopflow, endpoint", {"fidelity": "endpoint"}, by_default=False),
         _segments(2),
-        _segments(4),
+        _segments(4, by_default=False),
         _koopman("paper's losses, our inputs", PAPER),
         _koopman("paper", {**PAPER, "architecture": {"lifts": 1, "inputs": "raw"}}),
         _koopman("hierarchical", {"basis": "hierarchy", "warm_start": True}, images_only=True),

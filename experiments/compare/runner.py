@@ -85,9 +85,11 @@ def compare(
         ``independent`` and ``vp``.
     methods : sequence of str, optional
         Names in :data:`experiments.compare.METHODS`; None is all that suit the problem: reflow only for
-        curved paths, U-Nets only for images, and ``"koopflow, endpoint"`` only by name.
+        curved paths, U-Nets only for images, and ``"koopflow, endpoint"`` and ``"koopflow, 4 segments"`` only
+        by name.
     seconds : float, optional, default 6.0
-        Training time of each student, beyond the shared trajectories; None leaves this comparison out.
+        Training time of each student, beyond the shared trajectories; segments share it, their own
+        trajectories included. None leaves this comparison out.
     steps : int, optional, default 800
         Number of training steps of each distilled one-step student, in a second comparison; None leaves it
         out.
