@@ -138,6 +138,24 @@ def inverses(student: SegmentedDistiller, teacher: FlowTeacher, data: Samples) -
     return found
 
 
+def backwards(student: SegmentedDistiller, teacher: FlowTeacher) -> dict[str, Any]:
+    """Distances from the teacher's states of each inverse, the last one first: given the teacher's state, and
+    given what the inverse after it answers; and where the flow takes a displacement of 0.05 from the data."""
+    times = [one.clock.start for one in student.students_] + [student.clock.end]
+    states = teacher.trajectory(teacher.field.source.draw(POLISHED, SEED), times=times)
+    size = lambda x: float(np.sqrt(np.mean(np.sum(np.square(x), axis=1))))  # noqa: E731
+    reached, alone, together = states[-1], [], []
+    for place in reversed(range(len(student.students_))):
+        one = student.students_[place]
+        reached = one.invert(reached)
+        alone.append(size(one.invert(states[place + 1]) - states[place]))
+        together.append(size(reached - states[place]))
+    aside = np.random.default_rng(SEED).normal(size=states[-1].shape)
+    aside *= 0.05 / size(aside)
+    moved = teacher.trajectory((states[-1] + aside).astype(np.float32), times=[times[-1], times[0]])[-1]
+    return {"alone": alone, "together": together, "displaced": size(moved - states[0])}
+
+
 def in_segments(
     name: str,
     counts: list[int],
@@ -174,6 +192,7 @@ def in_segments(
                 "w2 teacher": own,
                 "seconds": seconds,
                 "inverses": inverses(student, flat, held_out),
+                "backwards": backwards(student, flat),
             }
         )
         print(json.dumps(found[-1]), flush=True)
