@@ -82,7 +82,7 @@ fn values_and_gradients_are_those_of_libtorch() {
             let single = [&given.x, &given.scale, &given.shift].map(|x| leaf(x, Kind::Float));
             let found = norm.fused(&single[0], &single[1], &single[2]).unwrap();
             assert!(far(&found, &expected) < 2e-6, "{shape:?} {groups} {silu}");
-            assert_eq!(found.permute([0, 2, 3, 1]).is_contiguous(), true);
+            assert!(found.permute([0, 2, 3, 1]).is_contiguous());
             let product = (&found * given.cotangent.to_kind(Kind::Float)).sum(Kind::Float);
             let own = Tensor::run_backward(&[product], &single.each_ref()[..], false, false);
             for (name, (own, expected)) in ["x", "scale", "shift"].iter().zip(own.iter().zip(&gradients)) {
