@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Objective, Path};
+use super::{Objective, Path, TimeSampler};
 use crate::data::Coupling;
 use crate::error::{Error, Result};
 use crate::nets::UNetConfig;
@@ -21,6 +21,7 @@ pub struct TeacherConfig {
     pub coupling: Coupling,
     pub path: Path,
     pub objective: Objective,
+    pub time_sampler: TimeSampler,
     /// Labels or vectors that come with the data, or none.
     pub conditioning: Conditioning,
     /// Share of labels that training hides, in [0, 1): such a teacher also knows v without a class, which
@@ -56,6 +57,7 @@ impl Default for TeacherConfig {
             coupling: Coupling::Ot,
             path: Path::Linear,
             objective: Objective::FlowMatching,
+            time_sampler: TimeSampler::Uniform,
             conditioning: Conditioning::None,
             label_dropout: 0.0,
             width: None,
@@ -87,6 +89,7 @@ impl TeacherConfig {
             return Err(Error::argument("label_dropout", "0 without class labels", self.label_dropout));
         }
         self.objective.check(self.path)?;
+        self.time_sampler.check()?;
         if self.log_every == 0 {
             return Err(Error::argument("log_every", "at least 1", 0));
         }

@@ -111,6 +111,7 @@ impl<'a> PairFeed<'a> {
         pairs.condition = labels
             .map(|labels| hide(labels, self.config, &mut self.hidden.fork_numbered("", step)))
             .transpose()?;
+        pairs.t = self.config.time_sampler.times(&pairs.t)?;
         Ok(pairs)
     }
 

@@ -9,6 +9,7 @@ mod objective;
 mod phase;
 mod resume;
 mod snapshots;
+mod times;
 mod trainer;
 mod warm_start;
 
@@ -19,4 +20,5 @@ pub use history::TeacherHistory;
 pub use objective::{Consistency, Objective};
 pub use resume::TrainingFiles;
 pub use snapshots::train_on_snapshots;
+pub use times::TimeSampler;
 pub use trainer::{train, train_with_files};

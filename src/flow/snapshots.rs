@@ -8,6 +8,7 @@ use super::config::TeacherConfig;
 use super::feed::{Feed, PointFeed};
 use super::history::TeacherHistory;
 use super::resume::{Resumed, TrainingFiles};
+use super::times::TimeSampler;
 use super::trainer::teach;
 use super::Objective;
 use crate::data::{Prefetch, Snapshots};
@@ -61,6 +62,9 @@ fn check(config: &TeacherConfig) -> Result<()> {
     }
     if config.conditioning != Conditioning::None {
         return Err(Error::argument("conditioning", "none for snapshots", "labels or vectors"));
+    }
+    if config.time_sampler != TimeSampler::Uniform {
+        return Err(Error::argument("time_sampler", "'uniform' for snapshots", "another law"));
     }
     if config.flip {
         return Err(Error::argument("flip", "false for snapshots", true));

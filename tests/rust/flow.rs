@@ -1,7 +1,7 @@
 //! Paths, couplings and the prefetcher, against finite differences and brute force.
 
 use koopflow::data::{assign, Coupling, PairBatch, PairSource, PairStream};
-use koopflow::flow::Path;
+use koopflow::flow::{Path, TimeSampler};
 use koopflow::monitor::{Silent, Until};
 use koopflow::tensor::RandomSource;
 use koopflow::Error;
@@ -428,5 +428,42 @@ mod flips {
             let error = source.with_flips(event).map(|_| ()).unwrap_err();
             assert!(matches!(&error, Error::Argument { argument, .. } if argument == "flip"), "{error}");
         }
+    }
+}
+
+/// The distribution function of each law takes its quantiles back to where they came from.
+#[test]
+fn laws_of_training_times_have_their_quantiles() {
+    let uniform = (Tensor::arange(5000, (Kind::Double, Device::Cpu)) + 0.5) / 5000.0;
+    let normal = |mean: f64, deviation: f64| TimeSampler::LogitNormal { mean, deviation };
+    let power = |exponent: f64| TimeSampler::Power { exponent };
+    let laws =
+        [TimeSampler::Uniform, normal(0.0, 1.0), normal(-0.8, 1.6), power(1.0), power(-0.5), power(3.0)];
+    for law in laws {
+        let t = law.times(&uniform).unwrap();
+        assert!(t.min().double_value(&[]) > 0.0 && t.max().double_value(&[]) < 1.0);
+        let back = match law {
+            TimeSampler::Uniform => t.shallow_clone(),
+            TimeSampler::LogitNormal { mean, deviation } => {
+                let z: Tensor = ((&t / (1.0 - &t)).log() - mean) / deviation;
+                ((z / std::f64::consts::SQRT_2).erf() + 1.0) / 2.0
+            }
+            TimeSampler::Power { exponent } => t.pow_tensor_scalar(exponent + 1.0),
+        };
+        assert!((back - &uniform).abs().max().double_value(&[]) < 1e-6, "{law:?}");
+    }
+}
+
+#[test]
+fn training_times_stay_inside_for_any_law() {
+    let ends = Tensor::from_slice(&[0.0f32, 1.0 - f32::EPSILON]);
+    let laws = [
+        TimeSampler::Uniform,
+        TimeSampler::LogitNormal { mean: 0.0, deviation: 30.0 },
+        TimeSampler::Power { exponent: -0.99 },
+    ];
+    for law in laws {
+        let t = law.times(&ends).unwrap();
+        assert!(t.min().double_value(&[]) >= 0.0 && t.max().double_value(&[]) < 1.0, "{law:?}");
     }
 }

@@ -43,6 +43,7 @@ from .parts import Parts
 from .phase import PhaseSpace
 from .populations import Populations
 from .source import KEPT, OF_THE_FIELD, as_source
+from .time_sampler import as_time_sampler
 from .torch_models import probe
 from .weighting import weighted_rows
 
@@ -77,6 +78,10 @@ class FlowTeacher(HubFolder, ClosedForm, Parts, Local, PhaseSpace, Populations, 
         Times of source and data, by which :meth:`trajectory`, :meth:`velocity` and students' paths count.
     path : {"linear", "vp"}, default "linear"
         Probability path: a = t, s = 1 - t, or the variance-preserving a = sin(pi t / 2), s = cos(pi t / 2).
+    time_sampler : {"uniform", "logit_normal", "power"} or mapping, default "uniform"
+        Law of the times of training pairs: ``{"logit_normal": {"mean": 0.0, "deviation": 1.0}}``, the
+        logistic function of a normal number (Esser et al. 2403.03206), ``{"power": {"exponent": 1.0}}``,
+        density (p + 1) t^p with p above -1, or a name alone, with these numbers.
     network : {"mlp", "unet"}, UNet or mapping, default "mlp"
         A perceptron, or a U-Net for images ``(C, H, W)``, with the options of a :class:`koopflow.UNet`.
     width, depth : int, optional
@@ -134,6 +139,7 @@ class FlowTeacher(HubFolder, ClosedForm, Parts, Local, PhaseSpace, Populations, 
     source_noise: float = 0.0
     horizon: Sequence[float] = (0.0, 1.0)
     path: str = "linear"
+    time_sampler: str | Mapping[str, Any] = "uniform"
     network: str | UNet | Mapping[str, Any] = "mlp"
     width: int | None = None
     depth: int | None = None
@@ -449,6 +455,7 @@ class FlowTeacher(HubFolder, ClosedForm, Parts, Local, PhaseSpace, Populations, 
         config |= training.given(only=SHARED_TRAINING, of="a FlowTeacher's training")
         config["conditioning"] = Conditioning(self.num_classes, self.condition_dim).plain()
         config["objective"] = self._objective
+        config["time_sampler"] = as_time_sampler(self.time_sampler)
         if (unet := unet_of("network", self.network, "mlp")) is not None:
             config["unet"] = unet.options()
         return {name: value for name, value in config.items() if value is not None}
