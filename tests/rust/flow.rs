@@ -442,10 +442,11 @@ fn laws_of_training_times_have_their_quantiles() {
     for law in laws {
         let t = law.times(&uniform).unwrap();
         assert!(t.min().double_value(&[]) > 0.0 && t.max().double_value(&[]) < 1.0);
-        let back = match law {
+        let back: Tensor = match law {
             TimeSampler::Uniform => t.shallow_clone(),
             TimeSampler::LogitNormal { mean, deviation } => {
-                let z: Tensor = ((&t / (1.0 - &t)).log() - mean) / deviation;
+                let odds: Tensor = &t / (1.0 - &t);
+                let z = (odds.log() - mean) / deviation;
                 ((z / std::f64::consts::SQRT_2).erf() + 1.0) / 2.0
             }
             TimeSampler::Power { exponent } => t.pow_tensor_scalar(exponent + 1.0),
