@@ -281,14 +281,14 @@ def _decoder(parts: Mapping[str, Any]) -> str | None:
 # --- what its configuration says ------------------------------------------------------------------------
 
 
-def config_of(part: Any) -> Mapping[str, Any]:
+def config_of(part: Any, argument: str = "source") -> Mapping[str, Any]:
     """The configuration of a model or scheduler of diffusers, through wrappers such as torch.compile's."""
     for inner in (part, getattr(part, "_orig_mod", None), getattr(part, "module", None)):
         config = getattr(inner, "config", None)
         if isinstance(config, Mapping):
             return config
     raise ArgumentError(
-        f"source: expected models and schedulers of diffusers, got {_name(part)} without config"
+        f"{argument}: expected models and schedulers of diffusers, got {_name(part)} without config"
     )
 
 
@@ -297,7 +297,7 @@ def noise_of(scheduler: Any) -> tuple[Noise | None, float]:
 
     Raises ``ArgumentError`` for schedulers and prediction types that this does not know.
     """
-    config = config_of(scheduler)
+    config = config_of(scheduler, "scheduler")
     known = {kind.__name__ for kind in type(scheduler).__mro__}
     steps = int(config.get("num_train_timesteps", 1000))
     said = config.get("prediction_type", "epsilon")

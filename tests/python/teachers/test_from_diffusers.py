@@ -361,8 +361,10 @@ def test_wrong_schedulers_and_models_are_named():
     ).event_shape_ == (1, 4, 4)
     with pytest.raises(TeacherError, match="DDIMScheduler and UNet2DModel call"):
         FlowTeacher.from_diffusers(unet(), scheduler=ddim(), event_shape=(3, 8, 8))
-    with pytest.raises(ArgumentError, match="Linear without config"):
+    with pytest.raises(ArgumentError, match="source: .*Linear without config"):
         FlowTeacher.from_diffusers(torch.nn.Linear(2, 2), scheduler=ddim())
+    with pytest.raises(ArgumentError, match="scheduler: .*int without config"):
+        FlowTeacher.from_diffusers(unet(), scheduler=3)
 
 
 def test_folders_say_what_they_need(tmp_path, monkeypatch):
