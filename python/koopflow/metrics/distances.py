@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from os import PathLike
 from typing import Any, NamedTuple
 
 from .. import _core
 from .._arrays import Array, as_batch, as_numbers, as_seed, checked_count
 from ..exceptions import NonFiniteError
 from .features import extract_features
+from .fidelity import fidelity_distance, fidelity_features
 
 
 def wasserstein2(a: Array, b: Array) -> float:
@@ -80,7 +82,14 @@ def median_bandwidths(data: Array) -> list[float]:
     return found
 
 
-def frechet_distance(a: Array, b: Array, features: Any = None, *, batch_size: int = 64) -> float:
+def frechet_distance(
+    a: Array,
+    b: Array,
+    features: Any = None,
+    *,
+    batch_size: int = 64,
+    feature_weights: str | PathLike[str] | None = None,
+) -> float:
     """Squared Fréchet distance between Gaussians fitted to features (Heusel et al., arXiv 1706.08500).
 
     ||m1 - m2||^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), with covariances of divisor N - 1: of Inception features
@@ -91,9 +100,10 @@ def frechet_distance(a: Array, b: Array, features: Any = None, *, batch_size: in
     ----------
     a, b : array, ``[N, *event]`` and ``[M, *event]``
         At least two samples each, or their features where ``features`` is None.
-    features, batch_size
-        Network that turns samples into features, and number of samples in one call of it: see
-        :func:`extract_features`.
+    features, batch_size, feature_weights
+        Network that turns samples into features, number of samples in one call of it, and its weights: see
+        :func:`extract_features`. With ``"torch-fidelity"``, or an extractor of that library, the distance is
+        its FID, by its own formula.
 
     Examples
     --------
@@ -102,10 +112,13 @@ def frechet_distance(a: Array, b: Array, features: Any = None, *, batch_size: in
     >>> round(frechet_distance(ends, 2 * ends + [0.0, 3.0]), 6)   # 3^2 + (2 - 1)^2
     10.0
 
-    A published FID depends on one network and one way of resizing: docs/metrics.md brings one.
+    A published FID depends on one network and one way of resizing: docs/metrics.md says how to have one.
     """
+    network = fidelity_features(features, feature_weights, str(getattr(a, "device", "cpu")))
     if features is not None:
-        a, b = (extract_features(x, features, batch_size=batch_size) for x in (a, b))
+        a, b = (extract_features(x, network or features, batch_size=batch_size) for x in (a, b))
+        if network is not None and min(len(a), len(b)) > 1:
+            return _finite(fidelity_distance(a, b))
     return _finite(_core.frechet_distance(as_batch(a, "a"), as_batch(b, "b")))
 
 

@@ -15,21 +15,41 @@ from numpy.typing import NDArray
 
 from .._arrays import Array, as_path, as_samples, checked_count
 from ..exceptions import ArgumentError, DtypeError, NonFiniteError, ShapeError
+from .fidelity import fidelity_features
 
 
-def extract_features(samples: Array, features: Any, *, batch_size: int = 64) -> NDArray[np.float64]:
+def extract_features(
+    samples: Array,
+    features: Any,
+    *,
+    batch_size: int = 64,
+    feature_weights: str | PathLike[str] | None = None,
+) -> NDArray[np.float64]:
     """Features of samples by a network of yours, batch by batch: NumPy, float64, ``[N, F]``.
 
     Parameters
     ----------
     samples : array, ``[N, *event]``
         Samples; floats are cast to the dtype of a module's parameters, integers (images as bytes) are not.
-    features : torch.nn.Module, callable or path
+    features : torch.nn.Module, callable, path or str
         Network from torch tensors ``[B, *event]`` to one tensor ``[B, ...]``, or a list of one, which is
         flattened. A module is called on the device of its parameters and in evaluation mode, and put back
         into its own mode; a TorchScript file is loaded to the device of the samples.
+        ``"torch-fidelity"`` is that library's Inception network, the name of another extractor that is
+        registered there that one; images ``[N, 1 or 3, H, W]`` in [-1, 1], or bytes, become what these take,
+        and the features of layer "fid". An instance of its ``FeatureExtractorBase`` is treated likewise.
     batch_size : int, default 64
         Number of samples in one call.
+    feature_weights : path, optional
+        Weights of an extractor that is named; by default what torch-fidelity has downloaded before.
+        torch-fidelity unpickles the file: give those that you trust.
+
+    Raises
+    ------
+    ImportError
+        When torch-fidelity is asked for and not installed.
+    ArgumentError, FileNotFoundError, CheckpointError
+        When weights would have to be downloaded, are not there, or are another network's.
 
     Examples
     --------
@@ -45,7 +65,8 @@ def extract_features(samples: Array, features: Any, *, batch_size: int = 64) -> 
         # What torch has: the machine's byte order, and doubles.
         kind = np.float64 if samples.dtype == np.longdouble else samples.dtype.newbyteorder("=")
         samples = samples.astype(kind, copy=False)
-    network = network_of(features, str(getattr(samples, "device", "cpu")))
+    device = str(getattr(samples, "device", "cpu"))
+    network = fidelity_features(features, feature_weights, device) or network_of(features, device)
     parameters = network.parameters() if isinstance(network, torch.nn.Module) else iter(())
     home = next((p for p in parameters if p.is_floating_point()), None)
     found = []

@@ -17,6 +17,8 @@ from ..exceptions import ArgumentError
 from ..options import name_of, to_json
 from ..twins.diffusion import DiffusionField
 from ..twins.teacher import TeacherModule
+from .diffusers_models import attached as attached_diffusers
+from .diffusers_models import parts_of
 from .flow import Flow
 from .source import started
 from .torch_models import PREDICTION, TorchModel, probe, scripted, scripted_twin, sizes
@@ -317,6 +319,78 @@ class Attachable(Flow, ABC):
         kinds = f"schedule {schedule!r} and parametrisation {parametrisation!r}"
         probe(field, f"{kinds} call model(x, noise) with {sizes(field, 'noise')}", attached)
         return cls._around(field, partial(_diffusion_twin, twin, config))
+
+    @classmethod
+    @attaching
+    def from_diffusers(
+        cls: type[Teacher],
+        source: Any,
+        *,
+        scheduler: Any = None,
+        event_shape: Sequence[int] | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        num_classes: int | None = None,
+        condition_dim: int | None = None,
+        condition_name: str | None = None,
+        gradients: str = "autograd",
+        max_batch: int | None = None,
+        **extras: Any,
+    ) -> Teacher:
+        """Attach a model of the library diffusers, read as its scheduler's configuration says.
+
+        Models of noise, data or v with any scheduler of a table of betas, and EDM's networks, become fields
+        of the straight path x_t = t x1 + (1 - t) x0, whose Euler steps are those of DDIM; flow matching is
+        such a field already. Timesteps between those of the table are interpolated in log(sigma / alpha).
+        docs/teachers.md says which schedulers, and what is left out. Nothing is downloaded.
+
+        Parameters
+        ----------
+        source : path, pipeline or torch.nn.Module
+            A folder that ``pipeline.save_pretrained`` or ``model.save_pretrained`` wrote, or what it was
+            written from. Of a pipeline only the ``unet`` or ``transformer`` and the scheduler are used.
+        scheduler : scheduler or path, optional
+            Scheduler that the model was trained for, or a folder of one; by default the pipeline's.
+        event_shape : sequence of int, optional
+            Shape of one sample, or of one latent; by default that of the model's configuration.
+        device, dtype : str, optional
+            As in :meth:`from_torch`; a model that is read from a folder goes to the device.
+        num_classes, condition_dim : int, optional
+            As in :meth:`from_torch`; by default what the configuration says.
+        condition_name, gradients, max_batch, **extras
+            As in :meth:`from_torch`. ``encoder_hidden_states=`` is the embedding ``[1, L, D]`` of one text.
+
+        Raises
+        ------
+        ArgumentError
+            For a folder that is not there, no scheduler, one that is unknown or has an unknown
+            ``prediction_type``, and a model that needs a text.
+        CheckpointError, ShapeError, TeacherError
+            When files are damaged or not of diffusers, the shape is not known, or the model answers no
+            prediction.
+        ImportError
+            For a folder, when diffusers is not installed.
+
+        Warns
+        -----
+        UserWarning
+            When samples are latents, or a learned variance is ignored.
+
+        Examples
+        --------
+        >>> teacher = FlowTeacher.from_diffusers("ddpm-cifar10-32")  # doctest: +SKIP
+        """
+        parts = parts_of(source, scheduler, device)
+        options: dict[str, Any] = {"num_classes": num_classes, "condition_dim": condition_dim}
+        options |= {"device": device, "dtype": dtype, "condition_name": condition_name}
+        options |= {"gradients": gradients, "max_batch": max_batch, "extras": extras}
+        attached = attached_diffusers(parts, event_shape, options)
+        if attached.noise is None:
+            return cls._around(attached.checked(), attached.twin)
+        field = attached.field()
+        names = f"{type(parts.scheduler).__name__} and {type(parts.model).__name__}"
+        probe(field, f"{names} call model(x, timestep) with {sizes(field)}", attached)
+        return cls._around(field, attached.twin)
 
     @classmethod
     def from_torchcfm(

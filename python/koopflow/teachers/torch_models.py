@@ -213,7 +213,7 @@ class TorchModel:
             kind = dtype if condition.is_floating_point() else None
             condition = condition.to(device, kind, copy=True)
         with self._evaluating():
-            answer = _tensor_of(self._in_own_precision(told, state, condition, dtype))
+            answer = tensor_of(self._in_own_precision(told, state, condition, dtype))
         if answer.is_floating_point():
             answer = answer.to(x.dtype)
         if device is not None and answer.device == state.device:
@@ -241,7 +241,7 @@ class TorchModel:
         return self._call(t.to(dtype), x, condition)
 
     def _call(self, t: Tensor, x: Tensor, condition: Condition) -> Any:
-        named, keywords = dict(self.extras), not self.by_position
+        named, keywords = self._keywords(len(x)), not self.by_position
         third = [] if condition is None else [condition]
         if third and self.condition_name and keywords:
             named[self.condition_name], third = condition, []
@@ -253,6 +253,10 @@ class TorchModel:
             if "timestep" in self._names or (self.convention == "diffusers" and self._takes_any):
                 return self.model(x, timestep=t, **named)
         return self.model(x, t, *third, **named)
+
+    def _keywords(self, n: int) -> dict[str, Any]:
+        """What a model is told beside time, state and condition, of ``n`` samples."""
+        return dict(self.extras)
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -428,7 +432,7 @@ def probe_condition(conditioning: Conditioning, n: int) -> Condition:
     return None if conditioning.dim is None else torch.zeros(n, conditioning.dim)
 
 
-def _tensor_of(answer: Any) -> Tensor:
+def tensor_of(answer: Any) -> Tensor:
     """The tensor in a model's answer: itself, ``answer.sample``, or the first of a tuple."""
     first = answer[0] if isinstance(answer, tuple | list) and answer else None
     for found in (answer, getattr(answer, "sample", None), first):

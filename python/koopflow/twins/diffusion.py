@@ -27,7 +27,7 @@ class DiffusionField(TeacherModule):
     def velocity(self, t: Tensor, x: Tensor, condition: Condition) -> Tensor:
         level = noise_level(t.double(), **self._config["schedule"])
         told = _argument(level, self._config)
-        numbers = _reading(level, self._config["parametrisation"], self._config["sigma_data"])
+        numbers = reading(level, self._config["parametrisation"], self._config["sigma_data"])
         linear, weight, inside = (number.to(x.dtype)[:, None] for number in numbers)
         told = told.to(t.dtype) if told.is_floating_point() else told
         return x * linear + self.model.velocity(told, x * inside, condition).to(x.dtype) * weight
@@ -129,7 +129,7 @@ def _argument(level: NoiseLevel, config: Mapping[str, Any]) -> Tensor:
             return -2.0 * level.noise.log()  # log_snr
 
 
-def _reading(level: NoiseLevel, prediction: str, sigma_data: float) -> tuple[Tensor, Tensor, Tensor]:
+def reading(level: NoiseLevel, prediction: str, sigma_data: float) -> tuple[Tensor, Tensor, Tensor]:
     """(linear, weight, inside) of v = linear x + weight model(inside x).
 
     v = A x + s K E[x0|x] = S x - a K E[x1|x], with a = alpha / c, s = sigma / c, their logarithmic rates A
