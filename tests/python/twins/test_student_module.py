@@ -88,8 +88,9 @@ class Pair:
         self.module = tuned(student.to_torch()) if tune else student.to_torch()
         self.student = KoopmanDistiller.from_torch_module(self.module)
         shape = (6, *student.event_shape_)
-        # What a conversion mixes cancels when it is read: there the core is as far from float64's numbers.
-        self.limit = 3e-6 if self.module.mixing is not None else None
+        # What a conversion mixes cancels when it is read: there the core is as far from float64's numbers. U-Nets
+        # are normalised by other sums here and there, each within 1e-6 of float64's: the next test.
+        self.limit = 3e-6 if self.module.mixing is not None or len(student.event_shape_) == 3 else None
         self.noise = torch.from_numpy(RNG.normal(size=shape)).to(getattr(torch, student.dtype))
         conditions = {"classes": LABELS, "vectors": VECTORS}
         given = next((value for name, value in conditions.items() if name in condition), None)
@@ -164,7 +165,15 @@ def test_numbers(pair):
     for t in (0.4, torch.linspace(0.0, 1.0, 6)):
         for direction in ("forward", "backward"):
             given["direction"] = direction
-            assert_same(module.encode(t, x, **given), student.encode(t, x, **given))
+            assert_same(module.encode(t, x, **given), student.encode(t, x, **given), limit)
+
+
+@pytest.mark.parametrize("pair", ["unet", "hierarchy", "per pixel"], indirect=True)
+def test_unets_of_both_are_near_those_of_double_precision(pair):
+    given = {"condition": pair.condition}
+    exact = pair.exact()(pair.noise.double(), **given).detach()
+    for found in (pair.module(pair.noise, **given), pair.student.sample(x0=pair.noise, **given)):
+        assert_same(found.detach().double(), exact, 1.2e-6)
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("student_*")), ids=lambda path: path.stem)

@@ -1,0 +1,1 @@
+"""A package, for other distributions have a top-level one of this name."""
