@@ -88,8 +88,8 @@ class Pair:
         self.module = tuned(student.to_torch()) if tune else student.to_torch()
         self.student = KoopmanDistiller.from_torch_module(self.module)
         shape = (6, *student.event_shape_)
-        # What a conversion mixes cancels when it is read: there the core is as far from float64's numbers. U-Nets
-        # are normalised by other sums here and there, each within 1e-6 of float64's: the next test.
+        # What a conversion mixes cancels when it is read: there the core is as far from float64's numbers.
+        # U-Nets are normalised by other sums here and there, each near float64's: see below.
         self.limit = 3e-6 if self.module.mixing is not None or len(student.event_shape_) == 3 else None
         self.noise = torch.from_numpy(RNG.normal(size=shape)).to(getattr(torch, student.dtype))
         conditions = {"classes": LABELS, "vectors": VECTORS}
