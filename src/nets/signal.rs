@@ -88,11 +88,7 @@ impl Signal for Tensor {
             return fused(norm, self, &each(weight), &each(bias));
         }
         let y = Tensor::group_norm(self, norm.groups, Some(weight), Some(bias), NORM_EPSILON, true);
-        if norm.silu {
-            Signal::silu(&y)
-        } else {
-            y
-        }
+        norm.activated(y)
     }
 
     fn group_norm_modulated(
@@ -109,11 +105,7 @@ impl Signal for Tensor {
         }
         let y = Tensor::group_norm(self, norm.groups, Some(weight), Some(bias), NORM_EPSILON, true);
         let y = spread(shift) + y * spread(&factor);
-        if norm.silu {
-            Signal::silu(&y)
-        } else {
-            y
-        }
+        norm.activated(y)
     }
 
     fn attention(query: &Self, key: &Self, value: &Self) -> Self {
@@ -145,9 +137,7 @@ impl Dual {
         let both = map(&Tensor::cat(&[&self.primal, &self.tangent], 0));
         (both.narrow(0, 0, batch), both.narrow(0, batch, batch))
     }
-}
 
-impl Dual {
     /// By `scale` and `shift` `[B, C]`.
     fn normalised(&self, norm: Norm, scale: &Self, shift: &Self) -> Self {
         match fusible(&self.primal) {

@@ -62,11 +62,7 @@ impl Norm {
         let (n, dn, factor) = (back(n), back(dn), spread(&scale.primal));
         let tangent = dn * &factor + &n * spread(&scale.tangent) + spread(&shift.tangent);
         let z = Dual::new(n * factor + spread(&shift.primal), tangent);
-        if self.silu {
-            crate::nets::Signal::silu(&z)
-        } else {
-            z
-        }
+        self.activated(z)
     }
 
     fn composed_dual_gradient(self, saved: &[Tensor], gradients: &[Tensor]) -> Result<Vec<Tensor>> {

@@ -7,6 +7,7 @@ mod layout;
 
 use tch::{Device, Kind, Tensor};
 
+use super::Signal;
 use crate::error::Result;
 use crate::tensor::with_gradient;
 use kernel::{backward, forward};
@@ -59,9 +60,13 @@ impl Norm {
     }
 
     /// The same by libtorch's operations.
-    pub fn composed(self, x: &Tensor, scale: &Tensor, shift: &Tensor) -> Tensor {
+    fn composed(self, x: &Tensor, scale: &Tensor, shift: &Tensor) -> Tensor {
         let y = x.group_norm(self.groups, None::<Tensor>, None::<Tensor>, NORM_EPSILON, true);
-        let y = spread(shift) + y * spread(scale);
+        self.activated(spread(shift) + y * spread(scale))
+    }
+
+    /// SiLU of `y` where that follows.
+    pub(super) fn activated<S: Signal>(self, y: S) -> S {
         if self.silu {
             y.silu()
         } else {
