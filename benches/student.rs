@@ -37,6 +37,7 @@ fn setup(
     let plan = TrajectoryPlan {
         count: 2048,
         path_steps: config.path_steps.unwrap_or(32),
+        fixed: None,
         seed: 0,
         kind: Kind::Float,
         device: Device::Cpu,

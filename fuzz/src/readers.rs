@@ -177,6 +177,7 @@ fn trajectories(path: &Path) -> Result<(), Error> {
     let plan = TrajectoryPlan {
         count: 256,
         path_steps: 8,
+        fixed: None,
         seed: 0,
         kind: Kind::Float,
         device: Device::Cpu,

@@ -6,6 +6,7 @@ use crate::condition::Conditioning;
 use crate::distill::{DistillConfig, Recipe};
 use crate::error::{Error, Result};
 use crate::koopman::StudentConfig;
+use crate::ode::Solver;
 use crate::tensor::event_size;
 use crate::training::{json_options, TrainingOptions};
 use crate::velocity::Path;
@@ -121,6 +122,9 @@ pub struct BaselineConfig {
     pub depth: Option<i64>,
     pub trajectories: Option<i64>,
     pub path_steps: Option<i64>,
+    /// As of a student ([`DistillConfig::solver`]).
+    pub solver: Solver,
+    pub solver_steps: Option<u64>,
     /// `max_seconds` is for the whole fit, trajectories included; where it is given and `steps` is open, the clock
     /// alone ends training. The learning rate falls along a cosine. What is kept are the averaged weights.
     #[serde(flatten)]
@@ -143,6 +147,8 @@ impl Default for BaselineConfig {
             depth: None,
             trajectories: None,
             path_steps: None,
+            solver: Solver::default(),
+            solver_steps: None,
             training: TrainingOptions { batch_size: Some(BATCH_SIZE), ..TrainingOptions::default() },
         }
     }
@@ -173,10 +179,13 @@ impl BaselineConfig {
             depth: self.depth,
             trajectories: self.trajectories,
             path_steps: self.path_steps,
+            solver: self.solver,
+            solver_steps: self.solver_steps,
             training: training.clone(),
             ..DistillConfig::default()
         };
-        let Recipe { student, trajectories, path_steps, .. } = own.resolve(event_shape, conditioning)?;
+        let Recipe { student, trajectories, path_steps, fixed, .. } =
+            own.resolve(event_shape, conditioning)?;
         let KdmWeights { target, latent, reconstruction } = self.weights;
         for (name, weight) in [("target", target), ("latent", latent), ("reconstruction", reconstruction)] {
             if !(weight.is_finite() && weight >= 0.0) {
@@ -195,6 +204,7 @@ impl BaselineConfig {
             depth: Some(student.depth),
             trajectories: Some(trajectories),
             path_steps: Some(path_steps),
+            solver_steps: fixed.map(|fixed| fixed.steps),
             training,
             ..self.clone()
         })

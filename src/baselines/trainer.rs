@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{Baseline, BaselineConfig, Source};
-use crate::data::{Demand, InStandardUnits, Inputs, Trajectories, TrajectoryPlan};
+use crate::data::{fixed_steps, Demand, InStandardUnits, Inputs, Trajectories, TrajectoryPlan};
 use crate::distill::DistillConfig;
 use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Until};
@@ -127,6 +127,7 @@ fn trajectories(
     let plan = TrajectoryPlan {
         count: decided("trajectories", config.trajectories)?,
         path_steps: decided("path_steps", config.path_steps)?,
+        fixed: fixed_steps(config.solver, config.solver_steps)?,
         seed: config.training.seed,
         kind,
         device,

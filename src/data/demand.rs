@@ -1,7 +1,5 @@
 //! How many trajectories a training is worth.
 
-use super::generate::EVALUATIONS;
-
 /// What a training asks of trajectories, in counts: the same on every machine, so that a seed gives the same student.
 #[derive(Debug, Clone, Copy)]
 pub struct Demand {
@@ -27,10 +25,10 @@ impl Demand {
         rows + HELD_OUT
     }
 
-    /// Trajectories whose solutions are as much work as the training, for a teacher whose velocity takes `work`
-    /// multiplications; never fewer than a floor.
+    /// Trajectories whose solutions are as much work as the training, where one takes `work` multiplications;
+    /// never fewer than a floor.
     pub fn affordable(&self, work: f64) -> i64 {
         let training = self.steps as f64 * self.rows as f64 * self.work;
-        ((ADVANTAGE * training / (EVALUATIONS * work)) as i64).max(FLOOR)
+        ((ADVANTAGE * training / work) as i64).max(FLOOR)
     }
 }

@@ -11,6 +11,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::condition::Conditioning;
 use crate::error::{Error, Result};
+use crate::ode::FixedSteps;
 use crate::store::{beside, final_target, fresh_file, read_metadata, sync_folder, tensor_bytes, Header};
 use crate::tensor::{dtype_name, event_size, shape_text};
 
@@ -36,6 +37,9 @@ pub struct StoredPlan {
     pub chunk_rows: i64,
     /// Relative and absolute tolerance of the solver.
     pub tolerance: f64,
+    /// Steps by which they were solved instead, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fixed: Option<FixedSteps>,
     pub event_shape: Vec<i64>,
     pub conditioning: Conditioning,
     /// A few of the teacher's velocities at fixed points, by which the teacher is recognised.

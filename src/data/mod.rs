@@ -26,7 +26,7 @@ pub use coupling::{assign, Coupling};
 pub use demand::Demand;
 pub use draw::{Curriculum, PairDraw, PairKind};
 pub use file::{StoredPlan, TrajectoryFile};
-pub use generate::TrajectoryPlan;
+pub use generate::{fixed_steps, TrajectoryPlan, SOLVER_STEPS};
 pub use inputs::Inputs;
 pub use interpolant::Interpolant;
 pub use observed::{Observed, Segment, Statistics};

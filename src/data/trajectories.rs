@@ -12,6 +12,7 @@ use crate::condition::Conditioning;
 use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Progress};
 use crate::nets::InputCoordinates;
+use crate::ode::FixedSteps;
 use crate::store::WriterLock;
 use crate::tensor::all_finite;
 use crate::velocity::VelocityField;
@@ -69,7 +70,9 @@ impl Trajectories {
                 let count = bounded(memory, &plan, teacher.event_size())?;
                 let count = demand.map_or(count, |demand| count.min(demand.usable()));
                 let work = work_of(teacher, &plan)?;
-                let affordable = demand.zip(work).map_or(count, |(demand, work)| demand.affordable(work));
+                let affordable = demand
+                    .zip(work)
+                    .map_or(count, |(demand, work)| demand.affordable(work * plan.evaluations()));
                 let choice = Choice { work, cut_from: Some(count).filter(|count| affordable < *count) };
                 let plan = TrajectoryPlan { count: count.min(affordable), ..plan };
                 Self::in_memory(teacher, &plan, pool.as_ref(), choice, monitor)
@@ -152,6 +155,7 @@ impl Trajectories {
             seed,
             chunk_rows,
             tolerance: SOLVER_TOLERANCE,
+            fixed: plan.fixed,
             event_shape: teacher.event_shape().to_vec(),
             conditioning: teacher.conditioning(),
             fingerprint: generation.fingerprint()?,
@@ -353,6 +357,13 @@ fn check_same(file: &TrajectoryFile, wanted: &StoredPlan, condition: Option<&Ten
     }
     if stored.tolerance != wanted.tolerance {
         return Err(differ("solver tolerance", stored.tolerance.to_string(), wanted.tolerance.to_string()));
+    }
+    if stored.fixed != wanted.fixed {
+        let [got, expected] = [stored.fixed, wanted.fixed].map(|fixed| match fixed {
+            Some(FixedSteps { solver, steps }) => format!("{} with {steps} steps", solver.name()),
+            None => "dopri5".into(),
+        });
+        return Err(differ("solver", got, expected));
     }
     if stored.conditioning != wanted.conditioning {
         let [got, expected] = [stored.conditioning, wanted.conditioning].map(|c| format!("{c:?}"));

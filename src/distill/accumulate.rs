@@ -183,6 +183,7 @@ mod tests {
         let plan = TrajectoryPlan {
             count: 128,
             path_steps: 8,
+            fixed: None,
             seed: 3,
             kind: Kind::Double,
             device: Device::Cpu,

@@ -69,6 +69,7 @@ impl TrainingData {
                 let plan = TrajectoryPlan {
                     count: recipe.trajectories,
                     path_steps: recipe.path_steps,
+                    fixed: recipe.fixed,
                     seed: config.training.seed,
                     kind,
                     device,

@@ -11,6 +11,7 @@ use crate::flow::Path;
 use crate::koopman::{Basis, Frame, GeneratorKind, Inputs, ReadoutKind, Stability};
 use crate::nets::precision::Precision;
 use crate::nets::UNetConfig;
+use crate::ode::Solver;
 use crate::training::{json_options, ScheduleKind, TrainingOptions};
 
 /// Units of errors in the loss.
@@ -86,6 +87,10 @@ pub struct DistillConfig {
     pub trajectories: Option<i64>,
     /// Uniform intervals at whose ends each trajectory is stored.
     pub path_steps: Option<i64>,
+    /// What trajectories are solved by; dopri5 to a fixed tolerance.
+    pub solver: Solver,
+    /// Steps of a solver that does not adapt, over the whole path; `None` is [`crate::data::SOLVER_STEPS`].
+    pub solver_steps: Option<u64>,
     /// Memory in GiB that stored trajectories may take; fewer are stored where they would take more. A file of
     /// trajectories is not bounded.
     pub trajectory_memory: f64,
@@ -143,6 +148,8 @@ impl Default for DistillConfig {
             patience: None,
             trajectories: None,
             path_steps: None,
+            solver: Solver::default(),
+            solver_steps: None,
             trajectory_memory: 2.0,
             pairs: PairKind::default(),
             curriculum: None,

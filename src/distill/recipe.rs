@@ -4,11 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{DistillConfig, Method};
 use crate::condition::Conditioning;
-use crate::data::{BatchRows, PairKind, Regime};
+use crate::data::{fixed_steps, BatchRows, PairKind, Regime};
 use crate::distill::objective::{Fidelity, Weights};
 use crate::error::{Error, Result};
 use crate::koopman::{polynomial_size, Basis, Frame, GeneratorKind, ReadoutKind, StudentConfig};
 use crate::nets::{feature_maps, UNetConfig};
+use crate::ode::FixedSteps;
 use crate::tensor::{event_size, parse_device};
 use crate::training::{check_positive, TrainingOptions};
 use crate::velocity::SourceDescription;
@@ -24,6 +25,8 @@ pub struct Recipe {
     /// Whether their number was left open: no more are solved than training is worth.
     pub trajectories_open: bool,
     pub path_steps: i64,
+    /// Steps that trajectories are solved by, if they do not adapt.
+    pub fixed: Option<FixedSteps>,
     pub weights: Weights,
 }
 
@@ -58,6 +61,7 @@ impl DistillConfig {
             lifts: recipe.student.lifts,
             trajectories: Some(recipe.trajectories),
             path_steps: Some(recipe.path_steps),
+            solver_steps: recipe.fixed.map(|fixed| fixed.steps),
             weights: recipe.weights.to_map(),
             training: TrainingOptions {
                 steps: Some(recipe.steps),
@@ -76,12 +80,13 @@ impl DistillConfig {
     pub fn resolve(&self, event_shape: &[i64], conditioning: Conditioning) -> Result<Recipe> {
         let size = event_size(event_shape);
         let parts = self.parts(event_shape)?;
-        let regime = match size {
-            ..=FEW => Regime::Few,
-            ..=SEVERAL if parts.unet.is_none() => Regime::Several,
-            _ => Regime::Many,
+        let regime = match (&parts.unet, size) {
+            (Some(_), _) => Regime::Images,
+            (None, ..=FEW) => Regime::Few,
+            (None, ..=SEVERAL) => Regime::Several,
+            (None, _) => Regime::Many,
         };
-        let (steps, learning_rate) = self.steps_and_rate(regime, parts.unet.is_some());
+        let (steps, learning_rate) = self.steps_and_rate(regime);
         let batch_size =
             self.training.batch_size.unwrap_or(if regime == Regime::Several { 256 } else { 128 });
         let path_steps = self.path_steps.unwrap_or(if size <= FEW { 32 } else { 16 });
@@ -94,6 +99,7 @@ impl DistillConfig {
             trajectories: self.trajectories.unwrap_or(default_trajectories(size)),
             trajectories_open: self.trajectories.is_none(),
             path_steps,
+            fixed: fixed_steps(self.solver, self.solver_steps)?,
             weights: weights.with(&self.weights)?,
         };
         self.training.check(2..=1 << 24)?;
@@ -195,13 +201,13 @@ impl DistillConfig {
     }
 
     /// About a minute in the plane and three on 64 pixels, on two cores.
-    fn steps_and_rate(&self, regime: Regime, images: bool) -> (u64, f64) {
+    fn steps_and_rate(&self, regime: Regime) -> (u64, f64) {
         match (regime, self.fidelity) {
             (Regime::Few, Fidelity::Endpoint) => (11_000, 5e-3),
             (Regime::Few, _) => (10_000, 5e-3),
             (Regime::Several, Fidelity::Endpoint) => (8_200, 4e-3),
             (Regime::Several, _) => (6_200, 4e-3),
-            (Regime::Many, _) if images => (5_000, 1e-3),
+            (Regime::Images, _) => (5_000, 1e-3),
             (Regime::Many, _) => (8_000, 3e-3),
         }
     }

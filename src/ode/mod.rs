@@ -98,6 +98,13 @@ impl FromStr for Solver {
     }
 }
 
+/// A solver of fixed steps, and how many it takes over the whole of [0, 1].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FixedSteps {
+    pub solver: Solver,
+    pub steps: u64,
+}
+
 /// Options of a solver.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

@@ -240,6 +240,7 @@ fn stored_paths_say_where_kinks_are_off_the_grid() {
     let plan = |path_steps: i64| TrajectoryPlan {
         count: 16,
         path_steps,
+        fixed: None,
         seed: 0,
         kind: Kind::Float,
         device: Device::Cpu,

@@ -265,6 +265,7 @@ fn plan(count: i64) -> TrajectoryPlan {
     TrajectoryPlan {
         count,
         path_steps: 8,
+        fixed: None,
         seed: 3,
         kind: Kind::Float,
         device: Device::Cpu,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,15 +61,51 @@ def trained_classifier(images: Images, labels: NDArray[np.int64], seed: int, epo
     return model.eval()
 
 
+class Eyes(torch.nn.Module):
+    """Feature maps of another classifier than the judge's, of other layers: what ``features=`` is given.
+
+    Each position of a map is scaled to unit length over its channels, as LPIPS does (arXiv 1801.03924).
+    """
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        layers = classifier.features
+        self.maps = torch.nn.ModuleList([layers[:2], layers[2:5]])
+        self.rest = layers[5:]
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        maps = []
+        for stage in self.maps:
+            x = stage(x)
+            maps.append(x / x.square().sum(1, keepdim=True).add(1e-2).sqrt())
+        return [*maps, self.rest(x)]
+
+
+def kept(file: Path, make: Callable[[], Classifier]) -> Classifier:
+    """A classifier as an earlier call left it, or made now."""
+    if file.exists():
+        model = Classifier()
+        model.load_state_dict(torch.load(file, weights_only=True))
+        return model.eval()
+    model = make()
+    torch.save(model.state_dict(), file)
+    return model
+
+
 class Judge:
     """8,000 digits to train on, 2,000 held out by a split that every seed shares."""
 
-    def __init__(self, data: str, *, samples: int, epochs: int, seed: int) -> None:
+    def __init__(self, data: str, folder: Path, *, samples: int, epochs: int, seed: int) -> None:
         images, labels = datasets.mnist(data, split="test")
         split = datasets.split(images, labels, held_out=HELD_OUT, seed=0)
         self.train, self.held_out, self.train_labels, self.held_out_labels = map(np.asarray, split)
+
         # The classifier is the measure: one for all seeds.
-        self.classifier = trained_classifier(self.train, self.train_labels, 0, epochs)
+        def trained(seed: int) -> Callable[[], Classifier]:
+            return lambda: trained_classifier(self.train, self.train_labels, seed, epochs)
+
+        self.classifier = kept(folder / "classifier.pt", trained(0))
+        self.eyes = Eyes(kept(folder / "eyes.pt", trained(1)))
         self.accuracy = recognised(self.classifier, self.held_out, self.held_out_labels)
         self.features = metrics.extract_features(self.held_out, self.classifier.features)
         self.noise = np.asarray(_core.normal((samples, *self.train.shape[1:]), EVALUATION_SEED + seed))

@@ -20,7 +20,7 @@ from ..teachers.flow import Flow
 from ._baseline import Baseline, PathBaseline
 
 # The options of stored trajectories that these trainers have.
-TRAJECTORIES = ("count", "path_steps")
+TRAJECTORIES = ("count", "path_steps", "solver", "solver_steps")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -42,8 +42,8 @@ class TrainedBaseline(Baseline):
         by default), ``clip_norm`` (1), ``ema_decay`` (0.999; the averaged weights are what is kept) and
         ``max_restarts`` (3).
     trajectories : int or Trajectories, optional
-        Number of stored trajectories, or of its options ``count`` and ``path_steps``; those of a Koopman
-        student by default.
+        Number of stored trajectories, or its options ``count``, ``path_steps``, ``solver`` and
+        ``solver_steps``; those of a Koopman student by default.
     max_seconds : float, optional
         Time limit of the whole fit, trajectories included, as in :class:`koopflow.KoopmanDistiller`. The
         learning rate then follows the clock.

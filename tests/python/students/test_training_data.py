@@ -67,6 +67,44 @@ def test_consistency_alone_solves_no_ode(kind, trained):
     assert "endpoint_error" not in student.history_["log"][-1]
 
 
+@pytest.mark.parametrize("steps", [4, 8])
+def test_trajectories_by_fixed_steps_are_those_steps(steps, tmp_path):
+    """Euler's, written out in NumPy; so many evaluations, and a file that another solver's fit refuses."""
+    teacher, file = FlowTeacher.gaussian([1.0, 2.0], np.eye(2) * 0.3), tmp_path / "paths"
+    euler = {"trajectories__solver": "euler", "trajectories__path_steps": 4}
+    student = tiny(**euler, trajectories__solver_steps=steps).fit(
+        teacher, progress=False, trajectory_file=file
+    )
+    # One to know the teacher again and eight along held-out paths, of which four are stored.
+    assert student.history_["teacher_evaluations"] == steps + 1 + 4
+    states = load_file(file)["states"]
+    x, every = states[:, 0].astype(np.float64), steps // 4
+    for step in range(steps):
+        # The flow of N(0, 1) to N(mean, C) by the straight path, from the posterior means of both ends.
+        t = step / steps
+        variance = (1 - t) ** 2 + t**2 * 0.3
+        off = x - t * np.array([1.0, 2.0])
+        x = x + (np.array([1.0, 2.0]) + off * (t * 0.3 - (1 - t)) / variance) / steps
+        if (step + 1) % every == 0:
+            np.testing.assert_allclose(states[:, (step + 1) // every], x, atol=2e-5)
+    for other in ({**euler, "trajectories__solver_steps": 12}, {"trajectories__path_steps": 4}):
+        with pytest.raises(CheckpointError, match=f"solver is euler with {steps} steps, this fit needs"):
+            tiny(**other).fit(teacher, progress=False, trajectory_file=file)
+
+
+def test_steps_that_no_solver_has_are_refused():
+    teacher = FlowTeacher.gaussian([1.0, 2.0], np.eye(2))
+    for options, message in [
+        ({"solver_steps": 8}, "solver_steps: expected none with solver='dopri5'"),
+        ({"solver": "ab2", "solver_steps": 0}, "solver_steps: expected an integer from 1"),
+        ({"solver": "leapfrog"}, "solver"),
+    ]:
+        with pytest.raises(ArgumentError, match=message):
+            tiny(**{f"trajectories__{name}": value for name, value in options.items()}).fit(
+                teacher, progress=False
+            )
+
+
 def test_without_data_solved_trajectories_serve():
     student = tiny(objective__weights=ONLY_CONSISTENCY).fit(
         FlowTeacher.gaussian([1.0, 2.0], np.eye(2)), progress=False
