@@ -5,6 +5,9 @@
         --multipliers 1 2 2 2 --blocks 2 --attention 2 --heads 4              # about 35M parameters
     python -m experiments.benches.image_speed --shape 1 8 8 --channels 8 --batch 16      # quick, on a CPU
 
+With ``--compare`` the plain PyTorch modules of teacher and students (``to_torch``) are measured beside, as
+they are and by ``torch.compile``: one evaluation of the velocity, and one step of a student.
+
 Weights are untrained: speed does not depend on them, apart from the steps that an adaptive solver takes. A
 rate of samples is the median of ``--repeats`` runs after one that warms up; a rate of training is the
 difference of a longer and a shorter run. Teacher and students run in one process.
@@ -13,6 +16,7 @@ difference of a longer and a shorter run. Teacher and students run in one proces
 from __future__ import annotations
 
 import argparse
+import contextlib
 import platform
 import statistics
 import time
@@ -73,7 +77,31 @@ def steps_a_second(fit: Callable[[int], dict[str, float]], options: argparse.Nam
     return (many - few) / difference if difference > 0 else float("nan")
 
 
-def main() -> None:
+def compared(
+    label: str,
+    module: torch.nn.Module,
+    own: Callable[[], Any],
+    inputs: list[Any],
+    options: argparse.Namespace,
+) -> None:
+    """Images a second of koopflow, of its PyTorch module and of that one compiled, in both precisions."""
+    compiled = torch.compile(module)
+    for precision in ("float32", "bf16"):
+        if precision == "bf16" and not options.device.startswith("cuda"):
+            continue
+        lowered = torch.autocast("cuda", torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
+
+        def eager(network: Callable[..., Any], lowered: Any = lowered) -> Any:
+            with torch.no_grad(), lowered:
+                return network(*inputs)
+
+        with koopflow.autocast(precision):
+            seconds = [clock(own, options)]
+        seconds += [clock(lambda network=network: eager(network), options) for network in (module, compiled)]
+        row(f"{label}, {precision}", *(f"{options.batch / each:.1f}" for each in seconds))
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -87,7 +115,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--training-steps", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
-    options = parser.parse_args()
+    parser.add_argument("--compare", action="store_true", help="PyTorch, eager and compiled, beside")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
     shape = tuple(options.shape)
     network = UNet(
         channels=options.channels,
@@ -130,8 +163,8 @@ def main() -> None:
         )
         return student.fit(teacher, progress=False)
 
-    for label, given in STUDENTS.items():
-        student = distil(1, "float32", given)
+    students = {label: distil(1, "float32", given) for label, given in STUDENTS.items()}
+    for label, student in students.items():
         rates = []
         for precision in ("float32", "bf16"):
             with koopflow.autocast(precision):
@@ -155,6 +188,18 @@ def main() -> None:
             for precision in ("float32", "bf16")
         ]
         row(f"student, {label}", *(f"{rate:.2f}" for rate in rates), memory(options))
+
+    if options.compare:
+        print()
+        row("one evaluation, images/s", "koopflow", "PyTorch", "torch.compile")
+        row(*["---"] * 4)
+        velocity = teacher.to_torch().to(options.device).eval()
+        time_of_all = torch.full((options.batch,), 0.5, device=options.device)
+        compared("teacher", velocity, lambda: teacher.velocity(0.5, x0), [time_of_all, x0], options)
+        for label, student in students.items():
+            module = student.to_torch().eval()
+            own = lambda student=student: student.sample(x0=x0)  # noqa: E731
+            compared(f"student, {label}", module, own, [x0], options)
 
 
 if __name__ == "__main__":

@@ -540,7 +540,7 @@ class Student:
         """The noise behind data ``[B, *event]`` after ``polish`` steps against the forward map, and residuals
         ``[B]``.
 
-        ``method`` is ``"newton"`` or ``"fixed_point"``.
+        ``method`` is ``"newton"``, ``"fixed_point"`` or ``"anderson"``.
         """
 
     def sample_with_density(
@@ -679,7 +679,7 @@ class Segments:
         monitor: _Monitor = None,
     ) -> tuple[Any, Any]:
         """The same after ``polish`` steps of each student against its own forward map, and residuals ``[B]``
-        of all of them together. ``method`` is ``"newton"`` or ``"fixed_point"``."""
+        of all of them together. ``method`` is ``"newton"``, ``"fixed_point"`` or ``"anderson"``."""
 
     def save(self, path: str, header: str = "{}") -> None:
         """Write a safetensors file atomically; ``header`` is JSON that :meth:`load` gives back."""

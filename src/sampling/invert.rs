@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use tch::{Kind, Tensor};
 
+use super::anderson::Iterates;
 use super::chunks::Samples;
 use super::sample::Stride;
 use super::{SampleMap, JACOBIAN_LIMIT};
@@ -19,6 +20,8 @@ pub enum Polish {
     Newton,
     /// x0 + B(x1) - B(F(x0)), B the student's own inverse: two evaluations, no Jacobian.
     FixedPoint,
+    /// Fixed-point steps, combined so that what earlier ones left undone cancels.
+    Anderson,
 }
 
 impl FromStr for Polish {
@@ -28,7 +31,11 @@ impl FromStr for Polish {
         match name {
             "newton" => Ok(Polish::Newton),
             "fixed_point" => Ok(Polish::FixedPoint),
-            _ => Err(Error::argument("method", "'newton' or 'fixed_point'", format!("{name:?}"))),
+            "anderson" => Ok(Polish::Anderson),
+            _ => {
+                let expected = "'newton', 'fixed_point' or 'anderson'";
+                Err(Error::argument("method", expected, format!("{name:?}")))
+            }
         }
     }
 }
@@ -44,8 +51,8 @@ pub struct Inversion {
 
 /// Inverts data `[B, *event]`, then takes `polish` steps by a `method`. A sample's step is kept only where it lowers
 /// its residual, and one that leaves the range of numbers is not; where a step is not kept, that sample's next one
-/// is half as long, or more damped. `damping` >= 0 is relative to the mean diagonal of J^T J, or shortens a
-/// fixed-point step by 1 / (1 + damping).
+/// is half as long, or more damped; Anderson's goes by all that were tried. `damping` >= 0 is relative to the mean
+/// diagonal of J^T J, or shortens a fixed-point step by 1 / (1 + damping).
 ///
 /// # Errors
 /// [`Error::Argument`] naming `polish`, `damping`, or `method` where Newton steps are too large to form;
@@ -109,31 +116,39 @@ fn polished(
     let mut residuals = norms(&(&reached - &data.x));
     // Per sample: the share of a fixed-point step, or what multiplies a Newton step's damping.
     let mut caution = residuals.ones_like();
+    let mut iterates = Iterates::default();
+    let mut latest = (noise.shallow_clone(), reached.shallow_clone());
     for _ in 0..polish {
-        let step = match method {
+        let candidate = match method {
             Polish::FixedPoint => {
                 let share = (&caution * (1.0 + damping)).reciprocal().unsqueeze(1);
-                (&first - carry(&back, &reached, monitor)?) * share
+                &noise + (&first - carry(&back, &reached, monitor)?) * share
+            }
+            Polish::Anderson => {
+                let (noise, reached) = &latest;
+                let step = (&first - carry(&back, reached, monitor)?) / (1.0 + damping);
+                iterates.add(noise + step, reached - &data.x)?;
+                iterates.next()?
             }
             Polish::Newton => {
-                let damping = &caution * damping;
-                newton_step(student, &noise, &(&reached - &data.x), &damping, condition.as_ref(), monitor)?
+                let (residual, damping) = (&reached - &data.x, &caution * damping);
+                &noise + newton_step(student, &noise, &residual, &damping, condition.as_ref(), monitor)?
             }
         };
-        let candidate = &noise + step;
         let image = carry(&ahead, &candidate, monitor)?;
         let errors = norms(&(&image - &data.x));
         // A NaN or an infinite error is not less than any residual.
         let better = errors.lt_tensor(&residuals);
         let rows = better.unsqueeze(1);
+        latest = (candidate.shallow_clone(), image.shallow_clone());
         noise = candidate.where_self(&rows, &noise);
         reached = image.where_self(&rows, &reached);
         residuals = errors.where_self(&better, &residuals);
         let next = match method {
-            Polish::FixedPoint => (&caution * 0.9).clamp_min(1.0),
+            Polish::FixedPoint | Polish::Anderson => (&caution * 0.9).clamp_min(1.0),
             Polish::Newton => &caution * 0.3,
         };
-        let longer = if method == Polish::FixedPoint { 2.0 } else { 10.0 };
+        let longer = if method == Polish::Newton { 10.0 } else { 2.0 };
         // Bounded, for a sample that nothing improves any more is tried to the end.
         caution = next.where_self(&better, &(&caution * longer)).clamp(1e-12, 1e12);
     }
@@ -152,7 +167,7 @@ pub(super) fn check_polish(student: &Student, method: Polish, polish: i64, dampi
     }
     let dimension = student.config().dimension();
     if method == Polish::Newton && polish > 0 && dimension > JACOBIAN_LIMIT {
-        let expected = format!("'fixed_point' beyond {JACOBIAN_LIMIT} values a sample");
+        let expected = format!("'fixed_point' or 'anderson' beyond {JACOBIAN_LIMIT} values a sample");
         return Err(Error::argument("method", expected, format!("'newton' for {dimension}")));
     }
     Ok(())

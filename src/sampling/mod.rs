@@ -1,6 +1,7 @@
 //! What is read off a student in closed form: samples, paths, edits, the way back to noise, derivatives of the
 //! one-step map, densities, and weighted samples (`tilt/`).
 
+mod anderson;
 mod chunks;
 mod denoise;
 mod density;

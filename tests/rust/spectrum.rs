@@ -352,9 +352,12 @@ fn newton_and_fixed_point_steps_lower_the_residual() {
         assert!(gap(&plain.residuals, &distance) < 1e-12);
         let polished = run(Polish::Newton, 30, 1e-3);
         assert!(polished.residuals.max().double_value(&[]) < 1e-8, "{:?}", polished.residuals);
-        for (polish, damping) in
-            [(Polish::FixedPoint, 0.0), (Polish::FixedPoint, 1.0), (Polish::Newton, 10.0)]
-        {
+        for (polish, damping) in [
+            (Polish::FixedPoint, 0.0),
+            (Polish::FixedPoint, 1.0),
+            (Polish::Anderson, 0.0),
+            (Polish::Newton, 10.0),
+        ] {
             let some = run(polish, 4, damping);
             let worse = some.residuals.gt_tensor(&(&plain.residuals + 1e-12)).any().int64_value(&[]);
             assert_eq!(worse, 0);
@@ -395,7 +398,7 @@ impl Monitor for Impatient {
 fn polishing_can_be_interrupted() {
     let student = student(base(), 0.05);
     let x1 = normal(8, &[6, 3]);
-    for polish in [Polish::Newton, Polish::FixedPoint] {
+    for polish in [Polish::Newton, Polish::FixedPoint, Polish::Anderson] {
         let outcome = sampling::invert_polished(&student, &x1, None, polish, 50, 0.0, &mut Impatient(0));
         assert!(matches!(outcome, Err(Error::Interrupted(_))), "{polish:?}");
     }

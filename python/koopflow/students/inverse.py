@@ -23,8 +23,8 @@ def inverted(
 ) -> Any:
     """See :meth:`koopflow.KoopmanDistiller.invert`; ``condition`` is checked."""
     x, polish, damping = as_states(x), as_integer(polish, "polish"), as_number(damping, "damping")
-    if str(method) not in ("newton", "fixed_point"):
-        raise ArgumentError(f"method: expected 'newton' or 'fixed_point', got {method!r}")
+    if str(method) not in ("newton", "fixed_point", "anderson"):
+        raise ArgumentError(f"method: expected 'newton', 'fixed_point' or 'anderson', got {method!r}")
     if polish == 0 and not residuals:
         return model.invert(x, condition=condition)
     with ProgressMeter(progress=progress) as meter:

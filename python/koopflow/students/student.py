@@ -241,9 +241,10 @@ class FittedStudent(Densities, Observables, Parameters):
         polish : int, default 0
             Number of steps that bring :meth:`sample` of the noise closer to the data. Sample by sample, a
             step is kept if it does, and otherwise shortened or damped more.
-        method : {"newton", "fixed_point"}, default "newton"
+        method : {"newton", "fixed_point", "anderson"}, default "newton"
             Kind of step: Levenberg-Marquardt with the exact Jacobian (one product for each coordinate, up to
-            1024 of them), or the student's own inverse applied to what is missing.
+            1024 of them); the student's own inverse applied to what is missing, two evaluations; or such steps
+            combined so that what earlier ones left undone cancels, at the same cost.
         damping : float, default 1e-3
             Damping relative to the mean diagonal of J^T J; fixed-point steps shrink by 1 / (1 + damping).
         residuals : bool, default False

@@ -88,7 +88,7 @@ def test_each_segment_is_its_part(chain):
     assert second.spectrum().eigenvalues.shape[0] > 0
 
 
-@pytest.mark.parametrize("method", ["newton", "fixed_point"])
+@pytest.mark.parametrize("method", ["newton", "fixed_point", "anderson"])
 def test_polished_inverses_are_those_of_the_chain(chain, method):
     """Each part's inverse is brought to its own forward map, from the last part to the first."""
     x0 = noise(200)
@@ -114,7 +114,7 @@ def test_polish_out_of_range_is_named(chain):
         chain.invert(x, polish=-1)
     with pytest.raises(ArgumentError, match="damping: expected a number >= 0"):
         chain.invert(x, polish=1, damping=-1.0)
-    with pytest.raises(ArgumentError, match="method: expected 'newton' or 'fixed_point'"):
+    with pytest.raises(ArgumentError, match="method: expected 'newton', 'fixed_point' or 'anderson'"):
         chain.invert(x, polish=1, method="secant")
 
 
