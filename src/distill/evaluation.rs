@@ -84,6 +84,10 @@ impl HeldOut {
 /// Held-out trajectories that a hurried evaluation still measures.
 const FEW: i64 = 16;
 
+/// Held-out trajectories of images that a look measures: each costs some thirty passes of a U-Net, and a look at 512
+/// of them took as long as a hundred steps.
+const IMAGES: i64 = 128;
+
 /// Measures students on what was kept out of training. The teacher is evaluated once, not at every measurement.
 pub enum Evaluator {
     Trajectories(HeldOutPaths),
@@ -110,7 +114,7 @@ pub struct HeldOutPaths {
 
 impl Evaluator {
     /// Evaluates the teacher at eight times along the held-out trajectories, or not at all where there are
-    /// held-out points. Where the monitor says that time is up, the times that are done will do.
+    /// held-out points; along fewer of them where `images` are seen by a U-Net. Where the monitor says that time is up, the times that are done will do.
     ///
     /// # Errors
     /// Whatever the teacher or the monitor answers.
@@ -118,6 +122,7 @@ impl Evaluator {
         teacher: &dyn VelocityField,
         data: &TrainingData,
         weights: &Weights,
+        images: bool,
         monitor: &mut dyn Monitor,
     ) -> Result<Self> {
         match (&data.trajectories, &data.held_out_points) {
@@ -126,7 +131,8 @@ impl Evaluator {
                 let w = weights;
                 let follows = [w.path, w.target, w.phase, w.consistency].iter().any(|weight| *weight > 0.0);
                 let asked = (follows, inverts);
-                Ok(Evaluator::Trajectories(HeldOutPaths::new(teacher, trajectories, asked, monitor)?))
+                let most = if images { IMAGES } else { i64::MAX };
+                Ok(Evaluator::Trajectories(HeldOutPaths::new(teacher, trajectories, most, asked, monitor)?))
             }
             (None, Some((points, velocity))) => {
                 Ok(Evaluator::Points(points.shallow_clone(), velocity.shallow_clone()))
@@ -193,13 +199,16 @@ impl HeldOutPaths {
     fn new(
         teacher: &dyn VelocityField,
         trajectories: &Trajectories,
+        most: i64,
         (follows, inverts): (bool, bool),
         monitor: &mut dyn Monitor,
     ) -> Result<Self> {
         let _guard = tch::no_grad_guard();
         let (states, condition) = trajectories.held_out();
-        let size = states.size();
-        let (count, last) = (size[0], size[1] - 1);
+        let count = states.size()[0].min(most);
+        let first = |x: Tensor| x.narrow(0, 0, count);
+        let (states, condition) = (first(states), condition.map(first));
+        let last = states.size()[1] - 1;
         let mut times: Vec<i64> = (0..8).map(|eighth| last * eighth / 8).collect();
         times.dedup();
         let mut velocities = Vec::new();
@@ -208,7 +217,7 @@ impl HeldOutPaths {
                 t: Tensor::f_full([count], index as f64 / last as f64, (states.kind(), states.device()))?,
                 x: states.select(1, index),
                 condition: None,
-                teacher_condition: trajectories.held_out_condition(),
+                teacher_condition: trajectories.held_out_condition().map(first),
             };
             velocities.push((index, points.velocity_in_parts(teacher)?));
             match monitor.tick() {

@@ -95,6 +95,7 @@ pub fn distill_with(
         teacher,
         &data,
         &recipe.weights,
+        recipe.student.unet.is_some(),
         &mut Until::new(monitor, budget.at(EVALUATOR_SHARE)),
     )?;
     student.set_source(teacher.source());

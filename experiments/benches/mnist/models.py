@@ -1,0 +1,104 @@
+"""The teacher and its students: how each is trained, and how one call leaves them to the next."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from koopflow import FlowTeacher, KoopmanDistiller, UNet, baselines
+
+from ..images import CLASSES
+from .judge import Judge
+
+# An endpoint alone, from one lift: a plain U-Net between noise and data.
+PLAIN = dict.fromkeys(("path", "target", "inverse", "round_trip", "phase"), 0.0)
+PAPER = dict.fromkeys(("endpoint", "path", "inverse", "round_trip"), 0.0)
+PAPER |= {"consistency": 1.0, "phase": 1.0, "target": 1.0}
+HIERARCHY: dict[str, Any] = {"basis": "hierarchy", "warm_start": True}
+STUDENTS: dict[str, dict[str, Any]] = {
+    "hierarchical": {**HIERARCHY, "eyes": 1.0},
+    "hierarchical, pixels alone": HIERARCHY,
+    "paper": {
+        "basis": "unet",
+        "generator": "dense",
+        "architecture": {"lifts": 1},
+        "trajectories": {"pairs": "endpoints"},
+        "objective": {"weights": PAPER},
+    },
+    "plain U-Net": {
+        "basis": "unet",
+        "architecture": {"lifts": 1},
+        "objective": {"weights": PLAIN},
+        "training": {"metric": "endpoint_error"},
+    },
+}
+# Perceptrons, the only networks that they have.
+BASELINES: dict[str, type[baselines.TrainedBaseline]] = {
+    "KDM": baselines.KDM,
+    "mean velocity": baselines.MeanVelocity,
+}
+NAMES = [*STUDENTS, *BASELINES]
+Model = KoopmanDistiller | baselines.TrainedBaseline
+
+
+def file_of(name: str, seed: int, folder: Path) -> Path:
+    letters = "".join(letter if letter.isalnum() else "-" for letter in name)
+    return folder / f"{letters}-{seed}.safetensors"
+
+
+def taught(judge: Judge, seed: int, options: argparse.Namespace) -> FlowTeacher:
+    """The teacher of a seed, found or trained."""
+    file = file_of("teacher", seed, options.output)
+    if file.exists():
+        return FlowTeacher.load(file, device=options.device)
+    network = UNet(channels=options.channels, multipliers=(1, 2, 2), attention=(4,), heads=4)
+    teacher = FlowTeacher(
+        judge.train.shape[1:],
+        network=network,
+        num_classes=CLASSES,
+        steps=options.teacher_steps,
+        batch_size=64,
+        seed=seed,
+        device=options.device,
+    ).fit(judge.train, condition=judge.train_labels, progress=options.progress)
+    teacher.save(file)
+    return teacher
+
+
+def distilled(name: str, teacher: FlowTeacher, judge: Judge, seed: int, options: argparse.Namespace) -> Model:
+    """A student of a teacher, found or trained on the trajectories that all students of it share."""
+    file, known = file_of(name, seed, options.output), BASELINES.get(name, KoopmanDistiller)
+    if file.exists():
+        return known.load(file, device=options.device)
+    paths = {"count": options.trajectories, "path_steps": 8, "solver": "ab2", "solver_steps": 16}
+    common: dict[str, Any] = {"seed": seed, "device": options.device}
+    fitting: dict[str, Any] = {
+        "trajectory_file": file_of("trajectories", seed, options.output),
+        "progress": options.progress,
+    }
+    model: Model
+    if name in BASELINES:
+        model = BASELINES[name](trajectories=paths, steps=options.baseline_steps, **common)
+    else:
+        given = dict(STUDENTS[name])
+        if weight := given.pop("eyes", 0.0):
+            fitting["features"] = judge.eyes
+            given["objective"] = {"weights": {"feature_distance": weight}}
+        # A held-out evaluation costs as much as many steps.
+        looks = {"evaluate_every": max(options.steps // 4, 1), "ema_decay": 0.99}
+        model = KoopmanDistiller(
+            unet=teacher.network,
+            steps=options.steps,
+            batch_size=options.batch_size,
+            learning_rate=options.learning_rate,
+            **common,
+            **{
+                **given,
+                "training": {**looks, **given.get("training", {})},
+                "trajectories": {**paths, **given.get("trajectories", {})},
+            },
+        )
+    model.fit(teacher, **fitting)
+    model.save(file)
+    return model
