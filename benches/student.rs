@@ -13,7 +13,7 @@ use koopflow::monitor::Silent;
 use koopflow::nets::InputCoordinates;
 use koopflow::sampling;
 use koopflow::tensor::RandomSource;
-use koopflow::training::{Adam, Optimizer};
+use koopflow::training::{Adam, Optimizer, RowWeights};
 use koopflow::velocity::GaussianField;
 use tch::{Device, Kind, Tensor};
 
@@ -80,8 +80,13 @@ fn training(criterion: &mut Criterion) {
             let regime = if dimension <= 8 { Regime::Few } else { Regime::Several };
             let rows = BatchRows::of(128, regime);
             let weights = Weights::preset(Fidelity::Balanced, true, regime);
-            let objective =
-                Objective { weights, scaling: Scaling::Relative, teacher: &field, feature_distance: None };
+            let objective = Objective {
+                weights,
+                scaling: Scaling::Relative,
+                row_weights: RowWeights::OFF,
+                teacher: &field,
+                feature_distance: None,
+            };
             let random = RandomSource::new(2);
             let mut optimiser = Adam::new(student.parameters(), Optimizer::Adam, 0.0).expect("an optimiser");
             let mut step = 0;

@@ -421,6 +421,12 @@ class Objective(Options):
         deviations from 1).
     scaling : {"relative", "absolute"}, optional
         Unit of errors: the variance of what they are compared with (the default), or none.
+    row_power, row_offset : float, optional
+        Adaptive weights of rows in the terms in data space: each row's squared error e, in the unit that
+        ``scaling`` says, counts as e / (e + row_offset)^row_power, whose denominator is taken as given
+        (MeanFlow, arXiv 2505.13447, eq. 22). The power is in [0, 2]; 0, the default, weighs all rows alike,
+        and 1 gives rows that are far off the pull of others. The offset is 1e-3 by default, at least 1e-12,
+        and an error without a power.
     coupling : {"ot", "independent"}, optional
         Pairing of noise and data on the teacher's probability path, for the ``consistency`` term.
     path : {"linear", "vp"}, optional
@@ -435,6 +441,8 @@ class Objective(Options):
 
     weights: Mapping[str, float] | None = None
     scaling: str | None = None
+    row_power: float | None = None
+    row_offset: float | None = None
     coupling: str | None = None
     path: str | None = None
 

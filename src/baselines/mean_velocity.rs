@@ -7,6 +7,7 @@ use crate::data::Points;
 use crate::error::Result;
 use crate::nets::{Dual, Mlp, MlpConfig, Network, Parameters, Signal};
 use crate::tensor::{shared, RandomSource};
+use crate::training::RowWeights;
 
 /// X_{s,t}(x) = x + (t - s) u(x, s, t), with u the mean of the velocity along the path from (s, x) to t (Geng et
 /// al., "Mean Flows for One-step Generative Modeling", arXiv 2505.13447, whose time runs the other way: its t is
@@ -23,8 +24,8 @@ pub struct MeanVelocity {
     network: Mlp,
 }
 
-/// Added to mean squares where they are divided by.
-const WEIGHT_FLOOR: f64 = 1e-3;
+/// Each sample's mean square is over its own root.
+const ROW_WEIGHTS: RowWeights = RowWeights { power: 0.5, offset: RowWeights::OFFSET };
 
 impl MeanVelocity {
     /// Registers its parameters under `network`.
@@ -91,8 +92,7 @@ impl MeanVelocity {
         });
         let error = (self.mean_velocity(space, x, s, &t, condition) - target) / space.velocity_unit();
         let square = error.square().mean_dim([1].as_slice(), false, error.kind());
-        let weight = (square.detach() + WEIGHT_FLOOR).rsqrt();
-        Ok((square * weight).mean(error.kind()))
+        Ok(ROW_WEIGHTS.mean(&square))
     }
 }
 

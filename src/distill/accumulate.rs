@@ -163,7 +163,7 @@ mod tests {
     use crate::distill::{DistillConfig, Fidelity, Scaling};
     use crate::monitor::Silent;
     use crate::tensor::RandomSource;
-    use crate::training::TrainingOptions;
+    use crate::training::{RowWeights, TrainingOptions};
     use crate::velocity::{GaussianField, VelocityField};
 
     /// Terms that are means over all rows, and some of the student alone.
@@ -209,6 +209,7 @@ mod tests {
         let objective = Objective {
             weights: weights(),
             scaling: Scaling::Relative,
+            row_weights: RowWeights::OFF,
             teacher: &field,
             feature_distance: None,
         };
@@ -259,6 +260,7 @@ mod tests {
         let objective = Objective {
             weights: weights(),
             scaling: Scaling::Relative,
+            row_weights: RowWeights::OFF,
             teacher: &field,
             feature_distance: None,
         };

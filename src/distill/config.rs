@@ -109,6 +109,10 @@ pub struct DistillConfig {
     /// Weights by name, over those that `fidelity` sets.
     pub weights: BTreeMap<String, f64>,
     pub scaling: Scaling,
+    /// Power and offset of [`crate::training::RowWeights`], of errors of states; 0 weighs all rows alike, and an open
+    /// offset is theirs.
+    pub row_power: f64,
+    pub row_offset: Option<f64>,
     pub method: Method,
     /// Ridge of the linear solve, relative to the mean square of the regressors; `None` chooses it on held-out
     /// trajectories.
@@ -160,6 +164,8 @@ impl Default for DistillConfig {
             fidelity: Fidelity::default(),
             weights: BTreeMap::new(),
             scaling: Scaling::default(),
+            row_power: 0.0,
+            row_offset: None,
             method: Method::default(),
             ridge: None,
             training: TrainingOptions { warmup_steps: 50, ema_decay: 0.0, ..TrainingOptions::default() },

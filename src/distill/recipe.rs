@@ -11,7 +11,7 @@ use crate::koopman::{polynomial_size, Basis, Frame, GeneratorKind, ReadoutKind, 
 use crate::nets::{feature_maps, UNetConfig};
 use crate::ode::FixedSteps;
 use crate::tensor::{event_size, parse_device};
-use crate::training::{check_positive, TrainingOptions};
+use crate::training::{check_positive, RowWeights, TrainingOptions};
 use crate::velocity::SourceDescription;
 
 /// A configuration with every open option decided.
@@ -28,6 +28,8 @@ pub struct Recipe {
     /// Steps that trajectories are solved by, if they do not adapt.
     pub fixed: Option<FixedSteps>,
     pub weights: Weights,
+    /// Weights of rows by their errors of states.
+    pub row_weights: RowWeights,
 }
 
 /// The parts of a student that depend on one another: what a U-Net brings decides the rest.
@@ -101,6 +103,7 @@ impl DistillConfig {
             path_steps,
             fixed: fixed_steps(self.solver, self.solver_steps)?,
             weights: weights.with(&self.weights)?,
+            row_weights: RowWeights::of(self.row_power, self.row_offset)?,
         };
         self.training.check(2..=1 << 24)?;
         self.check_data(&recipe)?;

@@ -286,6 +286,7 @@ impl Fit<'_> {
             objective: Objective {
                 weights: self.recipe.weights.clone(),
                 scaling: self.config.scaling,
+                row_weights: self.recipe.row_weights,
                 teacher: self.teacher,
                 feature_distance: self.extras.feature_distance.as_deref(),
             },

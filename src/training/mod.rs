@@ -9,6 +9,7 @@ mod r#loop;
 mod loss_log;
 mod options;
 mod resume;
+mod row_weights;
 mod scale;
 mod schedule;
 mod state;
@@ -24,6 +25,7 @@ pub use options::{check_positive, deserialize, JsonOptions, OptionError, Trainin
 pub(crate) use options::{decided, json_options};
 pub use r#loop::{Gradient, Look, Loop, Step};
 pub use resume::{save_training, TrainingFile, UpdateCounts};
+pub use row_weights::RowWeights;
 pub use scale::LossScale;
 pub use schedule::{Schedule, ScheduleKind};
 pub use state::{Ledger, Note, State};

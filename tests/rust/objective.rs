@@ -11,6 +11,7 @@ use koopflow::error::Result;
 use koopflow::koopman::{Direction, GeneratorKind, Student};
 use koopflow::nets::InputCoordinates;
 use koopflow::tensor::RandomSource;
+use koopflow::training::RowWeights;
 use koopflow::velocity::VelocityField;
 use tch::{Device, Kind, Tensor};
 
@@ -40,7 +41,8 @@ fn mean_square(error: &Tensor, scale: &Tensor) -> f64 {
 fn values(student: &Student, batch: &Batch, scaling: Scaling) -> Vec<(&'static str, f64)> {
     let weights = Weights::NONE.with(&Weights::NONE.to_map().into_keys().map(|name| (name, 1.0)).collect());
     let field = teacher();
-    let objective = Objective { weights: weights.unwrap(), scaling, teacher: &field, feature_distance: None };
+    let (weights, row_weights) = (weights.unwrap(), RowWeights::OFF);
+    let objective = Objective { weights, scaling, row_weights, teacher: &field, feature_distance: None };
     let terms = objective.terms(student, batch).unwrap();
     terms.iter().map(|term| (term.name, term.value.double_value(&[]))).collect()
 }
@@ -199,8 +201,13 @@ fn re_encoded_states_are_taken_as_given() {
         let (student, field) = (student(generator, &paths), teacher());
         let gradient = |name: &str, batch: &Batch| {
             let weights = Weights::NONE.with(&[(name.to_string(), 1.0)].into()).unwrap();
-            let objective =
-                Objective { weights, scaling: Scaling::Relative, teacher: &field, feature_distance: None };
+            let objective = Objective {
+                weights,
+                scaling: Scaling::Relative,
+                row_weights: RowWeights::OFF,
+                teacher: &field,
+                feature_distance: None,
+            };
             let terms = objective.terms(&student, batch).unwrap();
             student.parameters().gradient(&terms[0].value).unwrap()
         };
@@ -210,6 +217,68 @@ fn re_encoded_states_are_taken_as_given() {
         let (term, target) = (gradient("re_encoding", &batch), gradient("target", &same));
         let gap = (&term - &target).norm().double_value(&[]) / target.norm().double_value(&[]);
         assert!(gap < 1e-12, "{gap:e}");
+    }
+}
+
+#[test]
+fn rows_are_weighted_by_their_own_errors_taken_as_given() {
+    let paths = trajectories();
+    let (student, field) = (student(GeneratorKind::Spectral, &paths), teacher());
+    let whole = paths.batch(&RandomSource::new(7), 1, BatchRows::from(4), PairDraw::default());
+    let (power, offset) = (0.75, 0.1);
+    let of = |name: &str, scaling: Scaling, row_weights: RowWeights, batch: &Batch| {
+        let weights = Weights::NONE.with(&[(name.to_string(), 1.0)].into()).unwrap();
+        let objective = Objective { weights, scaling, row_weights, teacher: &field, feature_distance: None };
+        let value = objective.terms(&student, batch).unwrap().remove(0).value;
+        (value.double_value(&[]), student.parameters().gradient(&value).unwrap())
+    };
+    // `endpoint` is formed with what is encoded forwards, `inverse` beside it.
+    for (name, scaling) in [
+        ("endpoint", Scaling::Relative),
+        ("endpoint", Scaling::Absolute),
+        ("inverse", Scaling::Relative),
+        ("inverse", Scaling::Absolute),
+    ] {
+        let weighted = of(name, scaling, RowWeights::of(power, Some(offset)).unwrap(), &whole);
+        let (mut value, mut gradient) = (0.0, student.parameters().flat().unwrap().zeros_like());
+        for row in 0..4 {
+            let (error, slope) = of(name, scaling, RowWeights::OFF, &one_row(&whole, row));
+            let weight = (error + offset).powf(-power) / 4.0;
+            value += error * weight;
+            gradient += slope * weight;
+        }
+        assert!((weighted.0 - value).abs() < 1e-12 * value, "{name}: {} {value}", weighted.0);
+        let gap = (&weighted.1 - &gradient).norm().double_value(&[]) / gradient.norm().double_value(&[]);
+        assert!(gap < 1e-12, "{name}: {gap:e}");
+        let plain = of(name, scaling, RowWeights::of(0.0, None).unwrap(), &whole).1;
+        assert!(plain.equal(&of(name, scaling, RowWeights::OFF, &whole).1));
+        let turned = (plain.dot(&gradient) / (plain.norm() * gradient.norm())).double_value(&[]);
+        assert!(turned < 0.999, "{name}: weights that change nothing");
+    }
+}
+
+/// A batch of one row of noise and one of data.
+fn one_row(batch: &Batch, row: i64) -> Batch {
+    let one = |pairs: &Pairs| {
+        let some = |tensor: &Tensor| tensor.narrow(0, row, 1);
+        Pairs {
+            s: some(&pairs.s),
+            t: some(&pairs.t),
+            x_s: some(&pairs.x_s),
+            x_t: some(&pairs.x_t),
+            precision: some(&pairs.precision),
+            source_precision: some(&pairs.source_precision),
+            condition: None,
+            teacher_condition: None,
+        }
+    };
+    Batch {
+        endpoint: batch.endpoint.as_ref().map(one),
+        path: None,
+        pairs: None,
+        inverse: batch.inverse.as_ref().map(one),
+        points: None,
+        ..*batch
     }
 }
 
@@ -236,6 +305,7 @@ fn weight_zero_is_off() {
         let objective = Objective {
             weights,
             scaling: Scaling::Relative,
+            row_weights: RowWeights::OFF,
             teacher: &field,
             feature_distance: Some(&Coordinates),
         };
@@ -260,6 +330,7 @@ fn every_term_has_a_gradient_that_lowers_it() {
             let objective = Objective {
                 weights,
                 scaling: Scaling::Absolute,
+                row_weights: RowWeights::OFF,
                 teacher: &field,
                 feature_distance: Some(&Coordinates),
             };

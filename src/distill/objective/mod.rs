@@ -12,6 +12,7 @@ use crate::data::{Batch, Pairs, Points};
 use crate::distill::Scaling;
 use crate::error::Result;
 use crate::koopman::{weight_of_encoding, Direction, Observables, Student};
+use crate::training::RowWeights;
 use crate::velocity::VelocityField;
 
 pub use feature_distance::FeatureDistance;
@@ -29,6 +30,8 @@ pub struct Term {
 pub struct Objective<'a> {
     pub weights: Weights,
     pub scaling: Scaling,
+    /// Weights of rows by their errors of states.
+    pub row_weights: RowWeights,
     pub teacher: &'a dyn VelocityField,
     /// The distance that the term `feature_distance` measures.
     pub feature_distance: Option<&'a dyn FeatureDistance>,
@@ -101,9 +104,7 @@ impl Objective<'_> {
             let Group { name, weight, pairs, .. } = group;
             // Endpoints are decoded for two terms.
             let weight = if *name == "endpoint" { w.endpoint } else { *weight };
-            sum.add(name, weight, || {
-                Ok(self.scaling.state_error(&(&decoded - &pairs.x_t), &pairs.precision))
-            })?;
+            sum.add(name, weight, || Ok(self.state_error(&(&decoded - &pairs.x_t), &pairs.precision)))?;
             if let ("endpoint", Some(distance)) = (*name, self.feature_distance) {
                 sum.add("feature_distance", w.feature_distance, || {
                     let [x, target] = [&decoded, &pairs.x_t].map(|x| student.states(1.0, x));
@@ -129,7 +130,7 @@ impl Objective<'_> {
             if !student.reads_exactly() {
                 sum.add("reconstruction", w.reconstruction, || {
                     let error = student.decode(g) - &pairs.x_s;
-                    Ok(self.scaling.state_error(&error, &pairs.source_precision))
+                    Ok(self.state_error(&error, &pairs.source_precision))
                 })?;
             }
             sum.add("latent_moments", w.latent_moments, || Ok(regularisers::latent_moments(g)))?;
@@ -150,8 +151,13 @@ impl Objective<'_> {
         };
         let wanted = inverse > 0.0 || round_trip > 0.0;
         let inverse = batch.inverse.as_ref().filter(|_| wanted).map(Pairs::shallow_clone);
-        let (weights, scaling, round_trip) = (self.weights.clone(), self.scaling, batch.round_trip);
-        Ok(SideTerms { weights, scaling, inverse, round_trip, points })
+        let (weights, round_trip) = (self.weights.clone(), batch.round_trip);
+        let (scaling, row_weights) = (self.scaling, self.row_weights);
+        Ok(SideTerms { weights, scaling, row_weights, inverse, round_trip, points })
+    }
+
+    fn state_error(&self, error: &Tensor, precision: &Tensor) -> Tensor {
+        self.scaling.state_error(error, precision, self.row_weights)
     }
 }
 
@@ -160,6 +166,7 @@ impl Objective<'_> {
 pub(in crate::distill) struct SideTerms {
     weights: Weights,
     scaling: Scaling,
+    row_weights: RowWeights,
     inverse: Option<Pairs>,
     /// Number of rows of `inverse` that go on to data again.
     round_trip: i64,
@@ -170,14 +177,14 @@ pub(in crate::distill) struct SideTerms {
 impl SideTerms {
     pub fn terms(&self, student: &Student) -> Result<Vec<Term>> {
         let w = &self.weights;
+        let state_error =
+            |error: &Tensor, precision: &Tensor| self.scaling.state_error(error, precision, self.row_weights);
         let mut sum = Sum { terms: Vec::new() };
         if let Some(pairs) = &self.inverse {
             let Pairs { s, x_s, condition, .. } = pairs;
             let g = student.lift_flat(s, x_s, Direction::Backward, condition.as_ref());
             let noise = student.decode_after(&g, &pairs.tau())?;
-            sum.add("inverse", w.inverse, || {
-                Ok(self.scaling.state_error(&(&noise - &pairs.x_t), &pairs.precision))
-            })?;
+            sum.add("inverse", w.inverse, || Ok(state_error(&(&noise - &pairs.x_t), &pairs.precision)))?;
             sum.add("round_trip", w.round_trip, || {
                 // The student's own noise for these data, generated from again and compared with them.
                 let rows = self.round_trip.clamp(1, pairs.count());
@@ -185,7 +192,7 @@ impl SideTerms {
                 let condition = pairs.condition.as_ref();
                 let g = student.lift_flat(&pairs.t, &noise, Direction::Forward, condition);
                 let again = student.decode_after(&g, &pairs.tau().neg())?;
-                Ok(self.scaling.state_error(&(again - &pairs.x_s), &pairs.source_precision))
+                Ok(state_error(&(again - &pairs.x_s), &pairs.source_precision))
             })?;
         }
         if let Some((points, velocity)) = &self.points {
@@ -200,11 +207,12 @@ impl SideTerms {
 impl Scaling {
     /// Mean over the batch of ||error||² in units of the summed variance at the target time; absolute: the
     /// mean square of a coordinate.
-    fn state_error(self, error: &Tensor, precision: &Tensor) -> Tensor {
-        let kind = error.kind();
+    fn state_error(self, error: &Tensor, precision: &Tensor, rows: RowWeights) -> Tensor {
+        let (kind, squares) = (error.kind(), error.square());
         match self {
-            Scaling::Relative => (error.square().sum_dim_intlist(1, false, kind) * precision).mean(kind),
-            Scaling::Absolute => error.square().mean(kind),
+            Scaling::Relative => rows.mean(&(squares.sum_dim_intlist(1, false, kind) * precision)),
+            Scaling::Absolute if rows == RowWeights::OFF => squares.mean(kind),
+            Scaling::Absolute => rows.mean(&squares.mean_dim(1, false, kind)),
         }
     }
 
