@@ -427,6 +427,11 @@ class Objective(Options):
         (MeanFlow, arXiv 2505.13447, eq. 22). The power is in [0, 2]; 0, the default, weighs all rows alike,
         and 1 gives rows that are far off the pull of others. The offset is 1e-3 by default, at least 1e-12,
         and an error without a power.
+    endpoint_first : float, optional
+        Share of training, in [0, 1), in which only ``endpoint`` and ``feature_distance`` are formed; then all
+        terms are. 0 by default. It is a share of the steps, or of ``max_seconds`` where the clock is ahead of
+        them. The first stage is judged by the endpoint error, without ``patience``; the second begins with
+        the state at its start as the best one, and ``metric`` judges it.
     coupling : {"ot", "independent"}, optional
         Pairing of noise and data on the teacher's probability path, for the ``consistency`` term.
     path : {"linear", "vp"}, optional
@@ -443,6 +448,7 @@ class Objective(Options):
     scaling: str | None = None
     row_power: float | None = None
     row_offset: float | None = None
+    endpoint_first: float | None = None
     coupling: str | None = None
     path: str | None = None
 

@@ -145,6 +145,23 @@ pub struct Batch {
     pub sampler_steps: i64,
 }
 
+impl Batch {
+    /// A batch of no rows for one step.
+    pub(crate) fn empty(step: u64) -> Self {
+        Batch {
+            endpoint: None,
+            path: None,
+            path_rows: 0,
+            pairs: None,
+            inverse: None,
+            round_trip: 0,
+            ends: 0,
+            points: None,
+            sampler_steps: sampler_steps(step),
+        }
+    }
+}
+
 /// 2, 4 and 8 in turn.
 pub(crate) fn sampler_steps(step: u64) -> i64 {
     2 << (step % 3)

@@ -81,10 +81,8 @@ impl Trajectories {
     ) -> Batch {
         let size = size.into();
         let mut rng = random.at(step);
-        let (count, last) = (self.training_count(), self.path_times() - 1);
-        let rows = |n: i64, rng: &mut ChaCha8Rng| -> Vec<i64> {
-            (0..n).map(|_| rng.random_range(0..count)).collect()
-        };
+        let last = self.path_times() - 1;
+        let rows = |n: i64, rng: &mut ChaCha8Rng| self.rows(n, rng);
         let noise_rows = rows(size.noise, &mut rng);
         let zeros = vec![0; noise_rows.len()];
         let endpoint = self.gather(&noise_rows, &zeros, &vec![last; noise_rows.len()]);
@@ -107,6 +105,19 @@ impl Trajectories {
             points: None,
             sampler_steps: sampler_steps(step),
         }
+    }
+
+    /// The pairs from noise to data of [`Trajectories::batch`] alone, the same ones.
+    pub fn endpoint_batch(&self, random: &RandomSource, step: u64, size: impl Into<BatchRows>) -> Batch {
+        let rows = self.rows(size.into().noise, &mut random.at(step));
+        let last = vec![self.path_times() - 1; rows.len()];
+        Batch { endpoint: Some(self.gather(&rows, &vec![0; rows.len()], &last)), ..Batch::empty(step) }
+    }
+
+    /// `n` trajectories at random.
+    fn rows(&self, n: i64, rng: &mut ChaCha8Rng) -> Vec<i64> {
+        let count = self.training_count();
+        (0..n).map(|_| rng.random_range(0..count)).collect()
     }
 
     /// Points of the trajectories at random times of the grid, for the consistency term where no data are

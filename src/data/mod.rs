@@ -19,7 +19,6 @@ mod standard;
 mod stream;
 mod trajectories;
 
-pub(crate) use batch::sampler_steps;
 pub use batch::{Batch, Pairs, Points};
 pub use batch_rows::{BatchRows, Regime};
 pub use coupling::{assign, Coupling};

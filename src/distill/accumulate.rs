@@ -117,7 +117,7 @@ pub(super) fn gradient(
         };
         // The two sides are independent graphs of similar cost.
         let (forward, side) = match student.device() {
-            Device::Cpu => threads::beside(here, aside)?,
+            Device::Cpu if objective.weights.sides() > 1 => threads::beside(here, aside)?,
             _ => (here(), aside()),
         };
         add(forward?)?;

@@ -3,7 +3,6 @@
 use tch::Tensor;
 
 use super::{DistillConfig, Method, Recipe};
-use crate::data::sampler_steps;
 use crate::data::{
     Batch, BatchRows, Demand, Inputs, PairDraw, PathPlan, PathPoints, Points, Trajectories, TrajectoryPlan,
 };
@@ -108,20 +107,18 @@ impl TrainingData {
         let size = size.into();
         let mut batch = match &self.trajectories {
             Some(trajectories) => trajectories.batch(random, step, size, PairDraw { done, ..self.draw }),
-            None => Batch {
-                endpoint: None,
-                path: None,
-                pairs: None,
-                inverse: None,
-                path_rows: 0,
-                round_trip: 0,
-                ends: 0,
-                points: None,
-                sampler_steps: sampler_steps(step),
-            },
+            None => Batch::empty(step),
         };
         batch.points = self.points_of(random, step, &size, monitor)?;
         Ok(batch)
+    }
+
+    /// What [`TrainingData::batch`] has for the terms of [`super::Weights::of_endpoint`].
+    pub fn endpoint_batch(&self, random: &RandomSource, step: u64, size: impl Into<BatchRows>) -> Batch {
+        match &self.trajectories {
+            Some(trajectories) => trajectories.endpoint_batch(random, step, size),
+            None => Batch::empty(step),
+        }
     }
 
     /// Points for the consistency term, if it is on.

@@ -113,6 +113,8 @@ pub struct DistillConfig {
     /// offset is theirs.
     pub row_power: f64,
     pub row_offset: Option<f64>,
+    /// Share of training, in [0, 1), in which only the terms of the endpoint are formed.
+    pub endpoint_first: f64,
     pub method: Method,
     /// Ridge of the linear solve, relative to the mean square of the regressors; `None` chooses it on held-out
     /// trajectories.
@@ -166,6 +168,7 @@ impl Default for DistillConfig {
             scaling: Scaling::default(),
             row_power: 0.0,
             row_offset: None,
+            endpoint_first: 0.0,
             method: Method::default(),
             ridge: None,
             training: TrainingOptions { warmup_steps: 50, ema_decay: 0.0, ..TrainingOptions::default() },

@@ -51,6 +51,9 @@ pub(super) struct Ledger {
     pub run: training::Ledger,
     /// Micro-batches of one step: `accumulate`, or more where memory ran out.
     pub accumulate: i64,
+    /// Whether only the terms of the endpoint are formed so far.
+    #[serde(default)]
+    pub endpoint_alone: bool,
     pub trajectory_seconds: f64,
     pub trajectories: i64,
     pub teacher_evaluations: u64,

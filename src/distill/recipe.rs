@@ -109,7 +109,7 @@ impl DistillConfig {
         self.check_data(&recipe)?;
         self.check_solve(&recipe)?;
         recipe.student.validate()?;
-        self.check_loop(&recipe.rows)?;
+        self.check_loop(&recipe.rows, &recipe.weights)?;
         Ok(recipe)
     }
 
@@ -243,6 +243,14 @@ impl DistillConfig {
         let spectral = recipe.student.generator == GeneratorKind::Spectral;
         let Weights { endpoint, path, target, inverse, .. } = recipe.weights;
         let points = [endpoint, path, target, inverse].iter().any(|weight| *weight > 0.0);
+        if self.method == Method::ClosedForm {
+            // What only gradient steps have.
+            for (name, value) in [("row_power", self.row_power), ("endpoint_first", self.endpoint_first)] {
+                if value > 0.0 {
+                    return Err(Error::argument(name, "0 for the method 'closed_form'", value));
+                }
+            }
+        }
         if self.method != Method::Gradient && spectral && !points {
             let expected =
                 "a positive weight of endpoint, path, target or inverse for the readout to be solved by";
@@ -265,7 +273,14 @@ impl DistillConfig {
     }
 
     /// Checks the options that only a student's training loop has.
-    fn check_loop(&self, rows: &BatchRows) -> Result<()> {
+    fn check_loop(&self, rows: &BatchRows, weights: &Weights) -> Result<()> {
+        if !(0.0..1.0).contains(&self.endpoint_first) {
+            return Err(Error::argument("endpoint_first", "at least 0 and below 1", self.endpoint_first));
+        }
+        if self.endpoint_first > 0.0 && weights.of_endpoint() == Weights::NONE {
+            let expected = "0 unless the weight of endpoint or feature_distance is positive";
+            return Err(Error::argument("endpoint_first", expected, self.endpoint_first));
+        }
         if let Some(rate) = self.generator_learning_rate {
             check_positive(&[("generator_learning_rate", rate)])?;
         }

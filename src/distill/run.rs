@@ -1,6 +1,6 @@
 //! What the training loop trains: a student's gradient steps and held-out looks.
 
-use super::evaluation::Evaluator;
+use super::evaluation::{Evaluator, HeldOut, Metric};
 use super::history::{Ledger, LogEntry};
 use super::resume::Snapshot;
 use super::{accumulate, Checkpointing, DistillConfig, Objective, Term, TrainingData};
@@ -8,6 +8,7 @@ use crate::data::{Batch, BatchRows};
 use crate::error::{Error, Result};
 use crate::koopman::Student;
 use crate::monitor::{Monitor, Progress, Until};
+use crate::tensor::threads::IntraOpThreads;
 use crate::tensor::{out_of_memory, RandomSource};
 use crate::training::{Gradient, Look, Note, State, Step, Stopped};
 
@@ -26,6 +27,10 @@ pub(super) struct Run<'a> {
     pub log: Vec<LogEntry>,
     /// Micro-batches of one step.
     pub accumulate: i64,
+    /// Whether only the terms of the endpoint are formed: the first stage of `endpoint_first`.
+    pub endpoint_alone: bool,
+    /// What libtorch is limited to while training.
+    pub threads: Option<IntraOpThreads>,
     pub spent: Spent,
     /// The terms of the last step; none where it failed before they were known.
     pub terms: Vec<Term>,
@@ -47,15 +52,60 @@ impl Run<'_> {
         let notes = self.data.trajectories.iter().flat_map(|trajectories| trajectories.notes());
         state.ledger.notes.extend(notes.map(|text| Note { step: 0, text: text.clone() }));
         state.ledger.began = state.budget.seconds();
-        let metric = self.evaluator.errors(self.student, monitor)?.metric(self.config.metric);
+        let metric = self.evaluator.errors(self.student, monitor)?.metric(self.metric());
         state.ledger.best = metric.is_finite().then_some(metric);
         Ok(())
+    }
+
+    /// What states are judged by: in the first stage the one error that is trained.
+    fn metric(&self) -> Metric {
+        match self.endpoint_alone {
+            true => Metric::EndpointError,
+            false => self.config.metric,
+        }
+    }
+
+    /// Limits libtorch to the threads that pay for the terms that are formed.
+    pub fn limit_threads(&mut self) {
+        let weights = match self.endpoint_alone {
+            true => self.objective.weights.of_endpoint(),
+            false => self.objective.weights.clone(),
+        };
+        let student = self.student;
+        let work = 2 * self.rows.noise * student.config().reuse();
+        let count = student.parameters().count() / student.config().lifts;
+        // The limit before is lifted first: another is never above it.
+        self.threads = None;
+        self.threads = Some(IntraOpThreads::for_sides(weights.sides(), count, work));
+    }
+
+    /// Begins the second stage. Its metric says nothing of states that were judged by another: the state here is the
+    /// first that may be kept.
+    fn form_all_terms(&mut self, state: &mut State<'_>, monitor: &mut dyn Monitor) -> Result<()> {
+        let metric = self.errors(state, monitor)?.metric(self.config.metric);
+        state.best = state.current()?.copy();
+        let ledger = &mut state.ledger;
+        ledger.best = metric.is_finite().then_some(metric);
+        (ledger.best_step, ledger.stale) = (ledger.step, 0);
+        self.endpoint_alone = false;
+        self.limit_threads();
+        Ok(())
+    }
+
+    /// The held-out errors of the averaged weights, or of the last ones.
+    fn errors(&self, state: &State<'_>, monitor: &mut dyn Monitor) -> Result<HeldOut> {
+        let errors = |monitor: &mut dyn Monitor| self.evaluator.errors(self.student, monitor);
+        match &state.average {
+            Some(average) => self.student.parameters().with(average.value(), || errors(monitor)),
+            None => errors(monitor),
+        }
     }
 
     /// Goes on with what a file kept besides the loop's own state.
     pub fn go_on(&mut self, ledger: &Ledger, log: Vec<LogEntry>) {
         self.log = log;
         self.accumulate = ledger.accumulate;
+        self.endpoint_alone = ledger.endpoint_alone;
         self.spent.trajectory_seconds = ledger.trajectory_seconds;
         self.spent.trajectories = ledger.trajectories;
         self.spent.teacher_evaluations = ledger.teacher_evaluations;
@@ -69,6 +119,7 @@ impl Run<'_> {
         state: &mut State<'_>,
         monitor: &mut dyn Monitor,
     ) -> Result<(tch::Tensor, Vec<Term>)> {
+        let first = self.endpoint_alone.then(|| self.objective.of_endpoint());
         loop {
             let parts = self.accumulate;
             let (precision, scale) = (self.config.precision, state.ledger.scale.value);
@@ -76,7 +127,8 @@ impl Run<'_> {
             let attempt = out_of_memory(|| {
                 let masks = (self.config.training.seed, state.ledger.step);
                 tch::with_grad(|| {
-                    accumulate::gradient(&self.objective, self.student, batch, parts, precision, scale, masks)
+                    let objective = first.as_ref().unwrap_or(&self.objective);
+                    accumulate::gradient(objective, self.student, batch, parts, precision, scale, masks)
                 })
             })?;
             if let Some(outcome) = attempt {
@@ -101,6 +153,7 @@ impl Run<'_> {
         Ledger {
             run: state.closed_ledger(),
             accumulate: self.accumulate,
+            endpoint_alone: self.endpoint_alone,
             trajectory_seconds,
             trajectories,
             teacher_evaluations: teacher_evaluations + own,
@@ -116,7 +169,14 @@ impl Step for Run<'_> {
         self.terms.clear();
         let deadline = state.budget.deadline();
         let mut until = Until::new(monitor, deadline);
-        let batch = self.data.batch(&self.random, state.ledger.step, self.rows, state.done(), &mut until)?;
+        if self.endpoint_alone && state.spent() >= self.config.endpoint_first {
+            self.form_all_terms(state, &mut until)?;
+        }
+        let (random, step, rows) = (&self.random, state.ledger.step, self.rows);
+        let batch = match self.endpoint_alone {
+            true => self.data.endpoint_batch(random, step, rows),
+            false => self.data.batch(random, step, rows, state.done(), &mut until)?,
+        };
         let (flat, terms) = self.differentiate(&batch, state, monitor)?;
         let losses = terms.iter().map(|term| term.value.shallow_clone()).collect();
         self.terms = terms;
@@ -130,13 +190,7 @@ impl Step for Run<'_> {
     }
 
     fn look(&mut self, state: &State<'_>, rate: f64, monitor: &mut dyn Monitor) -> Result<Look> {
-        let evaluator = self.evaluator;
-        let errors = match &state.average {
-            Some(average) => {
-                self.student.parameters().with(average.value(), || evaluator.errors(self.student, monitor))
-            }
-            None => evaluator.errors(self.student, monitor),
-        }?;
+        let errors = self.errors(state, monitor)?;
         let mut values: Vec<(String, f64)> =
             self.terms.iter().map(|term| (term.name.to_string(), term.value.double_value(&[]))).collect();
         values.extend(errors.named().map(|(name, value)| (name.to_string(), value)));
@@ -144,7 +198,7 @@ impl Step for Run<'_> {
         if state.ledger.scale.is_dynamic() {
             values.push(("loss_scale".into(), state.ledger.scale.value));
         }
-        let metric = self.config.metric;
+        let metric = self.metric();
         Ok(Look { metric: Some(errors.metric(metric)), name: format!("{metric:?}"), values })
     }
 
@@ -152,6 +206,11 @@ impl Step for Run<'_> {
         // JSON has no word for values that are not finite.
         let finite = progress.values.iter().filter(|(_, value)| value.is_finite()).cloned().collect();
         self.log.push(LogEntry { step: progress.step, seconds: progress.seconds, values: finite });
+    }
+
+    fn patience(&self) -> Option<u64> {
+        // What is not trained yet may still improve.
+        self.config.patience.filter(|_| !self.endpoint_alone)
     }
 
     fn save(&mut self, state: &State<'_>, plan: &Checkpointing, stopped: Stopped) -> Result<()> {

@@ -17,10 +17,9 @@ use crate::koopman::Student;
 use crate::monitor::{Monitor, Until};
 use crate::nets::precision::Precision;
 use crate::nets::Parameters;
-use crate::tensor::threads::IntraOpThreads;
 use crate::tensor::RandomSource;
 use crate::training;
-use crate::training::{Adam, Average, Budget, Loop, LossScale, Schedule, State, Stopped};
+use crate::training::{Adam, Average, Budget, Loop, LossScale, Schedule, State, Step, Stopped};
 use crate::velocity::{Units, VelocityField};
 
 /// Share of `max_seconds` that the units of a teacher's data may take to be found.
@@ -31,6 +30,9 @@ const EVALUATOR_SHARE: f64 = 0.6;
 const LOOK_SHARE: f64 = 0.02;
 /// Share of `max_seconds` that training may take where a linear solve follows.
 const BEFORE_SOLVE: f64 = 0.8;
+/// What a person should know of a run that never began its second stage.
+const UNTRAINED: &str =
+    "training ended within endpoint_first: only the endpoint was trained, and not the inverse, for instance";
 /// Multiplications of the gradient by one row, for each of a lift's weights: forwards once, backwards twice.
 const GRADIENT_WORK: f64 = 3.0;
 
@@ -236,14 +238,21 @@ impl Fit<'_> {
             None => run.begin(&mut state, monitor)?,
         }
         let mut run = Loop::new(run, state, &self.config.training, self.extras.checkpoint.as_ref())?;
-        run.patience = self.config.patience;
         let stopped = match self.config.method {
             Method::ClosedForm => Stopped::Completed,
             Method::Gradient | Method::Refine => {
-                let _threads = self.threads(student);
-                run.train(monitor)?
+                run.step.limit_threads();
+                let stopped = run.train(monitor);
+                run.step.threads = None;
+                stopped?
             }
         };
+        if run.step.endpoint_alone {
+            match run.state.note(Run::STAGE, UNTRAINED.into(), monitor) {
+                Ok(()) | Err(Error::Interrupted(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
         let Loop { step: run, state, .. } = run;
         let ledger = run.ledger(&state);
         let State { best, average, budget, .. } = state;
@@ -297,15 +306,11 @@ impl Fit<'_> {
             random: RandomSource::new(self.config.training.seed).fork("distillation batches"),
             log: Vec::new(),
             accumulate: self.config.accumulate,
+            endpoint_alone: self.config.endpoint_first > 0.0,
+            threads: None,
             spent,
             terms: Vec::new(),
         }
-    }
-
-    fn threads(&self, student: &Student) -> IntraOpThreads {
-        let work = 2 * self.recipe.rows.noise * student.config().reuse();
-        let weights = student.parameters().count() / student.config().lifts;
-        IntraOpThreads::for_sides(self.recipe.weights.sides(), weights, work)
     }
 
     /// Makes the student the best one of the run, or what the linear solve of a method that has one makes of it.

@@ -90,6 +90,11 @@ pub trait Step {
         state.budget.steps
     }
 
+    /// Evaluations without improvement that end training.
+    fn patience(&self) -> Option<u64> {
+        None
+    }
+
     /// Writes the model and everything that training needs to go on.
     ///
     /// # Errors
@@ -111,8 +116,6 @@ pub struct Loop<'a, S: Step> {
     pub state: State<'a>,
     clip_norm: f64,
     max_restarts: u64,
-    /// Evaluations without improvement that end training.
-    pub patience: Option<u64>,
     checkpoint: Option<&'a Checkpointing>,
     good: Option<LastGood>,
     /// Whether finiteness stays on the device until a few steps are done, and a step that is not finite is masked
@@ -144,7 +147,6 @@ impl<'a, S: Step> Loop<'a, S> {
             state,
             clip_norm: options.clip_norm,
             max_restarts: options.max_restarts,
-            patience: None,
             checkpoint,
             good,
             masked,
@@ -382,7 +384,7 @@ impl<'a, S: Step> Loop<'a, S> {
         if diverged {
             return self.restart(&format!("the held-out {name} was {metric:.3e}"), monitor);
         }
-        let patience = self.patience.is_some_and(|limit| self.state.ledger.stale >= limit);
+        let patience = self.step.patience().is_some_and(|limit| self.state.ledger.stale >= limit);
         Ok(patience.then_some(Stopped::Patience))
     }
 

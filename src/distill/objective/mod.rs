@@ -52,6 +52,11 @@ impl Sum {
 }
 
 impl Objective<'_> {
+    /// The same with the terms of [`Weights::of_endpoint`] alone.
+    pub(in crate::distill) fn of_endpoint(&self) -> Self {
+        Objective { weights: self.weights.of_endpoint(), ..*self }
+    }
+
     /// The terms whose weight is positive.
     pub fn terms(&self, student: &Student, batch: &Batch) -> Result<Vec<Term>> {
         let mut terms = self.forward_terms(student, batch)?;

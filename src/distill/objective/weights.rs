@@ -174,6 +174,11 @@ impl Weights {
         self.entries().into_iter().map(|(name, weight)| (name.to_string(), weight)).collect()
     }
 
+    /// Only the terms that compare what noise becomes with the teacher's endpoint, in one encoding.
+    pub fn of_endpoint(&self) -> Weights {
+        Weights { endpoint: self.endpoint, feature_distance: self.feature_distance, ..Weights::NONE }
+    }
+
     /// Number of independent graphs of a step: what begins at noise or along a path, and what begins at data with
     /// consistency.
     pub(in crate::distill) fn sides(&self) -> i64 {

@@ -1,11 +1,12 @@
-"""Options of the loss that are off by default: weights of rows."""
+"""Options of the loss that are off by default: weights of rows, and a first stage of the endpoint alone."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from koopflow import FlowTeacher, KoopmanDistiller, Objective
+from koopflow import FlowTeacher, KoopmanDistiller, Objective, Training
+from koopflow.exceptions import ArgumentError
 
 OPTIONS = {
     "observables": 8,
@@ -53,3 +54,82 @@ def test_row_weights_reach_the_loss(teacher):
     far = terms(fitted(teacher, Objective(row_power=2, row_offset=1e4)), 0)
     scaled = {name: value * 1e8 for name, value in far.items() if name != "phase"}
     assert scaled == pytest.approx({k: v for k, v in terms(plain, 0).items() if k != "phase"}, rel=2e-2)
+
+
+FIRST = Objective(endpoint_first=0.5)
+STEPWISE = {"training__evaluate_every": 1, "training__ema_decay": 0.9}
+
+
+def test_the_first_stage_is_a_fit_of_the_endpoint_alone(teacher):
+    names = ("path", "target", "inverse", "round_trip", "phase")
+    alone = Objective(weights=dict.fromkeys(names, 0.0))
+    student, endpoint = (fitted(teacher, objective, **STEPWISE) for objective in (FIRST, alone))
+    errors = ("endpoint_error", "path_error", "inversion_error", "learning_rate")
+    for entry, other in zip(student.history_["log"][:6], endpoint.history_["log"][:6], strict=True):
+        assert {name for name in ("endpoint", *names) if name in entry} == {"endpoint"}
+        assert entry["endpoint"] == other["endpoint"]
+        assert [entry[name] for name in errors] == [other[name] for name in errors]
+    for entry in student.history_["log"][6:]:
+        assert all(name in entry for name in ("endpoint", *names))
+    # The state that the second stage began with is the first that may be kept, and then the best score.
+    scores = {entry["step"]: entry["score"] for entry in student.history_["log"] if entry["step"] >= 6}
+    assert student.history_["best_step"] == min(scores, key=scores.__getitem__)
+    assert not student.history_["notes"]
+
+
+def test_the_first_stage_asks_the_teacher_nothing(teacher):
+    weights = {"consistency": 0.1}
+    short, whole = (
+        fitted(teacher, Objective(weights=weights, endpoint_first=share)).history_["teacher_evaluations"]
+        for share in (0.5, 0.0)
+    )
+    assert whole - short == OPTIONS["steps"] // 2
+
+
+@pytest.mark.parametrize("step", [3, 6, 9])
+def test_a_fit_of_two_stages_goes_on_as_if_it_had_not_been_cut(teacher, tmp_path, step):
+    def cut(event):
+        if event["stage"] == "student" and event["step"] >= step:
+            raise KeyboardInterrupt
+
+    options = {**OPTIONS, **STEPWISE, "training__metric": "inversion_error"}
+    file = tmp_path / "student.safetensors"
+    distiller = KoopmanDistiller(objective=FIRST).set_params(**options)
+    with pytest.warns(RuntimeWarning):
+        distiller.fit(teacher, progress=False, checkpoint=file, callback=cut)
+    # Cut within the first stage it knows of its endpoint alone.
+    notes = [note["text"] for note in distiller.history_["notes"]]
+    assert [text for text in notes if "endpoint_first" in text] == notes
+    assert len(notes) == (step <= 6)
+    judged = [entry["endpoint_error"] for entry in distiller.history_["log"]]
+    if step <= 6:
+        assert distiller.history_["best_step"] in (0, 1 + int(np.argmin(judged)))
+    again = KoopmanDistiller(objective=FIRST).set_params(**options)
+    again.fit(teacher, progress=False, resume=file)
+    whole = fitted(teacher, FIRST, **options)
+    assert again.history_["best_step"] == whole.history_["best_step"] >= 6
+    assert not again.history_["notes"]
+    for weights in ("ema", "raw"):
+        theirs, ours = (each.use_weights(weights).sample(x0=NOISE) for each in (again, whole))
+        assert np.array_equal(theirs, ours)
+
+
+def test_patience_waits_for_the_second_stage(teacher):
+    training = Training(evaluate_every=1, patience=2)
+    student = fitted(teacher, FIRST, training=training, learning_rate=1e-30)
+    assert student.history_["stopped"] == "patience"
+    assert student.history_["steps"] == 8
+
+
+@pytest.mark.parametrize(
+    ("objective", "training", "message"),
+    [
+        ({"endpoint_first": 1.0}, {}, "endpoint_first: expected at least 0 and below 1"),
+        ({"endpoint_first": 0.3, "weights": {"endpoint": 0}}, {}, "endpoint_first: expected 0 unless"),
+        ({"endpoint_first": 0.3}, {"method": "closed_form"}, "endpoint_first: expected 0 for the method"),
+        ({"row_power": 1.0}, {"method": "closed_form"}, "row_power: expected 0 for the method"),
+    ],
+)
+def test_what_two_stages_cannot_be_is_said(teacher, objective, training, message):
+    with pytest.raises(ArgumentError, match=message):
+        fitted(teacher, Objective(**objective), training=Training(**training))
