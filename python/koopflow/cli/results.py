@@ -32,6 +32,7 @@ READ = (
     "states",
     "condition",
     "features",
+    "feature_weights",
     "data.source",
     "trajectory_file",
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from .._arrays import Array, as_path, as_samples, checked_count
 from ..exceptions import ArgumentError, DtypeError, NonFiniteError, ShapeError
 from .fidelity import fidelity_features
+from .perceptual import Lpips, check_pictures, check_range, perceptual_network
 
 
 def extract_features(
@@ -38,6 +39,7 @@ def extract_features(
         ``"torch-fidelity"`` is that library's Inception network, the name of another extractor that is
         registered there that one; images ``[N, 1 or 3, H, W]`` in [-1, 1], or bytes, become what these take,
         and the features of layer "fid". An instance of its ``FeatureExtractorBase`` is treated likewise.
+        ``"dinov2"`` is that network, of a folder ``feature_weights``, for floats in [-1, 1] likewise.
     batch_size : int, default 64
         Number of samples in one call.
     feature_weights : path, optional
@@ -66,7 +68,15 @@ def extract_features(
         kind = np.float64 if samples.dtype == np.longdouble else samples.dtype.newbyteorder("=")
         samples = samples.astype(kind, copy=False)
     device = str(getattr(samples, "device", "cpu"))
-    network = fidelity_features(features, feature_weights, device) or network_of(features, device)
+    network: Any = perceptual_network(features, feature_weights, device)
+    if isinstance(network, Lpips):
+        raise ArgumentError(
+            f"features: expected a network of features, got {features!r}, which is a distance"
+        )
+    if network is None:
+        network = fidelity_features(features, feature_weights, device) or network_of(features, device)
+    else:
+        check_pictures(features, samples.shape[1:])
     parameters = network.parameters() if isinstance(network, torch.nn.Module) else iter(())
     home = next((p for p in parameters if p.is_floating_point()), None)
     found = []
@@ -88,28 +98,48 @@ def extract_features(
     return whole
 
 
-def feature_distance(features: Any, device: str) -> Callable[[Any, Any], tuple[Any, Any]]:
+def feature_distance(
+    features: Any,
+    device: str,
+    *,
+    weights: str | PathLike[str] | None = None,
+    event_shape: Sequence[int] = (),
+) -> Callable[[Any, Any], tuple[Any, Any]]:
     """A function of two batches that answers their distance in features, and its gradient in the first.
 
     The distance is the mean squared difference of the features of each pair, divided by the summed variance
     of the second batch's features: 1 for a constant image at their mean. Those of several feature maps are
-    averaged. ``features`` are those of :func:`extract_features`, a file is loaded to ``device``.
+    averaged. ``features`` are a module, a function or a file as in :func:`extract_features`, loaded to
+    ``device``; or ``"dinov2"``, ``"lpips"`` or ``"lpips-vgg"`` of ``weights``, for samples that are images of
+    ``event_shape``. LPIPS is the mean of its own distance.
     """
-    network = network_of(features, device)
+    known = perceptual_network(features, weights, device)
+    if known is not None:
+        check_pictures(features, event_shape)
+    elif weights is not None:
+        raise ArgumentError(f"feature_weights: expected None but for features by name, got {weights!r}")
+    network: Any = network_of(features, device) if known is None else known
 
     def maps(images: Any) -> list[Any]:
         return [part.flatten(1).float() for part in maps_of(network(images), len(images))]
 
+    def distance(x: Any, target: Any) -> Any:
+        if isinstance(network, Lpips):
+            return network(x, target).mean()
+        with torch.no_grad():
+            wanted = maps(target)
+        total = x.new_zeros(())
+        for ours, theirs in zip(maps(x), wanted, strict=True):
+            spread = theirs.var(dim=0, unbiased=False).sum().clamp_min(1e-8)
+            total = total + (ours - theirs).square().sum(dim=1).mean() / spread
+        return total / len(wanted)
+
     def measure(x: Any, target: Any) -> tuple[Any, Any]:
+        if known is not None:
+            check_range(features, target)
         with evaluating(network), torch.enable_grad():
             x = x.detach().requires_grad_()
-            with torch.no_grad():
-                wanted = maps(target)
-            total = x.new_zeros(())
-            for ours, theirs in zip(maps(x), wanted, strict=True):
-                spread = theirs.var(dim=0, unbiased=False).sum().clamp_min(1e-8)
-                total = total + (ours - theirs).square().sum(dim=1).mean() / spread
-            total = total / len(wanted)
+            total = distance(x, target)
             (gradient,) = torch.autograd.grad(total, x)
         return total.detach(), gradient
 

@@ -20,7 +20,7 @@ from ..exceptions import ArgumentError, CheckpointError, ShapeError
 
 NAME, DEFAULT = "torch-fidelity", "inception-v3-compat"
 # More than samples leave [-1, 1] by: images in 0..255.
-_MOST = 16.0
+MOST = 16.0
 
 
 class FidelityFeatures(nn.Module):
@@ -51,8 +51,8 @@ def as_bytes(images: Tensor) -> Tensor:
     """
     if images.dtype == torch.uint8:
         return images
-    most = images.abs().max().item() if images.is_floating_point() and images.numel() else _MOST + 1.0
-    if not most <= _MOST:
+    most = images.abs().max().item() if images.is_floating_point() and images.numel() else MOST + 1.0
+    if not most <= MOST:
         got = f"{images.dtype}" + (f" up to {most:g}" if images.is_floating_point() else "")
         raise ArgumentError(f"samples: expected floats in [-1, 1], or bytes as uint8, got {got}")
     return ((images + 1.0) * 127.5).round().clamp(0.0, 255.0).to(torch.uint8)

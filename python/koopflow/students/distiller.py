@@ -155,6 +155,7 @@ class KoopmanDistiller(HubFolder, FittedStudent):
         resume: str | PathLike[str] | None = None,
         log_dir: str | PathLike[str] | None = None,
         features: Callable[[Any], Any] | str | PathLike[str] | None = None,
+        feature_weights: str | PathLike[str] | None = None,
     ) -> KoopmanDistiller:
         """Distil a teacher.
 
@@ -194,7 +195,12 @@ class KoopmanDistiller(HubFolder, FittedStudent):
             Network of images' features, or a TorchScript file of one, on the student's device: the loss then
             has a term ``"feature_distance"``, of weight 1 unless ``objective`` says otherwise. It is called
             with a torch tensor ``[B, *event]``, must be differentiable in it, and answers a tensor
-            ``[B, ...]`` or several.
+            ``[B, ...]`` or several. ``"lpips"`` and ``"lpips-vgg"`` are the package of that name, and
+            ``"dinov2"`` that network, for images ``(1 or 3, H, W)`` in [-1, 1] (docs/images.md).
+        feature_weights : path, optional
+            Weights of features that are named: of LPIPS torchvision's file of AlexNet or VGG16, by default
+            the one that torch.hub keeps; of DINOv2 a folder of transformers, or a checkout of
+            facebookresearch/dinov2 with a file of weights, whose code is run. Nothing is downloaded.
 
         Returns
         -------
@@ -223,7 +229,15 @@ class KoopmanDistiller(HubFolder, FittedStudent):
         check_apart(checkpoint=files["checkpoint"], trajectory_file=trajectories)
         field = teacher.field
         config = {**teacher.pairing_, **self._config(), "seed": self._seed(resume)}
+        distance = None
+        if features is None and feature_weights is not None:
+            raise ArgumentError(
+                f"feature_weights: expected None without features by name, got {feature_weights!r}"
+            )
         if features is not None:
+            distance = feature_distance(
+                features, field.device, weights=feature_weights, event_shape=field.event_shape
+            )
             config["weights"] = {"feature_distance": 1.0, **config.get("weights", {})}
         kind = Conditioning.of(field)
         facts = {"kind": field.kind, "event_shape": list(field.event_shape), "conditioning": kind.plain()}
@@ -251,7 +265,7 @@ class KoopmanDistiller(HubFolder, FittedStudent):
                 refresh=refresh,
                 monitor=meter.monitor,
                 header=self._header(teacher=facts),
-                features=None if features is None else feature_distance(features, field.device),
+                features=distance,
                 **files,
             )
         self._adopt(student, facts)
