@@ -434,6 +434,9 @@ class Student:
     def with_weights(self, weights: str) -> Student:
         """The same student with its averaged (``"ema"``) or its last (``"raw"``) weights."""
 
+    def with_average(self, decay: float) -> Student:
+        """The same student with one of several averages of its weights, by its decay."""
+
     @property
     def source(self) -> Source:
         """What samples start from."""

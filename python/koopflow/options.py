@@ -203,18 +203,22 @@ class UNet(Options):
     def __post_init__(self) -> None:
         for name in ("multipliers", "attention"):
             value = getattr(self, name)
-            if value is None and name == "multipliers":
-                continue
-            if isinstance(value, torch.Tensor):
-                value = value.tolist()
-            if np.ndim(value) != 1 or (len(value) and np.asarray(value).dtype.kind not in "iuf"):
-                raise ArgumentError(f"{name}: expected a sequence of numbers such as (1, 2), got {value!r}")
-            object.__setattr__(self, name, tuple(value))
+            if value is not None or name != "multipliers":
+                object.__setattr__(self, name, _numbers(name, value, "(1, 2)"))
 
     def options(self) -> dict[str, Any]:
         """All options for the core; it decides on what is None."""
         multipliers = [float(factor) for factor in self.multipliers or ()]
         return {**{name: getattr(self, name) for name in self.names()}, "multipliers": multipliers}
+
+
+def _numbers(name: str, value: Any, example: str) -> tuple[Any, ...]:
+    """A sequence of numbers as a tuple. Raises ``ArgumentError`` for anything else."""
+    if isinstance(value, torch.Tensor):
+        value = value.tolist()
+    if np.ndim(value) != 1 or (len(value) and np.asarray(value).dtype.kind not in "iuf"):
+        raise ArgumentError(f"{name}: expected a sequence of numbers such as {example}, got {value!r}")
+    return tuple(value)
 
 
 def unet_of(argument: str, given: str | UNet | Mapping[str, Any], default: str) -> UNet | None:
@@ -304,6 +308,10 @@ class Training(Options):
     ema_decay : float, optional
         Decay of the averaged weights, in [0, 1); 0 does not average. By default 0.999 for teachers and 0 for
         students, which keep both kinds of weights: see :meth:`koopflow.KoopmanDistiller.use_weights`.
+    averages : sequence of float, optional
+        Up to eight decays, in (0, 1), of averages that are kept at once, in place of ``ema_decay``. Every
+        held-out evaluation measures all of them by ``metric``; the best is kept, each one's own best state
+        beside it: see :meth:`koopflow.KoopmanDistiller.use_average`. Students only.
     precision : {"float32", "bf16", "fp16"}, optional
         Precision of the network's products while training; evaluation and sampling are in ``dtype``.
         ``"fp16"``, with dynamic loss scaling, needs CUDA. Students only.
@@ -344,6 +352,7 @@ class Training(Options):
     generator_learning_rate: float | None = None
     clip_norm: float | None = None
     ema_decay: float | None = None
+    averages: tuple[float, ...] | None = None
     precision: str | None = None
     accumulate: int | None = None
     evaluate_every: int | None = None
@@ -352,6 +361,10 @@ class Training(Options):
     max_restarts: int | None = None
     method: str | None = None
     ridge: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.averages is not None:
+            object.__setattr__(self, "averages", _numbers("averages", self.averages, "(0.99, 0.999)"))
 
 
 @dataclass(frozen=True, repr=False)

@@ -10,7 +10,7 @@ use crate::monitor::{Monitor, Until};
 use crate::tensor::threads::IntraOpThreads;
 use crate::tensor::RandomSource;
 use crate::training::{
-    decided, Adam, Average, Budget, Checkpointing, Gradient, Ledger, Loop, LossLog, Note, Schedule,
+    decided, Adam, Averages, Budget, Checkpointing, Gradient, Ledger, Loop, LossLog, Note, Schedule,
     ScheduleKind, State, Step, Stopped,
 };
 use crate::velocity::{Path, VelocityField};
@@ -146,7 +146,7 @@ fn begin<'a>(config: &BaselineConfig, student: &'a Baseline, budget: Budget) -> 
     Ok(State {
         parameters,
         optimiser: Adam::new(parameters, options.optimizer, options.weight_decay)?,
-        average: Some(Average::new(parameters, options.ema_decay)?),
+        averages: Averages::new(parameters, &[options.ema_decay])?,
         best: parameters.flat()?.copy(),
         ledger: Ledger { began: budget.seconds(), ..Ledger::new(schedule) },
         budget,

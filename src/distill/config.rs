@@ -115,6 +115,8 @@ pub struct DistillConfig {
     pub row_offset: Option<f64>,
     /// Share of training, in [0, 1), in which only the terms of the endpoint are formed.
     pub endpoint_first: f64,
+    /// Decays, in (0, 1), of several averages of the weights that are kept at once, in place of `ema_decay`.
+    pub averages: Vec<f64>,
     pub method: Method,
     /// Ridge of the linear solve, relative to the mean square of the regressors; `None` chooses it on held-out
     /// trajectories.
@@ -126,6 +128,16 @@ pub struct DistillConfig {
 }
 
 json_options!(DistillConfig);
+
+impl DistillConfig {
+    /// The decays of all averages that training keeps.
+    pub(super) fn decays(&self) -> Vec<f64> {
+        match self.averages.is_empty() {
+            true => Some(self.training.ema_decay).filter(|decay| *decay > 0.0).into_iter().collect(),
+            false => self.averages.clone(),
+        }
+    }
+}
 
 impl Default for DistillConfig {
     fn default() -> Self {
@@ -169,6 +181,7 @@ impl Default for DistillConfig {
             row_power: 0.0,
             row_offset: None,
             endpoint_first: 0.0,
+            averages: Vec::new(),
             method: Method::default(),
             ridge: None,
             training: TrainingOptions { warmup_steps: 50, ema_decay: 0.0, ..TrainingOptions::default() },

@@ -47,6 +47,20 @@ pub struct HeldOut {
     pub score: f64,
 }
 
+impl Metric {
+    /// As options and logs call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Metric::Score => "score",
+            Metric::EndpointError => "endpoint_error",
+            Metric::PathError => "path_error",
+            Metric::InversionError => "inversion_error",
+            Metric::PhaseError => "phase_error",
+            Metric::ConsistencyResidual => "consistency_residual",
+        }
+    }
+}
+
 impl HeldOut {
     const UNKNOWN: HeldOut = HeldOut {
         endpoint: f64::NAN,

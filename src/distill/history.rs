@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::averages::{best_decay, BestAverage};
 use super::ClosedFormReport;
 use crate::training;
 pub use crate::training::Note;
@@ -30,6 +31,11 @@ pub struct DistillHistory {
     pub stopped: Stopped,
     /// The step whose parameters were kept; 0 is the untrained student.
     pub best_step: u64,
+    /// The best state of each of several averages, and the decay of the one that was kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub averages: Vec<BestAverage>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub average: Option<f64>,
     /// Steps whose loss or gradient was not finite: nothing was learnt from them.
     #[serde(default)]
     pub skipped_steps: u64,
@@ -54,6 +60,9 @@ pub(super) struct Ledger {
     /// Whether only the terms of the endpoint are formed so far.
     #[serde(default)]
     pub endpoint_alone: bool,
+    /// The best state of each of several averages.
+    #[serde(default)]
+    pub averages: Vec<BestAverage>,
     pub trajectory_seconds: f64,
     pub trajectories: i64,
     pub teacher_evaluations: u64,
@@ -69,6 +78,8 @@ impl Ledger {
             teacher_evaluations: self.teacher_evaluations,
             stopped,
             best_step: self.run.best_step,
+            average: best_decay(&self.averages),
+            averages: self.averages.clone(),
             skipped_steps: self.run.skipped_steps,
             restarts: self.run.restarts,
             notes: self.run.notes.clone(),

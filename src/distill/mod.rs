@@ -1,6 +1,7 @@
 //! Distillation: fit a student's observables and generator to a teacher's flow.
 
 mod accumulate;
+mod averages;
 mod batches;
 mod config;
 mod evaluation;
@@ -15,6 +16,7 @@ mod trainer;
 mod warm_start;
 
 pub use crate::training::Checkpointing;
+pub use averages::BestAverage;
 pub use batches::TrainingData;
 pub use config::{DistillConfig, Method, Scaling};
 pub use evaluation::{Evaluator, HeldOut, Metric};

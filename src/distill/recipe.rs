@@ -272,6 +272,21 @@ impl DistillConfig {
         Ok(())
     }
 
+    fn check_averages(&self) -> Result<()> {
+        let decays = &self.averages;
+        let apart = |place: usize| !decays[..place].contains(&decays[place]);
+        let fine = |place: usize| decays[place] > 0.0 && decays[place] < 1.0 && apart(place);
+        if decays.len() > MOST_AVERAGES || !(0..decays.len()).all(fine) {
+            let expected = format!("up to {MOST_AVERAGES} different decays between 0 and 1");
+            return Err(Error::argument("averages", expected, format!("{decays:?}")));
+        }
+        if !decays.is_empty() && self.training.ema_decay > 0.0 {
+            let expected = "none beside averages, which may have it among them";
+            return Err(Error::argument("ema_decay", expected, self.training.ema_decay));
+        }
+        Ok(())
+    }
+
     /// Checks the options that only a student's training loop has.
     fn check_loop(&self, rows: &BatchRows, weights: &Weights) -> Result<()> {
         if !(0.0..1.0).contains(&self.endpoint_first) {
@@ -284,6 +299,7 @@ impl DistillConfig {
         if let Some(rate) = self.generator_learning_rate {
             check_positive(&[("generator_learning_rate", rate)])?;
         }
+        self.check_averages()?;
         let limit = rows.most_parts();
         if !(1..=limit).contains(&self.accumulate) {
             let expected =
@@ -298,6 +314,9 @@ impl DistillConfig {
         self.precision.check(parse_device(&self.training.device)?)
     }
 }
+
+/// Averages are as large as the model, and each is evaluated at every look.
+const MOST_AVERAGES: usize = 8;
 
 /// In many dimensions more paths are worth more than more of each: on digits 131,072 for 65,536 lowered the endpoint
 /// error by 4%, the inversion by 3% and the round trip by 9%. Large samples are the slowest to solve for.

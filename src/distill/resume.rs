@@ -5,10 +5,11 @@ use std::path::Path;
 use serde_json::{json, Value};
 use tch::Tensor;
 
+use super::averages::BestAverages;
 use super::history::{DistillHistory, Ledger, LogEntry};
 use super::DistillConfig;
 use crate::error::{Error, Result};
-use crate::koopman::Student;
+use crate::koopman::{average_name, Student};
 use crate::tensor::shape_text;
 use crate::training;
 use crate::training::{check_same_options, save_training, State, Stopped, TrainingFile, UpdateCounts};
@@ -47,6 +48,11 @@ impl Resumed {
         let most = config.trajectories.unwrap_or(i64::MAX);
         // None, where training had no need of them.
         let enough = ledger.trajectories == 0 || ledger.trajectories >= most.min(FEWEST_TRAJECTORIES);
+        let decays: Vec<f64> = ledger.averages.iter().map(|entry| entry.decay).collect();
+        if decays != config.averages {
+            let message = format!("its training is damaged (averages are {decays:?})");
+            return Err(Error::checkpoint(path.display(), message));
+        }
         let ranges = [
             ("accumulate", ledger.accumulate, (1..=config.training.batch_size.unwrap_or(i64::MAX)), true),
             ("trajectories", ledger.trajectories, (0..=most), enough),
@@ -80,14 +86,19 @@ impl Resumed {
         restored.map_err(|error| self.file.refuse(error))
     }
 
-    /// Puts weights, moments, average and counts into a run whose student has the best parameters; answers the
+    /// Puts weights, moments, averages and counts into a run whose student has the best parameters; answers the
     /// rest of what the run knew.
-    pub fn restore(mut self, state: &mut State<'_>) -> Result<(Ledger, Vec<LogEntry>)> {
+    pub fn restore(mut self, state: &mut State<'_>) -> Result<(Ledger, BestAverages, Vec<LogEntry>)> {
         let training::Ledger { optimiser_steps, average_updates, .. } = self.ledger.run;
         let counts = UpdateCounts { optimiser_steps, average_updates };
-        self.file.restore(state.parameters, &mut state.optimiser, state.average.as_mut(), counts)?;
+        self.file.restore(state.parameters, &mut state.optimiser, &mut state.averages, counts)?;
         state.ledger = self.ledger.run.clone();
-        Ok((self.ledger, self.history.log))
+        let entries = self.ledger.averages.clone();
+        let kind = state.parameters.kind();
+        let weights: Result<Vec<_>> =
+            entries.iter().map(|entry| self.file.tensors.take(&average_name(entry.decay), kind)).collect();
+        let best = BestAverages::of(entries, weights?);
+        Ok((self.ledger, best, self.history.log))
     }
 }
 
@@ -99,6 +110,7 @@ pub(super) struct Snapshot<'a> {
     pub config: &'a DistillConfig,
     /// Options with every default filled in.
     pub ledger: Ledger,
+    pub averages: &'a BestAverages,
     pub log: &'a [LogEntry],
 }
 
@@ -112,15 +124,16 @@ impl Snapshot<'_> {
             "header": header,
             "training": self.ledger,
         });
-        let State { best, optimiser, average, .. } = self.state;
+        let State { best, optimiser, averages, .. } = self.state;
         let raw = self.student.parameters().flat()?.copy();
         let mut student = self.student.shallow_clone();
-        if average.is_some() {
+        if averages.chosen().is_some() {
             student.keep_both(best, &raw)?;
+            student.keep_averages(&self.averages.weights())?;
         }
         // For as long as the file is written, the student is the best one.
         self.student
             .parameters()
-            .with(best, || save_training(path, &student, facts, &raw, optimiser, average.as_ref()))
+            .with(best, || save_training(path, &student, facts, &raw, optimiser, averages))
     }
 }

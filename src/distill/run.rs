@@ -1,5 +1,6 @@
 //! What the training loop trains: a student's gradient steps and held-out looks.
 
+use super::averages::{best_place, BestAverages};
 use super::evaluation::{Evaluator, HeldOut, Metric};
 use super::history::{Ledger, LogEntry};
 use super::resume::Snapshot;
@@ -29,6 +30,8 @@ pub(super) struct Run<'a> {
     pub accumulate: i64,
     /// Whether only the terms of the endpoint are formed: the first stage of `endpoint_first`.
     pub endpoint_alone: bool,
+    /// The best state of each of several averages.
+    pub averages: BestAverages,
     /// What libtorch is limited to while training.
     pub threads: Option<IntraOpThreads>,
     pub spent: Spent,
@@ -48,12 +51,14 @@ pub(super) struct Spent {
 
 impl Run<'_> {
     /// Measures the untrained student, the first best state.
-    pub fn begin(&self, state: &mut State<'_>, monitor: &mut dyn Monitor) -> Result<()> {
+    pub fn begin(&mut self, state: &mut State<'_>, monitor: &mut dyn Monitor) -> Result<()> {
         let notes = self.data.trajectories.iter().flat_map(|trajectories| trajectories.notes());
         state.ledger.notes.extend(notes.map(|text| Note { step: 0, text: text.clone() }));
         state.ledger.began = state.budget.seconds();
         let metric = self.evaluator.errors(self.student, monitor)?.metric(self.metric());
         state.ledger.best = metric.is_finite().then_some(metric);
+        // They all begin as the student does.
+        self.averages.look(&state.averages, &vec![metric; state.averages.all().len()], 0);
         Ok(())
     }
 
@@ -82,7 +87,12 @@ impl Run<'_> {
     /// Begins the second stage. Its metric says nothing of states that were judged by another: the state here is the
     /// first that may be kept.
     fn form_all_terms(&mut self, state: &mut State<'_>, monitor: &mut dyn Monitor) -> Result<()> {
-        let metric = self.errors(state, monitor)?.metric(self.config.metric);
+        let errors = self.errors(state, monitor)?;
+        let metrics: Vec<f64> = errors.iter().map(|errors| errors.metric(self.config.metric)).collect();
+        let place = best_place(&metrics);
+        state.averages.choose(place);
+        self.averages.restart(&state.averages, &metrics, state.ledger.step);
+        let metric = metrics[place];
         state.best = state.current()?.copy();
         let ledger = &mut state.ledger;
         ledger.best = metric.is_finite().then_some(metric);
@@ -92,18 +102,21 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The held-out errors of the averaged weights, or of the last ones.
-    fn errors(&self, state: &State<'_>, monitor: &mut dyn Monitor) -> Result<HeldOut> {
-        let errors = |monitor: &mut dyn Monitor| self.evaluator.errors(self.student, monitor);
-        match &state.average {
-            Some(average) => self.student.parameters().with(average.value(), || errors(monitor)),
-            None => errors(monitor),
+    /// The held-out errors of each average of the weights, or of the last ones where there is none.
+    fn errors(&self, state: &State<'_>, monitor: &mut dyn Monitor) -> Result<Vec<HeldOut>> {
+        let (averages, parameters) = (state.averages.all(), self.student.parameters());
+        if averages.is_empty() {
+            return Ok(vec![self.evaluator.errors(self.student, monitor)?]);
         }
+        let of = averages
+            .iter()
+            .map(|average| parameters.with(average.value(), || self.evaluator.errors(self.student, monitor)));
+        of.collect()
     }
 
     /// Goes on with what a file kept besides the loop's own state.
-    pub fn go_on(&mut self, ledger: &Ledger, log: Vec<LogEntry>) {
-        self.log = log;
+    pub fn go_on(&mut self, ledger: &Ledger, averages: BestAverages, log: Vec<LogEntry>) {
+        (self.averages, self.log) = (averages, log);
         self.accumulate = ledger.accumulate;
         self.endpoint_alone = ledger.endpoint_alone;
         self.spent.trajectory_seconds = ledger.trajectory_seconds;
@@ -154,6 +167,7 @@ impl Run<'_> {
             run: state.closed_ledger(),
             accumulate: self.accumulate,
             endpoint_alone: self.endpoint_alone,
+            averages: self.averages.entries.clone(),
             trajectory_seconds,
             trajectories,
             teacher_evaluations: teacher_evaluations + own,
@@ -190,7 +204,11 @@ impl Step for Run<'_> {
     }
 
     fn look(&mut self, state: &State<'_>, rate: f64, monitor: &mut dyn Monitor) -> Result<Look> {
-        let errors = self.errors(state, monitor)?;
+        let (errors, metric) = (self.errors(state, monitor)?, self.metric());
+        let metrics: Vec<f64> = errors.iter().map(|errors| errors.metric(metric)).collect();
+        self.averages.look(&state.averages, &metrics, state.ledger.step);
+        let chosen = best_place(&metrics);
+        let errors = &errors[chosen];
         let mut values: Vec<(String, f64)> =
             self.terms.iter().map(|term| (term.name.to_string(), term.value.double_value(&[]))).collect();
         values.extend(errors.named().map(|(name, value)| (name.to_string(), value)));
@@ -198,8 +216,12 @@ impl Step for Run<'_> {
         if state.ledger.scale.is_dynamic() {
             values.push(("loss_scale".into(), state.ledger.scale.value));
         }
-        let metric = self.metric();
-        Ok(Look { metric: Some(errors.metric(metric)), name: format!("{metric:?}"), values })
+        if let Some(kept) = self.averages.entries.get(chosen) {
+            values.push(("average".into(), kept.decay));
+            let each = self.averages.entries.iter().zip(&metrics);
+            values.extend(each.map(|(entry, value)| (format!("{}_{}", metric.name(), entry.decay), *value)));
+        }
+        Ok(Look { metric: Some(metrics[chosen]), name: format!("{metric:?}"), values, chosen })
     }
 
     fn log(&mut self, progress: &Progress) {
@@ -219,6 +241,7 @@ impl Step for Run<'_> {
             state,
             config: self.config,
             ledger: self.ledger(state),
+            averages: &self.averages,
             log: &self.log,
         };
         snapshot.save(&plan.file, &plan.header, stopped)

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use tch::Tensor;
 
+use super::averages::BestAverages;
 use super::evaluation::Evaluator;
 use super::history::{DistillHistory, Ledger};
 use super::resume::Resumed;
@@ -19,7 +20,7 @@ use crate::nets::precision::Precision;
 use crate::nets::Parameters;
 use crate::tensor::RandomSource;
 use crate::training;
-use crate::training::{Adam, Average, Budget, Loop, LossScale, Schedule, State, Step, Stopped};
+use crate::training::{Adam, Averages, Budget, Loop, LossScale, Schedule, State, Step, Stopped};
 use crate::velocity::{Units, VelocityField};
 
 /// Share of `max_seconds` that the units of a teacher's data may take to be found.
@@ -103,7 +104,8 @@ pub fn distill_with(
     student.set_source(teacher.source());
     begin_student(&mut student, &data, &config, units, resumed.is_none().then_some(teacher))?;
     if let Some(limit) = config.training.max_seconds {
-        evaluator.hurry(&student, LOOK_SHARE * limit, monitor)?;
+        let looks = config.decays().len().max(1) as f64;
+        evaluator.hurry(&student, LOOK_SHARE * limit / looks, monitor)?;
     }
     let fit = Fit { teacher, config, recipe, extras, data, evaluator };
     if let Some(resumed) = &mut resumed {
@@ -208,6 +210,8 @@ struct Fit<'a> {
 struct Trained {
     best: Tensor,
     averaged: bool,
+    /// Several averages, by their decays.
+    averages: Vec<(f64, Tensor)>,
     stopped: Stopped,
     ledger: Ledger,
     log: Vec<LogEntry>,
@@ -229,11 +233,11 @@ impl Fit<'_> {
             Method::Gradient | Method::ClosedForm => budget,
         };
         let mut state = self.begin(student.parameters(), budget)?;
-        let mut run = self.run(student, spent);
+        let mut run = self.run(student, spent)?;
         match resumed {
             Some(resumed) => {
-                let (ledger, log) = resumed.restore(&mut state)?;
-                run.go_on(&ledger, log);
+                let (ledger, averages, log) = resumed.restore(&mut state)?;
+                run.go_on(&ledger, averages, log);
             }
             None => run.begin(&mut state, monitor)?,
         }
@@ -255,8 +259,10 @@ impl Fit<'_> {
         }
         let Loop { step: run, state, .. } = run;
         let ledger = run.ledger(&state);
-        let State { best, average, budget, .. } = state;
-        Ok(Trained { best, averaged: average.is_some(), stopped, ledger, log: run.log, budget })
+        let State { best, averages, budget, .. } = state;
+        let averaged = averages.chosen().is_some();
+        let averages = run.averages.weights();
+        Ok(Trained { best, averaged, averages, stopped, ledger, log: run.log, budget })
     }
 
     /// The state of a run that begins now.
@@ -274,23 +280,19 @@ impl Fit<'_> {
             Precision::Float32 | Precision::Bf16 => LossScale::off(),
         };
         let schedule = Schedule::new(config.schedule, self.recipe.learning_rate, options.warmup_steps);
-        let average = match options.ema_decay > 0.0 {
-            true => Some(Average::new(parameters, options.ema_decay)?),
-            false => None,
-        };
         let optimiser = Adam::new(parameters, options.optimizer, options.weight_decay)?;
         Ok(State {
             parameters,
             optimiser: optimiser.with_multipliers(multipliers),
-            average,
+            averages: Averages::new(parameters, &config.decays())?,
             best: parameters.flat()?.copy(),
             ledger: training::Ledger { scale, ..training::Ledger::new(schedule) },
             budget,
         })
     }
 
-    fn run<'a>(&'a self, student: &'a Student, spent: Spent) -> Run<'a> {
-        Run {
+    fn run<'a>(&'a self, student: &'a Student, spent: Spent) -> Result<Run<'a>> {
+        Ok(Run {
             student,
             objective: Objective {
                 weights: self.recipe.weights.clone(),
@@ -307,10 +309,11 @@ impl Fit<'_> {
             log: Vec::new(),
             accumulate: self.config.accumulate,
             endpoint_alone: self.config.endpoint_first > 0.0,
+            averages: BestAverages::new(&self.config.averages, &student.parameters().flat()?),
             threads: None,
             spent,
             terms: Vec::new(),
-        }
+        })
     }
 
     /// Makes the student the best one of the run, or what the linear solve of a method that has one makes of it.
@@ -320,13 +323,14 @@ impl Fit<'_> {
         trained: Trained,
         monitor: &mut dyn Monitor,
     ) -> Result<DistillHistory> {
-        let Trained { best, averaged, mut stopped, ledger, mut log, budget } = trained;
+        let Trained { best, averaged, averages, mut stopped, ledger, mut log, budget } = trained;
         let evaluated = self.teacher.evaluations();
         let raw = student.parameters().flat()?.copy();
         student.set_parameters(&best)?;
         let closed_form = self.solve(student, &mut stopped, budget.deadline(), monitor)?;
         if averaged {
             student.keep_both(&student.parameters().flat()?.copy(), &raw)?;
+            student.keep_averages(&averages)?;
         }
         if self.config.method == Method::ClosedForm {
             let errors = self.evaluator.errors(student, monitor)?.named();

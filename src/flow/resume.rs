@@ -59,7 +59,7 @@ impl Resumed {
         let run = self.ledger.run;
         let counts =
             UpdateCounts { optimiser_steps: run.optimiser_steps, average_updates: run.average_updates };
-        self.file.restore(state.parameters, &mut state.optimiser, state.average.as_mut(), counts)?;
+        self.file.restore(state.parameters, &mut state.optimiser, &mut state.averages, counts)?;
         state.best = state.current()?.copy();
         log.restore(self.ledger.loss);
         // A file from before teachers restarted has no schedule; its options are those of this run.
@@ -122,12 +122,12 @@ impl Snapshot<'_> {
         if let (Value::Object(facts), Value::Object(own)) = (&mut facts, own) {
             facts.extend(own);
         }
-        let State { optimiser, average, .. } = self.state;
+        let State { optimiser, averages, .. } = self.state;
         let raw = self.field.parameters().flat()?.copy();
         // For as long as the file is written, the field is the average.
         self.field.parameters().with(&self.state.current()?, || {
             let field = self.field.shallow_clone();
-            save_training(&plan.file, &field, facts, &raw, optimiser, average.as_ref())
+            save_training(&plan.file, &field, facts, &raw, optimiser, averages)
         })
     }
 }

@@ -18,7 +18,7 @@ use crate::tensor::threads::IntraOpThreads;
 use crate::tensor::RandomSource;
 use crate::training;
 use crate::training::{
-    decided, Adam, Average, Budget, Checkpointing, Gradient, Loop, LossLog, Schedule, ScheduleKind, State,
+    decided, Adam, Averages, Budget, Checkpointing, Gradient, Loop, LossLog, Schedule, ScheduleKind, State,
     Step, Stopped,
 };
 use crate::velocity::{Moments, NetworkField, Units};
@@ -131,7 +131,7 @@ fn begin<'a>(config: &TeacherConfig, field: &'a NetworkField, spent: f64) -> Res
     Ok(State {
         parameters,
         optimiser: Adam::new(parameters, options.optimizer, options.weight_decay)?,
-        average: Some(Average::new(parameters, options.ema_decay)?),
+        averages: Averages::new(parameters, &[options.ema_decay])?,
         best: parameters.flat()?.copy(),
         ledger: training::Ledger::new(schedule),
         budget: Budget::new(decided("steps", options.steps)?, options.max_seconds).resumed(spent),

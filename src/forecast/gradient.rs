@@ -17,7 +17,7 @@ use crate::nets::Parameters;
 use crate::tensor::threads::IntraOpThreads;
 use crate::tensor::RandomSource;
 use crate::training::{
-    Adam, Average, Budget, Checkpointing, Gradient, Ledger, Look, Loop, Schedule, ScheduleKind, State, Step,
+    Adam, Averages, Budget, Checkpointing, Gradient, Ledger, Look, Loop, Schedule, ScheduleKind, State, Step,
     Stopped,
 };
 
@@ -51,7 +51,7 @@ pub fn train(model: Forecaster, fitting: &mut Fitting<'_>) -> Result<Forecaster>
     let state = State {
         parameters: &parameters,
         optimiser: Adam::new(&parameters, options.optimizer, options.weight_decay)?,
-        average: Some(Average::new(&parameters, options.ema_decay)?),
+        averages: Averages::new(&parameters, &[options.ema_decay])?,
         best: parameters.flat()?.copy(),
         ledger: Ledger::new(schedule),
         budget: Budget::new(steps, options.max_seconds),
@@ -319,6 +319,7 @@ impl Step for Training<'_> {
             metric: Some(error),
             name: "error of forecasts".into(),
             values: vec![("error".into(), error), ("learning_rate".into(), rate)],
+            ..Look::default()
         })
     }
 

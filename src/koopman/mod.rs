@@ -30,4 +30,5 @@ pub use readout::{Readout, ReadoutKind};
 pub use segments::{Segments, SegmentsDescription};
 pub use store::StudentDescription;
 pub use student::{Direction, Student};
+pub(crate) use weights::average_name;
 pub use weights::{BothWeights, WeightsChoice, AVERAGED_WEIGHTS, RAW_WEIGHTS};

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
+use super::weights::decay_of;
 use super::{Student, StudentConfig, AVERAGED_WEIGHTS, RAW_WEIGHTS};
 use crate::error::Result;
 use crate::store::{Stored, Tensors};
@@ -44,6 +45,10 @@ impl Stored for Student {
         if tensors.get(RAW_WEIGHTS).is_some() {
             let (averaged, raw) = (tensors.take(AVERAGED_WEIGHTS, kind)?, tensors.take(RAW_WEIGHTS, kind)?);
             student.keep_both(&averaged, &raw)?;
+            let mut several = tensors.take_where(|name| decay_of(name).is_some());
+            several.sort_by(|(one, _), (other, _)| one.cmp(other));
+            let several = several.into_iter().filter_map(|(name, x)| Some((decay_of(&name)?, x)));
+            student.keep_averages(&several.collect::<Vec<_>>())?;
         }
         Ok(student)
     }

@@ -1,5 +1,5 @@
 //! A student whose training averaged its weights keeps both kinds: the averaged ones, which it samples
-//! with unless told otherwise, and the raw ones of the last step.
+//! with unless told otherwise, and the raw ones of the last step. One that had several averages keeps each of them.
 
 use std::str::FromStr;
 
@@ -13,27 +13,49 @@ use crate::tensor::{shape_text, shared};
 /// The names of both kinds in a file.
 pub const AVERAGED_WEIGHTS: &str = "weights.averaged";
 pub const RAW_WEIGHTS: &str = "weights.raw";
+/// What the names of several averages begin with; their decay follows.
+const SEVERAL: &str = "weights.average.";
 
 /// Flat snapshots of all parameters, `[count]` each.
 #[derive(Debug)]
 pub struct BothWeights {
     averaged: Tensor,
     raw: Tensor,
+    /// Several averages and their decays; none where there was one.
+    several: Vec<Tensor>,
+    decays: Vec<f64>,
 }
 
 impl BothWeights {
-    pub(super) fn named(&self) -> [(String, Tensor); 2] {
-        [(AVERAGED_WEIGHTS.into(), self.averaged.copy()), (RAW_WEIGHTS.into(), self.raw.copy())]
+    pub(super) fn named(&self) -> Vec<(String, Tensor)> {
+        let mut named =
+            vec![(AVERAGED_WEIGHTS.into(), self.averaged.copy()), (RAW_WEIGHTS.into(), self.raw.copy())];
+        let several = self.decays.iter().zip(&self.several);
+        named.extend(several.map(|(decay, weights)| (average_name(*decay), weights.copy())));
+        named
     }
 }
 
-shared!(BothWeights { averaged, raw });
+shared!(BothWeights { averaged, raw, several; decays });
+
+/// The name in a file of one of several averages.
+pub(crate) fn average_name(decay: f64) -> String {
+    format!("{SEVERAL}{decay}")
+}
+
+/// The decay of one of several averages, by its name in a file; `None` for the name of anything else.
+pub(super) fn decay_of(name: &str) -> Option<f64> {
+    name.strip_prefix(SEVERAL)?.parse().ok()
+}
 
 /// Which weights to use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum WeightsChoice {
+    /// The averaged ones, of several the best.
     Averaged,
     Raw,
+    /// Those of one of several averages, by its decay.
+    Average(f64),
 }
 
 impl FromStr for WeightsChoice {
@@ -54,15 +76,34 @@ impl Student {
     /// # Errors
     /// [`Error::Shape`] for snapshots of other parameters.
     pub fn keep_both(&mut self, averaged: &Tensor, raw: &Tensor) -> Result<()> {
-        let own = self.parameters().flat()?;
-        for (name, weights) in [(AVERAGED_WEIGHTS, averaged), (RAW_WEIGHTS, raw)] {
-            if weights.size() != own.size() {
-                return Err(Error::shape(name, shape_text(&own.size()), shape_text(&weights.size())));
-            }
-        }
-        let copy = |weights: &Tensor| weights.detach().to_device(own.device()).to_kind(own.kind()).copy();
-        self.both = Some(BothWeights { averaged: copy(averaged), raw: copy(raw) });
+        let averaged = self.snapshot(AVERAGED_WEIGHTS, averaged)?;
+        let raw = self.snapshot(RAW_WEIGHTS, raw)?;
+        self.both = Some(BothWeights { averaged, raw, several: Vec::new(), decays: Vec::new() });
         Ok(())
+    }
+
+    /// Remembers each of several averages beside both kinds, by its decay.
+    ///
+    /// # Errors
+    /// As [`Student::keep_both`]; [`Error::Internal`] before that was called.
+    pub fn keep_averages(&mut self, averages: &[(f64, Tensor)]) -> Result<()> {
+        let own: Result<_> =
+            averages.iter().map(|(decay, weights)| self.snapshot(&average_name(*decay), weights)).collect();
+        let both = self.both.as_mut();
+        let both =
+            both.ok_or_else(|| Error::Internal(anyhow::anyhow!("averages without averaged weights")))?;
+        both.several = own?;
+        both.decays = averages.iter().map(|(decay, _)| *decay).collect();
+        Ok(())
+    }
+
+    /// A copy of weights that are of this student's size.
+    fn snapshot(&self, name: &str, weights: &Tensor) -> Result<Tensor> {
+        let own = self.parameters().flat()?;
+        if weights.size() != own.size() {
+            return Err(Error::shape(name, shape_text(&own.size()), shape_text(&weights.size())));
+        }
+        Ok(weights.detach().to_device(own.device()).to_kind(own.kind()).copy())
     }
 
     /// The weights of the last step, `[count]`, where training averaged; `None` where the parameters are
@@ -76,8 +117,38 @@ impl Student {
         self.both.as_ref().map(|both| both.averaged.shallow_clone())
     }
 
+    /// The decays of several averages that training had; none where it had one or no average.
+    pub fn decays(&self) -> &[f64] {
+        self.both.as_ref().map_or(&[], |both| &both.decays)
+    }
+
+    /// The weights asked for; `None` for the averaged and the raw ones where the parameters are all there is.
+    fn chosen(&self, choice: WeightsChoice) -> Result<Option<Tensor>> {
+        let decay = match choice {
+            WeightsChoice::Averaged => return Ok(self.averaged()),
+            WeightsChoice::Raw => return Ok(self.raw()),
+            WeightsChoice::Average(decay) => decay,
+        };
+        let place = self.decays().iter().position(|own| *own == decay);
+        match (place, &self.both) {
+            (Some(place), Some(both)) => Ok(Some(both.several[place].shallow_clone())),
+            _ => {
+                let known: Vec<String> = self.decays().iter().map(f64::to_string).collect();
+                let expected = match known.is_empty() {
+                    true => "a student that was trained with several averages".into(),
+                    false => format!("one of {}", known.join(", ")),
+                };
+                Err(Error::argument("decay", expected, decay))
+            }
+        }
+    }
+
     /// A student of its own that uses the weights asked for; without averages both kinds are the same.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for the decay of an average that there is not.
     pub fn with_weights(&self, choice: WeightsChoice) -> Result<Student> {
+        let chosen = self.chosen(choice)?;
         let mut tensors: std::collections::HashMap<String, Tensor> = self.named().into_iter().collect();
         let mut student = Student::new(self.config().clone(), 0, self.device())?;
         student.set_source(self.source().shallow_clone());
@@ -85,11 +156,10 @@ impl Student {
             tensors.remove(name).ok_or_else(|| Error::Internal(anyhow::anyhow!("no tensor {name}")))
         })?;
         if let Some(both) = &self.both {
-            student.keep_both(&both.averaged, &both.raw)?;
-            student.set_parameters(match choice {
-                WeightsChoice::Averaged => &both.averaged,
-                WeightsChoice::Raw => &both.raw,
-            })?;
+            student.both = Some(both.shallow_clone());
+        }
+        if let Some(weights) = chosen {
+            student.set_parameters(&weights)?;
         }
         Ok(student)
     }

@@ -170,6 +170,13 @@ impl PyStudent {
         Ok(PyStudent(self.0.with_model(student)))
     }
 
+    /// The same student with one of several averages of its weights, by its decay.
+    fn with_average(&self, py: Python<'_>, decay: f64) -> PyResult<Self> {
+        let student = self.handle();
+        let student = door::enter(py, move || student.with_weights(WeightsChoice::Average(decay)))?;
+        Ok(PyStudent(self.0.with_model(student)))
+    }
+
     /// What samples start from.
     #[getter]
     fn source(&self) -> PySource {

@@ -64,7 +64,12 @@ pub fn save<T: Stored>(path: &Path, model: &T, facts: Value) -> Result<()> {
 ///
 /// # Errors
 /// As [`save`].
-pub fn save_with<T: Stored>(path: &Path, model: &T, facts: Value, beside: Vec<(&str, Tensor)>) -> Result<()> {
+pub fn save_with<T: Stored>(
+    path: &Path,
+    model: &T,
+    facts: Value,
+    beside: Vec<(String, Tensor)>,
+) -> Result<()> {
     let header = Header::new(T::KIND, &model.description()?, facts)?;
     let mut tensors = model.tensors()?;
     tensors.extend(beside.into_iter().map(|(name, tensor)| (format!("{BESIDE}{name}"), tensor)));

@@ -1,4 +1,4 @@
-//! An exponential moving average of the parameters.
+//! Exponential moving averages of the parameters.
 
 use tch::Tensor;
 
@@ -61,5 +61,64 @@ impl Average {
         self.value.f_copy_(value)?;
         self.updates = updates;
         Ok(())
+    }
+}
+
+/// Averages of several decays at once, or none. One of them is chosen: what a model is judged by, and keeps.
+#[derive(Debug)]
+pub struct Averages {
+    all: Vec<Average>,
+    chosen: usize,
+}
+
+impl Averages {
+    pub fn new(parameters: &Parameters, decays: &[f64]) -> Result<Self> {
+        let all: Result<_> = decays.iter().map(|decay| Average::new(parameters, *decay)).collect();
+        Ok(Averages { all: all?, chosen: 0 })
+    }
+
+    pub fn all(&self) -> &[Average] {
+        &self.all
+    }
+
+    /// The one that is chosen: the first, unless another is.
+    pub fn chosen(&self) -> Option<&Average> {
+        self.all.get(self.chosen)
+    }
+
+    pub fn choose(&mut self, place: usize) {
+        self.chosen = place;
+    }
+
+    /// [`Average::update_masked`] of all.
+    pub fn update_masked(&mut self, parameters: &Parameters, mask: Option<&Tensor>) -> Result<()> {
+        self.all.iter_mut().try_for_each(|average| average.update_masked(parameters, mask))
+    }
+
+    /// [`Average::uncount`] of all.
+    pub fn uncount(&mut self) {
+        self.all.iter_mut().for_each(Average::uncount);
+    }
+
+    /// Begins all anew at `value`.
+    ///
+    /// # Errors
+    /// As [`Average::restore`].
+    pub fn restart(&mut self, value: &Tensor) -> Result<()> {
+        self.all.iter_mut().try_for_each(|average| average.restore(value, 0))
+    }
+
+    /// Goes on from what `take` answers for each, by its place, `updates` updates after the start.
+    ///
+    /// # Errors
+    /// As [`Average::restore`]; whatever `take` answers.
+    pub fn restore(&mut self, updates: u64, mut take: impl FnMut(usize) -> Result<Tensor>) -> Result<()> {
+        let mut places = self.all.iter_mut().enumerate();
+        places.try_for_each(|(place, average)| average.restore(&take(place)?, updates))
+    }
+
+    /// The updates of each, which all have in common.
+    pub fn updates(&self) -> u64 {
+        self.all.first().map_or(0, Average::updates)
     }
 }

@@ -35,6 +35,8 @@ pub struct Look {
     pub name: String,
     /// Named values to be reported.
     pub values: Vec<(String, f64)>,
+    /// The place of the average that the metric is of.
+    pub chosen: usize,
 }
 
 /// One trainer, as the loop sees it.
@@ -283,10 +285,7 @@ impl<'a, S: Step> Loop<'a, S> {
     fn apply(&mut self, gradient: &Tensor, rate: f64, mask: Option<&Tensor>) -> Result<()> {
         let parameters = self.state.parameters;
         self.state.optimiser.step_masked(parameters, gradient, rate, mask)?;
-        match &mut self.state.average {
-            Some(average) => average.update_masked(parameters, mask),
-            None => Ok(()),
-        }
+        self.state.averages.update_masked(parameters, mask)
     }
 
     /// A step that changes nothing where it is not finite, without the host's knowing.
@@ -309,9 +308,7 @@ impl<'a, S: Step> Loop<'a, S> {
             if !finite {
                 // They were counted when they were applied.
                 self.state.optimiser.uncount();
-                if let Some(average) = &mut self.state.average {
-                    average.uncount();
-                }
+                self.state.averages.uncount();
             }
             self.count(finite);
         }
@@ -356,7 +353,8 @@ impl<'a, S: Step> Loop<'a, S> {
 
     /// Looks, keeps the best state and reports; answers where training should stop.
     fn look(&mut self, rate: f64, monitor: &mut dyn Monitor) -> Result<Option<Stopped>> {
-        let Look { metric, name, values } = self.step.look(&self.state, rate, monitor)?;
+        let Look { metric, name, values, chosen } = self.step.look(&self.state, rate, monitor)?;
+        self.state.averages.choose(chosen);
         let total = self.step.total(&self.state);
         let progress = Progress { values, ..self.state.progress(S::STAGE, total) };
         self.step.log(&progress);
@@ -400,9 +398,7 @@ impl<'a, S: Step> Loop<'a, S> {
         };
         let mut flat = self.state.parameters.flat()?;
         tch::no_grad(|| flat.f_copy_(&self.state.best))?;
-        if let Some(average) = &mut self.state.average {
-            average.restore(&self.state.best, 0)?;
-        }
+        self.state.averages.restart(&self.state.best)?;
         if let Some(good) = &mut self.good {
             good.candidate.f_copy_(&self.state.best)?;
             (good.step, good.proven) = (best, None);
@@ -439,7 +435,7 @@ mod tests {
     use super::*;
     use crate::monitor::Silent;
     use crate::nets::Parameters;
-    use crate::training::{Adam, Average, Budget, Ledger, Note, Optimizer, Schedule, ScheduleKind};
+    use crate::training::{Adam, Averages, Budget, Ledger, Note, Optimizer, Schedule, ScheduleKind};
 
     /// Descends |x - 3|², with steps that go wrong as they are told.
     struct Toy<'a> {
@@ -507,7 +503,7 @@ mod tests {
         let state = State {
             parameters,
             optimiser: optimiser.with_multipliers(Some(multipliers)),
-            average: Some(Average::new(parameters, 0.9).unwrap()),
+            averages: Averages::new(parameters, &[0.9]).unwrap(),
             best: parameters.flat().unwrap().copy(),
             ledger: Ledger::new(Schedule::new(ScheduleKind::Constant, 0.05, 0)),
             budget: Budget::new(steps, None),

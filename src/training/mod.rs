@@ -17,7 +17,7 @@ mod state;
 use serde::{Deserialize, Serialize};
 
 pub use adam::{clip_norm, Adam, Optimizer};
-pub use average::Average;
+pub use average::{Average, Averages};
 pub use budget::Budget;
 pub use checkpointing::{check_same_options, Checkpointing};
 pub use loss_log::{LossLog, LossState};

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tch::{Kind, Tensor};
 
-use super::{Adam, Average};
+use super::{Adam, Averages};
 use crate::error::{Error, Result};
 use crate::nets::Parameters;
 use crate::store::{self, Stored, Tensors, BESIDE};
@@ -23,7 +23,7 @@ pub struct UpdateCounts {
 }
 
 /// Writes `model` with its facts as [`store::save`] does, and with it the weights `raw` that training goes on
-/// from, the optimiser's moments and the average, if there is one. The facts must contain [`UpdateCounts::of`].
+/// from, the optimiser's moments and the averages, if there are any. The facts must contain [`UpdateCounts::of`].
 ///
 /// # Errors
 /// [`Error::Io`] where the file cannot be written.
@@ -33,21 +33,27 @@ pub fn save_training<T: Stored>(
     facts: Value,
     raw: &Tensor,
     optimiser: &Adam,
-    average: Option<&Average>,
+    averages: &Averages,
 ) -> Result<()> {
     let (first, second, _) = optimiser.state();
-    let mut beside = vec![("raw", raw), ("first", first), ("second", second)];
-    beside.extend(average.map(|average| ("average", average.value())));
+    let mut beside = vec![("raw".into(), raw), ("first".into(), first), ("second".into(), second)];
+    let places = averages.all().iter().enumerate();
+    beside.extend(places.map(|(place, average)| (average_name(place), average.value())));
     let beside = beside.into_iter().map(|(name, tensor)| (name, tensor.shallow_clone())).collect();
     store::save_with(path, model, facts, beside)
 }
 
+/// The first has the name that it had when there was one.
+fn average_name(place: usize) -> String {
+    match place {
+        0 => "average".into(),
+        _ => format!("average.{place}"),
+    }
+}
+
 impl UpdateCounts {
-    pub fn of(optimiser: &Adam, average: Option<&Average>) -> Self {
-        UpdateCounts {
-            optimiser_steps: optimiser.state().2,
-            average_updates: average.map_or(0, Average::updates),
-        }
+    pub fn of(optimiser: &Adam, averages: &Averages) -> Self {
+        UpdateCounts { optimiser_steps: optimiser.state().2, average_updates: averages.updates() }
     }
 }
 
@@ -100,7 +106,7 @@ impl<T: Stored> TrainingFile<T> {
         self.tensors.refuse(error)
     }
 
-    /// Puts weights, moments and average back, as they were after `counts` updates.
+    /// Puts weights, moments and averages back, as they were after `counts` updates.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] for missing tensors or other shapes.
@@ -108,7 +114,7 @@ impl<T: Stored> TrainingFile<T> {
         &mut self,
         parameters: &Parameters,
         optimiser: &mut Adam,
-        average: Option<&mut Average>,
+        averages: &mut Averages,
         counts: UpdateCounts,
     ) -> Result<()> {
         let (kind, mut flat) = (parameters.kind(), parameters.flat()?);
@@ -121,9 +127,9 @@ impl<T: Stored> TrainingFile<T> {
         let (first, second) = (self.take("first", kind)?, self.take("second", kind)?);
         let restored = optimiser.restore(&first, &second, counts.optimiser_steps);
         restored.map_err(|error| self.refuse(error))?;
-        let Some(average) = average else { return Ok(()) };
-        let value = self.take("average", kind)?;
-        average.restore(&value, counts.average_updates).map_err(|error| self.refuse(error))
+        let restored =
+            averages.restore(counts.average_updates, |place| self.take(&average_name(place), kind));
+        restored.map_err(|error| self.refuse(error))
     }
 
     fn take(&mut self, name: &str, kind: Kind) -> Result<Tensor> {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::{Adam, Average, Budget, LossScale, Schedule, UpdateCounts};
+use super::{Adam, Averages, Budget, LossScale, Schedule, UpdateCounts};
 use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Progress};
 use crate::nets::Parameters;
@@ -81,7 +81,7 @@ impl Ledger {
 pub struct State<'a> {
     pub parameters: &'a Parameters,
     pub optimiser: Adam,
-    pub average: Option<Average>,
+    pub averages: Averages,
     /// The parameters that a diverging training goes back to, and what it keeps: those of the lowest metric, or
     /// the last ones whose step was finite.
     pub best: Tensor,
@@ -95,7 +95,7 @@ impl State<'_> {
     /// # Errors
     /// An internal error before the parameters are packed.
     pub fn current(&self) -> Result<Tensor> {
-        match &self.average {
+        match self.averages.chosen() {
             Some(average) => Ok(average.value().shallow_clone()),
             None => self.parameters.flat(),
         }
@@ -148,7 +148,7 @@ impl State<'_> {
     /// The ledger, with what lives elsewhere filled in: what a file keeps.
     pub fn closed_ledger(&self) -> Ledger {
         let UpdateCounts { optimiser_steps, average_updates } =
-            UpdateCounts::of(&self.optimiser, self.average.as_ref());
+            UpdateCounts::of(&self.optimiser, &self.averages);
         let seconds = self.budget.seconds();
         Ledger { seconds, optimiser_steps, average_updates, ..self.ledger.clone() }
     }

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from .. import _core
-from .._arrays import Array, as_condition, as_flag, as_integer, as_path, as_seed, to_numpy
+from .._arrays import Array, as_condition, as_flag, as_integer, as_number, as_path, as_seed, to_numpy
 from .._batches import with_condition
 from .._checkpointing import check_apart, check_place, checkpointing
 from .._conditioning import Conditioning
@@ -280,6 +280,18 @@ class KoopmanDistiller(HubFolder, FittedStudent):
         there is one kind, and nothing changes.
         """
         self._student = self._fitted().with_weights(str(weights))
+        self._spectrum = None
+        return self
+
+    def use_average(self, decay: float) -> KoopmanDistiller:
+        """Choose one of the averages that a fit with ``Training(averages=...)`` kept, by its decay.
+
+        Its weights are those of its own best evaluation, which ``history_["averages"]`` tells; a linear solve
+        after them (``method="refine"``) is not among them. ``use_weights("ema")`` goes back to what was kept.
+        Raises ``ArgumentError`` for another decay, and for a student of one average or none.
+        """
+        student, decay = self._fitted(), as_number(decay, "decay", "a decay that training had")
+        self._student = student.with_average(decay)
         self._spectrum = None
         return self
 

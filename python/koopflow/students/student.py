@@ -64,7 +64,8 @@ class FittedStudent(Densities, Observables, Parameters):
         of a fit that had not ended) and ``log``, a list of dictionaries: ``step``, ``seconds``, every loss
         term, the held-out errors and the learning rate, without those that are not finite.
         After a linear solve also ``closed_form``: ``ridge``, ``residual``, the held-out scores before and
-        after, and which was ``kept``.
+        after, and which was ``kept``. With several averages also ``averages``, a list of ``decay`` and the
+        ``step`` and ``metric`` of its best state, and ``average``, the decay that was kept.
     teacher_ : dict
         What the teacher was: ``kind``, ``event_shape``, ``conditioning``, ``mixing``, the path or noise
         schedule of its states, and ``classes``, the labels that training drew from; others are sampled with a

@@ -1,0 +1,75 @@
+//! The best state of each of several averages of the weights.
+
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+use crate::training::Averages;
+
+/// When one of several averages was best, by the metric.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BestAverage {
+    pub decay: f64,
+    /// Its step; 0 is the untrained student.
+    pub step: u64,
+    /// `None` before there is a finite one.
+    pub metric: Option<f64>,
+}
+
+/// The best states, with their weights; none where training has one average or no average.
+#[derive(Default)]
+pub(super) struct BestAverages {
+    pub entries: Vec<BestAverage>,
+    weights: Vec<Tensor>,
+}
+
+impl BestAverages {
+    /// Those of a run that begins with these weights.
+    pub fn new(decays: &[f64], weights: &Tensor) -> Self {
+        let entries = decays.iter().map(|decay| BestAverage { decay: *decay, step: 0, metric: None });
+        BestAverages { entries: entries.collect(), weights: decays.iter().map(|_| weights.copy()).collect() }
+    }
+
+    /// Those that a file kept.
+    pub fn of(entries: Vec<BestAverage>, weights: Vec<Tensor>) -> Self {
+        BestAverages { entries, weights }
+    }
+
+    /// Keeps each average that is better than it was, by its `metrics` after `step` steps.
+    pub fn look(&mut self, averages: &Averages, metrics: &[f64], step: u64) {
+        let now = averages.all().iter().zip(metrics);
+        for ((entry, weights), (average, metric)) in self.entries.iter_mut().zip(&mut self.weights).zip(now) {
+            if metric.is_finite() && entry.metric.is_none_or(|best| *metric < best) {
+                (entry.metric, entry.step) = (Some(*metric), step);
+                *weights = average.value().copy();
+            }
+        }
+    }
+
+    /// Begins anew with what the averages are now.
+    pub fn restart(&mut self, averages: &Averages, metrics: &[f64], step: u64) {
+        for ((entry, weights), average) in self.entries.iter_mut().zip(&mut self.weights).zip(averages.all())
+        {
+            (entry.metric, entry.step) = (None, step);
+            *weights = average.value().copy();
+        }
+        self.look(averages, metrics, step);
+    }
+
+    /// By decay, as a student keeps them.
+    pub fn weights(&self) -> Vec<(f64, Tensor)> {
+        let entries = self.entries.iter().map(|entry| entry.decay);
+        entries.zip(self.weights.iter().map(Tensor::shallow_clone)).collect()
+    }
+}
+
+/// The decay of the best of them; the first where none is.
+pub(super) fn best_decay(entries: &[BestAverage]) -> Option<f64> {
+    let of = |entry: &BestAverage| entry.metric.unwrap_or(f64::INFINITY);
+    entries.iter().min_by(|one, other| of(one).total_cmp(&of(other))).map(|entry| entry.decay)
+}
+
+/// The place of the smallest metric; the first where none is finite.
+pub(super) fn best_place(metrics: &[f64]) -> usize {
+    let of = |place: &usize| if metrics[*place].is_finite() { metrics[*place] } else { f64::INFINITY };
+    (0..metrics.len()).min_by(|one, other| of(one).total_cmp(&of(other))).unwrap_or(0)
+}
