@@ -108,7 +108,7 @@ fn held_out_errors_are_what_they_say() {
     let paths = data.trajectories.as_ref().unwrap();
     let mut student = Student::new(recipe.student, 1, Device::Cpu).unwrap();
     student.set_coordinates(data.coordinates(9, None).unwrap());
-    let evaluator = Evaluator::new(&field, &data, &recipe.weights, &mut Silent).unwrap();
+    let evaluator = Evaluator::new(&field, &data, &recipe.weights, false, &mut Silent).unwrap();
     let asked = field.evaluations();
     let errors = evaluator.errors(&student, &mut Silent).unwrap();
     assert_eq!(field.evaluations(), asked, "velocities are asked for once");
@@ -152,7 +152,7 @@ fn held_out_errors_are_what_they_say() {
     // What no term trains is no part of the score.
     let ends = Weights { endpoint: 1.0, ..Weights::NONE };
     let score = |weights: &Weights| {
-        let evaluator = Evaluator::new(&field, &data, weights, &mut Silent).unwrap();
+        let evaluator = Evaluator::new(&field, &data, weights, false, &mut Silent).unwrap();
         evaluator.errors(&student, &mut Silent).unwrap().score
     };
     close("score", score(&ends), errors.endpoint);
