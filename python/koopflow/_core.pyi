@@ -1186,19 +1186,76 @@ class LevelSpectrum:
         monitor: _Monitor = None,
     ) -> LevelSpectrum: ...
     @staticmethod
-    def known(student: Student, maps: Sequence[tuple[_Array, _Array | None]]) -> LevelSpectrum:
-        """The spectrum of a student whose maps had these energies and residuals."""
+    def known(
+        student: Student, maps: Sequence[tuple[_Array, _Array, _Array, _Array | None]]
+    ) -> LevelSpectrum:
+        """The spectrum of a student whose maps had these: see :attr:`measured`."""
 
     @property
-    def maps(
+    def maps(self) -> list[tuple[str, int, int, int]]:
+        """Name, channels, height and width of each map."""
+
+    @property
+    def eigenvalues(self) -> list[NDArray[complex128]]:
+        """One of each pair, then the real ones, ``[r]``, of each map."""
+
+    @property
+    def measured(
         self,
-    ) -> list[tuple[str, int, int, int, NDArray[complex128], NDArray[float64], NDArray[float64] | None]]:
-        """Name, channels, height, width, eigenvalues, energy and residual of each map, arrays ``[r]``."""
+    ) -> list[tuple[NDArray[float64], NDArray[float64], NDArray[float64], NDArray[float64] | None]]:
+        """Energy and spread ``[r]``, mean as real and imaginary parts ``[r, pixels, 2]``, where pixels that
+        share no eigenvalues are 1, and residual ``[r]`` of each map."""
+
+    @property
+    def partners(self) -> list[int]:
+        """``[R]``: each its own, since one of each pair is listed."""
 
     def eigenfunctions(
         self, t: _Array | float, x: _Array, index: int, *, condition: _Array | None = None
     ) -> NDArray[complex128]:
         """psi(t, x) of one map, ``[B, r, height, width]``, or ``[B, r]`` if pixels share no eigenvalues."""
+
+    def sample(
+        self,
+        x0: _Array,
+        times: Sequence[float],
+        keep: Sequence[bool],
+        *,
+        condition: _Array | None = None,
+        monitor: _Monitor = None,
+    ) -> _Array:
+        """States ``[T, B, *event]`` with the kept of all R eigenfunctions, and the mean over noise of the
+        others."""
+
+    def edit(
+        self,
+        x: _Array,
+        gains: _Array,
+        shifts: _Array,
+        *,
+        noise: bool,
+        at: float,
+        project: bool = False,
+        condition: _Array | None = None,
+        monitor: _Monitor = None,
+    ) -> _Array:
+        """Samples with psi -> mean + gain (psi - mean) + shift at time ``at``, at every pixel.
+
+        Arguments and errors as those of :meth:`Spectrum.edit`, for ``[R]`` eigenfunctions, map by map.
+        """
+
+    def shift(
+        self,
+        x: _Array,
+        shift: _Array,
+        *,
+        noise: bool,
+        at: float,
+        project: bool = False,
+        condition: _Array | None = None,
+        monitor: _Monitor = None,
+    ) -> _Array:
+        """As :meth:`Spectrum.shift`."""
 
 def student_defaults(event_size: int) -> str:
     """The configuration that unset options resolve to for events of ``event_size`` numbers, as JSON."""

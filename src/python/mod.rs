@@ -12,6 +12,7 @@ mod flow_spectrum;
 mod forecast;
 mod handle;
 mod json;
+mod level_spectrum;
 mod mean_shift;
 mod metrics;
 #[cfg(feature = "probe")]
@@ -56,7 +57,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(tilt::step, module)?)?;
     module.add_function(wrap_pyfunction!(tilt::weighed, module)?)?;
     module.add_function(wrap_pyfunction!(tilt::systematic_resample, module)?)?;
-    module.add_class::<spectrum::PyLevelSpectrum>()?;
+    module.add_class::<level_spectrum::PyLevelSpectrum>()?;
     module.add_function(wrap_pyfunction!(files::describe_file, module)?)?;
     module.add_function(wrap_pyfunction!(files::_write_atomically, module)?)?;
     module.add_function(wrap_pyfunction!(student::student_defaults, module)?)?;

@@ -1,5 +1,4 @@
-//! `_core.Spectrum` and `_core.LevelSpectrum`: a student's spectrum, for Python. Complex arrays cross as their real
-//! and imaginary parts.
+//! `_core.Spectrum`: a student's spectrum, for Python. Complex arrays cross as their real and imaginary parts.
 
 use pyo3::prelude::*;
 use tch::{Device, Kind, Tensor};
@@ -17,7 +16,7 @@ use crate::ode;
 use crate::python::door::PyMonitor;
 use crate::sampling;
 use crate::sampling::Source;
-use crate::spectrum::{Edit, Facts, LevelSpectrum, Sort, Spectrum};
+use crate::spectrum::{Edit, Facts, Sort, Spectrum};
 use crate::tensor::Share;
 use crate::velocity::VelocityField;
 
@@ -37,29 +36,22 @@ impl Share for Measured {
     }
 }
 
-/// A hierarchy and what was measured of it.
-struct MeasuredLevels {
-    spectrum: LevelSpectrum,
-    student: Student,
+/// What a student's spectrum is kept with.
+pub(super) trait OfStudent {
+    fn student(&self) -> &Student;
 }
 
-impl Share for MeasuredLevels {
-    fn shallow_clone(&self) -> Self {
-        MeasuredLevels { spectrum: self.spectrum.shallow_clone(), student: self.student.shallow_clone() }
+impl OfStudent for Measured {
+    fn student(&self) -> &Student {
+        &self.student
     }
 }
 
 #[pyclass(name = "Spectrum", module = "koopflow._core", frozen)]
 pub struct PySpectrum(Shared<Measured>);
 
-#[pyclass(name = "LevelSpectrum", module = "koopflow._core", frozen)]
-pub struct PyLevelSpectrum(Shared<MeasuredLevels>);
-
-/// Name, channels, height, width, eigenvalues, energy and residual of a feature map.
-type MapRow<'py> = (String, i64, i64, i64, Bound<'py, PyAny>, Bound<'py, PyAny>, Option<Bound<'py, PyAny>>);
-
 /// What a spectrum is measured on: noise of `n` samples by a seed, a condition for each, perhaps a teacher.
-struct Asked {
+pub(super) struct Asked {
     student: Student,
     n: i64,
     seed: u64,
@@ -69,7 +61,7 @@ struct Asked {
 }
 
 impl Asked {
-    fn import(
+    pub(super) fn import(
         student: &PyStudent,
         (n, seed): (i64, u64),
         condition: Option<&Bound<'_, PyAny>>,
@@ -82,7 +74,7 @@ impl Asked {
     }
 
     /// The student, and what `measure` finds.
-    fn measure<T>(
+    pub(super) fn measure<T>(
         mut self,
         measure: impl FnOnce(
             &Student,
@@ -121,26 +113,42 @@ impl PySpectrum {
         let own = self.0.handle();
         export_complex(py, &door::enter(py, move || make(own))?)
     }
+}
 
-    /// The common shape of both edits.
-    fn edited<'py>(
-        &self,
-        x: &Bound<'py, PyAny>,
-        noise: bool,
-        project: bool,
-        condition: Option<&Bound<'py, PyAny>>,
-        monitor: Option<Bound<'py, PyAny>>,
-        edit: impl FnOnce(&Spectrum, &Student) -> Result<Edit> + Send,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let py = x.py();
-        let Array { tensor: x, kind } = Array::import_float(if noise { "x0" } else { "x" }, x)?;
-        let condition = Array::import_condition(self.conditioning(), condition, rows(&x))?;
-        let mut monitor = PyMonitor::new(monitor);
+/// Where an edit begins and how it goes on, from Python.
+pub(super) struct Edited {
+    x: Array,
+    source: Source,
+    project: bool,
+    condition: Option<Tensor>,
+    monitor: PyMonitor,
+}
+
+impl Edited {
+    pub(super) fn import(
+        conditioning: Conditioning,
+        x: &Bound<'_, PyAny>,
+        (noise, project): (bool, bool),
+        condition: Option<&Bound<'_, PyAny>>,
+        monitor: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let x = Array::import_float(if noise { "x0" } else { "x" }, x)?;
+        let condition = Array::import_condition(conditioning, condition, rows(&x.tensor))?;
         let source = if noise { Source::Noise } else { Source::Data };
-        let Measured { spectrum, student, .. } = self.0.handle();
+        Ok(Edited { x, source, project, condition, monitor: PyMonitor::new(monitor) })
+    }
+
+    /// The samples after `edit`, which is made of a spectrum.
+    pub(super) fn by<'py, T: OfStudent + Send>(
+        self,
+        py: Python<'py>,
+        own: T,
+        edit: impl for<'a> FnOnce(&'a T) -> Result<Edit<'a>> + Send,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let Edited { x: Array { tensor: x, kind }, source, project, condition, mut monitor } = self;
         let edited = door::enter(py, move || {
-            let (edit, condition) = (edit(&spectrum, &student)?, condition.as_ref());
-            sampling::edit(&student, &spectrum, &edit, &x, source, project, condition, &mut monitor)
+            let (edit, condition) = (edit(&own)?, condition.as_ref());
+            sampling::edit(own.student(), &edit, &x, source, project, condition, &mut monitor)
         })?;
         kind.export(py, edited)
     }
@@ -154,7 +162,7 @@ pub(super) fn export_complex<'py>(py: Python<'py>, tensor: &Tensor) -> PyResult<
 }
 
 /// Real and imaginary parts, `[.., 2]`, as a complex tensor.
-fn import_complex(argument: &str, object: &Bound<'_, PyAny>) -> PyResult<Tensor> {
+pub(super) fn import_complex(argument: &str, object: &Bound<'_, PyAny>) -> PyResult<Tensor> {
     let parts = Array::import_float(argument, object)?.tensor;
     if parts.size().last() != Some(&2) {
         let got = crate::tensor::shape_text(&parts.size());
@@ -164,14 +172,9 @@ fn import_complex(argument: &str, object: &Bound<'_, PyAny>) -> PyResult<Tensor>
 }
 
 /// Numbers of modes, in float64 on the CPU.
-fn import_own(argument: &str, object: &Bound<'_, PyAny>) -> PyResult<Tensor> {
+pub(super) fn import_own(argument: &str, object: &Bound<'_, PyAny>) -> PyResult<Tensor> {
     let tensor = Array::import_float(argument, object)?.tensor;
     Ok(tensor.to_kind(Kind::Double).to_device(Device::Cpu).copy())
-}
-
-/// A copy, which Python may write to.
-fn export_own<'py>(py: Python<'py>, tensor: &Tensor) -> PyResult<Bound<'py, PyAny>> {
-    ArrayKind::Numpy.export(py, tensor.copy())
 }
 
 #[pymethods]
@@ -365,8 +368,9 @@ impl PySpectrum {
         monitor: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let (gains, shifts) = (import_complex("gains", gains)?, import_complex("shifts", shifts)?);
-        self.edited(x, noise, project, condition, monitor, move |spectrum, student| {
-            Edit::new(spectrum, &gains, &shifts, student.own_time(at))
+        let edited = Edited::import(self.conditioning(), x, (noise, project), condition, monitor)?;
+        edited.by(x.py(), self.0.handle(), move |own| {
+            Edit::new(&own.spectrum, &gains, &shifts, own.student.own_time(at))
         })
     }
 
@@ -383,84 +387,9 @@ impl PySpectrum {
         monitor: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let shift = Array::import_float("shift", shift)?.tensor;
-        self.edited(x, noise, project, condition, monitor, move |spectrum, student| {
-            Edit::of_observables(spectrum, &shift, student.own_time(at))
+        let edited = Edited::import(self.conditioning(), x, (noise, project), condition, monitor)?;
+        edited.by(x.py(), self.0.handle(), move |own| {
+            Edit::of_observables(own.student.config().size(), &shift, own.student.own_time(at))
         })
-    }
-}
-
-impl PyLevelSpectrum {
-    fn conditioning(&self) -> Conditioning {
-        self.0.fact(|own| own.student.config().conditioning)
-    }
-}
-
-#[pymethods]
-impl PyLevelSpectrum {
-    /// Measures how the feature maps of a hierarchical student move.
-    #[new]
-    #[pyo3(signature = (student, *, n=512, seed=0, condition=None, teacher=None, monitor=None))]
-    fn new(
-        py: Python<'_>,
-        student: &PyStudent,
-        n: i64,
-        seed: u64,
-        condition: Option<&Bound<'_, PyAny>>,
-        teacher: Option<&PyVelocityField>,
-        monitor: Option<Bound<'_, PyAny>>,
-    ) -> PyResult<Self> {
-        let asked = Asked::import(student, (n, seed), condition, teacher, monitor)?;
-        let measured = door::enter(py, move || {
-            let (student, spectrum) = asked.measure(LevelSpectrum::measure)?;
-            Ok(MeasuredLevels { spectrum, student })
-        })?;
-        Ok(PyLevelSpectrum(Shared::new(measured)))
-    }
-
-    /// The same spectrum again, of a student and the energy and residual of each of its maps.
-    #[staticmethod]
-    fn known(
-        py: Python<'_>,
-        student: &PyStudent,
-        maps: Vec<(Bound<'_, PyAny>, Option<Bound<'_, PyAny>>)>,
-    ) -> PyResult<Self> {
-        let own =
-            |residual: Option<Bound<'_, PyAny>>| residual.map(|it| import_own("residual", &it)).transpose();
-        let maps =
-            maps.into_iter().map(|(energy, residual)| Ok((import_own("energy", &energy)?, own(residual)?)));
-        let (student, maps) = (student.handle(), maps.collect::<PyResult<Vec<_>>>()?);
-        let measured = door::enter(py, move || {
-            Ok(MeasuredLevels { spectrum: LevelSpectrum::known(&student, maps)?, student })
-        })?;
-        Ok(PyLevelSpectrum(Shared::new(measured)))
-    }
-
-    #[getter]
-    fn maps<'py>(&self, py: Python<'py>) -> PyResult<Vec<MapRow<'py>>> {
-        let own = self.0.handle().spectrum;
-        let row = |map: crate::spectrum::MapSpectrum| -> PyResult<MapRow<'py>> {
-            let residual = map.residual.as_ref().map(|residual| export_own(py, residual)).transpose()?;
-            let (values, energy) =
-                (export_complex(py, &map.eigenvalues.copy())?, export_own(py, &map.energy)?);
-            Ok((map.name, map.map.channels, map.map.height, map.map.width, values, energy, residual))
-        };
-        own.maps.into_iter().map(row).collect()
-    }
-
-    #[pyo3(signature = (t, x, index, *, condition=None))]
-    fn eigenfunctions<'py>(
-        &self,
-        t: &Bound<'py, PyAny>,
-        x: &Bound<'py, PyAny>,
-        index: usize,
-        condition: Option<&Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let (t, x_) = (Array::import_float("t", t)?.tensor, Array::import_float("x", x)?.tensor);
-        let condition = Array::import_condition(self.conditioning(), condition, rows(&x_))?;
-        let MeasuredLevels { spectrum, student } = self.0.handle();
-        let psi = door::enter(x.py(), move || {
-            spectrum.eigenfunctions(&student, &t, &x_, condition.as_ref(), index)
-        })?;
-        export_complex(x.py(), &psi)
     }
 }

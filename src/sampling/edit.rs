@@ -6,7 +6,7 @@ use super::chunks::Samples;
 use crate::error::{Error, Result};
 use crate::koopman::{Direction, Motion, Observables, Student};
 use crate::monitor::Monitor;
-use crate::spectrum::{Edit, Spectrum};
+use crate::spectrum::Edit;
 use crate::tensor::finite_or_divergence;
 
 /// Starting point of an edited path.
@@ -27,7 +27,6 @@ pub enum Source {
 #[allow(clippy::too_many_arguments)]
 pub fn edit(
     student: &Student,
-    spectrum: &Spectrum,
     edit: &Edit,
     x: &Tensor,
     source: Source,
@@ -49,7 +48,7 @@ pub fn edit(
     if let Some(batch) = edit.batch().filter(|batch| *batch != total) {
         return Err(Error::shape("shifts", format!("one row a sample, {total}"), format!("{batch} rows")));
     }
-    let change = edit.change(spectrum, student, if project { at } else { 1.0 })?;
+    let change = edit.change(student, if project { at } else { 1.0 })?;
     let back = student.horizon(at - 1.0)?;
     let there = Motion::new(student.generator(), at)?;
     let onward = Motion::new(student.generator(), 1.0 - at)?;

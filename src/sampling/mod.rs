@@ -23,7 +23,7 @@ pub use follows::{consistency_residual, phase_error};
 pub use invert::{invert_from, invert_polished, Inversion, Polish};
 pub use lanczos::log_quadratic_form;
 pub use map::{SampleMap, JACOBIAN_LIMIT};
-pub use sample::{invert, sample, sample_count, sample_modes, sample_path};
+pub use sample::{invert, sample, sample_count, sample_maps, sample_modes, sample_path};
 pub use segments::{
     invert_segments, invert_segments_polished, path_of_segments, sample_segments, starts_of_segments,
 };

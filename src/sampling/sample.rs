@@ -1,13 +1,13 @@
 //! Reading a student off: one step, a few re-encoding steps, paths at many times, inversion.
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::chunks::{chunk_rows, threads, Chunk, Samples};
 use crate::error::{Error, Result};
 use crate::koopman::{weight_of_encoding, Direction, Horizon, Motion, Student};
 use crate::monitor::Monitor;
 use crate::ode;
-use crate::spectrum::Spectrum;
+use crate::spectrum::{Change, Edit, LevelSpectrum, Spectrum};
 use crate::tensor::{chunks, finite_or_divergence, RandomSource};
 
 /// Equal steps from one time to another, prepared once for all chunks.
@@ -142,7 +142,7 @@ pub fn sample_path(
     check_times(times)?;
     let times = own_times(student, times);
     let horizons = times.iter().map(|time| student.horizon(*time)).collect::<Result<Vec<_>>>()?;
-    read_path(student, x0, &times, &horizons, condition, monitor)
+    read_path(student, x0, (&times, &horizons), None, condition, monitor)
 }
 
 /// The same with only the kept modes of a spectrum moving: `keep` has one entry an eigenvalue, and both of a
@@ -160,7 +160,7 @@ pub fn sample_modes(
     let times = own_times(student, times);
     let horizons =
         times.iter().map(|time| spectrum.horizon(student, *time, keep)).collect::<Result<Vec<_>>>()?;
-    read_path(student, x0, &times, &horizons, condition, monitor)
+    read_path(student, x0, (&times, &horizons), None, condition, monitor)
 }
 
 fn check_times(times: &[f64]) -> Result<()> {
@@ -174,12 +174,34 @@ fn own_times(student: &Student, times: &[f64]) -> Vec<f64> {
     times.iter().map(|time| student.own_time(*time)).collect()
 }
 
-/// States that each of `horizons`, which end at the student's own `times`, reads from the encoding of noise at time 0.
+/// The same of a hierarchy with only the kept eigenfunctions of its feature maps, `keep` for each of all maps'. The
+/// others are at every time what they are then in the mean over noise, for all samples alike: left where they start,
+/// as modes are, they would be at no time what the decoder knows from its training.
+pub fn sample_maps(
+    student: &Student,
+    spectrum: &LevelSpectrum,
+    x0: &Tensor,
+    times: &[f64],
+    keep: &[bool],
+    condition: Option<&Tensor>,
+    monitor: &mut dyn Monitor,
+) -> Result<Tensor> {
+    check_times(times)?;
+    let gains: Vec<f64> = keep.iter().map(|kept| f64::from(u8::from(*kept))).collect();
+    let gains = Tensor::from_slice(&gains).f_to_kind(Kind::ComplexDouble)?;
+    let change = Edit::of_maps(spectrum, &gains, &gains.f_zeros_like()?, 0.0)?.change(student, 0.0)?;
+    let times = own_times(student, times);
+    let horizons = times.iter().map(|time| student.horizon(*time)).collect::<Result<Vec<_>>>()?;
+    read_path(student, x0, (&times, &horizons), Some(&change), condition, monitor)
+}
+
+/// States that each of `horizons`, which end at the student's own times, reads from the encoding of noise at time 0,
+/// after a change of it.
 fn read_path(
     student: &Student,
     x0: &Tensor,
-    times: &[f64],
-    horizons: &[Horizon],
+    (times, horizons): (&[f64], &[Horizon]),
+    change: Option<&Change>,
     condition: Option<&Tensor>,
     monitor: &mut dyn Monitor,
 ) -> Result<Tensor> {
@@ -187,7 +209,10 @@ fn read_path(
     let count = horizons.len() as i64;
     let samples = Samples::new(student, "x0", x0, condition)?.held(count);
     let path = samples.map(1, monitor, |chunk| {
-        let g = chunk.encode(student, 0.0, &chunk.x, Direction::Forward);
+        let mut g = chunk.encode(student, 0.0, &chunk.x, Direction::Forward);
+        if let Some(change) = change {
+            g = change.apply(&g, &g, chunk.start);
+        }
         let piece = Horizon::apply_many(horizons, &g)?;
         finite_or_divergence(&piece, "paths")?;
         if student.units().is_none() {

@@ -2,64 +2,105 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::Spectrum;
+use super::{LevelSpectrum, Spectrum};
 use crate::error::{Error, Result};
-use crate::koopman::{exponential_integral, Observables, Student};
+use crate::koopman::{exponential_integral, Generator, LevelBlocks, Observables, Student};
 use crate::tensor::{check_finite, shape_text};
 
 /// A change of the observables at one time.
-pub struct Edit {
+pub struct Edit<'a> {
     at: f64,
-    what: What,
+    what: What<'a>,
 }
 
-/// Eigenfunctions: psi_k -> gain_k psi_k + shift_k, with the noise held: what each mode has moved since noise,
-/// psi_k(0) (e^{lambda_k t} - 1) q_k, changes as psi_k(0) = e^{-lambda_k at} psi_k(at) does. (Changing psi_k in the
-/// observables alone would also change the noise that it says they came from, by psi_k(0) q_k, and for a
-/// decaying mode push samples the other way.)
-enum What {
-    /// Gains less 1, `[r]`, and shifts, `[r]` or `[B, r]`: complex.
-    Eigenfunctions { gains: Tensor, shifts: Tensor },
+enum What<'a> {
+    /// psi_k -> gain_k psi_k + shift_k, with the noise held: what each mode has moved since noise,
+    /// psi_k(0) (e^{lambda_k t} - 1) q_k, changes as psi_k(0) = e^{-lambda_k at} psi_k(at) does. (Changing psi_k in the
+    /// observables alone would also change the noise that it says they came from, by psi_k(0) q_k, and for a
+    /// decaying mode push samples the other way.)
+    Modes { spectrum: &'a Spectrum, of: Numbers },
+    /// psi_k -> mean_k + gain_k (psi_k - mean_k) + shift_k at every pixel, about its mean over noise. What a decoder makes
+    /// of feature maps is no sum over them, and maps of zeros are none that it knows from its training.
+    Maps { spectrum: &'a LevelSpectrum, of: Numbers },
     /// g -> g + shift, `[m]` or `[B, m]`, as it is.
     Observables(Tensor),
 }
 
-/// How much an edit changes the observables at one time: g' = g + g(at) `matrix` + `shift`.
-pub struct Change {
-    /// `[m, m]`; none is 0.
-    matrix: Option<Tensor>,
-    /// `[m]` or `[B, m]`.
-    shift: Tensor,
+/// Gains less 1, `[r]`, and shifts, `[r]` or `[B, r]`: complex.
+struct Numbers {
+    gains: Tensor,
+    shifts: Tensor,
 }
 
-impl Edit {
-    /// Eigenfunctions, by `gains` complex `[r]` and `shifts` complex `[r]` or `[B, r]`; of each pair the second one is ignored and
-    /// taken to be the conjugate of the first.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] and [`Error::NonFinite`] name `gains` or `shifts`; [`Error::Argument`] names `at`, outside
-    /// [0, 1].
-    pub fn new(spectrum: &Spectrum, gains: &Tensor, shifts: &Tensor, at: f64) -> Result<Edit> {
-        let _guard = tch::no_grad_guard();
-        check_time(at)?;
-        let count = spectrum.count();
+impl Numbers {
+    fn new(count: i64, gains: &Tensor, shifts: &Tensor) -> Result<Numbers> {
         for (name, tensor, dimensions) in [("gains", gains, 1..=1), ("shifts", shifts, 1..=2)] {
             if !dimensions.contains(&tensor.dim()) || tensor.size().last() != Some(&count) {
                 return Err(Error::shape(name, format!("({count},)"), shape_text(&tensor.size())));
             }
             check_finite(name, &tensor.f_view_as_real()?)?;
         }
-        let gains = conjugated(spectrum, gains)? - 1.0;
-        Ok(Edit { at, what: What::Eigenfunctions { gains, shifts: conjugated(spectrum, shifts)? } })
+        Ok(Numbers { gains: gains - 1.0, shifts: shifts.shallow_clone() })
+    }
+}
+
+/// How much an edit changes the observables at one time: g' = g + `gain` + `shift`.
+pub struct Change {
+    gain: Gain,
+    /// `[m]` or `[B, m]`.
+    shift: Tensor,
+}
+
+enum Gain {
+    None,
+    /// g(at) times this, `[m, m]`.
+    Matrix(Tensor),
+    /// Of each map, (phi - `mean`) times gains less 1, `[2, r]` real and imaginary parts.
+    Maps {
+        blocks: LevelBlocks,
+        factors: Vec<Tensor>,
+        mean: Tensor,
+    },
+}
+
+impl<'a> Edit<'a> {
+    /// Eigenfunctions, by `gains` complex `[r]` and `shifts` complex `[r]` or `[B, r]`; of each pair the second one is ignored and
+    /// taken to be the conjugate of the first.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] and [`Error::NonFinite`] name `gains` or `shifts`; [`Error::Argument`] names `at`, outside
+    /// [0, 1].
+    pub fn new(spectrum: &'a Spectrum, gains: &Tensor, shifts: &Tensor, at: f64) -> Result<Edit<'a>> {
+        let _guard = tch::no_grad_guard();
+        check_time(at)?;
+        let Numbers { gains, shifts } = Numbers::new(spectrum.count(), gains, shifts)?;
+        let of = Numbers { gains: conjugated(spectrum, &gains)?, shifts: conjugated(spectrum, &shifts)? };
+        Ok(Edit { at, what: What::Modes { spectrum, of } })
     }
 
-    /// All observables, by a shift `[m]` or `[B, m]` of which the constant and time take no part.
+    /// Eigenfunctions of feature maps about their means over noise, by `gains` complex `[R]` and `shifts` complex `[R]` or
+    /// `[B, R]`, of all maps one after another. The imaginary parts of numbers of real eigenfunctions are ignored.
+    ///
+    /// # Errors
+    /// As [`Edit::new`].
+    pub fn of_maps(
+        spectrum: &'a LevelSpectrum,
+        gains: &Tensor,
+        shifts: &Tensor,
+        at: f64,
+    ) -> Result<Edit<'a>> {
+        let _guard = tch::no_grad_guard();
+        check_time(at)?;
+        let of = Numbers::new(spectrum.count(), gains, shifts)?;
+        Ok(Edit { at, what: What::Maps { spectrum, of } })
+    }
+
+    /// All `m` observables, by a shift `[m]` or `[B, m]` of which the constant and time take no part.
     ///
     /// # Errors
     /// [`Error::Shape`] and [`Error::NonFinite`] name `shift`; [`Error::Argument`] names `at`.
-    pub fn of_observables(spectrum: &Spectrum, shift: &Tensor, at: f64) -> Result<Edit> {
+    pub fn of_observables(m: i64, shift: &Tensor, at: f64) -> Result<Edit<'static>> {
         check_time(at)?;
-        let m = spectrum.observables();
         if !(1..=2).contains(&shift.dim()) || shift.size().last() != Some(&m) {
             return Err(Error::shape("shift", format!("({m},)"), shape_text(&shift.size())));
         }
@@ -75,51 +116,82 @@ impl Edit {
 
     /// Number of samples that it is for; `None` is any number.
     pub fn batch(&self) -> Option<i64> {
-        let (What::Eigenfunctions { shifts, .. } | What::Observables(shifts)) = &self.what;
+        let (What::Modes { of: Numbers { shifts, .. }, .. }
+        | What::Maps { of: Numbers { shifts, .. }, .. }
+        | What::Observables(shifts)) = &self.what;
         (shifts.dim() == 2).then(|| shifts.size()[0])
     }
 
-    /// Whether the state is changed at the time of the edit itself: what eigenfunctions have moved of noise is
-    /// nothing.
+    /// Whether the state is changed at the time of the edit itself: what modes have moved of noise is nothing.
     pub fn moves_the_state(&self) -> bool {
-        self.at > 0.0 || matches!(self.what, What::Observables(_))
+        self.at > 0.0 || !matches!(self.what, What::Modes { .. })
     }
 
     /// Difference of the observables at `time`: real, because conjugates are changed alike.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
-    pub fn change(&self, spectrum: &Spectrum, student: &Student, time: f64) -> Result<Change> {
+    /// [`Error::Argument`] naming `student` for one without the maps that are edited; whatever libtorch refuses.
+    pub fn change(&self, student: &Student, time: f64) -> Result<Change> {
         let _guard = tch::no_grad_guard();
         let convert =
             |tensor: Tensor| tensor.contiguous().to_device(student.device()).to_kind(student.kind());
-        let (gains, shifts) = match &self.what {
-            What::Eigenfunctions { gains, shifts } => (gains, shifts),
+        match &self.what {
             What::Observables(shift) => {
-                let carried = shift.f_matmul(&student.generator().exponential(time - self.at)?)?;
-                return Ok(Change { matrix: None, shift: convert(carried) });
+                Ok(Change { gain: Gain::None, shift: convert(carried(student, shift, time - self.at)?) })
             }
-        };
-        let values = spectrum.eigenvalues();
-        let carried = (values * -self.at).f_exp()? * exponential_integral(values, time)?;
-        Ok(Change {
-            matrix: Some(convert(spectrum.motion(&(gains * &carried))?)),
-            shift: convert(spectrum.write(&(shifts * carried))?),
-        })
+            What::Modes { spectrum, of: Numbers { gains, shifts } } => {
+                let values = spectrum.eigenvalues();
+                let carried = (values * -self.at).f_exp()? * exponential_integral(values, time)?;
+                Ok(Change {
+                    gain: Gain::Matrix(convert(spectrum.motion(&(gains * &carried))?)),
+                    shift: convert(spectrum.write(&(shifts * carried))?),
+                })
+            }
+            What::Maps { spectrum, of: Numbers { gains, shifts } } => {
+                let Generator::Levels(generator) = student.generator() else {
+                    return Err(Error::argument("student", "a hierarchy of feature maps", "one without"));
+                };
+                let parts = Tensor::f_stack(&[gains.f_real()?, gains.f_imag()?], 0)?;
+                let factors = spectrum.by_map(&parts)?.into_iter().map(convert).collect();
+                let mean = convert(spectrum.mean_features(time)?);
+                let shift = spectrum.carried_features(shifts, time - self.at)?;
+                Ok(Change {
+                    gain: Gain::Maps { blocks: generator.blocks().shallow_clone(), factors, mean },
+                    // The constant and time come first.
+                    shift: convert(shift.f_constant_pad_nd([2, 0])?),
+                })
+            }
+        }
     }
+}
+
+/// A shift of the observables, `[m]` or `[B, m]`, that the generator has carried for `tau`.
+fn carried(student: &Student, shift: &Tensor, tau: f64) -> Result<Tensor> {
+    let Generator::Levels(generator) = student.generator() else {
+        return Ok(shift.f_matmul(&student.generator().exponential(tau)?)?);
+    };
+    // L of a hierarchy has the square of tens of thousands of entries.
+    let features = shift.f_reshape([-1, *shift.size().last().unwrap_or(&0)])?.f_slice(1, 2, None, 1)?;
+    let moved = generator.in_double().propagate(&features.f_contiguous()?, &Tensor::from_slice(&[tau]));
+    Ok(moved.f_constant_pad_nd([2, 0])?.f_reshape(shift.size())?)
 }
 
 impl Change {
     /// `g` with what is different for samples `start ..` whose observables were `at_edit`.
     pub fn apply(&self, g: &Observables, at_edit: &Observables, start: i64) -> Observables {
-        let count = g.x.size()[0];
+        let count = g.t.size()[0];
         let shift = match self.shift.dim() {
             2 => self.shift.narrow(0, start, count),
             _ => self.shift.shallow_clone(),
         };
         let mut changed = g.assemble() + shift;
-        if let Some(matrix) = &self.matrix {
-            changed += at_edit.assemble().matmul(matrix);
+        match &self.gain {
+            Gain::None => {}
+            Gain::Matrix(matrix) => changed += at_edit.assemble().matmul(matrix),
+            Gain::Maps { blocks, factors, mean } => {
+                let mut features = changed.narrow(1, 2, changed.size()[1] - 2);
+                features += blocks.multiply(&(&g.features - mean), factors);
+            }
         }
         Observables { t: g.t.shallow_clone(), ..Observables::split(&changed, g.x.size()[1]) }
     }

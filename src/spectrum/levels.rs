@@ -24,6 +24,10 @@ pub struct MapSpectrum {
     /// Mean square over noise, summed over pixels, of what the eigenfunctions change from noise to data, as a share
     /// of all maps': `[r]`.
     pub energy: Tensor,
+    /// Deviation over noise of psi(0, x0), of all pixels together: `[r]`.
+    pub spread: Tensor,
+    /// Mean over noise of psi(0, x0): complex `[r, shared]`.
+    pub mean: Tensor,
     /// RMS distance of the eigenfunctions at the teacher's endpoints from e^lambda psi(0, x0), over their
     /// deviation there: `[r]`; `None` without a teacher.
     pub residual: Option<Tensor>,
@@ -35,10 +39,20 @@ impl MapSpectrum {
             name: self.name.clone(),
             eigenvalues: self.eigenvalues.shallow_clone(),
             energy: self.energy.shallow_clone(),
+            spread: self.spread.shallow_clone(),
+            mean: self.mean.shallow_clone(),
             residual: self.residual.as_ref().map(Tensor::shallow_clone),
             ..*self
         }
     }
+}
+
+/// What was measured of one map: fields of [`MapSpectrum`].
+pub struct MeasuredMap {
+    pub energy: Tensor,
+    pub spread: Tensor,
+    pub mean: Tensor,
+    pub residual: Option<Tensor>,
 }
 
 /// The feature maps of a hierarchy, from full resolution down to the middle.
@@ -52,29 +66,30 @@ impl LevelSpectrum {
         LevelSpectrum { maps: self.maps.iter().map(MapSpectrum::shallow_clone).collect() }
     }
 
-    /// What was measured before, of the same student: energy and residual of each map.
+    /// What was measured before, of the same student.
     ///
     /// # Errors
     /// [`Error::Argument`] naming `student` or `maps` for those of another hierarchy.
-    pub fn known(student: &Student, measured: Vec<(Tensor, Option<Tensor>)>) -> Result<LevelSpectrum> {
+    pub fn known(student: &Student, measured: Vec<MeasuredMap>) -> Result<LevelSpectrum> {
         let mut maps = layout(student)?;
-        let fits = |map: &MapSpectrum, of: &Tensor| of.size() == map.eigenvalues.size();
-        if maps.len() != measured.len()
-            || maps.iter().zip(&measured).any(|(map, (energy, _))| !fits(map, energy))
-        {
+        let fits = |(map, own): (&MapSpectrum, &MeasuredMap)| {
+            [&own.energy, &own.spread].iter().all(|of| of.size() == map.eigenvalues.size())
+                && own.mean.size() == map.mean.size()
+        };
+        if maps.len() != measured.len() || !maps.iter().zip(&measured).all(fits) {
             return Err(Error::argument(
                 "maps",
                 "those of this student",
                 format!("{} others", measured.len()),
             ));
         }
-        for (map, (energy, residual)) in maps.iter_mut().zip(measured) {
-            (map.energy, map.residual) = (energy, residual);
+        for (map, MeasuredMap { energy, spread, mean, residual }) in maps.iter_mut().zip(measured) {
+            (map.energy, map.spread, map.mean, map.residual) = (energy, spread, mean, residual);
         }
         Ok(LevelSpectrum { maps })
     }
 
-    /// Energies over the noise `[B, *event]`, residuals at the teacher's endpoints of it.
+    /// Energies, means and deviations over the noise `[B, *event]`, residuals at the teacher's endpoints of it.
     ///
     /// # Errors
     /// [`Error::Argument`] naming `student` for one that is no hierarchy; [`Error::Shape`] naming `teacher` for one
@@ -98,6 +113,8 @@ impl LevelSpectrum {
             let power = psi.f_abs()?.f_square()?.f_mean_dim([0i64].as_slice(), false, Kind::Double)?;
             map.energy = power.f_sum_dim_intlist(1, false, Kind::Double)? * change;
             total += map.energy.f_sum(Kind::Double)?.double_value(&[]);
+            map.mean = psi.f_mean_dim([0i64].as_slice(), false, None::<Kind>)?;
+            map.spread = mean_square(&(psi - &map.mean))?.f_sqrt()?;
         }
         for map in &mut maps {
             map.energy = &map.energy / total.max(1e-300);
@@ -114,6 +131,35 @@ impl LevelSpectrum {
             }
         }
         Ok(LevelSpectrum { maps })
+    }
+
+    /// Number of eigenfunctions of all maps together, R.
+    pub fn count(&self) -> i64 {
+        self.maps.iter().map(|map| map.eigenvalues.size()[0]).sum()
+    }
+
+    /// Numbers of all eigenfunctions, `[.., R]`, map by map: `[.., r]`.
+    pub(super) fn by_map(&self, values: &Tensor) -> Result<Vec<Tensor>> {
+        let counts: Vec<i64> = self.maps.iter().map(|map| map.eigenvalues.size()[0]).collect();
+        Ok(values.f_split_with_sizes(&counts, -1)?)
+    }
+
+    /// What the eigenfunctions' means over noise are at `time`, as features: `[k]`.
+    pub(super) fn mean_features(&self, time: f64) -> Result<Tensor> {
+        let carried = |map: &MapSpectrum| Ok(&map.mean * (&map.eigenvalues * time).f_exp()?.unsqueeze(1));
+        join(&self.maps.iter().map(carried).collect::<Result<Vec<_>>>()?, &self.maps)
+    }
+
+    /// Numbers that all pixels share, complex `[.., R]`, carried for `tau` by the eigenvalues, as features: `[.., k]`.
+    pub(super) fn carried_features(&self, values: &Tensor, tau: f64) -> Result<Tensor> {
+        let spread = |(values, map): (&Tensor, &MapSpectrum)| {
+            let carried = (values * (&map.eigenvalues * tau).f_exp()?).f_unsqueeze(-1)?;
+            let mut shape = carried.size();
+            *shape.last_mut().unwrap_or(&mut 1) = map.shared;
+            Ok(carried.f_expand(shape, false)?)
+        };
+        let each = self.by_map(values)?;
+        join(&each.iter().zip(&self.maps).map(spread).collect::<Result<Vec<_>>>()?, &self.maps)
     }
 
     /// psi(t, x) of one map: complex `[B, r, height, width]`, or `[B, r]` where every pixel has eigenvalues of its own.
@@ -157,9 +203,18 @@ fn layout(student: &Student) -> Result<Vec<MapSpectrum>> {
             true => "middle".to_string(),
             false => format!("{}x{}, {}", map.height, map.width, named.iter().filter(alike).count() + 1),
         };
-        let energy = eigenvalues.f_real()?.f_zeros_like()?;
-        let pairs = blocks.pairs();
-        named.push(MapSpectrum { name, map: *map, shared, pairs, eigenvalues, energy, residual: None });
+        let none = eigenvalues.f_real()?.f_zeros_like()?;
+        named.push(MapSpectrum {
+            name,
+            map: *map,
+            shared,
+            pairs: blocks.pairs(),
+            mean: eigenvalues.f_zeros_like()?.f_unsqueeze(1)?.f_repeat([1, shared])?,
+            eigenvalues,
+            energy: none.shallow_clone(),
+            spread: none,
+            residual: None,
+        });
     }
     Ok(named)
 }
@@ -198,11 +253,24 @@ fn split(g: &Tensor, maps: &[MapSpectrum]) -> Result<Vec<Tensor>> {
         .collect()
 }
 
+/// The features of eigenfunctions, complex `[.., r, shared pixels]` map by map: real `[.., k]`. What [`split`] undoes.
+fn join(psi: &[Tensor], maps: &[MapSpectrum]) -> Result<Tensor> {
+    let parts = psi.iter().zip(maps).map(|(psi, map)| {
+        let (re, im) = (psi.f_real()?, psi.f_imag()?.f_narrow(-2, 0, map.pairs)?);
+        let pairs = re.f_narrow(-2, 0, map.pairs)?;
+        let rest = re.f_narrow(-2, map.pairs, re.size()[re.dim() - 2] - map.pairs)?;
+        Ok(Tensor::f_cat(&[pairs, im, rest], -2)?.f_flatten(-2, -1)?)
+    });
+    Ok(Tensor::f_cat(&parts.collect::<Result<Vec<_>>>()?, -1)?)
+}
+
+/// Mean square of complex `[B, r, pixels]` over samples and pixels: `[r]`.
+fn mean_square(psi: &Tensor) -> Result<Tensor> {
+    Ok(psi.f_abs()?.f_square()?.f_mean_dim([0i64, 2].as_slice(), false, Kind::Double)?)
+}
+
 /// RMS of the difference over the deviation of what was found, for each eigenfunction: `[r]`.
 fn gap(found: &Tensor, expected: &Tensor) -> Result<Tensor> {
-    let over_all = |values: &Tensor| -> Result<Tensor> {
-        Ok(values.f_abs()?.f_square()?.f_mean_dim([0i64, 2].as_slice(), false, Kind::Double)?)
-    };
     let centre = found.f_mean_dim([0i64].as_slice(), true, None::<Kind>)?;
-    Ok((over_all(&(found - expected))? / over_all(&(found - centre))?.clamp_min(1e-300)).sqrt())
+    Ok((mean_square(&(found - expected))? / mean_square(&(found - centre))?.clamp_min(1e-300)).sqrt())
 }

@@ -17,4 +17,4 @@ pub(crate) use decomposition::partners;
 pub use decomposition::Spectrum;
 pub use edit::{Change, Edit};
 pub use facts::{Facts, Sort, RESIDUAL_TIMES};
-pub use levels::{LevelSpectrum, MapSpectrum};
+pub use levels::{LevelSpectrum, MapSpectrum, MeasuredMap};

@@ -222,7 +222,7 @@ fn an_edit_is_the_same_change_of_eigenfunctions_by_hand() {
             let edit = Edit::new(&spectrum, &gains, &shifts, at).unwrap();
             let run = |project| {
                 let source = Source::Noise;
-                sampling::edit(&student, &spectrum, &edit, &x0, source, project, None, &mut Silent)
+                sampling::edit(&student, &edit, &x0, source, project, None, &mut Silent)
             };
             let encode =
                 |t: f64, x: &Tensor| student.encode(&Tensor::from(t), x, Direction::Forward, None).unwrap();
@@ -251,7 +251,7 @@ fn an_edit_is_the_same_change_of_eigenfunctions_by_hand() {
         let zeros = complex(&Tensor::zeros([5, count], DOUBLE));
         let nothing = Edit::new(&spectrum, &zeros.select(0, 0), &zeros, 0.0).unwrap();
         let still = |edit: &Edit, source, project| {
-            sampling::edit(&student, &spectrum, edit, &x0, source, project, None, &mut Silent).unwrap()
+            sampling::edit(&student, edit, &x0, source, project, None, &mut Silent).unwrap()
         };
         let none = vec![false; count as usize];
         let truncated =
@@ -270,15 +270,13 @@ fn an_edit_is_the_same_change_of_eigenfunctions_by_hand() {
 fn a_shift_of_observables_is_carried_by_the_generator() {
     let x0 = normal(4, &[5, 3]);
     for student in each() {
-        let spectrum = Spectrum::new(&student).unwrap();
         let m = student.config().size();
         for shape in [vec![m], vec![5, m]] {
             let shift = normal(6, &shape);
             let at = 0.3;
-            let edit = Edit::of_observables(&spectrum, &shift, at).unwrap();
+            let edit = Edit::of_observables(m, &shift, at).unwrap();
             let run = |project| {
-                sampling::edit(&student, &spectrum, &edit, &x0, Source::Noise, project, None, &mut Silent)
-                    .unwrap()
+                sampling::edit(&student, &edit, &x0, Source::Noise, project, None, &mut Silent).unwrap()
             };
             // The constant and time are not for shifting.
             let _ = shift.narrow(-1, 0, 2).zero_();
@@ -291,7 +289,7 @@ fn a_shift_of_observables_is_carried_by_the_generator() {
             let again = student.encode(&Tensor::from(at), &state, Direction::Forward, None).unwrap();
             assert!(gap(&run(true), &student.readout(&carry(&again, 1.0 - at)).unwrap()) < 1e-8);
         }
-        let wrong = Edit::of_observables(&spectrum, &normal(6, &[m + 1]), 0.3);
+        let wrong = Edit::of_observables(m, &normal(6, &[m + 1]), 0.3);
         assert!(matches!(wrong, Err(Error::Shape { argument, .. }) if argument == "shift"));
     }
 }
@@ -311,8 +309,7 @@ fn what_cannot_be_edited_is_refused() {
     assert_eq!(argument(Edit::new(&spectrum, &(&ones * f64::NAN), &ones, 0.5)), "gains");
     let per_sample = Edit::new(&spectrum, &ones, &complex(&Tensor::zeros([4, 7], DOUBLE)), 0.5).unwrap();
     let x0 = normal(4, &[5, 3]);
-    let outcome =
-        sampling::edit(&student, &spectrum, &per_sample, &x0, Source::Noise, false, None, &mut Silent);
+    let outcome = sampling::edit(&student, &per_sample, &x0, Source::Noise, false, None, &mut Silent);
     assert!(matches!(outcome, Err(Error::Shape { argument, .. }) if argument == "shifts"));
     let late = Edit::new(&spectrum, &ones, &ones, 1.5);
     assert!(matches!(late, Err(Error::Argument { argument, .. }) if argument == "at"));

@@ -69,7 +69,11 @@ FILES = (*TABLES, "eigenvalues.png", "modes.png", "spectrum.toml")
         Option("n", "Number of samples: 64, or eight of each class, by default.", int | None),
         Option("label", "One class or several, [0, 3]: all by default.", int | list[int] | None),
         Option("condition", "An .npy file with the condition of each sample."),
-        Option("modes", "Modes that move: 3, [0, 1, 4] or :20.", int | list[int] | str | None),
+        Option(
+            "modes",
+            "Modes that move, or maps of a hierarchy: 3, [0, 1, 4] or :20.",
+            int | list[int] | str | None,
+        ),
         Option("steps", STEPS, int | None),
         Keywords(KoopmanDistiller.sample, skip=("x0", "progress")),
         Keywords(FlowTeacher.sample, skip=("x0", "progress")),

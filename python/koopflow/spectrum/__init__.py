@@ -2,7 +2,8 @@
 
 from .flow import FlowSpectrum, read_flow, read_paths
 from .flow_comparison import FOUND_AGAIN, SLOWEST, FlowComparison
-from .levels import LevelSpectrum, MapSpectrum, build_level_spectrum
+from .levels import LevelSpectrum, build_level_spectrum
+from .maps import MapSpectrum
 from .paths import Paths, core_of
 from .spectrum import NOISE_SEED, Spectrum, StabilityReport, build_spectrum, checked_spectrum
 

@@ -15,7 +15,6 @@ from .._arrays import (
     Array,
     as_batch,
     as_condition,
-    as_number,
     as_numbers,
     as_seed,
     as_times,
@@ -25,7 +24,7 @@ from .._arrays import (
 )
 from .._tables import text_table, to_frame
 from ..exceptions import ArgumentError, NonFiniteError
-from .places import chosen_places, truncation_counts
+from .places import chosen_places, kept_by, truncation_counts
 
 Complex = NDArray[np.complex128]
 Real = NDArray[np.float64]
@@ -225,27 +224,9 @@ class Spectrum:
         residual : float, optional
             Largest residual; needs a spectrum made with a teacher.
         """
-        keep = np.ones(len(self), dtype=bool)
-        by_energy = np.argsort(-self.energy, kind="stable")
-        ranges = {"frequency": (np.abs(self.frequency), frequency), "growth": (self.growth, growth)}
-        for name, (values, limits) in ranges.items():
-            if limits is not None:
-                low, *high = as_numbers(limits, name, "(0, 2)")
-                if len(high) != 1 or not low <= high[0]:
-                    raise ArgumentError(f"{name}: expected two numbers, low and high, got {limits!r}")
-                keep &= (values >= low) & (values < high[0])
-        if residual is not None:
-            if self.residuals is None:
-                raise ArgumentError("residual: expected a spectrum made with a teacher: spectrum(teacher)")
-            keep &= self.residuals <= as_number(residual, "residual")
-        if energy is not None:
-            energy = as_number(energy, "energy", "a share in (0, 1]", lambda share: 0.0 < share <= 1.0)
-            shares = np.cumsum(self.energy[by_energy]) / max(self.energy.sum(), 1e-300)
-            keep &= self.paired(by_energy[: int(np.searchsorted(shares, energy - 1e-12)) + 1])
-        if count is not None:
-            if (number := checked_count(count, "count")) > len(self):
-                raise ArgumentError(f"count: expected at most {len(self)}, got {count}")
-            keep &= self.paired(by_energy[:number])
+        keep = kept_by(
+            self, count=count, energy=energy, frequency=frequency, growth=growth, residual=residual
+        )
         return self[keep]
 
     def paired(self, places: Places) -> NDArray[np.bool_]:
@@ -301,11 +282,7 @@ class Spectrum:
 
     def states_at(self, x: Array, t: float, *, condition: Array | None = None) -> Array:
         """The student's states at time t of the paths that end in data ``x``, ``[B, *event]``."""
-        x, (t,) = as_batch(x, "x"), as_times([t], "t")
-        if t == 1.0:
-            return x
-        g = self.student.encode(1.0, x, direction="backward", condition=as_condition(condition))
-        return self.student.readout(self.student.propagate(g, self.student.own_time(t) - 1.0))
+        return states_at(self.student, x, t, condition)
 
     def readings(
         self, x: Array, at: float, condition: Array | None = None
@@ -459,6 +436,15 @@ def build_spectrum(
     core = _core.Spectrum(student, teacher=teacher, **checked_noise(**noise))
     whole = Spectrum(student, core, np.asarray(core.order(str(sort)), dtype=np.int64))
     return whole if count is None else whole.select(count=count)
+
+
+def states_at(student: _core.Student, x: Array, t: float, condition: Array | None) -> Array:
+    """A student's states at time t of its paths that end in data ``x``, ``[B, *event]``."""
+    x, (t,) = as_batch(x, "x"), as_times([t], "t")
+    if t == 1.0:
+        return x
+    g = student.encode(1.0, x, direction="backward", condition=as_condition(condition))
+    return student.readout(student.propagate(g, student.own_time(t) - 1.0))
 
 
 def checked_noise(

@@ -9,19 +9,24 @@ from numpy.typing import NDArray
 
 from .._arrays import Array, as_flag, to_numpy
 from ..exceptions import ArgumentError
-from ..spectrum import FlowSpectrum, Spectrum
+from ..spectrum import FlowSpectrum, LevelSpectrum, Spectrum
 
 
 def changes(
-    chosen: Spectrum, scale: Array | None, shift: Array | None, rotate: Array | None, at: float
+    chosen: Spectrum | LevelSpectrum,
+    scale: Array | None,
+    shift: Array | None,
+    rotate: Array | None,
+    at: float,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Gains and shifts of all modes, as the core takes them: see :meth:`koopflow.KoopmanDistiller.edit`."""
     if rotate is not None and np.any(chosen.eigenvalues.imag == 0.0):
         raise ArgumentError("rotate: expected complex modes only, got real ones among them")
-    turn = np.exp(1j * _for_modes("rotate", 0.0 if rotate is None else rotate, len(chosen)))
-    gains = _for_modes("scale", 1.0 if scale is None else scale, len(chosen)) * turn
+    count = len(chosen.places)
+    turn = np.exp(1j * _for_modes("rotate", 0.0 if rotate is None else rotate, count))
+    gains = _for_modes("scale", 1.0 if scale is None else scale, count) * turn
     shifts = (
-        _for_modes("shift", 0.0 if shift is None else shift, len(chosen))
+        _for_modes("shift", 0.0 if shift is None else shift, count)
         * chosen.spread
         * np.exp(chosen.growth * at)
     )
@@ -71,7 +76,9 @@ def _for_modes(name: str, values: complex | Array, count: int) -> NDArray[np.com
     return np.broadcast_to(given, (*given.shape[:-1], count))
 
 
-def _of_all_modes(values: NDArray[np.complex128], chosen: Spectrum, rest: float) -> NDArray[np.float64]:
+def _of_all_modes(
+    values: NDArray[np.complex128], chosen: Spectrum | LevelSpectrum, rest: float
+) -> NDArray[np.float64]:
     """Real and imaginary parts ``[..., 2]``: values of the chosen modes, their conjugates for partners, and
     ``rest`` for all others."""
     partners = np.asarray(chosen.core.partners)

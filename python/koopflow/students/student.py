@@ -28,7 +28,16 @@ from .._conditioning import Conditioning
 from .._parameters import Parameters
 from ..exceptions import ArgumentError, ShapeError
 from ..progress import ProgressFunction, ProgressMeter
-from ..spectrum import NOISE_SEED, FlowSpectrum, LevelSpectrum, Spectrum, build_level_spectrum, build_spectrum
+from ..spectrum import (
+    NOISE_SEED,
+    FlowSpectrum,
+    LevelSpectrum,
+    MapSpectrum,
+    Spectrum,
+    build_level_spectrum,
+    build_spectrum,
+    checked_spectrum,
+)
 from ..teachers.flow import Flow, checked_teacher
 from .density import Densities
 from .edit import changes, edit_flow
@@ -36,7 +45,9 @@ from .inverse import inverted
 from .observables import Observables
 
 S = TypeVar("S", bound="FittedStudent")
-Modes: TypeAlias = Spectrum | FlowSpectrum | int | slice | Sequence[int] | NDArray[Any]
+Modes: TypeAlias = (
+    Spectrum | FlowSpectrum | LevelSpectrum | int | str | slice | Sequence[int | str] | NDArray[Any]
+)
 
 
 class FittedStudent(Densities, Observables, Parameters):
@@ -77,7 +88,7 @@ class FittedStudent(Densities, Observables, Parameters):
     """
 
     # By energy, for modes given as places; made when first asked for.
-    _spectrum: Spectrum | None = None
+    _spectrum: Spectrum | LevelSpectrum | None = None
     # What fit was given, in this process only.
     _teacher: Flow | None = None
     conversion_: dict[str, Any]
@@ -109,10 +120,11 @@ class FittedStudent(Densities, Observables, Parameters):
             Random seed of fresh noise; None draws one.
         condition : array, optional
             Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student, or one for all samples.
-        modes : Spectrum, FlowSpectrum, int, slice, list of int or mask, optional
+        modes : Spectrum, FlowSpectrum, LevelSpectrum, int, slice, list of int or mask, optional
             Modes that move, both of a pair, while the others stay as they are in the noise: a selection of
             :meth:`spectrum`, or places in it as it is sorted by energy. Of a FlowSpectrum, its drift and
-            affine part move as well. Takes ``steps=1``.
+            affine part move as well. Of a hierarchy, a selection of its LevelSpectrum, or places or names of
+            feature maps: what is left out is the mean over noise. Takes ``steps=1``.
         log_prob : bool, default False
             Whether to return a tuple with the log-density in nats of each sample as well, ``[B]`` in float64,
             by the change of variables at its own noise: nothing is inverted. Takes ``steps=1`` and all
@@ -358,17 +370,19 @@ class FittedStudent(Densities, Observables, Parameters):
         """Data, or samples of noise, with some eigenfunctions changed: psi -> scale e^{i rotate} psi + shift.
 
         What the modes have moved since noise changes accordingly while the noise is kept: ``scale=0`` gives a
-        sample without these modes. Samples ``[B, *event]`` are of the kind of what was given.
+        sample without these modes, as :meth:`sample` with all others does. Samples ``[B, *event]`` are of the
+        kind of what was given.
 
         Parameters
         ----------
         x, x0 : array, ``[B, *event]``, optional
             Data, carried back to time ``at`` first, or noise, whose sample is edited. What the round trip of
             data loses is added again, so that an edit that changes nothing returns them.
-        modes : Spectrum, FlowSpectrum, int, slice, list of int or mask, optional
+        modes : Spectrum, FlowSpectrum, LevelSpectrum, int, slice, list of int or mask, optional
             Modes to change, as in :meth:`sample`; all by default. Both of a conjugate pair change alike.
             Those of a FlowSpectrum have real amplitudes that are constant in time, so that ``at`` matters
-            with ``project`` only, and are not turned.
+            with ``project`` only, and are not turned. Those of a hierarchy change alike at all pixels, and
+            are scaled and turned about their mean over noise.
         scale : float or array, ``[r]``, optional
             Factors of the selected modes; 0 removes them.
         shift : complex or array, ``[r]`` or ``[B, r]``, optional
@@ -398,20 +412,30 @@ class FittedStudent(Densities, Observables, Parameters):
         options["project"] = as_flag(project, "project")
         return chosen.core.edit(states, gains, shifts, **options)
 
-    def _selection(self, modes: Modes, condition: Array | None) -> Spectrum | FlowSpectrum:
+    def _selection(self, modes: Modes, condition: Array | None) -> Spectrum | FlowSpectrum | LevelSpectrum:
         """Modes of this student's spectrum, from places in it or a selection of it, or of a flow's; the
         spectrum of a student of vectors is that over the given ones."""
+        student = self._fitted()
+        build = build_level_spectrum if student.feature_maps else build_spectrum
         if isinstance(modes, FlowSpectrum):
-            return modes.of(self._fitted())
-        if isinstance(modes, Spectrum):
-            if modes.student is self._fitted():
+            return modes.of(student)
+        if isinstance(modes, Spectrum | LevelSpectrum):
+            if modes.student is student:
+                # Of a hierarchy nothing would be left but one image.
+                if isinstance(modes, LevelSpectrum):
+                    checked_spectrum("modes", modes, LevelSpectrum)
                 return modes
             raise ArgumentError("modes: expected this student's spectrum, got another student's")
+        if isinstance(modes, MapSpectrum):
+            raise ArgumentError(
+                f"modes: expected a selection such as spectrum[[2]] or spectrum['{modes.name}'], got the "
+                "MapSpectrum of one map"
+            )
         if Conditioning.from_plain(self.teacher_.get("conditioning", "none")).dim is not None:
-            return build_spectrum(self._fitted(), None, condition=condition)[modes]
+            return _chosen(build(student, None, condition=condition), modes)
         if self._spectrum is None:
-            self._spectrum = build_spectrum(self._fitted(), None)
-        return self._spectrum[modes]
+            self._spectrum = build(student, None)
+        return _chosen(self._spectrum, modes)
 
     def to_spectral(self: S) -> S:
         """The same student with a spectral generator: the dense one's eigenvalues as its parameters.
@@ -454,3 +478,8 @@ class FittedStudent(Densities, Observables, Parameters):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_spectrum": None, "_teacher": None}
+
+
+def _chosen(spectrum: Spectrum | LevelSpectrum, modes: Any) -> Spectrum | LevelSpectrum:
+    """Modes at some places, or the maps of a hierarchy."""
+    return spectrum.select(maps=modes) if isinstance(spectrum, LevelSpectrum) else spectrum[modes]

@@ -190,6 +190,13 @@ impl Blocks {
         )
     }
 
+    /// Features, `[B, k]` or `[B, k, pixels]`, times one number for each eigenfunction, `[2, p + r]` real and imaginary
+    /// parts: of the pairs, then of the real ones, which ignore the imaginary part.
+    pub(in crate::koopman) fn multiply(&self, features: &Tensor, factors: &Tensor) -> Tensor {
+        let imaginary = factors.narrow(0, 1, 1).narrow(1, 0, self.pairs());
+        self.scale(features, &Factors { real: factors.narrow(0, 0, 1), imaginary })
+    }
+
     /// phi e^{tau Λ} for features `[B, k]` or `[B, k, pixels]` and tau `[B]`.
     pub fn propagate(&self, features: &Tensor, tau: &Tensor) -> Tensor {
         self.scale(features, &self.exponentials(&tau.unsqueeze(1)))

@@ -58,8 +58,8 @@ impl LevelBlocks {
         self.maps.iter().map(|(blocks, shared)| (blocks, *shared))
     }
 
-    /// What `act` makes of each map's features `[B, features, shared]`, side by side again: `[B, k]`.
-    fn each(&self, features: &Tensor, act: impl Fn(&Blocks, &Tensor) -> Tensor) -> Tensor {
+    /// What `act` makes of each map's features `[B, features, shared]`, by its place, side by side again: `[B, k]`.
+    fn each(&self, features: &Tensor, act: impl Fn(usize, &Blocks, &Tensor) -> Tensor) -> Tensor {
         let batch = features.size()[0];
         let sizes = |(blocks, shared): &(Blocks, i64)| blocks.features() * shared;
         let lengths: Vec<i64> = self.maps.iter().map(sizes).collect();
@@ -67,8 +67,9 @@ impl LevelBlocks {
         let moved: Vec<Tensor> = parts
             .iter()
             .zip(&self.maps)
-            .map(|(part, (blocks, shared))| {
-                act(blocks, &part.view([batch, blocks.features(), *shared])).reshape([batch, -1])
+            .enumerate()
+            .map(|(place, (part, (blocks, shared)))| {
+                act(place, blocks, &part.view([batch, blocks.features(), *shared])).reshape([batch, -1])
             })
             .collect();
         Tensor::cat(&moved, 1)
@@ -76,12 +77,18 @@ impl LevelBlocks {
 
     /// phi e^{tau Λ}, `[B, k]`, for tau `[B]`, or `[1]` for one.
     pub fn propagate(&self, features: &Tensor, tau: &Tensor) -> Tensor {
-        self.each(features, |blocks, part| blocks.propagate(part, tau))
+        self.each(features, |_, blocks, part| blocks.propagate(part, tau))
     }
 
     /// phi Λ, `[B, k]`.
     pub fn rate(&self, features: &Tensor) -> Tensor {
-        self.each(features, Blocks::rate)
+        self.each(features, |_, blocks, part| blocks.rate(part))
+    }
+
+    /// Each eigenfunction times a number that all pixels share: `[B, k]`, for real and imaginary parts `[2, r]` of each
+    /// map, one of each pair and then the real ones, whose imaginary parts are ignored.
+    pub fn multiply(&self, features: &Tensor, factors: &[Tensor]) -> Tensor {
+        self.each(features, |place, blocks, part| blocks.multiply(part, &factors[place]))
     }
 
     pub fn shallow_clone(&self) -> Self {
@@ -132,7 +139,8 @@ impl LevelGenerator {
         (g.x.shallow_clone(), self.blocks.rate(&g.features))
     }
 
-    fn in_double(&self) -> LevelBlocks {
+    /// Λ in float64 on the CPU, without a graph.
+    pub fn in_double(&self) -> LevelBlocks {
         let convert = |tensor: &Tensor| tensor.detach().to_device(Device::Cpu).to_kind(Kind::Double);
         LevelBlocks {
             maps: self.blocks.maps().map(|(blocks, shared)| (blocks.map(convert), shared)).collect(),
