@@ -14,7 +14,7 @@ from sklearn.model_selection import KFold, cross_val_predict
 
 from .._arrays import Array, as_condition, as_flag, as_number, as_numbers, as_samples, to_numpy
 from ..exceptions import ArgumentError, NonFiniteError
-from ..spectrum import FlowSpectrum, Spectrum, checked_spectrum
+from ..spectrum import FlowSpectrum, LevelSpectrum, Spectrum, checked_spectrum
 from .labels import number_per_sample, one_per_sample
 
 RIDGES = np.logspace(-3, 4, 15)
@@ -43,10 +43,12 @@ class Directions:
         Time of the eigenfunctions and of the edit.
 
     With a FlowSpectrum, a reading is one of its amplitudes and of those along the affine axes, which are
-    constant in time, and ``shifts`` are ``[len(names), A + K]``, the axes first.
+    constant in time, and ``shifts`` are ``[len(names), A + K]``, the axes first. With a LevelSpectrum, what
+    is read is what is moved, the selected eigenfunctions at every pixel, ``[len(names), F]``: other feature
+    maps stay as they are, so that a direction of one level shows how classes differ there.
     """
 
-    spectrum: Spectrum | FlowSpectrum
+    spectrum: Spectrum | FlowSpectrum | LevelSpectrum
     names: list[Any]
     shifts: NDArray[np.float64]
     r2: NDArray[np.float64]
@@ -58,7 +60,8 @@ class Directions:
         return np.asarray(self.shifts[self.names.index(name)])
 
     def image(self, name: Any) -> NDArray[np.float64]:
-        """What strength 1 of a direction adds to a sample, unless it is projected, ``[*event]``."""
+        """What strength 1 of a direction adds to a sample, unless it is projected, ``[*event]``; of a
+        hierarchy, to the one that its eigenfunctions' means over noise make."""
         return self.spectrum.shift_image(self._shift(name), self.at)
 
     def edit(
@@ -101,7 +104,7 @@ class Directions:
 
 
 def find_directions(
-    spectrum: Spectrum | FlowSpectrum,
+    spectrum: Spectrum | FlowSpectrum | LevelSpectrum,
     x: Array,
     *,
     labels: Array | None = None,
@@ -113,7 +116,7 @@ def find_directions(
 
     Parameters
     ----------
-    spectrum : Spectrum or FlowSpectrum
+    spectrum : Spectrum, FlowSpectrum or LevelSpectrum
         A spectrum, or a selection of one, whose eigenfunctions or amplitudes the labels are read from.
     x : array, ``[N, *event]``
         Data, at least 10.
@@ -128,7 +131,7 @@ def find_directions(
     --------
     ``find_directions(spectrum, x, labels=labels).sweep(x, "cat")`` makes data less and more cat-like.
     """
-    checked_spectrum("spectrum", spectrum, Spectrum, FlowSpectrum)
+    checked_spectrum("spectrum", spectrum, Spectrum, FlowSpectrum, LevelSpectrum)
     x = as_samples(x, "x")
     if (labels is None) == (scores is None):
         raise ArgumentError(

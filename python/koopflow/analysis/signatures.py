@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .._arrays import Array, as_samples, as_seed, checked_count
 from ..exceptions import ArgumentError
-from ..spectrum import FlowSpectrum, Spectrum, checked_spectrum
+from ..spectrum import FlowSpectrum, LevelSpectrum, Spectrum, checked_spectrum
 from .labels import one_per_sample
 
 _Real = NDArray[np.float64]
@@ -32,10 +32,11 @@ class Signatures:
         Standard deviation of ``|psi_k|`` within classes: the unit of distances.
     magnitudes, codes : array, ``[N, T, r]`` and ``[N]``
         ``|psi_k|`` of every sample, and the place of its class among ``labels``. With a FlowSpectrum, its
-        amplitudes a_k with their signs, the same at all times.
+        amplitudes a_k with their signs, the same at all times; with a LevelSpectrum, RMS of ``|psi_k|`` over
+        pixels.
     """
 
-    spectrum: Spectrum | FlowSpectrum
+    spectrum: Spectrum | FlowSpectrum | LevelSpectrum
     labels: list[Any]
     times: tuple[float, ...]
     mean: _Real
@@ -65,7 +66,7 @@ class Signatures:
 
 
 def measure_signatures(
-    spectrum: Spectrum | FlowSpectrum,
+    spectrum: Spectrum | FlowSpectrum | LevelSpectrum,
     x: Array,
     labels: Array,
     *,
@@ -83,7 +84,7 @@ def measure_signatures(
     times : sequence of float
         Times in [0, 1].
     """
-    checked_spectrum("spectrum", spectrum, Spectrum, FlowSpectrum)
+    checked_spectrum("spectrum", spectrum, Spectrum, FlowSpectrum, LevelSpectrum)
     x = as_samples(x, "x")
     times = spectrum.signature_times(times)
     values, codes = np.unique(one_per_sample("labels", labels, x), return_inverse=True)

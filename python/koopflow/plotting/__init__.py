@@ -11,6 +11,7 @@ from .blueprint import blueprint, build_up, flow_groups
 from .classes import embedding, signatures
 from .flow import flow_agreement, flow_amplitudes, flow_energy, flow_profiles, flow_rates
 from .images import edit_strip, image_grid, inversion_strip, save_image_grid
+from .levels import level_build_up
 from .modes import eigenfunctions, mode_energy, modes, truncation
 from .populations import population
 from .samples import loss_history, paths, samples, side_by_side
@@ -38,6 +39,7 @@ __all__ = [
     "generator",
     "image_grid",
     "inversion_strip",
+    "level_build_up",
     "level_eigenvalues",
     "loss_history",
     "mode_energy",

@@ -55,11 +55,7 @@ def image_grid(
     low, high = limits
     pixels = np.clip(pixels, low, high)
     columns = columns or nearly_square(len(pixels))
-    if pixels.ndim == 4 and pixels.shape[1] == 3 and image_shape is None:
-        light = (pixels - low) / (high - low)
-        canvas = tiled(light.transpose(0, 2, 3, 1), columns, np.array(to_rgb(GAP)))
-    else:
-        canvas = tiled(_pictures(pixels, pixels.shape[1:], image_shape), columns)
+    canvas = _painted(pixels, columns, image_shape, limits)
     ax = axes_or_new(ax, (0.45 * columns + 0.3, 0.45 * -(-len(pixels) // columns) + 0.5))
     show(ax, canvas, "gray_r", limits)
     ax.set_axis_off()
@@ -112,7 +108,7 @@ def edit_strip(
     Parameters
     ----------
     sweep : array, ``[S, B, *event]``
-        Samples by strength, as ``Directions.sweep`` of :mod:`koopflow.analysis` gives it.
+        Samples by strength, grey or in colour, as ``Directions.sweep`` of :mod:`koopflow.analysis` gives it.
     strengths : sequence of float or str, optional
         Numbers or words for the axis, S of them; 0, 1, ... by default.
     label : str, default "strength"
@@ -130,10 +126,11 @@ def edit_strip(
     if states.shape[2:] == (2,):
         return titled(_trails(states, names, ax), title)
     columns, count = states.shape[:2]
-    pictures = _pictures(states.swapaxes(0, 1), states.shape[2:], image_shape)
+    rows = states.swapaxes(0, 1).reshape(-1, *states.shape[2:])
     ax = axes_or_new(ax, (0.62 * columns + 0.5, 0.62 * count + 0.7))
-    show(ax, tiled(pictures, columns), "gray_r", limits)
-    width = pictures.shape[2]
+    canvas = _painted(rows, columns, image_shape, limits)
+    show(ax, canvas, "gray_r", limits)
+    width = (canvas.shape[1] - 1) // columns - 1
     ax.set_xticks([1 + (width + 1) * c + (width - 1) / 2 for c in range(columns)], names, fontsize=7)
     ax.set_yticks([])
     ax.tick_params(length=0)
@@ -186,6 +183,16 @@ def _trails(states: NDArray[Any], names: list[str], ax: Axes | None) -> Axes:
     square(ax, limits_of(states.reshape(-1, 2), central=1.0))
     ax.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax
+
+
+def _painted(
+    pixels: NDArray[Any], columns: int, image_shape: tuple[int, int] | None, limits: tuple[float, float]
+) -> NDArray[Any]:
+    """Images row by row: ``[N, 3, H, W]`` in colour, others of one channel as they are."""
+    if pixels.ndim == 4 and pixels.shape[1] == 3 and image_shape is None:
+        light = np.clip((pixels - limits[0]) / (limits[1] - limits[0]), 0.0, 1.0)
+        return tiled(light.transpose(0, 2, 3, 1), columns, np.array(to_rgb(GAP)))
+    return tiled(_pictures(pixels, pixels.shape[1:], image_shape), columns)
 
 
 def _pictures(

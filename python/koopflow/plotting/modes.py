@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .._arrays import Array
 from ..exceptions import ArgumentError, ShapeError
-from ..spectrum import Spectrum
+from ..spectrum import LevelSpectrum, Spectrum
 from . import _canvas
 from ._canvas import DATA, FAINT, INK, SIGNED, SIZES, STUDENT, TEACHER, finish, titled
 from .images import corners, show, tiled
@@ -156,7 +156,7 @@ def mode_energy(
 
 
 def truncation(
-    spectrum: Spectrum,
+    spectrum: Spectrum | LevelSpectrum,
     x0: Array,
     *,
     ax: Axes | None = None,
@@ -180,7 +180,7 @@ def truncation(
     ax.plot(range(1, len(left) + 1), expected, "--", color=TEACHER, linewidth=1.0, label=label)
     ax.axhline(0.1, color=FAINT, linewidth=0.8, zorder=0)
     ax.set_xscale("symlog", linthresh=1.0)
-    ax.set(xlim=(0.0, 1.1 * max(1, len(spectrum))), ylim=(0.0, None))
+    ax.set(xlim=(0.0, 1.1 * max(1, len(left))), ylim=(0.0, None))
     ax.legend(frameon=False, fontsize=7)
     x, y = "modes, in the order of their energy", "RMS error (of what all modes move)"
     return finish(ax, title, x, y, warning=spectrum.caveat)
