@@ -25,7 +25,7 @@ from koopflow import FlowTeacher, KoopmanDistiller, plotting
 
 from ...environment import versions
 from .judge import Images, Judge, decibels
-from .models import NAMES, Model, distilled, taught
+from .models import NAMES, Model, distilled, seconds_of, taught
 
 TIMES = [0.0, 0.25, 0.5, 0.75, 1.0]
 SOLVERS: dict[str, dict[str, Any]] = {
@@ -69,7 +69,8 @@ def compared(judge: Judge, seed: int, options: argparse.Namespace) -> dict[str, 
         "teacher, dopri5": {
             **judge.quality(exact[-1]),
             "sampling": 1.0,
-            "seconds": teacher.history_["seconds"],
+            "training": 1.0,
+            "processor seconds": (cost := seconds_of("teacher", seed, options.output)),
         },
         "straight line to the teacher's end": judge.errors(line[1:], exact[1:]),
     }
@@ -90,8 +91,7 @@ def compared(judge: Judge, seed: int, options: argparse.Namespace) -> dict[str, 
             **judge.errors(np.stack([ends, ends]), np.stack([exact[-1]] * 2)),
             **(of_paths(student, judge, exact, options)),
             "sampling": spent / seconds,
-            "seconds": student.history_["seconds"],
-            "trajectory seconds": student.history_["trajectory_seconds"],
+            "training": seconds_of(name, seed, options.output) / cost,
         }
         samples[name] = ends
         say(name, rows[name])
@@ -108,8 +108,13 @@ def of_paths(student: Model, judge: Judge, exact: Images, options: argparse.Name
         return {"path": float("nan")}
     path = np.asarray(student.sample_path(judge.noise, times=TIMES[1:], condition=judge.labels))
     back = np.asarray(student.invert(exact[-1], condition=judge.labels))
+    more = {}
+    for steps in (2, 4):
+        ends = student.sample(x0=judge.noise, condition=judge.labels, steps=steps)
+        more |= {f"{name}, {steps} steps": value for name, value in judge.quality(np.asarray(ends)).items()}
     return {
         **judge.errors(path, exact[1:]),
+        **more,
         # The noise's own norm is one a pixel.
         "inversion": float(np.sqrt(np.mean((back - judge.noise).astype(np.float64) ** 2))),
         **round_trips(student, judge, options),
@@ -136,7 +141,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--channels", type=int, default=16)
     parser.add_argument("--teacher-steps", type=int, default=2500)
-    parser.add_argument("--steps", type=int, default=1400, help="of a student by a U-Net")
+    parser.add_argument("--steps", type=int, default=1600, help="of a student by a U-Net")
     parser.add_argument("--baseline-steps", type=int, default=8000)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=2e-3)

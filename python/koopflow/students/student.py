@@ -256,8 +256,8 @@ class FittedStudent(Densities, Observables, Parameters):
             step is kept if it does, and otherwise shortened or damped more.
         method : {"newton", "fixed_point", "anderson"}, default "newton"
             Kind of step: Levenberg-Marquardt with the exact Jacobian (one product for each coordinate, up to
-            1024 of them); the student's own inverse applied to what is missing, two evaluations; or such steps
-            combined so that what earlier ones left undone cancels, at the same cost.
+            1024 of them); the student's own inverse applied to what is missing, two evaluations; or such
+            steps combined so that what earlier ones left undone cancels, at the same cost.
         damping : float, default 1e-3
             Damping relative to the mean diagonal of J^T J; fixed-point steps shrink by 1 / (1 + damping).
         residuals : bool, default False
