@@ -270,6 +270,28 @@ def test_a_warm_start_is_the_teachers_network(teacher: FlowTeacher, tmp_path: Pa
         torch.testing.assert_close(weights[f"{half}.{name}"], value, rtol=0, atol=1e-8)
 
 
+def test_a_warm_hierarchy_has_the_mean_class_and_a_generator_near_rest(
+    bars: np.ndarray, tmp_path: Path
+) -> None:
+    """Its decoder is told of no class, and its maps at data are nearly those at noise."""
+    labels = np.arange(len(bars)) % 2
+    teacher = FlowTeacher(SHAPE, network=SMALL, num_classes=2, steps=20, batch_size=16).fit(
+        bars, condition=labels, progress=False
+    )
+    options = {"basis": "hierarchy", "unet": SMALL, "warm_start": True, "learning_rate": 1e-12, "steps": 1}
+    student = student_of(teacher, **options)
+    student.save(tmp_path / "h.safetensors")
+    weights, theirs = load_file(tmp_path / "h.safetensors"), teacher.state_dict()
+    mean = theirs["time_embed.2.bias"] + theirs["label_emb.weight"].mean(dim=0)
+    torch.testing.assert_close(weights["readout.time_embed.2.bias"], mean, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        weights["forward.time_embed.2.bias"], theirs["time_embed.2.bias"], rtol=0, atol=1e-8
+    )
+    assert np.abs(student.spectrum().eigenvalues).max() < 0.05 * 7
+    cold = student_of(teacher, **{**options, "warm_start": False})
+    assert np.abs(cold.spectrum().eigenvalues).max() > 6
+
+
 def test_labels_condition_the_hierarchy(bars: np.ndarray) -> None:
     labels = (bars[:, 0, :4].mean((1, 2)) > bars[:, 0, 4:].mean((1, 2))).astype("i8")
     teacher = FlowTeacher(SHAPE, network=SMALL, num_classes=2, steps=20, batch_size=16).fit(
