@@ -25,7 +25,7 @@ from koopflow import FlowTeacher, KoopmanDistiller, plotting
 
 from ...environment import versions
 from .judge import Images, Judge, decibels
-from .models import NAMES, Model, distilled, seconds_of, taught
+from .models import NAMES, OTHERS, Model, distilled, seconds_of, taught
 
 TIMES = [0.0, 0.25, 0.5, 0.75, 1.0]
 SOLVERS: dict[str, dict[str, Any]] = {
@@ -149,7 +149,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--round-trips", type=int, default=200)
     parser.add_argument("--epochs", type=int, default=20, help="of the classifiers")
-    parser.add_argument("--only", nargs="+", choices=NAMES)
+    parser.add_argument("--only", nargs="+", choices=[*NAMES, *OTHERS])
     parser.add_argument("--no-solvers", dest="solvers", action="store_false", help="leave out few steps")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--threads", type=int, default=1)

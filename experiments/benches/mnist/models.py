@@ -39,12 +39,22 @@ STUDENTS: dict[str, dict[str, Any]] = {
         "training": {"metric": "endpoint_error"},
     },
 }
+# What is measured on or off, against "hierarchical" after as many steps.
+LEVERS: dict[str, dict[str, Any]] = {
+    "cold start": {"warm_start": False},
+    "all terms from the start": {"endpoint_first": 0.0},
+    "row weights, power 0.5": {"row_power": 0.5},
+    "row weights, power 1": {"row_power": 1.0},
+    "inverse first": {"weights": {"path": 1.0, "inverse": 1.0, "round_trip": 0.4}},
+    "two averages": {"averages": (0.9, 0.99)},
+}
 # Perceptrons, the only networks that they have.
 BASELINES: dict[str, type[baselines.TrainedBaseline]] = {
     "KDM": baselines.KDM,
     "mean velocity": baselines.MeanVelocity,
 }
 NAMES = [*STUDENTS, *BASELINES]
+OTHERS = [f"lever: {name}" for name in LEVERS]
 Model = KoopmanDistiller | baselines.TrainedBaseline
 
 
@@ -73,6 +83,18 @@ def taught(judge: Judge, seed: int, options: argparse.Namespace) -> FlowTeacher:
     return teacher
 
 
+def pulled(name: str) -> dict[str, Any]:
+    """The hierarchical student's options with one lever of :data:`LEVERS` moved."""
+    change = LEVERS[name.removeprefix("lever: ")]
+    given = dict(STUDENTS["hierarchical"])
+    objective = {key: value for key, value in change.items() if key not in ("warm_start", "averages")}
+    given["objective"] = {**given["objective"], **objective}
+    given["warm_start"] = change.get("warm_start", True)
+    if "averages" in change:
+        given["training"] = {"averages": change["averages"]}
+    return given
+
+
 def finished(model: FlowTeacher | Model, file: Path, started: float) -> None:
     """Keeps a model and, beside it, the processor's seconds of its training, of all threads."""
     model.save(file)
@@ -99,14 +121,16 @@ def distilled(name: str, teacher: FlowTeacher, judge: Judge, seed: int, options:
     if name in BASELINES:
         model = BASELINES[name](trajectories=paths, steps=options.baseline_steps, **common)
     else:
-        given = dict(STUDENTS[name])
+        given = pulled(name) if name in OTHERS else dict(STUDENTS[name])
         if weight := given.pop("eyes", 0.0):
             fitting["features"] = judge.eyes
             objective = given["objective"]
             weights = {**objective["weights"], "feature_distance": weight}
             given["objective"] = {**objective, "weights": weights}
         # A held-out evaluation costs as much as many steps.
-        looks = {"evaluate_every": max(options.steps // 4, 1), "ema_decay": 0.99}
+        looks: dict[str, Any] = {"evaluate_every": max(options.steps // 4, 1)}
+        if "averages" not in given.get("training", {}):
+            looks["ema_decay"] = 0.99
         model = KoopmanDistiller(
             unet=teacher.network,
             steps=options.steps,
