@@ -141,7 +141,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--channels", type=int, default=16)
     parser.add_argument("--teacher-steps", type=int, default=2500)
-    parser.add_argument("--steps", type=int, default=1600, help="of a student by a U-Net")
+    parser.add_argument("--steps", type=int, default=1450, help="of a student by a U-Net")
     parser.add_argument("--baseline-steps", type=int, default=8000)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=2e-3)

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from koopflow import FlowTeacher, KoopmanDistiller, plotting
+from koopflow import FlowTeacher, KoopmanDistiller, analysis, plotting
+from koopflow.spectrum import LevelSpectrum
 
 from ..images import CLASSES
 from .judge import Judge
@@ -66,6 +67,21 @@ def round_trips(student: KoopmanDistiller, images: Any, labels: Any) -> Any:
     return plotting.inversion_strip(images, noise, again, title="8 evaluations").figure
 
 
+def bolder(spectrum: LevelSpectrum, judge: Judge) -> Any:
+    """Samples along the direction in which the coarse maps of digits with more ink differ."""
+    x, labels = judge.train[:1000], judge.train_labels[:1000]
+    ink = x.mean(axis=(1, 2, 3))
+    direction = analysis.find_directions(
+        spectrum.select(levels=[1, 2]), x, scores=(ink - ink.mean()) / ink.std(), condition=labels
+    )
+    strengths = [-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5]
+    noise, given = judge.noise[:6], judge.labels[:6]
+    sweep = direction.sweep(x0=noise, strengths=strengths, condition=given)
+    return plotting.edit_strip(
+        sweep, strengths=strengths, label="strength", title="less ink, more ink"
+    ).figure
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -85,8 +101,12 @@ def main() -> None:
     of_class = [int(np.flatnonzero(judge.held_out_labels == label)[0]) for label in range(CLASSES)]
     held_out = judge.held_out[of_class], judge.held_out_labels[of_class]
     saved(round_trips(student, *held_out), options.output, "round-trips")
-    spectrum = student.spectrum(teacher, condition=labels, x0=noise)
-    saved(np.ravel(spectrum.plot())[0].figure, options.output, "levels")
+    spectrum = student.spectrum(teacher)
+    ax = plotting.level_eigenvalues(spectrum, title="eigenvalues of its maps")
+    saved(ax.figure, options.output, "level-eigenvalues")
+    ax = plotting.level_build_up(spectrum, noise[:CLASSES], condition=labels[:CLASSES])
+    saved(ax.figure, options.output, "levels")
+    saved(bolder(spectrum, judge), options.output, "bolder")
 
 
 if __name__ == "__main__":
