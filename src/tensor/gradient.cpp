@@ -1,7 +1,9 @@
 // A node of libtorch's graph whose gradient is computed by a Rust function: see gradient.rs, the only caller.
 
+#include <cstdlib>
 #include <cstring>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #include <torch/csrc/autograd/custom_function.h>
@@ -9,8 +11,8 @@
 namespace {
 
 // The Rust function: takes the saved tensors and the gradients of the outputs, all its own from then on, and writes
-// one gradient for each input. False where it failed.
-using Backward = bool (*)(const void *state, at::Tensor **saved, size_t saved_count, at::Tensor **gradients,
+// one gradient for each input. Answers a message to be freed where it failed.
+using Backward = char *(*)(const void *state, at::Tensor **saved, size_t saved_count, at::Tensor **gradients,
                           size_t gradient_count, at::Tensor **found);
 using Release = void (*)(void *state);
 
@@ -49,8 +51,13 @@ struct Given : torch::autograd::Function<Given> {
         auto saved = context->get_saved_variables();
         auto given = handed(saved), slopes = handed(gradients);
         std::vector<at::Tensor *> found(function->inputs, nullptr);
-        if (!function->backward(function->state, given.data(), given.size(), slopes.data(), slopes.size(), found.data()))
-            throw std::runtime_error("the gradient of a koopflow layer cannot be computed");
+        char *failure =
+            function->backward(function->state, given.data(), given.size(), slopes.data(), slopes.size(), found.data());
+        if (failure != nullptr) {
+            std::string text(failure);
+            free(failure);
+            throw std::runtime_error("the gradient of a koopflow layer: " + text);
+        }
         torch::autograd::variable_list answer;
         for (auto *tensor : found) {
             answer.push_back(std::move(*tensor));

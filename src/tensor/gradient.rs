@@ -1,7 +1,7 @@
 //! Gradients of our own: tensors that were computed outside libtorch's graph, as a node of it. tch has no way to say
 //! so, hence the C++ beside this file.
 
-use std::ffi::{c_char, c_void, CStr};
+use std::ffi::{c_char, c_void, CStr, CString};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
 use tch::Tensor;
@@ -19,7 +19,7 @@ type Call = unsafe extern "C" fn(
     *const *mut C_tensor,
     usize,
     *mut *mut C_tensor,
-) -> bool;
+) -> *mut c_char;
 
 extern "C" {
     fn koopflow_with_gradient(
@@ -35,6 +35,7 @@ extern "C" {
         made: *mut *mut C_tensor,
     ) -> *mut c_char;
     fn free(memory: *mut c_void);
+    fn strdup(text: *const c_char) -> *mut c_char;
 }
 
 /// `outputs`, computed from `inputs` without a graph, with a gradient: `backward` answers one for each input, from
@@ -42,7 +43,7 @@ extern "C" {
 /// with gradients on where somebody asks for a graph of the gradient itself.
 ///
 /// # Errors
-/// Whatever libtorch refuses. An error or a panic in `backward` is one of the backward pass.
+/// Whatever libtorch refuses. An error or a panic in `backward` is one of the backward pass, in its own words.
 pub fn with_gradient<const N: usize>(
     outputs: [&Tensor; N],
     inputs: &[&Tensor],
@@ -94,24 +95,50 @@ unsafe extern "C" fn call(
     gradients: *const *mut C_tensor,
     gradient_count: usize,
     found: *mut *mut C_tensor,
-) -> bool {
+) -> *mut c_char {
     let backward = &*state.cast::<Backward>();
     let taken = |tensors: *const *mut C_tensor, count: usize| -> Vec<Tensor> {
         (0..count).map(|place| Tensor::from_ptr(*tensors.add(place))).collect()
     };
     let (saved, gradients) = (taken(saved, saved_count), taken(gradients, gradient_count));
-    let Ok(Ok(gradients)) = catch_unwind(AssertUnwindSafe(|| backward(&saved, &gradients))) else {
-        return false;
+    let gradients = match catch_unwind(AssertUnwindSafe(|| backward(&saved, &gradients))) {
+        Ok(Ok(gradients)) => gradients,
+        Ok(Err(error)) => return message(&error.to_string()),
+        Err(_) => return message("it panicked"),
     };
     for (place, gradient) in gradients.into_iter().enumerate() {
         let mut gradient = std::mem::ManuallyDrop::new(gradient);
         *found.add(place) = gradient.as_mut_ptr();
     }
-    true
+    std::ptr::null_mut()
+}
+
+/// A copy that C frees.
+fn message(text: &str) -> *mut c_char {
+    let text = CString::new(text.replace('\0', " ")).unwrap_or_default();
+    // SAFETY: a string with its end.
+    unsafe { strdup(text.as_ptr()) }
 }
 
 /// # Safety
 /// `state` is a `Box<Backward>` that nobody uses any more.
 unsafe extern "C" fn release(state: *mut c_void) {
     drop(Box::from_raw(state.cast::<Backward>()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gradient_that_fails_says_why() {
+        let x = Tensor::from_slice(&[1.0, 2.0]).set_requires_grad(true);
+        let attempt = |backward: fn() -> Result<Vec<Tensor>>| {
+            let [y] = with_gradient([&(&x * 2.0).detach()], &[&x], &[], move |_, _| backward()).unwrap();
+            Tensor::f_run_backward(&[y.sum(tch::Kind::Double)], &[&x], false, false).unwrap_err().to_string()
+        };
+        let text = attempt(|| Err(Error::argument("weights", "two of them", "three")));
+        assert!(text.contains("two of them") && text.contains("three"), "{text}");
+        assert!(attempt(|| panic!("a test's own")).contains("panicked"));
+    }
 }
