@@ -428,7 +428,9 @@ class Objective(Options):
         ``feature_distance`` (see :meth:`koopflow.KoopmanDistiller.fit`), ``reconstruction`` (for readouts
         that are not an exact slice).
         In observable space: ``phase`` (g(s) exp((t - s) L) against g(t)), ``consistency`` (J g (1, v) against
-        g L; alone it needs no solved trajectories).
+        g L; alone it needs no solved trajectories), ``levels`` (a hierarchy's feature maps along a path,
+        through learnt linear heads, against those of its teacher, a native U-Net with the student's levels
+        and blocks).
         Regularisers: ``unitarity`` (squared growth), ``stability`` (squared positive growth),
         ``orthogonality`` (squared cosines between modes), ``latent_moments`` (means of features from 0 and
         deviations from 1).

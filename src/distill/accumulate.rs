@@ -49,7 +49,7 @@ impl Batch {
     fn rows_of(&self, term: &str) -> Option<i64> {
         match term {
             "endpoint" | "re_encoding" | "feature_distance" => self.endpoint.as_ref().map(Pairs::count),
-            "path" => self.path.as_ref().map(|_| self.path_rows),
+            "path" | "levels" => self.path.as_ref().map(|_| self.path_rows),
             "inverse" => self.inverse.as_ref().map(Pairs::count),
             "round_trip" => self.inverse.as_ref().map(|_| self.round_trip),
             "consistency" => self.points.as_ref().map(Points::count),
@@ -103,7 +103,7 @@ pub(super) fn gradient(
         let part = (accumulate > 1).then(|| batch.part(index, accumulate));
         let own = part.as_ref().unwrap_or(batch);
         let shares = own.shares(batch, accumulate);
-        let side = objective.side(own)?;
+        let (side, levels) = (objective.side(own)?, objective.levels(student, own)?);
         let (second, theirs) = (student.shallow_clone(), shares.clone());
         // Masks of dropout: other ones for each part, and for each of its two sides.
         let masks = step.wrapping_mul(accumulate as u64).wrapping_add(index as u64).wrapping_mul(2);
@@ -113,7 +113,9 @@ pub(super) fn gradient(
         };
         let here = || {
             let _dropout = dropout::Training::with(seed, masks);
-            differentiate(student, &shares, precision, scale, |student| objective.forward_terms(student, own))
+            differentiate(student, &shares, precision, scale, |student| {
+                objective.forward_terms(student, own, levels.as_ref())
+            })
         };
         // The two sides are independent graphs of similar cost.
         let (forward, side) = match student.device() {

@@ -179,6 +179,7 @@ impl DistillConfig {
             mixing: None,
             unet: parts.unet,
             per_pixel: self.per_pixel,
+            heads: Vec::new(),
             units: None,
             source: SourceDescription::Normal,
             // Only training makes two lifts differ.
@@ -239,6 +240,9 @@ impl DistillConfig {
         }
         if self.basis == Basis::Hierarchy {
             self.check_hierarchy(&recipe.weights)?;
+        } else if recipe.weights.levels > 0.0 {
+            let got = format!("levels {}", recipe.weights.levels);
+            return Err(Error::argument("weights", "levels 0 unless the basis is 'hierarchy'", got));
         }
         let spectral = recipe.student.generator == GeneratorKind::Spectral;
         let Weights { endpoint, path, target, inverse, .. } = recipe.weights;

@@ -7,7 +7,7 @@ use tch::Tensor;
 
 use super::averages::BestAverages;
 use super::history::{DistillHistory, Ledger, LogEntry};
-use super::DistillConfig;
+use super::{DistillConfig, Weights};
 use crate::error::{Error, Result};
 use crate::koopman::{average_name, Student};
 use crate::tensor::shape_text;
@@ -41,8 +41,12 @@ impl Resumed {
             let expected = format!("a teacher of samples {}, as in {}", shape_text(own), path.display());
             return Err(Error::argument("resume", expected, shape_text(event_shape)));
         }
-        // Through the type, so that options younger than the file have their defaults.
-        check_same_options(&file.fact("config")?, config, &MAY_DIFFER, path)?;
+        // Through the type, so that options younger than the file have their defaults; terms are off.
+        let mut stored: DistillConfig = file.fact("config")?;
+        for (name, _) in Weights::NONE.entries() {
+            stored.weights.entry(name.into()).or_insert(0.0);
+        }
+        check_same_options(&stored, config, &MAY_DIFFER, path)?;
         let (ledger, history): (Ledger, _) = (file.fact("training")?, file.fact("history")?);
         // What is reserved follows the run's own options, whatever the file says.
         let most = config.trajectories.unwrap_or(i64::MAX);

@@ -7,6 +7,7 @@ use tch::Tensor;
 use super::averages::BestAverages;
 use super::evaluation::Evaluator;
 use super::history::{DistillHistory, Ledger};
+use super::objective::heads_of;
 use super::resume::Resumed;
 use super::run::{Run, Spent};
 use super::warm_start::begin_as;
@@ -69,9 +70,12 @@ pub fn distill_with(
     monitor: &mut dyn Monitor,
 ) -> Result<(Student, DistillHistory)> {
     let (event_shape, conditioning) = (teacher.event_shape(), teacher.conditioning());
-    let recipe = config.resolve(event_shape, conditioning)?;
+    let mut recipe = config.resolve(event_shape, conditioning)?;
     let config = config.with_defaults(event_shape, conditioning)?;
     check_features(&recipe, extras)?;
+    if recipe.weights.levels > 0.0 {
+        recipe.student.heads = heads_of(teacher, &recipe.student)?;
+    }
     let mut resumed =
         extras.resume.as_ref().map(|path| Resumed::read(path, &config, event_shape)).transpose()?;
     let before = resumed.as_ref().map(|resumed| &resumed.ledger);
@@ -332,6 +336,7 @@ impl Fit<'_> {
             student.keep_both(&student.parameters().flat()?.copy(), &raw)?;
             student.keep_averages(&averages)?;
         }
+        *student = student.without_heads()?;
         if self.config.method == Method::ClosedForm {
             let errors = self.evaluator.errors(student, monitor)?.named();
             let values = errors.map(|(name, value)| (name.to_string(), value)).into();

@@ -57,6 +57,10 @@ pub struct StudentConfig {
     /// Whether each pixel of a hierarchy has eigenvalues of its own, instead of sharing them with its map's.
     #[serde(default)]
     pub per_pixel: bool,
+    /// Channels of the maps that those of a hierarchy are compared with in training, through [`super::Heads`]; none
+    /// where they are not, and in a student that is trained.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub heads: Vec<i64>,
     /// The probability path along which the student's standard coordinates become the data's own; `None` where they
     /// are the same ([`crate::velocity::Units`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -92,6 +96,7 @@ impl Default for StudentConfig {
             mixing: None,
             unet: None,
             per_pixel: false,
+            heads: Vec::new(),
             units: None,
             source: SourceDescription::Normal,
         }
@@ -191,6 +196,12 @@ impl StudentConfig {
             let got = format!("{:?}, {:?}, {:?}", self.basis, self.generator, self.readout).to_lowercase();
             return Err(Error::argument("basis", expected, got));
         }
+        let maps = self.feature_maps().len();
+        let known = |channels: &i64| (1..=1 << 16).contains(channels);
+        if !(self.heads.is_empty() || self.heads.len() == maps && self.heads.iter().all(known)) {
+            let expected = format!("none, or 1 to 65536 channels for each of {maps} feature maps");
+            return Err(Error::argument("heads", expected, format!("{:?}", self.heads)));
+        }
         let Some(unet) = &self.unet else {
             return match self.basis {
                 Basis::UNet | Basis::Hierarchy => Err(Error::argument("unet", "a U-Net's options", "none")),
@@ -273,6 +284,8 @@ impl StudentConfig {
             ReadoutKind::Network => sizes.extend(layers(1 + d + k, self.depth.clamp(1, 2))),
             ReadoutKind::Decoder => {}
         }
+        let heads = self.heads.iter().zip(self.feature_maps());
+        sizes.extend(heads.map(|(channels, map)| product(&[*channels, map.channels])));
         if self.mixing.is_some() {
             sizes.push(product(&[2 + d + basis, k]));
         }

@@ -5,6 +5,7 @@
 mod config;
 mod convert;
 mod generator;
+mod heads;
 mod horizon;
 mod horizons;
 mod lift;
@@ -22,6 +23,7 @@ pub use generator::{
     exponential_integral, Blocks, DenseGenerator, Eigenvectors, FeatureMap, Generator, GeneratorKind,
     LevelBlocks, LevelGenerator, SpectralGenerator, Stability,
 };
+pub use heads::Heads;
 pub use horizon::{Horizon, Motion};
 pub use lift::{Basis, Frame, Inputs, Lift, Rates};
 pub use observables::{weight_of_encoding, Observables};

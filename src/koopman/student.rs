@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::horizons::Horizons;
 use super::{
-    Blocks, BothWeights, Frame, Generator, Horizon, Lift, Observables, Rates, Readout, StudentConfig,
+    Blocks, BothWeights, Frame, Generator, Heads, Horizon, Lift, Observables, Rates, Readout, StudentConfig,
 };
 use crate::error::{Error, Result};
 use crate::monitor::EvaluationCounter;
@@ -39,6 +39,7 @@ pub struct Student {
     backward: Option<Lift>,
     generator: Generator,
     readout: Readout,
+    heads: Heads,
     counter: EvaluationCounter,
     /// Averaged and last weights, if training averaged them.
     pub(super) both: Option<BothWeights>,
@@ -91,6 +92,8 @@ impl Student {
             }
         }
         let readout = Readout::new(&config, &mut parameters, &mut random)?;
+        // Last, so that a student without them has the first of the parameters.
+        let heads = Heads::new(&config, &mut parameters)?;
         parameters.pack();
         let units = match config.units {
             Some(path) => Some(Units::new(path, &Tensor::f_zeros(dimension, (kind, device))?, 1.0)?),
@@ -106,6 +109,7 @@ impl Student {
             backward,
             generator,
             readout,
+            heads,
             counter: EvaluationCounter::default(),
             both: None,
             horizons: Arc::default(),
@@ -130,6 +134,10 @@ impl Student {
 
     pub fn generator(&self) -> &Generator {
         &self.generator
+    }
+
+    pub fn heads(&self) -> &Heads {
+        &self.heads
     }
 
     /// Number of batched lift evaluations so far (NFE), shared by clones.
@@ -482,4 +490,4 @@ impl Student {
     }
 }
 
-shared!(Student { units, source, parameters, coordinates, forward, backward, generator, readout, both; config, counter, horizons });
+shared!(Student { units, source, parameters, coordinates, forward, backward, generator, readout, heads, both; config, counter, horizons });

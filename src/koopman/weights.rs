@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use tch::Tensor;
 
-use super::Student;
+use super::{Student, StudentConfig};
 use crate::error::{Error, Result};
 use crate::tensor::Share;
 use crate::tensor::{shape_text, shared};
@@ -141,6 +141,35 @@ impl Student {
                 Err(Error::argument("decay", expected, decay))
             }
         }
+    }
+
+    /// The same student without heads, which only training has, and with parameters of its own.
+    ///
+    /// # Errors
+    /// Whatever libtorch refuses.
+    pub fn without_heads(&self) -> Result<Student> {
+        if self.config().heads.is_empty() {
+            return Ok(self.shallow_clone());
+        }
+        let config = StudentConfig { heads: Vec::new(), ..self.config().clone() };
+        let mut student = Student::new(config, 0, self.device())?;
+        student.set_source(self.source().shallow_clone());
+        let tensors = self.named();
+        student.restore(|name| {
+            let found = tensors.iter().find(|(own, _)| own == name);
+            let missing = || Error::Internal(anyhow::anyhow!("no tensor {name}"));
+            found.map(|(_, tensor)| tensor.shallow_clone()).ok_or_else(missing)
+        })?;
+        // Heads are the last of the parameters.
+        let count = student.parameters().count();
+        let cut = |weights: &Tensor| weights.narrow(0, 0, count).copy();
+        student.both = self.both.as_ref().map(|both| BothWeights {
+            averaged: cut(&both.averaged),
+            raw: cut(&both.raw),
+            several: both.several.iter().map(cut).collect(),
+            decays: both.decays.clone(),
+        });
+        Ok(student)
     }
 
     /// A student of its own that uses the weights asked for; without averages both kinds are the same.

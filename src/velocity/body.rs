@@ -56,6 +56,19 @@ impl Body {
         }
     }
 
+    /// Feature maps of a U-Net's way down, for what [`Body::forward`] takes; `None` of a perceptron.
+    pub fn feature_maps(
+        &self,
+        t: &Tensor,
+        x: &Tensor,
+        condition: Option<&Tensor>,
+    ) -> Result<Option<Vec<Tensor>>> {
+        let Body::UNet { network, event_shape } = self else { return Ok(None) };
+        let mut shape = vec![-1];
+        shape.extend(event_shape);
+        Ok(Some(network.feature_maps(t, &x.f_reshape(shape.as_slice())?, condition)))
+    }
+
     pub fn shallow_clone(&self) -> Self {
         match self {
             Body::Perceptron { embedding, network } => {

@@ -53,6 +53,7 @@ use tch::{Device, Kind, Tensor};
 pub use crate::condition::Conditioning;
 use crate::error::Result;
 pub use crate::monitor::EvaluationCounter;
+use crate::nets::UNetConfig;
 use crate::tensor::{check_batch, event_size, expand_time, Share};
 
 pub use chain::ChainField;
@@ -175,6 +176,26 @@ pub trait VelocityField: Send {
         let Some(mixing) = self.mixing() else { return Ok(None) };
         let velocity = self.velocity(&t.to_kind(self.dtype()), x, condition)?;
         mixing.expectation(of, t, x, &velocity).map(Some)
+    }
+
+    /// The architecture of a native U-Net; `None` of other fields.
+    fn unet(&self) -> Option<&UNetConfig> {
+        None
+    }
+
+    /// What a native U-Net makes of (t, x) on its way down, map by map in the order of [`crate::nets::feature_maps`];
+    /// `None` of other fields. Adds one to the evaluation counter.
+    ///
+    /// # Errors
+    /// Whatever libtorch refuses.
+    fn feature_maps(
+        &self,
+        t: &Tensor,
+        x: &Tensor,
+        condition: Option<&Tensor>,
+    ) -> Result<Option<Vec<Tensor>>> {
+        let _ = (t, x, condition);
+        Ok(None)
     }
 
     /// The number of batched evaluations so far.

@@ -273,16 +273,33 @@ impl NetworkField {
     fn evaluate(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Scaled> {
         let batch = t.size()[0];
         let x = x.f_reshape([batch, -1])?;
-        let condition = self
-            .config
-            .conditioning
-            .encode(condition, self.dtype)
-            .map(|c| (c - &self.condition.mean) / &self.condition.scale);
+        let condition = self.encoded(condition);
+        let Scales { mean, deviation, centre, unit } = self.scales(t);
+        let size = x.size()[1];
+        let whole = self.body.forward(t, (&x - mean) / deviation, condition)?;
+        let growth = if whole.size()[1] > size { Some(whole.f_select(1, size)?) } else { None };
+        let mut answer = whole.f_narrow(1, 0, size)?;
+        if self.config.phase {
+            let half = size / 2;
+            let part = |x: &Tensor, from: i64| x.narrow(1, from, half);
+            let rate = (part(&x, half) - part(&centre, 0)) / part(&unit, 0);
+            answer = Tensor::f_cat(&[rate, part(&answer, half)], 1)?;
+        }
+        Ok(Scaled { growth, answer, unit, centre })
+    }
+
+    /// A condition as the network takes it.
+    fn encoded(&self, condition: Option<&Tensor>) -> Option<Tensor> {
+        let encoded = self.config.conditioning.encode(condition, self.dtype);
+        encoded.map(|c| (c - &self.condition.mean) / &self.condition.scale)
+    }
+
+    /// What scales the network's input and answer at times `[B]`.
+    fn scales(&self, t: &Tensor) -> Scales {
         if !self.config.scaled {
-            let (unit, centre) = (Tensor::from(1.0), Tensor::from(0.0));
-            let options = (self.dtype, self.device);
-            let [unit, centre] = [unit, centre].map(|x| x.to_kind(options.0).to_device(options.1));
-            return Ok(Scaled { answer: self.body.forward(t, x, condition)?, growth: None, unit, centre });
+            let [zero, one] = [0.0, 1.0].map(|x| Tensor::full([1, 1], x, (self.dtype, self.device)));
+            let (mean, centre) = (zero.shallow_clone(), zero);
+            return Scales { mean, deviation: one.shallow_clone(), centre, unit: one };
         }
         let c = self.config.path.coefficients(&t.unsqueeze(1));
         let variance = self.data.scale.square();
@@ -296,18 +313,8 @@ impl NetworkField {
             (start, start_rate) = (start * &own, start_rate * own);
         }
         let deviation = (c.a.square() * &variance + start).sqrt();
-        let size = x.size()[1];
         let unit = (c.a_rate.square() * variance + start_rate).sqrt();
-        let whole = self.body.forward(t, (&x - mean) / deviation, condition)?;
-        let growth = if whole.size()[1] > size { Some(whole.f_select(1, size)?) } else { None };
-        let mut answer = whole.f_narrow(1, 0, size)?;
-        if self.config.phase {
-            let half = size / 2;
-            let part = |x: &Tensor, from: i64| x.narrow(1, from, half);
-            let rate = (part(&x, half) - part(&centre, 0)) / part(&unit, 0);
-            answer = Tensor::f_cat(&[rate, part(&answer, half)], 1)?;
-        }
-        Ok(Scaled { growth, answer, unit, centre })
+        Scales { mean, deviation, centre, unit }
     }
 
     /// v(t, x) and the unit of each coordinate's velocity, each `[B, dim]`, for training: differentiable in the
@@ -379,6 +386,14 @@ impl NetworkField {
     }
 }
 
+/// Mean and deviation of states, centre and unit of their velocities: `[B, dim]` each, or numbers `[1, 1]`.
+struct Scales {
+    mean: Tensor,
+    deviation: Tensor,
+    centre: Tensor,
+    unit: Tensor,
+}
+
 struct Scaled {
     answer: Tensor,
     /// `[B]`, of a network that has it.
@@ -431,6 +446,26 @@ impl VelocityField for NetworkField {
 
     fn counter(&self) -> &EvaluationCounter {
         &self.counter
+    }
+
+    fn unet(&self) -> Option<&UNetConfig> {
+        self.config.unet.as_ref()
+    }
+
+    fn feature_maps(
+        &self,
+        t: &Tensor,
+        x: &Tensor,
+        condition: Option<&Tensor>,
+    ) -> Result<Option<Vec<Tensor>>> {
+        self.counter.add(1);
+        let (t, x) = match &self.units {
+            Some(units) => units.standard(t, x)?,
+            None => (t.shallow_clone(), x.shallow_clone()),
+        };
+        let Scales { mean, deviation, .. } = self.scales(&t);
+        let x = (x.f_reshape([t.size()[0], -1])? - mean) / deviation;
+        self.body.feature_maps(&t, &x, self.encoded(condition).as_ref())
     }
 
     fn source(&self) -> Source {

@@ -19,6 +19,7 @@ use tch::{Device, Kind, Tensor};
 use super::standard::moments;
 use super::{FieldState, Mixing, Path, Source, VelocityField};
 use crate::error::{Error, Result};
+use crate::nets::UNetConfig;
 use crate::tensor::{check_finite, shape_text, shared};
 
 /// Deviations that are near enough to the noise's.
@@ -315,6 +316,20 @@ impl VelocityField for UnitsField {
 
     fn work(&self) -> Result<Option<f64>> {
         self.inner.work()
+    }
+
+    fn unet(&self) -> Option<&UNetConfig> {
+        self.inner.unet()
+    }
+
+    fn feature_maps(
+        &self,
+        t: &Tensor,
+        x: &Tensor,
+        condition: Option<&Tensor>,
+    ) -> Result<Option<Vec<Tensor>>> {
+        let (u, z) = self.units.standard(t, x)?;
+        self.inner.feature_maps(&u, &z, condition)
     }
 
     /// Only a path that is the units' own is the same mixture on both sides.

@@ -3,6 +3,7 @@
 //! J g (1, v) = g L, simulation-free.
 
 mod feature_distance;
+mod levels;
 mod regularisers;
 mod weights;
 
@@ -16,6 +17,7 @@ use crate::training::RowWeights;
 use crate::velocity::VelocityField;
 
 pub use feature_distance::FeatureDistance;
+pub(in crate::distill) use levels::{heads_of, TeacherLevels};
 pub use weights::{Fidelity, Weights};
 
 /// One summand: `weight * value` is minimised.
@@ -59,19 +61,27 @@ impl Objective<'_> {
 
     /// The terms whose weight is positive.
     pub fn terms(&self, student: &Student, batch: &Batch) -> Result<Vec<Term>> {
-        let mut terms = self.forward_terms(student, batch)?;
+        let levels = self.levels(student, batch)?;
+        let mut terms = self.forward_terms(student, batch, levels.as_ref())?;
         terms.extend(self.side(batch)?.terms(student)?);
         Ok(terms)
     }
 
     /// Terms that begin with an encoding at noise or along a path, and those of the student alone. All that is
     /// encoded and known beforehand goes through one lift, and all that is decoded from it through one
-    /// propagation: small operations cost by their number.
-    pub(in crate::distill) fn forward_terms(&self, student: &Student, batch: &Batch) -> Result<Vec<Term>> {
+    /// propagation: small operations cost by their number. `levels` is what the teacher knows for the term of that name.
+    pub(in crate::distill) fn forward_terms(
+        &self,
+        student: &Student,
+        batch: &Batch,
+        levels: Option<&TeacherLevels>,
+    ) -> Result<Vec<Term>> {
         let w = &self.weights;
         let on = |weights: &[f64]| weights.iter().any(|weight| *weight > 0.0);
-        let noise =
-            batch.endpoint.as_ref().filter(|_| on(&[w.endpoint, w.path, w.phase, w.feature_distance]));
+        let noise = batch
+            .endpoint
+            .as_ref()
+            .filter(|_| on(&[w.endpoint, w.path, w.phase, w.levels, w.feature_distance]));
         let pairs =
             batch.pairs.as_ref().filter(|_| on(&[w.target, w.phase, w.reconstruction, w.latent_moments]));
         let own = match batch.endpoint.as_ref().filter(|_| w.re_encoding > 0.0) {
@@ -97,7 +107,7 @@ impl Objective<'_> {
             }
         };
         group("endpoint", w.endpoint.max(w.feature_distance), &noise_g, noise);
-        let path = batch.path.as_ref().map(|path| path.rows(0, batch.path_rows.clamp(1, path.count())));
+        let path = decoded_path(batch);
         let path_g = noise_g.as_ref().zip(path.as_ref()).map(|(g, path)| g.rows(0, path.count()));
         group("path", w.path, &path_g, path.as_ref());
         group("target", w.target, &pairs_g, pairs);
@@ -131,6 +141,9 @@ impl Objective<'_> {
                 Ok((error(0, at_ends) + error(ends.count(), at_pairs)) * 0.5)
             })?;
         }
+        if let (Some(g), Some(levels)) = (&path_g, levels) {
+            sum.add("levels", w.levels, || levels.error(student, g, self.scaling))?;
+        }
         if let (Some(g), Some(pairs)) = (&pairs_g, pairs) {
             if !student.reads_exactly() {
                 sum.add("reconstruction", w.reconstruction, || {
@@ -145,6 +158,17 @@ impl Objective<'_> {
         sum.add("stability", w.stability, || Ok(regularisers::stability(generator)))?;
         sum.add("orthogonality", w.orthogonality, || Ok(regularisers::orthogonality(generator)))?;
         Ok(sum.terms)
+    }
+
+    /// What the teacher knows for the term `levels`, if it is on and the student has heads for it.
+    pub(in crate::distill) fn levels(
+        &self,
+        student: &Student,
+        batch: &Batch,
+    ) -> Result<Option<TeacherLevels>> {
+        let wanted = self.weights.levels > 0.0 && !student.config().heads.is_empty();
+        let path = decoded_path(batch).filter(|_| wanted);
+        path.map(|path| TeacherLevels::ask(self.teacher, path, student.kind())).transpose()
     }
 
     /// The remaining terms, with the teacher's answer where they ask for one.
@@ -251,6 +275,11 @@ impl Scaling {
             _ => self.feature_error(&(state_rate - velocity), velocity) + features,
         }
     }
+}
+
+/// The rows of noise that are carried to a random time.
+fn decoded_path(batch: &Batch) -> Option<Pairs> {
+    batch.path.as_ref().map(|path| path.rows(0, batch.path_rows.clamp(1, path.count())))
 }
 
 /// Encodings to be decoded at their pairs' target times.

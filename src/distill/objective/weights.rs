@@ -40,6 +40,8 @@ pub struct Weights {
     pub feature_distance: f64,
     /// ||phi(s, x_s) exp((t - s) L) - phi(t, x_t)||² from noise to data and over the chosen source of pairs.
     pub phase: f64,
+    /// A hierarchy's feature maps along a path, through learnt heads, against those of the teacher's U-Net.
+    pub levels: f64,
     /// ||J g (1, v) - g L||² (the equation of the generator; paper, section 3).
     pub consistency: f64,
     /// ||decode(g(t, x)) - x||²; identically zero for a slice readout, and then left out.
@@ -65,6 +67,7 @@ impl Weights {
         re_encoding: 0.0,
         feature_distance: 0.0,
         phase: 0.0,
+        levels: 0.0,
         consistency: 0.0,
         reconstruction: 0.0,
         unitarity: 0.0,
@@ -103,7 +106,7 @@ impl Weights {
     }
 
     /// Every term with its weight, in the order in which they are logged.
-    pub fn entries(&self) -> [(&'static str, f64); 14] {
+    pub fn entries(&self) -> [(&'static str, f64); 15] {
         [
             ("endpoint", self.endpoint),
             ("path", self.path),
@@ -113,6 +116,7 @@ impl Weights {
             ("re_encoding", self.re_encoding),
             ("feature_distance", self.feature_distance),
             ("phase", self.phase),
+            ("levels", self.levels),
             ("consistency", self.consistency),
             ("reconstruction", self.reconstruction),
             ("unitarity", self.unitarity),
@@ -132,6 +136,7 @@ impl Weights {
             "re_encoding" => &mut self.re_encoding,
             "feature_distance" => &mut self.feature_distance,
             "phase" => &mut self.phase,
+            "levels" => &mut self.levels,
             "consistency" => &mut self.consistency,
             "reconstruction" => &mut self.reconstruction,
             "unitarity" => &mut self.unitarity,
@@ -198,6 +203,7 @@ impl Weights {
             self.re_encoding,
             self.feature_distance,
             self.phase,
+            self.levels,
             self.reconstruction,
             self.latent_moments,
         ]

@@ -327,6 +327,13 @@ impl UNet {
     }
 }
 
+impl UNet {
+    /// Features of images `[B, C, H, W]` at times `[B]` on the way down, in the order of [`feature_maps`].
+    pub fn feature_maps(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Vec<Tensor> {
+        self.encoder.apply(t, x, condition)
+    }
+}
+
 shared!(UNet { encoder, ascent });
 
 /// Converts `x` to the dtype that products are lowered to; on CUDA then also to channels last in memory, which
