@@ -246,6 +246,9 @@ class Architecture(Options):
     lifts : {1, 2}, optional
         Number of observables networks under the one generator: 2, the default, for decoding forwards and
         backwards in time, or 1 for both directions.
+    directed : bool, optional
+        Whether one network serves both directions and is told which, 1 or -1: by one more input, or for
+        U-Nets by a vector beside the embedding of time, which begins at zero. ``lifts`` is then 1.
     frame : {"moving", "fixed"}, optional
         What the network gives. ``"moving"``, the default for a spectral generator whose network is trained:
         each feature as it was at time 0, h(t, x), and phi is h exp(t L), so that an eigenfunction is
@@ -272,12 +275,17 @@ class Architecture(Options):
 
     inputs: str | None = None
     lifts: int | None = None
+    directed: bool | None = None
     frame: str | None = None
     stability: str | None = None
     decoder: str | None = None
     degree: int | None = None
     per_pixel: bool | None = None
     standardise: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.directed and self.lifts not in (None, 1):
+            raise ArgumentError(f"lifts: expected 1 or none for a lift that is directed, got {self.lifts!r}")
 
 
 # Options of Training that every trainer has; the others are a student's.

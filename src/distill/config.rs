@@ -68,6 +68,8 @@ pub struct DistillConfig {
     pub stability: Stability,
     pub readout: ReadoutKind,
     pub lifts: i64,
+    /// Whether one lift serves both directions and is told which; `lifts` is then 1.
+    pub directed: bool,
     pub width: Option<i64>,
     pub depth: Option<i64>,
     /// Peak learning rate of the generator; `None` is that of the observables.
@@ -155,6 +157,7 @@ impl Default for DistillConfig {
             stability: Stability::Free,
             readout: ReadoutKind::Slice,
             lifts: 2,
+            directed: false,
             width: None,
             depth: None,
             generator_learning_rate: None,

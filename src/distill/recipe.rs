@@ -183,7 +183,12 @@ impl DistillConfig {
             units: None,
             source: SourceDescription::Normal,
             // Only training makes two lifts differ.
-            lifts: if self.method == Method::ClosedForm { self.lifts.min(1) } else { self.lifts },
+            lifts: if self.method == Method::ClosedForm || self.directed {
+                self.lifts.min(1)
+            } else {
+                self.lifts
+            },
+            directed: self.directed,
             width: self.width.unwrap_or(pick(128, 384)),
             depth: self.depth.unwrap_or(pick(4, 3)),
             table_times: path_steps + 1,
@@ -249,6 +254,10 @@ impl DistillConfig {
         let points = [endpoint, path, target, inverse].iter().any(|weight| *weight > 0.0);
         if self.method == Method::ClosedForm {
             // What only gradient steps have.
+            if self.directed {
+                let expected = "false for the method 'closed_form', which trains no lift";
+                return Err(Error::argument("directed", expected, true));
+            }
             for (name, value) in [("row_power", self.row_power), ("endpoint_first", self.endpoint_first)] {
                 if value > 0.0 {
                     return Err(Error::argument(name, "0 for the method 'closed_form'", value));

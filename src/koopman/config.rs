@@ -1,8 +1,9 @@
 //! The architecture of a student.
 
 use serde::{Deserialize, Serialize};
+use tch::Tensor;
 
-use super::{Basis, FeatureMap, Frame, GeneratorKind, Inputs, ReadoutKind, Stability};
+use super::{Basis, Direction, FeatureMap, Frame, GeneratorKind, Inputs, ReadoutKind, Stability};
 use crate::condition::Conditioning;
 use crate::error::{Error, Result};
 use crate::nets::{feature_maps, monomial_count, UNetConfig};
@@ -20,6 +21,9 @@ pub struct StudentConfig {
     pub generator: GeneratorKind,
     /// 1, or 2 for separate observables in each direction of time under one generator.
     pub lifts: i64,
+    /// Whether the one lift of both directions is told which, 1 or -1, by one more number of its condition.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub directed: bool,
     pub width: i64,
     pub depth: i64,
     /// Rows of the table of running statistics in [`super::InputCoordinates`].
@@ -82,6 +86,7 @@ impl Default for StudentConfig {
             observables: 32,
             generator: GeneratorKind::Spectral,
             lifts: 2,
+            directed: false,
             width: 128,
             depth: 3,
             table_times: 33,
@@ -147,6 +152,13 @@ impl StudentConfig {
                 let expected = format!("{count}, the monomials of degree 2 to {}", self.degree);
                 return Err(Error::argument("observables", expected, self.basis_size()));
             }
+        }
+        let trained = matches!(self.basis, Basis::Network | Basis::UNet | Basis::Hierarchy);
+        if self.directed && !(trained && self.lifts == 1) {
+            let expected =
+                "false unless a network, a U-Net or a hierarchy is the one lift of both directions";
+            let got = format!("true for {} of {:?}", self.lifts, self.basis).to_lowercase();
+            return Err(Error::argument("directed", expected, got));
         }
         self.validate_unet()?;
         parse_dtype(&self.dtype).map(|_| ())
@@ -292,10 +304,35 @@ impl StudentConfig {
         sizes
     }
 
-    /// Numbers that the basis sees: time, x (twice where it is standardised), and the condition.
+    /// Directions of time that differ in their observables.
+    pub fn directions(&self) -> &'static [Direction] {
+        match self.lifts == 2 || self.directed {
+            true => &[Direction::Forward, Direction::Backward],
+            false => &[Direction::Forward],
+        }
+    }
+
+    /// A condition `[B, c]` as the lift takes it: with the direction behind it, where one lift is told that.
+    pub(super) fn told(
+        &self,
+        direction: Direction,
+        t: &Tensor,
+        condition: Option<&Tensor>,
+    ) -> Option<Tensor> {
+        if !self.directed {
+            return condition.map(Tensor::shallow_clone);
+        }
+        let sign = if direction == Direction::Forward { 1.0 } else { -1.0 };
+        let way = t.full_like(sign).unsqueeze(1);
+        Some(condition.map_or_else(|| way.shallow_clone(), |condition| Tensor::cat(&[condition, &way], 1)))
+    }
+
+    /// Numbers that the basis sees: time, x (twice where it is standardised), the condition, and the direction of a
+    /// lift that is told it.
     pub fn inputs(&self) -> i64 {
         let copies = if self.sees == Inputs::Raw { 1 } else { 2 };
-        (1 + copies * self.dimension()).saturating_add(self.conditioning.size())
+        let told = self.conditioning.size().saturating_add(i64::from(self.directed));
+        (1 + copies * self.dimension()).saturating_add(told)
     }
 }
 

@@ -133,7 +133,10 @@ impl Functions {
             Basis::UNet => {
                 let shape = &config.event_shape;
                 let channels = (shape[0], outputs / (shape[1] * shape[2]));
-                let network = UNet::new(&prefix, unet()?, channels, conditioning, parameters, random)?;
+                let mut network = UNet::new(&prefix, unet()?, channels, conditioning, parameters, random)?;
+                if config.directed {
+                    network.tell_direction(&prefix, unet()?, parameters)?;
+                }
                 // At the start of every path the velocity is about minus the noise.
                 let options = (parameters.kind(), parameters.device());
                 let skip = Tensor::f_eye_m(channels.1, channels.0, options)?.neg();
@@ -141,7 +144,11 @@ impl Functions {
             }
             Basis::Hierarchy => {
                 let channels = config.event_shape[0];
-                let network = UNetEncoder::new(&prefix, unet()?, channels, conditioning, parameters, random)?;
+                let mut network =
+                    UNetEncoder::new(&prefix, unet()?, channels, conditioning, parameters, random)?;
+                if config.directed {
+                    network.tell_direction(&prefix, unet()?, parameters)?;
+                }
                 Functions::Hierarchy(network)
             }
         })
@@ -281,7 +288,8 @@ impl Lift {
         self.frame = frame;
     }
 
-    /// Observables at (t, x); `condition` is `[B, c]`, already encoded as numbers.
+    /// Observables at (t, x); `condition` is `[B, c]`, already encoded as numbers, with the direction behind them for a
+    /// lift that is told it.
     pub fn encode(
         &self,
         coordinates: &InputCoordinates,

@@ -268,7 +268,8 @@ impl Student {
         condition: Option<&Tensor>,
     ) -> Observables {
         self.counter.add(1);
-        self.lift(direction).encode(&self.coordinates, t, x, condition)
+        let told = self.config.told(direction, t, condition);
+        self.lift(direction).encode(&self.coordinates, t, x, told.as_ref())
     }
 
     /// Observables and J phi · (1, velocity), of checked, flattened samples.
@@ -281,14 +282,16 @@ impl Student {
         condition: Option<&Tensor>,
     ) -> (Observables, Tensor) {
         self.counter.add(1);
-        self.lift(direction).encode_with_tangent(&self.coordinates, t, x, velocity, condition)
+        let told = self.config.told(direction, t, condition);
+        self.lift(direction).encode_with_tangent(&self.coordinates, t, x, velocity, told.as_ref())
     }
 
     /// Derivatives of the features of noise `[B, d]` along each of its coordinates, `[B, d, k]`, where the observables
     /// are a perceptron.
     pub fn slopes_of_noise(&self, noise: &Tensor, condition: Option<&Tensor>) -> Option<Tensor> {
         self.counter.add(1);
-        self.lift(Direction::Forward).slopes_of_noise(&self.coordinates, noise, condition)
+        let told = self.config.told(Direction::Forward, &noise.select(1, 0), condition);
+        self.lift(Direction::Forward).slopes_of_noise(&self.coordinates, noise, told.as_ref())
     }
 
     /// Checks samples from outside and flattens them to `[B, d]` on the student's device.

@@ -17,8 +17,10 @@ from .unet import UNet, UNetDecoder, UNetEncoder
 class ImageBasis(UNet):
     """The pixels of what a U-Net answers, beside a linear map of each pixel's channels: ``[B, k]``."""
 
-    def __init__(self, unet: dict[str, Any], inputs: int, outputs: int, condition: int) -> None:
-        super().__init__(unet, inputs, outputs, condition)
+    def __init__(
+        self, unet: dict[str, Any], inputs: int, outputs: int, condition: int, *, directed: bool
+    ) -> None:
+        super().__init__(unet, inputs, outputs, condition, directed=directed)
         self.skip = nn.Parameter(torch.zeros(outputs, inputs))
 
     def forward(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -38,16 +40,19 @@ class HierarchyBasis(UNetEncoder):
 def basis_of(config: dict[str, Any], condition: int) -> nn.Module:
     """The functions that phi is made of, for a condition of so many numbers.
 
-    Those of vectors take ``[B, inputs]``, the others times ``[B]``, images and the condition.
+    Those of vectors take ``[B, inputs]``, the others times ``[B]``, images and the condition. The last number
+    of the condition is the direction of time, for a lift that is told it.
     """
+    directed = config.get("directed", False)
     shape, kind = config["event_shape"], config["basis"]
     dimension, outputs = math.prod(shape), config["mixing"] or config["observables"]
     if kind == "unet":
-        return ImageBasis(config["unet"], shape[0], outputs // math.prod(shape[1:]), condition)
+        channels = outputs // math.prod(shape[1:])
+        return ImageBasis(config["unet"], shape[0], channels, condition, directed=directed)
     if kind == "hierarchy":
-        return HierarchyBasis(config["unet"], shape[0], condition)
+        return HierarchyBasis(config["unet"], shape[0], condition, directed=directed)
     raw = config["inputs"] == "raw"
-    inputs = 1 + (1 if raw else 2) * dimension + condition
+    inputs = 1 + (1 if raw else 2) * dimension + condition + int(directed)
     if kind == "fourier":
         return FourierFeatures(inputs, outputs)
     if kind == "polynomial":

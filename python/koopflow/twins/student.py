@@ -59,6 +59,7 @@ class StudentModule(Twin):
         config = model["config"]
         self.event_shape = tuple(config["event_shape"])
         self.images, self.raw = config["unet"] is not None, config["inputs"] == "raw"
+        self.directed = config.get("directed", False)
         self.moving, mixed = config["frame"] == "moving", config["mixing"]
         dimension, k = math.prod(self.event_shape), config["observables"]
         maps = []
@@ -135,6 +136,9 @@ class StudentModule(Twin):
         """g of standard states ``[B, d]`` at times ``[B]``."""
         basis = self.backward_lift if backward and self.backward_lift is not None else self.forward_lift
         given = self.conditions.encoded(condition, z)
+        if self.directed:
+            way = torch.full_like(t, -1.0 if backward else 1.0)[:, None]
+            given = way if given is None else torch.cat([given, way], dim=1)
         if self.images:
             image = torch.unflatten(self.coordinates.standardised(t, z), 1, self.event_shape)
             phi = basis(t, image, given)

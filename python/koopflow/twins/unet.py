@@ -38,13 +38,16 @@ class _Embedded(nn.Module):
     """Time and condition as one vector, ``[B, 4 channels]``."""
 
     frequencies: Tensor
+    direction: nn.Parameter | None
 
-    def __init__(self, config: Config, condition: int) -> None:
+    def __init__(self, config: Config, condition: int, *, directed: bool = False) -> None:
         super().__init__()
         channels = config["channels"]
         size, half = _embedding_size(config), channels // 2
         self.time_embed = nn.Sequential(nn.Linear(channels, size), nn.SiLU(), nn.Linear(size, size))
         self.label_emb = nn.Embedding(condition, size) if condition else None
+        # The last number of the condition, where a student's lift is told the direction of time.
+        self.register_parameter("direction", nn.Parameter(torch.zeros(1, size)) if directed else None)
         steps = torch.arange(half, dtype=torch.float64, device="cpu")
         frequencies = torch.exp(steps * (-math.log(_LONGEST_PERIOD) / half)) * config["time_scale"]
         self.register_buffer("frequencies", frequencies, persistent=False)
@@ -54,17 +57,19 @@ class _Embedded(nn.Module):
         phase = t[:, None] * self.frequencies.to(t.dtype)
         waves = functional.pad(torch.cat([phase.cos(), phase.sin()], 1), (0, self._odd))
         embedded: Tensor = self.time_embed(waves)
-        if self.label_emb is None or condition is None:
+        rows = [] if self.label_emb is None else [self.label_emb.weight]
+        rows += [] if self.direction is None else [self.direction]
+        if not rows or condition is None:
             return embedded
         # A row each, weighed by the condition: vectors are embedded as labels are.
-        return embedded + condition @ self.label_emb.weight
+        return embedded + condition @ torch.cat(rows)
 
 
 class _Descending(_Embedded):
     """The way down and the middle."""
 
-    def __init__(self, config: Config, inputs: int, condition: int = 0) -> None:
-        super().__init__(config, condition)
+    def __init__(self, config: Config, inputs: int, condition: int = 0, *, directed: bool = False) -> None:
+        super().__init__(config, condition, directed=directed)
         widths, channels = _widths(config), _widths(config)[0]
         stages = [_Stage(_convolution(inputs, channels))]
         for level, width in enumerate(widths):
@@ -108,8 +113,10 @@ class UNetDecoder(_Embedded):
 class UNet(_Descending):
     """Images at times t to images of ``outputs`` channels."""
 
-    def __init__(self, config: Config, inputs: int, outputs: int, condition: int = 0) -> None:
-        super().__init__(config, inputs, condition)
+    def __init__(
+        self, config: Config, inputs: int, outputs: int, condition: int = 0, *, directed: bool = False
+    ) -> None:
+        super().__init__(config, inputs, condition, directed=directed)
         self.output_blocks, self.out = _ascent(config, outputs)
 
     def forward(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Tensor:

@@ -110,10 +110,9 @@ pub fn generator_equations(
     let _guard = tch::no_grad_guard();
     let m = student.config().size();
     let mut sums = NormalEquations::new(m, m - 2);
-    let directions = [Direction::Forward, Direction::Backward];
     for chunk in points {
         let FlowPoints { t, x, velocity, condition } = chunk?;
-        for direction in directions.into_iter().take(student.config().lifts as usize) {
+        for &direction in student.config().directions() {
             let (g, tangent) =
                 student.lift_flat_with_tangent(&t, &x, &velocity, direction, condition.as_ref());
             sums.add(&g.assemble(), &Tensor::f_cat(&[&velocity, &tangent], 1)?)?;

@@ -29,6 +29,8 @@ struct Embedding {
     layers: [Linear; 2],
     /// One row a class or a coordinate, `[c, 4 channels]`.
     condition: Option<Tensor>,
+    /// One more row, `[1, 4 channels]`, for a last number of the condition: see [`UNetEncoder::tell_direction`].
+    direction: Option<Tensor>,
     /// `[channels / 2]`.
     frequencies: Tensor,
     odd: bool,
@@ -58,7 +60,7 @@ impl Embedding {
         let exponents =
             Tensor::f_arange(half, (Kind::Double, device))? * (-LONGEST_PERIOD.ln() / half as f64);
         let frequencies = (exponents.exp() * config.time_scale).to_kind(kind);
-        Ok(Embedding { layers, condition, frequencies, odd: config.channels % 2 == 1 })
+        Ok(Embedding { layers, condition, direction: None, frequencies, odd: config.channels % 2 == 1 })
     }
 
     /// The embedding of times `[B]` and a condition encoded as numbers, `[B, c]`.
@@ -66,14 +68,15 @@ impl Embedding {
         let waves = t.sinusoids(&self.frequencies);
         let waves = if self.odd { waves.map(|x| x.constant_pad_nd([0, 1])) } else { waves };
         let embedded = self.layers[1].apply(&self.layers[0].apply(&waves).silu());
-        match (&self.condition, condition) {
-            (Some(rows), Some(condition)) => embedded.add(&S::constant(condition.matmul(rows))),
-            _ => embedded,
+        let rows: Vec<&Tensor> = self.condition.iter().chain(&self.direction).collect();
+        match condition.filter(|_| !rows.is_empty()) {
+            Some(condition) => embedded.add(&S::constant(condition.matmul(&Tensor::cat(&rows, 0)))),
+            None => embedded,
         }
     }
 }
 
-shared!(Embedding { layers, condition, frequencies; odd });
+shared!(Embedding { layers, condition, direction, frequencies; odd });
 
 /// [cos(w t), sin(w t)] of times `[B]`.
 pub trait Sinusoids {
@@ -178,6 +181,21 @@ impl UNetEncoder {
             Layer::Residual(ResidualBlock::new(&name(2), sizes, Resampling::Keep, config, build)?),
         ]);
         Ok(UNetEncoder { embedding, input, middle })
+    }
+
+    /// Lets the condition have one more number, the direction of time, by a row that begins at zero.
+    ///
+    /// # Errors
+    /// Whatever libtorch refuses.
+    pub fn tell_direction(
+        &mut self,
+        prefix: &str,
+        config: &UNetConfig,
+        parameters: &mut Parameters,
+    ) -> Result<()> {
+        let row = Tensor::f_zeros([1, config.embedding_size()], (parameters.kind(), parameters.device()))?;
+        self.embedding.direction = Some(parameters.add(format!("{prefix}direction"), row));
+        Ok(())
     }
 
     fn features<S: Signal>(&self, x: &S, embedding: &S) -> Vec<S> {
@@ -328,6 +346,19 @@ impl UNet {
 }
 
 impl UNet {
+    /// As [`UNetEncoder::tell_direction`].
+    ///
+    /// # Errors
+    /// Whatever libtorch refuses.
+    pub fn tell_direction(
+        &mut self,
+        prefix: &str,
+        config: &UNetConfig,
+        parameters: &mut Parameters,
+    ) -> Result<()> {
+        self.encoder.tell_direction(prefix, config, parameters)
+    }
+
     /// Features of images `[B, C, H, W]` at times `[B]` on the way down, in the order of [`feature_maps`].
     pub fn feature_maps(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Vec<Tensor> {
         self.encoder.apply(t, x, condition)
