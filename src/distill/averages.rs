@@ -64,8 +64,8 @@ impl BestAverages {
 
 /// The decay of the best of them; the first where none is.
 pub(super) fn best_decay(entries: &[BestAverage]) -> Option<f64> {
-    let of = |entry: &BestAverage| entry.metric.unwrap_or(f64::INFINITY);
-    entries.iter().min_by(|one, other| of(one).total_cmp(&of(other))).map(|entry| entry.decay)
+    let metrics: Vec<f64> = entries.iter().map(|entry| entry.metric.unwrap_or(f64::INFINITY)).collect();
+    entries.get(best_place(&metrics)).map(|entry| entry.decay)
 }
 
 /// The place of the smallest metric; the first where none is finite.

@@ -85,13 +85,14 @@ impl HeldOut {
     /// Errors with the names that logs and [`Metric`] use.
     pub fn named(&self) -> [(&'static str, f64); 6] {
         [
-            ("endpoint_error", self.endpoint),
-            ("path_error", self.path),
-            ("inversion_error", self.inversion),
-            ("phase_error", self.phase),
-            ("consistency_residual", self.consistency),
-            ("score", self.score),
+            Metric::EndpointError,
+            Metric::PathError,
+            Metric::InversionError,
+            Metric::PhaseError,
+            Metric::ConsistencyResidual,
+            Metric::Score,
         ]
+        .map(|metric| (metric.name(), self.metric(metric)))
     }
 }
 
@@ -128,7 +129,8 @@ pub struct HeldOutPaths {
 
 impl Evaluator {
     /// Evaluates the teacher at eight times along the held-out trajectories, or not at all where there are
-    /// held-out points; along fewer of them where `images` are seen by a U-Net. Where the monitor says that time is up, the times that are done will do.
+    /// held-out points; along fewer of them where `images` are seen by a U-Net. Where the monitor
+    /// says that time is up, the times that are done will do.
     ///
     /// # Errors
     /// Whatever the teacher or the monitor answers.
