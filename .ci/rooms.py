@@ -21,6 +21,7 @@ PACKAGE = ROOT / "python" / "koopflow"
 # and do not import one another.
 RUST_ROOMS = [
     ["error"],
+    ["world"],
     ["monitor", "condition"],
     ["tensor"],
     ["store"],
@@ -42,7 +43,7 @@ PYTHON_ROOMS = [
     ["_batches"],
     ["_arrays", "_autocast", "_ending", "_tables", "_versions", "progress"],
     ["_checkpointing", "_clock", "_conditioning", "options", "tensorboard"],
-    ["_parameters", "hub"],
+    ["_parameters", "distributed", "hub"],
     ["datasets", "energies", "metrics", "steering", "twins"],
     ["teachers"],
     ["spectrum"],

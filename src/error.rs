@@ -46,6 +46,9 @@ pub enum Error {
     /// The user's own callback failed; its exception is re-raised unchanged.
     #[error("the callback failed: {0}")]
     Callback(Source),
+    /// Another of the processes that share a computation is gone, failed, or is about something else.
+    #[error("{0}")]
+    Distributed(String),
     /// Memory ran out, the computer's or the GPU's.
     #[error("{0}")]
     OutOfMemory(String),

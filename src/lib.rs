@@ -24,6 +24,7 @@ pub mod store;
 pub mod tensor;
 pub mod training;
 pub mod velocity;
+pub mod world;
 
 #[cfg(feature = "python")]
 mod python;

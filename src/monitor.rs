@@ -1,4 +1,5 @@
-//! What a long call reports: its progress, whether it is to stop, and how many network evaluations it took.
+//! What a long call reports: its progress, whether it is to stop, and how many network evaluations it took; and with
+//! whom it is shared.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::world::{World, ALONE};
 
 /// Counts evaluations (NFE): one for each batched call, shared by its clones.
 #[derive(Debug, Clone, Default)]
@@ -35,7 +37,7 @@ pub struct Progress {
     pub values: Vec<(String, f64)>,
 }
 
-/// Who watches a long computation. An error stops it: [`Error::Interrupted`] keeps the best state so
+/// Who watches a long computation, and who shares it. An error stops it: [`Error::Interrupted`] keeps the best state so
 /// far, any other is passed on.
 pub trait Monitor {
     /// Called after every step or chunk; cheap implementors answer at once most of the time.
@@ -48,6 +50,11 @@ pub trait Monitor {
     fn note(&mut self, progress: &Progress, text: &str) -> Result<()> {
         let _ = (progress, text);
         Ok(())
+    }
+
+    /// The processes that share the computation.
+    fn world(&self) -> &World {
+        &ALONE
     }
 }
 
@@ -80,6 +87,10 @@ impl Monitor for Until<'_> {
 
     fn note(&mut self, progress: &Progress, text: &str) -> Result<()> {
         self.monitor.note(progress, text)
+    }
+
+    fn world(&self) -> &World {
+        self.monitor.world()
     }
 }
 

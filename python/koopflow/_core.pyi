@@ -16,8 +16,11 @@ from typing import Any, TypeAlias, final
 
 from numpy import complex128, float32, float64
 from numpy.typing import NDArray
+from torch import Tensor
 
 _Array: TypeAlias = Any
+# Rank, number of ranks, and a function that adds a tensor up over all of them, in place.
+_World: TypeAlias = tuple[int, int, Callable[[Tensor], object]] | None
 _Monitor: TypeAlias = Callable[[dict[str, Any]], object] | None
 
 TORCH_VERSION: str
@@ -290,6 +293,7 @@ def train_teacher(
     portions: Callable[[], tuple[_Array, _Array | None]] | None = None,
     source: Source | None = None,
     initial: VelocityField | None = None,
+    world: _World = None,
 ) -> tuple[VelocityField, str]:
     """Conditional flow matching on data ``[N, *event]`` (Lipman et al. 2210.02747, Tong et al. 2302.00482).
 
@@ -320,6 +324,7 @@ def train_on_snapshots(
     checkpoint_seconds: float | None = None,
     header: str = "{}",
     resume: str | None = None,
+    world: _World = None,
 ) -> tuple[VelocityField, str]:
     """Flow matching through snapshots ``[N_k, *event]`` at rising times (Huguet et al. 2206.14928, Tong et
     al. 2302.00482), from the rows of the first at 0 to the last at 1; the rest is as in
@@ -402,6 +407,7 @@ class Student:
         header: str = "{}",
         resume: str | None = None,
         features: Callable[[Any, Any], tuple[Any, Any]] | None = None,
+        world: _World = None,
     ) -> Student:
         """Distil a field; ``config`` is JSON in the form of :func:`student_defaults`, possibly a part of it.
 
@@ -709,6 +715,7 @@ class Baseline:
         trajectory_file: str | None = None,
         refresh: bool = False,
         monitor: _Monitor = None,
+        world: _World = None,
     ) -> Baseline:
         """Distil a field; ``config`` is JSON whose ``method`` is ``"plain_network"``, ``"kdm"`` or
         ``"mean_velocity"``. Conditions, trajectories and the monitor as in :meth:`Student.distill`.
@@ -945,7 +952,12 @@ class Forecaster:
 
     @staticmethod
     def fit(
-        paths: Observed, config: str, event_shape: Sequence[int], *, monitor: _Monitor = None
+        paths: Observed,
+        config: str,
+        event_shape: Sequence[int],
+        *,
+        monitor: _Monitor = None,
+        world: _World = None,
     ) -> Forecaster: ...
     @staticmethod
     def load(path: str, *, device: str = "cpu") -> tuple[Forecaster, str]: ...

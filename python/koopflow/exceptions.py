@@ -9,6 +9,7 @@ __all__ = [
     "CheckpointError",
     "DatasetError",
     "DeviceError",
+    "DistributedError",
     "DivergenceError",
     "DtypeError",
     "KoopflowError",
@@ -82,3 +83,8 @@ class OutOfMemoryError(KoopflowError, MemoryError):
 
 class DivergenceError(KoopflowError, RuntimeError):
     """A solver or a training run left the range of finite numbers."""
+
+
+class DistributedError(KoopflowError, RuntimeError):
+    """Another of the processes that share a fit is gone, failed, does not answer, or was given something
+    else."""

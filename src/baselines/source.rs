@@ -15,6 +15,8 @@ pub struct Source<'a> {
     /// Options with every default filled in.
     pub config: &'a BaselineConfig,
     pub random: RandomSource,
+    /// The rows of a batch that are this rank's: the first one and how many.
+    pub share: (i64, i64),
 }
 
 impl Source<'_> {
@@ -28,7 +30,9 @@ impl Source<'_> {
     pub fn ends(&self, step: u64) -> Pairs {
         let rows = self.rows(&mut self.random.at(step));
         let last = self.trajectories.path_times() - 1;
-        self.trajectories.gather(&rows, &vec![0; rows.len()], &vec![last; rows.len()])
+        let (first, count) = self.share;
+        let own = &rows[first as usize..(first + count) as usize];
+        self.trajectories.gather(own, &vec![0; own.len()], &vec![last; own.len()])
     }
 
     /// Points (s, x_s) near trajectories, at any s, and a time t >= s for each, `[B]`: s itself for a share of
@@ -55,8 +59,9 @@ impl Source<'_> {
         let between = column(&between);
         let x = x_s.lerp_tensor(&x_t, &between.unsqueeze(1));
         let s = s.lerp_tensor(&t, &between);
-        let t = &s + (1.0 - &s) * column(&ahead);
-        (Points { t: s, x, condition, teacher_condition }, t)
+        let t: Tensor = &s + (1.0 - &s) * column(&ahead);
+        let (first, count) = self.share;
+        (Points { t: s, x, condition, teacher_condition }.rows(first, count), t.narrow(0, first, count))
     }
 }
 

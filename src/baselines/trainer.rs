@@ -10,10 +10,11 @@ use crate::monitor::{Monitor, Until};
 use crate::tensor::threads::IntraOpThreads;
 use crate::tensor::RandomSource;
 use crate::training::{
-    decided, Adam, Averages, Budget, Checkpointing, Gradient, Ledger, Loop, LossLog, Note, Schedule,
-    ScheduleKind, State, Step, Stopped,
+    decided, Adam, Averages, Budget, Checkpointing, Exchange, Gradient, Ledger, Loop, LossLog, Note,
+    Schedule, ScheduleKind, State, Step, Stopped,
 };
 use crate::velocity::{Path, VelocityField};
+use crate::world::World;
 
 /// What happened while a baseline was fitted.
 #[derive(Debug, Clone, Serialize)]
@@ -88,9 +89,13 @@ pub fn fit(
         student.set_units(&standard.units);
     }
     let random = RandomSource::new(seed).fork("baseline batches");
-    let source = Source { teacher, trajectories: &trajectories, config: &config, random };
-    let fitting = Fitting { student: &student, source, log: LossLog::new(LOG_EVERY) };
-    let mut state = begin(&config, &student, budget)?;
+    let batch_size = config.batch_size();
+    // Two rows, for terms in units of a batch's own variance.
+    let share = monitor.world().share_of_batch(batch_size, 2)?;
+    let source = Source { teacher, trajectories: &trajectories, config: &config, random, share };
+    let part = share.1 as f64 / batch_size as f64;
+    let fitting = Fitting { student: &student, source, log: LossLog::new(LOG_EVERY), part };
+    let mut state = begin(&config, &student, budget, monitor.world())?;
     let notes = trajectories.notes().iter().map(|text| Note { step: 0, text: text.clone() });
     state.ledger.notes.extend(notes);
     let _threads = IntraOpThreads::for_work(student.parameters().count(), config.batch_size());
@@ -138,7 +143,12 @@ fn trajectories(
 }
 
 /// The state of a run whose trajectories are there. The schedule follows what they have left of the clock.
-fn begin<'a>(config: &BaselineConfig, student: &'a Baseline, budget: Budget) -> Result<State<'a>> {
+fn begin<'a>(
+    config: &BaselineConfig,
+    student: &'a Baseline,
+    budget: Budget,
+    world: &World,
+) -> Result<State<'a>> {
     let options = &config.training;
     let peak = decided("learning_rate", options.learning_rate)?;
     let schedule = Schedule::new(ScheduleKind::Cosine, peak, options.warmup_steps);
@@ -150,6 +160,7 @@ fn begin<'a>(config: &BaselineConfig, student: &'a Baseline, budget: Budget) -> 
         best: parameters.flat()?.copy(),
         ledger: Ledger { began: budget.seconds(), ..Ledger::new(schedule) },
         budget,
+        exchange: Exchange::new(world, parameters),
     })
 }
 
@@ -158,6 +169,8 @@ struct Fitting<'a> {
     student: &'a Baseline,
     source: Source<'a>,
     log: LossLog,
+    /// The share of a batch that is this rank's.
+    part: f64,
 }
 
 impl Step for Fitting<'_> {
@@ -167,6 +180,8 @@ impl Step for Fitting<'_> {
     fn gradient(&mut self, state: &mut State<'_>, _: &mut dyn Monitor) -> Result<Gradient> {
         let (student, step) = (self.student, state.ledger.step);
         let loss = tch::with_grad(|| student.networks().loss(student.space(), &self.source, step))?;
+        // The ranks' losses add up to the mean over all rows.
+        let loss = if self.part == 1.0 { loss } else { loss * self.part };
         let flat = student.parameters().gradient(&loss)?;
         Ok(Gradient { flat, losses: vec![loss.detach()] })
     }

@@ -1,5 +1,6 @@
 //! Trajectories solved from a teacher, chunk by chunk.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use tch::{Device, Kind, Tensor};
@@ -72,13 +73,13 @@ const CHUNK_VALUES: i64 = 1 << 26;
 /// Share of `max_seconds` that trajectories may take.
 pub(super) const TIME_SHARE: f64 = 0.4;
 /// The fewest trajectories that a student is trained on, and solved at once against the clock.
-const FEWEST: i64 = 16;
+pub(super) const FEWEST: i64 = 16;
 /// Evaluations that the fewest trajectories take, about: what a refusal asks time for.
 const FEWEST_EVALUATIONS: i64 = 20;
 /// Seconds of one evaluation from which on a fit that has no time for it is refused: shorter ones are made.
 const WORTH_A_REFUSAL: f64 = 0.5;
 /// Share of the time left that a part is planned to take.
-const CAUTION: f64 = 0.8;
+pub(super) const CAUTION: f64 = 0.8;
 
 /// Evaluations that one adaptive solve takes, about.
 const EVALUATIONS: f64 = 50.0;
@@ -128,9 +129,9 @@ pub(super) struct Choice {
 
 /// The trajectories as a function of the plan and the chunk's number.
 pub(super) struct Generation<'a> {
-    teacher: &'a dyn VelocityField,
-    plan: TrajectoryPlan,
-    chunk_rows: i64,
+    pub(super) teacher: &'a dyn VelocityField,
+    pub(super) plan: TrajectoryPlan,
+    pub(super) chunk_rows: i64,
     /// The teacher's count before its first solve.
     evaluations_before: u64,
     choice: Choice,
@@ -165,17 +166,19 @@ impl<'a> Generation<'a> {
         RandomSource::new(self.plan.seed).fork("trajectories").fork_numbered("chunk ", chunk as u64)
     }
 
-    /// Solves the trajectories from row `done` on, until all are there or time is up; returns the rows done and what a
-    /// person should read of it. Each chunk is solved in parts: of as many rows as memory has room for and, against
+    /// Solves trajectories `range`, until all are there or `limit` seconds have passed; returns the number of the first
+    /// one that is not there and what a person should read of it. Each chunk is solved in parts: of as many rows as memory has room for and, against
     /// the clock, as the last part leaves time for.
     pub fn run(
         &self,
-        mut done: i64,
+        range: Range<i64>,
+        limit: Option<f64>,
         mut store: impl FnMut(i64, &Tensor) -> Result<()>,
         monitor: &mut dyn Monitor,
     ) -> Result<(i64, Vec<String>)> {
-        let clock = Clock { started: Instant::now(), limit: self.plan.max_seconds };
-        let count = self.plan.count;
+        let clock = Clock { started: Instant::now(), limit };
+        let (mut done, end, count) = (range.start, range.end, self.plan.count);
+        let nothing = |done: i64| done == range.start;
         let progress = |done: i64| Progress {
             stage: "trajectories",
             step: done as u64,
@@ -183,25 +186,25 @@ impl<'a> Generation<'a> {
             seconds: clock.seconds(),
             values: Vec::new(),
         };
-        if done > 0 && done < count {
+        if done > 0 && done < end {
             monitor.report(&progress(done))?;
         }
         let mut notes: Vec<String> = kinks(self.teacher, self.plan.path_steps).into_iter().collect();
         notes.iter().try_for_each(|note| monitor.note(&progress(done), note))?;
         let mut rows = if clock.limit.is_some() { FEWEST } else { self.part_rows() };
         let mut noise = None;
-        while done < count {
+        while done < end {
             let (chunk, offset) = (done / self.chunk_rows, done % self.chunk_rows);
             let whole = match noise.take() {
                 Some((own, whole)) if own == chunk => whole,
                 _ => self.noise(chunk, monitor)?,
             };
-            let part = rows.min(self.chunk_rows - offset).min(count - done);
+            let part = rows.min(self.chunk_rows - offset).min(end - done);
             let start = whole.narrow(0, offset, part);
             noise = Some((chunk, whole));
             let began = clock.seconds();
             // Until something is there, half of the time is left for what a teacher too slow for the solver gets.
-            let share = if done == 0 { 0.5 } else { 1.0 };
+            let share = if nothing(done) { 0.5 } else { 1.0 };
             let solved = {
                 let mut watch = Until::new(monitor, clock.at(share));
                 let mut solve = || self.solve(done, &start, &mut watch);
@@ -217,9 +220,9 @@ impl<'a> Generation<'a> {
                     rows = (part + 1) / 2;
                     continue;
                 }
-                Err(Error::OutOfTime) if done > 0 => break,
+                Err(Error::OutOfTime) if !nothing(done) => break,
                 Err(Error::OutOfTime) => {
-                    let (states, note) = self.sketch(&start, &clock, monitor)?;
+                    let (states, note) = self.sketch((done, &start), &clock, monitor)?;
                     monitor.note(&progress(part), &note)?;
                     notes.push(note);
                     states
@@ -229,7 +232,7 @@ impl<'a> Generation<'a> {
             store(done, &states)?;
             done += part;
             monitor.report(&progress(done))?;
-            if let Some(most) = self.choice.cut_from.filter(|_| done == part) {
+            if let Some(most) = self.choice.cut_from.filter(|_| done == range.start + part) {
                 let note = too_many(count, most, clock.seconds() * count as f64 / part as f64);
                 monitor.note(&progress(done), &note)?;
                 notes.push(note);
@@ -271,7 +274,12 @@ impl<'a> Generation<'a> {
 
     /// The first trajectories where not even they could be solved in time: by as many evaluations of the teacher as
     /// there is still time for, and with straight lines between them.
-    fn sketch(&self, noise: &Tensor, clock: &Clock, monitor: &mut dyn Monitor) -> Result<(Tensor, String)> {
+    fn sketch(
+        &self,
+        (first, noise): (i64, &Tensor),
+        clock: &Clock,
+        monitor: &mut dyn Monitor,
+    ) -> Result<(Tensor, String)> {
         let evaluations = self.teacher.evaluations() - self.evaluations_before;
         let limit = clock.limit.unwrap_or(f64::INFINITY);
         let cost = if evaluations > 0 { clock.seconds() / evaluations as f64 } else { 0.0 };
@@ -288,7 +296,7 @@ impl<'a> Generation<'a> {
         let steps = (affordable / 2).clamp(1, self.plan.path_steps as u64);
         let solver = if affordable < 2 { Solver::Euler } else { Solver::Midpoint };
         let options = SolveOptions::fixed(solver, steps);
-        let condition = self.condition.as_ref().map(|c| c.narrow(0, 0, noise.size()[0]));
+        let condition = self.condition.as_ref().map(|c| c.narrow(0, first, noise.size()[0]));
         let times = uniform(steps as i64);
         let solution = ode::solve(self.teacher, noise, &times, &options, condition.as_ref(), monitor)?;
         let known = solution.trajectory;

@@ -14,6 +14,7 @@ mod path_points;
 mod plan;
 mod portions;
 mod prefetch;
+mod shared;
 mod snapshots;
 mod standard;
 mod stream;

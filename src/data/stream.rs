@@ -1,6 +1,7 @@
 //! Coupled minibatches of what a flow starts from and of data.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use rand::seq::{index, SliceRandom};
 use rand::Rng;
@@ -74,6 +75,8 @@ pub struct PairSource {
     count: usize,
     dim: usize,
     batch_size: usize,
+    /// The rows of a batch that are made, where other ranks make the rest.
+    share: Range<usize>,
     /// The data `[count, dim]`, where the coupling looks at them.
     rows: Option<Vec<f32>>,
     /// Which condition each row has, by number.
@@ -130,6 +133,7 @@ impl PairSource {
             count,
             dim,
             batch_size,
+            share: 0..batch_size,
             rows,
             groups,
             coupling_size,
@@ -151,6 +155,12 @@ impl PairSource {
             return Err(Error::shape("source", expected, shape_text(&pool.size())));
         }
         Ok(PairSource { pool: Some(values(pool)?), ..self })
+    }
+
+    /// The same source of which one rank makes its rows of each batch alone, from the first one on: those that the whole
+    /// batch would have there, coupled among themselves.
+    pub fn with_share(self, (first, count): (i64, i64)) -> Self {
+        PairSource { share: first as usize..(first + count) as usize, ..self }
     }
 
     /// The same source, but each row of a batch is mirrored with probability one half: images
@@ -228,6 +238,12 @@ impl Batches for PairSource {
             Some(_) => (0..size).map(|_| rng.random()).collect(),
             None => Vec::new(),
         };
+        let own = self.share.clone();
+        let (mut chosen, times) =
+            (chosen.drain(own.clone()).collect::<Vec<_>>(), times[own.clone()].to_vec());
+        let width = if self.given { 0 } else { self.dim };
+        let noise = noise[own.start * width..own.end * width].to_vec();
+        flipped = flipped.get(own).map(<[bool]>::to_vec).unwrap_or_default();
         if let Some(rows) = &self.rows {
             let row_of = |table: &[f32], row: usize| table[row * self.dim..][..self.dim].to_vec();
             for members in self.members(&chosen) {

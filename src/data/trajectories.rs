@@ -7,6 +7,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::demand::HELD_OUT;
 use super::generate::{chunk_rows, Choice, Generation, SOLVER_TOLERANCE, TIME_SHARE};
+use super::shared::told;
 use super::{Demand, Inputs, Pairs, Points, StoredPlan, TrajectoryFile, TrajectoryPlan};
 use crate::condition::Conditioning;
 use crate::error::{Error, Result};
@@ -111,7 +112,7 @@ impl Trajectories {
             states.narrow(0, done, chunk.size()[0]).f_copy_(chunk)?;
             Ok(())
         };
-        let (done, notes) = generation.run(0, store, monitor)?;
+        let (done, notes) = generation.run_shared(0, store, monitor)?;
         let trajectories = Self::new(states.narrow(0, 0, done), generation.condition, teacher, plan)?;
         Ok(Trajectories { notes, ..trajectories })
     }
@@ -135,16 +136,21 @@ impl Trajectories {
         monitor: &mut dyn Monitor,
     ) -> Result<Self> {
         let _guard = tch::no_grad_guard();
-        // A whole file is only read; what is still to be solved has one writer at a time.
-        let mut found = if refresh { None } else { TrajectoryFile::open_whole(path)? };
-        let _lock = match found {
-            Some(_) => None,
-            None => Some(wait_for_writers(path, plan, monitor)?),
-        };
-        if found.is_none() && !refresh {
-            found = TrajectoryFile::open(path)?;
+        let world = monitor.world().clone();
+        // The leading rank looks and writes; the others read what it wrote.
+        let mut found = None;
+        let mut lock = None;
+        if world.leads() {
+            // A whole file is only read; what is still to be solved has one writer at a time.
+            found = if refresh { None } else { TrajectoryFile::open_whole(path)? };
+            if found.is_none() {
+                lock = Some(wait_for_writers(path, plan, monitor)?);
+                found = if refresh { None } else { TrajectoryFile::open(path)? };
+            }
         }
         let seed = found.as_ref().map_or(plan.seed, |file| file.plan().seed);
+        let rows = found.as_ref().map_or(0, TrajectoryFile::rows);
+        let [seed, rows] = told(&world, [seed, rows as u64], plan.device)?;
         let chunk_rows = chunk_rows(plan, teacher.event_size());
         let choice = Choice { work: work_of(teacher, plan)?, cut_from: None };
         let generation =
@@ -160,17 +166,34 @@ impl Trajectories {
             conditioning: teacher.conditioning(),
             fingerprint: generation.fingerprint()?,
         };
+        let condition = generation.condition.as_ref();
         let mut file = match found {
             Some(file) => {
-                check_same(&file, &wanted, generation.condition.as_ref())?;
-                file
+                check_same(&file, &wanted, condition)?;
+                Some(file)
             }
-            None => TrajectoryFile::create(path, wanted, generation.condition.as_ref())?,
+            None if world.leads() => Some(TrajectoryFile::create(path, wanted.clone(), condition)?),
+            None => None,
         };
         let mut notes = Vec::new();
-        if !file.is_whole() {
-            notes = generation.run(file.rows(), |_, part| file.append(part), monitor)?.1;
+        if (rows as i64) < plan.count {
+            let store = |_: i64, part: &Tensor| file.as_mut().map_or(Ok(()), |file| file.append(part));
+            notes = generation.run_shared(rows as i64, store, monitor)?.1;
         }
+        told(&world, [0], plan.device)?;
+        drop(lock);
+        let file = match file {
+            Some(file) => file,
+            None => {
+                let file = TrajectoryFile::open(path)?.ok_or_else(|| {
+                    let message =
+                        "rank 0 wrote it, and this rank does not see it: ranks need a folder in common";
+                    Error::checkpoint(path.display(), message)
+                })?;
+                check_same(&file, &wanted, condition)?;
+                file
+            }
+        };
         let trajectories = Self::new(file.states()?, generation.condition, teacher, plan)?;
         let trajectories = Trajectories { notes, ..trajectories };
         match all_finite(&trajectories.precision) {

@@ -10,6 +10,7 @@ use crate::koopman::Student;
 use crate::nets::dropout;
 use crate::nets::precision::{Lowered, Precision};
 use crate::tensor::threads;
+use crate::world::World;
 
 impl Pairs {
     /// Part `index` of `count` parts of nearly equal length.
@@ -69,15 +70,15 @@ impl Batch {
     }
 }
 
-/// The gradient of the objective and its terms' values, over `accumulate` micro-batches whose graphs are
-/// never held at once. Terms that divide by a batch's own statistics (phase, consistency) see those of
+/// One rank's share of the gradient of the objective and of its terms' values, which all ranks' add up to, over
+/// `accumulate` micro-batches whose graphs are never held at once. Terms that divide by a batch's own statistics (phase, consistency) see those of
 /// their micro-batch; re-encoding, and paths and round trips of some rows only, their own share of rows.
 /// Dropout's masks are those of a seed and a step.
 pub(super) fn gradient(
     objective: &Objective,
     student: &Student,
     batch: &Batch,
-    accumulate: i64,
+    (world, accumulate): (&World, i64),
     precision: Precision,
     scale: f64,
     (seed, step): (u64, u64),
@@ -99,14 +100,18 @@ pub(super) fn gradient(
         }
         Ok(())
     };
+    let rank = (!world.is_alone()).then(|| batch.part(world.rank(), world.size()));
+    let ours = rank.as_ref().unwrap_or(batch);
+    let parts = accumulate * world.size();
     for index in 0..accumulate {
-        let part = (accumulate > 1).then(|| batch.part(index, accumulate));
-        let own = part.as_ref().unwrap_or(batch);
-        let shares = own.shares(batch, accumulate);
+        let part = (accumulate > 1).then(|| ours.part(index, accumulate));
+        let own = part.as_ref().unwrap_or(ours);
+        let shares = own.shares(batch, parts);
         let (side, levels) = (objective.side(own)?, objective.levels(student, own)?);
         let (second, theirs) = (student.shallow_clone(), shares.clone());
         // Masks of dropout: other ones for each part, and for each of its two sides.
-        let masks = step.wrapping_mul(accumulate as u64).wrapping_add(index as u64).wrapping_mul(2);
+        let place = (world.rank() * accumulate + index) as u64;
+        let masks = step.wrapping_mul(parts as u64).wrapping_add(place).wrapping_mul(2);
         let aside = move || {
             let _dropout = dropout::Training::with(seed, masks + 1);
             differentiate(&second, &theirs, precision, scale, |student| side.terms(student))
@@ -167,6 +172,7 @@ mod tests {
     use crate::tensor::RandomSource;
     use crate::training::{RowWeights, TrainingOptions};
     use crate::velocity::{GaussianField, VelocityField};
+    use crate::world::ALONE;
 
     /// Terms that are means over all rows, and some of the student alone.
     fn weights() -> Weights {
@@ -216,7 +222,8 @@ mod tests {
             feature_distance: None,
         };
         let at = |count, scale| {
-            gradient(&objective, &student, &batch, count, Precision::Float32, scale, (0, 0)).unwrap()
+            gradient(&objective, &student, &batch, (&ALONE, count), Precision::Float32, scale, (0, 0))
+                .unwrap()
         };
         let (whole, terms) = at(1, 1.0);
         // 4 divides neither 30 nor 15.
@@ -266,7 +273,9 @@ mod tests {
             teacher: &field,
             feature_distance: None,
         };
-        let at = |precision| gradient(&objective, &student, &batch, 1, precision, 1.0, (0, 0)).unwrap().0;
+        let at = |precision| {
+            gradient(&objective, &student, &batch, (&ALONE, 1), precision, 1.0, (0, 0)).unwrap().0
+        };
         let (full, low) = (at(Precision::Float32), at(Precision::Bf16));
         let gap = (&low - &full).norm().double_value(&[]) / full.norm().double_value(&[]);
         // bfloat16 keeps 8 bits.

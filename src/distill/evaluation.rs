@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::koopman::{Direction, Observables, Student};
 use crate::metrics::rms_length;
 use crate::monitor::Monitor;
+use crate::training::State;
 use crate::velocity::VelocityField;
 
 /// What best-model keeping, plateaus and early stopping look at: all are errors, the smaller the better.
@@ -70,6 +71,20 @@ impl HeldOut {
         consistency: f64::NAN,
         score: f64::NAN,
     };
+
+    /// The same errors on every rank of a training: the leading one's.
+    ///
+    /// # Errors
+    /// As [`State::agree`].
+    pub fn agreed(self, state: &State<'_>) -> Result<HeldOut> {
+        let HeldOut { endpoint, path, inversion, phase, consistency, score } = self;
+        match state.agree(&[endpoint, path, inversion, phase, consistency, score])?.as_slice() {
+            &[endpoint, path, inversion, phase, consistency, score] => {
+                Ok(HeldOut { endpoint, path, inversion, phase, consistency, score })
+            }
+            _ => Err(Error::Internal(anyhow::anyhow!("errors were lost in an exchange"))),
+        }
+    }
 
     pub fn metric(&self, metric: Metric) -> f64 {
         match metric {

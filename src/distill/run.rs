@@ -52,10 +52,17 @@ pub(super) struct Spent {
 impl Run<'_> {
     /// Measures the untrained student, the first best state.
     pub fn begin(&mut self, state: &mut State<'_>, monitor: &mut dyn Monitor) -> Result<()> {
+        let parts = self.rows.most_parts();
+        if state.exchange.world().size() > parts {
+            let size = state.exchange.world().size();
+            let expected = format!("at least two rows of each kind of pair for each of {size} ranks");
+            return Err(Error::argument("batch_size", expected, self.rows.noise));
+        }
         let notes = self.data.trajectories.iter().flat_map(|trajectories| trajectories.notes());
         state.ledger.notes.extend(notes.map(|text| Note { step: 0, text: text.clone() }));
         state.ledger.began = state.budget.seconds();
-        let metric = self.evaluator.errors(self.student, monitor)?.metric(self.metric());
+        let errors = self.evaluator.errors(self.student, monitor)?;
+        let metric = errors.agreed(state)?.metric(self.metric());
         state.ledger.best = metric.is_finite().then_some(metric);
         // They all begin as the student does.
         self.averages.look(&state.averages, &vec![metric; state.averages.all().len()], 0);
@@ -106,11 +113,12 @@ impl Run<'_> {
     fn errors(&self, state: &State<'_>, monitor: &mut dyn Monitor) -> Result<Vec<HeldOut>> {
         let (averages, parameters) = (state.averages.all(), self.student.parameters());
         if averages.is_empty() {
-            return Ok(vec![self.evaluator.errors(self.student, monitor)?]);
+            return Ok(vec![self.evaluator.errors(self.student, monitor)?.agreed(state)?]);
         }
-        let of = averages
-            .iter()
-            .map(|average| parameters.with(average.value(), || self.evaluator.errors(self.student, monitor)));
+        let of = averages.iter().map(|average| {
+            let own = parameters.with(average.value(), || self.evaluator.errors(self.student, monitor))?;
+            own.agreed(state)
+        });
         of.collect()
     }
 
@@ -133,6 +141,8 @@ impl Run<'_> {
         monitor: &mut dyn Monitor,
     ) -> Result<(tch::Tensor, Vec<Term>)> {
         let first = self.endpoint_alone.then(|| self.objective.of_endpoint());
+        let rank = state.exchange.world().clone();
+        let most = (self.rows.most_parts() / rank.size()).max(1);
         loop {
             let parts = self.accumulate;
             let (precision, scale) = (self.config.precision, state.ledger.scale.value);
@@ -141,19 +151,27 @@ impl Run<'_> {
                 let masks = (self.config.training.seed, state.ledger.step);
                 tch::with_grad(|| {
                     let objective = first.as_ref().unwrap_or(&self.objective);
-                    accumulate::gradient(objective, self.student, batch, parts, precision, scale, masks)
+                    accumulate::gradient(
+                        objective,
+                        self.student,
+                        batch,
+                        (&rank, parts),
+                        precision,
+                        scale,
+                        masks,
+                    )
                 })
             })?;
             if let Some(outcome) = attempt {
                 return Ok(outcome);
             }
-            let parts = (2 * parts).min(self.rows.most_parts());
+            let parts = (2 * parts).min(most);
             if parts == self.accumulate {
                 let message = format!("out of memory, even with a step cut into {parts} micro-batches");
                 return Err(Error::OutOfMemory(message));
             }
             self.accumulate = parts;
-            let rows = self.rows.noise / parts;
+            let rows = self.rows.noise / rank.size() / parts;
             let text = format!("out of memory: steps now take {parts} micro-batches of {rows} rows");
             state.note(Self::STAGE, text, monitor)?;
         }
@@ -195,6 +213,14 @@ impl Step for Run<'_> {
         let losses = terms.iter().map(|term| term.value.shallow_clone()).collect();
         self.terms = terms;
         Ok(Gradient { flat, losses })
+    }
+
+    fn stepped(&mut self, losses: &[tch::Tensor]) -> Result<()> {
+        // Of all ranks, where there are several.
+        for (term, loss) in self.terms.iter_mut().zip(losses) {
+            term.value = loss.shallow_clone();
+        }
+        Ok(())
     }
 
     fn due(&mut self, state: &State<'_>, last: bool) -> bool {

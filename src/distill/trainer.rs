@@ -21,8 +21,9 @@ use crate::nets::precision::Precision;
 use crate::nets::Parameters;
 use crate::tensor::RandomSource;
 use crate::training;
-use crate::training::{Adam, Averages, Budget, Loop, LossScale, Schedule, State, Step, Stopped};
+use crate::training::{Adam, Averages, Budget, Exchange, Loop, LossScale, Schedule, State, Step, Stopped};
 use crate::velocity::{Units, VelocityField};
+use crate::world::World;
 
 /// Share of `max_seconds` that the units of a teacher's data may take to be found.
 const UNITS_SHARE: f64 = 0.1;
@@ -236,14 +237,17 @@ impl Fit<'_> {
             Method::Refine => budget.within(BEFORE_SOLVE),
             Method::Gradient | Method::ClosedForm => budget,
         };
-        let mut state = self.begin(student.parameters(), budget)?;
+        let mut state = self.begin(student.parameters(), budget, monitor.world())?;
         let mut run = self.run(student, spent)?;
         match resumed {
             Some(resumed) => {
                 let (ledger, averages, log) = resumed.restore(&mut state)?;
                 run.go_on(&ledger, averages, log);
             }
-            None => run.begin(&mut state, monitor)?,
+            None => {
+                let begun = run.begin(&mut state, monitor);
+                state.exchange.close_failed(begun, state.budget.seconds())?;
+            }
         }
         let mut run = Loop::new(run, state, &self.config.training, self.extras.checkpoint.as_ref())?;
         let stopped = match self.config.method {
@@ -270,7 +274,7 @@ impl Fit<'_> {
     }
 
     /// The state of a run that begins now.
-    fn begin<'a>(&self, parameters: &'a Parameters, budget: Budget) -> Result<State<'a>> {
+    fn begin<'a>(&self, parameters: &'a Parameters, budget: Budget, world: &World) -> Result<State<'a>> {
         let (config, options) = (&self.config, &self.config.training);
         let multipliers = config
             .generator_learning_rate
@@ -292,6 +296,7 @@ impl Fit<'_> {
             best: parameters.flat()?.copy(),
             ledger: training::Ledger { scale, ..training::Ledger::new(schedule) },
             budget,
+            exchange: Exchange::new(world, parameters),
         })
     }
 

@@ -11,6 +11,7 @@ use crate::monitor::Monitor;
 use crate::tensor::{at_home, shape_text, RandomSource};
 use crate::training::decided;
 use crate::velocity::{Conditioning, Units};
+use crate::world::World;
 
 pub(super) enum Feed<'a> {
     Pairs(Box<PairFeed<'a>>),
@@ -32,6 +33,7 @@ pub(super) struct PointFeed {
     pub stream: Prefetch<Chains>,
     pub event_shape: Vec<i64>,
     pub home: (Kind, Device),
+    pub world: World,
 }
 
 impl PointFeed {
@@ -44,7 +46,14 @@ impl PointFeed {
         shape.extend(&self.event_shape);
         let states = |values: &[f32]| at_home(values).f_view(shape.as_slice());
         let growth = if rates.is_empty() { None } else { Some([at_home(&masses), at_home(&rates)]) };
-        Ok(Points { t: at_home(&times), x: states(&x)?, u: states(&u)?, growth })
+        let (first, count) = self.world.share(times.len() as i64);
+        let own = |x: Tensor| x.narrow(0, first, count);
+        Ok(Points {
+            t: own(at_home(&times)),
+            x: own(states(&x)?),
+            u: own(states(&u)?),
+            growth: growth.map(|both| both.map(own)),
+        })
     }
 }
 
@@ -67,6 +76,7 @@ pub(super) struct PairFeed<'a> {
     condition: Option<Tensor>,
     /// Decides which labels are hidden.
     hidden: RandomSource,
+    world: World,
 }
 
 impl<'a> PairFeed<'a> {
@@ -78,14 +88,14 @@ impl<'a> PairFeed<'a> {
         pool: Option<Tensor>,
         units: Option<&'a Units>,
         random: &RandomSource,
-        step: u64,
+        (step, world): (u64, World),
     ) -> Result<Self> {
         let (dtype, device) = config.training.place()?;
         let batch_size = decided("batch_size", config.training.batch_size)?;
         let pairs = random.fork("teacher pairs");
         Ok(PairFeed {
             config,
-            stream: pair_stream(config, data, condition, pool.as_ref(), step, pairs)?,
+            stream: pair_stream(config, data, condition, pool.as_ref(), step, (pairs, &world))?,
             left: portions.as_ref().map_or(u64::MAX, |_| batches(data, batch_size)),
             portions,
             pool,
@@ -96,6 +106,7 @@ impl<'a> PairFeed<'a> {
             noise: noise.map(|noise| at_home(noise, dtype, device)),
             condition: condition.map(|c| c.detach().to_device(device)),
             hidden: random.fork("hidden labels"),
+            world,
         })
     }
 
@@ -109,7 +120,7 @@ impl<'a> PairFeed<'a> {
             to_pairs(&batch, &self.data, self.noise.as_ref(), self.condition.as_ref(), self.device)?;
         let labels = pairs.condition.take();
         pairs.condition = labels
-            .map(|labels| hide(labels, self.config, &mut self.hidden.fork_numbered("", step)))
+            .map(|labels| hide(labels, self.config, &mut self.hidden.fork_numbered("", step), &self.world))
             .transpose()?;
         pairs.t = self.config.time_sampler.times(&pairs.t)?;
         Ok(pairs)
@@ -133,7 +144,7 @@ impl<'a> PairFeed<'a> {
         let data = standard.unwrap_or(data);
         let pairs = self.random.fork("teacher pairs");
         let pool = self.pool.as_ref();
-        self.stream = pair_stream(self.config, &data, condition.as_ref(), pool, step, pairs)?;
+        self.stream = pair_stream(self.config, &data, condition.as_ref(), pool, step, (pairs, &self.world))?;
         self.left = batches(&data, decided("batch_size", self.config.training.batch_size)?);
         let device = self.data.device();
         self.data = at_home(&data, self.data.kind(), device);
@@ -151,18 +162,20 @@ fn batches(data: &Tensor, batch_size: i64) -> u64 {
     (data.size()[0] as u64).div_ceil(batch_size as u64)
 }
 
-/// The coupled rows of every step from `step` on.
+/// The coupled rows of every step from `step` on; of several ranks each couples its own.
 fn pair_stream(
     config: &TeacherConfig,
     data: &Tensor,
     condition: Option<&Tensor>,
     pool: Option<&Tensor>,
     step: u64,
-    random: RandomSource,
+    (random, world): (RandomSource, &World),
 ) -> Result<PairStream> {
-    let batch_size = decided("batch_size", config.training.batch_size)? as usize;
-    let mut pairs =
-        PairSource::new(data, condition, config.coupling, batch_size, config.coupling_size, random)?;
+    let batch_size = decided("batch_size", config.training.batch_size)?;
+    let share = world.share_of_batch(batch_size, 1)?;
+    let size = batch_size as usize;
+    let mut pairs = PairSource::new(data, condition, config.coupling, size, config.coupling_size, random)?;
+    pairs = pairs.with_share(share);
     if let Some(pool) = pool {
         pairs = pairs.starting_from(pool)?;
     }
@@ -173,12 +186,19 @@ fn pair_stream(
 }
 
 /// Some of the labels replaced by the null label, the number of classes; vectors as they are.
-fn hide(condition: Tensor, config: &TeacherConfig, random: &mut RandomSource) -> Result<Tensor> {
+fn hide(
+    condition: Tensor,
+    config: &TeacherConfig,
+    random: &mut RandomSource,
+    world: &World,
+) -> Result<Tensor> {
     let Conditioning::Labels { classes } = config.conditioning else { return Ok(condition) };
     if config.label_dropout == 0.0 {
         return Ok(condition);
     }
-    let draw = random.uniform(&condition.size(), Kind::Float, condition.device())?;
+    let whole = decided("batch_size", config.training.batch_size)?;
+    let (first, count) = world.share(whole);
+    let draw = random.uniform(&[whole], Kind::Float, condition.device())?.narrow(0, first, count);
     Ok(condition.f_masked_fill(&draw.f_lt(config.label_dropout)?, classes)?)
 }
 

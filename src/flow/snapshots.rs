@@ -48,7 +48,7 @@ pub fn train_on_snapshots(
     let batch_size = decided("batch_size", config.training.batch_size)? as usize;
     let chains = snapshots.chains(batch_size, random.fork("teacher chains"))?;
     let stream = Prefetch::new(chains, step, decided("steps", config.training.steps)?)?;
-    let feed = Feed::Points(PointFeed { stream, event_shape, home });
+    let feed = Feed::Points(PointFeed { stream, event_shape, home, world: monitor.world().clone() });
     teach(&config, field, feed, resumed, files, monitor)
 }
 

@@ -18,10 +18,11 @@ use crate::tensor::threads::IntraOpThreads;
 use crate::tensor::RandomSource;
 use crate::training;
 use crate::training::{
-    decided, Adam, Averages, Budget, Checkpointing, Gradient, Loop, LossLog, Schedule, ScheduleKind, State,
-    Step, Stopped,
+    decided, Adam, Averages, Budget, Checkpointing, Exchange, Gradient, Loop, LossLog, Schedule,
+    ScheduleKind, State, Step, Stopped,
 };
 use crate::velocity::{Moments, NetworkField, Units};
+use crate::world::World;
 
 /// Trains a velocity field on `data` `[N, *event]`; `condition` as `config.conditioning` says.
 ///
@@ -88,8 +89,16 @@ pub fn train_with_files(
         begin_with(&field, &*initial)?;
     }
     let step = resumed.as_ref().map_or(0, |resumed| resumed.ledger.run.step);
-    let pairs =
-        PairFeed::new(&config, (data, condition, noise), portions, pool, units.as_ref(), &random, step)?;
+    let world = monitor.world().clone();
+    let pairs = PairFeed::new(
+        &config,
+        (data, condition, noise),
+        portions,
+        pool,
+        units.as_ref(),
+        &random,
+        (step, world),
+    )?;
     teach(&config, field, Feed::Pairs(Box::new(pairs)), resumed, files, monitor)
 }
 
@@ -103,14 +112,18 @@ pub(super) fn teach(
     monitor: &mut dyn Monitor,
 ) -> Result<(NetworkField, TeacherHistory)> {
     let spent = resumed.as_ref().map_or(0.0, |resumed| resumed.ledger.run.seconds);
-    let mut state = begin(config, &field, spent)?;
+    let world = monitor.world().clone();
+    let mut state = begin(config, &field, spent, &world)?;
     let mut log = LossLog::new(config.log_every);
     if let Some(resumed) = resumed {
         resumed.restore(&field, &mut state, &mut log)?;
     }
     let batch_size = decided("batch_size", config.training.batch_size)?;
     let _threads = IntraOpThreads::for_work(field.parameters().count(), batch_size * field.reuse());
-    let teaching = Teaching { config, field: &field, objective: config.objective.over(&field)?, feed, log };
+    let share = world.share_of_batch(batch_size, 1)?;
+    let objective = config.objective.over(&field)?;
+    let part = share.1 as f64 / batch_size as f64;
+    let teaching = Teaching { config, field: &field, objective, feed, log, part };
     let mut run = Loop::new(teaching, state, &config.training, files.checkpoint.as_ref())?;
     let stopped = run.train(monitor)?;
     let Loop { step: mut teaching, state, .. } = run;
@@ -123,7 +136,12 @@ pub(super) fn teach(
 }
 
 /// The state of a run that begins now, but for `spent` seconds.
-fn begin<'a>(config: &TeacherConfig, field: &'a NetworkField, spent: f64) -> Result<State<'a>> {
+fn begin<'a>(
+    config: &TeacherConfig,
+    field: &'a NetworkField,
+    spent: f64,
+    world: &World,
+) -> Result<State<'a>> {
     let options = &config.training;
     let peak = decided("learning_rate", options.learning_rate)?;
     let schedule = Schedule::new(ScheduleKind::Cosine, peak, options.warmup_steps);
@@ -135,6 +153,7 @@ fn begin<'a>(config: &TeacherConfig, field: &'a NetworkField, spent: f64) -> Res
         best: parameters.flat()?.copy(),
         ledger: training::Ledger::new(schedule),
         budget: Budget::new(decided("steps", options.steps)?, options.max_seconds).resumed(spent),
+        exchange: Exchange::new(world, parameters),
     })
 }
 
@@ -146,6 +165,8 @@ struct Teaching<'a> {
     objective: Loss<'a>,
     feed: Feed<'a>,
     log: LossLog,
+    /// The share of a batch that is this rank's.
+    part: f64,
 }
 
 impl Step for Teaching<'_> {
@@ -155,10 +176,14 @@ impl Step for Teaching<'_> {
     fn gradient(&mut self, state: &mut State<'_>, monitor: &mut dyn Monitor) -> Result<Gradient> {
         let (step, deadline) = (state.ledger.step, state.budget.deadline());
         let batch = self.feed.batch(step, &mut Until::new(monitor, deadline))?;
-        let mask = || dropout::Training::with(self.config.training.seed, step);
+        let world = state.exchange.world();
+        let masks = step * world.size() as u64 + world.rank() as u64;
+        let mask = || dropout::Training::with(self.config.training.seed, masks);
         let average = state.current()?;
         let loss =
             tch::with_grad(|| self.objective.loss(&batch, self.config.path, &average, state.done(), mask))?;
+        // The ranks' losses add up to the mean over all rows.
+        let loss = if self.part == 1.0 { loss } else { loss * self.part };
         let flat = self.field.parameters().gradient(&loss)?;
         Ok(Gradient { flat, losses: vec![loss.detach()] })
     }

@@ -17,8 +17,8 @@ use crate::nets::Parameters;
 use crate::tensor::threads::IntraOpThreads;
 use crate::tensor::RandomSource;
 use crate::training::{
-    Adam, Averages, Budget, Checkpointing, Gradient, Ledger, Look, Loop, Schedule, ScheduleKind, State, Step,
-    Stopped,
+    Adam, Averages, Budget, Checkpointing, Exchange, Gradient, Ledger, Look, Loop, Schedule, ScheduleKind,
+    State, Step, Stopped,
 };
 
 const STEPS: u64 = 2000;
@@ -55,6 +55,7 @@ pub fn train(model: Forecaster, fitting: &mut Fitting<'_>) -> Result<Forecaster>
         best: parameters.flat()?.copy(),
         ledger: Ledger::new(schedule),
         budget: Budget::new(steps, options.max_seconds),
+        exchange: Exchange::new(fitting.monitor.world(), &parameters),
     };
     let batch = options.batch_size.unwrap_or(BATCH);
     let _threads = IntraOpThreads::for_work(parameters.count(), batch * bank.ahead);
@@ -66,6 +67,7 @@ pub fn train(model: Forecaster, fitting: &mut Fitting<'_>) -> Result<Forecaster>
         check: check.as_ref(),
         random: random.fork("forecaster batches"),
         batch,
+        share: fitting.monitor.world().share_of_batch(batch, 2)?,
         every: (steps / LOOKS).max(1),
     };
     let mut run = Loop::new(training, state, &options, None)?;
@@ -234,6 +236,8 @@ struct Training<'a> {
     check: Option<&'a Check>,
     random: RandomSource,
     batch: i64,
+    /// The windows of a batch that are this rank's: the first one and how many.
+    share: (i64, i64),
     every: u64,
 }
 
@@ -247,7 +251,8 @@ impl Training<'_> {
         let (model, bank) = (self.model, &self.bank);
         let (history, d) = (model.sizes.history, model.sizes.dimension());
         let mut random = self.random.fork_numbered("", step);
-        let draw = random.uniform(&[self.batch], Kind::Double, bank.starts.device())?;
+        let (first, count) = self.share;
+        let draw = random.uniform(&[self.batch], Kind::Double, bank.starts.device())?.narrow(0, first, count);
         let places = (draw * bank.starts.size()[0]).floor().to_kind(Kind::Int64);
         let first = bank.starts.f_index_select(0, &places.clamp_max(bank.starts.size()[0] - 1))?;
         let row = |offset: i64| bank.rows.f_index_select(0, &(&first + offset));
@@ -289,7 +294,8 @@ impl Step for Training<'_> {
     const MEASURED: bool = true;
 
     fn gradient(&mut self, state: &mut State<'_>, _: &mut dyn Monitor) -> Result<Gradient> {
-        let loss = tch::with_grad(|| self.loss(state.ledger.step))?;
+        let part = self.share.1 as f64 / self.batch as f64;
+        let loss = tch::with_grad(|| self.loss(state.ledger.step))? * part;
         let flat = self.parameters.gradient(&loss)?;
         Ok(Gradient { flat, losses: vec![loss.detach()] })
     }
@@ -315,6 +321,7 @@ impl Step for Training<'_> {
             model.evolution.finer = Some(NextState { columns, ..own });
             check.error(&model, Some(1), monitor)
         })?;
+        let error = state.agree(&[error])?[0];
         Ok(Look {
             metric: Some(error),
             name: "error of forecasts".into(),

@@ -8,6 +8,7 @@ use super::Forecaster;
 use crate::data::{Observed, Segment};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
+use crate::world::World;
 
 /// Values of the observables that exist at once.
 const CHUNK_VALUES: usize = 1 << 22;
@@ -59,6 +60,29 @@ impl Moments {
         let (_, factor) = Tensor::f_linalg_qr(&all, "r")?;
         self.factor = Some(factor);
         Ok(())
+    }
+
+    /// The moments of all ranks' rows, from those of this one's; `states` as in [`Moments::add`].
+    fn shared(self, world: &World, states: Option<i64>) -> Result<Moments> {
+        if world.is_alone() {
+            return Ok(self);
+        }
+        let Moments { count, gram, cross, future, sum, factor } = self;
+        let factor = match states {
+            None => None,
+            Some(d) => {
+                let columns = gram.size()[0] + d;
+                let padded = Tensor::f_zeros([columns, columns], (Kind::Double, Device::Cpu))?;
+                if let Some(own) = factor {
+                    padded.narrow(0, 0, own.size()[0]).f_copy_(&own)?;
+                }
+                let all = world.all(&padded)?.f_view([-1, columns])?;
+                Some(Tensor::f_linalg_qr(&all, "r")?.1)
+            }
+        };
+        let count = world.sum(&Tensor::from_slice(&[count]))?.double_value(&[0]);
+        let [gram, cross, future, sum] = [gram, cross, future, sum].map(|own| world.sum(&own));
+        Ok(Moments { count, gram: gram?, cross: cross?, future: future?, sum: sum?, factor })
     }
 
     fn add(
@@ -144,7 +168,7 @@ pub fn of_steps(
     let mut moments = Moments::zero(m, model.sizes.inputs);
     let most = (CHUNK_VALUES / m as usize).max(2);
     let mut batch = Batch::default();
-    for segment in segments {
+    for segment in &own_segments(segments, history, monitor.world()) {
         // A long segment in pieces that share a window, so that no pair is lost and none counted twice.
         let (mut first, end) = (segment.first, segment.first + segment.length);
         while end - first > history {
@@ -158,7 +182,25 @@ pub fn of_steps(
         }
     }
     batch.flush(model, &mut moments)?;
-    Ok(moments)
+    moments.shared(monitor.world(), Some(model.sizes.dimension()))
+}
+
+/// The parts of `segments` that are this rank's: as many pairs of windows as any other's, each pair once.
+fn own_segments(segments: &[Segment], history: usize, world: &World) -> Vec<Segment> {
+    let pairs = |segment: &Segment| segment.length.saturating_sub(history);
+    let (start, count) = world.share(segments.iter().map(pairs).sum::<usize>() as i64);
+    let (start, end) = (start as usize, (start + count) as usize);
+    let mut passed = 0;
+    let mut own = Vec::new();
+    for segment in segments {
+        let (low, high) = (passed, passed + pairs(segment));
+        let (first, last) = (start.clamp(low, high) - low, end.clamp(low, high) - low);
+        if last > first {
+            own.push(Segment { first: segment.first + first, length: last - first + history, ..*segment });
+        }
+        passed = high;
+    }
+    own
 }
 
 /// Windows of several segments that are encoded at once.
@@ -223,7 +265,10 @@ pub fn of_rates(
     let _guard = tch::no_grad_guard();
     let m = model.sizes.all();
     let mut moments = Moments::zero(m, model.sizes.inputs);
-    for rows in ranges {
+    let world = monitor.world().clone();
+    // Paths in turn: the slope at a row is that of its neighbours'.
+    let own = ranges.iter().enumerate().filter(|(place, _)| *place as i64 % world.size() == world.rank());
+    for (_, rows) in own {
         monitor.tick()?;
         let path = data.path_of(rows.start);
         let seen: Vec<usize> = rows.clone().filter(|row| data.seen_whole(*row)).collect();
@@ -241,6 +286,7 @@ pub fn of_rates(
         let inputs = data.inputs(rows.clone()).map(|u| u.index_select(0, &pick).to_device(model.device()));
         moments.add(&g, &rates, inputs.as_ref(), None)?;
     }
+    let moments = moments.shared(&world, None)?;
     match moments.count > 0.0 {
         true => Ok(moments),
         false => {

@@ -11,6 +11,7 @@ use super::door;
 use super::handle::{self, Fitted, Reduced};
 use super::json;
 use super::velocity_field::PyVelocityField;
+use super::world::PyWorld;
 use crate::baselines;
 use crate::baselines::{Baseline, BaselineConfig};
 use crate::condition::Conditioning;
@@ -50,7 +51,8 @@ impl PyBaseline {
 #[pymethods]
 impl PyBaseline {
     #[staticmethod]
-    #[pyo3(signature = (teacher, config, *, condition=None, trajectory_file=None, refresh=false, monitor=None))]
+    #[pyo3(signature = (teacher, config, *, condition=None, trajectory_file=None, refresh=false, monitor=None, world=None))]
+    #[allow(clippy::too_many_arguments)] // keywords, in Python
     fn fit(
         py: Python<'_>,
         teacher: &PyVelocityField,
@@ -59,12 +61,13 @@ impl PyBaseline {
         trajectory_file: Option<PathBuf>,
         refresh: bool,
         monitor: Option<Bound<'_, PyAny>>,
+        world: Option<PyWorld>,
     ) -> PyResult<Self> {
         let config: BaselineConfig = json::parse_options(config)?;
         let pool = Array::import_condition(teacher.conditioning_of(), condition, None)?;
         let inputs = Inputs { pool, trajectory_file, refresh, ..Inputs::default() };
         let field = teacher.handle();
-        let mut monitor = PyMonitor::new(monitor);
+        let mut monitor = PyMonitor::new(monitor).shared(PyWorld::of(world)?);
         let (student, history, resolved) = door::enter(py, move || {
             let resolved = config.with_defaults(field.event_shape(), field.conditioning())?;
             let (student, history) = baselines::fit(&*field, &config, &inputs, &mut monitor)?;

@@ -16,6 +16,7 @@ use super::errors::from_callback;
 use super::torch_state::Neutral;
 use crate::error::{says_out_of_memory, Error, Result};
 use crate::monitor::{Monitor, Progress};
+use crate::world::World;
 
 /// A panic that nobody has reported yet.
 struct Panic {
@@ -133,13 +134,21 @@ fn from_panic(payload: &(dyn Any + Send)) -> Error {
 pub struct PyMonitor {
     callable: Option<Py<PyAny>>,
     looked: Instant,
+    world: World,
 }
 
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 impl PyMonitor {
     pub fn new(callable: Option<Bound<'_, PyAny>>) -> Self {
-        PyMonitor { callable: callable.map(Bound::unbind), looked: Instant::now() }
+        PyMonitor { callable: callable.map(Bound::unbind), looked: Instant::now(), world: World::default() }
+    }
+}
+
+impl PyMonitor {
+    /// The same, of a computation that others share.
+    pub fn shared(self, world: World) -> Self {
+        PyMonitor { world, ..self }
     }
 }
 
@@ -167,6 +176,10 @@ impl Monitor for PyMonitor {
         Python::attach(|py| {
             watch(py, callable, progress, Some(text)).map_err(|raised| from_callback(py, raised))
         })
+    }
+
+    fn world(&self) -> &World {
+        &self.world
     }
 }
 

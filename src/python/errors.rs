@@ -30,6 +30,7 @@ exceptions!(
     ArgumentError,
     CheckpointError,
     DeviceError,
+    DistributedError,
     DivergenceError,
     DtypeError,
     KoopflowError,
@@ -60,6 +61,7 @@ impl From<Error> for PyErr {
             Error::Checkpoint { .. } => classes::CheckpointError::new_err(text),
             Error::NotFitted(_) => classes::NotFittedError::new_err(text),
             Error::Divergence(_) => classes::DivergenceError::new_err(text),
+            Error::Distributed(_) => classes::DistributedError::new_err(text),
             Error::OutOfMemory(_) => classes::OutOfMemoryError::new_err(text),
             Error::OutOfTime | Error::Torch(_) | Error::Internal(_) => classes::KoopflowError::new_err(text),
         }

@@ -11,6 +11,7 @@ use super::door;
 use super::handle::{self, Fitted, Reduced, Shared};
 use super::json;
 use super::spectrum::export_complex;
+use super::world::PyWorld;
 use crate::data::Observed;
 use crate::error::{Error, Result};
 use crate::forecast::{self, Forecaster, ForecasterConfig, Modes, Observations, Request};
@@ -106,16 +107,18 @@ type Spectrum<'py> = (
 #[pymethods]
 impl PyForecaster {
     #[staticmethod]
-    #[pyo3(signature = (paths, config, event_shape, *, monitor=None))]
+    #[pyo3(signature = (paths, config, event_shape, *, monitor=None, world=None))]
     fn fit(
         py: Python<'_>,
         paths: &PyObserved,
         config: &str,
         event_shape: Vec<i64>,
         monitor: Option<Bound<'_, PyAny>>,
+        world: Option<PyWorld>,
     ) -> PyResult<Self> {
         let config: ForecasterConfig = json::parse_options(config)?;
-        let (data, mut monitor) = (paths.0.handle(), PyMonitor::new(monitor));
+        let monitor = PyMonitor::new(monitor).shared(PyWorld::of(world)?);
+        let (data, mut monitor) = (paths.0.handle(), monitor);
         let (model, history, resolved) = door::enter(py, move || {
             let (model, history) = forecast::fit(&config, &data, &event_shape, &mut monitor)?;
             let resolved = json::to_value(model.config())?;

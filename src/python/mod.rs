@@ -27,6 +27,7 @@ mod tilt;
 mod torch_state;
 mod training;
 mod velocity_field;
+mod world;
 
 use pyo3::prelude::*;
 

@@ -9,6 +9,7 @@ use super::array::Array;
 use super::door::{self, PyMonitor};
 use super::json;
 use super::velocity_field::PyVelocityField;
+use super::world::PyWorld;
 use crate::data::{Chaining, Coupling, Interpolant, Snapshots};
 use crate::error::Error;
 use crate::flow::{self, TeacherConfig, TrainingFiles};
@@ -19,7 +20,7 @@ use crate::training::Checkpointing;
 /// `sizes` of the population rates of growth are learnt.
 #[pyfunction]
 #[pyo3(signature = (snapshots, times, config, *, interpolant="linear", plans=None, sizes=None, monitor=None,
-                    checkpoint=None, checkpoint_every=None, checkpoint_seconds=None, header="{}", resume=None))]
+                    checkpoint=None, checkpoint_every=None, checkpoint_seconds=None, header="{}", resume=None, world=None))]
 #[allow(clippy::too_many_arguments)]
 pub fn train_on_snapshots(
     py: Python<'_>,
@@ -35,6 +36,7 @@ pub fn train_on_snapshots(
     checkpoint_seconds: Option<f64>,
     header: &str,
     resume: Option<PathBuf>,
+    world: Option<PyWorld>,
 ) -> PyResult<(PyVelocityField, String)> {
     let config: TeacherConfig = json::parse_options(config)?;
     let interpolant: Interpolant = serde_json::from_value(interpolant.into())
@@ -49,7 +51,7 @@ pub fn train_on_snapshots(
         header,
     });
     let files = TrainingFiles { checkpoint, resume };
-    let mut monitor = PyMonitor::new(monitor);
+    let mut monitor = PyMonitor::new(monitor).shared(PyWorld::of(world)?);
     let (field, history) = door::enter(py, move || {
         let chaining = match config.coupling {
             Coupling::Ot => Chaining::Ot { size: config.coupling_size.max(1) },

@@ -14,6 +14,7 @@ use super::handle::{self, Fitted, Reduced};
 use super::json;
 use super::source::PySource;
 use super::velocity_field::PyVelocityField;
+use super::world::PyWorld;
 use crate::condition::Conditioning;
 use crate::data::Inputs;
 use crate::distill;
@@ -75,7 +76,7 @@ impl PyStudent {
     #[staticmethod]
     #[pyo3(signature = (teacher, config, *, condition=None, data=None, data_noise=None, data_condition=None,
                         trajectory_file=None, refresh=false, monitor=None, checkpoint=None, checkpoint_every=None,
-                        checkpoint_seconds=None, header="{}", resume=None, features=None))]
+                        checkpoint_seconds=None, header="{}", resume=None, features=None, world=None))]
     #[allow(clippy::too_many_arguments)] // keywords, in Python
     fn distill(
         py: Python<'_>,
@@ -94,6 +95,7 @@ impl PyStudent {
         header: &str,
         resume: Option<PathBuf>,
         features: Option<Py<PyAny>>,
+        world: Option<PyWorld>,
     ) -> PyResult<Self> {
         let config: DistillConfig = json::parse_options(config)?;
         let header = json::parse("header", header)?;
@@ -121,7 +123,7 @@ impl PyStudent {
             }),
         };
         let field = teacher.handle();
-        let mut monitor = PyMonitor::new(monitor);
+        let mut monitor = PyMonitor::new(monitor).shared(PyWorld::of(world)?);
         let (student, history, resolved) = door::enter(py, move || {
             let resolved = config.with_defaults(field.event_shape(), field.conditioning())?;
             let (student, history) = distill::distill_with(&*field, &config, &inputs, &extras, &mut monitor)?;

@@ -11,6 +11,7 @@ use super::errors::from_callback;
 use super::json;
 use super::source::PySource;
 use super::velocity_field::PyVelocityField;
+use super::world::PyWorld;
 use crate::condition::Conditioning;
 use crate::data::Portions;
 use crate::error::{Error, Result};
@@ -25,7 +26,7 @@ use crate::training::Checkpointing;
 /// Conditional flow matching on `[N, *event]`: the field and its history as JSON.
 #[pyfunction]
 #[pyo3(signature = (data, config, *, noise=None, condition=None, monitor=None, checkpoint=None,
-                    checkpoint_every=None, checkpoint_seconds=None, header="{}", resume=None, portions=None, source=None, initial=None))]
+                    checkpoint_every=None, checkpoint_seconds=None, header="{}", resume=None, portions=None, source=None, initial=None, world=None))]
 #[allow(clippy::too_many_arguments)]
 pub fn train_teacher(
     py: Python<'_>,
@@ -42,6 +43,7 @@ pub fn train_teacher(
     portions: Option<Py<PyAny>>,
     source: Option<PyRef<'_, PySource>>,
     initial: Option<PyRef<'_, PyVelocityField>>,
+    world: Option<PyWorld>,
 ) -> PyResult<(PyVelocityField, String)> {
     let config: TeacherConfig = json::parse_options(config)?;
     let data = Array::import_float("data", data)?.tensor;
@@ -55,7 +57,7 @@ pub fn train_teacher(
         header,
     });
     let files = TrainingFiles { checkpoint, resume };
-    let mut monitor = PyMonitor::new(monitor);
+    let mut monitor = PyMonitor::new(monitor).shared(PyWorld::of(world)?);
     let conditioning = config.conditioning;
     let portions =
         portions.map(|function| Box::new(PyPortions { function, conditioning }) as Box<dyn Portions>);

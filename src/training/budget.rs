@@ -12,6 +12,8 @@ pub struct Budget {
     before: Duration,
     /// The share of the seconds that is spent when the budget is exhausted.
     pub(super) share: f64,
+    /// Seconds by the clock that counts, where that is another process's.
+    told: Option<f64>,
 }
 
 /// Work that ends within this many times the limit is still begun.
@@ -19,7 +21,7 @@ const OVERRUN: f64 = 1.1;
 
 impl Budget {
     pub fn new(steps: u64, max_seconds: Option<f64>) -> Self {
-        Budget { steps, max_seconds, started: Instant::now(), before: Duration::ZERO, share: 1.0 }
+        Budget { steps, max_seconds, started: Instant::now(), before: Duration::ZERO, share: 1.0, told: None }
     }
 
     /// The same budget after `seconds` of it have been spent.
@@ -27,7 +29,22 @@ impl Budget {
         Budget { before: Duration::try_from_secs_f64(seconds).unwrap_or_default(), ..self }
     }
 
+    /// Seconds spent, by the clock that counts: the last time it was told, where it is another process's.
     pub fn seconds(&self) -> f64 {
+        self.told.unwrap_or_else(|| self.own_seconds())
+    }
+
+    /// From now on a clock that is told counts, the same for all who share a training.
+    pub(super) fn tell(&mut self, seconds: f64) {
+        self.told = Some(seconds);
+    }
+
+    /// One's own clock counts again.
+    pub(super) fn tell_no_more(&mut self) {
+        self.told = None;
+    }
+
+    pub(super) fn own_seconds(&self) -> f64 {
         self.before.saturating_add(self.started.elapsed()).as_secs_f64()
     }
 

@@ -143,7 +143,9 @@ impl<'a, S: Step> Loop<'a, S> {
             }
         };
         // A metric needs the host anyway, and so does a loss scale.
-        let masked = !S::MEASURED && state.parameters.device() != Device::Cpu;
+        let alone = state.exchange.world().is_alone();
+        // Ranks read how the others' steps went anyway.
+        let masked = alone && !S::MEASURED && state.parameters.device() != Device::Cpu;
         Ok(Loop {
             step,
             state,
@@ -166,10 +168,20 @@ impl<'a, S: Step> Loop<'a, S> {
     /// Whatever the trainer or the monitor raises, but an interrupt; a first checkpoint, before the first step, that
     /// cannot be written.
     pub fn train(&mut self, monitor: &mut dyn Monitor) -> Result<Stopped> {
-        let outcome = panic::catch_unwind(AssertUnwindSafe(|| match self.steps(monitor) {
-            Err(Error::OutOfTime) => Ok(Stopped::Budget),
-            outcome => outcome,
-        }));
+        let outcome =
+            panic::catch_unwind(AssertUnwindSafe(|| self.begin().and_then(|()| self.steps(monitor))));
+        let outcome = match outcome {
+            Ok(outcome) => Ok(match self.state.exchange.close(outcome, self.state.budget.own_seconds()) {
+                Err(Error::OutOfTime) => Ok(Stopped::Budget),
+                outcome => outcome,
+            }),
+            Err(payload) => {
+                let panicked = Error::Internal(anyhow::anyhow!("a panic"));
+                let _ = self.state.exchange.close::<()>(Err(panicked), self.state.budget.own_seconds());
+                Err(payload)
+            }
+        };
+        self.state.budget.tell_no_more();
         let stopped = match &outcome {
             Ok(Ok(stopped)) => *stopped,
             // The user's own wish to stop, or a failure: a file that is read later tells of a run that was cut.
@@ -188,6 +200,19 @@ impl<'a, S: Step> Loop<'a, S> {
             }
         }
         Ok(stopped)
+    }
+
+    /// The ranks meet.
+    fn begin(&mut self) -> Result<()> {
+        let State { exchange, parameters, budget, ledger, .. } = &mut self.state;
+        let seconds = exchange.begin(parameters, budget.own_seconds())?;
+        if !exchange.world().is_alone() {
+            budget.tell(seconds);
+            if ledger.step == 0 && ledger.began > 0.0 {
+                ledger.began = seconds;
+            }
+        }
+        Ok(())
     }
 
     fn steps(&mut self, monitor: &mut dyn Monitor) -> Result<Stopped> {
@@ -242,7 +267,13 @@ impl<'a, S: Step> Loop<'a, S> {
     /// Takes one step and returns its learning rate.
     fn one(&mut self, monitor: &mut dyn Monitor) -> Result<f64> {
         let rate = self.state.rate();
-        let attempt = match self.step.gradient(&mut self.state, monitor) {
+        let own = self.step.gradient(&mut self.state, monitor);
+        let State { exchange, budget, .. } = &mut self.state;
+        let (attempt, seconds) = exchange.gradient(own, budget.own_seconds())?;
+        if !exchange.world().is_alone() {
+            budget.tell(seconds);
+        }
+        let attempt = match attempt {
             Ok(gradient) => Some(gradient),
             // A loss that is not finite, found early.
             Err(Error::Divergence(reason) | Error::NotFiniteAnswer(reason)) => {
@@ -435,7 +466,10 @@ mod tests {
     use super::*;
     use crate::monitor::Silent;
     use crate::nets::Parameters;
-    use crate::training::{Adam, Averages, Budget, Ledger, Note, Optimizer, Schedule, ScheduleKind};
+    use crate::training::{
+        Adam, Averages, Budget, Exchange, Ledger, Note, Optimizer, Schedule, ScheduleKind,
+    };
+    use crate::world::ALONE;
 
     /// Descends |x - 3|², with steps that go wrong as they are told.
     struct Toy<'a> {
@@ -507,6 +541,7 @@ mod tests {
             best: parameters.flat().unwrap().copy(),
             ledger: Ledger::new(Schedule::new(ScheduleKind::Constant, 0.05, 0)),
             budget: Budget::new(steps, None),
+            exchange: Exchange::new(&ALONE, parameters),
         };
         Loop::new(toy, state, &TrainingOptions::default(), Some(plan)).unwrap()
     }

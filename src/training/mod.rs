@@ -1,10 +1,11 @@
 //! What all trainers share: optimisers, loss logs, learning-rate schedules, clipping, averaging, loss scaling,
-//! budgets, interrupts and progress.
+//! budgets, interrupts and progress; and what the ranks of one training exchange.
 
 mod adam;
 mod average;
 mod budget;
 mod checkpointing;
+mod exchange;
 mod r#loop;
 mod loss_log;
 mod options;
@@ -20,6 +21,7 @@ pub use adam::{clip_norm, Adam, Optimizer};
 pub use average::{Average, Averages};
 pub use budget::Budget;
 pub use checkpointing::{check_same_options, Checkpointing};
+pub use exchange::Exchange;
 pub use loss_log::{LossLog, LossState};
 pub use options::{check_positive, deserialize, JsonOptions, OptionError, TrainingOptions};
 pub(crate) use options::{decided, json_options};

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::{Adam, Averages, Budget, LossScale, Schedule, UpdateCounts};
+use super::{Adam, Averages, Budget, Exchange, LossScale, Schedule, UpdateCounts};
 use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Progress};
 use crate::nets::Parameters;
@@ -87,6 +87,7 @@ pub struct State<'a> {
     pub best: Tensor,
     pub ledger: Ledger,
     pub budget: Budget,
+    pub exchange: Exchange,
 }
 
 impl State<'_> {
@@ -99,6 +100,14 @@ impl State<'_> {
             Some(average) => Ok(average.value().shallow_clone()),
             None => self.parameters.flat(),
         }
+    }
+
+    /// The same numbers on every rank: those of the leading one. Nothing changes where there is one rank.
+    ///
+    /// # Errors
+    /// As [`Exchange::agree`].
+    pub fn agree(&self, numbers: &[f64]) -> Result<Vec<f64>> {
+        self.exchange.agree(self.parameters, self.budget.seconds(), numbers)
     }
 
     /// The share of the steps that is behind.

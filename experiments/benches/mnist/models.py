@@ -47,6 +47,8 @@ LEVERS: dict[str, dict[str, Any]] = {
     "row weights, power 1": {"row_power": 1.0},
     "inverse first": {"weights": {"path": 1.0, "inverse": 1.0, "round_trip": 0.4}},
     "two averages": {"averages": (0.9, 0.99)},
+    "the teacher's maps": {"weights": {**HIERARCHY["objective"]["weights"], "levels": 0.1}},
+    "one lift, told its direction": {"architecture": {"lifts": 1, "directed": True}},
 }
 # Perceptrons, the only networks that they have.
 BASELINES: dict[str, type[baselines.TrainedBaseline]] = {
@@ -87,12 +89,12 @@ def pulled(name: str) -> dict[str, Any]:
     """The hierarchical student's options with one lever of :data:`LEVERS` moved."""
     change = LEVERS[name.removeprefix("lever: ")]
     given = dict(STUDENTS["hierarchical"])
-    objective = {key: value for key, value in change.items() if key not in ("warm_start", "averages")}
-    given["objective"] = {**given["objective"], **objective}
-    given["warm_start"] = change.get("warm_start", True)
+    elsewhere = {"warm_start", "architecture", "averages"}
+    of_terms = {key: value for key, value in change.items() if key not in elsewhere}
+    given["objective"] = {**given["objective"], **of_terms}
     if "averages" in change:
         given["training"] = {"averages": change["averages"]}
-    return given
+    return given | {key: change[key] for key in change.keys() & {"warm_start", "architecture"}}
 
 
 def finished(model: FlowTeacher | Model, file: Path, started: float) -> None:

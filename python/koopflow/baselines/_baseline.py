@@ -16,6 +16,7 @@ from .._checkpointing import check_place
 from .._clock import UNIT, Clock
 from .._ending import tell_ending
 from .._parameters import Parameters
+from ..distributed import World, world
 from ..exceptions import ArgumentError, CheckpointError, NotFittedError
 from ..options import to_json
 from ..progress import ProgressFunction
@@ -67,6 +68,7 @@ class Baseline(Parameters, ABC):
         trajectory_file: str | PathLike[str] | None = None,
         refresh: bool = False,
         progress: bool | ProgressFunction = True,
+        distributed: bool | None = None,
     ) -> Self:
         """Distil a teacher, or keep it. How fits end and what they raise is as in
         :meth:`koopflow.KoopmanDistiller.fit`.
@@ -80,19 +82,26 @@ class Baseline(Parameters, ABC):
             process. The other baselines learn from the teacher alone.
         condition : array, optional
             Given with ``data``: the label or vector of each row. Otherwise as in the distiller's ``fit``.
-        trajectory_file, refresh, progress
+        trajectory_file, refresh, progress, distributed
             As there.
         """
         teacher = checked_teacher(teacher)
         place = check_place("trajectory_file", trajectory_file, "trajectories", reads=not refresh)
         file = {"trajectory_file": place, "refresh": refresh}
         self._source, self._clock = teacher.field.source.kind, teacher.clock
-        self._fit(teacher, data=data, condition=as_condition(condition), progress=progress, **file)
+        ranks = world(distributed=distributed)
+        ranks.agree(data=data, condition=as_condition(condition))
+        ranks.agree_on_teacher(teacher.field)
+        _, progress, _ = ranks.leading({}, progress)
+        given = {"data": data, "condition": as_condition(condition), "progress": progress}
+        self._fit(teacher, **given, ranks=ranks, **file)
         tell_ending(self.history_, "the student so far")
         return self
 
     @abstractmethod
-    def _fit(self, teacher: Flow, *, data: Any, condition: Any, progress: Any, **file: Any) -> None:
+    def _fit(
+        self, teacher: Flow, *, data: Any, condition: Any, progress: Any, ranks: World, **file: Any
+    ) -> None:
         """Train, with the arguments of ``fit``, and adopt what samples are made with."""
 
     def _adopt(self, model: Any, event_shape: tuple[int, ...], history: dict[str, Any]) -> None:
@@ -122,6 +131,10 @@ class Baseline(Parameters, ABC):
         """
         steps = None if steps is None else as_integer(steps, "steps", least=1)
         return self._ends(self._noise(x0, n, seed), steps, as_condition(condition))
+
+    def _fresh(self, n: int, seed: int | None, condition: Array | None) -> Array:
+        """Fresh draws of what samples are made of."""
+        return self._noise(None, n, seed)
 
     @property
     def clock(self) -> Clock:

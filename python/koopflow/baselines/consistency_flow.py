@@ -11,6 +11,7 @@ from .. import _core
 from .._arrays import Array
 from .._batches import with_condition
 from .._conditioning import Conditioning
+from ..distributed import World
 from ..exceptions import ArgumentError, ShapeError
 from ..options import Options, Training, UNet, to_json
 from ..progress import ProgressMeter
@@ -81,7 +82,9 @@ class ConsistencyFlow(Baseline):
     device: str = "cpu"
     dtype: str = "float32"
 
-    def _fit(self, teacher: Flow, *, data: Any, condition: Any, progress: Any, **file: Any) -> None:
+    def _fit(
+        self, teacher: Flow, *, data: Any, condition: Any, progress: Any, ranks: World, **file: Any
+    ) -> None:
         if data is None:
             known = teacher.training_data_
             if known is None:
@@ -96,11 +99,18 @@ class ConsistencyFlow(Baseline):
         params = {name: value for name, value in self.get_params(deep=False).items() if name not in OBJECTIVE}
         flow = FlowTeacher(shape, num_classes=kind.classes, condition_dim=kind.dim, **params)
         consistency = {name: getattr(self, name) for name in OBJECTIVE}
-        config = {**flow._config(), "objective": {"consistency": consistency}}
+        own = ranks.options(flow._config(), seeded=self.seed is not None)
+        config = {**own, "objective": {"consistency": consistency}}
+        ranks.agree(data=data, condition=condition)
         with ProgressMeter(progress=progress) as meter:
             train, start = _core.train_teacher, teacher.field.source
             flow._field, history = train(
-                data, to_json(config), condition=condition, monitor=meter.monitor, source=start
+                data,
+                to_json(config),
+                condition=condition,
+                monitor=meter.monitor,
+                source=start,
+                world=ranks.core,
             )
         self._adopt(flow, shape, {"seed": config["seed"], **json.loads(history)})
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from .._arrays import Array, as_grid, checked_count
+from ..distributed import World
 from ..exceptions import ArgumentError
 from ..teachers.flow import Flow
 from ..teachers.teacher import FlowTeacher
@@ -22,7 +23,9 @@ SOLVERS = ("euler", "midpoint", "heun", "rk4", "ab2", "ab3", "dpm2m", "dopri5")
 class TeachersOwn(PathBaseline):
     """A baseline that keeps its teacher; its file is the teacher's, with the baseline's parameters."""
 
-    def _fit(self, teacher: Flow, *, data: Any, condition: Any, progress: Any, **file: Any) -> None:
+    def _fit(
+        self, teacher: Flow, *, data: Any, condition: Any, progress: Any, ranks: World, **file: Any
+    ) -> None:
         self._solver()
         nothing = {"steps": 0, "seconds": 0.0, "stopped": "completed", "loss": []}
         self._adopt(teacher, teacher.event_shape_, nothing)

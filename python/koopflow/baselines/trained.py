@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from .. import _core
 from .._arrays import Array, as_path, as_seed
 from .._conditioning import Conditioning
+from ..distributed import World
 from ..options import SHARED_TRAINING, Options, Training, Trajectories, to_json
 from ..progress import ProgressMeter
 from ..teachers.flow import Flow
@@ -65,14 +66,22 @@ class TrainedBaseline(Baseline):
     device: str = "cpu"
     dtype: str = "float32"
 
-    def _fit(self, teacher: Flow, *, data: Any, condition: Any, progress: Any, **file: Any) -> None:
+    def _fit(
+        self, teacher: Flow, *, data: Any, condition: Any, progress: Any, ranks: World, **file: Any
+    ) -> None:
         known = teacher.training_data_
         if condition is None and known is not None and Conditioning.of(teacher.field).dim is not None:
             condition = known.condition
         with ProgressMeter(progress=progress) as meter:
-            config = to_json({"method": self._method, **self._config()})
-            fit = _core.Baseline.fit
-            student = fit(teacher.field, config, condition=condition, monitor=meter.monitor, **file)
+            config = ranks.options(self._config(), seeded=self.seed is not None)
+            student = _core.Baseline.fit(
+                teacher.field,
+                to_json({"method": self._method, **config}),
+                condition=condition,
+                monitor=meter.monitor,
+                world=ranks.core,
+                **file,
+            )
         self._keep(student)
 
     def _keep(self, student: _core.Baseline) -> None:

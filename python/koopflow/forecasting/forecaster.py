@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from .. import _core
 from .._arrays import Array, as_integer, as_path, as_seed, to_numpy
 from .._ending import tell_ending
+from ..distributed import world
 from ..exceptions import ArgumentError
 from ..options import Options, Training, name_of, to_json
 from ..progress import ProgressFunction, ProgressMeter
@@ -165,6 +166,7 @@ class KoopmanForecaster(FittedForecaster):
         condition: Array | None = None,
         progress: bool | ProgressFunction = True,
         callback: ProgressFunction | None = None,
+        distributed: bool | None = None,
     ) -> KoopmanForecaster:
         """Fit to paths.
 
@@ -182,7 +184,7 @@ class KoopmanForecaster(FittedForecaster):
             What is done from each row to the next: dg/dt = g L + u B.
         condition : array, optional
             Label ``[N]`` or numbers ``[N, c]`` of each path.
-        progress, callback
+        progress, callback, distributed
             As in :meth:`FlowTeacher.fit`.
 
         Returns
@@ -200,10 +202,17 @@ class KoopmanForecaster(FittedForecaster):
         """
         numbers, classes = learnt_condition(condition)
         given = Paths.of(paths, times, mask=mask, inputs=inputs, condition=numbers)
-        config = self._config()
+        ranks = world(distributed=distributed)
+        config = ranks.options(self._config(), seeded=self.seed is not None)
+        ranks.agree(**{f"paths[{k}]": rows for k, (_, rows) in enumerate(given)}, condition=numbers)
+        _, progress, callback = ranks.leading({}, progress, callback)
         with ProgressMeter(progress=progress, callback=callback) as meter:
             model = _core.Forecaster.fit(
-                given.core, to_json(config), list(given.event_shape), monitor=meter.monitor
+                given.core,
+                to_json(config),
+                list(given.event_shape),
+                monitor=meter.monitor,
+                world=ranks.core,
             )
         self._adopt(model, scalar=given.scalar)
         self._paths, self.classes_ = given, classes

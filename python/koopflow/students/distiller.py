@@ -19,6 +19,7 @@ from .._batches import with_condition
 from .._checkpointing import check_apart, check_place, checkpointing
 from .._conditioning import Conditioning
 from .._ending import tell_ending
+from ..distributed import world
 from ..exceptions import ArgumentError
 from ..hub import HubFolder
 from ..metrics.features import feature_distance
@@ -156,6 +157,7 @@ class KoopmanDistiller(HubFolder, FittedStudent):
         log_dir: str | PathLike[str] | None = None,
         features: Callable[[Any], Any] | str | PathLike[str] | None = None,
         feature_weights: str | PathLike[str] | None = None,
+        distributed: bool | None = None,
     ) -> KoopmanDistiller:
         """Distil a teacher.
 
@@ -201,6 +203,9 @@ class KoopmanDistiller(HubFolder, FittedStudent):
             Weights of features that are named: of LPIPS torchvision's file of AlexNet or VGG16, by default
             the one that torch.hub keeps; of DINOv2 a folder of transformers, or a checkout of
             facebookresearch/dinov2 with a file of weights, whose code is run. Nothing is downloaded.
+        distributed : bool, optional
+            Whether the ranks of ``torch.distributed`` share the fit: noticed by default, asked for by True,
+            and never by False. See :mod:`koopflow.distributed`.
 
         Returns
         -------
@@ -219,6 +224,8 @@ class KoopmanDistiller(HubFolder, FittedStudent):
         ArgumentError, CheckpointError, FileNotFoundError
             When an option is out of its range; when ``resume`` is not a file of a fit with these options, or
             ``trajectory_file`` is damaged or was made by another teacher; when there is no folder for a file.
+        DistributedError
+            When ranks have other teachers, data or options, or one fails or is gone.
         Exception
             What ``callback``, ``features`` or a function as ``progress`` raises, unchanged: fitting ends,
             ``checkpoint`` keeps what was trained, and this object stays as it was.
@@ -252,20 +259,27 @@ class KoopmanDistiller(HubFolder, FittedStudent):
             labels = to_numpy(as_condition(condition))
             seen = np.unique(labels) if labels.dtype.kind in "iub" else learnt
             facts["classes"] = [int(label) for label in seen]
+        points = _points(teacher, data, condition, config)
+        ranks = world(distributed=distributed)
+        config = ranks.options(config, seeded=self.seed is not None)
+        ranks.agree(condition=condition, data=points.get("data"))
+        ranks.agree_on_teacher(field)
+        files, progress, callback = ranks.leading(files, progress, callback)
         with (
-            logged(log_dir, callback) as listener,
+            logged(log_dir if ranks.leads else None, callback) as listener,
             ProgressMeter(progress=progress, callback=listener) as meter,
         ):
             student = _core.Student.distill(
                 field,
                 to_json(config),
                 condition=condition,
-                **_points(teacher, data, condition, config),
+                **points,
                 trajectory_file=trajectories,
                 refresh=refresh,
                 monitor=meter.monitor,
                 header=self._header(teacher=facts),
                 features=distance,
+                world=ranks.core,
                 **files,
             )
         self._adopt(student, facts)

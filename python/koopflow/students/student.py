@@ -155,6 +155,10 @@ class FittedStudent(Densities, Observables, Parameters):
                 return student.sample_count(checked_count(n), seed=as_seed(seed), **options)
             return student.sample(starts_or(x0, n, student, seed, options["condition"]), **options)
 
+    def _fresh(self, n: int, seed: int | None, condition: Array | None) -> Array:
+        """Fresh draws of what paths begin with."""
+        return starts_or(None, n, self._fitted(), seed, condition)
+
     def sample_path(
         self,
         x0: Array | int | None = None,

@@ -388,6 +388,10 @@ class Flow:
         """The given states, or ``n`` of the source."""
         return starts_or(x0, n, self.field, seed, condition)
 
+    def _fresh(self, n: int, seed: int | None, condition: Array | None) -> Array:
+        """Fresh draws of the source."""
+        return self._starts(None, n, seed, condition)
+
     def _solve(self, x0: Array, times: list[float], progress: Any, given: dict[str, Any]) -> Array:
         given["condition"] = self._checked(given["condition"])
         with ProgressMeter(progress=progress) as meter:

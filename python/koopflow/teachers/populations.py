@@ -13,6 +13,7 @@ from .. import _core
 from .._arrays import Array, as_batch, as_numbers, as_states
 from .._checkpointing import checkpointing
 from .._ending import tell_ending
+from ..distributed import world
 from ..exceptions import ArgumentError, DivergenceError
 from ..options import to_json
 from ..progress import ProgressFunction, ProgressMeter
@@ -52,6 +53,7 @@ class Populations(Flow):
         checkpoint_every: int | None = None,
         checkpoint_minutes: float | None = None,
         resume: str | PathLike[str] | None = None,
+        distributed: bool | None = None,
         **options: Any,
     ) -> Teacher:
         """A teacher that carries a population through snapshots of it, in which no row has a partner.
@@ -136,6 +138,10 @@ class Populations(Flow):
         config = teacher._config()
         files = checkpointing("a teacher", checkpoint, checkpoint_every, checkpoint_minutes, resume)
         written = teacher._written(without=OF_THE_FIELD)
+        ranks = world(distributed=distributed)
+        config = ranks.options(config, seeded=teacher.seed is not None)
+        ranks.agree(**{f"snapshots[{k}]": rows for k, rows in enumerate(sets)}, times=np.asarray(clock))
+        files, progress, callback = ranks.leading(files, progress, callback)
         with ProgressMeter(progress=progress, callback=callback) as meter:
             field, history = _core.train_on_snapshots(
                 sets,
@@ -146,6 +152,7 @@ class Populations(Flow):
                 sizes=sizes,
                 monitor=meter.monitor,
                 header=to_json({"params": {**written, "seed": config["seed"]}}),
+                world=ranks.core,
                 **files,
             )
         teacher._take(field, {"seed": config["seed"], **json.loads(history)})

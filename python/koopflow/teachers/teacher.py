@@ -30,6 +30,7 @@ from .._clock import UNIT, Clock
 from .._conditioning import Conditioning
 from .._ending import tell_ending
 from .._parameters import Parameters
+from ..distributed import world
 from ..exceptions import ArgumentError, KoopflowError, ShapeError
 from ..hub import HubFolder
 from ..options import SHARED_TRAINING, Options, Training, UNet, name_of, to_json, unet_of
@@ -177,6 +178,7 @@ class FlowTeacher(HubFolder, ClosedForm, Parts, Local, PhaseSpace, Populations, 
         checkpoint_every: int | None = None,
         checkpoint_minutes: float | None = None,
         resume: str | PathLike[str] | None = None,
+        distributed: bool | None = None,
     ) -> FlowTeacher:
         """Train on data.
 
@@ -216,6 +218,9 @@ class FlowTeacher(HubFolder, ClosedForm, Parts, Local, PhaseSpace, Populations, 
             File that ``checkpoint`` wrote, to go on from; on a CPU exactly as if training had never stopped.
             Data, condition and options must be those of the file, except for ``steps``, ``max_seconds``
             (which counts what was spent before) and ``device``. Not for data that do not fit into memory.
+        distributed : bool, optional
+            Whether the ranks of ``torch.distributed`` share the fit: noticed by default, asked for by True,
+            and never by False. See :mod:`koopflow.distributed`.
 
         Returns
         -------
@@ -232,6 +237,8 @@ class FlowTeacher(HubFolder, ClosedForm, Parts, Local, PhaseSpace, Populations, 
             When the loss kept blowing up; the last good teacher is kept.
         CheckpointError, FileNotFoundError
             When ``resume`` is not a file of a training, or there is no folder for ``checkpoint``.
+        DistributedError
+            When ranks have other data or options, or one fails or is gone.
         Exception
             What ``callback`` or a function as ``progress`` raises, unchanged: training ends, ``checkpoint``
             keeps what was trained, and this object stays as it was.
@@ -270,6 +277,10 @@ class FlowTeacher(HubFolder, ClosedForm, Parts, Local, PhaseSpace, Populations, 
         if weights is not None:
             data, condition, noise = weighted_rows(weights, self.seed or 0, data, condition, noise)
         written = self._written(without=OF_THE_FIELD)
+        ranks = world(distributed=distributed)
+        config = ranks.options(config, seeded=self.seed is not None)
+        ranks.agree(data=data, condition=condition, noise=noise)
+        files, progress, callback = ranks.leading(files, progress, callback)
         with ProgressMeter(progress=progress, callback=callback) as meter:
             field, history = _core.train_teacher(
                 data,
@@ -281,6 +292,7 @@ class FlowTeacher(HubFolder, ClosedForm, Parts, Local, PhaseSpace, Populations, 
                 portions=portions,
                 source=start,
                 initial=None if initial is None else checked_teacher(initial, "initial").field,
+                world=ranks.core,
                 **files,
             )
         self._take(field, {"seed": config["seed"], **json.loads(history)})

@@ -1,0 +1,265 @@
+//! What the ranks of a training tell one another once a step: the gradient, and how the step went.
+//!
+//! Every exchange of a training is one sum of tensors of one size. So a rank that fails, is interrupted or runs out of
+//! time wherever it is can join the exchange that the others wait in, and they learn why it leaves.
+
+use std::cell::Cell;
+
+use tch::{Device, Kind, Tensor};
+
+use super::Gradient;
+use crate::error::{Error, Result};
+use crate::nets::Parameters;
+use crate::world::World;
+
+/// Numbers that go with a gradient: losses, or held-out errors.
+const NUMBERS: i64 = 96;
+
+/// How a step went on one rank; the larger ones win.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Outcome {
+    Taken,
+    NotFinite,
+    OutOfTime,
+    Interrupted,
+    Failed,
+}
+
+impl Outcome {
+    fn of<T>(attempt: &Result<T>) -> Self {
+        match attempt {
+            Ok(_) => Outcome::Taken,
+            Err(Error::Divergence(_) | Error::NotFiniteAnswer(_)) => Outcome::NotFinite,
+            Err(Error::OutOfTime) => Outcome::OutOfTime,
+            Err(Error::Interrupted(_)) => Outcome::Interrupted,
+            Err(_) => Outcome::Failed,
+        }
+    }
+
+    fn from_code(code: f64) -> Self {
+        let known = [Outcome::Taken, Outcome::NotFinite, Outcome::OutOfTime, Outcome::Interrupted];
+        known.into_iter().find(|outcome| *outcome as i64 as f64 == code).unwrap_or(Outcome::Failed)
+    }
+}
+
+/// One rank's end of the exchanges of a training; nothing happens in it where there is one rank.
+pub struct Exchange {
+    world: World,
+    kind: Kind,
+    device: Device,
+    /// Number of trainable values.
+    count: i64,
+    /// Whether the others may still wait for this rank.
+    open: Cell<bool>,
+}
+
+/// What all ranks put together.
+struct Round {
+    flat: Tensor,
+    outcomes: Vec<Outcome>,
+    /// Seconds that have passed for the leading rank.
+    seconds: f64,
+    numbers: Tensor,
+}
+
+impl Exchange {
+    pub fn new(world: &World, parameters: &Parameters) -> Self {
+        let (kind, device) = (parameters.kind(), parameters.device());
+        let open = Cell::new(!world.is_alone());
+        Exchange { world: world.clone(), kind, device, count: parameters.count(), open }
+    }
+
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// Checks that the ranks do add up and begin with the same weights; answers the seconds that count, those of the
+    /// leading rank. Call before anything else.
+    ///
+    /// # Errors
+    /// [`Error::Distributed`] where they do not, or where a rank is gone.
+    pub(super) fn begin(&self, parameters: &Parameters, seconds: f64) -> Result<f64> {
+        if self.world.is_alone() {
+            return Ok(seconds);
+        }
+        let size = self.world.size() as f64;
+        let own = [self.world.rank() as f64 + 1.0];
+        let round = self.round(None, Outcome::Taken, seconds, &Tensor::from_slice(&own))?;
+        self.settle::<()>(&round, Ok(()))??;
+        let (sum, expected) = (round.numbers.double_value(&[0]), size * (size + 1.0) / 2.0);
+        if sum != expected {
+            return Err(Error::Distributed(format!(
+                "the sum over ranks is none: 1 to {size} gave {sum} instead of {expected}"
+            )));
+        }
+        self.agree(parameters, seconds, &[]).map(|_| round.seconds)
+    }
+
+    /// The gradient of all ranks from what this one has, and the leading rank's seconds. A step that is not finite on
+    /// one is finite on none; what ends training on one ends it on all.
+    ///
+    /// # Errors
+    /// This rank's own error, or that another one was interrupted, ran out of time, failed or is gone.
+    pub(super) fn gradient(
+        &self,
+        attempt: Result<Gradient>,
+        seconds: f64,
+    ) -> Result<(Result<Gradient>, f64)> {
+        if self.world.is_alone() {
+            return Ok((attempt, seconds));
+        }
+        let outcome = Outcome::of(&attempt);
+        let (flat, losses) = match &attempt {
+            Ok(Gradient { flat, losses }) => (Some(flat), losses.as_slice()),
+            Err(_) => (None, [].as_slice()),
+        };
+        let numbers: Vec<Tensor> = losses.iter().map(|loss| loss.view([1])).collect();
+        let numbers = match numbers.is_empty() {
+            true => Tensor::from_slice::<f64>(&[]),
+            false => Tensor::f_cat(&numbers, 0)?,
+        };
+        let round = self.round(flat, outcome, seconds, &numbers)?;
+        let attempt = self.settle(&round, attempt)?;
+        let gradient = attempt.map(|Gradient { losses, .. }| Gradient {
+            flat: round.flat.shallow_clone(),
+            losses: (0..losses.len() as i64).map(|place| round.numbers.get(place)).collect(),
+        });
+        Ok((gradient, round.seconds))
+    }
+
+    /// The leading rank's numbers, after a look at whether all ranks still have the same weights.
+    ///
+    /// # Errors
+    /// [`Error::Distributed`] where this rank has others; otherwise as [`Exchange::gradient`].
+    pub fn agree(&self, parameters: &Parameters, seconds: f64, numbers: &[f64]) -> Result<Vec<f64>> {
+        if self.world.is_alone() {
+            return Ok(numbers.to_vec());
+        }
+        let (own, leads) = (parameters.flat()?.detach(), self.world.leads());
+        let values = Tensor::from_slice(numbers);
+        let zero = values.zeros_like();
+        let round = self.round(
+            Some(&own).filter(|_| leads),
+            Outcome::Taken,
+            seconds,
+            if leads { &values } else { &zero },
+        )?;
+        self.settle::<()>(&round, Ok(()))??;
+        // What each finds is told, so that all end alike.
+        let mut unlike = vec![0.0; self.world.size() as usize];
+        unlike[self.world.rank() as usize] = f64::from(u8::from(!round.flat.equal(&own)));
+        let told = self.round(None, Outcome::Taken, seconds, &Tensor::from_slice(&unlike))?;
+        self.settle::<()>(&told, Ok(()))??;
+        let unlike = Vec::<f64>::try_from(&told.numbers.to_device(Device::Cpu).to_kind(Kind::Double))?;
+        if let Some(rank) = unlike.iter().position(|unlike| *unlike != 0.0) {
+            self.open.set(false);
+            return Err(Error::Distributed(format!(
+                "rank {rank} has other weights than rank 0: ranks have to begin alike and to add up their gradients"
+            )));
+        }
+        let agreed = round.numbers.narrow(0, 0, numbers.len() as i64).to_device(Device::Cpu);
+        Ok(Vec::<f64>::try_from(&agreed.to_kind(Kind::Double))?)
+    }
+
+    /// The last exchange: what a rank ended by alone ends it for all.
+    ///
+    /// # Errors
+    /// Those of `outcome`; where that is none, that another rank failed.
+    pub(super) fn close<T>(&self, outcome: Result<T>, seconds: f64) -> Result<T> {
+        if !self.open.get() {
+            return outcome;
+        }
+        let round = self.round(None, Outcome::of(&outcome), seconds, &Tensor::from_slice::<f64>(&[]));
+        self.open.set(false);
+        let failed = match &round {
+            Ok(round) => round.outcomes.contains(&Outcome::Failed),
+            Err(_) => true,
+        };
+        // Whoever is done keeps what was trained where the others were only stopped.
+        match outcome {
+            Ok(_) if failed => {
+                Err(round.and_then(|round| self.settle::<()>(&round, Ok(()))).err().unwrap_or(gone()))
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// The same where this rank cannot even begin; where it can, exchanges go on.
+    ///
+    /// # Errors
+    /// Those of `outcome`.
+    pub fn close_failed<T>(&self, outcome: Result<T>, seconds: f64) -> Result<T> {
+        match outcome {
+            Ok(_) => outcome,
+            Err(_) => self.close(outcome, seconds),
+        }
+    }
+
+    /// One exchange.
+    fn round(
+        &self,
+        flat: Option<&Tensor>,
+        outcome: Outcome,
+        seconds: f64,
+        numbers: &Tensor,
+    ) -> Result<Round> {
+        let options = (self.kind, self.device);
+        let (size, given) = (self.world.size(), numbers.numel() as i64);
+        // One for each rank, too.
+        let room = NUMBERS.max(size);
+        if given > room {
+            return Err(Error::Internal(anyhow::anyhow!("{given} numbers in an exchange of {room}")));
+        }
+        let mut head = vec![0.0; size as usize + 1];
+        head[self.world.rank() as usize] = outcome as i64 as f64;
+        head[size as usize] = if self.world.leads() { seconds } else { 0.0 };
+        let zeros = |count: i64| Tensor::f_zeros([count], options);
+        let flat = match flat {
+            Some(flat) => flat.detach(),
+            None => zeros(self.count)?,
+        };
+        let home = |x: &Tensor| x.to_device(self.device).to_kind(self.kind);
+        let bucket = Tensor::f_cat(
+            &[flat, home(&Tensor::from_slice(&head)), home(&numbers.detach()), zeros(room - given)?],
+            0,
+        )?;
+        let whole = self.world.sum(&bucket).inspect_err(|_| self.open.set(false))?;
+        let head = whole.narrow(0, self.count, size + 1).to_device(Device::Cpu).to_kind(Kind::Double);
+        let head = Vec::<f64>::try_from(&head)?;
+        Ok(Round {
+            flat: whole.narrow(0, 0, self.count),
+            outcomes: head[..size as usize].iter().map(|code| Outcome::from_code(*code)).collect(),
+            seconds: head[size as usize],
+            numbers: whole.narrow(0, self.count + size + 1, room),
+        })
+    }
+
+    /// What this rank's attempt is worth, now that it knows of the others'. The outer error ends training everywhere.
+    fn settle<T>(&self, round: &Round, attempt: Result<T>) -> Result<Result<T>> {
+        let worst = round.outcomes.iter().copied().max().unwrap_or(Outcome::Taken);
+        let rank = round.outcomes.iter().position(|outcome| *outcome == worst).unwrap_or(0);
+        if worst > Outcome::NotFinite {
+            self.open.set(false);
+        }
+        let mine = Outcome::of(&attempt) == worst;
+        Ok(match worst {
+            Outcome::Taken => attempt,
+            Outcome::NotFinite if mine => attempt,
+            Outcome::NotFinite => Err(Error::Divergence(format!("not finite on rank {rank}"))),
+            _ if mine => return Err(attempt.err().unwrap_or(gone())),
+            Outcome::OutOfTime => return Err(Error::OutOfTime),
+            Outcome::Interrupted => {
+                return Err(Error::Interrupted(format!("rank {rank} was interrupted").into()));
+            }
+            Outcome::Failed => {
+                let size = self.world.size();
+                let message = format!("rank {rank} of {size} failed; its own error says why");
+                return Err(Error::Distributed(message));
+            }
+        })
+    }
+}
+
+fn gone() -> Error {
+    Error::Distributed("another rank is gone".into())
+}

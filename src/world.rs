@@ -1,0 +1,124 @@
+//! The processes that share one computation, as `torch.distributed` joins them: every rank makes the same calls in the
+//! same order, each on its own share of the rows.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tch::{Kind, Tensor};
+
+use crate::error::{Error, Result};
+
+/// What joins the ranks. The one operation from which koopflow makes all others.
+pub trait Collective: Send + Sync {
+    /// Adds `x`, contiguous, up over all ranks in place, to the same bits on each.
+    ///
+    /// # Errors
+    /// [`Error::Distributed`] where another rank is gone or does not answer.
+    fn sum(&self, x: &Tensor) -> Result<()>;
+}
+
+/// One rank's view of the processes; by default it is alone.
+#[derive(Clone)]
+pub struct World {
+    rank: i64,
+    size: i64,
+    collective: Option<Arc<dyn Collective>>,
+}
+
+/// The world of a computation that nobody shares.
+pub static ALONE: World = World { rank: 0, size: 1, collective: None };
+
+impl World {
+    /// Rank number `rank` of `size`.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a rank out of its range.
+    pub fn new(rank: i64, size: i64, collective: Arc<dyn Collective>) -> Result<Self> {
+        match (0..size).contains(&rank) {
+            true => Ok(World { rank, size, collective: Some(collective).filter(|_| size > 1) }),
+            false => Err(Error::argument("rank", format!("an integer from 0 to {}", size - 1), rank)),
+        }
+    }
+
+    pub fn rank(&self) -> i64 {
+        self.rank
+    }
+
+    pub fn size(&self) -> i64 {
+        self.size
+    }
+
+    pub fn is_alone(&self) -> bool {
+        self.collective.is_none()
+    }
+
+    /// Whether this is the rank that speaks for all: whose clock and metrics count, and whose files are written.
+    pub fn leads(&self) -> bool {
+        self.rank == 0
+    }
+
+    /// This rank's share of `count` rows: the first one and how many, which differ by one at most between ranks.
+    pub fn share(&self, count: i64) -> (i64, i64) {
+        let edge = |rank: i64| count * rank / self.size;
+        (edge(self.rank), edge(self.rank + 1) - edge(self.rank))
+    }
+
+    /// [`World::share`] of the rows of a step, of which every rank needs `least`.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] naming `batch_size` where there are not enough.
+    pub fn share_of_batch(&self, count: i64, least: i64) -> Result<(i64, i64)> {
+        if !self.is_alone() && count < least * self.size {
+            let expected = format!("at least {} rows a step for {} ranks", least * self.size, self.size);
+            return Err(Error::argument("batch_size", expected, count));
+        }
+        Ok(self.share(count))
+    }
+
+    /// The sum over all ranks.
+    ///
+    /// # Errors
+    /// Whatever [`Collective::sum`] answers.
+    pub fn sum(&self, x: &Tensor) -> Result<Tensor> {
+        let Some(collective) = &self.collective else { return Ok(x.shallow_clone()) };
+        let whole = x.detach().copy().contiguous();
+        collective.sum(&whole)?;
+        Ok(whole)
+    }
+
+    /// What every rank has, one after another: `[size, ...]` for tensors of one shape.
+    ///
+    /// # Errors
+    /// As [`World::sum`].
+    pub fn all(&self, x: &Tensor) -> Result<Tensor> {
+        let own = x.unsqueeze(0);
+        let Some(collective) = &self.collective else { return Ok(own) };
+        let mut shape = own.size();
+        shape[0] = self.size;
+        let whole = Tensor::f_zeros(shape.as_slice(), (x.kind(), x.device()))?;
+        whole.narrow(0, self.rank, 1).f_copy_(&own)?;
+        collective.sum(&whole)?;
+        Ok(whole)
+    }
+
+    /// A number of every rank's, in the order of the ranks.
+    ///
+    /// # Errors
+    /// As [`World::sum`].
+    pub fn numbers(&self, own: f64, like: &Tensor) -> Result<Vec<f64>> {
+        let own = Tensor::f_full([1], own, (Kind::Double, like.device()))?;
+        Ok(Vec::<f64>::try_from(&self.all(&own)?.to_device(tch::Device::Cpu).f_view([-1])?)?)
+    }
+}
+
+impl Default for World {
+    fn default() -> Self {
+        ALONE.clone()
+    }
+}
+
+impl fmt::Debug for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rank {} of {}", self.rank, self.size)
+    }
+}
