@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _Array: TypeAlias = Any
-# Rank, number of ranks, and a function that adds a tensor up over all of them, in place.
-_World: TypeAlias = tuple[int, int, Callable[[Tensor], object]] | None
+# Rank, number of ranks, and a function that adds a tensor up over all of them, in place, and answers whether
+# Ctrl-C was pressed meanwhile.
+_World: TypeAlias = tuple[int, int, Callable[[Tensor], bool]] | None
 _Monitor: TypeAlias = Callable[[dict[str, Any]], object] | None
 
 TORCH_VERSION: str

@@ -15,6 +15,8 @@ from __future__ import annotations
 import atexit
 import hashlib
 import os
+import signal
+import threading
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
@@ -59,9 +61,22 @@ class World:
         return self.rank == 0
 
     @property
-    def core(self) -> tuple[int, int, Callable[[torch.Tensor], None]] | None:
+    def core(self) -> tuple[int, int, Callable[[torch.Tensor], bool]] | None:
         """What the core's fits take as ``world``; None for one rank."""
-        return None if self.size == 1 else (self.rank, self.size, self.sum)
+        return None if self.size == 1 else (self.rank, self.size, self._sum_undisturbed)
+
+    def _sum_undisturbed(self, x: torch.Tensor) -> bool:
+        """:meth:`sum`, which Ctrl-C does not cut: others wait in it. Answers whether it was pressed."""
+        if threading.current_thread() is not threading.main_thread():
+            self.sum(x)
+            return False
+        pressed: list[int] = []
+        before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+        try:
+            self.sum(x)
+        finally:
+            signal.signal(signal.SIGINT, before)
+        return bool(pressed)
 
     def sum(self, x: torch.Tensor) -> None:
         """Add a tensor up over all ranks, in place. Raises ``DistributedError`` where a rank is gone."""

@@ -18,7 +18,7 @@ from ..forecasting import KoopmanForecaster
 from .inputs import input_file
 from .observed import Observed
 from .options import Keywords, Option, Settings, Stopped, UsageError, command
-from .results import PICTURES, RESULTS, output_file, progress, say, write
+from .results import PICTURES, RESULTS, keep, output_file, progress, say, write
 
 ENDINGS = (".npz", ".npy", *PICTURES)
 # Options of a forecaster that a fitted one heeds too.
@@ -131,7 +131,7 @@ def _model(settings: Settings, given: Observed, save: Path | None) -> KoopmanFor
         shown = progress(quiet=settings["quiet"])
         model.fit(learnt.paths, learnt.times, **learnt.beside(), progress=shown)
         if save is not None:
-            model.save(save)
+            keep(model, save)
         if model.history_.get("stopped") == "interrupted":
             if save is None:
                 raise KeyboardInterrupt

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .._versions import show_versions
+from ..distributed import join, launched
 from ..exceptions import KoopflowError, TeacherError
 from ..options import nearest
 from .demo import demo
@@ -23,6 +24,8 @@ from .training import distill, train_teacher
 
 # Exit codes besides 0.
 USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
+# Commands that the ranks of torchrun share.
+SHARED = ("train-teacher", "distill", "forecast")
 # System errors that say nothing about the place that was given: a disk that fills up or breaks.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -98,6 +101,11 @@ def _run(name: str, arguments: Sequence[str]) -> int:
             # A command says itself that it was interrupted; any other warning is a line.
             warnings.filterwarnings("ignore", message="interrupted after", category=RuntimeWarning)
             warnings.showwarning = lambda message, *_, **__: _say(f"koopflow {name}: warning: {message}")
+            if launched():
+                if name not in SHARED:
+                    raise UsageError(f"expected one process, as all but {', '.join(SHARED)}; got torchrun's")
+                if not join().leads:
+                    warnings.simplefilter("ignore")
             return chosen.run(settings)
     except KeyboardInterrupt:
         said, code = "koopflow: interrupted", INTERRUPTED

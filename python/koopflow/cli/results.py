@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from .. import _core, plotting
 from .._checkpointing import OTHER, check_apart, kind_of
+from ..distributed import world
 from ..plotting._canvas import image_size, is_image
 from ..progress import LABELS, ProgressEvent, ProgressFunction, format_values, somebody_is_looking
 from .options import Option, Settings, UsageError
@@ -95,7 +96,9 @@ def _keep_apart(settings: Settings, output: Path, files: Iterable[str] = ()) -> 
 
 
 def write(path: Path, content: Any) -> Path:
-    """Write bytes, text, a dictionary as JSON, or the figure of axes: whole or not at all."""
+    """Write bytes, text, a dictionary as JSON, or the figure of axes: whole or not at all, and on rank 0."""
+    if not world().leads:
+        return path
     if isinstance(content, dict):
         content = json.dumps(content, indent=2) + "\n"
     if isinstance(content, str):
@@ -132,10 +135,17 @@ def drawn(samples: NDArray[Any], condition: NDArray[Any] | None, columns: int | 
     return plotting.image_grid(samples, ax=figure.add_subplot(), columns=columns)
 
 
+def keep(model: Any, path: Path) -> None:
+    """Save a fitted model, by rank 0 alone."""
+    if world().leads:
+        model.save(path)
+
+
 def say(text: object) -> None:
-    """Print a line. That nobody reads on, as in ``koopflow ... | head``, is no reason to end."""
-    with contextlib.suppress(BrokenPipeError):
-        print(text, flush=True)
+    """Print a line, on rank 0. That nobody reads on, as in ``koopflow ... | head``, is no reason to end."""
+    if world().leads:
+        with contextlib.suppress(BrokenPipeError):
+            print(text, flush=True)
 
 
 def progress(*, quiet: bool = False) -> bool | ProgressFunction:

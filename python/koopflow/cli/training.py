@@ -9,18 +9,19 @@ from typing import Any
 
 from .. import plotting
 from .._arrays import to_numpy
+from ..distributed import world
 from ..exceptions import DivergenceError
 from ..progress import ProgressEvent
 from ..students import KoopmanDistiller, SegmentedDistiller
 from ..teachers import FlowTeacher
 from .inputs import DATA, Model, conditioning_of, conditions, load, load_teacher, snapshots_of, source_of
 from .options import Keywords, Option, Settings, Stopped, UsageError, command
-from .results import RESULTS, can_be_drawn, drawn, output_folder, progress, refuse_existing, say, write
+from .results import RESULTS, can_be_drawn, drawn, keep, output_folder, progress, refuse_existing, say, write
 
 # Keywords of fit that a command fills in itself.
 FILLED = (
     *("source", "data", "y", "teacher", "noise", "condition", "initial"),
-    *("progress", "callback", "checkpoint", "resume"),
+    *("progress", "callback", "checkpoint", "resume", "distributed"),
 )
 OUTPUT = Option("output", "Folder for the results.")
 RESUME = Option("resume", "Whether to go on where the run in the output folder was cut off.", bool, False)
@@ -135,6 +136,8 @@ def distill(settings: Settings) -> int:
         raise UsageError("--resume: expected nothing with --segments, which are trained in one run")
     for name in settings.table("fit", given=True):
         raise UsageError(f"--{name}: expected nothing with --segments, got {settings[name]!r}")
+    if world().size > 1:
+        raise UsageError("--segments: expected one process, got several ranks")
     several = SegmentedDistiller(**segmented, student=student)
     run = Run(settings, several)
     if run.begins():
@@ -201,9 +204,9 @@ class Run:
         except DivergenceError as error:
             if not self.model.__sklearn_is_fitted__():
                 raise
-            self.model.save(self.file)
+            keep(self.model, self.file)
             raise DivergenceError(f"{error}; the best {self.kind} before that is {self.file}") from error
-        self.model.save(self.file)
+        keep(self.model, self.file)
 
     def end(self, held_out: Any | None) -> None:
         """Say how training ended, and draw; ``held_out`` are conditions of data that it has not seen.
@@ -211,6 +214,8 @@ class Run:
         Raises ``Stopped`` after Ctrl-C.
         """
         model, asked, on = self.model, self.settings.table(self.kind), self.checkpoint.exists()
+        if not world().leads:
+            return
         if isinstance(model, SegmentedDistiller):
             self._end_of_segments(model, held_out)
             return
