@@ -422,3 +422,21 @@ fn a_file_of_one_process_is_resumed_by_two() {
         assert_eq!(found.first(), found.last());
     }
 }
+
+/// Joins nobody.
+struct Nothing;
+
+impl Collective for Nothing {
+    fn sum(&self, _: &Tensor) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_sum_that_adds_nothing_up_is_found_before_the_first_step() {
+    let mut rank = Rank { world: World::new(0, 2, Arc::new(Nothing)).unwrap(), stop: None };
+    let data = RandomSource::new(1).normal(&[60, 2], Kind::Double, Device::Cpu).unwrap();
+    let config = TeacherConfig { training: options(5, 12), ..TeacherConfig::default() };
+    let error = train(&config, &data, None, &mut rank).err().unwrap();
+    assert!(error.to_string().contains("the sum over ranks is none"), "{error}");
+}
