@@ -59,11 +59,16 @@ def exact_paths(teacher: FlowTeacher, judge: Judge, seed: int, options: argparse
     return kept["states"], float(kept["seconds"])
 
 
+def between(start: Images, end: Images) -> Images:
+    """States on straight lines, ``[T, N, ...]``."""
+    return start + (end - start) * np.asarray(TIMES)[:, None, None, None, None]
+
+
 def compared(judge: Judge, seed: int, options: argparse.Namespace) -> dict[str, Row]:
     teacher = taught(judge, seed, options)
     given = {"x0": judge.noise, "condition": judge.labels}
     exact, seconds = exact_paths(teacher, judge, seed, options)
-    line = exact[0] + (exact[-1] - exact[0]) * np.asarray(TIMES)[:, None, None, None, None]
+    line = between(exact[0], exact[-1])
     rows: dict[str, Row] = {
         "digits trained on": judge.floor(),
         "teacher, dopri5": {
@@ -109,12 +114,16 @@ def of_paths(student: Model, judge: Judge, exact: Images, options: argparse.Name
     path = np.asarray(student.sample_path(judge.noise, times=TIMES[1:], condition=judge.labels))
     back = np.asarray(student.invert(exact[-1], condition=judge.labels))
     more = {}
+    # Straight to the student's own end: the path that its one evaluation alone would give.
+    own = np.asarray(student.sample(x0=judge.noise, condition=judge.labels))
+    straight = judge.errors(between(judge.noise, own)[1:], exact[1:])["path"]
     for steps in (2, 4):
         ends = student.sample(x0=judge.noise, condition=judge.labels, steps=steps)
         more |= {f"{name}, {steps} steps": value for name, value in judge.quality(np.asarray(ends)).items()}
     return {
         **judge.errors(path, exact[1:]),
         **more,
+        "path, straight": straight,
         # The noise's own norm is one a pixel.
         "inversion": float(np.sqrt(np.mean((back - judge.noise).astype(np.float64) ** 2))),
         **round_trips(student, judge, options),
