@@ -51,10 +51,10 @@ impl InStandardUnits {
         let moments = match (teacher.moments()?, &inputs.data) {
             (Some(moments), _) => moments,
             (None, Some(data)) => Moments::of(data)?,
-            (None, None) => match samples(teacher, inputs, monitor) {
+            (None, None) => match shared_samples(teacher, inputs, monitor)? {
                 // Nothing is known of a teacher that is too slow.
-                Err(Error::OutOfTime) => return Ok(None),
-                samples => Moments::of(&samples?)?,
+                None => return Ok(None),
+                Some(samples) => Moments::of(&samples)?,
             },
         };
         let Some(units) = Units::far(path, &moments)? else { return Ok(None) };
@@ -92,10 +92,47 @@ fn seen_in(teacher: &dyn VelocityField, units: &Units) -> Box<dyn VelocityField>
     Box::new(UnitsField::new(teacher.shallow_clone(), &units.inverse()))
 }
 
+/// Samples by the leading rank, the same on all; `None` where it had no time for them.
+fn shared_samples(
+    teacher: &dyn VelocityField,
+    inputs: &Inputs,
+    monitor: &mut dyn Monitor,
+) -> Result<Option<Tensor>> {
+    let world = monitor.world().clone();
+    let own = match world.leads() {
+        true => match samples(teacher, inputs, monitor) {
+            Err(Error::OutOfTime) => Ok(None),
+            samples => samples.map(Some),
+        },
+        false => Ok(None),
+    };
+    if world.is_alone() {
+        return own;
+    }
+    let mut shape = vec![probes(teacher)];
+    shape.extend(teacher.event_shape());
+    let zeros = Tensor::f_zeros(shape, (teacher.dtype(), teacher.device()))?;
+    let said = own.as_ref().map_or(-1.0, |own| f64::from(u8::from(own.is_some())));
+    let said = world.numbers(said, &zeros)?[0];
+    match own? {
+        Some(samples) => world.sum(&samples).map(Some),
+        None if said > 0.0 => world.sum(&zeros).map(Some),
+        None if said < 0.0 => {
+            Err(Error::Distributed("rank 0 failed to sample; its own error says why".into()))
+        }
+        None => Ok(None),
+    }
+}
+
+/// How many samples a teacher is measured by.
+fn probes(teacher: &dyn VelocityField) -> i64 {
+    (PROBE_VALUES / teacher.event_size()).clamp(FEWEST_PROBES, MOST_PROBES)
+}
+
 /// Samples of a teacher, always from the same noise.
 fn samples(teacher: &dyn VelocityField, inputs: &Inputs, monitor: &mut dyn Monitor) -> Result<Tensor> {
     let _guard = tch::no_grad_guard();
-    let count = (PROBE_VALUES / teacher.event_size()).clamp(FEWEST_PROBES, MOST_PROBES);
+    let count = probes(teacher);
     let mut random = RandomSource::new(0).fork("units");
     let condition = inputs
         .condition_pool(teacher)?

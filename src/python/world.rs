@@ -33,7 +33,8 @@ impl Collective for Function {
     fn sum(&self, x: &Tensor) -> Result<()> {
         Python::attach(|py| {
             // Ctrl-C is kept for the next look at signals: the others wait in the sum.
-            let pressed = py.check_signals().is_err_and(|raised| raised.is_instance_of::<PyKeyboardInterrupt>(py));
+            let pressed =
+                py.check_signals().is_err_and(|raised| raised.is_instance_of::<PyKeyboardInterrupt>(py));
             // Of the same memory.
             let shared = ArrayKind::Torch(x.device()).export(py, x.shallow_clone());
             let outcome = shared.and_then(|tensor| self.0.bind(py).call1((tensor,))?.extract());

@@ -81,6 +81,11 @@ def main(output: str) -> None:
     forecaster = KoopmanForecaster(observables=8, ridge=1e-8).fit(paths(), progress=False)
     found["forecast"] = forecaster.forecast(paths()[0][-1:], [1.0, 5.0])
 
+    # Of a function nothing is known: rank 0 samples it, and trajectories are solved against the clock.
+    attached = FlowTeacher.from_torch(lambda t, x: 20.0 + 0.0 * x, event_shape=(2,))
+    timed = KoopmanDistiller(steps=20, observables=6, max_seconds=3.0, **SMALL)
+    found["attached"] = timed.fit(attached, progress=False).sample(20)
+
     if ranks.size > 1:
         # Every rank learns of what is not the same.
         own = np.full(3, ranks.rank)

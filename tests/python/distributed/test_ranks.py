@@ -70,6 +70,12 @@ def test_blocks_are_those_of_one_call_bit_for_bit(student: KoopmanDistiller):
     assert np.allclose(blocks, student.sample(2500, seed=4), atol=1e-5)
 
 
+def test_a_function_and_a_clock_are_the_same_on_both_ranks(found):
+    _, first, second = found
+    assert np.array_equal(first["attached"], second["attached"])
+    assert abs(first["attached"].mean() - 20.0) < 2.0
+
+
 def test_only_rank_0_reports_and_writes(found):
     one, first, second = found
     assert one["reports"] == first["reports"] > 0
