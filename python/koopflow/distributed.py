@@ -13,6 +13,7 @@ ranks end with the same model. Only rank 0 shows progress, calls callbacks and w
 from __future__ import annotations
 
 import atexit
+import gc
 import hashlib
 import os
 import signal
@@ -219,6 +220,9 @@ def join(*, backend: str | None = None, timeout: float = 600.0) -> World:
 def _leave() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
+        # Its threads end with the last reference to the group. While the interpreter ends it is too late: a
+        # thread that lets a tensor go then aborts the process.
+        gc.collect()
 
 
 def world(*, distributed: bool | None = None) -> World:

@@ -2,6 +2,7 @@
 //! budgets, interrupts and progress; and what the ranks of one training exchange.
 
 mod adam;
+mod adam_step;
 mod average;
 mod budget;
 mod checkpointing;

@@ -48,8 +48,8 @@ def on_ranks(size: int, name: str, seed: int, options: argparse.Namespace) -> Ro
         environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", **{key: str(n) for key, n in own.items()}}
         processes.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
     told = [process.communicate()[0] for process in processes]
-    if any(process.returncode for process in processes):
-        raise SystemExit(f"{name} failed on {size} ranks")
+    if codes := [process.returncode for process in processes if process.returncode]:
+        raise SystemExit(f"{name} failed on {size} ranks, with {codes}")
     row: Row = json.loads(told[0].strip().splitlines()[-1])
     return row
 

@@ -2,6 +2,7 @@
 
 use tch::{Device, Tensor};
 
+use super::fused::{self, Eigenvalues, Factor, SERIES_BELOW};
 use crate::error::Result;
 use crate::koopman::Stability;
 use crate::nets::Parameters;
@@ -25,9 +26,6 @@ pub(in crate::koopman) struct Factors {
     pub real: Tensor,
     pub imaginary: Tensor,
 }
-
-/// Eigenvalues below this size are treated by the series.
-const SERIES_BELOW: f64 = 1e-3;
 
 /// (e^z - 1)/λ = tau (1 + z/2 + z²/6 + z³/24 + z⁴/120 + ...), z = λ tau with real parts `[B, p + r]` and, for
 /// the pairs, imaginary parts `[B, p]`; Horner's scheme in complex arithmetic.
@@ -199,7 +197,34 @@ impl Blocks {
 
     /// phi e^{tau Λ} for features `[B, k]` or `[B, k, pixels]` and tau `[B]`.
     pub fn propagate(&self, features: &Tensor, tau: &Tensor) -> Tensor {
-        self.scale(features, &self.exponentials(&tau.unsqueeze(1)))
+        self.scaled(features, tau, Factor::Exponential)
+    }
+
+    /// phi (e^{tau Λ} - 1) Λ^{-1} for features `[B, k]` and tau `[B]`.
+    pub(in crate::koopman) fn integrated(&self, features: &Tensor, tau: &Tensor) -> Tensor {
+        self.scaled(features, tau, Factor::Integral)
+    }
+
+    fn scaled(&self, features: &Tensor, tau: &Tensor, factor: Factor) -> Tensor {
+        let eigenvalues = Eigenvalues { raw_growth: &self.raw_growth, frequency: &self.frequency };
+        let composed = |[features, raw_growth, frequency, tau]: [&Tensor; 4], factor: Factor| {
+            let [raw_growth, frequency] = [raw_growth, frequency].map(Tensor::shallow_clone);
+            Blocks { raw_growth, frequency }.composed(features, tau, factor)
+        };
+        let fused = fused::fusible(&eigenvalues, features, tau)
+            .then(|| fused::scaled(&eigenvalues, features, tau, factor, composed));
+        // Whatever libtorch refused there it refuses here.
+        fused.and_then(Result::ok).unwrap_or_else(|| self.composed(features, tau, factor))
+    }
+
+    /// The same by libtorch's operations.
+    fn composed(&self, features: &Tensor, tau: &Tensor, factor: Factor) -> Tensor {
+        let tau = tau.unsqueeze(1);
+        let factors = match factor {
+            Factor::Exponential => self.exponentials(&tau),
+            Factor::Integral => self.integrals(&tau),
+        };
+        self.scale(features, &factors)
     }
 
     /// phi Λ, of the features' shape.
