@@ -116,17 +116,23 @@ impl Horizon {
         })
     }
 
+    /// All of `horizons` side by side, if they are thin.
+    pub fn joined(horizons: &[Horizon]) -> Option<Propagator> {
+        let thin = horizons.iter().map(|horizon| match horizon {
+            Horizon::Thin(propagator) => Some(propagator.shallow_clone()),
+            Horizon::Decoded { .. } => None,
+        });
+        Some(Propagator::joined(&thin.collect::<Option<Vec<_>>>()?))
+    }
+
     /// All of `horizons`: `[T, B, d]`, as one product where they are thin.
     pub fn apply_many(horizons: &[Horizon], g: &Observables) -> Result<Tensor> {
-        let thin: Vec<Propagator> = horizons
-            .iter()
-            .filter_map(|horizon| match horizon {
-                Horizon::Thin(propagator) => Some(propagator.shallow_clone()),
-                Horizon::Decoded { .. } => None,
-            })
-            .collect();
-        if thin.len() == horizons.len() {
-            return Ok(Propagator::apply_many(&thin, g));
+        if let Some(joined) = Horizon::joined(horizons) {
+            let size = g.x.size();
+            let shape = [horizons.len() as i64, size[0], size[1]];
+            let paths = Tensor::f_empty(shape, (g.features.kind(), g.features.device()))?;
+            joined.apply_into(g, &paths)?;
+            return Ok(paths);
         }
         let states = horizons.iter().map(|horizon| horizon.apply(g)).collect::<Result<Vec<_>>>()?;
         Ok(Tensor::f_stack(&states, 0)?)

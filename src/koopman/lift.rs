@@ -231,7 +231,7 @@ impl Lifted for Tensor {
     }
 
     fn raw(t: &Self, x: &Self) -> Self {
-        t.unsqueeze(1).join(x)
+        t.expand([x.size()[0]], false).unsqueeze(1).join(x)
     }
 
     fn image(coordinates: &InputCoordinates, t: &Self, x: &Self) -> Self {
@@ -288,7 +288,7 @@ impl Lift {
         self.frame = frame;
     }
 
-    /// Observables at (t, x); `condition` is `[B, c]`, already encoded as numbers, with the direction behind them for a
+    /// Observables at (t, x), t `[B]` or, unless the basis is a U-Net, `[1]`; `condition` is `[B, c]`, already encoded as numbers, with the direction behind them for a
     /// lift that is told it.
     pub fn encode(
         &self,
@@ -301,7 +301,8 @@ impl Lift {
         if let Some(frame) = &self.frame {
             features = frame.propagate(&features, t);
         }
-        let mut g = Observables { t: t.shallow_clone(), x: x.narrow(1, 0, self.state), features };
+        let t = t.expand([x.size()[0]], false);
+        let mut g = Observables { t, x: x.narrow(1, 0, self.state), features };
         if let Some(mixing) = &self.mixing {
             g.features = g.assemble().matmul(mixing);
         }

@@ -61,6 +61,14 @@ impl Observables {
         }
     }
 
+    /// The rows in parts of these lengths.
+    pub fn split_rows(&self, lengths: &[i64]) -> Vec<Observables> {
+        let [t, x, features] =
+            [&self.t, &self.x, &self.features].map(|part| part.split_with_sizes(lengths, 0).into_iter());
+        let parts = t.zip(x).zip(features);
+        parts.map(|((t, x), features)| Observables { t, x, features }).collect()
+    }
+
     /// The estimate, `weight` of the way to `fresh`.
     pub fn blend(&self, fresh: &Observables, weight: f64) -> Observables {
         Observables {

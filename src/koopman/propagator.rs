@@ -3,6 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::Observables;
+use crate::error::Result;
 use crate::tensor::shared;
 
 /// x(t + tau) = constant + t · time + x · state + phi · features, for one fixed tau.
@@ -33,34 +34,55 @@ impl Propagator {
 
     /// x(t + tau): `[B, d]`.
     pub fn apply(&self, g: &Observables) -> Tensor {
-        let moved = match &self.state {
-            Some(state) => g.x.matmul(state),
-            None => g.x.shallow_clone(),
-        };
-        (moved + &self.constant + g.t.unsqueeze(1) * &self.time).addmm(&g.features, &self.features)
+        let moved = self.displaced(g);
+        match &self.state {
+            Some(state) => moved + g.x.matmul(state),
+            None => moved + &g.x,
+        }
     }
 
-    /// All of `propagators` at once, as one product: `[T, B, d]`.
-    pub fn apply_many(propagators: &[Propagator], g: &Observables) -> Tensor {
-        let (batch, dimension) = (g.x.size()[0], g.x.size()[1]);
-        let stack = |part: fn(&Propagator) -> Tensor| {
+    /// All but what the state contributes.
+    fn displaced(&self, g: &Observables) -> Tensor {
+        // One time for all rows: the product adds one row to each.
+        let t = match g.t.size().first() {
+            Some(rows) if *rows > 0 && g.t.stride() == [0] => g.t.narrow(0, 0, 1),
+            _ => g.t.shallow_clone(),
+        };
+        self.constant.addcmul(&t.unsqueeze(1), &self.time).addmm(&g.features, &self.features)
+    }
+
+    /// Those of several times side by side, `[T d]` columns.
+    pub fn joined(propagators: &[Propagator]) -> Propagator {
+        let join = |part: &dyn Fn(&Propagator) -> Tensor| {
             Tensor::cat(&propagators.iter().map(part).collect::<Vec<_>>(), -1)
         };
-        let constant = stack(|p| p.constant.shallow_clone());
-        let time = stack(|p| p.time.shallow_clone());
-        let moved = match propagators.iter().any(|p| p.state.is_some()) {
-            false => g.x.repeat([1, propagators.len() as i64]),
-            true => g.x.matmul(&stack(|p| match &p.state {
-                Some(state) => state.shallow_clone(),
-                None => Tensor::eye(p.constant.size()[0], (p.constant.kind(), p.constant.device())),
-            })),
+        let eye =
+            |p: &Propagator| Tensor::eye(p.constant.size()[0], (p.constant.kind(), p.constant.device()));
+        Propagator {
+            constant: join(&|p| p.constant.shallow_clone()),
+            time: join(&|p| p.time.shallow_clone()),
+            state: propagators
+                .iter()
+                .any(|p| p.state.is_some())
+                .then(|| join(&|p| p.state.as_ref().map_or_else(|| eye(p), Tensor::shallow_clone))),
+            features: join(&|p| p.features.shallow_clone()),
+        }
+    }
+
+    /// States at the times that were [`Propagator::joined`]: into `paths`, `[T, B, d]`.
+    ///
+    /// # Errors
+    /// Whatever libtorch refuses.
+    pub fn apply_into(&self, g: &Observables, paths: &Tensor) -> Result<()> {
+        let (batch, dimension) = (g.x.size()[0], g.x.size()[1]);
+        let by_time = |x: Tensor| x.f_view([batch, -1, dimension])?.f_transpose(0, 1);
+        let state = match &self.state {
+            Some(state) => by_time(g.x.f_matmul(state)?)?,
+            None => g.x.f_unsqueeze(0)?,
         };
-        let features = stack(|p| p.features.shallow_clone());
-        (moved + constant + g.t.unsqueeze(1) * time)
-            .addmm(&g.features, &features)
-            .view([batch, -1, dimension])
-            .transpose(0, 1)
-            .contiguous()
+        // Times come first in memory by the same pass that adds the state.
+        let _ = by_time(self.displaced(g))?.f_add_out(paths, &state)?;
+        Ok(())
     }
 
     pub fn to_device_and_kind(&self, device: Device, kind: Kind) -> Propagator {

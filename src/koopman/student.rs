@@ -272,6 +272,25 @@ impl Student {
         self.lift(direction).encode(&self.coordinates, t, x, told.as_ref())
     }
 
+    /// The same at one time for all samples: what depends on time alone is computed once.
+    pub fn lift_flat_at(
+        &self,
+        time: f64,
+        x: &Tensor,
+        direction: Direction,
+        condition: Option<&Tensor>,
+    ) -> Observables {
+        let one = Tensor::full([1], time, (self.kind(), self.device()));
+        let t = one.expand([x.size()[0]], false);
+        // A U-Net takes a time for each image.
+        if self.config.unet.is_some() {
+            return self.lift_flat(&t, x, direction, condition);
+        }
+        self.counter.add(1);
+        let told = self.config.told(direction, &t, condition);
+        self.lift(direction).encode(&self.coordinates, &one, x, told.as_ref())
+    }
+
     /// Observables and J phi · (1, velocity), of checked, flattened samples.
     pub fn lift_flat_with_tangent(
         &self,

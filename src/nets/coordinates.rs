@@ -173,6 +173,20 @@ impl InputCoordinates {
         Dual::new(low.addcmul(&weight, &rise), rise * inside)
     }
 
+    /// Mean and deviation at one time, side by side, `[2 d]`.
+    fn moments_at(&self, time: f64) -> Tensor {
+        let intervals = self.means.size()[0] - 1;
+        let position = time.clamp(0.0, 1.0) * intervals as f64;
+        let left = position.floor().min((intervals - 1) as f64);
+        let columns = 2 * self.means.size()[1];
+        let around = self.table.get(left as i64);
+        let low = around.narrow(0, 0, columns);
+        match position - left {
+            0.0 => low,
+            weight => low + around.narrow(0, columns, columns) * weight,
+        }
+    }
+
     /// x along the data's axes.
     fn rotate(&self, x: &Tensor) -> Tensor {
         match &self.axes {
@@ -208,11 +222,17 @@ impl InputCoordinates {
         Dual::new(standardised, (x_rate - drift) / &moments[1])
     }
 
+    /// Inputs of samples `[B, d]` at times `[B]`, or at one time for all, `[1]`.
     pub fn forward(&self, t: &Tensor, x: &Tensor) -> Tensor {
         let rotated = self.rotate(&(x - &self.center));
-        let moments = self.interpolate(t).primal.chunk(2, 1);
+        let moments = match t.size1() {
+            Ok(1) if t.device() == Device::Cpu && !t.requires_grad() => self.moments_at(t.double_value(&[0])),
+            _ => self.interpolate(t).primal,
+        };
+        let moments = moments.chunk(2, -1);
         let standardised = (&rotated - &moments[0]) / &moments[1];
-        Tensor::cat(&[t.unsqueeze(1), rotated * &self.scale, standardised], 1)
+        let time = t.expand([x.size()[0]], false).unsqueeze(1);
+        Tensor::cat(&[time, rotated * &self.scale, standardised], 1)
     }
 
     /// Value and derivative along (t', x').

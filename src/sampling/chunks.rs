@@ -1,16 +1,20 @@
 //! Batches of samples for a student, in chunks of bounded memory.
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use crate::error::Result;
 use crate::koopman::{Direction, Observables, Student};
 use crate::monitor::Monitor;
-use crate::tensor::in_chunks;
 use crate::tensor::threads::IntraOpThreads;
+use crate::tensor::{chunks, in_chunks};
 
 /// Values of the widest intermediate tensor in one chunk: bounds the memory of any sampling call, and the
 /// time between two looks at the monitor.
 const CHUNK_VALUES: i64 = 1 << 22;
+/// The same for each thread of a CPU: a layer is to find what the one before left in the processor's cache.
+pub(super) const CACHE_VALUES: i64 = 1 << 18;
+/// Rows of a chunk, below which products are slower.
+const LEAST_ROWS: i64 = 256;
 
 /// Number of rows in a chunk, where `times` states of each are held at once.
 pub(super) fn chunk_rows(student: &Student, times: i64) -> i64 {
@@ -21,7 +25,12 @@ pub(super) fn chunk_rows(student: &Student, times: i64) -> i64 {
         None => config.width.max(2 * config.dimension() + 1),
     };
     let width = hidden.max(config.observables);
-    (CHUNK_VALUES / width.max(times * config.dimension())).max(1)
+    let rows = (CHUNK_VALUES / width.max(times * config.dimension())).max(1);
+    if student.device() != Device::Cpu || config.unet.is_some() {
+        return rows;
+    }
+    let cached = CACHE_VALUES * i64::from(tch::get_num_threads()) / width;
+    rows.min(cached.max(LEAST_ROWS))
 }
 
 /// Threads for samplers' products: those of one lift.
@@ -100,19 +109,33 @@ impl<'a> Samples<'a> {
         let rows = chunk_rows(self.student, self.states);
         let _threads = threads(self.student, rows.min(self.count()));
         in_chunks(self.count(), rows, dimension, |start, length| {
-            let condition = self.condition.as_ref().map(|c| c.narrow(0, start, length));
-            let condition = self.student.encode_condition(condition.as_ref());
-            let made = work(&Chunk { start, x: self.x.narrow(0, start, length), condition })?;
+            let made = work(&self.chunk(start, length))?;
             monitor.tick()?;
             Ok(made)
         })
+    }
+
+    /// `work` for each chunk, whose results it keeps itself. The monitor is asked after each.
+    pub fn each(&self, monitor: &mut dyn Monitor, mut work: impl FnMut(&Chunk) -> Result<()>) -> Result<()> {
+        let rows = chunk_rows(self.student, self.states);
+        let _threads = threads(self.student, rows.min(self.count()));
+        for (start, length) in chunks(self.count(), rows) {
+            work(&self.chunk(start, length))?;
+            monitor.tick()?;
+        }
+        Ok(())
+    }
+
+    fn chunk(&self, start: i64, length: i64) -> Chunk {
+        let condition = self.condition.as_ref().map(|c| c.narrow(0, start, length));
+        let condition = self.student.encode_condition(condition.as_ref());
+        Chunk { start, x: self.x.narrow(0, start, length), condition }
     }
 }
 
 impl Chunk {
     /// Observables of `x` at `time` under the chunk's conditions.
     pub fn encode(&self, student: &Student, time: f64, x: &Tensor, direction: Direction) -> Observables {
-        let t = Tensor::full([x.size()[0]], time, (student.kind(), student.device()));
-        student.lift_flat(&t, x, direction, self.condition.as_ref())
+        student.lift_flat_at(time, x, direction, self.condition.as_ref())
     }
 }

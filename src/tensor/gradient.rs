@@ -126,6 +126,27 @@ unsafe extern "C" fn release(state: *mut c_void) {
     drop(Box::from_raw(state.cast::<Backward>()));
 }
 
+/// Gradients, with a graph, in those of the inputs that have one; the others are nobody's.
+pub(crate) fn gradients_of(product: &Tensor, inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
+    let wanted: Vec<&Tensor> = inputs.iter().copied().filter(|input| input.requires_grad()).collect();
+    let mut found = Tensor::f_run_backward(&[product], &wanted, true, true)?.into_iter();
+    let each = inputs.iter().map(|input| match input.requires_grad() {
+        true => found.next().unwrap_or_else(Tensor::new),
+        false => Tensor::new(),
+    });
+    Ok(each.collect())
+}
+
+/// Whether this thread records operations.
+pub(crate) fn is_grad_enabled() -> bool {
+    // SAFETY: sets a flag of this thread and sets it back.
+    unsafe {
+        let before = torch_sys::at_grad_set_enabled(0);
+        torch_sys::at_grad_set_enabled(before);
+        before != 0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,6 +5,7 @@ mod chunks;
 mod condition;
 mod gradient;
 mod memory;
+mod processor;
 mod random;
 mod share;
 pub mod threads;
@@ -15,7 +16,9 @@ use crate::error::{Error, Result};
 
 pub use chunks::{chunks, in_chunks};
 pub use gradient::with_gradient;
+pub(crate) use gradient::{gradients_of, is_grad_enabled};
 pub use memory::{in_halves, out_of_memory};
+pub(crate) use processor::on_this_processor;
 pub(crate) use random::{hash, FNV_OFFSET};
 pub use random::{log_standard_normal, RandomSource};
 pub(crate) use share::shared;

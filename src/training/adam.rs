@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
+use super::adam_step::{self, Step};
 use crate::error::{Error, Result};
 use crate::nets::Parameters;
 use crate::tensor::shape_text;
@@ -25,8 +26,8 @@ pub struct Adam {
     steps: i32,
     weight_decay: f64,
     decoupled: bool,
-    /// Holds the step while it is formed: buffers as large as all parameters are slow to allocate anew.
-    scratch: Tensor,
+    /// Holds the step while it is formed by libtorch: buffers as large as all parameters are slow to allocate anew.
+    scratch: Option<Tensor>,
     /// Factor of the learning rate for each value of the buffer; `None` is 1 for all.
     multipliers: Option<Tensor>,
 }
@@ -44,7 +45,7 @@ impl Adam {
             steps: 0,
             weight_decay,
             decoupled: optimizer == Optimizer::AdamW,
-            scratch: flat.zeros_like(),
+            scratch: None,
             multipliers: None,
         })
     }
@@ -94,7 +95,20 @@ impl Adam {
             Some(mask) => gradient.f_masked_fill(&mask.f_eq(0.0)?, 0.0)?,
             None => gradient,
         };
-        let step = &mut self.scratch;
+        let buffers = [&flat, &gradient, &self.first, &self.second];
+        if mask.is_none()
+            && adam_step::fusible(&buffers)
+            && self.multipliers.iter().all(|x| adam_step::fusible(&[x]))
+        {
+            let step = Step {
+                shares: [1.0 - BETA1, 1.0 - BETA2].map(|share| share as f32),
+                root: (1.0 / correction2.sqrt()) as f32,
+                epsilon: EPSILON as f32,
+                rate: (-learning_rate / correction1) as f32,
+            };
+            return step.apply(&flat, &gradient, [&self.first, &self.second], self.multipliers.as_ref());
+        }
+        let step = self.scratch.get_or_insert_with(|| flat.zeros_like());
         lerp(&mut self.first, &gradient, 1.0 - BETA1, mask)?;
         let _ = gradient.f_square_out(step)?;
         lerp(&mut self.second, step, 1.0 - BETA2, mask)?;

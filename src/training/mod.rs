@@ -2,6 +2,7 @@
 //! budgets, interrupts and progress.
 
 mod adam;
+mod adam_step;
 mod average;
 mod budget;
 mod checkpointing;

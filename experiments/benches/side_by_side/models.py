@@ -11,6 +11,8 @@ from koopflow import FlowTeacher, KoopmanDistiller
 
 # Stored paths and their times: enough for batches, and cheap.
 PATHS, INTERVALS = 512, 8
+# Learning rate of all: weights stay where they are.
+RATE = 1e-6
 
 
 def teacher_of(shape: tuple[int, ...], seed: int, **options: Any) -> FlowTeacher:
@@ -28,6 +30,8 @@ def student_of(teacher: FlowTeacher, steps: int, seed: int, **options: Any) -> K
         "solver_steps": INTERVALS,
         **options.get("trajectories", {}),
     }
+    # A dense generator that grows takes more terms of its series.
+    options.setdefault("learning_rate", RATE)
     options["training"] = {"evaluate_every": 10**9, **options.get("training", {})}
     return KoopmanDistiller(steps=steps, seed=seed, **options).fit(teacher, progress=False)
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from koopflow.twins import StudentModule
 
+from .models import RATE
+
 # Terms of koopflow's own step.
 WEIGHTS: Mapping[str, float] = {
     "consistency": 1.0,
@@ -45,7 +47,7 @@ class PaperStep(nn.Module):
         known[0, 1] = 1.0
         self.register_buffer("known", known)
         self.terms = self._count() if best else 0
-        self.optimiser = torch.optim.Adam(self.parameters(), lr=1e-4, fused=best)
+        self.optimiser = torch.optim.Adam(self.parameters(), lr=RATE, fused=best)
         self.loss: Callable[..., Tensor] = self.objective
 
     def matrix(self) -> Tensor:

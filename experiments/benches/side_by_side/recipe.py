@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from koopflow.twins import StudentModule
 
+from .models import RATE
 from .paper import finish
 
 
@@ -70,7 +71,7 @@ class RecipeStep(nn.Module):
         self.paths, self.last = paths, paths.shape[1] - 1
         self.rows, self.weights = Rows.of(batch, paths.shape[2]), weights_of(paths.shape[2])
         self.register_buffer("precision", 1.0 / paths.var(0, correction=0).sum(1))
-        self.optimiser = torch.optim.Adam(self.parameters(), lr=1e-4, fused=True)
+        self.optimiser = torch.optim.Adam(self.parameters(), lr=RATE, fused=True)
         self.loss: Callable[[Draw], Tensor] = self.objective
 
     def draw(self) -> Draw:

@@ -49,18 +49,19 @@ class Bench:
 
     def step_of(self, fit: Callable[[int], Any]) -> Callable[[], float]:
         """A measurement of one training step: the difference of a longer and a shorter training."""
-        fit(1)
+        # Of two steps at least: students are evaluated after the first and the last.
+        fit(2)
         started = time.perf_counter()
-        fit(1)
+        fit(2)
         short = time.perf_counter() - started
-        fit(4)
+        fit(5)
         step = max((time.perf_counter() - started - 2 * short) / 3, 1e-5)
         # The difference is to be as long as what both have in common, and a fifth of a second at least.
         more = 2 if self.quick else max(3, min(400, round(max(0.2, short) / step)))
 
         def measured() -> float:
             ends = [self.clock()]
-            for steps in (1, 1 + more):
+            for steps in (2, 2 + more):
                 fit(steps)
                 ends.append(self.clock())
             return max(ends[2] - 2 * ends[1] + ends[0], 1e-9) / more

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from koopflow import FlowTeacher
 
-from .models import stored_paths, student_of, teacher_of
+from .models import RATE, stored_paths, student_of, teacher_of
 from .paper import WEIGHTS, PaperStep
 from .recipe import RecipeStep
 from .timing import KOOPFLOW, Bench, compiled
@@ -145,7 +145,7 @@ def teaching(bench: Bench, cases: dict[str, int]) -> None:
             return teacher_of((dimension,), bench.seed, **options)
 
         field = PlainField(fit(1))
-        optimiser = torch.optim.Adam(field.parameters(), lr=1e-4)
+        optimiser = torch.optim.Adam(field.parameters(), lr=RATE)
         data = torch.randn(512, dimension)
 
         def step(

@@ -78,18 +78,23 @@ impl Objective<'_> {
     ) -> Result<Vec<Term>> {
         let w = &self.weights;
         let on = |weights: &[f64]| weights.iter().any(|weight| *weight > 0.0);
-        let noise = batch
-            .endpoint
-            .as_ref()
-            .filter(|_| on(&[w.endpoint, w.path, w.phase, w.levels, w.feature_distance]));
+        // From noise to data is what a spectrum is read for, and seldom among the pairs.
+        let ends = |pairs: &Pairs| pairs.rows(0, batch.ends.clamp(1, pairs.count()));
+        let noise = match &batch.endpoint {
+            Some(pairs) if on(&[w.endpoint, w.path, w.levels, w.feature_distance]) => {
+                Some(pairs.shallow_clone())
+            }
+            Some(pairs) if w.phase > 0.0 => Some(ends(pairs)),
+            _ => None,
+        };
+        let noise = noise.as_ref();
         let pairs =
             batch.pairs.as_ref().filter(|_| on(&[w.target, w.phase, w.reconstruction, w.latent_moments]));
         let own = match batch.endpoint.as_ref().filter(|_| w.re_encoding > 0.0) {
             Some(pairs) => Some(re_encoded(student, pairs, batch.sampler_steps)?),
             None => None,
         };
-        // From noise to data is what a spectrum is read for, and seldom among the pairs.
-        let ends = noise.map(|noise| noise.rows(0, batch.ends.clamp(1, noise.count())));
+        let ends = noise.map(ends);
         let moved = [ends.as_ref(), pairs].map(|pairs| pairs.filter(|_| w.phase > 0.0));
         let sources = [noise, pairs, own.as_ref()].into_iter().flatten();
         let targets = moved.into_iter().flatten();
@@ -107,22 +112,29 @@ impl Objective<'_> {
             }
         };
         group("endpoint", w.endpoint.max(w.feature_distance), &noise_g, noise);
-        let path = decoded_path(batch);
+        let path = decoded_path(batch).filter(|_| on(&[w.path, w.levels]));
         let path_g = noise_g.as_ref().zip(path.as_ref()).map(|(g, path)| g.rows(0, path.count()));
         group("path", w.path, &path_g, path.as_ref());
         group("target", w.target, &pairs_g, pairs);
         group("re_encoding", w.re_encoding, &own_g, own.as_ref());
-        groups.retain(|group| group.weight > 0.0);
+        // A dense generator carries all of g where the state alone is asked for.
+        let whole = w.phase > 0.0 && student.generator().carries_all();
+        groups.retain(|group| group.weight > 0.0 || whole && matches!(group.name, "endpoint" | "target"));
+        let (states, features) = decode(student, &groups, whole)?;
+        let carried = |name: &str| {
+            let place = groups.iter().position(|group| group.name == name)?;
+            features.get(place)
+        };
 
         let mut sum = Sum { terms: Vec::new() };
-        for (group, decoded) in groups.iter().zip(decode(student, &groups)?) {
+        for (group, decoded) in groups.iter().zip(&states) {
             let Group { name, weight, pairs, .. } = group;
             // Endpoints are decoded for two terms.
             let weight = if *name == "endpoint" { w.endpoint } else { *weight };
-            sum.add(name, weight, || Ok(self.state_error(&(&decoded - &pairs.x_t), &pairs.precision)))?;
+            sum.add(name, weight, || Ok(self.state_error(&(decoded - &pairs.x_t), &pairs.precision)))?;
             if let ("endpoint", Some(distance)) = (*name, self.feature_distance) {
                 sum.add("feature_distance", w.feature_distance, || {
-                    let [x, target] = [&decoded, &pairs.x_t].map(|x| student.states(1.0, x));
+                    let [x, target] = [decoded, &pairs.x_t].map(|x| student.states(1.0, x));
                     feature_distance::term(distance, &x?, &target?)
                 })?;
             }
@@ -131,14 +143,22 @@ impl Objective<'_> {
             (moved, &targets, &noise_g, &pairs_g)
         {
             sum.add("phase", w.phase, || {
-                let start = Observables::cat(&[&noise_g.rows(0, ends.count()), pairs_g]);
-                let tau = Tensor::cat(&[ends.tau(), pairs.tau()], 0);
-                let features = student.generator().propagate_features(&start, &tau)?;
-                let error = |row: i64, target: &Observables| {
-                    let moved = features.narrow(0, row, target.features.size()[0]);
+                let [to_ends, to_pairs] = match (carried("endpoint"), carried("target")) {
+                    (Some(from_noise), Some(from_pairs)) => {
+                        [from_noise.narrow(0, 0, ends.count()), from_pairs.shallow_clone()]
+                    }
+                    _ => {
+                        let start = Observables::cat(&[&noise_g.rows(0, ends.count()), pairs_g]);
+                        let tau = Tensor::cat(&[ends.tau(), pairs.tau()], 0);
+                        let features = student.generator().propagate_features(&start, &tau)?;
+                        let part = |row: i64, count: i64| features.narrow(0, row, count);
+                        [part(0, ends.count()), part(ends.count(), pairs.count())]
+                    }
+                };
+                let error = |moved: &Tensor, target: &Observables| {
                     self.scaling.feature_error(&(moved - &target.features), &target.features)
                 };
-                Ok((error(0, at_ends) + error(ends.count(), at_pairs)) * 0.5)
+                Ok((error(&to_ends, at_ends) + error(&to_pairs, at_pairs)) * 0.5)
             })?;
         }
         if let (Some(g), Some(levels)) = (&path_g, levels) {
@@ -290,15 +310,21 @@ struct Group {
     pairs: Pairs,
 }
 
-/// x at the target times of all groups, in one propagation: small operations cost by their number.
-fn decode(student: &Student, groups: &[Group]) -> Result<Vec<Tensor>> {
+/// x at the target times of all groups and, with `whole`, the features there, in one propagation: small operations
+/// cost by their number.
+fn decode(student: &Student, groups: &[Group], whole: bool) -> Result<(Vec<Tensor>, Vec<Tensor>)> {
     if groups.is_empty() {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), Vec::new()));
     }
     let g = Observables::cat(&groups.iter().map(|group| &group.g).collect::<Vec<_>>());
     let tau = Tensor::cat(&groups.iter().map(|group| group.pairs.tau()).collect::<Vec<_>>(), 0);
     let lengths: Vec<i64> = groups.iter().map(|group| group.pairs.count()).collect();
-    Ok(student.decode_after(&g, &tau)?.split_with_sizes(&lengths, 0))
+    if !whole {
+        return Ok((student.decode_after(&g, &tau)?.split_with_sizes(&lengths, 0), Vec::new()));
+    }
+    let moved = student.generator().propagate(&g, &tau)?;
+    let x = student.decode(&moved).split_with_sizes(&lengths, 0);
+    Ok((x, moved.features.split_with_sizes(&lengths, 0)))
 }
 
 /// Ratio of noise samples to those that are re-encoded, which the encodings share.
@@ -360,12 +386,7 @@ fn encode<'a>(
     let conditions: Vec<&Tensor> = points.iter().filter_map(|(.., condition)| *condition).collect();
     let condition = (!conditions.is_empty()).then(|| Tensor::cat(&conditions, 0));
     let g = student.lift_flat(&t, &x, Direction::Forward, condition.as_ref());
-    let mut row = 0;
-    let mut take = |length: i64| {
-        row += length;
-        g.rows(row - length, length)
-    };
-    points.iter().map(|(t, ..)| take(t.size()[0])).collect()
+    g.split_rows(&points.iter().map(|(t, ..)| t.size()[0]).collect::<Vec<_>>())
 }
 
 /// Sum of the weighted terms.

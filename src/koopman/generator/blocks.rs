@@ -2,6 +2,7 @@
 
 use tch::{Device, Tensor};
 
+use super::fused::{self, Factor};
 use crate::error::Result;
 use crate::koopman::Stability;
 use crate::nets::Parameters;
@@ -15,9 +16,9 @@ pub(in crate::koopman) const GROWTH_BOUND: f64 = Stability::BOUND;
 #[derive(Debug)]
 pub struct Blocks {
     /// Growth before the bound, `[p + r]`: pairs, then real eigenvalues.
-    raw_growth: Tensor,
+    pub(super) raw_growth: Tensor,
     /// Angular frequencies of the pairs, `[p]`.
-    frequency: Tensor,
+    pub(super) frequency: Tensor,
 }
 
 /// e^{λ tau} or (e^{λ tau} - 1)/λ of every eigenvalue: real and imaginary part, pairs first.
@@ -27,7 +28,7 @@ pub(in crate::koopman) struct Factors {
 }
 
 /// Eigenvalues below this size are treated by the series.
-const SERIES_BELOW: f64 = 1e-3;
+pub(super) const SERIES_BELOW: f64 = 1e-3;
 
 /// (e^z - 1)/λ = tau (1 + z/2 + z²/6 + z³/24 + z⁴/120 + ...), z = λ tau with real parts `[B, p + r]` and, for
 /// the pairs, imaginary parts `[B, p]`; Horner's scheme in complex arithmetic.
@@ -199,7 +200,28 @@ impl Blocks {
 
     /// phi e^{tau Λ} for features `[B, k]` or `[B, k, pixels]` and tau `[B]`.
     pub fn propagate(&self, features: &Tensor, tau: &Tensor) -> Tensor {
-        self.scale(features, &self.exponentials(&tau.unsqueeze(1)))
+        self.scaled(features, tau, Factor::Exponential)
+    }
+
+    /// phi (e^{tau Λ} - 1) Λ^{-1} for features `[B, k]` and tau `[B]`.
+    pub(in crate::koopman) fn integrated(&self, features: &Tensor, tau: &Tensor) -> Tensor {
+        self.scaled(features, tau, Factor::Integral)
+    }
+
+    fn scaled(&self, features: &Tensor, tau: &Tensor, factor: Factor) -> Tensor {
+        let fused = fused::fusible(self, features, tau).then(|| fused::scaled(self, features, tau, factor));
+        // Whatever libtorch refused there it refuses here.
+        fused.and_then(Result::ok).unwrap_or_else(|| self.composed(features, tau, factor))
+    }
+
+    /// The same by libtorch's operations.
+    pub(super) fn composed(&self, features: &Tensor, tau: &Tensor, factor: Factor) -> Tensor {
+        let tau = tau.unsqueeze(1);
+        let factors = match factor {
+            Factor::Exponential => self.exponentials(&tau),
+            Factor::Integral => self.integrals(&tau),
+        };
+        self.scale(features, &factors)
     }
 
     /// phi Λ, of the features' shape.

@@ -3,6 +3,7 @@
 
 use tch::{Device, Kind, Tensor};
 
+use super::taylor::Series;
 use super::Columns;
 use crate::error::{Error, Result};
 use crate::koopman::{Observables, Propagator, StudentConfig};
@@ -94,20 +95,11 @@ impl DenseGenerator {
         }
         let tolerance = if g.x.kind() == Kind::Double { 1e-17 } else { 1e-8 };
         let terms = term_count(reach / substeps, tolerance);
-        let step = tau.unsqueeze(1) / substeps;
-        let mut state = g.assemble();
-        let first = state.narrow(1, 0, 1);
-        for _ in 0..substeps as i64 {
-            // The series acts on the constant only through its first term, which `act` needs as it is.
-            let mut term = act(&columns, &state, &first) * &step;
-            let mut sum = &state + &term;
-            for order in 2..=terms {
-                let zeros = first.zeros_like();
-                term = act(&columns, &term, &zeros) * (&step / order);
-                sum = &sum + &term;
-            }
-            state = sum;
-        }
+        let series = Series { substeps: substeps as i64, terms, tolerance, reach: reach / norm };
+        let state = match tau.requires_grad() {
+            true => series.composed(&g.assemble(), &columns, tau)?,
+            false => series.act(&g.assemble(), &columns, tau)?,
+        };
         let moved = Observables::split(&state, self.dimension);
         Ok(Observables { t: &g.t + tau, ..moved })
     }
@@ -140,11 +132,6 @@ impl DenseGenerator {
 }
 
 shared!(DenseGenerator { columns; dimension });
-
-/// [1, t] L = [0, 1], and the learned columns; `ones` is what the constant is worth.
-fn act(columns: &Tensor, g: &Tensor, ones: &Tensor) -> Tensor {
-    Tensor::cat(&[ones.zeros_like(), ones.shallow_clone(), g.matmul(columns)], 1)
-}
 
 /// Smallest number of terms whose remainder, norm^n / n!, is below the tolerance.
 fn term_count(norm: f64, tolerance: f64) -> i64 {

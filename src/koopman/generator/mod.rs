@@ -3,9 +3,11 @@
 mod blocks;
 mod dense;
 mod eigen;
+mod fused;
 mod levels;
 mod spectral;
 mod stability;
+mod taylor;
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
@@ -87,6 +89,11 @@ impl Generator {
             Generator::Dense(generator) => Ok(generator.propagate(g, tau)?.features),
             Generator::Levels(generator) => Ok(generator.blocks().propagate(&g.features, tau)),
         }
+    }
+
+    /// Whether the state is carried by carrying all of g.
+    pub fn carries_all(&self) -> bool {
+        matches!(self, Generator::Dense(_))
     }
 
     /// The state and feature columns of g L: (dx/dt `[B, d]`, dphi/dt `[B, k]`).

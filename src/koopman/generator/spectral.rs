@@ -104,15 +104,14 @@ impl SpectralGenerator {
     /// phi K(tau), `[B, k]`, for features `[B, k]` and tau `[B]`: x(t + tau) is linear in the readout and the
     /// drift given these.
     pub fn integrated(&self, features: &Tensor, tau: &Tensor) -> Tensor {
-        self.blocks.scale(features, &self.blocks.integrals(&tau.unsqueeze(1)))
+        self.blocks.integrated(features, tau)
     }
 
     pub fn propagate_state(&self, g: &Observables, tau: &Tensor) -> Tensor {
-        let tau = tau.unsqueeze(1);
-        let integrated = self.blocks.scale(&g.features, &self.blocks.integrals(&tau));
-        let quadratic = &tau * (g.t.unsqueeze(1) + &tau * 0.5);
-        let moved = &g.x + &tau * self.drift.select(0, 0) + quadratic * self.drift.select(0, 1);
-        moved.addmm(&integrated, &self.readout)
+        let integrated = self.blocks.integrated(&g.features, tau);
+        let tau = tau.expand_as(&g.t);
+        let times = Tensor::stack(&[&tau, &(&tau * (&g.t + &tau * 0.5))], 1);
+        g.x.addmm(&times, &self.drift).addmm(&integrated, &self.readout)
     }
 
     /// phi e^{tau Λ}, `[B, k]`.

@@ -4,12 +4,12 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::kernel::{by_channel, fma, group_means, on_this_processor, sigmoid};
+use super::kernel::{by_channel, fma, group_means, sigmoid};
 use super::layout::Layout;
-use super::{channels_last, is_grad_enabled, spread, Norm, NORM_EPSILON};
+use super::{channels_last, spread, Norm, NORM_EPSILON};
 use crate::error::Result;
 use crate::nets::Dual;
-use crate::tensor::with_gradient;
+use crate::tensor::{gradients_of, is_grad_enabled, on_this_processor, with_gradient};
 
 impl Norm {
     /// [`Norm::fused`] of `x [B, C, H, W]`, `scale` and `shift` `[B, C]` with their tangents.
@@ -70,7 +70,7 @@ impl Norm {
         let dual = |place: usize| Dual::new(saved[place].shallow_clone(), saved[place + 1].shallow_clone());
         let y = self.composed_dual(&dual(0), &dual(2), &dual(4));
         let product = (y.primal * &gradients[0] + y.tangent * &gradients[1]).sum(gradients[0].kind());
-        super::gradients_of(&product, &inputs)
+        gradients_of(&product, &inputs)
     }
 
     fn dual_gradient(self, layout: Layout, saved: &[Tensor], gradients: &[Tensor]) -> Result<Vec<Tensor>> {

@@ -2,24 +2,7 @@
 
 use super::layout::Layout;
 use super::{Norm, NORM_EPSILON};
-
-/// Calls `$kernel::<true>` with wide registers where the processor has them, and `$kernel::<false>` elsewhere.
-macro_rules! on_this_processor {
-    ($kernel:ident($($argument:ident: $kind:ty),*)) => {{
-        #[cfg(target_arch = "x86_64")]
-        {
-            #[target_feature(enable = "avx2,fma")]
-            unsafe fn wide($($argument: $kind),*) {
-                $kernel::<true>($($argument),*);
-            }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                // SAFETY: the processor has been asked.
-                return unsafe { wide($($argument),*) };
-            }
-        }
-        $kernel::<false>($($argument),*);
-    }};
-}
+use crate::tensor::on_this_processor;
 
 /// One image: `x` and `y` `[positions, C]`, scale and shift `[C]`, mean and 1 / deviation of each group.
 pub(super) fn forward(
@@ -198,5 +181,3 @@ fn exp<const WIDE: bool>(x: f32) -> f32 {
     let p = fma::<WIDE>(p, r * r, r) + 1.0;
     p * f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23))
 }
-
-pub(super) use on_this_processor;

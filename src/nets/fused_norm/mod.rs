@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::Signal;
 use crate::error::Result;
-use crate::tensor::with_gradient;
+use crate::tensor::{gradients_of, is_grad_enabled, with_gradient};
 use kernel::{backward, forward};
 use layout::Layout;
 
@@ -117,24 +117,4 @@ pub(super) fn channels_last(x: &Tensor) -> Tensor {
 /// `[B, C]` against images.
 pub(super) fn spread(x: &Tensor) -> Tensor {
     x.unsqueeze(-1).unsqueeze(-1)
-}
-
-/// Gradients, with a graph, in those of the inputs that have one; the others are nobody's.
-fn gradients_of(product: &Tensor, inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
-    let wanted: Vec<&Tensor> = inputs.iter().copied().filter(|input| input.requires_grad()).collect();
-    let mut found = Tensor::f_run_backward(&[product], &wanted, true, true)?.into_iter();
-    let each = inputs.iter().map(|input| match input.requires_grad() {
-        true => found.next().unwrap_or_else(Tensor::new),
-        false => Tensor::new(),
-    });
-    Ok(each.collect())
-}
-
-fn is_grad_enabled() -> bool {
-    // SAFETY: sets a flag of this thread and sets it back.
-    unsafe {
-        let before = torch_sys::at_grad_set_enabled(0);
-        torch_sys::at_grad_set_enabled(before);
-        before != 0
-    }
 }

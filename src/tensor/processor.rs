@@ -1,0 +1,21 @@
+//! Loops compiled twice: for what every processor has, and for wide registers.
+
+/// Calls `$kernel::<true>` with wide registers where the processor has them, and `$kernel::<false>` elsewhere.
+macro_rules! on_this_processor {
+    ($kernel:ident($($argument:ident: $kind:ty),*)) => {{
+        #[cfg(target_arch = "x86_64")]
+        {
+            #[target_feature(enable = "avx2,fma")]
+            unsafe fn wide($($argument: $kind),*) {
+                $kernel::<true>($($argument),*);
+            }
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                // SAFETY: the processor has been asked.
+                return unsafe { wide($($argument),*) };
+            }
+        }
+        $kernel::<false>($($argument),*);
+    }};
+}
+
+pub(crate) use on_this_processor;
