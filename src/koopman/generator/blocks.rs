@@ -2,7 +2,7 @@
 
 use tch::{Device, Tensor};
 
-use super::fused::{self, Factor};
+use super::fused::{self, Eigenvalues, Factor, SERIES_BELOW};
 use crate::error::Result;
 use crate::koopman::Stability;
 use crate::nets::Parameters;
@@ -16,9 +16,9 @@ pub(in crate::koopman) const GROWTH_BOUND: f64 = Stability::BOUND;
 #[derive(Debug)]
 pub struct Blocks {
     /// Growth before the bound, `[p + r]`: pairs, then real eigenvalues.
-    pub(super) raw_growth: Tensor,
+    raw_growth: Tensor,
     /// Angular frequencies of the pairs, `[p]`.
-    pub(super) frequency: Tensor,
+    frequency: Tensor,
 }
 
 /// e^{λ tau} or (e^{λ tau} - 1)/λ of every eigenvalue: real and imaginary part, pairs first.
@@ -26,9 +26,6 @@ pub(in crate::koopman) struct Factors {
     pub real: Tensor,
     pub imaginary: Tensor,
 }
-
-/// Eigenvalues below this size are treated by the series.
-pub(super) const SERIES_BELOW: f64 = 1e-3;
 
 /// (e^z - 1)/λ = tau (1 + z/2 + z²/6 + z³/24 + z⁴/120 + ...), z = λ tau with real parts `[B, p + r]` and, for
 /// the pairs, imaginary parts `[B, p]`; Horner's scheme in complex arithmetic.
@@ -209,13 +206,19 @@ impl Blocks {
     }
 
     fn scaled(&self, features: &Tensor, tau: &Tensor, factor: Factor) -> Tensor {
-        let fused = fused::fusible(self, features, tau).then(|| fused::scaled(self, features, tau, factor));
+        let eigenvalues = Eigenvalues { raw_growth: &self.raw_growth, frequency: &self.frequency };
+        let composed = |[features, raw_growth, frequency, tau]: [&Tensor; 4], factor: Factor| {
+            let [raw_growth, frequency] = [raw_growth, frequency].map(Tensor::shallow_clone);
+            Blocks { raw_growth, frequency }.composed(features, tau, factor)
+        };
+        let fused = fused::fusible(&eigenvalues, features, tau)
+            .then(|| fused::scaled(&eigenvalues, features, tau, factor, composed));
         // Whatever libtorch refused there it refuses here.
         fused.and_then(Result::ok).unwrap_or_else(|| self.composed(features, tau, factor))
     }
 
     /// The same by libtorch's operations.
-    pub(super) fn composed(&self, features: &Tensor, tau: &Tensor, factor: Factor) -> Tensor {
+    fn composed(&self, features: &Tensor, tau: &Tensor, factor: Factor) -> Tensor {
         let tau = tau.unsqueeze(1);
         let factors = match factor {
             Factor::Exponential => self.exponentials(&tau),

@@ -8,9 +8,26 @@ use std::slice;
 
 use tch::{kind, Device, Kind, Tensor};
 
-use super::blocks::{Blocks, GROWTH_BOUND, SERIES_BELOW};
 use crate::error::Result;
+use crate::koopman::Stability;
 use crate::tensor::{gradients_of, is_grad_enabled, with_gradient};
+
+/// Growth rates lie in ±GROWTH_BOUND by construction.
+const GROWTH_BOUND: f64 = Stability::BOUND;
+
+/// Eigenvalues below this size are treated by the series.
+pub(super) const SERIES_BELOW: f64 = 1e-3;
+
+/// Λ by its parameters.
+pub(super) struct Eigenvalues<'a> {
+    /// Growth before the bound, `[p + r]`: pairs, then real eigenvalues.
+    pub raw_growth: &'a Tensor,
+    /// Angular frequencies of the pairs, `[p]`.
+    pub frequency: &'a Tensor,
+}
+
+/// The same by libtorch's operations, of features, growth before the bound, frequencies and times.
+pub(super) type Composed = fn([&Tensor; 4], Factor) -> Tensor;
 
 /// What features are multiplied by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +73,7 @@ const DERIVATIVE_SERIES_BELOW: f64 = 0.1;
 const DERIVATIVE_TERMS: i32 = 10;
 
 /// Whether features `[B, k]` of these blocks, at times `[B]` or one for all, can be multiplied here.
-pub(super) fn fusible(blocks: &Blocks, features: &Tensor, tau: &Tensor) -> bool {
+pub(super) fn fusible(blocks: &Eigenvalues, features: &Tensor, tau: &Tensor) -> bool {
     let kind = features.kind();
     let alike = |x: &Tensor| x.device() == Device::Cpu && x.kind() == kind;
     let rows = [1, features.size()[0]].contains(&tau.size1().unwrap_or(-1));
@@ -65,22 +82,34 @@ pub(super) fn fusible(blocks: &Blocks, features: &Tensor, tau: &Tensor) -> bool 
         && features.numel() > 0
         && rows
         && !tau.requires_grad()
-        && [features, tau, &blocks.raw_growth, &blocks.frequency].into_iter().all(alike)
+        && [features, tau, blocks.raw_growth, blocks.frequency].into_iter().all(alike)
 }
 
 /// Features that are [`fusible`], times their factors: `[B, k]`.
 ///
 /// # Errors
 /// Whatever libtorch refuses.
-pub(super) fn scaled(blocks: &Blocks, features: &Tensor, tau: &Tensor, factor: Factor) -> Result<Tensor> {
+pub(super) fn scaled(
+    blocks: &Eigenvalues,
+    features: &Tensor,
+    tau: &Tensor,
+    factor: Factor,
+    composed: Composed,
+) -> Result<Tensor> {
     match features.kind() {
-        Kind::Double => scaled_as::<f64>(blocks, features, tau, factor),
-        _ => scaled_as::<f32>(blocks, features, tau, factor),
+        Kind::Double => scaled_as::<f64>(blocks, features, tau, factor, composed),
+        _ => scaled_as::<f32>(blocks, features, tau, factor, composed),
     }
 }
 
-fn scaled_as<T: Real>(blocks: &Blocks, features: &Tensor, tau: &Tensor, factor: Factor) -> Result<Tensor> {
-    let inputs = [features, &blocks.raw_growth, &blocks.frequency];
+fn scaled_as<T: Real>(
+    blocks: &Eigenvalues,
+    features: &Tensor,
+    tau: &Tensor,
+    factor: Factor,
+    composed: Composed,
+) -> Result<Tensor> {
+    let inputs = [features, blocks.raw_growth, blocks.frequency];
     if factor == Factor::Exponential && values::<T>(&tau.contiguous()).iter().all(|&time| time.into() == 0.0)
     {
         return Ok(features.shallow_clone());
@@ -100,19 +129,17 @@ fn scaled_as<T: Real>(blocks: &Blocks, features: &Tensor, tau: &Tensor, factor: 
     if !recorded {
         return Ok(y);
     }
-    let saved = [features, &blocks.raw_growth, &blocks.frequency, tau];
+    let saved = [features, blocks.raw_growth, blocks.frequency, tau];
     let [y] = with_gradient([&y], &inputs, &saved, move |saved, gradients| match is_grad_enabled() {
         // Somebody wants a gradient of the gradient.
-        true => composed_gradient(saved, &gradients[0], factor),
+        true => {
+            let inputs = [&saved[0], &saved[1], &saved[2]];
+            let y = composed([inputs[0], inputs[1], inputs[2], &saved[3]], factor);
+            gradients_of(&(y * &gradients[0]).sum(gradients[0].kind()), &inputs)
+        }
         false => table.gradient(&saved[0], &saved[1], &gradients[0]),
     })?;
     Ok(y)
-}
-
-fn composed_gradient(saved: &[Tensor], gradient: &Tensor, factor: Factor) -> Result<Vec<Tensor>> {
-    let blocks = Blocks { raw_growth: saved[1].shallow_clone(), frequency: saved[2].shallow_clone() };
-    let y = blocks.composed(&saved[0], &saved[3], factor);
-    gradients_of(&(y * gradient).sum(gradient.kind()), &[&saved[0], &saved[1], &saved[2]])
 }
 
 /// Factors of each time that occurs, and their derivatives in λ where gradients are wanted.
@@ -129,7 +156,7 @@ struct Table<T> {
 }
 
 impl<T: Real> Table<T> {
-    fn new(blocks: &Blocks, tau: &Tensor, factor: Factor, derivatives: bool) -> Result<Self> {
+    fn new(blocks: &Eigenvalues, tau: &Tensor, factor: Factor, derivatives: bool) -> Result<Self> {
         let (growth, frequency) = (blocks.raw_growth.f_contiguous()?, blocks.frequency.f_contiguous()?);
         let growth: Vec<f64> = values::<T>(&growth)
             .iter()
