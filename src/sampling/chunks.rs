@@ -5,14 +5,14 @@ use tch::{Device, Tensor};
 use crate::error::Result;
 use crate::koopman::{Direction, Observables, Student};
 use crate::monitor::Monitor;
-use crate::tensor::in_chunks;
 use crate::tensor::threads::IntraOpThreads;
+use crate::tensor::{chunks, in_chunks};
 
 /// Values of the widest intermediate tensor in one chunk: bounds the memory of any sampling call, and the
 /// time between two looks at the monitor.
 const CHUNK_VALUES: i64 = 1 << 22;
 /// The same for each thread of a CPU: a layer is to find what the one before left in the processor's cache.
-const CACHE_VALUES: i64 = 1 << 18;
+pub(super) const CACHE_VALUES: i64 = 1 << 18;
 /// Rows of a chunk, below which products are slower.
 const LEAST_ROWS: i64 = 256;
 
@@ -109,12 +109,27 @@ impl<'a> Samples<'a> {
         let rows = chunk_rows(self.student, self.states);
         let _threads = threads(self.student, rows.min(self.count()));
         in_chunks(self.count(), rows, dimension, |start, length| {
-            let condition = self.condition.as_ref().map(|c| c.narrow(0, start, length));
-            let condition = self.student.encode_condition(condition.as_ref());
-            let made = work(&Chunk { start, x: self.x.narrow(0, start, length), condition })?;
+            let made = work(&self.chunk(start, length))?;
             monitor.tick()?;
             Ok(made)
         })
+    }
+
+    /// `work` for each chunk, whose results it keeps itself. The monitor is asked after each.
+    pub fn each(&self, monitor: &mut dyn Monitor, mut work: impl FnMut(&Chunk) -> Result<()>) -> Result<()> {
+        let rows = chunk_rows(self.student, self.states);
+        let _threads = threads(self.student, rows.min(self.count()));
+        for (start, length) in chunks(self.count(), rows) {
+            work(&self.chunk(start, length))?;
+            monitor.tick()?;
+        }
+        Ok(())
+    }
+
+    fn chunk(&self, start: i64, length: i64) -> Chunk {
+        let condition = self.condition.as_ref().map(|c| c.narrow(0, start, length));
+        let condition = self.student.encode_condition(condition.as_ref());
+        Chunk { start, x: self.x.narrow(0, start, length), condition }
     }
 }
 

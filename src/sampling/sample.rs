@@ -2,9 +2,9 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::chunks::{chunk_rows, threads, Chunk, Samples};
+use super::chunks::{chunk_rows, threads, Chunk, Samples, CACHE_VALUES};
 use crate::error::{Error, Result};
-use crate::koopman::{weight_of_encoding, Direction, Horizon, Motion, Student};
+use crate::koopman::{weight_of_encoding, Direction, Horizon, Motion, Propagator, Student};
 use crate::monitor::Monitor;
 use crate::ode;
 use crate::spectrum::{Change, Edit, LevelSpectrum, Spectrum};
@@ -208,6 +208,23 @@ fn read_path(
     let _guard = tch::no_grad_guard();
     let count = horizons.len() as i64;
     let samples = Samples::new(student, "x0", x0, condition)?.held(count);
+    let mut shape = vec![count, samples.count()];
+    shape.extend(&student.config().event_shape);
+    if let (Some(parts), None, None) = (side_by_side(student, horizons), student.units(), change) {
+        let options = (student.kind(), student.device());
+        let path = Tensor::f_empty([count, samples.count(), student.config().dimension()], options)?;
+        samples.each(monitor, |chunk| {
+            let g = chunk.encode(student, 0.0, &chunk.x, Direction::Forward);
+            for (first, length, joined) in &parts {
+                let rows = chunk.x.size()[0];
+                let piece = path.f_narrow(0, *first, *length)?.f_narrow(1, chunk.start, rows)?;
+                joined.apply_into(&g, &piece)?;
+                finite_or_divergence(&piece, "paths")?;
+            }
+            Ok(())
+        })?;
+        return Ok(path.reshape(shape));
+    }
     let path = samples.map(1, monitor, |chunk| {
         let mut g = chunk.encode(student, 0.0, &chunk.x, Direction::Forward);
         if let Some(change) = change {
@@ -221,9 +238,21 @@ fn read_path(
         let states = times.iter().zip(piece.unbind(0)).map(|(time, x)| student.states(*time, &x));
         Ok(Tensor::f_stack(&states.collect::<Result<Vec<_>>>()?, 0)?)
     })?;
-    let mut shape = vec![count, samples.count()];
-    shape.extend(&student.config().event_shape);
     Ok(path.reshape(shape))
+}
+
+/// Propagators of some times at once, as many as leave their states in a processor's cache, with the first of these
+/// times and their number; `None` where x is decoded by a network.
+fn side_by_side(student: &Student, horizons: &[Horizon]) -> Option<Vec<(i64, i64, Propagator)>> {
+    let (count, values) = (horizons.len() as i64, student.config().dimension() * chunk_rows(student, 1));
+    let most = match student.device() {
+        Device::Cpu => CACHE_VALUES * i64::from(tch::get_num_threads()) / values.max(1),
+        _ => count,
+    };
+    let parts = chunks(count, most).map(|(first, length)| {
+        Some((first, length, Horizon::joined(&horizons[first as usize..(first + length) as usize])?))
+    });
+    parts.collect()
 }
 
 /// The noise that generates data `[B, *event]`: the flow from 1 back to 0 in one step.

@@ -234,3 +234,65 @@ impl Blocks {
         self.scale(features, &eigenvalues)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tch::Kind;
+
+    use super::*;
+
+    /// Values, gradients and their gradients are those of libtorch's operations, small eigenvalues among them.
+    #[test]
+    fn one_pass_is_what_the_operations_are() {
+        tch::manual_seed(0);
+        let options = (Kind::Double, Device::Cpu);
+        let raw_growth = Tensor::from_slice(&[0.4, -2.0, 1e-5, 0.0, 3.0, -1e-2, 1e-6]);
+        let frequency = Tensor::from_slice(&[3.0, 0.5, 1e-5, 0.02]);
+        let features = Tensor::randn([5, 11], options);
+        let weight = Tensor::randn([5, 11], options);
+        for tau in [vec![1.0, 1.0, -1.0, 0.25, 0.0], vec![0.5; 5], vec![-0.3], vec![0.0; 5]] {
+            let tau = Tensor::from_slice(&tau);
+            for factor in [Factor::Exponential, Factor::Integral] {
+                let of = |one_pass: bool, twice: bool| {
+                    let inputs =
+                        [&features, &raw_growth, &frequency].map(|x| x.copy().set_requires_grad(true));
+                    let blocks = Blocks {
+                        raw_growth: inputs[1].shallow_clone(),
+                        frequency: inputs[2].shallow_clone(),
+                    };
+                    let y = match one_pass {
+                        true => {
+                            let [raw_growth, frequency] = [&inputs[1], &inputs[2]];
+                            let eigenvalues = Eigenvalues { raw_growth, frequency };
+                            assert!(fused::fusible(&eigenvalues, &inputs[0], &tau));
+                            blocks.scaled(&inputs[0], &tau, factor)
+                        }
+                        false => blocks.composed(&inputs[0], &tau, factor),
+                    };
+                    // The operations cancel in the derivative near 0, so that the second one is of features alone.
+                    let inputs = if twice { &inputs[..1] } else { &inputs[..] };
+                    let mut found = vec![y.detach()];
+                    let product = ((&y).tanh() * &weight).sum(Kind::Double);
+                    let slopes = Tensor::run_backward(&[&product], inputs, true, twice);
+                    if twice {
+                        let size = slopes[0].square().sum(Kind::Double);
+                        found.extend(Tensor::run_backward(&[size], inputs, false, false));
+                    } else {
+                        let size = |x: &Tensor, like: &Tensor| match x.defined() {
+                            true => x.shallow_clone(),
+                            false => like.zeros_like(),
+                        };
+                        found.extend(slopes.iter().zip(inputs).map(|(x, like)| size(x, like)));
+                    }
+                    found
+                };
+                for twice in [false, true] {
+                    for (own, other) in of(true, twice).iter().zip(of(false, twice)) {
+                        let gap = (own - other).abs().max().double_value(&[]);
+                        assert!(gap < 1e-9, "{gap:e}: {factor:?}, tau {tau:?}, twice {twice}");
+                    }
+                }
+            }
+        }
+    }
+}

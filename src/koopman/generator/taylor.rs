@@ -12,7 +12,7 @@ pub(super) struct Series {
     pub substeps: i64,
     /// Terms of each that are enough whatever the rows are.
     pub terms: i64,
-    /// Size of the terms, of rows that have a 1 in them, after which the rest is left out.
+    /// Size of a row's term, in rows that have a 1 in them, after which the rest is left out.
     pub tolerance: f64,
     /// The longest time of a row.
     pub reach: f64,
@@ -29,12 +29,13 @@ impl Series {
     /// Whatever libtorch refuses.
     pub fn act(self, g: &Tensor, columns: &Tensor, tau: &Tensor) -> Result<Tensor> {
         let recorded = is_grad_enabled() && (g.requires_grad() || columns.requires_grad());
-        let (moved, steps) = tch::no_grad(|| self.sum(g, columns, tau, recorded))?;
+        let matrix = tch::no_grad(|| self.matrix(columns))?;
+        let (moved, steps) = tch::no_grad(|| self.sum(g, &matrix, tau, recorded))?;
         if !recorded {
             return Ok(moved);
         }
         let lengths: Vec<usize> = steps.iter().map(|Powers(powers)| powers.len()).collect();
-        let mut saved = vec![g, columns, tau];
+        let mut saved = vec![g, columns, tau, &matrix];
         saved.extend(steps.iter().flat_map(|Powers(powers)| powers));
         let [moved] = with_gradient([&moved], &[g, columns], &saved, move |saved, gradients| {
             match is_grad_enabled() {
@@ -70,17 +71,18 @@ impl Series {
     }
 
     /// The rows at the end, and what they were made of where that is wanted.
-    fn sum(self, g: &Tensor, columns: &Tensor, tau: &Tensor, keep: bool) -> Result<(Tensor, Vec<Powers>)> {
-        let (matrix, share) = (self.matrix(columns)?, self.shares(tau)?);
+    fn sum(self, g: &Tensor, matrix: &Tensor, tau: &Tensor, keep: bool) -> Result<(Tensor, Vec<Powers>)> {
+        let share = self.shares(tau)?;
         // Elsewhere reading a number would wait for the device.
         let stops = g.device() == Device::Cpu;
+        let enough = self.tolerance * (g.size()[0] as f64).sqrt();
         let (mut state, mut steps) = (g.shallow_clone(), Vec::new());
         for _ in 0..self.substeps {
             let mut powers = vec![state.f_contiguous()?];
             let mut sum = state.copy();
-            let (mut coefficient, mut factorial, mut before) = (share.shallow_clone(), 1.0, f64::INFINITY);
+            let (mut coefficient, mut factorial) = (share.shallow_clone(), 1.0);
             for order in 1..=self.terms {
-                let power = powers[powers.len() - 1].f_mm(&matrix)?;
+                let power = powers[powers.len() - 1].f_mm(matrix)?;
                 let _ = sum.f_addcmul_(&power, &coefficient)?;
                 factorial *= order as f64;
                 let size = if stops { power.f_norm()?.double_value(&[]) / factorial } else { f64::INFINITY };
@@ -88,10 +90,10 @@ impl Series {
                     powers.clear();
                 }
                 powers.push(power);
-                if size + before < self.tolerance || order == self.terms {
+                // A substep's matrix at most doubles the largest value of a row, so that what follows is no larger.
+                if (order > 2 && size < enough) || order == self.terms {
                     break;
                 }
-                before = size;
                 coefficient = coefficient.f_mul(&share)?.f_div_scalar((order + 1) as f64)?;
             }
             state = sum;
@@ -105,8 +107,8 @@ impl Series {
     /// Gradients of the rows and the columns, backwards through each substep: with A_k that of g L^k,
     /// A_k = c_k G + A_(k+1) L^T, and L has Σ_k (g L^k)^T A_(k+1).
     fn gradient(self, saved: &[Tensor], lengths: &[usize], gradient: &Tensor) -> Result<Vec<Tensor>> {
-        let (columns, tau) = (&saved[1], &saved[2]);
-        let (matrix, share) = (self.matrix(columns)?, self.shares(tau)?);
+        let [columns, tau, matrix] = [&saved[1], &saved[2], &saved[3]];
+        let share = self.shares(tau)?;
         let back = matrix.f_tr()?;
         let (mut rows, mut to_matrix) = (gradient.f_contiguous()?, None::<Tensor>);
         let mut end = saved.len();
