@@ -126,11 +126,19 @@ unsafe extern "C" fn release(state: *mut c_void) {
     drop(Box::from_raw(state.cast::<Backward>()));
 }
 
-/// Gradients, with a graph, in those of the inputs that have one; the others are nobody's.
-pub(crate) fn gradients_of(product: &Tensor, inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
-    let wanted: Vec<&Tensor> = inputs.iter().copied().filter(|input| input.requires_grad()).collect();
+/// Gradients of a scalar `product` of the inputs, with a graph, in those that have one; the others are nobody's. Inside
+/// of [`with_gradient`], whose own gradients may be in the product: in aliases of the inputs, since those gradients
+/// depend on the inputs too, through the very node that waits for this answer.
+pub(crate) fn gradients_of(
+    inputs: &[&Tensor],
+    product: impl FnOnce(&[Tensor]) -> Result<Tensor>,
+) -> Result<Vec<Tensor>> {
+    let aliases: Vec<Tensor> =
+        inputs.iter().map(|input| input.f_view_as(input)).collect::<std::result::Result<_, _>>()?;
+    let product = product(&aliases)?;
+    let wanted: Vec<&Tensor> = aliases.iter().filter(|alias| alias.requires_grad()).collect();
     let mut found = Tensor::f_run_backward(&[product], &wanted, true, true)?.into_iter();
-    let each = inputs.iter().map(|input| match input.requires_grad() {
+    let each = aliases.iter().map(|alias| match alias.requires_grad() {
         true => found.next().unwrap_or_else(Tensor::new),
         false => Tensor::new(),
     });

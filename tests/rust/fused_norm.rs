@@ -106,7 +106,8 @@ fn a_gradient_of_the_gradient_is_that_of_libtorch() {
     let twice = |kind: Kind, apply: &dyn Fn(&Tensor, &Tensor, &Tensor) -> Tensor| {
         let inputs = [&given.x, &given.scale, &given.shift].map(|x| leaf(x, kind));
         let y = apply(&inputs[0], &inputs[1], &inputs[2]);
-        let product = (y * given.cotangent.to_kind(kind)).sum(kind);
+        // Its own square as well: the gradient that comes back then depends on y.
+        let product = (&y * given.cotangent.to_kind(kind) + y.square() * 0.3).sum(kind);
         let first = Tensor::run_backward(&[product], &inputs.each_ref()[..], true, true);
         let squares: Tensor = first.iter().map(|gradient| gradient.square().sum(kind)).sum();
         Tensor::run_backward(&[squares], &inputs.each_ref()[..], false, false)

@@ -132,11 +132,10 @@ fn scaled_as<T: Real>(
     let saved = [features, blocks.raw_growth, blocks.frequency, tau];
     let [y] = with_gradient([&y], &inputs, &saved, move |saved, gradients| match is_grad_enabled() {
         // Somebody wants a gradient of the gradient.
-        true => {
-            let inputs = [&saved[0], &saved[1], &saved[2]];
-            let y = composed([inputs[0], inputs[1], inputs[2], &saved[3]], factor);
-            gradients_of(&(y * &gradients[0]).sum(gradients[0].kind()), &inputs)
-        }
+        true => gradients_of(&[&saved[0], &saved[1], &saved[2]], |inputs| {
+            let y = composed([&inputs[0], &inputs[1], &inputs[2], &saved[3]], factor);
+            Ok((y * &gradients[0]).sum(gradients[0].kind()))
+        }),
         false => table.gradient(&saved[0], &saved[1], &gradients[0]),
     })?;
     Ok(y)

@@ -40,10 +40,10 @@ impl Series {
         let [moved] = with_gradient([&moved], &[g, columns], &saved, move |saved, gradients| {
             match is_grad_enabled() {
                 // Somebody wants a gradient of the gradient.
-                true => {
-                    let moved = self.composed(&saved[0], &saved[1], &saved[2])?;
-                    gradients_of(&(moved * &gradients[0]).sum(gradients[0].kind()), &[&saved[0], &saved[1]])
-                }
+                true => gradients_of(&[&saved[0], &saved[1]], |inputs| {
+                    let moved = self.composed(&inputs[0], &inputs[1], &saved[2])?;
+                    Ok((moved * &gradients[0]).sum(gradients[0].kind()))
+                }),
                 false => self.gradient(saved, &lengths, &gradients[0]),
             }
         })?;

@@ -67,10 +67,12 @@ impl Norm {
 
     fn composed_dual_gradient(self, saved: &[Tensor], gradients: &[Tensor]) -> Result<Vec<Tensor>> {
         let inputs: Vec<&Tensor> = saved[..6].iter().collect();
-        let dual = |place: usize| Dual::new(saved[place].shallow_clone(), saved[place + 1].shallow_clone());
-        let y = self.composed_dual(&dual(0), &dual(2), &dual(4));
-        let product = (y.primal * &gradients[0] + y.tangent * &gradients[1]).sum(gradients[0].kind());
-        gradients_of(&product, &inputs)
+        gradients_of(&inputs, |inputs| {
+            let dual =
+                |place: usize| Dual::new(inputs[place].shallow_clone(), inputs[place + 1].shallow_clone());
+            let y = self.composed_dual(&dual(0), &dual(2), &dual(4));
+            Ok((y.primal * &gradients[0] + y.tangent * &gradients[1]).sum(gradients[0].kind()))
+        })
     }
 
     fn dual_gradient(self, layout: Layout, saved: &[Tensor], gradients: &[Tensor]) -> Result<Vec<Tensor>> {

@@ -75,9 +75,9 @@ impl Norm {
     }
 
     fn composed_gradient(self, saved: &[Tensor], gradient: &Tensor) -> Result<Vec<Tensor>> {
-        let inputs = [&saved[0], &saved[1], &saved[2]];
-        let product = (self.composed(inputs[0], inputs[1], inputs[2]) * gradient).sum(gradient.kind());
-        gradients_of(&product, &inputs)
+        gradients_of(&[&saved[0], &saved[1], &saved[2]], |inputs| {
+            Ok((self.composed(&inputs[0], &inputs[1], &inputs[2]) * gradient).sum(gradient.kind()))
+        })
     }
 
     fn gradient(self, layout: Layout, saved: &[Tensor], gradient: &Tensor) -> Result<Vec<Tensor>> {
