@@ -80,10 +80,20 @@ impl World {
     /// # Errors
     /// Whatever [`Collective::sum`] answers.
     pub fn sum(&self, x: &Tensor) -> Result<Tensor> {
-        let Some(collective) = &self.collective else { return Ok(x.shallow_clone()) };
+        if self.is_alone() {
+            return Ok(x.shallow_clone());
+        }
         let whole = x.detach().copy().contiguous();
-        collective.sum(&whole)?;
+        self.add_up(&whole)?;
         Ok(whole)
+    }
+
+    /// The same in place, of a contiguous tensor.
+    ///
+    /// # Errors
+    /// As [`World::sum`].
+    pub fn add_up(&self, x: &Tensor) -> Result<()> {
+        self.collective.as_ref().map_or(Ok(()), |collective| collective.sum(x))
     }
 
     /// What every rank has, one after another: `[size, ...]` for tensors of one shape.
@@ -92,12 +102,14 @@ impl World {
     /// As [`World::sum`].
     pub fn all(&self, x: &Tensor) -> Result<Tensor> {
         let own = x.unsqueeze(0);
-        let Some(collective) = &self.collective else { return Ok(own) };
+        if self.is_alone() {
+            return Ok(own);
+        }
         let mut shape = own.size();
         shape[0] = self.size;
         let whole = Tensor::f_zeros(shape.as_slice(), (x.kind(), x.device()))?;
         whole.narrow(0, self.rank, 1).f_copy_(&own)?;
-        collective.sum(&whole)?;
+        self.add_up(&whole)?;
         Ok(whole)
     }
 

@@ -219,11 +219,11 @@ impl Exchange {
             None => zeros(self.count)?,
         };
         let home = |x: &Tensor| x.to_device(self.device).to_kind(self.kind);
-        let bucket = Tensor::f_cat(
+        let whole = Tensor::f_cat(
             &[flat, home(&Tensor::from_slice(&head)), home(&numbers.detach()), zeros(room - given)?],
             0,
         )?;
-        let whole = self.world.sum(&bucket).inspect_err(|_| self.open.set(false))?;
+        self.world.add_up(&whole).inspect_err(|_| self.open.set(false))?;
         let head = whole.narrow(0, self.count, size + 1).to_device(Device::Cpu).to_kind(Kind::Double);
         let head = Vec::<f64>::try_from(&head)?;
         Ok(Round {

@@ -6,9 +6,10 @@
 
 One rank and several take turns, each turn in processes of their own, and each figure is the median over
 rounds of the ratio of the same round. Seconds are the clock's, of the slowest rank, without the start of
-Python: read them on a machine that does nothing else. Errors are those of ``evaluate`` on fresh noise. The
-last table is no measurement: it says what one sum of a gradient of these sizes takes by a model of the
-network between GPUs.
+Python: read them on a machine that does nothing else. *Floor* is the time of as many processes that know
+nothing of each other, over that of one and over their number: what cores have to share costs it, and no way
+of sharing a fit comes below. Errors are those of ``evaluate`` on fresh noise. The last table is no
+measurement: it says what one sum of a gradient of these sizes takes by a model of the network between GPUs.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ from .fits import FITS
 Row = dict[str, Any]
 
 
-def on_ranks(size: int, name: str, seed: int, options: argparse.Namespace) -> Row:
-    """What rank 0 tells of one fit."""
+def on_ranks(size: int, name: str, seed: int, options: argparse.Namespace, *, strangers: bool = False) -> Row:
+    """What rank 0 tells of one fit; for ``strangers``, of processes that know nothing of each other."""
+    world = 1 if strangers else size
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -41,7 +43,7 @@ def on_ranks(size: int, name: str, seed: int, options: argparse.Namespace) -> Ro
         own = {
             "RANK": rank,
             "LOCAL_RANK": rank,
-            "WORLD_SIZE": size,
+            "WORLD_SIZE": world,
             "MASTER_PORT": port,
             "OMP_NUM_THREADS": 1,
         }
@@ -50,13 +52,13 @@ def on_ranks(size: int, name: str, seed: int, options: argparse.Namespace) -> Ro
     told = [process.communicate()[0] for process in processes]
     if codes := [process.returncode for process in processes if process.returncode]:
         raise SystemExit(f"{name} failed on {size} ranks, with {codes}")
-    row: Row = json.loads(told[0].strip().splitlines()[-1])
-    return row
+    rows: list[Row] = [json.loads(text.strip().splitlines()[-1]) for text in told if text.strip()]
+    return {**rows[0], "seconds": max(row["seconds"] for row in rows)}
 
 
 def compared(name: str, options: argparse.Namespace) -> Row:
     """One fit on one rank and on several, for every seed."""
-    ratios, errors = [], {1: [], options.ranks: []}  # type: ignore[var-annotated]
+    ratios, floors, errors = [], [], {1: [], options.ranks: []}  # type: ignore[var-annotated]
     row: Row = {}
     for turn in range(options.rounds):
         seed = options.seeds[turn % len(options.seeds)]
@@ -64,15 +66,18 @@ def compared(name: str, options: argparse.Namespace) -> Row:
         sizes = [1, options.ranks] if turn % 2 == 0 else [options.ranks, 1]
         found = {size: on_ranks(size, name, seed, options) for size in sizes}
         ratios.append(found[options.ranks]["seconds"] / found[1]["seconds"])
+        apart = on_ranks(options.ranks, name, seed, options, strangers=True)
+        floors.append(apart["seconds"] / found[1]["seconds"] / options.ranks)
         for size, of_size in errors.items():
             of_size.append(found[size]["error"])
         row = {"parameters": found[1]["parameters"], "sums": found[options.ranks]["sum"]}
-    low, *_, high = sorted(ratios)[0], sorted(ratios)[-1]
+    low, high = min(ratios), max(ratios)
     return {
         "fit": name,
         **row,
         "time": statistics.median(ratios),
         "range": [low, high],
+        "floor": statistics.median(floors),
         "error, one rank": errors[1],
         f"error, {options.ranks} ranks": errors[options.ranks],
     }
