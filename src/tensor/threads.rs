@@ -1,8 +1,9 @@
 //! A rayon pool that survives `fork`: built at first use, and built anew in a child process, whose
-//! copy of the parent's pool has no threads behind it and would wait forever.
+//! copy of the parent's pool has no threads behind it and would wait forever. It has as many threads as
+//! `OMP_NUM_THREADS` says, which torchrun sets to 1 for ranks that share a machine.
 
-use std::process;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::{env, process};
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -20,6 +21,7 @@ pub fn pool() -> Result<Arc<ThreadPool>> {
         None => {}
     }
     let pool = ThreadPoolBuilder::new()
+        .num_threads(asked().unwrap_or(0))
         .thread_name(|index| format!("koopflow-{index}"))
         .build()
         .map_err(|error| Error::Internal(anyhow::anyhow!("cannot start worker threads: {error}")))?;
@@ -28,12 +30,24 @@ pub fn pool() -> Result<Arc<ThreadPool>> {
     Ok(pool)
 }
 
+/// Threads that the environment asks for; `None` leaves their number open.
+fn asked() -> Option<usize> {
+    static ASKED: OnceLock<Option<usize>> = OnceLock::new();
+    *ASKED.get_or_init(|| {
+        let said = |name: &str| env::var(name).ok()?.split(',').next()?.trim().parse::<usize>().ok();
+        ["RAYON_NUM_THREADS", "OMP_NUM_THREADS"].into_iter().find_map(said).filter(|count| *count > 0)
+    })
+}
+
 /// Runs `aside` on a worker while this thread runs `here`, with gradients on and with as many of libtorch's
-/// threads as here.
+/// threads as here; one after the other where there is to be one thread.
 ///
 /// # Errors
 /// [`Error::Internal`] where worker threads cannot be started. A panic on either side goes on here.
 pub fn beside<A, B: Send>(here: impl FnOnce() -> A, aside: impl FnOnce() -> B + Send) -> Result<(A, B)> {
+    if asked() == Some(1) {
+        return Ok((here(), tch::with_grad(aside)));
+    }
     let threads = tch::get_num_threads();
     let mut slot = None;
     let result = pool()?.in_place_scope(|scope| {
