@@ -47,7 +47,7 @@ def test_the_citation_names_the_version_and_the_paper_first():
 
 
 class TestWorkflows:
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def jobs(self):
         return parsed(".github/workflows/release.yml")["jobs"]
 
