@@ -1,7 +1,7 @@
 """The metadata of a wheel that is pinned to one torch.
 
 maturin writes what pyproject.toml says, which is the same for every torch. The wheel of a build needs
-that build's own: ``Requires-Dist: torch==2.13.0``, and the version ``0.1.0+torch2.13``, so that the wheels
+that build's own: ``Requires-Dist: torch==2.13.0``, and the version ``0.2.0+torch2.13``, so that the wheels
 for several torches can lie in one folder and pip goes back to the one that fits.
 """
 

@@ -1,47 +1,93 @@
 #!/usr/bin/env bash
-# koopflow's wheel for each torch, into dist/: built, measured, audited, and tried in a clean environment.
+# What a release consists of, into dist/: koopflow's wheel for each torch, audited, and its source distribution.
+# Each is built, measured, and tried in a clean environment.
 #
-#   release/build.sh [TORCH ...]        all that koopflow supports, or for instance: release/build.sh 2.13.0
+#   release/build.sh                    everything
+#   release/build.sh 2.13.0 sdist       the wheel for this torch, and the source distribution
 #
 # Needs Python 3.10 or newer (PYTHON, default python3), Rust, and a compiler for C++20. Leaves a log for each
-# version in target/release-logs/, and goes on after a version that fails.
+# part in target/release-logs/, and goes on after a part that fails. What pip downloads is kept in
+# target/release-downloads/ for the next run.
 set -uo pipefail
 cd "$(dirname "$0")/.."
+root=$PWD
 python=${PYTHON:-python3}
-[ $# -gt 0 ] || set -- $("$python" build_backend/torch_versions.py)
-mkdir -p dist target/release-logs
+version=$(sed -n '/^version = /{s/.*"\(.*\)"/\1/p;q}' Cargo.toml)
+[ $# -gt 0 ] || set -- $("$python" build_backend/torch_versions.py) sdist
+downloads=$root/target/release-downloads
+mkdir -p dist "$downloads" target/release-logs
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-"$python" -m venv "$work/audit"
-"$work/audit/bin/python" -m pip install --quiet abi3audit || exit 1
+"$python" -m venv "$work/tools"
+"$work/tools/bin/python" -m pip install --quiet abi3audit build || exit 1
 
-# One wheel. Runs in a subshell in which any failure ends it.
+# Each part runs in a subshell in which any failure ends it.
 wheel() (
     set -e
-    local torch=$1
-    KOOPFLOW_TORCH=$torch "$python" -m pip wheel --no-deps --wheel-dir "$work/new" .
+    download "torch==$1"
+    KOOPFLOW_TORCH=$1 from_downloads "$python" -m pip wheel --no-deps --wheel-dir "$work/new" .
     local file=$(ls "$work"/new/koopflow-*.whl)
-    local bytes=$(stat --format=%s "$file")
-    [ "$bytes" -lt 5000000 ] || { echo "$file has $bytes bytes, and 5 MB are the limit"; exit 1; }
-    "$work/audit/bin/abi3audit" --strict "$file"
+    smaller_than 5000000 "$file"
+    "$work/tools/bin/abi3audit" --strict "$file"
+    download "$file"
     mv "$file" dist/
-
-    # As a person installs it: pip has to find the wheel that fits the torch that they want.
-    "$python" -m venv "$work/clean"
-    cd "$work"
-    clean/bin/python -m pip install koopflow "torch==$torch" --find-links "$OLDPWD/dist"
-    clean/bin/python -m pip check
-    clean/bin/python "$OLDPWD/release/smoke.py" "$torch"
+    # By name: pip has to find the wheel that fits the torch that a person wants.
+    try "$1" koopflow "torch==$1"
 )
 
+sdist() (
+    set -e
+    local torch=$("$python" build_backend/torch_versions.py | tail -n 1)
+    "$work/tools/bin/python" -m build --sdist --outdir "$work/new" .
+    local file="$work/new/koopflow-$version.tar.gz"
+    smaller_than 5000000 "$file"
+    download "torch==$torch"
+    # What is compiled already for the wheels serves here too, but for koopflow's own code.
+    export CARGO_TARGET_DIR=$root/target
+    KOOPFLOW_TORCH=$torch from_downloads "$python" -m pip wheel --no-deps --wheel-dir "$work/built" "$file"
+    download "$work"/built/koopflow-*.whl
+    mv "$file" dist/
+    try "$torch" "$work"/built/koopflow-*.whl
+)
+
+# What pip needs to build koopflow and to install the given requirements.
+download() {
+    "$python" -m pip download --dest "$downloads" "$@" "maturin>=1.9.4,<2" "setuptools<82"
+    # What is tried is what was built, and no koopflow of an earlier run.
+    rm -f "$downloads"/koopflow-*
+}
+
+# A command whose pip takes what was downloaded, and nothing else.
+from_downloads() {
+    PIP_NO_INDEX=1 PIP_FIND_LINKS=$downloads "$@"
+}
+
+smaller_than() {
+    local bytes=$(stat --format=%s "$2")
+    [ "$bytes" -lt "$1" ] || { echo "$2 has $bytes bytes, and $1 are the limit"; exit 1; }
+}
+
+# try TORCH REQUIREMENT...: as a person installs it, where nothing else is.
+try() {
+    local torch=$1
+    shift
+    "$python" -m venv "$work/clean"
+    from_downloads "$work/clean/bin/python" -m pip install "$@" --find-links "$root/dist"
+    cd "$work"
+    clean/bin/python -m pip check
+    clean/bin/python "$root/release/smoke.py" "$version" "$torch"
+    clean/bin/koopflow versions
+}
+
 failed=0
-for torch; do
-    rm -rf "$work/new" "$work/clean"
-    begin=$SECONDS log=target/release-logs/build-$torch.log
+for part; do
+    rm -rf "$work/new" "$work/built" "$work/clean"
+    begin=$SECONDS log=target/release-logs/build-$part.log
     # Not as the condition of an if, in which bash would overlook failures.
-    wheel "$torch" >"$log" 2>&1
-    if [ $? -eq 0 ]; then said="a wheel in dist/"; else said="FAILED, see $log" failed=1; fi
-    printf 'torch %-8s %s (%d s)\n' "$torch" "$said" $((SECONDS - begin))
+    if [ "$part" = sdist ]; then sdist; else wheel "$part"; fi >"$log" 2>&1
+    if [ $? -eq 0 ]; then said="in dist/"; else said="FAILED, see $log" failed=1; fi
+    [ "$part" = sdist ] && name="source distribution" || name="wheel for torch $part"
+    printf '%-22s %s (%d s)\n' "$name" "$said" $((SECONDS - begin))
 done
 ls -l dist
 exit $failed

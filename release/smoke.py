@@ -1,4 +1,7 @@
-"""What an installed wheel must do, with nothing but what the wheel brought: ``python smoke.py 2.13.0``."""
+"""What an installed koopflow must do, with nothing but what it brought: ``python smoke.py 0.2.0 2.13.0``.
+
+The arguments are the versions of koopflow and of the torch that it was built for.
+"""
 
 import sys
 import tempfile
@@ -12,8 +15,9 @@ import torch  # noqa: E402
 
 import koopflow  # noqa: E402
 
-koopflow.show_versions()
-assert torch.__version__.split("+")[0] == koopflow._core.TORCH_VERSION == sys.argv[1]
+_, version, built_for = sys.argv
+assert koopflow.__version__ == koopflow._core.__version__ == version
+assert torch.__version__.split("+")[0] == koopflow._core.TORCH_VERSION == built_for
 
 data = koopflow.datasets.moons(2_000, seed=0)
 teacher = koopflow.FlowTeacher(event_shape=(2,), steps=200, seed=0).fit(data)
