@@ -1,4 +1,4 @@
-"""One rank against several, each with one thread: seconds of fits and what they end with.
+"""One rank against several, each with one thread and a core: seconds of fits and what they end with.
 
     python -m experiments.benches.ranks --output runs/ranks
     python -m experiments.benches.ranks --output runs/ranks --seeds 0 1 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -122,6 +123,10 @@ def seconds_of_a_sum(parameters: int, ranks: distributed.World) -> float:
 def main(name: str, seed: str, share: str) -> None:
     torch.set_num_threads(1)
     ranks = distributed.join()
+    if hasattr(os, "sched_setaffinity"):
+        # A core for each rank, also for one that is alone.
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(os.environ["RANK"]) % len(cores)]})
     fit = FITS[name](int(seed), float(share))
     ranks.gather(0)  # All begin together.
     began = time.perf_counter()
