@@ -13,6 +13,8 @@ from typing import Any
 import griffe
 
 ROLE = re.compile(r":(?:attr|class|data|exc|func|meth|mod|obj):`(~?[\w.]+)`")
+# The head of a parameter, whose type is shown as code.
+TYPE = re.compile(r"^(?:\*{0,2}\w+(?:, \*{0,2}\w+)* : |[a-z]+, ``).*$", re.MULTILINE)
 EXAMPLE = re.compile(r"(?:^>>> .*\n?)(?:^\S.*\n?)*", re.MULTILINE)
 
 
@@ -32,6 +34,7 @@ def everything(thing: griffe.Object) -> Iterator[griffe.Object]:
 
 def readable(text: str, thing: griffe.Object) -> str:
     text = ROLE.sub(lambda found: link(found[1], thing), text)
+    text = TYPE.sub(lambda found: found[0].replace("``", ""), text)
     prose, heading, rest = text.partition("\nExamples\n---")
     prose = EXAMPLE.sub(lambda found: f"\n```pycon\n{found[0].rstrip()}\n```\n", prose)
     return prose + heading + rest
