@@ -1,9 +1,9 @@
-"""The README's pictures and its three numbers: ``python -m experiments.readme``.
+"""The README's picture of moons and its three numbers: ``python -m experiments.readme``.
 
 Trains the README's teacher and student on two moons (seed 0), draws ``docs/pictures/moons.png`` and prints
 the figures. Times are measured side by side in one run, each as the median of five. Then trains a teacher on
-digits of 8x8 pixels (seed 0), reads its canonical spectrum and draws ``docs/pictures/blueprint.png``;
-``--only blueprint`` does that alone, in about a minute. ``--only sources`` draws
+digits of 8x8 pixels (seed 0), reads its canonical spectrum and draws ``docs/pictures/blueprint.png``, a
+picture of docs/spectrum.md; ``--only blueprint`` does that alone, in about a minute. ``--only sources`` draws
 ``docs/pictures/sources.png``, the picture of docs/sources.md: from 8 Gaussians to moons.
 """
 

@@ -13,6 +13,13 @@ from .table import ComparisonTable
 
 CSV, JSON, MARKDOWN = "comparison.csv", "comparison.json", "comparison.md"
 
+# Columns of the second table of a problem, and those of the first.
+ALONG_THE_WAY = (
+    *("path_over_line", "inversion_error", "round_trip_error", "energy", "precision", "recall"),
+    *("density_correlation", "fit_seconds", "steps", "failed", "reason"),
+)
+AT_THE_END = ("evaluations", "milliseconds", "endpoint_error", "w2_over_teacher")
+
 
 def write(table: ComparisonTable, folder: str | PathLike[str]) -> list[Path]:
     """Write everything into a folder.
@@ -52,12 +59,11 @@ def to_markdown(table: ComparisonTable) -> str:
             # Solvers have no budget and are part of the first table.
             allowed = (budget, "") if index == 0 else (budget,)
             part = ComparisonTable([row for row in rows if row["budget"] in allowed])
-            lines += [
-                "",
-                f"## {problem}, {budget}",
-                "",
-                part.summary().without("problem", "budget").to_text("pipe"),
-            ]
+            summary = part.summary().without("problem", "budget")
+            lines += ["", f"## {problem}, {budget}"]
+            # Two narrow tables are easier to read than one wide one.
+            for columns in (ALONG_THE_WAY, AT_THE_END):
+                lines += ["", summary.without(*columns).to_text("pipe")]
         first = rows[0]
         lines += [
             "",

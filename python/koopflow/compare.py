@@ -238,8 +238,16 @@ def compare(
     progress : bool or callable, default True
         A bar, nothing, or a function that is called after each method: see :mod:`koopflow.progress`.
 
-    Raises ``TypeError``, ``ShapeError`` or ``ArgumentError`` for what is no teacher, data of another shape,
-    an unknown method or an option out of its range, and ``TeacherError`` when the velocity fails.
+    Raises
+    ------
+    TypeError
+        If ``teacher`` is no teacher.
+    ShapeError
+        If the data have another shape than the teacher's samples.
+    ArgumentError
+        If a method is unknown or an option is out of its range.
+    TeacherError
+        If the velocity fails.
 
     Examples
     --------

@@ -25,7 +25,10 @@ class TensorBoardLogger(AbstractContextManager["TensorBoardLogger"]):
     log_dir : path
         Folder of event files, which is made if it does not exist. One folder for each run keeps curves apart.
 
-    Raises :class:`~koopflow.exceptions.ArgumentError` when tensorboard, which is no dependency, is missing.
+    Raises
+    ------
+    ArgumentError
+        If the package tensorboard is missing. It is no dependency of koopflow.
 
     Examples
     --------

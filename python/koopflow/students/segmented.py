@@ -214,8 +214,12 @@ class SegmentedDistiller(Parameters):
         condition, progress
             As in :meth:`sample`; with ``progress``, Ctrl-C is looked for.
 
-        Raises ``ArgumentError`` naming ``polish``, ``method`` or ``damping`` out of its range, and
-        ``DivergenceError`` where an inverse is not finite.
+        Raises
+        ------
+        ArgumentError
+            If ``polish``, ``method`` or ``damping`` is out of its range.
+        DivergenceError
+            If an inverse is not finite.
         """
         return inverted(
             self._fitted(),

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from scipy.linalg import expm
 
 
 @pytest.mark.notebook
-# torch's own forward mode scripts its decompositions.
-@pytest.mark.filterwarnings("ignore:`torch.jit")
 def test_the_idea_runs_from_top_to_bottom(run_page, capsys):
     code, names = run_page("idea.md")
-    assert len(code.splitlines()) < 130
-    assert names["error"] < 0.15
-    # Modes and one drift for all make up the samples that the matrix exponential gave.
-    drift = names["drift"]
-    assert drift.std(0).max() < 1e-3 * names["sample"].std()
-    assert names["moved"].std() > 0.1
-    assert "endpoint error" in capsys.readouterr().out
+    assert len(code.splitlines()) <= 110
+    assert "import torch" not in code
+    error, exact = names["error"], names["exact"]
+    assert error(names["sample"], exact[-1]) < 0.15
+    assert error(names["halfway"], exact[16]) < 0.1
+    assert error(names["back"], names["noise"]) < 0.15
+    g = names["lift"](0, names["noise"])
+    np.testing.assert_allclose(names["propagate"](g, 0.7), g @ expm(0.7 * names["L"]), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(names["noise"] + names["moved"] @ names["modes"], names["sample"], atol=1e-9)
+    assert "end of the path" in capsys.readouterr().out
