@@ -118,7 +118,7 @@ def distill(settings: Settings) -> int:
     if segmented["segments"] is None and settings.table("segments", given=True):
         raise UsageError("--predecessors: expected nothing without --segments")
     student = KoopmanDistiller(**settings.table("student"))
-    teacher = load_teacher(settings["teacher"], student.device)
+    teacher = load_teacher(settings["teacher"], world().place(student.device))
     of_fit: dict[str, Any] = {}
     held_out_labels = None
     if settings["data.source"] is not None:
