@@ -272,7 +272,7 @@ mod tests {
                     // The operations cancel in the derivative near 0, so that the second one is of features alone.
                     let inputs = if twice { &inputs[..1] } else { &inputs[..] };
                     let mut found = vec![y.detach()];
-                    let product = ((&y).tanh() * &weight).sum(Kind::Double);
+                    let product = (y.tanh() * &weight).sum(Kind::Double);
                     let slopes = Tensor::run_backward(&[&product], inputs, true, twice);
                     if twice {
                         let size = slopes[0].square().sum(Kind::Double);
