@@ -17,7 +17,7 @@ SHOWN = re.compile(r"!\[[^\]]*\]\(pictures/([\w-]+\.png)\)")
 def test_every_picture_follows_its_code(page):
     drawn = [picture for _, picture in blocks(DOCS / page) if picture]
     assert drawn == SHOWN.findall((DOCS / page).read_text())
-    assert drawn
+    assert len(drawn) >= 6
 
 
 def test_a_block_draws_its_last_line(tmp_path):
