@@ -288,8 +288,8 @@ impl Lift {
         self.frame = frame;
     }
 
-    /// Observables at (t, x), t `[B]` or, unless the basis is a U-Net, `[1]`; `condition` is `[B, c]`, already encoded as numbers, with the direction behind them for a
-    /// lift that is told it.
+    /// Observables at (t, x), t `[B]` or, unless the basis is a U-Net, `[1]`; `condition` is `[B, c]`, already encoded as
+    /// numbers, with the direction behind them for a lift that is told it.
     pub fn encode(
         &self,
         coordinates: &InputCoordinates,

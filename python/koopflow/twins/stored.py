@@ -79,8 +79,7 @@ class Twin(nn.Module):
         self.to(own).eval()
 
     def build(self, model: dict[str, Any]) -> None:
-        """Makes the parts that ``model``, the file's description, asks for."""
-        raise NotImplementedError
+        """Makes the parts that ``model``, the file's description, asks for, if there are any."""
 
     def stored(self) -> Stored:
         """The stored form of the module, of the dtypes of the model that it was made of.

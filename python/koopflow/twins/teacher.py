@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypeAlias, cast
@@ -23,7 +24,7 @@ Condition: TypeAlias = Tensor | None
 _VARIANCE_FLOOR, _TIME_FLOOR, _MOST_WEIGHTS = 1e-10, 1e-5, 1 << 22
 
 
-class TeacherModule(Twin):
+class TeacherModule(Twin, ABC):
     """A teacher's velocity field in plain PyTorch.
 
     :meth:`koopflow.FlowTeacher.to_torch` makes one; gradients reach times, states and every weight.
@@ -63,9 +64,9 @@ class TeacherModule(Twin):
         v = self.velocity(times, rows, condition) / (end - start)
         return v.to(x.dtype).view(x.shape)
 
+    @abstractmethod
     def velocity(self, t: Tensor, x: Tensor, condition: Condition) -> Tensor:
         """v ``[B, d]`` of times ``[B]``, states ``[B, d]`` and labels or vectors of each."""
-        raise NotImplementedError
 
     def _events(self, x: Tensor) -> Tensor:
         return x.reshape(x.shape[0], *self.event_shape)
@@ -318,7 +319,11 @@ class AttachedField(TeacherModule):
         return self._ask(t, self._events(x), condition).flatten(1)
 
 
-_KINDS = {"network": NetworkField, "gaussian": GaussianField, "empirical": EmpiricalField}
+_KINDS: Mapping[str, Callable[[Stored], TeacherModule]] = {
+    "network": NetworkField,
+    "gaussian": GaussianField,
+    "empirical": EmpiricalField,
+}
 
 
 def field_of(stored: Stored) -> TeacherModule:
