@@ -1,4 +1,4 @@
-//! Files that are written whole or not at all.
+//! Atomic writes: a file is written completely or not at all.
 
 use std::fs::{self, File, OpenOptions};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -8,18 +8,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 
-/// Symbolic links followed before they count as a circle, as Linux counts.
+/// Number of symbolic links that are followed before they count as a cycle; Linux has the same limit.
 const MOST_LINKS: usize = 40;
 
-/// Bytes in a name, by the smallest limit of common file systems.
+/// Greatest length of a file name in bytes: the smallest limit among common file systems.
 const LONGEST_NAME: usize = 255;
 
-/// Writes a new file in the target's folder, flushes it to the disk and renames it: a crash leaves the old file or
-/// the new one, and of several writers at once the last one wins with a whole file. A symbolic link stays a
-/// link, and the file that it points to is replaced.
+/// Writes a new file in the target's folder, flushes it to the disk and renames it. A crash leaves the old
+/// file or the new one. If several processes write at once, the last one wins with a complete file. A
+/// symbolic link stays a link, and the file that it points to is replaced.
 ///
 /// # Errors
-/// [`Error::Io`], after which the target is as it was.
+/// [`Error::Io`]; the target is then unchanged.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let fail = |source| Error::Io { path: path.display().to_string(), source };
     let target = final_target(path).map_err(fail)?;
@@ -34,8 +34,8 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Creates an empty file in the folder of `target`. Its name belongs to this call alone: the process and a
-/// running number tell calls apart, and a file of that name that somebody else left behind is passed over.
+/// Creates an empty file in the folder of `target`. Its name is unique to this call: it contains the process
+/// id and a running number. If an earlier process left a file of that name behind, the next number is tried.
 /// The name does not contain the target's, which may be as long as the file system allows.
 pub(crate) fn fresh_file(target: &Path) -> io::Result<(PathBuf, File)> {
     static CALLS: AtomicU64 = AtomicU64::new(0);
@@ -49,8 +49,8 @@ pub(crate) fn fresh_file(target: &Path) -> io::Result<(PathBuf, File)> {
     }
 }
 
-/// The file beside `target` whose name is the target's and `suffix`; where file systems would find that too long,
-/// a name that the target's determines.
+/// Path of a file in the folder of `target` whose name is the target's followed by `suffix`. If that is too
+/// long for common file systems, the name contains a hash of the target's name instead.
 pub(crate) fn beside(target: &Path, suffix: &str) -> PathBuf {
     let mut name = target.file_name().unwrap_or_default().to_owned();
     name.push(suffix);
@@ -67,26 +67,27 @@ pub(crate) fn final_target(path: &Path) -> io::Result<PathBuf> {
     let mut target = path.to_path_buf();
     for _ in 0..MOST_LINKS {
         match fs::read_link(&target) {
-            // A relative link counts from the folder that holds it.
+            // A relative link is relative to the folder that holds it.
             Ok(link) => target = target.parent().map_or_else(|| link.clone(), |folder| folder.join(&link)),
             Err(_) => return not_special(target),
         }
     }
-    Err(io::Error::other("too many symbolic links, one pointing to the next"))
+    Err(io::Error::other("too many levels of symbolic links"))
 }
 
-/// A rename would put a file into the place of a device, a pipe or a socket.
+/// Refuses a device, a pipe or a socket, which a rename would replace by a file.
 fn not_special(target: PathBuf) -> io::Result<PathBuf> {
     match fs::symlink_metadata(&target) {
         Ok(found) if !found.is_file() && !found.is_dir() => {
-            let text = "expected a regular file or a free name, got a device, a pipe or a socket";
+            let text = "expected a regular file or an unused name, got a device, a pipe or a socket";
             Err(io::Error::new(ErrorKind::InvalidInput, text))
         }
         _ => Ok(target),
     }
 }
 
-/// A rename is durable once the folder is; not every file system can be asked.
+/// Flushes the folder of `path` to the disk, which makes a rename durable. Not every file system supports
+/// this, so failures are ignored.
 pub(crate) fn sync_folder(path: &Path) {
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         let _ = File::open(folder).and_then(|folder| folder.sync_all());

@@ -1,4 +1,4 @@
-//! Whole files: read with care, and turned into bytes.
+//! Safetensors files: checked while they are read, and serialised to bytes.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -13,7 +13,7 @@ use super::BESIDE;
 use crate::error::{Error, Result};
 use crate::tensor::{check_finite, dtype_name, shape_text};
 
-/// The tensors of a file, to be taken one by one.
+/// The tensors of a file, which a model takes out one by one.
 pub struct Tensors {
     path: String,
     tensors: HashMap<String, Tensor>,
@@ -25,7 +25,7 @@ impl Tensors {
         &self.path
     }
 
-    /// An error about this file.
+    /// Turns `error` into an error about this file.
     pub fn refuse(&self, error: Error) -> Error {
         match error {
             Error::Checkpoint { message, .. } => Error::checkpoint(&self.path, message),
@@ -41,7 +41,7 @@ impl Tensors {
     /// The tensor called `name`, which must be of `kind`.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where it is missing or of another dtype.
+    /// [`Error::Checkpoint`] if it is missing or has another dtype.
     pub fn take(&mut self, name: &str, kind: Kind) -> Result<Tensor> {
         let Some(tensor) = self.tensors.remove(name) else {
             return Err(Error::checkpoint(&self.path, format!("has no tensor {name:?}")));
@@ -53,25 +53,25 @@ impl Tensors {
         Ok(tensor)
     }
 
-    /// Those whose names begin with `prefix`, without it.
+    /// Takes the tensors whose names begin with `prefix`, and removes the prefix from their names.
     pub fn under(&mut self, prefix: &str) -> Tensors {
         let own = self.take_where(|name| name.starts_with(prefix));
         let named = own.into_iter().map(|(name, tensor)| (name[prefix.len()..].to_string(), tensor));
         Tensors { path: self.path.clone(), tensors: named.collect() }
     }
 
-    /// Those whose names are `wanted`.
+    /// Takes the tensors whose names satisfy `wanted`.
     pub fn take_where(&mut self, wanted: impl Fn(&str) -> bool) -> Vec<(String, Tensor)> {
         let names: Vec<String> = self.tensors.keys().filter(|name| wanted(name)).cloned().collect();
         names.into_iter().filter_map(|name| self.tensors.remove_entry(&name)).collect()
     }
 
-    /// All that are left.
+    /// Takes all remaining tensors.
     pub fn take_all(&mut self) -> Vec<(String, Tensor)> {
         self.tensors.drain().collect()
     }
 
-    /// Whether there are tensors of a training run.
+    /// Whether the file holds the state of a training run.
     pub fn has_beside(&self) -> bool {
         self.tensors.keys().any(|name| name.starts_with(BESIDE))
     }
@@ -80,7 +80,8 @@ impl Tensors {
         self.tensors.retain(|name, _| !name.starts_with(BESIDE));
     }
 
-    /// Refuses a description whose `sizes` the tensors cannot match, before anything is allocated by them.
+    /// Refuses a description whose `sizes` add up to more values than the tensors hold, before memory is
+    /// allocated for them.
     ///
     /// # Errors
     /// [`Error::Checkpoint`].
@@ -91,13 +92,13 @@ impl Tensors {
         match described {
             Some(described) if described as usize <= held => Ok(()),
             _ => {
-                let message = format!("its header describes a larger model than its {held} values can fill");
+                let message = format!("its header describes a model with more than the {held} values in the file");
                 Err(Error::checkpoint(&self.path, message))
             }
         }
     }
 
-    /// Refuses tensors that nobody took.
+    /// Refuses a file with tensors that were not taken.
     pub fn finish(&self) -> Result<()> {
         match self.tensors.iter().next() {
             None => Ok(()),
@@ -109,7 +110,8 @@ impl Tensors {
     }
 }
 
-/// A file, or the bytes of one, of which only the header has been read, and found to belong to that size.
+/// A file, or its bytes, whose header has been read and agrees with its size. The tensors have not been read
+/// yet.
 pub(super) struct Opened<R> {
     file: R,
     name: String,
@@ -134,7 +136,7 @@ impl<R: Read> Opened<R> {
         let end = begin.checked_add(metadata.data_len() as u64);
         if end != Some(size) {
             let message =
-                format!("not a whole safetensors file (it has {size} bytes, its header describes others)");
+                format!("not a whole safetensors file (it has {size} bytes, its header describes another size)");
             return Err(Error::checkpoint(&name, message));
         }
         Ok(Opened { file, name, metadata, header })
@@ -148,7 +150,7 @@ impl<R: Read> Opened<R> {
     fn tensors(mut self) -> Result<(Header, Tensors)> {
         let refuse = |message: String| Error::checkpoint(&self.name, message);
         let mut tensors = HashMap::new();
-        // In the order in which they lie in the file, without gaps, as `Metadata` made sure.
+        // In the order of the file. `Metadata` has checked that there are no gaps.
         for name in self.metadata.offset_keys() {
             let Some(info) = self.metadata.info(&name) else { continue };
             let bytes = read_bytes(&self.name, &mut self.file, info.data_offsets.1 - info.data_offsets.0)?;
@@ -162,7 +164,7 @@ impl<R: Read> Opened<R> {
     }
 }
 
-/// Reads a whole file of kind `expected`. One of another kind is refused by its header.
+/// Reads a file of kind `expected`. A file of another kind is refused once its header is read.
 pub(super) fn read(path: &Path, expected: &str) -> Result<(Header, Tensors)> {
     Opened::open(path)?.of_kind(expected)
 }
@@ -180,7 +182,7 @@ pub(crate) fn read_metadata(name: &str, file: &mut impl Read, size: u64) -> Resu
     let mut length = [0u8; 8];
     file.read_exact(&mut length).map_err(|error| match error.kind() {
         ErrorKind::UnexpectedEof => refuse(&"its header is cut short"),
-        // A folder, say.
+        // The path is a folder, for example.
         _ => Error::Io { path: name.into(), source: error },
     })?;
     let length = u64::from_le_bytes(length);
@@ -192,7 +194,7 @@ pub(crate) fn read_metadata(name: &str, file: &mut impl Read, size: u64) -> Resu
     Ok((metadata, 8 + length))
 }
 
-/// The next `count` bytes, a number that is known to be less than the file's size.
+/// The next `count` bytes. The caller has checked that `count` is less than the file's size.
 fn read_bytes(name: &str, file: &mut impl Read, count: usize) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     bytes
@@ -214,7 +216,7 @@ fn to_tensor(info: &TensorInfo, bytes: &[u8]) -> std::result::Result<Tensor, Str
         other => return Err(format!("dtype {other:?} is not one that koopflow writes")),
     };
     let shape: Option<Vec<i64>> = info.shape.iter().map(|size| i64::try_from(*size).ok()).collect();
-    let shape = shape.ok_or_else(|| "its shape is impossible".to_string())?;
+    let shape = shape.ok_or_else(|| "its shape is too large".to_string())?;
     Tensor::f_from_data_size(bytes, &shape, kind).map_err(|error| Error::from(error).to_string())
 }
 
@@ -232,7 +234,7 @@ pub(crate) fn tensor_bytes(tensor: &Tensor) -> Result<(Dtype, Vec<usize>, Vec<u8
     Ok((dtype, tensor.size().iter().map(|size| *size as usize).collect(), bytes))
 }
 
-/// A whole file as bytes.
+/// The bytes of a complete file.
 pub(super) fn serialise(header: &Header, tensors: &[(String, Tensor)]) -> Result<Vec<u8>> {
     let internal = |error: safetensors::SafeTensorError| Error::Internal(error.into());
     let stored = tensors

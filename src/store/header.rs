@@ -1,4 +1,4 @@
-//! The koopflow header among a safetensors file's metadata: format version, kind, description, facts.
+//! The koopflow header in the metadata of a safetensors file: format version, kind, description and facts.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 /// The key of the JSON header among the safetensors metadata.
 const KEY: &str = "koopflow";
 
-/// Written into every file; a reader refuses newer ones.
+/// Format version, written into every file. A reader refuses newer versions.
 const FORMAT_VERSION: u64 = 1;
 
 /// Contents of a file besides its tensors. In JSON, `{"version": 1, "model": {"kind": ..., ...}, "facts": ...}`.
@@ -34,7 +34,7 @@ impl Header {
     pub fn new<D: Serialize>(kind: &str, description: &D, facts: Value) -> Result<Self> {
         match serde_json::to_value(description) {
             Ok(Value::Object(description)) => Ok(Header { kind: kind.into(), description, facts }),
-            Ok(_) => Err(Error::Internal(anyhow::anyhow!("the description of a {kind} is no JSON object"))),
+            Ok(_) => Err(Error::Internal(anyhow::anyhow!("the description of a {kind} is not a JSON object"))),
             Err(error) => Err(Error::Internal(error.into())),
         }
     }
@@ -47,7 +47,7 @@ impl Header {
         let text = entries
             .and_then(|entries| entries.get(KEY))
             .ok_or_else(|| refuse("a safetensors file, but not one that koopflow wrote".into()))?;
-        // The version first: a newer header may have fields that this reader does not know.
+        // The version is checked first: a newer header may have fields that this reader does not know.
         let value: Value = serde_json::from_str(text)
             .map_err(|error| refuse(format!("its header is not JSON ({error})")))?;
         match value.get("version").and_then(Value::as_u64) {
@@ -84,7 +84,7 @@ impl Header {
             .map_err(|error| Error::checkpoint(name, format!("its header is damaged ({error})")))
     }
 
-    /// The safetensors metadata that carry this header.
+    /// The safetensors metadata that hold this header.
     pub fn metadata(&self) -> Result<HashMap<String, String>> {
         let mut model = self.description.clone();
         model.insert("kind".into(), self.kind.clone().into());
@@ -94,7 +94,7 @@ impl Header {
     }
 }
 
-/// A kind as the object of a sentence: "a student", "trajectories".
+/// A kind with its article, if it takes one: "a student", "trajectories".
 fn indefinite(kind: &str) -> String {
     match kind.ends_with('s') {
         true => kind.to_string(),

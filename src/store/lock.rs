@@ -22,10 +22,11 @@ pub(crate) struct WriterLock {
 }
 
 impl WriterLock {
-    /// Waits for the lock, calling `waiting` now and then. A file system without locks grants it at once.
+    /// Waits for the lock, and calls `waiting` before each wait. On a file system without locks it is granted
+    /// at once.
     ///
     /// # Errors
-    /// [`Error::Io`] where the folder cannot be written; what `waiting` answers.
+    /// [`Error::Io`] if the folder cannot be written; any error of `waiting`.
     pub fn acquire(target: &Path, mut waiting: impl FnMut() -> Result<()>) -> Result<Self> {
         let path = beside(target, ".lock");
         loop {
@@ -47,7 +48,8 @@ impl WriterLock {
 
 impl Drop for WriterLock {
     fn drop(&mut self) {
-        // Removed while it is held: whoever waits for this file looks again, and finds it gone.
+        // Removed while the lock is held. A waiting process then gets the lock, finds that the file is gone,
+        // and tries again.
         let _ = fs::remove_file(&self.path);
         let _ = FileExt::unlock(&self.file);
     }

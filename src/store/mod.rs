@@ -1,6 +1,6 @@
-//! Files: one safetensors file for each model or set of trajectories, with a versioned JSON header, written
-//! atomically. The only room that knows files, and it knows no model: a model says in its own `store.rs` how
-//! it is kept, by implementing [`Stored`]. Nothing is ever unpickled.
+//! Model files. Each model or set of trajectories is one safetensors file with a versioned JSON header,
+//! written atomically. This module knows no model: a model implements [`Stored`] in its own `store.rs`.
+//! Nothing is ever unpickled.
 
 mod atomic;
 mod file;
@@ -44,23 +44,23 @@ pub trait Stored: Sized {
     /// As [`Stored::description`].
     fn tensors(&self) -> Result<Vec<(String, Tensor)>>;
 
-    /// The model again. Sizes in `description` come from outside: an implementor checks them against
-    /// `tensors` before it allocates by them, and takes every tensor that it knows.
+    /// Rebuilds the model. The sizes in `description` come from outside, so an implementation checks them
+    /// against `tensors` before it allocates memory for them. It takes every tensor that it knows.
     ///
     /// # Errors
-    /// Names the option or tensor that is wrong; [`load`] makes [`crate::Error::Checkpoint`] of it.
+    /// An error that names the wrong option or tensor; [`load`] turns it into [`crate::Error::Checkpoint`].
     fn rebuild(description: Self::Description, tensors: &mut Tensors, device: Device) -> Result<Self>;
 }
 
-/// Writes `model` and `facts`, which are anything that the caller wants to read back.
+/// Writes `model` and `facts`. The facts are any JSON that the caller wants to read back.
 ///
 /// # Errors
-/// [`crate::Error::Io`] where the file cannot be written; as [`Stored::description`].
+/// [`crate::Error::Io`] if the file cannot be written; as [`Stored::description`].
 pub fn save<T: Stored>(path: &Path, model: &T, facts: Value) -> Result<()> {
     save_with(path, model, facts, Vec::new())
 }
 
-/// As [`save`], with further tensors under [`BESIDE`] that [`load`] passes over.
+/// As [`save`], with further tensors under [`BESIDE`] that [`load`] ignores.
 ///
 /// # Errors
 /// As [`save`].
@@ -76,7 +76,7 @@ pub fn save_with<T: Stored>(
     write_atomically(path, &file::serialise(&header, &tensors)?)
 }
 
-/// The bytes of the file that [`save`] writes, for a model that goes to another process without one.
+/// The bytes of the file that [`save`] writes, for sending a model to another process without a file.
 ///
 /// # Errors
 /// As [`Stored::description`].
@@ -84,7 +84,7 @@ pub fn to_bytes<T: Stored>(model: &T, facts: Value) -> Result<Vec<u8>> {
     file::serialise(&Header::new(T::KIND, &model.description()?, facts)?, &model.tensors()?)
 }
 
-/// What [`load`] makes of a file, of the bytes of one.
+/// As [`load`], from the bytes of a file.
 ///
 /// # Errors
 /// As [`load`].
@@ -109,7 +109,7 @@ fn rebuild<T: Stored>((header, mut tensors): (Header, Tensors), device: Device) 
     Ok((model, header.facts))
 }
 
-/// A file of kind `T` taken apart: its description, its facts, and all of its tensors.
+/// The description, the facts and all tensors of a file of kind `T`.
 ///
 /// # Errors
 /// As [`load`].

@@ -1,10 +1,11 @@
-//! Batches cut into chunks: how every long computation keeps its memory bounded.
+//! Cutting batches into chunks, so that long computations use bounded memory.
 
 use tch::Tensor;
 
 use crate::error::Result;
 
-/// The first row and the number of rows of each chunk of `total` rows, at most `rows` in one.
+/// The first row and the number of rows of each chunk. The chunks cover `total` rows, with at most `rows`
+/// each.
 pub fn chunks(total: i64, rows: i64) -> impl Iterator<Item = (i64, i64)> + Clone {
     let rows = rows.max(1);
     (0..total).step_by(rows as usize).map(move |first| (first, rows.min(total - first)))
@@ -13,7 +14,7 @@ pub fn chunks(total: i64, rows: i64) -> impl Iterator<Item = (i64, i64)> + Clone
 /// Results of `work(first row, number of rows)` for each chunk, joined along `dimension`.
 ///
 /// # Errors
-/// Any error of `work`; [`crate::Error::Torch`] where there are no rows.
+/// Any error of `work`; [`crate::Error::Torch`] if there are no rows.
 pub fn in_chunks(
     total: i64,
     rows: i64,

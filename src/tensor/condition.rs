@@ -1,4 +1,4 @@
-//! Conditions at the door: shape, dtype and range, and how a network takes them.
+//! Checks of conditions (shape, dtype, range) and their encoding as network input.
 
 use tch::{Device, Kind, Tensor};
 
@@ -7,17 +7,18 @@ use crate::condition::Conditioning;
 use crate::error::{Error, Result};
 
 impl Conditioning {
-    /// A condition as [`Conditioning::check`] wants it: one label, or one vector, counts for every sample of `batch`
-    /// (`None` where rows are only drawn from), booleans are the labels 0 and 1, and integers may make up vectors.
-    /// What is wrong otherwise stays as it is, for the check to say.
+    /// Brings a condition into the form that [`Conditioning::check`] expects. A single label or vector is
+    /// repeated for every sample of `batch` (`None` if rows are only drawn from the condition). Booleans
+    /// become the labels 0 and 1, and vectors of integers become floats. Anything else that is wrong is left
+    /// for the check to report.
     ///
     /// # Errors
-    /// [`Error::Argument`] naming `condition`, with what would do, for labels that are a column or floating-point
-    /// numbers.
+    /// [`Error::Argument`] naming `condition` for labels that are a column or floating-point numbers. The
+    /// message says how to convert them.
     pub fn arrange(&self, condition: Tensor, batch: Option<i64>) -> Result<Tensor> {
         if let (Conditioning::Labels { .. }, Some(remedy)) = (self, almost_labels(&condition)) {
             let got = format!("{} {}", dtype_name(condition.kind()), shape_text(&condition.size()));
-            let got = format!("{got}: {remedy} would do");
+            let got = format!("{got} (use {remedy})");
             return Err(Error::argument("condition", "integers of shape (N,) as labels", got));
         }
         let (kind, row) = match (self, condition.kind()) {
@@ -40,8 +41,8 @@ impl Conditioning {
     pub fn check(&self, condition: Option<&Tensor>, batch: i64) -> Result<()> {
         let expected = match self {
             Conditioning::None => "no condition (this field is unconditional)".to_string(),
-            Conditioning::Labels { classes } => format!("int64 labels ({batch},) in 0..{classes}"),
-            Conditioning::Vector { dim } => format!("a float array ({batch}, {dim})"),
+            Conditioning::Labels { classes } => format!("int64 labels of shape ({batch},) from 0 to {}", classes - 1),
+            Conditioning::Vector { dim } => format!("a float array of shape ({batch}, {dim})"),
         };
         let wrong = |got: String| Err(Error::argument("condition", &expected, got));
         match (self, condition) {
@@ -52,7 +53,7 @@ impl Conditioning {
                 if c.kind() != Kind::Int64 || c.size() != [batch] {
                     return wrong(format!("{} {}", dtype_name(c.kind()), shape_text(&c.size())));
                 }
-                // One read from the device for both.
+                // One transfer from the device reads both.
                 let (low, high) = c.f_aminmax(None, false)?;
                 let ends = Vec::<i64>::try_from(&Tensor::f_stack(&[low, high], 0)?)?;
                 let (low, high) = (ends[0], ends[1]);
@@ -70,10 +71,12 @@ impl Conditioning {
         }
     }
 
-    /// Conditions for `count` samples: those given, repeated as often as needed; without any, every class in turn.
+    /// Conditions for `count` samples. Given conditions are repeated as often as needed. Without any, the
+    /// labels cycle through the classes.
     ///
     /// # Errors
-    /// [`Error::Argument`] naming `condition` for vectors of which none are given, or for an empty array.
+    /// [`Error::Argument`] naming `condition` if vectors are needed and none are given, or if the array is
+    /// empty.
     pub fn spread(&self, given: Option<&Tensor>, count: i64) -> Result<Option<Tensor>> {
         let turn = |length: i64| Tensor::arange(count, (Kind::Int64, Device::Cpu)).f_remainder(length);
         match (self, given) {
@@ -87,13 +90,13 @@ impl Conditioning {
             (Conditioning::None, None) => Ok(None),
             (Conditioning::Labels { classes }, None) => Ok(Some(turn(*classes)?)),
             (Conditioning::Vector { dim }, None) => {
-                Err(Error::argument("condition", format!("vectors (P, {dim}) to draw from"), "none"))
+                Err(Error::argument("condition", format!("vectors of shape (P, {dim}) to draw from"), "none"))
             }
         }
     }
 
-    /// A condition as network input, `[B, size]`: labels become one-hot rows, and the label `classes`, which
-    /// stands for no condition at all, a row of zeros.
+    /// A condition as network input, `[B, size]`. Labels become one-hot rows. The label `classes` stands for
+    /// no condition and becomes a row of zeros.
     pub fn encode(&self, condition: Option<&Tensor>, kind: Kind) -> Option<Tensor> {
         match self {
             Conditioning::None => None,
@@ -105,7 +108,7 @@ impl Conditioning {
     }
 }
 
-/// What turns a tensor into labels, where it is their column or holds them as floating-point numbers.
+/// Python expression that turns a column or floating-point numbers into labels; `None` for any other tensor.
 fn almost_labels(condition: &Tensor) -> Option<&'static str> {
     match *condition.size() {
         _ if condition.numel() == 0 => None,

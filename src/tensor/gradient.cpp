@@ -10,8 +10,8 @@
 
 namespace {
 
-// The Rust function: takes the saved tensors and the gradients of the outputs, all its own from then on, and writes
-// one gradient for each input. Answers a message to be freed where it failed.
+// The Rust function. It takes ownership of the saved tensors and of the gradients of the outputs, and writes one
+// gradient for each input to `found`. On failure it returns a message that the caller frees, otherwise a null pointer.
 using Backward = char *(*)(const void *state, at::Tensor **saved, size_t saved_count, at::Tensor **gradients,
                           size_t gradient_count, at::Tensor **found);
 using Release = void (*)(void *state);
@@ -34,7 +34,7 @@ struct Held : torch::CustomClassHolder {
 };
 
 struct Given : torch::autograd::Function<Given> {
-    // What is behind a pointer is no input to libtorch.
+    // libtorch does not treat tensors behind a pointer as inputs.
     static torch::autograd::variable_list forward(torch::autograd::AutogradContext *context, at::TensorList inputs,
                                                   std::vector<at::Tensor> *saved, std::vector<at::Tensor> *outputs,
                                                   c10::intrusive_ptr<Held> function) {
@@ -63,7 +63,7 @@ struct Given : torch::autograd::Function<Given> {
             answer.push_back(std::move(*tensor));
             delete tensor;
         }
-        // Of `saved`, `output` and `function` there is none.
+        // `saved`, `outputs` and `function` have no gradient.
         answer.resize(function->inputs + 3);
         return answer;
     }
@@ -77,8 +77,8 @@ std::vector<at::Tensor> listed(at::Tensor *const *tensors, size_t count) {
 
 }  // namespace
 
-// Writes the outputs with their gradient to `made`; or answers a message that the caller frees. `state` is released by
-// the graph in either case.
+// Writes the outputs, which now have a gradient, to `made`. On failure it returns a message that the caller frees.
+// The graph releases `state` in either case.
 extern "C" char *koopflow_with_gradient(at::Tensor *const *outputs, size_t output_count, at::Tensor *const *inputs,
                                         size_t input_count, at::Tensor *const *saved, size_t saved_count, void *state,
                                         Backward backward, Release release, at::Tensor **made) {

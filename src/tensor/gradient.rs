@@ -1,5 +1,5 @@
-//! Gradients of our own: tensors that were computed outside libtorch's graph, as a node of it. tch has no way to say
-//! so, hence the C++ beside this file.
+//! Custom gradients: tensors that were computed outside libtorch's graph become a node of that graph. tch has
+//! no interface for this, so the node is written in C++ (`gradient.cpp`).
 
 use std::ffi::{c_char, c_void, CStr, CString};
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -9,7 +9,7 @@ use torch_sys::C_tensor;
 
 use crate::error::{Error, Result};
 
-/// From the saved tensors and the gradients of the outputs to a gradient for each input.
+/// Computes a gradient for each input from the saved tensors and the gradients of the outputs.
 type Backward = Box<dyn Fn(&[Tensor], &[Tensor]) -> Result<Vec<Tensor>> + Send + Sync>;
 
 type Call = unsafe extern "C" fn(
@@ -38,12 +38,14 @@ extern "C" {
     fn strdup(text: *const c_char) -> *mut c_char;
 }
 
-/// `outputs`, computed from `inputs` without a graph, with a gradient: `backward` answers one for each input, from
-/// `saved` and the gradients of the outputs. Inputs may be among the saved. It runs on the thread that goes backwards,
-/// with gradients on where somebody asks for a graph of the gradient itself.
+/// Attaches a gradient to `outputs`, which were computed from `inputs` without a graph. `backward` receives
+/// `saved` and the gradients of the outputs, and returns one gradient for each input. Inputs may be among the
+/// saved tensors. `backward` runs on the thread of the backward pass. It records operations if the caller
+/// wants a graph of the gradient itself.
 ///
 /// # Errors
-/// Whatever libtorch refuses. An error or a panic in `backward` is one of the backward pass, in its own words.
+/// Any error of libtorch. An error or a panic in `backward` becomes an error of the backward pass, with its
+/// message.
 pub fn with_gradient<const N: usize>(
     outputs: [&Tensor; N],
     inputs: &[&Tensor],
@@ -55,8 +57,8 @@ pub fn with_gradient<const N: usize>(
     let boxed: Backward = Box::new(backward);
     let state = Box::into_raw(Box::new(boxed)).cast::<c_void>();
     let mut made = [std::ptr::null_mut(); N];
-    // SAFETY: all pointers are of tensors and arrays that live through the call, which copies what it keeps;
-    // `state` is released by `release` alone, once.
+    // SAFETY: all pointers belong to tensors and arrays that outlive the call, which copies what it keeps.
+    // Only `release` frees `state`, and only once.
     let message = unsafe {
         koopflow_with_gradient(
             given.as_ptr(),
@@ -72,7 +74,7 @@ pub fn with_gradient<const N: usize>(
         )
     };
     if !message.is_null() {
-        // SAFETY: a message is one of `strdup`.
+        // SAFETY: `message` was allocated by `strdup`.
         let text = unsafe {
             let text = CStr::from_ptr(message).to_string_lossy().into_owned();
             free(message.cast());
@@ -80,14 +82,15 @@ pub fn with_gradient<const N: usize>(
         };
         return Err(Error::Internal(anyhow::anyhow!(text)));
     }
-    // SAFETY: new tensors, which are ours.
+    // SAFETY: the tensors are new and owned by this function.
     Ok(made.map(|tensor| unsafe { Tensor::from_ptr(tensor) }))
 }
 
-/// What the graph calls.
+/// The callback that the graph calls in a backward pass.
 ///
 /// # Safety
-/// `state` is a `Box<Backward>`; `saved` and `gradients` are tensors handed over; `found` has room for the inputs.
+/// `state` is a `Box<Backward>`. `saved` and `gradients` are tensors whose ownership passes to this function.
+/// `found` has room for one tensor per input.
 unsafe extern "C" fn call(
     state: *const c_void,
     saved: *const *mut C_tensor,
@@ -104,7 +107,7 @@ unsafe extern "C" fn call(
     let gradients = match catch_unwind(AssertUnwindSafe(|| backward(&saved, &gradients))) {
         Ok(Ok(gradients)) => gradients,
         Ok(Err(error)) => return message(&error.to_string()),
-        Err(_) => return message("it panicked"),
+        Err(_) => return message("the backward function panicked"),
     };
     for (place, gradient) in gradients.into_iter().enumerate() {
         let mut gradient = std::mem::ManuallyDrop::new(gradient);
@@ -113,22 +116,23 @@ unsafe extern "C" fn call(
     std::ptr::null_mut()
 }
 
-/// A copy that C frees.
+/// A copy of `text` that C frees.
 fn message(text: &str) -> *mut c_char {
     let text = CString::new(text.replace('\0', " ")).unwrap_or_default();
-    // SAFETY: a string with its end.
+    // SAFETY: `text` is a string with a terminating zero.
     unsafe { strdup(text.as_ptr()) }
 }
 
 /// # Safety
-/// `state` is a `Box<Backward>` that nobody uses any more.
+/// `state` is a `Box<Backward>` that is no longer used.
 unsafe extern "C" fn release(state: *mut c_void) {
     drop(Box::from_raw(state.cast::<Backward>()));
 }
 
-/// Gradients of a scalar `product` of the inputs, with a graph, in those that have one; the others are nobody's. Inside
-/// of [`with_gradient`], whose own gradients may be in the product: in aliases of the inputs, since those gradients
-/// depend on the inputs too, through the very node that waits for this answer.
+/// Gradients of a scalar `product` with respect to those inputs that require one, with a graph; undefined
+/// tensors for the other inputs. For use in the `backward` function of [`with_gradient`]. The product is
+/// computed from aliases of the inputs: it may contain the gradients of the outputs, which depend on the
+/// inputs through the node that waits for this result.
 pub(crate) fn gradients_of(
     inputs: &[&Tensor],
     product: impl FnOnce(&[Tensor]) -> Result<Tensor>,
@@ -145,9 +149,9 @@ pub(crate) fn gradients_of(
     Ok(each.collect())
 }
 
-/// Whether this thread records operations.
+/// Whether gradients are enabled on this thread.
 pub(crate) fn is_grad_enabled() -> bool {
-    // SAFETY: sets a flag of this thread and sets it back.
+    // SAFETY: sets a thread-local flag and restores it.
     unsafe {
         let before = torch_sys::at_grad_set_enabled(0);
         torch_sys::at_grad_set_enabled(before);

@@ -1,11 +1,11 @@
-//! Work that may ask for more memory than there is.
+//! Recovery from running out of memory.
 
 use std::panic::{self, AssertUnwindSafe};
 
 use crate::error::{says_out_of_memory, Result};
 
-/// What `work` answers, or `None` if it ran out of memory. Some of tch's operators report that as an error, others
-/// panic.
+/// The result of `work`, or `None` if it ran out of memory. Some of tch's operators report that as an error,
+/// others panic.
 ///
 /// # Errors
 /// Any other error of `work`.
@@ -23,11 +23,12 @@ pub fn out_of_memory<T>(work: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
     }
 }
 
-/// `work(first row, number of rows)` for `total` rows in order, at most `rows` at once, and half as many from where
-/// memory runs out. An attempt that failed is made again with fewer rows.
+/// Calls `work(first row, number of rows)` for `total` rows in order, with at most `rows` rows at once. When
+/// memory runs out, the failed call is repeated with half as many rows, and later calls get no more than
+/// that.
 ///
 /// # Errors
-/// Any error of `work`; that memory ran out for a single row.
+/// Any error of `work`, including running out of memory for a single row.
 pub fn in_halves(total: i64, rows: i64, mut work: impl FnMut(i64, i64) -> Result<()>) -> Result<()> {
     let mut rows = rows.clamp(1, total.max(1));
     let mut done = 0;

@@ -1,5 +1,5 @@
-//! What every room asks of tensors: parsing devices and dtypes, checks at the door, chunks, random numbers that do
-//! not touch anybody's global state, and threads.
+//! Shared tensor utilities: parsing of devices and dtypes, checks of arguments, chunks, random numbers
+//! without global state, and threads.
 
 mod chunks;
 mod condition;
@@ -24,10 +24,10 @@ pub use random::{log_standard_normal, RandomSource};
 pub(crate) use share::shared;
 pub use share::Share;
 
-/// Parses `"cpu"`, `"cuda"`, `"cuda:1"` or `"auto"` (a GPU where there is one).
+/// Parses `"cpu"`, `"cuda"`, `"cuda:1"` or `"auto"` (a GPU if one is available).
 ///
 /// # Errors
-/// [`Error::Device`] for an unknown name or a GPU that is not there.
+/// [`Error::Device`] for an unknown name or a GPU that does not exist.
 pub fn parse_device(name: &str) -> Result<Device> {
     let refuse = |message: String| Err(Error::Device { argument: "device".into(), message });
     let index = match name.to_ascii_lowercase().as_str() {
@@ -54,7 +54,7 @@ pub fn device_name(device: Device) -> String {
     }
 }
 
-/// Float64 on the CPU, without a graph.
+/// A detached copy in float64 on the CPU.
 pub(crate) fn exact(x: &Tensor) -> Tensor {
     x.detach().to_device(Device::Cpu).to_kind(Kind::Double)
 }
@@ -111,15 +111,15 @@ pub fn check_batch(argument: &str, x: &Tensor, event_shape: &[i64]) -> Result<i6
     Ok(size[0])
 }
 
-/// Whether no value is a NaN or infinite: one reduction, and one number read from the device.
+/// Whether no value is NaN or infinite. One reduction, which reads one number from the device.
 pub(crate) fn all_finite(x: &Tensor) -> bool {
-    // A NaN or an infinity anywhere survives the sum. So may an overflow of finite values: they are looked at one by
-    // one before anybody is refused.
+    // A NaN or an infinity anywhere survives the sum. A sum of finite values may overflow too, so the values
+    // are then checked one by one.
     x.sum(x.kind()).double_value(&[]).is_finite() || x.isfinite().all().int64_value(&[]) != 0
 }
 
-/// Log-densities of the samples `x`, refused where they are beyond the numbers of their dtype, as those of samples
-/// very far from the data are.
+/// Returns the log-densities of samples `x`, or an error if some overflow their dtype. That happens for
+/// samples very far from the data.
 pub(crate) fn finite_densities(log_prob: Tensor) -> Result<Tensor> {
     if all_finite(&log_prob) {
         return Ok(log_prob);
@@ -127,7 +127,7 @@ pub(crate) fn finite_densities(log_prob: Tensor) -> Result<Tensor> {
     let (far, total) =
         (log_prob.isfinite().logical_not().sum(Kind::Int64).int64_value(&[]), log_prob.numel());
     let message = format!(
-        "the log-densities of {far} of {total} samples are beyond {}: they lie too far from the data",
+        "the log-densities of {far} of {total} samples overflow {}: the samples are too far from the data",
         dtype_name(log_prob.kind())
     );
     Err(Error::NonFinite { argument: "x".into(), message })
@@ -153,17 +153,17 @@ pub fn check_finite(argument: &str, x: &Tensor) -> Result<()> {
 /// Data larger than this do not move to a GPU, whose memory is for the network.
 const RESIDENT_BYTES: usize = 2 << 30;
 
-/// `data` in `kind`, where batches are gathered from it: on `device`, but beyond 2 GiB where they are, so
-/// that only batches move.
+/// `data` in `kind`, on the device where batches are gathered from them. That is `device`, except that data
+/// of more than 2 GiB stay where they are and only batches move.
 pub fn at_home(data: &Tensor, kind: Kind, device: Device) -> Tensor {
     let data = data.detach();
     let bytes = data.numel() * kind.elt_size_in_bytes();
     let stays = device.is_cuda() && bytes > RESIDENT_BYTES;
-    // Converted after the move: the same work, and a GPU is faster at it.
+    // Converted after the move, since a GPU converts faster.
     data.to_device(if stays { data.device() } else { device }).to_kind(kind)
 }
 
-/// Turns a time given as one number or as one a sample into `[B]`.
+/// Expands a time, given as one number or as one number per sample, to `[B]`.
 pub fn expand_time(argument: &str, t: &Tensor, batch: i64) -> Result<Tensor> {
     check_finite(argument, t)?;
     match t.size().as_slice() {
@@ -173,7 +173,8 @@ pub fn expand_time(argument: &str, t: &Tensor, batch: i64) -> Result<Tensor> {
     }
 }
 
-/// A result that overflowed is an unstable operator's doing, not a value to hand out.
+/// Returns [`Error::Divergence`] if the result `x`, called `what` in the message, is not finite: an unstable
+/// operator made it overflow.
 pub(crate) fn finite_or_divergence(x: &Tensor, what: &str) -> Result<()> {
     match check_finite(what, x) {
         Err(Error::NonFinite { message, .. }) => Err(Error::Divergence(format!("{what}: {message}"))),

@@ -1,4 +1,4 @@
-//! Loops compiled twice: for what every processor has, and for wide registers.
+//! Loops that are compiled twice: for any processor, and for processors with wide registers (AVX2 and FMA).
 
 /// Calls `$kernel::<true>` with wide registers where the processor has them, and `$kernel::<false>` elsewhere.
 macro_rules! on_this_processor {
@@ -10,7 +10,7 @@ macro_rules! on_this_processor {
                 $kernel::<true>($($argument),*);
             }
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                // SAFETY: the processor has been asked.
+                // SAFETY: the processor supports both features.
                 return unsafe { wide($($argument),*) };
             }
         }

@@ -1,4 +1,4 @@
-//! Seeded random numbers that do not touch anybody's global state.
+//! Seeded random numbers without global state.
 
 use std::f64::consts::PI;
 
@@ -11,20 +11,20 @@ use tch::{Device, Kind, Tensor};
 use super::{shape_text, threads};
 use crate::error::{Error, Result};
 
-/// Seeded random numbers, the same on every device and for any number of threads. Its whole state
-/// is two integers. Every draw takes fresh streams of a counter-based cipher (ChaCha8).
+/// Seeded random numbers, the same on every device and for any number of threads. Its state is two integers.
+/// Every draw uses new streams of a counter-based cipher (ChaCha8).
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct RandomSource {
     seed: u64,
     stream: u64,
 }
 
-/// Values drawn from one stream: the grain of parallelism.
+/// Number of values drawn from one stream, which is the unit of parallel work.
 const STREAM_LENGTH: usize = 1 << 15;
 
 pub(crate) const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
 
-/// FNV-1a from `start` on: stable across builds, unlike the standard library's hasher.
+/// FNV-1a hash that continues from `start`. Unlike the standard library's hasher it is stable across builds.
 pub(crate) fn hash(start: u64, bytes: impl Iterator<Item = u8>) -> u64 {
     bytes.fold(start, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }
@@ -40,24 +40,24 @@ impl RandomSource {
         RandomSource::new(seed).fork("noise")
     }
 
-    /// The number of rows of `width` values, near `rows`, whose draws fill whole streams: drawing in pieces of that
-    /// number of rows gives the same numbers as drawing all at once.
+    /// A number of rows near `rows`, each of `width` values, whose draws fill whole streams. Drawing in
+    /// pieces of that many rows gives the same numbers as drawing all rows at once.
     pub fn aligned_rows(rows: i64, width: i64) -> i64 {
         let stream = STREAM_LENGTH as i64;
-        // A power of two shares with `width` just the factors of two in it.
+        // The greatest common divisor of `width` and a power of two is a power of two.
         let shared = 1i64 << width.trailing_zeros().min(stream.trailing_zeros());
         let grain = stream / shared;
         (rows / grain).max(1) * grain
     }
 
-    /// An independent source for a named purpose, so that adding draws to one part of a program
-    /// leaves those of the others alone.
+    /// An independent source for a named purpose, so that adding draws to one part of a program does not
+    /// change those of the others.
     pub fn fork(&self, purpose: &str) -> Self {
         self.fork_by(hash(FNV_OFFSET, purpose.bytes()))
     }
 
-    /// [`RandomSource::fork`] for `purpose` followed by a number in decimal digits, without making that text: for
-    /// sources of the steps of a loop.
+    /// [`RandomSource::fork`] for `purpose` followed by a number in decimal digits, without allocating that
+    /// text. Meant for the steps of a loop.
     pub fn fork_numbered(&self, purpose: &str, number: u64) -> Self {
         let mut digits = [0; 20];
         let mut first = digits.len();
@@ -138,9 +138,9 @@ impl RandomSource {
 /// Log-density in nats of standard normal noise: `[B]` in float64 for `[B, d]`.
 ///
 /// # Errors
-/// Whatever libtorch refuses.
+/// Any error of libtorch.
 pub fn log_standard_normal(noise: &Tensor) -> Result<Tensor> {
-    // In float64: the squares of many dimensions are large beside their differences.
+    // In float64, since sums of squares over many dimensions are large compared with their differences.
     let squares = noise.f_to_kind(Kind::Double)?.f_square()?.f_sum_dim_intlist(
         [1i64].as_slice(),
         false,
@@ -149,16 +149,17 @@ pub fn log_standard_normal(noise: &Tensor) -> Result<Tensor> {
     Ok((squares + noise.size2()?.1 as f64 * (2.0 * PI).ln()) * -0.5)
 }
 
-/// The number of values of a shape, which may come from a caller.
+/// Number of values of a shape. The shape may come from a user.
 fn count_of(shape: &[i64]) -> Result<usize> {
     let count = shape.iter().try_fold(1i64, |count, size| count.checked_mul(*size));
-    // No memory holds 2^60 values of four bytes, and libtorch cannot count the bytes of more.
+    // No memory holds 2^60 values of four bytes. Beyond that, libtorch's count of bytes overflows.
     count.filter(|count| (0..1 << 60).contains(count)).map(|count| count as usize).ok_or_else(|| {
         Error::OutOfMemory(format!("out of memory for random values of shape {}", shape_text(shape)))
     })
 }
 
-/// Room for values. Much of it is asked for with care: a vector that cannot have it ends the process.
+/// A buffer of `count` zeros. A large one is reserved with `try_reserve_exact`, since a vector that fails to
+/// allocate aborts the process.
 fn zeros(count: usize) -> Result<Vec<f32>> {
     if count < 1 << 24 {
         return Ok(vec![0.0; count]);

@@ -1,8 +1,8 @@
-//! Second handles on the same tensors.
+//! Shallow copies, which share their tensors.
 
 use tch::Tensor;
 
-/// What can be handed out a second time without a copy of its tensors: writing one handle writes the other.
+/// A type whose shallow copies share its tensors: writing to one copy changes the other.
 pub trait Share {
     fn shallow_clone(&self) -> Self;
 }
@@ -31,13 +31,13 @@ impl<T: Share, const N: usize> Share for [T; N] {
     }
 }
 
-/// `shared!(Struct { shared fields; copied fields })` writes `Struct::shallow_clone`.
+/// `shared!(Struct { shared fields; copied fields })` implements [`Share`] and `Struct::shallow_clone`.
 macro_rules! shared {
     ($name:ident { $($field:ident),* $(; $($own:ident),*)? }) => {
         impl $name {
-            /// A second handle: tensors are shared, not copied.
+            /// A shallow copy: tensors are shared, not copied.
             pub fn shallow_clone(&self) -> Self {
-                // For the fields in an option, a vector or an array.
+                // Needed for fields that are an option, a vector or an array.
                 #[allow(unused_imports)]
                 use $crate::tensor::Share as _;
                 $name {

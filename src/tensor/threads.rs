@@ -1,6 +1,7 @@
-//! A rayon pool that survives `fork`: built at first use, and built anew in a child process, whose
-//! copy of the parent's pool has no threads behind it and would wait forever. It has as many threads as
-//! `OMP_NUM_THREADS` says, which torchrun sets to 1 for ranks that share a machine.
+//! A rayon pool that survives `fork`, and limits on libtorch's threads. The pool is built at first use. A
+//! child process builds a new one, since its copy of the parent's pool has no threads and would wait forever.
+//! The number of threads is `RAYON_NUM_THREADS`, or else `OMP_NUM_THREADS`, which torchrun sets to 1 for
+//! ranks that share a machine.
 
 use std::sync::{Arc, Mutex, OnceLock};
 use std::{env, process};
@@ -11,12 +12,12 @@ use crate::error::{Error, Result};
 
 static POOL: Mutex<Option<(u32, Arc<ThreadPool>)>> = Mutex::new(None);
 
-/// The process's own pool.
+/// The pool of this process.
 pub fn pool() -> Result<Arc<ThreadPool>> {
     let mut slot = POOL.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     match slot.as_ref() {
         Some((pid, pool)) if *pid == process::id() => return Ok(Arc::clone(pool)),
-        // Dropping a pool joins threads that do not exist on this side of the fork.
+        // Dropping a pool joins its threads, which do not exist in a child process.
         Some((_, pool)) => std::mem::forget(Arc::clone(pool)),
         None => {}
     }
@@ -30,7 +31,7 @@ pub fn pool() -> Result<Arc<ThreadPool>> {
     Ok(pool)
 }
 
-/// Threads that the environment asks for; `None` leaves their number open.
+/// Number of threads that the environment sets; `None` if it sets none.
 fn asked() -> Option<usize> {
     static ASKED: OnceLock<Option<usize>> = OnceLock::new();
     *ASKED.get_or_init(|| {
@@ -39,11 +40,12 @@ fn asked() -> Option<usize> {
     })
 }
 
-/// Runs `aside` on a worker while this thread runs `here`, with gradients on and with as many of libtorch's
-/// threads as here; one after the other where there is to be one thread.
+/// Runs `aside` on a worker thread while this thread runs `here`. The worker has gradients enabled and as
+/// many libtorch threads as the caller. If the environment sets one thread, `aside` runs after `here`
+/// instead.
 ///
 /// # Errors
-/// [`Error::Internal`] where worker threads cannot be started. A panic on either side goes on here.
+/// [`Error::Internal`] if worker threads cannot be started. A panic of either function is propagated.
 pub fn beside<A, B: Send>(here: impl FnOnce() -> A, aside: impl FnOnce() -> B + Send) -> Result<(A, B)> {
     if asked() == Some(1) {
         return Ok((here(), tch::with_grad(aside)));
@@ -52,8 +54,9 @@ pub fn beside<A, B: Send>(here: impl FnOnce() -> A, aside: impl FnOnce() -> B + 
     let mut slot = None;
     let result = pool()?.in_place_scope(|scope| {
         scope.spawn(|_| {
-            // As many as here, whatever the last one to use this worker left behind. It stays so: setting it back
-            // would change what the products of the calling thread use.
+            // The number of the caller, whatever earlier work has left behind on this worker. It is not
+            // restored: that would change the number of threads that matrix products of the calling thread
+            // use.
             if tch::get_num_threads() != threads {
                 tch::set_num_threads(threads);
             }
@@ -63,36 +66,36 @@ pub fn beside<A, B: Send>(here: impl FnOnce() -> A, aside: impl FnOnce() -> B + 
     });
     match slot {
         Some(other) => Ok((result, other)),
-        None => Err(Error::Internal(anyhow::anyhow!("a worker thread ended without an answer"))),
+        None => Err(Error::Internal(anyhow::anyhow!("a worker thread ended without a result"))),
     }
 }
 
-/// Lowers the number of threads that libtorch uses inside one operation, until it is dropped. OpenMP's threads
-/// spin while they wait: for small operations, and while other work is running, they cost far more than they
-/// gain. The limit holds for operations started by the calling thread.
+/// Lowers the number of threads that libtorch uses inside one operation, until it is dropped. OpenMP's
+/// threads spin while they wait. For small operations, or while other work is running, they cost far more
+/// than they gain. The limit holds for operations started by the calling thread.
 pub struct IntraOpThreads {
-    /// Number of threads to go back to; `None` where nothing was changed, so that guards of two threads that
-    /// overlap cannot leave the lower number behind.
+    /// Number of threads to restore; `None` if nothing was changed. That way, overlapping guards of two
+    /// threads cannot leave the lower number behind.
     before: Option<i32>,
 }
 
 impl IntraOpThreads {
-    /// One thread for every 2^27 products of weights and samples in one operation's worth of work: fewer do
-    /// not pay for the waiting (measured on two cores: none gained up to 2^28, and on a busy machine two
-    /// threads took ten times as long as one).
+    /// Allows one thread for every 2^27 products of weights and samples in one operation. With less work than
+    /// that, a thread does not pay for the waiting. (Measured on two cores: a second thread gained nothing up
+    /// to 2^28 products, and on a busy machine two threads took ten times as long as one.)
     pub fn for_work(weights: i64, samples: i64) -> Self {
         Self::for_sides(1, weights, samples)
     }
 
-    /// The same for `sides` pieces of work of this kind that run at the same time ([`beside`]): together they use
-    /// no more threads than there are. (On two cores, two sides with two threads each were no faster than one side
-    /// after the other.)
+    /// The same for `sides` pieces of such work that run at the same time ([`beside`]). Together they use no
+    /// more threads than are available. (On two cores, two sides with two threads each were no faster than
+    /// one side after the other.)
     pub fn for_sides(sides: i64, weights: i64, samples: i64) -> Self {
         let threads = (weights.saturating_mul(samples) >> 27).min(i64::from(tch::get_num_threads()) / sides);
         Self::limit(threads.clamp(1, 1024) as i32)
     }
 
-    /// Limits libtorch to `threads`, never more than there were.
+    /// Limits libtorch to `threads` threads. Never raises the present number.
     pub fn limit(threads: i32) -> Self {
         let before = tch::get_num_threads();
         let lower = threads.max(1) < before;
@@ -118,8 +121,9 @@ mod tests {
     #[test]
     fn a_worker_has_as_many_threads_as_its_caller() {
         let before = tch::get_num_threads();
-        // Whatever an earlier, smaller piece of work left behind: libtorch takes a thread's first question for its
-        // number as its beginning, and sets it to the last that any thread has set.
+        // Leaves one thread on every worker, as an earlier and smaller piece of work would. libtorch
+        // initialises a thread when it is first asked for its number, with the number that any thread has set
+        // last. Hence the call before.
         pool().unwrap().broadcast(|_| {
             tch::get_num_threads();
             tch::set_num_threads(1);

@@ -102,23 +102,23 @@ def test_what_is_no_label_is_named(labelled, wrong):
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.tensor, list])
-def test_a_column_of_labels_is_refused_with_what_would_do(labelled, kind):
+def test_a_column_of_labels_is_refused_with_the_remedy(labelled, kind):
     expected = (
-        r"condition: expected integers of shape \(N,\) as labels, got .* \(6, 1\): labels\[:, 0\] would do"
+        r"condition: expected integers of shape \(N,\) as labels, got .* \(6, 1\) \(use labels\[:, 0\]\)"
     )
     for model, calls in zip(labelled, (CALLS, STUDENTS_CALLS[:-1]), strict=True):
         for call in calls:
             with pytest.raises(ArgumentError, match=expected):
                 call(model, kind([[0], [1], [2], [2], [1], [0]]))
     for data in ((DATA, LABELS[:, None]), ([(DATA, LABELS[:, None])], None)):
-        with pytest.raises(ArgumentError, match=r"labels\[:, 0\] would do"):
+        with pytest.raises(ArgumentError, match=r"use labels\[:, 0\]"):
             taught(num_classes=4).fit(data[0], condition=data[1], progress=False)
 
 
 @pytest.mark.parametrize("floats", [[0.0, 1.0, 2.0], torch.tensor([0.0, 1.0, 2.0])])
 def test_labels_are_integers(labelled, floats):
     for model in labelled:
-        with pytest.raises(ArgumentError, match=r"condition: expected integers .*\(.*\) would do"):
+        with pytest.raises(ArgumentError, match=r"condition: expected integers .*\(use .*\)"):
             model.sample(3, condition=floats)
     with pytest.raises(ArgumentError, match="condition: expected integers .* as labels"):
         taught(num_classes=4).fit(DATA[:3], condition=floats, progress=False)
