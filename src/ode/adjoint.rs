@@ -1,6 +1,6 @@
-//! Products of covectors with the derivative of a flow's map, by the adjoint equation (Pontryagin; Chen et al., Neural
-//! ordinary differential equations, 2018): along dx/dt = v(t, x), da/dt = -a dv/dx carries a covector at the end of a
-//! path back to its beginning.
+//! Vector-Jacobian products of a flow's map, by the adjoint equation (Pontryagin; Chen et al., Neural
+//! ordinary differential equations, 2018). Along dx/dt = v(t, x), the equation da/dt = -a dv/dx carries a
+//! covector from the end of a path back to its start.
 
 use tch::Tensor;
 
@@ -10,11 +10,11 @@ use crate::ode::{integrate_between, Along, SolveOptions};
 use crate::tensor::{check_batch, chunks, in_halves, shape_text};
 use crate::velocity::VelocityField;
 
-/// Rows that the field sees at once: samples times covectors.
+/// Largest number of rows in one call of the field: samples times covectors.
 const CHUNK_ROWS: i64 = 8192;
 
-/// `covectors` `[B, K, *event]` at data `x` `[B, *event]` times the derivative of the flow's map from noise to them:
-/// `[B, K, *event]`, in the field's dtype and on its device.
+/// Multiplies `covectors` `[B, K, *event]` at data `x` `[B, *event]` by the derivative of the flow's map from
+/// noise to data. Returns `[B, K, *event]` in the field's dtype and on its device.
 ///
 /// # Errors
 /// As [`crate::ode::solve`]; [`Error::Shape`] naming `covectors`.

@@ -1,5 +1,6 @@
-//! Velocities that jump at some times, as where flows are chained. No step, no history and no error estimate reaches
-//! over such a time: the solver starts anew, and on either side it sees the velocity of that side alone.
+//! Velocities that jump at known times (breaks), for example where flows are chained. The solver restarts at
+//! a break: no step, no history of slopes and no error estimate crosses it. On either side the solver
+//! evaluates the velocity of that side only.
 
 use tch::{Kind, Tensor};
 
@@ -8,11 +9,11 @@ use super::{check_times, integrate_along, Along, Solution, SolveOptions};
 use crate::error::Result;
 use crate::monitor::Monitor;
 
-/// A break this near to a requested time is that time, up to rounding.
+/// A break and a requested time that differ by no more than this are the same time.
 const SAME: f64 = 1e-9;
 
-/// [`integrate_along`] of a velocity that jumps at `breaks`. Fixed steps are shared out over the pieces between them by
-/// their lengths; each has at least one.
+/// [`integrate_along`] for a velocity that jumps at `breaks`. Fixed steps are divided among the pieces
+/// between breaks in proportion to their lengths, with at least one step each.
 pub(super) fn integrate_between<F>(
     mut derivative: F,
     y: &Tensor,
@@ -32,7 +33,7 @@ where
     options.validate()?;
     let pieces = pieces(times, breaks);
     let ends: Vec<f64> = times[..1].iter().copied().chain(pieces.iter().map(|piece| piece.end())).collect();
-    // A time that rounds to a break in the state's dtype would be on its other side.
+    // A time that rounds to a break in the state's dtype would be evaluated on its other side.
     let rounding = if y.kind() == Kind::Double { f64::EPSILON } else { f64::from(f32::EPSILON) };
     let margin = |t: f64| if is_break(breaks, t) { 4.0 * rounding } else { 0.0 };
     let (mut states, mut state) = (vec![y.detach().unsqueeze(0)], y.shallow_clone());
@@ -53,7 +54,7 @@ where
     Ok(Solution { trajectory: Tensor::f_cat(&states, 0)?, evaluations, accepted, rejected })
 }
 
-/// What lies between one break and the next.
+/// The times from one break to the next.
 struct Piece {
     /// Its start, the requested times within it, and its end.
     times: Vec<f64>,
@@ -75,7 +76,7 @@ fn is_break(breaks: &[f64], t: f64) -> bool {
     breaks.iter().any(|b| (b - t).abs() <= SAME)
 }
 
-/// The pieces of two or more times, each of which begins where the one before ended.
+/// Splits two or more times at the breaks. Each piece starts where the previous one ends.
 fn pieces(times: &[f64], breaks: &[f64]) -> Vec<Piece> {
     let (first, last) = (times[0], times[times.len() - 1]);
     let (low, high) = (first.min(last), first.max(last));
@@ -83,7 +84,7 @@ fn pieces(times: &[f64], breaks: &[f64]) -> Vec<Piece> {
     let own = breaks.iter().filter(|b| **b > low && **b < high && !is_break(times, **b));
     nodes.extend(own.map(|b| (*b, false)));
     nodes.sort_by(|a, b| if first <= last { a.0.total_cmp(&b.0) } else { b.0.total_cmp(&a.0) });
-    // Parts of a field may each tell of the break between them.
+    // Neighbouring parts of a field may both report the break between them.
     nodes.dedup_by(|a, b| !a.1 && !b.1 && (a.0 - b.0).abs() <= SAME);
     let mut pieces = Vec::new();
     let mut open = vec![first];

@@ -38,11 +38,12 @@ const ERROR_EXPONENT: f64 = -0.2;
 const STAGE_B: usize = 6;
 const STAGE_E: usize = 7;
 
-/// The seven slopes of a step as rows of one `[7, n]` tensor, so that every combination of them is
-/// one product, with coefficients that are where the slopes are: a step uploads none.
+/// The seven slopes of a step as rows of one `[7, n]` tensor, so that every combination of them is one matrix
+/// product. The coefficients are kept on the device of the slopes, so that a step uploads none.
 struct Stages {
     slopes: Tensor,
-    /// A, B and E by rows, `[8, 7]`, float64, and the same times the length of the present step in the state's dtype.
+    /// The rows of A, B and E, `[8, 7]`, in float64. `scaled` is this table times the length of the current
+    /// step, in the state's dtype.
     table: Tensor,
     scaled: Tensor,
     shape: Vec<i64>,
@@ -76,14 +77,14 @@ impl Stages {
         self.slopes.get(index).view(self.shape.as_slice())
     }
 
-    /// The sum of the first `count` slopes by weights `[1, 7]`, in the state's shape.
+    /// The sum of the first `count` slopes with weights `[1, 7]`, in the state's shape.
     fn combine(&self, weights: &Tensor, count: usize) -> Result<Tensor> {
         let count = count as i64;
         let sum = weights.narrow(1, 0, count).f_matmul(&self.slopes.narrow(0, 0, count))?;
         Ok(sum.view(self.shape.as_slice()))
     }
 
-    /// The present step's length times the sum over i of coefficient i in `row` of the table * slope i.
+    /// The length of the current step times the sum over i of coefficient i in `row` of the table * slope i.
     fn weighted(&self, row: usize) -> Result<Tensor> {
         let count = match row {
             STAGE_B => B.len(),
@@ -93,8 +94,8 @@ impl Stages {
         self.combine(&self.scaled.narrow(0, row as i64, 1), count)
     }
 
-    /// What dense output adds to the state at the start of a step of length `h`, at each of `fractions` of it: one
-    /// upload for all of them.
+    /// Dense output: increments from the state at the start of a step of length `h` to the state at each of
+    /// `fractions` of the step. The weights of all fractions are uploaded at once.
     fn dense(&self, fractions: &[f64], h: f64) -> Result<Vec<Tensor>> {
         let weights: Vec<f64> = fractions.iter().flat_map(|x| dense_weights(*x)).map(|w| w * h).collect();
         let weights = Tensor::from_slice(&weights).to_kind(self.options.0).to_device(self.options.1);
@@ -169,19 +170,19 @@ struct Run<'a, 'm, F> {
     t: f64,
     y: Tensor,
     stages: Stages,
-    /// The states at the first of `times`, as many as have been passed.
+    /// The states at those of `times` that have been passed.
     states: Vec<Tensor>,
     /// The length of the next step.
     length: f64,
-    /// The error of the last step tried, in units of what is tolerated.
+    /// The error of the last step tried, relative to the tolerance.
     error: f64,
-    /// Whether the step from `t` has been tried before, in a greater length.
+    /// Whether a longer step from `t` has been rejected.
     rejected_here: bool,
     accepted: u64,
     rejected: u64,
 }
 
-/// A step tried from the present state.
+/// A step tried from the current state.
 struct Step {
     t: f64,
     h: f64,
@@ -231,7 +232,7 @@ impl<'a, 'm, F: FnMut(f64, &Tensor) -> Result<Tensor>> Run<'a, 'm, F> {
         })
     }
 
-    /// Gives up where steps have become too short or too many.
+    /// Returns an error if steps have become too short or too many.
     fn check_length(&mut self) -> Result<()> {
         let t = self.t;
         // Below this, t + h is t up to rounding.
@@ -251,14 +252,15 @@ impl<'a, 'm, F: FnMut(f64, &Tensor) -> Result<Tensor>> Run<'a, 'm, F> {
         }
         if self.accepted + self.rejected >= STEP_LIMIT {
             return Err(Error::Divergence(format!(
-                "dopri5: {STEP_LIMIT} steps only reached t = {t:.6} of {}",
+                "dopri5: reached only t = {t:.6} of {} after {STEP_LIMIT} steps",
                 self.last
             )));
         }
         Ok(())
     }
 
-    /// One step of the present length, or up to the end, and its error: six evaluations.
+    /// Tries one step of the current length, or up to the last time, and estimates its error. Takes six
+    /// evaluations.
     fn try_step(&mut self) -> Result<Step> {
         let mut t = self.t + self.length * self.direction;
         if self.direction * (t - self.last) > 0.0 {
@@ -280,7 +282,7 @@ impl<'a, 'm, F: FnMut(f64, &Tensor) -> Result<Tensor>> Run<'a, 'm, F> {
         Ok(Step { t, h, y, error })
     }
 
-    /// The states at the requested times that the step has passed.
+    /// Stores the states at the requested times that the step has passed.
     fn read_off(&mut self, step: &Step) -> Result<()> {
         let ahead = &self.times[self.states.len()..];
         let passed = ahead.iter().take_while(|time| self.direction * (**time - step.t) <= 0.0);

@@ -1,4 +1,4 @@
-//! Fixed steps: how states are carried from one to the next, and the one-step methods.
+//! Integration with fixed steps, and the one-step methods.
 
 use tch::{Device, Tensor};
 
@@ -7,7 +7,7 @@ use super::{not_finite, Rhs, Solver, States};
 use crate::error::Result;
 use crate::tensor::all_finite;
 
-/// The states at the requested times, by `advance`, which carries the state at a step's start to its end.
+/// The states at the requested times. `advance` carries the state at the start of a step to its end.
 pub(super) fn march<'m, F>(
     rhs: &mut Rhs<'m, F>,
     y: &Tensor,
@@ -18,7 +18,7 @@ pub(super) fn march<'m, F>(
     let mut states = vec![y.shallow_clone()];
     for (index, step) in steps.iter().enumerate() {
         y = advance(rhs, index, &y)?;
-        // Each look waits for another device: there, one at a requested time tells as well.
+        // Reading the check from a GPU waits for it, so there only states at requested times are checked.
         if (y.device() == Device::Cpu || step.requested) && !all_finite(&y) {
             return Err(not_finite(step.end));
         }
@@ -29,7 +29,7 @@ pub(super) fn march<'m, F>(
     Ok((states, steps.len() as u64, 0))
 }
 
-/// One step of a method without memory: Euler's where `solver` is none of the others.
+/// One step of a one-step method. Any `solver` other than midpoint, Heun and RK4 counts as Euler.
 pub(super) fn step<F>(rhs: &mut Rhs<'_, F>, solver: Solver, t: f64, h: f64, y: &Tensor) -> Result<Tensor>
 where
     F: FnMut(f64, &Tensor) -> Result<Tensor>,

@@ -1,9 +1,9 @@
-//! The times of fixed steps. A grid is uniform in a position: in t itself, in tau = a / (a + s) of the path
-//! x_t = a x1 + s x0, or in its log-SNR 2 log(tau / (1 - tau)); or its times are given.
+//! Grids of fixed steps. A grid is uniform in a coordinate: in t itself, in tau = a / (a + s) of the path x_t
+//! = a x1 + s x0, or in the log-SNR 2 log(tau / (1 - tau)). Alternatively its times are given.
 //!
-//! The log-SNR is infinite at the ends of most paths. Steps that are equal in it up to some limit leave pieces at the
-//! ends that no number of steps makes shorter, and methods lose their order: here log((tau + p) / (1 - tau + q)) is
-//! what steps are equal in, which is the log-SNR in the middle and ends like tau.
+//! The log-SNR is infinite at the ends of most paths. If it were cut off at some limit, more steps would not
+//! shorten the pieces at the ends, and methods would lose their order. Steps are therefore equal in log((tau
+//! + p) / (1 - tau + q)), which follows the log-SNR in the middle and tau at the ends.
 
 use std::str::FromStr;
 
@@ -14,8 +14,8 @@ use super::{Along, SolveOptions, Solver};
 use crate::error::{Error, Result};
 use crate::velocity::{Coefficients, Mixing, Path, Units};
 
-/// p and q: the shares of data and noise from which on the log-SNR counts. Less happens next to the noise than next to
-/// the data, whose detail is decided last.
+/// p and q: the shares of data and of noise above which a grid follows the log-SNR. p is the larger one,
+/// since less happens next to the noise than next to the data, whose detail is decided last.
 const SHARES: (f64, f64) = (0.1, 0.02);
 
 /// Where fixed steps begin and end.
@@ -26,9 +26,9 @@ pub enum Grid {
     Uniform,
     /// Equal in tau, in which the lines from noise to data are straight; on the linear path tau is t.
     Tau,
-    /// Equal in the log-SNR, but for the ends: see the module.
+    /// Equal in the log-SNR, except near the ends (see the module).
     LogSnr,
-    /// At these rising times, which reach over all times that are solved, and at those.
+    /// At these increasing times and at the requested times. They must span all requested times.
     #[serde(untagged)]
     Times(Vec<f64>),
 }
@@ -42,7 +42,7 @@ impl FromStr for Grid {
             "tau" => Ok(Grid::Tau),
             "log_snr" => Ok(Grid::LogSnr),
             _ => {
-                let expected = "'uniform', 'tau', 'log_snr' or rising times";
+                let expected = "'uniform', 'tau', 'log_snr' or increasing times";
                 Err(Error::argument("grid", expected, format!("{name:?}")))
             }
         }
@@ -51,17 +51,19 @@ impl FromStr for Grid {
 
 impl Grid {
     /// # Errors
-    /// [`Error::Argument`] naming `grid`, for times that do not rise or are not finite.
+    /// [`Error::Argument`] naming `grid` for times that are not increasing and finite.
     pub fn check(&self) -> Result<()> {
         let Grid::Times(times) = self else { return Ok(()) };
         let rises = times.windows(2).all(|pair| pair[0] < pair[1]);
         match times.len() >= 2 && rises && times.iter().all(|t| t.is_finite()) {
             true => Ok(()),
-            false => Err(Error::argument("grid", "two or more rising finite times", format!("{times:?}"))),
+            false => {
+                Err(Error::argument("grid", "two or more increasing finite times", format!("{times:?}")))
+            }
         }
     }
 
-    /// The same in the time of standard coordinates.
+    /// The same grid in the time of standard coordinates.
     pub fn in_units(&self, units: &Units) -> Grid {
         match self {
             Grid::Times(times) => Grid::Times(times.iter().map(|t| units.time(*t)).collect()),
@@ -75,13 +77,13 @@ impl Grid {
 pub(super) struct Step {
     pub start: f64,
     pub end: f64,
-    /// end - start; of equal steps the same number for each.
+    /// end - start; for equal steps exactly the same number.
     pub length: f64,
-    /// Whether a requested time is its end.
+    /// Whether the step ends at a requested time.
     pub requested: bool,
 }
 
-/// The steps through `times`, which are checked.
+/// The fixed steps through `times`, which have been checked.
 pub(super) fn steps(times: &[f64], options: &SolveOptions, along: &Along) -> Result<Vec<Step>> {
     let named = match (&options.grid, options.solver, along) {
         (Some(Grid::Times(given)), ..) => return through(times, given),
@@ -98,8 +100,8 @@ pub(super) fn steps(times: &[f64], options: &SolveOptions, along: &Along) -> Res
         (Grid::LogSnr, Some(mixing)) => Some(Position { mixing, log: true }),
         (Grid::Tau | Grid::LogSnr, None) => {
             let expected =
-                "'uniform' or times, where states are not known to be a x1 + s x0 of noise and data or \
-                            are outside of times 0 to 1";
+                "'uniform' or given times, since the states are not known to be mixtures a x1 + s x0 of data \
+                 x1 and noise x0, or some times are outside of [0, 1]";
             return Err(Error::argument("grid", expected, format!("{named:?}").to_lowercase()));
         }
     };
@@ -109,7 +111,8 @@ pub(super) fn steps(times: &[f64], options: &SolveOptions, along: &Along) -> Res
     }
 }
 
-/// Steps for each interval between positions: the rounded running share of `steps`, at least one each.
+/// Number of steps for each interval between positions, in proportion to its length and at least one. Running
+/// totals are rounded, so that the numbers add up to `steps`.
 pub(super) fn share_steps(positions: &[f64], steps: u64) -> Vec<u64> {
     let (start, span) = (positions[0], positions[positions.len() - 1] - positions[0]);
     let mut done = 0;
@@ -124,7 +127,7 @@ pub(super) fn share_steps(positions: &[f64], steps: u64) -> Vec<u64> {
         .collect()
 }
 
-/// Steps that are equal in t in each interval.
+/// Steps that are equal in t within each interval.
 fn equal(times: &[f64], steps: u64) -> Vec<Step> {
     let mut made = Vec::new();
     for (ends, share) in times.windows(2).zip(share_steps(times, steps)) {
@@ -138,7 +141,7 @@ fn equal(times: &[f64], steps: u64) -> Vec<Step> {
     made
 }
 
-/// Steps from one node to the next.
+/// Steps from each node to the next.
 fn between(nodes: &[(f64, bool)]) -> Vec<Step> {
     let step = |pair: &[(f64, bool)]| {
         let ((start, _), (end, requested)) = (pair[0], pair[1]);
@@ -147,7 +150,7 @@ fn between(nodes: &[(f64, bool)]) -> Vec<Step> {
     nodes.windows(2).map(step).collect()
 }
 
-/// Steps at the given rising times and at those of `times`.
+/// Steps between the increasing times `given` and the requested `times`.
 fn through(times: &[f64], given: &[f64]) -> Result<Vec<Step>> {
     let (first, last) = (times[0], times[times.len() - 1]);
     let (low, high) = (first.min(last), first.max(last));
@@ -161,7 +164,7 @@ fn through(times: &[f64], given: &[f64]) -> Result<Vec<Step>> {
     Ok(between(&nodes))
 }
 
-/// What a grid is uniform in: tau, or the log-SNR (half of it) that is finite at the ends.
+/// The coordinate in which a grid is uniform: tau, or half the log-SNR, modified to be finite at the ends.
 struct Position {
     mixing: Mixing,
     log: bool,
@@ -177,7 +180,7 @@ impl Position {
         }
     }
 
-    /// Steps that are equal in this position in each interval.
+    /// Steps that are equal in this position within each interval.
     fn equal(&self, times: &[f64], steps: u64) -> Result<Vec<Step>> {
         let places = Vec::<f64>::try_from(&self.of(&Tensor::from_slice(times)))?;
         let (mut nodes, mut targets, mut ends) = (vec![(times[0], true)], Vec::new(), Vec::new());
@@ -197,8 +200,8 @@ impl Position {
         Ok(between(&nodes))
     }
 
-    /// The times between some ends at which the position, which rises with time, has these values: each search is for
-    /// one of 64 parts of what the last one found.
+    /// The times at which the position has the values `targets`, each between its own `ends`. The position
+    /// increases with time. Each search narrows an interval to one of its 64 parts.
     fn times_at(&self, targets: &[f64], ends: &[(f64, f64)]) -> Result<Vec<f64>> {
         const PARTS: i64 = 64;
         const SEARCHES: i32 = 9;

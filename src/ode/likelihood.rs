@@ -19,10 +19,10 @@ use crate::velocity::{Source, VelocityField};
 /// Dimension up to which [`Divergence::Auto`] is exact.
 pub const EXACT_LIMIT: i64 = 32;
 
-/// Rows that the field sees at once: samples times probes (or dimensions).
+/// Largest number of rows in one call of the field: samples times probes (or dimensions).
 const CHUNK_ROWS: i64 = 8192;
 
-/// How the divergence of the field is taken.
+/// How the divergence of the field is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum Divergence {
@@ -31,8 +31,8 @@ pub enum Divergence {
     Auto,
     /// The trace of the Jacobian, one vector-Jacobian product for each dimension.
     Exact,
-    /// The mean of e^T J e over Rademacher probes e, drawn once for a whole solution: unbiased in
-    /// log p (Grathwohl et al., FFJORD, 2019), with variance.
+    /// The mean of e^T J e over Rademacher probes e, which are drawn once per solution. Unbiased in log p,
+    /// but with variance (Grathwohl et al., FFJORD, 2019).
     Hutchinson,
 }
 
@@ -71,8 +71,8 @@ impl Default for DensityOptions {
 /// the field's dtype and on its device. Reports under the stage `"density"`.
 ///
 /// # Errors
-/// As [`crate::ode::solve`]; [`Error::Argument`] for `probes` below 1; [`Error::NonFinite`] naming `x` where a
-/// density is beyond the dtype.
+/// As [`crate::ode::solve`]; [`Error::Argument`] for `probes` below 1; [`Error::NonFinite`] naming `x` if a
+/// density overflows the dtype.
 pub fn log_prob(
     field: &dyn VelocityField,
     x: &Tensor,
@@ -110,7 +110,8 @@ pub fn log_prob(
         let probes = if exact {
             Tensor::eye(size, (kind, device)).f_repeat([rows, 1])?
         } else {
-            // Drawn chunk by chunk for bounded memory; the seed, d and the probes fix the chunks.
+            // Drawn chunk by chunk to bound memory. The draws depend only on the seed, d and the number of
+            // probes.
             let signs = source.uniform(&[rows * count, size], Kind::Float, device)?.ge(0.5);
             signs.to_kind(kind) * 2.0 - 1.0
         };
@@ -140,12 +141,12 @@ pub fn log_prob(
     finite_densities(Tensor::f_cat(&parts, 0)?)
 }
 
-/// Each row `count` times, one copy after the other.
+/// Repeats each row `count` times, with its copies next to one another.
 fn repeat(x: &Tensor, count: i64) -> Result<Tensor> {
     Ok(x.f_repeat_interleave_self_int(count, 0, None)?)
 }
 
-/// A chunk of samples with the vectors that probe its Jacobians.
+/// A chunk of samples, with the vectors that probe their Jacobians.
 struct Part<'a> {
     field: &'a dyn VelocityField,
     rows: i64,
@@ -172,13 +173,14 @@ impl Part<'_> {
         let solution =
             integrate_between(derivative, &state, &ends, &options.solve, &along, &breaks, monitor)?;
         let end = solution.endpoint();
-        // In float64: the squares of many dimensions and the volume may nearly cancel.
+        // In float64, since the sum of squares and the change of volume may nearly cancel.
         let noise = end.narrow(1, 0, size).to_kind(Kind::Double);
         let mut shape = vec![self.rows];
         shape.extend(self.field.event_shape());
         let noise = noise.f_view(shape.as_slice())?;
         let log_noise = log_density(&self.source, &noise, options, self.own_condition.as_ref(), monitor)?;
-        // The last coordinate ran backwards from 0 with slope -div v: it holds +integral of div v.
+        // The last coordinate was solved backwards in time from 0 with slope -div v, so it holds the integral
+        // of div v.
         Ok((log_noise - end.select(1, size).to_kind(Kind::Double)).to_kind(x.kind()))
     }
 

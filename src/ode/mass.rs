@@ -1,4 +1,4 @@
-//! How the mass of what follows a flow grows: d log m / dt = g(t, x).
+//! Growth of mass along the paths of a flow: d log m / dt = g(t, x).
 
 use tch::{Kind, Tensor};
 
@@ -6,16 +6,16 @@ use crate::error::{Error, Result};
 use crate::tensor::{check_batch, shape_text};
 use crate::velocity::VelocityField;
 
-/// Log-masses `[T, B]`, in float64 and 0 at first, along states `[T, B, *event]` at `times` of a growing field, by the
-/// trapezoidal rule: with times h apart the error falls as h^2.
+/// Log-masses `[T, B]` in float64 along states `[T, B, *event]` at `times`, for a field with growth. They
+/// start at 0. The trapezoidal rule is used, whose error falls as h^2 for times h apart.
 ///
 /// # Errors
-/// Names `growth` where the field has none, `states` or `times` where they do not fit one another;
-/// [`Error::Divergence`] where masses are not finite.
+/// An error naming `growth` if the field has none, or `states` or `times` if they do not match;
+/// [`Error::Divergence`] if masses are not finite.
 pub fn log_masses(field: &dyn VelocityField, times: &[f64], states: &Tensor) -> Result<Tensor> {
     let size = states.size();
     if size.len() < 2 || size[0] != times.len() as i64 || times.is_empty() {
-        let expected = format!("states at {} times, (T, B, *event)", times.len());
+        let expected = format!("({}, B, *event), with one state per time", times.len());
         return Err(Error::shape("states", expected, shape_text(&size)));
     }
     if !times.iter().all(|time| time.is_finite()) {
@@ -28,7 +28,11 @@ pub fn log_masses(field: &dyn VelocityField, times: &[f64], states: &Tensor) -> 
         let x = x.to_kind(field.dtype()).to_device(field.device());
         let t = Tensor::full([rows], time, (field.dtype(), field.device()));
         let Some(rate) = field.growth(&t, &x, None)? else {
-            return Err(Error::argument("growth", "a teacher of populations that grow", "none"));
+            return Err(Error::argument(
+                "growth",
+                "a teacher with a growth rate (of populations whose mass changes)",
+                "none",
+            ));
         };
         rates.push(rate.to_kind(Kind::Double));
     }

@@ -1,10 +1,11 @@
-//! Batched solvers of dx/dt = v(t, x), forwards and backwards in time: Euler, midpoint, Heun, RK4 and the multistep
-//! methods of Adams and Bashforth and DPM-Solver++(2M) with fixed steps on a grid, and adaptive Dormand-Prince 5(4) that follows SciPy's `RK45` step for step (the
-//! same initial step, error norm, controller, reuse of the last stage and dense output; Dormand and
-//! Prince, J. Comput. Appl. Math. 6, 1980; Shampine, Math. Comp. 46, 1986).
+//! Batched solvers of dx/dt = v(t, x), forwards and backwards in time. Methods with fixed steps on a grid are
+//! Euler, midpoint, Heun, RK4, Adams-Bashforth and DPM-Solver++(2M). The adaptive method is Dormand-Prince
+//! 5(4), which follows SciPy's `RK45` step for step: the same initial step, error norm, controller, reuse of
+//! the last stage and dense output (Dormand and Prince, J. Comput. Appl. Math. 6, 1980; Shampine, Math. Comp.
+//! 46, 1986).
 //!
-//! The whole batch is one state: it shares its steps, and the error norm is the root mean square
-//! over all of its elements. The state keeps its dtype; time is kept in float64.
+//! The whole batch is one state: all samples share their steps, and the error norm is the root mean square
+//! over all elements. The state keeps its dtype; time is kept in float64.
 
 mod adjoint;
 mod breaks;
@@ -35,10 +36,10 @@ pub use likelihood::{log_prob, DensityOptions, Divergence, EXACT_LIMIT};
 pub use mass::log_masses;
 pub use source::{check_density, draw, log_density, pool, starts, POOL};
 
-/// Accepted and rejected steps after which the adaptive solver gives up.
+/// Number of accepted and rejected steps after which the adaptive solver gives up.
 pub const STEP_LIMIT: u64 = 100_000;
 
-/// How to step.
+/// An integration method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum Solver {
@@ -52,7 +53,7 @@ pub enum Solver {
     Rk4,
     /// Second order by the slopes of two steps (Adams and Bashforth), one evaluation a step.
     Ab2,
-    /// Third order by those of three, one evaluation a step.
+    /// Third order by the slopes of three steps (Adams and Bashforth), one evaluation a step.
     Ab3,
     /// DPM-Solver++(2M): second order, one evaluation a step.
     Dpm2m,
@@ -98,7 +99,7 @@ impl FromStr for Solver {
     }
 }
 
-/// A solver of fixed steps, and how many it takes over the whole of [0, 1].
+/// A fixed-step solver and its number of steps over [0, 1].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FixedSteps {
     pub solver: Solver,
@@ -110,15 +111,16 @@ pub struct FixedSteps {
 #[serde(default)]
 pub struct SolveOptions {
     pub solver: Solver,
-    /// Number of steps of fixed-step solvers over the whole span of times, shared out over the intervals by
-    /// their lengths; every interval gets at least one.
+    /// Number of steps of fixed-step solvers over the whole span of times. They are divided among the
+    /// intervals in proportion to their lengths; every interval gets at least one.
     pub steps: u64,
-    /// Relative tolerance of dopri5 (never taken below ten roundings of the state's dtype).
+    /// Relative tolerance of dopri5. A value below ten times the machine epsilon of the state's dtype is
+    /// raised to it.
     pub rtol: f64,
     /// Absolute tolerance of dopri5.
     pub atol: f64,
-    /// Where fixed steps are; `None` is [`Grid::LogSnr`] for multistep methods where the path is known, else
-    /// [`Grid::Uniform`]. Of given times, `steps` are as many as these are.
+    /// Grid of fixed steps. `None` is [`Grid::LogSnr`] for multistep methods if the path is known, else
+    /// [`Grid::Uniform`]. If the grid is given by its times, `steps` is not used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grid: Option<Grid>,
 }
@@ -130,7 +132,7 @@ impl Default for SolveOptions {
 }
 
 impl SolveOptions {
-    /// dopri5 with one tolerance for both.
+    /// dopri5 with the same relative and absolute tolerance.
     pub fn adaptive(tolerance: f64) -> Self {
         SolveOptions { rtol: tolerance, atol: tolerance, ..SolveOptions::default() }
     }
@@ -141,8 +143,8 @@ impl SolveOptions {
     }
 
     /// # Errors
-    /// [`Error::Argument`] for zero steps, a negative or non-finite rtol, an atol that is not
-    /// positive and finite, a grid of bad times or with dopri5.
+    /// [`Error::Argument`] for zero steps, a negative or non-finite rtol, an atol that is not positive and
+    /// finite, a grid of invalid times, or any grid with dopri5.
     pub fn validate(&self) -> Result<()> {
         if self.steps == 0 {
             return Err(Error::argument("steps", "at least 1", self.steps));
@@ -155,25 +157,25 @@ impl SolveOptions {
         }
         let Some(grid) = &self.grid else { return Ok(()) };
         if self.solver == Solver::Dopri5 {
-            return Err(Error::argument("grid", "none with 'dopri5', which finds its own steps", "one"));
+            return Err(Error::argument("grid", "None with 'dopri5', which chooses its own steps", "a grid"));
         }
         grid.check()
     }
 
-    /// The same in standard coordinates, whose times are others.
+    /// The same options in standard coordinates, where times differ.
     fn in_units(&self, units: &Units) -> SolveOptions {
         SolveOptions { grid: self.grid.as_ref().map(|grid| grid.in_units(units)), ..self.clone() }
     }
 }
 
-/// What is known of the states that an equation moves.
+/// What is known about the states of an equation.
 #[derive(Debug, Clone, Copy)]
 enum Along {
     /// Nothing.
     Anything,
-    /// They hold such mixtures of noise and data, and more.
+    /// They consist of mixtures a x1 + s x0 of data and noise, and of further variables.
     Augmented(Mixing),
-    /// They are such mixtures.
+    /// They are mixtures a x1 + s x0 of data and noise.
     States(Mixing),
 }
 
@@ -185,7 +187,7 @@ impl Along {
         }
     }
 
-    /// What is known of augmented states along a field, from time 0 to 1 or back.
+    /// What is known about augmented states along a field, from time 0 to 1 or back.
     fn augmented(field: &dyn VelocityField) -> Along {
         field.mixing().map_or(Along::Anything, Along::Augmented)
     }
@@ -196,7 +198,7 @@ impl Along {
 pub struct Solution {
     /// The states at the requested times: `[T, B, *event]`; the first is the start.
     pub trajectory: Tensor,
-    /// Evaluations that one sample needed (NFE).
+    /// Number of evaluations that one sample needed (NFE).
     pub evaluations: u64,
     pub accepted: u64,
     pub rejected: u64,
@@ -209,16 +211,16 @@ impl Solution {
     }
 }
 
-/// Integrates dx/dt = v(t, x) from `times[0]`, where the state is `x` (`[B, *event]`, any float
-/// dtype and device), through all of `times`. Gradients are not recorded. The trajectory has the
-/// field's dtype and lies on its device. Between 0 and 1, a field that knows its data to be far from standard
-/// ([`VelocityField::standard`]) is solved in standard coordinates: steps are equal and tolerances are meant there.
-/// Solvers start anew where the velocity jumps ([`VelocityField::breaks`]).
+/// Integrates dx/dt = v(t, x) from `times[0]`, where the state is `x` (`[B, *event]`, any float dtype and
+/// device), through all of `times`. Gradients are not recorded. The trajectory has the field's dtype and lies
+/// on its device. If all times are in [0, 1], a field whose data are far from standardised
+/// ([`VelocityField::standard`]) is solved in standard coordinates. Grids and tolerances then refer to those.
+/// Solvers restart where the velocity jumps ([`VelocityField::breaks`]).
 ///
 /// # Errors
-/// [`Error::Shape`], [`Error::Argument`] or [`Error::NonFinite`] for bad arguments,
-/// [`Error::Divergence`] where the state or the velocity stops being finite, where the step size
-/// underflows, or after [`STEP_LIMIT`] steps; whatever the field or the monitor answers.
+/// [`Error::Shape`], [`Error::Argument`] or [`Error::NonFinite`] for bad arguments, [`Error::Divergence`] if
+/// the state or the velocity stops being finite, if the step size underflows, or after [`STEP_LIMIT`] steps;
+/// any error of the field or the monitor.
 pub fn solve(
     field: &dyn VelocityField,
     x: &Tensor,
@@ -232,7 +234,7 @@ pub fn solve(
     solve_checked(field, x, times, options, condition, monitor)
 }
 
-/// [`solve`] of what was checked.
+/// [`solve`] without the checks of `x` and `condition`.
 fn solve_checked(
     field: &dyn VelocityField,
     x: &Tensor,
@@ -256,7 +258,7 @@ fn solve_checked(
     match field.standard()?.filter(|_| between) {
         None => solve(field, &x, times, options),
         Some((field, units)) => {
-            // Told before the times are those of other coordinates.
+            // Checked here, so that a message shows the caller's times.
             options.validate()?;
             let own = options.in_units(&units);
             in_units(&units.to(kind, device), &x, times, |z, times| solve(&*field, z, times, &own))
@@ -264,7 +266,8 @@ fn solve_checked(
     }
 }
 
-/// A solution in standard coordinates as one in the units of `x`, the state at the first of `times`.
+/// Solves in standard coordinates, and converts the solution to the units of `x`, the state at the first of
+/// `times`.
 fn in_units(
     units: &Units,
     x: &Tensor,
@@ -282,7 +285,7 @@ fn in_units(
     Ok(Solution { trajectory: Tensor::f_stack(&states, 0)?, ..solution })
 }
 
-/// The ends of the fixed steps that [`solve`] takes through `times`, the first of these included.
+/// The first of `times`, followed by the ends of the fixed steps that [`solve`] takes through `times`.
 ///
 /// # Errors
 /// As [`solve`]; [`Error::Argument`] naming `solver` for dopri5, whose steps depend on the states.
@@ -290,7 +293,7 @@ pub fn step_times(field: &dyn VelocityField, times: &[f64], options: &SolveOptio
     options.validate()?;
     check_times(times)?;
     if options.solver == Solver::Dopri5 {
-        return Err(Error::argument("solver", "one with fixed steps", "'dopri5'"));
+        return Err(Error::argument("solver", "a solver with fixed steps", "'dopri5'"));
     }
     let between = times.iter().all(|t| (0.0..=1.0).contains(t));
     let ends = |field: &dyn VelocityField, times: &[f64], options: &SolveOptions| -> Result<Vec<f64>> {
@@ -306,7 +309,7 @@ pub fn step_times(field: &dyn VelocityField, times: &[f64], options: &SolveOptio
     Ok(ends(&*field, &own, &options.in_units(&units))?.into_iter().map(|t| back.time(t)).collect())
 }
 
-/// How [`solve_chunked`] cuts a large batch, and under which name it reports.
+/// The chunk size of [`solve_chunked`], and the stage under which it reports.
 #[derive(Debug, Clone, Copy)]
 pub struct Chunks {
     /// The stage of the progress reports: `"sample"`, `"trajectories"` and so on.
@@ -321,10 +324,10 @@ impl Chunks {
     }
 }
 
-/// [`solve`] in chunks of bounded size, halved where memory runs out; reports samples done after each. The trajectory is collected
-/// on the device of `x`. Each chunk picks its own adaptive steps, so that results depend on the chunk
-/// size within the tolerances. Step and evaluation counts are those of the most expensive chunk: what
-/// one sample needed.
+/// [`solve`] in chunks of bounded size, halved when memory runs out. Reports the number of finished samples
+/// after each chunk. The trajectory is collected on the device of `x`. Each chunk chooses its own adaptive
+/// steps, so results depend on the chunk size within the tolerances. The counts of steps and evaluations are
+/// those of the most expensive chunk.
 ///
 /// # Errors
 /// As [`solve`].
@@ -365,12 +368,12 @@ pub fn solve_chunked(
     Ok(total)
 }
 
-/// The core: integrates dy/dt = `derivative(t, y)` for a state of any shape from `times[0]` through
-/// all of `times` (finite, strictly monotone, in either direction). Gradients are not recorded.
-/// `monitor.tick()` is called before every evaluation; its error stops the integration.
+/// Integrates dy/dt = `derivative(t, y)` for a state of any shape from `times[0]` through all of `times`
+/// (finite, strictly monotone, in either direction). Gradients are not recorded. `monitor.tick()` is called
+/// before every evaluation; its error stops the integration.
 ///
 /// # Errors
-/// As [`solve`]; [`Error::Teacher`] where the derivative has another shape or dtype than the state;
+/// As [`solve`]; [`Error::Teacher`] if the derivative has another shape or dtype than the state;
 /// [`Error::Argument`] for a solver or grid that needs to know the path of the states.
 pub fn integrate<F>(
     derivative: F,
@@ -385,7 +388,7 @@ where
     integrate_along(derivative, y, times, options, &Along::Anything, monitor)
 }
 
-/// [`integrate`], with what is known of the states.
+/// [`integrate`], with what is known about the states.
 fn integrate_along<F>(
     derivative: F,
     y: &Tensor,
@@ -400,7 +403,7 @@ where
     options.validate()?;
     check_times(times)?;
     let mut rhs = Rhs { derivative, monitor, shape: y.size(), kind: y.kind(), evaluations: 0 };
-    // A guard, so that gradients come back on even where the derivative panics.
+    // A guard restores gradients even if the derivative panics.
     let _no_grad = tch::no_grad_guard();
     let y = y.detach();
     let steps = || grid::steps(times, options, along);
@@ -421,7 +424,7 @@ where
     Ok(Solution { trajectory, evaluations: rhs.evaluations, accepted, rejected })
 }
 
-/// The right-hand side, counted, watched and checked.
+/// The right-hand side, with a counter of evaluations, a monitor and a check of its values.
 struct Rhs<'a, F> {
     derivative: F,
     monitor: &'a mut dyn Monitor,
@@ -435,7 +438,7 @@ impl<F: FnMut(f64, &Tensor) -> Result<Tensor>> Rhs<'_, F> {
         self.monitor.tick()?;
         self.evaluations += 1;
         let slope = (self.derivative)(t, y)?;
-        // A wrong shape might broadcast and give a plausible answer.
+        // A wrong shape might broadcast and give a plausible result.
         if slope.size() != self.shape || slope.kind() != self.kind {
             return Err(Error::teacher(format!(
                 "the velocity at t = {t} has shape {} and dtype {}, expected {} and {}",

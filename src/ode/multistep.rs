@@ -1,8 +1,10 @@
-//! Linear multistep methods: one evaluation a step, and the slopes of earlier steps for the order.
+//! Linear multistep methods. A step takes one evaluation, and reaches its order with the slopes of earlier
+//! steps.
 //!
-//! Adams and Bashforth's methods integrate the polynomial through the last slopes (Hairer, Norsett and Wanner, Solving
-//! ODEs I, III.5, with variable steps), here of y = x / m in tau, m = a + s: on every path x_t = a x1 + s x0 a line of
-//! y in tau, so that Euler's method is DDIM (Song et al., arXiv 2010.02502) and nothing is lost to the schedule.
+//! Adams-Bashforth methods integrate the polynomial through the last slopes (Hairer, Norsett and Wanner,
+//! Solving ODEs I, III.5, with variable steps). Here these are slopes of y = x / m in tau, with m = a + s. In
+//! these coordinates every path x_t = a x1 + s x0 is a straight line. Euler's method is then DDIM (Song et
+//! al., arXiv 2010.02502), and the schedule causes no error.
 
 use tch::Tensor;
 
@@ -12,25 +14,25 @@ use super::{Along, Rhs, States};
 use crate::error::{Error, Result};
 use crate::velocity::{Coefficients, Mixing};
 
-/// An earlier slope that is nearer to the last than this share of the coming step says more of rounding than of the
-/// curve, and is left out.
+/// Least distance between successive slopes in use, as a share of the next step. If two are nearer, their
+/// difference says more about rounding than about curvature, and the earlier one is left out.
 const NEAREST: f64 = 0.1;
 
-/// Of fewer steps than this, the last of DPM-Solver++ is of first order, as its authors have it: it is the longest in
-/// lambda.
+/// With fewer steps than this, the last step of DPM-Solver++ is of first order, as its authors recommend: it
+/// is the longest in lambda.
 const FEW: usize = 15;
 
-/// What a node's slope in t is as one of the method's own coordinates.
+/// The method's coordinates at a node, and the factors that convert a slope in t to them.
 struct Node {
     tau: f64,
-    /// m, in which states are measured.
+    /// m, the unit of states.
     unit: f64,
     /// Factors of dx/dt and x in dy/dtau.
     of_rate: f64,
     of_state: f64,
 }
 
-/// The coordinates at the steps' ends.
+/// The coordinates at the ends of all steps.
 fn nodes(steps: &[Step], along: &Along) -> Result<Vec<Node>> {
     let times: Vec<f64> =
         steps.iter().take(1).map(|step| step.start).chain(steps.iter().map(|s| s.end)).collect();
@@ -71,7 +73,8 @@ impl Known {
     }
 }
 
-/// Weights of slopes at `places`, 0 the first of them, in the integral of their polynomial from 0 to `h`; at most three.
+/// Weights of the slopes at `places` in the integral of their polynomial from 0 to `h`. There are at most
+/// three places, and the first is 0.
 fn adams_weights(places: &[f64], h: f64) -> Vec<f64> {
     match *places {
         [_, b] => vec![h - h * h / (2.0 * b), h * h / (2.0 * b)],
@@ -87,8 +90,9 @@ fn adams_weights(places: &[f64], h: f64) -> Vec<f64> {
     }
 }
 
-/// Adams and Bashforth's method of order 2 or 3. The first step is Euler's, whose error alone would leave the second order;
-/// it is corrected to the trapezium's by the slope that the second step begins with.
+/// The Adams-Bashforth method of order 2 or 3. The first step is Euler's, whose error alone would limit the
+/// method to second order. It is corrected to the trapezoidal rule with the slope at the start of the second
+/// step.
 pub(super) fn adams<F>(
     rhs: &mut Rhs<'_, F>,
     y: &Tensor,
@@ -100,7 +104,7 @@ where
     F: FnMut(f64, &Tensor) -> Result<Tensor>,
 {
     let nodes = nodes(steps, along)?;
-    // The last slopes and where they are, the latest first.
+    // The last slopes with their values of tau, the latest first.
     let mut past: Vec<(f64, Tensor)> = Vec::new();
     let mut corrected = None;
     let mut states = march(rhs, y, steps, |rhs, index, x| {
@@ -134,24 +138,24 @@ where
     Ok(states)
 }
 
-/// DPM-Solver++(2M) (Lu et al., arXiv 2211.01095, algorithm 2): the expectation of the data as a line through its last
-/// two values in lambda = log(a / s), integrated exactly. Backwards, where s grows from 0, it is the mirror image:
-/// the expectation of the noise.
+/// DPM-Solver++(2M) (Lu et al., arXiv 2211.01095, algorithm 2): the expectation of the data is taken as a
+/// line in lambda = log(a / s) through its last two values, and integrated exactly. Backwards in time, where
+/// s grows from 0, the expectation of the noise takes its place.
 pub(super) fn dpm2m<F>(rhs: &mut Rhs<'_, F>, y: &Tensor, steps: &[Step], along: &Along) -> Result<States>
 where
     F: FnMut(f64, &Tensor) -> Result<Tensor>,
 {
     let Along::States(mixing) = along else {
         let expected =
-            "another than 'dpm2m', which is for states that are a x1 + s x0 of noise and data, from time \
-                        0 to 1 or back, and for nothing that is carried along with them";
+            "a solver other than 'dpm2m', which needs states that are mixtures a x1 + s x0 of data x1 and noise \
+             x0, at times from 0 to 1, without further variables";
         return Err(Error::argument("solver", expected, "'dpm2m'"));
     };
     let times: Vec<f64> =
         steps.iter().take(1).map(|step| step.start).chain(steps.iter().map(|s| s.end)).collect();
     let known = Known::of(mixing, &times)?;
     let forwards = steps.first().is_none_or(|step| step.end > step.start);
-    // The expectation one step ago and that step's length in lambda.
+    // The expectation at the start of the previous step, and the length of that step in lambda.
     let mut past: Option<(Tensor, f64)> = None;
     march(rhs, y, steps, |rhs, index, x| {
         let [a, s, a_rate, s_rate] = known.at(index);
@@ -166,7 +170,7 @@ where
                 (x * (a_rate / wronskian) - velocity * (a / wronskian), a_next / a, s_next - a_next / a * s)
             }
         };
-        // Infinite at an end where one of them is 0: then the line is a constant.
+        // Infinite at an end where a or s is 0; the line is then a constant.
         let h = (a_next.ln() - s_next.abs().ln() - a.abs().ln() + s.ln()).abs();
         let ratio = past.as_ref().map_or(0.0, |(_, last)| h / (2.0 * last));
         let low = index + 1 == steps.len() && steps.len() < FEW;

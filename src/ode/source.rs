@@ -1,4 +1,4 @@
-//! Draws from what a flow starts from, and log-densities of it. Another flow is solved for both.
+//! Samples and log-densities of the source of a flow. If the source is another flow, that flow is solved.
 
 use tch::{Device, Kind, Tensor};
 
@@ -8,19 +8,19 @@ use crate::monitor::Monitor;
 use crate::tensor::{check_batch, in_chunks, log_standard_normal, shape_text, RandomSource};
 use crate::velocity::{Conditioning, Source};
 
-/// Rows that stand for a law that rows cannot be taken of, where many are asked for again and again: pairs of
-/// training are drawn from them.
+/// Number of samples that stand for a source which is not itself a set of rows. Training draws its pairs from
+/// them.
 pub const POOL: i64 = 16_384;
 
-/// Distances between states and rows that are held at once.
+/// Largest number of distances between states and rows that are held in memory at once.
 const DISTANCES: i64 = 1 << 22;
 
-/// `count` samples `[count, *event]` of a source, the same for the same random numbers. A conditional flow takes the
-/// `condition` of each.
+/// Draws `count` samples `[count, *event]` of a source, which are the same for the same state of `random`. If
+/// the source is a conditional flow, `condition` has one entry per sample.
 ///
 /// # Errors
-/// Names `source` where its samples have another shape or are not finite, `x0` where it is a sampler that no file
-/// could hold; whatever a flow, a sampler or the monitor raises.
+/// An error naming `source` if its samples have another shape or are not finite, or `x0` if the source was a
+/// function, which files do not store; any error of a flow, a sampler or the monitor.
 pub fn draw(
     source: &Source,
     count: i64,
@@ -56,14 +56,14 @@ pub fn draw(
             drawn
         }
         Source::Lost => {
-            let expected = "samples to start from: the source was a function, which no file holds";
+            let expected = "samples to start from, since the source was a function, which files do not store";
             return Err(Error::argument("x0", expected, "none"));
         }
     };
     Ok(drawn.to_kind(kind).to_device(device))
 }
 
-/// Samples with normal noise of a deviation added to them, none for 0.
+/// Adds normal noise of standard deviation `noise` to samples; none for 0.
 fn noised(samples: &Tensor, noise: f64, random: &mut RandomSource) -> Result<Tensor> {
     if noise == 0.0 {
         return Ok(samples.shallow_clone());
@@ -72,8 +72,9 @@ fn noised(samples: &Tensor, noise: f64, random: &mut RandomSource) -> Result<Ten
     Ok(samples.f_add(&(drawn * noise))?)
 }
 
-/// Samples that stand for a source from now on, `[.., *event]` in float32 on the CPU: all of a set of rows, equally
-/// often and at least [`POOL`] in all where they have noise.
+/// A fixed set of samples that stands for a source, `[.., *event]` in float32 on the CPU. For rows it holds
+/// every row. For rows with noise each row is repeated equally often, for at least [`POOL`] samples in all.
+/// For other sources it holds [`POOL`] samples.
 ///
 /// # Errors
 /// As [`draw`].
@@ -96,17 +97,18 @@ pub fn pool(
             noised(&rows.f_repeat(repeats.as_slice())?, *noise, random)
         }
         Source::Flow(field) if field.conditioning() != Conditioning::None => {
-            let expected = "an unconditional flow: its samples are paired with data of all conditions";
-            Err(Error::argument("source", expected, "a conditional one"))
+            let expected = "an unconditional flow, since its samples are paired with data of all conditions";
+            Err(Error::argument("source", expected, "a conditional flow"))
         }
         _ => draw(source, POOL, event_shape, random, options, None, monitor),
     }
 }
 
-/// Log-density in nats, `[B]` in float64, of states `[B, *event]` at a flow's beginning; that of another flow by `options`.
+/// Log-density in nats, `[B]` in float64, of states `[B, *event]` under the source of a flow. `options` are
+/// for a source that is another flow.
 ///
 /// # Errors
-/// [`Error::Argument`] naming `source` where it has none; whatever a flow, a density or the monitor raises.
+/// [`Error::Argument`] naming `source` if it has no density; any error of a flow, a density or the monitor.
 pub fn log_density(
     source: &Source,
     x: &Tensor,
@@ -139,13 +141,13 @@ fn log_kernel_density(rows: &Tensor, noise: f64, x: &Tensor) -> Result<Tensor> {
     let (count, size) = rows.size2()?;
     let constant = (count as f64).ln() + size as f64 * (noise.ln() + 0.5 * std::f64::consts::TAU.ln());
     in_chunks(x.size()[0], DISTANCES / count, 0, |first, length| {
-        // By differences: a matrix product would lose what is far from zero.
+        // Computed from differences: a matrix product would lose precision far from zero.
         let distances = Tensor::f_cdist(&x.narrow(0, first, length), &rows, 2.0, 2)?;
         Ok((distances / noise).square().f_mul_scalar(-0.5)?.f_logsumexp([1_i64], false)? - constant)
     })
 }
 
-/// What is said of a source that has no density, before anything is computed.
+/// Refuses a source without a density, before anything is computed.
 ///
 /// # Errors
 /// [`Error::Argument`] naming `source`.
@@ -165,7 +167,8 @@ fn without_density(source: &Source) -> Error {
     Error::argument("source", expected, format!("'{}'", source.name()))
 }
 
-/// [`draw`] for a seed: teachers, students and pictures of one seed start alike, by [`RandomSource::noise`].
+/// [`draw`] with the random numbers of [`RandomSource::noise`]. Teachers, students and plots with the same
+/// seed start from the same samples.
 ///
 /// # Errors
 /// As [`draw`].

@@ -92,7 +92,8 @@ impl Tensors {
         match described {
             Some(described) if described as usize <= held => Ok(()),
             _ => {
-                let message = format!("its header describes a model with more than the {held} values in the file");
+                let message =
+                    format!("its header describes a model with more than the {held} values in the file");
                 Err(Error::checkpoint(&self.path, message))
             }
         }
@@ -135,8 +136,9 @@ impl<R: Read> Opened<R> {
         let header = Header::read(&name, &metadata)?;
         let end = begin.checked_add(metadata.data_len() as u64);
         if end != Some(size) {
-            let message =
-                format!("not a whole safetensors file (it has {size} bytes, its header describes another size)");
+            let message = format!(
+                "not a whole safetensors file (it has {size} bytes, its header describes another size)"
+            );
             return Err(Error::checkpoint(&name, message));
         }
         Ok(Opened { file, name, metadata, header })

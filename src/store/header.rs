@@ -34,7 +34,9 @@ impl Header {
     pub fn new<D: Serialize>(kind: &str, description: &D, facts: Value) -> Result<Self> {
         match serde_json::to_value(description) {
             Ok(Value::Object(description)) => Ok(Header { kind: kind.into(), description, facts }),
-            Ok(_) => Err(Error::Internal(anyhow::anyhow!("the description of a {kind} is not a JSON object"))),
+            Ok(_) => {
+                Err(Error::Internal(anyhow::anyhow!("the description of a {kind} is not a JSON object")))
+            }
             Err(error) => Err(Error::Internal(error.into())),
         }
     }

@@ -41,7 +41,9 @@ impl Conditioning {
     pub fn check(&self, condition: Option<&Tensor>, batch: i64) -> Result<()> {
         let expected = match self {
             Conditioning::None => "no condition (this field is unconditional)".to_string(),
-            Conditioning::Labels { classes } => format!("int64 labels of shape ({batch},) from 0 to {}", classes - 1),
+            Conditioning::Labels { classes } => {
+                format!("int64 labels of shape ({batch},) from 0 to {}", classes - 1)
+            }
             Conditioning::Vector { dim } => format!("a float array of shape ({batch}, {dim})"),
         };
         let wrong = |got: String| Err(Error::argument("condition", &expected, got));

@@ -204,7 +204,8 @@ def test_data_sets_are_shuffled_with_their_labels():
 def test_labels_of_batches_are_conditions():
     whole = fitted(ROWS, num_classes=3, condition=LABELS)
     assert losses(fitted(DataLoader(Pairs(), 7), num_classes=3)) == losses(whole)
-    with pytest.raises(ArgumentError, match=r"condition: expected int64 labels of shape \(48,\) from 0 to 2, got none"):
+    expected = r"condition: expected int64 labels of shape \(48,\) from 0 to 2, got none"
+    with pytest.raises(ArgumentError, match=expected):
         fitted(Plain(ROWS), num_classes=3)
     with pytest.raises(ArgumentError, match="condition: expected None with batches of data"):
         fitted(Plain(ROWS), num_classes=3, condition=LABELS)
