@@ -1,27 +1,28 @@
-//! Fixed-point steps combined by what they left before (Anderson, J. ACM 12, 1965; Walker and Ni, SIAM J. Numer. Anal.
-//! 49, 2011): as many evaluations as plain ones.
+//! Anderson acceleration of fixed-point steps (Anderson, J. ACM 12, 1965; Walker and Ni, SIAM J. Numer. Anal.
+//! 49, 2011). It takes as many evaluations as plain steps.
 
 use tch::{Kind, Tensor};
 
 use crate::error::Result;
 
-/// Latest iterates that are combined.
+/// Number of latest iterates that are combined.
 const MEMORY: usize = 5;
 
-/// What keeps weights bounded where iterates say the same, relative to the mean square of their residuals.
+/// Regularisation relative to the mean square of the residuals. It keeps weights bounded if iterates are
+/// nearly the same.
 const REGULARISATION: f64 = 1e-6;
 
-/// The iterates of a search, each sample's its own: `[B, d]` each.
+/// The latest iterates of a search, `[B, d]` each. Every sample is combined with weights of its own.
 #[derive(Default)]
 pub(super) struct Iterates {
-    /// Where each iterate's own step leads.
+    /// The state that each iterate's fixed-point step leads to.
     ahead: Vec<Tensor>,
     /// F(noise) - x1.
     residuals: Vec<Tensor>,
 }
 
 impl Iterates {
-    /// Remembers one more; of a sample whose numbers are not finite, the one before again.
+    /// Adds an iterate. For samples whose values are not finite, the previous iterate is repeated.
     pub fn add(&mut self, ahead: Tensor, residual: Tensor) -> Result<()> {
         let finite = (&ahead + &residual).f_isfinite()?.f_all_dim(1, true)?;
         let or_before = |new: Tensor, before: Option<&Tensor>| match before {
@@ -37,7 +38,7 @@ impl Iterates {
         Ok(())
     }
 
-    /// sum_i a_i ahead_i, where a, of sum 1, makes the square of sum_i a_i residual_i least: `[B, d]`.
+    /// sum_i a_i ahead_i, `[B, d]`, with weights a of sum 1 that minimise ||sum_i a_i residual_i||.
     pub fn next(&self) -> Result<Tensor> {
         let residuals = Tensor::f_stack(&self.residuals, 1)?.to_kind(Kind::Double);
         let gram = residuals.f_matmul(&residuals.transpose(1, 2))?;
@@ -46,7 +47,7 @@ impl Iterates {
         let size = size.clamp_min(f64::MIN_POSITIVE).f_unsqueeze(2)?;
         let eye = Tensor::f_eye(count, (Kind::Double, gram.device()))? * REGULARISATION;
         let ones = Tensor::f_ones([gram.size()[0], count, 1], (Kind::Double, gram.device()))?;
-        // Without a check of the factors: one singular sample is not to fail the others.
+        // Without a check for singular systems: one singular sample must not fail the others.
         let (weights, _) = Tensor::f_linalg_solve_ex(&(gram / size + eye), &ones, true, false)?;
         let weights = &weights / weights.f_sum_dim_intlist([1i64].as_slice(), true, Kind::Double)?;
         let ahead = Tensor::f_stack(&self.ahead, 1)?;
@@ -85,7 +86,7 @@ mod tests {
         iterates.add(row(&[1.0, 1.0]), row(&[1.0, 1.0])).unwrap();
         iterates.add(row(&[0.5, f64::NAN]), row(&[0.5, f64::INFINITY])).unwrap();
         let next = iterates.next().unwrap();
-        // Residuals 1 and 1/2 vanish at weights -1 and 2; the other sample has nothing but its first one.
+        // Residuals 1 and 1/2 vanish at weights -1 and 2; the other sample has only its first iterate.
         assert!((next.double_value(&[0, 0])).abs() < 1e-4, "{next}");
         assert!((next.double_value(&[1, 0]) - 1.0).abs() < 1e-9, "{next}");
     }

@@ -8,19 +8,20 @@ use crate::monitor::Monitor;
 use crate::tensor::threads::IntraOpThreads;
 use crate::tensor::{chunks, in_chunks};
 
-/// Values of the widest intermediate tensor in one chunk: bounds the memory of any sampling call, and the
-/// time between two looks at the monitor.
+/// Largest number of values in the widest intermediate tensor of a chunk. It bounds the memory of any
+/// sampling call, and the time between two calls of the monitor.
 const CHUNK_VALUES: i64 = 1 << 22;
-/// The same for each thread of a CPU: a layer is to find what the one before left in the processor's cache.
+/// The same per thread of a CPU, so that a layer finds the output of the previous one in the processor's
+/// cache.
 pub(super) const CACHE_VALUES: i64 = 1 << 18;
-/// Rows of a chunk, below which products are slower.
+/// Least number of rows in a chunk; with fewer, matrix products are slower.
 const LEAST_ROWS: i64 = 256;
 
-/// Number of rows in a chunk, where `times` states of each are held at once.
+/// Number of rows in a chunk if `times` states of each row are held in memory at once.
 pub(super) fn chunk_rows(student: &Student, times: i64) -> i64 {
     let config = student.config();
     let hidden = match &config.unet {
-        // A few maps at full resolution at once.
+        // A few feature maps at full resolution are held at once.
         Some(unet) => 4 * unet.channels * config.event_shape[1..].iter().product::<i64>(),
         None => config.width.max(2 * config.dimension() + 1),
     };
@@ -33,44 +34,44 @@ pub(super) fn chunk_rows(student: &Student, times: i64) -> i64 {
     rows.min(cached.max(LEAST_ROWS))
 }
 
-/// Threads for samplers' products: those of one lift.
+/// Limit of threads for the matrix products of a sampler, which are those of one lift.
 pub(super) fn threads(student: &Student, rows: i64) -> IntraOpThreads {
     let config = student.config();
     IntraOpThreads::for_work(student.parameters().count() / config.lifts, rows * config.reuse())
 }
 
-/// One batch of checked samples, flat.
+/// A batch of checked samples, flattened.
 pub(super) struct Samples<'a> {
     student: &'a Student,
     /// `[B, d]`.
     pub x: Tensor,
-    /// Condition of each sample, as the student was given it.
+    /// Condition of each sample, before encoding.
     condition: Option<Tensor>,
     /// Number of states held at once for each sample.
     states: i64,
 }
 
-/// Some rows of it.
+/// Some rows of a batch.
 pub(super) struct Chunk {
     pub start: i64,
     /// `[rows, d]`.
     pub x: Tensor,
-    /// Conditions as the network takes them, `[rows, c]`.
+    /// Encoded conditions, `[rows, c]`.
     pub condition: Option<Tensor>,
 }
 
 impl<'a> Samples<'a> {
-    /// Noise from outside, `[B, *event]`.
+    /// A batch of a caller's noise, `[B, *event]`.
     ///
     /// # Errors
-    /// Names `argument` or `condition` where they do not fit the student or are not finite.
+    /// An error naming `argument` or `condition` if it does not match the student or is not finite.
     pub fn new(student: &'a Student, argument: &str, x: &Tensor, condition: Option<&Tensor>) -> Result<Self> {
         let x = student.flatten(argument, x)?;
         student.config().conditioning.check(condition, x.size()[0])?;
         Ok(Samples { student, x, condition: condition.map(Tensor::shallow_clone), states: 1 })
     }
 
-    /// Data from outside, `[B, *event]`, in the student's own coordinates.
+    /// A batch of a caller's data, `[B, *event]`, converted to the student's own coordinates.
     ///
     /// # Errors
     /// As [`Samples::new`].
@@ -84,12 +85,12 @@ impl<'a> Samples<'a> {
         Ok(Samples { x: student.own_data(&samples.x)?, ..samples })
     }
 
-    /// The same batch where `states` states of each sample are held at once.
+    /// The same batch, with `states` states of each sample held in memory at once.
     pub fn held(self, states: i64) -> Self {
         Samples { states, ..self }
     }
 
-    /// The same conditions with other flat states, which are the house's own and not checked.
+    /// The same conditions with other flat states, which are not checked.
     pub fn with(&self, x: &Tensor) -> Samples<'a> {
         let condition = self.condition.as_ref().map(Tensor::shallow_clone);
         Samples { student: self.student, x: x.shallow_clone(), condition, states: self.states }
@@ -99,7 +100,7 @@ impl<'a> Samples<'a> {
         self.x.size()[0]
     }
 
-    /// Results of `work` for each chunk, joined along `dimension`. The monitor is asked after each.
+    /// Results of `work` for each chunk, joined along `dimension`. The monitor is called after each.
     pub fn map(
         &self,
         dimension: i64,
@@ -115,7 +116,7 @@ impl<'a> Samples<'a> {
         })
     }
 
-    /// `work` for each chunk, whose results it keeps itself. The monitor is asked after each.
+    /// Calls `work` for each chunk, and the monitor after each.
     pub fn each(&self, monitor: &mut dyn Monitor, mut work: impl FnMut(&Chunk) -> Result<()>) -> Result<()> {
         let rows = chunk_rows(self.student, self.states);
         let _threads = threads(self.student, rows.min(self.count()));

@@ -1,7 +1,8 @@
-//! What a student expects of the pair behind a state of its path, from one encoding of the noise.
+//! Conditional expectations of data or noise given a state on a student's path, from one encoding of the
+//! noise.
 //!
-//! Along x(t) = decode(g(0, x0) exp(t L)) the velocity is the derivative of decode along g L, in closed form, and with
-//! both the expectations of [`Mixing::expectation`].
+//! Along x(t) = decode(g(0, x0) exp(t L)) the velocity is the derivative of decode along g L, in closed form.
+//! State and velocity together determine the expectations ([`Mixing::expectation`]).
 
 use tch::Tensor;
 
@@ -12,11 +13,12 @@ use crate::monitor::Monitor;
 use crate::tensor::{expand_time, finite_or_divergence};
 use crate::velocity::{Expectation, Mixing};
 
-/// E[x1 | x_t = x], or that of the noise, at the states x that the student's paths from noise `x0` `[B, *event]` reach
-/// at times `t`, `[B]` or one number: `[B, *event]`.
+/// E[x1 | x_t = x] or E[x0 | x_t = x], `[B, *event]`, at the states x that the student's paths from noise
+/// `x0` `[B, *event]` reach at times `t`, which are `[B]` or one number.
 ///
 /// # Errors
-/// Names `x0`, `t` or `condition` where they do not fit; [`crate::Error::Divergence`] where the result is not finite.
+/// An error naming `x0`, `t` or `condition` if it does not match; [`crate::Error::Divergence`] if the result
+/// is not finite.
 pub fn denoise(
     student: &Student,
     x0: &Tensor,

@@ -1,5 +1,6 @@
-//! Log-density of a student by the change of variables through its one-step map S: with x = S(z) and z from the source,
-//! standard normal for most, log p(x) = log p0(z) - log |det dS/dz|. z is found by the student's inverse, polished against S.
+//! Log-density of a student by the change of variables through its one-step map S. For x = S(z), log p(x) =
+//! log p0(z) - log |det dS/dz|, where p0 is the density of the source, mostly the standard normal one. z is
+//! found by the student's inverse, polished against S.
 
 use std::str::FromStr;
 
@@ -14,13 +15,13 @@ use crate::ode;
 use crate::sampling;
 use crate::tensor::{all_finite, chunks, finite_densities, in_chunks, shape_text, RandomSource};
 
-/// How log |det dS/dz| is taken.
+/// How log |det dS/dz| is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Determinant {
     /// Exact up to [`JACOBIAN_LIMIT`] coordinates, estimated above.
     #[default]
     Auto,
-    /// Determinant of the Jacobian in float64, by d vector-Jacobian products a sample.
+    /// Determinant of the Jacobian in float64, by d vector-Jacobian products per sample.
     Exact,
     /// Half of tr log J^T J, estimated by stochastic Lanczos quadrature: see [`log_quadratic_form`].
     Lanczos,
@@ -74,15 +75,15 @@ impl StudentDensityOptions {
 /// Log-densities and the quantities that they are computed from, each `[B]` except the noise.
 #[derive(Debug)]
 pub struct StudentDensity {
-    /// Log-density in nats at S(noise), which is x as far as `residuals` are small. Where other noise leads to x
-    /// too, the true density is larger.
+    /// Log-density in nats at S(noise), which is close to x if `residuals` are small. If other noise leads to
+    /// x too, the true density is larger.
     pub log_prob: Tensor,
     /// `[B, *event]`
     pub noise: Tensor,
     /// Distances ||S(noise) - x||.
     pub residuals: Tensor,
     pub log_determinant: Tensor,
-    /// Standard errors of the log-determinants over their probes; 0 where they are exact.
+    /// Standard errors of the log-determinants over their probes; 0 if they are exact.
     pub standard_errors: Tensor,
     /// Total standard deviation of the data that the student was fitted to, which residuals are compared with.
     pub spread: f64,
@@ -94,9 +95,9 @@ const DAMPING: f64 = 1e-3;
 /// Densities of `x` `[B, *event]` in the student's dtype, on its device.
 ///
 /// # Errors
-/// As [`sampling::invert_polished`]; [`Error::Argument`] naming `probes`, `products`, or `determinant` where it is to be
-/// estimated for a student that decodes by a network; [`Error::Divergence`] where a Jacobian is not finite;
-/// [`Error::NonFinite`] naming `x` where a density is beyond the dtype.
+/// As [`sampling::invert_polished`]; [`Error::Argument`] naming `probes`, `products`, or `determinant` if it
+/// is to be estimated for a student with a decoder network; [`Error::Divergence`] if a Jacobian is not
+/// finite; [`Error::NonFinite`] naming `x` if a density overflows the dtype.
 pub fn student_density(
     student: &Student,
     x: &Tensor,
@@ -126,11 +127,11 @@ pub fn student_density(
     })
 }
 
-/// Samples `[B, *event]` of given noise, their log-densities by the change of variables at that noise, log |det dS/dz|
-/// and its standard errors, each `[B]` in float64. Nothing is inverted.
+/// Samples `[B, *event]` of given noise, with their log-densities, log |det dS/dz| and its standard errors,
+/// each `[B]` in float64. The change of variables is evaluated at the given noise, so nothing is inverted.
 ///
 /// # Errors
-/// As [`student_density`], but for its inverse; names `x0`.
+/// As [`student_density`], except those of the inverse; an error naming `x0`.
 pub fn sample_with_density(
     student: &Student,
     x0: &Tensor,
@@ -146,10 +147,11 @@ pub fn sample_with_density(
     Ok([x, finite_densities(log_prob)?, log_determinant, errors])
 }
 
-/// `covectors` `[B, K, *event]` times dS/dz at noise `[B, *event]`, in the data's coordinates: `[B, K, *event]`.
+/// Multiplies `covectors` `[B, K, *event]` by dS/dz at noise `[B, *event]`, in the data's coordinates.
+/// Returns `[B, K, *event]`.
 ///
 /// # Errors
-/// Names `x0`, `condition` or `covectors`; [`Error::Divergence`] where exp(L) is not finite.
+/// An error naming `x0`, `condition` or `covectors`; [`Error::Divergence`] if exp(L) is not finite.
 pub fn pull_back(
     student: &Student,
     x0: &Tensor,
@@ -201,7 +203,7 @@ fn at_noise(
     Ok((log_noise - &log_determinant, log_determinant, standard_errors))
 }
 
-/// log |det J| and its error, none: `[B]` in float64.
+/// log |det J| and its standard error, which is zero: each `[B]` in float64.
 fn exact_log_determinant(
     map: &SampleMap,
     noise: &Tensor,
@@ -220,10 +222,10 @@ fn exact_log_determinant(
     Ok((log_determinant, none))
 }
 
-/// Values of the Lanczos bases that exist at once.
+/// Largest number of values in the Lanczos bases that are held at once.
 const BASIS_VALUES: i64 = 1 << 25;
 
-/// An estimate of log |det J| and its standard error: `[B]` in float64.
+/// An estimate of log |det J| and its standard error: each `[B]` in float64.
 fn estimated_log_determinant(
     map: &SampleMap,
     noise: &Tensor,

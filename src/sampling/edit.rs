@@ -1,4 +1,4 @@
-//! Samples with some eigenfunctions changed.
+//! Editing: samples with some eigenfunctions changed.
 
 use tch::Tensor;
 
@@ -14,16 +14,17 @@ use crate::tensor::finite_or_divergence;
 pub enum Source {
     /// Noise, encoded at time 0.
     Noise,
-    /// Data: carried back to the time of the edit first.
+    /// Data, which are first carried back to the time of the edit.
     Data,
 }
 
 /// Samples with some eigenfunctions changed, at one of the student's own times: `[B, *event]`.
 ///
-/// From noise the observables at 0 are carried to the time of the edit. From data they are what the student
-/// encodes then, of the state that it carries the data back to; what that round trip alone loses of the data is
-/// given back, so that an edit that changes nothing returns them. With `project` the edited state of that
-/// time is encoded anew before it goes on, which keeps it on the set of observables that some state has.
+/// From noise, the observables at time 0 are carried to the time of the edit. From data, the student carries
+/// the data back to that time and encodes the state there. The error of this round trip is subtracted from
+/// the result, so that an edit that changes nothing returns the data. With `project`, the edited observables
+/// are decoded and encoded again before they are carried on. This keeps them among the observables of actual
+/// states.
 #[allow(clippy::too_many_arguments)]
 pub fn edit(
     student: &Student,
@@ -37,7 +38,11 @@ pub fn edit(
     let _guard = tch::no_grad_guard();
     let at = edit.at();
     if project && !edit.moves_the_state() {
-        return Err(Error::argument("at", "a time above 0 to project at: noise is not moved yet", at));
+        return Err(Error::argument(
+            "at",
+            "a time above 0 with project, since noise has not moved at time 0",
+            at,
+        ));
     }
     let argument = if source == Source::Noise { "x0" } else { "x" };
     let samples = match source {
@@ -46,7 +51,11 @@ pub fn edit(
     };
     let total = samples.count();
     if let Some(batch) = edit.batch().filter(|batch| *batch != total) {
-        return Err(Error::shape("shifts", format!("one row a sample, {total}"), format!("{batch} rows")));
+        return Err(Error::shape(
+            "shifts",
+            format!("({total}, ...), one row per sample"),
+            format!("{batch} rows"),
+        ));
     }
     let change = edit.change(student, if project { at } else { 1.0 })?;
     let back = student.horizon(at - 1.0)?;

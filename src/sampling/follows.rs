@@ -1,5 +1,5 @@
-//! Whether a student's observables follow a flow, measured with little memory: features of a hierarchical
-//! student are tens of thousands, so neither L nor the features of all samples are formed at once.
+//! Measures of whether a student's observables follow a flow. They need little memory: a hierarchical student
+//! has tens of thousands of features, so neither L nor the features of all samples are formed at once.
 
 use tch::{Kind, Tensor};
 
@@ -10,12 +10,12 @@ use crate::monitor::Monitor;
 use crate::tensor::{expand_time, shape_text};
 
 /// Phase error: the RMS over samples of phi(0, x0) exp(L) - phi(1, x1), over the total standard deviation of
-/// phi(1, x1). Small where features follow the flow from `x0` to `x1`, near 1 where they are unrelated to it,
-/// NaN where the features of `x1` do not vary.
+/// phi(1, x1). It is small if features follow the flow from `x0` to `x1`, near 1 if they are unrelated to it,
+/// and NaN if the features of `x1` do not vary.
 ///
 /// # Errors
-/// [`Error::Shape`] and the like naming `x0`, `x1` or `condition`; [`Error::Divergence`] where features are
-/// not finite or the generator cannot be propagated.
+/// An error naming `x0`, `x1` or `condition`; [`Error::Divergence`] if features are not finite or the
+/// generator cannot be propagated.
 pub fn phase_error(
     student: &Student,
     x0: &Tensor,
@@ -37,17 +37,16 @@ pub fn phase_error(
     })?;
     let (error, variance) = (squares.mean(Kind::Double).double_value(&[]), spread.variance());
     if !error.is_finite() || !variance.is_finite() {
-        return Err(Error::Divergence("features are not finite".into()));
+        return Err(Error::Divergence("the student's features are not finite".into()));
     }
     Ok((error / variance).sqrt())
 }
 
 /// Consistency residual at one time: the RMS over samples of J phi (1, velocity) - (g L)_phi, over the RMS of
-/// J phi (1, velocity), the features' own rate of change along the flow. NaN where no feature changes.
+/// J phi (1, velocity), the features' own rate of change along the flow. NaN if no feature changes.
 ///
 /// # Errors
-/// [`Error::Shape`] and the like naming `t`, `x`, `velocity` or `condition`; [`Error::Divergence`] where
-/// features are not finite.
+/// An error naming `t`, `x`, `velocity` or `condition`; [`Error::Divergence`] if features are not finite.
 pub fn consistency_residual(
     student: &Student,
     t: &Tensor,
@@ -79,7 +78,7 @@ pub fn consistency_residual(
     let means = squares.f_mean_dim([0i64].as_slice(), false, Kind::Double)?;
     let (residual, change) = (means.double_value(&[0]), means.double_value(&[1]));
     if !residual.is_finite() || !change.is_finite() {
-        return Err(Error::Divergence("features or their rates are not finite".into()));
+        return Err(Error::Divergence("the student's features or their rates are not finite".into()));
     }
     Ok((residual / change).sqrt())
 }
@@ -101,7 +100,7 @@ fn sum_of_squares(x: &Tensor) -> f64 {
     x.square().sum(Kind::Double).double_value(&[])
 }
 
-/// The summed variance of columns whose rows arrive in chunks (Chan, Golub and LeVeque, 1979).
+/// Sum of the variances of columns whose rows arrive in chunks (Chan, Golub and LeVeque, 1979).
 #[derive(Default)]
 struct Spread {
     count: f64,

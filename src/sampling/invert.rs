@@ -1,4 +1,5 @@
-//! The noise behind data: the student's own inverse, polished against its forward map F(x0) = x1.
+//! Inversion: the noise that generates given data. The student's own inverse is polished against its forward
+//! map F(x0) = x1.
 
 use std::str::FromStr;
 
@@ -13,14 +14,14 @@ use crate::koopman::Student;
 use crate::monitor::Monitor;
 use crate::tensor::{finite_or_divergence, in_chunks, shape_text};
 
-/// How each polishing step is found.
+/// Method of the polishing steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Polish {
     /// Levenberg-Marquardt with the exact Jacobian of F, one product for each coordinate of a sample.
     Newton,
-    /// x0 + B(x1) - B(F(x0)), B the student's own inverse: two evaluations, no Jacobian.
+    /// x0 + B(x1) - B(F(x0)), where B is the student's own inverse: two evaluations, no Jacobian.
     FixedPoint,
-    /// Fixed-point steps, combined so that what earlier ones left undone cancels.
+    /// Fixed-point steps with Anderson acceleration.
     Anderson,
 }
 
@@ -40,7 +41,7 @@ impl FromStr for Polish {
     }
 }
 
-/// Noise and how far the student's sample of it is from the data.
+/// Noise, and the distance of the student's samples of it from the data.
 #[derive(Debug)]
 pub struct Inversion {
     /// `[B, *event]`.
@@ -49,14 +50,15 @@ pub struct Inversion {
     pub residuals: Tensor,
 }
 
-/// Inverts data `[B, *event]`, then takes `polish` steps by a `method`. A sample's step is kept only where it lowers
-/// its residual, and one that leaves the range of numbers is not; where a step is not kept, that sample's next one
-/// is half as long, or more damped; Anderson's goes by all that were tried. `damping` >= 0 is relative to the mean
-/// diagonal of J^T J, or shortens a fixed-point step by 1 / (1 + damping).
+/// Inverts data `[B, *event]`, then takes `polish` steps of `method`. A sample's step is kept only if it
+/// lowers the sample's residual, so a step that overflows is not kept. After a step that is not kept, the
+/// sample's next fixed-point step is half as long, and its next Newton step is damped more. Anderson steps
+/// use all iterates, kept or not. `damping` >= 0 is relative to the mean diagonal of J^T J for Newton steps,
+/// and shortens other steps by 1 / (1 + damping).
 ///
 /// # Errors
-/// [`Error::Argument`] naming `polish`, `damping`, or `method` where Newton steps are too large to form;
-/// [`Error::Divergence`] where the student's own inverse, or its sample of that noise, is not finite.
+/// [`Error::Argument`] naming `polish`, `damping`, or `method` if the Jacobians of Newton steps are too
+/// large; [`Error::Divergence`] if the student's own inverse, or its sample of that noise, is not finite.
 pub fn invert_polished(
     student: &Student,
     x1: &Tensor,
@@ -69,11 +71,11 @@ pub fn invert_polished(
     polished(student, x1, None, condition, (method, polish, damping), monitor)
 }
 
-/// The same by Newton's steps from noise `start` `[B, *event]` instead of the student's own inverse: other noise that
-/// leads to the same data, if there is any.
+/// As [`invert_polished`] with Newton steps, but from noise `start` `[B, *event]` instead of the student's
+/// own inverse. This can find other noise that leads to the same data.
 ///
 /// # Errors
-/// As [`invert_polished`]; names `start`.
+/// As [`invert_polished`]; an error naming `start`.
 pub fn invert_from(
     student: &Student,
     x1: &Tensor,
@@ -103,7 +105,7 @@ fn polished(
     let condition = student.condition_input(condition, data.count())?;
     let ahead = Stride::new(student, 0.0, 1.0, 1)?;
     let back = Stride::new(student, 1.0, 0.0, 1)?;
-    // One sample may leave the range of numbers without ending the search for the others: its step is not kept.
+    // A sample may overflow without ending the search for the others, since its step is not kept.
     let carry = |stride: &Stride, x: &Tensor, monitor: &mut dyn Monitor| {
         data.with(x).map(0, monitor, |chunk| stride.carry(student, chunk))
     };
@@ -114,7 +116,7 @@ fn polished(
     let mut noise = first.shallow_clone();
     let mut reached = data.with(&noise).map(0, monitor, |chunk| ahead.advance(student, chunk))?;
     let mut residuals = norms(&(&reached - &data.x));
-    // Per sample: the share of a fixed-point step, or what multiplies a Newton step's damping.
+    // Per sample: the divisor of a fixed-point step, or the factor of a Newton step's damping.
     let mut caution = residuals.ones_like();
     let mut iterates = Iterates::default();
     let mut latest = (noise.shallow_clone(), reached.shallow_clone());
@@ -149,7 +151,7 @@ fn polished(
             Polish::Newton => &caution * 0.3,
         };
         let longer = if method == Polish::Newton { 10.0 } else { 2.0 };
-        // Bounded, for a sample that nothing improves any more is tried to the end.
+        // Bounded, since a sample that no longer improves is still tried in every step.
         caution = next.where_self(&better, &(&caution * longer)).clamp(1e-12, 1e12);
     }
     finite_or_divergence(&noise, "inverted samples")?;
@@ -157,7 +159,8 @@ fn polished(
 }
 
 /// # Errors
-/// [`Error::Argument`] naming `polish`, `damping`, or `method` where Newton steps are too large to form.
+/// [`Error::Argument`] naming `polish`, `damping`, or `method` if the Jacobians of Newton steps are too
+/// large.
 pub(super) fn check_polish(student: &Student, method: Polish, polish: i64, damping: f64) -> Result<()> {
     if !(0..=1000).contains(&polish) {
         return Err(Error::argument("polish", "an integer from 0 to 1000", polish));
@@ -167,8 +170,9 @@ pub(super) fn check_polish(student: &Student, method: Polish, polish: i64, dampi
     }
     let dimension = student.config().dimension();
     if method == Polish::Newton && polish > 0 && dimension > JACOBIAN_LIMIT {
-        let expected = format!("'fixed_point' or 'anderson' beyond {JACOBIAN_LIMIT} values a sample");
-        return Err(Error::argument("method", expected, format!("'newton' for {dimension}")));
+        let expected =
+            format!("'fixed_point' or 'anderson' for samples of more than {JACOBIAN_LIMIT} values");
+        return Err(Error::argument("method", expected, format!("'newton' for samples of {dimension}")));
     }
     Ok(())
 }
@@ -178,12 +182,12 @@ pub(super) fn norms(error: &Tensor) -> Tensor {
     error.square().sum_dim_intlist(1, false, error.kind()).sqrt()
 }
 
-/// Least damping of a Newton step, relative to the mean diagonal of J^T J, so that a singular Jacobian has a step
-/// too: above what the rounding of float64 leaves of J^T J.
+/// Least damping of a Newton step, relative to the mean diagonal of J^T J. It is above the rounding error of
+/// J^T J in float64, so that a singular Jacobian has a step too.
 const LEAST_DAMPING: f64 = 1e-12;
 
-/// -(J^T J + mu I)^{-1} J^T residual, mu = damping times the mean diagonal of J^T J: `[B, d]`. In float64, for J^T J
-/// has the square of the condition number of J. Not finite where J is not.
+/// -(J^T J + mu I)^{-1} J^T residual, mu = damping times the mean diagonal of J^T J: `[B, d]`. Computed in
+/// float64, since J^T J squares the condition number of J. Not finite if J is not.
 fn newton_step(
     student: &Student,
     noise: &Tensor,
@@ -204,7 +208,7 @@ fn newton_step(
         let mu = diagonal * exact(part(damping)).clamp_min(LEAST_DAMPING);
         let eye = Tensor::f_eye(dimension, (Kind::Double, noise.device()))?;
         let right = transposed.matmul(&exact(part(residual)).unsqueeze(2));
-        // Without a check of the factors: one singular sample is not to fail the others.
+        // Without a check for singular systems: one singular sample must not fail the others.
         let system = normal + mu.view([-1, 1, 1]) * eye;
         let (solved, _) = Tensor::f_linalg_solve_ex(&system, &right, true, false)?;
         Ok(solved.squeeze_dim(2).neg().to_kind(noise.kind()))

@@ -5,16 +5,18 @@ use tch::{Kind, Tensor};
 
 use crate::error::Result;
 
-/// e^T log(A) e of each probe e, a row of `probes` `[R, d]`, where `apply` multiplies each row by its own symmetric
-/// positive definite A: `[R]`. Its mean over random signs estimates tr log A without bias but for the quadrature.
+/// e^T log(A) e, `[R]`, for each probe e, a row of `probes` `[R, d]`. `apply` multiplies each row by its own
+/// symmetric positive definite A. The mean over random signs estimates tr log A, and only the quadrature
+/// makes it biased.
 ///
-/// A Gauss rule of `steps` nodes lies above the integral of a function whose even derivatives are negative, as those
-/// of log are (Golub and Meurant, "Matrices, moments and quadrature", 1994): the result is too large by what
-/// `steps` products do not resolve, least for well-conditioned A, and by nothing from `steps = d` on. Eigenvalues
-/// below `floor` times the largest, which the rounding of the products hides, count as that.
+/// A Gauss rule of `steps` nodes lies above the integral of a function whose even derivatives are negative,
+/// such as log (Golub and Meurant, "Matrices, moments and quadrature", 1994). The result is therefore too
+/// large by what `steps` products do not resolve. This error is smallest for well-conditioned A, and zero
+/// from `steps = d` on. Eigenvalues below `floor` times the largest are lost in the rounding of the products,
+/// and count as `floor` times the largest.
 ///
 /// # Errors
-/// Whatever `apply` answers.
+/// Any error of `apply`.
 pub fn log_quadratic_form(
     probes: &Tensor,
     steps: i64,
@@ -31,7 +33,8 @@ pub fn log_quadratic_form(
         let last = &basis[step as usize];
         let mut next = apply(last)?.to_kind(Kind::Double);
         diagonal.push(dot(&next, last));
-        // Against all, twice: three terms alone lose orthogonality as soon as an eigenvalue is found.
+        // Orthogonalised against all earlier vectors, twice: the three-term recurrence alone loses
+        // orthogonality as soon as an eigenvalue has converged.
         for _ in 0..2 {
             for earlier in &basis {
                 next = &next - dot(&next, earlier) * earlier;
@@ -39,7 +42,7 @@ pub fn log_quadratic_form(
         }
         if step + 1 < steps {
             let length = dot(&next, &next).sqrt();
-            // Where the space is exhausted the length is zero, and so is the weight of all that follows.
+            // Once the space is exhausted the length is zero, and so are the weights of all later nodes.
             basis.push(next / length.clamp_min(f64::MIN_POSITIVE));
             beside.push(length);
         }

@@ -1,5 +1,4 @@
-//! The derivatives of the one-step map S from noise to samples: what polishing an inverse and changing variables
-//! ask of a student.
+//! Derivatives of the one-step map S from noise to samples, for polishing an inverse and for densities.
 
 use tch::{Kind, Tensor};
 
@@ -9,15 +8,15 @@ use crate::koopman::{Direction, Horizon, Student};
 use crate::monitor::Monitor;
 use crate::tensor::in_chunks;
 
-/// Largest number of coordinates that a Jacobian is formed for unasked.
+/// Largest number of coordinates for which Jacobians are formed by default.
 pub const JACOBIAN_LIMIT: i64 = 1024;
 
-/// Values of the Jacobians that exist at once.
+/// Largest number of values in the Jacobians that are held at once.
 const JACOBIAN_VALUES: i64 = 1 << 22;
-/// A product keeps the intermediates of every layer, where a sampler keeps one.
+/// Number of layers whose intermediate tensors a vector-Jacobian product keeps; a sampler keeps those of one.
 const LAYERS_KEPT: i64 = 8;
 
-/// S of one student. Noise is flat, `[B, d]`; `condition` is as the network takes it, `[B, c]`.
+/// The map S of one student. Noise is flat, `[B, d]`; `condition` is encoded, `[B, c]`.
 pub struct SampleMap<'a> {
     student: &'a Student,
     horizon: Horizon,
@@ -25,7 +24,7 @@ pub struct SampleMap<'a> {
 
 impl<'a> SampleMap<'a> {
     /// # Errors
-    /// [`Error::Divergence`] where exp(L) is not finite.
+    /// [`Error::Divergence`] if exp(L) is not finite.
     pub fn new(student: &'a Student) -> Result<Self> {
         Ok(SampleMap { student, horizon: student.horizon(1.0)? })
     }
@@ -38,7 +37,7 @@ impl<'a> SampleMap<'a> {
     /// `covectors` J, row by row: `[R, d]` for noise of R rows.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Any error of libtorch.
     pub fn pull(&self, noise: &Tensor, covectors: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
         Ok(self.backwards(noise, condition, 1, |x, _| x * covectors)?.squeeze_dim(1))
     }
@@ -46,24 +45,26 @@ impl<'a> SampleMap<'a> {
     /// J `directions`, row by row: `[R, d]` for noise of R rows.
     ///
     /// # Errors
-    /// [`Error::Argument`] naming `determinant` where a network decodes: its readout carries no tangents.
+    /// [`Error::Argument`] naming `determinant` for a student with a decoder network, whose readout has no
+    /// tangents.
     pub fn push(&self, noise: &Tensor, directions: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
         let t = noise.new_zeros([noise.size()[0]], (noise.kind(), noise.device()));
         let tangent = |velocity: &Tensor| {
             self.student.lift_flat_with_tangent(&t, noise, velocity, Direction::Forward, condition).1
         };
-        // Tangents are those along (1, velocity): less that of time alone.
+        // Tangents are along (1, velocity), so the tangent of time alone is subtracted.
         let features = tangent(directions) - tangent(&directions.zeros_like());
         self.horizon.derivative(directions, &features).ok_or_else(|| {
-            Error::argument("determinant", "'exact' where a network decodes", "an estimate by products")
+            let expected = "'exact' for a student with a decoder network";
+            Error::argument("determinant", expected, "an estimate from products")
         })
     }
 
-    /// Rows of `covectors` `[B, K, d]` times J of noise `[B, d]`: `[B, K, d]`. One evaluation of the map, and K ways
-    /// back through it.
+    /// Rows of `covectors` `[B, K, d]` times J of noise `[B, d]`: `[B, K, d]`. Takes one evaluation of the
+    /// map and K backward passes.
     ///
     /// # Errors
-    /// As [`SampleMap::pull`]; whatever the monitor answers.
+    /// As [`SampleMap::pull`]; any error of the monitor.
     pub fn pull_many(
         &self,
         noise: &Tensor,
@@ -81,7 +82,8 @@ impl<'a> SampleMap<'a> {
         })
     }
 
-    /// The gradients of `seed(S(noise), place)`, summed, for each of `count` places: `[R, count, d]`.
+    /// Gradients of the sum of `seed(S(noise), place)` with respect to the noise, for each of `count` places:
+    /// `[R, count, d]`.
     fn backwards(
         &self,
         noise: &Tensor,
@@ -106,7 +108,7 @@ impl<'a> SampleMap<'a> {
     /// dS/dz, `[B, d, d]`, row i the derivative of coordinate i of the sample.
     ///
     /// # Errors
-    /// As [`SampleMap::pull`]; whatever the monitor answers.
+    /// As [`SampleMap::pull`]; any error of the monitor.
     pub fn jacobian(
         &self,
         noise: &Tensor,
@@ -119,7 +121,8 @@ impl<'a> SampleMap<'a> {
             return Ok(jacobian);
         }
         if count >= dimension {
-            // Many samples fill a product by themselves, and the map is evaluated once for all axes.
+            // Many samples make products large enough by themselves, so the map is evaluated once for all
+            // axes.
             return self.chunked(count, monitor, |first, rows| {
                 let part = |x: &Tensor| x.narrow(0, first, rows);
                 self.backwards(&part(noise), condition.map(part).as_ref(), dimension, |x, axis| {
@@ -139,8 +142,8 @@ impl<'a> SampleMap<'a> {
         Ok(pieces.f_view([count, dimension, dimension])?)
     }
 
-    /// The Jacobian in one pass forwards, where the observables are a perceptron and the readout is linear: tangents of
-    /// all axes share the values of the layers.
+    /// The Jacobian in one forward pass, if the observables are a perceptron and the readout is linear;
+    /// otherwise `None`. The tangents of all axes share the values of the layers.
     fn along_axes(
         &self,
         noise: &Tensor,
@@ -162,17 +165,17 @@ impl<'a> SampleMap<'a> {
         let pushed = in_chunks(count, rows, 0, |first, length| {
             monitor.tick()?;
             part(first, length).and_then(derivative).ok_or_else(|| {
-                Error::Internal(anyhow::anyhow!("a student whose map is a perceptron's for some rows alone"))
+                Error::Internal(anyhow::anyhow!("the Jacobian in one pass exists for some rows only"))
             })
         })?;
-        // [axis of the noise, coordinate of the sample] to its transpose.
+        // Transposes [axis of the noise, coordinate of the sample].
         Ok(Some(pushed.transpose(1, 2).contiguous()))
     }
 
     /// J^T J `vectors`, row by row.
     ///
     /// # Errors
-    /// As [`SampleMap::push`] and [`SampleMap::pull`]; whatever the monitor answers.
+    /// As [`SampleMap::push`] and [`SampleMap::pull`]; any error of the monitor.
     pub fn gram(
         &self,
         noise: &Tensor,
@@ -188,7 +191,7 @@ impl<'a> SampleMap<'a> {
         })
     }
 
-    /// `work(first row, rows)` over `total` rows, in pieces of bounded memory.
+    /// Calls `work(first row, rows)` for `total` rows, in chunks of bounded memory.
     fn chunked(
         &self,
         total: i64,

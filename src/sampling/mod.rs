@@ -1,5 +1,5 @@
-//! What is read off a student in closed form: samples, paths, edits, the way back to noise, derivatives of the
-//! one-step map, densities, and weighted samples (`tilt/`).
+//! Sampling from a student in closed form, and what builds on it: paths, edits, inversion to noise,
+//! derivatives of the one-step map, densities, and weighted samples (`tilt/`).
 
 mod anderson;
 mod chunks;

@@ -1,4 +1,4 @@
-//! Reading a student off: one step, a few re-encoding steps, paths at many times, inversion.
+//! Samples of a student in one step or in a few re-encoding steps, paths at many times, and inversion.
 
 use tch::{Device, Kind, Tensor};
 
@@ -16,9 +16,9 @@ pub(super) struct Stride {
     tau: f64,
     steps: i64,
     direction: Direction,
-    /// Readout after the last step, which carries only x.
+    /// Propagation over the last step, which computes only x.
     horizon: Horizon,
-    /// Motion of all observables over each step before it.
+    /// Propagation of all observables over each step before the last; `None` for a single step.
     motion: Option<Motion>,
 }
 
@@ -30,8 +30,8 @@ impl Stride {
         Ok(Stride { from, tau, steps, direction, horizon: student.horizon(tau)?, motion })
     }
 
-    /// A chunk carried all the way, flat. Each step but the first encodes the state reached so far and
-    /// averages it into the observables carried along (see [`weight_of_encoding`]).
+    /// Carries a chunk over all steps; the result is flat. Each step but the first encodes the state reached
+    /// so far and averages it into the observables carried along (see [`weight_of_encoding`]).
     pub(super) fn carry(&self, student: &Student, chunk: &Chunk) -> Result<Tensor> {
         let encode = |x: &Tensor, step: i64| {
             chunk.encode(student, self.from + self.tau * step as f64, x, self.direction)
@@ -47,7 +47,7 @@ impl Stride {
         self.horizon.apply(&g)
     }
 
-    /// The same, where every value must be finite.
+    /// As [`Stride::carry`], but an error if any value is not finite.
     pub(super) fn advance(&self, student: &Student, chunk: &Chunk) -> Result<Tensor> {
         let x = self.carry(student, chunk)?;
         finite_or_divergence(&x, "samples")?;
@@ -62,7 +62,7 @@ fn check_steps(steps: i64) -> Result<()> {
     Ok(())
 }
 
-/// Strides over `span` (from, to, steps) chunk by chunk.
+/// Carries `x` over `span` (from, to, steps) chunk by chunk.
 fn stride_over(
     student: &Student,
     argument: &str,
@@ -82,7 +82,8 @@ fn stride_over(
     Ok(student.unflatten(&moved))
 }
 
-/// Data for noise `[B, *event]`: one evaluation of the lift and one thin product for each of `steps`.
+/// Samples for noise `[B, *event]`. Each of `steps` takes one evaluation of the lift and one thin matrix
+/// product.
 pub fn sample(
     student: &Student,
     x0: &Tensor,
@@ -93,8 +94,8 @@ pub fn sample(
     stride_over(student, "x0", x0, condition, monitor, (0.0, 1.0, steps))
 }
 
-/// `count` fresh samples on the CPU, of one condition each. Noise is drawn and conditions are encoded chunk by
-/// chunk, so that memory is bounded by the result.
+/// `count` new samples on the CPU, where `condition` has one entry per sample. Noise is drawn and conditions
+/// are encoded chunk by chunk, so that memory is bounded by the result.
 pub fn sample_count(
     student: &Student,
     count: i64,
@@ -145,8 +146,8 @@ pub fn sample_path(
     read_path(student, x0, (&times, &horizons), None, condition, monitor)
 }
 
-/// The same with only the kept modes of a spectrum moving: `keep` has one entry an eigenvalue, and both of a
-/// conjugate pair are kept where one is.
+/// As [`sample_path`], but only the kept modes of a spectrum move. `keep` has one entry per eigenvalue. If
+/// one of a conjugate pair is kept, so is the other.
 pub fn sample_modes(
     student: &Student,
     spectrum: &Spectrum,
@@ -174,9 +175,10 @@ fn own_times(student: &Student, times: &[f64]) -> Vec<f64> {
     times.iter().map(|time| student.own_time(*time)).collect()
 }
 
-/// The same of a hierarchy with only the kept eigenfunctions of its feature maps, `keep` for each of all maps'. The
-/// others are at every time what they are then in the mean over noise, for all samples alike: left where they start,
-/// as modes are, they would be at no time what the decoder knows from its training.
+/// As [`sample_path`] for a hierarchy, with only the kept eigenfunctions of its feature maps. `keep` has one
+/// entry for each eigenfunction of all maps. The others take their mean over noise at each time, which is the
+/// same for all samples. If they stayed at their initial values, as modes do in [`sample_modes`], the decoder
+/// would see values that did not occur in its training.
 pub fn sample_maps(
     student: &Student,
     spectrum: &LevelSpectrum,
@@ -195,8 +197,8 @@ pub fn sample_maps(
     read_path(student, x0, (&times, &horizons), Some(&change), condition, monitor)
 }
 
-/// States that each of `horizons`, which end at the student's own times, reads from the encoding of noise at time 0,
-/// after a change of it.
+/// States that `horizons` read from the encoding of noise at time 0, after an optional change of that
+/// encoding. The horizons end at `times`, which are the student's own.
 fn read_path(
     student: &Student,
     x0: &Tensor,
@@ -241,8 +243,8 @@ fn read_path(
     Ok(path.reshape(shape))
 }
 
-/// Propagators of some times at once, as many as leave their states in a processor's cache, with the first of these
-/// times and their number; `None` where x is decoded by a network.
+/// Joint propagators of several times at once, each with the index of its first time and the number of times.
+/// On a CPU, the states of one of them fit into the processor's cache. `None` if a network decodes x.
 fn side_by_side(student: &Student, horizons: &[Horizon]) -> Option<Vec<(i64, i64, Propagator)>> {
     let (count, values) = (horizons.len() as i64, student.config().dimension() * chunk_rows(student, 1));
     let most = match student.device() {
@@ -255,7 +257,7 @@ fn side_by_side(student: &Student, horizons: &[Horizon]) -> Option<Vec<(i64, i64
     parts.collect()
 }
 
-/// The noise that generates data `[B, *event]`: the flow from 1 back to 0 in one step.
+/// The noise that generates data `[B, *event]`, by the flow from 1 back to 0 in one step.
 pub fn invert(
     student: &Student,
     x1: &Tensor,

@@ -1,4 +1,4 @@
-//! Reading students off that follow one another: one evaluation for each segment.
+//! Sampling with students of successive time segments: one evaluation for each segment.
 
 use tch::{Device, Tensor};
 
@@ -62,7 +62,7 @@ pub fn path_of_segments(
     let mut x = x0.shallow_clone();
     for (place, student) in segments.students().iter().enumerate().take(last + 1) {
         let asked: Vec<usize> = (0..times.len()).filter(|index| places[*index].0 == place).collect();
-        // The end of the segment comes with them, from the same encoding.
+        // The end of the segment is read from the same encoding.
         let mut own: Vec<f64> = asked.iter().map(|index| places[*index].1).collect();
         own.push(1.0);
         let path = sample_path(student, &x, &own, condition, monitor)?;
@@ -92,8 +92,8 @@ pub fn invert_segments(
     Ok(x)
 }
 
-/// The same, each student's inverse polished by [`invert_polished`] against its own forward map before the student before
-/// it takes its turn; residuals are those of all of them together, ||F(x0) - x1|| of each sample.
+/// As [`invert_segments`], with each student's inverse polished by [`invert_polished`] against its own
+/// forward map. The residuals are ||F(x0) - x1|| of each sample, where F is the map of all students together.
 ///
 /// # Errors
 /// As [`invert_polished`].

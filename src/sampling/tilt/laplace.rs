@@ -1,6 +1,7 @@
-//! Gaussians about the modes of a posterior in noise space. With residuals r(z) = (A(S(z)) - y) / sigma and their
-//! derivative G, the posterior is exp(-|z|^2 / 2 - |r(z)|^2 / 2), and about a mode nearly a Gaussian of covariance
-//! (I + G^T G)^{-1}. Draws of their mixture are a proposal for exact weights.
+//! Laplace approximation: Gaussians about the modes of a posterior in noise space. With residuals r(z) =
+//! (A(S(z)) - y) / sigma and their derivative G, the posterior is proportional to exp(-|z|^2 / 2 - |r(z)|^2 /
+//! 2). Near a mode it is close to a Gaussian of covariance (I + G^T G)^{-1}. Draws of the mixture of these
+//! Gaussians are proposals, whose importance weights are exact.
 
 use std::f64::consts::PI;
 
@@ -11,18 +12,19 @@ use super::weights::log_mean;
 use crate::error::{Error, Result};
 use crate::tensor::{exact, shape_text, RandomSource};
 
-/// Shares of the draws that come from the prior, so that no weight is without bound, and from Gaussians of
-/// [`WIDER`] times the deviation, for tails that are heavier than a Gaussian's.
+/// Share of draws from the prior, which bounds the weights.
 const FROM_PRIOR: f64 = 0.05;
+/// Share of draws from wider Gaussians, for posteriors with tails that are heavier than a Gaussian's.
 const FROM_WIDE: f64 = 0.1;
+/// Factor of the standard deviation of wider Gaussians.
 const WIDER: f64 = 1.5;
 
-/// Modes nearer than this in their own Gaussian's deviations are one.
+/// Modes that are nearer than this, in standard deviations of their Gaussian, count as one.
 const SAME: f64 = 0.5;
 
-/// z - (I + G^T G + damping I)^{-1} (z + G^T r), row by row: one step of Levenberg and Marquardt's method towards a
-/// mode. Noise `[K, d]`, residuals `[K, k]`, their derivatives `[K, k, d]`, damping `[K]`; float64. Solved in the smaller
-/// of the two spaces.
+/// One Levenberg-Marquardt step towards a mode, row by row: z - (I + G^T G + damping I)^{-1} (z + G^T r).
+/// Takes noise `[K, d]`, residuals `[K, k]`, their derivatives `[K, k, d]` and damping `[K]`, all in float64.
+/// The system is solved in the smaller of the two spaces.
 ///
 /// # Errors
 /// [`Error::Shape`] naming `jacobians`.
@@ -51,7 +53,7 @@ pub fn gauss_newton_step(
     Ok(noise - (&slope - transposed.f_bmm(&solved)?.squeeze_dim(2)) / scale)
 }
 
-/// One Gaussian: its mean `[d]`, and its precision as I + V^T diag(s^2) V.
+/// One Gaussian, with mean `[d]` and precision I + V^T diag(s^2) V.
 struct Mode {
     mean: Tensor,
     /// Squares of singular values of G, `[p]`.
@@ -69,11 +71,12 @@ pub struct Laplace {
 }
 
 impl Laplace {
-    /// About modes `[K, d]` with derivatives `[K, k, d]` of the residuals and `objectives` (|z|^2 + |r|^2) / 2 there,
-    /// each as heavy as its Gaussian's integral. Modes that are found again count once.
+    /// The mixture about modes `[K, d]`, with derivatives `[K, k, d]` of the residuals and `objectives`
+    /// (|z|^2 + |r|^2) / 2 there. The weight of each Gaussian is its integral. Modes that occur several times
+    /// count once.
     ///
     /// # Errors
-    /// [`Error::Shape`] naming `jacobians`; [`Error::Divergence`] where no mode is finite.
+    /// [`Error::Shape`] naming `jacobians`; [`Error::Divergence`] if no mode is finite.
     pub fn new(means: &Tensor, jacobians: &Tensor, objectives: &[f64]) -> Result<Self> {
         let ((count, dimension), k) = (means.size2()?, jacobians.size().get(1).copied().unwrap_or(0));
         check(jacobians, &[count, k, dimension])?;
@@ -108,19 +111,19 @@ impl Laplace {
         self.modes.len()
     }
 
-    /// Means of the Gaussians, `[K, d]`, and their shares.
+    /// Means of the Gaussians, `[K, d]`, and their weights.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Any error of libtorch.
     pub fn means(&self) -> Result<(Tensor, Vec<f64>)> {
         let means: Vec<&Tensor> = self.modes.iter().map(|mode| &mode.mean).collect();
         Ok((Tensor::f_stack(&means, 0)?, self.modes.iter().map(|mode| mode.log_weight.exp()).collect()))
     }
 
-    /// `count` draws `[count, d]`, float64.
+    /// `count` draws `[count, d]` in float64.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Any error of libtorch.
     pub fn draw(&self, count: i64, seed: u64) -> Result<Tensor> {
         let mut random = RandomSource::new(seed).fork("laplace");
         let fresh = random.normal(&[count, self.dimension], Kind::Double, Device::Cpu)?;
@@ -138,7 +141,7 @@ impl Laplace {
                 rows[2 * mode + usize::from(which < FROM_PRIOR + FROM_WIDE)].push(row);
             }
         }
-        // Rows of no mode stay draws of the prior.
+        // Rows without a mode remain draws of the prior.
         let drawn = fresh.copy();
         for (place, own) in rows.iter().enumerate().filter(|(_, own)| !own.is_empty()) {
             let (index, scale) = (Tensor::from_slice(own), if place % 2 == 1 { WIDER } else { 1.0 });
@@ -152,7 +155,7 @@ impl Laplace {
     /// Log-density of noise `[B, d]` under the mixture, `[B]` in float64.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Any error of libtorch.
     pub fn log_density(&self, noise: &Tensor) -> Result<Tensor> {
         let (noise, d) = (exact(noise), self.dimension as f64);
         let constant = -0.5 * d * (2.0 * PI).ln();
@@ -171,7 +174,7 @@ impl Laplace {
 }
 
 impl Mode {
-    /// Squared distance of noise `[B, d]` from the mean in deviations of the Gaussian: `[B]`.
+    /// Squared distance of noise `[B, d]` from the mean, in standard deviations of the Gaussian: `[B]`.
     fn distance(&self, noise: &Tensor) -> Result<Tensor> {
         let away = noise - &self.mean;
         let along = away.f_matmul(&self.vectors.tr())?.square() * &self.squares;
@@ -179,7 +182,8 @@ impl Mode {
         Ok(sum(away.square())? + sum(along)?)
     }
 
-    /// Standard normal rows as rows of this covariance about zero: I - V^T (1 - 1 / sqrt(1 + s^2)) V.
+    /// Turns standard normal rows into rows of this covariance and mean zero, by I - V^T (1 - 1 / sqrt(1 +
+    /// s^2)) V.
     fn scaled(&self, fresh: &Tensor) -> Result<Tensor> {
         let less: Tensor = 1.0 - (&self.squares + 1.0).rsqrt();
         Ok(fresh - (fresh.f_matmul(&self.vectors.tr())? * less).f_matmul(&self.vectors)?)

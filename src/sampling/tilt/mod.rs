@@ -1,10 +1,10 @@
-//! Samples of a one-step model, given something: targets are reweighted against the noise z ~ N(0, I) that a sample
-//! x = S(z) came from.
+//! Samples of a one-step model x = S(z) under a tilted distribution. Targets are written as weights of the
+//! noise z ~ N(0, I).
 //!
-//! A reward r at temperature T asks for p(x) exp(r(x) / T), which in noise space is N(z) exp(l(z)) with l = r(S(z)) / T,
-//! without a determinant. An energy asks for exp(-E(x)), where l(z) = -E(S(z)) - log N(z) + log |det dS/dz|. Whoever
-//! calls evaluates S, l and its gradient; this room holds what is done with them: weights, moves that leave a target
-//! invariant, temperatures, and Gaussians about the modes.
+//! A reward r at temperature T has the target p(x) exp(r(x) / T). In noise space this is N(z) exp(l(z)) with
+//! l(z) = r(S(z)) / T, without a determinant. An energy E has the target exp(-E(x)), for which l(z) =
+//! -E(S(z)) - log N(z) + log |det dS/dz|. The caller evaluates S, l and its gradient. This module computes
+//! weights, moves that leave a target invariant, temperatures, and Gaussians about the modes.
 
 mod laplace;
 mod population;

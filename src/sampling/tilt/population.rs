@@ -1,5 +1,6 @@
-//! Particles in noise space that move under N(z) exp(temperature l(z)), and are reweighted as the temperature rises
-//! from 0, the prior, to 1, the target (Del Moral, Doucet and Jasra, J. R. Stat. Soc. B 68, 2006).
+//! Sequential Monte Carlo in noise space (Del Moral, Doucet and Jasra, J. R. Stat. Soc. B 68, 2006).
+//! Particles move under N(z) exp(temperature l(z)), and are reweighted as the temperature rises from 0 (the
+//! prior) to 1 (the target).
 
 use std::str::FromStr;
 
@@ -11,12 +12,15 @@ use super::weights::{log_mean, next_temperature, systematic, tempered};
 use crate::error::{Error, Result};
 use crate::tensor::{exact, shape_text, RandomSource};
 
-/// How particles move. Both leave N(z) invariant where l is constant, in any number of dimensions.
+/// The Markov move of the particles. If l is constant, both moves leave N(z) invariant, in any number of
+/// dimensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Move {
-    /// sqrt(1 - s^2) z + s xi, accepted by l alone (Cotter et al., Statistical Science 28, 2013, pCN).
+    /// sqrt(1 - s^2) z + s xi, whose acceptance depends on l only (pCN; Cotter et al., Statistical Science
+    /// 28, 2013).
     CrankNicolson,
-    /// The same with a drift along the gradient of l (pCNL there): MALA whose prior is solved implicitly.
+    /// The same with a drift along the gradient of l (pCNL in that paper): MALA with an implicit step for the
+    /// prior.
     Langevin,
 }
 
@@ -33,7 +37,8 @@ impl FromStr for Move {
 }
 
 impl Move {
-    /// Share of proposals to accept: between the optimum in high dimensions, 0.234, and that in one; and that of MALA.
+    /// Acceptance rate to aim for. That of pCN lies between the optimum in high dimensions, 0.234, and that
+    /// in one dimension. That of MALA is its optimum.
     fn wanted(self) -> f64 {
         match self {
             Move::CrankNicolson => 0.3,
@@ -41,7 +46,7 @@ impl Move {
         }
     }
 
-    /// Steps beyond which nothing is gained: an independent draw, and a draw that forgets where it was.
+    /// Longest useful step. Its proposal does not depend on the present position.
     fn longest(self) -> f64 {
         match self {
             Move::CrankNicolson => 1.0,
@@ -53,25 +58,26 @@ impl Move {
 /// Shortest step.
 const SHORTEST: f64 = 1e-4;
 
-/// Particles `[N]` in islands of equal size, which are independent of one another but for the temperatures.
+/// N particles in islands of equal size. Islands are independent of one another, except that they share the
+/// temperatures.
 pub struct Population {
     /// `[N, d]`, float64 on the CPU.
     noise: Tensor,
-    /// S(noise), `[N, ...]`, as it was given.
+    /// S(noise), `[N, ...]`, as given by the caller.
     samples: Tensor,
     /// l(noise), `[N]`, finite or minus infinity.
     values: Vec<f64>,
     /// dl/dz, `[N, d]`.
     slopes: Option<Tensor>,
     log_weights: Vec<f64>,
-    /// log of the evidence that each island has gathered.
+    /// Log-evidence that each island has accumulated.
     log_evidence: Vec<f64>,
     temperature: f64,
     kind: Move,
-    /// What moves are made relative to.
+    /// The Gaussian that moves are relative to.
     reference: Reference,
     step: f64,
-    /// Number of moves since the temperature changed: adaptation slows down.
+    /// Number of moves since the temperature changed. Adaptation of the step slows down with it.
     moves: u64,
     random: RandomSource,
     draws: u64,
@@ -88,8 +94,9 @@ pub struct Evaluated {
 impl Evaluated {
     fn check(&self, count: i64, dimension: i64, slopes: bool) -> Result<()> {
         if self.values.len() as i64 != count || self.samples.size().first() != Some(&count) {
-            let got = format!("{} and {}", self.values.len(), shape_text(&self.samples.size()));
-            return Err(Error::shape("values", format!("one and a sample for each of {count}"), got));
+            let got = format!("({},) and {}", self.values.len(), shape_text(&self.samples.size()));
+            let expected = format!("({count},) with samples of shape ({count}, ...)");
+            return Err(Error::shape("values", expected, got));
         }
         if self.values.iter().any(|value| value.is_nan() || *value == f64::INFINITY) {
             let message = "expected log-weights that are finite or minus infinity".into();
@@ -106,10 +113,10 @@ impl Evaluated {
 }
 
 impl Population {
-    /// Particles at the prior, temperature 0, or at the target, 1, with equal weights.
+    /// Particles with equal weights at `temperature`: 0 is the prior, 1 is the target.
     ///
     /// # Errors
-    /// Names `noise`, `islands`, `temperature`, `values` or `slopes`.
+    /// An error naming `noise`, `islands`, `temperature`, `values` or `slopes`.
     pub fn new(
         noise: &Tensor,
         at: Evaluated,
@@ -162,7 +169,8 @@ impl Population {
         &self.values
     }
 
-    /// Of particles within their islands, and of those: exp of both together is unbiased up to the adaptation.
+    /// Log-weights of particles: within their islands, plus the log-evidence of the islands. The exponentials
+    /// are unbiased, up to the adaptation of steps and temperatures.
     pub fn log_weights(&self) -> Vec<f64> {
         let each = self.log_weights.len() / self.log_evidence.len();
         self.log_weights
@@ -180,7 +188,8 @@ impl Population {
         self.step
     }
 
-    /// Raises the temperature as far as the effective size stays at `share` of what it is, and weighs particles by it.
+    /// Raises the temperature as far as the effective sample size stays at `share` of its present value, and
+    /// updates the weights. Returns the new temperature.
     pub fn warm(&mut self, share: f64) -> f64 {
         let to = next_temperature(&self.log_weights, &self.values, self.temperature, share);
         for (weight, value) in self.log_weights.iter_mut().zip(&self.values) {
@@ -190,7 +199,8 @@ impl Population {
         to
     }
 
-    /// Makes moves relative to the Gaussian of particles `[M, d]` of the same target, if they are many enough.
+    /// Makes moves relative to the Gaussian of particles `[M, d]` of the same target, if there are enough of
+    /// them.
     ///
     /// # Errors
     /// [`Error::Shape`] naming `noise`.
@@ -203,11 +213,12 @@ impl Population {
         Ok(())
     }
 
-    /// Draws every island anew in proportion to its weights, which are equal afterwards; their mean goes into the
-    /// island's evidence. Moves are then relative to where the particles are.
+    /// Resamples every island in proportion to its weights, which are equal afterwards. The mean weight is
+    /// multiplied into the island's evidence. Moves are then relative to the Gaussian of the resampled
+    /// particles.
     ///
     /// # Errors
-    /// [`Error::Divergence`] where no particle has a chance.
+    /// [`Error::Divergence`] if no particle has a weight above zero.
     pub fn resample(&mut self) -> Result<()> {
         let each = self.log_weights.len() / self.log_evidence.len();
         let mut places = Vec::with_capacity(self.log_weights.len());
@@ -231,10 +242,10 @@ impl Population {
         Ok(())
     }
 
-    /// Noise that every particle may move to, `[N, d]`.
+    /// Proposals: noise `[N, d]` that the particles may move to.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Any error of libtorch.
     pub fn propose(&mut self) -> Result<Tensor> {
         let fresh = self.random.normal(&self.noise.size(), Kind::Double, Device::Cpu)?;
         let inside = self.reference.inside(&self.noise)?;
@@ -251,15 +262,15 @@ impl Population {
         Ok(proposed)
     }
 
-    /// Moves the particles whose proposals are accepted by Metropolis and Hastings' rule; the share of them. With
-    /// `adapt`, the step follows it.
+    /// Moves the particles whose proposals are accepted by the Metropolis-Hastings rule, and returns the
+    /// share of them. With `adapt`, the step is adapted to that share.
     ///
     /// # Errors
-    /// [`Error::Argument`] naming `propose` without proposals; names `values` or `slopes`.
+    /// [`Error::Argument`] naming `propose` if there are no proposals; an error naming `values` or `slopes`.
     pub fn decide(&mut self, at: Evaluated, adapt: bool) -> Result<f64> {
         let (count, dimension) = self.noise.size2()?;
         let Some(proposed) = self.proposed.take() else {
-            return Err(Error::argument("propose", "a call before this one", "none"));
+            return Err(Error::argument("propose", "a call before each call of decide", "none"));
         };
         at.check(count, dimension, self.kind == Move::Langevin)?;
         if at.samples.size() != self.samples.size() {
@@ -287,7 +298,7 @@ impl Population {
         }
         let share = accepted.iter().filter(|accepted| **accepted).count() as f64 / count as f64;
         if adapt {
-            // Robbins and Monro's steps on the logarithm.
+            // Robbins-Monro steps on the logarithm of the step.
             self.moves += 1;
             let gain = 2.0 / (self.moves as f64).sqrt();
             let step = self.step * (gain * (share - self.kind.wanted())).exp();
@@ -300,11 +311,11 @@ impl Population {
         self.slopes.as_ref().ok_or_else(|| Error::argument("slopes", "a gradient for each particle", "none"))
     }
 
-    /// log of the ratio by which each proposal is accepted, `[N]`; minus infinity for those of no weight.
+    /// Log of the acceptance ratio of each proposal, `[N]`; minus infinity for proposals of zero weight.
     fn log_acceptance(&self, proposed: &Tensor, values: &[f64], slopes: Option<&Tensor>) -> Result<Vec<f64>> {
         let moved = |from: f64, to: f64| match to == f64::NEG_INFINITY && self.temperature > 0.0 {
             true => f64::NEG_INFINITY,
-            // From nowhere anywhere.
+            // A particle of zero weight accepts any proposal of positive weight.
             false if from == f64::NEG_INFINITY && self.temperature > 0.0 => 0.0,
             false => tempered(self.temperature, to) - tempered(self.temperature, from),
         };
@@ -332,13 +343,13 @@ impl Population {
             .collect())
     }
 
-    /// The gradient of the target over the reference in the reference's coordinates.
+    /// Gradient of the log-ratio of target to reference, in the reference's coordinates.
     fn drift(&self, noise: &Tensor, inside: &Tensor, slopes: &Tensor) -> Result<Tensor> {
         self.reference.slopes(noise, inside, &(slopes * self.temperature))
     }
 }
 
-/// Slopes where a weight is zero or has a kink do not lead anywhere.
+/// Replaces slopes that are not finite by zero. They occur where a weight is zero or has a kink.
 fn finite(slopes: &Tensor) -> Tensor {
     slopes.nan_to_num(0.0, 0.0, 0.0)
 }

@@ -1,14 +1,14 @@
-//! A Gaussian that moves are made relative to: where a target is narrow in some directions and wide in others, steps
-//! that suit both are those of its own covariance (Rudolf and Sprungk, Found. Comput. Math. 18, 2018).
+//! The Gaussian that moves are relative to. If a target is narrow in some directions and wide in others,
+//! steps scaled by its covariance suit both (Rudolf and Sprungk, Found. Comput. Math. 18, 2018).
 
 use tch::{Kind, Tensor};
 
 use crate::error::Result;
 
-/// Particles for each dimension from which a covariance is estimated.
+/// Least number of particles per dimension from which a covariance is estimated.
 const ENOUGH: i64 = 4;
 
-/// N(mean, C) with R = C^{1/2}; the prior N(0, I) where it is `None`.
+/// N(mean, C) with R = C^{1/2}; `None` is the prior N(0, I).
 pub(super) struct Reference(Option<Fitted>);
 
 struct Fitted {
@@ -22,10 +22,11 @@ impl Reference {
         Reference(None)
     }
 
-    /// That of particles `[N, d]`, drawn towards the identity; the prior for too few of them.
+    /// The Gaussian of particles `[N, d]`, with the covariance shrunk towards the identity. With too few
+    /// particles, the prior.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Any error of libtorch.
     pub fn of(noise: &Tensor) -> Result<Self> {
         let (count, d) = noise.size2()?;
         if count < ENOUGH * d || count < 2 {
@@ -65,7 +66,8 @@ impl Reference {
         Ok((squares(u)? - squares(z)?) * 0.5)
     }
 
-    /// The gradient by u of that and of a function whose gradient by z is `slopes`.
+    /// Gradient with respect to u of the sum of that ratio and a function whose gradient with respect to z is
+    /// `slopes`.
     pub fn slopes(&self, z: &Tensor, u: &Tensor, slopes: &Tensor) -> Result<Tensor> {
         Ok(match &self.0 {
             None => slopes.shallow_clone(),

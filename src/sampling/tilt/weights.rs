@@ -4,7 +4,7 @@ use rand::Rng;
 
 use crate::tensor::RandomSource;
 
-/// log of the mean of exp; minus infinity where all are.
+/// Log of the mean of exp(values); minus infinity if all values are.
 pub fn log_mean(values: &[f64]) -> f64 {
     let largest = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     if !largest.is_finite() {
@@ -13,7 +13,7 @@ pub fn log_mean(values: &[f64]) -> f64 {
     largest + (values.iter().map(|value| (value - largest).exp()).sum::<f64>() / values.len() as f64).ln()
 }
 
-/// (sum w)^2 / sum w^2 (Kong, 1992), 0 where no weight is above zero.
+/// Effective sample size (sum w)^2 / sum w^2 (Kong, 1992); 0 if no weight is above zero.
 pub fn effective_size(log_weights: &[f64]) -> f64 {
     let largest = log_weights.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     if !largest.is_finite() {
@@ -28,7 +28,7 @@ pub fn effective_size(log_weights: &[f64]) -> f64 {
     sum * sum / squares
 }
 
-/// 5% and 95% quantiles of the effective size over bootstrap resamples of the weights.
+/// 5% and 95% quantiles of the effective sample size over bootstrap resamples of the weights.
 pub fn effective_size_interval(log_weights: &[f64], resamples: u64, random: &RandomSource) -> (f64, f64) {
     let count = log_weights.len();
     let mut sizes: Vec<f64> = (0..resamples)
@@ -43,8 +43,9 @@ pub fn effective_size_interval(log_weights: &[f64], resamples: u64, random: &Ran
     (at(0.05), at(0.95))
 }
 
-/// Places of `count` draws in proportion to the weights, by one uniform number and equal steps (Kitagawa, 1996): each
-/// is drawn as often as its share of `count` says, up to one. All alike where no weight is above zero.
+/// Systematic resampling (Kitagawa, 1996): indices of `count` draws in proportion to the weights, from one
+/// uniform number and equal steps. Each index is drawn as often as its share of `count`, up to one. If no
+/// weight is above zero, all weights count as equal.
 pub fn systematic(log_weights: &[f64], count: usize, uniform: f64) -> Vec<i64> {
     let largest = log_weights.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let weights: Vec<f64> = match largest.is_finite() {
@@ -64,7 +65,7 @@ pub fn systematic(log_weights: &[f64], count: usize, uniform: f64) -> Vec<i64> {
     places
 }
 
-/// `temperature` times a log-weight, where nothing times minus infinity is nothing.
+/// `temperature` times a log-weight, where zero times minus infinity is zero.
 pub(super) fn tempered(temperature: f64, value: f64) -> f64 {
     if temperature == 0.0 {
         0.0
@@ -75,8 +76,9 @@ pub(super) fn tempered(temperature: f64, value: f64) -> f64 {
 
 const BISECTIONS: usize = 60;
 
-/// The largest temperature in (`from`, 1] at which weights, multiplied by exp of the difference times `values`, keep
-/// `share` of the effective size that they have now. What has no chance at any temperature does not count.
+/// The largest temperature in (`from`, 1] at which weights, multiplied by exp of the difference times
+/// `values`, keep `share` of their present effective sample size. Particles whose value is minus infinity do
+/// not count.
 pub(super) fn next_temperature(log_weights: &[f64], values: &[f64], from: f64, share: f64) -> f64 {
     let size = |to: f64| {
         let moved: Vec<f64> = log_weights
@@ -103,7 +105,7 @@ pub(super) fn next_temperature(log_weights: &[f64], values: &[f64], from: f64, s
             false => above = middle,
         }
     }
-    // Always a step, for a population that one temperature's rounding would hold for ever.
+    // Always rises a little, so that rounding cannot hold a population at one temperature for ever.
     below.max(from + 1e-9 * (1.0 - from)).min(1.0)
 }
 
@@ -145,7 +147,7 @@ mod tests {
         let moved: Vec<f64> = values.iter().map(|value| to * value).collect();
         assert!((effective_size(&moved) - 500.0).abs() < 1e-3);
         assert_eq!(next_temperature(&weights, &[0.0; 1000], 0.3, 0.5), 1.0);
-        // Half of it has no chance: that alone does not stop the others.
+        // Half of the values are minus infinity, which alone does not stop the others.
         let mut cut = vec![0.0; 500];
         cut.extend(vec![f64::NEG_INFINITY; 500]);
         assert_eq!(next_temperature(&weights, &cut, 0.0, 0.9), 1.0);
