@@ -102,21 +102,25 @@ def main() -> None:
         f"{platform.machine()}, {os.cpu_count()} CPUs, {options.threads} threads; seed {options.seed}\n"
     )
     others = [EAGER, COMPILED, PROGRAM, ONNX]
-    print(f"| student | batch | core, ms | {' | '.join(others)} |\n{'|---' * 7}|", flush=True)
-    for name, (shape, batch, given) in list(CASES.items())[: 1 if options.quick else None]:
+    cases = dict(list(CASES.items())[: 1 if options.quick else None])
+    singles, batches = ({form: [form] for form in (f"{CORE}, ms", *others)} for _ in range(2))
+    for shape, batch, given in cases.values():
         student = untrained(shape, given, options.seed)
-        for size in (1, batch):
+        for size, table in ((1, singles), (batch, batches)):
             x0 = torch.randn(size, *shape, generator=torch.Generator().manual_seed(options.seed))
             with tempfile.TemporaryDirectory() as folder, torch.no_grad():
                 calls = ways(student, Path(folder), x0)
                 times = timed(
                     calls, 3 if options.quick else options.rounds, 50 if size == 1 else 1, options.seed
                 )
-            cells = [name, str(size), f"{np.median(times[CORE]):.3g}"]
+            table[f"{CORE}, ms"].append(f"{np.median(times[CORE]):.3g}")
             for other in others:
                 low, ratio, high = np.quantile(times[other] / times[CORE], [0.25, 0.5, 0.75])
-                cells.append(f"{ratio:.2f} ({low:.2f} to {high:.2f})")
-            print(f"| {' | '.join(cells)} |", flush=True)
+                table[other].append(f"{ratio:.2f} ({low:.2f} to {high:.2f})")
+    counted = [f"{name}, {batch}" for name, (_, batch, _) in cases.items()]
+    for title, heads, table in (("One sample", [*cases], singles), ("A batch", counted, batches)):
+        rows = "\n".join(f"| {' | '.join(cells)} |" for cells in table.values())
+        print(f"{title}:\n\n| form | {' | '.join(heads)} |\n{'|---' * (1 + len(heads))}|\n{rows}\n")
 
 
 if __name__ == "__main__":

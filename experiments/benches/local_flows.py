@@ -32,7 +32,8 @@ CASES = {"tree": datasets.tree, "checkerboard": datasets.checkerboard}
 # Steps of the noising process by name.
 CHAINS = {"2 blocks": [0.3], "4 blocks": [0.1, 0.2, 0.5]}
 WIDTH, DEPTH, TRAINED, HELD_OUT = 64, 3, 20_000, 2_000
-COLUMNS = {"nll": "NLL", "w2": "W2", "floor": "W2 of data", "seconds": "training, s", "weights": "weights"}
+COLUMNS = {"nll": "NLL", "w2": "W2", "seconds": "training, s", "weights": "weights"}
+DECIMALS = {"weights": 0, "seconds": 0}
 
 
 def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -91,20 +92,24 @@ def runs(options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+def cell(rows: list[dict[str, Any]], column: str) -> str:
+    """The mean of a column over the seeds, with its range."""
+    values, decimals = [row[column] for row in rows], DECIMALS.get(column, 3)
+    spread = f" ({min(values):.3f} to {max(values):.3f})" if decimals and len(values) > 1 else ""
+    return f"{statistics.fmean(values):.{decimals}f}{spread}"
+
+
 def table(rows: list[dict[str, Any]]) -> str:
-    """Means over the seeds, with their range."""
-    lines = ["| data | model | " + " | ".join(COLUMNS.values()) + " |"]
-    lines.append("|---" * (2 + len(COLUMNS)) + "|")
-    for design in sorted({(row["case"], row["model"]) for row in rows}):
-        own = [row for row in rows if (row["case"], row["model"]) == design]
-        cells = []
-        for column in COLUMNS:
-            values = [row[column] for row in own]
-            mean, decimals = statistics.fmean(values), {"weights": 0, "seconds": 0}.get(column, 3)
-            spread = f" ({min(values):.3f} to {max(values):.3f})" if decimals and len(values) > 1 else ""
-            cells.append(f"{mean:.{decimals}f}{spread}")
-        lines.append("| " + " | ".join([*design, *cells]) + " |")
-    return "\n".join(lines)
+    """One table for each set of data, under its name and the distance of data to data."""
+    texts = []
+    for case in sorted({row["case"] for row in rows}):
+        of_case = [row for row in rows if row["case"] == case]
+        lines = ["| model | " + " | ".join(COLUMNS.values()) + " |", "|---" * (1 + len(COLUMNS)) + "|"]
+        for model in sorted({row["model"] for row in of_case}):
+            own = [row for row in of_case if row["model"] == model]
+            lines.append("| " + " | ".join([model, *(cell(own, column) for column in COLUMNS)]) + " |")
+        texts.append(f"{case}, W2 of data {cell(of_case, 'floor')}:\n\n" + "\n".join(lines))
+    return "\n\n".join(texts)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

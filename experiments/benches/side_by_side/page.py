@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 BEGIN, END = "<!-- side_by_side: begin -->", "<!-- side_by_side: end -->"
-HEAD = f"| case | beside | koopflow, ms | other, ms | times as fast | wanted | |\n{'|---' * 7}|"
+HEAD = f"| case | compared with | ms: koopflow, other | times as fast | target |\n{'|---' * 5}|"
 
 
 def number(value: float) -> str:
@@ -18,11 +18,11 @@ def number(value: float) -> str:
 def cells(row: Mapping[str, Any]) -> str:
     """One row of a table."""
     low, high = map(number, row["quartiles"])
-    wanted = "" if row["target"] is None else f"at least {number(row['target'])}"
+    target = "" if row["target"] is None else f"{number(row['target'])}: "
     met = {None: "", True: "met", False: "**missed**"}[row["met"]]
-    times = [number(row["koopflow_ms"]), number(row["other_ms"])]
+    times = f"{number(row['koopflow_ms'])}, {number(row['other_ms'])}"
     ratio = f"{number(row['ratio'])} ({low} to {high})"
-    return "| " + " | ".join([row["case"], row["other"], *times, ratio, wanted, met]) + " |"
+    return "| " + " | ".join([row["case"], row["other"], times, ratio, target + met]) + " |"
 
 
 def tables(found: Mapping[str, Any]) -> str:

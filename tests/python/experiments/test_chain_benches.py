@@ -25,7 +25,9 @@ def test_one_flow_has_as_many_weights_as_its_chain():
 def test_tables_show_means_and_ranges():
     row = {"case": "tree", "model": "4 blocks", "weights": 100, "floor": 0.1, "seconds": 7.0}
     rows = [{**row, "seed": seed, "nll": 2.0 + seed, "w2": 0.5} for seed in (0, 1)]
-    assert "| tree | 4 blocks | 2.500 (2.000 to 3.000) | 0.500" in local_flows.table(rows)
+    table = local_flows.table(rows)
+    assert table.startswith("tree, W2 of data 0.100 (0.100 to 0.100):\n\n| model | NLL |")
+    assert "| 4 blocks | 2.500 (2.000 to 3.000) | 0.500" in table
     rows = [{"case": "grid", "teacher": "positions", "seed": 0, "data": 0.1, "student, 1": 0.25}]
     assert "| grid | positions | 0.100 | 0.250 |" in phase_space.table(rows)
 
