@@ -1,14 +1,13 @@
-"""The Rust extension: velocity fields, teacher training, students, metrics.
+"""The Rust extension: velocity fields, teacher training, students, forecasters, metrics.
 
-Arrays are NumPy arrays or torch tensors. Outputs follow the kind (and, for torch, the device) of the first
-array argument, and are NumPy arrays if there is none. Batch first: ``t`` is ``[B]``, ``x`` is
-``[B, *event]``; time 0 is noise and time 1 is data.
+Arrays are NumPy arrays or torch tensors. Outputs have the kind (and, for torch, the device) of the first
+array argument, and are NumPy arrays if there is none. The batch dimension comes first: ``t`` is ``[B]`` and
+``x`` is ``[B, *event]``. Time 0 is noise and time 1 is data.
 
-A *monitor* is called with ``{"stage", "step", "total", "seconds", "values"}``, where the stage is
-``"teacher"``,
-``"trajectories"``, ``"student"`` or ``"sample"`` and the values are named floats; ``"note"`` holds a text
-where something happened that a person should read. An exception that it raises
-stops the computation and comes back unchanged.
+A *monitor* is called with ``{"stage", "step", "total", "seconds", "values"}``. The stage is ``"teacher"``,
+``"trajectories"``, ``"student"`` or ``"sample"``, and the values are named floats. For an event that the user
+should read about, ``"note"`` holds a text. An exception raised by the monitor stops the computation and is
+raised again unchanged.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _Array: TypeAlias = Any
-# Rank, number of ranks, and a function that adds a tensor up over all of them, in place, and answers whether
+# The rank, the number of ranks, and a function that sums a tensor over all ranks in place and returns whether
 # Ctrl-C was pressed meanwhile.
 _World: TypeAlias = tuple[int, int, Callable[[Tensor], bool]] | None
 _Monitor: TypeAlias = Callable[[dict[str, Any]], object] | None
@@ -34,7 +33,7 @@ __version__: str
 class VelocityField:
     """A velocity field v(t, x) over samples of a fixed event shape: dx/dt = v.
 
-    Built by the static methods or by :func:`train_teacher`, never by calling the class.
+    It is built by the static methods or by :func:`train_teacher`, not by calling the class.
     """
 
     @staticmethod
@@ -48,7 +47,7 @@ class VelocityField:
     ) -> VelocityField:
         """The exact field from N(0, I) to N(mean, cov) under the linear path.
 
-        ``mean`` is ``[*event]`` or flat, ``cov`` is ``[d, d]`` over the flattened event, symmetric and
+        ``mean`` is ``[*event]`` or flat. ``cov`` is ``[d, d]`` over the flattened event, symmetric and
         positive semi-definite. Raises ``ShapeError`` or ``ValueError`` otherwise.
         """
 
@@ -69,10 +68,10 @@ class VelocityField:
     ) -> VelocityField:
         """A field that calls Python with torch tensors on ``device``.
 
-        ``function(t, x, condition)`` answers v, ``[B, *event]``; ``vjp(t, x, cotangent, condition)`` answers
+        ``function(t, x, condition)`` returns v, ``[B, *event]``; ``vjp(t, x, cotangent, condition)`` returns
         ``(v, J^T cotangent)``. ``conditioning`` is JSON: ``"none"``, ``{"labels": {"classes": 10}}`` or
-        ``{"vector": {"dim": 4}}``. An exception in the function becomes a ``TeacherError`` with it as its
-        cause.
+        ``{"vector": {"dim": 4}}``. An exception in either function is the cause of the ``TeacherError`` that
+        is raised.
         """
 
     @staticmethod
@@ -88,49 +87,49 @@ class VelocityField:
     ) -> VelocityField:
         """The module of a TorchScript file, run without Python.
 
-        ``convention``: ``"torchcfm"``, ``"flow_matching"`` or ``"diffusers"``; a condition comes third.
-        Raises ``FileNotFoundError`` (``OSError``) or ``CheckpointError`` for a file that holds no whole
-        module.
+        ``convention`` is ``"torchcfm"``, ``"flow_matching"`` or ``"diffusers"``; a condition is the third
+        argument. Raises ``FileNotFoundError`` (``OSError``) if there is no such file, and ``CheckpointError``
+        if it does not hold a complete module.
         """
 
     @staticmethod
     def diffusion(model: VelocityField, config: str = "{}") -> VelocityField:
-        """The probability-flow ODE of a field that answers a diffusion model's prediction for (noise, z).
+        """The probability-flow ODE of a diffusion model, whose prediction at (noise, z) ``model`` returns.
 
         ``config`` is JSON: ``{"parametrisation": "eps", "schedule": {"name": "vp", ...}, "noise_argument",
-        "num_timesteps", "sigma_data"}``, possibly a part of it.
+        "num_timesteps", "sigma_data"}``. Every entry is optional.
         """
 
     def window(self, start: float, end: float) -> VelocityField:
-        """Its flow from one time to another, both in [0, 1], as one from 0 to 1."""
+        """The flow of this field between two times in [0, 1], rescaled to run from 0 to 1."""
 
     def as_source(self, event_shape: Sequence[int]) -> Source:
-        """The end of its flow, as what another one starts from."""
+        """The distribution at the end of this field's flow, as the source of another flow."""
 
     def starting_from(self, source: Source) -> VelocityField:
-        """This field, from something else than noise."""
+        """The same field with another source."""
 
     @property
     def source(self) -> Source:
-        """What its flow starts from."""
+        """The distribution that the flow starts from."""
 
     def guided(self, scale: float, null_condition: _Array) -> VelocityField:
         """Classifier-free guidance; ``null_condition`` is an integer label ``[]`` or a vector ``[dim]``."""
 
     @staticmethod
     def chain(fields: Sequence[VelocityField], *, breaks: Sequence[float] | None = None) -> VelocityField:
-        """Fields one after the other, on equal parts of [0, 1] or between ``breaks``, ``len(fields) + 1``
-        rising times from 0 to 1.
+        """A sequence of fields, each on one interval of time.
 
+        The intervals are equal unless ``breaks`` are given: ``len(fields) + 1`` increasing times from 0 to 1.
         Raises ``ArgumentError``, ``ShapeError`` or ``DtypeError`` naming ``teachers`` or ``breaks``.
         """
 
     def reversed(self) -> VelocityField:
-        """v(t, x) = -u(1 - t, x) for this field u."""
+        """The reversed flow v(t, x) = -u(1 - t, x) of this field u."""
 
     @property
     def breaks(self) -> list[float]:
-        """Times in (0, 1) at which the velocity jumps."""
+        """Times in (0, 1) at which the velocity is discontinuous."""
 
     @staticmethod
     def torchcfm(
@@ -144,13 +143,13 @@ class VelocityField:
         device: str = "cpu",
         dtype: str = "float32",
     ) -> VelocityField:
-        """A torchcfm ``UNetModel`` by the names and tensors of its state dict.
+        """A torchcfm ``UNetModel`` with the names and tensors of its state dict.
 
         Raises ``ValueError`` naming ``state_dict``, ``event_shape`` or the tensor that does not fit.
         """
 
     def tensors(self) -> list[tuple[str, Any]]:
-        """The field's own torch tensors by name, as copies on the CPU; none for a field that has none."""
+        """The names and torch tensors of the field, copied to the CPU; empty for a field without tensors."""
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -158,8 +157,8 @@ class VelocityField:
 
     @property
     def kind(self) -> str:
-        """``"network"``, ``"gaussian"``, ``"empirical"``, ``"torch"``, ``"torchscript"``, ``"diffusion"`` or
-        ``"guided"``."""
+        """The kind of field: ``"network"``, ``"gaussian"``, ``"empirical"``, ``"torch"``, ``"torchscript"``,
+        ``"diffusion"``, ``"guided"``, ``"chain"``, ``"reversed"`` or ``"window"``."""
 
     @property
     def device(self) -> str:
@@ -171,36 +170,40 @@ class VelocityField:
 
     @property
     def conditioning(self) -> str:
-        """What the field is conditioned on, as the JSON that :meth:`callable` takes."""
+        """The conditioning of the field, as the JSON that :meth:`callable` takes."""
 
     @property
     def evaluations(self) -> int:
-        """The number of batched evaluations so far (NFE)."""
+        """The number of batched function evaluations so far (NFE)."""
 
     def velocity(self, t: _Array, x: _Array, condition: _Array | None = None) -> _Array:
         """v(t, x), ``[B, *event]``; ``t`` is ``[B]`` or a scalar."""
 
     def growth(self, t: _Array, x: _Array) -> _Array | None:
-        """The rate ``[B]`` at which mass grows at t, ``[B]`` or a scalar, and x; None where mass stays as it
-        is."""
+        """The growth rate ``[B]`` of mass at t and x; None for a field that conserves mass.
+
+        ``t`` is ``[B]`` or a scalar.
+        """
 
     def log_masses(self, times: Sequence[float], states: _Array) -> _Array:
-        """Log-masses ``[T, B]``, float64 and 0 at first, along states ``[T, B, *event]`` at rising times, by
-        the trapezoidal rule.
+        """Log-masses ``[T, B]`` in float64 along states ``[T, B, *event]`` at increasing times.
 
-        Raises ``ArgumentError`` for a field that does not grow, ``ShapeError``, ``DivergenceError``.
+        They are 0 at the first time and integrate the growth rate by the trapezoidal rule. Raises
+        ``ArgumentError`` for a field without growth, ``ShapeError`` and ``DivergenceError``.
         """
 
     @property
     def mixing(self) -> str | None:
-        """How states mix noise and data, x_t = a x1 + s x0, as JSON: ``{"path": "linear"}``,
-        ``{"path": "vp"}`` or ``{"schedule": {"name": ...}}``; None where no one holds at all times."""
+        """The mixture x_t = a x1 + s x0 of noise and data that states are, as JSON.
+
+        It is ``{"path": "linear"}``, ``{"path": "vp"}`` or ``{"schedule": {"name": ...}}``; None if no single
+        mixture holds at every time.
+        """
 
     def denoise(self, t: _Array, x: _Array, *, of: str = "data", condition: _Array | None = None) -> _Array:
-        """E[x1 | x_t = x], or with ``of="noise"`` E[x0 | x_t = x], ``[B, *event]``; ``t`` is ``[B]`` or a
-        scalar.
+        """E[x1 | x_t = x], or E[x0 | x_t = x] with ``of="noise"``, ``[B, *event]``.
 
-        Raises ``ValueError`` naming ``teacher`` where states are no such mixture.
+        ``t`` is ``[B]`` or a scalar. Raises ``ValueError`` naming ``teacher`` if :attr:`mixing` is None.
         """
 
     def solve(
@@ -218,16 +221,16 @@ class VelocityField:
     ) -> _Array:
         """Integrate dx/dt = v from ``x`` at ``times[0]`` through monotone ``times``; ``[T, B, *event]``.
 
-        The first entry is ``x``. Solvers: ``euler``, ``midpoint``, ``heun``, ``rk4``, ``ab2``, ``ab3`` and
+        The first entry is ``x``. The solvers ``euler``, ``midpoint``, ``heun``, ``rk4``, ``ab2``, ``ab3`` and
         ``dpm2m`` take ``steps`` steps over the whole span, on a ``grid``: ``uniform``, ``tau``, ``log_snr``
-        or rising times; ``dopri5`` adapts to ``rtol`` and ``atol``, and takes no grid. Raises
-        ``DivergenceError`` when it cannot.
+        or increasing times. ``dopri5`` adapts its steps to ``rtol`` and ``atol``, and takes no grid. Raises
+        ``DivergenceError`` if the tolerances cannot be met.
         """
 
     def step_times(
         self, *, solver: str, steps: int = 100, grid: str | Sequence[float] | None = None
     ) -> list[float]:
-        """Ends of the fixed steps of :meth:`solve` from time 0 to 1, both included."""
+        """The ends of the fixed steps of :meth:`solve` from time 0 to 1, including both."""
 
     def pull_back(
         self,
@@ -242,7 +245,7 @@ class VelocityField:
         condition: _Array | None = None,
         monitor: _Monitor = None,
     ) -> _Array:
-        """Covectors ``[B, K, *event]`` at data times the derivative of the flow's map from noise."""
+        """The product of covectors ``[B, K, *event]`` at the data and the Jacobian of the flow map."""
 
     def log_prob(
         self,
@@ -265,11 +268,11 @@ class VelocityField:
         """
 
     def to_bytes(self) -> bytes:
-        """The bytes of a file of it, without a header; pickles and deep copies hold them."""
+        """The field as the bytes of a file without a header. Pickle and deep copies use them."""
 
     @classmethod
     def from_bytes(cls, bytes: bytes, device: str = "cpu") -> VelocityField:
-        """What :meth:`to_bytes` wrote. Raises ``CheckpointError`` on any other bytes."""
+        """Read the bytes of :meth:`to_bytes`. Raises ``CheckpointError`` for any other bytes."""
 
     def __reduce__(self) -> tuple[Any, tuple[bytes, str]]: ...
     def save(self, path: str, header: str = "{}") -> None:
@@ -277,7 +280,7 @@ class VelocityField:
 
     @staticmethod
     def load(path: str, *, device: str = "cpu") -> tuple[VelocityField, str]:
-        """The field and the header that :meth:`save` wrote. Raises ``CheckpointError`` on any other file."""
+        """The field and the header that :meth:`save` wrote. Raises ``CheckpointError`` for any other file."""
 
 def train_teacher(
     data: _Array,
@@ -298,18 +301,19 @@ def train_teacher(
 ) -> tuple[VelocityField, str]:
     """Conditional flow matching on data ``[N, *event]`` (Lipman et al. 2210.02747, Tong et al. 2302.00482).
 
-    ``config`` is JSON in the form of :func:`teacher_defaults`, possibly a part of it. The second result is a
-    JSON history ``{"steps", "seconds", "stopped", "config", "loss": [[step, loss], ...], "skipped_steps",
-    "restarts", "notes"}``, where stopped is ``"completed"``, ``"interrupted"``, ``"budget"`` or
-    ``"diverged"``: the last good field is answered then. ``noise`` ``[N, *event]`` is that of each row where
-    the coupling is ``"given"``. Files as in :meth:`Student.distill`. ``portions`` answers the next data and
-    their condition: they take the place of those before after every pass over these. ``source`` is what the
-    flow starts from, noise where it is None. ``initial`` is a network of the same shape whose weights
-    training begins with.
+    ``config`` is JSON in the form of :func:`teacher_defaults`; every entry is optional. The second result is
+    a JSON history ``{"steps", "seconds", "stopped", "config", "loss": [[step, loss], ...], "skipped_steps",
+    "restarts", "notes"}``. ``"stopped"`` is ``"completed"``, ``"interrupted"``, ``"budget"`` or
+    ``"diverged"``; a training that diverged returns the last good field. ``noise`` ``[N, *event]`` is the
+    noise of each row, for the coupling ``"given"``. Checkpoints are written and resumed as in
+    :meth:`Student.distill`. ``portions`` returns the next data and their conditions; it is called after every
+    pass over the present data, which the new data replace. ``source`` is the distribution that the flow
+    starts from, noise if None. ``initial`` is a network of the same shape, whose weights training starts
+    from.
     """
 
 def check_snapshots(snapshots: Sequence[_Array], times: Sequence[float]) -> None:
-    """Raises what :func:`train_on_snapshots` would of snapshots and times."""
+    """Raises the errors of :func:`train_on_snapshots` about snapshots and times."""
 
 def train_on_snapshots(
     snapshots: Sequence[_Array],
@@ -327,12 +331,12 @@ def train_on_snapshots(
     resume: str | None = None,
     world: _World = None,
 ) -> tuple[VelocityField, str]:
-    """Flow matching through snapshots ``[N_k, *event]`` at rising times (Huguet et al. 2206.14928, Tong et
-    al. 2302.00482), from the rows of the first at 0 to the last at 1; the rest is as in
-    :func:`train_teacher`.
+    """Flow matching through snapshots ``[N_k, *event]`` at increasing times (Huguet et al. 2206.14928, Tong
+    et al. 2302.00482).
 
-    ``plans`` ``[N_k, N_{k+1}]`` are followed instead of the coupling of ``config``; with ``sizes`` of the
-    population the field also learns rates of growth (Wang et al. 2505.13413).
+    The flow leads from the rows of the first snapshot at time 0 to those of the last at time 1. The other
+    arguments are those of :func:`train_teacher`. ``plans`` ``[N_k, N_{k+1}]`` replace the coupling of
+    ``config``. With ``sizes`` of the population the field also learns growth rates (Wang et al. 2505.13413).
 
     Raises ``ArgumentError``, ``ShapeError`` or ``NonFiniteError`` naming ``snapshots``, ``times``,
     ``coupling`` or ``growth``.
@@ -342,27 +346,30 @@ def teacher_defaults() -> str:
     """The default configuration of :func:`train_teacher`, as JSON."""
 
 def normal(shape: Sequence[int], seed: int) -> NDArray[float32]:
-    """Standard normal noise of a shape from koopflow's own seeded generator."""
+    """Standard normal noise in float32 from koopflow's own seeded generator."""
 
 @final
 class Source:
-    """What a flow starts from."""
+    """The distribution that a flow starts from."""
 
     @staticmethod
     def normal(event_shape: Sequence[int]) -> Source:
-        """N(0, I)."""
+        """The standard normal distribution N(0, I)."""
 
     @staticmethod
     def rows(rows: _Array, event_shape: Sequence[int]) -> Source:
-        """Rows ``[N, *event]``, each as likely as any other, of which copies are kept."""
+        """The uniform distribution over rows ``[N, *event]``, which are copied."""
 
     def with_noise(self, noise: float) -> Source:
-        """These rows with normal noise of a deviation >= 0. Raises ``ArgumentError`` naming ``source_noise``
-        for another number, and for one above 0 where the source is not rows."""
+        """The same rows with normal noise of standard deviation ``noise`` >= 0.
+
+        Raises ``ArgumentError`` naming ``source_noise`` for other numbers, and for a number above 0 if the
+        source is not rows.
+        """
 
     @property
     def noise(self) -> float:
-        """Deviation of the noise on rows; 0 for every other source."""
+        """The standard deviation of the noise on rows; 0 for every other source."""
 
     @staticmethod
     def sampler(
@@ -372,19 +379,26 @@ class Source:
         event_shape: Sequence[int],
         conditional: bool = False,
     ) -> Source:
-        """``draw(count, seed)`` answers samples ``[count, *event]``, ``log_prob`` log-densities ``[B]`` in
-        nats of ``[B, *event]``. A conditional one is called with the conditions of the samples, or None, as
-        a third argument. No file holds it."""
+        """A source that calls Python.
+
+        ``draw(count, seed)`` returns samples ``[count, *event]``. ``log_prob(x)`` returns log-densities
+        ``[B]`` in nats of ``x`` ``[B, *event]``, or is None if they are not known. With ``conditional``,
+        ``draw`` takes the conditions of the samples, or None, as a third argument. Files do not store the
+        functions.
+        """
 
     @property
     def kind(self) -> str:
-        """``"normal"``, ``"rows"``, ``"flow"`` or ``"sampler"``."""
+        """The kind of source: ``"normal"``, ``"rows"``, ``"flow"`` or ``"sampler"``."""
 
     def draw(
         self, count: int, seed: int, *, condition: _Array | None = None, monitor: _Monitor = None
     ) -> NDArray[float32]:
-        """``count`` samples ``[count, *event]``, the same for the same seed. Raises ``ArgumentError`` naming
-        ``x0`` for a sampler that a file could not hold."""
+        """Draw ``count`` samples ``[count, *event]``. The same seed gives the same samples.
+
+        Raises ``ArgumentError`` naming ``x0`` for a sampler that was loaded from a file, which does not store
+        its functions.
+        """
 
 @final
 class Student:
@@ -410,47 +424,48 @@ class Student:
         features: Callable[[Any, Any], tuple[Any, Any]] | None = None,
         world: _World = None,
     ) -> Student:
-        """Distil a field; ``config`` is JSON in the form of :func:`student_defaults`, possibly a part of it.
+        """Distil a field; ``config`` is JSON in the form of :func:`student_defaults`, every entry optional.
 
-        A conditional field needs a pool of conditions, labels ``[P]`` or vectors ``[P, dim]``, to draw from.
-        ``data`` ``[N, *event]`` are the teacher's, for simulation-free points; ``data_condition`` holds the
-        condition of each row, ``condition`` where it is left out, and ``data_noise`` the noise of each row
-        where the coupling is ``"given"``. ``trajectory_file`` keeps the solved trajectories for
-        later fits; ``refresh`` solves them anew.
-        ``checkpoint`` is written at an interval of steps or seconds and at the end, with ``header`` in it;
-        ``resume`` goes on from such a file. A fit that diverged returns the best student, and its history
-        says ``"diverged"``. ``features`` answers the distance of two batches ``[B, *event]`` and its gradient
-        in the first, for the term of weight ``feature_distance``.
+        ``condition`` is the pool of conditions that a conditional field needs, labels ``[P]`` or vectors
+        ``[P, dim]``. ``data`` ``[N, *event]`` are the teacher's data, for simulation-free points.
+        ``data_condition`` holds the condition of each row (default: ``condition``), and ``data_noise`` the
+        noise of each row for the coupling ``"given"``. ``trajectory_file`` stores the solved trajectories for
+        later fits; ``refresh`` solves them again. ``checkpoint`` is a file that is written at an interval of
+        steps or seconds and at the end, with ``header`` in it. ``resume`` is such a file to continue from. A
+        fit that diverged returns the best student, and its history says ``"diverged"``. ``features`` returns
+        the distance of two batches ``[B, *event]`` and its gradient with respect to the first, for the loss
+        term ``feature_distance``.
         """
 
     @staticmethod
     def load(path: str, *, device: str = "cpu") -> tuple[Student, str]:
-        """The student and the header that :meth:`save` wrote; ``CheckpointError`` on any other file."""
+        """The student and the header that :meth:`save` wrote. Raises ``CheckpointError`` for any other
+        file."""
 
     def to_bytes(self) -> bytes:
-        """The bytes of a file of it, without a header; pickles and deep copies hold them."""
+        """The student as the bytes of a file without a header. Pickle and deep copies use them."""
 
     @classmethod
     def from_bytes(cls, bytes: bytes, device: str = "cpu") -> Student:
-        """What :meth:`to_bytes` wrote. Raises ``CheckpointError`` on any other bytes."""
+        """Read the bytes of :meth:`to_bytes`. Raises ``CheckpointError`` for any other bytes."""
 
     def __reduce__(self) -> tuple[Any, tuple[bytes, str]]: ...
     def save(self, path: str, header: str = "{}") -> None:
         """Write a safetensors file atomically; ``header`` is JSON that :meth:`load` gives back."""
 
     def with_weights(self, weights: str) -> Student:
-        """The same student with its averaged (``"ema"``) or its last (``"raw"``) weights."""
+        """The same student with its averaged (``"ema"``) or last (``"raw"``) weights."""
 
     def with_average(self, decay: float) -> Student:
-        """The same student with one of several averages of its weights, by its decay."""
+        """The same student with the average of its weights that has this decay."""
 
     @property
     def source(self) -> Source:
-        """What samples start from."""
+        """The distribution that sampling starts from."""
 
     @property
     def conditioning(self) -> str:
-        """What samples are conditioned on, as JSON: see :meth:`VelocityField.callable`."""
+        """The conditioning of the student, as JSON: see :meth:`VelocityField.callable`."""
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -466,7 +481,7 @@ class Student:
 
     @property
     def size(self) -> int:
-        """m, the number of observables, the constant, time and state included."""
+        """m, the number of observables, including the constant, time and state."""
 
     @property
     def history(self) -> str:
@@ -486,7 +501,10 @@ class Student:
     def encode(
         self, t: _Array, x: _Array, *, direction: str = "forward", condition: _Array | None = None
     ) -> _Array:
-        """Observables g(t, x), ``[B, m]``; ``direction``: forward or backward (the lift for decoding so)."""
+        """Observables g(t, x), ``[B, m]``.
+
+        ``direction`` selects the lift: ``"forward"`` for sampling or ``"backward"`` for inversion.
+        """
 
     def encode_with_tangent(
         self,
@@ -500,18 +518,19 @@ class Student:
         """Observables and their derivative J g (1, v) along ``velocity`` ``[B, *event]``, each ``[B, m]``."""
 
     def own_time(self, t: float) -> float:
-        """A time of the data's path as one of the observables' own."""
+        """Convert a time of the data's path to the time of the observables."""
 
     def propagate(self, g: _Array, tau: _Array | float) -> _Array:
         """Observables g exp(tau L), ``[B, m]``; ``tau`` is a scalar or ``[B]``, of either sign."""
 
     def readout(self, g: _Array) -> _Array:
-        """The state that observables carry, ``[B, *event]``."""
+        """The state ``[B, *event]`` that is decoded from observables."""
 
     def sample(
         self, x0: _Array, *, steps: int = 1, condition: _Array | None = None, monitor: _Monitor = None
     ) -> _Array:
-        """Data from noise ``x0`` ``[B, *event]`` by ``steps`` encodings at equal distances in time."""
+        """Data from noise ``x0`` ``[B, *event]`` in ``steps`` steps of equal length, with one encoding
+        each."""
 
     def sample_count(
         self,
@@ -522,19 +541,22 @@ class Student:
         condition: _Array | None = None,
         monitor: _Monitor = None,
     ) -> NDArray[Any]:
-        """``n`` fresh samples, in chunks of bounded memory; ``condition`` has one row for each."""
+        """``n`` new samples, in chunks of bounded memory; ``condition`` has one row for each sample."""
 
     def sample_path(self, x0: _Array, times: Sequence[float], *, condition: _Array | None = None) -> _Array:
-        """The states at ``times`` from one encoding at time 0, ``[T, B, *event]``."""
+        """States at ``times`` from one encoding at time 0, ``[T, B, *event]``."""
 
     def denoise(
         self, t: _Array, x0: _Array, mixing: str, *, of: str = "data", condition: _Array | None = None
     ) -> _Array:
-        """E[x1 | x_t], or with ``of="noise"`` E[x0 | x_t], at the states that paths from noise ``x0`` reach
-        at ``t``, ``[B]`` or a scalar; ``mixing`` is that of :attr:`VelocityField.mixing`."""
+        """E[x1 | x_t], or E[x0 | x_t] with ``of="noise"``, where x_t is the state at ``t`` of the path from
+        noise ``x0``.
+
+        ``t`` is ``[B]`` or a scalar. ``mixing`` is JSON as in :attr:`VelocityField.mixing`.
+        """
 
     def invert(self, x: _Array, *, condition: _Array | None = None) -> _Array:
-        """The noise that data ``x`` came from, ``[B, *event]``."""
+        """The noise ``[B, *event]`` that leads to data ``x``."""
 
     def invert_polished(
         self,
@@ -547,8 +569,8 @@ class Student:
         condition: _Array | None = None,
         monitor: _Monitor = None,
     ) -> tuple[_Array, _Array]:
-        """The noise behind data ``[B, *event]`` after ``polish`` steps against the forward map, and residuals
-        ``[B]``.
+        """The noise that leads to data ``[B, *event]``, after ``polish`` steps against the forward map, and
+        the residuals ``[B]``.
 
         ``method`` is ``"newton"``, ``"fixed_point"`` or ``"anderson"``.
         """
@@ -564,7 +586,8 @@ class Student:
         condition: _Array | None = None,
         monitor: _Monitor = None,
     ) -> list[Any]:
-        """Samples, and their log-densities, log-determinants and standard errors of those in float64."""
+        """Samples from noise ``x0``, and their log-densities, log |det| and its standard errors in
+        float64."""
 
     def pull_back(
         self,
@@ -574,7 +597,7 @@ class Student:
         condition: _Array | None = None,
         monitor: _Monitor = None,
     ) -> _Array:
-        """Covectors ``[B, K, *event]`` at samples times the Jacobian at their noise."""
+        """The product of covectors ``[B, K, *event]`` at the samples and the Jacobian at their noise."""
 
     def density(
         self,
@@ -588,8 +611,8 @@ class Student:
         condition: _Array | None = None,
         monitor: _Monitor = None,
     ) -> tuple[tuple[_Array, _Array, _Array, _Array, _Array], float]:
-        """By the change of variables: log-densities ``[B]``, noise ``[B, *event]``, residuals,
-        log-determinants and their standard errors ``[B]``; and the total deviation of the student's data.
+        """Log-densities ``[B]`` by the change of variables, noise ``[B, *event]``, residuals, log |det| and
+        its standard errors ``[B]``; and the total standard deviation of the student's data.
 
         ``determinant`` is ``"exact"``, ``"lanczos"`` or ``"auto"`` (exact up to 1024 dimensions).
         """
@@ -605,13 +628,15 @@ class Student:
         """This spectral student with a dense generator over the same observables, and an empty report."""
 
     def generator_matrix(self) -> NDArray[float64]:
-        """L ``[m, m]``, in the row convention dg/dt = g L, whatever the parametrisation."""
+        """L ``[m, m]`` in the row convention dg/dt = g L, for every parametrisation."""
 
     def phase_error(
         self, x0: _Array, x1: _Array, *, condition: _Array | None = None, monitor: _Monitor = None
     ) -> float:
-        """RMS of ``phi(0, x0) exp(L) - phi(1, x1)`` over the total standard deviation of the second, in
-        bounded memory; NaN where features do not vary."""
+        """RMS of ``phi(0, x0) exp(L) - phi(1, x1)`` over the total standard deviation of ``phi(1, x1)``.
+
+        Computed in bounded memory. NaN if the features do not vary.
+        """
 
     def consistency_residual(
         self,
@@ -622,26 +647,28 @@ class Student:
         condition: _Array | None = None,
         monitor: _Monitor = None,
     ) -> float:
-        """RMS of ``J phi (1, velocity) - (g L)_phi`` over that of the first, in bounded memory; NaN where no
-        feature changes."""
+        """RMS of ``J phi (1, velocity) - (g L)_phi`` over the RMS of ``J phi (1, velocity)``.
+
+        Computed in bounded memory. NaN if no feature changes.
+        """
 
     @property
     def feature_maps(self) -> list[tuple[int, int, int, int, int]]:
         """(channels, height, width, pixels that share eigenvalues, complex pairs) of each feature map of a
-        hierarchy; empty for other students."""
+        hierarchical student; empty for other students."""
 
     def eigenvalues(self) -> NDArray[complex128]:
-        """The eigenvalues of L ``[m]``, conjugate pairs side by side."""
+        """The eigenvalues of L ``[m]``; the two of a conjugate pair are adjacent."""
 
 @final
 class Segments:
-    """Students one after another, each for a part of a flow's time."""
+    """A sequence of students, each for one interval of time."""
 
     def __new__(cls, students: Sequence[Student], breaks: Sequence[float]) -> Segments:
-        """Students in the order of time, and the times between them, 0 and 1 included."""
+        """Combine students in the order of time; ``breaks`` are the ends of their intervals, from 0 to 1."""
 
     def student(self, place: int, history: str, config: str) -> Student:
-        """One of the students, with the history and the options of its fit, JSON both."""
+        """One of the students, with the history and options of its fit, both as JSON."""
 
     @property
     def breaks(self) -> list[float]: ...
@@ -658,12 +685,12 @@ class Segments:
     @property
     def evaluations(self) -> int: ...
     def sample(self, x0: _Array, *, condition: _Array | None = None, monitor: _Monitor = None) -> Any:
-        """Data for states of the source ``[B, *event]``: one evaluation a segment."""
+        """Data for states of the source ``[B, *event]``, with one evaluation per segment."""
 
     def sample_count(
         self, n: int, *, seed: int = 0, condition: _Array | None = None, monitor: _Monitor = None
     ) -> NDArray[Any]:
-        """``n`` fresh samples ``[n, *event]``."""
+        """``n`` new samples ``[n, *event]``."""
 
     def sample_path(
         self,
@@ -673,7 +700,7 @@ class Segments:
         condition: _Array | None = None,
         monitor: _Monitor = None,
     ) -> Any:
-        """States ``[T, B, *event]`` at times in any order, from one encoding a segment."""
+        """States ``[T, B, *event]`` at times in any order, with one encoding per segment."""
 
     def invert(self, x: _Array, *, condition: _Array | None = None, monitor: _Monitor = None) -> Any:
         """States of the source that lead to data ``[B, *event]``."""
@@ -688,15 +715,19 @@ class Segments:
         condition: _Array | None = None,
         monitor: _Monitor = None,
     ) -> tuple[Any, Any]:
-        """The same after ``polish`` steps of each student against its own forward map, and residuals ``[B]``
-        of all of them together. ``method`` is ``"newton"``, ``"fixed_point"`` or ``"anderson"``."""
+        """States of the source that lead to data ``[B, *event]``, and the residuals ``[B]`` of the whole map.
+
+        Each student is polished by ``polish`` steps against its own forward map. ``method`` is ``"newton"``,
+        ``"fixed_point"`` or ``"anderson"``.
+        """
 
     def save(self, path: str, header: str = "{}") -> None:
         """Write a safetensors file atomically; ``header`` is JSON that :meth:`load` gives back."""
 
     @staticmethod
     def load(path: str, *, device: str = "cpu") -> tuple[Segments, str]:
-        """What :meth:`save` wrote. Raises ``CheckpointError`` on any other file."""
+        """The segments and the header that :meth:`save` wrote. Raises ``CheckpointError`` for any other
+        file."""
 
     def to_bytes(self) -> bytes: ...
     @classmethod
@@ -705,7 +736,7 @@ class Segments:
 
 @final
 class Baseline:
-    """A flow distilled in another way than koopflow's: a map from noise to data, with a path or without."""
+    """A flow distilled with one of the baseline methods: a map from noise to data, with or without a path."""
 
     @staticmethod
     def fit(
@@ -719,19 +750,20 @@ class Baseline:
         world: _World = None,
     ) -> Baseline:
         """Distil a field; ``config`` is JSON whose ``method`` is ``"plain_network"``, ``"kdm"`` or
-        ``"mean_velocity"``. Conditions, trajectories and the monitor as in :meth:`Student.distill`.
+        ``"mean_velocity"``. The other arguments are those of :meth:`Student.distill`.
         """
 
     @staticmethod
     def load(path: str, *, device: str = "cpu") -> tuple[Baseline, str]:
-        """The baseline and the facts that :meth:`save` wrote; ``CheckpointError`` on any other file."""
+        """The baseline and the facts that :meth:`save` wrote. Raises ``CheckpointError`` for any other
+        file."""
 
     def to_bytes(self) -> bytes:
-        """The bytes of a file of it, without a header; pickles and deep copies hold them."""
+        """The baseline as the bytes of a file without further facts. Pickle and deep copies use them."""
 
     @classmethod
     def from_bytes(cls, bytes: bytes, device: str = "cpu") -> Baseline:
-        """What :meth:`to_bytes` wrote. Raises ``CheckpointError`` on any other bytes."""
+        """Read the bytes of :meth:`to_bytes`. Raises ``CheckpointError`` for any other bytes."""
 
     def __reduce__(self) -> tuple[Any, tuple[bytes, str]]: ...
     def save(self, path: str, facts: str = "{}") -> None:
@@ -755,7 +787,7 @@ class Baseline:
 
     @property
     def parameter_count(self) -> int:
-        """The number of trainable values."""
+        """The number of trainable parameters."""
 
     @property
     def history(self) -> str:
@@ -769,7 +801,7 @@ class Baseline:
     def sample(
         self, x0: _Array, *, steps: int = 1, condition: _Array | None = None, monitor: _Monitor = None
     ) -> _Array:
-        """Data from noise ``x0`` ``[B, *event]`` by ``steps`` maps; more than one needs a path."""
+        """Data from noise ``x0`` ``[B, *event]`` in ``steps`` evaluations; more than one needs a path."""
 
     def sample_path(
         self,
@@ -779,23 +811,28 @@ class Baseline:
         condition: _Array | None = None,
         monitor: _Monitor = None,
     ) -> _Array:
-        """States at ``times`` in [0, 1] by one map each, ``[T, B, *event]``; ``ValueError`` where there is
-        no path."""
+        """States at ``times`` in [0, 1], one evaluation each, ``[T, B, *event]``.
+
+        Raises ``ValueError`` for a method without a path.
+        """
 
     def operator(self) -> NDArray[float64]:
-        """K of a KDM, ``[m, m]``: latents of data are those of noise times K."""
+        """The operator K of a KDM, ``[m, m]``: the latents of data are the latents of noise times K."""
 
 def describe_file(path: str) -> tuple[str, str]:
-    """The kind of thing that a koopflow file holds (``"student"``, ``"teacher"``, ``"baseline"`` or
-    ``"trajectories"``), and the facts in it as JSON. Reads the header only."""
+    """The kind of content of a koopflow file and the facts in it as JSON. Reads only the header.
+
+    Kinds are ``"student"``, ``"segments"``, ``"teacher"``, ``"baseline"``, ``"forecaster"``,
+    ``"flow spectrum"`` and ``"trajectories"``.
+    """
 
 @final
 class Spectrum:
-    """All r eigenvalues of a student's generator but the structural zeros, conjugates side by side.
+    """The r eigenvalues of a student's generator without the structural zeros, and their modes.
 
-    Measured over ``n`` samples of noise, with the conditions that :meth:`conditions` spreads over them, and
-    along the teacher's paths from it. Raises ``DivergenceError`` for a defective generator and ``ShapeError``
-    for a teacher of other events.
+    The two of a conjugate pair are adjacent. Statistics are measured over ``n`` noise samples, whose
+    conditions :meth:`conditions` assigns, and along the teacher's paths from that noise. Raises
+    ``DivergenceError`` for a defective generator and ``ShapeError`` for a teacher with another event shape.
     """
 
     def __new__(
@@ -810,15 +847,18 @@ class Spectrum:
     ) -> Spectrum: ...
     @staticmethod
     def known(student: Student, power: _Array, spread: _Array, residuals: _Array | None = None) -> Spectrum:
-        """The spectrum of a student of which this was measured. Raises ``ShapeError`` if it does not fit."""
+        """Rebuild a spectrum from its student and its measured values.
+
+        Raises ``ShapeError`` if the values do not fit the student.
+        """
 
     @property
     def eigenvalues(self) -> NDArray[complex128]:
-        """``[r]``."""
+        """The eigenvalues lambda, ``[r]``."""
 
     @property
     def partners(self) -> list[int]:
-        """The place of the other of each conjugate pair, ``[r]``; real modes are their own."""
+        """The index of each mode's complex conjugate, ``[r]``; a real mode is its own partner."""
 
     @property
     def weights(self) -> NDArray[complex128]:
@@ -826,18 +866,18 @@ class Spectrum:
 
     @property
     def modes(self) -> NDArray[complex128]:
-        """What a unit of each psi puts into the state that is read, ``[r, d]``; 0 where lambda vanishes."""
+        """The contribution of a unit of each psi to the decoded state, ``[r, d]``; 0 if lambda is 0."""
 
     @property
     def mode_rates(self) -> NDArray[complex128]:
-        """What a unit of each psi puts into the state's rate, ``[r, d]``, always finite."""
+        """The contribution of a unit of each psi to the rate of the state, ``[r, d]``; always finite."""
 
     def displacements(self, t: float) -> NDArray[complex128]:
         """(e^{lambda t} - 1) times the modes, ``[r, d]``."""
 
     @property
     def condition_numbers(self) -> NDArray[float64]:
-        """``||w_k|| ||q_k||``, ``[r]``."""
+        """The condition numbers of the eigenvalues, ``||w_k|| ||q_k||``, ``[r]``."""
 
     @property
     def power(self) -> NDArray[float64]:
@@ -849,29 +889,32 @@ class Spectrum:
 
     @property
     def residuals(self) -> NDArray[float64] | None:
-        """How badly each psi obeys its equation along the teacher's paths, ``[r]``; None without one."""
+        """The relative residual of each psi's equation along the teacher's paths, ``[r]``; None without a
+        teacher."""
 
     @property
     def residual(self) -> float:
-        """``||L W - W diag(lambda)|| / ||L||``."""
+        """The relative residual of the eigenvalue problem, ``||L W - W diag(lambda)|| / ||L||``."""
 
     @property
     def linear(self) -> bool:
-        """Whether samples are linear in the observables: no network decodes them."""
+        """Whether a sample is a sum over modes. This holds if no network decodes the observables."""
 
     def energy(self, times: Sequence[float]) -> NDArray[float64]:
-        """Mean square over noise of what each mode has moved by each time, ``[T, r]``.
+        """Mean square over noise of the displacement by each mode up to each time, ``[T, r]``.
 
-        In units of the sum over all modes at t = 1.
+        The unit is the sum over all modes at t = 1.
         """
 
     def order(self, sort: str) -> list[int]:
-        """Places sorted by ``"energy"`` (descending), ``"frequency"``, ``"growth"``, ``"modulus"`` or
-        ``"residual"``, the two of a pair side by side."""
+        """Indices sorted by ``"energy"`` (descending), ``"frequency"``, ``"growth"``, ``"modulus"`` or
+        ``"residual"``. The two of a pair stay adjacent."""
 
     def conditions(self, n: int, condition: _Array | None = None) -> NDArray[Any] | None:
-        """Conditions for ``n`` samples: those given, repeated; else every class in turn; None for a student
-        without conditions."""
+        """Conditions for ``n`` samples; None for a student without conditions.
+
+        The given conditions are repeated. Without them, the classes are used in turn.
+        """
 
     def eigenfunctions(
         self,
@@ -881,7 +924,7 @@ class Spectrum:
         *,
         condition: _Array | None = None,
     ) -> NDArray[complex128]:
-        """psi(t, x), ``[B, r]``, or of some places, ``[B, len(places)]``."""
+        """psi(t, x), ``[B, r]``, or ``[B, len(places)]`` for the modes at indices ``places``."""
 
     def sample(
         self,
@@ -892,7 +935,7 @@ class Spectrum:
         condition: _Array | None = None,
         monitor: _Monitor = None,
     ) -> _Array:
-        """States at ``times`` with only the kept modes moving, ``[T, B, *event]``; ``keep`` is ``[r]``."""
+        """States ``[T, B, *event]`` at ``times`` in which only the kept modes evolve; ``keep`` is ``[r]``."""
 
     def edit(
         self,
@@ -908,9 +951,9 @@ class Spectrum:
     ) -> _Array:
         """Samples with psi -> gain psi + shift at time ``at``, ``[B, *event]``.
 
-        ``gains`` ``[r, 2]`` and ``shifts`` ``[r, 2]`` or ``[B, r, 2]`` hold real and imaginary parts; of
-        each pair the second is taken to be the conjugate of the first. ``x`` is noise or, with
-        ``noise=False``, data.
+        ``gains`` ``[r, 2]`` and ``shifts`` ``[r, 2]`` or ``[B, r, 2]`` hold real and imaginary parts. The
+        second of each pair is replaced by the conjugate of the first. ``x`` is noise, or data with
+        ``noise=False``.
         """
 
     def shift(
@@ -928,7 +971,7 @@ class Spectrum:
 
 @final
 class Observed:
-    """Observed sequences, one after the other."""
+    """Observed sequences, stored one after the other."""
 
     def __new__(
         cls,
@@ -939,17 +982,18 @@ class Observed:
         inputs: _Array | None = None,
         conditions: _Array | None = None,
     ) -> Observed:
-        """Rows ``[R, d]``, times ``[R]``, inputs ``[R, u]``, conditions ``[N, c]``; lengths of N paths."""
+        """Take rows ``[R, d]``, the lengths of N paths, times ``[R]``, inputs ``[R, u]``, conditions ``[N,
+        c]``."""
 
     @property
     def spacing(self) -> float | None:
-        """Distance of the grid of times; None where they are irregular."""
+        """The spacing of the time grid; None if the times are irregular."""
 
     def __len__(self) -> int: ...
 
 @final
 class Forecaster:
-    """Observables of observed sequences, and how they evolve."""
+    """A model of observed sequences: their observables and the evolution of these."""
 
     @staticmethod
     def fit(
@@ -973,7 +1017,7 @@ class Forecaster:
     def device(self) -> str: ...
     @property
     def size(self) -> int:
-        """Number of observables, m."""
+        """The number of observables, m."""
 
     @property
     def facts(self) -> str:
@@ -984,19 +1028,19 @@ class Forecaster:
     @property
     def config(self) -> str: ...
     def transition(self) -> NDArray[float64]:
-        """K, ``[m, m]``."""
+        """The transition matrix K of one step, ``[m, m]``."""
 
     def generator(self) -> NDArray[float64] | None:
-        """L, ``[m, m]``, where there is one."""
+        """The generator L, ``[m, m]``, or None."""
 
     def readout(self) -> NDArray[float64]:
-        """C, ``[m, d]``."""
+        """The readout C, ``[m, d]``, of states in the data's units with their mean subtracted."""
 
     def covariance(self) -> NDArray[float64]:
-        """Q, ``[m, m]``."""
+        """The noise covariance Q of one step, ``[m, m]``."""
 
     def statistics(self) -> NDArray[float64]:
-        """Mean and deviation of rows of the data, ``[2, D]``."""
+        """Mean and standard deviation of the rows of the data, ``[2, D]``."""
 
     def encode(self, x: _Array, *, condition: _Array | None = None) -> Any:
         """Observables ``[B, m]`` of rows ``[B, history, *event]``."""
@@ -1013,7 +1057,11 @@ class Forecaster:
         condition: _Array | None = None,
         monitor: _Monitor = None,
     ) -> Any:
-        """States ``[T, B, *event]``, or ``[members, T, B, *event]``; ``re_encode=0`` never encodes anew."""
+        """Forecasts ``[T, B, *event]``, or ``[members, T, B, *event]``, at times counted from the last row of
+        ``x``.
+
+        ``re_encode`` is the number of steps between two encodings; 0 encodes only once.
+        """
 
     def smooth(
         self,
@@ -1027,7 +1075,8 @@ class Forecaster:
         condition: _Array | None = None,
         monitor: _Monitor = None,
     ) -> tuple[Any, Any, Any]:
-        """Means and deviations ``[T, B, *event]`` and log-likelihoods ``[B]``."""
+        """Mean and standard deviation ``[T, B, *event]`` at the ``wanted`` times given rows ``[B, T',
+        *event]``, and the log-likelihoods ``[B]`` of the rows."""
 
     def spectrum(
         self, paths: Observed | None = None, *, monitor: _Monitor = None
@@ -1035,14 +1084,15 @@ class Forecaster:
         tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[float64]],
         tuple[NDArray[float64], NDArray[float64], NDArray[float64], list[int], NDArray[float64]] | None,
     ]:
-        """Rates, weights, modes, condition numbers; power, residuals, energy, order, share explained."""
+        """Rates, weights, modes and condition numbers; with ``paths`` also power, residuals, energy, order
+        and explained share."""
 
 def forecaster_defaults() -> str:
-    """Every option of a forecaster and its default, as JSON."""
+    """The default options of a forecaster, as JSON."""
 
 @final
 class Population:
-    """Particles in noise space that move under N(z) exp(temperature l(z))."""
+    """Particles in noise space whose target is N(z) exp(temperature l(z))."""
 
     def __new__(
         cls,
@@ -1056,7 +1106,7 @@ class Population:
         kind: str = "pcn",
         seed: int = 0,
     ) -> Population:
-        """Noise ``[N, d]``, samples ``[N, ...]``, l ``[N]`` and dl/dz ``[N, d]``, which ``"mala"`` needs."""
+        """Take noise ``[N, d]``, samples ``[N, ...]``, l ``[N]`` and, for ``"mala"``, dl/dz ``[N, d]``."""
 
     @property
     def noise(self) -> NDArray[float64]: ...
@@ -1071,23 +1121,23 @@ class Population:
     @property
     def step(self) -> float: ...
     def refer(self, noise: _Array) -> None:
-        """Makes moves relative to the Gaussian of particles ``[M, d]`` of the same target."""
+        """Makes proposals relative to the Gaussian fitted to particles ``[M, d]`` of the same target."""
 
     def warm(self, share: float) -> float:
-        """Raises the temperature as far as ``share`` of the effective size is kept, and answers with it."""
+        """Raises the temperature so that ``share`` of the effective size is kept, and returns it."""
 
     def resample(self) -> None:
-        """Draws islands anew. Raises ``DivergenceError`` where no particle has a weight above zero."""
+        """Resamples every island by its weights. Raises ``DivergenceError`` if no weight is above zero."""
 
     def propose(self) -> NDArray[float64]: ...
     def decide(
         self, samples: _Array, values: _Array, slopes: _Array | None = None, *, adapt: bool = True
     ) -> float:
-        """Moves where proposals are accepted; the share of them."""
+        """Accepts or rejects the proposals, and returns the share that was accepted."""
 
 @final
 class Laplace:
-    """A mixture of Gaussians about modes in noise space."""
+    """A mixture of Gaussians around modes in noise space."""
 
     def __new__(cls, means: _Array, jacobians: _Array, objectives: _Array) -> Laplace: ...
     @property
@@ -1102,32 +1152,35 @@ def gauss_newton_step(
 def weighed(
     log_weights: _Array, resamples: int = 200, seed: int = 0
 ) -> tuple[float, tuple[float, float], float]:
-    """Effective size, its 5% and 95% quantiles over resamples, and the log of the mean weight."""
+    """Effective sample size, its 5% and 95% quantiles over resamples, and the log of the mean weight."""
 
 def systematic_resample(log_weights: _Array, count: int, seed: int) -> list[int]: ...
 
 @final
 class Displacements:
-    """States of paths at fixed times, taken in chunk by chunk."""
+    """States of paths at fixed times, added in chunks."""
 
     def __new__(cls, event_shape: Sequence[int], times: Sequence[float]) -> Displacements:
-        """``times`` are four or more, rising from 0. Raises ``ArgumentError`` for others."""
+        """``times`` are at least four increasing times from 0. Raises ``ArgumentError`` otherwise."""
 
     def add(self, paths: _Array) -> None:
-        """Adds states ``[T, B, *event]``; many in the first call, which settles the functions of time.
-        Raises ``ShapeError`` or ``NonFiniteError``."""
+        """Adds states ``[T, B, *event]``.
+
+        The first call determines the functions of time, so it should hold many paths. Raises ``ShapeError``
+        or ``NonFiniteError``.
+        """
 
     def spectrum(self, reading: str, header: str = "{}", monitor: _Monitor = None) -> FlowSpectrum:
-        """The spectrum of the flow of all paths that were added, after which there are none.
+        """The spectrum of the flow of all paths that were added. No path can be added afterwards.
 
-        ``reading`` is JSON: ``{"rates": 3 or null, "tolerance": 1e-4, "components": 256, "seed": 0}``,
-        possibly a part of it. Raises ``ArgumentError`` for fewer than 16 paths and ``DivergenceError`` where
-        all move alike.
+        ``reading`` is JSON: ``{"rates": 3 or null, "tolerance": 1e-4, "components": 256, "seed": 0}``, every
+        entry optional. Raises ``ArgumentError`` for fewer than 16 paths and ``DivergenceError`` if all paths
+        move alike.
         """
 
 @final
 class FlowSpectrum:
-    """What the paths of a flow determine: drift, affine part, rates and space-time components."""
+    """A decomposition of the paths of a flow: drift, affine part, rates and space-time components."""
 
     @property
     def facts(self) -> str:
@@ -1135,7 +1188,7 @@ class FlowSpectrum:
 
     @property
     def header(self) -> str:
-        """What :meth:`Displacements.spectrum` was given as such."""
+        """The ``header`` that was passed to :meth:`Displacements.spectrum`."""
 
     def array(self, name: str) -> NDArray[float64]:
         """A copy of an array by name: ``times``, ``drift``, ``shares``, ``cloud``, ``axes``, ``axis_values``,
@@ -1153,39 +1206,44 @@ class FlowSpectrum:
     def states(
         self, x0: _Array, amplitudes: _Array, t: float, drift: bool = True, affine: bool = True
     ) -> _Array:
-        """Noise, the parts asked for, and components times amplitudes ``[B, K]``, at t: ``[B, *event]``."""
+        """States ``[B, *event]`` at t: the sum of the noise, the requested parts, and the components times
+        their amplitudes ``[B, K]``."""
 
     def with_rates(self, paths: _Array, keep: Sequence[bool], t: float) -> _Array:
-        """States at t where only the kept functions of the rates move beside the drift, ``[B, *event]``."""
+        """States ``[B, *event]`` at t of paths ``[T, B, *event]``: noise, drift, and the kept functions of
+        the rates."""
 
     def agreement(
         self, other: FlowSpectrum, permutations: int, seed: int, monitor: _Monitor = None
     ) -> tuple[str, list[float], NDArray[float64], NDArray[float64] | None]:
-        """Groups that hold the same as JSON; shares of this flow's motion that its own rates leave, and as
-        many of the other's; cosines between all components ``[K, K']``, and correlations of their amplitudes
-        if the noise was the same. Raises ``ShapeError`` for other events."""
+        """A comparison of this flow and another.
+
+        Returns the matching groups as JSON, the share of each flow's motion that its own rates leave
+        unexplained, the cosines between all components ``[K, K']``, and the correlations of their amplitudes
+        (None if the noise differs). Raises ``ShapeError`` for another event shape.
+        """
 
     def save(self, path: str) -> None:
         """Write a safetensors file atomically."""
 
     @classmethod
     def load(cls, path: str) -> FlowSpectrum:
-        """What :meth:`save` wrote. Raises ``CheckpointError`` on any other file."""
+        """Read the file of :meth:`save`. Raises ``CheckpointError`` for any other file."""
 
     def to_bytes(self) -> bytes:
-        """The bytes of a file of it."""
+        """The spectrum as the bytes of a file."""
 
     @classmethod
     def from_bytes(cls, bytes: bytes) -> FlowSpectrum:
-        """What :meth:`to_bytes` wrote. Raises ``CheckpointError`` on any other bytes."""
+        """Read the bytes of :meth:`to_bytes`. Raises ``CheckpointError`` for any other bytes."""
 
     def __reduce__(self) -> tuple[Any, tuple[bytes]]: ...
 
 @final
 class LevelSpectrum:
-    """Eigenvalues of the feature maps of a hierarchical student, from full resolution down to the middle.
+    """Eigenvalues of the feature maps of a hierarchical student, from the full resolution to the lowest.
 
-    Arguments and errors as those of :class:`Spectrum`.
+    The arguments and errors are those of :class:`Spectrum`.
     """
 
     def __new__(
@@ -1202,7 +1260,7 @@ class LevelSpectrum:
     def known(
         student: Student, maps: Sequence[tuple[_Array, _Array, _Array, _Array | None]]
     ) -> LevelSpectrum:
-        """The spectrum of a student whose maps had these: see :attr:`measured`."""
+        """Rebuild a spectrum from its student and the measured values of each map: see :attr:`measured`."""
 
     @property
     def maps(self) -> list[tuple[str, int, int, int]]:
@@ -1210,18 +1268,20 @@ class LevelSpectrum:
 
     @property
     def eigenvalues(self) -> list[NDArray[complex128]]:
-        """One of each pair, then the real ones, ``[r]``, of each map."""
+        """The eigenvalues ``[r]`` of each map: one of each pair, then the real ones."""
 
     @property
     def measured(
         self,
     ) -> list[tuple[NDArray[float64], NDArray[float64], NDArray[float64], NDArray[float64] | None]]:
-        """Energy and spread ``[r]``, mean as real and imaginary parts ``[r, pixels, 2]``, where pixels that
-        share no eigenvalues are 1, and residual ``[r]`` of each map."""
+        """Energy ``[r]``, spread ``[r]``, mean ``[r, pixels, 2]`` and residual ``[r]`` of each map.
+
+        The mean holds real and imaginary parts. ``pixels`` is 1 for a map whose pixels share no eigenvalues.
+        """
 
     @property
     def partners(self) -> list[int]:
-        """``[R]``: each its own, since one of each pair is listed."""
+        """The partners ``[R]``: only one of each pair is listed, so each eigenfunction is its own partner."""
 
     def eigenfunctions(
         self, t: _Array | float, x: _Array, index: int, *, condition: _Array | None = None
@@ -1237,8 +1297,8 @@ class LevelSpectrum:
         condition: _Array | None = None,
         monitor: _Monitor = None,
     ) -> _Array:
-        """States ``[T, B, *event]`` with the kept of all R eigenfunctions, and the mean over noise of the
-        others."""
+        """States ``[T, B, *event]`` from the kept ones of all R eigenfunctions; the others have their mean
+        over noise."""
 
     def edit(
         self,
@@ -1254,7 +1314,8 @@ class LevelSpectrum:
     ) -> _Array:
         """Samples with psi -> mean + gain (psi - mean) + shift at time ``at``, at every pixel.
 
-        Arguments and errors as those of :meth:`Spectrum.edit`, for ``[R]`` eigenfunctions, map by map.
+        The arguments and errors are those of :meth:`Spectrum.edit`, for the ``[R]`` eigenfunctions of all
+        maps in order.
         """
 
     def shift(
@@ -1268,20 +1329,22 @@ class LevelSpectrum:
         condition: _Array | None = None,
         monitor: _Monitor = None,
     ) -> _Array:
-        """As :meth:`Spectrum.shift`."""
+        """Samples with shifted observables, as in :meth:`Spectrum.shift`."""
 
 def student_defaults(event_size: int) -> str:
-    """The configuration that unset options resolve to for events of ``event_size`` numbers, as JSON."""
+    """The default options for events of ``event_size`` numbers, as JSON."""
 
 def mean_shift(
     data: _Array, bandwidth: float, *, max_steps: int = 1000, monitor: _Monitor = None
 ) -> tuple[_Array, _Array, _Array, int, bool]:
-    """Mean shift from every row of data ``[N, *event]``: modes ``[K, *event]``, highest first, the mode of
-    each row ``[N]``, log-densities of the modes ``[K]``, steps of the slowest row, and whether all came to
-    rest."""
+    """Mean shift from every row of data ``[N, *event]``.
+
+    Returns the modes ``[K, *event]`` (highest first), the mode of each row ``[N]``, the log-densities of the
+    modes ``[K]``, the number of steps of the slowest row, and whether all rows converged.
+    """
 
 def path_geometry(paths: _Array) -> list[NDArray[float64]]:
-    """Chord, length, deviation, curvature and torsion ``[B]`` and energies ``[B, 3]`` of paths
+    """Chord, length, deviation, curvature and torsion ``[B]``, and energies ``[B, 3]``, of paths
     ``[T, B, *event]``."""
 
 def sliced_wasserstein(a: _Array, b: _Array, *, projections: int = 256, seed: int = 0) -> float:
@@ -1297,21 +1360,24 @@ def frechet_distance(a: _Array, b: _Array) -> float:
     """Squared Fréchet distance of the Gaussians fitted to ``[N, F]`` and ``[M, F]``."""
 
 def mmd(samples: _Array, data: _Array, *, bandwidths: Sequence[float] | None = None) -> float:
-    """Squared maximum mean discrepancy by a sum of Gaussian kernels, the unbiased U-statistic; the bandwidths
-    are those of :func:`median_bandwidths` of the data where none are given."""
+    """Squared maximum mean discrepancy with a sum of Gaussian kernels, the unbiased U-statistic.
+
+    The default bandwidths are the :func:`median_bandwidths` of the data.
+    """
 
 def median_bandwidths(data: _Array) -> list[float]:
-    """The median distance within ``[N, *event]`` times 1/2, 1 and 2."""
+    """The median distance between rows of ``[N, *event]``, times 1/2, 1 and 2."""
 
 def precision_recall(samples: _Array, data: _Array, *, k: int = 3) -> tuple[float, float]:
-    """Shares of samples within the ``k`` nearest neighbours of data, and of data within those of samples."""
+    """The share of samples within the ``k`` nearest neighbours of data, and of data within those of
+    samples."""
 
 def total_std(data: _Array) -> float:
     """Total standard deviation of ``[N, *event]``: the root of the summed variances of the dimensions."""
 
 @final
 class Statistic:
-    """A number measured on N independent samples, which can be taken of a resample of them."""
+    """A statistic of N independent samples, which can also be computed on a resample of them."""
 
     @property
     def value(self) -> float:
@@ -1319,10 +1385,11 @@ class Statistic:
 
     @property
     def samples(self) -> int:
-        """N."""
+        """The number of samples, N."""
 
     def value_of(self, rows: _Array) -> float:
-        """The statistic of the samples at these places, int64 ``[R]``, each as often as it is named."""
+        """The statistic of the samples at the indices ``rows``, int64 ``[R]``; repeated indices count
+        repeatedly."""
 
 def endpoint_error(samples: _Array, ends: _Array, scale: float) -> Statistic:
     """RMS of ``||samples - ends||`` over ``scale``; ``[N, *event]`` each."""
@@ -1337,18 +1404,23 @@ def round_trip_error(again: _Array, data: _Array, scale: float) -> Statistic:
     """RMS of ``||again - data||`` over ``scale``; ``[N, *event]`` each."""
 
 def straightness(path: _Array, times: Sequence[float]) -> Statistic:
-    """The mean over paths ``[T, B, *event]`` of the integral of ``||(x1 - x0) - dx/ds||^2``, with the span of
-    the times as the unit of time, over the mean of ``||x1 - x0||^2``; NaN where nothing moves."""
+    """The deviation of paths ``[T, B, *event]`` from straight lines.
+
+    It is the mean over paths of the integral of ``||(x1 - x0) - dx/ds||^2``, divided by the mean of
+    ``||x1 - x0||^2``. The unit of time is the span of the times. NaN if no path moves.
+    """
 
 def lower_precision(name: str) -> str:
-    """What the network products of this thread run in from now on: ``"float32"`` (the network's own),
-    ``"bf16"`` or ``"fp16"``. Answers what they ran in before.
+    """Set the precision of this thread's matrix products in networks, and return the previous one.
+
+    The precision is ``"float32"`` (the network's own dtype), ``"bf16"`` or ``"fp16"``.
     """
 
 def _write_atomically(path: str, content: bytes) -> None:
-    """Writes a file whole, or leaves the old one as it was. Of a symbolic link, the target is replaced."""
+    """Writes a whole file atomically: after a failure the old file is unchanged. A symbolic link keeps
+    pointing to its target, which is replaced."""
 
-# For the tests of the boundary: only in an extension compiled with the cargo feature `probe`.
+# Functions for the tests of the boundary, compiled only with the cargo feature `probe`.
 def _roundtrip(array: _Array) -> _Array: ...
 def _fail(what: str) -> None: ...
 def _watch(seconds: float, monitor: _Monitor = None) -> None: ...

@@ -1,5 +1,5 @@
-//! Arrays in and out. What comes in is copied once into a tensor of koopflow's own, and its kind is
-//! remembered, so that what goes out is the same kind of array on the same device.
+//! Conversion of arrays between Python and Rust. An input array is copied once into a tensor that koopflow owns.
+//! Its kind is remembered, so that results are returned as the same kind of array on the same device.
 
 use ndarray::{ArrayView, IxDyn};
 use numpy::{Element, PyArray, PyArray1, PyArrayDescrMethods, PyArrayMethods};
@@ -23,18 +23,18 @@ pub enum ArrayKind {
     Torch(Device),
 }
 
-/// An argument: koopflow's own copy, on the device where it was, and the kind that it came as.
+/// An array argument: koopflow's own copy of it, on the same device, and the kind of array that was passed.
 pub struct Array {
     pub tensor: Tensor,
     pub kind: ArrayKind,
 }
 
 impl Array {
-    /// Copies an array of floats, integers or booleans: a torch tensor (with or without gradients),
-    /// whatever speaks DLPack, or whatever `numpy.asarray` takes. Integers become int64; floats stay.
+    /// Copies an array of floats, integers or booleans: a torch tensor (with or without gradients), an object
+    /// that supports DLPack, or anything that `numpy.asarray` accepts. Integers become int64; floats keep their dtype.
     ///
     /// # Errors
-    /// Names `argument` where the dtype, layout or device is none that koopflow can use.
+    /// Names `argument` if koopflow cannot use its dtype, layout or device.
     pub fn import(argument: &str, object: &Bound<'_, PyAny>) -> PyResult<Self> {
         let py = object.py();
         // A copy made under the caller's inference mode could not be trained on.
@@ -48,7 +48,7 @@ impl Array {
         import_numpy(argument, object)
     }
 
-    /// [`Array::import`], with integers and booleans turned into float64.
+    /// [`Array::import`], with integers and booleans converted to float64.
     pub fn import_float(argument: &str, object: &Bound<'_, PyAny>) -> PyResult<Self> {
         let Array { tensor, kind } = Array::import(argument, object)?;
         let tensor = match tensor.is_floating_point() {
@@ -58,7 +58,7 @@ impl Array {
         Ok(Array { tensor, kind })
     }
 
-    /// The condition of `batch` samples, arranged for a model of this conditioning: see [`Conditioning::arrange`].
+    /// The conditions of `batch` samples, arranged for a model of this conditioning: see [`Conditioning::arrange`].
     pub fn import_condition(
         conditioning: Conditioning,
         object: Option<&Bound<'_, PyAny>>,
@@ -75,8 +75,8 @@ impl Array {
 }
 
 impl ArrayKind {
-    /// The array for `tensor`, sharing its memory where the device allows: pass a tensor that nothing
-    /// else will write to.
+    /// Returns `tensor` as an array, which shares its memory where the device allows. Nothing else may write to
+    /// the tensor afterwards.
     pub fn export(self, py: Python<'_>, tensor: Tensor) -> PyResult<Bound<'_, PyAny>> {
         match self {
             ArrayKind::Numpy => export_numpy(py, tensor),
@@ -85,7 +85,7 @@ impl ArrayKind {
     }
 }
 
-/// Detached, row-major, on `device`.
+/// `tensor` detached, row-major and on `device`.
 fn settle(tensor: Tensor, device: Device) -> Result<Tensor> {
     Ok(tensor.f_detach()?.f_to_device(device)?.f_contiguous()?)
 }
@@ -111,7 +111,7 @@ fn import_torch(argument: &str, object: &Bound<'_, PyAny>) -> PyResult<Array> {
         .call_method0("detach")
         .and_then(|plain| plain.call_method0("resolve_neg"))
         .and_then(|plain| torch_dlpack(py, "to_dlpack")?.call1((plain,)));
-    // Sparse, quantised and data-less tensors have no strides to speak of.
+    // DLPack cannot describe sparse, quantised or data-less tensors.
     let capsule = plain.map_err(|raised| {
         let got = format!("{} ({})", describe(object), first_line(&raised));
         PyErr::from(Error::argument(argument, "a dense tensor", got))
@@ -121,11 +121,11 @@ fn import_torch(argument: &str, object: &Bound<'_, PyAny>) -> PyResult<Array> {
     Ok(Array { tensor, kind })
 }
 
-/// CuPy, JAX and others: torch negotiates streams and versions with them.
+/// Arrays of CuPy, JAX and other libraries. torch negotiates streams and versions with them.
 fn import_foreign(argument: &str, object: &Bound<'_, PyAny>) -> PyResult<Array> {
     let shared = torch_dlpack(object.py(), "from_dlpack")?.call1((object,)).map_err(|raised| {
         let got = format!("{} ({})", describe(object), first_line(&raised));
-        PyErr::from(Error::argument(argument, "an array that DLPack can pass on", got))
+        PyErr::from(Error::argument(argument, "an array that can be exported with DLPack", got))
     })?;
     let Array { tensor, kind } = import_torch(argument, &shared)?;
     let kind = if kind == ArrayKind::Torch(Device::Cpu) { ArrayKind::Numpy } else { kind };
@@ -156,7 +156,7 @@ fn import_numpy(argument: &str, object: &Bound<'_, PyAny>) -> PyResult<Array> {
         }
     };
     let shape: Vec<i64> = array.cast::<PyUntypedArray>()?.shape().iter().map(|&size| size as i64).collect();
-    // Row-major, in this machine's byte order; no copy where it is so already.
+    // Row-major and in native byte order; copies only if the array is not so already.
     let flat = numpy.call_method1("ascontiguousarray", (array, target))?.call_method1("reshape", (-1,))?;
     let bytes = flat.call_method1("view", ("u1",))?.cast_into::<PyArray1<u8>>()?;
     let view = bytes.readonly();
@@ -176,7 +176,7 @@ fn numpy_module(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     Ok(MODULE.get_or_try_init(py, || py.import("numpy").map(Bound::unbind))?.bind(py))
 }
 
-/// Integers of every width as int64, as labels are.
+/// Converts integers of every width to int64, the dtype of labels.
 fn widen(tensor: Tensor) -> Result<Tensor> {
     match tensor.kind() {
         Kind::Uint8 | Kind::Int8 | Kind::Int16 | Kind::Int => Ok(tensor.f_to_kind(Kind::Int64)?),
@@ -197,7 +197,7 @@ fn export_numpy(py: Python<'_>, tensor: Tensor) -> PyResult<Bound<'_, PyAny>> {
         Kind::Int64 => borrow::<i64>(py, tensor),
         Kind::Bool => borrow::<bool>(py, tensor),
         Kind::Half => {
-            // The same bits under another name: neither crate knows the other's half floats.
+            // Passed as int16 and reinterpreted in NumPy: the two crates share no half-precision type.
             let bits = tensor.f_view_dtype(Kind::Int16).map_err(Error::from)?;
             borrow::<i16>(py, bits)?.call_method1("view", ("f2",))
         }
@@ -206,7 +206,7 @@ fn export_numpy(py: Python<'_>, tensor: Tensor) -> PyResult<Bound<'_, PyAny>> {
     }
 }
 
-/// A NumPy array over a row-major CPU tensor of `T`, which it keeps alive as its base.
+/// A NumPy array over the memory of a row-major CPU tensor of `T`. The array keeps the tensor alive as its base.
 fn borrow<T: Element>(py: Python<'_>, tensor: Tensor) -> PyResult<Bound<'_, PyAny>> {
     let shape: Vec<usize> = tensor.size().iter().map(|&size| size as usize).collect();
     if tensor.numel() == 0 {
@@ -214,14 +214,14 @@ fn borrow<T: Element>(py: Python<'_>, tensor: Tensor) -> PyResult<Bound<'_, PyAn
     }
     let start = tensor.data_ptr().cast::<T>();
     let owner = PyCapsule::new_with_value(py, tensor, c"koopflow.tensor")?.into_any();
-    // SAFETY: the memory is row-major and of this dtype (matched by the caller), and `owner` keeps it.
+    // SAFETY: the memory is row-major and of dtype `T` (the caller checks), and `owner` keeps it alive.
     unsafe {
         let view = ArrayView::<T, _>::from_shape_ptr(IxDyn(&shape), start);
         Ok(PyArray::borrow_from_array(&view, owner).into_any())
     }
 }
 
-/// `torch.Tensor` or `list`, for messages.
+/// The qualified name of an object's type for messages, for example `torch.Tensor` or `list`.
 pub fn describe(object: &Bound<'_, PyAny>) -> String {
     object.get_type().fully_qualified_name().map_or_else(|_| "an object".into(), |name| name.to_string())
 }
@@ -231,16 +231,18 @@ pub fn first_line(raised: &PyErr) -> String {
     text.lines().next().unwrap_or_default().to_string()
 }
 
-/// The number of rows, if there are any.
+/// The size of the first dimension; `None` for a scalar.
 pub fn rows(tensor: &Tensor) -> Option<i64> {
     tensor.size().first().copied()
 }
 
-/// The shape of one sample: at least one dimension, none empty.
+/// Checks the shape of one sample: at least one dimension, each of size at least 1.
 pub fn check_event_shape(event_shape: Vec<i64>) -> PyResult<Vec<i64>> {
     if event_shape.is_empty() || event_shape.iter().any(|&size| size < 1) {
         let got = format!("{event_shape:?}");
-        return Err(Error::argument("event_shape", "at least one dimension, each at least 1", got).into());
+        return Err(
+            Error::argument("event_shape", "at least one dimension, each of size at least 1", got).into()
+        );
     }
     Ok(event_shape)
 }

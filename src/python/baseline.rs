@@ -1,4 +1,4 @@
-//! `_core.Baseline`: a flow distilled in another way than koopflow's, for Python.
+//! `_core.Baseline`: a flow distilled with one of the baseline methods, for Python.
 
 use std::path::PathBuf;
 
@@ -32,7 +32,7 @@ impl PyBaseline {
         self.0.model.fact(|student| student.model().conditioning)
     }
 
-    /// The common shape of the methods that make states of noise.
+    /// The steps shared by all methods that map noise to states.
     fn map<'py>(
         &self,
         x0: &Bound<'py, PyAny>,
@@ -76,7 +76,7 @@ impl PyBaseline {
         Ok(PyBaseline(Fitted::new(student, history, resolved)))
     }
 
-    /// The baseline and the facts that `save` was given.
+    /// Returns the baseline and the facts that were passed to `save`.
     #[staticmethod]
     #[pyo3(signature = (path, *, device="cpu"))]
     fn load(py: Python<'_>, path: PathBuf, device: &str) -> PyResult<(Self, String)> {
@@ -84,7 +84,7 @@ impl PyBaseline {
         Ok((PyBaseline(fitted), facts.to_string()))
     }
 
-    /// The bytes of a file of it, and what `from_bytes` makes of them.
+    /// The baseline as the bytes of a file, which `from_bytes` reads.
     fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         self.0.to_bytes(py)
     }
@@ -95,7 +95,7 @@ impl PyBaseline {
         Ok(PyBaseline(Fitted::from_bytes(py, bytes, parse_device(device)?)?))
     }
 
-    /// Pickles, deep copies and workers go by the bytes of a file.
+    /// Support for pickle and deep copies, through the bytes of a file.
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Reduced<'py>> {
         let own = slf.get();
         Ok((slf.get_type().getattr("from_bytes")?, (own.to_bytes(slf.py())?, own.device())))

@@ -1,4 +1,4 @@
-//! A velocity field that asks Python: any PyTorch model, wrapped into one calling convention.
+//! A velocity field evaluated in Python: any PyTorch model, wrapped into one calling convention.
 
 use std::sync::Arc;
 
@@ -12,21 +12,21 @@ use super::errors::from_callback;
 use crate::error::{Error, Result};
 use crate::velocity::{answer, Conditioning, EvaluationCounter, FieldState, VelocityField};
 
-/// What a [`CallableField`] is, besides its two functions.
+/// The properties of a [`CallableField`] apart from its two functions.
 #[derive(Debug, Clone)]
 pub struct CallableFieldConfig {
     pub event_shape: Vec<i64>,
     pub conditioning: Conditioning,
     pub device: Device,
     pub dtype: Kind,
-    /// How messages call it; names the calling convention.
+    /// The name of the field in messages; it names the calling convention.
     pub label: String,
 }
 
-/// v(t, x) by `function(t, x, condition) -> v`, and its vector-Jacobian product by
-/// `vjp(t, x, cotangent, condition) -> (v, J^T cotangent)`. Both take and give torch tensors on the
-/// field's device: `t` `[B]`, `x` and the rest `[B, *event]`, condition a tensor or `None`.
-/// The tensors are copies, so that a function that writes to them harms nobody.
+/// A field that calls two Python functions: `function(t, x, condition) -> v` for the velocity v(t, x), and
+/// `vjp(t, x, cotangent, condition) -> (v, J^T cotangent)` for its vector-Jacobian product. Both take and return
+/// torch tensors on the field's device: `t` is `[B]`, `x` and the others are `[B, *event]`, and the condition is
+/// a tensor or `None`. The arguments are copies, so the functions may write to them.
 pub struct CallableField {
     functions: Arc<Functions>,
     config: CallableFieldConfig,
@@ -44,7 +44,7 @@ impl CallableField {
         CallableField { functions, config, counter: EvaluationCounter::default() }
     }
 
-    /// Copies of `tensors`, then the condition or `None`, as the functions take them.
+    /// The positional arguments of a call: copies of `tensors`, then the condition or `None`.
     fn arguments<'py>(
         &self,
         py: Python<'py>,
@@ -64,7 +64,8 @@ impl CallableField {
         PyTuple::new(py, arguments).map_err(|raised| self.raised(py, "handing tensors over", raised))
     }
 
-    /// What the user's code raised: a stop (Ctrl-C, `sys.exit`) passes through unchanged.
+    /// Converts an exception of the user's code to an error. A request to stop (Ctrl-C, `sys.exit`) passes
+    /// through unchanged.
     fn raised(&self, py: Python<'_>, what: &str, raised: PyErr) -> Error {
         if !raised.is_instance_of::<PyException>(py) {
             return from_callback(py, raised);
@@ -77,7 +78,7 @@ impl CallableField {
         answer::refuse(&self.config.label, what, got, x)
     }
 
-    /// Checks an answer and copies it into the field's dtype.
+    /// Checks a returned value and copies it into the field's dtype.
     fn accept(&self, what: &str, returned: &Bound<'_, PyAny>, t: &Tensor, x: &Tensor) -> Result<Tensor> {
         let torch_tensor = returned.py().import("torch").and_then(|torch| torch.getattr("Tensor"));
         let is_tensor = torch_tensor.and_then(|class| returned.is_instance(&class));
@@ -92,7 +93,7 @@ impl CallableField {
     }
 }
 
-/// Floating-point operations of a call, as torch counts those of its own operators.
+/// The number of floating-point operations of a call, counted by torch's `FlopCounterMode` over its own operators.
 fn count_operations(function: &Bound<'_, PyAny>, arguments: Bound<'_, PyTuple>) -> PyResult<f64> {
     let py = function.py();
     let class = py.import("torch.utils.flop_counter")?.getattr("FlopCounterMode")?;
@@ -123,7 +124,7 @@ impl VelocityField for CallableField {
 
     fn velocity(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
         self.counter.add(1);
-        // A torch module's parameters would otherwise grow a graph that nobody asks for.
+        // Otherwise torch would record a graph for the module's parameters, which is never used.
         let _no_grad = tch::no_grad_guard();
         Python::attach(|py| {
             let arguments = self.arguments(py, &[t, x], condition)?;
@@ -154,7 +155,7 @@ impl VelocityField for CallableField {
         })
     }
 
-    /// Counted by torch in one evaluation of a few samples; `None` where it cannot be.
+    /// Counted by torch in one evaluation of a few samples; `None` if torch cannot count them.
     fn work(&self) -> Result<Option<f64>> {
         const SAMPLES: i64 = 2;
         let options = (self.config.dtype, self.config.device);
@@ -170,7 +171,7 @@ impl VelocityField for CallableField {
         Python::attach(|py| {
             let arguments = self.arguments(py, &[&t, &x], condition.as_ref())?;
             match count_operations(self.functions.velocity.bind(py), arguments) {
-                // A product adds as often as it multiplies.
+                // torch counts a multiplication and its addition as two operations.
                 Ok(operations) => Ok(Some(operations / 2.0 / SAMPLES as f64)),
                 Err(raised) if raised.is_instance_of::<PyException>(py) => Ok(None),
                 Err(raised) => Err(from_callback(py, raised)),

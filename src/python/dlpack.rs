@@ -1,6 +1,6 @@
-//! Tensors in and out as DLPack capsules (<https://dmlc.github.io/dlpack/latest/>, the unversioned
-//! struct, which every torch speaks). Imports copy once, so that nothing dangles; exports share
-//! memory, and the capsule's deleter keeps the tensor alive.
+//! Import and export of tensors as DLPack capsules (<https://dmlc.github.io/dlpack/latest/>). The unversioned
+//! struct is used, because every torch version supports it. An import copies the data once, so that no pointer
+//! can dangle. An export shares memory: the tensor stays alive until the capsule's deleter is called.
 
 use std::ffi::{c_void, CStr};
 use std::ptr;
@@ -53,7 +53,7 @@ const CUDA_HOST: i32 = 3;
 const FRESH: &CStr = c"dltensor";
 const USED: &CStr = c"used_dltensor";
 
-/// Everything that an exported capsule owns; freed in one piece by its deleter.
+/// Everything that an exported capsule owns. Its deleter frees all of it together.
 struct Export {
     managed: DLManagedTensor,
     shape: Vec<i64>,
@@ -91,11 +91,11 @@ pub fn export(py: Python<'_>, tensor: Tensor) -> PyResult<Bound<'_, PyAny>> {
         strides: tensor.stride(),
         _tensor: tensor,
     });
-    // Vec buffers do not move with the box, so these pointers stay good.
+    // The buffers of the vectors do not move with the box, so these pointers stay valid.
     owned.managed.dl_tensor.shape = owned.shape.as_mut_ptr();
     owned.managed.dl_tensor.strides = owned.strides.as_mut_ptr();
     let raw = Box::into_raw(owned);
-    // SAFETY: `raw` is a live box; the capsule takes it over, or it is freed here.
+    // SAFETY: `raw` is a live box. The capsule takes ownership of it, or it is freed here.
     unsafe {
         (*raw).managed.manager_ctx = raw.cast();
         let managed = &raw mut (*raw).managed;
@@ -108,15 +108,15 @@ pub fn export(py: Python<'_>, tensor: Tensor) -> PyResult<Bound<'_, PyAny>> {
     }
 }
 
-/// Called by whoever took the capsule, from any thread, with or without the interpreter.
+/// Called by the consumer of the capsule, from any thread, with or without the interpreter lock.
 unsafe extern "C" fn delete_export(managed: *mut DLManagedTensor) {
     // SAFETY: `manager_ctx` is the box that `export` leaked, and a deleter is called once.
     unsafe { drop(Box::from_raw((*managed).manager_ctx.cast::<Export>())) }
 }
 
-/// A capsule that nobody took still owns its tensor.
+/// Frees the tensor of a capsule that was never consumed.
 unsafe extern "C" fn drop_capsule(capsule: *mut ffi::PyObject) {
-    // SAFETY: called by the interpreter with a capsule of ours; a taken one has another name.
+    // SAFETY: the interpreter calls this with a capsule made by `export`. A consumed capsule has another name.
     unsafe {
         if ffi::PyCapsule_IsValid(capsule, FRESH.as_ptr()) == 0 {
             return;
@@ -128,13 +128,15 @@ unsafe extern "C" fn drop_capsule(capsule: *mut ffi::PyObject) {
     }
 }
 
-/// A copy, on the same device, of what `capsule` describes. The capsule is used up.
+/// A copy, on the same device, of the tensor that `capsule` describes. The capsule is consumed.
 pub fn import(argument: &str, capsule: &Bound<'_, PyAny>) -> PyResult<Tensor> {
-    // SAFETY: the name tells that the pointer is a DLManagedTensor; renaming the capsule passes its
-    // ownership on, as the protocol asks.
+    // SAFETY: the name guarantees that the pointer is a DLManagedTensor. By the protocol, renaming the capsule
+    // transfers its ownership.
     let managed = unsafe {
         if ffi::PyCapsule_IsValid(capsule.as_ptr(), FRESH.as_ptr()) == 0 {
-            return Err(PyBufferError::new_err(format!("{argument}: not an unused DLPack capsule")));
+            return Err(PyBufferError::new_err(format!(
+                "{argument}: expected a DLPack capsule that was not consumed yet"
+            )));
         }
         let managed = ffi::PyCapsule_GetPointer(capsule.as_ptr(), FRESH.as_ptr()).cast::<DLManagedTensor>();
         if ffi::PyCapsule_SetName(capsule.as_ptr(), USED.as_ptr()) != 0 {
@@ -142,11 +144,11 @@ pub fn import(argument: &str, capsule: &Bound<'_, PyAny>) -> PyResult<Tensor> {
         }
         Owned(managed)
     };
-    // SAFETY: `managed` was handed over just now, and lives until the end of this function.
+    // SAFETY: ownership of `managed` was transferred just now, and it lives until the end of this function.
     Ok(unsafe { copy(argument, &(*managed.0).dl_tensor) }?)
 }
 
-/// A taken DLManagedTensor: its producer's deleter runs when it goes.
+/// A consumed DLManagedTensor. Dropping it runs its producer's deleter.
 struct Owned(*mut DLManagedTensor);
 
 impl Drop for Owned {
@@ -161,7 +163,7 @@ impl Drop for Owned {
 }
 
 /// # Safety
-/// `source` describes memory that can be read for the length of the call.
+/// `source` must describe memory that stays readable during the call.
 unsafe fn copy(argument: &str, source: &DLTensor) -> Result<Tensor> {
     let kind = kind_of(argument, source.dtype)?;
     let device = match source.device.device_type {
@@ -174,13 +176,13 @@ unsafe fn copy(argument: &str, source: &DLTensor) -> Result<Tensor> {
     };
     let rank = source.ndim.max(0) as usize;
     if rank == 0 && !source.data.is_null() {
-        // SAFETY: one element at `data`.
+        // SAFETY: a tensor of rank 0 has one element, at `data`.
         return unsafe { copy_blob(source, &[], &[], kind, device) };
     }
     if source.shape.is_null() {
-        return Err(Error::argument(argument, "a DLPack tensor with a shape", "none"));
+        return Err(Error::argument(argument, "a DLPack tensor with a shape", "a null pointer"));
     }
-    // SAFETY: the protocol gives `ndim` entries.
+    // SAFETY: the protocol guarantees `ndim` entries.
     let shape = unsafe { std::slice::from_raw_parts(source.shape, rank) };
     if shape.iter().any(|&size| size < 0) {
         return Err(Error::argument(argument, "sizes of at least 0", format!("{shape:?}")));
@@ -194,13 +196,13 @@ unsafe fn copy(argument: &str, source: &DLTensor) -> Result<Tensor> {
     // An absent `strides` means row-major, for libtorch as for DLPack.
     let strides = match source.strides.is_null() {
         true => &[],
-        // SAFETY: the protocol gives `ndim` entries.
+        // SAFETY: the protocol guarantees `ndim` entries.
         false => unsafe { std::slice::from_raw_parts(source.strides, rank) },
     };
     if strides.iter().any(|&stride| stride < 0) {
         return Err(Error::argument(argument, "strides of at least 0", format!("{strides:?}")));
     }
-    // SAFETY: shape and strides are the producer's own.
+    // SAFETY: the producer guarantees that shape and strides describe its memory.
     unsafe { copy_blob(source, shape, strides, kind, device) }
 }
 
@@ -211,7 +213,7 @@ unsafe fn copy_blob(
     kind: Kind,
     device: Device,
 ) -> Result<Tensor> {
-    // SAFETY: the caller vouches for the memory, and the borrowed tensor does not outlive this call.
+    // SAFETY: the caller guarantees the memory, and the borrowed tensor does not outlive this call.
     unsafe {
         let start = source.data.cast::<u8>().add(source.byte_offset as usize);
         let borrowed = Tensor::f_from_blob(start, shape, strides, kind, device)?;

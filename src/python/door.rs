@@ -1,5 +1,5 @@
-//! The one door for long work: the interpreter is let go, panics become `KoopflowError`, and a
-//! monitor comes back for signals and progress.
+//! The single entry point for long computations. It releases the interpreter lock, converts panics to
+//! `KoopflowError`, and provides a monitor that checks for signals and reports progress.
 
 use std::any::Any;
 use std::panic::{self, AssertUnwindSafe};
@@ -18,7 +18,7 @@ use crate::error::{says_out_of_memory, Error, Result};
 use crate::monitor::{Monitor, Progress};
 use crate::world::World;
 
-/// A panic that nobody has reported yet.
+/// A panic that has not been reported yet.
 struct Panic {
     thread: ThreadId,
     message: String,
@@ -26,20 +26,20 @@ struct Panic {
     place: String,
 }
 
-/// Panics are reported as exceptions, never on stderr. Several threads may panic at once, and one that is waited
-/// for (a worker of rayon's) hands its panic to another thread, which then reports it.
+/// Panics that have not been reported yet. They are reported as exceptions, never on stderr. Several threads may
+/// panic at once, and a panic of a rayon worker is reported by the thread that waits for it.
 static PANICS: Mutex<Vec<Panic>> = Mutex::new(Vec::new());
 
-/// More panics than these at once are unlikely; the oldest ones are forgotten.
+/// Maximum number of panics kept; beyond it, the oldest one is dropped.
 const MOST_PANICS: usize = 64;
 
 fn panics() -> MutexGuard<'static, Vec<Panic>> {
     PANICS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Called once, when the module is imported.
+/// Installs the panic hook. Called once, when the module is imported.
 pub fn install() {
-    // The extension links its own copy of Rust's runtime, so this silences nobody else's panics.
+    // The extension links its own copy of the Rust runtime, so the panics of other extensions are not affected.
     panic::set_hook(Box::new(|info| {
         let Some(place) = info.location() else { return };
         let (message, place) = (text_of(info.payload()).to_string(), place.to_string());
@@ -51,8 +51,8 @@ pub fn install() {
     }));
 }
 
-/// Runs `work` away from the interpreter, with gradients enabled and none of the caller's torch
-/// modes (inference, autocast). `work` owns what it uses: clone tensors and fields shallowly first.
+/// Runs `work` without the interpreter lock, with gradients enabled and without the caller's torch modes
+/// (inference mode, autocast). `work` must own what it uses: make shallow clones of tensors and fields first.
 pub fn enter<T, F>(py: Python<'_>, work: F) -> PyResult<T>
 where
     F: FnOnce() -> Result<T> + Send,
@@ -63,11 +63,11 @@ where
     Ok(outcome?)
 }
 
-/// Size of matrices from which on decompositions of all their eigenvectors take seconds, or minutes.
+/// Matrix size above which an eigendecomposition takes seconds or minutes.
 const LARGE: i64 = 1024;
 
-/// [`enter`] for work on a matrix of `size` rows with operations that nobody can ask while they run. Where they
-/// take long, a thread of their own does them, which Ctrl-C leaves behind.
+/// [`enter`] for work on a matrix of `size` rows whose operations cannot be interrupted. For a large matrix the
+/// work runs on a separate thread, so that Ctrl-C can return at once and abandon that thread.
 pub fn enter_decomposition<T, F>(py: Python<'_>, size: i64, work: F) -> PyResult<T>
 where
     F: FnOnce() -> Result<T> + Send + 'static,
@@ -89,13 +89,13 @@ where
             Ok(outcome) => return Ok(outcome?),
             Err(RecvTimeoutError::Timeout) => py.check_signals()?,
             Err(RecvTimeoutError::Disconnected) => {
-                return Err(Error::Internal(anyhow!("a thread ended without an answer")).into());
+                return Err(Error::Internal(anyhow!("a thread ended without a result")).into());
             }
         }
     }
 }
 
-/// Runs `work` where it stands; a panic becomes [`Error::Internal`].
+/// Runs `work` on this thread and converts a panic to [`Error::Internal`].
 pub fn guard<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| Err(from_panic(payload.as_ref())))
 }
@@ -105,7 +105,7 @@ fn text_of(payload: &(dyn Any + Send)) -> &str {
     text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message")
 }
 
-/// Where a panic of this message happened: on this thread or, failing that, on any other.
+/// The place of the latest panic with this message, on this thread if there is one, otherwise on any thread.
 fn place_of(message: &str) -> Option<String> {
     let (own, mut panics) = (thread::current().id(), panics());
     let same = |panic: &&Panic| panic.message == message;
@@ -116,7 +116,7 @@ fn place_of(message: &str) -> Option<String> {
 
 fn from_panic(payload: &(dyn Any + Send)) -> Error {
     let text = text_of(payload);
-    // tch's infallible operators quote libtorch's whole C++ backtrace, newlines escaped.
+    // Panics of tch's infallible operators contain libtorch's whole C++ backtrace with escaped newlines.
     let line = text.split('\n').next().unwrap_or_default();
     let line = line.split("\\n").next().unwrap_or_default();
     if says_out_of_memory(line) {
@@ -128,9 +128,9 @@ fn from_panic(payload: &(dyn Any + Send)) -> Error {
     }
 }
 
-/// Watches a computation for Python: signals at most every tenth of a second, and the caller's
-/// progress callable. Ctrl-C becomes
-/// [`Error::Interrupted`], anything else that is raised [`Error::Callback`].
+/// The monitor of a computation that Python started. It checks for signals at most every tenth of a second and
+/// calls the caller's progress function. Ctrl-C becomes [`Error::Interrupted`]; any other exception becomes
+/// [`Error::Callback`].
 pub struct PyMonitor {
     callable: Option<Py<PyAny>>,
     looked: Instant,
@@ -146,7 +146,7 @@ impl PyMonitor {
 }
 
 impl PyMonitor {
-    /// The same, of a computation that others share.
+    /// The same monitor for a computation that is shared by the ranks of `world`.
     pub fn shared(self, world: World) -> Self {
         PyMonitor { world, ..self }
     }

@@ -10,14 +10,15 @@ use pyo3::types::PyType;
 
 use crate::error::{Error, Source};
 
-/// The classes of `koopflow.exceptions`, each found once and from then on known by its Rust type.
+/// Declares the classes of `koopflow.exceptions` as Rust types. Each class is looked up once.
 macro_rules! exceptions {
     ($($name:ident),* $(,)?) => {
         mod classes {
             $(pyo3::import_exception!(koopflow.exceptions, $name);)*
         }
 
-        /// Called when the module is imported: fails there, and not at the first error, where a class is missing.
+        /// Checks that every class exists. Called when the module is imported, so that a missing class is
+        /// reported then and not at the first error.
         pub fn install(py: Python<'_>) -> PyResult<()> {
             let module = py.import("koopflow.exceptions")?;
             $(module.getattr(stringify!($name))?.cast_into::<PyType>()?;)*
@@ -68,7 +69,7 @@ impl From<Error> for PyErr {
     }
 }
 
-/// A Python exception that travelled through Rust comes back as the same object.
+/// Returns a Python exception that passed through Rust as the same object.
 fn from_source(source: Source) -> PyErr {
     match source.downcast::<PyErr>() {
         Ok(raised) => *raised,
@@ -77,7 +78,7 @@ fn from_source(source: Source) -> PyErr {
 }
 
 fn from_io(path: String, source: io::Error) -> PyErr {
-    // OSError picks the subclass by the number: FileNotFoundError, PermissionError and so on.
+    // OSError selects its subclass by the error number: FileNotFoundError, PermissionError and so on.
     if let Some(number) = source.raw_os_error() {
         let text = source.to_string();
         let reason = text.split(" (os error").next().unwrap_or(&text).to_string();
@@ -91,7 +92,8 @@ fn from_io(path: String, source: io::Error) -> PyErr {
     }
 }
 
-/// What was raised while koopflow watched or asked Python: Ctrl-C is a wish to stop, all else a failure.
+/// Converts an exception that was raised in a Python callback or by the signal check. Ctrl-C is a request to stop;
+/// any other exception is a failure.
 pub fn from_callback(py: Python<'_>, raised: PyErr) -> Error {
     match raised.is_instance_of::<PyKeyboardInterrupt>(py) {
         true => Error::Interrupted(Box::new(raised)),

@@ -1,4 +1,4 @@
-//! A distance of features that Python measures.
+//! A feature distance that is computed in Python.
 
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -10,7 +10,8 @@ use crate::distill::FeatureDistance;
 use crate::error::{Error, Result};
 use crate::tensor::shape_text;
 
-/// A function of two batches `[B, *event]` that answers (distance, its gradient in the first).
+/// A Python function of two batches `[B, *event]` that returns their distance and its gradient with respect to the
+/// first batch.
 pub struct PyFeatureDistance {
     function: Py<PyAny>,
     event_shape: Vec<i64>,
@@ -38,8 +39,8 @@ impl PyFeatureDistance {
     }
 }
 
-/// What the user's network raises comes back unchanged, Ctrl-C as a wish to stop. Values that are not finite pass:
-/// the training loop skips their step.
+/// An exception of the user's network is returned unchanged, and Ctrl-C is a request to stop. Non-finite values
+/// are accepted: the training loop skips such a step.
 impl FeatureDistance for PyFeatureDistance {
     fn value_and_gradient(&self, x: &Tensor, target: &Tensor) -> Result<(Tensor, Tensor)> {
         let (value, gradient) =

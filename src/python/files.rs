@@ -1,4 +1,4 @@
-//! Files, for Python.
+//! Functions on files, for Python.
 
 use std::path::PathBuf;
 
@@ -7,14 +7,14 @@ use pyo3::prelude::*;
 use super::door;
 use crate::store;
 
-/// Kind of model in a file, and the facts of that file as JSON.
+/// Returns the kind of model that a file holds and the facts of the file as JSON.
 #[pyfunction]
 pub fn describe_file(py: Python<'_>, path: PathBuf) -> PyResult<(String, String)> {
     let (kind, facts) = door::enter(py, move || store::describe(&path))?;
     Ok((kind, facts.to_string()))
 }
 
-/// Writes a whole file, or leaves the old one as it was.
+/// Writes a whole file atomically: after a failure the old file is unchanged.
 #[pyfunction]
 pub fn _write_atomically(py: Python<'_>, path: PathBuf, content: &[u8]) -> PyResult<()> {
     door::enter(py, move || store::write_atomically(&path, content))

@@ -1,4 +1,4 @@
-//! `_core.Displacements` and `_core.FlowSpectrum`: paths, and the spectrum of their flow, for Python.
+//! `_core.Displacements` and `_core.FlowSpectrum`: paths of a flow, and the spectrum of the flow, for Python.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -17,10 +17,10 @@ use crate::error::{Error, Result};
 use crate::spectrum::flow::{measure, Displacements, FlowSpectrum, Parts, Reading};
 use crate::store;
 
-/// Groups as JSON, the shares that the rates of each flow leave, cosines, correlations.
+/// Groups as JSON, the shares of motion that each flow's own rates leave unexplained, cosines, correlations.
 type Common<'py> = (String, [f64; 2], Bound<'py, PyAny>, Option<Bound<'py, PyAny>>);
 
-/// Paths that come in chunk by chunk.
+/// Paths that are added in chunks.
 #[pyclass(name = "Displacements", module = "koopflow._core", frozen)]
 pub struct PyDisplacements(Mutex<Option<Displacements>>);
 
@@ -43,7 +43,7 @@ impl PyDisplacements {
         Ok(outcome?)
     }
 
-    /// The spectrum of all that was added; nothing can be added afterwards.
+    /// The spectrum of all paths that were added. No path can be added afterwards.
     #[pyo3(signature = (reading, header="{}", monitor=None))]
     fn spectrum(
         &self,
@@ -63,19 +63,23 @@ impl PyDisplacements {
 impl PyDisplacements {
     fn take(&self) -> Result<Displacements> {
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        held.ok_or_else(|| Error::Internal(anyhow!("these paths are used up, or another thread has them")))
+        held.ok_or_else(|| {
+            Error::Internal(anyhow!(
+                "these paths were consumed by spectrum(), or another thread is using them"
+            ))
+        })
     }
 }
 
 #[pyclass(name = "FlowSpectrum", module = "koopflow._core", frozen)]
 pub struct PyFlowSpectrum {
     spectrum: Shared<FlowSpectrum>,
-    /// What Python wants to find again in the file.
+    /// JSON of the Python package, stored in the file and returned by `load`.
     header: Value,
 }
 
 impl PyFlowSpectrum {
-    /// An array made away from the interpreter, of the kind of an argument.
+    /// An array of the given kind, computed without the interpreter lock.
     fn made<'py>(
         &self,
         py: Python<'py>,
@@ -115,24 +119,25 @@ impl PyFlowSpectrum {
         ArrayKind::Numpy.export(py, array)
     }
 
-    /// Orthonormal functions of time at `times`, `[T, r]`.
+    /// The orthonormal functions of time at `times`, `[T, r]`.
     fn functions<'py>(&self, py: Python<'py>, times: Vec<f64>) -> PyResult<Bound<'py, PyAny>> {
         self.made(py, ArrayKind::Numpy, move |own| own.functions(&times))
     }
 
-    /// Amplitudes of the components for paths `[T, B, *event]`: `[B, K]`.
+    /// Amplitudes `[B, K]` of the components for paths `[T, B, *event]`.
     fn amplitudes<'py>(&self, paths: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let states = Array::import_float("paths", paths)?.tensor;
         self.made(paths.py(), ArrayKind::Numpy, move |own| own.amplitudes(&states))
     }
 
-    /// Amplitudes of the affine axes for noise `[B, *event]`: `[B, A]`.
+    /// Amplitudes `[B, A]` of the affine axes for noise `[B, *event]`.
     fn axis_amplitudes<'py>(&self, x0: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let noise = Array::import_float("x0", x0)?.tensor;
         self.made(x0.py(), ArrayKind::Numpy, move |own| own.axis_amplitudes(&noise))
     }
 
-    /// Noise, the parts asked for, and components times amplitudes `[B, K]`, at `t`: `[B, *event]`.
+    /// States `[B, *event]` at `t`: the sum of the noise, the requested parts, and the components times their
+    /// amplitudes `[B, K]`.
     #[pyo3(signature = (x0, amplitudes, t, drift=true, affine=true))]
     fn states<'py>(
         &self,
@@ -148,7 +153,7 @@ impl PyFlowSpectrum {
         self.made(x0.py(), kind, move |own| own.states(&noise, &amplitudes, t, parts))
     }
 
-    /// States at `t` of paths `[T, B, *event]` where only the kept functions of the rates move: `[B, *event]`.
+    /// States `[B, *event]` at `t` of paths `[T, B, *event]`: noise, drift, and the kept functions of the rates.
     fn with_rates<'py>(
         &self,
         paths: &Bound<'py, PyAny>,
@@ -159,8 +164,8 @@ impl PyFlowSpectrum {
         self.made(paths.py(), kind, move |own| own.with_rates(&states, &keep, t))
     }
 
-    /// What this flow and another have in common: groups as JSON, the shares that the rates of each leave, cosines
-    /// `[K, K']`, and correlations or None.
+    /// A comparison of this flow and another: matching groups as JSON, the shares of motion that each flow's own
+    /// rates leave unexplained, cosines `[K, K']`, and correlations or None.
     #[pyo3(signature = (other, permutations, seed, monitor=None))]
     fn agreement<'py>(
         &self,
@@ -202,7 +207,7 @@ impl PyFlowSpectrum {
         Ok(PyFlowSpectrum::restored("the bytes of a model", loaded)?)
     }
 
-    /// Pickles and deep copies go by the bytes of a file.
+    /// Support for pickle and deep copies, through the bytes of a file.
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,))> {
         Ok((slf.get_type().getattr("from_bytes")?, (slf.get().to_bytes(slf.py())?,)))
     }

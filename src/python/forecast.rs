@@ -1,4 +1,4 @@
-//! `_core.Observed` and `_core.Forecaster`: observed sequences, and models of them, for Python.
+//! `_core.Observed` and `_core.Forecaster`: observed sequences and models of them, for Python.
 
 use std::path::PathBuf;
 
@@ -21,7 +21,7 @@ use crate::tensor::{check_finite, device_name, parse_device, shape_text};
 #[pyclass(name = "Observed", module = "koopflow._core", frozen)]
 pub struct PyObserved(Shared<Observed>);
 
-/// Numbers in float64.
+/// A flat array of numbers in float64.
 fn numbers(argument: &str, array: &Bound<'_, PyAny>) -> PyResult<Vec<f64>> {
     let tensor = Array::import_float(argument, array)?.tensor.to_kind(Kind::Double).reshape([-1]);
     Ok(Vec::<f64>::try_from(tensor).map_err(Error::from)?)
@@ -52,7 +52,7 @@ impl PyObserved {
         Ok(PyObserved(Shared::new(made)))
     }
 
-    /// Distance of the grid of times; None where they are irregular.
+    /// The spacing of the time grid; None if the times are irregular.
     #[getter]
     fn spacing(&self) -> Option<f64> {
         self.0.fact(Observed::spacing)
@@ -71,7 +71,7 @@ impl PyForecaster {
         self.0.model.handle()
     }
 
-    /// A matrix of the model's.
+    /// A copy of one of the model's matrices.
     fn table<'py>(
         &self,
         py: Python<'py>,
@@ -83,7 +83,7 @@ impl PyForecaster {
     }
 }
 
-/// `[.., d]` as events.
+/// Reshapes states `[.., d]` to `[.., *event]`.
 fn events(model: &Forecaster, states: &Tensor) -> Result<Tensor> {
     let size = states.size();
     let mut shape = size[..size.len() - 1].to_vec();
@@ -91,7 +91,7 @@ fn events(model: &Forecaster, states: &Tensor) -> Result<Tensor> {
     Ok(states.f_reshape(shape)?)
 }
 
-/// 0 stands for never.
+/// The number of steps between two encodings; 0 from Python means never.
 fn steps(re_encode: u64) -> Option<u64> {
     (re_encode > 0).then_some(re_encode)
 }
@@ -127,7 +127,7 @@ impl PyForecaster {
         Ok(PyForecaster(Fitted::new(model, history, resolved)))
     }
 
-    /// The forecaster and the facts that `save` was given.
+    /// Returns the forecaster and the facts that were passed to `save`.
     #[staticmethod]
     #[pyo3(signature = (path, *, device="cpu"))]
     fn load(py: Python<'_>, path: PathBuf, device: &str) -> PyResult<(Self, String)> {
@@ -135,7 +135,7 @@ impl PyForecaster {
         Ok((PyForecaster(fitted), facts.to_string()))
     }
 
-    /// The bytes of a file of it, and what `from_bytes` makes of them.
+    /// The forecaster as the bytes of a file, which `from_bytes` reads.
     fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         self.0.to_bytes(py)
     }
@@ -190,27 +190,27 @@ impl PyForecaster {
         self.0.config.to_string()
     }
 
-    /// K, `[m, m]`, over one step.
+    /// The transition matrix K of one step, `[m, m]`.
     fn transition<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         self.table(py, |model| Some(model.evolution().transition.shallow_clone()))
     }
 
-    /// L, `[m, m]`, or None.
+    /// The generator L, `[m, m]`, or None.
     fn generator<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         self.table(py, |model| model.evolution().generator.as_ref().map(Tensor::shallow_clone))
     }
 
-    /// C, `[m, d]`, of states in the data's units but for their mean.
+    /// The readout C, `[m, d]`, of states in the data's units with their mean subtracted.
     fn readout<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         self.table(py, |model| Some(model.differences(&model.evolution().readout)))
     }
 
-    /// Mean and deviation of rows of the data, `[2, D]`.
+    /// Mean and standard deviation of the rows of the data, `[2, D]`.
     fn statistics<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         self.table(py, |model| Some(model.statistics().shallow_clone()))
     }
 
-    /// Q, `[m, m]`.
+    /// The noise covariance Q of one step, `[m, m]`.
     fn covariance<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         self.table(py, |model| Some(model.evolution().covariance.shallow_clone()))
     }
@@ -234,7 +234,7 @@ impl PyForecaster {
         kind.export(py, g)
     }
 
-    /// States `[T, B, *event]`, or `[members, T, B, *event]`, at times since the last row of `x`.
+    /// Forecasts `[T, B, *event]`, or `[members, T, B, *event]`, at times counted from the last row of `x`.
     #[pyo3(signature = (x, times, *, re_encode=1, members=0, seed=0, inputs=None, condition=None, monitor=None))]
     #[allow(clippy::too_many_arguments)] // keywords, in Python
     fn forecast<'py>(
@@ -259,10 +259,10 @@ impl PyForecaster {
             let condition = model.check_condition(condition.as_ref(), batch)?;
             let inputs = checked_inputs(&model, inputs, batch)?;
             if members < 0 {
-                return Err(Error::argument("members", "a number of at least 0", members));
+                return Err(Error::argument("members", "an integer of at least 0", members));
             }
             if times.is_empty() {
-                return Err(Error::argument("times", "at least one", "none"));
+                return Err(Error::argument("times", "at least one time", "none"));
             }
             let request = Request {
                 stack: &stack,
@@ -280,7 +280,8 @@ impl PyForecaster {
         kind.export(py, states)
     }
 
-    /// Mean and deviation `[T, B, *event]` at `wanted` times given rows `[B, T', *event]`, and log-likelihoods `[B]`.
+    /// Mean and standard deviation `[T, B, *event]` at the `wanted` times given rows `[B, T', *event]`, and the
+    /// log-likelihoods `[B]` of the rows.
     #[pyo3(signature = (values, times, wanted, *, noise, re_encode=true, backwards=true, condition=None, monitor=None))]
     #[allow(clippy::too_many_arguments)] // keywords, in Python
     fn smooth<'py>(
@@ -306,10 +307,12 @@ impl PyForecaster {
                 return Err(Error::shape("observations", expected, shape_text(&size)));
             }
             if !(noise.is_finite() && noise >= 0.0) {
-                return Err(Error::argument("noise", "a number of at least 0", noise));
+                return Err(Error::argument("noise", "a finite number of at least 0", noise));
             }
-            if wanted.is_empty() || wanted.iter().any(|time| !time.is_finite()) {
-                return Err(Error::argument("at", "finite times, at least one", "others"));
+            let infinite = wanted.iter().find(|time| !time.is_finite());
+            if wanted.is_empty() || infinite.is_some() {
+                let got = infinite.map_or("none".to_string(), f64::to_string);
+                return Err(Error::argument("at", "at least one time, all finite", got));
             }
             let flat = values.f_reshape([size[0], size[1], -1])?;
             let seen = Observations {
@@ -326,7 +329,7 @@ impl PyForecaster {
         Ok((kind.export(py, found.0)?, kind.export(py, found.1)?, kind.export(py, found.2)?))
     }
 
-    /// The spectrum, and what `paths` say of it.
+    /// The spectrum, and its statistics over `paths` if they are given.
     #[pyo3(signature = (paths=None, *, monitor=None))]
     fn spectrum<'py>(
         &self,
@@ -370,17 +373,19 @@ impl PyForecaster {
     }
 }
 
-/// `[B, N, u]` from outside as `[N, B, u]`.
+/// Checks inputs `[B, N, u]` from Python and returns them as `[N, B, u]`.
 fn checked_inputs(model: &Forecaster, inputs: Option<Tensor>, batch: i64) -> Result<Option<Tensor>> {
     let expected = model.sizes().inputs;
     match inputs {
         None if expected == 0 => Ok(None),
-        None => Err(Error::argument("inputs", format!("({batch}, steps, {expected}) numbers"), "none")),
+        None => {
+            Err(Error::argument("inputs", format!("an array of shape ({batch}, steps, {expected})"), "none"))
+        }
         Some(given) => {
             let size = given.size();
             if expected == 0 || size.len() != 3 || size[0] != batch || size[2] != expected {
                 let expected = match expected {
-                    0 => "none: the model was fitted without".to_string(),
+                    0 => "none, since the model was fitted without inputs".to_string(),
                     _ => format!("({batch}, steps, {expected})"),
                 };
                 return Err(Error::shape("inputs", expected, shape_text(&size)));
@@ -391,7 +396,7 @@ fn checked_inputs(model: &Forecaster, inputs: Option<Tensor>, batch: i64) -> Res
     }
 }
 
-/// Every option of a forecaster and its default, as JSON.
+/// The default options of a forecaster, as JSON.
 #[pyfunction]
 pub fn forecaster_defaults() -> PyResult<String> {
     Ok(json::to_value(&ForecasterConfig::default())?.to_string())

@@ -1,4 +1,5 @@
-//! What the classes of models share: a handle under a lock, and the history and options of a fit.
+//! Building blocks shared by the Python classes of models: a model behind a lock, and a model with the history and
+//! options of its fit.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,11 +14,11 @@ use crate::error::{Error, Result};
 use crate::store::{self, Stored};
 use crate::tensor::Share;
 
-/// What pickle keeps of a model: the function that makes it again, and its bytes and device.
+/// What pickle stores of a model: the function that rebuilds it, and that function's arguments, bytes and device.
 pub type Reduced<'py> = (Bound<'py, PyAny>, (Bound<'py, PyBytes>, String));
 
-/// A model that any Python thread may use. The lock is held only long enough to look at a fact or to share a
-/// handle; work runs on the handle.
+/// A model that any Python thread may use. The lock is held only while a fact is read or a handle is made;
+/// computations run on the handle.
 pub struct Shared<T>(Mutex<T>);
 
 impl<T: Share + Send> Shared<T> {
@@ -29,18 +30,18 @@ impl<T: Share + Send> Shared<T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A handle of its own, to move through the door.
+    /// A separate handle on the same model, which can be moved into [`door::enter`].
     pub fn handle(&self) -> T {
         self.lock().shallow_clone()
     }
 
-    /// A fact of the model, without a handle. `look` is short and never asks Python.
+    /// Reads a fact of the model without making a handle. `look` must be short and must not call Python.
     pub fn fact<R>(&self, look: impl FnOnce(&T) -> R) -> R {
         look(&self.lock())
     }
 }
 
-/// A model that was fitted: itself, its history and its options with every default filled in.
+/// A fitted model, its history, and its options with every default filled in.
 pub struct Fitted<T> {
     pub model: Shared<T>,
     pub history: Value,
@@ -52,7 +53,7 @@ impl<T: Share + Stored + Send> Fitted<T> {
         Fitted { model: Shared::new(model), history, config }
     }
 
-    /// Another model of the same history and options.
+    /// Another model with the same history and options.
     pub fn with_model(&self, model: T) -> Self {
         Fitted::new(model, self.history.clone(), self.config.clone())
     }
@@ -75,13 +76,13 @@ impl<T: Share + Stored + Send> Fitted<T> {
         facts.into()
     }
 
-    /// The model of a file, and all facts in that file.
+    /// Reads a file and returns its model and all its facts.
     pub fn load(py: Python<'_>, path: PathBuf, device: Device) -> PyResult<(Self, Value)> {
         let name = path.display().to_string();
         Fitted::of(&name, door::enter(py, move || store::load::<T>(&path, device))?)
     }
 
-    /// The model of the bytes that [`Fitted::to_bytes`] made.
+    /// Reads the bytes that [`Fitted::to_bytes`] made.
     pub fn from_bytes(py: Python<'_>, bytes: &[u8], device: Device) -> PyResult<Self> {
         let loaded = door::enter(py, move || store::from_bytes::<T>(bytes, device))?;
         Ok(Fitted::of("the bytes of a model", loaded)?.0)
@@ -93,15 +94,15 @@ impl<T: Share + Stored + Send> Fitted<T> {
     }
 }
 
-/// The object under `key` among the facts of the file called `name`.
+/// The JSON object under `key` in the facts of the file `name`.
 pub fn part(name: &str, facts: &Value, key: &str) -> Result<Value> {
     match facts.get(key) {
         Some(value @ Value::Object(_)) => Ok(value.clone()),
-        _ => Err(Error::checkpoint(name, format!("its header has no {key}"))),
+        _ => Err(Error::checkpoint(name, format!("expected an object '{key}' in the header"))),
     }
 }
 
-/// JSON text from Python that must be an object.
+/// Parses JSON text from Python that must be an object.
 pub fn object(argument: &str, text: &str) -> Result<Map<String, Value>> {
     match super::json::parse(argument, text)? {
         Value::Object(object) => Ok(object),

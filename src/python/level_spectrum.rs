@@ -16,7 +16,7 @@ use crate::sampling;
 use crate::spectrum::{Edit, LevelSpectrum, MapSpectrum, MeasuredMap};
 use crate::tensor::Share;
 
-/// A hierarchy and what was measured of it.
+/// A hierarchical student and its measured spectrum.
 struct Measured {
     spectrum: LevelSpectrum,
     student: Student,
@@ -48,7 +48,7 @@ impl PyLevelSpectrum {
     }
 }
 
-/// A copy, which Python may write to.
+/// A copy as a NumPy array, which Python may write to.
 fn export_own<'py>(py: Python<'py>, tensor: &Tensor) -> PyResult<Bound<'py, PyAny>> {
     ArrayKind::Numpy.export(py, tensor.copy())
 }
@@ -75,7 +75,7 @@ impl PyLevelSpectrum {
         Ok(PyLevelSpectrum(Shared::new(measured)))
     }
 
-    /// The same spectrum again, of a student and what was measured of each of its maps.
+    /// Rebuilds a spectrum from its student and the measured values of each feature map.
     #[staticmethod]
     fn known(py: Python<'_>, student: &PyStudent, maps: Vec<MeasuredRow<'_>>) -> PyResult<Self> {
         let own = |(energy, spread, mean, residual): MeasuredRow<'_>| -> PyResult<MeasuredMap> {
@@ -116,7 +116,7 @@ impl PyLevelSpectrum {
         self.0.handle().spectrum.maps.iter().map(row).collect()
     }
 
-    /// One of each pair is listed: each is its own partner.
+    /// Only one of each conjugate pair is listed, so each eigenfunction is its own partner.
     #[getter]
     fn partners(&self) -> Vec<i64> {
         (0..self.0.fact(|own| own.spectrum.count())).collect()

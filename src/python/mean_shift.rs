@@ -7,8 +7,8 @@ use super::door;
 use crate::python::door::PyMonitor;
 use crate::velocity;
 
-/// Modes `[K, *event]`, the mode of each row `[N]`, the log-densities of the modes `[K]`, steps and whether all rows came
-/// to rest.
+/// Modes `[K, *event]`, the mode of each row `[N]`, the log-densities of the modes `[K]`, the number of steps, and
+/// whether all rows converged.
 type Found<'py> = (Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>, u64, bool);
 
 #[pyfunction]

@@ -14,7 +14,7 @@ use crate::python::door::PyMonitor;
 
 type Object<'a, 'py> = &'a Bound<'py, PyAny>;
 
-/// What a metric answers for two sets of samples, each given with its argument's name.
+/// Evaluates a metric on two sets of samples, each passed with the name of its argument.
 fn compare<T: Send>(
     (first, a): (&str, Object<'_, '_>),
     (second, b): (&str, Object<'_, '_>),
@@ -81,7 +81,7 @@ pub fn precision_recall(samples: Object<'_, '_>, data: Object<'_, '_>, k: i64) -
     Ok((found.precision, found.recall))
 }
 
-/// A number measured on independent samples, which can be taken of a resample of them.
+/// A statistic of independent samples, which can also be computed on a resample of them.
 #[pyclass(name = "Statistic", module = "koopflow._core", frozen)]
 pub struct PyStatistic(Mutex<Box<dyn Statistic + Send>>);
 
@@ -107,7 +107,7 @@ impl PyStatistic {
         self.held().samples()
     }
 
-    /// The statistic of the samples at these places.
+    /// The statistic of the samples at the indices `rows`.
     fn value_of(&self, rows: Object<'_, '_>) -> PyResult<f64> {
         let places = Array::import("rows", rows)?.tensor;
         door::enter(rows.py(), move || self.held().value_of(&places))

@@ -1,4 +1,4 @@
-//! The Python bindings: classes and conversions only, one file a class, no algorithm.
+//! The Python bindings: only classes and conversions, no algorithms. Each class has its own file.
 
 mod array;
 mod baseline;
@@ -85,6 +85,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(metrics::straightness, module)?)?;
     #[cfg(feature = "probe")]
     probe::add(module)?;
-    // pyo3 lists every name, private ones too; the public face is the package's own list.
+    // pyo3 also lists private names here. The Python package defines its own `__all__`.
     module.delattr("__all__")
 }

@@ -24,14 +24,14 @@ pub fn add(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(_unet, module)?)
 }
 
-/// What koopflow makes of an array, as it would give it back.
+/// Imports an array and exports it again.
 #[pyfunction]
 fn _roundtrip<'py>(py: Python<'py>, array: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let Array { tensor, kind } = Array::import("array", array)?;
     kind.export(py, tensor)
 }
 
-/// Fails behind the door as `what` says.
+/// Fails inside [`door::enter`] in the way that `what` names.
 #[pyfunction]
 fn _fail(py: Python<'_>, what: String) -> PyResult<()> {
     door::enter(py, move || fail(&what))
@@ -51,7 +51,7 @@ fn fail(what: &str) -> Result<()> {
             drop(zeros(&[2, 3]).matmul(&zeros(&[2, 3])));
         }
         "panic during another" => {
-            // Unwinding drops this: while the first panic is under way, another thread panics elsewhere.
+            // Unwinding drops this value, so another thread panics while the first panic unwinds.
             struct Second;
             impl Drop for Second {
                 fn drop(&mut self) {
@@ -84,7 +84,7 @@ fn fail(what: &str) -> Result<()> {
     Ok(())
 }
 
-/// Works for `seconds`, watched by `monitor`, without ever looking at Python itself.
+/// Runs for `seconds` and calls Python only through `monitor`.
 #[pyfunction]
 #[pyo3(signature = (seconds, monitor=None))]
 fn _watch(py: Python<'_>, seconds: f64, monitor: Option<Bound<'_, PyAny>>) -> PyResult<u64> {
@@ -106,8 +106,8 @@ fn _watch(py: Python<'_>, seconds: f64, monitor: Option<Bound<'_, PyAny>>) -> Py
     })
 }
 
-/// A U-Net of these weights (JSON of its configuration, names and tensors) at `(t, x)`, and its derivative along
-/// `(t_rate, x_rate)`: the layers that no other door reaches alone.
+/// A U-Net with the given configuration (JSON) and weights (names and tensors) at `(t, x)`, and its derivative along
+/// `(t_rate, x_rate)`. No other function evaluates these layers alone.
 #[pyfunction]
 #[pyo3(signature = (config, names, tensors, t, x, t_rate, x_rate, condition=None))]
 #[allow(clippy::too_many_arguments)]
@@ -143,7 +143,7 @@ fn _unet<'py>(
         parameters.pack();
         parameters.restore(|name| match names.iter().position(|own| own == name) {
             Some(index) => Ok(tensors[index].shallow_clone()),
-            None => Err(Error::argument("names", name, "none of that name")),
+            None => Err(Error::argument("names", name, "no tensor of that name")),
         })?;
         let _guard = tch::no_grad_guard();
         let alone = network.apply(&t, &x, condition.as_ref());

@@ -1,4 +1,4 @@
-//! `_core.Segments`: students one after another, for Python.
+//! `_core.Segments`: a sequence of students, each for one interval of time, for Python.
 
 use std::path::PathBuf;
 
@@ -28,7 +28,7 @@ impl PySegments {
         self.0.fact(|segments| segments.first().config().conditioning)
     }
 
-    /// The common shape of every method that turns one batch into another.
+    /// The steps shared by all methods that map one batch to another.
     fn map<'py>(
         &self,
         argument: &str,
@@ -47,19 +47,24 @@ impl PySegments {
 
 #[pymethods]
 impl PySegments {
-    /// Students in the order of time, and the times between them, 0 and 1 included.
+    /// Combines students in the order of time; `breaks` are the ends of their intervals, from 0 to 1.
     #[new]
     fn new(students: Vec<PyRef<'_, PyStudent>>, breaks: Vec<f64>) -> PyResult<Self> {
         let students = students.iter().map(|student| student.handle()).collect();
         Ok(PySegments(Shared::new(Segments::new(students, breaks)?)))
     }
 
-    /// One of the students, with the history and the options of its fit, JSON both.
+    /// One of the students, with the history and options of its fit, both as JSON.
     fn student(&self, place: usize, history: &str, config: &str) -> PyResult<PyStudent> {
         let student = self.0.fact(|segments| segments.students().get(place).map(Share::shallow_clone));
         let Some(student) = student else {
             let got = place.to_string();
-            return Err(Error::argument("place", "one of the segments", got).into());
+            return Err(Error::argument(
+                "place",
+                format!("an index below the number of segments, {}", self.breaks().len() - 1),
+                got,
+            )
+            .into());
         };
         let (history, config) = (json::parse("history", history)?, json::parse("config", config)?);
         Ok(PyStudent::from_fitted(Fitted::new(student, history, config)))
@@ -164,7 +169,7 @@ impl PySegments {
         })
     }
 
-    /// States of the source and each sample's residual, each part polished against its own forward map.
+    /// States of the source and the residual of each sample. Each student is polished against its own forward map.
     #[pyo3(signature = (x, *, method="newton", polish=0, damping=0.0, condition=None, monitor=None))]
     #[allow(clippy::too_many_arguments)] // keywords, in Python
     fn invert_polished<'py>(
@@ -204,7 +209,7 @@ impl PySegments {
         Ok((PySegments(Shared::new(segments)), header.to_string()))
     }
 
-    /// The bytes of a file of it, and what `from_bytes` makes of them.
+    /// The segments as the bytes of a file, which `from_bytes` reads.
     fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         let segments = self.0.handle();
         Ok(PyBytes::new(py, &door::enter(py, move || store::to_bytes(&segments, Value::Null))?))
@@ -218,7 +223,7 @@ impl PySegments {
         Ok(PySegments(Shared::new(segments)))
     }
 
-    /// Pickles, deep copies and workers go by the bytes of a file.
+    /// Support for pickle and deep copies, through the bytes of a file.
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Reduced<'py>> {
         let own = slf.get();
         Ok((slf.get_type().getattr("from_bytes")?, (own.to_bytes(slf.py())?, own.device())))

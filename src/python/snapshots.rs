@@ -15,9 +15,9 @@ use crate::error::Error;
 use crate::flow::{self, TeacherConfig, TrainingFiles};
 use crate::training::Checkpointing;
 
-/// Flow matching through snapshots `[N_k, *event]` at rising `times`: the field, from the first at 0 to the last at
-/// 1, and its history as JSON. With `plans` `[N_k, N_{k + 1}]` the coupling of the options is passed over; with
-/// `sizes` of the population rates of growth are learnt.
+/// Flow matching through snapshots `[N_k, *event]` at increasing `times`. Returns the field, which leads from the
+/// first snapshot at time 0 to the last at time 1, and its history as JSON. `plans` `[N_k, N_{k + 1}]` replace the
+/// coupling of the options. With `sizes` of the population, growth rates are learnt too.
 #[pyfunction]
 #[pyo3(signature = (snapshots, times, config, *, interpolant="linear", plans=None, sizes=None, monitor=None,
                     checkpoint=None, checkpoint_every=None, checkpoint_seconds=None, header="{}", resume=None, world=None))]
@@ -69,7 +69,7 @@ pub fn train_on_snapshots(
     Ok((PyVelocityField::new(Box::new(field)), json::to_value(&history)?.to_string()))
 }
 
-/// Raises what [`train_on_snapshots`] would say of snapshots and times, before anything is computed of them.
+/// Raises the errors of [`train_on_snapshots`] about snapshots and times without computing anything.
 #[pyfunction]
 pub fn check_snapshots(py: Python<'_>, snapshots: Vec<Bound<'_, PyAny>>, times: Vec<f64>) -> PyResult<()> {
     let sets = import("snapshots", &snapshots)?;

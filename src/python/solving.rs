@@ -1,11 +1,11 @@
-//! Options of a solver, as Python gives them.
+//! Options of an ODE solver, as passed from Python.
 
 use pyo3::prelude::*;
 
 use crate::error::Result;
 use crate::ode::{Grid, SolveOptions};
 
-/// `"tau"`, `"log_snr"`, `"uniform"`, or times.
+/// A grid of steps: `"tau"`, `"log_snr"`, `"uniform"`, or times.
 #[derive(FromPyObject)]
 pub enum GridArgument {
     Name(String),

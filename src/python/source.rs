@@ -1,4 +1,4 @@
-//! `_core.Source`: what a flow starts from, for Python.
+//! `_core.Source`: the distribution that a flow starts from, for Python.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ impl PySource {
         PySource { source: Shared::new(source), event_shape: event_shape.to_vec() }
     }
 
-    /// A handle on the same source, to move through the door.
+    /// A handle on the same source, which can be moved into [`door::enter`].
     pub fn handle(&self) -> Source {
         self.source.handle()
     }
@@ -32,13 +32,13 @@ impl PySource {
 
 #[pymethods]
 impl PySource {
-    /// N(0, I).
+    /// The standard normal distribution N(0, I).
     #[staticmethod]
     fn normal(event_shape: Vec<i64>) -> PyResult<Self> {
         Ok(PySource::new(Source::Normal, &check_event_shape(event_shape)?))
     }
 
-    /// Rows `[N, *event]`, of which copies are kept.
+    /// The uniform distribution over rows `[N, *event]`, which are copied.
     #[staticmethod]
     fn rows(py: Python<'_>, rows: &Bound<'_, PyAny>, event_shape: Vec<i64>) -> PyResult<Self> {
         let rows = Array::import_float("source", rows)?.tensor;
@@ -48,8 +48,9 @@ impl PySource {
         Ok(PySource::new(source, &event_shape))
     }
 
-    /// `draw(count, seed)` and, where it is known, `log_prob(x)`: arrays of float. A `conditional` one is told the
-    /// condition of each sample as well, or None.
+    /// A source that calls Python: `draw(count, seed)` returns samples and `log_prob(x)`, if it is known, their
+    /// log-densities, as arrays of floats. With `conditional`, `draw` takes the conditions of the samples, or
+    /// None, as a third argument.
     #[staticmethod]
     #[pyo3(signature = (draw, log_prob, *, event_shape, conditional=false))]
     fn sampler(
@@ -63,24 +64,24 @@ impl PySource {
         Ok(PySource::new(Source::Sampler(Arc::new(sampler)), &event_shape))
     }
 
-    /// These rows with normal noise of a deviation; any other source as it is with 0, and with nothing else.
+    /// The same rows with normal noise of standard deviation `noise`. Other sources accept only 0.
     fn with_noise(&self, noise: f64) -> PyResult<Self> {
         Ok(PySource::new(self.handle().with_noise(noise)?, &self.event_shape))
     }
 
-    /// Deviation of the noise on rows.
+    /// The standard deviation of the noise on rows; 0 for every other source.
     #[getter]
     fn noise(&self) -> f64 {
         self.source.fact(Source::noise)
     }
 
-    /// `"normal"`, `"rows"`, `"flow"` or `"sampler"`.
+    /// The kind of source: `"normal"`, `"rows"`, `"flow"` or `"sampler"`.
     #[getter]
     fn kind(&self) -> &'static str {
         self.source.fact(Source::name)
     }
 
-    /// `count` samples, float32: the same for the same seed.
+    /// Draws `count` samples in float32. The same seed gives the same samples.
     #[pyo3(signature = (count, seed, *, condition=None, monitor=None))]
     fn draw<'py>(
         &self,
@@ -101,7 +102,7 @@ impl PySource {
     }
 }
 
-/// Two functions of somebody's. The interpreter is held for them only.
+/// A sampler made of two functions of the user. The interpreter lock is held only while they run.
 struct PySampler {
     draw: Py<PyAny>,
     log_prob: Option<Py<PyAny>>,

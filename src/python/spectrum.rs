@@ -1,4 +1,4 @@
-//! `_core.Spectrum`: a student's spectrum, for Python. Complex arrays cross as their real and imaginary parts.
+//! `_core.Spectrum`: the spectrum of a student, for Python. Complex arrays are passed as real and imaginary parts.
 
 use pyo3::prelude::*;
 use tch::{Device, Kind, Tensor};
@@ -36,7 +36,7 @@ impl Share for Measured {
     }
 }
 
-/// What a student's spectrum is kept with.
+/// A spectrum that is stored together with its student.
 pub(super) trait OfStudent {
     fn student(&self) -> &Student;
 }
@@ -50,7 +50,8 @@ impl OfStudent for Measured {
 #[pyclass(name = "Spectrum", module = "koopflow._core", frozen)]
 pub struct PySpectrum(Shared<Measured>);
 
-/// What a spectrum is measured on: noise of `n` samples by a seed, a condition for each, perhaps a teacher.
+/// The request to measure a spectrum: a student, `n` noise samples of a seed, their conditions, and optionally a
+/// teacher.
 pub(super) struct Asked {
     student: Student,
     n: i64,
@@ -73,7 +74,7 @@ impl Asked {
         Ok(Asked { student, n, seed, condition, teacher, monitor: PyMonitor::new(monitor) })
     }
 
-    /// The student, and what `measure` finds.
+    /// Draws the noise, calls `measure`, and returns the student and the result.
     pub(super) fn measure<T>(
         mut self,
         measure: impl FnOnce(
@@ -104,7 +105,7 @@ impl PySpectrum {
         self.0.fact(|own| own.student.config().conditioning)
     }
 
-    /// A table made away from the interpreter.
+    /// A complex array computed without the interpreter lock.
     fn table<'py>(
         &self,
         py: Python<'py>,
@@ -115,7 +116,7 @@ impl PySpectrum {
     }
 }
 
-/// Where an edit begins and how it goes on, from Python.
+/// The arguments of an edit, from Python: the samples it starts from and its options.
 pub(super) struct Edited {
     x: Array,
     source: Source,
@@ -138,7 +139,7 @@ impl Edited {
         Ok(Edited { x, source, project, condition, monitor: PyMonitor::new(monitor) })
     }
 
-    /// The samples after `edit`, which is made of a spectrum.
+    /// Applies the edit that `edit` makes from a spectrum, and returns the edited samples.
     pub(super) fn by<'py, T: OfStudent + Send>(
         self,
         py: Python<'py>,
@@ -171,7 +172,7 @@ pub(super) fn import_complex(argument: &str, object: &Bound<'_, PyAny>) -> PyRes
     Ok(parts.to_kind(Kind::Double).to_device(Device::Cpu).contiguous().view_as_complex())
 }
 
-/// Numbers of modes, in float64 on the CPU.
+/// A copy of an array in float64 on the CPU.
 pub(super) fn import_own(argument: &str, object: &Bound<'_, PyAny>) -> PyResult<Tensor> {
     let tensor = Array::import_float(argument, object)?.tensor;
     Ok(tensor.to_kind(Kind::Double).to_device(Device::Cpu).copy())
@@ -204,7 +205,7 @@ impl PySpectrum {
         Ok(PySpectrum(Shared::new(measured)))
     }
 
-    /// The same spectrum again, of a student and what was measured of it.
+    /// Rebuilds a spectrum from its student and its measured values.
     #[staticmethod]
     #[pyo3(signature = (student, power, spread, residuals=None))]
     fn known(
@@ -230,7 +231,7 @@ impl PySpectrum {
         self.table(py, |own| Ok(own.spectrum.eigenvalues().copy()))
     }
 
-    /// The place of the other of each conjugate pair.
+    /// The index of each mode's complex conjugate.
     #[getter]
     fn partners(&self) -> Vec<usize> {
         self.0.fact(|own| own.spectrum.partners().to_vec())
@@ -278,13 +279,13 @@ impl PySpectrum {
         residuals.map(|residuals| ArrayKind::Numpy.export(py, residuals)).transpose()
     }
 
-    /// How exactly the eigenvectors solve the eigenvalue problem.
+    /// The relative residual of the eigenvalue problem.
     #[getter]
     fn residual(&self) -> f64 {
         self.0.fact(|own| own.spectrum.residual())
     }
 
-    /// Whether a sample is a sum over modes, as it is where no network decodes.
+    /// Whether a sample is a sum over modes. This holds if no network decodes the observables.
     #[getter]
     fn linear(&self) -> bool {
         let linear = [ReadoutKind::Slice, ReadoutKind::Linear];

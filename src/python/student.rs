@@ -45,7 +45,7 @@ impl PyStudent {
         self.0.model.fact(|student| student.config().conditioning)
     }
 
-    /// A student of the same history, whose configuration names its present generator.
+    /// A student with the same history, whose configuration names its new generator.
     fn converted(&self, student: Student, generator: &str) -> Self {
         let mut config = self.0.config.clone();
         config["generator"] = generator.into();
@@ -54,7 +54,7 @@ impl PyStudent {
         PyStudent(Fitted::new(student, self.0.history.clone(), config))
     }
 
-    /// The common shape of every method that turns one batch into another.
+    /// The steps shared by all methods that map one batch to another.
     fn map<'py>(
         &self,
         argument: &str,
@@ -141,7 +141,7 @@ impl PyStudent {
         Ok((PyStudent(fitted), header.to_string()))
     }
 
-    /// The bytes of a file of it, and what `from_bytes` makes of them.
+    /// The student as the bytes of a file, which `from_bytes` reads.
     fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         self.0.to_bytes(py)
     }
@@ -152,7 +152,7 @@ impl PyStudent {
         Ok(PyStudent(Fitted::from_bytes(py, bytes, parse_device(device)?)?))
     }
 
-    /// Pickles, deep copies and workers go by the bytes of a file.
+    /// Support for pickle and deep copies, through the bytes of a file.
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Reduced<'py>> {
         let own = slf.get();
         Ok((slf.get_type().getattr("from_bytes")?, (own.to_bytes(slf.py())?, own.device())))
@@ -164,7 +164,7 @@ impl PyStudent {
         self.0.save(py, path, Map::from_iter([("header".to_string(), header)]))
     }
 
-    /// The same student with its averaged (`"ema"`) or its last (`"raw"`) weights.
+    /// The same student with its averaged (`"ema"`) or last (`"raw"`) weights.
     fn with_weights(&self, py: Python<'_>, weights: &str) -> PyResult<Self> {
         let choice: WeightsChoice = weights.parse()?;
         let student = self.handle();
@@ -172,14 +172,14 @@ impl PyStudent {
         Ok(PyStudent(self.0.with_model(student)))
     }
 
-    /// The same student with one of several averages of its weights, by its decay.
+    /// The same student with the average of its weights that has this decay.
     fn with_average(&self, py: Python<'_>, decay: f64) -> PyResult<Self> {
         let student = self.handle();
         let student = door::enter(py, move || student.with_weights(WeightsChoice::Average(decay)))?;
         Ok(PyStudent(self.0.with_model(student)))
     }
 
-    /// What samples start from.
+    /// The distribution that sampling starts from.
     #[getter]
     fn source(&self) -> PySource {
         self.0
@@ -187,7 +187,7 @@ impl PyStudent {
             .fact(|student| PySource::new(student.source().shallow_clone(), &student.config().event_shape))
     }
 
-    /// What samples are conditioned on, as JSON.
+    /// The conditioning of the student, as JSON.
     #[getter]
     fn conditioning(&self) -> PyResult<String> {
         let json = serde_json::to_string(&self.conditioning_of());
@@ -264,7 +264,7 @@ impl PyStudent {
         Ok((kind.export(py, g)?, kind.export(py, tangent)?))
     }
 
-    /// A time of the data's path as one of the observables' own.
+    /// Converts a time of the data's path to the time of the observables.
     fn own_time(&self, t: f64) -> f64 {
         self.0.model.fact(|student| student.own_time(t))
     }
@@ -324,7 +324,7 @@ impl PyStudent {
         })
     }
 
-    /// E[x1 | x_t], or that of the noise, along the student's paths.
+    /// E[x1 | x_t], or E[x0 | x_t] with `of="noise"`, along the student's paths.
     #[pyo3(signature = (t, x0, mixing, *, of="data", condition=None))]
     fn denoise<'py>(
         &self,
@@ -354,7 +354,7 @@ impl PyStudent {
         })
     }
 
-    /// Noise and each sample's residual, polished against the forward map.
+    /// The noise of each sample, polished against the forward map, and its residual.
     #[pyo3(signature = (x, *, method="newton", polish=0, damping=0.0, start=None, condition=None, monitor=None))]
     #[allow(clippy::too_many_arguments)] // keywords, in Python
     fn invert_polished<'py>(
@@ -386,7 +386,7 @@ impl PyStudent {
         Ok((kind.export(py, noise)?, kind.export(py, residuals)?))
     }
 
-    /// Samples of noise, with log-densities, log |det| and its standard errors in float64.
+    /// Samples from noise `x0`, and their log-densities, log |det| and its standard errors in float64.
     #[pyo3(signature = (x0, *, determinant="auto", probes=8, products=32, seed=0, condition=None, monitor=None))]
     #[allow(clippy::too_many_arguments)] // keywords, in Python
     fn sample_with_density<'py>(
@@ -417,7 +417,7 @@ impl PyStudent {
         ])
     }
 
-    /// Covectors `[B, K, *event]` at samples times the Jacobian at their noise.
+    /// The product of covectors `[B, K, *event]` at the samples and the Jacobian of the map at their noise.
     #[pyo3(signature = (x0, covectors, *, condition=None, monitor=None))]
     fn pull_back<'py>(
         &self,
@@ -433,7 +433,7 @@ impl PyStudent {
         })
     }
 
-    /// (log p, noise, residuals, log |det| and its standard errors), and the data's total deviation.
+    /// (log p, noise, residuals, log |det| and its standard errors), and the total standard deviation of the data.
     #[pyo3(signature = (x, *, determinant="auto", polish=10, probes=8, products=32, seed=0, condition=None, monitor=None))]
     #[allow(clippy::too_many_arguments)] // keywords, in Python
     fn density<'py>(
@@ -468,7 +468,7 @@ impl PyStudent {
         Ok((arrays, spread))
     }
 
-    /// The student with a spectral generator, and how well conditioned that is, as JSON.
+    /// The student with a spectral generator, and a report on the conditioning of the conversion as JSON.
     fn to_spectral(&self, py: Python<'_>) -> PyResult<(Self, String)> {
         let student = self.handle();
         let size = student.config().size();
@@ -476,7 +476,7 @@ impl PyStudent {
         Ok((self.converted(other, "spectral"), json::to_value(&report)?.to_string()))
     }
 
-    /// The student with a dense generator; the JSON is empty, for nothing can go wrong.
+    /// The student with a dense generator, and an empty JSON report, since this conversion is exact.
     fn to_dense(&self, py: Python<'_>) -> PyResult<(Self, String)> {
         let student = self.handle();
         let other = door::enter(py, move || student.to_dense())?;
@@ -526,8 +526,8 @@ impl PyStudent {
         })
     }
 
-    /// (channels, height, width, pixels that share eigenvalues, complex pairs) of each feature map of a hierarchy;
-    /// empty for others.
+    /// (channels, height, width, pixels that share eigenvalues, complex pairs) of each feature map of a hierarchical
+    /// student; empty for other students.
     #[getter]
     fn feature_maps(&self) -> Vec<(i64, i64, i64, i64, i64)> {
         self.0.model.fact(|student| {
@@ -543,7 +543,7 @@ impl PyStudent {
         let student = self.handle();
         let size = student.config().size();
         let parts = door::enter_decomposition(py, size, move || student.generator().eigenvalues())?;
-        // (real, imaginary) rows are complex numbers under another name.
+        // Rows of (real, imaginary) have the memory layout of complex numbers.
         ArrayKind::Numpy.export(py, parts)?.call_method1("view", ("c16",))?.call_method1("reshape", (-1,))
     }
 
@@ -562,7 +562,7 @@ impl PyStudent {
     }
 }
 
-/// The options that an empty configuration resolves to, as JSON.
+/// The default options for events of `event_size` numbers, as JSON.
 #[pyfunction]
 pub fn student_defaults(event_size: i64) -> PyResult<String> {
     let resolved = DistillConfig::default().with_defaults(&[event_size], Conditioning::None)?;

@@ -1,5 +1,5 @@
-//! `_core.Population` and `_core.Laplace`: particles in noise space, and Gaussians about modes, for Python, which
-//! evaluates what is asked of samples.
+//! `_core.Population` and `_core.Laplace`: particles in noise space and Gaussians around modes, for Python. Python
+//! evaluates the student and the target at the proposed noise.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -48,7 +48,7 @@ impl PyPopulation {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Works on the particles without the interpreter.
+    /// Runs `work` on the particles without the interpreter lock.
     fn work<T: Send>(
         &self,
         py: Python<'_>,
@@ -113,13 +113,13 @@ impl PyPopulation {
         self.own().step()
     }
 
-    /// Makes moves relative to the Gaussian of particles `[M, d]`.
+    /// Makes proposals relative to the Gaussian fitted to particles `[M, d]`.
     fn refer(&self, noise: &Bound<'_, PyAny>) -> PyResult<()> {
         let (py, noise) = (noise.py(), matrix("noise", noise)?);
         self.work(py, move |own| own.refer(&noise))
     }
 
-    /// Raises the temperature, and answers with it.
+    /// Raises the temperature so that `share` of the effective size is kept, and returns it.
     fn warm(&self, py: Python<'_>, share: f64) -> PyResult<f64> {
         self.work(py, move |own| Ok(own.warm(share)))
     }
@@ -128,13 +128,13 @@ impl PyPopulation {
         self.work(py, Population::resample)
     }
 
-    /// Noise `[N, d]` that every particle may move to.
+    /// Proposals for the noise of all particles, `[N, d]`.
     fn propose<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let proposed = self.work(py, Population::propose)?;
         export(py, &proposed)
     }
 
-    /// Moves where proposals are accepted; the share of them.
+    /// Accepts or rejects the proposals, and returns the share that was accepted.
     #[pyo3(signature = (samples, values, slopes=None, *, adapt=true))]
     fn decide(
         &self,
@@ -182,7 +182,7 @@ impl PyLaplace {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).count()
     }
 
-    /// Means `[K, d]` and their shares.
+    /// The means `[K, d]` and weights of the mixture.
     fn means<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, Vec<f64>)> {
         let (means, shares) = self.0.lock().unwrap_or_else(PoisonError::into_inner).means()?;
         Ok((export(py, &means)?, shares))
@@ -198,7 +198,7 @@ impl PyLaplace {
     }
 }
 
-/// One step towards the mode of each row.
+/// One Gauss-Newton step of each row towards its mode.
 #[pyfunction]
 #[pyo3(name = "gauss_newton_step")]
 pub fn step<'py>(
@@ -214,7 +214,7 @@ pub fn step<'py>(
     ArrayKind::Numpy.export(py, moved)
 }
 
-/// Effective size of log-weights, its 5% and 95% quantiles over resamples, and the log of their mean.
+/// The effective sample size of log-weights, its 5% and 95% quantiles over resamples, and the log of the mean weight.
 #[pyfunction]
 #[pyo3(signature = (log_weights, resamples=200, seed=0))]
 pub fn weighed(
@@ -224,7 +224,7 @@ pub fn weighed(
 ) -> PyResult<(f64, (f64, f64), f64)> {
     let (py, values) = (log_weights.py(), numbers("log_weights", log_weights)?);
     if values.is_empty() || values.iter().any(|value| value.is_nan()) {
-        let message = "expected log-weights, at least one and none NaN".into();
+        let message = "expected at least one log-weight, none of them NaN".into();
         return Err(crate::error::Error::NonFinite { argument: "log_weights".into(), message }.into());
     }
     door::enter(py, move || {
@@ -234,13 +234,13 @@ pub fn weighed(
     })
 }
 
-/// Places of `count` draws in proportion to weights.
+/// Indices of `count` draws in proportion to the weights, by systematic resampling.
 #[pyfunction]
 pub fn systematic_resample(log_weights: &Bound<'_, PyAny>, count: usize, seed: u64) -> PyResult<Vec<i64>> {
     use rand::Rng;
     let values = numbers("log_weights", log_weights)?;
     if values.is_empty() {
-        return Err(crate::error::Error::shape("log_weights", "at least one", "none").into());
+        return Err(crate::error::Error::shape("log_weights", "of at least one number", "none").into());
     }
     let uniform = RandomSource::new(seed).fork("systematic").at(0).random();
     Ok(systematic(&values, count, uniform))

@@ -1,5 +1,5 @@
-//! The caller's thread-local torch modes, set aside while koopflow computes on its thread, and
-//! libtorch's threads in a forked child.
+//! Thread-local torch state: the caller's modes, which are suspended while koopflow computes on its thread, and
+//! the number of libtorch threads in a forked child.
 
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
-/// Gradients enabled; inference mode and autocast off. Dropping it brings the caller's modes back.
+/// A guard that enables gradients and turns inference mode and autocast off. Dropping it restores the caller's modes.
 pub struct Neutral<'py> {
     contexts: Vec<Bound<'py, PyAny>>,
     gradients: bool,
@@ -65,16 +65,16 @@ impl Drop for Neutral<'_> {
     }
 }
 
-/// The process that used libtorch last.
+/// The id of the process that used libtorch last.
 static USED_IN: AtomicU32 = AtomicU32::new(0);
 
-/// Called once, when the module is imported.
+/// Records the process that imports the module. Called once.
 pub fn install() {
     USED_IN.store(process::id(), Ordering::Relaxed);
 }
 
-/// A forked child inherits libtorch's thread pools without their threads, and would wait for them for
-/// ever: there libtorch computes on the calling thread alone. Needed before the first operation.
+/// Makes libtorch compute on the calling thread alone in a forked child, before the first operation. A child inherits
+/// libtorch's thread pools without their threads and would wait for them forever.
 fn settle_in_child() {
     let process = process::id();
     if USED_IN.swap(process, Ordering::Relaxed) != process {
@@ -88,7 +88,7 @@ fn gradients() -> bool {
     before
 }
 
-/// Sets whether libtorch records gradients on this thread; returns what it did before.
+/// Sets whether libtorch records gradients on this thread, and returns the previous setting.
 fn set_gradients(enabled: bool) -> bool {
     // SAFETY: a plain setter of a thread-local flag.
     unsafe { torch_sys::at_grad_set_enabled(i32::from(enabled)) != 0 }

@@ -1,4 +1,4 @@
-//! Training a teacher, and noise, for Python.
+//! Training of a teacher, and generation of noise, for Python.
 
 use std::path::PathBuf;
 
@@ -23,7 +23,7 @@ use crate::python::door::PyMonitor;
 use crate::tensor::RandomSource;
 use crate::training::Checkpointing;
 
-/// Conditional flow matching on `[N, *event]`: the field and its history as JSON.
+/// Conditional flow matching on data `[N, *event]`. Returns the field and its history as JSON.
 #[pyfunction]
 #[pyo3(signature = (data, config, *, noise=None, condition=None, monitor=None, checkpoint=None,
                     checkpoint_every=None, checkpoint_seconds=None, header="{}", resume=None, portions=None, source=None, initial=None, world=None))]
@@ -71,7 +71,8 @@ pub fn train_teacher(
     Ok((PyVelocityField::new(Box::new(field)), json::to_value(&history)?.to_string()))
 }
 
-/// A function that answers the next portion of the data and its condition or None. The interpreter is held for it only.
+/// A Python function that returns the next portion of the data and its condition or None. The interpreter lock is held
+/// only while it runs.
 struct PyPortions {
     function: Py<PyAny>,
     conditioning: Conditioning,
@@ -97,7 +98,7 @@ pub fn teacher_defaults() -> PyResult<String> {
     Ok(json::to_value(&TeacherConfig::default())?.to_string())
 }
 
-/// Standard normal noise, float32, from koopflow's own seeded source.
+/// Standard normal noise in float32 from koopflow's own seeded generator.
 #[pyfunction]
 pub fn normal<'py>(py: Python<'py>, shape: Vec<i64>, seed: u64) -> PyResult<Bound<'py, PyAny>> {
     let shape = check_event_shape(shape)?;
@@ -105,8 +106,8 @@ pub fn normal<'py>(py: Python<'py>, shape: Vec<i64>, seed: u64) -> PyResult<Boun
     ArrayKind::Numpy.export(py, noise)
 }
 
-/// Sets the precision of this thread's network products (`"float32"`, `"bf16"`, `"fp16"`) and returns the one that they
-/// had before.
+/// Sets the precision of this thread's matrix products in networks (`"float32"`, `"bf16"`, `"fp16"`) and returns the
+/// previous one.
 #[pyfunction]
 pub fn lower_precision(name: &str) -> PyResult<&'static str> {
     let wanted = [("float32", Precision::Float32), ("bf16", Precision::Bf16), ("fp16", Precision::Fp16)];

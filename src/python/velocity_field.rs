@@ -33,7 +33,7 @@ impl PyVelocityField {
         PyVelocityField(Shared::new(field))
     }
 
-    /// A handle on the same field, to move through the door.
+    /// A handle on the same field, which can be moved into [`door::enter`].
     pub fn handle(&self) -> Box<dyn VelocityField> {
         self.0.handle()
     }
@@ -74,7 +74,7 @@ impl PyVelocityField {
         Ok(PyVelocityField::new(Box::new(field)))
     }
 
-    /// A field that asks Python; see [`CallableField`].
+    /// A field that is evaluated in Python; see [`CallableField`].
     #[staticmethod]
     #[pyo3(signature = (function, vjp, *, event_shape, conditioning="\"none\"", device="cpu", dtype="float32", label="callable"))]
     fn callable(
@@ -125,7 +125,7 @@ impl PyVelocityField {
         Ok(PyVelocityField::new(Box::new(field)))
     }
 
-    /// The probability-flow ODE of a field that answers a diffusion model's prediction.
+    /// The probability-flow ODE of a diffusion model, whose prediction `model` returns.
     #[staticmethod]
     #[pyo3(signature = (model, config="{}"))]
     fn diffusion(model: &Self, config: &str) -> PyResult<Self> {
@@ -133,23 +133,23 @@ impl PyVelocityField {
         Ok(PyVelocityField::new(Box::new(field)))
     }
 
-    /// Its flow from one time to another, both in [0, 1], as one from 0 to 1.
+    /// The flow of this field between two times in [0, 1], rescaled to run from 0 to 1.
     fn window(&self, start: f64, end: f64) -> PyResult<PyVelocityField> {
         Ok(PyVelocityField::new(Box::new(WindowField::new(self.handle(), start, end)?)))
     }
 
-    /// The end of its flow, as what another one starts from.
+    /// The distribution at the end of this field's flow, as the source of another flow.
     fn as_source(&self, event_shape: Vec<i64>) -> PyResult<PySource> {
         let event_shape = check_event_shape(event_shape)?;
         Ok(PySource::new(Source::flow(self.handle(), &event_shape)?, &event_shape))
     }
 
-    /// This field, from something else than noise.
+    /// The same field with another source.
     fn starting_from(&self, source: &PySource) -> PyVelocityField {
         PyVelocityField::new(Box::new(SourcedField::new(self.handle(), source.handle())))
     }
 
-    /// Fields one after the other, on equal intervals of time or between `breaks`.
+    /// A sequence of fields, each on one interval of time. The intervals are equal unless `breaks` are given.
     #[staticmethod]
     #[pyo3(signature = (fields, *, breaks=None))]
     fn chain(fields: Vec<PyRef<'_, Self>>, breaks: Option<Vec<f64>>) -> PyResult<Self> {
@@ -157,18 +157,18 @@ impl PyVelocityField {
         Ok(PyVelocityField::new(Box::new(ChainField::new(fields, breaks.as_deref())?)))
     }
 
-    /// This field's flow the other way: v(t, x) = -u(1 - t, x).
+    /// The reversed flow v(t, x) = -u(1 - t, x) of this field u.
     fn reversed(&self) -> Self {
         PyVelocityField::new(Box::new(ReversedField::new(self.handle())))
     }
 
-    /// Times in (0, 1) at which the velocity jumps.
+    /// Times in (0, 1) at which the velocity is discontinuous.
     #[getter]
     fn breaks(&self) -> Vec<f64> {
         self.0.fact(|field| field.breaks())
     }
 
-    /// What its flow starts from.
+    /// The distribution that the flow starts from.
     #[getter]
     fn source(&self) -> PySource {
         self.0.fact(|field| PySource::new(field.source(), field.event_shape()))
@@ -183,7 +183,7 @@ impl PyVelocityField {
         Ok(PyVelocityField::new(Box::new(field)))
     }
 
-    /// A torchcfm `UNetModel` by the names and tensors of its state dict.
+    /// A torchcfm `UNetModel` with the names and tensors of its state dict.
     #[staticmethod]
     #[pyo3(signature = (names, tensors, *, event_shape, heads=1, head_channels=None, qkv_first=false, device="cpu", dtype="float32"))]
     #[allow(clippy::too_many_arguments)]
@@ -214,7 +214,7 @@ impl PyVelocityField {
         Ok(PyVelocityField::new(Box::new(field)))
     }
 
-    /// The field's own tensors by name, as copies on the CPU; none for a field that has none.
+    /// The names and tensors of the field, copied to the CPU; empty for a field without tensors.
     fn tensors<'py>(&self, py: Python<'py>) -> PyResult<Vec<(String, Bound<'py, PyAny>)>> {
         let tensors = self.handle().state().map(|state| state.tensors).unwrap_or_default();
         let kind = ArrayKind::Torch(Device::Cpu);
@@ -268,7 +268,7 @@ impl PyVelocityField {
         kind.export(py, v)
     }
 
-    /// The rate at which mass grows at t and x, `[B]`; None where it stays as it is.
+    /// The growth rate of mass at t and x, `[B]`; None for a field that conserves mass.
     fn growth<'py>(
         &self,
         py: Python<'py>,
@@ -282,7 +282,7 @@ impl PyVelocityField {
         rates.map(|rates| kind.export(py, rates)).transpose()
     }
 
-    /// Log-masses `[T, B]` along states `[T, B, *event]` at `times`, float64.
+    /// Log-masses `[T, B]` in float64 along states `[T, B, *event]` at `times`.
     fn log_masses<'py>(
         &self,
         py: Python<'py>,
@@ -294,7 +294,7 @@ impl PyVelocityField {
         kind.export(py, door::enter(py, move || ode::log_masses(&*field, &times, &states))?)
     }
 
-    /// How states mix noise and data, as JSON; none where no one mixture holds at every time.
+    /// The mixture of noise and data that states are, as JSON; None if no single mixture holds at every time.
     #[getter]
     fn mixing(&self) -> PyResult<Option<String>> {
         let mixing = self.0.fact(|field| field.mixing());
@@ -302,7 +302,7 @@ impl PyVelocityField {
         Ok(json.map_err(|error| Error::Internal(error.into()))?)
     }
 
-    /// E[x1 | x_t = x], or that of the noise.
+    /// E[x1 | x_t = x], or E[x0 | x_t = x] with `of="noise"`.
     #[pyo3(signature = (t, x, *, of="data", condition=None))]
     fn denoise<'py>(
         &self,
@@ -350,7 +350,7 @@ impl PyVelocityField {
         kind.export(py, trajectory)
     }
 
-    /// Ends of fixed steps from time 0 to 1, both included.
+    /// The ends of the fixed steps from time 0 to 1, including both.
     #[pyo3(signature = (*, solver, steps=100, grid=None))]
     fn step_times(
         &self,
@@ -364,7 +364,7 @@ impl PyVelocityField {
         door::enter(py, move || ode::step_times(&*field, &[0.0, 1.0], &options))
     }
 
-    /// Covectors `[B, K, *event]` at data times the derivative of the flow's map, by the adjoint equation.
+    /// The product of covectors `[B, K, *event]` at the data and the Jacobian of the flow map, by the adjoint equation.
     #[pyo3(signature = (x, covectors, *, solver="dopri5", steps=100, rtol=1e-5, atol=1e-5, grid=None, condition=None, monitor=None))]
     #[allow(clippy::too_many_arguments)] // keywords, in Python
     fn pull_back<'py>(
@@ -438,7 +438,7 @@ impl PyVelocityField {
         Ok((PyVelocityField::new(field), header.to_string()))
     }
 
-    /// The bytes of a file of it, and what `from_bytes` makes of them.
+    /// The field as the bytes of a file, which `from_bytes` reads.
     fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         let field = self.handle();
         Ok(PyBytes::new(py, &door::enter(py, move || store::to_bytes(&field, Value::Null))?))
@@ -452,7 +452,7 @@ impl PyVelocityField {
         Ok(PyVelocityField::new(field))
     }
 
-    /// Pickles, deep copies and workers go by the bytes of a file.
+    /// Support for pickle and deep copies, through the bytes of a file.
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Reduced<'py>> {
         let own = slf.get();
         Ok((slf.get_type().getattr("from_bytes")?, (own.to_bytes(slf.py())?, own.device())))
