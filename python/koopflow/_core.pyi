@@ -203,7 +203,7 @@ class VelocityField:
     def denoise(self, t: _Array, x: _Array, *, of: str = "data", condition: _Array | None = None) -> _Array:
         """E[x1 | x_t = x], or E[x0 | x_t = x] with ``of="noise"``, ``[B, *event]``.
 
-        ``t`` is ``[B]`` or a scalar. Raises ``ValueError`` naming ``teacher`` if :attr:`mixing` is None.
+        ``t`` is ``[B]`` or a scalar. Raises ``ValueError`` naming ``teacher`` if states are no such mixture.
         """
 
     def solve(

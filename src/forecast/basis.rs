@@ -54,7 +54,7 @@ impl Basis {
     /// The basis of `config`, whose sizes are decided, with as many as `count` psi; a kernel is empty.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Errors of libtorch.
     pub fn new(
         config: &ForecasterConfig,
         inputs: i64,
@@ -88,7 +88,7 @@ impl Basis {
     /// A kernel about points `[k, inputs]` of standardised data.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Errors of libtorch.
     pub fn kernel(centres: &Tensor, length: f64, parameters: &mut Parameters) -> Result<Self> {
         Ok(Basis::Kernel(KernelFeatures::new("basis", centres, length, parameters)?))
     }

@@ -33,7 +33,7 @@ impl<'a> Dynamics<'a> {
     /// States that a step adds `process`, `[d, d]`, to.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Errors of libtorch.
     pub fn states(model: &'a Forecaster, condition: Option<Tensor>, process: Tensor) -> Result<Self> {
         let own = &model.evolution;
         // What a step, or its rate, makes of the state: formed once for all steps.

@@ -62,7 +62,7 @@ impl Evolution {
     /// What a step makes of the newest state, by K where there is nothing finer.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Errors of libtorch.
     pub fn next_state(&self) -> Result<NextState> {
         if let Some(finer) = &self.finer {
             return Ok(finer.shallow_clone());
@@ -78,7 +78,7 @@ impl Evolution {
     /// Lets a step add more to a state that is among the observables, `[d, d]`.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Errors of libtorch.
     pub fn add_to_state(&mut self, covariance: &Tensor) -> Result<()> {
         let d = covariance.size()[0];
         let block = self.covariance.narrow(0, 1, d).narrow(1, 1, d);
@@ -305,7 +305,7 @@ impl Forecaster {
     /// Observables g of stacks `[B, h d]` and conditions `[B, c]`: `[B, m]`.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Errors of libtorch.
     pub fn encode(&self, stack: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
         let all = self.encode_all(stack, condition)?;
         match &self.evolution.projection {

@@ -111,7 +111,7 @@ impl Moments {
     /// The same of combinations `[m0, r]` of the observables.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Errors of libtorch.
     pub fn combined(&self, projection: &Tensor) -> Result<Moments> {
         let (m, r) = projection.size2()?;
         let p = self.gram.size()[0];

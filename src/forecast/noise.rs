@@ -29,7 +29,7 @@ const LEAST: f64 = 0.1;
 /// not that, but too small: with `wary` only the noise of what was to be forecast is taken off.
 ///
 /// # Errors
-/// Whatever libtorch refuses.
+/// Errors of libtorch.
 pub fn process(model: &Forecaster, noise: f64, wary: bool) -> Result<Tensor> {
     let own = &model.evolution;
     let residual = own.next_state()?.covariance;
@@ -47,7 +47,7 @@ pub fn process(model: &Forecaster, noise: f64, wary: bool) -> Result<Tensor> {
 /// Mean J^T J of a step's derivative over some of the data, `[d, d]`: what a step makes of noise.
 ///
 /// # Errors
-/// Whatever libtorch refuses.
+/// Errors of libtorch.
 pub fn gain(model: &Forecaster, data: &Observed, ranges: &[Range<usize>]) -> Result<Option<Tensor>> {
     let _guard = tch::no_grad_guard();
     if model.sizes.stack() > LARGEST || model.facts.continuous {

@@ -110,7 +110,7 @@ impl Forecaster {
     /// Learns what a step makes of noise.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Errors of libtorch.
     pub(super) fn learn_gain(&mut self, data: &Observed, ranges: &[std::ops::Range<usize>]) -> Result<()> {
         if let Some(gain) = super::noise::gain(self, data, ranges)? {
             self.evolution.gain = gain;

@@ -348,7 +348,7 @@ impl Run<'_> {
 /// exp of [[L, 0], [B, 0]] times t, one number or `[S, 1, 1]`: exp(L t) and, below it, what inputs that are held add.
 ///
 /// # Errors
-/// Whatever libtorch refuses.
+/// Errors of libtorch.
 pub(super) fn driven_exponential(generator: &Tensor, drive: Option<&Tensor>, t: &Tensor) -> Result<Tensor> {
     let Some(drive) = drive else { return Ok((generator * t).f_linalg_matrix_exp()?) };
     let (u, m) = drive.size2()?;

@@ -35,7 +35,7 @@ impl Check {
     /// are irregular.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Errors of libtorch.
     pub fn new(model: &Forecaster, data: &Observed, ranges: &[Range<usize>]) -> Result<Option<Self>> {
         let history = model.sizes.history as usize;
         let runs: Vec<Range<usize>> = match model.facts.continuous {

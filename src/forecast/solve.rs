@@ -132,7 +132,7 @@ impl<'a> Normal<'a> {
     /// The regression with a ridge, towards `structure`'s guess.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Errors of libtorch.
     pub fn solve(&self, ridge: f64, structure: &Structure<'_>) -> Result<Solution> {
         let p = self.moments.gram.size()[0];
         let guess = structure.guess(p)?;
@@ -158,7 +158,7 @@ impl<'a> Normal<'a> {
     /// The newest state by a ridge of its own, where rows kept all digits.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Errors of libtorch.
     pub fn finer(&self, ridge: f64, structure: &Structure<'_>) -> Result<Option<NextState>> {
         let Some(own) = &self.exact else { return Ok(None) };
         let (m, d, u) = (structure.sizes.all(), structure.sizes.dimension(), structure.sizes.inputs);
@@ -172,7 +172,7 @@ impl<'a> Normal<'a> {
     /// The plain regression of what the cross moments are of, `[p, columns]`.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Errors of libtorch.
     pub fn regressed(&self, ridge: f64) -> Result<Tensor> {
         self.apply(&(&self.moments.cross / self.moments.count.max(1.0)), ridge.max(SQUARED))
     }
@@ -180,7 +180,7 @@ impl<'a> Normal<'a> {
     /// The same for combinations of observables that have no structure of their own but the constant.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Errors of libtorch.
     pub fn solve_combined(&self, ridge: f64, rank: i64, rates: bool) -> Result<Solution> {
         let all = self.apply(&(&self.moments.cross / self.moments.count.max(1.0)), ridge)?;
         let rest = all.size()[0] - rank;
@@ -233,7 +233,7 @@ impl<'a> Normal<'a> {
     /// observables, `[m0, m0]`.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Errors of libtorch.
     pub fn readout(&self, projection: &Tensor, gram: &Tensor, d: i64) -> Result<Tensor> {
         let right = projection.tr().f_matmul(&gram.narrow(1, 1, d))? / self.moments.count.max(1.0);
         let r = projection.size()[1];
@@ -245,7 +245,7 @@ impl<'a> Normal<'a> {
     /// Covariance `[m, m]` of what a step adds to the regression's answer.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Errors of libtorch.
     pub fn covariance(&self, solution: &Solution) -> Result<Tensor> {
         let all = match &solution.drive {
             Some(drive) => Tensor::f_cat(&[&solution.matrix, drive], 0)?,
@@ -269,7 +269,7 @@ impl<'a> Normal<'a> {
 /// The nearest symmetric matrix without negative eigenvalues.
 ///
 /// # Errors
-/// Whatever libtorch refuses.
+/// Errors of libtorch.
 pub fn semidefinite(matrix: &Tensor) -> Result<Tensor> {
     let (values, vectors) = ((matrix + matrix.tr()) * 0.5).f_linalg_eigh("L")?;
     Ok((&vectors * values.clamp_min(0.0)).f_matmul(&vectors.tr())?)
@@ -281,7 +281,7 @@ const EXACT: f64 = 1e-6;
 /// L = log K / dt, or why there is none.
 ///
 /// # Errors
-/// Whatever libtorch refuses.
+/// Errors of libtorch.
 pub fn logarithm(transition: &Tensor, step: f64) -> Result<std::result::Result<Tensor, String>> {
     let eigen = Eigenvectors::new(transition)?;
     let parts = eigen.values.f_view_as_real()?;

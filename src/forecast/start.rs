@@ -55,7 +55,7 @@ pub fn sizes(config: &ForecasterConfig, data: &Observed, event_shape: &[i64]) ->
 /// A model of `sizes` whose state stays.
 ///
 /// # Errors
-/// As [`Observed::statistics`]; whatever libtorch refuses.
+/// As [`Observed::statistics`]; errors of libtorch.
 pub fn start(
     config: &ForecasterConfig,
     sizes: &Sizes,

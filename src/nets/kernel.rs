@@ -22,7 +22,7 @@ impl KernelFeatures {
     /// Registers its parameters under `name`, about `centres` `[k, inputs]`.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Errors of libtorch.
     pub fn new(name: &str, centres: &Tensor, length: f64, parameters: &mut Parameters) -> Result<Self> {
         let (kind, device) = (parameters.kind(), parameters.device());
         let centres = centres.to_kind(Kind::Double).to_device(device);

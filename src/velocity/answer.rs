@@ -1,22 +1,22 @@
-//! Checks of velocities that code outside koopflow returns. Errors quote what was returned instead.
+//! Checks of velocities that are returned by code outside koopflow. Errors say what was returned instead.
 
 use tch::{Kind, Tensor};
 
 use crate::error::{Error, Result};
 use crate::tensor::{check_finite, device_name, dtype_name, shape_text};
 
-/// The error for an answer that is no velocity of `x`; `source` names the teacher, `what` the call.
+/// The error for a returned value that is not a velocity of `x`. `source` names the teacher and `what` the call.
 pub fn refuse(source: &str, what: &str, got: String, x: &Tensor) -> Error {
     let expected = format!("a floating-point torch tensor {}", shape_text(&x.size()));
     Error::teacher(format!("teacher '{source}': {what} returned {got}; expected {expected}"))
 }
 
-/// `got` in dtype `kind`, on the device where it is, for states `x` at times `t`. One number is read from the device,
-/// to see that all are finite.
+/// Checks a velocity `got` at states `x` and times `t`, and converts it to dtype `kind` on its device. A single
+/// number is read from the device, to check that all values are finite.
 ///
 /// # Errors
-/// [`Error::Teacher`] where the answer has another shape than `x`, holds no floats or lies on another device;
-/// [`Error::NotFiniteAnswer`], which says at what times.
+/// [`Error::Teacher`] if `got` differs from `x` in shape or device, or is not floating-point;
+/// [`Error::NotFiniteAnswer`], which gives the times, if it is not finite.
 pub fn accept(
     source: &str,
     what: &str,
@@ -42,14 +42,14 @@ pub fn accept(
             let at = if first == last { format!("t = {first}") } else { format!("t from {first} to {last}") };
             let hint = match first {
                 1.0 => {
-                    "; a velocity (x1 - x) / (1 - t) of a model that predicts data is infinite there: ask the model \
-                     at min(t, 1 - eps), eps = 1e-3 for example"
+                    "; the velocity (x1 - x) / (1 - t) of a model that predicts data is infinite there, so evaluate \
+                     the model at min(t, 1 - eps), for example with eps = 1e-3"
                 }
                 _ => "",
             };
             Err(Error::NotFiniteAnswer(format!(
-                "teacher '{source}': {what} returned {message} at {at}; expected finite values, for t = 0 and t = 1 \
-                 too{hint}"
+                "teacher '{source}': {what} returned {message} at {at}; expected finite values, also at t = 0 and \
+                 t = 1{hint}"
             )))
         }
         Err(other) => Err(other),
@@ -57,7 +57,7 @@ pub fn accept(
     }
 }
 
-/// The earliest and the latest of times `t` `[B]` at which a row of `got` is not finite.
+/// The earliest and the latest of the times `t` `[B]` at which a row of `got` is not finite.
 fn times_not_finite(t: &Tensor, got: &Tensor) -> Result<(f64, f64)> {
     let rows = got.f_isfinite()?.f_flatten(1, -1)?.f_all_dim(1, false)?.f_logical_not()?;
     let (first, last) = t.f_masked_select(&rows)?.f_to_kind(Kind::Double)?.f_aminmax(None, false)?;

@@ -13,7 +13,7 @@ pub(super) enum Body {
 }
 
 impl Body {
-    /// Registers its parameters under `network`.
+    /// Builds the network and registers its parameters under the prefix `network`.
     pub fn new(
         config: &NetworkFieldConfig,
         (kind, device): (Kind, Device),
@@ -39,7 +39,8 @@ impl Body {
         })
     }
 
-    /// The answer `[B, dim]`, or `[B, dim + 1]` with a rate of growth, for times `[B]`, flattened samples `[B, dim]` and a condition `[B, c]`.
+    /// The output `[B, dim]`, or `[B, dim + 1]` with a growth rate, for times `[B]`, flattened samples `[B, dim]` and
+    /// conditions `[B, c]`.
     pub fn forward(&self, t: &Tensor, x: Tensor, condition: Option<Tensor>) -> Result<Tensor> {
         match self {
             Body::Perceptron { embedding, network } => {
@@ -56,7 +57,7 @@ impl Body {
         }
     }
 
-    /// Feature maps of a U-Net's way down, for what [`Body::forward`] takes; `None` of a perceptron.
+    /// The feature maps of a U-Net's encoder for the arguments of [`Body::forward`]; `None` for a perceptron.
     pub fn feature_maps(
         &self,
         t: &Tensor,

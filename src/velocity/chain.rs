@@ -1,5 +1,5 @@
-//! Flows one after the other: each carries on where the one before ends, as the blocks of Local Flow Matching do (Xu et
-//! al., arXiv 2410.02548).
+//! A sequence of flows, each of which continues where the previous one ends, like the blocks of Local Flow Matching
+//! (Xu et al., arXiv 2410.02548).
 
 use std::cell::Cell;
 
@@ -12,18 +12,19 @@ use super::{
 use crate::error::{Error, Result};
 use crate::tensor::{device_name, dtype_name, shape_text};
 
-/// Fields v_k, one on each of the intervals between consecutive breaks: v(t, x) = v_k((t - b_k) / w_k, x) / w_k, with
-/// w_k = b_{k+1} - b_k. At a break the later one acts; times outside [0, 1] belong to the first and the last.
+/// Fields v_k, one for each interval between consecutive breaks: v(t, x) = v_k((t - b_k) / w_k, x) / w_k with
+/// w_k = b_{k+1} - b_k. At a break the later field is evaluated. Times below 0 belong to the first field and times
+/// above 1 to the last.
 pub struct ChainField {
     blocks: Vec<Block>,
-    /// Breaks inside (0, 1) in the fields' dtype and on their device, `[K - 1]`.
+    /// The breaks inside (0, 1), `[K - 1]`, in the fields' dtype and on their device.
     inner: Tensor,
     counter: EvaluationCounter,
 }
 
 struct Block {
     field: Box<dyn VelocityField>,
-    /// When it begins, and for how long it acts.
+    /// Start and length of the field's interval.
     start: f64,
     width: f64,
 }
@@ -31,20 +32,20 @@ struct Block {
 /// Rows of a batch that lie in one block.
 struct Part {
     block: usize,
-    /// `None` for all of them.
+    /// Indices of the rows; `None` means all of them.
     rows: Option<Tensor>,
 }
 
 impl ChainField {
-    /// `breaks` are the K + 1 rising times from 0 to 1 between which the fields act; equal intervals where they are
-    /// not given. The flow starts from the first field's source; those of the others are left aside.
+    /// `breaks` are the K + 1 rising times from 0 to 1 that bound the fields' intervals (default: equal intervals).
+    /// The flow starts from the source of the first field; the sources of the others are ignored.
     ///
     /// # Errors
-    /// [`Error::Argument`], [`Error::Shape`] or [`Error::Dtype`] naming `teachers` where there is none, or one differs
-    /// from the first in its event shape, conditioning, device or dtype; [`Error::Argument`] naming `breaks`.
+    /// [`Error::Argument`], [`Error::Shape`] or [`Error::Dtype`] naming `teachers` if there is none, or if one differs
+    /// from the first in event shape, conditioning, device or dtype; [`Error::Argument`] naming `breaks`.
     pub fn new(fields: Vec<Box<dyn VelocityField>>, breaks: Option<&[f64]>) -> Result<Self> {
         let Some(first) = fields.first() else {
-            return Err(Error::argument("teachers", "at least one", "none"));
+            return Err(Error::argument("teachers", "at least one teacher", "none"));
         };
         for (place, field) in fields.iter().enumerate() {
             check_alike(&format!("teachers[{place}]"), &**first, &**field)?;
@@ -66,7 +67,7 @@ impl ChainField {
         &*self.blocks[0].field
     }
 
-    /// Which rows each block answers for.
+    /// The rows that each block evaluates.
     fn parts(&self, t: &Tensor) -> Result<Vec<Part>> {
         let places = t.f_bucketize(&self.inner, false, true)?;
         let found = Vec::<i64>::try_from(places.f_to_device(Device::Cpu)?)?;
@@ -80,7 +81,8 @@ impl ChainField {
         blocks.into_iter().map(|block| Ok(Part { block, rows: Some(rows(block)?) })).collect()
     }
 
-    /// What `ask` answers for each block's rows of `tensors`, as `N` tensors of all rows in their own order.
+    /// Calls `ask` for each block with its rows of `tensors`, and joins the results to `N` tensors of all rows in
+    /// their original order.
     fn gathered<const N: usize>(
         &self,
         t: &Tensor,
@@ -112,11 +114,11 @@ impl ChainField {
             let pieces: Vec<&Tensor> = answers.iter().map(|answer| &answer[place]).collect();
             whole.push(Tensor::f_cat(&pieces, 0)?.f_index_select(0, &back)?);
         }
-        let wrong = |_| Error::Internal(anyhow::anyhow!("answers were lost"));
+        let wrong = |_| Error::Internal(anyhow::anyhow!("the number of results differs from N"));
         whole.try_into().map_err(wrong)
     }
 
-    /// Tensors of [`VelocityField::state`], those of each of `count` blocks.
+    /// Splits the tensors of [`VelocityField::state`] into those of each of `count` blocks.
     pub(super) fn split_state(tensors: &[(String, Tensor)], count: usize) -> Vec<Vec<(String, Tensor)>> {
         let own = |block: usize| {
             let prefix = prefix(block);
@@ -129,7 +131,7 @@ impl ChainField {
     }
 }
 
-/// What the names of a block's tensors begin with.
+/// The prefix of the names of a block's tensors.
 fn prefix(block: usize) -> String {
     format!("blocks.{block}.")
 }
@@ -137,19 +139,19 @@ fn prefix(block: usize) -> String {
 fn check_alike(name: &str, first: &dyn VelocityField, field: &dyn VelocityField) -> Result<()> {
     if field.event_shape() != first.event_shape() {
         let [expected, got] = [first, field].map(|field| shape_text(field.event_shape()));
-        return Err(Error::shape(name, format!("samples of shape {expected}, as the first"), got));
+        return Err(Error::shape(name, format!("{expected}, the event shape of the first teacher"), got));
     }
     if field.conditioning() != first.conditioning() {
         let [expected, got] = [first, field].map(|field| conditioning_text(field.conditioning()));
-        return Err(Error::argument(name, format!("one that takes {expected}, as the first"), got));
+        return Err(Error::argument(name, format!("a teacher that takes {expected} like the first"), got));
     }
     if field.device() != first.device() {
         let [expected, got] = [first, field].map(|field| device_name(field.device()));
-        return Err(Error::argument(name, format!("one on {expected}, as the first"), got));
+        return Err(Error::argument(name, format!("a teacher on {expected} like the first"), got));
     }
     if field.dtype() != first.dtype() {
         let [expected, got] = [first, field].map(|field| dtype_name(field.dtype()));
-        return Err(Error::dtype(name, format!("{expected}, as the first"), got));
+        return Err(Error::dtype(name, format!("{expected} like the first teacher"), got));
     }
     Ok(())
 }
@@ -209,7 +211,8 @@ impl VelocityField for ChainField {
         Ok((v, product))
     }
 
-    /// That of each block in its own time; where any block grows, those that keep mass have rates of 0.
+    /// The rate of each block, converted to this field's time. If any block grows, blocks that conserve mass have
+    /// rate 0.
     fn growth(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Option<Tensor>> {
         let grows = Cell::new(false);
         let [rates] = self.gathered(t, &[x], condition, |block, time, own, condition| {
@@ -220,7 +223,7 @@ impl VelocityField for ChainField {
         if grows.get() {
             return Ok(Some(rates));
         }
-        // No row is in a block that grows, which others may be.
+        // No row lies in a growing block. Other blocks may still grow, so ask each of them at one row.
         let (t, x) = (t.narrow(0, 0, 1), x.narrow(0, 0, 1));
         let condition = condition.map(|c| c.narrow(0, 0, 1));
         for block in &self.blocks {
@@ -231,7 +234,7 @@ impl VelocityField for ChainField {
         Ok(None)
     }
 
-    /// The average over all times.
+    /// The average over time.
     fn work(&self) -> Result<Option<f64>> {
         let mut whole = 0.0;
         for block in &self.blocks {
@@ -241,7 +244,7 @@ impl VelocityField for ChainField {
         Ok(Some(whole))
     }
 
-    /// Evaluations of all blocks by this field.
+    /// Counts the evaluations of all blocks by this field.
     fn counter(&self) -> &EvaluationCounter {
         &self.counter
     }
@@ -250,17 +253,17 @@ impl VelocityField for ChainField {
         self.first().source()
     }
 
-    /// The last block leads to the data.
+    /// The moments of the last block, which leads to the data.
     fn moments(&self) -> Result<Option<Moments>> {
         self.blocks.last().map_or(Ok(None), |block| block.field.moments())
     }
 
-    /// States within a block are between what it starts from and what it leads to, not between noise and data.
+    /// None, because states within a block lie between the ends of that block, not between noise and data.
     fn mixing(&self) -> Option<Mixing> {
         None
     }
 
-    /// Where blocks meet, and the breaks within them.
+    /// The times at which blocks meet, and the breaks within blocks.
     fn breaks(&self) -> Vec<f64> {
         let mut breaks = Vec::new();
         for (place, block) in self.blocks.iter().enumerate() {
@@ -287,7 +290,7 @@ impl VelocityField for ChainField {
         let (mut models, mut tensors) = (Vec::new(), Vec::new());
         for (place, block) in self.blocks.iter().enumerate() {
             let state = block.field.state()?;
-            // Nothing is drawn from where a later block starts.
+            // The sources of later blocks are never sampled.
             let state = if place == 0 { state } else { without_source(state) };
             let prefix = prefix(place);
             let named = state.tensors.into_iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor));

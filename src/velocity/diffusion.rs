@@ -7,8 +7,8 @@
 //!
 //! v = A x + s K E[x0|x] = S x - a K E[x1|x],
 //!
-//! in which nothing is divided by a or s. Every prediction is linear in x and one of the expectations, so that
-//! v = (linear) x + (weight) prediction, with two numbers a time.
+//! which does not divide by a or s. Every prediction is linear in x and one of the expectations, so that
+//! v = (linear) x + (weight) prediction with two coefficients per time.
 
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -34,12 +34,12 @@ pub enum Parametrisation {
     #[serde(rename = "v")]
     V,
     /// The network F of Karras et al. (arXiv 2206.00364, eq. 7) before preconditioning: with y = z / alpha and
-    /// q = sigma / alpha, x1 = c_skip y + c_out F(c_in y), for data of deviation `sigma_data`.
+    /// q = sigma / alpha, x1 = c_skip y + c_out F(c_in y), for data of standard deviation `sigma_data`.
     #[serde(rename = "F")]
     F,
 }
 
-/// Which number, next to z, tells the model how much noise there is; r is the diffusion time.
+/// The number that tells the model the noise level of z; r is the diffusion time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NoiseArgument {
@@ -47,7 +47,7 @@ pub enum NoiseArgument {
     Time,
     /// (num_timesteps - 1) r.
     Timestep,
-    /// The same rounded, as int64: what a table of embeddings takes. v then has a jump at each half step.
+    /// The timestep rounded to int64, for models with a table of embeddings. v then jumps at each half step.
     Index,
     /// sigma / alpha.
     Sigma,
@@ -57,18 +57,18 @@ pub enum NoiseArgument {
     LogSnr,
 }
 
-/// How a [`DiffusionField`] reads its model.
+/// How a [`DiffusionField`] interprets its model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DiffusionConfig {
     pub parametrisation: Parametrisation,
     pub schedule: NoiseSchedule,
-    /// `None`: [`NoiseArgument::Time`] where the variance is preserved, [`NoiseArgument::CNoise`] for F, else
-    /// [`NoiseArgument::Sigma`].
+    /// Noise argument of the model. `None` means [`NoiseArgument::CNoise`] for F, otherwise [`NoiseArgument::Time`]
+    /// for a variance-preserving schedule and [`NoiseArgument::Sigma`] for the others.
     pub noise_argument: Option<NoiseArgument>,
     /// Number of training timesteps of the model, at least 2.
     pub num_timesteps: i64,
-    /// Standard deviation of the data, positive; used by [`Parametrisation::F`] alone.
+    /// Standard deviation of the data, positive; used only by [`Parametrisation::F`].
     pub sigma_data: f64,
 }
 
@@ -117,7 +117,7 @@ impl DiffusionConfig {
         number.to_kind(kind)
     }
 
-    /// How the model is asked at times `t` `[B]`, and what its answer means, for states with `axes` axes.
+    /// The coefficients of the model's input and output at times `t` `[B]`, for states with `axes` axes.
     fn reading(&self, t: &Tensor, axes: usize) -> Reading {
         let level = self.schedule.level(t);
         let NoiseLevel { alpha, sigma, scale, alpha_rate, sigma_rate, scale_rate, .. } = &level;
@@ -153,18 +153,18 @@ impl DiffusionConfig {
     }
 }
 
-/// Coefficients at some times: v = linear x + weight model(argument, input x).
+/// The coefficients of v = linear x + weight model(argument, input x) at given times.
 struct Reading {
-    /// `[B]`
+    /// Noise argument of the model, `[B]`.
     argument: Tensor,
-    /// These `[B, 1, ...]`.
+    /// This and the following have shape `[B, 1, ...]`.
     input: Tensor,
     linear: Tensor,
     weight: Tensor,
 }
 
 /// The probability-flow ODE of a diffusion model. The wrapped field is called with the noise argument as its
-/// time and z as its state, and answers the raw prediction.
+/// time and z as its state, and returns the raw prediction.
 pub struct DiffusionField {
     model: Box<dyn VelocityField>,
     config: DiffusionConfig,
@@ -210,7 +210,6 @@ impl VelocityField for DiffusionField {
         Some(Mixing::Schedule(self.config.schedule))
     }
 
-    /// The model's: one evaluation is one of it.
     fn shallow_clone(&self) -> Box<dyn VelocityField> {
         Box::new(DiffusionField { model: self.model.shallow_clone(), config: self.config.clone() })
     }
@@ -219,7 +218,7 @@ impl VelocityField for DiffusionField {
         "diffusion"
     }
 
-    /// None: diffusion models come from code that koopflow does not own.
+    /// None, because diffusion models come from code that koopflow does not own.
     fn state(&self) -> Option<FieldState> {
         None
     }

@@ -1,4 +1,4 @@
-//! The exact marginal field of a finite data set under the linear path: a teacher without training.
+//! The exact marginal field of a finite data set under the linear path: a teacher that needs no training.
 //!
 //! With weights w_i = softmax_i(-||x - t y_i||^2 / (2 (1 - t)^2)) over the data y_i,
 //! v(t, x) = (sum_i w_i y_i - x) / (1 - t) (METHOD.md, "Empirical field").
@@ -10,22 +10,21 @@ use super::{EvaluationCounter, FieldDescription, FieldState, Moments, Path, Unit
 use crate::error::{Error, Result};
 use crate::tensor::{check_batch, chunks, event_size, shape_text};
 
-/// Floor of 1 - t, in the weights and in the division: the field is 0/0 at t = 1, where every point
-/// off the data would have infinite velocity. It is exact up to t = 1 - 1e-5; from there on, and at
-/// any later time, it draws x to its nearest data point at the rate 1e5, which leaves at t = 1 a gap
-/// of about 1e-5 times the distance that the path has covered.
+/// Floor of 1 - t in the weights and in the division. At t = 1 the field is 0/0 on the data and infinite elsewhere.
+/// With the floor it is exact up to t = 1 - 1e-5. From then on it pulls x to its nearest data point at the rate
+/// 1e5, which leaves at t = 1 a gap of about 1e-5 times the length of the path.
 const TIME_FLOOR: f64 = 1e-5;
 
-/// Bounds the `[rows, N]` weights formed at once (float64: 32 MB).
+/// Maximum number of weights `[rows, N]` in memory at once (float64: 32 MB).
 const CHUNK_ELEMENTS: i64 = 1 << 22;
 
-/// The marginal velocity field of the uniform distribution on `data`. See the module.
+/// The marginal velocity field of the uniform distribution on `data`. See the module documentation.
 pub struct EmpiricalField {
     event_shape: Vec<i64>,
     /// `[N, d]` in the field's dtype.
     data: Tensor,
-    /// `[N, d]` and half squared norms `[N]`, float64: near t = 1 the logits are differences of
-    /// numbers of size 1 / (1 - t)^2, which float32 could not hold.
+    /// The data `[N, d]` and, below, half their squared norms `[N]`, in float64: near t = 1 the logits are differences
+    /// of numbers of size 1 / (1 - t)^2, for which float32 is not precise enough.
     data64: Tensor,
     half_squares: Tensor,
     counter: EvaluationCounter,
@@ -46,7 +45,7 @@ impl EmpiricalField {
         let size = check_event_shape(&event_shape)?;
         check_batch("data", data, &event_shape)?;
         let data = data.detach().f_reshape([-1, size])?.to_device(device).to_kind(dtype);
-        // A copy: the caller may go on writing to its own array.
+        // A copy, because the caller may write to its own array later.
         let data = data.copy();
         let data64 = data.to_kind(Kind::Double);
         let half_squares = data64.square().f_sum_dim_intlist([1i64].as_slice(), false, Kind::Double)? * 0.5;
@@ -56,8 +55,8 @@ impl EmpiricalField {
     /// Rebuilds the field that [`VelocityField::state`] described.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a missing tensor, [`Error::Shape`] where it does not fit `event_shape`,
-    /// and as [`EmpiricalField::new`].
+    /// [`Error::Argument`] for a missing tensor, [`Error::Shape`] if it does not fit `event_shape`, and the errors
+    /// of [`EmpiricalField::new`].
     pub fn from_state(event_shape: &[i64], tensors: &[(String, Tensor)], device: Device) -> Result<Self> {
         let data = find_tensor(tensors, "data")?;
         check_batch("data", data, event_shape)?;
@@ -84,24 +83,24 @@ impl EmpiricalField {
         (CHUNK_ELEMENTS / self.count()).max(1)
     }
 
-    /// Weights `[b, N]` of the data for rows `x` `[b, d]` at times `t` `[b, 1]`, both float64, and the floored
-    /// 1 - t `[b, 1]`.
+    /// Weights `[b, N]` of the data for rows `x` `[b, d]` at times `t` `[b, 1]`, both in float64, and 1 - t with its
+    /// floor, `[b, 1]`.
     fn weights(&self, t: &Tensor, x: &Tensor) -> Result<(Tensor, Tensor)> {
         let rest = (t.neg() + 1.0).clamp_min(TIME_FLOOR);
-        // -||x - t y||^2 / 2 without the part that all y share.
+        // -||x - t y||^2 / 2 without the term that is the same for all y.
         let logits = (x.f_matmul(&self.data64.tr())? - t * &self.half_squares) * (t / rest.square());
         Ok((logits.f_softmax(1, Kind::Double)?, rest))
     }
 
-    /// v for float64 rows, with the weights and the floored 1 - t behind it.
+    /// v for float64 rows, and the weights and the floored 1 - t that it was computed from.
     fn rows_velocity(&self, t: &Tensor, x: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
         let (weights, rest) = self.weights(t, x)?;
         let v = (weights.f_matmul(&self.data64)? - x) / &rest;
         Ok((v, weights, rest))
     }
 
-    /// Applies `body` to float64 chunks of `t` `[b, 1]` and of the row matrices, and gathers its
-    /// outputs in the field's dtype and the event's shape.
+    /// Applies `body` to float64 chunks of `t` `[b, 1]` and of the inputs as rows `[b, d]`, and joins its outputs in
+    /// the field's dtype and the shape of the inputs.
     fn chunked<const IN: usize, const OUT: usize>(
         &self,
         t: &Tensor,
@@ -143,7 +142,7 @@ impl VelocityField for EmpiricalField {
         Ok(v)
     }
 
-    /// In closed form, so that memory stays bounded: the Jacobian is symmetric,
+    /// In closed form, so that memory stays bounded. The Jacobian is symmetric:
     /// (t / (1 - t)^2 Cov_w(y) - I) / (1 - t).
     fn velocity_and_vjp(
         &self,

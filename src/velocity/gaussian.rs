@@ -1,8 +1,8 @@
 //! The analytic field between Gaussians: noise N(0, I) and data N(m, C) under the linear path.
 //!
 //! With S_t = t^2 C + (1 - t)^2 I (METHOD.md, "Gaussian field"),
-//! v(t, x) = m + (t C - (1 - t) I) S_t^{-1} (x - t m). In the eigenbasis of C everything is
-//! elementwise and x_t - t m scales by the square root of S_t, so that the flow map is closed form too.
+//! v(t, x) = m + (t C - (1 - t) I) S_t^{-1} (x - t m). In the eigenbasis of C all operations are elementwise, and
+//! x_t - t m scales with the square root of S_t, so that the flow map has a closed form too.
 
 use std::f64::consts::PI;
 
@@ -12,18 +12,18 @@ use super::{EvaluationCounter, FieldDescription, FieldState, Moments, Path, Unit
 use crate::error::{Error, Result};
 use crate::tensor::{check_batch, check_finite, dtype_name, event_size, shape_text};
 
-/// Floor of the variances s_t^2 in the denominator of the velocity, (1e-5)^2: where C is singular
-/// the field is 0/0 at t = 1, and with the floor it is 0 in those directions. Directions whose
-/// variance is above the floor are exact at every t.
+/// Floor of the variances s_t^2 in the denominator of the velocity, (1e-5)^2. If C is singular, the field is 0/0 at
+/// t = 1 in the directions without variance, and the floor makes it 0 there. Directions whose variance is above the
+/// floor are exact at every t.
 const VARIANCE_FLOOR: f64 = 1e-10;
 
-/// v(t, x) between N(0, I) at t = 0 and N(m, C) at t = 1, exact for every finite t. See the module.
+/// v(t, x) between N(0, I) at t = 0 and N(m, C) at t = 1, exact for every finite t. See the module documentation.
 pub struct GaussianField {
     event_shape: Vec<i64>,
     dtype: Kind,
-    /// `[d]` in the field's dtype, from which a checkpoint learns that dtype.
+    /// The mean `[d]` in the field's dtype. A checkpoint takes the dtype of the field from it.
     mean: Tensor,
-    /// `[d, d]`, float64.
+    /// The covariance `[d, d]`, float64.
     covariance: Tensor,
     /// Eigenvalues of C, float64 `[d]`, and eigenvectors as columns, float64 and in the field's dtype.
     variances: Tensor,
@@ -33,14 +33,13 @@ pub struct GaussianField {
 }
 
 impl GaussianField {
-    /// `mean` is `[d]` or the event's shape, `covariance` is `[d, d]`, symmetric and positive
-    /// semidefinite, with d the event's size. Velocities have dtype `dtype` (float32 or float64); the
-    /// mean is rounded to it, the covariance is decomposed in float64.
+    /// `mean` has shape `[d]` or the event shape, where d is the event's size. `covariance` is `[d, d]`, symmetric and
+    /// positive semidefinite. Velocities have dtype `dtype` (float32 or float64). The mean is rounded to it; the
+    /// covariance is decomposed in float64.
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::NonFinite`], [`Error::Dtype`]; [`Error::Argument`] for a covariance
-    /// that is not symmetric (beyond 1e-5 of its largest entry) or has a negative eigenvalue (beyond
-    /// 1e-5 of the largest).
+    /// [`Error::Shape`], [`Error::NonFinite`], [`Error::Dtype`]; [`Error::Argument`] for a covariance that is not
+    /// symmetric (tolerance: 1e-5 of its largest entry) or has a negative eigenvalue (tolerance: 1e-5 of the largest).
     pub fn new(
         mean: &Tensor,
         covariance: &Tensor,
@@ -62,14 +61,14 @@ impl GaussianField {
         let given = covariance.detach().to_device(Device::Cpu).to_kind(Kind::Double);
         let asymmetry = (&given - given.tr()).abs().max().double_value(&[]);
         if asymmetry > 1e-5 * given.abs().max().double_value(&[]) {
-            let got = format!("entries that differ from their mirror image by up to {asymmetry:.3e}");
+            let got = format!("a matrix that differs from its transpose by up to {asymmetry:.3e}");
             return Err(Error::argument("cov", "a symmetric matrix", got));
         }
         let covariance = (&given + given.tr()) * 0.5;
         let (variances, basis64) = covariance.f_linalg_eigh("L")?;
         let (low, high) = (variances.min().double_value(&[]), variances.max().double_value(&[]));
         if low < -1e-5 * high.max(0.0) {
-            let got = format!("eigenvalues from {low:.3e} to {high:.3e}");
+            let got = format!("a matrix with eigenvalues from {low:.3e} to {high:.3e}");
             return Err(Error::argument("cov", "a positive semidefinite matrix", got));
         }
         let basis64 = basis64.to_device(device);
@@ -103,7 +102,7 @@ impl GaussianField {
         self.mean.to_kind(Kind::Double)
     }
 
-    /// x - t m, as rows.
+    /// x - t m as rows `[B, d]`.
     fn centred(&self, t: &Tensor, x: &Tensor) -> Result<Tensor> {
         Ok(x.f_reshape([-1, self.size()])? - t.f_reshape([-1, 1])? * &self.mean)
     }
@@ -116,12 +115,12 @@ impl GaussianField {
         Ok(((t * &self.variances - rest) / spread.clamp_min(VARIANCE_FLOOR)).to_kind(self.dtype))
     }
 
-    /// The Jacobian, which is symmetric, applied to rows.
+    /// The symmetric Jacobian applied to rows.
     fn apply_rates(&self, rates: &Tensor, rows: &Tensor) -> Result<Tensor> {
         Ok((rows.f_matmul(&self.basis)? * rates).f_matmul(&self.basis.tr())?)
     }
 
-    /// s_t for each direction, float64 `[d]`.
+    /// The standard deviation s_t of each direction, float64 `[d]`.
     fn deviations(&self, t: f64) -> Tensor {
         (&self.variances * (t * t) + (1.0 - t) * (1.0 - t)).sqrt()
     }
@@ -130,13 +129,17 @@ impl GaussianField {
     /// returned in the dtype of `x`: t m + S_end^{1/2} S_start^{-1/2} (x - start m).
     ///
     /// # Errors
-    /// As [`crate::tensor::check_batch`]; [`Error::Argument`] where the flow from `start` is not
-    /// invertible (a singular covariance at t = 1).
+    /// The errors of [`crate::tensor::check_batch`]; [`Error::Argument`] if the flow from `start` is not invertible,
+    /// because the covariance is singular and `start` is 1.
     pub fn flow(&self, x: &Tensor, start: f64, end: f64) -> Result<Tensor> {
         check_batch("x", x, &self.event_shape)?;
         let from = self.deviations(start);
         if start != end && from.min().double_value(&[]) == 0.0 {
-            return Err(Error::argument("cov", "a regular matrix, to leave t = 1", "a singular one"));
+            return Err(Error::argument(
+                "cov",
+                "an invertible matrix for a flow from t = 1",
+                "a singular matrix",
+            ));
         }
         let rows = x.to_device(self.device()).to_kind(Kind::Double).f_reshape([-1, self.size()])?;
         let mean = self.mean64();
@@ -253,14 +256,14 @@ impl VelocityField for GaussianField {
     }
 }
 
-/// The event's size; at least one axis, none of them empty.
+/// Checks that an event has at least one axis, none of them empty, and returns its size.
 pub(super) fn check_event_shape(event_shape: &[i64]) -> Result<i64> {
     let size = event_shape.iter().try_fold(1i64, |size, &n| size.checked_mul(n).filter(|_| n >= 1));
     match size.filter(|_| !event_shape.is_empty()) {
         Some(size) if size < 1 << 40 => Ok(size),
         _ => Err(Error::argument(
             "event_shape",
-            "positive sizes of fewer than 2^40 values",
+            "positive sizes with a product below 2^40",
             shape_text(event_shape),
         )),
     }

@@ -8,33 +8,38 @@ use super::{Conditioning, FieldDescription, FieldState, Mixing, Moments, Source,
 use crate::error::{Error, Result};
 use crate::tensor::{check_finite, dtype_name, shape_text};
 
-/// The name of the null condition among a state's tensors, and what the names of the model's begin with.
+/// The name of the null condition among a state's tensors, and the prefix of the names of the model's tensors.
 const NULL_CONDITION: &str = "null_condition";
 const MODEL: &str = "model.";
 
-/// A conditional field, pushed away from what it answers without a condition. Scale 0 is unconditional, 1 the
-/// field itself. Both answers come from one evaluation of twice the size, which counts as two.
+/// A conditional field that is extrapolated away from its unconditional velocity. Scale 0 gives the unconditional
+/// field and scale 1 the conditional one. Both velocities come from one evaluation of twice the batch size, which
+/// counts as two.
 pub struct GuidedField {
     model: Box<dyn VelocityField>,
     scale: f64,
-    /// Labels: int64 `[]`; vectors: `[dim]`, on the model's device.
+    /// The null condition on the model's device: an int64 label `[]` or a vector `[dim]`.
     null: Tensor,
 }
 
 impl GuidedField {
-    /// `null` is the condition that means none: a label (int64, no axes) or a vector `[dim]`. The null label
-    /// of koopflow's own fields is the number of classes; other models have their own, any integer.
+    /// `null` is the condition that stands for "no condition": a label (int64, no axes) or a vector `[dim]`. The null
+    /// label of koopflow's own fields is the number of classes. Other models may use any integer.
     ///
     /// # Errors
     /// [`Error::Argument`], [`Error::Shape`], [`Error::Dtype`] or [`Error::NonFinite`] naming `scale`, `teacher`
-    /// (an unconditional one) or `null_condition`.
+    /// (if it is unconditional) or `null_condition`.
     pub fn new(model: Box<dyn VelocityField>, scale: f64, null: &Tensor) -> Result<Self> {
         if !scale.is_finite() {
             return Err(Error::argument("scale", "a finite number", scale));
         }
         let shape = match model.conditioning() {
             Conditioning::None => {
-                return Err(Error::argument("teacher", "a conditional one, to guide", "an unconditional one"))
+                return Err(Error::argument(
+                    "teacher",
+                    "a conditional one for guidance",
+                    "an unconditional one",
+                ))
             }
             Conditioning::Labels { .. } => vec![],
             Conditioning::Vector { dim } => vec![dim],
@@ -61,10 +66,10 @@ impl GuidedField {
         Ok(GuidedField { model, scale, null: null.copy() })
     }
 
-    /// Rebuilds the tensors of [`VelocityField::state`]: those of the model alone, and the null condition.
+    /// Splits the tensors of [`VelocityField::state`] into those of the model and the null condition.
     ///
     /// # Errors
-    /// [`Error::Argument`] where there is no null condition.
+    /// [`Error::Argument`] if there is no null condition.
     pub fn split_state(tensors: &[(String, Tensor)]) -> Result<(Vec<(String, Tensor)>, Tensor)> {
         let null = find_tensor(tensors, NULL_CONDITION)?.shallow_clone();
         let own = |(name, tensor): &(String, Tensor)| {
@@ -73,12 +78,12 @@ impl GuidedField {
         Ok((tensors.iter().filter_map(own).collect(), null))
     }
 
-    /// t, x and the condition, followed by themselves without the condition.
+    /// t, x and the condition, each followed by a second half: the same t and x, and the null condition.
     fn doubled(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<[Tensor; 3]> {
         let condition =
-            condition.ok_or_else(|| Error::argument("condition", "one for each sample", "none"))?;
+            condition.ok_or_else(|| Error::argument("condition", "one condition for each sample", "none"))?;
         let null = self.null.to_kind(condition.kind()).f_expand_as(condition)?;
-        // One more than the model's own count of one.
+        // The model counts its evaluation once; this makes it two.
         self.model.counter().add(1);
         Ok([Tensor::f_cat(&[t, t], 0)?, Tensor::f_cat(&[x, x], 0)?, Tensor::f_cat(&[condition, &null], 0)?])
     }
@@ -135,7 +140,7 @@ impl VelocityField for GuidedField {
     fn standard(&self) -> Result<Option<(Box<dyn VelocityField>, Units)>> {
         let Some((model, units)) = self.model.standard()? else { return Ok(None) };
         let null = self.null.shallow_clone();
-        // What is linear in velocities is the same in all units.
+        // Guidance is linear in velocities, so it is the same in all units.
         Ok(Some((Box::new(GuidedField { model, scale: self.scale, null }), units)))
     }
 

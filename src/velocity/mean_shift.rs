@@ -1,8 +1,8 @@
-//! Mean shift: the modes of a Gaussian kernel density, and which of them each point climbs to (Comaniciu and Meer, IEEE
-//! PAMI 24, 2002).
+//! Mean shift: finds the modes of a Gaussian kernel density and assigns each point to the mode that it climbs to
+//! (Comaniciu and Meer, IEEE PAMI 24, 2002).
 //!
-//! A step takes x to the mean of the data with weights softmax_i(-||x - y_i||^2 / (2 h^2)). It is one denoising step of
-//! the empirical field: E[x1 | x_t = t x] at the time t = 1 / (1 + h), where (1 - t) / t = h (arXiv 2305.19947).
+//! A step moves x to the mean of the data with weights softmax_i(-||x - y_i||^2 / (2 h^2)). This is one denoising step
+//! of the empirical field: E[x1 | x_t = t x] at the time t = 1 / (1 + h), where (1 - t) / t = h (arXiv 2305.19947).
 
 use tch::{Kind, Tensor};
 
@@ -10,27 +10,27 @@ use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::tensor::{check_batch, chunks, shape_text};
 
-/// Weights formed at once (float64: 32 MB).
+/// Maximum number of weights in memory at once (float64: 32 MB).
 const CHUNK_ELEMENTS: i64 = 1 << 22;
 
-/// A step shorter than this share of the bandwidth is the last.
+/// Length of a step, relative to the bandwidth, below which a row has converged.
 const ARRIVED: f64 = 1e-5;
 
-/// Where points come to rest within this share of the bandwidth, they have climbed to one mode.
+/// Distance, relative to the bandwidth, within which two end points belong to the same mode.
 const SAME: f64 = 0.5;
 
 /// The modes of a kernel density and the points that climb to each.
 #[derive(Debug)]
 pub struct Modes {
-    /// `[K, *event]`, those of the highest density first, in the dtype of the data.
+    /// Modes `[K, *event]` in the dtype of the data, sorted by descending density.
     pub modes: Tensor,
-    /// The mode of each row of the data, `[N]` of int64.
+    /// Index of the mode of each row of the data, int64 `[N]`.
     pub assignment: Tensor,
     /// Log of the kernel density at the modes, `[K]` in float64.
     pub log_density: Tensor,
-    /// Steps that the slowest row took.
+    /// Number of steps of the slowest row.
     pub steps: u64,
-    /// Whether all rows came to rest.
+    /// Whether all rows converged.
     pub converged: bool,
 }
 
@@ -49,11 +49,11 @@ pub fn mean_shift(data: &Tensor, bandwidth: f64, max_steps: u64, monitor: &mut d
         return Err(Error::argument("bandwidth", "a finite number above 0", bandwidth));
     }
     if max_steps == 0 {
-        return Err(Error::argument("max_steps", "at least 1", max_steps));
+        return Err(Error::argument("max_steps", "an integer of at least 1", max_steps));
     }
     let _guard = tch::no_grad_guard();
     let rows = data.detach().f_reshape([count, -1])?.to_kind(Kind::Double);
-    // About their mean and in units of the bandwidth: what is far from the origin would cancel.
+    // Centred and in units of the bandwidth, since distances between points far from the origin suffer cancellation.
     let centre = rows.f_mean_dim([0i64].as_slice(), true, Kind::Double)?;
     let kernel = Kernel::new((rows - &centre) / bandwidth)?;
     let climbed = kernel.climb(max_steps, monitor)?;
@@ -72,13 +72,13 @@ pub fn mean_shift(data: &Tensor, bandwidth: f64, max_steps: u64, monitor: &mut d
     })
 }
 
-/// Data in units of the bandwidth, `[N, d]`, and half their squares, `[N]`.
+/// The data in units of the bandwidth, `[N, d]`, and half their squared norms, `[N]`.
 struct Kernel {
     data: Tensor,
     half_squares: Tensor,
 }
 
-/// Where rows came to rest, `[N, d]`, and the log of the summed kernels there, `[N]`.
+/// The end points of the rows, `[N, d]`, and the log of the sum of kernels there, `[N]`.
 struct Climbed {
     rest: Tensor,
     log_weight: Tensor,
@@ -92,7 +92,7 @@ impl Kernel {
         Ok(Kernel { data, half_squares })
     }
 
-    /// The next place of rows `x`, and the log of the summed kernels at `x`.
+    /// The next position of rows `x`, and the log of the sum of kernels at `x`.
     fn step(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
         let logits = x.f_matmul(&self.data.tr())? - &self.half_squares;
         let own = x.square().f_sum_dim_intlist([1i64].as_slice(), false, Kind::Double)? * 0.5;
@@ -131,7 +131,7 @@ impl Kernel {
         })
     }
 
-    /// The rows that stand for a mode each, the highest first, and the mode of every row.
+    /// One row for each mode, sorted by descending density, and the mode of every row.
     fn merge(&self, rest: &Tensor, log_weight: &Tensor) -> Result<(Tensor, Tensor)> {
         let count = rest.size()[0];
         let mut assignment = Tensor::f_full([count], -1, (Kind::Int64, rest.device()))?;

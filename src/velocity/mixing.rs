@@ -1,9 +1,9 @@
-//! How the states of a field mix noise and data, x_t = a x1 + s x0, and what follows for every field of that path:
-//! the time in which each such line is straight, and the expectations behind a velocity.
+//! The mixture x_t = a x1 + s x0 of noise and data that the states of a field are, and two consequences: the time in
+//! which the path of a pair is straight, and the conditional expectations of noise and data given a state.
 //!
-//! With m = a + s and tau = a / m, x_t / m = tau x1 + (1 - tau) x0 is straight in tau, whatever a and s are. With the
-//! Wronskian W = a' s - a s', dtau/dt = W / m^2, and v = a' E[x1|x] + s' E[x0|x] and x = a E[x1|x] + s E[x0|x] (Lipman
-//! et al., arXiv 2210.02747) solve to
+//! With m = a + s and tau = a / m, x_t / m = tau x1 + (1 - tau) x0 is a straight line in tau for every a and s. Let
+//! W = a' s - a s' be the Wronskian. Then dtau/dt = W / m^2, and the two equations v = a' E[x1|x] + s' E[x0|x] and
+//! x = a E[x1|x] + s E[x0|x] (Lipman et al., arXiv 2210.02747) have the solution
 //!
 //! E[x1|x] = (s v - s' x) / W and E[x0|x] = (a' x - a v) / W.
 
@@ -15,16 +15,16 @@ use super::{Coefficients, NoiseSchedule, Path, VelocityField};
 use crate::error::{Error, Result};
 use crate::tensor::{check_batch, expand_time};
 
-/// Where a and s come from.
+/// The source of the coefficients a and s.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mixing {
     Path(Path),
-    /// That of a diffusion model, whose states are scaled: a = alpha / c, s = sigma / c.
+    /// The noise schedule of a diffusion model, whose states are scaled: a = alpha / c, s = sigma / c.
     Schedule(NoiseSchedule),
 }
 
-/// What is expected of the pair behind a state.
+/// The member of the pair (x0, x1) whose expectation given a state is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expectation {
     /// E[x1|x].
@@ -46,20 +46,20 @@ impl FromStr for Expectation {
 }
 
 impl Mixing {
-    /// a, s and their derivatives at times of any shape, in float64. Within a schedule's `time_clip` of either end they
-    /// are those at that distance, as the field's own are.
+    /// a, s and their derivatives at times of any shape, in float64. Closer than a schedule's `time_clip` to either
+    /// end, they keep their values at that distance, like the coefficients of the field itself.
     pub fn coefficients(&self, t: &Tensor) -> Coefficients {
         self.known(t).0
     }
 
-    /// The same, going on in straight lines where a schedule stands still: a and s are then the integrals of their
-    /// derivatives everywhere, as a change of coordinates needs them.
+    /// The same, but extrapolated linearly where a schedule is clipped. a and s are then the integrals of their
+    /// derivatives everywhere, which a change of coordinates needs.
     pub fn extended(&self, t: &Tensor) -> Coefficients {
         let (c, beyond) = self.known(t);
         Coefficients { a: c.a + &c.a_rate * &beyond, s: c.s + &c.s_rate * beyond, ..c }
     }
 
-    /// The coefficients, and how far beyond the times that they are of `t` is.
+    /// The coefficients at clipped times, and the difference of `t` from these times.
     fn known(&self, t: &Tensor) -> (Coefficients, Tensor) {
         let t = t.to_kind(Kind::Double);
         match self {
@@ -76,11 +76,12 @@ impl Mixing {
         }
     }
 
-    /// The expectation behind states `x` `[B, *event]` at times `t` `[B]` whose velocity is `velocity`, in the dtype
-    /// of `x`. Where s = 0 that of the data is x, where a = 0 that of the noise is.
+    /// The conditional expectation given states `x` `[B, *event]` at times `t` `[B]` whose velocity is `velocity`, in
+    /// the dtype of `x`. On the linear and variance-preserving paths, that of the data is x if s = 0, and that of the
+    /// noise is x if a = 0.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Errors of libtorch.
     pub fn expectation(&self, of: Expectation, t: &Tensor, x: &Tensor, velocity: &Tensor) -> Result<Tensor> {
         let Coefficients { a, s, a_rate, s_rate } = self.coefficients(t);
         let wronskian = &a_rate * &s - &a * &s_rate;
@@ -96,13 +97,13 @@ impl Mixing {
 }
 
 impl dyn VelocityField + '_ {
-    /// E[x1|x_t = x], or that of the noise, for arguments from outside, as
-    /// [`checked_velocity`](#method.checked_velocity) takes them: `[B, *event]`, by one evaluation. Of a guided field
-    /// it is the guided estimate, of a part of a flow that of the pair behind the whole flow, and of a flow that is
-    /// reversed the data are what it leads to: the other one's noise.
+    /// E[x1|x_t = x] or E[x0|x_t = x], `[B, *event]`, by one evaluation, for the unchecked arguments that
+    /// [`checked_velocity`](#method.checked_velocity) takes too. For a guided field it is the guided estimate. For a
+    /// window of a flow it refers to the noise and data of the whole flow. For a reversed flow, the data are the
+    /// end of that flow, which is the noise of the original one.
     ///
     /// # Errors
-    /// [`Error::Argument`] naming `teacher` where the field's states are no such mixture; as
+    /// [`Error::Argument`] naming `teacher` if the field's states are no such mixture; the errors of
     /// [`checked_velocity`](#method.checked_velocity).
     pub fn denoise(
         &self,
@@ -117,7 +118,7 @@ impl dyn VelocityField + '_ {
         let (device, dtype) = (self.device(), self.dtype());
         let x = x.to_device(device).to_kind(dtype);
         let condition = condition.map(|c| c.to_device(device));
-        // Not in the field's own dtype: coefficients near the ends of a path are sensitive.
+        // In float64 instead of the field's dtype: coefficients are sensitive near the ends of a path.
         let t = t.to_device(device).to_kind(Kind::Double);
         self.expectation(of, &t, &x, condition.as_ref())?.ok_or_else(|| {
             let got = format!("one of kind '{}', whose states are not", self.kind_name());

@@ -1,6 +1,6 @@
-//! Velocity fields: anything that gives v(t, x) with dx/dt = v, from noise at t = 0 to data at t = 1.
+//! Velocity fields v(t, x) of flows dx/dt = v from noise at t = 0 to data at t = 1.
 
-/// The methods of [`VelocityField`] that a field made of another one answers as that one does.
+/// Implements the methods of [`VelocityField`] that a wrapping field forwards to the field that it wraps.
 macro_rules! answers_as {
     ($inner:ident) => {
         fn event_shape(&self) -> &[i64] {
@@ -77,8 +77,8 @@ pub use window::WindowField;
 
 /// A velocity field v(t, x) over samples of shape `event_shape`.
 ///
-/// Implementors may take their arguments as checked: `t` is `[B]`, `x` is `[B, *event]`, both of the
-/// field's dtype and on its device, and the condition obeys [`VelocityField::conditioning`].
+/// Implementations may assume that their arguments are checked: `t` is `[B]`, `x` is `[B, *event]`, both of the
+/// field's dtype and on its device, and the condition agrees with [`VelocityField::conditioning`].
 pub trait VelocityField: Send {
     /// The shape of one sample: `(2,)`, `(64,)`, `(1, 28, 28)` and so on.
     fn event_shape(&self) -> &[i64];
@@ -91,10 +91,10 @@ pub trait VelocityField: Send {
 
     fn dtype(&self) -> Kind;
 
-    /// v(t, x): `[B, *event]`. Adds one to the evaluation counter.
+    /// v(t, x), `[B, *event]`. Adds one to the evaluation counter.
     fn velocity(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Tensor>;
 
-    /// v(t, x) and the product of `cotangent` (`[B, *event]`) with its Jacobian in x.
+    /// v(t, x) and the product of `cotangent` `[B, *event]` with its Jacobian in x.
     /// The default differentiates [`VelocityField::velocity`] with libtorch.
     fn velocity_and_vjp(
         &self,
@@ -107,65 +107,66 @@ pub trait VelocityField: Send {
         Ok((v, product.unwrap_or_else(|| x.detach().zeros_like())))
     }
 
-    /// Multiplications of one sample's velocity, about, by counting and not by the clock; `None` where nobody
-    /// knows. It may evaluate the field once.
+    /// Approximate number of multiplications for the velocity of one sample; `None` if it is not known. This is an
+    /// operation count, not a measured time. It may evaluate the field once.
     ///
     /// # Errors
-    /// Whatever stops the count, but a failure of it.
+    /// Only an interruption of the count: if the count itself fails, the result is `None`.
     fn work(&self) -> Result<Option<f64>> {
         Ok(None)
     }
 
     fn counter(&self) -> &EvaluationCounter;
 
-    /// The rate `[B]` at which the mass of what is at x grows, d log m / dt; `None` where mass stays as it is.
+    /// The growth rate of mass at x, d log m / dt, `[B]`; `None` for a field that conserves mass.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Errors of libtorch.
     fn growth(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Option<Tensor>> {
         let _ = (t, x, condition);
         Ok(None)
     }
 
-    /// What its flow starts from.
+    /// The distribution that the flow starts from.
     fn source(&self) -> Source {
         Source::Normal
     }
 
-    /// Times in [0, 1] at which the velocity jumps, or next to which it is another: solvers start anew there. At one of
-    /// them the velocity is that of either side.
+    /// Times in [0, 1] at which the velocity is discontinuous; solvers restart there. At a break the velocity may be
+    /// the limit from either side.
     fn breaks(&self) -> Vec<f64> {
         Vec::new()
     }
 
-    /// What the field knows of the data that it leads to; `None` for other people's models.
+    /// Moments of the data that the flow leads to; `None` if they are not known, as for models from outside koopflow.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Errors of libtorch.
     fn moments(&self) -> Result<Option<Moments>> {
         Ok(None)
     }
 
-    /// The same flow between noise and standard data, and the units that lead from those to the field's own, where
-    /// the field knows that its data are far from standard: what solvers and students rather work in.
+    /// The same flow in standardised coordinates, between noise and standard data, and the units that convert back.
+    /// Solvers and students prefer these coordinates. `None` unless the field knows that its data are far from
+    /// standard.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Errors of libtorch.
     fn standard(&self) -> Result<Option<(Box<dyn VelocityField>, Units)>> {
         Ok(None)
     }
 
-    /// How the field's states mix noise and data; `None` where no one a and s hold at every time. Models from elsewhere
-    /// answer data - noise: they are on the linear path.
+    /// The mixture a x1 + s x0 of noise and data that the field's states are; `None` if no single a and s hold at
+    /// every time. Models from outside koopflow predict data - noise, so they are on the linear path.
     fn mixing(&self) -> Option<Mixing> {
         Some(Mixing::Path(Path::Linear))
     }
 
-    /// E[x1 | x_t = x], or that of the noise, `[B, *event]`, at times in float64, by one evaluation; `None` where no one
+    /// E[x1 | x_t = x] or E[x0 | x_t = x], `[B, *event]`, at times in float64, by one evaluation; `None` if no single
     /// mixture holds at every time.
     ///
     /// # Errors
-    /// Whatever the velocity raises.
+    /// Errors of the velocity.
     fn expectation(
         &self,
         of: Expectation,
@@ -178,16 +179,16 @@ pub trait VelocityField: Send {
         mixing.expectation(of, t, x, &velocity).map(Some)
     }
 
-    /// The architecture of a native U-Net; `None` of other fields.
+    /// The architecture of a native U-Net; `None` for other fields.
     fn unet(&self) -> Option<&UNetConfig> {
         None
     }
 
-    /// What a native U-Net makes of (t, x) on its way down, map by map in the order of [`crate::nets::feature_maps`];
-    /// `None` of other fields. Adds one to the evaluation counter.
+    /// The feature maps of a native U-Net's encoder at (t, x), in the order of [`crate::nets::feature_maps`]; `None`
+    /// for other fields. Adds one to the evaluation counter.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Errors of libtorch.
     fn feature_maps(
         &self,
         t: &Tensor,
@@ -206,16 +207,17 @@ pub trait VelocityField: Send {
     /// A second handle on the same field: parameters and counter are shared, not copied.
     fn shallow_clone(&self) -> Box<dyn VelocityField>;
 
-    /// A one-word name: `network`, `gaussian`, `empirical`, `torch`, `torchscript`, `diffusion`, `guided`,
-    /// `chain`, `reversed`.
+    /// The kind of field as one word: `network`, `gaussian`, `empirical`, `torch`, `torchscript`, `diffusion`,
+    /// `guided`, `chain`, `reversed` or `window`.
     fn kind_name(&self) -> &'static str;
 
-    /// What [`crate::store`] needs to write the field; `None` where it has no weights of its own
+    /// The data that [`crate::store`] writes for the field; `None` for a field that koopflow cannot store
     /// (a Python callable, a TorchScript module).
     fn state(&self) -> Option<FieldState>;
 }
 
-/// v(t, x) and the product of `cotangent` with its Jacobian by libtorch; no product without a graph from x to v.
+/// v(t, x) and the product of `cotangent` with its Jacobian, by libtorch. The product is `None` if there is no graph
+/// from x to v.
 fn differentiated<F: VelocityField + ?Sized>(
     field: &F,
     t: &Tensor,
@@ -224,7 +226,7 @@ fn differentiated<F: VelocityField + ?Sized>(
     condition: Option<&Tensor>,
 ) -> Result<(Tensor, Option<Tensor>)> {
     let x = x.detach().set_requires_grad(true);
-    // All of it under with_grad: a root without a graph crashes libtorch's engine.
+    // Everything runs under with_grad, because a root without a graph crashes libtorch's autograd engine.
     let (v, product) = tch::with_grad(|| -> Result<_> {
         let v = field.velocity(t, &x, condition)?;
         let product = (&v * cotangent).sum(v.kind());
@@ -235,7 +237,7 @@ fn differentiated<F: VelocityField + ?Sized>(
     }
     let mut gradients = Tensor::f_run_backward(&[product], &[&x], false, false)?;
     let gradient = gradients.swap_remove(0);
-    // Undefined where v does not depend on x, but on parameters that are being trained.
+    // The gradient is undefined if v depends only on parameters that are being trained, and not on x.
     Ok((v.detach(), gradient.defined().then_some(gradient)))
 }
 
@@ -270,11 +272,12 @@ impl dyn VelocityField + '_ {
         event_size(self.event_shape())
     }
 
-    /// Checks, converts and evaluates arguments from outside.
+    /// Checks and converts arguments from outside, and evaluates the velocity.
     ///
     /// # Errors
-    /// Names the argument whose shape, dtype or values are wrong; `TeacherError`-class errors where
-    /// the field itself answers with another shape or with values that are not finite.
+    /// Names the argument whose shape, dtype or values are wrong. [`Error::Teacher`](crate::Error::Teacher) or
+    /// [`Error::NotFiniteAnswer`](crate::Error::NotFiniteAnswer) if the field returns a wrong shape or non-finite
+    /// values.
     pub fn checked_velocity(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
         let batch = check_batch("x", x, self.event_shape())?;
         let t = expand_time("t", t, batch)?;
@@ -286,7 +289,7 @@ impl dyn VelocityField + '_ {
         self.velocity(&t, &x, condition.as_ref())
     }
 
-    /// Checks and converts arguments from outside, of a field without conditions, and answers the rate of growth.
+    /// Checks and converts arguments from outside for a field without conditions, and returns the growth rate.
     ///
     /// # Errors
     /// Names the argument whose shape, dtype or values are wrong.

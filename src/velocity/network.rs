@@ -1,4 +1,4 @@
-//! A velocity field by a network: a multilayer perceptron, or a U-Net for images.
+//! A velocity field given by a network: a multilayer perceptron, or a U-Net for images.
 
 use tch::{Device, Kind, Tensor};
 
@@ -16,25 +16,27 @@ use crate::tensor::{
     check_batch, check_finite, dtype_name, event_size, parse_dtype, shape_text, RandomSource, Share,
 };
 
-/// v(t, x, c) by a multilayer perceptron over [x, time embedding, condition], with a linear skip from
-/// input to output, or by a U-Net.
+/// v(t, x, c) by a multilayer perceptron over [x, time embedding, condition] with a linear skip connection from input
+/// to output, or by a U-Net.
 ///
-/// Input and output are scaled as Karras et al. (arXiv 2206.00364) do: with data of mean m and
-/// deviation d in each coordinate, and a path x_t = a x1 + s x0, the network sees
-/// (x - a m) / sqrt(a^2 d^2 + s^2) and answers in units of sqrt(a'^2 d^2 + s'^2) around a' m, so that
-/// data of any scale train alike. (From another source than noise, s is times its own deviation, and the mean has its
-/// part.) That far from the noise's scale the path is decided in a moment near one
-/// of its ends: such data are learnt as standard data, from which `units` leads back. Losses and
-/// [`NetworkField::velocity_in_units`] are of those; [`VelocityField::velocity`] is the data's own.
+/// Input and output are scaled as in Karras et al. (arXiv 2206.00364), so that data of any scale train alike. For data
+/// of mean m and standard deviation d in each coordinate and a path x_t = a x1 + s x0, the input of the network is
+/// (x - a m) / sqrt(a^2 d^2 + s^2), and the unit of its output is sqrt(a'^2 d^2 + s'^2) around a' m. For a source
+/// other than noise, s is multiplied by the deviation of the source, and the mean of the source is added.
+///
+/// If the scale of the data differs much from that of the noise, the path is decided in a short time near one of its
+/// ends. Such data are therefore learnt in standardised coordinates, and `units` converts back. Losses and
+/// [`NetworkField::velocity_in_units`] refer to the standardised coordinates, [`VelocityField::velocity`] to the
+/// original ones.
 pub struct NetworkField {
     config: NetworkFieldConfig,
     device: Device,
     dtype: Kind,
     data: Standard,
     condition: Standard,
-    /// Of the source, where it is not noise.
+    /// Mean and deviation of the source; `None` if it is noise.
     origin: Option<Standard>,
-    /// Of the rate of growth, where there is one: `[1]`.
+    /// Mean and deviation of the growth rate, `[1]`; `None` for a field without growth.
     growth: Option<Standard>,
     source: Source,
     units: Option<Units>,
@@ -44,11 +46,11 @@ pub struct NetworkField {
 }
 
 impl NetworkField {
-    /// An untrained field for `data` `[N, *event]` and, where the conditioning is by vectors,
-    /// `condition` `[N, dim]`. Its parameters require gradients until [`NetworkField::freeze`].
+    /// An untrained field for `data` `[N, *event]` and, if the conditioning is by vectors, `condition` `[N, dim]`. Its
+    /// parameters require gradients until [`NetworkField::freeze`].
     ///
     /// # Errors
-    /// Names the option or argument that is wrong.
+    /// Errors that name the wrong option or argument.
     pub fn new(
         config: NetworkFieldConfig,
         data: &Tensor,
@@ -98,12 +100,11 @@ impl NetworkField {
         })
     }
 
-    /// The field that [`VelocityField::state`] described.
+    /// Rebuilds the field that [`VelocityField::state`] described.
     ///
     /// # Errors
-    /// Names the option out of its range, and the tensor that is missing, unknown, of another shape
-    /// or not finite; where they come from a file, [`crate::store`] makes
-    /// [`Error::Checkpoint`] of it.
+    /// Errors that name an option out of its range, or a tensor that is missing, unknown, of another shape or not
+    /// finite. For a file, [`crate::store`] converts them to [`Error::Checkpoint`].
     pub fn from_state(
         config: &NetworkFieldConfig,
         tensors: &[(String, Tensor)],
@@ -111,7 +112,7 @@ impl NetworkField {
     ) -> Result<Self> {
         config.check()?;
         tensors.iter().try_for_each(|(name, tensor)| check_finite(name, tensor))?;
-        // Before anything takes the memory that the description asks for.
+        // Checked before the description's memory is allocated.
         let weights = tensors.iter().filter(|(name, _)| name.starts_with("network."));
         let stored: i64 = weights.map(|(_, tensor)| tensor.numel() as i64).sum();
         if config.parameter_count() != Some(stored) {
@@ -120,7 +121,7 @@ impl NetworkField {
         }
         let data = match config.scaled {
             true => Standard::stored(tensors, "data", event_size(&config.event_shape))?,
-            // Nothing is scaled by it, and images may be of any size.
+            // Unused, and images may have any size.
             false => Standard::identity(0),
         };
         let condition = match config.conditioning {
@@ -154,17 +155,18 @@ impl NetworkField {
         }
         let known = field.tensors();
         if let Some((name, _)) = tensors.iter().find(|(name, _)| known.iter().all(|(own, _)| own != name)) {
-            return Err(Error::argument(name, "only tensors of a network field", "an unknown one"));
+            return Err(Error::argument(name, "a tensor of a network field", "an unknown tensor"));
         }
         field.freeze();
         Ok(field)
     }
 
-    /// A torchcfm `UNetModel` by its state dict, which answers v(t, x) as it did there. `heads` is what a state
-    /// dict does not tell: (`num_heads`, `num_head_channels`, `use_new_attention_order`).
+    /// A torchcfm `UNetModel` with the weights of its state dict, which returns the same v(t, x) as in torchcfm. The
+    /// third argument holds the options that a state dict does not contain: (`num_heads`, `num_head_channels`,
+    /// `use_new_attention_order`).
     ///
     /// # Errors
-    /// [`Error::Argument`] naming `state_dict` where it is another model's, `event_shape` where the model takes
+    /// [`Error::Argument`] naming `state_dict` if it is that of another model, `event_shape` if the model takes
     /// other images, or a tensor that is missing, unknown, of another shape or not finite.
     pub fn from_torchcfm(
         tensors: &[(String, Tensor)],
@@ -179,7 +181,9 @@ impl NetworkField {
         let [first, last] = ends;
         let (inputs, outputs) = (first?.size()[1], last?.size()[0]);
         if event_shape.first() != Some(&inputs) || inputs != outputs {
-            let expected = format!("images that the model takes and gives, {inputs} and {outputs} channels");
+            let expected = format!(
+                "images with the channels of the model's input and output, which are {inputs} and {outputs}"
+            );
             return Err(Error::argument("event_shape", expected, shape_text(event_shape)));
         }
         let config = NetworkFieldConfig {
@@ -197,15 +201,15 @@ impl NetworkField {
         NetworkField::from_state(&config, &named, device)
     }
 
-    /// The same field for data that lead to these units from what it was made for.
+    /// The same field for data in other units: `units` converts from the data that the field was trained on.
     pub fn in_units(self, units: &Units) -> NetworkField {
         NetworkField { units: Some(units.to(self.dtype, self.device)), ..self }
     }
 
-    /// The same field from a source whose samples are `pool` `[N, *event]`, or like them.
+    /// The same field with another source. `pool` `[N, *event]` are samples of it, which determine the scales.
     ///
     /// # Errors
-    /// As [`Source::state`], but for a flow that no file holds: such a field is not kept either.
+    /// Errors of libtorch. A source that cannot be stored is accepted; saving the field then fails.
     pub fn starting_from(self, source: Source, pool: &Tensor) -> Result<NetworkField> {
         if source.is_normal() {
             return Ok(self);
@@ -215,13 +219,13 @@ impl NetworkField {
             (true, Some(_)) => Standard::of_channels(pool)?,
             (true, None) => Standard::of(&pool.f_reshape([pool.size()[0], -1])?),
         };
-        // One that cannot be kept is told where the field is.
+        // The description of a source that cannot be stored; saving such a field reports the error.
         let description = source.state().map_or(SourceDescription::Sampler, |(description, _)| description);
         let config = NetworkFieldConfig { source: description, ..self.config };
         Ok(NetworkField { config, origin: Some(origin.to(self.device, self.dtype)), source, ..self })
     }
 
-    /// The same field, whose rates of growth are like `rates` `[N, 1]`.
+    /// The same field with the scale of growth rates like `rates` `[N, 1]`.
     pub fn growing_like(self, rates: &Tensor) -> NetworkField {
         NetworkField { growth: Some(Standard::of(rates).to(self.device, self.dtype)), ..self }
     }
@@ -253,8 +257,8 @@ impl NetworkField {
         &self.parameters
     }
 
-    /// Number of times that one sample uses each weight: once in a perceptron, once for each pixel in a U-Net (an
-    /// average over its levels).
+    /// Average number of times that one sample uses each weight: once in a perceptron, and once per 16 pixels in a
+    /// U-Net (an estimate of the average over its levels).
     pub fn reuse(&self) -> i64 {
         match &self.config.unet {
             Some(_) => (self.config.event_shape[1..].iter().product::<i64>() / 16).max(1),
@@ -269,7 +273,7 @@ impl NetworkField {
         }
     }
 
-    /// The network's answer, in units of `unit` around `centre`: each `[B, dim]`.
+    /// The output of the network `[B, dim]`, whose unit is `unit` around `centre`.
     fn evaluate(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Scaled> {
         let batch = t.size()[0];
         let x = x.f_reshape([batch, -1])?;
@@ -288,13 +292,13 @@ impl NetworkField {
         Ok(Scaled { growth, answer, unit, centre })
     }
 
-    /// A condition as the network takes it.
+    /// The condition encoded and scaled for the network.
     fn encoded(&self, condition: Option<&Tensor>) -> Option<Tensor> {
         let encoded = self.config.conditioning.encode(condition, self.dtype);
         encoded.map(|c| (c - &self.condition.mean) / &self.condition.scale)
     }
 
-    /// What scales the network's input and answer at times `[B]`.
+    /// The scales of the network's input and output at times `[B]`.
     fn scales(&self, t: &Tensor) -> Scales {
         if !self.config.scaled {
             let [zero, one] = [0.0, 1.0].map(|x| Tensor::full([1, 1], x, (self.dtype, self.device)));
@@ -317,8 +321,8 @@ impl NetworkField {
         Scales { mean, deviation, centre, unit }
     }
 
-    /// v(t, x) and the unit of each coordinate's velocity, each `[B, dim]`, for training: differentiable in the
-    /// parameters, and not counted.
+    /// v(t, x) and the unit of each coordinate's velocity, each `[B, dim]`, for training. Differentiable in the
+    /// parameters; does not count as an evaluation.
     pub fn velocity_in_units(
         &self,
         t: &Tensor,
@@ -329,7 +333,7 @@ impl NetworkField {
         Ok((answer * &unit + centre, unit))
     }
 
-    /// The same network with weights of its own, which ask for no gradients.
+    /// A field of the same architecture with separate weights that require no gradients.
     pub fn twin(&self) -> Result<NetworkField> {
         let mut random = RandomSource::new(0);
         let twin =
@@ -340,16 +344,17 @@ impl NetworkField {
         Ok(NetworkField { origin, growth, source: self.source.shallow_clone(), ..twin })
     }
 
-    /// The regression loss: the mean square of (v - u) in each coordinate's own units, in which a
-    /// field that always answers the mean has loss 1. Differentiable in the parameters.
+    /// The regression loss: the mean square of (v - u) in the units of each coordinate. A field that always returns
+    /// the mean has loss 1. Differentiable in the parameters.
     pub fn loss(&self, t: &Tensor, x: &Tensor, u: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
         let scaled = self.evaluate(t, x, condition)?;
         let target = (u.f_reshape(scaled.answer.size())? - scaled.centre) / scaled.unit;
         Ok(scaled.answer.f_mse_loss(&target, tch::Reduction::Mean)?)
     }
 
-    /// [`NetworkField::loss`] of points that count as `masses` `[B]` say, and of the rate of growth on `rates` `[B]`:
-    /// both are the means over the mass at (t, x), as the equation d rho/dt + div(rho v) = g rho has them.
+    /// [`NetworkField::loss`] plus the loss of the growth rate on `rates` `[B]`, for points weighted by `masses`
+    /// `[B]`. The minimisers are the means over the mass at (t, x), which the equation d rho/dt + div(rho v) = g rho
+    /// needs.
     pub fn growing_loss(
         &self,
         t: &Tensor,
@@ -360,7 +365,7 @@ impl NetworkField {
     ) -> Result<Tensor> {
         let scaled = self.evaluate(t, x, None)?;
         let (Some(growth), Some(standard)) = (&scaled.growth, &self.growth) else {
-            return Err(Error::Internal(anyhow::anyhow!("a network without growth was to learn it")));
+            return Err(Error::Internal(anyhow::anyhow!("growing_loss called for a network without growth")));
         };
         let target = (u.f_reshape(scaled.answer.size())? - scaled.centre) / scaled.unit;
         let rates = (rates - &standard.mean) / &standard.scale;
@@ -386,7 +391,7 @@ impl NetworkField {
     }
 }
 
-/// Mean and deviation of states, centre and unit of their velocities: `[B, dim]` each, or numbers `[1, 1]`.
+/// Mean and deviation of states, and centre and unit of their velocities: `[B, dim]` each, or numbers `[1, 1]`.
 struct Scales {
     mean: Tensor,
     deviation: Tensor,
@@ -396,7 +401,7 @@ struct Scales {
 
 struct Scaled {
     answer: Tensor,
-    /// `[B]`, of a network that has it.
+    /// Scaled growth rate `[B]`; `None` for a network without growth.
     growth: Option<Tensor>,
     unit: Tensor,
     centre: Tensor,
@@ -480,7 +485,7 @@ impl VelocityField for NetworkField {
     }
 
     fn mixing(&self) -> Option<Mixing> {
-        // Curves are no mixtures of their ends.
+        // Points on a curve are not mixtures of its ends.
         (!self.config.phase && !self.config.curves).then_some(Mixing::Path(self.config.path))
     }
 
@@ -500,7 +505,7 @@ impl VelocityField for NetworkField {
     }
 
     fn state(&self) -> Option<FieldState> {
-        // A source that no file can hold leaves nothing to keep.
+        // A field whose source cannot be stored cannot be stored either.
         self.source.state().ok()?;
         let description = FieldDescription::Network(Box::new(self.config.clone()));
         Some(FieldState { description, tensors: self.tensors() })

@@ -1,4 +1,4 @@
-//! The shape of a [`super::NetworkField`].
+//! The architecture of a [`super::NetworkField`].
 
 use serde::{Deserialize, Serialize};
 
@@ -7,41 +7,41 @@ use crate::error::{Error, Result};
 use crate::nets::UNetConfig;
 use crate::tensor::{event_size, parse_dtype, shape_text};
 
-/// The shape of a [`super::NetworkField`]; its weights and data statistics are tensors.
+/// The architecture of a [`super::NetworkField`]. Its weights and data statistics are stored as tensors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkFieldConfig {
     pub event_shape: Vec<i64>,
     pub conditioning: Conditioning,
-    /// The path that the field was trained on: it sets the scales of input and output.
+    /// The path that the field was trained on. It determines the scales of input and output.
     pub path: Path,
-    /// Units of each hidden layer of a perceptron, at least 1.
+    /// Number of units in each hidden layer of a perceptron, at least 1.
     pub width: i64,
-    /// Hidden layers of a perceptron, 1 to 100.
+    /// Number of hidden layers of a perceptron, 1 to 100.
     pub depth: i64,
-    /// Frequencies of a perceptron's time embedding, 0 to 16.
+    /// Number of frequencies in the time embedding of a perceptron, 0 to 16.
     pub frequencies: i64,
-    /// A U-Net takes the perceptron's place.
+    /// Architecture of the U-Net that is used instead of a perceptron.
     #[serde(default)]
     pub unet: Option<UNetConfig>,
-    /// Whether input and output are scaled by the data's statistics. Networks from elsewhere are not: they answer
-    /// v(t, x) itself.
+    /// Whether input and output are scaled by the data's statistics. False for networks from outside koopflow, which
+    /// return v(t, x) itself.
     #[serde(default = "scaled_by_default")]
     pub scaled: bool,
-    /// Whether it was trained on curves through snapshots: no pair of noise and data is then behind a state.
+    /// Whether the field was trained on curves through snapshots. A state is then not a mixture of noise and data.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub curves: bool,
-    /// Whether it also answers the rate at which mass grows: perceptrons only.
+    /// Whether the network also has the growth rate of mass as an output; only for perceptrons.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub growth: bool,
-    /// What the flow starts from, without its tensors.
+    /// Description of the source that the flow starts from, without its tensors.
     #[serde(default, skip_serializing_if = "SourceDescription::is_normal")]
     pub source: SourceDescription,
-    /// Whether a state is a position and its velocity, stacked: the position's rate is then the velocity itself, and
-    /// only the velocity's is the network's.
+    /// Whether a state is a position stacked on its velocity. The rate of the position is then that velocity, and the
+    /// network learns only the rate of the velocity.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub phase: bool,
-    /// `"float32"` or `"float64"`.
+    /// Dtype of the weights: `"float32"` or `"float64"`.
     pub dtype: String,
 }
 
@@ -79,10 +79,10 @@ impl NetworkFieldConfig {
         }
         let condition = self.conditioning.size();
         if self.width < 1 {
-            return Err(Error::argument("width", "at least 1", self.width));
+            return Err(Error::argument("width", "an integer of at least 1", self.width));
         }
         if !(1..=100).contains(&self.depth) {
-            return Err(Error::argument("depth", "1 to 100", self.depth));
+            return Err(Error::argument("depth", "an integer from 1 to 100", self.depth));
         }
         if self.conditioning != Conditioning::None && !(1..=1 << 24).contains(&condition) {
             return Err(Error::argument("conditioning", "1 to 2^24 classes or dimensions", condition));
@@ -93,16 +93,16 @@ impl NetworkFieldConfig {
             return Err(Error::argument("event_shape", "at most 2^40 values", got));
         }
         if !(0..=16).contains(&self.frequencies) {
-            return Err(Error::argument("frequencies", "0 to 16", self.frequencies));
+            return Err(Error::argument("frequencies", "an integer from 0 to 16", self.frequencies));
         }
         if self.growth && (self.unet.is_some() || !self.scaled) {
-            return Err(Error::argument("growth", "none for a U-Net or a network from elsewhere", "some"));
+            return Err(Error::argument("growth", "no growth for a U-Net or an unscaled network", "growth"));
         }
         if let Some(unet) = &self.unet {
             unet.check(&self.event_shape)?;
         }
         if self.phase && (self.event_shape[0] != 2 || !self.scaled || self.unet.is_some()) {
-            let expected = "(2, *event), position and velocity, for a perceptron";
+            let expected = "(2, *event) of position and velocity, for a scaled perceptron";
             return Err(Error::shape("event_shape", expected, shape_text(&self.event_shape)));
         }
         if self.parameter_count().is_none() {
@@ -112,17 +112,17 @@ impl NetworkFieldConfig {
         parse_dtype(&self.dtype).map(|_| ())
     }
 
-    /// Numbers that a perceptron takes: sample, embedded time and condition.
+    /// Number of inputs of a perceptron: sample, embedded time and condition.
     pub(super) fn inputs(&self) -> i64 {
         event_size(&self.event_shape) + 1 + 2 * self.frequencies + self.conditioning.size()
     }
 
-    /// Numbers that a perceptron answers: velocity, and the rate of growth.
+    /// Number of outputs of a perceptron: velocity and, optionally, growth rate.
     pub(super) fn outputs(&self) -> i64 {
         event_size(&self.event_shape) + i64::from(self.growth)
     }
 
-    /// The number of weights, or `None` beyond 2^40: asked before memory is taken for what a file says.
+    /// The number of weights, or `None` above 2^40. It is checked before memory is allocated for a file's description.
     pub(super) fn parameter_count(&self) -> Option<i64> {
         let limit = |value: i64| (value <= 1 << 40).then_some(value);
         if let Some(unet) = &self.unet {

@@ -1,18 +1,20 @@
-//! Noise schedules of diffusion models: z = alpha x1 + sigma x0 with data x1 and noise x0, and how alpha and
-//! sigma run along koopflow's time t, which is 0 at the noise and 1 at the data.
+//! Noise schedules of diffusion models: z = alpha x1 + sigma x0 with data x1 and noise x0, and alpha and sigma as
+//! functions of koopflow's time t, which is 0 at the noise and 1 at the data.
 //!
-//! koopflow's state is x = z / c, with c chosen so that it starts as N(0, I) and ends as z itself:
+//! koopflow's state is x = z / c. The scale c is chosen so that x starts as N(0, I) and ends as z:
 //! - variance preserving (`vp`, `scaled_linear`, `cosine`): diffusion time r = 1 - t, alpha^2 = exp(-B(r)),
 //!   sigma^2 = 1 - alpha^2, c = 1 (Song et al., arXiv 2011.13456, eq. 32);
 //! - variance exploding (`ve`, `edm`): alpha = 1, c^2 = 1 + k (sigma^2 - sigma_min^2) with
 //!   k = (sigma_max^2 - 1) / (sigma_max^2 - sigma_min^2), nearly 1 + sigma^2, so that c is sigma_max at t = 0
 //!   and 1 at t = 1.
 //!
-//! Neither end is reached exactly, as in the models themselves. At t = 0 the marginal differs from N(0, I) by
-//! what is left of the data, alpha / c (0.0066 for `vp`, 0.069 for `scaled_linear`, 1 / sigma_max for `ve` and `edm`). At t = 1 some noise
-//! is left: sigma_min of it, and for `vp` and its kin at most sigma at the diffusion time `time_clip` (0.0105).
-//! There, within `time_clip` of either end, the field stands still: sigma has an infinite slope at r = 0, and
-//! the cosine schedule has no data left at r = 1.
+//! Neither end is reached exactly, as in the models themselves. At t = 0 the marginal differs from N(0, I) by the
+//! remaining weight of the data, alpha / c: 0.0066 for `vp`, 0.069 for `scaled_linear`, and 1 / sigma_max for `ve` and
+//! `edm`. At t = 1 some noise remains: sigma_min for `ve` and `edm`, and sigma at the diffusion time `time_clip` for
+//! the variance-preserving schedules (0.0105 for `vp`).
+//!
+//! Within `time_clip` of either end the schedule is constant, because sigma has an infinite slope at r = 0 and the
+//! cosine schedule has no data left at r = 1.
 
 use std::f64::consts::PI;
 
@@ -21,20 +23,20 @@ use tch::{Kind, Tensor};
 
 use crate::error::{Error, Result};
 
-/// How noise fades.
+/// A noise schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "snake_case")]
 pub enum NoiseSchedule {
-    /// B(r) = beta_min r + (beta_max - beta_min) r^2 / 2: beta rises linearly (DDPM, score SDE).
+    /// B(r) = beta_min r + (beta_max - beta_min) r^2 / 2: beta increases linearly (DDPM, score SDE).
     Vp(LinearBeta),
-    /// The root of beta rises linearly (latent diffusion).
+    /// The square root of beta increases linearly (latent diffusion).
     ScaledLinear(ScaledBeta),
     /// alpha = cos(u(r)) / cos(u(0)), u(r) = (pi / 2) (r + offset) / (1 + offset) (Nichol and Dhariwal, arXiv
     /// 2102.09672, eq. 17).
     Cosine(Cosine),
     /// sigma = sigma_max (sigma_min / sigma_max)^t: geometric (score SDE, arXiv 2011.13456, eq. 30).
     Ve(Geometric),
-    /// sigma^(1 / rho) runs linearly from sigma_max's to sigma_min's (Karras et al., arXiv 2206.00364, eq. 5).
+    /// sigma^(1 / rho) is linear in t, from sigma_max to sigma_min (Karras et al., arXiv 2206.00364, eq. 5).
     Edm(Karras),
 }
 
@@ -50,7 +52,7 @@ pub struct LinearBeta {
     /// 0 < beta_min <= beta_max.
     pub beta_min: f64,
     pub beta_max: f64,
-    /// Distance from both ends, in (0, 0.5): r is kept within `time_clip` and 1 - `time_clip`.
+    /// Smallest distance of r from 0 and 1, in (0, 0.5): r is clipped to `time_clip` and 1 - `time_clip`.
     pub time_clip: f64,
 }
 
@@ -121,13 +123,14 @@ impl Default for Karras {
     }
 }
 
-/// A schedule at some times t, each tensor of the shape of t and float64. Rates are d log / dt.
+/// The values of a schedule at times t. Each tensor has the shape of t and dtype float64. Rates are logarithmic
+/// derivatives d log / dt.
 pub struct NoiseLevel {
     /// The diffusion time r, 1 at the noise and 0 at the data.
     pub time: Tensor,
     pub alpha: Tensor,
     pub sigma: Tensor,
-    /// c.
+    /// The scale c.
     pub scale: Tensor,
     pub alpha_rate: Tensor,
     pub sigma_rate: Tensor,
@@ -146,7 +149,7 @@ impl NoiseSchedule {
             }
             NoiseSchedule::Cosine(Cosine { offset, time_clip }) => {
                 if !(0.0..=1.0).contains(&offset) {
-                    return Err(Error::argument("offset", "0 to 1", offset));
+                    return Err(Error::argument("offset", "a number from 0 to 1", offset));
                 }
                 check_clip(time_clip)
             }
@@ -155,7 +158,7 @@ impl NoiseSchedule {
             }
             NoiseSchedule::Edm(Karras { sigma_min, sigma_max, rho }) => {
                 if !(rho >= 1.0 && rho.is_finite()) {
-                    return Err(Error::argument("rho", "a finite number, at least 1", rho));
+                    return Err(Error::argument("rho", "a finite number of at least 1", rho));
                 }
                 ordered("sigma_min, sigma_max", sigma_min, sigma_max, sigma_min < sigma_max)
             }
@@ -167,7 +170,7 @@ impl NoiseSchedule {
         !matches!(self, NoiseSchedule::Ve(_) | NoiseSchedule::Edm(_))
     }
 
-    /// The schedule at times `t`, clipped to where it is defined.
+    /// The schedule at times `t`, which are clipped to the range where it is defined.
     pub fn level(&self, t: &Tensor) -> NoiseLevel {
         let t = t.to_kind(Kind::Double);
         match *self {
@@ -181,7 +184,7 @@ impl NoiseSchedule {
                 let r = clipped(&t, time_clip);
                 let (low, slope) = (beta_min.sqrt(), beta_max.sqrt() - beta_min.sqrt());
                 let beta = (&r * slope + low).square();
-                // The integral of (low + slope r)^2, with nothing divided by the slope, which may be 0.
+                // The integral of (low + slope r)^2 without a division by the slope, which may be 0.
                 let integral = &r * (&r * (&r * (slope * slope / 3.0) + low * slope) + low * low);
                 preserving(r, &beta, &integral)
             }
@@ -232,11 +235,11 @@ fn clipped(t: &Tensor, time_clip: f64) -> Tensor {
     (t.neg() + 1.0).clamp(time_clip, 1.0 - time_clip)
 }
 
-/// Noise level at diffusion times r, from beta and its integral B there.
+/// The noise level of a variance-preserving schedule at diffusion times r, from beta and its integral B.
 fn preserving(r: Tensor, beta: &Tensor, integral: &Tensor) -> NoiseLevel {
     let alpha = (integral * -0.5).exp();
     let variance = integral.neg().expm1().neg();
-    // In t, which runs against r: (log alpha)' = beta / 2, (log sigma)' = -beta alpha^2 / (2 sigma^2).
+    // Derivatives in t = 1 - r: (log alpha)' = beta / 2, (log sigma)' = -beta alpha^2 / (2 sigma^2).
     NoiseLevel {
         alpha_rate: beta * 0.5,
         sigma_rate: beta * alpha.square() / &variance * -0.5,

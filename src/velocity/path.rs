@@ -7,7 +7,7 @@ use tch::Tensor;
 use crate::error::{Error, Result};
 use crate::tensor::shape_text;
 
-/// How noise and data are mixed at time t.
+/// The path along which noise and data are mixed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
 pub enum Path {
@@ -18,7 +18,7 @@ pub enum Path {
     Vp,
 }
 
-/// The coefficients of a path at some times, each of the shape of t.
+/// The coefficients of a path at times t, each of the shape of t.
 pub struct Coefficients {
     /// a_t, the weight of the data.
     pub a: Tensor,
@@ -48,10 +48,10 @@ impl Path {
         }
     }
 
-    /// x_t = a_t x1 + s_t x0 for t `[B]` and `x0`, `x1` of one shape `[B, *event]`.
+    /// x_t = a_t x1 + s_t x0 for t `[B]` and `x0`, `x1` of the same shape `[B, *event]`.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the shapes do not match.
+    /// [`Error::Shape`] if the shapes do not match.
     pub fn sample(self, t: &Tensor, x0: &Tensor, x1: &Tensor) -> Result<Tensor> {
         let c = self.coefficients(&column(t, x0, x1)?);
         Ok(c.a * x1 + c.s * x0)
@@ -60,14 +60,14 @@ impl Path {
     /// The conditional velocity u = a'_t x1 + s'_t x0 = dx_t/dt, with shapes as in [`Path::sample`].
     ///
     /// # Errors
-    /// [`Error::Shape`] where the shapes do not match.
+    /// [`Error::Shape`] if the shapes do not match.
     pub fn target(self, t: &Tensor, x0: &Tensor, x1: &Tensor) -> Result<Tensor> {
         let c = self.coefficients(&column(t, x0, x1)?);
         Ok(c.a_rate * x1 + c.s_rate * x0)
     }
 }
 
-/// `t` as `[B, 1, ...]`, ready to multiply samples; checks that the three shapes agree.
+/// `t` as `[B, 1, ...]`, which broadcasts over samples. Checks that the three shapes agree.
 fn column(t: &Tensor, x0: &Tensor, x1: &Tensor) -> Result<Tensor> {
     let size = x1.size();
     if x0.size() != size {

@@ -1,14 +1,15 @@
-//! A flow that runs the other way: from data to what the original starts from.
+//! A reversed flow: from the data of the original flow to its source.
 
 use tch::Tensor;
 
 use super::{Expectation, FieldDescription, FieldState, Mixing, Source, VelocityField};
 use crate::error::Result;
 
-/// What the names of the model's tensors begin with.
+/// The prefix of the names of the model's tensors.
 const MODEL: &str = "model.";
 
-/// v(t, x) = -u(1 - t, x) for a field u: from where the flow of u ends at time 0 to where it starts at time 1.
+/// v(t, x) = -u(1 - t, x) for a field u. The flow leads from the end of the flow of u, at time 0, to its source, at
+/// time 1.
 pub struct ReversedField {
     model: Box<dyn VelocityField>,
 }
@@ -18,7 +19,7 @@ impl ReversedField {
         ReversedField { model }
     }
 
-    /// Tensors of [`VelocityField::state`], those of the model alone.
+    /// The tensors of the model among those of [`VelocityField::state`].
     pub(super) fn split_state(tensors: &[(String, Tensor)]) -> Vec<(String, Tensor)> {
         let own = |(name, tensor): &(String, Tensor)| {
             Some((name.strip_prefix(MODEL)?.to_string(), tensor.shallow_clone()))
@@ -45,7 +46,7 @@ impl VelocityField for ReversedField {
         Ok((v.f_neg()?, product.f_neg()?))
     }
 
-    /// What the original gains, this one loses.
+    /// The negative of the original rate.
     fn growth(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Option<Tensor>> {
         let rates = self.model.growth(&(1.0 - t), x, condition)?;
         Ok(rates.map(|rates| rates.f_neg()).transpose()?)
@@ -55,17 +56,17 @@ impl VelocityField for ReversedField {
         self.model.work()
     }
 
-    /// Where the original ends.
+    /// The end of the original flow.
     fn source(&self) -> Source {
         Source::Flow(self.model.shallow_clone())
     }
 
-    /// Paths are their own mirror images.
+    /// A path is symmetric under time reversal; a noise schedule is not.
     fn mixing(&self) -> Option<Mixing> {
         self.model.mixing().filter(|mixing| matches!(mixing, Mixing::Path(_)))
     }
 
-    /// What the original has as data is the noise here, and the other way round.
+    /// Noise and data are exchanged.
     fn expectation(
         &self,
         of: Expectation,

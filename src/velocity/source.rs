@@ -1,4 +1,5 @@
-//! What a flow starts from at time 0: standard normal noise, unless it leads from one set of data to another.
+//! The source of a flow, which is its distribution at time 0: standard normal noise, unless the flow leads from one
+//! set of data to another.
 
 use std::sync::Arc;
 
@@ -10,35 +11,36 @@ use super::{FieldDescription, FieldState, VelocityField};
 use crate::error::{Error, Result};
 use crate::tensor::{check_batch, Share};
 
-/// A law to start from. Draws and densities are [`crate::ode::draw`] and [`crate::ode::log_density`], for some of them
-/// are flows themselves.
+/// A distribution that a flow starts from. It is sampled by [`crate::ode::draw`], and [`crate::ode::log_density`]
+/// gives its density. They are in `ode` because a source may itself be a flow.
 #[derive(Default)]
 pub enum Source {
-    /// N(0, I).
+    /// The standard normal distribution N(0, I).
     #[default]
     Normal,
-    /// Each row of a set `[N, *event]` as often as any other, with normal noise of deviation `noise` added to it.
+    /// The uniform distribution over rows `[N, *event]`, plus normal noise of standard deviation `noise`.
     Rows { rows: Tensor, noise: f64 },
-    /// Where another flow ends.
+    /// The end of another flow.
     Flow(Box<dyn VelocityField>),
-    /// Somebody's own sampler, which no file holds.
+    /// A sampler of the user, which files do not store.
     Sampler(Arc<dyn Sampler>),
-    /// A sampler that a file could not hold: nothing can be drawn from it.
+    /// A sampler that was not stored in the file. It cannot be sampled.
     Lost,
 }
 
-/// Somebody's own law.
+/// A distribution implemented by the user.
 pub trait Sampler: Send + Sync {
-    /// `count` samples `[count, *event]`, the same for the same seed, under the condition of each, if there is one.
+    /// Draws `count` samples `[count, *event]`, given the condition of each sample if there is one. The same seed
+    /// gives the same samples.
     ///
     /// # Errors
-    /// Whatever the sampler fails on.
+    /// Errors of the sampler.
     fn draw(&self, count: i64, seed: u64, condition: Option<&Tensor>) -> Result<Tensor>;
 
-    /// Log-density in nats `[B]` of `x` `[B, *event]`; `None` where it is not known.
+    /// Log-density in nats `[B]` of `x` `[B, *event]`; `None` if it is not known.
     ///
     /// # Errors
-    /// Whatever the density fails on.
+    /// Errors of the density.
     fn log_density(&self, x: &Tensor) -> Result<Option<Tensor>>;
 }
 
@@ -49,7 +51,7 @@ pub enum SourceDescription {
     #[default]
     Normal,
     Rows {
-        /// Files without it are of rows as they are.
+        /// Standard deviation of the noise; 0 if a file does not contain it.
         #[serde(default, skip_serializing_if = "is_none")]
         noise: f64,
     },
@@ -59,7 +61,7 @@ pub enum SourceDescription {
     Sampler,
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref)] // As serde asks.
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde requires a reference.
 fn is_none(noise: &f64) -> bool {
     *noise == 0.0
 }
@@ -75,22 +77,23 @@ const ROWS: &str = "source.rows";
 const MODEL: &str = "source.model.";
 
 impl Source {
-    /// Rows `[N, *event]` to draw from.
+    /// A source that draws from rows `[N, *event]`.
     ///
     /// # Errors
-    /// Names `source` where they do not fit or are not finite.
+    /// Errors naming `source` if the rows do not have this shape or are not finite.
     pub fn rows(rows: &Tensor, event_shape: &[i64]) -> Result<Source> {
         check_batch("source", rows, event_shape)?;
         Ok(Source::Rows { rows: rows.detach().copy(), noise: 0.0 })
     }
 
-    /// These rows with normal noise of deviation `noise` in place of what noise they have.
+    /// The same rows with normal noise of standard deviation `noise`, which replaces their previous noise.
     ///
     /// # Errors
-    /// Names `source_noise` unless it is finite and not negative, and where there is any for a source without rows.
+    /// Errors naming `source_noise` unless it is finite and not negative, and if it is above 0 for a source without
+    /// rows.
     pub fn with_noise(self, noise: f64) -> Result<Source> {
         if !(noise >= 0.0 && noise.is_finite()) {
-            return Err(Error::argument("source_noise", "a finite number that is not negative", noise));
+            return Err(Error::argument("source_noise", "a finite number of at least 0", noise));
         }
         match self {
             Source::Rows { rows, .. } => Ok(Source::Rows { rows, noise }),
@@ -102,7 +105,7 @@ impl Source {
         }
     }
 
-    /// Deviation of the noise on rows; 0 for every other source.
+    /// Standard deviation of the noise on rows; 0 for every other source.
     pub fn noise(&self) -> f64 {
         match self {
             Source::Rows { noise, .. } => *noise,
@@ -110,14 +113,14 @@ impl Source {
         }
     }
 
-    /// The end of another flow.
+    /// The end of another flow as a source.
     ///
     /// # Errors
-    /// Names `source` where its samples have another shape.
+    /// [`Error::Shape`] naming `source` if its samples have another shape.
     pub fn flow(field: Box<dyn VelocityField>, event_shape: &[i64]) -> Result<Source> {
         if field.event_shape() != event_shape {
             let [expected, got] = [event_shape, field.event_shape()].map(crate::tensor::shape_text);
-            return Err(Error::shape("source", format!("samples of shape {expected}"), got));
+            return Err(Error::shape("source", expected, got));
         }
         Ok(Source::Flow(field))
     }
@@ -126,7 +129,7 @@ impl Source {
         matches!(self, Source::Normal)
     }
 
-    /// What it is called in messages and files.
+    /// The name of the kind of source in messages and files.
     pub fn name(&self) -> &'static str {
         match self {
             Source::Normal => "normal",
@@ -136,10 +139,10 @@ impl Source {
         }
     }
 
-    /// What a file holds of it.
+    /// The description and tensors that a file stores.
     ///
     /// # Errors
-    /// [`Error::Teacher`] for a flow that cannot be kept in a file.
+    /// [`Error::Teacher`] for a flow that cannot be stored in a file.
     pub fn state(&self) -> Result<(SourceDescription, Vec<(String, Tensor)>)> {
         Ok(match self {
             Source::Normal => (SourceDescription::Normal, Vec::new()),
@@ -156,10 +159,10 @@ impl Source {
         })
     }
 
-    /// The source that [`Source::state`] described, of named tensors that `take` hands over.
+    /// Rebuilds the source that [`Source::state`] described, from the named tensors of a file.
     ///
     /// # Errors
-    /// As [`Source::rows`] and for a flow's own tensors.
+    /// The errors of [`Source::rows`], and those of rebuilding a flow.
     pub fn from_state(
         description: &SourceDescription,
         tensors: &[(String, Tensor)],
@@ -183,7 +186,7 @@ impl Source {
         })
     }
 
-    /// Whether a tensor of a file is a source's.
+    /// Whether a tensor of this name in a file belongs to a source.
     pub fn owns(name: &str) -> bool {
         name == ROWS || name.starts_with(MODEL)
     }
@@ -201,7 +204,8 @@ impl Share for Source {
     }
 }
 
-/// What a file holds of a field from which nothing will be drawn: its source is [`Source::Lost`].
+/// The state of a field without its source, for a field that is never sampled on its own. A source other than noise
+/// becomes [`Source::Lost`].
 pub(super) fn without_source(FieldState { description, mut tensors }: FieldState) -> FieldState {
     let of_source = |name: &str| name.starts_with(MODEL) || name.contains(&format!(".{MODEL}"));
     let rows = |name: &str| name == ROWS || name.ends_with(&format!(".{ROWS}"));

@@ -1,4 +1,4 @@
-//! A velocity field whose flow starts from something else than noise.
+//! A velocity field with another source than its model.
 
 use tch::Tensor;
 
@@ -10,7 +10,7 @@ use super::{
 use crate::error::Result;
 use crate::tensor::Share;
 
-/// `model`, from `source` at time 0.
+/// The field `model` whose flow starts from `source` at time 0.
 pub struct SourcedField {
     model: Box<dyn VelocityField>,
     source: Source,
@@ -21,7 +21,7 @@ impl SourcedField {
         SourcedField { model, source }
     }
 
-    /// Tensors of [`VelocityField::state`], apart: those of the model, and those of the source.
+    /// Splits the tensors of [`VelocityField::state`] into those of the model and those of the source.
     pub(super) fn split_state(tensors: &[(String, Tensor)]) -> [Vec<(String, Tensor)>; 2] {
         let part = |of_source: bool| {
             let own = tensors.iter().filter(|(name, _)| Source::owns(name) == of_source);
@@ -82,7 +82,7 @@ impl VelocityField for SourcedField {
         self.model.moments()
     }
 
-    /// Standard coordinates are those between noise and data.
+    /// None, because standardised coordinates are defined only for flows from noise to data.
     fn standard(&self) -> Result<Option<(Box<dyn VelocityField>, Units)>> {
         Ok(None)
     }
@@ -96,7 +96,7 @@ impl VelocityField for SourcedField {
     }
 
     fn state(&self) -> Option<FieldState> {
-        // What the model itself started from is of no use here.
+        // The model's own source is not used.
         let FieldState { description, mut tensors } = without_source(self.model.state()?);
         let (source, of_source): (SourceDescription, _) = self.source.state().ok()?;
         tensors.extend(of_source);

@@ -1,4 +1,4 @@
-//! The scales of data, by which the input and output of a network field are standardised.
+//! Mean and scale of data, with which the input and output of a network field are standardised.
 
 use tch::{Device, Kind, Tensor};
 
@@ -6,18 +6,18 @@ use super::gaussian::find_tensor;
 use crate::error::{Error, Result};
 use crate::tensor::{shape_text, shared};
 
-/// Per-coordinate mean and standard deviation of what a field was trained on.
+/// Mean and standard deviation per coordinate of the data that a field was trained on.
 pub(super) struct Standard {
     pub mean: Tensor,  // [dim]
     pub scale: Tensor, // [dim]
 }
 
-/// Values of the data that are in double precision at once while their moments are taken.
+/// Maximum number of values that are converted to double precision at once while moments are computed.
 const MOMENT_VALUES: i64 = 1 << 22;
 
-/// Mean and deviation of each column of `[N, dim]`, float64 `[dim]`.
+/// Mean and standard deviation of each column of `[N, dim]`, float64 `[dim]`.
 pub(super) fn moments(rows: &Tensor) -> (Tensor, Tensor) {
-    // A few coordinates at a time: double precision would take several times the data's own memory.
+    // A few coordinates at a time, because double precision would need several times the memory of the data.
     let columns = (MOMENT_VALUES / rows.size()[0].max(1)).max(1);
     let moments = |part: &Tensor| {
         let part = part.to_kind(Kind::Double);
@@ -30,8 +30,9 @@ pub(super) fn moments(rows: &Tensor) -> (Tensor, Tensor) {
 }
 
 impl Standard {
-    /// Mean and deviation of rows `[N, dim]`. The floor keeps constant coordinates from being blown up near t = 1; it
-    /// is measured against the noise (whose deviation is 1) or against data smaller than it.
+    /// Mean and standard deviation of rows `[N, dim]`. The deviation has a floor, so that constant coordinates are
+    /// not amplified near t = 1. The floor is 0.02 of the largest deviation, or of 1 (that of the noise) if that is
+    /// smaller.
     pub fn of(rows: &Tensor) -> Standard {
         let (mean, scale) = moments(rows);
         let largest = scale.max().double_value(&[]);
@@ -39,8 +40,8 @@ impl Standard {
         Standard { scale: scale.clamp_min(floor), mean }
     }
 
-    /// Mean and deviation of images `[N, C, H, W]`: one mean and one deviation for each channel, spread over its pixels `[C H W]`.
-    /// A convolution cannot tell pixels apart, so that scales of their own would only disturb it.
+    /// Mean and standard deviation of images `[N, C, H, W]`: one of each per channel, repeated over its pixels,
+    /// `[C H W]`. Different scales for different pixels would break the translation symmetry of convolutions.
     pub fn of_channels(images: &Tensor) -> Result<Standard> {
         let size = images.size();
         let channel = Standard::of(&images.f_transpose(0, 1)?.f_reshape([size[1], -1])?.tr());

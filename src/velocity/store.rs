@@ -1,4 +1,4 @@
-//! How a velocity field is kept in a file.
+//! Storage of velocity fields in files.
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
@@ -37,7 +37,7 @@ impl Stored for Box<dyn VelocityField> {
     }
 }
 
-/// The state of a field that has weights of its own.
+/// The state of a field, or an error if koopflow cannot store it.
 pub(super) fn own_state(field: &dyn VelocityField) -> Result<FieldState> {
     field.state().ok_or_else(|| {
         let kind = match field.source() {
@@ -45,7 +45,7 @@ pub(super) fn own_state(field: &dyn VelocityField) -> Result<FieldState> {
             _ => field.kind_name(),
         };
         let advice = match kind {
-            "torchscript" => "its TorchScript file is what to keep: load it again",
+            "torchscript" => "keep its TorchScript file and load that again",
             _ => "save the wrapped module itself and attach it again",
         };
         Error::teacher(format!(

@@ -13,22 +13,22 @@ use super::gaussian::{check_event_shape, check_field_dtype};
 use super::{differentiated, Conditioning, EvaluationCounter, FieldState, VelocityField};
 use crate::error::{Error, Result};
 
-/// In which order a module takes its arguments, and what it answers. Arguments are positional.
+/// The order of a module's positional arguments, and the meaning of its result.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum Convention {
-    /// `forward(t, x[, condition])` answers data - noise.
+    /// `forward(t, x[, condition])` returns data - noise.
     #[default]
     TorchCfm,
-    /// `forward(x, t[, condition])`, the same time and sign.
+    /// `forward(x, t[, condition])` returns data - noise.
     FlowMatching,
-    /// `forward(x, timestep[, condition])` with timestep = scale (1 - t) answers noise - data.
+    /// `forward(x, timestep[, condition])` with timestep = scale (1 - t) returns noise - data.
     Diffusers { timestep_scale: f64 },
 }
 
 impl FromStr for Convention {
     type Err = Error;
 
-    /// The scale of `"diffusers"` is 1000.
+    /// Parses a name. The scale of `"diffusers"` is set to 1000.
     fn from_str(name: &str) -> Result<Self> {
         match name {
             "torchcfm" => Ok(Convention::TorchCfm),
@@ -42,20 +42,21 @@ impl FromStr for Convention {
     }
 }
 
-/// What a [`TorchScriptField`] is, besides its file.
+/// The properties of a [`TorchScriptField`] apart from its file.
 #[derive(Debug, Clone)]
 pub struct TorchScriptConfig {
     pub event_shape: Vec<i64>,
     pub conditioning: Conditioning,
     pub convention: Convention,
     pub device: Device,
-    /// Float32 or float64; `None` takes float64 where the module's parameters are, float32 elsewhere.
+    /// Dtype of the field, float32 or float64. `None` means float64 if the module's parameters are float64, otherwise
+    /// float32.
     pub dtype: Option<Kind>,
 }
 
-/// v(t, x) by the module of a TorchScript file, in evaluation mode and with frozen parameters. Modules in
-/// half precision get their input so; answers come back in the field's dtype. An answer may be a tensor, or a
-/// tuple or list that begins with one.
+/// v(t, x) by the module of a TorchScript file, in evaluation mode and with frozen parameters. Inputs are converted to
+/// the dtype of the module, and results to the dtype of the field. The result may be a tensor, or a tuple or list
+/// whose first element is a tensor.
 pub struct TorchScriptField {
     module: Arc<CModule>,
     config: TorchScriptConfig,
@@ -64,7 +65,7 @@ pub struct TorchScriptField {
     dtype: Kind,
     /// Dtype of the module's parameters; `None` if it has none.
     module_dtype: Option<Kind>,
-    /// Whether a module in half precision has refused times in single precision.
+    /// Whether a half-precision module has rejected times in single precision.
     rounds_time: Arc<AtomicBool>,
     /// Number of weights of the module.
     weights: i64,
@@ -72,16 +73,16 @@ pub struct TorchScriptField {
 }
 
 impl TorchScriptField {
-    /// Loads `path` onto the device of `config`. A TorchScript file is a program: load those that you trust.
+    /// Loads `path` onto the device of `config`. A TorchScript file is a program: load only files that you trust.
     ///
     /// # Errors
-    /// [`Error::Io`] for a file that cannot be read, [`Error::Checkpoint`] for one that holds no whole
-    /// TorchScript module; [`Error::Argument`] or [`Error::Dtype`] naming an option.
+    /// [`Error::Io`] for a file that cannot be read, [`Error::Checkpoint`] for one without a complete TorchScript
+    /// module; [`Error::Argument`] or [`Error::Dtype`] naming an option.
     pub fn load(path: &Path, config: TorchScriptConfig) -> Result<Self> {
         check_event_shape(&config.event_shape)?;
         config.dtype.map_or(Ok(()), check_field_dtype)?;
         let name = path.display().to_string();
-        // Before libtorch looks: it cannot tell a missing file from a damaged one.
+        // Opened first, because libtorch does not distinguish a missing file from a damaged one.
         let file = File::open(path).map_err(|source| Error::Io { path: name.clone(), source })?;
         if file.metadata().is_ok_and(|facts| facts.is_dir()) {
             return Err(Error::checkpoint(&name, "expected a TorchScript file, got a folder"));
@@ -90,8 +91,8 @@ impl TorchScriptField {
             let text = error.to_string();
             let line = text.lines().next().unwrap_or_default();
             let reason = line.split(". This is an internal").next().unwrap_or(line);
-            let expected = "expected a TorchScript module, as torch.jit.save writes it, whole";
-            Error::checkpoint(&name, format!("{expected}; libtorch says: {reason}"))
+            let expected = "expected a complete TorchScript module, as written by torch.jit.save";
+            Error::checkpoint(&name, format!("{expected}; libtorch reports: {reason}"))
         };
         let mut module = CModule::load_on_device(path, config.device).map_err(refuse)?;
         module.f_set_eval()?;
@@ -114,7 +115,7 @@ impl TorchScriptField {
         })
     }
 
-    /// The module's arguments in its precision, with times in `time`.
+    /// The module's arguments in its dtype, with times in the dtype `time`.
     fn arguments(
         &self,
         t: &Tensor,
@@ -140,8 +141,8 @@ impl TorchScriptField {
         Ok(arguments.into_iter().map(IValue::Tensor).collect())
     }
 
-    /// The module's answer. Half precision would round time, so that a module in it gets single precision as
-    /// long as it takes that.
+    /// The result of the module. Half precision would round the time, so a half-precision module gets times in single
+    /// precision unless it rejects them.
     fn forward(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<IValue> {
         let own = self.module_dtype.unwrap_or(self.dtype);
         let half = matches!(own, Kind::Half | Kind::BFloat16);
@@ -162,7 +163,8 @@ impl TorchScriptField {
     }
 }
 
-/// The interpreter's traceback ends in the line that says what happened; other failures begin with it.
+/// The line of a failure that names the error: the last such line of an interpreter's traceback, otherwise the first
+/// line.
 fn reason(text: &str) -> &str {
     let names_an_error = |line: &&str| {
         let name = line.split(": ").next().unwrap_or_default();
@@ -208,14 +210,14 @@ impl VelocityField for TorchScriptField {
             .ok_or_else(|| answer::refuse(&self.name, "forward", "no tensor".into(), x))?;
         let v = answer::accept(&self.name, "forward", got, (t, x), self.dtype)?;
         match self.config.convention {
-            // dx/ds = noise - data in diffusers' time s = 1 - t, so dx/dt has the other sign.
+            // dx/ds = noise - data in the time s = 1 - t of diffusers, so dx/dt has the opposite sign.
             Convention::Diffusers { .. } => Ok(v.f_neg()?),
             _ => Ok(v),
         }
     }
 
     /// # Errors
-    /// [`Error::Teacher`] also where the answer depends on x without a graph: its divergence would be zero.
+    /// [`Error::Teacher`] also if the result depends on x without a graph, since its divergence would be 0.
     fn velocity_and_vjp(
         &self,
         t: &Tensor,
@@ -230,16 +232,16 @@ impl VelocityField for TorchScriptField {
         let moved = self.velocity(t, &(x + (x.abs() + 1.0) * 1e-2), condition)?;
         if !moved.allclose(&v, 1e-5, 1e-8, false) {
             return Err(Error::teacher(format!(
-                "teacher '{}': forward's answer depends on x but carries no gradient: it runs under no_grad or \
-                 detaches its answer, so that densities cannot be computed; FlowTeacher.from_torch(\
-                 torch.jit.load(path), ..., gradients='differences') takes finite differences instead",
+                "teacher '{}': forward's result depends on x but carries no gradient, because it runs under no_grad \
+                 or is detached; densities need gradients; FlowTeacher.from_torch(\
+                 torch.jit.load(path), ..., gradients='differences') uses finite differences instead",
                 self.name
             )));
         }
         Ok((v, x.detach().zeros_like()))
     }
 
-    /// Of images, as if the module were a U-Net, whose weights are used at a few of the pixels on average.
+    /// The number of weights; for images times 1/16 of the number of pixels, as estimated for a U-Net.
     fn work(&self) -> Result<Option<f64>> {
         let reuse = match self.config.event_shape.as_slice() {
             [_, height, width] => (height * width / 16).max(1),
@@ -269,7 +271,7 @@ impl VelocityField for TorchScriptField {
         "torchscript"
     }
 
-    /// None: a checkpoint holds numbers alone, never a program.
+    /// None, because a checkpoint holds only numbers, never a program.
     fn state(&self) -> Option<FieldState> {
         None
     }

@@ -1,11 +1,12 @@
-//! Units of data. With data x1 = m + s z1, where z1 are standard, the probability path x_t = a_t x1 + b_t x0 is
+//! Units of data: the change of coordinates between data and standardised data. For data x1 = m + s z1 with
+//! standardised data z1, the probability path x_t = a_t x1 + b_t x0 is
 //!
 //! x_t = a_t m + d z_u,
 //!
-//! and z_u = a_u z1 + b_u x0 is the path from the same noise to the standard data, at another time u: on the linear
-//! path d = (1 - t) + t s and u = t s / d, on the variance-preserving one d^2 = b_t^2 + (s a_t)^2 and
-//! tan(pi u / 2) = s tan(pi t / 2). So a flow between noise and data in any units is one between noise and standard
-//! data, seen through a change of coordinates that leaves noise (t = 0) as it is, and
+//! where z_u = a_u z1 + b_u x0 is the path from the same noise to the standardised data at another time u. On the
+//! linear path d = (1 - t) + t s and u = t s / d. On the variance-preserving path d^2 = b_t^2 + (s a_t)^2 and
+//! tan(pi u / 2) = s tan(pi t / 2). Thus a flow between noise and data in any units is a flow between noise and
+//! standardised data in other coordinates. The change of coordinates leaves the noise (t = 0) unchanged, and
 //!
 //! dx/dt = a'_t m + d' z + (s / d) dz/du.
 //!
@@ -22,31 +23,31 @@ use crate::error::{Error, Result};
 use crate::nets::UNetConfig;
 use crate::tensor::{check_finite, shape_text, shared};
 
-/// Deviations that are near enough to the noise's.
+/// Standard deviations of data that are close enough to that of the noise, 1.
 const NEAR_ONE: RangeInclusive<f64> = 0.25..=4.0;
 
-/// Mean `[d]` and root-mean-square deviation of data, float64 on the CPU.
+/// Mean `[d]` and root-mean-square deviation of data, in float64 on the CPU.
 pub struct Moments {
     mean: Tensor,
     deviation: f64,
 }
 
 impl Moments {
-    /// Those of rows `[N, *event]`.
+    /// The moments of rows `[N, *event]`.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Errors of libtorch.
     pub fn of(rows: &Tensor) -> Result<Moments> {
         let size = rows.size();
         let (mean, deviations) = moments(&rows.f_reshape([size[0], -1])?);
         Moments::of_coordinates(&mean, &deviations, &size[1..])
     }
 
-    /// Those of samples whose coordinates have these means and deviations, `[d]`. Images have one mean for each
-    /// channel: a map that is the same at every pixel leaves convolutions and mirror images what they are.
+    /// The moments of samples whose coordinates have these means and deviations, `[d]`. Images have one mean for each
+    /// channel, because a map that is the same at every pixel commutes with convolutions and reflections.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Errors of libtorch.
     pub fn of_coordinates(mean: &Tensor, deviations: &Tensor, event_shape: &[i64]) -> Result<Moments> {
         let double = |x: &Tensor| x.to_device(Device::Cpu).to_kind(Kind::Double);
         let (mean, variance) = (double(mean), double(deviations).square());
@@ -61,9 +62,9 @@ impl Moments {
         Ok(Moments { mean: centre, deviation: variance.sqrt() })
     }
 
-    /// Whether data of these moments are standard as they are, or nearly: what learns from them needs no other units.
-    /// The bounds are far from where results begin to suffer (docs/distillation.md), and hold data as they are
-    /// commonly scaled, pixels in [0, 1] or [-1, 1] among them.
+    /// Whether data with these moments are so close to standard that they can be learnt in their own units. Results
+    /// begin to suffer only far beyond these bounds (docs/distillation.md). Data with common scales, such as pixels
+    /// in [0, 1] or [-1, 1], are within them.
     fn are_near_standard(&self) -> bool {
         let offset = self.mean.square().mean(Kind::Double).double_value(&[]).sqrt();
         NEAR_ONE.contains(&self.deviation) && offset <= 2.0 * self.deviation.max(1.0)
@@ -74,15 +75,15 @@ impl Moments {
 #[derive(Debug)]
 pub struct Units {
     path: Path,
-    /// m, `[d]`.
+    /// The mean m, `[d]`.
     shift: Tensor,
-    /// s.
+    /// The scale s.
     scale: f64,
 }
 
-/// The coefficients of the map at some times, each of the shape of t.
+/// The coefficients of the map at times t, each of the shape of t.
 struct Clock {
-    /// u.
+    /// The time u.
     time: Tensor,
     /// a_t and its derivative.
     a: Tensor,
@@ -103,24 +104,24 @@ impl Units {
         Ok(Units { path, shift: shift.shallow_clone(), scale })
     }
 
-    /// The units of data that are far from standard; `None` where they are near.
+    /// The units of data that are far from standard; `None` for data that are close to standard.
     ///
     /// # Errors
-    /// As [`Units::new`].
+    /// The errors of [`Units::new`].
     pub fn far(path: Path, moments: &Moments) -> Result<Option<Units>> {
         if moments.are_near_standard() {
             return Ok(None);
         }
-        // Data whose deviation is near 1, and those that do not vary, are only shifted.
+        // Data whose deviation is near 1, and constant data, are only shifted.
         let deviation = moments.deviation;
         let scale = if NEAR_ONE.contains(&deviation) || deviation == 0.0 { 1.0 } else { deviation };
         Units::new(path, &moments.mean, scale).map(Some)
     }
 
-    /// What [`Units::named`] told, for samples of `size` values.
+    /// Rebuilds units from the tensors of [`Units::named`], for samples of `size` values.
     ///
     /// # Errors
-    /// [`Error::Shape`] and as [`Units::new`].
+    /// [`Error::Shape`] and the errors of [`Units::new`].
     pub fn stored(path: Path, size: i64, mut take: impl FnMut(&str) -> Result<Tensor>) -> Result<Units> {
         let (shift, scale) = (take(SHIFT)?, take(SCALE)?);
         for (name, tensor, expected) in [(SHIFT, &shift, vec![size]), (SCALE, &scale, vec![])] {
@@ -131,13 +132,13 @@ impl Units {
         Units::new(path, &shift, scale.double_value(&[]))
     }
 
-    /// Copies for a file, by name.
+    /// Copies of shift and scale for a file, with their names.
     pub fn named(&self) -> Vec<(String, Tensor)> {
         let scale = Tensor::from(self.scale).to_kind(self.shift.kind()).to_device(self.shift.device());
         vec![(SHIFT.to_string(), self.shift.copy()), (SCALE.to_string(), scale)]
     }
 
-    /// The same in another dtype, to which the scale is rounded too, and on another device.
+    /// The same units in another dtype, to which the scale is rounded too, and on another device.
     pub fn to(&self, kind: Kind, device: Device) -> Units {
         let scale = if kind == Kind::Float { f64::from(self.scale as f32) } else { self.scale };
         Units { path: self.path, shift: self.shift.to_kind(kind).to_device(device), scale }
@@ -147,22 +148,22 @@ impl Units {
         self.path
     }
 
-    /// m, `[d]`.
+    /// The mean m, `[d]`.
     pub fn shift(&self) -> &Tensor {
         &self.shift
     }
 
-    /// s.
+    /// The scale s.
     pub fn scale(&self) -> f64 {
         self.scale
     }
 
-    /// The way back: from (u, z) to (t, x).
+    /// The inverse map, from (u, z) to (t, x).
     pub fn inverse(&self) -> Units {
         Units { path: self.path, shift: &self.shift * (-1.0 / self.scale), scale: 1.0 / self.scale }
     }
 
-    /// u for a time in [0, 1]; others, which no flow between noise and data has, stay as they are.
+    /// The time u for a time t in [0, 1]. Other times are returned unchanged.
     pub fn time(&self, t: f64) -> f64 {
         if t <= 0.0 || t >= 1.0 {
             return t;
@@ -192,10 +193,10 @@ impl Units {
         Clock { time: time + (t - inside), a: c.a, a_rate: c.a_rate, d, d_rate }
     }
 
-    /// (u, z) of times `[B]`, or one, and states `[B, *event]`: differentiable.
+    /// (u, z) for times `[B]` or `[1]` and states `[B, *event]`. Differentiable.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Errors of libtorch.
     pub fn standard(&self, t: &Tensor, x: &Tensor) -> Result<(Tensor, Tensor)> {
         let clock = self.clock(&column(t)?);
         let rows = x.f_reshape([x.size()[0], -1])?;
@@ -203,10 +204,10 @@ impl Units {
         Ok((clock.time.f_reshape(t.size())?, z.f_reshape(x.size())?))
     }
 
-    /// z of states `[B, *event]` that all have the same time.
+    /// z for states `[B, *event]` that all have the same time.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Errors of libtorch.
     pub fn standard_at(&self, t: f64, x: &Tensor) -> Result<Tensor> {
         if t <= 0.0 {
             return Ok(x.shallow_clone());
@@ -214,10 +215,10 @@ impl Units {
         Ok(self.standard(&Tensor::f_full([1], t, (x.kind(), x.device()))?, x)?.1)
     }
 
-    /// z of data `[N, *event]` of any dtype, formed in float64: what a large shift leaves is all there is.
+    /// z for data `[N, *event]` of any dtype. Computed in float64, because subtracting a large shift loses precision.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Errors of libtorch.
     pub fn standard_data(&self, data: &Tensor) -> Result<Tensor> {
         let size = data.size();
         let shift = self.shift.to_device(data.device()).to_kind(Kind::Double);
@@ -225,10 +226,10 @@ impl Units {
         Ok(((rows - shift) / self.scale).to_kind(data.kind()).f_reshape(size.as_slice())?)
     }
 
-    /// dx/dt of states `[B, *event]`, from the field that answers dz/du at (u, z).
+    /// dx/dt for states `[B, *event]`, from the field that returns dz/du at (u, z).
     ///
     /// # Errors
-    /// Whatever the field answers.
+    /// Errors of the field.
     pub fn velocity(
         &self,
         t: &Tensor,
@@ -250,17 +251,17 @@ impl Units {
         Ok(moved.f_reshape(size.as_slice())?)
     }
 
-    /// dz/du of states whose dx/dt is known.
+    /// dz/du for states with velocity dx/dt.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Errors of libtorch.
     pub fn standard_velocity(&self, t: &Tensor, x: &Tensor, velocity: &Tensor) -> Result<Tensor> {
         let (u, _) = self.standard(t, x)?;
         self.inverse().carry(&u, x, velocity)
     }
 
-    /// The product of a cotangent with the Jacobian of dx/dt in x, given `product`, that with the Jacobian of dz/du
-    /// in z.
+    /// The product of a cotangent with the Jacobian of dx/dt in x, given `product`, its product with the Jacobian of
+    /// dz/du in z.
     fn pull(&self, t: &Tensor, cotangent: &Tensor, product: &Tensor) -> Result<Tensor> {
         let clock = self.clock(&column(t)?);
         let size = cotangent.size();
@@ -282,7 +283,7 @@ fn column(t: &Tensor) -> Result<Tensor> {
     Ok(t.f_reshape([-1, 1])?)
 }
 
-/// A field seen in other units: `inner` is what is standard to them.
+/// A field in other units: `inner` is the field in standardised coordinates.
 pub struct UnitsField {
     inner: Box<dyn VelocityField>,
     units: Units,
@@ -332,7 +333,7 @@ impl VelocityField for UnitsField {
         self.inner.feature_maps(&u, &z, condition)
     }
 
-    /// Only a path that is the units' own is the same mixture on both sides.
+    /// The mixture is the same in both coordinates only if its path is that of the units.
     fn mixing(&self) -> Option<Mixing> {
         self.inner.mixing().filter(|mixing| *mixing == Mixing::Path(self.units.path()))
     }
@@ -354,7 +355,7 @@ impl VelocityField for UnitsField {
         self.inner.kind_name()
     }
 
-    /// Not kept in files: it is made where it is needed.
+    /// None: this field is not stored in files.
     fn state(&self) -> Option<FieldState> {
         None
     }

@@ -1,11 +1,11 @@
-//! A part of a flow, from one of its times to another, as a flow from 0 to 1.
+//! The part of a flow between two times, rescaled to run from 0 to 1.
 
 use tch::Tensor;
 
 use super::{Expectation, FieldDescription, FieldState, Mixing, Source, VelocityField};
 use crate::error::{Error, Result};
 
-/// v(u, x) = (to - from) v(from + (to - from) u, x).
+/// The velocity (to - from) v(from + (to - from) u, x) of a window from `from` to `to` of a field v.
 pub struct WindowField {
     model: Box<dyn VelocityField>,
     from: f64,
@@ -14,7 +14,7 @@ pub struct WindowField {
 
 impl WindowField {
     /// # Errors
-    /// [`Error::Argument`] naming `window` unless the times rise within [0, 1].
+    /// [`Error::Argument`] naming `window` unless 0 <= `from` < `to` <= 1.
     pub fn new(model: Box<dyn VelocityField>, from: f64, to: f64) -> Result<Self> {
         if !(0.0 <= from && from < to && to <= 1.0) {
             let got = format!("{from} and {to}");
@@ -59,12 +59,12 @@ impl VelocityField for WindowField {
         Ok(rates.map(|rates| rates * self.length()))
     }
 
-    /// Its ends are not those that the whole flow mixes.
+    /// None, because states are mixtures of the ends of the whole flow, not of the ends of the window.
     fn mixing(&self) -> Option<Mixing> {
         None
     }
 
-    /// That of the pair behind the whole flow.
+    /// The expectation of the noise or data of the whole flow.
     fn expectation(
         &self,
         of: Expectation,
@@ -75,7 +75,7 @@ impl VelocityField for WindowField {
         self.model.expectation(of, &self.time(t), x, condition)
     }
 
-    /// Where the flow is at the window's first time.
+    /// The distribution of the flow at the start of the window.
     fn source(&self) -> Source {
         match self.from == 0.0 {
             true => self.model.source(),
@@ -88,7 +88,7 @@ impl VelocityField for WindowField {
 
     fn breaks(&self) -> Vec<f64> {
         let own = self.model.breaks().into_iter().map(|t| (t - self.from) / self.length());
-        // One at an end is kept: which side it is on is not left to rounding.
+        // Breaks at the ends are kept, with a tolerance for rounding.
         own.filter(|t| (-1e-9..=1.0 + 1e-9).contains(t)).collect()
     }
 

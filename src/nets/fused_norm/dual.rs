@@ -15,7 +15,7 @@ impl Norm {
     /// [`Norm::fused`] of `x [B, C, H, W]`, `scale` and `shift` `[B, C]` with their tangents.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Errors of libtorch.
     pub fn fused_dual(self, x: &Dual, scale: &Dual, shift: &Dual) -> Result<Dual> {
         let layout = Layout::of(&x.primal);
         let inputs = [&x.primal, &x.tangent, &scale.primal, &scale.tangent, &shift.primal, &shift.tangent];

@@ -29,7 +29,7 @@ impl Norm {
     /// Channels of the answer are last in memory.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Errors of libtorch.
     pub fn fused(self, x: &Tensor, scale: &Tensor, shift: &Tensor) -> Result<Tensor> {
         let layout = Layout::of(x);
         let statistics = Tensor::f_empty([layout.batch, 2, self.groups], (Kind::Float, Device::Cpu))?;

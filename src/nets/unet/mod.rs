@@ -186,7 +186,7 @@ impl UNetEncoder {
     /// Lets the condition have one more number, the direction of time, by a row that begins at zero.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Errors of libtorch.
     pub fn tell_direction(
         &mut self,
         prefix: &str,
@@ -349,7 +349,7 @@ impl UNet {
     /// As [`UNetEncoder::tell_direction`].
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Errors of libtorch.
     pub fn tell_direction(
         &mut self,
         prefix: &str,

@@ -198,7 +198,7 @@ def test_labels_reach_all_parts(noise):
 @pytest.mark.parametrize(
     ("teachers", "error", "text"),
     [
-        ([], ArgumentError, "teachers: expected at least one, got none"),
+        ([], ArgumentError, "teachers: expected at least one teacher, got none"),
         (BLOCKS[0], ArgumentError, "teachers: expected a sequence"),
         ([BLOCKS[0], "moons"], TypeError, r"teachers\[1\]: expected a FlowTeacher"),
         (

@@ -191,7 +191,7 @@ def test_training_without_dropout_is_as_before():
 
 
 def test_wrong_guidance_is_named(teacher, gaussian):
-    with pytest.raises(ArgumentError, match="teacher: expected a conditional one, to guide"):
+    with pytest.raises(ArgumentError, match="teacher: expected a conditional one for guidance"):
         gaussian.guided(2.0)
     with pytest.raises(ArgumentError, match="scale: expected a finite number, got nan"):
         teacher.guided(float("nan"))

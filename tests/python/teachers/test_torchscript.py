@@ -214,7 +214,7 @@ def test_a_student_is_distilled_and_saved_and_the_teacher_says_why_it_is_not(pat
     student.fit(teacher, progress=False).save(tmp_path / "student.safetensors")
     again = KoopmanDistiller.load(tmp_path / "student.safetensors")
     np.testing.assert_array_equal(again.sample(3), student.sample(3))
-    with pytest.raises(TeacherError, match="'torchscript' .* its TorchScript file is what to keep"):
+    with pytest.raises(TeacherError, match="'torchscript' .* keep its TorchScript file"):
         teacher.save(tmp_path / "teacher.safetensors")
 
 
