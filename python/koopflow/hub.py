@@ -1,6 +1,6 @@
-"""Models as folders that the Hugging Face Hub knows: config.json, model.safetensors and a model card.
+"""Models as folders in the layout of the Hugging Face Hub: config.json, model.safetensors and a model card.
 
-Folders need nothing but koopflow; repositories need the package ``huggingface_hub`` (``koopflow[hub]``).
+Folders need koopflow alone; repositories of the Hub need the package ``huggingface_hub`` (``koopflow[hub]``).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 LIBRARY = "koopflow"
-# A card with this line is replaced by the next one; a card without it is somebody's own.
+# A card with this line was written by koopflow and may be replaced; a card without it is kept.
 MARK = "<!-- koopflow wrote this card, and replaces it as long as this line is here -->"
 TAGS = ("flow-matching", "koopman-operator", "one-step-generation")
 WORDS = {
@@ -35,7 +35,7 @@ WORDS = {
     "teacher": "A flow-matching model: a velocity field whose flow carries noise to data",
 }
 PAPER = "Turan et al., [arXiv 2506.22304](https://arxiv.org/abs/2506.22304)"
-# What a card says of the options and of the training, in this order.
+# Options and facts of training that a card lists, in this order.
 FACTS = {
     "resolved_options": (
         "basis",
@@ -58,9 +58,9 @@ class Report(Protocol):
 
 
 class HubFolder:
-    """A model with ``save`` and ``load`` that is also kept as a folder, or as a repository of the Hub."""
+    """Base class of models with ``save`` and ``load`` that adds folders and repositories of the Hub."""
 
-    # Kind of model in the file of ``save``.
+    # Kind of model in the file that ``save`` writes.
     _kind: ClassVar[str]
 
     def save_pretrained(
@@ -74,29 +74,29 @@ class HubFolder:
     ) -> None:
         """Write the model, its options and a model card into a folder, each file atomically.
 
-        ``model.safetensors`` is the file of ``save``, from which alone the model is built; ``config.json`` is
-        there to be read. A ``README.md`` that koopflow did not write stays as it is.
+        ``model.safetensors`` is the file that ``save`` writes, and all that loading needs. ``config.json``
+        describes it for readers. A ``README.md`` that koopflow did not write is kept.
 
         Parameters
         ----------
         folder : path
-            Folder, which is made if there is none.
+            Folder to write to, created if it does not exist.
         report : EvaluationReport, optional
-            What ``evaluate`` found; its table is part of the card.
+            Result of ``evaluate``; the card shows its table.
         license : str, optional
             Licence of the weights, as the Hub names it: ``"mit"``, ``"cc-by-4.0"``, ...
         metadata : mapping, optional
-            Further fields of the card's front matter, such as ``{"datasets": ["mnist"]}``; ``tags`` are added
-            to koopflow's.
+            Further fields of the card's front matter, such as ``{"datasets": ["mnist"]}``. ``tags`` are added
+            to koopflow's own.
         name : str, optional
-            Title of the card and name to load by: the folder's by default.
+            Title of the card and the name in its loading example; the folder's name by default.
 
         Raises
         ------
         ArgumentError
-            When the folder is a file, or holds the weights or the config of another library.
+            If the folder is a file, or holds weights or a config of another library.
         TeacherError
-            For an attached teacher: its code and weights are not koopflow's to write.
+            For an attached teacher, whose code and weights koopflow cannot save.
         """
         place = as_path(folder, "folder")
         if os.path.exists(place) and not os.path.isdir(place):
@@ -127,26 +127,28 @@ class HubFolder:
         local_files_only: bool = False,
         device: str = "cpu",
     ) -> Self:
-        """Read what :meth:`save_pretrained` or :meth:`push_to_hub` wrote. Nothing in it is unpickled or run.
+        """Load a model written by :meth:`save_pretrained` or :meth:`push_to_hub`.
+
+        Loading unpickles nothing and runs no code of the folder.
 
         Parameters
         ----------
         source : str or path
-            Folder, or repository of the Hub, ``"user/name"``; a folder of that name comes first.
+            Folder, or repository of the Hub, ``"user/name"``. A local folder of that name takes precedence.
         revision, token, cache_dir, force_download, local_files_only
-            Of a repository: branch, tag or commit; access token; folder of downloads; whether to download
-            anew; whether to take only what was downloaded before. As in ``huggingface_hub``, whose errors
-            come unchanged.
+            Options for a repository: branch, tag or commit; access token; folder of downloads; whether to
+            download again; whether to use only earlier downloads. They are those of ``huggingface_hub``,
+            whose errors are passed on unchanged.
         device : str, default "cpu"
             Device of the model.
 
         Raises
         ------
         FileNotFoundError, CheckpointError
-            When there is no such folder, or what is in it is damaged, of another library, of another kind of
-            model, or edited.
+            If there is no such folder, or its files are damaged, edited, of another library or of another
+            kind of model.
         ImportError
-            For a repository, when ``huggingface_hub`` is not installed.
+            For a repository, if ``huggingface_hub`` is not installed.
         """
         place = as_path(source, "source")
         if not os.path.isdir(place):
@@ -171,7 +173,7 @@ class HubFolder:
         model: Self = cls.load(weights, device=device)  # type: ignore[attr-defined]
         if said.get("options") != _options(json.loads(_core.describe_file(weights)[1])):
             raise CheckpointError(
-                f"{config}: its options are not those of {WEIGHTS}: one of the two was changed "
+                f"{config}: its options are not those of {WEIGHTS}: one of the two files was changed "
                 f"({cls.__name__}.load reads {WEIGHTS} alone)"
             )
         return model
@@ -185,9 +187,9 @@ class HubFolder:
         metadata: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> str:
-        """Upload the folder of :meth:`save_pretrained` to a repository of the Hub, made if there is none.
+        """Upload the folder of :meth:`save_pretrained` to a repository of the Hub, created if necessary.
 
-        A card that is there already is replaced, unless ``ignore_patterns="README.md"`` says otherwise.
+        The card of an existing repository is replaced, unless ``ignore_patterns="README.md"`` is passed.
 
         Parameters
         ----------
@@ -196,22 +198,22 @@ class HubFolder:
         report, license, metadata
             As in :meth:`save_pretrained`.
         **options
-            ``private``, ``token``, ``branch``, ``commit_message``, ``create_pr`` and others of
-            ``huggingface_hub.ModelHubMixin.push_to_hub``, whose errors come unchanged.
+            Options of ``huggingface_hub.ModelHubMixin.push_to_hub``, such as ``private``, ``token``,
+            ``branch``, ``commit_message`` and ``create_pr``. Its errors are passed on unchanged.
 
         Returns
         -------
         str
             Address of the commit.
 
-        Raises ``ImportError`` when ``huggingface_hub`` is not installed, and whatever
-        :meth:`save_pretrained` does.
+        Raises ``ImportError`` if ``huggingface_hub`` is not installed, and the errors of
+        :meth:`save_pretrained`.
         """
         model = self
 
         class Upload(_hub("uploading a model").ModelHubMixin):  # type: ignore[misc]
             def _save_pretrained(self, save_directory: Path) -> None:
-                # The mixin's folder is called like the whole name of the repository.
+                # The last two parts of the mixin's folder are the name of the repository.
                 name = "/".join(Path(save_directory).parts[-2:])
                 model.save_pretrained(
                     save_directory, report=report, license=license, metadata=metadata, name=name
@@ -221,7 +223,7 @@ class HubFolder:
 
 
 def _hub(what: str) -> Any:
-    """The package ``huggingface_hub``, which nothing else needs."""
+    """The package ``huggingface_hub``, which is imported only here."""
     try:
         return importlib.import_module("huggingface_hub")
     except ImportError as error:
@@ -230,7 +232,7 @@ def _hub(what: str) -> Any:
 
 @contextlib.contextmanager
 def _made(folder: str) -> Iterator[None]:
-    """A folder that is there, and that is gone again if nothing could be written into a new one."""
+    """A context in which the folder exists. A new folder that is still empty after an error is removed."""
     new = not os.path.isdir(folder)
     os.makedirs(folder, exist_ok=True)
     try:
@@ -247,7 +249,7 @@ def _write(path: str, text: str) -> None:
 
 
 def _config(model: str, facts: Mapping[str, Any], event_shape: tuple[int, ...]) -> dict[str, Any]:
-    """What config.json says: who reads the folder, and what is in the header of the weights but its log."""
+    """Contents of config.json: the class that loads the folder, and the weights' header without its log."""
     history = {key: value for key, value in facts["history"].items() if key not in ("log", "loss", "config")}
     return {
         "library_name": LIBRARY,
@@ -263,12 +265,12 @@ def _config(model: str, facts: Mapping[str, Any], event_shape: tuple[int, ...]) 
 
 
 def _options(facts: Mapping[str, Any]) -> Any:
-    """The parameters of an estimator, among the facts of its file."""
+    """The estimator's parameters among the facts in its file."""
     return facts.get("header", facts).get("params")
 
 
 def _checked_config(path: str, error: type[ArgumentError | CheckpointError]) -> dict[str, Any]:
-    """A config.json of koopflow's. Raises ``error`` for any other."""
+    """The contents of a config.json that koopflow wrote. Raises ``error`` for any other file."""
     argument = "folder: " if error is ArgumentError else ""
     try:
         said = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -282,7 +284,7 @@ def _checked_config(path: str, error: type[ArgumentError | CheckpointError]) -> 
 
 
 def _replaceable(card: str) -> bool:
-    """Whether there is no model card, or one of koopflow's."""
+    """Whether there is no model card, or one that koopflow wrote."""
     try:
         return MARK in Path(card).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -304,7 +306,7 @@ def _card(
     front |= {key: value for key, value in fields.items() if value is not None}
     lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in front.items()]
     model, sizes = said["model"], ", ".join(map(str, shape))
-    quality = "Nobody has measured it here." if report is None else report.to_markdown()
+    quality = "No measurements are given." if report is None else report.to_markdown()
     return "\n".join(
         [
             *("---", *lines, "---", MARK, "", f"# {name}", ""),
@@ -320,7 +322,7 @@ def _card(
 
 
 def _conditions(said: Mapping[str, Any]) -> tuple[str, str]:
-    """What samples are conditioned on, in words and as an argument; nothing for most."""
+    """What samples are conditioned on, in words and as an argument; empty for unconditional models."""
     options, taught = said["options"], (said["teacher"] or {}).get("conditioning")
     kind = taught if isinstance(taught, dict) else {}
     classes = options.get("num_classes") or kind.get("labels", {}).get("classes")

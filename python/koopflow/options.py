@@ -1,6 +1,7 @@
 """Options that teachers, students and baselines share, as small frozen dataclasses.
 
-None leaves a choice to the core; a mapping of the same names may stand for any of them.
+None leaves an option at the core's default. A mapping of option names to values is accepted in place of any
+of the dataclasses.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ if TYPE_CHECKING:
 
 
 class Options:
-    """What all option dataclasses do."""
+    """Base class of the option dataclasses."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
     # The option that a bare number stands for, if any.
     _short: ClassVar[str | None] = None
-    # Names that keyword arguments had before options were grouped, and what they are called here.
+    # Former names of keyword arguments, from before options were grouped, with their present names.
     renamed: ClassVar[Mapping[str, str]] = {}
 
     def __new__(cls, *args: Any, **keywords: Any) -> Self:
-        # Python's own message would not say which name is meant.
+        # Python's own message would not suggest the nearest name.
         for name in keywords:
             if name not in cls.names():
                 raise TypeError(f"{cls.__name__}() has no option {name!r}{nearest(name, cls.names())}")
@@ -47,7 +48,7 @@ class Options:
 
     @classmethod
     def of(cls, argument: str, value: Any) -> Self:
-        """The options that an argument says: an instance, a mapping, or None for none.
+        """An instance from the value of an argument: an instance, a mapping, or None for the defaults.
 
         Raises ``ArgumentError`` for anything else, and for unknown names in a mapping.
         """
@@ -71,7 +72,7 @@ class Options:
     def given(self, *, only: Collection[str] | None = None, of: str = "") -> dict[str, Any]:
         """The options that are set, by name.
 
-        Raises ``ArgumentError`` for a name that is not among ``only``, of a trainer that is called ``of``.
+        Raises ``ArgumentError`` for a name that is not among ``only``, the options of the trainer ``of``.
         """
         found = {name: getattr(self, name) for name in self.names() if getattr(self, name) is not None}
         for name in found:
@@ -90,18 +91,21 @@ class Options:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """What to say after an unknown name: the nearest one that exists, if any is near."""
+    """The end of a message about an unknown name: a suggestion, or nothing if no existing name is similar."""
     found = difflib.get_close_matches(name, sorted(names), n=1)
     return f": did you mean {found[0]!r}?" if found else ""
 
 
 def to_json(options: Mapping[str, Any]) -> str:
-    """JSON for the core, of options of any sensible type: see :func:`plain`."""
+    """Options as JSON for the core; :func:`plain` lists the types of values that it takes."""
     return json.dumps(plain(options))
 
 
 def name_of(value: Any) -> str:
-    """The name of a device or dtype, which torch and NumPy have objects for. Raises ``ArgumentError``."""
+    """The name of a device or dtype, given as a name or as an object of torch or NumPy.
+
+    Raises ``ArgumentError`` for anything else.
+    """
     name = plain(value, "device or dtype")
     if not isinstance(name, str):
         expected = "a name such as 'cpu', 'cuda:1' or 'float32'"
@@ -110,9 +114,10 @@ def name_of(value: Any) -> str:
 
 
 def plain(value: Any, name: str = "") -> Any:
-    """Options as plain data: numbers and arrays of NumPy and torch, devices, dtypes, paths, option groups.
+    """Convert options to plain data.
 
-    Raises ``ArgumentError`` that names the option for anything else.
+    Values may be numbers and arrays of NumPy and torch, devices, dtypes, paths and option groups. Raises
+    ``ArgumentError``, which names the option, for anything else.
 
     Examples
     --------
@@ -124,7 +129,7 @@ def plain(value: Any, name: str = "") -> Any:
         value = value.given()
     if isinstance(value, np.generic | np.ndarray | torch.Tensor):
         value = value.tolist()
-    # An integer of Python may be larger than every float, which no option takes and JSON does not read.
+    # A Python integer may exceed the largest float. No option takes such a number, and JSON cannot hold it.
     number = isinstance(value, int | float)
     if value is None or isinstance(value, str) or (number and abs(value) <= sys.float_info.max):
         return value
@@ -149,38 +154,40 @@ def plain(value: Any, name: str = "") -> Any:
 class UNet(Options):
     """A U-Net: residual blocks with group norm and SiLU, embeddings of time and class, attention.
 
-    The architecture is that of torchcfm's ``UNetModel`` (after Dhariwal & Nichol, arXiv 2105.05233); names in
-    brackets are torchcfm's. Ranges are checked where it is used.
+    The architecture is that of torchcfm's ``UNetModel`` (after Dhariwal & Nichol, arXiv 2105.05233). Names in
+    parentheses are torchcfm's. ``fit`` checks the ranges.
 
     Parameters
     ----------
     channels : int, default 32
-        Channels at full resolution (``num_channels``).
+        Number of channels at full resolution (``num_channels``).
     multipliers : sequence of float, optional
-        Channels of each level over ``channels``, from full resolution down, each level half as large as the
-        one before (``channel_mult``). By default up to three levels, (1, 2, 2), as long as the image can be
-        halved and keeps 4 pixels.
+        Number of channels of each level, divided by ``channels`` (``channel_mult``). The first level is at
+        full resolution; each further one has half the resolution of the one before. The default is (1, 2, 2),
+        or fewer levels if the image cannot be halved as often or would have fewer than 4 pixels on a side.
     blocks : int, default 1
-        Residual blocks of each level on the way down, one more on the way up (``num_res_blocks``).
+        Number of residual blocks of each level on the way down; there is one more on the way up
+        (``num_res_blocks``).
     attention : sequence of int, default ()
-        Levels with self-attention, as factors of downsampling: 1, 2, 4, ... (``attention_resolutions``). The
-        middle always has it.
+        Levels with self-attention, given as downsampling factors: 1, 2, 4, ... (``attention_resolutions``).
+        The middle block always has self-attention.
     heads : int, default 1
-        Heads of attention (``num_heads``).
+        Number of attention heads (``num_heads``).
     head_channels : int, optional
-        Channels of one head, instead of ``heads`` (``num_head_channels``).
+        Number of channels of one head; replaces ``heads`` (``num_head_channels``).
     dropout : float, default 0
-        Share of activations that training drops, in [0, 1).
+        Fraction of activations dropped in training, in [0, 1).
     groups : int, default 8
-        Groups of channels that are normalised together, or the largest power of two below that divides the
-        channels; torchcfm's are 32. One channel a group removes every shift by time and class.
+        Largest number of groups in a group norm. The number used is the largest power of two up to it that
+        divides the number of channels. torchcfm uses 32. Groups of a single channel remove every shift by
+        time and class.
     scale_shift : bool, default True
-        Whether time and class scale features as well as shifting them (``use_scale_shift_norm``, there
-        False).
+        Whether time and class scale the features in addition to shifting them (``use_scale_shift_norm``,
+        False in torchcfm).
     residual_resampling : bool, default False
-        Whether residual blocks change the resolution, instead of convolutions (``resblock_updown``).
+        Whether residual blocks, instead of plain convolutions, change the resolution (``resblock_updown``).
     time_scale : float, default 100
-        Factor of t before its sines and cosines; torchcfm's is 1.
+        Factor that multiplies t before its sines and cosines are taken; 1 in torchcfm.
 
     Examples
     --------
@@ -207,7 +214,7 @@ class UNet(Options):
                 object.__setattr__(self, name, _numbers(name, value, "(1, 2)"))
 
     def options(self) -> dict[str, Any]:
-        """All options for the core; it decides on what is None."""
+        """All options for the core, which replaces None by its defaults."""
         multipliers = [float(factor) for factor in self.multipliers or ()]
         return {**{name: getattr(self, name) for name in self.names()}, "multipliers": multipliers}
 
@@ -222,8 +229,10 @@ def _numbers(name: str, value: Any, example: str) -> tuple[Any, ...]:
 
 
 def unet_of(argument: str, given: str | UNet | Mapping[str, Any], default: str) -> UNet | None:
-    """The U-Net that ``given`` asks for; None for ``default``, the name of what is used without one. Raises
-    ``ArgumentError`` for another name, or a mapping with unknown options."""
+    """The U-Net that ``given`` asks for, or None if it is ``default``, the name of the other network.
+
+    Raises ``ArgumentError`` for another name, or a mapping with unknown options.
+    """
     if given == default:
         return None
     if given == "unet":
@@ -235,37 +244,41 @@ def unet_of(argument: str, given: str | UNet | Mapping[str, Any], default: str) 
 
 @dataclass(frozen=True, repr=False)
 class Architecture(Options):
-    """A student's model beyond its basis, generator, width and depth.
+    """Options of a student's model other than its basis, generator, width and depth.
 
     Parameters
     ----------
     inputs : {"standardised", "raw"}, optional
-        Inputs of the network of ``basis="network"``. ``"standardised"``, the default: t and x in the data's
-        principal axes, raw and standardised by the running mean and deviation of x_t, with a linear skip to
-        the features. ``"raw"``: t and x as they are and no skip, as in the paper.
+        Inputs of the network of ``basis="network"``. ``"standardised"``, the default: t, and x in the data's
+        principal axes, both raw and standardised by the mean and deviation of x_t at that time, with a linear
+        skip connection to the features. ``"raw"``: t and x as they are, without a skip connection, as in the
+        paper.
     lifts : {1, 2}, optional
-        Number of observables networks under the one generator: 2, the default, for decoding forwards and
-        backwards in time, or 1 for both directions.
+        Number of networks of observables that share the generator. The default, 2, has one network for
+        decoding forwards in time and one for decoding backwards; 1 uses the same network for both directions.
     directed : bool, optional
-        Whether one network serves both directions and is told which, 1 or -1: by one more input, or for
-        U-Nets by a vector beside the embedding of time, which begins at zero. ``lifts`` is then 1.
+        Whether one network serves both directions and receives the direction, 1 or -1, as an input. A U-Net
+        receives it as a vector, added to the embedding of time, that starts at zero. ``lifts`` is then 1.
     frame : {"moving", "fixed"}, optional
-        What the network gives. ``"moving"``, the default for a spectral generator whose network is trained:
-        each feature as it was at time 0, h(t, x), and phi is h exp(t L), so that an eigenfunction is
-        exp(lambda t) times a constant of motion. ``"fixed"``: phi itself.
+        Output of the network. ``"moving"``, the default for a spectral generator with a trained network: the
+        value h(t, x) that each feature had at time 0. The features are then phi = h exp(t L), so that an
+        eigenfunction is exp(lambda t) times a constant of motion. ``"fixed"``: the features phi themselves.
     stability : {"free", "dissipative", "bounded"}, optional
-        Constraint on a dense generator: none (the default), no growing eigenvalue, or real parts within 8, as
-        a spectral generator always has them.
+        Constraint on a dense generator. ``"free"``, the default: none. ``"dissipative"``: no eigenvalue
+        grows. ``"bounded"``: real parts of eigenvalues are at most 8 in modulus, as a spectral generator
+        always has them.
     decoder : {"slice", "linear", "network"}, optional
-        Map from observables to states: the coordinates of x among them, exact from the start (the default); a
-        learnt linear map; or the coordinates and a learnt network's correction.
+        Map from observables to states. ``"slice"``, the default: the coordinates of x, which are among the
+        observables, so that decoding is exact from the start. ``"linear"``: a learnt linear map.
+        ``"network"``: the coordinates plus a correction by a learnt network.
     degree : int, optional
-        Degree of ``basis="polynomial"``, 2 to 12; by default 4 in up to eight dimensions, 2 beyond.
+        Degree of ``basis="polynomial"``, from 2 to 12; by default 4 in up to eight dimensions and 2 in more.
     per_pixel : bool, optional
-        Whether every pixel of a hierarchy's maps has its own eigenvalues, instead of sharing its channel's.
+        Whether every pixel of a hierarchy's feature maps has its own eigenvalues. By default the pixels of a
+        channel share them.
     standardise : bool, optional
-        Whether a student of data far from mean 0 and deviation 1 learns in standard coordinates, as by
-        default; what it takes and answers is in the data's own units (docs/distillation.md).
+        Whether a student of data far from mean 0 and deviation 1 learns in standardised coordinates; True by
+        default. Its inputs and outputs stay in the data's own units (docs/distillation.md).
 
     Examples
     --------
@@ -285,66 +298,72 @@ class Architecture(Options):
 
     def __post_init__(self) -> None:
         if self.directed and self.lifts not in (None, 1):
-            raise ArgumentError(f"lifts: expected 1 or none for a lift that is directed, got {self.lifts!r}")
+            raise ArgumentError(f"lifts: expected 1 or None with directed=True, got {self.lifts!r}")
 
 
-# Options of Training that every trainer has; the others are a student's.
+# Options of Training that every trainer has; only students have the others.
 SHARED_TRAINING = ("optimizer", "weight_decay", "warmup_steps", "clip_norm", "ema_decay", "max_restarts")
 
 
 @dataclass(frozen=True, repr=False)
 class Training(Options):
-    """How gradient steps are taken: shared by teachers, students, baselines and the command line.
+    """Options of gradient training, shared by teachers, students, baselines and the command line.
 
-    An option that a trainer does not have is an :class:`~koopflow.exceptions.ArgumentError` when it fits.
+    ``fit`` raises :class:`~koopflow.exceptions.ArgumentError` for an option that its trainer does not have.
 
     Parameters
     ----------
     optimizer : {"adam", "adamw"}, optional
-        Optimiser, ``"adam"`` by default; ``"adamw"`` decouples the weight decay from the gradient.
+        Optimiser; ``"adam"`` by default. ``"adamw"`` decouples the weight decay from the gradient.
     weight_decay : float, optional
-        Strength of the weight decay, at least 0, the default.
+        Strength of the weight decay, at least 0; 0 by default.
     schedule : {"cosine", "constant", "plateau"}, optional
-        Learning rate after the warm-up: a half cosine to zero (the default, and a teacher's), constant, or
-        halved whenever five held-out evaluations bring no improvement. Students only.
+        Schedule of the learning rate after the warm-up. ``"cosine"``, the default and a teacher's only
+        schedule: half a cosine to zero. ``"constant"``: no change. ``"plateau"``: halved after five held-out
+        evaluations without improvement. Students only.
     warmup_steps : int, optional
-        Steps of linear warm-up; by default 100 for teachers, 50 for students.
+        Number of steps of linear warm-up; by default 100 for teachers and 50 for students.
     generator_learning_rate : float, optional
-        Peak learning rate of the generator; that of the observables by default. Students only.
+        Peak learning rate of the generator; by default that of the observables. Students only.
     clip_norm : float, optional
-        Largest gradient norm that is applied, 1 by default; 0 does not clip.
+        Gradient norm above which gradients are clipped, 1 by default; 0 turns clipping off.
     ema_decay : float, optional
-        Decay of the averaged weights, in [0, 1); 0 does not average. By default 0.999 for teachers and 0 for
-        students, which keep both kinds of weights: see :meth:`koopflow.KoopmanDistiller.use_weights`.
+        Decay of the exponential moving average of the weights, in [0, 1); 0 turns averaging off. By default
+        0.999 for teachers and 0 for students. Students keep both kinds of weights: see
+        :meth:`koopflow.KoopmanDistiller.use_weights`.
     averages : sequence of float, optional
-        Up to eight decays, in (0, 1), of averages that are kept at once, in place of ``ema_decay``. Every
-        held-out evaluation measures all of them by ``metric``; the best is kept, each one's own best state
-        beside it: see :meth:`koopflow.KoopmanDistiller.use_average`. Students only.
+        Up to eight decays, in (0, 1), of moving averages that are kept at the same time; replaces
+        ``ema_decay``. Every held-out evaluation measures all of them by ``metric``. The best average becomes
+        the student, and the best state of each other one is kept too: see
+        :meth:`koopflow.KoopmanDistiller.use_average`. Students only.
     precision : {"float32", "bf16", "fp16"}, optional
-        Precision of the network's products while training; evaluation and sampling are in ``dtype``.
-        ``"fp16"``, with dynamic loss scaling, needs CUDA. Students only.
+        Precision of the network's matrix products in training. Evaluation and sampling use ``dtype``.
+        ``"fp16"`` uses dynamic loss scaling and needs CUDA. Students only.
     accumulate : int, optional
-        Micro-batches of one step, each of two pairs of times at least; 1 by default. When a GPU runs out of
-        memory the number doubles, and ``history_["notes"]`` says so. Students only.
+        Number of micro-batches of a step (gradient accumulation), each of at least two pairs of times; 1 by
+        default. When a GPU runs out of memory the number doubles, and ``history_["notes"]`` records it.
+        Students only.
     evaluate_every : int, optional
-        Steps between two held-out evaluations; by default there are twenty of them. Students only.
+        Number of steps between two held-out evaluations; by default a twentieth of all steps. Students only.
     metric : str, optional
-        Held-out error that best-model keeping, plateaus and ``patience`` look at: ``"endpoint_error"``,
+        Held-out error by which the best state, plateaus and ``patience`` are decided: ``"endpoint_error"``,
         ``"path_error"``, ``"inversion_error"``, ``"phase_error"``, ``"consistency_residual"``, or the default
-        ``"score"``: the sum of the first three that a term of the loss asks for. Students only.
+        ``"score"``. The score is the sum of those of the first three that a term of the loss trains.
+        Students only.
     patience : int, optional
-        Evaluations without improvement that end fitting; by default nothing does. Students only.
+        Number of held-out evaluations without improvement after which training ends; by default there is no
+        limit. Students only.
     max_restarts : int, optional
-        Number of times that a diverging fit returns to its best or last good state, at half the learning
+        Number of times that a diverging fit restarts from its best or last good state, with half the learning
         rate; 3 by default.
     method : {"gradient", "closed_form", "refine"}, optional
-        ``"gradient"``: gradient steps (the default). ``"closed_form"``: instead a linear solve in seconds,
-        for the dense generator, or the spectral readout, of random observables with one lift. ``"refine"``:
-        gradient steps, then that solve for the trained observables, for which a fifth of ``max_seconds`` is
-        left, and whichever has the lower held-out errors. Students only.
+        Training method. ``"gradient"``, the default: gradient steps. ``"closed_form"``: a linear solve of
+        seconds, for the dense generator or the spectral readout of random observables with one lift.
+        ``"refine"``: gradient steps, then that solve for the trained observables, for which a fifth of
+        ``max_seconds`` is reserved; the result with the lower held-out errors is kept. Students only.
     ridge : float, optional
-        Ridge of the linear solve, relative to the mean square of the regressors; chosen on held-out
-        trajectories by default. Students only.
+        Ridge parameter of the linear solve, relative to the mean square of the regressors; by default it is
+        chosen on held-out trajectories. Students only.
 
     Examples
     --------
@@ -377,32 +396,34 @@ class Training(Options):
 
 @dataclass(frozen=True, repr=False)
 class Trajectories(Options):
-    """The teacher's trajectories that a student learns from; an integer stands for their count.
+    """Options of the teacher's trajectories that a student learns from. An integer stands for ``count``.
 
     Parameters
     ----------
     count : int, optional
-        Number of stored trajectories: by default 65,536 up to eight dimensions, 131,072 up to 256, 16,384
-        beyond, but no more than training can use (the rows of all its steps) and, beyond 512, no more than
-        take about as long as training does, by the multiplications of both; a note says so then, in
-        ``history_["notes"]`` too. A given number is obeyed, and so is the default with a ``trajectory_file``.
+        Number of stored trajectories. The default is 65,536 up to eight dimensions, 131,072 up to 256 and
+        16,384 beyond, but no more than training can use (the rows of all its steps). Beyond 512 dimensions it
+        is also limited so that solving takes about as long as training, by the number of multiplications of
+        both; a note in ``history_["notes"]`` then says so. These limits apply neither to a given number nor
+        with a ``trajectory_file``.
     path_steps : int, optional
-        Number of steps in which each trajectory is stored: by default 32 up to eight dimensions, 16 beyond.
+        Number of steps in which each trajectory is stored; by default 32 up to eight dimensions, 16 beyond.
     solver : str, optional
-        What solves them: ``"dopri5"`` to a tolerance of 1e-4, the default, or a solver of fixed steps, as
-        in :meth:`koopflow.FlowTeacher.sample`. For images ``"ab2"`` takes a third of the time, and errs
-        less than students do.
+        Solver of the trajectories: ``"dopri5"`` to a tolerance of 1e-4, the default, or a solver of fixed
+        steps, as in :meth:`koopflow.FlowTeacher.sample`. For images ``"ab2"`` takes a third of the time, and
+        its error is smaller than that of a student.
     solver_steps : int, optional
-        Steps of such a solver over the whole path, at least one for each of ``path_steps``; 16 by default.
+        Number of steps over the whole path of a solver of fixed steps, at least ``path_steps``; by default 16.
     memory : float, optional
-        GiB that stored trajectories may take, 2 by default. If they would take more, fewer are stored, and
-        ``history_["trajectories"]`` says how many. Trajectories in a file are not bounded.
+        Largest size of the stored trajectories in GiB, 2 by default. If they would take more, fewer are
+        stored, and ``history_["trajectories"]`` says how many. Trajectories in a file are not limited.
     pairs : {"trajectory", "endpoints", "time_grouped"}, optional
-        Points of a trajectory that the ``target`` and ``phase`` terms connect: two random times, half of the
-        later ones being 1 (the default); noise and endpoint; or random starts, one time difference a batch.
+        Points of a trajectory that the ``target`` and ``phase`` terms connect. ``"trajectory"``, the default:
+        two random times, of which the later one is 1 in half of the pairs. ``"endpoints"``: noise and
+        endpoint. ``"time_grouped"``: random starts with one time difference for the whole batch.
     curriculum : {"forward", "reverse"}, optional
-        Whether the time difference of ``pairs="time_grouped"`` grows from one step of the path to all of it
-        during training, or shrinks; drawn at random by default.
+        Course of the time difference of ``pairs="time_grouped"`` during training: ``"forward"`` grows it from
+        one step of the path to the whole path, ``"reverse"`` shrinks it. By default it is drawn at random.
 
     Examples
     --------
@@ -424,12 +445,12 @@ class Trajectories(Options):
 
 @dataclass(frozen=True, repr=False)
 class Objective(Options):
-    """A student's loss, on top of what ``fidelity`` sets.
+    """Options of a student's loss. They change what ``fidelity`` sets.
 
     Parameters
     ----------
     weights : mapping, optional
-        Weights of the loss by term name; 0 turns a term off.
+        Weights of the loss terms by name; 0 turns a term off.
         Terms in data space: ``endpoint`` (noise to data), ``path`` (noise to a random time), ``target``
         (between the two points of a pair), ``inverse`` (data to noise), ``round_trip`` (data to the student's
         noise and back), ``re_encoding`` (noise to data through 2, 4 or 8 of the student's own steps),
@@ -443,23 +464,26 @@ class Objective(Options):
         ``orthogonality`` (squared cosines between modes), ``latent_moments`` (means of features from 0 and
         deviations from 1).
     scaling : {"relative", "absolute"}, optional
-        Unit of errors: the variance of what they are compared with (the default), or none.
+        Unit of the squared errors: ``"relative"``, the default, divides them by the variance of the target;
+        ``"absolute"`` does not.
     row_power, row_offset : float, optional
-        Adaptive weights of rows in the terms in data space: each row's squared error e, in the unit that
-        ``scaling`` says, counts as e / (e + row_offset)^row_power, whose denominator is taken as given
-        (MeanFlow, arXiv 2505.13447, eq. 22). The power is in [0, 2]; 0, the default, weighs all rows alike,
-        and 1 gives rows that are far off the pull of others. The offset is 1e-3 by default, at least 1e-12,
-        and an error without a power.
+        Power and offset of the adaptive row weights in the terms in data space. The squared error e of a row,
+        in the unit of ``scaling``, becomes e / (e + row_offset)^row_power; no gradient passes through the
+        denominator (MeanFlow, arXiv 2505.13447, eq. 22). The power is in [0, 2]. The default, 0, weights all
+        rows equally; with 1, rows with large errors pull no harder than others. The offset is at least 1e-12
+        and 1e-3 by default. An offset without a power is an error.
     endpoint_first : float, optional
-        Share of training, in [0, 1), in which only ``endpoint`` and ``feature_distance`` are formed; then all
-        terms are. 0 by default. It is a share of the steps, or of ``max_seconds`` where the clock is ahead of
-        them. The first stage is judged by the endpoint error, without ``patience``; the second begins with
-        the state at its start as the best one, and ``metric`` judges it.
+        Fraction of training, in [0, 1), in which only the terms ``endpoint`` and ``feature_distance`` are
+        computed; afterwards all terms are. 0 by default. It is a fraction of the steps, or of ``max_seconds``
+        if more of the time than of the steps is used up. The first stage is judged by the endpoint error,
+        without ``patience``. The second stage takes the state at its start as the best one so far, and
+        ``metric`` judges it.
     coupling : {"ot", "independent"}, optional
-        Pairing of noise and data on the teacher's probability path, for the ``consistency`` term.
+        Pairing of noise and data on the teacher's probability path, for the ``consistency`` term. The default
+        is that of a teacher trained by koopflow, and ``"independent"`` for any other teacher.
     path : {"linear", "vp"}, optional
-        That path. Both are by default those of a teacher that koopflow trained, and ``"independent"`` and
-        ``"linear"`` for any other.
+        Probability path of the teacher, for the same term. The default is that of a teacher trained by
+        koopflow, and ``"linear"`` for any other teacher.
 
     Examples
     --------

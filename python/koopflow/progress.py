@@ -1,10 +1,10 @@
-"""Progress of long computations: a bar on a terminal or in a notebook, silence, or a function of yours.
+"""Progress of long computations: a bar on a terminal or in a notebook, nothing, or calls of a function.
 
-Everything long in koopflow reports events, which are :class:`ProgressEvent`. ``progress=True`` shows them as
-a bar where somebody is looking (standard error is a terminal, or the code runs in a notebook),
-``progress=False`` is silent, and ``progress=function`` calls the function instead of drawing.
-``callback=function`` is called as well, for loggers. An exception that a function raises stops the
-computation and comes back unchanged.
+Every long computation of koopflow reports events of type :class:`ProgressEvent`. ``progress=True`` draws a
+bar if standard error is a terminal or the code runs in a notebook. ``progress=False`` draws nothing, and
+``progress=function`` calls the function with each event instead. A ``callback=function``, for logging, is
+called in addition. An exception that one of these functions raises stops the computation and is passed on
+unchanged.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ LABELS = {
 class ProgressEvent(TypedDict, total=False):
     """One report of a long computation, a plain dictionary.
 
-    ``stage`` is a key of ``LABELS``, ``step`` of ``total`` its progress, ``seconds`` the time since it began;
-    ``values`` are named floats: each loss term, the learning rate, the held-out errors. A ``note`` is text
-    that a person should read, about a restart after a divergence for instance; only such an event has one,
-    and it has no values.
+    ``stage`` is a key of ``LABELS``. ``step`` is the number of steps done of ``total``, and ``seconds`` the
+    time since the stage began. ``values`` are named floats: each loss term, the learning rate, the held-out
+    errors. A ``note`` is a message for the user, for instance about a restart after a divergence. An event
+    with a note has no values.
     """
 
     stage: str
@@ -60,20 +60,20 @@ def in_notebook() -> bool:
 
 
 def somebody_is_looking(stream: TextIO | None) -> bool:
-    """Whether a bar on ``stream`` would be seen by a person."""
+    """Whether ``stream`` is a terminal, or the code runs in a notebook."""
     if in_notebook():
         return True
     try:
         return stream is not None and stream.isatty()
     except (AttributeError, ValueError):
-        # A logger in the stream's place, or a stream that is closed.
+        # The stream was replaced by a logger, or is closed.
         return False
 
 
 class ProgressMeter(AbstractContextManager["ProgressMeter"]):
-    """Shows progress events, as this module says; a context manager whose :attr:`monitor` goes to the core.
+    """A context manager that shows progress events. Its :attr:`monitor` is passed to the core.
 
-    ``stream`` is that of the bar, standard error by default. It is drawn on only if it is a terminal.
+    ``stream`` is where the bar is drawn, standard error by default. Nothing is drawn unless it is a terminal.
 
     Examples
     --------
@@ -103,7 +103,10 @@ class ProgressMeter(AbstractContextManager["ProgressMeter"]):
 
     @property
     def monitor(self) -> Callable[[dict[str, Any]], object] | None:
-        """What the core calls; None when nobody listens, which spares it the way back to Python."""
+        """The function that the core calls with each event, or None if no event is shown or passed on.
+
+        None spares the core the calls of Python.
+        """
         return self if self._draws or self._listeners else None  # type: ignore[return-value]
 
     def __call__(self, event: ProgressEvent) -> None:
@@ -114,7 +117,7 @@ class ProgressMeter(AbstractContextManager["ProgressMeter"]):
             try:
                 self._draw(event)
             except (OSError, ValueError):
-                # A terminal that went away is no reason to lose a training.
+                # The terminal was closed; training goes on without a bar.
                 self._draws, self._bar = False, None
 
     def _draw(self, event: ProgressEvent) -> None:

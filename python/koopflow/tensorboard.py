@@ -17,18 +17,20 @@ class TensorBoardLogger(AbstractContextManager["TensorBoardLogger"]):
     """A callback that writes every value of every progress event as a TensorBoard scalar.
 
     The scalar ``student/endpoint_error`` is the value ``endpoint_error`` of the stage ``student``, at the
-    event's step. Give it to any ``callback=``; ``KoopmanDistiller.fit(..., log_dir=...)`` makes and closes
-    one itself. A context manager; what it holds is written when it is closed, or within ten seconds.
+    event's step. Pass the logger as any ``callback=``. ``KoopmanDistiller.fit(..., log_dir=...)`` makes and
+    closes one itself. The logger is a context manager; values are written within ten seconds, and when it is
+    closed.
 
     Parameters
     ----------
     log_dir : path
-        Folder of event files, which is made if it does not exist. One folder for each run keeps curves apart.
+        Folder of the event files, created if it does not exist. Use one folder for each run, so that
+        TensorBoard shows the runs as separate curves.
 
     Raises
     ------
     ArgumentError
-        If the package tensorboard is missing. It is no dependency of koopflow.
+        If the package tensorboard is not installed. It is not a dependency of koopflow.
 
     Examples
     --------
@@ -60,23 +62,23 @@ class TensorBoardLogger(AbstractContextManager["TensorBoardLogger"]):
                 self._writer.add_scalar(f"{event['stage']}/{name}", value, event["step"])
 
     def close(self) -> None:
-        """Write what is left and close the event file."""
+        """Write the remaining values and close the event file."""
         with self._going_on():
             self._writer.close()
 
     @contextmanager
     def _going_on(self) -> Iterator[None]:
-        """A fit is worth more than its log: what can no longer be written is one warning."""
+        """A context that turns the first error of writing into a warning, so that the fit goes on."""
         try:
             yield
         except OSError as error:
             if not self._failed:
                 self._failed = True
-                text = f"log_dir: {self._folder} could not be written, its curves end here: {error}"
+                text = f"log_dir: {self._folder} could not be written, so its curves end here: {error}"
                 warnings.warn(text, RuntimeWarning, stacklevel=2)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # In another process: an event file of its own in the same folder.
+        # Unpickled in another process, the logger opens a second event file in the same folder.
         return type(self), (self._folder,)
 
     def __exit__(self, *_: object) -> None:
