@@ -1,4 +1,4 @@
-"""Arguments that all rooms take: arrays of NumPy or torch, numbers of samples, seeds, shapes and paths."""
+"""Checks of common arguments: arrays of NumPy or torch, numbers of samples, seeds, shapes and paths."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ StrOrBytesPath: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
 def checked_count(n: object, argument: str = "n") -> int:
-    """A number of things. Raises ``ArgumentError`` for anything but an integer from 1 to 2**63 - 1."""
+    """A count, as an int. Raises ``ArgumentError`` for anything but an integer from 1 to 2**63 - 1."""
     return as_integer(n, argument, least=1)
 
 
@@ -66,11 +66,11 @@ def _index(value: Any) -> int | None:
 
 
 def as_states(array: Array, argument: str = "x") -> Array:
-    """A batch that is asked about. Warns of tensors that require gradients: only twins answer with any."""
+    """A batch of states. Warns of tensors that require gradients, since results here never have any."""
     array = as_batch(array, argument)
     if isinstance(array, torch.Tensor) and array.requires_grad and torch.is_grad_enabled():
-        text = "expected a tensor without gradients, as answers have none: the module that to_torch() makes "
-        text += "has them, and detach() says that it is meant"
+        text = "expected a tensor without gradients, since results have none: use the module that to_torch() "
+        text += "makes for gradients, or detach() to silence this warning"
         warnings.warn(f"{argument}: {text}", UserWarning, stacklevel=3)
     return array
 
@@ -82,20 +82,22 @@ def starts_or(
     seed: int | None,
     condition: Array | None = None,
 ) -> Array:
-    """The given states, or ``n`` fresh draws of what a flow starts from. Raises ``ArgumentError`` for both or
-    neither."""
+    """The given states, or ``n`` new draws from the source of a flow.
+
+    Raises ``ArgumentError`` for both or neither.
+    """
     if (x0 is None) == (n is None):
         raise ArgumentError(f"expected one of n and x0, got {'neither' if n is None else 'both'}")
     if x0 is not None:
         return as_states(x0, "x0")
     source = model.source
-    # Noise and rows are the same under all conditions.
+    # Only sources of other kinds depend on the condition.
     given = None if source.kind in ("normal", "rows") else as_condition(condition)
     return source.draw(checked_count(n), as_seed(seed), condition=given)
 
 
 def as_samples(array: Array, argument: str) -> Array:
-    """A batch that is counted. Raises ``ShapeError`` for anything but ``[N, *event]``."""
+    """A batch ``[N, *event]``. Raises ``ShapeError`` for an array without a batch axis."""
     batch = as_batch(array, argument)
     if batch.ndim < 2:
         raise ShapeError(f"{argument}: expected (N, *event), got {tuple(batch.shape)}")
@@ -108,8 +110,10 @@ def as_number(
     expected: str = "a finite number",
     fits: Callable[[float], bool] = math.isfinite,
 ) -> float:
-    """A number of Python, NumPy or torch. Raises ``ArgumentError`` for anything else, and where it does not
-    fit."""
+    """A number of Python, NumPy or torch, as a float.
+
+    Raises ``ArgumentError`` for anything else, and for a number for which ``fits`` is false.
+    """
     try:
         array = to_numpy(value)
     except (TypeError, ValueError, RuntimeError):
@@ -142,17 +146,19 @@ def as_times(times: Array, argument: str = "times", *, extrapolate: bool = False
 
 
 def as_grid(grid: Any, argument: str = "grid") -> str | list[float] | None:
-    """Where fixed steps are: a name, which the core knows, or rising times. Raises ``ArgumentError`` for what
-    is neither."""
+    """The grid of fixed steps: a name that the core knows, or rising times.
+
+    Raises ``ArgumentError`` for anything else.
+    """
     if grid is None or isinstance(grid, str):
         return grid
     return as_numbers(grid, argument, "[0, 0.5, 1], or 'uniform', 'tau' or 'log_snr'")
 
 
 def times_for(t: Array | float, x: Array, argument: str = "t", *, extrapolate: bool = False) -> Array:
-    """The time of each sample ``[B]`` as an array; a number, or an array of no axes, counts for every sample.
+    """The time of each sample ``[B]`` as an array. A number, or an array of no axes, is used for all samples.
 
-    Raises ``ArgumentError`` for what is neither, and for times outside [0, 1] unless ``extrapolate`` is set.
+    Raises ``ArgumentError`` for anything else, and for times outside [0, 1] unless ``extrapolate`` is set.
     """
     try:
         array = t if isinstance(t, torch.Tensor) else np.asarray(t)
@@ -166,7 +172,7 @@ def times_for(t: Array | float, x: Array, argument: str = "t", *, extrapolate: b
 
 
 def _check_range(times: Array, argument: str, *, extrapolate: bool) -> None:
-    # Sums of steps may end next to 1.
+    # Rounded sums of steps may end slightly beyond 1.
     outside = times[~(abs(times - 0.5) <= 0.5 + 1e-6)]
     if len(outside) and not extrapolate:
         raise ArgumentError(f"{argument}: expected times in [0, 1], got {float(outside[0]):g}")
@@ -180,12 +186,12 @@ def checked_event_shape(shape: Sequence[int]) -> tuple[int, ...]:
             f"event_shape: expected positive integers such as (2,) or (1, 28, 28), got {shape!r}"
         )
     plain = tuple(int(s) for s in sizes)
-    # The same object if nothing changes: scikit-learn's clone asks for it.
+    # The same object if nothing changes, as scikit-learn's clone requires.
     return shape if isinstance(shape, tuple) and plain == shape else plain
 
 
 def as_path(path: StrOrBytesPath, argument: str = "path") -> str:
-    """A path as text. Raises ``ArgumentError`` for what is none."""
+    """A path as text. Raises ``ArgumentError`` for anything that is not a path."""
     try:
         text = os.fsdecode(path)
     except TypeError:

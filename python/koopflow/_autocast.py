@@ -10,17 +10,17 @@ from . import _core
 
 @contextmanager
 def autocast(precision: str = "bf16") -> Iterator[None]:
-    """A context in which koopflow's own networks are evaluated in half precision, in this thread.
+    """Context manager that evaluates koopflow's own networks in half precision, in this thread.
 
-    Teachers and students sample, and teachers train, with products of linear layers and the whole of U-Nets
-    (there also channels-last in memory, on CUDA) in half precision; weights, losses, solvers and spectra stay
-    as they are. A student's training is not affected: it has ``training=Training(precision=...)``. Attached
-    PyTorch models have ``torch.autocast``.
+    It applies to sampling of teachers and students and to training of teachers. Linear layers compute their
+    products in half precision, and U-Nets compute everything in it; on CUDA U-Nets also use the channels-last
+    memory format. Weights, losses, solvers and spectra keep their precision. A student's training is not
+    affected: use ``training=Training(precision=...)``. For attached PyTorch models use ``torch.autocast``.
 
     Parameters
     ----------
     precision : {"bf16", "fp16", "float32"}, default "bf16"
-        Precision of products; ``"fp16"`` is for sampling only, as there is no scaling of losses here.
+        Precision of the products. ``"fp16"`` is for sampling only, since losses are not scaled here.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What users give as data: arrays of any library, frames, data sets, loaders and other batches."""
+"""Conversion of users' data: arrays of any library, frames, data sets, loaders and other batches."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from .exceptions import ArgumentError, DtypeError, ShapeError
 
-# Outputs follow the kind of the input, which the type system cannot say without overloading every method.
+# Outputs have the kind of the input. The type system could express that only by overloads of every method.
 Array: TypeAlias = Any
 
-# No more of a stream is held at once than the first of these.
+# Reading of a portion of a stream ends at the first of these limits.
 MOST_ROWS, MOST_BYTES = 65_536, 256 * 2**20
-# Samples of one batch where the source leaves it to koopflow.
+# Batch size for sources that do not come in batches.
 BATCH = 1024
 
 
@@ -32,11 +32,12 @@ def to_numpy(array: Array) -> NDArray[Any]:
 
 
 def as_batch(array: Array, argument: str = "") -> Array:
-    """Torch tensors and NumPy arrays as they are, numeric frames as arrays, of a stream a bounded sample.
+    """Data as an array.
 
-    Bare Python numbers become float32, as nobody means float64 by writing ``[[0, 1]]``. Raises ``ShapeError``
-    for rows of different lengths, and ``DtypeError`` for what is no array of numbers or only looks like one
-    (masked and sparse arrays, text, objects, mappings, paths): the message says what would do.
+    Torch tensors and NumPy arrays are returned unchanged, numeric frames as arrays, and of a stream its first
+    portion. Plain Python numbers become float32. Raises ``ShapeError`` for rows of different lengths.
+    Raises ``DtypeError`` for anything that is not a dense array of numbers (masked and sparse arrays, text,
+    objects, mappings, paths); the message suggests what to pass instead.
     """
     said = f"{argument}: " if argument else ""
     if isinstance(array, torch.Tensor | np.ndarray):
@@ -63,7 +64,7 @@ def as_batch(array: Array, argument: str = "") -> Array:
 
 
 def as_condition(condition: Array | None) -> Array | None:
-    """Labels and vectors as an array, torch tensors and None as they are; errors as of :func:`as_batch`."""
+    """Labels or vectors as an array; torch tensors and None unchanged. Raises as :func:`as_batch` does."""
     if condition is None:
         return None
     if _is_frame(condition):
@@ -80,7 +81,7 @@ def as_condition(condition: Array | None) -> Array | None:
 def with_condition(
     data: Array, condition: Array | None, event_shape: Sequence[int], *, conditional: bool
 ) -> tuple[Array, Array | None]:
-    """Data, of a stream a bounded sample, and the given condition or that which the stream brings."""
+    """Data (of a stream, its first portion) and the given condition, or else the stream's own."""
     stream = Stream.of(data, "data", event_shape)
     if stream is None:
         return as_batch(data, "data"), as_condition(condition)
@@ -89,7 +90,7 @@ def with_condition(
 
 
 def kept(array: Array | None) -> Array | None:
-    """A copy that later changes of the array do not reach; files that are mapped read-only as they are."""
+    """A copy that is independent of the array. Files mapped read-only are not copied."""
     if isinstance(array, torch.Tensor):
         return array.detach().clone()
     if array is None or (isinstance(array, np.memmap) and array.mode == "r"):
@@ -98,7 +99,7 @@ def kept(array: Array | None) -> Array | None:
 
 
 def _remedy(given: Any) -> str | None:
-    """What something is that must not be read as an array of numbers, and what would do instead."""
+    """A description of what must not be read as an array of numbers, with what to pass instead; else None."""
     kind = type(given).__name__
     if isinstance(given, np.ma.MaskedArray):
         return "a masked array: .filled(value), or rows without a mask, would do"
@@ -120,7 +121,7 @@ def _remedy(given: Any) -> str | None:
 
 
 def _is_frame(given: Any) -> bool:
-    """Whether something is a table or column of pandas or polars, neither of which has to be installed."""
+    """Whether something is a table or column of pandas or polars; neither needs to be installed."""
     return type(given).__module__.partition(".")[0] in ("pandas", "polars") and hasattr(given, "to_numpy")
 
 
@@ -141,35 +142,34 @@ def _of_frame(frame: Any, said: str) -> NDArray[Any]:
             raise DtypeError(f"{said}expected numbers, got {got}: integer codes or one-hot columns would do")
     values = frame.to_numpy()
     if values.dtype.kind == "O":
-        # Nullable columns, or booleans next to numbers.
+        # The frame has nullable columns, or booleans next to numbers.
         polars = hasattr(frame, "cast")
         values = frame.cast(float).to_numpy() if polars else frame.to_numpy(dtype=np.float64, na_value=np.nan)
     return np.asarray(values)
 
 
 class Stream:
-    """Samples, and conditions where there are any, that come in batches: read in portions of bounded size.
+    """Samples in batches, with or without conditions, that are read in portions of bounded size.
 
-    ``batches`` are arrays ``[B, *event]``, or pairs of one and the conditions of its rows.
+    ``batches`` are arrays ``[B, *event]``, or pairs of such an array and the conditions of its rows.
     """
 
     def __init__(self, batches: Iterable[Any], argument: str) -> None:
         self._batches, self._said = batches, f"{argument}: " if argument else ""
         self._rest: Iterator[Any] = iter(batches)
-        # The batch that comes next; None at the end.
+        # The next batch; None at the end.
         self._next = next(self._rest, None)
         self.ended = self._next is None
-        # Whether conditions are wanted: many loaders bring labels that nobody asks for.
+        # Whether conditions are used. Many loaders yield labels that an unconditional model does not need.
         self.conditional = True
-        # What makes arrays of them.
-        # Those that were read so far.
+        # Labels read so far.
         self.labels: set[int] = set()
 
     @classmethod
     def of(cls, given: Any, argument: str, event_shape: Sequence[int] | None = None) -> Stream | None:
-        """A stream of what brings its samples in batches; None for anything else.
+        """A stream for data that come in batches; None for anything else.
 
-        Sequences are streams where their first item is a batch of samples of ``event_shape``.
+        A sequence is a stream if its first item is a batch of samples of ``event_shape``.
         """
         if isinstance(given, IterableDataset):
             given = DataLoader(given, BATCH)
@@ -190,7 +190,7 @@ class Stream:
         return cls(given, argument)
 
     def __call__(self) -> tuple[Array, Array | None]:
-        """The next portion, of one pass at most; after the last pass another begins."""
+        """The next portion, which ends at the end of a pass at the latest; then another pass begins."""
         if self.ended:
             self._rest = iter(self._batches)
             self._next = next(self._rest, None)
@@ -219,15 +219,15 @@ class Stream:
         return self._joined(samples), condition
 
     def sample(self) -> tuple[Array, Array | None]:
-        """The first portion; a warning says if there is more."""
+        """The first portion, with a warning if there are more."""
         found = self()
         if not self.ended:
-            words = f"{self._said}the first {len(found[0]):,} samples of the stream stand for all of them"
+            words = f"{self._said}only the first {len(found[0]):,} samples of the stream are used"
             warnings.warn(words, UserWarning, stacklevel=4)
         return found
 
     def rest(self) -> Stream | None:
-        """The stream itself, or None where the first portion was all of it."""
+        """The stream itself, or None if the first portion was all of it."""
         if self.ended:
             return None
         if isinstance(self._batches, Iterator):
@@ -269,18 +269,18 @@ def _is_array(given: Any) -> bool:
 
 
 class Rows:
-    """Batches of a mapped file, and of the condition of its rows, in a new order at every pass."""
+    """Batches of a mapped file, with the condition of its rows, in a new order in every pass."""
 
     def __init__(self, data: Array, condition: Array | None) -> None:
         self._arrays = [data] if condition is None else [data, as_condition(condition)]
         if len(self._arrays[-1]) != len(data):
             got = f"got {len(self._arrays[-1])}"
-            raise ShapeError(f"condition: expected a row for each of {len(data)} data, {got}")
+            raise ShapeError(f"condition: expected a row for each of {len(data)} samples, {got}")
         self._random = np.random.default_rng(0)
 
     def __iter__(self) -> Iterator[tuple[Array, ...]]:
         order = self._random.permutation(len(self._arrays[0]))
         for start in range(0, len(order), BATCH):
-            # In the order of the file, which is quicker to read.
+            # Rows in the order of the file are faster to read.
             rows = np.sort(order[start : start + BATCH])
             yield tuple(array[rows] for array in self._arrays)

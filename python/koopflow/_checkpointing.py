@@ -1,4 +1,4 @@
-"""Files that a training writes while it goes on."""
+"""Checks of the files that training writes while it runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from . import _core
 from ._arrays import StrOrBytesPath, as_integer, as_number, as_path
 from .exceptions import ArgumentError, CheckpointError
 
-# What is said of a file that koopflow did not write.
+# Description of a file that koopflow did not write.
 OTHER = "something else"
 
 
@@ -23,10 +23,10 @@ def checkpointing(
     minutes: float | None,
     resume: StrOrBytesPath | None,
 ) -> dict[str, Any]:
-    """Arguments of the core that say when training of ``kind`` writes its state, and where it goes on from.
+    """Arguments of the core for writing the state of a training of ``kind`` and for resuming it.
 
-    Raises ``ArgumentError`` for times without a file or that are not positive, and whatever
-    :func:`check_place` does: better now than after the first hour.
+    They are checked before training begins. Raises ``ArgumentError`` for times without a file or that are not
+    positive, and the errors of :func:`check_place`.
     """
     if checkpoint is None and not (every is None and minutes is None):
         raise ArgumentError("checkpoint: expected a file, since it is to be written regularly, got None")
@@ -44,11 +44,12 @@ def checkpointing(
 
 
 def check_place(argument: str, file: StrOrBytesPath | None, kind: str, *, reads: bool = False) -> str | None:
-    """The path of a file, as text, once it is known that it can be written: better now than after an hour.
+    """The path of a file, as text, after a check that it can be written.
 
-    With ``reads``, a file that is there is only read; else it is replaced if it is of ``kind`` or empty.
-    Raises ``ArgumentError`` for what is no path, a folder or a file of another kind, and the system's
-    ``OSError``, such as ``FileNotFoundError``, where no file can be made; all name the argument.
+    With ``reads``, an existing file will only be read; otherwise it may be replaced if it is of ``kind`` or
+    empty. Raises ``ArgumentError`` for something that is not a path, a folder, or a file of another kind.
+    Raises the system's ``OSError``, such as ``FileNotFoundError``, if the file cannot be created. All
+    messages name the argument.
     """
     if file is None:
         return None
@@ -57,13 +58,13 @@ def check_place(argument: str, file: StrOrBytesPath | None, kind: str, *, reads:
         raise ArgumentError(f"{argument}: expected a file, got the folder {path!r}")
     if reads and os.path.exists(path):
         return path
-    # Of a symbolic link the target is written, by way of a new file beside it.
+    # Through a symbolic link the target is written, by way of a new file in the target's folder.
     folder, name = os.path.split(os.path.realpath(path))
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"{argument}: no folder {folder!r} for {name!r}")
     try:
         with contextlib.suppress(FileNotFoundError):
-            # A name may be too long.
+            # This fails for a name that is too long.
             os.stat(path)
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -76,7 +77,7 @@ def check_place(argument: str, file: StrOrBytesPath | None, kind: str, *, reads:
 
 
 def kind_of(path: str) -> str | None:
-    """What a file holds, ``"a student"`` for instance; None where nothing is lost with it."""
+    """What a file holds, for instance ``"a student"``; None for a missing or empty file."""
     try:
         kind = _core.describe_file(path)[0] if os.path.getsize(path) else None
     except FileNotFoundError:
@@ -87,7 +88,7 @@ def kind_of(path: str) -> str | None:
 
 
 def check_apart(**files: str | None) -> None:
-    """Refuse one file for two purposes. Raises ``ArgumentError`` that names both arguments."""
+    """Raise ``ArgumentError``, which names both arguments, if two of the files are the same."""
     places: dict[str, str] = {}
     for argument, path in files.items():
         other = places.setdefault(os.path.realpath(path), argument) if path else argument

@@ -1,4 +1,4 @@
-"""The clock that a person reads: inside, every flow runs from 0 to 1."""
+"""Conversion between the user's times and a flow's own times, which run from 0 to 1."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Clock:
         """The clock of two rising times. Raises ``ArgumentError`` for anything else."""
         times = as_numbers(horizon, argument, "(0.0, 1.0)")
         length = times[1] - times[0] if len(times) == 2 else 0.0
-        # Times have to be told apart.
+        # Times in between must be distinguishable in floating point.
         if not 1e-9 * max(map(abs, times), default=0.0) < length < 1e12 or length < 1e-12:
             raise ArgumentError(f"{argument}: expected two rising times such as (0.0, 1.0), got {horizon!r}")
         return cls(*times)
@@ -40,26 +40,29 @@ class Clock:
 
     @property
     def is_unit(self) -> bool:
-        """Whether it is the flow's own."""
+        """Whether the clock is the flow's own, from 0 to 1."""
         return self == UNIT
 
     def plain(self) -> list[float]:
-        """For a file."""
+        """Start and end as a list, for a file."""
         return [self.start, self.end]
 
     def own(self, t: Any) -> Any:
-        """The flow's own time of one here, or of arrays."""
+        """The flow's own time for a time of this clock, a number or an array."""
         return (t - self.start) / self.length
 
     def read(self, share: Any) -> Any:
-        """The time here of one of the flow's own, or of arrays."""
+        """The time of this clock for one of the flow's own, a number or an array."""
         return share if self.is_unit else self.start + share * self.length
 
     def times(
         self, times: Array | Sequence[float], argument: str = "times", *, extrapolate: bool = False
     ) -> list[float]:
-        """Times ``[T]`` here as the flow's own. Raises ``ArgumentError`` for what are none, and outside the
-        clock unless ``extrapolate`` is set."""
+        """The flow's own times ``[T]`` for times of this clock.
+
+        Raises ``ArgumentError`` for anything but times, and for times outside the clock unless
+        ``extrapolate`` is set.
+        """
         if self.is_unit:
             return as_times(times, argument, extrapolate=extrapolate)
         given = as_numbers(times, argument, f"[{self.start:g}, {self.end:g}]")
@@ -90,6 +93,6 @@ UNIT = Clock()
 
 
 def clock_of(model: Any) -> Clock:
-    """The clock of a teacher or student; that of the flow itself for anything else."""
+    """The clock of a teacher or student; for anything else, the flow's own."""
     clock = getattr(model, "clock", UNIT)
     return clock if isinstance(clock, Clock) else UNIT

@@ -1,4 +1,4 @@
-"""What a velocity field is conditioned on, as one value instead of the core's JSON."""
+"""The kind of condition that a velocity field takes, as one value instead of the core's JSON."""
 
 from __future__ import annotations
 
@@ -39,40 +39,45 @@ class Conditioning:
 
     @classmethod
     def of(cls, field: _core.VelocityField) -> Conditioning:
-        """Conditioning of a field."""
+        """The conditioning of a velocity field."""
         return cls.from_plain(json.loads(field.conditioning))
 
     @classmethod
     def from_plain(cls, written: Any) -> Conditioning:
-        """Conditioning from the core's JSON, once it is read."""
+        """The conditioning from parsed JSON of the core."""
         kind = {} if written == "none" else written
         return cls(kind.get("labels", {}).get("classes"), kind.get("vector", {}).get("dim"))
 
     def plain(self) -> Any:
-        """Plain data, as the core writes it."""
+        """The conditioning as plain data, as the core writes it."""
         if self.classes is not None:
             return {"labels": {"classes": self.classes}}
         return "none" if self.dim is None else {"vector": {"dim": self.dim}}
 
     def to_json(self) -> str:
-        """Text for the core."""
+        """The conditioning as JSON for the core."""
         return json.dumps(self.plain())
 
     def __bool__(self) -> bool:
         return self != Conditioning()
 
     def of_rows(self, y: Array | None, condition: Array | None) -> Array | None:
-        """The condition of rows of data: itself, or what scikit-learn passes as ``y``, which an unconditional
-        field passes over. Raises ``ArgumentError`` for both."""
+        """The condition of rows of data: ``condition``, or ``y`` as scikit-learn passes it.
+
+        An unconditional field ignores ``y``. Raises ``ArgumentError`` for both.
+        """
         if y is None or not self:
             return condition
         if condition is not None:
-            raise ArgumentError("condition: expected None beside y, which says the condition, got an array")
+            raise ArgumentError("condition: expected None with y, which is the condition, got an array")
         return y
 
     def pool(self, condition: Array | None, known: Array | None = None) -> Array | None:
-        """Rows that conditions are drawn from: the given ones, every class once, or known vectors. Raises
-        ``ArgumentError`` for a condition without conditioning, none, and vectors that nobody knows."""
+        """Rows to draw conditions from: the given ones, or else every class once, or else ``known`` vectors.
+
+        Raises ``ArgumentError`` for a condition of an unconditional field, for an empty condition, and if
+        there are no vectors to draw from.
+        """
         if not self:
             if condition is not None:
                 raise ArgumentError("condition: expected None for an unconditional teacher, got an array")
@@ -81,7 +86,7 @@ class Conditioning:
             condition = known if self.classes is None else np.arange(self.classes)
         if condition is None:
             raise ArgumentError(
-                "condition: expected the vectors that a conditional teacher is to draw from, got None"
+                "condition: expected the vectors to draw from, for a conditional teacher, got None"
             )
         pool = to_numpy(as_condition(condition))
         if pool.ndim == (0 if self.dim is None else 1):
@@ -91,7 +96,7 @@ class Conditioning:
         return pool
 
     def known(self, condition: Array | None, seen: Collection[int] | None) -> Array | None:
-        """A condition as an array, after a warning of labels that are not among those that training saw."""
+        """The condition as an array. Warns of labels that no training sample had."""
         condition = as_condition(condition)
         if condition is not None and seen is not None and self.classes is not None:
             asked = to_numpy(condition)
@@ -100,7 +105,7 @@ class Conditioning:
             if len(unseen):
                 warnings.warn(
                     f"condition: no sample of training had class {', '.join(map(str, unseen))}, only "
-                    f"{', '.join(map(str, seen))}: what comes of it was never learnt",
+                    f"{', '.join(map(str, seen))}; results for it were not learnt",
                     UserWarning,
                     stacklevel=4,
                 )

@@ -1,4 +1,4 @@
-"""How a fit ended, said to the user in one way by teachers, students and baselines."""
+"""Warnings and errors about the end of a fit, common to teachers, students and baselines."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from .exceptions import DivergenceError
 
 
 def tell_ending(history: Mapping[str, Any], kept: str) -> None:
-    """Warn of a fit that was cut, had no time or misses its checkpoint, by its ``history_``; call last, when
-    what is ``kept``, "the teacher so far", is in place. Raises ``DivergenceError`` for one that diverged."""
+    """Warn of a fit that was interrupted, ran out of time or could not write its checkpoint.
+
+    ``history`` is the fit's ``history_``, and ``kept`` names the result, for instance "the teacher so far".
+    Call this last, when the result is in place. Raises ``DivergenceError`` for a fit that diverged.
+    """
     steps, notes = history.get("steps"), history.get("notes") or []
     last: Mapping[str, Any] = notes[-1] if notes else {"step": None, "text": ""}
     if last["step"] == steps and last["text"].startswith("the checkpoint could not be written"):

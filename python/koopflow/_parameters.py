@@ -1,4 +1,4 @@
-"""Constructor parameters of teachers and students: names, nested options, and what files say about them."""
+"""Constructor parameters of teachers and students: names, nested options, and parameters in files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class _Regrouping(ABCMeta):
-    """Makes an estimator from names of before as well, when its options were keywords of their own."""
+    """Metaclass that also accepts former keyword arguments, from before options were grouped."""
 
     @property
     def __signature__(cls) -> inspect.Signature:
@@ -33,24 +33,24 @@ class _Regrouping(ABCMeta):
 
 
 class Parameters(BaseEstimator, metaclass=_Regrouping):  # type: ignore[misc]
-    """A scikit-learn estimator some of whose parameters are option dataclasses.
+    """A scikit-learn estimator in which some parameters are option dataclasses.
 
-    Their options are reached by double underscore: ``set_params(training__ema_decay=0.9)``. As scikit-learn
-    asks, the constructor checks names only; ``fit`` checks values.
+    A double underscore addresses a single option: ``set_params(training__ema_decay=0.9)``. As scikit-learn
+    requires, the constructor checks only names; ``fit`` checks values.
     """
 
-    # The option dataclass that each such parameter takes.
+    # The option dataclass of each such parameter.
     _nested: ClassVar[Mapping[str, type[Options]]] = {}
 
     @classmethod
     def _regrouped(cls, keywords: Mapping[str, Any], *, warn: bool = True) -> dict[str, Any]:
-        """Keywords of the constructor, those that are options of a group put into it, with a warning."""
+        """Keywords of the constructor. Options of a group are moved into the group, with a warning."""
         known = inspect.signature(cls.__init__).parameters
         found = {name: value for name, value in keywords.items() if name in known}
         for name in (name for name in keywords if name not in known):
             outer, option = cls._home(name)
             if not outer:
-                # Python's own message would not say which name is meant.
+                # Python's own message would not suggest the nearest name.
                 raise TypeError(f"{cls.__name__}() has no parameter {name!r}{cls._hint(name)}")
             kind = cls._nested[outer]
             if warn:
@@ -61,7 +61,7 @@ class Parameters(BaseEstimator, metaclass=_Regrouping):  # type: ignore[misc]
 
     @classmethod
     def _home(cls, name: str) -> tuple[str, str]:
-        """The group of an option and its name there; empty when there is none."""
+        """The group of an option and the option's name in it; the group is empty if none has the option."""
         for outer, kind in cls._nested.items():
             option = kind.renamed.get(name, name)
             if option in kind.names():
@@ -69,7 +69,7 @@ class Parameters(BaseEstimator, metaclass=_Regrouping):  # type: ignore[misc]
         return "", name
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: FBT001, FBT002 (scikit-learn's)
-        """Parameters by name; ``deep`` lists options one by one as well, as ``training__ema_decay``."""
+        """Parameters by name. ``deep`` adds each option of a group, such as ``training__ema_decay``."""
         params = {name: getattr(self, name) for name in self._get_param_names()}
         if deep:
             for name, kind in self._nested.items():
@@ -99,7 +99,7 @@ class Parameters(BaseEstimator, metaclass=_Regrouping):  # type: ignore[misc]
 
     @classmethod
     def _hint(cls, name: str) -> str:
-        """What to write in the place of an unknown name."""
+        """The end of a message about an unknown name: what to write instead, if that is known."""
         outer, option = cls._home(name)
         if outer:
             return f": write {outer}={cls._nested[outer].__name__}({option}=...)"
@@ -113,7 +113,7 @@ class Parameters(BaseEstimator, metaclass=_Regrouping):  # type: ignore[misc]
         return found
 
     def _written(self, *, without: Iterable[str] = ()) -> dict[str, Any]:
-        """The parameters for a file: options that are not set are left out."""
+        """The parameters for a file, without options that are not set."""
         params = {name: getattr(self, name) for name in self._get_param_names() if name not in without}
         for name, kind in self._nested.items():
             if isinstance(params.get(name), kind | Mapping):
@@ -122,12 +122,12 @@ class Parameters(BaseEstimator, metaclass=_Regrouping):  # type: ignore[misc]
 
     @classmethod
     def _read(cls, path: str | PathLike[str], written: Mapping[str, Any], **known: Any) -> Self:
-        """An unfitted one with the parameters that a file says; ``known`` ones come from its model.
+        """An unfitted estimator with the parameters in a file; ``known`` ones come from the file's model.
 
         Files from before options were grouped have flat names. Raises ``CheckpointError`` for parameters that
-        are not this class's.
+        this class does not have.
         """
-        # Among flat names are those that were not set.
+        # Flat names include options that were not set.
         params = {name: v for name, v in written.items() if v is not None or not cls._home(name)[0]}
         try:
             for name, kind in cls._nested.items():

@@ -1,4 +1,4 @@
-"""Tables of results: as text by tabulate, as data frames where pandas is installed."""
+"""Tables of results: as text with tabulate, or as data frames with pandas, if that is installed."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ def text_table(
     missing: str = "",
     style: str = "plain",
 ) -> str:
-    """Rows as an aligned table: text to the left, numbers to the right.
+    """Rows as an aligned text table, with text to the left and numbers to the right.
 
-    ``columns`` are names in order, or a mapping of them to headings; by default the keys of the first row.
-    ``decimals`` are those of floating-point numbers, for all columns or by name (else 4). ``missing`` stands
-    for None, NaN and keys that a row does not have; ``style`` is a table format of tabulate.
+    ``columns`` are names in order, or a mapping of names to headings; by default the keys of the first row.
+    ``decimals`` is the number of decimals of floating-point numbers, for all columns or by name (4 for other
+    columns). ``missing`` is printed for None, NaN and keys that a row lacks. ``style`` is a table format of
+    tabulate.
 
     Examples
     --------
@@ -49,7 +50,7 @@ def text_table(
         values = [row.get(name) for row in rows]
         return any(v is not None and (isinstance(v, bool) or not isinstance(v, Number)) for v in values)
 
-    # Cells are text already, so tabulate must not read numbers back out of them.
+    # Cells are text already; tabulate must not parse them as numbers again.
     table: str = tabulate(
         [[cell(name, row.get(name)) for name in headings] for row in rows],
         headers=list(headings.values()),

@@ -1,4 +1,4 @@
-"""The torch that koopflow was built for, and what a bug report needs."""
+"""Check of the torch version that koopflow was built for, and the versions that a bug report needs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import torch
 
 
 def check_torch(built: str | None) -> None:
-    """Raise ImportError unless torch is the one that the extension was built for: libtorch's C++ interface
-    changes with every release, so another version crashes or fails to load."""
+    """Raise ImportError unless torch has the version that the extension was built for.
+
+    libtorch's C++ interface changes with every release, so another version crashes or fails to load.
+    """
     found = torch.__version__.split("+")[0]
     if built is None or found == built:
         return
@@ -25,8 +27,10 @@ def check_torch(built: str | None) -> None:
 
 
 def pinned_torch() -> str | None:
-    """The torch that the installed package asks for, known before the extension is loaded; None in a bare
-    checkout. The extension's own record is ``_core.TORCH_VERSION``."""
+    """The torch version that the installed package requires, or None in a checkout that is not installed.
+
+    It is known before the extension is loaded; afterwards ``_core.TORCH_VERSION`` gives the version.
+    """
     try:
         requirements = importlib.metadata.requires("koopflow") or []
     except importlib.metadata.PackageNotFoundError:

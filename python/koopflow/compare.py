@@ -1,4 +1,4 @@
-"""What to use on a teacher of your own: koopflow's students, solvers and baselines side by side."""
+"""A comparison of koopflow's students, few-step solvers and baselines on a given teacher."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from .teachers.flow import Flow, checked_teacher
 
 Row: TypeAlias = dict[str, Any]
 
-# Far from the seeds that people train with, so that the noise of the comparison is fresh.
+# Far from usual seeds of training, so that the noise of the comparison is new to all methods.
 EVALUATION_SEED = 900_000_000
 # An exact assignment of this many samples takes about half a second.
 EXACT_SAMPLES = 1_000
-# Resamples of the intervals of the teacher's distances.
+# Number of resamples for the intervals of the teacher's distances.
 RESAMPLES = 40
 TIMED_RUNS = 3
 FEWEST_TRAJECTORIES = 256
 TEACHER = "teacher (dopri5)"
-# Training of fewer steps than this share of a student's default number says little about a method.
+# Results after less than this fraction of a student's default number of steps say little about a method.
 ENOUGH = 0.25
 COLUMNS = {
     "method": "method",
@@ -57,7 +57,7 @@ DECIMALS = {"milliseconds": 2, "speedup": 1, "fit_seconds": 1}
 
 def _koopflow(**options: Any) -> Callable[..., Any]:
     def made(*, steps: int | None, **budget: Any) -> KoopmanDistiller:
-        # Where the clock ends training, held-out evaluations cannot be spread over a known number of steps.
+        # Training that is limited by time has no known number of steps to spread held-out evaluations over.
         training = Training(evaluate_every=500) if steps is None else None
         return KoopmanDistiller(**options, **budget, steps=steps or 10**9, training=training)
 
@@ -65,7 +65,7 @@ def _koopflow(**options: Any) -> Callable[..., Any]:
 
 
 def _segments(count: int) -> Callable[..., Any]:
-    """Students one after another that share the budget of one."""
+    """A function that makes ``count`` segments, which share the budget of one student."""
 
     def made(*, steps: int | None, max_seconds: float | None, **options: Any) -> SegmentedDistiller:
         each = {
@@ -93,7 +93,7 @@ METHODS: dict[str, Callable[..., Any]] = {
     "KDM": baselines.KDM,
     "mean velocity": baselines.MeanVelocity,
 }
-"""Functions that make an estimator with a budget: few-step solvers of the teacher, and students of it."""
+"""Functions that make an estimator for a given budget: few-step solvers of the teacher, and its students."""
 
 IMAGES_ONLY = ("koopflow, hierarchy", "koopflow, U-Net")
 BY_NAME_ONLY = ("koopflow, endpoint", "koopflow, 4 segments")
@@ -101,22 +101,28 @@ BY_NAME_ONLY = ("koopflow, endpoint", "koopflow, 4 segments")
 
 @dataclass(frozen=True, repr=False)
 class Comparison:
-    """The table that :func:`koopflow.compare` returns; ``str`` prints it with its advice.
+    """The table that :func:`koopflow.compare` returns; ``str`` gives it as text, with advice.
 
     Attributes
     ----------
     rows : list of dict
-        One row for each method, the teacher's first: ``method``; ``evaluations`` (network evaluations of a
-        batch), ``milliseconds`` (of 1,000 samples, the best of three runs) and ``speedup`` over the teacher;
-        ``energy`` and ``wasserstein2``, distances from the data; ``endpoint_error`` and ``path_error``, RMS
-        distances from the teacher's answers to the same noise, over the data's total standard deviation;
-        ``inversion_error``, that of recovered noise, over the norm of the noise; ``fit_seconds`` and
-        ``steps``; ``reason``, why there are no results, or why they say little. What a method lacks is None.
+        One row for each method, the teacher's first. A value that a method does not have is None.
+
+        - ``method``: its name;
+        - ``evaluations``: number of network evaluations of a batch;
+        - ``milliseconds``: time of 1,000 samples, the best of three runs;
+        - ``speedup``: ratio of the teacher's time to the method's;
+        - ``energy``, ``wasserstein2``: distances of the samples from the data;
+        - ``endpoint_error``, ``path_error``: RMS distances from the teacher's samples and paths of the same
+          noise, divided by the data's total standard deviation;
+        - ``inversion_error``: RMS error of the recovered noise, divided by the norm of the noise;
+        - ``fit_seconds``, ``steps``: time and steps of training;
+        - ``reason``: why there are no results, or why they say little.
     limits : dict of str to float
-        Upper ends of the 95% intervals of the teacher's ``energy`` and ``wasserstein2``; a method within both
-        is as good as the teacher. W2 alone would prefer blurred samples in many dimensions.
+        Upper ends of the 95% intervals of the teacher's ``energy`` and ``wasserstein2``. A method below both
+        counts as being as good as the teacher. W2 alone would favour blurred samples in many dimensions.
     seconds, steps : float or None, int or None
-        Training of each student, by the clock or in steps.
+        Training budget of each student, as a time or a number of steps.
     trajectories, n, seed : int
         Number of training trajectories, number of samples measured, random seed.
     interrupted : bool
@@ -134,7 +140,7 @@ class Comparison:
 
     @property
     def advice(self) -> str:
-        """What the rows say to use: the fastest method that is as good as the teacher."""
+        """The recommendation: the fastest method that is as good as the teacher, if there is one."""
         measured = [row for row in self.rows[1:] if row["energy"] is not None]
         good = [row for row in measured if row["speedup"] > 1.0]
         good = [row for row in good if all(row[name] <= limit for name, limit in self.limits.items())]
@@ -165,7 +171,7 @@ class Comparison:
         return f"{self.steps} steps" if self.seconds is None else f"{self.seconds:g} s"
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values, ready for JSON."""
+        """All fields and the advice as plain values, for JSON."""
         return {**asdict(self), "advice": self.advice}
 
     def to_frame(self) -> Any:
@@ -198,54 +204,55 @@ def compare(
     device: str | None = None,
     progress: bool | ProgressFunction = True,
 ) -> Comparison:
-    """Measure koopflow's students, few-step solvers and other students on one teacher, equally trained.
+    """Compare koopflow's students, few-step solvers and other students on one teacher, with equal training.
 
-    The teacher's trajectories are solved once for all students; each student is then trained for ``seconds``
-    or ``steps``, and all methods are measured on the same noise and held-out data. Segments of one row share
-    its budget, and solve trajectories of their own within it. A method that diverges has a row that says why;
-    one whose training got less than a quarter of koopflow's default number of steps is marked, in its row and
-    in the advice. Ctrl-C keeps the finished rows, and a warning says so.
+    The teacher's trajectories are solved once for all students. Each student is then trained for ``seconds``
+    or ``steps``, and all methods are measured on the same noise and held-out data. The segments of one method
+    share its budget, which includes solving their own trajectories. A method that diverges gets a row with
+    the reason. A method trained for less than a quarter of koopflow's default number of steps is marked in
+    its row and in the advice. After Ctrl-C the finished rows are returned, with a warning.
 
     Parameters
     ----------
     teacher : FlowTeacher
         Fitted or attached teacher.
     data : array, ``[N, *event]``
-        Held-out data, at least 8 samples; better twice ``n``.
+        Held-out data: at least 8 samples, preferably twice ``n``.
     methods : sequence of str, or mapping of str to estimator, optional
-        ``"Euler, 4 steps"``, ``"Euler, 20 steps"``, ``"AB2, 4 steps"``, ``"AB3, 8 steps"``, ``"Heun, 10
-        steps"``, ``"koopflow"``, ``"koopflow, endpoint"``, ``"koopflow, 2 segments"``, ``"koopflow, 4
-        segments"``, ``"plain network"``, ``"KDM"``, ``"mean velocity"``; for images also ``"koopflow,
-        hierarchy"`` and ``"koopflow, U-Net"``. Or estimators by name, with ``fit(teacher)`` and
-        ``sample(x0=...)``, whose training is their own; those that are fitted are measured as they are. None
-        takes all but ``"koopflow, endpoint"`` and ``"koopflow, 4 segments"``.
+        Names of methods: ``"Euler, 4 steps"``, ``"Euler, 20 steps"``, ``"AB2, 4 steps"``, ``"AB3, 8 steps"``,
+        ``"Heun, 10 steps"``, ``"koopflow"``, ``"koopflow, endpoint"``, ``"koopflow, 2 segments"``,
+        ``"koopflow, 4 segments"``, ``"plain network"``, ``"KDM"``, ``"mean velocity"``, and for images also
+        ``"koopflow, hierarchy"`` and ``"koopflow, U-Net"``. None takes all but ``"koopflow, endpoint"`` and
+        ``"koopflow, 4 segments"``. A mapping of names to estimators with ``fit(teacher)`` and
+        ``sample(x0=...)`` is accepted too. They are trained with their own options, and fitted ones are
+        measured as they are.
     seconds : float, optional
-        Training time of each student: 60 by default, unless ``steps`` is given.
+        Training time of each student in seconds; 60 by default, unless ``steps`` is given.
     steps : int, optional
-        Number of training steps of each student, instead of a time. The errors and distances of a seed are
-        then the same on every run of one machine; by the clock they vary a little.
+        Number of training steps of each student, in place of a time. Errors and distances of a seed are then
+        the same in every run on one machine; with a time they vary a little.
     trajectories : int, optional
-        Number of trajectories; None takes a student's default, or as many as are solved in ``seconds`` or are
-        used in ``steps``.
+        Number of trajectories. None takes a student's default, but no more than can be solved in ``seconds``
+        or used in ``steps``.
     condition : array, optional
-        Labels ``[P]`` or vectors ``[P, dim]`` to train and measure with, for a conditional teacher.
+        Labels ``[P]`` or vectors ``[P, dim]`` for training and measuring, for a conditional teacher.
     n : int, default 1000
         Number of noise samples to measure.
     seed : int, default 0
-        Random seed of students and noise.
+        Random seed of the students and of the noise.
     device : str, optional
-        Device of the students; the teacher's by default.
+        Device of the students; by default the teacher's.
     progress : bool or callable, default True
-        A bar, nothing, or a function that is called after each method: see :mod:`koopflow.progress`.
+        Progress bar, or a function that is called after each method: see :mod:`koopflow.progress`.
 
     Raises
     ------
     TypeError
-        If ``teacher`` is no teacher.
+        If ``teacher`` is not a teacher.
     ShapeError
-        If the data have another shape than the teacher's samples.
+        If the data do not have the shape of the teacher's samples.
     ArgumentError
-        If a method is unknown or an option is out of its range.
+        If a method is unknown or an option is outside its range.
     TeacherError
         If the velocity fails.
 
@@ -264,7 +271,7 @@ def compare(
     if held_out.shape[1:] != shape or len(held_out) < 8:
         raise ShapeError(f"data: expected at least 8 samples of shape {shape}, got an array {held_out.shape}")
     if steps is not None and seconds is not None:
-        raise ArgumentError(f"steps: expected None beside seconds={seconds!r}, got {steps!r}")
+        raise ArgumentError(f"steps: expected None with seconds={seconds!r}, got {steps!r}")
     steps = None if steps is None else checked_count(steps, "steps")
     seconds = 60.0 if steps is None and seconds is None else seconds
     if seconds is not None and not 0.0 < seconds < float("inf"):
@@ -291,10 +298,10 @@ def compare(
                 given = fit if known else {}
                 learns = known and not isinstance(model, baselines.OdeSolver)
                 if learns and isinstance(model, SegmentedDistiller):
-                    # Each part has other trajectories.
+                    # Each segment solves its own trajectories.
                     given = {key: value for key, value in fit.items() if key != "trajectory_file"}
                 elif learns and not fit["trajectory_file"].exists():
-                    # Solved before the first student, so that none of them pays for it.
+                    # Trajectories are solved before the first student, so that they count for no student.
                     _fitted(KoopmanDistiller(steps=1, **shared), teacher, fit)
                 row = _row(name, model, reference, given)
                 if learns and row["steps"] and row["steps"] < ENOUGH * defaults["steps"]:
@@ -310,7 +317,7 @@ def compare(
 
 
 def _models(methods: Sequence[str] | Mapping[str, Any] | None, *, images: bool) -> dict[str, Any]:
-    """Functions in METHODS, or estimators, by name."""
+    """The methods to compare by name: functions of METHODS, or estimators."""
     if isinstance(methods, Mapping):
         for name, model in methods.items():
             for method in ("fit", "sample"):
@@ -327,7 +334,7 @@ def _models(methods: Sequence[str] | Mapping[str, Any] | None, *, images: bool) 
 
 
 def _unet_of(teacher: Flow, name: str) -> dict[str, Any]:
-    """The U-Net of a native teacher as options of an image student; the hierarchy begins with its weights."""
+    """The U-Net of a native teacher as options of an image student; a hierarchy starts from its weights."""
     network = getattr(teacher, "network", "mlp") if teacher.field.kind == "network" else "mlp"
     if name not in IMAGES_ONLY or network == "mlp":
         return {}
@@ -335,7 +342,7 @@ def _unet_of(teacher: Flow, name: str) -> dict[str, Any]:
 
 
 class _Reference:
-    """The teacher's answers to fixed noise, computed once, and how others are measured beside them."""
+    """The teacher's paths of fixed noise, computed once, against which the other methods are measured."""
 
     def __init__(self, teacher: Flow, n: int, held_out: Any, condition: Array | None, seed: int) -> None:
         self.teacher, self.held_out, self.condition, self.seed = teacher, held_out, condition, seed
@@ -352,7 +359,7 @@ class _Reference:
     def measured(self, name: str, model: Any) -> Row:
         """The row of a fitted model, or of the teacher itself."""
         given, before = {"condition": self.condition}, getattr(model, "evaluations", None)
-        # The first run warms up.
+        # The first run is a warm-up.
         runs = [timed(lambda: model.sample(x0=self.noise, **given)) for _ in range(1 + TIMED_RUNS)]
         samples = runs[-1][0]
         row: Row = {**dict.fromkeys(COLUMNS), "method": name}
@@ -386,7 +393,10 @@ class _Reference:
 
 
 def _fitted(model: Any, teacher: Flow, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The history of a model, fitted if it was not. Raises KeyboardInterrupt if Ctrl-C cut the fit short."""
+    """The history of a model, which is fitted first if necessary.
+
+    Raises KeyboardInterrupt if Ctrl-C ended the fit early.
+    """
     fitted = getattr(model, "__sklearn_is_fitted__", lambda: False)()
     if not fitted:
         with warnings.catch_warnings():

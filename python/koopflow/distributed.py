@@ -1,12 +1,12 @@
-"""Fits and samples that several processes share, joined by ``torch.distributed`` (docs/distributed.md).
+"""Training and sampling on several processes with ``torch.distributed`` (docs/distributed.md).
 
-``fit`` of teachers, students, forecasters and baselines notices a process group: under ``torchrun``, call
-:func:`join` first, or ``torch.distributed.init_process_group`` yourself. Every rank then makes the same calls
-with the same data; each step's rows are shared out, one sum over all ranks makes up its gradient, and all
-ranks end with the same model. Only rank 0 shows progress, calls callbacks and writes checkpoints.
+``fit`` of teachers, students, forecasters and baselines uses the process group if there is one. Under
+``torchrun``, first call :func:`join`, or ``torch.distributed.init_process_group``. Every rank then makes the
+same calls with the same data. The rows of each step are divided among the ranks, their gradients are summed,
+and all ranks end with the same model. Only rank 0 shows progress, calls callbacks and writes checkpoints.
 
 >>> from koopflow import distributed
->>> distributed.world().size  # Nobody has joined anything here.
+>>> distributed.world().size  # There is no process group here.
 1
 """
 
@@ -33,21 +33,21 @@ from .exceptions import ArgumentError, DistributedError
 
 __all__ = ["World", "join", "launched", "sample", "world"]
 
-# Rows that one call samples: the same whatever the number of ranks, and so are the samples, bit for bit.
+# Number of rows that one call samples. It does not depend on the number of ranks, so neither do the samples.
 BLOCK_ROWS = 1024
-# Larger than what rounding makes of a velocity on other machines, less than other teachers differ by.
+# Relative difference of equal velocities: above rounding between machines, below that of different teachers.
 SAME_VELOCITY = 1e-3
-# Points at which velocities are compared.
+# Number of points at which velocities are compared.
 POINTS = 4
 
 
 class World:
-    """The ranks of a process group; one rank where there is none. :func:`world` finds it.
+    """The ranks of a process group, or a single rank without one. :func:`world` returns it.
 
     Attributes
     ----------
     rank, size : int
-        Number of this process, from 0, and how many there are.
+        Number of this process, from 0, and number of processes.
     """
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
@@ -58,16 +58,19 @@ class World:
 
     @property
     def leads(self) -> bool:
-        """Whether this is rank 0, which writes and speaks for all."""
+        """Whether this is rank 0, which writes files and shows progress for all."""
         return self.rank == 0
 
     @property
     def core(self) -> tuple[int, int, Callable[[torch.Tensor], bool]] | None:
-        """What the core's fits take as ``world``; None for one rank."""
+        """The argument ``world`` of the core's fits; None for one rank."""
         return None if self.size == 1 else (self.rank, self.size, self._sum_undisturbed)
 
     def _sum_undisturbed(self, x: torch.Tensor) -> bool:
-        """:meth:`sum`, which Ctrl-C does not cut: others wait in it. Answers whether it was pressed."""
+        """:meth:`sum`, which Ctrl-C does not interrupt, since other ranks wait in it.
+
+        Returns whether Ctrl-C was pressed.
+        """
         if threading.current_thread() is not threading.main_thread():
             self.sum(x)
             return False
@@ -80,17 +83,17 @@ class World:
         return bool(pressed)
 
     def sum(self, x: torch.Tensor) -> None:
-        """Add a tensor up over all ranks, in place. Raises ``DistributedError`` where a rank is gone."""
+        """Sum a tensor over all ranks, in place. Raises ``DistributedError`` if a rank is gone."""
         if self.size == 1:
             return
-        # NCCL sums what is on a GPU only.
+        # NCCL sums only tensors on a GPU.
         there = x.cuda() if dist.get_backend() == "nccl" and not x.is_cuda else x
         self._call("a sum over all ranks", lambda: dist.all_reduce(there))
         if there is not x:
             x.copy_(there)
 
     def gather(self, value: Any) -> list[Any]:
-        """What each rank has, in the order of ranks: anything that can be pickled."""
+        """The values of all ranks, in the order of ranks. A value may be anything that can be pickled."""
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
@@ -108,9 +111,9 @@ class World:
             ) from error
 
     def agree(self, **facts: Any) -> None:
-        """Raise ``DistributedError``, on every rank, for facts that are not the same on all of them.
+        """Raise ``DistributedError`` on every rank if a fact differs between ranks.
 
-        Arrays are compared by their digests; a name says which fact it is.
+        Arrays are compared by their digests. The message names the fact.
         """
         if self.size == 1:
             return
@@ -123,9 +126,9 @@ class World:
                     raise DistributedError(f"{name}: expected the same on every rank, got {got}")
 
     def options(self, given: Mapping[str, Any], *, seeded: bool = True) -> dict[str, Any]:
-        """Options of a fit on this rank: those given, which have to be the same on all, on its own device.
+        """Options of a fit on this rank: the given ones, which must agree on all ranks, with its own device.
 
-        Without ``seeded`` the seed was drawn, and rank 0's counts.
+        With ``seeded=False`` the seed was drawn at random, and that of rank 0 is used.
         """
         options = dict(given)
         if self.size == 1:
@@ -136,7 +139,7 @@ class World:
         return {**options, "device": self.place(options.get("device", "cpu"))}
 
     def agree_on_teacher(self, field: _core.VelocityField) -> None:
-        """Raise ``DistributedError`` where ranks have teachers of other velocities at a few fixed points."""
+        """Raise ``DistributedError`` if the ranks' teachers differ in their velocities at some points."""
         if self.size == 1:
             return
         random, shape = np.random.default_rng(0), tuple(field.event_shape)
@@ -157,7 +160,7 @@ class World:
                 )
 
     def place(self, device: str) -> str:
-        """A rank's own GPU for ``"cuda"`` and ``"auto"``; any other device as it is."""
+        """The rank's own GPU for ``"cuda"`` and ``"auto"``; any other device unchanged."""
         if self.size == 1 or device not in ("cuda", "auto") or not torch.cuda.is_available():
             return device
         return f"cuda:{_local_rank() % torch.cuda.device_count()}"
@@ -165,14 +168,14 @@ class World:
     def leading(
         self, files: Mapping[str, Any], progress: Any, callback: Any = None
     ) -> tuple[dict[str, Any], Any, Any]:
-        """Files to write, progress and callback of a fit: rank 0's alone."""
+        """Files to write, progress and callback of a fit; only rank 0 keeps the checkpoint and the others."""
         if self.leads:
             return dict(files), progress, callback
         return {**files, "checkpoint": None}, False, None
 
 
 def _digest(fact: Any) -> Any:
-    """What tells a fact from another."""
+    """A small value that is equal for equal facts."""
     if fact is None or isinstance(fact, str | int | float | bool):
         return fact
     array = np.ascontiguousarray(to_numpy(fact))
@@ -181,7 +184,7 @@ def _digest(fact: Any) -> Any:
 
 
 def _shown(fact: Any) -> str:
-    """A digest as messages have it: the shape of an array."""
+    """A digest for a message: dtype and shape of an array, the value of anything else."""
     text = fact if isinstance(fact, str) else repr(fact)
     return f"an array {text.rsplit(' ', 1)[0]}" if len(text) > 32 and text.count("(") == 1 else text
 
@@ -191,19 +194,21 @@ def _local_rank() -> int:
 
 
 def launched() -> bool:
-    """Whether ``torchrun``, or another launcher with its environment, started this process beside others."""
+    """Whether ``torchrun``, or a launcher with the same environment variables, started several processes."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ and "MASTER_ADDR" in os.environ
 
 
 def join(*, backend: str | None = None, timeout: float = 600.0) -> World:
-    """Join the ranks that ``torchrun`` started, once; a process that it did not start stays alone.
+    """Initialise the process group of the ranks that ``torchrun`` started, if it is not yet initialised.
+
+    In a process that ``torchrun`` did not start, nothing is initialised.
 
     Parameters
     ----------
     backend : str, optional
-        As of ``torch.distributed.init_process_group``; by default gloo on CPUs and NCCL on GPUs.
+        Backend of ``torch.distributed.init_process_group``; by default gloo on CPUs and NCCL on GPUs.
     timeout : float, default 600
-        Seconds after which a rank that does not answer is given up, with a ``DistributedError``.
+        Seconds after which a rank that does not respond is a ``DistributedError``.
     """
     seconds = as_number(timeout, "timeout", "a positive number", lambda value: value > 0)
     if launched() and not dist.is_initialized():
@@ -220,26 +225,26 @@ def join(*, backend: str | None = None, timeout: float = 600.0) -> World:
 def _leave() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
-        # Its threads end with the last reference to the group. While the interpreter ends it is too late: a
-        # thread that lets a tensor go then aborts the process.
+        # The group's threads end with the last reference to it. This must happen before the interpreter shuts
+        # down: a thread that releases a tensor then would abort the process.
         gc.collect()
 
 
 def world(*, distributed: bool | None = None) -> World:
-    """The ranks of this process: those of ``torch.distributed``, where it is initialised.
+    """The ranks of ``torch.distributed`` if it is initialised, else a single rank.
 
     Parameters
     ----------
     distributed : bool, optional
-        False is one rank whatever there is; True joins what ``torchrun`` started and raises
-        ``ArgumentError`` where there is nothing to join; by default a process group is noticed.
+        False returns a single rank in any case. True joins the ranks that ``torchrun`` started, and raises
+        ``ArgumentError`` if there are none. By default an existing process group is used.
     """
     if distributed not in (None, True, False):
         raise ArgumentError(f"distributed: expected True, False or None, got {distributed!r}")
     if distributed and not (dist.is_available() and dist.is_initialized()):
         if not launched():
             raise ArgumentError(
-                "distributed: expected a process group, or torchrun's environment, with True; got neither"
+                "distributed: expected a process group or torchrun's environment with True, got neither"
             )
         return join()
     if distributed is False or not (dist.is_available() and dist.is_initialized()):
@@ -256,19 +261,21 @@ def sample(
     distributed: bool | None = None,
     **options: Any,
 ) -> np.ndarray[Any, Any]:
-    """Samples of a teacher, a student or a baseline, made by all ranks and handed to each: ``[n, *event]``.
+    """Draw samples ``[n, *event]`` of a teacher, a student or a baseline on all ranks together.
 
-    Every rank calls it with the same arguments. The noise is that of ``model.sample(n, seed=seed)``, and the
-    samples are the same, bit for bit, whatever the number of ranks: each makes blocks of 1,024 rows.
+    Every rank calls it with the same arguments and gets all samples. The noise is that of
+    ``model.sample(n, seed=seed)``. Each rank makes blocks of 1,024 rows, so the samples are the same, bit for
+    bit, for any number of ranks.
 
     Parameters
     ----------
     model : FlowTeacher, KoopmanDistiller or baseline
         Fitted model, the same on every rank.
     n, seed, condition
-        As of ``model.sample``; a seed, since None would be another on every rank.
+        Arguments of ``model.sample``. The seed must be a number, since None would draw a different one on
+        every rank.
     distributed : bool, optional
-        As of :func:`world`.
+        As in :func:`world`.
     **options
         Further options of ``model.sample``, such as ``steps`` or ``solver``.
     """
@@ -283,6 +290,6 @@ def sample(
     for block in blocks[ranks.rank :: ranks.size]:
         own = condition[block] if rows and condition is not None else condition
         found[block] = to_numpy(model.sample(x0=x0[block], condition=own, **options))
-    # Where a rank has nothing it adds zeros, which change no bit.
+    # Rows of other ranks are zeros here, and adding zeros changes no bit.
     ranks.sum(torch.from_numpy(found))
     return found

@@ -1,4 +1,4 @@
-"""The exceptions that koopflow raises, all of them :class:`KoopflowError`."""
+"""The exceptions that koopflow raises, all subclasses of :class:`KoopflowError`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ __all__ = [
 
 
 class KoopflowError(Exception):
-    """The root of koopflow's exceptions; raised itself for what should never happen."""
+    """Base class of koopflow's exceptions. It is raised itself only for errors inside koopflow."""
 
 
 class ArgumentError(KoopflowError, ValueError):
-    """An argument is outside its range; the message names it, what was got and what was expected."""
+    """An argument is outside its range. The message names it, what was expected and what was got."""
 
 
 class ShapeError(KoopflowError, ValueError):
@@ -39,7 +39,7 @@ class DtypeError(KoopflowError, TypeError, ValueError):
 
 
 class DeviceError(KoopflowError, ValueError):
-    """A device is unknown, is not on this machine, or does not hold the array that it should."""
+    """A device is unknown or not on this machine, or an array is on the wrong device."""
 
 
 class NonFiniteError(KoopflowError, ValueError):
@@ -47,30 +47,29 @@ class NonFiniteError(KoopflowError, ValueError):
 
 
 class TeacherError(KoopflowError, ValueError):
-    """A teacher's velocity field failed or answered with something else than a velocity.
+    """A teacher's velocity field failed, or returned something other than a velocity.
 
-    The exception that the teacher's own code raised, if any, is the ``__cause__``.
+    An exception raised by the teacher's own code is the ``__cause__``.
     """
 
 
 class SteeringError(KoopflowError, ValueError):
-    """A function that says what is asked of samples failed, or answered with something else than a number for
-    each.
+    """A function that scores samples failed, or did not return one number for each sample.
 
-    The exception that it raised itself, if any, is the ``__cause__``; ``found`` holds the samples that were
-    made before, or None.
+    An exception raised by the function itself is the ``__cause__``. ``found`` holds the samples that were
+    made before the failure, or None.
     """
 
     found: Any = None
 
 
 class CheckpointError(KoopflowError, ValueError):
-    """A file is not a koopflow checkpoint (or a TorchScript module, if that is asked for), is damaged, or
-    was written by a newer version."""
+    """A file is not a koopflow checkpoint (or, where one is expected, not a TorchScript module), is damaged,
+    or was written by a newer version."""
 
 
 class DatasetError(KoopflowError, ValueError):
-    """A file of data is not what it should be, is damaged, is empty or does not go with another."""
+    """A file of data has an unexpected format, is damaged, is empty or does not match another file."""
 
 
 class NotFittedError(KoopflowError, ValueError, AttributeError):
@@ -78,7 +77,7 @@ class NotFittedError(KoopflowError, ValueError, AttributeError):
 
 
 class OutOfMemoryError(KoopflowError, MemoryError):
-    """Memory ran out, the computer's or the GPU's; a smaller batch, or fewer samples at once, may fit."""
+    """The computer or the GPU ran out of memory. A smaller batch, or fewer samples at once, may fit."""
 
 
 class DivergenceError(KoopflowError, RuntimeError):
@@ -86,5 +85,4 @@ class DivergenceError(KoopflowError, RuntimeError):
 
 
 class DistributedError(KoopflowError, RuntimeError):
-    """Another of the processes that share a fit is gone, failed, does not answer, or was given something
-    else."""
+    """Another of the processes that share a fit ended, failed, does not respond, or got other arguments."""

@@ -413,7 +413,7 @@ class Trajectories(Options):
         steps, as in :meth:`koopflow.FlowTeacher.sample`. For images ``"ab2"`` takes a third of the time, and
         its error is smaller than that of a student.
     solver_steps : int, optional
-        Number of steps over the whole path of a solver of fixed steps, at least ``path_steps``; by default 16.
+        Number of steps over the whole path of a fixed-step solver, at least ``path_steps``; 16 by default.
     memory : float, optional
         Largest size of the stored trajectories in GiB, 2 by default. If they would take more, fewer are
         stored, and ``history_["trajectories"]`` says how many. Trajectories in a file are not limited.

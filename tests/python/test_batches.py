@@ -312,7 +312,7 @@ def test_large_files_are_streamed(tmp_path, monkeypatch):
     np.save(tmp_path / "rows.npy", ROWS)
     mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
     known = fitted(mapped, num_classes=3, condition=LABELS.tolist(), batch_size=4, steps=20).training_data_
-    with pytest.raises(ShapeError, match="condition: expected a row for each of 48 data, got 5"):
+    with pytest.raises(ShapeError, match="condition: expected a row for each of 48 samples, got 5"):
         fitted(mapped, num_classes=3, condition=LABELS[:5])
     assert known.data.shape == (16, 2)
     order = [int(np.flatnonzero((row == ROWS).all(axis=1))[0]) for row in known.data]

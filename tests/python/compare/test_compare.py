@@ -339,7 +339,7 @@ def test_progress_hears_of_every_method(gaussian):
         ({"seconds": 0.0}, ArgumentError, "seconds: expected"),
         ({"seconds": float("nan")}, ArgumentError, "seconds: expected"),
         ({"steps": 0}, ArgumentError, "steps: expected an integer of at least 1, got 0"),
-        ({"steps": 5, "seconds": 5.0}, ArgumentError, r"steps: expected None beside seconds=5.0, got 5"),
+        ({"steps": 5, "seconds": 5.0}, ArgumentError, r"steps: expected None with seconds=5.0, got 5"),
         ({"seed": -1}, ArgumentError, "seed: expected an integer from 0"),
         ({"n": 0}, ArgumentError, "n: expected"),
         ({"data": DATA[:, :1]}, ShapeError, r"data: .*shape \(2,\)"),

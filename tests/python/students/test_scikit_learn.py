@@ -160,9 +160,9 @@ def test_wrong_arguments_are_named(student, gaussian, conditional):
         unfitted.fit(gaussian, teacher=gaussian)
     with pytest.raises(ArgumentError, match="data: expected None beside rows of data"):
         unfitted.fit(DATA, teacher=gaussian, data=DATA)
-    with pytest.raises(ArgumentError, match="condition: expected None beside y"):
+    with pytest.raises(ArgumentError, match="condition: expected None with y"):
         unfitted.fit(DATA, LABELS, teacher=conditional, condition=LABELS)
-    with pytest.raises(ArgumentError, match="condition: expected None beside y"):
+    with pytest.raises(ArgumentError, match="condition: expected None with y"):
         FlowTeacher((2,), num_classes=2).fit(DATA, LABELS, condition=LABELS)
     with pytest.raises(NotFittedError):
         unfitted.score(DATA, teacher=gaussian)
