@@ -1,7 +1,7 @@
-"""Questions to spectra: meaningful directions, signatures of classes, modes of other models.
+"""Analysis of spectra: semantic directions, signatures of classes, and modes shared by several models.
 
-Functions of a :class:`koopflow.Spectrum`, of a :class:`koopflow.FlowSpectrum` or of selections of them; their
-results hold numbers, which :mod:`koopflow.plotting` draws. Arguments that do not fit are a ``ShapeError`` or
+The functions take a :class:`koopflow.Spectrum`, a :class:`koopflow.FlowSpectrum` or selections of them. Their
+results hold numbers; :mod:`koopflow.plotting` draws them. Invalid arguments raise ``ShapeError`` or
 ``ArgumentError``.
 """
 

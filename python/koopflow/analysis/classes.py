@@ -1,4 +1,4 @@
-"""Which modes of a flow carry the classes of its data."""
+"""Classification of data by the first modes of a flow."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ _Real = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class ClassCurve:
-    """How well a sample's first numbers say its class, as :func:`koopflow.analysis.class_curve` measures.
+    """Accuracy of classification by the first modes, measured by :func:`koopflow.analysis.class_curve`.
 
     Attributes
     ----------
     counts : array, ``[C]``
         Numbers of modes, axes or components.
     modes, axes, pixels : array, ``[C]``
-        Accuracy on held-out data of the nearest class mean, in units of the deviation within classes, of the
-        amplitudes of the first nonlinear modes, of those along the first affine axes, and of the first
-        principal components of the data. NaN beyond the number that there is.
+        Accuracy on held-out data of classification by the nearest class mean, in units of the deviation
+        within classes. The features are the amplitudes of the first nonlinear modes (``modes``), those along
+        the first affine axes (``axes``) and the first principal components of the data (``pixels``). NaN for
+        counts beyond the number of features.
     chance : float
-        Share of the largest class.
+        Relative size of the largest class.
     """
 
     counts: NDArray[np.int64]
@@ -42,7 +43,7 @@ class ClassCurve:
     chance: float
 
     def summary(self) -> str:
-        """A table, one row for each number."""
+        """A table with one row for each count."""
         rows = [
             {"first": count, "modes": mode, "affine axes": axis, "components of the data": pixel}
             for count, mode, axis, pixel in zip(
@@ -65,20 +66,21 @@ def class_curve(
     counts: Sequence[int] = (1, 2, 4, 8, 16, 32, 64),
     condition: tuple[Array, Array] | None = None,
 ) -> ClassCurve:
-    """Accuracy of the nearest signature with the first k modes of a flow, beside pixels.
+    """Measure how accurately the first k modes of a flow classify data, compared with principal components.
 
     Parameters
     ----------
     spectrum : FlowSpectrum
-        Modes, of a model that leads data back to noise.
+        Spectrum of a model that can map data back to noise.
     x, labels : array, ``[N, *event]`` and ``[N]``
-        Data that class means and principal components are learnt from; two samples of two classes at least.
+        Data from which class means and principal components are computed; at least two classes of two samples
+        each.
     held_out, held_out_labels : array
-        Data that accuracy is measured on.
+        Data on which accuracy is measured.
     counts : sequence of int
-        Numbers k, at least 1 each.
+        Values of k, each at least 1.
     condition : pair of arrays, optional
-        Conditions of both sets, for a conditional model.
+        Conditions of ``x`` and of ``held_out``, for a conditional model.
     """
     checked_spectrum("spectrum", spectrum, FlowSpectrum)
     x, held_out = as_samples(x, "x"), as_samples(held_out, "held_out")
@@ -110,7 +112,7 @@ def class_curve(
 def _accuracies(
     train: _Real, test: _Real, known: NDArray[Any], asked: NDArray[Any], counts: Sequence[int]
 ) -> _Real:
-    """Accuracy of the nearest mean of the first columns; NaN for more columns than there are."""
+    """Accuracy of the nearest class mean by the first columns; NaN for counts that exceed the columns."""
     classes, codes = np.unique(known, return_inverse=True)
     means = np.stack([train[codes == code].mean(axis=0) for code in range(len(classes))])
     within = np.maximum((train - means[codes]).std(axis=0), 1e-12)

@@ -1,4 +1,4 @@
-"""Semantic directions: how eigenfunction values change with a label or a score, to move data along."""
+"""Semantic directions: changes of eigenfunction values with a label or a score, used to edit data."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ FOLDS = 5
 class Directions:
     """Directions that :func:`koopflow.analysis.find_directions` found.
 
-    A label (as 0 or 1) or a score is regressed on eigenfunction values by ridge regression: that says how to
-    *read* it. To *write* it, all observables are moved by their covariance with the reading, over the
-    variance of that: the pattern of Haufe et al., NeuroImage 87 (2014). A strength of 1 raises the reading
-    by 1.
+    Ridge regression predicts a label (as 0 or 1) or a score from eigenfunction values; the prediction is the
+    *reading*. To change it, all observables are shifted by their covariance with the reading, divided by the
+    variance of the reading. This is the pattern of Haufe et al., NeuroImage 87 (2014). A strength of 1 raises
+    the reading by 1.
 
     Attributes
     ----------
@@ -37,15 +37,16 @@ class Directions:
     shifts : array, ``[len(names), m]``
         Shifts of the observables for strength 1.
     r2 : array, ``[len(names)]``
-        Coefficients of determination of the readings, cross-validated in five parts: 0 or less is a direction
-        of nothing.
+        Coefficients of determination of the readings, by five-fold cross-validation. A direction with 0 or
+        less has no meaning.
     at : float
         Time of the eigenfunctions and of the edit.
 
-    With a FlowSpectrum, a reading is one of its amplitudes and of those along the affine axes, which are
-    constant in time, and ``shifts`` are ``[len(names), A + K]``, the axes first. With a LevelSpectrum, what
-    is read is what is moved, the selected eigenfunctions at every pixel, ``[len(names), F]``: other feature
-    maps stay as they are, so that a direction of one level shows how classes differ there.
+    With a FlowSpectrum, readings are made from its amplitudes and those along the affine axes, which are
+    constant in time; ``shifts`` are ``[len(names), A + K]``, with the axes first. With a LevelSpectrum, the
+    selected eigenfunctions at every pixel are both read and shifted, and ``shifts`` are
+    ``[len(names), F]``. Other feature maps do not change, so a direction of one level shows how classes
+    differ at that level.
     """
 
     spectrum: Spectrum | FlowSpectrum | LevelSpectrum
@@ -60,8 +61,11 @@ class Directions:
         return np.asarray(self.shifts[self.names.index(name)])
 
     def image(self, name: Any) -> NDArray[np.float64]:
-        """What strength 1 of a direction adds to a sample, unless it is projected, ``[*event]``; of a
-        hierarchy, to the one that its eigenfunctions' means over noise make."""
+        """The change ``[*event]`` of a sample by strength 1 of a direction, without ``project``.
+
+        A hierarchy's decoder is not linear. There it is the change of the sample that belongs to the means of
+        the eigenfunctions over noise.
+        """
         return self.spectrum.shift_image(self._shift(name), self.at)
 
     def edit(
@@ -74,11 +78,12 @@ class Directions:
         project: bool = False,
         condition: Array | None = None,
     ) -> Array:
-        """Data ``x``, or samples of noise ``x0``, moved along a direction, ``[B, *event]``.
+        """Move data ``x``, or samples of noise ``x0``, along a direction; returns ``[B, *event]``.
 
-        ``name`` is not needed if there is one direction only; ``strength``, a number or ``[B]``, is the
-        distance along it, and 0 gives data back as they are. ``project`` encodes the edited state anew before
-        it goes on, which keeps it where real states lie; at time 0 that moves the noise.
+        ``name`` is not needed if there is only one direction. ``strength``, a number or an array ``[B]``, is
+        the distance along it; 0 returns the data unchanged. With ``project`` the edited state is decoded and
+        encoded again before it is propagated, which keeps it among possible states. At time 0 that changes
+        the noise.
         """
         if (x is None) == (x0 is None):
             raise ArgumentError(f"expected one of x and x0, got {'neither' if x is None else 'both'}")
@@ -112,24 +117,25 @@ def find_directions(
     at: float = 1.0,
     condition: Array | None = None,
 ) -> Directions:
-    """Directions of eigenfunction values or amplitudes along which labels or a score change.
+    """Find directions of eigenfunction values or amplitudes along which labels or a score change.
 
     Parameters
     ----------
     spectrum : Spectrum, FlowSpectrum or LevelSpectrum
-        A spectrum, or a selection of one, whose eigenfunctions or amplitudes the labels are read from.
+        A spectrum, or a selection of one, from whose eigenfunctions or amplitudes the labels are predicted.
     x : array, ``[N, *event]``
-        Data, at least 10.
+        Data, at least 10 samples.
     labels, scores : array, ``[N]``
-        Classes, with a direction for each, or finite numbers, of any function of the data, with one for all.
+        Either labels, which give one direction for each class, or scores, which give a single direction.
+        Scores are finite numbers, the values of any function of the data.
     at : float, default 1.0
-        Time on the way from noise to data whose eigenfunctions are read and edited.
+        Time, from noise at 0 to data at 1, at which eigenfunctions are read and edited.
     condition : array, optional
         Labels ``[N]`` or vectors ``[N, dim]`` for a conditional student.
 
     Examples
     --------
-    ``find_directions(spectrum, x, labels=labels).sweep(x, "cat")`` makes data less and more cat-like.
+    ``find_directions(spectrum, x, labels=labels).sweep(x, "cat")`` makes the data less, then more cat-like.
     """
     checked_spectrum("spectrum", spectrum, Spectrum, FlowSpectrum, LevelSpectrum)
     x = as_samples(x, "x")
@@ -147,13 +153,13 @@ def find_directions(
         names, targets = ["score"], number_per_sample("scores", scores, x)[:, None]
     if (targets == targets[0]).all():
         raise ArgumentError(f"{'labels' if scores is None else 'scores'}: expected several values, got one")
-    # In a unit of their own, so that squares of no scores leave the range of numbers.
+    # Scores are divided by the largest one, so that their squares neither overflow nor underflow.
     unit = abs(targets).max()
     targets = targets / unit
     features, g = spectrum.readings(x, as_number(at, "at"), condition)
     features -= features.mean(axis=0)
     features /= np.maximum(features.std(axis=0), 1e-12)
-    # Seeded and shuffled: data often come sorted by label.
+    # Folds are shuffled, since data are often sorted by label.
     folds = KFold(FOLDS, shuffle=True, random_state=0)
     readings = cross_val_predict(RidgeCV(RIDGES), features, targets, cv=folds).reshape(targets.shape)
     r2 = r2_score(targets, readings, multioutput="raw_values")

@@ -1,4 +1,4 @@
-"""The canonical spectrum of a flow, and what several of them share."""
+"""The canonical spectrum of a flow, and the modes that several flows share."""
 
 from __future__ import annotations
 
@@ -54,46 +54,52 @@ def flow_spectrum(
     seed: int | None = NOISE_SEED,
     progress: bool | ProgressFunction = False,
 ) -> FlowSpectrum:
-    """Read the canonical spectrum of a flow off its paths: rates, drift, affine part and nonlinear modes.
+    """Compute the canonical spectrum of a flow from its paths: rates, drift, affine part, nonlinear modes.
 
     Parameters
     ----------
     source : FlowTeacher, student or array ``[T, B, *event]``
-        Model whose paths are read; or the states of paths, from noise on, at ``times``.
+        Model from which paths are drawn, or the states of paths at ``times``, with the noise first.
     n : int, default 4096
-        Number of paths, at least 16. An affine map in d dimensions asks for several times d. Not used with
-        paths that are given.
+        Number of paths, at least 16. An affine map in d dimensions needs several times d. Not used with given
+        paths.
     times : int or sequence of float, default 33
-        Rising times from 0 on within [0, 1], at least four, or a number of them at equal distances.
+        Increasing times within [0, 1], of which the first is 0, or a number of times at equal distances. At
+        least four times are needed.
     condition : array, optional
-        Condition of all paths, or of each; for a conditional model every class in turn by default.
+        Condition of all paths, or of each path. By default the paths of a conditional model take every class
+        in turn.
     rates : int, optional
-        Number of shared rates, both of a conjugate pair counted; by default the fewest that leave at most
-        ``tolerance`` of the motion of held-out paths unexplained, and more if each leaves a hundred times
-        less, as those of a linear flow do. At most 6 are tried. Modes are sums of as many functions of
-        time as leave a hundredth of ``tolerance``.
+        Number of shared rates; a conjugate pair counts as two. The default is the smallest number that leaves
+        at most ``tolerance`` of the motion of held-out paths unexplained. More are taken if each further one
+        leaves a hundred times less, as for a linear flow. At most 6 are tried. Modes are sums of as many
+        functions of time as leave a hundredth of ``tolerance`` unexplained.
+    tolerance : float, default 1e-3
+        Fraction of the motion of held-out paths that may stay unexplained: see ``rates``.
     components : int, default 256
-        Most nonlinear modes that are kept; fewer if they hold 99.9% of the energy.
+        Largest number of nonlinear modes that are kept. Fewer are kept if they hold 99.9% of the energy.
     solver, steps, rtol, atol, grid
-        Solver of a teacher's paths, as in :meth:`koopflow.FlowTeacher.sample`, but at tolerances of 1e-6:
-        those of sampling, 1e-5, move rates by a thousandth. For a large network ``times=17,
-        solver="midpoint", steps=16``, 32 evaluations, is enough for shares and modes; rates move by percents.
+        Solver of a teacher's paths, as in :meth:`koopflow.FlowTeacher.sample`, but with tolerances of 1e-6,
+        since those of sampling, 1e-5, change rates by a thousandth. For a large network, ``times=17,
+        solver="midpoint", steps=16`` (32 evaluations) is accurate enough for shares and modes; rates then
+        change by percents.
     seed : int, optional
-        Random seed of the noise and of resamples. Spectra of one seed can be compared sample by sample.
+        Random seed of the noise and of resampling. Spectra with the same seed can be compared sample by
+        sample.
     progress : bool or callable, default False
         Progress bar or function: see :mod:`koopflow.progress`.
 
     Returns
     -------
     FlowSpectrum
-        The reading; memory stays within a few hundred bytes for each path and dimension.
+        The spectrum. Memory stays within a few hundred bytes for each path and dimension.
 
     Raises
     ------
     ShapeError, ArgumentError, NonFiniteError
-        For paths, times or conditions that do not fit, and fewer than 16 paths.
+        For invalid paths, times or conditions, and for fewer than 16 paths.
     DivergenceError
-        If all samples move alike, or the solver of a teacher fails.
+        If all samples move in the same way, or a teacher's solver fails.
 
     Examples
     --------
@@ -130,7 +136,7 @@ def flow_spectrum(
             options["solving"] = solving
             return read_flow(source, n=number, condition=asked, seed=reading["seed"], **options)
         if condition is not None:
-            raise ArgumentError("condition: expected None with paths that are given, got an array")
+            raise ArgumentError("condition: expected None with given paths, got an array")
         paths = as_batch(source, "source")
         if paths.ndim < 3 or paths.shape[0] != len(given):
             raise ShapeError(f"source: expected paths ({len(given)}, B, *event), got {tuple(paths.shape)}")
@@ -139,21 +145,22 @@ def flow_spectrum(
 
 @dataclass(frozen=True, eq=False)
 class Consensus:
-    """What several flows share, as :func:`koopflow.analysis.consensus` finds it.
+    """The modes that several flows share, found by :func:`koopflow.analysis.consensus`.
 
     Attributes
     ----------
     spectrum : FlowSpectrum
-        The modes of the first flow that are there again in all others.
+        The modes of the first flow that all others have too.
     comparisons : list of FlowComparison
-        The first flow beside each of the others.
+        The comparison of the first flow with each of the others.
     energy : float
-        Share of those modes in the first flow's nonlinear energy.
+        Fraction of the first flow's nonlinear energy in those modes.
     rates, spread : array, ``[r]``
-        Mean of each of the first flow's rates and those nearest to it, and their largest distance from it
-        over its modulus or 0.1. NaN for a rate that some flow lacks.
+        Mean of each of the first flow's rates and the nearest rate of every other flow; and the largest
+        distance of these from the first flow's rate, divided by its modulus or by 0.1, whichever is larger.
+        NaN for a rate that some flow lacks.
     affine : array, ``[S]``
-        Affine share of every flow.
+        Affine share of each flow.
     """
 
     spectrum: FlowSpectrum
@@ -164,7 +171,7 @@ class Consensus:
     affine: NDArray[np.float64]
 
     def summary(self) -> str:
-        """Two lines: what is shared, and by how much the rates differ."""
+        """Two lines of text: the shared modes, and the differences of the rates."""
         known = self.spread[np.isfinite(self.spread)]
         apart = f"within {known.max():.1%}" if len(known) else "not comparable"
         return (
@@ -177,12 +184,12 @@ class Consensus:
 
 
 def consensus(spectra: Sequence[FlowSpectrum], *, permutations: int = 99, seed: int | None = 0) -> Consensus:
-    """The modes that all of several flows share: those of the first that each other one has again.
+    """Find the modes of the first flow that all others have too.
 
     Parameters
     ----------
     spectra : sequence of FlowSpectrum
-        At least two, of the same events; whole ones, since selections are compared as a whole as well.
+        At least two spectra of the same event shape. Selections are compared as whole spectra.
     permutations, seed : int
         As in :meth:`koopflow.FlowSpectrum.compare`.
     """

@@ -12,9 +12,9 @@ from ..exceptions import DtypeError, NonFiniteError, ShapeError
 
 
 def one_per_sample(argument: str, values: Array, x: Array) -> NDArray[Any]:
-    """Values ``[N]``, or a column ``[N, 1]``, of the samples ``x``.
+    """Values ``[N]`` of the samples ``x``, given as ``[N]`` or as a column ``[N, 1]``.
 
-    Raises ``ShapeError``, ``DtypeError`` or ``NonFiniteError`` naming the argument for anything else.
+    Raises ``ShapeError``, ``DtypeError`` or ``NonFiniteError``, which name the argument, for anything else.
     """
     try:
         given = np.asarray(to_numpy(values))
@@ -32,7 +32,7 @@ def one_per_sample(argument: str, values: Array, x: Array) -> NDArray[Any]:
 
 
 def number_per_sample(argument: str, values: Array, x: Array) -> NDArray[np.float64]:
-    """The same of real numbers, as float64."""
+    """As :func:`one_per_sample`, for real numbers, as float64."""
     given = one_per_sample(argument, values, x)
     if given.dtype.kind not in "fiub":
         raise DtypeError(f"{argument}: expected real numbers, got {given.dtype}")

@@ -1,4 +1,4 @@
-"""Matching two spectra: which eigenvalues are there again in another student."""
+"""Matching of two students' spectra: the eigenvalues that both have."""
 
 from __future__ import annotations
 
@@ -14,24 +14,26 @@ from .._tables import text_table
 from ..exceptions import ShapeError
 from ..spectrum import NOISE_SEED, Spectrum, checked_spectrum
 
-# The same mode: at least this correlation of eigenfunctions and at most this distance of eigenvalues.
+# Modes count as the same with at least this correlation of eigenfunctions and at most this distance of
+# eigenvalues.
 SAME_CORRELATION, SAME_EIGENVALUE = 0.9, 0.5
 
 
 @dataclass(frozen=True, eq=False)
 class SpectrumComparison:
-    """Matched modes that :func:`koopflow.analysis.compare_spectra` found, one entry a pair.
+    """Matched modes that :func:`koopflow.analysis.compare_spectra` found, one entry for each pair.
 
     Attributes
     ----------
     first, second : array, ``[P]``, int
-        Places in the two selections; P is the size of the smaller.
+        Positions in the two selections; P is the size of the smaller one.
     eigenvalues, others, distance : array, ``[P]``
         Eigenvalues of the first spectrum and of the other, and ``|lambda - lambda'|``, per whole flow.
     correlation : array, ``[P]``
-        ``|<psi, psi'>| / (|psi| |psi'|)``, centred, over noise and the first student's samples of it.
+        Correlation ``|<psi, psi'>| / (|psi| |psi'|)`` of the centred eigenfunctions, over noise and the first
+        student's samples of it.
     energy : array, ``[P]``
-        The first spectrum's shares of those modes.
+        Energy shares of those modes in the first spectrum.
     """
 
     first: NDArray[np.int64]
@@ -44,12 +46,12 @@ class SpectrumComparison:
 
     @property
     def reproducible(self) -> NDArray[np.bool_]:
-        """Correlation at least 0.9 and distance at most 0.5, ``[P]``."""
+        """Whether the correlation is at least 0.9 and the distance at most 0.5, ``[P]``."""
         return (self.correlation >= SAME_CORRELATION) & (self.distance <= SAME_EIGENVALUE)
 
     @property
     def reproducible_energy(self) -> float:
-        """Share of the matched modes' energy in reproducible ones."""
+        """Fraction of the matched modes' energy in reproducible modes."""
         return float(self.energy[self.reproducible].sum() / max(self.energy.sum(), 1e-300))
 
     def summary(self, rows: int = 12) -> str:
@@ -84,10 +86,11 @@ class SpectrumComparison:
 def compare_spectra(
     spectrum: Spectrum, other: Spectrum, *, n: int = 512, seed: int = NOISE_SEED
 ) -> SpectrumComparison:
-    """Match the modes of two students' spectra, or selections of them, one to one.
+    """Match the modes of two students' spectra, or of selections of them, one to one.
 
-    Modes are paired by the nearness of eigenvalues and by the correlation of eigenfunctions on the same noise
-    (``n`` samples, of random seed ``seed``) and on the first student's samples of it.
+    Modes are paired by the distance of their eigenvalues and the correlation of their eigenfunctions. The
+    correlation is taken over the same noise (``n`` samples of random seed ``seed``) and the first student's
+    samples of it.
     """
     checked_spectrum("spectrum", spectrum)
     checked_spectrum("other", other)
@@ -112,7 +115,7 @@ def compare_spectra(
 
 
 def _standardised(spectrum: Spectrum, noise: Any, ends: Any, condition: Any) -> NDArray[np.complex128]:
-    """Eigenfunctions at both ends, each end centred and the whole of norm 1, ``[2 n, r]``."""
+    """Eigenfunctions of noise and samples, each set centred, the whole of norm 1, ``[2 n, r]``."""
     parts = []
     for t, x in ((0.0, noise), (1.0, ends)):
         psi = spectrum.eigenfunctions(t, x, condition=condition)

@@ -1,4 +1,4 @@
-"""Class-conditional spectral signatures: how large each eigenfunction is for each class, and over time."""
+"""Spectral signatures of classes: the size of each eigenfunction for each class, over time."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class Signatures:
     Attributes
     ----------
     labels, times : list, tuple of float
-        The C classes and the T times.
+        The C class labels and the T times.
     mean, spread, energy : array, ``[C, T, r]``
         Mean and standard deviation of ``|psi_k|``, and mean of its square.
     pooled : array, ``[T, r]``
-        Standard deviation of ``|psi_k|`` within classes: the unit of distances.
+        Standard deviation of ``|psi_k|`` within classes, which is the unit of distances.
     magnitudes, codes : array, ``[N, T, r]`` and ``[N]``
-        ``|psi_k|`` of every sample, and the place of its class among ``labels``. With a FlowSpectrum, its
-        amplitudes a_k with their signs, the same at all times; with a LevelSpectrum, RMS of ``|psi_k|`` over
-        pixels.
+        ``|psi_k|`` of every sample, and the position of its class in ``labels``. With a FlowSpectrum, the
+        amplitudes a_k with their signs take the place of ``|psi_k|``; they are the same at all times. With a
+        LevelSpectrum it is the RMS of ``|psi_k|`` over pixels.
     """
 
     spectrum: Spectrum | FlowSpectrum | LevelSpectrum
@@ -48,18 +48,18 @@ class Signatures:
 
     @property
     def distances(self) -> _Real:
-        """RMS difference of mean signatures in units of the deviation within classes, ``[C, C]``."""
+        """RMS differences between mean signatures, in units of the deviation within classes, ``[C, C]``."""
         flat = (self.mean / self.pooled).reshape(len(self.mean), -1)
         return np.asarray(np.sqrt(((flat[:, None] - flat) ** 2).mean(axis=2)))
 
     def classify(self, x: Array, *, condition: Array | None = None) -> NDArray[Any]:
-        """The label of the nearest signature for each of data ``[B, *event]``, ``[B]``."""
+        """Classify data ``[B, *event]`` by the nearest mean signature; returns labels ``[B]``."""
         given = self.spectrum.signature(as_samples(x, "x"), self.times, condition)
         gaps = (((given[:, None] - self.mean) / self.pooled) ** 2).sum(axis=(2, 3))
         return np.asarray(np.asarray(self.labels)[gaps.argmin(axis=1)])
 
     def accuracy(self, x: Array, labels: Array, *, condition: Array | None = None) -> float:
-        """Share of held-out data ``[B, *event]`` that :meth:`classify` labels as given, ``[B]``."""
+        """Fraction of held-out data ``[B, *event]`` whose label by :meth:`classify` is that in ``labels``."""
         x = as_samples(x, "x")
         wanted = one_per_sample("labels", labels, x)
         return float(np.mean(self.classify(x, condition=condition) == wanted))
@@ -73,14 +73,14 @@ def measure_signatures(
     times: Sequence[float] = (0.0, 0.5, 1.0),
     condition: Array | None = None,
 ) -> Signatures:
-    """Mean, spread and energy of ``|psi_k|`` by class along the paths that end in data.
+    """Measure mean, spread and energy of ``|psi_k|`` by class, along the paths that end in the data.
 
     Parameters
     ----------
     spectrum, x, condition
         As in :func:`koopflow.analysis.find_directions`.
     labels : array, ``[N]``
-        Classes of the data: at least two, of two samples each.
+        Classes of the data; at least two classes of two samples each.
     times : sequence of float
         Times in [0, 1].
     """
@@ -107,12 +107,12 @@ def measure_signatures(
 
 
 def permutation_test(signatures: Signatures, permutations: int = 999, *, seed: int = 0) -> _Real:
-    """p-values of the distances between classes, ``[C, C]``: how often chance parts two classes as far.
+    """Compute p-values ``[C, C]`` of the distances between classes by a permutation test.
 
-    For each pair of classes, the labels of its samples are shuffled among them; the p-value is the share of
-    shuffles with at least the distance seen, the unshuffled one counted too, so it is at least
-    1 / (permutations + 1). The diagonal is 1. This makes C (C - 1) / 2 tests: correct for their number before
-    claiming several at once.
+    For each pair of classes, the labels of its samples are shuffled. The p-value is the fraction of shuffles
+    with at least the observed distance. The original labels count as one of the shuffles, so it is at least
+    1 / (permutations + 1). The diagonal is 1. There are C (C - 1) / 2 tests: correct for their number when
+    drawing conclusions from several.
 
     ``permutations`` is the number of shuffles of each pair, at least 1, and ``seed`` their random seed.
     """

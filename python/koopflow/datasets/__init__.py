@@ -1,7 +1,7 @@
 """Data to train on: two-dimensional sets, handwritten digits, and readers of images.
 
-The readers give images ``[N, C, H, W]``, float32 in [-1, 1], and labels ``[N]``, int64, or None. None of them
-downloads anything.
+The readers return images ``[N, C, H, W]``, float32 in [-1, 1], and labels ``[N]``, int64, or None in place of
+labels. They download nothing.
 
 Examples
 --------

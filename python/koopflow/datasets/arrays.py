@@ -1,4 +1,4 @@
-"""Arrays in NumPy's own files (NPY, NPZ and folders of them), and the images and labels among them."""
+"""Images and labels in NumPy's own files: NPY, NPZ and folders of them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ..exceptions import ArgumentError, DatasetError, DtypeError, NonFiniteError
 from .pixels import Images, Labels
 
 LAYOUTS = {"NHW": 3, "NHWC": 4, "NCHW": 4}
-# Lengths that an axis of channels may have if the layout is not given.
+# Lengths by which an axis is recognised as that of the channels if the layout is not given.
 CHANNELS = range(1, 5)
 LABELS_FILE = "labels.npy"
 FULL_SCALE = {"uint8": (0.0, 255.0), "bool": (0.0, 1.0)}
-# What NumPy and the standard library raise on damaged files and on headers that ask for too much memory.
+# Errors of NumPy and the standard library on damaged files and on headers that ask for too much memory.
 DAMAGED = (
     *(ValueError, SyntaxError, tokenize.TokenError, EOFError, RuntimeError, MemoryError, OverflowError),
     *(zipfile.BadZipFile, zlib.error),
@@ -36,33 +36,34 @@ def arrays(
     images: str | None = None,
     labels: str | Literal[False] | None = None,
 ) -> tuple[Images, Labels | None]:
-    """Images ``[N, C, H, W]``, float32 in [-1, 1], and labels ``[N]``, int64, or None, of NumPy files.
+    """Read images ``[N, C, H, W]``, float32 in [-1, 1], and labels ``[N]``, int64, or None, from NumPy files.
 
     Parameters
     ----------
     path : path
-        A ``.npy`` file of images; a ``.npz`` file of images and, perhaps, labels; or a folder of either,
-        whose images are joined in the order of the names. In a folder of ``.npy`` files ``labels.npy`` holds
-        the labels of all images.
+        A ``.npy`` file of images, a ``.npz`` file of images with or without labels, or a folder of such
+        files. The files of a folder are joined in the order of their names. In a folder of ``.npy`` files,
+        ``labels.npy`` holds the labels of all images.
     layout : {"NHW", "NHWC", "NCHW"}, optional
-        Meaning of the axes. None takes three axes for grey images, and of four looks for the channels: the
-        axis, second or last, of length 1 to 4. If both or neither are, it has to be given.
+        Meaning of the axes. With None, three axes are grey images, and of four axes the second or the last
+        one is that of the channels, whichever has a length of 1 to 4. The layout must be given if both or
+        neither have such a length.
     limits : (float, float), optional
-        Values that become -1 and 1; none may lie outside. None takes (0, 255) for uint8, (0, 1) for
-        booleans, and for floating-point numbers (0, 1) or (-1, 1), whichever first holds all of them; for
-        anything else it has to be given.
+        Values that become -1 and 1; no value may lie outside. None takes (0, 255) for uint8 and (0, 1) for
+        booleans. For floating-point numbers it takes (0, 1) if that holds all values, else (-1, 1). The
+        limits must be given for anything else.
     images : str, optional
-        Name of the images in ``.npz`` files. None takes the one array of three or four dimensions.
+        Name of the images in ``.npz`` files. None takes the only array of three or four dimensions.
     labels : str or False, optional
-        Name of the labels in ``.npz`` files; False reads no labels. None takes the one array of integers of
+        Name of the labels in ``.npz`` files. False reads no labels. None takes the only array of integers of
         shape ``(N,)`` or ``(N, 1)``, if there is one.
 
     Raises
     ------
     DatasetError, ShapeError, DtypeError, NonFiniteError, ArgumentError
-        For a file that is damaged, empty or of another format; images of several sizes, of an unclear layout
-        or limits, or that are not finite real numbers; labels that are not one integer for each image; and
-        several arrays that could be meant.
+        For a file that is damaged, empty or of another format; for images of several sizes, of unclear layout
+        or limits, or of values that are not finite real numbers; for labels that are not one integer for each
+        image; and if more than one array could be the images or the labels.
     """
     if layout is not None and layout not in LAYOUTS:
         raise ArgumentError(f"layout: expected one of {', '.join(LAYOUTS)} or None, got {layout!r}")
@@ -91,7 +92,7 @@ def arrays(
         if labels is False:
             continue
         likely = [name for name, array in found.items() if _is_column(array) and array.dtype.kind in "iu"]
-        # Labels of another type or shape are found too and refused below, so that they never vanish.
+        # Labels of a wrong type or shape are found too, so that they are refused below and not ignored.
         likely = likely or [name for name, a in found.items() if a.ndim in (1, 2) and len(a) == len(pixels)]
         own = _name(file, "labels", labels, found, likely)
         if own is not None:
@@ -114,25 +115,25 @@ def arrays(
 
 
 def existing(path: str | PathLike[str]) -> Path:
-    """The path, or FileNotFoundError."""
+    """The path as a Path. Raises FileNotFoundError if there is nothing."""
     place = Path(as_path(path))
     place.stat()
     return place
 
 
 def visible(folder: Path) -> list[Path]:
-    """The entries of a folder in the order of their names, without hidden ones."""
+    """The entries of a folder except hidden ones, in the order of their names."""
     return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
 def numpy_files(place: Path) -> list[Path]:
-    """A file, or those of a folder, of these formats."""
+    """The NPY and NPZ files at a place: the file itself, or those in a folder."""
     entries = visible(place) if place.is_dir() else [place]
     return [entry for entry in entries if entry.suffix in (".npy", ".npz") and entry.is_file()]
 
 
 def contents(file: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of a file by name, never unpickled; that of an NPY file is called ``""`` and is mapped."""
+    """The arrays of a file by name, without unpickling. That of an NPY file is named ``""`` and is mapped."""
     found: dict[str, NDArray[Any]] = {}
     name = ""
     try:
@@ -184,7 +185,7 @@ def _shapes(found: dict[str, NDArray[Any]]) -> str:
 
 
 def _nchw(name: str, array: NDArray[Any], layout: str | None) -> NDArray[Any]:
-    """A view ``[N, C, H, W]`` of images."""
+    """The images as a view ``[N, C, H, W]``."""
     shape = array.shape
     if array.dtype.kind not in "fiub":
         raise DtypeError(f"{name}: expected real numbers, got {array.dtype}")
@@ -206,7 +207,7 @@ def _nchw(name: str, array: NDArray[Any], layout: str | None) -> NDArray[Any]:
 
 
 def _scale(images: Images, limits: tuple[float, float] | None, place: Path, dtype: np.dtype[Any]) -> None:
-    """To [-1, 1], in place."""
+    """Scale the images to [-1, 1], in place."""
     least, most = float(images.min()), float(images.max())
     limits = limits or FULL_SCALE.get(dtype.name)
     if limits is None and dtype.kind == "f" and least >= -1.0 and most <= 1.0:
@@ -219,22 +220,22 @@ def _scale(images: Images, limits: tuple[float, float] | None, place: Path, dtyp
     low, high = limits
     if least < low or most > high:
         raise ArgumentError(
-            f"limits: expected all values of {place} in between, [{least:g}, {most:g}], got {limits}"
+            f"limits: expected limits that hold all values of {place}, [{least:g}, {most:g}], got {limits}"
         )
     images -= np.float32(low)
     images /= np.float32((high - low) / 2.0)
     images -= 1.0
-    # Rounding may exceed 1 by a little.
+    # Rounded values may exceed 1 slightly.
     np.clip(images, -1.0, 1.0, out=images)
 
 
 def _is_column(array: NDArray[Any]) -> bool:
-    """``[N]``, or ``[N, 1]`` as Keras stores labels."""
+    """Whether an array is ``[N]``, or ``[N, 1]`` as Keras stores labels."""
     return array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1)
 
 
 def checked_labels(name: str, array: NDArray[Any], count: int, images: object) -> Labels:
-    """Labels ``[N]`` of an array, one for each of ``count`` images."""
+    """The array as labels ``[N]``, one for each of ``count`` images."""
     expected = f"{name}: expected labels as integers of shape (N,) or (N, 1)"
     if not _is_column(array):
         raise ShapeError(f"{expected}, got {array.shape}; labels=False reads images alone")

@@ -1,4 +1,4 @@
-"""Images: files of MNIST and CIFAR-10, pictures, whatever of these lies at a path, and digits."""
+"""Readers of images: MNIST and CIFAR-10, pictures, scikit-learn's digits, and one for all formats."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ IDX_DTYPES = {9: "int8", 11: "int16", 12: "int32", 13: "float32", 14: "float64"}
 DIGITS_SIDE = 8
 CIFAR_SHAPE, CIFAR_CLASSES = (3, 32, 32), 10
 CIFAR_FILES = {"train": [f"data_batch_{k}.bin" for k in range(1, 6)], "test": ["test_batch.bin"]}
-# What :func:`images` takes for one format alone.
+# Options of :func:`images` that belong to one format.
 OPTIONS = {"IDX": {"split"}, "CIFAR-10": {"split"}, "NumPy": {"layout", "limits"}, "picture": {"channels"}}
 PICTURES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-# Files that lie beside pictures and that nobody takes for one.
+# Endings of files other than pictures that are ignored without a warning.
 NOTES = ("", ".csv", ".db", ".ini", ".json", ".md", ".txt", ".xml")
 
 
@@ -48,11 +48,11 @@ def images(
     channels: int | None = None,
     labels: Literal[False] | None = None,
 ) -> tuple[Images, Labels | None]:
-    """Images, and labels if there are any, of a file or folder in any format that this package reads.
+    """Read images, and labels if there are any, from a file or folder in any format of this package.
 
-    IDX files and the folder of MNIST are read as by :func:`idx` and :func:`mnist`, ``.bin`` files and the
-    folder of CIFAR-10 as by :func:`cifar10`, ``.npy`` and ``.npz`` files and folders of them as by
-    :func:`arrays`, pictures (PNG, JPEG ...) and folders of them or of classes as by :func:`image_folder`.
+    IDX files and the folder of MNIST are read by :func:`idx` and :func:`mnist`; ``.bin`` files and the folder
+    of CIFAR-10 by :func:`cifar10`; ``.npy`` and ``.npz`` files and folders of them by :func:`arrays`;
+    pictures (PNG, JPEG ...) and folders of pictures or of classes by :func:`image_folder`.
 
     Parameters
     ----------
@@ -65,12 +65,13 @@ def images(
     layout, limits
         As in :func:`arrays`, for NumPy files only.
     labels : False, optional
-        False for images alone, whatever labels there are.
+        False reads images without labels.
 
     Raises
     ------
     DatasetError, ArgumentError
-        For no known format or several, and an option of another one; and what the format's reader raises.
+        If the format is unknown or there are several, or an option belongs to another format. The errors of
+        the format's reader are raised too.
     """
     place = existing(path)
     recognisers = {"IDX": _is_idx, "CIFAR-10": _is_cifar, "NumPy": numpy_files, "picture": _is_picture}
@@ -86,7 +87,7 @@ def images(
     if split is not None and not place.is_dir():
         raise ArgumentError(f"split: expected None, since {place} is one file, got {split!r}")
     if kind == "picture":
-        # Resized one by one, since they may be of different sizes.
+        # Pictures may differ in size, so they are resized one by one.
         pixels, found = image_folder(place, size=size, resample=resample, **options)
         return pixels, None if labels is False else found
     if kind == "NumPy":
@@ -113,11 +114,11 @@ def _described(place: Path) -> str:
 def idx(
     images: str | PathLike[str], labels: str | PathLike[str] | None = None
 ) -> tuple[Images, Labels | None]:
-    """Images ``[N, 1, H, W]``, and their labels, of IDX files of unsigned bytes, gzipped or not.
+    """Read images ``[N, 1, H, W]`` and their labels from IDX files of unsigned bytes, gzipped or not.
 
-    ``images`` is a file such as ``train-images-idx3-ubyte``, ``labels`` one such as
-    ``train-labels-idx1-ubyte``. Raises ``DatasetError`` or ``DtypeError`` for a file of another kind, shape,
-    length or dtype, a damaged one, and other numbers of labels than of images.
+    ``images`` is a file such as ``train-images-idx3-ubyte``, and ``labels`` one such as
+    ``train-labels-idx1-ubyte``. Raises ``DatasetError`` or ``DtypeError`` for a damaged file, for a file of
+    another kind, shape, length or dtype, and if the numbers of images and labels differ.
     """
     pixels = from_uint8(_idx(existing(images), 3)[:, None])
     if labels is None:
@@ -126,19 +127,19 @@ def idx(
 
 
 def mnist(folder: str | PathLike[str], *, split: str = "train") -> tuple[Images, Labels]:
-    """MNIST ``[N, 1, 28, 28]``, white on black, and its digits, from the files that it is published in.
+    """Read the images ``[N, 1, 28, 28]``, white on black, and labels of MNIST from its published files.
 
-    ``folder`` holds ``train-images-idx3-ubyte`` and ``train-labels-idx1-ubyte`` (``t10k-...`` of the test),
-    also named ``train-images.idx3-ubyte``, gzipped (``.gz``) or not; or it is torchvision's root folder.
-    ``split`` is ``"train"`` for the 60,000 training images or ``"test"`` for the 10,000 of the test. Raises
-    what :func:`idx` does, ``FileNotFoundError`` for a missing file, and ``ArgumentError`` for another word as
-    ``split`` or a file as ``folder``.
+    ``folder`` holds ``train-images-idx3-ubyte`` and ``train-labels-idx1-ubyte``, or ``t10k-...`` for the test
+    set. Names such as ``train-images.idx3-ubyte`` and gzipped files (``.gz``) are accepted too, and so is
+    torchvision's root folder. ``split`` is ``"train"`` for the 60,000 training images or ``"test"`` for the
+    10,000 test images. Raises the errors of :func:`idx`, ``FileNotFoundError`` for a missing file, and
+    ``ArgumentError`` for any other ``split`` or a ``folder`` that is a file.
     """
     return _mnist(folder, "MNIST/raw", split)
 
 
 def fashion_mnist(folder: str | PathLike[str], *, split: str = "train") -> tuple[Images, Labels]:
-    """Fashion-MNIST, whose files have the names and the format of MNIST's: see :func:`mnist`.
+    """Read Fashion-MNIST, whose files have the names and the format of MNIST's: see :func:`mnist`.
 
     Labels: 0 T-shirt, 1 trousers, 2 pullover, 3 dress, 4 coat, 5 sandal, 6 shirt, 7 sneaker, 8 bag, 9 boot.
     """
@@ -153,7 +154,7 @@ def _mnist(folder: str | PathLike[str], nested: str, split: str = "train") -> tu
 
 
 def _idx_file(folder: Path, prefix: str, ndim: int, nested: str) -> Path:
-    """The first that is there of the names that such a file may have, or the first of them."""
+    """The first existing file among the possible names, or the first name if there is none."""
     stem = f"{prefix}-{IDX_NAMES[ndim]}"
     names = [f"{stem}{joint}idx{ndim}-ubyte{packed}" for joint in "-." for packed in ("", ".gz")]
     places = [place / name for place in (folder, folder / nested) for name in names]
@@ -202,11 +203,12 @@ def _content(path: Path, most: int = -1) -> bytes:
 
 
 def cifar10(folder: str | PathLike[str], *, split: str = "train") -> tuple[Images, Labels]:
-    """CIFAR-10 ``[N, 3, 32, 32]`` and its labels, from the files of its binary version.
+    """Read the images ``[N, 3, 32, 32]`` and labels of CIFAR-10 from the files of its binary version.
 
     Labels: 0 airplane, 1 automobile, 2 bird, 3 cat, 4 deer, 5 dog, 6 frog, 7 horse, 8 ship, 9 truck.
     ``folder`` holds ``data_batch_1.bin`` to ``data_batch_5.bin`` (50,000 images), or ``test_batch.bin``
-    (10,000), or ``cifar-10-batches-bin`` with these; ``split`` and errors are those of :func:`mnist`.
+    (10,000), or a folder ``cifar-10-batches-bin`` with these files. ``split`` and errors are those of
+    :func:`mnist`.
     """
     place, names = _part(folder, split, CIFAR_FILES)
     files = [_cifar_home(place) / name for name in names]
@@ -253,29 +255,31 @@ def image_folder(
     resample: str = "bicubic",
     channels: int | None = None,
 ) -> tuple[Images, Labels | None]:
-    """Pictures ``[N, channels, H, W]`` of a folder, or of a folder of classes, with their labels.
+    """Read pictures ``[N, channels, H, W]`` from a folder, or from a folder of classes with their labels.
 
-    Read are ``.png``, ``.jpg``, ``.jpeg``, ``.jfif``, ``.webp``, ``.bmp``, ``.tif``, ``.tiff`` and ``.gif``
-    (its first frame), turned upright; one warning counts files of other kinds, but for hidden ones and notes.
-    Images are float32 in [-1, 1]; labels ``[N]``, int64, are the positions of the class folders among their
-    sorted names, or None.
+    It reads ``.png``, ``.jpg``, ``.jpeg``, ``.jfif``, ``.webp``, ``.bmp``, ``.tif``, ``.tiff`` and ``.gif``
+    (the first frame). Pictures are rotated upright as their metadata say. One warning counts the
+    files of other kinds; hidden files and text such as ``.txt`` or ``.json`` are ignored. Images are float32
+    in [-1, 1]. Labels ``[N]``, int64, are the positions of the class folders in the sorted list of their
+    names, or None without class folders.
 
     Parameters
     ----------
     path : path
-        Folder of pictures, read in the order of their names; or folder of folders, one for each class, whose
-        pictures may lie deeper. A single picture works as well.
+        Folder of pictures, which are read in the order of their names; or folder of folders, one for each
+        class, with pictures at any depth. A single picture works as well.
     size, resample
-        As in :func:`resize`. Without a size pictures are taken as they are, all of one size.
+        As in :func:`resize`. Without ``size`` the pictures are not resized and must all have the same size.
     channels : {1, 3}, optional
-        Number of channels that every picture is converted to: grey, or red, green and blue. None takes
-        pictures as they are, all grey or all in colour.
+        Number of channels that every picture is converted to: grey, or red, green and blue. None converts
+        nothing; the pictures must be all grey or all in colour.
 
     Raises
     ------
     DatasetError, ShapeError, DtypeError
-        For no pictures, a class without any, pictures next to folders of pictures, and a file that is no
-        picture, damaged or transparent; pictures of several sizes; and more than 8 bits a channel.
+        If there are no pictures, a class has none, or pictures lie next to folders of pictures; for a file
+        that is not a picture, is damaged or is transparent; for pictures of several sizes; and for more than
+        8 bits per channel.
     """
     checked_size(1 if size is None else size, resample)
     if channels not in (None, 1, 3):
@@ -298,7 +302,7 @@ def image_folder(
 
 
 def _files(place: Path) -> list[Path]:
-    """A file alone, or those of a folder and of the folders in it, but hidden ones, in the order of paths."""
+    """The file itself, or all files below a folder except hidden ones, in the order of their paths."""
     found = [] if place.is_dir() else [place]
     for parent, folders, names in os.walk(place, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -311,7 +315,7 @@ def _is_picture(place: Path) -> bool:
 
 
 def _listed(place: Path) -> tuple[list[Path], Labels | None]:
-    """Files in order, and the class of each."""
+    """The pictures in order, and the class of each."""
     if not place.is_dir():
         return [place], None
     everything, kinds = _files(place), f"({', '.join(PICTURES)})"
@@ -323,7 +327,7 @@ def _listed(place: Path) -> tuple[list[Path], Labels | None]:
         del others[ending]
     if others:
         passed = ", ".join(f"{count} {ending}" for ending, count in sorted(others.items()))
-        words = f"{place}: {len(files)} pictures {kinds} are read, other files are passed over: {passed}"
+        words = f"{place}: {len(files)} pictures {kinds} are read, other files are ignored: {passed}"
         warnings.warn(words, UserWarning, stacklevel=3)
     folders = [entry.name for entry in visible(place) if entry.is_dir()]
     numbers = {name: number for number, name in enumerate(folders)}
@@ -334,7 +338,7 @@ def _listed(place: Path) -> tuple[list[Path], Labels | None]:
     if len(deeper) < len(files):
         got = f"got both, such as {deeper[0]}"
         raise DatasetError(f"{place}: expected pictures or folders of pictures, {got}")
-    # Left out, an empty class would change the labels of all classes after it.
+    # Leaving out an empty class would change the labels of all classes after it.
     if empty := sorted(numbers.keys() - set(deeper)):
         expected = f"expected at least one picture {kinds} of this class"
         raise DatasetError(f"{place / empty[0]}: {expected}, got none")
@@ -342,10 +346,10 @@ def _listed(place: Path) -> tuple[list[Path], Labels | None]:
 
 
 def _pixels(file: Path, channels: int | None) -> NDArray[np.uint8]:
-    """``[H, W, channels]``."""
+    """The pixels of a picture, ``[H, W, channels]``."""
     from PIL import Image, ImageOps
 
-    # All that Pillow's decoders are known to raise on damaged files.
+    # All errors that Pillow's decoders are known to raise on damaged files.
     damaged = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
     try:
         with Image.open(file) as opened:
@@ -365,7 +369,7 @@ def _pixels(file: Path, channels: int | None) -> NDArray[np.uint8]:
 
 
 def _part(folder: str | PathLike[str], split: str, parts: dict[str, Any]) -> tuple[Path, Any]:
-    """A folder that is one, and what ``parts`` says of the split."""
+    """The folder, after a check that it is one, and the entry of ``parts`` for the split."""
     place = existing(folder)
     if not place.is_dir():
         raise ArgumentError(f"folder: expected a folder, got the file {place}")
@@ -377,8 +381,9 @@ def _part(folder: str | PathLike[str], split: str, parts: dict[str, Any]) -> tup
 def digits(*, size: int | None = None) -> tuple[Images, Labels]:
     """The 1797 handwritten digits of 8x8 pixels that come with scikit-learn, flat or as images.
 
-    Images, float32 in [-1, 1], are ``[1797, 64]`` in row order or ``[1797, 1, size, size]``, of at least 8
-    pixels (else an ``ArgumentError``), by bicubic interpolation; labels, their digits, are ``[1797]``, int64.
+    Without ``size`` images are ``[1797, 64]``, with the pixels in row order. With ``size``, which is at least
+    8 (else an ``ArgumentError``), they are ``[1797, 1, size, size]`` by bicubic interpolation. Images are
+    float32 in [-1, 1]. Labels ``[1797]``, int64, are the digits.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Pixels: from what files hold to [-1, 1] and back, and to another size."""
+"""Conversion of pixels between bytes and [-1, 1], and to another size."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .._arrays import Array, to_numpy
 from ..exceptions import ArgumentError, DtypeError, NonFiniteError, ShapeError
 
 Images: TypeAlias = NDArray[np.float32]
-"""``[N, channels, height, width]`` in [-1, 1]."""
+"""Images ``[N, channels, height, width]`` in [-1, 1]."""
 Labels: TypeAlias = NDArray[np.int64]
-"""``[N]``."""
+"""Labels ``[N]``."""
 
 
 def from_uint8(pixels: NDArray[np.uint8]) -> Images:
-    """Float32 of the same shape: 0 becomes -1 and 255 becomes 1."""
+    """Pixels as float32 of the same shape: 0 becomes -1 and 255 becomes 1."""
     images = pixels.astype(np.float32)
     images /= 127.5
     images -= 1.0
@@ -27,10 +27,10 @@ def from_uint8(pixels: NDArray[np.uint8]) -> Images:
 
 
 def to_uint8(images: Array) -> NDArray[np.uint8]:
-    """Pixels as imaging libraries hold them, ``[N, H, W, C]``, uint8: -1 becomes 0 and 1 becomes 255.
+    """Images as the ``[N, H, W, C]`` uint8 pixels of imaging libraries: -1 becomes 0 and 1 becomes 255.
 
-    ``images`` are ``[N, C, H, W]``, NumPy or torch, floating point (else a ``DtypeError``) and finite;
-    values outside [-1, 1] are clipped. What a reader of this package made from bytes comes back exactly.
+    ``images`` are ``[N, C, H, W]``, NumPy or torch, floating point (else a ``DtypeError``) and finite. Values
+    outside [-1, 1] are clipped. Images that a reader of this package made from bytes are restored exactly.
 
     Examples
     --------
@@ -47,7 +47,7 @@ def to_uint8(images: Array) -> NDArray[np.uint8]:
 
 
 def resize(images: Array, size: int | tuple[int, int], *, resample: str = "bicubic") -> Array:
-    """Images ``[N, C, height, width]``, cropped in the middle where the aspect ratio changes.
+    """Resize images to ``[N, C, height, width]``; they are cropped at the centre if the aspect ratio changes.
 
     Parameters
     ----------
@@ -56,8 +56,8 @@ def resize(images: Array, size: int | tuple[int, int], *, resample: str = "bicub
     size : int or (int, int)
         Pixels on each side, or height and width.
     resample : {"bicubic", "box"}, default "bicubic"
-        Bicubic interpolation with antialiasing, clipped to [-1, 1]; or means over boxes, which do not
-        overshoot and repeat pixels where images grow.
+        Method. ``"bicubic"`` is bicubic interpolation with antialiasing, clipped to [-1, 1]. ``"box"`` takes
+        means over boxes; it does not overshoot, and repeats pixels when images are enlarged.
 
     Examples
     --------
@@ -71,7 +71,7 @@ def resize(images: Array, size: int | tuple[int, int], *, resample: str = "bicub
     if not isinstance(tensor, torch.Tensor):
         # torch warns about arrays that are read-only.
         tensor = torch.from_numpy(np.require(tensor, None, ["C", "W"]))
-    # The largest part of the new aspect ratio.
+    # Crop to the largest central part that has the new aspect ratio.
     rows, columns = tensor.shape[2:]
     kept = (
         min(rows, max(1, round(columns * height / width))),
@@ -80,14 +80,14 @@ def resize(images: Array, size: int | tuple[int, int], *, resample: str = "bicub
     top, left = (rows - kept[0]) // 2, (columns - kept[1]) // 2
     middle = tensor[:, :, top : top + kept[0], left : left + kept[1]]
     resized = middle.new_empty((*middle.shape[:2], height, width))
-    # In pieces, because interpolation needs several times the memory of its input.
+    # Resize in pieces, because interpolation needs several times the memory of its input.
     for start in range(0, len(middle), 1024):
         resized[start : start + 1024] = _resampled(middle[start : start + 1024], (height, width), resample)
     return resized if isinstance(images, torch.Tensor) else resized.numpy()
 
 
 def checked_size(size: int | tuple[int, int], resample: str) -> tuple[int, int]:
-    """Height and width, or an ArgumentError for either option."""
+    """Height and width. Raises ArgumentError for a wrong size or method."""
     if resample not in ("bicubic", "box"):
         raise ArgumentError(f"resample: expected 'bicubic' or 'box', got {resample!r}")
     sides: Any = (size, size) if isinstance(size, Integral) else size

@@ -1,5 +1,7 @@
-"""Two-dimensional sets, in the scales of torchcfm (moons, eight Gaussians; Tong et al. 2302.00482) and FFJORD
-(checkerboard, Swiss roll; Grathwohl et al. 1810.01367). A second seed is held-out data.
+"""Two-dimensional data sets.
+
+Moons and eight Gaussians have the scale of torchcfm (Tong et al., arXiv 2302.00482), checkerboard and Swiss
+roll that of FFJORD (Grathwohl et al., arXiv 1810.01367). Use a second seed for held-out data.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ Samples = NDArray[np.float32]
 def moons(n: int, *, noise: float = 0.2, seed: int | None = 0) -> Samples:
     """Two interleaved half circles of radius 3 in [-5, 6] x [-4, 3.5]: ``[n, 2]``, float32, deviation 3.1.
 
-    ``noise`` is the deviation of Gaussian noise, relative to a radius of one; a ``seed`` of None draws one.
+    ``noise`` is the deviation of Gaussian noise relative to a radius of one. With ``seed=None`` the seed is
+    drawn at random.
 
     Examples
     --------
@@ -44,7 +47,7 @@ def eight_gaussians(n: int, *, noise: float = 0.1**0.5, seed: int | None = 0) ->
 def checkerboard(n: int, *, noise: float = 0.0, seed: int | None = 0) -> Samples:
     """The eight dark squares of a four by four board over [-4, 4]^2: ``[n, 2]``, float32, deviation 3.3.
 
-    ``noise`` is the deviation of Gaussian noise that is added to the exact board.
+    ``noise`` is the deviation of added Gaussian noise.
     """
     n, rng = checked_count(n), _generator(noise, seed)
     x = rng.uniform(-2.0, 2.0, n)
@@ -56,7 +59,7 @@ def checkerboard(n: int, *, noise: float = 0.0, seed: int | None = 0) -> Samples
 def swiss_roll(n: int, *, noise: float = 1.0, seed: int | None = 0) -> Samples:
     """A spiral of one and a half turns in [-2.5, 3] x [-2.8, 3.4]: ``[n, 2]``, float32, deviation 1.9.
 
-    ``noise`` is the deviation of Gaussian noise before everything is scaled down by five, as in scikit-learn.
+    ``noise`` is the deviation of Gaussian noise in the scale of scikit-learn, which is five times as large.
     """
     n, rng = checked_count(n), _generator(noise, seed)
     angle = 1.5 * np.pi * (1.0 + 2.0 * rng.random(n))
@@ -65,7 +68,7 @@ def swiss_roll(n: int, *, noise: float = 1.0, seed: int | None = 0) -> Samples:
 
 
 def tree(n: int, *, noise: float = 0.03, seed: int | None = 0) -> Samples:
-    """A tree that branches six times in two, in [-3, 3] x [-3, 2.8]: ``[n, 2]``, float32, deviation 1.3.
+    """A binary tree that branches six times, in [-3, 3] x [-3, 2.8]: ``[n, 2]``, float32, deviation 1.3.
 
     Each branch is two thirds as long as its parent and turned by 30 degrees to either side; points are
     uniform over the length of all branches. ``noise`` is the deviation of Gaussian noise around them.

@@ -1,4 +1,4 @@
-"""A training and a held-out part."""
+"""Splitting of data into a training and a held-out part."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def split(
 ) -> list[NDArray[Any]]:
     """Shuffle and split arrays of equal length into a training and a held-out part.
 
-    Answers ``[train, held_out]`` for one array, ``[train_a, held_out_a, train_b, held_out_b]`` for two, and
-    so on: labels stay with their samples. ``held_out`` is a number of samples, or their share (below one).
-    Raises ``ArgumentError`` when lengths differ or a part would be empty.
+    Returns ``[train, held_out]`` for one array, ``[train_a, held_out_a, train_b, held_out_b]`` for two, and
+    so on. All arrays are shuffled alike, so labels stay with their samples. ``held_out`` is a number of
+    samples, or a fraction below one. Raises ``ArgumentError`` if lengths differ or a part would be empty.
 
     Examples
     --------
@@ -35,7 +35,7 @@ def split(
     count = int(held_out) if isinstance(held_out, Integral) else round(as_number(held_out, "held_out") * n)
     if not 0 < count < n:
         raise ArgumentError(f"held_out: expected between 1 and {n - 1} of {n} samples, got {held_out}")
-    # Not scikit-learn's train_test_split: a seed keeps the partition that published numbers were made with.
+    # scikit-learn's train_test_split would give other partitions than those of the published numbers.
     order = np.random.default_rng(as_seed(seed)).permutation(n)
     parts = [(array[order[count:]], array[order[:count]]) for array in (data, *others)]
     return [part for pair in parts for part in pair]

@@ -172,7 +172,7 @@ def test_scales_are_those_of_all_files(tmp_path):
         (np.full((5, 8, 8), 1e300), {"limits": (0, 1)}, NonFiniteError, "expected finite images"),
         (LEVELS.astype(np.float32), {}, ArgumentError, r"limits: expected .* \(0, 255\), .*float32 in \["),
         (LEVELS.astype(np.int64), {}, ArgumentError, "limits: expected the values of black and white"),
-        (LEVELS, {"limits": (0, 100)}, ArgumentError, "limits: expected all values of .* in between"),
+        (LEVELS, {"limits": (0, 100)}, ArgumentError, "limits: expected limits that hold all values of .*"),
         (LEVELS, {"limits": (1, 1)}, ArgumentError, "limits: expected two rising finite numbers"),
         (LEVELS, {"limits": (0, np.inf)}, ArgumentError, "limits: expected two rising finite numbers"),
         (LEVELS, {"images": "x"}, ArgumentError, "images, labels: expected None"),

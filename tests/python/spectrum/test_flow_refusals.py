@@ -201,7 +201,7 @@ def test_conditions_that_do_not_fit_are_refused(conditional, flow):
         flow_spectrum(conditional, n=32, condition=5)
     with pytest.raises(ArgumentError, match="condition"):
         flow_spectrum(FlowTeacher.gaussian([0.0], [[4.0]]), n=32, condition=[0])
-    with pytest.raises(ArgumentError, match="condition: expected None with paths that are given"):
+    with pytest.raises(ArgumentError, match="condition: expected None with given paths"):
         flow_spectrum(flow.paths, times=flow.times, condition=[0])
 
 
