@@ -1,4 +1,4 @@
-"""Spectra: of a student's generator, and of a flow itself."""
+"""Spectra of a student's generator and of a flow itself."""
 
 from .flow import FlowSpectrum, read_flow, read_paths
 from .flow_comparison import FOUND_AGAIN, SLOWEST, FlowComparison

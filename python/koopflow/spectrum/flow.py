@@ -1,4 +1,4 @@
-"""The canonical spectrum of a flow, and the samples that its parts add up to."""
+"""The canonical spectrum of a flow, and samples made from its parts."""
 
 from __future__ import annotations
 
@@ -32,86 +32,93 @@ from .spectrum import Places, Real
 
 
 class FlowSpectrum(FlowReading):
-    """Drift, affine part and nonlinear modes, as :func:`koopflow.analysis.flow_spectrum` reads them.
+    """Drift, affine part and nonlinear modes of a flow, made by :func:`koopflow.analysis.flow_spectrum`.
 
-    A sample is x(t) = x0 + b(t) + (x0 - mean) A(t) + sum_k a_k(x0) V_k(t): its noise, a drift that all
-    samples share, a part that is affine in the noise, and space-time modes with an amplitude each, the
-    principal components of what remains. All of them are sums of the functions (e^{lambda_j t} - 1) /
-    lambda_j with few rates lambda_j that all paths share (``basis_rates``). None of it depends on the
-    observables of a student, so that it can be found again in another one.
+    A sample is x(t) = x0 + b(t) + (x0 - mean) A(t) + sum_k a_k(x0) V_k(t). Its parts are the noise x0, a
+    drift b that all samples share, a part that is affine in the noise, and space-time modes V_k with
+    amplitudes a_k. The modes are the principal components of what the other parts leave. All parts are sums
+    of the functions (e^{lambda_j t} - 1) / lambda_j, with a few rates lambda_j that all paths share
+    (``basis_rates``). Nothing here depends on the observables of a student, so the same parts can be found
+    again in another student.
 
-    Modes whose energies the bootstrap cannot tell apart form a group: read the group, since its members may
-    mix. Selections are spectra too: ``spec[3]``, ``spec[:10]``, ``spec[spec.groups[0]]``.
+    Modes whose energies do not differ significantly over bootstrap resamples form a group. Interpret the
+    group as a whole, since its members may mix. Selections are spectra too: ``spec[3]``, ``spec[:10]``,
+    ``spec[spec.groups[0]]``.
 
     Attributes
     ----------
     core : _core.FlowSpectrum
-        The reading in the core.
+        The spectrum in the core.
     places : array, ``[K]``, int
-        Places of these modes in the order of falling energy.
+        Positions of these modes in the order of decreasing energy.
     event_shape, paths, times : tuple, int, array ``[T]``
-        The shape of one sample, the number of paths that were read, and where.
+        The shape of one sample, the number of paths, and the times of their states.
     condition : array or None
         Conditions of those paths.
     rates : array, complex ``[r]``
-        The few shared rates per whole flow that can be told from one flow to the next, slowest first, both
-        of each conjugate pair.
+        The few shared rates, per whole flow, that are comparable between flows. The slowest is first, and
+        both of each conjugate pair are listed.
     basis_rates : array, complex
-        The lambda_j that parts are sums of: the same or, where those leave much of the motion, more.
+        The rates lambda_j of the functions that all parts are sums of. They are ``rates``, or more if those
+        leave much of the motion unexplained.
     affine_rates : array, complex ``[r]``
-        Those that suit the affine part alone best.
+        The rates that fit the affine part alone best.
     unexplained : array, ``[R]``
-        Share of the motion of held-out paths that the best 1, 2, ... rates leave.
+        Share of the motion of held-out paths that the best 1, 2, ... rates leave unexplained.
     bound : float
-        What rates may leave of it to be as good as those that were chosen; see :attr:`regions`.
+        Largest such share with which other rates count as being as good as ``rates``; see :attr:`regions`.
     affine, nonlinear : float
-        Shares of the motion, which is the mean square of the displacement without the drift, over all times;
-        corrected for what a map of that size explains by chance. They add up to 1.
+        Shares of the affine and the nonlinear part in the motion, which is the mean square of the
+        displacement without the drift, over all times. They are corrected for what an affine map of that size
+        explains by chance, and add up to 1.
     drift_energy : float
         Mean square of the drift, in units of the motion.
     energy, low, high : array, ``[K]``
-        Share of each mode in the nonlinear part, and 1% and 99% quantiles over resampled paths.
+        Share of each mode in the nonlinear part, and its 1% and 99% quantiles over resampled paths.
     edge : float
-        Energy in that unit that the largest of pure noise of the remaining energy would have (Marchenko and
-        Pastur), and ``standing``, the number of modes above it.
+        Largest energy, in the same unit, that a mode of pure noise of the remaining energy would have
+        (Marchenko and Pastur). ``standing`` is the number of modes above it.
     """
 
     def of(self, source: Any) -> FlowSpectrum:
-        """The same modes, with amplitudes from the paths of another teacher or student of the same events."""
+        """The same modes, with amplitudes from the paths of another model of the same event shape."""
         shape = tuple(core_of(source).event_shape)
         if shape != self.event_shape:
-            raise ArgumentError(f"modes: expected those of events {shape}, got {self.event_shape}")
+            raise ArgumentError(f"modes: expected modes of event shape {shape}, got {self.event_shape}")
         return FlowSpectrum(self.core, source, self.places, self.condition, self._solving)
 
     # Samples.
 
     @property
     def source(self) -> Paths:
-        """The model whose paths give amplitudes. Raises ``ArgumentError`` for a spectrum of trajectories or
-        of a file: see :meth:`of`."""
+        """The model whose paths give amplitudes.
+
+        Raises ``ArgumentError`` for a spectrum that has no model, since it was made from trajectories or read
+        from a file: see :meth:`of`.
+        """
         if self._source is None:
             raise ArgumentError(
-                "source: expected the spectrum of a model, got one of trajectories or of a file: "
-                "load(path, model), or give it to a student's methods"
+                "source: expected the spectrum of a model, got one of trajectories or of a file: use "
+                "load(path, model) or spectrum.of(model)"
             )
         return self._source
 
     def amplitudes(self, x0: Array, *, condition: Array | None = None) -> Real:
-        """a_k of noise ``[B, *event]``: ``[B, K]``. Takes the path of each sample."""
+        """Amplitudes a_k of noise ``[B, *event]``, ``[B, K]``, computed from the path of each sample."""
         return np.concatenate([part for _, part, _ in self._read(x0, condition)])
 
     def amplitudes_at(self, t: float, x: Array, *, condition: Array | None = None) -> Real:
-        """a_k of states ``[B, *event]`` at time t, ``[B, K]``: those of the noise that they came from."""
+        """Amplitudes a_k ``[B, K]`` of the noise from which states ``[B, *event]`` at time t came."""
         x, (t,), condition = as_batch(x, "x"), as_times([t], "t"), as_condition(condition)
         noise = self.source.noise(x, condition) if t == 1.0 else self.source.carried(x, t, 0.0, condition)
         return self.amplitudes(noise, condition=condition)
 
     def amplitudes_of_paths(self, paths: Array) -> Real:
-        """a_k of states at all :attr:`times`, ``[T, B, *event]``: ``[B, K]``."""
+        """Amplitudes a_k ``[B, K]`` of states ``[T, B, *event]`` at all :attr:`times`."""
         return np.asarray(self.core.amplitudes(paths)[:, self.places])
 
     def axis_amplitudes(self, x0: Array) -> Real:
-        """Amplitudes along :attr:`axes`, standard normal over noise: ``[B, A]``."""
+        """Amplitudes of noise along :attr:`axes`, ``[B, A]``. Over noise they are standard normal."""
         return self.core.axis_amplitudes(as_batch(x0, "x0"))
 
     def _read(self, x0: Array, condition: Array | None) -> Iterator[tuple[Array, Real, Array]]:
@@ -144,14 +151,14 @@ class FlowSpectrum(FlowReading):
         return np.concatenate(parts, axis=1)
 
     def base(self, x0: Array, *, t: float | None = None, drift: bool = True, affine: bool = True) -> Array:
-        """Noise, drift and affine part at time t, ``[B, *event]``: samples without any mode."""
+        """Sum of noise, drift and affine part at time t, ``[B, *event]``: samples without any mode."""
         x0, t = as_batch(x0, "x0"), self._at(t)
         return self.core.states(
             x0, np.zeros((len(x0), self._count)), t, drift=bool(drift), affine=bool(affine)
         )
 
     def contributions(self, x0: Array, *, t: float | None = None, condition: Array | None = None) -> Real:
-        """a_k(x0) V_k(t) of each mode, ``[B, K, *event]``."""
+        """Contribution a_k(x0) V_k(t) of each mode, ``[B, K, *event]``."""
         return np.asarray(
             np.einsum("bk,k...->bk...", self.amplitudes(x0, condition=condition), self.modes_at(t))
         )
@@ -164,9 +171,11 @@ class FlowSpectrum(FlowReading):
         times: Sequence[float] = (0.25, 0.5, 0.75, 1.0),
         condition: Array | None = None,
     ) -> Real:
-        """States at ``times`` with only the functions of basis rates of ``|Im lambda|`` below each edge,
-        ``[len(edges), T, B, *event]``: cumulative reconstructions. Functions are not orthogonal, so that
-        what one band leaves out another may undo."""
+        """Cumulative reconstructions by frequency, ``[len(edges), T, B, *event]``.
+
+        They are states at ``times`` with only the functions whose basis rates have ``|Im lambda|`` below each
+        edge. The functions are not orthogonal, so one band may cancel part of another.
+        """
         edges = as_numbers(edges, "edges", "[1, 5]")
         below = [(np.abs(self.basis_rates.imag) < edge).tolist() for edge in edges]
         times, parts = as_times(times), []
@@ -177,11 +186,11 @@ class FlowSpectrum(FlowReading):
     def truncation_curve(
         self, x0: Array, *, counts: Sequence[int] | None = None, condition: Array | None = None
     ) -> tuple[Places, Real]:
-        """How far samples of the first modes are from the model's own.
+        """Error of samples with only the first modes, against the model's own samples.
 
-        ``counts`` are numbers of modes, by default about 24, geometrically spaced. Returns those, ``[C]``,
-        and the RMS difference of the samples over the RMS of what the nonlinear part moves, ``[C]``: 1 is
-        drift and affine part alone.
+        ``counts`` are numbers of modes; by default about 24, geometrically spaced. Returns them, ``[C]``, and
+        the RMS difference of the samples divided by the RMS of the nonlinear part, ``[C]``. The error with
+        drift and affine part alone is 1.
         """
         numbers = truncation_counts(counts, len(self))
         squares, whole = np.zeros(len(numbers)), 0.0
@@ -213,11 +222,12 @@ class FlowSpectrum(FlowReading):
         seed: int | None = 0,
         progress: bool | ProgressFunction = False,
     ) -> FlowComparison:
-        """What of this flow is there again in another, of all modes of both.
+        """Compare this flow with another one, to see which modes are found again.
 
-        Groups of either flow that overlap are read together; see :class:`FlowComparison`. If both were read
-        from the same noise, as they are by default, their amplitudes are compared as well, with
-        ``permutations`` shuffles of the noise as a control. Raises ``ShapeError`` for other events.
+        All modes of both flows are compared, not only those selected. Overlapping groups of either flow are
+        merged; see :class:`FlowComparison`. If both spectra were computed from the same noise, as they are by
+        default, their amplitudes are compared as well, with ``permutations`` shuffles of the noise as a
+        control. Raises ``ShapeError`` for another event shape.
         """
         if not isinstance(other, FlowSpectrum):
             raise TypeError(f"other: expected a FlowSpectrum, got {type(other).__name__}")
@@ -229,14 +239,17 @@ class FlowSpectrum(FlowReading):
 
     @property
     def spread(self) -> Real:
-        """Standard deviation of a_k over the paths that were read, ``[K]``."""
+        """Standard deviation of a_k over the paths of the spectrum, ``[K]``."""
         return np.asarray(self.core.array("amplitudes")[:, self.places].std(axis=0))
 
     def readings(
         self, x: Array, at: float = 1.0, condition: Array | None = None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """What can be read of data ``[N, *event]``, and all that can be moved: amplitudes along the affine
-        axes and of these modes, ``[N, A + K]``, twice. They are the same at all times ``at``."""
+        """Values of data ``[N, *event]`` to regress on, and all values that an edit can shift.
+
+        Both are the amplitudes along the affine axes and of these modes, ``[N, A + K]``. They are the same at
+        all times ``at``.
+        """
         noise = self.source.noise(as_batch(x, "x"), as_condition(condition))
         own = self.amplitudes(noise, condition=condition)
         both = np.concatenate([self.axis_amplitudes(noise), own], axis=1)
@@ -252,9 +265,9 @@ class FlowSpectrum(FlowReading):
         project: bool = False,
         condition: Array | None = None,
     ) -> Array:
-        """Data, or samples of noise, whose amplitudes on axes and of modes are shifted by ``[B, A + K]``.
+        """Data, or samples of noise, with the amplitudes along axes and of modes shifted by ``[B, A + K]``.
 
-        ``project`` moves the state at time ``at`` and lets the model carry it on from there.
+        With ``project`` the state at time ``at`` is changed, and the model propagates it from there.
         """
         x, (at,), condition = (
             as_batch(x, "x0" if noise else "x"),
@@ -273,25 +286,25 @@ class FlowSpectrum(FlowReading):
         edited = to_numpy(self.source.carried(moved, at, 1.0, condition))
         if noise:
             return like(x, edited)
-        # What the round trip of data loses is added again.
+        # The error of the round trip of data is added back.
         lost = to_numpy(x) - to_numpy(self.source.carried(states, at, 1.0, condition))
         return like(x, edited + lost)
 
     def shift_image(self, shift: NDArray[np.float64], at: float = 1.0) -> NDArray[np.float64]:
-        """What a shift ``[A + K]`` of amplitudes adds to a sample, ``[*event]``."""
+        """Change ``[*event]`` of a sample by a shift ``[A + K]`` of its amplitudes."""
         return np.asarray(self._images(np.asarray(shift)[None], 1.0)[0])
 
     def _images(self, shifts: NDArray[np.float64], t: float) -> Real:
-        """What shifts ``[B, A + K]`` have moved by time t: an axis of the noise moves the noise as well."""
+        """Displacements at time t by shifts ``[B, A + K]``. A shift along an axis also moves the noise."""
         each = np.concatenate([self.axes + self.axis_modes(t), self.modes_at(t)])
         return np.asarray(np.tensordot(shifts, each, axes=1))
 
     def signature_times(self, times: Sequence[float]) -> list[float]:
-        """One time, since amplitudes are the same at all."""
+        """A single time, since amplitudes are the same at all times."""
         return as_times(times)[-1:]
 
     def signature(self, x: Array, times: Sequence[float], condition: Array | None = None) -> Real:
-        """a_k of the paths that end in data ``[N, *event]``, the same at each time: ``[N, T, K]``."""
+        """Amplitudes a_k of the paths that end in data ``[N, *event]``, equal at all times: ``[N, T, K]``."""
         noise = self.source.noise(as_batch(x, "x"), as_condition(condition))
         own = self.amplitudes(noise, condition=condition)[:, None]
         return np.repeat(own, len(times), axis=1)
@@ -299,13 +312,16 @@ class FlowSpectrum(FlowReading):
     # Files.
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the whole spectrum to one safetensors file, atomically, without the model that it is of."""
+        """Write the whole spectrum to one safetensors file, atomically. The model is not included."""
         self.core.save(as_path(path))
 
     @classmethod
     def load(cls, path: str | PathLike[str], source: Any = None) -> FlowSpectrum:
-        """Read a file that :meth:`save` wrote; ``source`` is a teacher or student for amplitudes, if they are
-        wanted. Raises ``FileNotFoundError`` or ``CheckpointError`` without such a file."""
+        """Read a file that :meth:`save` wrote.
+
+        ``source`` is a teacher or student, needed only for amplitudes. Raises ``FileNotFoundError`` if there
+        is no file, and ``CheckpointError`` if it is damaged or of another kind.
+        """
         spectrum = cls(_core.FlowSpectrum.load(as_path(path)))
         return spectrum if source is None else spectrum.of(source)
 

@@ -1,4 +1,4 @@
-"""What two flows have in common."""
+"""Comparison of the rates and modes of two flows."""
 
 from __future__ import annotations
 
@@ -14,36 +14,39 @@ from scipy.optimize import linear_sum_assignment
 from .._tables import text_table
 from .spectrum import Complex, Places, Real
 
-FOUND_AGAIN = 0.8  # Mean squared cosine.
-SLOWEST = 0.1  # Rates below it are straight lines, nearly: distances are relative to it.
+FOUND_AGAIN = 0.8  # Mean squared cosine from which a group counts as found again.
+SLOWEST = 0.1  # Motion at smaller rates is nearly linear in time, so distances are relative to this at least.
 
 
 @dataclass(frozen=True, eq=False)
 class FlowComparison:
-    """Rates and groups of modes of a flow beside those of another, as ``a.compare(b)`` finds them.
+    """Rates and groups of modes of a flow, compared with those of another by ``a.compare(b)``.
 
     Attributes
     ----------
     rates, others, distance : array, ``[P]``
-        Rates of the first flow, those of the best equally many of the other that they are nearest to one to
-        one, and their distance, ``|lambda - lambda'| / max(|lambda|, 0.1)``.
+        Rates of the first flow, the rates of the other flow that are matched to them one to one, and the
+        distances ``|lambda - lambda'| / max(|lambda|, 0.1)``. The other flow is described by its best rates
+        of the same number.
     unexplained : (float, float)
-        Share of the first flow's motion that its own rates leave, and that the other's leave.
+        Share of the first flow's motion that its own rates leave unexplained, and that the other's do.
     bound : float
-        What rates may leave of it to be as good as its own: see :attr:`interchangeable`.
+        Largest such share with which rates count as being as good as the first flow's own: see
+        :attr:`interchangeable`.
     first, second : list of arrays
-        Places of the modes of each group in the first flow, and in the other.
+        Positions of the modes of each group in the first flow, and in the other.
     energy : array, ``[G]``
         Share of each group in the energy of the first flow's modes.
     cosine, chance : array, ``[G]``
-        Mean squared cosine of the principal angles between the group's spans in space and time, over the
-        larger of the two, and what random directions would have.
+        Mean squared cosine of the principal angles between the spans of the two groups in space and time,
+        divided by the larger dimension; and its value for random directions.
     amplitude, shuffled, p : array, ``[G]``, or None
-        The same of the amplitudes of the same noise, its mean over shuffles of the noise, and the share of
-        shuffles that reach it, the one seen included. None if the paths began at other noise, or without
+        The same cosine for the amplitudes of the same noise; its mean over shuffles of the noise; and the
+        p-value, which is the fraction of shuffles that reach it, with the original order counted as one.
+        ``amplitude`` is None if the paths started from different noise; the others are also None without
         shuffles.
     cosines, correlations : array, ``[K, K']``
-        Between single modes, and between their amplitudes (or None).
+        Cosines between single modes, and correlations between their amplitudes (or None).
     shuffles : int
         Number of shuffles of the noise.
     """
@@ -78,7 +81,7 @@ class FlowComparison:
         bound: float,
         shuffles: int,
     ) -> FlowComparison:
-        """What the core found."""
+        """The comparison from the core's results."""
         groups: list[dict[str, Any]] = json.loads(found)
 
         def column(name: str) -> NDArray[Any]:
@@ -108,23 +111,26 @@ class FlowComparison:
 
     @property
     def interchangeable(self) -> bool:
-        """Whether the other's rates explain the first flow as well as its own do, however far apart."""
+        """Whether the other's rates explain the first flow as well as its own do, even if they differ."""
         return self.unexplained[1] <= self.bound
 
     @property
     def found(self) -> NDArray[np.bool_]:
-        """Groups that are there again, ``[G]``: cosine at least 0.8, and no more than 5% of shuffles, or
-        none of few, reach the amplitudes' if they are known."""
+        """Groups of the first flow that are found again in the other, ``[G]``.
+
+        Their cosine is at least 0.8. If amplitudes were compared, at most 5% of the shuffles reach the cosine
+        of the amplitudes, or none of fewer than 20 shuffles.
+        """
         again = np.asarray(self.cosine >= FOUND_AGAIN)
         return again if self.p is None else again & (self.p <= max(0.05, 1.0 / (self.shuffles + 1)))
 
     @property
     def found_energy(self) -> float:
-        """Share of the first flow's nonlinear energy in groups that are there again."""
+        """Share of the first flow's nonlinear energy in groups that are found again."""
         return float(self.energy[self.found].sum())
 
     def summary(self, rows: int = 12) -> str:
-        """Rates, and a table of the groups by energy."""
+        """The rates, and a table of the groups by energy."""
         pairs = [
             f"{rate:.3g} and {other:.3g} ({gap:.1%} apart)"
             for rate, other, gap in zip(self.rates, self.others, self.distance, strict=True)
@@ -166,6 +172,6 @@ class FlowComparison:
 
 
 def nearest(rates: Complex, others: Complex) -> Complex:
-    """The others in the order of the rates that they are nearest to, one to one."""
+    """The other rates, matched one to one to the rates by least distance and in their order."""
     _, order = linear_sum_assignment(np.abs(rates[:, None] - others))
     return np.asarray(others[order])

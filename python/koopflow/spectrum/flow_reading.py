@@ -1,4 +1,4 @@
-"""What the paths of a flow determine: its rates, its parts, and which of them can be told apart."""
+"""The numbers that the paths of a flow determine: rates, parts, and how well they are resolved."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from .spectrum import Complex, Places, Real
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-EXACT = 1e-9  # A smaller share of the motion is rounding.
+EXACT = 1e-9  # A smaller unexplained share of the motion is rounding error.
 ILL_CONDITIONED = 1e4
-UNCERTAIN = 0.1  # A rate that other paths move by more than this, of its modulus, is not resolved.
+UNCERTAIN = 0.1  # A rate whose RMS change over resampled paths exceeds this, relatively, is not resolved.
 
 
 class FlowReading:
-    """The numbers of a :class:`koopflow.FlowSpectrum`, which says what they are."""
+    """The numbers of a :class:`koopflow.FlowSpectrum`, which documents them."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class FlowReading:
     ) -> None:
         facts = json.loads(core.facts)
         self.core, self._facts = core, facts
-        # The model as it was given, which pickles; and its core, whose paths are read.
+        # The given model, which can be pickled, and its core, which computes paths.
         self._owner = source
         self._source = None if source is None else Paths(core_of(source), solving or {})
         self._solving = solving
@@ -71,7 +71,7 @@ class FlowReading:
         self.low, self.high = (self._intervals[places] / self._whole).T
 
     def _with(self, places: Places) -> Self:
-        # Without reading all of it again, since loops take selections one by one.
+        # Skip the constructor, which reads everything from the core: loops make many selections.
         chosen = object.__new__(type(self))
         chosen.__dict__.update(self.__dict__)
         for own in ("_modes", "_split"):
@@ -79,22 +79,22 @@ class FlowReading:
         chosen._choose(places)
         return chosen
 
-    # What paths do in time.
+    # Motion of the paths in time.
 
     @property
     def cloud(self) -> Complex:
-        """The rates of resampled paths, complex ``[40, r]``, each beside the rate that it belongs to."""
+        """The rates of resampled paths, complex ``[40, r]``, in the columns of the rates that they match."""
         cloud = self.core.array("cloud")
         values = cloud[..., 0] + 1j * cloud[..., 1]
         return np.stack([nearest(self.rates, row) for row in values])
 
     @property
     def candidates(self) -> list[Complex]:
-        """The best 1, 2, ... rates: flows are compared by equally many."""
+        """The best 1, 2, ... rates. Flows are compared by the same number of rates."""
         return [eigenvalues(rates) for rates in self._facts["candidates"]]
 
     def best_rates(self, number: int) -> Complex:
-        """The best ``number`` rates, or fewer where those of this flow are exact already."""
+        """The best ``number`` rates, or fewer if those of this flow are already exact."""
         own = len(self.rates)
         exact = own < number and self.unexplained[own - 1] <= EXACT
         return self.rates if exact else self.candidates[min(number, len(self.candidates)) - 1]
@@ -106,28 +106,29 @@ class FlowReading:
 
     @property
     def uncertainty(self) -> Real:
-        """RMS distance of each rate in the cloud from itself, in units of its modulus or of 0.1, ``[r]``."""
+        """RMS change of each rate over :attr:`cloud`, divided by its modulus or by 0.1 if larger, ``[r]``."""
         distance = np.sqrt((np.abs(self.cloud - self.rates) ** 2).mean(axis=0))
         return np.asarray(distance / np.maximum(np.abs(self.rates), SLOWEST))
 
     @property
     def regions(self) -> Complex:
-        """How far each rate can go in 16 directions while the others adapt, complex ``[r, 16]``.
+        """Farthest values of each rate in 16 directions while the other rates adapt, complex ``[r, 16]``.
 
-        At its end all of them leave :attr:`bound` of the motion. Sums of exponentials are nearly
-        interchangeable, so that it can be far away, however well the best rates are known.
+        At these values all rates together leave a share :attr:`bound` of the motion unexplained. Sums of
+        different exponentials can be nearly equal, so they may be far away even if the best rates have
+        little uncertainty.
         """
         regions = self.core.array("regions")
         return np.asarray(regions[..., 0] + 1j * regions[..., 1])
 
     @property
     def reach(self) -> Real:
-        """How far that is at most, in units of each rate's modulus or of 0.1, ``[r]``."""
+        """Largest distance of :attr:`regions` from each rate, over its modulus or 0.1 if larger, ``[r]``."""
         farthest = np.abs(self.regions - self.rates[:, None]).max(axis=1)
         return np.asarray(farthest / np.maximum(np.abs(self.rates), SLOWEST))
 
     def functions(self, times: Sequence[float]) -> Complex:
-        """(e^{lambda_j t} - 1) / lambda_j of :attr:`rates` at ``times``, complex ``[T, r]``."""
+        """The functions (e^{lambda_j t} - 1) / lambda_j of :attr:`rates` at ``times``, complex ``[T, r]``."""
         t = np.asarray(as_times(times))[:, None]
         small = np.abs(self.rates) < 1e-9
         rates = np.where(small, 1.0, self.rates)
@@ -135,48 +136,55 @@ class FlowReading:
 
     @cached_property
     def shares(self) -> Real:
-        """Drift, affine and nonlinear energy of the displacement at each of :attr:`times`, ``[T, 3]``, over
-        the motion's at the last: the blueprint of generation."""
+        """Drift, affine and nonlinear energy of the displacement at each of :attr:`times`, ``[T, 3]``.
+
+        They are divided by the energy of the motion at the last time.
+        """
         shares = self.core.array("shares")
         return np.asarray(shares / max(float(shares[-1, 1:].sum()), 1e-300))
 
-    # What they are in space.
+    # Parts in space.
 
     @property
     def drift(self) -> Real:
-        """b at each of :attr:`times`, ``[T, *event]``."""
+        """The drift b at each of :attr:`times`, ``[T, *event]``."""
         return self.core.array("drift").reshape(-1, *self.event_shape)
 
     @property
     def axes(self) -> Real:
-        """Orthonormal axes of the noise, ``[A, *event]``, by how much of each arrives in the sample: singular
-        vectors of the affine map from noise to data. Those of a Gaussian are its principal axes."""
+        """Orthonormal axes of the noise, ``[A, *event]``, by decreasing :attr:`axis_values`.
+
+        They are singular vectors of the affine map from noise to data. For a Gaussian they are its principal
+        axes.
+        """
         return self.core.array("axes").reshape(-1, *self.event_shape)
 
     @property
     def axis_values(self) -> Real:
-        """Singular values of that map, ``[A]``: the deviation of what arrives along each."""
+        """Singular values of the affine map, ``[A]``: the deviation of samples along each axis."""
         return self.core.array("axis_values")
 
     @property
     def axis_groups(self) -> list[Places]:
-        """Places of axes whose singular values the number of paths cannot tell apart."""
+        """Positions of axes in groups whose singular values do not differ significantly."""
         return groups_of(self._facts["axis_groups"], len(self.axis_values))
 
     def axis_modes(self, t: float | None = None) -> Real:
-        """What a unit of noise along each axis has moved by time t, by default the last, ``[A, *event]``: it
-        is then at ``axes + axis_modes(t)``."""
+        """Displacement ``[A, *event]`` of a unit of noise along each axis at time t, by default the last.
+
+        The state is then ``axes + axis_modes(t)``.
+        """
         at = self.core.functions([self._at(t)])[0]
         moved = np.einsum("ard,r->ad", self._axis_modes, at)
         return np.asarray(moved.reshape(-1, *self.event_shape))
 
     def modes_at(self, t: float | None = None) -> Real:
-        """V_k(t), ``[K, *event]``: what a unit of a_k has moved by time t, by default the last."""
+        """Modes V_k(t), ``[K, *event]``: the displacement by a unit of a_k at time t, by default the last."""
         at = self.core.functions([self._at(t)])[0]
         return np.asarray(np.einsum("krd,r->kd", self._modes, at).reshape(-1, *self.event_shape))
 
     def _at(self, t: float | None) -> float:
-        """A time of the paths; the last by default."""
+        """The time t after a check, or the last time of the paths if it is None."""
         last = float(self.times[-1])
         if t is None:
             return last
@@ -196,31 +204,31 @@ class FlowReading:
         left, values, right = np.linalg.svd(self._modes, full_matrices=False)
         share = values[:, 0] ** 2 / np.maximum((values**2).sum(axis=1), 1e-300)
         image = right[:, 0]
-        # The image is what is there at the end, not its negative.
+        # The sign is chosen so that the profile is positive at the end.
         end = np.einsum("kr,r->k", left[:, :, 0], self.core.functions([float(self.times[-1])])[0])
         sign = np.where(end < 0.0, -1.0, 1.0)[:, None]
         return left[:, :, 0] * sign * values[:, :1], image * sign, share
 
     @property
     def images(self) -> Real:
-        """The image of each mode's best product of an image and a profile, ``[K, *event]``, of norm 1."""
+        """Images, ``[K, *event]``, of norm 1: each mode is best approximated by image times profile."""
         return self._split[1].reshape(-1, *self.event_shape)
 
     @property
     def separability(self) -> Real:
-        """Share of each mode that this product holds, ``[K]``: 1 is an image that grows as a whole."""
+        """Share of each mode that this product explains, ``[K]``. With 1, an image grows without changing."""
         return self._split[2]
 
     def profiles(self, times: Sequence[float] | None = None) -> Real:
-        """The profile in time of that product, ``[T, K]``, at :attr:`times` by default."""
+        """Profile in time of that product, ``[T, K]``, by default at :attr:`times`."""
         at = self.core.functions(as_times(self.times if times is None else times))
         return np.asarray(at @ self._split[0].T)
 
-    # Groups, and what to believe.
+    # Groups and reliability.
 
     @property
     def groups(self) -> list[Places]:
-        """Places in this selection of modes that cannot be told apart, by energy."""
+        """Groups of modes with energies that do not differ significantly, as positions in this selection."""
         whole = groups_of(self._facts["groups"], self._count)
         own = [np.flatnonzero(np.isin(self.places, group)) for group in whole]
         return [group for group in own if len(group)]
@@ -234,48 +242,48 @@ class FlowReading:
 
     @property
     def single(self) -> NDArray[np.bool_]:
-        """All modes, which are real, ``[K]``."""
+        """One of each conjugate pair, ``[K]``: all modes, since they are real."""
         return np.ones(len(self), dtype=bool)
 
     @property
     def indices(self) -> Places:
-        """:attr:`places`, by which pictures name modes."""
+        """The :attr:`places`, by which plots name modes."""
         return self.places
 
     @property
     def caveat(self) -> str | None:
-        """The first of :attr:`caveats`, which a picture must carry; None if there is none."""
+        """The first of :attr:`caveats`, which a plot must show; None if there is none."""
         return next(iter(self.caveats), None)
 
     @property
     def caveats(self) -> list[str]:
-        """What is not determined, in words; empty if all is."""
+        """Sentences about what is not well determined; empty if everything is."""
         found = []
         if (vague := int((self.uncertainty > UNCERTAIN).sum())) > 0:
-            found.append(f"{vague} of {len(self.rates)} rates move by more than 10% with other paths")
+            found.append(f"{vague} of {len(self.rates)} rates change by more than 10% with other paths")
         if self.unexplained[len(self.rates) - 1] > 1e-2:
             share = self.unexplained[len(self.rates) - 1]
             found.append(f"{len(self.rates)} rates leave {share:.1%} of the motion unexplained")
         functions = self.functions(self.times[1:].tolist())
         if np.linalg.cond(functions / np.linalg.norm(functions, axis=0)) > ILL_CONDITIONED:
-            found.append("rates are so near one another that their shares in a mode are not determined")
+            found.append("rates are so close to each other that their shares in a mode are not determined")
         if self.paths < 2 * self._dimension:
             found.append(f"{self.paths} paths are too few for an affine map in {self._dimension} dimensions")
         return [*found, self.mixing] if self.mixing else found
 
     @property
     def looseness(self) -> str | None:
-        """That other rates would do as well, in words; None if they have to be near these."""
+        """A sentence that different rates fit as well; None if all rates are well determined."""
         if (loose := int((self.reach > UNCERTAIN).sum())) == 0:
             return None
         return (
-            f"{loose} of {len(self.rates)} rates can go further than 10% and leave no more than "
-            f"{self.bound:.2g} of the motion: read what they leave, and not their digits"
+            f"{loose} of {len(self.rates)} rates can change by more than 10% and still leave at most "
+            f"{self.bound:.2g} of the motion unexplained: do not rely on their digits"
         )
 
     @property
     def mixing(self) -> str | None:
-        """That the first modes cannot be told apart, in words; None if they can."""
+        """A sentence that the first modes form one group; None if they do not."""
         first = len(self.groups[0]) if len(self) else 0
         return (
             f"the first {first} modes have nearly equal energies: read them as one group"
@@ -295,12 +303,14 @@ class FlowReading:
 
     def __getitem__(self, key: int | slice | Sequence[int] | NDArray[Any]) -> Self:
         chosen = self.places[chosen_places(key, len(self))]
-        # A mode that is named twice is one mode.
+        # A mode that is named twice is taken once.
         return self._with(np.asarray(list(dict.fromkeys(chosen.tolist())), dtype=np.int64))
 
     def select(self, *, count: int | None = None, energy: float | None = None) -> Self:
-        """The first modes of this selection: a number of them, or the fewest that hold a share in (0, 1] of
-        its energy."""
+        """The first modes of this selection: ``count`` of them, or as few as hold a share ``energy``.
+
+        ``energy`` is a share of the selection's energy, in (0, 1].
+        """
         if (count is None) == (energy is None):
             raise ArgumentError(
                 f"expected one of count and energy, got {'neither' if count is None else 'both'}"
@@ -316,7 +326,7 @@ class FlowReading:
     # Tables.
 
     def records(self) -> list[dict[str, Any]]:
-        """One mapping of names to plain numbers for each mode."""
+        """One dictionary of plain numbers for each mode."""
         whole = groups_of(self._facts["groups"], self._count)
         group = np.zeros(self._count, dtype=np.int64)
         for place, members in enumerate(whole):
@@ -339,7 +349,7 @@ class FlowReading:
         return to_frame(self.records(), index="mode")
 
     def summary(self, rows: int = 12) -> str:
-        """Rates, shares and a table of the first groups, after what is not determined."""
+        """Caveats, rates, shares and a table of the first groups, as text."""
         rows = checked_count(rows, "rows")
         rates = [
             (f"{rate.real:.3g}" if rate.imag == 0 else f"{rate.real:.3g} ± {rate.imag:.3g}i")

@@ -1,4 +1,4 @@
-"""The spectrum of a hierarchical student: how the feature maps of every level move, and samples of some."""
+"""The spectrum of a hierarchical student: eigenvalues of the feature maps of every level."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from .spectrum import OWN_BASIS, SPURIOUS, Complex, Places, Real, checked_noise,
 class LevelSpectrum(Sequence[MapSpectrum]):
     """The eigenvalues of every feature map of a hierarchy, from full resolution down to the middle.
 
-    Along the student's flow, each channel z of a map (two real channels that turn together count as one
-    complex channel) obeys dz/dt = lambda z at all pixels. A decoder turns the maps into images, so there are
-    no modes in data space. ``for level in student.spectrum(teacher): print(level.name, level.eigenvalues)``
+    Along the student's flow, each channel z of a map obeys dz/dt = lambda z at all pixels. Two real channels
+    that rotate together count as one complex channel. A decoder turns the maps into images, so there are no
+    modes in data space. ``for level in student.spectrum(teacher): print(level.name, level.eigenvalues)``
 
-    Selections are spectra too: ``spec[2:]``, ``spec["middle"]``, ``spec.select(levels=-1)``.
-    A sample with one has its eigenfunctions, and all others at their mean over the noise that the spectrum
-    was measured on, carried by their own eigenvalues: the same for every sample, and near what the decoder
-    knows.
+    Selections are spectra too: ``spec[2:]``, ``spec["middle"]``, ``spec.select(levels=-1)``. In samples of a
+    selection, all eigenfunctions outside it start from their mean over the noise that the spectrum was
+    measured on, and evolve by their own eigenvalues. They are then the same for every sample, and close to
+    values that the decoder was trained on.
 
     Attributes
     ----------
     student, core : _core.Student, _core.LevelSpectrum
-        The student and its maps in the core, for the rooms that build on spectra.
+        The student and its maps in the core, for internal use.
     places : array, ``[R]``, int
-        Places of these eigenfunctions among those of all maps.
+        Positions of these eigenfunctions among those of all maps.
     names, levels : list of str, array ``[maps]``
         Names and levels of the maps.
     eigenvalues, energy, spread, residuals : array, ``[R]``
-        Those of :class:`MapSpectrum`, one map after another; ``residuals`` is None without a teacher.
+        Values of :class:`MapSpectrum`, one map after another. ``residuals`` is None without a teacher.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class LevelSpectrum(Sequence[MapSpectrum]):
         self._whole = maps_of(core)
         self._ends = [0, *accumulate(len(level.eigenvalues) for level in self._whole)]
         self.places: Places = np.arange(self._ends[-1]) if places is None else places
-        # Of each map that has some: its place, and which of its eigenfunctions.
+        # For each map with selected eigenfunctions: its position, and the positions of these in it.
         self._own = [
             (index, self.places[(self.places >= first) & (self.places < end)] - first)
             for index, (first, end) in enumerate(zip(self._ends[:-1], self._ends[1:], strict=True))
@@ -70,27 +70,27 @@ class LevelSpectrum(Sequence[MapSpectrum]):
 
     @property
     def growth(self) -> Real:
-        """Re lambda, ``[R]``."""
+        """Growth rates Re lambda, ``[R]``."""
         return np.asarray(self.eigenvalues.real)
 
     @property
     def frequency(self) -> Real:
-        """Im lambda, ``[R]``, in radians per whole flow."""
+        """Angular frequencies Im lambda, ``[R]``, in radians per whole flow."""
         return np.asarray(self.eigenvalues.imag)
 
     @property
     def single(self) -> NDArray[np.bool_]:
-        """One of each conjugate pair, ``[R]``: all, since the others are not listed."""
+        """One of each conjugate pair, ``[R]``: all, since only one of each pair is listed."""
         return np.ones(len(self.places), dtype=bool)
 
     @property
     def indices(self) -> list[str]:
-        """A name for each eigenfunction, ``[R]``: its map and its place there."""
+        """Names of the eigenfunctions, ``[R]``: the map and the position in it."""
         return [f"{self._whole[index].name}: {place}" for index, own in self._own for place in own.tolist()]
 
     @property
     def caveat(self) -> str | None:
-        """A warning that a picture of these eigenfunctions must carry; None if there is none."""
+        """A warning that a plot of these eigenfunctions must show; None if there is none."""
         if self.residuals is None:
             return None
         trusted = self.energy[self.residuals <= SPURIOUS].sum() / max(self.energy.sum(), 1e-300)
@@ -100,8 +100,10 @@ class LevelSpectrum(Sequence[MapSpectrum]):
         return len(self._maps)
 
     def __getitem__(self, key: Any) -> Any:
-        """One map's :class:`MapSpectrum` for an integer; for a name, a slice, a list or a mask of maps a
-        selection, which may be empty."""
+        """The :class:`MapSpectrum` of one map for an integer.
+
+        A name, a slice, a list or a mask of maps gives a selection, which may be empty.
+        """
         if isinstance(key, int | np.integer) and not isinstance(key, bool):
             return self._maps[key]
         return self._only(self._are_of(named_places(key, self.names, "maps")))
@@ -110,7 +112,7 @@ class LevelSpectrum(Sequence[MapSpectrum]):
         return LevelSpectrum(self.student, self.core, self.places[keep])
 
     def _are_of(self, maps: Places) -> NDArray[np.bool_]:
-        """Which eigenfunctions, ``[R]``, are of the maps at these places."""
+        """A mask ``[R]`` of the eigenfunctions that belong to the maps at these positions."""
         return np.isin(np.repeat(np.arange(len(self)), [len(own) for _, own in self._own]), maps)
 
     def select(
@@ -124,21 +126,22 @@ class LevelSpectrum(Sequence[MapSpectrum]):
         growth: tuple[float, float] | None = None,
         residual: float | None = None,
     ) -> LevelSpectrum:
-        """The eigenfunctions that fulfil every condition given.
+        """Select the eigenfunctions that meet all given conditions.
 
         Parameters
         ----------
         maps : int, str, slice, list or mask, optional
-            Maps of this selection by place or name: ``-1`` or ``"middle"``, ``slice(0, 2)``, ``["8x8, 1"]``.
+            Maps of this selection by position or name: ``-1`` or ``"middle"``, ``slice(0, 2)``,
+            ``["8x8, 1"]``.
         levels : int, slice, list of int or mask, optional
-            Levels by place among those of this selection: 0 is the finest, ``-1`` the coarsest.
+            Levels by position among those of this selection: 0 is the finest and ``-1`` the coarsest.
         count, energy, frequency, growth, residual
-            As in :meth:`koopflow.Spectrum.select`, of all maps together.
+            As in :meth:`koopflow.Spectrum.select`, for all maps together.
 
         Raises
         ------
         ArgumentError
-            For a map or level that is not there, and where no eigenfunction is left.
+            If a map or level does not exist, or no eigenfunction meets the conditions.
         """
         keep = kept_by(
             self, count=count, energy=energy, frequency=frequency, growth=growth, residual=residual
@@ -168,15 +171,17 @@ class LevelSpectrum(Sequence[MapSpectrum]):
         )
 
     def paired(self, places: Places) -> NDArray[np.bool_]:
-        """A mask ``[R]`` of places in this selection."""
+        """A mask ``[R]`` of positions in this selection."""
         return np.isin(np.arange(len(self.places)), places)
 
     def eigenfunctions(
         self, t: Array | float, x: Array, index: int, *, condition: Array | None = None
     ) -> NDArray[Any]:
-        """psi(t, x) of the map at place ``index``: complex ``[B, r, height, width]``, or ``[B, r]`` if every
-        pixel has eigenvalues of its own. ``t``, ``x`` and ``condition`` as in
-        :meth:`koopflow.Spectrum.eigenfunctions`; ``ArgumentError`` for an index that is no map's."""
+        """Eigenfunctions psi(t, x) of the map at position ``index``, complex ``[B, r, height, width]``.
+
+        If every pixel has its own eigenvalues they are ``[B, r]``. ``t``, ``x`` and ``condition`` are as in
+        :meth:`koopflow.Spectrum.eigenfunctions`. Raises ``ArgumentError`` for an index without a map.
+        """
         if index not in range(-len(self), len(self)):
             raise ArgumentError(f"index: expected one of {len(self)} feature maps, got {index!r}")
         x, (place, own) = as_batch(x, "x"), self._own[int(index)]
@@ -203,19 +208,19 @@ class LevelSpectrum(Sequence[MapSpectrum]):
     def build_up(
         self, x0: Array, *, by: Literal["level", "map"] = "level", condition: Array | None = None
     ) -> tuple[list[str], NDArray[Any]]:
-        """Samples of the coarsest level alone, then with the next finer one, and so on to all of these.
+        """Samples with the coarsest level alone, then also the next finer level, and so on to all levels.
 
         Parameters
         ----------
         x0 : array, ``[B, *event]``
             Noise of the samples.
         by : {"level", "map"}, default "level"
-            Whether each step adds all maps of a size, or one map, from the middle on.
+            Whether each step adds all maps of one size or a single map, starting from the middle.
 
         Returns
         -------
         names, samples : list of str, array ``[S, B, *event]``
-            What each step adds, and the samples with it, in NumPy.
+            Names of what each step adds, and the samples with it, in NumPy.
         """
         if by not in ("level", "map"):
             raise ArgumentError(f"by: expected 'level' or 'map', got {by!r}")
@@ -236,7 +241,7 @@ class LevelSpectrum(Sequence[MapSpectrum]):
         return names, np.stack(samples)
 
     def _flat(self, index: int) -> Places:
-        """Places among all eigenfunctions of those of the map at place ``index``."""
+        """Positions, among all eigenfunctions, of those of the map at position ``index``."""
         place, own = self._own[index]
         return own + self._ends[place]
 
@@ -248,8 +253,11 @@ class LevelSpectrum(Sequence[MapSpectrum]):
         times: Sequence[float] = (0.25, 0.5, 0.75, 1.0),
         condition: Array | None = None,
     ) -> Array:
-        """Cumulative reconstructions, ``[len(edges), T, B, *event]``: states at ``times`` with the
-        eigenfunctions of ``|Im lambda|`` below each edge, if there are any, and the mean of all others."""
+        """Cumulative reconstructions by frequency, ``[len(edges), T, B, *event]``.
+
+        They are states at ``times`` with the eigenfunctions of ``|Im lambda|`` below each edge, and the means
+        of all others.
+        """
         x0, times = as_batch(x0, "x0"), as_times(times)
         below = [self.places[np.abs(self.frequency) < edge] for edge in as_numbers(edges, "edges", "[1, 5]")]
         return np.stack([to_numpy(self._with(places, x0, times, condition)) for places in below])
@@ -257,11 +265,11 @@ class LevelSpectrum(Sequence[MapSpectrum]):
     def truncation_curve(
         self, x0: Array, *, counts: Sequence[int] | None = None, condition: Array | None = None
     ) -> tuple[Places, Real]:
-        """How far samples of the first eigenfunctions by energy are from samples of all of the student's.
+        """Error of samples with only the first eigenfunctions by energy, against those with all.
 
-        ``counts`` are numbers of eigenfunctions, by default about 24, geometrically spaced. Returns them,
-        ``[C]``, and the RMS difference of the samples over that of samples without any, ``[C]``: 1 is the
-        mean of all, the same for every sample.
+        ``counts`` are numbers of eigenfunctions; by default about 24, geometrically spaced. Returns them,
+        ``[C]``, and the RMS difference of the samples, ``[C]``, divided by its value without any
+        eigenfunction, where all are at their means.
         """
         x0, order = as_batch(x0, "x0"), np.argsort(-self.energy, kind="stable")
         return curve_of(
@@ -278,12 +286,16 @@ class LevelSpectrum(Sequence[MapSpectrum]):
         return states_at(self.student, x, t, condition)
 
     def _columns(self) -> list[tuple[Places, Places]]:
-        """Places in observables ``[m]`` of real and imaginary parts, ``[r, pixels]`` and ``[pairs, pixels]``,
-        of each map: it holds [real parts, imaginary parts, real ones], pixels innermost."""
+        """Positions of each map's eigenfunctions in the observables ``[m]``.
+
+        There is one array for the real parts, ``[r, pixels]``, and one for the imaginary parts,
+        ``[pairs, pixels]``. A map holds the real parts of pairs, their imaginary parts and then the real
+        eigenfunctions, with pixels innermost.
+        """
         columns, start = [], 2
         for index, level in enumerate(self._whole):
             places = start + np.arange(level.features).reshape(-1, level.pixels)
-            # A pair counts once among eigenvalues, and each of its parts among features.
+            # A conjugate pair is one eigenvalue and two features.
             pairs = len(places) - len(level.eigenvalues)
             for own in (chosen for place, chosen in self._own if place == index):
                 real = places[np.where(own < pairs, own, own + pairs)]
@@ -292,11 +304,11 @@ class LevelSpectrum(Sequence[MapSpectrum]):
         return columns
 
     def _movable(self) -> Places:
-        """Places in observables ``[m]`` that these eigenfunctions take."""
+        """Positions of these eigenfunctions in the observables ``[m]``."""
         return np.concatenate([part.reshape(-1) for both in self._columns() for part in both])
 
     def _observables(self, x: Array, at: float, condition: Array | None) -> Real:
-        """g of the paths that end in data at time ``at``, ``[N, m]``."""
+        """Observables g at time ``at`` of the paths that end in data, ``[N, m]``."""
         states = self.states_at(x, at, condition=condition)
         g = to_numpy(self.student.encode(at, states, condition=as_condition(condition))).astype(np.float64)
         if not np.isfinite(g).all():
@@ -304,8 +316,10 @@ class LevelSpectrum(Sequence[MapSpectrum]):
         return np.asarray(g)
 
     def readings(self, x: Array, at: float, condition: Array | None = None) -> tuple[Real, Real]:
-        """What of data ``[N, *event]`` is read at time ``at``, and what is moved there: the real and
-        imaginary parts of these eigenfunctions at every pixel, ``[N, F]``, twice."""
+        """Values of data ``[N, *event]`` at time ``at`` to regress on, and all values that an edit can shift.
+
+        Both are the real and imaginary parts of these eigenfunctions at every pixel, ``[N, F]``.
+        """
         own = self._observables(x, at, condition)[:, self._movable()]
         return own, own.copy()
 
@@ -319,14 +333,17 @@ class LevelSpectrum(Sequence[MapSpectrum]):
         project: bool = False,
         condition: Array | None = None,
     ) -> Array:
-        """Data, or samples of noise, whose readings are shifted at time ``at`` by ``[B, F]``."""
+        """Data, or samples of noise, with the readings at time ``at`` shifted by ``[B, F]``."""
         everywhere = np.zeros((len(shifts), self.student.size))
         everywhere[:, self._movable()] = shifts
         return self.core.shift(x, everywhere, noise=noise, at=at, project=project, condition=condition)
 
     def shift_image(self, shift: Real, at: float) -> Real:
-        """What a shift ``[F]`` of the readings at time ``at`` adds to the sample of all eigenfunctions'
-        means, ``[*event]``; to others it adds something else, since a decoder is no sum."""
+        """Change ``[*event]`` by a shift ``[F]`` of the readings at time ``at``.
+
+        It is that of the sample that belongs to the means of all eigenfunctions. For other samples it
+        differs, since the decoder is not linear.
+        """
         own = self.student.own_time(at)
         g = np.concatenate([[1.0, own], *(level.mean_features(own) for level in self._whole)])
         moved = g.copy()
@@ -336,11 +353,11 @@ class LevelSpectrum(Sequence[MapSpectrum]):
         return np.asarray(ends[1] - ends[0], dtype=np.float64)
 
     def signature_times(self, times: Sequence[float]) -> list[float]:
-        """Those at which :meth:`signature` differs: all."""
+        """Times at which :meth:`signature` differs: all given ones."""
         return as_times(times)
 
     def signature(self, x: Array, times: Sequence[float], condition: Array | None = None) -> Real:
-        """RMS over pixels of ``|psi_k|`` along the paths that end in data, ``[N, T, R]``."""
+        """RMS of ``|psi_k|`` over pixels along the paths that end in data, ``[N, T, R]``."""
         condition, found = as_condition(condition), []
         for t in times:
             square = self._observables(x, t, condition) ** 2
@@ -356,7 +373,7 @@ class LevelSpectrum(Sequence[MapSpectrum]):
         return _restored, (self.student, self.core.measured, self.places)
 
     def summary(self) -> str:
-        """A table of the maps: their size, how fast they move, and their share of the motion."""
+        """A table of the maps: channels, ranges of rates, share of the energy and median residual."""
         rows = [
             {
                 "map": level.name,
@@ -377,11 +394,11 @@ class LevelSpectrum(Sequence[MapSpectrum]):
 def build_level_spectrum(
     student: _core.Student, teacher: _core.VelocityField | None, **noise: Any
 ) -> LevelSpectrum:
-    """See :meth:`FittedStudent.spectrum`."""
+    """The spectrum of a hierarchical student: see :meth:`FittedStudent.spectrum`."""
     core = _core.LevelSpectrum(student, teacher=teacher, **checked_noise(**noise))
     return LevelSpectrum(student, core)
 
 
 def _restored(student: _core.Student, measured: list[Any], places: Places) -> LevelSpectrum:
-    """The spectrum of a pickle, with what was measured of it."""
+    """The spectrum from a pickle, with its measured values."""
     return LevelSpectrum(student, _core.LevelSpectrum.known(student, measured), places)

@@ -1,4 +1,4 @@
-"""One feature map of a hierarchy: its eigenvalues, and what was measured of it."""
+"""One feature map of a hierarchy: its eigenvalues and their measurements."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from .spectrum import Complex, Real
 
 @dataclass(frozen=True, eq=False)
 class MapSpectrum:
-    """One feature map: its size and eigenvalues; ``"8x8, 1"`` is the first of its size on the way down.
+    """One feature map with its size and eigenvalues. ``"8x8, 1"`` is the first of its size on the way down.
 
-    In a selection, arrays are of the eigenfunctions that are selected.
+    In a selection, arrays hold only the selected eigenfunctions.
 
     Attributes
     ----------
     level : int
-        The map's resolution: 0 is the full one, each further one is coarser.
+        Level of resolution: 0 is full resolution, and each further level is coarser.
     eigenvalues : array, ``[r]``, complex128
-        One of each conjugate pair, with its positive frequency, then the real ones; per whole flow.
+        Eigenvalues per whole flow: one of each conjugate pair, that with positive frequency, then the real
+        ones.
     energy : array, ``[r]``
-        Mean square, over noise and summed over pixels, of what the eigenfunctions change from noise to data,
-        |psi(0, x0) (e^lambda - 1)|^2, as a share of that of all maps.
+        Mean over noise of |psi(0, x0) (e^lambda - 1)|^2, the squared change from noise to data, summed over
+        pixels and divided by the sum over all maps.
     spread : array, ``[r]``
         Standard deviation of psi(0, x0) over noise, of all pixels together.
-    mean : array, complex ``[r, height, width]``, or ``[r]`` if every pixel has eigenvalues of its own
-        Mean of psi(0, x0) over noise: what eigenfunctions that are left out start from.
+    mean : array, complex ``[r, height, width]``, or ``[r]`` if every pixel has its own eigenvalues
+        Mean of psi(0, x0) over noise, from which eigenfunctions outside a selection start.
     residual : array, ``[r]`` or None
-        RMS distance of the eigenfunctions at the teacher's endpoints from e^lambda psi(0, x0), over their
-        deviation there; 0 for eigenfunctions of the flow. None without a teacher.
+        RMS distance of the eigenfunctions at the teacher's endpoints from e^lambda psi(0, x0), divided by
+        their deviation there. It is 0 for eigenfunctions of the teacher's flow, and None without a teacher.
     """
 
     name: str
@@ -48,12 +49,12 @@ class MapSpectrum:
 
     @property
     def growth(self) -> Real:
-        """Re lambda, ``[r]``."""
+        """Growth rates Re lambda, ``[r]``."""
         return np.asarray(self.eigenvalues.real)
 
     @property
     def frequency(self) -> Real:
-        """Im lambda, ``[r]``, in radians per whole flow."""
+        """Angular frequencies Im lambda, ``[r]``, in radians per whole flow."""
         return np.asarray(self.eigenvalues.imag)
 
     @property
@@ -80,8 +81,10 @@ class MapSpectrum:
         return self.channels * self.height * self.width
 
     def mean_features(self, t: float) -> NDArray[np.float64]:
-        """The features of a whole map whose eigenfunctions are their means at time t: [real parts, imaginary
-        parts, real ones], pixels innermost."""
+        """The features at time t of a whole map whose eigenfunctions started from their means.
+
+        The order is real parts of pairs, their imaginary parts, real eigenfunctions, with pixels innermost.
+        """
         mean = (self.mean.T * np.exp(self.eigenvalues * t)).T
         pairs = self.features // self.pixels - len(self.eigenvalues)
         return np.concatenate([mean[:pairs].real, mean[:pairs].imag, mean[pairs:].real]).reshape(-1)

@@ -1,4 +1,4 @@
-"""Models of the core as what their paths are: from noise to data and back."""
+"""Paths of the core's models, from noise to data and back."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 from .. import _core
 from .._arrays import Array
 
-CHUNK_VALUES = 1 << 24  # Numbers of states that are held at once.
-#: How fields are solved unless somebody says how.
+CHUNK_VALUES = 1 << 24  # Number of values of states in memory at once.
+#: Default options of the solver.
 SOLVING: dict[str, Any] = {"rtol": 1e-6, "atol": 1e-6}
 
 
 @dataclass(frozen=True)
 class Paths:
-    """A field or a student of the core, as what leads from noise to data."""
+    """The paths of a velocity field or a student of the core."""
 
     model: _core.VelocityField | _core.Student
-    #: How a field is solved: ``solver``, ``steps``, ``rtol`` and ``atol`` of the core.
+    #: Options of the solver of a field: ``solver``, ``steps``, ``rtol`` and ``atol`` of the core.
     solving: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -34,7 +34,7 @@ class Paths:
 
     @property
     def conditioning(self) -> Any:
-        """What paths are conditioned on, as the core writes it."""
+        """The model's conditioning, as the core writes it."""
         return json.loads(self.model.conditioning)
 
     def states(
@@ -45,19 +45,20 @@ class Paths:
             how = {**SOLVING, **self.solving}
             return self.model.solve(x0, times, condition=condition, monitor=monitor, **how)
         path = self.model.sample_path(x0, times, condition=condition)
-        # What a student reads off at 0 is nearly the noise that it was given.
+        # A student's state at time 0 equals the given noise only approximately.
         path[0] = x0
         return path
 
     def carried(self, x: Array, begin: float, end: float, condition: Array | None) -> Array:
-        """States at ``end`` of those at ``begin``, ``[B, *event]``."""
+        """States ``[B, *event]`` at time ``end`` of the paths through states at time ``begin``."""
         if begin == end:
             return x
         if isinstance(self.model, _core.VelocityField):
             return self.model.solve(x, [begin, end], condition=condition, **{**SOLVING, **self.solving})[1]
         if begin == 0.0:
             return self.model.sample_path(x, [end], condition=condition)[0]
-        # On the way, what is learnt for going forwards leads back better than what is learnt for data alone.
+        # At intermediate times the forward observables give better results, also backwards in time, than the
+        # backward ones, which are trained at data alone.
         g = self.model.encode(begin, x, condition=condition)
         return self.model.readout(
             self.model.propagate(g, self.model.own_time(end) - self.model.own_time(begin))
@@ -71,7 +72,7 @@ class Paths:
 
 
 def core_of(model: Any) -> _core.VelocityField | _core.Student:
-    """The core's field of a teacher or student of a student. Raises ``TypeError`` for anything else."""
+    """The core's model of a teacher or of a student. Raises ``TypeError`` for anything else."""
     if isinstance(model, _core.VelocityField | _core.Student):
         return model
     found = getattr(model, "field", None)
@@ -84,13 +85,13 @@ def core_of(model: Any) -> _core.VelocityField | _core.Student:
 
 
 def chunks(count: int, values: int) -> Iterator[slice]:
-    """Slices of ``count`` rows of ``values`` numbers, of bounded memory."""
+    """Slices of ``count`` rows with ``values`` numbers each, of bounded memory."""
     rows = max(CHUNK_VALUES // max(values, 1), 16)
     return (slice(begin, min(begin + rows, count)) for begin in range(0, count, rows))
 
 
 def like(x: Array, values: NDArray[Any]) -> Array:
-    """Values as the kind of array that ``x`` is, of its dtype."""
+    """The values as an array of the same kind and dtype as ``x``."""
     if isinstance(x, torch.Tensor):
         return torch.as_tensor(values, dtype=x.dtype, device=x.device)
     return values.astype(x.dtype if x.dtype.kind == "f" else np.float64)

@@ -1,4 +1,4 @@
-"""Which modes: places in a selection, and numbers of the first ones."""
+"""Selection of modes: positions, conditions and numbers of the first modes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..exceptions import ArgumentError, ShapeError
 
 
 class Rated(Protocol):
-    """Modes of which the best are chosen."""
+    """Modes with the values by which they are selected."""
 
     @property
     def energy(self) -> NDArray[np.float64]: ...
@@ -29,9 +29,9 @@ class Rated(Protocol):
 def chosen_places(
     key: int | slice | Sequence[int] | NDArray[Any], count: int, argument: str = "modes"
 ) -> NDArray[np.int64]:
-    """Places among ``count`` modes that an integer, a slice, a list of integers or a mask chooses.
+    """Positions among ``count`` modes, chosen by an integer, a slice, a list of integers or a mask.
 
-    Raises ``IndexError``, ``ShapeError`` or ``ArgumentError`` for others.
+    Raises ``IndexError``, ``ShapeError`` or ``ArgumentError`` for an invalid key.
     """
     every = np.arange(count)
     if isinstance(key, slice):
@@ -57,8 +57,10 @@ def chosen_places(
 def named_places(
     key: int | str | slice | Sequence[int | str] | NDArray[Any], names: Sequence[str], argument: str
 ) -> NDArray[np.int64]:
-    """The same of things with names, where a name chooses as well. Raises ``ArgumentError`` for a place or a
-    name that is not there."""
+    """As :func:`chosen_places`, for objects that can also be chosen by name.
+
+    Raises ``ArgumentError`` for a position or a name that does not exist.
+    """
     if isinstance(key, str):
         key = [key]
     if isinstance(key, list | tuple):
@@ -80,7 +82,7 @@ def kept_by(
     growth: tuple[float, float] | None,
     residual: float | None,
 ) -> NDArray[np.bool_]:
-    """A mask of the modes that fulfil every condition given: see :meth:`koopflow.Spectrum.select`."""
+    """A mask of the modes that meet all given conditions: see :meth:`koopflow.Spectrum.select`."""
     size = len(modes.energy)
     keep = np.ones(size, dtype=bool)
     by_energy = np.argsort(-modes.energy, kind="stable")
@@ -107,8 +109,10 @@ def kept_by(
 
 
 def truncation_counts(counts: Sequence[int] | None, most: int) -> list[int]:
-    """Numbers of modes up to ``most``, by default about 24, geometrically spaced, after none. Raises
-    ``ArgumentError`` for anything but integers from 0 to ``most``."""
+    """Numbers of modes up to ``most``; by default 0 and about 24 more, geometrically spaced.
+
+    Raises ``ArgumentError`` for anything but integers from 0 to ``most``.
+    """
     if counts is None:
         grid = np.geomspace(1, most, min(24, most)) if most else np.empty(0)
         counts = [0, *np.unique(grid.round().astype(int)).tolist()]
@@ -121,8 +125,10 @@ def truncation_counts(counts: Sequence[int] | None, most: int) -> list[int]:
 def curve_of(
     samples: Callable[[int], NDArray[Any]], whole: NDArray[Any], counts: Sequence[int] | None, most: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Numbers of modes, ``[C]``, and the RMS difference of their ``samples`` from the ``whole``, over that of
-    samples without any, ``[C]``."""
+    """Numbers of modes, ``[C]``, and the RMS difference of their ``samples`` from the ``whole``, ``[C]``.
+
+    The difference is divided by its value without any mode.
+    """
 
     def rms(difference: NDArray[Any]) -> float:
         return float(np.sqrt((difference.astype(np.float64) ** 2).mean()))

@@ -1,4 +1,4 @@
-"""The spectrum of a student: which linear motions its samples are made of, and which to believe."""
+"""The spectrum of a student: the linear motions that make up its samples, and how reliable they are."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ Places = NDArray[np.int64]
 Tables = dict[str, NDArray[Any]]
 
 NOISE_SEED = 424_242
-SPURIOUS = 0.5  # A mode whose residual is above this obeys its own equation worse than not.
+SPURIOUS = 0.5  # A mode with a larger residual does not obey its equation.
 OWN_BASIS = "a basis of the student, not of the teacher's flow"
-NEARLY_DEFECTIVE = 1e5  # Rounding L to float32 then moves an eigenvalue by some hundredths.
+NEARLY_DEFECTIVE = 1e5  # At this condition number, rounding L to float32 changes an eigenvalue by some 0.01.
 
 
 @dataclass(frozen=True)
 class StabilityReport:
-    """Shares of the energy by what modes do, and the largest Re lambda.
+    """Energy shares of growing, decaying, neutral and oscillating modes, and the largest Re lambda.
 
-    ``growing``, ``decaying`` and ``neutral`` modes have Re lambda above 0.05, below -0.05, or between: their
-    shares add up to 1. ``oscillating`` ones have ``|Im lambda| > |Re lambda|``.
+    ``growing``, ``decaying`` and ``neutral`` modes have Re lambda above 0.05, below -0.05, or in between.
+    Their shares add up to 1. ``oscillating`` modes have ``|Im lambda| > |Re lambda|``.
     """
 
     growing: float
@@ -53,40 +53,43 @@ class StabilityReport:
 
 
 class Spectrum:
-    """Eigenvalues, eigenfunctions and modes of a student's generator, as ``student.spectrum()`` makes them.
+    """Eigenvalues, eigenfunctions and modes of a student's generator, returned by ``student.spectrum()``.
 
-    With dg/dt = g L (rows), a right eigenvector w of L makes an *eigenfunction* psi(t, x) = g(t, x) w, which
+    With dg/dt = g L (rows), a right eigenvector w of L gives an *eigenfunction* psi(t, x) = g(t, x) w, which
     obeys d psi/dt = lambda psi along the student's flow. The left eigenvectors q give g = rest + sum_k psi_k
-    q_k, and what q_k puts into the state is the *Koopman mode* v_k of psi_k. The rest belongs to the
+    q_k. The contribution of q_k to the state is the *Koopman mode* v_k of psi_k. The rest belongs to the
     structural eigenvalue 0 of the constant, of time and, with a spectral generator, of the state; it is not
     listed. Source: Turan et al., arXiv 2506.22304, section 3.
 
-    A sample is its noise, a drift that is the same for all, and what each mode has moved since:
-    x(t) = base(x0, t) + sum_k psi_k(0, x0) (e^{lambda_k t} - 1) v_k.
+    A sample is the sum of its noise, a drift that is the same for all samples, and the displacement by each
+    mode: x(t) = base(x0, t) + sum_k psi_k(0, x0) (e^{lambda_k t} - 1) v_k.
 
     Selections are spectra too: ``spec[3]``, ``spec[:10]``, ``spec[spec.growth < 0]``. Sampling and editing
-    with one takes both modes of each conjugate pair, because real samples need both.
+    with a selection uses both modes of each conjugate pair, because real samples need both.
 
     Attributes
     ----------
     student, core : _core.Student, _core.Spectrum
-        The student and its decomposition in the core, for the rooms that build on spectra.
+        The student and its decomposition in the core, for internal use.
     places, indices : array, ``[r]``, int
-        Places of these modes in the core's order and, as ``sample(modes=)`` takes them, by energy.
+        Positions of these modes in the core's order, and by decreasing energy. ``sample(modes=)`` takes the
+        latter.
     eigenvalues : array, complex ``[r]``
-        lambda, per whole flow (from source to data, whatever the clock); conjugate pairs are neighbours.
+        Eigenvalues lambda per whole flow, from source to data; conjugate pairs are neighbours. A horizon in
+        other units of time does not change them.
     frequency, growth : array, ``[r]``
         Im lambda, the angular frequency in radians per whole flow, and Re lambda.
     energy : array, ``[r]``
-        Share of the whole spectrum's energy: mean square of what a mode has moved at t = 1. Contributions are
-        not orthogonal, so shares rank modes and say nothing about explained variance.
+        Share of each mode in the energy of the whole spectrum. The energy of a mode is the mean square of its
+        displacement at t = 1. Displacements are not orthogonal, so shares rank the modes but are not
+        fractions of explained variance.
     power, spread : array, ``[r]``
         Mean of ``|psi_k(0, x0)|²`` over noise, and standard deviation of psi_k(0, x0).
     residuals : array, ``[r]``, or None without a teacher
-        How badly each eigenfunction obeys d psi/dt = lambda psi along the teacher's paths: RMS of
-        d psi/dt - lambda psi over sqrt(RMS(d psi/dt)² + Var(psi)), in [0, 1] and beyond.
+        Error of the equation d psi/dt = lambda psi along the teacher's paths: RMS of d psi/dt - lambda psi
+        over sqrt(RMS(d psi/dt)² + Var(psi)). It may exceed 1.
     condition_numbers : array, ``[r]``
-        ``||w_k|| ||q_k||``, at least 1: how much lambda_k moves for a change of L.
+        Condition numbers ``||w_k|| ||q_k||``, at least 1: the sensitivity of lambda_k to changes of L.
     """
 
     def __init__(
@@ -94,7 +97,7 @@ class Spectrum:
     ) -> None:
         self.student, self.core, self.places = student, core, places
         self.event_shape = tuple(student.event_shape)
-        # What was measured of all modes, copied out of the core once for all selections.
+        # Measurements of all modes, copied from the core once for all selections.
         self._tables = tables or {"energy": core.energy([1.0])[0], "rank": np.argsort(core.order("energy"))}
         self.indices: Places = self._ask("rank")
         self.eigenvalues: Complex = self._ask("eigenvalues")
@@ -115,51 +118,56 @@ class Spectrum:
 
     @property
     def lifetime(self) -> Real:
-        """-1 / Re lambda, ``[r]``: the time in which a decaying mode falls by e; infinite for others."""
+        """Time -1 / Re lambda in which a decaying mode falls by a factor e, ``[r]``; infinite for others."""
         decaying = self.growth < 0
         return np.asarray(np.divide(-1.0, self.growth, out=np.full(len(self), np.inf), where=decaying))
 
     @property
     def modes(self) -> Complex:
-        """Koopman modes, complex ``[r, *event]``: what a unit of psi_k puts into the state.
+        """Koopman modes, complex ``[r, *event]``: the contribution of a unit of psi_k to the state.
 
-        0 where an eigenvalue vanishes: the state then grows in proportion to psi_k, by :attr:`mode_rates`.
-        With ``decoder="network"`` they are those of the state among the observables, not of what is decoded.
+        They are 0 where an eigenvalue is 0; the state then grows in proportion to psi_k, by
+        :attr:`mode_rates`. With ``decoder="network"`` they are modes of the state among the observables, not
+        of the decoded state.
         """
         return self._ask("modes").reshape(-1, *self.event_shape)
 
     @property
     def mode_rates(self) -> Complex:
-        """lambda_k v_k, complex ``[r, *event]``: what a unit of psi_k puts into dx/dt; always finite."""
+        """Contributions lambda_k v_k of a unit of psi_k to dx/dt, complex ``[r, *event]``; always finite."""
         return self._ask("mode_rates").reshape(-1, *self.event_shape)
 
     @property
     def displacements(self) -> Complex:
-        """(e^{lambda_k} - 1) v_k, complex ``[r, *event]``: how far a unit of psi_k(0) moves the sample."""
+        """Displacements (e^{lambda_k} - 1) v_k of a sample by a unit of psi_k(0), complex ``[r, *event]``."""
         return self.core.displacements(1.0)[self.places].reshape(-1, *self.event_shape)
 
     @property
     def weights(self) -> Complex:
-        """Right eigenvectors as columns, complex ``[m, r]``: psi = g @ weights. Not modes."""
+        """Right eigenvectors as columns, complex ``[m, r]``: psi = g @ weights. These are not the modes."""
         return self.core.weights[:, self.places]
 
     @property
     def weight_images(self) -> Complex:
-        """How much of each coordinate of x an eigenfunction reads, complex ``[r, *event]``.
+        """Weights of the coordinates of x in each eigenfunction, complex ``[r, *event]``.
 
-        These columns are what the paper's notebooks show; 0 with a spectral generator, which reads features.
+        The paper's notebooks show these. They are 0 with a spectral generator, whose eigenfunctions depend on
+        the features alone.
         """
         size = math.prod(self.event_shape)
         return np.asarray(self.weights[2 : 2 + size].T.reshape(-1, *self.event_shape))
 
     @property
     def spurious(self) -> NDArray[np.bool_] | None:
-        """Whether a mode's residual is above 0.5: it is not the flow's, ``[r]``. None without a teacher."""
+        """Whether a mode's residual exceeds 0.5, so that it is no mode of the teacher's flow, ``[r]``.
+
+        None without a teacher.
+        """
         return None if self.residuals is None else self.residuals > SPURIOUS
 
     @property
     def trusted_energy(self) -> float | None:
-        """Share of these modes' energy in those that are not spurious. None without a teacher."""
+        """Share of these modes' energy in modes that are not spurious. None without a teacher."""
         if self.spurious is None:
             return None
         return float(self.energy[~self.spurious].sum() / max(self.energy.sum(), 1e-300))
@@ -176,10 +184,10 @@ class Spectrum:
 
     @property
     def verdict(self) -> str:
-        """One sentence on what these modes are: of the teacher's flow, or a basis of the student's own."""
+        """One sentence on whether these modes are those of the teacher's flow."""
         trusted = self.trusted_energy
         if trusted is None:
-            return "not checked against a teacher: spectrum(teacher) measures which modes to believe"
+            return "not checked against a teacher: spectrum(teacher) measures which modes are reliable"
         found = f"{trusted:.0%} of the energy is in modes that follow the teacher's flow"
         return found if trusted >= 0.5 else f"only {found}: this spectrum is {OWN_BASIS}"
 
@@ -190,7 +198,7 @@ class Spectrum:
 
     @property
     def caveat(self) -> str | None:
-        """A warning that a picture of these modes must carry; None if there is nothing to warn of."""
+        """A warning that a plot of these modes must show; None if there is none."""
         if self.nearly_defective:
             return "nearly defective generator: single modes mean little"
         trusted = self.trusted_energy
@@ -211,18 +219,18 @@ class Spectrum:
         growth: tuple[float, float] | None = None,
         residual: float | None = None,
     ) -> Spectrum:
-        """The modes that fulfil every condition given.
+        """Select the modes that meet all given conditions.
 
         Parameters
         ----------
         count : int, optional
-            Number of modes, those of the highest energy; one more if a pair would be parted.
+            Number of modes of highest energy; one more is taken if a conjugate pair would be split.
         energy : float, optional
-            Share of the selection's energy, in (0, 1], that the fewest modes of the highest energy reach.
+            Share of the selection's energy, in (0, 1]. As few modes of highest energy as reach it are taken.
         frequency, growth : (float, float), optional
             Half-open ranges of ``|Im lambda|`` and of Re lambda.
         residual : float, optional
-            Largest residual; needs a spectrum made with a teacher.
+            Largest residual; requires a spectrum made with a teacher.
         """
         keep = kept_by(
             self, count=count, energy=energy, frequency=frequency, growth=growth, residual=residual
@@ -230,12 +238,12 @@ class Spectrum:
         return self[keep]
 
     def paired(self, places: Places) -> NDArray[np.bool_]:
-        """A mask ``[r]`` of places in this selection, with the partner of each."""
+        """A mask ``[r]`` of positions in this selection and their conjugate partners."""
         own = self.places[places]
         return np.isin(self.places, [own, np.asarray(self.core.partners)[own]])
 
     def eigenfunctions(self, t: Array | float, x: Array, *, condition: Array | None = None) -> Complex:
-        """psi_k(t, x), complex ``[B, r]``; ``t`` is a number or ``[B]``, ``x`` is ``[B, *event]``."""
+        """Values psi_k(t, x), complex ``[B, r]``. ``t`` is a number or ``[B]``, ``x`` is ``[B, *event]``."""
         x, places = as_batch(x, "x"), self.places.tolist()
         psi = self.core.eigenfunctions(times_for(t, x), x, places, condition=as_condition(condition))
         if not np.isfinite(psi).all():
@@ -243,14 +251,14 @@ class Spectrum:
         return psi
 
     def amplitudes(self, x0: Array, *, condition: Array | None = None) -> Complex:
-        """psi_k(0, x0) of noise ``[B, *event]``, complex ``[B, r]``: what decides its sample."""
+        """Amplitudes psi_k(0, x0) of noise ``[B, *event]``, complex ``[B, r]``; they determine its sample."""
         return self.eigenfunctions(0.0, x0, condition=condition)
 
     def contributions(self, x0: Array, *, t: float = 1.0, condition: Array | None = None) -> Complex:
-        """What each mode has moved by time t, psi_k(0, x0) (e^{lambda_k t} - 1) v_k: ``[B, r, *event]``.
+        """Displacement by each mode at time t, psi_k(0, x0) (e^{lambda_k t} - 1) v_k, ``[B, r, *event]``.
 
-        Over all modes they add up, with :meth:`base`, to the state at t; imaginary parts of pairs cancel.
-        Raises ``ArgumentError`` with ``decoder="network"``, where a sample is no sum.
+        The sum of :meth:`base` and the displacements of all modes is the state at t; imaginary parts of pairs
+        cancel. Raises ``ArgumentError`` with ``decoder="network"``, where a sample is not a sum over modes.
         """
         self._check_linear()
         (t,), psi = as_times([t], "t"), self.amplitudes(x0, condition=condition)
@@ -258,20 +266,20 @@ class Spectrum:
         return np.asarray(moved.reshape(*psi.shape, *self.event_shape))
 
     def base(self, x0: Array, *, t: float = 1.0, condition: Array | None = None) -> NDArray[Any]:
-        """The state at t if no mode moved, ``[B, *event]``: the noise and a drift that all samples share."""
+        """The state at t without any mode, ``[B, *event]``: noise plus a drift that all samples share."""
         self._check_linear()
         return self[:0]._samples(x0, condition, t=as_times([t], "t")[0])
 
     def _check_linear(self) -> None:
         if not self.core.linear:
             raise ArgumentError(
-                "decoder: expected 'slice' or 'linear': what a network decodes is no sum over modes"
+                "decoder: expected 'slice' or 'linear', got 'network', whose samples are not sums over modes"
             )
 
     def sample_path(
         self, x0: Array, *, times: Array | Sequence[float], condition: Array | None = None
     ) -> Array:
-        """States at ``times`` with only these modes moving since 0, ``[T, B, *event]``."""
+        """States at ``times`` with the displacements of only these modes, ``[T, B, *event]``."""
         pairs = [self.places, np.asarray(self.core.partners)[self.places]]
         keep = np.isin(np.arange(len(self._tables["rank"])), pairs)
         x0, times = as_batch(x0, "x0"), as_times(times, extrapolate=True)
@@ -287,8 +295,11 @@ class Spectrum:
     def readings(
         self, x: Array, at: float, condition: Array | None = None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """What of data ``[N, *event]`` these modes read at time ``at``, and all that can be moved there: real
-        and imaginary parts of psi, ``[N, 2 r]``, and observables, ``[N, m]``."""
+        """Values of data ``[N, *event]`` at time ``at`` to regress on, and all values that an edit can shift.
+
+        The first are the real and imaginary parts of psi, ``[N, 2 r]``; the second the observables,
+        ``[N, m]``.
+        """
         states = self.states_at(x, at, condition=condition)
         g = to_numpy(self.student.encode(at, states, condition=as_condition(condition))).astype(np.float64)
         if not np.isfinite(g).all():
@@ -306,11 +317,11 @@ class Spectrum:
         project: bool = False,
         condition: Array | None = None,
     ) -> Array:
-        """Data, or samples of noise, whose observables are shifted at time ``at`` by ``[B, m]``."""
+        """Data, or samples of noise, with the observables at time ``at`` shifted by ``[B, m]``."""
         return self.core.shift(x, shifts, noise=noise, at=at, project=project, condition=condition)
 
     def shift_image(self, shift: NDArray[np.float64], at: float) -> NDArray[np.float64]:
-        """What a shift ``[m]`` of the observables at time ``at`` adds to a sample, ``[*event]``."""
+        """Change ``[*event]`` of a sample by a shift ``[m]`` of the observables at time ``at``."""
         own = self.student.own_time(at)
         g = np.concatenate([[1.0, own], np.zeros(len(shift) - 2)])
         carried = self.student.propagate(np.stack([g, g + shift]), 1.0 - own)
@@ -318,11 +329,11 @@ class Spectrum:
         return np.asarray(ends[1] - ends[0], dtype=np.float64)
 
     def signature_times(self, times: Sequence[float]) -> list[float]:
-        """Those at which :meth:`signature` differs: all."""
+        """Times at which :meth:`signature` differs: all given ones."""
         return as_times(times)
 
     def signature(self, x: Array, times: Sequence[float], condition: Array | None = None) -> Real:
-        """``|psi_k|`` along the paths that end in data, ``[N, T, r]``."""
+        """Values ``|psi_k|`` along the paths that end in data, ``[N, T, r]``."""
         condition, psi = as_condition(condition), []
         for t in times:
             states = self.states_at(x, t, condition=condition)
@@ -330,8 +341,10 @@ class Spectrum:
         return np.asarray(np.abs(np.stack(psi, axis=1)))
 
     def energy_over_time(self, times: Sequence[float]) -> Real:
-        """Mean square of what each mode has moved by each of ``times``, over the sum of all of the whole
-        spectrum's at t = 1, ``[T, r]``."""
+        """Mean squared displacement by each mode at each of ``times``, ``[T, r]``.
+
+        It is divided by the sum over all modes of the whole spectrum at t = 1.
+        """
         return self.core.energy(as_times(times))[:, self.places]
 
     def stability(self) -> StabilityReport:
@@ -354,19 +367,22 @@ class Spectrum:
         times: Sequence[float] = (0.25, 0.5, 0.75, 1.0),
         condition: Array | None = None,
     ) -> Array:
-        """Cumulative reconstructions, ``[len(edges), T, B, *event]``: states at ``times`` with only the modes
-        of ``|Im lambda|`` below each edge moving."""
+        """Cumulative reconstructions by frequency, ``[len(edges), T, B, *event]``.
+
+        They are states at ``times`` with the displacements of only the modes of ``|Im lambda|`` below each
+        edge.
+        """
         below = [self.select(frequency=(0.0, edge)) for edge in as_numbers(edges, "edges", "[1, 5]")]
         return np.stack([to_numpy(low.sample_path(x0, times=times, condition=condition)) for low in below])
 
     def truncation_curve(
         self, x0: Array, *, counts: Sequence[int] | None = None, condition: Array | None = None
     ) -> tuple[Places, Real]:
-        """How far samples of the first modes by energy are from samples of all of the student's.
+        """Error of samples with only the first modes by energy, against samples with all modes.
 
-        ``counts`` are numbers of modes, by default about 24, geometrically spaced. Returns those that were
-        kept (pairs are not parted), ``[C]``, and the RMS difference of the samples over the RMS of what all
-        modes move together, ``[C]``.
+        ``counts`` are numbers of modes; by default about 24, geometrically spaced. Returns the numbers kept,
+        ``[C]``, since pairs are not split, and the RMS difference of the samples divided by the RMS
+        displacement by all modes together, ``[C]``.
         """
         numbers = truncation_counts(counts, len(self))
         selections = [self.select(count=number) if number else self[:0] for number in numbers]
@@ -378,7 +394,7 @@ class Spectrum:
         return np.asarray(list(parts), dtype=np.int64), np.asarray(errors)
 
     def records(self) -> list[dict[str, Any]]:
-        """One mapping of names to plain numbers for each mode; what was not measured is None."""
+        """One dictionary of plain numbers for each mode, with None for values not measured."""
         columns = {
             "mode": self.indices,
             "growth": self.growth,
@@ -396,7 +412,7 @@ class Spectrum:
         return to_frame(self.records(), index="mode")
 
     def summary(self, rows: int = 12) -> str:
-        """A table of the first modes, after one sentence on what to believe."""
+        """A table of the first modes, after one sentence on their reliability."""
         rows = checked_count(rows, "rows")
         lines = [f"{len(self)} of {len(self._tables['rank'])} modes; {self.verdict}"]
         if self.nearly_defective:
@@ -432,14 +448,14 @@ def build_spectrum(
     count: int | None = None,
     **noise: Any,
 ) -> Spectrum:
-    """See :meth:`FittedStudent.spectrum`."""
+    """The spectrum of a student: see :meth:`FittedStudent.spectrum`."""
     core = _core.Spectrum(student, teacher=teacher, **checked_noise(**noise))
     whole = Spectrum(student, core, np.asarray(core.order(str(sort)), dtype=np.int64))
     return whole if count is None else whole.select(count=count)
 
 
 def states_at(student: _core.Student, x: Array, t: float, condition: Array | None) -> Array:
-    """A student's states at time t of its paths that end in data ``x``, ``[B, *event]``."""
+    """The states at time t of a student's paths that end in data ``x``, ``[B, *event]``."""
     x, (t,) = as_batch(x, "x"), as_times([t], "t")
     if t == 1.0:
         return x
@@ -450,18 +466,20 @@ def states_at(student: _core.Student, x: Array, t: float, condition: Array | Non
 def checked_noise(
     *, condition: Array | None = None, n: int = 512, seed: int | None = NOISE_SEED
 ) -> dict[str, Any]:
-    """What the core draws the noise by that a spectrum is measured on."""
+    """The core's options for drawing the noise on which a spectrum is measured."""
     return {"n": checked_count(n), "seed": as_seed(seed), "condition": as_condition(condition)}
 
 
 def _restored(student: _core.Student, measured: tuple[Any, ...], places: Places) -> Spectrum:
-    """The spectrum of a pickle: decomposed anew, with what was measured of it."""
+    """The spectrum from a pickle: a new decomposition with the stored measurements."""
     return Spectrum(student, _core.Spectrum.known(student, *measured), places)
 
 
 def checked_spectrum(argument: str, spectrum: Any, *kinds: type) -> None:
-    """Raises ``TypeError`` for what is no spectrum of these kinds, by default one of a generator, and
-    ``ArgumentError`` for an empty one."""
+    """Raise ``TypeError`` for anything but a spectrum of these kinds, by default one of a generator.
+
+    Raises ``ArgumentError`` for an empty spectrum.
+    """
     kinds = kinds or (Spectrum,)
     if not isinstance(spectrum, kinds):
         names = " or ".join(kind.__name__ for kind in kinds)

@@ -79,7 +79,7 @@ def test_rates_of_an_exact_flow_are_its_own():
 
 def test_a_spectrum_says_that_its_rates_are_loose(two):
     assert two.reach.max() > 0.1
-    assert "2 of 2 rates can go further" in str(two.looseness)
+    assert "2 of 2 rates can change by more than 10%" in str(two.looseness)
     assert str(two.looseness) in two.summary()
     assert f"within {two.reach[0]:.1%}" in two.summary()
 

@@ -222,7 +222,7 @@ def test_a_spectrum_comes_back_from_its_file(spec, flow, tmp_path):
             (again if source is None else source).amplitudes(flow.paths[0])
     teacher = FlowTeacher.gaussian(np.zeros(3), np.eye(3))
     assert FlowSpectrum.load(path, teacher).amplitudes(flow.paths[0]).shape == (200, 3)
-    with pytest.raises(ArgumentError, match=r"modes: expected those of events \(2,\), got \(3,\)"):
+    with pytest.raises(ArgumentError, match=r"modes: expected modes of event shape \(2,\), got \(3,\)"):
         FlowSpectrum.load(path, FlowTeacher.gaussian(np.zeros(2), np.eye(2)))
     with pytest.raises(TypeError, match="source"):
         FlowSpectrum.load(path, 5)

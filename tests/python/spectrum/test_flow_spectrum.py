@@ -269,7 +269,7 @@ def test_a_straight_flow_has_rate_zero_and_nothing_to_warn_of():
     bend = 1e-3 * np.sin(3.0 * TIMES)[:, None, None] * straight()[0][:, ::-1] ** 2
     spec = flow_spectrum(straight() + bend, times=TIMES, rates=1)
     assert np.abs(spec.cloud).max() < 1e-2
-    assert not any("rates move" in caveat for caveat in spec.caveats)
+    assert not any("rates change" in caveat for caveat in spec.caveats)
 
 
 # Parts.
