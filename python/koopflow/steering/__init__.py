@@ -1,9 +1,9 @@
-"""Samples given something: a reward, an observation or an energy, by statistics in noise space.
+"""Sampling for a reward, an observation or an energy, by statistics in noise space.
 
-A one-step map S carries noise z ~ N(0, I) to samples x = S(z). What is asked of samples becomes a weight of
-their noise, and importance weights, Markov chains or particles sample it, with figures that say how far to
-trust them. ``student.tilt(...)`` and ``teacher.tilt(...)`` begin here; this room knows the models of the core
-alone.
+A one-step map S carries noise z ~ N(0, I) to samples x = S(z). The reward, observation or energy becomes a
+weight of the noise. Importance sampling, Markov chains or particles then sample the weighted noise, and
+report how reliable the result is. ``student.tilt(...)`` and ``teacher.tilt(...)`` are implemented here, on
+the core's models.
 """
 
 from .found import TiltedSamples

@@ -15,19 +15,22 @@ from .run import Run
 
 Real = NDArray[np.float64]
 CHAINS = 64
-POOL = 512  # Particles that chains begin among, and whose covariance is that of their steps.
-SPREAD = 1.05  # Chains whose R-hat is larger have not met.
-LOOKED_AT = 16  # Coordinates of the noise by which chains are compared, beside l.
+POOL = 512  # Number of particles from which chains start, and whose covariance their steps use.
+SPREAD = 1.05  # Chains with a larger R-hat have not converged.
+LOOKED_AT = 16  # Number of noise coordinates by which chains are compared, in addition to l.
 
 
 def chains(run: Run) -> TiltedSamples:
-    """n states of many chains that begin at annealed particles, every ``thin``-th after ``burn_in`` moves, in
-    which steps are adapted; afterwards they are fixed."""
+    """n states of many Markov chains that start from annealed particles.
+
+    Step sizes are adapted during ``burn_in`` moves. Afterwards they are fixed, and every ``thin``-th state is
+    kept.
+    """
     count = min(run.n, CHAINS if run.chains is None else run.chains)
     length = math.ceil(run.n / count)
     population, history = anneal(run, max(math.ceil(count / ISLANDS) * ISLANDS, POOL), ISLANDS)
     pool = np.asarray(population.noise)
-    # Of the pool every so many, which are no copies of one another where it has moved.
+    # Evenly spaced members of the pool, which are not copies of each other once the particles have moved.
     chosen = np.linspace(0, len(pool) - 1, count).round().astype(int)
     current = Evaluated(
         pool[chosen], np.asarray(population.samples)[chosen], np.asarray(population.values)[chosen]
@@ -89,22 +92,25 @@ def _found(
         blocks=np.tile(np.arange(count), len(states))[:kept],
     )
     if len(states) < 2:
-        found.doubts.append("chains of one state cannot tell whether they have met")
+        found.doubts.append("chains of one state each do not show whether they have converged")
     elif spread > SPREAD:
-        found.doubts.append(f"chains have not met: R-hat {spread:.2f}, at most {SPREAD}")
+        found.doubts.append(f"chains have not converged: R-hat is {spread:.2f}, expected at most {SPREAD}")
     return found
 
 
 def mixing(told: Real) -> tuple[float, float]:
-    """Effective size of quantities ``[draws, chains, Q]`` by the spread of the means of chains, the least of
-    all quantities, and the largest R-hat (Gelman and Rubin, Statistical Science 7, 1992)."""
+    """Smallest effective sample size and largest R-hat of quantities ``[draws, chains, Q]``.
+
+    The effective size follows from the spread of the chains' means. R-hat is that of Gelman and Rubin,
+    Statistical Science 7, 1992.
+    """
     draws, count, _ = told.shape
     if count < 2 or draws < 2:
         return float("nan"), float("nan")
     between = told.mean(axis=0).var(axis=0, ddof=1)
     within = told.var(axis=0, ddof=1).mean(axis=0)
     whole = within * (draws - 1) / draws + between
-    # What is the same everywhere, as a reward that only forbids, says nothing.
+    # Constant quantities, such as a reward that is 0 or minus infinity, are left out.
     moves = whole > 0.0
     if not moves.any():
         return float("nan"), float("nan")

@@ -1,4 +1,4 @@
-"""Weighted samples, and how far to trust them."""
+"""Weighted samples, with measures of their reliability."""
 
 from __future__ import annotations
 
@@ -17,57 +17,58 @@ from ..exceptions import DivergenceError, DtypeError, ShapeError
 from .reliability import UNRELIABLE
 
 Real = NDArray[np.float64]
-REMEMBERED = 0.3  # Correlation beyond which particles were not moved enough.
-FEWEST = 4  # Independent parts from whose spread an error can be read.
-FEW = 100.0  # Fewer effective samples say little.
-BACKWARDS = 0.5  # Log evidences from noise and from data that differ by more disagree.
+REMEMBERED = 0.3  # Correlation above which particles have not been moved enough.
+FEWEST = 4  # Smallest number of independent parts from whose spread an error is estimated.
+FEW = 100.0  # Fewer effective samples are not reliable.
+BACKWARDS = 0.5  # Largest acceptable difference between the log evidences from noise and from data.
 
 
 @dataclass(frozen=True, eq=False)
 class TiltedSamples:
-    """What :meth:`koopflow.steering.Tilted.sample` found.
+    """Weighted samples that :meth:`koopflow.steering.Tilted.sample` returns.
 
     Attributes
     ----------
     x, noise : array, ``[n, *event]``
-        Samples, and the noise that they were made of.
+        Samples, and the noise that they were made from.
     log_weights : array, ``[n]``, float64
-        Logarithms of unnormalised weights; all equal for Markov chains. For importance weights, their mean
-        is the evidence.
+        Logarithms of unnormalised weights, all equal for Markov chains. For importance sampling the mean of
+        the weights is the evidence.
     method : str
         ``"importance"``, ``"laplace"``, ``"smc"`` or ``"mcmc"``.
     ess : float
-        Effective number of samples: (sum w)^2 / sum w^2 of independent draws; times the share of different
-        ones for particles; by the spread of the means of chains for chains.
+        Effective sample size. For independent draws it is (sum w)^2 / sum w^2. For particles this is
+        multiplied by the fraction of distinct ones. For chains it follows from the spread of their means.
     ess_interval : (float, float)
-        5% and 95% quantiles of it over bootstrap resamples; NaN for chains.
+        5% and 95% quantiles of ``ess`` over bootstrap resamples; NaN for chains.
     pareto_k : float
-        Shape of the tail of the weights: above 0.7 averages do not settle, whatever the effective size
-        says. For particles the heaviest of all temperatures; NaN for chains.
+        Shape of the tail of the weights. Above 0.7 averages do not converge, even if ``ess`` is large. For
+        particles it is the largest value of all temperatures; NaN for chains.
     log_evidence, log_evidence_error : float
         Logarithm of the mean of exp(reward / T), of p(y), or of the integral of exp(-E / T), and its
         standard error; NaN for chains.
     acceptance : float
-        Share of accepted moves; NaN without moves.
+        Fraction of accepted moves; NaN without moves.
     evaluations : int
-        Evaluations of the model's network, each of one sample, those that found the method included.
+        Number of evaluations of the model's network, each of one sample, including those that ``"auto"``
+        needs to choose the method.
     blocks : array, ``[n]``, int
-        Samples of the same chain or island share a number; only different ones are independent.
+        Number of the chain or island of each sample. Only samples of different ones are independent.
     temperatures : list of float
         Temperatures that particles went through, from 0 to 1.
     log_evidence_backwards : float
-        The same from samples of the target, where ``reference`` gave some: far above or below, one of the
-        two has seen only a part.
+        ``log_evidence`` estimated from the samples of the target in ``reference``, if given. If the two
+        differ much, one of them has seen only a part of the target.
     memory : float
-        Largest correlation that particles kept, at any temperature, with where they were before its moves;
-        NaN for other methods.
+        Largest correlation, over all temperatures, between particles before and after the moves at that
+        temperature; NaN for other methods.
     multiplicity : float
-        How much larger the model's density is than that at the noise of each sample; 1 for a map that is
-        one to one. NaN where it was not looked at.
+        Ratio of the model's density at a sample to the density from the sample's own noise, averaged over
+        samples; 1 for a map that is one to one. NaN if it was not estimated.
     doubts : list of str
-        What the method itself has against its answer.
+        Problems that the method itself reports.
     notes : list of str
-        What else there is to know.
+        Further remarks.
     """
 
     x: NDArray[Any]
@@ -91,7 +92,7 @@ class TiltedSamples:
 
     @property
     def weights(self) -> Real:
-        """Normalised weights, ``[n]``. Raises ``DivergenceError`` where no sample has one above zero."""
+        """Normalised weights, ``[n]``. Raises ``DivergenceError`` if no sample has a weight above zero."""
         largest = float(self.log_weights.max())
         if not math.isfinite(largest):
             raise DivergenceError("no sample has a weight above zero")
@@ -100,7 +101,7 @@ class TiltedSamples:
 
     @property
     def concerns(self) -> list[str]:
-        """Why not to trust the samples, in words; empty if nothing speaks against them."""
+        """Reasons not to rely on the samples, as sentences; empty if there are none."""
         if not math.isfinite(float(self.log_weights.max())):
             return ["no sample has a weight above zero"]
         found = list(self.doubts)
@@ -108,29 +109,29 @@ class TiltedSamples:
             found.append(f"there are {groups} independent chains or islands, too few for an error")
         if self.pareto_k > UNRELIABLE:
             found.append(
-                f"the weights' tail is too heavy (Pareto k {self.pareto_k:.2f}, at most {UNRELIABLE}): a few "
-                "samples decide, and others that would were not drawn"
+                f"the tail of the weights is too heavy (Pareto k is {self.pareto_k:.2f}, expected at most "
+                f"{UNRELIABLE}): a few samples dominate, and others that would were not drawn"
             )
         if not self.ess >= FEW:
             count = "an unknown number of" if math.isnan(self.ess) else f"{self.ess:.0f}"
-            found.append(f"there are {count} effective samples, not {FEW:.0f} or more")
+            found.append(f"there are {count} effective samples, expected at least {FEW:.0f}")
         if self.method == "smc" and self.log_evidence_error > 1.0:
             found.append(f"islands disagree on the evidence by {self.log_evidence_error:.1f} nats")
         if self.memory > REMEMBERED:
             found.append(
-                f"particles have not forgotten where they were (correlation {self.memory:.2f}): evidence and "
-                "samples lag behind the target; give more moves"
+                f"particles still depend on their earlier positions (correlation {self.memory:.2f}): "
+                "evidence and samples lag behind the target; increase moves"
             )
         gap = self.log_evidence_backwards - self.log_evidence
         if abs(gap) > BACKWARDS:
             found.append(
                 f"log evidence is {self.log_evidence:.2f} from noise and {self.log_evidence_backwards:.2f} "
-                "from data: the model misses a part of the target, or visits what has no part in it"
+                "from data: the model misses a part of the target, or samples regions outside it"
             )
         if self.multiplicity > 1.05:
             found.append(
-                "several noises lead to the same sample (the density is "
-                f"{self.multiplicity:.2f} times that of one): weights count such samples several times"
+                "different noise leads to the same sample (the density is "
+                f"{self.multiplicity:.2f} times that of one noise): weights count such samples several times"
             )
         return found
 
@@ -143,7 +144,7 @@ class TiltedSamples:
 
     @property
     def reliable(self) -> bool:
-        """Whether nothing speaks against the samples."""
+        """Whether there are no :attr:`concerns`."""
         return not self.concerns
 
     def expectation(self, function: Callable[[Any], Any] | None = None) -> tuple[Any, Any]:
@@ -152,26 +153,27 @@ class TiltedSamples:
         Parameters
         ----------
         function : callable, optional
-            Takes a torch tensor ``[n, *event]`` and answers ``[n]`` or ``[n, ...]``, torch or NumPy; the
-            samples themselves by default.
+            Function of a torch tensor ``[n, *event]`` that returns ``[n]`` or ``[n, ...]``, torch or NumPy;
+            by default the samples themselves.
 
         Returns
         -------
         value, error : float or array
-            Of the shape of one answer; samples without weight do not count. Errors come from the spread of
-            weighted terms, of chains or of islands, whichever are independent. Raises ``ShapeError`` for
-            another number of answers, and ``DtypeError`` for answers that are no real numbers.
+            Mean and standard error, in the shape of one value of the function. Samples of weight zero are
+            ignored. The error follows from the spread of the weighted terms, or of chains or islands,
+            whichever are independent. Raises ``ShapeError`` if there is not one value for each sample, and
+            ``DtypeError`` for values that are not real numbers.
         """
         if function is not None and not callable(function):
-            raise TypeError(f"function: expected one of samples, got {type(function).__name__}")
+            raise TypeError(f"function: expected a function of samples, got {type(function).__name__}")
         given = self.x if function is None else function(torch.as_tensor(self.x).clone())
         answers = np.asarray(to_numpy(given) if isinstance(given, torch.Tensor) else given)
         if answers.dtype.kind not in "fiub":
             raise DtypeError(f"function: expected real numbers, got {answers.dtype}")
         if answers.ndim == 0 or len(answers) != len(self.x):
-            raise ShapeError(f"function: expected {len(self.x)} answers, got shape {answers.shape}")
+            raise ShapeError(f"function: expected {len(self.x)} values, got shape {answers.shape}")
         weights = self.weights.reshape(-1, *([1] * (answers.ndim - 1)))
-        # What has no weight may be anything.
+        # Values of samples without weight may be anything, also NaN.
         values = np.where(weights > 0.0, answers.astype(np.float64), 0.0)
         mean = (weights * values).sum(axis=0)
         names, places = np.unique(self.blocks, return_inverse=True)
@@ -182,15 +184,18 @@ class TiltedSamples:
         return (float(mean), float(error)) if mean.ndim == 0 else (mean, error)
 
     def resample(self, n: int | None = None, *, seed: int | None = 0) -> NDArray[Any]:
-        """``n`` samples of equal weight in random order, ``[n, *event]``, each as often as its weight says,
-        up to one; as many as there are by default."""
+        """Draw ``n`` samples of equal weight in random order, ``[n, *event]``.
+
+        Each sample is drawn n times its normalised weight, rounded up or down. The default ``n`` is the
+        number of samples.
+        """
         count, number = len(self.x) if n is None else checked_count(n), as_seed(seed)
         _ = self.weights
         places = np.asarray(_core.systematic_resample(self.log_weights, count, number))
         return np.asarray(self.x[np.random.default_rng(number).permutation(places)])
 
     def summary(self) -> str:
-        """The verdict, and all figures, in lines."""
+        """The verdict and all measures, as text."""
         low, high = self.ess_interval
         each = f" ({self.evaluations / self.ess:.1f} for each effective sample)" if self.ess >= 1.0 else ""
         within = f" ({low:.0f} to {high:.0f})" if math.isfinite(low) else ""

@@ -1,4 +1,4 @@
-"""Functions that users give: what they get, and what they must answer with."""
+"""Functions of samples that users give, with checks of their values."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Real = NDArray[np.float64]
 
 
 class SampleFunction:
-    """A function of samples, a torch tensor ``[B, *event]``, with one number for each, or several.
+    """A function of samples, a torch tensor ``[B, *event]``, with one or several numbers for each sample.
 
-    Its gradient is used where its answer depends on the samples by differentiable operations of torch; NumPy
-    and detached answers have none. What it raises becomes a :class:`koopflow.SteeringError`.
+    Its gradient is used if it consists of differentiable torch operations; values of NumPy and detached ones
+    have no gradient. An exception that it raises becomes a :class:`koopflow.SteeringError`.
     """
 
     def __init__(self, function: Callable[[Any], Any], name: str, device: torch.device) -> None:
@@ -27,8 +27,8 @@ class SampleFunction:
         self.function, self.name, self.device = function, name, device
 
     def answer(self, x: NDArray[Any] | torch.Tensor, *, gradients: bool = False, many: bool = False) -> Any:
-        """The samples as a tensor, and what the function says of them: ``[B]``, or ``[B, k]`` if ``many``."""
-        # A copy, so that a function that writes to it harms nobody; and no leaf, so that it may.
+        """The samples as a tensor, and the function's values: ``[B]``, or ``[B, k]`` if ``many``."""
+        # The function gets a copy that is not a leaf, so that it may write to it.
         given = torch.as_tensor(x).to(self.device).detach().clone().requires_grad_(gradients)
         with torch.inference_mode(False), torch.set_grad_enabled(gradients):
             try:
@@ -53,31 +53,31 @@ class SampleFunction:
         return given, value
 
     def is_differentiable(self, x: NDArray[Any], *, many: bool = False) -> bool:
-        """Whether the answer has a gradient, by asking once."""
+        """Whether the values have a gradient, found by calling the function once."""
         try:
             given, value = self.answer(x, gradients=True, many=many)
             return bool(value.requires_grad) and self.slope(given, value) is not None
         except SteeringError as error:
             if isinstance(error.__cause__, RuntimeError) and "numpy()" in str(error.__cause__):
-                return False  # It calls NumPy on what it got.
+                return False  # The function calls NumPy on the tensor.
             raise
 
     @staticmethod
     def slope(
         given: torch.Tensor, value: torch.Tensor, by: torch.Tensor | None = None, *, again: bool = False
     ) -> torch.Tensor | None:
-        """Gradient of a sum of answers, each times ``by``; None where they do not depend on the samples."""
+        """Gradient of the sum of the values times ``by``; None if they do not depend on the samples."""
         with torch.inference_mode(False), torch.enable_grad():
             weights = torch.ones_like(value) if by is None else by
             return torch.autograd.grad(value, given, weights, retain_graph=again, allow_unused=True)[0]
 
     def values(self, x: NDArray[Any], *, sign: float = 1.0) -> Real:
-        """``sign`` times the answer in float64, ``[B]``. Minus infinity is a weight of zero."""
+        """The values times ``sign``, in float64, ``[B]``. Minus infinity is a weight of zero."""
         value = self.answer(x)[1].detach().to("cpu", torch.float64).numpy()
         return self.checked(sign * value, sign)
 
     def checked(self, values: Real, sign: float) -> Real:
-        """Raises ``SteeringError`` for NaN, and for infinite weights."""
+        """Return the values. Raises ``SteeringError`` for NaN and for infinite weights."""
         wrong = np.isnan(values) | (values == np.inf)
         if wrong.any():
             limit = "finite values or -inf" if sign > 0 else "finite values or inf"
@@ -89,7 +89,7 @@ class SampleFunction:
         return values
 
     def gradients(self, x: NDArray[Any], *, sign: float = 1.0) -> tuple[Real, NDArray[Any]]:
-        """The same, with the gradient by each sample, ``[B, *event]``: 0 where it is not finite."""
+        """As :meth:`values`, with the gradients by the samples, ``[B, *event]``, which are 0 if not finite."""
         given, value = self.answer(x, gradients=True)
         slope = self.slope(given, value) if value.requires_grad else None
         found = torch.zeros_like(given) if slope is None else slope

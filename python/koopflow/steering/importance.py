@@ -8,7 +8,7 @@ from .run import Run
 
 
 def importance(run: Run) -> TiltedSamples:
-    """Draws of the model, each with exp(l) as its weight: one evaluation a sample, and unbiased."""
+    """Draws of the model with weights exp(l): one evaluation for each sample, and unbiased."""
     parts: list[Evaluated] = []
 
     def found() -> TiltedSamples:

@@ -1,4 +1,4 @@
-"""Posteriors by Gaussians about their modes in noise space, and exact weights against them."""
+"""Posteriors from Gaussians around their modes in noise space, with exact importance weights."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from .objective import ROWS, Evaluated
 from .run import Run
 
 Real = NDArray[np.float64]
-STARTS = 16  # Draws of the model of the largest weights, and as many others, from which modes are looked for.
+STARTS = 16  # Number of draws of largest weight, and of other draws, from which the search for modes starts.
 STEPS = 40
-MANY = 8  # More modes are a sign that not all were found.
-LARGEST = 1024  # Observed values, or dimensions, beyond which no system is formed.
+MANY = 8  # More modes than this suggest that not all were found.
+LARGEST = 1024  # Largest number of observed values and of dimensions for which a linear system is formed.
 
 
 def fits(run: Run) -> str | None:
-    """Why the method does not, in words; None if it does."""
+    """The reason why the method does not apply, or None if it does."""
     objective = run.objective
     if objective.residuals is None or objective.reward is not None:
-        return "it takes an observation alone"
+        return "it needs an observation, without a reward or an energy"
     if min(objective.residuals.observation.size, objective.step.dimension) > LARGEST:
-        return f"it takes up to {LARGEST} observed values or dimensions"
+        return f"it needs at most {LARGEST} observed values and dimensions"
     if not objective.residuals.is_differentiable(
         objective.step.sample(np.zeros((1, objective.step.dimension)))
     ):
-        return "it takes a differentiable operator"
+        return "it needs a differentiable operator"
     return None
 
 
 def laplace(run: Run) -> TiltedSamples:
-    """Draws of the Gaussians about the modes, with weights that correct for what the posterior is not."""
+    """Draws of the Gaussians around the modes, with importance weights for the posterior."""
     if (why := fits(run)) is not None:
-        raise ArgumentError(f"method: expected another one than 'laplace': {why}")
+        raise ArgumentError(f"method: expected a method that applies, got 'laplace': {why}")
     objective = run.objective
     assert objective.residuals is not None
     pool = objective.at(run.noise(max(4 * STARTS, min(run.n, 1024))))
@@ -67,7 +67,7 @@ def laplace(run: Run) -> TiltedSamples:
         )
     prior = run.weighted(pool, pool.values, "importance")
     error = math.hypot(prior.log_evidence_error, result.log_evidence_error)
-    # Of few draws, the mean weight is too small far more often than it is too large.
+    # The mean weight of few draws is far more often too small than too large.
     if prior.log_evidence - result.log_evidence > 3.0 * error:
         result.doubts.append(
             f"log evidence is {prior.log_evidence:.2f} by draws of the model: modes are missing"
@@ -76,8 +76,10 @@ def laplace(run: Run) -> TiltedSamples:
 
 
 def descend(run: Run, noise: Real) -> tuple[Real, Real, Real]:
-    """Modes ``[K, d]``, (|z|^2 + |r|^2) / 2 there, and dr/dz ``[K, k, d]``, by steps of Levenberg and
-    Marquardt, each of which is kept where it lowers that."""
+    """Modes ``[K, d]``, (|z|^2 + |r|^2) / 2 at the modes, and dr/dz ``[K, k, d]``.
+
+    They are found by Levenberg-Marquardt steps, which are kept if they lower (|z|^2 + |r|^2) / 2.
+    """
     objective = run.objective
     assert objective.residuals is not None
     damping = np.full(len(noise), 1e-2)
@@ -101,7 +103,7 @@ def descend(run: Run, noise: Real) -> tuple[Real, Real, Real]:
 
 
 def _residuals(run: Run, noise: Real) -> tuple[Real, Real]:
-    """r(z) and dr/dz."""
+    """Residuals r(z) and their derivative dr/dz."""
     step, own = run.objective.step, run.objective.residuals
     assert own is not None
     x = step.sample(noise)

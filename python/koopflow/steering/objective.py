@@ -1,4 +1,4 @@
-"""What is asked of samples, as a weight of their noise."""
+"""The objective of steering, as a weight of the noise."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .one_step import OneStep
 
 Real = NDArray[np.float64]
 COLDEST = 1e-9
-ROWS = 4096  # Samples that functions see at once.
+ROWS = 4096  # Largest number of samples that functions get at once.
 
 
 @dataclass
 class Evaluated:
-    """Noise ``[B, d]``, its samples ``[B, *event]``, l ``[B]`` and perhaps dl/dz ``[B, d]``."""
+    """Noise ``[B, d]``, its samples ``[B, *event]``, l ``[B]`` and optionally dl/dz ``[B, d]``."""
 
     noise: Real
     x: NDArray[Any]
@@ -31,7 +31,7 @@ class Evaluated:
 
     @classmethod
     def joined(cls, parts: Sequence[Evaluated]) -> Evaluated:
-        """All of several."""
+        """The concatenation of several."""
         slopes = [part.slopes for part in parts if part.slopes is not None]
         return cls(
             np.concatenate([part.noise for part in parts]),
@@ -42,7 +42,7 @@ class Evaluated:
 
 
 class Objective:
-    """l(z), the logarithm of a target in noise space over the standard normal density.
+    """l(z), the log ratio of a target density in noise space to the standard normal density.
 
     For a reward r and an observation, l(z) = r(S(z)) / T + log p(y | S(z)); for an energy,
     l(z) = -E(S(z)) / T - log p(S(z)), where p is the density of the model.
@@ -71,7 +71,7 @@ class Objective:
         )
         if reward is None and energy is None and self.temperature != 1.0:
             raise ArgumentError(
-                f"temperature: expected 1 for an observation, whose noise says how much it counts, got "
+                f"temperature: expected 1 for an observation, whose noise determines its weight, got "
                 f"{temperature!r}"
             )
         self.reward = None if reward is None else SampleFunction(reward, "reward", step.device)
@@ -81,7 +81,7 @@ class Objective:
         )
 
     def slopes_known(self, x: NDArray[Any]) -> bool:
-        """Whether moves have a gradient to follow: that of differentiable functions."""
+        """Whether moves can use gradients, since all functions are differentiable."""
         if self.energy is not None:
             return self.energy.is_differentiable(x)
         if self.reward is not None and not self.reward.is_differentiable(x):
@@ -100,7 +100,7 @@ class Objective:
                 values = self.energy.values(x, sign=-1.0) / self.temperature
                 return Evaluated(noise, x, values - log_prob)
             values, force = (part / self.temperature for part in self.energy.gradients(x, sign=-1.0))
-            # But for the determinant's: a drift may be any, where l itself accepts.
+            # The determinant's gradient is left out. Any drift is valid, since l itself decides acceptance.
             drift = noise + self.step.pull_back(noise, x, force[:, None].astype(x.dtype))[:, 0]
             return Evaluated(noise, x, values - log_prob, drift)
         x = self.step.sample(noise)

@@ -20,16 +20,17 @@ Real = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """y = A(x) + noise, with independent Gaussian noise.
+    """An observation y = A(x) + noise, with independent Gaussian noise.
 
     Parameters
     ----------
     operator : array or callable
-        A: a matrix ``[k, d]`` that multiplies flattened samples; a boolean mask of the event shape, or
-        integer places in the flattened sample, that are seen; or a function of samples, a torch tensor
-        ``[B, *event]``, that answers ``[B, k]``.
+        The operator A: a matrix ``[k, d]`` that multiplies flattened samples; a boolean mask of the event
+        shape that marks the observed values; an array of integer positions of the observed values in the
+        flattened sample; or a function of samples, a torch tensor ``[B, *event]``, that returns ``[B, k]``.
     y : array, ``[k]`` (any shape of k values)
-        What was observed. For a mask it may be a whole sample, of which the seen places count.
+        Observed values. For a mask it may be a whole sample, of which only the values under the mask are
+        used.
     noise : float or array, ``[k]``
         Standard deviation of the noise, above 0.
 
@@ -65,16 +66,16 @@ class Observation:
 
     @property
     def size(self) -> int:
-        """k, the number of observed values."""
+        """The number k of observed values."""
         return len(self.y)
 
     @property
     def linear(self) -> bool:
-        """Whether A is a matrix, a mask or places."""
+        """Whether A is a matrix, a mask or positions."""
         return not callable(self.operator)
 
     def matrix(self, event_shape: Sequence[int]) -> Real | None:
-        """A as a matrix ``[k, d]``; None for a function. Raises ``ShapeError`` where it does not fit."""
+        """A as a matrix ``[k, d]``; None for a function. Raises ``ShapeError`` for a wrong shape."""
         if callable(self.operator):
             return None
         d, operator = math.prod(event_shape), self.operator
@@ -99,7 +100,7 @@ class Observation:
 
 
 def _numbers(value: Any, name: str) -> NDArray[Any]:
-    """An array in its own precision: lists are not rounded to float32 here. Raises ``DtypeError``."""
+    """An array in its own precision; lists are not rounded to float32. Raises ``DtypeError``."""
     try:
         array = to_numpy(value) if isinstance(value, torch.Tensor) else np.asarray(value)
     except (TypeError, ValueError) as error:
@@ -123,7 +124,7 @@ class Residuals:
         )
 
     def __call__(self, x: NDArray[Any]) -> Real:
-        """``[B, k]``."""
+        """The residuals ``[B, k]`` of samples."""
         if self.matrix is not None:
             seen = x.reshape(len(x), -1).astype(np.float64) @ self.matrix.T
         else:
@@ -132,7 +133,7 @@ class Residuals:
         return np.asarray((seen - self.observation.y) / self.observation.noise)
 
     def jacobian(self, x: NDArray[Any]) -> Real:
-        """dr/dx, ``[B, k, *event]``."""
+        """The derivative dr/dx, ``[B, k, *event]``."""
         if self.matrix is not None:
             rows = self.matrix / self.observation.noise[:, None]
             return np.asarray(
@@ -151,11 +152,11 @@ class Residuals:
         return np.asarray(found / scale)
 
     def is_differentiable(self, x: NDArray[Any]) -> bool:
-        """Whether there is a derivative."""
+        """Whether the residuals have a derivative."""
         return self.function is None or self.function.is_differentiable(x, many=True)
 
     def slopes(self, x: NDArray[Any], residuals: Real) -> NDArray[Any]:
-        """Gradient of -|r|^2 / 2 by x, ``[B, *event]``: one product, and not the whole derivative."""
+        """Gradient of -|r|^2 / 2 by x, ``[B, *event]``, from one product instead of the whole derivative."""
         weights = -residuals / self.observation.noise
         if self.matrix is not None:
             return np.asarray((weights @ self.matrix).reshape(x.shape))
@@ -169,8 +170,8 @@ class Residuals:
         found = seen.to("cpu", torch.float64).numpy()
         if found.shape[1] != self.observation.size:
             raise SteeringError(
-                f"operator: expected answers of {self.observation.size} values, got {found.shape[1]}"
+                f"operator: expected {self.observation.size} values for each sample, got {found.shape[1]}"
             )
         if not np.isfinite(found).all():
-            raise SteeringError("operator: expected finite answers, got NaN or infinite ones")
+            raise SteeringError("operator: expected finite values, got NaN or infinite ones")
         return np.asarray(found)

@@ -17,12 +17,12 @@ from .._conditioning import Conditioning
 from ..exceptions import ArgumentError
 
 Real = NDArray[np.float64]
-#: How a teacher's flow is solved unless somebody says how.
+#: Default options of the solver of a teacher's flow.
 SOLVING: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}
 
 
 class OneStep:
-    """S of a student, or of a teacher, whose map is the solution of its ODE.
+    """The map S of a student, or of a teacher, for which it is the solution of the ODE.
 
     Noise is flat here, ``[B, d]`` in float64; samples are NumPy arrays ``[B, *event]`` of the model's dtype.
     ``condition`` is one label or vector for all samples.
@@ -35,13 +35,13 @@ class OneStep:
         solving: Mapping[str, Any] | None = None,
     ) -> None:
         if model.source.kind != "normal":
-            raise ArgumentError(f"source: expected 'normal', which tilting weighs, got {model.source.kind!r}")
+            raise ArgumentError(f"source: expected 'normal' for tilting, got {model.source.kind!r}")
         self.model = model
         self.event_shape = tuple(model.event_shape)
         self.dimension = math.prod(self.event_shape)
         self.condition = _single(condition, Conditioning.from_plain(json.loads(model.conditioning)))
         self.solving = {**SOLVING, **(solving or {})}
-        #: Evaluations of the network so far, each of one sample; a product with dS/dz is another one.
+        #: Number of network evaluations so far, each of one sample. A product with dS/dz counts as one.
         self.evaluations = 0
 
     @property
@@ -51,11 +51,11 @@ class OneStep:
 
     @property
     def device(self) -> torch.device:
-        """Where functions of samples get them."""
+        """Device of the samples that functions get."""
         return torch.device(self.model.device)
 
     def sample(self, noise: Real) -> NDArray[Any]:
-        """S(z)."""
+        """The samples S(z)."""
         x0, condition = self._given(noise)
         if isinstance(self.model, _core.Student):
             self.evaluations += len(x0)
@@ -66,7 +66,7 @@ class OneStep:
         return to_numpy(x)
 
     def density(self, noise: Real) -> tuple[NDArray[Any], Real]:
-        """S(z), and log p(S(z)) = log N(z) - log |det dS/dz|."""
+        """The samples S(z), and log p(S(z)) = log N(z) - log |det dS/dz|."""
         x0, condition = self._given(noise)
         if isinstance(self.model, _core.Student):
             self.evaluations += 2 * len(x0)
@@ -78,14 +78,14 @@ class OneStep:
         return x, np.asarray(log_prob, dtype=np.float64)
 
     def log_prob(self, x: NDArray[Any]) -> Real:
-        """log p of data ``[B, *event]``, which are inverted first."""
+        """Log density log p of data ``[B, *event]``, which are first mapped back to noise."""
         condition = None if self.condition is None else np.repeat(self.condition[None], len(x), axis=0)
         if isinstance(self.model, _core.Student):
             return np.asarray(self.model.density(x, condition=condition)[0][0], dtype=np.float64)
         return np.asarray(self.model.log_prob(x, condition=condition, **self.solving), dtype=np.float64)
 
     def pull_back(self, noise: Real, x: NDArray[Any], covectors: Array) -> Real:
-        """Covectors ``[B, K, *event]`` at the samples ``x`` of the noise times dS/dz: ``[B, K, d]``."""
+        """Products of covectors ``[B, K, *event]`` at the samples ``x`` with dS/dz, ``[B, K, d]``."""
         x0, condition = self._given(noise)
         if isinstance(self.model, _core.Student):
             self.evaluations += len(x0)
@@ -97,7 +97,7 @@ class OneStep:
         return np.asarray(pulled, dtype=np.float64).reshape(*pulled.shape[:2], self.dimension)
 
     def inverses(self, x: NDArray[Any], start: Real, steps: int) -> tuple[Real, Real]:
-        """Noise that leads to ``x`` by Newton's steps from ``start`` ``[B, d]``, and how far it misses."""
+        """Noise that leads to ``x``, by Newton steps from ``start`` ``[B, d]``, and the remaining error."""
         if not isinstance(self.model, _core.Student):
             raise ArgumentError("model: expected a student, got a teacher")
         begin, condition = self._given(start)
@@ -117,8 +117,10 @@ class OneStep:
 
 
 def _single(condition: Array | None, conditioning: Conditioning) -> NDArray[Any] | None:
-    """One label ``[]`` or vector ``[dim]``. Raises ``ArgumentError`` for several, for a missing one, and for
-    one that the model does not take."""
+    """The condition as one label ``[]`` or one vector ``[dim]``.
+
+    Raises ``ArgumentError`` for several, for a missing condition, and for one that the model does not take.
+    """
     if condition is None or not conditioning:
         if condition is not None or conditioning:
             wanted = "one label or vector" if conditioning else "None"
@@ -134,5 +136,5 @@ def _single(condition: Array | None, conditioning: Conditioning) -> NDArray[Any]
     if classes is not None and not (array.dtype.kind in "iu" and 0 <= array < classes):
         raise ArgumentError(f"condition: expected a label from 0 to {classes - 1}, got {condition!r}")
     if conditioning.dim is not None and array.shape != (conditioning.dim,):
-        raise ArgumentError(f"condition: expected a vector of {conditioning.dim}, got {array.shape}")
+        raise ArgumentError(f"condition: expected a vector of shape ({conditioning.dim},), got {array.shape}")
     return array

@@ -1,4 +1,4 @@
-"""Sequential Monte Carlo: particles that go from the model to the target by temperatures."""
+"""Sequential Monte Carlo: particles that move from the model to the target through temperatures."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from .reliability import pareto_k
 from .run import Run
 
 Real = NDArray[np.float64]
-ISLANDS, SMALLEST = 8, 16  # Of no fewer particles than that.
-SHARE = 0.5  # Of the effective size that each temperature keeps.
+ISLANDS, SMALLEST = 8, 16  # Number of islands, and smallest number of particles of each.
+SHARE = 0.5  # Fraction of the effective sample size that each temperature keeps.
 MOST_TEMPERATURES = 1000
-# Correlation with where particles were at which moves end, and how many times as many as asked for are made.
+# Moves at a temperature end at this correlation with the particles' earlier positions, or after this many
+# times the number of moves asked for.
 FORGOTTEN, MOST_TURNS = 0.1, 10
-LOOKED_AT = 16  # Coordinates of the noise by which islands are compared, beside l.
+LOOKED_AT = 16  # Number of noise coordinates by which islands are compared, in addition to l.
 
 
 def particles(run: Run) -> TiltedSamples:
-    """n particles in islands that share the temperatures alone, so that their spread is an error."""
-    # A few more than asked for, where islands would not be equal or too small.
+    """n particles in islands that share only the temperatures, so that their spread estimates the error."""
+    # There may be a few more than asked for, so that islands are equal and not too small.
     each_island = max(math.ceil(run.n / ISLANDS), SMALLEST)
     islands = ISLANDS
     population, history = anneal(run, islands * each_island, islands)
@@ -55,7 +56,7 @@ def particles(run: Run) -> TiltedSamples:
 
 
 def apart(told: Real, log_weights: Real, islands: int) -> float:
-    """Effective size of quantities ``[n, Q]`` by the spread of their means over islands: their median."""
+    """Median effective sample size of quantities ``[n, Q]``, from the spread of their means over islands."""
     weights = np.exp(log_weights - log_weights.max())
     weights /= weights.sum()
     mean = weights @ told
@@ -66,8 +67,11 @@ def apart(told: Real, log_weights: Real, islands: int) -> float:
 
 @dataclass
 class History:
-    """What happened on the way: temperatures, shares of accepted moves, the heaviest tail of the weights
-    between two temperatures, and the largest correlation that moves left with where particles had been."""
+    """Record of an annealing run.
+
+    It holds the temperatures, the fractions of accepted moves, the heaviest tail of the weights between two
+    temperatures, and the largest correlation of particles with their positions before the moves.
+    """
 
     temperatures: list[float] = field(default_factory=lambda: [0.0])
     shares: list[float] = field(default_factory=list)
@@ -80,7 +84,7 @@ class History:
 
 
 def anneal(run: Run, count: int, islands: int) -> tuple[_core.Population, History]:
-    """Particles at temperature 1. At each temperature they move until little is left of where they were."""
+    """Particles at temperature 1. At each temperature they move until they have lost their old positions."""
     objective, slopes, history = run.objective, run.kind == "mala", History()
     at = objective.at(run.noise(count), slopes=slopes)
     run.kept = lambda: run.weighted(at, at.values, "importance")
@@ -103,22 +107,22 @@ def anneal(run: Run, count: int, islands: int) -> tuple[_core.Population, Histor
         history.memory = max(history.memory, left)
     if history.temperatures[-1] < 1.0:
         run.notes.append(
-            f"stopped at temperature {history.temperatures[-1]:.3g} of {MOST_TEMPERATURES} of them"
+            f"stopped at temperature {history.temperatures[-1]:.3g}, after {MOST_TEMPERATURES} temperatures"
         )
     return population, history
 
 
 def _told(population: _core.Population) -> Real:
-    """l and some coordinates of the noise of every particle, ``[n, Q]``."""
+    """Values l and some noise coordinates of every particle, ``[n, Q]``."""
     values = np.asarray(population.values)
-    # Where a weight is zero, as where it is least.
+    # Where the weight is zero, l is replaced by its least finite value.
     least = values[np.isfinite(values)].min(initial=0.0)
     told = np.where(np.isfinite(values), values, least)
     return np.column_stack([told, np.asarray(population.noise)[:, :LOOKED_AT]])
 
 
 def _correlation(before: Real, after: Real) -> float:
-    """Of l, or of coordinates on average, whichever is the larger."""
+    """Correlation of l, or the mean correlation of the coordinates, whichever is larger."""
     away = [part - part.mean(axis=0) for part in (before, after)]
     scale = np.sqrt((away[0] ** 2).sum(axis=0) * (away[1] ** 2).sum(axis=0))
     each = (away[0] * away[1]).sum(axis=0) / np.maximum(scale, 1e-300)
@@ -126,6 +130,6 @@ def _correlation(before: Real, after: Real) -> float:
 
 
 def moved(run: Run, population: _core.Population, *, adapt: bool) -> float:
-    """One move of all particles; the share that accepted it."""
+    """Make one move of all particles. Returns the fraction that accepted it."""
     at = run.objective.at(np.asarray(population.propose()), slopes=run.kind == "mala")
     return population.decide(at.x, at.values, at.slopes, adapt=adapt)

@@ -1,4 +1,4 @@
-"""How far weighted samples are to be trusted."""
+"""Measures of the reliability of weighted samples."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from scipy.stats import genpareto
 from .one_step import OneStep
 
 Real = NDArray[np.float64]
-UNRELIABLE = 0.7  # Pareto k above which averages of weights do not settle (Vehtari et al. 2024).
+UNRELIABLE = 0.7  # Pareto k above which averages of weights do not converge (Vehtari et al. 2024).
 
 
 def pareto_k(log_weights: Real) -> float:
     """Shape of the generalised Pareto distribution of the largest weights (Vehtari et al., JMLR 25, 2024).
 
-    The min(n / 5, 3 sqrt(n)) largest weights over the next one, fitted by SciPy's maximum likelihood and
-    drawn towards 0.5 as if by ten more. Minus infinity where the largest weights are all the same, and NaN
-    for fewer than 25 samples.
+    The distribution is fitted to the excess of the min(n / 5, 3 sqrt(n)) largest weights over the next one,
+    by SciPy's maximum likelihood. The shape is shrunk towards 0.5 with the weight of ten more samples. It is
+    minus infinity if the largest weights are all equal, and NaN for fewer than 25 samples.
     """
     finite = np.sort(log_weights[np.isfinite(log_weights)])
     tail = int(min(len(log_weights) / 5, 3 * math.sqrt(len(log_weights))))
     if tail < 5:
         return float("nan")
-    # Of few that have any weight, all but the smallest.
+    # If only few weights are above zero, use all but the smallest.
     tail = min(tail, len(finite) - 1)
     if tail < 5:
         return float("inf")
@@ -41,9 +41,11 @@ def pareto_k(log_weights: Real) -> float:
 def multiplicity(
     step: OneStep, x: NDArray[np.floating], noise: Real, log_prob: Real, *, starts: int = 8, seed: int = 0
 ) -> float:
-    """How much larger the model's density at samples ``x`` is than that at the noise they were made of: 1 for
-    a map that is one to one, by looking for other noise that leads there with Newton's steps from ``starts``
-    draws each. A lower bound: what is not found does not count."""
+    """Mean ratio of the model's density at samples ``x`` to the density from their own noise.
+
+    It is 1 for a map that is one to one. Other noise that leads to a sample is searched by Newton steps from
+    ``starts`` draws for each sample. Noise that is not found does not count, so the ratio is a lower bound.
+    """
     random, count = np.random.default_rng(seed), len(x)
     begin = random.normal(size=(starts * count, step.dimension))
     again = np.repeat(x, starts, axis=0)

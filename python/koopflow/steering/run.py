@@ -1,4 +1,4 @@
-"""What all methods share: their budget, their random numbers, what they tell, and how results are made."""
+"""The state that all methods share: random numbers, progress, and the construction of results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Real = NDArray[np.float64]
 
 @dataclass
 class Run:
-    """One call of ``sample``: an objective, seeded noise, and what it keeps should a function fail."""
+    """One call of ``sample``: an objective, seeded noise, and the samples to keep if a function fails."""
 
     objective: Objective
     n: int
@@ -33,7 +33,7 @@ class Run:
     thin: int = 5
     kind: str = "pcn"
     notes: list[str] = field(default_factory=list)
-    #: Makes the samples of the method that is under way, as far as they are of use.
+    #: Function that returns the useful samples so far of the running method.
     kept: Callable[[], TiltedSamples] | None = None
     draws: int = 0
 
@@ -43,22 +43,22 @@ class Run:
 
     @property
     def evaluations(self) -> int:
-        """Of the model since the beginning."""
+        """Number of evaluations of the model since the run began."""
         return self.objective.step.evaluations - self._before
 
     def noise(self, count: int) -> Real:
-        """Fresh standard normal noise ``[count, d]``, of the seed and the number of draws before."""
+        """New standard normal noise ``[count, d]``, fixed by the seed and the number of earlier draws."""
         flat = _core.normal((count, self.objective.step.dimension), self.fresh_seed())
         return np.asarray(flat, dtype=np.float64)
 
     def fresh_seed(self) -> int:
-        """Another seed at each call, which depends on the run's alone."""
+        """A new seed at each call, determined by the run's seed."""
         self.draws += 1
         state = np.random.SeedSequence([self.seed, self.draws]).generate_state(1, np.uint64)
         return int(state[0])
 
     def tell(self, step: int, total: int, **values: float) -> None:
-        """Report progress to whoever listens."""
+        """Report progress, if there is a monitor."""
         if self.monitor is not None:
             seconds = time.monotonic() - self._begun
             event = {"stage": "tilt", "step": step, "total": total, "seconds": seconds, "values": values}
@@ -82,7 +82,7 @@ class Run:
         )
 
     def found(self, at: Evaluated, log_weights: Real, method: str, **figures: Any) -> TiltedSamples:
-        """Samples in the shape of events, with what else is known."""
+        """The result, with samples in the event shape and the given measures."""
         shape = self.objective.step.event_shape
         return TiltedSamples(
             x=at.x,

@@ -1,4 +1,4 @@
-"""A one-step model, given something."""
+"""A one-step model whose samples are weighted by a reward, an observation or an energy."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ METHODS: dict[str, Callable[[Run], TiltedSamples]] = {
     "mcmc": chains,
 }
 MOVES = ("auto", "pcn", "mala")
-PILOT = 1024  # Draws by which "auto" chooses.
-# Effective share of them from which importance weights do, or effective number of all that are asked for.
+PILOT = 1024  # Largest number of draws by which "auto" chooses a method.
+# Importance sampling is used from this effective fraction of them, or this effective number of the n samples.
 ENOUGH, PLENTY = 0.1, 400
-UNSEEN = "parts of the target that the model never visits have no weight here: reference= would show them"
-CHECKED, LARGEST_CHECKED = 32, 64  # Samples whose other noise is looked for, and dimensions.
+UNSEEN = "parts of the target that the model never samples are missing here: pass reference= to detect them"
+CHECKED, LARGEST_CHECKED = 32, 64  # Number of samples whose multiplicity is estimated, and most dimensions.
 
 
 class Tilted:
-    """A student or teacher whose samples are given a reward, an observation or an energy.
+    """A student or teacher whose samples are weighted by a reward, an observation or an energy.
 
-    Made by :meth:`koopflow.KoopmanDistiller.tilt` and :meth:`koopflow.FlowTeacher.tilt`; nothing is computed
-    until :meth:`sample`.
+    :meth:`koopflow.KoopmanDistiller.tilt` and :meth:`koopflow.FlowTeacher.tilt` make it. Nothing is computed
+    until :meth:`sample` is called.
     """
 
     def __init__(self, objective: Objective) -> None:
@@ -62,51 +62,54 @@ class Tilted:
         reference: Array | None = None,
         progress: bool | ProgressFunction = False,
     ) -> TiltedSamples:
-        """Weighted samples, with figures that say how far to trust them.
+        """Draw weighted samples, with measures of their reliability.
 
         Parameters
         ----------
         n : int
             Number of samples.
         method : {"auto", "importance", "laplace", "smc", "mcmc"}, default "auto"
-            ``"importance"`` weighs the model's own samples: one evaluation each, for mild wishes.
-            ``"laplace"`` draws from Gaussians about the modes in noise space and weighs those: for
-            observations. ``"smc"`` carries particles from the model to the target by temperatures, each of
-            which halves the effective size, with moves at each. ``"mcmc"`` runs chains from there. ``"auto"``
-            takes the first whose weights settle, of a pilot of at most 1,024 draws.
+            Sampling method. ``"importance"`` weights the model's own samples; it needs one evaluation for
+            each and suits targets close to the model. ``"laplace"`` draws from Gaussians around the modes in
+            noise space and weights the draws; it is for observations. ``"smc"`` moves particles from the
+            model to the target through temperatures, each of which halves the effective sample size, with
+            moves at every temperature. ``"mcmc"`` continues from there with Markov chains. ``"auto"`` tries
+            the first three in this order and takes the first with reliable weights. It judges importance
+            sampling by a pilot of at most 1,024 draws.
         seed : int or None, default 0
             Random seed; None draws one.
         moves : int, default 10
-            Moves of each particle at each temperature, at least: up to ten times as many are made until their
-            correlation with where they were is below 0.1.
+            Least number of moves of each particle at each temperature. Up to ten times as many are made,
+            until the correlation of particles with their earlier positions is at most 0.1.
         move : {"auto", "pcn", "mala"}, default "auto"
-            Preconditioned Crank-Nicolson, which asks for no gradient, or Langevin's with the gradient of the
-            functions pulled back through the map; the second where there is one.
+            Kind of move: preconditioned Crank-Nicolson, which needs no gradient, or Langevin moves
+            (``"mala"``) with the gradient of the functions, pulled back through the map. ``"auto"`` uses
+            Langevin moves if there is a gradient.
         chains : int, optional
-            Number of chains of ``"mcmc"``, 64 by default.
+            Number of chains of ``"mcmc"``; 64 by default.
         burn_in, thin : int, default 200 and 5
-            Moves of a chain before the first sample, and from one to the next.
+            Number of moves of a chain before its first sample, and between two samples.
         reference : array, ``[N, *event]``, optional
-            Samples of the target itself, for an energy: the evidence is measured from them as well.
+            Samples of the target itself, for an energy. The evidence is estimated from them as well.
         progress : bool or callable, default False
             Progress bar or function: see :mod:`koopflow.progress`.
 
         Raises
         ------
         SteeringError
-            Where a function that was given raises, or answers with another shape or NaN; its ``found``
-            holds the samples that were made before, or None.
+            If a given function raises, or returns another shape or NaN. The exception's ``found`` holds the
+            samples that were made before, or None.
         ArgumentError
-            Naming ``method``, ``move`` or ``reference`` where they do not go with what is asked.
+            If ``method``, ``move`` or ``reference`` does not apply to the reward, observation or energy.
         DivergenceError
-            Where no sample of the model has a weight above zero.
+            If no sample of the model has a weight above zero.
         """
         if not isinstance(method, str) or method not in ("auto", *METHODS):
             raise ArgumentError(
                 f"method: expected {', '.join(map(repr, ('auto', *METHODS)))}, got {method!r}"
             )
         if reference is not None and self.objective.energy is None:
-            raise ArgumentError("reference: expected None without an energy, whose samples these would be")
+            raise ArgumentError("reference: expected None without an energy, got an array")
         count, number, reference = checked_count(n), as_seed(seed), self._reference(reference)
         with ProgressMeter(progress=progress) as meter:
             run = Run(
@@ -128,7 +131,7 @@ class Tilted:
                 raise
 
     def _reference(self, reference: Array | None) -> NDArray[Any] | None:
-        """Samples of the target, checked before anything long begins."""
+        """The samples of the target, checked before long computations begin."""
         if reference is None:
             return None
         data, shape = to_numpy(as_batch(reference, "reference")), self.objective.step.event_shape
@@ -145,7 +148,7 @@ class Tilted:
         known = self.objective.slopes_known(self.objective.step.sample(run.noise(2)))
         if move == "mala" and not known:
             raise ArgumentError(
-                "move: expected 'pcn': no gradient leads through a function of NumPy or a detached one"
+                "move: expected 'pcn' for a function without a gradient (of NumPy, or detached), got 'mala'"
             )
         if not known:
             run.notes.append("moves without gradients: the functions, or the model's map, have none")
@@ -168,7 +171,7 @@ class Tilted:
         return particles(run)
 
     def _checked(self, run: Run, found: TiltedSamples, reference: NDArray[Any] | None) -> TiltedSamples:
-        """With what the other side says of an energy."""
+        """The result for an energy, with multiplicity and the evidence from ``reference``."""
         objective, step = self.objective, self.objective.step
         if objective.energy is None:
             return found
@@ -207,7 +210,7 @@ def tilted_model(
     condition: Array | None = None,
     solving: Mapping[str, Any] | None = None,
 ) -> Tilted:
-    """A model of the core, given something: see :meth:`koopflow.KoopmanDistiller.tilt`."""
+    """A model of the core as a :class:`Tilted`: see :meth:`koopflow.KoopmanDistiller.tilt`."""
     step = OneStep(model, condition, solving)
     return Tilted(
         Objective(step, reward=reward, observation=observation, energy=energy, temperature=temperature)

@@ -63,7 +63,7 @@ def test_what_does_not_fit_is_refused():
 
 def test_an_operator_is_asked_for_as_many_values_as_were_seen(student):
     for wrong, words in (
-        (lambda x: x, "expected answers of 1 values, got 2"),
+        (lambda x: x, "expected 1 values for each sample, got 2"),
         (lambda x: x[:, 0], r"expected numbers of shape \(\d+, k\)"),
         (lambda x: x[:, :1] * float("nan"), "finite"),
     ):
