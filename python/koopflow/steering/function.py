@@ -89,7 +89,7 @@ class SampleFunction:
         return values
 
     def gradients(self, x: NDArray[Any], *, sign: float = 1.0) -> tuple[Real, NDArray[Any]]:
-        """As :meth:`values`, with the gradients by the samples, ``[B, *event]``, which are 0 if not finite."""
+        """As :meth:`values`, with the gradients by the samples, ``[B, *event]``; 0 if not finite."""
         given, value = self.answer(x, gradients=True)
         slope = self.slope(given, value) if value.requires_grad else None
         found = torch.zeros_like(given) if slope is None else slope

@@ -264,7 +264,7 @@ def test_particles_that_hardly_move_are_not_believed(student):
     found = student.tilt(reward=lambda x: -400.0 * (x**2).sum(dim=1).sqrt().sub(4.0).abs())
     stuck = found.sample(512, method="smc", moves=1, move="pcn")
     assert stuck.memory > 0.3
-    assert "forgotten" in stuck.verdict
+    assert "earlier positions" in stuck.verdict
 
 
 def test_weighted_rows_are_refused_or_counted():
