@@ -1,4 +1,4 @@
-"""Students: what is distilled from a teacher, and what a fitted one can do."""
+"""Students: models distilled from a teacher, their densities and their evaluation."""
 
 from .density import StudentDensity
 from .distiller import KoopmanDistiller

@@ -1,5 +1,4 @@
-"""Densities of students, by the change of variables through their one-step map, and what they are worth given
-something."""
+"""Densities of students, by the change of variables through their one-step map, and tilted samples."""
 
 from __future__ import annotations
 
@@ -16,7 +15,8 @@ from ..progress import ProgressFunction, ProgressMeter
 from ..steering import Observation, Tilted, tilted_model
 from .observables import Observables
 
-# Largest distance of a sample from the data whose density it stands for, in the data's total deviation.
+# A warning is given when the sample of the inverse is farther than this from the data, relative to the data's
+# total deviation: the density is then that of another point.
 TOLERANCE = 0.01
 
 
@@ -27,16 +27,17 @@ class StudentDensity:
     Attributes
     ----------
     log_prob : array, ``[B]``
-        Log-density in nats, log N(noise; 0, I) - log_determinant, at ``sample(x0=noise)``; it is that at the
-        data as far as ``residuals`` are small.
+        Log-density in nats, log N(noise; 0, I) - log_determinant, at ``sample(x0=noise)``. It is that of the
+        data if ``residuals`` are small.
     noise : array, ``[B, *event]``
         Inverse of the data.
     residuals : array, ``[B]``
-        ``||sample(x0=noise) - x||``.
+        Distances ``||sample(x0=noise) - x||``.
     log_determinant, standard_errors : array, ``[B]``
-        log |det dS/dz| of the one-step map S at the noise, and its standard error over probes (0 if exact).
+        Value of log |det dS/dz| of the one-step map S at the noise, and its standard error over probes (0 if
+        exact).
     spread : float
-        Total deviation of the data that the student was fitted to: the unit of residuals.
+        Total deviation of the data that the student was fitted to, a scale for the residuals.
     """
 
     log_prob: Array
@@ -48,12 +49,12 @@ class StudentDensity:
 
     @property
     def bits_per_dim(self) -> Array:
-        """Minus ``log_prob`` in bits, for each dimension: ``[B]``."""
+        """Minus ``log_prob`` in bits per dimension, ``[B]``."""
         return self.log_prob / (-math.prod(self.noise.shape[1:]) * math.log(2.0))
 
 
 def warn_of_residuals(residuals: Any, spread: float) -> None:
-    """Warn of samples that are not the data whose densities were asked for."""
+    """Warn of inverses whose samples are not the data."""
     away = int((residuals > TOLERANCE * spread).sum())
     if away:
         warnings.warn(
@@ -66,7 +67,7 @@ def warn_of_residuals(residuals: Any, spread: float) -> None:
 
 
 class Densities(Observables):
-    """How likely data are under a student, and its samples given something."""
+    """Densities of data under a student, and its tilted samples."""
 
     def log_prob(self, x: Array, **options: Any) -> Array:
         """Log-density of data ``[B, *event]`` in nats, ``[B]``: ``density(x, **options).log_prob``."""
@@ -87,27 +88,28 @@ class Densities(Observables):
         """Density of data, by the change of variables through the one-step map S.
 
         log p(x) = log N(z; 0, I) - log |det dS/dz| at the noise z whose sample is x. A student's own inverse
-        is approximate, so z is polished until its sample is x; the answer says how near that came, and a
-        RuntimeWarning if samples miss the data by more than 1% of the data's total deviation.
+        is approximate, so z is refined until its sample is x. The result holds the remaining distances. A
+        RuntimeWarning is given if samples miss the data by more than 1% of the data's total deviation.
 
         Parameters
         ----------
         x : array, ``[B, *event]``
             Data.
         determinant : {"auto", "exact", "lanczos"}, default "auto"
-            Method. ``"exact"`` takes one vector-Jacobian product for each dimension, and the determinant in
-            float64. ``"lanczos"`` estimates it from products with random signs (stochastic Lanczos
-            quadrature), for students that do not decode by a network. ``"auto"`` is exact up to 1024
+            Method for the determinant. ``"exact"`` computes one vector-Jacobian product per dimension, and
+            the determinant in float64. ``"lanczos"`` estimates it from products with random signs (stochastic
+            Lanczos quadrature), for students that do not decode by a network. ``"auto"`` is exact up to 1024
             dimensions.
         polish : int, default 10
-            Number of steps of the inverse, as in :meth:`invert`: Newton's up to 1024 dimensions, fixed-point
-            steps beyond.
+            Number of refinement steps of the inverse, as in :meth:`invert`: Newton steps up to 1024
+            dimensions, fixed-point steps beyond.
         probes, products : int, default 8 and 32
-            Number of random probes for each sample of the estimate (at least 2, for a standard error) and of
-            products for each probe. Too few products overestimate the determinant, by more for a worse
-            condition number of S; as many as dimensions leave no such error.
+            Number of random probes per sample of the estimate (at least 2, for a standard error), and of
+            products per probe. Too few products overestimate the determinant, and the more so the larger the
+            condition number of S is. With as many products as dimensions there is no such error.
         seed, condition, progress
-            As in :meth:`sample`, the seed being that of the probes; with ``progress``, Ctrl-C is looked for.
+            As in :meth:`sample`; the seed is that of the probes. With ``progress``, Ctrl-C can interrupt the
+            computation.
         """
         with ProgressMeter(progress=progress) as meter:
             counts = {"probes": probes, "products": products}
@@ -130,27 +132,29 @@ class Densities(Observables):
         temperature: float = 1.0,
         condition: Array | None = None,
     ) -> Tilted:
-        """This student, given something: its :meth:`koopflow.steering.Tilted.sample` has weighted samples.
+        """The student's distribution tilted by a reward, an observation or an energy.
+
+        Weighted samples come from :meth:`koopflow.steering.Tilted.sample` of the result.
 
         Parameters
         ----------
         reward : callable, optional
-            r(x), of a torch tensor ``[B, *event]``: numbers ``[B]``, torch or NumPy, where minus infinity
-            forbids a sample. Samples are of p(x) exp(r(x) / T).
+            Reward r(x): takes a torch tensor ``[B, *event]`` and returns numbers ``[B]``, torch or NumPy.
+            Minus infinity forbids a sample. The target is p(x) exp(r(x) / T).
         observation : Observation, optional
-            What was measured: samples are of p(x | y). With a reward as well, of both.
+            Measurement y, for the target p(x | y). It may be combined with a reward.
         energy : callable, optional
-            E(x), as a reward. Samples are of exp(-E(x) / T), whatever the student learnt, as far as it goes
-            there.
+            Energy E(x), with the signature of a reward. The target is exp(-E(x) / T), whatever the student
+            learnt, as far as its samples reach.
         temperature : float, default 1.0
-            T, above 0.
+            Temperature T, above 0.
         condition : array, optional
             Label or vector for a conditional student, one for all samples.
 
         Raises
         ------
         ArgumentError
-            For an energy together with another, or nothing at all.
+            If an energy is combined with a reward or an observation, or none of the three is given.
 
         Examples
         --------

@@ -1,4 +1,4 @@
-"""The student: a flow lifted to observables that evolve linearly, sampled in one step."""
+"""KoopmanDistiller: distils a teacher's flow into observables that evolve linearly, sampled in one step."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from ..twins import Stored, StudentModule, write_onnx, write_pt2
 from .evaluation import SAMPLES, SEED, EvaluationReport, endpoint_error, evaluate
 from .student import FittedStudent
 
-# What the core calls options that have a better name among their own.
+# The core's names of options that have a shorter name within their group.
 CORE_NAMES = {"decoder": "readout", "count": "trajectories", "memory": "trajectory_memory"}
 
 
@@ -39,61 +39,64 @@ CORE_NAMES = {"decoder": "readout", "count": "trajectories", "memory": "trajecto
 class KoopmanDistiller(HubFolder, FittedStudent):
     """Distils a flow-matching teacher into a Koopman student.
 
-    The student's observables g(t, x) = [1, t, x, phi(t, x)] evolve by one linear generator, dg/dt = g L, so
-    g(t + tau) = g(t) exp(tau L) and the state is a slice of g: data in one step from noise, whole paths in
-    closed form, the noise that data came from, and a spectrum to read (Turan et al., arXiv 2506.22304).
-    Every option that is None is chosen by the dimension of the data.
+    The student's observables g(t, x) = [1, t, x, phi(t, x)] evolve by one linear generator, dg/dt = g L.
+    Hence g(t + tau) = g(t) exp(tau L), and the state is a slice of g. This gives data from noise in one step,
+    whole paths in closed form, the inverse map from data to noise, and a spectrum (Turan et al., arXiv
+    2506.22304). Options that are None are chosen from the dimension of the data.
 
     Parameters
     ----------
     observables : int, optional
-        Number of learnt observables phi: 64 up to eight dimensions, 128 beyond. The degree of a polynomial
-        basis decides its number.
+        Number of learnt observables phi, by default 64 in up to eight dimensions and 128 beyond. With a
+        polynomial basis the number follows from the degree.
     basis : {"network", "fourier", "polynomial", "unet", "hierarchy"}, default "network"
-        What phi is made of. ``"network"``: a perceptron. ``"fourier"``: cosines of random frequencies.
-        ``"polynomial"``: all monomials of t, the data's principal coordinates and the condition from degree 2
-        up. For images ``(C, H, W)`` also ``"unet"``: the pixels of an image that a U-Net gives, with as many
-        channels as the image unless ``observables``, a multiple of H W, says otherwise (the paper's
-        observables for images); and ``"hierarchy"``: the feature maps of every level of a U-Net's way down,
-        each of whose channels evolves by eigenvalues of its own, with a U-Net's way up as the decoder (after
-        Hierarchical Koopman Diffusion, arXiv 2510.12220).
+        Type of the observables phi. ``"network"``: a perceptron. ``"fourier"``: cosines with random
+        frequencies. ``"polynomial"``: all monomials, of degree 2 and higher, of t, the data's principal
+        coordinates and the condition. Two more are for images ``(C, H, W)``. ``"unet"``: the output pixels of
+        a U-Net, the paper's observables for images. The output has as many channels as the image, unless
+        ``observables``, a multiple of H W, says otherwise. ``"hierarchy"``: the feature maps at every level
+        of a U-Net's encoder. Each channel evolves with its own eigenvalues, and a U-Net's decoder maps them
+        to the image (after Hierarchical Koopman Diffusion, arXiv 2510.12220).
     generator : {"spectral", "dense"}, default "spectral"
-        ``"spectral"``: phi evolves by 2x2 blocks of bounded growth, everything in closed form. ``"dense"``:
-        a full matrix, as in the paper. See :meth:`to_spectral` and :meth:`to_dense`.
+        Form of the generator. ``"spectral"``: phi evolves by 2x2 blocks of bounded growth, and everything is
+        in closed form. ``"dense"``: a full matrix, as in the paper. See :meth:`to_spectral` and
+        :meth:`to_dense`.
     fidelity : {"balanced", "endpoint", "spectral"}, default "balanced"
-        What the student should be good at; sets the weights of the loss. ``"balanced"``: points in data
-        space, with observables that follow the flow. ``"endpoint"``: points only, a little more exactly; the
-        eigenvalues are then a basis of the student's own. ``"spectral"``: the observables first.
+        Goal that sets the weights of the loss. ``"balanced"``: accurate points in data space, with
+        observables that follow the flow. ``"endpoint"``: points only, which become slightly more accurate;
+        the eigenvalues then describe the student rather than the teacher's flow. ``"spectral"``: the
+        observables come first.
     width, depth : int, optional
-        Units of each hidden layer and number of hidden layers of the perceptron behind phi.
+        Units of each hidden layer, and number of hidden layers, of the perceptron behind phi.
     unet : UNet or mapping, optional
-        U-Net of the last two bases.
+        U-Net of the bases ``"unet"`` and ``"hierarchy"``.
     warm_start : bool, default False
-        Whether U-Nets begin with the weights of the teacher's, a native one of the same architecture.
+        Whether the student's U-Nets start from the weights of the teacher's. The teacher must be a native
+        U-Net of the same architecture.
     architecture : Architecture or mapping, optional
-        Everything else about the model: see :class:`koopflow.Architecture`.
+        Further options of the model: see :class:`koopflow.Architecture`.
     steps : int, optional
-        Training steps: 10,000 up to eight dimensions, 6,200 up to 256 (11,000 and 8,200 with
-        ``fidelity="endpoint"``), 8,000 beyond, 5,000 with a U-Net. That is about a minute in the plane and
-        three on 64 pixels, on two cores.
+        Number of training steps: by default 10,000 in up to eight dimensions, 6,200 in up to 256 (11,000 and
+        8,200 with ``fidelity="endpoint"``), 8,000 beyond, and 5,000 with a U-Net. On two cores this takes
+        about a minute in the plane and three minutes on 64 pixels.
     batch_size : int, optional
-        Noise samples of one step: 256 from nine to 256 dimensions without a U-Net, 128 otherwise. Rows for
-        other terms of the loss are added in proportion (docs/distillation.md).
+        Number of noise samples per step: 256 for 9 to 256 dimensions without a U-Net, 128 otherwise. Other
+        terms of the loss add rows in proportion (docs/distillation.md).
     learning_rate : float, optional
         Peak learning rate of the observables.
     training : Training or mapping, optional
-        Options of gradient steps: see :class:`koopflow.Training`.
+        Options of the gradient steps: see :class:`koopflow.Training`.
     trajectories : Trajectories, mapping or int, optional
-        The teacher's trajectories to learn from, or their number: see :class:`koopflow.Trajectories`.
+        Trajectories of the teacher to learn from, or their number: see :class:`koopflow.Trajectories`.
     objective : Objective or mapping, optional
-        Single terms of the loss: see :class:`koopflow.Objective`.
+        Individual terms of the loss: see :class:`koopflow.Objective`.
     max_seconds : float, optional
         Time limit of the whole fit: trajectories, statistics, training, evaluations and linear solves. The
-        best student is kept. A step or an evaluation of the teacher that is under way is finished; a teacher
-        too slow for the limit gives a poor student and a warning, or an ``ArgumentError`` if there is no time
-        for a single evaluation.
+        best student so far is kept. A step or an evaluation of the teacher that has begun is finished. If the
+        teacher is too slow for the limit, the student is poor and a warning is given. If there is no time for
+        a single evaluation, ``ArgumentError`` is raised.
     seed : int or None, default 0
-        Random seed of everything; None draws one, which ``history_["seed"]`` says.
+        Random seed of everything. None draws a seed, which is stored in ``history_["seed"]``.
     device : str or torch.device, default "cpu"
         ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"auto"``.
     dtype : {"float32", "float64"}, default "float32"
@@ -164,71 +167,75 @@ class KoopmanDistiller(HubFolder, FittedStudent):
         Parameters
         ----------
         source : FlowTeacher or array, ``[N, *event]``
-            Teacher, fitted or attached. Or rows of data, as scikit-learn passes them: they are ``data``,
-            which few losses look at, and ``teacher`` is the teacher.
+            Teacher, fitted or attached. It may also be rows of data, as scikit-learn passes them. They are
+            then used as ``data``, which few losses need, and the teacher is ``teacher``.
         y : array, optional
-            With rows of data, their condition; passed over for an unconditional teacher.
+            Condition of each row of data in ``source``. It is ignored for an unconditional teacher.
         teacher : FlowTeacher, optional
-            Teacher, where ``source`` is rows of data or not given.
+            Teacher, if ``source`` is rows of data or omitted.
         condition : array, optional
-            Labels ``[P]`` or vectors ``[P, dim]`` that training draws from, for a conditional teacher; with
-            ``data``, the condition of each of its rows. By default every class equally often, or the vectors
-            of ``teacher.training_data_``.
+            Labels ``[P]`` or vectors ``[P, dim]`` that training draws from, for a conditional teacher. With
+            ``data``, the condition of each row. By default every class is drawn equally often, and vectors
+            are those of ``teacher.training_data_``.
         data : array, ``[N, *event]``, or batches as in :meth:`FlowTeacher.fit`, optional
-            The teacher's training data: the ``consistency`` term draws its points between them and noise. By
-            default ``teacher.training_data_``, which a teacher has in the process that trained it and not
-            after :meth:`FlowTeacher.load`: then points of the solved trajectories serve, with a UserWarning.
+            Training data of the teacher. The ``consistency`` term draws its points between them and noise.
+            The default is ``teacher.training_data_``, which exists only in the process that trained the
+            teacher, not after :meth:`FlowTeacher.load`. Without data the term uses points of the solved
+            trajectories, with a UserWarning.
         trajectory_file : path, optional
-            File that solved trajectories are kept in, mapped rather than read, so that it may be larger than
-            memory; it grows under the name ``<file>.partial``. A later fit of the same teacher with the same
-            ``trajectories``, whatever its seed, uses it again; an unfinished one is continued.
+            File that keeps the solved trajectories. It is memory-mapped, so it may be larger than memory.
+            While it is written its name is ``<file>.partial``. A later fit of the same teacher with the same
+            ``trajectories`` reuses it, whatever its seed, and continues an unfinished file.
         refresh : bool, default False
-            Whether to solve the trajectories of that file anew.
+            Whether to solve the trajectories again and replace those in the file.
         progress, callback, checkpoint, checkpoint_every, checkpoint_minutes
-            As in :meth:`FlowTeacher.fit`; the file is at any moment a whole student, the best so far.
+            As in :meth:`FlowTeacher.fit`. The checkpoint is at any moment a complete student, the best so
+            far.
         resume : path, optional
-            File that ``checkpoint`` wrote, to go on from; on a CPU exactly as if fitting had never stopped.
-            Teacher, condition and options must be those of the file, except for ``steps``, ``max_seconds``
-            (which counts what was spent before) and ``device``. Trajectories are solved again. With more
-            ``steps`` the cosine continues at its place in the longer schedule.
+            File that ``checkpoint`` wrote, from which fitting continues. On a CPU the result is exactly that
+            of an uninterrupted fit. Teacher, condition and options must be those of the file, except for
+            ``steps``, ``max_seconds`` (which includes the time spent before) and ``device``. Trajectories are
+            solved again. With more ``steps`` the cosine continues at the same step of the longer schedule.
         log_dir : path, optional
-            Folder for TensorBoard scalars of every value: see :class:`koopflow.TensorBoardLogger`.
+            Folder for TensorBoard scalars of every reported value: see :class:`koopflow.TensorBoardLogger`.
         features : torch.nn.Module, callable or path, optional
-            Network of images' features, or a TorchScript file of one, on the student's device: the loss then
-            has a term ``"feature_distance"``, of weight 1 unless ``objective`` says otherwise. It is called
-            with a torch tensor ``[B, *event]``, must be differentiable in it, and answers a tensor
-            ``[B, ...]`` or several. ``"lpips"`` and ``"lpips-vgg"`` are the package of that name, and
-            ``"dinov2"`` that network, for images ``(1 or 3, H, W)`` in [-1, 1] (docs/images.md).
+            Network of image features on the student's device, or a TorchScript file of one. The loss then has
+            a term ``"feature_distance"``, with weight 1 unless ``objective`` says otherwise. The network is
+            called with a torch tensor ``[B, *event]``, must be differentiable in it, and returns one tensor
+            ``[B, ...]`` or several. Named networks are ``"lpips"`` and ``"lpips-vgg"``, of the package lpips,
+            and ``"dinov2"``; they take images ``(1 or 3, H, W)`` in [-1, 1] (docs/images.md).
         feature_weights : path, optional
-            Weights of features that are named: of LPIPS torchvision's file of AlexNet or VGG16, by default
-            the one that torch.hub keeps; of DINOv2 a folder of transformers, or a checkout of
-            facebookresearch/dinov2 with a file of weights, whose code is run. Nothing is downloaded.
+            Weights of a named network. For LPIPS: torchvision's file of AlexNet or VGG16, by default the one
+            in the cache of torch.hub. For DINOv2: a folder of transformers, or a checkout of
+            facebookresearch/dinov2 with a file of weights; the code of the checkout is run. Nothing is
+            downloaded.
         distributed : bool, optional
-            Whether the ranks of ``torch.distributed`` share the fit: noticed by default, asked for by True,
-            and never by False. See :mod:`koopflow.distributed`.
+            Whether the ranks of ``torch.distributed`` share the fit. By default they do if there is a process
+            group. True requires one, and False ignores it. See :mod:`koopflow.distributed`.
 
         Returns
         -------
         KoopmanDistiller
-            Itself. Ctrl-C ends fitting early: the best student is kept, with a RuntimeWarning, and
-            ``history_["stopped"]`` is ``"interrupted"``.
+            The fitted distiller itself. Ctrl-C ends fitting early with a RuntimeWarning. The best student is
+            kept, and ``history_["stopped"]`` is ``"interrupted"``.
 
         Raises
         ------
         TypeError, TeacherError
-            For a teacher that is not a FlowTeacher (wrap a function with ``FlowTeacher.from_torch``), and for
-            one whose velocity fails, or is not finite.
+            If the teacher is not a FlowTeacher (wrap a function with ``FlowTeacher.from_torch``), or if its
+            velocity fails or is not finite.
         DivergenceError
-            When the loss kept blowing up after ``max_restarts`` restarts; this object is fitted with the best
-            student.
+            If the loss still diverges after ``max_restarts`` restarts. This object is then fitted with the
+            best student.
         ArgumentError, CheckpointError, FileNotFoundError
-            When an option is out of its range; when ``resume`` is not a file of a fit with these options, or
-            ``trajectory_file`` is damaged or was made by another teacher; when there is no folder for a file.
+            If an option is out of range, ``resume`` is not a file of a fit with these options,
+            ``trajectory_file`` is damaged or was made by another teacher, or the folder of a file does not
+            exist.
         DistributedError
-            When ranks have other teachers, data or options, or one fails or is gone.
+            If ranks have different teachers, data or options, or if a rank fails or ends.
         Exception
-            What ``callback``, ``features`` or a function as ``progress`` raises, unchanged: fitting ends,
-            ``checkpoint`` keeps what was trained, and this object stays as it was.
+            Any exception raised by ``callback``, ``features`` or a function given as ``progress``, unchanged.
+            Fitting ends, ``checkpoint`` keeps what was trained, and this object does not change.
         """
         teacher, data, condition = _learnt(source, y, teacher, data, condition)
         files = checkpointing("a student", checkpoint, checkpoint_every, checkpoint_minutes, resume)
@@ -239,7 +246,7 @@ class KoopmanDistiller(HubFolder, FittedStudent):
         distance = None
         if features is None and feature_weights is not None:
             raise ArgumentError(
-                f"feature_weights: expected None without features by name, got {feature_weights!r}"
+                f"feature_weights: expected None without features, got {feature_weights!r}"
             )
         if features is not None:
             distance = feature_distance(
@@ -290,8 +297,8 @@ class KoopmanDistiller(HubFolder, FittedStudent):
     def use_weights(self, weights: str) -> KoopmanDistiller:
         """Choose between the averaged weights (``"ema"``) and those of the last step (``"raw"``).
 
-        A fit with ``ema_decay`` keeps both, in its file too, and begins with the averaged ones; without it
-        there is one kind, and nothing changes.
+        A fit with ``ema_decay`` keeps both, also in its file, and the averaged ones are used first. Without
+        ``ema_decay`` there is only one kind, and this method changes nothing.
         """
         self._student = self._fitted().with_weights(str(weights))
         self._spectrum = None
@@ -300,9 +307,10 @@ class KoopmanDistiller(HubFolder, FittedStudent):
     def use_average(self, decay: float) -> KoopmanDistiller:
         """Choose one of the averages that a fit with ``Training(averages=...)`` kept, by its decay.
 
-        Its weights are those of its own best evaluation, which ``history_["averages"]`` tells; a linear solve
-        after them (``method="refine"``) is not among them. ``use_weights("ema")`` goes back to what was kept.
-        Raises ``ArgumentError`` for another decay, and for a student of one average or none.
+        The weights are those of that average's best evaluation, which ``history_["averages"]`` lists. They do
+        not include a later linear solve (``method="refine"``). ``use_weights("ema")`` returns to the average
+        that the fit selected. Raises ``ArgumentError`` for a decay that was not kept, and for a student with
+        one average or none.
         """
         student, decay = self._fitted(), as_number(decay, "decay", "a decay that training had")
         self._student = student.with_average(decay)
@@ -323,23 +331,25 @@ class KoopmanDistiller(HubFolder, FittedStudent):
         Parameters
         ----------
         teacher : FlowTeacher
-            Teacher, usually the one that was distilled; solved by dopri5 at tolerances of 1e-5.
+            Teacher, usually the one that was distilled. It is solved by dopri5 with tolerances of 1e-5.
         data : array, ``[N, *event]``, optional
-            Held-out data. With ``N >= 2 n`` the sampling floor has the size of the comparison; without data
-            there are no distances, and the teacher's samples are the unit of errors.
+            Held-out data. With ``N >= 2 n`` the sampling floor is measured on sets of ``n`` samples, as the
+            distances are. Without data there are no distances, and errors are relative to the spread of the
+            teacher's samples.
         n : int, default 2000
             Number of samples, at least 2.
         seed : int, default 987654321
-            Random seed of the noise; those that trained teacher and student would not make fresh noise.
+            Random seed of the noise. It should differ from the seeds that trained teacher and student, whose
+            noise is not fresh.
         condition : array, optional
-            Labels or vectors for conditional fields, of the samples or of the data: however many there are,
-            they are spread evenly over the ``n`` samples. By default every class that training had, or the
-            vectors of ``teacher.training_data_``.
+            Labels or vectors for conditional models, of the samples or of the data. Any number of them is
+            spread evenly over the ``n`` samples. By default every class that training had, or the vectors of
+            ``teacher.training_data_``.
 
         Returns
         -------
         EvaluationReport
-            Prints as a table; ``to_dict()`` for JSON.
+            Report that prints as a table. ``to_dict()`` gives values for JSON.
         """
         self._fitted()
         count, seed = as_integer(n, "n", least=2), as_seed(seed)
@@ -348,20 +358,20 @@ class KoopmanDistiller(HubFolder, FittedStudent):
     def score(
         self, source: Flow | Array | None = None, y: Array | None = None, *, teacher: Flow | None = None
     ) -> float:
-        """Minus the ``endpoint_error`` of :meth:`evaluate`: how well noise goes where the teacher takes it.
+        """Minus the ``endpoint_error`` of :meth:`evaluate`, the distance of samples from the teacher's.
 
-        What scikit-learn's ``GridSearchCV`` and ``cross_val_score`` maximise; at most 0, and the same number
-        at every call.
+        scikit-learn's ``GridSearchCV`` and ``cross_val_score`` maximise it. It is at most 0, and the same at
+        every call.
 
         Parameters
         ----------
         source : FlowTeacher or array, ``[N, *event]``
-            Teacher; or at least 4 rows of held-out data, whose number is that of the noise samples and whose
-            total standard deviation is the unit of the error.
+            Teacher, or at least 4 rows of held-out data. As many noise samples are drawn as there are rows,
+            and the total standard deviation of the rows is the unit of the error.
         y : array, optional
-            With rows of data, their condition; passed over for an unconditional teacher.
+            Condition of each row of data in ``source``. It is ignored for an unconditional teacher.
         teacher : FlowTeacher, optional
-            Teacher, where ``source`` is no teacher; by default that of ``fit`` in this process.
+            Teacher, if ``source`` is not one. The default is the teacher of ``fit`` in this process.
         """
         self._fitted()
         if teacher is None and not isinstance(source, Flow):
@@ -375,16 +385,16 @@ class KoopmanDistiller(HubFolder, FittedStudent):
 
     @classmethod
     def load(cls, path: str | PathLike[str], *, device: str = "cpu") -> KoopmanDistiller:
-        """Read a student that :meth:`save` wrote. Raises ``FileNotFoundError``, or ``CheckpointError`` for
-        what is not a whole koopflow student."""
+        """Read a student that :meth:`save` wrote. Raises ``FileNotFoundError`` if there is no such file, and
+        ``CheckpointError`` if it is not a complete koopflow student."""
         student, text = _core.Student.load(as_path(path), device=name_of(device))
         return cls._made(path, student, json.loads(text))
 
     def to_torch(self) -> StudentModule:
-        """The student as a module in plain PyTorch, of the same numbers and on the same device.
+        """The student as a plain PyTorch module, with the same weights and on the same device.
 
-        Its ``forward``, ``path``, ``inverse`` and ``encode`` are differentiable in inputs and weights, which
-        are a copy of the student's. See :class:`koopflow.twins.StudentModule`.
+        The weights are a copy of the student's. The methods ``forward``, ``path``, ``inverse`` and ``encode``
+        are differentiable in inputs and weights. See :class:`koopflow.twins.StudentModule`.
         """
         student = self._fitted()
         stored = Stored.from_bytes(student.to_bytes())
@@ -396,45 +406,46 @@ class KoopmanDistiller(HubFolder, FittedStudent):
     def to_onnx(self, path: str | PathLike[str], *, check: bool = True) -> None:
         """Write the one-step map as an ONNX file, which runs without koopflow and torch.
 
-        From ``x0``, ``[B, *event]``, and for a conditional student ``condition``, labels ``[B]`` (int64, not
-        checked) or vectors ``[B, D]``, to ``x1``; B is any number. Metadata are ``koopflow_version``, and as
-        JSON ``event_shape`` and ``conditioning``. Of a float64 student with a U-Net, which onnxruntime cannot
-        run, the file is in float32, with a UserWarning. Atomic; models of koopflow are not replaced.
+        The input is ``x0``, ``[B, *event]``, and for a conditional student also ``condition``: labels ``[B]``
+        (int64, not checked) or vectors ``[B, D]``. The output is ``x1``. B is any number. The metadata are
+        ``koopflow_version``, and ``event_shape`` and ``conditioning`` as JSON. onnxruntime cannot run U-Nets
+        in float64: the file of such a student is in float32, with a UserWarning. The file is written
+        atomically, and never replaces a koopflow model.
 
         Parameters
         ----------
         path : path
-            File.
+            File to write.
         check : bool, default True
-            Whether onnxruntime has to give the samples of :meth:`to_torch`, to 1e-5 of their size, before
-            anything is written; a KoopflowError says that it does not.
+            Whether to run the model in onnxruntime before the file is written. KoopflowError is raised if the
+            samples differ from those of :meth:`to_torch` by more than 1e-5 of their size.
 
         Raises
         ------
         ImportError
-            Without the packages of ``pip install 'koopflow[onnx]'``.
+            If the packages of ``pip install 'koopflow[onnx]'`` are missing.
         ArgumentError, OSError
-            For weights beyond the 2 GiB of an ONNX file, and for a place that cannot be written.
+            If the weights exceed the 2 GiB of an ONNX file, or the path cannot be written.
         """
         write_onnx(self.to_torch(), path, check=as_flag(check, "check"))
 
     def to_pt2(self, path: str | PathLike[str]) -> None:
         """Write the one-step map as a program of ``torch.export``, which runs with torch alone.
 
-        ``torch.export.load(path).module()`` takes ``x0`` and the condition of each row, as :meth:`to_onnx`
-        says, on the device of this student; gradients reach ``x0``. Raises ``ArgumentError`` or ``OSError``
-        for a place that cannot be written.
+        ``torch.export.load(path).module()`` takes ``x0`` and the condition of each row as in :meth:`to_onnx`,
+        on the device of this student. It is differentiable in ``x0``. Raises ``ArgumentError`` or ``OSError``
+        if the path cannot be written.
         """
         write_pt2(self.to_torch(), path)
 
     @classmethod
     def from_torch_module(cls, module: torch.nn.Module) -> KoopmanDistiller:
-        """A fitted student of the weights of a module that :meth:`to_torch` made, on the module's device.
+        """A fitted student with the weights of a module that :meth:`to_torch` made, on the module's device.
 
-        Options and history are those of the student that the module was made of, with a note that the weights
-        are a module's; of averaged and last weights, if it had both, only the module's are left. Raises
-        ``ArgumentError`` for other modules and for layers that were put in or replaced, and
-        ``NonFiniteError`` for weights that are not finite.
+        Options and history are those of the student that the module was made from. A note in the history says
+        that the weights come from a module. The student has only these weights, even if the original kept
+        averaged and last ones. Raises ``ArgumentError`` for other modules and for layers that were added or
+        replaced, and ``NonFiniteError`` for weights that are not finite.
         """
         module = StudentModule.of(module)
         stored, header = module.stored(), copy.deepcopy(module.header)
@@ -449,7 +460,7 @@ class KoopmanDistiller(HubFolder, FittedStudent):
     def _made(
         cls, path: str | PathLike[str], student: _core.Student, header: dict[str, Any]
     ) -> KoopmanDistiller:
-        """A student of the core, with what its file says about the estimator."""
+        """The estimator of a student in the core, with the parameters and facts of its file."""
         distiller = cls._read(path, header.get("params", {}), device=student.device)
         distiller._adopt(student, header.get("teacher", {}))
         if "conversion" in header:
@@ -457,22 +468,22 @@ class KoopmanDistiller(HubFolder, FittedStudent):
         return distiller
 
     def _about(self) -> str:
-        """What a file of the fitted student says about the estimator."""
+        """The header of a file of the fitted student."""
         more = {"conversion": self.conversion_} if hasattr(self, "conversion_") else {}
         return self._header(teacher=self.teacher_, **more)
 
     def _header(self, **more: Any) -> str:
-        """What a file says about the estimator."""
+        """The header of a file: the parameters of the estimator and further facts, as JSON."""
         return to_json({"params": self._written(), **more})
 
     def _seed(self, resume: str | PathLike[str] | None) -> int:
-        """The seed of a fit; None draws one, and goes on with that of a file to resume."""
+        """The seed of a fit. If the parameter is None, the seed of the file to resume, or else a new one."""
         if self.seed is None and resume is not None:
             return int(json.loads(_core.describe_file(as_path(resume))[1])["config"]["seed"])
         return as_seed(self.seed)
 
     def _config(self) -> dict[str, Any]:
-        """The options that are set, by the core's flat names; the core decides on the others."""
+        """The options that are set, by the core's flat names. The core chooses the others."""
         flat = {
             name: value
             for name in self._get_param_names()
@@ -493,18 +504,18 @@ def _learnt(
     data: Array | None,
     condition: Array | None,
 ) -> tuple[Flow, Array | None, Array | None]:
-    """Teacher, data and their condition, whichever of the two ways of ``fit`` they were given in."""
+    """Teacher, data and their condition, from either of the two signatures of ``fit``."""
     if teacher is None and hasattr(source, "__len__") and not callable(source):
         raise TypeError(
-            "teacher: expected a FlowTeacher, or one beside rows of data (data, teacher=teacher), since "
-            f"copies and files of students do not hold theirs; got None beside a {type(source).__name__}"
+            "teacher: expected a FlowTeacher, or rows of data with one (data, teacher=teacher), since copies "
+            f"and files of students do not hold their teacher; got None with a {type(source).__name__}"
         )
     if isinstance(source, Flow) or teacher is None:
         if teacher is not None:
-            raise ArgumentError("teacher: expected None beside a teacher as the first argument, got another")
+            raise ArgumentError("teacher: expected None with a teacher as the first argument, got another")
         return checked_teacher(source), data, condition
     if source is not None and data is not None:
-        raise ArgumentError("data: expected None beside rows of data as the first argument, got an array")
+        raise ArgumentError("data: expected None with rows of data as the first argument, got an array")
     known = Conditioning.of(checked_teacher(teacher).field)
     return teacher, data if source is None else source, known.of_rows(y, condition)
 
@@ -512,14 +523,14 @@ def _learnt(
 def _points(
     teacher: Flow, data: Array | None, condition: Array | None, config: dict[str, Any]
 ) -> dict[str, Any]:
-    """Data that points are drawn from, and the condition and noise of each row."""
+    """The data that training points are drawn from, and the condition and noise of each row."""
     if data is not None:
         kind = Conditioning.of(teacher.field)
         data, brought = with_condition(data, condition, teacher.event_shape_, conditional=bool(kind))
         return {"data": data, "data_condition": as_condition(brought)}
     known = teacher.training_data_
     if known is not None:
-        # Somebody may ask for other pairs than the given ones.
+        # The objective may ask for a coupling other than the given pairs.
         noise = known.noise if config["coupling"] == "given" else None
         return {"data": known.data, "data_condition": known.condition, "data_noise": noise}
     if teacher.history_ and config.get("weights", {}).get("consistency"):

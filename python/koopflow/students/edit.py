@@ -1,4 +1,4 @@
-"""Changing eigenfunctions of samples."""
+"""Edits of samples by their eigenfunctions."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ def edit_flow(
 
 
 def _for_modes(name: str, values: complex | Array, count: int) -> NDArray[np.complex128]:
-    """Numbers of ``count`` modes, ``[r]`` or ``[B, r]``. Raises ``ArgumentError`` for other shapes."""
+    """One number for each of ``count`` modes, ``[r]`` or ``[B, r]``. Raises ``ArgumentError`` for other
+    shapes."""
     try:
         given = np.asarray(to_numpy(values), dtype=np.complex128)
     except (TypeError, ValueError):
@@ -79,8 +80,8 @@ def _for_modes(name: str, values: complex | Array, count: int) -> NDArray[np.com
 def _of_all_modes(
     values: NDArray[np.complex128], chosen: Spectrum | LevelSpectrum, rest: float
 ) -> NDArray[np.float64]:
-    """Real and imaginary parts ``[..., 2]``: values of the chosen modes, their conjugates for partners, and
-    ``rest`` for all others."""
+    """Real and imaginary parts ``[..., 2]`` for all modes: the values for the chosen modes, the conjugates
+    for their partners, and ``rest`` for all others."""
     partners = np.asarray(chosen.core.partners)
     target = np.full((*values.shape[:-1], len(partners)), rest, dtype=np.complex128)
     target[..., partners[chosen.places]] = np.conj(values)

@@ -23,18 +23,21 @@ from ..teachers.flow import Flow
 if TYPE_CHECKING:
     from .student import FittedStudent
 
-# Numbers of steps that `sample(steps=k)` is tried with.
+# Values of k with which `sample(steps=k)` is measured.
 RE_ENCODINGS = (2, 4, 8)
-# The assignment behind the exact Wasserstein distance costs the cube of the number of samples.
+# Largest number of samples for the exact Wasserstein distance, whose cost is cubic in it.
 EXACT_LIMIT = 2_000
-# Number of fresh noise samples, and their random seed, unless somebody says otherwise.
+# Default number of fresh noise samples, and their default random seed.
 SAMPLES, SEED = 2_000, 987_654_321
 
 
 @dataclass(frozen=True)
 class Distances:
-    """Sliced Wasserstein-2, energy and exact Wasserstein-2 distance between two sets of samples, the last one
-    of ``samples`` on each side: see :mod:`koopflow.metrics`."""
+    """Distances between two sets of samples: see :mod:`koopflow.metrics`.
+
+    They are the sliced Wasserstein-2, the energy and the exact Wasserstein-2 distance. The last one is
+    computed from ``samples`` samples of each set.
+    """
 
     sliced_wasserstein: float
     energy: float
@@ -44,7 +47,7 @@ class Distances:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """The result of :meth:`koopflow.KoopmanDistiller.evaluate`; ``str`` is a table of it.
+    """The result of :meth:`koopflow.KoopmanDistiller.evaluate`. ``str`` gives a table.
 
     Errors are in units of the data's total standard deviation unless they say otherwise.
 
@@ -55,7 +58,7 @@ class EvaluationReport:
     path_error : float
         The same error along the path, averaged over 17 times in [0.1, 0.9].
     straight_line_path_error : float
-        Path error of the straight line between the teacher's own endpoints: the bar for claims about paths.
+        Path error of the straight line between the teacher's own endpoints, a baseline for ``path_error``.
     inversion_error : float
         RMS of ``||invert(teacher(x0)) - x0||``, divided by the RMS norm of the noise, or by the total
         standard deviation of another source.
@@ -63,25 +66,25 @@ class EvaluationReport:
         RMS of ``||student(invert(x1)) - x1||`` at the teacher's endpoints x1.
     phase_error : float
         RMS of ``phi(0, x0) exp(L) - phi(1, x1)`` at the teacher's own x0 and x1, divided by the total
-        standard deviation of ``phi(1, x1)``: small where the features phi follow the flow, near 1 where they
-        are unrelated to it. NaN where the features do not vary.
+        standard deviation of ``phi(1, x1)``. It is small if the features phi follow the flow, near 1 if they
+        are unrelated to it, and NaN if they do not vary.
     consistency_residual : float
         RMS of ``J phi (1, v) - (g L)_phi`` along the teacher's paths, divided by the RMS of ``J phi (1, v)``
         and averaged over 19 times in [0, 1].
     re_encoding_errors : dict of int to float
         Endpoint error of ``sample(steps=k)`` for k = 2, 4, 8.
     student, teacher, floor : Distances
-        Distances of the student's and the teacher's samples from the given data, and between two halves of
-        the data, of ``floor.samples`` each; NaN without data.
+        Distances from the given data of the student's and of the teacher's samples, and the distance between
+        two halves of the data, of at most ``n`` samples each. NaN without data.
     student_evaluations, teacher_evaluations, student_seconds, teacher_seconds : int, float
         Batched network evaluations (NFE) and wall-clock time of one batch; the teacher's by dopri5.
     n, seed : int
         Number of noise samples and their random seed.
     source : str
-        What the teacher starts from: ``"normal"``, ``"rows"``, ``"flow"`` or ``"sampler"``.
+        Kind of the teacher's source: ``"normal"``, ``"rows"``, ``"flow"`` or ``"sampler"``.
     intervals : dict of str to (float, float)
         95% bootstrap intervals of the endpoint, path, inversion and round-trip error. Intervals of distances
-        take many more assignments: see :func:`koopflow.metrics.measured`.
+        need many more assignments: see :func:`koopflow.metrics.measured`.
     """
 
     endpoint_error: float
@@ -106,7 +109,7 @@ class EvaluationReport:
 
     @property
     def evaluation_ratio(self) -> float:
-        """Number of the teacher's evaluations for each one of the student's."""
+        """Number of the teacher's evaluations divided by the student's."""
         return self.teacher_evaluations / max(1, self.student_evaluations)
 
     @property
@@ -115,7 +118,7 @@ class EvaluationReport:
         return self.teacher_seconds / max(1e-9, self.student_seconds)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain numbers, ready for JSON."""
+        """All entries as plain values, ready for JSON."""
         return {**asdict(self), "evaluation_ratio": self.evaluation_ratio, "speedup": self.speedup}
 
     def to_frame(self) -> Any:
@@ -164,7 +167,7 @@ class EvaluationReport:
         ]
 
     def to_markdown(self) -> str:
-        """The table in Markdown, under the sentence that says what was measured."""
+        """The table in Markdown, with a heading that says what was measured."""
         return self._written("github")
 
     def _written(self, style: str) -> str:
@@ -215,7 +218,7 @@ def evaluate(
         "inversion_error": recovery(recovered, noise, teacher),
         "round_trip_error": _core.round_trip_error(again, ends, scale),
     }
-    # Velocities are asked for one time after another.
+    # One time after another, which bounds the memory for velocities.
     residuals = [
         core.consistency_residual(t, x, teacher.field.velocity(t, x, condition), condition=condition)
         for t, x in zip(times, path, strict=True)
@@ -271,14 +274,14 @@ def _asked(
     condition = student.teacher_.get("classes") if condition is None else condition
     pool = Conditioning.of(teacher.field).pool(condition, known)
     if pool is not None:
-        # Of the samples or of the data: all of them count alike.
+        # All conditions are used equally often, whether they belong to samples or to data.
         rows = np.random.default_rng(seed).permutation(len(pool)) if len(pool) > n else np.arange(len(pool))
         condition = pool[np.resize(rows, n)]
     return held_out, teacher.field.source.draw(n, seed, condition=condition), condition
 
 
 def _unit(ends: NDArray[Any], held_out: NDArray[Any] | None) -> float:
-    """The total standard deviation of the data, or else of the teacher's samples: the unit of errors."""
+    """The unit of errors: the total standard deviation of the data, or else of the teacher's samples."""
     scale = _core.total_std(ends if held_out is None else held_out)
     if scale == 0.0:
         argument = "n: expected at least 2 samples" if held_out is None else "data: expected finite samples"
@@ -287,7 +290,7 @@ def _unit(ends: NDArray[Any], held_out: NDArray[Any] | None) -> float:
 
 
 def distances(samples: NDArray[Any], data: NDArray[Any]) -> Distances:
-    """All distances between samples and data; the exact one of equal numbers of both, at most 2,000."""
+    """All distances between samples and data. The exact one uses equally many of both, at most 2,000."""
     exact = min(len(samples), len(data), EXACT_LIMIT)
     return Distances(
         sliced_wasserstein=_core.sliced_wasserstein(samples, data),

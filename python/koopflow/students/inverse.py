@@ -1,4 +1,4 @@
-"""The inverse of a student, or of several in a row, with its polish."""
+"""The inverse of a student, or of consecutive segments, with its refinement steps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def inverted(
     condition: Array | None,
     progress: bool | ProgressFunction,
 ) -> Any:
-    """See :meth:`koopflow.KoopmanDistiller.invert`; ``condition`` is checked."""
+    """See :meth:`koopflow.KoopmanDistiller.invert`; ``condition`` has been checked."""
     x, polish, damping = as_states(x), as_integer(polish, "polish"), as_number(damping, "damping")
     if str(method) not in ("newton", "fixed_point", "anderson"):
         raise ArgumentError(f"method: expected 'newton', 'fixed_point' or 'anderson', got {method!r}")

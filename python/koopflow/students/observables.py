@@ -1,4 +1,4 @@
-"""The observables of a fitted student, and the generator by which they evolve linearly."""
+"""The observables of a fitted student, and the generator of their linear evolution."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ..exceptions import NotFittedError
 
 
 class Observables:
-    """A student in the core as its observables g(t, x), which follow dg/dt = g L."""
+    """The observables g(t, x) of a student in the core, which follow dg/dt = g L."""
 
     _student: _core.Student
     teacher_: dict[str, Any]
 
     @property
     def clock(self) -> Clock:
-        """Times from source to data, as the teacher's ``horizon`` has them. Spectra, the generator and the
-        spans of :meth:`propagate` count the whole flow as 1."""
+        """Times of source and data, from the teacher's ``horizon``. Spectra, the generator and the spans of
+        :meth:`propagate` do not use it: there the whole flow takes time 1."""
         known = self.teacher_.get("horizon") if hasattr(self, "teacher_") else None
         return UNIT if known is None else Clock(*known)
 
@@ -32,9 +32,9 @@ class Observables:
     ) -> Array:
         """Observables g(t, x) = [1, t, x, phi(t, x)], ``[B, m]``, of the kind of ``x``.
 
-        ``t`` is a time of :attr:`clock`, [0, 1] by default, or an array of them, ``[B]``;
-        ``direction="backward"`` takes the lift for decoding at earlier times, which is the same with
-        ``lifts=1``.
+        ``t`` is a time of :attr:`clock`, [0, 1] by default, or an array of them, ``[B]``.
+        ``direction="backward"`` uses the lift for decoding at earlier times. With ``lifts=1`` both lifts are
+        the same.
         """
         x = as_states(x)
         options: dict[str, Any] = {"direction": str(direction), "condition": self._checked(condition)}
@@ -49,11 +49,11 @@ class Observables:
         direction: str = "forward",
         condition: Array | None = None,
     ) -> tuple[Array, Array]:
-        """Observables and their exact rate of change J g (1, v) along a velocity ``[B, *event]``, ``[B, m]``
-        each; otherwise as :meth:`encode`.
+        """Observables and their exact rate of change J g (1, v) along a velocity ``[B, *event]``.
 
-        With the teacher's velocity the rate, in the student's :meth:`own_time`, is g L for a student that
-        follows the flow (paper, equation of the generator).
+        Both results are ``[B, m]``. The other arguments are those of :meth:`encode`. With the teacher's
+        velocity, the rate in the student's :meth:`own_time` is g L if the student follows the flow (paper,
+        equation of the generator).
         """
         x = as_states(x)
         options: dict[str, Any] = {"direction": str(direction), "condition": self._checked(condition)}
@@ -61,27 +61,31 @@ class Observables:
         return self._fitted().encode_with_tangent(self.clock.times_for(t, x), x, rate, **options)
 
     def own_time(self, t: float) -> float:
-        """The time in which observables evolve linearly and which they hold: ``t``, a time of :attr:`clock`,
-        as one in [0, 1]; another one where the data are far from mean 0 and deviation 1
-        (docs/distillation.md)."""
+        """The time in which observables evolve linearly, for a time ``t`` of :attr:`clock`.
+
+        It is ``t`` mapped to [0, 1]. A student of data far from mean 0 and deviation 1 uses another time
+        (docs/distillation.md). The time among the observables is this one.
+        """
         return self._fitted().own_time(self.clock.own(as_number(t, "t")))
 
     def propagate(self, g: Array, tau: Array | float) -> Array:
-        """Observables ``[B, m]`` carried through a span ``tau`` of :meth:`own_time`, of either sign, a
-        number or ``[B]``: g exp(tau L)."""
+        """Observables ``[B, m]`` propagated over a span ``tau`` of :meth:`own_time`: g exp(tau L).
+
+        ``tau`` is a number or ``[B]``, of either sign.
+        """
         tau = as_number(tau, "tau") if np.ndim(tau) == 0 else as_states(tau, "tau")
         return self._fitted().propagate(as_states(g, "g"), tau)
 
     def readout(self, g: Array) -> Array:
-        """States ``[B, *event]`` of observables ``[B, m]``: a slice of them, or what ``decoder`` learnt."""
+        """States ``[B, *event]`` of observables ``[B, m]``: a slice of them, or the learnt ``decoder``."""
         return self._fitted().readout(as_states(g, "g"))
 
     def generator_matrix(self) -> NDArray[np.float64]:
-        """L, ``[m, m]``, float64, in the row convention dg/dt = g L, whatever the parametrisation."""
+        """The matrix L, ``[m, m]`` in float64, with dg/dt = g L for row vectors g."""
         return self._fitted().generator_matrix()
 
     def eigenvalues(self) -> NDArray[np.complex128]:
-        """The eigenvalues of L, ``[m]``, complex128, conjugate pairs side by side."""
+        """The eigenvalues of L, ``[m]`` in complex128. Conjugate pairs are adjacent."""
         return self._fitted().eigenvalues()
 
     @property
@@ -95,7 +99,7 @@ class Observables:
         return self._student
 
     def _checked(self, condition: Array | None) -> Array | None:
-        """The condition, after a warning of classes that no sample of training had."""
+        """The condition, after a warning about classes that training did not see."""
         self._fitted()
         kind = Conditioning.from_plain(self.teacher_.get("conditioning", "none"))
         return kind.known(condition, self.teacher_.get("classes"))

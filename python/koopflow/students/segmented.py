@@ -1,4 +1,4 @@
-"""Few-step students: one after another, each for a part of the teacher's time."""
+"""Few-step students: a sequence of students, each for a part of the teacher's time."""
 
 from __future__ import annotations
 
@@ -40,32 +40,33 @@ from .inverse import inverted
 
 @dataclass(eq=False, repr=False)
 class SegmentedDistiller(Parameters):
-    """K students in the place of one: K evaluations a sample, and what each has to learn is less bent.
+    """K students in sequence, each for one segment of the teacher's time.
 
-    The teacher's time is cut into parts. A student of its own, with its own observables and generator, learns
-    each; the first starts from the teacher's source, the others where the flow is then and, for a share of
-    what they learn from, where the students before them lead, so that they know the states that they will be
-    given. Each part has a spectrum of its own: ``students_[j].spectrum()``.
+    A sample takes K evaluations, and the paths of each segment are less curved than those of the whole flow.
+    Each student has its own observables and generator. The first starts from the teacher's source. The others
+    learn from trajectories that start at states of the teacher's flow and, for a share of them, at outputs of
+    the preceding students, which are the states that they are given when sampling. Each segment has its own
+    spectrum: ``students_[j].spectrum()``.
 
     Parameters
     ----------
     segments : int or sequence of float, default 2
-        Number of equal parts of the teacher's clock, or the times between parts, both ends included.
+        Number of equal segments of the teacher's clock, or the times that separate them, with both ends.
     student : KoopmanDistiller, optional
-        Options of each student; those of ``KoopmanDistiller()`` by default. It is not fitted itself.
+        Options of each student, by default those of ``KoopmanDistiller()``. This object itself is not fitted.
     predecessors : float, default 0.5
-        Share of trajectories, in [0, 1), that begin where the students before lead.
+        Share of trajectories, in [0, 1), that start at outputs of the preceding students.
 
     Attributes
     ----------
     students_ : list of KoopmanDistiller
-        One for each part, on the teacher's clock.
+        Fitted student of each segment, on the teacher's clock.
     event_shape_ : tuple of int
         Shape of one sample.
     history_ : dict
-        What fitting all parts took.
+        Totals over the fits of all segments.
     has_path, has_inverse : bool
-        True: see :meth:`sample_path` and :meth:`invert`.
+        Always True: see :meth:`sample_path` and :meth:`invert`.
 
     Examples
     --------
@@ -98,22 +99,23 @@ class SegmentedDistiller(Parameters):
         progress: bool | ProgressFunction = True,
         callback: ProgressFunction | None = None,
     ) -> SegmentedDistiller:
-        """Distil a teacher, part by part.
+        """Distil a teacher, one segment after another.
 
         Parameters
         ----------
         teacher : FlowTeacher
-            Fitted or attached.
+            Teacher, fitted or attached.
         condition : array, optional
             As in :meth:`koopflow.KoopmanDistiller.fit`.
         progress, callback
-            As there; among the values of each event is ``segment``, 1 for the first.
+            As in :meth:`koopflow.KoopmanDistiller.fit`. The values of each event include ``segment``, which
+            is 1 for the first.
 
         Returns
         -------
         SegmentedDistiller
-            Itself. Ctrl-C ends the segment that is being trained and those after it: this object is then left
-            as it was, for its path would have an end missing; a KeyboardInterrupt says so.
+            The fitted object itself. Ctrl-C raises KeyboardInterrupt and leaves this object unchanged, since
+            a path cannot do without its last segments.
         """
         if not isinstance(checked_teacher(teacher), FlowTeacher):
             raise TypeError(f"teacher: expected a FlowTeacher, got {type(teacher).__name__}")
@@ -161,7 +163,7 @@ class SegmentedDistiller(Parameters):
         condition: Array | None = None,
         progress: bool | ProgressFunction = False,
     ) -> Array:
-        """Data ``[B, *event]`` by one evaluation a segment, of the kind of ``x0``: see
+        """Data ``[B, *event]`` by one evaluation per segment, of the kind of ``x0``: see
         :meth:`koopflow.KoopmanDistiller.sample`."""
         model, condition = self._fitted(), self._checked(condition)
         with ProgressMeter(progress=progress) as meter:
@@ -199,25 +201,25 @@ class SegmentedDistiller(Parameters):
         condition: Array | None = None,
         progress: bool | ProgressFunction = False,
     ) -> Any:
-        """What data ``[B, *event]`` came from, by each one's own inverse in turn, of the kind of ``x``.
+        """Inverse of data, ``[B, *event]``, by the students' inverses in turn, of the kind of ``x``.
 
         Parameters
         ----------
         x : array, ``[B, *event]``
             Data.
         polish, method, damping
-            Steps of each student in turn, from the last, against its own part, and of which kind: see
+            Refinement steps of each student's inverse, the last student first: see
             :meth:`koopflow.KoopmanDistiller.invert`.
         residuals : bool, default False
-            Whether to return a tuple with ``||sample(x0) - x||`` of each sample as well, ``[B]``: that of
-            all parts together.
+            Whether to return a tuple of the inverse and the distances ``||sample(x0) - x||``, ``[B]``, of the
+            whole sequence.
         condition, progress
-            As in :meth:`sample`; with ``progress``, Ctrl-C is looked for.
+            As in :meth:`sample`. With ``progress``, Ctrl-C can interrupt the computation.
 
         Raises
         ------
         ArgumentError
-            If ``polish``, ``method`` or ``damping`` is out of its range.
+            If ``polish``, ``method`` or ``damping`` is out of range.
         DivergenceError
             If an inverse is not finite.
         """
@@ -242,9 +244,12 @@ class SegmentedDistiller(Parameters):
         condition: Array | None = None,
         **interval: Any,
     ) -> dict[str, Estimate]:
-        """Errors beside a teacher on fresh samples of its source: ``endpoint_error``, ``path_error``,
-        ``inversion_error`` and ``round_trip_error``, as :mod:`koopflow.metrics` has them; in units of the
-        total deviation of ``data``, or else of the teacher's samples."""
+        """Errors relative to a teacher on fresh samples of its source.
+
+        They are ``endpoint_error``, ``path_error``, ``inversion_error`` and ``round_trip_error`` of
+        :mod:`koopflow.metrics`. The unit is the total deviation of ``data``, or else of the teacher's
+        samples; that of the inversion error is the size of the noise.
+        """
         teacher, count = checked_teacher(teacher), checked_count(n)
         known = None if teacher.training_data_ is None else teacher.training_data_.condition
         pool = Conditioning.of(teacher.field).pool(as_condition(condition), known)
@@ -262,19 +267,19 @@ class SegmentedDistiller(Parameters):
         }
 
     def score(self, teacher: Flow, y: Any = None) -> float:
-        """Minus the endpoint error of :meth:`evaluate`; ``y`` is passed over."""
+        """Minus the endpoint error of :meth:`evaluate`. ``y`` is ignored."""
         return -self.evaluate(teacher)["endpoint_error"].value
 
     @property
     def clock(self) -> Clock:
-        """Times from source to data, the teacher's."""
+        """The teacher's clock: the times of source and data."""
         made = getattr(self, "students_", None)
         return Clock(made[0].clock.start, made[-1].clock.end) if made else UNIT
 
     @property
     def history_(self) -> dict[str, Any]:
-        """Of all parts together: the sums of ``steps``, ``seconds``, ``trajectory_seconds`` and
-        ``teacher_evaluations``, and ``stopped``, ``"completed"`` where all were."""
+        """Totals over all segments: ``steps``, ``seconds``, ``trajectory_seconds``, ``teacher_evaluations``
+        and ``stopped``, which is ``"completed"`` if every fit was completed."""
         self._fitted()
         each = [one.history_ for one in self.students_]
         totals = {
@@ -308,8 +313,8 @@ class SegmentedDistiller(Parameters):
 
     @classmethod
     def load(cls, path: str | PathLike[str], *, device: str = "cpu") -> SegmentedDistiller:
-        """Read what :meth:`save` wrote. Raises ``FileNotFoundError``, or ``CheckpointError`` for what is not
-        a whole file of one."""
+        """Read a file that :meth:`save` wrote. Raises ``FileNotFoundError`` if there is no such file, and
+        ``CheckpointError`` if it is not a complete file of this class."""
         model, text = _core.Segments.load(as_path(path), device=name_of(device))
         facts = json.loads(text)
         try:
@@ -346,15 +351,15 @@ class SegmentedDistiller(Parameters):
 
 
 def _states_at(teacher: Flow, made: list[KoopmanDistiller], times: list[float], share: float) -> _core.Source:
-    """States at the last of ``times``: where the teacher's flow is then and, for a share of them, where the
-    students lead."""
+    """A source of states at the last of ``times``: a given share are outputs of the students, and the others
+    are states of the teacher's flow."""
     own = [teacher.clock.own(t) for t in times]
     before = _core.Segments([one._fitted() for one in made], [t / own[-1] for t in own[:-1]] + [1.0])
     field = teacher.field
 
     def draw(count: int, seed: int, condition: Any) -> np.ndarray[Any, Any]:
         start = field.source.draw(count, seed, condition=condition)
-        # Spread evenly, so that those that are held out have both kinds.
+        # The two kinds alternate, so that held-out rows contain both.
         by_students = np.floor(np.arange(1, count + 1) * share) > np.floor(np.arange(count) * share)
         states = np.empty_like(start)
         for chosen, led in ((by_students, _led(before)), (~by_students, _flown(field, own[-1]))):
@@ -376,7 +381,7 @@ def _flown(field: _core.VelocityField, time: float) -> Callable[[Any, Any], Any]
 
 
 def _told(listener: bool | ProgressFunction, place: int) -> Any:  # noqa: FBT001 (as fit takes it)
-    """A listener that hears which segment an event is of; whether to draw a bar, as it is."""
+    """A listener whose events have the number of the segment; a boolean as it is."""
     if not callable(listener):
         return listener
 

@@ -1,4 +1,4 @@
-"""What a fitted student can do: sample, follow paths, invert, encode, read its generator."""
+"""Methods of a fitted student: samples, paths, inverses, spectra and edits."""
 
 from __future__ import annotations
 
@@ -51,45 +51,47 @@ Modes: TypeAlias = (
 
 
 class FittedStudent(Densities, Observables, Parameters):
-    """A student in the core: samples, paths, inverses, densities, spectra and edits.
+    """A fitted student: samples, paths, inverses, densities, spectra and edits.
 
-    :class:`koopflow.KoopmanDistiller` makes one. Every fact about it comes from the core, so that parameters
-    that are set after fitting change nothing until the next fit. Copies, pickles and worker processes get
-    what a file holds: all but the teacher of ``fit``. Where a method takes ``condition`` without a word, it
-    is that of :meth:`sample`. Answers carry no gradients, and a tensor that requires them brings a
-    UserWarning: those of the module of :meth:`koopflow.KoopmanDistiller.to_torch` do.
+    :class:`koopflow.KoopmanDistiller` is a subclass. Parameters that are set after fitting change nothing
+    until the next fit. Copies, pickles and worker processes have what a file has, which is everything except
+    the teacher of ``fit``. An argument ``condition`` that is not described is that of :meth:`sample`. Results
+    carry no gradients, and an input tensor that requires gradients causes a UserWarning. For gradients use
+    the module that :meth:`koopflow.KoopmanDistiller.to_torch` makes.
 
     Attributes
     ----------
     event_shape_ : tuple of int
         Shape of one sample.
     n_observables_ : int
-        m, the number of observables, with the constant, time and state.
+        Number m of observables, including the constant, time and state.
     config_ : dict
         Configuration with every None resolved, by the core's flat names.
     history_ : dict
-        ``seed``, ``steps``, ``seconds``, ``trajectories``, ``trajectory_seconds``, ``teacher_evaluations``,
-        ``best_step`` (0 is the untrained student), ``skipped_steps`` and ``restarts`` (after losses that were
-        not finite), ``notes`` (a list of ``step`` and ``text``), ``stopped`` (``"completed"``,
-        ``"interrupted"``, ``"budget"``, ``"patience"`` or ``"diverged"``; ``"interrupted"`` in a checkpoint
-        of a fit that had not ended) and ``log``, a list of dictionaries: ``step``, ``seconds``, every loss
-        term, the held-out errors and the learning rate, without those that are not finite.
-        After a linear solve also ``closed_form``: ``ridge``, ``residual``, the held-out scores before and
-        after, and which was ``kept``. With several averages also ``averages``, a list of ``decay`` and the
-        ``step`` and ``metric`` of its best state, and ``average``, the decay that was kept.
+        Record of the fit: ``seed``, ``steps``, ``seconds``, ``trajectories``, ``trajectory_seconds``,
+        ``teacher_evaluations``, ``best_step`` (0 is the untrained student), ``skipped_steps`` and
+        ``restarts`` (after losses that were not finite), ``notes`` (a list of ``step`` and ``text``),
+        ``stopped`` and ``log``. ``stopped`` is ``"completed"``, ``"interrupted"``, ``"budget"``,
+        ``"patience"`` or ``"diverged"``; it is ``"interrupted"`` in a checkpoint of a fit that had not ended.
+        ``log`` is a list of dictionaries: ``step``, ``seconds``, every loss term, the held-out errors and the
+        learning rate. Values that are not finite are left out.
+        After a linear solve there is also ``closed_form``: ``ridge``, ``residual``, the held-out scores
+        before and after, and which was ``kept``. With several averages there are also ``averages``, a list of
+        ``decay`` and the ``step`` and ``metric`` of its best state, and ``average``, the decay that was kept.
     teacher_ : dict
-        What the teacher was: ``kind``, ``event_shape``, ``conditioning``, ``mixing``, the path or noise
-        schedule of its states, and ``classes``, the labels that training drew from; others are sampled with a
-        UserWarning.
+        Facts about the teacher: ``kind``, ``event_shape``, ``conditioning``, ``mixing`` (the path or noise
+        schedule of its states), and ``classes``, the labels that training drew from. Sampling another label
+        causes a UserWarning.
     conversion_ : dict
-        Only after :meth:`to_spectral` or :meth:`to_dense`: ``condition_number`` of the eigenvectors,
-        ``residual``, largest ``growth``, ``smallest`` eigenvalue, ``observables``, ``dropped``,
-        ``affine_residual``; empty for ``to_dense``, which changes no number.
+        Report of :meth:`to_spectral` or :meth:`to_dense`; absent before. Its entries are
+        ``condition_number`` of the eigenvectors, ``residual``, largest ``growth``, ``smallest`` eigenvalue,
+        ``observables``, ``dropped`` and ``affine_residual``. It is empty after ``to_dense``, which changes no
+        number.
     """
 
-    # By energy, for modes given as places; made when first asked for.
+    # Sorted by energy, for modes given by their index; computed at first use.
     _spectrum: Spectrum | LevelSpectrum | None = None
-    # What fit was given, in this process only.
+    # The teacher of fit, in this process only.
     _teacher: Flow | None = None
     conversion_: dict[str, Any]
 
@@ -110,25 +112,28 @@ class FittedStudent(Densities, Observables, Parameters):
         Parameters
         ----------
         n : int, optional
-            Number of fresh samples, in NumPy, made in chunks of bounded memory; or give ``x0``.
+            Number of fresh samples, returned in NumPy and made in chunks of bounded memory. Give either ``n``
+            or ``x0``.
         x0 : array, ``[B, *event]``, optional
             Noise to start from.
         steps : int, default 1
-            Number of encodings at equal distances in time. Observables evolve linearly, so every encoding is
-            carried along and averaged, the noise's with three times the weight (docs/distillation.md).
+            Number of encodings, at equal distances in time. Observables evolve linearly, so every encoding is
+            propagated to the end, and all are averaged. That of the noise has three times the weight
+            (docs/distillation.md).
         seed : int or None, default 0
             Random seed of fresh noise; None draws one.
         condition : array, optional
             Labels ``[B]`` or vectors ``[B, dim]`` for a conditional student, or one for all samples.
         modes : Spectrum, FlowSpectrum, LevelSpectrum, int, slice, list of int or mask, optional
-            Modes that move, both of a pair, while the others stay as they are in the noise: a selection of
-            :meth:`spectrum`, or places in it as it is sorted by energy. Of a FlowSpectrum, its drift and
-            affine part move as well. Of a hierarchy, a selection of its LevelSpectrum, or places or names of
-            feature maps: what is left out is the mean over noise. Takes ``steps=1``.
+            Modes that move, while the others stay as they are in the noise: a selection of :meth:`spectrum`,
+            or indices into it as sorted by energy. Both modes of a conjugate pair move. With a FlowSpectrum,
+            its drift and affine part move as well. For a hierarchy, a selection of its LevelSpectrum, or
+            indices or names of feature maps; the other maps are replaced by their mean over noise. Requires
+            ``steps=1``.
         log_prob : bool, default False
-            Whether to return a tuple with the log-density in nats of each sample as well, ``[B]`` in float64,
-            by the change of variables at its own noise: nothing is inverted. Takes ``steps=1`` and all
-            modes. Where other noise leads to the same sample too, the true density is larger.
+            Whether to return a tuple of the samples and their log-densities in nats, ``[B]`` in float64. They
+            come from the change of variables at each sample's own noise, without an inversion. If other noise
+            leads to the same sample, the true density is larger. Requires ``steps=1`` and all modes.
         progress : bool or callable, default False
             Progress bar or function: see :mod:`koopflow.progress`.
         """
@@ -156,7 +161,7 @@ class FittedStudent(Densities, Observables, Parameters):
             return student.sample(starts_or(x0, n, student, seed, options["condition"]), **options)
 
     def _fresh(self, n: int, seed: int | None, condition: Array | None) -> Array:
-        """Fresh draws of what paths begin with."""
+        """Fresh draws of the source of the paths."""
         return starts_or(None, n, self._fitted(), seed, condition)
 
     def sample_path(
@@ -174,10 +179,10 @@ class FittedStudent(Densities, Observables, Parameters):
         Parameters
         ----------
         x0, n : array, ``[B, *event]``, or int, optional
-            Noise to start from, or a number of fresh samples; ``x0`` takes either.
+            Noise to start from, or a number of fresh samples. ``x0`` accepts either.
         times : sequence of float
-            Times in any order; 0 is noise and 1 is data, unless the teacher's ``horizon`` said otherwise.
-            Times outside follow the generator, beyond what any teacher taught.
+            Times in any order. 0 is noise and 1 is data, unless the teacher has another ``horizon``. Times
+            outside this range extrapolate by the generator, beyond what the student was trained on.
         seed, condition, modes
             As in :meth:`sample`.
         """
@@ -193,10 +198,10 @@ class FittedStudent(Densities, Observables, Parameters):
     def denoise(
         self, t: Array | float, x0: Array, *, of: str = "data", condition: Array | None = None
     ) -> Array:
-        """What is expected of the pair behind the states on this student's paths, by one evaluation.
+        """Expected data or noise given the states on this student's paths, by one evaluation.
 
-        The path from noise x0 and its velocity are in closed form: with both, E[x1 | x_t] and E[x0 | x_t] are
-        those of :meth:`koopflow.FlowTeacher.denoise` at the student's own state.
+        The state x_t on the path from noise x0 and its velocity are in closed form. From both follow
+        E[x1 | x_t] and E[x0 | x_t], as in :meth:`koopflow.FlowTeacher.denoise`.
 
         Parameters
         ----------
@@ -205,25 +210,26 @@ class FittedStudent(Densities, Observables, Parameters):
         x0 : array, ``[B, *event]``
             Noise that the paths start from.
         of : {"data", "noise"}, default "data"
-            Which of the two.
+            Quantity to return: E[x1 | x_t] or E[x0 | x_t].
         condition : array, optional
             As in :meth:`sample`.
 
         Returns
         -------
         array, ``[B, *event]``
-            Of the kind of ``x0``.
+            Expected values, of the kind of ``x0``.
 
         Raises
         ------
         ArgumentError
-            For times outside [0, 1], another ``of``, and a student whose teacher's states are no mixture of
-            noise and data, or whose file does not say which: those of diffusion models made before it did.
+            If times are outside [0, 1] or ``of`` is unknown. Also if the teacher's states are not a mixture
+            of noise and data, or the student's file does not say which mixture, as in older files of students
+            of diffusion models.
         """
         x0 = as_states(x0, "x0")
         mixing = self.teacher_.get("mixing")
         if "mixing" not in self.teacher_ and self.teacher_.get("kind") != "diffusion":
-            # Files of before say the path alone.
+            # Older files have the path alone.
             mixing = {"path": self.config_.get("path", "linear")}
         if mixing is None:
             raise ArgumentError(
@@ -249,25 +255,26 @@ class FittedStudent(Densities, Observables, Parameters):
         condition: Array | None = None,
         progress: bool | ProgressFunction = False,
     ) -> Any:
-        """The noise that data came from, ``[B, *event]``, of the kind of ``x``.
+        """The noise that maps to given data, ``[B, *event]``, of the kind of ``x``.
 
         Parameters
         ----------
         x : array, ``[B, *event]``
             Data.
         polish : int, default 0
-            Number of steps that bring :meth:`sample` of the noise closer to the data. Sample by sample, a
-            step is kept if it does, and otherwise shortened or damped more.
+            Number of refinement steps, which bring :meth:`sample` of the noise closer to the data. For each
+            sample a step is kept if it reduces the distance. Otherwise it is shortened or damped more.
         method : {"newton", "fixed_point", "anderson"}, default "newton"
-            Kind of step: Levenberg-Marquardt with the exact Jacobian (one product for each coordinate, up to
-            1024 of them); the student's own inverse applied to what is missing, two evaluations; or such
-            steps combined so that what earlier ones left undone cancels, at the same cost.
+            Type of refinement step. ``"newton"``: Levenberg-Marquardt with the exact Jacobian, which takes
+            one product per coordinate, for up to 1024 coordinates. ``"fixed_point"``: the student's own
+            inverse applied to the residual, at two evaluations. ``"anderson"``: fixed-point steps combined by
+            Anderson acceleration, at the same cost.
         damping : float, default 1e-3
-            Damping relative to the mean diagonal of J^T J; fixed-point steps shrink by 1 / (1 + damping).
+            Damping, relative to the mean diagonal of J^T J. Fixed-point steps shrink by 1 / (1 + damping).
         residuals : bool, default False
-            Whether to return a tuple with ``||sample(x0) - x||`` of each sample as well, ``[B]``.
+            Whether to return a tuple of the noise and the distances ``||sample(x0) - x||``, ``[B]``.
         condition, progress
-            As in :meth:`sample`; with ``progress``, Ctrl-C is looked for.
+            As in :meth:`sample`. With ``progress``, Ctrl-C can interrupt the computation.
         """
         return inverted(
             self._fitted(),
@@ -291,9 +298,9 @@ class FittedStudent(Densities, Observables, Parameters):
     ) -> Array:
         """Samples ``[len(weights), B, *event]`` between data ``a`` and ``b``, in NumPy, by weights of ``b``.
 
-        Their noise moves on the great circle, which keeps its norm (on the chord if the student starts from
-        another source); without ``polish``, as in :meth:`invert`,
-        the ends are the student's round trips of the data.
+        The noise is interpolated on the great circle, which keeps its norm, or on the straight line if the
+        student starts from another source than noise. Without ``polish``, as in :meth:`invert`, the ends are
+        reconstructions of the data rather than the data themselves.
         """
         start, end = (to_numpy(self.invert(x, polish=polish, condition=condition)) for x in (a, b))
         if start.shape != end.shape:
@@ -302,7 +309,7 @@ class FittedStudent(Densities, Observables, Parameters):
         norms = np.linalg.norm(flat, axis=2, keepdims=True)
         units = flat / np.maximum(norms, 1e-12)
         angle = np.arccos(np.clip(np.sum(units[0] * units[1], axis=1, keepdims=True), -1.0, 1.0))
-        # On the chord if the two directions are nearly the same or opposite.
+        # A straight line if the two directions are nearly the same or opposite.
         chord = np.abs(np.sin(angle)) < 1e-6
         if self._fitted().source.kind != "normal":
             chord, units = np.ones_like(chord), flat
@@ -327,15 +334,16 @@ class FittedStudent(Densities, Observables, Parameters):
         n: int = 512,
         seed: int | None = NOISE_SEED,
     ) -> Spectrum | LevelSpectrum:
-        """Eigenvalues, eigenfunctions and modes of the generator: how samples come about.
+        """Eigenvalues, eigenfunctions and modes of the generator.
 
         Parameters
         ----------
         teacher : FlowTeacher, optional
-            Teacher along whose paths residuals are measured, which tell the modes that are the flow's. By
-            default the one that this student was fitted to in this process.
+            Teacher along whose paths residuals are measured. A small residual means that a mode belongs to
+            the flow. The default is the teacher that this student was fitted to in this process.
         condition : array, optional
-            Labels or vectors to average over, for a conditional student; every class equally by default.
+            Labels or vectors to average over, for a conditional student. By default all classes have equal
+            weight.
         sort : {"energy", "frequency", "growth", "modulus", "residual"}, default "energy"
             Order of modes: descending energy, or ascending ``|Im lambda|``, Re lambda, ``|lambda|`` or
             residual.
@@ -347,8 +355,9 @@ class FittedStudent(Densities, Observables, Parameters):
         Returns
         -------
         Spectrum
-            The modes; for a hierarchical student a :class:`koopflow.LevelSpectrum`, map by map, neither
-            sorted nor counted. A defective dense generator has none, and is a ``DivergenceError``.
+            The modes. A hierarchical student returns a :class:`koopflow.LevelSpectrum` instead, which lists
+            feature maps and ignores ``sort`` and ``count``. A defective dense generator has no spectrum and
+            raises ``DivergenceError``.
         """
         if teacher is None:
             teacher = self._teacher
@@ -373,31 +382,32 @@ class FittedStudent(Densities, Observables, Parameters):
     ) -> Array:
         """Data, or samples of noise, with some eigenfunctions changed: psi -> scale e^{i rotate} psi + shift.
 
-        What the modes have moved since noise changes accordingly while the noise is kept: ``scale=0`` gives a
-        sample without these modes, as :meth:`sample` with all others does. Samples ``[B, *event]`` are of the
-        kind of what was given.
+        The edit changes what the modes contribute to the motion and keeps the noise. ``scale=0`` therefore
+        gives a sample without these modes, as :meth:`sample` with all other modes does. The result,
+        ``[B, *event]``, is of the kind of the input.
 
         Parameters
         ----------
         x, x0 : array, ``[B, *event]``, optional
-            Data, carried back to time ``at`` first, or noise, whose sample is edited. What the round trip of
-            data loses is added again, so that an edit that changes nothing returns them.
+            Data, which are first carried back to time ``at``, or noise, whose sample is edited. The error of
+            the data's round trip is added back, so that an edit that changes nothing returns the data.
         modes : Spectrum, FlowSpectrum, LevelSpectrum, int, slice, list of int or mask, optional
-            Modes to change, as in :meth:`sample`; all by default. Both of a conjugate pair change alike.
-            Those of a FlowSpectrum have real amplitudes that are constant in time, so that ``at`` matters
-            with ``project`` only, and are not turned. Those of a hierarchy change alike at all pixels, and
-            are scaled and turned about their mean over noise.
+            Modes to change, as in :meth:`sample`; all by default. Both modes of a conjugate pair change
+            alike. The modes of a FlowSpectrum have real amplitudes that are constant in time, so ``rotate``
+            is not available and ``at`` matters only with ``project``. The modes of a hierarchy change alike
+            at all pixels, and are scaled and rotated about their mean over noise.
         scale : float or array, ``[r]``, optional
-            Factors of the selected modes; 0 removes them.
+            Factors of the selected modes. 0 removes them.
         shift : complex or array, ``[r]`` or ``[B, r]``, optional
-            Shifts, in standard deviations of each eigenfunction over noise, carried to ``at``.
+            Shifts, in standard deviations of each eigenfunction over noise, propagated to ``at``.
         rotate : float or array, ``[r]``, optional
-            Angles in radians; for complex modes only.
+            Angles in radians, for complex modes only.
         at : float, optional
             Time of the edit on :attr:`clock`, from source to data; by default that of the source.
         project : bool, default False
-            Whether the edited state is read at ``at``, above 0, and encoded anew before it goes on: one more
-            evaluation, but the observables are then those of a state.
+            Whether to decode the edited state at ``at``, which must be above 0, and to encode it again before
+            it is propagated to the end. This costs one more evaluation and makes the observables those of an
+            actual state.
         """
         if scale is None and shift is None and rotate is None:
             raise ArgumentError("expected scale, shift or rotate, got none of them")
@@ -405,7 +415,7 @@ class FittedStudent(Densities, Observables, Parameters):
             raise ArgumentError(f"expected one of x and x0, got {'neither' if x is None else 'both'}")
         states = as_states(x0, "x0") if x is None else as_states(x)
         condition = self._checked(condition)
-        # From the source where nothing is said.
+        # The default is the source.
         (at,) = [0.0] if at is None else self.clock.times([as_number(at, "at")], "at")
         chosen = self._selection(slice(None) if modes is None else modes, condition)
         if isinstance(chosen, FlowSpectrum):
@@ -417,15 +427,17 @@ class FittedStudent(Densities, Observables, Parameters):
         return chosen.core.edit(states, gains, shifts, **options)
 
     def _selection(self, modes: Modes, condition: Array | None) -> Spectrum | FlowSpectrum | LevelSpectrum:
-        """Modes of this student's spectrum, from places in it or a selection of it, or of a flow's; the
-        spectrum of a student of vectors is that over the given ones."""
+        """The selected modes, from indices, a selection of this student's spectrum or a FlowSpectrum.
+
+        The spectrum of a student conditioned on vectors is averaged over the given ones.
+        """
         student = self._fitted()
         build = build_level_spectrum if student.feature_maps else build_spectrum
         if isinstance(modes, FlowSpectrum):
             return modes.of(student)
         if isinstance(modes, Spectrum | LevelSpectrum):
             if modes.student is student:
-                # Of a hierarchy nothing would be left but one image.
+                # Without any map, a hierarchy would give the same image for all noise.
                 if isinstance(modes, LevelSpectrum):
                     checked_spectrum("modes", modes, LevelSpectrum)
                 return modes
@@ -442,24 +454,25 @@ class FittedStudent(Densities, Observables, Parameters):
         return _chosen(self._spectrum, modes)
 
     def to_spectral(self: S) -> S:
-        """The same student with a spectral generator: the dense one's eigenvalues as its parameters.
+        """The same student with a spectral generator, whose parameters are the dense one's eigenvalues.
 
-        Samples and paths are the same; observables are linear mixtures of this one's, and ``conversion_``
-        says how well conditioned the change of coordinates was. Raises ``ArgumentError`` when the generator
-        is spectral already, and ``DivergenceError`` when it has no spectral form: nearly parallel
-        eigenvectors, growth beyond 8, or an eigenvalue of nearly zero that an affine motion would need.
+        Samples and paths are the same. The observables are linear combinations of this student's, and
+        ``conversion_`` has the condition number of this change of coordinates. Raises ``ArgumentError`` if
+        the generator is already spectral, and ``DivergenceError`` if it has no spectral form. That happens
+        with nearly parallel eigenvectors, growth beyond 8, or a nearly zero eigenvalue that an affine motion
+        would need.
         """
         return self._converted("spectral", self._fitted().to_spectral())
 
     def to_dense(self: S) -> S:
-        """The same student with a dense generator over the same observables. Raises ``ArgumentError`` when it
-        is dense already."""
+        """The same student with a dense generator over the same observables. Raises ``ArgumentError`` if it
+        is already dense."""
         return self._converted("dense", self._fitted().to_dense())
 
     def _converted(self: S, generator: str, outcome: tuple[_core.Student, str]) -> S:
         student, report = outcome
         other: S = clone(self)
-        # The stability asked for is part of the parameters found: the new ones are bare.
+        # The converted parameters already satisfy the stability constraint, so the new model has none.
         other.set_params(generator=generator, architecture__frame=None, architecture__stability=None)
         other._adopt(student, self.teacher_)
         other._teacher = self._teacher
@@ -485,5 +498,5 @@ class FittedStudent(Densities, Observables, Parameters):
 
 
 def _chosen(spectrum: Spectrum | LevelSpectrum, modes: Any) -> Spectrum | LevelSpectrum:
-    """Modes at some places, or the maps of a hierarchy."""
+    """Modes at some indices, or the maps of a hierarchy."""
     return spectrum.select(maps=modes) if isinstance(spectrum, LevelSpectrum) else spectrum[modes]

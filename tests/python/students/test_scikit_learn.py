@@ -152,13 +152,13 @@ def test_wrong_arguments_are_named(student, gaussian, conditional):
     with pytest.raises((NonFiniteError, ArgumentError), match="data"):
         student.score(bad)
     for call in (lambda: unfitted.fit(DATA), lambda: pickle.loads(pickle.dumps(student)).score(DATA)):
-        with pytest.raises(TypeError, match=r"teacher: expected a FlowTeacher.* beside rows of data"):
+        with pytest.raises(TypeError, match=r"teacher: expected a FlowTeacher.* or rows of data with one"):
             call()
     with pytest.raises(TypeError, match="teacher: expected a FlowTeacher"):
         unfitted.fit(DATA, teacher="moons")
-    with pytest.raises(ArgumentError, match="teacher: expected None beside a teacher"):
+    with pytest.raises(ArgumentError, match="teacher: expected None with a teacher"):
         unfitted.fit(gaussian, teacher=gaussian)
-    with pytest.raises(ArgumentError, match="data: expected None beside rows of data"):
+    with pytest.raises(ArgumentError, match="data: expected None with rows of data"):
         unfitted.fit(DATA, teacher=gaussian, data=DATA)
     with pytest.raises(ArgumentError, match="condition: expected None with y"):
         unfitted.fit(DATA, LABELS, teacher=conditional, condition=LABELS)
