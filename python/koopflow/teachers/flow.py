@@ -1,4 +1,4 @@
-"""What every velocity field can do: evaluate it, follow its flow, measure densities."""
+"""Methods of every velocity field: evaluation, sampling, trajectories and densities."""
 
 from __future__ import annotations
 
@@ -30,8 +30,11 @@ from ..twins.teacher import TeacherModule, field_of
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
-    """What a teacher was trained with in this process, as copies; files of teachers do not hold it: data
-    ``[N, *event]``, the condition of each row, and its noise if pairs were given."""
+    """Copies of the data that a teacher was trained on in this process. Files of teachers do not hold them.
+
+    They are the data ``[N, *event]``, the condition of each row, and the noise of each row if pairs were
+    given.
+    """
 
     data: Array
     condition: Array | None = None
@@ -39,31 +42,31 @@ class TrainingData:
 
     @classmethod
     def copied(cls, data: Array, condition: Array | None = None, noise: Array | None = None) -> TrainingData:
-        """Copies of arrays, except for files that are mapped read-only."""
+        """Training data with copied arrays. Files that are mapped read-only are not copied."""
         return cls(kept(data), kept(condition), kept(noise))
 
 
 class Flow:
-    """A velocity field in the core and its flow; :class:`koopflow.FlowTeacher` says where it comes from.
+    """A velocity field in the core, and its flow. :class:`koopflow.FlowTeacher` makes such fields.
 
     Attributes
     ----------
     event_shape_ : tuple of int
         Shape of one sample.
     history_ : dict
-        Training: ``steps``, ``seconds``, ``stopped``, ``loss``, a list of ``[step, loss]``, ``skipped_steps``
-        (whose loss or gradient was not finite), ``restarts`` after a divergence, ``notes`` (a list of
-        ``step`` and ``text``), ``config``, the options with every None resolved, and ``classes``, the labels
-        that training saw; others are sampled with a UserWarning. Empty for a teacher that
-        koopflow did not train.
+        Record of training: ``steps``, ``seconds``, ``stopped``, ``loss`` (a list of ``[step, loss]``),
+        ``skipped_steps`` (with a loss or gradient that was not finite), ``restarts`` after a divergence,
+        ``notes`` (a list of ``step`` and ``text``), ``config`` (the options with every None resolved) and
+        ``classes``, the labels that training saw. Sampling another label causes a UserWarning. Empty for a
+        teacher that koopflow did not train.
     training_data_ : TrainingData or None
-        Data that the field comes from; None for a teacher that was attached or loaded.
+        Data that the field comes from. None for a teacher that was attached or loaded.
     """
 
     training_data_: TrainingData | None = None
     _clock: Clock = UNIT
     _field: _core.VelocityField | None = None
-    # Makes the twin of a field that has no stored form.
+    # Makes the PyTorch module of a field that has no stored form.
     _attached: Callable[[], TeacherModule] | None = None
     _history: dict[str, Any] = {}  # noqa: RUF012 (replaced as a whole, never changed)
 
@@ -80,7 +83,7 @@ class Flow:
 
     @property
     def clock(self) -> Clock:
-        """Times from the source to data that everything here is told and asks for."""
+        """Clock that all times here refer to: the times of source and data."""
         return self._clock
 
     @property
@@ -89,8 +92,8 @@ class Flow:
 
     @property
     def pairing_(self) -> dict[str, Any]:
-        """``coupling``, ``path`` and ``flip`` of the training: independent pairs on the linear path, not
-        mirrored, for a teacher that koopflow did not train."""
+        """``coupling``, ``path`` and ``flip`` of the training. For a teacher that koopflow did not train:
+        independent pairs on the linear path, not mirrored."""
         known = self._history.get("config", {}) if self.field.kind == "network" else {}
         otherwise = {"coupling": "independent", "path": "linear", "flip": False}
         return {name: known.get(name, value) for name, value in otherwise.items()}
@@ -103,10 +106,12 @@ class Flow:
     def velocity(
         self, t: Array | float, x: Array, condition: Array | None = None, *, extrapolate: bool = False
     ) -> Array:
-        """v(t, x) ``[B, *event]`` at times, a number or ``[B]``, and states ``[B, *event]``; the condition is
-        labels ``[B]`` or vectors ``[B, condition_dim]``. Of the kind of ``x``. Times outside the
-        clock, [0, 1] unless ``horizon`` says otherwise, raise ``ArgumentError``, unless ``extrapolate`` is
-        set."""
+        """The velocity v(t, x), ``[B, *event]``, of the kind of ``x``.
+
+        ``t`` is a number or ``[B]``, ``x`` are states ``[B, *event]``, and the condition is labels ``[B]`` or
+        vectors ``[B, condition_dim]``. Raises ``ArgumentError`` for times outside the clock ([0, 1] unless
+        ``horizon`` says otherwise) if ``extrapolate`` is False.
+        """
         x = as_states(x)
         own = self.clock.times_for(t, x, extrapolate=extrapolate)
         v = self.field.velocity(own, x, self._checked(condition))
@@ -115,11 +120,11 @@ class Flow:
     def denoise(
         self, t: Array | float, x: Array, *, of: str = "data", condition: Array | None = None
     ) -> Array:
-        """What the field expects of the pair behind states x_t = a x1 + s x0, by one evaluation.
+        """Expected data x1 or noise x0 given states x_t = a x1 + s x0, by one evaluation.
 
-        With W = a' s - a s', E[x1|x] = (s v - s' x) / W and E[x0|x] = (a' x - a v) / W. At t = 1 of a path
-        that ends in the data the first is x itself, at t = 0 the second. A guided field answers its guided
-        estimate, a window what the whole flow expects, and a reversed flow has as data what it leads to: the
+        With W = a' s - a s', E[x1|x] = (s v - s' x) / W and E[x0|x] = (a' x - a v) / W. On a path that ends
+        in the data, the first is x itself at t = 1, and the second is x at t = 0. A guided field returns its
+        guided estimate, and a window the estimate of the whole flow. For a reversed flow the data are the
         noise of the original.
 
         Parameters
@@ -129,26 +134,26 @@ class Flow:
         x : array, ``[B, *event]``
             States at these times.
         of : {"data", "noise"}, default "data"
-            E[x1 | x_t = x] or E[x0 | x_t = x].
+            Quantity to return: E[x1 | x_t = x] or E[x0 | x_t = x].
         condition : array, optional
             Labels ``[B]`` or vectors ``[B, condition_dim]``.
 
         Returns
         -------
         array, ``[B, *event]``
-            Of the kind of ``x``.
+            Expected values, of the kind of ``x``.
 
         Raises
         ------
         ArgumentError
-            For times outside [0, 1], another ``of``, and a teacher whose states are no such mixture.
+            If times are outside [0, 1], ``of`` is unknown, or the teacher's states are not such a mixture.
 
         Examples
         --------
         >>> import numpy as np
         >>> from koopflow import FlowTeacher
         >>> teacher = FlowTeacher.gaussian([2.0, 0.0], np.eye(2))
-        >>> teacher.denoise(0.0, np.ones((1, 2), dtype=np.float32))  # noise tells nothing: the mean
+        >>> teacher.denoise(0.0, np.ones((1, 2), dtype=np.float32))  # the mean, since x is pure noise
         array([[2., 0.]], dtype=float32)
         """
         x = as_states(x)
@@ -157,12 +162,13 @@ class Flow:
         )
 
     def to_torch(self) -> TeacherModule:
-        """The velocity as a plain PyTorch module of this teacher's numbers, through which gradients reach
-        times, states and weights: ``module(t, x, condition=None)``, with a number or ``[B]`` as times.
+        """The velocity as a plain PyTorch module with this teacher's weights.
 
-        A network is copied: ``torch.compile`` and ``torch.export``, with a dynamic batch, take the module.
-        :meth:`koopflow.FlowTeacher.from_torch_module` brings tuned weights back. A model that was attached is
-        not copied: it is inside, asked as the teacher asks it, in evaluation mode.
+        Its call is ``module(t, x, condition=None)``, with times as a number or ``[B]``. It is differentiable
+        in times, states and weights. The weights of a network are copied, and the module works with
+        ``torch.compile`` and ``torch.export`` (also with a dynamic batch).
+        :meth:`koopflow.FlowTeacher.from_torch_module` makes a teacher of fine-tuned weights. An attached
+        model is not copied: the module contains it, and calls it as the teacher does, in evaluation mode.
 
         Examples
         --------
@@ -192,26 +198,27 @@ class Flow:
     ) -> Array:
         """Data ``[B, *event]`` by solving dx/dt = v from source to data, of the kind of ``x0`` (or NumPy).
 
-        Raises ``DivergenceError`` when dopri5 cannot reach its tolerance or the state stops being finite.
+        Raises ``DivergenceError`` if dopri5 cannot reach its tolerance or the state is no longer finite.
 
         Parameters
         ----------
         n : int, optional
-            Number of fresh samples; or give ``x0``.
+            Number of fresh samples. Give either ``n`` or ``x0``.
         x0 : array, ``[B, *event]``, optional
-            Noise, or what else the source has, to start from.
+            Noise, or other states of the source, to start from.
         solver : {"dopri5", "euler", "midpoint", "heun", "rk4", "ab2", "ab3", "dpm2m"}, default "dopri5"
-            Adaptive Dormand-Prince 5(4), or fixed steps: one-step methods of 1, 2, 2 and 4 evaluations a
-            step, multistep methods of one (Adams-Bashforth of order 2 and 3, DPM-Solver++(2M)).
-            docs/solvers.md says which for how many.
+            ODE solver. ``"dopri5"`` is the adaptive Dormand-Prince 5(4). The others take fixed steps. The
+            one-step methods (``"euler"`` to ``"rk4"``) take 1, 2, 2 and 4 evaluations per step. The multistep
+            methods take one: Adams-Bashforth of order 2 and 3, and DPM-Solver++(2M). docs/solvers.md
+            recommends one for each number of evaluations.
         steps : int, default 100
             Number of steps of the fixed-step solvers.
         rtol, atol : float, default 1e-5
-            Tolerances of dopri5.
+            Relative and absolute tolerance of dopri5.
         grid : {"uniform", "tau", "log_snr"} or sequence of float, optional
-            Where fixed steps are: equal in t, in tau = a / (a + s), or in the log-SNR, which is softened at
-            the ends; or at these rising times from 0 to 1, as many as there are. By default ``"uniform"`` for
-            one-step methods and ``"log_snr"`` for multistep methods.
+            Times of the fixed steps: equally spaced in t, in tau = a / (a + s), or in the log-SNR, which is
+            softened at the ends. A sequence of rising times from 0 to 1 is used as it is and sets the number
+            of steps. By default ``"uniform"`` for one-step methods and ``"log_snr"`` for multistep methods.
         seed : int or None, default 0
             Random seed of fresh noise; None draws one.
         condition : array, optional
@@ -239,23 +246,25 @@ class Flow:
         extrapolate: bool = False,
         progress: bool | ProgressFunction = False,
     ) -> Array:
-        """States ``[len(times), B, *event]`` at requested times along the flow, forwards or backwards; the
-        first are ``x0``.
+        """States ``[len(times), B, *event]`` at given times along the flow, forwards or backwards.
+
+        The first states are ``x0``.
 
         Parameters
         ----------
         x0 : array, ``[B, *event]``, optional
-            States at ``times[0]``: of the source if that is 0, data if it is 1 and the times fall.
+            States at ``times[0]``: states of the source if that time is 0, or data if it is 1 and the times
+            decrease.
         n : int, optional
-            Number of fresh samples of the source instead; then ``times`` must begin at 0.
+            Number of fresh samples of the source, in place of ``x0``. ``times`` must then begin at 0.
         times : sequence of float
-            Rising or falling times within [0, 1], or the clock that ``horizon`` set.
+            Increasing or decreasing times within [0, 1], or within the clock that ``horizon`` set.
         extrapolate : bool, default False
-            Whether times outside are taken; the model is asked there.
+            Whether to allow times outside that range, where the model is evaluated too.
         solver, steps, rtol, atol, grid, seed, condition, progress
-            As in :meth:`sample`; fixed steps are shared out over the whole span, and multistep methods go on
-            over the times in between. Outside there is no ``"dpm2m"``, and no grid but ``"uniform"`` and
-            times.
+            As in :meth:`sample`. Fixed steps are distributed over the whole span, and multistep methods keep
+            their history across the times in between. Outside the range ``"dpm2m"`` is not available, and the
+            grid must be ``"uniform"`` or a sequence of times.
 
         Examples
         --------
@@ -286,11 +295,11 @@ class Flow:
         atol: float = 1e-5,
         grid: str | Sequence[float] | None = None,
     ) -> Tilted:
-        """This teacher, given something: see :meth:`koopflow.KoopmanDistiller.tilt`.
+        """The teacher's distribution tilted by a reward, an observation or an energy.
 
-        Its map is the solution of the ODE by ``solver``, ``steps``, ``rtol``, ``atol`` and ``grid``, as in
-        :meth:`sample`; derivatives are those of the adjoint equation, and densities those of
-        :meth:`log_prob`.
+        See :meth:`koopflow.KoopmanDistiller.tilt`. The map from noise to data is the solution of the ODE by
+        ``solver``, ``steps``, ``rtol``, ``atol`` and ``grid``, as in :meth:`sample`. Derivatives come from
+        the adjoint equation, and densities from :meth:`log_prob`.
         """
         return tilted_model(
             self.field,
@@ -324,14 +333,14 @@ class Flow:
         x : array, ``[B, *event]``
             Data.
         divergence : {"auto", "exact", "hutchinson"}, default "auto"
-            Divergence of the velocity: exact, or an unbiased estimate with random probes. ``"auto"`` is exact
-            up to 32 dimensions.
+            Method for the divergence of the velocity: exact, or an unbiased estimate with random probes.
+            ``"auto"`` is exact up to 32 dimensions.
         probes : int, default 1
             Number of random probes of the estimate.
         seed : int or None, default 0
             Random seed of the probes.
         solver, steps, rtol, atol, grid, condition, progress
-            As in :meth:`sample`, but for ``"dpm2m"``, which is for states alone.
+            As in :meth:`sample`, except that ``"dpm2m"`` is not available.
 
         Examples
         --------
@@ -353,24 +362,26 @@ class Flow:
             )
 
     def score(self, data: Array, y: Array | None = None) -> float:
-        """Mean of :meth:`log_prob` over data ``[N, *event]``, in nats: scikit-learn's measure of a density,
-        the higher the better. ``y`` is their condition; an unconditional teacher passes it over."""
+        """Mean of :meth:`log_prob` over data ``[N, *event]``, in nats, as for densities in scikit-learn.
+
+        Higher is better. ``y`` is the condition of each row. It is ignored for an unconditional teacher.
+        """
         condition = Conditioning.of(self.field).of_rows(y, None)
         return float(to_numpy(self.log_prob(data, condition=condition)).mean(dtype=float))
 
     @property
     def _twin(self) -> Callable[[], TeacherModule]:
-        """Makes the twin of the field that there is now."""
+        """A function that makes the PyTorch module of the current field."""
         return self._attached or partial(_stored_twin, self.field, self._facts())
 
     def _facts(self) -> dict[str, Any]:
-        """What a file of it holds besides the field."""
+        """The facts that a file of this teacher holds besides the field."""
         return {}
 
     def _numbers(
         self, solver: str, steps: int, rtol: float, atol: float, grid: str | Sequence[float] | None
     ) -> dict[str, Any]:
-        """Options of a solver, of their types and in the flow's own time; ranges are the core's."""
+        """Options of a solver, converted to types and times of the core, which checks their ranges."""
         tolerances = {"rtol": as_number(rtol, "rtol"), "atol": as_number(atol, "atol")}
         times = as_grid(grid)
         if isinstance(times, list):
@@ -385,7 +396,7 @@ class Flow:
     def _starts(
         self, x0: Array | None, n: int | None, seed: int | None, condition: Array | None = None
     ) -> Array:
-        """The given states, or ``n`` of the source."""
+        """The given states, or ``n`` fresh draws of the source."""
         return starts_or(x0, n, self.field, seed, condition)
 
     def _fresh(self, n: int, seed: int | None, condition: Array | None) -> Array:
@@ -398,7 +409,7 @@ class Flow:
             return self.field.solve(x0, times, monitor=meter.monitor, **given)
 
     def _checked(self, condition: Array | None) -> Array | None:
-        """The condition, after a warning of classes that no sample of training had."""
+        """The condition, after a warning about classes that training did not see."""
         return Conditioning.of(self.field).known(condition, self._history.get("classes"))
 
 
@@ -409,7 +420,7 @@ def _stored_twin(field: _core.VelocityField, facts: dict[str, Any]) -> TeacherMo
 
 
 def checked_teacher(teacher: Any, argument: str = "teacher") -> Flow:
-    """The teacher. Raises ``TypeError`` for anything that is none."""
+    """The teacher. Raises ``TypeError`` for anything else."""
     if isinstance(teacher, Flow):
         return teacher
     hint = "; a function has no event shape: FlowTeacher.from_torch(function, event_shape=(2,))"

@@ -56,65 +56,68 @@ if TYPE_CHECKING:
 class FlowTeacher(HubFolder, ClosedForm, Parts, Local, PhaseSpace, Populations, Parameters):
     """A flow-matching model: trained here on data, attached from PyTorch, or known in closed form.
 
-    The probability path is x_t = a(t) x1 + s(t) x0, with x0 standard normal (Lipman et al. 2210.02747) or
-    from another source; a network regresses v(t, x_t) on a' x1 + s' x0, and sampling solves dx/dt = v(t, x)
-    from time 0 to 1.
+    The probability path is x_t = a(t) x1 + s(t) x0, with data x1 and with x0 standard normal (Lipman et al.
+    2210.02747) or from another source. A network regresses v(t, x_t) on a' x1 + s' x0. Sampling solves
+    dx/dt = v(t, x) from time 0 to 1.
 
     Parameters
     ----------
     event_shape : sequence of int
         Shape of one sample: ``(2,)``, ``(64,)``, ``(1, 28, 28)``.
     coupling : {"ot", "independent"}, default "ot"
-        Pairing of noise and data in a minibatch; ``"ot"``, the exact assignment of least squared distance
-        (Tong et al. 2302.00482), straightens the paths.
+        Pairing of noise and data in a minibatch. ``"ot"`` is the exact assignment of least squared distance
+        (Tong et al. 2302.00482), which straightens the paths.
     source : "normal", array ``[N, *event]``, FlowTeacher or callable, default "normal"
-        What the flow starts from: noise, rows, where another flow ends, or samples ``source(n, seed)`` of a
-        function, whose attribute ``log_prob``, if there is one, answers log-densities ``[B]`` of
-        ``[B, *event]``. Rows and flows are kept in files of the teacher and of its students; functions are
-        not. ``"kept"`` stands for the source of a teacher that was loaded (docs/sources.md).
+        Distribution that the flow starts from: standard normal noise, rows of an array, the samples of
+        another teacher, or samples ``source(n, seed)`` of a function. The function may have an attribute
+        ``log_prob``, which takes ``[B, *event]`` and returns log-densities ``[B]``. Files of the teacher and
+        of its students hold rows and teachers, but not functions. ``"kept"`` stands for the source of a
+        teacher that was loaded (docs/sources.md).
     source_noise : float, default 0
-        Standard deviation of normal noise, drawn anew for each sample, on rows as ``source``: a law with a
-        density, which few rows have not by themselves.
+        Standard deviation of normal noise that is added to rows as ``source``, fresh for each sample. With
+        noise the source has a density; rows alone have none.
     horizon : (float, float), default (0.0, 1.0)
-        Times of source and data, by which :meth:`trajectory`, :meth:`velocity` and students' paths count.
+        Times of source and data. :meth:`trajectory`, :meth:`velocity` and the paths of students use them.
     path : {"linear", "vp"}, default "linear"
         Probability path: a = t, s = 1 - t, or the variance-preserving a = sin(pi t / 2), s = cos(pi t / 2).
     time_sampler : {"uniform", "logit_normal", "power"} or mapping, default "uniform"
-        Law of the times of training pairs: ``{"logit_normal": {"mean": 0.0, "deviation": 1.0}}``, the
-        logistic function of a normal number (Esser et al. 2403.03206), ``{"power": {"exponent": 1.0}}``,
-        density (p + 1) t^p with p above -1, or a name alone, with these numbers.
+        Distribution of the times of training pairs. ``{"logit_normal": {"mean": 0.0, "deviation": 1.0}}`` is
+        the logistic function of a normal variable (Esser et al. 2403.03206).
+        ``{"power": {"exponent": 1.0}}`` has density (p + 1) t^p, with exponent p above -1. A name alone takes
+        the numbers shown here.
     network : {"mlp", "unet"}, UNet or mapping, default "mlp"
-        A perceptron, or a U-Net for images ``(C, H, W)``, with the options of a :class:`koopflow.UNet`.
+        Network of the velocity: a perceptron, or a U-Net for images ``(C, H, W)`` with the options of a
+        :class:`koopflow.UNet`.
     width, depth : int, optional
-        Units of each hidden layer and number of hidden layers of a perceptron. These, ``steps`` and
-        ``learning_rate`` are picked by the dimension of the data where they are None.
+        Units of each hidden layer, and number of hidden layers, of a perceptron. If these, ``steps`` or
+        ``learning_rate`` are None, they are chosen from the dimension of the data.
     steps : int, optional
-        Training steps.
+        Number of training steps.
     batch_size : int, default 256
-        Samples of one step.
+        Number of samples per step.
     learning_rate : float, optional
         Peak learning rate.
     flip : bool, default False
-        Whether each row of a minibatch is mirrored left to right with probability one half, before it is
-        paired with noise: for images ``(C, H, W)``. A student of this teacher is then trained on mirrored
-        data too.
+        Whether to mirror each image ``(C, H, W)`` of a minibatch left to right with probability one half,
+        before it is paired with noise. A student of this teacher is then trained on mirrored data too.
     standardise : bool, default True
         Whether data far from mean 0 and deviation 1 are learnt in standard coordinates, so that results do
-        not depend on their units; everything the teacher takes and answers is in the data's own.
+        not depend on their units. Inputs and outputs of the teacher remain in the data's own units.
     num_classes : int, optional
         Number of classes, for a teacher that is conditioned on labels ``[B]`` in ``0 .. num_classes - 1``.
     condition_dim : int, optional
-        Length of vectors, for a teacher that is conditioned on vectors ``[B, condition_dim]``.
+        Length of the vectors, for a teacher that is conditioned on vectors ``[B, condition_dim]``.
     label_dropout : float, default 0
-        Probability that training hides a label, in [0, 1); :meth:`guided` needs a teacher that knows the
-        velocity without one (0.1 to 0.2; Ho and Salimans 2207.12598).
+        Probability that training hides a label, in [0, 1). :meth:`guided` needs the velocity without a label,
+        which a teacher learns from hidden ones (0.1 to 0.2 is usual; Ho and Salimans 2207.12598).
     training : Training or mapping, optional
         Options ``optimizer``, ``weight_decay``, ``warmup_steps``, ``clip_norm``, ``ema_decay`` and
         ``max_restarts`` of :class:`koopflow.Training`.
     max_seconds : float, optional
-        Time limit of training; the teacher so far is kept. A step that is under way is finished.
+        Time limit of training. A step that has begun is finished, and the teacher so far is kept.
     seed : int or None, default 0
-        Random seed of initialisation and training; None draws one, which ``history_["seed"]`` tells.
+        Random seed of initialisation and training. None draws a seed, which is stored in
+        ``history_["seed"]``.
     device : str or torch.device, default "cpu"
         ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"auto"``.
     dtype : {"float32", "float64"}, default "float32"
@@ -129,7 +132,7 @@ class FlowTeacher(HubFolder, ClosedForm, Parts, Local, PhaseSpace, Populations, 
     """
 
     _kind: ClassVar[str] = "teacher"
-    # The core's objective, if it is another than flow matching.
+    # The core's name of the objective; None for flow matching.
     _objective: ClassVar[str | None] = None
     _nested: ClassVar[Mapping[str, type[Options]]] = {"network": UNet, "training": Training}
 
@@ -185,67 +188,70 @@ class FlowTeacher(HubFolder, ClosedForm, Parts, Local, PhaseSpace, Populations, 
         Parameters
         ----------
         data : array, ``[N, *event]``, or batches of them
-            Finite data: NumPy, torch, a numeric frame of pandas or polars; or a torch ``Dataset``, a
-            ``DataLoader`` or another iterable of batches ``x`` or ``(x, condition)``, of which no more than
-            65,536 samples or 256 MiB are held at once, as of files that ``numpy.load(mmap_mode="r")`` maps.
-            Copies of the arrays, or of those first samples, stay in :attr:`training_data_`.
+            Finite data: an array of NumPy or torch, a numeric frame of pandas or polars, a torch ``Dataset``,
+            a ``DataLoader``, or another iterable of batches ``x`` or ``(x, condition)``. Batches are
+            streamed: at most about 65,536 samples or 256 MiB are in memory at once. So are larger files that
+            ``numpy.load(mmap_mode="r")`` maps. Copies of the arrays, or of the first samples of a stream,
+            stay in :attr:`training_data_`.
         y : array, optional
-            The condition, as scikit-learn passes it; an unconditional teacher passes it over.
+            Condition of each row, as scikit-learn passes it. It is ignored for an unconditional teacher.
         noise : array, ``[N, *event]``, optional
-            Standard normal noise that each row is paired with, instead of a coupling, as
-            :func:`koopflow.reflow` has it.
+            Standard normal noise that each row is paired with, in place of a coupling. See
+            :func:`koopflow.reflow`.
         condition : array, optional
-            Labels ``[N]`` or vectors ``[N, condition_dim]``, as the constructor says.
+            Labels ``[N]`` or vectors ``[N, condition_dim]``, according to the constructor.
         weights : array, ``[N]``, optional
-            How much each row counts, as of :class:`koopflow.TiltedSamples`: numbers from 0 on, by which rows
-            are drawn, once, before training; not for data that do not fit into memory.
+            Weight of each row, at least 0, such as those of :class:`koopflow.TiltedSamples`. Rows are
+            resampled by weight once, before training. Not available for streamed data.
         initial : FlowTeacher, optional
-            A network of the same shape, trained by koopflow, whose weights training begins with.
+            Teacher whose weights training starts from. It must be a network of the same shape, trained by
+            koopflow.
         steps, batch_size : int, optional
-            Values for this call, instead of those of the constructor.
+            Values for this call, in place of those of the constructor.
         progress : bool or callable, default True
-            Progress bar, silence, or a function: see :mod:`koopflow.progress`.
+            Progress bar (True), silence (False) or a function: see :mod:`koopflow.progress`.
         callback : callable, optional
-            Function that is called with every progress event as well.
+            Function that is also called with every progress event.
         checkpoint : path, optional
-            File that the state of training is written to, atomically, while it goes on and when it ends. At
-            any moment it is a whole teacher that :meth:`load` reads.
+            File to which the state of training is written atomically, during training and at its end. At any
+            moment it is a complete teacher that :meth:`load` can read.
         checkpoint_every : int, optional
-            Steps between two files.
+            Number of steps between two checkpoints.
         checkpoint_minutes : float, optional
-            Minutes between two files; 10 if ``checkpoint_every`` is not given either.
+            Minutes between two checkpoints. The default is 10, unless ``checkpoint_every`` is given.
         resume : path, optional
-            File that ``checkpoint`` wrote, to go on from; on a CPU exactly as if training had never stopped.
-            Data, condition and options must be those of the file, except for ``steps``, ``max_seconds``
-            (which counts what was spent before) and ``device``. Not for data that do not fit into memory.
+            File that ``checkpoint`` wrote, from which training continues. On a CPU the result is exactly that
+            of an uninterrupted training. Data, condition and options must be those of the file, except for
+            ``steps``, ``max_seconds`` (which includes the time spent before) and ``device``. Not available
+            for streamed data.
         distributed : bool, optional
-            Whether the ranks of ``torch.distributed`` share the fit: noticed by default, asked for by True,
-            and never by False. See :mod:`koopflow.distributed`.
+            Whether the ranks of ``torch.distributed`` share the fit. By default they do if there is a process
+            group. True requires one, and False ignores it. See :mod:`koopflow.distributed`.
 
         Returns
         -------
         FlowTeacher
-            Itself. Ctrl-C ends training early, with a warning: the teacher so far is kept, and
-            ``history_["stopped"]`` is ``"interrupted"``.
+            The fitted teacher itself. Ctrl-C ends training early with a warning. The teacher so far is kept,
+            and ``history_["stopped"]`` is ``"interrupted"``.
 
         Raises
         ------
         ShapeError, ArgumentError
-            For arrays that do not fit the event shape or each other, and options that are out of their range
-            or not those of the file to resume.
+            If arrays do not fit the event shape or each other, or options are out of range or differ from
+            those of the file to resume.
         DivergenceError
-            When the loss kept blowing up; the last good teacher is kept.
+            If the loss still diverges after ``max_restarts`` restarts. The last good teacher is kept.
         CheckpointError, FileNotFoundError
-            When ``resume`` is not a file of a training, or there is no folder for ``checkpoint``.
+            If ``resume`` is not a checkpoint of a training, or the folder of ``checkpoint`` does not exist.
         DistributedError
-            When ranks have other data or options, or one fails or is gone.
+            If ranks have different data or options, or if a rank fails or ends.
         Exception
-            What ``callback`` or a function as ``progress`` raises, unchanged: training ends, ``checkpoint``
-            keeps what was trained, and this object stays as it was.
+            Any exception raised by ``callback`` or a function given as ``progress``, unchanged. Training
+            ends, ``checkpoint`` keeps what was trained, and this object does not change.
         """
         conditioning = Conditioning(self.num_classes, self.condition_dim)
         condition = conditioning.of_rows(y, condition)
-        Clock.of(self.horizon)  # Refused now rather than after training.
+        Clock.of(self.horizon)  # Raises here rather than after training.
         start = as_source(self.source, self.event_shape, noise=self.source_noise, known=self._field)
         files = checkpointing("a teacher", checkpoint, checkpoint_every, checkpoint_minutes, resume)
         if isinstance(data, np.memmap) and data.nbytes > MOST_BYTES and noise is resume is None:
@@ -254,12 +260,12 @@ class FlowTeacher(HubFolder, ClosedForm, Parts, Local, PhaseSpace, Populations, 
         if stream is not None:
             for name, given in (("noise", noise), ("condition", condition), ("weights", weights)):
                 if given is not None:
-                    raise ArgumentError(f"{name}: expected None with batches of data, which bring their own")
+                    raise ArgumentError(f"{name}: expected None with batches of data, got an array")
             stream.conditional = bool(conditioning)
             data, condition = stream()
             portions = stream.rest()
             if portions is not None and resume is not None:
-                raise ArgumentError("resume: expected None for data that are streamed, which begin anew")
+                raise ArgumentError(f"resume: expected None for data that are streamed, got {resume!r}")
         if initial is not None and resume is not None:
             raise ArgumentError("initial: expected None for a training that is resumed, got a teacher")
         data = as_batch(data, "data")
@@ -304,7 +310,7 @@ class FlowTeacher(HubFolder, ClosedForm, Parts, Local, PhaseSpace, Populations, 
         return self
 
     def _take(self, field: _core.VelocityField, history: dict[str, Any]) -> None:
-        """Becomes what was trained."""
+        """Take over the result of training."""
         self._field, self._attached, self._history = field, None, history
         self._clock = Clock.of(self.horizon)
         if isinstance(self.source, _core.Source):
@@ -313,9 +319,9 @@ class FlowTeacher(HubFolder, ClosedForm, Parts, Local, PhaseSpace, Populations, 
     def state_dict(self) -> dict[str, Any]:
         """The weights of a network as torch tensors on the CPU, by name.
 
-        Those of a U-Net are named as in torchcfm's ``UNetModel``, whose ``load_state_dict`` takes them. A
-        teacher trained here answers in units of its data's scale, which the model does not know: only one
-        from :meth:`from_torchcfm` gives the same velocities there.
+        Those of a U-Net have the names of torchcfm's ``UNetModel``, whose ``load_state_dict`` takes them. A
+        teacher trained here also scales inputs and outputs by its data, which that model does not do. Only a
+        teacher from :meth:`from_torchcfm` has the same velocities in both.
         """
         tensors, own = self.field.tensors(), "network."
         return {name.removeprefix(own): tensor for name, tensor in tensors if name.startswith(own)}
@@ -324,24 +330,25 @@ class FlowTeacher(HubFolder, ClosedForm, Parts, Local, PhaseSpace, Populations, 
     def guided(self, scale: float, *, null_condition: Array | int | None = None) -> FlowTeacher:
         """This conditional teacher with classifier-free guidance (Ho and Salimans 2207.12598).
 
-        v = v(t, x, null) + scale (v(t, x, c) - v(t, x, null)): 0 is unconditional, 1 this teacher, and more
-        pushes samples towards what is typical of their condition. Both velocities come from one evaluation of
-        twice the size, which counts as two. The result is a conditional teacher like any other.
+        The guided velocity is v(t, x, null) + scale (v(t, x, c) - v(t, x, null)). A scale of 0 is the
+        unconditional flow, 1 is this teacher, and larger values push samples towards what is typical of their
+        condition. Both velocities come from one evaluation with twice the batch, which counts as two. The
+        result is a conditional teacher like any other.
 
         Parameters
         ----------
         scale : float
             Strength of the guidance, any finite number.
         null_condition : int or array, optional
-            Condition that stands for none: a label, by default ``num_classes``, as in most class-conditional
-            models and in teachers that were trained here with ``label_dropout``; or a vector, which has no
-            default. One that does not fit, or that an attached model fails on, is an error.
+            Condition that means "no condition". A label is by default ``num_classes``, as in most
+            class-conditional models and in teachers trained here with ``label_dropout``. A vector has no
+            default. An error is raised if it does not fit, or if an attached model fails on it.
 
         Examples
         --------
         >>> import torch
         >>> from koopflow import FlowTeacher
-        >>> means = torch.tensor([[4.0], [-4.0], [0.0]])  # of two classes, and of both
+        >>> means = torch.tensor([[4.0], [-4.0], [0.0]])  # of class 0, of class 1, and without a class
         >>> teacher = FlowTeacher.from_torch(lambda t, x, y: means[y] - x, event_shape=(1,), num_classes=2)
         >>> teacher.guided(1.5).velocity(0.5, torch.zeros(2, 1), torch.tensor([0, 1]))
         tensor([[ 6.],
@@ -353,7 +360,7 @@ class FlowTeacher(HubFolder, ClosedForm, Parts, Local, PhaseSpace, Populations, 
             raise ArgumentError(f"null_condition: expected a vector ({kind.dim},), got None")
         if kind.classes is not None:
             null_condition = kind.classes if null_condition is None else null_condition
-            # Asked of the training: the parameter may have been set since.
+            # From the history of training: the parameter may have been set since then.
             dropout = self._history.get("config", {}).get("label_dropout") or field.kind != "network"
             if not dropout and np.array_equal(to_numpy(null_condition), kind.classes):
                 cure = (
@@ -374,24 +381,24 @@ class FlowTeacher(HubFolder, ClosedForm, Parts, Local, PhaseSpace, Populations, 
 
     @classmethod
     def load(cls, path: str | PathLike[str], *, device: str = "cpu") -> FlowTeacher:
-        """Read a teacher that :meth:`save` wrote. Raises ``FileNotFoundError`` or ``CheckpointError`` when
-        there is no such file, or it is not a whole koopflow teacher."""
+        """Read a teacher that :meth:`save` wrote. Raises ``FileNotFoundError`` if there is no such file, and
+        ``CheckpointError`` if it is not a complete koopflow teacher."""
         field, text = _core.VelocityField.load(as_path(path), device=name_of(device))
         return cls._restored(field, json.loads(text), path)
 
     @classmethod
     def from_torch_module(cls, module: Any) -> FlowTeacher:
-        """The teacher of a module that :meth:`to_torch` made, with the weights that the module has now.
+        """A teacher with the current weights of a module that :meth:`to_torch` made.
 
-        Raises ``ArgumentError`` for other modules, for that of an attached model and for layers that were put
-        in or replaced, and ``NonFiniteError`` for weights that are not finite.
+        Raises ``ArgumentError`` for other modules, for the module of an attached model, and for layers that
+        were added or replaced. Raises ``NonFiniteError`` for weights that are not finite.
 
         Examples
         --------
         >>> from koopflow import FlowTeacher, datasets
         >>> teacher = FlowTeacher((2,), width=16, depth=1, steps=20).fit(datasets.moons(256), progress=False)
         >>> module = teacher.to_torch()
-        >>> _ = module.network[-1].bias.data.add_(1.0)  # instead of tuning
+        >>> _ = module.network[-1].bias.data.add_(1.0)  # in place of fine-tuning
         >>> FlowTeacher.from_torch_module(module).velocity(0.5, [[0.0, 0.0]]).shape
         (1, 2)
         """
@@ -402,10 +409,10 @@ class FlowTeacher(HubFolder, ClosedForm, Parts, Local, PhaseSpace, Populations, 
 
     @classmethod
     def _restored(cls, field: _core.VelocityField, header: dict[str, Any], path: Any) -> FlowTeacher:
-        """The teacher of a field and of what a file says besides."""
+        """The teacher of a field, with the other facts of a file's header."""
         params = header.get("params")
         if params is None:
-            # Before options were grouped, None did not clip.
+            # In files written before options were grouped, None meant no clipping.
             params = header.get("options", {})
             if params.get("clip_norm", 1.0) is None:
                 params["clip_norm"] = 0.0
@@ -424,15 +431,15 @@ class FlowTeacher(HubFolder, ClosedForm, Parts, Local, PhaseSpace, Populations, 
         return teacher
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the teacher to one safetensors file, atomically. Raises ``TeacherError`` for one that was
-        attached: its code and weights are not koopflow's to write."""
+        """Write the teacher to one safetensors file, atomically. Raises ``TeacherError`` for an attached
+        teacher, since koopflow does not write the code and weights of an attached model."""
         self.field.save(as_path(path), to_json(self._facts()))
 
     def _facts(self) -> dict[str, Any]:
         written = self._written(without=OF_THE_FIELD)
         return {"params": {**written, "horizon": self.clock.plain()}, "history": self._history}
 
-    # Its name before students and teachers had the same ones.
+    # Former name of history_.
     history = Flow.history_
 
     @classmethod
@@ -458,7 +465,7 @@ class FlowTeacher(HubFolder, ClosedForm, Parts, Local, PhaseSpace, Populations, 
         return teacher
 
     def _config(self, *, steps: int | None = None, batch_size: int | None = None) -> dict[str, Any]:
-        """The options that are set, by the core's flat names; the core decides on the others."""
+        """The options that are set, by the core's flat names. The core chooses the others."""
         grouped = (*OF_THE_FIELD, "horizon", "network", "num_classes", "condition_dim", "training")
         config = {name: n for name, n in self.get_params(deep=False).items() if name not in grouped}
         config["seed"] = as_seed(self.seed)
@@ -473,7 +480,7 @@ class FlowTeacher(HubFolder, ClosedForm, Parts, Local, PhaseSpace, Populations, 
         return {name: value for name, value in config.items() if value is not None}
 
     def __sklearn_clone__(self) -> FlowTeacher:
-        # The flow that this one starts from is data, and stays fitted.
+        # A teacher as the source is data: it is not cloned, so that it stays fitted.
         params = {
             name: value if name == "source" else clone(value, safe=False)
             for name, value in self.get_params(deep=False).items()
@@ -489,7 +496,7 @@ class FlowTeacher(HubFolder, ClosedForm, Parts, Local, PhaseSpace, Populations, 
         try:
             start = as_source(self.source, self.event_shape, known=self._field)
         except KoopflowError:
-            # It is fit that refuses it.
+            # fit raises the error.
             return type(self.source).__name__
         return "normal" if start is None else start.kind
 

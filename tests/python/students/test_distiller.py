@@ -194,7 +194,7 @@ def tiny(**options):
 def test_a_bare_function_is_told_how_to_become_a_teacher():
     with pytest.raises(TypeError, match=r"FlowTeacher\.from_torch\(function, event_shape"):
         KoopmanDistiller().fit(lambda t, x: x)
-    with pytest.raises(TypeError, match=r"expected a FlowTeacher.* got None beside a ndarray"):
+    with pytest.raises(TypeError, match=r"expected a FlowTeacher.* got None with a ndarray"):
         KoopmanDistiller().fit(NOISE)
     with pytest.raises(NotFittedError):
         KoopmanDistiller().fit(FlowTeacher((2,)))
