@@ -1,5 +1,4 @@
-"""Models of others as teachers: the ways to attach them, and copies, for which Python pickles the code and
-attaches it again."""
+"""Models of other libraries as teachers. A copy or pickle of such a teacher attaches the model again."""
 
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ Teacher = TypeVar("Teacher", bound="Attachable")
 
 
 def attaching(method: Method) -> Method:
-    """Has a method that makes a teacher say how, for copies."""
+    """Decorates a method that makes a teacher: the teacher records the call, which copies repeat."""
 
     @wraps(method)
     def attach(owner: Any, *arguments: Any, **keywords: Any) -> Any:
@@ -42,10 +41,13 @@ def attaching(method: Method) -> Method:
 
 
 class Attachable(Flow, ABC):
-    """A flow whose field may be code of others, which ``pickle`` and ``copy.deepcopy`` treat as they do
-    anywhere; a model that they refuse, such as a lambda, is Python's own error."""
+    """A flow whose field may be an attached model.
 
-    # Whose method attached the field, its name, and its arguments.
+    ``pickle`` and ``copy.deepcopy`` copy the model itself. For a model that they cannot copy, such as a
+    lambda, they raise their usual errors.
+    """
+
+    # Owner, name and arguments of the method that attached the field.
     _origin: tuple[Any, str, tuple[Any, ...], Mapping[str, Any]] | None = None
 
     @classmethod
@@ -72,59 +74,64 @@ class Attachable(Flow, ABC):
         horizon: Sequence[float] = (0.0, 1.0),
         **extras: Any,
     ) -> Teacher:
-        """Attach a PyTorch module or function, in one of the field's three conventions.
+        """Attach a PyTorch module or function, in one of the three common conventions.
 
-        ``"torchcfm"`` calls ``model(t, x)``, where time 0 is noise, for data - noise; ``"flow_matching"``
-        calls ``model(x=x, t=t)`` for the same; ``"diffusers"``, for flow-matching models of that library,
-        calls ``model(x, timestep)`` with ``timestep = timestep_scale * (1 - t)`` for noise - data. The answer
-        is a tensor, the ``.sample`` of an object or the first of a tuple.
+        ``"torchcfm"`` calls ``model(t, x)``, where time 0 is noise, and expects data - noise.
+        ``"flow_matching"`` calls ``model(x=x, t=t)`` and expects the same. ``"diffusers"``, for flow-matching
+        models of that library, calls ``model(x, timestep)`` with ``timestep = timestep_scale * (1 - t)`` and
+        expects noise - data. The model returns a tensor, an object with a tensor ``.sample``, or a tuple
+        whose first item is the tensor.
 
         Parameters
         ----------
         model : torch.nn.Module, callable, torch.export.ExportedProgram or path
-            Model of t ``[B]`` and x ``[B, *event]``, or a ``.pt2`` file of an exported one. A module is asked
-            where it is and in its own precision, and in evaluation mode, which is undone after each call.
-            It may change its arguments in place: they are copies.
+            Model of t ``[B]`` and x ``[B, *event]``, or a ``.pt2`` file of an exported one. A module is
+            called on its own device, in its own precision and in evaluation mode; its mode is restored after
+            each call. It may change its arguments in place, since they are copies.
         event_shape : sequence of int
             Shape of one sample.
         convention : {"torchcfm", "flow_matching", "diffusers"}, default "torchcfm"
-            Convention of the model's arguments and of its answer.
+            Convention of the model's arguments and of its result.
         device, dtype : str, optional
-            Device and precision of the flow; by default those of the module's parameters, or else ``"cpu"``
-            and ``"float32"``. Modules in half precision are solved and, unless they refuse, told times in
-            float32.
+            Device and precision of the flow. By default those of the module's parameters, or else ``"cpu"``
+            and ``"float32"``. For modules in half precision the ODE is solved in float32, and times are
+            passed in float32 if the module accepts that.
         num_classes, condition_dim : int, optional
-            Number of classes of labels ``[B]``, or length of vectors ``[B, condition_dim]``, that it takes.
+            Number of classes of labels ``[B]``, or length of vectors ``[B, condition_dim]``, that condition
+            the model.
         condition_name : str, optional
-            Keyword that passes the condition; by default one that the model has, such as ``"y"``,
+            Keyword that passes the condition. By default a keyword of the model, such as ``"y"``,
             ``"class_labels"``, ``"labels"`` or ``"cond"``.
         timestep_scale : float, default 1000
-            Factor of ``"diffusers"``.
+            Factor of the timesteps of ``"diffusers"``.
         whole_timesteps : bool, default False
             Whether timesteps are int64, at most ``timestep_scale - 1``, for models that look them up in a
-            table. The velocity then jumps: solve it by fixed steps.
+            table. The velocity is then discontinuous in time, and needs a fixed-step solver.
         prediction : {"velocity", "data"}, default "velocity"
-            Velocity of the convention, or the data x1 that x will become: the velocity is (x1 - x) / (1 - t).
+            Output of the model: the velocity of the convention, or the data x1 at the end of the path. The
+            velocity is then (x1 - x) / (1 - t).
         time_range : (float, float), optional
-            Times between which the model is asked; (0, 0.999) for ``prediction="data"``.
+            Range to which the times passed to the model are clipped; (0, 0.999) for ``prediction="data"``.
         gradients : {"autograd", "differences"}, default "autograd"
-            Derivatives of :meth:`log_prob`; differences serve models that run under ``no_grad`` or detach.
+            Method for the derivatives of :meth:`log_prob`. Finite differences are for models that run under
+            ``no_grad`` or detach their result.
         max_batch : int, optional
-            Most samples that the model gets at once. A batch that runs out of memory is halved, for good.
+            Largest number of samples per call of the model. If a batch runs out of memory, the limit is
+            halved permanently.
         source : "normal", array ``[N, *event]``, FlowTeacher or callable, default "normal"
-            What the flow starts from, as in :class:`koopflow.FlowTeacher`.
+            Distribution that the flow starts from, as in :class:`koopflow.FlowTeacher`.
         source_noise : float, default 0
-            Standard deviation of normal noise on rows as ``source``.
+            Standard deviation of normal noise that is added to rows as ``source``.
         horizon : (float, float), default (0.0, 1.0)
-            Times of source and data, which the model is told; not for ``"diffusers"``.
+            Times of source and data, in which the model expects its times. Not for ``"diffusers"``.
         **extras
-            Keywords that the model is given at every call.
+            Keywords that are passed to the model at every call.
 
         Raises
         ------
         TeacherError, FileNotFoundError, CheckpointError
-            When a few samples do not come back as a finite velocity (the model's own exception is the cause),
-            or the file is not there or not a whole program.
+            If the model does not return a finite velocity for a few samples (its own exception is the cause),
+            or the file does not exist or is not a complete program.
 
         Examples
         --------
@@ -170,18 +177,20 @@ class Attachable(Flow, ABC):
         gradients: str = "autograd",
         max_batch: int | None = None,
     ) -> Teacher:
-        """Load a model that ``torch.jit.save`` wrote. It runs without Python, unless one of the last three
-        options is set.
+        """Load a model that ``torch.jit.save`` wrote.
 
-        Conventions are those of :meth:`from_torch` with positional arguments: ``forward(t, x)``,
-        ``forward(x, t)`` or ``forward(x, timestep)``; a condition comes third.
+        It runs without Python, unless ``time_range``, ``gradients`` or ``max_batch`` is set. Conventions are
+        those of :meth:`from_torch` with positional arguments: ``forward(t, x)``, ``forward(x, t)`` or
+        ``forward(x, timestep)``. A condition is the third argument. Errors are those of :meth:`from_torch`.
 
         Parameters
         ----------
         path : str or path
-            TorchScript file. It is a program: load files that you trust.
-        event_shape, convention, and what follows it
-            As in :meth:`from_torch`, which raises the same errors.
+            TorchScript file. It contains a program: load only files that you trust.
+        event_shape, convention, device, dtype, num_classes, condition_dim, timestep_scale
+            As in :meth:`from_torch`.
+        time_range, gradients, max_batch
+            As in :meth:`from_torch`.
 
         Examples
         --------
@@ -231,44 +240,46 @@ class Attachable(Flow, ABC):
     ) -> Teacher:
         """Turn a diffusion model into a velocity field, by its probability-flow ODE (Song et al. 2011.13456).
 
-        The model sees z = alpha x1 + sigma x0 of data x1 and noise x0, and one number that tells the noise.
-        With r = 1 - t, t being koopflow's time, docs/teachers.md has the formula of every schedule and how
-        nearly each reaches its ends. The teacher's state x is z; for ``"ve"`` and ``"edm"`` it is z scaled so
-        that it starts as N(0, I) at t = 0 and is z itself at t = 1.
+        The inputs of the model are z = alpha x1 + sigma x0, with data x1 and noise x0, and one number for the
+        noise level. docs/teachers.md has the formulas of every schedule in terms of r = 1 - t, where t is
+        koopflow's time, and says how closely each reaches pure noise and clean data. The teacher's state x is
+        z. For ``"ve"`` and ``"edm"`` it is z scaled so that it is N(0, I) at t = 0 and z itself at t = 1.
 
         Parameters
         ----------
         model : torch.nn.Module, callable, FlowTeacher, str or path
-            ``model(z, noise)`` with z ``[B, *event]`` and noise ``[B]``, which answers the prediction in one
-            of the ways of :meth:`from_torch`; the path of a TorchScript or ``.pt2`` file that does; or a
-            teacher whose velocity(noise, z) is the prediction.
+            Model ``model(z, noise)`` with z ``[B, *event]`` and noise ``[B]``, which returns the prediction
+            in one of the forms of :meth:`from_torch`. It may also be the path of a TorchScript or ``.pt2``
+            file of such a model, or a teacher whose velocity(noise, z) is the prediction.
         event_shape : sequence of int, optional
-            Shape of one sample; a FlowTeacher knows its own.
+            Shape of one sample. It is required unless ``model`` is a FlowTeacher.
         parametrisation : {"eps", "score", "x0", "v", "F"}, default "eps"
-            What the model predicts: the noise; the score of z; the data (a denoiser, as a preconditioned EDM
-            network is); (alpha x0 - sigma x1) / sqrt(alpha^2 + sigma^2) (Salimans and Ho 2202.00512); or
-            EDM's raw network F before preconditioning (Karras et al. 2206.00364, eq. 7).
+            Quantity that the model predicts. ``"eps"``: the noise. ``"score"``: the score of z. ``"x0"``: the
+            data, as a denoiser or a preconditioned EDM network does. ``"v"``:
+            (alpha x0 - sigma x1) / sqrt(alpha^2 + sigma^2) (Salimans and Ho 2202.00512). ``"F"``: EDM's raw
+            network before preconditioning (Karras et al. 2206.00364, eq. 7).
         schedule : {"vp", "scaled_linear", "cosine", "ve", "edm"}, default "vp"
-            Noise schedule: DDPM's linear beta; latent diffusion's; Nichol and Dhariwal's cosine; variance
-            exploding; or Karras et al.'s.
+            Noise schedule: DDPM's linear beta, latent diffusion's scaled linear beta, Nichol and Dhariwal's
+            cosine, variance exploding, or that of Karras et al.
         noise_argument : str, optional
-            What the model is told: ``"time"`` (r), ``"timestep"`` ((num_timesteps - 1) r), ``"index"`` (the
-            same rounded, int64), ``"sigma"`` (sigma / alpha), ``"c_noise"`` (log(sigma / alpha) / 4) or
-            ``"log_snr"`` (2 log(alpha / sigma)). By default ``"c_noise"`` for F, ``"sigma"`` for ve and edm,
-            else ``"time"``.
+            Number that tells the model the noise level: ``"time"`` (r), ``"timestep"``
+            ((num_timesteps - 1) r), ``"index"`` (the same rounded, int64), ``"sigma"`` (sigma / alpha),
+            ``"c_noise"`` (log(sigma / alpha) / 4) or ``"log_snr"`` (2 log(alpha / sigma)). By default
+            ``"c_noise"`` for F, ``"sigma"`` for ve and edm, and ``"time"`` otherwise.
         beta_min, beta_max, offset, sigma_min, sigma_max, rho : float, optional
             Constants of the schedules that have them.
         time_clip : float, default 0.001
-            Distance from either end of time within which the field of the first three schedules stands still.
+            Width of an interval at either end of time in which the field of the first three schedules is
+            constant in time.
         sigma_data, num_timesteps : float and int, default 0.5 and 1000
-            Deviation of the data, for F; number of time steps of ``"timestep"`` and ``"index"``.
+            Deviation of the data, for F, and number of time steps of ``"timestep"`` and ``"index"``.
         device, dtype, num_classes, condition_dim, condition_name, gradients, max_batch, **extras
-            As in :meth:`from_torch`. A TorchScript file takes a condition third, and no extras; a FlowTeacher
-            has all of these already.
+            As in :meth:`from_torch`. A TorchScript file takes a condition as its third argument, and no
+            extras. A FlowTeacher takes none of these, since it has them already.
 
         Examples
         --------
-        The noise predicted by a model of data that are all zero is z / sigma:
+        If all data are zero, the noise to predict is z / sigma:
 
         >>> from koopflow import FlowTeacher
         >>> teacher = FlowTeacher.from_diffusion(lambda z, sigma: z / sigma[:, None], (2,), schedule="edm")
@@ -337,44 +348,44 @@ class Attachable(Flow, ABC):
         max_batch: int | None = None,
         **extras: Any,
     ) -> Teacher:
-        """Attach a model of the library diffusers, read as its scheduler's configuration says.
+        """Attach a model of the library diffusers, according to its scheduler's configuration.
 
-        Models of noise, data or v with any scheduler of a table of betas, and EDM's networks, become fields
-        of the straight path x_t = t x1 + (1 - t) x0, whose Euler steps are those of DDIM; flow matching is
-        such a field already. Timesteps between those of the table are interpolated in log(sigma / alpha).
-        docs/teachers.md says which schedulers, and what is left out. Nothing is downloaded.
+        Models that predict noise, data or v, with any scheduler that has a table of betas, and EDM's networks
+        become fields of the straight path x_t = t x1 + (1 - t) x0. Euler steps on it are those of DDIM.
+        Flow-matching models are such fields already. Timesteps between those of the table are interpolated in
+        log(sigma / alpha). docs/teachers.md lists the schedulers and the limitations. Nothing is downloaded.
 
         Parameters
         ----------
         source : path, pipeline or torch.nn.Module
-            A folder that ``pipeline.save_pretrained`` or ``model.save_pretrained`` wrote, or what it was
-            written from. Of a pipeline only the ``unet`` or ``transformer`` and the scheduler are used.
+            Folder that ``pipeline.save_pretrained`` or ``model.save_pretrained`` wrote, or the pipeline or
+            model itself. Only the ``unet`` or ``transformer`` and the scheduler of a pipeline are used.
         scheduler : scheduler or path, optional
-            Scheduler that the model was trained for, or a folder of one; by default the pipeline's.
+            Scheduler that the model was trained for, or a folder of one. By default that of the pipeline.
         event_shape : sequence of int, optional
-            Shape of one sample, or of one latent; by default that of the model's configuration.
+            Shape of one sample, or of one latent. By default that of the model's configuration.
         device, dtype : str, optional
-            As in :meth:`from_torch`; a model that is read from a folder goes to the device.
+            As in :meth:`from_torch`. A model that is read from a folder is moved to the device.
         num_classes, condition_dim : int, optional
-            As in :meth:`from_torch`; by default what the configuration says.
+            As in :meth:`from_torch`. By default those of the configuration.
         condition_name, gradients, max_batch, **extras
             As in :meth:`from_torch`. ``encoder_hidden_states=`` is the embedding ``[1, L, D]`` of one text.
 
         Raises
         ------
         ArgumentError
-            For a folder that is not there, no scheduler, one that is unknown or has an unknown
-            ``prediction_type``, and a model that needs a text.
+            If the folder does not exist, the scheduler is missing, unknown or has an unknown
+            ``prediction_type``, or the model needs a text.
         CheckpointError, ShapeError, TeacherError
-            When files are damaged or not of diffusers, the shape is not known, or the model answers no
-            prediction.
+            If files are damaged or not those of diffusers, the shape is unknown, or the model does not return
+            a prediction.
         ImportError
-            For a folder, when diffusers is not installed.
+            If ``source`` or ``scheduler`` is a folder and diffusers is not installed.
 
         Warns
         -----
         UserWarning
-            When samples are latents, or a learned variance is ignored.
+            If samples are latents, or a learned variance is ignored.
 
         Examples
         --------
@@ -405,26 +416,28 @@ class Attachable(Flow, ABC):
         device: str = "cpu",
         dtype: str = "float32",
     ) -> Teacher:
-        """A U-Net that torchcfm trained, as a native teacher: no Python is called to evaluate it. Everything
-        but the heads of attention is read off the names and shapes of the weights.
+        """Convert a U-Net that torchcfm trained into a native teacher, which runs without Python.
+
+        Everything except the attention heads is inferred from the names and shapes of the weights.
 
         Parameters
         ----------
         weights : path or mapping
-            A safetensors file, a file of ``torch.save``, or the state dict of a ``UNetModel`` or
+            Weights: a safetensors file, a file of ``torch.save``, or the state dict of a ``UNetModel`` or
             ``UNetModelWrapper``.
         event_shape : sequence of int
             Shape of one image, ``(C, H, W)``.
         heads, head_channels, new_attention_order
-            The model's ``num_heads``, ``num_head_channels`` and ``use_new_attention_order``.
+            Values of the model's ``num_heads``, ``num_head_channels`` and ``use_new_attention_order``.
         key : str, optional
-            Entry of a training checkpoint that holds the weights; by default the first that exists of
+            Entry of a training checkpoint that holds the weights. By default the first that exists of
             ``"ema_model"``, ``"ema"``, ``"net_model"``, ``"model"`` and ``"state_dict"``.
 
         Raises
         ------
         FileNotFoundError, CheckpointError, ArgumentError
-            When there is no such file, it holds no state dict, or not one of a ``UNetModel`` for such images.
+            If there is no such file, it holds no state dict, or the state dict is not that of a ``UNetModel``
+            for such images.
         """
         names, tensors = zip(*read_state_dict(weights, key).items(), strict=True)
         field = _core.VelocityField.torchcfm(
@@ -448,7 +461,7 @@ class Attachable(Flow, ABC):
         clock: Clock = UNIT,
         source: Any = "normal",
     ) -> Teacher:
-        """A teacher that is this field, with what makes its twin if it has no stored form."""
+        """A teacher of this field. ``twin`` makes its PyTorch module if the field has no stored form."""
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()  # type: ignore[misc]
@@ -480,7 +493,7 @@ def _refuse(what: str, options: Mapping[str, Any]) -> None:
 def _torchscript(
     path: Any, event_shape: Sequence[int], device: Any, dtype: Any, conditioning: Conditioning, **asked: Any
 ) -> tuple[_core.VelocityField, Callable[[], TeacherModule]]:
-    """The field of a file, which the core runs without Python, and what makes its twin."""
+    """The field of a file, which the core runs without Python, and a function that makes its module."""
     field = _core.VelocityField.torchscript(
         as_path(path),
         event_shape=checked_event_shape(event_shape),

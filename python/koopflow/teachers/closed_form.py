@@ -1,4 +1,4 @@
-"""Teachers that are known without training, and what is read off their data."""
+"""Teachers in closed form, which need no training, and the modes of their data."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ Teacher = TypeVar("Teacher", bound=Attachable)
 
 
 class ClosedForm(Attachable):
-    """The fields of a Gaussian and of a finite set."""
+    """The exact fields of a Gaussian and of a finite set of points."""
 
     @classmethod
     def gaussian(
         cls: type[Teacher], mean: Array, cov: Array, *, device: str = "cpu", dtype: str = "float32"
     ) -> Teacher:
-        """The exact field from N(0, I) to N(mean, cov) under the linear path; its flow map is affine. The
-        mean ``[*event]`` has the event shape; cov ``[d, d]``, of the flattened event, is positive
-        semi-definite.
+        """The exact field from N(0, I) to N(mean, cov) for the linear path. Its flow map is affine.
+
+        The mean ``[*event]`` sets the event shape. The covariance ``[d, d]`` of the flattened event must be
+        positive semi-definite.
 
         Examples
         --------
@@ -46,8 +47,9 @@ class ClosedForm(Attachable):
 
     @classmethod
     def empirical(cls: type[Teacher], data: Array, *, device: str = "cpu", dtype: str = "float32") -> Teacher:
-        """The exact field of data points ``[N, *event]`` under the linear path: its flow carries noise onto
-        them. They are kept whole, and an evaluation costs N times the batch.
+        """The exact field of data points ``[N, *event]`` for the linear path, whose flow ends at the points.
+
+        The teacher keeps all points, and the cost of an evaluation is proportional to N.
 
         Examples
         --------
@@ -68,25 +70,26 @@ class ClosedForm(Attachable):
     def modes(
         self, bandwidth: float, *, max_steps: int = 1000, progress: bool | ProgressFunction = False
     ) -> Modes:
-        """The modes of the data of an :meth:`empirical` teacher at a scale, and which rows climb to each.
+        """The modes of the data of an :meth:`empirical` teacher, and the mode of each row.
 
-        Mean shift (Comaniciu and Meer, PAMI 2002) with a Gaussian kernel, from every row: one step takes x to
-        ``denoise(t, t x)`` at t = 1 / (1 + bandwidth), where noise has this deviation in units of the data
-        (arXiv 2305.19947). Where two rows come to rest within half a bandwidth they have the same mode.
+        The method is mean shift (Comaniciu and Meer, PAMI 2002) with a Gaussian kernel, started from every
+        row. One step takes x to ``denoise(t, t x)`` at t = 1 / (1 + bandwidth), the time at which noise has
+        this deviation in units of the data (arXiv 2305.19947). Rows that converge to within half a bandwidth
+        of each other have the same mode.
 
         Parameters
         ----------
         bandwidth : float
             Deviation of the kernel, above 0, in units of the data.
         max_steps : int, default 1000
-            Steps after which rows are taken where they are, with a UserWarning.
+            Largest number of steps. Rows that still move are left where they are, with a UserWarning.
         progress : bool or callable, default False
-            With either, Ctrl-C is looked for.
+            Progress bar or function. With either, Ctrl-C can interrupt the computation.
 
         Raises
         ------
         ArgumentError
-            For a bandwidth that is not above 0, and a teacher that is no empirical one.
+            If the bandwidth is not above 0, or the teacher is not an empirical one.
 
         Examples
         --------

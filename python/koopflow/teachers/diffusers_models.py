@@ -1,4 +1,4 @@
-"""Models of the library diffusers as velocity fields: what their schedulers' configurations say of them."""
+"""Models of the library diffusers as velocity fields, according to their schedulers' configurations."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..options import name_of
 from ..twins.diffusion import NoiseLevel, reading
 from .torch_models import PREDICTION, TorchModel, tensor_of
 
-#: Schedulers of one table of betas, which any of them samples: diffusers' KarrasDiffusionSchedulers.
+#: Schedulers with a table of betas, diffusers' KarrasDiffusionSchedulers. They are interchangeable.
 DISCRETE = (
     "DDIMScheduler",
     "DDPMScheduler",
@@ -45,45 +45,45 @@ DISCRETE = (
 EDM = ("EDMDPMSolverMultistepScheduler", "EDMEulerScheduler")
 FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 PARAMETRISATIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
-# Least alpha^2 of a table, whose last is 0 where betas are rescaled to a terminal SNR of zero.
+# Lower bound on alpha^2 of a table. The last entry is 0 if betas are rescaled to a terminal SNR of zero.
 _LEAST = 1e-12
 
 
 class Parts(NamedTuple):
-    """What a pipeline is made of, as far as its velocity needs it."""
+    """The parts of a pipeline that its velocity needs."""
 
     model: Any
     scheduler: Any
     latent: str | None
-    """The part that decodes samples, if they are latents."""
+    """Name of the part that decodes samples, if they are latents."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Noise:
-    """What a model was trained on: levels of noise q = sigma / alpha, and what it is told at each."""
+    """The noise levels q = sigma / alpha that a model was trained on, and its time argument at each."""
 
     parametrisation: str
-    """Of :meth:`koopflow.FlowTeacher.from_diffusion`."""
+    """Parametrisation, as in :meth:`koopflow.FlowTeacher.from_diffusion`."""
     log_noise: Tensor
-    """Rising log q ``[K]`` in float64, between which what the model is told is linear."""
+    """Increasing log q ``[K]`` in float64. The time argument is interpolated linearly in it."""
     told: Tensor
-    """Timesteps ``[K]``, or log(q) / 4, in float64."""
+    """Time arguments ``[K]``, which are timesteps or log(q) / 4, in float64."""
     preserving: bool = True
     """Whether the model's own state has alpha^2 + sigma^2 = 1; otherwise alpha = 1."""
     sigma_data: float = 0.5
     sign: float = 1.0
-    """Of the answer: EDM's "v_prediction" has the opposite of F."""
+    """Sign of the output: EDM's "v_prediction" is -F."""
     whole: bool = False
-    """Whether timesteps are whole, for models that look them up in a table."""
+    """Whether timesteps are integers, for models that look them up in a table."""
 
     @property
     def times(self) -> tuple[float, float]:
-        """t = 1 / (1 + q) of the most and of the least noise."""
+        """The times t = 1 / (1 + q) of the largest and of the smallest noise level."""
         least, most = self.log_noise[0].item(), self.log_noise[-1].item()
         return 1.0 / (1.0 + math.exp(most)), 1.0 / (1.0 + math.exp(least))
 
     def timestep(self, noise: Tensor) -> Tensor:
-        """What the model is told at levels of noise within the table."""
+        """The time argument of the model at noise levels within the table."""
         log = noise.log()
         above = torch.searchsorted(self.log_noise.to(log.device), log).clamp(1, len(self.told) - 1)
         x, y = self.log_noise.to(log.device), self.told.to(log.device)
@@ -94,12 +94,12 @@ class Noise:
 
 @dataclasses.dataclass
 class DiffusersModel(TorchModel):
-    """A model of diffusers: with ``noise`` one of diffusion, as a field on the straight path
-    x_t = t x1 + (1 - t) x0; without it one of flow matching, which is such a field already.
+    """A model of diffusers as a field on the straight path x_t = t x1 + (1 - t) x0.
 
-    A state z = alpha x1 + sigma x0 of the model is x = z / (alpha + sigma) at t = alpha / (alpha + sigma).
-    Along any path v = a' E[x1|x] + s' E[x0|x]; here it is E[x1|x] - E[x0|x], so that an Euler step from one
-    level of noise to another is a step of DDIM (Song et al. 2010.02502, eq. 12).
+    A diffusion model has ``noise``. Without it the model is one of flow matching, which is such a field
+    already. A state z = alpha x1 + sigma x0 of a diffusion model is x = z / (alpha + sigma) at
+    t = alpha / (alpha + sigma). On any path v = a' E[x1|x] + s' E[x0|x]. Here v = E[x1|x] - E[x0|x], so that
+    an Euler step between two noise levels is a step of DDIM (Song et al. 2010.02502, eq. 12).
     """
 
     noise: Noise | None = None
@@ -130,7 +130,8 @@ class DiffusersModel(TorchModel):
 
     def _call(self, t: Tensor, x: Tensor, condition: Tensor | None) -> Any:
         answer = tensor_of(super()._call(t, x, condition))
-        # Twice the channels: what follows is the variance of a step of DDPM (Nichol and Dhariwal 2102.09672).
+        # With twice the channels, the second half is the variance of a DDPM step (Nichol and Dhariwal
+        # 2102.09672).
         twice = answer.ndim == x.ndim and answer.shape[1] == 2 * x.shape[1]
         return answer[:, : x.shape[1]] if twice else answer
 
@@ -150,12 +151,13 @@ def attached(parts: Parts, event_shape: Any, options: dict[str, Any]) -> Diffuse
     channels, answered = config.get("in_channels"), config.get("out_channels")
     if channels and answered and answered not in (channels, 2 * channels):
         raise ArgumentError(
-            f"source: expected a model with as many channels out as in, or twice as many, got {answered} for "
-            f"{channels}: what else it takes, fix by a function around it and from_torch or from_diffusion"
+            "source: expected a model with as many output as input channels, or twice as many, got "
+            f"{answered} for {channels}: attach a function that fixes the other inputs, by from_torch or "
+            "from_diffusion"
         )
     if channels and answered == 2 * channels:
         _say(
-            f"the model answers {answered} channels for {channels}: the rest, a learned variance, is ignored"
+            f"the model returns {answered} channels for {channels}: the rest, a learned variance, is ignored"
         )
     if parts.latent is not None:
         _say(f"samples are latents {tuple(shape)}: the pipeline's {parts.latent} makes images of them")
@@ -171,7 +173,7 @@ def attached(parts: Parts, event_shape: Any, options: dict[str, Any]) -> Diffuse
     )
 
 
-# --- what there is ------------------------------------------------------------------------------------
+# --- parts of a pipeline ------------------------------------------------------------------------------
 
 
 def parts_of(source: Any, scheduler: Any, device: Any) -> Parts:
@@ -197,8 +199,8 @@ def parts_of(source: Any, scheduler: Any, device: Any) -> Parts:
     found = parts._replace(scheduler=parts.scheduler if scheduler is None else scheduler)
     if found.scheduler is None:
         raise ArgumentError(
-            "scheduler: expected a scheduler of diffusers or a folder of one, because the source has none: "
-            "how a model is to be read only the scheduler says"
+            "scheduler: expected a scheduler of diffusers or a folder of one, because the source has none "
+            "and only the scheduler says what the model predicts; got None"
         )
     return found
 
@@ -207,7 +209,7 @@ def _of_folder(folder: Path, *, wanted: bool) -> Parts:
     if not folder.is_dir():
         raise ArgumentError(
             f"source: expected a folder, as save_pretrained writes it, got {str(folder)!r}, which is no "
-            "folder on this machine: nothing is downloaded"
+            "folder on this machine; nothing is downloaded"
         )
     index = folder / "model_index.json"
     if not index.is_file():
@@ -232,14 +234,14 @@ def _loaded_scheduler(folder: Path, argument: str) -> Any:
     folder = inner if inner.is_dir() else folder
     if not (folder / "scheduler_config.json").is_file():
         raise ArgumentError(
-            f"{argument}: expected a folder with scheduler_config.json, got {str(folder)!r}: nothing is "
+            f"{argument}: expected a folder with scheduler_config.json, got {str(folder)!r}; nothing is "
             "downloaded"
         )
     return _loaded(folder, "scheduler_config.json")
 
 
 def _loaded(folder: Path, file: str) -> Any:
-    """The model or scheduler in a folder. Raises ``CheckpointError`` if it is none, or damaged."""
+    """The model or scheduler in a folder. Raises ``CheckpointError`` if there is none, or it is damaged."""
     if not (folder / file).is_file():
         raise CheckpointError(f"{folder}: expected {file}, got no such file")
     name = _read(folder / file).get("_class_name")
@@ -253,7 +255,7 @@ def _loaded(folder: Path, file: str) -> Any:
         raise CheckpointError(f"{folder / file}: expected a class of diffusers as _class_name, got {name!r}")
     options: dict[str, Any] = {"local_files_only": True}
     if issubclass(kind, torch.nn.Module) and importlib.util.find_spec("accelerate") is None:
-        # What it falls back to by itself, after a remark.
+        # The default without accelerate, set here so that diffusers does not log a warning.
         options["low_cpu_mem_usage"] = False
     try:
         return kind.from_pretrained(str(folder), **options)
@@ -278,7 +280,7 @@ def _decoder(parts: Mapping[str, Any]) -> str | None:
     return next((name for name in ("vae", "vqvae", "movq") if parts.get(name) is not None), None)
 
 
-# --- what its configuration says ------------------------------------------------------------------------
+# --- configurations of models and schedulers ------------------------------------------------------------
 
 
 def config_of(part: Any, argument: str = "source") -> Mapping[str, Any]:
@@ -293,9 +295,9 @@ def config_of(part: Any, argument: str = "source") -> Mapping[str, Any]:
 
 
 def noise_of(scheduler: Any) -> tuple[Noise | None, float]:
-    """Noise of a model of diffusion, or None for flow matching, and the number of training timesteps.
+    """Noise levels of a diffusion model, or None for flow matching, and the number of training timesteps.
 
-    Raises ``ArgumentError`` for schedulers and prediction types that this does not know.
+    Raises ``ArgumentError`` for unknown schedulers and prediction types.
     """
     config = config_of(scheduler, "scheduler")
     known = {kind.__name__ for kind in type(scheduler).__mro__}
@@ -319,11 +321,11 @@ def noise_of(scheduler: Any) -> tuple[Noise | None, float]:
     if said == "epsilon" and config.get("rescale_betas_zero_snr"):
         raise ArgumentError(
             "scheduler: expected prediction_type 'v_prediction' or 'sample' with rescale_betas_zero_snr, got "
-            "'epsilon', which says nothing of the data where there is only noise"
+            "'epsilon', which does not determine the data at a noise level without signal"
         )
     alpha = torch.as_tensor(scheduler.alphas_cumprod).double().cpu().clone()
     if config.get("rescale_betas_zero_snr"):
-        # Some schedulers have 2^-24 here, which is more than they have before it.
+        # Some schedulers have 2^-24 here, which is more than the entry before.
         alpha[-1] = 0.0
     alpha = alpha.clamp(min=_LEAST)
     log = 0.5 * ((1.0 - alpha).log() - alpha.log())
@@ -345,7 +347,7 @@ def _event_shape(config: Mapping[str, Any]) -> tuple[int, ...]:
     channels, size = config.get("in_channels"), config.get("sample_size")
     if not isinstance(channels, int) or not isinstance(size, int | list | tuple):
         raise ShapeError(
-            "event_shape: expected the shape of one sample, because the model's config says in_channels "
+            "event_shape: expected the shape of one sample, because the model's config has in_channels "
             f"{channels!r} and sample_size {size!r}, got None"
         )
     if isinstance(size, int):
@@ -354,7 +356,7 @@ def _event_shape(config: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def _conditioning(config: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """Number of classes and length of vectors of what the model takes as class_labels."""
+    """The number of classes, or the length of the vectors, that the model takes as class_labels."""
     kind = config.get("class_embed_type")
     if kind == "identity":
         return None, config.get("time_embedding_dim") or 4 * config["block_out_channels"][0]
@@ -364,27 +366,27 @@ def _conditioning(config: Mapping[str, Any]) -> tuple[int | None, int | None]:
         )
     if config.get("num_class_embeds") is not None:
         return int(config["num_class_embeds"]), None
-    # Of DiT: the label after the last is that of no class, as guided() asks for it.
+    # In DiT the label after the last means no class, which is also the default of guided().
     classes = config.get("num_embeds_ada_norm") if config.get("norm_type") == "ada_norm_zero" else None
     return classes, None
 
 
 def _with_text(config: Mapping[str, Any], extras: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The model's extra keywords, with those of a text that there is not."""
+    """The model's extra keywords, with the keyword of a text set to None if the model ignores it."""
     if config.get("_class_name", "UNet2DConditionModel") != "UNet2DConditionModel":
         return extras
     blocks = ("down_block_types", "mid_block_type", "up_block_types")
     crossed = any("CrossAttn" in str(config.get(name)) for name in blocks)
     if crossed and "encoder_hidden_states" not in extras:
         raise ArgumentError(
-            "encoder_hidden_states: expected the embedding [1, L, D] of one text, which the model attends to "
-            "at every call, got None"
+            "encoder_hidden_states: expected the embedding [1, L, D] of one text for the model's "
+            "cross-attention, got None"
         )
     return {"encoder_hidden_states": None, **extras} if "cross_attention_dim" in config else extras
 
 
 def _say(text: str) -> None:
-    # Above this: attached, from_diffusers and its wrapper.
+    # The callers in between are attached, from_diffusers and its decorator.
     warnings.warn(text, UserWarning, stacklevel=5)
 
 

@@ -1,4 +1,4 @@
-"""Teachers made of other teachers: one after the other, and backwards."""
+"""Teachers made of other teachers: chains and reversed flows."""
 
 from __future__ import annotations
 
@@ -20,40 +20,40 @@ Teacher = TypeVar("Teacher", bound="Joinable")
 
 
 class Joinable(Attachable):
-    """A teacher that others can be joined to."""
+    """A teacher that can be chained and reversed."""
 
     @classmethod
     @attaching
     def chain(
         cls: type[Teacher], teachers: Sequence[Flow], *, breaks: Array | Sequence[float] | None = None
     ) -> Teacher:
-        """Teachers one after the other: each carries on from where the one before ends.
+        """A chain of teachers, in which each flow starts where the previous one ends.
 
-        The chain starts from the first one's source and ends where the last one does. Its velocity jumps
-        where one hands over to the next, and its paths have kinks there; solvers start anew at these times.
-        Log-densities add up: the change along the chain is the sum of those along its parts.
+        The chain starts from the source of the first teacher. Its velocity is discontinuous where one teacher
+        follows another, so its paths have kinks there, and solvers restart at these times. The change of the
+        log-density along the chain is the sum of the changes along its parts.
 
         Parameters
         ----------
         teachers : sequence of FlowTeacher
-            Fitted or attached ones of one event shape, conditioning, device and dtype. The sources of all but
-            the first are left aside.
+            Fitted or attached teachers with the same event shape, conditioning, device and dtype. Only the
+            source of the first one is used.
         breaks : sequence of float, optional
-            The ``len(teachers) + 1`` rising times at which each begins and the last one ends; the first and
-            the last are the ``horizon`` of the chain. By default those of the teachers where each begins when
-            the one before ends, and otherwise equal parts of [0, 1].
+            Rising times, ``len(teachers) + 1`` of them, at which the teachers begin and the last one ends.
+            The first and the last are the ``horizon`` of the chain. The default is the teachers' own times if
+            each begins when the previous one ends, and otherwise equal parts of [0, 1].
 
         Returns
         -------
         FlowTeacher
-            A fitted one, to sample, distil and save. It has no ``training_data_``: its states are not on
-            lines between its source and data. A student's stored paths have the kinks among their points
-            where ``Trajectories(path_steps=...)`` allows it, and a note says where not.
+            Fitted teacher that can be sampled, distilled and saved. It has no ``training_data_``, because its
+            states are not on lines between its source and data. The stored paths of a student include the
+            kinks if ``Trajectories(path_steps=...)`` allows it; otherwise a note in its history says so.
 
         Raises
         ------
         ArgumentError, ShapeError, DtypeError
-            For no teacher, one that does not go with the first, and breaks that do not fit.
+            If there is no teacher, one does not match the first, or the breaks do not fit.
 
         Examples
         --------
@@ -75,9 +75,10 @@ class Joinable(Attachable):
 
     @attaching
     def reversed(self: Teacher) -> Teacher:
-        """This teacher backwards: v(t, x) = -u(1 - t, x) for its velocity u, in the same clock.
+        """The reversed flow: v(t, x) = -u(1 - t, x) for this teacher's velocity u, on the same clock.
 
-        Its source are this one's samples, each the solution of an ODE; its flow ends at this one's source.
+        Its source is the distribution of this teacher's samples, each of which takes the solution of an ODE.
+        Its flow ends at this teacher's source.
 
         Examples
         --------
@@ -98,8 +99,8 @@ class Joinable(Attachable):
         clock: Clock,
         twin: Callable[[], TeacherModule],
     ) -> Teacher:
-        """The teacher of a field that is made of those of ``parts``."""
-        # A twin of what is stored is a copy; one of an attached model has the model inside.
+        """The teacher of a field that is composed of those of ``parts``."""
+        # The PyTorch module of a stored field is a copy. That of an attached model contains the model.
         attached = any(part._attached is not None for part in parts)
         teacher = cls._around(field, twin if attached else None, clock)
         if field.source.kind != "normal":
@@ -116,7 +117,7 @@ class Joinable(Attachable):
 
 
 def _breaks(clocks: Sequence[Clock], given: Any) -> list[float] | None:
-    """When each teacher begins, and the last one ends; None for equal parts of [0, 1]."""
+    """The times at which the teachers begin and the last one ends, or None for equal parts of [0, 1]."""
     if given is not None:
         times = as_numbers(given, "breaks", "[0.0, 0.5, 1.0]")
         if len(times) != len(clocks) + 1 or not all(end > start for start, end in pairwise(times)):

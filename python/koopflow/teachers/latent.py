@@ -1,4 +1,4 @@
-"""Coordinates that a population moves in, and the way back to what was measured."""
+"""Latent coordinates of a population, and the maps between them and the measured rows."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ..exceptions import ArgumentError, ShapeError
 
 @dataclass(frozen=True)
 class Latent:
-    """Two functions of rows: ``encode`` of what was measured ``[N, *measured]``, ``decode`` of coordinates
-    ``[N, *event]``."""
+    """Two functions of rows: ``encode`` maps measured rows ``[N, *measured]`` to coordinates ``[N, *event]``,
+    and ``decode`` maps coordinates back."""
 
     encode: Callable[[Any], Any]
     decode: Callable[[Any], Any]
 
     @classmethod
     def of(cls, latent: Any) -> Latent:
-        """A pair of functions, or an object with ``transform`` and ``inverse_transform`` as scikit-learn's
-        have them. Raises ``ArgumentError`` for anything else."""
+        """The maps of a pair of functions, or of an object with ``transform`` and ``inverse_transform``, such
+        as scikit-learn's transformers. Raises ``ArgumentError`` for anything else."""
         if isinstance(latent, Latent):
             return latent
         pair = latent
@@ -35,11 +35,11 @@ class Latent:
         return cls(*pair)
 
     def encoded(self, rows: Array) -> Any:
-        """Coordinates ``[N, *event]`` of rows. Raises ``ShapeError`` where their number is another."""
+        """Coordinates ``[N, *event]`` of rows. Raises ``ShapeError`` if ``encode`` changes their number."""
         return _as_many("encode", as_batch(self.encode(rows), "latent"), len(rows))
 
     def decoded(self, states: Array, event_shape: Sequence[int]) -> Any:
-        """What states ``[..., *event]`` are in the space of what was measured, ``[..., *measured]``."""
+        """States ``[..., *event]`` mapped to the space of the measured rows, ``[..., *measured]``."""
         states = to_numpy(states)
         shape = tuple(event_shape)
         before = states.shape[: states.ndim - len(shape)]
@@ -53,5 +53,5 @@ class Latent:
 
 def _as_many(name: str, answer: Any, rows: int) -> Any:
     if len(answer.shape) < 2 or answer.shape[0] != rows:
-        raise ShapeError(f"latent: expected {name} to answer ({rows}, ...), got {tuple(answer.shape)}")
+        raise ShapeError(f"latent: expected {name} to return ({rows}, ...), got {tuple(answer.shape)}")
     return answer

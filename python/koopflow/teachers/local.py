@@ -15,13 +15,13 @@ from .joining import Joinable
 
 Teacher = TypeVar("Teacher", bound="Local")
 
-# Noised rows that a block starts from, at least: those of fewer data are noised several times.
+# A block learns from at least this many noised rows. With fewer data, each row is noised several times.
 _FEWEST_STARTS = 65_536
 _MOST_COPIES = 16
 
 
 class Local(Joinable):
-    """A teacher that may be trained block by block."""
+    """A teacher that can be trained block by block."""
 
     @classmethod
     def local(
@@ -36,43 +36,43 @@ class Local(Joinable):
     ) -> Teacher:
         """Train a chain of flows, each over a short distance: Local Flow Matching (Xu et al. 2410.02548).
 
-        With p_0 the data, block k is a flow between p_{k-1} and its own noising p_k, one step of an
+        Let p_0 be the data. Block k is a flow between p_{k-1} and its noised version p_k, by one step of an
         Ornstein-Uhlenbeck process: x -> m + exp(-g) (x - m) + s sqrt(1 - exp(-2 g)) z, with g =
-        ``steps[k-1]``, the data's mean m and deviation s, and fresh noise z. Rows are paired with their own
-        noisings. The samples are then pushed through the block, so that the next one starts from what this
-        one reaches, and the next network begins with its weights. One more block leads from there to N(0, I)
-        itself. The chain of all blocks, the other way round, is the teacher: noise at time 0 and data at 1,
-        with ``len(steps) + 1`` blocks.
+        ``steps[k-1]``, the data's mean m and deviation s, and fresh noise z. Each row is paired with its own
+        noised version. The rows are then transported by the trained block and are the data of the next one,
+        whose network starts from this block's weights. One more block leads from there to N(0, I). The
+        teacher is the chain of all ``len(steps) + 1`` blocks in reverse order, with noise at time 0 and data
+        at time 1.
 
         Parameters
         ----------
         data : array, ``[N, *event]``
             Finite data.
         steps : sequence of float
-            Steps g > 0 of the process, from the data on; together 1 to 2 leave little of the data.
+            Steps g > 0 of the process, starting at the data. A sum of 1 to 2 removes most of the data.
         condition : array, optional
             Labels ``[N]`` or vectors ``[N, condition_dim]``.
         block_steps : int, optional
-            Training steps of each block, :class:`koopflow.FlowTeacher`'s ``steps``.
+            Number of training steps of each block: the ``steps`` of :class:`koopflow.FlowTeacher`.
         progress : bool or callable, default True
-            As in :meth:`koopflow.FlowTeacher.fit`; each block reports by itself.
+            As in :meth:`koopflow.FlowTeacher.fit`. Each block reports separately.
         **options
-            As in :class:`koopflow.FlowTeacher`, for every block; ``coupling`` is that of the last one,
-            ``max_seconds`` is shared out evenly, and ``horizon`` is that of the chain, whose blocks take
-            equal parts of it. There is no ``source``.
+            Options of :class:`koopflow.FlowTeacher` for every block. ``coupling`` applies to the last block
+            only, ``max_seconds`` is divided equally, and ``horizon`` is that of the chain, which is divided
+            into equal parts. There is no ``source``.
 
         Returns
         -------
         FlowTeacher
-            A fitted chain: see :meth:`chain`. ``history_["blocks"]`` are the histories of its blocks, in the
+            Fitted chain: see :meth:`chain`. ``history_["blocks"]`` are the histories of its blocks, in the
             order of training.
 
         Raises
         ------
         ArgumentError, ShapeError
-            For steps that are not positive, options that do not fit, and as ``fit`` does.
+            If steps are not positive or options do not fit, and the errors of ``fit``.
         KeyboardInterrupt
-            Where a block that others still have to follow is interrupted.
+            If any block but the last is interrupted.
 
         Examples
         --------
@@ -103,7 +103,7 @@ class Local(Joinable):
                 blocks.append(block.fit(rows, condition=condition, **given))
                 break
             copies, starts = noise(rows, noising[place])
-            # Each row is a pair with its own noising: of its own condition, and nearer than most others.
+            # Each row is paired with its own noised version, which has the same condition and is close to it.
             labels = None if condition is None else np.tile(condition, _axes(copies, condition))
             block.set_params(source=starts)
             block.fit(np.tile(rows, _axes(copies, rows)), noise=starts, condition=labels, **given)
@@ -118,7 +118,7 @@ class Local(Joinable):
 
 
 class _Noising:
-    """The Ornstein-Uhlenbeck process around the data's mean, with their deviation in the end."""
+    """The Ornstein-Uhlenbeck process around the data's mean, whose limit has the data's deviation."""
 
     def __init__(self, data: Any, seed: int) -> None:
         wide = np.asarray(data, dtype=np.float64)
@@ -127,7 +127,7 @@ class _Noising:
         self._random = np.random.default_rng(np.random.SeedSequence([seed, 2410]))
 
     def __call__(self, rows: Any, step: float) -> tuple[int, Any]:
-        """How often each row was noised, and the noised rows, one pass over the rows after another."""
+        """The number of noised copies of each row, and the copies, one pass over all rows after another."""
         copies = int(np.clip(_FEWEST_STARTS // len(rows), 1, _MOST_COPIES))
         repeated = np.tile(rows, _axes(copies, rows))
         noise = self._random.standard_normal(repeated.shape)

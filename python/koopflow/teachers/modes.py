@@ -1,4 +1,4 @@
-"""The modes of a data set, as the fixed points of its own denoiser."""
+"""The modes of a data set, which are the fixed points of its denoiser."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class Modes:
     modes : array, ``[K, *event]``
         Local maxima of the density, the highest first.
     assignment : array, ``[N]``
-        The mode that each row of the data climbs to, from 0 to K - 1, int64.
+        Index of the mode that each row of the data converges to, from 0 to K - 1, int64.
     log_density : array, ``[K]``
         Log of the kernel density at the modes, in nats, float64.
     bandwidth : float
         Deviation of the kernel, in units of the data.
     steps : int
-        Steps that the slowest row took.
+        Number of steps of the slowest row.
     converged : bool
-        Whether all rows came to rest.
+        Whether all rows converged.
     """
 
     modes: Array

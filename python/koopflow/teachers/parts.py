@@ -1,4 +1,4 @@
-"""A teacher's flow from elsewhere, or a part of it."""
+"""A teacher's flow from another source, or a part of it in time."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from ..twins.teacher import TeacherModule, WindowField
 from .attaching import Attachable, attaching
 from .source import KEPT, started
 
-# What of a history is true of parts of a flow as well.
+# Entries of a history that also hold for parts of a flow.
 TOLD = ("classes", "latent")
 
 
 class Parts(Attachable):
-    """Teachers that are made of a teacher's own flow."""
+    """Teachers made from a teacher's own flow."""
 
     @attaching
     def starting_from(self, source: Any, *, noise: float = 0.0) -> Any:
-        """The same velocity field, whose flow starts from another law: ``source`` and, as its
-        ``source_noise``, ``noise`` as in :class:`koopflow.FlowTeacher`.
+        """The same velocity field with another source.
+
+        ``source`` and ``noise`` are ``source`` and ``source_noise`` of :class:`koopflow.FlowTeacher`.
 
         Examples
         --------
@@ -37,17 +38,17 @@ class Parts(Attachable):
         field = started(self.field, source, noise, argument="noise")
         label = KEPT if isinstance(source, str) and source != "normal" else source
         other = self._told(self._around(field, self._attached, self.clock, label))
-        # The field is the same, and so is how it was trained.
+        # The field is the same, and so is its training.
         other._history = self._history
         return other
 
     @attaching
     def window(self, start: float, end: float) -> Any:
-        """The flow between two times of :attr:`clock`, as a teacher of its own on the same clock.
+        """The flow between two times of :attr:`clock`, as a teacher on the same clock.
 
-        Its source is where the whole flow is at ``start``, its data are where it is at ``end``; a student of
-        it learns that part alone (see :class:`koopflow.SegmentedDistiller`). Raises ``ArgumentError`` unless
-        the times rise within the clock.
+        Its source is the distribution of the whole flow at ``start``, and its data are the distribution at
+        ``end``. A student of it learns only that part (see :class:`koopflow.SegmentedDistiller`). Raises
+        ``ArgumentError`` unless ``start`` and ``end`` rise within the clock.
 
         Examples
         --------
@@ -66,7 +67,7 @@ class Parts(Attachable):
         return self._told(self._around(self.field.window(first, last), twin, clock, KEPT))
 
     def _told(self, other: Any) -> Any:
-        """Another teacher that warns of the classes that this one never saw, in the same coordinates."""
+        """``other``, with the classes that this teacher's training saw, and its latent coordinates."""
         other._history = {name: self._history[name] for name in TOLD if name in self._history}
         other.latent_ = getattr(self, "latent_", None)
         return other

@@ -15,7 +15,7 @@ Teacher = TypeVar("Teacher", bound="PhaseSpace")
 
 
 class PhaseSpace(Joinable):
-    """A teacher whose states may be positions and velocities."""
+    """A teacher that can be trained in phase space."""
 
     @classmethod
     def phase(
@@ -28,13 +28,14 @@ class PhaseSpace(Joinable):
     ) -> Teacher:
         """Train a flow in phase space, whose paths have a bounded acceleration (Chen et al. 2310.07805).
 
-        A state is a position and its velocity, ``[2, *event]``, both standard normal at time 0; at time 1 the
-        position is data. Each pair is joined by the curve of least acceleration between them, p_t = p + t w +
-        (3 t^2 - t^3) j / 2 from position p and velocity w to data q, with j = q - p - w. Given q the states
-        are Gaussian in closed form. A network regresses the acceleration 3 (1 - t) j; the position's rate is
-        the velocity itself. ``coupling="ot"`` is that of least acceleration in a minibatch.
+        A state is a position and its velocity, ``[2, *event]``. Both are standard normal at time 0, and the
+        position at time 1 is data. The path of a pair is the curve of least acceleration from position p and
+        velocity w to data q: p_t = p + t w + (3 t^2 - t^3) j / 2, with j = q - p - w. Given q, the states are
+        Gaussian in closed form. A network regresses the acceleration 3 (1 - t) j. The derivative of the
+        position is the velocity itself. ``coupling="ot"`` minimises the acceleration within a minibatch.
 
-        Positions of samples are ``teacher.sample(n)[:, 0]``, and of a student's ``student.sample(n)[:, 0]``.
+        The positions of samples are ``teacher.sample(n)[:, 0]``, or ``student.sample(n)[:, 0]`` for a
+        student.
 
         Parameters
         ----------
@@ -45,18 +46,20 @@ class PhaseSpace(Joinable):
         progress : bool or callable, default True
             As in :meth:`koopflow.FlowTeacher.fit`.
         **options
-            As in :class:`koopflow.FlowTeacher`, for a perceptron on the linear path from noise.
+            Options of :class:`koopflow.FlowTeacher`. The path must be linear, the source normal and the
+            network a perceptron.
 
         Returns
         -------
         FlowTeacher
-            A fitted one of event shape ``(2, *event)``. It has no ``training_data_``: its states are not on
-            lines between noise and data.
+            Fitted teacher with event shape ``(2, *event)``. It has no ``training_data_``, because its states
+            are not on lines between noise and data.
 
         Raises
         ------
         ArgumentError, ShapeError
-            For data without an event, another path or source, and as ``fit`` does.
+            If the data have no event shape or the path, source or network is another, and the errors of
+            ``fit``.
 
         Examples
         --------
@@ -74,8 +77,8 @@ class PhaseSpace(Joinable):
             raise ShapeError(f"data: expected shape (N, *event), got {rows.shape}")
         teacher = cast(Any, cls)((2, *rows.shape[1:]), **options)
         teacher._objective = "acceleration"
-        # Between noise (p, w) and (q, q) the squared distance is that of q and p + w, up to what no pairing
-        # changes.
+        # The squared distance between noise (p, w) and (q, q) depends on the pairing only by that between q
+        # and p + w.
         teacher.fit(np.stack([rows, rows], axis=1), condition=condition, progress=progress)
         teacher.training_data_ = None
         return cast(Teacher, teacher)

@@ -14,14 +14,14 @@ from ..exceptions import ArgumentError
 
 Plan = npt.NDArray[np.float64]
 
-#: Entropy of the plans that growth is read from, in mean squared distances.
+#: Entropic regularisation of the plans that determine growth, in units of the mean squared distance.
 ENTROPY = 0.01
-#: Sums of rows that differ by more than this, of their mean, are growth.
+#: Row sums of a plan that differ by more than this share of their mean imply growth.
 EVEN = 1e-3
 
 
 def given_plans(coupling: Any) -> list[Plan]:
-    """Plans that somebody made, ``[N_k, N_{k+1}]`` each, dense or SciPy's sparse matrices."""
+    """Plans ``[N_k, N_{k+1}]`` given by the user, as dense arrays or SciPy's sparse matrices."""
     if isinstance(coupling, str) or not isinstance(coupling, Sequence):
         expected = "'ot', 'unbalanced', 'independent' or a plan for each two snapshots"
         raise ArgumentError(f"coupling: expected {expected}, got {coupling!r}")
@@ -30,14 +30,14 @@ def given_plans(coupling: Any) -> list[Plan]:
 
 
 def unbalanced_plans(snapshots: Sequence[Array], relaxation: float) -> list[Plan]:
-    """Semi-relaxed plans between snapshots ``[N_k, *event]``: all rows of the later one are reached alike,
-    and those of the earlier one send as much as suits them, at the cost of ``relaxation`` mean squared
-    distances for each unit of relative entropy.
+    """Semi-relaxed plans between consecutive snapshots ``[N_k, *event]``.
 
-    The sums of rows are those of the entropic plan of least <C, P> + relaxation KL(P 1 | a) (Séjourné et al.
-    2211.08775, solved by POT); the plan is the exact one between those sums and the later snapshot.
+    All rows of the later snapshot receive the same mass. Rows of the earlier one may send different masses,
+    at a cost of ``relaxation`` mean squared distances per unit of relative entropy. The row sums are those of
+    the entropic plan that minimises <C, P> + relaxation KL(P 1 | a) (Séjourné et al. 2211.08775, solved by
+    POT). The plan is the exact one between these sums and the later snapshot.
 
-    Raises ``ImportError`` without POT, and ``ArgumentError`` where no mass is left.
+    Raises ``ImportError`` without POT, and ``ArgumentError`` if no mass is left.
     """
     if not 0.0 < relaxation < np.inf:
         raise ArgumentError(f"relaxation: expected a finite number above 0, got {relaxation!r}")
@@ -60,13 +60,13 @@ def _semi_relaxed(before: Plan, after: Plan, relaxation: float) -> Plan:
     sums = np.asarray(entropic).sum(1)
     if not np.isfinite(sums).all() or sums.sum() <= 0.0:
         raise ArgumentError(
-            f"relaxation: expected a value at which mass is left, but with {relaxation:g} it vanishes or is "
-            "not finite"
+            f"relaxation: expected a value that leaves a finite mass above 0, got {relaxation:g}, with which "
+            "the mass vanishes or is not finite"
         )
     return np.asarray(ot.emd(sums / sums.sum(), b, costs, numItermax=1_000_000))
 
 
 def uneven(plans: Sequence[Plan]) -> bool:
-    """Whether rows of a plan send different masses."""
+    """Whether the rows of any plan send different masses."""
     sums = [plan.sum(1) for plan in plans]
     return any(np.ptp(rows) > EVEN * rows.mean() for rows in sums)

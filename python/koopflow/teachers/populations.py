@@ -1,4 +1,4 @@
-"""Teachers of populations: flows through snapshots of them."""
+"""Teachers of populations: flows through their snapshots."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ Teacher = TypeVar("Teacher", bound="Populations")
 
 
 class Populations(Flow):
-    """A flow that may lead through snapshots.
+    """A flow that can be trained on snapshots of a population.
 
     Attributes
     ----------
     latent_ : Latent or None
-        ``encode`` and ``decode`` that :meth:`snapshots` was given; files do not hold them.
+        Functions ``encode`` and ``decode`` given to :meth:`snapshots`. Files do not hold them.
     """
 
     latent_: Latent | None = None
@@ -56,51 +56,55 @@ class Populations(Flow):
         distributed: bool | None = None,
         **options: Any,
     ) -> Teacher:
-        """A teacher that carries a population through snapshots of it, in which no row has a partner.
+        """Train a teacher whose flow passes through snapshots of a population.
 
-        Transport plans lead from each snapshot to the next, and curves follow them from row to row; the
-        teacher's velocity at x is the mean of those of the curves through x (docs/populations.md). It starts
-        from the rows of the first snapshot, and its clock is that of ``times``.
+        The rows of different snapshots need not correspond. Transport plans connect each snapshot to the
+        next, and curves follow the plans from row to row. The teacher's velocity at x is the mean velocity of
+        the curves through x (docs/populations.md). Its source are the rows of the first snapshot, and its
+        clock is that of ``times``.
 
         Parameters
         ----------
         snapshots : sequence of arrays, ``[N_k, *event]``
-            Two or more, each of two rows or more.
+            Snapshots of the population: at least two, each with at least two rows.
         times : sequence of float
             Rising times of the snapshots, in any unit.
         interpolant : {"linear", "spline"}, default "linear"
-            Straight lines from row to row, or the natural cubic spline through all rows of a chain.
+            Curve between rows: straight lines, or the natural cubic spline through a chain of one row per
+            snapshot.
         coupling : {"ot", "unbalanced", "independent"} or sequence of arrays, default "ot"
-            Exact assignments of each minibatch of the same number of rows from each snapshot; semi-relaxed
-            plans, by which some rows have more descendants than others and rates of growth are learnt (needs
-            POT: ``koopflow[populations]``); any row to any; or plans ``[N_k, N_{k+1}]`` of any other origin,
-            whose rows tell growth where their sums differ.
+            Method that makes the plans. ``"ot"``: exact assignments within each minibatch, which has the same
+            number of rows of each snapshot. ``"unbalanced"``: semi-relaxed plans, in which some rows have
+            more descendants than others, so that growth rates are learnt (needs POT:
+            ``koopflow[populations]``). ``"independent"``: random pairs. Or your own plans
+            ``[N_k, N_{k+1}]``; growth rates are learnt if their row sums differ.
         growth : sequence of float, optional
-            Size of the whole population at the time of each snapshot, in any unit; by default it stays the
-            same. Rates of growth are learnt where it is given.
+            Size of the whole population at the time of each snapshot, in any unit. If it is given, growth
+            rates are learnt. By default the size is constant.
         relaxation : float, default 1.0
-            For ``coupling="unbalanced"``: what it costs that rows have unequal numbers of descendants, in
-            mean squared distances between two snapshots. Less leaves more to growth, and less to motion.
+            Cost of unequal numbers of descendants with ``coupling="unbalanced"``, in mean squared distances
+            between two snapshots. A smaller value explains more by growth and less by motion.
         latent : (encode, decode) or transformer, optional
-            Functions of rows, or an object with ``transform`` and ``inverse_transform``: the teacher moves
-            what ``encode`` answers. Its states are those; :meth:`encode` and :meth:`decode` lead to and fro.
+            Two functions of rows, or an object with ``transform`` and ``inverse_transform``. The states of
+            the teacher are then the outputs of ``encode``. :meth:`encode` and :meth:`decode` convert between
+            rows and states.
         progress, callback, checkpoint, checkpoint_every, checkpoint_minutes, resume
             As in :meth:`fit`.
         **options
-            Of :class:`koopflow.FlowTeacher`: ``width``, ``steps``, ``seed``, ``device`` and so on.
+            Options of :class:`koopflow.FlowTeacher`: ``width``, ``steps``, ``seed``, ``device`` and so on.
 
         Returns
         -------
         FlowTeacher
-            A fitted one.
+            Fitted teacher.
 
         Raises
         ------
         ArgumentError, ShapeError, NonFiniteError
-            For one snapshot only, snapshots of one row or of different widths, times that do not rise, plans
-            or sizes that do not fit or whose mass vanishes, and options that snapshots have no use for.
+            If there is only one snapshot, a snapshot has only one row, widths differ, times do not rise,
+            plans or sizes do not fit, their mass vanishes, or an option does not apply to snapshots.
         ImportError
-            For ``coupling="unbalanced"`` without POT.
+            If ``coupling="unbalanced"`` and POT is not installed.
 
         Examples
         --------
@@ -117,7 +121,7 @@ class Populations(Flow):
         if maps is not None:
             sets = [maps.encoded(rows) for rows in sets]
         clock = as_numbers(times, "times", "[0, 12, 24]")
-        # Before plans are made of them.
+        # Checked before plans are computed from them.
         _core.check_snapshots(sets, clock)
         plans, named = None, coupling if isinstance(coupling, str) else "ot"
         sizes = None if growth is None else as_numbers(growth, "growth", "[1, 2, 4]")
@@ -133,7 +137,7 @@ class Populations(Flow):
         if teacher.source_noise != 0.0:
             raise ArgumentError(
                 f"source_noise: expected 0 for snapshots, got {teacher.source_noise!r}: "
-                "teacher.starting_from(rows, noise=...) serves"
+                "use teacher.starting_from(rows, noise=...) after training"
             )
         config = teacher._config()
         files = checkpointing("a teacher", checkpoint, checkpoint_every, checkpoint_minutes, resume)
@@ -164,29 +168,29 @@ class Populations(Flow):
         return found
 
     def growth(self, t: Array | float, x: Array, *, extrapolate: bool = False) -> Array:
-        """Rates g ``[B]`` at which mass grows, d log m / dt = g(t, x), at times, a number or ``[B]``, and
-        states ``[B, *event]``: of the kind of ``x``, and per unit of the clock.
+        """Growth rates g ``[B]`` of mass, d log m / dt = g(t, x), per unit of the clock.
 
-        Raises ``ArgumentError`` for a teacher that learnt no growth.
+        ``t`` is a number or ``[B]``, and ``x`` are states ``[B, *event]``. The rates are of the kind of
+        ``x``. Raises ``ArgumentError`` for a teacher that did not learn growth.
         """
         x = as_states(x)
         rates = self.field.growth(self.clock.times_for(t, x, extrapolate=extrapolate), x)
         if rates is None:
             raise ArgumentError(
                 "growth: expected a teacher of snapshots with coupling='unbalanced' or growth=[...], got one "
-                "that keeps mass"
+                "that did not learn growth"
             )
         return rates / self.clock.length
 
     def masses(self, times: Array | Sequence[float], states: Array) -> Array:
-        """Masses ``[T, B]`` of states ``[T, B, *event]`` along their paths, 1 at first: the exponential of
-        the integral of :meth:`growth`, by the trapezoidal rule over ``times``.
+        """Masses ``[T, B]`` of states ``[T, B, *event]`` along their paths, with mass 1 at the first time.
 
-        The states are those of :meth:`trajectory` or of a student's ``sample_path``, whose path costs one
+        A mass is the exponential of the integral of :meth:`growth`, by the trapezoidal rule over ``times``.
+        The states come from :meth:`trajectory`, or from a student's ``sample_path``, which takes one
         evaluation.
 
-        Raises ``ArgumentError`` for a teacher that learnt no growth, ``ShapeError`` for states that do not go
-        with the times, and ``DivergenceError`` where all mass vanishes or any is not finite.
+        Raises ``ArgumentError`` for a teacher that did not learn growth, ``ShapeError`` for states that do
+        not match the times, and ``DivergenceError`` if all mass vanishes or any is not finite.
         """
         own = self.clock.times(times)
         logs = self.field.log_masses(own, as_batch(states, "states"))
@@ -196,21 +200,22 @@ class Populations(Flow):
         return masses
 
     def encode(self, rows: Array) -> Array:
-        """Coordinates ``[N, *event]`` of rows that were measured, by ``latent``; rows as they are without.
+        """Coordinates ``[N, *event]`` of measured rows, by ``latent``. Without ``latent``, the rows.
 
-        Raises ``ArgumentError`` for a teacher that was loaded: no file holds the functions of ``latent``.
+        Raises ``ArgumentError`` for a teacher that was loaded, since files do not hold the functions of
+        ``latent``.
         """
         maps = self._latent()
         return as_batch(rows, "rows") if maps is None else maps.encoded(as_batch(rows, "rows"))
 
     def decode(self, states: Array) -> Array:
-        """What states ``[..., *event]`` are in the space of what was measured, by ``latent``; states as they
-        are without. Raises as :meth:`encode`."""
+        """States ``[..., *event]`` mapped to the space of the measured rows, by ``latent``. Without
+        ``latent``, the states. Raises the errors of :meth:`encode`."""
         maps = self._latent()
         return states if maps is None else maps.decoded(states, self.event_shape_)
 
     def _latent(self) -> Latent | None:
         if self.latent_ is None and self._history.get("latent"):
-            told = "which no file holds: teacher.latent_ = koopflow.teachers.latent.Latent.of(latent)"
+            told = "which no file holds: set teacher.latent_ = koopflow.teachers.latent.Latent.of(latent)"
             raise ArgumentError(f"latent: expected the functions of the training, {told}; got none")
         return self.latent_

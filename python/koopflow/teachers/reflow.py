@@ -25,33 +25,34 @@ def reflow(
     progress: bool | ProgressFunction = True,
     **options: Any,
 ) -> FlowTeacher:
-    """Train a teacher on another one's own pairs of noise and endpoint, once or several times in a row.
+    """Train a teacher on the pairs of noise and endpoint of another teacher, in one or more rounds.
 
-    Where the lines of independently drawn pairs cross, a flow has to bend. It carries noise to data along
-    paths that never cross, so that a flow between these pairs bends less; one that does not bend takes a
-    single Euler step (Liu et al. 2209.03003, Algorithm 1). Errors of a teacher are passed on to the next.
+    The lines between independently drawn pairs cross, so that a flow between them must bend. The paths of a
+    flow never cross, so that a flow trained on their endpoints bends less. A flow that does not bend needs
+    only one Euler step (Liu et al. 2209.03003, Algorithm 1). Each round inherits the errors of the previous
+    teacher.
 
     Parameters
     ----------
     teacher : FlowTeacher
-        Fitted or attached. It is left as it is.
+        Teacher, fitted or attached. It is not changed.
     rounds : int, default 1
-        Number of rounds; each solves the flow that the one before trained.
+        Number of rounds. Each solves the flow that the previous round trained.
     pairs : int, optional
-        Number of noise samples whose endpoints are solved in each round, by dopri5; by default as many as a
-        student solves trajectories.
+        Number of noise samples whose endpoints are solved in each round, by dopri5. By default the number of
+        trajectories of a student.
     condition : array, optional
-        Labels ``[P]`` or vectors ``[P, dim]`` to draw from, for a conditional teacher; by default every class
+        Labels ``[P]`` or vectors ``[P, dim]`` to draw from, for a conditional teacher. By default every class
         equally often, or the vectors of ``teacher.training_data_``.
     seed, progress, **options
-        As in :class:`koopflow.FlowTeacher` and its ``fit``, for the teachers to train; by default options are
-        those of ``teacher``, if koopflow trained it.
+        As in :class:`koopflow.FlowTeacher` and its ``fit``, for the teachers to train. Other options are
+        those of ``teacher`` if koopflow trained it.
 
     Returns
     -------
     FlowTeacher
-        A fitted one. Its pairs are its training data, so that the simulation-free points of a student's
-        ``consistency`` term lie between them.
+        Fitted teacher. Its training data are the pairs, and the points of a student's ``consistency`` term
+        lie between them.
 
     Examples
     --------
@@ -79,7 +80,7 @@ def reflow(
     current: Flow = teacher
     for turn in range(rounds):
         sequence = np.random.SeedSequence([seed, turn])
-        # Not the noise that sample(seed=seed) starts from: pairs are for training only.
+        # Different from the noise of sample(seed=seed), since pairs are training data.
         drawn = None if pool is None else pool[np.random.default_rng(sequence).permutation(count) % len(pool)]
         drawing = int(sequence.generate_state(1, np.uint64)[0])
         noise = teacher.field.source.draw(count, drawing, condition=drawn)

@@ -1,4 +1,4 @@
-"""What a teacher's flow starts from, as people say it and as the core takes it."""
+"""The source of a teacher's flow: conversion of the user's argument to the core's object."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .._arrays import as_batch, as_number
 from ..exceptions import ArgumentError
 from .flow import Flow
 
-#: What stands for a source that a file holds with its teacher.
+#: Name of a source that a file holds with its teacher.
 KEPT = "kept"
 
 #: Parameters of a teacher that a file holds with the field itself.
@@ -31,10 +31,11 @@ def as_source(
 ) -> _core.Source | None:
     """The source in the core; None for standard normal noise.
 
-    ``source`` is ``"normal"``, rows ``[N, *event]``, a fitted teacher, or a function ``draw(n, seed)`` of
-    samples, whose attribute ``log_prob(x)``, if it has one, is its log-density. ``"kept"`` is that of the
-    field ``known``. ``noise``, which messages call ``argument``, is the deviation of what is added to rows.
-    Raises ``ArgumentError`` or ``ShapeError`` for anything else, and for noise without rows.
+    ``source`` is ``"normal"``, rows ``[N, *event]``, a fitted teacher, or a function ``draw(n, seed)`` that
+    returns samples and may have its log-density as an attribute ``log_prob(x)``. ``"kept"`` is the source of
+    the field ``known``. ``noise``, which messages call ``argument``, is the standard deviation of normal
+    noise that is added to rows. Raises ``ArgumentError`` or ``ShapeError`` for anything else, and for noise
+    without rows.
     """
     added = as_number(noise, argument, "a finite number >= 0", lambda n: 0.0 <= n < np.inf)
     found = _without_noise(source, list(event_shape), known)
@@ -43,7 +44,7 @@ def as_source(
         return found.with_noise(added)
     if added:
         raise ArgumentError(
-            f"{argument}: expected 0 for a source that is no array of rows, got {added:g} with one of "
+            f"{argument}: expected 0 for a source that is not an array of rows, got {added:g} with one of "
             f"kind {kind!r}"
         )
     return found
@@ -52,7 +53,7 @@ def as_source(
 def started(
     field: _core.VelocityField, source: Any, noise: Any, *, argument: str = "source_noise"
 ) -> _core.VelocityField:
-    """A field whose flow starts from ``source``. Raises as :func:`as_source` does."""
+    """A field whose flow starts from ``source``. Raises the errors of :func:`as_source`."""
     shape = list(field.event_shape)
     start = as_source(source, shape, noise=noise, known=field, argument=argument)
     if start is None:
@@ -75,7 +76,7 @@ def _without_noise(source: Any, shape: list[int], known: _core.VelocityField | N
     if isinstance(source, torch.nn.Module):
         raise ArgumentError(
             "source: expected a function draw(n, seed) of a number and a seed, got the torch.nn.Module "
-            f"{type(source).__name__}, which takes tensors; a function that calls it serves"
+            f"{type(source).__name__}, which takes tensors; give a function that calls it"
         )
     if callable(source):
         _check_takes(source, ("n", "seed"), "source: expected a function draw(n, seed) of samples")
@@ -89,11 +90,11 @@ def _without_noise(source: Any, shape: list[int], known: _core.VelocityField | N
 
 
 def _check_takes(function: Callable[..., Any], names: tuple[str, ...], expected: str) -> None:
-    """Raises ``ArgumentError`` for a function that cannot be called with so many arguments. It is not called:
-    what it raises itself is its own affair."""
+    """Raise ``ArgumentError`` for a function whose signature does not take these arguments. The function is
+    not called, so that its own errors are not mistaken for a wrong signature."""
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # Of code in C.
+    except (TypeError, ValueError):  # Functions in C may have no signature.
         return
     try:
         signature.bind(*names)

@@ -1,4 +1,4 @@
-"""The law of the times that a teacher is trained at, as people say it and as the core takes it."""
+"""The distribution of training times: conversion of the user's argument to the core's form."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import Any
 
 from ..exceptions import ArgumentError
 
-#: Laws with numbers of their own.
+#: Distributions with parameters.
 LAWS = ("logit_normal", "power")
 
 
 def as_time_sampler(given: Any) -> str | dict[str, Any]:
-    """``"uniform"``, or a law with its numbers, those left out being the core's; ``ArgumentError`` otherwise.
+    """``"uniform"``, or a distribution with its parameters. The core has defaults for those left out.
+
+    Raises ``ArgumentError`` for anything else.
 
     >>> as_time_sampler("logit_normal"), as_time_sampler({"power": {"exponent": 2.0}})
     ({'logit_normal': {}}, {'power': {'exponent': 2.0}})

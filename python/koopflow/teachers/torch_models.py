@@ -1,4 +1,4 @@
-"""PyTorch models as velocity fields: their calling conventions made into one function v(t, x, condition)."""
+"""PyTorch models as velocity fields: all calling conventions as one function v(t, x, condition)."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ CONVENTIONS = {
     "flow_matching": "model(x=x, t=t)",
     "diffusers": "model(x, timestep) with reversed time and output noise - data",
 }
-# Diffusion models, model(x, noise), with the answer as it is: see FlowTeacher.from_diffusion.
+# Convention of diffusion models, model(x, noise). Their output is not converted: see from_diffusion.
 PREDICTION = "prediction"
-# What models call their condition, besides what the convention says.
+# Usual names of the condition, besides that of the convention.
 CONDITION_NAMES = ("y", "class_labels", "labels", "label", "classes", "cond", "condition", "c", "context")
 HALF = (torch.bfloat16, torch.float16)
 FLOATS = (torch.float32, torch.float64, *HALF)
@@ -45,8 +45,11 @@ FLOATS = (torch.float32, torch.float64, *HALF)
 
 @dataclasses.dataclass
 class TorchModel:
-    """A PyTorch model as v(t, x, condition): asked in evaluation mode, where and in what precision it is at
-    that moment, and in batches that fit into memory. :class:`koopflow.FlowTeacher` documents the options."""
+    """A PyTorch model as v(t, x, condition).
+
+    The model is called in evaluation mode, on its current device, in its current precision and in batches
+    that fit into memory. :meth:`koopflow.FlowTeacher.from_torch` documents the options.
+    """
 
     model: Any
     event_shape: Sequence[int]
@@ -70,7 +73,7 @@ class TorchModel:
         if isinstance(model, str | bytes | PathLike):
             model = exported(model)
         if isinstance(model, torch.export.ExportedProgram):
-            # It takes arguments as it was exported with them.
+            # It takes arguments by position or by keyword, as in the call that exported it.
             self.by_position = not model.call_spec.in_spec.child(1).num_children
             self.model = model = model.module()
         if not callable(model):
@@ -80,7 +83,10 @@ class TorchModel:
             if getattr(self, name) not in known:
                 raise ArgumentError(f"{name}: expected one of {known}, got {getattr(self, name)!r}")
         if self.whole_timesteps and self.convention != "diffusers":
-            raise ArgumentError("whole_timesteps: expected False but for convention 'diffusers', got True")
+            raise ArgumentError(
+                f"whole_timesteps: expected False for convention {self.convention!r}, got True: only "
+                "'diffusers' has timesteps"
+            )
         if not self.clock.is_unit and self.convention not in ("torchcfm", "flow_matching"):
             raise ArgumentError(
                 f"horizon: expected (0.0, 1.0) for {self.convention!r}, got {self.clock.plain()}"
@@ -102,10 +108,10 @@ class TorchModel:
         if self.condition_name is None:
             self.condition_name = self._own_condition_name()
 
-    # --- what the core asks ---------------------------------------------------------------------------
+    # --- calls by the core ----------------------------------------------------------------------------
 
     def field(self) -> _core.VelocityField:
-        """The field in the core. It keeps this model, so that this model must not keep it."""
+        """The field in the core. It holds this model, so this model must not hold the field."""
         device, dtype = self._home()
         own = "float64" if dtype == torch.float64 else "float32"
         return _core.VelocityField.callable(
@@ -124,11 +130,11 @@ class TorchModel:
             return self.answer(t, x, condition)
 
     def answer(self, t: Tensor, x: Tensor, condition: Condition) -> Tensor:
-        """v(t, x), through which gradients reach the states and the model's weights."""
+        """v(t, x), differentiable in the states and in the model's weights."""
         return self._in_batches(lambda *rows: (self._answer(*rows),), t, x, condition)[0]
 
     def twin(self) -> AttachedField:
-        """The field in plain PyTorch."""
+        """The field as a plain PyTorch module."""
         conditions = Conditions(self.conditioning.plain())
         return AttachedField(self.answer, self._module, checked_event_shape(self.event_shape), conditions)
 
@@ -139,8 +145,11 @@ class TorchModel:
         self.__dict__.update(state, _lock=threading.Lock())
 
     def velocity_and_product(self, t: Tensor, x: Tensor, cotangent: Tensor, condition: Condition) -> Tensors:
-        """v and c J, of the cotangent c and the Jacobian J; J c by ``gradients="differences"``, which does
-        for divergences, c J c."""
+        """v and the product c J of the cotangent c and the Jacobian J.
+
+        ``gradients="differences"`` returns J c instead. For divergences both are equivalent, since only c J c
+        is needed.
+        """
         product = self._by_differences if self.gradients == "differences" else self._by_autograd
         return self._in_batches(product, t, x, condition, cotangent)
 
@@ -152,14 +161,14 @@ class TorchModel:
             if v.requires_grad:
                 (product,) = torch.autograd.grad(v, x, cotangent, allow_unused=True)
         if product is None:
-            # No graph: either v does not depend on x at all, or the model cut it.
+            # There is no graph: either v does not depend on x, or the model detached it.
             with torch.no_grad():
                 moved = self._answer(t, x + 1e-2 * (1.0 + x.abs()), condition)
             if not torch.allclose(moved, v):
                 raise RuntimeError(
-                    "the model's answer depends on x but carries no gradient: it runs under no_grad or "
-                    "inference_mode, or detaches its answer, so that densities cannot be computed; "
-                    "gradients='differences', when it is attached, takes finite differences instead"
+                    "the model's output depends on x but carries no gradient: it runs under no_grad or "
+                    "inference_mode, or detaches its output, so that densities cannot be computed; attach it "
+                    "with gradients='differences' to use finite differences"
                 )
             product = torch.zeros_like(x)
         return v.detach(), product
@@ -167,7 +176,7 @@ class TorchModel:
     @torch.no_grad()
     def _by_differences(self, t: Tensor, x: Tensor, condition: Condition, along: Tensor) -> Tensors:
         own = self._home()[1]
-        # Where the rounding and the truncation of central differences are about equal.
+        # The step at which rounding and truncation errors of central differences are about equal.
         step = torch.finfo(own if own in HALF else x.dtype).eps ** (1 / 3)
         size = step * (1.0 + x.abs().flatten(1).amax(1)) / along.abs().flatten(1).amax(1).clamp(min=1e-12)
         h = size.view(-1, *[1] * (x.ndim - 1))
@@ -175,7 +184,7 @@ class TorchModel:
         return self._answer(t, x, condition), (ahead - behind) / (2.0 * h)
 
     def _in_batches(self, function: Callable[..., Tensors], *rows: Condition) -> Tensors:
-        """The answers of a function of rows, in batches; those that run out of memory are halved for good."""
+        """A function of rows, in batches. If one runs out of memory, the batch size is halved permanently."""
         n = len(rows[1]) if rows[1] is not None else 0
         while True:
             size = min(n, self.max_batch or n)
@@ -193,20 +202,20 @@ class TorchModel:
             if not self._warned:
                 self._warned = True
                 text = f"the model ran out of memory with {size} samples: it gets at most {self.max_batch}"
-                text += " at once from now on; max_batch= says so when it is attached"
+                text += " per call from now on; set max_batch= when it is attached to avoid this warning"
                 warnings.warn(text, RuntimeWarning, stacklevel=2)
 
     # --- one call of the model ------------------------------------------------------------------------
 
     def _answer(self, t: Tensor, x: Tensor, condition: Condition) -> Tensor:
-        """The velocity of one batch, in koopflow's time and sign; a prediction as it is."""
+        """The velocity of one batch, in koopflow's time and sign. A prediction is not converted."""
         device, dtype = self._home()
         if self.time_range is not None:
             t = t.clamp(*self.time_range)
         told = self.timestep_scale * (1.0 - t) if self.convention == "diffusers" else self.clock.read(t)
         if self.whole_timesteps:
             told = told.round().clamp(max=self.timestep_scale - 1).long()
-        # Copies: models may change what they are given in place, which a leaf of a graph would refuse.
+        # Copies, since models may change their inputs in place, which fails for a leaf of a graph.
         state = x.to(device, dtype, copy=True)
         told = told.to(device, copy=True)
         if condition is not None:
@@ -229,7 +238,7 @@ class TorchModel:
         if dtype is None or not t.is_floating_point():
             return self._call(t, x, condition)
         if dtype in HALF and not self._rounds_time:
-            # Half precision would round 1,000 time steps to units; models embed them in float32 themselves.
+            # Half precision rounds timesteps up to 1,000 to integers. Models embed them in float32.
             try:
                 return self._call(t.float(), x, condition)
             except torch.OutOfMemoryError:
@@ -255,12 +264,12 @@ class TorchModel:
         return self.model(x, t, *third, **named)
 
     def _keywords(self, n: int) -> dict[str, Any]:
-        """What a model is told beside time, state and condition, of ``n`` samples."""
+        """Keywords of the model besides time, state and condition, for ``n`` samples."""
         return dict(self.extras)
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        """Evaluation mode of all parts of the module, in every thread; afterwards they are as they were."""
+        """Sets all parts of the module to evaluation mode, in every thread, and restores their modes."""
         with self._lock:
             if not self._inside:
                 parts = [] if self._module is None else self._module.modules()
@@ -277,7 +286,8 @@ class TorchModel:
                     part.training = True
 
     def _home(self) -> tuple[torch.device | None, torch.dtype | None]:
-        """Where the module is now, and the precision of most of its parameters, or buffers if it has none."""
+        """The module's device, and the precision of most of its parameters, or of its buffers if it has no
+        parameters."""
         if self._module is None:
             return None, None
         for tensors in (self._module.parameters(), self._module.buffers()):
@@ -289,10 +299,10 @@ class TorchModel:
                 return floats[0].device, numbers.most_common(1)[0][0]
         return None, None
 
-    # --- what it is tried with ------------------------------------------------------------------------
+    # --- checks of the model --------------------------------------------------------------------------
 
     def checked(self) -> _core.VelocityField:
-        """The field, once it is tried on a few samples. Raises ``TeacherError`` if it answers no velocity."""
+        """The field, after a check on a few samples. Raises ``TeacherError`` if it returns no velocity."""
         if self.convention not in CONVENTIONS:
             names = ", ".join(map(repr, CONVENTIONS))
             raise ArgumentError(f"convention: expected one of {names}, got {self.convention!r}")
@@ -302,24 +312,24 @@ class TorchModel:
         return field
 
     def hint(self, error: BaseException, t: Tensor, x: Tensor, condition: Condition) -> str:
-        """What may be done about a model's exception, as the end of a message."""
+        """A remedy for a model's exception, as the end of a message."""
         text, ones = str(error), ", 1" * (x.ndim - 1)
         if isinstance(error, TypeError) and condition is not None:
             which = f"which of {', '.join(sorted(self._names))} it is" if self._names else "another keyword"
-            return f"; the condition is passed as {self.condition_name!r}: condition_name= says {which}"
+            return f"; the condition is passed as {self.condition_name!r}: condition_name= sets {which}"
         if "Long" in text and "indices" in text:
             return "; it looks time up in a table: whole_timesteps=True of convention 'diffusers' rounds it"
         if "Guard failed" in text:
-            return "; it was exported for one batch size: torch.export.export(..., dynamic_shapes=...)"
+            return "; it was exported for one batch size: use torch.export.export(..., dynamic_shapes=...)"
         if condition is not None:
             return ""
-        # Of torchcfm's tutorials: torch_wrapper, and its MLP.
+        # The models of torchcfm's tutorials: torch_wrapper, and the MLP.
         t, x = (rows.to(*self._home()) for rows in (t, x))
         joined = "lambda t, x: mlp(torch.cat([x, t[:, None]], 1))"
         if self._works(lambda: self.model(t[0], x), x):
-            return f"; it answers for one time only: t.view(-1{ones}) has one for each sample, as {joined}"
+            return f"; it takes one time only: t.view(-1{ones}) has one for each sample, as in {joined}"
         if x.ndim == 2 and self._works(lambda: self.model(torch.cat([x, t[:, None]], 1)), x):
-            return f"; it takes x and t as one input, as torchcfm's MLP: attach {joined}"
+            return f"; it takes x and t as one input, like torchcfm's MLP: attach {joined}"
         return ""
 
     def _works(self, call: Callable[[], Any], x: Tensor) -> bool:
@@ -330,7 +340,7 @@ class TorchModel:
             return False
 
     def _own_condition_name(self) -> str:
-        """The keyword of the condition by the model's signature; empty where only its place is known."""
+        """The keyword of the condition in the model's signature, or "" if it is passed by position."""
         usual = "class_labels" if self.convention == "diffusers" else "y"
         third = [p for p in self._takes if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][2:3]
         known = [name for name in (usual, *CONDITION_NAMES) if name in self._names]
@@ -350,7 +360,7 @@ def scripted(
     if not Path(name).is_file():
         raise FileNotFoundError(f"path: no file {name!r}")
     with warnings.catch_warnings():
-        # torch deprecates TorchScript as a whole, in some versions by a warning that every user sees.
+        # torch deprecates TorchScript, in some versions with a warning.
         warnings.filterwarnings("ignore", message="`torch.jit")
         model = torch.jit.load(name, map_location=name_of(device))  # type: ignore[no-untyped-call]
     options |= {"conditioning": conditioning, "device": device, "dtype": dtype, "by_position": True}
@@ -363,16 +373,17 @@ def scripted_twin(*file: Any, **options: Any) -> AttachedField:
 
 
 def exported(path: StrOrBytesPath) -> torch.export.ExportedProgram:
-    """The program of a .pt2 file. Raises ``FileNotFoundError`` or ``CheckpointError`` without a whole one."""
+    """The program of a .pt2 file. Raises ``FileNotFoundError`` if there is no such file, and
+    ``CheckpointError`` if it is not a complete program."""
     name = as_path(path)
     if not Path(name).is_file():
         raise FileNotFoundError(f"model: no file {name!r}")
-    expected = f"{name}: expected a .pt2 file, as torch.export.save writes it, whole"
+    expected = f"{name}: expected a .pt2 file, complete, as torch.export.save writes it"
     if Path(name).suffix != ".pt2":
         raise CheckpointError(f"{expected} (from_torchscript reads TorchScript files)")
     try:
         with warnings.catch_warnings():
-            # It maps weights read-only, and never writes to them.
+            # Weights are mapped read-only, and never written to.
             warnings.filterwarnings("ignore", "The given buffer is not writable")
             return torch.export.load(name)
     except Exception as error:
@@ -380,7 +391,7 @@ def exported(path: StrOrBytesPath) -> torch.export.ExportedProgram:
 
 
 def probe(velocity: _core.VelocityField, tried: str, model: TorchModel | None = None) -> None:
-    """Try a field on a few samples. Raises ``TeacherError`` that says what was tried and what came back."""
+    """Check a field on a few samples. Raises ``TeacherError`` that says what was called and returned."""
     few, more = probe_sizes(velocity)
     x = _core.normal((more, *velocity.event_shape), 0)
     condition = probe_condition(Conditioning.of(velocity), more)
@@ -396,7 +407,7 @@ def probe(velocity: _core.VelocityField, tried: str, model: TorchModel | None = 
                 hint = model.hint(cause, torch.from_numpy(t), torch.from_numpy(x), condition)
             elif first == 0.0:
                 hint = (
-                    "; time_range=(0, 0.999) asks no later, and prediction='data' is for models of the data"
+                    "; time_range=(0, 0.999) avoids the end, and prediction='data' is for models of the data"
                 )
             raise TeacherError(f"{tried}; {error}{hint}") from (cause or error)
 
@@ -404,7 +415,7 @@ def probe(velocity: _core.VelocityField, tried: str, model: TorchModel | None = 
     cure = "a module inside a function must be in evaluation mode (model.eval()) before it is attached"
     if not np.allclose(v, again, rtol=1e-3, atol=1e-4):
         raise TeacherError(f"{tried}; two calls on the same batch gave different velocities: {cure}")
-    # Kernels differ by the size of the batch, which half precision shows.
+    # Kernels depend on the batch size, which causes small differences in half precision.
     if (difference := abs(among - v).max()) > 0.1 * (0.01 + abs(v).max()):
         others = f"changes by {difference:.2g} when there are {more - few} others in their batch"
         raise TeacherError(f"{tried}; the velocity of {few} samples {others}: {cure}")
@@ -413,13 +424,14 @@ def probe(velocity: _core.VelocityField, tried: str, model: TorchModel | None = 
 
 
 def sizes(velocity: _core.VelocityField, time: str = "t") -> str:
-    """What :func:`probe` asks, for messages."""
+    """The inputs of :func:`probe`, for messages."""
     n = probe_sizes(velocity)[0]
     return f"x {(n, *velocity.event_shape)} and {time} ({n},), {velocity.dtype} on {velocity.device}"
 
 
 def probe_sizes(velocity: _core.VelocityField) -> list[int]:
-    """Two numbers of samples that are no length of an event or condition, which they would broadcast over."""
+    """Two numbers of samples that differ from all lengths of event and condition, so that nothing broadcasts
+    by accident."""
     conditioning = Conditioning.of(velocity)
     lengths = (*velocity.event_shape, conditioning.classes, conditioning.dim)
     return [n for n in (2, 3, 5, 7, 11, 13, 17, 19) if n not in lengths][:2]
@@ -433,7 +445,7 @@ def probe_condition(conditioning: Conditioning, n: int) -> Condition:
 
 
 def tensor_of(answer: Any) -> Tensor:
-    """The tensor in a model's answer: itself, ``answer.sample``, or the first of a tuple."""
+    """The tensor in a model's output: itself, ``answer.sample``, or the first of a tuple."""
     first = answer[0] if isinstance(answer, tuple | list) and answer else None
     for found in (answer, getattr(answer, "sample", None), first):
         if isinstance(found, Tensor):
@@ -442,14 +454,14 @@ def tensor_of(answer: Any) -> Tensor:
 
 
 def _parameters(model: Any) -> list[inspect.Parameter]:
-    """What a model takes, without the wrappers that hide it behind ``*args, **kwargs``."""
+    """The parameters of a model, also if wrappers hide them behind ``*args, **kwargs``."""
     if isinstance(model, functools.partial):
         return _parameters(model.func)
     try:
         own = list(inspect.signature(getattr(model, "forward", model)).parameters.values())
     except (TypeError, ValueError):
         own = []
-    # Of torch.compile, DataParallel, DistributedDataParallel and averages of weights.
+    # Wrappers: torch.compile, DataParallel, DistributedDataParallel and averaged models.
     inside = (getattr(model, name, None) for name in ("_orig_mod", "module", "ema_model", "model"))
     inner = next((part for part in inside if isinstance(part, torch.nn.Module)), None)
     hidden = all(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in own)
@@ -457,7 +469,7 @@ def _parameters(model: Any) -> list[inspect.Parameter]:
 
 
 def _module_of(model: Any) -> torch.nn.Module | None:
-    """The module that is asked: itself, a partial's, or a bound method's."""
+    """The module that is called: the model itself, that of a partial, or the owner of a bound method."""
     while isinstance(model, functools.partial):
         model = model.func
     owner = model if isinstance(model, torch.nn.Module) else getattr(model, "__self__", None)

@@ -1,4 +1,4 @@
-"""State dicts of torchcfm's U-Nets, as its users have them."""
+"""State dicts of torchcfm's U-Nets, in the forms in which training scripts save them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from .._arrays import as_path
 from ..exceptions import ArgumentError, CheckpointError
 
-# What training scripts keep weights under; the averaged ones are what is sampled from.
+# Entries of a checkpoint that may hold the weights. The averaged ones, which are for sampling, come first.
 _NESTED = ("ema_model", "ema", "net_model", "model", "state_dict")
-# A name that every such U-Net has; what comes before it are the names of wrappers, Lightning's modules say.
+# A name that every such U-Net has. Any prefix comes from wrappers, such as Lightning's modules.
 _FIRST = "time_embed.0.weight"
-# What training scripts store beside weights, by the names in the file; reading it runs nothing.
+# Objects that training scripts store with weights, by their names in the file. Reading them runs no code.
 _HARMLESS = {
     "argparse.Namespace": argparse.Namespace,
     "numpy.dtype": np.dtype,
@@ -31,8 +31,9 @@ _HARMLESS = {
 def read_state_dict(weights: str | PathLike[str] | Mapping[str, Any], key: str | None) -> dict[str, Any]:
     """Names and tensors of a file or a mapping, without the wrappers that training scripts add.
 
-    Raises ``FileNotFoundError`` or ``CheckpointError`` for a file that is not there, or neither safetensors
-    nor what ``torch.load`` reads as weights only; ``ArgumentError`` when there are no tensors under ``key``.
+    Raises ``FileNotFoundError`` for a missing file, ``CheckpointError`` for one that is neither safetensors
+    nor readable by ``torch.load`` with ``weights_only``, and ``ArgumentError`` if there are no tensors under
+    ``key``.
     """
     stored = weights if isinstance(weights, Mapping) else _read(Path(as_path(weights)))
     if key is not None and not isinstance(stored.get(key), Mapping):
@@ -43,7 +44,7 @@ def read_state_dict(weights: str | PathLike[str] | Mapping[str, Any], key: str |
     if not tensors:
         raise ArgumentError(f"weights: expected names and tensors, got {list(map(str, stored))[:5]}")
     wrappers = [name.removesuffix(_FIRST) for name in tensors if name.endswith(_FIRST)]
-    # Of a module and its average, again the average.
+    # If the file has both a module and its average, the average is taken.
     wrapper = min(wrappers, key=lambda name: ("ema" not in name, len(name)), default="")
     inside = {name: value for name, value in tensors.items() if name.startswith(wrapper)}
     return {name.removeprefix(wrapper): value.detach() for name, value in inside.items()}
@@ -65,8 +66,8 @@ def _read(path: Path) -> Mapping[str, Any]:
     except Exception as error:
         raise CheckpointError(f"{expected}, got {(str(error).splitlines() or [''])[0][:100]}") from error
     if others:
-        found = f"{path}: holds {', '.join(others[:3])} beside weights, and reading such may run anything"
-        raise CheckpointError(f"{found}; if you trust it, pass on torch.load(..., weights_only=False)")
+        found = f"{path}: expected only weights, got also {', '.join(others[:3])}, whose reading may run code"
+        raise CheckpointError(f"{found}; if you trust the file, pass torch.load(..., weights_only=False)")
     if not isinstance(stored, Mapping):
         raise CheckpointError(f"{expected}, got {type(stored).__name__}")
     return stored

@@ -1,4 +1,4 @@
-"""Weighted data: each row as often as its weight says."""
+"""Weighted data: rows resampled in proportion to their weights."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from .. import _core
 from .._arrays import Array, to_numpy
 from ..exceptions import ArgumentError, DtypeError, NonFiniteError, ShapeError
 
-MORE, ENOUGH = 4, 65_536  # Times as many rows, up to so many, lest rounding decide how often each is seen.
+# Factor by which rows are oversampled, and the number up to which they are. With few rows, rounding would
+# otherwise dominate how often each is drawn.
+MORE, ENOUGH = 4, 65_536
 
 
 def weighted_rows(weights: Array, seed: int, data: Array, *others: Array | None) -> list[Any]:
-    """Rows of data ``[N, ...]`` and of what goes with them, by weights ``[N]`` that need not add up to 1.
+    """Rows of data ``[N, ...]`` and of the arrays that belong to them, drawn by weights ``[N]``.
 
-    Systematic draws, in the order of the rows. Raises ``ShapeError``, ``NonFiniteError`` or ``ArgumentError``
-    naming ``weights``.
+    The weights need not sum to 1. Rows are drawn by systematic resampling, and keep their order. Raises
+    ``ShapeError``, ``DtypeError``, ``NonFiniteError`` or ``ArgumentError`` naming ``weights``.
     """
     given, count = np.asarray(to_numpy(weights)), len(data)
     if given.dtype.kind not in "fiub":
@@ -28,11 +30,11 @@ def weighted_rows(weights: Array, seed: int, data: Array, *others: Array | None)
     if not np.isfinite(values).all():
         raise NonFiniteError("weights: expected finite numbers")
     if (values < 0.0).any() or not values.any():
-        got = f"a least of {values.min():g}" if (values < 0.0).any() else "zeros alone"
-        raise ArgumentError(f"weights: expected numbers from 0 on, not all of them 0, got {got}")
+        got = f"a minimum of {values.min():g}" if (values < 0.0).any() else "only zeros"
+        raise ArgumentError(f"weights: expected numbers of at least 0 that are not all 0, got {got}")
     with np.errstate(divide="ignore"):
         logs = np.log(values)
     drawn = max(count, min(MORE * count, ENOUGH))
     places = np.asarray(_core.systematic_resample(logs, drawn, seed), dtype=np.int64)
-    # What has another number of rows is refused where it is looked at.
+    # Arrays with another number of rows raise their error where they are checked.
     return [part if part is None or len(part) != count else part[places] for part in (data, *others)]

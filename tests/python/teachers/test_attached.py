@@ -306,7 +306,7 @@ def test_a_batch_that_runs_out_of_memory_is_halved_for_good():
     teacher = FlowTeacher.from_torch(model, (2,))
     seen.clear()
     with pytest.warns(
-        RuntimeWarning, match="ran out of memory with 16 samples: it gets at most 8 at once"
+        RuntimeWarning, match="ran out of memory with 16 samples: it gets at most 8 per call"
     ) as said:
         v = teacher.velocity(0.5, NOISE)
     assert len(said) == 1
@@ -376,7 +376,7 @@ def test_a_condition_of_an_unknown_name_is_hinted_at():
     def model(t, x, genre=None):
         return x + genre[:, None]
 
-    with pytest.raises(TeacherError, match="passed as 'y': condition_name= says which of genre, t, x it is"):
+    with pytest.raises(TeacherError, match="passed as 'y': condition_name= sets which of genre, t, x it is"):
         FlowTeacher.from_torch(model, (2,), num_classes=3)
     FlowTeacher.from_torch(model, (2,), num_classes=3, condition_name="genre")
 
@@ -463,7 +463,7 @@ def test_files_that_are_no_programs_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"model: no file .*missing\.pt2"):
         FlowTeacher.from_torch(tmp_path / "missing.pt2", (2,))
     (tmp_path / "text.pt2").write_text("hello")
-    with pytest.raises(CheckpointError, match=r"text\.pt2: expected a \.pt2 file.*whole"):
+    with pytest.raises(CheckpointError, match=r"text\.pt2: expected a \.pt2 file.*complete"):
         FlowTeacher.from_torch(tmp_path / "text.pt2", (2,))
     (tmp_path / "script.pt").write_text("hello")
     with pytest.raises(CheckpointError, match="from_torchscript reads TorchScript files"):

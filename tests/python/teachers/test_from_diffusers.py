@@ -352,7 +352,7 @@ def test_wrong_schedulers_and_models_are_named():
     inverted = diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True)
     with pytest.raises(ArgumentError, match="invert_sigmas"):
         FlowTeacher.from_diffusers(unet(), scheduler=inverted)
-    with pytest.raises(ArgumentError, match="as many channels out as in, .* got 1 for 2"):
+    with pytest.raises(ArgumentError, match="as many output as input channels, .* got 1 for 2"):
         FlowTeacher.from_diffusers(unet(in_channels=2), scheduler=ddim())
     with pytest.raises(ShapeError, match="event_shape: .* sample_size None"):
         FlowTeacher.from_diffusers(unet(sample_size=None), scheduler=ddim())
