@@ -7,9 +7,9 @@ use super::pair;
 use crate::error::Result;
 use crate::monitor::{Monitor, Silent};
 
-/// Energy distance 2 E|X - Y| - E|X - X'| - E|Y - Y'| (Szekely and Rizzo, 2013), without a root, as the
-/// unbiased U-statistic: pairs of a sample with itself are left out, so that two sets of one
-/// distribution give values around 0, some of them negative.
+/// Energy distance 2 E|X - Y| - E|X - X'| - E|Y - Y'| (Szekely and Rizzo, 2013), without a square root. It is the
+/// unbiased U-statistic, which leaves out pairs of a sample with itself. Two sets of the same distribution give values
+/// around 0, some of them negative.
 ///
 /// # Errors
 /// [`crate::Error::Shape`], [`crate::Error::NonFinite`], [`crate::Error::Dtype`];
@@ -21,7 +21,7 @@ pub fn energy_distance(a: &Tensor, b: &Tensor) -> Result<f64> {
 /// [`energy_distance`] that `monitor.tick()` can stop between chunks.
 ///
 /// # Errors
-/// As [`energy_distance`], and the monitor's own.
+/// Errors of [`energy_distance`] and of the monitor.
 pub fn energy_distance_watched(a: &Tensor, b: &Tensor, monitor: &mut dyn Monitor) -> Result<f64> {
     let (rows_a, rows_b) = pair(("a", a), ("b", b))?;
     // The kernel -|x - y| makes the discrepancy the energy distance (Sejdinovic et al., 2013).

@@ -7,20 +7,19 @@ use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Silent};
 use crate::tensor::RandomSource;
 
-/// Samples whose pairs make the median of [`median_bandwidths`].
+/// Maximum number of samples whose pairwise distances determine the median in [`median_bandwidths`].
 pub const MEDIAN_SAMPLES: i64 = 1000;
 
-/// Factors of the median distance: one kernel for each.
+/// Factors of the median distance, each of which gives the bandwidth of one kernel.
 const MEDIAN_FACTORS: [f64; 3] = [0.5, 1.0, 2.0];
 
-/// Squared maximum mean discrepancy with the kernel k(x, y) = sum over `bandwidths` s of
-/// exp(-||x - y||^2 / (2 s^2)), those of [`median_bandwidths`] of the data where none are given: the
-/// unbiased U-statistic, so that two sets of one distribution give values around 0, some of them negative.
+/// Squared maximum mean discrepancy with the kernel k(x, y) = sum over `bandwidths` s of exp(-||x - y||^2 / (2 s^2)).
+/// The default bandwidths are the [`median_bandwidths`] of the data. It is the unbiased U-statistic: two sets of the
+/// same distribution give values around 0, some of them negative.
 ///
 /// # Errors
-/// [`Error::Shape`], [`Error::NonFinite`], [`Error::Dtype`]; [`Error::Argument`] for fewer than two
-/// samples in a set, for no bandwidths or any that is not positive and finite, and as
-/// [`median_bandwidths`].
+/// [`Error::Shape`], [`Error::NonFinite`], [`Error::Dtype`]; [`Error::Argument`] for fewer than two samples in a set,
+/// and for an empty list of bandwidths or one that is not positive and finite; errors of [`median_bandwidths`].
 pub fn mmd(samples: &Tensor, data: &Tensor, bandwidths: Option<&[f64]>) -> Result<f64> {
     mmd_watched(samples, data, bandwidths, &mut Silent)
 }
@@ -28,7 +27,7 @@ pub fn mmd(samples: &Tensor, data: &Tensor, bandwidths: Option<&[f64]>) -> Resul
 /// [`mmd`] that `monitor.tick()` can stop between chunks.
 ///
 /// # Errors
-/// As [`mmd`], and the monitor's own.
+/// Errors of [`mmd`] and of the monitor.
 pub fn mmd_watched(
     samples: &Tensor,
     data: &Tensor,
@@ -41,7 +40,11 @@ pub fn mmd_watched(
         None => median_bandwidths(data)?,
     };
     if widths.is_empty() || widths.iter().any(|width| !(width.is_finite() && *width > 0.0)) {
-        return Err(Error::argument("bandwidths", "finite numbers above 0", format!("{widths:?}")));
+        return Err(Error::argument(
+            "bandwidths",
+            "one or more finite numbers above 0",
+            format!("{widths:?}"),
+        ));
     }
     let kernel = |distances: Tensor| {
         // Divided first: the square of an extreme bandwidth is 0 or infinite.
@@ -51,8 +54,8 @@ pub fn mmd_watched(
     discrepancy(("samples", &x), ("data", &y), widths.len() as f64, kernel, monitor)
 }
 
-/// The median heuristic: the median distance within the data times 1/2, 1 and 2. Of more than
-/// [`MEDIAN_SAMPLES`] samples as many are taken, always the same ones.
+/// Bandwidths by the median heuristic: the median distance between samples of the data, times 1/2, 1 and 2. From more
+/// than [`MEDIAN_SAMPLES`] samples, a fixed random subset of this size is used.
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::NonFinite`], [`Error::Dtype`]; [`Error::Argument`] for fewer than two
@@ -65,14 +68,14 @@ pub fn median_bandwidths(data: &Tensor) -> Result<Vec<f64>> {
     let distances = rows.f_index_select(0, &chosen)?.f_pdist(2.0)?;
     let median = distances.f_quantile_scalar(0.5, None, false, "linear")?.double_value(&[]);
     if median == 0.0 {
-        let expected = "samples most of which differ, or bandwidths to be given";
+        let expected = "samples most of which differ, or an explicit choice of bandwidths";
         return Err(Error::argument("data", expected, "a median distance of 0"));
     }
     Ok(MEDIAN_FACTORS.iter().map(|factor| factor * median).collect())
 }
 
 /// E k(X, X') + E k(Y, Y') - 2 E k(X, Y) over pairs of distinct samples (Gretton et al., equation 3).
-/// `kernel` sums k over a matrix of distances; `own` is k(x, x).
+/// `kernel` sums k over a matrix of distances, and `own` is k(x, x).
 pub(super) fn discrepancy(
     a: Named,
     b: Named,

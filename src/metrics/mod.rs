@@ -1,6 +1,6 @@
-//! How far sets of samples are apart, `[N, *event]` against `[M, *event]`, each sample flattened; how far
-//! two models are apart on the same noise; how straight paths are, and of what shape. Everything is computed in float64 on the
-//! device of the first argument, in bounded memory.
+//! Metrics: distances between sets of samples `[N, *event]` and `[M, *event]`, errors of two models on the same noise,
+//! and the straightness and geometry of paths. Everything is computed in float64 on the device of the first argument,
+//! in bounded memory.
 
 mod energy;
 mod errors;
@@ -29,13 +29,13 @@ use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::tensor::{check_batch, event_size, shape_text};
 
-/// Values formed at once by the chunked loops (float64: 32 MB).
+/// Maximum number of values in memory at once in chunked loops (float64: 32 MB).
 const CHUNK_ELEMENTS: i64 = 1 << 22;
 
-/// A set of samples and the name of the argument that it came as.
+/// A set of samples with the name of its argument.
 type Named<'a> = (&'a str, &'a Tensor);
 
-/// Checks a pair of sets and flattens both to rows, in their own dtypes on the device of the first.
+/// Checks two sets and flattens their samples to rows, in their own dtypes and on the device of the first.
 fn rows(a: Named, b: Named) -> Result<(Tensor, Tensor)> {
     let (shape, device) = (a.1.size(), a.1.device());
     if shape.len() < 2 || shape[1..].contains(&0) {
@@ -49,7 +49,7 @@ fn flat((name, x): Named, event: &[i64], device: Device) -> Result<Tensor> {
     Ok(x.detach().to_device(device).f_reshape([count, event_size(event)])?)
 }
 
-/// One set as rows in float64.
+/// Checks one set and returns its samples as rows in float64.
 fn single((name, x): Named) -> Result<Tensor> {
     let shape = x.size();
     if shape.len() < 2 || shape[1..].contains(&0) {
@@ -67,7 +67,7 @@ fn pair(a: Named, b: Named) -> Result<(Tensor, Tensor)> {
 fn same_count(a: Named, b: Named) -> Result<i64> {
     let (n, m) = (a.1.size()[0], b.1.size()[0]);
     if n != m {
-        return Err(Error::argument(b.0, format!("{n} samples, as many as in {}", a.0), m));
+        return Err(Error::argument(b.0, format!("{n} samples like {}", a.0), m));
     }
     Ok(n)
 }
@@ -79,12 +79,13 @@ fn at_least_two((name, samples): Named) -> Result<()> {
     }
 }
 
-/// Dimensions up to which distances are formed from differences, exactly: ties stay ties. Beyond, from
-/// products, which is much faster; their error is about 1e-8 of the sets' extent for coinciding points.
+/// Dimension up to which distances are computed from differences. These are exact, so ties stay ties. Above it they
+/// are computed from products, which is much faster; the error for coinciding points is about 1e-8 of the sets'
+/// extent.
 const DIRECT_LIMIT: i64 = 16;
 
-/// Sets that [`each_distance`] can take products of, about the mean of the first: far from the origin
-/// these would cancel.
+/// Centres both sets at the mean of the first if [`each_distance`] uses products, which would suffer cancellation far
+/// from the origin.
 fn centred(a: Tensor, b: Tensor) -> Result<(Tensor, Tensor)> {
     if a.size()[1] <= DIRECT_LIMIT {
         return Ok((a, b));
@@ -93,7 +94,7 @@ fn centred(a: Tensor, b: Tensor) -> Result<(Tensor, Tensor)> {
     Ok((a - &centre, b - &centre))
 }
 
-/// Hands on the distances `[rows, M]` of one chunk of a's samples after another to all of b's.
+/// Calls `take` with the distances `[rows, M]` of each chunk of the samples of `a` to all samples of `b`.
 fn each_distance(
     a: &Tensor,
     b: &Tensor,
@@ -101,7 +102,7 @@ fn each_distance(
     mut take: impl FnMut(Tensor) -> Result<()>,
 ) -> Result<()> {
     let (n, rows) = (a.size()[0], (CHUNK_ELEMENTS / b.size()[0]).max(1));
-    // libtorch's codes for products and for differences.
+    // Codes of libtorch: 1 uses products, 2 uses differences.
     let mode = if a.size()[1] > DIRECT_LIMIT { 1 } else { 2 };
     let mut first = 0;
     while first < n {

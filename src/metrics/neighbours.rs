@@ -6,18 +6,18 @@ use super::{centred, each_distance, pair};
 use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Silent};
 
-/// The two shares of [`precision_recall`], in [0, 1].
+/// The results of [`precision_recall`], both in [0, 1].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PrecisionRecall {
-    /// Samples that lie where data do: how good they are.
+    /// Share of samples that lie where data do: the quality of the samples.
     pub precision: f64,
-    /// Data that lie where samples do: how much of the data they cover.
+    /// Share of data that lie where samples do: the coverage of the data.
     pub recall: f64,
 }
 
-/// Improved precision and recall (Kynkaanniemi et al., arXiv 1904.06991, equations 1 and 2). Each set stands
-/// for the union of balls around its points that reach to their `k`-th nearest neighbour in the set; precision
-/// is the share of samples in the balls of the data, recall the share of data in the balls of the samples.
+/// Improved precision and recall (Kynkaanniemi et al., arXiv 1904.06991, equations 1 and 2). Each point of a set is
+/// the centre of a ball that reaches to its `k`-th nearest neighbour in the set. Precision is the share of samples in
+/// the balls of the data, and recall the share of data in the balls of the samples.
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::NonFinite`], [`Error::Dtype`]; [`Error::Argument`] for a `k` below 1 or not below
@@ -29,7 +29,7 @@ pub fn precision_recall(samples: &Tensor, data: &Tensor, k: i64) -> Result<Preci
 /// [`precision_recall`] that `monitor.tick()` can stop between chunks.
 ///
 /// # Errors
-/// As [`precision_recall`], and the monitor's own.
+/// Errors of [`precision_recall`] and of the monitor.
 pub fn precision_recall_watched(
     samples: &Tensor,
     data: &Tensor,
@@ -39,7 +39,11 @@ pub fn precision_recall_watched(
     let (samples, data) = pair(("samples", samples), ("data", data))?;
     let fewest = samples.size()[0].min(data.size()[0]);
     if k < 1 || k >= fewest {
-        return Err(Error::argument("k", format!("at least 1 and below {fewest}, the smaller set"), k));
+        return Err(Error::argument(
+            "k",
+            format!("an integer of at least 1 and below {fewest}, the size of the smaller set"),
+            k,
+        ));
     }
     let (samples, data) = centred(samples, data)?;
     Ok(PrecisionRecall {
@@ -52,14 +56,14 @@ pub fn precision_recall_watched(
 fn radii(points: &Tensor, k: i64, monitor: &mut dyn Monitor) -> Result<Tensor> {
     let mut found = Vec::new();
     each_distance(points, points, monitor, |distances| {
-        // The nearest is the point itself.
+        // The nearest point is the point itself.
         found.push(distances.f_kthvalue(k + 1, 1, false)?.0);
         Ok(())
     })?;
     Ok(Tensor::f_cat(&found, 0)?)
 }
 
-/// The share of points in the ball of any centre.
+/// The share of points that lie in at least one ball.
 fn covered(points: &Tensor, centres: &Tensor, radii: &Tensor, monitor: &mut dyn Monitor) -> Result<f64> {
     let mut inside = 0.0;
     each_distance(points, centres, monitor, |distances| {

@@ -1,4 +1,4 @@
-//! Wasserstein-2 distances: sliced, by sorting along random directions, and exact, by assignment.
+//! Wasserstein-2 distances: the sliced one, by sorting along random directions, and the exact one, by assignment.
 
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -11,20 +11,20 @@ use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Silent};
 use crate::tensor::{check_batch, shape_text, RandomSource};
 
-/// Largest number of samples for [`wasserstein2`], whose cost matrix takes N^2 float64 values and whose
-/// time grows like N^3: at the limit 200 MB.
+/// Maximum number of samples N for [`wasserstein2`]. Its cost matrix has N^2 float64 values (200 MB at the limit), and
+/// its time grows like N^3.
 pub const ASSIGNMENT_LIMIT: i64 = 5000;
 
-/// Sliced Wasserstein distance SW_2 (Bonneel et al., JMIV 2015): the root of the mean over
-/// `projections` seeded random directions of the squared one-dimensional W_2 of the projections. Sets
-/// of different sizes are compared by their exact quantile functions.
+/// Sliced Wasserstein distance SW_2 (Bonneel et al., JMIV 2015): the square root of the mean, over `projections`
+/// seeded random directions, of the squared one-dimensional W_2 distance of the projections. Sets of different sizes
+/// are compared by their exact quantile functions.
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::NonFinite`], [`Error::Dtype`]; [`Error::Argument`] for `projections`
 /// below 1.
 pub fn sliced_wasserstein(a: &Tensor, b: &Tensor, projections: i64, seed: u64) -> Result<f64> {
     if projections < 1 {
-        return Err(Error::argument("projections", "at least 1", projections));
+        return Err(Error::argument("projections", "an integer of at least 1", projections));
     }
     let (a, b) = pair(("a", a), ("b", b))?;
     let mut source = RandomSource::new(seed).fork("sliced wasserstein");
@@ -33,10 +33,10 @@ pub fn sliced_wasserstein(a: &Tensor, b: &Tensor, projections: i64, seed: u64) -
     sliced(&a, &b, &(directions / lengths))
 }
 
-/// [`sliced_wasserstein`] along given directions: the columns of `directions` `[d, P]`, of length 1.
+/// [`sliced_wasserstein`] along given directions, the columns of `directions` `[d, P]`, which have length 1.
 ///
 /// # Errors
-/// As [`sliced_wasserstein`]; [`Error::Shape`] for directions of another dimension.
+/// Errors of [`sliced_wasserstein`]; [`Error::Shape`] for directions of another dimension.
 pub fn sliced_wasserstein_along(a: &Tensor, b: &Tensor, directions: &Tensor) -> Result<f64> {
     let (a, b) = pair(("a", a), ("b", b))?;
     let (d, shape) = (a.size()[1], directions.size());
@@ -69,8 +69,8 @@ fn sliced(a: &Tensor, b: &Tensor, directions: &Tensor) -> Result<f64> {
     Ok((total / count as f64).sqrt())
 }
 
-/// The pieces of (0, 1) on which both empirical quantile functions are constant: which order
-/// statistic each of them takes there, and the piece's length `[pieces, 1]`.
+/// The intervals in (0, 1) on which both empirical quantile functions are constant: the order statistic of each
+/// function there, and the length of each interval, `[intervals, 1]`.
 struct Quantiles {
     of_a: Tensor,
     of_b: Tensor,
@@ -81,7 +81,7 @@ impl Quantiles {
     fn new(n: i64, m: i64, device: Device) -> Self {
         let (mut of_a, mut of_b, mut weights) = (Vec::new(), Vec::new(), Vec::new());
         let (mut i, mut j) = (0, 0);
-        // Positions in units of 1 / (n m), so that equal ends are equal.
+        // Positions are integers in units of 1 / (n m), so that comparisons are exact.
         let (n_wide, m_wide) = (n as i128, m as i128);
         let mut position = 0i128;
         while i < n && j < m {
@@ -101,9 +101,9 @@ impl Quantiles {
     }
 }
 
-/// Exact Wasserstein-2 distance between two sets of equal size: the root of the mean squared distance
-/// under the best one-to-one assignment (Jonker and Volgenant, 1987), on one CPU thread. 2,000 samples
-/// in two dimensions took 5 s and 5,000 a minute on a busy 2-core machine.
+/// Exact Wasserstein-2 distance between two sets of equal size: the square root of the mean squared distance under the
+/// optimal one-to-one assignment (Jonker and Volgenant, 1987), computed on one CPU thread. 2,000 samples in two
+/// dimensions took 5 s, and 5,000 took a minute, on a busy 2-core machine.
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::NonFinite`], [`Error::Dtype`]; [`Error::Argument`] for sets of different
@@ -115,20 +115,20 @@ pub fn wasserstein2(a: &Tensor, b: &Tensor) -> Result<f64> {
 /// [`wasserstein2`] that `monitor.tick()` can stop: it is called about twenty times a second.
 ///
 /// # Errors
-/// As [`wasserstein2`], and the monitor's own.
+/// Errors of [`wasserstein2`] and of the monitor.
 pub fn wasserstein2_watched(a: &Tensor, b: &Tensor, monitor: &mut dyn Monitor) -> Result<f64> {
     let (a, b) = pair(("a", a), ("b", b))?;
     let n = same_count(("a", &a), ("b", &b))?;
     if n > ASSIGNMENT_LIMIT {
         return Err(Error::argument("a", format!("at most {ASSIGNMENT_LIMIT} samples"), n));
     }
-    // Direct differences, so that duplicates cost exactly 0.
+    // Computed from differences, so that duplicates cost exactly 0.
     let costs = Tensor::f_cdist(&a, &b, 2.0, 2)?.square();
     let largest = costs.max().double_value(&[]);
     if n == 1 || largest == 0.0 {
         return Ok(largest.sqrt());
     }
-    // lapjv compares reduced costs with an absolute epsilon: bring the costs to [0, 1].
+    // Scaled to [0, 1], because lapjv compares reduced costs with an absolute epsilon.
     let scaled = Vec::<f64>::try_from((costs / largest).to_device(Device::Cpu).f_reshape([-1])?)?;
     let matrix = lapjv::Matrix::from_shape_vec((n as usize, n as usize), scaled)
         .map_err(|error| assignment_failed(error.to_string()))?;
@@ -140,8 +140,8 @@ fn assignment_failed(message: impl std::fmt::Display) -> Error {
     Error::Internal(anyhow::anyhow!("linear assignment: {message}"))
 }
 
-/// The column of each row in the cheapest assignment. Solved on a thread of its own, so that this one
-/// can ask the monitor.
+/// The column of each row in the optimal assignment. It is computed on a separate thread, while this thread calls the
+/// monitor.
 fn assign(costs: &lapjv::Matrix<f64>, monitor: &mut dyn Monitor) -> Result<Vec<usize>> {
     let solver = lapjv::LapJV::new(costs);
     let stop = solver.cancellation();
@@ -153,9 +153,9 @@ fn assign(costs: &lapjv::Matrix<f64>, monitor: &mut dyn Monitor) -> Result<Vec<u
                 Ok(solved) => return solved.map(|(columns, _)| columns).map_err(assignment_failed),
                 Err(RecvTimeoutError::Timeout) => monitor.tick().inspect_err(|_| stop.cancel())?,
                 Err(RecvTimeoutError::Disconnected) => {
-                    // Joined by hand, so that the scope does not repeat its panic.
+                    // Joined here, because otherwise the scope would raise the worker's panic again.
                     let _ = worker.join();
-                    return Err(assignment_failed("the solver stopped without an answer"));
+                    return Err(assignment_failed("the solver stopped without a result"));
                 }
             }
         }

@@ -1,7 +1,7 @@
-//! What the observables network sees of (t, x): time, and x in the data's principal axes twice, raw
-//! and standardised by the running mean and deviation of x_t along each axis. On 64-D digits the
-//! standardised half alone lowered the endpoint error from .45 to .32. A U-Net sees x as an image, its channels
-//! standardised alike.
+//! The input of the observables network for (t, x): the time, and the coordinates of x along the data's principal
+//! axes, both raw and standardised by the mean and deviation of x_t along each axis at time t. On 64-D digits the
+//! standardised half alone lowered the endpoint error from .45 to .32. The input of a U-Net is x as an image whose
+//! channels are standardised in the same way.
 
 use tch::{Device, Kind, Tensor};
 
@@ -9,26 +9,27 @@ use crate::error::Result;
 use crate::nets::Dual;
 use crate::tensor::shared;
 
-/// Deviations are floored: axes that the data does not use (blank pixels) must not amplify noise.
+/// Floor of the deviations, so that axes without variance in the data (blank pixels) do not amplify noise.
 const DEVIATION_FLOOR: f64 = 0.02;
 
-/// Dimension up to which principal axes are those of the whole covariance. Its decomposition takes a second there,
-/// three quarters of a minute in 3,072 dimensions, and nothing can be asked meanwhile.
+/// Dimension up to which the principal axes are those of the full covariance. Its decomposition takes one second at
+/// this size and 45 seconds in 3,072 dimensions, and cannot be interrupted.
 const COVARIANCE_LIMIT: i64 = 1024;
-/// Number of samples that principal axes are taken of beyond.
+/// Number of samples from which principal axes are computed in higher dimensions.
 const AXES_ROWS: i64 = 256;
-/// Multiplications that the table of means and deviations may take: a few seconds. Fewer samples beyond.
+/// Maximum number of multiplications for the table of means and deviations, which take a few seconds. Fewer samples
+/// are used if all of them would need more.
 const TABLE_WORK: i64 = 40_000_000_000;
 const LEAST_TABLE_ROWS: i64 = 64;
 
-/// `(t [B], x [B, d]) -> [B, 1 + 2 d]`.
+/// The map from (t `[B]`, x `[B, d]`) to network inputs `[B, 1 + 2 d]`.
 #[derive(Debug)]
 pub struct InputCoordinates {
     /// Mean of the data, `[d]`.
     center: Tensor,
-    /// Principal axes of the data as columns, `[d, d]`; `None` for images, which stay as they are.
+    /// Principal axes of the data as columns, `[d, d]`; `None` for images, which are not rotated.
     axes: Option<Tensor>,
-    /// Shape of one sample where samples are images, else empty.
+    /// Shape of one sample if samples are images, otherwise empty.
     event_shape: Vec<i64>,
     /// Inverse of the data's root-mean-square deviation, `[]`.
     scale: Tensor,
@@ -36,7 +37,8 @@ pub struct InputCoordinates {
     means: Tensor,
     /// Deviation of x_t along each axis at the same times, `[T, d]`.
     deviations: Tensor,
-    /// Both, and how much each rises over the interval that follows: `[T, 4 d]`, read in one go.
+    /// Means and deviations, and their increments over the following interval, `[T, 4 d]`, so that one lookup
+    /// suffices.
     table: Tensor,
 }
 
@@ -46,8 +48,8 @@ impl InputCoordinates {
         Self::from_samples(states.size()[1], |index| Ok(states.select(1, index)), kind, device)
     }
 
-    /// The same from samples `[N, d]` of x_t at each of `times` uniform times, as `at(index)` gives them:
-    /// they need not lie on trajectories.
+    /// Tabulates the statistics of samples `[N, d]` of x_t, which `at(index)` returns for each of `times` uniform
+    /// times. The samples need not lie on trajectories.
     pub fn from_samples(
         times: i64,
         at: impl Fn(i64) -> Result<Tensor>,
@@ -62,7 +64,7 @@ impl InputCoordinates {
         let scale = variance.f_sqrt()?.f_clamp_min(1e-12)?.f_reciprocal()?;
         let work = times * dimension * dimension;
         let rows = (TABLE_WORK / work.max(1)).max(LEAST_TABLE_ROWS).min(count);
-        // Products of many dimensions are half as long in float32, and deviations need no more.
+        // In many dimensions float32 halves the time of the products and is precise enough for deviations.
         let exact = if dimension <= COVARIANCE_LIMIT { Kind::Double } else { Kind::Float };
         let along = axes.to_kind(exact);
         let rotated = |index: i64| {
@@ -73,7 +75,7 @@ impl InputCoordinates {
         Ok(Self::from_tensors(center, Some(axes), scale, (means, deviations), kind, device))
     }
 
-    /// For images of `event_shape`: mean and deviation of each channel over its pixels.
+    /// Tabulates the mean and deviation of each channel over its pixels, for images of `event_shape`.
     pub fn of_channels(
         event_shape: &[i64],
         times: i64,
@@ -86,7 +88,7 @@ impl InputCoordinates {
         let scale = data.std_dim(0, false, false).f_square()?.f_mean(Kind::Double)?.f_sqrt()?;
         let scale = scale.f_clamp_min(1e-12)?.f_reciprocal()?;
         let (channels, pixels) = (event_shape[0], event_shape[1..].iter().product::<i64>());
-        // [N pixels, C] at each time, and what was found spread over pixels again.
+        // Rows [N pixels, C] at each time. The results are repeated over the pixels below.
         let rows = |index: i64| {
             let images = at(index)?.to_kind(Kind::Double).f_reshape([-1, channels, pixels])?;
             Ok(images.f_transpose(1, 2)?.f_reshape([-1, channels])?)
@@ -108,7 +110,7 @@ impl InputCoordinates {
         Self::from_tensors(center, Some(axes), scale, table, kind, device)
     }
 
-    /// [`Self::identity`] for images: what a network that sees them as they are was trained on.
+    /// [`Self::identity`] for images, as used by networks that were trained on unscaled images.
     pub fn identity_of_channels(event_shape: &[i64], times: i64, kind: Kind, device: Device) -> Self {
         let dimension = event_shape.iter().product();
         let coordinates = Self::identity(0, times, kind, device);
@@ -150,17 +152,17 @@ impl InputCoordinates {
         &self.center
     }
 
-    /// The data's root-mean-square deviation, `[]`.
+    /// Root-mean-square deviation of the data, `[]`.
     pub fn deviation(&self) -> Tensor {
         self.scale.reciprocal()
     }
 
-    /// The total deviation of the data: the root of its summed variances.
+    /// The total standard deviation of the data: the square root of the sum of its variances.
     pub fn spread(&self) -> f64 {
         (self.center.numel() as f64).sqrt() / self.scale.double_value(&[])
     }
 
-    /// Mean and deviation at each time, side by side: `[B, 2 d]`, and their slopes in t (0 outside [0, 1]).
+    /// Mean and deviation at each time, concatenated to `[B, 2 d]`, and their derivatives in t (0 outside [0, 1]).
     fn interpolate(&self, t: &Tensor) -> Dual {
         let intervals = self.means.size()[0] - 1;
         let position = t.clamp(0.0, 1.0) * intervals;
@@ -173,7 +175,7 @@ impl InputCoordinates {
         Dual::new(low.addcmul(&weight, &rise), rise * inside)
     }
 
-    /// Mean and deviation at one time, side by side, `[2 d]`.
+    /// Mean and deviation at one time, concatenated to `[2 d]`.
     fn moments_at(&self, time: f64) -> Tensor {
         let intervals = self.means.size()[0] - 1;
         let position = time.clamp(0.0, 1.0) * intervals as f64;
@@ -187,7 +189,7 @@ impl InputCoordinates {
         }
     }
 
-    /// x along the data's axes.
+    /// The coordinates of x along the data's principal axes.
     fn rotate(&self, x: &Tensor) -> Tensor {
         match &self.axes {
             Some(axes) => x.matmul(axes),
@@ -201,7 +203,7 @@ impl InputCoordinates {
         self.unflatten((x - &moments[0]) / &moments[1])
     }
 
-    /// The same with its derivative along (t', x').
+    /// [`Self::image`] with its derivative along (t', x').
     pub fn image_with_tangent(&self, t: &Dual, x: &Dual) -> Dual {
         let standardised = self.standardise(t, &x.primal, &x.tangent);
         Dual::new(self.unflatten(standardised.primal), self.unflatten(standardised.tangent))
@@ -222,7 +224,7 @@ impl InputCoordinates {
         Dual::new(standardised, (x_rate - drift) / &moments[1])
     }
 
-    /// Inputs of samples `[B, d]` at times `[B]`, or at one time for all, `[1]`.
+    /// Network inputs for samples `[B, d]` at times `[B]`, or at one time `[1]` for all of them.
     pub fn forward(&self, t: &Tensor, x: &Tensor) -> Tensor {
         let rotated = self.rotate(&(x - &self.center));
         let moments = match t.size1() {
@@ -235,7 +237,7 @@ impl InputCoordinates {
         Tensor::cat(&[time, rotated * &self.scale, standardised], 1)
     }
 
-    /// Value and derivative along (t', x').
+    /// [`Self::forward`] with its derivative along (t', x').
     pub fn forward_with_tangent(&self, t: &Dual, x: &Dual) -> Dual {
         let rotated = self.rotate(&(&x.primal - &self.center));
         let rotated_rate = self.rotate(&x.tangent);
@@ -258,7 +260,7 @@ impl InputCoordinates {
         entries
     }
 
-    /// Copies for a file, by name.
+    /// Copies of the tables for a file, with their names.
     pub fn named(&self) -> Vec<(String, Tensor)> {
         self.entries().into_iter().map(|(name, tensor)| (name.to_string(), tensor.copy())).collect()
     }
@@ -284,8 +286,8 @@ impl InputCoordinates {
 
 shared!(InputCoordinates { center, axes, scale, means, deviations, table; event_shape });
 
-/// Orthonormal axes `[d, d]` as columns, by rising variance of the centered rows `[N, d]` along them, and the mean
-/// variance of a coordinate.
+/// Orthonormal axes `[d, d]` as columns, in ascending order of the variance of the centered rows `[N, d]` along them,
+/// and the mean variance of the coordinates.
 fn principal_axes(rows: &Tensor) -> Result<(Tensor, Tensor)> {
     let (count, dimension) = rows.size2()?;
     if dimension <= COVARIANCE_LIMIT {
@@ -293,7 +295,8 @@ fn principal_axes(rows: &Tensor) -> Result<(Tensor, Tensor)> {
         let variance = covariance.trace().f_div_scalar(dimension)?;
         return Ok((covariance.f_linalg_eigh("L")?.1, variance));
     }
-    // The axes that some rows span, from the products of those rows; whatever is at right angles to them follows.
+    // The principal axes of the span of some rows, from the Gram matrix of these rows, completed to an orthonormal
+    // basis.
     let some = rows.narrow(0, 0, count.min(AXES_ROWS));
     let (_, weights) = some.f_matmul(&some.tr())?.f_linalg_eigh("L")?;
     let falling = some.tr().f_matmul(&weights)?.f_flip([1])?;
@@ -301,7 +304,7 @@ fn principal_axes(rows: &Tensor) -> Result<(Tensor, Tensor)> {
     Ok((axes.f_flip([1])?, rows.square().mean(Kind::Double)))
 }
 
-/// Mean and floored deviation of each column of `at(index)`, at each time: `[T, columns]` twice.
+/// The mean and the floored deviation of each column of `at(index)` at each time, both `[T, columns]`.
 fn moments(times: i64, at: impl Fn(i64) -> Result<Tensor>, scale: &Tensor) -> Result<(Tensor, Tensor)> {
     let floor = DEVIATION_FLOOR / scale.double_value(&[]).max(1.0);
     let (mut means, mut deviations) = (Vec::new(), Vec::new());
@@ -313,7 +316,7 @@ fn moments(times: i64, at: impl Fn(i64) -> Result<Tensor>, scale: &Tensor) -> Re
     Ok((Tensor::f_stack(&means, 0)?, Tensor::f_stack(&deviations, 0)?))
 }
 
-/// Means and deviations side by side, then their rises; the last row has none.
+/// Means, deviations, and their increments over the following interval, which are 0 in the last row.
 fn table(means: &Tensor, deviations: &Tensor) -> Tensor {
     let levels = Tensor::cat(&[means, deviations], 1);
     let next = Tensor::cat(&[levels.narrow(0, 1, levels.size()[0] - 1), levels.narrow(0, -1, 1)], 0);

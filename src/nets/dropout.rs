@@ -1,5 +1,5 @@
-//! Dropout that belongs to one training run: masks come from a seed, not from libtorch's global generator,
-//! and are made on the device.
+//! Dropout with the seed of a training run. Masks are computed on the device and do not depend on libtorch's global
+//! generator.
 
 use std::cell::Cell;
 
@@ -11,14 +11,14 @@ thread_local! {
     static TRAINING: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
-/// While it lives, this thread's networks drop activations.
+/// A guard that enables dropout in the networks of this thread until it is dropped.
 #[must_use]
 pub struct Training {
     before: Option<u64>,
 }
 
 impl Training {
-    /// Masks that depend on `seed` (say, of a run) and `step`.
+    /// Enables dropout with masks that depend on `seed` (of the training run, for example) and `step`.
     pub fn with(seed: u64, step: u64) -> Self {
         let state = mix(seed ^ mix(step));
         Training { before: TRAINING.replace(Some(state)) }
@@ -38,13 +38,13 @@ fn mix(value: u64) -> u64 {
     value ^ (value >> 31)
 }
 
-/// Zeroes values with probability `rate`, scales the rest up, and their tangents alike; the identity outside
-/// [`Training`].
+/// Sets values to zero with probability `rate` and scales the others up. Tangents are treated like their values. The
+/// identity outside [`Training`].
 pub(super) fn apply<S: Signal>(input: &S, rate: f64) -> S {
     let Some(state) = TRAINING.get().filter(|_| rate > 0.0) else {
         return input.map(Tensor::shallow_clone);
     };
-    // The next layer of this step has a mask of its own.
+    // The next layer of this step gets a different mask.
     TRAINING.set(Some(mix(state.wrapping_add(0x9e37_79b9_7f4a_7c15))));
     let mask = tch::no_grad(|| {
         let shape = input.primal().size();
@@ -54,7 +54,7 @@ pub(super) fn apply<S: Signal>(input: &S, rate: f64) -> S {
     input.map(|x| x * &mask)
 }
 
-/// One number in [0, 1) for each value of `like`: a counter, hashed in 32 bits (Wellons' `lowbias32`).
+/// A pseudo-random number in [0, 1) for each value of `like`: a 32-bit hash of a counter (Wellons' `lowbias32`).
 fn uniform(like: &Tensor, state: u64) -> Tensor {
     const LOW: i64 = 0xffff_ffff;
     let shift_xor = |x: &Tensor, bits: i64| x.bitwise_xor_tensor(&x.bitwise_right_shift_tensor_scalar(bits));

@@ -1,4 +1,4 @@
-//! Time features.
+//! The time embedding of perceptrons.
 
 use std::f64::consts::PI;
 

@@ -8,15 +8,15 @@ use super::{Dual, Network, Parameters};
 use crate::error::Result;
 use crate::tensor::{shared, RandomSource};
 
-/// `[B, inputs] -> [B, outputs]`. Frequencies and phases are parameters, so files hold them and gradient
-/// training moves them; a closed-form solve leaves them as drawn.
+/// A map from `[B, inputs]` to `[B, outputs]`. Frequencies and phases are parameters, so files store them and gradient
+/// training changes them. A closed-form solve keeps their random initial values.
 pub struct FourierFeatures {
     frequencies: Tensor, // [outputs, inputs]
     phases: Tensor,      // [outputs]
 }
 
-/// Lengths of w, in units of a typical input's inverse size: one kernel width would have to be chosen for
-/// each data set, a spread of them need not.
+/// Range of the lengths of w, in units of the inverse size of a typical input. A range need not be tuned to the data
+/// set, unlike a single kernel width.
 const NARROWEST: f64 = 0.3;
 const WIDEST: f64 = 3.0;
 
@@ -32,7 +32,7 @@ impl FourierFeatures {
         Self::with_lengths(name, (NARROWEST, WIDEST), inputs, outputs, parameters, random)
     }
 
-    /// The same with the least and the largest length of w.
+    /// [`FourierFeatures::new`] with the smallest and the largest length of w.
     pub fn with_lengths(
         name: &str,
         (least, largest): (f64, f64),

@@ -5,7 +5,7 @@ use tch::{Device, Kind, Tensor};
 use crate::error::Result;
 use crate::tensor::RandomSource;
 
-/// Uniform in ±1/sqrt(fan_in), PyTorch's own choice for linear layers.
+/// Weights uniform in ±1/sqrt(fan_in), PyTorch's default for linear layers.
 pub fn linear_uniform(
     shape: &[i64],
     fan_in: i64,

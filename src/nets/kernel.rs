@@ -1,5 +1,5 @@
-//! Gaussian kernels about points of the data, made orthonormal in their own space: Nyström's features (Williams and
-//! Seeger, Advances in Neural Information Processing Systems 13, 2001).
+//! Nyström features (Williams and Seeger, Advances in Neural Information Processing Systems 13, 2001): Gaussian
+//! kernels centred at data points, orthonormalised in the space of the kernel.
 
 use tch::{Kind, Tensor};
 
@@ -7,19 +7,20 @@ use super::{Dual, Network, Parameters};
 use crate::error::Result;
 use crate::tensor::shared;
 
-/// `[B, inputs] -> [B, centres]`: k(z, c) K^{-1/2} with k(z, c) = exp(-|z - c|^2 / (2 l^2)) and K the kernel between the
-/// centres, so that a ridge of their weights is the norm of the kernel's own space.
+/// The map `[B, inputs] -> [B, centres]` given by k(z, c) K^{-1/2}, where k(z, c) = exp(-|z - c|^2 / (2 l^2)) and K is
+/// the kernel matrix of the centres. With these features, a ridge penalty on the weights is the norm of the kernel's
+/// space.
 pub struct KernelFeatures {
     centres: Tensor,   // [k, inputs]
     whitening: Tensor, // [k, k]
     length: Tensor,    // [1]
 }
 
-/// Eigenvalues of K below this share of the largest are left out of its inverse square root.
+/// Eigenvalues of K below this share of the largest one are left out of the inverse square root.
 const SMALLEST: f64 = 1e-12;
 
 impl KernelFeatures {
-    /// Registers its parameters under `name`, about `centres` `[k, inputs]`.
+    /// Features with `centres` `[k, inputs]` and length scale `length`, whose parameters are registered under `name`.
     ///
     /// # Errors
     /// Errors of libtorch.
@@ -38,7 +39,7 @@ impl KernelFeatures {
         })
     }
 
-    /// The same before there are data: for a file to fill.
+    /// Features without data, whose parameters are then restored from a file.
     pub fn empty(name: &str, inputs: i64, outputs: i64, parameters: &mut Parameters) -> Self {
         let options = (parameters.kind(), parameters.device());
         KernelFeatures {
@@ -55,7 +56,7 @@ shared!(KernelFeatures { centres, whitening, length });
 /// exp(-|z - c|^2 / (2 l^2)): `[B, k]`.
 fn gaussian(z: &Tensor, centres: &Tensor, length: &Tensor) -> Tensor {
     let scaled = (z / length, centres / length);
-    // |z|^2 - 2 z c + |c|^2: rounding may leave it below 0.
+    // |z|^2 - 2 z c + |c|^2, which may be negative by rounding.
     let square = |x: &Tensor| x.square().sum_dim_intlist([1i64].as_slice(), true, x.kind());
     let distances = square(&scaled.0) - scaled.0.matmul(&scaled.1.tr()) * 2.0 + square(&scaled.1).tr();
     (distances.clamp_min(0.0) * -0.5).exp()

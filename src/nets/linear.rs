@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::tensor::{shared, RandomSource};
 use tch::Tensor;
 
-/// `[B, inputs] -> [B, outputs]`.
+/// A linear map from `[B, inputs]` to `[B, outputs]` with a bias.
 pub(super) struct Linear {
     pub weight: Tensor, // [outputs, inputs]
     pub bias: Tensor,   // [outputs]
@@ -31,7 +31,7 @@ impl Linear {
         })
     }
 
-    /// The layer of a value, or of a value and its tangent, by one product.
+    /// Applies the layer to a value, or to a value and its tangent with one product.
     pub fn apply<S: Signal>(&self, input: &S) -> S {
         let product = |input: &Tensor, bias: Option<&Tensor>| match (precision::lowered(), bias) {
             (None, bias) => input.linear(&self.weight, bias),

@@ -1,4 +1,4 @@
-//! The multilayer perceptron, with SiLU activations and an optional linear skip from input to output.
+//! The multilayer perceptron, with SiLU activations and an optional linear skip connection from input to output.
 
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -15,15 +15,15 @@ use crate::tensor::{shared, RandomSource};
 pub struct MlpConfig {
     pub inputs: i64,
     pub outputs: i64,
-    /// Units of each hidden layer.
+    /// Number of units in each hidden layer.
     pub width: i64,
     /// Number of hidden layers; 0 is a linear map.
     pub depth: i64,
-    /// Adds a linear map of the input to the output.
+    /// Whether a linear map of the input is added to the output.
     pub skip: bool,
 }
 
-/// `[B, inputs] -> [B, outputs]`.
+/// A multilayer perceptron from `[B, inputs]` to `[B, outputs]`.
 pub struct Mlp {
     layers: Vec<Linear>,
     skip: Option<Tensor>, // [outputs, inputs]
@@ -56,7 +56,8 @@ impl Mlp {
         Ok(Mlp { layers, skip })
     }
 
-    /// Multiplies the last layer's initial weights, before training: a small correction starts small.
+    /// Multiplies the initial weights of the last layer by `factor`, so that a network that learns a small correction
+    /// starts with a small output.
     pub fn scale_output(&self, factor: f64) -> Result<()> {
         let _guard = tch::no_grad_guard();
         if let Some(last) = self.layers.last() {
@@ -84,8 +85,9 @@ impl Mlp {
 }
 
 impl Mlp {
-    /// Derivatives of the output of inputs `[B, inputs]` along each of `directions` `[K, inputs]`, which are the same for
-    /// all rows: `[B, K, outputs]`. The values are computed once, and the first layer's products for no row.
+    /// Derivatives `[B, K, outputs]` of the output at inputs `[B, inputs]` along each of `directions` `[K, inputs]`,
+    /// which are the same for all rows. Values are computed once, and the products of the directions with the first
+    /// layer do not depend on the row.
     pub fn along_directions(&self, input: &Tensor, directions: &Tensor) -> Tensor {
         let mut hidden = input.shallow_clone();
         let mut tangents = directions.unsqueeze(0);

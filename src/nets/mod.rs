@@ -1,6 +1,6 @@
-//! Networks that carry tangents. libtorch's C++ interface has no forward-mode levels, so every layer
-//! has, besides `forward`, a `forward_with_tangent` that sends a value and its directional derivative
-//! through the same batched products; both are differentiable in the parameters.
+//! Networks with forward-mode derivatives. libtorch's C++ interface has no forward mode, so every network has a
+//! `forward_with_tangent` in addition to `forward`. It computes a value and its directional derivative with the same
+//! batched products. Both are differentiable in the parameters.
 
 mod coordinates;
 pub mod dropout;
@@ -30,7 +30,7 @@ pub use polynomial::{monomial_count, Polynomial};
 pub use signal::Signal;
 pub use unet::{feature_maps, torchcfm_config, Sinusoids, UNet, UNetConfig, UNetDecoder, UNetEncoder};
 
-/// A value and its derivative along one direction, of the same shape.
+/// A value and its derivative along one direction, with the same shape.
 #[derive(Debug)]
 pub struct Dual {
     pub primal: Tensor,

@@ -1,13 +1,13 @@
-//! The trainable tensors of a model, kept in one flat buffer: an optimiser step, a moving average, a
-//! gradient norm or a snapshot is then a handful of operations, whatever the number of layers.
+//! The trainable tensors of a model, stored in one flat buffer. An optimiser step, a moving average, a gradient norm
+//! or a snapshot is then a few operations, regardless of the number of layers.
 
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
 use crate::tensor::{shape_text, shared};
 
-/// Named leaf tensors. Layers hold shallow clones of them; after [`Parameters::pack`] all are views
-/// of one buffer, so that writing the buffer writes every layer.
+/// Named leaf tensors. Layers hold shallow clones of them. After [`Parameters::pack`] all are views of one buffer, so
+/// writing to the buffer changes every layer.
 #[derive(Debug)]
 pub struct Parameters {
     kind: Kind,
@@ -30,7 +30,7 @@ impl Parameters {
         self.device
     }
 
-    /// Registers a parameter; the returned leaf is what a layer keeps. Call before [`Self::pack`].
+    /// Registers a parameter and returns the leaf tensor for the layer to keep. Must be called before [`Self::pack`].
     pub fn add(&mut self, name: impl Into<String>, initial: Tensor) -> Tensor {
         debug_assert!(self.flat.is_none(), "parameters are added before packing");
         let leaf = initial.to_kind(self.kind).to_device(self.device).detach().copy().set_requires_grad(true);
@@ -59,7 +59,7 @@ impl Parameters {
         self.flat = Some(flat);
     }
 
-    /// The buffer itself. Writing it in place writes the parameters.
+    /// The buffer itself. Writing to it in place changes the parameters.
     ///
     /// # Errors
     /// An internal error before [`Self::pack`].
@@ -70,16 +70,16 @@ impl Parameters {
         }
     }
 
-    /// A number that grows whenever a parameter is written, through the buffer or through a layer's own tensor: what
-    /// was computed from the parameters before is then stale. libtorch counts the writes.
+    /// A number that grows whenever a parameter is written, through the buffer or through the tensor of a layer.
+    /// Values computed from the parameters at another version are stale. libtorch counts the writes.
     pub fn version(&self) -> i64 {
         self.tensors.iter().chain(&self.flat).map(Tensor::internal_version).sum()
     }
 
-    /// Runs `work` while the parameters have other values, `[count]`.
+    /// Runs `work` while the parameters have the given values `[count]`, and restores them afterwards.
     ///
     /// # Errors
-    /// Any error of `work`; the parameters are put back all the same.
+    /// Errors of `work`, after which the parameters are restored too.
     pub fn with<T>(&self, values: &Tensor, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let mut flat = self.flat()?;
         let own = flat.copy();
@@ -93,12 +93,13 @@ impl Parameters {
         &self.tensors
     }
 
-    /// Number of trainable values.
+    /// The number of trainable values.
     pub fn count(&self) -> i64 {
         self.tensors.iter().map(|tensor| tensor.numel() as i64).sum()
     }
 
-    /// The gradient of a scalar loss, flat; zero where the loss does not depend on a parameter.
+    /// The gradient of a scalar loss as a flat tensor `[count]`. It is zero for parameters that the loss does not
+    /// depend on.
     pub fn gradient(&self, loss: &Tensor) -> Result<Tensor> {
         let gradients = Tensor::f_run_backward(&[loss], &self.tensors, false, false)?;
         let pieces: Vec<Tensor> = gradients
@@ -112,7 +113,7 @@ impl Parameters {
         Ok(Tensor::f_cat(&pieces, 0)?)
     }
 
-    /// One number for each value of the buffer, by the name of its parameter: `[count]`.
+    /// One number for each value of the buffer, chosen by the name of its parameter, `[count]`.
     pub fn multipliers(&self, of: impl Fn(&str) -> f64) -> Result<Tensor> {
         let options = (self.kind, self.device);
         let pieces: Vec<Tensor> = self
@@ -124,7 +125,7 @@ impl Parameters {
         Ok(Tensor::f_cat(&pieces, 0)?)
     }
 
-    /// Copies for a file, by name.
+    /// Copies of the parameters for a file, with their names.
     pub fn named(&self) -> Vec<(String, Tensor)> {
         self.names.iter().cloned().zip(self.tensors.iter().map(|tensor| tensor.detach().copy())).collect()
     }

@@ -4,13 +4,13 @@ use tch::{Device, Kind, Tensor};
 
 use super::{Dual, Network};
 
-/// `[B, inputs] -> [B, outputs]`: the monomials of total degree 2 to `degree`, degree by degree, and before
-/// them the last `linear` variables themselves. No parameters.
+/// A map from `[B, inputs]` to `[B, outputs]`: the last `linear` variables, followed by the monomials of total degree
+/// 2 to `degree`, sorted by degree. It has no parameters.
 pub struct Polynomial {
-    /// Columns of the input that are variables, `[v]`, int64.
+    /// Indices of the input columns that are variables, int64 `[v]`.
     variables: Tensor,
     linear: i64,
-    /// For each degree from 2: every monomial as one of the degree below times a variable.
+    /// For each degree from 2, every monomial as the product of a monomial of the degree below and a variable.
     levels: Vec<Level>,
 }
 
@@ -19,9 +19,9 @@ struct Level {
     factors: Tensor,
 }
 
-/// Number of outputs, C(v + degree, degree) - 1 - v + linear; `None` where that overflows.
+/// Number of outputs, C(v + degree, degree) - 1 - v + linear; `None` if that overflows.
 pub fn monomial_count(variables: i64, linear: i64, degree: i64) -> Option<i64> {
-    // C(v + i, i) = C(v + i - 1, i - 1) (v + i) / i, whole at every step.
+    // C(v + i, i) = C(v + i - 1, i - 1) (v + i) / i, an integer at every step.
     let mut all = 1i64;
     for order in 1..=degree {
         all = all.checked_mul(variables.checked_add(order)?)? / order;
@@ -30,12 +30,13 @@ pub fn monomial_count(variables: i64, linear: i64, degree: i64) -> Option<i64> {
 }
 
 impl Polynomial {
-    /// `linear` counts the last of `variables`. Memory is a few numbers a monomial: see [`monomial_count`].
+    /// Builds the map. The last `linear` of `variables` are outputs themselves. Memory is a few numbers per monomial;
+    /// see [`monomial_count`].
     pub fn new(variables: &[i64], linear: i64, degree: i64, device: Device) -> Self {
         let count = variables.len();
         let index = |values: &[i64]| Tensor::from_slice(values).to_kind(Kind::Int64).to_device(device);
-        // The last variable of each monomial: its children multiply by that one or a later one, so that
-        // every monomial arises once.
+        // The last variable of each monomial. A monomial is multiplied only by this variable or a later one, so that
+        // every product arises once.
         let mut last: Vec<usize> = (0..count).collect();
         let mut levels = Vec::new();
         for _ in 2..=degree {

@@ -1,6 +1,6 @@
-//! Mixed precision: while a [`Lowered`] guard lives, the products of linear layers run in bfloat16 or
-//! float16, and everything else (biases, activations, losses, weights) stays as it is. libtorch's own
-//! autocast cannot be told its dtype through tch.
+//! Mixed precision. While a [`Lowered`] guard exists, the matrix products of linear layers run in bfloat16 or
+//! float16. Everything else (biases, activations, losses, weights) keeps its dtype. libtorch's own autocast is not
+//! used, because tch does not give access to its dtype.
 
 use std::cell::Cell;
 
@@ -13,11 +13,11 @@ thread_local! {
     static LOWERED: Cell<Option<Kind>> = const { Cell::new(None) };
 }
 
-/// Precision of the network's products while training.
+/// Precision of the network's matrix products during training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// The student's own dtype, float32 or float64.
+    /// The model's own dtype, float32 or float64.
     #[default]
     Float32,
     Bf16,
@@ -36,7 +36,7 @@ impl Precision {
     }
 
     /// # Errors
-    /// [`Error::Argument`] for float16 away from CUDA.
+    /// [`Error::Argument`] for float16 on a device other than CUDA.
     pub fn check(self, device: Device) -> Result<()> {
         match self {
             Precision::Fp16 if !device.is_cuda() => {
@@ -47,7 +47,7 @@ impl Precision {
     }
 }
 
-/// Sets what this thread's products run in, until it is dropped.
+/// A guard that sets the precision of this thread's products until it is dropped.
 #[must_use]
 pub struct Lowered {
     before: Option<Kind>,
@@ -66,12 +66,12 @@ impl Drop for Lowered {
     }
 }
 
-/// Sets what this thread's products run in, for good; answers what they ran in before.
+/// Sets the precision of this thread's products permanently, and returns the previous one.
 pub fn lower(kind: Option<Kind>) -> Option<Kind> {
     LOWERED.replace(kind)
 }
 
-/// Precision of products now; `None` is full precision.
+/// Present precision of products; `None` is full precision.
 pub(super) fn lowered() -> Option<Kind> {
     LOWERED.get()
 }

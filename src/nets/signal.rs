@@ -1,33 +1,33 @@
-//! What flows through a network: a value, or a value with its tangent. Blocks are written once over both, so
-//! that no layer can have a tangent that is not its own.
+//! The signal that passes through a network: a value, or a value with its tangent. Blocks are written once for both,
+//! so that values and tangents cannot disagree.
 
 use tch::{Device, Tensor};
 
 use super::fused_norm::{fusible, spread, Norm, NORM_EPSILON};
 use super::Dual;
 
-/// Operations of layers; `Self` is a [`Tensor`] or a [`Dual`]. The batch is dimension 0, channels are
-/// dimension 1.
+/// The operations of layers on a [`Tensor`] or a [`Dual`]. The batch is dimension 0, and channels are dimension 1.
 pub trait Signal: Sized {
     fn primal(&self) -> &Tensor;
 
-    /// A signal that does not change along the direction.
+    /// A signal with a tangent of zero.
     fn constant(value: Tensor) -> Self;
 
-    /// A linear map that treats rows of the batch alike: reshapes, resampling, products.
+    /// Applies a linear map that is the same for all rows of the batch, such as a reshape, a resampling or a product.
     fn map(&self, map: impl Fn(&Tensor) -> Tensor) -> Self;
 
-    /// A linear map of rows, then `bias`, one number for each channel.
+    /// Applies a linear map to the rows and adds `bias`, one number for each channel.
     fn affine(&self, map: impl Fn(&Tensor, Option<&Tensor>) -> Tensor, bias: &Tensor) -> Self;
 
     fn add(&self, other: &Self) -> Self;
 
     fn silu(&self) -> Self;
 
-    /// Normalises each group of channels, then scales and shifts each channel, by `[C]` each; SiLU where `norm` says so.
+    /// Normalises each group of channels, then scales and shifts each channel by `weight` and `bias`, `[C]` each. SiLU
+    /// follows if `norm` includes it.
     fn group_norm(&self, norm: Norm, weight: &Tensor, bias: &Tensor) -> Self;
 
-    /// The same and, before SiLU, times 1 + `scale` plus `shift`, each `[B, C]`.
+    /// The same, followed by a multiplication with 1 + `scale` and an addition of `shift`, each `[B, C]`, before SiLU.
     fn group_norm_modulated(
         &self,
         norm: Norm,
@@ -40,17 +40,17 @@ pub trait Signal: Sized {
     /// softmax(q k^T / sqrt(c)) v over `[B, heads, positions, c]`.
     fn attention(query: &Self, key: &Self, value: &Self) -> Self;
 
-    /// Joins along channels.
+    /// Concatenates along channels.
     fn join(&self, other: &Self) -> Self;
 
-    /// Joins any number of signals along channels.
+    /// Concatenates any number of signals along channels.
     fn join_all(parts: &[Self]) -> Self;
 
-    /// `count` equal pieces along `dimension`.
+    /// Splits into `count` equal pieces along `dimension`.
     fn pieces(&self, count: i64, dimension: i64) -> Vec<Self>;
 }
 
-/// `[C]` against a batch of any rank, along dimension 1.
+/// Reshapes `[C]` so that it broadcasts over a batch of any rank along dimension 1.
 fn along_channels(values: &Tensor, rank: usize) -> Tensor {
     let mut shape = vec![1; rank];
     shape[1] = -1;
@@ -125,20 +125,20 @@ impl Signal for Tensor {
     }
 }
 
-/// tch's own operations panic where libtorch refuses, and so does this.
+/// Panics on errors of libtorch, like tch's own operators.
 fn fused(norm: Norm, x: &Tensor, scale: &Tensor, shift: &Tensor) -> Tensor {
     norm.fused(x, scale, shift).unwrap_or_else(|error| panic!("{error}"))
 }
 
 impl Dual {
-    /// One product for value and tangent, stacked along the batch.
+    /// Applies `map` once to the value and the tangent, stacked along the batch.
     fn stacked(&self, map: impl Fn(&Tensor) -> Tensor) -> (Tensor, Tensor) {
         let batch = self.primal.size()[0];
         let both = map(&Tensor::cat(&[&self.primal, &self.tangent], 0));
         (both.narrow(0, 0, batch), both.narrow(0, batch, batch))
     }
 
-    /// By `scale` and `shift` `[B, C]`.
+    /// Group normalisation with `scale` and `shift` `[B, C]`.
     fn normalised(&self, norm: Norm, scale: &Self, shift: &Self) -> Self {
         match fusible(&self.primal) {
             true => norm.fused_dual(self, scale, shift).unwrap_or_else(|error| panic!("{error}")),
@@ -162,7 +162,7 @@ impl Signal for Dual {
     }
 
     fn affine(&self, map: impl Fn(&Tensor, Option<&Tensor>) -> Tensor, bias: &Tensor) -> Self {
-        // Images are work enough for a product each, which saves their being laid side by side.
+        // For images two separate products are faster than one product of stacked copies.
         if self.primal.dim() > 2 && self.primal.device() == Device::Cpu {
             return Dual::new(map(&self.primal, Some(bias)), map(&self.tangent, None));
         }

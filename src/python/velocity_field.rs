@@ -364,7 +364,8 @@ impl PyVelocityField {
         door::enter(py, move || ode::step_times(&*field, &[0.0, 1.0], &options))
     }
 
-    /// The product of covectors `[B, K, *event]` at the data and the Jacobian of the flow map, by the adjoint equation.
+    /// The product of covectors `[B, K, *event]` at the data and the Jacobian of the flow map, by the adjoint
+    /// equation.
     #[pyo3(signature = (x, covectors, *, solver="dopri5", steps=100, rtol=1e-5, atol=1e-5, grid=None, condition=None, monitor=None))]
     #[allow(clippy::too_many_arguments)] // keywords, in Python
     fn pull_back<'py>(

@@ -1,6 +1,6 @@
-//! The same with a tangent. With n = (x - mean) r and r = 1 / deviation: dn = r (dx - m1 - n m2) with the means
-//! m1 = mean(dx) and m2 = mean(n dx) over a group, z = n scale + shift, dz = dn scale + n dscale + dshift, y = silu(z)
-//! and dy = silu'(z) dz.
+//! The fused group normalisation of a value and its tangent. With n = (x - mean) r and r = 1 / deviation, dn = r (dx
+//! - m1 - n m2), where m1 = mean(dx) and m2 = mean(n dx) are means over a group. Further, z = n scale + shift, dz =
+//! dn scale + n dscale + dshift, y = silu(z) and dy = silu'(z) dz.
 
 use tch::{Device, Kind, Tensor};
 
@@ -12,7 +12,7 @@ use crate::nets::Dual;
 use crate::tensor::{gradients_of, is_grad_enabled, on_this_processor, with_gradient};
 
 impl Norm {
-    /// [`Norm::fused`] of `x [B, C, H, W]`, `scale` and `shift` `[B, C]` with their tangents.
+    /// [`Norm::fused`] for `x` `[B, C, H, W]`, `scale` and `shift` `[B, C]` with tangents.
     ///
     /// # Errors
     /// Errors of libtorch.
@@ -46,7 +46,8 @@ impl Norm {
         Ok(Dual::new(y, dy))
     }
 
-    /// The same by libtorch's operations, in any dtype and on any device; moments in single precision at least.
+    /// The same by operations of libtorch, for every dtype and device. Moments are computed at least in single
+    /// precision.
     pub fn composed_dual(self, x: &Dual, scale: &Dual, shift: &Dual) -> Dual {
         let shape = x.primal.size();
         let kind = x.primal.kind();
@@ -103,7 +104,7 @@ impl Norm {
     }
 }
 
-/// The two images with channels last, and all else, as they are in memory one after the other.
+/// Dense copies of all tensors. The first two are images, whose channels are last in memory.
 fn dense(tensors: &[&Tensor]) -> Vec<Tensor> {
     let images = tensors[..2].iter().map(|x| channels_last(x));
     images.chain(tensors[2..].iter().map(|x| x.contiguous())).collect()
@@ -177,7 +178,7 @@ fn forward_row<const WIDE: bool>(
     }
     let (inverse, drift, along) =
         (by_channel(inverses, channels), by_channel(drifts, channels), by_channel(along, channels));
-    // Slices of one length, for the compiler to see that no index is beyond any.
+    // Slices of the same length let the compiler remove bounds checks.
     let (centre, inverse, drift, along) =
         (&centre[..channels], &inverse[..channels], &drift[..channels], &along[..channels]);
     let (scale, dscale) = (&scale[..channels], &dscale[..channels]);
@@ -199,9 +200,9 @@ fn forward_row<const WIDE: bool>(
     }
 }
 
-/// The gradients Y and T of y and dy give those of z and dz, Z = Y silu' + T silu'' dz and D = T silu', and these with
-/// N' = D scale, A1 = mean(N'), A2 = mean(n N'), A3 = mean(dn N') and N = Z scale + D dscale - r m2 N' - r A2 dx those of
-/// dx, r (N' - A1 - n A2), and of x, r (N - mean(N) - n (mean(n N) + A3)).
+/// Let Y and T be the gradients of y and dy. The gradients of z and dz are Z = Y silu' + T silu'' dz and D = T silu'.
+/// Let N' = D scale, A1 = mean(N'), A2 = mean(n N'), A3 = mean(dn N') and N = Z scale + D dscale - r m2 N' - r A2 dx.
+/// The gradient of dx is r (N' - A1 - n A2), and that of x is r (N - mean(N) - n (mean(n N) + A3)).
 #[inline(always)]
 fn backward_row<const WIDE: bool>(
     norm: Norm,
@@ -216,7 +217,7 @@ fn backward_row<const WIDE: bool>(
     let groups = norm.groups as usize;
     let each: Vec<Vec<f32>> =
         statistics.chunks_exact(groups).map(|values| by_channel(values, channels)).collect();
-    // Slices of one length, for the compiler to see that no index is beyond any.
+    // Slices of the same length let the compiler remove bounds checks.
     let (centre, inverse) = (&each[0][..channels], &each[1][..channels]);
     let (drift, along) = (&each[2][..channels], &each[3][..channels]);
     let (scale, dscale) = (&scale[..channels], &dscale[..channels]);
@@ -292,7 +293,8 @@ fn backward_row<const WIDE: bool>(
     }
 }
 
-/// silu(z), its slope σ (1 + z (1 - σ)) and its bend σ (1 - σ) (2 + z (1 - 2 σ)); or z itself.
+/// silu(z), its first derivative σ (1 + z (1 - σ)) and its second derivative σ (1 - σ) (2 + z (1 - 2 σ)). Without
+/// SiLU, z, 1 and 0.
 #[inline(always)]
 fn activation<const WIDE: bool>(norm: Norm, z: f32) -> (f32, f32, f32) {
     if !norm.silu {

@@ -1,10 +1,11 @@
-//! What is done to one image: `[positions, C]` in, `[positions, C]` out, a loop over channels inside.
+//! The kernels for one image, from `[positions, C]` to `[positions, C]`, with the loop over channels innermost.
 
 use super::layout::Layout;
 use super::{Norm, NORM_EPSILON};
 use crate::tensor::on_this_processor;
 
-/// One image: `x` and `y` `[positions, C]`, scale and shift `[C]`, mean and 1 / deviation of each group.
+/// The forward pass of one image: from `x` `[positions, C]`, scale and shift `[C]` to `y` `[positions, C]` and the
+/// statistics, which are the mean and 1 / deviation of each group.
 pub(super) fn forward(
     norm: Norm,
     layout: Layout,
@@ -16,7 +17,8 @@ pub(super) fn forward(
     on_this_processor!(forward_row(norm: Norm, layout: Layout, x: &[f32], factors: [&[f32]; 2], y: &mut [f32], statistics: &mut [f32]))
 }
 
-/// One image: x, the gradient of y and the statistics to the gradients of x, scale and shift.
+/// The backward pass of one image: from x, the gradient of y and the statistics to the gradients of x, scale and
+/// shift.
 pub(super) fn backward(
     norm: Norm,
     layout: Layout,
@@ -38,7 +40,7 @@ fn forward_row<const WIDE: bool>(
 ) {
     let channels = layout.channels as usize;
     let (means, inverses) = statistics.split_at_mut(norm.groups as usize);
-    // The mean first, then squares about it: the sum of squares alone would lose digits where means are large.
+    // The mean first, then squared differences from it: a plain sum of squares would lose precision for large means.
     let mut sums = vec![0.0f32; channels];
     for pixel in x.chunks_exact(channels) {
         for (sum, x) in sums.iter_mut().zip(pixel) {
@@ -59,7 +61,7 @@ fn forward_row<const WIDE: bool>(
         *value = 1.0 / (*value + NORM_EPSILON as f32).sqrt();
     }
     let factor: Vec<f32> = by_channel(inverses, channels).iter().zip(scale).map(|(a, b)| a * b).collect();
-    // Slices of one length, for the compiler to see that no index is beyond any.
+    // Slices of the same length let the compiler remove bounds checks.
     let (centre, factor, shift) = (&centre[..channels], &factor[..channels], &shift[..channels]);
     for (pixel, out) in x.chunks_exact(channels).zip(y.chunks_exact_mut(channels)) {
         let (pixel, out) = (&pixel[..channels], &mut out[..channels]);
@@ -70,8 +72,8 @@ fn forward_row<const WIDE: bool>(
     }
 }
 
-/// With n = (x - mean) / deviation and z = n scale + shift: dscale = sum dz n, dshift = sum dz and, with
-/// m = dz scale, dx = (m - mean(m) - n mean(m n)) / deviation, means being over a group.
+/// With n = (x - mean) / deviation and z = n scale + shift, dscale = sum dz n and dshift = sum dz. With m = dz scale,
+/// dx = (m - mean(m) - n mean(m n)) / deviation. Means are over a group.
 #[inline(always)]
 fn backward_row<const WIDE: bool>(
     norm: Norm,
@@ -84,7 +86,7 @@ fn backward_row<const WIDE: bool>(
     let groups = norm.groups as usize;
     let (means, inverses) = statistics.split_at(groups);
     let (centre, inverse) = (by_channel(means, channels), by_channel(inverses, channels));
-    // Slices of one length, for the compiler to see that no index is beyond any.
+    // Slices of the same length let the compiler remove bounds checks.
     let (centre, inverse) = (&centre[..channels], &inverse[..channels]);
     let (scale, shift) = (&scale[..channels], &shift[..channels]);
     let (gscale, gshift) = (&mut gscale[..channels], &mut gshift[..channels]);
@@ -127,7 +129,7 @@ fn backward_row<const WIDE: bool>(
     }
 }
 
-/// Means of each group, of `count` numbers of an image, from sums of each channel.
+/// The mean of each group, from the sum of each channel of an image of `count` numbers.
 #[inline(always)]
 pub(super) fn group_means(sums: &[f32], count: usize, means: &mut [f32]) {
     let each = sums.len() / means.len();
@@ -137,7 +139,7 @@ pub(super) fn group_means(sums: &[f32], count: usize, means: &mut [f32]) {
     }
 }
 
-/// A number of each group for each of its channels.
+/// Repeats the value of each group for each of its channels.
 #[inline(always)]
 pub(super) fn by_channel(values: &[f32], channels: usize) -> Vec<f32> {
     let each = channels / values.len();
@@ -146,7 +148,7 @@ pub(super) fn by_channel(values: &[f32], channels: usize) -> Vec<f32> {
 
 #[inline(always)]
 pub(super) fn fma<const WIDE: bool>(a: f32, b: f32, c: f32) -> f32 {
-    // Without the instruction `mul_add` is a call.
+    // On processors without the instruction, `mul_add` would be a slow function call.
     if WIDE {
         a.mul_add(b, c)
     } else {
@@ -159,15 +161,16 @@ pub(super) fn sigmoid<const WIDE: bool>(z: f32) -> f32 {
     1.0 / (1.0 + exp::<WIDE>(-z))
 }
 
-/// e^x to one unit in the last place or two, in instructions that compilers make vectors of (Cody and Waite, "Software
-/// Manual for the Elementary Functions", chapter 6; coefficients of Cephes' `expf`). Beyond ±87 it stays as it is there.
+/// e^x with an error of one or two units in the last place, in operations that compilers can vectorise (Cody and
+/// Waite, "Software Manual for the Elementary Functions", chapter 6; coefficients of Cephes' `expf`). x is clamped to
+/// ±87.
 #[inline(always)]
 #[allow(clippy::excessive_precision)]
 fn exp<const WIDE: bool>(x: f32) -> f32 {
-    // Comparisons that keep NaN.
+    // These comparisons keep NaN, unlike `min` and `max`.
     let x = if x < -87.0 { -87.0 } else { x };
     let x = if x > 87.0 { 87.0 } else { x };
-    // Adding 1.5 2^23 rounds to a whole number, which is then in the last bits.
+    // Adding 1.5 2^23 rounds to an integer, which is then in the last bits.
     const ROUND: f32 = 12_582_912.0;
     let shifted = fma::<WIDE>(x, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;

@@ -1,4 +1,4 @@
-//! Images with channels last as rows in memory, one for each, and work on them by threads.
+//! The memory layout of images with channels last, one row of memory for each image, and a parallel loop over rows.
 
 use std::slice;
 
@@ -17,7 +17,7 @@ pub(super) struct Layout {
     width: i64,
 }
 
-/// A tensor in memory, row by row.
+/// The memory of a tensor as rows.
 #[derive(Clone, Copy)]
 pub(super) struct Rows<'a> {
     all: &'a [f32],
@@ -30,10 +30,10 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// A pointer that worker threads write disjoint rows behind.
+/// A pointer to memory in which worker threads write disjoint rows.
 #[derive(Clone, Copy)]
 struct Target(*mut f32);
-// SAFETY: `Layout::each` hands each row to one closure call.
+// SAFETY: `Layout::each` passes each row to exactly one closure call.
 unsafe impl Send for Target {}
 unsafe impl Sync for Target {}
 
@@ -43,7 +43,7 @@ impl Layout {
         Layout { batch: size[0], channels: size[1], height: size[2], width: size[3] }
     }
 
-    /// Numbers of one image.
+    /// The number of values in one image.
     pub fn size(self) -> i64 {
         self.channels * self.height * self.width
     }
@@ -53,10 +53,10 @@ impl Layout {
         Ok(Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?.permute([0, 3, 1, 2]))
     }
 
-    /// The memory of a dense float32 tensor of the CPU, `length` numbers for each image.
+    /// The memory of a dense float32 tensor on the CPU with `length` numbers for each image.
     pub fn rows(self, tensor: &Tensor, length: i64) -> Rows<'_> {
         debug_assert_eq!(tensor.numel() as i64, self.batch * length);
-        // SAFETY: the tensor has so many numbers, one after the other, and lives as long as the rows.
+        // SAFETY: the tensor is dense, has this many numbers, and lives as long as the rows.
         let all = unsafe { slice::from_raw_parts(tensor.data_ptr().cast::<f32>(), tensor.numel()) };
         Rows { all, length: length as usize }
     }
@@ -76,7 +76,7 @@ impl Layout {
         let one = |row: usize| {
             let mut rows: Vec<&mut [f32]> = targets
                 .iter()
-                // SAFETY: the tensors are ours, dense, and each row is written by one call.
+                // SAFETY: the tensors are dense and not shared, and each row is written by one call only.
                 .map(|&(Target(start), length)| unsafe {
                     slice::from_raw_parts_mut(start.add(row * length), length)
                 })

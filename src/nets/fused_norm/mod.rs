@@ -1,5 +1,5 @@
-//! Group normalisation, scale, shift and SiLU in one pass over images whose channels are last in memory, as oneDNN's
-//! convolutions like them best; libtorch's own normalisation takes many times as long on them as on others.
+//! Group normalisation, scale, shift and SiLU fused into one pass, for images whose channels are last in memory. This
+//! layout is the fastest one for oneDNN's convolutions, but libtorch's own normalisation is many times slower on it.
 
 mod dual;
 mod kernel;
@@ -13,10 +13,10 @@ use crate::tensor::{gradients_of, is_grad_enabled, with_gradient};
 use kernel::{backward, forward};
 use layout::Layout;
 
-/// Added to the variance of a group, as PyTorch does.
+/// The number that is added to the variance of a group, with PyTorch's value.
 pub(super) const NORM_EPSILON: f64 = 1e-5;
 
-/// How an image is normalised.
+/// The options of a group normalisation.
 #[derive(Clone, Copy)]
 pub struct Norm {
     pub groups: i64,
@@ -25,8 +25,8 @@ pub struct Norm {
 }
 
 impl Norm {
-    /// `x [B, C, H, W]` with each group of channels at mean 0 and deviation 1, times `scale` plus `shift`, each `[B, C]`.
-    /// Channels of the answer are last in memory.
+    /// Normalises each group of channels of `x` `[B, C, H, W]` to mean 0 and deviation 1, then multiplies by `scale`
+    /// and adds `shift`, each `[B, C]`. The channels of the result are last in memory.
     ///
     /// # Errors
     /// Errors of libtorch.
@@ -51,7 +51,7 @@ impl Norm {
         let saved = [x, scale, shift, &statistics];
         let [y] = with_gradient([&y], &[x, scale, shift], &saved, move |saved, gradients| {
             match is_grad_enabled() {
-                // Somebody wants a gradient of the gradient.
+                // A gradient of the gradient is needed.
                 true => self.composed_gradient(saved, &gradients[0]),
                 false => self.gradient(layout, saved, &gradients[0]),
             }
@@ -59,13 +59,13 @@ impl Norm {
         Ok(y)
     }
 
-    /// The same by libtorch's operations.
+    /// The same by operations of libtorch.
     fn composed(self, x: &Tensor, scale: &Tensor, shift: &Tensor) -> Tensor {
         let y = x.group_norm(self.groups, None::<Tensor>, None::<Tensor>, NORM_EPSILON, true);
         self.activated(spread(shift) + y * spread(scale))
     }
 
-    /// SiLU of `y` where that follows.
+    /// Applies SiLU to `y` if the normalisation includes it.
     pub(super) fn activated<S: Signal>(self, y: S) -> S {
         if self.silu {
             y.silu()
@@ -98,23 +98,23 @@ impl Norm {
     }
 }
 
-/// Whether a `[B, C, H, W]` image is one that [`Norm::fused`] takes.
+/// Whether [`Norm::fused`] supports this tensor.
 pub(super) fn fusible(x: &Tensor) -> bool {
     x.device() == Device::Cpu && x.kind() == Kind::Float && x.dim() == 4 && x.numel() > 0
 }
 
-/// `x [B, C, H, W]`, its channels last in memory.
+/// `x` `[B, C, H, W]` with its channels last in memory.
 pub(super) fn channels_last(x: &Tensor) -> Tensor {
     let last = x.permute([0, 2, 3, 1]).contiguous();
     let size = last.size();
     match size[3] {
-        // One channel lies either way, and only its stride says which.
+        // With one channel both layouts have the same memory, so only the strides are changed.
         1 => last.as_strided([size[0], 1, size[1], size[2]], [size[1] * size[2], 1, size[2], 1], None),
         _ => last.permute([0, 3, 1, 2]),
     }
 }
 
-/// `[B, C]` against images.
+/// `[B, C]` as `[B, C, 1, 1]`, which broadcasts over images.
 pub(super) fn spread(x: &Tensor) -> Tensor {
     x.unsqueeze(-1).unsqueeze(-1)
 }

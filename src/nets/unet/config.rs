@@ -5,39 +5,41 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::tensor::shape_text;
 
-/// As torchcfm's `UNetModel` (after Dhariwal & Nichol, arXiv 2105.05233) has them; names in brackets are
-/// torchcfm's.
+/// The options of a U-Net like torchcfm's `UNetModel` (after Dhariwal & Nichol, arXiv 2105.05233). Names in brackets
+/// are those of torchcfm.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UNetConfig {
-    /// Channels at full resolution (`num_channels`).
+    /// Number of channels at full resolution (`num_channels`).
     pub channels: i64,
-    /// Channels of each level over `channels`, from full resolution down, each level half as large as the one
-    /// before (`channel_mult`); none: as the images allow.
+    /// Number of channels of each level divided by `channels`, from the full resolution to the lowest
+    /// (`channel_mult`). Each level has half the resolution of the previous one. If empty, the levels are chosen for
+    /// the size of the images.
     pub multipliers: Vec<f64>,
-    /// Residual blocks of each level on the way down; one more on the way up (`num_res_blocks`).
+    /// Number of residual blocks of each level in the encoder (`num_res_blocks`). The decoder has one more.
     pub blocks: i64,
-    /// Levels with self-attention, as factors of downsampling: 1, 2, 4, ... (`attention_resolutions` of
-    /// `UNetModel`). The middle always has it.
+    /// Levels with self-attention, as downsampling factors 1, 2, 4, ... (`attention_resolutions` of `UNetModel`). The
+    /// middle block always has self-attention.
     pub attention: Vec<i64>,
-    /// Number of attention heads (`num_heads`), if `head_channels` does not decide it.
+    /// Number of attention heads (`num_heads`); ignored if `head_channels` is set.
     pub heads: i64,
     /// Number of channels of one head (`num_head_channels`).
     pub head_channels: Option<i64>,
-    /// Probability of dropout in training, in [0, 1).
+    /// Dropout probability in training, in [0, 1).
     pub dropout: f64,
-    /// Number of groups of channels that are normalised together: the largest power of two up to this that divides
-    /// the channels. torchcfm has 32; with one channel in a group, normalisation removes whatever an embedding
-    /// shifts, so that time and condition have no effect unless they also scale.
+    /// Maximum number of groups of channels in a group normalisation. The actual number is the largest power of two
+    /// up to this maximum that divides the number of channels. torchcfm uses 32. With one channel per group,
+    /// normalisation removes any shift by the embedding, so that time and condition have an effect only through
+    /// `scale_shift`.
     pub groups: i64,
-    /// Whether the embedding scales as well as shifts (`use_scale_shift_norm`).
+    /// Whether the embedding scales activations in addition to shifting them (`use_scale_shift_norm`).
     pub scale_shift: bool,
-    /// Whether residual blocks change the resolution, instead of convolutions (`resblock_updown`).
+    /// Whether the resolution is changed by residual blocks instead of convolutions (`resblock_updown`).
     pub residual_resampling: bool,
-    /// `use_new_attention_order`.
+    /// Whether channels are split into q, k and v before they are split into heads (`use_new_attention_order`).
     pub qkv_first: bool,
-    /// Factor of t in [0, 1] before its sines and cosines, whose frequencies lie from 1e-4 to 1;
-    /// 1 is torchcfm's.
+    /// Factor of the time t in [0, 1] in its sinusoidal embedding, whose frequencies are from 1e-4 to 1. torchcfm
+    /// uses 1.
     pub time_scale: f64,
 }
 
@@ -61,8 +63,8 @@ impl Default for UNetConfig {
 }
 
 impl UNetConfig {
-    /// The same with levels, if none are given: three, (1, 2, 2), or as many as images of `event_shape` can be halved
-    /// and keep four pixels.
+    /// Fills in `multipliers` if they are empty: (1, 2, 2), or fewer levels if images of `event_shape` cannot be
+    /// halved that often with at least four pixels per side left.
     pub fn for_images(mut self, event_shape: &[i64]) -> UNetConfig {
         if self.multipliers.is_empty() {
             let fits = |count: &usize| {
@@ -75,7 +77,7 @@ impl UNetConfig {
         self
     }
 
-    /// Channels of a level.
+    /// Number of channels of a level.
     pub fn level_channels(&self, level: usize) -> i64 {
         (self.multipliers[level] * self.channels as f64) as i64
     }
@@ -89,7 +91,7 @@ impl UNetConfig {
         self.attention.contains(&(1 << level))
     }
 
-    /// Values of the embedding of time and condition.
+    /// Size of the embedding of time and condition.
     pub fn embedding_size(&self) -> i64 {
         4 * self.channels
     }
@@ -102,7 +104,7 @@ impl UNetConfig {
         self.head_channels.map_or(self.heads, |width| channels / width)
     }
 
-    /// The number of weights, with channels in and out and numbers of the condition.
+    /// The number of weights, for given numbers of input channels, output channels and condition values.
     pub fn parameter_count(&self, (inputs, outputs): (i64, i64), condition: i64) -> i64 {
         let embedding = self.embedding_size();
         let time = (self.channels + 1 + embedding + 1 + condition) * embedding;
@@ -147,8 +149,8 @@ impl UNetConfig {
         total + 2 * channels + convolution(channels, outputs, 3)
     }
 
-    /// Lower bound on the number of weights of the encoder; the whole network has a small multiple of it. A file must
-    /// hold at least this many values before a network is built by its header. Saturating.
+    /// A lower bound of the number of weights of the encoder; the whole network has a small multiple of it. A file
+    /// must hold at least this many values before a network is built from its header. The arithmetic saturates.
     pub fn least_weights(&self, inputs: i64, condition: i64) -> i64 {
         let embedding = self.embedding_size();
         let time = (self.channels + embedding).saturating_add(condition).saturating_mul(embedding);
@@ -182,7 +184,7 @@ impl UNetConfig {
         }
         let factor = 1i64 << (levels - 1);
         if event_shape[1..].iter().any(|length| length % factor != 0) {
-            let expected = format!("sides that {levels} levels can halve, multiples of {factor}");
+            let expected = format!("sides that are multiples of {factor} for {levels} levels");
             return Err(Error::argument("event_shape", expected, shape_text(event_shape)));
         }
         if !(1..=64).contains(&self.blocks) {
@@ -190,7 +192,7 @@ impl UNetConfig {
         }
         let known = |&rate: &i64| (0..levels).any(|level| rate == 1 << level);
         if let Some(unknown) = self.attention.iter().find(|rate| !known(rate)) {
-            let expected = format!("factors of downsampling 1, 2, ... {factor}");
+            let expected = format!("downsampling factors from 1, 2, ... {factor}");
             return Err(Error::argument("attention", expected, unknown));
         }
         if !(1..=1 << 14).contains(&self.groups) {
@@ -210,7 +212,7 @@ impl UNetConfig {
         for level in attended {
             let channels = self.level_channels(level);
             if per < 1 || channels % per != 0 {
-                let expected = format!("a divisor of {channels} channels, which attend at level {level}");
+                let expected = format!("a divisor of {channels}, the channels of attention at level {level}");
                 return Err(Error::argument(name, expected, per));
             }
         }

@@ -11,7 +11,7 @@ use super::UNetConfig;
 use crate::error::Result;
 use crate::tensor::{shared, RandomSource, Share};
 
-/// Where layers register their parameters.
+/// The state with which layers are built: the parameters that they register, and the source of initial weights.
 pub(super) struct Builder<'a> {
     pub parameters: &'a mut Parameters,
     pub random: &'a mut RandomSource,
@@ -23,7 +23,7 @@ impl Builder<'_> {
     }
 }
 
-/// A convolution that keeps the size, or halves it with stride 2.
+/// A convolution that keeps the size with stride 1, or halves it with stride 2.
 pub(super) struct Convolution {
     weight: Tensor, // [outputs, inputs, side, side], or [outputs, inputs, 1] over positions
     bias: Tensor,   // [outputs]
@@ -33,7 +33,7 @@ pub(super) struct Convolution {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Initial {
     Usual,
-    /// A block that starts as the identity.
+    /// Zeros, so that a residual block starts as the identity.
     Zero,
 }
 
@@ -49,7 +49,7 @@ impl Convolution {
         Self::of_shape(name, &[outputs, inputs, side, side], stride, initial, build)
     }
 
-    /// A convolution of side 1, over positions in a row, `[B, inputs, positions]`.
+    /// A convolution with kernel size 1 over flattened positions, `[B, inputs, positions]`.
     pub fn pointwise(
         name: &str,
         (inputs, outputs): (i64, i64),
@@ -87,10 +87,10 @@ impl Convolution {
     pub fn apply<S: Signal>(&self, input: &S) -> S {
         let kind = input.primal().kind();
         let (weight, bias) = (self.weight.to_kind(kind), self.bias.to_kind(kind));
-        // As the images have it, for oneDNN goes by either.
+        // The same layout as the images, because oneDNN may take its layout from either of them.
         let weight = if fusible(input.primal()) { channels_last(&weight) } else { weight };
         let convolve = |input: &Tensor, bias: Option<&Tensor>| match weight.dim() {
-            // Channels last: a product of rows as they lie in memory.
+            // With channels last in memory, this is a plain matrix product.
             3 if input.transpose(1, 2).is_contiguous() => {
                 input.transpose(1, 2).linear(&weight.squeeze_dim(2), bias).transpose(1, 2)
             }
@@ -130,13 +130,13 @@ impl GroupNorm {
         input.group_norm(Norm { groups: self.groups, silu: false }, &weight, &bias)
     }
 
-    /// SiLU of it.
+    /// Group normalisation followed by SiLU.
     pub fn activate<S: Signal>(&self, input: &S) -> S {
         let (weight, bias) = self.factors(input);
         input.group_norm(Norm { groups: self.groups, silu: true }, &weight, &bias)
     }
 
-    /// SiLU of it scaled and shifted once more, by `[B, C]` each.
+    /// Group normalisation, a second scale and shift by `[B, C]` each, and SiLU.
     fn activate_modulated<S: Signal>(&self, input: &S, scale: &S, shift: &S) -> S {
         let (weight, bias) = self.factors(input);
         let norm = Norm { groups: self.groups, silu: true };
@@ -151,13 +151,13 @@ impl GroupNorm {
 
 shared!(GroupNorm { weight, bias; groups });
 
-/// Change of an image's size by a block, without weights.
+/// A change of an image's size without weights.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Resampling {
     Keep,
-    /// Nearest neighbours, twice as large.
+    /// Doubles the size by nearest neighbours.
     Up,
-    /// Means of 2x2, half as large.
+    /// Halves the size by means of 2x2 pixels.
     Down,
 }
 
@@ -174,7 +174,7 @@ impl Resampling {
     }
 }
 
-/// Two convolutions with a skip, shifted (or scaled and shifted) by the embedding of time and condition.
+/// Two convolutions with a skip connection, shifted (or scaled and shifted) by the embedding of time and condition.
 pub(super) struct ResidualBlock {
     norm_in: GroupNorm,
     conv_in: Convolution,
@@ -290,7 +290,7 @@ impl AttentionBlock {
         let in_rows = |x: &Tensor| x.reshape([batch, channels, positions]);
         let rows = input.map(in_rows);
         let all = self.qkv.apply(&self.norm.apply(input).map(in_rows));
-        // [B, heads, positions, width] of each.
+        // q, k and v, each [B, heads, positions, width].
         let split = |x: &Tensor, first: &[i64; 5], order: [i64; 5]| x.reshape(first).permute(order);
         let all = match self.qkv_first {
             true => all.map(|x| split(x, &[batch, 3, heads, width, positions], [1, 0, 2, 4, 3])),
@@ -310,7 +310,7 @@ pub(super) enum Layer {
     Convolution(Convolution),
     Residual(ResidualBlock),
     Attention(AttentionBlock),
-    /// Resampled first, then convolved.
+    /// Doubles the size, then applies a convolution.
     Upsample(Convolution),
 }
 
@@ -336,7 +336,7 @@ impl Share for Layer {
     }
 }
 
-/// Layers in a row.
+/// A sequence of layers.
 pub(super) struct Stage(pub Vec<Layer>);
 
 impl Stage {

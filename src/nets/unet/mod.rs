@@ -1,6 +1,6 @@
-//! The U-Net of flow and diffusion models, in two halves that a hierarchical student uses apart: an encoder of
-//! features at every level, and a decoder from them. Parameters are named as in torchcfm's `UNetModel`, so that
-//! its checkpoints are read by name.
+//! The U-Net of flow and diffusion models: an encoder that computes features at every level, and a decoder. A
+//! hierarchical student uses the two separately. Parameters are named as in torchcfm's `UNetModel`, so that its
+//! checkpoints can be read by name.
 
 mod config;
 mod layers;
@@ -21,17 +21,17 @@ use layers::{
     AttentionBlock, Builder, Convolution, GroupNorm, Initial, Layer, Resampling, ResidualBlock, Stage,
 };
 
-/// Periods of the time embedding go up to this.
+/// Longest period of the time embedding.
 const LONGEST_PERIOD: f64 = 10_000.0;
 
-/// Time and condition as one vector, `[B, 4 channels]`.
+/// The embedding of time and condition as one vector, `[B, 4 channels]`.
 struct Embedding {
     layers: [Linear; 2],
-    /// One row a class or a coordinate, `[c, 4 channels]`.
+    /// One row for each class or coordinate of the condition, `[c, 4 channels]`.
     condition: Option<Tensor>,
-    /// One more row, `[1, 4 channels]`, for a last number of the condition: see [`UNetEncoder::tell_direction`].
+    /// A row `[1, 4 channels]` for an additional last number of the condition: see [`UNetEncoder::tell_direction`].
     direction: Option<Tensor>,
-    /// `[channels / 2]`.
+    /// Frequencies of the sinusoids, `[channels / 2]`.
     frequencies: Tensor,
     odd: bool,
 }
@@ -78,7 +78,7 @@ impl Embedding {
 
 shared!(Embedding { layers, condition, direction, frequencies; odd });
 
-/// [cos(w t), sin(w t)] of times `[B]`.
+/// The sinusoidal features [cos(w t), sin(w t)] of times `[B]`.
 pub trait Sinusoids {
     fn sinusoids(&self, frequencies: &Tensor) -> Self;
 }
@@ -100,15 +100,15 @@ impl Sinusoids for Dual {
     }
 }
 
-/// The way down and the middle: (t, x) to features of every level.
+/// The encoder, including the middle block: a map from (t, x) to features at every level.
 pub struct UNetEncoder {
     embedding: Embedding,
     input: Vec<Stage>,
     middle: Stage,
 }
 
-/// Channels, and factor of downsampling, of each feature map that the encoder gives: those that the decoder
-/// joins on its way up, from full resolution down, and the middle's.
+/// The number of channels and the downsampling factor of each feature map of the encoder: first those of the skip
+/// connections, from the full resolution to the lowest, then that of the middle block.
 pub fn feature_maps(config: &UNetConfig) -> Vec<(i64, i64)> {
     let mut maps = vec![(config.level_channels(0), 1)];
     for level in 0..config.levels() {
@@ -123,7 +123,7 @@ pub fn feature_maps(config: &UNetConfig) -> Vec<(i64, i64)> {
 }
 
 impl UNetEncoder {
-    /// Registers its parameters behind `prefix`; `inputs` channels come in.
+    /// Builds an encoder of images with `inputs` channels, and registers its parameters with the prefix `prefix`.
     pub fn new(
         prefix: &str,
         config: &UNetConfig,
@@ -183,7 +183,7 @@ impl UNetEncoder {
         Ok(UNetEncoder { embedding, input, middle })
     }
 
-    /// Lets the condition have one more number, the direction of time, by a row that begins at zero.
+    /// Adds the direction of time as one more number of the condition. Its row of weights starts at zero.
     ///
     /// # Errors
     /// Errors of libtorch.
@@ -217,7 +217,7 @@ impl UNetEncoder {
 
 shared!(UNetEncoder { embedding, input, middle });
 
-/// The way up, from features and an embedding to an image.
+/// The layers of the decoder: a map from features and an embedding to an image.
 struct Ascent {
     output: Vec<Stage>,
     norm: GroupNorm,
@@ -268,7 +268,7 @@ impl Ascent {
         Ok(Ascent { output, norm, last })
     }
 
-    /// The image of feature maps in the order of [`feature_maps`]; an encoder always gives a middle.
+    /// Decodes feature maps in the order of [`feature_maps`], the last of which is that of the middle block.
     fn image<S: Signal>(&self, maps: &[S], embedding: &S) -> S {
         let (skips, middle) = maps.split_at(maps.len() - 1);
         let start = middle[0].map(Tensor::shallow_clone);
@@ -283,14 +283,14 @@ impl Ascent {
 
 shared!(Ascent { output, norm, last });
 
-/// The way up alone, with an embedding of its own.
+/// A decoder with its own embedding, without an encoder.
 pub struct UNetDecoder {
     embedding: Embedding,
     ascent: Ascent,
 }
 
 impl UNetDecoder {
-    /// Registers its parameters behind `prefix`; `outputs` channels go out.
+    /// Builds a decoder to images with `outputs` channels, and registers its parameters with the prefix `prefix`.
     pub fn new(
         prefix: &str,
         config: &UNetConfig,
@@ -304,7 +304,7 @@ impl UNetDecoder {
         Ok(UNetDecoder { embedding, ascent: Ascent::new(prefix, config, outputs, build)? })
     }
 
-    /// The image `[B, outputs, H, W]` at times `[B]` of feature maps in the order of [`feature_maps`].
+    /// Decodes feature maps in the order of [`feature_maps`] at times `[B]` to an image `[B, outputs, H, W]`.
     pub fn apply<S: Signal + Sinusoids>(&self, t: &S, maps: &[S], condition: Option<&Tensor>) -> S {
         let kind = t.primal().kind();
         let maps: Vec<S> = maps.iter().map(lower).collect();
@@ -315,14 +315,14 @@ impl UNetDecoder {
 
 shared!(UNetDecoder { embedding, ascent });
 
-/// `(t [B], x [B, inputs, H, W]) -> [B, outputs, H, W]`.
+/// A U-Net from (t `[B]`, x `[B, inputs, H, W]`) to `[B, outputs, H, W]`.
 pub struct UNet {
     encoder: UNetEncoder,
     ascent: Ascent,
 }
 
 impl UNet {
-    /// Registers its parameters behind `prefix`, by torchcfm's names.
+    /// Builds a U-Net and registers its parameters with the prefix `prefix` and the names of torchcfm.
     pub fn new(
         prefix: &str,
         config: &UNetConfig,
@@ -336,7 +336,7 @@ impl UNet {
         Ok(UNet { encoder, ascent: Ascent::new(prefix, config, outputs, build)? })
     }
 
-    /// Value, or value and tangent, in one pass.
+    /// Computes a value, or a value and its tangent, in one pass.
     pub fn apply<S: Signal + Sinusoids>(&self, t: &S, x: &S, condition: Option<&Tensor>) -> S {
         let kind = x.primal().kind();
         let embedding = self.encoder.embedding.apply(t, condition);
@@ -346,7 +346,7 @@ impl UNet {
 }
 
 impl UNet {
-    /// As [`UNetEncoder::tell_direction`].
+    /// The same as [`UNetEncoder::tell_direction`].
     ///
     /// # Errors
     /// Errors of libtorch.
@@ -359,7 +359,7 @@ impl UNet {
         self.encoder.tell_direction(prefix, config, parameters)
     }
 
-    /// Features of images `[B, C, H, W]` at times `[B]` on the way down, in the order of [`feature_maps`].
+    /// The encoder's features of images `[B, C, H, W]` at times `[B]`, in the order of [`feature_maps`].
     pub fn feature_maps(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Vec<Tensor> {
         self.encoder.apply(t, x, condition)
     }
@@ -367,9 +367,9 @@ impl UNet {
 
 shared!(UNet { encoder, ascent });
 
-/// Converts `x` to the dtype that products are lowered to; on CUDA then also to channels last in memory, which
-/// tensor cores ask for. On a CPU single precision has channels last: oneDNN's convolutions take a sixth to a half less
-/// time (`experiments.benches.unet_speed`).
+/// Converts `x` to the dtype that products are lowered to and, on CUDA, to channels last in memory, which tensor cores
+/// need. On a CPU, images in single precision get channels last, because oneDNN's convolutions then take a sixth to a
+/// half less time (`experiments.benches.unet_speed`).
 fn lower<S: Signal>(x: &S) -> S {
     match precision::lowered() {
         None if fusible(x.primal()) => x.map(channels_last),

@@ -1,15 +1,16 @@
-//! What a torchcfm state dict says about its architecture: everything but dropout and the heads of attention,
-//! which leave no trace in it.
+//! Reads the architecture of a torchcfm model from its state dict. Dropout and the number of attention heads cannot be
+//! read, because they leave no trace in it.
 
 use super::UNetConfig;
 use crate::error::{Error, Result};
 use crate::tensor::shape_text;
 
 /// The configuration and the number of classes of a `UNetModel` whose tensors have these names and shapes.
-/// `heads`, `head_channels` and `qkv_first` are left at their defaults; time is as torchcfm passes it.
+/// `heads`, `head_channels` and `qkv_first` keep their defaults, and `time_scale` is 1 as in torchcfm.
 ///
 /// # Errors
-/// [`Error::Argument`] naming `state_dict` where it is not that of a `UNetModel`, with what was looked for.
+/// [`Error::Argument`] naming `state_dict` if it is not that of a `UNetModel`; the message says which tensor was
+/// expected.
 pub fn config_of(tensors: &[(String, Vec<i64>)]) -> Result<(UNetConfig, Option<i64>)> {
     let find = |name: &str| tensors.iter().find(|(own, _)| own == name).map(|(_, shape)| shape.as_slice());
     let has = |name: String| find(&name).is_some();
@@ -17,8 +18,9 @@ pub fn config_of(tensors: &[(String, Vec<i64>)]) -> Result<(UNetConfig, Option<i
         match find(name) {
             Some(shape) if shape.len() == rank && shape.iter().all(|size| *size > 0) => Ok(shape),
             got => {
-                let expected = format!("torchcfm's UNetModel, with {name} of {rank} dimensions");
-                let got = got.map_or("none of that name".into(), shape_text);
+                let expected =
+                    format!("that of torchcfm's UNetModel, with a tensor {name} of {rank} dimensions");
+                let got = got.map_or("no tensor of that name".into(), shape_text);
                 Err(Error::argument("state_dict", expected, got))
             }
         }
@@ -28,8 +30,8 @@ pub fn config_of(tensors: &[(String, Vec<i64>)]) -> Result<(UNetConfig, Option<i
         Some(_) => Some(need("label_emb.weight", 2)?[0]),
         None => None,
     };
-    // Going up, every level but the last ends with a layer that doubles the size, after its residual block
-    // and, maybe, its attention: a convolution or another residual block.
+    // In the decoder, every level but the last ends with a layer that doubles the size, a convolution or a residual
+    // block. It follows the level's last residual block and, if there is one, its attention block.
     let outputs = (0..).take_while(|i| has(format!("output_blocks.{i}.0.in_layers.0.weight"))).count();
     let doubles = |i: &usize| {
         (1..=2).any(|layer| {
@@ -46,7 +48,7 @@ pub fn config_of(tensors: &[(String, Vec<i64>)]) -> Result<(UNetConfig, Option<i
         })
         .count();
     if blocks == 0 || outputs != levels * (blocks + 1) || inputs != levels * (blocks + 1) {
-        let expected = "torchcfm's UNetModel, with as many residual blocks at every level, down and up";
+        let expected = "that of torchcfm's UNetModel, with the same number of residual blocks at every level";
         let got = format!("{inputs} input and {outputs} output blocks");
         return Err(Error::argument("state_dict", expected, got));
     }
