@@ -1,9 +1,9 @@
-//! What a velocity field or a student may depend on besides time and state: class labels or continuous vectors.
-//! How their tensors are checked and encoded is said in [`crate::tensor`].
+//! Conditions: class labels or continuous vectors, which a velocity field or a student may depend on besides
+//! time and state. [`crate::tensor`] checks and encodes their tensors.
 
 use serde::{Deserialize, Serialize};
 
-/// What a field is conditioned on, besides t and x.
+/// The kind of condition of a field, besides t and x.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
 pub enum Conditioning {

@@ -1,9 +1,9 @@
-//! The one error type of the crate. Every variant names the argument it is about, what was got and
-//! what was expected; the `python` room maps each variant onto one Python exception.
+//! The one error type of the crate. A message names the argument, what was expected and what was got.
+//! The `python` module maps each variant to one Python exception.
 
 use std::error::Error as StdError;
 
-/// A boxed foreign error, kept whole so that the Python door can raise it again unchanged.
+/// A boxed error of foreign code, kept whole so that the Python bindings can raise it again unchanged.
 pub type Source = Box<dyn StdError + Send + Sync + 'static>;
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -21,35 +21,37 @@ pub enum Error {
     /// An argument outside its range.
     #[error("{argument}: expected {expected}, got {got}")]
     Argument { argument: String, expected: String, got: String },
-    /// The user's velocity field failed; `source` is its own exception where it raised one.
+    /// The user's velocity field failed. `source` is the exception that it raised, if it raised one.
     #[error("{message}")]
     Teacher { message: String, source: Option<Source> },
-    /// Code that koopflow does not own answered for a velocity with values that are not finite. A training step
-    /// is skipped then; elsewhere it is as [`Error::Teacher`].
+    /// A velocity that foreign code computed has values that are not finite. A training step with this error
+    /// is skipped. Elsewhere the error is treated as [`Error::Teacher`].
     #[error("{0}")]
     NotFiniteAnswer(String),
     #[error("{path}: {message}")]
     Checkpoint { path: String, message: String },
-    /// The operating system refused a file; kept whole so that a missing file stays a missing file.
+    /// The operating system refused a file. Its error is kept whole, so that Python raises the right
+    /// `OSError`.
     #[error("{path}: {source}")]
     Io { path: String, source: std::io::Error },
     #[error("{0}")]
     NotFitted(String),
     #[error("{0}")]
     Divergence(String),
-    /// A stop asked for by the user (Ctrl-C). Training keeps its best state; elsewhere it is re-raised.
+    /// The user asked to stop (Ctrl-C). Training keeps its best state; elsewhere the error is re-raised.
     #[error("interrupted")]
     Interrupted(Source),
-    /// The time limit of a fit has passed: see [`crate::monitor::Until`]. Whoever set it keeps what is finished.
+    /// The time limit of a fit has passed: see [`crate::monitor::Until`]. The caller that set it keeps what
+    /// is finished.
     #[error("the time limit has passed")]
     OutOfTime,
     /// The user's own callback failed; its exception is re-raised unchanged.
     #[error("the callback failed: {0}")]
     Callback(Source),
-    /// Another of the processes that share a computation is gone, failed, or is about something else.
+    /// Another process that shares the computation has exited, has failed, or runs a different computation.
     #[error("{0}")]
     Distributed(String),
-    /// Memory ran out, the computer's or the GPU's.
+    /// The computer or the GPU has run out of memory.
     #[error("{0}")]
     OutOfMemory(String),
     /// libtorch refused an operation that koopflow's own checks let through.
@@ -72,7 +74,7 @@ impl Error {
         Error::Dtype { argument: argument.into(), expected: expected.to_string(), got: got.to_string() }
     }
 
-    /// What libtorch says when memory runs out, without the place in its source.
+    /// The error for libtorch's message `line` about memory, without the source location that precedes it.
     pub fn out_of_memory(line: &str) -> Self {
         let begins = ["DefaultCPUAllocator", "CUDA out of memory"].iter().find_map(|words| line.find(words));
         Error::OutOfMemory(format!("out of memory: {}", &line[begins.unwrap_or(0)..]))
@@ -108,9 +110,9 @@ impl From<tch::TchError> for Error {
     }
 }
 
-/// Whether a message of libtorch's is about memory that it could not get: on a GPU "CUDA out of memory", on a
-/// CPU "DefaultCPUAllocator: not enough memory" or "can't allocate memory"; of sizes beyond any memory "Storage size
-/// calculation overflowed". Python's are called MemoryError and OutOfMemoryError.
+/// Whether a message is about a failed allocation. libtorch says "CUDA out of memory" on a GPU, and
+/// "DefaultCPUAllocator: not enough memory" or "can't allocate memory" on a CPU. For sizes beyond any memory
+/// it says "Storage size calculation overflowed". Python's exceptions are MemoryError and OutOfMemoryError.
 pub fn says_out_of_memory(message: &str) -> bool {
     let message = message.to_lowercase();
     let known = [

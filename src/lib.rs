@@ -1,10 +1,10 @@
 //! koopflow: one-step, interpretable sampling of flow-matching models by Koopman operators.
 //!
-//! Data flows one way: a teacher's velocity field ([`velocity`], trained by [`flow`], solved by
-//! [`ode`]) is lifted to observables and fitted by one linear generator ([`koopman`], trained by
-//! [`distill`]), then read off in closed form ([`sampling`]) and explained ([`spectrum`]). Other ways
-//! to distil it are there for comparison ([`baselines`]).
-//! Method: Turan et al., "Unfolding Generative Flows with Koopman Operators", arXiv 2506.22304.
+//! Data flows one way. A teacher's velocity field ([`velocity`]) is trained by [`flow`] and solved by
+//! [`ode`]. Its states are lifted to observables, to which one linear generator is fitted ([`koopman`],
+//! trained by [`distill`]). The student is then sampled in closed form ([`sampling`]) and explained by its
+//! spectrum ([`spectrum`]). Other ways to distil a teacher serve for comparison ([`baselines`]). Method:
+//! Turan et al., "Unfolding Generative Flows with Koopman Operators", arXiv 2506.22304.
 
 pub mod baselines;
 pub mod condition;

@@ -1,5 +1,5 @@
-//! What a long call reports: its progress, whether it is to stop, and how many network evaluations it took; and with
-//! whom it is shared.
+//! Monitors of long calls: progress reports, requests to stop, counts of network evaluations, and the
+//! processes that share the call.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::world::{World, ALONE};
 
-/// Counts evaluations (NFE): one for each batched call, shared by its clones.
+/// Counts evaluations (NFE), one for each batched call. Clones share the count.
 #[derive(Debug, Clone, Default)]
 pub struct EvaluationCounter(Arc<AtomicU64>);
 
@@ -27,20 +27,20 @@ impl EvaluationCounter {
 /// One report of a long computation.
 #[derive(Debug, Clone, Serialize)]
 pub struct Progress {
-    /// `"trajectories"`, `"teacher"`, `"student"`, `"sample"`.
+    /// Name of the computation: `"trajectories"`, `"teacher"`, `"student"` or `"sample"`.
     pub stage: &'static str,
     pub step: u64,
     pub total: u64,
     /// Seconds since the stage began.
     pub seconds: f64,
-    /// Named values, in a fixed order: each loss term, the learning rate, held-out errors.
+    /// Named values, in a fixed order: loss terms, the learning rate, held-out errors.
     pub values: Vec<(String, f64)>,
 }
 
-/// Who watches a long computation, and who shares it. An error stops it: [`Error::Interrupted`] keeps the best state so
-/// far, any other is passed on.
+/// An observer of a long computation. An error from it stops the computation. After [`Error::Interrupted`],
+/// training keeps the best state so far; any other error is passed on.
 pub trait Monitor {
-    /// Called after every step or chunk; cheap implementors answer at once most of the time.
+    /// Called after every step or chunk. It should be cheap: most calls should return at once.
     fn tick(&mut self) -> Result<()>;
 
     /// Called when there is something to show.
@@ -58,15 +58,14 @@ pub trait Monitor {
     }
 }
 
-/// Another monitor, and a time at which a computation is to end: from then on every tick is
-/// [`Error::OutOfTime`].
+/// A monitor with a deadline. After the deadline every tick fails with [`Error::OutOfTime`].
 pub struct Until<'a> {
     monitor: &'a mut dyn Monitor,
     deadline: Option<Instant>,
 }
 
 impl<'a> Until<'a> {
-    /// `None` is no limit.
+    /// Wraps `monitor`. With `None` there is no deadline.
     pub fn new(monitor: &'a mut dyn Monitor, deadline: Option<Instant>) -> Self {
         Until { monitor, deadline }
     }
@@ -94,7 +93,7 @@ impl Monitor for Until<'_> {
     }
 }
 
-/// Watches nothing.
+/// A monitor that ignores everything.
 pub struct Silent;
 
 impl Monitor for Silent {

@@ -1,5 +1,5 @@
-//! The processes that share one computation, as `torch.distributed` joins them: every rank makes the same calls in the
-//! same order, each on its own share of the rows.
+//! The processes that share one computation, joined by `torch.distributed`. Every rank makes the same calls
+//! in the same order, on its own share of the rows.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,16 +8,17 @@ use tch::{Kind, Tensor};
 
 use crate::error::{Error, Result};
 
-/// What joins the ranks. The one operation from which koopflow makes all others.
+/// The one collective operation, the sum over ranks, from which koopflow builds all others.
 pub trait Collective: Send + Sync {
-    /// Adds `x`, contiguous, up over all ranks in place, to the same bits on each.
+    /// Sums the contiguous tensor `x` over all ranks, in place. The result is the same on every rank, bit for
+    /// bit.
     ///
     /// # Errors
-    /// [`Error::Distributed`] where another rank is gone or does not answer.
+    /// [`Error::Distributed`] if another rank has exited or does not respond.
     fn sum(&self, x: &Tensor) -> Result<()>;
 }
 
-/// One rank's view of the processes; by default it is alone.
+/// One rank's view of the processes. The default is a single process.
 #[derive(Clone)]
 pub struct World {
     rank: i64,
@@ -25,14 +26,14 @@ pub struct World {
     collective: Option<Arc<dyn Collective>>,
 }
 
-/// The world of a computation that nobody shares.
+/// The world of a computation in a single process.
 pub static ALONE: World = World { rank: 0, size: 1, collective: None };
 
 impl World {
     /// Rank number `rank` of `size`.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a rank out of its range.
+    /// [`Error::Argument`] if `rank` is out of range.
     pub fn new(rank: i64, size: i64, collective: Arc<dyn Collective>) -> Result<Self> {
         match (0..size).contains(&rank) {
             true => Ok(World { rank, size, collective: Some(collective).filter(|_| size > 1) }),
@@ -52,33 +53,34 @@ impl World {
         self.collective.is_none()
     }
 
-    /// Whether this is the rank that speaks for all: whose clock and metrics count, and whose files are written.
+    /// Whether this is the leading rank, rank 0. Its clock and its metrics count, and only it writes files.
     pub fn leads(&self) -> bool {
         self.rank == 0
     }
 
-    /// This rank's share of `count` rows: the first one and how many, which differ by one at most between ranks.
+    /// This rank's share of `count` rows: the first row and the number of rows. Numbers differ between ranks
+    /// by one at most.
     pub fn share(&self, count: i64) -> (i64, i64) {
         let edge = |rank: i64| count * rank / self.size;
         (edge(self.rank), edge(self.rank + 1) - edge(self.rank))
     }
 
-    /// [`World::share`] of the rows of a step, of which every rank needs `least`.
+    /// [`World::share`] of the `count` rows of a training step. Every rank needs at least `least` rows.
     ///
     /// # Errors
-    /// [`Error::Argument`] naming `batch_size` where there are not enough.
+    /// [`Error::Argument`] naming `batch_size` if there are too few rows.
     pub fn share_of_batch(&self, count: i64, least: i64) -> Result<(i64, i64)> {
         if !self.is_alone() && count < least * self.size {
-            let expected = format!("at least {} rows a step for {} ranks", least * self.size, self.size);
+            let expected = format!("at least {} rows per step for {} ranks", least * self.size, self.size);
             return Err(Error::argument("batch_size", expected, count));
         }
         Ok(self.share(count))
     }
 
-    /// The sum over all ranks.
+    /// The sum of `x` over all ranks.
     ///
     /// # Errors
-    /// Whatever [`Collective::sum`] answers.
+    /// Any error of [`Collective::sum`].
     pub fn sum(&self, x: &Tensor) -> Result<Tensor> {
         if self.is_alone() {
             return Ok(x.shallow_clone());
@@ -88,7 +90,7 @@ impl World {
         Ok(whole)
     }
 
-    /// The same in place, of a contiguous tensor.
+    /// Sums a contiguous tensor over all ranks, in place.
     ///
     /// # Errors
     /// As [`World::sum`].
@@ -96,7 +98,7 @@ impl World {
         self.collective.as_ref().map_or(Ok(()), |collective| collective.sum(x))
     }
 
-    /// What every rank has, one after another: `[size, ...]` for tensors of one shape.
+    /// The tensors of all ranks, stacked in the order of the ranks: `[size, ...]`. All must have one shape.
     ///
     /// # Errors
     /// As [`World::sum`].
@@ -113,7 +115,7 @@ impl World {
         Ok(whole)
     }
 
-    /// A number of every rank's, in the order of the ranks.
+    /// One number from every rank, in the order of the ranks.
     ///
     /// # Errors
     /// As [`World::sum`].

@@ -1,4 +1,4 @@
-//! Options of the baselines. Their defaults depend on the size of a sample, as those of koopflow's own students do.
+//! Options of the baselines. As for koopflow's own students, the defaults depend on the size of a sample.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ use crate::tensor::event_size;
 use crate::training::{json_options, TrainingOptions};
 use crate::velocity::Path;
 
-/// Which way a flow is distilled.
+/// The distillation method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
 pub enum Method {
@@ -31,14 +31,14 @@ pub struct BaselineModel {
     pub method: Method,
     pub event_shape: Vec<i64>,
     pub conditioning: Conditioning,
-    /// Size of a KDM's latents; other methods have none.
+    /// Size of a KDM's latents. Other methods ignore it.
     pub observables: i64,
     pub width: i64,
     pub depth: i64,
     /// Rows of the table of running statistics in [`crate::nets::InputCoordinates`].
     pub table_times: i64,
     pub dtype: String,
-    /// As of a student ([`StudentConfig::units`]).
+    /// The units of the data, as in [`StudentConfig::units`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub units: Option<Path>,
 }
@@ -57,12 +57,12 @@ impl BaselineModel {
         event_size(&self.event_shape)
     }
 
-    /// Numbers that a network sees of a state: time, x twice, and the condition.
+    /// Number of network inputs for a state: time, x twice, and the condition.
     pub fn inputs(&self) -> i64 {
         self.as_student().inputs()
     }
 
-    /// Sizes of the large tensors of this model, saturating: what a file must be able to fill.
+    /// Sizes of the large tensors of this model, saturating. A file must hold at least as many values.
     pub fn tensor_sizes(&self) -> Vec<i64> {
         let product = |sizes: &[i64]| sizes.iter().fold(1i64, |size, next| size.saturating_mul(*next));
         let d = self.dimension();
@@ -77,7 +77,7 @@ impl BaselineModel {
         sizes
     }
 
-    /// The student of koopflow's own that has the same inputs and the same ranges.
+    /// The options of a koopflow student with the same inputs, whose ranges are checked.
     fn as_student(&self) -> StudentConfig {
         StudentConfig {
             event_shape: self.event_shape.clone(),
@@ -112,21 +112,22 @@ impl Default for KdmWeights {
 #[serde(remote = "Self")]
 pub struct BaselineConfig {
     pub method: Method,
-    /// Size of a KDM's latents; `None` is that of a student's observables.
+    /// Size of a KDM's latents. `None` takes the default number of observables of a student.
     pub observables: Option<i64>,
     /// Weights of a KDM's loss.
     pub weights: KdmWeights,
-    /// Share of a batch of [`super::MeanVelocity`] that has s = t, in [0, 1].
+    /// Share of the rows of a batch with s = t, in [0, 1], for [`super::MeanVelocity`].
     pub instant_share: f64,
     pub width: Option<i64>,
     pub depth: Option<i64>,
     pub trajectories: Option<i64>,
     pub path_steps: Option<i64>,
-    /// As of a student ([`DistillConfig::solver`]).
+    /// Solver of the trajectories, as in [`DistillConfig::solver`].
     pub solver: Solver,
     pub solver_steps: Option<u64>,
-    /// `max_seconds` is for the whole fit, trajectories included; where it is given and `steps` is open, the clock
-    /// alone ends training. The learning rate falls along a cosine. What is kept are the averaged weights.
+    /// Shared options. `max_seconds` limits the whole fit, trajectories included. If it is given and `steps`
+    /// is `None`, only the clock ends training. The learning rate follows a cosine. The averaged weights are
+    /// kept.
     #[serde(flatten)]
     pub training: TrainingOptions,
 }
@@ -155,13 +156,14 @@ impl Default for BaselineConfig {
 }
 
 impl BaselineConfig {
-    /// The same options with every default filled in, except for steps where the clock alone ends training. Width,
-    /// depth, latents and trajectories are those of koopflow's own students.
+    /// The same options with every default filled in. `steps` stays `None` if only the clock ends training.
+    /// The defaults of width, depth, latents and trajectories are those of koopflow's own students.
     ///
     /// # Errors
     /// [`Error::Argument`], [`Error::Dtype`] or [`Error::Device`] naming the option that is out of its range.
     pub fn with_defaults(&self, event_shape: &[i64], conditioning: Conditioning) -> Result<Self> {
-        // Measured on the two moons and on digits, a guess beyond: lower rates left every method behind.
+        // Measured on the two moons and on digits: with lower rates every method was worse. Larger sizes are
+        // a guess.
         let (steps, learning_rate) = match event_size(event_shape) {
             ..=8 => (10_000, 1e-2),
             9..=256 => (8_000, 5e-3),
@@ -193,7 +195,7 @@ impl BaselineConfig {
             }
         }
         if target + latent + reconstruction == 0.0 {
-            return Err(Error::argument("weights", "at least one above 0", "none"));
+            return Err(Error::argument("weights", "at least one weight above 0", "all 0"));
         }
         if !(0.0..=1.0).contains(&self.instant_share) {
             return Err(Error::argument("instant_share", "0 to 1", self.instant_share));
@@ -210,7 +212,7 @@ impl BaselineConfig {
         })
     }
 
-    /// Samples of one step.
+    /// Number of samples per step.
     pub(super) fn batch_size(&self) -> i64 {
         self.training.batch_size.unwrap_or(BATCH_SIZE)
     }

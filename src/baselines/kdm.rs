@@ -1,4 +1,5 @@
-//! The Koopman distillation model: noise and data encoded apart, one linear map between their latents.
+//! The Koopman distillation model: noise and data have an encoder each, and one linear map joins their
+//! latents.
 
 use tch::Tensor;
 
@@ -8,9 +9,9 @@ use crate::error::Result;
 use crate::nets::{Mlp, MlpConfig, Network, Parameters};
 use crate::tensor::{shared, RandomSource};
 
-/// x1 = D(E0(x0) K), after Berman, Naiman et al., "One-Step Offline Distillation of Diffusion-based Models via
-/// Koopman Modeling" (arXiv 2505.13358), without its adversarial term, which is for images. Latents are rows,
-/// as everywhere here, so K stands on the right.
+/// x1 = D(E0(x0) K), after Berman, Naiman et al., "One-Step Offline Distillation of Diffusion-based Models
+/// via Koopman Modeling" (arXiv 2505.13358). The paper's adversarial term, which is for images, is left out.
+/// Latents are rows, as everywhere in koopflow, so K stands on the right.
 pub struct Kdm {
     noise_encoder: Mlp,
     data_encoder: Mlp,
@@ -40,12 +41,12 @@ impl Kdm {
         Ok(Kdm { noise_encoder, data_encoder, decoder, operator })
     }
 
-    /// K, `[m, m]`: latents of data are those of noise times K.
+    /// The operator K, `[m, m]`: latents of data are latents of noise times K.
     pub fn operator(&self) -> &Tensor {
         &self.operator
     }
 
-    /// Latents `[B, m]` of noise `[B, d]`, carried to the data's time.
+    /// Latents `[B, m]` at the time of data, for noise `[B, d]`.
     fn carried(&self, space: &Space, x0: &Tensor, condition: Option<&Tensor>) -> Tensor {
         self.noise_encoder.forward(&space.see_at(0.0, x0, condition)).matmul(&self.operator)
     }
@@ -56,14 +57,16 @@ impl Kdm {
         space.data(&self.decoder.forward(&Tensor::cat(&parts, 1)))
     }
 
-    /// Data of noise `[B, d]`.
+    /// Data `[B, d]` for noise `[B, d]`.
     pub fn endpoint(&self, space: &Space, x0: &Tensor, condition: Option<&Tensor>) -> Tensor {
         self.decode(space, &self.carried(space, x0, condition), condition)
     }
 
-    /// Target ||D(E0(x0) K) - x1||², latent ||E0(x0) K - E1(x1)||² and reconstruction ||D(E1(x1)) - x1||², each
-    /// over the variance of what it is compared with. That of E1(x1) is differentiated too: the term then does
-    /// not change when all latents shrink, which is how they would collapse. Terms of weight 0 are left out.
+    /// Weighted sum of three terms: target ||D(E0(x0) K) - x1||², latent ||E0(x0) K - E1(x1)||² and
+    /// reconstruction
+    /// ||D(E1(x1)) - x1||². Each is divided by the variance of its reference, x1 or E1(x1). The variance of E1(x1) is
+    /// differentiated too: the latent term is then invariant to a rescaling of all latents, so that they
+    /// cannot collapse. Terms of weight 0 are not computed.
     pub fn loss(&self, space: &Space, source: &Source, step: u64) -> Tensor {
         let KdmWeights { target, latent, reconstruction } = source.config.weights;
         let ends = source.ends(step);

@@ -1,4 +1,4 @@
-//! The mean velocity: a flow map between any two times, learnt from the velocity alone.
+//! The mean-velocity baseline: a flow map between any two times, learnt from the velocity alone.
 
 use tch::Tensor;
 
@@ -9,22 +9,22 @@ use crate::nets::{Dual, Mlp, MlpConfig, Network, Parameters, Signal};
 use crate::tensor::{shared, RandomSource};
 use crate::training::RowWeights;
 
-/// X_{s,t}(x) = x + (t - s) u(x, s, t), with u the mean of the velocity along the path from (s, x) to t (Geng et
-/// al., "Mean Flows for One-step Generative Modeling", arXiv 2505.13447, whose time runs the other way: its t is
-/// s here and its r is t).
+/// X_{s,t}(x) = x + (t - s) u(x, s, t), with u the mean of the velocity along the path from (s, x) to t (Geng
+/// et al., "Mean Flows for One-step Generative Modeling", arXiv 2505.13447). The paper's time runs the other
+/// way: its t is s here and its r is t.
 ///
-/// By definition (t - s) u(x_s, s, t) is the integral of v(τ, x_τ) from s to t. Its derivative in s along the
-/// flow, where x_s moves by v and t stays, is -u + (t - s) du/ds = -v(s, x_s): the identity
-/// u = v + (t - s) du/ds, with du/ds = J u · (v, 1, 0) in (x, s, t). At s = t it says u = v.
+/// By definition (t - s) u(x_s, s, t) is the integral of v(τ, x_τ) from s to t. We differentiate it in s
+/// along the flow, where x_s moves by v and t is fixed: -u + (t - s) du/ds = -v(s, x_s). This gives the
+/// identity u = v + (t - s) du/ds, with du/ds = J u · (v, 1, 0) in (x, s, t). At s = t it reads u = v.
 ///
-/// The network sees both times as they are, s and t - s. Sines of them would raise du/ds by their frequencies,
-/// and with it the noise that the target takes from the network itself: three octaves made the endpoint error on
-/// the two moons .22 instead of .007.
+/// The network's inputs are the plain times s and t - s. Sines of them would multiply du/ds by their
+/// frequencies, and with it the noise that the target inherits from the network. With three octaves of sines
+/// the endpoint error on the two moons was .22 instead of .007.
 pub struct MeanVelocity {
     network: Mlp,
 }
 
-/// Each sample's mean square is over its own root.
+/// Each sample's mean squared error is divided by its own square root.
 const ROW_WEIGHTS: RowWeights = RowWeights { power: 0.5, offset: RowWeights::OFFSET };
 
 impl MeanVelocity {
@@ -53,7 +53,7 @@ impl MeanVelocity {
         space.velocity(&self.network.forward(&space.see(s, x, &[Some(&span), condition])))
     }
 
-    /// Its derivative along (x', s', t'): `[B, d]`.
+    /// The derivative of u along (x', s', t'): `[B, d]`.
     pub fn rate(&self, space: &Space, x: &Dual, s: &Dual, t: &Dual, condition: Option<&Tensor>) -> Tensor {
         let span = Dual::new(&t.primal - &s.primal, &t.tangent - &s.tangent).map(|span| span.unsqueeze(1));
         let mut others = vec![span];
@@ -74,11 +74,12 @@ impl MeanVelocity {
         x + (t - s).unsqueeze(1) * self.mean_velocity(space, x, s, t, condition)
     }
 
-    /// u - (v + (t - s) du/ds), the second taken as given, over the deviation of x1 - x0; as a mean of squares, each
-    /// sample's over its own root (the paper's adaptive weights, with p = 1/2). One evaluation of the teacher.
+    /// Mean squared error of u against the target v + (t - s) du/ds, through which no gradient flows. Errors
+    /// are in units of the deviation of x1 - x0. Each sample's square is divided by its own root (the paper's
+    /// adaptive weights, with p = 1/2). The loss evaluates the teacher once.
     ///
     /// # Errors
-    /// Whatever the teacher answers.
+    /// Any error of the teacher.
     pub fn loss(&self, space: &Space, source: &Source, step: u64) -> Result<Tensor> {
         let (points, t) = source.spans(step);
         let Points { t: s, x, condition, .. } = &points;

@@ -1,5 +1,5 @@
-//! Other ways to distil a flow, for comparison: what koopflow's students are to be measured against. Each sees
-//! the same trajectories, in the same coordinates, through networks of the same width and depth.
+//! Baselines: other ways to distil a flow, against which koopflow's students are measured. They are trained
+//! on the same trajectories, in the same coordinates, with networks of the same width and depth.
 
 mod config;
 mod kdm;

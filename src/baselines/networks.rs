@@ -1,4 +1,4 @@
-//! The networks of one method, behind one face: what trainer, sampler and files know of a method.
+//! The networks of a method behind one interface, which the trainer, the sampler and the files use.
 
 use tch::Tensor;
 
@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::nets::Parameters;
 use crate::tensor::RandomSource;
 
-/// A closed set of methods, because handles are cloned.
+/// The networks of one method. It is an enum and not a trait object because handles are cloned.
 pub enum Networks {
     Plain(PlainNetwork),
     Kdm(Kdm),
@@ -30,7 +30,7 @@ impl Networks {
     /// The loss of one step, a scalar, differentiable in the parameters.
     ///
     /// # Errors
-    /// Whatever the teacher answers.
+    /// Any error of the teacher.
     pub fn loss(&self, space: &Space, source: &Source, step: u64) -> Result<Tensor> {
         match self {
             Networks::Plain(network) => Ok(network.loss(space, source, step)),
@@ -39,13 +39,13 @@ impl Networks {
         }
     }
 
-    /// Whether the method has states between noise and data.
+    /// Whether the method has a path of states between noise and data.
     pub fn have_path(&self) -> bool {
         matches!(self, Networks::MeanVelocity(_))
     }
 
-    /// Flat states x `[B, d]` carried from one time to another. A method without a path ignores the times and
-    /// carries noise to data.
+    /// Carries flat states x `[B, d]` from one time to another. A method without a path ignores the times and
+    /// maps noise to data.
     pub fn carry(
         &self,
         space: &Space,

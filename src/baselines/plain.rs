@@ -1,4 +1,4 @@
-//! The plain network: noise to data, and nothing about what lies between.
+//! The plain network: a direct map from noise to data, without a path between them.
 
 use tch::Tensor;
 
@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::nets::{Mlp, MlpConfig, Network, Parameters};
 use crate::tensor::{shared, RandomSource};
 
-/// x1 = skip(x0) + network(x0), regressed on the teacher's endpoints.
+/// x1 = skip(x0) + network(x0), fitted by regression to the teacher's endpoints.
 pub struct PlainNetwork {
     network: Mlp,
 }
@@ -26,12 +26,12 @@ impl PlainNetwork {
         Ok(PlainNetwork { network: Mlp::new("network", &config, parameters, random)? })
     }
 
-    /// Data of noise `[B, d]`.
+    /// Data `[B, d]` for noise `[B, d]`.
     pub fn endpoint(&self, space: &Space, x0: &Tensor, condition: Option<&Tensor>) -> Tensor {
         space.data(&self.network.forward(&space.see_at(0.0, x0, condition)))
     }
 
-    /// The mean square of endpoint errors over the data's variance.
+    /// The mean squared endpoint error, divided by the data's variance.
     pub fn loss(&self, space: &Space, source: &Source, step: u64) -> Tensor {
         let ends = source.ends(step);
         relative_error(&self.endpoint(space, &ends.x_s, ends.condition.as_ref()), &ends)

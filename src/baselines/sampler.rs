@@ -1,4 +1,4 @@
-//! Sampling a baseline: data from noise and, for methods that have one, the path between them.
+//! Sampling from a baseline: data and, for a method with a path, the states between noise and data.
 
 use tch::Tensor;
 
@@ -8,16 +8,16 @@ use crate::monitor::Monitor;
 use crate::tensor::threads::IntraOpThreads;
 use crate::tensor::{check_batch, finite_or_divergence, in_chunks};
 
-/// Values of the widest intermediate tensor in one chunk: bounds memory, and the time between two looks at the
-/// monitor.
+/// Number of values of the widest intermediate tensor of a chunk. It bounds memory and the time between two
+/// calls of the monitor.
 const CHUNK_VALUES: i64 = 1 << 22;
 
 impl Baseline {
-    /// Data `[B, *event]` of noise `x0` `[B, *event]` by `steps` maps over equal spans of time.
+    /// Data `[B, *event]` for noise `x0` `[B, *event]`, by `steps` maps over equal spans of time.
     ///
     /// # Errors
-    /// Names the argument that is wrong; [`Error::Divergence`] for samples that are not finite; whatever the
-    /// monitor raises.
+    /// An error that names the wrong argument; [`Error::Divergence`] if samples are not finite; any error of
+    /// the monitor.
     pub fn sample(
         &self,
         x0: &Tensor,
@@ -37,11 +37,11 @@ impl Baseline {
         Ok(samples.squeeze_dim(0))
     }
 
-    /// States `[T, B, *event]` of the path from noise `x0` `[B, *event]` at each of `times` in [0, 1], by one map
-    /// each.
+    /// States `[T, B, *event]` at `times` in [0, 1] of the path from noise `x0` `[B, *event]`. Each time
+    /// takes one map.
     ///
     /// # Errors
-    /// As [`Baseline::sample`]; [`Error::Argument`] where there is no path.
+    /// As [`Baseline::sample`]; [`Error::Argument`] if the method has no path.
     pub fn sample_path(
         &self,
         x0: &Tensor,
@@ -51,7 +51,7 @@ impl Baseline {
     ) -> Result<Tensor> {
         if !self.networks.have_path() {
             let got = format!("{:?}", self.model().method);
-            return Err(Error::argument("method", "one that has a path", got));
+            return Err(Error::argument("method", "a method with a path (MeanVelocity)", got));
         }
         if times.is_empty() || times.iter().any(|time| !(0.0..=1.0).contains(time)) {
             return Err(Error::argument("times", "one or more times in [0, 1]", format!("{times:?}")));
@@ -70,7 +70,7 @@ impl Baseline {
         self.networks.carry(&self.space, x, span, condition)
     }
 
-    /// Flat states at one of the baseline's own times in the data's coordinates.
+    /// Flat states in the data's coordinates, from states at a time of the baseline's own path.
     fn states(&self, own_time: f64, x: &Tensor) -> Result<Tensor> {
         match &self.units {
             Some(units) => units.inverse().standard_at(own_time, x),
@@ -78,8 +78,7 @@ impl Baseline {
         }
     }
 
-    /// What `work` makes of flat samples and their condition as networks take it, chunk by chunk:
-    /// `[states, B, *event]`.
+    /// Applies `work` to flat samples and their encoded condition, chunk by chunk: `[states, B, *event]`.
     fn map(
         &self,
         x0: &Tensor,

@@ -8,20 +8,20 @@ use crate::data::{Pairs, Points, Trajectories};
 use crate::tensor::RandomSource;
 use crate::velocity::VelocityField;
 
-/// Source of training points; each draw is a pure function of the source's seed and the step.
+/// Source of training points. Each draw is a pure function of the source's seed and the step.
 pub struct Source<'a> {
     pub teacher: &'a dyn VelocityField,
     pub trajectories: &'a Trajectories,
     /// Options with every default filled in.
     pub config: &'a BaselineConfig,
     pub random: RandomSource,
-    /// The rows of a batch that are this rank's: the first one and how many.
+    /// This rank's rows of a batch: the first row and the number of rows.
     pub share: (i64, i64),
 }
 
 impl Source<'_> {
     fn rows(&self, rng: &mut impl Rng) -> Vec<i64> {
-        // Trajectories that koopflow's own students hold out are not trained on here either.
+        // The trajectories that koopflow's students hold out are held out here too.
         let count = self.trajectories.training_count();
         (0..self.config.batch_size()).map(|_| rng.random_range(0..count)).collect()
     }
@@ -35,9 +35,10 @@ impl Source<'_> {
         self.trajectories.gather(own, &vec![0; own.len()], &vec![last; own.len()])
     }
 
-    /// Points (s, x_s) near trajectories, at any s, and a time t >= s for each, `[B]`: s itself for a share of
-    /// them; of the others half lead to 1, where samples are read. (Stored times alone would leave the derivative
-    /// in s free between them, and what is true of the flow is true of every point.)
+    /// Points (s, x_s) near the trajectories, at any s, and a time t >= s for each, `[B]`. A share of the
+    /// points (`instant_share`) has t = s. Half of the others have t = 1, the time of samples. Points lie
+    /// between stored times too, by interpolation: stored times alone would leave the derivative in s
+    /// undetermined between them, and the identity of the loss holds at every point.
     pub fn spans(&self, step: u64) -> (Points, Tensor) {
         let mut rng = self.random.at(step);
         let rows = self.rows(&mut rng);
@@ -46,7 +47,7 @@ impl Source<'_> {
         let right: Vec<i64> = left.iter().map(|index| index + 1).collect();
         let between: Vec<f64> = rows.iter().map(|_| rng.random()).collect();
         let instant = (self.config.instant_share * rows.len() as f64).round() as usize;
-        // The share of the remaining time that t lies ahead.
+        // (t - s) / (1 - s), for each row.
         let ahead = |row: usize| match row.checked_sub(instant) {
             None => 0.0,
             Some(rest) if rest % 2 == 0 => 1.0,
@@ -65,7 +66,7 @@ impl Source<'_> {
     }
 }
 
-/// Mean over the batch of ||x - x_t||² in units of the summed variance at t.
+/// Mean over the batch of ||x - x_t||², divided by the summed variance at t.
 pub(super) fn relative_error(x: &Tensor, pairs: &Pairs) -> Tensor {
     let kind = x.kind();
     let square = (x - &pairs.x_t).square().sum_dim_intlist(1, false, kind);

@@ -1,4 +1,4 @@
-//! What networks see of a state, and the units that they answer in.
+//! The input coordinates of the networks and the units of their outputs.
 
 use tch::{Device, Kind, Tensor};
 
@@ -6,7 +6,7 @@ use crate::nets::Dual;
 use crate::nets::InputCoordinates;
 use crate::tensor::shared;
 
-/// The data's scales, as they are known from stored trajectories.
+/// The scales of the data, measured on stored trajectories.
 pub struct Space {
     pub(super) coordinates: InputCoordinates,
 }
@@ -17,7 +17,8 @@ impl Space {
         Space { coordinates: InputCoordinates::identity(dimension, table_times, kind, device) }
     }
 
-    /// The networks' inputs, concatenated: times, flat states and all else: t `[B]`, x `[B, d]`, `others` `[B, n]` each.
+    /// The networks' inputs, concatenated: times t `[B]`, flat states x `[B, d]` and each of `others` `[B,
+    /// n]`.
     pub fn see(&self, t: &Tensor, x: &Tensor, others: &[Option<&Tensor>]) -> Tensor {
         let mut parts = vec![self.coordinates.forward(t, x)];
         parts.extend(others.iter().flatten().map(|other| other.shallow_clone()));
@@ -37,17 +38,18 @@ impl Space {
         Dual::cat(&parts)
     }
 
-    /// Data from numbers of order one: `[B, d]`.
+    /// Data `[B, d]` from network outputs, which are of order one.
     pub fn data(&self, answer: &Tensor) -> Tensor {
         self.coordinates.center() + answer * self.coordinates.deviation()
     }
 
-    /// Velocities between standard normal noise and data from numbers of order one: `[B, d]`.
+    /// Velocities `[B, d]` between standard normal noise and data, from network outputs, which are of order
+    /// one.
     pub fn velocity(&self, answer: &Tensor) -> Tensor {
         self.coordinates.center() + answer * self.velocity_unit()
     }
 
-    /// The deviation of x1 - x0 in one coordinate, for independent ends: `[]`.
+    /// The standard deviation of x1 - x0 in one coordinate, for independent x0 and x1: `[]`.
     pub fn velocity_unit(&self) -> Tensor {
         (self.coordinates.deviation().square() + 1.0).sqrt()
     }

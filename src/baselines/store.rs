@@ -1,4 +1,4 @@
-//! How a baseline is kept in a file.
+//! Storing a baseline in a file.
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};

@@ -10,7 +10,8 @@ use crate::nets::Parameters;
 use crate::tensor::{parse_dtype, shared, RandomSource};
 use crate::velocity::Units;
 
-/// As a student, it learns in standard coordinates, and `units` leads to the data's own where those are others.
+/// Like a student, a baseline learns in standard coordinates. `units` maps them to the data's coordinates, if
+/// those differ.
 pub struct Baseline {
     model: BaselineModel,
     pub(super) units: Option<Units>,
@@ -21,10 +22,10 @@ pub struct Baseline {
 }
 
 impl Baseline {
-    /// An untrained one, whose input coordinates are the identity.
+    /// An untrained baseline, whose input coordinates are the identity.
     ///
     /// # Errors
-    /// Names the option of `model` that is out of its range.
+    /// An error that names the option of `model` that is out of range.
     pub fn new(model: BaselineModel, seed: u64, device: Device) -> Result<Self> {
         model.validate()?;
         let kind = parse_dtype(&model.dtype)?;
@@ -56,7 +57,7 @@ impl Baseline {
         self.parameters.kind()
     }
 
-    /// Number of batched evaluations of the map so far (NFE), shared by clones.
+    /// Number of batched evaluations of the map so far (NFE). Clones share the count.
     pub fn evaluations(&self) -> u64 {
         self.counter.get()
     }
@@ -66,7 +67,7 @@ impl Baseline {
         self.space.coordinates = coordinates;
     }
 
-    /// Sets what leads from standard coordinates to the data's own, before training.
+    /// Sets the map from standard coordinates to the data's coordinates, before training.
     pub fn set_units(&mut self, units: &Units) {
         self.model.units = Some(units.path());
         self.units = Some(units.to(self.kind(), self.device()));
@@ -80,16 +81,16 @@ impl Baseline {
         &self.space
     }
 
-    /// K of a KDM, `[m, m]`, float64: latents of data are those of noise times K.
+    /// The operator K of a KDM, `[m, m]`, float64: latents of data are latents of noise times K.
     ///
     /// # Errors
-    /// [`Error::Argument`] for another method.
+    /// [`Error::Argument`] if the method is not a KDM.
     pub fn operator(&self) -> Result<Tensor> {
         match &self.networks {
             Networks::Kdm(networks) => Ok(networks.operator().detach().to_kind(Kind::Double)),
             _ => {
                 let got = format!("{:?}", self.model.method);
-                Err(Error::argument("method", "a KDM, which has an operator", got))
+                Err(Error::argument("method", "a method with an operator (Kdm)", got))
             }
         }
     }

@@ -1,4 +1,4 @@
-//! How all baselines are fitted: trajectories, gradient steps, the averaged weights in the end.
+//! Fitting of all baselines: solve trajectories, take gradient steps, keep the averaged weights.
 
 use serde::Serialize;
 
@@ -28,34 +28,36 @@ pub struct BaselineHistory {
     pub trajectories: i64,
     pub teacher_evaluations: u64,
     pub stopped: Stopped,
-    /// (steps done, mean loss over the steps since the entry before).
+    /// Pairs (steps done, mean loss over the steps since the previous entry).
     pub loss: Vec<(u64, f64)>,
-    /// Steps whose loss or gradient was not finite: nothing was learnt from them.
+    /// Number of steps that were skipped because the loss or the gradient was not finite.
     pub skipped_steps: u64,
-    /// Returns to an earlier state after a divergence.
+    /// Number of returns to an earlier state after a divergence.
     pub restarts: u64,
-    /// Restarts, in words.
+    /// Descriptions of the restarts and of other events.
     pub notes: Vec<Note>,
 }
 
-/// Steps that one entry of the history averages over.
+/// Number of steps that one entry of the history averages over.
 const LOG_EVERY: u64 = 50;
-/// Share of `max_seconds` that the units of a teacher's data may take to be found.
+/// Share of `max_seconds` that measuring the units of the teacher's data may take.
 const UNITS_SHARE: f64 = 0.1;
-/// Multiplications of the gradient by one row, for each weight: forwards once, backwards twice.
+/// Multiplications per weight and row in one gradient: one in the forward pass, two in the backward pass.
 const GRADIENT_WORK: f64 = 3.0;
 
-/// Distils `teacher`: solves its trajectories, or takes those of the inputs' file, and trains the networks of
-/// `config.method` on them. Of `inputs`, conditions and the trajectory file are used.
+/// Distils `teacher`: solves its trajectories, or reads them from the inputs' file, and trains the networks
+/// of `config.method` on them. Of `inputs`, only conditions and the trajectory file are used.
 ///
-/// The result holds the averaged weights. A step whose loss or gradient is not finite is skipped; ten in a row go
-/// back to the last good weights, at half the learning rate. An interrupt after training began, the end of
-/// `max_seconds` and too many such returns ([`Stopped::Diverged`], which callers may want to treat as an error) still
-/// return it; the learning rate follows the clock where that is ahead of the steps. On a CPU, and without
-/// `max_seconds`, the same configuration and teacher give the same weights bit for bit.
+/// The result holds the averaged weights. A step whose loss or gradient is not finite is skipped. After ten
+/// such steps in a row, training returns to the last good weights and halves the learning rate. An interrupt
+/// during training, the end of `max_seconds` and too many restarts ([`Stopped::Diverged`], which callers may
+/// want to treat as an error) still return a result. The learning rate follows the clock if that is ahead of
+/// the steps. On a CPU and without `max_seconds`, the same configuration and teacher give the same weights
+/// bit for bit.
 ///
 /// # Errors
-/// Names an option or input out of its range; [`Error::Checkpoint`] or [`Error::Io`] for a bad trajectory file; whatever the teacher or the monitor raises.
+/// An error that names an option or input out of range; [`Error::Checkpoint`] or [`Error::Io`] for a bad
+/// trajectory file; any error of the teacher or the monitor.
 pub fn fit(
     teacher: &dyn VelocityField,
     config: &BaselineConfig,
@@ -90,7 +92,7 @@ pub fn fit(
     }
     let random = RandomSource::new(seed).fork("baseline batches");
     let batch_size = config.batch_size();
-    // Two rows, for terms in units of a batch's own variance.
+    // At least two rows, because some terms divide by the variance of the batch.
     let share = monitor.world().share_of_batch(batch_size, 2)?;
     let source = Source { teacher, trajectories: &trajectories, config: &config, random, share };
     let part = share.1 as f64 / batch_size as f64;
@@ -142,7 +144,8 @@ fn trajectories(
     Trajectories::of_inputs(teacher, plan, memory, inputs, demand, monitor)
 }
 
-/// The state of a run whose trajectories are there. The schedule follows what they have left of the clock.
+/// The state at the first step, after the trajectories were solved. The schedule covers the time that is
+/// left.
 fn begin<'a>(
     config: &BaselineConfig,
     student: &'a Baseline,
@@ -164,12 +167,12 @@ fn begin<'a>(
     })
 }
 
-/// What the loop trains.
+/// The trainer of baselines, as the training loop sees it.
 struct Fitting<'a> {
     student: &'a Baseline,
     source: Source<'a>,
     log: LossLog,
-    /// The share of a batch that is this rank's.
+    /// This rank's share of a batch, in (0, 1].
     part: f64,
 }
 
@@ -190,7 +193,7 @@ impl Step for Fitting<'_> {
         Some(&mut self.log)
     }
 
-    /// Number of steps; if only the clock limits training, the number that it will probably allow.
+    /// Number of steps. If only the clock limits training, it is an estimate.
     fn total(&self, state: &State<'_>) -> u64 {
         let step = state.ledger.step;
         match state.budget.steps {
