@@ -11,14 +11,14 @@ use crate::tensor::shape_text;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum Optimizer {
-    /// Weight decay, where asked for, joins the gradient.
+    /// Adam. Weight decay, if any, is added to the gradient.
     #[default]
     Adam,
-    /// Weight decay shrinks the weights themselves.
+    /// AdamW, with decoupled weight decay.
     AdamW,
 }
 
-/// Either optimiser, over the flat buffer of [`Parameters`].
+/// Adam or AdamW, over the flat buffer of [`Parameters`].
 #[derive(Debug)]
 pub struct Adam {
     first: Tensor,
@@ -26,9 +26,10 @@ pub struct Adam {
     steps: i32,
     weight_decay: f64,
     decoupled: bool,
-    /// Holds the step while it is formed by libtorch: buffers as large as all parameters are slow to allocate anew.
+    /// Buffer for the step when libtorch computes it. Allocating a buffer of all parameters at each step is
+    /// slow.
     scratch: Option<Tensor>,
-    /// Factor of the learning rate for each value of the buffer; `None` is 1 for all.
+    /// Factor of the learning rate for each value of the buffer; `None` means 1 for all.
     multipliers: Option<Tensor>,
 }
 
@@ -50,8 +51,8 @@ impl Adam {
         })
     }
 
-    /// Scales the learning rate of each value of the buffer: `[count]`, as
-    /// [`Parameters::multipliers`] makes it.
+    /// Sets factors of the learning rate for each value of the buffer: `[count]`, as
+    /// [`Parameters::multipliers`] makes them.
     pub fn with_multipliers(mut self, multipliers: Option<Tensor>) -> Self {
         self.multipliers = multipliers;
         self
@@ -62,8 +63,8 @@ impl Adam {
         self.step_masked(parameters, gradient, learning_rate, None)
     }
 
-    /// As [`Adam::step`], but where `mask`, 0-dimensional, is 0 and not 1 nothing changes, though the step is
-    /// counted until [`Adam::uncount`]: whether it is 0 need not be known here.
+    /// As [`Adam::step`], but nothing changes if the 0-dimensional `mask` is 0 and not 1. The mask is not
+    /// read by the host, so a masked step is counted until [`Adam::uncount`].
     pub fn step_masked(
         &mut self,
         parameters: &Parameters,
@@ -90,7 +91,7 @@ impl Adam {
                 gradient.shallow_clone()
             }
         };
-        // Zero times a gradient that is not finite is not zero.
+        // Multiplying by the mask is not enough: zero times a number that is not finite is not zero.
         let gradient = match mask {
             Some(mask) => gradient.f_masked_fill(&mask.f_eq(0.0)?, 0.0)?,
             None => gradient,
@@ -123,25 +124,27 @@ impl Adam {
         Ok(())
     }
 
-    /// Takes back the count of one step that a mask left out.
+    /// Removes one masked step from the count.
     pub fn uncount(&mut self) {
         self.steps -= 1;
     }
 
-    /// Forgets all moments, after a restart from other weights.
+    /// Resets the moments, after a restart from other weights.
     pub fn reset(&mut self) {
         self.first = self.first.zeros_like();
         self.second = self.second.zeros_like();
         self.steps = 0;
     }
 
-    /// First and second moments and the number of steps behind them: what a checkpoint stores.
+    /// The first and second moments and the number of steps, for a checkpoint.
     pub fn state(&self) -> (&Tensor, &Tensor, i32) {
         (&self.first, &self.second, self.steps)
     }
 
+    /// Restores moments and the number of steps.
+    ///
     /// # Errors
-    /// [`Error::Shape`] for moments of other parameters.
+    /// [`Error::Shape`] if the moments have another size than the parameters.
     pub fn restore(&mut self, first: &Tensor, second: &Tensor, steps: i32) -> Result<()> {
         for (name, own, stored) in [("first", &mut self.first, first), ("second", &mut self.second, second)] {
             if own.size() != stored.size() {
@@ -154,7 +157,7 @@ impl Adam {
     }
 }
 
-/// Moves `value` by `weight` of the way to `target`, or not at all where the mask is 0.
+/// Moves `value` by the share `weight` of the way to `target`, or not at all if the mask is 0.
 pub(super) fn lerp(value: &mut Tensor, target: &Tensor, weight: f64, mask: Option<&Tensor>) -> Result<()> {
     let _ = match mask {
         Some(mask) => value.f_lerp_tensor_(target, &(mask * weight))?,
@@ -163,8 +166,8 @@ pub(super) fn lerp(value: &mut Tensor, target: &Tensor, weight: f64, mask: Optio
     Ok(())
 }
 
-/// Scales a flat gradient down to norm `limit` at most, in place; 0 leaves it as it is. Returns the norm before, a
-/// scalar tensor, left on its device.
+/// Scales a flat gradient in place so that its norm is at most `limit`; a `limit` of 0 does not clip. Returns
+/// the original norm, a scalar tensor on the same device.
 pub fn clip_norm(gradient: &mut Tensor, limit: f64) -> Result<Tensor> {
     let norm = gradient.f_norm()?;
     if limit > 0.0 {

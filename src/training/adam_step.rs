@@ -1,5 +1,5 @@
-//! One step of Adam in a single pass over memory: libtorch's operations take some twenty, which large models wait for,
-//! and its own `_fused_adam_` is not among what tch binds.
+//! One step of Adam in a single pass over memory, on a CPU. The separate operations of libtorch take about
+//! twenty passes, which is slow for large models, and tch does not bind libtorch's `_fused_adam_`.
 
 use std::slice;
 
@@ -12,16 +12,16 @@ use crate::tensor::{on_this_processor, threads};
 /// The numbers of one step.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Step {
-    /// Shares of the gradient and its square in the moments.
+    /// Weights of the gradient and its square in the updates of the moments.
     pub shares: [f32; 2],
     /// Factor of the root of the second moment.
     pub root: f32,
     pub epsilon: f32,
-    /// Factor of the quotient, with its sign.
+    /// Factor of the quotient of the moments: the negative, corrected learning rate.
     pub rate: f32,
 }
 
-/// Whether dense buffers of this kind and on this device can be stepped here.
+/// Whether this module can step the buffers: dense float32 on the CPU.
 pub(super) fn fusible(tensors: &[&Tensor]) -> bool {
     tensors.iter().all(|x| x.device() == Device::Cpu && x.kind() == Kind::Float && x.is_contiguous())
 }
@@ -30,10 +30,10 @@ pub(super) fn fusible(tensors: &[&Tensor]) -> bool {
 type Buffers<'a> = ((&'a mut [f32], &'a mut [f32]), &'a mut [f32]);
 
 impl Step {
-    /// Moves the moments and the parameters, `[count]` each, along the gradient; `multipliers` scale the rate.
+    /// Updates the moments and the parameters, `[count]` each, by the gradient. `multipliers` scale the rate.
     ///
     /// # Errors
-    /// Where worker threads cannot be started, or whatever libtorch refuses.
+    /// An error if worker threads cannot be started, or an error of libtorch.
     pub fn apply(
         self,
         flat: &Tensor,
@@ -59,7 +59,7 @@ impl Step {
                 parts.zip(second.par_chunks_mut(share)).enumerate().for_each(one);
             });
         }
-        // libtorch is to know that the parameters were written.
+        // An in-place operation of libtorch, so that it counts the write as a new version of the parameters.
         let _ = flat.f_narrow(0, 0, (count as i64).min(1))?.f_mul_scalar_(1.0)?;
         Ok(())
     }
@@ -106,12 +106,12 @@ fn run_part<const WIDE: bool>(
 }
 
 fn read(tensor: &Tensor) -> &[f32] {
-    // SAFETY: `fusible` has asked for so many dense float32 numbers of the CPU.
+    // SAFETY: `fusible` has checked that the buffer is dense float32 on the CPU.
     unsafe { slice::from_raw_parts(tensor.data_ptr().cast(), tensor.numel()) }
 }
 
 #[allow(clippy::mut_from_ref)]
 fn written(tensor: &Tensor) -> &mut [f32] {
-    // SAFETY: as above; parameters and moments are buffers of their own, and nothing else runs during a step.
+    // SAFETY: as in `read`. Parameters and moments do not overlap, and nothing else uses them during a step.
     unsafe { slice::from_raw_parts_mut(tensor.data_ptr().cast(), tensor.numel()) }
 }

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::nets::Parameters;
 use crate::tensor::shape_text;
 
-/// The average, with a short memory at first.
+/// An exponential moving average. Its decay is smaller during the first updates.
 #[derive(Debug)]
 pub struct Average {
     value: Tensor,
@@ -24,8 +24,8 @@ impl Average {
         self.update_masked(parameters, None)
     }
 
-    /// As [`Average::update`], but where `mask`, 0-dimensional, is 0 and not 1 nothing changes, though the update
-    /// is counted until [`Average::uncount`].
+    /// As [`Average::update`], but the average does not change if the 0-dimensional `mask` is 0 and not 1.
+    /// Such an update is counted until [`Average::uncount`].
     pub fn update_masked(&mut self, parameters: &Parameters, mask: Option<&Tensor>) -> Result<()> {
         let updates = self.updates as f64;
         let decay = self.decay.min((1.0 + updates) / (10.0 + updates));
@@ -36,7 +36,7 @@ impl Average {
         Ok(())
     }
 
-    /// Takes back the count of one update that a mask left out.
+    /// Removes one masked update from the count.
     pub fn uncount(&mut self) {
         self.updates -= 1;
     }
@@ -49,10 +49,10 @@ impl Average {
         self.updates
     }
 
-    /// Goes on from `value`, `updates` updates after the start.
+    /// Restores the average to `value`, and its count to `updates`.
     ///
     /// # Errors
-    /// [`Error::Shape`] for the average of other parameters.
+    /// [`Error::Shape`] if `value` has another size than the parameters.
     pub fn restore(&mut self, value: &Tensor, updates: u64) -> Result<()> {
         if value.size() != self.value.size() {
             let (expected, got) = (shape_text(&self.value.size()), shape_text(&value.size()));
@@ -64,7 +64,8 @@ impl Average {
     }
 }
 
-/// Averages of several decays at once, or none. One of them is chosen: what a model is judged by, and keeps.
+/// Averages with several decays at once, or none. One of them is chosen: it is evaluated and kept as the
+/// model.
 #[derive(Debug)]
 pub struct Averages {
     all: Vec<Average>,
@@ -81,7 +82,7 @@ impl Averages {
         &self.all
     }
 
-    /// The one that is chosen: the first, unless another is.
+    /// The chosen average, by default the first; `None` if nothing is averaged.
     pub fn chosen(&self) -> Option<&Average> {
         self.all.get(self.chosen)
     }
@@ -90,17 +91,17 @@ impl Averages {
         self.chosen = place;
     }
 
-    /// [`Average::update_masked`] of all.
+    /// Calls [`Average::update_masked`] on all.
     pub fn update_masked(&mut self, parameters: &Parameters, mask: Option<&Tensor>) -> Result<()> {
         self.all.iter_mut().try_for_each(|average| average.update_masked(parameters, mask))
     }
 
-    /// [`Average::uncount`] of all.
+    /// Calls [`Average::uncount`] on all.
     pub fn uncount(&mut self) {
         self.all.iter_mut().for_each(Average::uncount);
     }
 
-    /// Begins all anew at `value`.
+    /// Restarts all averages at `value`.
     ///
     /// # Errors
     /// As [`Average::restore`].
@@ -108,16 +109,16 @@ impl Averages {
         self.all.iter_mut().try_for_each(|average| average.restore(value, 0))
     }
 
-    /// Goes on from what `take` answers for each, by its place, `updates` updates after the start.
+    /// Restores each average to the value that `take` returns for its index, and the count to `updates`.
     ///
     /// # Errors
-    /// As [`Average::restore`]; whatever `take` answers.
+    /// As [`Average::restore`]; any error of `take`.
     pub fn restore(&mut self, updates: u64, mut take: impl FnMut(usize) -> Result<Tensor>) -> Result<()> {
         let mut places = self.all.iter_mut().enumerate();
         places.try_for_each(|(place, average)| average.restore(&take(place)?, updates))
     }
 
-    /// The updates of each, which all have in common.
+    /// The number of updates, which is the same for all averages.
     pub fn updates(&self) -> u64 {
         self.all.first().map_or(0, Average::updates)
     }

@@ -1,22 +1,22 @@
-//! Steps and seconds.
+//! The budget of a training, in steps and seconds.
 
 use std::time::{Duration, Instant};
 
-/// Steps and, optionally, seconds: whichever runs out first.
+/// A limit of steps and optionally of seconds. Training ends when the first of them is spent.
 #[derive(Debug, Clone)]
 pub struct Budget {
     pub steps: u64,
     pub max_seconds: Option<f64>,
     started: Instant,
-    /// Spent before this process: by a run that a checkpoint resumes.
+    /// Time spent before this process started, by the run that is resumed.
     before: Duration,
-    /// The share of the seconds that is spent when the budget is exhausted.
+    /// The share of `max_seconds` at which the budget is exhausted.
     pub(super) share: f64,
-    /// Seconds by the clock that counts, where that is another process's.
+    /// The elapsed seconds that the leading rank told last; `None` if this process's own clock counts.
     told: Option<f64>,
 }
 
-/// Work that ends within this many times the limit is still begun.
+/// Work is begun if it will end within this many times the limit.
 const OVERRUN: f64 = 1.1;
 
 impl Budget {
@@ -24,22 +24,23 @@ impl Budget {
         Budget { steps, max_seconds, started: Instant::now(), before: Duration::ZERO, share: 1.0, told: None }
     }
 
-    /// The same budget after `seconds` of it have been spent.
+    /// The same budget with `seconds` of it already spent.
     pub fn resumed(self, seconds: f64) -> Self {
         Budget { before: Duration::try_from_secs_f64(seconds).unwrap_or_default(), ..self }
     }
 
-    /// Seconds spent, by the clock that counts: the last time it was told, where it is another process's.
+    /// Elapsed seconds, by the clock of the leading rank as it was told last, or else by this process's own
+    /// clock.
     pub fn seconds(&self) -> f64 {
         self.told.unwrap_or_else(|| self.own_seconds())
     }
 
-    /// From now on a clock that is told counts, the same for all who share a training.
+    /// Sets the elapsed seconds to those of the leading rank, which then count on all ranks.
     pub(super) fn tell(&mut self, seconds: f64) {
         self.told = Some(seconds);
     }
 
-    /// One's own clock counts again.
+    /// Returns to this process's own clock.
     pub(super) fn tell_no_more(&mut self) {
         self.told = None;
     }
@@ -52,23 +53,23 @@ impl Budget {
         self.max_seconds.is_some_and(|limit| self.seconds() >= self.share * limit)
     }
 
-    /// Whether work of so many seconds ends in time, or nearly so.
+    /// Whether work that takes `seconds` would end in time, or nearly so.
     pub fn allows(&self, seconds: f64) -> bool {
         self.max_seconds.is_none_or(|limit| self.seconds() + seconds <= OVERRUN * self.share * limit)
     }
 
-    /// The same budget, exhausted when a share of the seconds is spent: the rest is for what follows.
+    /// The same budget, exhausted when `share` of the seconds is spent. The rest is left for later work.
     pub fn within(self, share: f64) -> Self {
         Budget { share, ..self }
     }
 
-    /// When a share of the seconds is spent; `None` without a limit.
+    /// The time at which `share` of the seconds is spent; `None` without a limit.
     pub fn at(&self, share: f64) -> Option<Instant> {
         let left = Duration::try_from_secs_f64(self.max_seconds? * share).ok()?.saturating_sub(self.before);
         self.started.checked_add(left)
     }
 
-    /// When all seconds are spent.
+    /// The time at which all seconds are spent; `None` without a limit.
     pub fn deadline(&self) -> Option<Instant> {
         self.at(1.0)
     }

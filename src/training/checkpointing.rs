@@ -1,4 +1,4 @@
-//! When training writes its state, and whose state it may go on from.
+//! When training writes checkpoints, and which checkpoints it may resume.
 
 use std::path::{Path, PathBuf};
 
@@ -7,21 +7,21 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
-/// The file into which training writes its state, and how often. It is written once more when training ends, for
-/// any reason, and always holds a whole model, the best one so far.
+/// The checkpoint file of a training, and the interval at which it is written. It is also written before the
+/// first step and when training ends, for any reason. It always holds a whole model, the best one so far.
 #[derive(Debug, Clone, Default)]
 pub struct Checkpointing {
     pub file: PathBuf,
-    /// Steps between two files.
+    /// Number of steps between two writes.
     pub every_steps: Option<u64>,
-    /// Seconds between two files; 600 if `every_steps` is open too.
+    /// Seconds between two writes; 600 if neither interval is given.
     pub every_seconds: Option<f64>,
-    /// A JSON object for the caller's own use, kept with the model.
+    /// A JSON object for the caller's own use, stored with the model.
     pub header: Value,
 }
 
 impl Checkpointing {
-    /// Whether a file is due after `step` steps, `seconds` after the last one.
+    /// Whether a write is due after `step` steps, `seconds` after the last write.
     pub fn due(&self, step: u64, seconds: f64) -> bool {
         let by_steps = self.every_steps.is_some_and(|every| step % every.max(1) == 0);
         let limit = match (self.every_steps, self.every_seconds) {
@@ -32,8 +32,7 @@ impl Checkpointing {
     }
 }
 
-/// Checks that a run goes on with the options that `file` was written with, but for those that
-/// `may_differ`.
+/// Checks that a run is resumed with the options with which `file` was written, except those in `may_differ`.
 ///
 /// # Errors
 /// [`Error::Argument`] naming the first option that differs.

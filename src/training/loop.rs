@@ -1,4 +1,4 @@
-//! The one loop of gradient steps, under teachers, students and baselines.
+//! The training loop, which teachers, students and baselines share.
 
 use std::panic::{self, AssertUnwindSafe};
 
@@ -8,34 +8,34 @@ use super::{clip_norm, Checkpointing, LossLog, State, Stopped, TrainingOptions};
 use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Progress};
 
-/// Steps in a row without a finite gradient that count as a divergence.
+/// Number of consecutive steps without a finite gradient that counts as a divergence.
 const SKIPPED_LIMIT: u64 = 10;
 
 /// Training has diverged when the metric exceeds this many times its best value.
 const BLOW_UP: f64 = 100.0;
 
-/// Steps between two states that a training without a metric may go back to. Also the most flags that are left on
-/// the device, before they are read.
+/// Number of steps between two states to which a training without a metric may return. Also the largest
+/// number of finiteness flags that stay on the device before they are read.
 const KEEP_EVERY: u64 = 50;
 
 /// The gradient of one step.
 pub struct Gradient {
-    /// Flat, as [`Parameters::gradient`] answers it.
+    /// The flat gradient, as [`Parameters::gradient`] returns it.
     pub flat: Tensor,
-    /// Scalars that have to be finite for the step to be taken: the loss, or its terms.
+    /// The loss or its terms, as scalars. The step is taken only if all are finite.
     pub losses: Vec<Tensor>,
 }
 
 /// Held-out evaluation of the model in training.
 #[derive(Default)]
 pub struct Look {
-    /// An error, smaller for a better model; `None` for trainers without a metric.
+    /// The held-out metric, smaller for a better model; `None` for trainers without a metric.
     pub metric: Option<f64>,
     /// The metric's name, for messages.
     pub name: String,
-    /// Named values to be reported.
+    /// Named values to report.
     pub values: Vec<(String, f64)>,
-    /// The place of the average that the metric is of.
+    /// Index of the average of the weights for which the metric was measured.
     pub chosen: usize,
 }
 
@@ -44,71 +44,73 @@ pub trait Step {
     /// Name in reports: `"teacher"` or `"student"`.
     const STAGE: &'static str;
 
-    /// Whether looks measure a metric, whose best state is then kept.
+    /// Whether [`Step::look`] measures a metric. Training then keeps the state with the best metric.
     const MEASURED: bool;
 
     /// The gradient of the next step. [`Error::Divergence`] and [`Error::NotFiniteAnswer`] skip the step.
     ///
     /// # Errors
-    /// Whatever ends training.
+    /// Any error that should end training.
     fn gradient(&mut self, state: &mut State<'_>, monitor: &mut dyn Monitor) -> Result<Gradient>;
 
-    /// Called after every step, with what [`Step::gradient`] answered, before it is known to be finite; with
-    /// nothing where it failed.
+    /// Called after every step with the losses that [`Step::gradient`] returned, before they are known to be
+    /// finite. The losses are empty if it failed.
     ///
     /// # Errors
-    /// Whatever ends training.
+    /// Any error that should end training.
     fn stepped(&mut self, losses: &[Tensor]) -> Result<()> {
         self.losses().map_or(Ok(()), |log| log.push(losses.first()))
     }
 
-    /// The log of losses, for trainers that measure nothing else.
+    /// The loss log, for trainers that measure nothing else.
     fn losses(&mut self) -> Option<&mut LossLog> {
         None
     }
 
-    /// Whether to look at the model now; `last` where training is about to end.
+    /// Whether to evaluate the model now. `last` is true if training is about to end.
     fn due(&mut self, state: &State<'_>, last: bool) -> bool {
         let _ = state;
         self.losses().is_some_and(|log| log.due(last))
     }
 
-    /// Measures; `rate` was the learning rate of the last step. The monitor may be asked meanwhile.
+    /// Evaluates the model. `rate` is the learning rate of the last step. A long evaluation may call the
+    /// monitor.
     ///
     /// # Errors
-    /// Whatever ends training.
+    /// Any error that should end training.
     fn look(&mut self, state: &State<'_>, rate: f64, monitor: &mut dyn Monitor) -> Result<Look> {
         let _ = (state, monitor);
         self.losses().map_or_else(|| Ok(Look::default()), |log| log.look(rate))
     }
 
-    /// Keeps what is about to be reported, for trainers with a log of looks.
+    /// Records a report, for trainers with a log of evaluations. Called before the monitor gets it.
     fn log(&mut self, progress: &Progress) {
         let _ = progress;
     }
 
-    /// The number of steps that progress is shown against.
+    /// The total number of steps that progress reports show.
     fn total(&self, state: &State<'_>) -> u64 {
         state.budget.steps
     }
 
-    /// Evaluations without improvement that end training.
+    /// Number of evaluations without improvement after which training ends; `None` for no such limit.
     fn patience(&self) -> Option<u64> {
         None
     }
 
-    /// Writes the model and everything that training needs to go on.
+    /// Writes the model and everything needed to resume training.
     ///
     /// # Errors
-    /// [`Error::Io`] where the file cannot be written.
+    /// [`Error::Io`] if the file cannot be written.
     fn save(&mut self, state: &State<'_>, plan: &Checkpointing, stopped: Stopped) -> Result<()>;
 }
 
-/// State that a training without a metric goes back to. A state is good once a step from it was finite.
+/// The state to which a training without a metric returns. A state counts as good once a step from it was
+/// finite.
 struct LastGood {
     candidate: Tensor,
     step: u64,
-    /// Whether the first step from the candidate was finite; `None` before it is known.
+    /// Whether the first step from the candidate was finite; `None` while that is unknown.
     proven: Option<bool>,
 }
 
@@ -120,12 +122,13 @@ pub struct Loop<'a, S: Step> {
     max_restarts: u64,
     checkpoint: Option<&'a Checkpointing>,
     good: Option<LastGood>,
-    /// Whether finiteness stays on the device until a few steps are done, and a step that is not finite is masked
-    /// there: reading it would make the host wait for every step. On a CPU nothing waits.
+    /// Whether non-finite steps are masked on the device, and the flags of finiteness are read once for many
+    /// steps. Reading a flag makes the host wait for the device. On a CPU there is nothing to wait for.
     masked: bool,
-    /// Steps whose finiteness has not been read yet: 0-dimensional, finite or not.
+    /// One 0-dimensional tensor for each step whose finiteness has not been read yet. It is finite if the
+    /// step was.
     pending: Vec<Tensor>,
-    /// Why the last step that failed before there was a gradient did so.
+    /// The reason of the last step that failed before it had a gradient.
     reason: Option<String>,
 }
 
@@ -142,9 +145,9 @@ impl<'a, S: Step> Loop<'a, S> {
                 Some(LastGood { candidate: state.current()?.copy(), step: state.ledger.step, proven: None })
             }
         };
-        // A metric needs the host anyway, and so does a loss scale.
+        // Metrics and loss scales are read on the host anyway, and ranks read the outcome of each step
+        // anyway.
         let alone = state.exchange.world().is_alone();
-        // Ranks read how the others' steps went anyway.
         let masked = alone && !S::MEASURED && state.parameters.device() != Device::Cpu;
         Ok(Loop {
             step,
@@ -159,14 +162,16 @@ impl<'a, S: Step> Loop<'a, S> {
         })
     }
 
-    /// Trains until the budget is spent or something else ends it. Whatever that is, panics included, a last
-    /// checkpoint is written first, if there are any; one that cannot be written hides nothing: the error that
-    /// ended training is answered, and a training that ended well keeps its model and gets a note. An interrupt
-    /// is an ordinary end.
+    /// Trains until the budget is spent, or until something else ends training. An interrupt is an ordinary
+    /// end.
+    ///
+    /// If there are checkpoints, a last one is written at any end, panics included. If it cannot be written,
+    /// an error that ended training is still the one returned. A training that ended well keeps its model and
+    /// gets a note.
     ///
     /// # Errors
-    /// Whatever the trainer or the monitor raises, but an interrupt; a first checkpoint, before the first step, that
-    /// cannot be written.
+    /// Any error of the trainer or the monitor except an interrupt; [`Error::Io`] if the first checkpoint,
+    /// before the first step, cannot be written.
     pub fn train(&mut self, monitor: &mut dyn Monitor) -> Result<Stopped> {
         let outcome =
             panic::catch_unwind(AssertUnwindSafe(|| self.begin().and_then(|()| self.steps(monitor))));
@@ -184,7 +189,7 @@ impl<'a, S: Step> Loop<'a, S> {
         self.state.budget.tell_no_more();
         let stopped = match &outcome {
             Ok(Ok(stopped)) => *stopped,
-            // The user's own wish to stop, or a failure: a file that is read later tells of a run that was cut.
+            // An interrupt or a failure: the checkpoint says that training had not ended.
             _ => Stopped::Interrupted,
         };
         let saved = self.settle().and_then(|()| self.save(stopped));
@@ -202,7 +207,7 @@ impl<'a, S: Step> Loop<'a, S> {
         Ok(stopped)
     }
 
-    /// The ranks meet.
+    /// Checks the connection of the ranks, and sets the clock to that of the leading rank.
     fn begin(&mut self) -> Result<()> {
         let State { exchange, parameters, budget, ledger, .. } = &mut self.state;
         let seconds = exchange.begin(parameters, budget.own_seconds())?;
@@ -217,7 +222,7 @@ impl<'a, S: Step> Loop<'a, S> {
 
     fn steps(&mut self, monitor: &mut dyn Monitor) -> Result<Stopped> {
         if self.state.ledger.step == 0 {
-            // A disk without room for it is told before there is anything to lose.
+            // A checkpoint that cannot be written fails here, before there is work to lose.
             self.save(Stopped::Interrupted)?;
         }
         let mut written = self.state.budget.seconds();
@@ -233,7 +238,7 @@ impl<'a, S: Step> Loop<'a, S> {
                     return Ok(stopped);
                 }
             }
-            // A step of many seconds is not begun shortly before the end.
+            // A long step is not begun shortly before the time limit.
             let exhausted = self.state.budget.exhausted() || !self.state.budget.allows(took);
             let last = step == self.state.budget.steps || exhausted;
             if self.step.due(&self.state, last) {
@@ -251,9 +256,9 @@ impl<'a, S: Step> Loop<'a, S> {
             let since = self.state.budget.seconds() - written;
             if self.checkpoint.is_some_and(|plan| plan.due(step, since)) {
                 self.settle()?;
-                // A file that is read later tells of a run that was cut.
+                // `Interrupted` in a checkpoint means that training had not ended.
                 if let Err(failure) = self.save(Stopped::Interrupted) {
-                    // Training is worth more than its files. Once is enough, until the end.
+                    // A failed checkpoint does not end training. It is noted once, and again at the end.
                     if !self.state.ledger.notes.iter().any(|note| note.text.starts_with(UNWRITTEN)) {
                         self.state.note(S::STAGE, unwritten(&failure), monitor)?;
                     }
@@ -275,7 +280,7 @@ impl<'a, S: Step> Loop<'a, S> {
         }
         let attempt = match attempt {
             Ok(gradient) => Some(gradient),
-            // A loss that is not finite, found early.
+            // The trainer found a loss that is not finite before it had a gradient.
             Err(Error::Divergence(reason) | Error::NotFiniteAnswer(reason)) => {
                 self.reason = Some(reason);
                 None
@@ -319,7 +324,7 @@ impl<'a, S: Step> Loop<'a, S> {
         self.state.averages.update_masked(parameters, mask)
     }
 
-    /// A step that changes nothing where it is not finite, without the host's knowing.
+    /// Applies a step that changes nothing if it is not finite. The host does not wait for the result.
     fn apply_masked(&mut self, gradient: &Tensor, probe: Tensor, rate: f64) -> Result<()> {
         let mask = probe.f_isfinite()?.f_to_kind(self.state.parameters.kind())?;
         self.apply(gradient, rate, Some(&mask))?;
@@ -327,7 +332,7 @@ impl<'a, S: Step> Loop<'a, S> {
         Ok(())
     }
 
-    /// Reads what is pending, so that all counts are true.
+    /// Reads the pending flags, so that all counts are correct.
     fn settle(&mut self) -> Result<()> {
         if self.pending.is_empty() {
             return Ok(());
@@ -337,7 +342,7 @@ impl<'a, S: Step> Loop<'a, S> {
         for probe in Vec::<f64>::try_from(&probes)? {
             let finite = probe.is_finite();
             if !finite {
-                // They were counted when they were applied.
+                // Both had counted the step when it was applied.
                 self.state.optimiser.uncount();
                 self.state.averages.uncount();
             }
@@ -354,7 +359,8 @@ impl<'a, S: Step> Loop<'a, S> {
             ledger.consecutive = 0;
         } else {
             ledger.skipped_steps += 1;
-            // A smaller scale may help before anything else has to.
+            // If the loss scale can still shrink, that may help, and the step does not count towards a
+            // divergence.
             if !ledger.scale.overflowed() {
                 ledger.consecutive += 1;
             }
@@ -364,7 +370,7 @@ impl<'a, S: Step> Loop<'a, S> {
         }
     }
 
-    /// Makes the present state the candidate for what a training without a metric goes back to.
+    /// Makes the current state the candidate to which a training without a metric may return.
     fn keep(&mut self) -> Result<()> {
         self.promote()?;
         let current = self.state.current()?;
@@ -374,7 +380,7 @@ impl<'a, S: Step> Loop<'a, S> {
         Ok(())
     }
 
-    /// Makes the candidate the best state, where it has proven to be good.
+    /// Makes the candidate the best state if it has proven to be good.
     fn promote(&mut self) -> Result<()> {
         let Some(good) = self.good.as_ref().filter(|good| good.proven == Some(true)) else { return Ok(()) };
         self.state.best.f_copy_(&good.candidate)?;
@@ -382,7 +388,7 @@ impl<'a, S: Step> Loop<'a, S> {
         Ok(())
     }
 
-    /// Looks, keeps the best state and reports; answers where training should stop.
+    /// Evaluates the model, keeps the best state and reports. Returns a reason if training should stop.
     fn look(&mut self, rate: f64, monitor: &mut dyn Monitor) -> Result<Option<Stopped>> {
         let Look { metric, name, values, chosen } = self.step.look(&self.state, rate, monitor)?;
         self.state.averages.choose(chosen);
@@ -397,7 +403,7 @@ impl<'a, S: Step> Loop<'a, S> {
         Ok(stopped)
     }
 
-    /// Keeps a better state, and goes back to the best one from one that blew up.
+    /// Keeps the state if its metric is the best so far, and restarts from the best state after a divergence.
     fn judge(&mut self, metric: f64, name: &str, monitor: &mut dyn Monitor) -> Result<Option<Stopped>> {
         let best = self.state.ledger.best;
         let improved = metric.is_finite() && best.is_none_or(|best| metric < best);
@@ -417,14 +423,15 @@ impl<'a, S: Step> Loop<'a, S> {
         Ok(patience.then_some(Stopped::Patience))
     }
 
-    /// Goes back to the best state at half the learning rate; answers where that was done often enough.
+    /// Returns to the best state and halves the learning rate. After `max_restarts` restarts it ends
+    /// training.
     fn restart(&mut self, why: &str, monitor: &mut dyn Monitor) -> Result<Option<Stopped>> {
         self.settle()?;
         self.promote()?;
         let (best, allowed) = (self.state.ledger.best_step, self.max_restarts);
         let exhausted = self.state.ledger.restarts >= allowed;
         let text = match exhausted {
-            true => format!("{why}: stopped after {allowed} restarts, step {best} is kept"),
+            true => format!("{why}: stopped after {allowed} restarts; the weights of step {best} are kept"),
             false => format!("{why}: back to step {best}, with half the learning rate"),
         };
         let mut flat = self.state.parameters.flat()?;

@@ -1,4 +1,4 @@
-//! Losses as they come in.
+//! The log of training losses.
 
 use std::time::{Duration, Instant};
 
@@ -11,8 +11,8 @@ use crate::error::Result;
 /// Time between two reports.
 const REPORT_INTERVAL: Duration = Duration::from_millis(250);
 
-/// The losses of one training, each entry the mean over a fixed number of steps; those that are not finite are
-/// left out of it. They are read in bulk, because reading one waits for the device.
+/// The losses of one training. Each entry is the mean over a fixed number of steps; losses that are not
+/// finite are left out. Losses are read from the device in bulk, because each read waits for it.
 pub struct LossLog {
     every: u64,
     pending: Vec<Tensor>,
@@ -43,7 +43,7 @@ impl Mean {
     }
 }
 
-/// What a checkpoint keeps of a log.
+/// The state of a log in a checkpoint.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LossState {
     steps: u64,
@@ -52,7 +52,8 @@ pub struct LossState {
 }
 
 impl LossState {
-    /// (steps done, mean loss over the steps since the entry before), the entry that is being averaged included.
+    /// Pairs (steps done, mean loss over the steps since the previous entry). The unfinished entry is
+    /// included.
     pub fn closed(&self) -> Vec<(u64, f64)> {
         let mut entry = self.entry;
         self.entries.iter().copied().chain(entry.take().map(|mean| (self.steps, mean))).collect()
@@ -67,10 +68,10 @@ impl LossLog {
         LossLog { every, pending, steps: 0, entry, report, entries, reported: Instant::now() }
     }
 
-    /// The loss of the next step; `None` for one that had none.
+    /// Adds the loss of the next step; `None` for a step without a loss.
     ///
     /// # Errors
-    /// Whatever libtorch refuses; so in all that follows.
+    /// Errors of libtorch, as in the methods below.
     pub fn push(&mut self, loss: Option<&Tensor>) -> Result<()> {
         let Some(loss) = loss else {
             self.read()?;
@@ -98,7 +99,7 @@ impl LossLog {
         last || self.reported.elapsed() >= REPORT_INTERVAL
     }
 
-    /// A report: the mean loss since the one before, NaN without a finite loss in between, and the learning rate.
+    /// A report: the mean loss since the previous report (NaN if no loss was finite) and the learning rate.
     pub fn look(&mut self, rate: f64) -> Result<Look> {
         self.read()?;
         self.reported = Instant::now();

@@ -1,5 +1,6 @@
-//! What all trainers share: optimisers, loss logs, learning-rate schedules, clipping, averaging, loss scaling,
-//! budgets, interrupts and progress; and what the ranks of one training exchange.
+//! The parts that all trainers share: the training loop, optimisers, loss logs, learning-rate schedules,
+//! gradient clipping, weight averaging, loss scaling, budgets, interrupts, progress, and the exchange between
+//! ranks.
 
 mod adam;
 mod adam_step;
@@ -38,12 +39,12 @@ pub use state::{Ledger, Note, State};
 #[serde(rename_all = "snake_case")]
 pub enum Stopped {
     Completed,
-    /// The user's wish; in a checkpoint, that training had not ended when it was written.
+    /// The user stopped training. In a checkpoint: training had not ended when the file was written.
     Interrupted,
     /// `max_seconds` ran out.
     Budget,
     /// No improvement within `patience` evaluations.
     Patience,
-    /// The loss or the held-out errors kept blowing up, `max_restarts` restarts notwithstanding.
+    /// The loss or the held-out errors still diverged after `max_restarts` restarts.
     Diverged,
 }

@@ -1,4 +1,5 @@
-//! The options that every trainer has, checked in one place, and how a trainer's options are read from JSON.
+//! The options that every trainer has, checked in one place, and the reading of a trainer's options from
+//! JSON.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -12,31 +13,31 @@ use super::Optimizer;
 use crate::error::{Error, Result};
 use crate::tensor::{parse_device, parse_dtype};
 
-/// Options of gradient training. A trainer's own options hold them under their names, as one flat JSON object.
+/// Options of gradient training. In JSON they stand beside the trainer's own options, in one flat object.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainingOptions {
-    /// Number of steps, at least 1; `None` is decided by the size of a sample.
+    /// Number of steps, at least 1. `None` chooses it by the size of a sample.
     pub steps: Option<u64>,
-    /// Samples or pairs of one step; `None` is decided by the trainer.
+    /// Number of samples or pairs per step. With `None` the trainer chooses it.
     pub batch_size: Option<i64>,
-    /// Peak learning rate, positive; `None` is decided by the size of a sample.
+    /// Peak learning rate, positive. `None` chooses it by the size of a sample.
     pub learning_rate: Option<f64>,
-    /// Steps of linear warm-up.
+    /// Number of steps of linear warm-up.
     pub warmup_steps: u64,
     pub optimizer: Optimizer,
-    /// Strength of the weight decay, at least 0: of the weights themselves for `adamw`, through the gradient
-    /// for `adam`.
+    /// Strength of the weight decay, at least 0. It is decoupled for `adamw` and part of the gradient for
+    /// `adam`.
     pub weight_decay: f64,
-    /// Decay of the averaged weights, in [0, 1); 0 does not average.
+    /// Decay of the averaged weights, in [0, 1). 0 does not average.
     pub ema_decay: f64,
-    /// Largest gradient norm that is applied, at least 0; 0 does not clip, and neither does the `null` of files
-    /// from before 0 could be said.
+    /// Largest gradient norm that is applied, at least 0. 0 does not clip. Older files write `null` for 0.
     #[serde(deserialize_with = "zero_for_null")]
     pub clip_norm: f64,
-    /// Number of times that a diverging training goes back to its best state, at half the learning rate.
+    /// Largest number of restarts. After a divergence, a restart returns to the best state and halves the
+    /// learning rate.
     pub max_restarts: u64,
-    /// Limit in seconds, positive. The learning rate then follows the clock where that is ahead of the steps,
-    /// and results are no longer the same from run to run.
+    /// Time limit in seconds, positive. The learning rate then follows the clock if that is ahead of the
+    /// steps, so that results differ from run to run.
     pub max_seconds: Option<f64>,
     pub seed: u64,
     /// `"cpu"`, `"cuda"`, `"cuda:N"` or `"auto"`.
@@ -66,10 +67,11 @@ impl Default for TrainingOptions {
 }
 
 impl TrainingOptions {
-    /// Checks every range; `batch_sizes` are those that the trainer can take. Options left open pass.
+    /// Checks every range. `batch_sizes` is the range of batch sizes of the trainer. Options that are `None`
+    /// pass.
     ///
     /// # Errors
-    /// [`Error::Argument`], [`Error::Dtype`] or [`Error::Device`] naming the first option out of its range.
+    /// [`Error::Argument`], [`Error::Dtype`] or [`Error::Device`] naming the first option out of range.
     pub fn check(&self, batch_sizes: RangeInclusive<i64>) -> Result<()> {
         if self.steps.is_some_and(|steps| !(1..=i64::MAX as u64).contains(&steps)) {
             let got = self.steps.unwrap_or_default();
@@ -95,19 +97,19 @@ impl TrainingOptions {
         self.place().map(drop)
     }
 
-    /// Where and in what dtype a model is trained.
+    /// The dtype and the device of training.
     ///
     /// # Errors
-    /// [`Error::Dtype`] or [`Error::Device`] for an unknown name, or a GPU that is not there.
+    /// [`Error::Dtype`] or [`Error::Device`] for an unknown name or a missing GPU.
     pub fn place(&self) -> Result<(Kind, Device)> {
         Ok((parse_dtype(&self.dtype)?, parse_device(&self.device)?))
     }
 }
 
-/// The value of an option that is decided by now.
+/// The value of an option whose default has been filled in.
 ///
 /// # Errors
-/// [`Error::Internal`] where it was left open.
+/// [`Error::Internal`] if it is still `None`.
 pub(crate) fn decided<T>(name: &str, option: Option<T>) -> Result<T> {
     option.ok_or_else(|| Error::Internal(anyhow::anyhow!("the option {name} was left open")))
 }
@@ -129,10 +131,10 @@ fn zero_for_null<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Res
     Ok(Option::deserialize(deserializer)?.unwrap_or(0.0))
 }
 
-/// An option that does not exist, or whose value is of another type.
+/// An unknown option, or an option with a value of the wrong type.
 #[derive(Debug)]
 pub struct OptionError {
-    /// The option's name; a dot leads into options of options.
+    /// The option's name. Names of nested options contain dots.
     pub option: String,
     pub reason: String,
 }
@@ -143,10 +145,10 @@ impl fmt::Display for OptionError {
     }
 }
 
-/// The options of one trainer, as one flat JSON object. What is left out has the trainer's default.
+/// The options of one trainer, as one flat JSON object. Missing options have the trainer's defaults.
 ///
-/// serde's own `default` and `deny_unknown_fields` know nothing of the shared options' defaults, which are not
-/// the same for all trainers, or of their names. The macro `json_options` implements the trait.
+/// serde's own `default` and `deny_unknown_fields` do not work with flattened options, whose defaults differ
+/// between trainers. The macro `json_options` implements the trait.
 pub trait JsonOptions: Serialize + Default {
     /// Reads an object that names every option.
     fn read_complete(
@@ -156,16 +158,16 @@ pub trait JsonOptions: Serialize + Default {
     /// Reads an object that names some options.
     ///
     /// # Errors
-    /// Names an option that does not exist or whose value is of another type.
+    /// An error that names an unknown option or an option with a value of the wrong type.
     fn from_json(given: Value) -> std::result::Result<Self, OptionError> {
         let refuse = |option: &str, reason: String| OptionError { option: option.into(), reason };
         let Value::Object(given) = given else {
-            return Err(refuse("config", "expected an object".into()));
+            return Err(refuse("config", "expected a JSON object".into()));
         };
         let defaults = serde_json::to_value(Self::default());
         let mut complete = match defaults {
             Ok(Value::Object(defaults)) => defaults,
-            Ok(_) => return Err(refuse("config", "the defaults are no object".into())),
+            Ok(_) => return Err(refuse("config", "the default options are not a JSON object".into())),
             Err(error) => return Err(refuse("config", error.to_string())),
         };
         for (name, value) in given {
@@ -173,7 +175,8 @@ pub trait JsonOptions: Serialize + Default {
                 return Err(refuse(&name, unknown(&name, &complete)));
             };
             *slot = value;
-            // One option at a time: an error is then that of this option, whose name flattening loses.
+            // Options are read one at a time, so that an error can name its option: serde's flattening loses
+            // the name.
             Self::read_complete(Value::Object(complete.clone())).map_err(|error| {
                 let path = error.path().to_string();
                 let option = if path.starts_with(&name) { path } else { name };

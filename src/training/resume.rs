@@ -1,4 +1,4 @@
-//! A model in training: its own file, which holds the model and what training needs to go on.
+//! Training files: a model together with everything needed to resume its training.
 
 use std::path::Path;
 
@@ -12,21 +12,22 @@ use crate::nets::Parameters;
 use crate::store::{self, Stored, Tensors, BESIDE};
 use crate::tensor::shape_text;
 
-/// No count of a run comes near this.
+/// Upper bound of the counts in a file. Real counts stay far below it.
 const MOST_COUNTED: u64 = 1 << 30;
 
-/// Counters of the optimiser and of the moving average, which they keep besides their tensors.
+/// Update counters of the optimiser and of the moving averages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UpdateCounts {
     pub optimiser_steps: i32,
     pub average_updates: u64,
 }
 
-/// Writes `model` with its facts as [`store::save`] does, and with it the weights `raw` that training goes on
-/// from, the optimiser's moments and the averages, if there are any. The facts must contain [`UpdateCounts::of`].
+/// Writes `model` with its facts as [`store::save`] does. The file also holds the raw weights `raw` of
+/// training, the optimiser's moments and the averages, if there are any. The facts must contain
+/// [`UpdateCounts::of`].
 ///
 /// # Errors
-/// [`Error::Io`] where the file cannot be written.
+/// [`Error::Io`] if the file cannot be written.
 pub fn save_training<T: Stored>(
     path: &Path,
     model: &T,
@@ -43,7 +44,7 @@ pub fn save_training<T: Stored>(
     store::save_with(path, model, facts, beside)
 }
 
-/// The first has the name that it had when there was one.
+/// Name of an average in a file. The first is called `average`, as in files from before there were several.
 fn average_name(place: usize) -> String {
     match place {
         0 => "average".into(),
@@ -57,7 +58,7 @@ impl UpdateCounts {
     }
 }
 
-/// Whether the counts and durations of a ledger may be those of a run, so that they can be counted on.
+/// Whether all counts and durations of a ledger are in a plausible range, so that arithmetic on them is safe.
 fn plausible(ledger: &Value) -> bool {
     match ledger {
         Value::Number(number) if number.is_f64() => number.as_f64().is_some_and(|value| value.abs() < 1e100),
@@ -77,8 +78,10 @@ pub struct TrainingFile<T: Stored> {
 }
 
 impl<T: Stored> TrainingFile<T> {
+    /// Reads a training file.
+    ///
     /// # Errors
-    /// As [`store::load`]; [`Error::Checkpoint`] for a model without its training.
+    /// As [`store::load`]; [`Error::Checkpoint`] if the file holds only a finished model.
     pub fn read(path: &Path) -> Result<Self> {
         let (description, facts, tensors) = store::open::<T>(path)?;
         if !tensors.has_beside() {
@@ -87,29 +90,29 @@ impl<T: Stored> TrainingFile<T> {
         }
         match facts.get("training").is_none_or(plausible) {
             true => Ok(TrainingFile { description, tensors, facts }),
-            false => Err(Error::checkpoint(path.display(), "has counts in it that no training reaches")),
+            false => Err(Error::checkpoint(path.display(), "the counters of its training are out of range")),
         }
     }
 
     /// The part of the facts under `key`.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where it is missing or of another form.
+    /// [`Error::Checkpoint`] if it is missing or has another form.
     pub fn fact<F: DeserializeOwned>(&self, key: &str) -> Result<F> {
         let value = self.facts.get(key).cloned().unwrap_or(Value::Null);
         serde_json::from_value(value)
             .map_err(|error| self.refuse(Error::checkpoint("", format!("its {key} is damaged ({error})"))))
     }
 
-    /// An error about this file.
+    /// Turns `error` into an error about this file.
     pub fn refuse(&self, error: Error) -> Error {
         self.tensors.refuse(error)
     }
 
-    /// Puts weights, moments and averages back, as they were after `counts` updates.
+    /// Restores weights, moments and averages, and sets the counters to `counts`.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] for missing tensors or other shapes.
+    /// [`Error::Checkpoint`] for missing tensors or wrong shapes.
     pub fn restore(
         &mut self,
         parameters: &Parameters,

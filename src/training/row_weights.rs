@@ -1,35 +1,37 @@
-//! Adaptive weights of a batch's rows, by their own errors.
+//! Adaptive weights of the rows of a batch, which depend on the rows' errors.
 
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use crate::error::{Error, Result};
 
-/// Each row's squared error e counts as e / (e + offset)^power, whose denominator is taken as given: rows that are far
-/// off pull less than their squares would, at power 1 all rows alike (Geng et al., "Mean Flows for One-step Generative
-/// Modeling", arXiv 2505.13447, eq. 22).
+/// Adaptive weights: each row's squared error e contributes e / (e + offset)^power to the loss. No gradient
+/// flows through the denominator. Rows with large errors weigh less than with plain squares; at power 1 all
+/// rows contribute about equally (Geng et al., "Mean Flows for One-step Generative Modeling", arXiv
+/// 2505.13447, eq. 22).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct RowWeights {
-    /// 0 weighs all rows alike.
+    /// Power of the denominator, 0 to 2. 0 weighs all rows equally.
     pub power: f64,
-    /// Where errors count as small.
+    /// Constant added to the squared error in the denominator. Squared errors well below it count as small.
     pub offset: f64,
 }
 
 impl RowWeights {
-    /// The offset where none is given.
+    /// The default offset.
     pub const OFFSET: f64 = 1e-3;
-    /// Squares of smaller ones leave the range of single precision.
+    /// The least offset. Squares of smaller numbers leave the range of single precision.
     const LEAST_OFFSET: f64 = 1e-12;
     const MOST_POWER: f64 = 2.0;
 
-    /// All rows alike.
+    /// Equal weights for all rows.
     pub const OFF: RowWeights = RowWeights { power: 0.0, offset: RowWeights::OFFSET };
 
-    /// The weights that two options ask for.
+    /// The weights for the options `row_power` and `row_offset`.
     ///
     /// # Errors
-    /// [`Error::Argument`] naming the option out of its range; `row_offset` where `row_power` is 0.
+    /// [`Error::Argument`] naming the option out of range, or `row_offset` if it is given while `row_power`
+    /// is 0.
     pub fn of(power: f64, offset: Option<f64>) -> Result<Self> {
         if !(0.0..=Self::MOST_POWER).contains(&power) {
             return Err(Error::argument(
@@ -49,7 +51,7 @@ impl RowWeights {
         Ok(RowWeights { power, offset })
     }
 
-    /// The mean of squared errors `[B]` by their weights, a scalar.
+    /// The weighted mean of squared errors `[B]`, a scalar.
     pub fn mean(self, squares: &Tensor) -> Tensor {
         let kind = squares.kind();
         if self.power == 0.0 {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Multiplies the loss; shrinks when gradients overflow and grows after a long run of good steps.
+/// A factor of the loss. It shrinks when gradients overflow and grows after many finite steps in a row.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LossScale {
     pub value: f64,
@@ -14,7 +14,7 @@ const INITIAL: f64 = 65536.0;
 const GROWTH_STEPS: u64 = 2000;
 
 impl LossScale {
-    /// A fixed scale of 1: for float32 and bfloat16, whose range is that of float32.
+    /// A fixed scale of 1, for float32 and for bfloat16, which has the same range.
     pub fn off() -> Self {
         LossScale { value: 1.0, good: 0, dynamic: false }
     }
@@ -27,7 +27,7 @@ impl LossScale {
         self.dynamic
     }
 
-    /// A step with finite gradients was taken.
+    /// Must be called after a step with finite gradients.
     pub fn succeeded(&mut self) {
         self.good += 1;
         if self.dynamic && self.good >= GROWTH_STEPS {
@@ -36,7 +36,8 @@ impl LossScale {
         }
     }
 
-    /// Gradients overflowed. Whether a smaller scale may help; if not, the loss itself is at fault.
+    /// Must be called after gradients overflowed. Returns whether the scale was halved, which may help. If
+    /// not, the loss itself is not finite.
     pub fn overflowed(&mut self) -> bool {
         self.good = 0;
         let may_help = self.dynamic && self.value > 1.0;

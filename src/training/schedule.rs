@@ -8,28 +8,28 @@ pub enum ScheduleKind {
     /// A half cosine from the peak to zero over the whole budget.
     #[default]
     Cosine,
-    /// The peak throughout.
+    /// A constant rate, the peak.
     Constant,
-    /// The peak, halved whenever [`PLATEAU_EVALUATIONS`] evaluations bring no improvement.
+    /// The peak, halved after every [`PLATEAU_EVALUATIONS`] evaluations without improvement.
     Plateau,
 }
 
-/// Evaluations without improvement after which a plateau schedule halves the rate.
+/// Number of evaluations without improvement after which a plateau schedule halves the rate.
 pub const PLATEAU_EVALUATIONS: u64 = 5;
 
-/// Linear warm-up, then what the kind says.
+/// A learning-rate schedule: linear warm-up, times the shape that `kind` names.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Schedule {
     pub kind: ScheduleKind,
     pub peak: f64,
     pub warmup_steps: u64,
-    /// Factor of the peak learning rate after plateaus and restarts.
+    /// Factor of the peak learning rate. Plateaus and restarts halve it.
     pub factor: f64,
-    /// Evaluations since the last improvement or halving.
+    /// Number of evaluations since the last improvement or halving.
     pub stale: u64,
 }
 
-/// Schedule of a file that has none: nothing has changed the peak yet.
+/// The schedule of a file without one: the peak learning rate has not been changed.
 impl Default for Schedule {
     fn default() -> Self {
         Schedule::new(ScheduleKind::default(), 0.0, 0)
@@ -41,7 +41,7 @@ impl Schedule {
         Schedule { kind, peak, warmup_steps, factor: 1.0, stale: 0 }
     }
 
-    /// The rate at `step`, when `done` (0 to 1) of the whole training is behind.
+    /// The rate at `step`, when the share `done` (0 to 1) of training is done.
     pub fn rate(&self, step: u64, done: f64) -> f64 {
         let warm = ((step + 1) as f64 / self.warmup_steps.max(1) as f64).min(1.0);
         let shape = match self.kind {
@@ -51,7 +51,7 @@ impl Schedule {
         self.peak * self.factor * warm * shape
     }
 
-    /// Told after every evaluation whether it was the best so far.
+    /// Must be called after every evaluation. `improved` says whether it was the best so far.
     pub fn evaluated(&mut self, improved: bool) {
         self.stale = if improved { 0 } else { self.stale + 1 };
         if self.kind == ScheduleKind::Plateau && self.stale >= PLATEAU_EVALUATIONS {

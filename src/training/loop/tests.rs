@@ -6,12 +6,12 @@ use crate::nets::Parameters;
 use crate::training::{Adam, Averages, Budget, Exchange, Ledger, Note, Optimizer, Schedule, ScheduleKind};
 use crate::world::ALONE;
 
-/// Descends |x - 3|², with steps that go wrong as they are told.
+/// A trainer that minimises |x - 3|² and fails at chosen steps.
 struct Toy<'a> {
     parameters: &'a Parameters,
-    /// What the step of this number does.
+    /// The failure at each step.
     wrong: fn(u64) -> Wrong,
-    /// From which step on files cannot be written.
+    /// First step at which files cannot be written.
     unwritable: u64,
     saved: Vec<(u64, Stopped)>,
 }
@@ -114,13 +114,14 @@ fn a_step_that_is_not_finite_changes_nothing_whether_it_is_read_or_masked() {
             let ledger = run.state.closed_ledger();
             assert_eq!((ledger.step, ledger.skipped_steps, ledger.restarts), (60, 1, 0));
             assert_eq!((ledger.optimiser_steps, ledger.average_updates), (59, 59));
-            // Masked, the count behind the corrections is off by one until it is read.
+            // With masks, the step count in the bias corrections is too large by one until the flags are
+            // read.
             let limit = if masked { 1e-2 } else { 0.0 };
             assert!(gap(&tensors(&run.state), &tensors(&whole.state)) <= limit, "masked: {masked}");
             assert_eq!(run.step.saved, [0, 25, 50, 60].map(|step| (step, ending(step))));
         }
     }
-    // Without such a step, a mask is no difference.
+    // Without such a step, masking makes no difference.
     let own = parameters();
     let mut masked = toy(&own, 59, |_| Wrong::No, &EVERY_25);
     masked.masked = true;
@@ -194,7 +195,7 @@ fn files_that_cannot_be_written_later_end_nothing() {
     let mut run = toy(&own, 60, |_| Wrong::No, &EVERY_25);
     run.step.unwritable = 1;
     assert_eq!(run.train(&mut Silent).unwrap(), Stopped::Completed);
-    // Once while training, and at the end.
+    // One note during training and one at the end.
     let steps: Vec<u64> = run.state.ledger.notes.iter().map(|note| note.step).collect();
     assert_eq!(steps, [25, 60]);
     assert!(run.state.ledger.notes.iter().all(|note| note.text.contains("no space")));
