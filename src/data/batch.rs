@@ -1,5 +1,5 @@
-//! What one step of training learns from: single points of the flow, pairs of points on its trajectories, and the
-//! groups of both that make up a batch.
+//! The training data of one step: single points of the flow, pairs of points on its trajectories, and batches
+//! of both.
 
 use tch::Tensor;
 
@@ -15,9 +15,9 @@ pub struct Points {
     pub t: Tensor,
     /// States, `[B, d]`.
     pub x: Tensor,
-    /// Conditions as the student takes them, `[B, c]`.
+    /// Conditions in the student's encoding, `[B, c]`.
     pub condition: Option<Tensor>,
-    /// Conditions as the teacher takes them.
+    /// Conditions in the teacher's form.
     pub teacher_condition: Option<Tensor>,
 }
 
@@ -26,15 +26,16 @@ impl Points {
         self.t.size()[0]
     }
 
-    /// The teacher's velocity here, `[B, d]`, in the points' dtype and on their device: one evaluation.
+    /// The teacher's velocity at the points, `[B, d]`, in their dtype and on their device. It takes one
+    /// evaluation.
     ///
     /// # Errors
-    /// Whatever the teacher answers.
+    /// Any error of the teacher.
     pub fn velocity(&self, teacher: &dyn VelocityField) -> Result<Tensor> {
         let (kind, device) = (teacher.dtype(), teacher.device());
         let mut shape = vec![self.count()];
         shape.extend(teacher.event_shape());
-        // What is regressed on keeps its precision.
+        // Regression targets are computed in full precision.
         let _full = Lowered::to(None);
         let velocity = tch::no_grad(|| {
             let x = self.x.to_kind(kind).to_device(device).f_reshape(shape.as_slice())?;
@@ -44,10 +45,10 @@ impl Points {
         Ok(velocity.to_kind(self.x.kind()).to_device(self.x.device()).f_reshape(self.x.size().as_slice())?)
     }
 
-    /// The same in one evaluation or, where memory runs out, in several of fewer points.
+    /// [`Points::velocity`] in one evaluation or, if memory runs out, in several with fewer points.
     ///
     /// # Errors
-    /// Whatever the teacher answers.
+    /// Any error of the teacher.
     pub fn velocity_in_parts(&self, teacher: &dyn VelocityField) -> Result<Tensor> {
         let _guard = tch::no_grad_guard();
         let mut parts = Vec::new();
@@ -72,12 +73,12 @@ impl Points {
 
 shared!(Points { t, x, condition, teacher_condition });
 
-/// Two points of each of `B` trajectories.
+/// Two points on each of `B` trajectories.
 #[derive(Debug)]
 pub struct Pairs {
-    /// Times of the points that are encoded, `[B]`.
+    /// Times of the encoded points, `[B]`.
     pub s: Tensor,
-    /// Times of the points that are decoded, `[B]`.
+    /// Times of the decoded points, `[B]`.
     pub t: Tensor,
     /// States at s, `[B, d]`.
     pub x_s: Tensor,
@@ -87,9 +88,9 @@ pub struct Pairs {
     pub precision: Tensor,
     /// Inverse of the summed variance at s, `[B]`.
     pub source_precision: Tensor,
-    /// Conditions as the student takes them, `[B, c]`.
+    /// Conditions in the student's encoding, `[B, c]`.
     pub condition: Option<Tensor>,
-    /// Conditions as the teacher takes them.
+    /// Conditions in the teacher's form.
     pub teacher_condition: Option<Tensor>,
 }
 
@@ -122,7 +123,7 @@ impl Pairs {
     }
 }
 
-/// The training points of one step; a group that cannot be drawn is `None`.
+/// The training points of one step. A group that cannot be drawn is `None`.
 #[derive(Debug)]
 pub struct Batch {
     /// Pairs from noise to data.
@@ -131,22 +132,22 @@ pub struct Batch {
     pub path: Option<Pairs>,
     /// Number of rows of `path`, the first ones, that are decoded.
     pub path_rows: i64,
-    /// Pairs of two times of a trajectory, as [`super::PairKind`] says.
+    /// Pairs of two times of a trajectory, drawn according to [`super::PairKind`].
     pub pairs: Option<Pairs>,
     /// Pairs from data back to noise.
     pub inverse: Option<Pairs>,
-    /// Number of rows of `inverse`, the first ones, that go on to data again.
+    /// Number of rows of `inverse`, the first ones, that are mapped on to data again.
     pub round_trip: i64,
     /// Number of rows of `endpoint`, the first ones, from which the phase term carries observables to data.
     pub ends: i64,
     /// Single points, for the consistency term.
     pub points: Option<Points>,
-    /// Number of steps in which the student is to carry noise to data, for the re-encoding term.
+    /// Number of sampling steps from noise to data in the re-encoding term.
     pub sampler_steps: i64,
 }
 
 impl Batch {
-    /// A batch of no rows for one step.
+    /// A batch without rows, for one step.
     pub(crate) fn empty(step: u64) -> Self {
         Batch {
             endpoint: None,

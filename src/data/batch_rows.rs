@@ -1,25 +1,25 @@
-//! How many rows of each kind a step draws.
+//! The numbers of rows of each kind in a training step.
 
 use serde::{Deserialize, Serialize};
 
-/// Which measured recipe a student is given.
+/// The kind of data, which selects one of the measured recipes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Regime {
     /// Up to eight dimensions.
     Few,
-    /// Up to 256, by a perceptron.
+    /// Up to 256 dimensions, with a perceptron.
     Several,
-    /// Beyond.
+    /// More dimensions, with a perceptron.
     Many,
-    /// By a U-Net.
+    /// Images, with a U-Net.
     Images,
 }
 
 /// Numbers of rows of each kind in one step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchRows {
-    /// Rows from noise to data.
+    /// Number of rows from noise to data.
     pub noise: i64,
     /// Rows among `noise`, the first ones, that are decoded at a random time as well.
     pub path: i64,
@@ -29,7 +29,7 @@ pub struct BatchRows {
     pub pairs: i64,
     /// Rows from data back to noise.
     pub inverse: i64,
-    /// Rows among `inverse`, the first ones, that go on to data again.
+    /// Rows among `inverse`, the first ones, that are mapped on to data again.
     pub round_trip: i64,
     /// Single points of the flow.
     pub points: i64,
@@ -38,12 +38,13 @@ pub struct BatchRows {
 impl BatchRows {
     pub fn of(batch_size: i64, regime: Regime) -> Self {
         let b = batch_size;
-        // Errors in observable space are in units of the rows' own variance: one row has none.
+        // Errors in observable space are divided by the variance of the rows, which needs at least two rows.
         let part = |share: i64| (b / share).max(2).min(b);
         let points = b / 2;
         match regime {
-            // In 64 dimensions endpoints are what is hard, and rows of noise what they are learnt from: on digits
-            // they came 5% nearer by twice as many in place of round trips and pairs.
+            // In 64 dimensions endpoints are the hardest part, and they are learnt from rows of noise. On
+            // digits, twice as many of these in place of round trips and pairs lowered the endpoint error by
+            // 5%.
             Regime::Several => BatchRows {
                 noise: b,
                 path: part(4),
@@ -53,7 +54,8 @@ impl BatchRows {
                 round_trip: part(4),
                 points,
             },
-            // A row costs so much here that each kind has only as many as its term needs: half the time of a step.
+            // Rows are expensive here, so each kind has only as many as its term needs. This halves the time
+            // of a step.
             Regime::Images => BatchRows {
                 noise: b,
                 path: part(2),
@@ -75,18 +77,18 @@ impl BatchRows {
         }
     }
 
-    /// Rows that a step draws from trajectories.
+    /// Number of rows that a step draws from trajectories.
     pub fn drawn(&self) -> i64 {
         self.noise + self.pairs + self.inverse + self.points
     }
 
-    /// Largest number of micro-batches that leaves two rows of each kind of pair in each.
+    /// Largest number of micro-batches with at least two rows of each kind of pair.
     pub fn most_parts(&self) -> i64 {
         (self.noise.min(self.pairs).min(self.inverse) / 2).max(1)
     }
 }
 
-/// The rows of a batch of this size in a few dimensions.
+/// The rows of a batch of this size in [`Regime::Few`].
 impl From<i64> for BatchRows {
     fn from(batch_size: i64) -> Self {
         BatchRows::of(batch_size, Regime::Few)

@@ -1,4 +1,4 @@
-//! Which noise goes with which data: at random, by minibatch optimal transport, or as given.
+//! The coupling of noise and data: independent, by minibatch optimal transport, or given.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -11,34 +11,35 @@ use tch::Tensor;
 use crate::error::{Error, Result};
 use crate::tensor::{check_finite, shape_text};
 
-/// How a minibatch of noise is paired with a minibatch of data.
+/// The pairing of a minibatch of noise with a minibatch of data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
 pub enum Coupling {
-    /// As drawn: plain conditional flow matching (Lipman et al., arXiv 2210.02747).
+    /// Independent pairs: plain conditional flow matching (Lipman et al., arXiv 2210.02747).
     Independent,
-    /// The exact assignment of least total squared distance (Tong et al., arXiv 2302.00482):
-    /// straighter paths for the same marginals.
+    /// The exact assignment of least total squared distance (Tong et al., arXiv 2302.00482). Paths are
+    /// straighter and marginals the same.
     #[default]
     Ot,
-    /// As given with the data, row by row: rectified flow from another flow's own pairs (Liu et al., arXiv
-    /// 2209.03003).
+    /// Noise that is given with each row of the data, as in rectified flow from another flow's pairs (Liu et
+    /// al., arXiv 2209.03003).
     Given,
 }
 
 impl Coupling {
-    /// Whether noise comes with the data.
+    /// Checks that noise is given with the data if and only if the coupling needs it.
     ///
     /// # Errors
-    /// [`Error::Argument`] naming `noise` where it is missing or not wanted, or `flip`: a mirrored pair is not one
-    /// that was given; [`Error::Shape`], [`Error::NonFinite`] for noise that does not go with the data.
+    /// [`Error::Argument`] naming `noise` if it is missing or not allowed; [`Error::Argument`] naming `flip`,
+    /// because given pairs cannot be mirrored; [`Error::Shape`] or [`Error::NonFinite`] for noise that does
+    /// not fit the data.
     pub fn check_noise(self, data: &Tensor, noise: Option<&Tensor>, flip: bool) -> Result<()> {
         let given = self == Coupling::Given;
         match noise {
-            None if given => Err(Error::argument("noise", "that of each row, for given pairs", "none")),
+            None if given => Err(Error::argument("noise", "the noise of each row, for given pairs", "none")),
             None => Ok(()),
             Some(_) if !given => Err(Error::argument("noise", "none unless pairs are given", "an array")),
-            Some(_) if flip => Err(Error::argument("flip", "false where pairs are given", "true")),
+            Some(_) if flip => Err(Error::argument("flip", "false for given pairs", "true")),
             Some(noise) if noise.size() != data.size() => {
                 Err(Error::shape("noise", shape_text(&data.size()), shape_text(&noise.size())))
             }
@@ -47,7 +48,7 @@ impl Coupling {
     }
 }
 
-/// Lets one thread end another's assignment early.
+/// A flag by which one thread can cancel an assignment in another.
 #[derive(Default)]
 pub struct Stop {
     raised: AtomicBool,
@@ -67,7 +68,8 @@ impl Stop {
         self.raised.load(Ordering::SeqCst)
     }
 
-    /// Puts `solver` within reach of [`Stop::raise`], however the two interleave.
+    /// Registers `solver`, so that [`Stop::raise`] cancels it. It is cancelled even if the flag was raised
+    /// before.
     fn watch(&self, solver: Cancellation) {
         let mut slot = self.solver.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_raised() {
@@ -77,17 +79,17 @@ impl Stop {
     }
 }
 
-/// The exact optimal-transport pairing of two equally large sets under squared Euclidean distance:
-/// row i of `x0` belongs with row `answer[i]` of `x1`. Both are row-major `[n, dim]`.
+/// The exact optimal-transport pairing of two equally large sets under squared Euclidean distance. Row i of
+/// `x0` is paired with row `result[i]` of `x1`. Both are row-major `[n, dim]`.
 ///
-/// Solved by Jonker and Volgenant's algorithm in float64, in O(n^3) at worst. Points may repeat.
+/// It is solved by Jonker and Volgenant's algorithm in float64, in O(n^3) at worst. Points may repeat.
 ///
 /// # Errors
 /// [`Error::Shape`] for lengths that do not match or are not whole rows, [`Error::NonFinite`] for
 /// values that are not finite.
 pub fn assign(x0: &[f32], x1: &[f32], dim: usize) -> Result<Vec<usize>> {
     assign_until(x0, x1, dim, &Stop::default())?
-        .ok_or_else(|| Error::Internal(anyhow::anyhow!("the assignment was cancelled by nobody")))
+        .ok_or_else(|| Error::Internal(anyhow::anyhow!("the assignment was cancelled unexpectedly")))
 }
 
 /// [`assign`], or `None` if `stop` was raised first.
@@ -101,8 +103,8 @@ pub(crate) fn assign_until(x0: &[f32], x1: &[f32], dim: usize, stop: &Stop) -> R
     if n < 2 {
         return Ok(Some((0..n).collect()));
     }
-    // The squared lengths change no pairing, but without them the solver starts from poor prices:
-    // in two dimensions it then takes several times as long.
+    // The squared lengths do not change the pairing. Without them the solver starts from poor prices, and in
+    // two dimensions it takes several times as long.
     let lengths = |rows: &Array2<f64>| rows.map_axis(Axis(1), |row| row.dot(&row));
     let mut costs = noise.dot(&data.t()) * -2.0;
     costs += &lengths(&noise).insert_axis(Axis(1));
@@ -124,8 +126,8 @@ pub(crate) fn assign_until(x0: &[f32], x1: &[f32], dim: usize, stop: &Stop) -> R
     }
 }
 
-/// The rows less their mean in float64: an offset common to all rows changes no pairing and only
-/// costs digits.
+/// The rows in float64, minus their mean. A common offset does not change the pairing and would cost
+/// precision.
 fn centred(argument: &str, rows: &[f32], n: usize, dim: usize) -> Result<Array2<f64>> {
     let wide: Vec<f64> = rows.iter().copied().map(f64::from).collect();
     let bad = wide.iter().filter(|value| !value.is_finite()).count();

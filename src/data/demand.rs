@@ -1,32 +1,35 @@
-//! How many trajectories a training is worth.
+//! The number of trajectories that a training needs.
 
-/// What a training asks of trajectories, in counts: the same on every machine, so that a seed gives the same student.
+/// The work of a training, from which the default number of trajectories follows. It consists of counts that
+/// are the same on every machine, so that a seed gives the same student.
 #[derive(Debug, Clone, Copy)]
 pub struct Demand {
     pub steps: u64,
-    /// Rows that one step draws from trajectories.
+    /// Number of rows that one step draws from trajectories.
     pub rows: i64,
-    /// Multiplications of the gradient by one row, about.
+    /// Approximate number of multiplications of the gradient per row.
     pub work: f64,
 }
 
-/// Trajectories that are solved however much work they are, if training can use them.
+/// Number of trajectories that are solved at any cost, if training can use them.
 const FLOOR: i64 = 512;
-/// Trajectories kept out of training, at most.
+/// Largest number of held-out trajectories.
 pub(super) const HELD_OUT: i64 = 512;
-/// How much faster a multiplication is in a solve than in training, whose batches are smaller and whose products are
-/// with transposes. (Measured between 2 and 6 on two cores; beyond what it says, solving takes longer than training.)
+/// Speed of a multiplication in a solve, relative to training, which has smaller batches and products with
+/// transposes. It was measured between 2 and 6 on two cores. With too large a value, solving takes longer
+/// than training.
 const ADVANTAGE: f64 = 4.0;
 
 impl Demand {
-    /// Trajectories that training can use: each row of each step may be of another one.
+    /// Largest number of trajectories that training can use: one for each row of each step, and the held-out
+    /// ones.
     pub fn usable(&self) -> i64 {
         let rows = self.steps.saturating_mul(self.rows as u64).min(1 << 60) as i64;
         rows + HELD_OUT
     }
 
-    /// Trajectories whose solutions are as much work as the training, where one takes `work` multiplications;
-    /// never fewer than a floor.
+    /// Number of trajectories that can be solved in about the time of training, if one takes `work`
+    /// multiplications. It is at least [`FLOOR`].
     pub fn affordable(&self, work: f64) -> i64 {
         let training = self.steps as f64 * self.rows as f64 * self.work;
         ((ADVANTAGE * training / work) as i64).max(FLOOR)

@@ -1,4 +1,4 @@
-//! How the rows of a batch are drawn from stored trajectories.
+//! Drawing the rows of a batch from stored trajectories.
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -8,20 +8,20 @@ use super::batch::sampler_steps;
 use super::{Batch, BatchRows, Points, Trajectories};
 use crate::tensor::RandomSource;
 
-/// Which points of a trajectory the `pairs` group connects.
+/// The two points of a trajectory that the `pairs` group connects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
 pub enum PairKind {
-    /// A random time and a random later one, half of them ending at t = 1.
+    /// A random time and a random later time. Half of the later times are t = 1.
     #[default]
     Trajectory,
     /// Noise and the teacher's endpoint.
     Endpoints,
-    /// One difference of times for the whole batch, from random starts (as the paper's code does).
+    /// Random starts and one difference of times for the whole batch, as in the paper's code.
     TimeGrouped,
 }
 
-/// How the difference of times of [`PairKind::TimeGrouped`] follows the progress of training.
+/// The curriculum of the time differences of [`PairKind::TimeGrouped`] over training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Curriculum {
@@ -31,17 +31,17 @@ pub enum Curriculum {
     Reverse,
 }
 
-/// How the `pairs` group is drawn.
+/// Options for drawing the `pairs` group.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PairDraw {
     pub kind: PairKind,
     pub curriculum: Option<Curriculum>,
-    /// Share of training that is done, 0 to 1: what a curriculum follows.
+    /// Share of training that is done, 0 to 1. A curriculum follows it.
     pub done: f64,
 }
 
 impl PairDraw {
-    /// The index of both times for each of `count` rows, on a grid from 0 to `last`.
+    /// The indices of both times for each of `count` rows, on a grid from 0 to `last`.
     fn times(&self, count: usize, last: i64, rng: &mut ChaCha8Rng) -> (Vec<i64>, Vec<i64>) {
         match self.kind {
             PairKind::Endpoints => (vec![0; count], vec![last; count]),
@@ -70,8 +70,8 @@ impl PairDraw {
 }
 
 impl Trajectories {
-    /// The batch of one step: a pure function of the source's seed, the step and `draw`. Without `points`
-    /// of its own, which another source may bring.
+    /// The batch of one step, a pure function of the source's seed, the step and `draw`. Its `points` are
+    /// `None`; another source may fill them.
     pub fn batch(
         &self,
         random: &RandomSource,
@@ -107,26 +107,26 @@ impl Trajectories {
         }
     }
 
-    /// The pairs from noise to data of [`Trajectories::batch`] alone, the same ones.
+    /// A batch with only the `endpoint` pairs of [`Trajectories::batch`].
     pub fn endpoint_batch(&self, random: &RandomSource, step: u64, size: impl Into<BatchRows>) -> Batch {
         let rows = self.rows(size.into().noise, &mut random.at(step));
         let last = vec![self.path_times() - 1; rows.len()];
         Batch { endpoint: Some(self.gather(&rows, &vec![0; rows.len()], &last)), ..Batch::empty(step) }
     }
 
-    /// `n` trajectories at random.
+    /// The indices of `n` random trajectories.
     fn rows(&self, n: i64, rng: &mut ChaCha8Rng) -> Vec<i64> {
         let count = self.training_count();
         (0..n).map(|_| rng.random_range(0..count)).collect()
     }
 
-    /// Points of the trajectories at random times of the grid, for the consistency term where no data are
-    /// known: a pure function of the source's seed and the step.
+    /// Points of the trajectories at random times of the grid, for the consistency term if no data are known.
+    /// They are a pure function of the source's seed and the step.
     pub fn points(&self, random: &RandomSource, step: u64, count: i64) -> Points {
         let mut rng = random.fork("points of trajectories").at(step);
         let (trajectories, last) = (self.training_count(), self.path_times() - 1);
         let rows: Vec<i64> = (0..count).map(|_| rng.random_range(0..trajectories)).collect();
-        // Not the last: finite data sets make a teacher singular there.
+        // The last time is left out: a teacher of a finite data set is singular there.
         let at: Vec<i64> = rows.iter().map(|_| rng.random_range(0..last)).collect();
         self.points_at(&rows, &at)
     }

@@ -1,5 +1,5 @@
-//! Files of trajectories: a safetensors file that grows by whole chunks as `<file>.partial`, is renamed
-//! when whole, and is mapped into memory rather than read.
+//! Files of trajectories. A safetensors file grows as `<file>.partial`, is renamed when it is complete, and
+//! is memory-mapped rather than read.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Seek, SeekFrom, Write};
@@ -18,38 +18,38 @@ use crate::tensor::{dtype_name, event_size, shape_text};
 /// Name of this kind of file in its header.
 const KIND: &str = "trajectories";
 
-/// Trajectories in a file, without their states.
+/// The description of the trajectories in a file's header.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Description {
     plan: StoredPlan,
 }
 
-/// How stored trajectories came about: what a later fit must ask for to reuse them.
+/// The plan of stored trajectories. A later fit can reuse them only with the same plan.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StoredPlan {
     /// Number of trajectories of the whole file.
     pub count: i64,
     /// Number of uniform intervals of time at whose ends the states are stored.
     pub path_steps: i64,
-    /// Random seed of the noise: chunk i starts from noise that depends on the seed and on i alone.
+    /// Random seed of the noise. The noise of chunk i depends only on the seed and on i.
     pub seed: u64,
-    /// Number of trajectories solved at once.
+    /// Number of trajectories in a chunk.
     pub chunk_rows: i64,
-    /// Relative and absolute tolerance of the solver.
+    /// Relative and absolute tolerance of an adaptive solver.
     pub tolerance: f64,
-    /// Steps by which they were solved instead, if any.
+    /// Fixed steps of the solver; `None` for an adaptive one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fixed: Option<FixedSteps>,
     pub event_shape: Vec<i64>,
     pub conditioning: Conditioning,
-    /// A few of the teacher's velocities at fixed points, by which the teacher is recognised.
+    /// The teacher's velocities at a few fixed points, by which it is recognised.
     pub fingerprint: Vec<f64>,
 }
 
 impl StoredPlan {
-    /// Rejects sizes that no writer of ours leaves behind, before anything is computed by them.
+    /// Rejects impossible sizes, before they are used in any computation.
     fn check(&self) -> std::result::Result<(), String> {
-        // In values of four bytes, as the states are.
+        // Size of one condition in values of four bytes, as for states.
         let condition = match self.conditioning {
             Conditioning::None => 0,
             Conditioning::Labels { .. } => 2,
@@ -91,18 +91,18 @@ impl StoredPlan {
     }
 }
 
-/// A file of trajectories, whole or still growing. Layout: header, conditions (if any), then `states`
-/// float32 `[N, T, d]`, so that a growing file is a whole one without its last rows.
+/// A file of trajectories, complete or still growing. It contains a header, conditions (if any), and then
+/// `states`, float32 `[N, T, d]`. A growing file is therefore a complete one without its last rows.
 #[derive(Debug)]
 pub struct TrajectoryFile {
-    /// Path of the whole file, or of what will be it.
+    /// Path of the complete file, even while it is still growing.
     path: PathBuf,
     plan: StoredPlan,
     header_bytes: u64,
     condition_bytes: u64,
-    /// Number of whole trajectories in it.
+    /// Number of trajectories in it.
     rows: i64,
-    /// `None` for a whole file.
+    /// The open file while it is growing; `None` for a complete file.
     growing: Option<File>,
 }
 
@@ -115,7 +115,7 @@ fn failed(path: &Path) -> impl Fn(std::io::Error) -> Error + '_ {
 }
 
 impl TrajectoryFile {
-    /// Opens the whole file at `path`; `None` where there is none.
+    /// Opens the complete file at `path`; `None` if there is none.
     ///
     /// # Errors
     /// As [`TrajectoryFile::open`].
@@ -127,12 +127,12 @@ impl TrajectoryFile {
         }
     }
 
-    /// Opens the whole file at `path` or, failing that, the growing one beside it, to be continued after its last
-    /// whole chunk; `None` where there is neither. A growing file has one writer at a time: see
+    /// Opens the complete file at `path` or else the growing file beside it, which is continued after its
+    /// last whole chunk. `None` if there is neither. A growing file has one writer at a time: see
     /// [`crate::store::WriterLock`].
     ///
     /// # Errors
-    /// [`Error::Io`] for a file that cannot be read; [`Error::Checkpoint`] for one that is truncated,
+    /// [`Error::Io`] for a file that cannot be read; [`Error::Checkpoint`] for a file that is truncated,
     /// foreign, of a newer version, or of another kind.
     pub fn open(path: &Path) -> Result<Option<Self>> {
         if let Some(whole) = Self::open_whole(path)? {
@@ -165,7 +165,7 @@ impl TrajectoryFile {
             })
         };
         if !stored.all(|(name, info)| same(&name, info)) {
-            return Err(refuse("its tensors are not those that its header describes".into()));
+            return Err(refuse("its tensors do not match its header".into()));
         }
         let condition_bytes = condition_bytes(&plan);
         let body = size.saturating_sub(header_bytes + condition_bytes);
@@ -178,7 +178,7 @@ impl TrajectoryFile {
             return Err(refuse("not a whole safetensors file (its header is cut short)".into()));
         }
         let rows = (body / plan.row_bytes()) as i64;
-        // A chunk that was cut off is solved again.
+        // An incomplete chunk is solved again.
         let rows = if rows < plan.count { rows / plan.chunk_rows * plan.chunk_rows } else { rows };
         let mut opened = TrajectoryFile {
             path: path.into(),
@@ -192,26 +192,26 @@ impl TrajectoryFile {
         Ok(opened)
     }
 
-    /// Begins a file for `path`, over a growing one that may be there. The whole file at `path`, if any,
-    /// stays until this one is whole. `condition`: that of every trajectory, as the plan's conditioning
-    /// says.
+    /// Begins a growing file for `path` and replaces any other growing file. A complete file at `path` stays
+    /// until this one is complete. `condition` holds the conditions of all trajectories, as the plan's
+    /// conditioning describes them.
     ///
     /// # Errors
-    /// [`Error::Io`] where it cannot be written.
+    /// [`Error::Io`] if it cannot be written.
     pub fn create(path: &Path, plan: StoredPlan, condition: Option<&Tensor>) -> Result<Self> {
         plan.check().map_err(|message| Error::Internal(anyhow::anyhow!(message)))?;
         let path = &final_target(path).map_err(failed(path))?;
         let partial = partial_path(path);
         let fail = failed(&partial);
         let header = serde_json::to_vec(&layout(&plan)?).map_err(|error| Error::Internal(error.into()))?;
-        // The format's own padding: data begin at a multiple of eight.
+        // The format pads the header, so that data begin at a multiple of eight.
         let length = header.len().next_multiple_of(8);
         let condition = condition.map(|condition| stored_condition(condition, &plan)).transpose()?;
         let mut bytes = (length as u64).to_le_bytes().to_vec();
         bytes.extend(&header);
         bytes.resize(8 + length, b' ');
         bytes.extend(condition.iter().flatten());
-        // Renamed into place: a partial file never has half a header.
+        // The file is renamed into place, so that a partial file never has an incomplete header.
         let (fresh, mut file) = fresh_file(&partial).map_err(&fail)?;
         let written = file.write_all(&bytes).and_then(|()| file.sync_all());
         written.and_then(|()| fs::rename(&fresh, &partial)).map_err(|source| {
@@ -227,7 +227,7 @@ impl TrajectoryFile {
         &self.plan
     }
 
-    /// Trajectories in it so far.
+    /// Number of trajectories in it so far.
     pub fn rows(&self) -> i64 {
         self.rows
     }
@@ -249,7 +249,8 @@ impl TrajectoryFile {
         Error::checkpoint(self.current().display(), message)
     }
 
-    /// Adds one chunk, `[rows, T, d]`, and waits for the disk. With the last one the file takes its name.
+    /// Appends trajectories `[rows, T, d]` and syncs the file to disk. After the last ones the file gets its
+    /// final name.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -257,12 +258,12 @@ impl TrajectoryFile {
         let (_, shape, bytes) = tensor_bytes(&states.to_kind(Kind::Float))?;
         let rows = shape.first().copied().unwrap_or(0) as i64;
         if shape.get(1..) != self.plan.states_shape().get(1..) || self.rows + rows > self.plan.count {
-            return Err(Error::Internal(anyhow::anyhow!("a chunk of another shape: {shape:?}")));
+            return Err(Error::Internal(anyhow::anyhow!("trajectories of a wrong shape: {shape:?}")));
         }
         let place = self.header_bytes + self.condition_bytes + self.rows as u64 * self.plan.row_bytes();
         let partial = partial_path(&self.path);
         let Some(file) = self.growing.as_mut() else {
-            return Err(Error::Internal(anyhow::anyhow!("a whole file does not grow")));
+            return Err(Error::Internal(anyhow::anyhow!("a complete file of trajectories cannot grow")));
         };
         file.seek(SeekFrom::Start(place))
             .and_then(|_| file.write_all(&bytes))
@@ -281,7 +282,7 @@ impl TrajectoryFile {
         Ok(())
     }
 
-    /// The conditions of all trajectories that the plan asks for, solved or not.
+    /// The conditions of all trajectories of the plan, solved or not.
     ///
     /// # Errors
     /// As [`TrajectoryFile::states`].
@@ -295,11 +296,11 @@ impl TrajectoryFile {
         Ok(Some(all.narrow(0, (self.header_bytes / size) as i64, count).f_view(shape.as_slice())?.copy()))
     }
 
-    /// The trajectories so far, float32 `[rows, T, d]` on the CPU: a view of the mapped file, of which
-    /// only the pages that are looked at are ever in memory.
+    /// The trajectories so far, float32 `[rows, T, d]` on the CPU. They are a view of the mapped file; only
+    /// pages that are read are loaded into memory.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where the file cannot be mapped.
+    /// [`Error::Checkpoint`] if the file cannot be mapped.
     pub fn states(&self) -> Result<Tensor> {
         let first = ((self.header_bytes + self.condition_bytes) / 4) as i64;
         let count = self.rows * (self.plan.row_bytes() / 4) as i64;
@@ -308,8 +309,8 @@ impl TrajectoryFile {
         Ok(self.map(Kind::Float, first + count)?.narrow(0, first, count).f_view(shape.as_slice())?)
     }
 
-    /// The first `count` values of the file, header included, as if they were all of one kind. Mapped
-    /// privately: nothing that is done to the tensor reaches the file.
+    /// The first `count` values of the file, header included, read as values of one kind. The mapping is
+    /// private, so that changes of the tensor do not change the file.
     fn map(&self, kind: Kind, count: i64) -> Result<Tensor> {
         let current = self.current();
         let Some(name) = current.to_str() else {
@@ -338,7 +339,7 @@ fn stored_condition(condition: &Tensor, plan: &StoredPlan) -> Result<Vec<u8>> {
     }
 }
 
-/// The safetensors header of a whole file.
+/// The safetensors header of a complete file.
 fn layout(plan: &StoredPlan) -> Result<Metadata> {
     let description = Description { plan: plan.clone() };
     let header = Header::new(KIND, &description, serde_json::Value::Null)?;

@@ -1,4 +1,4 @@
-//! Trajectories solved from a teacher, chunk by chunk.
+//! Solving the trajectories of a teacher, chunk by chunk.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -12,26 +12,26 @@ use crate::ode::{FixedSteps, SolveOptions, Solver};
 use crate::tensor::{out_of_memory, RandomSource};
 use crate::velocity::VelocityField;
 
-/// Which trajectories to store.
+/// The trajectories to solve and store.
 #[derive(Debug, Clone, Copy)]
 pub struct TrajectoryPlan {
     /// Number of trajectories.
     pub count: i64,
     /// Number of uniform intervals of time at whose ends a trajectory is stored.
     pub path_steps: i64,
-    /// Steps that do not adapt; `None` solves to a fixed tolerance.
+    /// Fixed steps of the solver; `None` solves adaptively to a fixed tolerance.
     pub fixed: Option<FixedSteps>,
-    /// Random seed of the noise and of the conditions drawn.
+    /// Random seed of the noise and of the drawn conditions.
     pub seed: u64,
     /// Dtype and device of batches.
     pub kind: Kind,
     pub device: Device,
-    /// Seconds that solving may take: it ends with the trajectories that are finished.
+    /// Time limit of solving in seconds. When it has passed, the finished trajectories are kept.
     pub max_seconds: Option<f64>,
 }
 
 impl TrajectoryPlan {
-    /// Evaluations that one solve takes, about.
+    /// Approximate number of evaluations of one solve.
     pub(super) fn evaluations(&self) -> f64 {
         self.fixed.map_or(EVALUATIONS, |fixed| {
             let stages = match fixed.solver {
@@ -44,19 +44,20 @@ impl TrajectoryPlan {
     }
 }
 
-/// Steps of a solver that does not adapt, where their number was left open: a third of dopri5's evaluations. (On MNIST
-/// half as many of AB2 err by 0.11 of the data's deviation, and students by 0.34: docs/images.md.)
+/// Default number of steps of a solver with fixed steps: a third of dopri5's evaluations. On MNIST half as
+/// many steps of AB2 have an error of 0.11 of the data's deviation, and students one of 0.34
+/// (docs/images.md).
 pub const SOLVER_STEPS: u64 = 16;
 
-/// The steps of a solver that does not adapt; `None` for dopri5.
+/// The fixed steps of a solver; `None` for dopri5, which adapts its steps.
 ///
 /// # Errors
-/// [`Error::Argument`] naming `solver_steps` for steps of dopri5, or a number out of range.
+/// [`Error::Argument`] naming `solver_steps` if it is given for dopri5 or out of range.
 pub fn fixed_steps(solver: Solver, steps: Option<u64>) -> Result<Option<FixedSteps>> {
     match (solver, steps) {
         (Solver::Dopri5, None) => Ok(None),
         (Solver::Dopri5, Some(steps)) => {
-            Err(Error::argument("solver_steps", "none with solver='dopri5', which adapts its own", steps))
+            Err(Error::argument("solver_steps", "none with solver='dopri5', which adapts its steps", steps))
         }
         (_, Some(steps)) if !(1..=10_000).contains(&steps) => {
             Err(Error::argument("solver_steps", "an integer from 1 to 10000", steps))
@@ -65,37 +66,40 @@ pub fn fixed_steps(solver: Solver, steps: Option<u64>) -> Result<Option<FixedSte
     }
 }
 
-/// Largest number of trajectories whose noise is drawn at once, and the grain in which a file grows.
+/// Largest number of trajectories in a chunk. Noise is drawn by whole chunks, and a file that was cut off is
+/// continued after its last whole chunk.
 const CHUNK_ROWS: i64 = 2048;
-/// Number of stored values of one chunk, which bounds it for large samples.
+/// Largest number of stored values of a chunk, which bounds it for large samples.
 const CHUNK_VALUES: i64 = 1 << 26;
 
 /// Share of `max_seconds` that trajectories may take.
 pub(super) const TIME_SHARE: f64 = 0.4;
-/// The fewest trajectories that a student is trained on, and solved at once against the clock.
+/// Least number of trajectories on which a student is trained, and the size of the first part under a time
+/// limit.
 pub(super) const FEWEST: i64 = 16;
-/// Evaluations that the fewest trajectories take, about: what a refusal asks time for.
+/// Approximate number of evaluations for [`FEWEST`] trajectories. A refusal asks for the time of so many.
 const FEWEST_EVALUATIONS: i64 = 20;
-/// Seconds of one evaluation from which on a fit that has no time for it is refused: shorter ones are made.
+/// A fit without time for one evaluation is refused only if the evaluation takes more than this many seconds.
 const WORTH_A_REFUSAL: f64 = 0.5;
-/// Share of the time left that a part is planned to take.
+/// Share of the remaining time for which the next part is planned.
 pub(super) const CAUTION: f64 = 0.8;
 
-/// Evaluations that one adaptive solve takes, about.
+/// Approximate number of evaluations of one adaptive solve.
 const EVALUATIONS: f64 = 50.0;
-/// Multiplications of one part on a CPU and on a GPU.
+/// Number of multiplications of one part on a CPU and on a GPU.
 const PART_WORK: (f64, f64) = (1.4e11, 1.4e14);
 const LEAST_PART: i64 = 64;
 
-/// Endpoints then err by less than 1e-3 of the data (measured on curved and 64-D teachers): below what a
-/// student is left with, at half the evaluations of 1e-5.
+/// Tolerance of adaptive solves. Endpoint errors are below 1e-3 of the data (measured on curved and 64-D
+/// teachers), which is less than the error of a student. A tolerance of 1e-5 would take twice as many
+/// evaluations.
 pub(super) const SOLVER_TOLERANCE: f64 = 1e-4;
 
-/// Numbers of points, and of coordinates of each, that a teacher is recognised by.
+/// Number of points, and of coordinates of each, in the fingerprint of a teacher.
 const FINGERPRINT_POINTS: i64 = 8;
 const FINGERPRINT_COORDINATES: i64 = 64;
 
-/// Time that solving may take.
+/// The clock of a solve with a time limit.
 struct Clock {
     started: Instant,
     limit: Option<f64>,
@@ -111,28 +115,28 @@ impl Clock {
         self.limit.map(|limit| limit - self.seconds())
     }
 
-    /// When `share` of the time has passed.
+    /// The time at which `share` of the limit has passed; `None` without a limit.
     fn at(&self, share: f64) -> Option<Instant> {
         let seconds = Duration::try_from_secs_f64(self.limit? * share).ok()?;
         self.started.checked_add(seconds)
     }
 }
 
-/// What is known of the work before it begins.
+/// What is known of the work of solving before it begins.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Choice {
-    /// [`VelocityField::work`] of the teacher, where nothing goes by the clock.
+    /// [`VelocityField::work`] of the teacher; `None` if unknown or under a time limit.
     pub work: Option<f64>,
-    /// How many trajectories there would be if they were not more work than the training.
+    /// The default number of trajectories, if fewer are solved because they would take longer than training.
     pub cut_from: Option<i64>,
 }
 
-/// The trajectories as a function of the plan and the chunk's number.
+/// Solves trajectories. Each chunk is a function of the plan and the chunk's number.
 pub(super) struct Generation<'a> {
     pub(super) teacher: &'a dyn VelocityField,
     pub(super) plan: TrajectoryPlan,
     pub(super) chunk_rows: i64,
-    /// The teacher's count before its first solve.
+    /// The teacher's count of evaluations before its first solve.
     evaluations_before: u64,
     choice: Choice,
     /// Conditions of all trajectories.
@@ -166,9 +170,9 @@ impl<'a> Generation<'a> {
         RandomSource::new(self.plan.seed).fork("trajectories").fork_numbered("chunk ", chunk as u64)
     }
 
-    /// Solves trajectories `range`, until all are there or `limit` seconds have passed; returns the number of the first
-    /// one that is not there and what a person should read of it. Each chunk is solved in parts: of as many rows as memory has room for and, against
-    /// the clock, as the last part leaves time for.
+    /// Solves the trajectories in `range`, until all are solved or `limit` seconds have passed. Returns the
+    /// index of the first one that was not solved, and notes for the user. Each chunk is solved in parts. A
+    /// part has as many rows as fit into memory and, under a time limit, into the remaining time.
     pub fn run(
         &self,
         range: Range<i64>,
@@ -203,7 +207,7 @@ impl<'a> Generation<'a> {
             let start = whole.narrow(0, offset, part);
             noise = Some((chunk, whole));
             let began = clock.seconds();
-            // Until something is there, half of the time is left for what a teacher too slow for the solver gets.
+            // The first part may take only half of the time, so that there is time for a sketch if it fails.
             let share = if nothing(done) { 0.5 } else { 1.0 };
             let solved = {
                 let mut watch = Until::new(monitor, clock.at(share));
@@ -247,7 +251,7 @@ impl<'a> Generation<'a> {
         Ok((done, notes))
     }
 
-    /// What a chunk starts from, `[chunk_rows, *event]`.
+    /// The initial states of a chunk, `[chunk_rows, *event]`.
     fn noise(&self, chunk: i64, monitor: &mut dyn Monitor) -> Result<Tensor> {
         let first = chunk * self.chunk_rows;
         let rows = self.chunk_rows.min(self.plan.count - first);
@@ -258,7 +262,7 @@ impl<'a> Generation<'a> {
         ode::draw(&source, rows, shape, &mut random, options, condition.as_ref(), monitor)
     }
 
-    /// Trajectories `[rows, T, d]`, float32, from `noise`; the first one is number `first`.
+    /// Trajectories `[rows, T, d]`, float32, from `noise`. The index of the first one is `first`.
     fn solve(&self, first: i64, noise: &Tensor, monitor: &mut dyn Monitor) -> Result<Tensor> {
         // Adaptive, with dense output at the grid: as cheap as 16 steps of RK4 where the field is smooth, and
         // safe where it is stiff near t = 1 (finite data sets).
@@ -272,8 +276,8 @@ impl<'a> Generation<'a> {
         self.by_trajectory(&solution.trajectory)
     }
 
-    /// The first trajectories where not even they could be solved in time: by as many evaluations of the teacher as
-    /// there is still time for, and with straight lines between them.
+    /// Approximates the first trajectories, if they could not be solved in time. It takes as many steps as
+    /// there is still time for, and straight lines between them. Returns states and a note for the user.
     fn sketch(
         &self,
         (first, noise): (i64, &Tensor),
@@ -287,8 +291,7 @@ impl<'a> Generation<'a> {
         if cost > limit && cost > WORTH_A_REFUSAL {
             let enough = cost * (FEWEST_EVALUATIONS as f64 / TIME_SHARE);
             let expected = format!(
-                "at least {enough:.0} s for this teacher, one evaluation of which takes {cost:.1} s, even of \
-                 {FEWEST} samples"
+                "at least {enough:.0} s for this teacher, because one evaluation of {FEWEST} samples takes {cost:.1} s"
             );
             return Err(Error::argument("max_seconds", expected, whole));
         }
@@ -310,7 +313,7 @@ impl<'a> Generation<'a> {
         let at = |index: &Tensor| known.f_index_select(0, index);
         let lines = at(&before)?.f_lerp_tensor(&at(&(&before + 1))?, &weight)?;
         let note = format!(
-            "max_seconds={whole} is too short to solve trajectories of this teacher: {} of them are sketched by \
+            "max_seconds={whole} is too short to solve trajectories of this teacher: {} of them are approximated by \
              {steps} {} step(s), and the student will be poor",
             noise.size()[0],
             solver.name()
@@ -324,19 +327,19 @@ impl<'a> Generation<'a> {
         Ok(flat.transpose(0, 1).to_kind(Kind::Float))
     }
 
-    /// Trajectories solved at once without a clock, by the work that each is: a part takes a few seconds.
+    /// Number of trajectories in a part without a time limit, such that a part takes a few seconds.
     fn part_rows(&self) -> i64 {
         let most = if self.teacher.device().is_cuda() { PART_WORK.1 } else { PART_WORK.0 };
         let one = self.choice.work.unwrap_or(0.0) * self.plan.evaluations();
         ((most / one.max(1.0)) as i64).clamp(LEAST_PART, self.chunk_rows.max(LEAST_PART))
     }
 
-    /// Some velocities at fixed points: one evaluation.
+    /// Velocities at a few fixed points, by which a teacher is recognised. It takes one evaluation.
     pub fn fingerprint(&self) -> Result<Vec<f64>> {
         let (teacher, points) = (self.teacher, FINGERPRINT_POINTS);
         let (kind, device) = (teacher.dtype(), teacher.device());
         let mut random = RandomSource::new(0).fork("fingerprint");
-        // Another source is another flow.
+        // The points are drawn from the source, because another source makes another flow.
         let (source, shape) = (teacher.source(), teacher.event_shape());
         let some = self.condition.as_ref().map(|c| {
             let rows = Tensor::arange(points, (Kind::Int64, c.device())).remainder(c.size()[0]);
@@ -351,18 +354,18 @@ impl<'a> Generation<'a> {
         let values = Vec::<f64>::try_from(&flat)?;
         match values.iter().all(|value| value.is_finite()) {
             true => Ok(values),
-            false => Err(Error::teacher("the velocity has values that are not finite")),
+            false => Err(Error::teacher("the velocity field returned values that are not finite")),
         }
     }
 }
 
-/// `steps` uniform intervals of [0, 1], by their ends.
+/// The `steps + 1` ends of `steps` uniform intervals of [0, 1].
 fn uniform(steps: i64) -> Vec<f64> {
     (0..=steps).map(|i| i as f64 / steps as f64).collect()
 }
 
-/// What is said of jumps of the velocity that are between the times of stored paths, on which nobody can tell where a
-/// path has its kinks.
+/// A note if the velocity jumps between the times of stored paths, because stored paths do not show such
+/// kinks.
 fn kinks(teacher: &dyn VelocityField, path_steps: i64) -> Option<String> {
     let breaks = teacher.breaks();
     let on_grid = |steps: i64| {
@@ -374,22 +377,22 @@ fn kinks(teacher: &dyn VelocityField, path_steps: i64) -> Option<String> {
     }
     let between: Vec<String> = breaks.iter().map(|t| format!("{t:.4}")).collect();
     let cure = (2..=path_steps.max(64)).find(|steps| on_grid(*steps));
-    let cure = cure.map_or(String::new(), |steps| format!("; a multiple of {steps} has them"));
+    let cure = cure.map_or(String::new(), |steps| format!("; choose a multiple of {steps}"));
     Some(format!(
-        "path_steps={path_steps} leaves the kinks of the teacher's paths, at times {}, between stored times{cure}",
+        "path_steps={path_steps} does not store the times {}, at which the teacher's paths have kinks{cure}",
         between.join(", ")
     ))
 }
 
-/// What is said where `count` trajectories are solved instead of `most`.
+/// A note that `count` trajectories are solved instead of `most`.
 fn too_many(count: i64, most: i64, seconds: f64) -> String {
     format!(
-        "{count} trajectories are solved, in about {seconds:.0} s; the default of {most} would take longer than \
-         training does, and trajectories=... sets another number"
+        "{count} trajectories are solved, in about {seconds:.0} s, because the default of {most} would take longer than \
+         training; trajectories=... sets another number"
     )
 }
 
-/// Number of trajectories in a chunk, by the size of one.
+/// Number of trajectories in a chunk, for samples of `dimension` values.
 pub(super) fn chunk_rows(plan: &TrajectoryPlan, dimension: i64) -> i64 {
     (CHUNK_VALUES / ((plan.path_steps + 1) * dimension)).clamp(16, CHUNK_ROWS)
 }

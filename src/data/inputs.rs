@@ -1,4 +1,4 @@
-//! What data a fit is given.
+//! The input data of a fit.
 
 use std::path::PathBuf;
 
@@ -9,26 +9,27 @@ use crate::error::{Error, Result};
 use crate::tensor::{check_batch, Share};
 use crate::velocity::VelocityField;
 
-/// Data of the teacher's, and where trajectories are kept; everything is optional.
+/// Data of the teacher and the file of trajectories. Everything is optional.
 #[derive(Debug, Default)]
 pub struct Inputs {
-    /// Labels `[P]` or vectors `[P, dim]` that the trajectories of a conditional teacher draw their conditions from.
-    /// The default is the conditions of the data for vectors, and all classes equally for labels.
+    /// Labels `[P]` or vectors `[P, dim]` from which the conditions of trajectories are drawn, for a
+    /// conditional teacher. The default is the conditions of the data for vectors, and all classes equally
+    /// for labels.
     pub pool: Option<Tensor>,
-    /// Training data of the teacher, `[N, *event]`, for points on probability paths that need no solver.
+    /// Training data of the teacher, `[N, *event]`, for points on probability paths, which need no solver.
     pub data: Option<Tensor>,
     /// Noise of each row of `data`, `[N, *event]`, for a teacher that was trained on given pairs.
     pub noise: Option<Tensor>,
     /// Condition of each row of `data`; the default is `pool`.
     pub data_condition: Option<Tensor>,
-    /// File in which trajectories are stored and found again.
+    /// File in which trajectories are stored and from which they are reused.
     pub trajectory_file: Option<PathBuf>,
-    /// Whether the trajectories of that file are solved anew.
+    /// Whether to solve the trajectories of that file again.
     pub refresh: bool,
 }
 
 impl Inputs {
-    /// Second handles on the same tensors.
+    /// New handles on the same tensors.
     pub fn shallow_clone(&self) -> Inputs {
         Inputs {
             pool: self.pool.shallow_clone(),
@@ -40,10 +41,10 @@ impl Inputs {
         }
     }
 
-    /// Checks shapes and lengths, whether or not a term will use them.
+    /// Checks shapes and lengths, even of inputs that no term of the objective will use.
     ///
     /// # Errors
-    /// Names `data` or `condition`.
+    /// An error that names `data` or `condition`.
     pub fn check(&self, teacher: &dyn VelocityField) -> Result<()> {
         let conditioning = teacher.conditioning();
         if let Some(pool) = &self.pool {
@@ -60,7 +61,7 @@ impl Inputs {
         Ok(())
     }
 
-    /// The rows that the trajectories' conditions are drawn from.
+    /// The rows from which the conditions of trajectories are drawn.
     pub(super) fn condition_pool(&self, teacher: &dyn VelocityField) -> Result<Option<Tensor>> {
         let conditioning = teacher.conditioning();
         let pool = match (conditioning, &self.pool) {

@@ -1,28 +1,29 @@
-//! Curves through one state at each of several times.
+//! Curves through states at several times.
 
 use serde::{Deserialize, Serialize};
 
-/// What joins the states of a chain.
+/// The curve between the states of a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
 pub enum Interpolant {
-    /// A straight line from each state to the next: its velocity jumps at the states.
+    /// A straight line from each state to the next. Its velocity jumps at the states.
     #[default]
     Linear,
-    /// The natural cubic spline: of all curves through the states the one of least squared acceleration (de Boor, A
-    /// Practical Guide to Splines, chapter V).
+    /// The natural cubic spline, the curve through the states with the least integral of squared acceleration
+    /// (de Boor, A Practical Guide to Splines, chapter V).
     Spline,
 }
 
-/// An interpolant over times. It is linear in the states, so that it is known by the weight of each.
+/// An interpolant over times. It is linear in the states, so it is described by the weight of each state.
 pub(super) struct Curve {
-    /// `K + 1`, rising.
+    /// `K + 1` increasing times.
     times: Vec<f64>,
-    /// Second derivative at each time for a unit state at each other: `[K + 1][K + 1]`; none for straight lines.
+    /// Second derivative at each time for a unit state at each time: `[K + 1][K + 1]`; `None` for straight
+    /// lines.
     bend: Option<Vec<Vec<f64>>>,
 }
 
-/// The weight of each of `K + 1` states in the curve, and in its derivative, at one time.
+/// The weights of the `K + 1` states in the curve and in its derivative, at one time.
 pub(super) struct Weights {
     pub state: Vec<f64>,
     pub velocity: Vec<f64>,
@@ -37,7 +38,8 @@ impl Curve {
         Curve { times: times.to_vec(), bend }
     }
 
-    /// The interval that `time` is in, from 0 to `K - 1`, and how much of it is behind, in [0, 1].
+    /// The interval that contains `time`, from 0 to `K - 1`, and the share of it that lies before `time`, in
+    /// [0, 1].
     pub fn place(&self, time: f64) -> (usize, f64) {
         let last = self.times.len() - 2;
         let interval = self.times.partition_point(|&at| at <= time).saturating_sub(1).min(last);
@@ -67,8 +69,9 @@ impl Curve {
     }
 }
 
-/// Second derivatives of the natural spline at each time, for a unit state at each: the tridiagonal system of the
-/// continuity of its first derivative, with none of its own at both ends, by elimination.
+/// Second derivatives of the natural spline at each time, for a unit state at each time. They solve the
+/// tridiagonal system that makes the first derivative continuous, with 0 at both ends. It is solved by
+/// elimination.
 fn natural(times: &[f64]) -> Vec<Vec<f64>> {
     let nodes = times.len();
     let length = |interval: usize| times[interval + 1] - times[interval];

@@ -1,4 +1,4 @@
-//! What a step learns from: solved trajectories, points on probability paths, coupled minibatches.
+//! Training data of a step: solved trajectories, points on probability paths, and coupled minibatches.
 
 mod batch;
 mod batch_rows;

@@ -1,4 +1,4 @@
-//! Measured time series: paths of unequal lengths, with gaps, and what was done to each.
+//! Measured time series: paths of unequal lengths, with gaps, inputs and conditions.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,37 +8,37 @@ use tch::{Device, Kind, Tensor};
 use crate::error::{Error, Result};
 use crate::tensor::{chunks, dtype_name, exact, shape_text, shared, RandomSource};
 
-/// Rows that are looked at at once.
+/// Number of rows that are processed at once.
 const CHUNK_ROWS: i64 = 1 << 16;
 
-/// Largest distance of a difference of times from a multiple of the smallest one, of which it is a share, on a grid.
+/// Largest relative distance of a time step on a grid from a multiple of the smallest step.
 const OFF_GRID: f64 = 1e-3;
 
-/// Least share of the steps between rows that go from one row of a grid to the next: where more are longer, times are
-/// treated as irregular.
+/// Least share of time steps that equal the spacing of a grid. If more are longer, times are treated as
+/// irregular.
 const MOSTLY: f64 = 0.5;
 
-/// Paths one after the other. Everything lives on the CPU, in the dtype that it came in: 10,000 paths of 1,000 steps
-/// are not copied.
+/// Concatenated paths. Everything is on the CPU and in the given dtype, so that large data (10,000 paths of
+/// 1,000 steps) are not copied.
 pub struct Observed {
-    /// `[R, d]`; NaN where nothing was seen.
+    /// Values `[R, d]`; NaN for missing values.
     values: Tensor,
-    /// `[R]`, increasing within a path.
+    /// Times `[R]`, increasing within a path.
     times: Arc<Vec<f64>>,
-    /// Row at which each path begins, and the number of rows: `[N + 1]`.
+    /// First row of each path, and the number of rows: `[N + 1]`.
     offsets: Arc<Vec<usize>>,
-    /// Held from each row to the next, `[R, u]`.
+    /// Inputs `[R, u]`, constant from each row to the next.
     inputs: Option<Tensor>,
-    /// `[N, c]`, float64.
+    /// Conditions `[N, c]`, float64.
     conditions: Option<Tensor>,
-    /// Whether a row was seen whole.
+    /// Whether each row is complete, without missing values.
     whole: Arc<Vec<bool>>,
     spacing: Option<f64>,
 }
 
 shared!(Observed { values, inputs, conditions; times, offsets, whole, spacing });
 
-/// Rows that follow one another on the grid and were seen whole, all of one path.
+/// Consecutive complete rows of one path, on the grid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
     pub path: usize,
@@ -50,18 +50,18 @@ pub struct Segment {
 #[derive(Debug)]
 pub struct Statistics {
     pub mean: Tensor,
-    /// 1 where a coordinate is constant.
+    /// Standard deviation; 1 for a constant coordinate.
     pub scale: Tensor,
     pub low: Tensor,
     pub high: Tensor,
 }
 
 impl Observed {
-    /// `values` `[R, d]` of paths of `lengths`, NaN where nothing was seen, at `times` `[R]` (by default 0, 1, 2, ...
-    /// for each), with `inputs` `[R, u]` and `conditions` `[N, c]`.
+    /// Paths of `lengths`, with `values` `[R, d]` (NaN for missing values), `times` `[R]`, `inputs` `[R, u]`
+    /// and `conditions` `[N, c]`. The default times are 0, 1, 2, ... for each path.
     ///
     /// # Errors
-    /// Names `paths`, `times`, `inputs` or `condition`.
+    /// An error that names `paths`, `times`, `inputs` or `condition`.
     pub fn new(
         values: &Tensor,
         lengths: &[usize],
@@ -72,13 +72,13 @@ impl Observed {
         let rows: usize = lengths.iter().sum();
         let size = values.size();
         if size.len() != 2 || size[0] != rows as i64 || rows == 0 || size[1] == 0 {
-            return Err(Error::shape("paths", format!("({rows}, d), neither of them 0"), shape_text(&size)));
+            return Err(Error::shape("paths", format!("({rows}, d), both above 0"), shape_text(&size)));
         }
         if !values.is_floating_point() {
             return Err(Error::dtype("paths", "a floating-point array", dtype_name(values.kind())));
         }
         if lengths.contains(&0) {
-            return Err(Error::argument("paths", "at least one row in each path", "a path of none"));
+            return Err(Error::argument("paths", "at least one row in each path", "an empty path"));
         }
         let values = values.detach().to_device(Device::Cpu).contiguous();
         let whole = whole_rows(&values)?;
@@ -110,17 +110,17 @@ impl Observed {
         self.times.len()
     }
 
-    /// d.
+    /// Number of coordinates d.
     pub fn dimension(&self) -> i64 {
         self.values.size()[1]
     }
 
-    /// Number of inputs; 0 without.
+    /// Number of inputs u; 0 without inputs.
     pub fn input_size(&self) -> i64 {
         self.inputs.as_ref().map_or(0, |inputs| inputs.size()[1])
     }
 
-    /// Number of conditions; 0 without.
+    /// Number of conditions c; 0 without conditions.
     pub fn condition_size(&self) -> i64 {
         self.conditions.as_ref().map_or(0, |c| c.size()[1])
     }
@@ -129,12 +129,12 @@ impl Observed {
         &self.times
     }
 
-    /// Distance of the grid that nearly all rows lie on one after the other; `None` for irregular times.
+    /// Spacing of the time grid; `None` for irregular times.
     pub fn spacing(&self) -> Option<f64> {
         self.spacing
     }
 
-    /// The median distance of rows; 1 where every path has a single row.
+    /// The median time step; 1 if every path has a single row.
     pub fn typical_spacing(&self) -> f64 {
         let mut steps: Vec<f64> = self.steps().collect();
         if steps.is_empty() {
@@ -169,7 +169,7 @@ impl Observed {
         self.conditions.as_ref().map(|c| c.select(0, path as i64))
     }
 
-    /// The path that a row is of.
+    /// The path that contains a row.
     pub fn path_of(&self, row: usize) -> usize {
         self.offsets.partition_point(|first| *first <= row) - 1
     }
@@ -178,8 +178,8 @@ impl Observed {
         self.whole[row]
     }
 
-    /// A random share of the paths apart from the others, never of their rows; of a single path its end. The first
-    /// are to fit to. Nothing is apart where paths are too short for it.
+    /// Splits the rows into those to fit to and held-out ones. A random `share` of whole paths is held out.
+    /// Of a single path its end is held out, at least `least` rows; nothing is held out if it is too short.
     pub fn split(&self, share: f64, least: usize, random: &mut RandomSource) -> [Vec<Range<usize>>; 2] {
         let all = self.ranges();
         if share == 0.0 {
@@ -204,7 +204,7 @@ impl Observed {
         parts
     }
 
-    /// Runs of at least `least` rows within `ranges` that were seen whole and follow one another on the grid.
+    /// Runs of at least `least` consecutive complete rows on the grid, within `ranges`.
     pub fn segments(&self, ranges: &[Range<usize>], least: usize) -> Vec<Segment> {
         let Some(spacing) = self.spacing else { return Vec::new() };
         let mut found = Vec::new();
@@ -226,10 +226,10 @@ impl Observed {
         found
     }
 
-    /// Statistics of what was seen.
+    /// Statistics of the values that are not missing.
     ///
     /// # Errors
-    /// [`Error::NonFinite`] naming `paths` for a coordinate that was never seen.
+    /// [`Error::NonFinite`] naming `paths` for a coordinate without any value.
     pub fn statistics(&self) -> Result<Statistics> {
         let d = self.dimension();
         let zeros = || Tensor::zeros([d], (Kind::Double, Device::Cpu));
@@ -256,7 +256,7 @@ impl Observed {
             square += (each(first, rows) - &mean).square().f_nansum(over.as_slice(), false, Kind::Double)?;
         }
         let deviation = (square / count).sqrt();
-        // A coordinate that is constant but for rounding is constant.
+        // A coordinate counts as constant if it varies only by rounding.
         let constant = deviation.le_tensor(&(mean.abs() * 1e-12));
         Ok(Statistics { scale: deviation.masked_fill(&constant, 1.0), mean, low, high })
     }
@@ -270,7 +270,7 @@ impl Observed {
     fn grid(&self) -> Option<f64> {
         let least = self.steps().fold(f64::INFINITY, f64::min);
         if !least.is_finite() {
-            // Single rows: nothing is known of steps, and nothing contradicts a grid.
+            // With single rows there are no steps, so any spacing fits.
             return Some(1.0);
         }
         let (mut on, mut all) = (0usize, 0usize);
@@ -285,12 +285,12 @@ impl Observed {
             span += step;
             multiples += multiple.round();
         }
-        // Single differences are rounded, all of them together hardly.
+        // The average over all steps has less rounding error than a single difference.
         (on as f64 >= MOSTLY * all as f64).then_some(plain(span / multiples))
     }
 }
 
-/// A number to twelve digits: 0.1 where sums of rounded differences make it 0.1 and a hair.
+/// Rounds to twelve digits, so that sums of rounded differences give 0.1 and not 0.10000000000000003.
 fn plain(step: f64) -> f64 {
     format!("{step:.11e}").parse().unwrap_or(step)
 }
@@ -316,7 +316,7 @@ fn whole_rows(values: &Tensor) -> Result<Vec<bool>> {
         let part = values.narrow(0, first, rows);
         let infinite = part.isinf().sum(Kind::Int64).int64_value(&[]);
         if infinite > 0 {
-            let message = format!("{infinite} infinite values; NaN says that nothing was seen");
+            let message = format!("{infinite} values are infinite; use NaN for missing values");
             return Err(Error::NonFinite { argument: "paths".into(), message });
         }
         whole.extend(Vec::<bool>::try_from(part.isnan().any_dim(1, false).logical_not())?);

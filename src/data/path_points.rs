@@ -1,5 +1,5 @@
-//! Points of the teacher's own probability path, x_t = a_t x1 + s_t x0, with noise and data paired as the
-//! teacher was trained: no ODE is solved for them. Their marginals are the flow's.
+//! Points of the teacher's own probability path, x_t = a_t x1 + s_t x0, with noise and data paired as in the
+//! teacher's training. They need no ODE solver, and their marginals are those of the flow.
 
 use std::cell::RefCell;
 
@@ -14,14 +14,15 @@ use crate::ode;
 use crate::tensor::{at_home, check_batch, RandomSource, Share};
 use crate::velocity::{Path, VelocityField};
 
-/// How points of a path are drawn.
+/// Options for drawing points of a path.
 #[derive(Debug, Clone, Copy)]
 pub struct PathPlan {
     pub coupling: Coupling,
     pub path: Path,
-    /// Largest number of pairs in one assignment. (A batch smaller than this is one assignment.)
+    /// Largest number of pairs in one assignment. A smaller batch is one assignment.
     pub coupling_size: usize,
-    /// Whether each row of the data is mirrored with probability one half, as the teacher saw them: images only.
+    /// Whether each row of the data is mirrored with probability one half, as in the teacher's training. Only
+    /// for images.
     pub flip: bool,
     pub seed: u64,
     /// Dtype and device of the points.
@@ -29,16 +30,16 @@ pub struct PathPlan {
     pub device: Device,
 }
 
-/// Data rows kept out of training for the held-out points.
+/// At most one in eight data rows, and at most 512, are held out.
 const HELD_OUT_SHARE: i64 = 8;
 const HELD_OUT_ROWS: i64 = 512;
-/// Held-out points, and points at each time of the table of input coordinates.
+/// Number of held-out points, and of points at each time of the table of input coordinates.
 const HELD_OUT_POINTS: usize = 512;
 const TABLE_POINTS: usize = 4096;
 const TABLE_COUPLING: usize = 256;
 
-/// Data `[N, *event]` with their conditions, their noise where it is given, and what stands for noise where the flow
-/// starts from something else.
+/// Data `[N, *event]` with their conditions and with their noise, if it is given. `pool` holds samples of the
+/// source of a flow that does not start from standard normal noise.
 #[derive(Debug)]
 struct Rows {
     data: Tensor,
@@ -59,7 +60,7 @@ impl Rows {
     }
 }
 
-/// Batches made ahead, and what they are for.
+/// Batches that are prepared ahead, and the steps for which they are prepared.
 struct Ahead {
     random: RandomSource,
     batch_size: i64,
@@ -77,13 +78,13 @@ pub struct PathPoints {
 }
 
 impl PathPoints {
-    /// Points between noise and `data` `[N, *event]` for a teacher; `noise`: that of each row, for one that was
-    /// trained on given pairs; `condition`: that of each row, for a conditional one. Some rows (an eighth, at most
-    /// 512) are kept for [`PathPoints::held_out`]; of fewer than 16 rows none, and held-out points then differ by
-    /// their noise and times alone.
+    /// Points between noise and `data` `[N, *event]` for `teacher`. `noise` is the noise of each row, for a
+    /// teacher that was trained on given pairs. `condition` is the condition of each row, for a conditional
+    /// teacher. An eighth of the rows, at most 512, is held out for [`PathPoints::held_out`]. With fewer than
+    /// 16 rows none is held out; held-out points then differ from training points only in noise and times.
     ///
     /// # Errors
-    /// Names `data`, `noise` or `condition` where they do not fit the teacher or each other.
+    /// An error that names `data`, `noise` or `condition` if they do not fit the teacher or each other.
     pub fn new(
         teacher: &dyn VelocityField,
         data: &Tensor,
@@ -93,7 +94,7 @@ impl PathPoints {
     ) -> Result<Self> {
         let count = check_batch("data", data, teacher.event_shape())?;
         if plan.coupling == Coupling::Given && noise.is_none() {
-            let expected = "none for a teacher of given pairs, whose noise is not known: points of its trajectories serve";
+            let expected = "none for a teacher of given pairs, unless noise is given too";
             return Err(Error::argument("data", expected, "an array"));
         }
         plan.coupling.check_noise(data, noise, plan.flip)?;
@@ -117,9 +118,9 @@ impl PathPoints {
         Ok(PathPoints { plan, conditioning, training, held_out, ahead: RefCell::new(None) })
     }
 
-    /// The points of one step: a pure function of the source's seed, the step and the batch size, at times
-    /// spread evenly over [0, 1). Batches of the steps that follow are prepared meanwhile, and the monitor is asked
-    /// while this one is awaited.
+    /// The points of one step, at times spread evenly over [0, 1). They are a pure function of the source's
+    /// seed, the step and the batch size. Batches of later steps are prepared in the background. The monitor
+    /// is called while this batch is awaited.
     pub fn batch(
         &self,
         random: &RandomSource,
@@ -147,7 +148,7 @@ impl PathPoints {
         self.points(&self.training, &pairs, t)
     }
 
-    /// Points of data, noise and times that training never sees: always the same ones.
+    /// Held-out points: data, noise and times that training does not use. They are the same at every call.
     pub fn held_out(&self) -> Result<Points> {
         let random = RandomSource::new(self.plan.seed).fork("held-out points");
         let pairs = source(&self.plan, &self.held_out, HELD_OUT_POINTS, random)?.batch(0)?;
@@ -155,10 +156,10 @@ impl PathPoints {
         self.points(&self.held_out, &pairs, t)
     }
 
-    /// The table of input coordinates, of a few thousand points at each of its `times`.
+    /// The table of input coordinates, measured on a few thousand points at each of its `times`.
     pub fn coordinates(&self, times: i64, images: Option<&[i64]>) -> Result<InputCoordinates> {
         let random = RandomSource::new(self.plan.seed).fork("input coordinates");
-        // Assignments of at most this size, whatever the plan: a table of means needs no larger ones.
+        // A table of means needs no larger assignments.
         let plan = PathPlan { coupling_size: self.plan.coupling_size.min(TABLE_COUPLING), ..self.plan };
         let pairs = source(&plan, &self.training, TABLE_POINTS, random)?.batch(0)?;
         let PathPlan { kind, device, .. } = self.plan;

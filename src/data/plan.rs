@@ -1,4 +1,4 @@
-//! Transport plans between two snapshots, to be followed forwards and backwards.
+//! Transport plans between two snapshots, which can be followed forwards and backwards.
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -7,24 +7,26 @@ use tch::{Device, Kind, Tensor};
 use crate::error::{Error, Result};
 use crate::tensor::{check_finite, shape_text};
 
-/// Of the mass that a row would have in a plan without growth: below it, a row has no descendants.
+/// Share of the average mass of a row. A row with less mass has no descendants.
 const EXTINCT: f64 = 1e-9;
-/// Fewer descendants count as these: the rate of what dies out has no bound.
+/// Least ratio of descendants that [`Plan::ratio`] returns: the growth rate of a row that dies out has no
+/// bound.
 const FEWEST: f64 = 1e-3;
 
 /// Mass `[n, m]` that goes from each row of one set to each row of the next.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Where mass goes from each row, and where it comes from.
+    /// Partners of each row of the first set in the second.
     ahead: Vec<Choices>,
+    /// Partners of each row of the second set in the first.
     back: Vec<Choices>,
     /// Rows with descendants.
     alive: Vec<usize>,
-    /// Mass that leaves each row, over that of an average row.
+    /// Mass that leaves each row, divided by the average.
     ratios: Vec<f64>,
 }
 
-/// Partners of one row, by the sums of their masses so far.
+/// Partners of one row, with the cumulative sums of their masses.
 #[derive(Debug, Clone, Default)]
 struct Choices {
     partners: Vec<u32>,
@@ -49,11 +51,11 @@ impl Choices {
 }
 
 impl Plan {
-    /// A plan by its masses `[n, m]`, in any unit. Sums of rows other than one another are growth.
+    /// A plan from its masses `[n, m]`, in any unit. Row sums that differ from one another describe growth.
     ///
     /// # Errors
-    /// Names `coupling` where the shape is another, and where masses are negative, not finite or vanish: all of them,
-    /// or those that lead to a row of the second set.
+    /// An error that names `coupling` if the shape is wrong, if masses are negative or not finite, if all are
+    /// 0, or if those of a row of the second set are all 0.
     pub fn new(masses: &Tensor, rows: i64, columns: i64) -> Result<Plan> {
         if masses.size() != [rows, columns] {
             let expected = format!("a plan {}", shape_text(&[rows, columns]));
@@ -68,7 +70,7 @@ impl Plan {
         }
         let total: f64 = flat.iter().sum();
         if total <= 0.0 {
-            return Err(vanished("a plan of some mass", "none at all"));
+            return Err(vanished("a plan with some mass above 0", "only zeros"));
         }
         let (rows, columns) = (rows as usize, columns as usize);
         let mut plan = Plan {
@@ -86,7 +88,7 @@ impl Plan {
         if let Some(column) = plan.back.iter().position(|choices| choices.total() <= EXTINCT / columns as f64)
         {
             return Err(vanished(
-                "some mass for each row of the later snapshot",
+                "mass above 0 for each row of the later snapshot",
                 format!("none for row {column}"),
             ));
         }
@@ -95,31 +97,31 @@ impl Plan {
         Ok(plan)
     }
 
-    /// A row with descendants, each as likely as any other.
+    /// A random row with descendants, uniformly.
     pub(super) fn start(&self, rng: &mut ChaCha8Rng) -> usize {
         self.alive[rng.random_range(0..self.alive.len())]
     }
 
-    /// A descendant of a row that has some.
+    /// A random descendant of `row`, by mass.
     pub(super) fn descendant(&self, row: usize, rng: &mut ChaCha8Rng) -> usize {
         match self.alive.binary_search(&row) {
             Ok(_) => self.ahead[row].draw(rng),
-            // One that has none goes nowhere in particular: its mass is gone before it gets there.
+            // A row without descendants has no successor of its own: the chain goes on from a random row.
             Err(_) => self.ahead[self.start(rng)].draw(rng),
         }
     }
 
-    /// An ancestor of a row of the second set.
+    /// A random ancestor of a row of the second set, by mass.
     pub(super) fn ancestor(&self, row: usize, rng: &mut ChaCha8Rng) -> usize {
         self.back[row].draw(rng)
     }
 
-    /// Descendants of a row, where the average row has 1: at least a thousandth.
+    /// Number of descendants of a row, relative to the average row; at least a thousandth.
     pub fn ratio(&self, row: usize) -> f64 {
         self.ratios[row].max(FEWEST)
     }
 
-    /// Ratios of the rows with descendants.
+    /// [`Plan::ratio`] of all rows with descendants.
     pub(super) fn ratios(&self) -> impl Iterator<Item = f64> + '_ {
         self.alive.iter().map(|&row| self.ratio(row))
     }

@@ -1,14 +1,14 @@
-//! Data that are not held whole.
+//! Data sets that are not held in memory as a whole.
 
 use tch::Tensor;
 
 use crate::error::Result;
 
-/// Portions of data, one after another and without an end.
+/// An endless sequence of portions of data.
 pub trait Portions: Send {
-    /// The next samples `[N, *event]`, and the condition of each where there are conditions.
+    /// The next samples `[N, *event]`, and the condition of each, if there are conditions.
     ///
     /// # Errors
-    /// Whatever the source fails on.
+    /// Any error of the source.
     fn portion(&mut self) -> Result<(Tensor, Option<Tensor>)>;
 }

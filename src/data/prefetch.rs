@@ -1,4 +1,4 @@
-//! Batches made ahead of the training step, on other threads.
+//! Batches prepared ahead of the training step, on other threads.
 
 use std::collections::VecDeque;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -13,18 +13,18 @@ use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Silent};
 use crate::tensor::threads;
 
-/// A source whose batches depend on their number alone.
+/// A source whose batches depend only on their number.
 pub trait Batches: Send + Sync + 'static {
     type Batch: Send + 'static;
 
-    /// Batch number `step`, or `None` where `stop` was raised first.
+    /// Batch number `step`, or `None` if `stop` was raised first.
     ///
     /// # Errors
-    /// Whatever stands in the way of a batch.
+    /// Any error of the source.
     fn batch_until(&self, step: u64, stop: &Stop) -> Result<Option<Self::Batch>>;
 }
 
-/// Time between two looks at the monitor while a batch is awaited.
+/// Time between two calls of the monitor while a batch is awaited.
 const WAIT: Duration = Duration::from_millis(50);
 
 struct Job<B> {
@@ -32,9 +32,9 @@ struct Job<B> {
     result: Receiver<Result<Option<B>>>,
 }
 
-/// The batches `first..end` of a source, in order, computed ahead on the shared pool (which holds
-/// no Python lock). At most twice as many batches as threads exist at once. Dropping the stream
-/// ends what is under way.
+/// The batches `first..end` of a source, in order, prepared ahead on the shared thread pool, whose threads
+/// hold no Python lock. At most twice as many batches as threads exist at once. Dropping the stream cancels
+/// unfinished batches.
 pub struct Prefetch<S: Batches> {
     source: Arc<S>,
     pool: Arc<ThreadPool>,
@@ -45,13 +45,15 @@ pub struct Prefetch<S: Batches> {
 }
 
 impl<S: Batches> Prefetch<S> {
+    /// Starts to prepare batches.
+    ///
     /// # Errors
-    /// [`Error::Internal`] where no worker threads can be started.
+    /// [`Error::Internal`] if worker threads cannot be started.
     pub fn new(source: S, first: u64, end: u64) -> Result<Self> {
         Prefetch::on(threads::pool()?, source, first, end)
     }
 
-    /// The same on a given pool.
+    /// [`Prefetch::new`] on a given thread pool.
     pub fn on(pool: Arc<ThreadPool>, source: S, first: u64, end: u64) -> Result<Self> {
         let depth = (2 * pool.current_num_threads()).clamp(2, 16);
         let mut stream =
@@ -66,10 +68,10 @@ impl<S: Batches> Prefetch<S> {
             let stop = Arc::new(Stop::default());
             let (source, step, raised) = (Arc::clone(&self.source), self.next, Arc::clone(&stop));
             self.pool.spawn_fifo(move || {
-                // A panic here would end the whole process.
+                // A panic that left this closure would abort the process.
                 let answer = catch_unwind(AssertUnwindSafe(|| source.batch_until(step, &raised)))
                     .unwrap_or_else(|_| Err(Error::Internal(anyhow::anyhow!("the coupling panicked"))));
-                // The other end is gone once the stream has been dropped.
+                // Sending fails if the stream has been dropped.
                 let _ = sender.send(answer);
             });
             self.jobs.push_back(Job { stop, result });
@@ -77,13 +79,14 @@ impl<S: Batches> Prefetch<S> {
         }
     }
 
-    /// The next batch, or none after the last. An assignment of many pairs takes long: the monitor is asked
-    /// meanwhile.
+    /// The next batch, or `None` after the last. The monitor is called while the batch is awaited, because
+    /// large assignments take long.
     ///
     /// # Errors
-    /// Whatever the monitor answers, after which the stream is of no use; [`Error::Internal`] where a worker failed.
+    /// Any error of the monitor, after which the stream must not be used; [`Error::Internal`] if a worker
+    /// failed.
     pub fn watched(&mut self, monitor: &mut dyn Monitor) -> Option<Result<S::Batch>> {
-        let lost = || Error::Internal(anyhow::anyhow!("a coupling worker ended without an answer"));
+        let lost = || Error::Internal(anyhow::anyhow!("a coupling worker ended without a result"));
         loop {
             match self.jobs.front()?.result.recv_timeout(WAIT) {
                 Err(RecvTimeoutError::Timeout) => match monitor.tick() {

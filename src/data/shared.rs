@@ -1,4 +1,4 @@
-//! Trajectories solved by several ranks, each its chunks, and handed to all.
+//! Trajectories solved by several ranks. Each rank solves its own chunks, and all ranks receive them.
 
 use std::time::Instant;
 
@@ -9,15 +9,15 @@ use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::world::World;
 
-/// What a rank says of a round in which it failed.
+/// The count that a rank reports for a round in which it failed.
 const FAILED: f64 = -1.0;
 
 impl Generation<'_> {
-    /// [`Generation::run`] from trajectory `done` on, by all ranks of the monitor's world: the same trajectories, bit for
-    /// bit without a clock, and `store` has them all on every rank.
+    /// [`Generation::run`] from trajectory `done` on, by all ranks of the monitor's world. `store` receives
+    /// all trajectories on every rank. Without a time limit they are the same as with one rank, bit for bit.
     ///
     /// # Errors
-    /// As [`Generation::run`]; [`Error::Distributed`] where another rank fails.
+    /// As [`Generation::run`]; [`Error::Distributed`] if another rank fails.
     pub fn run_shared(
         &self,
         mut done: i64,
@@ -34,7 +34,8 @@ impl Generation<'_> {
         while done < count {
             let began = started.elapsed().as_secs_f64();
             let left = limit.map(|limit| limit - began);
-            // Whole chunks are solved as one process does; against the clock, as many rows as a round leaves time for.
+            // Without a time limit, whole chunks are solved, as in a single process. With one, a round has as
+            // many rows as there is time for.
             let first = done;
             let edge = |rank: i64| match limit {
                 Some(_) => first + rank * rows,
@@ -56,7 +57,7 @@ impl Generation<'_> {
             let all = world.numbers(said, &like)?;
             notes.extend(outcome?.1);
             if let Some(rank) = all.iter().position(|said| *said == FAILED) {
-                let why = "failed while trajectories were solved; its own error says why";
+                let why = "failed while solving trajectories; its own error says why";
                 return Err(Error::Distributed(format!("rank {rank} of {} {why}", world.size())));
             }
             let solved = match solved.is_empty() {
@@ -78,7 +79,7 @@ impl Generation<'_> {
                 let now = started.elapsed().as_secs_f64();
                 let fitting = CAUTION * left.unwrap_or(0.0).min(f64::MAX) - CAUTION * (now - began);
                 let fitting = fitting * rows as f64 / (now - began).max(1e-9);
-                // The leading rank's clock counts.
+                // The clock of the leading rank counts.
                 let fitting = world.numbers(fitting, &like)?[0];
                 if !whole || fitting < FEWEST as f64 {
                     break;
@@ -89,7 +90,7 @@ impl Generation<'_> {
         Ok((done, notes))
     }
 
-    /// So many trajectories of the one rank that has them.
+    /// Sends `count` trajectories from the rank that has them (`own` is not `None`) to all ranks.
     fn handed(&self, world: &World, count: i64, own: Option<&Tensor>) -> Result<Tensor> {
         let shape = [count, self.plan.path_steps + 1, self.teacher.event_size()];
         let states = match own {
@@ -100,7 +101,7 @@ impl Generation<'_> {
     }
 }
 
-/// What the leading rank says: whole numbers below 2^53.
+/// The whole numbers of the leading rank, on every rank.
 ///
 /// # Errors
 /// As [`World::sum`].
@@ -108,7 +109,7 @@ pub(super) fn told<const N: usize>(world: &World, own: [u64; N], device: Device)
     if world.is_alone() {
         return Ok(own);
     }
-    // Halves, which a float64 holds exactly.
+    // Two halves of 32 bits each, which a float64 holds exactly.
     let halves: Vec<f64> = own
         .iter()
         .flat_map(|number| [(number >> 32) as f64, (number & u64::from(u32::MAX)) as f64])

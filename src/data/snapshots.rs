@@ -1,4 +1,5 @@
-//! Points on curves through snapshots of a population: chains of rows, one of each snapshot.
+//! Points on curves through snapshots of a population. Each curve goes through a chain of rows, one of each
+//! snapshot.
 
 use rand::seq::{index, SliceRandom};
 use rand_chacha::ChaCha8Rng;
@@ -12,61 +13,62 @@ use super::{Interpolant, Plan};
 use crate::error::{Error, Result};
 use crate::tensor::{check_finite, shape_text, RandomSource};
 
-/// What leads from the rows of one snapshot to those of the next.
+/// The pairing of the rows of one snapshot with those of the next.
 #[derive(Debug, Clone)]
 pub enum Chaining {
-    /// Any row to any other.
+    /// Independent rows.
     Independent,
-    /// In each minibatch the exact assignment of least squared distance, of at most so many rows.
+    /// The exact assignment of least squared distance in each minibatch, of at most `size` rows at once.
     Ot { size: usize },
-    /// A plan for each two snapshots in a row.
+    /// A transport plan for each interval between snapshots.
     Plans(Vec<Plan>),
 }
 
-/// Sets of states at rising times, and how they are joined.
+/// Sets of states at increasing times, and the way in which they are joined.
 pub struct Snapshots {
-    /// Rows of each, `[N_k, *event]`.
+    /// Rows of each snapshot, `[N_k, *event]`.
     sets: Vec<Tensor>,
-    /// Within [0, 1], from 0 to 1.
+    /// Times, scaled to run from 0 to 1.
     times: Vec<f64>,
     pub interpolant: Interpolant,
     chaining: Chaining,
-    /// Logarithm of how many times as large the population is at the end of each interval.
+    /// Logarithm of the ratio of population sizes at the end and at the start of each interval.
     growth: Option<Vec<f64>>,
 }
 
 impl Snapshots {
-    /// Snapshots `[N_k, *event]` at `times` of any unit, independent of one another.
+    /// Snapshots `[N_k, *event]` at `times` of any unit, with straight lines and independent chaining.
     ///
     /// # Errors
-    /// Names `snapshots` where there is only one, where one has fewer than two rows or values that are not finite, and
-    /// where they are of different shapes; `times` where there is not one for each, or where they do not rise.
+    /// An error that names `snapshots` if there is only one, if one has fewer than two rows or values that
+    /// are not finite, or if shapes differ; an error that names `times` if there is not one for each
+    /// snapshot, or if they do not increase.
     pub fn new(sets: Vec<Tensor>, times: &[f64]) -> Result<Self> {
         if sets.len() < 2 {
-            return Err(Error::argument("snapshots", "two or more", sets.len()));
+            return Err(Error::argument("snapshots", "at least two snapshots", sets.len()));
         }
         let event = sets[0].size().get(1..).unwrap_or_default().to_vec();
         for (number, set) in sets.iter().enumerate() {
             let (name, size) = (format!("snapshots[{number}]"), set.size());
             if size.len() < 2 || size[1..] != event[..] || size[1..].contains(&0) {
                 let expected =
-                    format!("(N, {}) as of the first", shape_text(&event).trim_matches(['(', ')', ',']));
+                    format!("(N, {}), as the first one", shape_text(&event).trim_matches(['(', ')', ',']));
                 return Err(Error::shape(&name, expected, shape_text(&size)));
             }
             if size[0] < 2 {
-                return Err(Error::argument(&name, "two rows or more", size[0]));
+                return Err(Error::argument(&name, "at least two rows", size[0]));
             }
             check_finite(&name, set)?;
         }
         if times.len() != sets.len() {
-            let expected = format!("one for each of {} snapshots", sets.len());
+            let expected = format!("one time for each of {} snapshots", sets.len());
             return Err(Error::argument("times", expected, times.len()));
         }
         let rises =
             times.windows(2).all(|pair| pair[1] > pair[0]) && times.iter().all(|time| time.is_finite());
         let (first, span) = (times[0], times[times.len() - 1] - times[0]);
         if !rises || !span.is_finite() {
-            return Err(Error::argument("times", "finite numbers that rise", format!("{times:?}")));
+            return Err(Error::argument("times", "finite increasing numbers", format!("{times:?}")));
         }
         let times = times.iter().map(|time| (time - first) / span).collect();
         let (interpolant, chaining) = (Interpolant::default(), Chaining::Independent);
@@ -77,10 +79,10 @@ impl Snapshots {
         Snapshots { interpolant, chaining, ..self }
     }
 
-    /// Plans by their masses `[N_k, N_{k + 1}]`.
+    /// The same snapshots, joined by transport plans with masses `[N_k, N_{k + 1}]`.
     ///
     /// # Errors
-    /// As [`Plan::new`], and where there is not one for each interval.
+    /// As [`Plan::new`]; an error that names `coupling` if there is not one plan for each interval.
     pub fn planned(self, masses: &[Tensor]) -> Result<Self> {
         let intervals = self.sets.len() - 1;
         if masses.len() != intervals {
@@ -92,11 +94,12 @@ impl Snapshots {
         Ok(Snapshots { chaining, ..self })
     }
 
-    /// The same snapshots of a population whose size at each of them is one of `sizes`, in any unit: rates of growth
-    /// are learnt.
+    /// The same snapshots of a population that grows. `sizes` are its sizes at the snapshots, in any unit.
+    /// The teacher then learns rates of growth too.
     ///
     /// # Errors
-    /// Names `growth` where there is not one for each snapshot, or where they are not finite or vanish.
+    /// An error that names `growth` if there is not one size for each snapshot, or if a size is not finite
+    /// and positive.
     pub fn growing(self, sizes: &[f64]) -> Result<Self> {
         if sizes.len() != self.sets.len() {
             let expected = format!("a size for each of {} snapshots", self.sets.len());
@@ -124,14 +127,15 @@ impl Snapshots {
     /// Rows of all snapshots, `[sum of N_k, *event]`.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Errors of libtorch.
     pub fn all_rows(&self) -> Result<Tensor> {
         let kind = self.sets[0].kind();
         let sets: Vec<_> = self.sets.iter().map(|set| set.to_kind(kind)).collect();
         Ok(Tensor::f_cat(&sets, 0)?)
     }
 
-    /// Rates of growth that training sees, `[.., 1]`: of each row with descendants.
+    /// Rates of growth that occur in training, `[.., 1]`: one for each row with descendants, or one for each
+    /// interval without plans.
     pub fn rates(&self) -> Option<Tensor> {
         let growth = self.growth.as_ref()?;
         let mut rates = Vec::new();
@@ -147,10 +151,10 @@ impl Snapshots {
         Some(Tensor::from_slice(&rates).unsqueeze(1))
     }
 
-    /// The batches that a teacher learns from.
+    /// The source of training batches for a teacher.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Errors of libtorch.
     pub fn chains(&self, batch_size: usize, random: RandomSource) -> Result<Chains> {
         let count = |set: &Tensor| set.size()[0] as usize;
         Ok(Chains {
@@ -169,20 +173,24 @@ impl Snapshots {
 /// One minibatch of B points on curves.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PointBatch {
-    /// `[B]` in [0, 1), one in each of B equal intervals.
+    /// Times `[B]` in [0, 1), one in each of B equal intervals.
     pub times: Vec<f32>,
-    /// `[B, dim]`, row-major: states and velocities of the curves.
+    /// States of the curves, `[B, dim]`, row-major.
     pub x: Vec<f32>,
+    /// Velocities of the curves, `[B, dim]`, row-major.
     pub u: Vec<f32>,
-    /// `[B]` each: the mass of each curve, about 1, and the rate at which it grows; empty without growth.
+    /// Mass of each curve, `[B]`, about 1; empty without growth.
     pub masses: Vec<f32>,
+    /// Growth rate of each curve, `[B]`; empty without growth.
     pub rates: Vec<f32>,
 }
 
-/// Source of points on curves through one row of each snapshot. Batch `step` depends on the seed and `step` alone.
+/// Source of points on curves through one row of each snapshot. Batch `step` depends only on the seed and
+/// `step`.
 ///
-/// Plans are followed as a Markov chain from the snapshot before a point's time, whose rows are equally likely, on to
-/// the last and back to the first: each snapshot then has its own rows as often as one another, whatever grew before.
+/// Plans are followed as a Markov chain. It begins at the snapshot before a point's time, whose rows are
+/// equally likely, and goes on to the last snapshot and back to the first. So the rows of each snapshot are
+/// equally frequent there, regardless of growth before.
 pub struct Chains {
     rows: Vec<Vec<f32>>,
     counts: Vec<usize>,
@@ -198,17 +206,17 @@ impl Chains {
     /// Batch number `step`.
     ///
     /// # Errors
-    /// [`Error::Internal`] where an assignment fails.
+    /// [`Error::Internal`] if an assignment fails.
     pub fn batch(&self, step: u64) -> Result<PointBatch> {
         self.batch_until(step, &Stop::default())?
-            .ok_or_else(|| Error::Internal(anyhow::anyhow!("a batch was cancelled by nobody")))
+            .ok_or_else(|| Error::Internal(anyhow::anyhow!("a batch was cancelled unexpectedly")))
     }
 
     fn row(&self, snapshot: usize, row: usize) -> &[f32] {
         &self.rows[snapshot][row * self.dim..][..self.dim]
     }
 
-    /// Rows of each snapshot in random order, each as often as any other to within one.
+    /// `batch_size` rows of a snapshot in random order. Their frequencies differ by at most one.
     fn draw(&self, snapshot: usize, rng: &mut ChaCha8Rng) -> Vec<usize> {
         let count = self.counts[snapshot];
         let mut chosen: Vec<usize> = Vec::with_capacity(self.batch_size);
@@ -218,7 +226,7 @@ impl Chains {
         chosen
     }
 
-    /// Chains `[K + 1][B]`; none where `stop` was raised.
+    /// Chains `[K + 1][B]` of rows; `None` if `stop` was raised.
     fn chains(&self, times: &[f32], rng: &mut ChaCha8Rng, stop: &Stop) -> Result<Option<Vec<Vec<usize>>>> {
         let snapshots = self.rows.len();
         if let Chaining::Plans(plans) = &self.chaining {
@@ -251,7 +259,7 @@ impl Chains {
         Ok(Some(chains))
     }
 
-    /// Mass and rate of growth of a curve: mass grows exponentially from one snapshot to the next.
+    /// Mass and growth rate of a curve. Mass grows exponentially from one snapshot to the next.
     fn growth(&self, time: f32, chain: impl Fn(usize) -> usize) -> Option<(f32, f32)> {
         let growth = self.growth.as_ref()?;
         let (interval, behind) = self.curve.place(f64::from(time));
@@ -259,7 +267,7 @@ impl Chains {
             Chaining::Plans(plans) => plans[interval].ratio(chain(interval)).ln(),
             _ => 0.0,
         };
-        // All that grow alike are left out of the mass: it would only favour late times.
+        // Growth that all curves share is left out of the mass: it would only give late times more weight.
         let rate = (log + growth[interval]) / self.curve.length(interval);
         Some(((log * behind).exp() as f32, rate as f32))
     }

@@ -1,4 +1,4 @@
-//! A teacher and its data in standard coordinates, where they are far from them.
+//! A teacher and its data in standard coordinates, if the data's own are far from standard.
 
 use tch::{Device, Kind, Tensor};
 
@@ -9,31 +9,36 @@ use crate::ode::{self, SolveOptions};
 use crate::tensor::{in_halves, RandomSource};
 use crate::velocity::{Moments, Path, Units, UnitsField, VelocityField};
 
-/// What a student of data in any units learns from: the same flow between noise and standard data.
+/// The flow in standard coordinates, between noise and standardised data, from which a student learns.
 pub struct InStandardUnits {
     pub teacher: Box<dyn VelocityField>,
     pub inputs: Inputs,
-    /// What leads back to the teacher's own states.
+    /// The map from standard coordinates back to the teacher's own.
     pub units: Units,
 }
 
-/// Samples that a teacher is measured by that knows nothing of its data, and values of all of them.
+/// Bounds of the number of samples from which unknown moments of a teacher's data are measured, and the
+/// number of values in all samples together.
 const FEWEST_PROBES: i64 = 64;
 const MOST_PROBES: i64 = 512;
 const PROBE_VALUES: i64 = 1 << 14;
-/// What a file's dtype may change of units.
+/// Relative difference of units that counts as the rounding of a file's dtype.
 const ROUNDING: f64 = 1e-6;
-/// Coarse, since only a mean and a deviation are asked for; absolute ones are fine enough for small states.
+/// Solver options of these samples. The relative tolerance is coarse, since only a mean and a deviation are
+/// measured. The absolute tolerance is small, for small states.
 const PROBE_TOLERANCES: SolveOptions =
     SolveOptions { solver: ode::Solver::Dopri5, steps: 1, rtol: 1e-3, atol: 1e-6, grid: None };
 
 impl InStandardUnits {
-    /// `None` where the teacher's data are near standard as they are. What is not known of them is measured, on the
-    /// data that `inputs` bring, or on samples of the teacher, and rounded to the student's `kind`. `path` is that of a
-    /// teacher that does not know its own.
+    /// The teacher and the inputs in standard coordinates. `None` if the teacher's data are already near
+    /// standard, or if its source is not standard normal noise.
+    ///
+    /// A teacher that knows its moments is asked for them. Otherwise they are measured on `inputs.data` or,
+    /// without data, on samples of the teacher. The units are rounded to the student's `kind`. `path` is the
+    /// probability path of a teacher that does not know its own.
     ///
     /// # Errors
-    /// Names the input that does not fit; whatever the solver, the teacher or the monitor raises.
+    /// An error that names the input that does not fit; any error of the solver, the teacher or the monitor.
     pub fn find(
         teacher: &dyn VelocityField,
         inputs: &Inputs,
@@ -52,7 +57,7 @@ impl InStandardUnits {
             (Some(moments), _) => moments,
             (None, Some(data)) => Moments::of(data)?,
             (None, None) => match shared_samples(teacher, inputs, monitor)? {
-                // Nothing is known of a teacher that is too slow.
+                // The teacher is too slow to be sampled.
                 None => return Ok(None),
                 Some(samples) => Moments::of(&samples)?,
             },
@@ -62,7 +67,7 @@ impl InStandardUnits {
         Self::of(seen_in(teacher, &units), inputs, units).map(Some)
     }
 
-    /// The same in units that are known, those of a student that is trained further.
+    /// [`InStandardUnits::find`] with known units, for a student that is trained further.
     ///
     /// # Errors
     /// As [`InStandardUnits::find`].
@@ -87,12 +92,12 @@ impl InStandardUnits {
     }
 }
 
-/// A teacher of data in these units as one of standard data.
+/// A teacher of data in `units`, as a teacher of standard data.
 fn seen_in(teacher: &dyn VelocityField, units: &Units) -> Box<dyn VelocityField> {
     Box::new(UnitsField::new(teacher.shallow_clone(), &units.inverse()))
 }
 
-/// Samples by the leading rank, the same on all; `None` where it had no time for them.
+/// Samples that the leading rank draws and all ranks receive; `None` if it had no time for them.
 fn shared_samples(
     teacher: &dyn VelocityField,
     inputs: &Inputs,
@@ -124,12 +129,12 @@ fn shared_samples(
     }
 }
 
-/// How many samples a teacher is measured by.
+/// Number of samples from which moments are measured.
 fn probes(teacher: &dyn VelocityField) -> i64 {
     (PROBE_VALUES / teacher.event_size()).clamp(FEWEST_PROBES, MOST_PROBES)
 }
 
-/// Samples of a teacher, always from the same noise.
+/// Samples of a teacher. The noise is the same at every call.
 fn samples(teacher: &dyn VelocityField, inputs: &Inputs, monitor: &mut dyn Monitor) -> Result<Tensor> {
     let _guard = tch::no_grad_guard();
     let count = probes(teacher);

@@ -1,4 +1,4 @@
-//! Coupled minibatches of what a flow starts from and of data.
+//! Coupled minibatches of source samples and data.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -19,23 +19,23 @@ use crate::tensor::{check_finite, shape_text, RandomSource};
 #[derive(Debug, Clone, PartialEq)]
 pub struct PairBatch {
     pub step: u64,
-    /// `[B]`: the rows of the data set.
+    /// Row indices in the data set, `[B]`.
     pub indices: Vec<i64>,
-    /// `[B]`: which of them are mirrored; empty for a source without flips.
+    /// Whether each row is mirrored, `[B]`; empty for a source without flips.
     pub flipped: Vec<bool>,
-    /// `[B, dim]`, row-major: the noise of each row, standard normal; empty where it is given with the data.
+    /// Noise of each row, `[B, dim]`, row-major; empty if noise is given with the data.
     pub noise: Vec<f32>,
-    /// `[B]` in [0, 1): uniform, one in each of B equal intervals, which lowers the variance of the
-    /// loss. A row's place says nothing about its data or its noise.
+    /// Times `[B]` in [0, 1), one uniform time in each of B equal intervals, which lowers the variance of the
+    /// loss. The time of a row is independent of its data and its noise.
     pub times: Vec<f32>,
 }
 
 impl PairBatch {
-    /// The batch's rows of `data` `[N, *event]`, mirrored along the last axis where the batch says so: on the
-    /// data's device.
+    /// The batch's rows of `data` `[N, *event]`, on the data's device. Rows that `flipped` marks are mirrored
+    /// along the last axis.
     ///
     /// # Errors
-    /// [`Error::Torch`] where the data have fewer rows than the batch's source had.
+    /// [`Error::Torch`] if the data have fewer rows than the batch's source had.
     pub fn rows(&self, data: &Tensor) -> Result<Tensor> {
         let chosen = self.conditions(data)?;
         if self.flipped.is_empty() {
@@ -47,8 +47,8 @@ impl PairBatch {
         Ok(chosen.f_flip([-1])?.f_where_self(&flipped, &chosen)?)
     }
 
-    /// The noise of each row, of the shape, dtype and device of `x1` `[B, *event]`: the batch's own, or its rows of
-    /// `given` `[N, *event]`.
+    /// The noise of each row, in the shape, dtype and device of `x1` `[B, *event]`. It is the batch's own
+    /// noise, or its rows of `given` `[N, *event]`.
     ///
     /// # Errors
     /// As [`PairBatch::rows`].
@@ -60,7 +60,7 @@ impl PairBatch {
         Ok(noise.to_device(x1.device()).to_kind(x1.kind()).f_view(x1.size().as_slice())?)
     }
 
-    /// The batch's rows of what nothing mirrors, `[N, ...]`: on its device.
+    /// The batch's rows of `condition` `[N, ...]`, on its device. They are never mirrored.
     ///
     /// # Errors
     /// As [`PairBatch::rows`].
@@ -70,22 +70,22 @@ impl PairBatch {
     }
 }
 
-/// Source of coupled minibatches. Batch `step` depends on the seed and `step` alone.
+/// Source of coupled minibatches. Batch `step` depends only on the seed and `step`.
 pub struct PairSource {
     count: usize,
     dim: usize,
     batch_size: usize,
-    /// The rows of a batch that are made, where other ranks make the rest.
+    /// This rank's rows of a batch.
     share: Range<usize>,
-    /// The data `[count, dim]`, where the coupling looks at them.
+    /// The data `[count, dim]`, if the coupling depends on them.
     rows: Option<Vec<f32>>,
-    /// Which condition each row has, by number.
+    /// Number of the condition of each row.
     groups: Option<Vec<u32>>,
     /// Largest number of pairs in one assignment.
     coupling_size: usize,
-    /// Whether the noise comes with the data.
+    /// Whether noise is given with the data.
     given: bool,
-    /// Rows that stand for noise, `[M, dim]`, where a flow starts from something else.
+    /// Source samples `[M, dim]` of a flow that does not start from standard normal noise.
     pool: Option<Vec<f32>>,
     /// Length of the last axis of a row, if rows are mirrored.
     flip_width: Option<usize>,
@@ -95,14 +95,14 @@ pub struct PairSource {
 impl PairSource {
     /// Pairs for `data` `[N, *event]`; `condition` is `[N]` labels or `[N, dim]` vectors.
     ///
-    /// Under optimal transport noise is exchanged only between rows of equal condition: an
-    /// assignment across conditions would change the law of the noise given the condition, and a
-    /// conditional flow is started from the standard normal law. (Distinct vectors are therefore
-    /// coupled independently.) No assignment is larger than `coupling_size`; a batch is cut into
-    /// parts of at most that size.
+    /// Under optimal transport noise is exchanged only between rows of equal condition. An assignment across
+    /// conditions would change the law of the noise given the condition, but a conditional flow starts from
+    /// the standard normal law. Distinct condition vectors are therefore coupled independently. A batch is
+    /// cut into assignments of at most `coupling_size` pairs.
     ///
     /// # Errors
-    /// Names the argument of a wrong shape, an empty set or values that are not finite.
+    /// An error that names an argument with a wrong shape, without samples or with values that are not
+    /// finite.
     pub fn new(
         data: &Tensor,
         condition: Option<&Tensor>,
@@ -144,10 +144,10 @@ impl PairSource {
         })
     }
 
-    /// The same source where rows of `pool` `[M, *event]`, each as likely as any other, take the place of noise.
+    /// The same source with uniformly random rows of `pool` `[M, *event]` in place of noise.
     ///
     /// # Errors
-    /// [`Error::Shape`] naming `source` where the pool's rows are no samples.
+    /// [`Error::Shape`] naming `source` if the pool is empty or its rows have another size than samples.
     pub fn starting_from(self, pool: &Tensor) -> Result<Self> {
         let rows = pool.size().first().copied().unwrap_or(0) as usize;
         if rows == 0 || pool.numel() / rows != self.dim {
@@ -157,18 +157,18 @@ impl PairSource {
         Ok(PairSource { pool: Some(values(pool)?), ..self })
     }
 
-    /// The same source of which one rank makes its rows of each batch alone, from the first one on: those that the whole
-    /// batch would have there, coupled among themselves.
+    /// The same source for one rank, which makes only its own rows of each batch (the first row and the
+    /// number of rows). They are drawn as in the whole batch and coupled among themselves.
     pub fn with_share(self, (first, count): (i64, i64)) -> Self {
         PairSource { share: first as usize..(first + count) as usize, ..self }
     }
 
-    /// The same source, but each row of a batch is mirrored with probability one half: images
-    /// `[channels, height, width]`, left to right. Rows, noise and times stay what they were; the
-    /// assignment is of the mirrored rows.
+    /// The same source with images `[channels, height, width]` that are mirrored left to right, each with
+    /// probability one half. Rows, noise and times are drawn as without mirroring; assignments use the
+    /// mirrored rows.
     ///
     /// # Errors
-    /// [`Error::Argument`] where samples are not of three dimensions.
+    /// [`Error::Argument`] if samples do not have three dimensions.
     pub fn with_flips(self, event_shape: &[i64]) -> Result<Self> {
         let &[_, _, width] = event_shape else {
             let got = shape_text(event_shape);
@@ -180,10 +180,11 @@ impl PairSource {
     /// Batch number `step`.
     pub fn batch(&self, step: u64) -> Result<PairBatch> {
         self.batch_until(step, &Stop::default())?
-            .ok_or_else(|| Error::Internal(anyhow::anyhow!("a batch was cancelled by nobody")))
+            .ok_or_else(|| Error::Internal(anyhow::anyhow!("a batch was cancelled unexpectedly")))
     }
 
-    /// What each of `size` rows starts from, `[size, dim]`; nothing where it comes with the data.
+    /// The noise or source sample of each of `size` rows, `[size, dim]`; empty if noise is given with the
+    /// data.
     fn noise(&self, size: usize, rng: &mut ChaCha8Rng) -> Vec<f32> {
         let values = if self.given { 0 } else { size * self.dim };
         let Some(pool) = &self.pool else { return (0..values).map(|_| rng.sample(StandardNormal)).collect() };
@@ -195,7 +196,7 @@ impl PairSource {
         noise
     }
 
-    /// Rows in random order, each as often as any other to within one.
+    /// `batch_size` rows in random order. Their frequencies differ by at most one.
     fn draw(&self, rng: &mut ChaCha8Rng) -> Vec<usize> {
         let mut chosen: Vec<usize> = Vec::with_capacity(self.batch_size);
         for _ in 0..self.batch_size / self.count {
@@ -206,8 +207,8 @@ impl PairSource {
         chosen
     }
 
-    /// The places of the batch whose noise may be exchanged: equal conditions, in parts of
-    /// `coupling_size`.
+    /// Sets of places in the batch within which noise may be exchanged: rows of equal condition, at most
+    /// `coupling_size` in a set.
     fn members(&self, chosen: &[usize]) -> Vec<Vec<usize>> {
         let mut groups: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
         for (place, &row) in chosen.iter().enumerate() {
@@ -219,7 +220,7 @@ impl PairSource {
     }
 }
 
-/// Coupled minibatches made ahead.
+/// Coupled minibatches, prepared ahead.
 pub type PairStream = Prefetch<PairSource>;
 
 impl Batches for PairSource {
@@ -268,14 +269,14 @@ impl Batches for PairSource {
     }
 }
 
-/// `size` times in [0, 1): uniform, one in each of as many equal intervals.
+/// `size` times in [0, 1), one uniform time in each of `size` equal intervals.
 pub(super) fn stratified(size: usize, rng: &mut ChaCha8Rng) -> Vec<f32> {
     // The last float below an integer may round up to it, hence the cap.
     let last = 1.0 - f32::EPSILON;
     (0..size).map(|i| ((i as f32 + rng.random::<f32>()) / size as f32).min(last)).collect()
 }
 
-/// Gives the place `members[i]` what `members[partner[i]]` had.
+/// Moves the value at `members[partner[i]]` to `members[i]`, for all i at once.
 pub(super) fn exchange<T: Copy>(places: &mut [T], members: &[usize], partner: &[usize]) {
     let paired: Vec<T> = partner.iter().map(|&p| places[members[p]]).collect();
     members.iter().zip(paired).for_each(|(&member, value)| places[member] = value);
@@ -287,7 +288,7 @@ pub(super) fn values(x: &Tensor) -> Result<Vec<f32>> {
     Ok(Vec::<f32>::try_from(&flat)?)
 }
 
-/// Numbers equal conditions equally.
+/// Gives each row the number of its condition. Equal conditions have equal numbers.
 fn number_conditions(condition: &Tensor, count: usize) -> Result<Vec<u32>> {
     let size = condition.size();
     if size.first() != Some(&(count as i64)) {

@@ -1,4 +1,4 @@
-//! Stored trajectories of the teacher: in memory, or in a file that later fits find again.
+//! Stored trajectories of the teacher, in memory or in a file that later fits reuse.
 
 use std::path::Path;
 use std::time::Instant;
@@ -21,39 +21,43 @@ use crate::velocity::VelocityField;
 /// Trajectories of the teacher at uniform times from 0 (noise) to 1 (data).
 #[derive(Debug)]
 pub struct Trajectories {
-    /// `[N, T, d]`, float32: on the student's device, or on the CPU where they are a mapped file.
+    /// States `[N, T, d]`, float32, on the student's device, or on the CPU if they are a mapped file.
     states: Tensor,
-    /// `[T]`.
+    /// Times `[T]`.
     times: Tensor,
-    /// Inverse of the summed variance of x_t at each time, `[T]`: what errors at that time are scaled by.
+    /// Inverse of the summed variance of x_t at each time, `[T]`. Errors at that time are scaled by it.
     precision: Tensor,
-    /// Condition of each trajectory, as the teacher takes it, `[N, ...]`.
+    /// Condition of each trajectory, in the teacher's form, `[N, ...]`.
     condition: Option<Tensor>,
     conditioning: Conditioning,
     kind: Kind,
     device: Device,
-    /// Number of trajectories, the last ones, that are kept out of training.
+    /// Number of held-out trajectories, which are the last ones.
     held_out: i64,
-    /// What a person should read of how they were solved.
+    /// Notes for the user about how they were solved.
     notes: Vec<String>,
 }
 
-/// Largest number of trajectories that statistics are taken of: a mapped file need not be read whole.
+/// Largest number of trajectories from which statistics are computed, so that a mapped file need not be read
+/// whole.
 const STATISTICS_ROWS: i64 = 32_768;
 
-/// Relative: other machines and thread counts round differently, other teachers differ by far more.
+/// Largest relative difference of fingerprints of the same teacher. Other machines and thread counts round
+/// differently; other teachers differ by far more.
 const FINGERPRINT_TOLERANCE: f64 = 1e-4;
 
 impl Trajectories {
-    /// Trajectories under the inputs' conditions: in their file, or in memory, where they take `memory` GiB at most.
-    /// They may take up to a fixed share of the plan's `max_seconds`, which is that of the whole fit. Where their
-    /// number was left open, `demand` says what training asks for: no more than it can use are solved and, unless the
-    /// clock decides, no more than are as much work as training itself. A file, which other fits will find, has as
-    /// many as the plan says.
+    /// Trajectories under the inputs' conditions, in the inputs' file or in memory, where they take at most
+    /// `memory` GiB. Solving may take a fixed share of the plan's `max_seconds`, which is the limit of the
+    /// whole fit.
+    ///
+    /// If the number of trajectories in memory was not chosen by the user, `demand` describes the training.
+    /// Then no more are solved than training can use. Without a time limit, solving also takes no longer than
+    /// about the training itself. A file always has the plan's number, because other fits may reuse it.
     ///
     /// # Errors
-    /// As [`Trajectories::generate`] and [`Trajectories::in_file`]; [`Error::Argument`] naming `trajectory_memory`
-    /// where it holds fewer than 16.
+    /// As [`Trajectories::generate`] and [`Trajectories::in_file`]; [`Error::Argument`] naming
+    /// `trajectory_memory` if it has room for fewer than 16.
     pub fn of_inputs(
         teacher: &dyn VelocityField,
         plan: TrajectoryPlan,
@@ -81,11 +85,11 @@ impl Trajectories {
         }
     }
 
-    /// Solves trajectories from fresh noise and keeps them in memory. Where the teacher is conditional,
-    /// conditions are drawn uniformly from the rows of `pool`.
+    /// Solves trajectories from random noise and keeps them in memory. For a conditional teacher, conditions
+    /// are drawn uniformly from the rows of `pool`.
     ///
     /// # Errors
-    /// Whatever the solver, the teacher or the monitor raises.
+    /// Any error of the solver, the teacher or the monitor.
     pub fn generate(
         teacher: &dyn VelocityField,
         plan: &TrajectoryPlan,
@@ -117,16 +121,15 @@ impl Trajectories {
         Ok(Trajectories { notes, ..trajectories })
     }
 
-    /// The same in a file, which is mapped rather than held in memory: reused where it is whole, continued
-    /// where an earlier generation was cut off, begun where there is none or on `refresh`. A fit that finds another
-    /// one writing the file waits for it, and then uses what it wrote. One evaluation
-    /// of the teacher tells whether it is the one that the file was made with. The noise follows the seed
-    /// that the file was begun with.
+    /// Solves trajectories into a file, which is memory-mapped. A complete file is reused, and a file that
+    /// was cut off is continued. A new file is begun if there is none or if `refresh` is true. While another
+    /// fit writes the file, this one waits for it and then uses the result. One evaluation of the teacher
+    /// checks that the file was made with it. The noise depends on the seed with which the file was begun.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] for a file that is damaged, or made by another plan, pool or teacher;
-    /// [`Error::Io`]; otherwise as [`Trajectories::generate`]. After any error what was solved stays in
-    /// the file.
+    /// [`Error::Checkpoint`] for a file that is damaged, or was made with another plan, pool or teacher;
+    /// [`Error::Io`]; otherwise as [`Trajectories::generate`]. After any error the solved trajectories stay
+    /// in the file.
     pub fn in_file(
         teacher: &dyn VelocityField,
         plan: &TrajectoryPlan,
@@ -137,11 +140,11 @@ impl Trajectories {
     ) -> Result<Self> {
         let _guard = tch::no_grad_guard();
         let world = monitor.world().clone();
-        // The leading rank looks and writes; the others read what it wrote.
+        // Only the leading rank opens and writes the file. The others read it when it is complete.
         let mut found = None;
         let mut lock = None;
         if world.leads() {
-            // A whole file is only read; what is still to be solved has one writer at a time.
+            // A complete file needs no lock. An incomplete one has one writer at a time.
             found = if refresh { None } else { TrajectoryFile::open_whole(path)? };
             if found.is_none() {
                 lock = Some(wait_for_writers(path, plan, monitor)?);
@@ -187,7 +190,7 @@ impl Trajectories {
             None => {
                 let file = TrajectoryFile::open(path)?.ok_or_else(|| {
                     let message =
-                        "rank 0 wrote it, and this rank does not see it: ranks need a folder in common";
+                        "rank 0 wrote this file, but this rank cannot see it: all ranks need a shared folder";
                     Error::checkpoint(path.display(), message)
                 })?;
                 check_same(&file, &wanted, condition)?;
@@ -232,12 +235,12 @@ impl Trajectories {
         })
     }
 
-    /// `[N, T, d]`, float32; a mapped file where they are in one.
+    /// States `[N, T, d]`, float32. They may be a mapped file.
     pub fn states(&self) -> &Tensor {
         &self.states
     }
 
-    /// What a person should read of how they were solved: that there are fewer than asked for, and why.
+    /// Notes for the user about how they were solved, for example why there are fewer than the plan says.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
@@ -254,8 +257,8 @@ impl Trajectories {
         self.states.size()[0] - self.held_out
     }
 
-    /// The trajectories kept out of training: states `[H, T, d]` in the student's dtype and on its device,
-    /// and their conditions as the student takes them.
+    /// The held-out trajectories: states `[H, T, d]` in the student's dtype and on its device, and their
+    /// conditions in the student's encoding.
     pub fn held_out(&self) -> (Tensor, Option<Tensor>) {
         let start = self.training_count();
         let take = |tensor: &Tensor| tensor.narrow(0, start, self.held_out);
@@ -264,7 +267,7 @@ impl Trajectories {
         (states, self.conditioning.encode(condition.as_ref(), self.kind))
     }
 
-    /// The conditions of the trajectories kept out of training, as the teacher takes them.
+    /// The conditions of the held-out trajectories, in the teacher's form.
     pub fn held_out_condition(&self) -> Option<Tensor> {
         self.condition.as_ref().map(|c| c.narrow(0, self.training_count(), self.held_out))
     }
@@ -274,7 +277,7 @@ impl Trajectories {
         self.precision.double_value(&[index])
     }
 
-    /// The input coordinates that these trajectories give.
+    /// The table of input coordinates, measured on these trajectories.
     pub fn coordinates(&self, images: Option<&[i64]>) -> Result<InputCoordinates> {
         let some = self.states.narrow(0, 0, self.states.size()[0].min(STATISTICS_ROWS));
         let at = |index: i64| Ok(some.select(1, index));
@@ -299,7 +302,7 @@ impl Trajectories {
         (states, self.times.index_select(0, &self.here(index)))
     }
 
-    /// The conditions of trajectories `rows`: as the student takes them and as the teacher does.
+    /// The conditions of trajectories `rows`, in the student's encoding and in the teacher's form.
     pub(crate) fn conditions_of(&self, rows: &Tensor) -> (Option<Tensor>, Option<Tensor>) {
         let condition = self.condition.as_ref().map(|c| c.index_select(0, rows));
         (self.conditioning.encode(condition.as_ref(), self.kind), condition)
@@ -323,19 +326,19 @@ impl Trajectories {
         Points { t, x, condition, teacher_condition }
     }
 
-    /// Index tensors where the states are, by one upload for all.
+    /// Index tensors on the device of the states, by a single upload.
     fn upload<const N: usize>(&self, index: [&[i64]; N]) -> [Tensor; N] {
         let all = Tensor::from_slice(&index.concat()).view([N as i64, -1]).to_device(self.states.device());
         std::array::from_fn(|row| all.get(row as i64))
     }
 
-    /// An index where batches are made.
+    /// An index tensor on the device of batches.
     fn here(&self, index: &Tensor) -> Tensor {
         index.to_device(self.device)
     }
 }
 
-/// Waits until nobody else solves trajectories into the file at `path`.
+/// Waits until no other fit writes the file at `path`.
 fn wait_for_writers(path: &Path, plan: &TrajectoryPlan, monitor: &mut dyn Monitor) -> Result<WriterLock> {
     let started = Instant::now();
     let mut told = false;
@@ -345,7 +348,7 @@ fn wait_for_writers(path: &Path, plan: &TrajectoryPlan, monitor: &mut dyn Monito
             told = true;
             let total = plan.count as u64;
             let progress = Progress { stage: "trajectories", step: 0, total, seconds, values: Vec::new() };
-            let text = format!("waiting for another fit, which is writing {}", path.display());
+            let text = format!("waiting for another fit that is writing {}", path.display());
             monitor.note(&progress, &text)?;
         }
         match plan.max_seconds {
@@ -358,7 +361,7 @@ fn wait_for_writers(path: &Path, plan: &TrajectoryPlan, monitor: &mut dyn Monito
     })
 }
 
-/// Refuses a file that another plan, teacher or pool of conditions made.
+/// Checks that a file was made with the same plan, teacher and pool of conditions.
 fn check_same(file: &TrajectoryFile, wanted: &StoredPlan, condition: Option<&Tensor>) -> Result<()> {
     let stored = file.plan();
     let differ = |what: &str, got: String, expected: String| {
@@ -406,7 +409,7 @@ fn check_same(file: &TrajectoryFile, wanted: &StoredPlan, condition: Option<&Ten
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
     let (old, new) = (&stored.fingerprint, &wanted.fingerprint);
     let gap = norm(&mut old.iter().zip(new).map(|(a, b)| a - b));
-    // NaN compares false: a teacher with a NaN fingerprint is not the teacher of the file.
+    // Comparisons with NaN are false, so a NaN fingerprint is never accepted.
     let close = gap <= FINGERPRINT_TOLERANCE * norm(&mut old.iter().copied()).max(1e-6);
     match old.len() == new.len() && close {
         true => Ok(()),
@@ -417,7 +420,7 @@ fn check_same(file: &TrajectoryFile, wanted: &StoredPlan, condition: Option<&Ten
     }
 }
 
-/// [`VelocityField::work`], where the clock does not decide.
+/// [`VelocityField::work`]; `None` under a time limit.
 fn work_of(teacher: &dyn VelocityField, plan: &TrajectoryPlan) -> Result<Option<f64>> {
     match plan.max_seconds {
         Some(_) => Ok(None),

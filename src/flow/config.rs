@@ -22,29 +22,29 @@ pub struct TeacherConfig {
     pub path: Path,
     pub objective: Objective,
     pub time_sampler: TimeSampler,
-    /// Labels or vectors that come with the data, or none.
+    /// The kind of condition that is given with the data.
     pub conditioning: Conditioning,
-    /// Share of labels that training hides, in [0, 1): such a teacher also knows v without a class, which
-    /// classifier-free guidance needs.
+    /// Share of labels that are hidden in training, in [0, 1). The teacher then also learns the velocity
+    /// without a class, which classifier-free guidance needs.
     pub label_dropout: f64,
-    /// Units of each hidden layer, at least 1.
+    /// Number of units of each hidden layer, at least 1.
     pub width: Option<i64>,
-    /// Hidden layers, 1 to 100.
+    /// Number of hidden layers, 1 to 100.
     pub depth: Option<i64>,
-    /// A U-Net in the perceptron's place, for images.
+    /// Options of a U-Net for images; `None` is a perceptron.
     pub unet: Option<UNetConfig>,
-    /// Pairs in one optimal-transport assignment, which costs up to their cube: at least 1. A batch
-    /// is cut into parts of this size.
+    /// Largest number of pairs in one optimal-transport assignment, at least 1. Larger batches are cut into
+    /// parts, because an assignment costs up to the cube of its size.
     pub coupling_size: usize,
-    /// Mirrors each row of a batch with probability one half, left to right: images
-    /// `[channels, height, width]` only.
+    /// Whether each row of a batch is mirrored left to right with probability one half. Only for images
+    /// `[channels, height, width]`.
     pub flip: bool,
     /// Whether data far from mean 0 and deviation 1 are learnt in standard coordinates ([`crate::velocity::Units`]).
     pub standardise: bool,
-    /// Steps that one entry of the history averages over, at least 1.
+    /// Number of steps that one entry of the history averages over, at least 1.
     pub log_every: u64,
-    /// A batch is 1 to 65,536 pairs, 256 by default. The learning rate falls along a cosine to zero.
-    /// Training returns the averaged weights, or the last ones where it does not average.
+    /// Shared options. A batch has 1 to 65,536 pairs, 256 by default. The learning rate falls to zero along a
+    /// cosine. Training returns the averaged weights, or the latest ones without averaging.
     #[serde(flatten)]
     pub training: TrainingOptions,
 }
@@ -63,7 +63,7 @@ impl Default for TeacherConfig {
             width: None,
             depth: None,
             unet: None,
-            // In two dimensions assignments are the slowest part: one of 256 pairs takes as long as eight
+            // In two dimensions assignments are the slowest part, and one of 256 pairs takes as long as eight
             // of 128.
             coupling_size: 128,
             flip: false,
@@ -75,8 +75,10 @@ impl Default for TeacherConfig {
 }
 
 impl TeacherConfig {
+    /// Checks every range.
+    ///
     /// # Errors
-    /// Names the first option out of its range.
+    /// An error that names the first option out of range.
     pub fn check(&self) -> Result<()> {
         self.training.check(1..=65_536)?;
         if self.coupling_size == 0 {
@@ -93,23 +95,22 @@ impl TeacherConfig {
         if self.log_every == 0 {
             return Err(Error::argument("log_every", "at least 1", 0));
         }
-        // Whether a U-Net fits is known where the data are.
+        // A U-Net is checked later, when the shape of the data is known.
         NetworkFieldConfig { unet: None, ..self.network(&[2]) }.check()
     }
 
-    /// This configuration with every choice made for samples of `event_shape`: measured in 2 and 64
-    /// dimensions, a guess beyond 256.
+    /// This configuration with every default filled in for samples of `event_shape`. The defaults were
+    /// measured in 2 and 64 dimensions; beyond 256 they are a guess.
     pub fn resolve(&self, event_shape: &[i64]) -> TeacherConfig {
-        // On digits, 6000 steps fit the training set closer and held-out pairs worse: the held-out loss was
-        // .258, and .233 after 3000.
+        // On digits 6000 steps overfit: the held-out loss was .258, and .233 after 3000 steps.
         let (width, learning_rate, steps) = match event_size(event_shape) {
             _ if self.unet.is_some() => (512, 1e-3, 10_000),
             ..=8 => (128, 5e-3, 6000),
             9..=256 => (256, 5e-3, 3000),
             _ => (512, 2e-3, 6000),
         };
-        // What is learnt near the data has to reach the noise: on moons a W2 of .267 after 6000 steps, .241 after
-        // 12,000.
+        // Consistency is learnt near the data first and has to spread to the noise. On the moons W2 was .267
+        // after 6000 steps and .241 after 12,000.
         let steps = if matches!(self.objective, Objective::Consistency(_)) { 2 * steps } else { steps };
         TeacherConfig {
             width: self.width.or(Some(width)),
@@ -124,7 +125,7 @@ impl TeacherConfig {
         }
     }
 
-    /// The network that this configuration asks for.
+    /// The options of the network, for samples of `event_shape`.
     pub fn network(&self, event_shape: &[i64]) -> NetworkFieldConfig {
         let resolved = self.resolve(event_shape);
         let defaults = NetworkFieldConfig::default();

@@ -1,4 +1,4 @@
-//! What each step of a teacher's training learns from: coupled rows, or points on curves through snapshots.
+//! The training batches of a teacher: coupled rows, or points on curves through snapshots.
 
 use tch::{Device, Kind, Tensor};
 
@@ -19,7 +19,7 @@ pub(super) enum Feed<'a> {
 }
 
 impl Feed<'_> {
-    /// What step number `step` learns from.
+    /// The batch of step number `step`.
     pub fn batch(&mut self, step: u64, monitor: &mut dyn Monitor) -> Result<Batch> {
         match self {
             Feed::Pairs(pairs) => pairs.batch(step, monitor).map(Batch::Pairs),
@@ -28,7 +28,7 @@ impl Feed<'_> {
     }
 }
 
-/// Points of a stream, in a dtype and on a device.
+/// A stream of points on curves, in a dtype and on a device.
 pub(super) struct PointFeed {
     pub stream: Prefetch<Chains>,
     pub event_shape: Vec<i64>,
@@ -57,30 +57,30 @@ impl PointFeed {
     }
 }
 
-/// Coupled rows of data that may go on in portions.
+/// A stream of coupled rows. The data may come in portions.
 pub(super) struct PairFeed<'a> {
     config: &'a TeacherConfig,
     stream: PairStream,
-    /// Batches of the stream before the next portion of the data.
+    /// Number of batches before the next portion of the data.
     left: u64,
     portions: Option<Box<dyn Portions>>,
-    /// What a source other than noise is drawn from.
+    /// Samples of a source other than standard normal noise.
     pool: Option<Tensor>,
-    /// Those that the data are learnt in.
+    /// Units in which the data are learnt.
     units: Option<&'a Units>,
     random: RandomSource,
     device: Device,
-    /// `[N, *event]`, in the field's dtype.
+    /// Data `[N, *event]`, in the field's dtype.
     data: Tensor,
     noise: Option<Tensor>,
     condition: Option<Tensor>,
-    /// Decides which labels are hidden.
+    /// Random source of the hidden labels.
     hidden: RandomSource,
     world: World,
 }
 
 impl<'a> PairFeed<'a> {
-    /// Rows from step number `step` on, in the dtype of the network and near its device.
+    /// Batches from step number `step` on, in the dtype and on the device of training.
     pub fn new(
         config: &'a TeacherConfig,
         (data, condition, noise): (&Tensor, Option<&Tensor>, Option<&Tensor>),
@@ -126,7 +126,7 @@ impl<'a> PairFeed<'a> {
         Ok(pairs)
     }
 
-    /// Puts the next portion in the place of the data; batches count on from `step`.
+    /// Replaces the data by the next portion, from step number `step` on.
     fn refill(&mut self, step: u64) -> Result<()> {
         let Some(portions) = &mut self.portions else { return Ok(()) };
         let (data, condition) = portions.portion()?;
@@ -154,7 +154,7 @@ impl<'a> PairFeed<'a> {
 }
 
 fn ran_out<T>() -> Result<T> {
-    Err(Error::Internal(anyhow::anyhow!("batches ran out before the steps did")))
+    Err(Error::Internal(anyhow::anyhow!("the batches ended before the steps")))
 }
 
 /// Number of batches of one pass over `data`.
@@ -162,7 +162,7 @@ fn batches(data: &Tensor, batch_size: i64) -> u64 {
     (data.size()[0] as u64).div_ceil(batch_size as u64)
 }
 
-/// The coupled rows of every step from `step` on; of several ranks each couples its own.
+/// The stream of coupled rows from step number `step` on. Each rank couples its own rows.
 fn pair_stream(
     config: &TeacherConfig,
     data: &Tensor,
@@ -185,7 +185,8 @@ fn pair_stream(
     PairStream::new(pairs, step, decided("steps", config.training.steps)?)
 }
 
-/// Some of the labels replaced by the null label, the number of classes; vectors as they are.
+/// Replaces some of the labels by the null label, which is the number of classes. Vectors are returned
+/// unchanged.
 fn hide(
     condition: Tensor,
     config: &TeacherConfig,
@@ -202,7 +203,7 @@ fn hide(
     Ok(condition.f_masked_fill(&draw.f_lt(config.label_dropout)?, classes)?)
 }
 
-/// A batch in the dtype of the data and on `device`.
+/// The tensors of a batch, in the dtype of the data and on `device`.
 fn to_pairs(
     batch: &PairBatch,
     data: &Tensor,

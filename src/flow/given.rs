@@ -1,4 +1,4 @@
-//! What a teacher is trained on.
+//! The training data of a teacher.
 
 use tch::Tensor;
 
@@ -8,20 +8,20 @@ use crate::error::{Error, Result};
 use crate::tensor::{check_finite, shape_text};
 use crate::velocity::{Source, VelocityField};
 
-/// Data, and what comes with them.
+/// Data, with everything that belongs to them.
 pub struct Given<'a> {
-    /// `[N, *event]`
+    /// Data `[N, *event]`.
     pub data: &'a Tensor,
-    /// `[N]` labels or `[N, dim]` vectors, as the options say.
+    /// Labels `[N]` or vectors `[N, dim]`, as the options require.
     pub condition: Option<&'a Tensor>,
-    /// What the flow starts from.
+    /// Source distribution of the flow.
     pub source: Source,
-    /// Of each row `[N, *event]`, for [`crate::data::Coupling::Given`].
+    /// Noise of each row, `[N, *event]`, for [`crate::data::Coupling::Given`].
     pub noise: Option<&'a Tensor>,
-    /// Where the data go on. `data` and `condition` are then the first portion, which statistics are taken of: another
-    /// takes its place whenever there were as many batches as make up one pass.
+    /// Further portions of the data. `data` and `condition` are then the first portion, on which statistics
+    /// are measured. After one pass over a portion the next one replaces it.
     pub portions: Option<Box<dyn Portions>>,
-    /// A network of the same shape whose weights training begins with.
+    /// A network of the same shape, with whose weights training begins.
     pub initial: Option<Box<dyn VelocityField>>,
 }
 
@@ -31,8 +31,10 @@ impl<'a> Given<'a> {
     }
 }
 
+/// Checks shapes and values of data and noise.
+///
 /// # Errors
-/// Names the argument that is of another shape than the options ask for, or not finite.
+/// An error that names the argument with a wrong shape or with values that are not finite.
 pub(super) fn check_data(config: &TeacherConfig, data: &Tensor, noise: Option<&Tensor>) -> Result<()> {
     let size = data.size();
     if size.len() < 2 || data.numel() == 0 {

@@ -1,4 +1,4 @@
-//! What training a teacher leaves behind: its history, and the ledger that a checkpoint carries on.
+//! The history of a teacher's training, and the ledger that a checkpoint stores.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,19 +13,19 @@ pub struct TeacherHistory {
     pub steps: u64,
     pub seconds: f64,
     pub stopped: Stopped,
-    /// (steps done, mean loss over the steps since the entry before).
+    /// Pairs (steps done, mean loss over the steps since the previous entry).
     pub loss: Vec<(u64, f64)>,
-    /// Steps whose loss or gradient was not finite: nothing was learnt from them.
+    /// Number of steps that were skipped because the loss or the gradient was not finite.
     pub skipped_steps: u64,
-    /// Returns to an earlier state after a divergence.
+    /// Number of returns to an earlier state after a divergence.
     pub restarts: u64,
-    /// Restarts and checkpoints that could not be written, in words.
+    /// Descriptions of restarts and of checkpoints that could not be written.
     pub notes: Vec<Note>,
     /// Options with every default filled in.
     pub config: TeacherConfig,
 }
 
-/// Everything about a run that is neither a tensor nor an option.
+/// Everything that a checkpoint stores of a run except tensors and options.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Ledger {
     #[serde(flatten)]

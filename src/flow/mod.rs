@@ -1,5 +1,5 @@
-//! Training a teacher: couplings of noise with data, and the conditional flow-matching loop. The
-//! probability paths themselves are [`crate::velocity::Path`].
+//! Training of teachers by conditional flow matching. Probability paths are in [`crate::velocity::Path`], and
+//! couplings of noise and data in [`crate::data::Coupling`].
 
 mod config;
 mod feed;

@@ -1,4 +1,4 @@
-//! What a network's velocity is trained to be.
+//! The training objectives of a teacher.
 
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -13,35 +13,38 @@ use crate::velocity::NetworkField;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
 pub enum Objective {
-    /// Regression on the velocity of the pair that x_t lies between: its flow is the data's (Lipman et al., arXiv
-    /// 2210.02747).
+    /// Regression on the velocity of the pair whose path goes through x_t (Lipman et al., arXiv 2210.02747).
+    /// The flow of the learnt velocity leads to the data.
     #[default]
     FlowMatching,
-    /// Regression on the rate of the curve of least acceleration between pairs of positions and velocities.
+    /// Regression on the derivative of the curve of least acceleration between pairs of positions and
+    /// velocities.
     Acceleration,
-    /// One straight line from any point of a segment to the segment's end.
+    /// Velocity consistency: a straight line from any point of a segment to the segment's end.
     Consistency(Consistency),
 }
 
-/// Velocity consistency (Yang et al., arXiv 2407.02398, with several segments): with f(t, x) = x + (e - t) v(t, x), e
-/// the end of the segment that t is in,
+/// Velocity consistency (Yang et al., arXiv 2407.02398, with several segments). Let f(t, x) = x + (e - t)
+/// v(t, x), where e is the end of the segment that contains t. For two points on the line of one pair the
+/// loss is
 ///
-/// |f(t, x_t) - f'(r, x_r)|^2 + alpha |v(t, x_t) - v'(r, x_r)|^2,  r = t + delta,
+/// |f(t, x_t) - f'(r, x_r)|^2 + alpha |v(t, x_t) - v'(r, x_r)|^2,  r = t + delta.
 ///
-/// for two points of one pair's line; f' and v' are those of the averaged weights, without gradients. f' averages
-/// over the pairs through x_r, which biases it by about delta times their spread. From
-/// `boundary` on, as a share of the segment, the pair's own point at e stands for f', which is what ties f to the
-/// data; the second term is left out there. Training begins with that alone, as the authors' two stages do.
+/// f' and v' use the averaged weights, without gradients. f' averages over the pairs through x_r, which
+/// biases it by about delta times their spread. In the last part of each segment, from the share `boundary`
+/// on, the pair's own point at e replaces f', which ties f to the data, and the second term is left out. In
+/// the first steps of training this holds for the whole segment (`anchoring`), as in the first of the
+/// authors' two stages.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Consistency {
-    /// Equal segments of [0, 1], 1 to 64: as many Euler steps as sampling takes.
+    /// Number of equal segments of [0, 1], 1 to 64. Sampling takes one Euler step per segment.
     pub segments: i64,
     /// Time from t to r, in (0, 1 / segments).
     pub delta: f64,
     /// Weight of the second term, at least 0.
     pub alpha: f64,
-    /// Share of a segment from which on the pair's own point stands for f', in (0, 1].
+    /// Share of a segment, in (0, 1], after which the pair's own point replaces f'.
     pub boundary: f64,
     /// Share of the steps for which the boundary is 0, in [0, 1).
     pub anchoring: f64,
@@ -54,8 +57,10 @@ impl Default for Consistency {
 }
 
 impl Objective {
+    /// Checks every range.
+    ///
     /// # Errors
-    /// Names the first option out of its range, or `path` where lines are not straight.
+    /// An error that names the first option out of range, or `path` if the objective needs the linear path.
     pub fn check(&self, path: Path) -> Result<()> {
         if *self == Objective::Acceleration && path != Path::Linear {
             return Err(Error::argument("path", "'linear' for least acceleration", format!("{path:?}")));
@@ -86,7 +91,7 @@ impl Objective {
     /// This objective for one network.
     ///
     /// # Errors
-    /// Whatever building a second network answers.
+    /// Any error of building a second network.
     pub(super) fn over(self, field: &NetworkField) -> Result<Loss<'_>> {
         let average = match self {
             Objective::FlowMatching | Objective::Acceleration => None,
@@ -96,7 +101,7 @@ impl Objective {
     }
 }
 
-/// What one step learns from.
+/// The batch of one step.
 pub(super) enum Batch {
     Pairs(Pairs),
     Points(Points),
@@ -104,23 +109,23 @@ pub(super) enum Batch {
 
 /// Points on curves.
 pub(super) struct Points {
-    /// `[B]`
+    /// Times `[B]`.
     pub t: Tensor,
-    /// `[B, *event]`
+    /// States `[B, *event]`.
     pub x: Tensor,
-    /// The curve's velocity `[B, *event]`.
+    /// Velocities of the curves `[B, *event]`.
     pub u: Tensor,
-    /// How much each point counts, and the rate at which that grows, `[B]` each.
+    /// Mass of each point and its growth rate, `[B]` each.
     pub growth: Option<[Tensor; 2]>,
 }
 
 /// Coupled rows and their times.
 pub(super) struct Pairs {
-    /// `[B]`
+    /// Times `[B]`.
     pub t: Tensor,
-    /// `[B, *event]`
+    /// Noise or source samples `[B, *event]`.
     pub x0: Tensor,
-    /// `[B, *event]`
+    /// Data `[B, *event]`.
     pub x1: Tensor,
     pub condition: Option<Tensor>,
 }
@@ -134,8 +139,8 @@ pub(super) struct Loss<'a> {
 }
 
 impl Loss<'_> {
-    /// The loss of a batch, differentiable in the field's parameters, when the share `done` of training is behind;
-    /// `average` are the averaged parameters, and `mask` begins the step's dropout.
+    /// The loss of a batch, differentiable in the field's parameters. `average` holds the averaged
+    /// parameters, `done` is the share of training that is done, and `mask` turns on the dropout of the step.
     pub fn loss(
         &self,
         batch: &Batch,
@@ -181,7 +186,7 @@ impl Loss<'_> {
             false => Target { f: anchor, v: v.detach() },
             true => tch::no_grad(|| -> Result<Target> {
                 twin.parameters().flat()?.f_copy_(average)?;
-                // Never beyond the segment, whose velocity is another one.
+                // r stays in the segment: the next one has another velocity.
                 let r = (t + options.delta).minimum(&end);
                 let _dropout = mask();
                 let later = twin.velocity_in_units(&r, &path.sample(&r, x0, x1)?, condition)?.0;
@@ -191,7 +196,7 @@ impl Loss<'_> {
                 Ok(Target { f: carried.where_self(&inside, &anchor), v: later.where_self(&inside, &v) })
             })?,
         };
-        // In the units of the regression loss, which a linear path has at all times.
+        // Errors are in the units of the regression loss, which do not depend on time on a linear path.
         let square = |gap: Tensor| (gap / &unit).square().mean(unit.kind());
         Ok(square(f - target.f) + square(v - target.v) * options.alpha)
     }

@@ -4,15 +4,17 @@ use tch::Tensor;
 
 use crate::error::Result;
 
-/// States and their rates, each `[B, 2, *event]` with position and velocity along axis 1, at times `[B]` of the curves
-/// from x0, a position p and a velocity w, to the position q of x1: those of the least integral of the squared
-/// acceleration whose velocity at the end is free. With j = q - p - w,
+/// States and their time derivatives at times `[B]` on curves of least acceleration. Each is `[B, 2,
+/// *event]`, with position and velocity along axis 1.
 ///
-/// p_t = p + t w + (3 t^2 - t^3) j / 2,  w_t = w + (3 t - 3 t^2 / 2) j,  dw_t/dt = 3 (1 - t) j,
+/// A curve goes from x0, a position p and a velocity w, to the position q of x1. It has the least integral of
+/// the squared acceleration, and its final velocity is free. With j = q - p - w,
 ///
-/// so that the acceleration is bounded, and given q the law of (p_t, w_t) is Gaussian where that of x0 is. The
-/// integral is 3 |j|^2: of all couplings that of least squared distance between q and p + w is the best, and it is
-/// also that between x0 and the pair (q, q).
+/// p_t = p + t w + (3 t^2 - t^3) j / 2,  w_t = w + (3 t - 3 t^2 / 2) j,  dw_t/dt = 3 (1 - t) j.
+///
+/// The acceleration is bounded. Given q, the law of (p_t, w_t) is Gaussian if that of x0 is. The integral is
+/// 3 |j|^2, so the best coupling is that of least squared distance between q and p + w. It is also the
+/// optimal coupling of x0 with the pair (q, q).
 pub(super) fn least_acceleration(t: &Tensor, x0: &Tensor, x1: &Tensor) -> Result<(Tensor, Tensor)> {
     let (p, w, q) = (x0.select(1, 0), x0.select(1, 1), x1.select(1, 0));
     let mut shape = vec![1; q.dim()];

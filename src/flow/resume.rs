@@ -1,4 +1,4 @@
-//! A teacher's training in a file, and back.
+//! Writing a teacher's training to a file, and resuming it.
 
 use std::path::{Path, PathBuf};
 
@@ -15,18 +15,18 @@ use crate::training::{
 };
 use crate::velocity::{FieldDescription, FieldState, NetworkField, VelocityField};
 
-/// Options that a longer run on another machine may change.
+/// Options that a resumed run may change, for example to train longer or on another machine.
 const MAY_DIFFER: [&str; 3] = ["steps", "max_seconds", "device"];
 
 /// The files of a training run; none by default.
 #[derive(Debug, Default)]
 pub struct TrainingFiles {
     pub checkpoint: Option<Checkpointing>,
-    /// A file that [`Checkpointing`] wrote: training goes on where it was.
+    /// A file that [`Checkpointing`] wrote, from which training is resumed.
     pub resume: Option<PathBuf>,
 }
 
-/// A file to go on from.
+/// A file from which training is resumed.
 pub(super) struct Resumed {
     file: TrainingFile<Box<dyn VelocityField>>,
     pub ledger: Ledger,
@@ -44,16 +44,16 @@ impl Resumed {
         Ok(Resumed { file, ledger })
     }
 
-    /// Whether the file's field has units of its own: those from before teachers had them go on as they began.
+    /// Whether the file's field has units. Fields of older files have none and are trained on without them.
     pub fn has_units(&self) -> bool {
         self.file.tensors.get("units.scale").is_some()
     }
 
-    /// Puts weights, moments, average and counts into a run that has just begun on the same data. The state to go
-    /// back to is the average.
+    /// Restores weights, moments, average and counters into a new run on the same data. The average becomes
+    /// the state to which a restart returns.
     ///
     /// # Errors
-    /// [`Error::Argument`] for other data; [`Error::Checkpoint`] for a damaged file.
+    /// [`Error::Argument`] if the data differ; [`Error::Checkpoint`] for a damaged file.
     pub fn restore(mut self, field: &NetworkField, state: &mut State<'_>, log: &mut LossLog) -> Result<()> {
         self.check_data(field)?;
         let run = self.ledger.run;
@@ -62,18 +62,17 @@ impl Resumed {
         self.file.restore(state.parameters, &mut state.optimiser, &mut state.averages, counts)?;
         state.best = state.current()?.copy();
         log.restore(self.ledger.loss);
-        // A file from before teachers restarted has no schedule; its options are those of this run.
+        // Older files have no schedule. Kind and peak are the same as in this run's options.
         let Schedule { factor, stale, .. } = run.schedule;
         let schedule = Schedule { factor, stale, ..state.ledger.schedule };
         state.ledger = training::Ledger { schedule, best_step: run.step, ..run };
         Ok(())
     }
 
-    /// Compares what the file and a field know of the data that they were made for: their shape, mean and
-    /// scale.
+    /// Checks that the file's field and `field` were made for the same data: shape, mean, scale and source.
     ///
     /// # Errors
-    /// [`Error::Argument`] where they differ.
+    /// [`Error::Argument`] if they differ.
     fn check_data(&self, field: &NetworkField) -> Result<()> {
         let expected = format!("the data, conditions and network of {}", self.file.tensors.path());
         let differ = |name: &str| Error::argument("resume", expected.clone(), format!("another {name}"));
@@ -85,7 +84,7 @@ impl Resumed {
             FieldDescription::Network(stored),
         ) = (field.state(), &self.file.description.description)
         {
-            // Noise on rows is in no tensor.
+            // The noise on source rows is not stored in a tensor.
             if own.source != stored.source {
                 return Err(differ("source"));
             }
@@ -104,7 +103,7 @@ impl Resumed {
     }
 }
 
-/// What a file is written from.
+/// Everything that is written to a file.
 pub(super) struct Snapshot<'a> {
     pub config: &'a TeacherConfig,
     pub field: &'a NetworkField,
@@ -113,7 +112,7 @@ pub(super) struct Snapshot<'a> {
 }
 
 impl Snapshot<'_> {
-    /// Writes the averaged teacher and everything that training needs to go on.
+    /// Writes the averaged teacher and everything needed to resume training.
     pub fn save(self, plan: &Checkpointing, stopped: Stopped) -> Result<()> {
         let ledger = Ledger { run: self.state.closed_ledger(), loss: self.loss };
         let history = ledger.history(stopped, self.config);
@@ -124,7 +123,7 @@ impl Snapshot<'_> {
         }
         let State { optimiser, averages, .. } = self.state;
         let raw = self.field.parameters().flat()?.copy();
-        // For as long as the file is written, the field is the average.
+        // While the file is written, the field has the averaged parameters.
         self.field.parameters().with(&self.state.current()?, || {
             let field = self.field.shallow_clone();
             save_training(&plan.file, &field, facts, &raw, optimiser, averages)

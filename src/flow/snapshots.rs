@@ -1,8 +1,9 @@
-//! A teacher that carries a population through snapshots of it (Huguet et al., "Manifold interpolating
-//! optimal-transport flows for trajectory inference", arXiv 2206.14928), by regression (Tong et al., arXiv 2302.00482,
-//! for two snapshots): its velocity at x_t is the mean of those of the curves through x_t, which lead from row to row
-//! along the plans. Where mass grows the means are over the mass, and so is that of the rate of growth (Wang et al.,
-//! "Joint velocity-growth flow matching", arXiv 2505.13413).
+//! Teachers of snapshots: flows that carry a population through snapshots of it (Huguet et al., "Manifold
+//! interpolating optimal-transport flows for trajectory inference", arXiv 2206.14928). They are trained by
+//! regression (Tong et al., arXiv 2302.00482, for two snapshots). Curves connect the rows of the snapshots
+//! along the plans, and the velocity at x_t is the mean velocity of the curves through x_t. If mass grows,
+//! means are weighted by mass, and the growth rate is such a mean too (Wang et al., "Joint velocity-growth
+//! flow matching", arXiv 2505.13413).
 
 use super::config::TeacherConfig;
 use super::feed::{Feed, PointFeed};
@@ -21,7 +22,8 @@ use crate::velocity::{Conditioning, NetworkField, NetworkFieldConfig, Path, Sour
 /// Trains a velocity field from the first snapshot, at time 0, to the last, at time 1.
 ///
 /// # Errors
-/// Names an option out of its range or one that snapshots have no use for; as [`super::train_with_files`] besides.
+/// An error that names an option out of range or not supported for snapshots; otherwise as
+/// [`super::train_with_files`].
 pub fn train_on_snapshots(
     config: &TeacherConfig,
     snapshots: &Snapshots,
@@ -35,7 +37,7 @@ pub fn train_on_snapshots(
     let home = config.training.place()?;
     let random = RandomSource::new(config.training.seed);
     let resumed = files.resume.as_ref().map(|path| Resumed::read(path, &config)).transpose()?;
-    // Both ends have the moments of all snapshots: a population may be wider on its way than at its ends.
+    // Both ends use the moments of all snapshots, because a population may be wider between its ends.
     let all = snapshots.all_rows()?;
     let (curves, growth) = (true, snapshots.grows());
     let network = NetworkFieldConfig { curves, growth, ..config.network(&event_shape) };
@@ -52,19 +54,21 @@ pub fn train_on_snapshots(
     teach(&config, field, feed, resumed, files, monitor)
 }
 
-/// Snapshots decide on the curves.
+/// Checks the options that the snapshots fix.
 fn check(config: &TeacherConfig) -> Result<()> {
     if config.path != Path::Linear {
         return Err(Error::argument("path", "'linear' for snapshots", format!("{:?}", config.path)));
     }
     if config.objective != Objective::FlowMatching {
-        return Err(Error::argument("objective", "flow matching for snapshots", "another"));
+        let got = format!("{:?}", config.objective);
+        return Err(Error::argument("objective", "flow matching for snapshots", got));
     }
     if config.conditioning != Conditioning::None {
         return Err(Error::argument("conditioning", "none for snapshots", "labels or vectors"));
     }
     if config.time_sampler != TimeSampler::Uniform {
-        return Err(Error::argument("time_sampler", "'uniform' for snapshots", "another law"));
+        let got = format!("{:?}", config.time_sampler);
+        return Err(Error::argument("time_sampler", "'uniform' for snapshots", got));
     }
     if config.flip {
         return Err(Error::argument("flip", "false for snapshots", true));

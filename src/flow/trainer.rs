@@ -1,5 +1,5 @@
-//! Conditional flow matching: regression of v(t, x_t) on the velocity of the pair that x_t lies
-//! between (Lipman et al., arXiv 2210.02747; with coupled pairs Tong et al., arXiv 2302.00482).
+//! Conditional flow matching: regression of v(t, x_t) on the velocity of the pair whose path goes through x_t
+//! (Lipman et al., arXiv 2210.02747; with coupled pairs Tong et al., arXiv 2302.00482).
 
 use tch::Tensor;
 
@@ -24,17 +24,18 @@ use crate::training::{
 use crate::velocity::{Moments, NetworkField, Units};
 use crate::world::World;
 
-/// Trains a velocity field on `data` `[N, *event]`; `condition` as `config.conditioning` says.
+/// Trains a velocity field on `data` `[N, *event]`, with a `condition` of the kind in `config.conditioning`.
 ///
-/// The field holds the averaged weights. A step whose loss or gradient is not finite is skipped; ten in a row go
-/// back to the last good weights, at half the learning rate. An [`Error::Interrupted`] from the monitor, the end of
-/// `max_seconds` and too many such returns ([`crate::training::Stopped::Diverged`], which callers may want to treat
-/// as an error) stop training and still return the field. On a CPU, and without `max_seconds`, the
-/// same configuration and data give the same field bit for bit.
+/// The field holds the averaged weights. A step whose loss or gradient is not finite is skipped. After ten
+/// such steps in a row, training returns to the last good weights and halves the learning rate. An
+/// [`Error::Interrupted`] from the monitor, the end of `max_seconds` and too many restarts
+/// ([`crate::training::Stopped::Diverged`], which callers may want to treat as an error) stop training and
+/// still return the field. On a CPU and without `max_seconds`, the same configuration and data give the same
+/// field bit for bit.
 ///
 /// # Errors
-/// Names an option out of its range or an argument of a wrong shape, dtype or with values that are
-/// not finite; any other error of the monitor.
+/// An error that names an option out of range, or an argument of a wrong shape or dtype or with values that
+/// are not finite; any error of the monitor except an interrupt.
 pub fn train(
     config: &TeacherConfig,
     data: &Tensor,
@@ -44,12 +45,13 @@ pub fn train(
     train_with_files(config, Given::new(data, condition), &TrainingFiles::default(), monitor)
 }
 
-/// [`train`] that writes its state into a file, or goes on from one: on a CPU bit for bit as if it had
-/// never been cut.
+/// [`train`] with checkpoints, or resumed from one. On a CPU a resumed run gives the same field as an
+/// uninterrupted one, bit for bit.
 ///
 /// # Errors
-/// As [`train`], for an initial teacher of another shape, [`crate::ode::draw`] and [`crate::data::Coupling::check_noise`]; [`Error::Checkpoint`] or [`Error::Io`] for a bad file,
-/// [`Error::Argument`] for options or data that are not those of the resumed one.
+/// As [`train`], [`crate::ode::draw`] and [`crate::data::Coupling::check_noise`]; [`Error::Argument`] for an
+/// initial teacher of another shape, or for options or data that differ from those of the resumed run;
+/// [`Error::Checkpoint`] or [`Error::Io`] for a bad file.
 pub fn train_with_files(
     config: &TeacherConfig,
     given: Given<'_>,
@@ -68,7 +70,7 @@ pub fn train_with_files(
         true => None,
         false => Some(ode::pool(&source, event_shape, &mut random.fork("source"), monitor)?),
     };
-    // Standard coordinates are those of lines between noise and data.
+    // Standard coordinates exist only for paths between standard normal noise and data.
     let straight = pool.is_none() && config.objective != Objective::Acceleration;
     let standardise = config.standardise && straight && resumed.as_ref().is_none_or(Resumed::has_units);
     let units = match standardise {
@@ -102,7 +104,7 @@ pub fn train_with_files(
     teach(&config, field, Feed::Pairs(Box::new(pairs)), resumed, files, monitor)
 }
 
-/// Trains `field`, of the options `config` with every default filled in.
+/// Trains `field`. `config` must have every default filled in.
 pub(super) fn teach(
     config: &TeacherConfig,
     field: NetworkField,
@@ -135,7 +137,7 @@ pub(super) fn teach(
     Ok((field, history))
 }
 
-/// The state of a run that begins now, but for `spent` seconds.
+/// The state of a new run, `spent` seconds of whose budget are already spent.
 fn begin<'a>(
     config: &TeacherConfig,
     field: &'a NetworkField,
@@ -157,7 +159,7 @@ fn begin<'a>(
     })
 }
 
-/// What the loop trains.
+/// The trainer of teachers, as the training loop sees it.
 struct Teaching<'a> {
     /// Options with every default filled in.
     config: &'a TeacherConfig,
@@ -165,7 +167,7 @@ struct Teaching<'a> {
     objective: Loss<'a>,
     feed: Feed<'a>,
     log: LossLog,
-    /// The share of a batch that is this rank's.
+    /// This rank's share of a batch, in (0, 1].
     part: f64,
 }
 

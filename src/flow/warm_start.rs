@@ -1,14 +1,15 @@
-//! Training that begins with the weights of another teacher.
+//! Warm starts: training that begins with the weights of another teacher.
 
 use tch::Tensor;
 
 use crate::error::{Error, Result};
 use crate::velocity::{FieldDescription, NetworkField, NetworkFieldConfig, VelocityField};
 
-/// Gives `field` the weights of `other`, a network of the same shape. What scales its input and output stays its own.
+/// Copies the weights of `other`, a network of the same shape, to `field`. The scales of input and output of
+/// `field` do not change.
 ///
 /// # Errors
-/// [`Error::Argument`] naming `initial` for one that is no network, or another one.
+/// [`Error::Argument`] naming `initial` if `other` is not a network or has another shape.
 pub(super) fn begin_with(field: &NetworkField, other: &dyn VelocityField) -> Result<()> {
     let refuse = |got: String| {
         let expected = format!("a network of the same shape, {}", shape_of(field.config()));
@@ -31,14 +32,14 @@ pub(super) fn begin_with(field: &NetworkField, other: &dyn VelocityField) -> Res
     Ok(())
 }
 
-/// What decides on the shapes of a network's weights.
+/// A description of the options that determine the shapes of a network's weights.
 fn shape_of(config: &NetworkFieldConfig) -> String {
     let shape = crate::tensor::shape_text(&config.event_shape);
     let condition = config.conditioning.size();
     match &config.unet {
-        Some(_) => format!("a U-Net for {shape} with {condition} numbers of a condition"),
+        Some(_) => format!("a U-Net for {shape} with {condition} condition inputs"),
         None => format!(
-            "a perceptron for {shape} of width {} and depth {} with {condition} numbers of a condition",
+            "a perceptron for {shape} of width {} and depth {} with {condition} condition inputs",
             config.width, config.depth
         ),
     }

@@ -243,7 +243,7 @@ fn time_that_is_over_leaves_the_fewest_trajectories_and_says_so() {
     let gap = (paths.states().select(1, 8) - &line).abs().max().double_value(&[]);
     let middle = (paths.states().select(1, 4) - (x0 + line) / 2.0).abs().max().double_value(&[]);
     assert!(gap < 1e-5 && middle < 1e-5, "{gap} {middle}");
-    assert!(paths.notes()[0].contains("max_seconds") && paths.notes()[0].contains("sketched"));
+    assert!(paths.notes()[0].contains("max_seconds") && paths.notes()[0].contains("approximated"));
 }
 
 #[test]
