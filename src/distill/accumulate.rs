@@ -46,7 +46,7 @@ impl Batch {
         }
     }
 
-    /// The rows that a term averages over; none for terms of the student alone.
+    /// Number of rows over which a term averages; `None` for terms that depend only on the student.
     fn rows_of(&self, term: &str) -> Option<i64> {
         match term {
             "endpoint" | "re_encoding" | "feature_distance" => self.endpoint.as_ref().map(Pairs::count),
@@ -59,8 +59,8 @@ impl Batch {
         }
     }
 
-    /// The share of `whole` that this part, one of `count`, is to each term: the mean over the whole is then
-    /// the sum of the parts' means by their shares.
+    /// The weight of this part, one of `count` parts of `whole`, for each term. The mean over `whole` is the
+    /// sum of the parts' means times these weights.
     fn shares(&self, whole: &Batch, count: i64) -> Vec<(&'static str, f64)> {
         let share = |term: &str| match (self.rows_of(term), whole.rows_of(term)) {
             (Some(own), Some(all)) => own as f64 / all.max(1) as f64,
@@ -70,10 +70,13 @@ impl Batch {
     }
 }
 
-/// One rank's share of the gradient of the objective and of its terms' values, which all ranks' add up to, over
-/// `accumulate` micro-batches whose graphs are never held at once. Terms that divide by a batch's own statistics (phase, consistency) see those of
-/// their micro-batch; re-encoding, and paths and round trips of some rows only, their own share of rows.
-/// Dropout's masks are those of a seed and a step.
+/// One rank's share of the gradient of the objective and of its terms' values. The sums over all ranks are
+/// the whole gradient and the values.
+///
+/// The gradient is accumulated over `accumulate` micro-batches, and only one graph is held in memory at a
+/// time. Phase and consistency terms divide by the statistics of their micro-batch instead of the whole
+/// batch. Re-encoding, paths and round trips use their share of rows of each micro-batch. Dropout masks
+/// depend on the seed and the step.
 pub(super) fn gradient(
     objective: &Objective,
     student: &Student,
@@ -109,7 +112,7 @@ pub(super) fn gradient(
         let shares = own.shares(batch, parts);
         let (side, levels) = (objective.side(own)?, objective.levels(student, own)?);
         let (second, theirs) = (student.shallow_clone(), shares.clone());
-        // Masks of dropout: other ones for each part, and for each of its two sides.
+        // Dropout masks differ between micro-batches and between the two sides of each.
         let place = (world.rank() * accumulate + index) as u64;
         let masks = step.wrapping_mul(parts as u64).wrapping_add(place).wrapping_mul(2);
         let aside = move || {
@@ -135,7 +138,7 @@ pub(super) fn gradient(
     Ok((if scale == 1.0 { gradient } else { gradient / scale }, terms))
 }
 
-/// The scaled gradient of some terms and their values, each times its share; `None` where there are none.
+/// The scaled gradient of some terms and their values, each times its share; `None` if there are no terms.
 fn differentiate(
     student: &Student,
     shares: &[(&'static str, f64)],
@@ -174,7 +177,7 @@ mod tests {
     use crate::velocity::{GaussianField, VelocityField};
     use crate::world::ALONE;
 
-    /// Terms that are means over all rows, and some of the student alone.
+    /// Terms that are means over all rows, and some that depend only on the student.
     fn weights() -> Weights {
         Weights {
             unitarity: 0.1,
@@ -278,7 +281,7 @@ mod tests {
         };
         let (full, low) = (at(Precision::Float32), at(Precision::Bf16));
         let gap = (&low - &full).norm().double_value(&[]) / full.norm().double_value(&[]);
-        // bfloat16 keeps 8 bits.
+        // bfloat16 has 8 significant bits.
         assert!(gap > 1e-5 && gap < 0.1, "{gap:e}");
         assert!(at(Precision::Float32).equal(&full), "the guard is gone");
     }

@@ -1,4 +1,4 @@
-//! What a student learns from: stored trajectories, points of the teacher's probability path, or both.
+//! The training data of a student: stored trajectories or points of the teacher's probability path.
 
 use tch::Tensor;
 
@@ -14,25 +14,25 @@ use crate::velocity::VelocityField;
 
 /// Source of the batches of a distillation.
 pub struct TrainingData {
-    /// Solved trajectories; present where a term needs them, or consistency has no data to start from.
+    /// Solved trajectories; `None` if no term needs them.
     pub trajectories: Option<Trajectories>,
-    /// Points of the probability path; present where only the consistency term is on and data were given. Where
-    /// trajectories are solved anyway, consistency takes points on them: they have the same marginals, and need no
-    /// assignment of noise to data at each step.
+    /// Points of the probability path, if consistency is the only term on data and data were given. If there
+    /// are trajectories, consistency uses points on them: they have the same marginals and need no assignment
+    /// of noise to data at each step.
     pub points: Option<PathPoints>,
-    /// Held-out points and the teacher's velocity there, `[H, d]`; present where there are no
-    /// trajectories to judge by.
+    /// Held-out points and the teacher's velocity there, `[H, d]`, for evaluation without trajectories.
     pub held_out_points: Option<(Points, Tensor)>,
     draw: PairDraw,
     consistency: bool,
 }
 
 impl TrainingData {
-    /// Prepares what the positive weights of `config` ask for, and as many trajectories as `demand` is worth. Without trajectories, the teacher is
-    /// evaluated once, at the held-out points; with a trajectory file, once more.
+    /// Prepares the data that the terms with positive weights need. `demand` limits a default number of
+    /// trajectories. Without trajectories the teacher is evaluated once, at the held-out points. A trajectory
+    /// file takes one more evaluation.
     ///
     /// # Errors
-    /// Names the input that does not fit; otherwise as [`Trajectories::generate`] and
+    /// An error that names the input that does not fit; otherwise as [`Trajectories::generate`] and
     /// [`Trajectories::in_file`].
     pub fn prepare(
         teacher: &dyn VelocityField,
@@ -91,11 +91,11 @@ impl TrainingData {
         Ok(TrainingData { trajectories, points, held_out_points, draw, consistency })
     }
 
-    /// The batch of one step: a pure function of the source's seed, the step, its numbers of rows and, for a
-    /// curriculum, of `done`, the share of training that is behind.
+    /// The batch of one step. It is a pure function of the source's seed, the step, the numbers of rows and,
+    /// with a curriculum, of `done`, the share of training that is done.
     ///
     /// # Errors
-    /// [`Error::Internal`] where worker threads fail.
+    /// [`Error::Internal`] if worker threads fail.
     pub fn batch(
         &self,
         random: &RandomSource,
@@ -113,7 +113,7 @@ impl TrainingData {
         Ok(batch)
     }
 
-    /// What [`TrainingData::batch`] has for the terms of [`super::Weights::of_endpoint`].
+    /// The part of [`TrainingData::batch`] that the terms of [`super::Weights::of_endpoint`] need.
     pub fn endpoint_batch(&self, random: &RandomSource, step: u64, size: impl Into<BatchRows>) -> Batch {
         match &self.trajectories {
             Some(trajectories) => trajectories.endpoint_batch(random, step, size),
@@ -121,7 +121,7 @@ impl TrainingData {
         }
     }
 
-    /// Points for the consistency term, if it is on.
+    /// Points for the consistency term; `None` if its weight is 0.
     fn points_of(
         &self,
         random: &RandomSource,
@@ -137,17 +137,17 @@ impl TrainingData {
         })
     }
 
-    /// The table of the student's inputs at `times` uniform times; of channels where it sees images of
-    /// `event_shape`.
+    /// The table of input coordinates at `times` uniform times. For images of shape `images` statistics are
+    /// measured per channel.
     pub fn coordinates(&self, times: i64, images: Option<&[i64]>) -> Result<InputCoordinates> {
         match (&self.trajectories, &self.points) {
             (Some(trajectories), _) => trajectories.coordinates(images),
             (None, Some(points)) => points.coordinates(times, images),
-            (None, None) => Err(Error::Internal(anyhow::anyhow!("nothing to learn from"))),
+            (None, None) => Err(Error::Internal(anyhow::anyhow!("no training data were prepared"))),
         }
     }
 
-    /// Trajectories in use.
+    /// Number of trajectories in use.
     pub fn trajectory_count(&self) -> i64 {
         self.trajectories.as_ref().map_or(0, |trajectories| trajectories.states().size()[0])
     }

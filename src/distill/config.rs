@@ -1,4 +1,4 @@
-//! The options of a distillation. [`super::Recipe`] decides those that are left open.
+//! The options of a distillation. [`super::Recipe`] fills in their defaults.
 
 use std::collections::BTreeMap;
 
@@ -18,113 +18,116 @@ use crate::training::{json_options, ScheduleKind, TrainingOptions};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
 pub enum Scaling {
-    /// Squared errors divided by the summed variance of their target at its time.
+    /// Squared errors divided by the summed variance of the target at its time.
     #[default]
     Relative,
-    /// Mean squares, coordinate by coordinate.
+    /// Mean squared errors per coordinate.
     Absolute,
 }
 
-/// How a student is fitted.
+/// The method of fitting a student.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
 pub enum Method {
     /// Gradient steps on the objective.
     #[default]
     Gradient,
-    /// Random observables and a linear solve for the dense generator, or for the spectral readout.
+    /// Random observables, and a linear solve for a dense generator or for the readout of a spectral one.
     ClosedForm,
-    /// Gradient steps, then the linear solve, and whichever has the lower held-out score.
+    /// Gradient steps, then the linear solve. The result with the lower held-out score is kept.
     Refine,
 }
 
-/// Options as the user gives them; `None` resolves by the dimension of a sample.
+/// The options of [`super::distill`], as the user gives them. The defaults of options that are `None` depend
+/// on the dimension of a sample.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(remote = "Self")]
 pub struct DistillConfig {
-    /// k, the number of learned observables.
+    /// Number of learned observables k.
     pub observables: Option<i64>,
-    /// Kind of functions that the observables are made of.
+    /// Kind of functions from which the observables are made.
     pub basis: Basis,
     /// Inputs of a perceptron, made from (t, x).
     pub inputs: Inputs,
-    /// Total degree of a polynomial basis, which decides its number of observables.
+    /// Total degree of a polynomial basis, which determines its number of observables.
     pub degree: Option<i64>,
-    /// U-Net of the bases that are one, or its way down; `None` is one for the size of the images.
+    /// Options of the U-Net, for a basis that is a U-Net or its contracting half. `None` chooses them by the
+    /// size of the images.
     pub unet: Option<UNetConfig>,
-    /// Whether each pixel of a hierarchy has eigenvalues of its own.
+    /// Whether each pixel of a hierarchy has its own eigenvalues.
     pub per_pixel: bool,
-    /// Whether U-Nets begin as the teacher's, which is one of the same architecture.
+    /// Whether U-Nets begin with the weights of the teacher's U-Net, which must have the same architecture.
     pub warm_start: bool,
-    /// Parametrisation of the generator; a hierarchy has `"levels"`, whatever is given.
+    /// Parametrisation of the generator. A hierarchy always has `"levels"`.
     pub generator: GeneratorKind,
     /// Whether a student of data far from mean 0 and deviation 1 learns in standard coordinates
     /// ([`crate::velocity::Units`]).
     pub standardise: bool,
-    /// Frame of the features; `None` is the moving one for trained networks with a spectral generator, which others
-    /// cannot have.
+    /// Frame of the features. `None` is the moving frame for trained networks without a dense generator, and
+    /// the fixed frame otherwise. A dense generator cannot have the moving frame.
     pub frame: Option<Frame>,
     /// Structure of a dense generator.
     pub stability: Stability,
     pub readout: ReadoutKind,
     pub lifts: i64,
-    /// Whether one lift serves both directions and is told which; `lifts` is then 1.
+    /// Whether a single lift serves both directions and takes the direction as an input. `lifts` is then 1.
     pub directed: bool,
     pub width: Option<i64>,
     pub depth: Option<i64>,
-    /// Peak learning rate of the generator; `None` is that of the observables.
+    /// Peak learning rate of the generator. `None` is the rate of the observables.
     pub generator_learning_rate: Option<f64>,
     pub schedule: ScheduleKind,
-    /// Precision of the observables' products while training.
+    /// Precision of the observables' matrix products in training.
     pub precision: Precision,
-    /// Micro-batches of one step, from 1 to [`crate::data::BatchRows::most_parts`].
+    /// Number of micro-batches per step, from 1 to [`crate::data::BatchRows::most_parts`].
     pub accumulate: i64,
-    /// Steps between two held-out evaluations; `None` makes 20 of them.
+    /// Number of steps between two held-out evaluations. `None` makes 20 evaluations.
     pub evaluate_every: Option<u64>,
-    /// Held-out error that best-model keeping, plateaus and `patience` look at.
+    /// Held-out error by which the best model is kept, and which plateaus and `patience` use.
     pub metric: Metric,
-    /// Evaluations without improvement that end training; `None` never does.
+    /// Number of evaluations without improvement after which training ends; `None` for no such limit.
     pub patience: Option<u64>,
-    /// Stored teacher trajectories.
+    /// Number of stored teacher trajectories.
     pub trajectories: Option<i64>,
-    /// Uniform intervals at whose ends each trajectory is stored.
+    /// Number of uniform intervals at whose ends each trajectory is stored.
     pub path_steps: Option<i64>,
-    /// What trajectories are solved by; dopri5 to a fixed tolerance.
+    /// Solver of the trajectories. dopri5 solves to a fixed tolerance.
     pub solver: Solver,
-    /// Steps of a solver that does not adapt, over the whole path; `None` is [`crate::data::SOLVER_STEPS`].
+    /// Number of steps of a solver with fixed steps, over the whole path. `None` is
+    /// [`crate::data::SOLVER_STEPS`].
     pub solver_steps: Option<u64>,
-    /// Memory in GiB that stored trajectories may take; fewer are stored where they would take more. A file of
-    /// trajectories is not bounded.
+    /// Largest memory of stored trajectories in GiB. If they would need more, fewer are stored. A file of
+    /// trajectories is not limited.
     pub trajectory_memory: f64,
     pub pairs: PairKind,
-    /// Order of the time differences of [`PairKind::TimeGrouped`]; `None` draws one for each batch.
+    /// Order of the time differences of [`PairKind::TimeGrouped`]. `None` draws a random one for each batch.
     pub curriculum: Option<Curriculum>,
     /// Coupling of the teacher's noise and data, for points of its probability path.
     pub coupling: Coupling,
     /// The teacher's probability path.
     pub path: Path,
-    /// Pairs in one optimal-transport assignment, at most.
+    /// Largest number of pairs in one optimal-transport assignment.
     pub coupling_size: usize,
-    /// Whether the teacher saw mirrored data as well.
+    /// Whether the teacher was trained on mirrored data as well.
     pub flip: bool,
     pub fidelity: Fidelity,
-    /// Weights by name, over those that `fidelity` sets.
+    /// Weights of terms by name, which override those of `fidelity`.
     pub weights: BTreeMap<String, f64>,
     pub scaling: Scaling,
-    /// Power and offset of [`crate::training::RowWeights`], of errors of states; 0 weighs all rows alike, and an open
-    /// offset is theirs.
+    /// Power of [`crate::training::RowWeights`], for errors of states. 0 weighs all rows equally.
     pub row_power: f64,
+    /// Offset of [`crate::training::RowWeights`]. `None` is the default offset.
     pub row_offset: Option<f64>,
-    /// Share of training, in [0, 1), in which only the terms of the endpoint are formed.
+    /// Share of training, in [0, 1), in which only the endpoint terms are trained.
     pub endpoint_first: f64,
-    /// Decays, in (0, 1), of several averages of the weights that are kept at once, in place of `ema_decay`.
+    /// Decays, in (0, 1), of several simultaneous averages of the weights, instead of `ema_decay`.
     pub averages: Vec<f64>,
     pub method: Method,
-    /// Ridge of the linear solve, relative to the mean square of the regressors; `None` chooses it on held-out
-    /// trajectories.
+    /// Ridge of the linear solve, relative to the mean square of the regressors. `None` chooses it on
+    /// held-out trajectories.
     pub ridge: Option<f64>,
-    /// `batch_size` is the number of noise-to-data encodings of a step, which other kinds of rows join
-    /// ([`crate::data::BatchRows`]). Averaged weights are what is evaluated, kept and saved.
+    /// Shared options. `batch_size` is the number of noise-to-data rows of a step; the numbers of other rows
+    /// follow from it ([`crate::data::BatchRows`]). Averaged weights are evaluated, kept and saved.
     #[serde(flatten)]
     pub training: TrainingOptions,
 }
@@ -132,7 +135,7 @@ pub struct DistillConfig {
 json_options!(DistillConfig);
 
 impl DistillConfig {
-    /// The decays of all averages that training keeps.
+    /// The decays of all averages in training.
     pub(super) fn decays(&self) -> Vec<f64> {
         match self.averages.is_empty() {
             true => Some(self.training.ema_decay).filter(|decay| *decay > 0.0).into_iter().collect(),

@@ -1,16 +1,17 @@
-//! What a distillation may be given besides options and data.
+//! Optional arguments of a distillation besides options and data.
 
 use std::path::PathBuf;
 
 use super::{Checkpointing, FeatureDistance};
 
-/// Everything is optional.
+/// Optional arguments of [`super::distill_with`].
 #[derive(Default)]
 pub struct Extras {
-    /// Distance between samples in the space of a network's features, for the objective's term of that name.
+    /// Distance between samples in a network's feature space, for the term `feature_distance` of the
+    /// objective.
     pub feature_distance: Option<Box<dyn FeatureDistance>>,
-    /// Where, and how often, the state of training is written.
+    /// File and interval of checkpoints.
     pub checkpoint: Option<Checkpointing>,
-    /// A file that [`Checkpointing`] wrote: training goes on where it was.
+    /// A file that [`Checkpointing`] wrote, from which training is resumed.
     pub resume: Option<PathBuf>,
 }

@@ -1,4 +1,4 @@
-//! What a distillation leaves behind: its log, and the ledger that a checkpoint carries on.
+//! The history of a distillation, and the ledger that a checkpoint stores.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,8 +8,8 @@ use crate::training;
 pub use crate::training::Note;
 use crate::training::Stopped;
 
-/// Values logged at one step: loss terms, held-out errors, learning rate. Values that are not finite are
-/// left out.
+/// The values that were logged at one step: loss terms, held-out errors and the learning rate. Values that
+/// are not finite are left out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LogEntry {
     pub step: u64,
@@ -17,29 +17,31 @@ pub struct LogEntry {
     pub values: Vec<(String, f64)>,
 }
 
-/// What happened in a distillation.
+/// The history of a distillation.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DistillHistory {
     pub steps: u64,
-    /// Wall-clock time of the whole fit, trajectories and resumed runs included.
+    /// Wall-clock time of the whole fit, including trajectories and the runs that it resumed.
     pub seconds: f64,
     pub trajectory_seconds: f64,
-    /// Trajectories stored: fewer than asked for where `max_seconds` or `trajectory_memory` cut them short.
+    /// Number of stored trajectories. `max_seconds` or `trajectory_memory` may make it smaller than the
+    /// option.
     pub trajectories: i64,
-    /// Evaluations of the teacher (NFE, batched calls).
+    /// Number of evaluations of the teacher (NFE, batched calls).
     pub teacher_evaluations: u64,
     pub stopped: Stopped,
     /// The step whose parameters were kept; 0 is the untrained student.
     pub best_step: u64,
-    /// The best state of each of several averages, and the decay of the one that was kept.
+    /// The best state of each of several averages.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub averages: Vec<BestAverage>,
+    /// The decay of the average that was kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub average: Option<f64>,
-    /// Steps whose loss or gradient was not finite: nothing was learnt from them.
+    /// Number of steps that were skipped because the loss or the gradient was not finite.
     #[serde(default)]
     pub skipped_steps: u64,
-    /// Restarts from the best state after a divergence.
+    /// Number of restarts from the best state after a divergence.
     #[serde(default)]
     pub restarts: u64,
     #[serde(default)]
@@ -50,14 +52,14 @@ pub struct DistillHistory {
     pub log: Vec<LogEntry>,
 }
 
-/// Everything about a training run that is neither a tensor nor its log.
+/// Everything that a checkpoint stores of a run except tensors, options and the log.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Ledger {
     #[serde(flatten)]
     pub run: training::Ledger,
-    /// Micro-batches of one step: `accumulate`, or more where memory ran out.
+    /// Number of micro-batches per step: the option `accumulate`, or more if memory ran out.
     pub accumulate: i64,
-    /// Whether only the terms of the endpoint are formed so far.
+    /// Whether only the endpoint terms are trained so far.
     #[serde(default)]
     pub endpoint_alone: bool,
     /// The best state of each of several averages.

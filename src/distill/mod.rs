@@ -1,4 +1,4 @@
-//! Distillation: fit a student's observables and generator to a teacher's flow.
+//! Distillation: fitting the observables and the generator of a student to a teacher's flow.
 
 mod accumulate;
 mod averages;

@@ -1,4 +1,5 @@
-//! What a distillation does: its options with every choice made, measured where a comment says so.
+//! The recipe of a distillation: its options with every default filled in. Comments say which defaults were
+//! measured.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +15,7 @@ use crate::tensor::{event_size, parse_device};
 use crate::training::{check_positive, RowWeights, TrainingOptions};
 use crate::velocity::SourceDescription;
 
-/// A configuration with every open option decided.
+/// A configuration with every default filled in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Recipe {
     pub student: StudentConfig,
@@ -22,17 +23,17 @@ pub struct Recipe {
     pub steps: u64,
     pub learning_rate: f64,
     pub trajectories: i64,
-    /// Whether their number was left open: no more are solved than training is worth.
+    /// Whether the number of trajectories is a default. Then fewer may be solved if training needs fewer.
     pub trajectories_open: bool,
     pub path_steps: i64,
-    /// Steps that trajectories are solved by, if they do not adapt.
+    /// Fixed steps of the solver of trajectories; `None` for an adaptive solver.
     pub fixed: Option<FixedSteps>,
     pub weights: Weights,
-    /// Weights of rows by their errors of states.
+    /// Adaptive weights of rows, by their errors of states.
     pub row_weights: RowWeights,
 }
 
-/// The parts of a student that depend on one another: what a U-Net brings decides the rest.
+/// The parts of a student that depend on one another, through the basis.
 struct Parts {
     unet: Option<UNetConfig>,
     generator: GeneratorKind,
@@ -41,7 +42,7 @@ struct Parts {
 
 /// Samples of at most this size get small models and a high learning rate.
 const FEW: i64 = 8;
-/// Samples beyond this size, and images for a U-Net, get what was measured on images.
+/// Samples of more than this size, and images for a U-Net, get the defaults that were measured on images.
 const SEVERAL: i64 = 256;
 
 impl DistillConfig {
@@ -75,10 +76,10 @@ impl DistillConfig {
         })
     }
 
-    /// Decides what was left open and checks every range.
+    /// Fills in every default and checks every range.
     ///
     /// # Errors
-    /// [`Error::Argument`], [`Error::Dtype`] or [`Error::Device`] naming the option out of its range.
+    /// [`Error::Argument`], [`Error::Dtype`] or [`Error::Device`] naming the option out of range.
     pub fn resolve(&self, event_shape: &[i64], conditioning: Conditioning) -> Result<Recipe> {
         let size = event_size(event_shape);
         let parts = self.parts(event_shape)?;
@@ -113,7 +114,7 @@ impl DistillConfig {
         Ok(recipe)
     }
 
-    /// The U-Net, and what goes with a basis that is half of one.
+    /// The U-Net, and the generator and the readout that the basis requires.
     fn parts(&self, event_shape: &[i64]) -> Result<Parts> {
         let unet = match self.basis {
             Basis::UNet | Basis::Hierarchy => {
@@ -124,7 +125,8 @@ impl DistillConfig {
             _ => self.unet.clone(),
         };
         if self.warm_start && unet.is_none() {
-            return Err(Error::argument("warm_start", "a basis of a U-Net or its half", "another"));
+            let expected = "false unless the basis is a U-Net or its half";
+            return Err(Error::argument("warm_start", expected, true));
         }
         if self.basis != Basis::Hierarchy {
             return Ok(Parts { unet, generator: self.generator, readout: self.readout });
@@ -139,8 +141,8 @@ impl DistillConfig {
         Ok(Parts { unet, generator: GeneratorKind::Levels, readout: ReadoutKind::Decoder })
     }
 
-    /// The student's architecture. The two columns are METHOD's measured recipes: small models in a few
-    /// dimensions, larger ones beyond.
+    /// The student's architecture. `pick` chooses between the two measured recipes: small models in a few
+    /// dimensions, larger ones in more.
     fn student(
         &self,
         event_shape: &[i64],
@@ -182,7 +184,7 @@ impl DistillConfig {
             heads: Vec::new(),
             units: None,
             source: SourceDescription::Normal,
-            // Only training makes two lifts differ.
+            // Two lifts differ only after training.
             lifts: if self.method == Method::ClosedForm || self.directed {
                 self.lifts.min(1)
             } else {
@@ -209,7 +211,8 @@ impl DistillConfig {
         }
     }
 
-    /// About a minute in the plane and three on 64 pixels, on two cores.
+    /// Default number of steps and learning rate. Training takes about a minute in the plane and three
+    /// minutes on 64 pixels, on two cores.
     fn steps_and_rate(&self, regime: Regime) -> (u64, f64) {
         match (regime, self.fidelity) {
             (Regime::Few, Fidelity::Endpoint) => (11_000, 5e-3),
@@ -224,7 +227,7 @@ impl DistillConfig {
     fn check_data(&self, recipe: &Recipe) -> Result<()> {
         check_positive(&[("trajectory_memory", self.trajectory_memory)])?;
         if self.curriculum.is_some() && self.pairs != PairKind::TimeGrouped {
-            return Err(Error::argument("curriculum", "none unless pairs is 'time_grouped'", "one"));
+            return Err(Error::argument("curriculum", "none unless pairs is 'time_grouped'", "a curriculum"));
         }
         let ranges = [
             ("trajectories", recipe.trajectories, 16, 1 << 32),
@@ -253,7 +256,7 @@ impl DistillConfig {
         let Weights { endpoint, path, target, inverse, .. } = recipe.weights;
         let points = [endpoint, path, target, inverse].iter().any(|weight| *weight > 0.0);
         if self.method == Method::ClosedForm {
-            // What only gradient steps have.
+            // These options need gradient steps.
             if self.directed {
                 let expected = "false for the method 'closed_form', which trains no lift";
                 return Err(Error::argument("directed", expected, true));
@@ -266,7 +269,7 @@ impl DistillConfig {
         }
         if self.method != Method::Gradient && spectral && !points {
             let expected =
-                "a positive weight of endpoint, path, target or inverse for the readout to be solved by";
+                "a positive weight of endpoint, path, target or inverse, from which the readout is solved";
             return Err(Error::argument("weights", expected, "none"));
         }
         Ok(())
@@ -294,13 +297,13 @@ impl DistillConfig {
             return Err(Error::argument("averages", expected, format!("{decays:?}")));
         }
         if !decays.is_empty() && self.training.ema_decay > 0.0 {
-            let expected = "none beside averages, which may have it among them";
+            let expected = "none if averages are given, which may include it";
             return Err(Error::argument("ema_decay", expected, self.training.ema_decay));
         }
         Ok(())
     }
 
-    /// Checks the options that only a student's training loop has.
+    /// Checks the options of the training loop that only students have.
     fn check_loop(&self, rows: &BatchRows, weights: &Weights) -> Result<()> {
         if !(0.0..1.0).contains(&self.endpoint_first) {
             return Err(Error::argument("endpoint_first", "at least 0 and below 1", self.endpoint_first));
@@ -316,7 +319,7 @@ impl DistillConfig {
         let limit = rows.most_parts();
         if !(1..=limit).contains(&self.accumulate) {
             let expected =
-                format!("an integer from 1 to {limit}, which leaves two rows of each kind of pair in a part");
+                format!("an integer from 1 to {limit}, for two rows of each kind of pair in a micro-batch");
             return Err(Error::argument("accumulate", expected, self.accumulate));
         }
         for (name, value) in [("evaluate_every", self.evaluate_every), ("patience", self.patience)] {
@@ -328,11 +331,12 @@ impl DistillConfig {
     }
 }
 
-/// Averages are as large as the model, and each is evaluated at every look.
+/// Largest number of averages. Each is as large as the model and is evaluated at every held-out evaluation.
 const MOST_AVERAGES: usize = 8;
 
-/// In many dimensions more paths are worth more than more of each: on digits 131,072 for 65,536 lowered the endpoint
-/// error by 4%, the inversion by 3% and the round trip by 9%. Large samples are the slowest to solve for.
+/// Default number of trajectories. In many dimensions more trajectories help more than more times of each: on
+/// digits 131,072 instead of 65,536 lowered the endpoint error by 4%, the inversion error by 3% and the
+/// round-trip error by 9%. For large samples solving is slow, so there are fewer.
 fn default_trajectories(size: i64) -> i64 {
     match size {
         size if size <= FEW => 65_536,
@@ -341,7 +345,7 @@ fn default_trajectories(size: i64) -> i64 {
     }
 }
 
-/// Values of all feature maps.
+/// Number of values of all feature maps together.
 fn hierarchy_size(unet: &UNetConfig, event_shape: &[i64]) -> i64 {
     let pixels = event_shape[1] * event_shape[2];
     feature_maps(unet).iter().map(|(channels, factor)| channels * pixels / (factor * factor)).sum()

@@ -1,4 +1,4 @@
-//! A distillation in a file, and back.
+//! Writing a distillation to a file, and resuming it.
 
 use std::path::Path;
 
@@ -15,14 +15,15 @@ use crate::training;
 use crate::training::{check_same_options, save_training, State, Stopped, TrainingFile, UpdateCounts};
 use crate::velocity::Units;
 
-/// Options that a longer run on another machine may change. The cosine follows the budget of the run that
-/// resumes: with more steps than before, the rate goes back up to where the longer schedule has it.
+/// Options that a resumed run may change, for example to train longer or on another machine. The cosine
+/// follows the budget of the resumed run: with more steps than before, the learning rate rises to that of the
+/// longer schedule.
 const MAY_DIFFER: [&str; 4] = ["steps", "max_seconds", "device", "trajectory_memory"];
 
-/// A chunk of trajectories, the fewest that a run has that was cut short while it solved them, is no smaller.
+/// Least number of trajectories of a run that needs any, even if a time limit cut solving short.
 const FEWEST_TRAJECTORIES: i64 = 16;
 
-/// A file to go on from.
+/// A file from which a distillation is resumed.
 pub(super) struct Resumed {
     file: TrainingFile<Student>,
     pub ledger: Ledger,
@@ -30,7 +31,7 @@ pub(super) struct Resumed {
 }
 
 impl Resumed {
-    /// Reads the file of a run whose options, with nothing left open, are `config`.
+    /// Reads the file of a run with the options `config`, which must have every default filled in.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Checkpoint`]; [`Error::Argument`] naming the option that differs.
@@ -41,16 +42,16 @@ impl Resumed {
             let expected = format!("a teacher of samples {}, as in {}", shape_text(own), path.display());
             return Err(Error::argument("resume", expected, shape_text(event_shape)));
         }
-        // Through the type, so that options younger than the file have their defaults; terms are off.
+        // Options that are newer than the file get their defaults, and terms that are newer get weight 0.
         let mut stored: DistillConfig = file.fact("config")?;
         for (name, _) in Weights::NONE.entries() {
             stored.weights.entry(name.into()).or_insert(0.0);
         }
         check_same_options(&stored, config, &MAY_DIFFER, path)?;
         let (ledger, history): (Ledger, _) = (file.fact("training")?, file.fact("history")?);
-        // What is reserved follows the run's own options, whatever the file says.
+        // Memory is reserved by the run's own options, never by a count in the file.
         let most = config.trajectories.unwrap_or(i64::MAX);
-        // None, where training had no need of them.
+        // The number is 0 if training needed no trajectories.
         let enough = ledger.trajectories == 0 || ledger.trajectories >= most.min(FEWEST_TRAJECTORIES);
         let decays: Vec<f64> = ledger.averages.iter().map(|entry| entry.decay).collect();
         if decays != config.averages {
@@ -70,10 +71,10 @@ impl Resumed {
         Ok(Resumed { file, ledger, history })
     }
 
-    /// The units of the student that the file keeps; those from before students had them go on as they began.
+    /// The units of the file's student. Students of older files have none and are trained on without them.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where the file is damaged.
+    /// [`Error::Checkpoint`] if the file is damaged.
     pub fn units(&self) -> Result<Option<Units>> {
         let config = &self.file.description.config;
         let Some(path) = config.units else { return Ok(None) };
@@ -83,15 +84,15 @@ impl Resumed {
         Units::stored(path, config.dimension(), take).map(Some).map_err(|error| self.file.refuse(error))
     }
 
-    /// Overwrites `student` with the one that the file keeps: its input statistics and the best parameters.
+    /// Overwrites the input statistics and the parameters of `student` with those of the file's best student.
     pub fn student(&mut self, student: &mut Student) -> Result<()> {
         let kind = student.kind();
         let restored = student.restore(|name| self.file.tensors.take(name, kind));
         restored.map_err(|error| self.file.refuse(error))
     }
 
-    /// Puts weights, moments, averages and counts into a run whose student has the best parameters; answers the
-    /// rest of what the run knew.
+    /// Restores weights, moments, averages and counters into a run whose student has the best parameters.
+    /// Returns the ledger, the best averages and the log.
     pub fn restore(mut self, state: &mut State<'_>) -> Result<(Ledger, BestAverages, Vec<LogEntry>)> {
         let training::Ledger { optimiser_steps, average_updates, .. } = self.ledger.run;
         let counts = UpdateCounts { optimiser_steps, average_updates };
@@ -106,20 +107,20 @@ impl Resumed {
     }
 }
 
-/// What a file is written from.
+/// Everything that is written to a file.
 pub(super) struct Snapshot<'a> {
     pub student: &'a Student,
-    /// Its best parameters are kept in the student's place.
+    /// The file's student has the best parameters of this state.
     pub state: &'a State<'a>,
-    pub config: &'a DistillConfig,
     /// Options with every default filled in.
+    pub config: &'a DistillConfig,
     pub ledger: Ledger,
     pub averages: &'a BestAverages,
     pub log: &'a [LogEntry],
 }
 
 impl Snapshot<'_> {
-    /// Writes the best student and everything that training needs to go on.
+    /// Writes the best student and everything needed to resume training.
     pub fn save(self, path: &Path, header: &Value, stopped: Stopped) -> Result<()> {
         let header = if header.is_object() { header.clone() } else { json!({}) };
         let facts = json!({
@@ -135,7 +136,7 @@ impl Snapshot<'_> {
             student.keep_both(best, &raw)?;
             student.keep_averages(&self.averages.weights())?;
         }
-        // For as long as the file is written, the student is the best one.
+        // While the file is written, the student has the best parameters.
         self.student
             .parameters()
             .with(best, || save_training(path, &student, facts, &raw, optimiser, averages))

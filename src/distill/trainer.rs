@@ -1,4 +1,4 @@
-//! Distillation from end to end: trajectories, a run, the best student.
+//! Distillation from end to end: trajectories, training, and the best student.
 
 use std::time::Instant;
 
@@ -25,28 +25,30 @@ use crate::training::{Adam, Averages, Budget, Exchange, Loop, LossScale, Schedul
 use crate::velocity::{Units, VelocityField};
 use crate::world::World;
 
-/// Share of `max_seconds` that the units of a teacher's data may take to be found.
+/// Share of `max_seconds` that measuring the units of the teacher's data may take.
 const UNITS_SHARE: f64 = 0.1;
-/// Share of `max_seconds` after which what was kept out of training is no longer prepared, as far as it can be left out.
+/// Share of `max_seconds` after which the preparation of held-out evaluations is cut short.
 const EVALUATOR_SHARE: f64 = 0.6;
 /// Share of `max_seconds` that one held-out evaluation may take.
 const LOOK_SHARE: f64 = 0.02;
-/// Share of `max_seconds` that training may take where a linear solve follows.
+/// Share of `max_seconds` that training may take if a linear solve follows.
 const BEFORE_SOLVE: f64 = 0.8;
-/// What a person should know of a run that never began its second stage.
+/// Note about a run that ended before its second stage.
 const UNTRAINED: &str =
-    "training ended within endpoint_first: only the endpoint was trained, and not the inverse, for instance";
-/// Multiplications of the gradient by one row, for each of a lift's weights: forwards once, backwards twice.
+    "training ended within endpoint_first: only the endpoint was trained, and for example not the inverse";
+/// Multiplications per weight of a lift and row in one gradient: one in the forward pass, two in the backward
+/// pass.
 const GRADIENT_WORK: f64 = 3.0;
 
-/// Distils `teacher` into a student, the best one seen; [`DistillHistory::stopped`] says what ended it.
+/// Distils `teacher` into a student and returns the best student so far. [`DistillHistory::stopped`] says why
+/// training ended.
 ///
-/// An interrupt after training began keeps the best student so far; one before is an error. So does
-/// [`Stopped::Diverged`], which callers may want to treat as an error.
+/// An interrupt during training, or too many restarts ([`Stopped::Diverged`], which callers may want to treat
+/// as an error), still returns the best student. An interrupt before training is an error.
 ///
 /// # Errors
-/// [`Error::Argument`] for a bad option or input; [`Error::Checkpoint`] or [`Error::Io`] for a bad trajectory file;
-/// whatever the teacher or the monitor raises.
+/// [`Error::Argument`] for a bad option or input; [`Error::Checkpoint`] or [`Error::Io`] for a bad trajectory
+/// file; any error of the teacher or the monitor.
 pub fn distill(
     teacher: &dyn VelocityField,
     config: &DistillConfig,
@@ -56,12 +58,12 @@ pub fn distill(
     distill_with(teacher, config, inputs, &Extras::default(), monitor)
 }
 
-/// [`distill`] with checkpoints, from a checkpoint, or by a distance of features. `extras.resume` goes on, bit for bit
-/// on a CPU, with the batches and the state that an uninterrupted run would have had; options must be those of the
-/// file, except for steps, max_seconds and device.
+/// [`distill`] with checkpoints, resumed from a checkpoint, or with a distance of features. On a CPU a
+/// resumed run gives the same student as an uninterrupted one, bit for bit. Its options must be those of the
+/// file, except steps, max_seconds, device and trajectory_memory.
 ///
 /// # Errors
-/// As [`distill`]; [`Error::Argument`] for an option that is not that of the resumed file, or naming `features`;
+/// As [`distill`]; [`Error::Argument`] naming `features`, or an option that differs from the resumed file;
 /// [`Error::Checkpoint`] or [`Error::Io`] for a bad checkpoint.
 pub fn distill_with(
     teacher: &dyn VelocityField,
@@ -129,7 +131,8 @@ fn check_features(recipe: &Recipe, extras: &Extras) -> Result<()> {
     Ok(())
 }
 
-/// What the student learns from, where that is not the teacher's data as they are: as a resumed student has it.
+/// The teacher and the inputs in standard coordinates, if the student learns in them. A resumed student keeps
+/// its units.
 fn standard(
     teacher: &dyn VelocityField,
     inputs: &Inputs,
@@ -141,14 +144,14 @@ fn standard(
         let units = resumed.units()?;
         return units.map(|units| InStandardUnits::with(teacher, inputs, units)).transpose();
     }
-    // The weights of somebody else's network fit its own units.
+    // For a warm start the student must have the units of the teacher's network.
     if !config.standardise || (config.warm_start && teacher.standard()?.is_none()) {
         return Ok(None);
     }
     InStandardUnits::find(teacher, inputs, config.path, config.training.place()?.0, monitor)
 }
 
-/// What training asks of trajectories whose number was left open.
+/// The demand for trajectories; `None` if the user chose their number.
 fn demand(config: &DistillConfig, recipe: &Recipe, student: &Student) -> Option<Demand> {
     let open = recipe.trajectories_open && config.method == Method::Gradient;
     let weights = student.parameters().count() / student.config().lifts;
@@ -156,7 +159,7 @@ fn demand(config: &DistillConfig, recipe: &Recipe, student: &Student) -> Option<
     open.then(|| Demand { steps: recipe.steps, rows: recipe.rows.drawn(), work })
 }
 
-/// What the student learns from. A resumed run has the trajectories it had, however long they take.
+/// Prepares the training data. A resumed run solves the same trajectories again, without a time limit.
 fn prepare(
     teacher: &dyn VelocityField,
     config: &DistillConfig,
@@ -178,7 +181,7 @@ fn prepare(
     TrainingData::prepare(teacher, &config, &recipe, inputs, None, monitor)
 }
 
-/// Gives a student the statistics of what it sees, its units and, where it begins as the teacher, that one's weights.
+/// Sets the input statistics and the units of a student and, for a warm start, the teacher's weights.
 fn begin_student(
     student: &mut Student,
     data: &TrainingData,
@@ -199,10 +202,9 @@ fn begin_student(
     }
 }
 
-/// Everything that a distillation is made from.
+/// Everything that a distillation needs.
 struct Fit<'a> {
     teacher: &'a dyn VelocityField,
-    /// What leads from what is learnt to the data's own coordinates.
     /// Options with every default filled in.
     config: DistillConfig,
     recipe: Recipe,
@@ -211,11 +213,11 @@ struct Fit<'a> {
     evaluator: Evaluator,
 }
 
-/// What a run has made of the student.
+/// The result of a run.
 struct Trained {
     best: Tensor,
     averaged: bool,
-    /// Several averages, by their decays.
+    /// The best weights of each of several averages, with their decays.
     averages: Vec<(f64, Tensor)>,
     stopped: Stopped,
     ledger: Ledger,
@@ -224,7 +226,7 @@ struct Trained {
 }
 
 impl Fit<'_> {
-    /// The gradient steps of a method that has any.
+    /// Takes the gradient steps, if the method has any.
     fn train(
         &self,
         student: &Student,
@@ -273,7 +275,7 @@ impl Fit<'_> {
         Ok(Trained { best, averaged, averages, stopped, ledger, log: run.log, budget })
     }
 
-    /// The state of a run that begins now.
+    /// The state of a new run.
     fn begin<'a>(&self, parameters: &'a Parameters, budget: Budget, world: &World) -> Result<State<'a>> {
         let (config, options) = (&self.config, &self.config.training);
         let multipliers = config
@@ -325,7 +327,7 @@ impl Fit<'_> {
         })
     }
 
-    /// Makes the student the best one of the run, or what the linear solve of a method that has one makes of it.
+    /// Gives the student the best parameters of the run and applies the linear solve, if the method has one.
     fn finish(
         &self,
         student: &mut Student,
@@ -352,7 +354,7 @@ impl Fit<'_> {
         Ok(DistillHistory { seconds, teacher_evaluations, closed_form, ..ledger.history(stopped, &log) })
     }
 
-    /// The linear solve of a method that has one.
+    /// Runs the linear solve; `None` if the method has none.
     fn solve(
         &self,
         student: &mut Student,

@@ -1,4 +1,4 @@
-//! Students whose U-Nets begin as the teacher's.
+//! Warm starts: students whose U-Nets begin with the weights of the teacher's U-Net.
 
 use tch::Tensor;
 
@@ -10,22 +10,24 @@ use crate::velocity::{FieldDescription, VelocityField};
 
 /// Prefixes of a student's parameters that belong to a U-Net, or to half of one.
 const PLACES: [&str; 3] = ["forward.", "backward.", "readout."];
-/// What a decoder adds to its embedding of time.
+/// Bias of a decoder's time embedding.
 const EMBEDDED: &str = "readout.time_embed.2.bias";
 
-/// Share of its usual eigenvalues that a hierarchy's generator begins with. A decoder that was the teacher's knows maps as
-/// the encoder gives them: turned by whole radians from noise to data, they would be strangers to it.
+/// Factor of the initial eigenvalues of a hierarchy's generator. The teacher's decoder expects feature maps
+/// as the encoder computes them. With the usual eigenvalues the maps would turn by whole radians from noise
+/// to data.
 const AT_REST: f64 = 0.05;
 
-/// Copies the weights of the teacher's U-Net to those of the student's parts that have the same name and shape: all
-/// of them but a last layer of another width. A decoder knows no condition, and gets the mean of all classes' or none;
-/// the generator that joins it to the encoder begins nearly at rest.
+/// Copies the weights of the teacher's U-Net to the student's parameters with the same name and shape. These
+/// are all except a last layer of another width. A decoder takes no condition, so the mean of the class
+/// embeddings, if there are classes, is added to its time embedding. The generator between encoder and
+/// decoder begins with small eigenvalues.
 ///
 /// # Errors
-/// [`Error::Argument`] naming `warm_start` where the teacher is no native U-Net, or one of another architecture.
+/// [`Error::Argument`] naming `warm_start` if the teacher is not a native U-Net or has another architecture.
 pub fn begin_as(student: &mut Student, teacher: &dyn VelocityField) -> Result<()> {
     let wrong = |got: String| {
-        let expected = "a native teacher by a U-Net of the student's architecture";
+        let expected = "a native teacher with a U-Net of the student's architecture";
         Error::argument("warm_start", expected, got)
     };
     let config = student.config().clone();
@@ -44,7 +46,7 @@ pub fn begin_as(student: &mut Student, teacher: &dyn VelocityField) -> Result<()
         found.map(|(_, tensor)| tensor)
     };
     if !scaled {
-        // It saw its images as they are.
+        // The teacher's inputs are not scaled.
         let table = config.table_times;
         let (kind, device) = (student.kind(), student.device());
         student.set_coordinates(InputCoordinates::identity_of_channels(

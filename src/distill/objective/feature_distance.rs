@@ -1,17 +1,17 @@
-//! A distance between images that the user brings: how far apart a network's features of them are.
+//! A user's distance between images, for example between a network's features of them.
 
 use tch::Tensor;
 
 use crate::error::Result;
 
-/// Answers for flat samples `x` and `target`, `[B, d]` each.
+/// A distance between flat samples `x` and `target`, `[B, d]` each.
 pub trait FeatureDistance: Send {
     /// The distance, a scalar, and its gradient in `x`, `[B, d]`.
     fn value_and_gradient(&self, x: &Tensor, target: &Tensor) -> Result<(Tensor, Tensor)>;
 }
 
-/// The distance as a term of the objective: a scalar of that value, whose gradient in `x` is the one answered,
-/// wherever it was computed.
+/// The distance as a term of the objective: a scalar with the value and with the gradient in `x` that the
+/// distance returns.
 pub(in crate::distill) fn term(
     distance: &dyn FeatureDistance,
     x: &Tensor,

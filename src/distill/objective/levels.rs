@@ -1,4 +1,5 @@
-//! The term `levels`: a hierarchy's feature maps along a path against those of its teacher's U-Net, through heads.
+//! The term `levels`: it compares a hierarchy's feature maps along a path, through heads, with those of the
+//! teacher's U-Net.
 
 use tch::{Kind, Tensor};
 
@@ -10,7 +11,7 @@ use crate::nets::feature_maps;
 use crate::nets::precision::Lowered;
 use crate::velocity::VelocityField;
 
-/// Where noise is carried to, and the teacher's feature maps there.
+/// Pairs from noise to points of the path, and the teacher's feature maps at these points.
 pub(in crate::distill) struct TeacherLevels {
     pairs: Pairs,
     /// `[B, C' H W]` each.
@@ -18,12 +19,13 @@ pub(in crate::distill) struct TeacherLevels {
 }
 
 impl TeacherLevels {
-    /// Asks the teacher at the ends of `pairs`: one evaluation, of half a network.
+    /// Computes the teacher's feature maps at the ends of `pairs`. It takes one evaluation, of half a
+    /// network.
     pub fn ask(teacher: &dyn VelocityField, pairs: Pairs, kind: Kind) -> Result<Self> {
         let (own, device) = (teacher.dtype(), teacher.device());
         let mut shape = vec![pairs.count()];
         shape.extend(teacher.event_shape());
-        // What is regressed on keeps its precision.
+        // Regression targets are computed in full precision.
         let (_full, _guard) = (Lowered::to(None), tch::no_grad_guard());
         let x = pairs.x_t.to_kind(own).to_device(device).f_reshape(shape.as_slice())?;
         let t = pairs.t.to_kind(own).to_device(device);
@@ -33,7 +35,8 @@ impl TeacherLevels {
         Ok(TeacherLevels { maps: maps.iter().map(here).collect(), pairs })
     }
 
-    /// Mean over the maps of the squared error over the map's variance, for the encodings `g` where `pairs` begin.
+    /// Mean over the maps of the squared error divided by the map's variance. `g` are the encodings at the
+    /// starts of the pairs.
     pub fn error(&self, student: &Student, g: &Observables, scaling: Scaling) -> Result<Tensor> {
         let moved = student.generator().propagate_features(g, &self.pairs.tau())?;
         let own = student.heads().apply(&moved);
@@ -43,10 +46,10 @@ impl TeacherLevels {
     }
 }
 
-/// Channels of the teacher's feature maps, one number for each map of the student.
+/// Numbers of channels of the teacher's feature maps, one for each map of the student.
 ///
 /// # Errors
-/// [`Error::Argument`] naming `weights` where the teacher is no native U-Net, or one with maps of other sizes.
+/// [`Error::Argument`] naming `weights` if the teacher is not a native U-Net or its maps have other sizes.
 pub(in crate::distill) fn heads_of(teacher: &dyn VelocityField, student: &StudentConfig) -> Result<Vec<i64>> {
     let wrong = |got: String| {
         let expected = "levels 0 unless the teacher is a native U-Net with the student's levels and blocks";

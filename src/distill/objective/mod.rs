@@ -1,6 +1,6 @@
-//! The objective: a sum of named, weighted terms.
-//! Target and phase terms: paper, section 3 and its ablation; consistency: the generator equation
-//! J g (1, v) = g L, simulation-free.
+//! The objective: a sum of named, weighted terms. The target and phase terms are those of the paper's section
+//! 3 and its ablation. The consistency term is the generator equation J g (1, v) = g L, which needs no
+//! simulation.
 
 mod feature_distance;
 mod levels;
@@ -20,26 +20,26 @@ pub use feature_distance::FeatureDistance;
 pub(in crate::distill) use levels::{heads_of, TeacherLevels};
 pub use weights::{Fidelity, Weights};
 
-/// One summand: `weight * value` is minimised.
+/// One term of the objective, which adds `weight * value` to the loss.
 #[derive(Debug)]
 pub struct Term {
     pub name: &'static str,
     pub weight: f64,
-    /// A scalar.
+    /// Value of the term, a scalar.
     pub value: Tensor,
 }
 
 pub struct Objective<'a> {
     pub weights: Weights,
     pub scaling: Scaling,
-    /// Weights of rows by their errors of states.
+    /// Adaptive weights of rows, by their errors of states.
     pub row_weights: RowWeights,
     pub teacher: &'a dyn VelocityField,
     /// The distance that the term `feature_distance` measures.
     pub feature_distance: Option<&'a dyn FeatureDistance>,
 }
 
-/// The terms of one step as they are formed; those of weight 0 are left out.
+/// Collects the terms of one step. Terms of weight 0 are not computed.
 struct Sum {
     terms: Vec<Term>,
 }
@@ -54,7 +54,7 @@ impl Sum {
 }
 
 impl Objective<'_> {
-    /// The same with the terms of [`Weights::of_endpoint`] alone.
+    /// The same objective with only the terms of [`Weights::of_endpoint`].
     pub(in crate::distill) fn of_endpoint(&self) -> Self {
         Objective { weights: self.weights.of_endpoint(), ..*self }
     }
@@ -67,9 +67,10 @@ impl Objective<'_> {
         Ok(terms)
     }
 
-    /// Terms that begin with an encoding at noise or along a path, and those of the student alone. All that is
-    /// encoded and known beforehand goes through one lift, and all that is decoded from it through one
-    /// propagation: small operations cost by their number. `levels` is what the teacher knows for the term of that name.
+    /// Terms that begin with an encoding at noise or along a path, and terms that depend only on the student.
+    /// All points are encoded by one call of the lift and decoded after one propagation, because the cost of
+    /// small operations depends on their number. `levels` holds the teacher's feature maps for the term
+    /// `levels`.
     pub(in crate::distill) fn forward_terms(
         &self,
         student: &Student,
@@ -78,7 +79,8 @@ impl Objective<'_> {
     ) -> Result<Vec<Term>> {
         let w = &self.weights;
         let on = |weights: &[f64]| weights.iter().any(|weight| *weight > 0.0);
-        // From noise to data is what a spectrum is read for, and seldom among the pairs.
+        // The phase term needs rows from noise to data: the spectrum describes this map, and it is rare among
+        // the pairs.
         let ends = |pairs: &Pairs| pairs.rows(0, batch.ends.clamp(1, pairs.count()));
         let noise = match &batch.endpoint {
             Some(pairs) if on(&[w.endpoint, w.path, w.levels, w.feature_distance]) => {
@@ -117,7 +119,7 @@ impl Objective<'_> {
         group("path", w.path, &path_g, path.as_ref());
         group("target", w.target, &pairs_g, pairs);
         group("re_encoding", w.re_encoding, &own_g, own.as_ref());
-        // A dense generator carries all of g where the state alone is asked for.
+        // A dense generator propagates all of g, even if only the state is needed.
         let whole = w.phase > 0.0 && student.generator().carries_all();
         groups.retain(|group| group.weight > 0.0 || whole && matches!(group.name, "endpoint" | "target"));
         let (states, features) = decode(student, &groups, whole)?;
@@ -129,7 +131,7 @@ impl Objective<'_> {
         let mut sum = Sum { terms: Vec::new() };
         for (group, decoded) in groups.iter().zip(&states) {
             let Group { name, weight, pairs, .. } = group;
-            // Endpoints are decoded for two terms.
+            // Endpoints are decoded for two terms, `endpoint` and `feature_distance`.
             let weight = if *name == "endpoint" { w.endpoint } else { *weight };
             sum.add(name, weight, || Ok(self.state_error(&(decoded - &pairs.x_t), &pairs.precision)))?;
             if let ("endpoint", Some(distance)) = (*name, self.feature_distance) {
@@ -180,7 +182,8 @@ impl Objective<'_> {
         Ok(sum.terms)
     }
 
-    /// What the teacher knows for the term `levels`, if it is on and the student has heads for it.
+    /// The teacher's feature maps for the term `levels`; `None` if its weight is 0 or the student has no
+    /// heads.
     pub(in crate::distill) fn levels(
         &self,
         student: &Student,
@@ -191,7 +194,7 @@ impl Objective<'_> {
         path.map(|path| TeacherLevels::ask(self.teacher, path, student.kind())).transpose()
     }
 
-    /// The remaining terms, with the teacher's answer where they ask for one.
+    /// The remaining terms, with the teacher's velocities if they need them.
     pub(in crate::distill) fn side(&self, batch: &Batch) -> Result<SideTerms> {
         let Weights { inverse, round_trip, consistency, .. } = self.weights;
         let points = match batch.points.as_ref().filter(|_| consistency > 0.0) {
@@ -210,14 +213,14 @@ impl Objective<'_> {
     }
 }
 
-/// The terms that share no encoding with the others, so that they can be formed at the same time: those that begin
-/// at data, and consistency.
+/// The terms that begin at data, and consistency. They share no encoding with the other terms, so both groups
+/// can be computed in parallel.
 pub(in crate::distill) struct SideTerms {
     weights: Weights,
     scaling: Scaling,
     row_weights: RowWeights,
     inverse: Option<Pairs>,
-    /// Number of rows of `inverse` that go on to data again.
+    /// Number of rows of `inverse` that are mapped on to data again.
     round_trip: i64,
     /// Points and the teacher's velocity there.
     points: Option<(Points, Tensor)>,
@@ -235,7 +238,7 @@ impl SideTerms {
             let noise = student.decode_after(&g, &pairs.tau())?;
             sum.add("inverse", w.inverse, || Ok(state_error(&(&noise - &pairs.x_t), &pairs.precision)))?;
             sum.add("round_trip", w.round_trip, || {
-                // The student's own noise for these data, generated from again and compared with them.
+                // Data generated from the student's own noise for these data are compared with them.
                 let rows = self.round_trip.clamp(1, pairs.count());
                 let (pairs, noise) = (pairs.rows(0, rows), noise.narrow(0, 0, rows));
                 let condition = pairs.condition.as_ref();
@@ -254,8 +257,8 @@ impl SideTerms {
 }
 
 impl Scaling {
-    /// Mean over the batch of ||error||² in units of the summed variance at the target time; absolute: the
-    /// mean square of a coordinate.
+    /// Mean over the batch of ||error||², divided by the summed variance at the target time. With absolute
+    /// scaling it is the mean square of a coordinate.
     fn state_error(self, error: &Tensor, precision: &Tensor, rows: RowWeights) -> Tensor {
         let (kind, squares) = (error.kind(), error.square());
         match self {
@@ -265,8 +268,8 @@ impl Scaling {
         }
     }
 
-    /// The same for errors of features or rates, in units of the summed variance of `reference`, taken as
-    /// given: differentiating through it would reward large features.
+    /// The same for errors of features or rates, divided by the summed variance of `reference`. No gradient
+    /// flows through this variance, because that would reward large features.
     fn feature_error(self, error: &Tensor, reference: &Tensor) -> Tensor {
         let kind = error.kind();
         match self {
@@ -278,7 +281,7 @@ impl Scaling {
         }
     }
 
-    /// ||J g (1, v) - g L||² over the columns of x and phi, each in units of its own variance.
+    /// ||J g (1, v) - g L||² over the columns of x and of phi, each group divided by its own variance.
     pub(in crate::distill) fn consistency(
         self,
         student: &Student,
@@ -297,12 +300,12 @@ impl Scaling {
     }
 }
 
-/// The rows of noise that are carried to a random time.
+/// The rows of noise that are mapped to a random time.
 fn decoded_path(batch: &Batch) -> Option<Pairs> {
     batch.path.as_ref().map(|path| path.rows(0, batch.path_rows.clamp(1, path.count())))
 }
 
-/// Encodings to be decoded at their pairs' target times.
+/// Encodings that are decoded at the target times of their pairs.
 struct Group {
     name: &'static str,
     weight: f64,
@@ -310,8 +313,8 @@ struct Group {
     pairs: Pairs,
 }
 
-/// x at the target times of all groups and, with `whole`, the features there, in one propagation: small operations
-/// cost by their number.
+/// x at the target times of all groups and, with `whole`, the features there. It takes one propagation,
+/// because the cost of small operations depends on their number.
 fn decode(student: &Student, groups: &[Group], whole: bool) -> Result<(Vec<Tensor>, Vec<Tensor>)> {
     if groups.is_empty() {
         return Ok((Vec::new(), Vec::new()));
@@ -327,12 +330,13 @@ fn decode(student: &Student, groups: &[Group], whole: bool) -> Result<(Vec<Tenso
     Ok((x, moved.features.split_with_sizes(&lengths, 0)))
 }
 
-/// Ratio of noise samples to those that are re-encoded, which the encodings share.
+/// Ratio of the number of noise rows to the total number of re-encodings.
 const RE_ENCODED_SHARE: i64 = 2;
 
-/// Pairs that lead from the states at which the student's own sampler of `steps` steps encodes anew to the teacher's
-/// endpoint. These states are taken as given: what is learnt is to go on from them. (Differentiating through the whole sampler
-/// costs several plain steps; pushing forward one step is Brandstetter et al., 2202.03376.)
+/// Pairs from the states at which the student's own sampler of `steps` steps encodes again, to the teacher's
+/// endpoint. No gradient flows through these states: the student learns to continue from them.
+/// Differentiating through the whole sampler would cost as much as several plain steps. Pushing forward one
+/// step is due to Brandstetter et al., 2202.03376.
 fn re_encoded(student: &Student, pairs: &Pairs, steps: i64) -> Result<Pairs> {
     let _guard = tch::no_grad_guard();
     let count = (pairs.count() / (RE_ENCODED_SHARE * (steps - 1))).max(1);
@@ -369,7 +373,7 @@ fn re_encoded(student: &Student, pairs: &Pairs, steps: i64) -> Result<Pairs> {
     })
 }
 
-/// Encodes where `sources` begin and where `targets` end, through one product each layer.
+/// Encodes the starts of `sources` and the ends of `targets`, with one call of the lift.
 fn encode<'a>(
     student: &Student,
     sources: impl Iterator<Item = &'a Pairs>,
@@ -389,7 +393,7 @@ fn encode<'a>(
     g.split_rows(&points.iter().map(|(t, ..)| t.size()[0]).collect::<Vec<_>>())
 }
 
-/// Sum of the weighted terms.
+/// The sum of the weighted terms.
 pub(in crate::distill) fn total(terms: &[Term], kind: Kind) -> Tensor {
     let weighted: Vec<Tensor> = terms.iter().map(|term| &term.value * term.weight).collect();
     Tensor::stack(&weighted, 0).sum(kind)

@@ -1,12 +1,12 @@
-//! Optional terms that look at the student alone: its operator, its modes, the scale of its features.
+//! Optional terms that depend only on the student: on its generator, its modes or the scale of its features.
 
 use tch::{Kind, Tensor};
 
 use crate::koopman::{Generator, Observables};
 
-/// Growth rates of the features, differentiable: the eigenvalues of the symmetric part of their block
-/// of L. For the spectral generator these are the real parts of its eigenvalues, each as often as it
-/// occurs; for a dense one the largest bounds the growth of any norm.
+/// Growth rates of the features, differentiable: the eigenvalues of the symmetric part of their block of L.
+/// For a spectral generator they are the real parts of its eigenvalues, with multiplicity. For a dense one
+/// the largest of them bounds the growth of the norm of the features.
 fn growth(generator: &Generator) -> Tensor {
     match generator {
         Generator::Spectral(generator) => generator.growth_of_features(),
@@ -18,7 +18,7 @@ fn growth(generator: &Generator) -> Tensor {
     }
 }
 
-/// Mean squared growth. 0 exactly where the features' propagator is unitary.
+/// Mean squared growth. It is 0 if and only if the features' propagator is unitary.
 pub(in crate::distill) fn unitarity(generator: &Generator) -> Tensor {
     let growth = growth(generator);
     growth.square().mean(growth.kind())
@@ -36,7 +36,7 @@ pub(in crate::distill) fn orthogonality(generator: &Generator) -> Tensor {
     let modes = match generator {
         Generator::Spectral(generator) => generator.modes(),
         Generator::Dense(generator) => generator.modes(),
-        // Without a linear readout there are no modes; a configuration that asks for this is refused.
+        // Without a linear readout there are no modes, and the options are refused earlier.
         Generator::Levels(generator) => return generator.growth().sum(generator.options().0) * 0.0,
     };
     let kind = modes.kind();
@@ -48,7 +48,8 @@ pub(in crate::distill) fn orthogonality(generator: &Generator) -> Tensor {
     off / (count * (count - 1)).max(1) as f64
 }
 
-/// Squared mean, and squared distance of the deviation from 1, of each feature over the batch.
+/// Mean over the features of the squared mean, plus that of the squared distance of the deviation from 1,
+/// over the batch.
 pub(in crate::distill) fn latent_moments(g: &Observables) -> Tensor {
     let kind: Kind = g.features.kind();
     let mean = g.features.mean_dim(0, false, kind);

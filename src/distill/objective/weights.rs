@@ -1,4 +1,4 @@
-//! Which terms make up the objective, and how much each counts.
+//! The weights of the objective's terms.
 
 use std::collections::BTreeMap;
 
@@ -7,16 +7,17 @@ use serde::{Deserialize, Serialize};
 use crate::data::Regime;
 use crate::error::{Error, Result};
 
-/// What a student is to be good at; decides the weights that are not given by name.
+/// The goal of a student. It sets the default weights of the terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
 pub enum Fidelity {
-    /// Points in data space only: the eigenvalues are then a basis of the student's own.
+    /// Accurate samples only. The observables need not follow the flow, so the eigenvalues are not those of
+    /// the flow.
     Endpoint,
-    /// Points first, with observables that follow the flow.
+    /// Accurate samples first, with observables that follow the flow.
     #[default]
     Balanced,
-    /// Observables first: the spectrum is the flow's as closely as the network can make it.
+    /// Accurate observables first. The spectrum is as close to that of the flow as the network allows.
     Spectral,
 }
 
@@ -24,29 +25,30 @@ pub enum Fidelity {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Weights {
-    /// Target on x: encode noise, decode at t = 1.
+    /// Error of x at t = 1, decoded from encoded noise.
     pub endpoint: f64,
-    /// Target on x: the same encodings decoded at one random time.
+    /// Error of x at one random time, decoded from the same encodings.
     pub path: f64,
-    /// Target on x over the chosen source of pairs: encode at s, decode at t.
+    /// Error of x over the chosen pairs: encoded at s, decoded at t.
     pub target: f64,
-    /// Target on x: encode data at t = 1, decode the noise at t = 0.
+    /// Error of noise at t = 0, decoded from data encoded at t = 1.
     pub inverse: f64,
-    /// Target on x: data inverted as for `inverse`, generated from again, and compared with itself.
+    /// Error of data that are generated again from their own inversion.
     pub round_trip: f64,
-    /// Target on x: noise carried to t = 1 in 2, 4 or 8 re-encodings of the student's own states.
+    /// Error of x at t = 1 after re-encoding the student's own states, in samplers of 2, 4 or 8 steps.
     pub re_encoding: f64,
-    /// Distance of features by the user's own network, of noise carried to t = 1 from the teacher's endpoint.
+    /// Distance between generated data and the teacher's endpoint in the feature space of the user's network.
     pub feature_distance: f64,
-    /// ||phi(s, x_s) exp((t - s) L) - phi(t, x_t)||² from noise to data and over the chosen source of pairs.
+    /// ||phi(s, x_s) exp((t - s) L) - phi(t, x_t)||², from noise to data and over the chosen pairs.
     pub phase: f64,
-    /// A hierarchy's feature maps along a path, through learnt heads, against those of the teacher's U-Net.
+    /// Error of a hierarchy's feature maps along a path, through learnt heads, against those of the teacher's
+    /// U-Net.
     pub levels: f64,
-    /// ||J g (1, v) - g L||² (the equation of the generator; paper, section 3).
+    /// ||J g (1, v) - g L||², the equation of the generator (paper, section 3).
     pub consistency: f64,
-    /// ||decode(g(t, x)) - x||²; identically zero for a slice readout, and then left out.
+    /// ||decode(g(t, x)) - x||². It is identically zero for a slice readout, and then left out.
     pub reconstruction: f64,
-    /// Mean squared growth: 0 for a generator whose exponential is unitary.
+    /// Mean squared growth, 0 for a generator whose exponential is unitary.
     pub unitarity: f64,
     /// Hinge on growth: mean of max(0, growth)².
     pub stability: f64,
@@ -76,8 +78,8 @@ impl Weights {
         latent_moments: 0.0,
     };
 
-    /// The weights of a fidelity; `slice` says that the readout is exact. In a few dimensions a small weight is enough
-    /// for the observables to follow the flow.
+    /// The default weights of a fidelity. `slice` says that the readout is exact. In a few dimensions a small
+    /// phase weight is enough for the observables to follow the flow.
     pub fn preset(fidelity: Fidelity, slice: bool, regime: Regime) -> Weights {
         let phase = match (fidelity, regime) {
             (Fidelity::Endpoint, _) => 0.0,
@@ -87,8 +89,8 @@ impl Weights {
             (Fidelity::Spectral, _) => 0.5,
         };
         let (between, round_trip) = match (fidelity, regime) {
-            // The round trip competes with the endpoint. On digits a weight of 0.4 raised the endpoint error by 4%, and
-            // lowered that of the round trip to 0.6 times its value.
+            // The round trip competes with the endpoint. On digits a weight of 0.4 raised the endpoint error
+            // by 4% and multiplied the round-trip error by 0.6.
             (Fidelity::Endpoint, Regime::Several) => (0.25, 0.0),
             (_, Regime::Several) => (0.5, 0.1),
             _ => (0.5, 0.4),
@@ -147,11 +149,11 @@ impl Weights {
         })
     }
 
-    /// These weights with some given by name.
+    /// These weights, with some replaced by name.
     ///
     /// # Errors
-    /// [`Error::Argument`] naming an unknown term, a weight that is not a number of at least 0, or `weights`
-    /// where none is left.
+    /// [`Error::Argument`] naming an unknown term or a weight that is not a number of at least 0, or
+    /// `weights` if all are 0.
     pub fn with(mut self, given: &BTreeMap<String, f64>) -> Result<Weights> {
         for (name, weight) in given {
             let argument = format!("weights[{name:?}]");
@@ -174,25 +176,25 @@ impl Weights {
         Ok(self)
     }
 
-    /// All of them by name, as [`Weights::with`] takes them.
+    /// All weights by name, as [`Weights::with`] takes them.
     pub fn to_map(&self) -> BTreeMap<String, f64> {
         self.entries().into_iter().map(|(name, weight)| (name.to_string(), weight)).collect()
     }
 
-    /// Only the terms that compare what noise becomes with the teacher's endpoint, in one encoding.
+    /// Only the terms that compare generated data, from one encoding of noise, with the teacher's endpoint.
     pub fn of_endpoint(&self) -> Weights {
         Weights { endpoint: self.endpoint, feature_distance: self.feature_distance, ..Weights::NONE }
     }
 
-    /// Number of independent graphs of a step: what begins at noise or along a path, and what begins at data with
-    /// consistency.
+    /// Number of independent graphs of a step. One has the terms that begin at noise or along a path, the
+    /// other those that begin at data and consistency.
     pub(in crate::distill) fn sides(&self) -> i64 {
         let aside = |name: &str| matches!(name, "inverse" | "round_trip" | "consistency");
         let some = |of: &dyn Fn(&str) -> bool| self.entries().iter().any(|(name, w)| *w > 0.0 && of(name));
         1 + i64::from(some(&aside) && some(&|name| !aside(name)))
     }
 
-    /// Whether some term asks for the teacher's trajectories.
+    /// Whether some term needs the teacher's trajectories.
     pub fn need_trajectories(&self) -> bool {
         [
             self.endpoint,

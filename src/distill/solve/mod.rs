@@ -1,7 +1,7 @@
-//! What is linear in a student, solved instead of trained. Given observables, the generator is a least
-//! squares problem, J g (1, v) = g L at points of the flow (generator EDMD; Klus et al., 1909.10638). Given
-//! observables and eigenvalues, so is the readout of the spectral form,
-//! x_t - x_s = b0 tau + b1 (s tau + tau²/2) + phi(s, x_s) K(tau) B.
+//! Linear solves for the linear parts of a student, instead of training. Given observables, the generator
+//! solves the least-squares problem J g (1, v) = g L at points of the flow (generator EDMD; Klus et al.,
+//! 1909.10638). Given observables and eigenvalues, the readout of the spectral form solves another one, x_t -
+//! x_s = b0 tau + b1 (s tau + tau²/2) + phi(s, x_s) K(tau) B.
 
 mod normal_equations;
 mod rows;
@@ -26,36 +26,36 @@ use rows::Places;
 /// Points of the flow with the teacher's velocity, in the student's dtype and on its device.
 #[derive(Debug)]
 pub struct FlowPoints {
-    /// `[B]`.
+    /// Times `[B]`.
     pub t: Tensor,
-    /// `[B, d]`.
+    /// States `[B, d]`.
     pub x: Tensor,
-    /// `[B, d]`.
+    /// Velocities `[B, d]`.
     pub velocity: Tensor,
-    /// Condition in the form that the student takes, `[B, c]`.
+    /// Conditions in the student's encoding, `[B, c]`.
     pub condition: Option<Tensor>,
 }
 
-/// Two states of each of `B` trajectories, and what their errors weigh.
+/// Two states on each of `B` trajectories, and the weights of their errors.
 #[derive(Debug)]
 pub struct StatePairs {
-    /// Time at which it is encoded, `[B]`.
+    /// Times of encoding, `[B]`.
     pub s: Tensor,
-    /// Time at which it is decoded, `[B]`.
+    /// Times of decoding, `[B]`.
     pub t: Tensor,
-    /// `[B, d]`.
+    /// States at s, `[B, d]`.
     pub x_s: Tensor,
-    /// `[B, d]`.
+    /// States at t, `[B, d]`.
     pub x_t: Tensor,
-    /// `[B]`, at least 0.
+    /// Weights `[B]`, at least 0.
     pub weight: Tensor,
-    /// Which lift encodes.
+    /// Direction of the lift that encodes.
     pub direction: Direction,
-    /// Condition in the form that the student takes, `[B, c]`.
+    /// Conditions in the student's encoding, `[B, c]`.
     pub condition: Option<Tensor>,
 }
 
-/// Part of a student that a linear solve replaces.
+/// The part of a student that a linear solve replaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Solved {
@@ -71,37 +71,39 @@ pub struct ClosedFormReport {
     pub method: Method,
     pub solved: Solved,
     pub ridge: f64,
-    /// Share of the held-out targets left over, averaged over the targets: [`NormalEquations::residual`].
+    /// Unexplained share of the held-out targets, averaged over the targets: [`NormalEquations::residual`].
     pub residual: f64,
-    /// Rows that were solved for.
+    /// Number of training rows.
     pub rows: i64,
     pub seconds: f64,
     /// The trained student's held-out score: the sum of endpoint, path and inversion error.
     pub trained_score: Option<f64>,
     /// Held-out score of the solved student; `None` if its flow diverges.
     pub solved_score: Option<f64>,
-    /// Whether the solution is what the student has now.
+    /// Whether the student has the solution.
     pub kept: bool,
 }
 
-/// Rows for each regressor: enough for the held-out residual to be that of the basis, not of the sample.
+/// Number of rows per regressor, so that the held-out residual depends on the basis and not on the sample
+/// size.
 const ROWS_PER_REGRESSOR: i64 = 256;
 const ROW_LIMITS: (i64, i64) = (1 << 15, 1 << 17);
 
-/// Candidates are the powers of ten between. Solutions of a smaller ridge are so large that rounding them to
-/// the student's dtype costs more than they gain.
+/// Least candidate ridge in float32 and in float64. Candidates are the powers of ten up to [`LARGEST_RIDGE`].
+/// With a smaller ridge solutions are so large that rounding to the student's dtype costs more than they
+/// gain.
 const SMALLEST_RIDGE: (f64, f64) = (1e-9, 1e-12);
 const LARGEST_RIDGE: f64 = 10.0;
 
-/// Candidates whose residual is within this factor of the lowest are compared by the flow that they give.
+/// Candidates whose residual is within this factor of the lowest are compared by their held-out score.
 const SHORTLIST: f64 = 10.0;
 
-/// The sums of J g (1, v) = g L over `points`, regressors g `[m]` and targets (v, J phi (1, v)) `[d + k]`, for
-/// every lift of the student: one generator serves them all. Looks at the monitor once a chunk; when time is up, the
-/// chunks so far will do.
+/// The normal equations of J g (1, v) = g L over `points`, with regressors g `[m]` and targets (v, J phi (1,
+/// v)) `[d + k]`. They include all lifts of the student, which share one generator. The monitor is called
+/// after every chunk; when the time is up, the remaining chunks are left out.
 ///
 /// # Errors
-/// Whatever the points or the monitor raise; [`Error::NonFinite`] for values that are not finite.
+/// Any error of the points or the monitor; [`Error::NonFinite`] for values that are not finite.
 pub fn generator_equations(
     student: &Student,
     points: impl IntoIterator<Item = Result<FlowPoints>>,
@@ -124,11 +126,12 @@ pub fn generator_equations(
     Ok(sums)
 }
 
-/// The weighted sums of x_t - x_s over `pairs` against (tau, s tau + tau²/2, phi K(tau)), `[2 + k]` regressors
-/// and `[d]` targets, for a spectral student. Looks at the monitor as [`generator_equations`] does.
+/// The weighted normal equations of a spectral student's readout over `pairs`, with regressors
+/// (tau, s tau + tau²/2, phi K(tau)) `[2 + k]` and targets x_t - x_s `[d]`. The monitor is called as in
+/// [`generator_equations`].
 ///
 /// # Errors
-/// [`Error::Argument`] naming `generator` for a dense one; as [`generator_equations`] otherwise.
+/// [`Error::Argument`] naming `generator` if it is not spectral; otherwise as [`generator_equations`].
 pub fn readout_equations(
     student: &Student,
     pairs: impl IntoIterator<Item = Result<StatePairs>>,
@@ -156,8 +159,9 @@ pub fn readout_equations(
     Ok(sums)
 }
 
-/// Gives a student what was solved for: the columns of x and phi, `[m, d + k]`, to a dense generator (those of
-/// the constant and of time stay exact); drift and readout, `[2 + k, d]`, to a spectral one.
+/// Installs a solution in a student. For a dense generator it has the columns of x and phi, `[m, d + k]`; the
+/// columns of the constant and of time stay exact. For a spectral generator it has drift and readout, `[2 +
+/// k, d]`.
 ///
 /// # Errors
 /// [`Error::Shape`]; [`Error::NonFinite`].
@@ -183,21 +187,22 @@ pub(in crate::distill) struct ClosedForm<'a> {
     pub trajectories: &'a Trajectories,
     pub config: &'a DistillConfig,
     pub weights: &'a Weights,
-    /// The held-out score that keeps the best state: lower is better.
+    /// The held-out score, as for the best state in training; lower is better.
     pub score: &'a Score<'a>,
-    /// When the sums that are solved by have to do as they are.
+    /// The time after which no further rows are added to the sums.
     pub deadline: Option<Instant>,
 }
 
 type Score<'a> = dyn Fn(&Student, &mut dyn Monitor) -> Result<f64> + 'a;
 
-/// Share of the time left after which the training rows' sums have to do; the held-out ones follow.
+/// Share of the remaining time for the sums of training rows. The sums of held-out rows follow.
 const TRAINING_SHARE: f64 = 0.6;
 
 impl ClosedForm<'_> {
-    /// Solves, and keeps the solution: always for [`Method::ClosedForm`], where it scores better for
-    /// [`Method::Refine`]. Nothing for [`Method::Gradient`]. An interrupt leaves a trained student as it was
-    /// and says so in `stopped`; without one it is an error.
+    /// Runs the linear solve. [`Method::ClosedForm`] always keeps the solution. [`Method::Refine`] keeps it
+    /// if its score is better than that of the trained student. [`Method::Gradient`] does nothing. With
+    /// [`Method::Refine`] an interrupt leaves the trained student unchanged and sets `stopped`; with
+    /// [`Method::ClosedForm`] it is an error.
     pub fn finish(
         &self,
         student: &mut Student,
@@ -261,7 +266,8 @@ impl ClosedForm<'_> {
         let (RidgeChoice { ridge, residual, solution }, solved_score) =
             self.choose(student, &train, &check, monitor)?;
         if solved_score.is_none() && trained_score.is_none() {
-            return Err(Error::Divergence(format!("the flow solved for with ridge {ridge:e} is not finite")));
+            let message = format!("the flow of the linear solution with ridge {ridge:e} is not finite");
+            return Err(Error::Divergence(message));
         }
         let kept = trained_score.is_none_or(|trained| solved_score.is_some_and(|score| score < trained));
         if kept {
@@ -285,10 +291,10 @@ impl ClosedForm<'_> {
         })
     }
 
-    /// The ridge asked for, or the one whose flow has the lowest held-out score among those whose held-out
-    /// residual is near the lowest. The residual alone prefers generators so large that their exponential is
-    /// worse: 0.57 against 0.26 with 16 random observables of a Gaussian. The score is none where no flow is
-    /// finite.
+    /// The solution for the given ridge, or for the ridge with the lowest held-out score among those whose
+    /// held-out residual is near the lowest. The residual alone prefers generators so large that their
+    /// exponential is worse: with 16 random observables of a Gaussian the score was 0.57 instead of 0.26. The
+    /// score is `None` if no flow is finite.
     fn choose(
         &self,
         student: &mut Student,
@@ -324,11 +330,13 @@ impl ClosedForm<'_> {
                 break;
             }
         }
-        best.ok_or_else(|| Error::argument("ridge", "a solution that is finite", format!("{candidates:?}")))
+        best.ok_or_else(|| {
+            Error::argument("ridge", "a ridge with a finite solution", format!("{candidates:?}"))
+        })
     }
 }
 
-/// Asks the monitor; whether the time is up.
+/// Calls the monitor and returns whether the time is up.
 fn out_of_time(monitor: &mut dyn Monitor) -> Result<bool> {
     match monitor.tick() {
         Err(Error::OutOfTime) => Ok(true),

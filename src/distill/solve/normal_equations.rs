@@ -1,13 +1,14 @@
-//! Linear least squares from sums alone: batches stream in, parts merge, and any ridge is solved from one
-//! decomposition. Everything is float64, since normal equations square the condition number.
+//! Linear least squares by normal equations. Batches are added one after another, sums can be merged, and one
+//! decomposition gives the solution for any ridge. Everything is float64, since normal equations square the
+//! condition number.
 
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
 use crate::tensor::{check_finite, shape_text};
 
-/// The sums behind min ||A W - Y||² over regressors A `[N, p]` and targets Y `[N, q]`: bounded memory, whatever
-/// N is. A row is weighted by scaling it and its target by the weight's square root.
+/// The sums of min ||A W - Y||² over regressors A `[N, p]` and targets Y `[N, q]`. Their memory does not
+/// depend on N. To weight a row, scale the row and its target by the square root of the weight.
 #[derive(Debug)]
 pub struct NormalEquations {
     /// AᵀA, `[p, p]`.
@@ -19,7 +20,7 @@ pub struct NormalEquations {
     count: i64,
 }
 
-/// The ridge whose solution leaves the least of the held-out targets.
+/// A ridge with its solution and its held-out residual.
 #[derive(Debug)]
 pub struct RidgeChoice {
     pub ridge: f64,
@@ -31,22 +32,22 @@ pub struct RidgeChoice {
 
 /// The Gram matrix of regressors scaled to unit mean square, in its eigenbasis.
 struct Decomposition {
-    /// Root of the Gram matrix's diagonal, `[p, 1]`; 1 for a regressor that is zero.
+    /// Square root of the Gram matrix's diagonal, `[p, 1]`; 1 for a regressor that is zero.
     scale: Tensor,
     values: Tensor,
     vectors: Tensor,
-    /// Eigenvectors against the scaled AᵀY, `[p, q]`.
+    /// The scaled AᵀY in the eigenbasis, `[p, q]`.
     projected: Tensor,
 }
 
 impl NormalEquations {
-    /// No rows yet, of `p` regressors and `q` targets.
+    /// Empty sums for `p` regressors and `q` targets.
     pub fn new(p: i64, q: i64) -> Self {
         let zeros = |shape: &[i64]| Tensor::zeros(shape, (Kind::Double, Device::Cpu));
         NormalEquations { gram: zeros(&[p, p]), cross: zeros(&[p, q]), energy: zeros(&[q]), count: 0 }
     }
 
-    /// Rows so far.
+    /// Number of rows so far.
     pub fn count(&self) -> i64 {
         self.count
     }
@@ -61,7 +62,7 @@ impl NormalEquations {
         &self.cross
     }
 
-    /// Adds the rows of regressors `[B, p]` and targets `[B, q]`, of any float dtype and device.
+    /// Adds the rows of regressors `[B, p]` and targets `[B, q]`, of any float dtype and on any device.
     ///
     /// # Errors
     /// [`Error::Shape`]; [`Error::NonFinite`].
@@ -88,10 +89,10 @@ impl NormalEquations {
         })
     }
 
-    /// Adds the rows that another set of sums has seen.
+    /// Adds the rows of other sums.
     ///
     /// # Errors
-    /// [`Error::Shape`] for other numbers of regressors or targets.
+    /// [`Error::Shape`] if the numbers of regressors or targets differ.
     pub fn merge(&mut self, other: &NormalEquations) -> Result<()> {
         if self.cross.size() != other.cross.size() {
             let (expected, got) = (shape_text(&self.cross.size()), shape_text(&other.cross.size()));
@@ -106,12 +107,13 @@ impl NormalEquations {
         })
     }
 
-    /// W, `[p, q]`, float64 on the CPU. `ridge >= 0` penalises the weights of regressors scaled to unit mean
-    /// square, and is relative to the mean diagonal of their Gram matrix: it depends neither on units nor on N.
+    /// The solution W, `[p, q]`, float64 on the CPU. `ridge >= 0` penalises the weights of regressors scaled
+    /// to unit mean square, relative to the mean diagonal of their Gram matrix. It depends neither on units
+    /// nor on N.
     ///
     /// # Errors
-    /// [`Error::Argument`] naming `ridge` where it is negative, or zero with linearly dependent regressors;
-    /// [`Error::Argument`] without rows.
+    /// [`Error::Argument`] naming `ridge` if it is negative, or 0 with linearly dependent regressors;
+    /// [`Error::Argument`] naming `regressors` without rows.
     pub fn solve(&self, ridge: f64) -> Result<Tensor> {
         self.decompose()?.solve(ridge)
     }
@@ -128,8 +130,9 @@ impl NormalEquations {
         Ok(Decomposition { scale, values: values.clamp_min(0.0), vectors, projected })
     }
 
-    /// The share of the targets' sums of squares that A W leaves, averaged over the targets: each counts the
-    /// same, whatever its units. From the sums alone, hence no finer than float64's cancellation (about 1e-14).
+    /// The share of each target's sum of squares that A W does not explain, averaged over the targets. Each
+    /// target counts the same, whatever its units. It is computed from the sums, so cancellation limits its
+    /// accuracy to about 1e-14.
     ///
     /// # Errors
     /// [`Error::Shape`] for a solution that is not `[p, q]`.
@@ -138,7 +141,7 @@ impl NormalEquations {
         Ok(shares.mean(Kind::Double).double_value(&[]))
     }
 
-    /// The share of each target's sum of squares that A W leaves, `[q]`; see [`Self::residual`].
+    /// The share of each target's sum of squares that A W does not explain, `[q]`; see [`Self::residual`].
     pub fn residuals(&self, solution: &Tensor) -> Result<Tensor> {
         if solution.size() != self.cross.size() {
             let (expected, got) = (shape_text(&self.cross.size()), shape_text(&solution.size()));
@@ -167,14 +170,15 @@ impl Decomposition {
                 return Err(Error::argument("ridge", expected, 0));
             }
         }
-        // The scaled Gram matrix has a unit diagonal, so that the ridge needs no scale of its own.
+        // The scaled Gram matrix has a unit diagonal, so the ridge needs no scale.
         let damped = (&self.values + ridge).unsqueeze(1);
         Ok(self.vectors.f_matmul(&(&self.projected / damped))? / &self.scale)
     }
 }
 
-/// The solution of the training sums for every candidate ridge, by one decomposition, with what it leaves of
-/// the held-out sums. A ridge of 0 is passed over where the regressors are dependent and others are there.
+/// The solution of the training sums for every candidate ridge, with its residual on the held-out sums. All
+/// use one decomposition. A ridge of 0 is skipped if the regressors are dependent and there are other
+/// candidates.
 ///
 /// # Errors
 /// [`Error::Argument`] naming `ridge` for a negative candidate; [`Error::Shape`] for sums that do not fit.
@@ -196,10 +200,10 @@ pub fn ridge_curve(
     Ok(curve)
 }
 
-/// The candidate whose solution leaves the least of the held-out sums: see [`ridge_curve`].
+/// The candidate with the lowest held-out residual: see [`ridge_curve`].
 ///
 /// # Errors
-/// The errors of [`ridge_curve`]; [`Error::Argument`] naming `ridge` where no candidate can be used.
+/// The errors of [`ridge_curve`]; [`Error::Argument`] naming `ridge` if no candidate has a finite residual.
 pub fn select_ridge(
     train: &NormalEquations,
     held_out: &NormalEquations,

@@ -1,5 +1,5 @@
-//! Random places among stored trajectories, for the linear solves: points with the teacher's velocity, and the
-//! pairs of states that the objective's targets carry.
+//! Training rows of the linear solves, drawn from stored trajectories: points with the teacher's velocity,
+//! and pairs of states as in the objective's target terms.
 
 use tch::{Kind, Tensor};
 
@@ -10,23 +10,23 @@ use crate::koopman::Direction;
 use crate::tensor::{chunks, RandomSource};
 use crate::velocity::VelocityField;
 
-/// Rows evaluated at once: bounds memory and the time between two looks at the monitor.
+/// Number of rows evaluated at once. It bounds memory and the time between two calls of the monitor.
 const CHUNK_ROWS: i64 = 8192;
-/// The same where the clock is to be looked at often.
+/// The same under a time limit, which needs more frequent calls.
 const HURRIED_ROWS: i64 = 512;
 
-/// Random places among stored states: the first `rows` trajectories from `start` on.
+/// Random places among stored states, in `rows` trajectories from number `start` on.
 pub(in crate::distill) struct Places<'a> {
     trajectories: &'a Trajectories,
     start: i64,
     pub rows: i64,
-    /// Rows evaluated at once.
+    /// Number of rows evaluated at once.
     chunk: i64,
     random: RandomSource,
 }
 
 impl<'a> Places<'a> {
-    /// Places on training trajectories and on held-out ones, with independent draws.
+    /// Places on training trajectories and on held-out trajectories, drawn independently.
     pub fn both(trajectories: &'a Trajectories, seed: u64) -> [Places<'a>; 2] {
         let training = trajectories.training_count();
         let held_out = trajectories.states().size()[0] - training;
@@ -37,24 +37,24 @@ impl<'a> Places<'a> {
         ]
     }
 
-    /// The same places, in smaller chunks where a clock runs.
+    /// The same places, in smaller chunks if `hurried` (under a time limit).
     pub fn hurried(self, hurried: bool) -> Self {
         Places { chunk: if hurried { HURRIED_ROWS } else { self.chunk }, ..self }
     }
 
-    /// `count` trajectories, by index.
+    /// Indices of `count` random trajectories.
     fn draw(&mut self, count: i64) -> Tensor {
         let device = self.trajectories.device();
         self.random.integers(self.rows, count, device) + self.start
     }
 
-    /// Indices of `from..to` in time, one a row.
+    /// `count` random time indices in `from..to`.
     fn times(&mut self, from: i64, to: i64, count: i64) -> Tensor {
         self.random.integers(to - from, count, self.trajectories.device()) + from
     }
 
-    /// `count` points in chunks, at any stored time before the last, where finite data sets make a teacher
-    /// singular.
+    /// `count` points in chunks, at any stored time before the last. At the last time a teacher of a finite
+    /// data set is singular.
     pub fn points(
         mut self,
         teacher: &'a dyn VelocityField,
@@ -73,7 +73,7 @@ impl<'a> Places<'a> {
         })
     }
 
-    /// The pairs of the objective's targets, `count` for each that has a weight, in chunks.
+    /// The pairs of the objective's target terms in chunks, `count` for each term with a positive weight.
     pub fn pairs(
         mut self,
         weights: &Weights,
@@ -98,7 +98,7 @@ impl<'a> Places<'a> {
                 Span::ToEnd => (fixed(0), fixed(last), Direction::Forward),
                 Span::FromNoise => (fixed(0), self.times(1, last + 1, size), Direction::Forward),
                 Span::Anywhere => {
-                    // As in training: half of them end at t = 1.
+                    // As in training, half of them end at t = 1.
                     let from = self.times(0, last, size);
                     let ends = self.times(0, 2, size).eq(0);
                     let share = self.times(0, 1 << 30, size).to_kind(Kind::Double) / (1i64 << 30) as f64;
@@ -118,7 +118,7 @@ impl<'a> Places<'a> {
     }
 }
 
-/// The objective's targets, by the times between which they carry a state.
+/// The target terms of the objective, by the times between which a state is mapped.
 #[derive(Clone, Copy)]
 enum Span {
     ToEnd,

@@ -114,7 +114,7 @@ def test_what_is_wrong_with_averages_is_said(teacher, several):
     for averages in ((0.9, 1.0), (0.0,), (0.9, 0.9), tuple(0.1 + 0.01 * i for i in range(9))):
         with pytest.raises(ArgumentError, match="averages: expected up to 8 different decays"):
             distiller(averages=averages).fit(teacher, progress=False)
-    with pytest.raises(ArgumentError, match="ema_decay: expected none beside averages"):
+    with pytest.raises(ArgumentError, match="ema_decay: expected none if averages are given"):
         distiller(averages=(0.9,), ema_decay=0.9).fit(teacher, progress=False)
     with pytest.raises(ArgumentError, match="averages: expected a sequence of numbers"):
         Training(averages=0.9)
