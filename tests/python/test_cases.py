@@ -18,7 +18,7 @@ ANSWERED = {
     "058_gradients_through_the_student": ("distillation.md", "carry no gradients"),
     "064_disk_full": ("files.md", "before the first step"),
     "077_conditions_are_vectors_only": ("teachers.md", "For a label and a vector, or a sequence of vectors"),
-    "078_other_sources_than_noise": ("teachers.md", "The source is N(0, I) unless `source=` names another one"),
+    "078_other_sources_than_noise": ("teachers.md", "The source is N(0, I) unless `source=` names another"),
 }
 # One that measures a time limit has the machine to itself.
 ALONE = {"036_budget_with_a_slow_teacher"}
