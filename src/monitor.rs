@@ -46,7 +46,7 @@ pub trait Monitor {
     /// Called when there is something to show.
     fn report(&mut self, progress: &Progress) -> Result<()>;
 
-    /// Called when something happened that a person should read: a smaller micro-batch, a restart.
+    /// Called with a message for the user, for example about a smaller micro-batch or a restart.
     fn note(&mut self, progress: &Progress, text: &str) -> Result<()> {
         let _ = (progress, text);
         Ok(())

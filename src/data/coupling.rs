@@ -95,7 +95,7 @@ pub fn assign(x0: &[f32], x1: &[f32], dim: usize) -> Result<Vec<usize>> {
 /// [`assign`], or `None` if `stop` was raised first.
 pub(crate) fn assign_until(x0: &[f32], x1: &[f32], dim: usize, stop: &Stop) -> Result<Option<Vec<usize>>> {
     if dim == 0 || x0.len() % dim != 0 || x0.len() != x1.len() {
-        let expected = format!("two arrays of the same number of rows of {dim} > 0 values");
+        let expected = format!("two arrays with the same number of rows of {dim} values, at least 1");
         return Err(Error::shape("x0, x1", expected, format!("{} and {} values", x0.len(), x1.len())));
     }
     let n = x0.len() / dim;

@@ -77,7 +77,8 @@ pub(super) const TIME_SHARE: f64 = 0.4;
 /// Least number of trajectories on which a student is trained, and the size of the first part under a time
 /// limit.
 pub(super) const FEWEST: i64 = 16;
-/// Approximate number of evaluations for [`FEWEST`] trajectories. A refusal asks for the time of so many.
+/// Approximate number of evaluations for [`FEWEST`] trajectories. A refused fit is asked for the time of
+/// these.
 const FEWEST_EVALUATIONS: i64 = 20;
 /// A fit without time for one evaluation is refused only if the evaluation takes more than this many seconds.
 const WORTH_A_REFUSAL: f64 = 0.5;
@@ -264,8 +265,8 @@ impl<'a> Generation<'a> {
 
     /// Trajectories `[rows, T, d]`, float32, from `noise`. The index of the first one is `first`.
     fn solve(&self, first: i64, noise: &Tensor, monitor: &mut dyn Monitor) -> Result<Tensor> {
-        // Adaptive, with dense output at the grid: as cheap as 16 steps of RK4 where the field is smooth, and
-        // safe where it is stiff near t = 1 (finite data sets).
+        // The adaptive solver has dense output at the grid. It is as cheap as 16 steps of RK4 for a smooth
+        // field, and safe for a field that is stiff near t = 1 (finite data sets).
         let options = match self.plan.fixed {
             Some(FixedSteps { solver, steps }) => SolveOptions::fixed(solver, steps),
             None => SolveOptions::adaptive(SOLVER_TOLERANCE),

@@ -106,7 +106,7 @@ impl Plan {
     pub(super) fn descendant(&self, row: usize, rng: &mut ChaCha8Rng) -> usize {
         match self.alive.binary_search(&row) {
             Ok(_) => self.ahead[row].draw(rng),
-            // A row without descendants has no successor of its own: the chain goes on from a random row.
+            // A row without descendants has no successor, so the chain continues from a random row.
             Err(_) => self.ahead[self.start(rng)].draw(rng),
         }
     }

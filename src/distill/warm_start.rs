@@ -38,7 +38,7 @@ pub fn begin_as(student: &mut Student, teacher: &dyn VelocityField) -> Result<()
     };
     let unet = unet.ok_or_else(|| wrong(format!("a '{}' teacher without a U-Net", teacher.kind_name())))?;
     if config.unet.as_ref() != Some(&unet) {
-        return Err(wrong(format!("one of {}", serde_json::to_string(&unet).unwrap_or_default())));
+        return Err(wrong(format!("a U-Net of {}", serde_json::to_string(&unet).unwrap_or_default())));
     }
     let theirs = |name: &str| -> Option<&Tensor> {
         let own = PLACES.iter().find_map(|place| name.strip_prefix(place))?;

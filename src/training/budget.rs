@@ -12,7 +12,7 @@ pub struct Budget {
     before: Duration,
     /// The share of `max_seconds` at which the budget is exhausted.
     pub(super) share: f64,
-    /// The elapsed seconds that the leading rank told last; `None` if this process's own clock counts.
+    /// The elapsed seconds that the leading rank sent last; `None` if this process's own clock counts.
     told: Option<f64>,
 }
 
@@ -29,7 +29,7 @@ impl Budget {
         Budget { before: Duration::try_from_secs_f64(seconds).unwrap_or_default(), ..self }
     }
 
-    /// Elapsed seconds, by the clock of the leading rank as it was told last, or else by this process's own
+    /// Elapsed seconds, by the clock of the leading rank as it was sent last, or else by this process's own
     /// clock.
     pub fn seconds(&self) -> f64 {
         self.told.unwrap_or_else(|| self.own_seconds())
