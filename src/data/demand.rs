@@ -29,7 +29,7 @@ impl Demand {
     }
 
     /// Number of trajectories that can be solved in about the time of training, if one takes `work`
-    /// multiplications. It is at least [`FLOOR`].
+    /// multiplications. It is at least 512.
     pub fn affordable(&self, work: f64) -> i64 {
         let training = self.steps as f64 * self.rows as f64 * self.work;
         ((ADVANTAGE * training / work) as i64).max(FLOOR)
