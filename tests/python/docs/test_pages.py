@@ -20,6 +20,14 @@ def test_every_picture_follows_its_code(page):
     assert len(drawn) >= 6
 
 
+@pytest.mark.parametrize(
+    "page", sorted([*DOCS.glob("*.md"), DOCS.parent / "README.md"]), ids=lambda page: page.stem
+)
+def test_no_table_is_wider_than_five_columns(page):
+    rulers = re.findall(r"^\s*(\|(?:[ :-]+\|)+)\s*$", page.read_text(), re.MULTILINE)
+    assert max((ruler.count("|") - 1 for ruler in rulers), default=0) <= 5
+
+
 def test_a_block_draws_its_last_line(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(
