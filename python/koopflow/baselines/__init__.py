@@ -1,9 +1,9 @@
-"""Other ways to sample a flow in few steps or in one: what a Koopman student is to be measured against.
+"""Other methods that sample a flow in one or a few steps, for comparison with a Koopman student.
 
-All are used alike (:class:`Baseline`). Those that are trained on a teacher's trajectories,
-:class:`PlainNetwork`, :class:`KDM` and :class:`MeanVelocity`, have the parameters of
-:class:`koopflow.KoopmanDistiller` and its budget. :class:`ConsistencyFlow` is trained on data;
-:class:`OdeSolver` and :class:`StraightLine` are the teacher itself.
+All have the same interface (:class:`Baseline`). :class:`PlainNetwork`, :class:`KDM` and :class:`MeanVelocity`
+are trained on a teacher's trajectories, and have the parameters and budget of
+:class:`koopflow.KoopmanDistiller`. :class:`ConsistencyFlow` is trained on data. :class:`OdeSolver` and
+:class:`StraightLine` use the teacher itself.
 """
 
 from ._baseline import Baseline, load

@@ -1,4 +1,4 @@
-"""What all baselines have in common."""
+"""The base classes of all baselines."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from ..teachers.flow import Flow, checked_teacher
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-# Classes by the name that files call them.
+# Classes by their names in files.
 _kinds: dict[str, type[Baseline]] = {}
 
 
 class Baseline(Parameters, ABC):
-    """A way to sample a teacher's flow, with the parameters of a scikit-learn estimator.
+    """A method that samples a teacher's flow, with the parameters of a scikit-learn estimator.
 
     Attributes
     ----------
@@ -39,9 +39,9 @@ class Baseline(Parameters, ABC):
     event_shape_ : tuple of int
         Shape of one sample.
     history_ : dict
-        ``seed``, ``steps``, ``seconds`` (of the whole fit), ``trajectory_seconds``, ``trajectories``,
-        ``teacher_evaluations``, ``stopped`` (``"completed"``, ``"interrupted"``, ``"budget"`` or
-        ``"diverged"``) and ``loss``, a list of ``[step, loss]``; where there was training also
+        Record of the fit: ``seed``, ``steps``, ``seconds`` (of the whole fit), ``trajectory_seconds``,
+        ``trajectories``, ``teacher_evaluations``, ``stopped`` (``"completed"``, ``"interrupted"``,
+        ``"budget"`` or ``"diverged"``) and ``loss``, a list of ``[step, loss]``. Trained baselines also have
         ``skipped_steps``, ``restarts`` and ``notes``.
     """
 
@@ -49,9 +49,9 @@ class Baseline(Parameters, ABC):
     has_inverse: ClassVar[bool] = False
     event_shape_: tuple[int, ...]
     history_: dict[str, Any]
-    # What samples are made with: a Flow, unless a subclass says otherwise.
+    # The fitted sampler: a Flow, unless a subclass has another.
     _model: Any = None
-    # What its teacher starts from, and times of source and data.
+    # Kind of the teacher's source, and times of source and data.
     _source: str = "normal"
     _clock: Clock = UNIT
 
@@ -70,7 +70,7 @@ class Baseline(Parameters, ABC):
         progress: bool | ProgressFunction = True,
         distributed: bool | None = None,
     ) -> Self:
-        """Distil a teacher, or keep it. How fits end and what they raise is as in
+        """Distil a teacher, or keep it. Interruptions and errors are those of
         :meth:`koopflow.KoopmanDistiller.fit`.
 
         Parameters
@@ -78,12 +78,13 @@ class Baseline(Parameters, ABC):
         teacher : FlowTeacher
             Fitted or attached teacher.
         data : array, ``[N, *event]``, optional
-            Data for :class:`ConsistencyFlow`; by default those that the teacher was trained on in this
+            Data for :class:`ConsistencyFlow`. By default those that the teacher was trained on in this
             process. The other baselines learn from the teacher alone.
         condition : array, optional
-            Given with ``data``: the label or vector of each row. Otherwise as in the distiller's ``fit``.
+            Label or vector of each row of ``data``. Without ``data``, as in
+            :meth:`koopflow.KoopmanDistiller.fit`.
         trajectory_file, refresh, progress, distributed
-            As there.
+            As in :meth:`koopflow.KoopmanDistiller.fit`.
         """
         teacher = checked_teacher(teacher)
         place = check_place("trajectory_file", trajectory_file, "trajectories", reads=not refresh)
@@ -102,10 +103,10 @@ class Baseline(Parameters, ABC):
     def _fit(
         self, teacher: Flow, *, data: Any, condition: Any, progress: Any, ranks: World, **file: Any
     ) -> None:
-        """Train, with the arguments of ``fit``, and adopt what samples are made with."""
+        """Train with the arguments of ``fit``, and adopt the sampler."""
 
     def _adopt(self, model: Any, event_shape: tuple[int, ...], history: dict[str, Any]) -> None:
-        # Where no trajectories are solved, a teacher is never evaluated.
+        # Without solved trajectories, the teacher is never evaluated.
         nothing = {"trajectory_seconds": 0.0, "trajectories": 0, "teacher_evaluations": 0}
         self._model, self.event_shape_, self.history_ = model, event_shape, {**nothing, **history}
 
@@ -118,32 +119,32 @@ class Baseline(Parameters, ABC):
         seed: int | None = 0,
         condition: Array | None = None,
     ) -> Array:
-        """Data from noise, ``[B, *event]``: of the kind of ``x0``, NumPy for fresh samples.
+        """Data from noise, ``[B, *event]``, of the kind of ``x0`` (NumPy for fresh samples).
 
         Parameters
         ----------
         n, x0, seed, condition
             As in :meth:`koopflow.KoopmanDistiller.sample`.
         steps : int, optional
-            Number of equal steps in time, one evaluation each, where the method has a choice (an
-            ``ArgumentError`` elsewhere): of :class:`MeanVelocity` 1 by default, of :class:`ConsistencyFlow`
-            its number of segments.
+            Number of equal steps in time, each with one evaluation. The default is 1 for
+            :class:`MeanVelocity`, and the number of segments for :class:`ConsistencyFlow`. Other methods
+            raise ``ArgumentError``.
         """
         steps = None if steps is None else as_integer(steps, "steps", least=1)
         return self._ends(self._noise(x0, n, seed), steps, as_condition(condition))
 
     def _fresh(self, n: int, seed: int | None, condition: Array | None) -> Array:
-        """Fresh draws of what samples are made of."""
+        """Fresh draws of the source."""
         return self._noise(None, n, seed)
 
     @property
     def clock(self) -> Clock:
-        """Times from source to data, the teacher's."""
+        """The teacher's clock: the times of source and data."""
         return self._clock
 
     @abstractmethod
     def _ends(self, x0: Array, steps: int | None, condition: Array | None) -> Array:
-        """Data of noise ``[B, *event]``."""
+        """Data from noise ``[B, *event]``."""
 
     @property
     def evaluations(self) -> int:
@@ -152,20 +153,20 @@ class Baseline(Parameters, ABC):
 
     @property
     def parameter_count(self) -> int:
-        """Number of trainable values behind the samples, including those that only training needs; 0 where
-        koopflow does not own them."""
+        """Number of trainable values, including those that only training needs. 0 for the weights of an
+        attached teacher."""
         tensors = self._fitted().field.tensors()
         return sum(tensor.numel() for name, tensor in tensors if name.startswith("network."))
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write everything to one safetensors file, atomically. Raises ``TeacherError`` where that takes an
-        attached teacher's code and weights, which are not koopflow's to write."""
+        """Write the baseline to one safetensors file, atomically. Raises ``TeacherError`` if it contains an
+        attached teacher, whose code and weights koopflow does not write."""
         self._fitted().field.save(as_path(path), to_json(self._facts()))
 
     @classmethod
     def load(cls, path: str | PathLike[str], *, device: str = "cpu") -> Self:
-        """Read what :meth:`save` wrote. Raises ``FileNotFoundError`` without a file, and ``CheckpointError``
-        for anything but a whole koopflow file of such a baseline."""
+        """Read a file that :meth:`save` wrote. Raises ``FileNotFoundError`` if there is no such file, and
+        ``CheckpointError`` if it is not a complete koopflow file of such a baseline."""
         path = as_path(path)
         thing, text = _core.describe_file(path)
         found, expected = json.loads(text).get("baseline"), cls.__name__
@@ -182,10 +183,10 @@ class Baseline(Parameters, ABC):
 
     @abstractmethod
     def _restore(self, path: str, device: str) -> None:
-        """Adopt what samples are made with from a file of this class."""
+        """Adopt the sampler of a file of this class."""
 
     def _facts(self) -> dict[str, Any]:
-        """What a file says about this object besides its model."""
+        """The facts of a file besides the model."""
         known: dict[str, Any] = {"kind": type(self).__name__, "options": self._written()}
         if self._source != "normal":
             known["source"] = self._source
@@ -202,7 +203,7 @@ class Baseline(Parameters, ABC):
         return self._starts(checked_count(n), as_seed(seed))
 
     def _starts(self, n: int, seed: int) -> Array:
-        """Fresh samples of what the teacher starts from."""
+        """Fresh samples of the teacher's source."""
         if isinstance(self._model, Flow):
             return self._model.field.source.draw(n, seed)
         if self._source != "normal":
@@ -219,7 +220,7 @@ class Baseline(Parameters, ABC):
 
 
 class PathBaseline(Baseline):
-    """A baseline that also says where a sample is on its way."""
+    """A baseline that also gives the path of a sample."""
 
     has_path = True
 
@@ -232,8 +233,11 @@ class PathBaseline(Baseline):
         seed: int | None = 0,
         condition: Array | None = None,
     ) -> Array:
-        """States along the path from noise, ``[len(times), B, *event]``, with the parameters of
-        :meth:`koopflow.KoopmanDistiller.sample_path`; ``times`` are within :attr:`clock`."""
+        """States along the path from noise, ``[len(times), B, *event]``.
+
+        The parameters are those of :meth:`koopflow.KoopmanDistiller.sample_path`, but ``times`` must be
+        within :attr:`clock`.
+        """
         if isinstance(x0, int | np.integer):
             n, x0 = int(x0), None
         own = self.clock.times(times)
@@ -241,8 +245,8 @@ class PathBaseline(Baseline):
 
     @abstractmethod
     def _path(self, x0: Array, times: list[float], condition: Array | None) -> Array:
-        """States ``[len(times), B, *event]`` of noise ``[B, *event]``."""
+        """States ``[len(times), B, *event]`` from noise ``[B, *event]``."""
 
 
-# The baseline that a file holds, of whatever kind.
+# Reads a baseline of any kind.
 load = Baseline.load

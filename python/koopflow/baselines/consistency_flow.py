@@ -19,36 +19,37 @@ from ..teachers.flow import Flow
 from ..teachers.teacher import FlowTeacher
 from ._baseline import Baseline
 
-# The parameters that are the objective's own; the others are a FlowTeacher's.
+# The parameters of the objective. The others are those of a FlowTeacher.
 OBJECTIVE = ("segments", "delta", "alpha", "boundary", "anchoring")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class ConsistencyFlow(Baseline):
-    """A velocity field whose flow is straight, trained on data without a teacher's help.
+    """A velocity field with a straight flow, trained on data by velocity consistency.
 
-    With f(t, x) = x + (e - t) v(t, x), the end of a straight line from (t, x) to the time e at which a
-    segment ends, training minimises ``|f(t, x_t) - f'(r, x_r)|^2 + alpha |v(t, x_t) - v'(r, x_r)|^2`` for two
-    points of the same pair's line, r = t + delta; f' and v' are those of the averaged weights (Yang et al.
-    2407.02398). From ``boundary`` on the data themselves take the place of f'. Sampling takes one Euler step
-    for each segment. Of the teacher only the data, the event shape and the kind of condition matter. What
-    this biased model loses on curved pairs is in docs/results.md.
+    Let f(t, x) = x + (e - t) v(t, x) be the end of the straight line from (t, x) to the time e at which a
+    segment ends. Training minimises ``|f(t, x_t) - f'(r, x_r)|^2 + alpha |v(t, x_t) - v'(r, x_r)|^2`` for two
+    points on the line of a pair, with r = t + delta, where f' and v' use the averaged weights (Yang et al.
+    2407.02398). In the last part of a segment, after ``boundary``, the target is the end of the pair's line
+    instead of f'. Sampling takes one Euler step per segment. Only the teacher's data, event shape and
+    conditioning are used. The model is biased where paths are curved; docs/results.md has measurements.
 
     Parameters
     ----------
     segments : int, default 1
-        Number of equal segments of [0, 1], each with a straight flow of its own: 1 to 64.
+        Number of equal segments of [0, 1], each with its own straight flow, from 1 to 64.
     delta : float, default 0.1
-        Time between the two points: above 0, below ``1 / segments``. Less takes longer to learn; more biases
-        samples where many pairs cross, as with ``coupling="independent"``.
+        Time between the two points, above 0 and below ``1 / segments``. A smaller value needs more training.
+        A larger one biases samples where many pairs cross, as with ``coupling="independent"``.
     alpha : float, default 1e-5
         Weight of the velocities, at least 0.
     boundary : float, default 0.9
-        Share of a segment, in (0, 1], from which on the target is the pair's own end.
+        Share of a segment, in (0, 1], after which the target is the end of the pair's line.
     anchoring : float, default 0.2
-        Share of the steps, in [0, 1), for which that is the target everywhere: the authors' first stage.
+        Share of the steps, in [0, 1), in which that is the target at all times (the first stage of the
+        authors).
     steps : int, optional
-        Number of training steps; by default twice those of a :class:`koopflow.FlowTeacher`.
+        Number of training steps, by default twice that of a :class:`koopflow.FlowTeacher`.
     coupling, network, width, depth, batch_size, learning_rate, training, max_seconds, seed, device, dtype
         As in :class:`koopflow.FlowTeacher`.
 
@@ -88,7 +89,7 @@ class ConsistencyFlow(Baseline):
         if data is None:
             known = teacher.training_data_
             if known is None:
-                unknown = "the teacher's training data, which this process does not know"
+                unknown = "the teacher's training data, since it was not trained in this process"
                 raise ArgumentError(f"data: expected {unknown}, got None")
             data, condition = known.data, known.condition
         shape, kind = teacher.event_shape_, Conditioning.of(teacher.field)

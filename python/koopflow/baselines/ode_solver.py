@@ -1,4 +1,4 @@
-"""The teacher itself: in few steps of a solver, or by the straight line to its endpoints."""
+"""The teacher itself as a baseline: a few steps of a solver, or the straight line to its endpoints."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SOLVERS = ("euler", "midpoint", "heun", "rk4", "ab2", "ab3", "dpm2m", "dopri5")
 
 
 class TeachersOwn(PathBaseline):
-    """A baseline that keeps its teacher; its file is the teacher's, with the baseline's parameters."""
+    """A baseline that keeps its teacher. Its file is that of the teacher, with the baseline's parameters."""
 
     def _fit(
         self, teacher: Flow, *, data: Any, condition: Any, progress: Any, ranks: World, **file: Any
@@ -31,16 +31,16 @@ class TeachersOwn(PathBaseline):
         self._adopt(teacher, teacher.event_shape_, nothing)
 
     def _solver(self) -> dict[str, Any]:
-        """Options of the teacher's solver, once they are checked."""
+        """The checked options of the teacher's solver."""
         return {}
 
     def _grid(self, times: list[float]) -> list[float]:
-        """Rising times from 0 to 1; between the states there the path is straight."""
+        """Rising times from 0 to 1. The path is straight between the states at these times."""
         return [0.0, 1.0]
 
     def _ends(self, x0: Array, steps: int | None, condition: Array | None) -> Array:
         if steps is not None:
-            raise ArgumentError(f"steps: a {type(self).__name__} has those of its constructor, got {steps!r}")
+            raise ArgumentError(f"steps: expected None for {type(self).__name__}, got {steps!r}")
         return self._model.sample(x0=x0, condition=condition, **self._solver())
 
     def _path(self, x0: Array, times: list[float], condition: Array | None) -> Array:
@@ -66,18 +66,19 @@ class TeachersOwn(PathBaseline):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class OdeSolver(TeachersOwn):
-    """The teacher's flow by a solver of few steps: what no student should be worse than at its cost.
+    """The teacher's flow by a few steps of an ODE solver. A student of the same cost should be better.
 
-    Between steps :meth:`sample_path` is straight, as in Euler's method; dopri5 has its own dense output.
+    Between steps :meth:`sample_path` is straight, as in Euler's method. dopri5 has its own dense output.
 
     Parameters
     ----------
     solver : {"euler", "midpoint", "heun", "rk4", "ab2", "ab3", "dpm2m", "dopri5"}, default "euler"
-        Fixed steps of 1, 2, 2, 4, 1, 1 and 1 evaluations, or adaptive ones at tolerances of 1e-5.
+        ODE solver. The fixed-step solvers take 1, 2, 2, 4, 1, 1 and 1 evaluations per step. ``"dopri5"`` is
+        adaptive, with tolerances of 1e-5.
     steps : int, default 4
         Number of steps of a fixed-step solver, at least 1.
     grid : {"uniform", "tau", "log_snr"} or sequence of float, optional
-        Where these steps are, as in :meth:`koopflow.FlowTeacher.sample`.
+        Times of these steps, as in :meth:`koopflow.FlowTeacher.sample`.
 
     Examples
     --------
@@ -108,7 +109,7 @@ class OdeSolver(TeachersOwn):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class StraightLine(TeachersOwn):
-    """The teacher's exact endpoints, by dopri5, and the line to them: the bar for claims about paths.
+    """The straight line from noise to the teacher's endpoints, solved by dopri5. A baseline for paths.
 
     Examples
     --------

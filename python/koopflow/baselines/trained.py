@@ -1,4 +1,4 @@
-"""Baselines whose networks the core trains on stored trajectories: a plain network, a KDM, a flow map."""
+"""Baselines that are trained on stored trajectories: a plain network, a KDM and a flow map."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..progress import ProgressMeter
 from ..teachers.flow import Flow
 from ._baseline import Baseline, PathBaseline
 
-# The options of stored trajectories that these trainers have.
+# The options of Trajectories that these trainers have.
 TRAJECTORIES = ("count", "path_steps", "solver", "solver_steps")
 
 
@@ -34,20 +34,19 @@ class TrainedBaseline(Baseline):
     width, depth, batch_size, seed, device, dtype
         As in :class:`koopflow.KoopmanDistiller`, with a batch size of 256 by default.
     steps : int, optional
-        Number of training steps; by default chosen by the dimension of the data, or left to ``max_seconds``
-        where that is given.
+        Number of training steps. By default it is chosen from the dimension of the data, or limited only by
+        ``max_seconds`` if that is given.
     learning_rate : float, optional
-        Peak learning rate of a cosine schedule; chosen by the dimension of the data by default.
+        Peak learning rate of a cosine schedule. By default it is chosen from the dimension of the data.
     training : Training, optional
-        Those of its options that are for teachers too: ``optimizer``, ``weight_decay``, ``warmup_steps`` (100
-        by default), ``clip_norm`` (1), ``ema_decay`` (0.999; the averaged weights are what is kept) and
-        ``max_restarts`` (3).
+        Options that teachers have too: ``optimizer``, ``weight_decay``, ``warmup_steps`` (100 by default),
+        ``clip_norm`` (1), ``ema_decay`` (0.999; the averaged weights are kept) and ``max_restarts`` (3).
     trajectories : int or Trajectories, optional
-        Number of stored trajectories, or its options ``count``, ``path_steps``, ``solver`` and
-        ``solver_steps``; those of a Koopman student by default.
+        Number of stored trajectories, or the options ``count``, ``path_steps``, ``solver`` and
+        ``solver_steps``. By default those of a Koopman student.
     max_seconds : float, optional
-        Time limit of the whole fit, trajectories included, as in :class:`koopflow.KoopmanDistiller`. The
-        learning rate then follows the clock.
+        Time limit of the whole fit, including trajectories, as in :class:`koopflow.KoopmanDistiller`. The
+        learning rate then depends on the elapsed time.
     """
 
     _nested: ClassVar[Mapping[str, type[Options]]] = {"training": Training, "trajectories": Trajectories}
@@ -101,7 +100,7 @@ class TrainedBaseline(Baseline):
 
     @property
     def config_(self) -> dict[str, Any]:
-        """The core's configuration with every None resolved, except for steps that the clock decides."""
+        """The core's configuration with every None resolved, except for steps if only time limits them."""
         return dict(json.loads(self._fitted().config))
 
     @property
@@ -122,10 +121,10 @@ class TrainedBaseline(Baseline):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class PlainNetwork(TrainedBaseline):
-    """A network from noise to the teacher's endpoint, x1 = skip(x0) + network(x0): no path, no inverse.
+    """A network from noise to the teacher's endpoint, x1 = skip(x0) + network(x0), without path or inverse.
 
-    It sees what a Koopman student sees of the noise, and has its linear skip. The loss is the mean square of
-    endpoint errors over the data's variance. Parameters are those of :class:`TrainedBaseline`.
+    It has the inputs and the linear skip connection of a Koopman student. The loss is the mean squared
+    endpoint error divided by the data's variance. Parameters are those of :class:`TrainedBaseline`.
 
     Examples
     --------
@@ -143,18 +142,18 @@ class PlainNetwork(TrainedBaseline):
 class KDM(TrainedBaseline):
     """The Koopman distillation model (arXiv 2505.13358): x1 = D(E0(x0) K).
 
-    Noise and data have encoders of their own, and one linear operator carries latents of the first to those
-    of the second: one map rather than a generator in time, so there is no path. The paper's adversarial term,
+    Noise and data have separate encoders, and one linear operator maps the latents of noise to those of data.
+    It is a single map rather than a generator in time, so there is no path. The paper's adversarial term,
     which is for images, is left out. Further parameters are those of :class:`TrainedBaseline`.
 
     Parameters
     ----------
     observables : int, optional
-        Size of the latents; the number of a Koopman student's observables by default.
+        Size of the latents, by default the number of a Koopman student's observables.
     weights : dict, optional
-        Weights of the loss, 1 each by default: ``target`` (D(E0(x0) K) against x1), ``latent`` (E0(x0) K
-        against E1(x1)) and ``reconstruction`` (D(E1(x1)) against x1), each over the variance of what it is
-        compared with.
+        Weights of the terms of the loss, by default 1 each: ``target`` (D(E0(x0) K) against x1), ``latent``
+        (E0(x0) K against E1(x1)) and ``reconstruction`` (D(E1(x1)) against x1). Each term is divided by the
+        variance of its target.
 
     Examples
     --------
@@ -171,11 +170,11 @@ class KDM(TrainedBaseline):
     weights: Mapping[str, float] | None = None
 
     def operator(self) -> NDArray[np.float64]:
-        """K, ``[m, m]``, float64: latents are rows, those of data are those of noise times K."""
+        """The operator K, ``[m, m]`` in float64. Rows are latents: those of data are those of noise times K."""
         return np.asarray(self._fitted().operator())
 
     def eigenvalues(self) -> NDArray[np.complex128]:
-        """The eigenvalues of K, ``[m]``, complex128, by falling modulus."""
+        """The eigenvalues of K, ``[m]`` in complex128, by decreasing modulus."""
         values = np.linalg.eigvals(self.operator()).astype(np.complex128)
         return values[np.argsort(-np.abs(values), kind="stable")]
 
@@ -184,22 +183,23 @@ class KDM(TrainedBaseline):
 class MeanVelocity(PathBaseline, TrainedBaseline):
     """A flow map between any two times, X_{s,t}(x) = x + (t - s) u(x, s, t) (MeanFlow, arXiv 2505.13447).
 
-    (t - s) u(x_s, s, t) is the integral of the velocity along the path from s to t. Its derivative in s along
-    the flow gives the identity that u is trained by,
+    The term (t - s) u(x_s, s, t) is the integral of the velocity along the path from s to t. Its derivative
+    in s along the flow gives the identity
 
-        u = v(s, x_s) + (t - s) du/ds,    du/ds = J u · (v, 1, 0) in (x, s, t),
+        u = v(s, x_s) + (t - s) du/ds,    du/ds = J u · (v, 1, 0) in (x, s, t).
 
-    with the right-hand side taken as given. (In the paper time runs from data to noise: its t is s here, its
-    r is t, and there u = v - (t - r) du/dt.) The points x_s lie along the teacher's stored trajectories, v is
-    its velocity there, and du/ds is exact, by forward-mode derivatives through the network. Errors are
-    weighted as in the paper, with p = 1/2. Endpoints are never regressed on. The path X_{0,t}(x0) takes one
-    evaluation for each time. Further parameters are those of :class:`TrainedBaseline`.
+    Training regresses u on the right-hand side, without a gradient through it. (In the paper time runs from
+    data to noise: its t is s here, its r is t, and there u = v - (t - r) du/dt.) The points x_s lie on the
+    teacher's stored trajectories, v is its velocity there, and du/ds is exact, by forward-mode derivatives
+    through the network. Errors are weighted as in the paper, with p = 1/2. The endpoints of trajectories are
+    not used as targets. The path X_{0,t}(x0) takes one evaluation per time. Further parameters are those of
+    :class:`TrainedBaseline`.
 
     Parameters
     ----------
     instant_share : float, default 0.25
-        Share of a batch, in [0, 1], that has s = t, where u is the velocity itself. Of the rest one half has
-        t = 1, the other a random t between s and 1.
+        Share of a batch, in [0, 1], with s = t, where u is the velocity itself. Half of the other rows have
+        t = 1, and half a random t between s and 1.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""``koopflow demo``: the main job, from data to one-step samples, with numbers and pictures."""
+"""``koopflow demo``: from data to one-step samples, with a table and pictures."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from ..teachers import FlowTeacher
 from .options import Option, Settings, command
 from .results import DEVICE, output_folder, progress, say, write
 
-# Beyond every seed that trains something here.
+# Different from every seed that is used for training here.
 NOISE_SEED = 987_654_321
-# Samples that are measured, as many as are held out.
+# Number of samples to measure, which is also that of held-out samples.
 SAMPLES = 4_000
 EULER_STEPS = (1, 4, 20, 100)
 STUDENT = "student, 1 step"
-QUICK = "Whether to train for fewer steps, for a first look (under 90 seconds on 2 cores)."
+QUICK = "Whether to train for fewer steps (under 90 seconds on 2 cores)."
 
 
 @dataclass(frozen=True)
 class Case:
-    """One data set, and the options of its teacher and student, none of which depends on the clock."""
+    """One data set, and the options of its teacher and student. No option is a time limit."""
 
     name: str
     train: NDArray[Any]
     held_out: NDArray[Any]
     teacher: Mapping[str, Any]
     student: Mapping[str, Any]
-    # A student that is as it should be has at most this endpoint error, and is at most so much farther from
-    # the data than its teacher from the same noise. From noise to noise both distances vary by more.
+    # Limits for a good student: its endpoint error, and by how much its energy distance from the data exceeds
+    # its teacher's, from the same noise. With other noise each distance varies by more than that.
     endpoint_error: float
     energy_above: float
 
@@ -50,18 +50,18 @@ class Case:
 @command(
     alone=(
         Option("quick", QUICK, bool, False),
-        Option("output", "Folder for table and pictures.", str, "koopflow-demo"),
+        Option("output", "Folder for the table and pictures.", str, "koopflow-demo"),
         Option("seed", "Random seed of everything.", int, 0),
         DEVICE,
     )
 )
 def demo(settings: Settings) -> int:
-    """Trains a flow-matching teacher on two moons and on handwritten digits, distils each into a Koopman
-    student, and writes a table (also as JSON) and pictures: how close the student's one-step samples come to
-    its teacher's and to held-out data, and at what cost. The numbers of a seed do not depend on how fast or
-    busy the machine is."""
+    """Trains a flow-matching teacher on two moons and on handwritten digits, and distils each into a Koopman
+    student. Writes a table (also as JSON) and pictures. They show how close the student's one-step samples
+    are to its teacher's and to held-out data, and at what cost. The errors for a seed do not depend on the
+    speed or load of the machine."""
     folder, seed, device = output_folder(settings), settings["seed"], settings["device"]
-    # The cheapest thing that needs the device.
+    # A cheap call that raises an error if the device is not available.
     FlowTeacher.gaussian(np.zeros(1, np.float32), np.eye(1, dtype=np.float32), device=device)
     started = time.perf_counter()
     machine = f"{platform.machine()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} torch threads"
@@ -79,7 +79,7 @@ def cases(seed: int, *, quick: bool) -> list[Case]:
     """Two moons and handwritten digits."""
     train, held_out = datasets.split(datasets.digits()[0], held_out=500, seed=seed)
     moons = datasets.moons(20_000, seed=2 * seed), datasets.moons(4_000, seed=2 * seed + 1)
-    # Pairs drawn independently cost a fifth of optimal ones, which in the plane leaves time for more steps.
+    # Independent pairs take a fifth of the time of optimal ones, which allows more steps in the plane.
     plane = {"coupling": "independent", "steps": 6_000 if quick else 12_000}
     of_moons = {"steps": 1_000, "trajectories": 8_192} if quick else {"steps": 4_000, "trajectories": 32_768}
     of_digits = {"steps": 3_000, "trajectories": 32_768}
@@ -92,7 +92,7 @@ def cases(seed: int, *, quick: bool) -> list[Case]:
 
 
 def run_case(case: Case, settings: Settings, folder: Path) -> dict[str, Any]:
-    """Train, distil, measure and draw one case: its part of results.json."""
+    """Train, distil, measure and draw one case. Returns its part of results.json."""
     shape, shown, seed = case.train.shape[1:], progress(), settings["seed"]
     say(f"\n{case.name}: {len(case.train)} samples of shape {shape}, {len(case.held_out)} held out")
     shared = {"seed": seed, "device": settings["device"]}
@@ -103,7 +103,7 @@ def run_case(case: Case, settings: Settings, folder: Path) -> dict[str, Any]:
     of_student = finished(student.fit(teacher, progress=shown).history_)
     say(f"  student: {of_student['steps']} steps in {of_student['seconds']:.0f} s, trajectories included\n")
     methods: dict[str, Any] = {f"teacher, Euler {k}": OdeSolver(solver="euler", steps=k) for k in EULER_STEPS}
-    # Equally many samples on both sides.
+    # The same number of samples and of data.
     n = min(SAMPLES, len(case.held_out))
     methods[STUDENT] = student
     table = compare(teacher, case.held_out, methods=methods, n=n, seed=seed, progress=False)
@@ -124,14 +124,15 @@ def run_case(case: Case, settings: Settings, folder: Path) -> dict[str, Any]:
 
 
 def finished(history: dict[str, Any]) -> dict[str, Any]:
-    """The facts of a training. It keeps what it has on Ctrl-C; the demo has no use for half a result."""
+    """The facts of a training. Raises KeyboardInterrupt if Ctrl-C ended it, since the demo needs a whole
+    one."""
     if history.get("stopped") == "interrupted":
         raise KeyboardInterrupt
     return {name: history[name] for name in ("steps", "seconds", "stopped")}
 
 
 def verdict(case: Case, teacher: Mapping[str, Any], student: Mapping[str, Any]) -> str:
-    """One line: whether the student's row is what it should be, so near to its teacher and to the data."""
+    """One line that says whether the student is close enough to its teacher and to the data."""
     above = student["energy"] - teacher["energy"]
     near = student["endpoint_error"] <= case.endpoint_error and above <= case.energy_above
     return (
@@ -162,7 +163,7 @@ def draw(case: Case, teacher: FlowTeacher, student: KoopmanDistiller, folder: Pa
         panels = plotting.new_figure((10.4, 3.7)).subplots(1, 3)
         for axes, (title, images) in zip(panels, sets.items(), strict=True):
             samples = plotting.image_grid(images, ax=axes, columns=8, title=title)
-        # [T, B, 64] twice becomes, for each digit, a row of the teacher's path over one of the student's.
+        # Two arrays [T, B, 64] become two rows per digit: the teacher's path above the student's.
         rows = np.stack([exact, ours]).transpose(2, 0, 1, 3).reshape(-1, exact.shape[-1])
         title = "noise to digit: teacher's path above, student's below"
         paths = plotting.image_grid(rows, columns=len(times), limits=(-1.5, 1.5), title=title)

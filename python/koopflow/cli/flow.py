@@ -1,4 +1,4 @@
-"""``koopflow flow-spectrum``: what the paths of a teacher or student determine."""
+"""``koopflow flow-spectrum``: the canonical spectrum of the flow of a teacher or student."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FILES = (
     positional="model",
     run=(
         Option("model", "File of a teacher or a student."),
-        Option("against", "File of another teacher or student: what of the flow is there again."),
+        Option("against", "File of another teacher or student, whose spectrum is compared with the first."),
         Option("output", "Folder for the results."),
     ),
     flow_spectrum=(
@@ -43,9 +43,9 @@ FILES = (
     alone=RESULTS,
 )
 def flow_spectrum(settings: Settings) -> int:
-    """Prints the canonical spectrum of a flow: the rates that all paths share, how much of the motion is
-    affine in the noise, and the modes of the rest; with --against, what another model has of it. With
-    --output also as a file of the spectrum, text, CSV and pictures."""
+    """Prints the canonical spectrum of a flow: the rates that all paths share, the share of the motion that
+    is affine in the noise, and the modes of the rest. With --against it is compared with that of another
+    model. With --output the spectrum is also written as a file, text, CSV and pictures."""
     keywords = settings.table("flow_spectrum")
     rows, device = keywords.pop("rows"), keywords.pop("device")
     models = [load_either(settings[name], device) for name in ("model", "against") if settings[name]]
@@ -70,7 +70,7 @@ def flow_spectrum(settings: Settings) -> int:
     pictures: list[Any] = [plotting.flow_rates(named if len(named) > 1 else whole), None, None, None]
     draws: list[Any] = [plotting.flow_energy, plotting.blueprint, plotting.flow_groups]
     for place, draw in enumerate(draws, 1):
-        # Nothing to draw of a flow without modes, nor of colour images.
+        # A flow without modes has no such picture, nor has one of colour images.
         with contextlib.suppress(ArgumentError, ShapeError):
             pictures[place] = np.ravel(draw(whole))[0]
     contents = (text + "\n", lines.getvalue(), *pictures, settings.to_toml())

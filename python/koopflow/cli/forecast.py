@@ -1,4 +1,4 @@
-"""``koopflow forecast``: a forecaster of observed sequences, and what it says comes next."""
+"""``koopflow forecast``: fits a forecaster to observed sequences, and forecasts them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .options import Keywords, Option, Settings, Stopped, UsageError, command
 from .results import PICTURES, RESULTS, keep, output_file, progress, say, write
 
 ENDINGS = (".npz", ".npy", *PICTURES)
-# Options of a forecaster that a fitted one heeds too.
+# Options of a forecaster that also apply to a fitted one.
 HEEDED = ("seed", "device")
 
 
@@ -30,43 +30,44 @@ HEEDED = ("seed", "device")
     run=(
         Option(
             "paths",
-            "File of paths: .npy [N, T, *event], [T, d] of one path or [T] of one series; .npz with paths "
-            "and perhaps times, mask, inputs and condition; or .csv with a header, of one path.",
+            "File of paths: .npy [N, T, *event], [T, d] for one path or [T] for one series; .npz with paths "
+            "and optionally times, mask, inputs and condition; or .csv with a header, for one path.",
         ),
         Option(
             "output",
             "File for the forecast: .npz with times, mean and members, .npy with the mean, or a picture of "
-            "the first path's; without it a few rows of that are printed.",
+            "the first path's forecast. Without it a few rows of the first path's forecast are printed.",
         ),
-        Option("model", "File of a forecaster, to forecast with instead of fitting one."),
-        Option("save", "File for the forecaster that is fitted."),
+        Option("model", "File of a fitted forecaster, to use in place of fitting one."),
+        Option("save", "File for the fitted forecaster."),
     ),
     forecaster=(Keywords(KoopmanForecaster),),
     forecast=(
         Option("ahead", "Number of steps to forecast from the end of every path; 0 for none.", int, 50),
-        Option("members", "Members of the ensemble; 0 for one forecast without noise.", int, 32),
+        Option("members", "Number of members of the ensemble; 0 for one forecast without noise.", int, 32),
         Option(
             "evaluate",
-            "Whether to hold out the last fifth of the paths, or of the rows of a single one, and to print "
-            "errors there. All paths are evaluated on with --model.",
+            "Whether to hold out the last fifth of the paths, or of the rows of a single path, and to print "
+            "the errors on it. With --model all paths are used for the errors.",
             bool,
             False,
         ),
-        Option("coordinate", "Place in the flattened row that is drawn or printed.", int, 0),
-        Option("level", "Share of the members inside the outer band, or inside what is printed.", float, 0.9),
+        Option("coordinate", "Index in the flattened row of the value that is drawn or printed.", int, 0),
+        Option("level", "Share of the members inside the outer band, or the printed one.", float, 0.9),
     ),
     alone=RESULTS,
 )
 def forecast(settings: Settings) -> int:
     """Fits a forecaster to observed sequences, or loads one with --model, and forecasts from the end of every
-    path. Times of a forecast count from there; its arrays are [T, N, *event], members [M, T, N, *event]."""
+    path. Times of a forecast are relative to that end. The mean is [T, N, *event], and the members are
+    [M, T, N, *event]."""
     asked = settings.table("forecast")
     ahead = as_integer(asked["ahead"], "--ahead", least=0)
     members = as_integer(asked["members"], "--members", least=0)
     level = as_number(asked["level"], "--level", "a share in (0, 1)", lambda share: 0.0 < share < 1.0)
     path = None if settings["output"] is None else output_file(settings, ENDINGS)
     if path is not None and not ahead:
-        raise UsageError("--output: expected none with --ahead 0, which forecasts nothing")
+        raise UsageError(f"--output: expected none with --ahead 0 (no forecast), got {str(path)!r}")
     save = _place_of_model(settings)
     given = Observed.of(input_file(settings["paths"], "paths", "a file of paths"), ahead)
     coordinate = as_integer(asked["coordinate"], "--coordinate", least=0, most=given.size - 1)
@@ -95,26 +96,26 @@ def forecast(settings: Settings) -> int:
 
 
 def _place_of_model(settings: Settings) -> Path | None:
-    """The file of ``--save``: one that can be written, and is not there already or read."""
+    """The file of ``--save``, after checks: it can be written, does not exist and is not an input."""
     given = settings["save"]
     if given is None:
         return None
     if settings["model"] is not None:
-        raise UsageError("--save: expected it or --model, got both")
+        raise UsageError("--save: expected either --save or --model, got both")
     path = Path(given)
     if path.suffix != ".safetensors":
         raise UsageError(f"--save: expected a file that ends in .safetensors, got {given!r}")
     if path.exists() and not settings["overwrite"]:
-        raise UsageError(f"--save: {path} is there already: --overwrite replaces it")
+        raise UsageError(f"--save: {path} already exists: --overwrite replaces it")
     check_apart(**{"paths": settings["paths"], "--output": settings["output"], "--save": given})
     check_place("--save", path, "a forecaster")
     return path
 
 
 def _model(settings: Settings, given: Observed, save: Path | None) -> KoopmanForecaster:
-    """The forecaster of ``--model``, or a fitted one, with what is said of it printed.
+    """The forecaster of ``--model``, or a fitted one. Prints its summary and evaluation.
 
-    Raises ``Stopped`` after Ctrl-C where the best model so far was saved.
+    Raises ``Stopped`` after Ctrl-C if the best model so far was saved.
     """
     evaluate = settings["evaluate"]
     learnt = held_out = given
@@ -145,10 +146,10 @@ def _model(settings: Settings, given: Observed, save: Path | None) -> KoopmanFor
 
 
 def _report(settings: Settings, model: KoopmanForecaster, given: Observed, *, whole: bool) -> str:
-    """Errors on held-out paths, as far ahead as these are long enough."""
+    """Errors on held-out paths, for as many steps ahead as their length allows."""
     count, length = given.rows.shape[:2]
     longest = max(given.longest_run() - model.history, 1)
-    # Half of a single path is where forecasts begin.
+    # On a single path, forecasts start within its first half.
     half = max(longest // 2, 1)
     ahead = min(settings["ahead"] or half, longest if count > 1 else half)
     keywords = {"ahead": ahead, "members": settings["members"], "seed": settings["seed"]}
@@ -158,7 +159,7 @@ def _report(settings: Settings, model: KoopmanForecaster, given: Observed, *, wh
 
 
 def _first(states: NDArray[Any], coordinate: int) -> NDArray[Any]:
-    """One place of the first path's rows, ``[T]`` of ``[T, N, *event]``."""
+    """One coordinate of the first path, ``[T]``, from states ``[T, N, *event]``."""
     chosen: NDArray[Any] = states[:, 0].reshape(len(states), -1)[:, coordinate]
     return chosen
 
@@ -181,7 +182,7 @@ def _printed(given: Observed, arrays: dict[str, Any], coordinate: int, level: fl
 
 
 def _drawn(given: Observed, arrays: dict[str, Any], coordinate: int, level: float) -> Any:
-    """Axes with the fan of the first path, after up to twice as many rows that were seen."""
+    """Axes with the forecast fan of the first path, after up to twice as many observed rows."""
     steps, members = arrays["times"], arrays.get("members")
     until = int(given.ends[0]) + 1
     since = max(0, until - 2 * len(steps))

@@ -1,4 +1,4 @@
-"""What commands read: data, models and conditions."""
+"""Inputs of commands: data, models and conditions."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ READERS: dict[str, Any] = {
     "digits": datasets.digits,
 }
 BUILT_IN = "8gaussians, checkerboard, digits, moons, swiss_roll, tree"
-# Samples that are drawn of the sets in the plane.
+# Default number of samples of the data sets in the plane.
 DRAWN = 20_000
-# Samples of each class, and columns of a grid of images.
+# Default number of samples of each class, and of columns in a grid of images.
 EACH = 8
 
-SOURCE = f"Data: {BUILT_IN}; an .npy or .npz file; or a file or folder of images."
+SOURCE = f"Data set ({BUILT_IN}), .npy or .npz file, or file or folder of images."
 DATA = (
     Option("source", SOURCE),
-    Option("labels", "Whether to condition on the labels that come with the data.", bool, False),
-    Option("held_out", "Share that is not trained on, kept for evaluate and compare.", float, 0.1),
-    Option("split_seed", "Random seed of that share.", int, 0),
-    Option("n", f"Number of samples of a set in the plane; {DRAWN:,} by default.", int | None),
-    Option("noise", "Noise of a set in the plane.", float | None),
-    Option("seed", "Random seed of a set in the plane.", int | None),
+    Option("labels", "Whether to condition on the labels of the data.", bool, False),
+    Option("held_out", "Share of the data that is held out for evaluate and compare.", float, 0.1),
+    Option("split_seed", "Random seed of the held-out share.", int, 0),
+    Option("n", f"Number of samples of a data set in the plane; {DRAWN:,} by default.", int | None),
+    Option("noise", "Noise of a data set in the plane.", float | None),
+    Option("seed", "Random seed of a data set in the plane.", int | None),
     Keywords(datasets.resize, skip=("images",)),
     Keywords(datasets.image_folder, skip=("path",)),
     Keywords(datasets.arrays, skip=("path", "images", "labels")),
     Keywords(datasets.images, skip=("path",)),
 )
-"""The table [data]: data, and which part of them is held out of training."""
+"""The table [data]: the data, and the share that is held out of training."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """Samples ``[N, *event]`` and their labels ``[N]`` or vectors ``[N, dim]``, if those were asked for."""
+    """Samples ``[N, *event]``, and their labels ``[N]`` or vectors ``[N, dim]`` if those are wanted."""
 
     train: NDArray[Any]
     held_out: NDArray[Any]
@@ -61,7 +61,8 @@ class Data:
 
     @property
     def conditioning(self) -> dict[str, int]:
-        """The keywords of a teacher of these labels: ``num_classes`` or ``condition_dim``."""
+        """The keyword of a teacher that is conditioned on these labels: ``num_classes`` or
+        ``condition_dim``."""
         if self.train_labels is None or self.held_out_labels is None:
             return {}
         if self.train_labels.ndim > 1:
@@ -70,13 +71,13 @@ class Data:
 
 
 def load(settings: Settings, *, labels: bool) -> Data:
-    """The data that the table [data] asks for, split, with their labels if those are wanted.
+    """The data of the table [data], split, with their labels if those are wanted.
 
-    Raises ``UsageError`` when there are no such data, or options belong to others.
+    Raises ``UsageError`` if there are no such data, or an option does not apply to them.
     """
     source, share = settings["data.source"], settings["data.held_out"]
     if source is None or not (source in READERS or Path(source).exists()):
-        got = "nothing" if source is None else f"{source!r}, where there is nothing"
+        got = "nothing" if source is None else f"{source!r}, which does not exist"
         raise UsageError(f"--data: expected one of {BUILT_IN}, or a file or folder, got {got}")
     given = settings.table("data", given=True)
     for key in ("source", "labels", "held_out", "split_seed"):
@@ -89,7 +90,7 @@ def load(settings: Settings, *, labels: bool) -> Data:
     arrays = [samples]
     if labels:
         if found is None:
-            raise UsageError(f"--labels: {source} brings no labels along")
+            raise UsageError(f"--labels: expected data with labels, got {source}, which has none")
         if found.dtype.kind in "iu" and found.shape == (len(samples), 1):
             found = found[:, 0]
         if (found.ndim == 1) != (found.dtype.kind in "iu"):
@@ -118,7 +119,7 @@ def _read(source: str, given: dict[str, Any], *, labels: bool) -> tuple[NDArray[
         known = ["size", "resample", "layout", "limits"] if flat is None else []
     for key in given:
         if key not in known:
-            raise UsageError(f"data.{key}: no option of {source}, which has {', '.join(known) or 'none'}")
+            raise UsageError(f"data.{key}: {source} has no such option, only {', '.join(known) or 'none'}")
     if flat is not None:
         return np.asarray(as_batch(flat, "samples"), np.float32), found
     if source in datasets.TWO_DIMENSIONAL or reader is datasets.eight_gaussians:
@@ -143,9 +144,9 @@ def array_file(path: Path, flag: str) -> tuple[NDArray[Any], NDArray[Any] | None
 
 
 def input_file(given: str | None, flag: str, what: str) -> Path:
-    """A file that has to be there."""
+    """The path of a file that must exist."""
     if given is None or not Path(given).is_file():
-        got = "nothing" if given is None else f"{given!r}, where there is no file"
+        got = "nothing" if given is None else f"{given!r}, which does not exist or is no file"
         raise UsageError(f"{flag}: expected {what}, got {got}")
     return Path(given)
 
@@ -156,7 +157,7 @@ def load_teacher(given: str | None, device: str) -> FlowTeacher:
 
 
 def source_of(given: Any, device: str) -> Any:
-    """What ``--source`` says that a flow starts from: noise, rows, or another teacher's end."""
+    """The source of ``--source``: "normal", rows of an array, or another teacher."""
     if given == "normal":
         return given
     if given in READERS:
@@ -176,7 +177,7 @@ def load_student(given: str | None, device: str, flag: str = "student") -> Koopm
 def load_whole_or_segments(
     given: str | None, device: str, flag: str = "student"
 ) -> KoopmanDistiller | SegmentedDistiller:
-    """The student of a file, or the students one after another."""
+    """The student of a file, or its sequence of students."""
     kind, _ = _core.describe_file(fspath(input_file(given, flag, "a student's file")))
     if kind == "segments":
         return SegmentedDistiller.load(str(given), device=device)
@@ -190,7 +191,7 @@ def load_either(given: str | None, device: str) -> Model:
 
 
 def snapshots_of(paths: list[str] | None) -> list[NDArray[Any]]:
-    """The snapshots of ``--snapshots``, of a file each."""
+    """The snapshots of ``--snapshots``, one per file."""
     expected = "an .npy or .npz file of each snapshot"
     files = [input_file(path, "--snapshots", expected) for path in paths or []]
     for file in files:
@@ -200,7 +201,7 @@ def snapshots_of(paths: list[str] | None) -> list[NDArray[Any]]:
 
 
 def conditioning_of(model: Model) -> Conditioning:
-    """What a model is conditioned on."""
+    """The conditioning of a model."""
     if isinstance(model, FlowTeacher):
         return Conditioning.of(model.field)
     if isinstance(model, SegmentedDistiller):
@@ -214,7 +215,7 @@ def conditions(
     labels: int | list[int] | None = None,
     file: str | None = None,
 ) -> tuple[int, NDArray[Any] | None]:
-    """The number of samples and the condition of each: labels in rows, those of a file, or every class."""
+    """The number of samples, and their conditions: the given labels, the rows of a file, or all classes."""
     conditioning = conditioning_of(model)
     classes, dim = conditioning.classes, conditioning.dim
     if n is not None and n < 1:
@@ -237,5 +238,5 @@ def conditions(
             raise UsageError(f"--label: expected labels from 0 to {classes - 1}, got {label}")
     if n is None:
         n = EACH * len(asked) if 1 < len(asked) <= 2 * EACH else EACH**2
-    # In the order asked for, each as often as any other to within one.
+    # In the given order, with numbers that differ by at most one.
     return n, np.asarray(asked, dtype=np.int64)[np.arange(n) * len(asked) // n]

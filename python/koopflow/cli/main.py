@@ -1,4 +1,4 @@
-"""The ``koopflow`` command: which command runs, and how it ends."""
+"""The ``koopflow`` command: dispatch to its subcommands, exit codes and error messages."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ from .training import distill, train_teacher
 
 # Exit codes besides 0.
 USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
-# Commands that the ranks of torchrun share.
+# Commands that run on several ranks of torchrun.
 SHARED = ("train-teacher", "distill", "forecast")
-# System errors that say nothing about the place that was given: a disk that fills up or breaks.
+# System errors that are not caused by the given path: a full or broken disk.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 @command()
 def versions(_: Settings) -> int:
-    """Prints the versions of koopflow and of what it runs on."""
+    """Prints the versions of koopflow and of the packages and devices that it uses."""
     show_versions()
     return 0
 
 
-# Each command, and what the help says of it.
+# Each command, and its line in the help.
 COMMANDS = {
     "train-teacher": (train_teacher, "train a flow-matching teacher on data"),
     "distill": (distill, "distil a teacher into a one-step student"),
-    "sample": (sample, "draw samples of a student or a teacher"),
-    "invert": (invert, "find what data came from, by a student's inverse"),
-    "spectrum": (spectrum, "take a student's generator apart"),
-    "flow-spectrum": (flow_spectrum, "read what the paths of a teacher or student determine"),
+    "sample": (sample, "draw samples from a student or a teacher"),
+    "invert": (invert, "map data to noise by a student's inverse"),
+    "spectrum": (spectrum, "list the modes of a student's generator"),
+    "flow-spectrum": (flow_spectrum, "compute the spectrum of the flow of a teacher or student"),
     "tilt": (tilt, "draw samples given an observation or an energy"),
     "forecast": (forecast, "fit a forecaster to observed sequences and forecast them"),
     "evaluate": (evaluate, "measure a student against its teacher and held-out data"),
-    "compare": (compare, "compare ways to sample a teacher in few steps"),
-    "export": (export, "write a student's one step as an ONNX file or a program of torch.export"),
+    "compare": (compare, "compare methods that sample a teacher in few steps"),
+    "export": (export, "write a student's one-step map as an ONNX file or a program of torch.export"),
     "demo": (demo, "train, distil and compare on two moons and handwritten digits"),
-    "versions": (versions, "print what a bug report needs"),
+    "versions": (versions, "print the versions that a bug report needs"),
 }
 HELP = f"""usage: koopflow COMMAND [options]
 
@@ -65,13 +65,14 @@ koopflow COMMAND --help lists the options of a command.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code.
+    """Run the command and return its exit code.
 
-    2 for a wrong argument, key or file, 1 for a failure, 130 after Ctrl-C; a line on standard error says why.
+    The code is 2 for a wrong argument, key or file, 1 for a failure and 130 after Ctrl-C. A line on standard
+    error gives the reason.
     """
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None or getattr(sys, stream).closed:
-            # Services run without them; bars, warnings and other libraries all expect both.
+            # Services may run without these streams, but bars, warnings and other libraries expect them.
             setattr(sys, stream, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
     name, *rest = sys.argv[1:] if arguments is None else arguments or [""]
     code = 0
@@ -79,13 +80,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _run(name, rest)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Nobody reads on, as in koopflow ... | head, and Python must not try to write what is left.
+        # The reader is gone, as in koopflow ... | head. Python must not write the rest of its buffer at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
 
 
 def _run(name: str, arguments: Sequence[str]) -> int:
-    """Run the command of that name, and say in one line what ended it."""
+    """Run the command of that name, and report errors in one line."""
     if name in ("-h", "--help"):
         print(HELP, end="")
         return 0
@@ -98,12 +99,14 @@ def _run(name: str, arguments: Sequence[str]) -> int:
         chosen = COMMANDS[name][0]()
         settings = chosen.parse(arguments)
         with warnings.catch_warnings():
-            # A command says itself that it was interrupted; any other warning is a line.
+            # Commands report interruptions themselves. Every other warning is printed as one line.
             warnings.filterwarnings("ignore", message="interrupted after", category=RuntimeWarning)
             warnings.showwarning = lambda message, *_, **__: _say(f"koopflow {name}: warning: {message}")
             if launched():
                 if name not in SHARED:
-                    raise UsageError(f"expected one process, as all but {', '.join(SHARED)}; got torchrun's")
+                    raise UsageError(
+                        f"expected one process, got ranks of torchrun, which only {', '.join(SHARED)} can use"
+                    )
                 if not join().leads:
                     warnings.simplefilter("ignore")
             return chosen.run(settings)
@@ -118,11 +121,11 @@ def _run(name: str, arguments: Sequence[str]) -> int:
         code = FAILURE if error.errno in FULL else USAGE_ERROR
     except (UsageError, KoopflowError) as error:
         said += str(error)
-        # What koopflow says of an option, a file or data that a person gave is a ValueError too.
+        # koopflow's errors about options, files and data of the user are ValueErrors as well.
         if not isinstance(error, UsageError | ValueError) or isinstance(error, TeacherError):
             code = FAILURE
     except (ImportError, MemoryError, RuntimeError) as error:
-        # A package of an extra; NumPy and torch, where koopflow asked for more memory than there is.
+        # A missing optional package, or NumPy and torch when memory runs out.
         said += "out of memory: " * isinstance(error, MemoryError) + str(error).partition("\n")[0]
         code = FAILURE
     _say(said)
@@ -130,5 +133,5 @@ def _run(name: str, arguments: Sequence[str]) -> int:
 
 
 def _say(message: str) -> None:
-    # One line, whatever the message is made of.
+    # The message may have line breaks.
     print(" ".join(message.split()), file=sys.stderr)

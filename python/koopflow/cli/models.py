@@ -1,4 +1,4 @@
-"""``koopflow sample``, ``invert``, ``spectrum``, ``evaluate`` and ``compare``: what models are used for."""
+"""``koopflow sample``, ``invert``, ``spectrum``, ``evaluate`` and ``compare``: uses of fitted models."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ from .results import (
 )
 
 ARRAYS = (".npy", ".npz", ".safetensors")
-# Options of sampling that are not those of a model's sample.
+# Options of the command that are not keywords of a model's ``sample``.
 OWN = ("n", "label", "condition", "columns", "device")
-STEPS = "Encodings of a student's path, 1 by default; steps of a teacher's fixed-step solver."
-# What a model is called.
+STEPS = "Number of encodings of a student's path, 1 by default, or of steps of a teacher's fixed-step solver."
+# Names of kinds of models in messages.
 NAMES = {
     KoopmanDistiller: "a student",
     SegmentedDistiller: "a student of segments",
     FlowTeacher: "a teacher",
 }
-# Of a spectrum.
+# Results of the command spectrum.
 TABLES = ("summary.txt", "eigenvalues.csv", "eigenvalues.json")
 FILES = (*TABLES, "eigenvalues.png", "modes.png", "spectrum.toml")
 
@@ -66,9 +66,9 @@ FILES = (*TABLES, "eigenvalues.png", "modes.png", "spectrum.toml")
     positional="student",
     run=(Option("student", "File of a student or a teacher."), Option("output", "File for the samples.")),
     sample=(
-        Option("n", "Number of samples: 64, or eight of each class, by default.", int | None),
-        Option("label", "One class or several, [0, 3]: all by default.", int | list[int] | None),
-        Option("condition", "An .npy file with the condition of each sample."),
+        Option("n", "Number of samples, by default 64, or eight of each class.", int | None),
+        Option("label", "Class to sample, or several, as in [0, 3]; by default all.", int | list[int] | None),
+        Option("condition", "File, .npy, with the condition of each sample."),
         Option(
             "modes",
             "Modes that move, or maps of a hierarchy: 3, [0, 1, 4] or :20.",
@@ -83,8 +83,9 @@ FILES = (*TABLES, "eigenvalues.png", "modes.png", "spectrum.toml")
     alone=RESULTS,
 )
 def sample(settings: Settings) -> int:
-    """Draws samples of a student or a teacher into a picture (.png, .pdf, .svg: images in a grid, points of
-    the plane scattered) or an array file (.npy, .npz, .safetensors), by the ending of --output."""
+    """Draws samples from a student or a teacher. The ending of --output sets the format: a picture (.png,
+    .pdf, .svg) with images in a grid or a scatter plot of points in the plane, or an array file (.npy, .npz,
+    .safetensors)."""
     model = load_either(settings["student"], settings["device"])
     path = output_file(settings, [*(PICTURES if can_be_drawn(model.event_shape_) else ()), *ARRAYS])
     n, condition = conditions(model, settings["n"], settings["label"], settings["condition"])
@@ -95,7 +96,7 @@ def sample(settings: Settings) -> int:
     given = {key: value for key, value in settings.table("sample", given=True).items() if key not in OWN}
     for key in given:
         if key not in known:
-            raise UsageError(f"sample.{key}: not for {NAMES[type(model)]}")
+            raise UsageError(f"sample.{key}: not an option for {NAMES[type(model)]}")
     if "modes" in given:
         given["modes"] = parsed_modes(given["modes"])
     shown = progress(quiet=settings["quiet"])
@@ -111,7 +112,7 @@ def sample(settings: Settings) -> int:
 
 
 def in_file(path: Path, samples: Any, condition: Any | None) -> bytes:
-    """An array file of samples and, except in .npy, of their condition."""
+    """The content of an array file with samples and, except in .npy, their conditions."""
     arrays = {"samples": np.ascontiguousarray(samples)}
     if condition is not None:
         arrays["condition"] = np.ascontiguousarray(condition)
@@ -129,15 +130,15 @@ def in_file(path: Path, samples: Any, condition: Any | None) -> bytes:
     positional="student",
     run=(
         Option("student", "File of a student."),
-        Option("states", "An .npy or .npz file of data to go back from."),
-        Option("output", "File for what they came from."),
+        Option("states", "File of data to invert, .npy or .npz."),
+        Option("output", "File for the result."),
     ),
-    invert=(Option("condition", "An .npy file with the condition of each."), DEVICE),
+    invert=(Option("condition", "File, .npy, with the condition of each row of data."), DEVICE),
     alone=RESULTS,
 )
 def invert(settings: Settings) -> int:
-    """Finds what data came from, by a student's inverse: writes states of the source, noise in most cases,
-    into an array file (.npy, .npz, .safetensors), a row for each of --states."""
+    """Maps data to states of the source, which is noise in most cases, by a student's inverse. Writes an
+    array file (.npy, .npz, .safetensors) with a row for each row of --states."""
     model = load_whole_or_segments(settings["student"], settings["device"])
     path = output_file(settings, ARRAYS)
     rows, labels = array_file(input_file(settings["states"], "--states", "an .npy or .npz file"), "--states")
@@ -154,7 +155,7 @@ def invert(settings: Settings) -> int:
 
 
 def parsed_modes(modes: int | str | list[int]) -> Any:
-    """Places of modes, as :meth:`KoopmanDistiller.sample` takes them.
+    """Indices of modes, as :meth:`KoopmanDistiller.sample` takes them.
 
     Examples
     --------
@@ -166,7 +167,7 @@ def parsed_modes(modes: int | str | list[int]) -> Any:
     try:
         if ":" in modes:
             places = slice(*(int(part) if part.strip() else None for part in modes.split(":")))
-            # A step of zero is a ValueError here.
+            # Raises ValueError for a step of zero.
             places.indices(1)
             return places
         return [int(part) for part in modes.split(",")]
@@ -189,8 +190,8 @@ def parsed_modes(modes: int | str | list[int]) -> Any:
     alone=RESULTS,
 )
 def spectrum(settings: Settings) -> int:
-    """Prints which modes a student's samples are made of and, with --teacher, which of them follow the
-    teacher's flow. With --output also as text, CSV, JSON and pictures."""
+    """Prints the modes of a student's samples and, with --teacher, which of them follow the teacher's flow.
+    With --output the spectrum is also written as text, CSV, JSON and pictures."""
     keywords = settings.table("spectrum")
     rows, device = keywords.pop("rows"), keywords.pop("device")
     student = load_student(settings["student"], device)
@@ -232,7 +233,7 @@ def spectrum(settings: Settings) -> int:
 
 
 def level_rows(spectrum: LevelSpectrum) -> list[dict[str, Any]]:
-    """One row for each eigenvalue of a hierarchy's feature maps, which have no modes."""
+    """One row for each eigenvalue of a hierarchy's feature maps. A hierarchy has no modes."""
     return [
         {
             "map": level.name,
@@ -250,15 +251,15 @@ def level_rows(spectrum: LevelSpectrum) -> list[dict[str, Any]]:
     run=(
         Option("student", "File of the student."),
         Option("teacher", "File of its teacher."),
-        Option("output", "File for the report; evaluation.json with the student."),
+        Option("output", "File for the report, by default evaluation.json in the student's folder."),
     ),
     evaluate=(DEVICE, Keywords(KoopmanDistiller.evaluate, skip=("teacher", "data", "condition"))),
     data=DATA,
     alone=RESULTS,
 )
 def evaluate(settings: Settings) -> int:
-    """Prints how far a student is from its teacher and both are from data, and writes the same as JSON. Of
-    --data, only what training held out is used: give the same data options."""
+    """Prints the errors of a student relative to its teacher, and the distances of both from data. Writes the
+    same as JSON. Only the held-out share of --data is used: give the same data options as in training."""
     keywords = settings.table("evaluate")
     device = keywords.pop("device")
     student = load_whole_or_segments(settings["student"], device, "--student")
@@ -296,7 +297,8 @@ def evaluate(settings: Settings) -> int:
     compare=(
         Option(
             "methods",
-            "Name of a method, or ['KDM', 'Euler, 4 steps']: by default all that suit the samples.",
+            "Name of a method, or a list such as ['KDM', 'Euler, 4 steps']. By default the usual methods for "
+            "the shape of the samples.",
             list[str] | str | None,
         ),
         Keywords(compare_methods, skip=("teacher", "data", "condition", "progress")),
@@ -305,8 +307,8 @@ def evaluate(settings: Settings) -> int:
     alone=RESULTS,
 )
 def compare(settings: Settings) -> int:
-    """Trains koopflow's students and other one-step students of a teacher for equally long, measures them and
-    few-step solvers on held-out data, and says which to use. --output writes the same as JSON."""
+    """Trains koopflow's students and other one-step students of a teacher for the same time. Measures them
+    and few-step solvers on held-out data, and recommends a method. --output writes the same as JSON."""
     keywords = settings.table("compare")
     teacher = load_teacher(settings["teacher"], keywords["device"] or "cpu")
     output = None if settings["output"] is None else output_file(settings, [".json"])

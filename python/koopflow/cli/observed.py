@@ -1,4 +1,4 @@
-"""Observed sequences that a command reads: arrays of NumPy, or a table of one path."""
+"""Observed sequences in files: arrays of NumPy, or a table of one path."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from ..exceptions import KoopflowError
 from ..forecasting import KoopmanForecaster
 from .options import UsageError
 
-# Arrays of an .npz file; the first has to be there.
+# Arrays of an .npz file. The first is required.
 ARRAYS = ("paths", "times", "mask", "inputs", "condition")
 CLOCKS = ("time", "t")
 NOTHING = ("", "na", "nan", "null")
-# Rows that a forecast from noisy observations filters at most.
+# Largest number of rows that a forecast from noisy observations filters.
 FILTERED = 64
-# One in so many paths, or rows of a single one, is held out.
+# One part in this number is held out, of the paths, or of the rows of a single path.
 FIFTH = 5
 
 
 @dataclass(frozen=True)
 class Observed:
-    """Paths ``[N, T, *event]`` with NaN where nothing was seen, and what belongs to them.
+    """Paths ``[N, T, *event]`` with NaN for missing values, and the arrays that belong to them.
 
-    ``times`` are ``[N, T]``; ``inputs`` ``[N, R, u]`` may reach beyond the paths; ``names`` are those of a
-    row's places, if it has any.
+    ``times`` are ``[N, T]``. ``inputs``, ``[N, R, u]``, may extend beyond the paths. ``names`` are those of
+    the coordinates of a row, if they have names.
     """
 
     rows: NDArray[Any]
@@ -43,7 +43,7 @@ class Observed:
 
     @classmethod
     def of(cls, path: Path, ahead: int) -> Observed:
-        """The paths of a file. Raises ``UsageError`` that says what is wrong with it."""
+        """The paths of a file. Raises ``UsageError`` for a file that is not valid."""
         if path.suffix not in (".npy", ".npz", ".csv"):
             raise UsageError(f"paths: expected a file that ends in .npy, .npz, .csv, got {str(path)!r}")
         try:
@@ -51,7 +51,7 @@ class Observed:
         except (KoopflowError, OSError) as error:
             raise UsageError(f"paths: cannot read {path}: {error}") from error
         if not np.isfinite(found._flat).any(axis=(1, 2)).all():
-            raise UsageError(f"paths: expected something seen of every path in {path}")
+            raise UsageError(f"paths: expected every path in {path} to have finite values, got one with none")
         length, known = found.rows.shape[1], found.inputs
         if known is not None and ahead and known.shape[1] < (wanted := int(found.ends.max()) + ahead):
             raise UsageError(
@@ -62,12 +62,12 @@ class Observed:
 
     @property
     def paths(self) -> Any:
-        """What ``fit`` and ``evaluate`` take."""
+        """The paths in the form that ``fit`` and ``evaluate`` take."""
         return list(self.rows) if self.rows.ndim == 2 else self.rows
 
     @property
     def size(self) -> int:
-        """Numbers of a row."""
+        """Number of coordinates of a row."""
         return math.prod(self.rows.shape[2:])
 
     @property
@@ -76,12 +76,12 @@ class Observed:
 
     @cached_property
     def ends(self) -> NDArray[np.int64]:
-        """The last row of each path of which anything was seen."""
+        """Index of the last row of each path that has an observed value."""
         seen = np.isfinite(self._flat).any(axis=2)
         return np.asarray(seen.shape[1] - 1 - np.argmax(seen[:, ::-1], axis=1), dtype=np.int64)
 
     def longest_run(self) -> int:
-        """The largest number of rows, one after the other, that were seen whole."""
+        """The largest number of consecutive rows without missing values."""
         longest = 0
         for whole in np.isfinite(self._flat).all(axis=2):
             edges = np.flatnonzero(np.diff(np.concatenate([[False], whole, [False]])))
@@ -92,18 +92,18 @@ class Observed:
         return float(self.times[path, self.ends[path]])
 
     def name_of(self, place: int) -> str:
-        """What a place of the first path is called."""
+        """The name of a coordinate of the first path."""
         name = "the series" if self.rows.ndim == 2 else f"coordinate {place}"
         name = self.names[place] if self.names is not None else name
         return name if len(self.rows) == 1 else f"{name} of the first of {len(self.rows)} paths"
 
     def beside(self) -> dict[str, Any]:
-        """Other keywords of ``fit`` and ``evaluate``."""
+        """The other keywords of ``fit`` and ``evaluate``."""
         inputs = None if self.inputs is None else self.inputs[:, : self.rows.shape[1]]
         return {"inputs": inputs, "condition": self.condition}
 
     def split(self) -> tuple[Observed, Observed]:
-        """All but the last fifth of the paths, and that; of a single path, of its rows."""
+        """All but the last fifth of the paths, and that fifth. A single path is split by rows."""
         count, length = self.rows.shape[:2]
         if count > 1:
             kept = count - max(1, count // FIFTH)
@@ -117,8 +117,11 @@ class Observed:
         return Observed(self.rows[paths, rows], self.times[paths, rows], inputs, condition, self.names)
 
     def beginnings(self, model: KoopmanForecaster) -> NDArray[Any]:
-        """The last rows of each path, ``[N, H, *event]``, a step apart: of noisy or incomplete rows more than
-        a model reads, which it filters."""
+        """The last rows of each path, ``[N, H, *event]``, one step apart.
+
+        If rows are noisy or incomplete, there are more of them than the model's history, and the model
+        filters them.
+        """
         history, step = model.history, model.step_
         back = [(self.times[i, end] - self.times[i, : end + 1]) / step for i, end in enumerate(self.ends)]
         on_grid = all(bool((np.abs(steps - np.rint(steps)) < 1e-2).all()) for steps in back)
@@ -135,7 +138,7 @@ class Observed:
         return found
 
     def _gaps(self, back: list[NDArray[Any]], history: int) -> bool:
-        """Whether anything of the last rows was not seen."""
+        """Whether the last rows have missing values."""
         for i, steps in enumerate(back):
             near = np.rint(steps) < history
             if near.sum() < history or not np.isfinite(self._flat[i, : len(steps)][near]).all():
@@ -143,7 +146,7 @@ class Observed:
         return False
 
     def inputs_ahead(self, ahead: int) -> NDArray[Any] | None:
-        """What is done in each step of a forecast, ``[N, ahead, u]``."""
+        """The inputs in each step of a forecast, ``[N, ahead, u]``."""
         if self.inputs is None:
             return None
         return np.stack([rows[end : end + ahead] for rows, end in zip(self.inputs, self.ends, strict=True)])
@@ -154,7 +157,7 @@ def _of_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> Observed:
     if path.suffix == ".npz":
         unknown = [name for name in arrays if name not in ARRAYS]
         if "paths" not in arrays or unknown:
-            wanted, got = f"arrays named paths and perhaps {', '.join(ARRAYS[1:])}", ", ".join(arrays)
+            wanted, got = f"arrays named paths and optionally {', '.join(ARRAYS[1:])}", ", ".join(arrays)
             raise UsageError(f"paths: {path}: expected {wanted}, got {got or 'none'}")
         for name, array in arrays.items():
             if array.dtype.kind not in "fiub":
@@ -168,7 +171,7 @@ def _of_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> Observed:
     shape = rows.shape[:2]
 
     def lifted(name: str, *shapes: tuple[int, ...]) -> NDArray[Any] | None:
-        """An array with the axis of paths that a single one may leave out, in one of these shapes."""
+        """An array in one of these shapes. For a single path the axis of paths is added if it is missing."""
         array = arrays.get(name)
         if array is not None and given.ndim <= 2 and (1, *array.shape) in shapes:
             array = array[None]
@@ -193,7 +196,7 @@ def _of_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> Observed:
 
 
 def _times(times: NDArray[Any] | None, shape: tuple[int, ...], path: Path) -> NDArray[np.float64]:
-    """Times of all rows, 0, 1, 2, ... by default; finite and increasing."""
+    """Times of all rows, by default 0, 1, 2, ... They must be finite and increasing."""
     if times is None:
         times = np.arange(shape[1])
     found: NDArray[np.float64] = np.array(np.broadcast_to(times, shape), dtype=np.float64)
@@ -203,7 +206,7 @@ def _times(times: NDArray[Any] | None, shape: tuple[int, ...], path: Path) -> ND
 
 
 def _of_table(path: Path) -> Observed:
-    """One path of a table with a header: a column for each place of a row, and perhaps one of times."""
+    """One path from a table with a header: a column for each coordinate, and optionally one of times."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.reader(lines)
@@ -233,7 +236,7 @@ def _of_table(path: Path) -> Observed:
 
 
 def _number(cell: str) -> float | None:
-    """The number of a cell, NaN for an empty one; None for text."""
+    """The number in a cell, NaN for an empty one, or None for text."""
     if cell.strip().lower() in NOTHING:
         return math.nan
     try:

@@ -1,4 +1,4 @@
-"""What a command can be told: flags, whose types jsonargparse checks, and the same keys in a TOML file."""
+"""Options of commands: flags, whose types jsonargparse checks, and the same keys in a TOML file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-# Tables of a file. One file may serve all commands: each reads its own.
+# Tables of a file. One file may be used for all commands: each reads its own tables.
 TABLES = (
     *("run", "data", "populations", "teacher", "segments", "student", "fit"),
     *(
@@ -43,38 +43,38 @@ TABLES = (
         "compare",
     ),
 )
-# The table of options that no file has.
+# The table of options that exist only on the command line.
 ALONE = "alone"
-# The places of [run]; a command passes over those that only others have.
+# Keys of [run] that name files. A command ignores those of other commands.
 PATHS = ("output", "teacher", "student", "model", "against", "paths", "save", "states")
-# Keys of [data] that have a flag of their own, without the table's name.
+# Keys of [data] that have a short flag, without the table's name.
 SHORT = {"source": "data", **{key: key for key in ("size", "channels", "labels", "held_out")}}
 # Options with a flag of one letter.
 LETTERS = {"n": "-n", "output": "-o"}
-# Kinds of options whose flag takes any number of values.
+# Types of options whose flag takes any number of values, and the type of each value.
 SEVERAL = {list[str] | None: str, list[float] | None: float}
-# TOML has no null; this text stands for it.
+# TOML has no null, so this text stands for None.
 NONE = "none"
-# What a run decided itself; a file shows it and nothing reads it back.
+# Table of the values that koopflow chose. It is written for information, and ignored on reading.
 RECORD = "resolved"
 
-# Files and flags give values; nothing that they name is imported.
+# Files and flags may give values only: no name in them is imported.
 set_parsing_settings(
     subclasses_disabled=[Options], import_path_denylist=["*"], import_path_allowlist=["koopflow"]
 )
 
 
 class UsageError(Exception):
-    """A wrong flag, key, file or value; the message is one line that names it."""
+    """A wrong flag, key, file or value. The message is one line that names it."""
 
 
 class Stopped(Exception):
-    """Ctrl-C ended a command whose result was kept; the message says where it is."""
+    """Ctrl-C ended a command whose result was kept. The message says where it is."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The values that a command runs with, by their full names; ``tables`` has the full name of each key."""
+    """The values of a command's options, by their full names. ``tables`` has the full name of each key."""
 
     command: str
     tables: Mapping[str, Mapping[str, str]]
@@ -85,13 +85,13 @@ class Settings:
         return self.values[full]
 
     def table(self, name: str, *, given: bool = False) -> dict[str, Any]:
-        """The values of a table; with ``given`` only those that differ from their defaults."""
+        """The values of a table. With ``given``, only those that differ from their defaults."""
         values = {key: (self[full], self.defaults[full]) for key, full in self.tables[name].items()}
         # A file has lists where Python has tuples.
         return {key: n for key, (n, usual) in values.items() if not given or plain(n) != plain(usual)}
 
     def to_toml(self, record: Mapping[str, Any] | None = None) -> str:
-        """The file that repeats this run; ``record`` is what the run itself decided."""
+        """The text of a file that repeats this run. ``record`` has the values that koopflow chose."""
         text = f"# koopflow {__version__}. To repeat this run: koopflow {self.command} --config <this file>\n"
         text += tomli_w.dumps({"command": self.command})
         for name in self.tables:
@@ -99,12 +99,12 @@ class Settings:
             note = f"# not set: {', '.join(unset)}\n" if unset else ""
             text += f"\n{note}{tomli_w.dumps({name: plain(self.table(name))})}"
         if record:
-            text += f"\n# Chosen by koopflow; not read back.\n{tomli_w.dumps({RECORD: plain(record)})}"
+            text += f"\n# Chosen by koopflow; ignored on reading.\n{tomli_w.dumps({RECORD: plain(record)})}"
         return text
 
 
 class Option(NamedTuple):
-    """One option, with the words of its help; a text that need not be given, if nothing else is said."""
+    """One option, with its help text. By default its value is a text that may be omitted."""
 
     name: str
     words: str
@@ -113,7 +113,7 @@ class Option(NamedTuple):
 
 
 class Keywords(NamedTuple):
-    """The keywords of a function or class as options, with its docstring's words."""
+    """The keywords of a function or class as options, with help from its docstring."""
 
     of: Any
     skip: Collection[str] = ()
@@ -132,7 +132,7 @@ class Keywords(NamedTuple):
                 continue
             union = typing.get_origin(hints[name]) in (types.UnionType, typing.Union)
             kinds = typing.get_args(hints[name]) if union else (hints[name],)
-            # Python also takes functions, and mappings for option dataclasses; here neither can be given.
+            # Python also accepts functions, and mappings for option dataclasses. Neither is possible here.
             kind = reduce(or_, [kind for kind in kinds if typing.get_origin(kind) not in (Callable, Mapping)])
             default = None if parameter.default is parameter.empty else parameter.default
             yield Option(name, words.get(name, ""), kind | None if default is None else kind, default)
@@ -144,26 +144,26 @@ Runner: TypeAlias = Callable[[Settings], int]
 def command(
     positional: str = "", **tables: Sequence[Option | Keywords]
 ) -> Callable[[Runner], partial[Command]]:
-    """Makes a command of the function that runs it: its name and docstring, with options by table."""
+    """Decorator that makes a command from the function that runs it, with the options of each table."""
     return lambda run: partial(Command, run, tables, positional)
 
 
 class Command:
-    """One command: its options, how they are read, and the function of the settings that does the work."""
+    """One command: its options, their parser, and the function that runs it with the settings."""
 
     def __init__(
         self, run: Runner, tables: Mapping[str, Sequence[Option | Keywords]], positional: str = ""
     ) -> None:
         self.run, self.name = run, run.__name__.replace("_", "-")
-        # The full name of each option, by table, and of those that a flag may call by the key alone.
+        # The full name of each option, by table and key; then those whose flag may be the key alone.
         self.tables: dict[str, dict[str, str]] = {}
         self._short: dict[str, str] = {}
         self._switches: set[str] = set()
-        # Flags of two values, as in --observe MASK VALUES.
+        # Flags with two values, as in --observe MASK VALUES.
         self._pairs: set[str] = set()
-        # Flags of any number of values, as in --snapshots FIRST SECOND THIRD, and what a list of each is of.
+        # Flags with any number of values, as in --snapshots FIRST SECOND THIRD, and the type of each value.
         self._lists: dict[str, Any] = {}
-        # Names of options that are grouped in dataclasses, and the names that some had before.
+        # Names of options that are grouped in dataclasses, and former names of some.
         self._nested: list[str] = []
         self._renamed: dict[str, str] = {}
         self._parser = ArgumentParser(
@@ -173,13 +173,13 @@ class Command:
             exit_on_error=False,
             allow_abbrev=False,
         )
-        # Both are taken out before parsing; they stand here for the help.
-        words = "TOML file of settings, such as one that a run has written; flags win over it"
+        # Both are removed before parsing. They are added here for the help.
+        words = "TOML file of settings, such as one that a run has written. Flags override it."
         self._parser.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help=words)
-        words = "any option by its name in the file, as in --set training.ema_decay=0.99"
+        words = "Any option by its name in the file, as in --set training.ema_decay=0.99."
         self._parser.add_argument("--set", metavar="KEY=VALUE", default=argparse.SUPPRESS, help=words)
         for table, entries in tables.items():
-            title = "of the command line alone" if table == ALONE else f"table [{table}] of a file"
+            title = "only on the command line" if table == ALONE else f"table [{table}] of a file"
             group, keys = self._parser.add_argument_group(title), self.tables.setdefault(table, {})
             for entry in entries:
                 for option in [entry] if isinstance(entry, Option) else entry.options():
@@ -191,9 +191,9 @@ class Command:
         full, short, words = option.name, option.name, option.words.replace("%", "%%")
         if table == "data":
             full, short = f"data.{option.name}", SHORT.get(option.name, "")
-            words += f" --{short} for short." if short else ""
+            words += f" Short form: --{short}." if short else ""
         elif full in LETTERS:
-            words += f" {LETTERS[full]} for short."
+            words += f" Short form: {LETTERS[full]}."
         if short:
             self._short[short] = full
         if option.kind is bool:
@@ -212,9 +212,10 @@ class Command:
         return full
 
     def parse(self, arguments: Sequence[str]) -> Settings:
-        """Defaults, then the file of ``--config``, then flags. Raises ``UsageError`` for what is wrong.
+        """The settings: defaults, overridden by the file of ``--config``, overridden by flags.
 
-        With ``--resume`` and no other file, that of the run in the output folder is read.
+        With ``--resume`` and without ``--config``, the file of the run in the output folder is read. Raises
+        ``UsageError`` for wrong arguments.
         """
         defaults = self._parser.get_defaults()
         config, flags = self._split(arguments)
@@ -271,7 +272,7 @@ class Command:
     def _read(self, path: Path) -> None:
         """Take the values of a file as defaults."""
         try:
-            # Some editors begin a file with a byte-order mark.
+            # The encoding removes the byte-order mark that some editors write.
             content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise UsageError(f"--config: cannot read {path}: {error.strerror or error}") from error
@@ -291,7 +292,7 @@ class Command:
                 if table != "run" or key in self.tables["run"] or key not in PATHS:
                     found[self._full(f"{table}.{key}", f"{path}: {table}")] = _none(value)
         try:
-            # Dots in full names are tables to jsonargparse.
+            # jsonargparse reads dots in full names as nested tables.
             self._parser.parse_object(Namespace(found).as_dict())  # type: ignore[no-untyped-call]
         except argparse.ArgumentError as error:
             said = _one_line(str(error), self._nested).removeprefix("--")
@@ -299,7 +300,7 @@ class Command:
         self._parser.set_defaults(found)
 
     def _full(self, name: str, where: str) -> str:
-        """The full name of an option. Raises ``UsageError`` with the name that was meant."""
+        """The full name of an option. Raises ``UsageError`` with the nearest known name."""
         keys, (head, dot, rest) = self._short, name.partition(".")
         if dot and head in self.tables:
             keys = self.tables[head]
@@ -313,7 +314,7 @@ class Command:
 
 
 def plain(value: Any) -> Any:
-    """A value as TOML and JSON can say it; keys whose value is None are left out."""
+    """A value in the types of TOML and JSON. Keys whose value is None are left out."""
     if isinstance(value, Options):
         value = value.given()
     if isinstance(value, Mapping):
@@ -322,7 +323,7 @@ def plain(value: Any) -> Any:
 
 
 def _one_line(message: str, nested: Collection[str]) -> str:
-    r"""What jsonargparse says of a wrong value, in one line.
+    r"""The message of jsonargparse about a wrong value, in one line.
 
     Examples
     --------
@@ -346,7 +347,7 @@ def _one_line(message: str, nested: Collection[str]) -> str:
 
 
 def _several(rest: list[str], kind: type) -> str:
-    """The values before the next flag, taken off ``rest``, as one list.
+    """The values before the next flag as one list. They are removed from ``rest``.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What commands give: files, pictures among them, lines for a person, and progress for one or for a log."""
+"""Output of commands: files, pictures, lines on the terminal, and progress."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .options import Option, Settings, UsageError
 
 SECONDS_BETWEEN_LINES = 10.0
 PICTURES = (".png", ".pdf", ".svg")
-# What a command may read, none of which is a place for results.
+# Options that name inputs. Results must not be written over them.
 READ = (
     "student",
     "teacher",
@@ -39,14 +39,15 @@ READ = (
 )
 # Options of every command that writes results.
 RESULTS = (
-    Option("overwrite", "Whether to replace results that are there.", bool, False),
-    Option("quiet", "Whether to print no progress.", bool, False),
+    Option("overwrite", "Whether to replace existing results.", bool, False),
+    Option("quiet", "Whether to suppress progress.", bool, False),
 )
-DEVICE = Option("device", "cpu, cuda, cuda:N or auto.", str, "cpu")
+DEVICE = Option("device", "Device: cpu, cuda, cuda:N or auto.", str, "cpu")
 
 
 def output_folder(settings: Settings, files: Iterable[str] = ()) -> Path:
-    """The folder of ``--output``, made; none of its ``files`` to come is one that the command reads."""
+    """The folder of ``--output``, which is made if needed. Raises an error if any of its future ``files`` is
+    an input of the command."""
     if settings["output"] is None:
         raise UsageError("--output: expected a folder, got nothing")
     folder = Path(settings["output"])
@@ -57,7 +58,7 @@ def output_folder(settings: Settings, files: Iterable[str] = ()) -> Path:
 
 
 def output_file(settings: Settings, endings: Sequence[str], *, default: Path | None = None) -> Path:
-    """The file of ``--output``: one that ends so, can be written, and is not there already."""
+    """The file of ``--output``, after checks: it has a valid ending, can be written and does not exist."""
     given = settings["output"]
     path = Path(given or default or "")
     if path.suffix not in endings:
@@ -72,7 +73,7 @@ def output_file(settings: Settings, endings: Sequence[str], *, default: Path | N
 
 
 def _made(folder: Path) -> Path:
-    """A folder, made if need be, that can be written: proved before anything long begins."""
+    """A folder, which is made if needed. Writing to it is tested before a long computation begins."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -82,21 +83,21 @@ def _made(folder: Path) -> Path:
 
 
 def refuse_existing(settings: Settings, paths: Iterable[Path], hint: str = "") -> None:
-    """Raises ``UsageError`` for a result that is there already, unless it may be replaced."""
+    """Raise ``UsageError`` for a result that already exists, unless it may be replaced."""
     there = [path for path in paths if path.exists()]
     if there and not settings["overwrite"]:
-        raise UsageError(f"--output: {there[0]} is there already: --overwrite replaces it{hint}")
+        raise UsageError(f"--output: {there[0]} already exists: --overwrite replaces it{hint}")
 
 
 def _keep_apart(settings: Settings, output: Path, files: Iterable[str] = ()) -> None:
-    """Refuse an output, and files in it, in the place of anything that the command reads."""
+    """Raise ``ArgumentError`` if the output, or a file in it, is an input of the command."""
     read = {f"--{name.removesuffix('.source')}": settings.values.get(name) for name in READ}
     written = {f"{name} of --output": str(output / name) for name in files}
     check_apart(**read, **{"--output": str(output)}, **written)
 
 
 def write(path: Path, content: Any) -> Path:
-    """Write bytes, text, a dictionary as JSON, or the figure of axes: whole or not at all, and on rank 0."""
+    """Write bytes, text, a dictionary as JSON, or the figure of axes, atomically and on rank 0 only."""
     if not world().leads:
         return path
     if isinstance(content, dict):
@@ -112,14 +113,14 @@ def write(path: Path, content: Any) -> Path:
 
 
 def can_be_drawn(event_shape: tuple[int, ...]) -> bool:
-    """Whether there is a picture of samples of this shape."""
+    """Whether samples of this shape can be drawn."""
     colour = len(event_shape) == 3 and event_shape[0] == 3 and min(event_shape[1:]) >= 4
     return event_shape == (2,) or is_image(event_shape) or colour
 
 
 def drawn(samples: NDArray[Any], condition: NDArray[Any] | None, columns: int | None = None) -> Any:
-    """Axes with samples ``[N, *event]`` that :func:`can_be_drawn`: a scatter, or a grid with a row of its own
-    for each label where all have equally many samples."""
+    """Axes with samples ``[N, *event]`` that :func:`can_be_drawn`: a scatter plot, or a grid of images. The
+    grid has one row per label if all labels have equally many samples."""
     if samples.shape[1:] == (2,):
         return plotting.samples(samples)
     if columns is None and condition is not None and condition.ndim == 1:
@@ -128,7 +129,7 @@ def drawn(samples: NDArray[Any], condition: NDArray[Any] | None, columns: int | 
     height, width = image_size(samples.shape[1:])
     columns = columns or -(-len(samples) // max(1, int(len(samples) ** 0.5)))
     rows = -(-len(samples) // columns)
-    # A whole number of dots for each pixel, and not less than one.
+    # Each pixel gets a whole number of dots, at least one.
     dots = max(1, round(56 / max(height, width)))
     size = ((columns * (width + 1) + 1) * dots, (rows * (height + 1) + 1) * dots)
     figure = plotting.new_figure((size[0] / 140 + 0.2, size[1] / 140 + 0.2))
@@ -136,27 +137,27 @@ def drawn(samples: NDArray[Any], condition: NDArray[Any] | None, columns: int | 
 
 
 def keep(model: Any, path: Path) -> None:
-    """Save a fitted model, by rank 0 alone."""
+    """Save a fitted model, on rank 0 only."""
     if world().leads:
         model.save(path)
 
 
 def say(text: object) -> None:
-    """Print a line, on rank 0. That nobody reads on, as in ``koopflow ... | head``, is no reason to end."""
+    """Print a line, on rank 0 only. A reader that is gone, as in ``koopflow ... | head``, is no error."""
     if world().leads:
         with contextlib.suppress(BrokenPipeError):
             print(text, flush=True)
 
 
 def progress(*, quiet: bool = False) -> bool | ProgressFunction:
-    """A bar for a person, lines for a log."""
+    """A bar on a terminal, lines otherwise."""
     if quiet or sys.stderr is None:
         return False
     return True if somebody_is_looking(sys.stderr) else Lines(sys.stderr)
 
 
 class Lines:
-    """Progress as plain lines: the first and last of each stage, notes, and one every ten seconds.
+    """Progress as plain lines: the first and last event of each stage, notes, and a line every ten seconds.
 
     Examples
     --------
@@ -169,7 +170,7 @@ class Lines:
         self._stream, self._stage, self._printed = stream, "", 0.0
 
     def __call__(self, event: ProgressEvent) -> None:
-        """Print one event, or leave it out."""
+        """Print one event, unless the last line is too recent."""
         name = LABELS.get(event["stage"], event["stage"])
         if "note" in event:
             self._print(f"{name}: {event['note']}")
@@ -184,6 +185,6 @@ class Lines:
             self._print(f"{said}, {values}" if values else said)
 
     def _print(self, line: str) -> None:
-        # A log that has been closed is no reason to lose a training.
+        # Training goes on if the log was closed.
         with contextlib.suppress(OSError, ValueError):
             print(line, file=self._stream, flush=True)

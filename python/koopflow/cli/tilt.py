@@ -31,21 +31,21 @@ TARGETS = tuple(
         Option("model", "File of a student or a teacher."),
         Option(
             "output",
-            "File for samples: .npz with weights and noise, .npy of equal weight, or a picture of them; "
-            "without it the figures are printed alone.",
+            "File for samples: .npz with weights and noise, .npy with samples of equal weight, or a picture. "
+            "Without it only the diagnostics are printed.",
         ),
     ),
     tilt=(
         Option(
             "observe",
-            "Two .npy files: which values are seen (a mask, places in the flattened sample, or a matrix), "
-            "and what was seen.",
+            "Two .npy files: the observed values (a mask, indices into the flattened sample, or a matrix), "
+            "and the observations.",
             tuple[str, str] | None,
         ),
-        Option("noise", "Standard deviation of what was seen.", float, 0.1),
-        Option("energy", f"Target exp(-E / temperature): {', '.join(TARGETS)}."),
-        Option("temperature", "Divides the energy.", float, 1.0),
-        Option("label", "Class to sample, of a model with classes.", int | None),
+        Option("noise", "Standard deviation of the noise of the observations.", float, 0.1),
+        Option("energy", f"Energy E of the target exp(-E / temperature): {', '.join(TARGETS)}."),
+        Option("temperature", "Temperature that divides the energy.", float, 1.0),
+        Option("label", "Class to sample, for a model with classes.", int | None),
         Option("n", "Number of samples.", int, 1024),
         DEVICE,
         Keywords(Tilted.sample, skip=("n", "reference", "progress")),
@@ -53,14 +53,14 @@ TARGETS = tuple(
     alone=RESULTS,
 )
 def tilt(settings: Settings) -> int:
-    """Samples of a student or teacher given an observation (--observe MASK VALUES --noise 0.1) or an energy,
-    with figures that say how far to trust them."""
+    """Draws samples from a student or teacher given an observation (--observe MASK VALUES --noise 0.1) or an
+    energy. Prints diagnostics of their reliability."""
     keywords = settings.table("tilt")
     device, label = keywords.pop("device"), keywords.pop("label")
     given = {name: keywords.pop(name) for name in ("observe", "noise", "energy", "temperature")}
     if (given["observe"] is None) == (given["energy"] is None):
         got = "neither" if given["observe"] is None else "both"
-        raise UsageError(f"--observe: expected it or --energy, got {got}")
+        raise UsageError(f"--observe: expected either --observe or --energy, got {got}")
     asked: dict[str, Any] = {"temperature": given["temperature"], "condition": label}
     if given["observe"] is not None:
         operator, y = (_array(file) for file in given["observe"])
@@ -83,7 +83,7 @@ def _array(file: str) -> NDArray[Any]:
 
 
 def _written(path: Path, found: TiltedSamples, seed: int | None) -> Path:
-    """Samples in the form that the ending asks for."""
+    """Write samples in the format of the file's ending."""
     if path.suffix in PICTURES:
         shape = found.x.shape[1:]
         picture = (

@@ -1,4 +1,4 @@
-"""``koopflow train-teacher`` and ``koopflow distill``: data to a teacher, a teacher to a one-step student."""
+"""``koopflow train-teacher`` and ``koopflow distill``: training of teachers and of one-step students."""
 
 from __future__ import annotations
 
@@ -24,21 +24,23 @@ FILLED = (
     *("progress", "callback", "checkpoint", "resume", "distributed"),
 )
 OUTPUT = Option("output", "Folder for the results.")
-RESUME = Option("resume", "Whether to go on where the run in the output folder was cut off.", bool, False)
+RESUME = Option("resume", "Whether to continue the interrupted run in the output folder.", bool, False)
 POPULATIONS = (
     Option("snapshots", "Files of the snapshots of a population, .npy or .npz.", list[str] | None),
-    Option("times", "Their times, rising; the teacher's clock.", list[float] | None),
-    Option("interpolant", "Lines through the rows of a chain: linear or spline.", str, "linear"),
+    Option("times", "Rising times of the snapshots, which are the teacher's clock.", list[float] | None),
+    Option("interpolant", "Curve through the rows of a chain: linear or spline.", str, "linear"),
     Option("growth", "Size of the whole population at each time.", list[float] | None),
-    Option("relaxation", "What growth costs beside motion, for --coupling unbalanced.", float, 1.0),
+    Option("relaxation", "Cost of growth relative to motion, for --coupling unbalanced.", float, 1.0),
 )
-# Options of a teacher that snapshots decide on.
+# Options of a teacher that follow from the snapshots.
 DECIDED = ("source", "source_noise", "horizon", "num_classes", "condition_dim")
 SEGMENTS = (
     Option(
-        "segments", "Students one after another: 3, or times such as [0, 0.3, 1].", int | list[float] | None
+        "segments", "Number of students in sequence, or times such as [0, 0.3, 1].", int | list[float] | None
     ),
-    Option("predecessors", "Share of a segment's paths that begin where those before lead.", float, 0.5),
+    Option(
+        "predecessors", "Share of a segment's paths that start at outputs of earlier students.", float, 0.5
+    ),
 )
 
 
@@ -51,7 +53,7 @@ SEGMENTS = (
     alone=(RESUME, *RESULTS),
 )
 def train_teacher(settings: Settings) -> int:
-    """Trains a flow-matching teacher on --data, or on --snapshots of a population at --times; writes
+    """Trains a flow-matching teacher on --data, or on --snapshots of a population at --times. Writes
     teacher.safetensors, train-teacher.toml (the settings, to repeat the run), and pictures of samples and of
     the training into the output folder."""
     if settings["snapshots"] is not None:
@@ -111,9 +113,9 @@ def _train_on_snapshots(settings: Settings) -> int:
     alone=(RESUME, *RESULTS),
 )
 def distill(settings: Settings) -> int:
-    """Distils a teacher into a one-step student, or with --segments into one for each part of its time;
-    writes student.safetensors, distill.toml (the settings, to repeat the run), and pictures of samples and of
-    the training into the output folder."""
+    """Distils a teacher into a one-step student, or with --segments into one student for each segment of its
+    time. Writes student.safetensors, distill.toml (the settings, to repeat the run), and pictures of samples
+    and of the training into the output folder."""
     segmented = settings.table("segments")
     if segmented["segments"] is None and settings.table("segments", given=True):
         raise UsageError("--predecessors: expected nothing without --segments")
@@ -122,7 +124,7 @@ def distill(settings: Settings) -> int:
     of_fit: dict[str, Any] = {}
     held_out_labels = None
     if settings["data.source"] is not None:
-        # A conditional teacher needs the condition of each of its data.
+        # A conditional teacher needs the condition of each row of data.
         data = load(settings, labels=bool(conditioning_of(teacher)))
         of_fit = {"data": data.train, "condition": data.train_labels}
         held_out_labels = data.held_out_labels
@@ -158,7 +160,7 @@ class Run:
         self.settings, self.model = settings, model
         self.kind = "teacher" if isinstance(model, FlowTeacher) else "student"
         kind = self.kind
-        # The checkpoint is there until training is completed.
+        # The checkpoint exists until training is completed.
         names = [f"{kind}.checkpoint.safetensors", f"{kind}.safetensors", f"{settings.command}.toml"]
         names += [f"{kind}-samples.png", f"{kind}-training.png"]
         folder = output_folder(settings, names)
@@ -166,31 +168,34 @@ class Run:
         self.file, self.toml, self.samples, self.curves = self.results
 
     def begins(self) -> bool:
-        """Whether ``--resume`` has anything to do. Raises ``UsageError`` for results that nobody gave up."""
+        """Whether there is anything to train. Raises ``UsageError`` for existing results without
+        ``--overwrite`` or ``--resume``."""
         there = self.checkpoint.exists()
         if not self.settings["resume"]:
-            hint = ", --resume goes on" if there else ""
+            hint = ", --resume continues" if there else ""
             refuse_existing(self.settings, [self.checkpoint, *self.results], hint)
         elif self.file.exists() and not there:
-            say(f"{self.file} is finished: nothing to resume (--overwrite begins anew)")
+            say(f"{self.file} is finished: nothing to resume (--overwrite starts again)")
             return False
         return True
 
     def fit(self, *source: Any, **keywords: Any) -> None:
-        """Fit the model and save it, after a divergence as it was at its best before."""
+        """Fit the model and save it. After a divergence its best state so far is saved."""
         self.make(partial(self.model.fit, *source, **keywords))
 
     def make(self, train: Callable[..., Any]) -> None:
-        """Take the model that ``train`` answers, which is told files and listeners, and save it; after a
-        divergence as it was at its best before."""
+        """Save the model that ``train`` returns. After a divergence its best state so far is saved.
+
+        ``train`` is called with the options of fitting, the files and the listeners.
+        """
         resumes, written = self.settings["resume"], False
         stale = _number(self.checkpoint)
 
         def first(_: ProgressEvent) -> None:
-            # Not earlier: a run that never begins, for a wrong option say, leaves everything as it was.
+            # At the first event, so that a run that fails before, by a wrong option say, changes no file.
             nonlocal written
             if not written:
-                # That of an earlier run, where the fit has not replaced it yet.
+                # A checkpoint of an earlier run is removed, unless the fit has replaced it already.
                 if not resumes and stale is not None and _number(self.checkpoint) == stale:
                     self.checkpoint.unlink()
                 write(self.toml, self.settings.to_toml())
@@ -209,7 +214,7 @@ class Run:
         keep(self.model, self.file)
 
     def end(self, held_out: Any | None) -> None:
-        """Say how training ended, and draw; ``held_out`` are conditions of data that it has not seen.
+        """Report the end of training, and draw. ``held_out`` are conditions of held-out data.
 
         Raises ``Stopped`` after Ctrl-C.
         """
@@ -226,14 +231,14 @@ class Run:
         stopped, steps = history.get("stopped"), history.get("steps")
         if stopped == "interrupted":
             best = f"interrupted after {steps} steps: the best {self.kind} so far is {self.file}"
-            raise Stopped(best + ("; --resume goes on" if on else ""))
+            raise Stopped(best + ("; --resume continues" if on else ""))
         said = f"{self.kind}: {steps} steps in {history['seconds']:.0f} s"
         if stopped == "budget":
-            said += ", the end of --max-seconds" + (f", --resume goes on from {self.checkpoint}" * on)
+            said += ", the end of --max-seconds" + (f", --resume continues from {self.checkpoint}" * on)
         else:
             self.checkpoint.unlink(missing_ok=True)
         say(said)
-        # None where training ended before the first entry.
+        # There is no curve if training ended before the first entry.
         if history.get("loss") or history.get("log"):
             write(self.curves, plotting.loss_history(history))
         self._draw_samples(held_out)
@@ -249,7 +254,7 @@ class Run:
         steps = ", ".join(str(history["steps"]) for history in histories)
         seconds = sum(history["seconds"] for history in histories)
         say(f"{len(histories)} students: {steps} steps in {seconds:.0f} s")
-        # One of an earlier run, of a single student.
+        # Files of an earlier run with a single student.
         self.checkpoint.unlink(missing_ok=True)
         self.curves.unlink(missing_ok=True)
         self._draw_samples(held_out)
@@ -270,5 +275,5 @@ class Run:
 
 
 def _number(file: Path) -> int | None:
-    """What tells a file from one that replaces it."""
+    """The number of a file in its file system, which changes when it is replaced."""
     return file.stat().st_ino if file.exists() else None

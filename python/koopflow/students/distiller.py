@@ -245,9 +245,7 @@ class KoopmanDistiller(HubFolder, FittedStudent):
         config = {**teacher.pairing_, **self._config(), "seed": self._seed(resume)}
         distance = None
         if features is None and feature_weights is not None:
-            raise ArgumentError(
-                f"feature_weights: expected None without features, got {feature_weights!r}"
-            )
+            raise ArgumentError(f"feature_weights: expected None without features, got {feature_weights!r}")
         if features is not None:
             distance = feature_distance(
                 features, field.device, weights=feature_weights, event_shape=field.event_shape

@@ -50,7 +50,7 @@ def test_the_flow_of_a_teacher(curved, tmp_path, capsys):
     for name in ("rates.png", "energy.png", "blueprint.png", "groups.png"):
         assert (tmp_path / name).read_bytes()[:4] == b"\x89PNG"
     assert run("flow-spectrum", curved, "--output", tmp_path) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     again = tmp_path / "again"
     assert run("flow-spectrum", "--config", tmp_path / "flow_spectrum.toml", "--output", again) == 0
     assert (again / "modes.csv").read_text() == (tmp_path / "modes.csv").read_text()

@@ -134,7 +134,7 @@ def test_pictures(plane, classes, tmp_path):
         (["--output", "x.npy", "--condition", "y.npy"], "--condition: expected a conditional model"),
         (["--output", "x.npy", "--modes", "a:b"], "--modes: expected 3, [0, 1, 4] or :20, got 'a:b'"),
         (["--output", "x.npy", "--modes", "99"], "modes: expected places from -16 to 15, got 99"),
-        (["--output", "x.npy", "--solver", "euler"], "sample.solver: not for a student"),
+        (["--output", "x.npy", "--solver", "euler"], "sample.solver: not an option for a student"),
         (["--output", "x.npy", "--seed", "-1"], "--seed: expected a non-negative integer"),
         (["--output", "x.npy", "--device", "abacus"], "abacus"),
     ],
@@ -154,7 +154,7 @@ def test_labels_are_checked_and_results_kept(classes, tmp_path, capsys):
     assert "--label: expected labels from 0 to 2, got 3" in capsys.readouterr().err
     path.write_text("mine")
     assert run("sample", classes / "student.safetensors", "--output", path) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert path.read_text() == "mine"
 
 
@@ -169,7 +169,7 @@ def test_a_file_that_is_no_student(command, tmp_path, capsys):
     assert "not a whole safetensors file" in error
     assert error.count("\n") == 1
     assert run(command, *flag, tmp_path / "nowhere", *rest) == 2
-    assert "where there is no file" in capsys.readouterr().err
+    assert "which does not exist" in capsys.readouterr().err
     assert run(command) == 2
     assert "got nothing" in capsys.readouterr().err
 
@@ -202,7 +202,7 @@ def test_a_spectrum(plane, student, gaussian, tmp_path, capsys):
         assert (tmp_path / name).read_bytes()[:4] == b"\x89PNG"
     assert tomllib.loads((tmp_path / "spectrum.toml").read_text())["spectrum"]["count"] == 6
     assert run("spectrum", plane / "student.safetensors", "--output", tmp_path) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     again = tmp_path / "again"
     assert run("spectrum", "--config", tmp_path / "spectrum.toml", "--output", again) == 0
     assert (again / "eigenvalues.csv").read_text() == (tmp_path / "eigenvalues.csv").read_text()
@@ -239,7 +239,7 @@ def test_an_evaluation(plane, student, gaussian, tmp_path, capsys):
     assert line is not None
     assert float(line[1]) == pytest.approx(report["endpoint_error"], abs=5e-5)
     assert run("evaluate", *arguments, "--output", output) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_an_evaluation_of_classes(classes, capsys):
@@ -288,7 +288,7 @@ def test_a_comparison(plane, gaussian, tmp_path, capsys):
     assert facts["rows"][1]["evaluations"] == 4
     assert facts["advice"] in capsys.readouterr().out
     assert run("compare", *arguments, "--output", output) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert run("compare", *arguments, "--methods", "magic") == 2
     assert "magic" in capsys.readouterr().err
 
@@ -309,7 +309,7 @@ def test_exported_programs_give_the_student_s_samples(plane, student, tmp_path, 
     for samples in (*session.run(None, {"x0": noise}), program(torch.from_numpy(noise))):
         np.testing.assert_allclose(samples, student.sample(x0=noise), rtol=0.0, atol=1e-5)
     assert run("export", plane / "student.safetensors", "-o", onnx) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert run("export", plane / "student.safetensors", "-o", onnx, "--overwrite") == 1
     error = capsys.readouterr().err

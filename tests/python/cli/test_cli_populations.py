@@ -163,7 +163,7 @@ def test_segments_are_sampled_inverted_and_evaluated(folder, tmp_path, capsys):
     x = np.load(tmp_path / "x.npy")
     np.testing.assert_array_equal(x, student.sample(20, seed=4))
     assert run("sample", file, "--steps", 2, "-o", tmp_path / "y.npy") == 2
-    assert "sample.steps: not for a student of segments" in capsys.readouterr().err
+    assert "sample.steps: not an option for a student of segments" in capsys.readouterr().err
 
     assert run("invert", file, "--states", tmp_path / "x.npy", "-o", tmp_path / "x0.npy") == 0
     np.testing.assert_array_equal(np.load(tmp_path / "x0.npy"), student.invert(x))

@@ -39,7 +39,7 @@ def test_an_observation(files, tmp_path, capsys):
     assert np.load(tmp_path / "equal.npy").shape == (64, 2)
     assert (tmp_path / "picture.png").read_bytes()[:4] == b"\x89PNG"
     assert run("tilt", teacher, *observed, "-o", path) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_an_energy(files, capsys):
@@ -53,10 +53,10 @@ def test_what_is_wrong_is_one_line(files, tmp_path, capsys):
     teacher, mask, values = files / "teacher.safetensors", files / "mask.npy", files / "values.npy"
     np.save(tmp_path / "three.npy", np.zeros(3))
     for arguments, words in (
-        ((teacher,), "--observe: expected it or --energy, got neither"),
+        ((teacher,), "--observe: expected either --observe or --energy, got neither"),
         ((teacher, "--observe", mask, values, "--energy", "gmm40"), "got both"),
         ((teacher, "--energy", "sun"), "--energy: expected one of double_well, gmm40"),
-        ((teacher, "--observe", mask, tmp_path / "none.npy"), "where there is no file"),
+        ((teacher, "--observe", mask, tmp_path / "none.npy"), "which does not exist"),
         ((teacher, "--observe", mask, tmp_path / "three.npy"), "operator: expected 3 rows"),
         ((teacher, "--observe", mask, values, "--noise", "-1"), "noise"),
         ((teacher, "--observe", mask, values, "--method", "hmc"), "method"),

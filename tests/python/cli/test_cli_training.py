@@ -107,7 +107,7 @@ def test_results_are_not_replaced_unasked(folder, capsys):
     teacher = folder / "teacher.safetensors"
     assert run("distill", "--teacher", teacher, "--output", folder, *STUDENT) == 2
     error = capsys.readouterr().err
-    assert f"{folder / 'student.safetensors'} is there already: --overwrite replaces it" in error
+    assert f"{folder / 'student.safetensors'} already exists: --overwrite replaces it" in error
     assert error.count("\n") == 1
     assert run("distill", "--resume", "--output", folder) == 0
     assert "nothing to resume" in capsys.readouterr().out
@@ -152,7 +152,7 @@ def test_a_student_that_was_cut_goes_on_as_if_it_had_not_been(folder, tmp_path, 
 
     # The same command says how to go on.
     assert run("distill", *arguments) == 2
-    assert "--resume goes on" in capsys.readouterr().err
+    assert "--resume continues" in capsys.readouterr().err
     # Other options are not those of the run.
     assert run("distill", *arguments, "--resume", "--seed", 5, "--quiet") == 2
     assert "seed: expected 4" in capsys.readouterr().err
@@ -166,7 +166,7 @@ def test_a_student_that_was_cut_goes_on_as_if_it_had_not_been(folder, tmp_path, 
 def test_the_end_of_max_seconds_can_be_gone_beyond(folder, tmp_path, capsys):
     arguments = ["--teacher", folder / "teacher.safetensors", "--output", tmp_path, *STUDENT, "--quiet"]
     assert run("distill", *arguments, "--steps", 10**6, "--max-seconds", 0.3) == 0
-    assert "the end of --max-seconds, --resume goes on" in capsys.readouterr().out
+    assert "the end of --max-seconds, --resume continues" in capsys.readouterr().out
     steps = KoopmanDistiller.load(tmp_path / "student.safetensors").history_["steps"]
     resumed = ["--output", tmp_path, "--steps", steps + 3, "--set", "max_seconds=none", "--quiet"]
     assert run("distill", "--resume", *resumed) == 0
@@ -263,13 +263,13 @@ def test_array_files(tmp_path, capsys):
     ("arguments", "message"),
     [
         ([], "--data: expected one of 8gaussians, "),
-        (["--data", "photoz"], "got 'photoz', where there is nothing"),
-        (["--data", "moons", "--labels"], "--labels: moons brings no labels along"),
-        (["--data", "moons", "--num-classes", "3"], "--labels: moons brings no labels along"),
+        (["--data", "photoz"], "got 'photoz', which does not exist"),
+        (["--data", "moons", "--labels"], "--labels: expected data with labels, got moons"),
+        (["--data", "moons", "--num-classes", "3"], "--labels: expected data with labels, got moons"),
         (["--data", "moons", "--held-out", "1.5"], "--held-out: expected a share from 0 to below 1, got 1.5"),
         (["--data", "moons", "--held-out", "0.00001"], "held_out: expected between 1 and"),
         (["--data", "moons", "--data.n", "0"], "n: expected an integer of at least 1, got 0"),
-        (["--data", "digits", "--set", "data.n=10"], "data.n: no option of digits"),
+        (["--data", "digits", "--set", "data.n=10"], "data.n: digits has no such option"),
         (["--data", "moons"], "--output: expected a folder, got nothing"),
         (["--data", "moons", "--output", "OUT", "--coupling", "optimal"], "coupling: "),
         (["--data", "moons", "--output", "OUT", "--device", "abacus"], "abacus"),

@@ -75,4 +75,4 @@ def test_commands_of_one_process_say_so(folder: Path):
     ended = _launch.finish(_launch.start(["-m", "koopflow", "sample", str(folder / "nothing")], 2))
     for one in ended:
         assert one.code == 2
-        assert "expected one process, as all but train-teacher, distill, forecast" in one.error
+        assert "which only train-teacher, distill, forecast can use" in one.error
