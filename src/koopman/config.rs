@@ -19,14 +19,15 @@ pub struct StudentConfig {
     /// k, the number of observables phi.
     pub observables: i64,
     pub generator: GeneratorKind,
-    /// 1, or 2 for separate observables in each direction of time under one generator.
+    /// Number of lifts: 1, or 2 for separate observables in each direction of time under one generator.
     pub lifts: i64,
-    /// Whether the one lift of both directions is told which, 1 or -1, by one more number of its condition.
+    /// Whether a single lift for both directions receives the direction, 1 or -1, as one more value of its
+    /// condition.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub directed: bool,
     pub width: i64,
     pub depth: i64,
-    /// Rows of the table of running statistics in [`super::InputCoordinates`].
+    /// Number of rows in the table of running statistics in [`super::InputCoordinates`].
     pub table_times: i64,
     pub dtype: String,
     /// The functions that phi is made of.
@@ -38,8 +39,9 @@ pub struct StudentConfig {
     /// Total degree of a polynomial basis, 2 to 12.
     #[serde(default = "default_degree")]
     pub degree: i64,
-    /// Whether the basis gives the features themselves or the features carried back to time 0. A moving frame has
-    /// the eigenvalues of the spectral generator; a converted student keeps them apart, for its basis before mixing.
+    /// Whether the basis gives the features themselves or the features carried back to time 0. A moving frame
+    /// uses the eigenvalues of the spectral generator. A converted student keeps separate ones for its basis
+    /// before mixing.
     #[serde(default)]
     pub frame: Frame,
     /// How x is read off the observables.
@@ -51,25 +53,26 @@ pub struct StudentConfig {
     /// Number of complex pairs of a spectral generator; `None` is about 3/8 of the observables.
     #[serde(default)]
     pub pairs: Option<i64>,
-    /// Number of functions in the basis where phi is a linear map of [1, t, x, basis], as it is after a conversion
-    /// to the other generator; `None` where phi is the basis.
+    /// Number of functions in the basis where phi is a linear map of [1, t, x, basis], as it is after a
+    /// conversion to the other generator; `None` if phi is the basis.
     #[serde(default)]
     pub mixing: Option<i64>,
-    /// The U-Net of a basis that is one, or half of one.
+    /// The U-Net of a basis that is a U-Net or a hierarchy.
     #[serde(default)]
     pub unet: Option<UNetConfig>,
-    /// Whether each pixel of a hierarchy has eigenvalues of its own, instead of sharing them with its map's.
+    /// Whether each pixel of a hierarchy has eigenvalues of its own, instead of sharing them with the other
+    /// pixels of its feature map.
     #[serde(default)]
     pub per_pixel: bool,
-    /// Channels of the maps that those of a hierarchy are compared with in training, through [`super::Heads`]; none
-    /// where they are not, and in a student that is trained.
+    /// Channels of the teacher's feature maps that those of a hierarchy are compared with in training,
+    /// through [`super::Heads`]. Empty without such a comparison, and after training.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub heads: Vec<i64>,
-    /// The probability path along which the student's standard coordinates become the data's own; `None` where they
-    /// are the same ([`crate::velocity::Units`]).
+    /// The probability path that relates the student's standard coordinates to those of the data; `None` if
+    /// they are the same ([`crate::velocity::Units`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub units: Option<Path>,
-    /// What samples start from, without its tensors.
+    /// The source of samples, without its tensors.
     #[serde(default, skip_serializing_if = "SourceDescription::is_normal")]
     pub source: SourceDescription,
 }
@@ -149,15 +152,14 @@ impl StudentConfig {
         if self.basis == Basis::Polynomial {
             let count = polynomial_size(self.dimension(), self.conditioning, self.degree)?;
             if self.basis_size() != count {
-                let expected = format!("{count}, the monomials of degree 2 to {}", self.degree);
+                let expected = format!("{count}, the number of monomials of degree 2 to {}", self.degree);
                 return Err(Error::argument("observables", expected, self.basis_size()));
             }
         }
         let trained = matches!(self.basis, Basis::Network | Basis::UNet | Basis::Hierarchy);
         if self.directed && !(trained && self.lifts == 1) {
-            let expected =
-                "false unless a network, a U-Net or a hierarchy is the one lift of both directions";
-            let got = format!("true for {} of {:?}", self.lifts, self.basis).to_lowercase();
+            let expected = "false unless one network, U-Net or hierarchy lifts both directions";
+            let got = format!("true with {} lift(s) of basis {:?}", self.lifts, self.basis).to_lowercase();
             return Err(Error::argument("directed", expected, got));
         }
         self.validate_unet()?;
@@ -177,7 +179,7 @@ impl StudentConfig {
         }
     }
 
-    /// m: the constant, time, x where it is among the observables, and phi.
+    /// m, the number of all observables: the constant, time, x (except in a hierarchy) and phi.
     pub fn size(&self) -> i64 {
         2 + self.state_size() + self.observables
     }
@@ -204,7 +206,7 @@ impl StudentConfig {
             self.readout == ReadoutKind::Decoder,
         ];
         if hierarchical.iter().any(|part| *part) && !hierarchical.iter().all(|part| *part) {
-            let expected = "'hierarchy' with the generator 'levels' and the readout 'decoder', all or none";
+            let expected = "'hierarchy', the generator 'levels' and the readout 'decoder' only together";
             let got = format!("{:?}, {:?}, {:?}", self.basis, self.generator, self.readout).to_lowercase();
             return Err(Error::argument("basis", expected, got));
         }
@@ -216,24 +218,30 @@ impl StudentConfig {
         }
         let Some(unet) = &self.unet else {
             return match self.basis {
-                Basis::UNet | Basis::Hierarchy => Err(Error::argument("unet", "a U-Net's options", "none")),
+                Basis::UNet | Basis::Hierarchy => {
+                    Err(Error::argument("unet", "the options of a U-Net", "none"))
+                }
                 _ => Ok(()),
             };
         };
         if !matches!(self.basis, Basis::UNet | Basis::Hierarchy) {
-            return Err(Error::argument("unet", "none unless the basis is a U-Net or its half", "one"));
+            return Err(Error::argument(
+                "unet",
+                "None unless the basis is a U-Net or a hierarchy",
+                "a U-Net",
+            ));
         }
         unet.check(&self.event_shape)?;
         let pixels = self.event_shape[1] * self.event_shape[2];
         let expected = match self.basis {
             Basis::UNet if self.observables % pixels == 0 => return Ok(()),
-            Basis::UNet => format!("a multiple of the {pixels} pixels"),
+            Basis::UNet => format!("a multiple of the number of pixels, {pixels}"),
             _ => {
                 let count: i64 = self.feature_maps().iter().map(FeatureMap::size).sum();
                 if self.observables == count {
                     return Ok(());
                 }
-                format!("{count}, the values of all feature maps")
+                format!("{count}, the number of values in all feature maps")
             }
         };
         Err(Error::argument("observables", expected, self.observables))
@@ -253,13 +261,13 @@ impl StudentConfig {
         }
     }
 
-    /// Whether the frame's rates are the generator's own, learnt together.
+    /// Whether a moving frame shares its eigenvalues with the generator.
     pub fn shares_frame(&self) -> bool {
         self.generator != GeneratorKind::Dense && self.mixing.is_none()
     }
 
-    /// Sizes of the large tensors that a student of this configuration holds, saturating: what a file must
-    /// be able to fill.
+    /// Sizes of the large tensors of a student with this configuration, in saturating arithmetic. A file must
+    /// hold at least as many values.
     pub fn tensor_sizes(&self) -> Vec<i64> {
         let product = |sizes: &[i64]| sizes.iter().fold(1i64, |size, next| size.saturating_mul(*next));
         let (d, k, basis) = (self.dimension(), self.observables, self.basis_size());
@@ -312,7 +320,8 @@ impl StudentConfig {
         }
     }
 
-    /// A condition `[B, c]` as the lift takes it: with the direction behind it, where one lift is told that.
+    /// The condition `[B, c]` that a lift receives. If the configuration is `directed`, its last column is
+    /// the direction.
     pub(super) fn told(
         &self,
         direction: Direction,
@@ -327,8 +336,8 @@ impl StudentConfig {
         Some(condition.map_or_else(|| way.shallow_clone(), |condition| Tensor::cat(&[condition, &way], 1)))
     }
 
-    /// Numbers that the basis sees: time, x (twice where it is standardised), the condition, and the direction of a
-    /// lift that is told it.
+    /// Number of inputs of the basis: time, x (twice if it is standardised), the condition, and the direction
+    /// if the configuration is `directed`.
     pub fn inputs(&self) -> i64 {
         let copies = if self.sees == Inputs::Raw { 1 } else { 2 };
         let told = self.conditioning.size().saturating_add(i64::from(self.directed));
@@ -340,21 +349,21 @@ impl StudentConfig {
 /// condition, and the condition itself.
 ///
 /// # Errors
-/// [`Error::Argument`] naming `degree` where they are more than 4096.
+/// [`Error::Argument`] naming `degree` if there are more than 4096.
 pub fn polynomial_size(dimension: i64, conditioning: Conditioning, degree: i64) -> Result<i64> {
     let extra = conditioning.size();
     match monomial_count(1 + dimension + extra, extra, degree) {
         Some(count) if count <= MAX_MONOMIALS => Ok(count),
         count => {
-            let got = count.map_or("more than can be counted".into(), |count| count.to_string());
+            let got = count.map_or("more than an integer holds".into(), |count| count.to_string());
             let expected =
                 format!("at most {MAX_MONOMIALS} monomials of {} variables", 1 + dimension + extra);
-            Err(Error::argument("degree", expected, format!("{degree}: {got}")))
+            Err(Error::argument("degree", expected, format!("{got} for degree {degree}")))
         }
     }
 }
 
-/// Principal axes are a square matrix of this side: more than can be held.
+/// Largest dimension. The principal axes are a square matrix of this size, which no memory can hold.
 const MAX_DIMENSION: i64 = 1 << 20;
 const MAX_OBSERVABLES: i64 = 1 << 24;
 const MAX_MONOMIALS: i64 = 4096;

@@ -1,4 +1,4 @@
-//! One student in the other parametrisation of its generator.
+//! Conversion of a student to the other parametrisation of its generator, dense or spectral.
 //!
 //! A dense generator moves z = [x, phi] by z' = b0 + t b1 + z D. With D W = W Λ (complex eigenvectors as
 //! their real and imaginary parts, Λ in blocks [[a, b], [-b, a]]) the features y = z W + α + t β obey
@@ -26,15 +26,15 @@ pub struct Conversion {
     pub growth: f64,
     /// Smallest |λ| among the features kept.
     pub smallest: f64,
-    /// Observables of the new student.
+    /// Number of observables of the new student.
     pub observables: i64,
-    /// Eigenvalues 0 whose features nothing reads, left out.
+    /// Number of features left out, because their eigenvalue is 0 and nothing reads them.
     pub dropped: i64,
-    /// Bound on what the rate of x loses where an eigenvalue is too near 0 to carry an affine motion.
+    /// Bound on the error in the rate of x from eigenvalues that are too near 0 to carry an affine motion.
     pub affine_residual: f64,
 }
 
-/// Everything by name, float64 on the CPU.
+/// All tensors of a student by name, in float64 on the CPU.
 fn exact(student: &Student) -> HashMap<String, Tensor> {
     let convert = |tensor: Tensor| match tensor.is_floating_point() {
         true => tensor.to_device(Device::Cpu).to_kind(Kind::Double),
@@ -43,7 +43,7 @@ fn exact(student: &Student) -> HashMap<String, Tensor> {
     student.named().into_iter().map(|(name, tensor)| (name, convert(tensor))).collect()
 }
 
-/// A student from its tensors.
+/// Builds a student with another configuration from its tensors.
 fn rebuild(
     student: &Student,
     config: StudentConfig,
@@ -67,16 +67,16 @@ impl Student {
     /// The same student with a dense generator: the same observables, and L as a full matrix.
     ///
     /// # Errors
-    /// [`Error::Argument`] where the generator is dense already.
+    /// [`Error::Argument`] if the generator is dense already.
     pub fn to_dense(&self) -> Result<Student> {
         if self.config().generator != GeneratorKind::Spectral {
-            return Err(wrong_generator("'spectral', to be made dense", "'dense'"));
+            return Err(wrong_generator("'spectral' for a conversion to dense", "'dense'"));
         }
         let config = StudentConfig { generator: GeneratorKind::Dense, pairs: None, ..self.config().clone() };
         let matrix = self.generator().matrix();
         let mut tensors = exact(self);
         if self.config().frame == Frame::Moving && self.config().shares_frame() {
-            // The basis keeps its frame when the generator no longer says what it is.
+            // The frame shared its eigenvalues with the generator; from now on the basis keeps its own.
             for part in ["growth", "frequency"] {
                 if let Some(tensor) = tensors.remove(&format!("generator.{part}")) {
                     tensors.insert(format!("frame.{part}"), tensor);
@@ -89,16 +89,16 @@ impl Student {
         rebuild(self, config, tensors)
     }
 
-    /// The same paths with a spectral generator, whose d + k observables mix the dense one's, and how well
-    /// conditioned that change of coordinates is.
+    /// A student with the same paths and a spectral generator, and how well conditioned that change of
+    /// coordinates is. Its observables, at most d + k, are linear combinations of those of the dense student.
     ///
     /// # Errors
-    /// [`Error::Argument`] where the generator is spectral already; [`Error::Divergence`] where it has no
-    /// spectral form: nearly parallel eigenvectors, growth beyond ±8, or an eigenvalue too near zero under
-    /// an affine motion.
+    /// [`Error::Argument`] if the generator is spectral already; [`Error::Divergence`] if it has no spectral
+    /// form: nearly parallel eigenvectors, growth beyond ±8, or an eigenvalue too near zero under an affine
+    /// motion.
     pub fn to_spectral(&self) -> Result<(Student, Conversion)> {
         if self.config().generator != GeneratorKind::Dense {
-            return Err(wrong_generator("'dense', to be made spectral", "'spectral'"));
+            return Err(wrong_generator("'dense' for a conversion to spectral", "'spectral'"));
         }
         let _guard = tch::no_grad_guard();
         let form = SpectralForm::new(self)?;
@@ -125,7 +125,7 @@ impl Student {
 /// A dense generator in the coordinates of its eigenvectors: y = z W + α + t β.
 struct SpectralForm<'a> {
     student: &'a Student,
-    /// Rounding of the student's dtype.
+    /// Machine epsilon of the student's dtype.
     precision: f64,
     /// (b0, b1), `[2, n]`.
     affine: Tensor,
@@ -146,13 +146,13 @@ struct SpectralForm<'a> {
 struct Affine {
     /// (α, β), `[2, n]`.
     part: Tensor,
-    /// Bound on what the rate of x loses.
+    /// Bound on the error in the rate of x.
     residual: f64,
 }
 
 /// The features of the new student.
 struct Kept {
-    /// Which eigenvalues, one of each pair first: bool, `[p + r]`.
+    /// Which eigenvalues are kept: bool, `[p + r]`, for one of each pair and then the real ones.
     values: Tensor,
     /// Their places in the layout of real and imaginary parts, int64.
     places: Tensor,
@@ -191,14 +191,14 @@ impl<'a> SpectralForm<'a> {
         if condition_number * precision > 1e-2 {
             return Err(Error::Divergence(format!(
                 "the generator has no usable spectral form: its eigenvectors are nearly parallel \
-                 (condition number {condition_number:.1e}), as those of a defective matrix are"
+                 (condition number {condition_number:.1e}), as for a defective matrix"
             )));
         }
         let growth = spectrum.growth.abs().max().double_value(&[]);
         if growth >= GROWTH_BOUND * (1.0 - 8.0 * precision) {
             return Err(Error::Divergence(format!(
-                "the generator has no spectral form: an eigenvalue's real part is {growth:.3} in size, and \
-                 spectral growth is bounded by {GROWTH_BOUND}"
+                "the generator has no spectral form: an eigenvalue has a real part of size {growth:.3}, but \
+                 spectral growth rates are bounded by {GROWTH_BOUND}"
             )));
         }
         let (inverse, rates) = (Tensor::f_linalg_inv(&basis)?, spectrum.rates()?);
@@ -216,11 +216,12 @@ impl<'a> SpectralForm<'a> {
         })
     }
 
-    /// α and β. The affine motion is absorbed, except where dividing by the eigenvalue twice would lose more
-    /// than keeping it: there β = 0 and α + t β becomes -t b0 W, which leaves c' = t b1 W + ... behind.
+    /// α and β. The affine motion is absorbed into the features, except where dividing by the eigenvalue
+    /// twice would cost more accuracy than leaving a part of the motion out. There α = 0 and β = -b0 W, and
+    /// y' = y Λ leaves out the term t (b1 W - β Λ).
     ///
     /// # Errors
-    /// [`Error::Divergence`] where too much of the motion is left behind.
+    /// [`Error::Divergence`] if too much of the motion would be left out.
     fn absorb_affine_motion(&self) -> Result<Affine> {
         let (spectrum, affine) = (&self.spectrum, &self.affine);
         let modulus = spectrum.modulus();
@@ -233,7 +234,7 @@ impl<'a> SpectralForm<'a> {
         let slope =
             spectrum.layout(&(slope_re - row(&real, 0) * &still), &(slope_im - row(&imaginary, 0) * &still));
         let shift = spectrum.layout(&shift_re, &shift_im);
-        // What the still ones' own equation, y' = y Λ, leaves out, per unit of time.
+        // What y' = y Λ leaves out for these features, per unit of time.
         let still = spectrum.layout(&still.unsqueeze(0), &still.unsqueeze(0));
         let (first, second) = (row(affine, 0).matmul(&self.basis), row(affine, 1).matmul(&self.basis));
         let left = (&second - slope.matmul(&self.rates)) * &still
@@ -242,15 +243,16 @@ impl<'a> SpectralForm<'a> {
         let scale = affine.abs().max().double_value(&[]).max(1.0);
         if residual > 30.0 * self.precision.sqrt() * scale {
             return Err(Error::Divergence(format!(
-                "the generator has no spectral form: an eigenvalue is zero, or nearly ({:.1e}), where the \
-                 constant or time drives the state (x' would be off by {residual:.1e})",
+                "the generator has no spectral form: an eigenvalue is nearly zero ({:.1e}), but the constant \
+                 or time drives its feature (the error of x' would be {residual:.1e})",
                 modulus.min().double_value(&[])
             )));
         }
         Ok(Affine { part: Tensor::cat(&[&shift, &slope], 0), residual })
     }
 
-    /// How the features y enter what is read, `[n, *]`: the rate of x, and all of z for a readout of phi.
+    /// The matrix `[n, *]` by which the features y enter what is read: the rate of x for a slice, and all of
+    /// z for other readouts.
     fn reads(&self) -> Tensor {
         match self.student.config().readout {
             ReadoutKind::Slice => {
@@ -260,7 +262,8 @@ impl<'a> SpectralForm<'a> {
         }
     }
 
-    /// A slice reads x' = ... + y Λ W^{-1} only: features of eigenvalue 0 are read by nobody.
+    /// The features of the new student. A slice reads only x' = ... + y Λ W^{-1}, in which features of
+    /// eigenvalue 0 do not occur.
     fn keep_what_is_read(&self) -> Kept {
         let modulus = self.spectrum.modulus();
         let tiny = match self.student.config().readout {
@@ -291,7 +294,7 @@ impl<'a> SpectralForm<'a> {
         }
     }
 
-    /// The parameters of the spectral generator.
+    /// Adds the parameters of the spectral generator.
     fn add_generator(&self, affine: &Affine, kept: &Kept, tensors: &mut HashMap<String, Tensor>) {
         let d = self.student.config().dimension();
         let readout = self.rates.matmul(&self.inverse).narrow(1, 0, d);
@@ -304,7 +307,7 @@ impl<'a> SpectralForm<'a> {
         tensors.insert("generator.frequency".into(), frequency);
     }
 
-    /// The map from [1, t, x, basis] to the features: to z first, then to y.
+    /// Adds the map from [1, t, x, basis] to the features: first to z, then to y.
     fn add_mixing(&self, affine: &Affine, kept: &Kept, tensors: &mut HashMap<String, Tensor>) -> Result<()> {
         let (d, below) = (self.student.config().dimension(), self.student.config().basis_size());
         let eye = Tensor::f_eye(2 + d + below, (Kind::Double, Device::Cpu))?;
@@ -318,7 +321,8 @@ impl<'a> SpectralForm<'a> {
         Ok(())
     }
 
-    /// A readout that is linear in the observables, or begins so, as a function of the new ones.
+    /// Rewrites a readout that is linear in the observables, or whose first layer is, as a function of the
+    /// new observables.
     fn translate_readout(&self, affine: &Affine, tensors: &mut HashMap<String, Tensor>) {
         let (d, n) = (self.student.config().dimension(), self.rates.size()[0]);
         // Linear functions of [1, t, z], `[2 + n, *]`, as functions of [1, t, x, y].

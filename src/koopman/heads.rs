@@ -1,4 +1,5 @@
-//! Linear heads by which a hierarchy's feature maps are compared with those of its teacher. Only training has them.
+//! Linear heads through which a hierarchy's feature maps are compared with those of its teacher. Only
+//! training uses them.
 
 use tch::Tensor;
 
@@ -7,7 +8,7 @@ use crate::error::Result;
 use crate::nets::Parameters;
 use crate::tensor::shared;
 
-/// What the names of their parameters begin with.
+/// Prefix of the names of their parameters.
 pub(super) const PREFIX: &str = "heads.";
 
 /// One affine map of each pixel's channels for every feature map.
@@ -20,11 +21,11 @@ pub struct Heads {
 }
 
 impl Heads {
-    /// Registers `heads.<map>.weight` and `.bias`, which begin as the identity: what began as the teacher's is compared
-    /// as it is.
+    /// Registers `heads.<map>.weight` and `.bias`, which are initialised as the identity: feature maps that
+    /// are initialised from the teacher's are at first compared directly.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Any error of libtorch.
     pub fn new(config: &StudentConfig, parameters: &mut Parameters) -> Result<Self> {
         let options = (parameters.kind(), parameters.device());
         let maps = if config.heads.is_empty() { Vec::new() } else { config.feature_maps() };
@@ -38,7 +39,7 @@ impl Heads {
         Ok(Heads { weights, biases, maps })
     }
 
-    /// Features `[B, k]` through the heads, `[B, C' H W]` for each map; none without heads.
+    /// Applies the heads to features `[B, k]`: `[B, C' H W]` for each map, and nothing without heads.
     pub fn apply(&self, features: &Tensor) -> Vec<Tensor> {
         if self.maps.is_empty() {
             return Vec::new();

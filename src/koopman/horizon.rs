@@ -1,4 +1,5 @@
-//! One fixed tau, prepared: whatever of exp(tau L) and the readout does not depend on the sample.
+//! Propagation over one fixed tau. Everything in exp(tau L) and the readout that does not depend on the
+//! sample is computed once.
 
 use tch::{Device, Kind, Tensor};
 
@@ -13,7 +14,7 @@ pub enum Horizon {
     Decoded { motion: Motion, readout: Readout },
 }
 
-/// How all observables are carried by one tau.
+/// Propagation of all observables over one tau.
 pub enum Motion {
     /// exp(tau L), `[m, m]`.
     Matrix(Tensor),
@@ -23,7 +24,7 @@ pub enum Motion {
 
 impl Motion {
     /// # Errors
-    /// [`crate::Error::Divergence`] where exp(tau L) is not finite.
+    /// [`crate::Error::Divergence`] if exp(tau L) is not finite.
     pub fn new(generator: &Generator, tau: f64) -> Result<Motion> {
         let _guard = tch::no_grad_guard();
         let (kind, device) = generator.options();
@@ -58,7 +59,7 @@ impl Motion {
 
 impl Horizon {
     /// # Errors
-    /// [`crate::Error::Divergence`] where exp(tau L) is not finite.
+    /// [`crate::Error::Divergence`] if exp(tau L) is not finite.
     pub fn new(generator: &Generator, readout: &Readout, tau: f64) -> Result<Horizon> {
         let _guard = tch::no_grad_guard();
         Ok(match readout {
@@ -105,8 +106,8 @@ impl Horizon {
         Ok(readout.decode(&motion.apply(g)?))
     }
 
-    /// dx(t + tau) for changes of the state, `[.., d]`, and of the features, `[.., k]`; `None` where x is decoded
-    /// by a network.
+    /// Change of x(t + tau) for changes of the state, `[.., d]`, and of the features, `[.., k]`; `None` if a
+    /// network decodes x.
     pub fn derivative(&self, state: &Tensor, features: &Tensor) -> Option<Tensor> {
         let Horizon::Thin(propagator) = self else { return None };
         let moved = features.matmul(&propagator.features);
@@ -116,7 +117,7 @@ impl Horizon {
         })
     }
 
-    /// All of `horizons` side by side, if they are thin.
+    /// All of `horizons` as one propagator; `None` unless all are thin.
     pub fn joined(horizons: &[Horizon]) -> Option<Propagator> {
         let thin = horizons.iter().map(|horizon| match horizon {
             Horizon::Thin(propagator) => Some(propagator.shallow_clone()),
@@ -125,7 +126,7 @@ impl Horizon {
         Some(Propagator::joined(&thin.collect::<Option<Vec<_>>>()?))
     }
 
-    /// All of `horizons`: `[T, B, d]`, as one product where they are thin.
+    /// x at the end of each of `horizons`, `[T, B, d]`. Takes one matrix product if all are thin.
     pub fn apply_many(horizons: &[Horizon], g: &Observables) -> Result<Tensor> {
         if let Some(joined) = Horizon::joined(horizons) {
             let size = g.x.size();
@@ -138,7 +139,8 @@ impl Horizon {
         Ok(Tensor::f_stack(&states, 0)?)
     }
 
-    /// Size of what was prepared for this tau alone; parameters are shared with the student.
+    /// Bytes of what was computed for this tau. Parameters do not count, since they are shared with the
+    /// student.
     pub(super) fn bytes(&self) -> usize {
         let size = |tensor: &Tensor| tensor.numel() * tensor.kind().elt_size_in_bytes();
         match self {

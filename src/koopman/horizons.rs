@@ -1,16 +1,16 @@
-//! Horizons prepared once and kept for the next call, within bounds.
+//! A bounded cache of horizons.
 
 use std::collections::VecDeque;
 
 use super::Horizon;
 
-/// Bytes of all horizons kept. Those of a U-Net's basis on 32x32 images have 37 MB each.
+/// Largest size of all cached horizons, in bytes. With a U-Net basis on 32x32 images, each has 37 MB.
 const BYTES_KEPT: usize = 256 << 20;
-/// Number of horizons kept: they are looked through one by one.
+/// Largest number of cached horizons, which are searched one by one.
 const NUMBER_KEPT: usize = 256;
 
-/// The horizons of one version of the parameters (see [`crate::nets::Parameters::version`]), the one used last at
-/// the back.
+/// Cached horizons for one version of the parameters (see [`crate::nets::Parameters::version`]), with the
+/// most recently used one at the back.
 pub(super) struct Horizons {
     version: i64,
     kept: VecDeque<(f64, Horizon)>,
@@ -25,7 +25,7 @@ impl Default for Horizons {
 }
 
 impl Horizons {
-    /// The one for `tau`, if it was kept and the parameters have not been written since.
+    /// The horizon for `tau`, if it is cached and the parameters have not been written since.
     pub fn find(&mut self, version: i64, tau: f64) -> Option<Horizon> {
         if self.version != version {
             self.kept.clear();
@@ -38,8 +38,8 @@ impl Horizons {
         Some(horizon)
     }
 
-    /// Keeps one more. If there is no room for all, those that were unused for longest are dropped. One that would
-    /// leave no room for any other is not kept.
+    /// Adds a horizon. If there is no room for it, the least recently used ones are dropped. A horizon that
+    /// is larger than the whole cache is not added.
     pub fn keep(&mut self, tau: f64, horizon: &Horizon) {
         let bytes = horizon.bytes();
         if bytes > self.limit {
@@ -85,7 +85,7 @@ mod tests {
         assert!(horizons.bytes <= horizons.limit);
         let mut known = |tau| horizons.find(0, tau).is_some();
         assert!(known(0.1) && !known(0.2) && known(0.3) && known(0.4));
-        // Larger than all the room there is: the others stay.
+        // Larger than the whole cache: the others stay.
         horizons.keep(0.5, &horizon(5000));
         assert!(horizons.find(0, 0.5).is_none() && horizons.find(0, 0.4).is_some());
         // Other parameters.

@@ -1,5 +1,5 @@
-//! The observables phi(t, x): a basis over [`InputCoordinates`], in a fixed or a moving frame, as it is or
-//! linearly mixed.
+//! The observables phi(t, x): a basis over [`InputCoordinates`], in a fixed or a moving frame, with or
+//! without a linear mixing.
 
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -24,10 +24,10 @@ pub enum Basis {
     Fourier,
     /// Monomials of t and of x in the data's principal axes; `degree` decides how many.
     Polynomial,
-    /// The image that a U-Net answers, of any number of channels (the paper's observables for images).
+    /// The output image of a U-Net, with any number of channels (the paper's observables for images).
     #[serde(rename = "unet")]
     UNet,
-    /// Feature maps of every level on a U-Net's way down.
+    /// Feature maps of every level of a U-Net's encoder.
     Hierarchy,
 }
 
@@ -51,7 +51,7 @@ pub enum Inputs {
     /// [`InputCoordinates`], and a linear skip from them to the features.
     #[default]
     Standardised,
-    /// t and x as they are and no skip: the paper's, kept for comparison.
+    /// t and x without standardisation and without a skip, as in the paper; kept for comparison.
     Raw,
 }
 
@@ -86,13 +86,13 @@ impl Share for Rates {
     }
 }
 
-/// A closed set of networks, because handles are cloned.
+/// The networks of all bases. An enum instead of a trait object, because handles are cloned.
 enum Functions {
     Network(Mlp, Inputs),
     Fourier(FourierFeatures),
     Polynomial(Polynomial),
-    /// A U-Net, and a linear map of each pixel's channels, `[outputs, inputs]`: without it the network would have to
-    /// make the noise that one step takes away out of nonlinear layers, pixel by pixel.
+    /// A U-Net, and a linear map of each pixel's channels, `[outputs, inputs]`: without it, nonlinear layers
+    /// would have to reproduce the noise that one step removes, pixel by pixel.
     UNet {
         network: UNet,
         skip: Tensor,
@@ -110,7 +110,7 @@ impl Functions {
         let (inputs, outputs) = (config.inputs(), config.basis_size());
         let unet = || match &config.unet {
             Some(unet) => Ok(unet),
-            None => Err(Error::Internal(anyhow::anyhow!("a configuration without its U-Net"))),
+            None => Err(Error::Internal(anyhow::anyhow!("the configuration has no U-Net"))),
         };
         let (prefix, conditioning) = (format!("{name}."), config.conditioning);
         Ok(match config.basis {
@@ -124,7 +124,7 @@ impl Functions {
                 Functions::Fourier(FourierFeatures::new(name, inputs, outputs, parameters, random)?)
             }
             Basis::Polynomial => {
-                // The raw half of the coordinates: standardised ones are no polynomials of (t, x).
+                // Takes the raw half of the coordinates: standardised ones are not polynomials in (t, x).
                 let (dimension, extra) = (config.dimension(), config.conditioning.size());
                 let variables: Vec<i64> =
                     (0..=dimension).chain(1 + 2 * dimension..1 + 2 * dimension + extra).collect();
@@ -203,9 +203,9 @@ fn flat(x: &Tensor) -> Tensor {
     x.flatten(1, -1)
 }
 
-/// Values, or values with tangents, on their way through coordinates and network.
+/// Values, or values with tangents, that pass through coordinates and network.
 trait Lifted: Signal + Sinusoids {
-    /// Inputs `[B, inputs]` and a condition, through the network.
+    /// Applies the network to inputs `[B, inputs]` and a condition.
     fn through(network: &dyn Network, input: Self, condition: Option<&Tensor>) -> Self;
 
     /// [`InputCoordinates`] of (t, x).
@@ -265,7 +265,7 @@ pub struct Lift {
     frame: Option<Rates>,
     /// phi = [1, t, x, functions] · mixing, `[2 + d + basis, k]`.
     mixing: Option<Tensor>,
-    /// Coordinates of x that are observables.
+    /// Number of coordinates of x that are observables.
     state: i64,
 }
 
@@ -288,8 +288,8 @@ impl Lift {
         self.frame = frame;
     }
 
-    /// Observables at (t, x), t `[B]` or, unless the basis is a U-Net, `[1]`; `condition` is `[B, c]`, already encoded as
-    /// numbers, with the direction behind them for a lift that is told it.
+    /// Observables at (t, x). `t` is `[B]`, or `[1]` unless the basis is a U-Net. `condition` is encoded,
+    /// `[B, c]`, with the direction as its last column if the configuration is `directed`.
     pub fn encode(
         &self,
         coordinates: &InputCoordinates,
@@ -355,7 +355,8 @@ impl Lift {
                 Inputs::Raw => Tensor::raw(&t, x),
             }
         };
-        // At one time they are affine in x: what a unit of each coordinate adds.
+        // At one time the inputs are affine in x, so their derivatives are the changes by one unit of each
+        // coordinate.
         let eye = Tensor::eye(d, (x.kind(), x.device()));
         let mut directions = inputs(&eye) - inputs(&eye.narrow(0, 0, 1).zeros_like());
         let mut input = inputs(x);
@@ -364,7 +365,7 @@ impl Lift {
             directions = Tensor::cat(&[directions, none], 1);
             input = Tensor::cat(&[&input, condition], 1);
         }
-        // A moving frame does not turn anything at time 0.
+        // At time 0 a moving frame is the identity.
         let slopes = network.along_directions(&input, &directions);
         Some(match &self.mixing {
             None => slopes,

@@ -1,14 +1,15 @@
-//! Several encodings along a path, made into one estimate of the observables.
-//! Observables evolve linearly, so earlier encodings are carried along and a later one is averaged in, as a
-//! linear observer does. Going on from the latest encoding alone makes samples worse with every step: its
-//! error adds to those of the states it was made of, and the encodings before it are forgotten.
+//! Batches of observables, and the average of several encodings along a path. Observables evolve linearly, so
+//! earlier encodings are carried along and a later one is averaged in, as in a linear observer. Continuing
+//! from the latest encoding alone makes samples worse with every step: its error adds to that of the state
+//! that it encodes, and the encodings before it are forgotten.
 
 use crate::tensor::shared;
 use tch::Tensor;
 
-/// Number of votes of the encoding of the noise for each step of the sampler. A later encoding has one: it is
-/// of a state that is only estimated. At 3 no student measured became worse by more steps, including those
-/// that never saw their own states in training; at 2, one by 1.17 times in two steps.
+/// Weight of the encoding of the noise, per step of the sampler. A later encoding has weight 1, since the
+/// state that it encodes is only an estimate. With 3, no student that was measured became worse with more
+/// steps, including those that never encoded their own states in training. With 2, the error of one student
+/// grew by a factor of 1.17 in two steps.
 const VOTES_OF_NOISE: f64 = 3.0;
 
 /// The weight of the encoding made after `step` of `steps` equal steps, against the estimate carried there.
@@ -21,7 +22,7 @@ pub fn weight_of_encoding(step: i64, steps: i64) -> f64 {
 pub struct Observables {
     /// `[B]`.
     pub t: Tensor,
-    /// `[B, d]`; `[B, 0]` where the state is not among the observables.
+    /// `[B, d]`; `[B, 0]` if the state is not among the observables.
     pub x: Tensor,
     /// phi: `[B, k]`.
     pub features: Tensor,
@@ -34,7 +35,7 @@ impl Observables {
         Tensor::cat(&[t.ones_like(), t, self.x.shallow_clone(), self.features.shallow_clone()], 1)
     }
 
-    /// The parts of `g`, `[B, m]`, whose first coordinate is taken to be 1.
+    /// The parts of `g`, `[B, m]`, whose first coordinate is assumed to be 1.
     pub fn split(g: &Tensor, dimension: i64) -> Observables {
         let features = g.size()[1] - 2 - dimension;
         Observables {
@@ -69,7 +70,7 @@ impl Observables {
         parts.map(|((t, x), features)| Observables { t, x, features }).collect()
     }
 
-    /// The estimate, `weight` of the way to `fresh`.
+    /// Interpolates from this estimate (`weight` 0) to `fresh` (`weight` 1).
     pub fn blend(&self, fresh: &Observables, weight: f64) -> Observables {
         Observables {
             t: self.t.lerp(&fresh.t, weight),

@@ -1,4 +1,4 @@
-//! exp(tau L) applied to the readout columns only: what sampling needs, and no more.
+//! The columns of exp(tau L) that the readout needs, which are all that sampling needs.
 
 use tch::{Device, Kind, Tensor};
 
@@ -20,7 +20,7 @@ pub struct Propagator {
 }
 
 impl Propagator {
-    /// The parts of columns over [1, t, x, phi], `[m, d]`.
+    /// Splits columns over [1, t, x, phi], `[m, d]`, into their parts.
     pub fn from_matrix(columns: &Tensor) -> Propagator {
         let size = columns.size();
         let (features, dimension) = (size[0] - 2 - size[1], size[1]);
@@ -41,9 +41,9 @@ impl Propagator {
         }
     }
 
-    /// All but what the state contributes.
+    /// x(t + tau) without the contribution of the state.
     fn displaced(&self, g: &Observables) -> Tensor {
-        // One time for all rows: the product adds one row to each.
+        // If all rows share one time, a single row is added to each.
         let t = match g.t.size().first() {
             Some(rows) if *rows > 0 && g.t.stride() == [0] => g.t.narrow(0, 0, 1),
             _ => g.t.shallow_clone(),
@@ -51,7 +51,7 @@ impl Propagator {
         self.constant.addcmul(&t.unsqueeze(1), &self.time).addmm(&g.features, &self.features)
     }
 
-    /// Those of several times side by side, `[T d]` columns.
+    /// The propagators of several times side by side, with `[T d]` columns.
     pub fn joined(propagators: &[Propagator]) -> Propagator {
         let join = |part: &dyn Fn(&Propagator) -> Tensor| {
             Tensor::cat(&propagators.iter().map(part).collect::<Vec<_>>(), -1)
@@ -69,10 +69,10 @@ impl Propagator {
         }
     }
 
-    /// States at the times that were [`Propagator::joined`]: into `paths`, `[T, B, d]`.
+    /// Writes the states at the times that were [`Propagator::joined`] to `paths`, `[T, B, d]`.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Any error of libtorch.
     pub fn apply_into(&self, g: &Observables, paths: &Tensor) -> Result<()> {
         let (batch, dimension) = (g.x.size()[0], g.x.size()[1]);
         let by_time = |x: Tensor| x.f_view([batch, -1, dimension])?.f_transpose(0, 1);
@@ -80,7 +80,7 @@ impl Propagator {
             Some(state) => by_time(g.x.f_matmul(state)?)?,
             None => g.x.f_unsqueeze(0)?,
         };
-        // Times come first in memory by the same pass that adds the state.
+        // The pass that adds the state also puts times first in memory.
         let _ = by_time(self.displaced(g))?.f_add_out(paths, &state)?;
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! How x is read off observables.
+//! Readouts: x as a function of the observables.
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
@@ -15,11 +15,11 @@ pub enum ReadoutKind {
     /// The coordinates of x among the observables: exact at tau = 0.
     #[default]
     Slice,
-    /// x = g C, C learned from the slice on.
+    /// x = g C, where C is learned and initialised as the slice.
     Linear,
-    /// The slice and a learned network's correction.
+    /// The slice plus a learned correction by a network.
     Network,
-    /// A U-Net's way up, from the feature maps of a hierarchy.
+    /// The decoder of a U-Net, applied to the feature maps of a hierarchy.
     Decoder,
 }
 
@@ -68,9 +68,9 @@ impl Readout {
             }
             ReadoutKind::Decoder => {
                 let Some(unet) = &config.unet else {
-                    return Err(Error::Internal(anyhow::anyhow!("a configuration without its U-Net")));
+                    return Err(Error::Internal(anyhow::anyhow!("the configuration has no U-Net")));
                 };
-                // The condition is in the features.
+                // The features depend on the condition already.
                 let (channels, condition) = (config.event_shape[0], Conditioning::None);
                 let decoder = UNetDecoder::new("readout.", unet, channels, condition, parameters, random)?;
                 Readout::Decoder { decoder, maps: config.feature_maps() }
@@ -78,7 +78,7 @@ impl Readout {
         })
     }
 
-    /// C in float64 on the CPU, `[m, d]`, where x = g C.
+    /// C in float64 on the CPU, `[m, d]`, where x = g C; `None` if a network decodes x.
     pub fn columns(&self, dimension: i64, size: i64) -> Result<Option<Tensor>> {
         Ok(match self {
             Readout::Slice => {
@@ -110,10 +110,11 @@ impl Readout {
         }
     }
 
-    /// x of observables and its derivative where time moves at rate 1 and x and phi at the given ones: each `[B, d]`.
+    /// x of observables and its derivative, each `[B, d]`, if time changes at rate 1 and x and phi at the
+    /// given rates.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Any error of libtorch.
     pub fn decode_with_rate(
         &self,
         g: &Observables,
@@ -132,7 +133,8 @@ impl Readout {
                 let parts = [&g.t, &g.x, &g.features].map(|part| part.detach().set_requires_grad(true));
                 let [t, x, features] = parts.each_ref().map(Tensor::shallow_clone);
                 tch::with_grad(|| {
-                    // The gradient of <u, decode> is linear in u, and its own gradient, along the rates, the derivative.
+                    // The gradient of <u, decode> is linear in u. The gradient with respect to u of its
+                    // product with the rates is the derivative.
                     let decoded = self.decode(&Observables { t, x, features });
                     let u = decoded.zeros_like().set_requires_grad(true);
                     let inputs: Vec<&Tensor> = parts.iter().filter(|part| part.numel() > 0).collect();

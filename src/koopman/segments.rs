@@ -1,4 +1,4 @@
-//! Students one after another, each for a part of a flow's time.
+//! A chain of students, each for one segment of a flow's time.
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
@@ -8,22 +8,22 @@ use crate::error::{Error, Result};
 use crate::store::{Stored, Tensors};
 use crate::tensor::{shape_text, Share};
 
-/// K students: the first leads from the source to `breaks[1]`, the last from `breaks[K - 1]` to the data. Each counts its
-/// own part as a flow from 0 to 1.
+/// K students: the first leads from the source to `breaks[1]`, the last from `breaks[K - 1]` to the data.
+/// Each treats its segment as a flow from 0 to 1.
 pub struct Segments {
     students: Vec<Student>,
-    /// Rising from 0 to 1, K + 1 of them.
+    /// K + 1 increasing times from 0 to 1.
     breaks: Vec<f64>,
 }
 
 impl Segments {
     /// # Errors
-    /// [`Error::Argument`] or [`Error::Shape`] naming `breaks` or `students` where they do not fit each other.
+    /// [`Error::Argument`] or [`Error::Shape`] naming `breaks` or `students` if they do not match.
     pub fn new(students: Vec<Student>, breaks: Vec<f64>) -> Result<Self> {
         let rising = breaks.windows(2).all(|pair| pair[0] < pair[1]);
         let ends = breaks.first() == Some(&0.0) && breaks.last() == Some(&1.0);
         if !(rising && ends && breaks.len() == students.len() + 1) {
-            let expected = format!("{} rising times from 0 to 1", students.len() + 1);
+            let expected = format!("{} increasing times from 0 to 1", students.len() + 1);
             return Err(Error::argument("breaks", expected, format!("{breaks:?}")));
         }
         let first = students[0].config();
@@ -34,7 +34,7 @@ impl Segments {
                 return Err(Error::shape("students", expected, got));
             }
             if own.conditioning != first.conditioning {
-                let expected = format!("students of one conditioning, {:?}", first.conditioning);
+                let expected = format!("students with the same conditioning, {:?}", first.conditioning);
                 return Err(Error::argument("students", expected, format!("{:?}", own.conditioning)));
             }
         }
@@ -49,7 +49,7 @@ impl Segments {
         &self.breaks
     }
 
-    /// The first student, which knows what all have in common.
+    /// The first student. All have the same event shape and conditioning.
     pub fn first(&self) -> &Student {
         &self.students[0]
     }
@@ -59,8 +59,8 @@ impl Segments {
         self.students.iter().map(Student::evaluations).sum()
     }
 
-    /// The place of the segment that a time belongs to, and its share of it. Times before the first and after the last
-    /// segment are theirs.
+    /// Index of the segment that a time belongs to, and the time within it, which runs from 0 to 1. Times
+    /// before the first or after the last segment belong to that segment.
     pub fn place(&self, t: f64) -> (usize, f64) {
         let inner = &self.breaks[1..self.students.len()];
         let place = inner.iter().filter(|end| t > **end).count();

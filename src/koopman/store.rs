@@ -1,4 +1,4 @@
-//! How a student is kept in a file.
+//! Storage of students in files.
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
@@ -34,7 +34,7 @@ impl Stored for Student {
         device: Device,
     ) -> Result<Self> {
         let kind = parse_dtype(&config.dtype)?;
-        // Sizes come from the file: check them against the tensors before allocating by them.
+        // Sizes come from the file: check them against the tensors before allocating memory for them.
         config.validate()?;
         tensors.check_budget(&config.tensor_sizes())?;
         let of_source = tensors.take_where(Source::owns);
@@ -50,7 +50,7 @@ impl Stored for Student {
             let several = several.into_iter().filter_map(|(name, x)| Some((decay_of(&name)?, x)));
             student.keep_averages(&several.collect::<Vec<_>>())?;
         }
-        // A file of a run that goes on has them.
+        // The file of an unfinished run has heads.
         student.without_heads()
     }
 }

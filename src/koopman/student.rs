@@ -18,19 +18,20 @@ use crate::tensor::{
 };
 use crate::velocity::{Source, SourceDescription, Units};
 
-/// Which way along the flow the observables will be propagated.
+/// Direction along the flow in which the observables will be propagated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     Forward,
     Backward,
 }
 
-/// Everything that is learnt is in standard coordinates: those of the data, unless they are far from standard. Then
-/// `units` leads from the ones to the others, and the states, times and velocities of methods that check what comes
-/// from outside are the data's own, those of the others standard. Observables are always standard, time among them.
+/// A student, which works in coordinates of its own. They are the data's, unless the data are far from
+/// standardised: then they are standard coordinates, and `units` converts between the two. Methods that check
+/// their arguments use states, times and velocities in the data's coordinates. All other methods use the
+/// student's own. Observables, including time, are always in the student's own.
 pub struct Student {
     config: StudentConfig,
-    /// Of the student's dtype, on its device.
+    /// In the student's dtype, on its device.
     units: Option<Units>,
     source: Source,
     parameters: Parameters,
@@ -43,7 +44,7 @@ pub struct Student {
     counter: EvaluationCounter,
     /// Averaged and last weights, if training averaged them.
     pub(super) both: Option<BothWeights>,
-    /// Horizons of the parameters as they are. Clones share the parameters, so they share this too.
+    /// Cached horizons of the current parameters. Clones share the parameters, so they share the cache too.
     horizons: Arc<Mutex<Horizons>>,
 }
 
@@ -63,7 +64,7 @@ impl Student {
         };
         let mixing = match config.mixing {
             Some(basis) => {
-                // The last k of [1, t, x, basis], until a conversion or a file says otherwise.
+                // Selects the last k of [1, t, x, basis], until a conversion or a file overwrites it.
                 let initial = Tensor::f_eye_m(2 + dimension + basis, config.observables, (kind, device))?;
                 Some(parameters.add("mixing", initial.f_flip([0, 1])?))
             }
@@ -92,7 +93,8 @@ impl Student {
             }
         }
         let readout = Readout::new(&config, &mut parameters, &mut random)?;
-        // Last, so that a student without them has the first of the parameters.
+        // Registered last, so that the parameters of a student without heads are the first ones of a student
+        // with heads.
         let heads = Heads::new(&config, &mut parameters)?;
         parameters.pack();
         let units = match config.units {
@@ -145,41 +147,41 @@ impl Student {
         self.counter.get()
     }
 
-    /// Sets what leads from standard coordinates to the data's own, before training.
+    /// Sets the conversion from standard coordinates to the data's, before training.
     pub fn set_units(&mut self, units: &Units) {
         self.config.units = Some(units.path());
         self.units = Some(units.to(self.kind(), self.device()));
     }
 
-    /// Sets what samples start from, before training.
+    /// Sets the source of samples, before training.
     pub fn set_source(&mut self, source: Source) {
-        // One that cannot be kept is a sampler to a file.
+        // A file describes a source that it cannot hold as a sampler.
         self.config.source =
             source.state().map_or(SourceDescription::Sampler, |(description, _)| description);
         self.source = source;
     }
 
-    /// What samples start from.
+    /// The source of samples.
     pub fn source(&self) -> &Source {
         &self.source
     }
 
-    /// What leads from the student's coordinates to the data's own; `None` where they are the same.
+    /// The conversion from the student's coordinates to the data's; `None` if they are the same.
     pub fn units(&self) -> Option<&Units> {
         self.units.as_ref()
     }
 
-    /// A time of the data's path as one of the student's own.
+    /// Converts a time of the data's path to the student's own time.
     pub fn own_time(&self, t: f64) -> f64 {
         self.units.as_ref().map_or(t, |units| units.time(t))
     }
 
-    /// One of the student's own times as one of the data's path.
+    /// Converts the student's own time to a time of the data's path.
     pub fn data_time(&self, own: f64) -> f64 {
         self.units.as_ref().map_or(own, |units| units.inverse().time(own))
     }
 
-    /// Flat states `[B, d]` at times `[B]` in the student's own coordinates, with their times there.
+    /// Converts times `[B]` and flat states `[B, d]` to the student's own coordinates.
     pub fn own_states(&self, t: &Tensor, x: &Tensor) -> Result<(Tensor, Tensor)> {
         match &self.units {
             Some(units) => units.standard(t, x),
@@ -187,7 +189,7 @@ impl Student {
         }
     }
 
-    /// Flat data `[B, d]` in the student's own coordinates. (Noise is the same in both.)
+    /// Converts flat data `[B, d]` to the student's own coordinates. (Noise is the same in both.)
     pub fn own_data(&self, x: &Tensor) -> Result<Tensor> {
         match &self.units {
             Some(units) => units.standard_at(1.0, x),
@@ -195,7 +197,8 @@ impl Student {
         }
     }
 
-    /// Flat states `[B, d]` at one of the student's own times in the data's coordinates: differentiable.
+    /// Converts flat states `[B, d]` at one of the student's own times to the data's coordinates.
+    /// Differentiable.
     pub fn states(&self, own_time: f64, x: &Tensor) -> Result<Tensor> {
         match &self.units {
             Some(units) => units.inverse().standard_at(own_time, x),
@@ -203,7 +206,8 @@ impl Student {
         }
     }
 
-    /// How long a unit of length of the student's own is, in the data's coordinates, at one of its own times.
+    /// Length, in the data's coordinates, of one unit of the student's own coordinates, at one of its own
+    /// times.
     pub fn length(&self, own_time: f64) -> Result<f64> {
         let Some(units) = &self.units else { return Ok(1.0) };
         let back =
@@ -272,7 +276,7 @@ impl Student {
         self.lift(direction).encode(&self.coordinates, t, x, told.as_ref())
     }
 
-    /// The same at one time for all samples: what depends on time alone is computed once.
+    /// As [`Student::lift_flat`] at one time for all samples. What depends on time only is computed once.
     pub fn lift_flat_at(
         &self,
         time: f64,
@@ -305,15 +309,15 @@ impl Student {
         self.lift(direction).encode_with_tangent(&self.coordinates, t, x, velocity, told.as_ref())
     }
 
-    /// Derivatives of the features of noise `[B, d]` along each of its coordinates, `[B, d, k]`, where the observables
-    /// are a perceptron.
+    /// Derivatives of the features of noise `[B, d]` along each of its coordinates, `[B, d, k]`; `None`
+    /// unless the observables are a perceptron.
     pub fn slopes_of_noise(&self, noise: &Tensor, condition: Option<&Tensor>) -> Option<Tensor> {
         self.counter.add(1);
         let told = self.config.told(Direction::Forward, &noise.select(1, 0), condition);
         self.lift(Direction::Forward).slopes_of_noise(&self.coordinates, noise, told.as_ref())
     }
 
-    /// Checks samples from outside and flattens them to `[B, d]` on the student's device.
+    /// Checks a caller's samples and flattens them to `[B, d]` on the student's device.
     pub fn flatten(&self, argument: &str, x: &Tensor) -> Result<Tensor> {
         let batch = check_batch(argument, x, &self.config.event_shape)?;
         Ok(x.to_device(self.device()).to_kind(self.kind()).reshape([batch, -1]))
@@ -326,7 +330,7 @@ impl Student {
         x.reshape(shape)
     }
 
-    /// Checks a condition from outside and turns it into network input.
+    /// Checks a caller's condition and encodes it as network input.
     pub fn condition_input(&self, condition: Option<&Tensor>, batch: i64) -> Result<Option<Tensor>> {
         self.config.conditioning.check(condition, batch)?;
         Ok(self.encode_condition(condition))
@@ -401,7 +405,7 @@ impl Student {
         check_finite("g", g)?;
         let off = (g.select(1, 0) - 1.0).abs().max().double_value(&[]);
         if off > 1e-3 {
-            let got = format!("values up to {off:.3e} away from it");
+            let got = format!("values up to {off:.3e} away from 1");
             return Err(Error::argument("g", "observables whose first coordinate is the constant 1", got));
         }
         Ok(size[0])
@@ -410,7 +414,7 @@ impl Student {
     /// g exp(tau L): `[B, m]`, for tau `[B]` or one number, of either sign.
     ///
     /// # Errors
-    /// [`Error::Divergence`] where the result is not finite.
+    /// [`Error::Divergence`] if the result is not finite.
     pub fn propagate(&self, g: &Tensor, tau: &Tensor) -> Result<Tensor> {
         let batch = self.check_observables(g)?;
         let tau = expand_time("tau", tau, batch)?.to_device(self.device()).to_kind(self.kind());
@@ -434,7 +438,7 @@ impl Student {
         Ok(self.unflatten(&x))
     }
 
-    /// x of observables as they are: `[B, d]`, differentiable.
+    /// x of observables in the student's own coordinates: `[B, d]`, differentiable.
     pub fn decode(&self, g: &Observables) -> Tensor {
         self.readout.decode(g)
     }
@@ -442,16 +446,17 @@ impl Student {
     /// x of observables and its derivative along g L, each `[B, d]`.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Any error of libtorch.
     pub fn decode_with_rate(&self, g: &Observables) -> Result<(Tensor, Tensor)> {
         let (state_rate, feature_rate) = self.generator.rate(g);
         self.readout.decode_with_rate(g, &state_rate, &feature_rate)
     }
 
-    /// x(t + tau) for one tau a sample, `[B]`: `[B, d]`, differentiable. A slice propagates no more than x.
+    /// x(t + tau) with one tau per sample, `[B]`: `[B, d]`, differentiable. For a slice, only x is
+    /// propagated.
     ///
     /// # Errors
-    /// [`Error::Divergence`] where a dense generator's exponential is out of reach.
+    /// [`Error::Divergence`] if a dense generator is too large for its exponential to be computed.
     pub fn decode_after(&self, g: &Observables, tau: &Tensor) -> Result<Tensor> {
         match &self.readout {
             Readout::Slice => self.generator.propagate_state(g, tau),
@@ -459,7 +464,7 @@ impl Student {
         }
     }
 
-    /// Propagator of one tau, prepared from the current parameters.
+    /// Propagator of one tau, computed from the current parameters.
     pub fn fresh_horizon(&self, tau: f64) -> Result<Horizon> {
         Horizon::new(&self.generator, &self.readout, tau)
     }
@@ -470,12 +475,12 @@ impl Student {
         Horizon::from_matrix(motion, &self.readout, self.config.dimension(), options)
     }
 
-    /// C of x = g C in float64 on the CPU, `[m, d]`; `None` where x is decoded by a network.
+    /// C of x = g C in float64 on the CPU, `[m, d]`; `None` if a network decodes x.
     pub fn readout_columns(&self) -> Result<Option<Tensor>> {
         self.readout.columns(self.config.dimension(), self.config.size())
     }
 
-    /// Propagator of one tau, kept from an earlier call until the parameters are written.
+    /// Propagator of one tau, from a cache that is valid until the parameters are written.
     pub fn horizon(&self, tau: f64) -> Result<Horizon> {
         let mut kept = self.horizons.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(horizon) = kept.find(self.parameters.version(), tau) {

@@ -1,5 +1,6 @@
-//! A student whose training averaged its weights keeps both kinds: the averaged ones, which it samples
-//! with unless told otherwise, and the raw ones of the last step. One that had several averages keeps each of them.
+//! Averaged and raw weights of a student. If training averaged the weights, the student keeps the averaged
+//! ones, which it uses by default, and the raw ones of the last step. If training had several averages, the
+//! student keeps each of them.
 
 use std::str::FromStr;
 
@@ -13,7 +14,7 @@ use crate::tensor::{shape_text, shared};
 /// The names of both kinds in a file.
 pub const AVERAGED_WEIGHTS: &str = "weights.averaged";
 pub const RAW_WEIGHTS: &str = "weights.raw";
-/// What the names of several averages begin with; their decay follows.
+/// Prefix of the names of several averages; their decay follows.
 const SEVERAL: &str = "weights.average.";
 
 /// Flat snapshots of all parameters, `[count]` each.
@@ -21,7 +22,7 @@ const SEVERAL: &str = "weights.average.";
 pub struct BothWeights {
     averaged: Tensor,
     raw: Tensor,
-    /// Several averages and their decays; none where there was one.
+    /// Several averages and their decays; empty if there was only one.
     several: Vec<Tensor>,
     decays: Vec<f64>,
 }
@@ -43,7 +44,7 @@ pub(crate) fn average_name(decay: f64) -> String {
     format!("{SEVERAL}{decay}")
 }
 
-/// The decay of one of several averages, by its name in a file; `None` for the name of anything else.
+/// The decay of one of several averages, by its name in a file; `None` for any other name.
 pub(super) fn decay_of(name: &str) -> Option<f64> {
     name.strip_prefix(SEVERAL)?.parse().ok()
 }
@@ -51,10 +52,10 @@ pub(super) fn decay_of(name: &str) -> Option<f64> {
 /// Which weights to use.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum WeightsChoice {
-    /// The averaged ones, of several the best.
+    /// The averaged weights; the best of several averages.
     Averaged,
     Raw,
-    /// Those of one of several averages, by its decay.
+    /// One of several averages, by its decay.
     Average(f64),
 }
 
@@ -71,7 +72,7 @@ impl FromStr for WeightsChoice {
 }
 
 impl Student {
-    /// Remembers both kinds; the parameters in use stay what they are.
+    /// Stores averaged and raw weights. The parameters in use do not change.
     ///
     /// # Errors
     /// [`Error::Shape`] for snapshots of other parameters.
@@ -82,10 +83,10 @@ impl Student {
         Ok(())
     }
 
-    /// Remembers each of several averages beside both kinds, by its decay.
+    /// Stores each of several averages by its decay, in addition to averaged and raw weights.
     ///
     /// # Errors
-    /// As [`Student::keep_both`]; [`Error::Internal`] before that was called.
+    /// As [`Student::keep_both`]; [`Error::Internal`] if that was not called before.
     pub fn keep_averages(&mut self, averages: &[(f64, Tensor)]) -> Result<()> {
         let own: Result<_> =
             averages.iter().map(|(decay, weights)| self.snapshot(&average_name(*decay), weights)).collect();
@@ -97,7 +98,7 @@ impl Student {
         Ok(())
     }
 
-    /// A copy of weights that are of this student's size.
+    /// A copy of weights, which must have this student's size.
     fn snapshot(&self, name: &str, weights: &Tensor) -> Result<Tensor> {
         let own = self.parameters().flat()?;
         if weights.size() != own.size() {
@@ -106,23 +107,22 @@ impl Student {
         Ok(weights.detach().to_device(own.device()).to_kind(own.kind()).copy())
     }
 
-    /// The weights of the last step, `[count]`, where training averaged; `None` where the parameters are
-    /// all there is.
+    /// The weights of the last step, `[count]`; `None` if training did not average.
     pub fn raw(&self) -> Option<Tensor> {
         self.both.as_ref().map(|both| both.raw.shallow_clone())
     }
 
-    /// The averaged weights, `[count]`.
+    /// The averaged weights, `[count]`; `None` if training did not average.
     pub fn averaged(&self) -> Option<Tensor> {
         self.both.as_ref().map(|both| both.averaged.shallow_clone())
     }
 
-    /// The decays of several averages that training had; none where it had one or no average.
+    /// The decays of several averages; empty if training had one average or none.
     pub fn decays(&self) -> &[f64] {
         self.both.as_ref().map_or(&[], |both| &both.decays)
     }
 
-    /// The weights asked for; `None` for the averaged and the raw ones where the parameters are all there is.
+    /// The chosen weights; `None` for averaged and raw weights if training did not average.
     fn chosen(&self, choice: WeightsChoice) -> Result<Option<Tensor>> {
         let decay = match choice {
             WeightsChoice::Averaged => return Ok(self.averaged()),
@@ -143,10 +143,11 @@ impl Student {
         }
     }
 
-    /// The same student without heads, which only training has, and with parameters of its own.
+    /// The student without heads, which only training uses. Its parameters are a copy if it had heads, and
+    /// shared otherwise.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Any error of libtorch.
     pub fn without_heads(&self) -> Result<Student> {
         if self.config().heads.is_empty() {
             return Ok(self.shallow_clone());
@@ -172,10 +173,11 @@ impl Student {
         Ok(student)
     }
 
-    /// A student of its own that uses the weights asked for; without averages both kinds are the same.
+    /// A copy of the student that uses the chosen weights. If training did not average, averaged and raw
+    /// weights are the same.
     ///
     /// # Errors
-    /// [`Error::Argument`] for the decay of an average that there is not.
+    /// [`Error::Argument`] for the decay of an average that does not exist.
     pub fn with_weights(&self, choice: WeightsChoice) -> Result<Student> {
         let chosen = self.chosen(choice)?;
         let mut tensors: std::collections::HashMap<String, Tensor> = self.named().into_iter().collect();

@@ -42,17 +42,18 @@ fn integral_series(tau: &Tensor, real: &Tensor, imaginary: &Tensor) -> Factors {
 }
 
 /// (e^{λ tau} - 1)/λ for eigenvalues λ of real parts `growth` `[p + r]`, the first p with the imaginary parts
-/// `frequency` `[p]`, and tau `[B, 1]`. Without cancellation: the numerator is
-/// expm1(a tau) cos(b tau) - 2 sin²(b tau / 2) + i e^{a tau} sin(b tau). Near λ = 0, where the quotient
-/// is 0/0, the series of [`integral_series`].
+/// `frequency` `[p]`, and tau `[B, 1]`. Without cancellation: the numerator is expm1(a tau) cos(b tau) - 2
+/// sin²(b tau / 2) + i e^{a tau} sin(b tau). Near λ = 0, where the quotient is 0/0, [`integral_series`] is
+/// used.
 fn integrals(growth: &Tensor, frequency: &Tensor, tau: &Tensor) -> Factors {
     let pairs = frequency.size()[0];
     let reals = growth.size()[0] - pairs;
     let (a, b) = (growth.narrow(0, 0, pairs), frequency);
     let square = Tensor::cat(&[a.square() + b.square(), growth.narrow(0, pairs, reals).square()], 0);
     let small = square.detach().lt(SERIES_BELOW * SERIES_BELOW);
-    // Seldom: then both branches are formed, and the quotient's divisor is replaced where it vanishes.
-    // Asking another device would wait for it at every step, so there both always are.
+    // Eigenvalues near 0 are rare. If there are any, both branches are computed, and the quotient's divisor
+    // is replaced where it vanishes. On a GPU the check would wait for the device at every step, so both
+    // branches are always computed there.
     let vanishing = small.device() != Device::Cpu || small.any().int64_value(&[]) != 0;
     let safe = match vanishing {
         true => square.masked_fill(&small, 1.0),
@@ -124,7 +125,7 @@ impl Blocks {
         (&self.raw_growth * (1.0 / GROWTH_BOUND)).tanh() * GROWTH_BOUND
     }
 
-    /// The same blocks of converted parameters.
+    /// The same blocks with converted parameters.
     pub(in crate::koopman) fn map(&self, convert: impl Fn(&Tensor) -> Tensor) -> Self {
         Blocks { raw_growth: convert(&self.raw_growth), frequency: convert(&self.frequency) }
     }
@@ -188,8 +189,9 @@ impl Blocks {
         )
     }
 
-    /// Features, `[B, k]` or `[B, k, pixels]`, times one number for each eigenfunction, `[2, p + r]` real and imaginary
-    /// parts: of the pairs, then of the real ones, which ignore the imaginary part.
+    /// Multiplies features, `[B, k]` or `[B, k, pixels]`, by one number for each eigenfunction. `factors`
+    /// `[2, p + r]` holds real and imaginary parts, for the pairs and then for the real ones, which ignore
+    /// the imaginary part.
     pub(in crate::koopman) fn multiply(&self, features: &Tensor, factors: &Tensor) -> Tensor {
         let imaginary = factors.narrow(0, 1, 1).narrow(1, 0, self.pairs());
         self.scale(features, &Factors { real: factors.narrow(0, 0, 1), imaginary })
@@ -213,11 +215,11 @@ impl Blocks {
         };
         let fused = fused::fusible(&eigenvalues, features, tau)
             .then(|| fused::scaled(&eigenvalues, features, tau, factor, composed));
-        // Whatever libtorch refused there it refuses here.
+        // If the fused kernel fails, libtorch's operations fail too, and report the error.
         fused.and_then(Result::ok).unwrap_or_else(|| self.composed(features, tau, factor))
     }
 
-    /// The same by libtorch's operations.
+    /// As [`Blocks::scaled`], by libtorch's operations.
     fn composed(&self, features: &Tensor, tau: &Tensor, factor: Factor) -> Tensor {
         let tau = tau.unsqueeze(1);
         let factors = match factor {
@@ -269,7 +271,8 @@ mod tests {
                         }
                         false => blocks.composed(&inputs[0], &tau, factor),
                     };
-                    // The operations cancel in the derivative near 0, so that the second one is of features alone.
+                    // Near 0 the derivatives by libtorch's operations suffer from cancellation, so second
+                    // derivatives are taken with respect to the features only.
                     let inputs = if twice { &inputs[..1] } else { &inputs[..] };
                     let mut found = vec![y.detach()];
                     let product = (y.tanh() * &weight).sum(Kind::Double);

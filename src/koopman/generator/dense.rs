@@ -21,11 +21,11 @@ pub struct DenseGenerator {
 const SUBSTEP_NORM: f64 = 2.0;
 const MAX_TERMS: i64 = 60;
 
-/// Substeps at most, which bounds the time.
+/// Largest number of substeps, which bounds the time.
 const MAX_SUBSTEPS: f64 = 5000.0;
 
-/// Substeps at most where gradients are recorded: each keeps every term of its series in memory, and a generator
-/// that needs more than these is on its way out. A training step is then skipped.
+/// Largest number of substeps if gradients are recorded. Each substep keeps every term of its series in
+/// memory. A generator that needs more is diverging, and the training step is skipped.
 const MAX_RECORDED_SUBSTEPS: f64 = 100.0;
 
 impl DenseGenerator {
@@ -84,13 +84,13 @@ impl DenseGenerator {
             .double_value(&[])
             .max(1.0);
         let reach = norm * tau.abs().max().double_value(&[]);
-        // Asked of an operation's result, for views of what is trained always claim to be recorded.
+        // Read from the result of an operation, since views of trained parameters always require gradients.
         let recorded = columns.narrow(0, 0, 1).neg().requires_grad();
         let limit = if recorded { MAX_RECORDED_SUBSTEPS } else { MAX_SUBSTEPS };
         let substeps = (reach / SUBSTEP_NORM).ceil().max(1.0);
         if !reach.is_finite() || substeps > limit {
             return Err(Error::Divergence(format!(
-                "the dense generator's norm times tau is {reach:.3e}: exp(tau L) is out of reach"
+                "the dense generator's norm times tau is {reach:.3e}, too large to compute exp(tau L)"
             )));
         }
         let tolerance = if g.x.kind() == Kind::Double { 1e-17 } else { 1e-8 };
@@ -107,7 +107,7 @@ impl DenseGenerator {
     /// exp(tau L), `[m, m]`, float64 on the CPU.
     ///
     /// # Errors
-    /// [`Error::Divergence`] where it is not finite.
+    /// [`Error::Divergence`] if it is not finite.
     pub fn exponential(&self, tau: f64) -> Result<Tensor> {
         let exponential = (self.matrix() * tau).f_linalg_matrix_exp()?;
         if exponential.isfinite().all().int64_value(&[]) == 0 {

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 
 const REAL: (Kind, Device) = (Kind::Double, Device::Cpu);
 
-/// D W = W Λ by LAPACK.
+/// The eigendecomposition D W = W Λ, by LAPACK.
 pub struct Eigenvectors {
     /// λ: complex `[n]`, conjugates side by side, the positive frequency first.
     pub values: Tensor,
@@ -18,7 +18,7 @@ impl Eigenvectors {
     /// Eigenvalues and eigenvectors of a float64 matrix `[n, n]` on the CPU.
     ///
     /// # Errors
-    /// [`Error::Divergence`] where the matrix is not finite.
+    /// [`Error::Divergence`] if the matrix is not finite.
     pub fn new(matrix: &Tensor) -> Result<Self> {
         if matrix.f_isfinite()?.all().int64_value(&[]) == 0 {
             return Err(Error::Divergence("the generator is not finite: it has no spectrum".into()));
@@ -30,8 +30,8 @@ impl Eigenvectors {
     /// W^{-1}, whose rows are the left eigenvectors.
     ///
     /// # Errors
-    /// [`Error::Divergence`] for a defective matrix, whose eigenvectors are linearly dependent: up to rounding, for
-    /// LAPACK seldom returns exactly dependent ones, and an inverse without a correct digit is none.
+    /// [`Error::Divergence`] for a defective matrix, whose eigenvectors are linearly dependent. LAPACK seldom
+    /// returns exactly dependent ones, so an inverse without a correct digit counts as an error too.
     pub fn rows(&self) -> Result<Tensor> {
         let size = |matrix: &Tensor| matrix.abs().square().sum(Kind::Double).sqrt().double_value(&[]);
         let rows = Tensor::f_linalg_inv(&self.columns).ok();
@@ -68,7 +68,7 @@ impl RealEigenvectors {
         let couples = frequency.gt(0.0).nonzero().reshape([-1]);
         let order = Tensor::cat(&[&couples, &frequency.eq(0.0).nonzero().reshape([-1])], 0);
         let pairs = couples.size()[0];
-        // Both of a pair's vectors have the weight of one complex vector and its conjugate.
+        // The two real vectors of a pair together have the norm of a complex vector and its conjugate.
         let weight = Tensor::ones([order.size()[0]], REAL);
         let _ = weight.narrow(0, 0, pairs).f_mul_scalar_(2f64.sqrt())?;
         let columns = columns.index_select(1, &order);
@@ -98,7 +98,8 @@ impl RealEigenvectors {
         self.layout(&self.real, &self.imaginary)
     }
 
-    /// Rows of complex numbers over the eigenvalues, times `factor`, which is 0 where the quotient is not wanted.
+    /// Divides rows of complex numbers by the eigenvalues, and multiplies by `factor`, which is 0 where the
+    /// quotient is not wanted.
     pub fn divide(&self, real: &Tensor, imaginary: &Tensor, factor: &Tensor) -> (Tensor, Tensor) {
         let square = self.modulus().square();
         let inverse = factor / square.masked_fill(&factor.eq(0.0), 1.0);

@@ -1,6 +1,6 @@
-//! Features times e^{λ tau} or (e^{λ tau} - 1)/λ in one pass over them, with a gradient of its own: as libtorch's
-//! operations it takes some fifty of a few microseconds each. Times are mostly those of a grid, or one for all rows, so
-//! that factors are formed once for each time that occurs.
+//! A fused kernel that multiplies features by e^{λ tau} or (e^{λ tau} - 1)/λ in one pass, with its own
+//! gradient. In libtorch this takes about fifty operations of a few microseconds each. Times mostly come from
+//! a grid, or are the same for all rows, so factors are computed once for each distinct time.
 
 use std::collections::HashMap;
 use std::ops::{Add, Div, Mul, Sub};
@@ -15,7 +15,7 @@ use crate::tensor::{gradients_of, is_grad_enabled, with_gradient};
 /// Growth rates lie in ±GROWTH_BOUND by construction.
 const GROWTH_BOUND: f64 = Stability::BOUND;
 
-/// Eigenvalues below this size are treated by the series.
+/// For eigenvalues below this modulus, the series is used.
 pub(super) const SERIES_BELOW: f64 = 1e-3;
 
 /// Λ by its parameters.
@@ -26,7 +26,8 @@ pub(super) struct Eigenvalues<'a> {
     pub frequency: &'a Tensor,
 }
 
-/// The same by libtorch's operations, of features, growth before the bound, frequencies and times.
+/// The same product by libtorch's operations, as a function of features, growth before the bound, frequencies
+/// and times.
 pub(super) type Composed = fn([&Tensor; 4], Factor) -> Tensor;
 
 /// What features are multiplied by.
@@ -38,7 +39,7 @@ pub(super) enum Factor {
     Integral,
 }
 
-/// The floating point numbers of tensors.
+/// Floating-point types of tensors.
 trait Real:
     kind::Element
     + Copy
@@ -67,12 +68,13 @@ impl Real for f64 {
     }
 }
 
-/// Below this size of λ tau, the largest of a column, the derivative in λ is summed as a series: its closed form is
-/// the difference of two numbers that are nearly equal.
+/// If |λ tau| is below this for the longest time, the derivative in λ is summed as a series. Its closed form
+/// would be the difference of two nearly equal numbers.
 const DERIVATIVE_SERIES_BELOW: f64 = 0.1;
 const DERIVATIVE_TERMS: i32 = 10;
 
-/// Whether features `[B, k]` of these blocks, at times `[B]` or one for all, can be multiplied here.
+/// Whether the fused kernel can multiply features `[B, k]` of these blocks, at times `[B]` or one time for
+/// all rows.
 pub(super) fn fusible(blocks: &Eigenvalues, features: &Tensor, tau: &Tensor) -> bool {
     let kind = features.kind();
     let alike = |x: &Tensor| x.device() == Device::Cpu && x.kind() == kind;
@@ -85,10 +87,10 @@ pub(super) fn fusible(blocks: &Eigenvalues, features: &Tensor, tau: &Tensor) -> 
         && [features, tau, blocks.raw_growth, blocks.frequency].into_iter().all(alike)
 }
 
-/// Features that are [`fusible`], times their factors: `[B, k]`.
+/// Multiplies features that are [`fusible`] by their factors: `[B, k]`.
 ///
 /// # Errors
-/// Whatever libtorch refuses.
+/// Any error of libtorch.
 pub(super) fn scaled(
     blocks: &Eigenvalues,
     features: &Tensor,
@@ -131,7 +133,7 @@ fn scaled_as<T: Real>(
     }
     let saved = [features, blocks.raw_growth, blocks.frequency, tau];
     let [y] = with_gradient([&y], &inputs, &saved, move |saved, gradients| match is_grad_enabled() {
-        // Somebody wants a gradient of the gradient.
+        // A gradient of the gradient is wanted.
         true => gradients_of(&[&saved[0], &saved[1], &saved[2]], |inputs| {
             let y = composed([&inputs[0], &inputs[1], &inputs[2], &saved[3]], factor);
             Ok((y * &gradients[0]).sum(gradients[0].kind()))
@@ -141,13 +143,13 @@ fn scaled_as<T: Real>(
     Ok(y)
 }
 
-/// Factors of each time that occurs, and their derivatives in λ where gradients are wanted.
+/// Factors for each distinct time, and their derivatives in λ if gradients are wanted.
 struct Table<T> {
     pairs: usize,
     reals: usize,
-    /// Row of the table for each row of features; empty where there is one time for all.
+    /// Row of the table for each row of features; empty if there is one time for all.
     places: Vec<u32>,
-    /// `[U, p + r]` and `[U, p]`.
+    /// `[U, p + r]` and `[U, p]`, for U distinct times.
     real: Vec<T>,
     imaginary: Vec<T>,
     derivative_real: Vec<T>,
@@ -308,7 +310,8 @@ impl<T: Real> Table<T> {
     }
 }
 
-/// The times that occur, and the place of each row's among them; no places where all are the same.
+/// The distinct times, and the index of each row's time among them. There are no indices if all times are the
+/// same.
 fn distinct<T: Real>(tau: &Tensor) -> (Vec<f64>, Vec<u32>) {
     let all: Vec<f64> = values::<T>(tau).iter().map(|&time| time.into()).collect();
     let mut known = HashMap::new();
@@ -368,17 +371,17 @@ fn derivative_series(lambda: Complex, tau: f64) -> Complex {
     sum.times(tau * tau)
 }
 
-/// The memory of a dense tensor of the CPU.
+/// The values of a contiguous tensor on the CPU.
 fn values<T: Real>(tensor: &Tensor) -> &[T] {
     debug_assert!(tensor.kind() == T::KIND && tensor.is_contiguous());
     if tensor.numel() == 0 {
         return &[];
     }
-    // SAFETY: the tensor has so many numbers, one after the other, and lives as long as the slice.
+    // SAFETY: a contiguous tensor has `numel` values in a row, and lives as long as the slice.
     unsafe { slice::from_raw_parts(tensor.data_ptr().cast::<T>(), tensor.numel()) }
 }
 
-/// The same of one that was just made and that nobody else has.
+/// The values of a new tensor that nothing else refers to.
 #[allow(clippy::mut_from_ref)]
 fn values_mut<T: Real>(tensor: &Tensor) -> &mut [T] {
     debug_assert!(tensor.kind() == T::KIND && tensor.is_contiguous());

@@ -1,6 +1,7 @@
-//! The generator of a hierarchical student: one Λ for every feature map of a U-Net, acting on its channels and
-//! shared by its pixels (as the block-diagonal operators of Hierarchical Koopman Diffusion, arXiv 2510.12220),
-//! or a Λ of each pixel's own. The state is not among the observables; a decoder reads it off.
+//! The generator of a hierarchical student: one Λ for every feature map of a U-Net, acting on its channels
+//! and shared by its pixels (as the block-diagonal operators of Hierarchical Koopman Diffusion, arXiv
+//! 2510.12220), or a separate Λ for each pixel. The state is not among the observables: a decoder computes
+//! it.
 
 use tch::{Device, Kind, Tensor};
 
@@ -58,7 +59,8 @@ impl LevelBlocks {
         self.maps.iter().map(|(blocks, shared)| (blocks, *shared))
     }
 
-    /// What `act` makes of each map's features `[B, features, shared]`, by its place, side by side again: `[B, k]`.
+    /// Applies `act` to the index, the blocks and the features `[B, features, shared]` of each map, and
+    /// concatenates the results: `[B, k]`.
     fn each(&self, features: &Tensor, act: impl Fn(usize, &Blocks, &Tensor) -> Tensor) -> Tensor {
         let batch = features.size()[0];
         let sizes = |(blocks, shared): &(Blocks, i64)| blocks.features() * shared;
@@ -75,7 +77,7 @@ impl LevelBlocks {
         Tensor::cat(&moved, 1)
     }
 
-    /// phi e^{tau Λ}, `[B, k]`, for tau `[B]`, or `[1]` for one.
+    /// phi e^{tau Λ}, `[B, k]`, for tau `[B]`, or `[1]` for all samples.
     pub fn propagate(&self, features: &Tensor, tau: &Tensor) -> Tensor {
         self.each(features, |_, blocks, part| blocks.propagate(part, tau))
     }
@@ -85,8 +87,9 @@ impl LevelBlocks {
         self.each(features, |_, blocks, part| blocks.rate(part))
     }
 
-    /// Each eigenfunction times a number that all pixels share: `[B, k]`, for real and imaginary parts `[2, r]` of each
-    /// map, one of each pair and then the real ones, whose imaginary parts are ignored.
+    /// Multiplies each eigenfunction by a number that all pixels share: `[B, k]`. `factors` holds real and
+    /// imaginary parts `[2, r]` for each map, for one of each pair and then for the real ones, whose
+    /// imaginary parts are ignored.
     pub fn multiply(&self, features: &Tensor, factors: &[Tensor]) -> Tensor {
         self.each(features, |place, blocks, part| blocks.multiply(part, &factors[place]))
     }
@@ -152,7 +155,8 @@ impl LevelGenerator {
         self.blocks.maps().map(|(blocks, shared)| blocks.features() * shared).sum()
     }
 
-    /// A matrix over [1, t, phi] with `block` for phi, and what time gains of the constant.
+    /// A matrix over [1, t, phi]. It has `block` for phi, `diagonal` for the constant and time, and `time` as
+    /// the entry from the constant to time.
     fn assemble(&self, time: f64, diagonal: f64, block: &Tensor) -> Tensor {
         let m = 2 + self.features();
         let matrix = Tensor::zeros([m, m], (Kind::Double, Device::Cpu));
@@ -162,7 +166,7 @@ impl LevelGenerator {
         matrix
     }
 
-    /// L, `[m, m]`, float64 on the CPU: as large as the square of all features.
+    /// L, `[m, m]`, float64 on the CPU. Its size is the square of the number of features.
     pub fn matrix(&self) -> Tensor {
         let unit = Tensor::eye(self.features(), (Kind::Double, Device::Cpu));
         self.assemble(1.0, 0.0, &self.in_double().rate(&unit))
@@ -174,7 +178,8 @@ impl LevelGenerator {
         self.assemble(tau, 1.0, &self.in_double().propagate(&unit, &Tensor::from_slice(&[tau])))
     }
 
-    /// Zero twice, for the constant and time, and each eigenvalue of a map as often as pixels share it: `[m, 2]`.
+    /// Eigenvalues `[m, 2]`: two zeros for the constant and time, and each eigenvalue of a map as often as
+    /// pixels share it.
     pub fn eigenvalues(&self) -> Tensor {
         let exact = self.in_double();
         let still = Tensor::zeros([2, 2], (Kind::Double, Device::Cpu));

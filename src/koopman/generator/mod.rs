@@ -1,4 +1,4 @@
-//! The parametrisations of L behind one set of questions.
+//! The parametrisations of L behind one interface.
 
 mod blocks;
 mod dense;
@@ -79,10 +79,10 @@ impl Generator {
         }
     }
 
-    /// The features of g exp(tau L), for a tau of each sample.
+    /// The features of g exp(tau L), with one tau per sample.
     ///
     /// # Errors
-    /// [`crate::Error::Divergence`] where a dense generator's exponential is out of reach.
+    /// [`crate::Error::Divergence`] if a dense generator is too large for its exponential to be computed.
     pub fn propagate_features(&self, g: &Observables, tau: &Tensor) -> Result<Tensor> {
         match self {
             Generator::Spectral(generator) => Ok(generator.propagate_features(&g.features, tau)),
@@ -91,7 +91,7 @@ impl Generator {
         }
     }
 
-    /// Whether the state is carried by carrying all of g.
+    /// Whether propagating the state requires propagating all of g.
     pub fn carries_all(&self) -> bool {
         matches!(self, Generator::Dense(_))
     }
@@ -105,8 +105,8 @@ impl Generator {
         }
     }
 
-    /// The feature columns of g L, `[B, k]`, in float64: a good student's residual is below what single
-    /// precision rounds away. Forms no more of L than its parameters are.
+    /// The feature columns of g L, `[B, k]`, in float64, since the residual of a good student is below the
+    /// rounding error of float32. L is formed only if it is dense.
     pub fn feature_rate(&self, g: &Observables) -> Tensor {
         let features = g.features.to_kind(Kind::Double);
         match self {
@@ -120,7 +120,7 @@ impl Generator {
         }
     }
 
-    /// g exp(tau L) for one tau a sample, `[B]`; differentiable in everything.
+    /// g exp(tau L) with one tau per sample, `[B]`; differentiable in everything.
     pub fn propagate(&self, g: &Observables, tau: &Tensor) -> Result<Observables> {
         match self {
             Generator::Spectral(generator) => Ok(generator.propagate(g, tau)),
@@ -129,7 +129,7 @@ impl Generator {
         }
     }
 
-    /// x(t + tau) for one tau a sample: `[B, d]`. For the spectral form this never touches phi(t + tau).
+    /// x(t + tau) with one tau per sample: `[B, d]`. The spectral form does not compute phi(t + tau) for it.
     pub fn propagate_state(&self, g: &Observables, tau: &Tensor) -> Result<Tensor> {
         match self {
             Generator::Spectral(generator) => Ok(generator.propagate_state(g, tau)),
@@ -174,7 +174,7 @@ impl Generator {
     }
 }
 
-/// Configurations pair these with a decoder, which never asks for the state.
+/// Not reached: configurations combine this generator with a decoder, which does not use the state.
 fn no_state() -> Error {
     Error::Internal(anyhow::anyhow!("the state is not among the observables of a hierarchical student"))
 }

@@ -30,7 +30,7 @@ impl SpectralGenerator {
         let blocks = Blocks::new("generator", features, config.pairs, parameters, random)?;
         let bound = 1.0 / (features as f64).sqrt();
         let readout = match config.basis {
-            // Pixels of the network's answer are rates of the image's own pixels to begin with.
+            // Initially the pixels of the network's output are the rates of the image's pixels.
             Basis::UNet => Tensor::f_eye_m(features, dimension, options)?,
             _ => (random.uniform(&[features, dimension], options.0, options.1)? * 2.0 - 1.0) * bound,
         };
@@ -132,7 +132,7 @@ impl SpectralGenerator {
         let exact = self.in_double();
         let tau = Tensor::from_slice(&[tau]).unsqueeze(1);
         let features = exact.readout.size()[0];
-        // K(tau) B without forming K: scale acts on rows, so fold through the identity's rows.
+        // `scale` acts on rows, so applying it to the identity gives K(tau).
         let identity = Tensor::eye(features, (Kind::Double, Device::Cpu));
         let folded = exact.blocks.scale(&identity, &exact.blocks.integrals(&tau)).f_matmul(&exact.readout)?;
         let (slow, fast) = (exact.drift.select(0, 0), exact.drift.select(0, 1));
@@ -186,7 +186,7 @@ impl SpectralGenerator {
         matrix
     }
 
-    /// The eigenvalues are the parameters, and zero for the constant, time and state: `[m, 2]`.
+    /// Eigenvalues `[m, 2]`: zero for the constant, time and state, then those of Λ.
     pub fn eigenvalues(&self) -> Tensor {
         let exact = self.in_double();
         let still = Tensor::zeros([2 + exact.readout.size()[1], 2], (Kind::Double, Device::Cpu));

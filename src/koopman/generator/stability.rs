@@ -1,6 +1,6 @@
-//! The learned columns of a dense generator: free, or with the eigenvalues of the block D that carries
-//! [x, phi] to [x, phi] held where paths do not blow up. L is block triangular, so these are all its
-//! eigenvalues but the two zeros of the constant and time.
+//! The learned columns of a dense generator, which are free or constrained for stability. The constraint
+//! bounds the eigenvalues of the block D that maps [x, phi] to [x, phi], so that paths do not blow up. L is
+//! block triangular, so these are all its eigenvalues except the two zeros of the constant and time.
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
@@ -23,7 +23,7 @@ pub enum Stability {
 }
 
 impl Stability {
-    /// Largest growth or decay rate of a bounded generator; the spectral generator's own.
+    /// Largest growth or decay rate of a bounded generator. The spectral generator has the same bound.
     pub const BOUND: f64 = 8.0;
 
     pub fn name(self) -> &'static str {
@@ -39,9 +39,9 @@ impl Stability {
 #[derive(Debug)]
 pub(in crate::koopman) struct Columns {
     stability: Stability,
-    /// All columns where they are free; else the rows of the constant and time, `[2, n]`.
+    /// All columns if they are free, else the rows of the constant and time, `[2, n]`.
     first: Tensor,
-    /// S and R or M, `[n, n]`; none where the columns are free.
+    /// S and R or M, `[n, n]`; empty if the columns are free.
     rest: Vec<Tensor>,
 }
 

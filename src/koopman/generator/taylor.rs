@@ -5,28 +5,28 @@ use tch::{Device, Tensor};
 use crate::error::Result;
 use crate::tensor::{gradients_of, is_grad_enabled, with_gradient};
 
-/// How the series is summed.
+/// Parameters of the summation.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Series {
-    /// Equal steps that each row's time is cut into.
+    /// Number of equal steps that each row's time is divided into.
     pub substeps: i64,
-    /// Terms of each that are enough whatever the rows are.
+    /// Number of terms per substep that is enough for any rows.
     pub terms: i64,
-    /// Size of a row's term, in rows that have a 1 in them, after which the rest is left out.
+    /// Size of a row's term below which further terms are left out. Every row contains the constant 1.
     pub tolerance: f64,
     /// The longest time of a row.
     pub reach: f64,
 }
 
-/// The rows behind one substep: g L^k for k = 0, 1, ...
+/// The rows g L^k, k = 0, 1, ..., of one substep.
 struct Powers(Vec<Tensor>);
 
 impl Series {
-    /// g exp(tau L) for g `[B, m]` with a constant 1, the columns of L behind those of the constant and time,
-    /// `[m, m - 2]`, and tau `[B]`, in which it is not differentiable.
+    /// g exp(tau L), not differentiable in tau. Takes g `[B, m]`, whose first entry is the constant 1, the
+    /// columns of L after those of the constant and time, `[m, m - 2]`, and tau `[B]`.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Any error of libtorch.
     pub fn act(self, g: &Tensor, columns: &Tensor, tau: &Tensor) -> Result<Tensor> {
         let recorded = is_grad_enabled() && (g.requires_grad() || columns.requires_grad());
         let matrix = tch::no_grad(|| self.matrix(columns))?;
@@ -39,7 +39,7 @@ impl Series {
         saved.extend(steps.iter().flat_map(|Powers(powers)| powers));
         let [moved] = with_gradient([&moved], &[g, columns], &saved, move |saved, gradients| {
             match is_grad_enabled() {
-                // Somebody wants a gradient of the gradient.
+                // A gradient of the gradient is wanted.
                 true => gradients_of(&[&saved[0], &saved[1]], |inputs| {
                     let moved = self.composed(&inputs[0], &inputs[1], &saved[2])?;
                     Ok((moved * &gradients[0]).sum(gradients[0].kind()))
@@ -50,14 +50,14 @@ impl Series {
         Ok(moved)
     }
 
-    /// L times the reach of a substep, `[m, m]`: the coefficients of rows are then at most 1 / k!.
+    /// L times the longest time of a substep, `[m, m]`, so that the coefficients of rows are at most 1 / k!.
     fn matrix(self, columns: &Tensor) -> Result<Tensor> {
         let head = Tensor::f_zeros([columns.size()[0], 2], (columns.kind(), columns.device()))?;
         let _ = head.f_narrow(0, 0, 1)?.f_narrow(1, 1, 1)?.f_fill_(1.0)?;
         Ok(Tensor::f_cat(&[&head, columns], 1)?.f_mul_scalar_(self.stride())?)
     }
 
-    /// The longest time of a substep; 1 where all are 0.
+    /// The longest time of a substep; 1 if all times are 0.
     fn stride(self) -> f64 {
         match self.reach > 0.0 {
             true => self.reach / self.substeps as f64,
@@ -65,15 +65,15 @@ impl Series {
         }
     }
 
-    /// Each row's share of the stride, `[B, 1]`.
+    /// The time of a substep of each row, relative to the longest one, `[B, 1]`.
     fn shares(self, tau: &Tensor) -> Result<Tensor> {
         Ok(tau.f_unsqueeze(1)?.f_div_scalar(self.stride() * self.substeps as f64)?)
     }
 
-    /// The rows at the end, and what they were made of where that is wanted.
+    /// The rows at the end and, with `keep`, the powers of every substep.
     fn sum(self, g: &Tensor, matrix: &Tensor, tau: &Tensor, keep: bool) -> Result<(Tensor, Vec<Powers>)> {
         let share = self.shares(tau)?;
-        // Elsewhere reading a number would wait for the device.
+        // On a GPU, reading a number would wait for the device.
         let stops = g.device() == Device::Cpu;
         let enough = self.tolerance * (g.size()[0] as f64).sqrt();
         let (mut state, mut steps) = (g.shallow_clone(), Vec::new());
@@ -90,7 +90,8 @@ impl Series {
                     powers.clear();
                 }
                 powers.push(power);
-                // A substep's matrix at most doubles the largest value of a row, so that what follows is no larger.
+                // A substep's matrix at most doubles the largest value of a row, so that later terms are no
+                // larger.
                 if (order > 2 && size < enough) || order == self.terms {
                     break;
                 }
@@ -104,8 +105,8 @@ impl Series {
         Ok((state, steps))
     }
 
-    /// Gradients of the rows and the columns, backwards through each substep: with A_k that of g L^k,
-    /// A_k = c_k G + A_(k+1) L^T, and L has Σ_k (g L^k)^T A_(k+1).
+    /// Gradients with respect to the rows and the columns, backwards through the substeps. The gradient with
+    /// respect to g L^k is A_k = c_k G + A_(k+1) L^T. That with respect to L is Σ_k (g L^k)^T A_(k+1).
     fn gradient(self, saved: &[Tensor], lengths: &[usize], gradient: &Tensor) -> Result<Vec<Tensor>> {
         let [columns, tau, matrix] = [&saved[1], &saved[2], &saved[3]];
         let share = self.shares(tau)?;
@@ -158,7 +159,7 @@ impl Series {
         let first = g.narrow(1, 0, 1);
         let mut state = g.shallow_clone();
         for _ in 0..self.substeps {
-            // The series acts on the constant only through its first term, which `act` needs as it is.
+            // The constant contributes only to the first term: in later ones it is 0.
             let mut term = act(columns, &state, &first) * &step;
             let mut sum = &state + &term;
             for order in 2..=self.terms {
@@ -172,7 +173,7 @@ impl Series {
     }
 }
 
-/// [1, t] L = [0, 1], and the learned columns; `ones` is what the constant is worth.
+/// g L: 0 for the constant, `ones` for time, then the learned columns. `ones` is the constant of g.
 fn act(columns: &Tensor, g: &Tensor, ones: &Tensor) -> Tensor {
     Tensor::cat(&[ones.zeros_like(), ones.shallow_clone(), g.matmul(columns)], 1)
 }

@@ -209,5 +209,5 @@ def test_what_cannot_be_is_refused(gaussian, student):
         student.log_prob(NOISE[:, :1])
     decoding = small(gaussian, architecture__decoder="network", steps=5)
     x = decoding.sample(x0=NOISE.astype(np.float64))
-    with pytest.raises(ArgumentError, match=r"determinant: expected 'exact' for a student with a decoder"):
+    with pytest.raises(ArgumentError, match="determinant: expected 'exact' for a student with a decoder"):
         decoding.log_prob(x, determinant="lanczos")
