@@ -9,26 +9,25 @@ use crate::koopman::{
 };
 use crate::tensor::exact;
 
-/// All eigenvalues of L but the structural zeros (the constant, time and, with a spectral generator, the
-/// state); `r` of them, each conjugate pair side by side, the positive frequency first.
+/// All `r` eigenvalues of L except the structural zeros (the constant, time and, with a spectral generator,
+/// the state). The two of a conjugate pair are adjacent, with the positive frequency first.
 pub struct Spectrum {
     /// lambda: complex, `[r]`.
     eigenvalues: Tensor,
-    /// 1/lambda: complex, `[r]`; 0 where lambda vanishes, so that left eigenvectors, which would be infinite in the
-    /// state's entries, are 0 there.
+    /// 1/lambda: complex, `[r]`; 0 where lambda vanishes. The state's entries of left eigenvectors would be
+    /// infinite there, and are 0 instead.
     inverse: Tensor,
     vectors: Vectors,
-    /// The other of each conjugate pair; real ones are their own.
+    /// Index of the conjugate of each eigenvalue; real ones are their own.
     partners: Vec<usize>,
     /// ||L W - W Λ|| / ||L||.
     residual: f64,
 }
 
-/// Eigenvalues below this, in units of the generator's norm where that is above 1, are taken for 0 where they
-/// would have to be divided by.
+/// Eigenvalues below this, in units of the generator's norm if that is above 1, count as 0 in divisions.
 const VANISHING: f64 = 1e-7;
 
-/// 1/lambda, and 0 where it vanishes.
+/// 1/lambda, or 0 where lambda vanishes.
 fn reciprocal(eigenvalues: &Tensor, norm: f64) -> Result<Tensor> {
     let vanishing = eigenvalues.f_abs()?.f_lt(VANISHING * norm.max(1.0))?;
     let safe = eigenvalues.f_masked_fill(&vanishing, 1.0)?;
@@ -36,16 +35,17 @@ fn reciprocal(eigenvalues: &Tensor, norm: f64) -> Result<Tensor> {
 }
 
 impl Spectrum {
-    /// Instant for a spectral generator; one dense eigenvalue problem of size d + k for a dense one.
+    /// Takes almost no time for a spectral generator, and one eigenvalue problem of size d + k for a dense
+    /// one.
     ///
     /// # Errors
-    /// [`Error::Divergence`] where the eigenvectors are linearly dependent (a defective generator) or the
+    /// [`Error::Divergence`] if the eigenvectors are linearly dependent (a defective generator) or the
     /// generator is not finite.
     pub fn new(student: &Student) -> Result<Spectrum> {
         let _guard = tch::no_grad_guard();
         if let Generator::Levels(_) = student.generator() {
-            let expected = "a student that reads x off linearly; one by levels has their spectra";
-            return Err(Error::argument("student", expected, "one that decodes feature maps"));
+            let expected = "a student that reads x off linearly (a hierarchy has a level spectrum instead)";
+            return Err(Error::argument("student", expected, "a hierarchy of feature maps"));
         }
         match student.generator() {
             Generator::Spectral(generator) => Self::of_blocks(generator),
@@ -53,7 +53,7 @@ impl Spectrum {
         }
     }
 
-    /// The parameters are the eigenvalues: eigenvectors by construction.
+    /// The parameters are the eigenvalues, and the eigenvectors are known in closed form.
     fn of_blocks(generator: &SpectralGenerator) -> Result<Spectrum> {
         let (growth, frequency) = generator.rates();
         let readout = generator.modes().detach().to_device(Device::Cpu).to_kind(Kind::Double);
@@ -70,8 +70,8 @@ impl Spectrum {
         Self::assemble(eigenvalues, inverse, Vectors::Blocks(Blocks { sign, readout }), 0.0)
     }
 
-    /// Through LAPACK: W of the block D that carries [x, phi], its inverse for the rows, and the affine part of
-    /// each eigenfunction, beta = b1 w / lambda and alpha = (b0 w + beta) / lambda.
+    /// By LAPACK: W of the block D that maps [x, phi], its inverse for the rows, and the affine part of each
+    /// eigenfunction, beta = b1 w / lambda and alpha = (b0 w + beta) / lambda.
     fn of_matrix(matrix: &Tensor) -> Result<Spectrum> {
         check(matrix)?;
         let n = matrix.size()[0] - 2;
@@ -100,7 +100,7 @@ impl Spectrum {
         Ok(Spectrum { eigenvalues, inverse, vectors, partners, residual })
     }
 
-    /// A second handle on the same tensors.
+    /// A shallow copy, which shares the tensors.
     pub fn shallow_clone(&self) -> Spectrum {
         Spectrum {
             eigenvalues: self.eigenvalues.shallow_clone(),
@@ -111,7 +111,7 @@ impl Spectrum {
         }
     }
 
-    /// r.
+    /// r, the number of eigenvalues.
     pub fn count(&self) -> i64 {
         self.eigenvalues.size()[0]
     }
@@ -132,16 +132,17 @@ impl Spectrum {
     }
 
     /// Right eigenvectors as columns, complex `[m, r]`: the weights of each eigenfunction, psi = g · weights.
-    /// Made anew for a spectral generator, as [`Self::rows`] and [`Self::rates`] are.
+    /// For a spectral generator they are computed at every call, as are [`Self::rows`] and [`Self::rates`].
     ///
     /// # Errors
-    /// Whatever libtorch refuses: memory, where m is large.
+    /// Any error of libtorch, such as running out of memory for a large m.
     pub fn weights(&self) -> Result<Tensor> {
         self.vectors.weights()
     }
 
-    /// Left eigenvectors as rows, complex `[r, m]`: the spectral projector of mode k is weights_k rows_k. Where an
-    /// eigenvalue vanishes the state's entries, which would be infinite, are 0: see [`Self::rates`].
+    /// Left eigenvectors as rows, complex `[r, m]`: the spectral projector of mode k is weights_k rows_k.
+    /// Where an eigenvalue vanishes, the state's entries would be infinite, and are 0 instead; see
+    /// [`Self::rates`].
     ///
     /// # Errors
     /// As [`Self::weights`].
@@ -160,7 +161,7 @@ impl Spectrum {
     /// Eigenfunctions of observables, float64 `[B, m]` on the CPU: complex `[B, r]`, or `[B, places]`.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Any error of libtorch.
     pub fn read(&self, g: &Tensor, places: Option<&[i64]>) -> Result<Tensor> {
         match places {
             None => self.vectors.read(g),
@@ -184,11 +185,12 @@ impl Spectrum {
         self.read(&exact(&student.encode(t, x, Direction::Forward, condition)?), places)
     }
 
-    /// What a unit of each psi puts into the rate of what a student reads off, complex `[r, d]`: of the state among
-    /// the observables where a network decodes. In the data's units, as they are at time 1.
+    /// Contribution of a unit of each psi to the rate of the student's readout, complex `[r, d]`. If a
+    /// network decodes x, it is the contribution to the rate of the state among the observables. In the
+    /// data's units at time 1.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Any error of libtorch.
     pub fn mode_rates(&self, student: &Student) -> Result<Tensor> {
         let rates = match learned_columns(student)? {
             Some(columns) => self.rates()?.f_matmul(&complex(&columns)?)?,
@@ -197,10 +199,10 @@ impl Spectrum {
         Ok(rates * student.length(1.0)?)
     }
 
-    /// What a unit of each psi puts into what a student reads off at time 1, complex `[r, d]`.
+    /// Contribution of a unit of each psi to the student's readout at time 1, complex `[r, d]`.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Any error of libtorch.
     pub fn modes(&self, student: &Student) -> Result<Tensor> {
         let modes = match learned_columns(student)? {
             Some(columns) => self.rows()?.f_matmul(&complex(&columns)?)?,
@@ -209,32 +211,32 @@ impl Spectrum {
         Ok(modes * student.length(1.0)?)
     }
 
-    /// How far a unit of each psi at time 0 has moved what is read by time `t`, (e^{lambda t} - 1) times the modes:
-    /// complex `[r, d]`.
+    /// Displacement of the readout by time `t` for a unit of each psi at time 0, which is (e^{lambda t} - 1)
+    /// times the modes: complex `[r, d]`.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Any error of libtorch.
     pub fn displacements(&self, student: &Student, t: f64) -> Result<Tensor> {
         let (own, whole) = (student.own_time(t), student.length(1.0)?);
         let moved = self.mode_rates(student)? * exponential_integral(&self.eigenvalues, own)?.unsqueeze(1);
         Ok(moved * (student.length(own)? / whole))
     }
 
-    /// ||L W - W Λ|| / ||L||: how exactly the eigenfunctions are eigenfunctions of L.
+    /// ||L W - W Λ|| / ||L||: the relative error of the eigenvectors.
     pub fn residual(&self) -> f64 {
         self.residual
     }
 
-    /// ||w_k|| ||q_k||, `[r]`: how much lambda_k moves for a change of L (Wilkinson); infinite for a defective
-    /// one.
+    /// Condition numbers ||w_k|| ||q_k||, `[r]`: the sensitivity of lambda_k to a change of L (Wilkinson);
+    /// infinite for a defective L.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Any error of libtorch.
     pub fn condition_numbers(&self) -> Result<Tensor> {
         self.vectors.condition_numbers(&self.inverse)
     }
 
-    /// The same selection with both of each conjugate pair where it has one: real samples come of nothing else.
+    /// Extends a selection to both of each conjugate pair of which it has one. Only then are samples real.
     ///
     /// # Errors
     /// [`Error::Shape`] naming `modes`.
@@ -246,12 +248,12 @@ impl Spectrum {
         Ok(self.partners.iter().zip(keep).map(|(partner, kept)| *kept || keep[*partner]).collect())
     }
 
-    /// The place of the other of each conjugate pair, `[r]`; real ones are their own.
+    /// Index of the conjugate of each eigenvalue, `[r]`; real ones are their own.
     pub fn partners(&self) -> &[usize] {
         &self.partners
     }
 
-    /// Re(a Λ Q): what amplitudes, complex `[.., r]`, put into dg/dt, `[.., m]`.
+    /// Re(a Λ Q): the contribution of amplitudes, complex `[.., r]`, to dg/dt, `[.., m]`.
     pub(super) fn write(&self, amplitudes: &Tensor) -> Result<Tensor> {
         self.vectors.write(amplitudes, &self.eigenvalues)
     }
@@ -261,11 +263,11 @@ impl Spectrum {
         self.vectors.motion(factors, &self.eigenvalues)
     }
 
-    /// exp(tau L) with only the kept modes moving, `[m, m]`: psi_k of the others stays what it is,
-    /// exp(tau L) - sum over the others of w_k (e^{lambda_k tau} - 1) q_k.
+    /// exp(tau L) with only the kept modes moving, `[m, m]`. psi_k of the others is held constant: exp(tau L)
+    /// - sum over the others of w_k (e^{lambda_k tau} - 1) q_k.
     ///
     /// # Errors
-    /// [`Error::Shape`] naming `modes`; [`Error::Divergence`] where exp(tau L) is not finite.
+    /// [`Error::Shape`] naming `modes`; [`Error::Divergence`] if exp(tau L) is not finite.
     pub fn exponential(&self, generator: &Generator, tau: f64, keep: &[bool]) -> Result<Tensor> {
         let keep = self.close(keep)?;
         let whole = generator.exponential(tau)?;
@@ -288,8 +290,8 @@ impl Spectrum {
     }
 }
 
-/// C of x = g C where it was learned. A slice needs no product, and of what a network decodes the slice is the linear
-/// part.
+/// C of x = g C if it was learned. A slice needs no product. If a network decodes x, the slice is the linear
+/// part of the readout.
 fn learned_columns(student: &Student) -> Result<Option<Tensor>> {
     match student.reads_exactly() {
         true => Ok(None),
@@ -306,7 +308,8 @@ fn check(parameters: &Tensor) -> Result<()> {
     Ok(())
 }
 
-/// Conjugates side by side, the positive frequency first, as LAPACK gives them.
+/// Index of the conjugate of each eigenvalue. Pairs must be adjacent, with the positive frequency first, as
+/// LAPACK returns them.
 pub(crate) fn partners(imaginary: &[f64]) -> Result<Vec<usize>> {
     let mut partners = Vec::with_capacity(imaginary.len());
     while partners.len() < imaginary.len() {
@@ -316,7 +319,7 @@ pub(crate) fn partners(imaginary: &[f64]) -> Result<Vec<usize>> {
             value if value > 0.0 && imaginary.get(k + 1) == Some(&-value) => partners.extend([k + 1, k]),
             value => {
                 let message =
-                    anyhow::anyhow!("eigenvalue {k} of frequency {value} has no conjugate beside it");
+                    anyhow::anyhow!("eigenvalue {k} of frequency {value} has no conjugate next to it");
                 return Err(Error::Internal(message));
             }
         }

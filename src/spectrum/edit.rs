@@ -1,4 +1,4 @@
-//! Changing eigenfunctions and reading the result as a sample.
+//! Edits: changes of eigenfunctions or observables at one time of a path.
 
 use tch::{Device, Kind, Tensor};
 
@@ -14,19 +14,19 @@ pub struct Edit<'a> {
 }
 
 enum What<'a> {
-    /// psi_k -> gain_k psi_k + shift_k, with the noise held: what each mode has moved since noise,
-    /// psi_k(0) (e^{lambda_k t} - 1) q_k, changes as psi_k(0) = e^{-lambda_k at} psi_k(at) does. (Changing psi_k in the
-    /// observables alone would also change the noise that it says they came from, by psi_k(0) q_k, and for a
-    /// decaying mode push samples the other way.)
+    /// psi_k -> gain_k psi_k + shift_k, with the noise held fixed. The displacement by each mode since noise,
+    /// psi_k(0) (e^{lambda_k t} - 1) q_k, changes with psi_k(0) = e^{-lambda_k at} psi_k(at). (Changing psi_k
+    /// in the observables alone would also change the noise that they represent, by psi_k(0) q_k. For a
+    /// decaying mode, that would push samples in the opposite direction.)
     Modes { spectrum: &'a Spectrum, of: Numbers },
-    /// psi_k -> mean_k + gain_k (psi_k - mean_k) + shift_k at every pixel, about its mean over noise. What a decoder makes
-    /// of feature maps is no sum over them, and maps of zeros are none that it knows from its training.
+    /// psi_k -> mean_k + gain_k (psi_k - mean_k) + shift_k at every pixel, where mean_k is the mean over
+    /// noise. A decoder is not a sum over feature maps, and maps of zeros do not occur in its training.
     Maps { spectrum: &'a LevelSpectrum, of: Numbers },
-    /// g -> g + shift, `[m]` or `[B, m]`, as it is.
+    /// g -> g + shift, with a shift `[m]` or `[B, m]`.
     Observables(Tensor),
 }
 
-/// Gains less 1, `[r]`, and shifts, `[r]` or `[B, r]`: complex.
+/// Gains minus 1, `[r]`, and shifts, `[r]` or `[B, r]`; both are complex.
 struct Numbers {
     gains: Tensor,
     shifts: Tensor,
@@ -55,7 +55,7 @@ enum Gain {
     None,
     /// g(at) times this, `[m, m]`.
     Matrix(Tensor),
-    /// Of each map, (phi - `mean`) times gains less 1, `[2, r]` real and imaginary parts.
+    /// For each map, (phi - `mean`) times the gains minus 1, which are real and imaginary parts `[2, r]`.
     Maps {
         blocks: LevelBlocks,
         factors: Vec<Tensor>,
@@ -64,12 +64,12 @@ enum Gain {
 }
 
 impl<'a> Edit<'a> {
-    /// Eigenfunctions, by `gains` complex `[r]` and `shifts` complex `[r]` or `[B, r]`; of each pair the second one is ignored and
-    /// taken to be the conjugate of the first.
+    /// Edits eigenfunctions by complex `gains` `[r]` and `shifts` `[r]` or `[B, r]`. The second value of each
+    /// pair is ignored and set to the conjugate of the first.
     ///
     /// # Errors
-    /// [`Error::Shape`] and [`Error::NonFinite`] name `gains` or `shifts`; [`Error::Argument`] names `at`, outside
-    /// [0, 1].
+    /// [`Error::Shape`] and [`Error::NonFinite`] naming `gains` or `shifts`; [`Error::Argument`] naming `at`
+    /// if it is outside [0, 1].
     pub fn new(spectrum: &'a Spectrum, gains: &Tensor, shifts: &Tensor, at: f64) -> Result<Edit<'a>> {
         let _guard = tch::no_grad_guard();
         check_time(at)?;
@@ -78,8 +78,9 @@ impl<'a> Edit<'a> {
         Ok(Edit { at, what: What::Modes { spectrum, of } })
     }
 
-    /// Eigenfunctions of feature maps about their means over noise, by `gains` complex `[R]` and `shifts` complex `[R]` or
-    /// `[B, R]`, of all maps one after another. The imaginary parts of numbers of real eigenfunctions are ignored.
+    /// Edits eigenfunctions of feature maps about their means over noise, by complex `gains` `[R]` and
+    /// `shifts` `[R]` or `[B, R]` for all maps one after another. Imaginary parts for real eigenfunctions are
+    /// ignored.
     ///
     /// # Errors
     /// As [`Edit::new`].
@@ -95,10 +96,11 @@ impl<'a> Edit<'a> {
         Ok(Edit { at, what: What::Maps { spectrum, of } })
     }
 
-    /// All `m` observables, by a shift `[m]` or `[B, m]` of which the constant and time take no part.
+    /// Edits all `m` observables by a shift `[m]` or `[B, m]`, whose entries for the constant and time are
+    /// ignored.
     ///
     /// # Errors
-    /// [`Error::Shape`] and [`Error::NonFinite`] name `shift`; [`Error::Argument`] names `at`.
+    /// [`Error::Shape`] and [`Error::NonFinite`] naming `shift`; [`Error::Argument`] naming `at`.
     pub fn of_observables(m: i64, shift: &Tensor, at: f64) -> Result<Edit<'static>> {
         check_time(at)?;
         if !(1..=2).contains(&shift.dim()) || shift.size().last() != Some(&m) {
@@ -114,7 +116,7 @@ impl<'a> Edit<'a> {
         self.at
     }
 
-    /// Number of samples that it is for; `None` is any number.
+    /// Number of samples that the edit is for; `None` is any number.
     pub fn batch(&self) -> Option<i64> {
         let (What::Modes { of: Numbers { shifts, .. }, .. }
         | What::Maps { of: Numbers { shifts, .. }, .. }
@@ -122,15 +124,17 @@ impl<'a> Edit<'a> {
         (shifts.dim() == 2).then(|| shifts.size()[0])
     }
 
-    /// Whether the state is changed at the time of the edit itself: what modes have moved of noise is nothing.
+    /// Whether the edit changes the state at the time of the edit. At time 0, modes have not moved the state
+    /// yet.
     pub fn moves_the_state(&self) -> bool {
         self.at > 0.0 || !matches!(self.what, What::Modes { .. })
     }
 
-    /// Difference of the observables at `time`: real, because conjugates are changed alike.
+    /// Difference of the observables at `time`. It is real, because conjugates are changed alike.
     ///
     /// # Errors
-    /// [`Error::Argument`] naming `student` for one without the maps that are edited; whatever libtorch refuses.
+    /// [`Error::Argument`] naming `student` if it does not have the maps that are edited; any error of
+    /// libtorch.
     pub fn change(&self, student: &Student, time: f64) -> Result<Change> {
         let _guard = tch::no_grad_guard();
         let convert =
@@ -149,7 +153,11 @@ impl<'a> Edit<'a> {
             }
             What::Maps { spectrum, of: Numbers { gains, shifts } } => {
                 let Generator::Levels(generator) = student.generator() else {
-                    return Err(Error::argument("student", "a hierarchy of feature maps", "one without"));
+                    return Err(Error::argument(
+                        "student",
+                        "a hierarchy of feature maps",
+                        "a student without",
+                    ));
                 };
                 let parts = Tensor::f_stack(&[gains.f_real()?, gains.f_imag()?], 0)?;
                 let factors = spectrum.by_map(&parts)?.into_iter().map(convert).collect();
@@ -165,19 +173,20 @@ impl<'a> Edit<'a> {
     }
 }
 
-/// A shift of the observables, `[m]` or `[B, m]`, that the generator has carried for `tau`.
+/// Propagates a shift of the observables, `[m]` or `[B, m]`, by `tau`.
 fn carried(student: &Student, shift: &Tensor, tau: f64) -> Result<Tensor> {
     let Generator::Levels(generator) = student.generator() else {
         return Ok(shift.f_matmul(&student.generator().exponential(tau)?)?);
     };
-    // L of a hierarchy has the square of tens of thousands of entries.
+    // L of a hierarchy is too large to form: it has tens of thousands of rows and columns.
     let features = shift.f_reshape([-1, *shift.size().last().unwrap_or(&0)])?.f_slice(1, 2, None, 1)?;
     let moved = generator.in_double().propagate(&features.f_contiguous()?, &Tensor::from_slice(&[tau]));
     Ok(moved.f_constant_pad_nd([2, 0])?.f_reshape(shift.size())?)
 }
 
 impl Change {
-    /// `g` with what is different for samples `start ..` whose observables were `at_edit`.
+    /// Applies the change to observables `g` of the samples from `start` on, whose observables at the time of
+    /// the edit were `at_edit`.
     pub fn apply(&self, g: &Observables, at_edit: &Observables, start: i64) -> Observables {
         let count = g.t.size()[0];
         let shift = match self.shift.dim() {
@@ -204,8 +213,8 @@ fn check_time(at: f64) -> Result<()> {
     Ok(())
 }
 
-/// The last dimension with the second of each pair set to the conjugate of the first, real ones to their real
-/// part.
+/// Sets the second value of each pair in the last dimension to the conjugate of the first, and values of real
+/// eigenvalues to their real part.
 fn conjugated(spectrum: &Spectrum, values: &Tensor) -> Result<Tensor> {
     let places = || spectrum.partners().iter().enumerate();
     let first: Vec<i64> = places().map(|(k, partner)| k.min(*partner) as i64).collect();

@@ -1,4 +1,5 @@
-//! Measurements of a spectrum over noise and along a teacher's paths: energies, residuals, and the order by them.
+//! Measurements of a spectrum over noise and along a teacher's paths: energies, residuals, and sorting by
+//! them.
 
 use std::str::FromStr;
 
@@ -48,24 +49,24 @@ impl FromStr for Sort {
     }
 }
 
-/// Measured once of all r modes; float64 on the CPU.
+/// Measurements of all r modes, in float64 on the CPU.
 pub struct Facts {
     /// Mean of |psi(0, x0)|² over noise, `[r]`.
     power: Tensor,
     /// Standard deviation of psi(0, x0) over noise, `[r]`.
     spread: Tensor,
-    /// Mean square of what each mode puts into the state's rate at time 0, `[r]`.
+    /// Mean square of the contribution of each mode to the state's rate at time 0, `[r]`.
     rate: Tensor,
-    /// How badly each eigenfunction obeys its equation along the teacher's paths, `[r]`; `None` without a teacher.
+    /// Residual of each eigenfunction's equation along the teacher's paths, `[r]`; `None` without a teacher.
     residuals: Option<Tensor>,
 }
 
 impl Facts {
-    /// Energies over the noise `[B, *event]`, residuals along the teacher's paths from it.
+    /// Measures energies over the noise `[B, *event]`, and residuals along the teacher's paths from it.
     ///
     /// # Errors
-    /// [`Error::Shape`] naming `teacher` for one of other events; whatever the student, the teacher's solver and
-    /// the monitor answer.
+    /// [`Error::Shape`] naming `teacher` if its events have another shape; any error of the student, the
+    /// teacher's solver or the monitor.
     pub fn measure(
         student: &Student,
         spectrum: &Spectrum,
@@ -88,7 +89,7 @@ impl Facts {
         Facts::known(student, spectrum, power, mean_square(&centred(&psi)?)?.sqrt(), residuals)
     }
 
-    /// Facts that were measured before, of the same student.
+    /// Facts that were measured before for the same student.
     ///
     /// # Errors
     /// [`Error::Shape`] for arrays that are not `[r]`.
@@ -111,7 +112,7 @@ impl Facts {
         Ok(Facts { power, spread, rate, residuals })
     }
 
-    /// A second handle on the same tensors.
+    /// A shallow copy, which shares the tensors.
     pub fn shallow_clone(&self) -> Facts {
         Facts {
             power: self.power.shallow_clone(),
@@ -136,16 +137,16 @@ impl Facts {
         self.residuals.as_ref()
     }
 
-    /// Mean square over noise of what each mode has moved by time `t`, `[r]`.
+    /// Mean square over noise of the displacement by each mode until time `t`, `[r]`.
     fn moved(&self, spectrum: &Spectrum, t: f64) -> Result<Tensor> {
         Ok(&self.rate * exponential_integral(spectrum.eigenvalues(), t)?.f_abs()?.f_square()?)
     }
 
-    /// Mean square over noise of what each mode has moved by each of `times`, `[T, r]`, in units of the sum over all
-    /// modes at t = 1.
+    /// Mean square over noise of the displacement by each mode until each of `times`, `[T, r]`, relative to
+    /// the sum over all modes at t = 1.
     ///
     /// # Errors
-    /// [`Error::Argument`] naming `times` for none of them.
+    /// [`Error::Argument`] naming `times` if it is empty.
     pub fn energy(&self, spectrum: &Spectrum, times: &[f64]) -> Result<Tensor> {
         if times.is_empty() {
             return Err(Error::argument("times", "at least one time", "none"));
@@ -155,7 +156,7 @@ impl Facts {
         Ok(Tensor::f_stack(&rows, 0)? / total.max(1e-300))
     }
 
-    /// Places of the modes in the order asked for, with the two of a pair side by side.
+    /// Indices of the modes in the chosen order, with the two of a pair adjacent.
     ///
     /// # Errors
     /// [`Error::Argument`] naming `sort` for residuals without a teacher.
@@ -172,7 +173,7 @@ impl Facts {
             }
         };
         let key = Vec::<f64>::try_from(&key.contiguous())?;
-        // A pair has the key of its first.
+        // Both of a pair have the key of the first.
         let first: Vec<usize> = spectrum.partners().iter().enumerate().map(|(k, p)| k.min(*p)).collect();
         let mut order: Vec<usize> = (0..key.len()).collect();
         order.sort_by(|a, b| {
@@ -188,13 +189,13 @@ impl Facts {
 pub(super) fn check_teacher(student: &Student, teacher: &dyn VelocityField) -> Result<()> {
     let (expected, got) = (&student.config().event_shape, teacher.event_shape());
     if expected != got {
-        let (expected, got) = (format!("of events {}", shape_text(expected)), shape_text(got));
+        let (expected, got) = (format!("{} per sample", shape_text(expected)), shape_text(got));
         return Err(Error::shape("teacher", expected, got));
     }
     Ok(())
 }
 
-/// Less the mean over the first dimension.
+/// Values minus their mean over the first dimension.
 pub(super) fn centred(values: &Tensor) -> Result<Tensor> {
     Ok(values - values.f_mean_dim([0i64].as_slice(), true, None::<Kind>)?)
 }
@@ -226,7 +227,7 @@ fn residuals(
         scale += mean_square(&moved)? + mean_square(&centred(&psi)?)?;
         monitor.tick()?;
     }
-    // An eigenfunction that is constant everywhere says nothing.
+    // An eigenfunction that is constant everywhere gets the residual 1.
     let constant = scale.f_le(0.0)?;
     Ok((gap / scale.f_masked_fill(&constant, 1.0)?).f_masked_fill(&constant, 1.0)?.sqrt())
 }

@@ -1,4 +1,4 @@
-//! The spectrum of a hierarchical student: how the feature maps of every level move.
+//! The spectrum of a hierarchical student: eigenvalues and eigenfunctions of the feature maps of every level.
 
 use tch::{Kind, Tensor};
 
@@ -12,7 +12,8 @@ use crate::velocity::VelocityField;
 
 /// One feature map's eigenvalues; float64 on the CPU.
 pub struct MapSpectrum {
-    /// `"8x8, 1"`: the map's size and its place among maps of that size, on the way down; `"middle"`.
+    /// The map's size and its number among the encoder's maps of that size, such as `"8x8, 1"`, or
+    /// `"middle"`.
     pub name: String,
     pub map: FeatureMap,
     /// Number of pixels that share eigenvalues.
@@ -21,15 +22,15 @@ pub struct MapSpectrum {
     pub pairs: i64,
     /// One of each conjugate pair, then the real ones: complex `[r]`.
     pub eigenvalues: Tensor,
-    /// Mean square over noise, summed over pixels, of what the eigenfunctions change from noise to data, as a share
-    /// of all maps': `[r]`.
+    /// Mean square over noise, summed over pixels, of the change of the eigenfunctions from noise to data, as
+    /// a share of the sum over all maps: `[r]`.
     pub energy: Tensor,
-    /// Deviation over noise of psi(0, x0), of all pixels together: `[r]`.
+    /// Standard deviation over noise of psi(0, x0), for all pixels together: `[r]`.
     pub spread: Tensor,
     /// Mean over noise of psi(0, x0): complex `[r, shared]`.
     pub mean: Tensor,
-    /// RMS distance of the eigenfunctions at the teacher's endpoints from e^lambda psi(0, x0), over their
-    /// deviation there: `[r]`; `None` without a teacher.
+    /// RMS distance of the eigenfunctions at the teacher's endpoints from e^lambda psi(0, x0), divided by
+    /// their standard deviation there: `[r]`; `None` without a teacher.
     pub residual: Option<Tensor>,
 }
 
@@ -47,7 +48,7 @@ impl MapSpectrum {
     }
 }
 
-/// What was measured of one map: fields of [`MapSpectrum`].
+/// Measurements of one map, which are fields of [`MapSpectrum`].
 pub struct MeasuredMap {
     pub energy: Tensor,
     pub spread: Tensor,
@@ -55,21 +56,22 @@ pub struct MeasuredMap {
     pub residual: Option<Tensor>,
 }
 
-/// The feature maps of a hierarchy, from full resolution down to the middle.
+/// The spectra of a hierarchy's feature maps, from full resolution down to the middle.
 pub struct LevelSpectrum {
     pub maps: Vec<MapSpectrum>,
 }
 
 impl LevelSpectrum {
-    /// A second handle on the same tensors.
+    /// A shallow copy, which shares the tensors.
     pub fn shallow_clone(&self) -> LevelSpectrum {
         LevelSpectrum { maps: self.maps.iter().map(MapSpectrum::shallow_clone).collect() }
     }
 
-    /// What was measured before, of the same student.
+    /// The spectrum from earlier measurements of the same student.
     ///
     /// # Errors
-    /// [`Error::Argument`] naming `student` or `maps` for those of another hierarchy.
+    /// [`Error::Argument`] naming `student` if it is not a hierarchy, or `maps` if they belong to another
+    /// hierarchy.
     pub fn known(student: &Student, measured: Vec<MeasuredMap>) -> Result<LevelSpectrum> {
         let mut maps = layout(student)?;
         let fits = |(map, own): (&MapSpectrum, &MeasuredMap)| {
@@ -80,7 +82,7 @@ impl LevelSpectrum {
             return Err(Error::argument(
                 "maps",
                 "those of this student",
-                format!("{} others", measured.len()),
+                format!("{} maps of another student", measured.len()),
             ));
         }
         for (map, MeasuredMap { energy, spread, mean, residual }) in maps.iter_mut().zip(measured) {
@@ -89,11 +91,12 @@ impl LevelSpectrum {
         Ok(LevelSpectrum { maps })
     }
 
-    /// Energies, means and deviations over the noise `[B, *event]`, residuals at the teacher's endpoints of it.
+    /// Measures energies, means and standard deviations over the noise `[B, *event]`, and residuals at the
+    /// teacher's endpoints for it.
     ///
     /// # Errors
-    /// [`Error::Argument`] naming `student` for one that is no hierarchy; [`Error::Shape`] naming `teacher` for one
-    /// of other events; whatever the student, the teacher's solver and the monitor answer.
+    /// [`Error::Argument`] naming `student` if it is not a hierarchy; [`Error::Shape`] naming `teacher` if
+    /// its events have another shape; any error of the student, the teacher's solver or the monitor.
     pub fn measure(
         student: &Student,
         noise: &Tensor,
@@ -138,19 +141,20 @@ impl LevelSpectrum {
         self.maps.iter().map(|map| map.eigenvalues.size()[0]).sum()
     }
 
-    /// Numbers of all eigenfunctions, `[.., R]`, map by map: `[.., r]`.
+    /// Splits values for all eigenfunctions, `[.., R]`, into those of each map, `[.., r]`.
     pub(super) fn by_map(&self, values: &Tensor) -> Result<Vec<Tensor>> {
         let counts: Vec<i64> = self.maps.iter().map(|map| map.eigenvalues.size()[0]).collect();
         Ok(values.f_split_with_sizes(&counts, -1)?)
     }
 
-    /// What the eigenfunctions' means over noise are at `time`, as features: `[k]`.
+    /// Means of the eigenfunctions over noise at `time`, as features: `[k]`.
     pub(super) fn mean_features(&self, time: f64) -> Result<Tensor> {
         let carried = |map: &MapSpectrum| Ok(&map.mean * (&map.eigenvalues * time).f_exp()?.unsqueeze(1));
         join(&self.maps.iter().map(carried).collect::<Result<Vec<_>>>()?, &self.maps)
     }
 
-    /// Numbers that all pixels share, complex `[.., R]`, carried for `tau` by the eigenvalues, as features: `[.., k]`.
+    /// Propagates values of eigenfunctions that all pixels share, complex `[.., R]`, by `tau`, and returns
+    /// them as features: `[.., k]`.
     pub(super) fn carried_features(&self, values: &Tensor, tau: f64) -> Result<Tensor> {
         let spread = |(values, map): (&Tensor, &MapSpectrum)| {
             let carried = (values * (&map.eigenvalues * tau).f_exp()?).f_unsqueeze(-1)?;
@@ -162,10 +166,11 @@ impl LevelSpectrum {
         join(&each.iter().zip(&self.maps).map(spread).collect::<Result<Vec<_>>>()?, &self.maps)
     }
 
-    /// psi(t, x) of one map: complex `[B, r, height, width]`, or `[B, r]` where every pixel has eigenvalues of its own.
+    /// psi(t, x) of one map: complex `[B, r, height, width]`, or `[B, r]` if every pixel has eigenvalues of
+    /// its own.
     ///
     /// # Errors
-    /// [`Error::Argument`] naming `index`; whatever the student answers.
+    /// [`Error::Argument`] naming `index`; any error of the student.
     pub fn eigenfunctions(
         &self,
         student: &Student,
@@ -187,10 +192,10 @@ impl LevelSpectrum {
     }
 }
 
-/// Every map with its eigenvalues, not measured yet.
+/// All maps with their eigenvalues, without measurements.
 fn layout(student: &Student) -> Result<Vec<MapSpectrum>> {
     let Generator::Levels(generator) = student.generator() else {
-        return Err(Error::argument("student", "a hierarchy of feature maps", "one that has none"));
+        return Err(Error::argument("student", "a hierarchy of feature maps", "a student without"));
     };
     let maps = student.config().feature_maps();
     let mut named: Vec<MapSpectrum> = Vec::with_capacity(maps.len());
@@ -219,8 +224,8 @@ fn layout(student: &Student) -> Result<Vec<MapSpectrum>> {
     Ok(named)
 }
 
-/// One of each pair, then the real ones, map by map. The generator lists two zeros, and then those of each map as
-/// often as pixels share them, pairs side by side.
+/// Eigenvalues of each map: one of each pair, then the real ones. The generator lists two zeros, and then the
+/// eigenvalues of each map as often as pixels share them, with pairs adjacent.
 fn eigenvalues(generator: &LevelGenerator) -> Result<Vec<Tensor>> {
     let all = generator.eigenvalues().f_contiguous()?.f_view_as_complex()?;
     let mut place = 2;
@@ -236,8 +241,8 @@ fn eigenvalues(generator: &LevelGenerator) -> Result<Vec<Tensor>> {
         .collect()
 }
 
-/// Observables `[B, m]` as eigenfunctions, complex `[B, r, shared pixels]`, map by map. A map holds [real parts,
-/// imaginary parts, real features], with its pixels innermost.
+/// Splits observables `[B, m]` into the eigenfunctions of each map, complex `[B, r, shared pixels]`. A map
+/// holds [real parts, imaginary parts, real features], with its pixels innermost.
 fn split(g: &Tensor, maps: &[MapSpectrum]) -> Result<Vec<Tensor>> {
     let (batch, mut place) = (g.size()[0], 2);
     maps.iter()
@@ -253,7 +258,8 @@ fn split(g: &Tensor, maps: &[MapSpectrum]) -> Result<Vec<Tensor>> {
         .collect()
 }
 
-/// The features of eigenfunctions, complex `[.., r, shared pixels]` map by map: real `[.., k]`. What [`split`] undoes.
+/// The features, real `[.., k]`, of the eigenfunctions of each map, complex `[.., r, shared pixels]`. The
+/// inverse of [`split`].
 fn join(psi: &[Tensor], maps: &[MapSpectrum]) -> Result<Tensor> {
     let parts = psi.iter().zip(maps).map(|(psi, map)| {
         let (re, im) = (psi.f_real()?, psi.f_imag()?.f_narrow(-2, 0, map.pairs)?);
@@ -269,7 +275,7 @@ fn mean_square(psi: &Tensor) -> Result<Tensor> {
     Ok(psi.f_abs()?.f_square()?.f_mean_dim([0i64, 2].as_slice(), false, Kind::Double)?)
 }
 
-/// RMS of the difference over the deviation of what was found, for each eigenfunction: `[r]`.
+/// RMS of the difference, divided by the standard deviation of `found`, for each eigenfunction: `[r]`.
 fn gap(found: &Tensor, expected: &Tensor) -> Result<Tensor> {
     let centre = found.f_mean_dim([0i64].as_slice(), true, None::<Kind>)?;
     Ok((mean_square(&(found - expected))? / mean_square(&(found - centre))?.clamp_min(1e-300)).sqrt())

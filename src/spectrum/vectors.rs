@@ -1,5 +1,5 @@
-//! Eigenvectors of a generator: tables for a dense one, blocks for a spectral one, whose tables would be zeros
-//! almost everywhere.
+//! Eigenvectors of a generator. Those of a dense one are tables. Those of a spectral one are kept as blocks,
+//! since their tables would be almost all zeros.
 
 use tch::{Device, Kind, Tensor};
 
@@ -26,8 +26,8 @@ pub(super) enum Vectors {
     Blocks(Blocks),
 }
 
-/// Features in the generator's layout [real parts (p), imaginary parts (p), real ones], of which psi = re ± i im
-/// are a pair's eigenfunctions, and what they put into the rate of the state.
+/// Eigenvectors of a spectral generator. Its features are laid out as [real parts (p), imaginary parts (p),
+/// real ones], and the eigenfunctions of a pair are psi = re ± i im.
 pub(super) struct Blocks {
     /// 1 or -1: psi = re + sign i im has the positive frequency, `[p]`.
     pub sign: Tensor,
@@ -44,14 +44,15 @@ impl Blocks {
         self.readout.size()[0]
     }
 
-    /// The parts of the last dimension: of pairs twice, and of the real ones.
+    /// The parts of the last dimension: real parts, imaginary parts, and real features.
     fn parts(&self, features: &Tensor) -> [Tensor; 3] {
         let (pairs, all) = (self.pairs(), self.features());
         [(0, pairs), (pairs, pairs), (2 * pairs, all - 2 * pairs)]
             .map(|(start, length)| features.narrow(-1, start, length))
     }
 
-    /// re ± i im side by side, then the real ones: of real `[.., k]`, complex `[.., k]`.
+    /// From real features `[.., k]` to complex `[.., k]`: re ± i im of each pair next to each other, then the
+    /// real ones.
     fn couple(&self, features: &Tensor) -> Result<Tensor> {
         let [re, im, rest] = self.parts(features);
         let im = im * &self.sign;
@@ -64,7 +65,8 @@ impl Blocks {
         Ok(Tensor::f_cat(&[couples, complex(&rest.contiguous())?], -1)?)
     }
 
-    /// Re(a Q) over the features: of complex `[.., k]`, real `[.., k]`. The rows of a pair are (re ∓ i im)/2.
+    /// Re(a Q) for the features: from complex amplitudes `[.., k]` to real `[.., k]`. The rows of a pair are
+    /// (re ∓ i im)/2.
     fn fold(&self, amplitudes: &Tensor) -> Result<Tensor> {
         let (pairs, rest) = (2 * self.pairs(), self.features() - 2 * self.pairs());
         let couples = amplitudes.narrow(-1, 0, pairs);
@@ -75,7 +77,7 @@ impl Blocks {
         Ok(Tensor::f_cat(&[re, im, amplitudes.narrow(-1, pairs, rest).f_real()?], -1)?)
     }
 
-    /// Q over the features, complex `[k, k]`.
+    /// The columns of Q for the features, complex `[k, k]`.
     fn dual(&self) -> Result<Tensor> {
         let halves = Tensor::f_ones([self.features()], REAL)?;
         let _ = halves.narrow(0, 0, 2 * self.pairs()).f_fill_(0.5)?;
@@ -83,7 +85,7 @@ impl Blocks {
         Ok(columns.f_transpose(0, 1)?.f_conj()?.f_resolve_conj()? * halves.unsqueeze(1))
     }
 
-    /// Λ Q over the state, complex `[k, d]`.
+    /// The columns of Λ Q for the state, complex `[k, d]`.
     fn state_rates(&self) -> Result<Tensor> {
         let halves = Tensor::f_ones([self.features()], REAL)?;
         let _ = halves.narrow(0, 0, 2 * self.pairs()).f_fill_(0.5)?;
@@ -93,7 +95,7 @@ impl Blocks {
 }
 
 impl Vectors {
-    /// psi = g W of observables: real `[B, m]` to complex `[B, r]`.
+    /// psi = g W, from real observables `[B, m]` to complex `[B, r]`.
     pub fn read(&self, g: &Tensor) -> Result<Tensor> {
         match self {
             Vectors::Tables { weights, .. } => product(g, weights),
@@ -104,7 +106,7 @@ impl Vectors {
         }
     }
 
-    /// The same of the eigenfunctions at some places.
+    /// As [`Vectors::read`], for the eigenfunctions at `places` only.
     pub fn read_some(&self, g: &Tensor, places: &[i64]) -> Result<Tensor> {
         let places = Tensor::from_slice(places);
         match self {
@@ -113,7 +115,7 @@ impl Vectors {
         }
     }
 
-    /// Re(a Λ Q): what amplitudes, complex `[.., r]`, put into dg/dt, real `[.., m]`.
+    /// Re(a Λ Q): the contribution of amplitudes, complex `[.., r]`, to dg/dt, real `[.., m]`.
     pub fn write(&self, amplitudes: &Tensor, eigenvalues: &Tensor) -> Result<Tensor> {
         match self {
             Vectors::Tables { rates, .. } => real_product(amplitudes, rates),
@@ -127,7 +129,7 @@ impl Vectors {
         }
     }
 
-    /// Re(W diag(factors) Λ Q), real `[m, m]`, for complex factors `[r]`, of which those that are 0 cost nothing.
+    /// Re(W diag(factors) Λ Q), real `[m, m]`, for complex factors `[r]`. Factors that are 0 cost nothing.
     pub fn motion(&self, factors: &Tensor, eigenvalues: &Tensor) -> Result<Tensor> {
         match self {
             Vectors::Tables { weights, rates, .. } => {
@@ -151,7 +153,8 @@ impl Vectors {
         }
     }
 
-    /// Q, complex `[r, m]`; over the state of blocks Λ Q by `inverse`, 1/λ or 0 where λ vanishes.
+    /// Q, complex `[r, m]`. For blocks, the columns for the state are those of Λ Q times `inverse`, which is
+    /// 1/λ, or 0 where λ vanishes.
     pub fn rows(&self, inverse: &Tensor) -> Result<Tensor> {
         match self {
             Vectors::Tables { rows, .. } => Ok(rows.shallow_clone()),
@@ -175,7 +178,7 @@ impl Vectors {
         }
     }
 
-    /// Λ Q over the `dimension` columns of the state, complex `[r, d]`.
+    /// The `dimension` columns of Λ Q for the state, complex `[r, d]`.
     pub fn state_rates(&self, dimension: i64) -> Result<Tensor> {
         match self {
             Vectors::Tables { rates, .. } => Ok(rates.narrow(1, 2, dimension)),
@@ -183,7 +186,7 @@ impl Vectors {
         }
     }
 
-    /// Q over the columns of the state, complex `[r, d]`; `inverse` as for [`Self::rows`].
+    /// The columns of Q for the state, complex `[r, d]`; `inverse` as for [`Self::rows`].
     pub fn state_rows(&self, dimension: i64, inverse: &Tensor) -> Result<Tensor> {
         match self {
             Vectors::Tables { rows, .. } => Ok(rows.narrow(1, 2, dimension)),
@@ -207,7 +210,8 @@ impl Vectors {
         match self {
             Vectors::Tables { weights, rows, .. } => Ok((square(weights, 0)? * square(rows, 1)?).sqrt()),
             Vectors::Blocks(blocks) => {
-                // ||w||² is 2 of a pair and 1 of a real one, and the features' part of ||q||² is 1 over that.
+                // ||w||² is 2 for a pair and 1 for a real eigenvalue. The features' part of ||q||² is the
+                // reciprocal.
                 let column = Tensor::f_ones([blocks.features()], REAL)?;
                 let _ = column.narrow(0, 0, 2 * blocks.pairs()).f_fill_(2.0)?;
                 let state = square(&(blocks.state_rates()? * inverse.unsqueeze(1)), 1)?;
@@ -230,12 +234,12 @@ impl Vectors {
     }
 }
 
-/// A real matrix times a complex one: half the work of a complex product.
+/// A real matrix times a complex one, at half the cost of a complex product.
 pub(super) fn product(left: &Tensor, right: &Tensor) -> Result<Tensor> {
     Ok(Tensor::f_complex(&left.f_matmul(&right.f_real()?)?, &left.f_matmul(&right.f_imag()?)?)?)
 }
 
-/// The real part of a complex product, also half the work.
+/// The real part of a complex product, also at half the cost.
 fn real_product(left: &Tensor, right: &Tensor) -> Result<Tensor> {
     Ok(left.f_real()?.f_matmul(&right.f_real()?)? - left.f_imag()?.f_matmul(&right.f_imag()?)?)
 }

@@ -1,4 +1,4 @@
-//! Two flows side by side: which groups of components are there again in the other.
+//! Comparison of two flows: which groups of components of one occur in the other.
 
 use rand::seq::SliceRandom;
 use serde::Serialize;
@@ -9,25 +9,26 @@ use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::tensor::{shape_text, RandomSource};
 
-/// Overlap of two groups, as a share of the smaller, from which on they are read together.
+/// Overlap of two groups, as a share of the smaller one, above which they are matched.
 const SAME: f64 = 0.25;
 
-/// Steps of the grid of times that modes are compared on.
+/// Number of steps in the grid of times on which modes are compared.
 const GRID: usize = 256;
 
-/// Groups of one flow and those of the other that hold the same.
+/// Matched groups of two flows.
 #[derive(Debug, Clone, Serialize)]
 pub struct Found {
-    /// Components of each, in the order of their energies.
+    /// Components of each flow, in the order of their energies.
     pub first: Vec<i64>,
     pub second: Vec<i64>,
-    /// Share of the first flow's components' energy.
+    /// Energy of the group as a share of that of all components of the first flow.
     pub energy: f64,
-    /// Mean squared cosine of the principal angles between the spans in space and time, and what chance would give.
+    /// Mean squared cosine of the principal angles between the spans in space and time, and its value by
+    /// chance.
     pub cosine: f64,
     pub chance: f64,
-    /// The same between amplitudes of the same noise, what shuffled noise gives on average, and the share of shuffles
-    /// that reach it, the one seen included; `None` for other noise.
+    /// The same for the amplitudes of the same noise, its mean over shuffles of the noise, and the share of
+    /// shuffles that reach it, the original order included; `None` if the noise differs.
     pub amplitude: Option<f64>,
     pub shuffled: Option<f64>,
     pub p: Option<f64>,
@@ -36,11 +37,12 @@ pub struct Found {
 /// What two flows have in common.
 pub struct Agreement {
     pub found: Vec<Found>,
-    /// Share of the first flow's motion that its own rates leave, and that as many of the other's leave.
+    /// Share of the first flow's motion that its own rates leave unexplained, and the share that as many
+    /// rates of the other flow leave.
     pub unexplained: [f64; 2],
     /// Cosines between all components in space and time, `[K, K']`.
     pub cosines: Tensor,
-    /// Correlations between their amplitudes, `[K, K']`; `None` for other noise.
+    /// Correlations between their amplitudes, `[K, K']`; `None` if the noise differs.
     pub correlations: Option<Tensor>,
 }
 
@@ -48,7 +50,7 @@ impl FlowSpectrum {
     /// Compares two flows of the same events, with `permutations` shuffles of the noise.
     ///
     /// # Errors
-    /// [`Error::Shape`] naming `other` for one of other events.
+    /// [`Error::Shape`] naming `other` if its events have another shape.
     pub fn agreement(
         &self,
         other: &FlowSpectrum,
@@ -102,7 +104,8 @@ impl FlowSpectrum {
         if (last - end).abs() > 1e-9 * last {
             return Err(Error::argument("other", format!("paths up to time {last}"), format!("up to {end}")));
         }
-        // On a fine grid where they were read at different times; there modes are nearly, not quite, of norm 1.
+        // If the flows were read at different times, a fine grid is used, on which the norm of modes is 1
+        // only approximately.
         let grid: Vec<f64> = match self.times == other.times {
             true => self.times.clone(),
             false => (0..=GRID).map(|step| last * step as f64 / GRID as f64).collect(),
@@ -121,7 +124,7 @@ impl FlowSpectrum {
         Ok(products(self, &own, other, &theirs)? / rows / columns)
     }
 
-    /// Groups that overlap are read together, until none of them overlaps with one outside.
+    /// Matches groups that overlap, so that no matched group overlaps with one outside of its match.
     fn matched(&self, other: &FlowSpectrum, cosines: &Tensor) -> Result<Vec<Found>> {
         let (own, theirs) = (members(self), members(other));
         let squares = cosines.square();
@@ -184,7 +187,7 @@ fn members(spectrum: &FlowSpectrum) -> Vec<Vec<i64>> {
     groups.iter().zip(ends).map(|(begin, end)| (*begin..*end).collect()).collect()
 }
 
-/// Amplitudes, centred, each of norm 1: `[n, K]`.
+/// Centred amplitudes of norm 1 each: `[n, K]`.
 fn unit(spectrum: &FlowSpectrum) -> Result<Tensor> {
     let amplitudes = spectrum.array("amplitudes")?;
     let centred = amplitudes - amplitudes.f_mean_dim([0i64].as_slice(), true, Kind::Double)?;
@@ -196,7 +199,8 @@ fn block(squares: &Tensor, first: &[i64], second: &[i64]) -> Result<f64> {
     Ok(rows.f_index_select(1, &Tensor::from_slice(second))?.sum(Kind::Double).double_value(&[]))
 }
 
-/// Over the larger of the two, so that what is found in many more dimensions counts less.
+/// Mean squared cosine of two groups. The divisor is the size of the larger one, so that a match in many more
+/// dimensions counts less.
 fn mean_cosine(cosines: &Tensor, group: &Found) -> Result<f64> {
     let size = group.first.len().max(group.second.len()) as f64;
     Ok((block(&cosines.square(), &group.first, &group.second)? / size).min(1.0))

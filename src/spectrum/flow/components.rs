@@ -1,7 +1,8 @@
-//! Space-time components of what is not affine, and which of them can be told apart.
+//! Principal components in space and time of the motion that is not affine, and which of them can be
+//! distinguished.
 //!
-//! Principal components of paths are found again with other paths only as far as their energies differ: those of
-//! nearly equal energy mix at will. The bootstrap says which do, and they form one group.
+//! Principal components are the same for other paths only if their energies differ: those of nearly equal
+//! energy mix arbitrarily. The bootstrap shows which ones do, and these form one group.
 
 use rand::seq::SliceRandom;
 use rand::Rng;
@@ -13,38 +14,41 @@ use crate::tensor::RandomSource;
 /// Share of the energy that is kept as components.
 const KEPT: f64 = 0.999;
 
-/// Of all motion; a remainder below it is the error of solvers and of float32.
+/// Share of all motion below which a remainder counts as the error of solvers and of float32.
 const NOTHING: f64 = 1e-8;
 
-/// Numbers of resamples, and the quantiles of energies between them by which components are told apart.
+/// Number of bootstrap resamples.
 const RESAMPLES: u64 = 128;
+/// Quantiles of the energies over resamples. Components are distinguished if the intervals between them are disjoint.
 const QUANTILES: [f64; 2] = [0.01, 0.99];
 
-/// Components of `[n, p]` remainders, all float64 on the CPU.
+/// Components of remainders `[n, p]`, all in float64 on the CPU.
 pub(super) struct Components {
-    /// Energies of all, falling; not more than the number of paths.
+    /// Energies of all components in descending order; at most as many as paths.
     pub energies: Tensor,
-    /// Of the first K: orthonormal rows `[K, p]`.
+    /// The first K components as orthonormal rows, `[K, p]`.
     pub modes: Tensor,
     /// `[n, K]`.
     pub amplitudes: Tensor,
     /// Quantiles of the energies over resampled paths, `[K, 2]`.
     pub interval: Tensor,
-    /// Where groups begin, the first at 0.
+    /// Indices at which groups begin, the first at 0.
     pub groups: Vec<i64>,
     /// Mean squared cosine between each group in two halves of the paths.
     pub agreement: Vec<f64>,
-    /// The energy that the largest of as many components of noise would have, and how many stand above it.
+    /// Energy that the largest of as many components of noise would have, and the number of components above
+    /// it.
     pub edge: f64,
     pub standing: i64,
 }
 
 impl Components {
-    /// Of remainders `z`, which a fit of `freedom` parameters has left of a motion of energy `total`, where `rounding`
-    /// may have made some; at most `most` of them. `order` are the paths in random order.
+    /// At most `most` components of remainders `z`. A fit of `freedom` parameters left these remainders of a
+    /// motion of energy `total`, of which `rounding` may be rounding error. `order` holds the paths in random
+    /// order.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Any error of libtorch.
     pub fn of(
         z: &Tensor,
         freedom: f64,
@@ -85,7 +89,7 @@ impl Components {
     }
 }
 
-/// The fewest components that hold almost all energy.
+/// The smallest number of components that hold the share [`KEPT`] of the energy.
 fn kept(energies: &[f64], sum: f64) -> i64 {
     let mut held = 0.0;
     let enough = energies.iter().position(|energy| {
@@ -95,7 +99,7 @@ fn kept(energies: &[f64], sum: f64) -> i64 {
     enough.map_or(energies.len(), |place| place + 1) as i64
 }
 
-/// The same rows, the largest entry of each positive: a component and its opposite are one.
+/// Makes the largest entry of each row positive, since the sign of a component is arbitrary.
 fn signed(modes: &Tensor) -> Result<Tensor> {
     if modes.size()[0] == 0 {
         return Ok(modes.copy());
@@ -104,8 +108,9 @@ fn signed(modes: &Tensor) -> Result<Tensor> {
     Ok((modes * largest.sign()).contiguous())
 }
 
-/// The upper edge of Marchenko and Pastur's law for the components after the last that stands above it, whose mean
-/// energy is the noise's (Kritchman and Nadler, Chemom. Intell. Lab. Syst. 94, 2008), and the number above.
+/// The upper edge of the Marchenko-Pastur law, and the number of components above it (Kritchman and Nadler,
+/// Chemom. Intell. Lab. Syst. 94, 2008). The energy of the noise is estimated as the mean of the components
+/// that are not above.
 pub(super) fn edge(energies: &[f64], n: f64) -> (f64, i64) {
     let positive = energies.iter().take_while(|energy| **energy > 1e-12 * energies[0]).count();
     let mut rest: f64 = energies[..positive].iter().sum();
@@ -155,7 +160,8 @@ pub(super) fn shuffled(n: i64, random: &RandomSource) -> Tensor {
     Tensor::from_slice(&order)
 }
 
-/// Beginnings of groups: a component opens one where its interval lies below that of the one before.
+/// Indices at which groups begin. A component begins a group if its interval lies below that of the previous
+/// one.
 pub(super) fn groups(interval: &Tensor) -> Result<Vec<i64>> {
     let count = interval.size()[0];
     let (low, high) = (interval.select(1, 0), interval.select(1, 1));
@@ -163,7 +169,7 @@ pub(super) fn groups(interval: &Tensor) -> Result<Vec<i64>> {
     Ok((0..count).filter(|place| *place == 0 || low[*place as usize - 1] > high[*place as usize]).collect())
 }
 
-/// Mean squared cosines between each group of components of one half of the paths and of the other.
+/// Mean squared cosine, for each group, between its components in the two halves of the paths.
 fn agreement(amplitudes: &Tensor, groups: &[i64], order: &Tensor) -> Result<Vec<f64>> {
     let count = amplitudes.size()[1];
     if count == 0 {

@@ -1,5 +1,6 @@
-//! Paths, chunk by chunk, as what they have moved since noise: their mean, their covariance in time, and each path
-//! in a few functions of time. Memory grows with the number of paths but hardly with the number of times.
+//! Displacements of paths since noise, accumulated chunk by chunk: their mean, their covariance in time, and
+//! the coefficients of each path in a few functions of time. Memory grows with the number of paths but hardly
+//! with the number of times.
 
 use tch::{Device, Kind, Tensor};
 
@@ -7,7 +8,7 @@ use super::time::trapezium;
 use crate::error::{Error, Result};
 use crate::tensor::{check_finite, event_size, hash, shape_text, FNV_OFFSET};
 
-/// Energy, as a share of what a chunk moves beyond the first chunk's mean, that may be outside the functions of time.
+/// Share of a chunk's energy, relative to the first chunk's mean, that may lie outside the functions of time.
 const NEGLIGIBLE: f64 = 1e-11;
 
 /// The sums over all paths so far, in float64 on the CPU.
@@ -16,18 +17,19 @@ pub struct Displacements {
     pub(super) times: Vec<f64>,
     pub(super) weights: Vec<f64>,
     pub(super) count: i64,
-    /// The first chunk's mean displacement `[T, d]`, beyond which displacements are summed: so that a large drift does
-    /// not cost digits.
+    /// Mean displacement of the first chunk, `[T, d]`. It is subtracted before summing, so that a large drift
+    /// does not cost precision.
     reference: Option<Tensor>,
-    /// Beyond the reference: `[T, d]`, and second moments in time `[T, T]`.
+    /// Sums relative to the reference: displacements `[T, d]`, and second moments in time `[T, T]`.
     sum: Tensor,
     second: Tensor,
-    /// Mean squares of the states at each time, `[T]`: what rounding is measured by.
+    /// Mean squares of the states at each time, summed over paths, `[T]`. They determine the size of rounding
+    /// errors.
     squares: Tensor,
-    /// Functions of time that displacements lie in, orthonormal under the weights: `[T, q]`.
+    /// Functions of time that span the displacements, orthonormal under the weights: `[T, q]`.
     basis: Tensor,
-    /// The noise `[B, d]` and coefficients in those functions, `[B, q, d]`, of each chunk; in the paths' dtype. Those
-    /// of functions that came later are 0.
+    /// The noise `[B, d]` and coefficients in those functions, `[B, q, d]`, of each chunk, in the paths'
+    /// dtype. Coefficients of functions that were added later are 0.
     noise: Vec<Tensor>,
     coefficients: Vec<Tensor>,
     kind: Kind,
@@ -45,22 +47,22 @@ pub(super) struct Moved {
     pub noise_mean: Tensor,
     /// `[n, q, d]`, centred, in the paths' dtype.
     pub coefficients: Tensor,
-    /// Energy that the rounding of the paths' dtype may have, integrated over time.
+    /// Energy of the rounding errors of the paths' dtype, integrated over time.
     pub rounding: f64,
-    /// Tells the noise from other noise.
+    /// Hash that identifies the noise.
     pub digest: u64,
 }
 
 impl Displacements {
     /// # Errors
-    /// [`Error::Argument`] naming `times` where they are fewer than four, or do not increase from 0; [`Error::Shape`]
-    /// naming `event_shape` where a size is not positive.
+    /// [`Error::Argument`] naming `times` if they are fewer than four or do not increase from 0;
+    /// [`Error::Shape`] naming `event_shape` if a size is not positive.
     pub fn new(event_shape: &[i64], times: &[f64]) -> Result<Self> {
         if event_shape.is_empty() || event_shape.iter().any(|size| *size < 1) {
             return Err(Error::shape("event_shape", "positive sizes", shape_text(event_shape)));
         }
         if !are_times(times) {
-            let expected = "four or more increasing times from 0 on";
+            let expected = "four or more increasing times that start at 0";
             return Err(Error::argument("times", expected, format!("{times:?}")));
         }
         let all = times.len() as i64;
@@ -110,7 +112,7 @@ impl Displacements {
         self.sum += moved.sum_dim_intlist([1i64].as_slice(), false, Kind::Double);
         self.squares += mean(&exact.square(), &[2]).sum_dim_intlist([1i64].as_slice(), false, Kind::Double);
         self.count += rows;
-        // Copies, so that no chunk keeps more than it needs.
+        // Copies, so that a chunk does not keep its whole paths in memory.
         self.coefficients.push(coefficients.to_kind(self.kind).contiguous());
         self.noise.push(states.select(0, 0).to_kind(self.kind).copy());
         Ok(())
@@ -120,7 +122,7 @@ impl Displacements {
         self.count
     }
 
-    /// Adds the leading functions of what of this second moment lies outside the basis.
+    /// Adds to the basis the leading functions of this second moment that lie outside of it.
     fn widen(&mut self, second: &Tensor) -> Result<()> {
         let scale = Tensor::from_slice(&self.weights).sqrt();
         let weighted = second * scale.unsqueeze(0) * scale.unsqueeze(1);
@@ -131,20 +133,21 @@ impl Displacements {
         let (values, vectors) = outside.f_matmul(&weighted)?.f_matmul(&outside)?.f_linalg_eigh("L")?;
         let kept = values.gt((total * NEGLIGIBLE).max(1e-300)).sum(Kind::Int64).int64_value(&[]);
         if kept > 0 {
-            // Orthogonal to the known ones, because only what is outside them was decomposed.
+            // Orthogonal to the known functions, because only the part outside of them was decomposed.
             let leading = vectors.flip([1i64]).narrow(1, 0, kept) / scale.unsqueeze(1);
             self.basis = Tensor::f_cat(&[&self.basis, &leading], 1)?;
         }
         Ok(())
     }
 
-    /// The basis times the weights: its transpose takes displacements to coefficients.
+    /// The basis times the weights. Its transpose maps displacements to coefficients.
     fn weighted_basis(&self) -> Tensor {
         &self.basis * Tensor::from_slice(&self.weights).unsqueeze(1)
     }
 
     /// # Errors
-    /// [`Error::Argument`] naming `n` for fewer than 16 paths; [`Error::Divergence`] where nothing moves.
+    /// [`Error::Argument`] naming `n` for fewer than 16 paths; [`Error::Divergence`] if all samples move
+    /// alike.
     pub(super) fn finish(mut self) -> Result<Moved> {
         let Some(reference) = self.reference.take().filter(|_| self.count >= 16) else {
             return Err(Error::argument("n", "at least 16 paths", self.count));
@@ -174,9 +177,7 @@ impl Displacements {
         let rounding = precision.powi(2) * size;
         let moved = weights.dot(&covariance.diagonal(0, 0, 1)).double_value(&[]);
         if moved <= 4.0 * rounding {
-            return Err(Error::Divergence(
-                "paths: all samples move alike, so that there is no spectrum".into(),
-            ));
+            return Err(Error::Divergence("paths: all samples move alike, so there is no spectrum".into()));
         }
         let drift = mean + reference;
         let basis = self.basis;

@@ -1,4 +1,4 @@
-//! From paths to the spectrum of their flow.
+//! Computation of the spectrum of a flow from its paths.
 
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -14,17 +14,18 @@ use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::tensor::RandomSource;
 
-/// How to read the spectrum of a flow.
+/// Options of [`measure`].
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Reading {
-    /// Number of rates, a conjugate pair counting as two; as few as `tolerance` allows where it is `None`.
+    /// Number of rates, where a conjugate pair counts as two. `None` is the smallest number that `tolerance`
+    /// allows.
     pub rates: Option<usize>,
     /// Share of the motion of held-out paths that rates may leave unexplained.
     pub tolerance: f64,
-    /// Most components that are kept.
+    /// Largest number of components that are kept.
     pub components: i64,
-    /// Seed of the resamples.
+    /// Random seed of the resamples.
     pub seed: u64,
 }
 
@@ -53,8 +54,8 @@ impl Reading {
 /// The spectrum of the flow of these paths.
 ///
 /// # Errors
-/// [`Error::Argument`] for options out of their range or fewer than 16 paths; [`Error::Divergence`] where all samples
-/// move alike.
+/// [`Error::Argument`] for options out of their range or fewer than 16 paths; [`Error::Divergence`] if all
+/// samples move alike.
 pub fn measure(paths: Displacements, reading: &Reading, monitor: &mut dyn Monitor) -> Result<FlowSpectrum> {
     let _guard = tch::no_grad_guard();
     reading.check(paths.times.len())?;
@@ -71,7 +72,7 @@ pub fn measure(paths: Displacements, reading: &Reading, monitor: &mut dyn Monito
     monitor.tick()?;
     let Affine { map, freedom } = take_affine(&mut moved)?;
     monitor.tick()?;
-    // Of the part left, in the basis of time; corrected for what the affine part took of it by chance.
+    // The remainder in the basis of time. Below it is corrected for what the affine part explains by chance.
     let left = second_moment(&moved.coefficients)?;
     let of_times = |square: &Tensor| -> Result<Tensor> {
         Ok(moved.basis.f_matmul(square)?.f_matmul(&moved.basis.tr())?)
@@ -87,7 +88,7 @@ pub fn measure(paths: Displacements, reading: &Reading, monitor: &mut dyn Monito
     let [drift, affine, nonlinear] = [0, 1, 2].map(|part| over_time.double_value(&[part]));
     let motion = affine + nonlinear;
 
-    // The functions of time, orthonormal under the weights, and what takes the basis of time to them.
+    // The functions of time, orthonormal under the weights, and the change of basis to them.
     let roots: Vec<f64> = weights.iter().map(|weight| weight.sqrt()).collect();
     let own = to_tensor(&functions(&rates.basis, &times))?;
     let rooted = functions(&rates.basis, &times) * ndarray::Array1::from(roots).insert_axis(ndarray::Axis(1));

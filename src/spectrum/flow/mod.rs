@@ -1,7 +1,9 @@
-//! A canonical reading of a flow, which its paths determine whoever's they are.
+//! The spectrum of a flow: a canonical description that depends only on the paths, not on the model that
+//! computes them.
 //!
-//! Any function of the noise times e^{lambda t} is an eigenfunction of a flow from noise to data, so that a student's
-//! free eigenvalues are its own choice. What does belong to the flow is how far its samples have moved by time t,
+//! Any function of the noise times e^{lambda t} is an eigenfunction of a flow from noise to data, so the flow
+//! does not determine the eigenvalues of a student. It does determine how far its samples have moved by time
+//! t,
 //!
 //!   x(t) = x0 + b(t) + (x0 - m) A(t) + sum_k a_k(x0) V_k(t) + rest,
 //!
@@ -33,36 +35,37 @@ pub use displacements::Displacements;
 pub use measure::{measure, Reading};
 pub use time::Rate;
 
-/// What is known of a flow but its arrays. Energies are mean squares over paths, summed over dimensions and
-/// integrated over time.
+/// Facts of a flow's spectrum, without its arrays. Energies are mean squares over paths, summed over
+/// dimensions and integrated over time.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Facts {
     pub event_shape: Vec<i64>,
     /// Number of paths.
     pub paths: i64,
-    /// FNV-1a of their noise: spectra of the same noise are compared by what they make of it.
+    /// FNV-1a hash of their noise. The amplitudes of two spectra can be compared if it is the same.
     pub noise: String,
     pub rates: Vec<Rate>,
-    /// Rates of the functions of time that modes are sums of: more than those that are worth a name.
+    /// Rates of the functions of time in which modes are expressed, at least as many as `rates`.
     pub basis: Vec<Rate>,
-    /// The best 1, 2, ... rates, a conjugate pair counting as two, by which flows are compared.
+    /// The best 1, 2, ... rates, where a conjugate pair counts as two, for comparing flows.
     pub candidates: Vec<Vec<Rate>>,
-    /// Of two random halves of the paths.
+    /// Rates of two random halves of the paths.
     pub halves: [Vec<Rate>; 2],
-    /// The affine part's own.
+    /// Rates of the affine part.
     pub affine_rates: Vec<Rate>,
-    /// Share of the motion of held-out paths that the best 1, 2, ... rates leave.
+    /// Share of the motion of held-out paths that the best 1, 2, ... rates leave unexplained.
     pub unexplained: Vec<f64>,
-    /// What rates may leave of it to be as good as those that were chosen.
+    /// Unexplained share up to which other rates count as equally good.
     pub bound: f64,
-    /// Energy of the mean displacement, of all else, and how it is shared.
+    /// Energy of the mean displacement, of all other motion, and of the affine and the nonlinear part of
+    /// that.
     pub drift: f64,
     pub motion: f64,
     pub affine: f64,
     pub nonlinear: f64,
-    /// Of the motion, what the functions of time leave.
+    /// Energy of the motion that the functions of time leave unexplained.
     pub unresolved: f64,
-    /// Parameters that the affine part took.
+    /// Degrees of freedom of the affine part.
     pub freedom: f64,
     pub edge: f64,
     pub standing: i64,
@@ -87,7 +90,7 @@ impl Facts {
             .try_fold(1i64, |all, size| all.checked_mul((*size > 0).then_some(*size)?));
         let Some(d) = d else {
             let got = shape_text(&self.event_shape);
-            return Err(Error::argument("event_shape", "the shape of a sample", got));
+            return Err(Error::argument("event_shape", "positive sizes", got));
         };
         let ([times, cloud, axes, count, energies], r, n) = (self.sizes, self.functions(), self.paths);
         Ok(vec![
@@ -111,7 +114,8 @@ impl Facts {
     }
 }
 
-/// The spectrum of a flow: see the room's head. All arrays are float64 on the CPU; modes are in the functions of time.
+/// The spectrum of a flow (see the module). All arrays are float64 on the CPU. Modes are expressed in the
+/// functions of time.
 pub struct FlowSpectrum {
     facts: Facts,
     arrays: Vec<(&'static str, Tensor)>,
@@ -166,13 +170,13 @@ impl FlowSpectrum {
     /// Values of the orthonormal functions of time at `times`: `[T, r]`.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Any error of libtorch.
     pub fn functions(&self, times: &[f64]) -> Result<Tensor> {
         Ok(rates::to_tensor(&functions(&self.facts.basis, times))?.f_matmul(self.array("mix")?)?)
     }
 
-    /// What the states of paths at all times, `[T, B, *event]`, have moved beyond the drift, in the functions of time:
-    /// the noise `[B, d]`, and `[B, r, d]`.
+    /// The noise `[B, d]` of paths `[T, B, *event]`, and their displacements beyond the drift in the
+    /// functions of time, `[B, r, d]`.
     ///
     /// # Errors
     /// [`Error::Shape`] and [`Error::NonFinite`] naming `paths`.
@@ -187,7 +191,7 @@ impl FlowSpectrum {
         Ok((noise, read.reshape([-1, rows, d]).transpose(0, 1).contiguous()))
     }
 
-    /// a_k of paths `[T, B, *event]`: `[B, K]`.
+    /// Amplitudes a_k of paths `[T, B, *event]`: `[B, K]`.
     ///
     /// # Errors
     /// As [`FlowSpectrum::coefficients`].
@@ -198,27 +202,28 @@ impl FlowSpectrum {
         Ok(left.f_matmul(&self.flat_modes()?.tr())?)
     }
 
-    /// Standard normal amplitudes of the affine axes for noise `[B, *event]`: `[B, A]`.
+    /// Amplitudes of the affine axes for noise `[B, *event]`, which are standard normal: `[B, A]`.
     ///
     /// # Errors
-    /// Names `x0`.
+    /// An error naming `x0`.
     pub fn axis_amplitudes(&self, x0: &Tensor) -> Result<Tensor> {
         Ok(self.centred(x0)?.f_matmul(&self.array("axes")?.tr())?)
     }
 
-    /// The share of this flow's motion that `rates` leave.
+    /// The share of this flow's motion that `rates` leave unexplained.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Any error of libtorch.
     pub fn unexplained(&self, rates: &[Rate]) -> Result<f64> {
         let weights = time::trapezium(&self.times);
         Ok(rates::Motion::new(&self.times, &weights, self.array("covariance")?)?.unexplained(rates))
     }
 
-    /// x0, the parts asked for, and the sum of `amplitudes` `[B, K]` times components, at time `t`: `[B, *event]`.
+    /// States at time `t`, `[B, *event]`: x0, the chosen parts, and the sum of `amplitudes` `[B, K]` times
+    /// components.
     ///
     /// # Errors
-    /// Names `x0`, `amplitudes` or `t`.
+    /// An error naming `x0`, `amplitudes` or `t`.
     pub fn states(&self, x0: &Tensor, amplitudes: &Tensor, t: f64, parts: Parts) -> Result<Tensor> {
         self.check_time(t)?;
         let centred = self.centred(x0)?;
@@ -245,17 +250,17 @@ impl FlowSpectrum {
     /// V_k(t), `[K, d]`.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Any error of libtorch.
     pub fn modes_at(&self, t: f64) -> Result<Tensor> {
         let at = self.functions(&[t])?.reshape([1, -1, 1]);
         Ok((self.array("modes")? * at).sum_dim_intlist([1i64].as_slice(), false, Kind::Double))
     }
 
-    /// States at `t` of paths `[T, B, *event]` where only the kept of the rates' functions move: noise, drift, and
-    /// those: `[B, *event]`. `keep` has one entry a function of [`Facts::basis`].
+    /// States at `t`, `[B, *event]`, of paths `[T, B, *event]` if only the kept functions of the rates move:
+    /// the sum of noise, drift and those. `keep` has one entry per function of [`Facts::basis`].
     ///
     /// # Errors
-    /// Names `paths`, `keep` or `t`.
+    /// An error naming `paths`, `keep` or `t`.
     pub fn with_rates(&self, paths: &Tensor, keep: &[bool], t: f64) -> Result<Tensor> {
         self.check_time(t)?;
         if keep.len() as i64 != self.facts.functions() {
@@ -274,7 +279,7 @@ impl FlowSpectrum {
         Ok(x.reshape(shape).to_kind(paths.kind()))
     }
 
-    /// b(t), `[d]`; between the times of the paths by straight lines.
+    /// b(t), `[d]`, interpolated linearly between the times of the paths.
     fn drift(&self, t: f64) -> Result<Tensor> {
         let drift = self.array("drift")?;
         let after = self.times.partition_point(|time| *time < t).clamp(1, self.times.len() - 1);

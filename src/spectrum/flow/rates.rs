@@ -1,4 +1,4 @@
-//! The few rates that all paths of a flow share: variable projection of their covariance in time.
+//! The few rates that all paths of a flow share, by variable projection of their covariance in time.
 //!
 //! Displacements lie near the span of (e^{lambda_j t} - 1) / lambda_j. With C their covariance in time and F those
 //! functions, the rates minimise tr((I - F F^+) C): amplitudes are projected out (Golub and Pereyra, SIAM J. Numer.
@@ -10,24 +10,25 @@ use tch::{Kind, Tensor};
 use super::time::{functions, orthonormal, turning, Rate};
 use crate::error::Result;
 
-/// Growth and frequency beyond which functions of a unit of time are steps or noise.
+/// Largest growth and frequency. Beyond it, functions on the unit interval of time are steps or noise.
 const LARGEST: f64 = 80.0;
 
 const MOST_STEPS: usize = 60;
 
-/// A search that leaves at most so many times what functions of any kind would leave has found the lowest minimum.
+/// A search counts as having found the lowest minimum if it leaves at most this many times what the best
+/// functions of any kind would leave.
 const NEAR: f64 = 1.5;
 
-/// A covariance in time, as what a fit of rates looks at.
+/// A covariance in time, prepared for fits of rates.
 pub struct Motion {
-    /// Over the last of them, so that a search goes the same way whatever the unit of time.
+    /// Times divided by the last one, so that a search does not depend on the unit of time.
     times: Vec<f64>,
     span: f64,
     /// Square roots of the weights of the times.
     scale: Array1<f64>,
     /// A root of the weighted covariance, of trace 1: `[T, k]`.
     root: Array2<f64>,
-    /// Functions of time that are given, whatever is fitted beside them: `[T, f]`.
+    /// Fixed functions of time that are part of every fit: `[T, f]`.
     given: Array2<f64>,
 }
 
@@ -38,8 +39,8 @@ pub struct Fit {
     pub unexplained: f64,
 }
 
-/// What the search varies: one real rate for an odd number, and pairs by growth and squared frequency, which is
-/// negative for two real rates.
+/// The variables of the search: one real rate if the number of rates is odd, and the growth and squared
+/// frequency of pairs. A negative square stands for two real rates.
 #[derive(Clone)]
 struct Point {
     odd: bool,
@@ -47,10 +48,10 @@ struct Point {
 }
 
 impl Motion {
-    /// Of the covariance `[T, T]`, by the weights of the times.
+    /// The motion of a covariance `[T, T]`, with the weights of the times.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Any error of libtorch.
     pub fn new(times: &[f64], weights: &[f64], covariance: &Tensor) -> Result<Self> {
         let scale: Array1<f64> = weights.iter().map(|weight| weight.sqrt()).collect();
         let by = Tensor::from_slice(&scale.to_vec());
@@ -66,20 +67,20 @@ impl Motion {
         Ok(Motion { times, span, scale, root: to_array(&root)?, given })
     }
 
-    /// The same motion, of which `rate` takes a part whatever is fitted.
+    /// The same motion, with `rate` as a part of every fit.
     pub fn beside(&self, rate: &Rate) -> Self {
         let own = functions(&self.inside(std::slice::from_ref(rate)), &self.times);
         let (times, scale, root) = (self.times.clone(), self.scale.clone(), self.root.clone());
         Motion { times, span: self.span, scale, root, given: joined(&self.given, &own) }
     }
 
-    /// The best `count` rates, a conjugate pair counting as two.
+    /// The best `count` rates, where a conjugate pair counts as two.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Any error of libtorch.
     pub fn fit(&self, count: usize) -> Result<Fit> {
         let mut best: Option<(Point, f64)> = None;
-        // What the best functions of time of any kind leave.
+        // The share that the best functions of any kind leave unexplained.
         let least: f64 =
             self.root.slice(ndarray::s![.., count.min(self.root.ncols())..]).mapv(|x| x * x).sum();
         for start in self.starts(count)? {
@@ -95,10 +96,10 @@ impl Motion {
         Ok(Fit { rates: self.outside(point.rates()), unexplained })
     }
 
-    /// The rates near `rates` that suit this motion best.
+    /// The rates near `rates` that fit this motion best.
     ///
     /// # Errors
-    /// Whatever libtorch refuses.
+    /// Any error of libtorch.
     pub fn refit(&self, rates: &[Rate]) -> Result<Fit> {
         let eigenvalues: Vec<_> = self.inside(rates).iter().flat_map(both).collect();
         let (point, unexplained) = self.refine(Point::of(eigenvalues))?;
@@ -126,13 +127,13 @@ impl Motion {
         &self.root - &basis.dot(&basis.t().dot(&self.root))
     }
 
-    /// Where to begin. Functions U of time in that span obey U = (integral of U) M + t c, where the rates are the
-    /// eigenvalues of M: least squares over the leading functions of the motion. Then spread ones, since a search
-    /// may end in a minimum that is not the lowest.
+    /// Starting points of the search. The first is a least-squares estimate: functions U of time in that span
+    /// obey U = (integral of U) M + t c, where the rates are the eigenvalues of M, and U are the leading
+    /// functions of the motion. The others are spread out, since a search may end in a local minimum.
     fn starts(&self, count: usize) -> Result<Vec<Point>> {
         let known = count.min(self.root.ncols());
         let mut found = self.leading_rates(known)?;
-        // More rates than the motion has dimensions: real ones beside them.
+        // If there are more rates than the motion has dimensions, the others are real.
         found.extend((known..count).map(|place| (-1.5 * (place + 1 - known) as f64, 0.0)));
         let mut starts = vec![Point::of(found)];
         for (growth, slow) in [(-0.5, 1.0), (-0.5, 3.0), (1.5, 2.0), (-3.0, 5.0), (4.0, 4.0)] {
@@ -151,7 +152,7 @@ impl Motion {
             starts.push(Point::of(real.clone().collect()));
             starts.push(Point::of(real.map(|(growth, zero)| (-growth, zero)).collect()));
         }
-        // Far apart, as where a flow nearly blows up.
+        // Rates that are far apart, as in a flow that nearly blows up.
         for (first, ratio) in [(1.0, 4.0), (-1.0, 4.0), (6.0, 8.0), (-6.0, 8.0)] {
             let real =
                 (0..count).map(|place| ((first * f64::powi(ratio, place as i32)).clamp(-60.0, 60.0), 0.0));
@@ -199,7 +200,7 @@ impl Motion {
         cost.is_finite().then(|| (residual.into_iter().collect(), cost))
     }
 
-    /// Levenberg and Marquardt's steps until they gain nothing.
+    /// Levenberg-Marquardt steps until they no longer lower the cost.
     fn refine(&self, mut point: Point) -> Result<(Point, f64)> {
         let Some((mut residual, mut cost)) = self.cost(&point) else { return Ok((point, 1.0)) };
         let mut damping = 1e-3;
@@ -246,7 +247,8 @@ impl Motion {
 }
 
 impl Point {
-    /// Of eigenvalues (growth, frequency) that come in conjugate pairs. Real ones go in twos.
+    /// The point of eigenvalues (growth, frequency) that come in conjugate pairs. Real ones are combined in
+    /// twos.
     fn of(eigenvalues: Vec<(f64, f64)>) -> Point {
         let mut real: Vec<f64> =
             eigenvalues.iter().filter(|value| value.1 == 0.0).map(|value| value.0).collect();
@@ -279,7 +281,7 @@ impl Point {
         values
     }
 
-    /// Slowest first.
+    /// The rates, slowest first.
     fn rates(&self) -> Vec<Rate> {
         let mut rates: Vec<Rate> = Vec::new();
         rates.extend(self.odd.then(|| Rate { growth: self.values[0], frequency: 0.0 }));
@@ -305,7 +307,7 @@ fn joined(first: &Array2<f64>, second: &Array2<f64>) -> Array2<f64> {
     both
 }
 
-/// The eigenvalues of a rate: one, or two.
+/// The eigenvalues of a rate: one, or two for a conjugate pair.
 pub fn both(rate: &Rate) -> Vec<(f64, f64)> {
     let Rate { growth, frequency } = *rate;
     if frequency > 0.0 {
@@ -315,7 +317,7 @@ pub fn both(rate: &Rate) -> Vec<(f64, f64)> {
     }
 }
 
-/// Float64 on the CPU as an array.
+/// A float64 matrix on the CPU as an array.
 pub fn to_array(tensor: &Tensor) -> Result<Array2<f64>> {
     let size = tensor.size();
     let values = Vec::<f64>::try_from(tensor.contiguous().reshape([-1]))?;

@@ -1,8 +1,8 @@
-//! How far a rate can go while the others adapt and all of them still explain the motion.
+//! How far a rate can move while the others adapt and all of them still explain the motion.
 //!
-//! Sums of exponentials are nearly interchangeable, so that many rates can do equally well (Lanczos, Applied Analysis,
-//! 1956, section 4.23). Resampled paths do not show it: they say how well the best rates are known, not how much better
-//! those are than others.
+//! Sums of exponentials are nearly interchangeable, so many rates can fit equally well (Lanczos, Applied
+//! Analysis, 1956, section 4.23). Resampled paths do not show this: they show how well the best rates are
+//! determined, not how much better they are than others.
 
 use std::f64::consts::TAU;
 
@@ -12,19 +12,19 @@ use super::rates::Motion;
 use super::time::{count, Rate};
 use crate::error::Result;
 
-/// Directions in the complex plane in which the end of a rate's reach is looked for.
+/// Number of directions in the complex plane in which the reach of a rate is measured.
 pub(super) const DIRECTIONS: i64 = 16;
 
-/// No rate goes further, in units of the whole time.
+/// Largest reach of a rate, in units of 1 over the last time.
 const FARTHEST: f64 = 40.0;
 
 const BISECTIONS: usize = 8;
 
-/// The farthest places of every eigenvalue in each direction where all rates leave at most `bound` of the motion, growth
-/// and frequency, `[r, DIRECTIONS, 2]`. Real rates stay real, and pairs stay pairs.
+/// The farthest points (growth, frequency) of every eigenvalue in each direction at which all rates together
+/// leave at most `bound` of the motion: `[r, DIRECTIONS, 2]`. Real rates stay real, and pairs stay pairs.
 ///
 /// # Errors
-/// Whatever libtorch refuses.
+/// Any error of libtorch.
 pub(super) fn reach(motion: &Motion, rates: &[Rate], bound: f64, last: f64) -> Result<Tensor> {
     let mut ends = Vec::new();
     for (place, rate) in rates.iter().enumerate() {
@@ -37,7 +37,7 @@ pub(super) fn reach(motion: &Motion, rates: &[Rate], bound: f64, last: f64) -> R
         }
         let signs: &[f64] = if rate.frequency > 0.0 { &[1.0, -1.0] } else { &[1.0] };
         for sign in signs {
-            // Of the conjugate, the same directions in the same order.
+            // The points of the conjugate are mirrored, and listed in the same order of directions.
             let turned = (0..DIRECTIONS).map(|direction| match *sign > 0.0 {
                 true => direction,
                 false => (DIRECTIONS - direction) % DIRECTIONS,
@@ -72,7 +72,7 @@ fn farthest(
         false => FARTHEST / last,
     };
     let at = |way: f64| Rate { growth: rate.growth + along * way, frequency: rate.frequency + across * way };
-    // The others go on from where they last were.
+    // The search for the others starts from their last values within the bound.
     let mut near = others.to_vec();
     let mut does = |way: f64| -> Result<bool> {
         let moved = at(way);

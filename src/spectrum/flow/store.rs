@@ -1,4 +1,4 @@
-//! How the spectrum of a flow is kept in a file.
+//! Storage of the spectrum of a flow in a file.
 
 use tch::{Device, Kind, Tensor};
 
@@ -34,18 +34,18 @@ impl Stored for FlowSpectrum {
         let spectrum = FlowSpectrum::assemble(facts, arrays)?;
         if !are_times(spectrum.times()) {
             let got = format!("{:?}", spectrum.times());
-            return Err(Error::argument("times", "four or more increasing times from 0 on", got));
+            return Err(Error::argument("times", "four or more increasing times that start at 0", got));
         }
         Ok(spectrum)
     }
 }
 
-/// Refuses facts that do not fit one another.
+/// Refuses facts that are inconsistent.
 fn check(facts: &Facts) -> Result<()> {
     let [_, _, axes, modes, _] = facts.sizes;
-    let refuse = |name: &str, expected: &str| Err(Error::argument(name, expected, "another description"));
+    let refuse = |name: &str, expected: &str| Err(Error::argument(name, expected, "other values"));
     if facts.sizes.iter().chain([&facts.paths]).any(|size| *size < 0) {
-        return refuse("sizes", "numbers from 0 on");
+        return refuse("sizes", "numbers that are not negative");
     }
     let numbers = [
         facts.drift,
@@ -67,7 +67,7 @@ fn check(facts: &Facts) -> Result<()> {
         let within =
             groups.first().copied().unwrap_or(0) == 0 && groups.last().is_none_or(|last| *last < members);
         if !rising || !within || groups.is_empty() != (members == 0) {
-            return refuse(name, "increasing places from 0 on");
+            return refuse(name, "increasing indices that start at 0");
         }
     }
     if facts.agreement.len() != facts.groups.len() {
@@ -84,11 +84,14 @@ fn check(facts: &Facts) -> Result<()> {
         || !all.flatten().all(known)
         || facts.halves.iter().any(|half| count(half) != own)
     {
-        return refuse("rates", "finite rates, as many in each half of the paths");
+        return refuse("rates", "finite rates, the same number for both halves of the paths");
     }
     let counted = facts.candidates.iter().enumerate().all(|(place, rates)| count(rates) == place + 1);
     if !counted || facts.unexplained.len() != facts.candidates.len() || facts.candidates.len() < own {
-        return refuse("candidates", "1, 2, ... rates, and the share that each number leaves");
+        return refuse(
+            "candidates",
+            "sets of 1, 2, ... rates, each with the share that it leaves unexplained",
+        );
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What paths do in time: how many rates they share, which, and how sure that is.
+//! The motion of paths in time: how many rates they share, which ones, and how certain they are.
 
 use tch::{Kind, Tensor};
 
@@ -10,44 +10,47 @@ use super::time::Rate;
 use crate::error::Result;
 use crate::tensor::RandomSource;
 
-/// The largest number of rates that is tried, and how many times less each further one must leave of a flow that
-/// already is within the tolerance to be the flow's own.
+/// Largest number of rates that is tried.
 const MOST_RATES: usize = 6;
+/// Once the unexplained share is within the tolerance, a further rate is added only if it divides the share by this.
 const OWN: f64 = 100.0;
 
-/// The share that the functions of modes may leave, in units of the tolerance: few rates can be told from one
-/// flow to the next, but modes shall hold all that moves.
+/// Share that the functions of modes may leave unexplained, in units of the tolerance. Only few rates can be
+/// compared between flows, but modes should contain all of the motion.
 const FINER: f64 = 0.01;
 
-/// Rates that leave so many times what the best leave are as good, even above the tolerance.
+/// Rates that leave at most this many times what the best ones leave count as equally good, even above the
+/// tolerance.
 const NOT_WORSE: f64 = 2.0;
 
-/// Below this share, what is left is rounding.
+/// An unexplained share below this is rounding error.
 const EXACT: f64 = 1e-10;
 
-/// Blocks of paths that the cloud of rates resamples, and the number of resamples.
+/// Number of blocks of paths that are resampled for the cloud of rates.
 const BLOCKS: i64 = 64;
+/// Number of resamples in the cloud of rates.
 pub(super) const CLOUD: u64 = 40;
 
-/// What paths do in time, whatever they do in space.
+/// The motion of paths in time, for all dimensions together.
 pub(super) struct Temporal<'a> {
     pub times: &'a [f64],
     pub weights: &'a [f64],
     pub moved: &'a Moved,
-    /// Paths in random order, so that classes that come in turn fall into all parts.
+    /// Paths in random order, so that all classes fall into every part.
     pub order: &'a Tensor,
 }
 
-/// The rates that were chosen, those of two halves of the paths, and how well each number does on the others.
+/// The chosen rates, those of two halves of the paths, and how well each number of rates fits held-out paths.
 pub(super) struct Rates {
     pub chosen: Fit,
-    /// Those of the functions that modes are sums of, and what they leave.
+    /// Rates of the functions in which modes are expressed, and the share that they leave unexplained.
     pub basis: Vec<Rate>,
     pub unresolved: f64,
     pub candidates: Vec<Vec<Rate>>,
     pub halves: [Fit; 2],
     pub unexplained: Vec<f64>,
-    /// What rates may leave to be as good as the chosen ones, and how far each of those can go by that.
+    /// Unexplained share up to which rates count as equally good, and how far each chosen rate can move
+    /// within it.
     pub bound: f64,
     pub regions: Tensor,
 }
@@ -64,14 +67,15 @@ impl Temporal<'_> {
         Ok(self.moved.coefficients.f_index_select(0, &self.order.slice(0, first, None, parts))?)
     }
 
-    /// Those of one half, about its own mean, of which the other half has no part.
+    /// The coefficients of one half, minus its own mean, which does not depend on the other half.
     fn half(&self, first: i64) -> Result<Tensor> {
         let half = self.part(first, 2)?;
         let mean = half.f_mean_dim([0i64].as_slice(), true, Kind::Double)?;
         Ok(&half - mean.to_kind(half.kind()))
     }
 
-    /// `number` rates, or as many as leave no more than `tolerance` of held-out paths: those of each half on the other.
+    /// Fits `number` rates, or the smallest number that leaves at most `tolerance` of held-out paths
+    /// unexplained. Rates of each half of the paths are tested on the other half.
     pub fn rates(&self, number: Option<usize>, tolerance: f64) -> Result<Rates> {
         let whole = Motion::new(self.times, self.weights, &self.moved.covariance)?;
         let halves =
@@ -112,8 +116,9 @@ impl Temporal<'_> {
     }
 }
 
-/// The fewest rates within the tolerance, or else the best; more while each one is worth it many times over, as in a
-/// flow that has rates of its own. And what as many may leave to be chosen.
+/// The number of rates, and the unexplained share up to which this number would still be chosen. It is the
+/// smallest number within the tolerance, or else the best one. Further rates are added while each divides the
+/// share by [`OWN`], as in a flow whose motion is exactly a sum of few exponentials.
 fn chosen(unexplained: &[f64], tolerance: f64) -> (usize, f64) {
     let best = (0..unexplained.len()).min_by(|a, b| unexplained[*a].total_cmp(&unexplained[*b])).unwrap_or(0);
     let mut place = unexplained.iter().position(|share| *share <= tolerance).unwrap_or(best);
@@ -139,7 +144,7 @@ fn chosen(unexplained: &[f64], tolerance: f64) -> (usize, f64) {
 pub(super) fn second_moment(coefficients: &Tensor) -> Result<Tensor> {
     let (n, q) = (coefficients.size()[0], coefficients.size()[1]);
     let mut sum = Tensor::f_zeros([q, q], (Kind::Double, tch::Device::Cpu))?;
-    // In float64, but not all at once.
+    // In float64, but in parts to bound memory.
     for part in coefficients.split(1024, 0) {
         let part = part.to_kind(Kind::Double);
         sum += part.f_matmul(&part.transpose(1, 2))?.sum_dim_intlist([0i64].as_slice(), false, Kind::Double);

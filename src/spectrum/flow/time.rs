@@ -3,7 +3,7 @@
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
-/// A rate lambda at which a flow moves, per unit of time: real where `frequency` is 0, or else a conjugate pair.
+/// A rate lambda at which a flow moves, per unit of time: real if `frequency` is 0, else a conjugate pair.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Rate {
     /// Re lambda.
@@ -13,7 +13,7 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// The number of functions of time that belong to it: one, or two for a pair.
+    /// The number of functions of time of this rate: one, or two for a pair.
     pub fn functions(&self) -> usize {
         if self.frequency > 0.0 {
             2
@@ -22,7 +22,7 @@ impl Rate {
         }
     }
 
-    /// The same rate where a unit of time is `units` of its own.
+    /// The same rate per unit of time that is `units` times as long.
     pub fn scaled(&self, units: f64) -> Rate {
         Rate { growth: self.growth * units, frequency: self.frequency * units }
     }
@@ -46,7 +46,7 @@ pub fn turning(growth: f64, square: f64, t: f64) -> [f64; 2] {
         let odd = if w * t < 1e-8 { t } else { (w * t).sin() / w };
         return [grown * (w * t).cos() - 1.0, grown * odd];
     }
-    // cosh and sinh would be parallel to the last digit where one rate is much larger than the other.
+    // cosh and sinh would be parallel up to rounding if one rate is much larger than the other.
     let slower = growth - w;
     let apart = if w * t < 1e-8 { t } else { (2.0 * w * t).exp_m1() / (2.0 * w) };
     [(slower * t).exp_m1(), (slower * t).exp() * apart]
@@ -78,8 +78,8 @@ pub fn trapezium(times: &[f64]) -> Vec<f64> {
     weights
 }
 
-/// An orthonormal basis of the columns, and the matrix that makes it of them: `values @ mix = basis`. Columns that
-/// depend on those before them are left out of the basis as zeros.
+/// An orthonormal basis of the columns, and the matrix `mix` with `values @ mix = basis`. Columns that depend
+/// linearly on earlier ones become zeros.
 pub fn orthonormal(values: &Array2<f64>) -> (Array2<f64>, Array2<f64>) {
     let (mut basis, mut mix) = (values.clone(), Array2::eye(values.ncols()));
     for column in 0..values.ncols() {
