@@ -1,9 +1,9 @@
-//! Grids of fixed steps. A grid is uniform in a coordinate: in t itself, in tau = a / (a + s) of the path x_t
-//! = a x1 + s x0, or in the log-SNR 2 log(tau / (1 - tau)). Alternatively its times are given.
+//! Grids of fixed steps. A grid is uniform in a coordinate: in t itself, in tau = a / (a + s) of the path
+//! x_t = a x1 + s x0, or in the log-SNR 2 log(tau / (1 - tau)). Alternatively its times are given.
 //!
 //! The log-SNR is infinite at the ends of most paths. If it were cut off at some limit, more steps would not
-//! shorten the pieces at the ends, and methods would lose their order. Steps are therefore equal in log((tau
-//! + p) / (1 - tau + q)), which follows the log-SNR in the middle and tau at the ends.
+//! shorten the pieces at the ends, and methods would lose their order. Steps are therefore equal in
+//! log((tau + p) / (1 - tau + q)), which follows the log-SNR in the middle and tau at the ends.
 
 use std::str::FromStr;
 

@@ -263,8 +263,8 @@ impl Spectrum {
         self.vectors.motion(factors, &self.eigenvalues)
     }
 
-    /// exp(tau L) with only the kept modes moving, `[m, m]`. psi_k of the others is held constant: exp(tau L)
-    /// - sum over the others of w_k (e^{lambda_k tau} - 1) q_k.
+    /// exp(tau L) with only the kept modes moving, `[m, m]`. psi_k of the others is held constant:
+    /// exp(tau L) - sum over the others of w_k (e^{lambda_k tau} - 1) q_k.
     ///
     /// # Errors
     /// [`Error::Shape`] naming `modes`; [`Error::Divergence`] if exp(tau L) is not finite.
