@@ -18,7 +18,7 @@ use crate::velocity::{Coefficients, Mixing};
 /// difference says more about rounding than about curvature, and the earlier one is left out.
 const NEAREST: f64 = 0.1;
 
-/// With fewer steps than this, the last step of DPM-Solver++ is of first order, as its authors recommend: it
+/// With fewer steps than this, the last step of DPM-Solver++ is of first order, as in its authors' code: it
 /// is the longest in lambda.
 const FEW: usize = 15;
 

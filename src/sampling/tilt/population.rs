@@ -46,7 +46,8 @@ impl Move {
         }
     }
 
-    /// Longest useful step. Its proposal does not depend on the present position.
+    /// Longest useful step. Its proposal depends on the present position only through the drift, if there is
+    /// one.
     fn longest(self) -> f64 {
         match self {
             Move::CrankNicolson => 1.0,
