@@ -1,4 +1,4 @@
-//! The nonlinear observables psi of a standardised state.
+//! The basis: the nonlinear observables psi of a standardised state.
 
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -13,45 +13,45 @@ use crate::tensor::{RandomSource, Share};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
 pub enum BasisKind {
-    /// Cosines of random frequencies.
+    /// Cosines with random frequencies.
     #[default]
     Fourier,
     /// Monomials.
     Polynomial,
-    /// Gaussians about points of the data.
+    /// Gaussians centred at points of the data.
     Kernel,
-    /// A perceptron, trained by gradients.
+    /// A perceptron, trained by gradient descent.
     Network,
 }
 
-/// psi, `[B, inputs] -> [B, k]`.
+/// The map psi from `[B, inputs]` to `[B, k]`.
 pub enum Basis {
     Fourier(FourierFeatures),
     Polynomial(Polynomial),
     Kernel(KernelFeatures),
     Network(Mlp),
-    /// Nothing but the state: polynomials of degree 1.
+    /// No nonlinear observables: polynomials of degree 1, or `observables = 0`.
     None,
 }
 
-/// Lengths of Fourier frequencies that are tried.
+/// Candidate ranges for the lengths of Fourier frequencies.
 pub const FOURIER_LENGTHS: [(f64, f64); 5] = [(0.15, 0.5), (0.3, 0.7), (0.5, 2.0), (0.5, 5.0), (1.5, 5.0)];
-/// Lengths of kernels that are tried, in median distances of the data.
+/// Candidate lengths of the kernel, in units of the median distance of the data.
 pub const KERNEL_LENGTHS: [(f64, f64); 4] = [(0.5, 0.5), (1.0, 1.0), (2.0, 2.0), (4.0, 4.0)];
 
-/// Number of psi of polynomials of `inputs` variables.
+/// The number of monomials of degree 2 to `degree` in `inputs` variables.
 ///
 /// # Errors
-/// [`Error::Argument`] naming `degree` where they are too many.
+/// [`Error::Argument`] naming `degree` if there are more than `most`.
 pub fn polynomial_count(inputs: i64, degree: i64, most: i64) -> Result<i64> {
     monomial_count(inputs, 0, degree).filter(|count| *count <= most).ok_or_else(|| {
-        let expected = format!("at most {most} monomials");
+        let expected = format!("a degree with at most {most} monomials");
         Error::argument("degree", expected, format!("{degree} in {inputs} variables"))
     })
 }
 
 impl Basis {
-    /// The basis of `config`, whose sizes are decided, with as many as `count` psi; a kernel is empty.
+    /// Builds the basis of `config` with `count` functions psi. The parameters of a kernel are zeros.
     ///
     /// # Errors
     /// Errors of libtorch.
@@ -85,7 +85,7 @@ impl Basis {
         })
     }
 
-    /// A kernel about points `[k, inputs]` of standardised data.
+    /// A kernel basis centred at points `[k, inputs]` of standardised data.
     ///
     /// # Errors
     /// Errors of libtorch.
@@ -103,7 +103,7 @@ impl Basis {
         }
     }
 
-    /// `[B, k]`; `None` where there are none.
+    /// psi(z), `[B, k]`; `None` if there are no functions.
     pub fn forward(&self, z: &Tensor) -> Option<Tensor> {
         self.network().map(|network| network.forward(z))
     }

@@ -1,6 +1,6 @@
-//! Principal components of rows, for fields and images: the few directions that hold most of the data's variance (proper
-//! orthogonal decomposition), by random projections in a few passes over all rows, so that no matrix of all coordinates
-//! is ever formed (Halko, Martinsson and Tropp, SIAM Review 53, 2011).
+//! Principal components of rows, for fields and images (proper orthogonal decomposition). They are computed by random
+//! projections in a few passes over all rows, so that no covariance matrix of all coordinates is formed (Halko,
+//! Martinsson and Tropp, SIAM Review 53, 2011).
 
 use tch::{Device, Kind, Tensor};
 
@@ -9,16 +9,16 @@ use crate::data::Observed;
 use crate::error::{Error, Result};
 use crate::tensor::{chunks, RandomSource};
 
-/// More directions than are asked for, and passes that turn them towards the components.
+/// Number of additional directions (oversampling), and number of passes over the data (power iterations).
 const MORE: i64 = 16;
 const PASSES: usize = 4;
 const CHUNK_VALUES: i64 = 1 << 23;
 
-/// Coordinates along the first `count` components of rows about `mean` `[D]`. All have one scale, so that errors in them
-/// weigh as errors of rows do.
+/// Coordinates along the first `count` principal components of rows centred at `mean` `[D]`. All coordinates have the
+/// same scale, so that errors have the same weights as in the original rows.
 ///
 /// # Errors
-/// [`Error::Argument`] naming `components` where rows that were seen whole span fewer.
+/// [`Error::Argument`] naming `components` if the rows without missing values span fewer.
 pub fn principal(
     data: &Observed,
     (mean, deviation): (&Tensor, &Tensor),
@@ -44,7 +44,7 @@ pub fn principal(
         })?;
         frame = next;
     }
-    // The rows' own directions within what was found.
+    // The principal directions of the rows within the subspace that was found.
     let (turned, _) = Tensor::f_linalg_qr(&frame, "reduced")?;
     square = square.zeros_like();
     let mut rows_seen = 0.0;
@@ -58,7 +58,7 @@ pub fn principal(
     let largest = values.max().double_value(&[]);
     let spanned = values.gt(1e-12 * largest).sum(Kind::Int64).int64_value(&[]).min(wide);
     if count > spanned || largest == 0.0 {
-        let expected = format!("at most {spanned}, what rows that were seen whole span");
+        let expected = format!("at most {spanned}, the dimension that rows without missing values span");
         return Err(Error::argument("components", expected, count));
     }
     let frame = turned.f_matmul(&vectors.narrow(1, wide - count, count).flip([1i64]))?;
@@ -73,7 +73,7 @@ pub fn principal(
         Ok(())
     })?;
     let (Some(low), Some(high)) = (low, high) else {
-        return Err(Error::argument("paths", "rows that were seen whole", "none"));
+        return Err(Error::argument("paths", "rows without missing values", "none"));
     };
     let zero = low.zeros_like();
     let table = Tensor::f_stack(&[&zero, &(zero.ones_like() * variance.sqrt()), &low, &high], 0)?;
@@ -81,7 +81,7 @@ pub fn principal(
     Ok(Coordinates { table, rows, frame: Some(frame), centre: Some(mean) })
 }
 
-/// `work` on rows that were seen whole, less the mean, in pieces.
+/// Calls `work` on chunks of the centred rows without missing values.
 fn each(
     data: &Observed,
     mean: &Tensor,

@@ -6,23 +6,23 @@ use super::BasisKind;
 use crate::error::{Error, Result};
 use crate::training::{check_positive, json_options, TrainingOptions};
 
-/// How the evolution is found.
+/// The method by which the evolution is fitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
 pub enum Method {
-    /// By linear regression.
+    /// Linear regression.
     #[default]
     ClosedForm,
-    /// The same, again and again of paths that the model itself has smoothed: for noisy data and gaps.
+    /// Repeated linear regression on paths that the model has smoothed, for noisy data and gaps.
     Refine,
-    /// By descent on errors of forecasts, from the closed form on.
+    /// Gradient descent on errors of forecasts, starting from the closed form.
     Gradient,
 }
 
-/// After how many steps a forecast reads the state off and encodes it anew.
+/// The number of steps after which a forecast decodes the state and encodes it again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ReEncode {
-    /// As held-out paths say.
+    /// Chosen by the errors on held-out paths.
     #[default]
     Auto,
     Every(u64),
@@ -49,7 +49,7 @@ impl<'de> Deserialize<'de> for ReEncode {
         }
         let refuse = |got: String| {
             serde::de::Error::custom(format!(
-                "expected 'auto', 'never' or a number of steps from 1, got {got}"
+                "expected 'auto', 'never' or a number of steps of at least 1, got {got}"
             ))
         };
         match Given::deserialize(deserializer)? {
@@ -70,41 +70,45 @@ impl<'de> Deserialize<'de> for ReEncode {
 pub struct ForecasterConfig {
     pub basis: BasisKind,
     pub method: Method,
-    /// Number of nonlinear observables psi; `None` is 600, or fewer for few rows. Of polynomials their degree decides.
+    /// Number of nonlinear observables psi. `None` means 600, or fewer for few rows. The number of polynomials is
+    /// determined by their degree.
     pub observables: Option<i64>,
-    /// Largest total degree of polynomials.
+    /// Maximum total degree of polynomials.
     pub degree: i64,
-    /// Range of the lengths of Fourier frequencies, or of the kernel's length in median distances of the data, in
-    /// standard deviations; `None` is chosen on held-out paths.
+    /// Range of the lengths of Fourier frequencies, for standardised data, or the length of the kernel in units of the
+    /// median distance of the data. `None` means chosen on held-out paths.
     pub lengths: Option<(f64, f64)>,
-    /// Number of principal components that rows are reduced to first, for fields and images; `None` keeps rows.
+    /// Number of principal components to which rows are reduced, for fields and images. `None` means no reduction.
     pub components: Option<i64>,
     /// Number of rows that one encoding reads.
     pub history: i64,
-    /// Number of linear combinations of the observables that are kept, beside the constant; `None` keeps all.
+    /// Number of linear combinations of the observables that are kept, not counting the constant. `None` keeps all
+    /// observables.
     pub rank: Option<i64>,
-    /// Ridge in units of the mean square of an observable; `None` is chosen on held-out paths.
+    /// Ridge penalty in units of the mean square of an observable. `None` means chosen on held-out paths.
     pub ridge: Option<f64>,
     pub re_encode: ReEncode,
-    /// Most rows that are fitted to; `None` is decided by the number of observables.
+    /// Maximum number of rows in the fit. `None` means a number that depends on the number of observables.
     pub max_rows: Option<i64>,
-    /// Room about the data that forecasts may enter, as a share of the data's range; `None` does not hold them.
+    /// Margin around the range of the data within which forecasts are clipped, as a share of that range. `None` means
+    /// no clipping.
     pub margin: Option<f64>,
-    /// Time ahead for which choices are made; `None` is decided by the length of paths.
+    /// Forecast horizon, in units of time, for which choices are made. `None` means a horizon that depends on the
+    /// length of the paths.
     pub horizon: Option<f64>,
-    /// Share of the paths, or the end of a single one, that choices are made on, in [0, 1).
+    /// Share of the paths, or of the end of a single path, that is held out for choices, in [0, 1).
     pub held_out: f64,
-    /// Deviation of the noise of observations, in deviations of the data; `None` is estimated.
+    /// Standard deviation of the observation noise, in standard deviations of the data. `None` means estimated.
     pub noise: Option<f64>,
-    /// Rounds of smoothing and fitting of [`Method::Refine`].
+    /// Number of rounds of smoothing and fitting, for [`Method::Refine`].
     pub rounds: u64,
-    /// Steps ahead that errors of [`Method::Gradient`] are of.
+    /// Number of steps over which forecasts are unrolled in the loss of [`Method::Gradient`].
     pub unroll: i64,
-    /// Units of each hidden layer of a network, and their number.
+    /// Number of units in each hidden layer of a network.
     pub width: i64,
+    /// Number of hidden layers of a network.
     pub depth: i64,
-    /// Of gradient training: steps, batches, learning rate, seed, device; all but the seed and device are ignored
-    /// without it.
+    /// Options of gradient training. The other methods use only the seed and the device.
     #[serde(flatten)]
     pub training: TrainingOptions,
 }
@@ -142,11 +146,11 @@ impl Default for ForecasterConfig {
     }
 }
 
-/// Most observables: a square matrix of as many rows is kept.
+/// Maximum number of observables m; the model stores matrices `[m, m]`.
 const MOST_OBSERVABLES: i64 = 8192;
-/// Most products of rows and squared observables that a fit takes by default: about a minute on one core.
+/// Default maximum of rows times squared observables in a fit: about a minute on one core.
 const PRODUCTS: f64 = 5e10;
-/// Least rows for each observable that a fit takes by default, where there are as many.
+/// Default minimum number of rows per observable in a fit, if there are that many.
 const ROWS_EACH: i64 = 50;
 const DEFAULT_OBSERVABLES: i64 = 600;
 
@@ -154,7 +158,7 @@ impl ForecasterConfig {
     /// Checks every range.
     ///
     /// # Errors
-    /// Names the first option that is out of its range.
+    /// [`Error::Argument`] naming the first option that is out of its range.
     pub fn check(&self) -> Result<()> {
         let whole = [
             ("observables", self.observables.unwrap_or(1), 0, MOST_OBSERVABLES),
@@ -178,7 +182,7 @@ impl ForecasterConfig {
             if largest < least {
                 return Err(Error::argument(
                     "lengths",
-                    "the smaller one first",
+                    "two numbers, the smaller one first",
                     format!("({least}, {largest})"),
                 ));
             }
@@ -204,9 +208,9 @@ impl ForecasterConfig {
         self.training.check(1..=1 << 20)
     }
 
-    /// Number of psi by default.
+    /// The default number of functions psi.
     pub fn default_observables(&self, rows: usize) -> i64 {
-        // No more than a few rows for each can tell.
+        // At least two rows for each function.
         let told = (rows as i64 / 2).max(4);
         match self.basis {
             BasisKind::Network => 32.min(told),
@@ -214,7 +218,7 @@ impl ForecasterConfig {
         }
     }
 
-    /// Most rows that are fitted to with so many observables: more hardly change anything.
+    /// The maximum number of rows in a fit with this number of observables. More rows hardly change the result.
     pub fn most_rows(&self, observables: i64) -> usize {
         let by_work = (PRODUCTS / (observables.max(1) as f64).powi(2)) as i64;
         self.max_rows.unwrap_or(by_work.max(ROWS_EACH * observables)).max(1) as usize

@@ -1,5 +1,6 @@
-//! Rates that were fitted to derivatives, made exact for the data: what each row misses the next one by is regressed on
-//! the observables half-way, again and again (integral matching by defect correction).
+//! Refinement of a generator that was fitted to approximate derivatives, for irregular times. The error with which
+//! each row predicts the next one is regressed on the observables at the midpoint, and this is repeated (integral
+//! matching by defect correction).
 
 use std::ops::Range;
 
@@ -15,14 +16,14 @@ use crate::tensor::chunks;
 
 const ROUNDS: usize = 6;
 const CHUNK_ROWS: i64 = 4096;
-/// Rounds end where residuals fall by less than this share.
+/// Relative decrease of the residual below which the rounds end.
 const LITTLE: f64 = 1e-3;
 
-/// Neighbouring rows that were seen whole.
+/// Pairs of neighbouring rows without missing values.
 struct Pairs {
     now: Tensor,
     next: Tensor,
-    /// `[P, 1]`
+    /// Times between the rows of each pair, `[P, 1]`.
     gaps: Tensor,
     condition: Option<Tensor>,
     inputs: Option<Tensor>,
@@ -73,10 +74,10 @@ impl Pairs {
     }
 }
 
-/// Improves the generator of a model of irregular times, and learns what a typical step adds to the state.
+/// Refines the generator of a model for irregular times, and estimates the noise covariance of the state.
 ///
 /// # Errors
-/// Whatever libtorch refuses or the monitor answers.
+/// Errors of libtorch or of the monitor.
 pub fn polish(
     model: &mut Forecaster,
     data: &Observed,
@@ -93,7 +94,7 @@ pub fn polish(
     for _ in 0..ROUNDS {
         let (moments, residual) = defects(model, &pairs, monitor)?;
         if !residual.is_finite() || residual >= known {
-            // The round before was better.
+            // The previous round was better.
             if let Some((generator, drive)) = before {
                 (model.evolution.generator, model.evolution.drive) = (generator, drive);
             }
@@ -119,10 +120,10 @@ pub fn polish(
     added(model, &pairs, monitor)
 }
 
-/// Learns what a typical step adds to the state of a model of irregular times.
+/// Estimates the noise covariance of the state over a typical step, for a model for irregular times.
 ///
 /// # Errors
-/// As [`polish`].
+/// The errors of [`polish`].
 pub fn learn_process(
     model: &mut Forecaster,
     data: &Observed,
@@ -136,7 +137,8 @@ pub fn learn_process(
     }
 }
 
-/// Moments of observables half-way times the gap with what rows miss the next ones by, and its mean square.
+/// Moments of (the observables at the midpoint times the gap) with the prediction errors of the next rows, and the sum
+/// of the squared errors.
 fn defects(model: &Forecaster, pairs: &Pairs, monitor: &mut dyn Monitor) -> Result<(Moments, f64)> {
     let (m, d) = (model.sizes.all(), model.sizes.dimension());
     let mut moments = Moments::of(m + model.sizes.inputs, d);
@@ -159,7 +161,7 @@ fn defects(model: &Forecaster, pairs: &Pairs, monitor: &mut dyn Monitor) -> Resu
     Ok((moments, square))
 }
 
-/// States half-way and at the end of gaps.
+/// Predicted states at the midpoint and at the end of each gap.
 fn through(model: &Forecaster, part: &Pairs) -> Result<(Tensor, Tensor)> {
     let driven = match (&part.inputs, &model.evolution.drive) {
         (Some(inputs), Some(drive)) => Some(inputs.f_matmul(drive)?),
@@ -172,7 +174,7 @@ fn through(model: &Forecaster, part: &Pairs) -> Result<(Tensor, Tensor)> {
     Ok((middle, end))
 }
 
-/// Rates of psi along the field that the state now follows.
+/// Refits the columns of the generator that give the rates of psi, for the present vector field of the state.
 fn rates_of_psi(model: &mut Forecaster, pairs: &Pairs, ridge: f64, monitor: &mut dyn Monitor) -> Result<()> {
     let (m, psi) = (model.sizes.all(), model.sizes.psi);
     if psi == 0 {
@@ -197,7 +199,7 @@ fn rates_of_psi(model: &mut Forecaster, pairs: &Pairs, ridge: f64, monitor: &mut
     model.step_again()
 }
 
-/// Covariance of what is left, for a typical step: Q of the state.
+/// Estimates Q of the state: the covariance of the prediction errors, scaled to a typical step.
 fn added(model: &mut Forecaster, pairs: &Pairs, monitor: &mut dyn Monitor) -> Result<()> {
     let d = model.sizes.dimension();
     let mut sum = Tensor::f_zeros([d, d], model.options())?;
@@ -213,7 +215,7 @@ fn added(model: &mut Forecaster, pairs: &Pairs, monitor: &mut dyn Monitor) -> Re
 }
 
 impl Forecaster {
-    /// K of the generator as it is.
+    /// Recomputes the transition matrix K from the present generator.
     fn step_again(&mut self) -> Result<()> {
         let Some(generator) = &self.evolution.generator else {
             return Err(Error::Internal(anyhow::anyhow!("no generator")));

@@ -1,7 +1,7 @@
-//! Eigenvalues of a linear model by variable projection: every path is a sum of exponentials with amplitudes of its own,
-//! which a linear problem finds, so that only the eigenvalues are sought (Askham and Kutz, SIAM J. Applied Dynamical
-//! Systems 17, 2018, optimised dynamic mode decomposition; here of any number of paths of unequal lengths at once).
-//! Nothing is differenced, so noise does not bias them.
+//! Eigenvalues of a linear model by variable projection (optimised dynamic mode decomposition: Askham and Kutz, SIAM
+//! J. Applied Dynamical Systems 17, 2018; here for any number of paths of unequal lengths). Every path is a sum of
+//! exponentials. Its amplitudes solve a linear problem, so the nonlinear search is over the eigenvalues only. No
+//! differences of rows are taken, so noise does not bias the eigenvalues.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -17,28 +17,28 @@ use crate::monitor::Monitor;
 
 const REAL: (Kind, Device) = (Kind::Double, Device::Cpu);
 const ITERATIONS: usize = 40;
-/// Relative fall of the residual at which the search ends.
+/// Relative decrease of the residual below which the search ends.
 const LITTLE: f64 = 1e-9;
-/// Most rows that are fitted, and most coordinates.
+/// Maximum number of rows in the fit, and of coordinates.
 const ROWS: usize = 50_000;
 const LARGEST: i64 = 32;
-/// Condition number of the modes from which on they do not make a matrix.
+/// Condition number of the modes above which no generator is built from them.
 const PARALLEL: f64 = 1e8;
 
-/// Rows of a path, and those of them that were seen whole.
+/// The rows of a path, and those of them without missing values.
 type Seen = (Range<usize>, Vec<usize>);
 
 /// Paths as a padded batch.
 struct Batch {
-    /// Since the beginning of each path, `[N, T, 1]`.
+    /// Times since the beginning of each path, `[N, T, 1]`.
     times: Tensor,
-    /// 1 where a row was seen, `[N, T, 1]`.
+    /// Mask `[N, T, 1]`: 1 for a row, 0 for padding.
     seen: Tensor,
-    /// `[N, T, d]`, 0 where nothing was seen.
+    /// Rows `[N, T, d]`, padded with 0.
     rows: Tensor,
 }
 
-/// Paths in batches of lengths that differ by less than a factor of two, so that little is padded.
+/// Batches of paths whose lengths differ by less than a factor of two, so that there is little padding.
 struct Batches(Vec<Batch>);
 
 impl Batches {
@@ -48,7 +48,7 @@ impl Batches {
         let mut buckets: BTreeMap<u32, Vec<Seen>> = BTreeMap::new();
         for rows in ranges {
             let seen: Vec<usize> = rows.clone().filter(|row| data.seen_whole(*row)).collect();
-            // Fewer rows than amplitudes say nothing of eigenvalues.
+            // A path with fewer rows than amplitudes does not determine eigenvalues.
             if seen.len() as i64 > d + 1 && seen.len() <= left {
                 left -= seen.len();
                 buckets.entry(seen.len().ilog2()).or_default().push((rows.clone(), seen));
@@ -59,7 +59,7 @@ impl Batches {
         Ok((!batches.is_empty()).then_some(Batches(batches)))
     }
 
-    /// Residuals and amplitudes of all batches, as [`Batch::projected`].
+    /// Residuals and amplitudes of all batches; see [`Batch::projected`].
     fn projected(&self, rates: &Rates) -> Result<(Tensor, Tensor)> {
         let (mut residuals, mut amplitudes) = (Vec::new(), Vec::new());
         for batch in &self.0 {
@@ -97,7 +97,8 @@ impl Batch {
         })
     }
 
-    /// e^{at} cos bt and e^{at} sin bt of pairs, e^{at} of the others, and 1: `[N, T, r + 1]`.
+    /// The functions e^{at} cos bt and e^{at} sin bt of complex pairs, e^{at} of real eigenvalues, and 1,
+    /// `[N, T, r + 1]`.
     fn basis(&self, rates: &Rates) -> Tensor {
         let p = rates.pairs;
         let growth = (&self.times * &rates.growth).exp();
@@ -109,13 +110,14 @@ impl Batch {
         Tensor::cat(&[&parts[0], &parts[1], &parts[2], &one], 2) * &self.seen
     }
 
-    /// What no amplitudes explain, flat, and the amplitudes `[N, r + 1, d]`.
+    /// The residual after the least-squares fit of the amplitudes, as a flat tensor, and the amplitudes
+    /// `[N, r + 1, d]`.
     fn projected(&self, rates: &Rates) -> Result<(Tensor, Tensor)> {
         let basis = self.basis(rates);
         let (q, r) = Tensor::f_linalg_qr(&basis, "reduced")?;
         let inner = q.transpose(1, 2).f_matmul(&self.rows)?;
         let left = &self.rows - q.f_matmul(&inner)?;
-        // Functions that nearly agree are told apart by a hair.
+        // A tiny shift keeps R invertible if two functions nearly agree.
         let level = r.diagonal(0, 1, 2).abs().max().double_value(&[]) * 1e-12;
         let safe = &r + Tensor::f_eye(r.size()[2], REAL)? * level;
         let amplitudes = Tensor::f_linalg_solve_triangular(&safe, &inner, true, true, false)?;
@@ -123,7 +125,7 @@ impl Batch {
     }
 }
 
-/// Eigenvalues: growth `[p + q]` of p pairs and q real ones, and frequencies `[p]`.
+/// Eigenvalues: growth rates `[p + q]` of p complex pairs and q real eigenvalues, and frequencies `[p]` of the pairs.
 struct Rates {
     growth: Tensor,
     frequency: Tensor,
@@ -158,11 +160,11 @@ impl Rates {
     }
 }
 
-/// The model with eigenvalues and modes that fit whole paths; `None` where it is not a linear one of single rows, paths
-/// are too short, or modes are nearly parallel.
+/// The model with eigenvalues and modes that fit whole paths. `None` if the model is not a linear one of single rows,
+/// if paths are too short, or if modes are nearly parallel.
 ///
 /// # Errors
-/// Whatever libtorch refuses or the monitor answers.
+/// Errors of libtorch or of the monitor.
 pub fn refit(
     model: &Forecaster,
     data: &Observed,
@@ -194,7 +196,7 @@ pub fn refit(
     Ok(Some(found))
 }
 
-/// Those of the regression.
+/// The initial eigenvalues, which are those of the regression.
 fn first_rates(model: &Forecaster) -> Result<Option<Rates>> {
     let d = model.sizes.dimension();
     let own = &model.evolution;
@@ -207,7 +209,8 @@ fn first_rates(model: &Forecaster) -> Result<Option<Rates>> {
                 return Ok(None);
             }
             let logs = steps.log() / model.facts.step;
-            // A negative real one has no conjugate to make a pair with.
+            // A negative real eigenvalue of K has no conjugate partner, so the imaginary part of its logarithm is set
+            // to 0.
             let parts = logs.f_view_as_real()?;
             let real = steps.f_imag()?.eq(0.0).to_kind(Kind::Double);
             parts.select(1, 1).f_copy_(&(parts.select(1, 1) * (real.ones_like() - real)))?;
@@ -217,7 +220,7 @@ fn first_rates(model: &Forecaster) -> Result<Option<Rates>> {
     Ok(Some(Rates::of(&values)?))
 }
 
-/// Levenberg and Marquardt's search by differences: there are as many unknowns as coordinates.
+/// A Levenberg-Marquardt search with a Jacobian by finite differences. There are only as many unknowns as coordinates.
 fn searched(batch: &Batches, begin: Rates, monitor: &mut dyn Monitor) -> Result<Option<Rates>> {
     let cost = |residual: &Tensor| residual.square().sum(Kind::Double).double_value(&[]);
     let mut rates = begin;
@@ -263,14 +266,15 @@ fn searched(batch: &Batches, begin: Rates, monitor: &mut dyn Monitor) -> Result<
     Ok(Some(rates))
 }
 
-/// L of the modes that all paths share: each is the direction that amplitudes of one eigenvalue have in common.
+/// The generator L from the eigenvalues and the modes. The mode of an eigenvalue is the common direction of its
+/// amplitudes in all paths. `None` if the modes are nearly parallel.
 fn assembled(rates: &Rates, amplitudes: &Tensor, d: i64) -> Result<Option<Tensor>> {
     let p = rates.pairs;
     let complex = |x: &Tensor| x.to_kind(Kind::ComplexDouble);
     let row = |place: i64| amplitudes.select(1, place);
     let direction = |each: &Tensor| -> Result<Tensor> {
         let (_, _, right) = each.f_svd(true, true)?;
-        // Rows are u s v^*: what they share is conj of the first column of v.
+        // Rows are u s v^*: their common direction is the conjugate of the first column of v.
         Ok(right.select(1, 0).conj().resolve_conj())
     };
     let (mut modes, mut values) = (Vec::new(), Vec::new());

@@ -1,4 +1,4 @@
-//! The spectrum of a forecaster: eigenvalues, eigenfunctions and modes of its evolution, and how far data bear them out.
+//! The spectrum of a forecaster: eigenvalues, eigenfunctions and modes of its evolution, and their statistics on data.
 
 use tch::{Device, Kind, Tensor};
 
@@ -10,45 +10,47 @@ use crate::koopman::Eigenvectors;
 use crate::monitor::Monitor;
 use crate::spectrum::partners;
 
-/// Eigenvalues whose modulus is below this are a step's null space: they have no rate.
+/// Modulus below which an eigenvalue of K counts as 0, which has no rate.
 const NULL: f64 = 1e-12;
-/// Modes that are ranked one after the other; the others follow by their energy.
+/// Number of modes that are ranked by greedy selection. The others follow in the order of their energy.
 const RANKED: usize = 64;
 
-/// Complex, on the CPU; conjugates side by side.
+/// The modes of a forecaster. Tensors are complex and on the CPU; the two of a conjugate pair are adjacent.
 pub struct Modes {
-    /// lambda, per unit of time, `[r]`. That of an eigenvalue of 0 of a step is minus infinity.
+    /// Rates lambda per unit of time, `[r]`. For an eigenvalue 0 of K the rate is log(1e-12) divided by the step.
     pub rates: Tensor,
-    /// Eigenfunctions psi = g w as columns, `[m, r]`.
+    /// Weights w of the eigenfunctions psi = g w as columns, `[m, r]`.
     pub weights: Tensor,
-    /// What a unit of psi puts into the state, in the data's units, `[r, D]`.
+    /// Modes: the contribution of a unit of psi to the state, in the data's units, `[r, D]`.
     pub modes: Tensor,
-    /// The same of standardised states, `[r, d]`.
+    /// The modes for standardised states, `[r, d]`.
     pub standard: Tensor,
-    /// ||w|| ||q||, `[r]`
+    /// Condition numbers of the eigenvalues, ||w|| ||q||, `[r]`.
     pub conditions: Tensor,
-    /// The place of the other of each conjugate pair; real ones are their own.
+    /// Index of the complex conjugate of each mode; a real mode is its own partner.
     partners: Vec<usize>,
 }
 
-/// What data say of modes, `[r]` each, float64.
+/// Statistics of modes on data, float64 `[r]` each.
 pub struct ModeFacts {
     /// Mean of |psi|^2 over the data.
     pub power: Tensor,
-    /// How badly an eigenfunction obeys its own equation along the data: RMS of psi(next) - mu psi over that of psi (Colbrook
-    /// and Townsend, Communications on Pure and Applied Mathematics 77, 2024), or of rates where times are irregular.
+    /// Relative residual of the eigenfunction's equation along the data: the RMS of psi(next) - mu psi divided by the
+    /// RMS of psi (Colbrook and Townsend, Communications on Pure and Applied Mathematics 77, 2024). For irregular
+    /// times, that of the rates.
     pub residuals: Tensor,
-    /// Mean square of what a mode alone puts into the state, in the data's variance.
+    /// Mean square of a mode's contribution to the state, in units of the data's variance.
     pub energy: Tensor,
-    /// Place of each mode: that which adds most to those before it first. Both of a pair count together.
+    /// Indices of the modes in their ranking: each next mode is the one that explains most in addition to those before
+    /// it. The two of a pair are ranked together.
     pub order: Vec<i64>,
-    /// Share of the data's variance that is explained by a mode and all before it.
+    /// Share of the data's variance that is explained by a mode and all modes ranked before it.
     pub explained: Tensor,
 }
 
 impl Modes {
     /// # Errors
-    /// [`Error::Divergence`] where eigenvectors are linearly dependent.
+    /// [`Error::Divergence`] if the eigenvectors are linearly dependent.
     pub fn new(model: &Forecaster) -> Result<Self> {
         let _guard = tch::no_grad_guard();
         let own = &model.evolution;
@@ -79,7 +81,7 @@ impl Modes {
         Ok(Modes { rates, modes, standard, weights: eigen.columns, conditions, partners })
     }
 
-    /// Whether data are such as the model is of.
+    /// Checks that data have the conditions, inputs and time step of the model.
     fn check(&self, model: &Forecaster, data: &Observed) -> Result<()> {
         let counts = [
             ("condition", model.sizes.conditions, data.condition_size()),
@@ -87,7 +89,7 @@ impl Modes {
         ];
         for (name, expected, got) in counts {
             if expected != got {
-                return Err(Error::argument(name, format!("{expected} numbers, as fitted"), got));
+                return Err(Error::argument(name, format!("{expected} numbers as in the fit"), got));
             }
         }
         match data.spacing() {
@@ -96,17 +98,17 @@ impl Modes {
             }
             None if model.facts.continuous => Ok(()),
             _ => {
-                let expected = format!("rows a step of {} apart", model.facts.step);
-                let got = data.spacing().map_or("irregular ones".into(), |spacing| format!("{spacing}"));
+                let expected = format!("times with the model's step {}", model.facts.step);
+                let got = data.spacing().map_or("irregular times".into(), |spacing| format!("{spacing}"));
                 Err(Error::argument("times", expected, got))
             }
         }
     }
 
-    /// Residuals and energies of these modes along data.
+    /// Statistics of these modes on data.
     ///
     /// # Errors
-    /// Names `paths`; whatever the monitor answers.
+    /// Errors naming `paths`, `times`, `condition` or `inputs`; errors of the monitor.
     pub fn facts(&self, model: &Forecaster, data: &Observed, monitor: &mut dyn Monitor) -> Result<ModeFacts> {
         let _guard = tch::no_grad_guard();
         let ranges = data.ranges();
@@ -118,7 +120,7 @@ impl Modes {
             }
         };
         if moments.count == 0.0 {
-            let expected = "neighbouring rows that were seen whole, in some path";
+            let expected = "neighbouring rows without missing values in some path";
             return Err(Error::argument("paths", expected, "none"));
         }
         let d = model.sizes.dimension();
@@ -139,24 +141,25 @@ impl Modes {
         let cross = complex(moments.cross.narrow(0, 0, m));
         let w = &self.weights;
         let along = |left: &Tensor, matrix: &Tensor, right: &Tensor| -> Result<Tensor> {
-            // left^* matrix right, column by column.
+            // The diagonal of left^* matrix right.
             let product = left.conj() * matrix.f_matmul(right)?;
             Ok(product.f_sum_dim_intlist([0i64].as_slice(), false, Kind::ComplexDouble)?)
         };
         let power = along(w, &gram, w)?.f_real()?.clamp_min(f64::MIN_POSITIVE);
         let future = complex(moments.future.shallow_clone());
-        // Of a step, or of rates times a typical one.
+        // For a step, or for rates in units of a typical step.
         let (multiplier, unit) = match model.facts.continuous {
             true => (self.rates.shallow_clone(), model.facts.step),
             false => ((&self.rates * model.facts.step).exp(), 1.0),
         };
         let shared = (along(w, &cross, w)? * multiplier.conj()).f_real()?;
         let square = along(w, &future, w)?.f_real()? - shared * 2.0 + multiplier.abs().square() * &power;
-        // What is small beside the observables is a difference of large numbers: no residual is known to less than that.
+        // Floor for rounding: the residual is a difference of terms as large as the squares of the observables.
         let rounding = gram.f_real()?.diagonal(0, 0, 1).sum(Kind::Double).double_value(&[]) * f64::EPSILON;
         let known = square.maximum(&((multiplier.abs().square() + 1.0) * rounding));
         let residuals = (known / &power).sqrt() * unit;
-        // What modes share: mean psi_k conj(psi_l) v_k . conj(v_l), about the mean, in the data's variance.
+        // Covariance of the modes' contributions, mean of psi_k conj(psi_l) v_k . conj(v_l), in units of the data's
+        // variance.
         let mean = (&moments.sum / moments.count).to_kind(Kind::ComplexDouble).f_matmul(w)?;
         let psi = w.tr().f_matmul(&gram)?.f_matmul(&w.conj())?;
         let centred = psi - mean.unsqueeze(1).f_matmul(&mean.conj().unsqueeze(0))?;
@@ -169,14 +172,14 @@ impl Modes {
     }
 }
 
-/// Modes one after the other by what they leave of the variance, from what they share, `[r, r]`; and how much is then
-/// explained, in their own places.
+/// Ranks the modes greedily by the variance that remains unexplained, from the covariance `shared` `[r, r]` of their
+/// contributions. Returns the order, and the share that is explained up to each mode, by the index of the mode.
 fn ranked(shared: &Tensor, total: f64, partners: &[usize]) -> Result<(Vec<i64>, Tensor)> {
     let r = partners.len();
     let flat = Vec::<f64>::try_from(shared.reshape([-1]))?;
     let at = |k: usize, l: usize| flat[k * r + l];
     let whole: f64 = flat.iter().sum();
-    // Left when a set is taken: the sum over what is not in the set. `sums[k]` is that of row k over the rest.
+    // The unexplained part is the sum over the modes that are not taken. `sums[k]` is the sum of row k over these.
     let mut sums: Vec<f64> = (0..r).map(|k| (0..r).map(|l| at(k, l)).sum()).collect();
     let mut taken = vec![false; r];
     let mut left = whole;

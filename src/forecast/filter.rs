@@ -1,5 +1,5 @@
-//! Kalman's filter and the smoother of Rauch, Tung and Striebel (AIAA Journal 3, 1965), over states or observables.
-//! Rows are vectors: dm' = dm J.
+//! The Kalman filter and the smoother of Rauch, Tung and Striebel (AIAA Journal 3, 1965), for states or observables.
+//! Vectors are rows: dm' = dm J.
 
 use tch::{Kind, Tensor};
 
@@ -7,19 +7,19 @@ use super::Forecaster;
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 
-/// What moves between observations.
+/// The dynamics between observations.
 pub enum Dynamics<'a> {
-    /// Stacks of states, which are encoded anew at every step: the extended filter.
+    /// Stacks of states, which are encoded again at every step. This is the extended Kalman filter.
     States { model: &'a Forecaster, condition: Option<Tensor>, process: Tensor, short: Tensor },
-    /// Observables, which evolve linearly: exact for the model.
+    /// Observables, which evolve linearly. The filter is exact for the model.
     Observables { model: &'a Forecaster, condition: Option<Tensor> },
 }
 
-/// Of `[B]` Gaussians.
+/// A batch of B Gaussian distributions.
 pub struct Gaussian {
-    /// `[B, n]`
+    /// Means `[B, n]`.
     pub mean: Tensor,
-    /// `[B, n, n]`
+    /// Covariances `[B, n, n]`.
     pub covariance: Tensor,
 }
 
@@ -30,13 +30,13 @@ impl Gaussian {
 }
 
 impl<'a> Dynamics<'a> {
-    /// States that a step adds `process`, `[d, d]`, to.
+    /// The dynamics of states, with process noise of covariance `process` `[d, d]` in each step.
     ///
     /// # Errors
     /// Errors of libtorch.
     pub fn states(model: &'a Forecaster, condition: Option<Tensor>, process: Tensor) -> Result<Self> {
         let own = &model.evolution;
-        // What a step, or its rate, makes of the state: formed once for all steps.
+        // The map from observables to the next state, or to its rate, computed once for all steps.
         let short = match (&own.generator, model.facts.continuous) {
             (Some(generator), true) => generator.f_matmul(&own.readout)?,
             _ => own.next_state()?.columns,
@@ -50,7 +50,7 @@ impl<'a> Dynamics<'a> {
         }
     }
 
-    /// n.
+    /// The size n of what is filtered.
     pub fn size(&self) -> i64 {
         match self {
             Dynamics::States { model, .. } => model.sizes.stack(),
@@ -58,7 +58,7 @@ impl<'a> Dynamics<'a> {
         }
     }
 
-    /// Standardised states of what is filtered, `[n, d]`.
+    /// The readout `[n, d]` of standardised states.
     pub fn readout(&self) -> Result<Tensor> {
         match self {
             Dynamics::Observables { model, .. } => Ok(model.evolution.readout.shallow_clone()),
@@ -69,7 +69,7 @@ impl<'a> Dynamics<'a> {
         }
     }
 
-    /// Where nothing has been seen: the distribution of the data.
+    /// The distribution before any observation, which is that of the data.
     pub fn prior(&self, batch: i64) -> Result<Gaussian> {
         let many = |x: &Tensor| x.unsqueeze(0).repeat([&[batch], vec![1; x.dim()].as_slice()].concat());
         match self {
@@ -78,10 +78,10 @@ impl<'a> Dynamics<'a> {
                 let all = Gaussian { mean: many(mean), covariance: many(spread) };
                 let Some(condition) = condition else { return Ok(all) };
                 if model.evolution.projection.is_some() {
-                    let expected = "'auto' or a number for a model of conditions and a rank";
+                    let expected = "'auto' or a number of steps for a model with conditions and a rank";
                     return Err(Error::argument("re_encode", expected, "'never'"));
                 }
-                // What is known of a path for certain is an observation without noise.
+                // The known conditions are treated as an observation without noise.
                 let (m, c) = (mean.size()[0], model.sizes.conditions);
                 let reads = Tensor::f_zeros([m, c], model.options())?;
                 let block = reads.narrow(0, 1 + model.sizes.stack(), c);
@@ -96,7 +96,7 @@ impl<'a> Dynamics<'a> {
         }
     }
 
-    /// A time later, and the derivative of the mean, `[B, n, n]`.
+    /// The prediction for a time `time` later, and the derivative of its mean, `[B, n, n]`.
     fn advance(&self, from: &Gaussian, time: f64) -> Result<(Gaussian, Tensor)> {
         let model = self.model();
         let step = model.facts.step;
@@ -128,11 +128,11 @@ impl<'a> Dynamics<'a> {
             return Ok((state, slope));
         }
         let (Dynamics::Observables { .. }, Some(generator)) = (self, &model.evolution.generator) else {
-            let expected = format!("multiples of the data's step {step} apart");
-            return Err(Error::argument("times", expected, format!("{time} apart")));
+            let expected = format!("differences that are multiples of the data's step {step}");
+            return Err(Error::argument("times", expected, format!("a difference of {time}")));
         };
         let own = (generator * time).f_linalg_matrix_exp()?;
-        // What a step adds, spread evenly over its time.
+        // The noise of a step, spread evenly over its time.
         let added = &model.evolution.covariance * steps;
         linear(from, &own, &added)
     }
@@ -170,7 +170,7 @@ impl<'a> Dynamics<'a> {
                 };
                 let mean = model.shifted(&from.mean, &newest);
                 let batch = mean.size()[0];
-                // Older rows are those of the stack before.
+                // The older rows of the stack are copied from the previous stack.
                 let older = Tensor::f_eye_m(n, n - d, model.options())?;
                 let slope = Tensor::f_cat(&[slope, older.expand([batch, n, n - d], false)], 2)?;
                 let added = Tensor::f_zeros([n, n], model.options())?;
@@ -182,7 +182,7 @@ impl<'a> Dynamics<'a> {
     }
 }
 
-/// J^T P J.
+/// The propagated covariance J^T P J.
 fn spread(covariance: &Tensor, slope: &Tensor) -> Result<Tensor> {
     Ok(slope.transpose(1, 2).f_matmul(&covariance.f_matmul(slope)?)?)
 }
@@ -193,38 +193,40 @@ fn linear(from: &Gaussian, own: &Tensor, added: &Tensor) -> Result<(Gaussian, Te
     Ok((Gaussian { mean: from.mean.f_matmul(own)?, covariance }, slope))
 }
 
-/// What was seen at one time: standardised rows `[B, d]`, NaN where nothing was.
+/// The observation at one time: standardised rows `[B, d]` with NaN for missing values, or `None` for no observation.
 pub struct Seen {
     pub time: f64,
     pub rows: Option<Tensor>,
 }
 
-/// Everything that the smoother needs of one time.
+/// The results of the filter at one time that the smoother needs.
 struct Visit {
     after: Gaussian,
     before: Gaussian,
-    /// From the visit before.
+    /// Derivative of the prediction with respect to the previous state.
     slope: Option<Tensor>,
 }
 
-/// Times nearer to a step than this share of it are the step's: those of clocks that count from 1970 are rounded.
+/// Distance from the time grid, as a share of the step, below which a time counts as on the grid. It is this large
+/// because times that count from 1970 are rounded.
 const ON_GRID: f64 = 1e-5;
-/// Variance of what is known.
+/// Variance of known values.
 const CERTAIN: f64 = 1e-10;
-/// Variance of what was not seen, in those of the data.
+/// Variance of missing values, in units of the data's variance.
 const UNSEEN: f64 = 1e12;
 
-/// Corrects a prediction by what was seen, with independent noise of variance `noise`; the log-likelihood of it, `[B]`.
+/// Updates a prediction with an observation that has independent noise of variance `noise`. Returns the posterior and
+/// the log-likelihood `[B]` of the observation.
 fn corrected(before: &Gaussian, rows: &Tensor, readout: &Tensor, noise: f64) -> Result<(Gaussian, Tensor)> {
     let unseen = rows.isnan();
     let off = (rows - before.mean.f_matmul(readout)?).masked_fill(&unseen, 0.0);
     let variance = unseen.to_kind(Kind::Double) * UNSEEN + noise;
     let seen = before.covariance.f_matmul(readout)?;
     let own = readout.tr().f_matmul(&seen)? + Tensor::f_diag_embed(&variance, 0, 1, 2)?;
-    // [B, d, n]: S^{-1} of what the state and the observation share.
+    // The gain, S^{-1} times the covariance of observation and state, [B, d, n].
     let gain = Tensor::f_linalg_solve(&own, &seen.transpose(1, 2), true)?;
     let mean = &before.mean + off.unsqueeze(1).f_matmul(&gain)?.squeeze_dim(1);
-    // Joseph's form stays positive.
+    // The Joseph form keeps the covariance positive.
     let n = before.mean.size()[1];
     let eye = Tensor::f_eye(n, (Kind::Double, rows.device()))?;
     let left = eye - readout.f_matmul(&gain)?;
@@ -244,11 +246,11 @@ fn corrected(before: &Gaussian, rows: &Tensor, readout: &Tensor, noise: f64) -> 
     Ok((Gaussian { mean, covariance }, (square + logs + constant) * -0.5))
 }
 
-/// Means and covariances at every time, smoothed, and the log-likelihood of everything seen `[B]`. Standardised states:
-/// `[T, B, d]` and `[T, B, d, d]`. Without `backwards` those of the filter.
+/// Runs the filter and, with `backwards`, the smoother. Returns the mean `[B, d]` and covariance `[B, d, d]` of
+/// standardised states at every time, and the log-likelihood `[B]` of all observations.
 ///
 /// # Errors
-/// Names `times`; [`Error::Divergence`] where a filter diverges; whatever the monitor answers.
+/// Errors naming `times`; [`Error::Divergence`] if the filter diverges; errors of the monitor.
 pub fn run(
     dynamics: &Dynamics<'_>,
     seen: &[Seen],
@@ -259,7 +261,7 @@ pub fn run(
 ) -> Result<(Vec<Gaussian>, Tensor)> {
     let _guard = tch::no_grad_guard();
     let readout = dynamics.readout()?;
-    // A filter without any noise believes itself absolutely.
+    // Without any noise the covariance would be singular.
     let variance = noise.powi(2).max(1e-12);
     let mut likelihood = Tensor::f_zeros([batch], dynamics.model().options())?;
     let mut visits: Vec<Visit> = Vec::with_capacity(seen.len());
@@ -282,7 +284,7 @@ pub fn run(
             None => before.handle(),
         };
         if !crate::tensor::all_finite(&after.mean) {
-            return Err(Error::Divergence("the filter's states are beyond float64".into()));
+            return Err(Error::Divergence("the filter diverged: its states are not finite".into()));
         }
         visits.push(Visit { after, before, slope });
         now = Some(own.time);
@@ -311,7 +313,7 @@ fn smoothed(visits: &[Visit], monitor: &mut dyn Monitor) -> Result<Vec<Gaussian>
         };
         let Some(slope) = &next.slope else { continue };
         let n = own.mean.size()[1];
-        // Observables are never of full rank: the constant is certain.
+        // The covariance of observables is singular, because the constant has no variance.
         let level = next.before.covariance.diagonal(0, 1, 2).mean(Kind::Double).double_value(&[]);
         let eye = Tensor::f_eye(n, (Kind::Double, own.mean.device()))? * (1e-10 * level + f64::MIN_POSITIVE);
         let shared = own.covariance.f_matmul(slope)?;

@@ -1,4 +1,4 @@
-//! Fitting a forecaster.
+//! The fit of a forecaster.
 
 use std::ops::Range;
 use std::time::Instant;
@@ -15,15 +15,15 @@ use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::tensor::RandomSource;
 
-/// Fits observables of `config` and their evolution to `data`, whose rows are events of `event_shape`.
+/// Fits the observables of `config` and their evolution to `data`, whose rows are events of shape `event_shape`.
 ///
-/// The same data, options and device give the same model. An interrupt ends the gradient steps of
-/// [`Method::Gradient`] and the rounds of [`Method::Refine`] and keeps the best model so far; before there is one it is
-/// an error. Reports under the stages `"choose"`, `"fit"`, `"refine"` and `"forecaster"`.
+/// The same data, options and device give the same model. An interrupt ends the gradient steps of [`Method::Gradient`]
+/// or the rounds of [`Method::Refine`] and keeps the best model so far. If there is none yet, it is an error. Progress
+/// is reported under the stages `"choose"`, `"fit"`, `"refine"` and `"forecaster"`.
 ///
 /// # Errors
-/// Names an option out of its range, or `paths` where they are too few or too short; [`Error::Divergence`] where
-/// observables are not finite.
+/// Errors naming an option out of its range, or `paths` if there are too few or they are too short;
+/// [`Error::Divergence`] if observables are not finite.
 pub fn fit(
     config: &ForecasterConfig,
     data: &Observed,
@@ -35,18 +35,18 @@ pub fn fit(
     let sizes = sizes(config, data, event_shape)?;
     if data.spacing().is_none() && config.history > 1 {
         let got = format!("{} with irregular times", config.history);
-        return Err(Error::argument("history", "1, where rows are not on a grid", got));
+        return Err(Error::argument("history", "1 for irregular times", got));
     }
     let random = RandomSource::new(config.training.seed);
     let least = config.history as usize + 1;
-    // Tells of coordinates that were never seen before anything else is said of rows.
+    // Called first, so that coordinates that were never observed are reported before other problems.
     data.statistics()?;
     let [train, held] = data.split(config.held_out, least, &mut random.fork("held-out paths"));
     let tells = |ranges: &[Range<usize>]| match data.spacing() {
         Some(_) => !data.segments(ranges, least).is_empty(),
         None => ranges.iter().any(|rows| rows.clone().filter(|row| data.seen_whole(*row)).count() > 2),
     };
-    // Where the rest would say nothing, nothing is held out.
+    // Nothing is held out if the remaining rows are not enough for a fit.
     let parts = match tells(&train) {
         true => Parts { train, held },
         false => Parts { train: data.ranges(), held: Vec::new() },
@@ -71,7 +71,7 @@ pub fn fit(
     Ok((model, history))
 }
 
-/// What is left once the evolution is known.
+/// The last steps of a fit: the generator, the gain and the noise.
 fn finish(fitting: &mut Fitting<'_>, model: &mut Forecaster) -> Result<()> {
     if !model.facts.continuous {
         match logarithm(&model.evolution.transition.to_device(Device::Cpu), model.facts.step)? {

@@ -1,4 +1,4 @@
-//! The closed form: choices on held-out paths, then one regression on all of them.
+//! The closed-form fit: choices on held-out paths, followed by one regression on all paths.
 
 use std::ops::Range;
 use std::time::Instant;
@@ -18,25 +18,25 @@ use crate::data::Observed;
 use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Progress};
 
-/// Rows that choices are made on, at most: more would not change them.
+/// Maximum number of rows in the fits that choices are based on. More rows would not change the choices.
 const ROWS_TO_CHOOSE: usize = 30_000;
 const RIDGES: [f64; 8] = [1e-26, 1e-20, 1e-16, 1e-12, 1e-9, 1e-6, 1e-4, 1e-2];
-/// Least ridge in squares of the noise of observations.
+/// Smallest ridge, in units of the variance of the observation noise.
 const SMOOTHED: f64 = 1e-8;
-/// Where nothing is held out.
+/// Ridge that is used if nothing is held out.
 const RIDGE: f64 = 1e-8;
-/// Steps between encodings that are tried.
+/// Candidate numbers of steps between encodings.
 const STEPS: [u64; 5] = [2, 4, 8, 16, 32];
-/// How much smaller an error has to be for fewer encodings, or less of a ridge.
+/// Factor by which the error must decrease for fewer encodings or a smaller ridge to be preferred.
 const BETTER: f64 = 0.99;
 
-/// Rows to fit to and rows to choose by.
+/// The rows of the training paths and of the held-out paths.
 pub struct Parts {
     pub train: Vec<Range<usize>>,
     pub held: Vec<Range<usize>>,
 }
 
-/// A fit on its way.
+/// The state of a fit.
 pub struct Fitting<'a> {
     pub config: ForecasterConfig,
     pub sizes: super::model::Sizes,
@@ -54,12 +54,12 @@ impl Fitting<'_> {
         self.monitor.report(&Progress { stage, step, total, seconds, values })
     }
 
-    /// Held-out starts for a model, `None` where there are none.
+    /// The held-out check of a model; `None` if there are no held-out rows that are long enough.
     pub fn check(&self, model: &Forecaster) -> Result<Option<Check>> {
         Check::new(model, self.data, &self.parts.held)
     }
 
-    /// The same of other rows of the same paths.
+    /// The same fit for other rows of the same paths.
     pub fn of<'b>(&'b mut self, data: &'b Observed) -> Fitting<'b> {
         let own = self.data;
         let map = |ranges: &[Range<usize>]| -> Vec<Range<usize>> {
@@ -68,7 +68,7 @@ impl Fitting<'_> {
                 .map(|rows| {
                     let path = own.path_of(rows.start);
                     let (old, new) = (own.range(path), data.range(path));
-                    // Of a single path a share of its rows.
+                    // A range may be a part of a path, if there is only one path.
                     let place = |row: usize| new.start + (row - old.start) * new.len() / old.len();
                     place(rows.start)..place(rows.end)
                 })
@@ -85,7 +85,7 @@ impl Fitting<'_> {
         }
     }
 
-    /// Chooses lengths and the ridge of a model, as for the first fit.
+    /// Chooses the lengths and the ridge of a model again, as in the first fit.
     pub fn choose_again(&mut self, model: &mut Forecaster) -> Result<f64> {
         let check = self.check(model)?;
         let few = spread(self.parts.train.clone(), ROWS_TO_CHOOSE);
@@ -99,14 +99,14 @@ impl Fitting<'_> {
         let least = self.config.history as usize + 1;
         let train = self.data.segments(&self.parts.train, least);
         if train.is_empty() && self.data.spacing().is_some() {
-            let expected = format!("{least} neighbouring rows that were seen whole, in some path to fit to");
+            let expected = format!("{least} neighbouring rows without missing values in some training path");
             return Err(Error::argument("paths", expected, "none"));
         }
         let mut model = start(&self.config, &self.sizes, self.data, &train)?;
         let check = self.check(&model)?;
         if check.is_none() && self.config.held_out > 0.0 {
             self.history.note(
-                "no held-out rows are long enough: ridge and lengths were not chosen, and no error is known",
+                "no held-out path is long enough, so ridge and lengths were not chosen and no error is known",
             );
         }
         self.history.horizon = check.as_ref().map_or(0.0, |check| check.horizon(model.facts.step));
@@ -123,7 +123,7 @@ impl Fitting<'_> {
         Ok(model)
     }
 
-    /// Takes the exponentials that fit whole paths, where held-out rows say that they are better.
+    /// Replaces the model by the exponentials that fit whole paths, if their held-out error is smaller.
     fn by_exponentials(&mut self, model: &mut Forecaster, check: Option<&Check>) -> Result<()> {
         let Some(found) = refit(model, self.data, &self.data.ranges(), self.monitor)? else { return Ok(()) };
         let Some(check) = check else { return Ok(()) };
@@ -131,7 +131,7 @@ impl Fitting<'_> {
         self.history.tried("exponentials", "of whole paths", error);
         if self.history.error.is_none_or(|known| error < known) {
             (*model, self.history.error) = (found, Some(error));
-            // What a step adds to the new evolution.
+            // The noise covariance of the new evolution.
             match model.facts.continuous {
                 true => learn_process(model, self.data, &self.data.ranges(), self.monitor)?,
                 false => {
@@ -147,18 +147,18 @@ impl Fitting<'_> {
         Ok(())
     }
 
-    /// Rows of the last regression: all, or some of very many.
+    /// The rows of the final regression: all rows, or a part of them if there are very many.
     fn rows_to_fit(&mut self, model: &Forecaster) -> Vec<Range<usize>> {
         let (all, most) = (self.data.rows(), self.config.most_rows(model.sizes.all()));
         if all > most {
             self.history.note(format!(
-                "fitted to about {most} of {all} rows, spread over all paths: max_rows takes more"
+                "fitted to about {most} of {all} rows, spread over all paths; set max_rows to use more"
             ));
         }
         spread(self.data.ranges(), most)
     }
 
-    /// Chooses lengths and the ridge, and leaves the chosen basis in `model`.
+    /// Chooses the lengths and the ridge, and puts the chosen basis into `model`.
     fn choose(&mut self, model: &mut Forecaster, check: Option<&Check>, few: &[Range<usize>]) -> Result<f64> {
         let lengths: Vec<Option<(f64, f64)>> = match (self.config.lengths, self.config.basis, check) {
             (Some(given), ..) => vec![Some(given)],
@@ -169,7 +169,7 @@ impl Fitting<'_> {
         let ridges: Vec<f64> = match (self.config.ridge, check) {
             (Some(given), _) => vec![given],
             (None, None) => vec![RIDGE],
-            // Rows are never smoothed to more digits than that.
+            // Smaller ridges would fit digits that smoothed rows do not have.
             (None, Some(_)) => {
                 let least = SMOOTHED * model.facts.noise.powi(2);
                 RIDGES.into_iter().filter(|ridge| *ridge >= least).collect()
@@ -195,7 +195,7 @@ impl Fitting<'_> {
             };
             let normal = Normal::new(&moments)?;
             let mut own = f64::INFINITY;
-            // The strongest first: a weaker one has to be better.
+            // The largest ridge first: a smaller one must have a smaller error.
             for (index, ridge) in ridges.iter().rev().enumerate() {
                 let mut tried = model.shallow_clone();
                 set(&mut tried, &normal, &moments, *ridge, false)?;
@@ -213,7 +213,7 @@ impl Fitting<'_> {
         Ok(ridge)
     }
 
-    /// Chooses the ridge of a basis as it is.
+    /// Chooses the ridge for the present basis.
     pub fn choose_ridge(&mut self, model: &mut Forecaster, check: Option<&Check>) -> Result<f64> {
         let (Some(check), None) = (check, self.config.ridge) else {
             return Ok(self.config.ridge.unwrap_or(RIDGE));
@@ -233,7 +233,7 @@ impl Fitting<'_> {
         Ok(best.1)
     }
 
-    /// The closed form of all rows.
+    /// Solves the regression on all rows.
     pub fn solve(&mut self, model: &mut Forecaster, ridge: f64) -> Result<()> {
         let rows = spread(self.data.ranges(), self.config.most_rows(model.sizes.all()));
         solve_all(model, self.data, &rows, ridge, self.history, self.monitor)
@@ -246,13 +246,13 @@ impl Fitting<'_> {
         Ok(())
     }
 
-    /// Chooses how often to encode anew.
+    /// Chooses the number of steps between encodings.
     pub fn choose_steps(&mut self, model: &mut Forecaster, check: Option<&Check>) -> Result<()> {
         let linear = model.sizes.psi == 0 && model.sizes.rank.is_none();
         let asked = match (self.config.re_encode, check) {
             (ReEncode::Never, _) => Some(None),
             (ReEncode::Every(steps), _) => Some(Some(steps)),
-            // The state is all there is: encoding it anew changes nothing.
+            // The observables are the state itself, so encoding it again changes nothing.
             (ReEncode::Auto, _) if linear => Some(None),
             (ReEncode::Auto, None) => Some(Some(1)),
             (ReEncode::Auto, Some(_)) if model.facts.continuous => Some(Some(1)),
@@ -282,7 +282,7 @@ impl Fitting<'_> {
     }
 }
 
-/// Some of the ranges, evenly spread, of about so many rows in all; all where they are fewer.
+/// Selects evenly spread ranges with about `most` rows in total, or all ranges if they have no more.
 pub fn spread(ranges: Vec<Range<usize>>, most: usize) -> Vec<Range<usize>> {
     let total: usize = ranges.iter().map(Range::len).sum();
     if total <= most {
@@ -291,7 +291,7 @@ pub fn spread(ranges: Vec<Range<usize>>, most: usize) -> Vec<Range<usize>> {
     let (mut found, mut passed, mut taken) = (Vec::new(), 0usize, 0usize);
     for rows in ranges {
         passed += rows.len();
-        // As many rows of those that passed as in all.
+        // The selected share of the rows so far equals the share of all rows.
         let due = (most as f64 * passed as f64 / total as f64) as usize;
         if due > taken {
             let length = rows.len().min(most - taken);
@@ -302,10 +302,10 @@ pub fn spread(ranges: Vec<Range<usize>>, most: usize) -> Vec<Range<usize>> {
     found
 }
 
-/// The closed form of all rows of `ranges`, into `model`.
+/// Solves the regression on all rows of `ranges`, and puts the evolution into `model`.
 ///
 /// # Errors
-/// As [`super::fit()`].
+/// The errors of [`super::fit()`].
 pub fn solve_all(
     model: &mut Forecaster,
     data: &Observed,
@@ -331,7 +331,8 @@ pub fn solve_all(
     }
 }
 
-/// The evolution by a ridge, into `model`; what a step adds only for the `last`, which forecasts without noise do not ask.
+/// Puts the evolution for a given ridge into `model`. The noise covariance is computed only for the `last` fit,
+/// because forecasts without noise do not need it.
 fn set(model: &mut Forecaster, normal: &Normal<'_>, moments: &Moments, ridge: f64, last: bool) -> Result<()> {
     let continuous = model.facts.continuous;
     let (m, d, device) = (model.sizes.all(), model.sizes.dimension(), model.device());
@@ -341,7 +342,7 @@ fn set(model: &mut Forecaster, normal: &Normal<'_>, moments: &Moments, ridge: f6
     let mut finer = None;
     let (solution, moments, readout, projection, covariance) = match model.sizes.rank {
         None => {
-            // A linear model has no columns but the state's.
+            // A linear model has only the columns of the state, so it may use the smaller ridge.
             let one = if model.sizes.psi > 0 { ridge.max(SQUARED) } else { ridge };
             if one > ridge {
                 finer = normal.finer(ridge, &structure)?;

@@ -1,4 +1,4 @@
-//! What a fit found out on its way.
+//! The history of a fit: the choices that were tried, and what is reported about the result.
 
 use serde::Serialize;
 
@@ -7,10 +7,10 @@ use crate::training::Note;
 /// One choice that was tried on held-out paths.
 #[derive(Debug, Clone, Serialize)]
 pub struct Trial {
-    /// `"lengths"`, `"ridge"`, `"re_encode"`, `"round"`, `"steps"`
+    /// Name of the choice: `"ridge"`, `"re_encode"`, `"round"`, `"steps"` or `"exponentials"`.
     pub choice: &'static str,
     pub value: String,
-    /// Mean over the logarithm of lead times of the relative error, at most 1 each; smaller is better.
+    /// Mean of the relative error over the logarithm of lead times, at most 1; smaller is better.
     pub error: f64,
 }
 
@@ -18,23 +18,24 @@ pub struct Trial {
 pub struct ForecasterHistory {
     pub paths: usize,
     pub rows: usize,
-    /// Pairs of neighbouring rows that the fit is of.
+    /// Number of pairs of neighbouring rows in the fit.
     pub pairs: i64,
-    /// Rows of paths that choices were made on.
+    /// Number of held-out rows.
     pub held_out_rows: usize,
     pub trials: Vec<Trial>,
-    /// Held-out error of what was chosen; `None` where nothing was held out.
+    /// Held-out error of the chosen model; `None` if nothing was held out.
     pub error: Option<f64>,
-    /// The horizon of that error, in units of time.
+    /// Horizon of the held-out error, in units of time.
     pub horizon: f64,
-    /// Why there is no generator, where there is none.
+    /// The reason why the model has no generator; `None` if it has one.
     pub generator: Option<String>,
-    /// Deviation of the observations' noise, in the data's deviations; `None` where it was not estimated.
+    /// Standard deviation of the observation noise, in standard deviations of the data; `None` if it was not
+    /// estimated.
     pub noise: Option<f64>,
     pub seconds: f64,
     pub steps: u64,
     pub notes: Vec<Note>,
-    /// `"completed"` or how training ended.
+    /// How training ended: `"completed"`, `"interrupted"` or another reason.
     pub stopped: String,
 }
 

@@ -1,9 +1,9 @@
-//! The forecaster: observables and a linear evolution that are fitted to observed sequences instead of a teacher.
+//! The forecaster: observables and their linear evolution, fitted to observed sequences instead of a teacher.
 //!
-//! Observables are g(x) = [1, z, psi(z)], where z are standardised states of the last few times, and one step of the data
-//! takes g to g K (extended dynamic mode decomposition: Williams, Kevrekidis and Rowley, J. Nonlinear Sci. 25, 2015);
-//! for irregular times dg/dt = g L. The state is a slice of g, and an observable like others: nothing integrates it.
-//! A forecast reads the state off after some steps and encodes it anew, as often as held-out paths say.
+//! The observables are g(x) = [1, z, psi(z)], where z are the standardised states of the last few times. One step of
+//! the data maps g to g K (extended dynamic mode decomposition: Williams, Kevrekidis and Rowley, J. Nonlinear Sci.
+//! 25, 2015). For irregular times dg/dt = g L. The state is a slice of g and evolves like every other observable. A
+//! forecast decodes the state after some steps and encodes it again; the number of steps is chosen on held-out paths.
 mod basis;
 mod components;
 mod config;

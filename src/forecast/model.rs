@@ -1,4 +1,4 @@
-//! A fitted forecaster: observables, how they evolve, and what is read off them.
+//! A fitted forecaster: its observables, their evolution, and the readout of states.
 
 use tch::{Device, Kind, Tensor};
 
@@ -7,41 +7,44 @@ use crate::error::{Error, Result};
 use crate::nets::{Dual, Parameters};
 use crate::tensor::{shape_text, shared};
 
-/// What one step makes of the newest state: all that encoding anew asks for. float64.
+/// The map of one step from observables to the next state, in float64. If every step encodes again, no other part of
+/// K is needed.
 #[derive(Debug)]
 pub struct NextState {
-    /// `[m, d]`
+    /// Columns of K, `[m, d]`.
     pub columns: Tensor,
-    /// What inputs add, `[u, d]`.
+    /// Effect of the inputs, `[u, d]`.
     pub drive: Option<Tensor>,
-    /// Of what a step adds, `[d, d]`.
+    /// Noise covariance of a step, `[d, d]`.
     pub covariance: Tensor,
 }
 
 shared!(NextState { columns, drive, covariance });
 
-/// How observables evolve; float64.
+/// The evolution of observables, in float64.
 #[derive(Debug)]
 pub struct Evolution {
-    /// K: `[m, m]`, over one step.
+    /// Transition matrix K of one step, `[m, m]`.
     pub transition: Tensor,
-    /// The newest state by less of a ridge than K has. The regression of a state is exact to all digits, that of psi is
-    /// not, and a K of both ridges is far from normal: its eigenvalues would be spurious.
+    /// The next state, fitted with a smaller ridge than K. The regression of the state is accurate to all digits, but
+    /// that of psi is not. A matrix K with columns of two ridges would be far from normal and have spurious
+    /// eigenvalues.
     pub finer: Option<NextState>,
-    /// L: `[m, m]`, where there is one.
+    /// Generator L, `[m, m]`; `None` if K has no usable logarithm.
     pub generator: Option<Tensor>,
-    /// What inputs add in one step, `[u, m]`, or to the rate where times are irregular.
+    /// Effect of the inputs on the observables in one step, `[u, m]`, or on their rates for irregular times.
     pub drive: Option<Tensor>,
-    /// C: `[m, d]`, standardised states.
+    /// Readout C of standardised states, `[m, d]`.
     pub readout: Tensor,
-    /// Q: covariance of what one step of the data adds, `[m, m]`.
+    /// Noise covariance Q of one step of the data, `[m, m]`.
     pub covariance: Tensor,
-    /// Mean J^T J of a step's derivative: what a step makes of noise, `[d, d]`.
+    /// Mean of J^T J for the derivative J of a step, which tells how a step amplifies noise, `[d, d]`.
     pub gain: Tensor,
-    /// Mean of the observables over the data `[m]`, and their covariance `[m, m]`.
+    /// Mean of the observables over the data, `[m]`.
     pub mean: Tensor,
+    /// Covariance of the observables over the data, `[m, m]`.
     pub spread: Tensor,
-    /// The first `r` combinations of `m` observables, `[m, r]`, where they are fewer.
+    /// Projection of all `m0` observables onto the combinations that are kept, `[m0, m]`; `None` if all are kept.
     pub projection: Option<Tensor>,
 }
 
@@ -59,7 +62,7 @@ shared!(Evolution {
 });
 
 impl Evolution {
-    /// What a step makes of the newest state, by K where there is nothing finer.
+    /// The map of one step to the next state: [`Evolution::finer`], or the one given by K.
     ///
     /// # Errors
     /// Errors of libtorch.
@@ -75,7 +78,8 @@ impl Evolution {
         })
     }
 
-    /// Lets a step add more to a state that is among the observables, `[d, d]`.
+    /// Adds `covariance` `[d, d]` to the noise covariance of the state, for a model whose state is a slice of the
+    /// observables.
     ///
     /// # Errors
     /// Errors of libtorch.
@@ -90,67 +94,69 @@ impl Evolution {
     }
 }
 
-/// How rows become standardised states; float64.
+/// The conversion of rows to standardised states, in float64.
 #[derive(Debug)]
 pub struct Coordinates {
-    /// Mean, deviation, least and largest value of each coordinate, `[4, d]`.
+    /// Mean, standard deviation, minimum and maximum of each coordinate, `[4, d]`.
     pub table: Tensor,
-    /// Mean and deviation of rows, `[2, D]`.
+    /// Mean and standard deviation of rows, `[2, D]`.
     pub rows: Tensor,
-    /// Principal components `[D, d]` that coordinates are along, and the rows' mean `[D]`.
+    /// Principal components that the coordinates refer to, `[D, d]`.
     pub frame: Option<Tensor>,
+    /// Mean of rows, `[D]`, with principal components.
     pub centre: Option<Tensor>,
 }
 
 shared!(Coordinates { table, rows, frame, centre });
 
-/// How many there are of everything.
+/// The sizes of a forecaster.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sizes {
     pub event_shape: Vec<i64>,
-    /// Principal components that states are made of; `None` takes rows as they are.
+    /// Number of principal components that a state consists of; `None` means that states are whole rows.
     #[serde(default)]
     pub components: Option<i64>,
-    /// Rows that one encoding reads.
+    /// Number of rows that one encoding reads.
     pub history: i64,
-    /// u and c.
+    /// Number of inputs, u.
     pub inputs: i64,
+    /// Number of conditions, c.
     pub conditions: i64,
-    /// Number of psi.
+    /// Number of nonlinear observables psi.
     pub psi: i64,
-    /// Combinations of observables that are kept; `None` is all.
+    /// Number of combinations of observables that are kept, not counting the constant; `None` means all observables.
     pub rank: Option<i64>,
 }
 
 impl Sizes {
-    /// D, numbers of a row.
+    /// D, the size of a row.
     pub fn event_size(&self) -> i64 {
         self.event_shape.iter().product()
     }
 
-    /// d, numbers of a state.
+    /// d, the size of a state.
     pub fn dimension(&self) -> i64 {
         self.components.unwrap_or(self.event_size())
     }
 
-    /// Coordinates of a stack of states.
+    /// Size of a stack of states, h d.
     pub fn stack(&self) -> i64 {
         self.history * self.dimension()
     }
 
-    /// Observables before they are combined.
+    /// m0, the number of observables before they are combined.
     pub fn all(&self) -> i64 {
         1 + self.stack() + self.conditions + self.psi
     }
 
-    /// m.
+    /// m, the number of observables of the evolution.
     pub fn observables(&self) -> i64 {
-        // The constant is not counted among combinations.
+        // The rank does not count the constant.
         self.rank.map_or(self.all(), |rank| rank + 1)
     }
 
-    /// What psi reads.
+    /// Number of inputs of psi.
     pub fn basis_inputs(&self) -> i64 {
         self.stack() + self.conditions
     }
@@ -166,17 +172,17 @@ pub struct Forecaster {
     pub(super) facts: Facts,
 }
 
-/// Numbers of a forecaster that are no tensors.
+/// The scalar properties of a forecaster.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Facts {
-    /// Time of one step.
+    /// Length of one step, in units of time.
     pub step: f64,
-    /// Steps after which a forecast encodes anew; `None` never does.
+    /// Number of steps between encodings in a forecast; `None` means only one encoding.
     pub re_encode: Option<u64>,
-    /// Deviation of the observations' noise, in the data's.
+    /// Standard deviation of the observation noise, in standard deviations of the data.
     pub noise: f64,
-    /// Whether the generator is what was fitted, of irregular times.
+    /// Whether the generator was fitted instead of K, for irregular times.
     pub continuous: bool,
 }
 
@@ -195,7 +201,7 @@ impl Forecaster {
         &self.evolution
     }
 
-    /// Time of one step.
+    /// Length of one step, in units of time.
     pub fn step(&self) -> f64 {
         self.facts.step
     }
@@ -204,7 +210,7 @@ impl Forecaster {
         &self.facts
     }
 
-    /// Mean and deviation of rows of the data, `[2, D]`.
+    /// Mean and standard deviation of rows of the data, `[2, D]`.
     pub fn statistics(&self) -> &Tensor {
         &self.coordinates.rows
     }
@@ -221,7 +227,7 @@ impl Forecaster {
         self.coordinates.table.select(0, row)
     }
 
-    /// Standardised states `[.., d]` of rows `[.., D]`.
+    /// Converts rows `[.., D]` to standardised states `[.., d]`.
     pub fn standard(&self, x: &Tensor) -> Tensor {
         let x = match (&self.coordinates.frame, &self.coordinates.centre) {
             (Some(frame), Some(centre)) => (x - centre).matmul(frame),
@@ -230,7 +236,7 @@ impl Forecaster {
         (x - self.coordinate(0)) / self.coordinate(1)
     }
 
-    /// Rows of standardised states.
+    /// Converts standardised states `[.., d]` to rows `[.., D]`.
     pub fn original(&self, z: &Tensor) -> Tensor {
         let own = z * self.coordinate(1) + self.coordinate(0);
         match (&self.coordinates.frame, &self.coordinates.centre) {
@@ -239,7 +245,7 @@ impl Forecaster {
         }
     }
 
-    /// Differences of rows, of differences `[.., d]` of standardised states.
+    /// Converts differences `[.., d]` of standardised states to differences of rows `[.., D]`.
     pub fn differences(&self, z: &Tensor) -> Tensor {
         let own = z * self.coordinate(1);
         match &self.coordinates.frame {
@@ -248,7 +254,7 @@ impl Forecaster {
         }
     }
 
-    /// Deviations of rows `[B, D]` of covariances of standardised states `[B, d, d]`.
+    /// Standard deviations of rows `[B, D]` from covariances `[B, d, d]` of standardised states.
     pub fn deviations(&self, covariance: &Tensor) -> Tensor {
         let scale = self.coordinate(1);
         match &self.coordinates.frame {
@@ -261,7 +267,8 @@ impl Forecaster {
         }
     }
 
-    /// Standardised states within the data's box and its margin. Models without nonlinear observables know no box.
+    /// Clips standardised states to the range of the data plus the margin. Models without nonlinear observables do not
+    /// clip.
     pub fn clipped(&self, z: &Tensor) -> Tensor {
         let Some(margin) = self.config.margin.filter(|_| self.sizes.psi > 0) else {
             return z.shallow_clone();
@@ -272,12 +279,12 @@ impl Forecaster {
         z.clamp_tensor(Some(low - &margin), Some(high + margin))
     }
 
-    /// Stacks `[B, h d]`, the newest first, of standardised rows `[B, h, d]`, the newest last.
+    /// Converts standardised rows `[B, h, d]`, newest last, to stacks `[B, h d]`, newest first.
     pub fn stack(&self, rows: &Tensor) -> Tensor {
         rows.flip([1i64]).reshape([rows.size()[0], self.sizes.stack()])
     }
 
-    /// The stack a step later: `newest` `[B, d]` in front.
+    /// The stack one step later, with `newest` `[B, d]` in front.
     pub fn shifted(&self, stack: &Tensor, newest: &Tensor) -> Tensor {
         let kept = self.sizes.stack() - self.sizes.dimension();
         match kept {
@@ -293,7 +300,7 @@ impl Forecaster {
         }
     }
 
-    /// Observables before they are combined, `[B, m0]`.
+    /// All observables before they are combined, `[B, m0]`.
     pub(super) fn encode_all(&self, stack: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
         let input = self.basis_input(stack, condition);
         let one = Tensor::f_ones([stack.size()[0], 1], self.options())?;
@@ -302,7 +309,7 @@ impl Forecaster {
         Ok(Tensor::f_cat(&parts, 1)?)
     }
 
-    /// Observables g of stacks `[B, h d]` and conditions `[B, c]`: `[B, m]`.
+    /// Observables g `[B, m]` of stacks `[B, h d]` and conditions `[B, c]`.
     ///
     /// # Errors
     /// Errors of libtorch.
@@ -314,7 +321,7 @@ impl Forecaster {
         }
     }
 
-    /// Derivatives of the observables along `directions` `[B, h d]`, before they are combined.
+    /// Derivatives of all observables along `directions` `[B, h d]`, before they are combined, `[B, m0]`.
     pub(super) fn tangent_all(
         &self,
         stack: &Tensor,
@@ -330,7 +337,7 @@ impl Forecaster {
         Ok(Tensor::f_cat(&parts, 1)?)
     }
 
-    /// Observables of every axis of the stack, dg/dz: `[B, h d, m]`.
+    /// The Jacobian dg/dz of the observables, `[B, h d, m]`.
     pub(super) fn slopes(&self, stack: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
         let (batch, n) = stack.size2()?;
         let each = |x: &Tensor| x.repeat_interleave_self_int(n, 0, None);
@@ -343,10 +350,11 @@ impl Forecaster {
         Ok(along.f_view([batch, n, -1])?)
     }
 
-    /// Rows `[B, h, *event]` or, where one is read, `[B, *event]` from outside, as standardised stacks.
+    /// Checks rows `[B, h, *event]` from outside and converts them to standardised stacks. With `history` 1, rows may
+    /// also be `[B, *event]`.
     ///
     /// # Errors
-    /// Names `argument`.
+    /// Errors naming `argument`.
     pub fn check_rows(&self, argument: &str, x: &Tensor) -> Result<Tensor> {
         let (event, size) = (&self.sizes.event_shape, x.size());
         let history = self.sizes.history;
@@ -362,22 +370,24 @@ impl Forecaster {
         Ok(self.stack(&self.standard(&rows)))
     }
 
-    /// Conditions `[B, c]` from outside.
+    /// Checks conditions `[B, c]` from outside.
     ///
     /// # Errors
-    /// Names `condition`.
+    /// Errors naming `condition`.
     pub fn check_condition(&self, condition: Option<&Tensor>, batch: i64) -> Result<Option<Tensor>> {
         let expected = self.sizes.conditions;
         match condition {
             None if expected == 0 => Ok(None),
-            None => Err(Error::argument("condition", format!("({batch}, {expected}) numbers"), "none")),
+            None => {
+                Err(Error::argument("condition", format!("an array of shape ({batch}, {expected})"), "none"))
+            }
             Some(given) if expected > 0 && given.size() == [batch, expected] => {
                 crate::tensor::check_finite("condition", given)?;
                 Ok(Some(given.to_device(self.device()).to_kind(Kind::Double)))
             }
             Some(given) => {
                 let expected = match expected {
-                    0 => "none: the model was fitted without".to_string(),
+                    0 => "none, since the model was fitted without conditions".to_string(),
                     _ => shape_text(&[batch, expected]),
                 };
                 Err(Error::shape("condition", expected, shape_text(&given.size())))

@@ -1,4 +1,5 @@
-//! Second moments of observables and of what follows them, streamed over all paths in float64.
+//! Second moments of observables and of the next observables, or of their rates, accumulated over all paths in
+//! float64.
 
 use std::ops::Range;
 
@@ -10,28 +11,28 @@ use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::world::World;
 
-/// Values of the observables that exist at once.
+/// Maximum number of values of observables in memory at once.
 const CHUNK_VALUES: usize = 1 << 22;
 
-/// Sums over pairs of an encoding and the next one, of observables before they are combined. Never of a pair across the
-/// end of a path or a gap. With inputs, these are columns after the observables of the first.
+/// Sums over pairs of an encoding and the next one, for observables before they are combined. No pair extends across
+/// the end of a path or a gap. Inputs are additional columns after the observables of the first encoding.
 pub struct Moments {
     pub count: f64,
-    /// `[p, p]` with p = m0 + u.
+    /// Gram matrix of the first observables and the inputs, `[p, p]` with p = m0 + u.
     pub gram: Tensor,
-    /// With the next observables, or with their rates: `[p, m0]`.
+    /// Products of the first observables and inputs with the next observables, or with the rates, `[p, m0]`.
     pub cross: Tensor,
-    /// Of the next observables, or rates, with themselves: `[m0, m0]`.
+    /// Gram matrix of the next observables, or of the rates, `[m0, m0]`.
     pub future: Tensor,
     /// Sum of the first observables, `[m0]`.
     pub sum: Tensor,
-    /// R of [rows, what their states move by] = Q R, `[p + d, p + d]`: what the Gram matrices are squares of. Regressions
-    /// by it keep all digits, where squares lose half of them. None for rates and combinations.
+    /// The factor R `[p + d, p + d]` of the QR decomposition of [rows, displacements of their states]. Regressions
+    /// with R keep all digits, while Gram matrices lose half of them. `None` for rates and for combinations.
     pub factor: Option<Tensor>,
 }
 
 impl Moments {
-    /// Of `m` observables with `columns` of anything; nothing yet.
+    /// Empty moments of `m` observables with `columns` other quantities.
     pub fn of(m: i64, columns: i64) -> Self {
         let zeros = |shape: &[i64]| Tensor::zeros(shape, (Kind::Double, Device::Cpu));
         Moments { cross: zeros(&[m, columns]), future: zeros(&[0, 0]), ..Moments::zero(m, 0) }
@@ -49,7 +50,7 @@ impl Moments {
         }
     }
 
-    /// The factor of what it was of and of further rows, for states of `d` numbers.
+    /// Updates the factor with further rows, for states of `d` numbers.
     fn refactor(&mut self, rows: &Tensor, left: &Tensor, right: &Tensor, d: i64) -> Result<()> {
         let moved = right.narrow(1, 1, d) - left.narrow(1, 1, d);
         let fresh = Tensor::f_cat(&[rows, &moved], 1)?.to_device(Device::Cpu);
@@ -62,7 +63,7 @@ impl Moments {
         Ok(())
     }
 
-    /// The moments of all ranks' rows, from those of this one's; `states` as in [`Moments::add`].
+    /// Sums the moments over all ranks. `states` is the size of a state, or `None` for moments without a factor.
     fn shared(self, world: &World, states: Option<i64>) -> Result<Moments> {
         if world.is_alone() {
             return Ok(self);
@@ -108,7 +109,7 @@ impl Moments {
         Ok(())
     }
 
-    /// The same of combinations `[m0, r]` of the observables.
+    /// The moments of combinations of the observables, which are the columns of `projection` `[m0, r]`.
     ///
     /// # Errors
     /// Errors of libtorch.
@@ -134,7 +135,7 @@ impl Moments {
     }
 }
 
-/// Stacks of the windows of `rows`, oldest first, `[n - h + 1, h d]`.
+/// The stacks `[n - h + 1, h d]` of all windows of `rows` `[n, d]`, whose oldest row comes first.
 pub fn windows(model: &Forecaster, rows: &Tensor) -> Result<Tensor> {
     let history = model.sizes.history;
     let count = rows.size()[0] - history + 1;
@@ -147,7 +148,7 @@ pub fn standard_rows(model: &Forecaster, data: &Observed, rows: Range<usize>) ->
     model.standard(&data.values(rows).to_device(model.device()))
 }
 
-/// The condition of a path for so many rows.
+/// The condition of a path, repeated for `rows` rows.
 pub fn condition_of(model: &Forecaster, data: &Observed, path: usize, rows: i64) -> Option<Tensor> {
     let own = data.condition(path)?.to_device(model.device());
     Some(own.unsqueeze(0).expand([rows, -1], false))
@@ -156,7 +157,7 @@ pub fn condition_of(model: &Forecaster, data: &Observed, path: usize, rows: i64)
 /// Moments of neighbouring rows of `segments`.
 ///
 /// # Errors
-/// Whatever libtorch refuses or the monitor answers.
+/// Errors of libtorch or of the monitor.
 pub fn of_steps(
     model: &Forecaster,
     data: &Observed,
@@ -169,7 +170,7 @@ pub fn of_steps(
     let most = (CHUNK_VALUES / m as usize).max(2);
     let mut batch = Batch::default();
     for segment in &own_segments(segments, history, monitor.world()) {
-        // A long segment in pieces that share a window, so that no pair is lost and none counted twice.
+        // A long segment is processed in pieces that share a window, so that every pair counts exactly once.
         let (mut first, end) = (segment.first, segment.first + segment.length);
         while end - first > history {
             let length = (end - first).min(history + most - 1);
@@ -185,7 +186,8 @@ pub fn of_steps(
     moments.shared(monitor.world(), Some(model.sizes.dimension()))
 }
 
-/// The parts of `segments` that are this rank's: as many pairs of windows as any other's, each pair once.
+/// The parts of `segments` that belong to this rank. All ranks have nearly the same number of pairs of windows, and
+/// every pair belongs to one rank.
 fn own_segments(segments: &[Segment], history: usize, world: &World) -> Vec<Segment> {
     let pairs = |segment: &Segment| segment.length.saturating_sub(history);
     let (start, count) = world.share(segments.iter().map(pairs).sum::<usize>() as i64);
@@ -203,13 +205,13 @@ fn own_segments(segments: &[Segment], history: usize, world: &World) -> Vec<Segm
     own
 }
 
-/// Windows of several segments that are encoded at once.
+/// Windows of several segments that are encoded together.
 #[derive(Default)]
 struct Batch {
     stacks: Vec<Tensor>,
     conditions: Vec<Tensor>,
     inputs: Vec<Tensor>,
-    /// Places of the first of each pair.
+    /// Index of the first window of each pair.
     left: Vec<i64>,
     windows: usize,
 }
@@ -220,7 +222,7 @@ impl Batch {
         let stacks = windows(model, &standard_rows(model, data, rows.clone()))?;
         let count = stacks.size()[0];
         self.conditions.extend(condition_of(model, data, piece.path, count));
-        // Held from the last row of a window to the next.
+        // Inputs are constant from the last row of a window to the next row.
         let from = piece.first + piece.length - count as usize;
         self.inputs.extend(data.inputs(from..rows.end - 1).map(|u| u.to_device(model.device())));
         self.left.extend(self.windows as i64..self.windows as i64 + count - 1);
@@ -248,14 +250,14 @@ impl Batch {
     }
 }
 
-/// Rows on either side that a derivative is fitted to.
+/// Number of rows on either side to which a derivative is fitted.
 const ASIDE: usize = 2;
 
-/// Moments of observables and their rates by the derivatives of parabolas through neighbouring rows, for irregular
-/// times (Klus et al., Physica D 406, 2020, generator EDMD).
+/// Moments of observables and their rates, for irregular times (generator EDMD, Klus et al., Physica D 406, 2020).
+/// Rates are derivatives of parabolas fitted to neighbouring rows.
 ///
 /// # Errors
-/// [`Error::Argument`] naming `paths` where no path has three rows that were seen whole.
+/// [`Error::Argument`] naming `paths` if no path has three rows without missing values.
 pub fn of_rates(
     model: &Forecaster,
     data: &Observed,
@@ -266,7 +268,7 @@ pub fn of_rates(
     let m = model.sizes.all();
     let mut moments = Moments::zero(m, model.sizes.inputs);
     let world = monitor.world().clone();
-    // Paths in turn: the slope at a row is that of its neighbours'.
+    // Whole paths are assigned to ranks in turn, because the slope at a row depends on its neighbours.
     let own = ranges.iter().enumerate().filter(|(place, _)| *place as i64 % world.size() == world.rank());
     for (_, rows) in own {
         monitor.tick()?;
@@ -290,12 +292,13 @@ pub fn of_rates(
     match moments.count > 0.0 {
         true => Ok(moments),
         false => {
-            Err(Error::argument("paths", "at least three rows seen whole in some path", "fewer in each"))
+            let expected = "at least three rows without missing values in some path";
+            Err(Error::argument("paths", expected, "fewer in each path"))
         }
     }
 }
 
-/// Slopes of local parabolas through rows `[n, d]` at `times`.
+/// Slopes at `times` of parabolas fitted locally to rows `[n, d]`.
 fn slopes(times: &[f64], rows: &Tensor) -> Result<Tensor> {
     let n = times.len();
     let width = (2 * ASIDE + 1).min(n);
@@ -303,7 +306,7 @@ fn slopes(times: &[f64], rows: &Tensor) -> Result<Tensor> {
     for (row, t) in times.iter().enumerate() {
         let low = row.saturating_sub(ASIDE).min(n - width);
         let near = &times[low..low + width];
-        // Least squares of 1, s, s^2 in s = (time - t) / span: the slope's row of the pseudo-inverse.
+        // Least squares with 1, s, s^2 in s = (time - t) / span: the row of the pseudo-inverse that gives the slope.
         let span = near[width - 1] - near[0];
         let powers: Vec<[f64; 3]> = near
             .iter()
@@ -334,7 +337,7 @@ fn slopes(times: &[f64], rows: &Tensor) -> Result<Tensor> {
     Ok(weights.f_bmm(&near)?.squeeze_dim(1))
 }
 
-/// The solution of a positive definite system of three, by Cramer's rule.
+/// The solution of a positive definite 3x3 system, by Cramer's rule.
 fn solve3(a: [[f64; 3]; 3], b: [f64; 3]) -> [f64; 3] {
     let det = |m: [[f64; 3]; 3]| {
         m[0][0] * (m[1][1] * m[2][2] - m[1][2] * m[2][1]) - m[0][1] * (m[1][0] * m[2][2] - m[1][2] * m[2][0])

@@ -1,4 +1,4 @@
-//! How noisy observations are, and what is then left for the model itself to have added.
+//! The observation noise, and the process noise that remains after it is subtracted.
 
 use std::ops::Range;
 
@@ -12,21 +12,23 @@ use crate::data::{Observed, Segment};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 
-/// Deviations that are tried, in the data's; less than the first is none.
+/// Candidate standard deviations of the observation noise, in standard deviations of the data. The first one counts as
+/// no noise.
 const LEVELS: [f64; 12] = [1e-4, 3e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.35, 0.5];
-/// Runs of rows that likelihoods are of, and their length.
+/// Number of runs of rows over which likelihoods are computed, and their maximum length.
 const RUNS: usize = 8;
 const LENGTH: usize = 128;
-/// A fit leaves somewhat less unexplained than there is.
+/// Factor of the residual up to which noise is tried, because a fit underestimates the unexplained part.
 const AMPLE: f64 = 1.5;
-/// Largest stack that is filtered: its covariance is squared.
+/// Maximum size of a stack that is filtered, because its covariance is a square matrix.
 pub const LARGEST: i64 = 128;
-/// Least deviation of what a step adds, in that of the noise: a model is never exact.
+/// Minimum deviation of the process noise, in units of the observation noise, because no model is exact.
 const LEAST: f64 = 0.1;
 
-/// Covariance `[d, d]` of what a step of standardised states adds, where residuals of the fit are partly noise of both
-/// observations: the residual's less noise (1 + J J^T), which is right for the true step. A regression of noisy rows is
-/// not that, but too small: with `wary` only the noise of what was to be forecast is taken off.
+/// Covariance `[d, d]` of the process noise of standardised states. The residuals of a fit also contain the
+/// observation noise of both rows, so noise (1 + J^T J) is subtracted from their covariance. This is right for the
+/// true step. A regression on noisy rows gives too small a step; with `wary` only the noise of the predicted row is
+/// subtracted.
 ///
 /// # Errors
 /// Errors of libtorch.
@@ -44,7 +46,8 @@ pub fn process(model: &Forecaster, noise: f64, wary: bool) -> Result<Tensor> {
     Ok((&vectors * values.clamp_min(floor)).f_matmul(&vectors.tr())?)
 }
 
-/// Mean J^T J of a step's derivative over some of the data, `[d, d]`: what a step makes of noise.
+/// Mean of J^T J over a part of the data for the derivative J of a step, which tells how a step amplifies noise,
+/// `[d, d]`. `None` for irregular times and for large stacks.
 ///
 /// # Errors
 /// Errors of libtorch.
@@ -80,11 +83,11 @@ fn runs(model: &Forecaster, data: &Observed, ranges: &[Range<usize>]) -> Vec<Seg
     found.iter().map(|part| Segment { length: part.length.min(LENGTH), ..*part }).collect()
 }
 
-/// The deviation of the noise of observations by which held-out rows are likeliest, 0 where there is next to none; `None`
-/// where nothing can be told.
+/// The standard deviation of the observation noise that maximises the likelihood of rows; 0 if there is almost none.
+/// `None` if it cannot be estimated.
 ///
 /// # Errors
-/// Whatever the monitor answers.
+/// Errors of the monitor.
 pub fn estimate(
     model: &Forecaster,
     data: &Observed,
@@ -96,7 +99,7 @@ pub fn estimate(
     }
     let parts = runs(model, data, ranges);
     let mut best: Option<(f64, f64)> = None;
-    // What a step leaves unexplained holds all of the noise of what was to be forecast.
+    // The residual of a step contains all observation noise of the predicted row, which bounds the noise.
     let residual = model.evolution.next_state()?.covariance;
     let most = AMPLE * residual.diagonal(0, 0, 1).mean(Kind::Double).double_value(&[]).max(0.0).sqrt();
     if most < LEVELS[0] {

@@ -1,5 +1,6 @@
-//! Fitting to what the model itself makes of noisy paths with gaps: smoothing and regression by turns (expectation and
-//! maximisation, but for the posterior's spread: Ghahramani and Roweis, Neural Information Processing Systems 11, 1999).
+//! Refinement for noisy paths with gaps, which alternates between smoothing the paths with the model and fitting the
+//! model to the smoothed paths. This is expectation maximisation without the posterior covariance (Ghahramani and
+//! Roweis, Neural Information Processing Systems 11, 1999).
 
 use tch::{Kind, Tensor};
 
@@ -11,26 +12,26 @@ use super::Forecaster;
 use crate::data::Observed;
 use crate::error::{Error, Result};
 
-/// Held-out errors that differ by less than this factor say nothing against a round.
+/// Factor by which the held-out error may increase in a round that is still accepted.
 const ALIKE: f64 = 1.05;
 
-/// Paths of equal times that are smoothed at once hold at most so many numbers.
+/// Maximum number of values in memory for paths of equal length that are smoothed together.
 const KEPT: i64 = 1 << 26;
 
-/// The best of the model and its refinements, by held-out rows as they are.
+/// Refines a model. Returns the best of the model and its refinements on the original held-out rows.
 ///
 /// # Errors
-/// [`Error::Argument`] naming `method` where paths cannot be smoothed; whatever the monitor answers but an interrupt.
+/// [`Error::Argument`] naming `method` if paths cannot be smoothed; errors of the monitor except an interrupt.
 pub fn refine(model: Forecaster, fitting: &mut Fitting<'_>) -> Result<Forecaster> {
     let data = fitting.data;
     if model.facts.continuous || model.sizes.stack() > LARGEST || model.sizes.inputs > 0 {
         let expected = format!(
-            "'closed_form' or 'gradient' for irregular times, inputs, or more than {LARGEST} numbers"
+            "'closed_form' or 'gradient' for irregular times, inputs, or states of more than {LARGEST} numbers"
         );
         return Err(Error::argument("method", expected, "'refine'"));
     }
     if model.sizes.psi == 0 && model.sizes.history == 1 {
-        // Exponentials of whole paths have taken care of noise.
+        // The exponentials of whole paths are not biased by noise, so no refinement is needed.
         let mut model = model;
         model.learn_gain(data, &fitting.data.ranges())?;
         return Ok(model);
@@ -44,7 +45,9 @@ pub fn refine(model: Forecaster, fitting: &mut Fitting<'_>) -> Result<Forecaster
     model.facts.noise = noise;
     let gaps = (0..data.rows()).any(|row| !data.seen_whole(row));
     if noise == 0.0 && !gaps {
-        fitting.history.note("observations have no noise that smoothing could remove, and no gaps");
+        fitting
+            .history
+            .note("no refinement: the observations have no noise that smoothing could remove, and no gaps");
         return Ok(model);
     }
     let check = fitting.check(&model)?;
@@ -55,7 +58,8 @@ pub fn refine(model: Forecaster, fitting: &mut Fitting<'_>) -> Result<Forecaster
         let outcome = smoothed(&model, data, noise, fitting).and_then(|paths| {
             let mut next = model.shallow_clone();
             if round == 1 {
-                // Noise hides which observables are good: of smoothed paths it can be told.
+                // Lengths and ridge are chosen again on smoothed paths, because noise makes the first choice
+                // unreliable.
                 ridge = fitting.of(&paths).choose_again(&mut next)?;
             }
             let rows = spread(paths.ranges(), next.config.most_rows(next.sizes.all()));
@@ -85,8 +89,8 @@ pub fn refine(model: Forecaster, fitting: &mut Fitting<'_>) -> Result<Forecaster
             }
             other => other?,
         };
-        // A later one counts where it is about as good: held-out rows are as noisy as they were, so that their errors
-        // hardly tell.
+        // A later round is accepted if its error is about as small, because held-out rows are still noisy and their
+        // errors depend little on the model.
         if check.is_none() || error <= best.0 * ALIKE {
             best = (error.min(best.0), next.shallow_clone());
         }
@@ -98,7 +102,7 @@ pub fn refine(model: Forecaster, fitting: &mut Fitting<'_>) -> Result<Forecaster
 }
 
 impl Forecaster {
-    /// Lets a step add some of the noise's deviation to the state: a fit to smoothed paths leaves next to nothing.
+    /// Adds process noise to the state, because the residuals of a fit to smoothed paths are too small.
     fn allow(&mut self, noise: f64) -> Result<()> {
         let added = process(self, noise, false)?;
         match self.evolution.projection {
@@ -107,7 +111,7 @@ impl Forecaster {
         }
     }
 
-    /// Learns what a step makes of noise.
+    /// Estimates [`super::Evolution::gain`], which tells how a step amplifies noise.
     ///
     /// # Errors
     /// Errors of libtorch.
@@ -119,7 +123,7 @@ impl Forecaster {
     }
 }
 
-/// All paths as the model smooths them, without gaps.
+/// All paths smoothed by the model, without gaps.
 fn smoothed(model: &Forecaster, data: &Observed, noise: f64, fitting: &mut Fitting<'_>) -> Result<Observed> {
     let n = model.sizes.stack();
     let step = model.facts.step;
@@ -129,7 +133,7 @@ fn smoothed(model: &Forecaster, data: &Observed, noise: f64, fitting: &mut Fitti
     let mut conditions = Vec::new();
     let mut path = 0;
     while path < data.paths() {
-        // Neighbours of one length go together.
+        // Successive paths of equal length are smoothed together.
         let rows = rows_on_grid(data, path, step);
         let at_once = (KEPT / (3 * n * n * rows.len() as i64)).max(1) as usize;
         let end = (path + 1..data.paths())
@@ -160,7 +164,7 @@ fn smoothed(model: &Forecaster, data: &Observed, noise: f64, fitting: &mut Fitti
     Observed::new(&Tensor::f_cat(&values, 0)?, &lengths, Some(times), None, conditions.as_ref())
 }
 
-/// Rows of a path's grid, and the row of the data at each, if there is one.
+/// The index of the data's row at each point of a path's time grid; `None` if there is none.
 fn rows_on_grid(data: &Observed, path: usize, step: f64) -> Vec<Option<usize>> {
     let range = data.range(path);
     let begin = data.times()[range.start];
@@ -172,7 +176,7 @@ fn rows_on_grid(data: &Observed, path: usize, step: f64) -> Vec<Option<usize>> {
     rows
 }
 
-/// Standardised rows of a path on its grid, NaN where nothing was seen: `[T, d]`.
+/// Standardised rows `[T, d]` of a path on its time grid, with NaN for missing rows and values.
 fn gridded(model: &Forecaster, data: &Observed, path: usize, step: f64) -> Result<Tensor> {
     let range = data.range(path);
     let own = model.standard(&data.values(range.clone()).to_device(model.device()));

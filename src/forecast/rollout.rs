@@ -1,4 +1,4 @@
-//! Forecasts: observables carried linearly, read off, and encoded anew.
+//! Forecasts: observables evolve linearly, and states are decoded from them and encoded again.
 
 use std::collections::HashMap;
 
@@ -10,38 +10,40 @@ use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::tensor::{chunks, RandomSource};
 
-/// What is asked of a forecast.
+/// The arguments of a forecast.
 pub struct Request<'a> {
-    /// Stacks of standardised states, `[B, h d]`, and conditions `[B, c]`.
+    /// Stacks of standardised states, `[B, h d]`.
     pub stack: &'a Tensor,
+    /// Conditions, `[B, c]`.
     pub condition: Option<&'a Tensor>,
     /// Times since the last row of the stacks, at least 0, in any order.
     pub times: &'a [f64],
-    /// Steps between encodings; `None` never encodes anew.
+    /// Number of steps between encodings; `None` means only one encoding.
     pub re_encode: Option<u64>,
-    /// Held from each step to the next, from the last row on: `[N, B, u]`, where N steps reach the last of the times.
+    /// Inputs from the last row on, `[N, B, u]`, each of which is constant until the next step. The N steps must
+    /// reach the last of the times.
     pub inputs: Option<&'a Tensor>,
-    /// Number of random members; 0 is the forecast without noise.
+    /// Number of random ensemble members; 0 means one forecast without noise.
     pub members: i64,
     pub seed: u64,
 }
 
-/// Rows that are carried at once.
+/// Maximum number of rows that are forecast at once.
 const CHUNK_ROWS: i64 = 4096;
 
-/// Times nearer to a step than this share of it are the step's.
+/// Distance from a step, as a share of the step, below which a time counts as that step.
 const ON_GRID: f64 = 1e-6;
-/// Most steps of a forecast.
+/// Maximum number of steps of a forecast.
 const LONGEST: f64 = 1e7;
 
-/// Standardised states `[T, B, d]`, or `[T, members, B, d]` of members.
+/// Forecasts standardised states `[T, B, d]`, or `[T, members, B, d]` with ensemble members.
 ///
 /// # Errors
-/// Names `times` or `inputs`; [`Error::Divergence`] where a forecast overflows; whatever the monitor answers.
+/// Errors naming `times` or `inputs`; [`Error::Divergence`] if a forecast overflows; errors of the monitor.
 pub fn forecast(model: &Forecaster, request: &Request<'_>, monitor: &mut dyn Monitor) -> Result<Tensor> {
     let _guard = tch::no_grad_guard();
     if let Some(bad) = request.times.iter().find(|time| !(time.is_finite() && **time >= 0.0)) {
-        return Err(Error::argument("times", "times since the last row, at least 0", bad));
+        return Err(Error::argument("times", "finite times since the last row of at least 0", bad));
     }
     if let Some(far) = request.times.iter().find(|time| **time > LONGEST * model.facts.step) {
         return Err(Error::argument("times", format!("at most {LONGEST:.0} steps ahead"), far));
@@ -77,16 +79,17 @@ pub fn forecast(model: &Forecaster, request: &Request<'_>, monitor: &mut dyn Mon
     let states = Tensor::f_cat(&parts, 2)?;
     if !crate::tensor::all_finite(&states) {
         return Err(Error::Divergence(
-            "the forecast is beyond float64: the model grows without bound that far ahead".into(),
+            "the forecast overflows float64, because the model grows without bound; forecast fewer steps"
+                .into(),
         ));
     }
     Ok(if request.members == 0 { states.squeeze_dim(1) } else { states })
 }
 
-/// Random additions to every step.
+/// The process noise that is added in every step.
 struct Noise {
     random: RandomSource,
-    /// A root of the covariance: `[m, m]`, or `[d, d]` of the state where every step encodes anew.
+    /// A square root of the noise covariance, `[m, m]`, or `[d, d]` for the state if every step encodes again.
     root: Tensor,
 }
 
@@ -107,7 +110,7 @@ impl Noise {
         Ok(Noise { random, root })
     }
 
-    /// A draw that the others do not notice.
+    /// A draw from a separate random stream, which does not change the other draws.
     fn aside(&self, step: usize, rows: i64) -> Result<Tensor> {
         let mut random = self.random.fork_numbered("between", step as u64);
         let fresh = random.normal(&[rows, self.root.size()[0]], Kind::Double, Device::Cpu)?;
@@ -127,11 +130,11 @@ struct Run<'a> {
     inputs: Option<Tensor>,
     noise: Option<Noise>,
     re_encode: Option<u64>,
-    /// exp(L t) and what inputs add meanwhile, by the bits of t.
+    /// Cache of exp(L t) and the effect of inputs, with the bits of t as the key.
     exponentials: HashMap<u64, Exponential>,
 }
 
-/// exp(L t), `[m, m]`, and the integral of B exp(L s) over s in [0, t], `[u, m]`.
+/// exp(L t), `[m, m]`, and the effect of inputs, which is the integral of B exp(L s) over s in [0, t], `[u, m]`.
 struct Exponential {
     own: Tensor,
     driven: Option<Tensor>,
@@ -149,7 +152,7 @@ impl Run<'_> {
             let Some(generator) = &own.generator else {
                 let step = self.model.facts.step;
                 let expected =
-                    format!("multiples of the data's step {step}: this model has no generator to go between");
+                    format!("multiples of the data's step {step}, since this model has no generator");
                 return Err(Error::argument("times", expected, time));
             };
             let drive = own.drive.as_ref().map(|drive| self.rate_of_inputs(generator, drive)).transpose()?;
@@ -161,10 +164,10 @@ impl Run<'_> {
         }
         self.exponentials
             .get(&key)
-            .ok_or_else(|| Error::Internal(anyhow::anyhow!("an exponential was made and is gone")))
+            .ok_or_else(|| Error::Internal(anyhow::anyhow!("a cached exponential is missing")))
     }
 
-    /// B of dg/dt = g L + u B, of what a whole step of inputs adds.
+    /// The matrix B of dg/dt = g L + u B, from the effect `drive` of inputs over a whole step.
     fn rate_of_inputs(&self, generator: &Tensor, drive: &Tensor) -> Result<Tensor> {
         if self.model.facts.continuous {
             return Ok(drive.shallow_clone());
@@ -172,7 +175,7 @@ impl Run<'_> {
         let m = generator.size()[0];
         let eye = Tensor::f_eye(m, (Kind::Double, generator.device()))?;
         let step = driven_exponential(generator, Some(&eye), &Tensor::from(self.model.facts.step))?;
-        // The integral of exp(L s) over a step, which takes B to what is known.
+        // The integral of exp(L s) over a step, which maps B to `drive`.
         let whole = step.narrow(0, m, m).narrow(1, 0, m).contiguous();
         Ok(Tensor::f_linalg_solve(&whole, drive, false)?)
     }
@@ -187,7 +190,7 @@ impl Run<'_> {
         Ok(Some(inputs.select(0, step as i64)))
     }
 
-    /// What the inputs of a step add by B, `[u, any]`.
+    /// The effect of a step's inputs through the matrix `drive` `[u, any]`.
     fn drive_by(&self, step: usize, drive: &Option<Tensor>) -> Result<Option<Tensor>> {
         match (self.inputs_of(step)?, drive) {
             (Some(inputs), Some(drive)) => Ok(Some(inputs.f_matmul(drive)?)),
@@ -195,7 +198,7 @@ impl Run<'_> {
         }
     }
 
-    /// Standardised states some part of a step after `g` at step `now`.
+    /// Standardised states at a time `rest`, shorter than a step, after the observables `g` at step `now`.
     fn between(&mut self, g: &Tensor, now: usize, rest: f64) -> Result<Tensor> {
         let share = (rest / self.model.facts.step).sqrt();
         let inputs = self.inputs_of(now)?;
@@ -205,7 +208,7 @@ impl Run<'_> {
             moved += inputs.f_matmul(driven)?;
         }
         let own = &self.model.evolution;
-        // Noise of its own: what is asked of between does not change what comes after.
+        // The noise comes from a separate stream, so that times between steps do not change later states.
         let state = match &self.noise {
             None => moved.f_matmul(&own.readout)?,
             Some(noise) => {
@@ -219,10 +222,10 @@ impl Run<'_> {
         Ok(if self.re_encode.is_some() { self.model.clipped(&state) } else { state })
     }
 
-    /// States at times, from one step of the data to the next.
+    /// States at times, computed with one step of the data after another.
     fn by_steps(&mut self, times: &[f64], monitor: &mut dyn Monitor) -> Result<Tensor> {
         let step = self.model.facts.step;
-        // Each time as a whole number of steps and the rest.
+        // Each time is split into a whole number of steps and the rest.
         let places: Vec<(usize, f64)> = times
             .iter()
             .map(|time| {
@@ -238,7 +241,7 @@ impl Run<'_> {
         let own = &self.model.evolution;
         let (d, rows) = (self.model.sizes.dimension(), self.stack.size()[0]);
         let newest = |stack: &Tensor| stack.narrow(1, 0, d).shallow_clone();
-        // What is encoded anew is only a state, which may be known better than by K.
+        // A state that is encoded again may be predicted more accurately than by K.
         let short = self.re_encode.is_some().then(|| own.next_state()).transpose()?;
         let mut g: Option<Tensor> = None;
         let mut since = 0;
@@ -302,7 +305,8 @@ impl Run<'_> {
         Ok(Tensor::f_stack(&states.unwrap_or_default(), 0)?)
     }
 
-    /// States at times along dg/dt = g L: by one encoding, or along the field dz/dt that every state's encoding gives.
+    /// States at times along dg/dt = g L from one encoding, or along the vector field dz/dt that the encoding of each
+    /// state gives.
     fn by_rates(&mut self, times: &[f64], monitor: &mut dyn Monitor) -> Result<Tensor> {
         let mut order: Vec<usize> = (0..times.len()).collect();
         order.sort_by(|a, b| times[*a].total_cmp(&times[*b]));
@@ -311,7 +315,7 @@ impl Run<'_> {
         let (mut now, mut state, rows) = (0.0, self.stack.shallow_clone(), self.stack.size()[0]);
         let mut g = self.encode()?;
         for place in order {
-            // From one step to the next, where inputs change and noise comes, wherever times are asked for.
+            // Integrates from one step to the next, because inputs change and noise is added at steps.
             while now < times[place] {
                 monitor.tick()?;
                 let index = (now / step + ON_GRID).floor();
@@ -345,7 +349,8 @@ impl Run<'_> {
     }
 }
 
-/// exp of [[L, 0], [B, 0]] times t, one number or `[S, 1, 1]`: exp(L t) and, below it, what inputs that are held add.
+/// exp([[L, 0], [B, 0]] t) for t, one number or `[S, 1, 1]`: it contains exp(L t) and, below it, the effect of
+/// constant inputs.
 ///
 /// # Errors
 /// Errors of libtorch.
@@ -357,12 +362,11 @@ pub(super) fn driven_exponential(generator: &Tensor, drive: Option<&Tensor>, t: 
     Ok((Tensor::f_cat(&[rows, none], 1)? * t).f_linalg_matrix_exp()?)
 }
 
-/// Steps of Runge and Kutta's in one of the data's.
+/// Number of Runge-Kutta steps in one step of the data.
 const SUBSTEPS: usize = 4;
 
 impl Forecaster {
-    /// Standardised states `[B, d]` after a time, one number or `[B, 1]`, along the field that their encodings give:
-    /// dz/dt = (g(z) L) C.
+    /// Standardised states `[B, d]` after the time `time`, along the vector field dz/dt = (g(z) L) C.
     pub(super) fn advanced(
         &self,
         z: &Tensor,
@@ -374,6 +378,7 @@ impl Forecaster {
         self.advanced_each(z, condition, driven, &time)
     }
 
+    /// [`Forecaster::advanced`] with a separate time for each state, `[B, 1]`.
     pub(super) fn advanced_each(
         &self,
         z: &Tensor,

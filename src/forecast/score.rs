@@ -1,4 +1,4 @@
-//! Errors of forecasts on held-out rows: what every choice is made by.
+//! Errors of forecasts on held-out rows, on which all choices are based.
 
 use std::ops::Range;
 
@@ -11,28 +11,28 @@ use crate::data::Observed;
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 
-/// Starts that errors are measured from, at most.
+/// Maximum number of starts of forecasts.
 const STARTS: usize = 64;
-/// Multiples of it are spread evenly over [0, 1), however many there are.
+/// The golden ratio, whose multiples modulo 1 are spread evenly over [0, 1) for any number of them.
 const GOLDEN: f64 = 0.618_033_988_749_895;
-/// Steps of the default horizon, at most.
+/// Maximum number of steps of the default horizon.
 const LONGEST: usize = 256;
 
-/// Held-out starts, and what followed them.
+/// Starts of forecasts in held-out rows, and the rows that followed them.
 pub struct Check {
     stack: Tensor,
     condition: Option<Tensor>,
-    /// `[N, S, d]`, standardised.
+    /// Standardised rows that followed, `[N, S, d]` for N steps and S starts.
     truth: Tensor,
-    /// `[N, S, u]`
+    /// Inputs, `[N, S, u]`.
     inputs: Option<Tensor>,
-    /// Times since the rows before, `[N, S, 1]`, where they are irregular.
+    /// Times since the previous rows, `[N, S, 1]`, for irregular times.
     gaps: Option<Tensor>,
 }
 
 impl Check {
-    /// `None` where no held-out run of rows is long enough. The horizon is in steps of the data, or in rows where times
-    /// are irregular.
+    /// Selects the starts. `None` if no held-out run of rows is long enough. The horizon is in steps of the data, or
+    /// in rows for irregular times.
     ///
     /// # Errors
     /// Errors of libtorch.
@@ -55,20 +55,20 @@ impl Check {
         let step = if model.facts.continuous { data.typical_spacing() } else { model.facts.step };
         let horizon = match model.config.horizon {
             Some(time) => ((time / step).round() as usize).max(1),
-            // Half of what is there, so that there is more than one start.
+            // Half of the longest run, so that there is more than one start.
             None => ((longest - history) / 2).clamp(1, LONGEST),
         };
         let horizon = horizon.min(longest - history);
         let fitting: Vec<&Vec<usize>> = runs.iter().filter(|run| run.len() >= history + horizon).collect();
         let each = STARTS.div_ceil(fitting.len().max(1));
         let mut check = Parts::default();
-        // Of very many paths some, not the first.
+        // If there are very many runs, they are sampled evenly.
         let every = fitting.len().div_ceil(STARTS).max(1);
         for (place, run) in fitting.iter().step_by(every).enumerate() {
             let free = run.len() - history - horizon;
             let count = each.min(free / horizon.div_ceil(4).max(1) + 1);
             for start in 0..count {
-                // One start of each path is anywhere in it, not where all paths begin.
+                // A single start is somewhere in the run, because the beginnings of paths may be alike.
                 let first = match count {
                     1 => ((place as f64 * GOLDEN).fract() * (free + 1) as f64) as usize,
                     _ => start * free / (count - 1),
@@ -79,7 +79,7 @@ impl Check {
         check.join().map(Some)
     }
 
-    /// The last lead time, in units of time: of irregular ones their mean.
+    /// The longest lead time, in units of time; its mean for irregular times.
     pub fn horizon(&self, step: f64) -> f64 {
         match &self.gaps {
             Some(gaps) => gaps.sum(Kind::Double).double_value(&[]) / gaps.size()[1] as f64,
@@ -87,11 +87,12 @@ impl Check {
         }
     }
 
-    /// Mean over the logarithm of lead times of RMS errors in deviations of the data, at most 1 each: near and far count
-    /// alike, though chaos makes every far one wrong. A forecast that overflows is as wrong as can be.
+    /// Mean of the RMS errors over the logarithm of lead times. Errors are in standard deviations of the data and at
+    /// most 1 each. Short and long lead times count equally, because chaos makes every long forecast wrong. A
+    /// forecast that overflows has error 1.
     ///
     /// # Errors
-    /// Whatever the monitor answers.
+    /// Errors of the monitor.
     pub fn error(
         &self,
         model: &Forecaster,
@@ -137,7 +138,7 @@ impl Check {
             };
             z = match (&mut evolved, &model.evolution.generator) {
                 (Some(g), Some(generator)) => {
-                    // exp(gap L) of each row's own gap.
+                    // exp(gap L) with a separate gap for each row.
                     let drive = model.evolution.drive.as_ref();
                     let each = driven_exponential(generator, drive, &gap.unsqueeze(2))?;
                     let both = match (drive, &inputs) {
@@ -156,7 +157,7 @@ impl Check {
     }
 }
 
-/// RMS errors, at most 1 each, weighed by the inverse of the lead.
+/// The mean of RMS errors, at most 1 each, weighted by the inverse of the lead time.
 fn relative(found: &Tensor, truth: &Tensor) -> Result<f64> {
     let square = (found - truth).f_square()?.f_mean_dim([1i64, 2].as_slice(), false, Kind::Double)?;
     let errors = square.sqrt().nan_to_num(1.0, 1.0, 1.0).clamp_max(1.0);
@@ -175,7 +176,7 @@ struct Parts {
 }
 
 impl Parts {
-    /// A start, whose rows are in order: as many as one encoding reads, and those to forecast.
+    /// Adds a start. `rows` are the rows that one encoding reads, followed by the rows to forecast.
     fn add(&mut self, model: &Forecaster, data: &Observed, rows: &[usize]) -> Result<()> {
         let (history, first) = (model.sizes.history, rows[0]);
         let places: Vec<i64> = rows.iter().map(|row| (*row - first) as i64).collect();

@@ -1,4 +1,4 @@
-//! The posterior of paths given what was seen of them.
+//! Filtering and smoothing: the posterior of paths given observations of them.
 
 use tch::{Kind, Tensor};
 
@@ -9,39 +9,40 @@ use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::tensor::{chunks, shape_text};
 
-/// What was seen of `[B]` paths.
+/// The observations of B paths.
 pub struct Observations<'a> {
-    /// `[B, T, d]`, NaN where nothing was seen.
+    /// Rows `[B, T, D]`, with NaN for missing values.
     pub values: &'a Tensor,
-    /// Increasing, `[T]`.
+    /// Increasing times, `[T]`.
     pub times: &'a [f64],
     pub condition: Option<&'a Tensor>,
-    /// Deviation of the noise, in the data's deviations.
+    /// Standard deviation of the observation noise, in standard deviations of the data.
     pub noise: f64,
-    /// Whether the model encodes anew at every step, or carries one encoding.
+    /// Whether the model encodes again at every step, instead of evolving one encoding.
     pub re_encode: bool,
 }
 
-/// Of states, in the data's units.
+/// The posterior of states, in the data's units.
 pub struct Smoothed {
-    /// `[T, B, d]`
+    /// Means, `[T, B, D]`.
     pub mean: Tensor,
+    /// Standard deviations, `[T, B, D]`.
     pub deviation: Tensor,
-    /// Log-likelihood of what was seen, in nats of standardised states, `[B]`.
+    /// Log-likelihood of the observations in nats, as a density of standardised states, `[B]`.
     pub log_likelihood: Tensor,
 }
 
-/// Numbers that all steps of the filter keep at once.
+/// Maximum number of values that all steps of the filter keep in memory.
 const KEPT: i64 = 1 << 26;
-/// Most observables that are filtered.
+/// Maximum number of observables that are filtered.
 const MOST: i64 = 512;
 
-/// Means and deviations at `wanted` times, in their order, given all that was seen or, for a filter, only what was until
-/// then.
+/// Means and standard deviations at `wanted` times, in the given order. With `backwards` they are given all
+/// observations, otherwise only those up to each time.
 ///
 /// # Errors
-/// Names `times`, `observations` or `condition`; [`Error::Argument`] naming `rank` where a model has too many
-/// observables to be filtered.
+/// Errors naming `times`, `observations` or `condition`; [`Error::Argument`] naming `rank` or `history` if the model
+/// has too many observables or too large a stack to be filtered.
 pub fn smooth(
     model: &Forecaster,
     seen: &Observations<'_>,
@@ -54,21 +55,26 @@ pub fn smooth(
     if size.len() != 3 || size[1] != count || size[2] != d || size[0] == 0 || count == 0 {
         return Err(Error::shape("observations", format!("(B, {count}, {d})"), shape_text(&size)));
     }
-    if seen.times.windows(2).any(|pair| pair[1] <= pair[0]) || seen.times.iter().any(|t| !t.is_finite()) {
-        return Err(Error::argument("times", "finite and increasing times", "others"));
+    let falling = seen.times.windows(2).find(|pair| pair[1] <= pair[0]);
+    if falling.is_some() || seen.times.iter().any(|t| !t.is_finite()) {
+        let got =
+            falling.map_or("infinite or NaN times".into(), |pair| format!("{} after {}", pair[1], pair[0]));
+        return Err(Error::argument("times", "finite and increasing times", got));
     }
     if model.sizes.inputs > 0 {
-        return Err(Error::argument("observations", "a model without inputs", "one with inputs"));
+        let got = "those of a model with inputs";
+        return Err(Error::argument("observations", "those of a model without inputs", got));
     }
     let infinite = seen.values.isinf().sum(Kind::Int64).int64_value(&[]);
     if infinite > 0 {
-        let message = format!("{infinite} infinite values; NaN says that nothing was seen");
+        let message =
+            format!("expected finite values, or NaN for missing ones; got {infinite} infinite values");
         return Err(Error::NonFinite { argument: "observations".into(), message });
     }
-    // Every time once, with the place of its observation.
+    // Every time once, with the index of its observation.
     let mut schedule: Vec<(f64, Option<i64>)> =
         seen.times.iter().enumerate().map(|(place, time)| (*time, Some(place as i64))).collect();
-    // In steps, and as far as float64 can tell times.
+    // Tolerance for equal times: a share of the step, and the rounding of float64.
     let near = |a: f64, b: f64| (a - b).abs() <= 1e-6 * model.facts.step + 4.0 * f64::EPSILON * b.abs();
     let known = |time: f64| seen.times.iter().any(|own| near(*own, time));
     schedule.extend(wanted.iter().filter(|time| !known(**time)).map(|time| (*time, None)));
@@ -79,10 +85,10 @@ pub fn smooth(
     let m = if seen.re_encode { model.sizes.stack() } else { model.evolution.transition.size()[0] };
     let (most, name) = if seen.re_encode { (LARGEST, "history") } else { (MOST, "rank") };
     if m > most {
-        let expected = format!("a model that filters at most {most} numbers");
-        return Err(Error::argument(name, expected, format!("{m} of them")));
+        let expected = format!("a model whose filter has at most {most} numbers");
+        return Err(Error::argument(name, expected, format!("{m} numbers")));
     }
-    // A regression of noisy rows is too small a step; smoothed rows and whole paths are not noisy.
+    // A regression on noisy rows underestimates the step. Smoothed rows and whole paths do not have this problem.
     let wary = !model.facts.continuous && model.config.method != Method::Refine;
     let at_once = (KEPT / (3 * m * m * schedule.len() as i64)).max(1);
     let (mut means, mut deviations, mut logs) = (Vec::new(), Vec::new(), Vec::new());

@@ -1,4 +1,4 @@
-//! Linear regression of the next observables on the present ones.
+//! The linear regression of the next observables on the present ones.
 
 use tch::{Device, Kind, Tensor};
 
@@ -9,20 +9,21 @@ use crate::koopman::Eigenvectors;
 
 const REAL: (Kind, Device) = (Kind::Double, Device::Cpu);
 
-/// Least ridge of regressions by squares.
+/// Smallest ridge of regressions with Gram matrices.
 pub const SQUARED: f64 = 1e-12;
 
-/// Moments with the eigenvectors of their Gram matrix: any ridge is then a matter of products.
+/// Moments with the eigenvectors of their Gram matrix, with which the solution for any ridge needs only products.
 pub struct Normal<'a> {
     moments: &'a Moments,
     values: Tensor,
     vectors: Tensor,
-    /// Of the moments' factor [[R, Z], [0, E]] with R = U S V^T: S, U^T Z, R, Z and E.
+    /// Parts of the moments' factor; `None` if the moments have none.
     exact: Option<Exact>,
-    /// Mean square of an observable, the unit of ridges.
+    /// Mean square of an observable, which is the unit of the ridge.
     unit: f64,
 }
 
+/// Parts of the moments' factor [[R, Z], [0, E]] with R = U S V^T: S, U^T Z, R, Z and E.
 struct Exact {
     singular: Tensor,
     turned: Tensor,
@@ -32,30 +33,30 @@ struct Exact {
 }
 
 impl Exact {
-    /// Squares of what `moves` `[p, d]` leave of what states move by, `[d, d]`.
+    /// Sum of squared residuals `[d, d]` of the states' displacements for the coefficients `moves` `[p, d]`.
     fn left(&self, moves: &Tensor) -> Result<Tensor> {
         let off = self.factor.f_matmul(moves)? - &self.moved;
         Ok(off.tr().f_matmul(&off)? + self.rest.tr().f_matmul(&self.rest)?)
     }
 }
 
-/// The regression's answer.
+/// The solution of the regression.
 pub struct Solution {
     /// K or L, `[m, m]`.
     pub matrix: Tensor,
-    /// `[u, m]`
+    /// Effect of the inputs, `[u, m]`.
     pub drive: Option<Tensor>,
 }
 
-/// What is known of the next observables without a regression.
+/// The columns of K or L that are known without a regression.
 pub struct Structure<'a> {
     pub sizes: &'a Sizes,
-    /// Whether rates are sought, of which none is that of a constant.
+    /// Whether the regression is for rates. The rate of a constant is 0.
     pub rates: bool,
 }
 
 impl Structure<'_> {
-    /// The guess that a ridge leads to: the state stays. `[p, m]`
+    /// The matrix `[p, m]` towards which the ridge shrinks the solution: a state that does not change.
     fn guess(&self, p: i64) -> Result<Tensor> {
         let guess = Tensor::f_zeros([p, self.sizes.all()], REAL)?;
         if !self.rates {
@@ -64,7 +65,7 @@ impl Structure<'_> {
         Ok(guess)
     }
 
-    /// Columns of the constant, of older rows and of conditions, which are exact.
+    /// Sets the columns of the constant, of older rows and of conditions, which are known exactly.
     fn impose(&self, matrix: &Tensor) -> Result<()> {
         let (d, stack) = (self.sizes.dimension(), self.sizes.stack());
         let columns = |first: i64, count: i64| matrix.narrow(1, first, count);
@@ -88,7 +89,7 @@ fn ones(matrix: &Tensor, row: i64, column: i64, count: i64) -> Result<()> {
 
 impl<'a> Normal<'a> {
     /// # Errors
-    /// [`Error::Divergence`] where observables are not finite.
+    /// [`Error::Divergence`] if observables are not finite.
     pub fn new(moments: &'a Moments) -> Result<Self> {
         let gram = &moments.gram / moments.count.max(1.0);
         if !crate::tensor::all_finite(&gram) {
@@ -100,7 +101,7 @@ impl<'a> Normal<'a> {
             return Ok(Normal { moments, values: values.clamp_min(0.0), vectors, unit, exact: None });
         };
         let p = gram.size()[0];
-        // Fewer rows than columns leave fewer rows of R.
+        // With fewer rows than columns, R has fewer rows.
         let missing = whole.size()[1] - whole.size()[0];
         let whole = whole.f_constant_pad_nd([0, 0, 0, missing.max(0)])?;
         let d = whole.size()[1] - p;
@@ -115,21 +116,21 @@ impl<'a> Normal<'a> {
         Ok(Normal { moments, values, vectors, unit, exact })
     }
 
-    /// What states move by, on the observables: `[p, d]`, with all digits.
+    /// The regression `[p, d]` of the states' displacements on the observables, accurate to all digits.
     fn moves(&self, own: &Exact, ridge: f64) -> Result<Tensor> {
         let floor = ridge * self.unit * self.moments.count.max(1.0) + f64::MIN_POSITIVE;
         let shrunk = &own.singular / (own.singular.square() + floor);
         Ok(self.vectors.f_matmul(&(&own.turned * shrunk.unsqueeze(1)))?)
     }
 
-    /// (Gram + ridge)^{-1} right, both divided by the number of pairs.
+    /// (Gram + ridge)^{-1} right, for `right` and a Gram matrix divided by the number of pairs.
     fn apply(&self, right: &Tensor, ridge: f64) -> Result<Tensor> {
         let shrunk = (&self.values + ridge * self.unit + f64::MIN_POSITIVE).reciprocal();
         let turned = self.vectors.tr().f_matmul(right)?;
         Ok(self.vectors.f_matmul(&(turned * shrunk.unsqueeze(1)))?)
     }
 
-    /// The regression with a ridge, towards `structure`'s guess.
+    /// The ridge regression, which shrinks towards the guess of `structure`.
     ///
     /// # Errors
     /// Errors of libtorch.
@@ -137,7 +138,7 @@ impl<'a> Normal<'a> {
         let p = self.moments.gram.size()[0];
         let guess = structure.guess(p)?;
         let right = &self.moments.cross - self.moments.gram.f_matmul(&guess)?;
-        // What squares say of psi has half the digits: with less of a ridge its columns would be rounding.
+        // Gram matrices give psi with half the digits, so a smaller ridge would fit its columns to rounding errors.
         let squared = ridge.max(SQUARED);
         let all = self.apply(&(right / self.moments.count.max(1.0)), squared)? + &guess;
         if let Some(own) = &self.exact {
@@ -155,7 +156,7 @@ impl<'a> Normal<'a> {
         Ok(Solution { matrix, drive })
     }
 
-    /// The newest state by a ridge of its own, where rows kept all digits.
+    /// The columns for the next state with a separate ridge; `None` if the moments have no factor.
     ///
     /// # Errors
     /// Errors of libtorch.
@@ -169,7 +170,7 @@ impl<'a> Normal<'a> {
         Ok(Some(NextState { columns: all.narrow(0, 0, m).copy(), drive, covariance }))
     }
 
-    /// The plain regression of what the cross moments are of, `[p, columns]`.
+    /// The plain regression of the other quantities in the cross moments, `[p, columns]`.
     ///
     /// # Errors
     /// Errors of libtorch.
@@ -177,14 +178,14 @@ impl<'a> Normal<'a> {
         self.apply(&(&self.moments.cross / self.moments.count.max(1.0)), ridge.max(SQUARED))
     }
 
-    /// The same for combinations of observables that have no structure of their own but the constant.
+    /// The regression for combinations of observables, among which only the constant is known exactly.
     ///
     /// # Errors
     /// Errors of libtorch.
     pub fn solve_combined(&self, ridge: f64, rank: i64, rates: bool) -> Result<Solution> {
         let all = self.apply(&(&self.moments.cross / self.moments.count.max(1.0)), ridge)?;
         let rest = all.size()[0] - rank;
-        // The constant, which comes first, stays.
+        // The constant, which comes first, does not change.
         let _ = all.narrow(1, 0, 1).f_zero_()?;
         if !rates {
             ones(&all, 0, 0, 1)?;
@@ -195,15 +196,16 @@ impl<'a> Normal<'a> {
         })
     }
 
-    /// The constant, and the `rank` combinations of observables that tell most of what comes next (reduced-rank
-    /// regression: Kostic et al., Neural Information Processing Systems 35, 2022), without mean and orthonormal over the
-    /// data: `[m0, 1 + rank]`. The state weighs as much as everything else together.
+    /// The constant and the `rank` combinations of observables that predict the next observables best, `[m0, 1 +
+    /// rank]` (reduced-rank regression: Kostic et al., Neural Information Processing Systems 35, 2022). The
+    /// combinations have mean 0 and are orthonormal over the data. The state has the same weight as all other
+    /// observables together.
     ///
     /// # Errors
-    /// [`Error::Argument`] naming `rank` where there are fewer observables that differ.
+    /// [`Error::Argument`] naming `rank` if fewer observables are linearly independent.
     pub fn combinations(&self, ridge: f64, rank: i64, sizes: &Sizes) -> Result<Tensor> {
         let (m, d, count) = (sizes.all(), sizes.dimension(), self.moments.count.max(1.0));
-        // Inputs are no observables.
+        // Inputs are not observables.
         let block = |x: &Tensor| x.narrow(0, 0, m).narrow(1, 0, m) / count;
         let mean = &self.moments.sum / count;
         let gram = block(&self.moments.gram) - mean.unsqueeze(1).f_matmul(&mean.unsqueeze(0))?;
@@ -211,7 +213,7 @@ impl<'a> Normal<'a> {
         let keep = values.gt(1e-13 * values.max().double_value(&[])).nonzero().view([-1]);
         let root = (values.f_index_select(0, &keep)? + ridge * self.unit).rsqrt();
         let whiten = vectors.f_index_select(1, &keep)? * root;
-        // Means of the next ones and of the first differ by what paths begin and end with.
+        // The means of the first and the next observables differ by the beginnings and ends of paths.
         let next_mean = (self.moments.cross.narrow(0, 0, 1) / count).squeeze_dim(0);
         let cross = block(&self.moments.cross) - mean.unsqueeze(1).f_matmul(&next_mean.unsqueeze(0))?;
         let weights = Tensor::f_ones([m], REAL)?;
@@ -229,8 +231,8 @@ impl<'a> Normal<'a> {
         Ok(Tensor::f_cat(&[one, combined], 1)?)
     }
 
-    /// The linear readout of standardised states from combinations of observables, `[r, d]`: `gram` is that of all
-    /// observables, `[m0, m0]`.
+    /// The linear readout `[r, d]` of standardised states from combinations of observables. `gram` `[m0, m0]` is the
+    /// Gram matrix of all observables.
     ///
     /// # Errors
     /// Errors of libtorch.
@@ -242,7 +244,7 @@ impl<'a> Normal<'a> {
         Ok(Tensor::f_linalg_solve(&(own + Tensor::f_eye(r, REAL)? * floor), &right, true)?)
     }
 
-    /// Covariance `[m, m]` of what a step adds to the regression's answer.
+    /// Covariance `[m, m]` of the residuals of the regression.
     ///
     /// # Errors
     /// Errors of libtorch.
@@ -255,7 +257,7 @@ impl<'a> Normal<'a> {
         let both = all.tr().f_matmul(&self.moments.gram)?.f_matmul(&all)?;
         let sum = &self.moments.future - &own - own.tr() + both;
         if let Some(own) = &self.exact {
-            // Of the state without differences of large numbers.
+            // The block of the state is computed without differences of large numbers.
             let d = own.moved.size()[1];
             let guess = Tensor::f_zeros([own.factor.size()[0], d], REAL)?;
             ones(&guess, 1, 0, d)?;
@@ -266,7 +268,7 @@ impl<'a> Normal<'a> {
     }
 }
 
-/// The nearest symmetric matrix without negative eigenvalues.
+/// The nearest symmetric positive semidefinite matrix.
 ///
 /// # Errors
 /// Errors of libtorch.
@@ -275,10 +277,10 @@ pub fn semidefinite(matrix: &Tensor) -> Result<Tensor> {
     Ok((&vectors * values.clamp_min(0.0)).f_matmul(&vectors.tr())?)
 }
 
-/// Largest relative distance of exp(L dt) from K.
+/// Maximum relative distance of exp(L dt) from K.
 const EXACT: f64 = 1e-6;
 
-/// L = log K / dt, or why there is none.
+/// L = log K / dt, or the reason why there is none.
 ///
 /// # Errors
 /// Errors of libtorch.
@@ -290,7 +292,7 @@ pub fn logarithm(transition: &Tensor, step: f64) -> Result<std::result::Result<T
     let none = imaginary.eq(0.0).logical_and(&real.le(1e-12 * largest)).sum(Kind::Int64).int64_value(&[]);
     if none > 0 {
         return Ok(Err(format!(
-            "{none} eigenvalues of a step are real and not positive: they have no logarithm"
+            "{none} eigenvalues of a step are real and not positive, so they have no logarithm"
         )));
     }
     let Ok(rows) = eigen.rows() else {
@@ -302,6 +304,6 @@ pub fn logarithm(transition: &Tensor, step: f64) -> Result<std::result::Result<T
     let off = (back - transition).norm().double_value(&[]) / transition.norm().double_value(&[]);
     match off <= EXACT {
         true => Ok(Ok(generator)),
-        false => Ok(Err(format!("exp(L dt) would miss a step by {off:.1e} of it"))),
+        false => Ok(Err(format!("exp(L dt) would differ from a step by {off:.1e}, relative to the step"))),
     }
 }

@@ -1,4 +1,4 @@
-//! A forecaster before its evolution is known: coordinates and a basis.
+//! The start of a fit: a forecaster with coordinates and a basis, whose evolution is not fitted yet.
 
 use tch::{Device, Kind, Tensor};
 
@@ -12,15 +12,15 @@ use crate::error::{Error, Result};
 use crate::nets::Parameters;
 use crate::tensor::RandomSource;
 
-/// Most distances that the median distance of centres is taken of.
+/// Maximum number of centres whose pairwise distances determine the median distance.
 const DISTANCES: i64 = 500;
-/// Most psi that a degree may ask for.
+/// Maximum number of monomials.
 const MOST_MONOMIALS: i64 = 8192;
 
-/// How many there are of everything, for data of `event_shape`.
+/// The sizes of a forecaster for data of `event_shape`.
 ///
 /// # Errors
-/// Names `observables`, `degree` or `history`.
+/// [`Error::Argument`] naming `event_shape`, `components`, `degree` or `rank`.
 pub fn sizes(config: &ForecasterConfig, data: &Observed, event_shape: &[i64]) -> Result<Sizes> {
     let mut sizes = Sizes {
         event_shape: event_shape.to_vec(),
@@ -32,10 +32,11 @@ pub fn sizes(config: &ForecasterConfig, data: &Observed, event_shape: &[i64]) ->
         rank: config.rank,
     };
     if sizes.event_size() != data.dimension() {
-        return Err(Error::argument("event_shape", data.dimension(), sizes.event_size()));
+        let expected = format!("a shape of {} numbers", data.dimension());
+        return Err(Error::argument("event_shape", expected, format!("{} numbers", sizes.event_size())));
     }
     if let Some(count) = sizes.components.filter(|count| *count > sizes.event_size()) {
-        let expected = format!("at most {}, the numbers of a row", sizes.event_size());
+        let expected = format!("at most {}, the size of a row", sizes.event_size());
         return Err(Error::argument("components", expected, count));
     }
     sizes.psi = match config.basis {
@@ -45,17 +46,17 @@ pub fn sizes(config: &ForecasterConfig, data: &Observed, event_shape: &[i64]) ->
     if let Some(rank) = sizes.rank.filter(|rank| *rank >= sizes.all()) {
         return Err(Error::argument(
             "rank",
-            format!("at most {}, the number of observables but the constant", sizes.all() - 1),
+            format!("at most {}, the number of observables without the constant", sizes.all() - 1),
             rank,
         ));
     }
     Ok(sizes)
 }
 
-/// A model of `sizes` whose state stays.
+/// A model of `sizes` whose state does not change.
 ///
 /// # Errors
-/// As [`Observed::statistics`]; errors of libtorch.
+/// The errors of [`Observed::statistics`]; errors of libtorch.
 pub fn start(
     config: &ForecasterConfig,
     sizes: &Sizes,
@@ -113,7 +114,7 @@ pub fn start(
     Ok(model)
 }
 
-/// Nothing moves.
+/// An evolution in which no observable changes.
 fn still(sizes: &Sizes, device: Device) -> Result<Evolution> {
     let (m, d, options) = (sizes.all(), sizes.dimension(), (Kind::Double, device));
     Ok(Evolution {
@@ -130,14 +131,14 @@ fn still(sizes: &Sizes, device: Device) -> Result<Evolution> {
     })
 }
 
-/// The readout of a state that is among the observables.
+/// The readout `[m, d]` of a state that is a slice of the observables.
 pub fn slice(m: i64, d: i64, device: Device) -> Result<Tensor> {
     let readout = Tensor::f_zeros([m, d], (Kind::Double, device))?;
     readout.narrow(0, 1, d).f_copy_(&Tensor::f_eye(d, (Kind::Double, device))?)?;
     Ok(readout)
 }
 
-/// Random stacks of the data, none twice, `[k, inputs]`.
+/// Distinct random stacks of the data with their conditions, `[k, inputs]`.
 fn centres(
     model: &Forecaster,
     data: &Observed,

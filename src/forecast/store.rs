@@ -1,4 +1,4 @@
-//! How a forecaster is kept in a file.
+//! Storage of forecasters in files.
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
@@ -79,7 +79,11 @@ impl Stored for Forecaster {
         config.check()?;
         sizes.check()?;
         if !(facts.step.is_finite() && facts.step > 0.0 && facts.noise.is_finite() && facts.noise >= 0.0) {
-            return Err(Error::argument("facts", "a positive step and noise", format!("{facts:?}")));
+            return Err(Error::argument(
+                "facts",
+                "a positive step and noise of at least 0",
+                format!("{facts:?}"),
+            ));
         }
         let (m, d) = (sizes.observables(), sizes.dimension());
         let of_basis = match config.basis {
@@ -139,7 +143,7 @@ impl Stored for Forecaster {
         };
         let generator = match tensors.get("generator") {
             Some(_) => Some(tensors.take("generator", Kind::Double)?.to_device(device)),
-            None if facts.continuous => return Err(Error::argument("generator", "one", "none")),
+            None if facts.continuous => return Err(Error::argument("generator", "a generator", "none")),
             None => None,
         };
         if let Some(generator) = &generator {
