@@ -170,7 +170,7 @@ class KDM(TrainedBaseline):
     weights: Mapping[str, float] | None = None
 
     def operator(self) -> NDArray[np.float64]:
-        """The operator K, ``[m, m]`` in float64. Rows are latents: those of data are those of noise times K."""
+        """The operator K, ``[m, m]`` in float64, with (latents of data) = (latents of noise) K as rows."""
         return np.asarray(self._fitted().operator())
 
     def eigenvalues(self) -> NDArray[np.complex128]:

@@ -1,7 +1,8 @@
-"""Plain PyTorch modules with a model's numbers: differentiable, compiled, exported, tuned and brought back.
+"""Twins: plain PyTorch modules with the weights of a model.
 
-A twin is built from the stored form of a model alone, the header and the tensors of its file, and is written
-back in the same form. It knows nothing else of the core, and imports no model.
+A twin is differentiable. It can be compiled, exported and fine-tuned, and converted back to a model. It is
+built only from the stored form of a model, which is the header and the tensors of its file, and is written
+back in the same form.
 """
 
 from .export import write_onnx, write_pt2

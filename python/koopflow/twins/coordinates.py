@@ -1,4 +1,4 @@
-"""What the basis of the observables sees of (t, x)."""
+"""Inputs of the basis of the observables, computed from (t, x)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 
 class Coordinates(nn.Module):
-    """Time, x along the data's principal axes, and the same standardised by the mean and deviation of x_t.
+    """Time, x in the data's principal axes, and the same standardised by the mean and deviation of x_t.
 
-    ``t`` ``[B]`` and ``x`` ``[B, d]`` to ``[B, 1 + 2 d]``. Images stay as they are and are only standardised.
+    It maps ``t``, ``[B]``, and ``x``, ``[B, d]``, to ``[B, 1 + 2 d]``. Images are only standardised, by
+    :meth:`standardised`.
     """
 
     center: Tensor
@@ -23,7 +24,7 @@ class Coordinates(nn.Module):
         if axes:
             self.register_buffer("axes", torch.eye(dimension))
         self.register_buffer("scale", torch.ones(()))
-        # At uniform times from 0 to 1.
+        # Tables over uniform times from 0 to 1.
         self.register_buffer("means", torch.zeros(times, dimension))
         self.register_buffer("deviations", torch.ones(times, dimension))
 
@@ -31,7 +32,7 @@ class Coordinates(nn.Module):
         """(x - mean) / deviation, both interpolated at the times of the rows."""
         intervals = self.means.shape[0] - 1
         place = t.clamp(0.0, 1.0) * intervals
-        # Clamped as integers: NaN is no row, and its weight says so.
+        # Clamped as integers, since NaN is not a valid row. The result is NaN all the same, by its weight.
         row = place.detach().long().clamp(0, intervals - 1)
         weight = (place - row)[:, None]
         mean, deviation = (torch.lerp(y[row], y[row + 1], weight) for y in (self.means, self.deviations))

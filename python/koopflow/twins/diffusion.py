@@ -1,7 +1,7 @@
 """Diffusion models as velocity fields: the probability-flow ODE (Song et al. 2011.13456, eq. 13).
 
-The model sees z = alpha x1 + sigma x0 of data x1 and noise x0, and the state is x = z / c; docs/teachers.md
-has the formula of each schedule. The numbers of a schedule are float64, each of the shape of t.
+The input of the model is z = alpha x1 + sigma x0, with data x1 and noise x0, and the state is x = z / c.
+docs/teachers.md has the formula of each schedule. The values of a schedule are float64, with the shape of t.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class NoiseLevel(NamedTuple):
 
 
 def noise_level(t: Tensor, name: str, **constants: float) -> NoiseLevel:
-    """The schedule called ``name`` at times, clipped to where it is defined."""
+    """The schedule called ``name`` at times, which are clipped to its domain."""
     if name in _EXPLODING:
         return _EXPLODING[name](t.clamp(0.0, 1.0), **constants)
     clip = constants.pop("time_clip", 1e-3)
@@ -64,7 +64,8 @@ def noise_level(t: Tensor, name: str, **constants: float) -> NoiseLevel:
 
 
 def _vp(r: Tensor, beta_min: float = 0.1, beta_max: float = 20.0) -> tuple[Tensor, Tensor]:
-    """beta and its integral B, as those below: alpha^2 = exp(-B), sigma^2 = 1 - alpha^2 (eq. 32)."""
+    """beta and its integral B, with alpha^2 = exp(-B) and sigma^2 = 1 - alpha^2 (eq. 32). The functions below
+    return the same quantities."""
     rise = beta_max - beta_min
     return beta_min + rise * r, r * (beta_min + 0.5 * rise * r)
 
@@ -94,7 +95,7 @@ def _edm(t: Tensor, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: floa
 def _exploding(
     t: Tensor, sigma: Tensor, sigma_rate: Tensor, sigma_min: float, sigma_max: float
 ) -> NoiseLevel:
-    """With c from sigma_max at t = 0 to 1 at t = 1, so that x starts as N(0, I)."""
+    """A schedule whose c goes from sigma_max at t = 0 to 1 at t = 1, so that x starts as N(0, I)."""
     k = (sigma_max**2 - 1.0) / (sigma_max**2 - sigma_min**2)
     square, one = 1.0 + k * (sigma.square() - sigma_min**2), torch.ones_like(t)
     c_rate = k * sigma_rate * sigma.square() / square
@@ -110,7 +111,7 @@ _EXPLODING: dict[str, Callable[..., NoiseLevel]] = {"ve": _ve, "edm": _edm}
 
 
 def _argument(level: NoiseLevel, config: Mapping[str, Any]) -> Tensor:
-    """What tells the model how much noise there is."""
+    """The argument of the model for the noise level."""
     natural = "sigma" if config["schedule"]["name"] in _EXPLODING else "time"
     natural = "c_noise" if config["parametrisation"] == "F" else natural
     steps: Tensor = level.time * (config["num_timesteps"] - 1)
@@ -130,10 +131,10 @@ def _argument(level: NoiseLevel, config: Mapping[str, Any]) -> Tensor:
 
 
 def reading(level: NoiseLevel, prediction: str, sigma_data: float) -> tuple[Tensor, Tensor, Tensor]:
-    """(linear, weight, inside) of v = linear x + weight model(inside x).
+    """The factors (linear, weight, inside) of v = linear x + weight model(inside x).
 
     v = A x + s K E[x0|x] = S x - a K E[x1|x], with a = alpha / c, s = sigma / c, their logarithmic rates A
-    and S, and K = S - A: every prediction is linear in x and one of the expectations.
+    and S, and K = S - A. Every prediction is linear in x and one of the two expectations.
     """
     a, s = level.alpha / level.c, level.sigma / level.c
     data_rate, noise_rate = level.alpha_rate - level.c_rate, level.sigma_rate - level.c_rate
@@ -148,7 +149,7 @@ def reading(level: NoiseLevel, prediction: str, sigma_data: float) -> tuple[Tens
         square = level.alpha.square() + level.sigma.square()
         linear = data_rate + gap * level.sigma.square() / square
         return linear, s * gap * level.alpha / square.sqrt(), level.c
-    # Of Karras et al. (2206.00364, eq. 7): x1 = c_skip y + c_out F(c_in y) with y = z / alpha.
+    # Karras et al. (2206.00364, eq. 7): x1 = c_skip y + c_out F(c_in y) with y = z / alpha.
     square = level.noise.square() + sigma_data**2
     skip, out = sigma_data**2 / square, sigma_data * level.noise / square.sqrt()
     return noise_rate - gap * skip, -a * gap * out, level.c / level.alpha / square.sqrt()

@@ -1,4 +1,4 @@
-"""The one step of a student without koopflow: ONNX files, and programs of ``torch.export``."""
+"""Export of a student's one-step map, as ONNX files and as programs of ``torch.export``."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from ..exceptions import ArgumentError, KoopflowError
 from .generator import DenseGenerator
 from .student import StudentModule
 
-# Rows of the example that is traced, and of the check: another number, for the batch may have any size.
+# Number of rows of the traced example and of the check. They differ, since any batch size must work.
 TRACED, CHECKED = 2, 5
 TOLERANCE = 1e-5
-# Version of ONNX's operators, the same from every torch.
+# Version of ONNX's operators, the same for every version of torch.
 OPERATORS = 18
-# Protocol buffers end at 2 GiB; the graph itself takes little beside the weights.
+# Protocol buffers are limited to 2 GiB. The graph is small compared with the weights.
 LARGEST = 2**31 - 2**24
 
 
 class _OneStepGenerator(DenseGenerator):
-    """A dense generator of the one step alone, with exp(L) as a constant: ONNX has no matrix exponential."""
+    """A dense generator for the one step only. exp(L) is a constant, since ONNX has no matrix exponential."""
 
     def __init__(self, generator: DenseGenerator) -> None:
         nn.Module.__init__(self)
@@ -51,21 +51,21 @@ def write_pt2(module: StudentModule, path: StrOrBytesPath) -> None:
     module, content = _frozen(module), BytesIO()
     program = torch.export.export(module, _example(module, TRACED), dynamic_shapes=_dynamic(module))
     for node in program.graph.nodes:
-        # The folders of whoever exports.
+        # Stack traces contain folder names of the user.
         node.meta.pop("stack_trace", None)
     torch.export.save(program, content)
     _core._write_atomically(file, content.getvalue())
 
 
 def write_onnx(module: StudentModule, path: StrOrBytesPath, *, check: bool) -> None:
-    """Write a twin's forward as an .onnx file, which onnxruntime runs first with ``check``."""
+    """Write a twin's forward as an .onnx file. With ``check``, onnxruntime runs it before it is written."""
     file = _place(path)
     needed = [_package(name) for name in ("onnx", "onnxscript", *(["onnxruntime"] if check else []))]
     size = sum(x.numel() * x.element_size() for x in module.state_dict().values())
     if size > LARGEST:
         raise ArgumentError(
             f"path: expected a student of at most {LARGEST / 2**30:.2f} GiB for an .onnx file, got one of "
-            f"{size / 2**30:.2f} GiB; to_pt2 writes any"
+            f"{size / 2**30:.2f} GiB; to_pt2 has no such limit"
         )
     module = _frozen(module).cpu()
     if module.images and module.coordinates.center.dtype == torch.float64:
@@ -105,9 +105,9 @@ def _place(path: StrOrBytesPath) -> str:
 
 
 def _check(onnxruntime: Any, content: bytes, names: list[str], module: StudentModule) -> None:
-    """Raises ``KoopflowError`` unless onnxruntime gives the module's samples."""
+    """Raise ``KoopflowError`` unless onnxruntime gives the module's samples."""
     by = f"onnxruntime {onnxruntime.__version__}"
-    without = "Nothing is written unless check=False"
+    without = "No file is written unless check=False"
     inputs, options = _example(module, CHECKED), onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:
@@ -120,13 +120,13 @@ def _check(onnxruntime: Any, content: bytes, names: list[str], module: StudentMo
     off = float((torch.from_numpy(got) - expected).abs().max() / expected.abs().max())
     if not off <= TOLERANCE:
         raise KoopflowError(
-            f"{by} gives other samples than the student, by {off:.1e} of their size; expected at most "
+            f"{by} gives samples that differ from the student's by {off:.1e} of their size; expected at most "
             f"{TOLERANCE:.0e}. {without}"
         )
 
 
 def _frozen(module: StudentModule) -> StudentModule:
-    """A copy without gradients that takes one step only."""
+    """A copy without gradients, for the one step only."""
     module = copy.deepcopy(module).requires_grad_(requires_grad=False)
     if isinstance(module.generator, DenseGenerator):
         module.generator = _OneStepGenerator(module.generator)
@@ -134,7 +134,7 @@ def _frozen(module: StudentModule) -> StudentModule:
 
 
 def _example(module: StudentModule, rows: int) -> tuple[Tensor, ...]:
-    """Noise, and a condition for a conditional student, from a generator of their own."""
+    """Noise, and conditions for a conditional student, from a separate random generator."""
     random, weight = torch.Generator().manual_seed(0), module.coordinates.center
     classes, size = module.conditions.classes, module.conditions.size
     shapes = [module.event_shape, *([(size,)] if size and not classes else [])]
@@ -162,7 +162,7 @@ def _package(name: str) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the exporter's own deprecations and remarks on what it does not fold from the console."""
+    """Suppresses the exporter's deprecation warnings and its messages about constant folding."""
     loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx")]
     levels = [logger.level for logger in loggers]
     try:

@@ -1,8 +1,8 @@
-"""Linear motion of the observables, dg/dt = g L, in each of its parametrisations.
+"""Linear evolution of the observables, dg/dt = g L, in each parametrisation of L.
 
-A generator answers ``state(g, tau)``, which is x(t + tau), and ``forward(g, tau)``, all of g exp(tau L): for
-observables ``[B, ...]`` and times ``[T]`` in float64 they are ``[T, B, ...]``. What depends on the weights
-alone is computed in float64, as in the core.
+A generator has the methods ``state(g, tau)``, which returns x(t + tau), and ``forward(g, tau)``, which
+returns all of g exp(tau L). For observables ``[B, ...]`` and times ``[T]`` in float64 the results are
+``[T, B, ...]``. Quantities that depend only on the weights are computed in float64, as in the core.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-# Growth rates lie within this by construction.
+# Bound on growth rates, by construction.
 GROWTH_BOUND = 8.0
 # Eigenvalues below this size are integrated by a series.
 SERIES_BELOW = 1e-3
 
 
 class Observables(NamedTuple):
-    """g = [1, t, x, phi] in its parts: ``t`` ``[B]``, ``x`` ``[B, d]`` and ``phi`` ``[B, k]``."""
+    """The parts of g = [1, t, x, phi]: ``t``, ``[B]``, ``x``, ``[B, d]``, and ``phi``, ``[B, k]``."""
 
     t: Tensor
     x: Tensor
     phi: Tensor
 
     def joined(self) -> Tensor:
-        """``[B, m]``."""
+        """All of g, ``[B, m]``."""
         t = self.t[..., None]
         return torch.cat([torch.ones_like(t), t, self.x, self.phi], dim=-1)
 
 
 class Factors(NamedTuple):
-    """A complex number for each pair of features and a real one for each of the others, which follow."""
+    """A complex factor for each pair of features, and a real one for each of the remaining features."""
 
     real: Tensor
     imaginary: Tensor
@@ -53,7 +53,7 @@ class Blocks(nn.Module):
     def __init__(self, features: int, pairs: int | None = None) -> None:
         super().__init__()
         pairs = max(features * 3 // 8, int(features >= 2)) if pairs is None else pairs
-        # Before the bound: pairs, then real eigenvalues.
+        # Growth before the bound is applied: of the pairs, then of the real eigenvalues.
         self.growth = nn.Parameter(torch.zeros(features - pairs))
         self.frequency = nn.Parameter(torch.zeros(pairs))
 
@@ -71,7 +71,7 @@ class Blocks(nn.Module):
         return Factors(real, pairs * angle.sin())
 
     def integrals(self, tau: Tensor) -> Factors:
-        """(e^{λ tau} - 1)/λ for tau ``[..., 1]``, without cancellation; by its series near λ = 0."""
+        """(e^{λ tau} - 1)/λ for tau ``[..., 1]``, without cancellation. Near λ = 0 its series is used."""
         a, b = self.eigenvalues(tau.dtype)
         # Real eigenvalues as pairs without an imaginary part.
         b = torch.cat([b, torch.zeros_like(a[b.shape[0] :])])
@@ -91,13 +91,16 @@ class Blocks(nn.Module):
         return Factors(re, im[..., : self.frequency.shape[0]])
 
     def carry(self, phi: Tensor, tau: Tensor) -> Tensor:
-        """phi e^{tau Λ}, one time for each row or broadcast."""
+        """phi e^{tau Λ}, with one time per row or broadcast times."""
         return self.exponentials(tau[..., None]).times(phi)
 
 
 class SpectralGenerator(Blocks):
-    """phi' = phi Λ and x' = b0 + t b1 + phi B, so that nothing but elementwise functions and products remain:
-    x(t + tau) = x + b0 tau + b1 (t tau + tau²/2) + phi K(tau) B, K(tau) = Λ^{-1} (e^{tau Λ} - I)."""
+    """The spectral generator: phi' = phi Λ and x' = b0 + t b1 + phi B.
+
+    Only elementwise functions and products are needed: x(t + tau) = x + b0 tau + b1 (t tau + tau²/2) +
+    phi K(tau) B with K(tau) = Λ^{-1} (e^{tau Λ} - I).
+    """
 
     def __init__(self, dimension: int, features: int, pairs: int | None) -> None:
         super().__init__(features, pairs)
@@ -117,10 +120,10 @@ class SpectralGenerator(Blocks):
 
 
 class DenseGenerator(nn.Module):
-    """A full matrix whose columns of the constant and of time are known: d1/dt = 0 and dt/dt = 1.
+    """A full matrix. Only its columns of the constant and of time are known: d1/dt = 0 and dt/dt = 1.
 
-    The block that carries [x, phi] to itself is free, or S - S^T - R R^T (``"dissipative"``), or S - S^T + M
-    with M symmetric of bounded norm (``"bounded"``).
+    The block from [x, phi] to [x, phi] is free, or S - S^T - R R^T (``"dissipative"``), or S - S^T + M with
+    M symmetric of bounded norm (``"bounded"``).
     """
 
     def __init__(self, dimension: int, features: int, stability: str) -> None:
@@ -172,16 +175,16 @@ class DenseGenerator(nn.Module):
 
 
 class LevelGenerator(nn.ModuleList):
-    """Λ of every feature map of a U-Net: of its channels, or each pixel's own. The state is not observed."""
+    """Λ of every feature map of a U-Net, per channel or per pixel. The state is not among the observables."""
 
     def __init__(self, maps: Sequence[tuple[int, int]], *, per_pixel: bool) -> None:
-        """``maps``: the channels and the pixels of each."""
+        """``maps`` has the number of channels and of pixels of each feature map."""
         self.shared = [1 if per_pixel else pixels for _, pixels in maps]
         self.sizes = [channels * pixels for channels, pixels in maps]
         super().__init__(Blocks(size // shared) for size, shared in zip(self.sizes, self.shared, strict=True))
 
     def carry(self, phi: Tensor, tau: Tensor) -> Tensor:
-        """phi e^{tau Λ}, one time for each row or broadcast."""
+        """phi e^{tau Λ}, with one time per row or broadcast times."""
         moved = []
         for part, shared, blocks in zip(torch.split(phi, self.sizes, -1), self.shared, self, strict=True):
             channels_last = torch.unflatten(part, -1, (-1, shared)).transpose(-1, -2)
@@ -194,7 +197,7 @@ class LevelGenerator(nn.ModuleList):
 
 
 def generator_of(config: dict[str, Any], dimension: int, maps: Sequence[tuple[int, int]]) -> nn.Module:
-    """The generator of a configuration, with the channels and pixels of a hierarchy's feature maps."""
+    """The generator of a configuration. ``maps`` has channels and pixels of a hierarchy's feature maps."""
     if config["generator"] == "levels":
         return LevelGenerator(maps, per_pixel=config["per_pixel"])
     if config["generator"] == "dense":

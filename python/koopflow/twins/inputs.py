@@ -1,4 +1,4 @@
-"""What users give to a twin: states, times and conditions, checked by shape so that messages name them."""
+"""Arguments of twins: states, times and conditions, with checks whose messages name the argument."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..exceptions import ArgumentError, DtypeError, ShapeError
 def flat_states(
     argument: str, x: Tensor, event_shape: Sequence[int], dtype: torch.dtype | None = None
 ) -> Tensor:
-    """States ``[B, *event]`` as ``[B, d]``, of their own dtype if no other is said."""
+    """States ``[B, *event]`` as ``[B, d]``, in ``dtype`` if it is given, and otherwise in their own dtype."""
     if not isinstance(x, Tensor):
         raise DtypeError(f"{argument}: expected a torch tensor, got {type(x).__name__}")
     if not x.is_floating_point():
@@ -36,7 +36,7 @@ def as_numbers(
 
 
 def times_of(argument: str, t: Tensor | float, x: Tensor) -> Tensor:
-    """One time, or one for each row of ``x``, as ``[B]`` of its dtype."""
+    """One time, or one per row of ``x``, as ``[B]`` in the dtype of ``x``."""
     t = as_numbers(argument, t, x.dtype, x.device)
     if t.ndim > 1 or (t.ndim == 1 and t.shape[0] != x.shape[0]):
         raise ShapeError(f"{argument}: expected a number or shape ({x.shape[0]},), got {tuple(t.shape)}")
@@ -44,31 +44,34 @@ def times_of(argument: str, t: Tensor | float, x: Tensor) -> Tensor:
 
 
 class Conditions:
-    """What a model is conditioned on, as a file says it: ``"none"``, ``{"labels": {"classes": C}}`` or
+    """The conditioning of a model, in the form of its file: ``"none"``, ``{"labels": {"classes": C}}`` or
     ``{"vector": {"dim": D}}``."""
 
     def __init__(self, plain: str | dict[str, dict[str, int]]) -> None:
         given = {} if isinstance(plain, str) else plain
         self.classes = given.get("labels", {}).get("classes")
         self.dim = given.get("vector", {}).get("dim")
-        # Columns of the network's input.
+        # Number of columns of the network's input.
         self.size: int = self.classes or self.dim or 0
 
     def encoded(self, condition: Tensor | None, x: Tensor) -> Tensor | None:
-        """:meth:`checked`, as :meth:`numbers` of the dtype of ``x``."""
+        """The checked condition as numbers in the dtype of ``x``: see :meth:`checked` and :meth:`numbers`."""
         return self.numbers(self.checked(condition, x), x.dtype)
 
     def checked(self, condition: Tensor | None, x: Tensor) -> Tensor | None:
-        """Labels ``[B]`` or vectors ``[B, D]`` for the rows of ``x``, of which one may stand for all; None
-        without any. Raises ``ArgumentError`` for what does not fit."""
+        """Labels ``[B]`` or vectors ``[B, D]`` for the rows of ``x``, or None for an unconditional model.
+
+        One label or vector may be given for all rows. Raises ``ArgumentError`` for a condition that does not
+        fit.
+        """
         if not self.size and condition is None:
             return None
         one = () if self.classes else (self.size,)
         rows = (x.shape[0], *one)
         if condition is None or not self.size or not self._fits(condition, rows, one):
             kind = f"integer labels below {self.classes}" if self.classes else "vectors"
-            expected = f"{kind} of shape {rows}" if self.size else "none, for this model is unconditional"
-            got = "none" if condition is None else f"a {type(condition).__name__} that is no tensor"
+            expected = f"{kind} of shape {rows}" if self.size else "none, since this model is unconditional"
+            got = "none" if condition is None else f"a {type(condition).__name__}, which is not a tensor"
             if isinstance(condition, Tensor):
                 got = f"{condition.dtype} of shape {tuple(condition.shape)}"
             raise ArgumentError(f"condition: expected {expected}, got {got}")
@@ -76,8 +79,8 @@ class Conditions:
         return condition.long() if self.classes else condition
 
     def numbers(self, condition: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-        """Labels as one-hot rows, the label ``classes``, which stands for none, as zeros, and vectors as they
-        are: ``[B, size]``."""
+        """Labels as one-hot rows and vectors as they are, ``[B, size]``. The label ``classes``, which means
+        no label, is a row of zeros."""
         if condition is not None and self.classes:
             condition = condition[:, None] == torch.arange(self.classes, device=condition.device)
         return None if condition is None else condition.to(dtype)

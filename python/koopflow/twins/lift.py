@@ -15,7 +15,7 @@ from .unet import UNet, UNetDecoder, UNetEncoder
 
 
 class ImageBasis(UNet):
-    """The pixels of what a U-Net answers, beside a linear map of each pixel's channels: ``[B, k]``."""
+    """The output pixels of a U-Net plus a linear map of each pixel's channels, ``[B, k]``."""
 
     def __init__(
         self, unet: dict[str, Any], inputs: int, outputs: int, condition: int, *, directed: bool
@@ -29,7 +29,7 @@ class ImageBasis(UNet):
 
 
 class HierarchyBasis(UNetEncoder):
-    """The feature maps of every level on a U-Net's way down, side by side: ``[B, k]``."""
+    """The feature maps of all levels of a U-Net's encoder, concatenated: ``[B, k]``."""
 
     def forward(  # type: ignore[override]
         self, t: Tensor, x: Tensor, condition: Tensor | None = None
@@ -38,10 +38,10 @@ class HierarchyBasis(UNetEncoder):
 
 
 def basis_of(config: dict[str, Any], condition: int) -> nn.Module:
-    """The functions that phi is made of, for a condition of so many numbers.
+    """The basis functions of phi, for a condition with the given number of columns.
 
-    Those of vectors take ``[B, inputs]``, the others times ``[B]``, images and the condition. The last number
-    of the condition is the direction of time, for a lift that is told it.
+    Bases of vectors take ``[B, inputs]``. Those of images take times ``[B]``, images and the condition. The
+    last column of the condition is the direction of time if the lift is directed.
     """
     directed = config.get("directed", False)
     shape, kind = config["event_shape"], config["basis"]
@@ -56,14 +56,14 @@ def basis_of(config: dict[str, Any], condition: int) -> nn.Module:
     if kind == "fourier":
         return FourierFeatures(inputs, outputs)
     if kind == "polynomial":
-        # Standardised coordinates are no polynomials of (t, x).
+        # Standardised coordinates are left out, since they are not polynomials of (t, x).
         variables = [*range(1 + dimension), *range(1 + 2 * dimension, inputs)]
         return Monomials(variables, linear=condition, degree=config["degree"])
     return Perceptron(inputs, outputs, width=config["width"], depth=config["depth"], skip=not raw)
 
 
 class LinearReadout(nn.Module):
-    """x = g C."""
+    """A linear readout, x = g C."""
 
     def __init__(self, size: int, dimension: int) -> None:
         super().__init__()
@@ -74,14 +74,14 @@ class LinearReadout(nn.Module):
 
 
 class CorrectedReadout(Perceptron):
-    """The state among the observables, and a network's correction of it."""
+    """The state among the observables plus the correction of a network."""
 
     def forward(self, g: Observables) -> Tensor:  # type: ignore[override]
         return g.x + super().forward(torch.cat([g.t[..., None], g.x, g.phi], dim=-1))
 
 
 class ImageReadout(UNetDecoder):
-    """A U-Net's way up, from feature maps of these shapes."""
+    """A U-Net's decoder, from feature maps of given shapes."""
 
     def __init__(self, unet: dict[str, Any], outputs: int, maps: Sequence[tuple[int, int, int]]) -> None:
         super().__init__(unet, outputs)
@@ -94,7 +94,7 @@ class ImageReadout(UNetDecoder):
 
 
 def readout_of(config: dict[str, Any], maps: Sequence[tuple[int, int, int]]) -> nn.Module | None:
-    """How x is read off all observables; None where it is a slice of them."""
+    """The map from all observables to x, or None if x is a slice of them."""
     dimension, k = math.prod(config["event_shape"]), config["observables"]
     if config["readout"] == "linear":
         return LinearReadout(2 + dimension + k, dimension)

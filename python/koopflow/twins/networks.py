@@ -1,4 +1,4 @@
-"""The networks of the core but for U-Nets, as PyTorch modules: ``[B, inputs] -> [B, outputs]``."""
+"""The networks of the core other than U-Nets, as PyTorch modules ``[B, inputs] -> [B, outputs]``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 
 class Perceptron(nn.Sequential):
-    """``depth`` hidden layers of ``width`` SiLU units, and with ``skip`` a linear map beside them."""
+    """``depth`` hidden layers of ``width`` SiLU units. With ``skip``, a linear map of the input is added."""
 
     def __init__(self, inputs: int, outputs: int, *, width: int, depth: int, skip: bool) -> None:
         sizes = [inputs, *[width] * depth, outputs]
@@ -41,14 +41,18 @@ class FourierFeatures(nn.Module):
 
 
 class Monomials(nn.Module):
-    """All monomials of total degree 2 to ``degree``, degree by degree, in those columns of the input that are
-    ``variables``; before them the last ``linear`` of these themselves."""
+    """All monomials of total degree 2 to ``degree`` in some columns of the input.
+
+    The columns are ``variables``. The output begins with the last ``linear`` of them. The monomials follow in
+    order of their degree.
+    """
 
     def __init__(self, variables: Sequence[int], *, linear: int, degree: int) -> None:
         super().__init__()
         self.register_buffer("variables", torch.tensor(variables, device="cpu"), persistent=False)
         self.linear, self.degree = linear, degree
-        # Each monomial is one of the degree below times its last variable or a later one: all arise once.
+        # A monomial of the next degree is one of this degree times its last variable or a later one. Each is
+        # formed exactly once.
         last = list(range(len(variables)))
         for order in range(2, degree + 1):
             pairs = [(below, factor) for below, v in enumerate(last) for factor in range(v, len(variables))]

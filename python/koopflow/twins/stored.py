@@ -1,4 +1,4 @@
-"""A model as its file holds it, and back: all that a twin knows of the core."""
+"""The stored form of a model, from which twins are built, and to which they are converted back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..exceptions import ArgumentError, NonFiniteError
 
 T = TypeVar("T", bound="Twin")
-# Beginning of names of what a flow starts from, which samples alone need.
+# Prefix of the tensors of a flow's source, which are needed only for sampling.
 APART = "source."
 # The key of the header among a file's metadata.
 KEY = "koopflow"
@@ -31,31 +31,31 @@ class Stored:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Stored:
-        """What the core's ``to_bytes`` wrote."""
+        """The stored form in the output of the core's ``to_bytes``."""
         length = int.from_bytes(content[:8], "little")
         metadata = json.loads(content[8 : 8 + length])["__metadata__"]
         return cls(json.loads(metadata[KEY]), safetensors.torch.load(content))
 
     def to_bytes(self) -> bytes:
-        """What the core's ``from_bytes`` reads."""
-        # Weights may be one tensor, tied, or views of one; those of a file are each their own.
+        """The bytes that the core's ``from_bytes`` reads."""
+        # Weights may be tied, or views of one tensor. In a file each tensor is separate.
         own = partial(torch.clone, memory_format=torch.contiguous_format)
         tensors = {name: own(tensor.detach().cpu()) for name, tensor in self.tensors.items()}
         return safetensors.torch.save(tensors, {KEY: json.dumps(self.header)})
 
 
 class Twin(nn.Module):
-    """A plain PyTorch module that computes what a model of the core does, built from the model's stored form.
+    """A plain PyTorch module that computes the same as a model of the core, built from its stored form.
 
     Its parameters and persistent buffers have the names of the file's tensors. Subclasses build their parts
-    from ``header["model"]`` in :meth:`build`, where only what is no part of the file has values.
+    from ``header["model"]`` in :meth:`build`. Tensors of the file have no values yet at that point.
     """
 
-    # What names in the file begin with, and what they begin with here: ``forward`` is a method of a module.
+    # Prefixes of names in the file and here. They differ because ``forward`` is a method of a module.
     renamed: ClassVar[Mapping[str, str]] = {}
-    # Beginnings of names of tensors that are not part of the model in use.
+    # Prefixes of tensors that are not part of the model in use.
     left_out: ClassVar[tuple[str, ...]] = ()
-    # The file's tensors of what the flow starts from.
+    # The file's tensors of the flow's source.
     apart: Mapping[str, Tensor] = MappingProxyType({})
     # The file's other tensors without their values, by their names here.
     given: Mapping[str, Tensor] = MappingProxyType({})
@@ -63,7 +63,7 @@ class Twin(nn.Module):
     def __init__(self, stored: Stored) -> None:
         super().__init__()
         self.header = stored.header
-        # Without initial values: drawing them would move the random numbers of the user and of other threads.
+        # Without initial values, since drawing them would advance the user's random number generator.
         with torch.device("meta"):
             self.build(stored.header["model"])
         tensors = {
@@ -79,13 +79,13 @@ class Twin(nn.Module):
         self.to(own).eval()
 
     def build(self, model: dict[str, Any]) -> None:
-        """Makes the parts that ``model``, the file's description, asks for, if there are any."""
+        """Make the parts of the module according to ``model``, the description in the file."""
 
     def stored(self) -> Stored:
-        """The stored form of the module, of the dtypes of the model that it was made of.
+        """The stored form of the module, with the dtypes of the original model.
 
-        Raises ``ArgumentError`` for other weights than :attr:`given`, and ``NonFiniteError`` for values that
-        are not finite.
+        Raises ``ArgumentError`` if the weights differ from :attr:`given` in name or shape, and
+        ``NonFiniteError`` for values that are not finite.
         """
         back, tensors = {own: name for name, own in self.renamed.items()}, {}
         state = self.state_dict()
@@ -93,7 +93,7 @@ class Twin(nn.Module):
             names = ", ".join(other[:4]) + (", ..." if len(other) > 4 else "")
             raise ArgumentError(
                 f"module: expected the weights of to_torch() alone, got more or fewer: {names}; "
-                "what parametrises, prunes or wraps a layer is to be merged into its weights first"
+                "merge parametrisations, pruning masks and wrappers into the weights first"
             )
         for name, tensor in state.items():
             given = self.given[name]
@@ -110,17 +110,17 @@ class Twin(nn.Module):
         """A module of this class, compiled or not. Raises ``ArgumentError`` for others."""
         module = getattr(module, "_orig_mod", module)
         if not isinstance(module, cls):
-            raise ArgumentError(f"module: expected what to_torch() makes, got {type(module).__name__}")
+            raise ArgumentError(f"module: expected a module of to_torch(), got {type(module).__name__}")
         return module
 
 
 def without_values(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Shapes and dtypes alone."""
+    """Tensors without values, with the same shapes and dtypes."""
     return {name: torch.empty_like(x, device="meta") for name, x in tensors.items()}
 
 
 def _begun(name: str, beginnings: Mapping[str, str]) -> str:
-    """``name`` with its beginning replaced."""
+    """``name`` with its prefix replaced."""
     for old, new in beginnings.items():
         if name.startswith(old):
             return new + name.removeprefix(old)

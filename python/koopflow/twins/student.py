@@ -20,17 +20,18 @@ from .units import Units
 
 
 class StudentModule(Twin):
-    """A student in plain PyTorch: observables g(t, x) = [1, t, x, phi] with dg/dt = g L, and x read off them.
+    """A student in plain PyTorch: observables g(t, x) = [1, t, x, phi] with dg/dt = g L, and a readout of x.
 
-    :meth:`koopflow.KoopmanDistiller.to_torch` makes one with the student's numbers. Gradients reach inputs
-    and weights; ``torch.compile`` and ``torch.export`` take it, with a batch of any size. The names of its
-    ``state_dict`` are those of the student's file, but ``forward_lift`` and ``backward_lift`` for the
-    observables of the two directions of time. What training learnt are parameters, what it measured are
-    buffers. :meth:`koopflow.KoopmanDistiller.from_torch_module` makes a student of it again.
+    :meth:`koopflow.KoopmanDistiller.to_torch` makes one with the student's weights. It is differentiable in
+    inputs and weights, and works with ``torch.compile`` and ``torch.export`` for any batch size. The names in
+    its ``state_dict`` are those of the student's file, except that the observables of the two directions of
+    time are called ``forward_lift`` and ``backward_lift``. Values that training learnt are parameters, and
+    values that it measured are buffers. :meth:`koopflow.KoopmanDistiller.from_torch_module` converts it back
+    to a student.
 
-    States are floating point tensors ``[B, *event]``; answers have the dtype of the weights. ``condition`` is
+    States are floating point tensors ``[B, *event]``. Results have the dtype of the weights. ``condition`` is
     labels ``[B]`` or vectors ``[B, D]`` for a conditional student, or one for all samples. Arguments of
-    another shape or kind raise ``ShapeError``, ``DtypeError`` or ``ArgumentError``, which name them.
+    another shape or type raise ``ShapeError``, ``DtypeError`` or ``ArgumentError``, which name them.
 
     Examples
     --------
@@ -46,12 +47,12 @@ class StudentModule(Twin):
     """
 
     renamed: ClassVar = {"forward.": "forward_lift.", "backward.": "backward_lift."}
-    # A fit that averages keeps the averages and the last weights beside those in use.
+    # A fit with averaging also stores the averages and the last weights, besides those in use.
     left_out: ClassVar = ("weights.",)
 
     # Times of source and data.
     clock: tuple[float, float] = (0.0, 1.0)
-    # One of those of ``generator.py``.
+    # A module of ``generator.py``.
     generator: Any
     mixing: nn.Parameter | None
 
@@ -66,7 +67,7 @@ class StudentModule(Twin):
         if config["generator"] == "levels":
             height, width = self.event_shape[1:]
             maps = [(c, height // factor, width // factor) for c, factor in feature_maps(config["unet"])]
-        # A hierarchy does not observe the state.
+        # The state is not among the observables of a hierarchy.
         self.state_size = 0 if maps else dimension
         self.conditions = Conditions(config["conditioning"])
         self.units = Units(config["units"], dimension) if config.get("units") else None
@@ -74,7 +75,7 @@ class StudentModule(Twin):
         self.forward_lift = basis_of(config, self.conditions.size)
         self.backward_lift = basis_of(config, self.conditions.size) if config["lifts"] == 2 else None
         self.generator = generator_of(config, dimension, [(c, h * w) for c, h, w in maps])
-        # A moving frame has the generator's eigenvalues, unless the generator is for a mixture of the basis.
+        # A moving frame uses the generator's eigenvalues, unless phi is a mixture of the basis.
         own = self.moving and (mixed is not None or config["generator"] == "dense")
         self.frame = Blocks(mixed or k) if own else None
         self.register_parameter(
@@ -100,7 +101,7 @@ class StudentModule(Twin):
         return torch.unflatten(z, 2, self.event_shape)
 
     def inverse(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        """The noise that data came from, in one step back: ``[B, *event]``."""
+        """The noise that maps to given data, by one step back: ``[B, *event]``."""
         z = self._flat("x", x)
         t = torch.ones_like(z[:, 0])
         if self.units is not None:
@@ -112,7 +113,7 @@ class StudentModule(Twin):
     def encode(
         self, t: Tensor | float, x: Tensor, condition: Tensor | None = None, *, direction: str = "forward"
     ) -> Tensor:
-        """Observables g(t, x), ``[B, m]``, at one time or a time for each row, ``[B]``."""
+        """Observables g(t, x), ``[B, m]``, at one time or one time per row, ``[B]``."""
         if direction not in ("forward", "backward"):
             raise ArgumentError(f"direction: expected 'forward' or 'backward', got {direction!r}")
         z = self._flat("x", x)
@@ -123,7 +124,7 @@ class StudentModule(Twin):
         return self._observables(t, z, condition, backward=direction == "backward").joined()
 
     def _own(self, times: Tensor) -> Tensor:
-        """The flow's own times of those of the clock."""
+        """Times of the clock, converted to the flow's own."""
         start, end = self.clock
         return times if (start, end) == (0.0, 1.0) else (times - start) / (end - start)
 
@@ -133,7 +134,7 @@ class StudentModule(Twin):
     def _observables(
         self, t: Tensor, z: Tensor, condition: Tensor | None, *, backward: bool = False
     ) -> Observables:
-        """g of standard states ``[B, d]`` at times ``[B]``."""
+        """g at standardised states ``[B, d]`` and times ``[B]``."""
         basis = self.backward_lift if backward and self.backward_lift is not None else self.forward_lift
         given = self.conditions.encoded(condition, z)
         if self.directed:
@@ -151,7 +152,7 @@ class StudentModule(Twin):
         return g if self.mixing is None else g._replace(phi=g.joined() @ self.mixing)
 
     def _read(self, g: Observables, tau: Tensor) -> Tensor:
-        """x of g exp(tau L) for times ``[T]``: ``[T, B, d]``."""
+        """The states x of g exp(tau L) for times ``[T]``: ``[T, B, d]``."""
         x: Tensor = (
             self.generator.state(g, tau) if self.readout is None else self.readout(self.generator(g, tau))
         )

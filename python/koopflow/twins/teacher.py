@@ -20,24 +20,24 @@ from .units import Units, coefficients
 
 Condition: TypeAlias = Tensor | None
 
-# As the core's closed forms: floors of a variance and of 1 - t, and the most weights of data at once.
+# Lower bounds on a variance and on 1 - t, as in the core, and the largest number of data weights at once.
 _VARIANCE_FLOOR, _TIME_FLOOR, _MOST_WEIGHTS = 1e-10, 1e-5, 1 << 22
 
 
 class TeacherModule(Twin, ABC):
     """A teacher's velocity field in plain PyTorch.
 
-    :meth:`koopflow.FlowTeacher.to_torch` makes one; gradients reach times, states and every weight.
+    :meth:`koopflow.FlowTeacher.to_torch` makes one. It is differentiable in times, states and all weights.
 
     Parameters
     ----------
-    t : tensor ``[B]``, or a number or tensor of no axes for all samples
-        Times from 0 (noise) to 1 (data), or of the teacher's ``horizon``, which are not checked: solvers may
-        try others.
+    t : tensor ``[B]``, or a number or tensor without axes for all samples
+        Times from 0 (noise) to 1 (data), or those of the teacher's ``horizon``. The range is not checked,
+        because solvers may step outside it.
     x : tensor, ``[B, *event]``
-        States, of floating point numbers.
+        States, in floating point.
     condition : tensor, optional
-        Labels ``[B]`` or vectors ``[B, D]`` of a conditional teacher, or one for all samples.
+        Labels ``[B]`` or vectors ``[B, D]`` for a conditional teacher, or one for all samples.
 
     Returns
     -------
@@ -47,7 +47,7 @@ class TeacherModule(Twin, ABC):
     Raises
     ------
     ShapeError, DtypeError, ArgumentError
-        For arguments that do not fit, which they name.
+        If an argument does not fit. The message names it.
     """
 
     event_shape: tuple[int, ...]
@@ -66,17 +66,17 @@ class TeacherModule(Twin, ABC):
 
     @abstractmethod
     def velocity(self, t: Tensor, x: Tensor, condition: Condition) -> Tensor:
-        """v ``[B, d]`` of times ``[B]``, states ``[B, d]`` and labels or vectors of each."""
+        """v ``[B, d]`` at times ``[B]`` and states ``[B, d]``, with a label or vector for each row."""
 
     def _events(self, x: Tensor) -> Tensor:
         return x.reshape(x.shape[0], *self.event_shape)
 
     def stored(self) -> Stored:
-        """The stored form. Raises ``ArgumentError`` for the twin of a model that is not koopflow's."""
+        """The stored form. Raises ``ArgumentError`` for the twin of an attached model."""
         if not hasattr(self, "header"):
             raise ArgumentError(
                 "module: expected the twin of a teacher that can be saved, got that of an attached model: "
-                "what was tuned is that model itself"
+                "training changed that model itself"
             )
         return super().stored()
 
@@ -98,7 +98,7 @@ class NetworkField(TeacherModule):
     2206.00364)."""
 
     def __init__(self, stored: Stored) -> None:
-        # Its header does not say whether the data are far from standard.
+        # The header does not say whether the teacher has units, so the tensors are checked.
         self._in_units = "units.scale" in stored.tensors
         super().__init__(stored)
 
@@ -110,7 +110,7 @@ class NetworkField(TeacherModule):
         if unet is None:
             self.time = TimeEmbedding(config["frequencies"])
             inputs, shape = size + 1 + 2 * config["frequencies"] + extra, (config["width"], config["depth"])
-            # The rate of growth, which is no part of the velocity.
+            # One more output for the growth rate, which is not part of the velocity.
             own = size + int(config.get("growth", False))
             self.network: nn.Module = Perceptron(inputs, own, width=shape[0], depth=shape[1], skip=True)
         else:
@@ -134,7 +134,10 @@ class NetworkField(TeacherModule):
         return self.units.velocity(t, z, self._scaled(u, z, numbers))
 
     def _scaled(self, t: Tensor, x: Tensor, numbers: Condition) -> Tensor:
-        """v at times ``[B, 1]``: x_t has mean a m and variance a^2 d^2 + s^2, and dx/dt of its own alike."""
+        """v at times ``[B, 1]``, with inputs and outputs scaled to mean 0 and variance 1.
+
+        x_t has mean a m and variance a^2 d^2 + s^2. The moments of dx/dt are the same with a' and s'.
+        """
         if self.data is None:
             return self._answer(t, x, numbers)
         c, mean, variance = coefficients(self.path, t), self.data.mean, self.data.scale.square()
@@ -161,7 +164,7 @@ class NetworkField(TeacherModule):
 
 
 class _ClosedForm(TeacherModule):
-    """A field without weights: what it is made of are buffers, each in its own precision."""
+    """A field without weights. Its tensors are buffers, each in its own precision."""
 
     def __init__(self, stored: Stored) -> None:
         nn.Module.__init__(self)
@@ -185,7 +188,7 @@ class GaussianField(_ClosedForm):
         self._decompose()
 
     def _decompose(self) -> None:
-        # In float32 at least: there is no decomposition in half precision.
+        # In float32 at least, since torch has no decomposition in half precision.
         wide = torch.promote_types(self.covariance.dtype, torch.float32)
         variances, basis = (x.to(self.covariance.dtype) for x in torch.linalg.eigh(self.covariance.to(wide)))
         self.register_buffer("variances", variances.clamp(min=0.0), persistent=False)
@@ -210,7 +213,7 @@ class EmpiricalField(_ClosedForm):
     data: Tensor
 
     def velocity(self, t: Tensor, x: Tensor, condition: Condition) -> Tensor:
-        # Near t = 1 the logits are differences of huge numbers.
+        # In float64, since near t = 1 the logits are differences of very large numbers.
         y = self.data.flatten(1).double()
         rows = max(1, _MOST_WEIGHTS // len(y))
         batches = zip(torch.split(t.double()[:, None], rows), torch.split(x.double(), rows), strict=True)
@@ -218,13 +221,13 @@ class EmpiricalField(_ClosedForm):
 
     def _rows(self, t: Tensor, x: Tensor, y: Tensor) -> Tensor:
         rest = (1.0 - t).clamp(min=_TIME_FLOOR)
-        # Without the part of the squares that all data share.
+        # The term that is the same for all data points is left out.
         logits = (x @ y.T - t * (0.5 * y.square().sum(1))) * (t / rest.square())
         return (logits.softmax(1) @ y - x) / rest
 
 
 class GuidedField(TeacherModule):
-    """A conditional field, pushed away from its answer without a condition (Ho and Salimans 2207.12598)."""
+    """A conditional field with classifier-free guidance (Ho and Salimans 2207.12598)."""
 
     null_condition: Tensor
 
@@ -242,7 +245,7 @@ class GuidedField(TeacherModule):
 
 
 class ReversedField(TeacherModule):
-    """A flow that runs the other way: v(t, x) = -u(1 - t, x)."""
+    """The reversed flow: v(t, x) = -u(1 - t, x)."""
 
     def __init__(self, model: TeacherModule) -> None:
         nn.Module.__init__(self)
@@ -257,9 +260,10 @@ class ReversedField(TeacherModule):
 
 
 class ChainField(TeacherModule):
-    """Fields one after the other, each between two of the rising ``breaks``, of its own time from 0 to 1.
+    """Fields in sequence, each between two of the rising ``breaks``, with its own time from 0 to 1.
 
-    Every field is asked for every row, so that the module has no branches; the one that acts answers.
+    Every field is evaluated for every row, so that the module has no branches. The velocity of a row is that
+    of the field that is active at its time.
     """
 
     def __init__(self, blocks: Sequence[TeacherModule], breaks: Sequence[float]) -> None:
@@ -283,7 +287,7 @@ class ChainField(TeacherModule):
 
 
 class WindowField(TeacherModule):
-    """A field's flow from one of its times to another, as one from 0 to 1."""
+    """The flow of a field between two of its times, with time rescaled to [0, 1]."""
 
     def __init__(self, model: TeacherModule, start: float, end: float) -> None:
         nn.Module.__init__(self)
@@ -295,14 +299,17 @@ class WindowField(TeacherModule):
         return length * self.model.velocity(self.start + length * t, x, condition)
 
     def stored(self) -> Stored:
-        """The stored form of the window. Raises ``ArgumentError`` as the model's does."""
+        """The stored form of the window. Raises the errors of the model's method."""
         header, tensors = self.header, self.model.stored().tensors
         return Stored(header, tensors)
 
 
 class AttachedField(TeacherModule):
-    """The field of a model that is not koopflow's. ``ask(t, x, condition)`` answers velocities of
-    shape ``[B, *event]`` by ``module``, if there is one, which is shared and stays in its own mode."""
+    """The field of an attached model.
+
+    ``ask(t, x, condition)`` returns velocities of shape ``[B, *event]``. ``module``, if there is one, is the
+    attached module itself, whose training mode this module does not change.
+    """
 
     def __init__(
         self,
@@ -363,14 +370,15 @@ def field_of(stored: Stored) -> TeacherModule:
 
 
 def _part(stored: Stored, description: dict[str, Any], prefix: str = "") -> Stored:
-    """The field of this description in a stored form, whose names begin with ``prefix`` there."""
+    """The stored form of a part of a field, with the given description. Its tensors begin with ``prefix``."""
     header = {**stored.header, "model": {**stored.header["model"], "description": description}}
     own = {name.removeprefix(prefix): x for name, x in stored.tensors.items() if name.startswith(prefix)}
     return Stored(header, own)
 
 
 def _joined(module: TeacherModule, parts: Mapping[str, TeacherModule]) -> Stored | None:
-    """The stored form of a field made of others, by what their names begin with; None for one without."""
+    """The stored form of a field made of others, given by the prefixes of their names. None if the field has
+    no stored form."""
     if not hasattr(module, "header"):
         return None
     stored = {begin: part.stored().tensors for begin, part in parts.items()}

@@ -1,7 +1,8 @@
-"""U-Nets of flow and diffusion models (Dhariwal and Nichol 2105.05233), whole or in two halves, which a
-hierarchical student uses apart. Weights are named as in torchcfm's ``UNetModel``, and as in koopflow's files.
+"""U-Nets of flow and diffusion models (Dhariwal and Nichol 2105.05233), and their encoders and decoders.
 
-Shapes: times ``[B]``, images ``[B, C, H, W]``, conditions as numbers ``[B, c]`` (labels as one-hot rows).
+A hierarchical student uses an encoder and a decoder separately. Weights have the names of torchcfm's
+``UNetModel``, which are also those in koopflow's files. Shapes: times ``[B]``, images ``[B, C, H, W]``,
+conditions as numbers ``[B, c]`` (labels as one-hot rows).
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Config: TypeAlias = Mapping[str, Any]
-"""The options of a U-Net, by the names of :class:`koopflow.UNet`, with its levels decided."""
+"""The options of a U-Net, by the names of :class:`koopflow.UNet`. ``multipliers`` is never None."""
 
 _LONGEST_PERIOD = 10_000.0
 
 
 def feature_maps(config: Config) -> list[tuple[int, int]]:
-    """Channels and factor of downsampling of each feature map of an encoder: those that the decoder joins on
-    its way up, from full resolution down, and the middle's."""
+    """Number of channels and factor of downsampling of each feature map of an encoder.
+
+    They are the maps that the decoder concatenates, from full resolution down, and the map of the middle.
+    """
     widths = _widths(config)
     maps = [(widths[0], 1)]
     for level, width in enumerate(widths):
@@ -46,7 +49,7 @@ class _Embedded(nn.Module):
         size, half = _embedding_size(config), channels // 2
         self.time_embed = nn.Sequential(nn.Linear(channels, size), nn.SiLU(), nn.Linear(size, size))
         self.label_emb = nn.Embedding(condition, size) if condition else None
-        # The last number of the condition, where a student's lift is told the direction of time.
+        # For a directed lift, the last column of the condition is the direction of time.
         self.register_parameter("direction", nn.Parameter(torch.zeros(1, size)) if directed else None)
         steps = torch.arange(half, dtype=torch.float64, device="cpu")
         frequencies = torch.exp(steps * (-math.log(_LONGEST_PERIOD) / half)) * config["time_scale"]
@@ -61,12 +64,12 @@ class _Embedded(nn.Module):
         rows += [] if self.direction is None else [self.direction]
         if not rows or condition is None:
             return embedded
-        # A row each, weighed by the condition: vectors are embedded as labels are.
+        # A sum of rows weighted by the condition, so that vectors are embedded in the same way as labels.
         return embedded + condition @ torch.cat(rows)
 
 
 class _Descending(_Embedded):
-    """The way down and the middle."""
+    """The encoder and the middle."""
 
     def __init__(self, config: Config, inputs: int, condition: int = 0, *, directed: bool = False) -> None:
         super().__init__(config, condition, directed=directed)
@@ -93,14 +96,14 @@ class _Descending(_Embedded):
 
 
 class UNetEncoder(_Descending):
-    """The way down and the middle: images at times t to features, in the order of :func:`feature_maps`."""
+    """The encoder and the middle: maps images at times t to features, ordered as in :func:`feature_maps`."""
 
     def forward(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> list[Tensor]:
         return self.features(x, self.embedding(t, condition))
 
 
 class UNetDecoder(_Embedded):
-    """The way up alone: features of every level at times t to an image, with an embedding of its own."""
+    """The decoder alone: maps features of all levels at times t to an image, with its own embedding."""
 
     def __init__(self, config: Config, outputs: int, condition: int = 0) -> None:
         super().__init__(config, condition)
@@ -111,7 +114,7 @@ class UNetDecoder(_Embedded):
 
 
 class UNet(_Descending):
-    """Images at times t to images of ``outputs`` channels."""
+    """A whole U-Net: maps images at times t to images with ``outputs`` channels."""
 
     def __init__(
         self, config: Config, inputs: int, outputs: int, condition: int = 0, *, directed: bool = False
@@ -146,7 +149,7 @@ def _ascended(stages: nn.ModuleList, last: nn.Module, maps: Sequence[Tensor], em
 
 
 class _Stage(nn.Sequential):
-    """Layers in a row, of which residual blocks take the embedding too."""
+    """A sequence of layers, of which residual blocks also take the embedding."""
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:  # type: ignore[override]
         for layer in self:
@@ -155,7 +158,7 @@ class _Stage(nn.Sequential):
 
 
 class _ResidualBlock(nn.Module):
-    """Two convolutions with a skip, shifted (or scaled and shifted) by the embedding."""
+    """Two convolutions with a skip connection, shifted (or scaled and shifted) by the embedding."""
 
     def __init__(self, config: Config, inputs: int, outputs: int, resampled: str = "") -> None:
         super().__init__()
@@ -205,7 +208,7 @@ class _AttentionBlock(nn.Module):
         rows = x.flatten(2)
         parts = self.qkv(self.norm(rows)).unflatten(1, (*self._parts, -1)).transpose(-1, -2)
         query, key, value = parts.unbind(1 if self._qkv_first else 2)
-        # Written out: torch's fused kernels have no second derivatives and none forwards.
+        # Written out, since torch's fused kernels have neither second nor forward-mode derivatives.
         scores = (query / math.sqrt(query.shape[-1])) @ key.transpose(-1, -2)
         mixed = scores.softmax(-1) @ value
         added: Tensor = self.proj_out(mixed.transpose(-1, -2).flatten(1, 2))
@@ -213,12 +216,12 @@ class _AttentionBlock(nn.Module):
 
 
 def _attention(config: Config, level: int) -> list[nn.Module]:
-    """Attention, where the level has it."""
+    """The attention block of a level, if it has one."""
     return [_AttentionBlock(config, _widths(config)[level])] if 2**level in config["attention"] else []
 
 
 def _resampling(config: Config, channels: int, way: str) -> nn.Module:
-    """From one level to the next."""
+    """The change of resolution between two levels."""
     if config["residual_resampling"]:
         return _ResidualBlock(config, channels, channels, resampled=way)
     if way == "down":
@@ -232,7 +235,8 @@ def _convolution(inputs: int, outputs: int, *, side: int = 3, stride: int = 1) -
 
 
 def _norm(config: Config, channels: int) -> nn.GroupNorm:
-    """Of as many groups as the largest power of two up to ``groups`` that divides the channels."""
+    """A group norm. The number of groups is the largest power of two up to ``groups`` that divides the
+    channels."""
     return nn.GroupNorm(min(channels & -channels, 1 << config["groups"].bit_length() - 1), channels)
 
 

@@ -1,4 +1,4 @@
-"""Probability paths, and the change of units between data and standard data along them."""
+"""Probability paths, and the change of units between data and standardised data along them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 
 class Coefficients(NamedTuple):
-    """a and s of x_t = a x1 + s x0, with noise x0 and data x1, and their derivatives; of the shape of t."""
+    """The coefficients of x_t = a x1 + s x0, with noise x0 and data x1, and their derivatives, with the shape
+    of t."""
 
     a: Tensor
     s: Tensor
@@ -19,7 +20,7 @@ class Coefficients(NamedTuple):
 
 
 def coefficients(path: str, t: Tensor) -> Coefficients:
-    """Those of the path ``"linear"`` or ``"vp"``, the variance-preserving one."""
+    """The coefficients of the path ``"linear"`` or ``"vp"`` (variance preserving)."""
     if path == "linear":
         return Coefficients(t, 1.0 - t, torch.ones_like(t), -torch.ones_like(t))
     angle = math.pi / 2 * t
@@ -28,9 +29,11 @@ def coefficients(path: str, t: Tensor) -> Coefficients:
 
 
 class Units(nn.Module):
-    """Data m + s z1, with z1 standard: x_t = a_t m + d z_u leads from the same noise along the same path, at
-    another time u. On the linear path d = (1 - t) + t s and u = t s / d; on the other tan(pi u / 2) =
-    s tan(pi t / 2). The map of (-m / s, 1 / s) leads back.
+    """The change of units between data and standardised data z1, where data are m + s z1.
+
+    x_t = a_t m + d z_u, where z_u lies on a path of the same kind from the same noise, at another time u. On
+    the linear path d = (1 - t) + t s and u = t s / d. On the variance-preserving path tan(pi u / 2) =
+    s tan(pi t / 2). The inverse is the same map with (-m / s, 1 / s).
 
     Times are ``[..., 1]``, states ``[..., d]``.
     """
@@ -45,19 +48,19 @@ class Units(nn.Module):
         self.register_buffer("scale", torch.ones(()))
 
     def time(self, t: Tensor) -> Tensor:
-        """u of times."""
+        """The standardised times u of times t."""
         return self._clock(t, self.scale)[1]
 
     def standard(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(u, z) of times and states."""
+        """The standardised (u, z) of times and states (t, x)."""
         return self._map(t, x, self.shift, self.scale)
 
     def own(self, u: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """(t, x) of standard times and states."""
+        """The times and states (t, x) of standardised (u, z)."""
         return self._map(u, z, -self.shift / self.scale, 1.0 / self.scale)
 
     def velocity(self, t: Tensor, z: Tensor, rate: Tensor) -> Tensor:
-        """dx/dt at time t, from z and dz/du."""
+        """The velocity dx/dt at time t, from z and dz/du."""
         c, _, d, d_rate = self._clock(t, self.scale)
         return c.a_rate * self.shift + d_rate * z + self.scale / d * rate
 
@@ -66,8 +69,8 @@ class Units(nn.Module):
         return u, (x - c.a * shift) / d
 
     def _clock(self, t: Tensor, scale: Tensor) -> tuple[Coefficients, Tensor, Tensor, Tensor]:
-        """The path's coefficients, u, d and dd/dt. Times outside [0, 1], which no flow between noise and data
-        has, stay as they are."""
+        """The path's coefficients, u, d and dd/dt. Times outside [0, 1] are used at the nearest end, and u is
+        shifted by their distance from it."""
         inside = t.clamp(0.0, 1.0)
         c = coefficients(self.path, inside)
         data = c.a * scale

@@ -445,7 +445,7 @@ def test_conditions_that_do_not_fit_are_named(teachers):
 
 @pytest.mark.parametrize("module", [torch.nn.Linear(2, 2), None, lambda x: x])
 def test_foreign_modules_are_refused(module):
-    with pytest.raises(ArgumentError, match="module: expected what to_torch"):
+    with pytest.raises(ArgumentError, match="module: expected a module of to_torch"):
         KoopmanDistiller.from_torch_module(module)
 
 

@@ -358,7 +358,7 @@ def test_a_gaussian_s_covariance_can_be_loaded(dtype):
 
 
 def test_other_modules_do_not_come_back():
-    with pytest.raises(ArgumentError, match=r"module: expected what to_torch\(\) makes, got Linear"):
+    with pytest.raises(ArgumentError, match=r"module: expected a module of to_torch\(\), got Linear"):
         FlowTeacher.from_torch_module(nn.Linear(2, 2))
     for teacher in (ATTACHED["torchcfm"](), SCHEDULES["of a teacher"](), ATTACHED["guided"]()):
         with pytest.raises(ArgumentError, match="module: expected the twin of a teacher that can be saved"):
