@@ -1241,7 +1241,7 @@ class FlowSpectrum:
 
 @final
 class LevelSpectrum:
-    """Eigenvalues of the feature maps of a hierarchical student, from the full resolution to the lowest.
+    """Eigenvalues of the feature maps of a hierarchical student, from full resolution to the middle block.
 
     The arguments and errors are those of :class:`Spectrum`.
     """
