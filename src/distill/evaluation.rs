@@ -11,8 +11,8 @@ use crate::error::{Error, Result};
 use crate::koopman::{Direction, Observables, Student};
 use crate::metrics::rms_length;
 use crate::monitor::Monitor;
-use crate::training::State;
 use crate::velocity::VelocityField;
+use crate::world::{World, ALONE};
 
 /// What best-model keeping, plateaus and early stopping look at: all are errors, the smaller the better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -71,20 +71,6 @@ impl HeldOut {
         consistency: f64::NAN,
         score: f64::NAN,
     };
-
-    /// The same errors on every rank of a training: the leading one's.
-    ///
-    /// # Errors
-    /// As [`State::agree`].
-    pub fn agreed(self, state: &State<'_>) -> Result<HeldOut> {
-        let HeldOut { endpoint, path, inversion, phase, consistency, score } = self;
-        match state.agree(&[endpoint, path, inversion, phase, consistency, score])?.as_slice() {
-            &[endpoint, path, inversion, phase, consistency, score] => {
-                Ok(HeldOut { endpoint, path, inversion, phase, consistency, score })
-            }
-            _ => Err(Error::Internal(anyhow::anyhow!("errors were lost in an exchange"))),
-        }
-    }
 
     pub fn metric(&self, metric: Metric) -> f64 {
         match metric {
@@ -187,27 +173,58 @@ impl Evaluator {
     }
 
     /// The errors of the student as it is now; NaN where it can no longer be propagated, and for errors
-    /// that need trajectories if none were solved.
+    /// that need trajectories if none were solved. No other rank is asked.
     ///
     /// # Errors
     /// Whatever libtorch refuses; whatever the monitor answers, which is asked several times.
     pub fn errors(&self, student: &Student, monitor: &mut dyn Monitor) -> Result<HeldOut> {
+        Ok(self.held_out(&self.sums(student, &ALONE, monitor)?))
+    }
+
+    /// What [`Evaluator::held_out`] makes errors of, once it is added up over all ranks: each measures its share of
+    /// the rows. As many numbers for any student.
+    ///
+    /// # Errors
+    /// As [`Evaluator::errors`].
+    pub fn sums(&self, student: &Student, world: &World, monitor: &mut dyn Monitor) -> Result<Vec<f64>> {
         let _guard = tch::no_grad_guard();
-        match self {
-            Evaluator::Trajectories(paths) => match paths.measure(student, monitor) {
-                Err(Error::Divergence(_)) => Ok(HeldOut::UNKNOWN),
-                outcome => outcome,
+        let sums = match self {
+            Evaluator::Trajectories(paths) => match paths.sums(student, world, monitor) {
+                Err(Error::Divergence(_)) => return Ok(vec![f64::NAN; paths.sums_count()]),
+                outcome => outcome?,
             },
+            // Relative to the RMS over all points, which one rank measures.
+            Evaluator::Points(..) if !world.leads() => vec![0.0; 2],
             Evaluator::Points(points, velocity) => {
                 let Points { t, x, condition, .. } = points;
                 let (g, tangent) =
                     student.lift_flat_with_tangent(t, x, velocity, Direction::Forward, condition.as_ref());
                 let (_, features) = student.generator().rate(&g);
-                let consistency = rms(&(features - &tangent), 1.0) / rms(&tangent, 1.0).max(1e-12);
+                let consistency = rms_length(&(features - &tangent)) / rms_length(&tangent).max(1e-12);
                 // x too: features that vanish are consistent and useless.
                 let residual = Scaling::Relative.consistency(student, points, velocity).double_value(&[]);
-                Ok(HeldOut { consistency, score: residual.sqrt(), ..HeldOut::UNKNOWN })
+                vec![consistency, residual.sqrt()]
             }
+        };
+        Ok(sums)
+    }
+
+    /// How many numbers [`Evaluator::sums`] answers.
+    pub fn sums_count(&self) -> usize {
+        match self {
+            Evaluator::Trajectories(paths) => paths.sums_count(),
+            Evaluator::Points(..) => 2,
+        }
+    }
+
+    /// The errors that sums over all rows say.
+    pub fn held_out(&self, sums: &[f64]) -> HeldOut {
+        match (self, sums) {
+            (Evaluator::Trajectories(paths), sums) => paths.held_out(sums),
+            (Evaluator::Points(..), &[consistency, score]) => {
+                HeldOut { consistency, score, ..HeldOut::UNKNOWN }
+            }
+            _ => HeldOut::UNKNOWN,
         }
     }
 }
@@ -221,9 +238,9 @@ fn counted(asked: bool, error: f64) -> f64 {
     }
 }
 
-/// The RMS length of errors over the square root of a variance, given its inverse.
-fn rms(error: &Tensor, precision: f64) -> f64 {
-    rms_length(error) * precision.sqrt()
+/// The summed squares of errors `[N, d]`, times the inverse of a variance.
+fn squares(error: &Tensor, precision: f64) -> f64 {
+    error.to_kind(Kind::Double).square().sum(Kind::Double).double_value(&[]) * precision
 }
 
 impl HeldOutPaths {
@@ -263,8 +280,11 @@ impl HeldOutPaths {
 
     /// The first `count` trajectories, or a few where that is fewer.
     fn first(&self, count: i64) -> Self {
-        let count = count.max(FEW).min(self.states.size()[0]);
-        let some = |x: &Tensor| x.narrow(0, 0, count);
+        self.rows(0, count.max(FEW).min(self.states.size()[0]))
+    }
+
+    fn rows(&self, first: i64, count: i64) -> Self {
+        let some = |x: &Tensor| x.narrow(0, first, count);
         HeldOutPaths {
             states: some(&self.states),
             condition: self.condition.as_ref().map(some),
@@ -275,6 +295,65 @@ impl HeldOutPaths {
 
     fn last(&self) -> i64 {
         self.states.size()[1] - 1
+    }
+
+    /// Time indices between both ends at which the path's error is measured.
+    fn looks(&self) -> Vec<i64> {
+        (1..8).map(|eighth| (self.last() * eighth + 4) / 8).filter(|index| *index > 0).collect()
+    }
+
+    fn sums_count(&self) -> usize {
+        6 + self.looks().len()
+    }
+
+    /// Of a rank's share of the rows: their number, and sums of squared errors: endpoint, inversion, phase, the
+    /// consistency residual and the rate that it is relative to, then the path's at each of its times.
+    fn sums(&self, student: &Student, world: &World, monitor: &mut dyn Monitor) -> Result<Vec<f64>> {
+        // Rows of the rank: all, as often as there are ranks, where there are too few to share.
+        let rows = self.states.size()[0];
+        let (first, count) = if rows < world.size() { (0, rows) } else { world.share(rows) };
+        let own = self.rows(first, count);
+        let last = own.last();
+        let noise = own.encode(student, 0, Direction::Forward);
+        monitor.tick()?;
+        let error_at = |index: i64| -> Result<f64> {
+            let decoded = student.fresh_horizon(index as f64 / last as f64)?.apply(&noise)?;
+            Ok(squares(&(decoded - own.states.select(1, index)), own.data_precision))
+        };
+        let mut path = Vec::new();
+        for index in own.looks() {
+            path.push(error_at(index)?);
+            monitor.tick()?;
+        }
+        let backward = own.encode(student, last, Direction::Backward);
+        monitor.tick()?;
+        let inverse = student.fresh_horizon(-1.0)?.apply(&backward)?;
+        let inversion = squares(&(inverse - own.states.select(1, 0)), own.noise_precision);
+        // Over the deviation of all rows, whoever measures them.
+        let targets = self.encode(student, last, Direction::Forward).features;
+        let variance = targets.var_dim(0, false, false).sum(Kind::Double).double_value(&[]);
+        let moved = student.generator().propagate(&noise, &noise.t.ones_like())?.features;
+        let phase = squares(&(moved - targets.narrow(0, first, count)), 1.0 / variance.max(1e-12));
+        let (residual, rate) = own.consistency(student, monitor)?;
+        let ends = [count as f64, error_at(last)?, inversion, phase, residual, rate];
+        Ok([ends.as_slice(), path.as_slice()].concat())
+    }
+
+    fn held_out(&self, sums: &[f64]) -> HeldOut {
+        let [rows, endpoint, inversion, phase, residual, rate, path @ ..] = sums else {
+            return HeldOut::UNKNOWN;
+        };
+        let rms = |squares: &f64| (squares / rows).sqrt();
+        let (endpoint, inversion, phase) = (rms(endpoint), rms(inversion), rms(phase));
+        let path = path.iter().map(rms).sum::<f64>() / path.len().max(1) as f64;
+        HeldOut {
+            endpoint,
+            path,
+            inversion,
+            phase,
+            consistency: (residual / rate.max(1e-24)).sqrt(),
+            score: endpoint + counted(self.follows, path) + counted(self.inverts, inversion),
+        }
     }
 
     fn point(&self, student: &Student, index: i64) -> (Tensor, Tensor) {
@@ -288,55 +367,18 @@ impl HeldOutPaths {
         student.lift_flat(&t, &x, direction, self.condition.as_ref())
     }
 
-    fn measure(&self, student: &Student, monitor: &mut dyn Monitor) -> Result<HeldOut> {
-        let last = self.last();
-        let noise = self.encode(student, 0, Direction::Forward);
-        monitor.tick()?;
-        let error_at = |index: i64| -> Result<f64> {
-            let decoded = student.fresh_horizon(index as f64 / last as f64)?.apply(&noise)?;
-            Ok(rms(&(decoded - self.states.select(1, index)), self.data_precision))
-        };
-        let looks: Vec<i64> =
-            (1..8).map(|eighth| (last * eighth + 4) / 8).filter(|index| *index > 0).collect();
-        let mut path = 0.0;
-        for index in &looks {
-            path += error_at(*index)?;
-            monitor.tick()?;
-        }
-        let backward = self.encode(student, last, Direction::Backward);
-        monitor.tick()?;
-        let inverse = student.fresh_horizon(-1.0)?.apply(&backward)?;
-        let endpoint = error_at(last)?;
-        let path = path / looks.len().max(1) as f64;
-        let inversion = rms(&(inverse - self.states.select(1, 0)), self.noise_precision);
-        Ok(HeldOut {
-            endpoint,
-            path,
-            inversion,
-            phase: self.phase(student, &noise)?,
-            consistency: self.consistency(student, monitor)?,
-            score: endpoint + counted(self.follows, path) + counted(self.inverts, inversion),
-        })
-    }
-
-    fn phase(&self, student: &Student, noise: &Observables) -> Result<f64> {
-        let moved = student.generator().propagate(noise, &noise.t.ones_like())?.features;
-        let target = self.encode(student, self.last(), Direction::Forward).features;
-        let variance = target.var_dim(0, false, false).sum(Kind::Double).double_value(&[]);
-        Ok(rms(&(moved - target), 1.0 / variance.max(1e-12)))
-    }
-
-    fn consistency(&self, student: &Student, monitor: &mut dyn Monitor) -> Result<f64> {
+    /// Summed squares of the residual and of the features' own rate of change.
+    fn consistency(&self, student: &Student, monitor: &mut dyn Monitor) -> Result<(f64, f64)> {
         let (mut residual, mut rate) = (0.0, 0.0);
         for (index, velocity) in &self.velocities {
             let (t, x) = self.point(student, *index);
             let (g, tangent) =
                 student.lift_flat_with_tangent(&t, &x, velocity, Direction::Forward, self.condition.as_ref());
             let (_, features) = student.generator().rate(&g);
-            residual += rms(&(features - &tangent), 1.0).powi(2);
-            rate += rms(&tangent, 1.0).powi(2);
+            residual += squares(&(features - &tangent), 1.0);
+            rate += squares(&tangent, 1.0);
             monitor.tick()?;
         }
-        Ok((residual / rate.max(1e-24)).sqrt())
+        Ok((residual, rate))
     }
 }

@@ -61,8 +61,8 @@ impl Run<'_> {
         let notes = self.data.trajectories.iter().flat_map(|trajectories| trajectories.notes());
         state.ledger.notes.extend(notes.map(|text| Note { step: 0, text: text.clone() }));
         state.ledger.began = state.budget.seconds();
-        let errors = self.evaluator.errors(self.student, monitor)?;
-        let metric = errors.agreed(state)?.metric(self.metric());
+        let sums = self.evaluator.sums(self.student, state.exchange.world(), monitor)?;
+        let metric = self.evaluator.held_out(&state.add_up(&sums)?).metric(self.metric());
         state.ledger.best = metric.is_finite().then_some(metric);
         // They all begin as the student does.
         self.averages.look(&state.averages, &vec![metric; state.averages.all().len()], 0);
@@ -111,15 +111,18 @@ impl Run<'_> {
 
     /// The held-out errors of each average of the weights, or of the last ones where there is none.
     fn errors(&self, state: &State<'_>, monitor: &mut dyn Monitor) -> Result<Vec<HeldOut>> {
-        let (averages, parameters) = (state.averages.all(), self.student.parameters());
-        if averages.is_empty() {
-            return Ok(vec![self.evaluator.errors(self.student, monitor)?.agreed(state)?]);
+        let (world, parameters) = (state.exchange.world(), self.student.parameters());
+        let mut sums = Vec::new();
+        for average in state.averages.all() {
+            sums.extend(
+                parameters.with(average.value(), || self.evaluator.sums(self.student, world, monitor))?,
+            );
         }
-        let of = averages.iter().map(|average| {
-            let own = parameters.with(average.value(), || self.evaluator.errors(self.student, monitor))?;
-            own.agreed(state)
-        });
-        of.collect()
+        if sums.is_empty() {
+            sums = self.evaluator.sums(self.student, world, monitor)?;
+        }
+        let sums = state.add_up(&sums)?;
+        Ok(sums.chunks(self.evaluator.sums_count()).map(|sums| self.evaluator.held_out(sums)).collect())
     }
 
     /// Goes on with what a file kept besides the loop's own state.

@@ -321,7 +321,9 @@ impl Step for Training<'_> {
             model.evolution.finer = Some(NextState { columns, ..own });
             check.error(&model, Some(1), monitor)
         })?;
-        let error = state.agree(&[error])?[0];
+        // The leading rank's counts.
+        let told = if state.exchange.world().leads() { error } else { 0.0 };
+        let error = state.add_up(&[told])?[0];
         Ok(Look {
             metric: Some(error),
             name: "error of forecasts".into(),

@@ -92,7 +92,7 @@ impl Exchange {
                 "the sum over ranks is none: 1 to {size} gave {sum} instead of {expected}"
             )));
         }
-        self.agree(parameters, seconds, &[]).map(|_| round.seconds)
+        self.add_up(parameters, seconds, &[]).map(|_| round.seconds)
     }
 
     /// The gradient of all ranks from what this one has, and the leading rank's seconds. A step that is not finite on
@@ -127,38 +127,39 @@ impl Exchange {
         Ok((gradient, round.seconds))
     }
 
-    /// The leading rank's numbers, after a look at whether all ranks still have the same weights.
+    /// The sums of the numbers of all ranks, after a check that all have the same weights.
     ///
     /// # Errors
-    /// [`Error::Distributed`] where this rank has others; otherwise as [`Exchange::gradient`].
-    pub fn agree(&self, parameters: &Parameters, seconds: f64, numbers: &[f64]) -> Result<Vec<f64>> {
+    /// [`Error::Distributed`] on every rank where one has other weights; otherwise as [`Exchange::gradient`].
+    pub fn add_up(&self, parameters: &Parameters, seconds: f64, numbers: &[f64]) -> Result<Vec<f64>> {
         if self.world.is_alone() {
             return Ok(numbers.to_vec());
         }
-        let (own, leads) = (parameters.flat()?.detach(), self.world.leads());
-        let values = Tensor::from_slice(numbers);
-        let zero = values.zeros_like();
-        let round = self.round(
-            Some(&own).filter(|_| leads),
-            Outcome::Taken,
-            seconds,
-            if leads { &values } else { &zero },
-        )?;
-        self.settle::<()>(&round, Ok(()))??;
-        // What each finds is told, so that all end alike.
-        let mut unlike = vec![0.0; self.world.size() as usize];
-        unlike[self.world.rank() as usize] = f64::from(u8::from(!round.flat.equal(&own)));
-        let told = self.round(None, Outcome::Taken, seconds, &Tensor::from_slice(&unlike))?;
-        self.settle::<()>(&told, Ok(()))??;
-        let unlike = Vec::<f64>::try_from(&told.numbers.to_device(Device::Cpu).to_kind(Kind::Double))?;
-        if let Some(rank) = unlike.iter().position(|unlike| *unlike != 0.0) {
-            self.open.set(false);
-            return Err(Error::Distributed(format!(
-                "rank {rank} has other weights than rank 0: ranks have to begin alike and to add up their gradients"
-            )));
+        let (size, own) = (self.world.size() as usize, self.world.rank() as usize);
+        // A fingerprint of each rank's weights goes first, in a place of its own.
+        let mut prints = vec![0.0; 2 * size];
+        prints[2 * own..2 * own + 2].copy_from_slice(&fingerprint(&parameters.flat()?)?);
+        let mut sums = Vec::with_capacity(numbers.len());
+        // Without numbers there still is the check.
+        let mut parts: Vec<&[f64]> = numbers.chunks(NUMBERS as usize).collect();
+        if parts.is_empty() {
+            parts.push(&[]);
         }
-        let agreed = round.numbers.narrow(0, 0, numbers.len() as i64).to_device(Device::Cpu);
-        Ok(Vec::<f64>::try_from(&agreed.to_kind(Kind::Double))?)
+        for part in parts {
+            let told = Tensor::from_slice(&[prints.as_slice(), part].concat());
+            let round = self.round(None, Outcome::Taken, seconds, &told)?;
+            self.settle::<()>(&round, Ok(()))??;
+            let told = round.numbers.to_device(Device::Cpu).to_kind(Kind::Double);
+            let told = Vec::<f64>::try_from(&told)?;
+            if let Some(rank) = (1..size).find(|rank| told[2 * rank..2 * rank + 2] != told[..2]) {
+                self.open.set(false);
+                return Err(Error::Distributed(format!(
+                    "rank {rank} has other weights than rank 0: ranks have to begin alike and to add up their gradients"
+                )));
+            }
+            sums.extend_from_slice(&told[2 * size..2 * size + part.len()]);
+        }
+        Ok(sums)
     }
 
     /// The last exchange: what a rank ended by alone ends it for all.
@@ -205,8 +206,8 @@ impl Exchange {
     ) -> Result<Round> {
         let options = (self.kind, self.device);
         let (size, given) = (self.world.size(), numbers.numel() as i64);
-        // One for each rank, too.
-        let room = NUMBERS.max(size);
+        // Fingerprints of all ranks' weights, too.
+        let room = NUMBERS + 2 * size;
         if given > room {
             return Err(Error::Internal(anyhow::anyhow!("{given} numbers in an exchange of {room}")));
         }
@@ -258,6 +259,24 @@ impl Exchange {
             }
         })
     }
+}
+
+/// Two numbers that differ, but by a rare chance, where two ranks' weights differ in a bit. Below 2^23: float32 holds
+/// them exactly.
+fn fingerprint(weights: &Tensor) -> Result<[f64; 2]> {
+    const MODULUS: i64 = 1 << 23;
+    /// A prime, so that an exchange of two weights shows.
+    const CYCLE: i64 = 1021;
+    let bits = match weights.kind() {
+        Kind::Double => weights.detach().f_view_dtype(Kind::Int64)?,
+        _ => weights.detach().f_view_dtype(Kind::Int)?.f_to_kind(Kind::Int64)?,
+    };
+    let places = Tensor::f_arange(bits.numel() as i64, (Kind::Int64, bits.device()))?.f_remainder(CYCLE)? + 1;
+    // Integers wrap around, alike on all ranks.
+    let of = |x: &Tensor| -> Result<f64> {
+        Ok(x.f_sum(Kind::Int64)?.f_remainder(MODULUS)?.f_int64_value(&[])? as f64)
+    };
+    Ok([of(&bits)?, of(&(bits.shallow_clone() * places))?])
 }
 
 fn gone() -> Error {

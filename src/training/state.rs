@@ -102,12 +102,13 @@ impl State<'_> {
         }
     }
 
-    /// The same numbers on every rank: those of the leading one. Nothing changes where there is one rank.
+    /// The sums of the numbers of all ranks, after a check that all have the same weights. Nothing changes where there
+    /// is one rank.
     ///
     /// # Errors
-    /// As [`Exchange::agree`].
-    pub fn agree(&self, numbers: &[f64]) -> Result<Vec<f64>> {
-        self.exchange.agree(self.parameters, self.budget.seconds(), numbers)
+    /// As [`Exchange::add_up`].
+    pub fn add_up(&self, numbers: &[f64]) -> Result<Vec<f64>> {
+        self.exchange.add_up(self.parameters, self.budget.seconds(), numbers)
     }
 
     /// The share of the steps that is behind.
