@@ -24,9 +24,8 @@ pub enum Objective {
     Consistency(Consistency),
 }
 
-/// Velocity consistency (Yang et al., arXiv 2407.02398, with several segments). Let f(t, x) = x + (e - t)
-/// v(t, x), where e is the end of the segment that contains t. For two points on the line of one pair the
-/// loss is
+/// Velocity consistency (Yang et al., arXiv 2407.02398, with several segments). Let e be the end of the segment
+/// that contains t, and f(t, x) = x + (e - t) v(t, x). For two points on the line of one pair the loss is
 ///
 /// |f(t, x_t) - f'(r, x_r)|^2 + alpha |v(t, x_t) - v'(r, x_r)|^2,  r = t + delta.
 ///
