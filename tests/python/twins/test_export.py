@@ -168,7 +168,9 @@ def test_a_file_of_before_is_replaced(light, tmp_path):
 
 def test_onnx_files_have_a_largest_size(student, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "LARGEST", 1000)
-    with pytest.raises(ArgumentError, match="path: expected a student of at most .* to_pt2 has no such limit"):
+    with pytest.raises(
+        ArgumentError, match="path: expected a student of at most .* to_pt2 has no such limit"
+    ):
         student.to_onnx(tmp_path / "student.onnx")
     assert os.listdir(tmp_path) == []
 
@@ -190,7 +192,10 @@ def test_a_file_with_other_samples_is_not_written_unless_unchecked(light, tmp_pa
         def run(self, *arguments):
             raise RuntimeError("no such operator")
 
-    said = {Other: "gives samples that differ from the student's", Broken: "cannot run the student: no such operator"}
+    said = {
+        Other: "gives samples that differ from the student's",
+        Broken: "cannot run the student: no such operator",
+    }
     for kind, message in said.items():
         monkeypatch.setattr(onnxruntime, "InferenceSession", kind)
         with pytest.raises(KoopflowError, match=message):
