@@ -145,7 +145,7 @@ def plain(value: Any, name: str = "") -> Any:
     if isinstance(value, PathLike):
         return fspath(value)
     if isinstance(value, int):
-        raise ArgumentError(f"{name}: expected a number of 64 bits, got one of {value.bit_length()}")
+        raise ArgumentError(f"{name}: expected a number of 64 bits, got one of {value.bit_length()} bits")
     expected = "a finite number" if number else "a number, a name or a list of them"
     raise ArgumentError(f"{name or 'options'}: expected {expected}, got {value!r}")
 

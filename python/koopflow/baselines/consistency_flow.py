@@ -31,7 +31,7 @@ class ConsistencyFlow(Baseline):
     segment ends. Training minimises ``|f(t, x_t) - f'(r, x_r)|^2 + alpha |v(t, x_t) - v'(r, x_r)|^2`` for two
     points on the line of a pair, with r = t + delta, where f' and v' use the averaged weights (Yang et al.
     2407.02398). In the last part of a segment, after ``boundary``, the target is the end of the pair's line
-    instead of f'. Sampling takes one Euler step per segment. Only the teacher's data, event shape and
+    instead of f'. Sampling takes one Euler step per segment. Only the teacher's data, source, event shape and
     conditioning are used. The model is biased where paths are curved; docs/results.md has measurements.
 
     Parameters

@@ -72,7 +72,7 @@ def test_help_has_the_words_of_docstrings(capsys):
         main(["distill", "--training.help"])
     shown = " ".join(capsys.readouterr().out.split())
     assert "--training.ema_decay" in shown
-    assert "Decay of the averaged weights" in shown
+    assert "Decay of the exponential moving average" in shown
 
 
 @pytest.mark.parametrize(
