@@ -26,7 +26,7 @@ LABELS = {
     "fit": "linear solve",
     "refine": "smoothing and fitting",
     "forecaster": "training the forecaster",
-    "tilt": "sampling what is asked",
+    "tilt": "tilted sampling",
     "ablation": "ablation",
     "compare": "comparing",
 }

@@ -192,7 +192,8 @@ class Run:
         stale = _number(self.checkpoint)
 
         def first(_: ProgressEvent) -> None:
-            # At the first event, so that a run that fails before, by a wrong option say, changes no file.
+            # At the first event, so that a run that fails earlier, for example by a wrong option, changes no
+            # file.
             nonlocal written
             if not written:
                 # A checkpoint of an earlier run is removed, unless the fit has replaced it already.
