@@ -1,4 +1,4 @@
-//! Errors on the trajectories kept out of training.
+//! Held-out errors of a student.
 
 use std::time::Instant;
 
@@ -14,7 +14,8 @@ use crate::monitor::Monitor;
 use crate::velocity::VelocityField;
 use crate::world::{World, ALONE};
 
-/// What best-model keeping, plateaus and early stopping look at: all are errors, the smaller the better.
+/// The held-out metric by which the best model is kept, and which plateaus and early stopping use. Smaller is
+/// better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
@@ -28,28 +29,28 @@ pub enum Metric {
     ConsistencyResidual,
 }
 
-/// Held-out errors of one state of a student; smaller is better, 0 is a perfect student.
+/// Held-out errors of a student. Smaller is better, and a perfect student has 0.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct HeldOut {
-    /// Noise to data in one step, RMS over the data's total deviation.
+    /// RMS error of data generated from noise in one step, divided by the data's total deviation.
     pub endpoint: f64,
-    /// The same encodings along the path, at eighths of it, in the same units.
+    /// Mean RMS error of the same encodings at eighths of the path, in the same units.
     pub path: f64,
-    /// Data to noise, over the noise's total deviation.
+    /// RMS error of noise recovered from data, divided by the noise's total deviation.
     pub inversion: f64,
-    /// Features propagated from noise to t = 1 against the features of the teacher's endpoint, over the
-    /// total deviation of the latter (METHOD's phase error).
+    /// RMS error of features propagated from noise to t = 1, against the features of the teacher's endpoint,
+    /// divided by the total deviation of the latter (METHOD's phase error).
     pub phase: f64,
-    /// J phi (1, v) against (g L)_phi along the paths, over the RMS of the former: the feature's own rate
-    /// of change.
+    /// RMS difference of J phi (1, v), the rate of change of the features, and (g L)_phi along the paths,
+    /// divided by the RMS of the former.
     pub consistency: f64,
-    /// The sum of endpoint error and, where training asks for them, path and inversion error; without
-    /// trajectories the consistency residual.
+    /// The sum of the endpoint error and, if training includes them, path and inversion errors. Without
+    /// trajectories it is the consistency residual, including that of x.
     pub score: f64,
 }
 
 impl Metric {
-    /// As options and logs call it.
+    /// Name in options and logs.
     pub fn name(self) -> &'static str {
         match self {
             Metric::Score => "score",
@@ -97,14 +98,14 @@ impl HeldOut {
     }
 }
 
-/// Held-out trajectories that a hurried evaluation still measures.
+/// Least number of held-out trajectories in an evaluation, even under a time limit.
 const FEW: i64 = 16;
 
-/// Held-out trajectories of images that a look measures: each costs some thirty passes of a U-Net, and a look at 512
-/// of them took as long as a hundred steps.
+/// Number of held-out trajectories of images in an evaluation. Each takes about thirty passes of a U-Net; an
+/// evaluation on 512 trajectories took as long as a hundred steps.
 const IMAGES: i64 = 128;
 
-/// Measures students on what was kept out of training. The teacher is evaluated once, not at every measurement.
+/// Measures students on held-out data. The teacher is evaluated only once, in advance.
 pub enum Evaluator {
     Trajectories(HeldOutPaths),
     /// Points of the probability path and the teacher's velocity there, `[H, d]`.
@@ -113,28 +114,30 @@ pub enum Evaluator {
 
 /// The held-out trajectories and the teacher's velocities along them.
 pub struct HeldOutPaths {
-    /// `[H, T, d]`.
+    /// States `[H, T, d]`.
     states: Tensor,
-    /// Condition in the form that the student takes.
+    /// Conditions in the student's encoding.
     condition: Option<Tensor>,
-    /// Inverses of the summed variance of noise and of data.
+    /// Inverse of the summed variance of noise.
     noise_precision: f64,
+    /// Inverse of the summed variance of data.
     data_precision: f64,
     /// Time indices along the path, and the velocities there: `[H, d]` each.
     velocities: Vec<(i64, Tensor)>,
-    /// Whether paths and inversion are part of the score. An error that no term of the loss lowers would only add
-    /// noise to it.
+    /// Whether the path error is part of the score. An error that no term of the loss lowers would only add
+    /// noise.
     follows: bool,
+    /// Whether the inversion error is part of the score.
     inverts: bool,
 }
 
 impl Evaluator {
-    /// Evaluates the teacher at eight times along the held-out trajectories, or not at all where there are
-    /// held-out points; along fewer of them where `images` are seen by a U-Net. Where the monitor
-    /// says that time is up, the times that are done will do.
+    /// Evaluates the teacher at eight times along the held-out trajectories, or not at all if there are
+    /// held-out points. For `images`, which a U-Net takes, fewer trajectories are used. When the monitor
+    /// reports that the time is up, no further times are evaluated.
     ///
     /// # Errors
-    /// Whatever the teacher or the monitor answers.
+    /// Any error of the teacher or the monitor.
     pub fn new(
         teacher: &dyn VelocityField,
         data: &TrainingData,
@@ -154,11 +157,12 @@ impl Evaluator {
             (None, Some((points, velocity))) => {
                 Ok(Evaluator::Points(points.shallow_clone(), velocity.shallow_clone()))
             }
-            (None, None) => Err(Error::Internal(anyhow::anyhow!("nothing was kept out of training"))),
+            (None, None) => Err(Error::Internal(anyhow::anyhow!("no held-out data were prepared"))),
         }
     }
 
-    /// Keeps as many of the held-out trajectories as one evaluation of `student` measures in so many seconds, about.
+    /// Reduces the held-out trajectories to a number for which one evaluation of `student` takes about
+    /// `seconds`.
     ///
     /// # Errors
     /// As [`Evaluator::errors`].
@@ -172,17 +176,17 @@ impl Evaluator {
         Ok(())
     }
 
-    /// The errors of the student as it is now; NaN where it can no longer be propagated, and for errors
-    /// that need trajectories if none were solved. No other rank is asked.
+    /// The errors of the student, measured by this rank alone. All are NaN if its propagation diverges.
+    /// Without trajectories, errors that need them are NaN. The monitor is called several times.
     ///
     /// # Errors
-    /// Whatever libtorch refuses; whatever the monitor answers, which is asked several times.
+    /// Errors of libtorch; any error of the monitor.
     pub fn errors(&self, student: &Student, monitor: &mut dyn Monitor) -> Result<HeldOut> {
         Ok(self.held_out(&self.sums(student, &ALONE, monitor)?))
     }
 
-    /// What [`Evaluator::held_out`] makes errors of, once it is added up over all ranks: each measures its share of
-    /// the rows. As many numbers for any student.
+    /// This rank's sums over its share of the rows. [`Evaluator::held_out`] computes the errors from the sums
+    /// over all ranks. The number of sums does not depend on the student.
     ///
     /// # Errors
     /// As [`Evaluator::errors`].
@@ -193,7 +197,7 @@ impl Evaluator {
                 Err(Error::Divergence(_)) => return Ok(vec![f64::NAN; paths.sums_count()]),
                 outcome => outcome?,
             },
-            // Relative to the RMS over all points, which one rank measures.
+            // These errors are relative to the RMS over all points, so only the leading rank measures them.
             Evaluator::Points(..) if !world.leads() => vec![0.0; 2],
             Evaluator::Points(points, velocity) => {
                 let Points { t, x, condition, .. } = points;
@@ -201,7 +205,7 @@ impl Evaluator {
                     student.lift_flat_with_tangent(t, x, velocity, Direction::Forward, condition.as_ref());
                 let (_, features) = student.generator().rate(&g);
                 let consistency = rms_length(&(features - &tangent)) / rms_length(&tangent).max(1e-12);
-                // x too: features that vanish are consistent and useless.
+                // The score includes x, because vanishing features would be consistent but useless.
                 let residual = Scaling::Relative.consistency(student, points, velocity).double_value(&[]);
                 vec![consistency, residual.sqrt()]
             }
@@ -209,7 +213,7 @@ impl Evaluator {
         Ok(sums)
     }
 
-    /// How many numbers [`Evaluator::sums`] answers.
+    /// Number of sums that [`Evaluator::sums`] returns.
     pub fn sums_count(&self) -> usize {
         match self {
             Evaluator::Trajectories(paths) => paths.sums_count(),
@@ -217,7 +221,7 @@ impl Evaluator {
         }
     }
 
-    /// The errors that sums over all rows say.
+    /// The errors from the sums over all rows.
     pub fn held_out(&self, sums: &[f64]) -> HeldOut {
         match (self, sums) {
             (Evaluator::Trajectories(paths), sums) => paths.held_out(sums),
@@ -229,7 +233,7 @@ impl Evaluator {
     }
 }
 
-/// An error where some term asks for it to be small.
+/// The error if a term of the loss lowers it, otherwise 0.
 fn counted(asked: bool, error: f64) -> f64 {
     if asked {
         error
@@ -278,7 +282,7 @@ impl HeldOutPaths {
         Ok(HeldOutPaths { states, condition, noise_precision, data_precision, velocities, follows, inverts })
     }
 
-    /// The first `count` trajectories, or a few where that is fewer.
+    /// The first `count` trajectories, but at least [`FEW`].
     fn first(&self, count: i64) -> Self {
         self.rows(0, count.max(FEW).min(self.states.size()[0]))
     }
@@ -297,7 +301,7 @@ impl HeldOutPaths {
         self.states.size()[1] - 1
     }
 
-    /// Time indices between both ends at which the path's error is measured.
+    /// Time indices between noise and data at which the path error is measured.
     fn looks(&self) -> Vec<i64> {
         (1..8).map(|eighth| (self.last() * eighth + 4) / 8).filter(|index| *index > 0).collect()
     }
@@ -306,10 +310,11 @@ impl HeldOutPaths {
         6 + self.looks().len()
     }
 
-    /// Of a rank's share of the rows: their number, and sums of squared errors: endpoint, inversion, phase, the
-    /// consistency residual and the rate that it is relative to, then the path's at each of its times.
+    /// Sums over this rank's share of the rows: the number of rows; the squared errors of endpoint, inversion
+    /// and phase; the squared consistency residual and the squared rate to which it is relative; the squared
+    /// path error at each time of [`Self::looks`].
     fn sums(&self, student: &Student, world: &World, monitor: &mut dyn Monitor) -> Result<Vec<f64>> {
-        // Rows of the rank: all, as often as there are ranks, where there are too few to share.
+        // If there are fewer rows than ranks, every rank measures all rows.
         let rows = self.states.size()[0];
         let (first, count) = if rows < world.size() { (0, rows) } else { world.share(rows) };
         let own = self.rows(first, count);
@@ -329,7 +334,7 @@ impl HeldOutPaths {
         monitor.tick()?;
         let inverse = student.fresh_horizon(-1.0)?.apply(&backward)?;
         let inversion = squares(&(inverse - own.states.select(1, 0)), own.noise_precision);
-        // Over the deviation of all rows, whoever measures them.
+        // The phase error is divided by the deviation over all rows, not only this rank's.
         let targets = self.encode(student, last, Direction::Forward).features;
         let variance = targets.var_dim(0, false, false).sum(Kind::Double).double_value(&[]);
         let moved = student.generator().propagate(&noise, &noise.t.ones_like())?.features;
@@ -367,7 +372,7 @@ impl HeldOutPaths {
         student.lift_flat(&t, &x, direction, self.condition.as_ref())
     }
 
-    /// Summed squares of the residual and of the features' own rate of change.
+    /// Summed squares of the residual and of the rate of change of the features.
     fn consistency(&self, student: &Student, monitor: &mut dyn Monitor) -> Result<(f64, f64)> {
         let (mut residual, mut rate) = (0.0, 0.0);
         for (index, velocity) in &self.velocities {

@@ -1,4 +1,4 @@
-//! What the training loop trains: a student's gradient steps and held-out looks.
+//! The trainer of students, as the training loop sees it: gradient steps and held-out evaluations.
 
 use super::averages::{best_place, BestAverages};
 use super::evaluation::{Evaluator, HeldOut, Metric};
@@ -13,7 +13,7 @@ use crate::tensor::threads::IntraOpThreads;
 use crate::tensor::{out_of_memory, RandomSource};
 use crate::training::{Gradient, Look, Note, State, Step, Stopped};
 
-/// Number of held-out evaluations where `evaluate_every` is open.
+/// Default number of held-out evaluations.
 const EVALUATIONS: u64 = 20;
 
 pub(super) struct Run<'a> {
@@ -26,31 +26,31 @@ pub(super) struct Run<'a> {
     pub rows: BatchRows,
     pub random: RandomSource,
     pub log: Vec<LogEntry>,
-    /// Micro-batches of one step.
+    /// Number of micro-batches per step.
     pub accumulate: i64,
-    /// Whether only the terms of the endpoint are formed: the first stage of `endpoint_first`.
+    /// Whether only the endpoint terms are trained, in the first stage of `endpoint_first`.
     pub endpoint_alone: bool,
     /// The best state of each of several averages.
     pub averages: BestAverages,
-    /// What libtorch is limited to while training.
+    /// Limit of libtorch's threads during training.
     pub threads: Option<IntraOpThreads>,
     pub spent: Spent,
-    /// The terms of the last step; none where it failed before they were known.
+    /// The terms of the last step; empty if it failed before they were computed.
     pub terms: Vec<Term>,
 }
 
-/// Cost of a run besides its steps.
+/// The cost of a run before its first step, and the teacher's evaluations.
 pub(super) struct Spent {
     pub trajectory_seconds: f64,
     pub trajectories: i64,
-    /// The teacher's evaluations of runs that this one resumes.
+    /// Number of the teacher's evaluations in the runs that this one resumes.
     pub teacher_evaluations: u64,
-    /// The teacher's count when this process began with it.
+    /// The teacher's count of evaluations when this fit began.
     pub evaluations_before: u64,
 }
 
 impl Run<'_> {
-    /// Measures the untrained student, the first best state.
+    /// Measures the untrained student, which is the first best state.
     pub fn begin(&mut self, state: &mut State<'_>, monitor: &mut dyn Monitor) -> Result<()> {
         let parts = self.rows.most_parts();
         if state.exchange.world().size() > parts {
@@ -64,12 +64,13 @@ impl Run<'_> {
         let sums = self.evaluator.sums(self.student, state.exchange.world(), monitor)?;
         let metric = self.evaluator.held_out(&state.add_up(&sums)?).metric(self.metric());
         state.ledger.best = metric.is_finite().then_some(metric);
-        // They all begin as the student does.
+        // All averages begin with the student's weights.
         self.averages.look(&state.averages, &vec![metric; state.averages.all().len()], 0);
         Ok(())
     }
 
-    /// What states are judged by: in the first stage the one error that is trained.
+    /// The metric by which the best state is kept. In the first stage it is the endpoint error, the only one
+    /// trained.
     fn metric(&self) -> Metric {
         match self.endpoint_alone {
             true => Metric::EndpointError,
@@ -77,7 +78,7 @@ impl Run<'_> {
         }
     }
 
-    /// Limits libtorch to the threads that pay for the terms that are formed.
+    /// Limits libtorch's threads to a number that is useful for the current terms.
     pub fn limit_threads(&mut self) {
         let weights = match self.endpoint_alone {
             true => self.objective.weights.of_endpoint(),
@@ -86,13 +87,13 @@ impl Run<'_> {
         let student = self.student;
         let work = 2 * self.rows.noise * student.config().reuse();
         let count = student.parameters().count() / student.config().lifts;
-        // The limit before is lifted first: another is never above it.
+        // The old limit is lifted first, because a new limit cannot exceed it.
         self.threads = None;
         self.threads = Some(IntraOpThreads::for_sides(weights.sides(), count, work));
     }
 
-    /// Begins the second stage. Its metric says nothing of states that were judged by another: the state here is the
-    /// first that may be kept.
+    /// Begins the second stage. Its metric cannot be compared with that of the first stage, so the current
+    /// state becomes the best one.
     fn form_all_terms(&mut self, state: &mut State<'_>, monitor: &mut dyn Monitor) -> Result<()> {
         let errors = self.errors(state, monitor)?;
         let metrics: Vec<f64> = errors.iter().map(|errors| errors.metric(self.config.metric)).collect();
@@ -109,7 +110,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The held-out errors of each average of the weights, or of the last ones where there is none.
+    /// The held-out errors of each average of the weights, or of the latest weights without averages.
     fn errors(&self, state: &State<'_>, monitor: &mut dyn Monitor) -> Result<Vec<HeldOut>> {
         let (world, parameters) = (state.exchange.world(), self.student.parameters());
         let mut sums = Vec::new();
@@ -125,7 +126,7 @@ impl Run<'_> {
         Ok(sums.chunks(self.evaluator.sums_count()).map(|sums| self.evaluator.held_out(sums)).collect())
     }
 
-    /// Goes on with what a file kept besides the loop's own state.
+    /// Restores everything from a file that is not part of the loop's state.
     pub fn go_on(&mut self, ledger: &Ledger, averages: BestAverages, log: Vec<LogEntry>) {
         (self.averages, self.log) = (averages, log);
         self.accumulate = ledger.accumulate;
@@ -135,8 +136,8 @@ impl Run<'_> {
         self.spent.teacher_evaluations = ledger.teacher_evaluations;
     }
 
-    /// The gradient and the terms of a batch. Doubles the number of micro-batches until the step fits the device's
-    /// memory.
+    /// The gradient and the terms of a batch. If memory runs out, the number of micro-batches is doubled
+    /// until the step fits.
     fn differentiate(
         &mut self,
         batch: &Batch,
@@ -149,7 +150,8 @@ impl Run<'_> {
         loop {
             let parts = self.accumulate;
             let (precision, scale) = (self.config.precision, state.ledger.scale.value);
-            // with_grad: a panic inside tch::no_grad would leave gradients off for the next attempt.
+            // with_grad is needed because a panic inside tch::no_grad leaves gradients off for the next
+            // attempt.
             let attempt = out_of_memory(|| {
                 let masks = (self.config.training.seed, state.ledger.step);
                 tch::with_grad(|| {
@@ -170,7 +172,7 @@ impl Run<'_> {
             }
             let parts = (2 * parts).min(most);
             if parts == self.accumulate {
-                let message = format!("out of memory, even with a step cut into {parts} micro-batches");
+                let message = format!("out of memory, even with {parts} micro-batches per step");
                 return Err(Error::OutOfMemory(message));
             }
             self.accumulate = parts;
@@ -180,7 +182,7 @@ impl Run<'_> {
         }
     }
 
-    /// The ledger of a run in `state`, with everything filled in.
+    /// The complete ledger of a run in `state`.
     pub fn ledger(&self, state: &State<'_>) -> Ledger {
         let Spent { trajectory_seconds, trajectories, teacher_evaluations, evaluations_before } = self.spent;
         let own = self.objective.teacher.evaluations() - evaluations_before;
@@ -219,7 +221,7 @@ impl Step for Run<'_> {
     }
 
     fn stepped(&mut self, losses: &[tch::Tensor]) -> Result<()> {
-        // Of all ranks, where there are several.
+        // With several ranks, these are the values of all ranks together.
         for (term, loss) in self.terms.iter_mut().zip(losses) {
             term.value = loss.shallow_clone();
         }
@@ -254,13 +256,13 @@ impl Step for Run<'_> {
     }
 
     fn log(&mut self, progress: &Progress) {
-        // JSON has no word for values that are not finite.
+        // JSON cannot represent values that are not finite.
         let finite = progress.values.iter().filter(|(_, value)| value.is_finite()).cloned().collect();
         self.log.push(LogEntry { step: progress.step, seconds: progress.seconds, values: finite });
     }
 
     fn patience(&self) -> Option<u64> {
-        // What is not trained yet may still improve.
+        // In the first stage the terms of the second are not trained yet and may still improve.
         self.config.patience.filter(|_| !self.endpoint_alone)
     }
 

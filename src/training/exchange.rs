@@ -1,7 +1,9 @@
-//! What the ranks of a training tell one another once a step: the gradient, and how the step went.
+//! The exchange between ranks after every training step: the gradient, and the outcome of the step on each
+//! rank.
 //!
-//! Every exchange of a training is one sum of tensors of one size. So a rank that fails, is interrupted or runs out of
-//! time wherever it is can join the exchange that the others wait in, and they learn why it leaves.
+//! Every exchange of a training is one sum over tensors of the same size. A rank that fails, is interrupted
+//! or runs out of time anywhere can therefore join the exchange in which the others wait, and tell them why
+//! it leaves.
 
 use std::cell::Cell;
 
@@ -12,10 +14,10 @@ use crate::error::{Error, Result};
 use crate::nets::Parameters;
 use crate::world::World;
 
-/// Numbers that go with a gradient: losses, or held-out errors.
+/// Room for the numbers that go with a gradient: losses or held-out errors.
 const NUMBERS: i64 = 96;
 
-/// How a step went on one rank; the larger ones win.
+/// The outcome of a step on one rank. The largest outcome of all ranks counts for all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Outcome {
     Taken,
@@ -42,22 +44,22 @@ impl Outcome {
     }
 }
 
-/// One rank's end of the exchanges of a training; nothing happens in it where there is one rank.
+/// One rank's part in the exchanges of a training. With a single rank it does nothing.
 pub struct Exchange {
     world: World,
     kind: Kind,
     device: Device,
     /// Number of trainable values.
     count: i64,
-    /// Whether the others may still wait for this rank.
+    /// Whether the other ranks may still wait for this one.
     open: Cell<bool>,
 }
 
-/// What all ranks put together.
+/// The result of one exchange.
 struct Round {
     flat: Tensor,
     outcomes: Vec<Outcome>,
-    /// Seconds that have passed for the leading rank.
+    /// Elapsed seconds on the leading rank.
     seconds: f64,
     numbers: Tensor,
 }
@@ -73,11 +75,11 @@ impl Exchange {
         &self.world
     }
 
-    /// Checks that the ranks do add up and begin with the same weights; answers the seconds that count, those of the
-    /// leading rank. Call before anything else.
+    /// Checks that the sum over ranks works and that all ranks begin with the same weights. Returns the
+    /// elapsed seconds of the leading rank. It must be called before any other exchange.
     ///
     /// # Errors
-    /// [`Error::Distributed`] where they do not, or where a rank is gone.
+    /// [`Error::Distributed`] if a check fails or a rank has exited.
     pub(super) fn begin(&self, parameters: &Parameters, seconds: f64) -> Result<f64> {
         if self.world.is_alone() {
             return Ok(seconds);
@@ -89,17 +91,18 @@ impl Exchange {
         let (sum, expected) = (round.numbers.double_value(&[0]), size * (size + 1.0) / 2.0);
         if sum != expected {
             return Err(Error::Distributed(format!(
-                "the sum over ranks is none: 1 to {size} gave {sum} instead of {expected}"
+                "the sum over ranks is wrong: the numbers 1 to {size} gave {sum} instead of {expected}"
             )));
         }
         self.add_up(parameters, seconds, &[]).map(|_| round.seconds)
     }
 
-    /// The gradient of all ranks from what this one has, and the leading rank's seconds. A step that is not finite on
-    /// one is finite on none; what ends training on one ends it on all.
+    /// The sum of all ranks' gradients, and the elapsed seconds of the leading rank. A step that is not
+    /// finite on one rank is skipped on all. An error that ends training on one rank ends it on all.
     ///
     /// # Errors
-    /// This rank's own error, or that another one was interrupted, ran out of time, failed or is gone.
+    /// This rank's own error, or an error that says that another rank was interrupted, ran out of time,
+    /// failed or exited.
     pub(super) fn gradient(
         &self,
         attempt: Result<Gradient>,
@@ -127,20 +130,21 @@ impl Exchange {
         Ok((gradient, round.seconds))
     }
 
-    /// The sums of the numbers of all ranks, after a check that all have the same weights.
+    /// The sums of `numbers` over all ranks, after a check that all have the same weights.
     ///
     /// # Errors
-    /// [`Error::Distributed`] on every rank where one has other weights; otherwise as [`Exchange::gradient`].
+    /// [`Error::Distributed`] on every rank if a rank has different weights; otherwise as
+    /// [`Exchange::gradient`].
     pub fn add_up(&self, parameters: &Parameters, seconds: f64, numbers: &[f64]) -> Result<Vec<f64>> {
         if self.world.is_alone() {
             return Ok(numbers.to_vec());
         }
         let (size, own) = (self.world.size() as usize, self.world.rank() as usize);
-        // A fingerprint of each rank's weights goes first, in a place of its own.
+        // A fingerprint of each rank's weights precedes the numbers, in separate places.
         let mut prints = vec![0.0; 2 * size];
         prints[2 * own..2 * own + 2].copy_from_slice(&fingerprint(&parameters.flat()?)?);
         let mut sums = Vec::with_capacity(numbers.len());
-        // Without numbers there still is the check.
+        // Without numbers there is still one exchange, for the check.
         let mut parts: Vec<&[f64]> = numbers.chunks(NUMBERS as usize).collect();
         if parts.is_empty() {
             parts.push(&[]);
@@ -154,7 +158,8 @@ impl Exchange {
             if let Some(rank) = (1..size).find(|rank| told[2 * rank..2 * rank + 2] != told[..2]) {
                 self.open.set(false);
                 return Err(Error::Distributed(format!(
-                    "rank {rank} has other weights than rank 0: ranks have to begin alike and to add up their gradients"
+                    "rank {rank} has other weights than rank 0: all ranks must begin with the same weights and sum \
+                     their gradients"
                 )));
             }
             sums.extend_from_slice(&told[2 * size..2 * size + part.len()]);
@@ -162,10 +167,10 @@ impl Exchange {
         Ok(sums)
     }
 
-    /// The last exchange: what a rank ended by alone ends it for all.
+    /// The last exchange, in which an error of one rank ends training on all.
     ///
     /// # Errors
-    /// Those of `outcome`; where that is none, that another rank failed.
+    /// The error of `outcome`, if it is one; [`Error::Distributed`] if another rank failed.
     pub(super) fn close<T>(&self, outcome: Result<T>, seconds: f64) -> Result<T> {
         if !self.open.get() {
             return outcome;
@@ -176,7 +181,7 @@ impl Exchange {
             Ok(round) => round.outcomes.contains(&Outcome::Failed),
             Err(_) => true,
         };
-        // Whoever is done keeps what was trained where the others were only stopped.
+        // A finished rank keeps its model if the others were only interrupted or out of time.
         match outcome {
             Ok(_) if failed => {
                 Err(round.and_then(|round| self.settle::<()>(&round, Ok(()))).err().unwrap_or(gone()))
@@ -185,10 +190,10 @@ impl Exchange {
         }
     }
 
-    /// The same where this rank cannot even begin; where it can, exchanges go on.
+    /// [`Exchange::close`] if `outcome`, from before the first step, is an error. Otherwise exchanges go on.
     ///
     /// # Errors
-    /// Those of `outcome`.
+    /// The error of `outcome`.
     pub fn close_failed<T>(&self, outcome: Result<T>, seconds: f64) -> Result<T> {
         match outcome {
             Ok(_) => outcome,
@@ -196,7 +201,7 @@ impl Exchange {
         }
     }
 
-    /// One exchange.
+    /// Runs one exchange.
     fn round(
         &self,
         flat: Option<&Tensor>,
@@ -206,7 +211,7 @@ impl Exchange {
     ) -> Result<Round> {
         let options = (self.kind, self.device);
         let (size, given) = (self.world.size(), numbers.numel() as i64);
-        // Fingerprints of all ranks' weights, too.
+        // `add_up` also exchanges the fingerprints of all ranks' weights.
         let room = NUMBERS + 2 * size;
         if given > room {
             return Err(Error::Internal(anyhow::anyhow!("{given} numbers in an exchange of {room}")));
@@ -235,7 +240,8 @@ impl Exchange {
         })
     }
 
-    /// What this rank's attempt is worth, now that it knows of the others'. The outer error ends training everywhere.
+    /// The result of this rank's `attempt` in view of the other ranks' outcomes. The outer error ends
+    /// training on all ranks.
     fn settle<T>(&self, round: &Round, attempt: Result<T>) -> Result<Result<T>> {
         let worst = round.outcomes.iter().copied().max().unwrap_or(Outcome::Taken);
         let rank = round.outcomes.iter().position(|outcome| *outcome == worst).unwrap_or(0);
@@ -261,18 +267,18 @@ impl Exchange {
     }
 }
 
-/// Two numbers that differ, but by a rare chance, where two ranks' weights differ in a bit. Below 2^23: float32 holds
-/// them exactly.
+/// A fingerprint of the weights: two numbers that almost surely differ between ranks whose weights differ in
+/// any bit. They are below 2^23, so that float32 holds them exactly.
 fn fingerprint(weights: &Tensor) -> Result<[f64; 2]> {
     const MODULUS: i64 = 1 << 23;
-    /// A prime, so that an exchange of two weights shows.
+    /// Period of the position factors. It is prime, so that swapped weights or rows change the fingerprint.
     const CYCLE: i64 = 1021;
     let bits = match weights.kind() {
         Kind::Double => weights.detach().f_view_dtype(Kind::Int64)?,
         _ => weights.detach().f_view_dtype(Kind::Int)?.f_to_kind(Kind::Int64)?,
     };
     let places = Tensor::f_arange(bits.numel() as i64, (Kind::Int64, bits.device()))?.f_remainder(CYCLE)? + 1;
-    // Integers wrap around, alike on all ranks.
+    // Integer overflow wraps around, in the same way on all ranks.
     let of = |x: &Tensor| -> Result<f64> {
         Ok(x.f_sum(Kind::Int64)?.f_remainder(MODULUS)?.f_int64_value(&[])? as f64)
     };

@@ -1,4 +1,4 @@
-//! A model in training, and what is counted about it.
+//! The state of a training: tensors, counters and notes.
 
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -9,16 +9,16 @@ use crate::monitor::{Monitor, Progress};
 use crate::nets::Parameters;
 use crate::tensor::finite_or_divergence;
 
-/// Something that a person should read: a smaller micro-batch, a restart.
+/// A message for the user, about an event such as a smaller micro-batch or a restart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Note {
     pub step: u64,
     pub text: String,
 }
 
-/// Everything that the loop knows of a run that is neither a tensor nor an option; a training file keeps it.
+/// Everything that the loop knows of a run except tensors and options. It is stored in training files.
 ///
-/// Defaults are for the files of teachers from before teachers skipped steps and restarted.
+/// Fields with defaults are missing in older files of teachers, which neither skipped steps nor restarted.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Ledger {
     /// Steps done, skipped ones included.
@@ -27,26 +27,26 @@ pub struct Ledger {
     pub schedule: Schedule,
     #[serde(default = "LossScale::off")]
     pub scale: LossScale,
-    /// The step whose parameters were best; 0 is the untrained model.
+    /// The step with the best parameters; 0 is the untrained model.
     #[serde(default)]
     pub best_step: u64,
-    /// The metric of the best state; `None` before there is a finite one.
+    /// The metric of the best state; `None` until a metric was finite.
     #[serde(default)]
     pub best: Option<f64>,
-    /// Evaluations since the best.
+    /// Number of evaluations since the best one.
     #[serde(default)]
     pub stale: u64,
-    /// Steps whose loss or gradient was not finite: nothing was learnt from them.
+    /// Number of steps that were skipped because the loss or the gradient was not finite.
     #[serde(default)]
     pub skipped_steps: u64,
-    /// Skipped steps in a row.
+    /// Number of consecutive skipped steps.
     #[serde(default)]
     pub consecutive: u64,
-    /// Returns to the best state after a divergence.
+    /// Number of returns to the best state after a divergence.
     #[serde(default)]
     pub restarts: u64,
     pub seconds: f64,
-    /// Seconds that had passed when the first step began.
+    /// Elapsed seconds when the first step began.
     #[serde(default)]
     pub began: f64,
     pub optimiser_steps: i32,
@@ -82,8 +82,8 @@ pub struct State<'a> {
     pub parameters: &'a Parameters,
     pub optimiser: Adam,
     pub averages: Averages,
-    /// The parameters that a diverging training goes back to, and what it keeps: those of the lowest metric, or
-    /// the last ones whose step was finite.
+    /// The best parameters, to which training returns after a divergence: those of the lowest metric, or
+    /// without a metric the last ones from which a step was finite.
     pub best: Tensor,
     pub ledger: Ledger,
     pub budget: Budget,
@@ -91,7 +91,7 @@ pub struct State<'a> {
 }
 
 impl State<'_> {
-    /// The averaged parameters, or the last ones where nothing is averaged.
+    /// The averaged parameters, or the latest ones if nothing is averaged.
     ///
     /// # Errors
     /// An internal error before the parameters are packed.
@@ -102,8 +102,8 @@ impl State<'_> {
         }
     }
 
-    /// The sums of the numbers of all ranks, after a check that all have the same weights. Nothing changes where there
-    /// is one rank.
+    /// The sums of `numbers` over all ranks, after a check that all have the same weights. With a single rank
+    /// they are returned unchanged.
     ///
     /// # Errors
     /// As [`Exchange::add_up`].
@@ -111,13 +111,14 @@ impl State<'_> {
         self.exchange.add_up(self.parameters, self.budget.seconds(), numbers)
     }
 
-    /// The share of the steps that is behind.
+    /// The share of the steps that is done.
     pub fn done(&self) -> f64 {
         self.ledger.step as f64 / self.budget.steps as f64
     }
 
-    /// The share of the budget that is spent, of the steps or of the seconds since the first step, whichever is
-    /// larger. The learning rate follows it, so that a run that the clock ends still ends with a small rate.
+    /// The spent share of the budget: of the steps or of the seconds since the first step, whichever is
+    /// larger. The learning rate follows it, so that a run that the time limit ends has a small learning rate
+    /// at its end.
     pub fn spent(&self) -> f64 {
         let by_clock = self.budget.max_seconds.map_or(0.0, |limit| {
             (self.budget.seconds() - self.ledger.began)
@@ -131,10 +132,10 @@ impl State<'_> {
         self.ledger.schedule.rate(self.ledger.step, self.spent())
     }
 
-    /// Writes down something that a person should read, and tells the monitor.
+    /// Records a message for the user and passes it to the monitor.
     ///
     /// # Errors
-    /// Whatever the monitor raises.
+    /// Any error of the monitor.
     pub fn note(&mut self, stage: &'static str, text: String, monitor: &mut dyn Monitor) -> Result<()> {
         self.ledger.notes.push(Note { step: self.ledger.step, text: text.clone() });
         monitor.note(&self.progress(stage, self.budget.steps), &text)
@@ -145,17 +146,17 @@ impl State<'_> {
         Progress { stage, step, total, seconds, values: Vec::new() }
     }
 
-    /// Makes the parameters those of the average.
+    /// Replaces the parameters by their average.
     ///
     /// # Errors
-    /// [`Error::Divergence`] where they are not finite.
+    /// [`Error::Divergence`] if the average is not finite.
     pub fn keep_average(&self) -> Result<()> {
         let current = self.current()?;
         tch::no_grad(|| self.parameters.flat()?.f_copy_(&current).map_err(Error::from))?;
         finite_or_divergence(&current, "weights")
     }
 
-    /// The ledger, with what lives elsewhere filled in: what a file keeps.
+    /// The ledger for a file, with seconds and the counts of optimiser and averages filled in.
     pub fn closed_ledger(&self) -> Ledger {
         let UpdateCounts { optimiser_steps, average_updates } =
             UpdateCounts::of(&self.optimiser, &self.averages);

@@ -441,5 +441,5 @@ fn a_sum_that_adds_nothing_up_is_found_before_the_first_step() {
     let data = RandomSource::new(1).normal(&[60, 2], Kind::Double, Device::Cpu).unwrap();
     let config = TeacherConfig { training: options(5, 12), ..TeacherConfig::default() };
     let error = train(&config, &data, None, &mut rank).err().unwrap();
-    assert!(error.to_string().contains("the sum over ranks is none"), "{error}");
+    assert!(error.to_string().contains("the sum over ranks is wrong"), "{error}");
 }
