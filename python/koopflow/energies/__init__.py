@@ -1,6 +1,6 @@
-"""Targets: unnormalised densities ``exp(-E(x))`` with a log Z that is known and reference samples.
+"""Target densities ``exp(-E(x)) / Z`` with reference samples and, for most, a known log Z.
 
-A teacher is trained on the samples; what steers its student is judged by E, log Z and more samples.
+A teacher is trained on the samples. Methods that steer its student are judged by E, log Z and more samples.
 
 Examples
 --------

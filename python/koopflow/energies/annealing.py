@@ -1,4 +1,4 @@
-"""log Z by annealed importance sampling (Neal 2001), with moves of hybrid Monte Carlo."""
+"""Estimation of log Z by annealed importance sampling (Neal 2001) with hybrid Monte Carlo moves."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ def annealed_log_z(
     deviation: float = 1.0,
     leapfrog: int = 8,
 ) -> tuple[float, float]:
-    """The log of the integral of ``exp(-E)``, and its standard error.
+    """Estimate log Z, the log of the integral of ``exp(-E)``, and its standard error.
 
-    Chains start in a Gaussian about the origin and go through a ladder of potentials to the target. Their
-    weights have the mean Z for any ladder. Where it is too short a few weights decide, and the error is too
-    small as well: more ``temperatures`` are the remedy, rather than more chains. A seed gives the same digits
-    on one machine only, as chains amplify rounding. Nothing here is shared with koopflow's sequential Monte
-    Carlo, so that one can check the other.
+    Chains start from a Gaussian around the origin and go through a ladder of potentials to the target. Their
+    weights have the mean Z for any ladder. If the ladder is too short, a few weights dominate, and the
+    standard error is too small as well: use more ``temperatures`` then, rather than more chains. A seed gives
+    the same digits on one machine only, since chains amplify rounding. The implementation shares nothing with
+    koopflow's sequential Monte Carlo, so the two can check each other.
 
-    Other chains, the pilots, first space the ladder evenly in the thermodynamic length, and find the step for
-    each rung; the chains that count then adapt nothing, as their weights would not be unbiased otherwise.
+    Pilot chains first space the ladder evenly in the thermodynamic length, and find the step size of each
+    rung. The chains that are weighted adapt nothing, since otherwise their weights would not be unbiased.
 
     Parameters
     ----------
     energy : Energy
-        The target, on any event shape.
+        Target, of any event shape.
     n, temperatures : int
-        Chains, and rungs of the ladder with both ends.
+        Number of chains, and number of rungs of the ladder, including both ends.
     seed : int or None
-        None draws one.
+        Random seed; None draws one.
     deviation : float
-        That of the Gaussian in each coordinate: about that of the target.
+        Standard deviation of the Gaussian in each coordinate; it should be similar to that of the target.
     leapfrog : int
-        Steps of the one move at each rung.
+        Number of leapfrog steps of the single move at each rung.
 
     Examples
     --------
@@ -82,8 +82,9 @@ def annealed_log_z(
 def _ladder(
     path: AnnealingPath, temperatures: int, leapfrog: int, generator: torch.Generator
 ) -> tuple[list[float], list[float]]:
-    """Rungs at even distances of the thermodynamic length, and the steps of moves there."""
-    # Close at the start, where what the Gaussian knows nothing of, such as a repulsion, sets in.
+    """Rungs at equal distances in the thermodynamic length, and the step sizes of moves there."""
+    # The first rungs are close together, since strong forces that the Gaussian lacks, such as a repulsion,
+    # set in there.
     betas = np.linspace(0.0, 1.0, temperatures) ** 4
     x, step = path.start(PILOTS, generator), 0.5 * path.deviation
     steps, speeds = np.empty(temperatures), np.empty(temperatures)

@@ -1,4 +1,4 @@
-"""Reference samples of targets that cannot be sampled exactly: annealed and then long parallel chains."""
+"""Reference samples, from long parallel chains, of targets that cannot be sampled exactly."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ from .path import AnnealingPath
 
 @dataclass(frozen=True)
 class Chains:
-    """How a target is sampled by hybrid Monte Carlo in many parallel chains.
+    """Options for sampling a target by hybrid Monte Carlo in many parallel chains.
 
-    Every chain starts at its own draw of a Gaussian, is annealed to the target, settles there, and is then
-    read every so many moves. Chains are independent of one another, samples of one chain are not quite.
+    Every chain starts from its own draw of a Gaussian, is annealed to the target, equilibrates there, and
+    then gives a sample after every ``apart`` moves. Chains are independent of each other; the samples of one
+    chain are not quite.
 
     Attributes
     ----------
     deviation : float
-        That of the Gaussian, about that of the target.
+        Standard deviation of the Gaussian, similar to that of the target.
     annealed, settled, apart : int
-        Moves on the way to the target, moves there before the first sample, and moves between two samples.
+        Number of moves of the annealing, of moves at the target before the first sample, and of moves between
+        two samples.
     leapfrog : int
-        Steps of a move.
+        Number of leapfrog steps of a move.
     most : int
-        Chains at most. Fewer samples take fewer chains, one for each.
+        Largest number of chains. For fewer samples there is one chain for each.
     """
 
     deviation: float
@@ -40,11 +42,11 @@ class Chains:
     most: int = 1024
 
     def draw(self, energy: Energy, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
-        """Samples ``[n, *event]``."""
+        """Draw samples ``[n, *event]``."""
         generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
         path, step = AnnealingPath(energy, self.deviation), 0.5 * self.deviation
         x = path.start(min(n, self.most), generator)
-        # Only these first moves adapt the step.
+        # Only these first moves adapt the step size.
         for beta in [*np.linspace(0.0, 1.0, self.annealed) ** 2, *[1.0] * (self.settled // 2)]:
             potential = path.at(float(beta))
             states, acceptance = move(potential, States.at(potential, x), step, self.leapfrog, generator)

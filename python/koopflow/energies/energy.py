@@ -1,4 +1,4 @@
-"""What every unnormalised target is: an energy, its normalising constant and reference samples."""
+"""The base class of targets: an energy, its normalising constant and reference samples."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from .._arrays import Array, as_batch, as_seed, checked_count
 from ..exceptions import ShapeError
 
 Samples: TypeAlias = NDArray[np.float32]
-# From points [B, *event] to energies [B].
+# A function from points [B, *event] to energies [B].
 Potential: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Energy(ABC):
-    """A target density ``exp(-E(x)) / Z``, of which E is known and Z is not needed.
+    """A target density ``exp(-E(x)) / Z``. E is known; Z is not needed.
 
-    A kind of target is a subclass: it says what E is, what log Z is, and how reference samples are drawn.
+    A subclass defines E, log Z and how reference samples are drawn.
 
     Attributes
     ----------
     name : str
-        What tables call the target.
+        Name of the target in tables.
     event_shape : tuple of int
         The shape of one x.
     """
@@ -39,24 +39,26 @@ class Energy(ABC):
         return f"<energy {self.name}, event_shape {self.event_shape}>"
 
     def __call__(self, x: Array) -> Array:
-        """The energies ``[B]`` of points ``[B, *event]``, of the points' kind, dtype and device.
+        """The energies ``[B]`` of points ``[B, *event]``, with the points' kind of array, dtype and device.
 
-        Those of a tensor can be differentiated. Integers count as float32. Raises ``ShapeError`` for points
-        of another shape.
+        Energies of a tensor can be differentiated. Integers are converted to float32. Raises ``ShapeError``
+        for points of another shape.
         """
         tensor = self._tensor(x)
         return _like(self._energy(tensor), x)
 
     def gradient(self, x: Array) -> Array:
-        """The gradients ``[B, *event]`` of the energies of points ``[B, *event]``, minus the forces: of the
-        points' kind, dtype and device, without a graph of their own."""
+        """The gradients ``[B, *event]`` of the energies at points ``[B, *event]``; forces are minus these.
+
+        They have the points' kind of array, dtype and device. Gradients of a tensor have no graph.
+        """
         return _like(gradient_of(self._energy, self._tensor(x))[1], x)
 
     def sample(self, n: int, *, seed: int | None = 0) -> Samples:
-        """Reference samples ``[n, *event]``, float32; a ``seed`` of None draws one.
+        """Draw reference samples ``[n, *event]``, float32; a ``seed`` of None draws one.
 
-        They are exact and independent where the target's documentation says so, and else come from long
-        parallel chains. A seed gives other samples for another ``n``.
+        They are exact and independent if the target's documentation says so. Otherwise they come from long
+        parallel chains. The same seed gives different samples for a different ``n``.
         """
         n, rng = checked_count(n), np.random.default_rng(as_seed(seed))
         return self._draw(n, rng).astype(np.float32)
@@ -64,11 +66,11 @@ class Energy(ABC):
     @property
     @abstractmethod
     def log_z(self) -> float:
-        """The logarithm of Z, the integral of ``exp(-E)`` over the whole space; NaN where nobody knows it."""
+        """The logarithm of Z, the integral of ``exp(-E)`` over the whole space; NaN if it is not known."""
 
     @property
     def log_z_error(self) -> float:
-        """The standard error of ``log_z``: 0 where it is exact or a converged quadrature."""
+        """The standard error of ``log_z``: 0 if it is exact or from a converged quadrature."""
         return 0.0
 
     @abstractmethod
@@ -80,7 +82,7 @@ class Energy(ABC):
         """Reference samples ``[n, *event]``."""
 
     def _tensor(self, x: Array) -> torch.Tensor:
-        """Points as a floating-point tensor; of an array a copy."""
+        """Points as a floating-point tensor. Arrays are copied."""
         batch = as_batch(x, "x")
         if tuple(batch.shape[1:]) != self.event_shape:
             expected = ", ".join(["B", *map(str, self.event_shape)])
@@ -88,7 +90,7 @@ class Energy(ABC):
         if isinstance(batch, torch.Tensor):
             return batch if batch.is_floating_point() else batch.to(torch.float32)
         kept = batch.dtype if batch.dtype.kind == "f" and batch.dtype.itemsize <= 8 else np.dtype(np.float32)
-        # torch takes no foreign byte order.
+        # torch accepts only the native byte order.
         return torch.from_numpy(np.array(batch, dtype=kept.newbyteorder("="), order="C"))
 
 

@@ -1,4 +1,4 @@
-"""Hybrid Monte Carlo: many chains side by side (Duane, Kennedy, Pendleton and Roweth 1987)."""
+"""Hybrid Monte Carlo with many parallel chains (Duane, Kennedy, Pendleton and Roweth 1987)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from .._arrays import as_integer, as_seed, checked_count
 from .energy import Potential, gradient_of
 
-# The share of accepted moves that steps are adapted to, near the best for many dimensions, and how much the
-# step changes at one move.
+# Fraction of accepted moves for which step sizes are adapted, near the optimum in many dimensions, and the
+# change of the step size at one move.
 ACCEPTED, HASTE = 0.8, 0.2
 
 
 @dataclass(frozen=True)
 class States:
-    """Where chains are: points ``[C, *event]``, their energies ``[C]`` and gradients ``[C, *event]``."""
+    """States of the chains: points ``[C, *event]``, their energies ``[C]`` and gradients ``[C, *event]``."""
 
     x: torch.Tensor
     energy: torch.Tensor
@@ -31,10 +31,10 @@ class States:
 def move(
     potential: Potential, states: States, step: float, leapfrog: int, generator: torch.Generator
 ) -> tuple[States, float]:
-    """One move of every chain, and the mean probability that it is accepted.
+    """Make one move of every chain. Returns the states and the mean acceptance probability.
 
-    It is ``leapfrog`` steps with fresh momenta, which Metropolis' rule accepts or not. The step varies by a
-    fifth from move to move, so that no vibration comes back to where it was.
+    A move makes ``leapfrog`` steps with new momenta, and is accepted or rejected by Metropolis' rule. The
+    step size varies by a fifth from move to move, so that no oscillation returns to its start.
     """
     vary = 0.8 + 0.4 * torch.rand((), generator=generator, dtype=torch.float64).item()
     size = step * vary
@@ -45,7 +45,7 @@ def move(
         momentum = momentum - 0.5 * size * end.gradient
         end = States.at(potential, end.x + size * momentum)
         momentum = momentum - 0.5 * size * end.gradient
-    # A path that left the finite numbers is rejected.
+    # A path with values that are not finite is rejected.
     gain = torch.nan_to_num(before - end.energy - _kinetic(momentum), nan=-torch.inf)
     chance = gain.clamp(max=0.0).exp()
     accepted = torch.rand(chance.shape, generator=generator, dtype=chance.dtype) < chance
@@ -59,7 +59,7 @@ def move(
 
 
 def adapted(step: float, acceptance: float) -> float:
-    """A step that is a little longer or shorter, as moves were accepted more or less often than wanted."""
+    """The step size, slightly increased if moves were accepted too often, and decreased otherwise."""
     return step * math.exp(HASTE * (acceptance - ACCEPTED) / ACCEPTED)
 
 
@@ -74,23 +74,23 @@ def hybrid_monte_carlo(
     step: float = 0.1,
     seed: int | None = 0,
 ) -> torch.Tensor:
-    """States of chains that leave ``exp(-potential)`` as it is: ``[moves // every, C, *event]``.
+    """Draw states ``[moves // every, C, *event]`` of chains with the stationary density ``exp(-potential)``.
 
     Parameters
     ----------
     potential : callable
-        Energies ``[C]`` of points ``[C, *event]``, differentiable; an :class:`Energy` is one.
+        Differentiable function from points ``[C, *event]`` to energies ``[C]``, such as an :class:`Energy`.
     start : tensor ``[C, *event]``
-        Where the chains start, on the CPU; float64 is advised. Chains share the step, and nothing else.
+        Initial states of the chains, on the CPU; float64 is recommended. Chains share only the step size.
     moves, burn_in, every : int
-        Moves after the first ``burn_in``, of which every so many-th is kept. Only these first moves adapt the
-        step.
+        Number of moves after the first ``burn_in`` moves. Every ``every``-th of their states is kept. Only
+        the first ``burn_in`` moves adapt the step size.
     leapfrog : int
-        Steps of one move.
+        Number of leapfrog steps of one move.
     step : float
-        The first length of a step.
+        Initial step size.
     seed : int or None
-        None draws one.
+        Random seed; None draws one.
     """
     moves, every = checked_count(moves, "moves"), checked_count(every, "every")
     leapfrog = checked_count(leapfrog, "leapfrog")

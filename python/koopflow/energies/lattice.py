@@ -1,4 +1,4 @@
-"""Fields on a lattice: the energy is the action."""
+"""Fields on a lattice, with the action as energy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from .energy import Energy
 
 Numbers = NDArray[np.float64]
 
-# Of phi4() as it is by default, and its standard error; phi4 says what found them.
+# log Z of phi4() with default arguments, and its standard error; the docstring of phi4 says how they were
+# found.
 PHI4_LOG_Z, PHI4_LOG_Z_ERROR = 9.295, 0.006
 
 CHAINS = Chains(deviation=0.4, annealed=60, settled=100, apart=40)
@@ -34,7 +35,7 @@ class Phi4(Energy):
 
     @property
     def log_z(self) -> float:
-        """Of a long run for the defaults of :func:`phi4`, else NaN."""
+        """The value of a long run for the defaults of :func:`phi4`, else NaN."""
         return PHI4_LOG_Z if self._is_known else math.nan
 
     @property
@@ -58,14 +59,15 @@ def phi4(side: int = 8, mass: float = -4.0, coupling: float = 8.0) -> Phi4:
     """The phi^4 theory on a periodic lattice in two dimensions, ``[side * side]``, row after row.
 
     The action is the sum over sites of (phi_right - phi)^2 + (phi_below - phi)^2 + m phi^2 + coupling phi^4
-    with m = ``mass``, often called m^2: that of Albergo, Kanwar and Shanahan (1904.12072), without halves.
-    The values are those of their tutorial (2101.08176), in the symmetric phase. In phi = chi / sqrt(2) it is
-    (chi_right - chi)^2 / 2 + ... + m chi^2 / 2 + coupling chi^4 / 4.
+    with m = ``mass``, often called m^2. This is the action of Albergo, Kanwar and Shanahan (1904.12072),
+    without factors 1/2. The default values are those of their tutorial (2101.08176), in the symmetric phase.
+    In terms of phi = chi / sqrt(2) the action is (chi_right - chi)^2 / 2 + ... + m chi^2 / 2 + coupling
+    chi^4 / 4.
 
-    Samples come from chains. log Z is 9.295 with the standard error 0.006, the weighted mean of two
-    methods; of other arguments it is NaN. ``annealed_log_z(phi4(), 3072, 512, seed, deviation=0.4)`` for
-    the seeds 1 to 4, 40 s of a CPU each, has the mean 9.290 and, by the spread of the four, the error
-    0.006. Integrating the links of the lattice from sites that have none, as a test does in small, gave
-    9.308 with 0.009.
+    Samples come from chains. log Z is 9.295 with the standard error 0.006, the weighted mean of two methods.
+    For other arguments it is NaN. The first method, ``annealed_log_z(phi4(), 3072, 512, seed,
+    deviation=0.4)`` for the seeds 1 to 4, 40 s of a CPU each, has the mean 9.290 and the error 0.006 by the
+    spread of the four. The second integrates over the coupling of neighbours, starting from independent
+    sites, as a test does on a small lattice; it gave 9.308 with the error 0.009.
     """
     return Phi4(side, mass, coupling)

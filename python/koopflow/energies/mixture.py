@@ -14,14 +14,14 @@ from .energy import Energy
 
 
 class GaussianMixture(Energy):
-    """Minus the log density of round Gaussians of equal weight; samples are exact.
+    """Minus the log density of a mixture of isotropic Gaussians of equal weight. Samples are exact.
 
     Parameters
     ----------
     means : array ``[M, d]``
-        The centres.
+        Means of the Gaussians.
     deviation : float
-        The deviation of each coordinate, the same for every Gaussian.
+        Standard deviation of each coordinate, the same for every Gaussian.
     """
 
     def __init__(self, means: Array, deviation: float = 1.0, *, name: str = "Gaussian mixture") -> None:
@@ -57,9 +57,9 @@ class GaussianMixture(Energy):
 def gmm40() -> GaussianMixture:
     """The 40 Gaussians in the plane of FAB (Midgley et al. 2208.01893): samples are exact, log Z is zero.
 
-    The means are uniform in [-40, 40]^2 and the deviation is softplus(1) = 1.3133. FAB's formula draws the
-    means from a ``torch.Generator`` of seed 0, where FAB's code seeds torch's global one; they begin as the
-    lists do that later codes have of them.
+    The means are uniform in [-40, 40]^2 and the deviation is softplus(1) = 1.3133. The means are drawn by
+    FAB's formula from a ``torch.Generator`` of seed 0, while FAB's code seeds torch's global generator. The
+    first ones agree with the lists of means in later codes.
     """
     generator = torch.Generator().manual_seed(0)
     means = (torch.rand((40, 2), generator=generator) - 0.5) * 2.0 * 40.0

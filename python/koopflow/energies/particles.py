@@ -1,4 +1,4 @@
-"""Particles that act on one another in pairs: a proper density, as their centre of mass is held."""
+"""Particles with pair interactions. A spring at the centre of mass makes the density normalisable."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .energy import Energy
 
 Numbers = NDArray[np.float64]
 
-# Of LJ13 by its strength, with the standard errors; lennard_jones says what found them.
+# log Z of LJ13 by strength, with standard errors; the docstring of lennard_jones says how they were found.
 LJ13_LOG_Z = {1.0: (42.017, 0.018), 2.0: (62.71, 0.08)}
 
 DOUBLE_WELL_CHAINS = Chains(deviation=2.5, annealed=100, settled=200, apart=100)
@@ -27,12 +27,12 @@ class PairEnergy(Energy):
     """A sum over pairs of particles of a function of their distance, and a spring at the centre of mass.
 
     Points are flat, ``[B, particles * dimension]``, particle after particle, as perceptrons take vectors. The
-    spring is ``particles / 2 * |mean x|^2``: without it a shift of all particles would change nothing and the
-    integral would be infinite. The centre of mass is then Gaussian, of variance 1 / particles in each
-    direction, and independent of everything else.
+    spring is ``particles / 2 * |mean x|^2``. Without it, a shift of all particles would not change the
+    energy, and the integral would be infinite. The centre of mass is Gaussian, with variance 1 / particles in
+    each direction, and independent of everything else.
 
-    Below the distance ``nearest`` the function goes on as a parabola in the distance, with the same value and
-    slope, so that particles in one place have a finite energy and no NaN in its gradient.
+    Below the distance ``nearest`` the function continues as a parabola in the distance, with the same value
+    and slope. Particles at the same position then have a finite energy and a gradient without NaN.
     """
 
     def __init__(self, name: str, particles: int, dimension: int, *, nearest: float) -> None:
@@ -49,13 +49,13 @@ class PairEnergy(Energy):
         """The derivative of the energy of a pair."""
 
     def _alone(self, places: torch.Tensor, centre: torch.Tensor) -> torch.Tensor | float:
-        """The energies ``[B]`` of particles ``[B, particles, dimension]`` one by one: none."""
+        """The energies ``[B]`` of the single particles ``[B, particles, dimension]``; by default zero."""
         return 0.0
 
     def _energy(self, x: torch.Tensor) -> torch.Tensor:
         places = x.reshape(len(x), self.particles, self.dimension)
         one, other = torch.triu_indices(self.particles, self.particles, offset=1, device=x.device)
-        # Quicker than indexing, whose derivative is slow.
+        # index_select is faster than indexing, whose derivative is slow.
         apart = places.index_select(1, one) - places.index_select(1, other)
         squares = apart.square().sum(dim=2)
         limit = self.nearest**2
@@ -75,7 +75,7 @@ class DoubleWells(PairEnergy):
 
     @property
     def log_z(self) -> float:
-        """By quadrature for four particles, else NaN."""
+        """The value from quadrature for four particles, else NaN."""
         return stars.log_integral() + math.log(2.0 * math.pi / self.particles) if self._is_exact else math.nan
 
     @property
@@ -114,7 +114,7 @@ class LennardJones(PairEnergy):
 
     @property
     def log_z(self) -> float:
-        """Of a long run for 13 particles of strength 1 or 2, else NaN."""
+        """The value of a long run for 13 particles of strength 1 or 2, else NaN."""
         return self._known[0]
 
     @property
@@ -139,29 +139,32 @@ class LennardJones(PairEnergy):
 def double_well(particles: int = 4) -> DoubleWells:
     """DW4 of Köhler et al. (2006.02425): ``[8]``, four particles in the plane, each pair in a double well.
 
-    The energy of a pair is b (d - 4)^2 + c (d - 4)^4 with b = -4 and c = 0.9, and every pair counts once: the
-    paper's formula is half of a sum over ordered pairs, and so is the authors' code. The spring at the centre
-    of mass, ``particles / 2 * |mean x|^2``, is ours: the original is no density on the whole space. Below the
-    distance 0.5, where a pair is 91 above its minimum, it goes on as a parabola.
+    The energy of a pair is b (d - 4)^2 + c (d - 4)^4 with b = -4 and c = 0.9. Every pair counts once: the
+    paper's formula, like the authors' code, is half of a sum over ordered pairs. The spring at the centre of
+    mass, ``particles / 2 * |mean x|^2``, is added here, since the original cannot be normalised on the whole
+    space. Below the distance 0.5, where a pair is 91 above its minimum, the energy continues as a parabola.
 
-    Of four particles log Z is by quadrature, and samples are exact but for a share of about exp(-80). Of
-    another number samples come from chains, and log Z is NaN: :func:`annealed_log_z` gives it.
+    For four particles log Z is from quadrature, and samples are exact except for a probability of about
+    exp(-80). For other numbers samples come from chains, and log Z is NaN; :func:`annealed_log_z` estimates
+    it.
     """
     return DoubleWells(particles)
 
 
 def lennard_jones(particles: int = 13, *, strength: float = 1.0) -> LennardJones:
-    """LJ13 of Köhler et al. (2006.02425): ``[39]``, 13 particles in space, harmonically held.
+    """LJ13 of Köhler et al. (2006.02425): ``[39]``, 13 particles in space in a harmonic potential.
 
-    The energy of a pair is ``strength`` (1 / d^12 - 2 / d^6), and every pair counts once, as in the authors'
-    first code: a warm gas, of mean energy about 2. Later codes and their benchmarks count every pair twice:
-    that is ``strength`` 2, a drop of mean energy about -41. Added are |x_i - mean x|^2 / 2 of every particle,
-    as there, and our own spring at the centre of mass, ``particles / 2 * |mean x|^2``: together |x|^2 / 2.
-    Below the distance 0.7, where a pair is 56 ``strength`` above its minimum, it goes on as a parabola.
+    The energy of a pair is ``strength`` (1 / d^12 - 2 / d^6). With ``strength`` 1 every pair counts once, as
+    in the authors' first code; the particles form a warm gas of mean energy about 2. Later codes and their
+    benchmarks count every pair twice, which is ``strength`` 2: a droplet of mean energy about -41. As in the
+    original, |x_i - mean x|^2 / 2 is added for every particle. The spring at the centre of mass,
+    ``particles / 2 * |mean x|^2``, is added here; together they are |x|^2 / 2. Below the distance 0.7, where
+    a pair is 56 ``strength`` above its minimum, the pair energy continues as a parabola.
 
-    Samples come from chains. For 13 particles log Z is 42.017 with the standard error 0.018 at strength 1:
+    Samples come from chains. For 13 particles at strength 1, log Z is 42.017 with the standard error 0.018:
     the mean of ``annealed_log_z(lennard_jones(), 1536, 512, seed)`` for the seeds 1 and 2, 90 s of a CPU
-    each. At strength 2 it is 62.71 with 0.08: ``annealed_log_z(lennard_jones(strength=2.0), 768, 640, 2)``,
-    60 s; 256 chains back from samples to the Gaussian gave 62.78 with 0.21. Otherwise it is NaN.
+    each. At strength 2 it is 62.71 with the error 0.08, from ``annealed_log_z(lennard_jones(strength=2.0),
+    768, 640, 2)``, 60 s; 256 chains in the opposite direction, from samples to the Gaussian, gave 62.78 with
+    0.21. Otherwise it is NaN.
     """
     return LennardJones(particles, strength)

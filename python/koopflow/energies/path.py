@@ -12,7 +12,7 @@ from .energy import Energy, Potential
 
 @dataclass(frozen=True)
 class AnnealingPath:
-    """Potentials between a Gaussian of a ``deviation`` about the origin, at 0, and an ``energy``, at 1."""
+    """Potentials from a Gaussian of a ``deviation`` around the origin, at 0, to an ``energy``, at 1."""
 
     energy: Energy
     deviation: float
@@ -25,7 +25,7 @@ class AnnealingPath:
         return potential
 
     def slope(self, x: torch.Tensor) -> torch.Tensor:
-        """The derivative ``[B]`` of the potential by beta, which is the same for every beta."""
+        """The derivative ``[B]`` of the potential by beta, which does not depend on beta."""
         energies: torch.Tensor = self.energy(x)
         return energies - self._gaussian(x)
 

@@ -1,4 +1,4 @@
-"""Potentials in the plane: log Z by quadrature, samples exact."""
+"""Potentials in the plane, with log Z from quadrature and exact samples."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from .rejection import Envelope
 Numbers = NDArray[np.float64]
 
 # Müller and Brown, Theoretica Chimica Acta 53 (1979): V = sum of A exp(a u^2 + b u v + c v^2) with u = x - x0
-# and v = y - y0. A line is one term: A, a, b, c, x0, y0.
+# and v = y - y0. Each row is one term: A, a, b, c, x0, y0.
 TERMS = (
     (-200.0, -1.0, 0.0, -10.0, 1.0, 0.0),
     (-100.0, -1.0, 0.0, -10.0, 0.0, 0.5),
     (-170.0, -6.5, 11.0, -6.5, -0.5, 1.5),
     (15.0, 0.7, 0.6, 0.7, -1.0, 1.0),
 )
-# From here on the exponential goes on as its tangent: 15 exp(20) is 7e9, and exp would overflow float32.
+# Beyond this exponent the exponential continues as its tangent, since exp would overflow float32; 15 exp(20)
+# is 7e9.
 STEEPEST = 20.0
 CELLS = 512
 
@@ -39,7 +40,7 @@ class MullerBrown(Energy):
 
     @cached_property
     def log_z(self) -> float:
-        """By the midpoint rule, which converges faster than any power for what is smooth and falls off."""
+        """The value from the midpoint rule, which converges very fast for smooth, decaying functions."""
         energies = self(np.stack(self._centres(), axis=-1).reshape(-1, 2))
         least = energies.min()
         return float(np.log(np.exp(least - energies).sum() * self._width.prod()) - least)
@@ -58,8 +59,8 @@ class MullerBrown(Energy):
 
     @property
     def _radius(self) -> float:
-        # The last term grows as exp(0.4 r^2) at least and the others add no less than -470: outside of this
-        # radius about (-1, 1) the energy is 40 temperatures above the deepest minimum, -146.7.
+        # The last term grows at least as exp(0.4 r^2), and the others add at least -470. Outside this radius
+        # around (-1, 1) the energy is 40 temperatures above the deepest minimum, -146.7.
         return math.sqrt(math.log((470.0 - 146.7 + 40.0 * self.temperature) / 15.0) / 0.4)
 
     @property
@@ -71,14 +72,14 @@ class MullerBrown(Energy):
         return np.full(2, 2.0 * self._radius / CELLS)
 
     def _centres(self) -> tuple[Numbers, Numbers]:
-        """The coordinates of the middle of each cell."""
+        """The coordinates of the centre of each cell."""
         steps = self._width[0] * (np.arange(CELLS) + 0.5)
         x, y = np.meshgrid(self._low[0] + steps, self._low[1] + steps, indexing="ij")
         return x, y
 
     @cached_property
     def _envelope(self) -> Envelope:
-        """Bounds that hold in the whole of each cell, as each exponent is a quadratic function."""
+        """Bounds that hold in all of each cell, since each exponent is a quadratic function."""
         half = 0.5 * self._width[0]
         x, y = self._centres()
         least = np.zeros((CELLS, CELLS))
@@ -90,19 +91,20 @@ class MullerBrown(Energy):
             least += (
                 height * np.exp(np.minimum(exponent, STEEPEST)) * (1.0 + np.maximum(exponent - STEEPEST, 0))
             )
-        # Rounding of the energy itself must not exceed the bound.
+        # The small addition keeps the rounded energy below the bound.
         return Envelope(1e-9 - least / self.temperature, self._low, self._width)
 
 
 def muller_brown(temperature: float = 20.0) -> MullerBrown:
     """The potential of Müller and Brown (1979), a curved valley with three minima, over ``temperature``.
 
-    The minima, at (-0.558, 1.442), (0.623, 0.028) and (-0.050, 0.467), are at -146.7, -108.2 and -80.8, and
-    the passes between them at -40.7 and -72.2. At the temperature 20 the deepest minimum is 5.3
-    temperatures below its pass, and the second 1.8 below its own. The potential confines itself. log Z is by
-    quadrature, samples are exact but for a share of about exp(-35) outside of the box that they are drawn in.
+    The minima at (-0.558, 1.442), (0.623, 0.028) and (-0.050, 0.467) have the values -146.7, -108.2 and
+    -80.8. The saddle points between them have the values -40.7 and -72.2. At temperature 20 the deepest
+    minimum is 5.3 temperatures below its saddle point, and the second 1.8 below its own. The potential is
+    confining. log Z is from quadrature. Samples are exact except for a probability of about exp(-35) outside
+    the box that they are drawn from.
 
-    Far outside, where the potential exceeds 7e9, its exponential goes on as a tangent, so that nothing
+    Far outside, where the potential exceeds 7e9, its exponential continues as a tangent, so that nothing
     overflows.
     """
     return MullerBrown(temperature)

@@ -1,4 +1,4 @@
-"""Exact draws in few dimensions, by rejection from a bound that is constant in each cell of a grid."""
+"""Exact sampling in few dimensions, by rejection from a bound that is constant in each cell of a grid."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Envelope:
     Parameters
     ----------
     log_bound : array ``[C1, ..., Cd]``
-        No less than the log density anywhere in the cell.
+        Upper bound of the log density in each cell.
     low : array ``[d]``
-        The lower corner of the box.
+        Lower corner of the box.
     width : array ``[d]``
-        The sides of a cell.
+        Side lengths of a cell.
     """
 
     def __init__(self, log_bound: Numbers, low: Numbers, width: Numbers) -> None:
@@ -29,7 +29,7 @@ class Envelope:
         self._cumulative = cumulative / cumulative[-1]
 
     def draw(self, n: int, log_density: Callable[[Numbers], Numbers], rng: np.random.Generator) -> Numbers:
-        """Independent samples ``[n, d]`` of a density, of which ``log_density`` has the log at ``[B, d]``."""
+        """Draw independent samples ``[n, d]`` of a density with log ``log_density`` at points ``[B, d]``."""
         kept: list[Numbers] = []
         missing = n
         while missing > 0:

@@ -1,8 +1,8 @@
-"""Four particles in double wells, exactly: seen from one of them, the other three are a star.
+"""Exact log Z and samples of four particles in double wells, seen from one of the particles.
 
-Without the pairs among the three, their places would be independent, with a density of the distance alone.
-Samples are drawn from that, and kept as the three pairs allow. The integral over the angles is a circular
-convolution, which Fourier series do.
+Without the interactions among the other three, their positions would be independent, with a density of the
+distance alone. Samples are drawn from that density, and rejected by the three interactions. The integral over
+the angles is a circular convolution, which is computed by Fourier series.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ Numbers = NDArray[np.float64]
 PARTICLES = 4
 CENTRE, SQUARE, FOURTH = 4.0, -4.0, 0.9
 LOWEST = -(SQUARE**2) / (4.0 * FOURTH)
-# At this distance a pair is 288 above zero, and two particles in one place are 166 above it.
+# At this distance the energy of a pair is 288; two particles at the same position have 166.
 FARTHEST, CELLS = 8.5, 4096
 RADII, ANGLES = 120, 512
 PROPOSALS = 2**15
 
 
 def well(distance: Array) -> Array:
-    """The energy of a pair: minima at the distances 2.51 and 5.49, 4.44 below the barrier between them."""
+    """The energy of a pair. Its minima, at the distances 2.51 and 5.49, are 4.44 below their barrier."""
     squares = (distance - CENTRE) ** 2
     return squares * (SQUARE + FOURTH * squares)
 
@@ -41,10 +41,10 @@ def slope(distance: Array) -> Array:
 
 @cache
 def log_integral() -> float:
-    """The log of the integral of ``exp(-sum of pairs)`` over the places of three particles around a fourth.
+    """The log of the integral of ``exp(-sum of pairs)`` over positions of three particles around a fourth.
 
-    Gauss-Legendre in the distances and the trapezoidal rule in the angles: doubling both changes nothing that
-    float64 shows.
+    It uses Gauss-Legendre quadrature in the distances and the trapezoidal rule in the angles. Doubling the
+    number of points of both changes no digit of float64.
     """
     nodes, weights = np.polynomial.legendre.leggauss(RADII)
     radius = 0.5 * FARTHEST * (nodes + 1.0)
@@ -57,14 +57,14 @@ def log_integral() -> float:
     total = 0.0
     for order in range(series.shape[2]):
         ring = ray[:, None] * series[:, :, order]
-        # Orders other than zero and the last stand for their negative too.
+        # Orders other than zero and the last also stand for their negatives.
         twice = 1.0 if order in (0, ANGLES // 2) else 2.0
         total += twice * float(np.sum((ring @ ring) * ring.T))
     return math.log(total)
 
 
 def draw(n: int, rng: np.random.Generator) -> Numbers:
-    """Places ``[n, 4, 2]`` of four particles, of which the first is at the origin: exact and independent."""
+    """Draw exact, independent positions ``[n, 4, 2]`` of four particles, the first at the origin."""
     rays, kept, missing = _rays(), [], n
     while missing > 0:
         radius = rays.draw(3 * PROPOSALS, lambda points: _log_ray(points[:, 0]), rng).reshape(-1, 3)
@@ -81,7 +81,7 @@ def draw(n: int, rng: np.random.Generator) -> Numbers:
 
 @cache
 def _rays() -> Envelope:
-    """Bounds that hold in the whole of each cell, by the slope and the largest curvature."""
+    """Bounds that hold in all of each cell, from the slope and the largest curvature."""
     half = 0.5 * FARTHEST / CELLS
     radius = half * (2.0 * np.arange(CELLS) + 1.0)
     curvature = 2.0 * abs(SQUARE) + 12.0 * FOURTH * (FARTHEST - CENTRE) ** 2

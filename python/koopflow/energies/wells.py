@@ -1,4 +1,4 @@
-"""Independent double wells: log Z by quadrature in one dimension, samples exact."""
+"""Independent double wells, with log Z from quadrature in one dimension and exact samples."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ManyWell(Energy):
 
     @cached_property
     def log_z(self) -> float:
-        """By the midpoint rule, which converges faster than any power for what is smooth and falls off."""
+        """The value from the midpoint rule, which converges very fast for smooth, decaying functions."""
         width = 2.0 * BOUND / CELLS
         wells = np.exp(-_well(_centres())).sum() * width
         return self.event_shape[0] // 2 * float(np.log(wells) + 0.5 * np.log(2.0 * np.pi))
@@ -47,7 +47,7 @@ class ManyWell(Energy):
 
     @cached_property
     def _envelope(self) -> Envelope:
-        """Bounds that hold in the whole of each cell, by the slope and the largest curvature."""
+        """Bounds that hold in all of each cell, from the slope and the largest curvature."""
         half, x = BOUND / CELLS, _centres()
         slope = np.abs(4.0 * x**3 - 12.0 * x - 0.5)
         least = _well(x) - half * slope - 0.5 * half**2 * (12.0 * BOUND**2)
@@ -57,8 +57,8 @@ class ManyWell(Energy):
 def many_well(dimension: int = 32) -> ManyWell:
     """Many Well of FAB (Midgley et al. 2208.01893): for every two coordinates x1^4 - 6 x1^2 - x1/2 + x2^2/2.
 
-    There are 2^(dimension/2) modes of unequal weight. log Z is by quadrature; samples are exact but for a
-    share of about exp(-165) outside of [-4, 4].
+    There are 2^(dimension/2) modes of unequal weight. log Z is from quadrature. Samples are exact except for
+    a probability of about exp(-165) outside [-4, 4].
     """
     return ManyWell(dimension)
 

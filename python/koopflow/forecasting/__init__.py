@@ -1,4 +1,4 @@
-"""Forecasts of observed sequences: the same lift and linear evolution, fitted to data, not to a teacher."""
+"""Forecasts of observed sequences by observables with a linear evolution, fitted without a teacher."""
 
 from .forecaster import KoopmanForecaster
 from .paths import Paths

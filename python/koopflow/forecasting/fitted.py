@@ -1,4 +1,4 @@
-"""What a fitted forecaster can do: forecast, smooth, encode, read its evolution and its spectrum."""
+"""Methods of a fitted forecaster: forecasting, smoothing, encoding, its matrices and its spectrum."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from .paths import Paths, as_lead_times, as_mask
 from .smoothing import SmoothedPaths
 from .spectrum import SequenceSpectrum
 
-# Numbers of a state that filters are over by default.
+# Largest number of values of a state for which filters run over the state by default.
 LARGEST = 128
 
 
 class FittedForecaster(Parameters):
-    """A forecaster in the core. :class:`koopflow.KoopmanForecaster` makes one, and has the words for it."""
+    """A forecaster of the core. :class:`koopflow.KoopmanForecaster` fits it and documents it."""
 
     history: int
     _model: _core.Forecaster | None = None
-    # What fit was given, in this process only.
+    # The paths of fit, known only in this process.
     _paths: Paths | None = None
     scalar_: bool = False
     classes_: list[int] | None = None
@@ -46,25 +46,27 @@ class FittedForecaster(Parameters):
         seed: int | None = 0,
         progress: bool | ProgressFunction = False,
     ) -> Array:
-        """States at times ahead, ``[T, B, *event]``, or ``[members, T, B, *event]``, of the kind of ``x``.
+        """Forecast states ``[T, B, *event]``, or ``[members, T, B, *event]``, as the kind of array of ``x``.
 
         Parameters
         ----------
         x : array, ``[B, *event]``, or ``[B, H, *event]``
-            The last row of each path; or its last rows, at least ``history`` of them, a step apart. Where the
-            data are noisy more of them are filtered first (NaN for gaps), which makes the start exacter.
+            The last row of each path, or its last rows, at least ``history`` of them, one step apart. More
+            rows than ``history`` are filtered first (with NaN for gaps), which improves the start if the data
+            are noisy.
         times : sequence of float, ``[T]``
-            Times since the last row, in any order. Between steps they need a generator.
+            Times since the last row, in any order. Times between steps need a generator.
         members : int, default 0
-            Number of random members of an ensemble: every step adds what the data's steps add.
+            Number of members of a random ensemble. Every step of a member adds noise with the covariance of
+            the data's steps.
         re_encode : {"auto", "never"} or int
-            Steps between encodings, by default as fitted.
+            Number of steps between encodings; by default as fitted.
         inputs : array, ``[B, steps, u]``, optional
-            What is done in each step, from the last row on.
+            Inputs of each step, from the last row on.
         condition : array, optional
             Label or numbers of each path.
         seed : int or None, default 0
-            Random seed of members; None draws one.
+            Random seed of the members; None draws one.
         progress : bool or callable, default False
             Progress bar or function: see :mod:`koopflow.progress`.
         """
@@ -98,27 +100,27 @@ class FittedForecaster(Parameters):
         condition: Array | None = None,
         progress: bool | ProgressFunction = False,
     ) -> SmoothedPaths:
-        """What is believed of paths given noisy, partial observations of them.
+        """Estimate paths from noisy, partial observations of them.
 
-        Kalman's filter and the smoother of Rauch, Tung and Striebel: over the state, which is encoded anew at
-        every step whatever forecasts do, or with ``re_encode="never"``, and for states of more than 128
-        numbers, over the observables, whose evolution is linear, so that the posterior is exact for the model
-        at any times.
+        The methods are the Kalman filter and the Rauch-Tung-Striebel smoother. By default they run over the
+        state, which is encoded again at every step. With ``re_encode="never"``, and for states of more than
+        128 values, they run over the observables. Their evolution is linear, so the posterior is then exact
+        for the model at any times.
 
         Parameters
         ----------
         observations : array, ``[B, T, *event]``
-            What was seen; NaN where nothing was.
+            Observed rows; NaN where nothing was observed.
         times : sequence of float, ``[T]``, optional
-            Times of the rows; steps apart by default.
+            Times of the rows; by default they are one step apart.
         mask : array, ``[B, T]`` or ``[B, T, *event]``, optional
-            True where something was seen.
+            True where something was observed.
         noise : float, optional
-            Deviation of the observations' noise in deviations of the data; ``noise_`` by default.
+            Standard deviation of the observations' noise, in deviations of the data; by default ``noise_``.
         at : sequence of float, optional
-            Times to answer for, ``times`` by default; also before and after them.
+            Times of the estimates; by default ``times``. They may lie before and after ``times``.
         filter_only : bool, default False
-            Whether each answer looks at what was seen until then only.
+            Whether each estimate uses only the observations up to its time.
         re_encode, condition, progress
             As in :meth:`forecast`.
         """
@@ -128,12 +130,14 @@ class FittedForecaster(Parameters):
         event = tuple(model.event_shape)
         if rows.ndim != 2 + len(event) or tuple(rows.shape[2:]) != event or 0 in rows.shape:
             raise ShapeError(
-                f"observations: expected (B, T, then {self.event_shape_}), got {tuple(given.shape)}"
+                f"observations: expected (B, T, *{self.event_shape_}), got {tuple(given.shape)}"
             )
         if mask is not None:
             seen = np.asarray(to_numpy(mask))
             if tuple(seen.shape) not in {tuple(given.shape[:2]), tuple(given.shape)}:
-                raise ShapeError(f"mask: expected {tuple(given.shape)} or its first two, got {seen.shape}")
+                raise ShapeError(
+                    f"mask: expected shape {tuple(given.shape)} or {tuple(given.shape[:2])}, got {seen.shape}"
+                )
             seen = as_mask(seen).reshape(*seen.shape, *[1] * (rows.ndim - seen.ndim))
             if isinstance(rows, torch.Tensor):
                 rows = rows.masked_fill(torch.from_numpy(~seen).to(rows.device), math.nan)
@@ -158,7 +162,7 @@ class FittedForecaster(Parameters):
         return SmoothedPaths(wanted, self._out(mean), self._out(std), log_likelihood, level)
 
     def encode(self, x: Array, *, condition: Array | None = None) -> Array:
-        """Observables g, ``[B, m]``, of rows ``[B, *event]`` or ``[B, history, *event]``."""
+        """The observables g, ``[B, m]``, of rows ``[B, *event]`` or ``[B, history, *event]``."""
         rows = self._rows(x)
         history = self._sizes["history"]
         if rows.ndim == 2 + len(self._fitted().event_shape) and rows.shape[1] != history:
@@ -169,22 +173,25 @@ class FittedForecaster(Parameters):
         return self._fitted().encode(rows, condition=self._condition(condition, len(rows)))
 
     def transition_matrix(self) -> NDArray[np.float64]:
-        """K, ``[m, m]``: g(t + step) = g(t) K."""
+        """The matrix K of one step, ``[m, m]``: g(t + step) = g(t) K."""
         return self._table("transition")
 
     def generator_matrix(self) -> NDArray[np.float64]:
-        """L, ``[m, m]``: dg/dt = g L. Raises ``ArgumentError`` where K has no logarithm, and says why."""
+        """The generator L, ``[m, m]``: dg/dt = g L.
+
+        Raises ``ArgumentError`` with the reason if K has no logarithm.
+        """
         found = self._fitted().generator()
         if found is None:
-            raise ArgumentError(f"generator: there is none: {self.history_['generator']}")
+            raise ArgumentError(f"generator: this model has none: {self.history_['generator']}")
         return np.asarray(found)
 
     def readout_matrix(self) -> NDArray[np.float64]:
-        """C, ``[m, prod(event)]``: x = mean + g C, flat."""
+        """The readout matrix C, ``[m, prod(event)]``: the flattened state is mean + g C."""
         return self._table("readout")
 
     def covariance_matrix(self) -> NDArray[np.float64]:
-        """Q, ``[m, m]``: covariance of what a step of the data adds to g K."""
+        """The covariance Q, ``[m, m]``, of the difference between g after a step of the data and g K."""
         return self._table("covariance")
 
     def _table(self, name: str) -> NDArray[np.float64]:
@@ -199,9 +206,9 @@ class FittedForecaster(Parameters):
         inputs: Any = None,
         condition: Array | None = None,
     ) -> SequenceSpectrum:
-        """Eigenvalues, eigenfunctions and modes, and how far paths bear them out.
+        """Eigenvalues, eigenfunctions and modes, with their residuals along paths.
 
-        ``paths`` are as in :meth:`fit`; those of the fit by default, as far as this process knows them.
+        ``paths`` are as in :meth:`fit`. By default they are those of the fit, if it ran in this process.
         Raises ``DivergenceError`` for a K whose eigenvectors are linearly dependent.
         """
         model = self._fitted()
@@ -225,7 +232,7 @@ class FittedForecaster(Parameters):
 
     def _fitted(self) -> _core.Forecaster:
         if self._model is None:
-            raise NotFittedError("this KoopmanForecaster is not fitted: call fit(paths), or load one")
+            raise NotFittedError("this KoopmanForecaster is not fitted: call fit(paths) or load(path)")
         return self._model
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -236,18 +243,18 @@ class FittedForecaster(Parameters):
 
     @property
     def _sizes(self) -> dict[str, Any]:
-        """How many there are of everything."""
+        """The numbers of observables, inputs and so on."""
         return dict(json.loads(self._fitted().facts)["sizes"])
 
     @property
     def _over_states(self) -> bool:
-        """Whether filters are over states by default: their covariance is not too large."""
+        """Whether filters run over states by default, whose covariance is then small enough."""
         sizes = self._sizes
         numbers = sizes["components"] or math.prod(sizes["event_shape"])
         return bool(sizes["history"] * numbers <= LARGEST)
 
     def _steps(self, re_encode: str | int) -> int:
-        """Steps between encodings, 0 for never."""
+        """Number of steps between encodings, 0 for never."""
         if isinstance(re_encode, str):
             if re_encode not in ("auto", "never"):
                 raise ArgumentError(f"re_encode: expected 'auto', 'never' or a number, got {re_encode!r}")
@@ -261,7 +268,7 @@ class FittedForecaster(Parameters):
         return states[..., 0] if self.scalar_ else states
 
     def _rows(self, x: Array) -> Array:
-        """Rows ``[B, H, *event]`` with H at least the history, or ``[B, *event]`` where one is read."""
+        """Rows ``[B, H, *event]`` with H at least ``history``, or ``[B, *event]`` if ``history`` is 1."""
         model = self._fitted()
         rows = self._lifted(as_states(x))
         event = tuple(model.event_shape)
@@ -275,13 +282,13 @@ class FittedForecaster(Parameters):
         return rows
 
     def _started(self, rows: Array, condition: Any, monitor: Any) -> Array:
-        """The rows that a forecast begins with, filtered where there are more of them than are read."""
+        """The rows that a forecast starts from, which are filtered if there are more than ``history``."""
         sizes, model = self._sizes, self._fitted()
         count = rows.shape[1] if rows.ndim == 2 + len(model.event_shape) else 1
         unseen = np.isnan(to_numpy(rows)).reshape(len(rows), -1).any(axis=1)
         if unseen.any() and (count == 1 or sizes["inputs"]):
-            remedy = "; rows with gaps are not filtered where there are inputs" if sizes["inputs"] else ""
-            raise NonFiniteError(f"x: expected rows that were seen whole, got NaN{remedy}")
+            remedy = "; rows with gaps are not filtered in models with inputs" if sizes["inputs"] else ""
+            raise NonFiniteError(f"x: expected completely observed rows, got NaN{remedy}")
         if count == 1:
             return rows
         last = rows[:, -sizes["history"] :]
@@ -300,7 +307,7 @@ class FittedForecaster(Parameters):
         return last
 
     def _given(self, paths: Any, times: Any, mask: Any, inputs: Any, condition: Array | None) -> Paths:
-        """Paths of the model's own kind."""
+        """The given paths after a check, or those of the fit."""
         if isinstance(paths, Paths):
             return paths
         numbers = None if condition is None else self._numbered(to_numpy(condition))
@@ -312,7 +319,7 @@ class FittedForecaster(Parameters):
         return given
 
     def _numbered(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Labels as one number for each class, vectors as they are."""
+        """Labels in one-hot encoding; vectors unchanged."""
         if array.ndim == 1 and self.classes_ is not None and array.dtype.kind in "iub":
             classes = np.asarray(self.classes_)
             if unknown := set(array.tolist()) - set(self.classes_):

@@ -1,4 +1,4 @@
-"""The forecaster: observables and a linear evolution, fitted to observed sequences."""
+"""The forecaster: observables with a linear evolution, fitted to observed sequences."""
 
 from __future__ import annotations
 
@@ -25,94 +25,100 @@ from .paths import Paths
 from .prior import SequencePrior, fitted_prior
 from .report import LIBRARY, ForecastReport, Starts, measure
 
-# Options that the core does not know by this name.
+# Options that the core does not have under this name.
 NOT_OF_THE_CORE = ("max_seconds",)
 MOST_STARTS = 256
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class KoopmanForecaster(FittedForecaster):
-    """Forecasts, smooths and explains observed sequences by observables that evolve linearly.
+    """Forecasts and smooths observed sequences by observables that evolve linearly.
 
-    Observables g(x) = [1, z, psi(z)] of the last ``history`` standardised rows evolve by one matrix, g K over
-    a step of the data, or dg/dt = g L over irregular times (extended dynamic mode decomposition: Williams,
-    Kevrekidis and Rowley, 2015). The state is a slice of g. A forecast reads it off and encodes it anew as
-    often as held-out paths say, which chaos needs at every step.
+    The observables g(x) = [1, z, psi(z)] of the last ``history`` standardised rows evolve by one matrix: to
+    g K after a step of the data, or by dg/dt = g L over irregular times (extended dynamic mode decomposition:
+    Williams, Kevrekidis and Rowley, 2015). The state is a slice of g. A forecast decodes the state and
+    encodes it again after a number of steps, which is chosen on held-out paths. Chaotic systems need that at
+    every step.
 
     Parameters
     ----------
     basis : {"fourier", "polynomial", "kernel", "network"}, default "fourier"
-        What psi is made of. ``"fourier"``: cosines of random frequencies. ``"polynomial"``: all monomials up
-        to ``degree``; degree 1 is a linear model (dynamic mode decomposition). ``"kernel"``: Gaussians about
-        rows of the data (Nyström). ``"network"``: a perceptron, with ``method="gradient"``.
+        Kind of the functions psi. ``"fourier"``: cosines with random frequencies. ``"polynomial"``: all
+        monomials up to ``degree``; degree 1 is a linear model (dynamic mode decomposition). ``"kernel"``:
+        Gaussians around rows of the data (Nyström). ``"network"``: a multilayer perceptron, with
+        ``method="gradient"``.
     method : {"closed_form", "refine", "gradient"}, default "closed_form"
-        ``"closed_form"``: one linear regression over all pairs of neighbouring rows, with lengths and ridge
-        chosen on held-out paths. ``"refine"``: then smoothing all paths by the model and fitting again,
-        ``rounds`` times, which takes noise out of observations and fills gaps. ``"gradient"``: then descent
-        on errors of forecasts over several steps.
+        Fitting method. ``"closed_form"``: one linear regression over all pairs of neighbouring rows, with
+        lengths and ridge chosen on held-out paths. ``"refine"``: the same, followed by ``rounds`` rounds in
+        which the model smooths all paths and is fitted again; this removes noise from the observations and
+        fills gaps. ``"gradient"``: the linear regression, followed by gradient descent on the errors of
+        forecasts over several steps.
     observables : int, optional
-        Number of psi: 600, or 32 of a network, and no more than half of the rows. ``degree`` decides that of
-        polynomials.
+        Number of functions psi; by default 600, or 32 for a network, but at most half the number of rows. For
+        polynomials ``degree`` determines it.
     degree : int, default 3
-        Largest degree of monomials.
+        Largest degree of the monomials.
     lengths : (float, float), optional
-        Least and largest length of random frequencies, in inverse deviations of the data; of a kernel its
-        width in median distances. Chosen on held-out paths by default.
+        Smallest and largest length of the random frequency vectors, in inverse deviations of the data; for a
+        kernel, its width in median distances. Chosen on held-out paths by default.
     components : int, optional
-        Number of principal components that rows are reduced to first, for fields and images: of the many
-        numbers of a row few directions move. Rows are seen whole or not at all then.
+        Number of principal components to which rows are reduced first. This is for fields and images, whose
+        many values move in few directions. Rows must then be observed completely or not at all.
     history : int, default 1
-        Number of rows that one encoding reads: more where single rows do not say what comes next.
+        Number of rows that one encoding uses. Use more than one if a single row does not determine the next.
     rank : int, optional
-        Number of combinations of the observables that are kept beside the constant, those that tell most of
-        what comes next (reduced-rank regression); uncorrelated over the data. By default all.
+        Number of linear combinations of the observables that are kept, in addition to the constant, by
+        reduced-rank regression: those that predict the next row best. They are uncorrelated over the data. By
+        default all are kept.
     ridge : float, optional
-        Ridge, in mean squares of the observables; chosen on held-out paths by default.
+        Ridge parameter, in mean squares of the observables; chosen on held-out paths by default.
     re_encode : {"auto", "never"} or int, default "auto"
-        Steps between encodings of a forecast; ``"auto"`` is chosen on held-out paths.
+        Number of steps between encodings of a forecast; ``"auto"`` chooses it on held-out paths.
     max_rows : int, optional
-        Most rows that are fitted to, spread over all paths: as many as take about a minute, 139,000 with 600
-        observables, and at least 50 for each. A note says so.
+        Largest number of rows used in the fit, spread over all paths. The default takes about a minute:
+        139,000 rows with 600 observables, and at least 50 rows for each observable. A note says if rows are
+        left out.
     margin : float or None, default 0.1
-        Room about the data that forecasts may enter, in the data's range, so that one that leaves where data
-        are does not run away; None does not hold them. Linear models never are held.
+        Margin around the range of the data within which forecasts are kept, as a fraction of that range. It
+        stops forecasts from diverging outside the data. None sets no limit. Linear models have no limit.
     horizon : float, optional
-        Time ahead that choices are made for; up to 256 steps by default.
+        Lead time up to which forecasts are compared when options are chosen; by default up to 256 steps.
     held_out : float, default 0.2
-        Share of the paths that choices are made on, or the last part of a single one. All of them are
-        fitted to in the end.
+        Fraction of the paths on which options are chosen, or of a single path, at its end. The final fit uses
+        all paths.
     noise : float, optional
-        Deviation of the observations' noise in deviations of the data; estimated by default.
+        Standard deviation of the observations' noise, in deviations of the data; estimated by default.
     rounds : int, default 4
-        Of ``method="refine"``.
+        Number of rounds of ``method="refine"``.
     unroll : int, default 8
-        Steps ahead that errors of ``method="gradient"`` are of.
+        Number of steps ahead over which ``method="gradient"`` takes errors.
     width, depth : int, default 64 and 2
-        Units of each hidden layer of a network, and their number.
+        Number of units of each hidden layer of a network, and number of hidden layers.
     steps, batch_size, learning_rate : optional
-        Of ``method="gradient"``: 2,000 steps, 128 windows and 1e-3 by default.
+        Number of steps, number of windows in a batch and learning rate of ``method="gradient"``; by default
+        2,000, 128 and 1e-3.
     training : Training or mapping, optional
         Further options of gradient steps: see :class:`koopflow.Training`.
     seed : int or None, default 0
-        Random seed of everything; None draws one.
+        Random seed; None draws one.
     device : str or torch.device, default "cpu"
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"auto"``. Everything is in float64.
+        Device: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"auto"``. All computations are in float64.
 
     Attributes
     ----------
     event_shape_ : tuple of int
-        Shape of a row; () where rows are numbers.
+        Shape of a row; () if rows are single numbers.
     n_observables_ : int
-        m.
+        Number m of observables.
     step_ : float
-        Time of a step.
+        Duration of a step.
     re_encode_ : int or None
-        Steps between encodings; None never encodes anew.
+        Number of steps between encodings; None if a forecast is encoded only once.
     noise_ : float
-        Deviation of the observations' noise, in deviations of the data.
+        Standard deviation of the observations' noise, in deviations of the data.
     config_, history_ : dict
-        Options as they were chosen; ``trials``, ``error``, ``horizon``, ``pairs``, ``notes`` and why there is
-        no ``generator``, if there is none.
+        The chosen options; and facts about the fit: ``trials``, ``error``, ``horizon``, ``pairs``, ``notes``
+        and ``generator``, the reason why there is no generator, if there is none.
 
     Examples
     --------
@@ -168,20 +174,20 @@ class KoopmanForecaster(FittedForecaster):
         callback: ProgressFunction | None = None,
         distributed: bool | None = None,
     ) -> KoopmanForecaster:
-        """Fit to paths.
+        """Fit the forecaster to paths.
 
         Parameters
         ----------
         paths : array, ``[N, T, *event]``, or list of arrays ``[T, *event]``
-            Observed sequences, of equal or unequal lengths; a list of ``[T]`` for series of numbers. NaN says
-            that nothing was seen.
+            Observed sequences of equal or unequal lengths; for series of numbers a list of arrays ``[T]``.
+            NaN marks values that were not observed.
         times : array, ``[T]`` or ``[N, T]``, or list of arrays, optional
-            Time of each row, increasing; 0, 1, 2, ... by default. Rows on a grid make steps, also with gaps;
-            others are irregular.
+            Increasing times of the rows; 0, 1, 2, ... by default. If all times lie on a grid, the model has
+            steps, also with gaps; otherwise the times are irregular.
         mask : array or list, of booleans, optional
-            True where something was seen: of the shape of the paths, or of their rows.
+            True where something was observed: of the shape of the paths, or one value for each row.
         inputs : array, ``[N, T, u]``, or list, optional
-            What is done from each row to the next: dg/dt = g L + u B.
+            Inputs u from each row to the next: dg/dt = g L + u B.
         condition : array, optional
             Label ``[N]`` or numbers ``[N, c]`` of each path.
         progress, callback, distributed
@@ -190,15 +196,15 @@ class KoopmanForecaster(FittedForecaster):
         Returns
         -------
         KoopmanForecaster
-            Itself. Ctrl-C ends the rounds of ``"refine"`` and the steps of ``"gradient"``, with the best
-            model kept and a RuntimeWarning.
+            The fitted forecaster itself. Ctrl-C ends the rounds of ``"refine"`` and the steps of
+            ``"gradient"``; the best model is kept, with a RuntimeWarning.
 
         Raises
         ------
         ShapeError, DtypeError, NonFiniteError, ArgumentError
-            For paths, times and options that are not as above, or too few rows; names which.
+            For invalid paths, times or options, and for too few rows. The message names the argument.
         DivergenceError
-            When observables of the data are not finite.
+            If observables of the data are not finite.
         """
         numbers, classes = learnt_condition(condition)
         given = Paths.of(paths, times, mask=mask, inputs=inputs, condition=numbers)
@@ -228,20 +234,23 @@ class KoopmanForecaster(FittedForecaster):
         student: KoopmanDistiller | None = None,
         progress: bool | ProgressFunction = False,
     ) -> SequencePrior:
-        """A distribution over whole sequences: a one-step student of how paths begin, carried on.
+        """Fit a distribution over whole sequences.
 
-        ``paths`` are as in :meth:`fit`, those of the fit by default; their first ``history`` rows are learnt.
-        ``teacher`` and ``student`` are unfitted ones with options of your own.
+        A one-step student samples the first ``history`` rows, and the forecaster continues them. ``paths``
+        are as in :meth:`fit`, and by default those of the fit. ``teacher`` and ``student`` may be given
+        unfitted, with the options that they are to have.
         """
         self._fitted()
         known = self._paths if paths is None else self._given(paths, times, None, None, None)
         if known is None:
-            raise ArgumentError("paths: expected paths, as a model from a file knows none; got None")
+            raise ArgumentError("paths: expected paths, since a model from a file has none, got None")
         history = self._sizes["history"]
         begin = [rows[:history] for _, rows in known]
         begin = [rows for rows in begin if len(rows) == history and np.isfinite(rows).all()]
         if len(begin) < 2:
-            raise ArgumentError(f"paths: expected two that begin with {history} rows seen whole")
+            raise ArgumentError(
+                f"paths: expected at least two paths whose first {history} rows were observed completely"
+            )
         flat = np.stack(begin).reshape(len(begin), -1)
         teacher = FlowTeacher((flat.shape[1],), seed=self.seed) if teacher is None else teacher
         return fitted_prior(self, flat, teacher, student, progress=progress)
@@ -259,20 +268,20 @@ class KoopmanForecaster(FittedForecaster):
         mask: Any = None,
         seed: int | None = 0,
     ) -> ForecastReport:
-        """Errors of forecasts on held-out paths, beside persistence, climatology and analogues.
+        """Measure forecast errors on held-out paths, compared with persistence, climatology and analogues.
 
         Parameters
         ----------
         paths, times, condition, inputs, mask
-            As in :meth:`fit`; rows must be a step of the fit apart.
+            As in :meth:`fit`. Rows must be one step of the fit apart.
         ahead : int, optional
-            Number of steps ahead; half of the longest path by default.
+            Number of steps ahead; by default half of the longest path.
         members : int, default 32
-            Members of ensembles for the probability score and coverage; 0 leaves these out.
+            Number of members of the ensembles for the probability score and the coverage; 0 omits these.
         starts : int, default 256
             Largest number of starts, spread over all paths.
         seed : int or None, default 0
-            Random seed of starts and members.
+            Random seed of the starts and members.
         """
         self._fitted()
         given = self._given(paths, times, mask, inputs, condition)
@@ -285,8 +294,8 @@ class KoopmanForecaster(FittedForecaster):
         found = Starts.of(given, history, steps, self.step_, count, seed)
         if not len(found):
             raise ArgumentError(
-                f"paths: expected {history + steps} rows seen whole, one step ({self.step_:g}) after "
-                "the other, in some path"
+                f"paths: expected a path with {history + steps} completely observed rows in succession, one "
+                f"step ({self.step_:g}) apart"
             )
         known = self._paths
         library = None
@@ -315,14 +324,14 @@ class KoopmanForecaster(FittedForecaster):
         return measure(found, forecast, lead_times, mean, scale, library=library, members=members)
 
     def score(self, paths: Any, y: Any = None, *, times: Any = None) -> float:
-        """Minus the mean error by lead time of :meth:`evaluate`, in deviations of the data: at most 0.
+        """Minus the mean error over lead times of :meth:`evaluate`, in deviations of the data; at most 0.
 
-        What scikit-learn's searches maximise; ``y`` is passed over.
+        scikit-learn's searches maximise it. ``y`` is ignored.
         """
         return -float(self.evaluate(paths, times, members=0).nrmse["model"].mean())
 
     def summary(self) -> str:
-        """What was fitted, how it was chosen and how good it is on held-out paths."""
+        """The fit, the chosen options and the error on held-out paths, as text."""
         model, history, config = self._fitted(), self.history_, self.config_
         noise = "not estimated" if history["noise"] is None else "none found"
         noise = f"{self.noise_:.3g} deviations of the data" if self.noise_ else noise
@@ -345,14 +354,16 @@ class KoopmanForecaster(FittedForecaster):
         return "\n".join(lines)
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the model to one safetensors file, atomically. Paths are not in it."""
+        """Write the model to one safetensors file, atomically. Paths are not included."""
         facts = {"params": self._written(), "scalar": self.scalar_, "classes": self.classes_}
         self._fitted().save(as_path(path), to_json(facts))
 
     @classmethod
     def load(cls, path: str | PathLike[str], *, device: str = "cpu") -> KoopmanForecaster:
-        """Read a model that :meth:`save` wrote. Raises ``FileNotFoundError``, or ``CheckpointError`` for what
-        is not a whole koopflow forecaster."""
+        """Read a model that :meth:`save` wrote.
+
+        Raises ``FileNotFoundError``, or ``CheckpointError`` for a file that is not a complete forecaster.
+        """
         model, text = _core.Forecaster.load(as_path(path), device=name_of(device))
         facts = json.loads(text)
         params = dict(facts.get("params", {}))
@@ -364,7 +375,7 @@ class KoopmanForecaster(FittedForecaster):
         return own
 
     def _config(self) -> dict[str, Any]:
-        """The options that are set, by the core's flat names."""
+        """The options that are set, under the core's flat names."""
         flat = {
             name: value
             for name in self._get_param_names()
@@ -372,12 +383,11 @@ class KoopmanForecaster(FittedForecaster):
         }
         if self.margin is None:
             flat["margin"] = None
-        # A basis that gradients make is trained by them.
         return {**flat, **Training.of("training", self.training).given(), "seed": as_seed(self.seed)}
 
 
 def learnt_condition(condition: Array | None) -> tuple[NDArray[Any] | None, list[int] | None]:
-    """Numbers ``[N, c]`` of a condition to fit to, and its classes where it is labels."""
+    """Numbers ``[N, c]`` of a condition to fit to, and its classes if it consists of labels."""
     if condition is None:
         return None, None
     array = np.asarray(to_numpy(condition))

@@ -1,4 +1,4 @@
-"""Observed sequences as users have them: an array of paths, or a list of paths of unequal lengths."""
+"""Observed sequences, given as an array of paths or as a list of paths of unequal lengths."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ EXAMPLE = "an array [N, T, *event], or a list of arrays [T, *event] of any lengt
 
 @dataclass(frozen=True, eq=False)
 class Paths:
-    """Paths one after the other.
+    """Paths whose rows are stored one path after the other.
 
     Attributes
     ----------
     values : array, ``[R, *event]``
-        Rows of all paths; NaN where nothing was seen.
+        Rows of all paths; NaN where nothing was observed.
     lengths : list of int
         Number of rows of each path.
     times : array, ``[R]``
         Time of each row, increasing within a path.
     inputs : array, ``[R, u]``, optional
-        What was done from each row to the next.
+        Inputs from each row to the next.
     condition : array, ``[N, c]``, optional
         Numbers that describe each path.
     scalar : bool
-        Whether rows were given as numbers, not as vectors of one.
+        Whether rows were given as single numbers rather than as vectors of length one.
     """
 
     values: NDArray[Any]
@@ -58,12 +58,12 @@ class Paths:
         inputs: Any = None,
         condition: NDArray[Any] | None = None,
     ) -> Paths:
-        """Checked paths. Raises ``ShapeError``, ``DtypeError`` or ``ArgumentError`` naming what is wrong."""
+        """Checked paths. Raises ``ShapeError``, ``DtypeError`` or ``ArgumentError``, naming the argument."""
         if isinstance(paths, Paths):
             return paths
         rows, scalar = _rows(paths)
         lengths = [len(path) for path in rows]
-        # A copy: what becomes of the user's array later is none of ours.
+        # A copy, so that later changes of the user's array have no effect.
         values = np.concatenate(rows) if len(rows) > 1 else rows[0].copy()
         if scalar:
             values = values[:, None]
@@ -83,7 +83,7 @@ class Paths:
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
-        """Row at which each path begins, and the number of rows: ``[N + 1]``."""
+        """First row of each path, followed by the number of rows, ``[N + 1]``."""
         return np.concatenate([[0], np.cumsum(self.lengths)])
 
     def __iter__(self) -> Iterator[tuple[Real, NDArray[Any]]]:
@@ -93,7 +93,7 @@ class Paths:
 
     @cached_property
     def core(self) -> _core.Observed:
-        """The same for the core, which copies nothing but once."""
+        """The paths for the core, which copies them only once."""
         flat = self.values.reshape(len(self.values), math.prod(self.event_shape))
         return _core.Observed(
             flat, self.lengths, times=self.times, inputs=self.inputs, conditions=self.condition
@@ -101,7 +101,7 @@ class Paths:
 
 
 def _rows(paths: Any) -> tuple[list[NDArray[Any]], bool]:
-    """Rows of every path, and whether they are numbers."""
+    """Rows of every path, and whether they are single numbers."""
     if isinstance(paths, list | tuple):
         if not len(paths):
             raise ArgumentError(f"paths: expected {EXAMPLE}, got an empty list")
@@ -111,7 +111,7 @@ def _rows(paths: Any) -> tuple[list[NDArray[Any]], bool]:
             found = sorted({str(path.shape) for path in rows})[:4]
             raise ShapeError(f"paths: expected {EXAMPLE}, with events of one shape, got {', '.join(found)}")
         if any(len(path) == 0 for path in rows):
-            raise ArgumentError("paths: expected at least one row in each path, got a path of none")
+            raise ArgumentError("paths: expected at least one row in each path, got a path without rows")
         return rows, rows[0].ndim == 1
     whole = _numbers(paths, "paths")
     if whole.ndim < 3:
@@ -121,7 +121,7 @@ def _rows(paths: Any) -> tuple[list[NDArray[Any]], bool]:
             + (f"; write {remedy[whole.ndim]}" if whole.ndim in remedy else "")
         )
     if 0 in whole.shape:
-        raise ArgumentError(f"paths: expected at least one path, row and number, got shape {whole.shape}")
+        raise ArgumentError(f"paths: expected at least one path, row and value, got shape {whole.shape}")
     count, length = whole.shape[:2]
     return [
         whole.reshape(count * length, *whole.shape[2:])[i * length : (i + 1) * length] for i in range(count)
@@ -130,11 +130,11 @@ def _rows(paths: Any) -> tuple[list[NDArray[Any]], bool]:
 
 def _numbers(array: Array, argument: str) -> NDArray[Any]:
     if isinstance(array, np.ma.MaskedArray):
-        raise DtypeError(f"{argument}: expected an array without a mask of its own; give mask= or NaN")
+        raise DtypeError(f"{argument}: expected a plain array with mask= or NaN, got a masked array")
     if isinstance(array, torch.Tensor) and array.is_complex():
         raise DtypeError(f"{argument}: expected real numbers, got {array.dtype}")
     if isinstance(array, list | tuple):
-        # Numbers of Python's own are float64, as everything here is.
+        # Plain Python numbers become float64, like everything here.
         with contextlib.suppress(ValueError, TypeError):
             array = np.asarray(array, dtype=np.float64)
     plain = to_numpy(as_batch(array, argument))
@@ -142,7 +142,7 @@ def _numbers(array: Array, argument: str) -> NDArray[Any]:
 
 
 def _beside(given: Any, lengths: list[int], argument: str) -> NDArray[Any]:
-    """Something for every row, given as paths are: ``[R, ...]``."""
+    """Values for every row, ``[R, ...]``, given in the same form as paths."""
     if isinstance(given, list | tuple):
         parts = [np.asarray(to_numpy(part)) for part in given]
         if [len(part) for part in parts] != lengths:
@@ -157,10 +157,10 @@ def _beside(given: Any, lengths: list[int], argument: str) -> NDArray[Any]:
 
 
 def as_mask(mask: Any, argument: str = "mask") -> NDArray[np.bool_]:
-    """True where something was seen. Raises ``DtypeError`` for anything but booleans, 0 and 1."""
+    """A mask, True where something was observed. Raises ``DtypeError`` for anything but booleans, 0 and 1."""
     seen = np.asarray(to_numpy(mask))
     if seen.dtype.kind not in "biu" or not np.isin(seen, (0, 1)).all():
-        raise DtypeError(f"{argument}: expected True where something was seen, got {seen.dtype}")
+        raise DtypeError(f"{argument}: expected booleans, True for observed values, got {seen.dtype}")
     return seen.astype(bool)
 
 
@@ -213,7 +213,7 @@ def _conditions(condition: NDArray[Any] | None, lengths: list[int]) -> NDArray[A
 
 
 def as_lead_times(times: Sequence[float] | Array) -> Real:
-    """Times ``[T]`` from the last row on. Raises ``ArgumentError`` or ``ShapeError``."""
+    """Times ``[T]`` since the last row. Raises ``ArgumentError`` or ``ShapeError``."""
     array = np.atleast_1d(np.asarray(to_numpy(times)))
     if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iuf":
         raise ArgumentError(f"times: expected times since the last row such as [0.1, 0.2], got {times!r}")

@@ -1,4 +1,4 @@
-"""Whole new sequences: a one-step model of how they begin, carried on by a forecaster."""
+"""Sampling of whole sequences: a one-step model of their first rows, continued by a forecaster."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from .paths import as_lead_times
 
 
 class SequencePrior:
-    """What :meth:`koopflow.KoopmanForecaster.prior` makes: a distribution over sequences.
+    """A distribution over sequences, made by :meth:`koopflow.KoopmanForecaster.prior`.
 
     Attributes
     ----------
     teacher : FlowTeacher
         A flow from noise to the first rows of the paths.
     student : KoopmanDistiller
-        The same in one step.
+        Its one-step student.
     forecaster : KoopmanForecaster
-        What carries them on.
+        The forecaster that continues the sequences.
     """
 
     def __init__(self, teacher: FlowTeacher, student: KoopmanDistiller, forecaster: Any) -> None:
@@ -38,20 +38,21 @@ class SequencePrior:
         noisy: bool = False,
         condition: Array | None = None,
     ) -> Any:
-        """New sequences ``[T, n, *event]`` at times since their beginning.
+        """Draw new sequences ``[T, n, *event]`` at times since their beginning.
 
         Parameters
         ----------
         n : int
             Number of sequences.
         times : sequence of float, ``[T]``
-            Times, 0 for the beginning.
+            Times; 0 is the beginning.
         seed : int or None, default 0
             Random seed; None draws one.
         noisy : bool, default False
-            Whether every step adds what steps of the data add: one member each.
+            Whether every step adds noise with the covariance of the data's steps, as for a member of an
+            ensemble.
         condition : array, optional
-            Of each sequence, for a forecaster of conditions.
+            Condition of each sequence, for a forecaster fitted with conditions.
         """
         seed, leads = as_seed(seed), as_lead_times(times)
         flat = np.asarray(self.student.sample(checked_count(n), seed=seed), dtype=np.float64)
@@ -71,7 +72,7 @@ def fitted_prior(
     student: KoopmanDistiller | None,
     **options: Any,
 ) -> SequencePrior:
-    """A prior of first rows ``[N, h * d]``."""
+    """The prior fitted to first rows ``[N, h * d]``."""
     teacher = FlowTeacher(seed=forecaster.seed) if teacher is None else teacher
     student = KoopmanDistiller(seed=forecaster.seed) if student is None else student
     teacher.fit(np.asarray(beginnings, dtype=np.float32), **options)

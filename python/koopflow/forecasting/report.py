@@ -1,4 +1,4 @@
-"""How good forecasts are, beside what anybody would forecast without a model."""
+"""Errors of forecasts, compared with forecasts that need no model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Real = NDArray[np.float64]
 #: Error, in deviations of the data, from which on a forecast is no longer valid.
 VALID = 0.4
 NEIGHBOURS = 8
-LIBRARY = 20_000  # Windows that analogues are sought among.
+LIBRARY = 20_000  # Largest number of windows that are searched for analogues.
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,18 +26,18 @@ class ForecastReport:
     Attributes
     ----------
     lead_times : array, ``[L]``
-        Times ahead.
+        Lead times.
     nrmse : dict of array, ``[L]``
-        RMS error by lead time in deviations of the data: of ``"model"``, of ``"persistence"`` (the last
-        row), ``"climatology"`` (the mean of the data) and, where the paths of the fit are known,
-        ``"analogues"`` (the mean of what followed the eight nearest rows of them).
+        RMS errors by lead time, in deviations of the data, of ``"model"``, ``"persistence"`` (the last row),
+        ``"climatology"`` (the mean of the data) and, if the paths of the fit are known, ``"analogues"`` (the
+        mean of what followed their eight nearest rows).
     valid_time : dict of array, ``[S]``
-        Time until which the error of each start stays below 0.4 deviations; the last lead time at most.
+        Time until which the error of each start stays below 0.4 deviations; at most the last lead time.
     crps : array, ``[L]``, or None without members
-        Mean continuous ranked probability score in deviations of the data; of a forecast without spread it is
-        the mean absolute error.
+        Mean continuous ranked probability score, in deviations of the data. For a forecast without spread it
+        is the mean absolute error.
     coverage : array, ``[L]``, or None without members
-        Share of the truth inside the members' central 90% intervals.
+        Fraction of true values inside the members' central 90% intervals.
     starts : int
         Number of starts.
     """
@@ -51,12 +51,15 @@ class ForecastReport:
 
     @property
     def skill(self) -> float:
-        """1 minus the model's mean error over that of the best of the others: above 0 where it helps."""
+        """1 minus the ratio of the model's mean error to that of the best other forecast.
+
+        It is above 0 if the model is better than all of them.
+        """
         others = [errors.mean() for name, errors in self.nrmse.items() if name != "model"]
         return float(1.0 - self.nrmse["model"].mean() / min(others))
 
     def records(self) -> list[dict[str, Any]]:
-        """One mapping of names to plain numbers for each of a few lead times, geometrically spaced."""
+        """One dictionary of plain numbers for each of at most eight lead times, geometrically spaced."""
         last = len(self.lead_times)
         places = np.unique(np.geomspace(1, last, min(8, last)).round().astype(int)) - 1
         rows = []
@@ -75,7 +78,7 @@ class ForecastReport:
 
 @dataclass
 class Starts:
-    """Windows of paths and what followed them."""
+    """Windows of paths and the rows that followed them."""
 
     windows: list[NDArray[Any]] = field(default_factory=list)
     futures: list[NDArray[Any]] = field(default_factory=list)
@@ -84,13 +87,13 @@ class Starts:
 
     @classmethod
     def of(cls, paths: Paths, history: int, ahead: int, step: float, most: int, seed: int) -> Starts:
-        """At most ``most`` windows of ``history`` rows that ``ahead`` rows follow, spread over all paths."""
+        """At most ``most`` windows of ``history`` rows, each followed by ``ahead`` rows, from all paths."""
         found: list[tuple[int, int]] = []
         for place, (times, rows) in enumerate(paths):
             whole = np.isfinite(rows.reshape(len(rows), -1)).all(axis=1)
             follows = np.zeros(len(rows), dtype=bool)
             follows[1:] = whole[1:] & whole[:-1] & (np.abs(np.diff(times) / step - 1.0) < 1e-2)
-            # Number of rows before each that follow one another without a gap.
+            # Number of rows before each row without a gap.
             run = np.zeros(len(rows), dtype=int)
             for row in range(1, len(rows)):
                 run[row] = run[row - 1] + 1 if follows[row] else 0
@@ -118,8 +121,11 @@ class Starts:
 
 
 def crps(members: Real, truth: Real) -> Real:
-    """Mean score by lead time, ``[L]``, of members ``[M, L, ...]``: E|X - y| - E|X - X'| / 2, fair for few
-    members (Ferro, Quarterly Journal of the Royal Meteorological Society 140, 2014)."""
+    """Mean CRPS by lead time, ``[L]``, of members ``[M, L, ...]``: E|X - y| - E|X - X'| / 2.
+
+    It is the fair score, unbiased for few members (Ferro, Quarterly Journal of the Royal Meteorological
+    Society 140, 2014).
+    """
     count = len(members)
     ordered = np.sort(members, axis=0)
     near = np.abs(members - truth).mean(axis=0)
@@ -131,7 +137,7 @@ def crps(members: Real, truth: Real) -> Real:
 
 
 def analogues(library: Starts, windows: NDArray[Any], scale: Real) -> Real:
-    """Means of what followed the nearest windows of a library, ``[S, L, *event]``."""
+    """Means of the rows that followed the nearest windows of a library, ``[S, L, *event]``."""
     flat = np.stack(library.windows).astype(np.float64) / scale
     asked = np.asarray(windows, dtype=np.float64) / scale
     flat, asked = flat.reshape(len(flat), -1), asked.reshape(len(asked), -1)
@@ -152,7 +158,7 @@ def measure(
     library: Starts | None,
     members: int,
 ) -> ForecastReport:
-    """Errors of a forecast: a function of windows ``[S, h, *event]`` and a number of members."""
+    """Errors of ``forecast``, a function of windows ``[S, h, *event]`` and a number of members."""
     windows, truth = np.stack(starts.windows), np.stack(starts.futures).astype(np.float64)
     found = {"model": np.moveaxis(forecast(windows, 0), 0, 1)}
     found["persistence"] = np.repeat(windows[:, -1:], truth.shape[1], axis=1)

@@ -1,4 +1,4 @@
-"""What is believed of paths given what was seen of them."""
+"""Estimates of paths from observations of them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from .._arrays import Array, as_number, to_numpy
 
 @dataclass(frozen=True, eq=False)
 class SmoothedPaths:
-    """The answer of :meth:`koopflow.KoopmanForecaster.smooth`; arrays are of the kind of the observations.
+    """The result of :meth:`koopflow.KoopmanForecaster.smooth`. Arrays are of the kind of the observations.
 
     Attributes
     ----------
     times : array, ``[T]``
-        Times asked for.
+        Times of the estimates.
     mean, std : array, ``[T, B, *event]``
         Mean and standard deviation of the state itself, without the noise of observations.
     log_likelihood : array, ``[B]``
-        Log-likelihood in nats of everything seen, in deviations of the data.
+        Log-likelihood in nats of all observations, for values in deviations of the data.
     noise : float
-        Deviation of the observations' noise that was used, in deviations of the data.
+        Standard deviation used for the observations' noise, in deviations of the data.
     """
 
     times: Array
@@ -39,7 +39,7 @@ class SmoothedPaths:
         return self.mean - width * self.std, self.mean + width * self.std
 
     def coverage(self, truth: Array, level: float = 0.9) -> float:
-        """Share of ``truth`` ``[T, B, *event]`` inside the intervals; NaN is left out."""
+        """Fraction of ``truth`` ``[T, B, *event]`` inside the intervals, without NaN."""
         low, high = (to_numpy(end) for end in self.interval(level))
         given = to_numpy(truth)
         known = np.isfinite(given)

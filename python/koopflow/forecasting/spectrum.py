@@ -1,4 +1,4 @@
-"""The spectrum of a forecaster: which linear motions its data are made of, and which to believe."""
+"""The spectrum of a forecaster: the linear motions in its data, and how reliable they are."""
 
 from __future__ import annotations
 
@@ -17,36 +17,37 @@ from ..spectrum.places import chosen_places
 
 Complex = NDArray[np.complex128]
 Real = NDArray[np.float64]
-SPURIOUS = 0.5  # As of a student's spectrum: a mode that obeys its own equation worse than not.
-TRUSTED = 0.05  # Residual over one step below which a mode counts as the data's.
+SPURIOUS = 0.5  # A mode with a larger residual does not obey its equation, as in a student's spectrum.
+TRUSTED = 0.05  # Residual over one step up to which a mode counts as one of the data.
 
 
 class SequenceSpectrum:
-    """Eigenvalues, eigenfunctions and modes of a forecaster, as ``model.spectrum(paths)`` makes them.
+    """Eigenvalues, eigenfunctions and modes of a forecaster, returned by ``model.spectrum(paths)``.
 
-    An eigenvector w of the step K makes an eigenfunction psi(x) = g(x) w, which a step multiplies by mu;
-    lambda = log(mu) / step. What a unit of psi puts into the state is its mode v, so that x is its mean and
-    the sum of psi_k(x) v_k. Over irregular times they are those of the generator.
+    An eigenvector w of the step matrix K gives an eigenfunction psi(x) = g(x) w, which a step multiplies by
+    mu; lambda = log(mu) / step. The contribution of a unit of psi to the state is its mode v: x is the mean
+    plus the sum of psi_k(x) v_k. For irregular times they are those of the generator.
 
-    Modes stand in the order of ``explained``: each adds most to those before it. Selections are spectra too:
-    ``spec[:6]``, ``spec[spec.residuals < 0.05]``.
+    Modes are in the order of ``explained``: each adds the most to those before it. Selections are spectra
+    too: ``spec[:6]``, ``spec[spec.residuals < 0.05]``.
 
     Attributes
     ----------
     eigenvalues : array, complex ``[r]``
-        lambda, per unit of time; conjugates stand side by side.
+        Eigenvalues lambda per unit of time; conjugates are neighbours.
     growth, frequency : array, ``[r]``
-        Re lambda, and Im lambda in radians per unit of time. A frequency is known up to multiples of
-        2 pi / step, and taken to be the smallest.
+        Re lambda, and Im lambda in radians per unit of time. A frequency is determined only up to multiples
+        of 2 pi / step; the smallest is taken.
     energy : array, ``[r]``, or None without paths
-        Mean square of what a mode alone puts into the state, in the data's variance. Not orthogonal.
+        Mean square of a mode's contribution to the state, in units of the data's variance. Contributions are
+        not orthogonal, so energies do not add up.
     explained : array, ``[r]``, or None without paths
-        Share of the data's variance that a mode and all before it explain.
+        Share of the data's variance that a mode and all modes before it explain.
     residuals : array, ``[r]``, or None without paths
-        RMS of psi(next) - mu psi over that of psi along the paths (Colbrook and Townsend, 2024): 0 for an
-        eigenfunction of the data. A chaotic system has none but the constant: residuals decide.
+        RMS of psi(next) - mu psi divided by the RMS of psi along the paths (Colbrook and Townsend, 2024). It
+        is 0 for an eigenfunction of the data. A chaotic system has no eigenfunction but the constant.
     condition_numbers : array, ``[r]``
-        ``||w|| ||q||``: how much an eigenvalue moves for a change of K.
+        Condition numbers ``||w|| ||q||``: the sensitivity of an eigenvalue to changes of K.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class SequenceSpectrum:
         scalar: bool,
         numbered: Callable[[Any, int], Any],
     ) -> SequenceSpectrum:
-        """The spectrum of a model, along paths where some are given."""
+        """The spectrum of a model, measured along paths if they are given."""
         (rates, weights, modes, conditions), facts = model.spectrum(paths, monitor=monitor)
         tables = {"eigenvalues": rates, "weights": weights.T, "modes": modes, "condition_numbers": conditions}
         if facts is None:
@@ -103,7 +104,7 @@ class SequenceSpectrum:
 
     @property
     def modes(self) -> Complex:
-        """What a unit of psi puts into the state, complex ``[r, *event]``."""
+        """Modes, complex ``[r, *event]``: the contribution of a unit of psi to the state."""
         return np.asarray(self._tables["modes"][self.places]).reshape(-1, *self.event_shape)
 
     @property
@@ -113,24 +114,24 @@ class SequenceSpectrum:
 
     @property
     def period(self) -> Real:
-        """2 pi / |frequency|, ``[r]``; infinite for modes that do not turn."""
+        """Period 2 pi / |frequency|, ``[r]``; infinite for modes that do not oscillate."""
         turning = self.frequency != 0
         found = np.divide(2 * np.pi, np.abs(self.frequency), out=np.full(len(self), np.inf), where=turning)
         return np.asarray(found)
 
     @property
     def lifetime(self) -> Real:
-        """-1 / growth, ``[r]``: the time in which a decaying mode falls by e; infinite for others."""
+        """Time -1 / growth in which a decaying mode falls by a factor e, ``[r]``; infinite for others."""
         decaying = self.growth < 0
         return np.asarray(np.divide(-1.0, self.growth, out=np.full(len(self), np.inf), where=decaying))
 
     @property
     def spurious(self) -> NDArray[np.bool_] | None:
-        """Whether a residual is above 0.5, ``[r]``. None without paths."""
+        """Whether the residual exceeds 0.5, ``[r]``. None without paths."""
         return None if self.residuals is None else self.residuals > SPURIOUS
 
     def eigenfunctions(self, x: Array, *, condition: Array | None = None) -> Complex:
-        """psi_k of rows ``[B, *event]``, or of ``[B, history, *event]``: complex ``[B, r]``."""
+        """Values psi_k, complex ``[B, r]``, of rows ``[B, *event]`` or ``[B, history, *event]``."""
         x = as_batch(x, "x")
         if self._scalar:
             x = x[..., None]
@@ -140,9 +141,9 @@ class SequenceSpectrum:
 
     @property
     def verdict(self) -> str:
-        """One sentence on whether these modes are the data's."""
+        """One sentence on whether these modes are modes of the data."""
         if self.residuals is None or self.energy is None:
-            return "not checked along data: spectrum(paths) measures which modes to believe"
+            return "not checked along data: spectrum(paths) measures which modes are reliable"
         moving = np.abs(self.eigenvalues) > 1e-9
         trusted = max(float(self.energy[moving & (self.residuals <= TRUSTED)].sum()), 0.0)
         share = trusted / max(self.energy[moving].sum(), 1e-300)
@@ -154,7 +155,7 @@ class SequenceSpectrum:
         return said
 
     def records(self) -> list[dict[str, Any]]:
-        """One mapping of names to plain numbers for each mode; what was not measured is None."""
+        """One dictionary of plain numbers for each mode, with None for values not measured."""
         columns = {
             "growth": self.growth,
             "frequency": self.frequency,

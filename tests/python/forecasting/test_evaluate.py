@@ -150,7 +150,7 @@ def test_a_model_from_a_file_has_the_same_score(tmp_path):
         (HELD, {"members": -1}, "^members"),
         (HELD, {"seed": "a"}, "^seed"),
         (HELD, {"condition": [0, 1, 0]}, "^condition"),
-        (np.where(np.arange(14)[:, None] % 2, HELD, np.nan), {}, "paths: .*seen whole"),
+        (np.where(np.arange(14)[:, None] % 2, HELD, np.nan), {}, "paths: .*completely observed"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused(curve, paths, options, words):
