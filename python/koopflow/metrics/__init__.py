@@ -1,10 +1,10 @@
-"""How far samples are from data, a student from its teacher, and paths from straight lines.
+"""Metrics of samples against data, of students against their teachers, and of the shape of paths.
 
-Distances between sets of samples are plain numbers, in float64 by the core; :func:`measured` adds a sampling
-floor and an interval. Errors of models on the same noise are an :class:`Estimate` with a bootstrap interval.
-Arguments that do not fit are a ``ShapeError``, ``DtypeError``, ``NonFiniteError`` or ``ArgumentError`` that
-names them, and a model without the method asked for a ``TypeError``.
-docs/metrics.md says what each metric sees and when it misleads.
+Distances between sets of samples are plain numbers, computed in float64 by the core. :func:`measured` adds a
+sampling floor and an interval. Errors of models on the same noise are an :class:`Estimate` with a bootstrap
+interval. Invalid arguments raise ``ShapeError``, ``DtypeError``, ``NonFiniteError`` or ``ArgumentError``,
+which name them. A model without the required method raises ``TypeError``.
+docs/metrics.md says what each metric measures and when it misleads.
 """
 
 from .distances import (

@@ -18,7 +18,7 @@ def wasserstein2(a: Array, b: Array) -> float:
     """Exact Wasserstein-2 distance: the root of the mean squared distance under the best assignment.
 
     It has the units of the samples, and is biased upwards by about N^(-1/d) in d dimensions. ``a`` and ``b``,
-    ``[N, *event]``, have equally many samples, at most 5,000: time grows with the cube of N.
+    ``[N, *event]``, must have the same number of samples, at most 5,000: time grows with the cube of N.
 
     >>> wasserstein2([[0.0, 0.0], [1.0, 0.0]], [[1.0, 2.0], [0.0, 2.0]])
     2.0
@@ -30,8 +30,8 @@ def sliced_wasserstein(a: Array, b: Array, *, projections: int = 256, seed: int 
     """Sliced Wasserstein-2 distance (Bonneel et al., JMIV 2015): along random directions, by sorting.
 
     It has the units of the samples, and is biased upwards by about N^(-1/2) in any dimension. ``a`` is
-    ``[N, *event]``, ``b`` ``[M, *event]``; ``projections`` is the number of directions, whose squared
-    distances are averaged, and ``seed`` their random seed.
+    ``[N, *event]`` and ``b`` ``[M, *event]``. Squared distances are averaged over ``projections`` random
+    directions with the random seed ``seed``.
 
     >>> sliced_wasserstein([[0.0], [1.0]], [[2.0], [3.0]])
     2.0
@@ -44,8 +44,8 @@ def sliced_wasserstein(a: Array, b: Array, *, projections: int = 256, seed: int 
 def energy_distance(a: Array, b: Array) -> float:
     """Energy distance 2 E|X - Y| - E|X - X'| - E|Y - Y'| (Szekely and Rizzo, 2013), without a root.
 
-    It has the units of the samples, and is unbiased: around 0, and sometimes below, for two sets from one
-    distribution. ``a`` and ``b``, ``[N, *event]`` and ``[M, *event]``, have at least two samples each.
+    It has the units of the samples, and is unbiased: for two sets from the same distribution it is near 0,
+    sometimes below. ``a`` and ``b``, ``[N, *event]`` and ``[M, *event]``, have at least two samples each.
 
     >>> energy_distance([[0.0], [2.0]], [[1.0], [3.0]])   # 2 * 1.5 - 2 - 2
     -1.0
@@ -57,9 +57,9 @@ def mmd(samples: Array, data: Array, *, bandwidths: Sequence[float] | None = Non
     """Squared maximum mean discrepancy (Gretton et al., JMLR 2012) by a sum of Gaussian kernels.
 
     k(x, y) is the sum over the bandwidths s of exp(-||x - y||^2 / (2 s^2)). The value has no units, and is
-    unbiased: around 0, and sometimes below, for two sets from one distribution. ``samples`` and ``data``,
-    ``[N, *event]`` and ``[M, *event]``, are at least two each; ``bandwidths``, in their units, are
-    :func:`median_bandwidths` of the data by default. Values can be compared for equal bandwidths only.
+    unbiased: for two sets from the same distribution it is near 0, sometimes below. ``samples`` and ``data``,
+    ``[N, *event]`` and ``[M, *event]``, have at least two samples each. ``bandwidths`` are in their units,
+    and by default :func:`median_bandwidths` of the data. Compare values of equal bandwidths only.
 
     >>> round(mmd([[0.0], [1.0]], [[0.0], [1.0]], bandwidths=[1.0]), 3)   # exp(-1/2) - 1
     -0.393
@@ -71,8 +71,8 @@ def mmd(samples: Array, data: Array, *, bandwidths: Sequence[float] | None = Non
 def median_bandwidths(data: Array) -> list[float]:
     """The median distance between samples times 1/2, 1 and 2: bandwidths for :func:`mmd`.
 
-    ``data``, ``[N, *event]``, are at least two samples, most of which differ. Of more than 1,000 a fixed
-    subset of 1,000 is used.
+    ``data``, ``[N, *event]``, are at least two samples, most of which differ. A fixed subset of 1,000 is used
+    if there are more.
 
     >>> median_bandwidths([[0.0], [1.0], [3.0]])
     [1.0, 2.0, 4.0]
@@ -92,18 +92,19 @@ def frechet_distance(
 ) -> float:
     """Squared Fréchet distance between Gaussians fitted to features (Heusel et al., arXiv 1706.08500).
 
-    ||m1 - m2||^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), with covariances of divisor N - 1: of Inception features
-    the Fréchet inception distance (FID). It has squared units of the features. Its upward bias is about
-    1/N, and large unless N is well above the number of features: compare values of equal N only.
+    The distance is ||m1 - m2||^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), with covariances of divisor N - 1. For
+    Inception features it is the Fréchet inception distance (FID). It has squared units of the features. Its
+    upward bias is about 1/N, and large unless N is well above the number of features: compare values of equal
+    N only.
 
     Parameters
     ----------
     a, b : array, ``[N, *event]`` and ``[M, *event]``
-        At least two samples each, or their features where ``features`` is None.
+        At least two samples each, or their features if ``features`` is None.
     features, batch_size, feature_weights
-        Network that turns samples into features, number of samples in one call of it, and its weights: see
+        Network that maps samples to features, number of samples in one call of it, and its weights: see
         :func:`extract_features`. With ``"torch-fidelity"``, or an extractor of that library, the distance is
-        its FID, by its own formula.
+        the FID by that library's formula.
 
     Examples
     --------
@@ -112,7 +113,8 @@ def frechet_distance(
     >>> round(frechet_distance(ends, 2 * ends + [0.0, 3.0]), 6)   # 3^2 + (2 - 1)^2
     10.0
 
-    A published FID depends on one network and one way of resizing: docs/metrics.md says how to have one.
+    A published FID depends on a specific network and on how images are resized: docs/metrics.md says how to
+    reproduce it.
     """
     network = fidelity_features(features, feature_weights, str(getattr(a, "device", "cpu")))
     if features is not None:
@@ -123,7 +125,7 @@ def frechet_distance(
 
 
 class PrecisionRecall(NamedTuple):
-    """Shares of samples that lie where data do, and of data that lie where samples do."""
+    """Fraction of samples in the region of the data, and fraction of data in the region of the samples."""
 
     precision: float
     recall: float
@@ -134,11 +136,11 @@ def precision_recall(
 ) -> PrecisionRecall:
     """Improved precision and recall (Kynkäänniemi et al., arXiv 1904.06991).
 
-    Each set stands for the balls around its points that reach to their ``k``-th nearest neighbour in the
-    set: precision is the share of samples in the balls of the data (how good they are), recall the share of
-    data in the balls of the samples (how much of the data they cover). Give more than ``k`` of each, and
-    equally many, because the balls shrink with their number. The arguments are those of
-    :func:`frechet_distance`.
+    The region of a set is the union of balls around its points, each with the distance to the ``k``-th
+    nearest neighbour in the set as its radius. Precision is the fraction of samples in the region of the
+    data, and measures their quality. Recall is the fraction of data in the region of the samples, and
+    measures how much of the data they cover. Each set needs more than ``k`` points. Use sets of equal size,
+    since the balls shrink with the number of points. The arguments are those of :func:`frechet_distance`.
 
     >>> import numpy as np
     >>> data = np.arange(10.0)[:, None]

@@ -1,4 +1,4 @@
-"""Errors of models on the same noise, and how straight their paths are."""
+"""Errors of models on the same noise, and the straightness of their paths."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .._clock import clock_of
 from ..exceptions import ArgumentError
 from .estimate import Estimate, bootstrapped, plain_batch
 
-# Inside (0, 1), where a straight line through the exact endpoints is not exact by construction.
+# Times inside (0, 1): at the ends a straight line through the exact endpoints would have no error.
 PATH_TIMES = tuple(np.linspace(0.1, 0.9, 17).tolist())
-# Enough for a polygon through a smooth path.
+# Enough times to approximate a smooth path by a polygon.
 STRAIGHTNESS_TIMES = tuple(np.linspace(0.0, 1.0, 65).tolist())
 
 
@@ -28,20 +28,23 @@ def endpoint_error(
     scale: float | None = None,
     **interval: Any,
 ) -> Estimate:
-    """RMS over the noise of ``||student(x0) - teacher(x0)||``, over a scale: 1 for the teacher's mean.
+    """RMS over the noise of ``||student(x0) - teacher(x0)||``, divided by a scale.
+
+    With the default scale, a student that always returns the teacher's mean has the error 1.
 
     Parameters
     ----------
     student, teacher : KoopmanDistiller, FlowTeacher
-        Models; anything with ``sample(x0=..., condition=...)`` will do.
+        Models, or any objects with ``sample(x0=..., condition=...)``.
     noise : array, ``[N, *event]``
-        Noise that neither was trained with.
+        Noise that neither model was trained with.
     condition : array, optional
         Labels ``[N]`` or vectors ``[N, dim]`` of conditional models.
     scale : float, optional
         Divisor of the error, above 0; by default the total standard deviation of the teacher's samples.
     **interval
-        ``resamples`` (200), ``confidence`` (0.95) and ``seed`` (0) of the bootstrap over the noise.
+        Options of the bootstrap over the noise: ``resamples`` (default 200), ``confidence`` (0.95) and
+        ``seed`` (0).
 
     Examples
     --------
@@ -68,10 +71,10 @@ def path_error(
     scale: float | None = None,
     **interval: Any,
 ) -> Estimate:
-    """The error of :func:`endpoint_error` at times along the path, averaged over them.
+    """The error of :func:`endpoint_error` at times along the path, averaged over these times.
 
-    The models have ``sample_path`` or ``trajectory``. ``times`` rise in (0, 1) as shares of the way, whatever
-    the clock; by default 17 in [0.1, 0.9].
+    The models need ``sample_path`` or ``trajectory``. ``times`` increase within (0, 1), and are fractions of
+    the path in any model's units of time; by default 17 times in [0.1, 0.9].
     """
     noise, condition, times = plain_batch(noise, "noise"), as_condition(condition), as_times(times)
     if times[0] <= 0.0 or times[-1] >= 1.0:
@@ -85,10 +88,13 @@ def path_error(
 def inversion_error(
     student: Any, teacher: Any, noise: Array, *, condition: Array | None = None, **interval: Any
 ) -> Estimate:
-    """RMS of ``||invert(teacher(x0)) - x0||``, over the RMS norm of the noise: 1 for a student that says 0.
-    For a teacher with another source, over the total standard deviation of ``noise``, which is of it.
+    """RMS of ``||invert(teacher(x0)) - x0||``, divided by the RMS norm of the noise.
 
-    The arguments are those of :func:`endpoint_error`; the student has ``invert``.
+    A student that always returns 0 has the error 1.
+    For a teacher whose source is not noise, ``noise`` are samples of the source, and the divisor is their
+    total standard deviation.
+
+    The arguments are those of :func:`endpoint_error`. The student needs ``invert``.
     """
     noise, condition = plain_batch(noise, "noise"), as_condition(condition)
     ends = method_of("teacher", teacher, "sample")(x0=noise, condition=condition)
@@ -99,8 +105,10 @@ def inversion_error(
 def round_trip_error(
     student: Any, data: Array, *, condition: Array | None = None, scale: float | None = None, **interval: Any
 ) -> Estimate:
-    """RMS of ``||student(invert(x)) - x||`` over data ``[N, *event]`` (real, or a teacher's samples), over a
-    scale: by default the total standard deviation of the data. Else as :func:`inversion_error`.
+    """RMS of ``||student(invert(x)) - x||`` over data, divided by a scale.
+
+    ``data``, ``[N, *event]``, are real data or a teacher's samples. The default scale is their total standard
+    deviation. The other arguments are those of :func:`inversion_error`.
     """
     data, condition = plain_batch(data, "data"), as_condition(condition)
     noise = method_of("student", student, "invert")(data, condition=condition)
@@ -116,24 +124,26 @@ def straightness(
     condition: Array | None = None,
     **interval: Any,
 ) -> Estimate:
-    """How far paths are from straight lines at constant speed (Liu et al., arXiv 2209.03003), relatively.
+    """Relative deviation of paths from straight lines at constant speed (Liu et al., arXiv 2209.03003).
 
-    S = E of the integral of ``||(x1 - x0) - dx/dt||^2`` over time, divided by E ``||x1 - x0||^2``: 0 for
-    straight paths, on which one Euler step is exact. Flows of an independent coupling always bend.
+    S is the mean integral of ``||(x1 - x0) - dx/dt||^2`` over time, divided by the mean of ``||x1 - x0||^2``.
+    It is 0 for straight paths, on which one Euler step is exact. Flows of an independent coupling always have
+    curved paths.
 
-    The model has ``sample_path`` or ``trajectory``. ``times``, at least three (65 by default), rise from 0 to
-    1; between two of them paths are taken as straight, and what that misses falls with the square of the gap.
+    The model needs ``sample_path`` or ``trajectory``. ``times``, at least three (65 by default), increase
+    from 0 to 1. Paths are taken as straight between two times; the error of this falls with the square of the
+    time difference.
     """
     noise, times = plain_batch(noise, "noise"), as_times(times)
     path = path_of("model", model, noise, times, as_condition(condition))
     bend = _core.straightness(path, times)
     if np.isnan(bend.value):
-        raise ArgumentError("model: expected paths that lead somewhere, got none that moves")
+        raise ArgumentError("model: expected paths that move, got none that does")
     return bootstrapped(bend, **interval)
 
 
 def recovery(recovered: Array, start: Array, teacher: Any) -> _core.Statistic:
-    """How far states of the source are from what a student says they were: see :func:`inversion_error`."""
+    """Errors of a student's recovered states of the source: see :func:`inversion_error`."""
     field = getattr(teacher, "field", None)
     if not isinstance(field, _core.VelocityField) or field.source.kind == "normal":
         return _core.inversion_error(recovered, start)
@@ -141,7 +151,7 @@ def recovery(recovered: Array, start: Array, teacher: Any) -> _core.Statistic:
 
 
 def path_of(name: str, model: Any, noise: Array, shares: Sequence[float], condition: Array | None) -> Array:
-    """States ``[T, N, *event]`` of a model at shares of its way, 0 to 1, whatever its clock."""
+    """States ``[T, N, *event]`` of a model at fractions of its path, 0 to 1, for any units of time."""
     clock = clock_of(model)
     times = list(shares) if clock.is_unit else [clock.read(share) for share in shares]
     if hasattr(model, "sample_path"):

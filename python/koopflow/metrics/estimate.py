@@ -1,4 +1,4 @@
-"""Measured values, and how far to trust them: intervals by resampling, floors, standard errors."""
+"""Measured values with intervals from resampling, sampling floors and standard errors."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from .._arrays import Array, as_batch, as_number, as_samples, as_seed, checked_c
 from ..exceptions import ArgumentError, NonFiniteError, ShapeError
 
 RESAMPLES = 200
-# The fewest samples that are halved.
+# Smallest number of samples that can be halved.
 FEWEST = 4
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measured value (also ``float(estimate)``), its interval, and the value of a perfect model.
+    """A measured value with its interval and the value of a perfect model. ``float()`` gives the value.
 
     Attributes
     ----------
     value : float
         Value of the metric.
     low, high : float
-        Ends of the interval in which the value would lie, with probability ``confidence``, if equally many
-        samples were drawn again. For a biased metric this is no interval for its limit with infinitely many.
+        Ends of the interval in which the value would lie, with probability ``confidence``, if the same number
+        of samples were drawn again. For a biased metric it is not an interval for the limit of infinitely
+        many samples.
     floor : float or None
-        Value of the same metric between data and other data, with as many samples: no model is expected to be
-        lower. 0 for errors; None where no floor is known.
+        Value of the same metric between data and other data, with the same number of samples. No model is
+        expected to be lower. It is 0 for errors, and None if it is not known.
     samples : int
-        Number of samples that were measured; for distances, on each side.
+        Number of measured samples; for distances, of each set.
     """
 
     value: float
@@ -61,16 +62,17 @@ def measured(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Estimate:
-    """A distance between samples and data with its sampling floor and an interval.
+    """Measure a distance between samples and data, with its sampling floor and an interval.
 
-    With n = min(len(samples), len(data) // 2), the value compares n samples with n data, the floor n other
-    data with the same: equal numbers, because most distances grow when samples are fewer.
+    Let n = min(len(samples), len(data) // 2). The value is the distance between n samples and n data. The
+    floor is the distance between n other data and the same n data. The numbers are equal because most
+    distances grow when there are fewer samples.
 
-    The interval comes from random halves of both sides, drawn without replacement: the deviations of their
-    distances from their own mean, around the value. A half deviates from the whole as much as the whole from
-    the truth (for subsets of m the factor sqrt(m / (n - m)) makes up for it). Near the floor these intervals
-    are too wide rather than too narrow. A bootstrap with replacement makes copies, which distances between
-    samples take for structure.
+    The interval comes from random halves of both sets, drawn without replacement: the deviations of their
+    distances from the mean of these distances are added to the value. A half deviates from the whole as much
+    as the whole from the truth; for subsets of m the factor sqrt(m / (n - m)) accounts for the difference.
+    Near the floor these intervals are too wide rather than too narrow. A bootstrap with replacement is not
+    used, because distances would treat its copies as structure.
 
     Parameters
     ----------
@@ -81,8 +83,8 @@ def measured(
     data : array, ``[M, ...]``
         Data that the model was not trained on, at least 8.
     resamples, confidence, seed
-        Number of halves, at least 2 (the metric is called once for each, on n / 2 samples, and twice on n),
-        confidence of the interval, in (0, 1), and random seed of the choice of rows and halves.
+        Number of halves, at least 2; confidence of the interval, in (0, 1); and random seed of the choice of
+        rows and halves. The metric is called once for each half, on n / 2 samples, and twice on n samples.
 
     Examples
     --------
@@ -119,7 +121,7 @@ def measured(
 def bootstrapped(
     statistic: _core.Statistic, *, resamples: int = RESAMPLES, confidence: float = 0.95, seed: int = 0
 ) -> Estimate:
-    """A statistic of the errors of independent samples with its percentile bootstrap interval."""
+    """A statistic of the errors of independent samples, with its percentile bootstrap interval."""
     random, tails = _options(resamples, confidence, seed)
     n = statistic.samples
     again = [statistic.value_of(random.integers(0, n, n)) for _ in range(resamples)]
@@ -137,9 +139,9 @@ class LogLikelihood:
         Mean of log p(x), and its standard error.
     bits_per_dimension : float
         -nats / (d log 2), in the data's own units. For images whose bytes were dequantised by uniform noise
-        and scaled by s (s = 2 / 255 for [-1, 1]), add -log2(s) to have units of bytes.
+        and scaled by s (s = 2 / 255 for [-1, 1]), add -log2(s) to convert to units of bytes.
     samples : int
-        Number of data.
+        Number of samples of data.
     """
 
     nats: float
@@ -149,14 +151,14 @@ class LogLikelihood:
 
 
 def log_likelihood(model: Any, data: Array, **options: Any) -> LogLikelihood:
-    """The mean log-density of data.
+    """Measure the mean log-density of data under a model.
 
     Parameters
     ----------
     model : FlowTeacher
-        Model; anything with ``log_prob(data, **options)`` that returns ``[N]`` finite nats will do.
+        Model, or any object with ``log_prob(data, **options)`` that returns ``[N]`` finite values in nats.
     data : array, ``[N, *event]``
-        At least two data that the model was not trained on.
+        Data that the model was not trained on, at least two samples.
     **options
         Options of ``log_prob``, such as ``condition``.
 
@@ -182,7 +184,7 @@ def log_likelihood(model: Any, data: Array, **options: Any) -> LogLikelihood:
 
 
 def plain_batch(array: Array, argument: str) -> Array:
-    """A batch whose gradients nobody follows: measured values are plain numbers."""
+    """A batch without gradients, since measured values are plain numbers."""
     batch = as_batch(array, argument)
     return batch.detach() if isinstance(batch, torch.Tensor) else batch
 

@@ -1,4 +1,4 @@
-"""Features of samples by the user's own network, which is left as it was found, and distances in them."""
+"""Features of samples by a given network, whose state is not changed, and distances of features."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ def extract_features(
     batch_size: int = 64,
     feature_weights: str | PathLike[str] | None = None,
 ) -> NDArray[np.float64]:
-    """Features of samples by a network of yours, batch by batch: NumPy, float64, ``[N, F]``.
+    """Compute features of samples with a given network, batch by batch, as a float64 array ``[N, F]``.
 
     Parameters
     ----------
     samples : array, ``[N, *event]``
-        Samples; floats are cast to the dtype of a module's parameters, integers (images as bytes) are not.
+        Samples. Floats are cast to the dtype of a module's parameters; integers (images as bytes) are not.
     features : torch.nn.Module, callable, path or str
         Network from torch tensors ``[B, *event]`` to one tensor ``[B, ...]``, or a list of one, which is
-        flattened. A module is called on the device of its parameters and in evaluation mode, and put back
-        into its own mode; a TorchScript file is loaded to the device of the samples.
-        ``"torch-fidelity"`` is that library's Inception network, the name of another extractor that is
-        registered there that one; images ``[N, 1 or 3, H, W]`` in [-1, 1], or bytes, become what these take,
-        and the features of layer "fid". An instance of its ``FeatureExtractorBase`` is treated likewise.
-        ``"dinov2"`` is that network, of a folder ``feature_weights``, for floats in [-1, 1] likewise.
+        flattened. A module is called in evaluation mode, on the device of its parameters, and its own mode is
+        restored afterwards. A TorchScript file is loaded to the device of the samples.
+        ``"torch-fidelity"`` is that library's Inception network; the name of any extractor registered in the
+        library is accepted too, and so is an instance of its ``FeatureExtractorBase``. Their images are
+        ``[N, 1 or 3, H, W]`` in [-1, 1], or bytes, and the features are those of layer "fid". ``"dinov2"`` is
+        DINOv2 with weights from the folder ``feature_weights``, for floats in [-1, 1].
     batch_size : int, default 64
         Number of samples in one call.
     feature_weights : path, optional
-        Weights of an extractor that is named; by default what torch-fidelity has downloaded before.
-        torch-fidelity unpickles the file: give those that you trust.
+        Weights of a named extractor; by default those that torch-fidelity has downloaded before.
+        torch-fidelity unpickles the file, so it must come from a source that you trust.
 
     Raises
     ------
     ImportError
-        When torch-fidelity is asked for and not installed.
+        If torch-fidelity is needed and not installed.
     ArgumentError, FileNotFoundError, CheckpointError
-        When weights would have to be downloaded, are not there, or are another network's.
+        If weights would have to be downloaded, do not exist, or belong to another network.
 
     Examples
     --------
@@ -64,14 +64,14 @@ def extract_features(
     if len(samples) == 0:
         raise ShapeError(f"samples: expected (N, *event) with N of at least 1, got {tuple(samples.shape)}")
     if isinstance(samples, np.ndarray):
-        # What torch has: the machine's byte order, and doubles.
+        # torch supports only the machine's byte order, and no long doubles.
         kind = np.float64 if samples.dtype == np.longdouble else samples.dtype.newbyteorder("=")
         samples = samples.astype(kind, copy=False)
     device = str(getattr(samples, "device", "cpu"))
     network: Any = perceptual_network(features, feature_weights, device)
     if isinstance(network, Lpips):
         raise ArgumentError(
-            f"features: expected a network of features, got {features!r}, which is a distance"
+            f"features: expected a network that gives features, got {features!r}, which is a distance"
         )
     if network is None:
         network = fidelity_features(features, feature_weights, device) or network_of(features, device)
@@ -105,19 +105,19 @@ def feature_distance(
     weights: str | PathLike[str] | None = None,
     event_shape: Sequence[int] = (),
 ) -> Callable[[Any, Any], tuple[Any, Any]]:
-    """A function of two batches that answers their distance in features, and its gradient in the first.
+    """A function of two batches that returns their distance in features and its gradient by the first.
 
-    The distance is the mean squared difference of the features of each pair, divided by the summed variance
-    of the second batch's features: 1 for a constant image at their mean. Those of several feature maps are
-    averaged. ``features`` are a module, a function or a file as in :func:`extract_features`, loaded to
-    ``device``; or ``"dinov2"``, ``"lpips"`` or ``"lpips-vgg"`` of ``weights``, for samples that are images of
-    ``event_shape``. LPIPS is the mean of its own distance.
+    The distance is the mean squared difference between the features of each pair, divided by the total
+    variance of the second batch's features. It is 1 for constant features at their mean. The distances of
+    several feature maps are averaged. ``features`` is a module, a function or a file as in
+    :func:`extract_features`, loaded to ``device``; or ``"dinov2"``, ``"lpips"`` or ``"lpips-vgg"`` with
+    ``weights``, for samples that are images of ``event_shape``. For LPIPS the distance is the mean LPIPS.
     """
     known = perceptual_network(features, weights, device)
     if known is not None:
         check_pictures(features, event_shape)
     elif weights is not None:
-        raise ArgumentError(f"feature_weights: expected None but for features by name, got {weights!r}")
+        raise ArgumentError(f"feature_weights: expected None unless features is a name, got {weights!r}")
     network: Any = network_of(features, device) if known is None else known
 
     def maps(images: Any) -> list[Any]:
@@ -147,14 +147,14 @@ def feature_distance(
 
 
 def network_of(features: Any, device: str) -> Callable[[Any], Any]:
-    """A callable as it is, a TorchScript file as its module on a device."""
+    """A callable unchanged, or the module of a TorchScript file on a device."""
     if isinstance(features, (str, PathLike)):
         path = Path(as_path(features))
         if not path.is_file():
             raise FileNotFoundError(f"features: no file {str(path)!r}")
         try:
             with warnings.catch_warnings():
-                # torch deprecates TorchScript, but people have such files.
+                # torch deprecates TorchScript, but such files are still in use.
                 warnings.filterwarnings("ignore", message="`torch.jit")
                 features = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
         except (RuntimeError, ValueError) as error:
@@ -168,7 +168,7 @@ def network_of(features: Any, device: str) -> Callable[[Any], Any]:
 
 
 def maps_of(answer: Any, count: int) -> list[torch.Tensor]:
-    """The tensors in a network's answer, each ``[count, ...]``."""
+    """The tensors in a network's output, each ``[count, ...]``."""
     parts = list(answer) if isinstance(answer, (tuple, list)) else [answer]
     for part in parts:
         if not isinstance(part, torch.Tensor) or part.shape[:1] != (count,):
@@ -179,7 +179,7 @@ def maps_of(answer: Any, count: int) -> list[torch.Tensor]:
 
 @contextmanager
 def evaluating(network: Callable[[Any], Any]) -> Iterator[None]:
-    """A module in evaluation mode, and each part of it back in its own mode afterwards."""
+    """A context in which a module is in evaluation mode; the modes of its parts are restored afterwards."""
     parts = list(network.modules()) if isinstance(network, torch.nn.Module) else []
     modes = [part.training for part in parts]
     if isinstance(network, torch.nn.Module):

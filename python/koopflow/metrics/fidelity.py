@@ -19,13 +19,15 @@ from .._arrays import as_path
 from ..exceptions import ArgumentError, CheckpointError, ShapeError
 
 NAME, DEFAULT = "torch-fidelity", "inception-v3-compat"
-# More than samples leave [-1, 1] by: images in 0..255.
+# Larger values than this mean images in 0..255; samples in [-1, 1] exceed their range by less.
 MOST = 16.0
 
 
 class FidelityFeatures(nn.Module):
-    """An extractor of torch-fidelity as a network of images ``[B, C, H, W]``, of 1 or 3 channels: floats in
-    [-1, 1], rounded to bytes as pictures are when they are written, or bytes."""
+    """An extractor of torch-fidelity as a network of images ``[B, C, H, W]`` with 1 or 3 channels.
+
+    Images are bytes, or floats in [-1, 1], which are rounded to bytes as if written to a file.
+    """
 
     def __init__(self, extractor: Any) -> None:
         super().__init__()
@@ -45,7 +47,7 @@ class FidelityFeatures(nn.Module):
 
 
 def as_bytes(images: Tensor) -> Tensor:
-    """Images in [-1, 1] as uint8, the nearest byte of each number; bytes as they are.
+    """Images in [-1, 1] as uint8, rounded to the nearest byte; bytes unchanged.
 
     Raises ``ArgumentError`` for numbers that are neither.
     """
@@ -61,11 +63,11 @@ def as_bytes(images: Tensor) -> Tensor:
 def fidelity_features(
     features: Any, weights: str | PathLike[str] | None, device: str
 ) -> FidelityFeatures | None:
-    """The extractor that ``features`` names or is; None if it is none of torch-fidelity's.
+    """The extractor that ``features`` names or is, or None if it is not one of torch-fidelity.
 
-    Raises ``ImportError`` without torch-fidelity, ``ArgumentError`` for weights of anything else and for an
-    extractor that cannot be had without downloading, and ``FileNotFoundError`` or ``CheckpointError`` for
-    ``weights`` that are no file, or of no such network.
+    Raises ``ImportError`` without torch-fidelity; ``ArgumentError`` for weights of anything else, and for an
+    extractor that would have to be downloaded; and ``FileNotFoundError`` or ``CheckpointError`` for
+    ``weights`` that do not exist or belong to another network.
     """
     library = sys.modules.get("torch_fidelity")
     found = None
@@ -78,7 +80,7 @@ def fidelity_features(
             return _made(name, registry[name], weights, device)
     if weights is not None:
         raise ArgumentError(
-            f"feature_weights: expected None but for an extractor of torch-fidelity by name, got {weights!r}"
+            f"feature_weights: expected None unless features names a fidelity extractor, got {weights!r}"
         )
     return found
 
@@ -110,7 +112,7 @@ def _made(name: str, kind: type[Any], weights: Any, device: str) -> FidelityFeat
 
 
 def _weights(name: str, kind: type[Any]) -> Path | None:
-    """The file of weights that torch-fidelity has downloaded before; None for a class of the user's own."""
+    """The file of weights that torch-fidelity has downloaded before; None for a user's class."""
     if not kind.__module__.startswith("torch_fidelity."):
         return None
     module = importlib.import_module(kind.__module__)
@@ -124,7 +126,7 @@ def _weights(name: str, kind: type[Any]) -> Path | None:
     if file is None:
         raise ArgumentError(
             f"features: expected an extractor whose weights are one file, got {name!r}, which torch-fidelity "
-            "fetches with its code; a module of your own may be given"
+            "downloads together with its code; pass a module instead"
         )
     path = Path(torch.hub.get_dir()) / "checkpoints" / file
     if not path.is_file():

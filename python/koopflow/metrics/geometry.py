@@ -1,4 +1,4 @@
-"""The shape of paths: how they bend, twist and fill directions."""
+"""The shape of paths: curvature, torsion and principal directions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .._arrays import Array, as_batch
 
 @dataclass(frozen=True, eq=False)
 class PathGeometry:
-    """The shape of each of B paths, as :func:`path_geometry` measures it.
+    """The shape of each of B paths, measured by :func:`path_geometry`.
 
     Attributes
     ----------
@@ -24,12 +24,15 @@ class PathGeometry:
     deviation : array, ``[B]``
         Largest distance of a state from the line through the first and the last, in units of x.
     curvature : array, ``[B]``
-        Mean curvature: the angles between successive pieces over the length, in radians per unit of x.
+        Mean curvature: the sum of the angles between successive segments, divided by the length, in radians
+        per unit of x.
     torsion : array, ``[B]``
-        Mean torsion without sign: the angles between successive planes of curvature over the length, in
-        radians per unit of x. 0 in the plane; corners of less than 1e-4 radians count as straight.
+        Mean torsion without sign: the sum of the angles between successive planes of curvature, divided by
+        the length, in radians per unit of x. It is 0 in the plane. Corners of less than 1e-4 radians count as
+        straight.
     energy : array, ``[B, 3]``
-        Shares of a path's variance about its mean along its first three principal directions, falling.
+        Shares of a path's variance about its mean along its first three principal directions, in decreasing
+        order.
     """
 
     chord: NDArray[np.float64]
@@ -41,12 +44,12 @@ class PathGeometry:
 
     @property
     def length_ratio(self) -> NDArray[np.float64]:
-        """Length over chord ``[B]``: 1 for straight paths, infinite for closed ones, NaN for points."""
+        """Length over chord, ``[B]``: 1 for straight paths, infinite for closed ones, NaN for points."""
         return _over(self.length, self.chord)
 
     @property
     def relative_deviation(self) -> NDArray[np.float64]:
-        """Deviation over chord ``[B]``: 0 for straight paths, 1/2 for half circles."""
+        """Deviation divided by chord, ``[B]``: 0 for straight paths, 1/2 for half circles."""
         return _over(self.deviation, self.chord)
 
     def summary(self) -> str:
@@ -68,21 +71,21 @@ def _over(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]
 
 
 def path_geometry(paths: Array) -> PathGeometry:
-    """Chord, length, deviation, curvature, torsion and principal directions of each path (Chen et al.,
-    arXiv 2305.19947, for flows from noise to data).
+    """Measure chord, length, deviation, curvature, torsion and principal directions of each path.
 
-    A path is the polygon through its states: the more states, the nearer its curvature and torsion are to
-    those of a smooth path. Times do not matter.
+    Chen et al., arXiv 2305.19947, do this for flows from noise to data. A path is taken as the polygon
+    through its states. With more states, its curvature and torsion are closer to those of a smooth path. The
+    times of the states do not matter.
 
     Parameters
     ----------
     paths : array, ``[T, B, *event]``
-        At least four states of each path, as ``teacher.trajectory`` and ``student.sample_path`` give them.
+        At least four states of each path, as ``teacher.trajectory`` and ``student.sample_path`` return them.
 
     Raises
     ------
     ShapeError, ArgumentError, DtypeError, NonFiniteError
-        For paths of another shape, of fewer states, or not of finite numbers.
+        For paths of another shape, with fewer states, or with values that are not finite.
 
     Examples
     --------

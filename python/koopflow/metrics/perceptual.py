@@ -1,4 +1,4 @@
-"""Networks for pictures that are known by name, LPIPS and DINOv2, of weights on this machine alone."""
+"""The named perceptual networks, LPIPS and DINOv2, with weights from local files."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ from .._arrays import as_path
 from ..exceptions import ArgumentError, CheckpointError, ShapeError
 from .fidelity import MOST
 
-# LPIPS by name: what its package calls the network, and torchvision the class of its weights.
+# For each LPIPS name, the network's name in the package lpips, and torchvision's class of its weights.
 LPIPS = {"lpips": ("alex", "AlexNet_Weights"), "lpips-vgg": ("vgg", "VGG16_Weights")}
 DINO = "dinov2"
 NAMES = (*LPIPS, DINO)
-# LPIPS was fitted to people's judgements of patches of this side; its networks halve smaller ones to nothing.
+# Side of the patches whose human judgements LPIPS was fitted to. Its networks would reduce smaller ones to
+# nothing.
 PATCH = 64
-# The side that DINOv2 sees, and the mean and deviation of its colours, those of ImageNet.
+# Side of DINOv2's input, and mean and deviation of its colours, which are those of ImageNet.
 SIDE = 224
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Lpips(nn.Module):
-    """The LPIPS distance (Zhang et al., arXiv 1801.03924) of each of two batches of pictures: ``[B]``."""
+    """The LPIPS distances ``[B]`` (Zhang et al., arXiv 1801.03924) between two batches of images."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -44,7 +45,7 @@ class Lpips(nn.Module):
 
 
 class Dino(nn.Module):
-    """The class token of DINOv2 (Oquab et al., arXiv 2304.07193) of pictures: ``[B, F]``."""
+    """The class tokens ``[B, F]`` of DINOv2 (Oquab et al., arXiv 2304.07193) for images."""
 
     mean: Tensor
     deviation: Tensor
@@ -70,14 +71,16 @@ class Dino(nn.Module):
 def perceptual_network(
     features: Any, weights: str | PathLike[str] | None, device: str
 ) -> Lpips | Dino | None:
-    """The network that ``features`` names, frozen and on a device; None if it is none of :data:`NAMES`.
+    """The network that ``features`` names, frozen and on a device; None for a name not in :data:`NAMES`.
 
-    ``weights`` of LPIPS are torchvision's file of the network under it, by default where torch.hub would keep
-    it; those of DINOv2 are a folder of transformers, or a checkout of facebookresearch/dinov2 with one file
-    of weights in it, whose code is run. Nothing is downloaded, and torch's random state is left alone.
+    For LPIPS ``weights`` is torchvision's file for the underlying network, by default where torch.hub keeps
+    it. For DINOv2 it is a folder of transformers, or a checkout of facebookresearch/dinov2 with one file of
+    weights in it; the code of the checkout is run. Nothing is downloaded, and torch's random state is not
+    changed.
 
-    Raises ``ImportError`` without the package, and for weights ``ArgumentError``, ``FileNotFoundError`` or
-    ``CheckpointError`` where they are not given and not found, are not there, or are another network's.
+    Raises ``ImportError`` without the package. Raises ``ArgumentError``, ``FileNotFoundError`` or
+    ``CheckpointError`` for weights that are not given and not found, do not exist, or belong to another
+    network.
     """
     if not isinstance(features, str) or features not in NAMES or Path(features).is_file():
         return None
@@ -87,25 +90,25 @@ def perceptual_network(
 
 
 def check_pictures(name: str, shape: Sequence[int]) -> None:
-    """Refuses samples ``[*event]`` that are no pictures, with a ``ShapeError``."""
+    """Raise ``ShapeError`` for samples ``[*event]`` that are not images."""
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise ShapeError(f"features: {name!r} expects images (1 or 3, H, W), got samples {tuple(shape)}")
 
 
 def check_range(name: str, images: Tensor) -> None:
-    """Refuses pictures that are not in [-1, 1], give or take, with an ``ArgumentError``."""
+    """Raise ``ArgumentError`` for images with values far outside [-1, 1]."""
     most = images.abs().max().item()
     if most > MOST:
         raise ArgumentError(f"features: {name!r} expects images in [-1, 1], got values up to {most:g}")
 
 
 def in_colour(images: Tensor) -> Tensor:
-    """Pictures ``[B, 1 or 3, H, W]`` of three channels, in single precision."""
+    """Images ``[B, 1 or 3, H, W]`` with three channels, in single precision."""
     return images.float().expand(-1, 3, -1, -1)
 
 
 def _at_least(images: Tensor, side: int) -> Tensor:
-    """Pictures enlarged until their shorter side is ``side``; larger ones as they are."""
+    """Images enlarged until their shorter side is ``side``; larger images unchanged."""
     shorter = min(images.shape[2:])
     if shorter >= side:
         return images
@@ -119,13 +122,13 @@ def _lpips(name: str, weights: Any) -> Lpips:
     path = _hub_file(name, known) if weights is None else Path(as_path(weights, "feature_weights"))
     tensors = _tensors(path)
     with warnings.catch_warnings():
-        # It asks torchvision for a network in words of before.
+        # It calls torchvision with deprecated arguments.
         warnings.simplefilter("ignore")
-        # Without random weights it would download those of torchvision.
+        # Random weights keep it from downloading those of torchvision.
         module: Any = package.LPIPS(net=network, pnet_rand=True, verbose=False)
     under = module.net.state_dict()
     for key, own in under.items():
-        # Layers of `features`, by their numbers there.
+        # Layers of torchvision's `features`, by their numbers.
         place = re.fullmatch(r"slice\d+\.(\d+\.\w+)", key)
         found = None if place is None else tensors.get(f"features.{place[1]}")
         if found is None or found.shape != own.shape:
@@ -137,7 +140,7 @@ def _lpips(name: str, weights: Any) -> Lpips:
 
 
 def _hub_file(name: str, known: str) -> Path:
-    """Where torch.hub keeps torchvision's weights."""
+    """The path at which torch.hub keeps torchvision's weights."""
     models = _package("torchvision.models", f"features={name!r} needs torchvision: pip install torchvision")
     url: str = getattr(models, known).IMAGENET1K_V1.url
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
@@ -186,12 +189,12 @@ def _of_transformers(folder: Path) -> nn.Module:
 
 
 def _of_checkout(folder: Path) -> nn.Module:
-    """The network of a checkout, of the size that the name of its file of weights says."""
+    """The network of a checkout, with the size in the name of its file of weights."""
     files = sorted(folder.glob(f"{DINO}_*_pretrain.pth"))
     if len(files) != 1:
         got = ", ".join(file.name for file in files) or "none"
         raise CheckpointError(f"{folder}: expected one file {DINO}_<size>_pretrain.pth, got {got}")
-    # Files count the registers, entries do not.
+    # File names include the number of registers, entries do not.
     entry = files[0].name.removesuffix("_pretrain.pth").replace("_reg4", "_reg")
     tensors = _tensors(files[0])
     try:
@@ -203,7 +206,7 @@ def _of_checkout(folder: Path) -> nn.Module:
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    """A file of weights by name; nothing else in it is unpickled."""
+    """The tensors in a file of weights by name; nothing else in it is unpickled."""
     if not path.is_file():
         raise FileNotFoundError(f"feature_weights: no file {str(path)!r}")
     try:

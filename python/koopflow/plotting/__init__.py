@@ -1,9 +1,9 @@
-"""Pictures of samples, paths, images, training, spectra and what is done with them.
+"""Plots of samples, paths, images, training and spectra.
 
-Every function draws on the matplotlib axes ``ax`` (``axes`` for several panels), on those of a new figure by
-default, with the text ``title`` above, and returns the axes. A ``spectrum`` may be a selection of one. None
-shows anything: ``ax.figure.savefig(...)`` or a notebook does. Outside notebooks no figure is registered with
-pyplot, so none has to be closed.
+Every function draws on the matplotlib axes ``ax`` (``axes`` for several panels), by default on those of a new
+figure, with the text ``title`` above, and returns the axes. A ``spectrum`` may be a selection of one. The
+functions do not show figures: use ``ax.figure.savefig(...)`` or a notebook. Outside notebooks no figure is
+registered with pyplot, so none has to be closed.
 """
 
 from ._canvas import COLOURS, new_figure

@@ -1,4 +1,4 @@
-"""What every picture shares: colours, axes, frames, titles."""
+"""The common parts of all plots: colours, axes, frames, titles."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..progress import in_notebook
 DATA, TEACHER, STUDENT, INK, FAINT = "#4c4c4c", "#3b6fb6", "#d1495b", "#222222", "#c9c9c9"
 GAP = "#e4eaf1"
 COLOURS = {"data": DATA, "teacher": TEACHER, "student": STUDENT}
-# Signed quantities from blue over white to red, sizes from dark to light: both without a red-green contrast.
+# Colour maps without a red-green contrast: blue, white, red for signed quantities, dark to light for sizes.
 SIGNED, SIZES = "RdBu_r", "viridis"
 
 # Left, right, bottom and top.
@@ -27,7 +27,7 @@ Sides: TypeAlias = tuple[float, float, float, float]
 
 
 def in_plane(name: str, points: Array, expected: str = "(N, 2)") -> NDArray[Any]:
-    """Points of the plane; raises ``ShapeError`` for any but the expected number of axes."""
+    """Points of the plane. Raises ``ShapeError`` for another shape than ``expected``."""
     xy = to_numpy(points)
     if xy.ndim != expected.count(",") + 1 or xy.shape[-1] != 2 or xy.size == 0:
         raise ShapeError(f"{name}: expected shape {expected}, got {xy.shape}")
@@ -35,7 +35,7 @@ def in_plane(name: str, points: Array, expected: str = "(N, 2)") -> NDArray[Any]
 
 
 def limits_of(xy: NDArray[Any], central: float = 0.998) -> Sides:
-    """A box around the central share of the points, with a margin, no flatter than two to one."""
+    """A box around the central fraction of the points, with a margin and an aspect of at most two to one."""
     low, high = np.quantile(xy, [(1.0 - central) / 2, (1.0 + central) / 2], axis=0)
     middle, reach = (low + high) / 2, 0.55 * (high - low) + 1e-6
     reach = np.maximum(reach, reach.max() / 2)
@@ -44,7 +44,7 @@ def limits_of(xy: NDArray[Any], central: float = 0.998) -> Sides:
 
 
 def image_size(event_shape: Sequence[int]) -> tuple[int, int]:
-    """Height and width of samples of this shape as images; flat ones are squares."""
+    """Height and width of samples of this shape as images; flat samples are squares."""
     if len(event_shape) > 1:
         return event_shape[-2], event_shape[-1]
     side = isqrt(prod(event_shape))
@@ -62,8 +62,8 @@ def is_image(event_shape: Sequence[int]) -> bool:
 def new_figure(size: tuple[float, float]) -> Figure:
     """An empty figure, ``size`` in inches.
 
-    Registered with pyplot only in notebooks, whose cells show and close figures; elsewhere none has to be
-    closed.
+    It is registered with pyplot only in notebooks, whose cells show and close figures. Elsewhere it need not
+    be closed.
     """
     layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
     if in_notebook():
@@ -88,7 +88,7 @@ def panels_or_new(axes: Sequence[Axes] | None, count: int, shape: float) -> NDAr
 
 
 def square(ax: Axes, limits: Sides) -> None:
-    """Axes without numbers, with one scale in both directions."""
+    """Make axes without numbers, with the same scale in both directions."""
     ax.set(xlim=limits[:2], ylim=limits[2:], aspect="equal", xticks=[], yticks=[])
     ax.spines[:].set_color(FAINT)
 
@@ -99,18 +99,18 @@ def plain(ax: Axes) -> None:
 
 
 def dots(ax: Axes, points: NDArray[Any], size: float, colour: Any, **options: Any) -> None:
-    """Points of the plane, without edges unless the options say so."""
+    """Draw points of the plane, by default without edges."""
     ax.scatter(points[:, 0], points[:, 1], s=size, color=colour, **{"linewidths": 0, **options})
 
 
 def note(ax: Axes, text: str, place: tuple[float, float], shift: tuple[float, float], **options: Any) -> None:
-    """Text ``shift`` points away from a place in the coordinates of the data, or of ``xycoords=``."""
+    """Write text ``shift`` points away from a position in the coordinates of the data or of ``xycoords=``."""
     options = {"color": DATA, "fontsize": 7, "textcoords": "offset points", **options}
     ax.annotate(text, place, xytext=shift, **options)
 
 
 def titled(ax: Axes, title: str | None, warning: str | None = None, *, pad: float = 6.0) -> Axes:
-    """The axes with a title ``pad`` points above, and over it a warning about the spectrum that is drawn."""
+    """Add a title ``pad`` points above the axes, and over it a warning about the spectrum."""
     if title:
         ax.set_title(title, loc="left", fontsize=10, color=INK, pad=pad)
     if warning:
@@ -120,14 +120,14 @@ def titled(ax: Axes, title: str | None, warning: str | None = None, *, pad: floa
 
 
 def finish(ax: Axes, title: str | None, x: str = "", y: str = "", *, warning: str | None = None) -> Axes:
-    """The axes without a frame, with labels, title and warning."""
+    """Remove the frame of the axes and add labels, title and warning."""
     ax.set(xlabel=x, ylabel=y)
     plain(ax)
     return titled(ax, title, warning)
 
 
 def colour_bar(ax: Axes, mappable: Any, label: str, **options: Any) -> Any:
-    """A slim colour bar to the right of the axes."""
+    """Add a slim colour bar to the right of the axes."""
     bar = ax.get_figure().colorbar(mappable, ax=ax, shrink=0.85, pad=0.02, **options)  # type: ignore[union-attr]
     bar.set_label(label, fontsize=8)
     bar.ax.tick_params(labelsize=7)

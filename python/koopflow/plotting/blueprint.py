@@ -1,4 +1,4 @@
-"""The parts of a flow as pictures: its blueprint, groups of modes, and samples built up of them."""
+"""Plots of the parts of a flow: all parts over time, groups of modes, and samples built from them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .modes import LINES
 STEPS = (1, 2, 6, 20, 60)
 PARTS = {"affine": TEACHER, "nonlinear": STUDENT, "drift": FAINT}
 
-# What stands above some pictures side by side, and those pictures ``[N, H, W]``.
+# A caption, and the images ``[N, H, W]`` side by side below it.
 Segment: TypeAlias = tuple[str, NDArray[Any]]
 
 
@@ -35,23 +35,23 @@ def blueprint(
     image_shape: tuple[int, int] | None = None,
     title: str | None = None,
 ) -> NDArray[Any]:
-    """How a flow makes its data: energy of affine part, nonlinear part and drift over time, and the parts.
+    """Draw the energies of drift, affine and nonlinear part over time, and the parts themselves.
 
-    The left panel stacks mean squares of the displacement; affine and nonlinear part add up to 1 at the end.
-    The right one shows each part. Of images: the drift as it grows, on one scale; the directions in which
-    noise and affine part together keep the largest RMS, on one scale; and the first modes with their shares
-    of the nonlinear energy, each on its own scale, with a bracket over modes that cannot be told apart. Of
-    the plane: the curves along which the drift, axes of the affine part and modes of RMS size move a sample.
-    Other events have no right panel.
+    The left panel stacks mean squares of the displacement. Affine and nonlinear part add up to 1 at the end.
+    The right panel shows each part. For images it shows the drift as it grows, on one scale; the directions
+    in which noise and affine part together have the largest RMS, on one scale; and the first modes with their
+    shares of the nonlinear energy, each on its own scale, with a bracket over the modes of a group. In the
+    plane it shows the curves along which the drift, the axes of the affine part and modes of RMS amplitude
+    move a sample. For other events there is no right panel.
 
     Parameters
     ----------
     spectrum : FlowSpectrum
-        Raises ``TypeError`` for anything else.
+        Spectrum of the flow. Raises ``TypeError`` for anything else.
     axes : sequence of Axes, optional
-        Two, or one for events that are neither images nor in the plane.
+        Two axes, or one for events that are neither images nor in the plane.
     count : int, default 6
-        Number of pictures of each part, or of curves of modes.
+        Number of images of each part, or of curves of modes.
     image_shape : (int, int), optional
         Size of flat images; a square by default. Raises ``ShapeError`` if it does not fit.
     """
@@ -82,20 +82,23 @@ def flow_groups(
     image_shape: tuple[int, int] | None = None,
     title: str | None = None,
 ) -> Axes:
-    """The first modes by groups whose members cannot be told apart, each with its share of nonlinear energy.
+    """Draw the first modes by groups, each with its share of the nonlinear energy.
 
-    Images are scaled to their largest value and bracketed by group: what is determined of a group is the span
-    of its images. In the plane, curves are what a mode of RMS size has moved by each time, one colour a
-    group, of at most 8 modes. Other events are rows of a heat map.
+    The energies of the modes in a group do not differ significantly, so only the span of its modes is
+    determined. Images are scaled to their largest value and bracketed by group. In the plane, curves show the
+    displacement by a mode of RMS amplitude over time, with one colour for each group and at most 8 modes.
+    Other events are rows of a heat map.
 
     Parameters
     ----------
     spectrum : FlowSpectrum
-        Raises ``TypeError`` for anything else, and ``ArgumentError`` for a selection of no modes.
+        Spectrum of the flow. Raises ``TypeError`` for anything else, and ``ArgumentError`` for an empty
+        selection.
     count : int, default 24
-        Groups that begin among this many modes are drawn.
+        Number of modes. A group that begins among them is drawn as a whole.
     columns : int, default 8
-        Number of pictures in a row, and the most of one group that are drawn; its caption says of how many.
+        Number of images in a row, and largest number of images of one group. The caption gives the number of
+        its modes.
     image_shape : (int, int), optional
         Size of flat images; a square by default. Raises ``ShapeError`` if it does not fit.
     """
@@ -142,19 +145,20 @@ def build_up(
     limits: tuple[float, float] = (-1.0, 1.0),
     title: str | None = None,
 ) -> Axes:
-    """Samples built up: noise, with drift, with affine part, with the first modes, and the model's own.
+    """Draw how samples are built up: noise, with drift, with affine part, with modes, and the model's own.
 
-    Of images, a row is a sample. Of the plane, a cloud is all samples, coloured by the direction of their
-    noise.
+    For images, each row is a sample. In the plane, each cloud shows all samples, coloured by the direction of
+    their noise.
 
     Parameters
     ----------
     spectrum : FlowSpectrum
-        Raises ``TypeError`` for anything else, and ``ArgumentError`` for one without its model.
+        Spectrum of the flow. Raises ``TypeError`` for anything else, and ``ArgumentError`` for one without
+        its model.
     x0 : array, ``[B, *event]``
         Noise of the samples.
     counts : sequence of int, optional
-        Numbers of modes; by default those of 1, 2, 6, 20 and 60 that there are.
+        Numbers of modes; by default 1, 2, 6, 20 and 60, up to the number of modes.
     condition : array, optional
         Conditions of the samples of a conditional model.
     image_shape, limits
@@ -177,7 +181,7 @@ def build_up(
         columns[f"+ {number}{unit}"] = base + np.tensordot(amplitudes[:, :number], moved[:number], axes=1)
     columns["sample"] = to_numpy(paths[-1])
     names, states = list(columns), np.stack(list(columns.values()))
-    # Whole groups are determined, parts of one are not.
+    # Only whole groups are determined, not parts of one.
     parted = bool(flow.groups) and any(number < len(flow.groups[0]) for number in numbers)
     warning = flow.caveat if parted else caveat_beside_groups(flow)
     if flow.event_shape == (2,):
@@ -204,7 +208,7 @@ def _shares(ax: Axes, flow: FlowSpectrum, title: str | None) -> None:
     below, end = 0.0, float(flow.times[-1])
     for name, energy in parts.items():
         height, colour = float(energy[-1]), DATA if name == "drift" else PARTS[name]
-        # The drift is no share of the motion, which is what moves beyond it.
+        # The drift is not part of the motion, so its energy is not a share.
         text = f"{height:.2f}" if name == "drift" else percent(height)
         style = {"va": "center", "color": colour, "fontsize": 8, "annotation_clip": False}
         note(ax, f"{name}\n{text}", (end, below + height / 2), (4, 0), **style)
@@ -234,13 +238,13 @@ def _names(flow: FlowSpectrum) -> list[str]:
 
 
 def _moved(flow: FlowSpectrum) -> NDArray[Any]:
-    """What each mode of RMS size has moved by each time, ``[K, T, 2]``."""
+    """Displacement by each mode of RMS amplitude at each time, ``[K, T, 2]``."""
     path = np.stack([flow.modes_at(t) for t in flow.times.tolist()], axis=1)
     return np.asarray(path * mode_sizes(flow)[:, None, None])
 
 
 def _curves(ax: Axes, curves: NDArray[Any], names: Sequence[str], colours: Sequence[str]) -> None:
-    """Curves ``[N, T, 2]`` of the plane that begin at 0, with a head and the end of their names."""
+    """Draw curves ``[N, T, 2]`` of the plane from 0, with an arrow head and a name at the end."""
     for curve, name, colour in zip(curves, names, colours, strict=False):
         ax.plot(*curve.T, color=colour, linewidth=1.6, label=name)
         head = {"arrowstyle": "-|>", "color": colour, "linewidth": 1.6, "shrinkA": 0, "shrinkB": 0}
@@ -265,15 +269,15 @@ def _curves(ax: Axes, curves: NDArray[Any], names: Sequence[str], colours: Seque
 
 
 def _clouds(states: NDArray[Any], names: Sequence[str], ax: Axes | None) -> Axes:
-    """Points ``[S, B, 2]`` of the plane as S clouds side by side."""
+    """Draw points ``[S, B, 2]`` of the plane as S clouds side by side."""
     ax = _canvas.axes_or_new(ax, (1.5 * len(names), 1.9))
     left, right, bottom, top = _canvas.limits_of(states.reshape(-1, 2), central=0.995)
     turn = np.arctan2(states[0, :, 1], states[0, :, 0])
-    # Darker than the palette, whose lightest shade is that of paper.
+    # The colours are darkened, since the lightest shade of the palette is nearly white.
     colours = colormaps["twilight"](turn / (2.0 * np.pi) + 0.5) * (0.85, 0.85, 0.85, 1.0)
     width = 1.05 * (right - left)
     for place, points in enumerate(states):
-        # What lies beyond its own cloud's box would be in another's.
+        # Points outside the box of their own cloud would lie in that of another.
         inside = ((points > (left, bottom)) & (points < (right, top))).all(axis=1)
         xs = points[inside, 0] + place * width
         ax.scatter(xs, points[inside, 1], s=5, c=colours[inside], linewidths=0)
@@ -284,7 +288,7 @@ def _clouds(states: NDArray[Any], names: Sequence[str], ax: Axes | None) -> Axes
 
 
 def _parts(flow: FlowSpectrum, size: tuple[int, int], count: int) -> list[list[Segment]]:
-    """Drift, affine part and modes as rows of pictures."""
+    """Drift, affine part and modes as rows of images."""
     number, end = len(flow.times), float(flow.times[-1])
     at = np.unique(np.linspace(0, number - 1, count + 1).round().astype(int))[1:]
     drift = _of_largest(flow.drift.reshape(number, *size)[at])
@@ -300,21 +304,21 @@ def _parts(flow: FlowSpectrum, size: tuple[int, int], count: int) -> list[list[S
 
 
 def _of_largest(images: NDArray[Any]) -> NDArray[Any]:
-    """All over their largest value."""
+    """All images divided by their largest absolute value."""
     return np.asarray(images / max(float(np.abs(images).max()), 1e-300))
 
 
 def _scaled(rows: NDArray[Any]) -> NDArray[Any]:
-    """Each of ``[N, ...]`` over its own."""
+    """Each of the images ``[N, ...]`` divided by its own largest absolute value."""
     return np.stack([_of_largest(row) for row in rows])
 
 
 def _caption(flow: FlowSpectrum, whole: NDArray[Any], shown: NDArray[Any]) -> str:
-    """Members and energy of a group of which some are drawn."""
+    """Caption of a group: its modes, its energy and the number of images drawn."""
     first, last = flow.places[whole[0]], flow.places[whole[-1]]
     members = f"{first}" if len(whole) == 1 else f"{first} to {last}"
     text = f"{members}: {percent(float(flow.energy[whole].sum()))}"
-    # Over a single picture there is no room for more; its name already is that of several.
+    # Above a single image there is no room for the number.
     return text if len(shown) in (1, len(whole)) else f"{text} ({len(shown)} of {len(whole)})"
 
 
@@ -323,7 +327,7 @@ def _segment(flow: FlowSpectrum, whole: NDArray[Any], shown: NDArray[Any], size:
 
 
 def _rows(ax: Axes, rows: Sequence[Sequence[Segment]], names: Sequence[str] = ()) -> None:
-    """Rows of captioned pictures in [-1, 1], with a bracket over those that share a caption."""
+    """Draw rows of captioned images in [-1, 1], with a bracket over those that share a caption."""
     height, width = rows[0][0][1].shape[1:]
     room = max(3, round(0.4 * height))
     columns = max(sum(len(images) for _, images in row) for row in rows)
@@ -332,7 +336,7 @@ def _rows(ax: Axes, rows: Sequence[Sequence[Segment]], names: Sequence[str] = ()
         images = np.concatenate([images for _, images in row])
         line[: len(images), room:] = images
     image = show(ax, tiled(canvas.reshape(-1, room + height, width), columns), SIGNED, (-1.0, 1.0))
-    # Captions stand on paper.
+    # The gaps, where captions are, are white.
     image.set_cmap(image.get_cmap().with_extremes(bad="white"))
     tops = [number * (room + height + 1) + 0.5 + room for number in range(len(rows))]
     for top, row in zip(tops, rows, strict=True):

@@ -1,4 +1,4 @@
-"""Classes in the coordinates of a spectrum."""
+"""Plots of classes in the coordinates of a spectrum."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from ._canvas import DATA, SIGNED, SIZES, axes_or_new, colour_bar, dots, finish,
 def signatures(
     signatures: Signatures, *, ax: Axes | None = None, count: int = 40, title: str | None = None
 ) -> Axes:
-    """What :func:`koopflow.analysis.measure_signatures` measured, as a heat map and a dendrogram of classes.
+    """Draw signatures of classes as a heat map with a dendrogram.
 
-    Colour is the mean of ``|psi_k|``, or of a FlowSpectrum's amplitudes, less that of all classes, in
-    deviations within classes. Classes are joined by average linkage; the modes shown are those in which
-    classes differ most, in the order of time and energy.
+    Colour is the mean of ``|psi_k|``, or of a FlowSpectrum's amplitudes, minus the mean over all classes, in
+    deviations within classes. Classes are clustered by average linkage. The modes shown are those in which
+    classes differ most, ordered by time and energy.
 
     Parameters
     ----------
     count : int, default 40
-        Number of columns, each a mode at a time.
+        Number of columns, each for one mode at one time.
     """
     standard = signatures.mean / signatures.pooled
     classes, times, modes = standard.shape
     flat = (standard - standard.mean(axis=0)).reshape(classes, -1)
-    # One of each pair: both have the same modulus.
+    # One of each conjugate pair, since both have the same modulus.
     single = np.tile(signatures.spectrum.single, times)
     spread = np.where(single, flat.std(axis=0), -1.0)
     shown = np.sort(np.argsort(-spread, kind="stable")[: min(count, int(single.sum()))])
@@ -59,7 +59,7 @@ def signatures(
         note(ax, f"t = {signatures.times[time]:g}", (start, classes - 0.5), (2, 2), annotation_clip=False)
     ax.set_xlabel("mode", fontsize=8)
     colour_bar(ax, image, "signature against all classes (deviations)")
-    # The times stand where a title would.
+    # The title is raised, since the times are in its usual position.
     return titled(ax, title, signatures.spectrum.caveat, pad=16.0)
 
 
@@ -75,16 +75,16 @@ def embedding(
     seed: int = 0,
     title: str | None = None,
 ) -> Axes:
-    """Data in two coordinates of their eigenfunction values, coloured by class.
+    """Draw data in two coordinates computed from their eigenfunction values, coloured by class.
 
     Parameters
     ----------
     x, labels : array, ``[N, *event]`` and ``[N]``
-        Data and their classes, which are numbered at the median of each.
+        Data and their classes. Each class is labelled at its median.
     at : float, default 0.0
-        Time on the way from noise to data whose eigenfunctions are taken.
+        Time, from noise at 0 to data at 1, at which eigenfunctions are evaluated.
     method : {"pca", "tsne"}, default "pca"
-        Principal components, which keep distances, or t-SNE, which keeps neighbours.
+        Projection: principal components, which preserve distances, or t-SNE, which preserves neighbours.
     condition : array, optional
         Labels ``[N]`` or vectors ``[N, dim]`` for a conditional student.
     seed : int, default 0
@@ -112,7 +112,7 @@ def embedding(
     for value, colour in zip(values, colormaps[SIZES](np.linspace(0.0, 1.0, len(values))), strict=True):
         own = points[given == value]
         dots(ax, own, 10, colour, alpha=0.7, label=str(value))
-        # Numbers distinguish classes whose colours are alike.
+        # Labels distinguish classes of similar colours.
         box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": colour, "alpha": 0.85}
         x, y = np.median(own, axis=0)
         ax.text(x, y, str(value), fontsize=9, ha="center", va="center", bbox=box)

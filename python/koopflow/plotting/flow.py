@@ -1,4 +1,4 @@
-"""Canonical spectra of flows: rates, profiles in time, energies, amplitudes, and what two flows share."""
+"""Plots of canonical spectra of flows: rates, profiles in time, energies, amplitudes and comparisons."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from ._canvas import FAINT, INK, SIGNED, STUDENT, TEACHER, finish, note, titled
 from .modes import LINES
 from .spectra import plane_of_growth
 
-# A rate that other paths move by more than this, of its modulus, is circled.
+# Rates with a relative change of more than this over resampled paths are circled.
 UNCERTAIN = 0.1
-# Less of a mode than this in one image that grows as a whole, and its profile is not all of it.
+# Share of a mode, explained by one image times one profile, below which the legend gives the share.
 ONE_IMAGE = 0.95
-# Numbers on the axis of many modes, which is linear up to 10.
+# Ticks of the axis of modes if there are many; the axis is linear up to 10.
 MARKS = (0, 2, 4, 6, 8, 10, 20, 40, 70, 100, 150, 200)
 
 
@@ -33,17 +33,18 @@ def flow_rates(
     ax: Axes | None = None,
     title: str | None = None,
 ) -> Axes:
-    """Shared rates of one or several flows in the complex plane, with those of resampled paths as clouds.
+    """Draw the shared rates of one or several flows in the complex plane, with those of resampled paths.
 
-    The line Re = 0 divides growth from decay. Of each conjugate pair the one of positive frequency is drawn,
-    inside the region in which it would explain the motion as well, together with others that adapt.
-    A circle is around a rate that resampling moves by more than 10%, so that its place means little.
+    The line Re = 0 separates growth from decay. One of each conjugate pair is drawn, that with positive
+    frequency. The outline around a rate is the region in which it would explain the motion equally well, with
+    the other rates adapted. A circle marks a rate that changes by more than 10% over resampled paths, so that
+    its position means little.
 
     Parameters
     ----------
     spectra : FlowSpectrum, mapping of names to some, or sequence
-        Flows to draw, one colour each; the names are the legend, numbers for a sequence. Raises ``TypeError``
-        for anything else and ``ArgumentError`` for none.
+        Flows to draw, with one colour for each. The legend shows the names, or numbers for a sequence. Raises
+        ``TypeError`` for anything else, and ``ArgumentError`` for none.
 
     Examples
     --------
@@ -69,7 +70,7 @@ def flow_rates(
     every = np.concatenate([part.reshape(-1) for part in [*rates, *clouds, *outlines]])
     ax = plane_of_growth(_canvas.axes_or_new(ax, (5.2, 4.2)), every)
     vague: list[NDArray[Any]] = []
-    # Smaller markers over larger ones, so that rates that agree are both seen.
+    # Smaller markers are drawn over larger ones, so that equal rates are all visible.
     for place, area in enumerate(np.geomspace(28.0 * min(len(flows), 4), 28.0, len(flows))):
         flow, own, cloud, colour = flows[place], rates[place], clouds[place], LINES[place % len(LINES)]
         for region in outlines[place]:
@@ -87,8 +88,8 @@ def flow_rates(
         ax.scatter(circled.real, circled.imag, s=190, facecolors="none", edgecolors=STUDENT, linewidths=0.9)
     if any(named):
         ax.legend(frameon=False, fontsize=8)
-    warning = "circled: moves by more than 10% with other paths" if len(circled) else None
-    note(ax, "outlined: where it would do as well", (1.0, 0.0), (-4, 4), xycoords="axes fraction", ha="right")
+    warning = "circled: changes by more than 10% with other paths" if len(circled) else None
+    note(ax, "outlined: rates that fit as well", (1.0, 0.0), (-4, 4), xycoords="axes fraction", ha="right")
     x, y = "growth rate, Re λ (per whole flow)", "frequency, |Im λ| (radians per whole flow)"
     return finish(ax, title, x, y, warning=warning)
 
@@ -102,22 +103,23 @@ def flow_profiles(
     times: Sequence[float] | None = None,
     title: str | None = None,
 ) -> Axes:
-    """When the first modes move samples: RMS over samples of what each has moved by time t.
+    """Draw the RMS displacement of samples by each of the first modes over time.
 
-    A mode is drawn as its best product of one image and one profile in time; the legend says so if less than
-    95% of the mode is in that.
+    A mode is approximated by the best product of one image and one profile in time. The legend gives the
+    share of the mode that this explains, if it is less than 95%.
 
     Parameters
     ----------
     spectrum : FlowSpectrum
-        Raises ``TypeError`` for anything else, and ``ArgumentError`` for a selection of no modes.
+        Spectrum of the flow. Raises ``TypeError`` for anything else, and ``ArgumentError`` for an empty
+        selection.
     count : int, default 6
-        Number of modes, at most 8 of them.
+        Number of modes, at most 8.
     rates : bool, default False
-        Draw the functions (e^{lambda t} - 1) / lambda instead, of which all parts are sums: real parts solid,
-        imaginary parts dashed.
+        Whether to draw instead the functions (e^{lambda t} - 1) / lambda, of which all parts are sums. Real
+        parts are solid, imaginary parts dashed.
     times : sequence of float, optional
-        Times of the curves; those of the spectrum by default.
+        Times of the curves; by default those of the spectrum.
     """
     functions = as_flag(rates, "rates")
     flow = checked_flow(spectrum) if functions else flow_with_modes(spectrum)
@@ -148,15 +150,17 @@ def flow_profiles(
 
 
 def flow_energy(spectrum: FlowSpectrum, *, ax: Axes | None = None, title: str | None = None) -> Axes:
-    """Share of each mode in the nonlinear energy, with quantiles over resampled paths and the groups.
+    """Draw the share of each mode in the nonlinear energy, with quantiles over resampled paths and groups.
 
-    Bands alternate between groups: within one, resampling cannot order the modes. The dashed line is the
-    energy that the largest mode of sampling noise would have; words at the bottom if that is far below.
+    Bands alternate between groups. The order of the modes within a group is not significant. The dashed line
+    is the energy that the largest mode of sampling noise would have. If it is far below, a note gives it
+    instead.
 
     Parameters
     ----------
     spectrum : FlowSpectrum
-        Raises ``TypeError`` for anything else, and ``ArgumentError`` for a selection of no modes.
+        Spectrum of the flow. Raises ``TypeError`` for anything else, and ``ArgumentError`` for an empty
+        selection.
     """
     flow = flow_with_modes(spectrum)
     ax = _canvas.axes_or_new(ax, (5.2, 3.6))
@@ -195,34 +199,35 @@ def flow_agreement(
     amplitudes: bool = False,
     title: str | None = None,
 ) -> Axes:
-    """Cosines between the modes of two flows, sizes without signs, with a box around groups that are one.
+    """Draw the absolute cosines between the modes of two flows, with a box around matched groups.
 
-    Modes are in the order of these groups. A box is solid if the group is found again and dashed otherwise;
-    beside it stand the group's share of the energy and its mean squared cosine.
+    Modes are in the order of these groups. A box is solid if the group is found again, and dashed otherwise.
+    The text next to it gives the group's share of the energy and its mean squared cosine.
 
     Parameters
     ----------
     comparison : FlowComparison
-        What ``a.compare(b)`` gives. Raises ``TypeError`` for anything else, and ``ArgumentError`` for flows
+        Result of ``a.compare(b)``. Raises ``TypeError`` for anything else, and ``ArgumentError`` for flows
         without modes.
     count : int, default 36
-        Most modes of the first flow; whole groups of them, unless the first one alone is larger.
+        Largest number of modes of the first flow. Only whole groups are drawn, unless the first group alone
+        is larger.
     amplitudes : bool, default False
-        Draw correlations between the amplitudes of the same noise instead. Raises ``ArgumentError`` if the
-        flows were read from other noise.
+        Whether to draw instead the correlations between the amplitudes of the same noise. Raises
+        ``ArgumentError`` if the flows were computed from different noise.
     """
     if not isinstance(comparison, FlowComparison):
         raise TypeError(f"comparison: expected a FlowComparison, got {type(comparison).__name__}")
     matrix, squares = comparison.cosines, comparison.cosine
     if as_flag(amplitudes, "amplitudes"):
         if comparison.correlations is None or comparison.amplitude is None:
-            raise ArgumentError("amplitudes: expected flows that were read from the same noise")
+            raise ArgumentError("amplitudes: expected flows computed from the same noise, got others")
         matrix, squares = comparison.correlations, comparison.amplitude
     if 0 in matrix.shape:
         raise ArgumentError("comparison: expected flows with modes, got none")
     count, ends = checked_count(count, "count"), np.cumsum([len(first) for first in comparison.first])
     shown = max(int((ends <= count).sum()), 1)
-    # Only the first can be larger than all that are drawn.
+    # Only the first group can exceed the number of modes drawn.
     first = [group[:count] for group in comparison.first[:shown]]
     second = [group[:count] for group in comparison.second[:shown]]
     rows, columns = np.concatenate(first), np.concatenate(second)
@@ -257,20 +262,20 @@ def flow_amplitudes(
     count: int = 3,
     condition: Array | None = None,
 ) -> NDArray[Any]:
-    """Which noise of the plane each of the first modes moves: points of noise, coloured by amplitude.
+    """Draw points of noise in the plane, coloured by the amplitude of each of the first modes.
 
-    Red points are moved along the arrow, blue ones against it. Colours end at three times the amplitudes'
-    RMS. The arrow has one length for all modes: :func:`flow_groups` draws how far they move.
+    Red points are moved along the arrow, and blue ones against it. The colour scale ends at three times the
+    RMS of the amplitudes. All arrows have the same length; :func:`flow_groups` draws the displacements.
 
     Parameters
     ----------
     spectrum : FlowSpectrum
-        Raises ``TypeError`` for anything else, ``ShapeError`` for events that are not in the plane, and
-        ``ArgumentError`` for a selection of no modes or a spectrum without its model.
+        Spectrum of the flow. Raises ``TypeError`` for anything else, ``ShapeError`` for events that are not
+        in the plane, and ``ArgumentError`` for an empty selection or a spectrum without its model.
     x0 : array, ``[B, 2]``
-        Noise, whose paths are taken.
+        Noise, whose paths are computed.
     count : int, default 3
-        Number of modes, if there are as many; one panel each.
+        Largest number of modes, with one panel for each.
     condition : array, optional
         Conditions of the noise for a conditional model.
     """
@@ -297,20 +302,20 @@ def flow_amplitudes(
 
 
 def checked_flow(spectrum: Any, name: str = "spectrum") -> FlowSpectrum:
-    """The argument, if it is the spectrum of a flow; a ``TypeError`` otherwise."""
+    """The argument, if it is the spectrum of a flow. Raises ``TypeError`` otherwise."""
     if not isinstance(spectrum, FlowSpectrum):
         raise TypeError(f"{name}: expected a FlowSpectrum, got {type(spectrum).__name__}")
     return spectrum
 
 
 def flow_with_modes(spectrum: Any) -> FlowSpectrum:
-    """The same, and an ``ArgumentError`` for one without modes."""
+    """As :func:`checked_flow`, and raises ``ArgumentError`` for a spectrum without modes."""
     checked_spectrum("spectrum", spectrum, FlowSpectrum)
     return checked_flow(spectrum)
 
 
 def caveat_beside_groups(flow: FlowSpectrum) -> str | None:
-    """What a picture must say that shows which modes cannot be told apart: not the caveat of those."""
+    """The first caveat other than that about groups, for plots that show the groups themselves."""
     return next((text for text in flow.caveats if text != flow.mixing), None)
 
 
@@ -324,5 +329,5 @@ def mode_sizes(flow: FlowSpectrum) -> NDArray[Any]:
 
 
 def _upper(flow: FlowSpectrum, values: NDArray[Any]) -> NDArray[Any]:
-    """What belongs to rates, along the last axis: of each pair only that of positive frequency."""
+    """Values of the rates along the last axis, with only the positive frequency of each conjugate pair."""
     return np.asarray(values[..., flow.rates.imag >= 0])

@@ -1,4 +1,4 @@
-"""Images in grids, and samples before and after an edit or an inversion."""
+"""Plots of images in grids, and of samples before and after an edit or an inversion."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def image_grid(
     limits: tuple[float, float] = (-1.0, 1.0),
     title: str | None = None,
 ) -> Axes:
-    """Images in a grid: grey ones as ink on paper, or in colour.
+    """Draw images in a grid: grey images as ink on paper, or images in colour.
 
     Parameters
     ----------
     images : array, ``[N, H, W]``, ``[N, 1, H, W]``, ``[N, 3, H, W]`` or ``[N, H * W]``
-        Images with values within ``limits``; what lies beyond is cut off.
+        Images; values outside ``limits`` are clipped.
     columns : int, optional
-        Number of images in a row; a nearly square grid by default.
+        Number of images in a row; by default the grid is nearly square.
     image_shape : (int, int), optional
-        Size of one flat grey image; a square by default.
+        Height and width of flat grey images; a square by default.
     limits : (float, float), default (-1, 1)
-        The values of paper and ink; in colour, of no light and full light.
+        Values of paper and ink for grey images, and of the darkest and brightest colour for colour images.
 
     Examples
     --------
@@ -63,15 +63,15 @@ def image_grid(
 
 
 def save_image_grid(path: str | PathLike[str], images: Array, *, columns: int | None = None) -> None:
-    """Write images as one PNG file, one pixel of the file for each pixel and one between the images.
+    """Write a grid of images to a PNG file, pixel by pixel, with one pixel between the images.
 
     Parameters
     ----------
     path : path
-        File to write, replaced if it exists; its folder must exist.
+        File to write, which is replaced if it exists. Its folder must exist.
     images : array, ``[N, 1, H, W]`` or ``[N, 3, H, W]``
-        Images in [-1, 1]: from black to white, or from no light to full light. What lies beyond is cut off.
-        Raises ``ShapeError``, ``DtypeError`` or ``NonFiniteError`` for other arrays.
+        Images in [-1, 1], from black to white or from the darkest to the brightest colour. Values outside are
+        clipped. Raises ``ShapeError``, ``DtypeError`` or ``NonFiniteError`` for other arrays.
     columns : int, optional
         As in :func:`image_grid`.
 
@@ -103,16 +103,20 @@ def edit_strip(
     label: str = "strength",
     title: str | None = None,
 ) -> Axes:
-    """Samples at several strengths of an edit: one row a sample, one column a strength; lines in the plane.
+    """Draw samples at several strengths of an edit.
+
+    Images have one row for each sample and one column for each strength. Points of the plane are joined by
+    lines.
 
     Parameters
     ----------
     sweep : array, ``[S, B, *event]``
-        Samples by strength, grey or in colour, as ``Directions.sweep`` of :mod:`koopflow.analysis` gives it.
+        Samples by strength, grey or in colour, as ``Directions.sweep`` of :mod:`koopflow.analysis` returns
+        them.
     strengths : sequence of float or str, optional
-        Numbers or words for the axis, S of them; 0, 1, ... by default.
+        S numbers or words for the axis; 0, 1, ... by default.
     label : str, default "strength"
-        Text below the strip: what the columns are.
+        Label of the columns, below the strip.
     image_shape, limits
         As in :func:`image_grid`.
     """
@@ -120,7 +124,7 @@ def edit_strip(
     if states.ndim < 3 or states.size == 0:
         raise ShapeError(f"sweep: expected shape (S, B, *event), got {states.shape}")
     if strengths is not None and len(strengths) != len(states):
-        raise ArgumentError(f"strengths: expected {len(states)} of them, got {len(strengths)}")
+        raise ArgumentError(f"strengths: expected {len(states)} strengths, got {len(strengths)}")
     given = range(len(states)) if strengths is None else strengths
     names = [s if isinstance(s, str) else f"{s:g}" for s in given]
     if states.shape[2:] == (2,):
@@ -149,13 +153,13 @@ def inversion_strip(
     limits: tuple[float, float] = (-1.0, 1.0),
     title: str | None = None,
 ) -> Axes:
-    """Data, the noise that the student finds for them, the samples of that noise, and the difference.
+    """Draw data, the noise that a student finds for them, the samples of that noise, and the differences.
 
     Parameters
     ----------
     data, noise, again : array, ``[B, *event]``
-        ``noise = student.invert(data)`` and ``again = student.sample(x0=noise)``. Noise is drawn at a third
-        of its contrast, differences as they are.
+        Data, ``noise = student.invert(data)`` and ``again = student.sample(x0=noise)``. Noise is drawn at a
+        third of its contrast, differences at full contrast.
     image_shape, limits
         As in :func:`image_grid`.
     """
@@ -174,7 +178,7 @@ def inversion_strip(
 
 
 def _trails(states: NDArray[Any], names: list[str], ax: Axes | None) -> Axes:
-    """Points of the plane, joined from the first to the last of ``[S, B, 2]``."""
+    """Draw points of the plane ``[S, B, 2]``, joined from the first to the last."""
     ax = axes_or_new(ax, (5.0, 4.2))
     ax.plot(states[:, :, 0], states[:, :, 1], color=FAINT, linewidth=0.6, zorder=1)
     colours = colormaps[SIZES](np.linspace(0.0, 0.9, len(states)))
@@ -188,7 +192,7 @@ def _trails(states: NDArray[Any], names: list[str], ax: Axes | None) -> Axes:
 def _painted(
     pixels: NDArray[Any], columns: int, image_shape: tuple[int, int] | None, limits: tuple[float, float]
 ) -> NDArray[Any]:
-    """Images row by row: ``[N, 3, H, W]`` in colour, others of one channel as they are."""
+    """A canvas with the images row by row: ``[N, 3, H, W]`` in colour, others with one channel."""
     if pixels.ndim == 4 and pixels.shape[1] == 3 and image_shape is None:
         light = np.clip((pixels - limits[0]) / (limits[1] - limits[0]), 0.0, 1.0)
         return tiled(light.transpose(0, 2, 3, 1), columns, np.array(to_rgb(GAP)))
@@ -198,7 +202,7 @@ def _painted(
 def _pictures(
     states: NDArray[Any], event_shape: Sequence[int], image_shape: tuple[int, int] | None
 ) -> NDArray[Any]:
-    """Samples of one channel as images ``[N, H, W]``."""
+    """Samples with one channel as images ``[N, H, W]``."""
     height, width = image_shape or image_size(event_shape)
     if height * width != np.prod(event_shape):
         raise ShapeError(f"images: expected {height} x {width} pixels, got samples of shape {event_shape}")
@@ -206,19 +210,20 @@ def _pictures(
 
 
 def nearly_square(count: int) -> int:
-    """Columns of a grid of ``count`` images that has about as many rows."""
+    """Number of columns of a nearly square grid of ``count`` images."""
     return int(np.ceil(np.sqrt(count)))
 
 
 def corners(count: int, height: int, width: int, columns: int) -> list[tuple[int, int]]:
-    """Top and left pixel of each image on a canvas by :func:`tiled`."""
+    """Top and left pixel of each image on a canvas made by :func:`tiled`."""
     return [(1 + i // columns * (height + 1), 1 + i % columns * (width + 1)) for i in range(count)]
 
 
 def tiled(images: NDArray[Any], columns: int, gap: NDArray[Any] | float = np.nan) -> NDArray[Any]:
     """Images ``[N, H, W]`` or ``[N, H, W, C]`` row by row on one canvas.
 
-    A pixel of ``gap`` lies between the images and around them; NaN takes the colour of missing values.
+    A border of one pixel with the value ``gap`` separates and surrounds the images. NaN has the colour of
+    missing values.
     """
     n, height, width = images.shape[:3]
     shape = (-(-n // columns) * (height + 1) + 1, columns * (width + 1) + 1, *images.shape[3:])
@@ -229,6 +234,6 @@ def tiled(images: NDArray[Any], columns: int, gap: NDArray[Any] | float = np.nan
 
 
 def show(ax: Axes, canvas: NDArray[Any], colours: str, limits: tuple[float, float]) -> AxesImage:
-    """A canvas by :func:`tiled`, pixel by pixel, with its gaps in the colour of gaps."""
+    """Draw a canvas made by :func:`tiled`, pixel by pixel, with its gaps in their own colour."""
     shades = colormaps[colours].with_extremes(bad=GAP)
     return ax.imshow(canvas, cmap=shades, vmin=limits[0], vmax=limits[1], interpolation="nearest")

@@ -1,4 +1,4 @@
-"""What each level of a hierarchy adds to samples."""
+"""A plot of what each level of a hierarchy adds to samples."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ def level_build_up(
     limits: tuple[float, float] = (-1.0, 1.0),
     title: str | None = None,
 ) -> Axes:
-    """Samples of the coarsest feature maps alone, then with finer ones: a row is a sample, a column a step.
+    """Draw samples of the coarsest feature maps alone, then with finer ones added step by step.
 
-    What a column leaves out is the mean over noise, the same in every row. The last one has all of the
-    spectrum, which are the student's own samples unless it is a selection.
+    Each row is a sample, and each column a step. Feature maps that a column leaves out are at their mean over
+    noise, the same in every row. The last column has all maps of the spectrum; it shows the student's own
+    samples, unless the spectrum is a selection.
 
     Parameters
     ----------
     spectrum : LevelSpectrum
-        Raises ``TypeError`` for anything else.
+        Spectrum of the hierarchy. Raises ``TypeError`` for anything else.
     x0 : array, ``[B, *event]``
         Noise of the samples.
     by : {"level", "map"}, default "level"
-        Whether a step adds all maps of a size, or one map.
+        Whether a step adds all maps of one size or a single map.
     condition : array, optional
         Conditions of the samples of a conditional student.
     limits

@@ -1,4 +1,4 @@
-"""Modes and eigenfunctions: what they put into samples, where, when, and how many of them matter."""
+"""Plots of modes and eigenfunctions: their images, their energy over time, and the effect of truncation."""
 
 from __future__ import annotations
 
@@ -30,20 +30,21 @@ def modes(
     weights: bool = False,
     title: str | None = None,
 ) -> Axes:
-    """Koopman modes of the highest energy, one of each pair: images, arrows in the plane, or a heat map.
+    """Draw the Koopman modes of highest energy, one of each conjugate pair.
 
-    In the plane, arrows are as long as an eigenfunction of RMS size moves a sample by t = 1, and the ellipse
-    of a pair is passed through as its phase turns. Elsewhere the real part is drawn, scaled to the mode's
-    largest value; of an image a pair's imaginary part stands to the right.
+    Modes are images, arrows in the plane, or rows of a heat map. In the plane, an arrow has the length of the
+    displacement at t = 1 by an eigenfunction of RMS size; a pair moves along its ellipse as its phase turns.
+    Otherwise the real part is drawn, scaled to the mode's largest value. For images, the imaginary part of a
+    pair is drawn to the right.
 
     Parameters
     ----------
     count : int, default 16
-        Number of modes, a pair counted once.
+        Number of modes; a conjugate pair counts once.
     columns : int, optional
-        Number of pictures in a row.
+        Number of images in a row.
     weights : bool, default False
-        Draw ``spectrum.weight_images`` instead: these are not modes.
+        Whether to draw ``spectrum.weight_images`` instead, which are not modes.
     """
     places = _leading(spectrum, count)
     drawn = (spectrum.weight_images if weights else spectrum.modes)[places]
@@ -76,19 +77,19 @@ def eigenfunctions(
     condition: Array | None = None,
     background: Array | None = None,
 ) -> NDArray[Any]:
-    """One eigenfunction of a two-dimensional student over the plane, at several times.
+    """Draw one eigenfunction of a two-dimensional student over the plane, at several times.
 
-    Colour is the real part over the modulus' 97th percentile; lines are levels of the modulus. Along a path
-    the modulus grows by exp(Re lambda t), and the phase turns by Im lambda t.
+    Colour is the real part, divided by the 97th percentile of the modulus. Lines are contours of the modulus.
+    Along a path the modulus grows by exp(Re lambda t), and the phase turns by Im lambda t.
 
     Parameters
     ----------
     mode : int, default 0
-        Place of the mode in the spectrum.
+        Position of the mode in the spectrum.
     times : sequence of float
         Times in [0, 1].
     limits : (left, right, bottom, top)
-        Sides of the plane that is drawn.
+        Limits of the region of the plane that is drawn.
     resolution : int, default 96
         Number of points on each side.
     condition : array, optional
@@ -127,14 +128,14 @@ def mode_energy(
     times: Sequence[float] | None = None,
     title: str | None = None,
 ) -> Axes:
-    """What each mode has moved by each time, mean square over noise, on a logarithmic scale.
+    """Draw the mean squared displacement by each mode over time, on a logarithmic scale.
 
     Parameters
     ----------
     count : int, default 7
-        Number of single curves, a pair as one; the other modes are one dashed curve.
+        Number of modes with their own curve; a conjugate pair has one. The other modes share a dashed curve.
     times : sequence of float, optional
-        Times of the curves; 40 from 0.025 to 1 by default.
+        Times of the curves; by default 40 from 0.025 to 1.
     """
     grid = np.linspace(0.025, 1.0, 40) if times is None else np.asarray(times, dtype=np.float64)
     energy = spectrum.energy_over_time(grid.tolist())
@@ -164,7 +165,7 @@ def truncation(
     condition: Array | None = None,
     title: str | None = None,
 ) -> Axes:
-    """How far samples of the first modes by energy are from samples of all, by the number of modes.
+    """Draw the error of samples with only the first modes by energy, over the number of modes.
 
     Parameters
     ----------
@@ -187,7 +188,7 @@ def truncation(
 
 
 def _leading(spectrum: Spectrum, count: int) -> NDArray[np.int64]:
-    """Places of the highest energy, one of each pair."""
+    """Positions of the modes of highest energy, one of each conjugate pair."""
     if len(spectrum) == 0:
         raise ArgumentError("spectrum: expected at least one mode, got none")
     order = np.argsort(-spectrum.energy, kind="stable")
@@ -207,7 +208,7 @@ def _arrows(drawn: NDArray[np.complex128], names: list[str], ax: Axes | None, *,
     reach = max(float(np.abs(drawn).max()), 1e-300)
     top = reach if weights else 1.0
     colours = colormaps[SIZES](np.linspace(0.0, 0.9, len(names)))
-    # A pair turns the state along an ellipse; its real part is where it points at phase 0.
+    # A conjugate pair moves the state along an ellipse; the real part is the direction at phase 0.
     phases = np.exp(1j * np.linspace(0.0, 2.0 * np.pi, 73))
     for mode, name, colour in zip(drawn / top, names, colours, strict=True):
         if np.abs(mode.imag).max() > 0:
@@ -225,7 +226,7 @@ def _arrows(drawn: NDArray[np.complex128], names: list[str], ax: Axes | None, *,
 def _images(drawn: NDArray[np.complex128], names: list[str], ax: Axes | None, columns: int | None) -> Axes:
     height, width = _canvas.image_size(drawn.shape[1:])
     count = len(drawn)
-    # Room for a caption above each picture, and a column that parts it from the next.
+    # Each image has room for a caption above it, and a column that separates it from the next.
     room = max(2, height // 3)
     pictures = np.full((count, room + height, 2 * width + 1), np.nan)
     for picture, mode in zip(pictures, drawn.reshape(count, height, width), strict=True):

@@ -1,4 +1,4 @@
-"""Populations: paths through snapshots, and where their mass grows."""
+"""Plots of populations: paths through snapshots, and growth of mass along them."""
 
 from __future__ import annotations
 
@@ -26,19 +26,18 @@ def population(
     ax: Axes | None = None,
     title: str | None = None,
 ) -> Axes:
-    """Snapshots of a population by their time, and paths through them.
+    """Draw snapshots of a population, coloured by time, and paths through them.
 
     Parameters
     ----------
     snapshots : sequence of arrays, ``[N_k, 2]``
-        Two coordinates of each row; of a latent space, its first two.
+        Two coordinates of each row; for a latent space, the first two.
     times : sequence of float
-        Time of each snapshot, which its colour tells.
+        Time of each snapshot, shown by its colour.
     paths : array, ``[T, B, 2]``, optional
-        Paths of some rows, as ``sample_path`` and ``trajectory`` answer them.
+        Paths of some rows, as ``sample_path`` and ``trajectory`` return them.
     growth : array, ``[T, B]``, optional
-        Rates of growth along the paths, by which they are coloured: red where mass grows, blue where it dies
-        out.
+        Rates of growth along the paths, shown by colour: red where mass grows, and blue where it shrinks.
 
     Examples
     --------
@@ -71,7 +70,7 @@ def population(
 
 
 def _draw(ax: Axes, tracks: NDArray[Any], growth: NDArray[Any] | None) -> None:
-    """Lines along paths, a piece at a time where each has a rate."""
+    """Draw lines along paths, segment by segment if each has a rate of growth."""
     if growth is None:
         each = list(tracks.transpose(1, 0, 2))
         ax.add_collection(LineCollection(each, colors=INK, linewidths=0.5, alpha=0.5))

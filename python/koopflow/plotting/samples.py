@@ -1,4 +1,4 @@
-"""Samples, paths and training, whatever made them."""
+"""Plots of samples, paths and training, for any model."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def samples(
     limits: tuple[float, float, float, float] | None = None,
     title: str | None = None,
 ) -> Axes:
-    """Two-dimensional samples.
+    """Draw two-dimensional samples.
 
     Parameters
     ----------
     points : array, ``[N, 2]``
         Samples, NumPy or torch.
     kind : {"scatter", "density"}, default "scatter"
-        One dot a sample, or a histogram of 128 by 128 cells.
+        Kind of plot: one dot for each sample, or a histogram of 128 by 128 cells.
     colour : str or array ``[N, 4]``, optional
-        Colour of the dots, or one for each.
+        Colour of all dots, or of each dot.
     limits : (left, right, bottom, top), optional
-        Sides of the picture; by default what the central 99.8% of the samples span.
+        Limits of the axes; by default the range of the central 99.8% of the samples.
 
     Examples
     --------
@@ -60,12 +60,12 @@ def samples(
 def side_by_side(
     sets: Mapping[str, Array], *, axes: Sequence[Axes] | None = None, kind: str = "scatter"
 ) -> NDArray[Any]:
-    """Sets of two-dimensional samples next to each other, on the scale of the first.
+    """Draw sets of two-dimensional samples next to each other, on the scale of the first.
 
     Parameters
     ----------
     sets : mapping from title to array ``[N, 2]``
-        Samples by title; a title that begins with data, teacher or student gets that colour.
+        Samples by title. A title that begins with data, teacher or student determines the colour.
     kind : {"scatter", "density"}, default "scatter"
         As in :func:`samples`.
 
@@ -94,18 +94,18 @@ def paths(
     start: str = "noise",
     title: str | None = None,
 ) -> Axes:
-    """Two-dimensional paths from noise to data, the student's over the teacher's.
+    """Draw two-dimensional paths from noise to data, the student's over the teacher's.
 
     Parameters
     ----------
     student : array, ``[T, B, 2]``
-        States at T times, as :meth:`koopflow.KoopmanDistiller.sample_path` gives them.
+        States at T times, as :meth:`koopflow.KoopmanDistiller.sample_path` returns them.
     teacher : array, ``[T', B, 2]``, optional
-        The teacher's paths from the same noise, drawn wide and pale underneath.
+        Paths of the teacher from the same noise, drawn wide and pale underneath.
     background : array, ``[N, 2]``, optional
         Data, drawn faintly.
     start : str, default "noise"
-        What the legend calls the beginnings of the paths.
+        Name of the paths' starting points in the legend.
     """
     thin = in_plane("student", student, "(T, B, 2)")
     wide = None if teacher is None else in_plane("teacher", teacher, "(T, B, 2)")
@@ -134,7 +134,7 @@ def loss_history(
     terms: Sequence[str] | None = None,
     title: str | None = None,
 ) -> Axes:
-    """Loss terms and errors over the training steps, on a logarithmic scale.
+    """Draw loss terms and errors over the training steps, on a logarithmic scale.
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ def loss_history(
     >>> from koopflow import plotting
     >>> ax = plotting.loss_history({"loss": [[1, 2.0], [2, 1.0], [3, 0.5]]})
     """
-    # A history has pairs of a step and a loss, or a log of rows.
+    # A history has pairs of step and loss, or a log of rows.
     rows = [{"step": step, "loss": loss} for step, loss in history.get("loss", [])]
     curves: dict[str, list[tuple[float, float]]] = {}
     for row in [*rows, *history.get("log", [])]:
@@ -166,11 +166,11 @@ def loss_history(
     ax = _canvas.axes_or_new(ax, (5.6, 3.6))
     for place, name in enumerate(terms):
         width, alpha = (1.6, 1.0) if name.endswith("error") else (0.9, 0.7)
-        # Colours come again after ten curves.
+        # Colours repeat after ten curves.
         style = "-" if place < 10 else "--"
         ax.plot(*zip(*curves[name], strict=True), style, lw=width, alpha=alpha, label=name.replace("_", " "))
     ax.set_yscale("log")
-    # Many names would lie over the curves.
+    # A legend of many names would cover the curves.
     where: Any = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if len(terms) > 4 else {}
     ax.legend(frameon=False, fontsize=8, **where)
     ax.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.6)

@@ -1,4 +1,4 @@
-"""Eigenvalues of forecasters: which motions sequences are made of, and which of them to believe."""
+"""A plot of the eigenvalues of forecasters, with energies and residuals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from . import _canvas
 from ._canvas import FAINT, INK, SIZES, STUDENT, colour_bar, finish, note
 from .spectra import WORST, _areas
 
-# Share of the largest energy from which on a mode is named and decides what is in view.
+# Fraction of the largest energy from which a mode is labelled and determines the limits of the axes.
 IN_VIEW = 0.01
 NAMES = 6
 
@@ -25,16 +25,16 @@ NAMES = 6
 def sequence_eigenvalues(
     spectrum: SequenceSpectrum, *, ax: Axes | None = None, title: str | None = None
 ) -> Axes:
-    """Eigenvalues of a forecaster in the complex plane: area by energy, colour by residual.
+    """Draw the eigenvalues of a forecaster in the complex plane: area by energy, colour by residual.
 
-    The line Re = 0 divides growth from decay. In view are the modes that hold energy or follow the data, and
-    whatever lies among them; the words say how many are further out, such as those that a step forgets. The
-    modes of the highest energy carry their place in the spectrum, and their period where they turn.
+    The line Re = 0 separates growth from decay. The axes include the modes with energy or a small residual. A
+    note says how many other modes lie outside, such as those that decay within a step. The modes of highest
+    energy are labelled with their position in the spectrum and, if they oscillate, with their period.
 
     Parameters
     ----------
     spectrum : SequenceSpectrum
-        What :meth:`koopflow.KoopmanForecaster.spectrum` found, or a selection. Raises ``TypeError`` for
+        Result of :meth:`koopflow.KoopmanForecaster.spectrum`, or a selection of it. Raises ``TypeError`` for
         anything else.
 
     Examples
@@ -80,7 +80,7 @@ def sequence_eigenvalues(
 
 
 def _named(ax: Axes, spectrum: SequenceSpectrum, places: Sequence[int], area: NDArray[Any]) -> None:
-    """Places of modes beside their markers, and periods of those that turn, where no other name stands."""
+    """Label modes with positions and periods of oscillation, where this covers no other label."""
     (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
     taken: list[tuple[float, float]] = []
     for place in places[:NAMES]:
@@ -96,11 +96,14 @@ def _named(ax: Axes, spectrum: SequenceSpectrum, places: Sequence[int], area: ND
 
 
 def _deciding(spectrum: SequenceSpectrum) -> NDArray[np.bool_]:
-    """The modes that decide what is in view: those with energy, those that follow the data, or else those
-    that outlive a step. Raises ``ArgumentError`` where no eigenvalue is finite."""
+    """The modes that determine the limits of the axes.
+
+    They are the modes with energy and those that follow the data, or else those that last longer than a step.
+    Raises ``ArgumentError`` if no eigenvalue is finite.
+    """
     finite = np.isfinite(spectrum.eigenvalues)
     if not finite.any():
-        raise ArgumentError("spectrum: expected a finite eigenvalue at least, got none")
+        raise ArgumentError("spectrum: expected at least one finite eigenvalue, got none")
     if spectrum.energy is None or spectrum.residuals is None:
         step = json.loads(spectrum.core.facts)["facts"]["step"]
         chosen = finite & (spectrum.growth > -3.0 / step)
@@ -111,14 +114,14 @@ def _deciding(spectrum: SequenceSpectrum) -> NDArray[np.bool_]:
 
 
 def _plane(ax: Axes, values: NDArray[np.complex128]) -> tuple[float, float, float]:
-    """Room for eigenvalues, decay on the left and growth on the right; the sides and the top."""
+    """Set limits for eigenvalues, with decay on the left and growth on the right; returns sides and top."""
     low, high = min(0.0, float(values.real.min())), max(0.0, float(values.real.max()))
     turning = float(np.abs(values.imag).max())
-    # Whatever the unit of time, and where nothing decays or turns.
+    # The scale follows the values, whose unit of time may be any; it is 1 if nothing decays or oscillates.
     scale = max(high - low, turning) or 1.0
     margin = 0.16 * max(high - low, 0.2 * scale)
     left, right, top = low - margin, high + margin, 1.15 * max(turning, 0.2 * scale)
-    # Room for words below and above.
+    # Leave room for text below and above.
     edge = 1.16 * top
     ax.axvspan(0.0, right, color=STUDENT, alpha=0.05, linewidth=0)
     ax.axvline(0.0, color=STUDENT, linewidth=0.9)

@@ -1,4 +1,4 @@
-"""Forecasts of sequences: fans, what is believed between observations, errors by lead time."""
+"""Plots of forecasts of sequences: fans, smoothed paths and errors by lead time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LINES = {
     "persistence": (DATA, "--", 1.2),
     "climatology": (DATA, ":", 1.4),
 }
-# How much colour the outer and the inner band have.
+# Opacity of the outer and the inner band.
 SHADES = (0.18, 0.4)
 Real = NDArray[np.float64]
 
@@ -42,26 +42,27 @@ def forecast_fan(
     ax: Axes | None = None,
     title: str | None = None,
 ) -> Axes:
-    """A forecast of one path: its mean, what most members lie in, what was seen before, and what came.
+    """Draw a forecast of one path: its mean, intervals of its members, the history and the truth.
 
     Parameters
     ----------
     times : sequence of float, ``[T]``
         Times of the forecast, in any order.
     mean : array, ``[T, *event]``, optional
-        The line; the mean of the members by default.
+        Forecast drawn as a line; by default the mean of the members.
     members : array, ``[M, T, *event]``, optional
-        Members of an ensemble: of one path, ``model.forecast(x, times, members=32)[:, :, 0]``.
+        Members of an ensemble, for instance ``model.forecast(x, times, members=32)[:, :, 0]`` for one path.
     truth : array, ``[T, *event]``, optional
-        What came; NaN is left out.
+        True values at ``times``; NaN is left out.
     history : array, ``[H, *event]``, optional
-        What was seen before; NaN is left out.
+        Observed values before the forecast; NaN is left out.
     history_times : sequence of float, ``[H]``, optional
-        Its times; by default the spacing of ``times`` apart, the last one that much before the forecast.
+        Times of ``history``. By default they have the spacing of ``times`` and end one spacing before the
+        forecast.
     coordinate : int, default 0
-        Place in the flattened row.
+        Position in the flattened row.
     level : float, default 0.9
-        Share of the members inside the outer band; half of them are inside the inner one.
+        Fraction of the members inside the outer band. The inner band holds half of them.
 
     Examples
     --------
@@ -73,7 +74,7 @@ def forecast_fan(
     """
     when = np.asarray(as_numbers(times, "times", "[0.1, 0.2]"))
     if mean is None and members is None:
-        raise ArgumentError("mean, members: expected one of them at least, got neither")
+        raise ArgumentError("mean, members: expected at least one of them, got neither")
     ensemble = None if members is None else _rows("members", members, ("M", len(when)))
     if mean is not None or ensemble is None:
         line = _rows("mean", mean, (len(when),))
@@ -99,7 +100,7 @@ def forecast_fan(
             earlier = when.min() - gap * np.arange(len(before), 0, -1)
         else:
             earlier = _times("history_times", history_times, len(before))
-        # Rows between gaps have no line.
+        # A single row between gaps has no line, so markers are drawn.
         mark = None if np.isfinite(before).all() else "."
         ax.plot(earlier, before, color=DATA, linewidth=1.1, marker=mark, markersize=4, label="seen")
         ax.axvline(earlier.max(), color=FAINT, linewidth=0.9, zorder=0)
@@ -127,22 +128,22 @@ def smoothed(
     ax: Axes | None = None,
     title: str | None = None,
 ) -> Axes:
-    """What is believed of one path, with central intervals of 50% and ``level``, and what was seen of it.
+    """Draw the estimate of one path, with central intervals of 50% and ``level``, and its observations.
 
     Parameters
     ----------
     found : SmoothedPaths
-        What :meth:`koopflow.KoopmanForecaster.smooth` found. Raises ``TypeError`` for anything else.
+        Result of :meth:`koopflow.KoopmanForecaster.smooth`. Raises ``TypeError`` for anything else.
     observations : array, ``[B, T', *event]``, optional
-        What was seen, as ``smooth`` was given it; NaN is left out.
+        Observations, as passed to ``smooth``; NaN is left out.
     observed_times : sequence of float, ``[T']``, optional
-        Times of the observations; those of ``found`` by default.
+        Times of the observations; by default those of ``found``.
     truth : array, ``[T, B, *event]``, optional
-        The states themselves at the times of ``found``, where they are known.
+        True states at the times of ``found``.
     path, coordinate : int, default 0
-        Which path, and which place in the flattened row.
+        Number of the path, and position in the flattened row.
     level : float, default 0.9
-        Share of belief inside the outer band.
+        Probability of the outer band.
 
     Examples
     --------
@@ -185,15 +186,15 @@ def smoothed(
 
 
 def forecast_errors(report: ForecastReport, *, ax: Axes | None = None, title: str | None = None) -> Axes:
-    """Errors of forecasts by lead time, beside those of persistence, climatology and analogues.
+    """Draw errors of forecasts by lead time, with those of persistence, climatology and analogues.
 
-    The thin line is the error from which on a forecast is no longer valid; the dot is at the median time
-    until the model's starts cross it. Errors far above those of the others are cut off.
+    The thin line is the error from which on a forecast is no longer valid. The dot marks the median time at
+    which the model's forecasts cross it. Errors far above those of the others are cut off.
 
     Parameters
     ----------
     report : ForecastReport
-        What :meth:`koopflow.KoopmanForecaster.evaluate` measured. Raises ``TypeError`` for anything else.
+        Result of :meth:`koopflow.KoopmanForecaster.evaluate`. Raises ``TypeError`` for anything else.
 
     Examples
     --------
@@ -221,7 +222,7 @@ def forecast_errors(report: ForecastReport, *, ax: Axes | None = None, title: st
     ax.axhline(VALID, color=FAINT, linewidth=0.9, zorder=0)
     until = float(np.median(report.valid_time["model"]))
     ax.scatter(until, VALID, s=30, color=STUDENT, edgecolors="white", linewidths=0.8, zorder=4, clip_on=False)
-    # On the side of the line where the model's curve is not.
+    # The text is on the side of the line without the model's curve.
     above = np.interp(until, leads, np.nan_to_num(model, nan=top)) <= VALID
     right = until > 0.6 * float(leads[-1])
     side: dict[str, Any] = {"ha": "right" if right else "left", "va": "bottom" if above else "top"}
@@ -240,7 +241,7 @@ def forecast_errors(report: ForecastReport, *, ax: Axes | None = None, title: st
 def _rows(
     name: str, given: Any, leading: tuple[int | str, ...], event: tuple[int, ...] | None = None
 ) -> Real:
-    """Numbers with these leading axes (a name is any length but 0) and event. Raises ``ShapeError``."""
+    """Numbers with these leading axes and event; a name is any length above 0. Raises ``ShapeError``."""
     array = np.asarray(to_numpy(as_batch(given, name)), dtype=np.float64)
     wanted = leading if event is None else (*leading, *event)
     known = array.shape[: len(wanted)]
@@ -254,7 +255,7 @@ def _rows(
 
 
 def _chosen(array: Real, leading: int, coordinate: int) -> Real:
-    """One place of the flattened event. Raises ``ArgumentError`` where there is no such place."""
+    """The values of one position in the flattened event. Raises ``ArgumentError`` if it does not exist."""
     flat = array.reshape(*array.shape[:leading], -1)
     return flat[..., as_integer(coordinate, "coordinate", least=0, most=flat.shape[-1] - 1)]
 
@@ -275,7 +276,7 @@ def _finite(values: Real) -> Real:
 
 
 def _bands(ax: Axes, when: Real, bands: Sequence[tuple[float, Real, Real]], of: str = "") -> None:
-    """Central intervals, the widest first."""
+    """Draw central intervals, the widest first."""
     order = np.argsort(when, kind="stable")
     for place, (share, low, high) in enumerate(bands):
         shade = 1.0 - SHADES[place] * (1.0 - np.asarray(to_rgb(STUDENT)))
@@ -285,7 +286,7 @@ def _bands(ax: Axes, when: Real, bands: Sequence[tuple[float, Real, Real]], of: 
 
 
 def _legend(ax: Axes) -> None:
-    """One row of names above the axes, where no curve is."""
+    """Draw the legend as one row above the axes, where it covers no curve."""
     style: dict[str, Any] = {"frameon": False, "fontsize": 8, "handlelength": 1.6, "columnspacing": 1.2}
     where: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.01, 0.99), "borderaxespad": 0.2}
     ax.legend(ncols=6, **where, **style)
@@ -294,7 +295,7 @@ def _legend(ax: Axes) -> None:
 def _labelled(
     ax: Axes, title: str | None, event: tuple[int, ...], coordinate: int, warning: str | None = None
 ) -> Axes:
-    """Axes of time, with the names of the curves above and the title over them."""
+    """Label the axis of time, and add the legend above the axes and the title over it."""
     ax.margins(x=0.01)
     ax.set(xlabel="time", ylabel=f"coordinate {coordinate}" if event else "value")
     plain(ax)

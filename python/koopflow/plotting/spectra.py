@@ -1,4 +1,4 @@
-"""Eigenvalues and the generator."""
+"""Plots of eigenvalues and of the generator."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from ..exceptions import ArgumentError, ShapeError
 from ..spectrum import LevelSpectrum, Spectrum
 from ._canvas import DATA, FAINT, INK, SIGNED, SIZES, STUDENT, axes_or_new, colour_bar, finish, note, titled
 
-# Larger residuals have the colour of this one.
+# Residual at the end of the colour scale.
 WORST = 1.0
 
 
 def eigenvalues(
     values: Array, *, ax: Axes | None = None, amplitudes: Array | None = None, title: str | None = None
 ) -> Axes:
-    """Eigenvalues of a generator in the complex plane.
+    """Draw the eigenvalues of a generator in the complex plane.
 
-    The line Re = 0 divides growth from decay; a conjugate pair has one colour, real eigenvalues are grey.
+    The line Re = 0 separates growth from decay. A conjugate pair has one colour, and real eigenvalues are
+    grey.
 
     Parameters
     ----------
     values : array, ``[m]``, complex
-        Eigenvalues, as :meth:`koopflow.KoopmanDistiller.eigenvalues` gives them.
+        Eigenvalues, as :meth:`koopflow.KoopmanDistiller.eigenvalues` returns them.
     amplitudes : array, ``[m]``, optional
         Non-negative sizes, drawn as the area of each marker.
 
@@ -58,15 +59,15 @@ def eigenvalues(
 def spectrum(
     spectrum: Spectrum | LevelSpectrum, *, ax: Axes | None = None, labels: int = 6, title: str | None = None
 ) -> Axes:
-    """Eigenvalues of a spectrum in the complex plane: area by energy, colour by residual.
+    """Draw the eigenvalues of a spectrum in the complex plane: area by energy, colour by residual.
 
-    The line Re = 0 divides growth from decay. Dark modes obey their equation along the teacher's paths, pale
-    ones do not; a spectrum without a teacher is grey. :func:`level_eigenvalues` draws a LevelSpectrum.
+    The line Re = 0 separates growth from decay. Dark modes obey their equation along the teacher's paths,
+    pale ones do not. A spectrum without a teacher is grey. :func:`level_eigenvalues` draws a LevelSpectrum.
 
     Parameters
     ----------
     labels : int, default 6
-        Number of modes, those of the highest energy, that are numbered; one of each pair.
+        Number of modes of highest energy that are labelled, one of each conjugate pair.
     """
     if isinstance(spectrum, LevelSpectrum):
         return level_eigenvalues(spectrum, ax=ax, title=title)
@@ -74,7 +75,7 @@ def spectrum(
     if len(values) == 0:
         raise ArgumentError("spectrum: expected at least one mode, got none")
     ax = plane_of_growth(axes_or_new(ax, (5.8, 4.4)), values)
-    # Many modes: smaller markers, and faint ones stay visible.
+    # Markers are smaller if there are many modes, and faint modes stay visible.
     area = _areas(energy, 5.0, 420.0 if len(values) <= 100 else 240.0)
     shades: dict[str, Any] = {"color": FAINT}
     if residuals is not None:
@@ -92,16 +93,16 @@ def spectrum(
 
 
 def level_eigenvalues(spectrum: LevelSpectrum, *, ax: Axes | None = None, title: str | None = None) -> Axes:
-    """Eigenvalues of a hierarchy's feature maps in the complex plane, one colour a resolution.
+    """Draw the eigenvalues of a hierarchy's feature maps in the complex plane, one colour per resolution.
 
-    The line Re = 0 divides growth from decay; area is by energy. Of each conjugate pair the one of positive
-    frequency is drawn.
+    The line Re = 0 separates growth from decay. The area of a marker shows the energy. One of each conjugate
+    pair is drawn, that with positive frequency.
     """
     ax = plane_of_growth(axes_or_new(ax, (5.6, 4.2)), spectrum.eigenvalues)
     area = _areas(np.concatenate([level.energy for level in spectrum]), 10.0, 120.0)
     sizes = np.repeat([(m.height, m.width) for m in spectrum], [len(m.energy) for m in spectrum], axis=0)
     resolutions = np.unique(sizes, axis=0)[::-1]
-    # Dark for coarse maps, which carry what is common to many pixels.
+    # Coarse maps are dark, since they affect many pixels at once.
     shades = colormaps[f"{SIZES}_r"](np.linspace(0.05, 0.95, len(resolutions)))
     style: dict[str, Any] = {"edgecolors": "white", "linewidths": 0.5, "alpha": 0.85, "zorder": 3}
     for (height, width), shade in zip(resolutions, shades, strict=True):
@@ -115,14 +116,14 @@ def level_eigenvalues(spectrum: LevelSpectrum, *, ax: Axes | None = None, title:
 def generator(
     matrix: Array, *, ax: Axes | None = None, dimension: int | None = None, title: str | None = None
 ) -> Axes:
-    """A generator as a heat map, linear near 0 and logarithmic beyond.
+    """Draw a generator as a heat map, linear near 0 and logarithmic beyond.
 
-    Entry (i, j) is what observable i puts into the rate of observable j.
+    Entry (i, j) is the contribution of observable i to the rate of change of observable j.
 
     Parameters
     ----------
     matrix : array, ``[m, m]``
-        Generator, as :meth:`koopflow.KoopmanDistiller.generator_matrix` gives it.
+        Generator, as :meth:`koopflow.KoopmanDistiller.generator_matrix` returns it.
     dimension : int, optional
         Dimension d of x, to mark the blocks [1, t], x and phi.
 
@@ -158,11 +159,11 @@ def _areas(sizes: NDArray[Any], smallest: float, span: float) -> NDArray[Any]:
 
 
 def plane_of_growth(ax: Axes, values: NDArray[np.complex128]) -> Axes:
-    """The axes with room for eigenvalues: decay on the left of a line and growth on its right."""
+    """Set limits for eigenvalues, with decay on the left of a line and growth on its right."""
     left, right = min(0.0, float(values.real.min())), max(0.0, float(values.real.max()))
     margin = 0.16 * max(right - left, 1e-2)
     top = 1.15 * max(1e-2, float(np.abs(values.imag).max()))
-    # Room for the words below, where only one of each pair is drawn.
+    # Leave room for text below, where only one of each pair is drawn.
     bottom = -top if (values.imag < 0).any() else -0.12 * top
     ax.axvspan(0.0, right + margin, color=STUDENT, alpha=0.05, linewidth=0)
     ax.axvline(0.0, color=STUDENT, linewidth=0.9)

@@ -1,4 +1,4 @@
-"""Weighted samples: how few of them carry the answer."""
+"""A plot of the concentration of weights of samples."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ._canvas import FAINT, STUDENT, TEACHER, finish, note
 
 
 def weights(found: TiltedSamples, *, ax: Axes | None = None, title: str | None = None) -> Axes:
-    """The share of the whole weight that the heaviest samples carry, by their number.
+    """Draw the share of the total weight of the heaviest samples, over their number.
 
-    Weights that are all equal are the line; the further the curve is above it, the fewer samples decide. The
-    dot is at the effective number of samples, and the words are the figures that say how far to trust them.
+    Equal weights would lie on the line. The further the curve is above it, the fewer samples dominate. The
+    dot is at the effective sample size. The text gives the measures of reliability.
 
     Parameters
     ----------
     found : TiltedSamples
-        What :meth:`koopflow.steering.Tilted.sample` found. Raises ``TypeError`` for anything else, and
-        ``DivergenceError`` where no sample has a weight above zero.
+        Result of :meth:`koopflow.steering.Tilted.sample`. Raises ``TypeError`` for anything else, and
+        ``DivergenceError`` if no sample has a weight above zero.
 
     Examples
     --------

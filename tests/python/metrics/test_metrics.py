@@ -396,7 +396,7 @@ class TestErrors:
         with pytest.raises(ArgumentError, match="times"):
             metrics.straightness(gaussian, x0, times=[0.0, 1.0])
         still = FlowTeacher.from_torch(lambda t, x: torch.zeros_like(x), event_shape=(2,))
-        with pytest.raises(ArgumentError, match="model: expected paths that lead somewhere"):
+        with pytest.raises(ArgumentError, match="model: expected paths that move"):
             metrics.straightness(still, x0)
         with pytest.raises(ShapeError, match=r"log_prob: expected \(8,\)"):
             metrics.log_likelihood(SimpleNamespace(log_prob=lambda x: x), x0)

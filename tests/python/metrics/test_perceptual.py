@@ -233,9 +233,9 @@ def test_what_is_wrong_with_lpips_is_said(lpips, monkeypatch, tmp_path):
         distance()(x, 100 * target)
     # A student that is far off is not the user's mistake.
     assert distance()(100 * x, target)[0] > 0
-    with pytest.raises(ArgumentError, match="features: expected a network of features, got 'lpips'"):
+    with pytest.raises(ArgumentError, match="features: expected a network that gives features, got 'lpips'"):
         metrics.extract_features(target, "lpips", feature_weights=path)
-    with pytest.raises(ArgumentError, match="feature_weights: expected None but for features by name"):
+    with pytest.raises(ArgumentError, match="feature_weights: expected None unless features is a name"):
         feature_distance(nn.Identity(), "cpu", weights=path)
     monkeypatch.setitem(sys.modules, "lpips", None)
     with pytest.raises(ImportError, match="pip install lpips"):

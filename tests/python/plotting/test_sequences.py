@@ -203,7 +203,7 @@ def test_wrong_arguments_are_named(fitted):
     fan, smoothed = plotting.forecast_fan, plotting.smoothed
     mean = MEMBERS.mean(0)
     for draw, error, said in (
-        (lambda: fan(TIMES), ArgumentError, "mean, members: expected one of them at least"),
+        (lambda: fan(TIMES), ArgumentError, "mean, members: expected at least one of them"),
         (lambda: fan("soon", mean), ArgumentError, "times: expected a sequence"),
         (lambda: fan(TIMES[:9], mean), ShapeError, r"mean: expected \(9, \*event\), got \(20, 2\)"),
         (lambda: fan(TIMES, members=mean), ShapeError, r"members: expected \(M, 20, \*event\)"),
