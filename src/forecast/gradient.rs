@@ -1,5 +1,5 @@
-//! Descent on errors of forecasts over several steps, in the basis and the evolution at once; then the closed form of
-//! the basis that was found, where that is better.
+//! Gradient descent on the errors of forecasts over several steps, for the basis and the evolution together.
+//! Afterwards the closed form for the trained basis is used if its held-out error is smaller.
 
 use std::collections::HashMap;
 
@@ -24,19 +24,20 @@ use crate::training::{
 const STEPS: u64 = 2000;
 const BATCH: i64 = 128;
 const RATE: f64 = 1e-3;
-/// Looks at held-out rows.
+/// Number of evaluations on held-out rows.
 const LOOKS: u64 = 20;
-/// Weight of the errors of a network's own observables, in their variance: without it nothing asks that they evolve
-/// linearly. Fixed bases are asked for the state alone.
+/// Weight of the errors of a network's observables, in units of their variance. Without this term, the loss would not
+/// require that they evolve linearly. For fixed bases the loss contains only the state.
 const CONSISTENCY: f64 = 0.1;
 
-/// A trained model, or the one that came in where that is better on held-out rows.
+/// Trains a model. Returns the initial model if its held-out error is smaller.
 ///
 /// # Errors
-/// [`Error::Argument`] naming `method` for irregular times or a rank; whatever the monitor answers but an interrupt.
+/// [`Error::Argument`] naming `method` for irregular times, a rank, or a model without nonlinear observables; errors
+/// of the monitor except an interrupt.
 pub fn train(model: Forecaster, fitting: &mut Fitting<'_>) -> Result<Forecaster> {
     if model.facts.continuous || model.sizes.rank.is_some() || model.sizes.psi == 0 {
-        let expected = "'closed_form' for irregular times, a rank, or no observables but the state";
+        let expected = "'closed_form' for irregular times, a rank, or a model without nonlinear observables";
         return Err(Error::argument("method", expected, "'gradient'"));
     }
     let data = fitting.data;
@@ -91,10 +92,10 @@ fn stopped_name(stopped: Stopped) -> Result<String> {
     Ok(value.as_str().unwrap_or("completed").to_string())
 }
 
-/// The name of the columns of K that are learnt: of the state and of psi.
+/// Name of the trained columns of K, which are those of the state and of psi.
 const COLUMNS: &str = "evolution";
 
-/// A model with parameters of its own, and all that descends.
+/// A copy of the model whose basis has its own parameters, and all trainable parameters.
 fn trainable(model: &Forecaster) -> Result<(Forecaster, Parameters)> {
     let (sizes, config) = (&model.sizes, &model.config);
     let mut parameters = Parameters::new(Kind::Double, model.device());
@@ -113,13 +114,14 @@ fn trainable(model: &Forecaster) -> Result<(Forecaster, Parameters)> {
     Ok((trained, parameters))
 }
 
-/// Columns of K of the newest state and of psi, `[m, d + k]`.
+/// The columns of K for the newest state and for psi, `[m, d + k]`.
 fn learnt(evolution: &Evolution, sizes: &Sizes) -> Result<Tensor> {
     let psi = evolution.transition.narrow(1, sizes.all() - sizes.psi, sizes.psi);
     Ok(Tensor::f_cat(&[evolution.next_state()?.columns, psi], 1)?)
 }
 
-/// The better one on held-out rows of: what descended, the closed form of its basis, and the model before.
+/// The model with the smallest held-out error among the trained model, the closed form for its basis, and the model
+/// before training.
 fn chosen(
     before: Forecaster,
     trained: &Forecaster,
@@ -128,7 +130,7 @@ fn chosen(
     fitting: &mut Fitting<'_>,
 ) -> Result<Forecaster> {
     let _guard = tch::no_grad_guard();
-    // The basis alone is kept among parameters.
+    // Only the parameters of the basis are kept, without the columns of K.
     let mut own = Parameters::new(Kind::Double, before.device());
     let (sizes, config) = (&before.sizes, &before.config);
     let basis = Basis::new(config, sizes.basis_inputs(), sizes.psi, &mut own, &mut RandomSource::new(0))?;
@@ -147,7 +149,7 @@ fn chosen(
         let (d, k) = (sizes.dimension(), sizes.psi);
         let state = columns.narrow(1, 0, d);
         if config.basis == BasisKind::Network {
-            // Both were trained for each other.
+            // The network and its columns of K were trained together.
             let transition = solved.evolution.transition.copy();
             transition.narrow(1, 1, d).f_copy_(&state)?;
             transition.narrow(1, sizes.all() - k, k).f_copy_(&columns.narrow(1, d, k))?;
@@ -158,7 +160,7 @@ fn chosen(
     }
     let mut best: Option<(f64, Forecaster)> = None;
     for (name, mut model) in
-        [("closed form of what was trained", solved), ("trained", descended), ("before", before)]
+        [("closed form of the trained basis", solved), ("trained", descended), ("before", before)]
     {
         fitting.choose_steps(&mut model, check)?;
         let error = fitting.history.error.unwrap_or(0.0);
@@ -174,17 +176,17 @@ fn chosen(
     Ok(model)
 }
 
-/// Windows of the rows to fit to.
+/// The windows of the training rows.
 struct Bank {
     /// Standardised rows, `[R, d]`.
     rows: Tensor,
-    /// Of each row, `[R, c]`.
+    /// Conditions of each row, `[R, c]`.
     conditions: Option<Tensor>,
     inputs: Option<Tensor>,
-    /// First rows of windows.
+    /// Indices of the first rows of windows.
     starts: Tensor,
     ahead: i64,
-    /// Mean square of how far the state moves in 1, 2, ... steps: the unit of errors.
+    /// Mean square displacement of the state in 1, 2, ... steps, which is the unit of errors.
     moved: Tensor,
 }
 
@@ -230,20 +232,20 @@ impl Bank {
 struct Training<'a> {
     model: &'a Forecaster,
     parameters: &'a Parameters,
-    /// What inputs add to the state.
+    /// Effect of the inputs on the state, `[u, d]`.
     drive: Option<Tensor>,
     bank: Bank,
     check: Option<&'a Check>,
     random: RandomSource,
     batch: i64,
-    /// The windows of a batch that are this rank's: the first one and how many.
+    /// The windows of a batch that belong to this rank: index of the first one and their number.
     share: (i64, i64),
     every: u64,
 }
 
 impl Training<'_> {
     fn columns(&self) -> Tensor {
-        // The last one added.
+        // The columns were added last.
         self.parameters.tensors()[self.parameters.tensors().len() - 1].shallow_clone()
     }
 
