@@ -1,7 +1,8 @@
-"""Checks the rules of the house: rooms import downwards only, in both languages, and files in no circle.
+"""Checks imports in both languages: rooms import only rooms below them, and files form no import cycle.
 
 The rooms and their order are those of ``docs/architecture.md``. Run it from anywhere:
-``python .ci/rooms.py``. It prints a line for each import that breaks a rule, and exits with 1 where one does.
+``python .ci/rooms.py``. It prints a line for each import that breaks a rule, and exits with 1 if there is
+one.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CRATE = ROOT / "src"
 PACKAGE = ROOT / "python" / "koopflow"
 
-# From the ground floor to the roof: a room may import from the rooms before it. Rooms on one line are equals
-# and do not import one another.
+# Rooms from the lowest to the highest: a room may import from the rooms before it. Rooms on the same line do
+# not import each other.
 RUST_ROOMS = [
     ["error"],
     ["world"],
@@ -55,7 +56,7 @@ PYTHON_ROOMS = [
     ["cli"],
     ["__init__", "__main__"],
 ]
-# What only one room may know.
+# Libraries that only one room may import.
 ONLY_IN = [
     (CRATE, r"\b(?:pyo3|numpy)::", "python", "pyo3"),
     (PACKAGE, r"^\s*(?:from|import) matplotlib\b", "plotting", "matplotlib"),
@@ -81,7 +82,7 @@ def rust() -> Iterator[str]:
 
 
 def rust_imports(path: Path) -> Iterator[Path]:
-    """The files that a Rust file names, by module paths from ``crate`` and ``super``, tests left out."""
+    """The files that a Rust file names by module paths from ``crate`` and ``super``, without its tests."""
     text = re.sub(r"//[^\n]*", "", path.read_text())
     text = re.split(r"#\[cfg\(test\)\]\s*mod ", text)[0]
     for found in re.finditer(r"\b(crate|super)((?:::super)*)::([a-z_][\w:]*|\{[^;]*\})", text):
@@ -95,7 +96,7 @@ def rust_imports(path: Path) -> Iterator[Path]:
 
 
 def expanded(tree: str) -> Iterator[str]:
-    """``a::b`` as it is; of ``{a::b, c}`` each part up to where it branches again."""
+    """A path ``a::b`` unchanged; for ``{a::b, c}`` each part up to the next branch."""
     if not tree.startswith("{"):
         yield tree
         return
@@ -110,17 +111,17 @@ def expanded(tree: str) -> Iterator[str]:
 
 
 def module_folder(path: Path) -> Path:
-    """Where ``super`` of a file looks for modules."""
+    """The folder in which ``super`` of a file looks for modules."""
     return path.parent.parent if path.name == "mod.rs" else path.parent
 
 
 def module_above(path: Path) -> Path:
-    """The ``mod.rs`` through which a file and its neighbours know one another: no circle of ideas."""
+    """The ``mod.rs`` of a file's folder. Imports through it do not count as cycles."""
     return module_folder(path) / "mod.rs"
 
 
 def module_file(start: Path, name: str) -> Path | None:
-    """The file of the deepest module that a path names."""
+    """The file of the deepest module in a path."""
     place, file = start, start / "mod.rs" if (start / "mod.rs").exists() else None
     for part in name.split("::"):
         if (place / f"{part}.rs").exists():
@@ -132,7 +133,7 @@ def module_file(start: Path, name: str) -> Path | None:
 
 
 def python() -> Iterator[str]:
-    # ``from . import _core`` goes through the package's face, which is no room.
+    # ``from . import _core`` goes through the package's ``__init__.py``, which is not a room.
     face = PACKAGE / "__init__.py"
     imports = {path: set(python_imports(path)) - {face} for path in sorted(PACKAGE.rglob("*.py"))}
     yield from upwards(PACKAGE, imports, PYTHON_ROOMS)
@@ -140,7 +141,7 @@ def python() -> Iterator[str]:
 
 
 def python_imports(path: Path) -> Iterator[Path]:
-    """The package's files that a Python file imports, for typing and inside functions too."""
+    """The package's files that a Python file imports, including imports for typing and inside functions."""
     here = path.relative_to(PACKAGE.parent).with_suffix("").parts
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -180,7 +181,7 @@ def upwards(root: Path, imports: Mapping[Path, Iterable[Path]], floors: list[lis
 
 
 def circles(root: Path, imports: Mapping[Path, Iterable[Path]]) -> Iterator[str]:
-    """Circles of files, each once, by depth-first search."""
+    """Import cycles of files, each once, by depth-first search."""
     state: dict[Path, int] = defaultdict(int)
     stack: list[Path] = []
     found = []

@@ -1,14 +1,15 @@
-"""The build backend: maturin's, told where the torch of this very build is.
+"""The build backend: maturin's, with the location of the torch that is used in this build.
 
-torch-sys asks ``python3`` on PATH where libtorch is, and cargo remembers the answer in its target
-directory. An isolated build's torch lies in a temporary folder that is gone afterwards, so a second
-``pip install .`` would link against nothing. Here every build goes through one symbolic link that
-stays where it is: ``<target>/torch-<version>/site`` points to whichever site-packages holds torch now,
-and ``python3`` is the interpreter that runs this file. The target directory is the link's own, so a
-plain ``cargo test`` never sees it, and a second install finds everything compiled already.
+torch-sys asks ``python3`` on PATH where libtorch is, and cargo stores the result in its target directory. The
+torch of an isolated build is in a temporary folder that is deleted afterwards, so a second ``pip install .``
+would link against a missing library. Here every build uses one symbolic link with a fixed path:
+``<target>/torch-<version>/site`` points to the site-packages that holds torch at the moment, and ``python3``
+is the interpreter that runs this file. The target directory belongs to this link, so a plain ``cargo test``
+does not use it, and a second install finds everything compiled.
 
-torch-sys knows one torch. For the others (``torch_versions``) its version check is bypassed, and the C++
-compiler is a script that asks for the C++ of their headers and stands in for what they no longer have.
+torch-sys supports one torch version. For the others (``torch_versions``) its version check is bypassed. The
+C++ compiler is then a script that sets the C++ standard of their headers and includes stand-ins for functions
+that they no longer have.
 
 ``python build_backend/koopflow_build.py COMMAND ...`` runs any command in that environment.
 """
@@ -42,12 +43,12 @@ def torch_environment() -> Iterator[None]:
         raise RuntimeError("torch is installed, but cannot be found by Python")
     site = Path(spec.origin).resolve().parent.parent
     base = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").absolute()
-    # Apart for torches with and without CUDA (2.13.0, 2.13.0+cpu): they have different libraries to link.
+    # Separate for torch with and without CUDA (2.13.0, 2.13.0+cpu), which have different libraries to link.
     target = base / f"torch-{importlib.metadata.version('torch')}"
     tools = target / "bin"
     tools.mkdir(parents=True, exist_ok=True)
     with (target / "koopflow.lock").open("w") as lock:
-        # The link is one for all builds: a second build waits, or it would pull it from under the first.
+        # All builds share the link, so a second build waits; otherwise it would change the link of the first.
         fcntl.flock(lock, fcntl.LOCK_EX)
         link = target / "site"
         link.unlink(missing_ok=True)
@@ -74,10 +75,10 @@ def torch_environment() -> Iterator[None]:
 
 
 def _newer_torch(tools: Path) -> dict[str, str]:
-    """What lets torch-sys be compiled for a torch that it was not generated for."""
+    """Environment variables for compiling torch-sys for a torch that it was not generated for."""
     compiler = os.environ.get("CXX") or "c++"
     header = shlex.quote(str(ROOT / "build_backend/torch_stand_ins.h"))
-    # torch-sys asks for C++17, and the last flag wins.
+    # torch-sys sets C++17; the last flag takes precedence.
     _script(tools / "torch-c++", compiler, f"-std=c++20 -include {header}")
     return {"CXX": str(tools / "torch-c++"), "LIBTORCH_BYPASS_VERSION_CHECK": "1"}
 
@@ -142,7 +143,7 @@ def get_requires_for_build_sdist(settings: Settings = None) -> list[str]:
 
 
 def _local() -> str:
-    # A wheel has the version of the source distribution that it is built from, or pip refuses it.
+    # A wheel must have the version of the source distribution that it is built from, or pip refuses it.
     return "" if (ROOT / "PKG-INFO").exists() else torch_metadata.label(torch_versions.installed())
 
 

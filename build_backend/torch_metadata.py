@@ -1,8 +1,8 @@
 """The metadata of a wheel that is pinned to one torch.
 
-maturin writes what pyproject.toml says, which is the same for every torch. The wheel of a build needs
-that build's own: ``Requires-Dist: torch==2.13.0``, and the version ``0.2.0+torch2.13``, so that the wheels
-for several torches can lie in one folder and pip goes back to the one that fits.
+maturin writes the metadata of pyproject.toml, which are the same for every torch version. A wheel needs the
+pin of its own build, ``Requires-Dist: torch==2.13.0``, and the version ``0.2.0+torch2.13``. Wheels for
+several torch versions can then be in the same folder, and pip chooses the one that matches.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def pinned(metadata: str, torch: str, requirements: Iterable[str], *, local: str
 
 
 def pin_wheel(folder: Path, name: str, change: Callable[[str], str], *, local: str) -> str:
-    """Replace a wheel by one whose metadata went through `change`; returns its file name."""
+    """Replace a wheel by one whose metadata are changed by `change`; returns its file name."""
     stem, version, tags = name.split("-", 2)
     old, new = f"{stem}-{version}.dist-info/", f"{stem}-{version}{local}.dist-info/"
     pinned_name = f"{stem}-{version}{local}-{tags}"
@@ -54,7 +54,7 @@ def pin_wheel(folder: Path, name: str, change: Callable[[str], str], *, local: s
 
 
 def mark_sdist_dynamic(path: Path) -> None:
-    """Say in a source distribution that its requirements are known only when it is built (PEP 643)."""
+    """Mark the requirements of a source distribution as dynamic: known only when it is built (PEP 643)."""
     temporary = path.with_suffix(".part")
     with tarfile.open(path) as source, tarfile.open(temporary, "w:gz") as target:
         for item in source.getmembers():

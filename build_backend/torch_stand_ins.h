@@ -1,5 +1,6 @@
-// Stand-ins for functions that torch-sys wraps and that newer torches no longer have: included before all
-// else when torch-sys is compiled for such a torch. koopflow calls none of them; whoever does gets an error.
+// Stand-ins for functions that torch-sys wraps and that newer torch versions no longer have. This header is
+// included first when torch-sys is compiled for such a version. koopflow calls none of the functions; a call
+// raises an error.
 #if defined(__cplusplus) && __has_include(<torch/torch.h>)
 #include <stdexcept>
 #include <string>

@@ -1,9 +1,9 @@
-"""The torch versions that koopflow can be built against, and the one that this build shall use.
+"""The torch versions that koopflow can be built against, and the choice of the version for a build.
 
-A build takes the torch that ``KOOPFLOW_TORCH`` names. Without it, an isolated build takes the newest in
-the table, and any other build the torch that is installed.
+A build uses the torch version in ``KOOPFLOW_TORCH``. Without it, an isolated build uses the newest version in
+the table, and any other build the installed torch.
 
-``python build_backend/torch_versions.py`` prints the table, one version a line.
+``python build_backend/torch_versions.py`` prints the table, one version per line.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 #: The newest patch of each release, oldest first.
 SUPPORTED = ("2.11.0", "2.12.1", "2.13.0", "2.14.1", "2.15.0")
 
-#: The version that torch-sys was generated for. It needs no bypass, no wrapped compiler, no stand-ins.
+#: The version that torch-sys was generated for, which needs no bypass, wrapped compiler or stand-ins.
 NATIVE = "2.11.0"
 
 
@@ -24,12 +24,12 @@ def chosen() -> str:
 
 
 def installed() -> str:
-    """The public version (without ``+cu130``) of the torch of this environment, which is built against."""
+    """The public version (without ``+cu130``) of this environment's torch, which the build uses."""
     try:
         version = importlib.metadata.version("torch").split("+")[0]
     except importlib.metadata.PackageNotFoundError:
         raise SystemExit(
-            f"koopflow is built against torch, and this environment has none: pip install 'torch=={chosen()}'"
+            f"koopflow is built against torch, which is not installed here: pip install 'torch=={chosen()}'"
         ) from None
     wanted = os.environ.get("KOOPFLOW_TORCH")
     if wanted and _supported(wanted) != version:

@@ -1,7 +1,7 @@
-"""An extension of griffe: docstrings as the reference shows them.
+"""An extension of griffe that prepares docstrings for the reference.
 
-Docstrings name one another by Sphinx's roles, which become links where the reference has the name. Examples
-outside a section of their own become blocks of code.
+Docstrings refer to each other by Sphinx's roles, which become links if the reference has the name. Examples
+outside an Examples section become code blocks.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ def readable(text: str, thing: griffe.Object) -> str:
 
 
 def link(name: str, thing: griffe.Object) -> str:
-    """A link where the reference has the name; ``~`` before a path shows its last part alone."""
+    """A link if the reference has the name. With ``~`` before a path only its last part is shown."""
     label = name.rpartition(".")[2] if name.startswith("~") else name
     path = full_name(name.removeprefix("~"), thing)
     return f'<autoref identifier="{path}" optional><code>{label}</code></autoref>'
 
 
 def full_name(name: str, thing: griffe.Object) -> str:
-    """The path of what a docstring calls ``name``: a member of the class or of the modules around it."""
+    """The full path of ``name`` in a docstring: a member of the class or of the modules that contain it."""
     if name.startswith("koopflow."):
         return name
     scope: griffe.Object | None = thing

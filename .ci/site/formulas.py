@@ -1,4 +1,4 @@
-"""A hook of mkdocs: formulas of pages become MathML, which browsers draw without a script."""
+"""A hook of mkdocs that converts formulas of pages to MathML, which browsers draw without a script."""
 
 from __future__ import annotations
 

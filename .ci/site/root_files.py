@@ -1,7 +1,8 @@
-"""A hook of mkdocs: files at the root of the repository as pages, and links to them.
+"""A hook of mkdocs for files at the root of the repository as pages, and for links to them.
 
-A line ``--8<-- "CONTRIBUTING.md"`` stands for the file. Its links into ``docs/``, and links of other pages to
-files at the root, become links of the site. Of links to what the site lacks the text remains.
+A line ``--8<-- "CONTRIBUTING.md"`` is replaced by the file. Its links into ``docs/``, and links of other
+pages to files at the root, become links of the site. Links to files that are not on the site are replaced by
+their text.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
 
 
 def _file(found: re.Match[str]) -> str:
-    """A file at the root, with links that lead from ``docs/``."""
+    """The text of a file at the root, with links relative to ``docs/``."""
     return LINK.sub(lambda link: _link(link[1], link[2]), (ROOT / found[1]).read_text())
 
 
@@ -33,7 +34,7 @@ def _upwards(found: re.Match[str]) -> str:
 
 
 def _link(text: str, target: str) -> str:
-    """A link to a path that counts from the root."""
+    """A link to a path relative to the root."""
     if target.startswith("docs/"):
         return f"[{text}]({target.removeprefix('docs/')})"
     return f"[{text}]({PAGES[target]})" if target in PAGES else text

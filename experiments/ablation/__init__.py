@@ -1,4 +1,4 @@
-"""Which terms of the loss, how many observables and which generator matter, by a grid of students."""
+"""Ablation of the terms of the loss, the number of observables and the generator, by a grid of students."""
 
 from .run import ablate
 from .table import AblationTable

@@ -1,13 +1,13 @@
-"""The paper's ablation: which terms of the loss, how many observables, and which generator matter.
+"""The paper's ablation of the terms of the loss, the number of observables and the generator.
 
     python -m experiments.ablation                          # moons and digits, seeds 0 1 2
     python -m experiments.ablation --quick                  # minutes: small students, one seed
     python -m experiments.ablation --cases moons --studies terms --output runs
 
-One teacher a data set (seed 0). Every student is measured on the same noise and on held-out data; every
-cell is the mean over the seeds, with the sample standard deviation. Seconds are the whole wall-clock time of
-``KoopmanDistiller.fit``, trajectories included. With ``--output`` every run is appended to a CSV file in that
-folder when it is finished, and a second call continues where the first was stopped.
+There is one teacher for each data set (seed 0). Every student is measured on the same noise and on held-out
+data. Every cell is the mean over the seeds, with the sample standard deviation. Seconds are the wall-clock
+time of ``KoopmanDistiller.fit``, including trajectories. With ``--output`` every finished run is appended to
+a CSV file in that folder, and a second call continues where the first was stopped.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "moons": {"steps": 200, "trajectories": 1_024, "width": 64},
     "digits": {"steps": 150, "trajectories": 1_024, "width": 128},
 }
-# 2**k observables, up to the memory and minutes that a dense generator costs.
+# 2**k observables, limited by the memory and time of a dense generator.
 SIZES = {"moons": [2**k for k in range(2, 8)], "digits": [2**k for k in range(4, 9)]}
 PAPER = ("consistency", "target", "phase")
 
@@ -50,8 +50,8 @@ def studies(case: str, kinds: list[str], *, quick: bool) -> dict[str, dict[str, 
     """The arguments of ``ablate`` by study; the first two are the paper's design."""
     settings = (QUICK if quick else FULL)[case]
     sizes = SIZES[case][1:4:2] if quick else SIZES[case]
-    # The paper has one lift and pairs of endpoints; a second lift, for decoding backwards, would be trained
-    # by none of its terms.
+    # The paper has one lift and pairs of endpoints. None of its terms would train a second lift, for decoding
+    # backwards.
     options = {
         **settings,
         "trajectories": {"count": settings["trajectories"], "pairs": "endpoints"},
@@ -73,7 +73,7 @@ def default_weights(case: str) -> dict[str, float]:
 TITLES = {
     "terms": "Terms of the paper's loss, weight 1 each",
     "observables": "Learnt observables, the paper's three terms",
-    "defaults": "koopflow's own loss, as many steps",
+    "defaults": "koopflow's own loss, the same number of steps",
 }
 
 

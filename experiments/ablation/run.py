@@ -1,4 +1,4 @@
-"""Which terms, observables and generators matter: a grid of students of one teacher, each measured alike."""
+"""Fits and measures a grid of students of one teacher, with varying terms, observables and generators."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ PAPER_TERMS = ("consistency", "target", "phase")
 """The terms that the paper's ablation turns on and off (Turan et al., arXiv 2506.22304)."""
 
 EVALUATION_SEED = 900_000_000
-"""Seed of the noise that every run is measured on, far from the seeds that people train with."""
+"""Seed of the noise that every run is measured on, far from usual seeds of training."""
 
-# Settings decide the results as much as the design does, so every row of a file has them.
+# Settings determine the results as much as the design does, so every row of a file contains them.
 _FILE_COLUMNS = (*COLUMNS, "settings")
-# Teachers and data are recognised by the teacher's own distance, whose last digits differ between machines.
+# Teachers and data are identified by the teacher's W2, whose last digits differ between machines.
 _FINGERPRINT_TOLERANCE = 1e-3
 
 
@@ -63,7 +63,7 @@ class _Run:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What identifies a finished run: everything but its name."""
+        """The values that identify a finished run: all but its name."""
         return self.weights, self.observables, self.generator, self.seed
 
 
@@ -86,11 +86,11 @@ def ablate(
 ) -> AblationTable:
     """Fit a student for every combination of terms, observables, generator and seed, and measure each.
 
-    By default this is the design of the paper's ablation of terms: every combination of ``consistency``,
-    ``target`` and ``phase`` with at least one of them, weight 1 each, everything else off. Its ablation of
-    the embedding dimension is a second call with ``observables=[16, 32, 64, 128]``. The paper has one lift
-    (``options={"architecture": {"lifts": 1}}``): of two, the one for decoding backwards learns from the
-    ``inverse`` and ``round_trip`` terms alone, and without them the inversion error is meaningless.
+    The default is the design of the paper's ablation of terms: every combination of at least one of
+    ``consistency``, ``target`` and ``phase``, with weight 1 each and all other terms off. The paper's
+    ablation of the embedding dimension is a second call with ``observables=[16, 32, 64, 128]``. The paper has
+    one lift (``options={"architecture": {"lifts": 1}}``). With two, the one for decoding backwards is trained
+    by the ``inverse`` and ``round_trip`` terms alone, and without them the inversion error has no meaning.
 
     Parameters
     ----------
@@ -99,16 +99,16 @@ def ablate(
     data : array, ``[N, *event]``
         Held-out data, at least 4 samples, for the scale of the errors and for W2.
     terms : mapping or sequence, optional
-        Variants of the loss. A mapping gives each variant a name: ``{"all": {"target": 1, "phase": 0.1},
-        ...}``; a sequence names them after their terms: ``["target", ("target", "phase"), {"phase": 0.1}]``.
-        A variant is a dictionary of weights, or the names of terms at weight 1; other terms are 0. The names
-        are those of the ``weights`` of :class:`koopflow.Objective`.
+        Variants of the loss. A variant is a dictionary of weights, or the names of terms with weight 1; other
+        terms have weight 0. The names are those of the ``weights`` of :class:`koopflow.Objective`. A mapping
+        names the variants: ``{"all": {"target": 1, "phase": 0.1}, ...}``. The variants of a sequence are
+        named after their terms: ``["target", ("target", "phase"), {"phase": 0.1}]``.
     observables : int or sequence of int, optional
         Numbers of learnt observables; None is the default for the dimension.
     generators : str or sequence of str, optional
-        ``"spectral"``, ``"dense"``; None is the distiller's default.
+        Generators, ``"spectral"`` or ``"dense"``; None is the distiller's default.
     seeds : int or sequence of int, default (0,)
-        Random seeds, one run each.
+        Random seeds, with one run for each.
     options : mapping, optional
         Further arguments of every :class:`koopflow.KoopmanDistiller`: ``{"steps": 2000}``.
     fit_options : mapping, optional
@@ -121,29 +121,29 @@ def ablate(
     evaluation_seed : int, default 900000000
         Random seed of that noise, the same for every run.
     csv : path, optional
-        File that every run is appended to when it is finished, so that a crash loses at most one run.
+        File to which every finished run is appended, so that a crash loses at most one run.
     resume : bool, default True
-        Whether finished runs, diverged ones included, are taken from the file at ``csv``. False starts the
-        file anew.
+        Whether finished runs, including diverged ones, are taken from the file at ``csv``. False overwrites
+        the file.
     progress : bool or callable, default True
-        A bar over the runs, nothing, or a function that is called with an event of the stage ``"ablation"``
+        Progress bar over the runs, or a function that is called with an event of the stage ``"ablation"``
         after each run: see :mod:`koopflow.progress`.
 
     Returns
     -------
     AblationTable
-        A row for each run, in the order of the grid. A run that diverges has NaN for every measure and says
-        why in ``reason``. Ctrl-C ends the ablation: the finished runs are returned, and a warning says so.
+        A row for each run, in the order of the grid. A run that diverges has NaN for every measure and the
+        reason in ``reason``. After Ctrl-C the finished runs are returned, with a warning.
 
     Raises
     ------
     TypeError
-        When the teacher is not a FlowTeacher, or an option is not the distiller's.
+        If the teacher is not a FlowTeacher, or the distiller does not have an option.
     ArgumentError
-        When the grid is empty or out of range, a term is unknown, or the file at ``csv`` has other columns
-        or belongs to another teacher or data.
+        If the grid is empty or out of range, a term is unknown, or the file at ``csv`` has other columns or
+        belongs to another teacher or other data.
     TeacherError
-        When the teacher's velocity fails, or is not finite.
+        If the teacher's velocity fails or is not finite.
 
     Examples
     --------
@@ -328,10 +328,10 @@ def _measured(
     seed: int,
     condition: Array | None,
 ) -> Row:
-    """The row of a run; raises KeyboardInterrupt if Ctrl-C cut it short, since half a run is no result."""
+    """The row of a run. Raises KeyboardInterrupt if Ctrl-C interrupted it, since it has no result then."""
     try:
         with warnings.catch_warnings():
-            # Its message, that the best student is kept, is not true here.
+            # Its message says that the best student is kept, which does not apply here.
             warnings.filterwarnings("ignore", message="interrupted after", category=RuntimeWarning)
             student.fit(teacher, progress=False, **fit_options)
         if student.history_["stopped"] == "interrupted":
@@ -365,7 +365,7 @@ def _drawn(pool: Array, n: int, seed: int) -> Array:
 
 
 def _opened(path: str, settings: str, *, resume: bool) -> dict[tuple[Any, ...], Row]:
-    """Prepares the file for appending and returns its finished runs that had the same settings."""
+    """Prepare the file for appending, and return its finished runs with the same settings."""
     if not resume or not os.path.exists(path) or os.path.getsize(path) == 0:
         with open(path, "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow(_FILE_COLUMNS)
@@ -386,7 +386,7 @@ def _opened(path: str, settings: str, *, resume: bool) -> dict[tuple[Any, ...], 
 
 
 def _drop_broken_line(path: str) -> None:
-    """Removes a last line without an end, left by a process that died while writing."""
+    """Remove an incomplete last line, left by a process that was killed while writing."""
     with open(path, "rb+") as file:
         content = file.read()
         file.truncate(content.rfind(b"\n") + 1)
@@ -419,7 +419,7 @@ def _key(row: Row) -> tuple[Any, ...]:
 def _check_teacher(
     finished: Iterable[Row], teacher: Flow, data: Array, *, n: int, seed: int, condition: Array | None
 ) -> None:
-    """Refuses rows of another teacher or other data, whose own distance differs."""
+    """Raise ArgumentError for rows of another teacher or other data, whose W2 differs."""
     known = [row["teacher_wasserstein2"] for row in finished if not row["reason"]]
     if not known:
         return

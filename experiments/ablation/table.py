@@ -8,7 +8,7 @@ from typing import ClassVar
 from ..tables import Row, RowTable
 
 DESIGN = ("name", "weights", "observables", "generator")
-"""Columns that say which student a row is about; rows of the same design differ in the seed alone."""
+"""Columns that identify the student of a row. Rows of the same design differ only in the seed."""
 
 MEASURES = (
     "endpoint_error",
@@ -36,7 +36,7 @@ class AblationTable(RowTable):
     Parameters
     ----------
     rows : sequence of dict
-        Single runs with the keys in ``COLUMNS``; ``weights`` are those of the terms that are on, ``reason``
+        Single runs with the keys in ``COLUMNS``. ``weights`` holds the weights that are not 0, and ``reason``
         says why a run has no results.
     interrupted : bool, default False
         Whether Ctrl-C ended the ablation before the last run.

@@ -4,8 +4,8 @@
     python -m experiments.benches.density --cases moons
     python -m experiments.benches.density --quick          # whether it runs
 
-Every case trains a teacher, distils it, and compares log-densities of held-out data. Digits are used as they
-are, in [-1, 1], and with uniform noise of the width of one of their 17 grey levels.
+Every case trains a teacher, distils it, and compares log-densities of held-out data. Digits in [-1, 1] are
+used without noise, and with uniform noise that is as wide as one of their 17 grey levels.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def main() -> None:
         theirs = np.asarray(teacher.log_prob(held_out, divergence="exact"), dtype=np.float64)
         teacher_seconds = time.perf_counter() - started
         with warnings.catch_warnings():
-            # It warns of samples that are not reached, which are counted below.
+            # The warning is about samples that are not reached, which are counted below.
             warnings.simplefilter("ignore", RuntimeWarning)
             started = time.perf_counter()
             found = student.density(held_out, polish=options.polish)

@@ -1,11 +1,11 @@
-"""Speed of a student's one step in the core and in PyTorch's forms of it: the table of docs/pytorch.md.
+"""Speed of a student's one-step sample in the core and in its PyTorch forms: the table of docs/pytorch.md.
 
     python -m experiments.benches.export                  # three minutes on 2 cores
     python -m experiments.benches.export --quick          # whether it runs
 
-Weights are hardly trained: speed does not depend on them. In each round every way answers once the same noise
-(or many times, if it is a single sample), in an order that is drawn, with equally many threads. Times are
-medians over rounds; ratios are to the core's time of the same round, with the range of the middle half.
+Weights are hardly trained, since speed does not depend on them. In each round every form samples the same
+noise once (or many times for a single sample), in random order and with the same number of threads. Times are
+medians over rounds. Ratios are relative to the core's time in the same round, with their interquartile range.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import torch
 import koopflow
 from koopflow import FlowTeacher, KoopmanDistiller, UNet
 
-# Shape, throughput's batch, options of the student.
+# Event shape, batch size of the measurement of throughput, and options of the student.
 IMAGE = {"basis": "unet", "unet": UNet(channels=16, multipliers=(1, 2))}
 CASES: dict[str, tuple[tuple[int, ...], int, dict[str, Any]]] = {
     "plane": ((2,), 4096, {}),
@@ -46,14 +46,14 @@ def untrained(shape: tuple[int, ...], options: dict[str, Any], seed: int) -> Koo
 
 
 def ways(student: KoopmanDistiller, folder: Path, x0: torch.Tensor) -> dict[str, Callable[[], Any]]:
-    """Calls that answer the same noise."""
+    """Calls that sample the same noise."""
     torch.compiler.reset()
     module = student.to_torch().requires_grad_(requires_grad=False)
     compiled = torch.compile(student.to_torch().requires_grad_(requires_grad=False))
     student.to_pt2(folder / "student.pt2")
     student.to_onnx(folder / "student.onnx")
     with warnings.catch_warnings():
-        # torch's own, of the buffer that it reads.
+        # torch's warning about the buffer that it reads.
         warnings.simplefilter("ignore", UserWarning)
         program = torch.export.load(folder / "student.pt2").module()
     options = onnxruntime.SessionOptions()

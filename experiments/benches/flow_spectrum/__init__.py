@@ -1,1 +1,1 @@
-"""What the canonical spectrum of a flow is worth: the tables of docs/spectrum.md. See ``__main__``."""
+"""Measurements of the canonical spectrum of flows: the tables of docs/spectrum.md. See ``__main__``."""

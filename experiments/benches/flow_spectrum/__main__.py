@@ -1,4 +1,4 @@
-"""What the canonical spectrum of a flow is worth: the tables of docs/spectrum.md.
+"""Measurements of the canonical spectrum of flows: the tables of docs/spectrum.md.
 
     python -m experiments.benches.flow_spectrum                       # three seeds, hours on one core
     python -m experiments.benches.flow_spectrum --problems moons eight_gaussians
@@ -6,17 +6,18 @@
     python -m experiments.benches.flow_spectrum --parts images --mnist ../shared/data/mnist
     python -m experiments.benches.flow_spectrum --quick               # whether it runs
 
-Parts are what is measured:
+The parts are:
 
 - *known*: eigenvalues of linear flows, and affine shares of Gaussian ones.
-- *agreement*: teachers of several seeds and students of each, what their spectra share, and controls.
-- *cases*: a student beside its teacher on the cases of ``experiments.benches.quality``.
+- *agreement*: agreement between the spectra of teachers of several seeds and of their students, with
+controls.
+- *cases*: a student compared with its teacher on the cases of ``experiments.benches.quality``.
 - *truncation*: errors by k modes against the optimum for k components, on fresh noise; numbers of modes.
 - *edits*: class directions in canonical amplitudes against those of a student's generator (digits only).
 - *images*: time and memory at 28x28, for a native U-Net and an attached one of torchcfm.
 
-Every trained model is kept in the folder ``--models``, so that a run that was stopped goes on. Nothing is
-chosen by what is measured: held-out digits and fresh noise serve for these numbers alone.
+Every trained model is kept in the folder ``--models``, so that an interrupted run can continue. Held-out
+digits and fresh noise are used for measurements only, not for any choice.
 """
 
 from __future__ import annotations
@@ -45,12 +46,12 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--problems", nargs="+", choices=list(PROBLEMS), default=list(PROBLEMS))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the teachers")
-    parser.add_argument("--students", type=int, default=2, help="students of each teacher")
-    parser.add_argument("--steps", type=int, help="of every student, instead of its default")
-    parser.add_argument("--teacher-steps", type=int, help="of every teacher but images', as above")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds of the teachers")
+    parser.add_argument("--students", type=int, default=2, help="number of students of each teacher")
+    parser.add_argument("--steps", type=int, help="training steps of every student, instead of its default")
+    parser.add_argument("--teacher-steps", type=int, help="training steps of teachers except those of images")
     parser.add_argument("--cases", nargs="+", default=[""], help="only cases that contain one of these")
-    parser.add_argument("-n", type=int, default=4096, help="paths of a spectrum")
+    parser.add_argument("-n", type=int, default=4096, help="number of paths of a spectrum")
     parser.add_argument(
         "--models", type=Path, default=Path("runs/flow_spectrum"), help="folder of all models"
     )
@@ -103,7 +104,7 @@ def main() -> None:
     if "cases" in options.parts:
         rows = measure_cases(options.cases, options.models, options.steps, options.n)
         keep("cases", rows)
-        say("Students beside their teachers, one seed", tables.plain(rows))
+        say("Students compared with their teachers, one seed", tables.plain(rows))
     if "truncation" in options.parts:
         cut = {name: truncation.measure(of, options.seeds, options.students) for name, of in every.items()}
         keep("truncation", cut)

@@ -1,4 +1,4 @@
-"""Whether spectra of several flows agree: rates, shares, groups of modes, and controls for all of them."""
+"""Agreement of the spectra of several flows in rates, shares and groups of modes, with controls for each."""
 
 from __future__ import annotations
 
@@ -17,17 +17,20 @@ from .models import Models
 
 Real = NDArray[np.float64]
 SHUFFLES = 199
-FEW = 2  # A number of rates to read beside the one that the default chooses.
+FEW = 2  # A second number of rates, in addition to the one that the default chooses.
 
 
 def weighted(values: Real, energy: Real) -> float:
-    """Mean over groups by their energy; NaN without any, as of a flow that is affine."""
+    """Mean over groups, weighted by their energy; NaN without groups, as for an affine flow."""
     return float((values * energy).sum() / energy.sum()) if energy.sum() > 0.0 else float("nan")
 
 
 def shuffled_chance(comparison: FlowComparison, n: int) -> Real:
-    """What shuffled noise gives on average, ``[G]``: squared correlations of n independent pairs are
-    1 / (n - 1), and a group of a and b modes has a b of them over the larger."""
+    """Mean of the squared correlations for shuffled noise, ``[G]``.
+
+    For n independent pairs a squared correlation is 1 / (n - 1) on average. Groups of a and b modes have a b
+    of them, divided by the larger number.
+    """
     sizes = [min(len(a), len(b)) for a, b in zip(comparison.first, comparison.second, strict=True)]
     return np.asarray(sizes, dtype=np.float64) / (n - 1)
 
@@ -41,8 +44,11 @@ def rotation(size: int, seed: int) -> Real:
 def turned_cosine(
     first: Real, second: Real, comparison: FlowComparison, draws: int = 32, seed: int = 0
 ) -> Real:
-    """Mean squared cosines of the groups, ``[G]``, had the second flow's modes ``[K', r', d]`` any directions
-    in space and time; the mean of several draws. Fewer functions of time are filled up with zeros."""
+    """Mean squared cosines of the groups, ``[G]``, for random directions of the second flow's modes.
+
+    Its modes ``[K', r', d]`` are rotated in space and time; the result is the mean of several draws. If one
+    flow has fewer functions of time, zeros are added.
+    """
     functions, d = max(first.shape[1], second.shape[1]), first.shape[2]
     wide = [np.pad(modes, ((0, 0), (0, functions - modes.shape[1]), (0, 0))) for modes in (first, second)]
     a, b = (modes.reshape(len(modes), functions * d) for modes in wide)
@@ -57,7 +63,7 @@ def turned_cosine(
 
 
 def compared(a: FlowSpectrum, b: FlowSpectrum, *, shuffles: int = SHUFFLES) -> dict[str, float]:
-    """Two flows of the same noise: agreement, and what it would be by chance."""
+    """Agreement of two flows of the same noise, and its values by chance."""
     found = a.compare(b, permutations=shuffles)
     energy = found.energy
     turned = turned_cosine(a.core.array("modes"), b.core.array("modes"), found)
@@ -84,8 +90,11 @@ def compared(a: FlowSpectrum, b: FlowSpectrum, *, shuffles: int = SHUFFLES) -> d
 
 
 def turned_flow(a: FlowSpectrum, other: FlowSpectrum, seed: int) -> dict[str, float]:
-    """The first flow beside another one that is turned as a whole, from the same noise: paths R x(t) from the
-    noise R x0 for an orthogonal R. Profiles in time are as they were, directions in space are any."""
+    """Comparison of the first flow with another flow that is rotated as a whole, from the same noise.
+
+    The rotated flow has the paths R x(t) from the noise R x0, for an orthogonal R. Its profiles in time are
+    unchanged, and its directions in space are random.
+    """
     event, turn = other.event_shape, rotation(int(np.prod(other.event_shape)), seed)
     noise = np.asarray(_core.normal((a.paths, *event), NOISE_SEED), dtype=np.float32)
 
@@ -116,7 +125,7 @@ def rate_distances(spectra: Sequence[FlowSpectrum]) -> list[float]:
 
 
 def measure(models: Models, seeds: Sequence[int], students: int) -> dict[str, Any]:
-    """Points 1 to 3 of one problem: lists of numbers by name."""
+    """Agreement between the models of one problem: lists of numbers by name."""
     teachers = [models.spectrum(seed) for seed in seeds]
     own = {seed: [models.spectrum(seed, number) for number in range(students)] for seed in seeds}
     across = pairs(teachers, compared)
@@ -174,8 +183,11 @@ def columns(rows: Sequence[dict[str, float]]) -> dict[str, list[float]]:
 
 
 def known(seeds: Sequence[int], n: int) -> dict[str, list[float]]:
-    """Flows whose spectra are known: errors of a linear flow's eigenvalues, relative to their modulus, and
-    the affine shares of Gaussians."""
+    """Results for flows with known spectra.
+
+    They are the errors of a linear flow's eigenvalues, relative to their modulus, and the affine shares of
+    Gaussian flows.
+    """
     result: dict[str, list[float]] = {"linear": [], "linear_float32": [], "linear_solved": [], "gaussian": []}
     for seed in seeds:
         random = np.random.default_rng(seed)
@@ -206,7 +218,7 @@ LINEAR: tuple[tuple[complex, ...], ...] = (
 
 
 class Linear:
-    """v(t, x) = x A."""
+    """The velocity field v(t, x) = x A."""
 
     def __init__(self, matrix: Real) -> None:
         self.matrix = matrix
@@ -216,8 +228,7 @@ class Linear:
 
 
 def with_eigenvalues(eigenvalues: Sequence[complex], random: np.random.Generator) -> Real:
-    """A real matrix with these eigenvalues, conjugate pairs being neighbours, whose eigenvectors are not
-    orthogonal."""
+    """A real matrix with these eigenvalues and skew eigenvectors; conjugate pairs are neighbours."""
     d = len(eigenvalues)
     blocks, place = np.zeros((d, d)), 0
     while place < d:
@@ -238,7 +249,7 @@ def exponential(matrix: Real, t: float) -> Real:
 
 
 def rate_error(spectrum: FlowSpectrum, eigenvalues: Sequence[complex]) -> float:
-    """The largest distance of an eigenvalue from the nearest rate, over its modulus; 1 for another number."""
+    """The largest relative distance of an eigenvalue from its nearest rate; 1 if their numbers differ."""
     if len(spectrum.rates) != len(eigenvalues):
         return 1.0
     gaps = [np.abs(spectrum.rates - value).min() / abs(value) for value in eigenvalues]

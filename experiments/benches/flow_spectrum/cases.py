@@ -1,4 +1,4 @@
-"""A student's spectrum beside its teacher's, one seed of each case of ``experiments.benches.quality``."""
+"""Comparison of a student's spectrum with its teacher's, on each case of ``experiments.benches.quality``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def trained(case: Case) -> FlowTeacher:
 def measure_cases(
     names: Sequence[str], folder: Path, steps: int | None, n: int
 ) -> dict[str, list[dict[str, float]]]:
-    """Point 3: a row for each case. Teachers have their defaults."""
+    """A row for each case. Teachers have their default options."""
     rows = {}
     for case in CASES:
         if not any(part in case.name for part in names):

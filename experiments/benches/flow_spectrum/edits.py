@@ -21,7 +21,7 @@ RESTS = (0.5, 1.0, 1.5)
 
 
 def at_equal(x: Real, y: Real, where: float) -> float:
-    """y where x first reaches a value, along straight lines; NaN if it does not."""
+    """The value of y at which x first reaches ``where``, by linear interpolation; NaN if it does not."""
     over = np.flatnonzero(x >= where)
     if len(over) == 0:
         return float("nan")
@@ -38,8 +38,11 @@ def curve(
     labels: NDArray[Any],
     classifier: LogisticRegression,
 ) -> tuple[Real, Real]:
-    """Held-out digits of other classes towards each class, by 13 strengths: the RMS that is moved across the
-    difference of class means (the rest), and the class's mean probability. Means over the classes."""
+    """Results of moving held-out digits of other classes towards each class, at 13 strengths.
+
+    They are the RMS of the change orthogonal to the difference of class means (the rest), and the mean
+    probability of the class, both averaged over the classes.
+    """
     train, train_labels = images[:TRAINING], labels[:TRAINING]
     held_out, held_out_labels = images[TRAINING:], labels[TRAINING:]
     rests, probabilities = np.zeros((10, len(STRENGTHS))), np.zeros((10, len(STRENGTHS)))
@@ -57,7 +60,7 @@ def curve(
 
 
 def measure(models: Models, seeds: Sequence[int], students: int) -> dict[str, list[dict[str, float]]]:
-    """Point 6: a row for each student and kind of edit."""
+    """A row for each student and kind of edit."""
     images, labels = digits()
     train, train_labels = images[:TRAINING], labels[:TRAINING]
     classifier = LogisticRegression(C=0.1, max_iter=2000).fit(train, train_labels)
@@ -81,8 +84,11 @@ def measure(models: Models, seeds: Sequence[int], students: int) -> dict[str, li
 
 
 def along(directions: Directions) -> Callable[[NDArray[Any], int, int], NDArray[Any]]:
-    """Edits along the directions of classes, encoded anew. Otherwise all samples move by one image, nearly
-    the difference of class means, across which nothing then moves, so that nothing is measured."""
+    """Edits along the directions of classes, with ``project``.
+
+    Without it all samples would move by the same image, which is nearly the difference of class means, and
+    there would be no orthogonal change to measure.
+    """
     return lambda x, target, step: np.asarray(directions.edit(x, target, STRENGTHS[step], project=True))
 
 

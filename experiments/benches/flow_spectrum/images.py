@@ -1,9 +1,9 @@
-"""Time and memory of the spectra of image teachers at 28x28, each in a process of its own.
+"""Time and memory of the spectra of image teachers at 28x28, each in a separate process.
 
     python -m experiments.benches.flow_spectrum.images unet FILE -n 1024
 
-Three teachers of MNIST: a perceptron, whose paths cost little, so that its time is that of the reading; a
-small U-Net; and torchcfm's U-Net of its own example, attached.
+There are three teachers of MNIST: a perceptron, whose paths cost little, so that it shows the time of the
+spectrum itself; a small U-Net; and the U-Net of torchcfm's example, attached.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from koopflow.spectrum.paths import Paths, chunks
 ROOT = Path(__file__).parents[3]
 SIDE, TRAIN = 28, 8000
 SMALL = UNet(channels=8, multipliers=(1, 2, 2))
-# torchcfm normalises 32 groups of channels, so that it has no fewer.
+# torchcfm normalises 32 groups of channels, so it needs at least 32 channels.
 TORCHCFM = {"num_channels": 32, "num_res_blocks": 1, "channel_mult": (1, 2, 2), "num_heads": 1}
-# Enough for shares and modes of large networks: 32 evaluations instead of some 200.
+# Accurate enough for shares and modes of large networks: 32 evaluations instead of about 200.
 FEW: dict[str, Any] = {"times": 17, "solver": "midpoint", "steps": 16}
 SOLVING: dict[str, dict[str, Any]] = {"perceptron": {}, "unet": FEW, "torchcfm": FEW}
 BATCH, LEARNING_RATE = {"perceptron": 256, "unet": 64, "torchcfm": 16}, 1e-3
 
 
 def train_native(kind: str, file: Path, images: NDArray[Any], steps: int) -> float:
-    """Trains a teacher of koopflow's own and writes it; seconds."""
+    """Train a native teacher and write it. Returns the seconds."""
     network: Any = {"perceptron": "mlp", "unet": SMALL}[kind]
     teacher = FlowTeacher((1, SIDE, SIDE), network=network, steps=steps, batch_size=BATCH[kind], seed=0)
     began = time.perf_counter()
@@ -56,7 +56,7 @@ def torchcfm_model() -> torch.nn.Module:
 
 
 def train_torchcfm(file: Path, images: NDArray[Any], steps: int) -> float:
-    """Trains torchcfm's U-Net on straight lines from noise to data that are paired by chance; seconds."""
+    """Train torchcfm's U-Net on straight lines between independent noise and data. Returns the seconds."""
     torch.manual_seed(0)
     model, data = torchcfm_model().train(), torch.from_numpy(images)
     optimizer, began = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE), time.perf_counter()
@@ -84,8 +84,11 @@ def load(kind: str, file: Path) -> FlowTeacher:
 
 
 def peak() -> float:
-    """MiB that this process has held at most. The kernel counts what a parent held before into
-    ``ru_maxrss`` of its child, but not into the high-water mark of the child's own memory."""
+    """Peak memory of this process in MiB.
+
+    The kernel counts the memory of the parent in ``ru_maxrss`` of a child, but not in the high-water mark of
+    the child's own memory.
+    """
     status = Path("/proc/self/status")
     if status.exists():
         mark = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
@@ -95,7 +98,7 @@ def peak() -> float:
 
 
 def timed(teacher: FlowTeacher, n: int, **solving: Any) -> tuple[dict[str, float], Any]:
-    """Seconds of the paths and of all else, and MiB."""
+    """Seconds of the paths and of all other work, and peak memory in MiB."""
     states, seconds = Paths.states, [0.0]
 
     def measured(*arguments: Any, **keywords: Any) -> Any:
@@ -134,7 +137,7 @@ def timed(teacher: FlowTeacher, n: int, **solving: Any) -> tuple[dict[str, float
 def measure(
     folder: Path, mnist: Path, steps: dict[str, int], paths: dict[str, int], pictures: Path | None
 ) -> dict[str, dict[str, Any]]:
-    """Point 5: a row for each teacher with steps, which is trained if the folder has none."""
+    """A row for each teacher with steps. A teacher that is not in the folder is trained."""
     rows: dict[str, dict[str, Any]] = {}
     for kind, count in steps.items():
         if count == 0:
@@ -159,7 +162,7 @@ def measure(
 
 
 def draw(teacher: FlowTeacher, spectrum: Any, folder: Path, kind: str) -> None:
-    """The blueprint; samples; the same with drift and affine part alone; the images of the first modes."""
+    """Draw the blueprint, samples, the same samples without modes, and the images of the first modes."""
     folder.mkdir(parents=True, exist_ok=True)
     np.ravel(plotting.blueprint(spectrum))[0].figure.savefig(folder / f"{kind}-blueprint.png")
     noise = np.random.default_rng(0).normal(size=(10, 1, SIDE, SIDE)).astype(np.float32)

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from koopflow import FlowSpectrum, FlowTeacher, KoopmanDistiller, datasets
 from koopflow.analysis import flow_spectrum
 
-TRAINING = 1300  # Digits that teachers see; the others are held out of everything.
+TRAINING = 1300  # Number of digits for training teachers; the others are held out.
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Data, and options of the teacher that is trained on them."""
+    """Data, and options of the teacher trained on them."""
 
     name: str
     data: Callable[[], NDArray[Any]]
@@ -26,7 +26,7 @@ class Problem:
 
 
 def digits() -> tuple[NDArray[Any], NDArray[Any]]:
-    """Images ``[1797, 64]`` and labels in one order for all seeds; the first ``TRAINING`` are to train on."""
+    """Images ``[1797, 64]`` and labels, in one order for all seeds; the first ``TRAINING`` are for training."""
     images, labels = datasets.digits()
     order = np.random.default_rng(0).permutation(len(images))
     return images[order].reshape(len(images), -1), labels[order]
@@ -36,7 +36,7 @@ def plane(make: Callable[..., NDArray[Any]]) -> Callable[[], NDArray[Any]]:
     return lambda: make(20_000, seed=0)
 
 
-# In the plane flows are curved: with optimal transport, paths are nearly straight lines.
+# Flows in the plane have no optimal transport coupling, with which paths would be nearly straight lines.
 PROBLEMS = {
     problem.name: problem
     for problem in (
@@ -48,7 +48,7 @@ PROBLEMS = {
 
 
 def kept(folder: Path, name: str, train: Callable[[], Any], kind: Any = FlowTeacher) -> Any:
-    """The model of that name in the folder, trained and written if there is none."""
+    """The model of that name in the folder; if there is none, it is trained and written."""
     file = folder / f"{name}.safetensors"
     if file.exists():
         return kind.load(file)
@@ -60,7 +60,7 @@ def kept(folder: Path, name: str, train: Callable[[], Any], kind: Any = FlowTeac
 
 
 class Models:
-    """Models of one problem by seed. A seed is that of training alone: all teachers see the same data."""
+    """Models of one problem by seed. Only training depends on the seed: all teachers have the same data."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Models:
         return teacher
 
     def student(self, seed: int, number: int) -> KoopmanDistiller:
-        """Student ``number`` of the teacher of a seed; no two of all of them share a seed."""
+        """Student ``number`` of the teacher of a seed. All students have different seeds."""
 
         def train() -> KoopmanDistiller:
             own = KoopmanDistiller(seed=1000 + 100 * seed + number, steps=self.steps)
@@ -97,8 +97,10 @@ class Models:
         return student
 
     def spectrum(self, seed: int, number: int | None = None, rates: int | None = None) -> FlowSpectrum:
-        """That of a teacher, or of one of its students, with the same noise for all, and as many rates as the
-        default chooses."""
+        """The spectrum of a teacher or of one of its students, with the same noise for all.
+
+        By default the number of rates is chosen automatically.
+        """
         name = f"spectrum-{seed}-{number}-{rates}"
         if name not in self._kept:
             model: Any = self.teacher(seed) if number is None else self.student(seed, number)

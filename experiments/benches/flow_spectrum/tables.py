@@ -1,4 +1,4 @@
-"""What was measured beside what was aimed at, as tables in Markdown."""
+"""Tables of measured values and their targets in Markdown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Values = Sequence[float]
 
 @dataclass(frozen=True)
 class Row:
-    """One line: numbers of a problem, the one that counts, and what it should be."""
+    """One line of a table: the values of a problem, the decisive one, and its target."""
 
     text: str
     numbers: Callable[[Mapping[str, Any]], Values]
@@ -21,7 +21,7 @@ class Row:
     decimals: int = 3
 
     def cell(self, problem: str, found: Mapping[str, Any]) -> str:
-        """Mean and range; bold with the bar if the worst is not within it."""
+        """Mean and range; bold with the target if the worst value misses it."""
         values = [value for value in self.numbers(found) if value == value]
         if not values:
             return "-"
@@ -38,7 +38,7 @@ class Row:
 
 
 def at(*keys: str) -> Callable[[Mapping[str, Any]], Values]:
-    """The numbers under these keys, none if there are none."""
+    """A function that returns the numbers under these keys, or none if they do not exist."""
 
     def numbers(found: Mapping[str, Any]) -> Values:
         inner: Any = found
@@ -50,7 +50,7 @@ def at(*keys: str) -> Callable[[Mapping[str, Any]], Values]:
 
 
 def each(sign: str, plane: float, digits: float | None = None) -> Callable[[str], tuple[str, float] | None]:
-    """A bar that differs between the plane and digits."""
+    """A target that differs between the plane and digits."""
     return lambda problem: (sign, digits if digits is not None and problem == "digits" else plane)
 
 
@@ -137,8 +137,10 @@ def table(rows: Sequence[Row], found: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def excess(canonical: Sequence[Values], best: Sequence[Values]) -> list[list[float]]:
-    """How much larger each error is than the optimum, by count: lists over the runs. Errors below 1e-3 of the
-    remainder count as none."""
+    """Excess of each error over the optimum, by count, as lists over the runs.
+
+    Errors below 1e-3 of the remainder count as 0.
+    """
     return [
         [max(a, 1e-3) / max(b, 1e-3) - 1.0 for a, b in zip(own, other, strict=True)]
         for own, other in zip(zip(*canonical, strict=True), zip(*best, strict=True), strict=True)
@@ -146,7 +148,7 @@ def excess(canonical: Sequence[Values], best: Sequence[Values]) -> list[list[flo
 
 
 def truncation(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """Errors by k modes beside the optimum."""
+    """A table of the errors of k modes and of the optimum."""
     lines = ["| | k | canonical | optimum | above it, % |", "|---|---|---|---|---|"]
     for name, values in found.items():
         above = excess(values["canonical"], values["optimum"])
@@ -163,7 +165,7 @@ def truncation(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def plain(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
-    """Rows of numbers by name: means, with the range of several."""
+    """A table of rows of numbers by name: means, with the range if there are several."""
     names = list(dict.fromkeys(name for measured in rows.values() for row in measured for name in row))
     lines = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for text, measured in rows.items():

@@ -1,4 +1,4 @@
-"""How many modes a flow needs: against the best that as many components can do, and a generator's modes."""
+"""Number of modes that a flow needs, compared with optimal components and with a generator's modes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,11 @@ def trapezium(times: Real) -> Real:
 
 
 def optimum(rest: Real, weights: Real, counts: Sequence[int]) -> Real:
-    """RMS errors, over the RMS of all, of the best approximations of ``rest`` ``[T, B, d]`` by k components
-    in space and time that are chosen for these very samples: its singular values, without a mean."""
+    """Relative RMS errors of the best approximations of ``rest`` ``[T, B, d]`` by k components.
+
+    The components in space and time are chosen for these samples themselves, by singular values without a
+    mean.
+    """
     flat = (rest * np.sqrt(weights)[:, None, None]).transpose(1, 0, 2).reshape(rest.shape[1], -1)
     gram = flat @ flat.T if flat.shape[0] < flat.shape[1] else flat.T @ flat
     energy = np.clip(np.linalg.eigvalsh(gram)[::-1], 0.0, None)
@@ -34,13 +37,12 @@ def optimum(rest: Real, weights: Real, counts: Sequence[int]) -> Real:
 
 
 def fewest(counts: Sequence[int], errors: Sequence[float], bar: float) -> float:
-    """The first count whose error is at most the bar; NaN if there is none."""
+    """The first count whose error is at most ``bar``; NaN if there is none."""
     return float(next((k for k, error in zip(counts, errors, strict=True) if error <= bar), np.nan))
 
 
 def remainder(spectrum: FlowSpectrum, noise: NDArray[Any]) -> tuple[Real, Real]:
-    """Of the model's paths from noise: what drift and affine part leave at all times ``[T, B, d]``, and
-    amplitudes ``[B, K]``."""
+    """Paths without drift and affine part, ``[T, B, d]``, and the amplitudes ``[B, K]``, of some noise."""
     paths = np.asarray(spectrum.source.states(noise, spectrum.times.tolist(), None))
     base = np.stack([np.asarray(spectrum.base(noise, t=float(t))) for t in spectrum.times])
     rest = (paths.astype(np.float64) - base).reshape(*paths.shape[:2], -1)
@@ -48,7 +50,7 @@ def remainder(spectrum: FlowSpectrum, noise: NDArray[Any]) -> tuple[Real, Real]:
 
 
 def over_time(spectrum: FlowSpectrum, rest: Real, amplitudes: Real, counts: Sequence[int]) -> Real:
-    """RMS errors of the first k modes over all times, over the RMS of ``rest``."""
+    """RMS errors of the first k modes over all times, divided by the RMS of ``rest``."""
     weights, squares = trapezium(spectrum.times), np.zeros(len(counts))
     for t, weight, left in zip(spectrum.times, weights, rest, strict=True):
         modes = spectrum.modes_at(float(t)).reshape(len(spectrum), -1)
@@ -59,7 +61,7 @@ def over_time(spectrum: FlowSpectrum, rest: Real, amplitudes: Real, counts: Sequ
 
 
 def measure(models: Models, seeds: Sequence[int], students: int, n: int = 2000) -> dict[str, Any]:
-    """Point 4 of one problem: errors by k canonical modes of teachers, and numbers of modes of students."""
+    """Errors by k canonical modes of a problem's teachers, and numbers of modes that its students need."""
     result: dict[str, Any] = {"counts": [], "canonical": [], "optimum": []}
     rows = []
     for seed in seeds:
@@ -82,12 +84,12 @@ def measure(models: Models, seeds: Sequence[int], students: int, n: int = 2000) 
 
 
 def needed(models: Models, seed: int, number: int, noise: NDArray[Any]) -> dict[str, float]:
-    """Numbers of modes that bring a student's samples within three bars: its canonical ones (with drift and
-    affine part as the base) and those of its generator (with the drift).
+    """Numbers of modes with which a student's samples reach three error levels.
 
-    ``whole``: RMS error of 10% of what all samples have moved beyond their drift, as today's
-    ``Spectrum.truncation_curve`` has it. ``energy``: 10% of the energy of the remainder that is not affine.
-    ``rms``: 10% of its RMS, which is 1% of its energy.
+    They are counted for its canonical modes (added to drift and affine part) and for those of its generator
+    (added to the drift). ``whole``: RMS error of 10% of the displacement of samples without the drift, as in
+    ``Spectrum.truncation_curve``. ``energy``: 10% of the energy of the remainder that is not affine. ``rms``:
+    10% of the RMS of that remainder, which is 1% of its energy.
     """
     student, flow = models.student(seed, number), models.spectrum(seed, number)
     generator: Any = student.spectrum()

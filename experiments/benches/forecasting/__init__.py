@@ -1,1 +1,1 @@
-"""What forecasts are worth: see ``python -m experiments.benches.forecasting --help``."""
+"""Measurements of forecasts: see ``python -m experiments.benches.forecasting --help``."""

@@ -1,25 +1,25 @@
-"""What forecasts are worth: the tables of docs/forecasting.md.
+"""Measurements of forecasts: the tables of docs/forecasting.md.
 
     python -m experiments.benches.forecasting                           # three seeds, hours on one core
     python -m experiments.benches.forecasting --parts chaos oscillators --rivals pykoopman pydmd
     python -m experiments.benches.forecasting --parts linear --seeds 0 --output linear.json
     python -m experiments.benches.forecasting --quick --rivals          # whether it runs, without others
 
-Parts are what is measured:
+The parts are:
 
-- *chaos*: Lorenz-63 and Lorenz-96: valid time in Lyapunov times (error over the deviation below 0.4), also
-  where the data and the starts are noisy.
-- *oscillators*: pendulum, Duffing and van der Pol: MSE inside the window that was fitted to, and beyond it.
-- *attractors*: ten of the package dysts, chosen by a rule, without tuning.
-- *linear*: eigenvalues of a linear system at irregular times with noise, beside PyDMD's BOP-DMD.
+- *chaos*: Lorenz-63 and Lorenz-96: valid time in Lyapunov times (relative error below 0.4), also for noisy
+  data and starts.
+- *oscillators*: pendulum, Duffing and van der Pol: MSE inside the window of the fit, and beyond it.
+- *attractors*: ten attractors of the package dysts, chosen by a rule, without tuning.
+- *linear*: eigenvalues of a linear system at irregular times with noise, compared with PyDMD's BOP-DMD.
 - *size*: seconds and memory of ten thousand paths of a thousand rows.
-- *series*: sunspots and CO2, a season ahead: MASE and CRPS beside seasonal naive and ARIMA.
-- *convection*: fields of Rayleigh and Benard's convection, by some principal components.
+- *series*: sunspots and CO2, a season ahead: MASE and CRPS, compared with seasonal naive and ARIMA.
+- *convection*: fields of Rayleigh-Bénard convection, by some principal components.
 
 ``python -m experiments.benches.forecasting.hopper`` is the benchmark of latent ODEs.
 
-Other libraries run in environments of their own, which are made in the folder ``--environments`` when they
-are first needed (``python -m experiments.benches.forecasting.environments`` makes all). Where one cannot be
+Each other library runs in its own environment, which is made in the folder ``--environments`` when it is
+first needed (``python -m experiments.benches.forecasting.environments`` makes all). If a library cannot be
 installed or fails, the table has the reason instead of a number.
 """
 
@@ -47,13 +47,13 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--problems", nargs="+", choices=list(chaos.PROBLEMS), default=list(chaos.PROBLEMS))
     parser.add_argument("--systems", nargs="+", choices=list(OSCILLATORS), default=list(OSCILLATORS))
-    parser.add_argument("--attractors", nargs="+", help="names of dysts; by default ten, by a rule")
+    parser.add_argument("--attractors", nargs="+", help="names in dysts; by default ten, by a rule")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     names = list(rivals.CONFIGURATIONS)
-    parser.add_argument("--rivals", nargs="*", choices=names, default=names, help="by default all")
-    parser.add_argument("--environments", type=Path, default=environments.FOLDER, help="folder of theirs")
+    parser.add_argument("--rivals", nargs="*", choices=names, default=names, help="libraries; by default all")
+    parser.add_argument("--environments", type=Path, default=environments.FOLDER, help="their folder")
     parser.add_argument(
-        "--seconds", type=float, default=900.0, help="of the processor, for each configuration of a rival"
+        "--seconds", type=float, default=900.0, help="processor time for each configuration of a rival"
     )
     parser.add_argument("--quick", action="store_true", help="a few rows of everything")
     parser.add_argument("--output", type=Path, help="write every number as JSON")
@@ -64,7 +64,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def gathered(measured: Sequence[Mapping[str, dict[str, float]]]) -> Table:
-    """Rows of all seeds by their name."""
+    """The rows of all seeds by name."""
     rows: Table = {}
     for table in measured:
         for name, row in table.items():

@@ -1,4 +1,4 @@
-"""A forecast without a model: move as the most similar rows of the data moved."""
+"""Forecasts without a model, by the motion of the most similar rows of the data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COUNT = 8
 def analogues(paths: Real, starts: Real, ahead: int, count: int = COUNT) -> Real:
     """Forecasts ``[ahead, B, D]`` from paths ``[N, T, D]`` and starts ``[B, D]``, row after row.
 
-    In each row a state moves as, on average, its nearest rows of the data did, by the distance in deviations
+    In each step a state moves by the mean motion of its nearest rows of the data. Distances are in deviations
     of each coordinate (Lorenz, Journal of the Atmospheric Sciences 26, 1969).
     """
     scale, width = paths.std(axis=(0, 1)), paths.shape[2]

@@ -1,12 +1,12 @@
-"""Part 3: ten attractors of dysts, without tuning: how long forecasts stay valid, in Lyapunov times.
+"""Part 3: valid times of forecasts of ten attractors of dysts, in Lyapunov times, without tuning.
 
-Which ten is a rule that was fixed before anything was fitted: the first in the order of the alphabet that
+The ten were chosen by a rule that was fixed before any fit. They are the first in alphabetical order that
 have three dimensions, are autonomous with bounded coordinates, have an estimated Lyapunov exponent above 0,
-and are not Lorenz' own system, which the part on chaos has. Equations, parameters, initial states, periods
-and exponents are the package's. Its estimates of exponents are rough, but the same for all forecasters.
+and are not Lorenz' system, which is in the part on chaos. Equations, parameters, initial states, periods and
+exponents are the package's. Its estimates of exponents are rough, but the same for all forecasters.
 
-Thirty rows in a period; twenty paths of a thousand rows are fitted to, and fifty others begin with contexts
-of forecasts. All of them are cut off where they begin, until they have forgotten that beginning.
+There are thirty rows in a period. Twenty paths of a thousand rows are for fitting, and fifty others give the
+contexts of forecasts. The beginning of every path, which depends on the initial state, is cut off.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from .environments import Unavailable
 from .scores import Real, deviation, valid_times
 
 COUNT, FITTED, ROWS, STARTS, CONTEXT = 10, 20, 1_000, 50, 40
-POINTS = 30  # Rows in a period.
+POINTS = 30  # Number of rows in a period.
 FORGOTTEN = 10.0, 30  # Lyapunov times and periods that are cut off, whichever is longer.
-AHEAD, MOST = 25.0, 2_000  # Lyapunov times that are forecast, and the most rows.
-SECONDS = 900.0  # Of the processor for the paths of one attractor.
+AHEAD, MOST = 25.0, 2_000  # Length of a forecast in Lyapunov times, and largest number of rows.
+SECONDS = 900.0  # Limit of processor time for the paths of one attractor.
 MEDIAN, FURTHEST = "median", "furthest"
 
 
@@ -52,7 +52,7 @@ class Data:
 
     @property
     def jump(self) -> float:
-        """How far the ninth decile of rows is from the row before, in the unit of errors."""
+        """The ninth decile of distances between successive rows, in the unit of errors."""
         moved = np.linalg.norm(np.diff(self.paths, axis=1), axis=-1)
         return float(np.quantile(moved, 0.9)) / deviation(self.paths)
 
@@ -71,7 +71,7 @@ def names(others: rivals.Rivals, *, quick: bool = False) -> list[str]:
 
 
 def data(name: str, seed: int, others: rivals.Rivals, *, quick: bool = False) -> Data:
-    """Paths of one attractor. Raises ``Unavailable`` where they cannot be made."""
+    """Paths of one attractor. Raises ``Unavailable`` if they cannot be made."""
     fitted, rows, starts, most = (3, 100, 4, 20) if quick else (FITTED, ROWS, STARTS, MOST)
     task = {
         "points": POINTS,
@@ -95,7 +95,7 @@ def data(name: str, seed: int, others: rivals.Rivals, *, quick: bool = False) ->
 
 
 def scored(forecast: Real, given: Data) -> dict[str, float]:
-    """Valid times in Lyapunov times, how many were valid to the end, and where that is."""
+    """Valid times in Lyapunov times, the fraction valid to the end, and the time of the end."""
     leads, exponent = given.leads, given.exponent
     valid = valid_times(forecast, given.truth, leads, deviation(given.paths))
     return {
@@ -107,7 +107,7 @@ def scored(forecast: Real, given: Data) -> dict[str, float]:
 
 
 def koopflow(given: Data, seed: int, *, quick: bool = False) -> dict[str, float]:
-    """The forecaster as it is by default."""
+    """The forecaster with its default options."""
     model = KoopmanForecaster(seed=seed, observables=40 if quick else None)
     clock = Clock()
     model.fit(given.paths, given.dt * np.arange(given.paths.shape[1]), progress=False)
@@ -119,7 +119,7 @@ def koopflow(given: Data, seed: int, *, quick: bool = False) -> dict[str, float]
 def compared(
     given: Data, seed: int, others: rivals.Rivals, *, quick: bool = False
 ) -> Iterator[tuple[str, dict[str, float]]]:
-    """A row of every forecaster; of a rival that could not, its name says why."""
+    """A row for each forecaster. The name of a rival that failed says why."""
     yield "koopflow", koopflow(given, seed, quick=quick)
     followed = analogues(given.paths, given.contexts[:, -1], len(given.leads))
     yield "eight nearest analogues", scored(followed, given)
@@ -131,7 +131,7 @@ def compared(
 def measure(
     name: str, seed: int, others: rivals.Rivals, *, quick: bool = False
 ) -> dict[str, dict[str, float]]:
-    """A row of every forecaster of one attractor."""
+    """A row for each forecaster of one attractor."""
     try:
         given = data(name, seed, others, quick=quick)
     except Unavailable as error:
@@ -146,9 +146,9 @@ def measure(
 def medians(
     tables: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]],
 ) -> dict[str, list[dict[str, float]]]:
-    """Of rows by attractor and forecaster, medians by forecaster: one row a seed, one column an attractor.
+    """Medians by forecaster, from rows by attractor and forecaster; a row per seed, a column per attractor.
 
-    The last row says how far was forecast.
+    The last row gives the length of the forecasts.
     """
     out: dict[str, list[dict[str, float]]] = {}
     for name, rows in tables.items():

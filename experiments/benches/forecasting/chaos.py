@@ -1,4 +1,4 @@
-"""Part 1: chaos, Lorenz-63 and Lorenz-96: how long forecasts stay valid, in Lyapunov times."""
+"""Part 1: valid times of forecasts of Lorenz-63 and Lorenz-96, in Lyapunov times."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .scores import Real, deviation, valid_times
 from .systems import Chaos, lorenz63, lorenz96
 
 STARTS, CONTEXT = 50, 40
-LYAPUNOV_TIMES = 25.0  # How far ahead is forecast.
+LYAPUNOV_TIMES = 25.0  # Length of a forecast.
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ LORENZ = Chaos(lorenz63, 3, 0.9056, 0.1, 10)
 LORENZ_96 = Chaos(lorenz96, 10, 1.2, 0.05, 5)
 DEFAULT: dict[str, dict[str, Any]] = {"koopflow": {}}
 REFINED: dict[str, dict[str, Any]] = {"koopflow, refine": {"method": "refine"}}
-# Its equations are quadratic, so that steps of it are nearly polynomials.
+# The equations are quadratic, so a step is nearly a polynomial.
 QUARTIC: dict[str, dict[str, Any]] = {"koopflow, degree 4": {"basis": "polynomial", "degree": 4}}
 PROBLEMS = {
     "Lorenz-63, dt 0.01": Problem(LORENZ_FINE, 50, 1000, DEFAULT),
@@ -47,7 +47,7 @@ PROBLEMS = {
 
 @dataclass(frozen=True)
 class Data:
-    """What to fit to ``[N, T, D]``, contexts ``[B, 40, D]`` without noise and with it, and what follows."""
+    """Paths to fit ``[N, T, D]``, contexts ``[B, 40, D]`` without and with noise, and rows that follow."""
 
     paths: Real
     clean: Real
@@ -74,7 +74,7 @@ def data(problem: Problem, seed: int, *, quick: bool = False) -> Data:
 
 
 def scored(forecast: Real, given: Data, exponent: float) -> dict[str, float]:
-    """Median and mean valid time in Lyapunov times, and the share that was valid to the end."""
+    """Median and mean valid time in Lyapunov times, and the fraction valid to the end."""
     valid = valid_times(forecast, given.truth, given.leads, given.scale)
     return {
         "median": float(np.median(valid)) * exponent,
@@ -105,7 +105,7 @@ def koopflow(
 def measure(
     name: str, seed: int, others: rivals.Rivals | None = None, *, quick: bool = False
 ) -> dict[str, dict[str, float]]:
-    """Rows of every forecaster of one problem; of a rival that could not, its name says why."""
+    """Rows of every forecaster of one problem. The name of a rival that failed says why."""
     problem = PROBLEMS[name]
     given = data(problem, seed, quick=quick)
     rows: dict[str, dict[str, float]] = {}

@@ -1,4 +1,4 @@
-"""What something took: on a busy machine time of the processor says more than that on the wall."""
+"""Measurement of time. On a busy machine, processor time says more than wall-clock time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ WALL, WORKED = "fit, s", "fit, CPU s"
 
 
 class Clock:
-    """Runs from when it is made."""
+    """A clock that starts when it is made."""
 
     def __init__(self) -> None:
         self.wall, self.worked = time.perf_counter(), time.process_time()

@@ -1,4 +1,4 @@
-"""Part 7: Rayleigh-Bénard convection in the plane: fields of 2,048 numbers, of which few directions move."""
+"""Part 7: Rayleigh-Bénard convection in the plane: fields of 2,048 values that move in few directions."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from .scores import Real, deviation
 
 @dataclass(frozen=True)
 class Problem:
-    """How paths are made: time of a row, steps of the solver in it, and rows that are left out first.
+    """Options of the paths: time of a row, steps of the solver in it, and rows left out at the beginning.
 
-    A row is a fiftieth to a fifteenth of the time in which the fluid turns over once.
+    A row lasts a fiftieth to a fifteenth of the turnover time of the fluid.
     """
 
     row: float
@@ -37,9 +37,9 @@ class Problem:
 
 PROBLEMS = {1e4: Problem(2e-3, 20, 10), 1e5: Problem(1e-3, 50, 20), 1e6: Problem(3e-4, 100, 33)}
 FITTED, TESTED, ROWS = 16, 4, 150
-LEADS = (1, 5, 20, 50)  # Rows ahead at which errors are counted.
+LEADS = (1, 5, 20, 50)  # Lead times of the errors, in rows.
 RANKS, MORE, LATENTS = (16, 5), 64, 5
-EVERY = 5  # Rows between two starts of forecasts.
+EVERY = 5  # Number of rows between the starts of two forecasts.
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Data:
 
     @cached_property
     def along(self) -> Principal:
-        """As many principal components of the fit's data as hold nearly everything."""
+        """The principal components of the fit's data, as many as hold nearly all variance."""
         return Principal.of(self.paths, MORE)
 
     @property
@@ -62,16 +62,16 @@ class Data:
 
     @property
     def starts(self) -> Real:
-        """``[B, 1, 32, 64]``."""
+        """The starts of forecasts, ``[B, 1, 32, 64]``."""
         return self.held[:, : self.last : EVERY].reshape(-1, *self.held.shape[2:])
 
     def truth(self, lead: int) -> Real:
-        """What follows each start: ``[B, 1, 32, 64]``."""
+        """The fields that follow the starts after ``lead`` rows, ``[B, 1, 32, 64]``."""
         return self.held[:, lead : self.last + lead : EVERY].reshape(-1, *self.held.shape[2:])
 
 
 def data(rayleigh: float, seed: int, *, quick: bool = False) -> Data:
-    """Sequences that begin with disturbances of their own, after convection has set in."""
+    """Sequences from different initial disturbances, after convection has set in."""
     problem, fluid = PROBLEMS[rayleigh], Convection(rayleigh)
     fitted, tested, rows = (4, 2, LEADS[-1] + 10) if quick else (FITTED, TESTED, ROWS)
     dt = problem.row / problem.substeps
@@ -88,7 +88,7 @@ def data(rayleigh: float, seed: int, *, quick: bool = False) -> Data:
 
 
 class Scorer:
-    """Errors of forecasts in deviations of the data: 1 is what its mean would have."""
+    """Errors of forecasts in deviations of the data. Forecasting the mean has the error 1."""
 
     def __init__(self, given: Data) -> None:
         self.given, self.scale = given, deviation(given.paths.reshape(*given.paths.shape[:2], -1))
@@ -135,7 +135,7 @@ class Principal:
 
 
 def forecasters(rank: int, seed: int, *, quick: bool = False) -> dict[str, KoopmanForecaster]:
-    """The package's own, of fields that are reduced to so many principal components."""
+    """koopflow's forecasters of fields that are reduced to ``rank`` principal components."""
     return {
         "koopflow": KoopmanForecaster(components=rank, observables=40 if quick else None, seed=seed),
         "koopflow, polynomial of degree 1": KoopmanForecaster(
@@ -145,7 +145,7 @@ def forecasters(rank: int, seed: int, *, quick: bool = False) -> dict[str, Koopm
 
 
 def own(given: Data, rank: int, seed: int, *, quick: bool = False) -> Iterator[tuple[str, dict[str, float]]]:
-    """Rows of the package's own forecasters, as they are and encoded once only."""
+    """Rows of koopflow's forecasters, by default and with a single encoding."""
     times, leads, scorer = (
         given.dt * np.arange(given.paths.shape[1]),
         given.dt * np.array(LEADS),
@@ -165,7 +165,7 @@ def own(given: Data, rank: int, seed: int, *, quick: bool = False) -> Iterator[t
 def kernel_dmd(
     given: Data, rank: int, folder: Path, seconds: float
 ) -> Iterator[tuple[str, dict[str, float]]]:
-    """Rows of kooplearn, in an environment of its own, along as many components as hold nearly everything."""
+    """Rows of kooplearn, in its own environment, on the components that hold nearly all variance."""
     along, label = given.along, f"kooplearn, Nyström reduced rank, r = {rank}"
     try:
         python = interpreter("kooplearn", folder)
@@ -199,9 +199,10 @@ def kernel_dmd(
 
 
 def described(latents: Real, rows: Real) -> dict[str, float]:
-    """How far latents ``[R, r]`` repeat one another, and the energy of rows that is linear in them.
+    """Redundancy of latents ``[R, r]``, and the energy of rows that they explain linearly.
 
-    The determinant of their correlations is 1 where they are orthogonal and 0 where one repeats the others.
+    The determinant of their correlations is 1 if they are orthogonal, and 0 if one is a combination of
+    others.
     """
     z, y = latents - latents.mean(axis=0), rows.reshape(len(rows), -1)
     y = y - y.mean(axis=0)
@@ -219,7 +220,7 @@ def described(latents: Real, rows: Real) -> dict[str, float]:
 def latents(
     given: Data, seed: int, learnt: convection_rivals.Recurrent, *, quick: bool = False
 ) -> dict[str, dict[str, float]]:
-    """Five latents of each kind: how orthogonal they are on the data of the fit, and what they explain."""
+    """Orthogonality and explained energy, on the data of the fit, of five latents of each kind."""
     rows = given.paths.reshape(-1, *given.paths.shape[2:])
     model = KoopmanForecaster(components=RANKS[0], rank=LATENTS, observables=40 if quick else None, seed=seed)
     model.fit(given.paths, given.dt * np.arange(given.paths.shape[1]), progress=False)
@@ -242,7 +243,7 @@ def measure(
 ) -> dict[str, dict[str, float]]:
     """Rows of every forecaster at a Rayleigh number.
 
-    ``others`` says where kooplearn lives, None leaves it out. ``given`` is data made before.
+    ``others`` has the environment of kooplearn; None leaves it out. ``given`` are data made before.
     """
     given = data(rayleigh, seed, quick=quick) if given is None else given
     scorer, steps = Scorer(given), 5 if quick else steps

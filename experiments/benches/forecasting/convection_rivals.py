@@ -1,9 +1,9 @@
-"""Others' forecasters of convection: a linear recurrent autoencoder, and as a program kooplearn.
+"""Other forecasters of convection: a linear recurrent autoencoder, and, run as a program, kooplearn.
 
-As a program it needs numpy and kooplearn only: ``python convection_rivals.py task.npz answer.npz``. A task
-has ``paths`` [N, T, D] in one unit, ``starts`` [B, D], ``leads`` and ``rank``; the answer has forecasts
-[leads, B, D] of ``n_steps`` and of ``one step repeated``, and ``seconds`` and time of the processor,
-``worked``, of the fits with their choices.
+The program needs only numpy and kooplearn: ``python convection_rivals.py task.npz answer.npz``. A task has
+``paths`` [N, T, D] in one unit, ``starts`` [B, D], ``leads`` and ``rank``. The answer has forecasts
+[leads, B, D] of ``n_steps`` and of ``one step repeated``, and the ``seconds`` and processor time, ``worked``,
+of the fits, including the choice of options.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Recurrent:
             return np.asarray(self.encoder(torch.from_numpy(rows).float()).double())
 
     def forecast(self, starts: Real, leads: Sequence[int]) -> Real:
-        """Encoded once: ``[leads, B, D]``."""
+        """Forecasts ``[leads, B, D]`` with a single encoding."""
         import torch
 
         with torch.no_grad():
@@ -49,11 +49,12 @@ class Recurrent:
 
 
 def lran(paths: Real, rank: int, seed: int, steps: int) -> Recurrent:
-    """Otto and Rowley (SIAM Journal on Applied Dynamical Systems 18, 2019), on paths ``[N, T, D]``.
+    """The autoencoder of Otto and Rowley (SIAM Journal on Applied Dynamical Systems 18, 2019).
 
-    Errors of rows, and of latents, over ``UNROLL`` rows ahead alike, relative to each row's size.
+    It is trained on paths ``[N, T, D]``. The loss has the errors of rows and of latents over ``UNROLL`` rows
+    with equal weights, relative to the size of each row.
     """
-    # Within functions, as the program's environment has none.
+    # torch is imported inside functions, since the program's environment does not have it.
     import torch
     from torch import nn
 
@@ -127,7 +128,7 @@ def main() -> None:
         task = dict(found)
     paths, leads, rank = task["paths"], task["leads"].tolist(), int(task["rank"])
     begun, worked = time.perf_counter(), time.process_time()
-    # Widths and ridges are chosen as koopflow chooses: on a fifth of the paths, over near and far leads.
+    # Widths and ridges are chosen as in koopflow: on a fifth of the paths, over near and far leads.
     kept = max(len(paths) // 5, 1)
     held, last = paths[-kept:], paths.shape[1] - leads[-1]
     starts = held[:, :last:5].reshape(-1, paths.shape[2])

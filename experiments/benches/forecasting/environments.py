@@ -1,4 +1,4 @@
-"""Environments of other libraries, made on demand: each has requirements of its own that exclude others'.
+"""Environments of other libraries, made on demand, since their requirements are in conflict.
 
 python -m experiments.benches.forecasting.environments --environments runs/forecasting-environments
 """
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 FOLDER = Path("runs/forecasting-environments")
-# What pip is asked for, besides what these require themselves.
+# Requirements for pip, in addition to those of the libraries themselves.
 REQUIREMENTS = {
     "pykoopman": ("pykoopman==1.2.1",),
     "pydmd": ("pydmd==2025.8.1",),
@@ -20,17 +20,17 @@ REQUIREMENTS = {
     "dlkoopman": ("dlkoopman==1.2.1",),
     "dysts": ("dysts==0.96",),
     "statsmodels": ("statsmodels==0.15.0",),
-    "sergio": ("sergio-scsim==1.9.3",),  # Of the bench of populations.
+    "sergio": ("sergio-scsim==1.9.3",),  # For the bench of populations.
 }
-SECONDS = 1800.0  # For one installation.
+SECONDS = 1800.0  # Time limit of one installation.
 
 
 class Unavailable(RuntimeError):
-    """Something that another library could not do; its text is one line that says why."""
+    """Another library could not do something. The message is one line with the reason."""
 
 
 def last_line(text: str, fallback: str) -> str:
-    """The last line that says something, short enough for a table."""
+    """The last line that is not empty, short enough for a table."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if line.lower().startswith("error")]
     found = (errors or lines or [fallback])[-1]
@@ -38,9 +38,9 @@ def last_line(text: str, fallback: str) -> str:
 
 
 def interpreter(name: str, folder: Path = FOLDER) -> Path:
-    """The Python of an environment, which is made if there is none. Raises ``Unavailable``.
+    """The Python of an environment, which is made if it does not exist. Raises ``Unavailable``.
 
-    A failed installation is remembered in its folder, which is to be deleted to try again.
+    A failed installation is recorded in its folder. Delete the folder to try again.
     """
     place = folder.resolve() / name
     python, ready, failed = place / "bin" / "python", place / "ready.txt", place / "failed.txt"

@@ -1,16 +1,17 @@
-"""A hopper that falls: the benchmark "MuJoCo physics" of latent ODEs, with gaps and beyond what was seen.
+"""A falling hopper: interpolation and extrapolation in the benchmark "MuJoCo physics" of latent ODEs.
 
-Rubanova, Chen and Duvenaud, "Latent ODEs for irregularly-sampled time series" (NeurIPS 2019), section 4.3.
-The model of dm_control's hopper begins with random positions and velocities and is left alone: 10,000 paths
-of 200 rows of 14 numbers, the last fifth of them for tests. Of the first 100 rows of a test path a tenth to a
-half are seen. Interpolation says all of these 100, extrapolation the 100 that follow. Of the train paths
-only the first 2,000 are fitted to, seen whole.
+The benchmark is that of Rubanova, Chen and Duvenaud, "Latent ODEs for irregularly-sampled time series"
+(NeurIPS 2019), section 4.3. dm_control's hopper starts from random positions and velocities and moves without
+control. There are 10,000 paths of 200 rows of 14 values; the last fifth are test paths. A tenth to a half of
+the first 100 rows of a test path are observed. Interpolation estimates all of these 100 rows, and
+extrapolation the 100 rows that follow. Only the first 2,000 training paths are used for fitting, completely
+observed.
 
-Two things in the authors' code are not in their paper, and both are followed here, as the published numbers
-are compared with. Rows are divided by their largest value after the least is taken off, not by the range, so
-that errors are about four times those of rows in [0, 1], which columns "by range" have. Rows for
-interpolation begin anywhere in a path ("any window"), and extrapolation sees the first 66 rows and says the
-134 that follow ("third").
+Two details of the authors' code differ from their paper. Both are followed here, since the results are
+compared with the published ones. First, the least value of each coordinate is subtracted and the result
+divided by the largest value, not by the range; errors are therefore about four times those of rows in [0, 1],
+which are in the columns "by range". Second, rows for interpolation begin anywhere in a path ("any window"),
+and extrapolation observes the first 66 rows and estimates the 134 that follow ("third").
 
     python -m experiments.benches.forecasting.hopper --seeds 0
 """
@@ -38,7 +39,7 @@ from .environments import Unavailable
 from .scores import Real
 
 PATHS, ROWS, WIDTH, TRAINED = 10_000, 200, 14, 0.8
-FITTED, TESTED = 2000, 200  # Of 8,000 and of 2,000.
+FITTED, TESTED = 2000, 200  # Numbers of paths used, of 8,000 for training and 2,000 for tests.
 DT = 0.005
 HALF, THIRD = ROWS // 2, ROWS // 3
 SHARES = (0.1, 0.2, 0.3, 0.5)
@@ -47,19 +48,20 @@ LEVEL = 0.9
 
 @dataclass(frozen=True)
 class Choice:
-    """Options of a fit, and steps between encodings of a forecast."""
+    """Options of a fit, and number of steps between encodings of a forecast."""
 
     options: dict[str, Any]
     re_encode: int
 
 
-# Chosen on train paths that no model was fitted to. Encoding anew as often as a fit chooses is for leads near
-# and far alike and for deviations of each number; the mean of all squared errors is one of far leads.
+# Chosen on training paths that no model was fitted to. The number of steps between encodings that a fit
+# chooses suits near and far leads equally and errors in deviations of each value, whereas the mean of all
+# squared errors is dominated by far leads.
 MODELS = {
     "Fourier": Choice({"observables": 700, "lengths": (0.15, 0.5), "ridge": 1e-4}, 64),
     "cubic": Choice({"basis": "polynomial", "degree": 3, "ridge": 1e-2}, 16),
 }
-# Mean squared errors times 100 of the published table, by the share that is seen.
+# Mean squared errors times 100 in the published table, by the fraction of observed rows.
 PUBLISHED = {
     "interpolation": dict(zip(SHARES, (0.360, 0.295, 0.300, 0.285), strict=True)),
     "extrapolation": dict(zip(SHARES, (1.441, 1.400, 1.175, 1.258), strict=True)),
@@ -67,7 +69,7 @@ PUBLISHED = {
 
 
 def simulated(count: int, seed: int) -> Real:
-    """Paths ``[count, 200, 14]``, positions before velocities. Seed 0 begins as the authors' code does.
+    """Paths ``[count, 200, 14]``, positions before velocities. Seed 0 is that of the authors' code.
 
     Raises ``Unavailable`` without MuJoCo or the model.
     """
@@ -77,7 +79,7 @@ def simulated(count: int, seed: int) -> Real:
         text, assets = importlib.import_module("dm_control.suite.hopper").get_model_and_assets()
     except Exception as error:
         raise Unavailable(f"no MuJoCo: {error}") from error
-    # dm_control's own stepping wants a MuJoCo of its very version; the model alone does not.
+    # dm_control's own stepping needs an exact version of MuJoCo; the model alone does not.
     text = text.decode() if isinstance(text, bytes) else text
     model = mujoco.MjModel.from_xml_string(text, assets)
     data = mujoco.MjData(model)
@@ -96,7 +98,7 @@ def simulated(count: int, seed: int) -> Real:
 
 @dataclass(frozen=True)
 class Problem:
-    """Paths in the unit of the published errors, and what an error is in units of the range."""
+    """Paths in the unit of the published errors, and the factor to units of the range."""
 
     train: Real
     test: Real
@@ -104,7 +106,7 @@ class Problem:
 
     @classmethod
     def of(cls, paths: Real, fitted: int, tested: int) -> Problem:
-        """The least and largest values are those of all paths, as the authors have it."""
+        """The least and largest values are those of all paths, as in the authors' code."""
         low, high = paths.min(axis=(0, 1)), paths.max(axis=(0, 1))
         scaled = (paths - low) / high
         first = round(len(paths) * TRAINED)
@@ -124,7 +126,7 @@ class Problem:
 
 
 def seen(paths: Real, share: float, draws: np.random.Generator) -> Real:
-    """The same paths with NaN in all rows but a share of each, drawn anew for every path."""
+    """The paths with NaN in all rows except a fraction, which is drawn for each path."""
     out = np.full_like(paths, np.nan)
     count = int(paths.shape[1] * share)
     for path, rows in zip(paths, out, strict=True):
@@ -134,13 +136,13 @@ def seen(paths: Real, share: float, draws: np.random.Generator) -> Real:
 
 
 def windows(paths: Real, length: int, draws: np.random.Generator) -> Real:
-    """As many rows of each path, from anywhere in it."""
+    """A random window of ``length`` rows of each path."""
     begins = draws.integers(paths.shape[1] - length + 1, size=len(paths))
     return np.stack([path[at : at + length] for path, at in zip(paths, begins, strict=True)])
 
 
 def straight(observed: Real) -> Real:
-    """Straight lines between the rows that were seen, which stay before the first and after the last."""
+    """Linear interpolation between observed rows, constant before the first and after the last."""
     at = np.arange(observed.shape[1])
     out = np.empty_like(observed)
     for path, rows in zip(observed, out, strict=True):
@@ -151,7 +153,7 @@ def straight(observed: Real) -> Real:
 
 
 def inside(low: NDArray[Any], high: NDArray[Any], truth: Real, hidden: NDArray[np.bool_]) -> float:
-    """Share of what was hidden, ``[B, T]``, that lies in intervals ``[T, B, D]``."""
+    """Fraction of hidden values, ``[B, T]``, inside intervals ``[T, B, D]``."""
     within = (low <= truth.swapaxes(0, 1)) & (truth.swapaxes(0, 1) <= high)
     return float(within[hidden.T].mean())
 
@@ -159,7 +161,7 @@ def inside(low: NDArray[Any], high: NDArray[Any], truth: Real, hidden: NDArray[n
 def reconstructed(
     model: KoopmanForecaster, problem: Problem, observed: Real, truth: Real
 ) -> dict[str, float]:
-    """Errors of the smoother's means, and how often its intervals hold what was hidden."""
+    """Errors of the smoother's means, and coverage of hidden values by its intervals."""
     clock = Clock()
     found = model.smooth(observed, DT * np.arange(observed.shape[1]))
     took = clock.row()
@@ -173,14 +175,14 @@ def reconstructed(
 
 
 def extrapolated(model: KoopmanForecaster, observed: Real, ahead: int, re_encode: int) -> Real:
-    """Forecasts ``[B, ahead, D]`` from what was seen, which is filtered first."""
+    """Forecasts ``[B, ahead, D]`` from observed rows, which are filtered first."""
     found = np.asarray(model.forecast(observed, DT * np.arange(1, ahead + 1), re_encode=re_encode))
     return np.moveaxis(found, 0, 1)
 
 
 @dataclass(frozen=True)
 class Given:
-    """What is seen of test paths at one share, the same for every model, and what is to be said."""
+    """Observed rows of test paths at one fraction, the same for every model, and the true rows."""
 
     first: Real
     anywhere: Real
@@ -209,7 +211,7 @@ def of_model(model: KoopmanForecaster, problem: Problem, given: Given, re_encode
 
 
 def of_lines(problem: Problem, given: Given) -> dict[str, float]:
-    """Errors of straight lines between what was seen and of the mean after it: nothing of the motion."""
+    """Errors of linear interpolation between observed rows and of the mean after them, without a model."""
     later = problem.test[:, HALF:]
     row = problem.errors("interpolation", straight(given.first), problem.test[:, :HALF])
     other = problem.errors("off", straight(given.anywhere), given.window)["off"]
@@ -219,7 +221,7 @@ def of_lines(problem: Problem, given: Given) -> dict[str, float]:
 
 
 def fitted(problem: Problem, seed: int, choice: Choice) -> tuple[KoopmanForecaster, dict[str, float]]:
-    """A model, and what its fit took; with errors of forecasts that begin with rows seen without gaps."""
+    """A model, the time of its fit, and its errors of forecasts from rows without gaps."""
     clock = Clock()
     times = DT * np.arange(problem.train.shape[1])
     model = KoopmanForecaster(seed=seed, **choice.options).fit(problem.train, times, progress=False)
@@ -234,7 +236,7 @@ def fitted(problem: Problem, seed: int, choice: Choice) -> tuple[KoopmanForecast
 def measure(
     seed: int, *, quick: bool = False, models: Sequence[str] = tuple(MODELS)
 ) -> dict[str, dict[str, float]]:
-    """Errors at every share that is seen, beside the published ones; without MuJoCo a row that says why."""
+    """Errors at every fraction of observed rows, and the published ones; without MuJoCo only the reason."""
     try:
         paths = simulated(30 if quick else PATHS, seed)
     except Unavailable as error:

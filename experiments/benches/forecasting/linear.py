@@ -1,4 +1,4 @@
-"""Part 4: a stable linear system at irregular times with noise: errors of its eigenvalues."""
+"""Part 4: errors of the eigenvalues of a stable linear system, observed with noise at irregular times."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .environments import Unavailable
 from .scores import Real, eigenvalue_error
 
 EIGENVALUES = np.array([-0.05 + 2.0j, -0.05 - 2.0j, -0.2 + 5.0j, -0.2 - 5.0j])
-NOISE, SPACING = 0.01, 0.05  # In deviations of the data; mean time between two rows.
+NOISE, SPACING = 0.01, 0.05  # Noise in deviations of the data, and mean time between two rows.
 OFF = "an eigenvalue off by, %"
 ONE, MANY, SHORTEST, LONGEST = 200, 1000, 20, 60
 
 
 def matrix(seed: int) -> Real:
-    """A with dx/dt = A x: the eigenvalues above in coordinates that are mixed at random."""
+    """The matrix A of dx/dt = A x, with the eigenvalues above in randomly mixed coordinates."""
     blocks = np.zeros((4, 4))
     for place in (0, 2):
         rate = EIGENVALUES[place]
@@ -45,7 +45,7 @@ def paths(a: Real, lengths: Sequence[int], seed: int) -> tuple[list[Real], list[
 
 
 def fitted(rows: list[Real], times: list[Real], seed: int) -> dict[str, float]:
-    """In closed form: ``method="refine"`` needs rows on a grid."""
+    """The error of a fit in closed form, since ``method="refine"`` needs rows on a grid."""
     model = KoopmanForecaster(basis="polynomial", degree=1, seed=seed)
     clock = Clock()
     model.fit(rows, times, progress=False)

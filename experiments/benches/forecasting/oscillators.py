@@ -1,4 +1,4 @@
-"""Part 2: planar systems from all over a box: errors inside the window that was fitted to, and beyond it."""
+"""Part 2: errors for planar systems with starts in a box, inside the window of the fit and beyond it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .scores import Real, squared
 from .systems import OSCILLATORS
 
 DT, FITTED, TESTED = 0.1, 1000, 200
-BEYOND = 3  # Windows that are forecast.
+BEYOND = 3  # Number of windows that are forecast.
 
 
 def scored(forecast: Real, truth: Real, inside: int) -> dict[str, float]:
@@ -27,7 +27,7 @@ def scored(forecast: Real, truth: Real, inside: int) -> dict[str, float]:
 def measure(
     name: str, seed: int, others: rivals.Rivals | None = None, *, quick: bool = False
 ) -> dict[str, dict[str, float]]:
-    """Rows of every forecaster of one system; of a rival that could not, its name says why."""
+    """Rows of every forecaster of one system. The name of a rival that failed says why."""
     system = OSCILLATORS[name]
     inside = 10 if quick else round(system.window / DT)
     leads = DT * np.arange(1, BEYOND * inside + 1)

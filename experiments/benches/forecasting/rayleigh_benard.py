@@ -12,26 +12,26 @@ from scipy.fft import irfft2, rfft2
 from .scores import Real
 
 Complex = NDArray[np.complex128]
-HEIGHT, WIDTH = 32, 64  # Points between the plates, and along them.
-CRITICAL = 27.0 * np.pi**4 / 4.0  # Rayleigh number from which on something moves between free-slip plates.
+HEIGHT, WIDTH = 32, 64  # Numbers of points between the plates, and along them.
+CRITICAL = 27.0 * np.pi**4 / 4.0  # Rayleigh number above which the fluid moves between free-slip plates.
 # Weights of the last steps' rates, newest first, of Adams and Bashforth's methods of orders one to three.
 WEIGHTS = ((1.0,), (1.5, -0.5), (23.0 / 12.0, -16.0 / 12.0, 5.0 / 12.0))
 
 
 @dataclass(frozen=True)
 class Convection:
-    """A fluid between plates at fixed temperatures that it slides along, periodic along them.
+    """A fluid between free-slip plates at fixed temperatures, periodic along them.
 
     Units are the distance of the plates, the time in which heat diffuses across it, and the difference of the
-    plates' temperatures. With u = -d psi/dz, w = d psi/dx, vorticity omega = lap psi, and theta what the
-    temperature differs from 1 - z by:
+    plates' temperatures. With u = -d psi/dz, w = d psi/dx, vorticity omega = lap psi, and theta the
+    difference of the temperature from 1 - z:
 
         d omega/dt = -J(psi, omega) + Pr lap omega + Ra Pr d theta/dx
         d theta/dt = -J(psi, theta) + d psi/dx + lap theta
 
-    All three are odd at both plates. So they are extended oddly to a doubly periodic box, where derivatives
-    are exact by Fourier series; the upper third of wave numbers is left out, so that products are exact too.
-    Diffusion is exact in time, and the rest by Adams-Bashforth of order three.
+    All three are odd at both plates, so they are extended to odd functions in a doubly periodic box, where
+    Fourier series give exact derivatives. The upper third of wave numbers is left out, so that products are
+    exact too. Diffusion is exact in time; the rest is integrated by Adams-Bashforth of order three.
     """
 
     rayleigh: float
@@ -60,10 +60,10 @@ class Convection:
         return np.asarray(rfft2(whole) * self.kept, dtype=np.complex128)
 
     def odd(self, spectrum: Complex) -> Complex:
-        """The odd part.
+        """The odd part of coefficients.
 
-        Without plates, even waves such as jets from top to bottom grow for ever, also those of rounding:
-        like exp(sqrt(Pr Ra) t), which is everything after 37 / sqrt(Pr Ra).
+        Without plates, even waves such as jets from top to bottom grow without limit, like exp(sqrt(Pr Ra)
+        t). Those from rounding would dominate after a time of 37 / sqrt(Pr Ra).
         """
         count = 2 * self.height
         turn = np.exp(
@@ -94,7 +94,7 @@ class Convection:
         return np.asarray(moved * self.kept, dtype=np.complex128)
 
     def run(self, state: Complex, dt: float, substeps: int) -> Iterator[Complex]:
-        """Coefficients, those given first, and without end those ``substeps`` steps ``dt`` later."""
+        """An endless sequence of coefficients from the given ones on, each ``substeps`` steps ``dt`` later."""
         fade = np.exp(-dt * self.square * np.array([self.prandtl, 1.0])[:, None, None])
         past: list[Complex] = []
         while True:
@@ -112,7 +112,7 @@ class Convection:
         return np.asarray(np.sqrt(squares.mean(axis=(-1, -2))))
 
     def begin(self, count: int, seed: int, size: float = 0.1) -> Complex:
-        """Coefficients of fluids at rest whose temperature is disturbed at random in its largest waves."""
+        """Coefficients of fluids at rest with random disturbances of the longest waves of temperature."""
         random = np.random.default_rng(seed)
         z = (np.arange(self.height)[:, None] + 0.5) / self.height
         x = np.arange(self.width)[None, :] / self.width

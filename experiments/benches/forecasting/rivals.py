@@ -1,9 +1,9 @@
-"""Other libraries, each in an environment of its own, on the same paths and starts.
+"""Other libraries, each in its own environment, on the same paths and starts.
 
 An adapter (``adapters/with_*.py``) runs in that environment as ``python with_x.py task.npz answer.npz
 configuration``. A task has ``paths`` [N, T, D], ``dt``, ``contexts`` [B, H, D], whose last rows are the
-starts, and ``leads`` [L], all a step ``dt`` apart; the answer has ``forecasts`` [L, B, D], and ``seconds``
-and time of the processor, ``worked``, of the fit.
+starts, and ``leads`` [L], all one step ``dt`` apart. The answer has ``forecasts`` [L, B, D], and the
+``seconds`` and processor time, ``worked``, of the fit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .environments import FOLDER, Unavailable, interpreter, last_line
 from .scores import Real
 
 ADAPTERS = Path(__file__).parent / "adapters"
-# What is measured of each library, by the words that its adapter knows it by.
+# Configurations of each library, by the names in its adapter.
 CONFIGURATIONS = {
     "pykoopman": (
         "EDMD, random Fourier features, predict",
@@ -58,9 +58,9 @@ class Task:
 def ask(
     name: str, words: list[str], task: Mapping[str, Any], folder: Path, seconds: float
 ) -> dict[str, NDArray[Any]]:
-    """The answer of an adapter. Raises ``Unavailable`` where there is none, and says why."""
+    """The results of an adapter. Raises ``Unavailable`` with the reason if there are none."""
     python = interpreter(name, folder)
-    # Without this package's folder, and with one thread as everything else.
+    # The adapter runs without this package's folder, and on one thread like everything else.
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment |= {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", "CUDA_VISIBLE_DEVICES": ""}
     limit = int(seconds)
@@ -91,16 +91,16 @@ def ask(
 
 @dataclass(frozen=True)
 class Rivals:
-    """Libraries to compare with, the folder of their environments, and processor time that each may take."""
+    """Libraries to compare with, the folder of their environments, and the processor time allowed for each."""
 
     names: tuple[str, ...] = tuple(CONFIGURATIONS)
     folder: Path = FOLDER
     seconds: float = 900.0
 
     def forecasts(self, task: Task) -> Iterator[tuple[str, Real | None, dict[str, float]]]:
-        """Label, forecasts ``[L, B, D]`` and what the fit took, of every configuration.
+        """Label, forecasts ``[L, B, D]`` and time of the fit, for every configuration.
 
-        None instead of forecasts where a library could not; the label then says why.
+        Forecasts are None if a library failed; the label then says why.
         """
         shape = (len(task.leads), len(task.contexts), task.paths.shape[2])
         for name in self.names:

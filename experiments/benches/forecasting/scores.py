@@ -1,4 +1,4 @@
-"""How good forecasts are, as the literature counts it."""
+"""Scores of forecasts, as in the literature."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def deviation(paths: Real) -> float:
 def valid_times(forecast: Real, truth: Real, leads: Real, scale: float) -> Real:
     """Last time until which the error stays below the threshold, ``[B]``, of forecasts ``[L, B, D]``.
 
-    0 where the first forecast is already wrong; the last time at most. What is not finite is wrong.
+    It is 0 if the first forecast already exceeds it, and at most the last time. Values that are not finite
+    exceed it.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         error = np.linalg.norm(forecast - truth, axis=-1) / scale
@@ -37,7 +38,7 @@ def squared(forecast: Real, truth: Real) -> float:
 
 
 def eigenvalue_error(found: NDArray[np.complex128], truth: NDArray[np.complex128]) -> float:
-    """Largest relative distance of true eigenvalues from those found, each paired with one of its own."""
+    """Largest relative distance between true and found eigenvalues, which are matched one to one."""
     if len(found) < len(truth):
         return float("inf")
     apart = np.abs(truth[:, None] - found[None, :]) / np.abs(truth)[:, None]
@@ -46,7 +47,7 @@ def eigenvalue_error(found: NDArray[np.complex128], truth: NDArray[np.complex128
 
 
 def seasonal_scale(series: Real, season: int) -> float:
-    """Mean absolute difference from a season before, over the rows that were seen: the unit of MASE."""
+    """Mean absolute difference between observed rows a season apart, which is the unit of MASE."""
     return float(np.nanmean(np.abs(series[season:] - series[:-season])))
 
 

@@ -1,6 +1,6 @@
 """Part 6: real series: yearly sunspots and weekly CO2, a season ahead from several origins.
 
-The data and ARIMA are statsmodels', which runs in an environment of its own as the other libraries do.
+The data and ARIMA are from statsmodels, which runs in its own environment like the other libraries.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from .environments import Unavailable
 from .scores import Real, crps_of_members, crps_of_normal, seasonal_scale
 
 HELD_OUT, ORIGINS, MEMBERS = 0.2, 12, 100
-CONTEXT = 3  # Seasons before an origin that a forecast is given, where gaps are filtered.
+CONTEXT = 3  # Number of seasons before an origin that a forecast uses; its gaps are filtered.
 
 
 @dataclass(frozen=True)
 class Series:
-    """One series, NaN where nothing was seen; its season, and the first row that is held out."""
+    """One series, with NaN for missing rows; its season, and the first held-out row."""
 
     rows: Real
     season: int
@@ -32,7 +32,7 @@ class Series:
 
     @property
     def origins(self) -> list[int]:
-        """Rows that forecasts begin after, spread over what is held out."""
+        """Rows after which forecasts begin, spread over the held-out part."""
         last = len(self.rows) - self.season
         return np.unique(np.linspace(self.held, last, ORIGINS).astype(int)).tolist()
 
@@ -53,7 +53,7 @@ def of(rows: Real, season: int) -> Series:
     return Series(rows, season, round(len(rows) * (1.0 - HELD_OUT)))
 
 
-# What is fitted, from the season's length.
+# Options of the fitted models, from the season's length.
 MODELS: dict[str, Callable[[int], dict[str, Any]]] = {
     "koopflow, Fourier": lambda season: {"history": season},
     "koopflow, linear": lambda season: {"basis": "polynomial", "degree": 1, "history": season},
@@ -61,9 +61,9 @@ MODELS: dict[str, Callable[[int], dict[str, Any]]] = {
 
 
 def naive(given: Series) -> dict[str, float]:
-    """What was seen a season before, with the deviation of such differences until then.
+    """The value a season before, with the deviation of such differences in earlier rows.
 
-    A gap is filled from another season before.
+    A missing value is replaced by that of one season earlier.
     """
     filled = given.rows.copy()
     for row in range(given.season, len(filled)):
@@ -77,7 +77,7 @@ def naive(given: Series) -> dict[str, float]:
 
 
 def koopflow(given: Series, options: dict[str, Any], seed: int) -> dict[str, float]:
-    """Fitted to what is not held out; forecasts begin with the rows before each origin."""
+    """A forecaster fitted to the part that is not held out; forecasts use the rows before each origin."""
     model = KoopmanForecaster(seed=seed, **options)
     clock = Clock()
     model.fit([given.rows[: given.held]], progress=False)
@@ -92,7 +92,7 @@ def koopflow(given: Series, options: dict[str, Any], seed: int) -> dict[str, flo
 
 
 def arima(given: Series, name: str, others: rivals.Rivals) -> dict[str, float]:
-    """Raises ``Unavailable``."""
+    """Scores of ARIMA. Raises ``Unavailable`` if statsmodels cannot run."""
     task = {"rows": given.rows, "held": given.held, "origins": given.origins, "season": given.season}
     found = rivals.ask("statsmodels", [name], task, others.folder, others.seconds)
     means, stds = found["means"], found["stds"]

@@ -1,4 +1,4 @@
-"""Part 5: what a large fit takes: ten thousand paths of a thousand rows of eight numbers, in float32."""
+"""Part 5: time and memory of a large fit: ten thousand paths of a thousand rows of eight values in float32."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .scores import deviation
 from .systems import lorenz96
 
 PATHS, ROWS, WIDTH, DT = 10_000, 1_000, 8, 0.05
-BURN = 100  # Rows before those that are kept.
-GIB = 2.0**20  # Linux says the largest resident set in KiB.
+BURN = 100  # Number of rows before those that are kept.
+GIB = 2.0**20  # Linux gives the largest resident set in KiB.
 
 
 def data(count: int, rows: int, seed: int) -> Any:
-    """Paths ``[count, rows, 8]`` of Lorenz's system of 1996 in float32, integrated in it too."""
+    """Paths ``[count, rows, 8]`` of Lorenz's system of 1996, integrated in float32."""
     x = np.random.default_rng(seed).normal(size=(count, WIDTH)).astype(np.float32) * np.float32(3.0)
     out = np.empty((count, rows, WIDTH), dtype=np.float32)
     h = np.float32(DT / 2)
@@ -37,7 +37,7 @@ def data(count: int, rows: int, seed: int) -> Any:
 
 
 def fitted(count: int, rows: int, seed: int) -> dict[str, float]:
-    """Seconds and peak memory of this process, which does nothing else, and the error of a forecast."""
+    """Seconds and peak memory of a fit in this process, and the error of a forecast."""
     from koopflow import KoopmanForecaster
 
     paths = data(count, rows, seed)
@@ -59,7 +59,7 @@ def fitted(count: int, rows: int, seed: int) -> dict[str, float]:
 
 
 def measure(seed: int, *, quick: bool = False) -> dict[str, dict[str, float]]:
-    """The same in a process of its own, whose memory is nothing but the fit's."""
+    """As :func:`fitted`, in a separate process, so that its memory is that of the fit."""
     count, rows = (20, 50) if quick else (PATHS, ROWS)
     command = [sys.executable, "-m", __name__, str(count), str(rows), str(seed)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

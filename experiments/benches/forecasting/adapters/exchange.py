@@ -1,4 +1,4 @@
-"""What all adapters share: reading a task, writing an answer. Needs numpy only, in any environment."""
+"""The common part of all adapters: reading a task and writing results. Needs only numpy."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 Real = NDArray[np.float64]
-# Makes a forecast of contexts [B, H, D] for leads 1, 2, ..., L steps ahead, [L, B, D], from paths [N, T, D].
+# A function that forecasts contexts [B, H, D] 1, 2, ..., L steps ahead, [L, B, D]; it was fitted to paths.
 Forecast = Callable[[Real, int], Real]
 Fit = Callable[[Real, float], Forecast]
 
 
 def serve(configurations: Mapping[str, Fit]) -> None:
-    """Runs the configuration that the command line names, in units of deviations of the data."""
+    """Run the configuration named on the command line, in units of the data's deviations."""
     given, answer, name = sys.argv[1:4]
     with np.load(given) as found:
         task: dict[str, Any] = dict(found)
@@ -31,7 +31,7 @@ def serve(configurations: Mapping[str, Fit]) -> None:
 
 
 def pairs(paths: Real, most: int | None = None) -> tuple[Real, Real]:
-    """Rows and those that follow them, ``[P, D]``; at most so many, drawn at random."""
+    """Rows and the rows that follow them, ``[P, D]``; at most ``most`` of them, drawn at random."""
     first = paths[:, :-1].reshape(-1, paths.shape[2])
     second = paths[:, 1:].reshape(-1, paths.shape[2])
     if most is None or len(first) <= most:
@@ -41,10 +41,10 @@ def pairs(paths: Real, most: int | None = None) -> tuple[Real, Real]:
 
 
 def repeated(step: Callable[[Real], Real], starts: Real, count: int) -> Real:
-    """States ``[count, B, D]`` of a step applied again and again; NaN once nothing is finite."""
+    """States ``[count, B, D]`` of a repeated step; NaN after values that are not finite."""
     out, x = np.full((count, *starts.shape), np.nan), starts
     for place in range(count):
-        # Some libraries refuse what is not finite, and what overflows is wrong anyway.
+        # Some libraries refuse values that are not finite, and huge values are wrong anyway.
         fine = np.isfinite(x).all(axis=1) & (np.abs(x).max(axis=1) < 1e6)
         if not fine.any():
             break

@@ -1,4 +1,4 @@
-"""Paths of equations that take one state at a time, on their attractor. Needs numpy and SciPy only."""
+"""Paths on the attractors of equations that are evaluated for one state at a time. Needs numpy and SciPy."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from numpy.typing import NDArray
 from scipy.integrate import odeint
 
 Real = NDArray[np.float64]
-Field = Callable[[Real, float], Real]  # Rates of a state [D] at a time.
+Field = Callable[[Real, float], Real]  # The rates of a state [D] at a time.
 
-TOLERANCE = 1e-10  # Of each step of LSODA, over the deviation of each coordinate.
-MOST = 5000  # Steps of LSODA within a row.
+TOLERANCE = 1e-10  # Tolerance of each step of LSODA, relative to the deviation of each coordinate.
+MOST = 5000  # Largest number of steps of LSODA within a row.
 
 
 def integrated(field: Field, begin: Real, scale: Real, dt: float, rows: int, tolerance: float) -> Real:
     """Rows ``[N, rows, D]`` a time ``dt`` apart, the first of them ``begin``, ``[N, D]``.
 
-    By LSODA, in units of ``scale``, ``[D]``. NaN from where it did not reach its tolerance.
+    LSODA integrates in units of ``scale``, ``[D]``. Rows after a failure to reach the tolerance are NaN.
     """
 
     def rates(state: Real, time: float) -> Real:
@@ -36,14 +36,14 @@ def integrated(field: Field, begin: Real, scale: Real, dt: float, rows: int, tol
 
 
 def near(begin: Real, scale: Real, count: int, seed: int, size: float = 0.01) -> Real:
-    """States ``[count, D]`` about one on the attractor, off by ``size`` deviations of each coordinate."""
+    """States ``[count, D]`` around one on the attractor, at ``size`` deviations of each coordinate."""
     return begin + size * scale * np.random.default_rng(seed).normal(size=(count, len(begin)))
 
 
 def halving(field: Field, paths: Real, scale: Real, dt: float, tolerance: float, count: int = 50) -> float:
-    """How far rows are from what a tolerance a hundred times finer makes of the rows before them.
+    """Integration error of rows, by integrating from the rows before them with a hundredth of the tolerance.
 
-    The largest distance in deviations of a coordinate, of ``count`` rows that are spread over ``paths``.
+    It is the largest distance, in deviations of a coordinate, of ``count`` rows spread over ``paths``.
     """
     rows = paths.shape[1] - 1
     places = np.linspace(0, len(paths) * rows - 1, count).astype(int)

@@ -8,7 +8,7 @@ from dlkoopman.config import Config
 from dlkoopman.traj_pred import TrajPred, TrajPredDataHandler
 from exchange import Forecast, Real, serve
 
-LONGEST = 50  # Steps of a path that it trains on: it unrolls them one after the other.
+LONGEST = 50  # Largest number of steps of a training path, which the library unrolls one after the other.
 ENCODED, HIDDEN, EPOCHS, BATCH = 32, [100, 100], 60, 125
 PATHS = 1000
 
@@ -26,7 +26,7 @@ def trained(paths: Real, dt: float) -> Forecast:
     model.train_net(numepochs=EPOCHS, batch_size=BATCH)
 
     def forecast(contexts: Real, count: int) -> Real:
-        # It forecasts as many rows as it trained on; further ones begin with the last of these.
+        # A forecast has as many rows as the training paths; further rows start from the last of these.
         x, out = contexts[:, -1], np.empty((0, *contexts[:, -1].shape))
         while len(out) < count:
             found = model.predict_new(x).numpy().swapaxes(0, 1)[1:]

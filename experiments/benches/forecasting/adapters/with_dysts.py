@@ -1,8 +1,9 @@
 """dysts: the names of its first attractors by the rule of ``attractors.py``, or paths of one of them.
 
-The package's own ``make_trajectory`` takes minutes for a path of some thousand rows, by an implicit method at
-a tolerance of 1e-12. So its equations, parameters, initial states, periods and Lyapunov exponents are taken,
-and integrated by LSODA, which turns to an implicit method where the equations are stiff.
+The package's own ``make_trajectory`` takes minutes for a path of some thousand rows, since it uses an
+implicit method with a tolerance of 1e-12. Therefore only its equations, parameters, initial states, periods
+and Lyapunov exponents are used. LSODA integrates them; it switches to an implicit method if the equations are
+stiff.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from integration import TOLERANCE, halving, integrated, near
 
 
 def fits(model: Any) -> bool:
-    """Whether it is three-dimensional, autonomous, bounded and chaotic, and not Lorenz' own system."""
+    """Whether a system is three-dimensional, autonomous, bounded and chaotic, and is not Lorenz' system."""
     exponent = getattr(model, "maximum_lyapunov_estimated", None)
     return (
         model.dimension == 3
@@ -34,7 +35,7 @@ def names(count: int) -> list[str]:
 
 
 def paths(name: str, task: dict[str, Any]) -> dict[str, Any]:
-    """Paths that begin near the initial state of dysts and are cut off where they have forgotten it."""
+    """Paths from near the initial state of dysts, without the beginning that depends on it."""
     model = getattr(dysts.flows, name)()
     scale, exponent = np.asarray(model.std, dtype=float), float(model.maximum_lyapunov_estimated)
     dt = float(model.period) / int(task["points"])

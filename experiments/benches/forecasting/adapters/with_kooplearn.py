@@ -9,17 +9,18 @@ from exchange import Forecast, Real, repeated, serve
 from kooplearn.kernel import NystroemKernelRidge
 
 CENTERS, RANK, RIDGE = 600, 100, 1e-8
-# ``predict(n_steps=1)`` of 2.0.3 gives back the state that it begins with: it combines the first rows of its
-# pairs, not the second ones. So one more step is asked for.
+# ``predict(n_steps=1)`` of 2.0.3 returns the initial state, since it combines the first rows of its pairs and
+# not the second ones. Therefore one more step is requested.
 SHIFT = 1
-ROWS = 50_000  # It keeps kernels of all rows with all centres.
+ROWS = 50_000  # Largest number of rows, since the library keeps kernels of all rows with all centres.
 
 
 def fit(paths: Real, dt: float, *, linear: bool) -> Forecast:
-    """``predict`` of many steps never encodes anew; ``predict`` of one step, repeated, always does."""
+    """``predict`` of many steps never encodes again; a repeated ``predict`` of one step always does."""
     length, width = paths.shape[1:]
     kept = paths[: max(ROWS // length, 1)]
-    # It reads one path. Those of all paths in turn, with a lag of their number, make the same pairs of rows.
+    # The library takes one path. Interleaved rows of all paths, with their number as the lag, give the same
+    # pairs.
     rows = kept.swapaxes(0, 1).reshape(len(kept) * length, width)
     model = NystroemKernelRidge(
         n_components=RANK,

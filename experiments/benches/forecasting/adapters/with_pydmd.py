@@ -1,4 +1,4 @@
-"""PyDMD: linear models of all pairs or of a start's own context, and the two of its models with kernels."""
+"""PyDMD: linear models of all pairs or of the context of each start, and its two models with kernels."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from exchange import Forecast, Real, pairs, repeated, serve
 from pydmd import BOPDMD, DMD, EDMD, LANDO, HankelDMD
 
 DELAYS = 10
-PAIRS, RANK = 1000, 200  # Of EDMD, which decomposes a matrix of all pairs.
+PAIRS, RANK = 1000, 200  # Number of pairs and rank of EDMD, which decomposes a matrix of all pairs.
 KERNEL = {"gamma": 0.5}
-TRIALS = 100  # Of BOP-DMD.
+TRIALS = 100  # Number of trials of BOP-DMD.
 
 
 def linear(paths: Real, dt: float) -> Forecast:
@@ -23,7 +23,7 @@ def linear(paths: Real, dt: float) -> Forecast:
 
 
 def hankel(paths: Real, dt: float) -> Forecast:
-    """It models one path, so each start has a model of its own context and the other paths are not used."""
+    """The library models one path, so each start has a model of its context, and other paths are not used."""
 
     def one(context: Real, count: int) -> Real:
         model = HankelDMD(svd_rank=-1, exact=True, d=DELAYS).fit(context.T)
@@ -56,7 +56,7 @@ def kernel(paths: Real, dt: float) -> Forecast:
 
 
 def lando(paths: Real, dt: float) -> Forecast:
-    """Kernel regression of the next row, on a dictionary that it chooses."""
+    """Kernel regression of the next row, on a dictionary that the library chooses."""
     first, second = pairs(paths, 5 * PAIRS)
     model: Any = LANDO(kernel_metric="rbf", kernel_params=KERNEL, dict_tol=1e-6)
     model.fit(first.T, second.T)
@@ -65,7 +65,7 @@ def lando(paths: Real, dt: float) -> Forecast:
 
 
 def eigenvalues(given: str, answer: str) -> None:
-    """Of one path at irregular times, by bagged optimized DMD with the number of trials of its tutorial."""
+    """Eigenvalues of one path at irregular times, by BOP-DMD with the number of trials of its tutorial."""
     with np.load(given) as found:
         rows, times = found["rows"], found["times"]
     model = BOPDMD(svd_rank=rows.shape[1], num_trials=TRIALS, eig_constraints={"conjugate_pairs"})

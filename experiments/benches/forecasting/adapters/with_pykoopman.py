@@ -1,4 +1,4 @@
-"""pykoopman: EDMD on all pairs of rows, with as many observables as koopflow has by default."""
+"""pykoopman: EDMD on all pairs of rows, with koopflow's default number of observables."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 import pykoopman
 from exchange import Forecast, Real, pairs, repeated, serve
 
-COSINES, GAMMA = 300, 0.5  # Each gives a cosine and a sine; gamma is that of its own tutorial.
+COSINES, GAMMA = 300, 0.5  # Each frequency gives a cosine and a sine; gamma is the tutorial's.
 DEGREE = 3
 
 
 def fit(paths: Real, dt: float, *, observables: Any, linear: bool) -> Forecast:
-    """``predict`` encodes anew at every step, ``simulate`` never does."""
+    """``predict`` encodes again at every step, ``simulate`` never does."""
     model = pykoopman.Koopman(observables=observables(), regressor=pykoopman.regression.EDMD(), quiet=True)
     first, second = pairs(paths)
     model.fit(first, second, dt=dt)

@@ -1,4 +1,4 @@
-"""statsmodels: its own data, and ARIMA: its order for sunspots and a regression on the year for CO2."""
+"""statsmodels: the data, and ARIMA with its order for sunspots and a regression on the year for CO2."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from statsmodels.tsa.arima.model import ARIMA
 
 ORDERS = {"sunspots": (9, 0, 0), "co2": (1, 1, 1)}
 HARMONICS = {"sunspots": 0, "co2": 3}
-YEAR = 365.25 / 7.0  # In weeks.
+YEAR = 365.25 / 7.0  # Length of a year in weeks.
 
 
 def waves(name: str, first: int, last: int) -> np.ndarray | None:
@@ -37,7 +37,7 @@ else:
     took = {"seconds": time.perf_counter() - begun, "worked": time.process_time() - worked}
     means, stds = [], []
     for origin in origins:
-        # The parameters of the fit, after all that was seen until the origin.
+        # The parameters of the fit, applied to all observations until the origin.
         until = fit.apply(rows[:origin], exog=waves(name, 0, origin))
         ahead = until.get_forecast(season, exog=waves(name, origin, origin + season))
         means.append(ahead.predicted_mean)
