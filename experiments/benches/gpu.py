@@ -1,12 +1,12 @@
-"""The whole table of a GPU, for whoever has one: in less than 12 minutes.
+"""All measurements on a GPU, in less than 12 minutes.
 
     python -m experiments.benches.gpu > gpu.md
     python -m experiments.benches.gpu --device cpu --quick        # whether it runs
 
-First the tests that need a device (``pytest -m gpu``), then samples and training steps a second, memory and
-PyTorch beside (:mod:`experiments.benches.image_speed`) at two sizes: 28x28 with about a million weights, and
-32x32 in colour with about 35 million, the U-Net of CIFAR-10. A part that fails, or that takes longer than its
-share, is reported in its place, and the others go on.
+The tests that need a device (``pytest -m gpu``) run first. Then samples and training steps per second, memory
+and a comparison with PyTorch (:mod:`experiments.benches.image_speed`) are measured at two sizes: 28x28 with
+about a million weights, and 32x32 in colour with about 35 million, the U-Net of CIFAR-10. A part that fails
+or exceeds its time limit is reported, and the other parts still run.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ QUICK = ["--channels", "8", "--batch", "8", "--training-steps", "1", "--repeats"
 MNIST = ["--multipliers", "1", "2", "2", "--attention", "4", "--heads", "4", "--compare"]
 CIFAR = ["--shape", "3", "32", "32", "--channels", "128", "--multipliers", "1", "2", "2", "2"]
 CIFAR += ["--blocks", "2", "--attention", "2", "--heads", "4", "--batch", "128", "--compare"]
-# Seconds of each part: tests, the small network, the large one.
+# Time limits of the parts in seconds: tests, the small network, the large one.
 SHARES = (150, 200, 340)
 
 
 def part(title: str, command: list[str], limit: float) -> None:
-    """Passes on what a command prints, as it prints it, and what became of it."""
+    """Run a command with a time limit, pass on its output as it comes, and print how it ended."""
     print(f"\n## {title}\n", flush=True)
     started = time.monotonic()
     try:
         code = subprocess.run(command, timeout=limit, check=False).returncode
         ending = "done" if code == 0 else f"exit status {code}"
     except subprocess.TimeoutExpired:
-        ending = f"stopped after its share of {limit:.0f} s"
+        ending = f"stopped at its limit of {limit:.0f} s"
     print(f"\n({ending}; {time.monotonic() - started:.0f} s)", flush=True)
 
 

@@ -1,16 +1,16 @@
-"""Speed of image models: samples and training steps a second, memory, in float32 and bfloat16.
+"""Speed of image models: samples and training steps per second, and memory, in float32 and bfloat16.
 
     python -m experiments.benches.image_speed --device cuda                   # about 1M parameters, 28x28
     python -m experiments.benches.image_speed --device cuda --shape 3 32 32 --channels 128 \\
         --multipliers 1 2 2 2 --blocks 2 --attention 2 --heads 4              # about 35M parameters
     python -m experiments.benches.image_speed --shape 1 8 8 --channels 8 --batch 16      # quick, on a CPU
 
-With ``--compare`` the plain PyTorch modules of teacher and students (``to_torch``) are measured beside, as
-they are and by ``torch.compile``: one evaluation of the velocity, and one step of a student.
+With ``--compare`` the plain PyTorch modules of teacher and students (``to_torch``) are measured as well,
+eager and with ``torch.compile``: one evaluation of the velocity, and one step of a student.
 
-Weights are untrained: speed does not depend on them, apart from the steps that an adaptive solver takes. A
-rate of samples is the median of ``--repeats`` runs after one that warms up; a rate of training is the
-difference of a longer and a shorter run. Teacher and students run in one process.
+Weights are untrained, since speed does not depend on them, apart from the number of steps of an adaptive
+solver. A sampling rate is the median of ``--repeats`` runs after a warm-up. A training rate follows from the
+difference between a longer and a shorter run. Teacher and students run in the same process.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ STUDENTS: dict[str, dict[str, Any]] = {
 
 
 def clock(work: Callable[[], Any], options: argparse.Namespace) -> float:
-    """Median seconds."""
+    """Median seconds of a call."""
     seconds = []
     for _ in range(options.repeats + 1):
         synchronise(options.device)
@@ -59,7 +59,7 @@ def synchronise(device: str) -> None:
 
 
 def memory(options: argparse.Namespace) -> str:
-    """Peak memory on the device, in GiB; koopflow's tensors are in the same allocator as torch's."""
+    """Peak memory on the device in GiB. koopflow's tensors use torch's allocator."""
     if not options.device.startswith("cuda"):
         return "-"
     return f"{torch.cuda.max_memory_reserved() / 2**30:.2f}"
@@ -70,8 +70,11 @@ def row(*cells: Any) -> None:
 
 
 def steps_a_second(fit: Callable[[int], dict[str, float]], options: argparse.Namespace) -> float:
-    """By the difference of a longer and a shorter training, which have the rest in common; NaN if it is not
-    positive because of other work on the machine."""
+    """Training steps per second, from the difference between a longer and a shorter training.
+
+    The difference removes the time of all other work. The result is NaN if the difference is not positive
+    because of other work on the machine.
+    """
     few, many = options.training_steps, 5 * options.training_steps
     difference = fit(many)["seconds"] - fit(few)["seconds"]
     return (many - few) / difference if difference > 0 else float("nan")
@@ -84,7 +87,7 @@ def compared(
     inputs: list[Any],
     options: argparse.Namespace,
 ) -> None:
-    """Images a second of koopflow, of its PyTorch module and of that one compiled, in both precisions."""
+    """Print images per second of koopflow and its PyTorch module, eager and compiled, in both precisions."""
     compiled = torch.compile(module)
     for precision in ("float32", "bf16"):
         if precision == "bf16" and not options.device.startswith("cuda"):
@@ -115,7 +118,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--training-steps", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--compare", action="store_true", help="PyTorch, eager and compiled, beside")
+    parser.add_argument("--compare", action="store_true", help="also measure PyTorch, eager and compiled")
     return parser.parse_args(arguments)
 
 

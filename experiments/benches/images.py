@@ -1,17 +1,17 @@
-"""Image students on upscaled digits: the paper's, the hierarchical one, a plain distilled U-Net.
+"""Image students on upscaled digits: the paper's student, the hierarchical one, and a plain distilled U-Net.
 
     python -m experiments.benches.images                  # 16x16, seed 0: about half an hour on 2 cores
     python -m experiments.benches.images --size 28 --channels 32 --steps 20000 --device cuda
     python -m experiments.benches.images --quick          # whether it runs
 
-A class-conditional U-Net teacher is trained on scikit-learn's digits, and every student is distilled from the
-same stored trajectories in the same number of steps. Samples are drawn from fresh noise, equally many of
-every class, and compared with 500 digits that were kept out of all training:
+A class-conditional U-Net teacher is trained on scikit-learn's digits. Every student is distilled from the
+same stored trajectories in the same number of steps. Samples of fresh noise, with the same number for every
+class, are compared with 500 digits that were not used in any training:
 
-- *Fréchet*: distance of Gaussians fitted to features of a small classifier, which is trained here on the
+- *Fréchet*: distance between Gaussians fitted to features of a small classifier, which is trained here on the
   teacher's training split; *floor* is the distance of training digits.
-- *recognised*: share of samples that the classifier assigns to the requested class.
-- *sliced W2*, *endpoint*, *path*: in pixels; endpoint and path errors against the teacher's own, over the
+- *recognised*: fraction of samples that the classifier assigns to the requested class.
+- *sliced W2*, *endpoint*, *path*: in pixels; endpoint and path errors against the teacher, divided by the
   data's total deviation.
 """
 
@@ -46,7 +46,7 @@ COLUMNS = {
 
 
 class Classifier(torch.nn.Module):
-    """Two convolutions and a layer of features."""
+    """A classifier with two convolutions and a layer of features."""
 
     def __init__(self, side: int) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ def recognised(model: Classifier, images: np.ndarray, labels: np.ndarray) -> flo
 
 
 def students(network: UNet) -> dict[str, dict[str, Any]]:
-    """What is distilled, by name: options of :class:`KoopmanDistiller`."""
+    """Options of :class:`KoopmanDistiller` of each student, by name."""
     # The paper's ablation: dense, one lift, its three losses with weight 1, pairs of noise and endpoint.
     paper: dict[str, float] = dict.fromkeys(("endpoint", "path", "inverse", "round_trip"), 0.0)
     paper |= {"consistency": 1.0, "phase": 1.0, "target": 1.0}
@@ -111,7 +111,7 @@ def students(network: UNet) -> dict[str, dict[str, Any]]:
 
 
 def with_common(given: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    """The options of one student together with those that all students share."""
+    """The options of one student, with those that all students share."""
     # A held-out evaluation costs as much as many steps.
     training = {"evaluate_every": max(options.steps // 8, 1), **given.get("training", {})}
     paths = {"count": options.trajectories, "path_steps": 8, **given.get("trajectories", {})}
@@ -119,7 +119,7 @@ def with_common(given: dict[str, Any], options: argparse.Namespace) -> dict[str,
 
 
 class Judge:
-    """Fixed noise, classes, held-out digits and a classifier, by which every model is measured."""
+    """Fixed noise, classes, held-out digits and a classifier, which measure every model."""
 
     def __init__(self, options: argparse.Namespace, seed: int) -> None:
         images, labels = datasets.digits(size=options.size)
@@ -154,7 +154,7 @@ def say(text: str) -> None:
 
 
 def compare(options: argparse.Namespace, seed: int, folder: Path) -> dict[str, dict[str, float]]:
-    """One seed: a teacher, its students, and their pictures. Trajectories are solved once, in ``folder``."""
+    """The rows of one seed: a teacher and its students. Trajectories are solved once, in ``folder``."""
     trajectories = folder / f"trajectories-{seed}.safetensors"
     judge = Judge(options, seed)
     say(f"seed {seed}: classifier {judge.accuracy:.1%} on held-out digits, Fréchet floor {judge.floor:.3f}")
@@ -229,12 +229,12 @@ def main() -> None:
     parser.add_argument("--trajectories", type=int, default=4096)
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=30, help="training epochs of the classifier")
-    parser.add_argument("--only", nargs="+", help="students, by name")
+    parser.add_argument("--only", nargs="+", help="names of the students to measure")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--quick", action="store_true", help="a few steps of everything")
     parser.add_argument("--output", type=Path, help="write every number as JSON")
-    parser.add_argument("--pictures", type=Path, help="a folder for grids of samples")
+    parser.add_argument("--pictures", type=Path, help="folder for grids of samples")
     options = parser.parse_args()
     if options.quick:
         options.teacher_steps, options.steps, options.trajectories = 20, 5, 64

@@ -1,14 +1,14 @@
-"""Local flow matching beside one flow of as many weights, trained as long: the tables of docs/chains.md.
+"""Local flow matching, compared with one flow of equal size and training: the tables of docs/chains.md.
 
     python -m experiments.benches.local_flows                     # three seeds, an hour on one core
     python -m experiments.benches.local_flows --cases tree --seeds 0
     python -m experiments.benches.local_flows --quick             # whether it runs
 
-A chain of K blocks of width 64 has as many weights as one network whose width makes it so, and each block
-trains for a K-th of the steps, at the same batch size; ``seconds`` is what the training took. Negative
-log-likelihoods, in nats, are of 2,000 held-out samples by the flow's own density; W2 is between 2,000 samples
-and held-out data, beside that of data to data. A seed fixes data, teachers and samples. Cells are means over
-the seeds, with their range.
+The width of the single network is chosen so that it has as many weights as a chain of K blocks of width 64.
+Each block trains for a K-th of the steps, with the same batch size. ``seconds`` is the time of training.
+Negative log-likelihoods, in nats, are those of 2,000 held-out samples under the flow's own density. W2 is
+between 2,000 samples and held-out data; the W2 between data and data is given too. A seed determines data,
+teachers and samples. Cells are means over the seeds, with their range.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from koopflow.metrics import wasserstein2
 from ..environment import versions
 
 CASES = {"tree": datasets.tree, "checkerboard": datasets.checkerboard}
-# Steps of the noising process by name.
+# Times of the noising process by name of the chain.
 CHAINS = {"2 blocks": [0.3], "4 blocks": [0.1, 0.2, 0.5]}
 WIDTH, DEPTH, TRAINED, HELD_OUT = 64, 3, 20_000, 2_000
 COLUMNS = {"nll": "NLL", "w2": "W2", "seconds": "training, s", "weights": "weights"}
@@ -44,7 +44,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--chains", nargs="+", choices=list(CHAINS), default=list(CHAINS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument(
-        "--steps", type=int, default=6_000, help="of all blocks together, and of the one flow"
+        "--steps", type=int, default=6_000, help="training steps of all blocks together, and of the one flow"
     )
     parser.add_argument("--quick", action="store_true", help="a few steps of everything")
     parser.add_argument("--output", type=Path, help="write every number as JSON")
@@ -55,12 +55,12 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def weights(width: int) -> int:
-    """Of a network for the plane: hidden layers, output and skip connection of 9 inputs."""
+    """Number of weights of a network for the plane: hidden layers, output and skip connection of 9 inputs."""
     return 10 * width + (DEPTH - 1) * width * (width + 1) + 2 * (width + 1) + 2 * 9
 
 
 def width_of(count: int) -> int:
-    """The width whose network has about ``count`` weights."""
+    """The width at which a network has about ``count`` weights."""
     return min(range(1, 1000), key=lambda width: abs(weights(width) - count))
 
 

@@ -1,13 +1,13 @@
-"""Flows in phase space beside flows of positions, in few evaluations: the table of docs/chains.md.
+"""Flows in phase space, compared with flows of positions, in few evaluations: the table of docs/chains.md.
 
     python -m experiments.benches.phase_space                     # three seeds, half an hour on one core
     python -m experiments.benches.phase_space --cases grid --seeds 0
     python -m experiments.benches.phase_space --quick             # whether it runs
 
-Both teachers are of one width and depth and train for as many steps, with optimal-transport coupling. W2 is
-between 2,000 positions and held-out data, after 5 and 10 evaluations of each solver, and of the student,
-distilled with the same options from each, after one. A seed fixes data, models and samples. Cells are means
-over the seeds, with their range.
+Both teachers have the same width, depth and number of training steps, with optimal-transport coupling. W2 is
+between 2,000 positions and held-out data, after 5 and 10 evaluations of each solver, and after one evaluation
+of a student, which is distilled from each teacher with the same options. A seed determines data, models and
+samples. Cells are means over the seeds, with their range.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from koopflow.metrics import wasserstein2
 from ..environment import versions
 
 TRAINED, HELD_OUT = 20_000, 2_000
-# Evaluations of one step.
+# Number of evaluations of one step.
 SOLVERS = {"euler": 1, "ab2": 1, "midpoint": 2, "heun": 2}
 
 
@@ -54,7 +54,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=3_000, help="of each teacher")
+    parser.add_argument("--steps", type=int, default=3_000, help="training steps of each teacher")
     parser.add_argument("--student-steps", type=int, default=2_000)
     parser.add_argument("--quick", action="store_true", help="a few steps of everything")
     parser.add_argument("--output", type=Path, help="write every number as JSON")
@@ -67,7 +67,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def distances(
     teacher: FlowTeacher, student: KoopmanDistiller, held_out: np.ndarray, seed: int
 ) -> dict[str, float]:
-    """W2 of positions by what made them."""
+    """W2 of positions, by solver and number of evaluations."""
 
     def distance(samples: np.ndarray) -> float:
         positions = samples[:, 0] if samples.ndim == 3 else samples
@@ -93,7 +93,7 @@ def runs(options: argparse.Namespace) -> list[dict[str, Any]]:
             "phase space": FlowTeacher.phase(data, progress=False, **given),
         }
         for name, teacher in teachers.items():
-            # Of the same options: a default would choose by the dimension, which is doubled.
+            # Options are fixed, since defaults depend on the dimension, which is doubled in phase space.
             shape = {"observables": 48, "width": 128, "depth": 3}
             student = KoopmanDistiller(**shape, steps=options.student_steps, seed=seed)
             student.fit(teacher, progress=False)

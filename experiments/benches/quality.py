@@ -1,12 +1,12 @@
-"""How closely students follow their teachers, and how fast: the tables of README and docs/distillation.md.
+"""Errors and speed of students, compared with their teachers: the tables of README and docs/distillation.md.
 
     python -m experiments.benches.quality                    # default students of every case, seeds 0 1 2
     python -m experiments.benches.quality --cases moons digits --seeds 0 --output quality.json
     python -m experiments.benches.quality --cases digits --fidelity endpoint balanced spectral --plain
 
-Every case trains a teacher with the defaults, distils it, and evaluates on noise that neither has seen and
-on held-out data. A seed fixes data, teacher, student and evaluation noise. Seconds are the whole wall-clock
-time of ``KoopmanDistiller.fit``, trajectories included. Cells are means over the seeds, with their range.
+Every case trains a teacher with default options, distils it, and evaluates the student on new noise and on
+held-out data. A seed determines data, teacher, student and evaluation noise. Seconds are the wall-clock time
+of ``KoopmanDistiller.fit``, including trajectories. Cells are means over the seeds, with their range.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ EVALUATION_SEED = 900_000_000
 
 @dataclass(frozen=True)
 class Case:
-    """A data set, a teacher, and upper bars for a student's errors, as means over three seeds."""
+    """A data set, a teacher, and limits for a student's mean errors over three seeds."""
 
     name: str
     data: Callable[[int], tuple[np.ndarray, np.ndarray]]
@@ -112,12 +112,13 @@ COLUMNS = {
 
 
 def students(fidelities: list[str], *, plain: bool) -> dict[str, dict[str, Any]]:
-    """Options of the :class:`KoopmanDistiller` that are fitted to each teacher, by name."""
+    """Options of each :class:`KoopmanDistiller` that is fitted to a teacher, by name."""
     fitted: dict[str, dict[str, Any]] = {fidelity: {"fidelity": fidelity} for fidelity in fidelities}
     if plain:
-        # One lift and one target make x1 = x0 + b + phi(0, x0) R: a network with a skip, distilled x0 -> x1.
+        # One lift and one target give x1 = x0 + b + phi(0, x0) R, a network with a skip connection from x0 to
+        # x1.
         only = dict.fromkeys(("path", "target", "inverse", "round_trip", "phase"), 0.0)
-        # The best state is chosen by endpoint errors: by path errors an early state would be kept.
+        # The best state is chosen by the endpoint error, since path errors would keep an early state.
         fitted["plain network"] = {
             "architecture": {"lifts": 1},
             "objective": {"weights": only},
@@ -127,7 +128,7 @@ def students(fidelities: list[str], *, plain: bool) -> dict[str, dict[str, Any]]
 
 
 def measure(case: Case, teacher: FlowTeacher, held_out: Any, seed: int, options: dict) -> dict[str, float]:
-    """One row: distil and evaluate."""
+    """Distil a student and evaluate it. Returns a row."""
     student = KoopmanDistiller(seed=seed, **options).fit(teacher, progress=False)
     report = student.evaluate(teacher, held_out, n=case.n, seed=EVALUATION_SEED + seed)
     return {
@@ -175,8 +176,8 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=[""], help="only cases that contain one of these")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--fidelity", nargs="*", default=["balanced"], help="balanced, endpoint, spectral")
-    parser.add_argument("--plain", action="store_true", help="also a plain network of the same inputs")
-    parser.add_argument("--steps", type=int, help="of every student, instead of its default")
+    parser.add_argument("--plain", action="store_true", help="also a plain network with the same inputs")
+    parser.add_argument("--steps", type=int, help="training steps of every student, instead of its default")
     parser.add_argument("--output", type=Path, help="write every number as JSON")
     options = parser.parse_args()
     print(f"{versions()}, seeds {options.seeds}\n")

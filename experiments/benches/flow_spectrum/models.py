@@ -26,7 +26,7 @@ class Problem:
 
 
 def digits() -> tuple[NDArray[Any], NDArray[Any]]:
-    """Images ``[1797, 64]`` and labels, in one order for all seeds; the first ``TRAINING`` are for training."""
+    """Images ``[1797, 64]`` and labels in one order for all seeds; the first ``TRAINING`` train teachers."""
     images, labels = datasets.digits()
     order = np.random.default_rng(0).permutation(len(images))
     return images[order].reshape(len(images), -1), labels[order]

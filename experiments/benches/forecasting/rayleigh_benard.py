@@ -94,7 +94,7 @@ class Convection:
         return np.asarray(moved * self.kept, dtype=np.complex128)
 
     def run(self, state: Complex, dt: float, substeps: int) -> Iterator[Complex]:
-        """An endless sequence of coefficients from the given ones on, each ``substeps`` steps ``dt`` later."""
+        """An endless sequence of coefficients, from the given ones on, ``substeps`` steps ``dt`` apart."""
         fade = np.exp(-dt * self.square * np.array([self.prandtl, 1.0])[:, None, None])
         past: list[Complex] = []
         while True:

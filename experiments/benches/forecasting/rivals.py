@@ -91,7 +91,7 @@ def ask(
 
 @dataclass(frozen=True)
 class Rivals:
-    """Libraries to compare with, the folder of their environments, and the processor time allowed for each."""
+    """Libraries to compare with, the folder of their environments, and the processor time for each."""
 
     names: tuple[str, ...] = tuple(CONFIGURATIONS)
     folder: Path = FOLDER

@@ -1,4 +1,4 @@
-"""Part 5: time and memory of a large fit: ten thousand paths of a thousand rows of eight values in float32."""
+"""Part 5: time and memory of a large fit, to ten thousand paths of a thousand rows of eight values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Systems whose equations are known, integrated by the classical Runge-Kutta method of order four."""
+"""Systems with known equations, integrated by the classical Runge-Kutta method of order four."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Real = NDArray[np.float64]
 Field = Callable[[Real], Real]
 
 SPIN_UP, SPIN_STEP = 10.0, 0.01
-SPREAD = 5.0  # Deviation of the random numbers that chaotic paths begin from, before they are spun up.
+SPREAD = 5.0  # Deviation of the random initial states of chaotic paths, before their spin-up.
 
 
 def rk4(field: Field, x: Real, dt: float, rows: int, substeps: int = 1) -> Real:
@@ -35,7 +35,7 @@ def lorenz63(x: Real) -> Real:
 
 
 def lorenz96(x: Real) -> Real:
-    """With forcing 8."""
+    """Lorenz's system of 1996 with forcing 8."""
     near = np.roll(x, -1, axis=-1) - np.roll(x, 2, axis=-1)
     return near * np.roll(x, 1, axis=-1) - x + 8.0
 
@@ -45,7 +45,7 @@ def pendulum(x: Real) -> Real:
 
 
 def duffing(x: Real) -> Real:
-    """Two wells and friction."""
+    """The Duffing oscillator with two wells and friction."""
     place, speed = x[..., 0], x[..., 1]
     return np.stack([speed, -0.5 * speed + place - place**3], axis=-1)
 
@@ -74,14 +74,14 @@ class Chaos:
 
 @dataclass(frozen=True)
 class Oscillator:
-    """A planar system, the box that paths begin in and the length of the window that is fitted to."""
+    """A planar system, the box of initial states, and the length of the window of the fit."""
 
     field: Field
     box: tuple[float, float]
     window: float
 
     def paths(self, count: int, rows: int, dt: float, seed: int, substeps: int = 10) -> Real:
-        """Paths ``[count, rows, 2]`` from all over the box."""
+        """Paths ``[count, rows, 2]`` from random states in the box."""
         x = np.random.default_rng(seed).uniform(-1.0, 1.0, size=(count, 2)) * self.box
         return rk4(self.field, x, dt, rows, substeps)
 

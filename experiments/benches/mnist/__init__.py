@@ -1,1 +1,1 @@
-"""Real images, MNIST at 28x28: teachers, students and few-step solvers, judged as the field judges."""
+"""Measurements on MNIST at 28x28: teachers, students and few-step solvers, with the metrics of the field."""

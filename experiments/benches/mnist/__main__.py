@@ -4,10 +4,10 @@
     python -m experiments.benches.mnist --data FOLDER --output runs/mnist --only hierarchical
     python -m experiments.benches.mnist --data FOLDER --output runs/quick --quick        # whether it runs
 
-FOLDER has MNIST's official test files, 10,000 labelled digits: 8,000 to train on, 2,000 held out by one fixed
-split, which nothing but the last measurement sees. Teachers and students are kept in ``--output``, and a
-second call goes on with what is missing. Distances are in 64 features of a classifier that is trained here;
-the hierarchical student learns with the features of another one, of another seed.
+FOLDER has MNIST's official test files, 10,000 labelled digits. One fixed split uses 8,000 for training and
+holds out 2,000, which only the final measurement uses. Teachers and students are kept in ``--output``, and a
+second call continues with what is missing. Distances are in 64 features of a classifier that is trained here.
+The hierarchical student is trained with the features of a second classifier, with another seed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SOLVERS: dict[str, dict[str, Any]] = {
     **{f"AB2, {steps}": {"solver": "ab2", "steps": steps} for steps in (4, 8)},
     "Heun, 4 (8)": {"solver": "heun", "steps": 4},
 }
-POLISH = (0, 1, 3)  # Steps of the polish: 1 + 1 evaluations and two for each step.
+POLISH = (0, 1, 3)  # Numbers of polishing steps: each takes two evaluations, in addition to 1 + 1.
 Row = dict[str, Any]
 
 
@@ -42,14 +42,14 @@ def say(name: str, row: Row) -> None:
 
 
 def timed(work: Any) -> tuple[Any, float]:
-    """An answer, and the processor's seconds: on a busy machine they vary less than a clock's."""
+    """A result and its processor seconds, which vary less than wall-clock time on a busy machine."""
     started = time.process_time()
     answer = work()
     return answer, time.process_time() - started
 
 
 def exact_paths(teacher: FlowTeacher, judge: Judge, seed: int, options: argparse.Namespace) -> Any:
-    """The teacher's own solutions ``[T, N, ...]`` and their seconds, kept for later calls."""
+    """The teacher's solutions ``[T, N, ...]`` and their seconds, kept for later calls."""
     file = options.output / f"exact-{seed}-{len(judge.noise)}.npz"
     if not file.exists():
         solve = lambda: np.asarray(teacher.trajectory(judge.noise, times=TIMES, condition=judge.labels))  # noqa: E731
@@ -108,13 +108,13 @@ def compared(judge: Judge, seed: int, options: argparse.Namespace) -> dict[str, 
 
 
 def of_paths(student: Model, judge: Judge, exact: Images, options: argparse.Namespace) -> dict[str, float]:
-    """What only Koopman students have: whole paths, and the way back."""
+    """Measures that only Koopman students have: path errors and inversion."""
     if not isinstance(student, KoopmanDistiller):
         return {"path": float("nan")}
     path = np.asarray(student.sample_path(judge.noise, times=TIMES[1:], condition=judge.labels))
     back = np.asarray(student.invert(exact[-1], condition=judge.labels))
     more = {}
-    # Straight to the student's own end: the path that its one evaluation alone would give.
+    # The straight line to the student's own endpoint is the path that one evaluation alone would give.
     own = np.asarray(student.sample(x0=judge.noise, condition=judge.labels))
     straight = judge.errors(between(judge.noise, own)[1:], exact[1:])["path"]
     for steps in (2, 4):
@@ -124,14 +124,14 @@ def of_paths(student: Model, judge: Judge, exact: Images, options: argparse.Name
         **judge.errors(path, exact[1:]),
         **more,
         "path, straight": straight,
-        # The noise's own norm is one a pixel.
+        # The noise has unit variance in every pixel, so the error is relative.
         "inversion": float(np.sqrt(np.mean((back - judge.noise).astype(np.float64) ** 2))),
         **round_trips(student, judge, options),
     }
 
 
 def round_trips(student: KoopmanDistiller, judge: Judge, options: argparse.Namespace) -> dict[str, float]:
-    """Held-out digits to noise and back, in dB, by the number of evaluations."""
+    """PSNR, in dB, of held-out digits mapped to noise and back, by the number of evaluations."""
     count = min(options.round_trips, len(judge.held_out))
     images, labels = judge.held_out[:count], judge.held_out_labels[:count]
     found = {}
@@ -150,16 +150,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--channels", type=int, default=16)
     parser.add_argument("--teacher-steps", type=int, default=2500)
-    parser.add_argument("--steps", type=int, default=1450, help="of a student by a U-Net")
+    parser.add_argument("--steps", type=int, default=1450, help="training steps of a student with a U-Net")
     parser.add_argument("--baseline-steps", type=int, default=8000)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--trajectories", type=int, default=8192)
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--round-trips", type=int, default=200)
-    parser.add_argument("--epochs", type=int, default=20, help="of the classifiers")
+    parser.add_argument("--epochs", type=int, default=20, help="training epochs of the classifiers")
     parser.add_argument("--only", nargs="+", choices=[*NAMES, *OTHERS])
-    parser.add_argument("--no-solvers", dest="solvers", action="store_false", help="leave out few steps")
+    parser.add_argument("--no-solvers", dest="solvers", action="store_false", help="omit few-step solvers")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
@@ -180,7 +180,7 @@ def main() -> None:
     results = {}
     for seed in options.seeds:
         judge = Judge(options.data, options.output, samples=options.samples, epochs=options.epochs, seed=seed)
-        print(f"seed {seed}: the classifier knows {judge.accuracy:.2%} of the held-out digits", flush=True)
+        print(f"seed {seed}: accuracy of the classifier on held-out digits {judge.accuracy:.2%}", flush=True)
         results[seed] = compared(judge, seed, options)
         (options.output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
 

@@ -1,4 +1,4 @@
-"""Held-out digits, fixed noise and a classifier, by which every model is measured."""
+"""Held-out digits, fixed noise and a classifier, which measure every model."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ..images import CLASSES, recognised
 
 EVALUATION_SEED = 900_000_000
 HELD_OUT = 2_000
-EXACT = 2_000  # Samples that the exact distance is taken of.
+EXACT = 2_000  # Largest number of samples for the exact distance.
 Images = NDArray[np.float32]
 
 
 class Classifier(torch.nn.Module):
-    """Two convolutions with dropout; 64 features."""
+    """A classifier with two convolutions, dropout and 64 features."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Classifier(torch.nn.Module):
 
 
 def trained_classifier(images: Images, labels: NDArray[np.int64], seed: int, epochs: int) -> Classifier:
-    """Trained on digits that are shifted by up to two pixels each way."""
+    """A classifier trained on digits that are shifted by up to two pixels in each direction."""
     torch.manual_seed(seed)
     model = Classifier().train()
     x, y = torch.from_numpy(images), torch.from_numpy(labels)
@@ -62,7 +62,7 @@ def trained_classifier(images: Images, labels: NDArray[np.int64], seed: int, epo
 
 
 class Eyes(torch.nn.Module):
-    """Feature maps of another classifier than the judge's, of other layers: what ``features=`` is given.
+    """Feature maps of a classifier other than the judge's, from other layers, for ``features=``.
 
     Each position of a map is scaled to unit length over its channels, as LPIPS does (arXiv 1801.03924).
     """
@@ -82,7 +82,7 @@ class Eyes(torch.nn.Module):
 
 
 def kept(file: Path, make: Callable[[], Classifier]) -> Classifier:
-    """A classifier as an earlier call left it, or made now."""
+    """A classifier that an earlier call kept, or else a new one."""
     if file.exists():
         model = Classifier()
         model.load_state_dict(torch.load(file, weights_only=True))
@@ -93,14 +93,14 @@ def kept(file: Path, make: Callable[[], Classifier]) -> Classifier:
 
 
 class Judge:
-    """8,000 digits to train on, 2,000 held out by a split that every seed shares."""
+    """8,000 digits for training, and 2,000 held out by a split that is the same for every seed."""
 
     def __init__(self, data: str, folder: Path, *, samples: int, epochs: int, seed: int) -> None:
         images, labels = datasets.mnist(data, split="test")
         split = datasets.split(images, labels, held_out=HELD_OUT, seed=0)
         self.train, self.held_out, self.train_labels, self.held_out_labels = map(np.asarray, split)
 
-        # The classifier is the measure: one for all seeds.
+        # The classifier defines the measure, so it is the same for all seeds.
         def trained(seed: int) -> Callable[[], Classifier]:
             return lambda: trained_classifier(self.train, self.train_labels, seed, epochs)
 
@@ -113,7 +113,7 @@ class Judge:
         self.deviation = float(np.sqrt(self.train.reshape(len(self.train), -1).var(axis=0).sum()))
 
     def floor(self) -> dict[str, float]:
-        """What as many digits that were trained on are from those that were not."""
+        """Distances of the same number of training digits from held-out digits."""
         return self.distances(self.train[: len(self.noise)])
 
     def distances(self, images: Images) -> dict[str, float]:
@@ -127,7 +127,7 @@ class Judge:
         }
 
     def quality(self, images: Images) -> dict[str, float]:
-        """Of samples of the judge's noise and classes."""
+        """Distances and accuracy of samples of the judge's noise and classes."""
         return {**self.distances(images), "recognised": recognised(self.classifier, images, self.labels)}
 
     def errors(self, path: Any, exact: Any) -> dict[str, float]:
@@ -138,6 +138,6 @@ class Judge:
 
 
 def decibels(images: Images, found: Any) -> float:
-    """PSNR of images in [-1, 1], by the mean square error of all of them."""
+    """PSNR of images in [-1, 1], from the mean squared error over all of them."""
     error = np.mean((np.clip(np.asarray(found, np.float64), -1, 1) - images) ** 2)
     return float(10 * np.log10(4 / error))

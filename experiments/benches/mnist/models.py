@@ -1,4 +1,4 @@
-"""The teacher and its students: how each is trained, and how one call leaves them to the next."""
+"""Training of the teacher and its students, which are kept in files for later calls."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from koopflow import FlowTeacher, KoopmanDistiller, UNet, baselines
 from ..images import CLASSES
 from .judge import Judge
 
-# An endpoint alone, from one lift: a plain U-Net between noise and data.
+# Only the endpoint is trained, with one lift, which makes a plain U-Net from noise to data.
 PLAIN = dict.fromkeys(("path", "target", "inverse", "round_trip", "phase"), 0.0)
 PAPER = dict.fromkeys(("endpoint", "path", "inverse", "round_trip"), 0.0)
 PAPER |= {"consistency": 1.0, "phase": 1.0, "target": 1.0}
-# Round trips are asked for more than the teacher's own noise: the two are at odds (docs/images.md).
+# Round trips have a larger weight than the teacher's own noise; the two are in conflict (docs/images.md).
 HIERARCHY: dict[str, Any] = {
     "basis": "hierarchy",
     "warm_start": True,
@@ -39,7 +39,7 @@ STUDENTS: dict[str, dict[str, Any]] = {
         "training": {"metric": "endpoint_error"},
     },
 }
-# What is measured on or off, against "hierarchical" after as many steps.
+# Options that are changed one at a time, compared with "hierarchical" after the same number of steps.
 LEVERS: dict[str, dict[str, Any]] = {
     "cold start": {"warm_start": False},
     "all terms from the start": {"endpoint_first": 0.0},
@@ -50,7 +50,7 @@ LEVERS: dict[str, dict[str, Any]] = {
     "the teacher's maps": {"weights": {**HIERARCHY["objective"]["weights"], "levels": 0.1}},
     "one lift, told its direction": {"architecture": {"lifts": 1, "directed": True}},
 }
-# Perceptrons, the only networks that they have.
+# Baselines with perceptrons, the only networks that they support.
 BASELINES: dict[str, type[baselines.TrainedBaseline]] = {
     "KDM": baselines.KDM,
     "mean velocity": baselines.MeanVelocity,
@@ -66,7 +66,7 @@ def file_of(name: str, seed: int, folder: Path) -> Path:
 
 
 def taught(judge: Judge, seed: int, options: argparse.Namespace) -> FlowTeacher:
-    """The teacher of a seed, found or trained."""
+    """The teacher of a seed, from its file or trained."""
     file = file_of("teacher", seed, options.output)
     if file.exists():
         return FlowTeacher.load(file, device=options.device)
@@ -86,7 +86,7 @@ def taught(judge: Judge, seed: int, options: argparse.Namespace) -> FlowTeacher:
 
 
 def pulled(name: str) -> dict[str, Any]:
-    """The hierarchical student's options with one lever of :data:`LEVERS` moved."""
+    """The hierarchical student's options with one change of :data:`LEVERS`."""
     change = LEVERS[name.removeprefix("lever: ")]
     given = dict(STUDENTS["hierarchical"])
     elsewhere = {"warm_start", "architecture", "averages"}
@@ -98,7 +98,7 @@ def pulled(name: str) -> dict[str, Any]:
 
 
 def finished(model: FlowTeacher | Model, file: Path, started: float) -> None:
-    """Keeps a model and, beside it, the processor's seconds of its training, of all threads."""
+    """Write a model and the processor seconds of its training, over all threads."""
     model.save(file)
     file.with_suffix(".seconds").write_text(f"{time.process_time() - started:.1f}\n")
 
@@ -108,7 +108,7 @@ def seconds_of(name: str, seed: int, folder: Path) -> float:
 
 
 def distilled(name: str, teacher: FlowTeacher, judge: Judge, seed: int, options: argparse.Namespace) -> Model:
-    """A student of a teacher, found or trained on the trajectories that all students of it share."""
+    """A student of a teacher, from its file or trained on the trajectories that all its students share."""
     file, known = file_of(name, seed, options.output), BASELINES.get(name, KoopmanDistiller)
     if file.exists():
         return known.load(file, device=options.device)

@@ -1,8 +1,9 @@
-"""The pictures of docs/gallery.md, from the models that ``python -m experiments.benches.mnist`` left.
+"""The pictures of docs/gallery.md, from the models that ``python -m experiments.benches.mnist`` kept.
 
     python -m experiments.benches.mnist.pictures --data FOLDER --models runs/mnist --output docs/pictures
 
-Digits of the first noise samples, none chosen; one digit of each class for paths, edits and round trips.
+Samples are those of the first noise, without selection. Paths, edits and round trips use one digit of each
+class.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def saved(figure: Any, folder: Path, name: str) -> None:
 
 
 def same_noise(teacher: FlowTeacher, student: KoopmanDistiller, noise: Any, labels: Any) -> Any:
-    """One row a sampler, from the same noise."""
+    """Samples of the same noise, with one row for each sampler."""
     given = {"x0": noise, "condition": labels}
     rows = {
         "teacher\n(adaptive)": teacher.sample(**given),
@@ -50,7 +51,7 @@ def same_noise(teacher: FlowTeacher, student: KoopmanDistiller, noise: Any, labe
 
 
 def paths(teacher: FlowTeacher, student: KoopmanDistiller, noise: Any, labels: Any) -> Any:
-    """The way of two digits, by the teacher and by the student's closed form."""
+    """Paths of two digits, by the teacher and in the student's closed form."""
     figure = plotting.new_figure((7.5, 3.2))
     axes = figure.subplots(2, 1)
     solved = np.asarray(teacher.trajectory(noise[3:5], times=TIMES, condition=labels[3:5]))
@@ -61,14 +62,14 @@ def paths(teacher: FlowTeacher, student: KoopmanDistiller, noise: Any, labels: A
 
 
 def round_trips(student: KoopmanDistiller, images: Any, labels: Any) -> Any:
-    """Held-out digits, their noise, what becomes of it, and what is lost."""
+    """Held-out digits, their noise, the samples of that noise, and the differences."""
     noise = np.asarray(student.invert(images, polish=3, method="anderson", condition=labels))
     again = np.asarray(student.sample(x0=noise, condition=labels))
     return plotting.inversion_strip(images, noise, again, title="8 evaluations").figure
 
 
 def bolder(spectrum: LevelSpectrum, judge: Judge) -> Any:
-    """Samples along the direction in which the coarse maps of digits with more ink differ."""
+    """Samples along the direction of the coarse maps that corresponds to more ink."""
     x, labels = judge.train[:1000], judge.train_labels[:1000]
     ink = x.mean(axis=(1, 2, 3))
     direction = analysis.find_directions(

@@ -1,1 +1,1 @@
-"""Populations through snapshots: what holding one of them out says."""
+"""Measurements of populations through snapshots, with one snapshot held out."""

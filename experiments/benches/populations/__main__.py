@@ -1,13 +1,14 @@
-"""What holding a snapshot out says of populations: the tables of docs/populations.md.
+"""Errors of populations at held-out and other snapshots: the tables of docs/populations.md.
 
     python -m experiments.benches.populations                     # two seeds, an hour of one slow core
     python -m experiments.benches.populations --problems toggle --seeds 0 --parts met
     python -m experiments.benches.populations --quick             # whether it runs
 
-Parts are what is measured, always as W1 to rows, beside that of two random halves of those rows:
+All errors are W1 to the rows of a snapshot, given with the W1 between two random halves of these rows. The
+parts are:
 
-- *held_out*: the middle one of five snapshots, by methods that see the other four.
-- *met*: all snapshots but the first, by teachers that see all of them, and by their students.
+- *held_out*: the middle one of five snapshots, by methods that are trained on the other four.
+- *met*: all snapshots but the first, by teachers that are trained on all of them, and by their students.
 
 SERGIO, which simulates ``branches``, and MIOFlow are installed in the folder ``--folder``.
 """
@@ -35,10 +36,10 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--problems", nargs="+", choices=list(PROBLEMS), default=list(PROBLEMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument("--steps", type=int, default=2000, help="of teachers and of torchcfm's loop")
+    parser.add_argument("--steps", type=int, default=2000, help="steps of teachers and of torchcfm's loop")
     parser.add_argument("--student-steps", type=int, default=1500, help="of students")
     parser.add_argument("--epochs", type=int, default=100, help="of MIOFlow")
-    parser.add_argument("--folder", type=Path, default=Path("runs/populations"), help="of other libraries")
+    parser.add_argument("--folder", type=Path, default=Path("runs/populations"), help="for other libraries")
     parser.add_argument("--quick", action="store_true", help="a few steps of everything")
     parser.add_argument("--output", type=Path, help="write every number as JSON")
     options = parser.parse_args(arguments)

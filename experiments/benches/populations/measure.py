@@ -1,4 +1,4 @@
-"""One snapshot held out, and how well all are met."""
+"""Errors at a held-out snapshot, and at all snapshots."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .scores import floor, wasserstein1
 def held_out(
     name: str, seed: int, steps: int | None, student_steps: int | None, epochs: int, folder: Path
 ) -> dict[str, float]:
-    """W1 of what each method says of the snapshot in the middle, trained on the others."""
+    """W1 of each method's estimate of the middle snapshot, after training on the others."""
     problem = PROBLEMS[name](seed, folder)
     seen, wanted, at = without(problem, HELD), problem.snapshots[HELD], problem.times[HELD]
     starts = problem.snapshots[0]
@@ -43,8 +43,7 @@ def held_out(
 
 
 def met(name: str, seed: int, steps: int | None, student_steps: int | None, folder: Path) -> dict[str, float]:
-    """Mean W1 over all snapshots but the first, of teachers that were trained on all of them, and of
-    students."""
+    """Mean W1 over all snapshots but the first, of teachers trained on all of them and of their students."""
     problem = PROBLEMS[name](seed, folder)
     row = {"floor": float(np.mean([floor(rows, seed) for rows in problem.snapshots[1:]]))}
     for label, growing in (("without growth", False), ("with growth", True)):

@@ -12,14 +12,14 @@ from koopflow import FlowTeacher, KoopmanDistiller
 from .problems import Problem
 
 Real = NDArray[np.float64]
-# Options of teachers by what they are called in tables.
+# Options of teachers by their names in tables.
 TEACHERS: dict[str, dict[str, Any]] = {
     "lines": {},
     "splines": {"interpolant": "spline"},
     "independent": {"coupling": "independent"},
 }
 GROWING: dict[str, Any] = {"coupling": "unbalanced"}
-GRID = 65  # Times along a path by which its mass is summed up.
+GRID = 65  # Number of times along a path for the integral of its growth.
 
 
 def teach(
@@ -35,15 +35,17 @@ def distil(teacher: FlowTeacher, seed: int, steps: int | None) -> KoopmanDistill
 
 
 def followed(model: Any, starts: Real, times: list[float]) -> Real:
-    """States at times ``[T, B, d]`` from rows of the first snapshot: of a teacher's ODE, or of a student in
-    one evaluation."""
+    """States ``[T, B, d]`` at times, from rows of the first snapshot.
+
+    They come from a teacher's ODE, or from one evaluation of a student.
+    """
     path = model.trajectory if isinstance(model, FlowTeacher) else model.sample_path
     found = path(x0=starts.astype(np.float32), times=times)
     return np.asarray(found, float)
 
 
 def weighed(teacher: FlowTeacher, model: Any, starts: Real, time: float) -> tuple[Real, Real]:
-    """States at a time and their masses, along the path of a teacher or of its student."""
+    """States at a time and their masses, along the paths of a teacher or of its student."""
     grid = np.linspace(teacher.clock.start, time, GRID).tolist()
     states = followed(model, starts, grid)
     return states[-1], np.asarray(teacher.masses(grid, states.astype(np.float32)), float)[-1]

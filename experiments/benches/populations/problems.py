@@ -1,4 +1,4 @@
-"""Populations that are simulated, and snapshots of them."""
+"""Simulated populations and snapshots of them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ..forecasting.environments import Unavailable, interpreter, last_line
 
 Real = NDArray[np.float64]
 Random = np.random.Generator
-HELD = 2  # The snapshot that is held out: the middle one of five.
-AXES = 5  # Principal axes that cells of many genes are described by.
+HELD = 2  # Number of the held-out snapshot: the middle one of five.
+AXES = 5  # Number of principal axes for cells of many genes.
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Snapshots ``[N_k, d]`` at times, and how many there are of the whole population at each, relatively."""
+    """Snapshots ``[N_k, d]`` at times, and the relative size of the whole population at each time."""
 
     snapshots: list[Real]
     times: list[float]
@@ -30,11 +30,12 @@ class Problem:
 
 
 def toggle(seed: int, cells: int = 500) -> Problem:
-    """Three genes: two repress each other and excite themselves, a third represses both, and cells with much
-    of the second divide. The equation is of the form that Zhang et al. (arXiv 2410.00844) test on; constants
-    and starts are this module's own, so that W1 is near theirs in kind and not the same number.
+    """Three genes: two repress each other and activate themselves, and a third represses both.
 
-    Snapshots at 0, 8, 16, 24 and 32; at first half of the cells are at either of two starts.
+    Cells with much of the second gene divide. The equation has the form of a test of Zhang et al. (arXiv
+    2410.00844). Constants and initial states are this module's own, so W1 is comparable in kind to theirs,
+    but not the same number. Snapshots are at 0, 8, 16, 24 and 32. Initially half of the cells are at each of
+    two states.
     """
     random = np.random.default_rng([seed, 1])
     starts = np.array([[2.0, 0.2, 0.0], [0.0, 0.0, 2.0]])
@@ -61,7 +62,7 @@ def moved(x: Real, random: Random) -> Real:
 
 
 def divided(x: Real, random: Random) -> Real:
-    """Cells, some of which have become two: the more of the second gene there is, the more of them."""
+    """Cells after division; the probability of division increases with the second gene."""
     rate = 0.05 * x[:, 1] ** 2 / (1.0 + x[:, 1] ** 2)
     parents = x[random.uniform(size=len(x)) < rate]
     daughters = parents + 0.014 * random.normal(size=parents.shape)
@@ -69,7 +70,7 @@ def divided(x: Real, random: Random) -> Real:
 
 
 def petals(seed: int, cells: int = 400) -> Problem:
-    """From the middle out along four closed petals, whose sides part and meet again at the tips."""
+    """Cells that move outwards along four closed petals, whose sides separate and meet again at the tips."""
     random = np.random.default_rng([seed, 2])
     snapshots = []
     times = np.linspace(0.0, 1.0, 5)
@@ -83,7 +84,7 @@ def petals(seed: int, cells: int = 400) -> Problem:
 
 
 def tree(seed: int, cells: int = 400) -> Problem:
-    """A stem that forks, and whose branches fork again."""
+    """Cells along a stem that forks, with branches that fork again."""
     random = np.random.default_rng([seed, 3])
     snapshots = []
     times = np.linspace(0.0, 1.0, 5)
@@ -97,8 +98,10 @@ def tree(seed: int, cells: int = 400) -> Problem:
 
 
 def branches(seed: int, folder: Path) -> Problem:
-    """SERGIO's cells of a hundred genes along two branches, in the first principal axes of those that are not
-    held out. Raises ``Unavailable`` where SERGIO cannot be installed or fails."""
+    """SERGIO's cells of a hundred genes along two branches, in principal axes of those not held out.
+
+    Raises ``Unavailable`` if SERGIO cannot be installed or fails.
+    """
     file = folder / f"sergio-{seed}.npz"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -123,7 +126,7 @@ PROBLEMS: dict[str, Callable[[int, Path], Problem]] = {
 
 
 def without(problem: Problem, held: int) -> Problem:
-    """The problem but for one snapshot."""
+    """The problem without one snapshot."""
     keep = [k for k in range(len(problem.times)) if k != held]
     sizes = None if problem.sizes is None else [problem.sizes[k] for k in keep]
     return Problem([problem.snapshots[k] for k in keep], [problem.times[k] for k in keep], sizes)

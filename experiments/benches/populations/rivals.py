@@ -1,4 +1,4 @@
-"""What else carries a population through snapshots: torchcfm's loop, McCann's interpolation, MIOFlow."""
+"""Other methods for populations through snapshots: torchcfm's loop, McCann's interpolation, MIOFlow."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MIOFLOW = "mioflow==0.1.14"
 
 
 def midpoint(problem: Problem, time: float, seed: int) -> Real:
-    """McCann's interpolation of the exact plan between the snapshots around a time."""
+    """McCann's interpolation with the exact transport plan between the snapshots around a time."""
     k = int(np.searchsorted(problem.times, time)) - 1
     before, after = problem.snapshots[k], problem.snapshots[k + 1]
     share = (time - problem.times[k]) / (problem.times[k + 1] - problem.times[k])
@@ -37,8 +37,10 @@ def midpoint(problem: Problem, time: float, seed: int) -> Real:
 
 
 def torchcfm(problem: Problem, starts: Real, times: list[float], seed: int, steps: int) -> Real:
-    """The loop of torchcfm's single-cell example: each step a minibatch of every interval, coupled by optimal
-    transport, in standard coordinates; states at times ``[T, B, d]``."""
+    """States ``[T, B, d]`` at times, by the loop of torchcfm's single-cell example.
+
+    Each step has a minibatch of every interval, coupled by optimal transport, in standardised coordinates.
+    """
     torch.manual_seed(seed)
     random = np.random.default_rng([seed, 8])
     mean, scale = _standard(problem)
@@ -72,12 +74,15 @@ def torchcfm(problem: Problem, starts: Real, times: list[float], seed: int, step
 
 
 def mioflow(problem: Problem, starts: Real, times: list[float], seed: int, epochs: int, folder: Path) -> Real:
-    """MIOFlow's own ODE, losses and training, in standard coordinates and without its autoencoder, which a
-    few dimensions do not need. Raises ``Unavailable`` where it cannot be installed."""
+    """States by MIOFlow's own ODE, losses and training, in standardised coordinates.
+
+    Its autoencoder is left out, since a few dimensions do not need it. Raises ``Unavailable`` if MIOFlow
+    cannot be installed.
+    """
     place = str(installed(MIOFLOW, folder))
     if place not in sys.path:
         sys.path.insert(0, place)
-    sys.modules.setdefault("phate", types.ModuleType("phate"))  # Of the autoencoder.
+    sys.modules.setdefault("phate", types.ModuleType("phate"))  # Only the autoencoder needs it.
     from mioflow.core.datasets import TimeSeriesDataset
     from mioflow.core.models.ode_model import ODEFunc
     from mioflow.mioflow import train_mioflow
@@ -91,14 +96,14 @@ def mioflow(problem: Problem, starts: Real, times: list[float], seed: int, epoch
         for rows, time in zip(problem.snapshots, at, strict=True)
     ]
     model = ODEFunc(input_dim=mean.size, hidden_dim=64)
-    with contextlib.redirect_stderr(io.StringIO()):  # Of its progress bar.
+    with contextlib.redirect_stderr(io.StringIO()):  # Hides the progress bar.
         train_mioflow(model, TimeSeriesDataset(sets), epochs, device="cpu", lambda_density=0.0)
     grid = (torch.tensor([at[0], *times]) - at[0]) / unit
     return _solved(model, (starts - mean) / scale, grid) * scale + mean
 
 
 def installed(requirement: str, folder: Path) -> Path:
-    """A folder with a package and nothing that it requires, which this environment has."""
+    """A folder with a package but without its requirements, which this environment has."""
     place = folder.resolve() / requirement.split("==")[0]
     if not place.exists():
         command = [

@@ -1,4 +1,4 @@
-"""Distances between weighted sets, and how small they can be."""
+"""Distances between weighted sets, and their sampling floor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Real = NDArray[np.float64]
 
 
 def wasserstein1(found: Real, wanted: Real, masses: Real | None = None) -> float:
-    """W1 between rows of ``masses``, all alike by default, and rows that count alike."""
+    """W1 between rows with ``masses``, equal by default, and rows with equal masses."""
     weights = np.full(len(found), 1.0) if masses is None else np.asarray(masses, float)
     costs = ot.dist(np.asarray(found, float), np.asarray(wanted, float), metric="euclidean")
     alike = np.full(len(wanted), 1.0 / len(wanted))

@@ -1,1 +1,1 @@
-"""Fits that several ranks share: how much faster, how alike, and what summing gradients costs."""
+"""Fits on several ranks: their speed, their agreement, and the cost of summing gradients."""

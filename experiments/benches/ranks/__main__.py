@@ -1,15 +1,15 @@
-"""One rank against several, each with one thread and a core: seconds of fits and what they end with.
+"""Times and results of fits on one rank and on several, each rank with one thread and one core.
 
     python -m experiments.benches.ranks --output runs/ranks
     python -m experiments.benches.ranks --output runs/ranks --seeds 0 1 2
     python -m experiments.benches.ranks --output runs/quick --quick             # whether it runs
 
-One rank and several take turns, each turn in processes of their own, and each figure is the median over
-rounds of the ratio of the same round. Seconds are the clock's, of the slowest rank, without the start of
-Python: read them on a machine that does nothing else. *Floor* is the time of as many processes that know
-nothing of each other, over that of one and over their number: what cores have to share costs it, and no way
-of sharing a fit comes below. Errors are those of ``evaluate`` on fresh noise. The last table is no
-measurement: it says what one sum of a gradient of these sizes takes by a model of the network between GPUs.
+One rank and several ranks take turns, each in new processes. Each value is the median, over rounds, of the
+ratio within a round. Seconds are wall-clock time of the slowest rank, without the start of Python, so the
+machine must be otherwise idle. *Floor* is the time of the same number of independent processes, divided by
+the time of one and by their number. It shows the cost of shared resources such as memory, which no division
+of a fit can avoid. Errors are those of ``evaluate`` on fresh noise. The last table is not a measurement: it
+estimates the time of one sum of gradients of these sizes by a model of the network between GPUs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Row = dict[str, Any]
 
 
 def on_ranks(size: int, name: str, seed: int, options: argparse.Namespace, *, strangers: bool = False) -> Row:
-    """What rank 0 tells of one fit; for ``strangers``, of processes that know nothing of each other."""
+    """The report of rank 0 about one fit; with ``strangers``, about independent processes."""
     world = 1 if strangers else size
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -62,7 +62,7 @@ def compared(name: str, options: argparse.Namespace) -> Row:
     row: Row = {}
     for turn in range(options.rounds):
         seed = options.seeds[turn % len(options.seeds)]
-        # Who begins takes turns as well.
+        # The order alternates between rounds.
         sizes = [1, options.ranks] if turn % 2 == 0 else [options.ranks, 1]
         found = {size: on_ranks(size, name, seed, options) for size in sizes}
         ratios.append(found[options.ranks]["seconds"] / found[1]["seconds"])
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", nargs="+", choices=list(FITS), default=list(FITS))
-    parser.add_argument("--share", type=float, default=1.0, help="of the steps of each fit")
+    parser.add_argument("--share", type=float, default=1.0, help="fraction of the steps of each fit")
     parser.add_argument("--quick", action="store_true", help="a few steps of everything")
     options = parser.parse_args()
     if options.quick:

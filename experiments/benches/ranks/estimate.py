@@ -1,8 +1,8 @@
-"""What one sum of a gradient takes between GPUs, by the usual model of a ring: an estimate, no measurement.
+"""Estimated time of one sum of a gradient between GPUs, by the usual model of a ring (not a measurement).
 
-A ring of W ranks sends 2 (W - 1) / W of the bytes through each link, in 2 (W - 1) turns with a latency each
-(Patarasu and Yuan, J. Parallel Distrib. Comput. 69, 2009). Up to eight GPUs of one machine are joined by
-NVLink, more by a network between machines, whose links are slower and set the pace.
+A ring of W ranks sends 2 (W - 1) / W of the bytes through each link, in 2 (W - 1) turns, each with a latency
+(Patarasu and Yuan, J. Parallel Distrib. Comput. 69, 2009). Up to eight GPUs of one machine are connected by
+NVLink. More are connected by a network between machines, whose slower links determine the time.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections.abc import Sequence
 
 SIZES = (2, 4, 8, 16, 32, 64)
 WITHIN, MACHINE = 8, "NVLink"
-# Bytes a second and seconds of latency of one link: NVLink 4 in one direction, and a network of 400 Gbit/s.
+# Bytes per second and latency in seconds of one link: NVLink 4 in one direction, and a network of 400 Gbit/s.
 LINKS = {"NVLink": (450e9, 3e-6), "network": (50e9, 10e-6)}
-# Values that go with a gradient (losses, how the step went) hardly count beside it.
+# Other values sent with a gradient (losses, state of the step) are negligible.
 BYTES = 4
 
 
 def seconds(parameters: int, ranks: int) -> float:
-    """Of one sum."""
+    """Seconds of one sum."""
     bandwidth, latency = LINKS[MACHINE if ranks <= WITHIN else "network"]
     turns = 2 * (ranks - 1)
     return turns * (latency + BYTES * parameters / ranks / bandwidth)

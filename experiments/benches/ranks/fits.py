@@ -1,4 +1,4 @@
-"""The fits of the bench; as a program, one of them on one rank: ``fits.py NAME SEED SHARE``."""
+"""The fits of the bench. As a program it runs one fit on one rank: ``fits.py NAME SEED SHARE``."""
 
 from __future__ import annotations
 
@@ -99,7 +99,8 @@ def fit_forecaster(seed: int, share: float) -> Callable[[], Made]:
 
 
 FITS: dict[str, Callable[[int, float], Callable[[], Made]]] = {
-    # One process couples on further threads, and so does not leave the second core to a second rank.
+    # A single process computes the coupling on further threads, so the second core is not free for a second
+    # rank.
     "teacher, 2-D, batch 1,024, coupled": fit_teacher,
     "teacher, 2-D, batch 1,024": lambda seed, share: fit_teacher(seed, share, coupling="independent"),
     "student, 2-D": fit_student,
@@ -111,7 +112,7 @@ FITS: dict[str, Callable[[int, float], Callable[[], Made]]] = {
 
 
 def seconds_of_a_sum(parameters: int, ranks: distributed.World) -> float:
-    """Seconds of one exchange of a training of so many values, the median of many."""
+    """Median seconds of one exchange of so many values between ranks, as in training."""
     bucket, taken = torch.zeros(parameters + 100), []
     for _ in range(50):
         began = time.perf_counter()
@@ -124,11 +125,11 @@ def main(name: str, seed: str, share: str) -> None:
     torch.set_num_threads(1)
     ranks = distributed.join()
     if hasattr(os, "sched_setaffinity"):
-        # A core for each rank, also for one that is alone.
+        # Each rank has one core, also a single rank.
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(os.environ["RANK"]) % len(cores)]})
     fit = FITS[name](int(seed), float(share))
-    ranks.gather(0)  # All begin together.
+    ranks.gather(0)  # Waits until all ranks are ready.
     began = time.perf_counter()
     parameters, error = fit()
     spent = max(ranks.gather(time.perf_counter() - began))

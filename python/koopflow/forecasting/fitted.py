@@ -129,9 +129,7 @@ class FittedForecaster(Parameters):
         rows = self._lifted(given)
         event = tuple(model.event_shape)
         if rows.ndim != 2 + len(event) or tuple(rows.shape[2:]) != event or 0 in rows.shape:
-            raise ShapeError(
-                f"observations: expected (B, T, *{self.event_shape_}), got {tuple(given.shape)}"
-            )
+            raise ShapeError(f"observations: expected (B, T, *{self.event_shape_}), got {tuple(given.shape)}")
         if mask is not None:
             seen = np.asarray(to_numpy(mask))
             if tuple(seen.shape) not in {tuple(given.shape[:2]), tuple(given.shape)}:

@@ -1,10 +1,10 @@
-"""Cells along two branches by SERGIO (Dibaeinia and Sinha 2020), in an environment of its own:
+"""Cells along two branches by SERGIO (Dibaeinia and Sinha 2020), in its own environment:
 ``python with_sergio.py answer.npz seed``.
 
 Ten master regulators drive ninety genes through two layers. SERGIO 1.9.3 simulates steady states of cell
-types and no differentiation, so that each branch is a row of cell types, whose regulators go from what the
-branches have in common to their own. The answer has ``stage_k`` [N, genes], logarithms of one plus
-expression, for each stage.
+types but no differentiation. Each branch is therefore a sequence of cell types, whose regulators change from
+values that the branches share to values of the branch. The answer has ``stage_k`` [N, genes] for each stage,
+logarithms of one plus expression.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> None:
     profile = mrProfile(masters, STAGES * BRANCHES)
     common, own = random.uniform(1.0, 4.0, MASTERS), random.uniform(1.0, 4.0, (BRANCHES, MASTERS))
     for stage in range(STAGES):
-        # The branches part after the first of their stages.
+        # The branches separate after their first stage.
         apart = stage / (STAGES - 1)
         for branch in range(BRANCHES):
             rates = (1.0 - apart) * common + apart * own[branch]
