@@ -1,4 +1,4 @@
-"""What published numbers are given with: versions and machine."""
+"""Versions and machine, which are printed with published numbers."""
 
 from __future__ import annotations
 

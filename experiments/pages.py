@@ -1,8 +1,8 @@
-"""The pictures of pages, made by the code that the pages show: ``python -m experiments.pages``.
+"""Makes the pictures of pages by the code that the pages show: ``python -m experiments.pages``.
 
-A page's blocks of Python run from top to bottom, as cells of a notebook do. Where a picture follows a block,
-the block's last expression is drawn into that picture's file: all pictures of ``docs/start.md`` and
-``docs/examples.md`` are made so. It takes a few minutes on two cores.
+A page's blocks of Python run from top to bottom, like the cells of a notebook. If a picture follows a block,
+the value of the block's last expression is saved as that picture's file. All pictures of ``docs/start.md``
+and ``docs/examples.md`` are made in this way. It takes a few minutes on two cores.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def run(page: Path, output: Path) -> tuple[dict[str, Any], list[str]]:
-    """Run a page and draw its pictures into ``output``: the names that its code leaves, and its pictures'."""
+    """Run a page and save its pictures in ``output``. Returns its variables and the pictures' names."""
     names: dict[str, Any] = {}
     drawn, output = [], output.resolve()
     with torch.random.fork_rng(devices=[]), elsewhere():
@@ -52,7 +52,7 @@ def run(page: Path, output: Path) -> tuple[dict[str, Any], list[str]]:
 
 @contextlib.contextmanager
 def elsewhere() -> Iterator[None]:
-    """In a folder of its own, which takes the files that a page writes and is deleted."""
+    """A context with a temporary working folder for the files that a page writes."""
     before = os.getcwd()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
@@ -63,13 +63,13 @@ def elsewhere() -> Iterator[None]:
 
 
 def blocks(page: Path) -> Iterator[tuple[str, str]]:
-    """Each block of code, and the name of the picture below it or an empty text."""
+    """Each block of code, with the name of the picture below it or an empty string."""
     for found in BLOCK.finditer(page.read_text()):
         yield found[1], found[2] or ""
 
 
 def execute(code: str, page: Path, names: dict[str, Any]) -> Any:
-    """Run a block; the value of its last line, if that is an expression."""
+    """Run a block. Returns the value of its last line, if that is an expression."""
     tree = ast.parse(code)
     last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
     exec(compile(tree, str(page), "exec"), names)

@@ -1,10 +1,10 @@
 """The README's picture of moons and its three numbers: ``python -m experiments.readme``.
 
-Trains the README's teacher and student on two moons (seed 0), draws ``docs/pictures/moons.png`` and prints
-the figures. Times are measured side by side in one run, each as the median of five. Then trains a teacher on
-digits of 8x8 pixels (seed 0), reads its canonical spectrum and draws ``docs/pictures/blueprint.png``, a
-picture of docs/spectrum.md; ``--only blueprint`` does that alone, in about a minute. ``--only sources`` draws
-``docs/pictures/sources.png``, the picture of docs/sources.md: from 8 Gaussians to moons.
+It trains the README's teacher and student on two moons (seed 0), draws ``docs/pictures/moons.png`` and prints
+the numbers. Times are measured in the same run, each as the median of five. It then trains a teacher on
+digits of 8x8 pixels (seed 0), computes its canonical spectrum and draws ``docs/pictures/blueprint.png``, a
+picture of docs/spectrum.md; ``--only blueprint`` does only that, in about a minute. ``--only sources`` draws
+``docs/pictures/sources.png``, the picture of docs/sources.md: a flow from 8 Gaussians to moons.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from koopflow import FlowSpectrum, FlowTeacher, KoopmanDistiller, datasets, plot
 from koopflow.analysis import flow_spectrum
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
-# The default: a curved flow, so that paths are worth looking at.
+# The default coupling, whose flow is curved, so that paths are visibly different from straight lines.
 COUPLING = "independent"
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--steps", type=int, help="training steps of the student; its default otherwise")
+    options.add_argument("--steps", type=int, help="training steps of the student; by default its own")
     options.add_argument("--output", type=Path, default=PICTURES, help="folder of the pictures")
-    options.add_argument("--only", choices=[*PICTURE_OF], help="one of the pictures; all otherwise")
+    options.add_argument("--only", choices=[*PICTURE_OF], help="a single picture; by default all")
     given = options.parse_args()
     torch.set_num_threads(2)
     given.output.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def moons(steps: int | None, file: Path) -> None:
-    """The first picture, and the numbers."""
+    """Draw the first picture and print the numbers."""
     teacher = FlowTeacher((2,), coupling=COUPLING, seed=0).fit(datasets.moons(20_000))
     student = KoopmanDistiller(steps=steps, seed=0).fit(teacher)
     held_out = datasets.moons(4_000, seed=1)
@@ -63,7 +63,7 @@ def moons(steps: int | None, file: Path) -> None:
 
 
 def digits(steps: int | None, file: Path) -> None:
-    """The second picture, and the spectrum that it is of."""
+    """Draw the second picture and print the spectrum."""
     images = datasets.digits()[0].reshape(-1, 64)
     flow = flow_spectrum(FlowTeacher((64,), seed=0).fit(images))
     print(flow.summary())
@@ -72,7 +72,7 @@ def digits(steps: int | None, file: Path) -> None:
 
 
 def sources(steps: int | None, file: Path) -> None:
-    """The picture of docs/sources.md, and how far its student is from the teacher."""
+    """Draw the picture of docs/sources.md and print the student's error."""
     source, data = datasets.eight_gaussians(20_000), datasets.moons(20_000)
     teacher = FlowTeacher((2,), source=source, seed=0).fit(data)
     student = KoopmanDistiller(steps=steps, seed=0).fit(teacher)
@@ -92,7 +92,7 @@ def median_seconds(run: Callable[[], object], times: int = 5) -> float:
 
 
 def draw(teacher: FlowTeacher, student: KoopmanDistiller, data: np.ndarray, file: Path) -> None:
-    """Data, the student's samples, its paths over the teacher's, and the eigenvalues of its generator."""
+    """Draw data, the student's samples, its paths over the teacher's, and its generator's eigenvalues."""
     noise = np.random.default_rng(3).standard_normal((20_000, 2)).astype(np.float32)
     figure = plotting.new_figure((15.0, 3.8))
     axes = figure.subplots(1, 4, width_ratios=(1, 1, 1, 1.25))
@@ -110,9 +110,9 @@ def draw(teacher: FlowTeacher, student: KoopmanDistiller, data: np.ndarray, file
 def draw_sources(
     teacher: FlowTeacher, student: KoopmanDistiller, start: np.ndarray, data: np.ndarray, file: Path
 ) -> None:
-    """Fresh rows of the source, paths, and where both lead: each sample in the colour of its start."""
+    """Draw new rows of the source, paths, and both models' samples in the colours of their starts."""
     ends, samples = teacher.sample(x0=start), student.sample(x0=start)
-    # By direction, darker than white in every one.
+    # Colours show the direction and are darkened, since the palette contains white.
     turn = np.arctan2(start[:, 1], start[:, 0]) / (2.0 * np.pi) + 0.5
     colours = colormaps["hsv"](turn) * (0.85, 0.75, 0.85, 1.0)
     everything = np.concatenate([start, ends, samples, data])
@@ -125,7 +125,7 @@ def draw_sources(
     both = student.sample_path(few, times=times), teacher.trajectory(few, times=times)
     plotting.paths(*both, ax=axes[1], background=data[:4_000], start="source", title="paths, in closed form")
     axes[1].set(xlim=limits[:2], ylim=limits[2:])
-    # Below, for paths come from everywhere.
+    # The legend is below the axes, since paths come from all sides.
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "ncols": 4, "columnspacing": 1.2}
     axes[1].legend(frameon=False, fontsize=8, handlelength=1.4, **below)
     plotting.samples(ends, ax=axes[2], colour=colours, limits=limits, title="where the teacher leads")
@@ -136,7 +136,7 @@ def draw_sources(
 
 
 def draw_blueprint(flow: FlowSpectrum, file: Path) -> None:
-    """Energies over time, the parts as images, and five samples built up of them."""
+    """Draw energies over time, the parts as images, and five samples built from them."""
     noise = np.random.default_rng(3).standard_normal((5, *flow.event_shape)).astype(np.float32)
     figure = plotting.new_figure((15.0, 3.8))
     axes = figure.subplots(1, 3, width_ratios=(1, 1.45, 1.7))

@@ -17,20 +17,20 @@ Table = TypeVar("Table", bound="RowTable")
 
 
 class RowTable(Sequence[Row]):
-    """A sequence of dictionaries with the same keys; subclasses say what the columns are.
+    """A sequence of dictionaries with the same keys. Subclasses define the columns.
 
     Attributes
     ----------
     design : tuple of str
-        Columns that say what a row is about; rows of the same design differ in the seed alone.
+        Columns that identify a row. Rows of the same design differ only in the seed.
     measures : tuple of str
-        Columns of numbers, NaN where nothing was measured.
+        Columns of numbers, NaN if not measured.
     headings : mapping
         Headings of the columns that are printed, in order.
     decimals : mapping
-        Number of printed decimals of a measure, 4 if it is not named.
+        Number of printed decimals of a measure; 4 for measures not named.
     optional : tuple of str
-        Columns that are printed only if one row has something there.
+        Columns that are printed only if a row has a value in them.
     """
 
     design: ClassVar[tuple[str, ...]] = ()
@@ -58,7 +58,7 @@ class RowTable(Sequence[Row]):
         return iter(self._rows)
 
     def _of(self: Table, rows: Sequence[Row]) -> Table:
-        """A table like this one of other rows."""
+        """A table of the same kind with other rows."""
         return type(self)(rows)
 
     def summary(self: Table) -> Table:

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# What a release consists of, into dist/: koopflow's wheel for each torch, audited, and its source distribution.
-# Each is built, measured, and tried in a clean environment.
+# Builds a release into dist/: koopflow's wheel for each torch version, audited, and its source distribution.
+# Each is built, checked for size, and tried in a clean environment.
 #
 #   release/build.sh                    everything
 #   release/build.sh 2.13.0 sdist       the wheel for this torch, and the source distribution
 #
-# Needs Python 3.10 or newer (PYTHON, default python3), Rust, and a compiler for C++20. Leaves a log for each
-# part in target/release-logs/, and goes on after a part that fails. What pip downloads is kept in
+# Needs Python 3.10 or newer (PYTHON, default python3), Rust, and a compiler for C++20. Writes a log for each
+# part to target/release-logs/, and continues after a part that fails. pip's downloads are kept in
 # target/release-downloads/ for the next run.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -21,7 +21,7 @@ trap 'rm -rf "$work"' EXIT
 "$python" -m venv "$work/tools"
 "$work/tools/bin/python" -m pip install --quiet abi3audit build || exit 1
 
-# Each part runs in a subshell in which any failure ends it.
+# Each part runs in a subshell that any failure ends.
 wheel() (
     set -e
     download "torch==$1"
@@ -31,7 +31,7 @@ wheel() (
     "$work/tools/bin/abi3audit" --strict "$file"
     download "$file"
     mv "$file" dist/
-    # By name: pip has to find the wheel that fits the torch that a person wants.
+    # Installed by name, since pip must find the wheel that matches the requested torch.
     try "$1" koopflow "torch==$1"
 )
 
@@ -42,7 +42,7 @@ sdist() (
     local file="$work/new/koopflow-$version.tar.gz"
     smaller_than 5000000 "$file"
     download "torch==$torch"
-    # What is compiled already for the wheels serves here too, but for koopflow's own code.
+    # Dependencies compiled for the wheels are used again; only koopflow's own code is compiled.
     export CARGO_TARGET_DIR=$root/target
     KOOPFLOW_TORCH=$torch from_downloads "$python" -m pip wheel --no-deps --wheel-dir "$work/built" "$file"
     download "$work"/built/koopflow-*.whl
@@ -50,14 +50,14 @@ sdist() (
     try "$torch" "$work"/built/koopflow-*.whl
 )
 
-# What pip needs to build koopflow and to install the given requirements.
+# Downloads what pip needs to build koopflow and to install the given requirements.
 download() {
     "$python" -m pip download --dest "$downloads" "$@" "maturin>=1.9.4,<2" "setuptools<82"
-    # What is tried is what was built, and no koopflow of an earlier run.
+    # The package that is tried must be the one just built, not a koopflow of an earlier run.
     rm -f "$downloads"/koopflow-*
 }
 
-# A command whose pip takes what was downloaded, and nothing else.
+# Runs a command whose pip uses only the downloads.
 from_downloads() {
     PIP_NO_INDEX=1 PIP_FIND_LINKS=$downloads "$@"
 }
@@ -67,7 +67,7 @@ smaller_than() {
     [ "$bytes" -lt "$1" ] || { echo "$2 has $bytes bytes, and $1 are the limit"; exit 1; }
 }
 
-# try TORCH REQUIREMENT...: as a person installs it, where nothing else is.
+# try TORCH REQUIREMENT...: installs it as a user would, in an empty environment, and runs the smoke test.
 try() {
     local torch=$1
     shift
@@ -83,7 +83,7 @@ failed=0
 for part; do
     rm -rf "$work/new" "$work/built" "$work/clean"
     begin=$SECONDS log=target/release-logs/build-$part.log
-    # Not as the condition of an if, in which bash would overlook failures.
+    # Not as the condition of an if, since bash ignores set -e there.
     if [ "$part" = sdist ]; then sdist; else wheel "$part"; fi >"$log" 2>&1
     if [ $? -eq 0 ]; then said="in dist/"; else said="FAILED, see $log" failed=1; fi
     [ "$part" = sdist ] && name="source distribution" || name="wheel for torch $part"

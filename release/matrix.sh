@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The tests of the gate (.ci/run tests: build, every Rust and Python test, notebooks) for each torch, and a table
-# of how they went in docs/install.md. Hours on two cores.
+# Runs `.ci/run tests` (build, every Rust and Python test, notebooks) for each torch version, and writes the results
+# to the table of docs/install.md. This takes hours on two cores.
 #
-#   release/matrix.sh [TORCH ...]       all that koopflow supports, or for instance: release/matrix.sh 2.13.0
+#   release/matrix.sh [TORCH ...]       by default all supported versions; for instance: release/matrix.sh 2.13.0
 #
-# Leaves a log for each version in target/release-logs/, and goes on after a version that fails. The table
-# keeps the rows of versions that this run leaves out.
+# Writes a log for each version to target/release-logs/, and continues after a version that fails. The table
+# keeps the rows of versions that are not in this run.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}

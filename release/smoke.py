@@ -1,4 +1,4 @@
-"""What an installed koopflow must do, with nothing but what it brought: ``python smoke.py 0.2.0 2.13.0``.
+"""Smoke test of an installed koopflow without optional packages: ``python smoke.py 0.2.0 2.13.0``.
 
 The arguments are the versions of koopflow and of the torch that it was built for.
 """

@@ -1,4 +1,4 @@
-"""Write how the gate went for one torch into the table of docs/install.md: ``python table.py 2.13.0 LOG``."""
+"""Writes the result of .ci/run for one torch to docs/install.md: ``python table.py 2.13.0 LOG``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SETS = ("pytest", "pytest, the heavier set")
 
 
 def steps(log: str) -> list[tuple[str, int, str]]:
-    """The steps of .ci/run in its log: name, second of its beginning, what it printed."""
+    """The steps of .ci/run in its log: name, second at which it began, and output."""
     found: list[tuple[str, int, str]] = []
     for line in log.splitlines():
         if begins := STEP.match(line):

@@ -1,9 +1,9 @@
-"""Long use on Linux: memory over thousands of fits, files over kills and over a hundred users of one path.
+"""Long use on Linux: memory over thousands of fits, files after kills, and a hundred users of one path.
 
     python -m experiments.benches.soak                # everything, in the sizes of docs/files.md
     python -m experiments.benches.soak kills --count 200 --seed 1
 
-Exits with 1 where memory grew, or a file was lost.
+It exits with 1 if memory grew or a file was lost.
 """
 
 from __future__ import annotations
@@ -29,20 +29,23 @@ import torch
 from experiments.environment import versions
 from koopflow import FlowTeacher, KoopmanDistiller, baselines, datasets
 
-# MiB that the same work may add in the second half: what an allocator keeps differs that much between runs.
+# Growth in MiB allowed in the second half of the work; an allocator's reserve varies that much between runs.
 ALLOWED_MIB = 16.0
 TINY: dict[str, Any] = {"width": 8, "depth": 1, "steps": 5, "trajectories": 64}
 NOISE = np.random.default_rng(0).normal(size=(256, 2)).astype(np.float32)
 
 
 def memory_mib(name: str) -> float:
-    """``VmRSS``, what the process holds now, or ``VmHWM``, the most that it ever held."""
+    """``VmRSS``, the present memory of the process, or ``VmHWM``, its peak."""
     return int(Path("/proc/self/status").read_text().split(f"{name}:")[1].split()[0]) / 1024
 
 
 def memory(fits: int, samplings: int) -> dict[str, float]:
-    """Fits and samplings of all kinds in this process. Memory is read after a tenth of them, after half and
-    at the end, so that growth shows as a slope and not as what the first calls load."""
+    """Memory in MiB over fits and samplings of all kinds in this process.
+
+    It is read after a tenth of them, after half and at the end, so that growth is not confused with what the
+    first calls load.
+    """
     data = datasets.moons(256)
     gaussian = FlowTeacher.gaussian([0.5, -0.5], [[1.0, 0.3], [0.3, 0.5]])
     attached = FlowTeacher.from_torch(lambda t, x: 1.0 - x, (2,))
@@ -93,7 +96,7 @@ def memory(fits: int, samplings: int) -> dict[str, float]:
 
 
 def killed_fit(kind: str, folder: Path, *, resume: bool, steps: int = 120) -> Any:
-    """A fit that writes a checkpoint every third step, and a student's its trajectories."""
+    """A fit that writes a checkpoint every third step; that of a student also writes its trajectories."""
     file = folder / f"{kind}.safetensors"
     files: dict[str, Any] = {"checkpoint": file, "checkpoint_every": 3, "progress": False}
     files |= {"resume": file} if resume else {}
@@ -107,8 +110,11 @@ def killed_fit(kind: str, folder: Path, *, resume: bool, steps: int = 120) -> An
 
 
 def kills(count: int, seed: int) -> Counter[str]:
-    """Fits that are killed at random moments. What each leaves is loaded, resumed, and compared with a fit
-    that nobody interrupted: the same samples, to the last bit."""
+    """Results of fits that are killed at random moments.
+
+    The checkpoint of each is loaded and resumed. The samples must equal those of an uninterrupted fit, bit
+    for bit.
+    """
     fork = multiprocessing.get_context("fork")
     moments, found = random.Random(seed), Counter[str]()
     with tempfile.TemporaryDirectory() as whole:
@@ -143,7 +149,7 @@ def kills(count: int, seed: int) -> Counter[str]:
 
 
 def one_path(file: Path, place: int, rounds: int, threads: int) -> None:
-    """Half of the threads save, half load; exits with 0 where every load was one of the whole students."""
+    """Save in half of the threads and load in the others; exit with 0 if all loads gave complete students."""
     students = [
         KoopmanDistiller(**TINY, seed=seed).fit(FlowTeacher.gaussian([0.5, -0.5], np.eye(2)), progress=False)
         for seed in range(2)
@@ -165,7 +171,7 @@ def one_path(file: Path, place: int, rounds: int, threads: int) -> None:
 
 
 def writers(count: int, rounds: int, threads: int = 10) -> Counter[str]:
-    """``count`` savers and loaders of one path at once, in threads of several processes."""
+    """Results of ``count`` savers and loaders of one path at once, in threads of several processes."""
     fork, found = multiprocessing.get_context("fork"), Counter[str]()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "student.safetensors"
@@ -192,10 +198,10 @@ def main() -> int:
     parser.add_argument("--samplings", type=int, default=20_000)
     parser.add_argument("--count", type=int, default=50, help="kills")
     parser.add_argument("--writers", type=int, default=100)
-    parser.add_argument("--rounds", type=int, default=20, help="files that each writer saves or loads")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments of kills")
+    parser.add_argument("--rounds", type=int, default=20, help="files that each thread saves or loads")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the moments of kills")
     options = parser.parse_args()
-    # Children are forked: a pool of threads would not survive it.
+    # Child processes are forked, which a pool of threads would not survive.
     torch.set_num_threads(1)
     print(versions(), flush=True)
     wrong = []

@@ -1,4 +1,4 @@
-"""Solvers of a flow by the evaluations they take: the tables and the picture of docs/solvers.md.
+"""Errors of solvers of a flow by their number of evaluations: the tables and the picture of docs/solvers.md.
 
     python -m experiments.benches.solvers                  # all of it: about fifteen minutes on 2 cores
     python -m experiments.benches.solvers --parts exact    # fields of eight Gaussians, in closed form
@@ -6,10 +6,10 @@
     python -m experiments.benches.solvers --parts picture  # docs/pictures/path-geometry.png
     python -m experiments.benches.solvers --quick          # whether it runs
 
-A cell is the endpoint error: the RMS distance from the solution at tolerances of 1e-9 (1e-7 of trained
-teachers) from the same noise, over the total standard deviation of the ends; its mean over the seeds of the
-noise, and the largest distance of one of them from it. Evaluations are those of one sample. The two numbers
-in the grid "log_snr" were chosen on fields like the exact ones, on other noise.
+A cell is the endpoint error: the RMS distance from the solution of the same noise at tolerances of 1e-9 (1e-7
+for trained teachers), divided by the total standard deviation of the endpoints. It is the mean over the seeds
+of the noise, with the largest deviation of one of them. Evaluations are those of one sample. The two
+constants of the grid "log_snr" were chosen on fields similar to the exact ones, with other noise.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from koopflow.metrics import path_geometry
 
 SEEDS = (0, 1, 2)
 ROWS = 500
-# Solver, evaluations of a step, grids.
+# Each solver with its number of evaluations of a step and its grids.
 SOLVERS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
     ("euler", 1, ("uniform", "tau", "log_snr")),
     ("heun", 2, ("uniform", "tau", "log_snr")),
@@ -38,7 +38,7 @@ SOLVERS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
     ("dpm2m", 1, ("tau", "log_snr")),
 )
 EVALUATIONS = (4, 8, 12, 24)
-# Of the search for 1e-4.
+# Numbers of evaluations in the search for an error of 1e-4.
 MANY = (24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256)
 TOLERANCES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6)
 RADIUS, WIDTH = 1.0, math.sqrt(0.1) / 5.0
@@ -87,7 +87,7 @@ def noise_of(teacher: FlowTeacher, seed: int, rows: int) -> torch.Tensor:
 
 
 class Reference:
-    """Ends of the flow from some noise, and how far those of a solver are from them."""
+    """Endpoints of the flow from some noise, and the errors of solvers against them."""
 
     def __init__(self, teacher: FlowTeacher, seed: int, rows: int, tolerance: float) -> None:
         self.teacher, self.noise = teacher, noise_of(teacher, seed, rows)
@@ -107,7 +107,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def exact(seeds: Sequence[int], rows: int, evaluations: Sequence[int]) -> None:
-    """Errors of every solver and grid by evaluations, on fields in closed form."""
+    """Print errors of every solver and grid by evaluations, on fields in closed form."""
     for name, teacher in exact_teachers().items():
         references = [Reference(teacher, seed, rows, 1e-9) for seed in seeds]
         print(f"\nExact field of eight Gaussians, {name}\n")
@@ -126,7 +126,7 @@ def exact(seeds: Sequence[int], rows: int, evaluations: Sequence[int]) -> None:
 
 
 def trained_teachers(*, quick: bool) -> Iterator[tuple[str, FlowTeacher]]:
-    """Teachers with their names: a perceptron of the plane in 3,000 steps, one of digits in 2,000."""
+    """Teachers with their names: perceptrons for the plane, in 3,000 steps, and for digits, in 2,000."""
     short: dict[str, Any] = {"width": 32, "steps": 50} if quick else {}
     points = {"moons": datasets.moons(8192), "eight Gaussians": datasets.eight_gaussians(8192)}
     for name, path in (("moons", "linear"), ("moons", "vp"), ("eight Gaussians", "linear")):
@@ -140,7 +140,7 @@ def trained_teachers(*, quick: bool) -> Iterator[tuple[str, FlowTeacher]]:
 
 
 def fewest(references: Sequence[Reference], ways: Sequence[dict[str, Any]], goal: float) -> tuple[str, str]:
-    """The evaluations of the cheapest of these ways whose mean error is below the goal, and that error."""
+    """The smallest number of evaluations whose mean error is below the goal, and that error."""
     for how in ways:
         found = [reference.error(**how) for reference in references]
         if np.mean([error for error, _ in found]) <= goal:
@@ -149,7 +149,7 @@ def fewest(references: Sequence[Reference], ways: Sequence[dict[str, Any]], goal
 
 
 def trained(seeds: Sequence[int], rows: int, *, quick: bool) -> None:
-    """Evaluations down to an endpoint error of 1e-4, on teachers of koopflow's own."""
+    """Print evaluations for an endpoint error of 1e-4, on teachers trained by koopflow."""
     goal = 1e-1 if quick else 1e-4
 
     def fixed(solver: str, each: int, grid: str | None) -> list[dict[str, Any]]:
@@ -181,7 +181,7 @@ def trained(seeds: Sequence[int], rows: int, *, quick: bool) -> None:
 
 
 def picture(path: str, rows: int) -> None:
-    """Paths of two couplings and what path_geometry says of them."""
+    """Draw paths of two couplings and their measures by path_geometry."""
     from matplotlib import pyplot as plt
 
     data = datasets.moons(4096)

@@ -1,10 +1,10 @@
-"""Flows from one set of data to another, and students of several segments.
+"""Flows from one data set to another, and students of several segments.
 
     python -m experiments.benches.sources --parts plane digits
     python -m experiments.benches.sources --parts segments --cases eight_gaussians --segments 1 2 4
 
-Every number is beside its teacher's, on fresh samples of the source; distances are to held-out data, and the
-floor is that of two halves of these.
+Every value of a student is given with its teacher's, on fresh samples of the source. Distances are to
+held-out data, and the floor is the distance between two halves of these.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from ..environment import versions
 
 Samples = NDArray[np.float32]
 COUNT = 20_000
-EXACT = 2_000  # Samples that the exact distance is taken of.
+EXACT = 2_000  # Largest number of samples for the exact distance.
 EVALUATED = 2_000
 POLISHED = 500
 SEED = 987_654_321
 
 
 def digits_of(kind: int, seed: int) -> tuple[Samples, Samples]:
-    """One kind of digit, ``[N, 64]``: for training, and held out."""
+    """Images ``[N, 64]`` of one digit, for training and held out."""
     images, labels = datasets.digits()
     own = images[labels == kind].reshape(-1, 64)
     train, held_out = datasets.split(own, held_out=60, seed=seed)
@@ -41,7 +41,7 @@ def digits_of(kind: int, seed: int) -> tuple[Samples, Samples]:
 
 
 def plane(make: Callable[..., Any], seed: int) -> tuple[Samples, Samples]:
-    """Points of a plane: for training, and held out."""
+    """Points of the plane, for training and held out."""
     return make(COUNT, seed=2 * seed), make(2 * EXACT, seed=2 * seed + 1)
 
 
@@ -57,18 +57,18 @@ PAIRS: dict[str, Callable[[int], tuple[tuple[Samples, Samples], tuple[Samples, S
     "digits, 3 to 8": lambda seed: (digits_of(3, seed), digits_of(8, seed)),
     "digits, 3 to 8, noise 0.3": lambda seed: (digits_of(3, seed), digits_of(8, seed)),
 }
-# Noise on the rows of the source.
+# Deviation of the noise that is added to rows of the source.
 NOISE = {"digits, 3 to 8, noise 0.3": 0.3}
 
 
 def halves(data: Samples) -> float:
-    """W2 between two halves of a set: what sampling alone costs."""
+    """W2 between two halves of a set, which is the sampling floor."""
     half = min(len(data) // 2, EXACT)
     return metrics.wasserstein2(data[:half], data[half : 2 * half])
 
 
 def between(name: str, seed: int, steps: int | None) -> dict[str, Any]:
-    """A teacher from one set to another, and its student."""
+    """Measurements of a teacher from one set to another, and of its student."""
     (source, fresh), (data, held_out) = PAIRS[name](seed)
     began = time.perf_counter()
     given = {"source": source, "source_noise": NOISE.get(name, 0.0)}
@@ -100,7 +100,7 @@ def between(name: str, seed: int, steps: int | None) -> dict[str, Any]:
 
 
 def kept(path: Path | None, kind: type[Any], fit: Callable[[], Any]) -> tuple[Any, float]:
-    """A model that a run before kept in a file, or else a new one, kept there; and the seconds of its fit."""
+    """A model that an earlier run kept in a file, or else a new one; and the seconds of its fit."""
     told = None if path is None else path.with_suffix(".json")
     if path is not None and told is not None and path.exists() and told.exists():
         return kind.load(path), float(json.loads(told.read_text())["seconds"])
@@ -115,8 +115,11 @@ def kept(path: Path | None, kind: type[Any], fit: Callable[[], Any]) -> tuple[An
 
 
 def inverses(student: SegmentedDistiller, teacher: FlowTeacher, data: Samples) -> list[dict[str, Any]]:
-    """Noise behind the teacher's own samples: how far from the teacher's, and how far the student then leads
-    from the samples; both as errors of inverses and of endpoints are."""
+    """Inversion errors on the teacher's own samples.
+
+    They are the relative distance of the recovered noise from the teacher's, and the relative distance of the
+    student's samples of that noise from the original ones.
+    """
     noise = teacher.field.source.draw(POLISHED, SEED)
     ends = teacher.sample(x0=noise)
     scale = float(np.sqrt(data.var(axis=0).sum()))
@@ -139,8 +142,11 @@ def inverses(student: SegmentedDistiller, teacher: FlowTeacher, data: Samples) -
 
 
 def backwards(student: SegmentedDistiller, teacher: FlowTeacher) -> dict[str, Any]:
-    """Distances from the teacher's states of each inverse, the last one first: given the teacher's state, and
-    given what the inverse after it answers; and where the flow takes a displacement of 0.05 from the data."""
+    """Distances of each segment's inverse from the teacher's states, with the last segment first.
+
+    They are given for the teacher's state as input, and for the result of the later segment's inverse. The
+    effect of the flow on a displacement of 0.05 from the data is given too.
+    """
     times = [one.clock.start for one in student.students_] + [student.clock.end]
     states = teacher.trajectory(teacher.field.source.draw(POLISHED, SEED), times=times)
     size = lambda x: float(np.sqrt(np.mean(np.sum(np.square(x), axis=1))))  # noqa: E731
@@ -164,7 +170,7 @@ def in_segments(
     shorter: dict[str, int],
     folder: Path | None,
 ) -> list[dict[str, Any]]:
-    """Students of several numbers of segments of one teacher."""
+    """Measurements of a teacher's students with several numbers of segments."""
     setting = problem(name)
     data, held_out = setting.data(seed)
     data, held_out = (x.reshape(len(x), -1) for x in (data, held_out))
@@ -204,16 +210,14 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=["plane", "digits", "segments"], default=["plane"])
     parser.add_argument("--cases", nargs="+", default=["eight_gaussians/ot", "digits/ot"])
     parser.add_argument(
-        "--pairs", nargs="+", choices=list(PAIRS), default=list(PAIRS), help="of plane, digits"
+        "--pairs", nargs="+", choices=list(PAIRS), default=list(PAIRS), help="data sets of plane and digits"
     )
     parser.add_argument("--segments", nargs="+", type=int, default=[1, 2, 4])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--steps", type=int, help="of teachers and students; for a quick look")
-    parser.add_argument("--student-steps", type=int, help="of each student of the part of segments")
-    parser.add_argument("--student-trajectories", type=int, help="of each student of the part of segments")
-    parser.add_argument(
-        "--folder", type=Path, help="where the part of segments keeps its models, and finds them"
-    )
+    parser.add_argument("--steps", type=int, help="training steps, for a quick run")
+    parser.add_argument("--student-steps", type=int, help="training steps of each student of segments")
+    parser.add_argument("--student-trajectories", type=int, help="trajectories of each student of segments")
+    parser.add_argument("--folder", type=Path, help="folder in which the part of segments keeps its models")
     parser.add_argument("--output", type=Path)
     asked = parser.parse_args()
     print(versions(), flush=True)

@@ -1,13 +1,14 @@
-"""What a student's spectrum is worth on digits, and how fast it is computed: the tables of docs/spectrum.md.
+"""Measurements of students' spectra on digits, and the time to compute them: the tables of docs/spectrum.md.
 
     python -m experiments.benches.spectrum                 # seeds 0 1 2
     python -m experiments.benches.spectrum --seeds 0 --steps 3000 --output spectrum.json
     python -m experiments.benches.spectrum --large         # eigen-analysis of 2000 observables only
 
-For each seed a teacher is trained on digits, a default student distilled, and measured: which modes follow
-the flow, how many are needed, inversion and its polish, edits along class directions against blending
-pixels, and class signatures against raw pixels. Directions, signatures and classifiers see training digits,
-everything is measured on held-out ones. Cells are means over the seeds, with their range.
+For each seed a teacher is trained on digits and a default student distilled. The measurements are: energy of
+modes that follow the flow, number of modes needed, inversion and its polishing, edits along class directions
+compared with blending pixels, and class signatures compared with raw pixels. Directions, signatures and
+classifiers use training digits; measurements use held-out ones. Cells are means over the seeds, with their
+range.
 """
 
 from __future__ import annotations
@@ -63,9 +64,9 @@ def distilled(seed: int, steps: int | None) -> tuple[Any, ...]:
 def edits(
     spectrum: Spectrum, images: np.ndarray, labels: np.ndarray, classifier: LogisticRegression
 ) -> dict[str, float]:
-    """Class directions against blending with the class's mean, on held-out digits of other classes.
+    """Edits along class directions and blending with the class's mean, on held-out digits of other classes.
 
-    The rest is what an image moves across the difference of class means.
+    The rest is the change of an image orthogonal to the difference of class means.
     """
     train, train_labels = images[:1300], labels[:1300]
     held_out, held_out_labels = images[1300:], labels[1300:]
@@ -94,7 +95,7 @@ def edits(
 
 
 def measure(seed: int, steps: int | None) -> dict[str, float]:
-    """One seed."""
+    """The measurements of one seed."""
     images, labels, teacher, student, other = distilled(seed, steps)
     spectrum = student.spectrum(teacher)
     noise = np.random.default_rng(seed).normal(size=(500, 64)).astype(np.float32)
@@ -122,7 +123,7 @@ def measure(seed: int, steps: int | None) -> dict[str, float]:
 
 
 def large() -> None:
-    """Wall-clock of the eigen-analysis of 2000 observables, 1x28x28 events; students are not trained."""
+    """Time the eigen-analysis of 2000 observables for 1x28x28 events; students are not trained."""
     teacher = FlowTeacher.gaussian(np.zeros((1, 28, 28)), np.eye(784))
     small = {"width": 8, "depth": 1, "steps": 1, "batch_size": 8}
     small["trajectories"] = {"count": 16, "path_steps": 2}

@@ -1,9 +1,9 @@
-"""Teachers trained at times of several laws, everything else being equal.
+"""Teachers trained with several distributions of training times, with all other options equal.
 
     python -m experiments.benches.time_sampler --seeds 0 1 2
 
-W2 of 1,000 samples to as many held-out data, by the adaptive solver and by eight steps of Euler, beside that
-of two halves of held-out data.
+It prints W2 between 1,000 samples and the same number of held-out data, for the adaptive solver and for eight
+Euler steps, and W2 between two halves of the held-out data.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ COUNT = 1_000
 
 
 def data_of(name: str, seed: int) -> tuple[Any, Any]:
-    """For training, and held out: flat rows."""
+    """Flat rows for training, and held-out rows."""
     if name == "digits":
         images, _ = datasets.digits()
         return datasets.split(images.reshape(len(images), -1), held_out=500, seed=seed)
@@ -41,7 +41,7 @@ def main() -> None:
     )
     parser.add_argument("--data", nargs="+", default=["checkerboard", "digits"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--steps", type=int, help="of training; for a quick look")
+    parser.add_argument("--steps", type=int, help="training steps, for a quick run")
     asked = parser.parse_args()
     print(versions(), flush=True)
     for name in asked.data:

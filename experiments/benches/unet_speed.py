@@ -1,13 +1,13 @@
-"""koopflow's U-Net against the same architecture in PyTorch: torchcfm's ``UNetModel``, eager and compiled.
+"""Speed of koopflow's U-Net and of torchcfm's ``UNetModel``, the same architecture, eager and compiled.
 
     python -m experiments.benches.unet_speed                        # 28x28, 32 channels, a CPU: ten minutes
     python -m experiments.benches.unet_speed --threads 2 --no-compile
     python -m experiments.benches.unet_speed --batch 4 --rounds 2 --no-compile    # a quick look
 
 Forward passes, training steps (loss, gradients, clipping, Adam) and passes with a tangent take turns in one
-process, round by round, and each figure is the median over rounds of the ratio to PyTorch's eager pass of the
-same round. Seconds are the processor's, of all threads: on a busy machine they vary less than a clock's. Peak
-memory is that of training steps in a process of its own, over that of the process before them (Linux).
+process. Each value is the median, over rounds, of the ratio to PyTorch's eager pass in the same round.
+Seconds are processor time of all threads, which varies less than wall-clock time on a busy machine. Peak
+memory is that of training steps in a separate process, minus the memory of the process before them (Linux).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def network(options: argparse.Namespace) -> UNet:
 
 
 def reference(options: argparse.Namespace) -> torch.nn.Module:
-    """The same blocks, by torchcfm."""
+    """torchcfm's network with the same blocks."""
     model: torch.nn.Module = UNetModel(
         dim=(1, SIDE, SIDE),
         num_channels=options.channels,
@@ -106,7 +106,7 @@ def seconds(work: Callable[[], Any], repeats: int) -> float:
 
 
 def in_turns(works: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each, round by round, after one round that warms up."""
+    """Seconds of each work in each round, after one round of warm-up."""
     found: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(rounds + 1):
         for name, work in works.items():
@@ -143,7 +143,7 @@ def forward(names: list[str], options: argparse.Namespace) -> None:
 
 def training(names: list[str], options: argparse.Namespace) -> None:
     def own() -> float:
-        """By the difference of a longer and a shorter training."""
+        """Seconds of a step, by the difference of a longer and a shorter training."""
         few, many = (seconds(partial(taught, steps, options), 1) for steps in (1, 4))
         return (many - few) / 3
 
@@ -154,7 +154,7 @@ def training(names: list[str], options: argparse.Namespace) -> None:
 
 
 def tangents(options: argparse.Namespace) -> None:
-    """Observables alone and with their derivative along a velocity."""
+    """Compare observables alone and with their derivative along a velocity."""
     student = KoopmanDistiller(
         basis="unet",
         unet=network(options),
@@ -177,13 +177,13 @@ def tangents(options: argparse.Namespace) -> None:
 
 
 def resident() -> int:
-    """KiB at the peak of this process so far; ``getrusage`` would count the process that started it."""
+    """Peak memory of this process so far in KiB; ``getrusage`` would include the process that started it."""
     [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
     return int(line.split()[1])
 
 
 def peak(name: str, options: argparse.Namespace) -> float:
-    """MiB that training steps take at most."""
+    """Peak memory of training steps in MiB."""
     before = resident()
     if name == "koopflow":
         taught(4, options)

@@ -1,14 +1,14 @@
-"""Endpoint errors of one problem in several units: the table of docs/distillation.md.
+"""Endpoint errors of the same problem in several units: the table of docs/distillation.md.
 
     python -m experiments.benches.units            # five minutes on 2 cores
     python -m experiments.benches.units --cases moons --steps 3000
-    python -m experiments.benches.units --raw      # without standardisation, as it was before
+    python -m experiments.benches.units --raw      # without standardisation, as in earlier versions
     python -m experiments.benches.units --quick    # whether it runs
 
-Each row is one problem: teachers are trained on the same data, scaled to mean 0 and deviation 1 and then put
-into other units, with the same seed; the attached one is that of a Gaussian, as somebody else's model. A cell
-is the student's endpoint error over the deviation of the ends, and the loss of trained teachers. The ends are
-the teacher's samples, and exact ones for the Gaussian.
+Each row is one problem. Teachers are trained with the same seed on the same data, scaled to mean 0 and
+deviation 1 and then converted to other units. One teacher is attached: the field of a Gaussian, as a model
+from elsewhere. A cell has the student's endpoint error, divided by the deviation of the endpoints, and the
+loss of a trained teacher. The endpoints are the teacher's samples, or exact ones for the Gaussian.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ UNITS = {
     "+ 1e3": (1.0, 1e3),
     "x 60 + 128": (60.0, 128.0),
 }
-# Steps of teacher and student, and their options.
+# Numbers of steps of teacher and student, and their options.
 CASES: dict[str, tuple[int, int, dict[str, Any], dict[str, Any]]] = {
     "Gaussian, attached": (0, 400, {}, {"width": 32, "depth": 2, "trajectories": 4096}),
     "moons": (600, 400, {"width": 64}, {"width": 64, "depth": 2, "trajectories": 4096}),
@@ -71,7 +71,7 @@ COVARIANCE = np.array([[1.2, 0.4], [0.4, 0.8]])
 
 
 def attached_gaussian(scale: float, shift: float) -> FlowTeacher:
-    """The field of N(shift, scale^2 C) as a function that says nothing of its data."""
+    """The field of N(shift, scale^2 C) as a function, without information about its data."""
     covariance = torch.from_numpy(COVARIANCE) * scale**2
     eye = torch.eye(2, dtype=torch.float64)
 
@@ -86,7 +86,7 @@ def attached_gaussian(scale: float, shift: float) -> FlowTeacher:
 
 
 def measured(case: str, units: str, options: argparse.Namespace) -> str:
-    """One cell."""
+    """One cell of the table."""
     scale, shift = UNITS[units]
     teacher_steps, steps, teacher_options, student_options = CASES[case]
     if options.steps is not None:
@@ -129,7 +129,7 @@ def main() -> None:
     )
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--units", nargs="+", choices=UNITS, default=list(UNITS))
-    parser.add_argument("--steps", type=int, help="of the students")
+    parser.add_argument("--steps", type=int, help="training steps of the students")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--raw", action="store_true", help="without standardisation")
     parser.add_argument("--quick", action="store_true", help="a few steps of everything")

@@ -1,7 +1,7 @@
-"""koopflow's students against what a user would pick instead: the claims tables of docs/results.md.
+"""Comparison of koopflow's students with alternative methods: the tables of docs/results.md.
 
 For every data set and seed a teacher is trained, every method is fitted to it, and all are measured on the
-same noise and held-out data. For one teacher of your own there is :func:`koopflow.compare`.
+same noise and held-out data. To compare methods on a given teacher, use :func:`koopflow.compare`.
 """
 
 from .claims import Claim, claims

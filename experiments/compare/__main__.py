@@ -1,4 +1,4 @@
-"""koopflow's students against what a user would pick instead: the tables of docs/results.md.
+"""Comparison of koopflow's students with alternative methods: the tables of docs/results.md.
 
     python -m experiments.compare --output runs/plane           # two-dimensional sets: 20 minutes on 2 cores
     python -m experiments.compare minute --output runs/minute   # a minute for each student: 15 minutes
@@ -7,8 +7,8 @@
     python -m experiments.compare --quick --output runs/quick   # two minutes
     python -m experiments.compare --problems files:data/mnist/ot --seconds 1800 --output runs/mnist
 
-A table is a set of settings; each option replaces one of them. Finished parts are kept in the folder, and a
-second call continues with the rest.
+A table name stands for a set of settings; each option replaces one of them. Finished parts are kept in the
+folder, and a second call continues with the rest.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--trajectories", type=int, help="number of the teacher's trajectories")
     parser.add_argument("--teacher-steps", type=int, help="training steps of the teachers")
-    parser.add_argument("--n", type=int, help="noise samples of an evaluation")
+    parser.add_argument("--n", type=int, help="number of noise samples of an evaluation")
     parser.add_argument("--device", help="device of teachers and students")
     options = vars(parser.parse_args(arguments))
     output, fresh = options.pop("output"), options.pop("fresh")

@@ -1,4 +1,4 @@
-"""koopflow's claims, each with its number in a table and the bar that it has to meet."""
+"""koopflow's claims, each with its value in a table and the limit that it has to meet."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .table import ComparisonTable
 
 KOOPFLOW, PLAIN, PAPERS = "koopflow", "plain network", "paper's losses, our inputs"
 
-# Bars; of two, the first is for the plane, the second for digits and anything larger.
+# Limits. Of two limits the first is for the plane, and the second for digits and anything larger.
 ENDPOINT_BAR = 0.02
 LINE_BAR = 1 / 6
 INVERSION_BARS = (0.02, 0.22)
@@ -28,11 +28,11 @@ class Claim:
     Attributes
     ----------
     text : str
-        Quantity that the claim is about.
+        Quantity of the claim.
     problem : str
         Name of the problem.
     got, bar : float
-        Mean over the seeds, and the most that it may be. With a NaN bar the number is only reported.
+        Mean over the seeds, and the largest value allowed. With a NaN bar the mean is only reported.
     """
 
     text: str
@@ -53,7 +53,7 @@ class Claim:
 
 
 def claims(table: ComparisonTable) -> list[Claim]:
-    """All claims that the rows of a comparison can decide.
+    """All claims that can be checked with the rows of a comparison.
 
     Parameters
     ----------

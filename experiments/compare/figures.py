@@ -32,17 +32,17 @@ def comparison(
     axes: Sequence[Axes] | None = None,
     title: str | None = None,
 ) -> NDArray[Any]:
-    """Quality against network evaluations and against time, and path errors over t.
+    """Draw quality over network evaluations and over time, and path errors over t.
 
     Parameters
     ----------
     rows : sequence of mapping
-        Rows of one problem, as :func:`experiments.compare.compare` gives them: ``method``, ``budget``,
-        ``evaluations``, ``milliseconds``, ``w2_over_teacher``. Seeds are averaged; of several budgets the
-        first one is drawn.
+        Rows of one problem, as :func:`experiments.compare.compare` returns them: ``method``, ``budget``,
+        ``evaluations``, ``milliseconds``, ``w2_over_teacher``. Seeds are averaged. If there are several
+        budgets, the first is drawn.
     curves : sequence of mapping, optional
-        ``problem``, ``method``, ``budget`` and ``path``, the error at each of
-        :data:`koopflow.metrics.errors.PATH_TIMES`; also ``straight line``.
+        Path errors with the keys ``problem``, ``method``, ``budget`` and ``path``, the error at each of
+        :data:`koopflow.metrics.errors.PATH_TIMES`. The method ``straight line`` is included.
     axes : sequence of three matplotlib axes, optional
         Axes to draw on; new ones by default.
     title : str, optional
@@ -55,7 +55,7 @@ def comparison(
     Raises
     ------
     ArgumentError
-        When there is no row, or there are not three axes.
+        If there are no rows, or not three axes.
     """
     rows = list(rows)
     if not rows:
@@ -85,7 +85,7 @@ def comparison(
 
 
 def _family(name: str) -> str:
-    """The legend entry of a row: a solver or a student, whatever its number of steps."""
+    """The legend entry of a row: a solver or a student, without its number of steps."""
     return name.split(",")[0] if name.startswith(SOLVERS) else re.sub(r", \d+ steps?$", "", name)
 
 
@@ -119,7 +119,7 @@ def _costs(
     points: dict[str, list[tuple[float, float]]] = {}
     for name, rows in groups.items():
         x, y = _mean(rows, column), _mean(rows, "w2_over_teacher")
-        # The straight line ends at the teacher's own endpoints, so it has no quality of its own.
+        # The straight line ends at the teacher's endpoints, so its quality is the teacher's.
         if name != "straight line" and not (math.isnan(x) or math.isnan(y)):
             points.setdefault(_family(name), []).append((x, y))
     for family, some in points.items():

@@ -1,4 +1,4 @@
-"""The sampling error of the teacher's own distance from data, which students are compared with."""
+"""The sampling error of the teacher's distance from data, with which students are compared."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ RESAMPLES = 40
 def teacher_interval(reference: Reference, seed: int) -> dict[str, float]:
     """The 95% interval of the teacher's exact W2, and the W2 between two sets of data.
 
-    See :func:`koopflow.metrics.measured`. With fewer than twice as many held-out samples as are compared, the
-    interval is that of fewer samples, and wider.
+    See :func:`koopflow.metrics.measured`. If there are fewer held-out samples than twice the number compared,
+    the interval is that of fewer samples, and wider.
     """
     exact = reference.exact
     ends, data = (x.reshape(len(x), -1) for x in (reference.ends, reference.held_out))

@@ -1,4 +1,4 @@
-"""What is measured of a student: the same for every method, against one teacher and held-out data."""
+"""Measurements of a student against its teacher and held-out data, the same for every method."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from koopflow.metrics.errors import PATH_TIMES
 from koopflow.teachers.flow import Flow
 
 EVALUATION_SEED = 900_000_000
-"""Of the noise that every method is measured on, far from the seeds that people train with."""
+"""Random seed of the noise that every method is measured on, far from usual seeds of training."""
 
 # An exact assignment of this many samples takes about half a second.
 EXACT_SAMPLES = 1_000
-# Number of timed runs, of which the best counts; one more warms up.
+# Number of timed runs, of which the best counts, after one run of warm-up.
 TIMED_RUNS = 3
-# Held-out samples whose densities are compared; each costs the teacher an ODE with a divergence.
+# Number of held-out samples whose densities are compared; each needs an ODE with divergence of the teacher.
 DENSITY_SAMPLES = 500
-# Beyond it the exact Jacobian of every sample is too dear for a table.
+# Largest dimension for densities: beyond it the exact Jacobian of every sample costs too much.
 DENSITY_DIMENSIONS = 8
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A teacher's answers on fixed noise, and held-out data.
+    """A teacher's paths of fixed noise, and held-out data.
 
     Attributes
     ----------
     noise, ends : array, ``[n, *event]``
     path : array, ``[len(PATH_TIMES), n, *event]``
-        The teacher's, by dopri5.
+        The teacher's path, by dopri5.
     held_out : array, ``[N, *event]``
     scale : float
-        The data's total standard deviation, which errors are given in.
+        The data's total standard deviation, by which errors are divided.
     """
 
     teacher: Flow
@@ -63,18 +63,18 @@ class Reference:
         return Reference(teacher, self.noise, path[1:-1], path[-1], self.held_out, self.scale)
 
     def path_errors(self, states: Array) -> NDArray[np.float64]:
-        """RMS distance from the teacher's path at each of ``PATH_TIMES``, over the data's deviation."""
+        """RMS distance from the teacher's path at each of ``PATH_TIMES``, divided by the data's deviation."""
         pairs = zip(to_numpy(states), self.path, strict=True)
         return np.array([_core.endpoint_error(got, exact, self.scale).value for got, exact in pairs])
 
     def straight_line(self) -> NDArray[np.float64]:
-        """:meth:`path_errors` of the straight lines between the teacher's own endpoints."""
+        """:meth:`path_errors` of the straight lines between noise and the teacher's endpoints."""
         times = np.array(PATH_TIMES, dtype=self.noise.dtype).reshape(-1, *[1] * self.noise.ndim)
         return self.path_errors(self.noise + times * (self.ends - self.noise))
 
     @property
     def exact(self) -> int:
-        """Samples on either side of an exact Wasserstein distance."""
+        """Number of samples of each set of an exact Wasserstein distance."""
         return min(len(self.noise), len(self.held_out), EXACT_SAMPLES)
 
 
@@ -97,18 +97,19 @@ def quality(samples: NDArray[Any], reference: Reference) -> dict[str, float]:
 def measured(
     student: Any, reference: Reference, original: Reference, *, steps: int | None
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """The numbers of one row, and its curve over time.
+    """The values of one row, and its curve over time.
 
     Parameters
     ----------
     student : student
         Fitted student or solver.
     reference : Reference
-        Noise, paths and endpoints of the teacher that it was fitted to, for paths and inverses.
+        Noise, paths and endpoints of the teacher that the student was fitted to, for path and inversion
+        errors.
     original : Reference
-        Those of the first teacher, whose endpoints the student should reach.
+        Reference of the first teacher, whose endpoints the student should reach.
     steps : int, optional
-        Evaluations that a sample takes; None where the student has no choice.
+        Number of sampling steps; None if the student has no choice.
     """
     options = {} if steps in (None, 1) else {"steps": steps}
     before = student.evaluations

@@ -1,4 +1,4 @@
-"""The methods: koopflow's students, and what a user would pick instead."""
+"""The methods: koopflow's students and the alternatives."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from koopflow.students.segmented import SegmentedDistiller
 
 from .problems import Problem
 
-# More steps than any budget of seconds allows, so that the clock alone ends training.
+# More steps than any budget of seconds allows, so that only the time limit ends training.
 UNLIMITED_STEPS = 10**9
-# Steps between two held-out evaluations if the clock ends training.
+# Number of steps between two held-out evaluations if the time limit ends training.
 LOOK_EVERY = 500
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The training budget of a student: seconds of wall-clock time or steps, one of them."""
+    """The training budget of a student: either seconds of wall-clock time or steps."""
 
     seconds: float | None = None
     steps: int | None = None
@@ -39,7 +39,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Method:
-    """One way from noise to data.
+    """One method to map noise to data.
 
     Attributes
     ----------
@@ -52,20 +52,20 @@ class Method:
     distils : bool
         Whether it is fitted to stored trajectories, which all such methods share.
     straightened : bool
-        Whether its teacher is the reflowed one.
+        Whether its teacher is the one after reflow.
     steps : tuple of int
         Numbers of sampling steps that it is measured with.
     images_only : bool
-        Whether it needs samples ``(C, H, W)``.
+        Whether it needs samples of shape ``(C, H, W)``.
     by_steps : bool
-        Whether it takes part in the comparison at an equal number of steps.
+        Whether it is also compared at an equal number of steps.
     koopman : bool
-        Whether it is koopflow's own.
+        Whether it is a method of koopflow.
     segments : int
-        Number of students one after another. Several share the budget and solve trajectories of their own
-        within it.
+        Number of students in succession. If there are several, they share the budget, which then includes
+        solving their own trajectories.
     by_default : bool
-        Whether it is compared without being named.
+        Whether it is compared by default.
     """
 
     name: str
@@ -160,7 +160,7 @@ METHODS: dict[str, Method] = {
 
 
 def methods_for(problem: Problem, *, images: bool) -> list[Method]:
-    """The default methods for a problem: reflow only for curved paths, U-Nets only for images."""
+    """The default methods for a problem, with reflow only for curved paths and U-Nets only for images."""
     return [
         method
         for method in METHODS.values()

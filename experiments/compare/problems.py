@@ -1,4 +1,4 @@
-"""The problems: a data set and a way to train a teacher on it."""
+"""The problems: data sets with ways to train a teacher on them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Problem:
 
     @property
     def name(self) -> str:
-        """``set/teacher``."""
+        """The name ``set/teacher``."""
         return f"{self.data_name}/{self.teacher_name}"
 
     @property
@@ -38,7 +38,7 @@ class Problem:
 
     @property
     def curved(self) -> bool:
-        """Whether the teacher's paths are curved: all but those of optimal-transport pairs."""
+        """Whether the teacher's paths are curved, which all but those of optimal-transport pairs are."""
         return self.teacher_name != "ot"
 
     def data(self, seed: int) -> Split:
@@ -66,7 +66,7 @@ def problem(name: str) -> Problem:
     Raises
     ------
     ArgumentError
-        When there is no such set or teacher.
+        If there is no such set or teacher.
     """
     data_name, _, teacher_name = name.rpartition("/")
     if teacher_name not in TEACHERS:

@@ -29,7 +29,7 @@ def write(table: ComparisonTable, folder: str | PathLike[str]) -> list[Path]:
     table : ComparisonTable
         Table of single runs.
     folder : path
-        Folder, made if it is not there; files of the same names are replaced.
+        Folder, created if it does not exist. Files of the same names are replaced.
 
     Returns
     -------
@@ -80,7 +80,7 @@ def to_markdown(table: ComparisonTable) -> str:
 
 
 def figures(table: ComparisonTable, folder: str | PathLike[str]) -> list[Path]:
-    """Quality against evaluations and milliseconds, and path errors over time, one PNG a problem."""
+    """Draw quality over evaluations and milliseconds, and path errors over time, in one PNG per problem."""
     written = []
     for problem in table.problems:
         axes = comparison(table.where(problem=problem), curves=table.curves, title=problem)

@@ -1,4 +1,4 @@
-"""Every method on every problem and seed; each problem and seed is one part of the table."""
+"""Runs every method on every problem and seed. Each problem and seed is one part of the table."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PROBLEMS = ("moons/ot", "eight_gaussians/independent", "checkerboard/vp", "swiss
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything but problem and seed that decides the numbers of a part."""
+    """All settings, other than problem and seed, that determine the values of a part."""
 
     methods: tuple[str, ...] | None
     seconds: float | None
@@ -45,7 +45,7 @@ class Settings:
     device: str
 
     def budgets(self, method: Method) -> list[Budget | None]:
-        """The budgets that a method is trained with."""
+        """The budgets with which a method is trained."""
         if not method.trains:
             return [None]
         budgets: list[Budget | None] = []
@@ -71,7 +71,7 @@ def compare(
     resume: bool = True,
     progress: bool | ProgressFunction = True,
 ) -> ComparisonTable:
-    """Compare koopflow's students with what a user would pick instead.
+    """Compare koopflow's students with alternative methods.
 
     For every problem and seed a teacher is trained, its trajectories are solved once for all methods, and
     each method is fitted to it and measured on the same noise and held-out data.
@@ -79,49 +79,48 @@ def compare(
     Parameters
     ----------
     problems : str or sequence of str, optional
-        Names ``set/teacher``. Sets: ``moons``, ``eight_gaussians``, ``checkerboard``, ``swiss_roll``,
+        Names ``set/teacher``. Sets are ``moons``, ``eight_gaussians``, ``checkerboard``, ``swiss_roll``,
         ``digits``, ``digits16`` (images of 16x16) and ``files:<path>`` for anything that
-        :func:`koopflow.datasets.images` reads, such as MNIST. Teachers: ``ot``, and with curved paths
+        :func:`koopflow.datasets.images` reads, such as MNIST. Teachers are ``ot`` and, with curved paths,
         ``independent`` and ``vp``.
     methods : sequence of str, optional
-        Names in :data:`experiments.compare.METHODS`; None is all that suit the problem: reflow only for
-        curved paths, U-Nets only for images, and ``"koopflow, endpoint"`` and ``"koopflow, 4 segments"`` only
-        by name.
+        Names in :data:`experiments.compare.METHODS`. None takes all that apply to the problem: reflow only
+        for curved paths and U-Nets only for images. ``"koopflow, endpoint"`` and ``"koopflow, 4 segments"``
+        are compared only by name.
     seconds : float, optional, default 6.0
-        Training time of each student, beyond the shared trajectories; segments share it, their own
-        trajectories included. None leaves this comparison out.
+        Training time of each student, without the shared trajectories. Segments share it, including their own
+        trajectories. None omits this comparison.
     steps : int, optional, default 800
-        Number of training steps of each distilled one-step student, in a second comparison; None leaves it
-        out.
+        Number of training steps of each distilled one-step student, in a second comparison. None omits it.
     seeds : int or sequence of int, default (0, 1, 2)
         Random seeds of data, teacher, student and evaluation noise.
     trajectories : int, optional, default 16384
-        Number of the teacher's trajectories for training; None is each student's own default.
+        Number of the teacher's trajectories for training; None is each student's default.
     teacher_steps : int, optional
-        Number of training steps of teachers, the reflowed one included; None is their default.
+        Number of training steps of teachers, including the one after reflow; None is their default.
     n : int, default 1000
         Number of noise samples of an evaluation.
     device : str, default "cpu"
         Device of teachers and students.
     output : path, optional
-        Folder that each problem and seed is written to when it is finished.
+        Folder to which each finished problem and seed is written.
     resume : bool, default True
         Whether parts of an earlier call with the same settings are taken from ``output``.
     progress : bool or callable, default True
-        A bar over the fits, nothing, or a function that is called with an event of the stage ``"compare"``
+        Progress bar over the fits, or a function that is called with an event of the stage ``"compare"``
         after each fit: see :mod:`koopflow.progress`.
 
     Returns
     -------
     ComparisonTable
         A row for each problem, seed, method, budget and number of sampling steps. A method that diverges has
-        NaN for every measure and says why in ``reason``. Ctrl-C ends the comparison with the finished parts,
-        and a warning says so.
+        NaN for every measure and the reason in ``reason``. After Ctrl-C the finished parts are returned, with
+        a warning.
 
     Raises
     ------
     ArgumentError
-        When there is no such problem or method, or ``output`` holds parts of other settings.
+        If there is no such problem or method, or ``output`` holds parts with other settings.
     """
     chosen = [problem(name) for name in ([problems] if isinstance(problems, str) else problems)]
     numbers = [seeds] if isinstance(seeds, int) else [int(seed) for seed in seeds]
@@ -141,7 +140,7 @@ def compare(
             part = _stored(file, settings) if resume and file is not None else None
             try:
                 with warnings.catch_warnings():
-                    # The warning of a fit that was cut short; the one of the whole comparison follows below.
+                    # Ignore the warning of an interrupted fit; that of the whole comparison follows below.
                     warnings.filterwarnings("ignore", message="interrupted after", category=RuntimeWarning)
                     part = part or _part(each, seed, settings, _Report(meter, done, len(pairs)))
             except KeyboardInterrupt:
@@ -189,7 +188,7 @@ class _Report:
         )
 
     def note(self, text: str) -> None:
-        """Reports a finished part on a line of its own."""
+        """Report a finished part on its own line."""
         step, total = round(100 * (self.done + 1)), 100 * self.total
         self.meter(
             {"stage": "compare", "step": step, "total": total, "seconds": 0.0, "values": {}, "note": text}
@@ -280,7 +279,7 @@ def _fitted(
 
 
 def _solve(student: Any, reference: Reference, files: Path, settings: Settings) -> None:
-    """Writes the trajectories that all students share, so that no student's time includes them."""
+    """Write the trajectories that all students share, so that no student's time includes them."""
     counts: dict[str, Any] = {} if settings.trajectories is None else {"trajectories": settings.trajectories}
     one_step = KoopmanDistiller(steps=1, seed=student.seed, device=settings.device, **counts)
     one_step.fit(reference.teacher, trajectory_file=files, progress=False)
@@ -288,7 +287,7 @@ def _solve(student: Any, reference: Reference, files: Path, settings: Settings) 
 
 
 def _check_whole(history: Mapping[str, Any]) -> None:
-    """Raises KeyboardInterrupt if Ctrl-C ended a fit early, since half a part is no result."""
+    """Raise KeyboardInterrupt if Ctrl-C ended a fit early, since an incomplete part is not a result."""
     if history["stopped"] == "interrupted":
         raise KeyboardInterrupt
 
@@ -314,11 +313,11 @@ def _stored(file: Path, settings: Settings) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError) as error:
         raise ArgumentError(f"output: {file} is not a part of a comparison: {error}") from error
     if before != json.loads(json.dumps(asdict(settings))):
-        raise ArgumentError(f"output: {file} was made with other settings; resume=False makes it anew")
+        raise ArgumentError(f"output: {file} was made with other settings; resume=False replaces it")
     return part
 
 
 def _store(file: Path, part: dict[str, Any]) -> None:
-    """Writes a part atomically."""
+    """Write a part atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
     _core._write_atomically(os.fspath(file), (json.dumps(part, indent=1) + "\n").encode())

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 from ..tables import Row, RowTable
 
 DESIGN = ("problem", "method", "budget", "curved")
-"""Columns that say what a row is about; rows of the same design differ in the seed alone."""
+"""Columns that identify a row. Rows of the same design differ only in the seed."""
 
 MEASURES = (
     "evaluations",
@@ -42,7 +42,7 @@ MEASURES = (
     "preparation_seconds",
     "steps",
 )
-"""Columns of numbers, NaN if a method has no such thing or diverged."""
+"""Columns of numbers, NaN if a method does not have the measure or diverged."""
 
 Table = TypeVar("Table", bound="ComparisonTable")
 
@@ -50,9 +50,9 @@ Table = TypeVar("Table", bound="ComparisonTable")
 class ComparisonTable(RowTable):
     """Rows of a comparison, as :func:`experiments.compare.compare` returns them.
 
-    Errors are divided by the data's total standard deviation, inversion errors by the norm of the noise;
-    ``milliseconds`` are for 1,000 samples; ``own_endpoint_error`` and the errors of paths and inverses are
-    measured against the teacher that a student was fitted to, which for reflow is the straightened one.
+    Errors are divided by the data's total standard deviation, and inversion errors by the norm of the noise.
+    ``milliseconds`` are for 1,000 samples. ``own_endpoint_error`` and the errors of paths and inversion are
+    measured against the teacher that a student was fitted to; for reflow it is the teacher after reflow.
 
     Attributes
     ----------

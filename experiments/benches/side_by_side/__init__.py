@@ -1,1 +1,1 @@
-"""koopflow beside the best that one can write in PyTorch: the tables of docs/speed.md."""
+"""Speed of koopflow, compared with optimised PyTorch: the tables of docs/speed.md."""

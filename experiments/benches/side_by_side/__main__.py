@@ -1,12 +1,13 @@
-"""koopflow beside the best that one can write in PyTorch: training steps, samples, solvers and teachers.
+"""Speed of training steps, samples, solvers and teachers, compared with optimised PyTorch.
 
     python -m experiments.benches.side_by_side --output speed.json --page docs/speed.md      # half an hour
     python -m experiments.benches.side_by_side --quick                                       # whether it runs
     python -m experiments.benches.side_by_side --from speed.json --page docs/speed.md        # the page alone
 
-koopflow and the others take turns in one process, on as many processors as there are threads, and every
-figure is the median over repetitions, with the quartiles of the ratio. Seconds are the processor's (with more
-than one thread the wall's). A step of koopflow's is the difference of a longer and a shorter training.
+koopflow and the others take turns in one process, on as many processors as threads. Every value is the median
+over repetitions, with the quartiles of the ratio. Seconds are processor time, or wall-clock time with more
+than one thread. A training step of koopflow is timed by the difference between a longer and a shorter
+training.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repetitions", type=int, default=9)
     parser.add_argument("--no-compile", action="store_true", help="without torch.compile")
     parser.add_argument("--quick", action="store_true", help="tiny sizes and no torch.compile")
-    parser.add_argument("--output", help="JSON; rows of other parts that are there already stay")
-    parser.add_argument("--page", help="a page whose marked block is rewritten")
-    parser.add_argument("--from", dest="known", help="JSON of before, instead of measurements")
+    parser.add_argument("--output", help="JSON file; its rows of other parts are kept")
+    parser.add_argument("--page", help="page whose marked block is rewritten")
+    parser.add_argument("--from", dest="known", help="earlier JSON file, instead of measuring")
     return parser.parse_args(arguments)
 
 
@@ -64,7 +65,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """New rows in place of old ones of the same parts, in the order of before."""
+    """The old results with the rows of measured parts replaced, in the old order."""
     measured = {row["part"] for row in new["rows"]}
     kept = [row for row in old["rows"] if row["part"] not in measured]
     return {**new, "rows": [*kept, *new["rows"]]}

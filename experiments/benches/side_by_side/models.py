@@ -1,4 +1,4 @@
-"""Hardly trained teachers and students: the speed of a step or a sample does not depend on their weights."""
+"""Hardly trained teachers and students, since the speed of a step or a sample does not depend on weights."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 
 from koopflow import FlowTeacher, KoopmanDistiller
 
-# Stored paths and their times: enough for batches, and cheap.
+# Numbers of stored paths and of their steps, which are enough for batches and cheap.
 PATHS, INTERVALS = 512, 8
-# Learning rate of all: weights stay where they are.
+# Learning rate of all models, so small that weights hardly change.
 RATE = 1e-6
 
 
@@ -22,7 +22,7 @@ def teacher_of(shape: tuple[int, ...], seed: int, **options: Any) -> FlowTeacher
 
 
 def student_of(teacher: FlowTeacher, steps: int, seed: int, **options: Any) -> KoopmanDistiller:
-    """A student after so many steps, with as few other things done as possible."""
+    """A student after ``steps`` steps, with as little other work as possible."""
     options["trajectories"] = {
         "count": PATHS,
         "path_steps": INTERVALS,
@@ -30,7 +30,7 @@ def student_of(teacher: FlowTeacher, steps: int, seed: int, **options: Any) -> K
         "solver_steps": INTERVALS,
         **options.get("trajectories", {}),
     }
-    # A dense generator that grows takes more terms of its series.
+    # A dense generator with larger entries would need more terms of its series.
     options.setdefault("learning_rate", RATE)
     options["training"] = {"evaluate_every": 10**9, **options.get("training", {})}
     return KoopmanDistiller(steps=steps, seed=seed, **options).fit(teacher, progress=False)

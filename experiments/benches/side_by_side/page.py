@@ -1,4 +1,4 @@
-"""The tables of a page, between two comments."""
+"""The tables of a page, which stand between two comments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HEAD = f"| case | compared with | ms: koopflow, other | times as fast | target |
 
 
 def number(value: float) -> str:
-    """Three digits."""
+    """A number with three digits."""
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
@@ -26,7 +26,7 @@ def cells(row: Mapping[str, Any]) -> str:
 
 
 def tables(found: Mapping[str, Any]) -> str:
-    """All rows, a table for each part, under what they were measured on."""
+    """All rows, in a table for each part, after the conditions of the measurement."""
     parts: dict[str, list[str]] = {}
     for row in found["rows"]:
         parts.setdefault(row["part"], []).append(cells(row))
@@ -47,6 +47,6 @@ def rewritten(page: str, found: Mapping[str, Any]) -> str:
 
 
 def write(path: str, found: Mapping[str, Any]) -> None:
-    """Rewrites the page's block."""
+    """Rewrite the page's marked block."""
     page = Path(path)
     page.write_text(rewritten(page.read_text(encoding="utf-8"), found), encoding="utf-8")

@@ -1,7 +1,7 @@
-"""The paper's objective (arXiv 2506.22304), as one would write it in PyTorch and as well as one can.
+"""The paper's objective (arXiv 2506.22304) in PyTorch, in a usual and in an optimised form.
 
-Consistency at points of the flow, J g (1, v) = g L, and pairs of noise and data: the target in x and the
-phase in all of g. Rows are those of koopflow's step with the same terms.
+The terms are consistency at points of the flow, J g (1, v) = g L, and, for pairs of noise and data, the
+target in x and the phase in all of g. Rows are those of koopflow's step with the same terms.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ WEIGHTS: Mapping[str, float] = {
 class PaperStep(nn.Module):
     """One training step of a dense generator; ``batch`` is koopflow's ``batch_size``.
 
-    ``best`` takes ``torch.func.jvp``, a Taylor series of exp(L) acting on the rows, cut where the rest is
-    below single precision, and the fused Adam; otherwise ``torch.autograd.functional.jvp``,
-    ``torch.matrix_exp`` and the plain Adam.
+    ``best`` uses ``torch.func.jvp``, a Taylor series of exp(L) that acts on the rows and is truncated at
+    single precision, and the fused Adam. Otherwise ``torch.autograd.functional.jvp``, ``torch.matrix_exp``
+    and the plain Adam are used.
     """
 
     def __init__(self, student: StudentModule, teacher: nn.Module, paths: Tensor, batch: int, *, best: bool):
@@ -54,7 +54,7 @@ class PaperStep(nn.Module):
         return torch.cat([self.known, self.generator], 1) if self.best else self.generator
 
     def observe(self, t: Tensor, x: Tensor) -> Tensor:
-        """g(t, x), ``[B, m]``."""
+        """The observables g(t, x), ``[B, m]``."""
         phi = self.lift(self.coordinates(t, x))
         return torch.cat([torch.ones_like(t)[:, None], t[:, None], x, phi], 1)
 
@@ -73,7 +73,7 @@ class PaperStep(nn.Module):
         return (rate - g @ matrix).square().sum(1).mean() + target + phase
 
     def carried(self, g: Tensor, matrix: Tensor) -> Tensor:
-        """g exp(L)."""
+        """The propagated observables g exp(L)."""
         if not self.best:
             return g @ torch.matrix_exp(matrix)
         term = total = g
@@ -93,7 +93,7 @@ class PaperStep(nn.Module):
         finish(loss, self, self.optimiser)
 
     def _count(self) -> int:
-        """Terms of the series after which the rest is below single precision."""
+        """Number of terms after which the rest of the series is below single precision."""
         with torch.no_grad():
             g = self.observe(torch.zeros(64), self.paths[:64, 0])
             term, total = g, g
@@ -106,7 +106,7 @@ class PaperStep(nn.Module):
 
 
 def finish(loss: Tensor, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-    """Gradients, clipping and a step."""
+    """Compute gradients, clip them and make a step."""
     optimiser.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -1,4 +1,4 @@
-"""koopflow's default recipe as well as one can write it in PyTorch: the same networks, terms and rows."""
+"""koopflow's default recipe in optimised PyTorch, with the same networks, terms and rows."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from .paper import finish
 
 
 class Rows(NamedTuple):
-    """Rows of each kind in one step (docs/distillation.md); those of ``path`` and ``ends`` are the first of
-    ``noise``, those of ``round_trip`` the first of ``inverse``."""
+    """Numbers of rows of each kind in one step (docs/distillation.md).
+
+    The rows of ``path`` and ``ends`` are the first of ``noise``, and those of ``round_trip`` the first of
+    ``inverse``.
+    """
 
     noise: int
     path: int
@@ -27,7 +30,7 @@ class Rows(NamedTuple):
 
     @classmethod
     def of(cls, batch: int, dimension: int) -> Rows:
-        """Of a perceptron's student up to eight dimensions, or up to 256."""
+        """The rows of a student with a perceptron, up to eight dimensions or up to 256."""
         if dimension <= 8:
             return cls(batch, batch, batch // 2, batch // 2, batch, batch)
         return cls(batch, batch // 4, batch // 4, batch // 8, batch - batch // 4, batch // 4)
@@ -47,7 +50,7 @@ def weights_of(dimension: int) -> dict[str, float]:
 
 
 class Draw(NamedTuple):
-    """States and times of one step: of noise and data, on the way, of pairs, and of data for the inverse."""
+    """States and times of one step: noise and data, points of paths, pairs, and data for the inverse."""
 
     x0: Tensor
     x1: Tensor
@@ -99,7 +102,7 @@ class RecipeStep(nn.Module):
         return self.generator.carry(lift(self.coordinates(t, x)), t)
 
     def decoded(self, t: Tensor, x: Tensor, phi: Tensor, tau: Tensor) -> Tensor:
-        """x(t + tau), ``[B, d]``, of a time for each row."""
+        """The states x(t + tau), ``[B, d]``, with a time for each row."""
         t, tau, (b0, b1) = t[:, None], tau[:, None], self.generator.drift
         moved = x + tau * b0 + tau * (t + 0.5 * tau) * b1
         return torch.addmm(moved, self.generator.integrals(tau).times(phi), self.generator.readout)
@@ -151,6 +154,6 @@ class RecipeStep(nn.Module):
 
 
 def gap(moved: Tensor, reached: Tensor) -> Tensor:
-    """Squared distance of features in units of their variance, which is taken as given."""
+    """Squared distance of features in units of their variance, through which no gradient passes."""
     variance = reached.detach().var(0, correction=0).sum()
     return (moved - reached).square().sum(1).mean() / variance

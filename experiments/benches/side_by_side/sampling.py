@@ -1,4 +1,4 @@
-"""Samples of students beside their bare network, solvers of the teacher, and matrix products."""
+"""Sampling of students, compared with their network alone, solvers of the teacher, and matrix products."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHUNK = 1024
 
 
 def cases(bench: Bench) -> dict[str, tuple[int, KoopmanDistiller]]:
-    """A dimension and a student each; small ones in a hurry."""
+    """A dimension and a student for each case; small ones with ``--quick``."""
     small: dict[str, Any] = {"width": 8, "depth": 1, "observables": 8} if bench.quick else {}
     found = {}
     for name, dimension in {"2 dimensions": 2, "64 dimensions": 64}.items():
@@ -33,13 +33,13 @@ def cases(bench: Bench) -> dict[str, tuple[int, KoopmanDistiller]]:
 
 
 def bare(student: KoopmanDistiller, x0: Tensor) -> tuple[nn.Module, Tensor]:
-    """The student's network alone, and what it sees of noise."""
+    """The student's network alone, and its input for noise."""
     module = student.to_torch().requires_grad_(False)
     return module.forward_lift, module.coordinates(torch.zeros(len(x0)), x0)
 
 
 def network(bench: Bench) -> None:
-    """Samples at once, in chunks and one by one, and paths, beside the network's forward pass."""
+    """Compare samples at once, in chunks and one by one, and paths, with the network's forward pass."""
     for name, (dimension, student) in cases(bench).items():
         count = 64 if bench.quick else 10_000
         x0 = torch.randn(count, dimension)
@@ -73,7 +73,7 @@ def network(bench: Bench) -> None:
 
 
 def solvers(bench: Bench) -> None:
-    """One step beside solutions of the teacher's equation, of a teacher that is trained."""
+    """Compare one step with solutions of a trained teacher's equation."""
     for name in ["2 dimensions"] if bench.quick else ["2 dimensions", "64 dimensions"]:
         plane = name == "2 dimensions"
         data = datasets.moons(2048) if plane else datasets.digits()[0].reshape(-1, 64)
@@ -89,7 +89,7 @@ def solvers(bench: Bench) -> None:
 
 
 def solutions(teacher: FlowTeacher, x0: Tensor, steps: int) -> dict[str, tuple[Callable[[], Any], float]]:
-    """Ways to solve for data, each with how many times slower than one step it should be."""
+    """Solvers, each with the target of how many times slower than one step it should be."""
     field = PlainField(teacher).requires_grad_(False)
     ends = torch.tensor([0.0, 1.0])
     every = torch.linspace(0.0, 1.0, steps + 1)
@@ -134,7 +134,7 @@ def solutions(teacher: FlowTeacher, x0: Tensor, steps: int) -> dict[str, tuple[C
 
 
 def products(bench: Bench) -> None:
-    """A wide network beside one matrix product of as many operations."""
+    """Compare a wide network with one matrix product of the same number of operations."""
     width, rows, dimension = (16, 32, 64) if bench.quick else (2048, 2048, 64)
     teacher = teacher_of((dimension,), bench.seed, width=16)
     student = student_of(teacher, 1, bench.seed, width=width, depth=3, batch_size=8)
@@ -143,7 +143,7 @@ def products(bench: Bench) -> None:
     weights = sum(layer.numel() for layer in net.parameters() if layer.ndim == 2)
     left, right = torch.randn(rows, width), torch.randn(width, width)
     product = bench.seconds(lambda: left @ right)
-    # As many operations as the network's products have.
+    # The product has the number of operations of the network's products.
     works = {
         KOOPFLOW: bench.seconds(lambda: student.sample(x0=x0)),
         "matrix products": lambda: product() * weights / width**2,
@@ -153,7 +153,7 @@ def products(bench: Bench) -> None:
 
 
 def all_parts(bench: Bench, parts: list[str]) -> None:
-    """The sampling parts among ``parts``."""
+    """Run the sampling parts among ``parts``."""
     known = {"network": network, "solvers": solvers, "products": products}
     for name, measure in known.items():
         if name in parts:

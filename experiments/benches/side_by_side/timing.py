@@ -1,4 +1,4 @@
-"""Times of several ways to do one thing, taken in turns, and what a target says of their ratio."""
+"""Times of alternatives, measured in turns, and the comparison of their ratios with targets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KOOPFLOW = "koopflow"
 
 @dataclass
 class Bench:
-    """How to measure, and the rows measured so far."""
+    """Options of the measurements, and the rows measured so far."""
 
     threads: int
     repetitions: int
@@ -27,11 +27,11 @@ class Bench:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def clock(self) -> float:
-        """Seconds of the processor, of all threads; of the wall where there is more than one thread."""
+        """Processor seconds of all threads, or wall-clock seconds with more than one thread."""
         return time.process_time() if self.threads == 1 else time.perf_counter()
 
     def seconds(self, work: Callable[[], Any], least: float | None = None) -> Callable[[], float]:
-        """A measurement of one call, over as many as last ``least`` seconds, 0.15 by default."""
+        """A function that measures one call, over as many as take ``least`` seconds (0.15 by default)."""
         work()
         started = time.perf_counter()
         work()
@@ -48,15 +48,15 @@ class Bench:
         return measured
 
     def step_of(self, fit: Callable[[int], Any]) -> Callable[[], float]:
-        """A measurement of one training step: the difference of a longer and a shorter training."""
-        # Of two steps at least: students are evaluated after the first and the last.
+        """A function that measures one training step, by the difference of two trainings."""
+        # Both have at least two steps, since students are evaluated after the first and the last step.
         fit(2)
         started = time.perf_counter()
         fit(2)
         short = time.perf_counter() - started
         fit(5)
         step = max((time.perf_counter() - started - 2 * short) / 3, 1e-5)
-        # The difference is to be as long as what both have in common, and a fifth of a second at least.
+        # The difference should be as long as the common part, and at least a fifth of a second.
         more = 2 if self.quick else max(3, min(400, round(max(0.2, short) / step)))
 
         def measured() -> float:
@@ -75,7 +75,7 @@ class Bench:
         works: Mapping[str, Callable[[], float]],
         targets: Mapping[str, float],
     ) -> None:
-        """Measures in turns, in an order that is drawn, and keeps one row for each of the others."""
+        """Measure in turns, in random order, and keep one row for each of the others."""
         random = np.random.default_rng(self.seed)
         found: dict[str, list[float]] = {name: [] for name in works}
         for _ in range(self.repetitions):
@@ -91,7 +91,7 @@ class Bench:
 def row(
     part: str, case: str, other: str, own: Sequence[float], times: Sequence[float], target: float | None
 ) -> dict[str, Any]:
-    """One comparison: medians in milliseconds, and how many times koopflow is as fast, with quartiles."""
+    """One comparison: medians in milliseconds, and how many times as fast koopflow is, with quartiles."""
     ratios = sorted(theirs / ours for theirs, ours in zip(times, own, strict=True))
     low, high = (float(np.quantile(ratios, share)) for share in (0.25, 0.75))
     ratio = statistics.median(ratios)
@@ -110,16 +110,16 @@ def row(
 
 def line(found: Mapping[str, Any]) -> str:
     """A row as a line of text."""
-    goal = "" if found["target"] is None else f", wanted {found['target']:.3g}: "
+    goal = "" if found["target"] is None else f", target {found['target']:.3g}: "
     goal += {None: "", True: "met", False: "missed"}[found["met"]]
     low, high = found["quartiles"]
-    times = f"{found['koopflow_ms']:.3g} ms beside {found['other_ms']:.3g} ms"
+    times = f"{found['koopflow_ms']:.3g} ms, the other {found['other_ms']:.3g} ms"
     name = f"{found['part']}, {found['case']}, {found['other']}"
     return f"{name}: {times}, {found['ratio']:.2f} times as fast ({low:.2f} to {high:.2f}){goal}"
 
 
 def alone(threads: int) -> None:
-    """Keeps this process to as many processors as threads, so that nobody is faster by more of them."""
+    """Restrict this process to as many processors as threads, so that all methods use the same number."""
     torch.set_num_threads(threads)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-threads:])

@@ -1,4 +1,4 @@
-"""Training steps of students beside ``paper.py`` and ``recipe.py``, and of teachers beside torchcfm's."""
+"""Training steps, compared with ``paper.py`` and ``recipe.py``, and for teachers with torchcfm."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .recipe import RecipeStep
 from .timing import KOOPFLOW, Bench, compiled
 
 PLAIN, BEST, COMPILED = "plain PyTorch", "best PyTorch, eager", "best PyTorch, compiled"
-# Constant, time and the state are observables besides the learnt ones.
+# Number of observables that are not learnt in the plane: the constant, time and the state.
 KNOWN = 4
 BATCH = 256
 
 
 def with_compiled(bench: Bench, made: Callable[[], Any], name: str = COMPILED) -> Iterator[tuple[str, Any]]:
-    """A step whose loss is compiled, if it can be here."""
+    """A step with a compiled loss, if it can be compiled here."""
     if not bench.compiled:
         return
     step = made()
@@ -33,13 +33,13 @@ def with_compiled(bench: Bench, made: Callable[[], Any], name: str = COMPILED) -
     try:
         step()
     except Exception as error:  # whatever the compiler raises
-        print(f"torch.compile cannot do it here: {type(error).__name__}: {str(error).splitlines()[0]}")
+        print(f"torch.compile failed: {type(error).__name__}: {str(error).splitlines()[0]}")
         return
     yield name, step
 
 
 def paper(bench: Bench, generator: str, sizes: list[int], targets: dict[int, dict[str, float]]) -> None:
-    """The paper's terms at several numbers m of observables, in the plane."""
+    """Compare training steps with the paper's terms, at several numbers m of observables, in the plane."""
     teacher = teacher_of((2,), bench.seed)
     module, paths = teacher.to_torch(), stored_paths(teacher, bench.seed)
     batch = 32 if bench.quick else BATCH
@@ -74,7 +74,7 @@ def paper(bench: Bench, generator: str, sizes: list[int], targets: dict[int, dic
 
 
 def recipe(bench: Bench, cases: dict[str, tuple[int, dict[str, Any]]]) -> None:
-    """koopflow's own terms, spectral: a dimension and options of each case."""
+    """Compare training steps with koopflow's own terms. Each case has a dimension and options."""
     for name, (dimension, options) in cases.items():
         teacher = teacher_of((dimension,), bench.seed)
         paths = stored_paths(teacher, bench.seed)
@@ -91,7 +91,7 @@ def recipe(bench: Bench, cases: dict[str, tuple[int, dict[str, Any]]]) -> None:
 
 
 class PlainField(nn.Module):
-    """The teacher's perceptron of states and embedded times, without anything around it."""
+    """The teacher's perceptron of states and embedded times alone."""
 
     def __init__(self, teacher: FlowTeacher) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class PlainField(nn.Module):
 
 
 class Coupled:
-    """What torchcfm's matcher of exact optimal transport does, for whoever has only POT (2302.00482)."""
+    """torchcfm's matcher of exact optimal transport (2302.00482), written with POT alone."""
 
     def sample_location_and_conditional_flow(self, x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         ot = importlib.import_module("ot")
@@ -117,22 +117,22 @@ class Coupled:
 
 
 def matcher() -> tuple[str, Any] | None:
-    """torchcfm's matcher with its name, or its ten lines, or nothing without POT."""
+    """torchcfm's matcher with its name, or :class:`Coupled` without torchcfm, or None without POT."""
     try:
         torchcfm = importlib.import_module("torchcfm")
         return "torchcfm's loop", torchcfm.ExactOptimalTransportConditionalFlowMatcher(sigma=0.0)
     except ImportError:
-        print("torchcfm is not installed: its ten lines instead")
+        print("torchcfm is not installed: its loop is written out instead")
     try:
         importlib.import_module("ot")
     except ImportError:
-        print("nor is POT: no teacher's training beside koopflow's")
+        print("POT is not installed either: teachers' training is not compared")
         return None
     return "torchcfm's loop, written out", Coupled()
 
 
 def teaching(bench: Bench, cases: dict[str, int]) -> None:
-    """Steps of teachers with optimal transport in each batch, by dimension."""
+    """Compare training steps of teachers with optimal transport in each batch, by dimension."""
     found = matcher()
     if found is None:
         return
@@ -165,7 +165,7 @@ def teaching(bench: Bench, cases: dict[str, int]) -> None:
 
 
 def all_parts(bench: Bench, parts: list[str]) -> None:
-    """The training parts among ``parts``."""
+    """Run the training parts among ``parts``."""
     quick = bench.quick
     if "dense" in parts:
         sizes = [16] if quick else [64, 256, 512, 1569]

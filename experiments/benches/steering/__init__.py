@@ -1,1 +1,1 @@
-"""What steering is worth: see ``python -m experiments.benches.steering --help``."""
+"""Measurements of steering: see ``python -m experiments.benches.steering --help``."""

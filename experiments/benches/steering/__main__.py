@@ -1,21 +1,23 @@
-"""What steering is worth: the tables of docs/steering.md.
+"""Measurements of steering: the tables of docs/steering.md.
 
     python -m experiments.benches.steering                          # three seeds, hours on one core
     python -m experiments.benches.steering --parts gaussian cost
     python -m experiments.benches.steering --parts plane --problems moons --seeds 0 --refit
     python -m experiments.benches.steering --quick                  # whether it runs
 
-Parts are what is measured:
+The parts are:
 
-- *gaussian*: mean, covariance and log evidence of Gaussian teachers given observations, 20 problems a seed.
-- *plane*: noisy projections and half planes, in W2 to rejection samples of the teacher, beside guidance of
+- *gaussian*: mean, covariance and log evidence of Gaussian teachers given observations, 20 problems per seed.
+- *plane*: noisy projections and half planes, by W2 to rejection samples of the teacher, compared with
+guidance of
   its ODE; with ``--refit`` also after distilling the weighted samples again.
-- *digits*: half of the pixels hidden: coverage of intervals, and what a classifier says.
-- *targets*: energies: effective shares and errors of log Z, of students and of their teachers; with
-  ``--rivals`` also of zuko's and nflows' flows in the time that both took to train, if they are trained anew.
-- *cost*: ``sample(n, log_prob=True)`` beside ``sample(n)``.
+- *digits*: digits with half of the pixels hidden: coverage of intervals, and accuracy of a classifier.
+- *targets*: energies: effective fractions and errors of log Z, of students and of their teachers; with
+  ``--rivals`` also of flows of zuko and nflows with the same training time, if students are trained in this
+  run.
+- *cost*: ``sample(n, log_prob=True)`` compared with ``sample(n)``.
 
-Trained models are kept in the folder ``--models``, so that a run that was stopped goes on.
+Trained models are kept in the folder ``--models``, so that an interrupted run can continue.
 """
 
 from __future__ import annotations
@@ -41,11 +43,11 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--problems", nargs="+", choices=list(plane.PROBLEMS), default=list(plane.PROBLEMS))
     parser.add_argument("--targets", nargs="+", choices=list(targets.TARGETS), default=list(targets.TARGETS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, help="of every student, instead of its default")
-    parser.add_argument("--teacher-steps", type=int, help="of the teachers of targets, as above")
+    parser.add_argument("--steps", type=int, help="training steps of every student, instead of its default")
+    parser.add_argument("--teacher-steps", type=int, help="training steps of the teachers of targets")
     parser.add_argument("--images", type=int, default=100, help="held-out digits")
-    parser.add_argument("--refit", action="store_true", help="distil what was found again")
-    parser.add_argument("--rivals", action="store_true", help="targets beside zuko and nflows")
+    parser.add_argument("--refit", action="store_true", help="distil the weighted samples again")
+    parser.add_argument("--rivals", action="store_true", help="compare targets with zuko and nflows")
     parser.add_argument("--models", type=Path, default=Path("runs/steering"), help="folder of all models")
     parser.add_argument("--quick", action="store_true", help="a few steps of everything")
     parser.add_argument("--output", type=Path, help="write every number as JSON")
@@ -95,7 +97,7 @@ def main() -> None:
 
 
 def by_dimension(measured: list[dict[str, list[float]]]) -> dict[str, list[dict[str, float]]]:
-    """Rows of all problems by their dimension, and one of how many evidences were within three errors."""
+    """Rows of all problems by dimension, and one with the number of evidences within three errors."""
     rows: dict[str, list[dict[str, float]]] = {}
     for table in measured:
         names = [name for name in table if name != "dimension"]

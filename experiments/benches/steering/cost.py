@@ -1,4 +1,4 @@
-"""Point 6: what densities of samples cost beside the samples."""
+"""Cost of densities of samples, relative to the samples alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DIMENSIONS = (2, 8, 16, 32, 64)
 
 
 def measure(count: int = 4096, repeats: int = 5) -> dict[str, dict[str, float]]:
-    """Ratios of times, side by side, of students of the default size."""
+    """Ratios of times for students of the default size."""
     rows = {}
     for d in DIMENSIONS:
         teacher = FlowTeacher.gaussian(np.zeros(d), np.eye(d))
@@ -25,7 +25,7 @@ def measure(count: int = 4096, repeats: int = 5) -> dict[str, dict[str, float]]:
             middle = time.perf_counter()
             student.sample(count, seed=seed, log_prob=True)
             ratios.append((time.perf_counter() - middle) / (middle - begun))
-        # The first call warms up.
+        # The first call is a warm-up.
         rows[str(d)] = {
             "times": statistics.median(ratios[1:]),
             "least": min(ratios[1:]),

@@ -1,4 +1,4 @@
-"""Point 3: digits with half of their pixels hidden."""
+"""Digits with half of their pixels hidden."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..flow_spectrum.models import PROBLEMS, TRAINING, Models, digits
 from .guidance import guided, of_observation
 
 SIDE, NOISE, LEAST = 8, 0.1, 0.05
-STEP = 0.125  # Of the sixteen grey levels that digits have, and samples do not.
+STEP = 0.125  # Distance of the grey levels of digits; samples are continuous.
 STEPS, SCALES = 200, (0.5, 1.0)
 DRAWS = 512
 
@@ -30,7 +30,7 @@ def measure(seed: int, folder: Path, steps: int | None, count: int) -> dict[str,
     teacher, student = models.teacher(seed), models.student(seed, 0)
     seen = np.zeros((SIDE, SIDE), dtype=bool)
     seen[:, : SIDE // 2] = True
-    # Pixels that are always the same say nothing.
+    # Pixels that are always the same are left out.
     hidden = ~seen.reshape(-1) & (train.std(axis=0) > LEAST)
     random = np.random.default_rng([seed, 3])
     rows: dict[str, list[Any]] = defaultdict(list)

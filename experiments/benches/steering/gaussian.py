@@ -1,4 +1,4 @@
-"""Point 1: observations of Gaussian teachers, whose posteriors are known."""
+"""Observations of Gaussian teachers, whose posteriors are known."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOISE = 0.3
 
 
 def problem(d: int, seed: int) -> tuple[FlowTeacher, Observation, np.ndarray, np.ndarray, float]:
-    """A teacher, an observation of half as many numbers, and mean, covariance and log evidence."""
+    """A teacher, an observation of half as many values, and posterior mean, covariance and log evidence."""
     random = np.random.default_rng([seed, d])
     root = random.normal(size=(d, d)) / np.sqrt(d)
     mean, cov = random.normal(size=d), root @ root.T + 0.1 * np.eye(d)

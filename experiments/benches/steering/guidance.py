@@ -1,9 +1,9 @@
-"""Posterior sampling by guiding a teacher's ODE: what most people do today, as a baseline.
+"""Posterior sampling by guidance of a teacher's ODE, the usual method, as a baseline.
 
-At each time the clean sample is guessed as x1 = x + (1 - t) v(t, x), and the gradient of its log-likelihood,
-or reward, is added to the velocity with the factor (1 - t) / t of the linear path (posterior sampling,
-Chung et al. 2209.14687; for flows Pokle et al. 2310.04432, and FlowDAS, 2501.16642). The likelihood of a
-guess is widened by its own variance, (1 - t)^2 / ((1 - t)^2 + t^2), as in Song et al. (Pi-GDM, 2023).
+At each time the clean sample is estimated as x1 = x + (1 - t) v(t, x). The gradient of its log-likelihood or
+reward is added to the velocity with the factor (1 - t) / t of the linear path (posterior sampling, Chung et
+al. 2209.14687; for flows Pokle et al. 2310.04432, and FlowDAS, 2501.16642). The likelihood of an estimate is
+widened by the estimate's variance, (1 - t)^2 / ((1 - t)^2 + t^2), as in Song et al. (Pi-GDM, 2023).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from koopflow import FlowTeacher
 
-#: log-likelihood of guesses ``[B, *event]`` whose own variance is given: ``[B]``.
+#: Log-likelihoods ``[B]`` of estimates ``[B, *event]`` with a given variance.
 Likelihood = Callable[[torch.Tensor, float], torch.Tensor]
 
 
 def guided(
     teacher: FlowTeacher, likelihood: Likelihood, noise: NDArray[np.float32], steps: int, scale: float
 ) -> NDArray[np.float32]:
-    """Samples by ``steps`` steps of Euler's method with guidance, one evaluation and one gradient each."""
+    """Samples by ``steps`` guided Euler steps, each with one evaluation and one gradient."""
     field = teacher.to_torch()
     x = torch.from_numpy(noise)
     for step in range(steps):
@@ -41,7 +41,7 @@ def guided(
 def of_observation(
     operator: NDArray[np.float64], y: NDArray[np.float64], noise: float, spread: float
 ) -> Likelihood:
-    """Of y = A x + noise, for guesses whose variance is in units of the data's ``spread`` squared."""
+    """Likelihood of y = A x + noise, for estimates with variances in units of ``spread`` squared."""
     rows, seen = torch.from_numpy(operator), torch.from_numpy(y)
     gram = operator @ operator.T
 
@@ -54,5 +54,5 @@ def of_observation(
 
 
 def of_reward(reward: Callable[[torch.Tensor], torch.Tensor]) -> Likelihood:
-    """Of a reward at the guess itself."""
+    """Reward of the estimate itself, as a likelihood."""
     return lambda x, variance: reward(x)

@@ -1,4 +1,4 @@
-"""Points 2 and 5: noisy projections and half planes, against rejection samples of the teacher."""
+"""Noisy projections and half planes, compared with rejection samples of the teacher."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from koopflow import FlowTeacher, KoopmanDistiller, Observation, datasets, energ
 from ..flow_spectrum.models import kept
 from .guidance import Likelihood, guided, of_observation, of_reward
 
-COUNT = 1024  # Samples that are compared, and weighted ones that they are drawn from.
+COUNT = 1024  # Number of samples that are compared; DRAWS is the number of weighted ones that they come from.
 DRAWS = 16 * COUNT
-POOL = {"gmm40": 1_000_000}  # Of the teacher, of which rejection keeps some; else:
+POOL = {"gmm40": 1_000_000}  # Number of teacher's samples for rejection; for other problems MOST.
 MOST = 200_000
-STEPS, SCALES = (100, 500), (0.1, 0.3, 1.0, 2.0)  # Of guidance; the best scale counts.
+STEPS, SCALES = (100, 500), (0.1, 0.3, 1.0, 2.0)  # Steps and scales of guidance; the best scale is reported.
 
 PROBLEMS: dict[str, Callable[[int], NDArray[Any]]] = {
     "moons": lambda seed: datasets.moons(20_000, seed=seed),
     "eight_gaussians": lambda seed: datasets.eight_gaussians(20_000, seed=seed),
-    # In units of its deviation, as coordinates of networks are.
+    # In units of its deviation, since networks need standardised coordinates.
     "gmm40": lambda seed: (energies.gmm40().sample(20_000, seed=seed) / 23.0).astype(np.float32),
 }
 
 
 @dataclass
 class Wish:
-    """What is asked of samples: for koopflow, for guidance, and as the logarithm of a share to keep."""
+    """A condition on samples: for koopflow, for guidance, and as the log acceptance probability."""
 
     given: dict[str, Any]
     likelihood: Likelihood
@@ -41,7 +41,7 @@ class Wish:
 
 
 def wishes(data: NDArray[Any], seed: int) -> dict[str, Wish]:
-    """A noisy projection of one held-out point, and a soft half plane that 15% of the data are in."""
+    """A noisy projection of one held-out point, and a soft half plane with 15% of the data."""
     random = np.random.default_rng([seed, 7])
     spread = float(data.std())
     angle = random.uniform(0.0, 2.0 * np.pi, size=2)
@@ -88,7 +88,7 @@ def models(name: str, seed: int, folder: Path, steps: int | None) -> tuple[FlowT
 def measure(
     name: str, seed: int, folder: Path, steps: int | None, *, refit: bool = False
 ) -> dict[str, dict[str, float]]:
-    """A row for each wish: W2 to rejection samples of the teacher, over that of two such sets."""
+    """A row for each condition: W2 to rejection samples of the teacher, over that of two such sets."""
     teacher, student = models(name, seed, folder, steps)
     pool = np.asarray(teacher.sample(POOL.get(name, MOST), seed=10_000 + seed))
     rows = {}
@@ -119,7 +119,7 @@ def measure(
 
 
 def distilled_again(found: Any, seed: int, steps: int | None) -> NDArray[Any]:
-    """Samples of a student of a teacher of the weighted samples."""
+    """Samples of a student whose teacher was trained on the weighted samples."""
     teacher = FlowTeacher((2,), seed=seed).fit(found.x, weights=found.weights, progress=False)
     student = KoopmanDistiller(seed=seed, steps=steps).fit(teacher, progress=False)
     return np.asarray(student.sample(COUNT, seed=20_000 + seed))

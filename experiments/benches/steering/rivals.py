@@ -1,5 +1,8 @@
-"""Normalising flows of other libraries on the same samples, in as much processor time: zuko's neural spline
-flow and nflows' RealNVP, at the settings of their own examples. ``pip install zuko nflows``."""
+"""Normalising flows of other libraries, trained on the same samples in the same processor time.
+
+They are zuko's neural spline flow and nflows' RealNVP, with the settings of their own examples.
+``pip install zuko nflows`` installs them.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from koopflow import _core
 from koopflow.steering.reliability import pareto_k
 
 BATCH, LEARNING_RATE = 256, 1e-3
-FEWEST = 50  # Training steps between two looks at the clock.
+FEWEST = 50  # Number of training steps between two checks of the time.
 
 
 def spline_flow(d: int) -> Any:
@@ -35,7 +38,7 @@ RIVALS: dict[str, Callable[[int], Any]] = {"zuko NSF": spline_flow, "nflows Real
 
 
 def log_prob(flow: Any, x: torch.Tensor) -> torch.Tensor:
-    """zuko's flows are modules that answer a distribution; nflows' are distributions."""
+    """Log densities. zuko's flows are modules that return a distribution; nflows' are distributions."""
     return flow.log_prob(x) if hasattr(flow, "log_prob") else flow().log_prob(x)
 
 
@@ -53,7 +56,7 @@ def measure(
     count: int,
     seed: int,
 ) -> dict[str, float]:
-    """Effective shares and errors of log Z after ``seconds`` of processor time of maximum likelihood."""
+    """Effective fractions and errors of log Z after ``seconds`` of maximum likelihood, in processor time."""
     row: dict[str, float] = {}
     points, device_random = torch.from_numpy(data), torch.random.get_rng_state()
     for name, make in RIVALS.items():
@@ -63,7 +66,7 @@ def measure(
         begun, steps = time.process_time(), 0
         while (spent := time.process_time() - begun) < seconds:
             for group in optimizer.param_groups:
-                # A cosine over the time that is left, as koopflow's own training has over its steps.
+                # A cosine schedule over the time, like koopflow's over its steps.
                 group["lr"] = LEARNING_RATE * 0.5 * (1.0 + math.cos(math.pi * min(spent / seconds, 1.0)))
             for _ in range(FEWEST):
                 batch = points[torch.randint(len(points), (BATCH,))]

@@ -1,4 +1,4 @@
-"""Point 4: unnormalised targets, from a student and its teacher."""
+"""Unnormalised targets, sampled by a student and its teacher."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TRAINING, COUNT = 20_000, 10_000
 
 
 class Scaled:
-    """A target in units of the deviation of its samples, as coordinates of networks are."""
+    """A target in units of the deviation of its samples, since networks need standardised coordinates."""
 
     def __init__(self, target: Any, scale: float) -> None:
         self.target, self.scale = target, scale
@@ -49,10 +49,10 @@ def measure(
     *,
     compared: bool = False,
 ) -> dict[str, float]:
-    """Effective shares of importance weights of student and teacher, and errors of log Z.
+    """Effective fractions of importance weights of student and teacher, and errors of log Z.
 
-    With ``compared`` also those of other libraries' flows, in the processor time that teacher and student
-    took to train here.
+    With ``compared`` those of other libraries' flows are added, with the processor time that training of
+    teacher and student took in this run.
     """
     begun = time.process_time()
     target = TARGETS[name]()
