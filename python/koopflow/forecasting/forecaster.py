@@ -340,16 +340,16 @@ class KoopmanForecaster(FittedForecaster):
             f"KoopmanForecaster: {model.size} observables of {self.history} rows of {self.event_shape_}",
             f"fitted to {history['pairs']:,} pairs of {history['rows']:,} rows, {history['paths']:,} paths, "
             f"step {self.step_:g}",
-            f"lengths {config['lengths']}, ridge {config['ridge']:g}; encoded anew {kept}",
+            f"lengths {config['lengths']}, ridge {config['ridge']:g}; encoded again {kept}",
             f"noise of observations: {noise}",
         ]
         if history["error"] is not None:
             lines.append(
-                f"held-out error: {history['error']:.3g} deviations, over leads up to "
-                f"{history['horizon']:.3g}, near and far alike"
+                f"held-out error: {history['error']:.3g} deviations, mean over the logarithm of "
+                f"leads up to {history['horizon']:.3g}"
             )
         if history["generator"]:
-            lines.append(f"no generator: {history['generator']}; times between steps cannot be asked for")
+            lines.append(f"no generator: {history['generator']}; times must be multiples of the step")
         lines += [f"note: {note['text']}" for note in history["notes"]]
         return "\n".join(lines)
 

@@ -99,7 +99,7 @@ def test_files_that_are_passed_over_are_counted_once(tmp_path):
     (tmp_path / "cat" / "d.svg").write_bytes(b"?")
     for read in (datasets.image_folder, datasets.images):
         with pytest.warns(
-            UserWarning, match=r"2 pictures .* are read, .* passed over: 4 \.heic, 1 \.svg"
+            UserWarning, match=r"2 pictures .* are read, .* are ignored: 4 \.heic, 1 \.svg"
         ) as warned:
             assert read(tmp_path)[1].tolist() == [0, 1]
         assert len(warned) == 1

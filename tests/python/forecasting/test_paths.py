@@ -173,7 +173,7 @@ def test_rounded_times_do_not_bend_the_step():
         (PATHS[0, :, 0], {}, ShapeError, r"write \[series\]"),
         (PATHS[:, :0], {}, ArgumentError, "at least one path"),
         ([PATHS[0], PATHS[1][:, :1]], {}, ShapeError, "events of one shape"),
-        ([PATHS[0], PATHS[1][:0]], {}, ArgumentError, "a path of none"),
+        ([PATHS[0], PATHS[1][:0]], {}, ArgumentError, "a path without rows"),
         ("a path", {}, DtypeError, "paths"),
         ({"x": PATHS}, {}, DtypeError, "paths"),
         (np.array([PATHS[0], PATHS[1][:3]], dtype=object), {}, DtypeError, "objects"),

@@ -191,7 +191,7 @@ def test_null_eigenvalues_are_out_of_view(fitted):
     # Whatever the unit of time.
     slow = plotting.sequence_eigenvalues(made_up(fitted, 1e-7 * values[:2]))
     assert abs(slow.get_ylim()[1]) < 2e-7
-    with pytest.raises(ArgumentError, match="spectrum: expected a finite eigenvalue"):
+    with pytest.raises(ArgumentError, match="spectrum: expected at least one finite eigenvalue"):
         plotting.sequence_eigenvalues(made_up(fitted, values[2:3]))
     with pytest.raises(ArgumentError, match="spectrum: expected at least one mode"):
         plotting.sequence_eigenvalues(made_up(fitted, values)[:0])
