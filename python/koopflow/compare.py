@@ -352,7 +352,7 @@ class _Reference:
         self.path = to_numpy(path_of("teacher", teacher, self.noise, shares, condition))
         self.ends, self.scale = self.path[-1], _core.total_std(held_out)
         if self.scale == 0.0:
-            raise ArgumentError("data: expected samples that are not all equal")
+            raise ArgumentError("data: expected samples that are not all equal, got equal ones")
         self.exact = min(n, len(held_out), EXACT_SAMPLES)
         self.own = self.measured(TEACHER, teacher)
 

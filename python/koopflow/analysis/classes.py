@@ -93,7 +93,7 @@ def class_curve(
         raise ArgumentError(f"counts: expected integers from 1 on, got {counts!r}")
     classes, sizes = np.unique(known, return_counts=True)
     if len(classes) < 2 or sizes.min() < 2:
-        raise ArgumentError("labels: expected at least two classes of two samples each")
+        raise ArgumentError("labels: expected at least two classes of two samples each, got fewer")
     given = condition or (None, None)
     read = [spectrum.readings(part, condition=own)[0] for part, own in zip((x, held_out), given, strict=True)]
     axes = len(spectrum.axis_values)

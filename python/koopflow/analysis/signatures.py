@@ -89,7 +89,7 @@ def measure_signatures(
     times = spectrum.signature_times(times)
     values, codes = np.unique(one_per_sample("labels", labels, x), return_inverse=True)
     if len(values) < 2 or np.bincount(codes).min() < 2:
-        raise ArgumentError("labels: expected at least two classes of two samples each")
+        raise ArgumentError("labels: expected at least two classes of two samples each, got fewer")
     magnitudes = spectrum.signature(x, times, condition)
     groups = [magnitudes[codes == code] for code in range(len(values))]
     within = np.concatenate([group - group.mean(axis=0) for group in groups])

@@ -29,7 +29,7 @@ class GaussianMixture(Energy):
         if centres.ndim != 2 or 0 in centres.shape:
             raise ShapeError(f"means: expected (M, d), got {centres.shape}")
         if not np.isfinite(centres).all():
-            raise NonFiniteError("means: expected finite numbers")
+            raise NonFiniteError("means: expected finite numbers, got NaN or infinite ones")
         super().__init__(name, (centres.shape[1],))
         self.means = centres
         self.deviation = as_number(

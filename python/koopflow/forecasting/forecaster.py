@@ -249,7 +249,8 @@ class KoopmanForecaster(FittedForecaster):
         begin = [rows for rows in begin if len(rows) == history and np.isfinite(rows).all()]
         if len(begin) < 2:
             raise ArgumentError(
-                f"paths: expected at least two paths whose first {history} rows were observed completely"
+                f"paths: expected at least two paths whose first {history} rows were observed completely, "
+                "got fewer"
             )
         flat = np.stack(begin).reshape(len(begin), -1)
         teacher = FlowTeacher((flat.shape[1],), seed=self.seed) if teacher is None else teacher

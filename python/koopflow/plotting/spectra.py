@@ -136,7 +136,7 @@ def generator(
     if entries.ndim != 2 or entries.shape[0] != entries.shape[1] or entries.size == 0:
         raise ShapeError(f"matrix: expected shape (m, m), got {entries.shape}")
     if not np.isfinite(entries).all():
-        raise ArgumentError("matrix: expected finite numbers")
+        raise ArgumentError("matrix: expected finite numbers, got NaN or infinite ones")
     ax = axes_or_new(ax, (5.2, 4.4))
     top = max(float(np.abs(entries).max()), 1e-12)
     scale = SymLogNorm(top * 1e-2, vmin=-top, vmax=top)

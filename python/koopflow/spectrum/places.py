@@ -95,7 +95,9 @@ def kept_by(
             keep &= (values >= low) & (values < high[0])
     if residual is not None:
         if modes.residuals is None:
-            raise ArgumentError("residual: expected a spectrum made with a teacher: spectrum(teacher)")
+            raise ArgumentError(
+                "residual: expected a spectrum made with a teacher, spectrum(teacher), got one without"
+            )
         keep &= modes.residuals <= as_number(residual, "residual")
     if energy is not None:
         energy = as_number(energy, "energy", "a share in (0, 1]", lambda share: 0.0 < share <= 1.0)

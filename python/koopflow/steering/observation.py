@@ -56,7 +56,7 @@ class Observation:
             object.__setattr__(self, "operator", operator)
         values = values.reshape(-1).copy()
         if values.size == 0 or not np.isfinite(values).all():
-            raise NonFiniteError("y: expected one or more finite values")
+            raise NonFiniteError("y: expected one or more finite values, got none, NaN or infinite ones")
         if noise.size not in (1, values.size) or not (np.isfinite(noise).all() and (noise > 0.0).all()):
             raise ArgumentError(
                 f"noise: expected a deviation above 0, or {values.size} of them, got {self.noise!r}"
@@ -95,7 +95,7 @@ class Observation:
         if rows.shape != (self.size, d):
             raise ShapeError(f"operator: expected {self.size} rows of {d} columns, got {rows.shape}")
         if not np.isfinite(rows).all():
-            raise NonFiniteError("operator: expected finite values")
+            raise NonFiniteError("operator: expected finite values, got NaN or infinite ones")
         return np.asarray(rows)
 
 

@@ -139,7 +139,7 @@ class Tilted:
             expected = f"(N, {', '.join(map(str, shape))})"
             raise ShapeError(f"reference: expected shape {expected}, got {data.shape}")
         if not np.isfinite(data).all():
-            raise NonFiniteError("reference: expected finite samples")
+            raise NonFiniteError("reference: expected finite samples, got NaN or infinite values")
         return data
 
     def _kind(self, run: Run, move: str) -> str:
