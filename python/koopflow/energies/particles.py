@@ -140,9 +140,10 @@ def double_well(particles: int = 4) -> DoubleWells:
     """DW4 of Köhler et al. (2006.02425): ``[8]``, four particles in the plane, each pair in a double well.
 
     The energy of a pair is b (d - 4)^2 + c (d - 4)^4 with b = -4 and c = 0.9. Every pair counts once: the
-    paper's formula, like the authors' code, is half of a sum over ordered pairs. The spring at the centre of
-    mass, ``particles / 2 * |mean x|^2``, is added here, since the original cannot be normalised on the whole
-    space. Below the distance 0.5, where a pair is 91 above its minimum, the energy continues as a parabola.
+    paper's formula, like the authors' code, is half of a sum over ordered pairs. Below the distance 0.5,
+    where a pair is 91 above its minimum, the energy continues as a parabola. The original cannot be
+    normalised on the whole space, so a spring at the centre of mass, ``particles / 2 * |mean x|^2``, is added
+    here.
 
     For four particles log Z is from quadrature, and samples are exact except for a probability of about
     exp(-80). For other numbers samples come from chains, and log Z is NaN; :func:`annealed_log_z` estimates
