@@ -168,7 +168,7 @@ class World:
     def leading(
         self, files: Mapping[str, Any], progress: Any, callback: Any = None
     ) -> tuple[dict[str, Any], Any, Any]:
-        """Files to write, progress and callback of a fit; only rank 0 keeps the checkpoint and the others."""
+        """Files, progress and callback of a fit. Only rank 0 gets the checkpoint, progress and callback."""
         if self.leads:
             return dict(files), progress, callback
         return {**files, "checkpoint": None}, False, None
