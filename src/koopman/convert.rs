@@ -59,18 +59,19 @@ fn rebuild(
     Ok(other)
 }
 
-fn wrong_generator(expected: &str, got: &str) -> Error {
-    Error::argument("generator", expected, got)
-}
-
 impl Student {
+    /// The error of what this student's kind of generator cannot do.
+    pub(super) fn wrong_generator(&self, expected: &str) -> Error {
+        Error::argument("generator", expected, format!("'{}'", self.config().generator.name()))
+    }
+
     /// The same student with a dense generator: the same observables, and L as a full matrix.
     ///
     /// # Errors
     /// [`Error::Argument`] if the generator is dense already.
     pub fn to_dense(&self) -> Result<Student> {
         if self.config().generator != GeneratorKind::Spectral {
-            return Err(wrong_generator("'spectral' for a conversion to dense", "'dense'"));
+            return Err(self.wrong_generator("'spectral' for a conversion to dense"));
         }
         let config = StudentConfig { generator: GeneratorKind::Dense, pairs: None, ..self.config().clone() };
         let matrix = self.generator().matrix();
@@ -98,7 +99,7 @@ impl Student {
     /// motion.
     pub fn to_spectral(&self) -> Result<(Student, Conversion)> {
         if self.config().generator != GeneratorKind::Dense {
-            return Err(wrong_generator("'dense' for a conversion to spectral", "'spectral'"));
+            return Err(self.wrong_generator("'dense' for a conversion to spectral"));
         }
         let _guard = tch::no_grad_guard();
         let form = SpectralForm::new(self)?;

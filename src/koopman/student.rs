@@ -232,7 +232,7 @@ impl Student {
     /// [`Error::Argument`] for a spectral student; [`Error::Shape`], [`Error::NonFinite`] name `columns`.
     pub fn set_generator_columns(&self, columns: &Tensor) -> Result<()> {
         let Generator::Dense(generator) = &self.generator else {
-            return Err(Error::argument("generator", "'dense', which has columns", "'spectral'"));
+            return Err(self.wrong_generator("'dense', which has columns"));
         };
         generator.set_columns(columns)
     }
@@ -243,7 +243,7 @@ impl Student {
     /// [`Error::Argument`] for a dense student; [`Error::Shape`], [`Error::NonFinite`] name the tensor.
     pub fn set_spectral_readout(&self, readout: &Tensor, drift: &Tensor) -> Result<()> {
         let Generator::Spectral(generator) = &self.generator else {
-            return Err(Error::argument("generator", "'spectral', which has a readout of phi", "'dense'"));
+            return Err(self.wrong_generator("'spectral', which has a readout of phi"));
         };
         generator.set_readout(readout, drift)
     }

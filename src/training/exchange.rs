@@ -270,15 +270,14 @@ impl Exchange {
 /// A fingerprint of the weights: two numbers that almost surely differ between ranks whose weights differ in
 /// any bit. They are below 2^23, so that float32 holds them exactly.
 fn fingerprint(weights: &Tensor) -> Result<[f64; 2]> {
-    const MODULUS: i64 = 1 << 23;
-    /// Period of the position factors. It is prime, so that swapped weights or rows change the fingerprint.
-    const CYCLE: i64 = 1021;
+    /// The largest prime below 2^23. A power of two would overlook signs and exponents.
+    const MODULUS: i64 = 8_388_593;
     let bits = match weights.kind() {
         Kind::Double => weights.detach().f_view_dtype(Kind::Int64)?,
         _ => weights.detach().f_view_dtype(Kind::Int)?.f_to_kind(Kind::Int64)?,
     };
-    let places = Tensor::f_arange(bits.numel() as i64, (Kind::Int64, bits.device()))?.f_remainder(CYCLE)? + 1;
-    // Integer overflow wraps around, in the same way on all ranks.
+    let places = Tensor::f_arange(bits.numel() as i64, (Kind::Int64, bits.device()))?;
+    // Positions as factors tell swapped weights apart. Integer overflow wraps around, in the same way on all ranks.
     let of = |x: &Tensor| -> Result<f64> {
         Ok(x.f_sum(Kind::Int64)?.f_remainder(MODULUS)?.f_int64_value(&[])? as f64)
     };
@@ -287,4 +286,35 @@ fn fingerprint(weights: &Tensor) -> Result<[f64; 2]> {
 
 fn gone() -> Error {
     Error::Distributed("another rank is gone".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::RandomSource;
+
+    #[test]
+    fn fingerprints_tell_weights_apart_that_differ_in_one_bit_or_in_order() {
+        for kind in [Kind::Float, Kind::Double] {
+            let weights = RandomSource::new(3).normal(&[3000], kind, Device::Cpu).unwrap();
+            let own = fingerprint(&weights).unwrap();
+            assert_eq!(own, fingerprint(&weights.copy()).unwrap());
+            let changed = |change: fn(&Tensor)| {
+                let other = weights.copy();
+                change(&other);
+                fingerprint(&other).unwrap()
+            };
+            let doubled = |x: &Tensor| drop(x.get(7).f_mul_scalar_(2.0).unwrap());
+            let negated = |x: &Tensor| drop(x.get(7).f_neg_().unwrap());
+            let swapped = |x: &Tensor| {
+                let first = x.get(5).copy();
+                x.get(5).copy_(&x.get(5 + 1021));
+                x.get(5 + 1021).copy_(&first);
+            };
+            let next = |x: &Tensor| drop(x.get(0).f_mul_scalar_(1.0 + 2.5e-7).unwrap());
+            for other in [changed(doubled), changed(negated), changed(swapped), changed(next)] {
+                assert!(other != own && other.iter().all(|part| (0.0..8388608.0).contains(part)));
+            }
+        }
+    }
 }

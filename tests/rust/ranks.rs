@@ -353,7 +353,7 @@ fn a_teacher_that_fails_while_trajectories_are_solved_is_told() {
         Trajectories::generate(&Failing(gaussian(), most), &plan, None, rank).err().unwrap()
     });
     assert!(matches!(&found[1], Error::Teacher { .. }), "{}", found[1]);
-    assert!(found[0].to_string().contains("rank 1 of 2 failed while trajectories"), "{}", found[0]);
+    assert!(found[0].to_string().contains("rank 1 of 2 failed while solving trajectories"), "{}", found[0]);
 }
 
 #[test]

@@ -63,18 +63,19 @@ def fit_digits(seed: int, share: float) -> Callable[[], Made]:
 
 
 def fit_images(seed: int, share: float) -> Callable[[], Made]:
+    """Of MNIST's shape and the default batch; noise in place of digits takes as long."""
     unet = UNet(channels=16, multipliers=(1, 2, 2), attention=(4,), heads=4)
-    images = np.random.default_rng(seed).standard_normal((512, 1, 16, 16)).astype(np.float32)
-    teacher = FlowTeacher((1, 16, 16), network=unet, steps=5, batch_size=32, seed=seed)
+    images = np.random.default_rng(seed).standard_normal((512, 1, 28, 28)).astype(np.float32)
+    teacher = FlowTeacher((1, 28, 28), network=unet, steps=5, batch_size=32, seed=seed)
     teacher.fit(images, progress=False, distributed=False)
-    paths = {"count": 512, "path_steps": 8, "solver": "ab2", "solver_steps": 8}
+    # Two chunks of trajectories, one for each of two ranks.
+    paths = {"count": 4096, "path_steps": 8, "solver": "ab2", "solver_steps": 8}
     student = KoopmanDistiller(
         basis="hierarchy",
         unet=unet,
-        steps=max(round(100 * share), 2),
-        batch_size=32,
+        steps=max(round(40 * share), 2),
         trajectories=paths,
-        training={"evaluate_every": 100},
+        training={"evaluate_every": 20},
         seed=seed,
     )
 
@@ -106,7 +107,7 @@ FITS: dict[str, Callable[[int, float], Callable[[], Made]]] = {
     "student, 2-D": fit_student,
     "student, 2-D, dense": lambda seed, share: fit_student(seed, share, generator="dense", observables=256),
     "student, 64-D": fit_digits,
-    "student, U-Net 16x16": fit_images,
+    "student, U-Net 28x28": fit_images,
     "forecaster, closed form": fit_forecaster,
 }
 

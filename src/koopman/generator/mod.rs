@@ -39,6 +39,17 @@ pub enum GeneratorKind {
     Levels,
 }
 
+impl GeneratorKind {
+    /// The name in options and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            GeneratorKind::Spectral => "spectral",
+            GeneratorKind::Dense => "dense",
+            GeneratorKind::Levels => "levels",
+        }
+    }
+}
+
 #[derive(Debug)]
 pub enum Generator {
     Spectral(SpectralGenerator),
