@@ -15,7 +15,6 @@ from koopflow import FlowTeacher, KoopmanDistiller, datasets
 
 from .models import student_of, teacher_of
 from .timing import KOOPFLOW, Bench
-from .training import PlainField
 
 CHUNK = 1024
 
@@ -90,7 +89,8 @@ def solvers(bench: Bench) -> None:
 
 def solutions(teacher: FlowTeacher, x0: Tensor, steps: int) -> dict[str, tuple[Callable[[], Any], float]]:
     """Solvers, each with the target of how many times slower than one step it should be."""
-    field = PlainField(teacher).requires_grad_(False)
+    # The flow itself: dopri5 takes as many steps as its field asks for.
+    field = teacher.to_torch().requires_grad_(False).eval()
     ends = torch.tensor([0.0, 1.0])
     every = torch.linspace(0.0, 1.0, steps + 1)
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from experiments.benches.side_by_side import __main__ as command
-from experiments.benches.side_by_side import models, page, timing
+from experiments.benches.side_by_side import models, page, sampling, timing
 from experiments.benches.side_by_side.paper import PaperStep
 from experiments.benches.side_by_side.recipe import RecipeStep
+from koopflow import FlowTeacher, datasets
 
 # torch's own, when it first takes a derivative forwards.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is:FutureWarning")
@@ -45,6 +46,22 @@ def test_the_best_and_the_plain_objective_are_the_same():
     t, x0, x1 = torch.rand(4), paths[:8, 0], paths[:8, -1]
     one, other = (step.objective(t, x0[:4], x1[:4], x0, x1).detach() for step in (best, plain))
     assert float(one) == pytest.approx(float(other), rel=1e-5)
+
+
+def test_every_solver_solves_the_flow_of_the_teacher():
+    teacher = FlowTeacher((2,), width=16, steps=200).fit(datasets.moons(500), progress=False)
+    x0 = torch.randn(16, 2, generator=torch.Generator().manual_seed(0))
+    expected = teacher.sample(x0=x0)
+    # Trajectories hold all times, the last one at the end.
+    ends = {
+        label: torch.as_tensor(found[1] if isinstance(found, tuple) else found).reshape(-1, 16, 2)[-1]
+        for label, (solve, _) in sampling.solutions(teacher, x0, 50).items()
+        for found in [solve()]
+    }
+    assert len(ends) >= 3
+    for label, end in ends.items():
+        tolerance = 1e-3 if label.startswith("dopri5") else 0.1
+        assert float((end - torch.as_tensor(expected)).abs().max()) < tolerance, label
 
 
 def test_a_quick_run_writes_rows_and_a_page(tmp_path, monkeypatch, capsys):
