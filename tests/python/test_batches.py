@@ -339,7 +339,7 @@ def test_what_ends_a_stream_is_said(small_memory, tmp_path):
     with pytest.raises(NonFiniteError, match="data"):
         fitted(Plain(ROWS, ROWS, ROWS, np.full_like(ROWS, np.nan)), steps=60, batch_size=16)
     labels = Counted(4, float, [0, 0, 2, 2])
-    with pytest.raises(ArgumentError, match="condition: .*0..2"):
+    with pytest.raises(ArgumentError, match="condition: .*from 0 to 1"):
         fitted(labels, num_classes=2, steps=30, batch_size=16)
 
 

@@ -55,6 +55,8 @@ def test_a_teacher_is_that_of_one_process_and_written_once(folder: Path):
     assert np.allclose(found, expected, atol=1e-7)
 
 
+# A hundredth of a second may also be too short for the trajectories.
+@pytest.mark.filterwarnings("ignore:max_seconds:RuntimeWarning")
 def test_a_student_goes_on_with_another_number_of_ranks(folder: Path):
     teacher, output = folder / "teacher.safetensors", folder / "student"
     FlowTeacher.gaussian(np.zeros(2), np.eye(2)).save(teacher)

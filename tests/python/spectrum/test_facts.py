@@ -163,7 +163,7 @@ def test_vectors_are_asked_for():
     random = np.random.default_rng(0)
     data, vectors = random.normal(size=(200, 2)).astype("f4"), random.normal(size=(200, 3)).astype("f4")
     _, student = conditional(data, condition_dim=3, condition=vectors)
-    with pytest.raises(ArgumentError, match=r"condition: expected vectors \(P, 3\)"):
+    with pytest.raises(ArgumentError, match=r"condition: expected vectors of shape \(P, 3\)"):
         student.spectrum(None, n=N)
     spec = student.spectrum(n=N, seed=SEED, condition=vectors[:5])
     each = vectors[np.arange(N) % 5]

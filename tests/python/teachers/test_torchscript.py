@@ -231,7 +231,7 @@ def test_files_that_are_no_modules_are_named(tmp_path, path):
     torch.save(TorchCfm().state_dict(), tmp_path / "weights.pt")
     FlowTeacher.gaussian([0.0], [[1.0]]).save(tmp_path / "own.safetensors")
     for name in ("text.pt", "empty.pt", "cut.pt", "weights.pt", "own.safetensors", "."):
-        with pytest.raises(CheckpointError, match="expected a TorchScript") as caught:
+        with pytest.raises(CheckpointError, match="expected a (complete )?TorchScript") as caught:
             FlowTeacher.from_torchscript(tmp_path / name, (2,))
         assert str(tmp_path) in str(caught.value)
         assert "\n" not in str(caught.value)

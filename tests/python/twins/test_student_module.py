@@ -462,7 +462,7 @@ def widened(module):
     [
         (
             adapted,
-            r"more or fewer: forward_lift\.0\.parametrizations.*forward_lift\.0\.weight; what par.*merged",
+            r"more or fewer: forward_lift\.0\.parametrizations.*forward_lift\.0\.weight; merge param",
         ),
         (widened, r"expected forward_lift\.0\.weight of shape \(12, 5\), got \(40, 5\)"),
         (lambda module: module.to("meta"), "got .* on meta"),
