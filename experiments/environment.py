@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
+from pathlib import Path
 
 import torch
 
@@ -15,6 +17,21 @@ def machine() -> str:
     return f"{platform.machine()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} torch threads"
 
 
+def commit() -> str | None:
+    """Short name of the checkout's commit, with a ``+`` if files have changed since; None without git."""
+    try:
+        name, changes = (
+            subprocess.run(
+                ["git", *command.split()], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for command in ("rev-parse --short HEAD", "status --porcelain --untracked-files=no")
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return name + ("+" if changes else "")
+
+
 def versions() -> str:
     """Versions of koopflow and torch, and the machine."""
-    return f"koopflow {koopflow.__version__}, torch {torch.__version__}, {machine()}"
+    at = f" (commit {name})" if (name := commit()) else ""
+    return f"koopflow {koopflow.__version__}{at}, torch {torch.__version__}, {machine()}"
