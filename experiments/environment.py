@@ -19,13 +19,14 @@ def machine() -> str:
 
 def commit() -> str | None:
     """Short name of the checkout's commit, with a ``+`` if files have changed since; None without git."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
     try:
-        name, changes = (
-            subprocess.run(
-                ["git", *command.split()], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-            ).stdout.strip()
-            for command in ("rev-parse --short HEAD", "status --porcelain --untracked-files=no")
-        )
+        name, changes = git("rev-parse", "--short", "HEAD"), git("status", "--porcelain", "-uno")
     except (OSError, subprocess.CalledProcessError):
         return None
     return name + ("+" if changes else "")

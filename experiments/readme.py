@@ -22,6 +22,8 @@ from matplotlib import colormaps
 from koopflow import FlowSpectrum, FlowTeacher, KoopmanDistiller, datasets, plotting
 from koopflow.analysis import flow_spectrum
 
+from .environment import versions
+
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 # The default coupling, whose flow is curved, so that paths are visibly different from straight lines.
 COUPLING = "independent"
@@ -46,6 +48,7 @@ def moons(steps: int | None, file: Path) -> None:
     student = KoopmanDistiller(steps=steps, seed=0).fit(teacher)
     held_out = datasets.moons(4_000, seed=1)
     report = student.evaluate(teacher, held_out)
+    print(versions())
     print(report)
 
     noise = np.random.default_rng(2).standard_normal((10_000, 2)).astype(np.float32)
