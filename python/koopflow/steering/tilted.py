@@ -164,10 +164,12 @@ class Tilted:
         if not tried.pareto_k > UNRELIABLE and (share >= ENOUGH or share * run.n >= PLENTY):
             return tried if run.n <= PILOT else importance(run)
         if fits(run) is None:
+            before = list(run.notes)
             found = laplace(run)
             if found.ess >= ENOUGH * len(found) and not found.pareto_k > UNRELIABLE and not found.doubts:
                 return found
-            run.notes = [note for note in run.notes if not note.endswith(("modes", "mode"))]
+            # Nothing of it is in what particles find.
+            run.notes = before
         return particles(run)
 
     def _checked(self, run: Run, found: TiltedSamples, reference: NDArray[Any] | None) -> TiltedSamples:
