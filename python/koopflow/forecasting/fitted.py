@@ -207,6 +207,7 @@ class FittedForecaster(Parameters):
         """Eigenvalues, eigenfunctions and modes, with their residuals along paths.
 
         ``paths`` are as in :meth:`fit`. By default they are those of the fit, if it ran in this process.
+        ``times`` are those of the rows; by default rows are one step of the model apart.
         Raises ``DivergenceError`` for a K whose eigenvectors are linearly dependent.
         """
         model = self._fitted()
@@ -305,11 +306,11 @@ class FittedForecaster(Parameters):
         return last
 
     def _given(self, paths: Any, times: Any, mask: Any, inputs: Any, condition: Array | None) -> Paths:
-        """The given paths after a check, or those of the fit."""
+        """The given paths after a check. Without times their rows are one step of the model apart."""
         if isinstance(paths, Paths):
             return paths
         numbers = None if condition is None else self._numbered(to_numpy(condition))
-        given = Paths.of(paths, times, mask=mask, inputs=inputs, condition=numbers)
+        given = Paths.of(paths, times, mask=mask, inputs=inputs, condition=numbers, step=self.step_)
         if given.event_shape != tuple(self._fitted().event_shape):
             raise ShapeError(
                 f"paths: expected rows of shape {self.event_shape_}, as fitted, got {given.event_shape}"

@@ -274,7 +274,7 @@ class KoopmanForecaster(FittedForecaster):
         Parameters
         ----------
         paths, times, condition, inputs, mask
-            As in :meth:`fit`. Rows must be one step of the fit apart.
+            As in :meth:`fit`. Rows must be one step of the model apart, and without ``times`` they are.
         ahead : int, optional
             Number of steps ahead; by default half of the longest path.
         members : int, default 32
@@ -295,8 +295,8 @@ class KoopmanForecaster(FittedForecaster):
         found = Starts.of(given, history, steps, self.step_, count, seed)
         if not len(found):
             raise ArgumentError(
-                f"paths: expected a path with {history + steps} completely observed rows in succession, one "
-                f"step ({self.step_:g}) apart"
+                f"paths: expected a path with {history + steps} completely observed rows in succession, and "
+                f"their times one step of the model ({self.step_:g}) apart, got none"
             )
         known = self._paths
         library = None

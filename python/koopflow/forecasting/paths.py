@@ -57,8 +57,12 @@ class Paths:
         mask: Any = None,
         inputs: Any = None,
         condition: NDArray[Any] | None = None,
+        step: float = 1.0,
     ) -> Paths:
-        """Checked paths. Raises ``ShapeError``, ``DtypeError`` or ``ArgumentError``, naming the argument."""
+        """Checked paths, whose rows are ``step`` apart if ``times`` is None.
+
+        Raises ``ShapeError``, ``DtypeError`` or ``ArgumentError``, naming the argument.
+        """
         if isinstance(paths, Paths):
             return paths
         rows, scalar = _rows(paths)
@@ -72,7 +76,8 @@ class Paths:
         if inputs is not None:
             inputs = _beside(inputs, lengths, "inputs")
             inputs = inputs.reshape(len(values), -1)
-        return cls(values, lengths, _times(times, lengths), inputs, _conditions(condition, lengths), scalar)
+        at = _times(times, lengths, step)
+        return cls(values, lengths, at, inputs, _conditions(condition, lengths), scalar)
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -115,7 +120,10 @@ def _rows(paths: Any) -> tuple[list[NDArray[Any]], bool]:
         return rows, rows[0].ndim == 1
     whole = _numbers(paths, "paths")
     if whole.ndim < 3:
-        remedy = {1: "[series] for one series", 2: "x[None] for one path, or x[..., None] for numbers"}
+        remedy = {
+            1: "[series] for one series",
+            2: "x[None] for one path of vectors, or x[..., None] for paths of numbers",
+        }
         raise ShapeError(
             f"paths: expected {EXAMPLE}, got shape {whole.shape}"
             + (f"; write {remedy[whole.ndim]}" if whole.ndim in remedy else "")
@@ -178,9 +186,9 @@ def _hidden(values: NDArray[Any], mask: Any, lengths: list[int]) -> NDArray[Any]
     return np.where(seen, values, np.nan)
 
 
-def _times(times: Any, lengths: list[int]) -> Real:
+def _times(times: Any, lengths: list[int], step: float) -> Real:
     if times is None:
-        return np.concatenate([np.arange(length, dtype=np.float64) for length in lengths])
+        return step * np.concatenate([np.arange(length, dtype=np.float64) for length in lengths])
     if isinstance(times, list | tuple) and len(times) and np.ndim(times[0]) == 1:
         return _checked_times(_beside(times, lengths, "times"))
     shared = np.asarray(to_numpy(times))

@@ -35,6 +35,18 @@ def errors(states, truth, scale):
     return np.sqrt(np.square((states - truth) / scale).mean(axis=(0, 2)))
 
 
+def test_rows_without_times_are_one_step_of_the_model_apart():
+    at = np.arange(TRAIN.shape[1]) * 0.1
+    model = KoopmanForecaster(basis="polynomial", degree=2).fit(TRAIN, at, progress=False)
+    held = 0.1 * np.arange(HELD.shape[1])
+    told, untold = (model.evaluate(HELD, *times, ahead=AHEAD, members=0) for times in ([held], []))
+    np.testing.assert_allclose(untold.nrmse["model"], told.nrmse["model"], rtol=1e-12)
+    told, untold = (model.spectrum(HELD, *times) for times in ([held], []))
+    np.testing.assert_allclose(untold.residuals, told.residuals, rtol=1e-9)
+    with pytest.raises(ArgumentError, match=r"times one step of the model \(0\.1\) apart, got none"):
+        model.evaluate(HELD, 3 * held, ahead=AHEAD, members=0)
+
+
 def test_every_number_is_what_it_says(curve):
     report = curve.evaluate(HELD, ahead=AHEAD, members=9, seed=3)
     begin, truth = windows(HELD)
@@ -164,5 +176,3 @@ def test_a_perfect_model_is_valid_to_the_end():
     np.testing.assert_allclose(report.valid_time["model"], 1.0)
     assert report.skill > 0.999
     assert report.crps.max() < 1e-6
-    with pytest.raises(ArgumentError, match="one step"):
-        fitted(paths, times).evaluate(paths)
