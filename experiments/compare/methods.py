@@ -142,6 +142,7 @@ METHODS: dict[str, Method] = {
         Method("straight line", lambda **_: baselines.StraightLine(), trains=False, distils=False),
         _koopman("koopflow", by_steps=True),
         _koopman("koopflow, endpoint", {"fidelity": "endpoint"}, by_default=False),
+        _koopman("koopflow, endpoint first", {"objective": {"endpoint_first": 0.5}}, by_default=False),
         _segments(2),
         _segments(4, by_default=False),
         _koopman("paper's losses, our inputs", PAPER),
