@@ -1,6 +1,6 @@
-//! The fused group normalisation of a value and its tangent. With n = (x - mean) r and r = 1 / deviation, dn = r (dx
-//! - m1 - n m2), where m1 = mean(dx) and m2 = mean(n dx) are means over a group. Further, z = n scale + shift, dz =
-//! dn scale + n dscale + dshift, y = silu(z) and dy = silu'(z) dz.
+//! The fused group normalisation of a value and its tangent. With n = (x - mean) r and r = 1 / deviation,
+//! dn = r (dx - m1 - n m2), where m1 = mean(dx) and m2 = mean(n dx) are means over a group. Further, z = n scale + shift,
+//! dz = dn scale + n dscale + dshift, y = silu(z) and dy = silu'(z) dz.
 
 use tch::{Device, Kind, Tensor};
 
