@@ -454,8 +454,10 @@ class Objective(Options):
         Terms in data space: ``endpoint`` (noise to data), ``path`` (noise to a random time), ``target``
         (between the two points of a pair), ``inverse`` (data to noise), ``round_trip`` (data to the student's
         noise and back), ``re_encoding`` (noise to data through 2, 4 or 8 of the student's own steps),
-        ``feature_distance`` (see :meth:`koopflow.KoopmanDistiller.fit`), ``reconstruction`` (for readouts
-        that are not an exact slice).
+        ``feature_distance`` (see :meth:`koopflow.KoopmanDistiller.fit`), ``correction`` (the distribution of
+        samples of fresh noise against the teacher's, a native network, through a second network that learns
+        the field of the student's noised samples; arXiv 2511.19428), ``reconstruction`` (for readouts that
+        are not an exact slice).
         In observable space: ``phase`` (g(s) exp((t - s) L) against g(t)), ``consistency`` (J g (1, v) against
         g L; alone it needs no solved trajectories), ``levels`` (a hierarchy's feature maps along a path,
         through learnt linear heads, against those of its teacher, a native U-Net with the student's levels

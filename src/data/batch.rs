@@ -5,7 +5,7 @@ use tch::Tensor;
 
 use crate::error::Result;
 use crate::nets::precision::Lowered;
-use crate::tensor::{in_halves, shared};
+use crate::tensor::{in_halves, shared, RandomSource};
 use crate::velocity::VelocityField;
 
 /// Single points (t, x_t).
@@ -123,6 +123,80 @@ impl Pairs {
     }
 }
 
+/// Noise of which no solution is known, and what is needed to noise the student's samples of it again.
+#[derive(Debug)]
+pub struct FreshNoise {
+    /// Noise that the student maps to samples, `[B, d]`.
+    pub start: Tensor,
+    /// Noise that is mixed with these samples, `[B, d]`.
+    pub noise: Tensor,
+    /// Times of the mixtures, `[B]`.
+    pub t: Tensor,
+    /// Inverse of the summed variance of data, `[B]`.
+    pub precision: Tensor,
+    /// Conditions in the student's encoding, `[B, c]`.
+    pub condition: Option<Tensor>,
+    /// Conditions in the teacher's form.
+    pub teacher_condition: Option<Tensor>,
+}
+
+/// Times of mixtures keep this distance from noise, where all samples look alike, and from data, where a field says
+/// nothing.
+const EDGE: f64 = 0.02;
+
+impl FreshNoise {
+    /// Noise for the first `count` conditions of `pairs`, which are from noise to data. A pure function of the
+    /// source's seed and the step.
+    ///
+    /// # Errors
+    /// Errors of libtorch.
+    pub fn draw(random: &RandomSource, step: u64, pairs: &Pairs, count: i64) -> Result<Self> {
+        let (kind, device) = (pairs.x_s.kind(), pairs.x_s.device());
+        let pairs = pairs.rows(0, count.clamp(1, pairs.count()));
+        let mut random = random.fork_numbered("fresh noise ", step);
+        let shape = pairs.x_s.size();
+        Ok(FreshNoise {
+            start: random.normal(&shape, kind, device)?,
+            noise: random.normal(&shape, kind, device)?,
+            t: random.uniform(&[pairs.count()], kind, device)? * (1.0 - 2.0 * EDGE) + EDGE,
+            precision: pairs.precision,
+            condition: pairs.condition,
+            teacher_condition: pairs.teacher_condition,
+        })
+    }
+
+    pub fn count(&self) -> i64 {
+        self.t.size()[0]
+    }
+
+    /// Rows `start .. start + length`.
+    pub(crate) fn rows(&self, start: i64, length: i64) -> FreshNoise {
+        let part = |tensor: &Tensor| tensor.narrow(0, start, length);
+        FreshNoise {
+            start: part(&self.start),
+            noise: part(&self.noise),
+            t: part(&self.t),
+            precision: part(&self.precision),
+            condition: self.condition.as_ref().map(part),
+            teacher_condition: self.teacher_condition.as_ref().map(part),
+        }
+    }
+
+    /// Pairs from the noise to data, whose targets are not known.
+    pub(crate) fn pairs(&self) -> Pairs {
+        Pairs {
+            s: self.t.zeros_like(),
+            t: self.t.ones_like(),
+            x_s: self.start.shallow_clone(),
+            x_t: self.start.zeros_like(),
+            precision: self.precision.shallow_clone(),
+            source_precision: self.precision.shallow_clone(),
+            condition: self.condition.as_ref().map(Tensor::shallow_clone),
+            teacher_condition: self.teacher_condition.as_ref().map(Tensor::shallow_clone),
+        }
+    }
+}
+
 /// The training points of one step. A group that cannot be drawn is `None`.
 #[derive(Debug)]
 pub struct Batch {
@@ -142,6 +216,8 @@ pub struct Batch {
     pub ends: i64,
     /// Single points, for the consistency term.
     pub points: Option<Points>,
+    /// Noise without solutions, for the correction term.
+    pub fresh: Option<FreshNoise>,
     /// Number of sampling steps from noise to data in the re-encoding term.
     pub sampler_steps: i64,
 }
@@ -158,6 +234,7 @@ impl Batch {
             round_trip: 0,
             ends: 0,
             points: None,
+            fresh: None,
             sampler_steps: sampler_steps(step),
         }
     }

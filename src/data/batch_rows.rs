@@ -33,6 +33,8 @@ pub struct BatchRows {
     pub round_trip: i64,
     /// Single points of the flow.
     pub points: i64,
+    /// Rows of noise without solutions.
+    pub fresh: i64,
 }
 
 impl BatchRows {
@@ -53,6 +55,7 @@ impl BatchRows {
                 inverse: b - b / 4,
                 round_trip: part(4),
                 points,
+                fresh: part(2),
             },
             // Rows are expensive here, so each kind has only as many as its term needs. This halves the time
             // of a step.
@@ -64,6 +67,7 @@ impl BatchRows {
                 inverse: part(2),
                 round_trip: part(4),
                 points,
+                fresh: part(2),
             },
             Regime::Few | Regime::Many => BatchRows {
                 noise: b,
@@ -73,6 +77,7 @@ impl BatchRows {
                 inverse: b,
                 round_trip: b,
                 points,
+                fresh: b,
             },
         }
     }

@@ -103,6 +103,7 @@ impl Trajectories {
             round_trip: size.round_trip,
             ends: size.ends,
             points: None,
+            fresh: None,
             sampler_steps: sampler_steps(step),
         }
     }

@@ -20,7 +20,7 @@ mod standard;
 mod stream;
 mod trajectories;
 
-pub use batch::{Batch, Pairs, Points};
+pub use batch::{Batch, FreshNoise, Pairs, Points};
 pub use batch_rows::{BatchRows, Regime};
 pub use coupling::{assign, Coupling};
 pub use demand::Demand;

@@ -3,8 +3,8 @@
 use tch::{Device, Tensor};
 
 use super::{Objective, Term, Weights};
-use crate::data::{Batch, Pairs, Points};
-use crate::distill::objective::total;
+use crate::data::{Batch, FreshNoise, Pairs, Points};
+use crate::distill::objective::{total, NOISING};
 use crate::error::{Error, Result};
 use crate::koopman::Student;
 use crate::nets::dropout;
@@ -42,6 +42,10 @@ impl Batch {
             round_trip: edge(self.round_trip, index + 1) - edge(self.round_trip, index),
             ends: edge(self.ends, index + 1) - edge(self.ends, index),
             points: self.points.as_ref().map(|points| points.part(index, count)),
+            fresh: self.fresh.as_ref().map(|fresh| {
+                let edge = |index: i64| fresh.count() * index / count;
+                fresh.rows(edge(index), edge(index + 1) - edge(index))
+            }),
             sampler_steps: self.sampler_steps,
         }
     }
@@ -53,6 +57,7 @@ impl Batch {
             "path" | "levels" => self.path.as_ref().map(|_| self.path_rows),
             "inverse" => self.inverse.as_ref().map(Pairs::count),
             "round_trip" => self.inverse.as_ref().map(|_| self.round_trip),
+            "correction" | NOISING => self.fresh.as_ref().map(FreshNoise::count),
             "consistency" => self.points.as_ref().map(Points::count),
             "unitarity" | "stability" | "orthogonality" => None,
             _ => self.pairs.as_ref().map(Pairs::count),
@@ -66,7 +71,8 @@ impl Batch {
             (Some(own), Some(all)) => own as f64 / all.max(1) as f64,
             _ => 1.0 / count as f64,
         };
-        Weights::NONE.entries().map(|(name, _)| (name, share(name))).into()
+        let names = Weights::NONE.entries().into_iter().map(|(name, _)| name);
+        names.chain([NOISING]).map(|name| (name, share(name))).collect()
     }
 }
 

@@ -4,7 +4,8 @@ use tch::Tensor;
 
 use super::{DistillConfig, Method, Recipe};
 use crate::data::{
-    Batch, BatchRows, Demand, Inputs, PairDraw, PathPlan, PathPoints, Points, Trajectories, TrajectoryPlan,
+    Batch, BatchRows, Demand, FreshNoise, Inputs, PairDraw, PathPlan, PathPoints, Points, Trajectories,
+    TrajectoryPlan,
 };
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
@@ -24,6 +25,7 @@ pub struct TrainingData {
     pub held_out_points: Option<(Points, Tensor)>,
     draw: PairDraw,
     consistency: bool,
+    correction: bool,
 }
 
 impl TrainingData {
@@ -44,7 +46,8 @@ impl TrainingData {
     ) -> Result<Self> {
         let (kind, device) = (parse_dtype(&config.training.dtype)?, parse_device(&config.training.device)?);
         inputs.check(teacher)?;
-        let consistency = recipe.weights.consistency > 0.0;
+        let [consistency, correction] =
+            [recipe.weights.consistency, recipe.weights.correction].map(|weight| weight > 0.0);
         let solved = recipe.weights.need_trajectories() || config.method != Method::Gradient;
         let data = inputs.data.as_ref().filter(|_| consistency && !solved);
         let points = data
@@ -88,7 +91,7 @@ impl TrainingData {
             })
             .transpose()?;
         let draw = PairDraw { kind: config.pairs, curriculum: config.curriculum, done: 0.0 };
-        Ok(TrainingData { trajectories, points, held_out_points, draw, consistency })
+        Ok(TrainingData { trajectories, points, held_out_points, draw, consistency, correction })
     }
 
     /// The batch of one step. It is a pure function of the source's seed, the step, the numbers of rows and,
@@ -110,6 +113,9 @@ impl TrainingData {
             None => Batch::empty(step),
         };
         batch.points = self.points_of(random, step, &size, monitor)?;
+        if let Some(pairs) = batch.endpoint.as_ref().filter(|_| self.correction) {
+            batch.fresh = Some(FreshNoise::draw(random, step, pairs, size.fresh)?);
+        }
         Ok(batch)
     }
 

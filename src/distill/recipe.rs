@@ -182,6 +182,7 @@ impl DistillConfig {
             unet: parts.unet,
             per_pixel: self.per_pixel,
             heads: Vec::new(),
+            noising: None,
             units: None,
             source: SourceDescription::Normal,
             // Two lifts differ only after training.

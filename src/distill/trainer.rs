@@ -7,7 +7,7 @@ use tch::Tensor;
 use super::averages::BestAverages;
 use super::evaluation::Evaluator;
 use super::history::{DistillHistory, Ledger};
-use super::objective::heads_of;
+use super::objective::{copy_of_teacher, heads_of};
 use super::resume::Resumed;
 use super::run::{Run, Spent};
 use super::warm_start::begin_as;
@@ -79,6 +79,10 @@ pub fn distill_with(
     if recipe.weights.levels > 0.0 {
         recipe.student.heads = heads_of(teacher, &recipe.student)?;
     }
+    if recipe.weights.correction > 0.0 && !teacher.source().is_normal() {
+        let got = "a teacher that begins elsewhere";
+        return Err(Error::argument("weights", "correction 0 unless the teacher begins at noise", got));
+    }
     let mut resumed =
         extras.resume.as_ref().map(|path| Resumed::read(path, &config, event_shape)).transpose()?;
     let before = resumed.as_ref().map(|resumed| &resumed.ledger);
@@ -92,7 +96,14 @@ pub fn distill_with(
         None => (teacher, inputs, None),
     };
     let (seed, device) = (config.training.seed, config.training.place()?.1);
+    // In the coordinates in which the student learns.
+    let copy = match recipe.weights.correction > 0.0 {
+        true => Some(copy_of_teacher(teacher, &recipe.student.dtype, device)?),
+        false => None,
+    };
+    recipe.student.noising = copy.as_ref().map(|copy| Box::new(copy.config().clone()));
     let mut student = Student::new(recipe.student.clone(), seed, device)?;
+    copy.iter().try_for_each(|copy| student.noising_mut().begin_as(copy))?;
     let demand = demand(&config, &recipe, &student);
     let data = prepare(teacher, &config, &recipe, inputs, demand.as_ref(), before, monitor)?;
     let spent = Spent {
@@ -343,7 +354,7 @@ impl Fit<'_> {
             student.keep_both(&student.parameters().flat()?.copy(), &raw)?;
             student.keep_averages(&averages)?;
         }
-        *student = student.without_heads()?;
+        *student = student.without_aids()?;
         if self.config.method == Method::ClosedForm {
             let errors = self.evaluator.errors(student, monitor)?.named();
             let values = errors.map(|(name, value)| (name.to_string(), value)).into();

@@ -8,7 +8,7 @@ use crate::condition::Conditioning;
 use crate::error::{Error, Result};
 use crate::nets::{feature_maps, monomial_count, UNetConfig};
 use crate::tensor::{event_size, parse_dtype, shape_text};
-use crate::velocity::{Path, SourceDescription};
+use crate::velocity::{NetworkFieldConfig, Path, SourceDescription};
 
 /// Options that a file stores to rebuild a student.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -68,6 +68,10 @@ pub struct StudentConfig {
     /// through [`super::Heads`]. Empty without such a comparison, and after training.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub heads: Vec<i64>,
+    /// The network of the velocity field of the student's own noised samples ([`super::Noising`]). `None`
+    /// without such a field, and after training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub noising: Option<Box<NetworkFieldConfig>>,
     /// The probability path that relates the student's standard coordinates to those of the data; `None` if
     /// they are the same ([`crate::velocity::Units`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -105,6 +109,7 @@ impl Default for StudentConfig {
             unet: None,
             per_pixel: false,
             heads: Vec::new(),
+            noising: None,
             units: None,
             source: SourceDescription::Normal,
         }
@@ -163,6 +168,13 @@ impl StudentConfig {
             return Err(Error::argument("directed", expected, got));
         }
         self.validate_unet()?;
+        if let Some(noising) = &self.noising {
+            noising.check()?;
+            if noising.event_shape != self.event_shape || noising.dtype != self.dtype {
+                let expected = "the student's samples and dtype";
+                return Err(Error::argument("noising", expected, shape_text(&noising.event_shape)));
+            }
+        }
         parse_dtype(&self.dtype).map(|_| ())
     }
 
@@ -306,6 +318,8 @@ impl StudentConfig {
         }
         let heads = self.heads.iter().zip(self.feature_maps());
         sizes.extend(heads.map(|(channels, map)| product(&[*channels, map.channels])));
+        let noising = self.noising.as_ref();
+        sizes.extend(noising.map(|field| field.parameter_count().unwrap_or(i64::MAX)));
         if self.mixing.is_some() {
             sizes.push(product(&[2 + d + basis, k]));
         }

@@ -9,6 +9,7 @@ mod heads;
 mod horizon;
 mod horizons;
 mod lift;
+mod noising;
 mod observables;
 mod propagator;
 mod readout;
@@ -26,6 +27,7 @@ pub use generator::{
 pub use heads::Heads;
 pub use horizon::{Horizon, Motion};
 pub use lift::{Basis, Frame, Inputs, Lift, Rates};
+pub use noising::Noising;
 pub use observables::{weight_of_encoding, Observables};
 pub use propagator::Propagator;
 pub use readout::{Readout, ReadoutKind};

@@ -50,7 +50,7 @@ impl Stored for Student {
             let several = several.into_iter().filter_map(|(name, x)| Some((decay_of(&name)?, x)));
             student.keep_averages(&several.collect::<Vec<_>>())?;
         }
-        // The file of an unfinished run has heads.
-        student.without_heads()
+        // The file of an unfinished run has what only training uses.
+        student.without_aids()
     }
 }

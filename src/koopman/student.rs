@@ -6,7 +6,8 @@ use tch::{Device, Kind, Tensor};
 
 use super::horizons::Horizons;
 use super::{
-    Blocks, BothWeights, Frame, Generator, Heads, Horizon, Lift, Observables, Rates, Readout, StudentConfig,
+    Blocks, BothWeights, Frame, Generator, Heads, Horizon, Lift, Noising, Observables, Rates, Readout,
+    StudentConfig,
 };
 use crate::error::{Error, Result};
 use crate::monitor::EvaluationCounter;
@@ -41,6 +42,7 @@ pub struct Student {
     generator: Generator,
     readout: Readout,
     heads: Heads,
+    noising: Noising,
     counter: EvaluationCounter,
     /// Averaged and last weights, if training averaged them.
     pub(super) both: Option<BothWeights>,
@@ -93,9 +95,10 @@ impl Student {
             }
         }
         let readout = Readout::new(&config, &mut parameters, &mut random)?;
-        // Registered last, so that the parameters of a student without heads are the first ones of a student
-        // with heads.
+        // Registered last, so that the parameters of a student without what only training uses are the first
+        // ones of a student with it.
         let heads = Heads::new(&config, &mut parameters)?;
+        let noising = Noising::new(&config, &mut parameters, device)?;
         parameters.pack();
         let units = match config.units {
             Some(path) => Some(Units::new(path, &Tensor::f_zeros(dimension, (kind, device))?, 1.0)?),
@@ -112,6 +115,7 @@ impl Student {
             generator,
             readout,
             heads,
+            noising,
             counter: EvaluationCounter::default(),
             both: None,
             horizons: Arc::default(),
@@ -140,6 +144,14 @@ impl Student {
 
     pub fn heads(&self) -> &Heads {
         &self.heads
+    }
+
+    pub fn noising(&self) -> &Noising {
+        &self.noising
+    }
+
+    pub fn noising_mut(&mut self) -> &mut Noising {
+        &mut self.noising
     }
 
     /// Number of batched lift evaluations so far (NFE), shared by clones.
@@ -500,6 +512,7 @@ impl Student {
     pub fn named(&self) -> Vec<(String, Tensor)> {
         let mut tensors = self.parameters.named();
         tensors.extend(self.coordinates.named());
+        tensors.extend(self.noising.named());
         tensors.extend(self.units.iter().flat_map(Units::named));
         tensors.extend(self.source.state().map(|(_, own)| own).unwrap_or_default());
         tensors.extend(self.both.iter().flat_map(BothWeights::named));
@@ -513,8 +526,9 @@ impl Student {
             self.units =
                 Some(Units::stored(path, self.config.dimension(), &mut take)?.to(self.kind(), self.device()));
         }
+        self.noising.restore(&mut take)?;
         self.coordinates.restore(&mut take)
     }
 }
 
-shared!(Student { units, source, parameters, coordinates, forward, backward, generator, readout, heads, both; config, counter, horizons });
+shared!(Student { units, source, parameters, coordinates, forward, backward, generator, readout, heads, noising, both; config, counter, horizons });

@@ -143,16 +143,16 @@ impl Student {
         }
     }
 
-    /// The student without heads, which only training uses. Its parameters are a copy if it had heads, and
-    /// shared otherwise.
+    /// The student without what only training uses: heads and the field of its noised samples. Its parameters
+    /// are a copy if it had any of them, and shared otherwise.
     ///
     /// # Errors
     /// Any error of libtorch.
-    pub fn without_heads(&self) -> Result<Student> {
-        if self.config().heads.is_empty() {
+    pub fn without_aids(&self) -> Result<Student> {
+        if self.config().heads.is_empty() && self.config().noising.is_none() {
             return Ok(self.shallow_clone());
         }
-        let config = StudentConfig { heads: Vec::new(), ..self.config().clone() };
+        let config = StudentConfig { heads: Vec::new(), noising: None, ..self.config().clone() };
         let mut student = Student::new(config, 0, self.device())?;
         student.set_source(self.source().shallow_clone());
         let tensors = self.named();
@@ -161,7 +161,7 @@ impl Student {
             let missing = || Error::Internal(anyhow::anyhow!("no tensor {name}"));
             found.map(|(_, tensor)| tensor.shallow_clone()).ok_or_else(missing)
         })?;
-        // Heads are the last of the parameters.
+        // Such parameters are the last ones.
         let count = student.parameters().count();
         let cut = |weights: &Tensor| weights.narrow(0, 0, count).copy();
         student.both = self.both.as_ref().map(|both| BothWeights {

@@ -39,6 +39,14 @@ impl Parameters {
         leaf
     }
 
+    /// Registers the parameters of another model, whose layers then use this buffer. Must be called before
+    /// [`Self::pack`].
+    pub fn adopt(&mut self, prefix: &str, other: &Parameters) {
+        debug_assert!(self.flat.is_none(), "parameters are added before packing");
+        self.names.extend(other.names.iter().map(|name| format!("{prefix}{name}")));
+        self.tensors.extend(other.tensors.iter().map(Tensor::shallow_clone));
+    }
+
     /// Moves every parameter into one contiguous buffer.
     pub fn pack(&mut self) {
         let flat = tch::no_grad(|| {

@@ -6,8 +6,8 @@ use super::body::Body;
 use super::gaussian::find_tensor;
 use super::standard::Standard;
 use super::{
-    Conditioning, EvaluationCounter, FieldDescription, FieldState, Mixing, Moments, NetworkFieldConfig,
-    Source, SourceDescription, Units, VelocityField,
+    Conditioning, EvaluationCounter, FieldDescription, FieldState, GuidedField, Mixing, Moments,
+    NetworkFieldConfig, Source, SourceDescription, Units, VelocityField,
 };
 use crate::error::{Error, Result};
 use crate::nets::{torchcfm_config, Parameters, UNetConfig};
@@ -71,6 +71,20 @@ impl NetworkField {
             _ => Standard::identity(config.conditioning.size()),
         };
         NetworkField::build(config, &data, &condition, device, random)
+    }
+
+    /// A field with initial weights, whose statistics are those of standardised data.
+    ///
+    /// # Errors
+    /// Errors that name the wrong option.
+    pub fn untrained(config: &NetworkFieldConfig, device: Device, random: &mut RandomSource) -> Result<Self> {
+        config.check()?;
+        let data = match config.scaled {
+            true => Standard::identity(event_size(&config.event_shape)),
+            false => Standard::identity(0),
+        };
+        let condition = Standard::identity(config.conditioning.size());
+        NetworkField::build(config.clone(), &data, &condition, device, random)
     }
 
     fn build(
@@ -159,6 +173,67 @@ impl NetworkField {
         }
         field.freeze();
         Ok(field)
+    }
+
+    /// A copy of the network that `field` is, or that it guides, with weights of dtype `dtype` on `device`. `None` if
+    /// the field is anything else, or if its network does not begin at noise.
+    ///
+    /// # Errors
+    /// Errors of libtorch.
+    pub fn copy_of(field: &dyn VelocityField, dtype: &str, device: Device) -> Result<Option<Self>> {
+        let Some(FieldState { description, tensors }) = field.state() else { return Ok(None) };
+        let (config, tensors) = match description {
+            FieldDescription::Network(config) => (config, tensors),
+            FieldDescription::Guided { model, .. } => match *model {
+                FieldDescription::Network(config) => (config, GuidedField::split_state(&tensors)?.0),
+                _ => return Ok(None),
+            },
+            _ => return Ok(None),
+        };
+        let plain = config.source.is_normal() && !config.growth && !config.phase && !config.curves;
+        if !plain || tensors.iter().any(|(name, _)| name.starts_with("units.")) {
+            return Ok(None);
+        }
+        let config = NetworkFieldConfig { dtype: dtype.to_string(), ..*config };
+        NetworkField::from_state(&config, &tensors, device).map(Some)
+    }
+
+    /// Overwrites weights and statistics with those of a field of the same architecture.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] naming a weight of another shape.
+    pub fn copy_from(&mut self, other: &NetworkField) -> Result<()> {
+        let tensors = other.parameters.named();
+        self.parameters.restore(|name| find_tensor(&tensors, name).map(Tensor::shallow_clone))?;
+        let of = |standard: &Standard| standard.to(self.device, self.dtype);
+        (self.data, self.condition) = (of(&other.data), of(&other.condition));
+        Ok(())
+    }
+
+    /// The statistics with which input, output and condition are scaled, by name, for a field that begins at noise.
+    pub fn statistics(&self) -> Vec<(String, Tensor)> {
+        let tensors = self.tensors().into_iter();
+        tensors.filter(|(name, _)| ["data.", "condition."].iter().any(|own| name.starts_with(own))).collect()
+    }
+
+    /// Overwrites the statistics with tensors taken by name.
+    ///
+    /// # Errors
+    /// The error of `take` for a missing name; errors that name a tensor of another shape.
+    pub fn set_statistics(&mut self, mut take: impl FnMut(&str) -> Result<Tensor>) -> Result<()> {
+        let known = self.statistics();
+        let taken: Vec<_> =
+            known.iter().map(|(name, _)| Ok((name.clone(), take(name)?))).collect::<Result<_>>()?;
+        let stored = |name: &str, length: i64| {
+            Ok::<_, Error>(Standard::stored(&taken, name, length)?.to(self.device, self.dtype))
+        };
+        if self.config.scaled {
+            self.data = stored("data", event_size(&self.config.event_shape))?;
+        }
+        if let Conditioning::Vector { dim } = self.config.conditioning {
+            self.condition = stored("condition", dim)?;
+        }
+        Ok(())
     }
 
     /// A torchcfm `UNetModel` with the weights of its state dict, which returns the same v(t, x) as in torchcfm. The
@@ -405,6 +480,12 @@ struct Scaled {
     growth: Option<Tensor>,
     unit: Tensor,
     centre: Tensor,
+}
+
+impl Share for NetworkField {
+    fn shallow_clone(&self) -> Self {
+        self.shared()
+    }
 }
 
 impl VelocityField for NetworkField {

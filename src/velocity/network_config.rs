@@ -123,7 +123,7 @@ impl NetworkFieldConfig {
     }
 
     /// The number of weights, or `None` above 2^40. It is checked before memory is allocated for a file's description.
-    pub(super) fn parameter_count(&self) -> Option<i64> {
+    pub(crate) fn parameter_count(&self) -> Option<i64> {
         let limit = |value: i64| (value <= 1 << 40).then_some(value);
         if let Some(unet) = &self.unet {
             let channels = self.event_shape[0];

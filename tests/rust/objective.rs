@@ -278,6 +278,7 @@ fn one_row(batch: &Batch, row: i64) -> Batch {
         pairs: None,
         inverse: batch.inverse.as_ref().map(one),
         points: None,
+        fresh: None,
         ..*batch
     }
 }
@@ -299,8 +300,9 @@ fn weight_zero_is_off() {
     let student = student(GeneratorKind::Spectral, &paths);
     let field = teacher();
     let batch = batch(&paths, BatchRows::from(32));
-    // A slice needs no reconstruction, and only a hierarchy has levels (tests/python/students/test_levels.py).
-    let applies = |name: &String| name != "reconstruction" && name != "levels";
+    // A slice needs no reconstruction, only a hierarchy has levels (tests/python/students/test_levels.py), and
+    // a correction needs a network for a teacher (tests/rust/correction.rs).
+    let applies = |name: &String| !["reconstruction", "levels", "correction"].contains(&name.as_str());
     for only in Weights::NONE.to_map().into_keys().filter(applies) {
         let weights = Weights::NONE.with(&[(only.clone(), 2.5)].into()).unwrap();
         let before = field.evaluations();
@@ -324,7 +326,7 @@ fn weight_zero_is_off() {
 fn every_term_has_a_gradient_that_lowers_it() {
     let paths = trajectories();
     for generator in [GeneratorKind::Spectral, GeneratorKind::Dense] {
-        let left_out = ["reconstruction", "re_encoding", "levels"];
+        let left_out = ["reconstruction", "re_encoding", "levels", "correction"];
         let differentiated = |name: &String| !left_out.contains(&name.as_str());
         for only in Weights::NONE.to_map().into_keys().filter(differentiated) {
             let student = student(generator, &paths);

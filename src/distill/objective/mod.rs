@@ -2,6 +2,7 @@
 //! 3 and its ablation. The consistency term is the generator equation J g (1, v) = g L, which needs no
 //! simulation.
 
+mod correction;
 mod feature_distance;
 mod levels;
 mod regularisers;
@@ -9,13 +10,15 @@ mod weights;
 
 use tch::{Kind, Tensor};
 
-use crate::data::{Batch, Pairs, Points};
+use crate::data::{Batch, FreshNoise, Pairs, Points};
 use crate::distill::Scaling;
 use crate::error::Result;
 use crate::koopman::{weight_of_encoding, Direction, Observables, Student};
 use crate::training::RowWeights;
 use crate::velocity::VelocityField;
 
+use correction::CORRECTION;
+pub(in crate::distill) use correction::{copy_of_teacher, NOISING};
 pub use feature_distance::FeatureDistance;
 pub(in crate::distill) use levels::{heads_of, TeacherLevels};
 pub use weights::{Fidelity, Weights};
@@ -96,15 +99,18 @@ impl Objective<'_> {
             Some(pairs) => Some(re_encoded(student, pairs, batch.sampler_steps)?),
             None => None,
         };
+        let fresh = batch.fresh.as_ref().filter(|_| w.correction > 0.0);
+        let unsolved = fresh.map(FreshNoise::pairs);
         let ends = noise.map(ends);
         let moved = [ends.as_ref(), pairs].map(|pairs| pairs.filter(|_| w.phase > 0.0));
-        let sources = [noise, pairs, own.as_ref()].into_iter().flatten();
+        let sources = [noise, pairs, own.as_ref(), unsolved.as_ref()].into_iter().flatten();
         let targets = moved.into_iter().flatten();
         let mut encoded = encode(student, sources, targets).into_iter();
         let mut next = |present: bool| if present { encoded.next() } else { None };
         let noise_g = next(noise.is_some());
         let pairs_g = next(pairs.is_some());
         let own_g = next(own.is_some());
+        let fresh_g = next(unsolved.is_some());
         let targets = moved.map(|pairs| next(pairs.is_some()));
 
         let mut groups: Vec<Group> = Vec::new();
@@ -119,6 +125,7 @@ impl Objective<'_> {
         group("path", w.path, &path_g, path.as_ref());
         group("target", w.target, &pairs_g, pairs);
         group("re_encoding", w.re_encoding, &own_g, own.as_ref());
+        group(CORRECTION, w.correction, &fresh_g, unsolved.as_ref());
         // A dense generator propagates all of g, even if only the state is needed.
         let whole = w.phase > 0.0 && student.generator().carries_all();
         groups.retain(|group| group.weight > 0.0 || whole && matches!(group.name, "endpoint" | "target"));
@@ -131,6 +138,10 @@ impl Objective<'_> {
         let mut sum = Sum { terms: Vec::new() };
         for (group, decoded) in groups.iter().zip(&states) {
             let Group { name, weight, pairs, .. } = group;
+            if let (&CORRECTION, Some(fresh)) = (name, fresh) {
+                sum.terms.extend(self.correction(student, decoded, fresh)?);
+                continue;
+            }
             // Endpoints are decoded for two terms, `endpoint` and `feature_distance`.
             let weight = if *name == "endpoint" { w.endpoint } else { *weight };
             sum.add(name, weight, || Ok(self.state_error(&(decoded - &pairs.x_t), &pairs.precision)))?;

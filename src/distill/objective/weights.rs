@@ -39,6 +39,8 @@ pub struct Weights {
     pub re_encoding: f64,
     /// Distance between generated data and the teacher's endpoint in the feature space of the user's network.
     pub feature_distance: f64,
+    /// Difference between the teacher's field and that of the student's noised samples, seen from the samples.
+    pub correction: f64,
     /// ||phi(s, x_s) exp((t - s) L) - phi(t, x_t)||², from noise to data and over the chosen pairs.
     pub phase: f64,
     /// Error of a hierarchy's feature maps along a path, through learnt heads, against those of the teacher's
@@ -68,6 +70,7 @@ impl Weights {
         round_trip: 0.0,
         re_encoding: 0.0,
         feature_distance: 0.0,
+        correction: 0.0,
         phase: 0.0,
         levels: 0.0,
         consistency: 0.0,
@@ -108,7 +111,7 @@ impl Weights {
     }
 
     /// Every term with its weight, in the order in which they are logged.
-    pub fn entries(&self) -> [(&'static str, f64); 15] {
+    pub fn entries(&self) -> [(&'static str, f64); 16] {
         [
             ("endpoint", self.endpoint),
             ("path", self.path),
@@ -117,6 +120,7 @@ impl Weights {
             ("round_trip", self.round_trip),
             ("re_encoding", self.re_encoding),
             ("feature_distance", self.feature_distance),
+            ("correction", self.correction),
             ("phase", self.phase),
             ("levels", self.levels),
             ("consistency", self.consistency),
@@ -137,6 +141,7 @@ impl Weights {
             "round_trip" => &mut self.round_trip,
             "re_encoding" => &mut self.re_encoding,
             "feature_distance" => &mut self.feature_distance,
+            "correction" => &mut self.correction,
             "phase" => &mut self.phase,
             "levels" => &mut self.levels,
             "consistency" => &mut self.consistency,
@@ -204,6 +209,7 @@ impl Weights {
             self.round_trip,
             self.re_encoding,
             self.feature_distance,
+            self.correction,
             self.phase,
             self.levels,
             self.reconstruction,
