@@ -1,5 +1,6 @@
 //! Training data of a step: solved trajectories, points on probability paths, and coupled minibatches.
 
+mod augmentation;
 mod batch;
 mod batch_rows;
 mod coupling;
@@ -20,6 +21,7 @@ mod standard;
 mod stream;
 mod trajectories;
 
+pub use augmentation::{Augmentation, AUGMENTATION_NUMBERS};
 pub use batch::{Batch, FreshNoise, Pairs, Points};
 pub use batch_rows::{BatchRows, Regime};
 pub use coupling::{assign, Coupling};

@@ -3,13 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Objective, Path, TimeSampler};
-use crate::data::Coupling;
+use crate::data::{Coupling, AUGMENTATION_NUMBERS};
 use crate::error::{Error, Result};
 use crate::nets::UNetConfig;
 use crate::tensor::event_size;
 pub use crate::training::Optimizer;
 use crate::training::{json_options, TrainingOptions};
-use crate::velocity::{Conditioning, NetworkFieldConfig};
+use crate::velocity::{Conditioning, NetworkFieldConfig, Preconditioning};
 
 const BATCH_SIZE: i64 = 256;
 
@@ -33,12 +33,17 @@ pub struct TeacherConfig {
     pub depth: Option<i64>,
     /// Options of a U-Net for images; `None` is a perceptron.
     pub unet: Option<UNetConfig>,
+    /// What the network learns.
+    pub preconditioning: Preconditioning,
     /// Largest number of pairs in one optimal-transport assignment, at least 1. Larger batches are cut into
     /// parts, because an assignment costs up to the cube of its size.
     pub coupling_size: usize,
     /// Whether each row of a batch is mirrored left to right with probability one half. Only for images
     /// `[channels, height, width]`.
     pub flip: bool,
+    /// Probability of each change of a training image that the network is told of ([`crate::data::Augmentation`]), in
+    /// [0, 1]. Only for U-Nets.
+    pub augment: f64,
     /// Whether data far from mean 0 and deviation 1 are learnt in standard coordinates ([`crate::velocity::Units`]).
     pub standardise: bool,
     /// Number of steps that one entry of the history averages over, at least 1.
@@ -63,10 +68,12 @@ impl Default for TeacherConfig {
             width: None,
             depth: None,
             unet: None,
+            preconditioning: Preconditioning::Scaled,
             // In two dimensions assignments are the slowest part, and one of 256 pairs takes as long as eight
             // of 128.
             coupling_size: 128,
             flip: false,
+            augment: 0.0,
             standardise: true,
             log_every: 50,
             training: TrainingOptions { batch_size: Some(BATCH_SIZE), ..TrainingOptions::default() },
@@ -90,13 +97,22 @@ impl TeacherConfig {
         if self.label_dropout > 0.0 && !matches!(self.conditioning, Conditioning::Labels { .. }) {
             return Err(Error::argument("label_dropout", "0 without class labels", self.label_dropout));
         }
+        if !(0.0..=1.0).contains(&self.augment) {
+            return Err(Error::argument("augment", "0 to 1", self.augment));
+        }
+        if self.augment > 0.0 && self.unet.is_none() {
+            return Err(Error::argument("augment", "0 without a U-Net", self.augment));
+        }
+        if self.augment > 0.0 && self.coupling == Coupling::Given {
+            return Err(Error::argument("augment", "0 for given pairs", self.augment));
+        }
         self.objective.check(self.path)?;
         self.time_sampler.check()?;
         if self.log_every == 0 {
             return Err(Error::argument("log_every", "at least 1", 0));
         }
         // A U-Net is checked later, when the shape of the data is known.
-        NetworkFieldConfig { unet: None, ..self.network(&[2]) }.check()
+        NetworkFieldConfig { unet: None, augmented: 0, ..self.network(&[2]) }.check()
     }
 
     /// This configuration with every default filled in for samples of `event_shape`. The defaults were
@@ -136,6 +152,8 @@ impl TeacherConfig {
             width: resolved.width.unwrap_or(defaults.width),
             depth: resolved.depth.unwrap_or(defaults.depth),
             unet: self.unet.clone().map(|unet| unet.for_images(event_shape)),
+            preconditioning: self.preconditioning,
+            augmented: if self.augment > 0.0 { AUGMENTATION_NUMBERS } else { 0 },
             phase: self.objective == Objective::Acceleration,
             dtype: self.training.dtype.clone(),
             ..defaults

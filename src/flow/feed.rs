@@ -5,7 +5,7 @@ use tch::{Device, Kind, Tensor};
 use super::config::TeacherConfig;
 use super::given::check_data;
 use super::objective::{Batch, Pairs, Points};
-use crate::data::{Chains, PairBatch, PairSource, PairStream, PointBatch, Portions, Prefetch};
+use crate::data::{Augmentation, Chains, PairBatch, PairSource, PairStream, PointBatch, Portions, Prefetch};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::tensor::{at_home, shape_text, RandomSource};
@@ -76,6 +76,8 @@ pub(super) struct PairFeed<'a> {
     condition: Option<Tensor>,
     /// Random source of the hidden labels.
     hidden: RandomSource,
+    /// Random source of the augmentations.
+    augmentations: RandomSource,
     world: World,
 }
 
@@ -106,6 +108,7 @@ impl<'a> PairFeed<'a> {
             noise: noise.map(|noise| at_home(noise, dtype, device)),
             condition: condition.map(|c| c.detach().to_device(device)),
             hidden: random.fork("hidden labels"),
+            augmentations: random.fork("augmentations"),
             world,
         })
     }
@@ -123,6 +126,16 @@ impl<'a> PairFeed<'a> {
             .map(|labels| hide(labels, self.config, &mut self.hidden.fork_numbered("", step), &self.world))
             .transpose()?;
         pairs.t = self.config.time_sampler.times(&pairs.t)?;
+        if self.config.augment > 0.0 {
+            // After the assignment: one between images with different augmentations would change the law of the noise
+            // given the augmentation, which the network is told, as one across conditions would.
+            let whole = decided("batch_size", self.config.training.batch_size)?;
+            let random = &mut self.augmentations.fork_numbered("", step);
+            let (first, count) = self.world.share(whole);
+            let drawn = Augmentation::draw(whole, self.config.augment, random)?.rows(first, count);
+            pairs.x1 = drawn.apply(&pairs.x1)?;
+            pairs.augmentation = Some(at_home(drawn.numbers(), pairs.x1.kind(), pairs.x1.device()));
+        }
         Ok(pairs)
     }
 
@@ -215,5 +228,5 @@ fn to_pairs(
     let x0 = batch.noise_for(&x1, noise)?;
     let t = Tensor::from_slice(&batch.times).to_device(device).to_kind(x1.kind());
     let condition = condition.map(|c| batch.conditions(c)).transpose()?;
-    Ok(Pairs { t, x0, x1, condition })
+    Ok(Pairs { t, x0, x1, condition, augmentation: None })
 }

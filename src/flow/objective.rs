@@ -127,6 +127,8 @@ pub(super) struct Pairs {
     /// Data `[B, *event]`.
     pub x1: Tensor,
     pub condition: Option<Tensor>,
+    /// What the network is told of the augmentation of each row, `[B, n]`.
+    pub augmentation: Option<Tensor>,
 }
 
 /// An objective and its networks.
@@ -148,31 +150,31 @@ impl Loss<'_> {
         done: f64,
         mask: impl Fn() -> dropout::Training,
     ) -> Result<Tensor> {
-        let Pairs { t, x0, x1, condition } = match batch {
+        let Pairs { t, x0, x1, condition, augmentation } = match batch {
             Batch::Pairs(pairs) => pairs,
             Batch::Points(Points { t, x, u, growth }) => {
                 let _dropout = mask();
                 return match growth {
                     Some([masses, rates]) => self.field.growing_loss(t, x, u, masses, rates),
-                    None => self.field.loss(t, x, u, None),
+                    None => self.field.loss(t, x, u, None, None),
                 };
             }
         };
-        let condition = condition.as_ref();
+        let (condition, augmentation) = (condition.as_ref(), augmentation.as_ref());
         if self.objective == Objective::Acceleration {
             let (x, u) = least_acceleration(t, x0, x1)?;
             let _dropout = mask();
-            return self.field.loss(t, &x, &u, condition);
+            return self.field.loss(t, &x, &u, condition, augmentation);
         }
         let x = path.sample(t, x0, x1)?;
         let (Objective::Consistency(options), Some(twin)) = (self.objective, &self.average) else {
             let u = path.target(t, x0, x1)?;
             let _dropout = mask();
-            return self.field.loss(t, &x, &u, condition);
+            return self.field.loss(t, &x, &u, condition, augmentation);
         };
         let (v, unit) = {
             let _dropout = mask();
-            self.field.velocity_in_units(t, &x, condition)?
+            self.field.velocity_in_units(t, &x, condition, augmentation)?
         };
         let along = |t: &Tensor| -> Result<Tensor> { Ok(path.sample(t, x0, x1)?.f_flatten(1, -1)?) };
         let segments = options.segments as f64;
@@ -188,14 +190,15 @@ impl Loss<'_> {
                 // r stays in the segment: the next one has another velocity.
                 let r = (t + options.delta).minimum(&end);
                 let _dropout = mask();
-                let later = twin.velocity_in_units(&r, &path.sample(&r, x0, x1)?, condition)?.0;
+                let x = path.sample(&r, x0, x1)?;
+                let later = twin.velocity_in_units(&r, &x, condition, augmentation)?.0;
                 let rest = (&end - &r).unsqueeze(1);
                 let inside = rest.gt((1.0 - boundary) / segments);
                 let carried = along(&r)? + rest * &later;
                 Ok(Target { f: carried.where_self(&inside, &anchor), v: later.where_self(&inside, &v) })
             })?,
         };
-        // Errors are in the units of the regression loss, which do not depend on time on a linear path.
+        // Errors are in units of the velocity's deviation, which does not depend on time on a linear path.
         let square = |gap: Tensor| (gap / &unit).square().mean(unit.kind());
         Ok(square(f - target.f) + square(v - target.v) * options.alpha)
     }

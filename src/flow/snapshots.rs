@@ -73,5 +73,8 @@ fn check(config: &TeacherConfig) -> Result<()> {
     if config.flip {
         return Err(Error::argument("flip", "false for snapshots", true));
     }
+    if config.augment > 0.0 {
+        return Err(Error::argument("augment", "0 for snapshots", config.augment));
+    }
     Ok(())
 }

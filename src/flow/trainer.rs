@@ -133,6 +133,7 @@ pub(super) fn teach(
     state.keep_average()?;
     let history = ledger.history(stopped, config);
     drop(teaching);
+    let field = field.without_augmentation()?;
     field.freeze();
     Ok((field, history))
 }

@@ -28,7 +28,9 @@ pub use mlp::{Mlp, MlpConfig};
 pub use parameters::Parameters;
 pub use polynomial::{monomial_count, Polynomial};
 pub use signal::Signal;
-pub use unet::{feature_maps, torchcfm_config, Sinusoids, UNet, UNetConfig, UNetDecoder, UNetEncoder};
+pub use unet::{
+    feature_maps, torchcfm_config, Sinusoids, UNet, UNetConfig, UNetDecoder, UNetEncoder, AUGMENTATION_MAP,
+};
 
 /// A value and its derivative along one direction, with the same shape.
 #[derive(Debug)]

@@ -24,7 +24,11 @@ impl Body {
         Ok(match &config.unet {
             Some(unet) => {
                 let channels = (event_shape[0], event_shape[0]);
-                let network = UNet::new("network.", unet, channels, config.conditioning, parameters, random)?;
+                let mut network =
+                    UNet::new("network.", unet, channels, config.conditioning, parameters, random)?;
+                if config.augmented > 0 {
+                    network.tell_augmentation("network.", unet, config.augmented, parameters)?;
+                }
                 Body::UNet { network: Box::new(network), event_shape }
             }
             None => {
@@ -36,6 +40,16 @@ impl Body {
                     network: Mlp::new("network", &network, parameters, random)?,
                 }
             }
+        })
+    }
+
+    /// The numbers that a network is told of each row: the encoded condition `[B, c]`, and those of an augmentation
+    /// `[B, n]` after it.
+    pub fn told(&self, condition: Option<Tensor>, augmentation: Option<&Tensor>) -> Result<Option<Tensor>> {
+        Ok(match (condition, augmentation) {
+            (Some(condition), Some(numbers)) => Some(Tensor::f_cat(&[&condition, numbers], 1)?),
+            (None, Some(numbers)) => Some(numbers.shallow_clone()),
+            (condition, None) => condition,
         })
     }
 

@@ -4,13 +4,14 @@ use tch::{Device, Kind, Tensor};
 
 use super::body::Body;
 use super::gaussian::find_tensor;
+use super::scales::{Scaled, Scales};
 use super::standard::Standard;
 use super::{
     Conditioning, EvaluationCounter, FieldDescription, FieldState, GuidedField, Mixing, Moments,
     NetworkFieldConfig, Source, SourceDescription, Units, VelocityField,
 };
 use crate::error::{Error, Result};
-use crate::nets::{torchcfm_config, Parameters, UNetConfig};
+use crate::nets::{torchcfm_config, Parameters, UNetConfig, AUGMENTATION_MAP};
 use crate::tensor::threads::IntraOpThreads;
 use crate::tensor::{
     check_batch, check_finite, dtype_name, event_size, parse_dtype, shape_text, RandomSource, Share,
@@ -22,7 +23,8 @@ use crate::tensor::{
 /// Input and output are scaled as in Karras et al. (arXiv 2206.00364), so that data of any scale train alike. For data
 /// of mean m and standard deviation d in each coordinate and a path x_t = a x1 + s x0, the input of the network is
 /// (x - a m) / sqrt(a^2 d^2 + s^2), and the unit of its output is sqrt(a'^2 d^2 + s'^2) around a' m. For a source
-/// other than noise, s is multiplied by the deviation of the source, and the mean of the source is added.
+/// other than noise, s is multiplied by the deviation of the source, and the mean of the source is added. With
+/// [`Preconditioning::Edm`] the network's output is added to the best linear prediction of the velocity instead.
 ///
 /// If the scale of the data differs much from that of the noise, the path is decided in a short time near one of its
 /// ends. Such data are therefore learnt in standardised coordinates, and `units` converts back. Losses and
@@ -307,6 +309,7 @@ impl NetworkField {
 
     fn tensors(&self) -> Vec<(String, Tensor)> {
         let mut tensors = self.parameters.named();
+        tensors.retain(|(name, _)| !name.ends_with(AUGMENTATION_MAP));
         tensors.extend(self.units.iter().flat_map(Units::named));
         let mut add = |name: &str, standard: &Standard| {
             tensors.push((format!("{name}.mean"), standard.mean.copy()));
@@ -348,23 +351,49 @@ impl NetworkField {
         }
     }
 
-    /// The output of the network `[B, dim]`, whose unit is `unit` around `centre`.
-    fn evaluate(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Scaled> {
+    /// The same field without the map of augmentations, which only training uses. Its weights are copies.
+    ///
+    /// # Errors
+    /// Errors of libtorch.
+    pub fn without_augmentation(self) -> Result<NetworkField> {
+        if self.config.augmented == 0 {
+            return Ok(self);
+        }
+        let config = NetworkFieldConfig { augmented: 0, ..self.config };
+        let mut parameters = Parameters::new(self.dtype, self.device);
+        let home = (self.dtype, self.device);
+        let body = Body::new(&config, home, &mut parameters, &mut RandomSource::new(0))?;
+        parameters.pack();
+        let known = self.parameters.named();
+        parameters.restore(|name| find_tensor(&known, name).map(Tensor::shallow_clone))?;
+        Ok(NetworkField { config, body, parameters, ..self })
+    }
+
+    /// The output of the network `[B, dim]`, and what it is scaled by. `augmentation` `[B, n]` are the numbers that a
+    /// network is told of the augmentation of each row; nothing was augmented without them.
+    fn evaluate(
+        &self,
+        t: &Tensor,
+        x: &Tensor,
+        condition: Option<&Tensor>,
+        augmentation: Option<&Tensor>,
+    ) -> Result<Scaled> {
         let batch = t.size()[0];
         let x = x.f_reshape([batch, -1])?;
-        let condition = self.encoded(condition);
-        let Scales { mean, deviation, centre, unit } = self.scales(t);
+        let scales = self.scales(t);
         let size = x.size()[1];
-        let whole = self.body.forward(t, (&x - mean) / deviation, condition)?;
+        let input = scales.input(&x);
+        let told = self.body.told(self.encoded(condition), augmentation)?;
+        let whole = self.body.forward(t, input.shallow_clone(), told)?;
         let growth = if whole.size()[1] > size { Some(whole.f_select(1, size)?) } else { None };
         let mut answer = whole.f_narrow(1, 0, size)?;
         if self.config.phase {
             let half = size / 2;
             let part = |x: &Tensor, from: i64| x.narrow(1, from, half);
-            let rate = (part(&x, half) - part(&centre, 0)) / part(&unit, 0);
+            let rate = (part(&x, half) - part(&scales.centre, 0)) / part(&scales.unit, 0);
             answer = Tensor::f_cat(&[rate, part(&answer, half)], 1)?;
         }
-        Ok(Scaled { growth, answer, unit, centre })
+        Ok(Scaled { growth, answer, input, scales })
     }
 
     /// The condition encoded and scaled for the network.
@@ -376,36 +405,23 @@ impl NetworkField {
     /// The scales of the network's input and output at times `[B]`.
     fn scales(&self, t: &Tensor) -> Scales {
         if !self.config.scaled {
-            let [zero, one] = [0.0, 1.0].map(|x| Tensor::full([1, 1], x, (self.dtype, self.device)));
-            let (mean, centre) = (zero.shallow_clone(), zero);
-            return Scales { mean, deviation: one.shallow_clone(), centre, unit: one };
+            return Scales::identity(self.dtype, self.device);
         }
-        let c = self.config.path.coefficients(&t.unsqueeze(1));
-        let variance = self.data.scale.square();
-        let mut mean = &c.a * &self.data.mean;
-        let mut centre = &c.a_rate * &self.data.mean;
-        let (mut start, mut start_rate) = (c.s.square(), c.s_rate.square());
-        if let Some(origin) = &self.origin {
-            mean += &c.s * &origin.mean;
-            centre += &c.s_rate * &origin.mean;
-            let own = origin.scale.square();
-            (start, start_rate) = (start * &own, start_rate * own);
-        }
-        let deviation = (c.a.square() * &variance + start).sqrt();
-        let unit = (c.a_rate.square() * variance + start_rate).sqrt();
-        Scales { mean, deviation, centre, unit }
+        Scales::at(t, self.config.path, self.config.preconditioning, &self.data, self.origin.as_ref())
     }
 
-    /// v(t, x) and the unit of each coordinate's velocity, each `[B, dim]`, for training. Differentiable in the
-    /// parameters; does not count as an evaluation.
+    /// v(t, x) and the deviation of each coordinate's velocity, each `[B, dim]`, for training. Differentiable in the
+    /// parameters; does not count as an evaluation. `augmentation` `[B, n]` are the numbers of the rows'
+    /// augmentations, if there are any.
     pub fn velocity_in_units(
         &self,
         t: &Tensor,
         x: &Tensor,
         condition: Option<&Tensor>,
+        augmentation: Option<&Tensor>,
     ) -> Result<(Tensor, Tensor)> {
-        let Scaled { answer, unit, centre, .. } = self.evaluate(t, x, condition)?;
-        Ok((answer * &unit + centre, unit))
+        let scaled = self.evaluate(t, x, condition, augmentation)?;
+        Ok((scaled.velocity(), scaled.scales.spread))
     }
 
     /// A field of the same architecture with separate weights that require no gradients.
@@ -419,12 +435,19 @@ impl NetworkField {
         Ok(NetworkField { origin, growth, source: self.source.shallow_clone(), ..twin })
     }
 
-    /// The regression loss: the mean square of (v - u) in the units of each coordinate. A field that always returns
-    /// the mean has loss 1. Differentiable in the parameters.
-    pub fn loss(&self, t: &Tensor, x: &Tensor, u: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
-        let scaled = self.evaluate(t, x, condition)?;
-        let target = (u.f_reshape(scaled.answer.size())? - scaled.centre) / scaled.unit;
-        Ok(scaled.answer.f_mse_loss(&target, tch::Reduction::Mean)?)
+    /// The regression loss: the mean square of (v - u) in the units of the network's output. A field that always
+    /// returns the mean, or the best linear prediction with [`super::Preconditioning::Edm`], has loss 1 for
+    /// independent pairs. Differentiable in the parameters. `augmentation` as in [`NetworkField::velocity_in_units`].
+    pub fn loss(
+        &self,
+        t: &Tensor,
+        x: &Tensor,
+        u: &Tensor,
+        condition: Option<&Tensor>,
+        augmentation: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let scaled = self.evaluate(t, x, condition, augmentation)?;
+        Ok(scaled.answer.f_mse_loss(&scaled.target(u)?, tch::Reduction::Mean)?)
     }
 
     /// [`NetworkField::loss`] plus the loss of the growth rate on `rates` `[B]`, for points weighted by `masses`
@@ -438,11 +461,11 @@ impl NetworkField {
         masses: &Tensor,
         rates: &Tensor,
     ) -> Result<Tensor> {
-        let scaled = self.evaluate(t, x, None)?;
+        let scaled = self.evaluate(t, x, None, None)?;
         let (Some(growth), Some(standard)) = (&scaled.growth, &self.growth) else {
             return Err(Error::Internal(anyhow::anyhow!("growing_loss called for a network without growth")));
         };
-        let target = (u.f_reshape(scaled.answer.size())? - scaled.centre) / scaled.unit;
+        let target = scaled.target(u)?;
         let rates = (rates - &standard.mean) / &standard.scale;
         let gap = (scaled.answer - target).square().f_mean_dim([1].as_slice(), false, self.dtype)?;
         Ok((masses * (gap + (growth - rates).square())).mean(self.dtype) / masses.mean(self.dtype))
@@ -464,22 +487,6 @@ impl NetworkField {
             counter: self.counter.clone(),
         }
     }
-}
-
-/// Mean and deviation of states, and centre and unit of their velocities: `[B, dim]` each, or numbers `[1, 1]`.
-struct Scales {
-    mean: Tensor,
-    deviation: Tensor,
-    centre: Tensor,
-    unit: Tensor,
-}
-
-struct Scaled {
-    answer: Tensor,
-    /// Scaled growth rate `[B]`; `None` for a network without growth.
-    growth: Option<Tensor>,
-    unit: Tensor,
-    centre: Tensor,
 }
 
 impl Share for NetworkField {
@@ -511,8 +518,9 @@ impl VelocityField for NetworkField {
         }
         self.counter.add(1);
         let _threads = IntraOpThreads::for_work(self.parameters.count(), x.size()[0] * self.reuse());
-        let field =
-            |t: &Tensor, x: &Tensor| Ok(self.velocity_in_units(t, x, condition)?.0.f_reshape(x.size())?);
+        let field = |t: &Tensor, x: &Tensor| {
+            Ok(self.velocity_in_units(t, x, condition, None)?.0.f_reshape(x.size())?)
+        };
         match &self.units {
             Some(units) => units.velocity(t, x, field),
             None => field(t, x),
@@ -522,7 +530,7 @@ impl VelocityField for NetworkField {
     fn growth(&self, t: &Tensor, x: &Tensor, condition: Option<&Tensor>) -> Result<Option<Tensor>> {
         let Some(standard) = &self.growth else { return Ok(None) };
         self.counter.add(1);
-        let rate = self.evaluate(t, x, condition)?.growth;
+        let rate = self.evaluate(t, x, condition, None)?.growth;
         Ok(rate.map(|rate| rate * &standard.scale + &standard.mean))
     }
 
@@ -549,8 +557,7 @@ impl VelocityField for NetworkField {
             Some(units) => units.standard(t, x)?,
             None => (t.shallow_clone(), x.shallow_clone()),
         };
-        let Scales { mean, deviation, .. } = self.scales(&t);
-        let x = (x.f_reshape([t.size()[0], -1])? - mean) / deviation;
+        let x = self.scales(&t).input(&x.f_reshape([t.size()[0], -1])?);
         self.body.feature_maps(&t, &x, self.encoded(condition).as_ref())
     }
 
@@ -588,7 +595,8 @@ impl VelocityField for NetworkField {
     fn state(&self) -> Option<FieldState> {
         // A field whose source cannot be stored cannot be stored either.
         self.source.state().ok()?;
-        let description = FieldDescription::Network(Box::new(self.config.clone()));
+        let config = NetworkFieldConfig { augmented: 0, ..self.config.clone() };
+        let description = FieldDescription::Network(Box::new(config));
         Some(FieldState { description, tensors: self.tensors() })
     }
 }

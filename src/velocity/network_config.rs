@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Conditioning, Path, SourceDescription};
+use super::{Conditioning, Path, Preconditioning, SourceDescription};
 use crate::error::{Error, Result};
 use crate::nets::UNetConfig;
 use crate::tensor::{event_size, parse_dtype, shape_text};
@@ -41,6 +41,13 @@ pub struct NetworkFieldConfig {
     /// network learns only the rate of the velocity.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub phase: bool,
+    /// What the network learns.
+    #[serde(default, skip_serializing_if = "Preconditioning::is_scaled")]
+    pub preconditioning: Preconditioning,
+    /// Number of values that the network is told of an augmentation in training. Files do not have this map, and a
+    /// finished field is without it.
+    #[serde(skip)]
+    pub augmented: i64,
     /// Dtype of the weights: `"float32"` or `"float64"`.
     pub dtype: String,
 }
@@ -64,6 +71,8 @@ impl Default for NetworkFieldConfig {
             growth: false,
             source: SourceDescription::Normal,
             phase: false,
+            preconditioning: Preconditioning::Scaled,
+            augmented: 0,
             dtype: "float32".into(),
         }
     }
@@ -104,6 +113,11 @@ impl NetworkFieldConfig {
         if self.phase && (self.event_shape[0] != 2 || !self.scaled || self.unet.is_some()) {
             let expected = "(2, *event) of position and velocity, for a scaled perceptron";
             return Err(Error::shape("event_shape", expected, shape_text(&self.event_shape)));
+        }
+        // The prediction holds for mixtures of source and data.
+        if !self.preconditioning.is_scaled() && (self.phase || self.curves || self.growth || !self.scaled) {
+            let expected = "'scaled' for snapshots, phase space and networks from outside";
+            return Err(Error::argument("preconditioning", expected, "'edm'"));
         }
         if self.parameter_count().is_none() {
             let names = if self.unet.is_some() { "channels, multipliers" } else { "width, depth" };

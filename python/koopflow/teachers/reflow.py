@@ -73,8 +73,9 @@ def reflow(
     trained = teacher.field.kind == "network" and teacher.history_
     like = teacher if isinstance(teacher, FlowTeacher) and trained else FlowTeacher._around(teacher.field)
     source = teacher.field.source
-    # Mirrored pairs would not be the teacher's own.
-    own = {name: n for name, n in like.get_params(deep=False).items() if name not in ("event_shape", "flip")}
+    # Mirrored or augmented pairs would not be the teacher's own.
+    without = ("event_shape", "flip", "augment")
+    own = {name: n for name, n in like.get_params(deep=False).items() if name not in without}
     own |= {"source": "normal" if source.kind == "normal" else source, "source_noise": source.noise}
     own |= {"horizon": (teacher.clock.start, teacher.clock.end)}
     current: Flow = teacher

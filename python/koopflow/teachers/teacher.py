@@ -88,6 +88,12 @@ class FlowTeacher(HubFolder, ClosedForm, Parts, Local, PhaseSpace, Populations, 
     network : {"mlp", "unet"}, UNet or mapping, default "mlp"
         Network of the velocity: a perceptron, or a U-Net for images ``(C, H, W)`` with the options of a
         :class:`koopflow.UNet`.
+    preconditioning : {"scaled", "edm"}, default "scaled"
+        What the network learns. ``"scaled"``: the velocity, in units of its deviation at each time. ``"edm"``:
+        what the best linear prediction leaves of it, in units of the deviation of that rest. The velocity is
+        then c_skip x + c_out F(c_in x, t) with the coefficients and the weighting 1 / c_out^2 of Karras et
+        al. (2206.00364, table 1), and the loss is not comparable with that of ``"scaled"``. Not for snapshots
+        and phase space.
     width, depth : int, optional
         Units of each hidden layer, and number of hidden layers, of a perceptron. If these, ``steps`` or
         ``learning_rate`` are None, they are chosen from the dimension of the data.
@@ -100,6 +106,11 @@ class FlowTeacher(HubFolder, ClosedForm, Parts, Local, PhaseSpace, Populations, 
     flip : bool, default False
         Whether to mirror each image ``(C, H, W)`` of a minibatch left to right with probability one half,
         before it is paired with noise. A student of this teacher is then trained on mirrored data too.
+    augment : float, default 0
+        Probability in [0, 1] of each of six changes of a training image: mirrored left to right, mirrored top
+        to bottom, scaled, rotated, stretched and translated (Karras et al. 2206.00364, appendix F.2, who use
+        0.12 for 32x32 pixels). The network is told the changes, and sampling tells it that there are none, so
+        that samples are like the data. Only for a U-Net, and not for snapshots or given pairs.
     standardise : bool, default True
         Whether data far from mean 0 and deviation 1 are learnt in standard coordinates, so that results do
         not depend on their units. Inputs and outputs of the teacher remain in the data's own units.
@@ -145,12 +156,14 @@ class FlowTeacher(HubFolder, ClosedForm, Parts, Local, PhaseSpace, Populations, 
     path: str = "linear"
     time_sampler: str | Mapping[str, Any] = "uniform"
     network: str | UNet | Mapping[str, Any] = "mlp"
+    preconditioning: str = "scaled"
     width: int | None = None
     depth: int | None = None
     steps: int | None = None
     batch_size: int = 256
     learning_rate: float | None = None
     flip: bool = False
+    augment: float = 0.0
     standardise: bool = True
     num_classes: int | None = None
     condition_dim: int | None = None

@@ -121,6 +121,7 @@ class NetworkField(TeacherModule):
         self.condition = _Standard(extra) if self.conditions.dim else None
         self.units = Units(self.path, size) if self._in_units else None
         self.phase = config.get("phase", False)
+        self.predicting = config.get("preconditioning", "scaled") == "edm"
 
     def velocity(self, t: Tensor, x: Tensor, condition: Condition) -> Tensor:
         dtype = next(self.network.parameters()).dtype
@@ -136,18 +137,27 @@ class NetworkField(TeacherModule):
     def _scaled(self, t: Tensor, x: Tensor, numbers: Condition) -> Tensor:
         """v at times ``[B, 1]``, with inputs and outputs scaled to mean 0 and variance 1.
 
-        x_t has mean a m and variance a^2 d^2 + s^2. The moments of dx/dt are the same with a' and s'.
+        x_t has mean a m and variance a^2 d^2 + s^2. The moments of dx/dt are the same with a' and s'. A
+        preconditioned network adds to the linear prediction of v, which leaves the deviation
+        |a' s - a s'| d / sqrt(a^2 d^2 + s^2).
         """
         if self.data is None:
             return self._answer(t, x, numbers)
         c, mean, variance = coefficients(self.path, t), self.data.mean, self.data.scale.square()
         centre, at, start, rate = c.a_rate * mean, c.a * mean, c.s.square(), c.s_rate.square()
+        joint, product = c.s * c.s_rate, self.data.scale
         if self.origin is not None:
             own = self.origin.scale.square()
             at, centre = at + c.s * self.origin.mean, centre + c.s_rate * self.origin.mean
             start, rate = start * own, rate * own
-        seen = (x - at) / (c.a.square() * variance + start).sqrt()
-        unit = (c.a_rate.square() * variance + rate).sqrt()
+            joint, product = joint * own, product * self.origin.scale
+        deviation = (c.a.square() * variance + start).sqrt()
+        seen = (x - at) / deviation
+        if self.predicting:
+            centre = centre + (c.a * c.a_rate * variance + joint) / deviation * seen
+            unit = (c.a_rate * c.s - c.a * c.s_rate).abs() * product / deviation
+        else:
+            unit = (c.a_rate.square() * variance + rate).sqrt()
         v = self._answer(t, seen, numbers) * unit + centre
         if not self.phase:
             return v

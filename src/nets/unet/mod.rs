@@ -24,13 +24,17 @@ use layers::{
 /// Longest period of the time embedding.
 const LONGEST_PERIOD: f64 = 10_000.0;
 
+/// End of the name of the map of augmentations.
+pub const AUGMENTATION_MAP: &str = "map_augment.weight";
+
 /// The embedding of time and condition as one vector, `[B, 4 channels]`.
 struct Embedding {
     layers: [Linear; 2],
     /// One row for each class or coordinate of the condition, `[c, 4 channels]`.
     condition: Option<Tensor>,
-    /// A row `[1, 4 channels]` for an additional last number of the condition: see [`UNetEncoder::tell_direction`].
-    direction: Option<Tensor>,
+    /// Rows `[n, 4 channels]` for further numbers after those of the condition, which may be left out: see
+    /// [`UNetEncoder::tell_direction`] and [`UNet::tell_augmentation`].
+    further: Option<Tensor>,
     /// Frequencies of the sinusoids, `[channels / 2]`.
     frequencies: Tensor,
     odd: bool,
@@ -60,7 +64,8 @@ impl Embedding {
         let exponents =
             Tensor::f_arange(half, (Kind::Double, device))? * (-LONGEST_PERIOD.ln() / half as f64);
         let frequencies = (exponents.exp() * config.time_scale).to_kind(kind);
-        Ok(Embedding { layers, condition, direction: None, frequencies, odd: config.channels % 2 == 1 })
+        let odd = config.channels % 2 == 1;
+        Ok(Embedding { layers, condition, further: None, frequencies, odd })
     }
 
     /// The embedding of times `[B]` and a condition encoded as numbers, `[B, c]`.
@@ -68,15 +73,19 @@ impl Embedding {
         let waves = t.sinusoids(&self.frequencies);
         let waves = if self.odd { waves.map(|x| x.constant_pad_nd([0, 1])) } else { waves };
         let embedded = self.layers[1].apply(&self.layers[0].apply(&waves).silu());
-        let rows: Vec<&Tensor> = self.condition.iter().chain(&self.direction).collect();
+        let rows: Vec<&Tensor> = self.condition.iter().chain(&self.further).collect();
         match condition.filter(|_| !rows.is_empty()) {
-            Some(condition) => embedded.add(&S::constant(condition.matmul(&Tensor::cat(&rows, 0)))),
+            Some(condition) => {
+                let (rows, told) = (Tensor::cat(&rows, 0), condition.size()[1]);
+                let rows = if told < rows.size()[0] { rows.narrow(0, 0, told) } else { rows };
+                embedded.add(&S::constant(condition.matmul(&rows)))
+            }
             None => embedded,
         }
     }
 }
 
-shared!(Embedding { layers, condition, direction, frequencies; odd });
+shared!(Embedding { layers, condition, further, frequencies; odd });
 
 /// The sinusoidal features [cos(w t), sin(w t)] of times `[B]`.
 pub trait Sinusoids {
@@ -194,7 +203,7 @@ impl UNetEncoder {
         parameters: &mut Parameters,
     ) -> Result<()> {
         let row = Tensor::f_zeros([1, config.embedding_size()], (parameters.kind(), parameters.device()))?;
-        self.embedding.direction = Some(parameters.add(format!("{prefix}direction"), row));
+        self.embedding.further = Some(parameters.add(format!("{prefix}direction"), row));
         Ok(())
     }
 
@@ -357,6 +366,25 @@ impl UNet {
         parameters: &mut Parameters,
     ) -> Result<()> {
         self.encoder.tell_direction(prefix, config, parameters)
+    }
+
+    /// Adds `count` numbers of an augmentation after those of the condition, by a linear map without a bias that is
+    /// added to the embedding of time (Karras et al., arXiv 2206.00364, appendix F.2). It starts at zero. Without these
+    /// numbers, or with zeros, the network is as if it had no such map.
+    ///
+    /// # Errors
+    /// Errors of libtorch.
+    pub fn tell_augmentation(
+        &mut self,
+        prefix: &str,
+        config: &UNetConfig,
+        count: i64,
+        parameters: &mut Parameters,
+    ) -> Result<()> {
+        let options = (parameters.kind(), parameters.device());
+        let rows = Tensor::f_zeros([count, config.embedding_size()], options)?;
+        self.encoder.embedding.further = Some(parameters.add(format!("{prefix}{AUGMENTATION_MAP}"), rows));
+        Ok(())
     }
 
     /// The encoder's features of images `[B, C, H, W]` at times `[B]`, in the order of [`feature_maps`].
