@@ -24,8 +24,9 @@ pub struct Augmentation {
     /// Translation along x and y as a share of width and height, float64 `[B]` each.
     shift: [Tensor; 2],
     /// What a network is told, float64 `[B, 9]`: mirrored left to right, mirrored top to bottom, n of the scale
-    /// 2^(0.2 n), cos - 1 and sin of the rotation, n cos r and n sin r of the stretch by 2^(0.2 n) in the direction r,
-    /// and n of the translations by 0.125 n along x and y. Zeros mean that nothing was changed.
+    /// 2^(0.2 n), cos - 1 and sin of the rotation, n cos 2r and n sin 2r of the stretch by 2^(0.2 n) in the direction
+    /// r, and n of the translations by 0.125 n along x and y. Zeros mean that nothing was changed. Karras et al. have
+    /// n cos r and n sin r, which are the same for a stretch and for its inverse, (-n, r + pi).
     numbers: Tensor,
 }
 
@@ -55,8 +56,8 @@ impl Augmentation {
             scale.shallow_clone(),
             &cosine - 1.0,
             sine.shallow_clone(),
-            &stretch * &c,
-            &stretch * &s,
+            &stretch * (&along * 2.0).cos(),
+            &stretch * (&along * 2.0).sin(),
             shift[0].shallow_clone(),
             shift[1].shallow_clone(),
         ];

@@ -61,7 +61,7 @@ fn a_network_of_zeros_is_exact_for_gaussians() {
     let rows = normal(2, &[300, 3]) * Tensor::from_slice(&[0.1, 1.0, 3.0]) - 1.5;
     for (config, data) in [(unet, &images), (of(Preconditioning::Edm, Path::Linear), &rows)] {
         let field = field_of(config, data);
-        tch::no_grad(|| field.parameters().flat().unwrap().zero_());
+        let _ = tch::no_grad(|| field.parameters().flat().unwrap().zero_());
         let exact = gaussian_like(&field);
         for time in [0.0, 1e-3, 0.3, 0.8, 1.0] {
             let t = full(time, 40);
@@ -77,8 +77,10 @@ fn a_network_of_zeros_is_exact_for_gaussians() {
 /// The same weights as in an ordinary field, whose output F = (v - centre) / spread is read off.
 #[test]
 fn the_output_is_added_to_the_linear_prediction() {
-    let data = normal(4, &[200, 3]) * Tensor::from_slice(&[0.2, 1.0, 2.5]) + Tensor::from_slice(&[1.0, -2.0, 0.0]);
-    let pool = normal(5, &[150, 3]) * Tensor::from_slice(&[1.5, 0.4, 1.0]) + Tensor::from_slice(&[0.0, 3.0, -1.0]);
+    let data =
+        normal(4, &[200, 3]) * Tensor::from_slice(&[0.2, 1.0, 2.5]) + Tensor::from_slice(&[1.0, -2.0, 0.0]);
+    let pool =
+        normal(5, &[150, 3]) * Tensor::from_slice(&[1.5, 0.4, 1.0]) + Tensor::from_slice(&[0.0, 3.0, -1.0]);
     let x = normal(6, &[50, 3]);
     for path in [Path::Linear, Path::Vp] {
         for from_noise in [true, false] {
@@ -120,7 +122,7 @@ fn targets_have_unit_variance_at_all_times() {
     let (x0, x1) = (normal(7, &[40_000, 2]), normal(8, &[40_000, 2]) * Tensor::from_slice(&[0.5, 2.0]) + 1.0);
     for path in [Path::Linear, Path::Vp] {
         let field = field_of(of(Preconditioning::Edm, path), &x1);
-        tch::no_grad(|| field.parameters().flat().unwrap().zero_());
+        let _ = tch::no_grad(|| field.parameters().flat().unwrap().zero_());
         for time in [0.01, 0.3, 0.7, 0.99] {
             let t = full(time, 40_000);
             let (x, u) = (path.sample(&t, &x0, &x1).unwrap(), path.target(&t, &x0, &x1).unwrap());
@@ -153,7 +155,10 @@ fn fields_without_a_prediction_refuse_it() {
         NetworkFieldConfig { phase: true, event_shape: vec![2, 3], ..edm },
     ] {
         let error = config.check().unwrap_err();
-        assert!(matches!(&error, Error::Argument { argument, .. } if argument == "preconditioning"), "{error}");
+        assert!(
+            matches!(&error, Error::Argument { argument, .. } if argument == "preconditioning"),
+            "{error}"
+        );
     }
 }
 
@@ -165,7 +170,11 @@ fn training_does_not_begin_with_weights_for_another_target() {
         width: Some(4),
         depth: Some(1),
         preconditioning,
-        training: TrainingOptions { steps: Some(2), batch_size: Some(8), ..TeacherConfig::default().training },
+        training: TrainingOptions {
+            steps: Some(2),
+            batch_size: Some(8),
+            ..TeacherConfig::default().training
+        },
         ..TeacherConfig::default()
     };
     let (initial, _) = train(&options(Preconditioning::Edm), &data, None, &mut Silent).unwrap();

@@ -2,10 +2,10 @@
 
     python -m experiments.benches.mnist.teachers --data FOLDER --output runs/mnist --steps 500
 
-FOLDER has MNIST's official test files. Data, classifier and held-out digits are those of
-``python -m experiments.benches.mnist``, and so is the network. It prints the Fréchet distance, in the features of that
-classifier, of samples by 16 steps of AB2 to held-out digits, the share of samples that show the digit that was
-asked for, and the processor seconds of training.
+FOLDER has MNIST's official test files. Data, classifier, held-out digits and network are those of
+``python -m experiments.benches.mnist``. Samples are drawn by 16 steps of AB2. It prints their Fréchet
+distance to held-out digits in the features of that classifier, the share of samples that show the digit that
+was asked for, and the processor seconds of training.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def main() -> None:
         judge = Judge(str(asked.data), asked.output, samples=asked.samples, epochs=asked.epochs, seed=seed)
         print(json.dumps({"seed": seed, "training digits": judge.floor()["frechet"]}), flush=True)
         for name in asked.teacher:
-            print(json.dumps({"seed": seed, "teacher": name, **measured(name, judge, seed, asked)}), flush=True)
+            print(
+                json.dumps({"seed": seed, "teacher": name, **measured(name, judge, seed, asked)}), flush=True
+            )
 
 
 def measured(name: str, judge: Judge, seed: int, asked: argparse.Namespace) -> dict[str, float]:

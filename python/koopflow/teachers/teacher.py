@@ -89,11 +89,11 @@ class FlowTeacher(HubFolder, ClosedForm, Parts, Local, PhaseSpace, Populations, 
         Network of the velocity: a perceptron, or a U-Net for images ``(C, H, W)`` with the options of a
         :class:`koopflow.UNet`.
     preconditioning : {"scaled", "edm"}, default "scaled"
-        What the network learns. ``"scaled"``: the velocity, in units of its deviation at each time. ``"edm"``:
-        what the best linear prediction leaves of it, in units of the deviation of that rest. The velocity is
-        then c_skip x + c_out F(c_in x, t) with the coefficients and the weighting 1 / c_out^2 of Karras et
-        al. (2206.00364, table 1), and the loss is not comparable with that of ``"scaled"``. Not for snapshots
-        and phase space.
+        What the network learns: the velocity in units of its deviation at each time, or (``"edm"``) what the
+        best linear prediction leaves of it, in units of the deviation of that rest. The expected data are
+        then c_skip x + c_out F(c_in x, t) with the coefficients of Karras et al. (2206.00364, table 1), and
+        the loss has their weighting 1 / c_out^2, so its value cannot be compared with that of ``"scaled"``.
+        Not for snapshots and phase space.
     width, depth : int, optional
         Units of each hidden layer, and number of hidden layers, of a perceptron. If these, ``steps`` or
         ``learning_rate`` are None, they are chosen from the dimension of the data.

@@ -1,4 +1,4 @@
-"""Augmented training: its option, files and repetition. The warp and the network: tests/rust/augmentation.rs."""
+"""Augmented training: option, files, repetition. The warp and the network: tests/rust/augmentation.rs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Preconditioned teachers: their option, files, twins and students. The scales: tests/rust/preconditioning.rs."""
+"""Preconditioned teachers: option, files, twins, students. The scales: tests/rust/preconditioning.rs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def of_images():
 
 
 def test_an_untrained_network_is_the_linear_prediction(of_images):
-    """A U-Net begins with zeros, and a step of 1e-12 leaves it there. The teacher is then that of a Gaussian."""
+    """A U-Net begins with zeros, and a step of 1e-12 leaves it there: the teacher of a Gaussian."""
     teacher = FlowTeacher(
         (2, 8, 8), network=NETWORK, preconditioning="edm", steps=1, batch_size=8, learning_rate=1e-12
     ).fit(IMAGES, progress=False)
@@ -73,7 +73,7 @@ def test_a_run_is_resumed_with_the_same_option_only(tmp_path):
     """Resumed to the last bit, with augmentations: test_augmentation.py."""
     file = tmp_path / "run.safetensors"
     taught().fit(DATA, checkpoint=file, progress=False)
-    with pytest.raises(ArgumentError, match="preconditioning: expected \"edm\", as in"):
+    with pytest.raises(ArgumentError, match='preconditioning: expected "edm", as in'):
         FlowTeacher((2,), **SMALL).fit(DATA, resume=file, progress=False)
 
 
