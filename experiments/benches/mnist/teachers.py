@@ -27,7 +27,6 @@ TEACHERS: dict[str, dict[str, Any]] = {
     "edm": {"preconditioning": "edm"},
     "augment": {"augment": 0.12},
     "edm, augment": {"preconditioning": "edm", "augment": 0.12},
-    "dropout": {"dropout": 0.1},
 }
 
 
@@ -57,14 +56,7 @@ def main() -> None:
 
 
 def measured(name: str, judge: Judge, seed: int, asked: argparse.Namespace) -> dict[str, float]:
-    options = dict(TEACHERS[name])
-    network = UNet(
-        channels=asked.channels,
-        multipliers=(1, 2, 2),
-        attention=(4,),
-        heads=4,
-        dropout=options.pop("dropout", 0.0),
-    )
+    network = UNet(channels=asked.channels, multipliers=(1, 2, 2), attention=(4,), heads=4)
     started = time.process_time()
     teacher = FlowTeacher(
         judge.train.shape[1:],
@@ -74,7 +66,7 @@ def measured(name: str, judge: Judge, seed: int, asked: argparse.Namespace) -> d
         batch_size=64,
         seed=seed,
         device=asked.device,
-        **options,
+        **TEACHERS[name],
     ).fit(judge.train, condition=judge.train_labels, progress=False)
     seconds = time.process_time() - started
     images = teacher.sample(x0=judge.noise, condition=judge.labels, solver="ab2", steps=16)
