@@ -174,7 +174,7 @@ impl Loss<'_> {
         };
         let (v, unit) = {
             let _dropout = mask();
-            self.field.velocity_in_units(t, &x, condition, augmentation)?
+            self.field.augmented_velocity_in_units(t, &x, condition, augmentation)?
         };
         let along = |t: &Tensor| -> Result<Tensor> { Ok(path.sample(t, x0, x1)?.f_flatten(1, -1)?) };
         let segments = options.segments as f64;
@@ -191,7 +191,7 @@ impl Loss<'_> {
                 let r = (t + options.delta).minimum(&end);
                 let _dropout = mask();
                 let x = path.sample(&r, x0, x1)?;
-                let later = twin.velocity_in_units(&r, &x, condition, augmentation)?.0;
+                let later = twin.augmented_velocity_in_units(&r, &x, condition, augmentation)?.0;
                 let rest = (&end - &r).unsqueeze(1);
                 let inside = rest.gt((1.0 - boundary) / segments);
                 let carried = along(&r)? + rest * &later;

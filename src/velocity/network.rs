@@ -411,9 +411,18 @@ impl NetworkField {
     }
 
     /// v(t, x) and the deviation of each coordinate's velocity, each `[B, dim]`, for training. Differentiable in the
-    /// parameters; does not count as an evaluation. `augmentation` `[B, n]` are the numbers of the rows'
-    /// augmentations, if there are any.
+    /// parameters; does not count as an evaluation.
     pub fn velocity_in_units(
+        &self,
+        t: &Tensor,
+        x: &Tensor,
+        condition: Option<&Tensor>,
+    ) -> Result<(Tensor, Tensor)> {
+        self.augmented_velocity_in_units(t, x, condition, None)
+    }
+
+    /// [`NetworkField::velocity_in_units`] for rows whose augmentations have the numbers `augmentation` `[B, n]`.
+    pub fn augmented_velocity_in_units(
         &self,
         t: &Tensor,
         x: &Tensor,
@@ -437,7 +446,8 @@ impl NetworkField {
 
     /// The regression loss: the mean square of (v - u) in the units of the network's output. A field that always
     /// returns the mean, or the best linear prediction with [`super::Preconditioning::Edm`], has loss 1 for
-    /// independent pairs. Differentiable in the parameters. `augmentation` as in [`NetworkField::velocity_in_units`].
+    /// independent pairs. Differentiable in the parameters. `augmentation` as in
+    /// [`NetworkField::augmented_velocity_in_units`].
     pub fn loss(
         &self,
         t: &Tensor,
@@ -518,9 +528,8 @@ impl VelocityField for NetworkField {
         }
         self.counter.add(1);
         let _threads = IntraOpThreads::for_work(self.parameters.count(), x.size()[0] * self.reuse());
-        let field = |t: &Tensor, x: &Tensor| {
-            Ok(self.velocity_in_units(t, x, condition, None)?.0.f_reshape(x.size())?)
-        };
+        let field =
+            |t: &Tensor, x: &Tensor| Ok(self.velocity_in_units(t, x, condition)?.0.f_reshape(x.size())?);
         match &self.units {
             Some(units) => units.velocity(t, x, field),
             None => field(t, x),

@@ -147,7 +147,7 @@ fn zeros_are_the_network_without_the_map() {
         let field = NetworkField::new(config, &x, condition, Device::Cpu, &mut random).unwrap();
         let count = field.parameters().count();
         tch::no_grad(|| {
-            let _ = field.parameters().flat().unwrap().copy_(&(normal(12, &[count]) * 0.1));
+            field.parameters().flat().unwrap().copy_(&(normal(12, &[count]) * 0.1));
         });
         let loss = |field: &NetworkField, numbers: Option<&Tensor>| {
             field.loss(&t, &x, &u, condition, numbers).unwrap().double_value(&[])

@@ -128,7 +128,7 @@ fn targets_have_unit_variance_at_all_times() {
             let (x, u) = (path.sample(&t, &x0, &x1).unwrap(), path.target(&t, &x0, &x1).unwrap());
             let loss = field.loss(&t, &x, &u, None, None).unwrap().double_value(&[]);
             assert!((loss - 1.0).abs() < 0.03, "{path:?}, {time}: {loss}");
-            let (_, spread) = field.velocity_in_units(&t, &x, None, None).unwrap();
+            let (_, spread) = field.velocity_in_units(&t, &x, None).unwrap();
             let expected = u.std_dim(0, false, false);
             assert!(worst(&spread.select(0, 0), &expected) < 0.03, "the deviation of u");
         }
