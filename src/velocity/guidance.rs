@@ -4,7 +4,9 @@
 use tch::{Kind, Tensor};
 
 use super::gaussian::find_tensor;
-use super::{Conditioning, FieldDescription, FieldState, Mixing, Moments, Source, Units, VelocityField};
+use super::{
+    Conditioning, FieldDescription, FieldState, Mixing, Moments, NetworkField, Source, Units, VelocityField,
+};
 use crate::error::{Error, Result};
 use crate::tensor::{check_finite, dtype_name, shape_text};
 
@@ -119,6 +121,10 @@ impl VelocityField for GuidedField {
 
     fn work(&self) -> Result<Option<f64>> {
         Ok(self.model.work()?.map(|work| 2.0 * work))
+    }
+
+    fn network(&self) -> Option<&NetworkField> {
+        self.model.network()
     }
 
     fn source(&self) -> Source {

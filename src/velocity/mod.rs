@@ -181,6 +181,11 @@ pub trait VelocityField: Send {
         mixing.expectation(of, t, x, &velocity).map(Some)
     }
 
+    /// The koopflow network whose velocities these are, or which they guide.
+    fn network(&self) -> Option<&NetworkField> {
+        None
+    }
+
     /// The architecture of a native U-Net; `None` for other fields.
     fn unet(&self) -> Option<&UNetConfig> {
         None

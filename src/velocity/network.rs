@@ -1,5 +1,8 @@
 //! A velocity field given by a network: a multilayer perceptron, or a U-Net for images.
 
+mod copies;
+mod torchcfm;
+
 use tch::{Device, Kind, Tensor};
 
 use super::body::Body;
@@ -7,15 +10,13 @@ use super::gaussian::find_tensor;
 use super::scales::{Scaled, Scales};
 use super::standard::Standard;
 use super::{
-    Conditioning, EvaluationCounter, FieldDescription, FieldState, GuidedField, Mixing, Moments,
-    NetworkFieldConfig, Source, SourceDescription, Units, VelocityField,
+    Conditioning, EvaluationCounter, FieldDescription, FieldState, Mixing, Moments, NetworkFieldConfig,
+    Source, SourceDescription, Units, VelocityField,
 };
 use crate::error::{Error, Result};
-use crate::nets::{torchcfm_config, Parameters, UNetConfig, AUGMENTATION_MAP};
+use crate::nets::{Parameters, UNetConfig, AUGMENTATION_MAP};
 use crate::tensor::threads::IntraOpThreads;
-use crate::tensor::{
-    check_batch, check_finite, dtype_name, event_size, parse_dtype, shape_text, RandomSource, Share,
-};
+use crate::tensor::{check_batch, check_finite, dtype_name, event_size, parse_dtype, RandomSource, Share};
 
 /// v(t, x, c) by a multilayer perceptron over [x, time embedding, condition] with a linear skip connection from input
 /// to output, or by a U-Net.
@@ -177,107 +178,6 @@ impl NetworkField {
         Ok(field)
     }
 
-    /// A copy of the network that `field` is, or that it guides, with weights of dtype `dtype` on `device`. `None` if
-    /// the field is anything else, or if its network does not begin at noise.
-    ///
-    /// # Errors
-    /// Errors of libtorch.
-    pub fn copy_of(field: &dyn VelocityField, dtype: &str, device: Device) -> Result<Option<Self>> {
-        let Some(FieldState { description, tensors }) = field.state() else { return Ok(None) };
-        let (config, tensors) = match description {
-            FieldDescription::Network(config) => (config, tensors),
-            FieldDescription::Guided { model, .. } => match *model {
-                FieldDescription::Network(config) => (config, GuidedField::split_state(&tensors)?.0),
-                _ => return Ok(None),
-            },
-            _ => return Ok(None),
-        };
-        let plain = config.source.is_normal() && !config.growth && !config.phase && !config.curves;
-        if !plain || tensors.iter().any(|(name, _)| name.starts_with("units.")) {
-            return Ok(None);
-        }
-        let config = NetworkFieldConfig { dtype: dtype.to_string(), ..*config };
-        NetworkField::from_state(&config, &tensors, device).map(Some)
-    }
-
-    /// Overwrites weights and statistics with those of a field of the same architecture.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] naming a weight of another shape.
-    pub fn copy_from(&mut self, other: &NetworkField) -> Result<()> {
-        let tensors = other.parameters.named();
-        self.parameters.restore(|name| find_tensor(&tensors, name).map(Tensor::shallow_clone))?;
-        let of = |standard: &Standard| standard.to(self.device, self.dtype);
-        (self.data, self.condition) = (of(&other.data), of(&other.condition));
-        Ok(())
-    }
-
-    /// The statistics with which input, output and condition are scaled, by name, for a field that begins at noise.
-    pub fn statistics(&self) -> Vec<(String, Tensor)> {
-        let tensors = self.tensors().into_iter();
-        tensors.filter(|(name, _)| ["data.", "condition."].iter().any(|own| name.starts_with(own))).collect()
-    }
-
-    /// Overwrites the statistics with tensors taken by name.
-    ///
-    /// # Errors
-    /// The error of `take` for a missing name; errors that name a tensor of another shape.
-    pub fn set_statistics(&mut self, mut take: impl FnMut(&str) -> Result<Tensor>) -> Result<()> {
-        let known = self.statistics();
-        let taken: Vec<_> =
-            known.iter().map(|(name, _)| Ok((name.clone(), take(name)?))).collect::<Result<_>>()?;
-        let stored = |name: &str, length: i64| {
-            Ok::<_, Error>(Standard::stored(&taken, name, length)?.to(self.device, self.dtype))
-        };
-        if self.config.scaled {
-            self.data = stored("data", event_size(&self.config.event_shape))?;
-        }
-        if let Conditioning::Vector { dim } = self.config.conditioning {
-            self.condition = stored("condition", dim)?;
-        }
-        Ok(())
-    }
-
-    /// A torchcfm `UNetModel` with the weights of its state dict, which returns the same v(t, x) as in torchcfm. The
-    /// third argument holds the options that a state dict does not contain: (`num_heads`, `num_head_channels`,
-    /// `use_new_attention_order`).
-    ///
-    /// # Errors
-    /// [`Error::Argument`] naming `state_dict` if it is that of another model, `event_shape` if the model takes
-    /// other images, or a tensor that is missing, unknown, of another shape or not finite.
-    pub fn from_torchcfm(
-        tensors: &[(String, Tensor)],
-        event_shape: &[i64],
-        (heads, head_channels, qkv_first): (i64, Option<i64>, bool),
-        dtype: &str,
-        device: Device,
-    ) -> Result<Self> {
-        let shapes: Vec<_> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.size())).collect();
-        let (unet, classes) = torchcfm_config(&shapes)?;
-        let ends = ["input_blocks.0.0.weight", "out.2.weight"].map(|name| find_tensor(tensors, name));
-        let [first, last] = ends;
-        let (inputs, outputs) = (first?.size()[1], last?.size()[0]);
-        if event_shape.first() != Some(&inputs) || inputs != outputs {
-            let expected = format!(
-                "images with the channels of the model's input and output, which are {inputs} and {outputs}"
-            );
-            return Err(Error::argument("event_shape", expected, shape_text(event_shape)));
-        }
-        let config = NetworkFieldConfig {
-            event_shape: event_shape.to_vec(),
-            conditioning: classes.map_or(Conditioning::None, |classes| Conditioning::Labels { classes }),
-            unet: Some(UNetConfig { heads, head_channels, qkv_first, ..unet }),
-            scaled: false,
-            dtype: dtype.to_string(),
-            ..NetworkFieldConfig::default()
-        };
-        let named: Vec<_> = tensors
-            .iter()
-            .map(|(name, tensor)| (format!("network.{name}"), tensor.shallow_clone()))
-            .collect();
-        NetworkField::from_state(&config, &named, device)
-    }
-
     /// The same field for data in other units: `units` converts from the data that the field was trained on.
     pub fn in_units(self, units: &Units) -> NetworkField {
         NetworkField { units: Some(units.to(self.dtype, self.device)), ..self }
@@ -433,17 +333,6 @@ impl NetworkField {
         Ok((scaled.velocity(), scaled.scales.spread))
     }
 
-    /// A field of the same architecture with separate weights that require no gradients.
-    pub fn twin(&self) -> Result<NetworkField> {
-        let mut random = RandomSource::new(0);
-        let twin =
-            NetworkField::build(self.config.clone(), &self.data, &self.condition, self.device, &mut random)?;
-        twin.freeze();
-        let shared = |standard: &Option<Standard>| standard.as_ref().map(Standard::shallow_clone);
-        let (origin, growth) = (shared(&self.origin), shared(&self.growth));
-        Ok(NetworkField { origin, growth, source: self.source.shallow_clone(), ..twin })
-    }
-
     /// The regression loss: the mean square of (v - u) in the units of the network's output. A field that always
     /// returns the mean, or the best linear prediction with [`super::Preconditioning::Edm`], has loss 1 for
     /// independent pairs. Differentiable in the parameters. `augmentation` as in
@@ -549,6 +438,10 @@ impl VelocityField for NetworkField {
 
     fn counter(&self) -> &EvaluationCounter {
         &self.counter
+    }
+
+    fn network(&self) -> Option<&NetworkField> {
+        Some(self)
     }
 
     fn unet(&self) -> Option<&UNetConfig> {

@@ -91,10 +91,7 @@ fn both_terms_are_what_they_say() {
     let own = student.noising().field().unwrap();
     let (v, w) = (teacher.velocity(&fresh.t, &x, None).unwrap(), own.velocity(&fresh.t, &x, None).unwrap());
     // E[x1|x] = x + (1 - t) v on the linear path.
-    let theirs = &x + (1.0 - &t) * &v;
-    let distance = (&x1 - &theirs).square().sum_dim_intlist(1, true, Kind::Double).sqrt();
-    let deviation = 0.2_f64.sqrt().recip();
-    let gap: Tensor = (1.0 - &t) * (&w - &v) * deviation / (distance + 1e-3 * deviation);
+    let gap: Tensor = (1.0 - &t) * (&w - &v);
     let unit = 1.0 / (1.5_f64.powi(2) + 1.0);
     let noising = (&w - (&x1 - &fresh.noise)).square().mean(Kind::Double).double_value(&[]) * unit;
     for (scaling, scale) in [(Scaling::Relative, 0.2), (Scaling::Absolute, 0.5)] {

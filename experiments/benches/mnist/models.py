@@ -48,6 +48,7 @@ LEVERS: dict[str, dict[str, Any]] = {
     "inverse first": {"weights": {"path": 1.0, "inverse": 1.0, "round_trip": 0.4}},
     "two averages": {"averages": (0.9, 0.99)},
     "the teacher's maps": {"weights": {**HIERARCHY["objective"]["weights"], "levels": 0.1}},
+    "the distribution corrected": {"weights": {**HIERARCHY["objective"]["weights"], "correction": 3.0}},
     "one lift, told its direction": {"architecture": {"lifts": 1, "directed": True}},
 }
 # Baselines with perceptrons, the only networks that they support.

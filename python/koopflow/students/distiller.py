@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import copy
 import json
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 
 from .. import _core
-from .._arrays import Array, as_condition, as_flag, as_integer, as_number, as_path, as_seed, to_numpy
-from .._batches import with_condition
+from .._arrays import Array, as_condition, as_flag, as_integer, as_number, as_path, as_seed
 from .._checkpointing import check_apart, check_place, checkpointing
-from .._conditioning import Conditioning
 from .._ending import tell_ending
 from ..distributed import world
-from ..exceptions import ArgumentError
 from ..hub import HubFolder
-from ..metrics.features import feature_distance
 from ..options import Architecture, Objective, Options, Training, Trajectories, UNet, name_of, to_json
 from ..progress import ProgressFunction, ProgressMeter
 from ..teachers.flow import Flow, checked_teacher
 from ..tensorboard import logged
 from ..twins import Stored, StudentModule, write_onnx, write_pt2
 from .evaluation import SAMPLES, SEED, EvaluationReport, endpoint_error, evaluate
+from .learnt import distance_of, facts_of, learnt, points_of
 from .student import FittedStudent
 
 # The core's names of options that have a shorter name within their group.
@@ -237,34 +232,17 @@ class KoopmanDistiller(HubFolder, FittedStudent):
             Any exception raised by ``callback``, ``features`` or a function given as ``progress``, unchanged.
             Fitting ends, ``checkpoint`` keeps what was trained, and this object does not change.
         """
-        teacher, data, condition = _learnt(source, y, teacher, data, condition)
+        teacher, data, condition = learnt(source, y, teacher, data, condition)
         files = checkpointing("a student", checkpoint, checkpoint_every, checkpoint_minutes, resume)
         trajectories = check_place("trajectory_file", trajectory_file, "trajectories", reads=not refresh)
         check_apart(checkpoint=files["checkpoint"], trajectory_file=trajectories)
         field = teacher.field
         config = {**teacher.pairing_, **self._config(), "seed": self._seed(resume)}
-        distance = None
-        if features is None and feature_weights is not None:
-            raise ArgumentError(f"feature_weights: expected None without features, got {feature_weights!r}")
-        if features is not None:
-            distance = feature_distance(
-                features, field.device, weights=feature_weights, event_shape=field.event_shape
-            )
+        distance = distance_of(features, feature_weights, field)
+        if distance is not None:
             config["weights"] = {"feature_distance": 1.0, **config.get("weights", {})}
-        kind = Conditioning.of(field)
-        facts = {"kind": field.kind, "event_shape": list(field.event_shape), "conditioning": kind.plain()}
-        if not teacher.clock.is_unit:
-            facts["horizon"] = teacher.clock.plain()
-        facts["mixing"] = None if field.mixing is None else json.loads(field.mixing)
-        condition = as_condition(condition)
-        if kind.classes is not None:
-            learnt = teacher.history_.get("classes", range(kind.classes))
-            if condition is None and data is None and len(learnt) < kind.classes:
-                condition = learnt
-            labels = to_numpy(as_condition(condition))
-            seen = np.unique(labels) if labels.dtype.kind in "iub" else learnt
-            facts["classes"] = [int(label) for label in seen]
-        points = _points(teacher, data, condition, config)
+        facts, condition = facts_of(teacher, data, as_condition(condition))
+        points = points_of(teacher, data, condition, config)
         ranks = world(distributed=distributed)
         config = ranks.options(config, seeded=self.seed is not None)
         ranks.agree(condition=condition, data=points.get("data"))
@@ -374,7 +352,7 @@ class KoopmanDistiller(HubFolder, FittedStudent):
         self._fitted()
         if teacher is None and not isinstance(source, Flow):
             teacher = self._teacher
-        teacher, data, condition = _learnt(source, y, teacher, None, None)
+        teacher, data, condition = learnt(source, y, teacher, None, None)
         return -endpoint_error(self, teacher, data, condition=condition)
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -493,52 +471,3 @@ class KoopmanDistiller(HubFolder, FittedStudent):
         if self.unet is not None:
             flat["unet"] = unet
         return {**flat, **{CORE_NAMES.get(name, name): value for name, value in grouped.items()}}
-
-
-def _learnt(
-    source: Flow | Array | None,
-    y: Array | None,
-    teacher: Flow | None,
-    data: Array | None,
-    condition: Array | None,
-) -> tuple[Flow, Array | None, Array | None]:
-    """Teacher, data and their condition, from either of the two signatures of ``fit``."""
-    if teacher is None and hasattr(source, "__len__") and not callable(source):
-        raise TypeError(
-            "teacher: expected a FlowTeacher, or rows of data with one (data, teacher=teacher), since copies "
-            f"and files of students do not hold their teacher; got None with a {type(source).__name__}"
-        )
-    if isinstance(source, Flow) or teacher is None:
-        if teacher is not None:
-            raise ArgumentError("teacher: expected None with a teacher as the first argument, got another")
-        return checked_teacher(source), data, condition
-    if source is not None and data is not None:
-        raise ArgumentError("data: expected None with rows of data as the first argument, got an array")
-    known = Conditioning.of(checked_teacher(teacher).field)
-    return teacher, data if source is None else source, known.of_rows(y, condition)
-
-
-def _points(
-    teacher: Flow, data: Array | None, condition: Array | None, config: dict[str, Any]
-) -> dict[str, Any]:
-    """The data that training points are drawn from, and the condition and noise of each row."""
-    if data is not None:
-        kind = Conditioning.of(teacher.field)
-        data, brought = with_condition(data, condition, teacher.event_shape_, conditional=bool(kind))
-        return {"data": data, "data_condition": as_condition(brought)}
-    known = teacher.training_data_
-    if known is not None:
-        # The objective may ask for a coupling other than the given pairs.
-        noise = known.noise if config["coupling"] == "given" else None
-        return {"data": known.data, "data_condition": known.condition, "data_noise": noise}
-    if teacher.history_ and config.get("weights", {}).get("consistency"):
-        given = config["coupling"] == "given"
-        warnings.warn(
-            "the teacher was loaded from a file, which does not hold "
-            + ("the pairs that it was trained on" if given else "its training data")
-            + ": the consistency term uses points of solved trajectories"
-            + ("" if given else "; fit(teacher, data=...) draws them from the teacher's probability path"),
-            UserWarning,
-            stacklevel=3,
-        )
-    return {}

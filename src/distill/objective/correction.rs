@@ -6,7 +6,9 @@
 //! copy of the teacher, learns the velocity field of these mixtures by flow matching: this is the term `noising`. The
 //! difference between its estimate of x1 and the teacher's points from where the student's samples are too dense to
 //! where they are too rare. In expectation it is the gradient of the Kullback-Leibler divergence of the two
-//! distributions of x_t, up to a factor that depends on t.
+//! distributions of x_t, up to a factor that depends on t. Yin et al. (eq. 8) also divide it by the distance between
+//! sample and estimate. That distance is small near data, where a difference is mostly the error of the two networks, so
+//! here it is left out.
 
 use tch::{Device, Tensor};
 
@@ -50,13 +52,7 @@ impl Objective<'_> {
         };
         let teacher = points.velocity(self.teacher)?;
         let estimate = |velocity: &Tensor| mixing.expectation(Expectation::Data, t, &x, velocity);
-        let theirs = estimate(&teacher)?;
-        let gap = estimate(&velocity.detach())? - &theirs;
-        // A difference counts relative to the distance that the teacher would move the sample (Yin et al., eq. 8),
-        // which is large near noise and small near data. The deviation of the data is the unit.
-        let distance = (&x1 - theirs).square().sum_dim_intlist(1, true, x1.kind()).sqrt();
-        let deviation = fresh.precision.unsqueeze(1).rsqrt();
-        let gap = gap * (&deviation / (distance + &deviation * SMALL));
+        let gap = estimate(&velocity.detach())? - estimate(&teacher)?;
         // The gradient of the square is that of the gap at the sample.
         let value = self.state_error(&(samples - (&x1 - gap)), &fresh.precision);
         Ok([
@@ -65,9 +61,6 @@ impl Objective<'_> {
         ])
     }
 }
-
-/// Distances below this share of the data's deviation are not magnified further.
-const SMALL: f64 = 1e-3;
 
 /// An independent copy of the teacher's network, for the student's `dtype` and device.
 ///

@@ -121,9 +121,9 @@ def test_micro_batches_are_the_same_step(teacher: FlowTeacher) -> None:
         distiller({"correction": 0.5}, training__accumulate=parts, **options).fit(teacher, progress=False)
         for parts in (1, 3)
     )
+    # The teacher's velocities are in single precision, and the correction is a small difference of velocities.
     for name in ("noising", "endpoint"):
-        np.testing.assert_allclose(values(one, name), values(three, name), rtol=1e-9)
-    # A small difference between velocities, of which the teacher's are in single precision.
+        np.testing.assert_allclose(values(one, name), values(three, name), rtol=1e-5)
     ours, theirs = values(one, "correction"), values(three, "correction")
     np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-12)
 
